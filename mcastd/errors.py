@@ -1,0 +1,84 @@
+"""Errors that a user can meet: each names the thing, the cause and the way out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class McastdError(Exception):
+    """Base of every error whose text is meant for the user; anything else that escapes a worker is a bug.
+
+    The text reads ``WHAT: CAUSE; WAY OUT``, for example
+    ``cannot join 239.1.1.2 on eth7: no such interface (have: eth0, lo); waiting for it``.
+    """
+
+    def __init__(self, what: str, cause: str, way_out: str = "") -> None:
+        self.what = what
+        self.cause = cause
+        self.way_out = way_out
+        super().__init__(what, cause, way_out)
+
+    def __str__(self) -> str:
+        text = f"{self.what}: {self.cause}"
+        return f"{text}; {self.way_out}" if self.way_out else text
+
+
+class SourceError(McastdError):
+    """An outbound channel's source cannot be read now; it may become readable later."""
+
+
+class SinkError(McastdError):
+    """An output cannot be opened now; what it does not take is counted, reception goes on."""
+
+
+class ControlError(McastdError):
+    """The control socket cannot be served or reached."""
+
+
+class LinkError(McastdError):
+    """The network refused an operation. Translated from OSError in ``net/`` and nowhere else."""
+
+    def __init__(
+        self,
+        what: str,
+        cause: str,
+        way_out: str = "",
+        *,
+        errno: int = 0,
+        group: str = "",
+        interface: str | None = None,
+    ) -> None:
+        super().__init__(what, cause, way_out)
+        self.errno = errno
+        self.group = group
+        self.interface = interface
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ConfigProblem:
+    """One thing wrong in the configuration: ``file:line: path: reason``; line 0 is the file as a whole."""
+
+    file: str
+    line: int
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{where}: {self.path}: {self.reason}" if self.path else f"{where}: {self.reason}"
+
+
+class ConfigError(Exception):
+    """The configuration is refused, with everything that is wrong in it, in the order of the text."""
+
+    def __init__(self, problems: Sequence[ConfigProblem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def reason_of(error: OSError) -> str:
+    """The kernel's own words for an OSError, lower-case first letter, without the number or the path."""
+    text = error.strerror or (os.strerror(error.errno) if error.errno else str(error) or type(error).__name__)
+    return text[:1].lower() + text[1:]

@@ -1,0 +1,73 @@
+"""Logs by structlog: events are ``noun past-tense-verb`` with fields, one line each, on stderr.
+
+``console`` for people, ``json`` for machines, ``journal`` for systemd: one line with the ``<N>`` priority
+prefix of sd-daemon(3), which journald turns into PRIORITY=. ``auto`` picks by what stderr is.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from typing import Any, Literal, TextIO
+
+import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+Format = Literal["auto", "console", "json", "journal"]
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "exception": 3, "critical": 2}  # syslog(3)
+
+
+def configure(log_format: Format, level: str, stream: TextIO | None = None) -> None:
+    """Set the process's log format and lowest level; may be called again to change them."""
+    stream = stream or sys.stderr
+    if log_format == "auto":
+        log_format = detect(stream)
+    timestamp = structlog.processors.TimeStamper(fmt="iso", utc=log_format == "json")
+    chains: dict[str, list[Any]] = {
+        "console": [
+            timestamp,
+            structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=24),
+        ],
+        "json": [timestamp, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
+        "journal": [structlog.processors.format_exc_info, render_journal],
+    }
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, *chains[log_format]],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        cache_logger_on_first_use=False,  # so that a reload changes the level of loggers already made
+    )
+    logging.basicConfig(stream=stream, level=logging.WARNING, force=True)
+
+
+def detect(stream: TextIO) -> Literal["console", "journal"]:
+    """``journal`` if ``stream`` is journald's (systemd.exec(5), $JOURNAL_STREAM), else ``console``."""
+    try:
+        stat = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return "console"
+    is_journal = os.environ.get("JOURNAL_STREAM") == f"{stat.st_dev}:{stat.st_ino}"
+    return "journal" if is_journal else "console"
+
+
+def render_journal(_logger: WrappedLogger, method: str, event: EventDict) -> str:
+    """``<6>event key=value ...`` on one line; a traceback is folded into one ``exception=`` field."""
+    level = str(event.pop("level", method))
+    parts = [str(event.pop("event", ""))]
+    parts += [f"{key}={_field(value)}" for key, value in event.items()]
+    return f"<{PRIORITIES.get(level, 6)}>" + " ".join(parts)
+
+
+def _field(value: object) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    plain = text.isprintable() and not any(character in text for character in ' "=')
+    return text if plain and text else json.dumps(text, ensure_ascii=False)
+
+
+def get_logger(**fields: object) -> structlog.typing.FilteringBoundLogger:
+    """A logger that adds ``fields`` to each event."""
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(**fields)
+    return logger

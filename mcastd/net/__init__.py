@@ -1,0 +1,1 @@
+"""The network: links over sockets, memberships and interfaces. Nothing else opens an INET socket."""

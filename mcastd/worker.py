@@ -1,0 +1,143 @@
+"""What a worker and its supervisor see of each other, so that neither has to import the other.
+
+A worker is one outbound channel or one inbound subscription. Its thread is blocked in
+:meth:`Context.wait` for as long as there is nothing to do: no polling, no time-outs.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from mcastd import clock
+
+POLL_SLACK = 0.002  # seconds: poll(2) counts whole milliseconds; the rest of a deadline is slept exactly
+
+
+class Signal(enum.Flag):
+    """What a supervisor can tell a running worker."""
+
+    NONE = 0
+    STOP = enum.auto()  # come to an end: flush, close, return from run()
+    REOPEN = enum.auto()  # close and open output files (log rotation)
+    NETWORK = enum.auto()  # interfaces, addresses or routes changed: look at them again
+
+
+class Context:
+    """A worker's line to its supervisor: signals in; readiness, detail and heartbeat out.
+
+    Signals may be sent from any thread; everything else is for the worker's own thread. Lives as
+    long as the worker's thread and owns one eventfd.
+    """
+
+    def __init__(self, on_ready: Callable[[], None] = lambda: None) -> None:
+        self._on_ready = on_ready
+        self._lock = threading.Lock()
+        self._signals = Signal.NONE
+        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(self._event, select.POLLIN)
+        self._busy_since: float | None = None
+        self.detail = ""
+
+    # -- the supervisor's side
+
+    def send(self, signal: Signal) -> None:
+        """Tell the worker; wakes it if it waits. Harmless after :meth:`close`."""
+        with self._lock:
+            self._signals |= signal
+            if self._event >= 0:
+                os.eventfd_write(self._event, 1)
+
+    def busy_for(self, now: float) -> float:
+        """Seconds since the worker last waited: its heartbeat. 0 while it waits, however long that is."""
+        since = self._busy_since
+        return 0.0 if since is None else max(0.0, now - since)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._event >= 0:
+                os.close(self._event)
+            self._event = -1
+
+    # -- the worker's side
+
+    @property
+    def stopping(self) -> bool:
+        return Signal.STOP in self._signals
+
+    def take(self, signal: Signal) -> bool:
+        """Whether ``signal`` was sent since it was last taken."""
+        if signal not in self._signals:
+            return False
+        with self._lock:
+            self._signals &= ~signal
+        return True
+
+    def ready(self, detail: str = "") -> None:
+        """The worker does its work from here on: its state becomes active."""
+        self.detail = detail
+        self._on_ready()
+
+    def watch(self, fd: int, events: int) -> None:
+        """Let :meth:`wait` return when ``fd`` has one of poll(2)'s ``events``; a second call changes them."""
+        self._poll.register(fd, events)
+
+    def unwatch(self, fd: int) -> None:
+        self._poll.unregister(fd)
+
+    def wait(self, timeout: float | None = None) -> dict[int, int]:
+        """Block until a watched fd is ready, a signal comes, or ``timeout`` seconds are over.
+
+        Returns the ready fds with their poll events; empty after a signal or a time-out.
+        """
+        self._busy_since = None
+        try:
+            ready = dict(self._poll.poll(None if timeout is None else max(0, timeout) * 1000))
+        finally:
+            self._busy_since = clock.monotonic()
+        if ready.pop(self._event, None) is not None:
+            os.eventfd_read(self._event)
+        return ready
+
+    def sleep_until(self, deadline: float) -> bool:
+        """Block until monotonic ``deadline``, to within the scheduler's precision, or until a signal comes.
+
+        Returns whether the deadline was reached. Watched fds do not end the sleep early for long:
+        callers that watch any should use :meth:`wait`.
+        """
+        while (left := deadline - clock.monotonic()) > 0:
+            if left > POLL_SLACK:
+                self.wait(left - POLL_SLACK)
+                if self._signals:
+                    return False
+            else:
+                time.sleep(left)
+        return True
+
+
+class Worker(Protocol):
+    """One outbound channel or inbound subscription, made once for its settings and run any number of times."""
+
+    @property
+    def name(self) -> str:
+        """``outbound/NAME`` or ``inbound/NAME``."""
+
+    def run(self, context: Context) -> None:
+        """Work until told to stop, or until all is done: then return.
+
+        Raises :class:`~mcastd.errors.McastdError` for a cause that can go away. It is then called
+        again after a back-off, and goes on where it was: counters, source position and queues are
+        the worker's, not the run's.
+        """
+
+    def close(self) -> None:
+        """Flush and release what outlives a run. Called once, at the very end, from the worker's thread."""
+
+    def status(self) -> dict[str, object]:
+        """Settings and counters for people and programs, as JSON values. Called from other threads."""
