@@ -30,7 +30,11 @@ class SourceError(McastdError):
 
 
 class SinkError(McastdError):
-    """An output cannot be opened now; what it does not take is counted, reception goes on."""
+    """An output does not take datagrams now; they are counted under ``reason``, reception goes on."""
+
+    def __init__(self, what: str, cause: str, way_out: str = "", *, reason: str) -> None:
+        super().__init__(what, cause, way_out)
+        self.reason = reason
 
 
 class ControlError(McastdError):
@@ -81,4 +85,4 @@ class ConfigError(Exception):
 def reason_of(error: OSError) -> str:
     """The kernel's own words for an OSError, lower-case first letter, without the number or the path."""
     text = error.strerror or (os.strerror(error.errno) if error.errno else str(error) or type(error).__name__)
-    return text[:1].lower() + text[1:]
+    return text if text[:2].isupper() else text[:1].lower() + text[1:]

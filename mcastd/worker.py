@@ -12,6 +12,7 @@ import select
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from mcastd import clock
@@ -64,6 +65,7 @@ class Context:
             if self._event >= 0:
                 os.close(self._event)
             self._event = -1
+            self._busy_since = None
 
     # -- the worker's side
 
@@ -122,7 +124,7 @@ class Context:
 
 
 class Worker(Protocol):
-    """One outbound channel or inbound subscription, made once for its settings and run any number of times."""
+    """One outbound channel or inbound subscription: made once for its settings, run any number of times."""
 
     @property
     def name(self) -> str:
@@ -141,3 +143,16 @@ class Worker(Protocol):
 
     def status(self) -> dict[str, object]:
         """Settings and counters for people and programs, as JSON values. Called from other threads."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """A worker as it is seen from outside at one moment."""
+
+    name: str  # "outbound/NAME" or "inbound/NAME"
+    kind: str  # "outbound" or "inbound"
+    state: str  # see supervisor/state.py
+    since: float  # seconds in this state
+    detail: str  # why it is not active, or what it does
+    restarts: int  # runs that failed
+    status: dict[str, object]  # the worker's own: settings and counters

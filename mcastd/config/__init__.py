@@ -1,0 +1,25 @@
+"""Configuration: TOML in; a frozen Config, or every problem, out."""
+
+from mcastd.config.diff import Changes, diff
+from mcastd.config.load import dump, load
+from mcastd.config.model import (
+    Config,
+    Daemon,
+    FifoOutput,
+    FileOutput,
+    InboundSubscription,
+    OutboundChannel,
+)
+
+__all__ = [
+    "Changes",
+    "Config",
+    "Daemon",
+    "FifoOutput",
+    "FileOutput",
+    "InboundSubscription",
+    "OutboundChannel",
+    "diff",
+    "dump",
+    "load",
+]

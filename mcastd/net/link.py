@@ -48,7 +48,10 @@ class Receiver(Protocol):
         """Take what has arrived, up to a bounded number of datagrams, without blocking; maybe none."""
 
     def network_changed(self) -> None:
-        """Compare the wanted memberships with what the host has now, and repair. Raises LinkError if none is left."""
+        """Compare the wanted memberships with what the host has now, and repair.
+
+        Raises LinkError if no interface is left.
+        """
 
     def overflow(self) -> int:
         """Datagrams that the kernel dropped at this receiver's full buffer, ever; exact at any time."""
@@ -72,7 +75,10 @@ class Sender(Protocol):
         """
 
     def network_changed(self) -> None:
-        """Follow changes of the interface, its address or the route. Raises LinkError if there is none now."""
+        """Look at the interface, its address and the route again.
+
+        Raises LinkError if they are gone, or are others now: open a new Sender then.
+        """
 
     def describe(self) -> dict[str, object]:
         """The effective settings (interface, source address), as JSON values."""

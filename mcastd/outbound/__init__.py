@@ -1,0 +1,1 @@
+"""Outbound channels: a source is framed into datagrams, paced, and handed to a link."""

@@ -1,0 +1,30 @@
+"""Where datagrams go: one module a kind of output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from structlog.typing import FilteringBoundLogger
+
+from mcastd.config import FifoOutput, FileOutput
+from mcastd.inbound.sinks.account import Account
+from mcastd.inbound.sinks.fifo import FifoSink
+from mcastd.inbound.sinks.file import FileSink
+from mcastd.inbound.sinks.formats import NEED_ARRIVALS, make_format
+from mcastd.inbound.sinks.sink import Sink
+
+__all__ = ["NEED_ARRIVALS", "Sink", "make_sink"]
+
+
+def make_sink(
+    output: FileOutput | FifoOutput,
+    group: str,
+    interface_name: Callable[[int], str],
+    log: FilteringBoundLogger,
+) -> Sink:
+    """The sink that an output's settings describe; nothing is opened yet."""
+    to_records = make_format(output.format, group, interface_name)
+    account = Account(output.path, log)
+    if output.kind == "file":
+        return FileSink(output, to_records, account)
+    return FifoSink(output, to_records, account)

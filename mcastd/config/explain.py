@@ -1,0 +1,165 @@
+"""What pydantic found wrong, in the words of someone who writes TOML."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from mcastd.config.model import (
+    Config,
+    Conflicts,
+    Daemon,
+    FifoOutput,
+    FileOutput,
+    InboundSubscription,
+    OutboundChannel,
+)
+from mcastd.config.types import Location, choose, show
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """One thing wrong. ``location`` is the key as the text has it, or would have it if it is ``missing``."""
+
+    location: Location
+    reason: str
+    missing: bool = False
+
+    def path(self) -> str:
+        """``inbound.news.output[1].path``, keys quoted where TOML wants it."""
+        path = ""
+        for part in self.location:
+            if isinstance(part, int):
+                path += f"[{part}]"
+            else:
+                bare = re.fullmatch(r"[A-Za-z0-9_-]+", part)
+                path += f".{part if bare else show(part)}"
+        return path.removeprefix(".")
+
+
+def explain(error: ValidationError, data: Mapping[str, object]) -> list[Complaint]:
+    """Everything wrong in ``data``, of which pydantic said ``error``."""
+    complaints = list(_complaints(error, data))
+    try:  # pydantic compares workers only once all are sound: compare those that are
+        Config.model_validate(_without(data, {complaint.location[:2] for complaint in complaints}))
+    except ValidationError as more:
+        complaints += _complaints(more, data)
+    return complaints
+
+
+def _without(data: Mapping[str, object], faulty: Collection[Location]) -> dict[str, object]:
+    """``data`` less the faulty sections, workers and keys of the daemon."""
+    return {
+        section: {name: value for name, value in table.items() if (section, name) not in faulty}
+        if isinstance(table, dict)
+        else table
+        for section, table in data.items()
+        if (section,) not in faulty
+    }
+
+
+def _complaints(error: ValidationError, data: Mapping[str, object]) -> Iterator[Complaint]:
+    for details in error.errors(include_url=False):
+        cause = details.get("ctx", {}).get("error")
+        if isinstance(cause, Conflicts):
+            for location, reason in cause.found:
+                yield Complaint(_as_written(location, data), reason)
+        elif details["type"] != "default_factory_not_called":  # an echo of another error
+            yield _complaint(details, data)
+
+
+def _complaint(details: ErrorDetails, data: Mapping[str, object]) -> Complaint:
+    location, value, context = _untagged(details["loc"]), details["input"], details.get("ctx", {})
+    missing = False
+    match details["type"]:
+        case "value_error":
+            reason = str(context["error"])
+            location = location[:2] if location[2:] == ("[key]",) else location  # a worker's name is no key
+        case "missing":
+            missing = True
+            reason = "missing; it is required"
+        case "extra_forbidden":
+            reason = _unknown(str(location[-1]), _model(details["loc"]))
+        case "literal_error":
+            reason = _not_among(_quoted(context["expected"]), value)
+        case "union_tag_invalid":
+            location += ("kind",)
+            reason = _not_among(_quoted(context["expected_tags"]), value["kind"])
+        case "union_tag_not_found":
+            location += ("kind",)
+            missing = True
+            reason = f"missing; it is required, {choose(['file', 'fifo'])}"
+        case "bool_type":
+            reason = f"must be true or false, not {show(value)}"
+        case "tuple_type":
+            reason = f"must be an array, not {show(value)}"
+        case "model_type" | "dict_type":
+            reason = f"must be a table, not {show(value)}"
+        case _:
+            reason = details["msg"]
+    return Complaint(_as_written(location, data), reason, missing)
+
+
+def _untagged(location: Location) -> Location:
+    """``location`` less the kind of an output, which pydantic puts before the output's keys."""
+    match location:
+        case ("inbound", _, "output", _, _, *_):
+            return (*location[:4], *location[5:])
+    return location
+
+
+def _as_written(location: Location, data: Mapping[str, object]) -> Location:
+    """A location in the models as one in the text, where an output may be no array, and no table."""
+    written: Location = ()
+    node: object = data
+    for part in location:
+        if isinstance(node, list) and isinstance(part, int):
+            node = node[part]
+        elif isinstance(node, dict):
+            if isinstance(part, int):
+                continue  # one output stands for an array of one
+            node = node.get(part)
+        else:
+            break  # a path stands for a table
+        written += (part,)
+    return written
+
+
+def _model(location: Location) -> type[BaseModel]:
+    """The model that lacks the last key of ``location``."""
+    match location:
+        case ("daemon", _):
+            return Daemon
+        case ("outbound", _, _):
+            return OutboundChannel
+        case ("inbound", _, _):
+            return InboundSubscription
+        case ("inbound", _, "output", _, "file", _):
+            return FileOutput
+        case ("inbound", _, "output", _, "fifo", _):
+            return FifoOutput
+    return Config
+
+
+def _unknown(key: str, model: type[BaseModel]) -> str:
+    known = list(model.model_fields)
+    return f"unknown key; {_did_you_mean(key, known) or 'known are ' + ', '.join(known)}"
+
+
+def _not_among(words: list[str], value: object) -> str:
+    hint = _did_you_mean(value, words) if isinstance(value, str) else ""
+    return f"must be {choose(words)}, not {show(value)}" + (f"; {hint}" if hint else "")
+
+
+def _did_you_mean(word: str, words: list[str]) -> str:
+    close = difflib.get_close_matches(word.lower(), words, n=1)
+    return f'did you mean "{close[0]}"?' if close else ""
+
+
+def _quoted(text: str) -> list[str]:
+    return re.findall("'([^']*)'", text)

@@ -1,0 +1,175 @@
+"""From TOML files to a Config, or to everything that is wrong with them; and back to TOML."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import ValidationError
+
+from mcastd.config.explain import Complaint, explain
+from mcastd.config.model import Config
+from mcastd.config.positions import nearest, positions
+from mcastd.errors import ConfigError, ConfigProblem, reason_of
+from mcastd.log import get_logger
+
+LARGEST = 16 << 20  # bytes: a hundred thousand workers; beyond that someone gave the wrong file
+PLAIN_WORDS = {
+    "Cannot overwrite a value": "this key is set twice",
+    "Invalid value": "a value is missing or unfinished, or lacks quotes",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    name: str
+    text: str
+    tables: dict[str, Any]
+
+
+def load(path: Path) -> Config:
+    """Read ``path`` and its drop-ins, ``PATH.d/*.toml`` in name order: tables merge, a later value wins.
+
+    Raises ConfigError with every problem, in the order of the text. Problems of reading and syntax hide
+    those of meaning: with a part unread, a key that seems missing may not be.
+    """
+    try:
+        files = _read_all(path)
+        tables = _merge_all(files)
+        if not tables:
+            raise _refusal(path, "declares nothing; add an [outbound.NAME] or [inbound.NAME] table")
+        return _validate(tables, files)
+    except RecursionError:
+        raise _refusal(path, "tables or arrays are nested too deeply") from None
+
+
+def _validate(tables: dict[str, Any], files: Sequence[_File]) -> Config:
+    try:
+        return Config.model_validate(tables)
+    except ValidationError as error:
+        raise ConfigError(_locate(explain(error, tables), files)) from None
+
+
+def dump(config: Config) -> str:
+    """The configuration as TOML, defaults included; it loads to an equal one."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def _refusal(path: Path, reason: str, line: int = 0) -> ConfigError:
+    return ConfigError([ConfigProblem(str(path), line, "", reason)])
+
+
+# -- reading
+
+
+def _read_all(path: Path) -> list[_File]:
+    files: list[_File] = []
+    problems: list[ConfigProblem] = []
+    directory = Path(f"{path}.d")
+    try:
+        drop_ins = sorted(name for name in os.listdir(directory) if re.fullmatch(r"[^.].*\.toml", name))
+    except FileNotFoundError:
+        drop_ins = []
+    except OSError as error:
+        problems += _refusal(directory, f"cannot be read: {reason_of(error)}").problems
+        drop_ins = []
+    for file in (path, *(directory / name for name in drop_ins)):
+        try:
+            files.append(_read(file))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return files
+
+
+def _read(path: Path) -> _File:
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise _refusal(path, "is a directory, not a file")
+        if not stat.S_ISREG(status.st_mode):
+            raise _refusal(path, "is not a regular file")
+        if status.st_size > LARGEST:
+            raise _refusal(path, f"is larger than {LARGEST >> 20} MiB: not a configuration")
+        data = path.read_bytes()
+    except OSError as error:
+        raise _refusal(path, f"cannot be read: {reason_of(error)}") from None
+    try:
+        text = data.decode("utf-8-sig")  # some editors put a byte order mark first
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise _refusal(path, f"is not UTF-8 text: byte 0x{data[error.start]:02x}", line) from None
+    try:
+        return _File(str(path), text, tomllib.loads(text))
+    except ValueError as error:
+        raise _syntax_error(path, text, str(error)) from None
+    except RecursionError:
+        raise _refusal(path, "arrays or inline tables are nested too deeply") from None
+
+
+def _syntax_error(path: Path, text: str, message: str) -> ConfigError:
+    """tomllib's message ends with where it is, except when Python refuses to read a very long number."""
+    where = re.search(r" \(at (?:line (\d+), column (\d+)|end of document)\)$", message)
+    if not where:
+        return _refusal(path, "has a number of too many digits")
+    reason = message[: where.start()]
+    if twice := re.fullmatch(r"Cannot declare \((.*?),?\) twice", reason):
+        reason = f"the table {twice[1].replace(', ', '.')} is declared twice".replace("'", "")
+    if where[1]:
+        line, place = int(where[1]), f"column {where[2]}"
+    else:
+        line, place = text.rstrip().count("\n") + 1, "at the end"
+    reason = PLAIN_WORDS.get(reason, reason[:1].lower() + reason[1:])
+    return _refusal(path, f"not valid TOML: {reason} ({place})", line)
+
+
+# -- merging
+
+
+def _merge_all(files: Sequence[_File]) -> dict[str, Any]:
+    tables: dict[str, Any] = {}
+    for file in files:
+        for section in ("outbound", "inbound"):
+            for name in _keys(file.tables.get(section)) & _keys(tables.get(section)):
+                get_logger().debug("worker overridden", worker=f"{section}/{name}", file=file.name)
+        tables = _merge(tables, file.tables)
+    return tables
+
+
+def _keys(table: object) -> set[str]:
+    return set(table) if isinstance(table, dict) else set()
+
+
+def _merge(base: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """``later`` over ``base``; an output of another kind replaces the old one, as their keys do not mix."""
+    kind = later.get("kind")
+    if isinstance(kind, str) and base.get("kind", kind) != kind:
+        return later
+    merged = base | later
+    for key in base.keys() & later.keys():
+        if isinstance(base[key], dict) and isinstance(later[key], dict):
+            merged[key] = _merge(base[key], later[key])
+    return merged
+
+
+# -- locating
+
+
+def _locate(complaints: Sequence[Complaint], files: Sequence[_File]) -> list[ConfigProblem]:
+    """Each complaint with the file that has the last word on its key, or on the table it is missing from."""
+    lines = [(file.name, positions(file.text)) for file in reversed(files)]
+    problems = set()
+    for complaint in complaints:
+        location = complaint.location[:-1] if complaint.missing else complaint.location
+        found = [(*nearest(of_file, location), name) for name, of_file in lines]
+        _, line, file = max(found, key=lambda candidate: candidate[0])
+        problems.add(ConfigProblem(file, line, complaint.path(), complaint.reason))
+    return sorted(problems)

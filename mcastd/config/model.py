@@ -1,0 +1,317 @@
+"""The configuration as frozen models: what a valid one holds, with every default filled in.
+
+A model is valid by construction, whether it comes from TOML or from code. Each refusal is a ValueError
+on the key it is about; those between workers come together in one :class:`Conflicts`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from mcastd.config.types import (
+    MAX_DATAGRAM,
+    Address,
+    AnyInterface,
+    BufferSize,
+    Dscp,
+    Duration,
+    FilePath,
+    Group,
+    Keep,
+    Location,
+    MetricsAddress,
+    Mode,
+    OneInterface,
+    PayloadSize,
+    Period,
+    Port,
+    Rate,
+    Repeat,
+    Size,
+    SocketPath,
+    SourceAddress,
+    Switch,
+    Ttl,
+    WorkerName,
+    interface_address,
+    show,
+    stays_on_link,
+)
+
+DEFAULT_INTERVAL = 2.0  # seconds
+ETHERNET_PAYLOAD = {4: 1472, 6: 1452}  # bytes: 1500 less the IP and UDP headers, by IP version
+
+Format = Literal["raw", "lines", "json"]
+FORMAT = "How a datagram is written: its bytes, a line, or a line of JSON with its metadata."
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Daemon(Model):
+    """The daemon itself: ``[daemon]``."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least severe events that are logged."
+    )
+    log_format: Literal["auto", "console", "json", "journal"] = Field(
+        "auto", description="How events are logged on stderr; auto is journal under systemd, else console."
+    )
+    control_socket: SocketPath = Field(
+        Path("/run/mcastd/control"), description="The path of the Unix socket that mcastctl talks to."
+    )
+    metrics: MetricsAddress | None = Field(
+        None, description="The host and port at which Prometheus metrics are served; absent is off."
+    )
+    stop_timeout: Duration = Field(
+        10.0, description="How long workers may take to flush and end when the daemon stops, in seconds."
+    )
+
+
+def _default_interval(valid: dict[str, Any]) -> float | None:
+    return DEFAULT_INTERVAL if valid.get("rate") is None else None
+
+
+def _default_max_datagram(valid: dict[str, Any]) -> int:
+    """From the keys before it that are valid: if ``group`` is not, the channel is refused anyway."""
+    if valid.get("framing") == "file" or "group" not in valid:
+        return MAX_DATAGRAM
+    return ETHERNET_PAYLOAD[valid["group"].version]
+
+
+class OutboundChannel(Model):
+    """A source that is sent to a group: ``[outbound.NAME]``."""
+
+    source: FilePath = Field(description="The path of the file or named pipe that is sent.")
+    group: Group = Field(description="The multicast address it is sent to, IPv4 or IPv6.")
+    port: Port = Field(description="The UDP port it is sent to.")
+    ttl: Ttl = Field(
+        1,
+        description="How many networks a datagram may cross, 0 to 255; 0 stays on this host, 1 on the link.",
+    )
+    rate: Rate | None = Field(
+        None, description="The constant rate of payload in bits per second, instead of interval; 0 is paused."
+    )
+    interval: Duration | None = Field(
+        default_factory=_default_interval,
+        description="The time between datagrams in seconds, 2 if there is no rate; 0 is as fast as possible.",
+    )
+    interface: OneInterface | None = Field(
+        None,
+        description="The interface it is sent on, by name or local address; absent, the route decides.",
+    )
+    framing: Literal["line", "chunk", "file"] = Field(
+        "line",
+        description="What a datagram is: a line, a chunk of max_datagram bytes, or the whole file.",
+    )
+    max_datagram: PayloadSize = Field(
+        default_factory=_default_max_datagram,
+        description="The largest payload in bytes; the default fits Ethernet: 1472 (IPv4) or 1452 (IPv6).",
+    )
+    repeat: Repeat = Field(1, description='How often the source is sent: "once", a count, or "forever".')
+    follow: Switch = Field(
+        False, description="Whether to keep sending what is appended to the source, as tail -F does."
+    )
+    loop: Switch = Field(True, description="Whether receivers on this host get the datagrams too.")
+    dscp: Dscp = Field(0, description='The DiffServ code point, by name like "CS5" or number from 0 to 63.')
+
+    @field_validator("ttl")
+    @classmethod
+    def _ttl_has_effect(cls, ttl: int, info: ValidationInfo) -> int:
+        group: Address | None = info.data.get("group")
+        if group is not None and ttl > 1 and stays_on_link(group):
+            raise ValueError(
+                f"must be 0 or 1, not {ttl}: {group} is link-local, no router forwards it whatever the TTL"
+            )
+        return ttl
+
+    @field_validator("interval")
+    @classmethod
+    def _one_pace(cls, interval: float | None, info: ValidationInfo) -> float | None:
+        if interval is not None and info.data.get("rate") is not None:
+            raise ValueError('contradicts "rate"; keep one of the two')
+        return interval
+
+    @field_validator("interface")
+    @classmethod
+    def _interface_of_family(cls, interface: str | None, info: ValidationInfo) -> str | None:
+        return _check_interface(interface, info)
+
+    @field_validator("max_datagram")
+    @classmethod
+    def _max_datagram_applies(cls, length: int, info: ValidationInfo) -> int:
+        if info.data.get("framing") == "file" and length != MAX_DATAGRAM:
+            raise ValueError('does not apply to framing = "file", which sends the whole file as one datagram')
+        return length
+
+    @field_validator("follow")
+    @classmethod
+    def _can_follow(cls, follow: bool, info: ValidationInfo) -> bool:
+        if follow and info.data.get("framing") == "file":
+            raise ValueError('contradicts framing = "file": a file that grows is never whole')
+        if follow and info.data.get("repeat", 1) != 1:
+            raise ValueError('contradicts "repeat": a source that is followed has no end to repeat from')
+        return follow
+
+
+class FileOutput(Model):
+    """Received datagrams appended to a file."""
+
+    kind: Literal["file"] = Field("file", description='"file".')
+    path: FilePath = Field(description="The path of the file, made if it is missing.")
+    format: Format = Field("raw", description=FORMAT)
+    rotate_size: Size | None = Field(
+        None, description="The size in bytes that the file never exceeds before a new one is begun."
+    )
+    rotate_every: Period | None = Field(
+        None, description="How often a new file is begun, in seconds, aligned to multiples in UTC."
+    )
+    keep: Keep = Field(7, description="How many rotated files (PATH.1 is the newest) are kept.")
+    mode: Mode = Field(0o640, description='The permission bits of a new file, like "0640".')
+    fsync: Switch = Field(
+        False, description="Whether data is forced to the disk (fdatasync) after each batch."
+    )
+
+
+class FifoOutput(Model):
+    """Received datagrams written to a named pipe."""
+
+    kind: Literal["fifo"] = Field("fifo", description='"fifo".')
+    path: FilePath = Field(description="The path of the named pipe, made if it is missing.")
+    format: Format = Field("raw", description=FORMAT)
+    when_full: Literal["drop-newest", "drop-oldest", "block"] = Field(
+        "drop-newest",
+        description="What happens when the reader is slow and the queue full: a drop, or reception waits.",
+    )
+    queue: BufferSize = Field(
+        1 << 20, description="How much is held for a slow reader beside the pipe itself, in bytes."
+    )
+    mode: Mode = Field(0o640, description='The permission bits of a new pipe, like "0640".')
+
+
+def _as_table(output: object) -> object:
+    """A path alone stands for a file output."""
+    if isinstance(output, str | Path):
+        return {"kind": "file", "path": output}
+    if isinstance(output, dict | Model):
+        return output
+    raise ValueError(f"must be a path or a table, not {show(output)}")
+
+
+def _as_array(one_or_more: object) -> tuple[object, ...]:
+    """One output stands for an array of one."""
+    many = tuple(one_or_more) if isinstance(one_or_more, list | tuple) else (one_or_more,)
+    if not many:
+        raise ValueError("must have at least one output")
+    return many
+
+
+Output = Annotated[FileOutput | FifoOutput, Field(discriminator="kind"), BeforeValidator(_as_table)]
+
+
+class InboundSubscription(Model):
+    """A group that is received into outputs: ``[inbound.NAME]``."""
+
+    group: Group = Field(description="The multicast address that is received, IPv4 or IPv6.")
+    port: Port = Field(description="The UDP port that is received.")
+    interface: AnyInterface | None = Field(
+        None,
+        description='Where to join, by name or local address; "all" is every one; absent, the route decides.',
+    )
+    sources: tuple[SourceAddress, ...] = Field(
+        (), description="The only senders that are received (source-specific multicast); none named is any."
+    )
+    receive_buffer: BufferSize = Field(
+        4 << 20, description="The kernel's buffer for datagrams that are not yet read, in bytes."
+    )
+    output: Annotated[tuple[Output, ...], BeforeValidator(_as_array)] = Field(
+        description="Where datagrams go: a file's path, a table with kind and path, or an array of these."
+    )
+
+    @field_validator("interface")
+    @classmethod
+    def _interface_of_family(cls, interface: str | None, info: ValidationInfo) -> str | None:
+        return _check_interface(interface, info)
+
+    @field_validator("sources")
+    @classmethod
+    def _sources_of_family(cls, sources: tuple[Address, ...], info: ValidationInfo) -> tuple[Address, ...]:
+        group: Address | None = info.data.get("group")
+        seen: set[Address] = set()
+        for source in sources:
+            if group is not None and source.version != group.version:
+                raise ValueError(f"{source} is IPv{source.version}, but the group is IPv{group.version}")
+            if source in seen:
+                raise ValueError(f"{source} is named twice")
+            seen.add(source)
+        return sources
+
+
+Worker = OutboundChannel | InboundSubscription
+
+
+class Conflicts(ValueError):
+    """Workers that are sound by themselves, but not together: where, and why."""
+
+    def __init__(self, found: Sequence[tuple[Location, str]]) -> None:
+        self.found = tuple(found)
+        super().__init__("; ".join(f"{'.'.join(map(str, location))}: {why}" for location, why in found))
+
+
+class Config(Model):
+    """A whole configuration, of one file and its drop-ins."""
+
+    daemon: Daemon = Field(default_factory=Daemon, description="The daemon itself.")
+    outbound: dict[WorkerName, OutboundChannel] = Field({}, description="Outbound channels by name.")
+    inbound: dict[WorkerName, InboundSubscription] = Field({}, description="Inbound subscriptions by name.")
+
+    def workers(self) -> dict[str, Worker]:
+        """Every worker by its full name, ``outbound/NAME`` or ``inbound/NAME``, in the order of the text."""
+        return {
+            **{f"outbound/{name}": channel for name, channel in self.outbound.items()},
+            **{f"inbound/{name}": subscription for name, subscription in self.inbound.items()},
+        }
+
+    @model_validator(mode="after")
+    def _workers_agree(self) -> Config:
+        if found := list(self._conflicts()):
+            raise Conflicts(found)
+        return self
+
+    def _conflicts(self) -> Iterator[tuple[Location, str]]:
+        """Outputs on a path that is something else already. Paths are compared as text: no host is asked."""
+        uses = {_normal(self.daemon.control_socket): "the control socket"}
+        for name, channel in self.outbound.items():
+            uses.setdefault(_normal(channel.source), f"the source of outbound/{name}")
+        for name, subscription in self.inbound.items():
+            for index, output in enumerate(subscription.output):
+                path = _normal(output.path)
+                if path in uses:
+                    yield ("inbound", name, "output", index, "path"), f"{show(path)} is already {uses[path]}"
+                uses.setdefault(path, f"an output of inbound/{name}")
+
+
+def _check_interface(interface: str | None, info: ValidationInfo) -> str | None:
+    group: Address | None = info.data.get("group")
+    address = interface_address(interface)
+    if group is not None and address is not None and address.version != group.version:
+        raise ValueError(f"{address} is IPv{address.version}, but the group {group} is IPv{group.version}")
+    return interface
+
+
+def _normal(path: Path) -> str:
+    return os.path.normpath(f"/{str(path).lstrip('/')}")

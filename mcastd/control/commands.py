@@ -1,0 +1,146 @@
+"""What can be asked over the control socket, and what the daemon has to offer for it.
+
+The definition that clients read is ``io.mcastd.varlink``; a test holds this module to it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from mcastd import __version__
+from mcastd.control.protocol import SERVICE, Call, Message, Reply, VarlinkError
+from mcastd.errors import ConfigError, McastdError
+from mcastd.log import get_logger
+from mcastd.worker import WorkerView
+
+INTERFACE = "io.mcastd"
+log = get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadView:
+    """What a reload did: workers by name, and notes for people."""
+
+    added: Sequence[str] = ()
+    removed: Sequence[str] = ()
+    changed: Sequence[str] = ()
+    unchanged: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonView:
+    """The daemon itself."""
+
+    version: str
+    pid: int
+    config: str  # path
+    since: float  # seconds that it has run
+    summary: str  # "3 of 4 workers active; inbound/news waiting for eth7"
+
+
+class NoSuchWorker(KeyError):
+    """There is no worker of this full name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(name)
+
+
+class Operations(Protocol):
+    """The daemon, as its clients can use it. Called from several threads at once; calls may block.
+
+    Worker names are full here ("inbound/news"); :class:`NoSuchWorker` is raised for any other. A
+    :class:`~mcastd.errors.McastdError` is told to the client in its own words.
+    """
+
+    def describe(self) -> DaemonView: ...
+
+    def list_workers(self) -> Sequence[WorkerView]: ...
+
+    def get_worker(self, name: str) -> WorkerView: ...
+
+    def reload(self) -> ReloadView:
+        """Raises ConfigError if the new configuration is refused."""
+
+    def reopen(self) -> None: ...
+
+    def start(self, name: str) -> None: ...
+
+    def stop(self, name: str) -> None: ...
+
+
+class Commands:
+    """Answers calls by asking ``operations``."""
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+        # The definitions are read once: a package upgrade must not change what this process says of itself.
+        here = Path(__file__).parent
+        self._interfaces = {name: (here / f"{name}.varlink").read_text() for name in (SERVICE, INTERFACE)}
+        # By method: what it calls, and the names of its parameters, which are strings all.
+        self._methods: dict[str, tuple[Callable[..., Message | None], tuple[str, ...]]] = {
+            f"{SERVICE}.GetInfo": (self._get_info, ()),
+            f"{SERVICE}.GetInterfaceDescription": (self._get_description, ("interface",)),
+            f"{INTERFACE}.Describe": (lambda: _fields(operations.describe()), ()),
+            f"{INTERFACE}.List": (lambda: {"workers": [_fields(w) for w in operations.list_workers()]}, ()),
+            f"{INTERFACE}.Get": (lambda name: {"worker": _fields(operations.get_worker(name))}, ("name",)),
+            f"{INTERFACE}.Reload": (lambda: _fields(operations.reload()), ()),
+            f"{INTERFACE}.Reopen": (operations.reopen, ()),
+            f"{INTERFACE}.Start": (operations.start, ("name",)),
+            f"{INTERFACE}.Stop": (operations.stop, ("name",)),
+        }
+
+    def answer(self, call: Call) -> Reply:
+        """The reply to ``call``; every failure becomes an error reply."""
+        try:
+            return Reply(self._perform(call))
+        except VarlinkError as error:
+            return Reply(error.parameters, error.name)
+        except NoSuchWorker as error:
+            known = [worker.name for worker in self._operations.list_workers()]
+            return Reply({"name": error.name, "known": known}, f"{INTERFACE}.NoSuchWorker")
+        except ConfigError as error:
+            return Reply({"problems": [str(p) for p in error.problems]}, f"{INTERFACE}.ConfigInvalid")
+        except McastdError as error:
+            return Reply({"reason": str(error)}, f"{INTERFACE}.Failed")
+        except Exception as error:  # a bug, which must not cost the client its answer
+            log.exception("call.failed", method=call.method)
+            return Reply({"reason": f"internal error: {error!r}; see the log"}, f"{INTERFACE}.Failed")
+
+    def _perform(self, call: Call) -> Message:
+        interface = call.method.rpartition(".")[0]
+        if interface not in self._interfaces:
+            raise VarlinkError(f"{SERVICE}.InterfaceNotFound", interface=interface)
+        if call.method not in self._methods:
+            raise VarlinkError(f"{SERVICE}.MethodNotFound", method=call.method)
+        if call.upgrade:  # no method of ours changes the protocol
+            raise VarlinkError(f"{SERVICE}.MethodNotImplemented", method=call.method)
+        perform, names = self._methods[call.method]
+        for name in (*names, *call.parameters):
+            if name not in names or not isinstance(call.parameters.get(name), str):
+                raise VarlinkError(f"{SERVICE}.InvalidParameter", parameter=name)
+        return perform(**call.parameters) or {}
+
+    def _get_info(self) -> Message:
+        return {
+            "vendor": "mcastd",
+            "product": "mcastd",
+            "version": __version__,
+            "url": "",
+            "interfaces": list(self._interfaces),
+        }
+
+    def _get_description(self, interface: str) -> Message:
+        if interface not in self._interfaces:
+            raise VarlinkError(f"{SERVICE}.InterfaceNotFound", interface=interface)
+        return {"description": self._interfaces[interface]}
+
+
+def _fields(view: WorkerView | ReloadView | DaemonView) -> Message:
+    # Not asdict(): it copies what is inside too, and makes nonsense of a Counter.
+    return {field.name: getattr(view, field.name) for field in dataclasses.fields(view)}

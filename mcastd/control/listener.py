@@ -1,0 +1,110 @@
+"""A listening Unix socket that is one process's alone, for as long as it listens."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mcastd.errors import ControlError, reason_of
+
+MODE = 0o660  # connecting takes write permission (unix(7)): the owner and the group have it
+
+
+@contextmanager
+def listen(path: Path) -> Iterator[socket.socket]:
+    """Listen at ``path``; the socket file of a dead daemon is replaced, and ours is removed at the end.
+
+    The parent directory is made if there is none. Raises ControlError if another process listens there,
+    if the path is something else than a socket, or if the system refuses.
+    """
+    with _translated(path), suppress(FileExistsError):
+        path.parent.mkdir(parents=True)
+        path.parent.chmod(0o755)  # whatever the umask is
+    with _locked(path), socket.socket(socket.AF_UNIX) as listener:
+        with _translated(path):
+            _remove_stale(path)
+            # The file gets the mode of the socket less the umask, so that it is too wide at no moment.
+            os.fchmod(listener.fileno(), MODE)
+            listener.bind(str(path))
+            path.chmod(MODE)
+            ours = path.stat()
+            listener.listen()
+        try:
+            yield listener
+        finally:
+            with suppress(OSError):
+                if os.path.samestat(ours, path.stat()):
+                    path.unlink()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock that goes with ``path``: a file with our pid in it.
+
+    The file is never removed. That could happen between another's open() and flock(), and then two
+    would each hold a lock.
+    """
+    with _translated(path):
+        fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    with open(fd, "r+b", buffering=0) as file:
+        with _translated(path):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pid = file.read(20).decode(errors="replace").strip() or "unknown"
+                raise _in_use(path, f"mcastd (pid {pid})") from None
+            file.truncate(0)
+            file.write(b"%d\n" % os.getpid())
+        yield
+
+
+def _remove_stale(path: Path) -> None:
+    """Make room at ``path``, unless what is there is alive or not a socket."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise ControlError(
+            f"control socket {path}", "not a socket", "remove it, or set daemon.control_socket"
+        )
+    # We hold the lock: if this is alive, it is another program's, or somebody removed the lock file.
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # a full backlog is an answer too
+        match probe.connect_ex(str(path)):
+            case 0:
+                raise _in_use(path, f"pid {peer_pid(probe)}")
+            case errno.EAGAIN | errno.EPROTOTYPE:  # EPROTOTYPE: no stream socket
+                raise _in_use(path, "another program")
+            case errno.ECONNREFUSED:
+                path.unlink()
+            case error:
+                raise OSError(error, os.strerror(error))
+
+
+def peer_pid(connection: socket.socket) -> int:
+    """The process at the other end of a Unix stream socket (SO_PEERCRED, unix(7))."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid: int = struct.unpack("3i", credentials)[0]
+    return pid
+
+
+def _in_use(path: Path, user: str) -> ControlError:
+    return ControlError(
+        f"control socket {path}", f"in use by {user}", "stop it, or set daemon.control_socket"
+    )
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ControlError(f"control socket {path}", reason_of(error)) from error

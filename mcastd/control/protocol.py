@@ -1,0 +1,139 @@
+"""The varlink wire (https://varlink.org/Method-Call): JSON objects, each ended by a NUL. Bytes in, calls out.
+
+Our own, because it is one page: the PyPI package is untyped, not in Debian, and gives every client a
+thread for as long as it likes. It is the peer in our tests instead.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+CALL_LIMIT = 1 << 20  # bytes of one call
+REPLY_LIMIT = 16 << 20  # bytes of one reply; the limit of systemd's own implementation
+SERVICE = "org.varlink.service"
+
+Message = dict[str, Any]  # one JSON object
+T = TypeVar("T")
+
+
+class ProtocolError(Exception):
+    """The peer does not speak varlink; its connection is of no further use."""
+
+
+class VarlinkError(Exception):
+    """An error reply: ``INTERFACE.Name`` and its parameters."""
+
+    def __init__(self, name: str, /, **parameters: object) -> None:
+        self.name = name
+        self.parameters = parameters
+        super().__init__(name, parameters)
+
+    def __str__(self) -> str:
+        return f"{self.name} {json.dumps(self.parameters)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A method call. ``oneway`` wants no reply, ``more`` would take several, ``upgrade`` another protocol."""
+
+    method: str
+    parameters: Message = field(default_factory=dict)
+    oneway: bool = False
+    more: bool = False
+    upgrade: bool = False
+
+    def encode(self) -> bytes:
+        flags = {name: True for name in ("oneway", "more", "upgrade") if getattr(self, name)}
+        return _encode({"method": self.method, "parameters": self.parameters, **flags})
+
+    @classmethod
+    def decode(cls, message: Message) -> Call:
+        """Raises ProtocolError if ``message`` is no call."""
+        if not (method := _take(message, "method", "")):
+            raise ProtocolError("a call without a method")
+        return cls(
+            method,
+            _take(message, "parameters", {}),
+            _take(message, "oneway", False),
+            _take(message, "more", False),
+            _take(message, "upgrade", False),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a call came to: the method's results or, if ``error`` is set, the error's parameters."""
+
+    parameters: Message = field(default_factory=dict)
+    error: str = ""
+    continues: bool = False
+
+    def encode(self) -> bytes:
+        message: Message = {"parameters": self.parameters}
+        if self.error:
+            message["error"] = self.error
+        if self.continues:
+            message["continues"] = True
+        return _encode(message)
+
+    @classmethod
+    def decode(cls, message: Message) -> Reply:
+        """Raises ProtocolError if ``message`` is no reply."""
+        return cls(
+            _take(message, "parameters", {}),
+            _take(message, "error", ""),
+            _take(message, "continues", False),
+        )
+
+
+class Decoder:
+    """Cuts a stream of bytes into messages of at most ``limit`` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Message]:
+        """The messages that ``data`` completes; exhaust it before the next call.
+
+        Raises ProtocolError, after the good messages before it, for one that is too long or no JSON object.
+        """
+        searched = len(self._buffer)
+        self._buffer += data
+        while True:
+            end = self._buffer.find(0, searched)
+            if (len(self._buffer) if end < 0 else end) > self._limit:
+                raise ProtocolError(f"a message of more than {self._limit} bytes")
+            if end < 0:
+                return
+            text = bytes(self._buffer[:end])
+            del self._buffer[: end + 1]
+            searched = 0
+            yield _decode(text)
+
+
+def _encode(message: Message) -> bytes:
+    return json.dumps(message, separators=(",", ":"), default=str).encode() + b"\0"
+
+
+def _decode(text: bytes) -> Message:
+    try:
+        message = json.loads(text.decode())
+    except (ValueError, RecursionError):  # RecursionError: "[[[[[..." a few thousand deep
+        raise ProtocolError("a message that is not JSON") from None
+    if not isinstance(message, dict):
+        raise ProtocolError("a message that is no JSON object")
+    return message
+
+
+def _take(message: Message, key: str, default: T) -> T:
+    """The value of an optional key, which must have the type of ``default``; null is the same as absent."""
+    value = message.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, type(default)):
+        raise ProtocolError(f"{key!r} has the wrong type")
+    return value

@@ -1,0 +1,135 @@
+"""The control server: several conversations at once, none of which can hold up another.
+
+One thread accepts, and each connection has a thread of its own. Their number is bounded: when it is
+reached, the client that has been silent for longest makes room. So clients that hang cost nobody a turn.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from mcastd import clock
+from mcastd.control.commands import Commands, Operations
+from mcastd.control.listener import listen, peer_pid
+from mcastd.control.protocol import CALL_LIMIT, Call, Decoder, ProtocolError
+from mcastd.log import get_logger
+
+MAX_CONNECTIONS = 32
+RETRY_PAUSE = 1.0  # seconds until the next accept() when the process is out of file descriptors or threads
+log = get_logger()
+
+
+class ControlServer:
+    """Serves ``operations`` by varlink on the Unix socket ``path``, mode 0660.
+
+    ``timeout``: seconds for which a client may be silent, or not read its reply, before it is dropped.
+    """
+
+    def __init__(self, path: Path, operations: Operations, *, timeout: float = 30.0) -> None:
+        self._path = path
+        self._commands = Commands(operations)
+        self._timeout = timeout
+        self._listening = ExitStack()
+        self._closing = threading.Event()
+        self._lock = threading.Lock()  # of the two below
+        self._busy: dict[socket.socket, bool] = {}  # in a call? The connection silent for longest is first
+        self._threads: set[threading.Thread] = set()
+
+    def start(self) -> None:
+        """Raises ControlError if the socket cannot be had, for a reason named in it."""
+        with ExitStack() as stack:
+            listener = stack.enter_context(listen(self._path))
+            acceptor = threading.Thread(target=self._accept, args=(listener,), name="control", daemon=True)
+            acceptor.start()
+            stack.callback(acceptor.join)
+            stack.callback(listener.shutdown, socket.SHUT_RDWR)  # wakes accept()
+            self._listening = stack.pop_all()
+
+    def close(self, patience: float = 1.0) -> None:
+        """Remove the socket and end every conversation; replies under way get ``patience`` seconds.
+
+        A call that the daemon does not finish in that time is left to its thread, which ends with it.
+        """
+        self._closing.set()
+        self._listening.close()
+        with self._lock:
+            connections = list(self._busy)
+            self._busy.clear()
+            threads = list(self._threads)
+        for direction in (socket.SHUT_RD, socket.SHUT_RDWR):  # first hear no more, then say no more
+            with self._lock:
+                for connection in connections:
+                    _shut_down(connection, direction)
+            deadline = clock.monotonic() + patience
+            for thread in threads:
+                thread.join(max(0.0, deadline - clock.monotonic()))
+
+    def _accept(self, listener: socket.socket) -> None:
+        while not self._closing.is_set():
+            try:
+                self._admit(listener.accept()[0])
+            except (OSError, RuntimeError) as error:  # RuntimeError: no more threads
+                if not self._closing.wait(RETRY_PAUSE):
+                    log.warning("client.refused", reason=str(error))
+
+    def _admit(self, connection: socket.socket) -> None:
+        thread = threading.Thread(target=self._serve, args=(connection,), name="control-client", daemon=True)
+        with ExitStack() as unless_admitted, self._lock:
+            unless_admitted.callback(connection.close)
+            if len(self._busy) >= MAX_CONNECTIONS:
+                silent = next((other for other, busy in self._busy.items() if not busy), None)
+                if silent is None:  # all of them wait for the daemon
+                    return
+                del self._busy[silent]
+                _shut_down(silent, socket.SHUT_RDWR)
+            thread.start()
+            self._busy[connection] = False
+            self._threads.add(thread)
+            unless_admitted.pop_all()
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            self._converse(connection)
+        except (OSError, ProtocolError) as error:  # OSError: gone, or silent for too long
+            log.debug("client.dropped", reason=str(error))
+        except Exception:
+            log.exception("client.dropped")
+        with self._lock:  # so that no other thread shuts down a file descriptor that is no longer this one
+            connection.close()
+            self._busy.pop(connection, None)
+            self._threads.discard(threading.current_thread())
+
+    def _converse(self, connection: socket.socket) -> None:
+        connection.settimeout(self._timeout)
+        decoder = Decoder(CALL_LIMIT)
+        while data := connection.recv(1 << 16):
+            for message in decoder.feed(data):
+                call = Call.decode(message)
+                if not self._begin(connection):
+                    return
+                log.debug("call.received", method=call.method, pid=peer_pid(connection))
+                reply = self._commands.answer(call)
+                self._end(connection)
+                if not call.oneway:
+                    connection.sendall(reply.encode())
+
+    def _begin(self, connection: socket.socket) -> bool:
+        """Whether to go on with a call, or to give up because the connection was dropped meanwhile."""
+        with self._lock:
+            if connection not in self._busy:
+                return False
+            self._busy[connection] = True
+            return True
+
+    def _end(self, connection: socket.socket) -> None:
+        with self._lock:
+            if self._busy.pop(connection, False):
+                self._busy[connection] = False  # now the one heard of last
+
+
+def _shut_down(connection: socket.socket, direction: int) -> None:
+    with suppress(OSError):  # it may be gone already
+        connection.shutdown(direction)

@@ -1,0 +1,268 @@
+"""``mcastctl``: asks the running daemon over its control socket, and shows what it says.
+
+Free of the daemon's libraries, so that it starts in a moment.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from mcastd import __version__
+from mcastd.control.client import ControlClient
+from mcastd.control.protocol import Message, VarlinkError
+from mcastd.errors import ControlError
+
+DEFAULT_SOCKET = Path("/run/mcastd/control")
+HEALTHY = {"active", "finished", "inactive"}  # inactive: stopped by somebody, who knows
+EXIT_UNHEALTHY = 3  # what systemctl status says of a unit that is not active
+
+
+class Failure(click.ClickException):
+    """What went wrong, on stderr; exit code 1."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        lines = f"mcastctl: {self.message}".split("\n")
+        click.echo("\n".join(map(printable, lines)), file=file, err=True)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--socket",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_SOCKET,
+    envvar="MCASTD_CONTROL_SOCKET",
+    show_default=True,
+    show_envvar=True,
+    help="Control socket of the daemon.",
+)
+@click.version_option(__version__, prog_name="mcastctl")
+@click.pass_context
+def main(context: click.Context, socket: Path) -> None:
+    """See and steer a running mcastd.
+
+    A worker's NAME is "inbound/news", or "news" for the outbound channel, the inbound subscription, or both.
+    """
+    context.obj = socket
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Everything, for programs.")
+@click.pass_context
+def status(context: click.Context, name: str | None, as_json: bool) -> None:
+    """Show all workers, or every detail of one.
+
+    Exit code 3 if a worker is not as it should be: neither active, nor finished, nor stopped on request.
+    """
+    with connected(context.obj) as client:
+        daemon = client.call("io.mcastd.Describe")
+        workers = list_workers(client, name)
+    if as_json:
+        click.echo(json.dumps({"daemon": daemon, "workers": workers}, indent=2))
+    else:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        for line in details(workers) if name else overview(daemon, workers, width):
+            click.echo(line)
+    if any(worker.get("state") not in HEALTHY for worker in workers):
+        context.exit(EXIT_UNHEALTHY)
+
+
+@main.command()
+@click.pass_obj
+def reload(socket: Path) -> None:
+    """Read the configuration again; a bad one changes nothing, and is explained."""
+    with connected(socket) as client:
+        result = client.call("io.mcastd.Reload")
+    for action in ("added", "removed", "changed"):
+        for name in result.get(action, ()):
+            click.echo(f"{action} {printable(name)}")
+    click.echo(f"{len(result.get('unchanged', ()))} unchanged")
+    for note in result.get("notes", ()):
+        click.echo(f"note: {printable(note)}")
+
+
+@main.command()
+@click.pass_obj
+def reopen(socket: Path) -> None:
+    """Close and open all output files again, after a log rotation."""
+    with connected(socket) as client:
+        client.call("io.mcastd.Reopen")
+
+
+@main.command("start-worker")
+@click.argument("name")
+@click.pass_obj
+def start_worker(socket: Path, name: str) -> None:
+    """Start a worker that was stopped, or that waits for its next attempt."""
+    with connected(socket) as client:
+        for worker in list_workers(client, name):
+            click.echo(f"starting {printable(worker['name'])}")
+            client.call("io.mcastd.Start", name=worker["name"])
+
+
+@main.command("stop-worker")
+@click.argument("name")
+@click.pass_obj
+def stop_worker(socket: Path, name: str) -> None:
+    """Stop a worker until it is started again."""
+    with connected(socket) as client:
+        for worker in list_workers(client, name):
+            click.echo(f"stopping {printable(worker['name'])}")
+            client.call("io.mcastd.Stop", name=worker["name"])
+
+
+@contextmanager
+def connected(socket: Path) -> Iterator[ControlClient]:
+    """A client of the daemon; every error becomes a Failure."""
+    try:
+        with ControlClient(socket) as client:
+            yield client
+    except ControlError as error:
+        raise Failure(str(error)) from error
+    except VarlinkError as error:
+        raise Failure(explain(error)) from error
+
+
+def explain(error: VarlinkError) -> str:
+    match error.name, error.parameters:
+        case "io.mcastd.ConfigInvalid", {"problems": [*problems]}:
+            return "\n".join(["configuration refused, the old one stays in force:", *map(str, problems)])
+        case "io.mcastd.NoSuchWorker", {"name": str(name), "known": [*known]}:
+            return no_such_worker(name, known)
+        case "io.mcastd.Failed", {"reason": reason}:
+            return str(reason)
+        case _:
+            return str(error)
+
+
+def list_workers(client: ControlClient, name: str | None = None) -> list[Message]:
+    """The workers that ``name`` means, at least one; all of them without it."""
+    workers: list[Message] = client.call("io.mcastd.List").get("workers", [])
+    if name is None:
+        return workers
+    named = [worker for worker in workers if name in (worker["name"], worker["name"].partition("/")[2])]
+    if not named:
+        raise Failure(no_such_worker(name, [worker["name"] for worker in workers]))
+    return named
+
+
+def no_such_worker(name: str, known: Sequence[object]) -> str:
+    return f"no worker {name!r} (known: {', '.join(map(str, known)) or 'none'})"
+
+
+# -- what people read
+
+
+def overview(daemon: Message, workers: Sequence[Message], width: int | None) -> Iterator[str]:
+    """A line on the daemon and a table of the workers, for a terminal of ``width`` columns (None: any).
+
+    A detail that has no room behind its worker goes below it: it may hold the reason of a failure, and
+    is not cut.
+    """
+    headline = printable(
+        f"mcastd {daemon.get('version', '?')}, pid {daemon.get('pid', '?')}, "
+        f"up {span(daemon.get('since', 0))}: {daemon.get('summary', '')}"
+    )
+    yield from textwrap.wrap(headline, width, subsequent_indent="    ") if width else [headline]
+    rows = [("NAME", "STATE", "SINCE", "DATAGRAMS", "LOST", "DETAIL"), *map(row, workers)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for *cells, detail in rows:
+        aligned = [
+            f"{cell:{'<' if index < 2 else '>'}{widths[index]}}"  # words to the left, numbers to the right
+            for index, cell in enumerate(cells)
+        ]
+        line = "  ".join(aligned)
+        if not width or len(line) + 2 + len(detail) <= width:
+            yield f"{line}  {detail}".rstrip()
+        else:
+            yield line
+            yield from textwrap.wrap(detail, width, initial_indent="    ", subsequent_indent="    ")
+
+
+def row(worker: Message) -> tuple[str, ...]:
+    count, lost = datagrams(worker.get("status", {}))
+    return (
+        printable(worker.get("name", "?")),
+        printable(worker.get("state", "?")),
+        span(worker.get("since", 0)),
+        str(count),
+        str(lost),
+        printable(worker.get("detail", "")),
+    )
+
+
+def details(workers: Sequence[Message]) -> Iterator[str]:
+    """Everything about each worker, a setting or counter a line."""
+    for worker in workers:
+        since = span(worker.get("since", 0))
+        yield printable(worker.get("name", "?"))
+        yield f"  state: {printable(worker.get('state', '?'))} for {since}"
+        yield f"  detail: {printable(worker.get('detail', '')) or '-'}"
+        yield f"  restarts: {worker.get('restarts', 0)}"
+        yield from tree(worker.get("status", {}), "  ")
+
+
+def tree(values: Mapping[str, Any], indent: str) -> Iterator[str]:
+    for key, value in values.items():
+        groups = value if isinstance(value, list) else [value]
+        if groups and all(isinstance(group, dict) and group for group in groups):
+            for group in groups:
+                yield f"{indent}{printable(key)}:"
+                yield from tree(group, indent + "  ")
+        else:
+            yield f"{indent}{printable(key)}: {', '.join(map(scalar, groups)) or '-'}"
+
+
+def scalar(value: object) -> str:
+    if value is None or value == {}:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return printable(round(value, 3) if isinstance(value, float) else value)
+
+
+def datagrams(status: Mapping[str, Any]) -> tuple[int, int]:
+    """How many a worker sent or received, and how many were lost on this host, by it or by the kernel."""
+    counters = status.get("counters", {})
+    outputs = [output.get("counters", {}) for output in status.get("outputs", ())]
+    lost = [counters.get("overflow"), counters.get("dropped"), *(output.get("dropped") for output in outputs)]
+    return total(counters.get("sent", counters.get("received"))), sum(map(total, lost))
+
+
+def total(count: object) -> int:
+    """A count, or the sum of counts by reason."""
+    match count:
+        case int():
+            return count
+        case dict():
+            return sum(map(total, count.values()))
+        case _:
+            return 0
+
+
+def span(seconds: float) -> str:
+    """A time span as systemd writes them, by its two largest units: ``2min 3s``."""
+    left = max(0, int(seconds))
+    parts: list[str] = []
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        amount, left = divmod(left, length)
+        if amount or parts:
+            parts.append(f"{amount}{unit}")
+    return " ".join(parts[:2]) or "0s"
+
+
+def printable(value: object) -> str:
+    """As text that is safe on a terminal: control characters, and bytes that are no UTF-8, are escaped."""
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,260 @@
+"""The composition root: load, build, supervise, notify, signals. It reads as the daemon's life."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import select
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from mcastd import __version__, clock, log, systemd
+from mcastd.config import Changes, Config, InboundSubscription, OutboundChannel, diff, load
+from mcastd.control.commands import DaemonView, NoSuchWorker, ReloadView
+from mcastd.control.server import ControlServer
+from mcastd.errors import ConfigError, McastdError, reason_of
+from mcastd.inbound.receiver import Subscription
+from mcastd.metrics import MetricsServer
+from mcastd.net.interfaces import Host, Monitor, look
+from mcastd.net.link import Receiver, Sender
+from mcastd.net.sockets import SocketReceiver, SocketSender
+from mcastd.outbound.sender import Channel
+from mcastd.supervisor import Supervisor, summary
+from mcastd.worker import Signal, Worker, WorkerView
+
+FIRST_ATTEMPTS = 5.0  # seconds: READY=1 waits no longer for workers' first attempts
+RESTART_ONLY = ("control_socket", "metrics")  # keys of [daemon] that a reload cannot change
+
+
+def build(
+    name: str, settings: OutboundChannel | InboundSubscription, host: Callable[[], Host] = look
+) -> Worker:
+    """The worker for ``settings``, on real sockets that see the interfaces through ``host``."""
+
+    def open_sender(channel: OutboundChannel) -> Sender:
+        return SocketSender(
+            channel.group,
+            channel.port,
+            interface=channel.interface,
+            ttl=channel.ttl,
+            loop=channel.loop,
+            dscp=channel.dscp,
+            host=host,
+        )
+
+    def open_receiver(subscription: InboundSubscription, metadata: bool) -> Receiver:
+        return SocketReceiver(
+            subscription.group,
+            subscription.port,
+            interface=subscription.interface,
+            sources=subscription.sources,
+            receive_buffer=subscription.receive_buffer,
+            metadata=metadata,
+            host=host,
+        )
+
+    if isinstance(settings, OutboundChannel):
+        return Channel(name, settings, open_sender)
+    return Subscription(name, settings, open_receiver)
+
+
+class Daemon:
+    """One run of the daemon for one configuration file; also what the control socket's commands act on."""
+
+    def __init__(self, path: Path, config: Config) -> None:
+        self._path = path
+        self._config = config
+        self._log = log.get_logger()
+        self._born = clock.monotonic()
+        self._change = threading.RLock()  # one reload, start or stop at a time
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # a worker's state changed
+        self._supervisor = Supervisor(self._build, lambda: os.eventfd_write(self._wake, 1))
+        self._monitor = Monitor(lambda: self._supervisor.send(Signal.NETWORK))
+
+    def _build(self, name: str, settings: OutboundChannel | InboundSubscription) -> Worker:
+        return build(name, settings, self._monitor.host)
+
+    def run(self) -> int:
+        """From start to stop; the exit status. Raises ControlError if another daemon runs on the socket."""
+        daemon = self._config.daemon
+        with ExitStack() as stack:
+            stack.callback(self._monitor.close)
+            server = ControlServer(daemon.control_socket, self)
+            server.start()
+            stack.callback(server.close)
+            signals = stack.enter_context(
+                Signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+            )
+            if metrics := self._open_metrics():
+                stack.callback(metrics.close)
+            self._log.info("daemon.started", version=__version__, pid=os.getpid(), config=str(self._path))
+            self._supervisor.apply(diff(Config(), self._config), self._config.workers(), daemon.stop_timeout)
+            self._say_ready()
+            self._log.info("daemon.ready", summary=self._summary())
+            self._serve(signals)
+            return self._shut_down()
+
+    def _open_metrics(self) -> MetricsServer | None:
+        address = self._config.daemon.metrics
+        if address is None:
+            return None
+        try:
+            return MetricsServer(address, self._supervisor.views)
+        except OSError as error:  # multicast goes on without
+            self._log.error("metrics.unavailable", address=address, reason=reason_of(error))
+            return None
+
+    def _say_ready(self) -> None:
+        if not self._supervisor.wait_attempted(FIRST_ATTEMPTS):
+            self._log.warning("workers.delayed", reason=f"not all tried within {FIRST_ATTEMPTS:g} s")
+        systemd.ready(self._summary())
+
+    def _summary(self) -> str:
+        return summary(self._supervisor.views())
+
+    def _serve(self, signals: Signals) -> None:
+        """The main thread's life: signals, status and watchdog, until SIGTERM or SIGINT."""
+        poll = select.poll()
+        poll.register(signals, select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        interval = systemd.watchdog_interval()
+        hanging: list[str] = []
+        while True:
+            ready = dict(poll.poll(None if interval is None else interval * 1000))
+            if self._wake in ready:
+                os.eventfd_read(self._wake)
+                systemd.status(self._summary())
+            if signals.fileno() in ready:
+                for number in signals.take():
+                    if number in (signal.SIGTERM, signal.SIGINT):
+                        self._log.info("daemon.stopping", signal=signal.Signals(number).name)
+                        return
+                    self._obey(number)
+            was_hanging, hanging = hanging, self._supervisor.hanging()
+            if not hanging:
+                systemd.watchdog()
+            elif hanging != was_hanging:
+                self._log.error(
+                    "workers.hung", workers=hanging, reason="no heartbeat; systemd will restart us"
+                )
+
+    def _obey(self, number: int) -> None:
+        if number == signal.SIGUSR1:
+            self.reopen()
+        elif number == signal.SIGHUP:
+            with contextlib.suppress(ConfigError):  # told to the log by reload() itself
+                self.reload()
+
+    def _shut_down(self) -> int:
+        systemd.stopping()
+        with self._change:
+            stuck = self._supervisor.stop_all(self._config.daemon.stop_timeout * 0.9)
+        self._log.info("daemon.stopped", clean=not stuck)
+        return 1 if stuck else 0
+
+    # -- what the control socket's commands do, from their own threads
+
+    def describe(self) -> DaemonView:
+        age = clock.monotonic() - self._born
+        return DaemonView(__version__, os.getpid(), str(self._path), age, self._summary())
+
+    def list_workers(self) -> Sequence[WorkerView]:
+        return self._supervisor.views()
+
+    def get_worker(self, name: str) -> WorkerView:
+        with _known(name):
+            return self._supervisor.view(name)
+
+    def reload(self) -> ReloadView:
+        """Check the new configuration whole, then go over to it; on ConfigError nothing has changed."""
+        with self._change:
+            systemd.reloading()
+            try:
+                config = load(self._path)
+                changes = diff(self._config, config)
+                log.configure(config.daemon.log_format, config.daemon.log_level)
+                self._supervisor.apply(changes, config.workers(), config.daemon.stop_timeout)
+                self._config = config
+            except ConfigError as error:
+                for problem in error.problems:
+                    self._log.error("config.refused", problem=str(problem))
+                raise
+            finally:
+                self._say_ready()
+            notes = [
+                f"daemon.{key} changes at the next restart"
+                for key in RESTART_ONLY
+                if key in changes.daemon_changed
+            ]
+            view = ReloadView(changes.added, changes.removed, changes.changed, changes.unchanged, notes)
+            self._log.info("config.reloaded", **_counts(changes), notes=notes)
+            return view
+
+    def reopen(self) -> None:
+        self._supervisor.send(Signal.REOPEN)
+        self._log.info("outputs.reopened")
+
+    def start(self, name: str) -> None:
+        with self._change, _known(name):
+            self._supervisor.start(name)
+
+    def stop(self, name: str) -> None:
+        timeout = self._config.daemon.stop_timeout
+        with self._change, _known(name):
+            if not self._supervisor.stop(name, timeout):
+                raise McastdError(
+                    f"cannot stop {name}", f"it did not end within {timeout:g} s", "see the log"
+                )
+
+
+def _counts(changes: Changes) -> dict[str, int]:
+    return {
+        "added": len(changes.added),
+        "removed": len(changes.removed),
+        "changed": len(changes.changed),
+        "unchanged": len(changes.unchanged),
+    }
+
+
+@contextmanager
+def _known(name: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyError:
+        raise NoSuchWorker(name) from None
+
+
+class Signals:
+    """Unix signals as a file descriptor to wait on; the handlers themselves do nothing."""
+
+    def __init__(self, *numbers: int) -> None:
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+
+    def fileno(self) -> int:
+        return self._read
+
+    def take(self) -> bytes:
+        """The numbers of the signals that have come, oldest first."""
+        return os.read(self._read, 512)
+
+    def __enter__(self) -> Signals:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(-1)
+        os.close(self._read)
+        os.close(self._write)
+
+
+def prepare_process() -> None:
+    """Room for as many file descriptors as we are allowed: each worker needs a few."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

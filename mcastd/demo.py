@@ -1,0 +1,86 @@
+"""``mcastd demo``: the daemon's own channel and subscription, on loopback, for a person to watch."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from pathlib import Path
+from typing import cast
+
+import click
+
+from mcastd import clock, log
+from mcastd.config import Config, diff
+from mcastd.daemon import build
+from mcastd.net.sockets import free_port
+from mcastd.supervisor import Supervisor
+
+NEWS = Path(__file__).with_name("demo.txt")
+CHANNEL, SUBSCRIPTION = "outbound/news", "inbound/news"
+LOOK = 0.05  # seconds between looks at the file
+PATIENCE = 5.0  # seconds for the start, and for what is on its way at the end
+
+
+def demonstrate(interval: float) -> int:
+    """Send the news once, show what arrives, sum up; the exit status: 0 if all that was sent arrived."""
+    log.configure("auto", "warning")
+    with tempfile.TemporaryDirectory(prefix="mcastd-demo-") as directory:
+        output = Path(directory, "news.log")
+        config = _configuration(output, interval)
+        supervisor = Supervisor(build)
+        try:
+            return _show(supervisor, config, output)
+        finally:
+            supervisor.stop_all(PATIENCE)
+
+
+def _configuration(output: Path, interval: float) -> Config:
+    # ttl = 0: the kernel gives the datagrams to receivers on this host and to nobody else
+    where = {"group": "239.255.1.2", "port": free_port(), "interface": "lo"}
+    return Config.model_validate(
+        {
+            "outbound": {"news": {**where, "source": str(NEWS), "ttl": 0, "interval": interval}},
+            "inbound": {"news": {**where, "output": str(output)}},
+        }
+    )
+
+
+def _show(supervisor: Supervisor, config: Config, output: Path) -> int:
+    channel = config.outbound["news"]
+    click.echo(f"Sending {NEWS.name} to group {channel.group} port {channel.port} on interface lo;", err=True)
+    click.echo(f"receiving it into {output}, which is shown here as it grows. Ctrl-C ends it.\n", err=True)
+    supervisor.apply(diff(Config(), config), config.workers(), PATIENCE)
+    shown = 0
+    with contextlib.suppress(KeyboardInterrupt):
+        while supervisor.view(CHANNEL).state != "finished":
+            if trouble := next((view for view in supervisor.views() if view.restarts > 3), None):
+                click.echo(f"mcastd demo: {trouble.name}: {trouble.detail}", err=True)
+                return 1
+            shown = _print_from(output, shown)
+            time.sleep(LOOK)
+    supervisor.stop(CHANNEL, PATIENCE)
+    sent = _count(supervisor, CHANNEL, "sent")
+    deadline = clock.monotonic() + PATIENCE
+    while _count(supervisor, SUBSCRIPTION, "received") < sent and clock.monotonic() < deadline:
+        time.sleep(LOOK)
+    supervisor.stop(SUBSCRIPTION, PATIENCE)
+    _print_from(output, shown)
+    received = _count(supervisor, SUBSCRIPTION, "received")
+    click.echo(f"\nsent {sent}, received {received}, lost {sent - received}", err=True)
+    return 0 if received == sent else 1
+
+
+def _count(supervisor: Supervisor, worker: str, counter: str) -> int:
+    counters = cast("dict[str, int]", supervisor.view(worker).status["counters"])
+    return counters[counter]
+
+
+def _print_from(path: Path, offset: int) -> int:
+    """Print what the file holds beyond ``offset`` bytes; its new length."""
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        file.seek(offset)
+        data = file.read()
+        click.echo(data.decode(errors="replace"), nl=False)
+        offset += len(data)
+    return offset

@@ -1,0 +1,98 @@
+"""An output's books: each datagram is counted, each trouble is said once."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+from structlog.typing import FilteringBoundLogger
+
+from mcastd import clock
+from mcastd.clock import Clock
+from mcastd.counters import OutputCounters
+from mcastd.errors import SinkError, reason_of
+
+QUIET = 60.0  # seconds in which one trouble is not said twice: a disk that is nearly full comes and goes
+
+REASONS = {
+    errno.ENOSPC: "no-space",
+    errno.EDQUOT: "no-space",
+    errno.EFBIG: "file-too-large",
+    errno.EACCES: "permission",
+    errno.EPERM: "permission",
+    errno.EROFS: "permission",
+    errno.EMFILE: "no-descriptors",
+    errno.ENFILE: "no-descriptors",
+}
+NO_READER = "no-reader"
+READER_GONE = "reader-gone"
+_EXPECTED = {NO_READER, READER_GONE}  # a pipe's reader may come and go: nothing to warn of
+
+
+class Account:
+    """What became of an output's datagrams, and the trouble it is in now, if any."""
+
+    def __init__(self, path: Path, log: FilteringBoundLogger, now: Clock = clock.monotonic) -> None:
+        self.counters = OutputCounters()
+        self._path = path
+        self._log = log
+        self._now = now
+        self._trouble: SinkError | None = None
+        self._dropped = 0  # since the log last heard that all is well
+        self._said = ""  # the reason that the log believes in
+        self._said_at: dict[str, float] = {}
+
+    @property
+    def error(self) -> str | None:
+        """The present trouble in words."""
+        return None if self._trouble is None else str(self._trouble)
+
+    def wrote(self, datagrams: int, size: int) -> None:
+        self.counters.written += datagrams
+        self.counters.written_bytes += size
+
+    def drop(self, datagrams: int, error: OSError | SinkError) -> None:
+        """Count datagrams as dropped for ``error``; with 0 of them, only note the trouble."""
+        trouble = error if isinstance(error, SinkError) else self._translated(error)
+        self._trouble = trouble
+        if datagrams:
+            self.counters.dropped[trouble.reason] += datagrams
+            self._dropped += datagrams
+        if trouble.reason != self._said:
+            now = self._now()
+            if now - self._said_at.get(trouble.reason, float("-inf")) >= QUIET:
+                say = self._log.info if trouble.reason in _EXPECTED else self._log.warning
+                say("output failed", path=str(self._path), reason=trouble.reason, error=str(trouble))
+                self._said = trouble.reason
+                self._said_at[trouble.reason] = now
+
+    def recovered(self) -> None:
+        """All is well: the last batch was taken whole."""
+        if self._trouble is None:
+            return
+        self._trouble = None
+        if self._said:
+            self._log.info("output recovered", path=str(self._path), after=self._said, dropped=self._dropped)
+            self._said = ""
+            self._dropped = 0
+
+    def status(self) -> dict[str, object]:
+        counters = self.counters
+        return {
+            "path": str(self._path),
+            "counters": {
+                "written": counters.written,
+                "written_bytes": counters.written_bytes,
+                "dropped": dict(counters.dropped),
+                "queued": counters.queued,
+            },
+            "error": self.error,
+        }
+
+    def _translated(self, error: OSError) -> SinkError:
+        return SinkError(
+            f"cannot write to {self._path}",
+            reason_of(error),
+            "tried again with each datagram",
+            reason=REASONS.get(error.errno or 0, "io-error"),
+        )

@@ -1,0 +1,198 @@
+"""Writes to a named pipe for a program to read; never waits for one that is absent or slow."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import select
+import stat
+from collections import deque
+from itertools import islice
+
+from mcastd import clock
+from mcastd.config import FifoOutput
+from mcastd.counters import OutputCounters
+from mcastd.errors import SinkError
+from mcastd.inbound.sinks.account import NO_READER, READER_GONE, Account
+from mcastd.inbound.sinks.formats import Format
+from mcastd.inbound.sinks.paths import Identity, identity, make_parent, open_existing
+from mcastd.inbound.sinks.records import IOV_MAX, Record, size_of, whole
+from mcastd.net.link import Batch
+
+NOT_A_FIFO = "not-a-fifo"
+FULL = "full"
+STOPPED = "stopped"
+PIPE_SIZE = 1 << 20  # bytes; fs.pipe-max-size as Linux sets it
+RECORD_OVERHEAD = 64  # bytes of memory for a queued record beside its content: empty ones are not free
+LINGER = 0.5  # seconds in which a reader may take what is queued when the sink is closed
+
+
+class FifoSink:
+    """Whole records in order, to whoever reads.
+
+    What the pipe does not take at once is queued, up to ``queue`` bytes of memory (and always one
+    record, however large); then ``when_full`` decides. ``block`` drops nothing while there is a
+    reader: :attr:`blocked` asks the subscription to let its socket's buffer be the queue. Without a
+    reader datagrams are dropped, and each batch looks for one again.
+    """
+
+    def __init__(self, config: FifoOutput, to_records: Format, account: Account) -> None:
+        self._config = config
+        self._path = config.path
+        self._to_records = to_records
+        self._account = account
+        self._fd = -1
+        self._identity: Identity = (0, 0)
+        self._queue: deque[Record] = deque()
+        self._size = 0  # bytes of memory that the queue takes, less what is written of its first record
+        self._started = 0  # bytes of the first record that are in the pipe already
+
+    @property
+    def counters(self) -> OutputCounters:
+        return self._account.counters
+
+    @property
+    def pending(self) -> int | None:
+        return self._fd if self._queue else None
+
+    @property
+    def blocked(self) -> bool:
+        return self._config.when_full == "block" and self._size >= self._config.queue
+
+    def open(self) -> None:
+        try:
+            self._connect()
+        except (OSError, SinkError) as error:
+            self._account.drop(0, error)
+        else:
+            self._account.recovered()
+
+    def write(self, batch: Batch) -> None:
+        records = self._to_records(batch)
+        try:
+            self._connect()
+        except (OSError, SinkError) as error:
+            self._account.drop(len(records), error)
+            return
+        self._queue.extend(records)
+        self._size += size_of(records) + len(records) * RECORD_OVERHEAD
+        self.flush()
+        if evicted := self._evict():
+            self._account.drop(evicted, self._trouble("the pipe is full", "its reader is too slow", FULL))
+        elif self._fd >= 0:
+            self._account.recovered()
+        # What stays must outlive the batch's buffers; a record that is bytes already is not copied
+        stay = [bytes(self._queue.pop()) for _ in range(min(len(records), len(self._queue)))]
+        self._queue.extend(reversed(stay))
+        self.counters.queued = len(self._queue)
+
+    def flush(self) -> None:
+        try:
+            self._write_queue()
+        except BrokenPipeError:
+            self._disconnect(self._trouble("its reader has gone", "waiting for one", READER_GONE))
+        except OSError as error:
+            self._disconnect(error)
+        self.counters.queued = len(self._queue)
+
+    def reopen(self) -> None:
+        """A pipe holds no log to rotate, and its reader would take a close for the end."""
+        self.open()
+
+    def close(self) -> None:
+        deadline = clock.monotonic() + LINGER
+        poll = select.poll()
+        if self._queue:
+            poll.register(self._fd, select.POLLOUT)
+        while self._queue and poll.poll(max(0.0, deadline - clock.monotonic()) * 1000):
+            self.flush()
+        self._disconnect(self._trouble("stopped", "its reader did not take it in time", STOPPED))
+
+    def status(self) -> dict[str, object]:
+        return {"kind": self._config.kind, "format": self._config.format, **self._account.status()}
+
+    def _connect(self) -> None:
+        """Have the FIFO at the path open, with a reader. Raises OSError, SinkError."""
+        if self._fd >= 0:
+            with contextlib.suppress(FileNotFoundError):
+                if identity(os.stat(self._path)) == self._identity:
+                    return
+            with contextlib.suppress(OSError):
+                self._write_queue()  # the reader of the old FIFO may still be there
+            self._disconnect(self._trouble("the FIFO was removed", "going on with a new one", READER_GONE))
+        try:
+            self._open()
+        except FileNotFoundError:
+            self._make()
+            self._open()
+
+    def _open(self) -> None:
+        try:
+            fd = open_existing(self._path, 0, stat.S_IFIFO, NOT_A_FIFO)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                raise self._trouble("nobody reads it", "waiting for a reader", NO_READER) from None
+            raise
+        self._fd = fd
+        self._identity = identity(os.fstat(fd))
+        with contextlib.suppress(OSError):  # beyond the user's share, pipe(7): the default size has to do
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+
+    def _make(self) -> None:
+        make_parent(self._path)
+        os.mkfifo(self._path, 0o600)
+        # The mode is set through a descriptor: the umask does not narrow it, and no symbolic link misleads it
+        fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fchmod(fd, self._config.mode)
+        finally:
+            os.close(fd)
+
+    def _write_queue(self) -> None:
+        """Write until the pipe is full or nothing is left. BrokenPipeError: the reader has gone."""
+        queue = self._queue
+        while queue:
+            records = list(islice(queue, IOV_MAX))
+            records[0] = memoryview(records[0])[self._started :]
+            try:
+                written = os.writev(self._fd, records)
+            except BlockingIOError:
+                return
+            count, size = whole(records, written)
+            for _ in range(count):
+                queue.popleft()
+            self._started = written - size + (0 if count else self._started)
+            self._size -= written + count * RECORD_OVERHEAD
+            self._account.wrote(count, written)
+
+    def _evict(self) -> int:
+        """Drop what is beyond the queue's limit; return how many datagrams.
+
+        Never the record that is partly in the pipe, nor the last one beside it.
+        """
+        if self._config.when_full == "block":
+            return 0
+        queue = self._queue
+        head = [queue.popleft()] if self._started else []
+        evict = queue.pop if self._config.when_full == "drop-newest" else queue.popleft
+        before = len(queue)
+        while self._size > self._config.queue and len(queue) > 1:
+            self._size -= len(evict()) + RECORD_OVERHEAD
+        evicted = before - len(queue)
+        queue.extendleft(head)
+        return evicted
+
+    def _disconnect(self, error: OSError | SinkError) -> None:
+        """Close the pipe; what is queued for its reader is dropped for ``error``."""
+        if self._queue:
+            self._account.drop(len(self._queue), error)
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+        self._queue.clear()
+        self._size = self._started = self.counters.queued = 0
+
+    def _trouble(self, cause: str, way_out: str, reason: str) -> SinkError:
+        return SinkError(f"cannot write to {self._path}", cause, way_out, reason=reason)

@@ -1,0 +1,46 @@
+"""What a subscription sees of an output."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from mcastd.counters import OutputCounters
+from mcastd.net.link import Batch
+
+
+class Sink(Protocol):
+    """One output of one subscription, opened and written by one thread; it outlives the subscription's runs.
+
+    No method raises OSError or SinkError: each datagram is written, queued or dropped, and counted as such.
+    What is wrong is said by the log and by :meth:`status`, and tried again with the next batch; a sink
+    has no timer.
+    """
+
+    @property
+    def counters(self) -> OutputCounters: ...
+
+    @property
+    def pending(self) -> int | None:
+        """The fd to poll for POLLOUT while something is queued; then call :meth:`flush`."""
+
+    @property
+    def blocked(self) -> bool:
+        """Whether reception is to wait until this sink has room."""
+
+    def open(self) -> None:
+        """Make the output now, if it isn't there, so that it is found before the first datagram."""
+
+    def write(self, batch: Batch) -> None:
+        """Take a batch. Its buffers are not kept."""
+
+    def flush(self) -> None:
+        """Write what is queued, as far as it goes without blocking."""
+
+    def reopen(self) -> None:
+        """Let go of a file that was moved away, and open the path anew (log rotation)."""
+
+    def close(self) -> None:
+        """Write what can be written soon, drop the rest, release everything."""
+
+    def status(self) -> dict[str, object]:
+        """Path, kind, counters and what is wrong, as JSON values. Called from other threads."""

@@ -1,0 +1,100 @@
+"""The kernel's numbers and structs that Python's socket module lacks, under their C names.
+
+From linux/in.h, linux/in6.h, asm-generic/socket.h, linux/netlink.h, linux/rtnetlink.h, linux/if_addr.h and
+linux/if_link.h. Imports nothing of the project.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from ipaddress import IPv4Address, IPv6Address
+
+# Socket options, sorted by header and name
+IP_MULTICAST_ALL = 49
+IP_PKTINFO = 8
+IP_RECVTTL = 12
+IPV6_MULTICAST_ALL = 29
+MCAST_JOIN_GROUP = 42
+MCAST_JOIN_SOURCE_GROUP = 46
+MCAST_LEAVE_GROUP = 45
+MCAST_LEAVE_SOURCE_GROUP = 47
+SO_MEMINFO = 55
+SO_RCVBUFFORCE = 33
+SO_TIMESTAMPNS = 35
+
+SK_MEMINFO_DROPS = 8  # index into SO_MEMINFO's array of __u32 (linux/sock_diag.h)
+SK_MEMINFO_VARS = 9
+
+# rtnetlink(7)
+IFA_ADDRESS = 1
+IFA_FLAGS = 8
+IFA_F_TENTATIVE = 0x40
+IFA_LOCAL = 2
+IFLA_CARRIER_CHANGES = 35
+IFLA_IFNAME = 3
+NETLINK_ROUTE = 0
+NLMSG_DONE = 3
+NLMSG_ERROR = 2
+NLM_F_DUMP = 0x300
+NLM_F_DUMP_INTR = 0x10
+NLM_F_REQUEST = 1
+RTA_DST = 1
+RTA_OIF = 4
+RTA_PREFSRC = 7
+RTMGRP_IPV4_IFADDR = 0x10
+RTMGRP_IPV4_ROUTE = 0x40
+RTMGRP_IPV6_IFADDR = 0x100
+RTMGRP_IPV6_ROUTE = 0x400
+RTMGRP_LINK = 1
+RTM_GETADDR = 22
+RTM_GETLINK = 18
+RTM_GETROUTE = 26
+RTM_NEWADDR = 20
+RTM_NEWLINK = 16
+RTM_NEWROUTE = 24
+
+# net_device_flags (linux/if.h)
+IFF_UP = 0x1
+IFF_LOOPBACK = 0x8
+IFF_MULTICAST = 0x1000
+IFF_LOWER_UP = 0x10000
+
+Address = IPv4Address | IPv6Address
+
+nlmsghdr = struct.Struct("=IHHII")  # len, type, flags, seq, pid
+rtattr = struct.Struct("=HH")  # len, type
+ifinfomsg = struct.Struct("=BxHiII")  # family, type, index, flags, change
+ifaddrmsg = struct.Struct("=BBBBI")  # family, prefixlen, flags, scope, index
+rtmsg = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
+in_pktinfo = struct.Struct("=i4s4s")  # ifindex, spec_dst, addr
+in6_pktinfo = struct.Struct("=16sI")  # addr, ifindex
+timespec = struct.Struct("@ll")
+_group_req_head = struct.Struct("@I0L")  # gr_interface, and the padding before a sockaddr_storage
+SOCKADDR_STORAGE_SIZE = 128
+
+
+def family_of(address: Address) -> socket.AddressFamily:
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6
+
+
+def sockaddr_storage(address: Address) -> bytes:
+    """``struct sockaddr_in`` or ``sockaddr_in6`` with port 0, padded to a sockaddr_storage."""
+    head = struct.pack("=HH", family_of(address), 0)
+    body = address.packed if address.version == 4 else bytes(4) + address.packed
+    return (head + body).ljust(SOCKADDR_STORAGE_SIZE, b"\0")
+
+
+def group_req(ifindex: int, group: Address) -> bytes:
+    """``struct group_req`` (RFC 3678 section 5.1)."""
+    return _group_req_head.pack(ifindex) + sockaddr_storage(group)
+
+
+def group_source_req(ifindex: int, group: Address, source: Address) -> bytes:
+    """``struct group_source_req`` (RFC 3678 section 5.1)."""
+    return group_req(ifindex, group) + sockaddr_storage(source)
+
+
+def ip_mreqn(ifindex: int) -> bytes:
+    """``struct ip_mreqn`` that names an interface by its index alone (ip(7), IP_MULTICAST_IF)."""
+    return struct.pack("=4s4si", bytes(4), bytes(4), ifindex)

@@ -1,0 +1,101 @@
+"""The network in memory, for tests of workers: a FakeReceiver is fed by hand, a FakeSender keeps all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from collections.abc import Sequence
+
+from mcastd.errors import LinkError
+from mcastd.net.link import Arrival, Batch
+
+ANYBODY = Arrival(source="192.0.2.1", port=5000, ifindex=1, ttl=1, time_ns=0)
+BATCH = 64  # datagrams a receive() returns at most, like the real receiver
+
+
+class FakeReceiver:
+    """A Receiver whose datagrams come from :meth:`deliver`, from any thread."""
+
+    def __init__(self, metadata: bool = True) -> None:
+        self.metadata = metadata
+        self.closed = False
+        self.dropped_by_kernel = 0
+        self.network_changes = 0
+        self.error: LinkError | None = None  # raised by the next network_changed()
+        self._waiting: deque[tuple[bytes, Arrival]] = deque()
+        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
+
+    def deliver(self, *payloads: bytes, arrival: Arrival = ANYBODY) -> None:
+        for payload in payloads:
+            self._waiting.append((payload, arrival))
+            os.eventfd_write(self._event, 1)
+
+    def fileno(self) -> int:
+        return self._event
+
+    def receive(self) -> Batch:
+        taken: list[tuple[bytes, Arrival]] = []
+        while self._waiting and len(taken) < BATCH:
+            os.eventfd_read(self._event)
+            taken.append(self._waiting.popleft())
+        payloads = [payload for payload, _ in taken]
+        return Batch(payloads, [arrival for _, arrival in taken] if self.metadata else ())
+
+    def network_changed(self) -> None:
+        self.network_changes += 1
+        if self.error is not None:
+            raise self.error
+
+    def overflow(self) -> int:
+        return self.dropped_by_kernel
+
+    def describe(self) -> dict[str, object]:
+        return {"interfaces": ["fake0"]}
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            os.close(self._event)
+
+
+class FakeSender:
+    """A Sender that appends to ``sent``; ``room`` bounds what it takes, ``errors`` are raised in turn."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.room: int | None = None  # datagrams it still takes; None: any number
+        self.errors: deque[int] = deque()  # errno numbers, one for each coming send()
+        self.largest: int | None = None  # bytes; a longer payload is refused with EMSGSIZE
+        self.closed = False
+        self.network_changes = 0
+
+    def send(self, payloads: Sequence[bytes | memoryview]) -> int:
+        if self.errors:
+            raise _refusal(self.errors.popleft())
+        accepted = 0
+        for payload in payloads:
+            if self.room == 0:
+                break
+            if self.largest is not None and len(payload) > self.largest:
+                if accepted == 0:
+                    raise _refusal(errno.EMSGSIZE)
+                break
+            self.sent.append(bytes(payload))
+            accepted += 1
+            if self.room is not None:
+                self.room -= 1
+        return accepted
+
+    def network_changed(self) -> None:
+        self.network_changes += 1
+
+    def describe(self) -> dict[str, object]:
+        return {"interface": "fake0"}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def _refusal(number: int) -> LinkError:
+    return LinkError("cannot send to the fake group", os.strerror(number).lower(), errno=number)

@@ -1,0 +1,255 @@
+"""What interfaces, addresses and multicast routes the host has, by rtnetlink(7), and when they change.
+
+pyroute2 knows all of rtnetlink, at 214 ms and 32 MiB for each start of the daemon; the three dumps
+that multicast needs are this file.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import select
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from mcastd.errors import LinkError, reason_of
+from mcastd.net import _abi
+from mcastd.net._abi import Address
+
+ALL = "all"  # the interface setting that means: every interface that does multicast
+
+_RECEIVE_SIZE = 1 << 18  # bytes; the kernel fills at most 32 KiB of it for one message of a dump
+_CHANGES = (
+    _abi.RTMGRP_LINK
+    | _abi.RTMGRP_IPV4_IFADDR
+    | _abi.RTMGRP_IPV6_IFADDR
+    | _abi.RTMGRP_IPV4_ROUTE
+    | _abi.RTMGRP_IPV6_ROUTE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One network interface as it was when asked."""
+
+    index: int
+    name: str
+    flags: int  # net_device_flags, netdevice(7)
+    carrier_changes: int  # counts up at each loss and return of the carrier
+    addresses: tuple[Address, ...] = ()  # usable ones: duplicate address detection is over
+
+    @property
+    def up(self) -> bool:
+        return bool(self.flags & _abi.IFF_UP)
+
+    @property
+    def multicast(self) -> bool:
+        return bool(self.flags & _abi.IFF_MULTICAST)
+
+    @property
+    def loopback(self) -> bool:
+        return bool(self.flags & _abi.IFF_LOOPBACK)
+
+    def address(self, version: int) -> Address | None:
+        """The first usable address of IP ``version`` 4 or 6."""
+        return next((address for address in self.addresses if address.version == version), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where the kernel would send a datagram for a group."""
+
+    ifindex: int
+    source: Address | None  # the source address that the route prefers
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The interfaces of this network namespace at one moment, by index."""
+
+    interfaces: dict[int, Interface]
+
+    def name(self, ifindex: int) -> str:
+        interface = self.interfaces.get(ifindex)
+        return interface.name if interface else str(ifindex)
+
+    def resolve(self, setting: str | None, group: Address) -> list[Interface]:
+        """The interfaces that an ``interface`` setting means for a group: at least one.
+
+        ``None`` asks the route to the group, as the kernel itself does. Raises LinkError if there is
+        none now, in words that name what there is.
+        """
+        have = ", ".join(sorted(interface.name for interface in self.interfaces.values())) or "none"
+        if setting is None:
+            found = route_to(group)
+            if found is None:
+                raise LinkError(
+                    f"no interface for {group}",
+                    "none is configured, and the host has no route to the group",
+                    f'set interface = "..." (have: {have}); waiting for a route',
+                    errno=errno.ENETUNREACH,
+                    group=str(group),
+                )
+            matches = [i for i in self.interfaces.values() if i.index == found.ifindex]
+        elif setting == ALL:
+            matches = [i for i in self.interfaces.values() if i.multicast and i.up and not i.loopback]
+        else:
+            address = as_address(setting)
+            matches = [i for i in self.interfaces.values() if i.name == setting or address in i.addresses]
+        if not matches:
+            missing = {None: "the interface of the route is gone", ALL: "no interface is up for multicast"}
+            kind = "no such interface" if as_address(setting) is None else "no interface has this address"
+            raise LinkError(
+                f"no interface for {group}" if setting is None else f"cannot use {group} on {setting}",
+                f"{missing.get(setting, kind)} (have: {have})",
+                "waiting for it",
+                errno=errno.ENODEV,
+                group=str(group),
+                interface=setting,
+            )
+        return matches
+
+
+def as_address(setting: str | None) -> Address | None:
+    """The address that an ``interface`` setting gives; None if it is a name."""
+    try:
+        return ipaddress.ip_address(setting or "")
+    except ValueError:
+        return None
+
+
+def look() -> Host:
+    """Ask the kernel. Raises LinkError if it does not answer."""
+    addresses: dict[int, list[Address]] = {}
+    for body in _request(_abi.RTM_GETADDR, _abi.ifaddrmsg.pack(0, 0, 0, 0, 0), dump=_abi.RTM_NEWADDR):
+        _family, _prefix, flags, _scope, ifindex = _abi.ifaddrmsg.unpack_from(body)
+        attributes = _attributes(body, _abi.ifaddrmsg.size)
+        flags = int.from_bytes(attributes.get(_abi.IFA_FLAGS, bytes([flags])), sys.byteorder)
+        packed = attributes.get(_abi.IFA_LOCAL) or attributes.get(_abi.IFA_ADDRESS)
+        if packed and not flags & _abi.IFA_F_TENTATIVE:
+            addresses.setdefault(ifindex, []).append(ipaddress.ip_address(packed))
+    interfaces: dict[int, Interface] = {}
+    for body in _request(_abi.RTM_GETLINK, _abi.ifinfomsg.pack(0, 0, 0, 0, 0), dump=_abi.RTM_NEWLINK):
+        _family, _type, ifindex, flags, _change = _abi.ifinfomsg.unpack_from(body)
+        attributes = _attributes(body, _abi.ifinfomsg.size)
+        interfaces[ifindex] = Interface(
+            index=ifindex,
+            name=attributes[_abi.IFLA_IFNAME].rstrip(b"\0").decode(errors="surrogateescape"),
+            flags=flags,
+            carrier_changes=int.from_bytes(attributes.get(_abi.IFLA_CARRIER_CHANGES, b""), sys.byteorder),
+            addresses=tuple(addresses.get(ifindex, ())),
+        )
+    return Host(interfaces)
+
+
+def route_to(group: Address) -> Route | None:
+    """The route that the kernel takes for ``group``; None if it has none."""
+    destination = _abi.rtattr.pack(_abi.rtattr.size + len(group.packed), _abi.RTA_DST) + group.packed
+    header = _abi.rtmsg.pack(_abi.family_of(group), group.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
+    try:
+        body = next(_request(_abi.RTM_GETROUTE, header + destination))
+    except LinkError as error:
+        if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL):
+            return None
+        raise
+    attributes = _attributes(body, _abi.rtmsg.size)
+    source = attributes.get(_abi.RTA_PREFSRC)
+    ifindex = int.from_bytes(attributes.get(_abi.RTA_OIF, b""), sys.byteorder)
+    return Route(ifindex, ipaddress.ip_address(source) if source else None) if ifindex else None
+
+
+def _request(kind: int, header: bytes, dump: int = 0) -> Iterator[bytes]:
+    """Send one rtnetlink request; yield the bodies of the answers (all of a dump's, of type ``dump``)."""
+    flags = _abi.NLM_F_REQUEST | (_abi.NLM_F_DUMP if dump else 0)
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _abi.NETLINK_ROUTE) as netlink:
+            netlink.settimeout(5)
+            size = _abi.nlmsghdr.size + len(header)
+            netlink.sendto(_abi.nlmsghdr.pack(size, kind, flags, 1, 0) + header, (0, 0))
+            while True:
+                for answer, body in _messages(netlink.recv(_RECEIVE_SIZE)):
+                    if answer == _abi.NLMSG_DONE:
+                        return
+                    if answer == _abi.NLMSG_ERROR:
+                        number = -int.from_bytes(body[:4], sys.byteorder, signed=True)
+                        raise OSError(number, errno.errorcode.get(number, "error"))
+                    yield body
+                    if not dump:
+                        return
+    except OSError as error:
+        raise LinkError(
+            "cannot ask the kernel (rtnetlink)", reason_of(error), errno=error.errno or 0
+        ) from error
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    while len(data) >= _abi.nlmsghdr.size:
+        length, kind, _flags, _seq, _pid = _abi.nlmsghdr.unpack_from(data)
+        yield kind, data[_abi.nlmsghdr.size : length]
+        data = data[(length + 3) & ~3 :]
+
+
+def _attributes(body: bytes, offset: int) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    while offset + _abi.rtattr.size <= len(body):
+        length, kind = _abi.rtattr.unpack_from(body, offset)
+        found[kind & 0x3FFF] = body[offset + _abi.rtattr.size : offset + length]
+        offset += (length + 3) & ~3
+    return found
+
+
+class Monitor:
+    """Keeps one :class:`Host` for all workers, and tells when it is out of date. One thread.
+
+    ``on_change`` is called from that thread, once for the changes that came together. What changed is not
+    told: whoever cares compares what it has with :meth:`host`. So an overrun of the netlink socket
+    (ENOBUFS: changes were lost) is one more change, and needs no special case.
+    """
+
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        self._on_change = on_change
+        self._lock = threading.Lock()
+        self._host: Host | None = None
+        self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _abi.NETLINK_ROUTE)
+        self._netlink.bind((0, _CHANGES))
+        self._wake, self._woken = socket.socketpair()
+        self._poll = select.poll()
+        self._poll.register(self._netlink, select.POLLIN)
+        self._poll.register(self._woken, select.POLLIN)
+        self._thread = threading.Thread(target=self._watch, name="interfaces", daemon=True)
+        self._thread.start()
+
+    def host(self) -> Host:
+        """The host as it is; asked anew only after a change."""
+        with self._lock:
+            if self._host is None:
+                self._host = look()
+            return self._host
+
+    def close(self) -> None:
+        self._wake.close()
+        self._thread.join()
+        self._netlink.close()
+        self._woken.close()
+
+    def _watch(self) -> None:
+        while self._changed():
+            with self._lock:
+                self._host = None
+            self._on_change()
+
+    def _changed(self) -> bool:
+        """Block until something changed, and take all notices of it; False once closed."""
+        if any(fd == self._woken.fileno() for fd, _ in self._poll.poll()):
+            return False
+        while True:
+            try:
+                self._netlink.recv(_RECEIVE_SIZE, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return True
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise

@@ -1,0 +1,91 @@
+"""When the next datagram may go: a pure schedule of absolute deadlines, so that being late is not drift."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+
+BURST = 0.001  # seconds' worth of a rate that may go at once: it is woken for once a millisecond at most
+TOLERANCE = 0.001  # seconds after a deadline that are not called late
+STALL = 1.0  # seconds after a deadline that are not caught up
+
+
+class Pacer:
+    """A schedule in monotonic seconds: datagram k is due at ``start + k * interval``, or at
+    ``start + bits before it / rate``.
+
+    Time is an argument. The first datagram is due at once and starts the schedule. A sender that is a little
+    behind catches up. One that is behind by more than a second and more than an interval (a network that
+    refused, a stopped process) sends a single datagram, which starts the schedule anew: a long backlog is
+    never burst. An ``interval`` of 0 does not pace; a ``rate`` of 0 pauses.
+    """
+
+    def __init__(self, interval: float | None, rate: int | None) -> None:
+        """One of ``interval`` in seconds and ``rate`` in bits of payload per second."""
+        if (interval is None) == (rate is None):
+            raise ValueError("pacing takes an interval or a rate")
+        self.late = 0  # datagrams sent more than a millisecond and more than one period after their deadline
+        self._interval = interval
+        self._rate = rate
+        self._start = -math.inf
+        self._spent = 0  # datagrams (interval) or bits (rate) sent since the start: whole, so no drift
+
+    def __str__(self) -> str:
+        if self._rate is not None:
+            return f"{self._rate:,} bit/s" if self._rate else "paused (rate 0)"
+        return f"every {self._interval:g} s" if self._interval else "as fast as the kernel takes it"
+
+    @property
+    def deadline(self) -> float:
+        """When the next datagram may go: ``-inf`` is at once, ``inf`` never."""
+        if self._interval == 0:
+            return -math.inf
+        return math.inf if self._rate == 0 else self._at(self._spent)
+
+    def due(self, now: float, sizes: Sequence[int]) -> int:
+        """How many of the next datagrams, of ``sizes`` bytes of payload, may go now.
+
+        At a rate, those due within :data:`BURST` go along with one that is due now.
+        """
+        if self._interval == 0:
+            return len(sizes)
+        if now < self.deadline:
+            return 0
+        if self._stalled(now):
+            return min(1, len(sizes))
+        horizon = now + BURST if self._rate else now
+        return bisect_right(self._line_up(sizes), horizon, hi=len(sizes), key=self._at)
+
+    def sent(self, now: float, sizes: Sequence[int]) -> None:
+        """Datagrams of ``sizes`` bytes have gone, all of them due at ``now``."""
+        if self._interval == 0 or not sizes:
+            return
+        if self._stalled(now):
+            self.late += self._start > -math.inf  # the very first is not
+            self._start, self._spent = now, 0
+        spent = self._line_up(sizes)
+        past_tolerance = bisect_left(spent, now - TOLERANCE, hi=len(sizes), key=self._at)
+        past_period = (
+            bisect_left(spent, now, lo=1, key=self._at) - 1
+        )  # the period ends at the next one's deadline
+        self.late += min(past_tolerance, past_period)
+        self._spent = spent[-1]
+
+    def idle(self, now: float) -> None:
+        """There was nothing to send until ``now``: deadlines passed are no credit for what comes next."""
+        if now > self.deadline:
+            self._start, self._spent = now, 0
+
+    def _line_up(self, sizes: Sequence[int]) -> Sequence[int]:
+        """What will have been spent before each datagram, and after the last one."""
+        if self._interval:
+            return range(self._spent, self._spent + len(sizes) + 1)
+        return list(accumulate((8 * size for size in sizes), initial=self._spent))
+
+    def _at(self, spent: int) -> float:
+        return self._start + (spent * self._interval if self._interval else spent / (self._rate or 1))
+
+    def _stalled(self, now: float) -> bool:
+        return now - self.deadline > max(STALL, self._interval or 0)

@@ -1,0 +1,158 @@
+"""The outbound worker: source -> framing -> pacing -> link, in batches."""
+
+from __future__ import annotations
+
+import errno
+import select
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import fields
+
+from mcastd import clock
+from mcastd.config import OutboundChannel
+from mcastd.counters import OutboundCounters
+from mcastd.errors import LinkError
+from mcastd.log import get_logger
+from mcastd.net.link import Sender
+from mcastd.outbound.framing import make_framer
+from mcastd.outbound.pacing import Pacer
+from mcastd.outbound.source import Source
+from mcastd.worker import Context, Signal
+
+BATCH = 64  # datagrams handed to the link at once
+DAY = 86_400.0  # seconds: the longest sleep, for poll(2) counts milliseconds in 32 bits
+SHORTEST_PAUSE = 0.001  # seconds that a full link is left alone; doubled while it takes nothing
+LONGEST_PAUSE = 0.064
+
+
+class Channel:
+    """Sends a source to a group: a :class:`mcastd.worker.Worker`.
+
+    What was read and is not sent yet outlives a run, as does the place in the source: after an error nothing
+    is lost, and nothing sent twice. The run after one that finished sends everything again.
+    """
+
+    def __init__(
+        self, name: str, config: OutboundChannel, open_link: Callable[[OutboundChannel], Sender]
+    ) -> None:
+        self.name = name
+        self.counters = OutboundCounters()
+        self._config = config
+        self._open_link = open_link
+        self._link: dict[str, object] | None = None  # what the open link said of itself
+        self._pacer = Pacer(config.interval, config.rate)
+        framer = make_framer(config.framing, config.max_datagram)
+        self._source = Source(config.source, framer, repeat=config.repeat, follow=config.follow)
+        self._pending: list[bytes] = []  # from one read: sent up to index _next; emptied when all is sent
+        self._next = 0
+        self._log = get_logger(worker=name)
+        self._said_too_big = False
+
+    def run(self, context: Context) -> None:
+        if not self._pending:
+            if self._source.finished:
+                self._source.restart()
+            self._refill()  # before it says that it is ready: a source with nothing to send is an error
+            self._pacer.idle(clock.monotonic())
+        with closing(self._open_link(self._config)) as link:
+            self._link = link.describe()
+            try:
+                context.ready(f"to {self._config.group} port {self._config.port}, {self._pacer}")
+                self._transmit(context, link)
+            finally:
+                self._link = None
+
+    def close(self) -> None:
+        self._source.restart()
+        self._pending, self._next = [], 0
+
+    def status(self) -> dict[str, object]:
+        config, source = self._config, self._source
+        counts = ((field.name, getattr(self.counters, field.name)) for field in fields(self.counters))
+        return {
+            "group": str(config.group),
+            "port": config.port,
+            "ttl": config.ttl,
+            "framing": config.framing,
+            "max_datagram": config.max_datagram,
+            "pacing": str(self._pacer),
+            "source": str(config.source),
+            "source_state": source.state,
+            "position": source.position,
+            "pending": len(self._pending) - self._next,
+            "repeat": config.repeat,
+            "counters": {key: dict(count) if isinstance(count, Counter) else count for key, count in counts},
+            "link": self._link,
+        }
+
+    def _transmit(self, context: Context, link: Sender) -> None:
+        """Send until told to stop, or until a source that ends has been sent."""
+        pause = 0.0
+        while not context.stopping:
+            context.take(Signal.REOPEN)  # there is no output file
+            if context.take(Signal.NETWORK):
+                link.network_changed()
+                self._link = link.describe()
+            if not self._pending and not self._refill():
+                if self._source.finished:
+                    return
+                self._wait_for_source(context)
+                continue
+            now = clock.monotonic()
+            if now < self._pacer.deadline:
+                context.sleep_until(min(self._pacer.deadline, now + DAY))
+                continue
+            batch = self._pending[self._next : self._next + BATCH]
+            sizes = [len(payload) for payload in batch]
+            due = self._pacer.due(now, sizes)
+            done = self._send(link, batch[:due])
+            self._pacer.sent(now, sizes[:done])
+            self.counters.late = self._pacer.late
+            self._next += done
+            if self._next == len(self._pending):
+                self._pending, self._next = [], 0
+            if done:
+                pause = 0.0
+            if done < due:
+                pause = min(max(SHORTEST_PAUSE, 2 * pause), LONGEST_PAUSE)
+            context.wait(pause)  # 0 too: who always has something to send would have no heartbeat
+
+    def _send(self, link: Sender, batch: Sequence[bytes]) -> int:
+        """Hand over a batch; how many of it are done with. Fewer than all: the link is full for now."""
+        try:
+            sent = link.send(batch)
+        except LinkError as error:
+            self.counters.refused[errno.errorcode.get(error.errno, "other")] += 1
+            if error.errno != errno.EMSGSIZE:
+                raise
+            self._drop_too_big(error)
+            return 1
+        self.counters.sent += sent
+        self.counters.sent_bytes += sum(len(payload) for payload in batch[:sent])
+        return sent
+
+    def _drop_too_big(self, error: LinkError) -> None:
+        """A datagram too long for the way can never go: it takes its turn, and the next one follows."""
+        self.counters.dropped["too-big"] += 1
+        if not self._said_too_big:
+            self._said_too_big = True
+            way_out = "set a lower max_datagram"
+            self._log.warning("datagram.dropped", reason="too-big", error=str(error), way_out=way_out)
+
+    def _refill(self) -> bool:
+        """Read on, when everything is sent; whether there is something to send. Raises SourceError."""
+        self._pending = self._source.read()
+        self.counters.rounds = self._source.rounds
+        self.counters.lines_split = self._source.lines_split
+        return bool(self._pending)
+
+    def _wait_for_source(self, context: Context) -> None:
+        fd = self._source.fileno()
+        if fd is None:
+            context.wait(self._source.nap)
+        else:
+            context.watch(fd, select.POLLIN)
+            context.wait(self._source.nap)
+            context.unwatch(fd)
+        self._pacer.idle(clock.monotonic())

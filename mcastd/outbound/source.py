@@ -1,0 +1,196 @@
+"""Where an outbound channel's bytes come from: a regular file, once, repeated or followed; or a FIFO.
+
+Reads are bounded, so memory does not grow with the source; and they do not wait for a FIFO's writer.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import stat
+from pathlib import Path
+from typing import Literal
+
+from mcastd.errors import SourceError, reason_of
+from mcastd.outbound.framing import Framer
+
+READ_SIZE = 65_536  # bytes
+SHORTEST_NAP = 0.05  # seconds until the next look at a file that has just grown
+LONGEST_NAP = 1.0  # seconds until the next look at a source at rest
+
+_UNREADABLE = {
+    stat.S_IFDIR: "it is a directory",
+    stat.S_IFSOCK: "it is a socket",
+    stat.S_IFCHR: "it is a character device",
+    stat.S_IFBLK: "it is a block device",
+}
+_WAYS_OUT = {
+    errno.ENOENT: "waiting for it to be created",
+    errno.EACCES: "allow the user that mcastd runs as to read it; trying again",
+}
+
+
+class Source:
+    """One path, read through a framer. What it is, file or FIFO, is seen each time that it is opened.
+
+    - A regular file is read ``repeat`` times. Each round opens the path anew, so an edited or replaced file
+      is picked up then.
+    - With ``follow`` it is read like ``tail -n +1 -F``: what is appended comes as it is written, in whole
+      datagrams. When the path names another file, the old one is read on until the new one has content. When
+      the file has shrunk, it is read from its start. While the path names nothing, the old file is kept.
+    - A FIFO never ends: writers come and go. What the last one to go leaves unfinished is a datagram.
+
+    The position outlives an error: the next :meth:`read` goes on where the last one stopped.
+    """
+
+    def __init__(
+        self, path: Path, framer: Framer, *, repeat: int | Literal["forever"] = 1, follow: bool = False
+    ) -> None:
+        self.finished = False
+        self.rounds = 0  # times that all of the file was read, and taken from read()
+        self.position = 0  # bytes read of the file
+        self.nap = 0.0  # seconds after which to call read() again, when there was nothing
+        self.state = "not opened"  # for people
+        self._path = path
+        self._framer = framer
+        self._repeat: float = math.inf if repeat == "forever" else repeat
+        self._last_round = self._repeat
+        self._follow = follow
+        self._fd = -1
+        self._is_fifo = False
+        self._identity = (0, 0)  # device and inode of the file that the position is in
+
+    @property
+    def lines_split(self) -> int:
+        """Lines longer than a datagram, ever."""
+        return self._framer.lines_split
+
+    def fileno(self) -> int | None:
+        """The descriptor that turns readable when there is more, if the source is a FIFO."""
+        return self._fd if self._is_fifo else None
+
+    def read(self) -> list[bytes]:
+        """The next payloads, in order.
+
+        Empty if there are none now (see :meth:`fileno` and :attr:`nap`), or never again (:attr:`finished`).
+        Raises SourceError, and may then be called again.
+        """
+        while not self.finished:
+            if self._fd < 0:
+                self._open()
+            if self.position == 0 and (unfinished := self._framer.finish()):  # by the file before this one
+                return unfinished
+            replaced = self._follow and self._is_replaced()  # asked first: an end seen after that is final
+            data = self._read()
+            if data:
+                if payloads := self._feed(data):
+                    return payloads
+            elif self._is_fifo:
+                return [] if data is None else self._end_writers()
+            elif replaced:
+                self._open()
+                self.position = 0
+            elif self._follow:
+                self.nap = min(max(SHORTEST_NAP, 2 * self.nap), LONGEST_NAP)
+                return []
+            elif unfinished := self._framer.finish():
+                return unfinished
+            else:
+                self._end_round()
+        return []
+
+    def restart(self) -> None:
+        """Begin again, as if nothing had been read."""
+        self.close()
+        self._framer.finish()
+        self.finished = False
+        self.position = 0
+        self._last_round = self.rounds + self._repeat
+
+    def close(self) -> None:
+        """Close the file; read() opens it again, and goes on at the position if it is still the same one."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+        self._is_fifo = False
+
+    def _open(self) -> None:
+        """Open what the path names now, in place of what is open: that is kept if this raises SourceError."""
+        try:
+            kind = stat.S_IFMT(os.stat(self._path).st_mode)
+            if kind in _UNREADABLE:  # not opened to find out: opening can set a device off
+                raise self._error(_UNREADABLE[kind], "name a file or a FIFO")
+            fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._error(reason_of(error), _WAYS_OUT.get(error.errno or 0, "trying again")) from error
+        self.close()
+        self._fd = fd
+        status = os.fstat(fd)
+        self._is_fifo = stat.S_ISFIFO(status.st_mode)
+        if (status.st_dev, status.st_ino) != self._identity:
+            self._identity = (status.st_dev, status.st_ino)
+            self.position = 0
+
+    def _read(self) -> bytes | None:
+        """The next bytes: empty at a file's end or without a writer, None while a FIFO's writer is silent."""
+        try:
+            if self._is_fifo:
+                data = os.read(self._fd, READ_SIZE)
+            else:
+                data = os.pread(self._fd, READ_SIZE, self.position)
+        except BlockingIOError:
+            self.state, self.nap = "waiting for the writer", LONGEST_NAP
+            return None
+        except OSError as error:
+            self.close()  # the path may name something better by then
+            raise self._error(reason_of(error), "trying again") from error
+        if data:
+            self.position += len(data)
+            self.state, self.nap = "reading", 0.0
+        return data
+
+    def _feed(self, data: bytes) -> list[bytes]:
+        try:
+            return self._framer.feed(data)
+        except SourceError:
+            self.close()
+            self.position = 0
+            raise
+
+    def _end_round(self) -> None:
+        self.close()
+        if self.position == 0:
+            raise self._error("it is empty", "waiting for content")
+        self.position = 0
+        self.rounds += 1
+        if self.rounds == self._last_round:
+            self.finished, self.state = True, "finished"
+
+    def _end_writers(self) -> list[bytes]:
+        """Open the FIFO again: poll(2) reports the old descriptor as hung up for good.
+
+        The new one is opened before the old one is closed, so that a writer that comes just now always
+        finds a reader. Done every LONGEST_NAP without a writer, this notices a FIFO that was made anew.
+        """
+        try:
+            self._open()
+        except SourceError:
+            self.close()  # what was read goes first; the next read() tells
+        self.state, self.nap = "waiting for a writer", LONGEST_NAP
+        return self._framer.finish()
+
+    def _is_replaced(self) -> bool:
+        """Whether a followed path names other content now: another file that has some, or a shorter one."""
+        try:
+            status = os.stat(self._path)
+        except OSError as error:
+            self.state = f"waiting for it to come back: {reason_of(error)}"
+            return False
+        self.state = "waiting for more"
+        if (status.st_dev, status.st_ino) == self._identity:
+            return status.st_size < self.position
+        return status.st_size > 0 or not stat.S_ISREG(status.st_mode)
+
+    def _error(self, cause: str, way_out: str) -> SourceError:
+        return SourceError(f"cannot read {self._path}", cause, way_out)

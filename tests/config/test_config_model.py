@@ -1,0 +1,185 @@
+"""The models as code uses them: defaults, normal forms, and what a valid configuration cannot hold."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from mcastd.config import Config, Daemon, FifoOutput, FileOutput, InboundSubscription, OutboundChannel
+
+CHANNEL = {"source": "/srv/news.txt", "group": "239.255.1.2", "port": 9190}
+SUBSCRIPTION = {"group": "239.255.1.2", "port": 9190, "output": "/var/log/news.log"}
+
+
+def channel(**settings: object) -> OutboundChannel:
+    return OutboundChannel.model_validate(CHANNEL | settings)
+
+
+def subscription(**settings: object) -> InboundSubscription:
+    return InboundSubscription.model_validate(SUBSCRIPTION | settings)
+
+
+def test_defaults_of_a_channel() -> None:
+    expected = OutboundChannel(
+        source=Path("/srv/news.txt"),
+        group=IPv4Address("239.255.1.2"),
+        port=9190,
+        ttl=1,
+        rate=None,
+        interval=2.0,
+        interface=None,
+        framing="line",
+        max_datagram=1472,
+        repeat=1,
+        follow=False,
+        loop=True,
+        dscp=0,
+    )
+    assert channel() == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "max_datagram"),
+    [({"group": "ff15::1"}, 1452), ({"framing": "file"}, 65_507), ({"max_datagram": 29}, 29)],
+)
+def test_default_of_max_datagram(settings: dict[str, object], max_datagram: int) -> None:
+    assert channel(**settings).max_datagram == max_datagram
+
+
+def test_a_rate_replaces_the_interval() -> None:
+    paused = channel(rate=0)
+    assert (paused.rate, paused.interval) == (0, None)
+    assert channel(interval=0).interval == 0
+
+
+def test_defaults_of_a_subscription() -> None:
+    one = subscription()
+    assert (one.interface, one.sources, one.receive_buffer) == (None, (), 4 << 20)
+    assert one.output == (
+        FileOutput(
+            kind="file",
+            path=Path("/var/log/news.log"),
+            format="raw",
+            rotate_size=None,
+            rotate_every=None,
+            keep=7,
+            mode=0o640,
+            fsync=False,
+        ),
+    )
+
+
+def test_one_output_stands_for_an_array_and_a_path_for_a_file() -> None:
+    pipe = {"kind": "fifo", "path": "/run/news.pipe"}
+    assert subscription(output=pipe).output == (FifoOutput(path="/run/news.pipe"),)
+    assert subscription(output=["/a", pipe]).output == (
+        FileOutput(path="/a"),
+        FifoOutput(path="/run/news.pipe"),
+    )
+    assert FifoOutput(path="/p").queue == 1 << 20
+    assert FifoOutput(path="/p").when_full == "drop-newest"
+
+
+def test_defaults_of_the_daemon() -> None:
+    assert Daemon() == Daemon(
+        log_level="info",
+        log_format="auto",
+        control_socket=Path("/run/mcastd/control"),
+        metrics=None,
+        stop_timeout=10.0,
+    )
+
+
+def test_workers_have_full_names_in_order() -> None:
+    config = Config(outbound={"b": channel(), "a": channel()}, inbound={"b": subscription()})
+    assert list(config.workers()) == ["outbound/b", "outbound/a", "inbound/b"]
+    assert config.workers()["inbound/b"] == subscription()
+
+
+def test_models_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        channel().ttl = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "reason"),
+    [
+        ({"group": "224.0.0.9", "ttl": 2}, "ttl", "must be 0 or 1, not 2: 224.0.0.9 is link-local"),
+        ({"group": "ff02::9", "ttl": 2}, "ttl", "no router forwards it whatever the TTL"),
+        ({"interval": 1, "rate": 1}, "interval", 'contradicts "rate"'),
+        ({"follow": True, "repeat": 2}, "follow", 'contradicts "repeat"'),
+        ({"follow": True, "repeat": "forever"}, "follow", 'contradicts "repeat"'),
+        ({"follow": True, "framing": "file"}, "follow", 'contradicts framing = "file"'),
+        ({"max_datagram": 1472, "framing": "file"}, "max_datagram", "does not apply"),
+        ({"interface": "all"}, "interface", "inbound subscriptions"),
+        ({"interface": "fe80::1"}, "interface", "fe80::1 is IPv6, but the group 239.255.1.2 is IPv4"),
+    ],
+)
+def test_what_a_channel_cannot_be(settings: dict[str, object], key: str, reason: str) -> None:
+    assert_refused(lambda: channel(**settings), key, reason)
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "reason"),
+    [
+        ({"sources": ["::1"]}, "sources", "::1 is IPv6, but the group is IPv4"),
+        ({"sources": ["192.0.2.1", "192.0.2.1"]}, "sources", "192.0.2.1 is named twice"),
+        ({"interface": "192.0.2.1", "group": "ff15::1"}, "interface", "192.0.2.1 is IPv4, but"),
+        ({"output": []}, "output", "must have at least one output"),
+    ],
+)
+def test_what_a_subscription_cannot_be(settings: dict[str, object], key: str, reason: str) -> None:
+    assert_refused(lambda: subscription(**settings), key, reason)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"group": "224.0.0.9", "ttl": 1},
+        {"follow": True, "repeat": "once"},
+        {"follow": True, "framing": "chunk"},
+        {"max_datagram": 65_507, "framing": "file"},
+        {"interface": "fe80::1", "group": "ff02::1"},
+    ],
+)
+def test_what_a_channel_can_be(settings: dict[str, object]) -> None:
+    channel(**settings)
+
+
+def assert_refused(make: Any, key: str, reason: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        make()
+    (error,) = [e for e in caught.value.errors() if e["type"] != "default_factory_not_called"]
+    assert error["loc"] == (key,)
+    assert reason in error["msg"]
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("/var/log/news.log", "is already an output of inbound/first"),
+        ("//var/./log/x/../news.log", '"/var/log/news.log" is already an output of inbound/first'),
+        ("/srv/news.txt", "is already the source of outbound/news"),
+        ("/run/mcastd/control", "is already the control socket"),
+        (["/a", {"kind": "fifo", "path": "/a"}], "is already an output of inbound/second"),
+    ],
+)
+def test_a_path_has_one_use(output: object, reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        Config(
+            outbound={"news": channel(), "again": channel()},
+            inbound={"first": subscription(), "second": subscription(output=output)},
+        )
+
+
+@pytest.mark.parametrize(
+    "model", [Config, Daemon, OutboundChannel, InboundSubscription, FileOutput, FifoOutput]
+)
+def test_every_key_is_described_in_a_sentence(model: type[BaseModel]) -> None:
+    for name, field in model.model_fields.items():
+        assert field.description, name
+        assert field.description.endswith("."), name

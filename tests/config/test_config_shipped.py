@@ -1,0 +1,75 @@
+"""The configurations that come with mcastd are valid, safe, and leave no key unexplained."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from mcastd.config import (
+    Config,
+    Daemon,
+    FifoOutput,
+    FileOutput,
+    InboundSubscription,
+    OutboundChannel,
+    dump,
+    load,
+)
+
+ETC = Path(__file__).parents[2] / "etc"
+MAIN = ETC / "mcastd.toml"
+EXAMPLES = sorted((ETC / "examples").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", [MAIN, *EXAMPLES], ids=lambda path: path.name)
+def test_it_is_valid_and_says_what_it_is_for(path: Path, tmp_path: Path) -> None:
+    assert re.match(r"# \S", path.read_text())
+    config = load(path)
+    assert config.workers()
+    (tmp_path / "again.toml").write_text(dump(config))
+    assert load(tmp_path / "again.toml") == config
+
+
+def test_nothing_leaves_the_host_unasked() -> None:
+    config = load(MAIN)
+    assert [(channel.ttl, channel.interface) for channel in config.outbound.values()] == [(0, "lo")]
+    assert [subscription.interface for subscription in config.inbound.values()] == ["lo"]
+    assert config.daemon == Daemon()
+
+
+@pytest.mark.parametrize("model", [Daemon, OutboundChannel, InboundSubscription, FileOutput, FifoOutput])
+def test_every_key_is_there(model: type[BaseModel]) -> None:
+    text = MAIN.read_text()
+    for key in model.model_fields:
+        assert re.search(rf"^(# )?{key} = ", text, re.MULTILINE), key
+
+
+LINES = MAIN.read_text().splitlines()
+COMMENTED = [number for number, line in enumerate(LINES) if re.match(r"# \w+ = ", line)]
+DEFAULTS_SHOWN_OTHERWISE = {"metrics", "rate", "sources", "rotate_size", "rotate_every"}  # absent by default
+
+
+@pytest.mark.parametrize("number", COMMENTED, ids=lambda number: LINES[number].split()[1])
+def test_each_commented_key_can_be_uncommented(number: int, tmp_path: Path) -> None:
+    lines = list(LINES)
+    start = max(n for n in range(number) if re.match(r"(# )?\[", lines[n]))
+    if lines[start].startswith("# ["):  # an alternative output: all of it, without the one it replaces
+        end = next((n for n in range(start, len(lines)) if lines[n] == "#"), len(lines))
+        lines[start:end] = [line.removeprefix("# ") for line in lines[start:end]]
+        lines = [line for line in lines if not line.startswith("output = ")]
+    else:
+        lines[number] = lines[number].removeprefix("# ")
+    (tmp_path / "mcastd.toml").write_text("\n".join(lines))
+    config = load(tmp_path / "mcastd.toml")
+    (key,) = tomllib.loads(LINES[number].removeprefix("# "))
+    if key not in DEFAULTS_SHOWN_OTHERWISE and "fifo" not in str(config.inbound["news"].output):
+        expected = load(MAIN)
+        (output,) = config.inbound["news"].output
+        assert isinstance(output, FileOutput)
+        shown = output.model_copy(update={"rotate_size": None, "rotate_every": None})
+        news = config.inbound["news"].model_copy(update={"output": (shown,)})
+        assert Config(daemon=config.daemon, outbound=config.outbound, inbound={"news": news}) == expected

@@ -1,0 +1,339 @@
+"""Values: what each parser takes, what it refuses, in which words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import date
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcastd.config import types
+from mcastd.config.types import (
+    check_name,
+    format_duration,
+    format_mode,
+    format_rate,
+    format_size,
+    parse_dscp,
+    parse_duration,
+    parse_group,
+    parse_interface,
+    parse_metrics,
+    parse_mode,
+    parse_one_interface,
+    parse_path,
+    parse_period,
+    parse_rate,
+    parse_repeat,
+    parse_socket_path,
+    parse_source_address,
+    show,
+    size,
+    stays_on_link,
+    whole_number,
+)
+
+parse_size = size(1)
+HUGE = 1 << 20_000  # more digits than Python prints
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        (0, 0),
+        (2, 2),
+        (0.25, 0.25),
+        ("5", 5),
+        ("1.5", 1.5),
+        ("500ms", 0.5),
+        ("3ms", 0.003),
+        ("20 us", 0.00002),
+        ("7µs", 0.000007),
+        ("1min 30s", 90),
+        ("1h30m", 5400),
+        ("55s500ms", 55.5),
+        (" 2 hours 10 min ", 7800),
+        ("1d", 86_400),
+        ("1 week 1day", 691_200),
+        ("1.5h", 5400),
+        ("366d", 31_622_400),
+    ],
+)
+def test_duration(text: object, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("value", "count"),
+    [
+        (1, 1),
+        ("17", 17),
+        ("17B", 17),
+        ("64KiB", 65_536),
+        ("1.5 MiB", 1_572_864),
+        ("100MB", 10**8),
+        ("2kB", 2000),
+    ],
+)
+def test_size(value: object, count: int) -> None:
+    assert parse_size(value) == count
+
+
+@pytest.mark.parametrize(
+    ("value", "bits"),
+    [
+        (0, 0),
+        (64_000, 64_000),
+        ("9600bit", 9600),
+        ("500kbit", 500_000),
+        ("10Mbit", 10_000_000),
+        ("10mbit/s", 10_000_000),
+        ("1.5 Gbit/s", 1_500_000_000),
+        ("800 bit/s", 800),
+    ],
+)
+def test_rate(value: object, bits: int) -> None:
+    assert parse_rate(value) == bits
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [("CS0", 0), ("CS5", 40), ("af41", 34), ("AF13", 14), ("EF", 46), ("VA", 44), ("LE", 1), (63, 63)],
+)
+def test_dscp(value: object, number: int) -> None:
+    assert parse_dscp(value) == number
+
+
+@pytest.mark.parametrize(
+    ("value", "bits"), [(0o640, 0o640), ("0640", 0o640), ("640", 0o640), ("0o600", 0o600), (0, 0)]
+)
+def test_mode(value: object, bits: int) -> None:
+    assert parse_mode(value) == bits
+
+
+@pytest.mark.parametrize(("value", "count"), [("once", 1), (1, 1), (12, 12), ("forever", "forever")])
+def test_repeat(value: object, count: object) -> None:
+    assert parse_repeat(value) == count
+
+
+@pytest.mark.parametrize(
+    "value", ["127.0.0.1:9465", "[::1]:9465", "localhost:1", "metrics.example.org:65535"]
+)
+def test_metrics(value: str) -> None:
+    assert parse_metrics(value) == value
+
+
+@pytest.mark.parametrize("value", ["224.0.0.0", "239.255.255.255", "ff02::1", IPv6Address("ff15::1")])
+def test_group(value: object) -> None:
+    assert parse_group(value) == ip_address(str(value))
+
+
+@pytest.mark.parametrize(
+    "value", ["lo", "eth0", "enp3s0.100", "br-6f2a01b2c3d4", "all", "192.0.2.1", "fe80::1"]
+)
+def test_interface(value: str) -> None:
+    assert parse_interface(value) == value
+
+
+def test_an_interface_address_is_normalised() -> None:
+    assert parse_interface("2001:DB8:0::1") == "2001:db8::1"
+
+
+@pytest.mark.parametrize(
+    ("parse", "value", "reason"),
+    [
+        (parse_duration, -1, "must be from 0 to 366 days, not -1"),
+        (parse_duration, "-5s", r'must be a number of seconds, or a span .*, not "-5s"'),
+        (parse_duration, float("nan"), "must be a number of seconds.*, not nan"),
+        (parse_duration, float("inf"), "must be a number of seconds.*, not inf"),
+        (parse_duration, "infinity", "must be a number of seconds"),
+        (parse_duration, True, "must be a number of seconds.*, not true"),
+        (parse_duration, "", "must be a number of seconds"),
+        (parse_duration, "2 fortnights", r"units: us ms s min h d w"),
+        (parse_duration, "1 2", "must be a number of seconds"),
+        (parse_duration, "1s 2", "must be a number of seconds"),
+        (parse_duration, "9" * 40, r'not "9{40}"'),
+        (parse_duration, "9" * 9000 + "s", r'not "9{60}\.\.\."'),
+        (parse_duration, "٣s", "must be a number of seconds"),
+        (parse_duration, "400d", "must be from 0 to 366 days"),
+        pytest.param(
+            parse_duration, HUGE, "must be from 0 to 366 days, not a number of so many digits", id="huge a"
+        ),
+        (parse_duration, [2], "not an array"),
+        (parse_duration, date(2026, 1, 2), "not 2026-01-02"),
+        (parse_period, "0s", "must be longer than 0"),
+        (parse_size, 0, "must be a whole number from 1 to 1,125,899,906,842,624 bytes, not 0"),
+        (parse_size, "1.5B", "must be a whole number"),
+        (parse_size, "8Mi", r"units: kB MB GB TB KiB MiB GiB TiB"),
+        (parse_size, "1MiB 1KiB", "must be a number of bytes"),
+        (parse_size, "-1KiB", "must be a number of bytes"),
+        (parse_size, "2000TiB", "must be a whole number from 1 to"),
+        (parse_rate, "10MB", r"units: bit kbit Mbit Gbit"),
+        (parse_rate, "10kbps", "must be a number of bits per second"),
+        (parse_rate, -1, "must be a whole number from 0"),
+        (parse_rate, "5000Gbit", "must be a whole number from 0"),
+        (
+            parse_dscp,
+            "CS9",
+            r'must be one of CS0 to CS7, AF11 to AF43, EF, VA, LE, or from 0 to 63, not "CS9"',
+        ),
+        (parse_dscp, 64, "from 0 to 63, not 64"),
+        (parse_dscp, True, "not true"),
+        (parse_mode, 640, 'must be permission bits up to 0o777, like 0o640 or "0640", not 640'),
+        (parse_mode, "0888", "must be permission bits"),
+        (parse_mode, "rw-r-----", "must be permission bits"),
+        (parse_repeat, 0, 'must be "once", "forever" or a count from 1, not 0'),
+        (parse_repeat, True, "not true"),
+        pytest.param(parse_repeat, HUGE, "so many digits", id="huge b"),
+        (parse_metrics, "9465", 'must be an address and port like "127.0.0.1:9465"'),
+        (parse_metrics, ":9465", "must be an address and port"),
+        (parse_metrics, "::1:9465", "must be an address and port"),
+        (parse_metrics, "[127.0.0.1]:9465", "must be an address and port"),
+        (parse_metrics, "localhost:0", "must be an address and port"),
+        (parse_metrics, "localhost:65536", "must be an address and port"),
+        (parse_metrics, 9465, "not 9465"),
+        (whole_number(1, 65_535), 0, "must be a whole number from 1 to 65535, not 0"),
+        (whole_number(1, 65_535), "9190", 'not "9190"'),
+        (whole_number(1, 65_535), 9190.0, "not 9190.0"),
+        (whole_number(0, 255), True, "not true"),
+        pytest.param(whole_number(0, 255), HUGE, "so many digits", id="huge c"),
+        (
+            parse_group,
+            "192.0.2.1",
+            r"192.0.2.1 is not a multicast address \(IPv4: 224.0.0.0/4, IPv6: ff00::/8\)",
+        ),
+        (parse_group, "news.example.org", 'must be a multicast address like "239.255.1.2"'),
+        (parse_group, 4_009_754_625, "must be a multicast address"),
+        (parse_group, "ff02::1%eth0", 'has a zone; name the interface by the key "interface"'),
+        (parse_source_address, "239.1.1.1", "239.1.1.1 is not a unicast address"),
+        (parse_source_address, "0.0.0.0", "is not a unicast address"),
+        (parse_source_address, "255.255.255.255", "is not a unicast address"),
+        (parse_source_address, "example.org", "must be an address like"),
+        (parse_interface, "", "must be an interface's name"),
+        (parse_interface, "a" * 16, "at most 15 bytes"),
+        (parse_interface, "eth0/1", "must be an interface's name"),
+        (parse_interface, "eth 0", "must be an interface's name"),
+        (parse_interface, 3, "not 3"),
+        (parse_interface, "192.0.2.300", "is not an address that an interface can have"),
+        (parse_interface, "239.1.1.1", "is not an address that an interface can have"),
+        (parse_one_interface, "all", '"all" is for inbound subscriptions'),
+        (parse_path, "news.txt", 'must be an absolute path, not "news.txt"'),
+        (parse_path, "", 'must be an absolute path, not ""'),
+        (parse_path, 3, "must be an absolute path, not 3"),
+        (parse_path, "/a\0b", r'"/a\\x00b" has a NUL character'),
+        (parse_path, "/var/log/", "names a directory"),
+        (parse_path, "/..", "names a directory"),
+        (parse_socket_path, "/run/" + "x" * 103, r"longer than a Unix socket's path can be \(107 bytes\)"),
+        (check_name, "bad name", 'not "bad name"'),
+        (check_name, "", 'not ""'),
+        (check_name, "-x", "a letter or digit first"),
+        (check_name, "x\n", r'not "x\\n"'),
+        (check_name, "x" * 65, "up to 64"),
+    ],
+)
+def test_refusal(parse: Callable[[Any], object], value: object, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason) as caught:
+        parse(value)
+    assert "\n" not in str(caught.value)
+
+
+def test_longest_paths_are_taken() -> None:
+    assert parse_socket_path("/run/" + "x" * 102) == Path("/run/" + "x" * 102)
+    assert check_name("x" * 64)
+
+
+PARSERS = [getattr(types, name) for name in dir(types) if name.startswith("parse_")] + [
+    size(0),
+    whole_number(0, 9),
+]
+SCALARS = (
+    st.integers()
+    | st.floats()
+    | st.booleans()
+    | st.text()
+    | st.dates()
+    | st.from_regex(re.compile(r"\s*-?[0-9]+(\.[0-9]+)?\s*[a-zA-Z/]{0,4}"))
+)
+
+
+@given(SCALARS | st.lists(SCALARS, max_size=2) | st.dictionaries(st.text(), SCALARS, max_size=2))
+def test_any_value_is_parsed_or_refused_in_one_line(value: object) -> None:
+    for parse in PARSERS:
+        said = ""
+        try:
+            parse(value)
+        except ValueError as error:
+            said = str(error)
+        assert said.isprintable(), parse
+        assert len(said) < 1000, parse
+
+
+@given(st.floats(0, types.MAX_DURATION) | st.integers(0, 10**9).map(lambda micro: micro / 1e6))
+def test_durations_are_written_exactly(seconds: float) -> None:
+    assert parse_duration(format_duration(seconds)) == seconds
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (2.0, "2s"), (0.5, "500ms"), (90.0, "1min 30s"), (90_061.0, "1d 1h 1min 1s")],
+)
+def test_durations_are_written_for_people(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+@given(st.integers(1, types.MAX_SIZE) | st.integers(1, 1 << 20).map(lambda count: count * 1000))
+def test_sizes_and_rates_are_written_exactly(count: int) -> None:
+    assert parse_size(format_size(count)) == count
+    assert parse_rate(format_rate(count % types.MAX_RATE)) == count % types.MAX_RATE
+
+
+def test_sizes_and_rates_are_written_for_people() -> None:
+    assert [format_size(count) for count in (0, 7, 1000, 65_536, 4 << 20, 10**8)] == [
+        0,
+        7,
+        "1kB",
+        "64KiB",
+        "4MiB",
+        "100MB",
+    ]
+    assert [format_rate(bits) for bits in (0, 9600, 64_000, 10**7)] == [0, 9600, "64kbit", "10Mbit"]
+
+
+@given(st.integers(0, 0o777))
+def test_modes_are_written_exactly(mode: int) -> None:
+    assert parse_mode(format_mode(mode)) == mode
+
+
+@pytest.mark.parametrize(
+    ("group", "stays"),
+    [
+        ("224.0.0.0", True),
+        ("224.0.0.251", True),
+        ("224.0.1.1", False),
+        ("239.0.0.1", False),
+        ("ff02::fb", True),
+        ("ff12::1", True),
+        ("ff01::1", True),
+        ("ff05::2", False),
+        ("ff0e::2", False),
+    ],
+)
+def test_link_local_groups(group: str, stays: bool) -> None:
+    assert stays_on_link(ip_address(group)) is stays
+
+
+def test_values_are_shown_as_written() -> None:
+    assert [show(value) for value in (True, 3, "a\nb", {}, [], IPv4Address("192.0.2.1"))] == [
+        "true",
+        "3",
+        '"a\\nb"',
+        "a table",
+        "an array",
+        "192.0.2.1",
+    ]

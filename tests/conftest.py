@@ -1,0 +1,63 @@
+"""All tests run in a network namespace of their own: pytest moves itself there before anything is collected.
+
+So no test can reach a real interface of the machine, and ports are free. Root makes a network
+namespace; an ordinary user makes a user namespace around it (``unshare -Urn``), in which it is
+root over its own files and its own network only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
+CLONE_NEWNS = 0x00020000
+REAL_ROOT = os.geteuid() == 0 and os.environ.get("MCASTD_TEST_NAMESPACE") != "user"
+
+
+def _isolate() -> None:
+    if os.environ.get("MCASTD_TEST_NAMESPACE") and "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    uid, gid = os.geteuid(), os.getegid()
+    flags = CLONE_NEWNET | (0 if uid == 0 else CLONE_NEWUSER)
+    if libc.unshare(flags) != 0:
+        raise pytest.UsageError(
+            f"cannot make a network namespace: {os.strerror(ctypes.get_errno())}; "
+            "run as root, or allow unprivileged user namespaces"
+        )
+    if flags & CLONE_NEWUSER:
+        for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(text)
+    os.environ["MCASTD_TEST_NAMESPACE"] = "root" if uid == 0 and REAL_ROOT else "user"
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+
+
+_isolate()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if REAL_ROOT:
+        return
+    for item in items:
+        if "root" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs real root"))
+
+
+@pytest.fixture
+def no_fd_leak() -> Iterator[None]:
+    """Fail if the test leaves a file descriptor open in this process."""
+    before = set(os.listdir("/proc/self/fd"))
+    yield
+    after = set(os.listdir("/proc/self/fd"))
+    assert len(after) <= len(before), {
+        fd: os.readlink(f"/proc/self/fd/{fd}")
+        for fd in after - before
+        if os.path.exists(f"/proc/self/fd/{fd}")
+    }

@@ -1,0 +1,125 @@
+"""What can be asked, held to the interface definition by a parser that is not ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import varlink.scanner
+
+import mcastd.control
+from mcastd.control.commands import Commands, ReloadView
+from mcastd.control.protocol import Call, Reply
+from mcastd.errors import ConfigError, ConfigProblem, SourceError
+
+HERE = Path(mcastd.control.__file__).parent
+IDL = varlink.scanner.Interface((HERE / "io.mcastd.varlink").read_text())
+METHODS = [m.name for m in IDL.members.values() if isinstance(m, varlink.scanner._Method)]
+
+
+def ask(daemon: Any, method: str, **parameters: object) -> Reply:
+    return Commands(daemon).answer(Call(method, parameters))
+
+
+def check(value: object, kind: Any) -> None:
+    """That ``value`` has exactly the varlink type ``kind``."""
+    match kind:
+        case varlink.scanner._CustomType():
+            check(value, IDL.members[kind.name].type)
+        case varlink.scanner._Struct():
+            assert isinstance(value, dict)
+            assert value.keys() == kind.fields.keys()
+            for name, inner in kind.fields.items():
+                check(value[name], inner)
+        case varlink.scanner._Array():
+            assert isinstance(value, list | tuple)
+            for element in value:
+                check(element, kind.element_type)
+        case varlink.scanner._Enum():
+            assert value in kind.fields
+        case varlink.scanner._Object():
+            assert isinstance(value, dict)
+        case _:
+            assert type(value) is type(kind)  # the parser stands an example for each plain type
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_implemented_as_defined(daemon: Any, name: str) -> None:
+    method = IDL.members[name]
+    parameters = dict.fromkeys(method.in_type.fields, "inbound/news")
+    reply = ask(daemon, f"io.mcastd.{name}", **parameters)
+    assert reply.error == ""
+    check(reply.parameters, method.out_type)
+
+
+def test_nothing_is_implemented_that_is_not_defined(daemon: Any) -> None:
+    implemented = {method for method in Commands(daemon)._methods if method.startswith("io.mcastd.")}
+    assert implemented == {f"io.mcastd.{name}" for name in METHODS}
+
+
+PROBLEM = ConfigProblem("/etc/mcastd.toml", 3, "outbound.news.ttl", "too large")
+
+
+@pytest.mark.parametrize(
+    ("raised", "error", "parameters"),
+    [
+        (ConfigError([PROBLEM]), "ConfigInvalid", {"problems": [str(PROBLEM)]}),
+        (
+            SourceError("news.txt", "gone", "bring it back"),
+            "Failed",
+            {"reason": "news.txt: gone; bring it back"},
+        ),
+    ],
+)
+def test_failures_are_told_as_defined(
+    daemon: Any, raised: Exception, error: str, parameters: dict[str, object]
+) -> None:
+    daemon.error = raised
+    assert ask(daemon, "io.mcastd.Reload") == Reply(parameters, f"io.mcastd.{error}")
+    check(parameters, IDL.members[error].type)
+
+
+@pytest.mark.parametrize("method", ["Get", "Start", "Stop"])
+@pytest.mark.parametrize("name", ["news", "inbound/", ""])
+def test_names_are_full_names(daemon: Any, method: str, name: str) -> None:
+    reply = ask(daemon, f"io.mcastd.{method}", name=name)
+    assert reply.error == "io.mcastd.NoSuchWorker"
+    assert reply.parameters == {"name": name, "known": ["outbound/news", "inbound/news", "inbound/weather"]}
+    check(reply.parameters, IDL.members["NoSuchWorker"].type)
+
+
+def test_a_bug_is_an_answer_too(daemon: Any) -> None:
+    daemon.error = ZeroDivisionError("division by zero")
+    reply = ask(daemon, "io.mcastd.Reopen")
+    assert reply.error == "io.mcastd.Failed"
+    assert "ZeroDivisionError" in reply.parameters["reason"]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "parameters"),
+    [
+        (Call("io.mcastd.Fly"), "MethodNotFound", {"method": "io.mcastd.Fly"}),
+        (Call("com.example.Fly"), "InterfaceNotFound", {"interface": "com.example"}),
+        (Call("Fly"), "InterfaceNotFound", {"interface": ""}),
+        (Call("io.mcastd.Get"), "InvalidParameter", {"parameter": "name"}),
+        (Call("io.mcastd.Get", {"name": 1}), "InvalidParameter", {"parameter": "name"}),
+        (Call("io.mcastd.Get", {"name": "a", "b": "c"}), "InvalidParameter", {"parameter": "b"}),
+        (Call("io.mcastd.Reload", {"self": "x"}), "InvalidParameter", {"parameter": "self"}),
+        (Call("io.mcastd.List", upgrade=True), "MethodNotImplemented", {"method": "io.mcastd.List"}),
+        (
+            Call("org.varlink.service.GetInterfaceDescription", {"interface": "a.b"}),
+            "InterfaceNotFound",
+            {"interface": "a.b"},
+        ),
+    ],
+)
+def test_standard_errors(daemon: Any, call: Call, error: str, parameters: dict[str, object]) -> None:
+    assert Commands(daemon).answer(call) == Reply(parameters, f"org.varlink.service.{error}")
+
+
+def test_reload_views_are_told_whole(daemon: Any) -> None:
+    daemon.reloaded = ReloadView(removed=("inbound/a",), notes=("daemon.metrics takes a restart",))
+    reply = ask(daemon, "io.mcastd.Reload")
+    assert reply.parameters["removed"] == ("inbound/a",)
+    assert reply.parameters["notes"] == ("daemon.metrics takes a restart",)

@@ -1,0 +1,128 @@
+"""``mcastd`` as a new user meets it: demo, check, help, and what goes wrong first."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from support.daemon import MCASTD
+from support.wait import wait_for
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def mcastd(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*MCASTD, *arguments], capture_output=True, text=True, timeout=60, check=False, **options
+    )
+
+
+def test_the_demo_shows_all_that_was_sent(tmp_path: Path) -> None:
+    result = mcastd("demo", "--interval", "0.01", env={**os.environ, "HOME": str(tmp_path)})
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == (ROOT / "mcastd" / "demo.txt").read_text()
+    lines = result.stdout.count("\n")
+    assert result.stderr.endswith(f"sent {lines}, received {lines}, lost 0\n")
+
+
+def test_the_demo_ends_on_ctrl_c_with_its_summary() -> None:
+    process = subprocess.Popen(
+        [*MCASTD, "demo", "--interval", "0.2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    summary = re.search(r"sent (\d+), received (\d+), lost 0$", errors.strip())
+    assert summary, errors
+    assert 0 < int(summary[1]) == int(summary[2]) < 28
+    assert process.returncode == 0
+
+
+def test_the_demo_says_why_it_cannot(tmp_path: Path) -> None:
+    result = subprocess.run(
+        ["unshare", "-n", *MCASTD, "demo"], capture_output=True, text=True, timeout=60, check=False
+    )  # loopback is down there
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "mcastd demo: outbound/news: cannot send to 239.255.1.2" in result.stderr
+
+
+def test_check_prints_every_problem_and_exits_78(tmp_path: Path) -> None:
+    config = tmp_path / "mcastd.toml"
+    config.write_text('[outbound.news]\nsource = "/x"\ngroup = "192.0.2.1"\nport = 0\nttll = 3\n')
+    result = mcastd("check", "--config", str(config))
+    assert result.returncode == 78
+    problems = result.stderr.splitlines()
+    assert [problem.split(": ")[1] for problem in problems] == [
+        "outbound.news.group",
+        "outbound.news.port",
+        "outbound.news.ttll",
+    ]
+    assert problems[0].startswith(f"{config}:3: outbound.news.group: ")
+    assert "not a multicast address" in problems[0]
+    assert '"ttl"' in problems[2]
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+@pytest.mark.parametrize("content", [None, b"", b"# nothing\n", b"\xff\xfe\x00", b"a = [", "directory"])
+def test_a_config_that_is_no_config_is_one_line_and_78(
+    tmp_path: Path, command: str, content: bytes | str | None
+) -> None:
+    config = tmp_path / "mcastd.toml"
+    if content == "directory":
+        config.mkdir()
+    elif isinstance(content, bytes):
+        config.write_bytes(content)
+    result = mcastd(command, "--config", str(config))
+    assert result.returncode == 78
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith(str(config))
+
+
+def test_check_dump_prints_what_check_accepts(tmp_path: Path) -> None:
+    dumped = mcastd("check", "--config", str(ROOT / "etc" / "mcastd.toml"), "--dump")
+    assert dumped.returncode == 0, dumped.stderr
+    assert tomllib.loads(dumped.stdout)["inbound"]
+    again = tmp_path / "again.toml"
+    again.write_text(dumped.stdout)
+    assert mcastd("check", "--config", str(again), "--dump").stdout == dumped.stdout
+
+
+def test_the_readmes_configuration_works(tmp_path: Path) -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    for number, block in enumerate(blocks):
+        config = tmp_path / f"{number}.toml"
+        config.write_text(block)
+        result = mcastd("check", "--config", str(config))
+        assert result.returncode == 0, result.stderr
+    news = tmp_path / "news.log"
+    config = tmp_path / "run.toml"
+    text = (
+        blocks[0]
+        .replace("/tmp/news.log", str(news))
+        .replace("/tmp/mcastd.control", str(tmp_path / "control"))
+    )
+    config.write_text(text.replace("/etc/services", str(ROOT / "README.md")))
+    process = subprocess.Popen([*MCASTD, "run", "--config", str(config)], stderr=subprocess.PIPE)
+    wait_for(lambda: news.exists() and news.read_bytes() == b"# mcastd\n", timeout=20)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 0, errors
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["check", "-h"], ["demo", "--help"]])
+def test_help(arguments: list[str]) -> None:
+    result = mcastd(*arguments)
+    assert result.returncode == 0
+    assert result.stdout.startswith("Usage: mcastd")
+
+
+def test_version() -> None:
+    assert re.fullmatch(r"mcastd \d+\.\d+\.\d+\n", mcastd("--version").stdout)

@@ -1,0 +1,293 @@
+"""The daemon's promises to its user: starting, waiting, reloading, reopening, stopping, saying why."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from support.daemon import MCASTD, RunningDaemon
+from support.host import ip
+from support.wait import wait_for
+
+from mcastd.net.sockets import SocketSender
+
+GROUP = "239.255.9.2"
+PORT = 9191
+
+
+def inbound(name: str, output: Path | str, port: int = PORT, interface: str = "lo") -> str:
+    output = f'"{output}"' if isinstance(output, Path) else output
+    where = f'group = "{GROUP}"\nport = {port}\ninterface = "{interface}"'
+    return f"[inbound.{name}]\n{where}\noutput = {output}\n"
+
+
+def outbound(name: str, source: Path, port: int = PORT, more: str = "") -> str:
+    where = f'group = "{GROUP}"\nport = {port}\ninterface = "lo"\nttl = 0'
+    return f'[outbound.{name}]\n{where}\nsource = "{source}"\n{more}\n'
+
+
+def send(*payloads: bytes, port: int = PORT, interface: str = "lo") -> None:
+    link = SocketSender(ip_address(GROUP), port, interface=interface)
+    assert link.send(payloads) == len(payloads)
+    link.close()
+
+
+def test_ready_comes_when_all_have_tried_and_status_says_who_waits_for_what(tmp_path: Path) -> None:
+    config = inbound("a", tmp_path / "a.log") + inbound("b", tmp_path / "b.log", interface="eth7")
+    with RunningDaemon(tmp_path, config + outbound("c", tmp_path / "missing.txt")) as daemon:
+        ready = daemon.wait_notified("READY")
+        assert ready["STATUS"].startswith("1 of 3 workers active; ")
+        workers = daemon.workers()
+        assert workers["inbound/a"]["state"] == "active"
+        assert workers["inbound/b"]["state"] == "auto-restart"
+        assert "no such interface (have: lo); waiting for it" in workers["inbound/b"]["detail"]
+        assert str(tmp_path / "missing.txt") in workers["outbound/c"]["detail"]
+        waiting = {event["worker"] for event in daemon.events("worker.waiting")}
+        assert waiting == {"inbound/b", "outbound/c"}
+        answer = daemon.ctl("status")
+        assert answer.returncode == 3
+        assert "eth7" in answer.stdout
+
+
+def test_a_worker_starts_by_itself_when_the_cause_goes_away(tmp_path: Path) -> None:
+    source, output = tmp_path / "late.txt", tmp_path / "late.log"
+    config = inbound("news", output, interface="late0") + outbound("news", source)
+    with RunningDaemon(tmp_path, config) as daemon, contextlib.ExitStack() as stack:
+        daemon.wait_state("inbound/news", "auto-restart")
+        ip("link add late0 type veth peer name late1")
+        stack.callback(ip, "link del late0")
+        ip("addr add 10.8.0.1/24 dev late0")
+        ip("link set late0 up")
+        daemon.wait_state("inbound/news", "active")
+        source.write_text("late, but there\n")
+        daemon.wait_state("outbound/news", "finished")
+        send(b"hello\n", interface="late0")
+        wait_for(lambda: output.exists() and output.read_bytes() == b"hello\n")
+        assert len(daemon.events("worker.waiting")) == 2  # once for each, however many attempts
+
+
+def test_a_bad_reload_changes_nothing_and_tells_the_caller(tmp_path: Path) -> None:
+    output = tmp_path / "a.log"
+    with RunningDaemon(tmp_path, inbound("a", output)) as daemon:
+        good = daemon.config.read_text()
+        daemon.write(inbound("a", output, port=70000) + '[outbound.b]\nsource = "b"\n')
+        answer = daemon.ctl("reload")
+        assert answer.returncode == 1
+        assert "inbound.a.port: " in answer.stderr
+        assert "outbound.b.group: " in answer.stderr
+        assert f"{daemon.config}:" in answer.stderr
+        daemon.send(signal.SIGHUP)
+        daemon.wait_notified("RELOADING", count=2)
+        wait_for(lambda: len(daemon.events("config.refused")) >= 6)
+        assert daemon.worker("inbound/a")["state"] == "active"
+        send(b"still here")
+        wait_for(lambda: output.read_bytes() == b"still here")
+        daemon.write(good)
+        assert daemon.ctl("reload").returncode == 0
+
+
+def test_sighup_reloads_and_notifies_systemd_as_notify_reload_wants_it(tmp_path: Path) -> None:
+    with RunningDaemon(tmp_path, inbound("a", tmp_path / "a.log")) as daemon:
+        daemon.write(inbound("a", tmp_path / "a.log") + inbound("b", tmp_path / "b.log"))
+        before = time.monotonic_ns() // 1000
+        daemon.send(signal.SIGHUP)
+        reloading = daemon.wait_notified("RELOADING")
+        assert before <= int(reloading["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
+        daemon.wait_notified("READY", count=2)
+        assert daemon.worker("inbound/b")["state"] == "active"
+
+
+def test_an_unchanged_subscription_under_load_loses_nothing_across_20_reloads(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.log"
+    stop = threading.Event()
+    sent: list[bytes] = []
+
+    def load() -> None:
+        link = SocketSender(ip_address(GROUP), PORT, interface="lo", ttl=0)
+        while not stop.wait(0.0005):
+            batch = [b"%08d\n" % (len(sent) + n) for n in range(5)]
+            assert link.send(batch) == len(batch)
+            sent.extend(batch)
+        link.close()
+
+    with RunningDaemon(tmp_path, inbound("kept", kept)) as daemon:
+        sender = threading.Thread(target=load)
+        sender.start()
+        try:
+            for round_ in range(20):
+                other = inbound("other", tmp_path / f"other{round_ % 3}.log", port=PORT + round_ % 2)
+                daemon.write(inbound("kept", kept) + (other if round_ % 4 else ""))
+                answer = daemon.ctl("reload")
+                assert answer.returncode == 0, answer.stderr
+        finally:
+            stop.set()
+            sender.join()
+        assert len(daemon.events("config.reloaded")) == 20
+        wait_for(lambda: kept.stat().st_size >= 9 * len(sent))
+        assert kept.read_bytes() == b"".join(sent)
+        worker = daemon.worker("inbound/kept")
+        assert worker["restarts"] == 0
+        counters = worker["status"]["counters"]
+        assert (counters["received"], counters["overflow"]) == (len(sent), 0)
+        starts = [event for event in daemon.events("worker.activated") if event["worker"] == "inbound/kept"]
+        assert len(starts) == 1
+
+
+@pytest.mark.parametrize("how", ["SIGUSR1", "mcastctl"])
+def test_reopen_after_a_rotation_by_others(tmp_path: Path, how: str) -> None:
+    output = tmp_path / "a.log"
+    with RunningDaemon(tmp_path, inbound("a", output)) as daemon:
+        send(b"before\n")
+        wait_for(lambda: output.exists() and output.read_bytes() == b"before\n")
+        output.rename(tmp_path / "a.log.1")
+        if how == "SIGUSR1":
+            daemon.send(signal.SIGUSR1)
+        else:
+            assert daemon.ctl("reopen").returncode == 0
+        wait_for(output.exists)
+        send(b"after\n")
+        wait_for(lambda: output.read_bytes() == b"after\n")
+        assert (tmp_path / "a.log.1").read_bytes() == b"before\n"
+
+
+def test_sigterm_ends_it_cleanly_whatever_the_workers_wait_for(tmp_path: Path) -> None:
+    news = tmp_path / "news.txt"
+    news.write_text("news\n" * 1000)
+    os.mkfifo(tmp_path / "source.pipe")
+    os.mkfifo(tmp_path / "full.pipe")
+    reader = os.open(tmp_path / "full.pipe", os.O_RDONLY | os.O_NONBLOCK)  # which never reads
+    fifo = '{{ kind = "fifo", path = "{}", when_full = "block" }}'
+    config = [
+        outbound("missing", tmp_path / "missing.txt"),
+        outbound("stopped", news, port=PORT + 1, more="rate = 0"),
+        outbound("fast", news, port=PORT + 2, more='interval = 0\nrepeat = "forever"'),
+        outbound("slow", news, port=PORT + 1, more='interval = "1h"\nrepeat = "forever"'),
+        outbound("pipe", tmp_path / "source.pipe", port=PORT + 1),
+        inbound("unread", fifo.format(tmp_path / "unread.pipe"), port=PORT + 2),
+        inbound("full", fifo.format(tmp_path / "full.pipe"), port=PORT + 2),
+        inbound("nowhere", tmp_path / "nowhere.log", interface="eth7"),
+    ]
+    with RunningDaemon(tmp_path, "\n".join(config)) as daemon:
+        wait_for(lambda: daemon.worker("inbound/unread")["status"]["counters"]["received"] > 1000)
+        assert daemon.stop() == 0
+        (stopped,) = daemon.events("daemon.stopped")
+        assert stopped["clean"] is True
+        assert any("STOPPING" in message for message in daemon.messages)
+        assert not daemon.events("worker.abandoned")
+        assert not daemon.events("worker.crashed")
+    assert not daemon.socket.exists()
+    os.close(reader)
+
+
+def test_a_second_daemon_on_the_same_socket_is_refused_by_name(tmp_path: Path) -> None:
+    with RunningDaemon(tmp_path, inbound("a", tmp_path / "a.log")) as daemon:
+        second = subprocess.run(
+            [*MCASTD, "run", "--config", str(daemon.config)],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert second.returncode == 1
+        assert f"in use by mcastd (pid {daemon.process.pid})" in second.stderr
+        assert "Traceback" not in second.stderr
+        assert daemon.worker("inbound/a")["state"] == "active"
+
+
+def test_stop_worker_and_start_worker(tmp_path: Path) -> None:
+    output = tmp_path / "a.log"
+    with RunningDaemon(tmp_path, inbound("a", output)) as daemon:
+        assert daemon.ctl("stop-worker", "inbound/a").returncode == 0
+        assert daemon.worker("inbound/a")["state"] == "inactive"
+        assert daemon.ctl("status").returncode == 0  # as the user wants it
+        assert daemon.ctl("start-worker", "a").returncode == 0
+        daemon.wait_state("inbound/a", "active")
+        send(b"on again")
+        wait_for(lambda: output.exists() and output.read_bytes() == b"on again")
+        unknown = daemon.ctl("stop-worker", "nobody")
+        assert unknown.returncode == 1
+        assert "nobody" in unknown.stderr
+        assert "inbound/a" in unknown.stderr
+
+
+def test_the_watchdog_is_fed_while_heartbeats_are_fresh(tmp_path: Path) -> None:
+    with RunningDaemon(tmp_path, inbound("a", tmp_path / "a.log"), WATCHDOG_USEC="100000") as daemon:
+        daemon.wait_notified("WATCHDOG", count=3)
+
+
+def test_the_watchdog_starves_while_a_worker_hangs(tmp_path: Path) -> None:
+    """The daemon as it is, but for one sink that never returns from a write, and a shorter patience."""
+    code = (
+        "import threading, mcastd.supervisor.supervisor as s, mcastd.inbound.receiver as r\n"
+        "s.HANG = 0.2\n"
+        "r.Subscription._deliver = lambda *_: threading.Event().wait(60)\n"
+        "from mcastd.cli import main; main()"
+    )
+    control = f'[daemon]\nstop_timeout = 1\ncontrol_socket = "{tmp_path}/control"\nlog_format = "json"\n'
+    (tmp_path / "mcastd.toml").write_text(control + inbound("a", tmp_path / "a.log"))
+    notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    notify.bind(str(tmp_path / "notify"))
+    notify.settimeout(20)
+    environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "100000"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "run", "--config", str(tmp_path / "mcastd.toml")],
+        env=environment,
+        stderr=subprocess.PIPE,
+    )
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(process)
+        stack.callback(process.kill)
+        stack.enter_context(notify)
+        while b"WATCHDOG=1" not in notify.recv(65536):
+            pass
+        send(b"into the trap")
+        assert process.stderr is not None
+        for line in process.stderr:
+            if b"workers.hung" in line:
+                break
+        assert b"inbound/a" in line
+        notify.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                notify.recv(65536)
+        notify.settimeout(0.5)  # ten times the interval in which it was fed
+        with pytest.raises(TimeoutError):
+            notify.recv(65536)
+        process.terminate()
+        assert process.wait(20) == 1  # not a clean stop: one worker never ended
+
+
+def test_metrics_are_served(tmp_path: Path) -> None:
+    output = tmp_path / "a.log"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    config = f'[daemon]\ncontrol_socket = "{tmp_path}/control"\nmetrics = "127.0.0.1:{port}"\n'
+    with RunningDaemon(tmp_path, config + inbound("a", output)):
+        send(b"one", b"two")
+        wait_for(lambda: output.exists() and output.read_bytes() == b"onetwo")
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+        assert 'mcastd_received_datagrams_total{output="",worker="inbound/a"} 2.0' in text
+        assert f'mcastd_written_datagrams_total{{output="{output}",worker="inbound/a"}} 2.0' in text
+        assert 'mcastd_worker_state{state="active",worker="inbound/a"} 1.0' in text
+
+
+def test_the_journal_format_has_priorities_and_one_line_an_event(tmp_path: Path) -> None:
+    config = f'[daemon]\nlog_format = "journal"\ncontrol_socket = "{tmp_path}/control"\n'
+    with RunningDaemon(tmp_path, config + outbound("a", tmp_path / "missing.txt")) as daemon:
+        wait_for(lambda: "worker.waiting" in daemon.log.read_text())
+        lines = daemon.log.read_text().splitlines()
+        assert all(line[:3] in ("<6>", "<4>", "<3>", "<7>") for line in lines)
+        (waiting,) = [line for line in lines if "worker.waiting" in line]
+        assert waiting.startswith("<4>worker.waiting ")
+        assert "worker=outbound/a" in waiting

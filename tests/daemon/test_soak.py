@@ -1,0 +1,130 @@
+"""Half a minute of a busy daemon: reloads, reopens, deleted outputs; nothing unaccounted, nothing leaked."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.daemon import RunningDaemon
+from support.wait import wait_for
+
+PAIRS = 50
+KEPT = 5  # the first pairs are never touched: they must not lose a datagram
+SECONDS = 30
+LINES = 40
+
+
+def channel(number: int, source: Path, interval: float) -> str:
+    where = f'group = "239.255.10.{number}"\nport = 9200\ninterface = "lo"\nttl = 0'
+    return f'[outbound.c{number}]\n{where}\nsource = "{source}"\ninterval = {interval}\nrepeat = "forever"\n'
+
+
+def subscription(number: int, directory: Path, kind: int) -> str:
+    path = directory / f"{number}.log"
+    output = [
+        f'"{path}"',
+        f'{{ kind = "file", path = "{path}", format = "json" }}',
+        f'{{ kind = "file", path = "{path}", format = "lines", rotate_size = "4KiB", keep = 1 }}',
+        f'[{{ kind = "fifo", path = "{directory}/{number}.pipe" }}, {{ kind = "file", path = "{path}" }}]',
+    ][kind]
+    where = f'group = "239.255.10.{number}"\nport = 9200\ninterface = "lo"'
+    return f"[inbound.s{number}]\n{where}\noutput = {output}\n"
+
+
+class Plan:
+    """Which workers are configured, and how; changed at random."""
+
+    def __init__(self, directory: Path, source: Path) -> None:
+        self._directory = directory
+        self._source = source
+        self.channels = dict.fromkeys(range(PAIRS), 0.01)
+        self.subscriptions = {number: number % 4 for number in range(PAIRS)}
+
+    def text(self) -> str:
+        channels = [channel(number, self._source, interval) for number, interval in self.channels.items()]
+        subscriptions = [subscription(n, self._directory, kind) for n, kind in self.subscriptions.items()]
+        return "\n".join(channels + subscriptions)
+
+    def mutate(self, dice: random.Random) -> None:
+        for _ in range(dice.randint(1, 10)):
+            number = dice.randrange(KEPT, PAIRS)
+            match dice.randrange(4):
+                case 0:
+                    self.channels[number] = dice.choice([0.005, 0.01, 0.02])
+                case 1:
+                    self.channels.pop(number, None)
+                case 2:
+                    self.subscriptions[number] = dice.randrange(4)
+                case 3:
+                    self.subscriptions.pop(number, None)
+
+
+def assert_accounted(received: int, output: Mapping[str, Any]) -> None:
+    assert received == output["written"] + sum(output["dropped"].values()) + output.get("queued", 0), output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_soak(tmp_path: Path) -> None:
+    seed = int(os.environ.get("MCASTD_SOAK_SEED", "20261123"))
+    dice = random.Random(seed)
+    source, outputs = tmp_path / "news.txt", tmp_path / "out"
+    source.write_text("".join(f"line {number} of the news\n" for number in range(LINES)))
+    subscriptions_first = "\n".join(subscription(number, outputs, number % 4) for number in range(PAIRS))
+    with RunningDaemon(tmp_path, subscriptions_first) as daemon:
+        start = Plan(outputs, source)
+        daemon.write(start.text())
+        assert daemon.ctl("reload").returncode == 0
+        wait_for(lambda: all(worker["state"] == "active" for worker in daemon.workers().values()))
+        threads, fds = daemon.threads(), daemon.fds()
+        plan, reloads, reopens, deletions = Plan(outputs, source), 0, 0, 0
+        deadline = time.monotonic() + SECONDS
+        while time.monotonic() < deadline:
+            match dice.randrange(3):
+                case 0:
+                    plan.mutate(dice)
+                    daemon.write(plan.text())
+                    answer = daemon.ctl("reload")
+                    assert answer.returncode == 0, answer.stderr
+                    reloads += 1
+                case 1:
+                    daemon.send(signal.SIGUSR1)
+                    reopens += 1
+                case 2:
+                    for path in dice.sample(sorted(outputs.glob("*.log")), 5):
+                        path.unlink(missing_ok=True)
+                        deletions += 1
+        daemon.write(start.text())
+        assert daemon.ctl("reload").returncode == 0
+        wait_for(lambda: all(worker["state"] == "active" for worker in daemon.workers().values()))
+        wait_for(
+            lambda: (daemon.threads(), daemon.fds()) == (threads, fds), f"{threads} threads, {fds} fds again"
+        )
+        for number in range(PAIRS):  # senders first, so that all that was sent has arrived
+            assert daemon.ctl("stop-worker", f"outbound/c{number}").returncode == 0
+        workers = daemon.workers()
+        for number in range(KEPT):
+            sent = workers[f"outbound/c{number}"]["status"]["counters"]
+            got = workers[f"inbound/s{number}"]["status"]["counters"]
+            assert sent["sent"] == got["received"] + got["overflow"]
+            assert not sent["refused"]
+            assert got["overflow"] == 0
+        for number in range(PAIRS):
+            status = workers[f"inbound/s{number}"]["status"]
+            for output in status["outputs"]:
+                assert_accounted(status["counters"]["received"], output["counters"])
+        assert daemon.stop() == 0
+        closed = daemon.events("subscription.closed")
+        assert len(closed) >= PAIRS
+        for event in closed:
+            for output in event["outputs"].values():
+                assert_accounted(event["received"], output)
+        assert not daemon.events("worker.crashed")
+        assert not daemon.events("worker.abandoned")
+    print(f"seed {seed}: {reloads} reloads, {reopens} reopens, {deletions} deletions, {len(closed)} closed")

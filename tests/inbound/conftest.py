@@ -1,0 +1,70 @@
+"""Sinks as a subscription makes them, with what a test wants to hold in its own hands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcastd import log
+from mcastd.config import FifoOutput, FileOutput
+from mcastd.inbound.sinks import fifo
+from mcastd.inbound.sinks.account import Account
+from mcastd.inbound.sinks.fifo import FifoSink
+from mcastd.inbound.sinks.file import FileSink
+from mcastd.inbound.sinks.formats import Format, make_format
+from mcastd.net.link import Arrival, Batch
+
+SENDER = Arrival("192.0.2.1", 5000, 1, 1, 1_700_000_000_000_000_001)
+
+
+def _format(name: str) -> Format:
+    return make_format(name, "239.255.1.2", lambda ifindex: f"eth{ifindex}")
+
+
+@pytest.fixture
+def make_batch() -> Callable[..., Batch]:
+    """A batch from one sender; its buffers are overwritten when the next one is made, as a receiver does."""
+    buffers: list[memoryview] = []
+
+    def make(*payloads: bytes) -> Batch:
+        for buffer in buffers:
+            buffer[:] = b"#" * len(buffer)
+        buffers[:] = [memoryview(bytearray(payload)) for payload in payloads]
+        return Batch(list(buffers), [SENDER] * len(payloads))
+
+    return make
+
+
+@pytest.fixture
+def make_file() -> Iterator[Callable[..., FileSink]]:
+    """A file sink; ``sink`` is for its own parameters, the rest is its configuration."""
+    sinks: list[FileSink] = []
+
+    def make(path: Path, *, sink: dict[str, Any] | None = None, **settings: Any) -> FileSink:
+        config = FileOutput(kind="file", path=path, **settings)
+        account = Account(path, log.get_logger())
+        sinks.append(FileSink(config, _format(config.format), account, **(sink or {})))
+        return sinks[-1]
+
+    yield make
+    for sink in sinks:
+        sink.close()
+
+
+@pytest.fixture
+def make_fifo(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FifoSink]]:
+    """A FIFO sink that does not linger."""
+    monkeypatch.setattr(fifo, "LINGER", 0.0)
+    sinks: list[FifoSink] = []
+
+    def make(path: Path, **settings: Any) -> FifoSink:
+        config = FifoOutput(kind="fifo", path=path, **settings)
+        sinks.append(FifoSink(config, _format(config.format), Account(path, log.get_logger())))
+        return sinks[-1]
+
+    yield make
+    for sink in sinks:
+        sink.close()

@@ -1,0 +1,385 @@
+"""The FIFO sink on real pipes, with a reader that is there, slow, gone, or back again."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from mcastd import log
+from mcastd.config import FifoOutput
+from mcastd.inbound.sinks import fifo
+from mcastd.inbound.sinks.account import Account
+from mcastd.inbound.sinks.fifo import PIPE_SIZE, RECORD_OVERHEAD, FifoSink
+from mcastd.inbound.sinks.formats import lines
+from mcastd.net.link import Batch
+from tests.support.wait import wait_for
+
+MakeFifo = Callable[..., FifoSink]
+MakeBatch = Callable[..., Batch]
+MakeFull = Callable[[str, int], tuple[FifoSink, "Reader"]]
+PAGE = os.sysconf("SC_PAGE_SIZE")  # bytes: the smallest pipe
+
+
+class Reader:
+    """A program that reads a FIFO when it is told to."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+
+    def shrink(self) -> None:
+        """Give the pipe the room of one page."""
+        fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, PAGE)
+
+    def size(self) -> int:
+        return fcntl.fcntl(self._fd, fcntl.F_GETPIPE_SZ)
+
+    def read(self, size: int = 1 << 22) -> bytes:
+        """What is in the pipe now, up to ``size`` bytes."""
+        try:
+            return os.read(self._fd, size)
+        except BlockingIOError:
+            return b""
+
+    def leave(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+
+@pytest.fixture
+def path(tmp_path: Path, no_fd_leak: None) -> Path:
+    return tmp_path / "pipe"
+
+
+@pytest.fixture
+def attach(path: Path) -> Iterator[Callable[[], Reader]]:
+    """Readers of the FIFO at ``path``."""
+    readers: list[Reader] = []
+
+    def make() -> Reader:
+        readers.append(Reader(path))
+        return readers[-1]
+
+    yield make
+    for reader in readers:
+        reader.leave()
+
+
+def drained(sink: FifoSink, reader: Reader) -> bytes:
+    """All that the reader gets until nothing is queued."""
+    data = reader.read()
+    while sink.pending is not None:
+        sink.flush()
+        data += reader.read()
+    return data
+
+
+def queue_of(*records: int) -> int:
+    """The ``queue`` setting that holds just these records."""
+    return sum(records) + len(records) * RECORD_OVERHEAD
+
+
+# -- making and opening
+
+
+def test_is_made_with_its_mode_and_directories(path: Path, make_fifo: MakeFifo) -> None:
+    path = path.parent / "a" / "b" / "pipe"
+    umask = os.umask(0o027)
+    try:
+        make_fifo(path, mode=0o666).open()
+    finally:
+        os.umask(umask)
+    assert stat.S_ISFIFO(path.stat().st_mode)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666
+    assert stat.S_IMODE((path.parent).stat().st_mode) == 0o750
+
+
+def test_the_pipe_is_made_larger(path: Path, make_fifo: MakeFifo, make_batch: MakeBatch, attach) -> None:
+    sink = make_fifo(path)
+    sink.open()
+    reader = attach()
+    sink.write(make_batch(b"x"))
+    assert reader.size() == PIPE_SIZE
+
+
+def test_a_file_at_the_path_is_refused_and_left_alone(
+    path: Path, make_fifo: MakeFifo, make_batch: MakeBatch
+) -> None:
+    path.write_bytes(b"precious")
+    sink = make_fifo(path)
+    sink.open()
+    sink.write(make_batch(b"a", b"b"))
+    assert path.read_bytes() == b"precious"
+    assert sink.counters.dropped == {"not-a-fifo": 2}
+    error = f"cannot write to {path}: it is not a FIFO but a regular file; remove it, or give another path"
+    assert sink.status()["error"] == error
+
+
+# -- readers that come and go
+
+
+def test_without_a_reader_datagrams_are_dropped_until_one_comes(
+    path: Path, make_fifo: MakeFifo, make_batch: MakeBatch, attach
+) -> None:
+    sink = make_fifo(path)
+    with capture_logs() as said:
+        sink.open()
+        sink.write(make_batch(b"1"))
+        sink.write(make_batch(b"2", b"3"))
+        assert sink.counters.dropped == {"no-reader": 3}
+        reader = attach()
+        sink.write(make_batch(b"4", b"", memoryview(b"5" * 65_507)))
+    assert drained(sink, reader) == b"4" + b"5" * 65_507
+    assert (sink.counters.written, sink.counters.written_bytes) == (3, 65_508)
+    assert sink.status()["error"] is None
+    assert [(s["event"], s.get("dropped")) for s in said] == [
+        ("output failed", None),
+        ("output recovered", 3),
+    ]
+
+
+def test_what_is_queued_goes_with_the_reader(
+    path: Path, make_fifo: MakeFifo, make_batch: MakeBatch, attach
+) -> None:
+    sink = make_fifo(path)
+    sink.open()
+    reader = attach()
+    reader.shrink()
+    sink.write(make_batch(b"a"))  # opens it, and makes it larger
+    reader.read()
+    reader.shrink()
+    sink.write(make_batch(b"b" * PAGE, b"c" * 10, b"d"))
+    assert (sink.counters.written, sink.counters.queued) == (2, 2)
+    reader.leave()
+    assert sink.pending is not None
+    sink.flush()  # what poll(2) calls for: POLLERR
+    assert sink.pending is None
+    assert sink.counters.queued == 0
+    assert sink.counters.dropped == {"reader-gone": 2}
+    sink.write(make_batch(b"e"))
+    assert sink.counters.dropped == {"reader-gone": 2, "no-reader": 1}
+    another = attach()
+    sink.write(make_batch(b"f"))
+    assert another.read() == b"f"
+
+
+def test_a_reader_that_left_an_idle_pipe_is_noticed_with_the_next_datagram(
+    path: Path, make_fifo: MakeFifo, make_batch: MakeBatch, attach
+) -> None:
+    sink = make_fifo(path)
+    sink.open()
+    reader = attach()
+    sink.write(make_batch(b"a"))
+    reader.leave()
+    sink.write(make_batch(b"b", b"c"))
+    sink.write(make_batch(b"d"))
+    assert sink.counters.dropped == {"reader-gone": 2, "no-reader": 1}
+
+
+def test_a_fifo_made_anew_is_noticed(path: Path, make_fifo: MakeFifo, make_batch: MakeBatch, attach) -> None:
+    sink = make_fifo(path)
+    sink.open()
+    old = attach()
+    sink.write(make_batch(b"1"))
+    path.unlink()
+    os.mkfifo(path)
+    new = attach()
+    sink.write(make_batch(b"2"))
+    assert (old.read(), new.read()) == (b"1", b"2")
+    path.unlink()
+    sink.write(make_batch(b"3"))
+    assert stat.S_ISFIFO(path.stat().st_mode)
+    assert sink.counters.dropped == {"no-reader": 1}
+
+
+def test_reopen_does_not_end_the_readers_input(
+    path: Path, make_fifo: MakeFifo, make_batch: MakeBatch, attach
+) -> None:
+    sink = make_fifo(path)
+    sink.open()
+    reader = attach()
+    sink.write(make_batch(b"1"))
+    assert reader.read() == b"1"
+    sink.reopen()
+    with pytest.raises(BlockingIOError):  # an end of file would be b""
+        os.read(reader._fd, 1)
+
+
+# -- readers that are slow
+
+
+@pytest.fixture
+def full(path: Path, make_fifo: MakeFifo, make_batch: MakeBatch, attach) -> MakeFull:
+    """A sink whose pipe is full, with 2 bytes of 10 of the last record, and its reader."""
+
+    def make(when_full: str, queue: int) -> tuple[FifoSink, Reader]:
+        sink = make_fifo(path, when_full=when_full, queue=queue)
+        sink.open()
+        reader = attach()
+        sink.write(make_batch(b"."))
+        reader.read()
+        reader.shrink()
+        sink.write(make_batch(b"." * (PAGE - 2), b"0123456789"))
+        assert sink.counters.written == 2
+        return sink, reader
+
+    return make
+
+
+def test_drop_newest(full: MakeFull, make_batch: MakeBatch) -> None:
+    sink, reader = full("drop-newest", queue_of(8, 3, 3))
+    sink.write(make_batch(b"AAA"))
+    sink.write(make_batch(b"BBB", b"CCC", b"DDD"))
+    assert sink.counters.queued == 3
+    assert sink.counters.dropped == {"full": 2}
+    assert str(sink.status()["error"]).endswith("pipe: the pipe is full; its reader is too slow")
+    assert drained(sink, reader) == b"." * (PAGE - 2) + b"0123456789AAABBB"
+    assert (sink.counters.written, sink.counters.queued) == (5, 0)
+    sink.write(make_batch(b"E"))
+    assert reader.read() == b"E"
+    assert sink.status()["error"] is None
+
+
+def test_drop_oldest_but_never_the_record_that_is_partly_out(full: MakeFull, make_batch: MakeBatch) -> None:
+    sink, reader = full("drop-oldest", queue_of(8, 3, 3))
+    sink.write(make_batch(b"AAA"))
+    sink.write(make_batch(b"BBB", b"CCC", b"DDD"))
+    assert sink.counters.dropped == {"full": 2}
+    assert drained(sink, reader) == b"." * (PAGE - 2) + b"0123456789CCCDDD"
+    assert sink.counters.written == 5
+
+
+def test_block_drops_nothing_and_says_when_to_stop(full: MakeFull, make_batch: MakeBatch) -> None:
+    sink, reader = full("block", queue_of(8, 3, 3))
+    sink.write(make_batch(b"AAA"))
+    assert not sink.blocked
+    sink.write(make_batch(b"BBB", b"CCC", b"DDD"))
+    assert sink.blocked
+    assert drained(sink, reader) == b"." * (PAGE - 2) + b"0123456789AAABBBCCCDDD"
+    assert not sink.blocked
+    assert (sink.counters.written, sink.counters.dropped) == (7, {})
+
+
+def test_an_absent_reader_never_blocks(full: MakeFull, make_batch: MakeBatch) -> None:
+    sink, reader = full("block", 1)
+    assert sink.blocked
+    reader.leave()
+    sink.flush()
+    assert not sink.blocked
+    sink.write(make_batch(b"AAA"))
+    assert not sink.blocked
+    assert sink.counters.dropped == {"reader-gone": 1, "no-reader": 1}
+
+
+@pytest.mark.parametrize("when_full", ["drop-newest", "drop-oldest"])
+def test_one_record_is_queued_however_large_and_empty_ones_are_not_free(
+    full: MakeFull, make_batch: MakeBatch, when_full: str
+) -> None:
+    sink, reader = full(when_full, queue_of(8, 0, 0))
+    sink.write(make_batch(b"A" * 65_507))
+    assert (sink.counters.queued, sink.counters.dropped) == (2, {})
+    reader.read()
+    assert drained(sink, reader).endswith(b"A" * 65_507)
+    reader.shrink()
+    sink.write(make_batch(b"x" * (PAGE + 2)))
+    sink.write(make_batch(*[b""] * 1000))
+    assert sink.counters.queued == 3  # the rest of the first, and as many empty ones
+    assert sink.counters.dropped == {"full": 998}
+
+
+# -- the end
+
+
+def test_close_lets_a_reader_finish(
+    path: Path, make_fifo: MakeFifo, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = make_fifo(path, queue=4 * PIPE_SIZE)
+    monkeypatch.setattr(fifo, "LINGER", 10.0)
+    data = b""
+
+    def read() -> None:
+        nonlocal data
+        data = path.read_bytes()
+
+    sink.open()
+    program = threading.Thread(target=read)
+    program.start()
+    wait_for(lambda: sink.open() or sink.status()["error"] is None, "the reader")
+    for n in range(60):  # three times what the pipe holds
+        sink.write(make_batch(b"%d" % (n % 10) * 50_000))
+    sink.close()
+    program.join()
+    assert data == b"".join(b"%d" % (n % 10) * 50_000 for n in range(60))
+    assert (sink.counters.written, sink.counters.dropped) == (60, {})
+
+
+def test_close_writes_what_the_reader_still_takes_and_drops_the_rest(
+    full: MakeFull, make_batch: MakeBatch
+) -> None:
+    sink, reader = full("drop-newest", 1 << 20)
+    sink.write(make_batch(b"A" * PAGE, b"B"))
+    assert reader.read() == b"." * (PAGE - 2) + b"01"
+    sink.close()
+    assert reader.read() == b"23456789" + b"A" * (PAGE - 8)
+    assert (sink.counters.written, sink.counters.queued) == (3, 0)
+    assert sink.counters.dropped == {"stopped": 2}
+    assert reader.read() == b""
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    when_full=st.sampled_from(["drop-newest", "drop-oldest", "block"]),
+    queue=st.integers(1, 20_000),
+    steps=st.lists(
+        st.lists(st.integers(0, 6000), max_size=6) | st.integers(1, 9000) | st.just("leave"), max_size=20
+    ),
+)
+def test_each_datagram_is_accounted_for_and_none_is_torn(
+    when_full: str, queue: int, steps: list[list[int] | int | str]
+) -> None:
+    """Batches, reads and readers that leave, in any order; every reader gets whole lines, in order."""
+    with TemporaryDirectory() as directory:
+        path = Path(directory, "pipe")
+        config = FifoOutput(kind="fifo", path=path, when_full=when_full, queue=queue, format="lines")
+        sink = FifoSink(config, lines, Account(path, log.get_logger()))
+        sink.open()
+        counters = sink.counters
+        reader = Reader(path)
+        received, number, whole, data = 0, 0, 0, b""
+        for step in [*steps, "leave"]:
+            if isinstance(step, list):
+                payloads = [b"%d:" % (number + n) + b"x" * size for n, size in enumerate(step)]
+                number += len(payloads)
+                received += len(payloads)
+                sink.write(Batch([memoryview(bytearray(p)) for p in payloads]))
+                reader.shrink() if not data and counters.written == 0 else None
+            elif isinstance(step, int):
+                data += reader.read(step)
+                sink.flush()
+            else:
+                data += drained(sink, reader)
+                assert data == b"" or data.endswith(b"\n")
+                numbers = [int(line.partition(b":")[0]) for line in data.splitlines()]
+                assert numbers == sorted(set(numbers))
+                whole += len(numbers)
+                reader.leave()
+                data = b""
+                sink.write(Batch([b"nobody"]))
+                received += 1
+                reader = Reader(path)
+            assert received == counters.written + sum(counters.dropped.values()) + counters.queued
+            if when_full == "block":
+                assert "full" not in counters.dropped
+        assert whole == counters.written
+        reader.leave()
+        sink.close()

@@ -1,0 +1,465 @@
+"""The file sink on real files, and on a disk that is full."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from mcastd import log
+from mcastd.config import FileOutput
+from mcastd.inbound.sinks.account import Account
+from mcastd.inbound.sinks.file import FileSink
+from mcastd.inbound.sinks.formats import make_format
+from mcastd.inbound.sinks.records import Record
+from mcastd.net.link import Arrival, Batch
+
+MakeFile = Callable[..., FileSink]
+MakeBatch = Callable[..., Batch]
+ONE_LINE = st.binary(max_size=40).map(lambda data: data.replace(b"\n", b"|"))
+SENDER = Arrival("192.0.2.1", 5000, 1, 1, 1)
+
+
+class Disk:
+    """A writev that has room for so many bytes, and no more."""
+
+    def __init__(self, room: int, error: int = errno.ENOSPC) -> None:
+        self.room = room
+        self.error = error
+        self.calls = 0
+
+    def writev(self, fd: int, records: Sequence[Record]) -> int:
+        self.calls += 1
+        data = b"".join(records)
+        if data and not self.room:
+            raise OSError(self.error, os.strerror(self.error))
+        written = os.write(fd, data[: self.room])
+        self.room -= written
+        return written
+
+
+def contents(path: Path) -> list[bytes]:
+    """What the file and its rotated ones hold, the newest first."""
+    files = [path, *(Path(f"{path}.{n}") for n in range(1, 100))]
+    return [file.read_bytes() for file in files if file.exists()]
+
+
+# -- writing
+
+
+def test_appends_what_comes(tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"before ")
+    sink = make_file(path)
+    largest = bytes(range(256)) * 255 + bytes(227)
+    assert len(largest) == 65_507
+    sink.write(make_batch(b"a", b"", largest))
+    sink.write(make_batch(b""))
+    sink.write(make_batch())
+    sink.close()
+    assert path.read_bytes() == b"before a" + largest
+    assert (sink.counters.written, sink.counters.written_bytes) == (4, 65_508)
+    assert not sink.counters.dropped
+
+
+def test_makes_file_and_directories_with_their_modes(tmp_path: Path, make_file: MakeFile) -> None:
+    path = tmp_path / "a" / "b" / "log"
+    umask = os.umask(0o077)
+    try:
+        make_file(path, mode=0o664).open()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o664
+        os.umask(0o022)
+        make_file(tmp_path / "c" / "log").open()
+        assert stat.S_IMODE((tmp_path / "c").stat().st_mode) == 0o750
+        path.chmod(0o600)
+        make_file(path, mode=0o664).open()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600  # somebody's decision
+    finally:
+        os.umask(umask)
+
+
+def test_one_write_a_batch_as_far_as_the_kernel_takes_it(
+    tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch
+) -> None:
+    disk = Disk(1 << 20)
+    sink = make_file(tmp_path / "log", sink={"writev": disk.writev})
+    sink.write(make_batch(*[b"x"] * 1024))
+    assert disk.calls == 1
+    sink.write(make_batch(*[b"x"] * 1025))
+    assert disk.calls == 3
+    assert sink.counters.written == 2049
+
+
+def test_fsync_syncs_each_batch(
+    tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", synced.append)
+    sink = make_file(tmp_path / "log", fsync=True)
+    sink.write(make_batch(b"a", b"b"))
+    sink.write(make_batch(b"c"))
+    assert len(synced) == 2
+
+
+def test_a_sync_that_fails_is_said(
+    tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    sink = make_file(tmp_path / "log", fsync=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", refuse)
+        sink.write(make_batch(b"a"))
+    assert "input/output error" in str(sink.status()["error"])
+    assert (sink.counters.written, sink.counters.dropped) == (1, {})  # it is in the file
+
+
+# -- what others do to the file
+
+
+def test_a_file_moved_or_deleted_is_made_anew(
+    tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch
+) -> None:
+    path = tmp_path / "log"
+    sink = make_file(path)
+    sink.write(make_batch(b"1"))
+    path.rename(tmp_path / "moved")
+    sink.write(make_batch(b"2"))
+    path.unlink()
+    sink.write(make_batch(b"3"))
+    assert (tmp_path / "moved").read_bytes() == b"1"
+    assert path.read_bytes() == b"3"
+    assert sink.counters.written == 3
+
+
+def test_reopen_makes_the_file_at_once(tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch) -> None:
+    path = tmp_path / "log"
+    sink = make_file(path)
+    sink.write(make_batch(b"1"))
+    path.rename(tmp_path / "log.1")
+    sink.reopen()
+    assert path.read_bytes() == b""
+    sink.write(make_batch(b"2"))
+    assert contents(path) == [b"2", b"1"]
+
+
+def test_a_file_cut_by_others_gets_no_hole(
+    tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch
+) -> None:
+    path = tmp_path / "log"
+    disk = Disk(100)
+    sink = make_file(path, sink={"writev": disk.writev}, rotate_size=60)
+    sink.write(make_batch(b"x" * 50))
+    os.truncate(path, 0)  # logrotate's copytruncate
+    disk.room = 5
+    sink.write(make_batch(b"y" * 50))
+    disk.room = 100
+    sink.write(make_batch(b"z" * 50))
+    assert contents(path) == [b"z" * 50]
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (Path.mkdir, "a directory"),
+        (os.mkfifo, "a FIFO"),
+        (lambda path: path.symlink_to("/dev/null"), "a character device"),
+    ],
+)
+def test_refuses_what_is_no_file_until_it_is_gone(
+    tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch, make: Callable[[Path], None], kind: str
+) -> None:
+    path = tmp_path / "log"
+    make(path)
+    sink = make_file(path)
+    with capture_logs() as said:
+        sink.open()
+        sink.write(make_batch(b"a"))
+        sink.write(make_batch(b"b", b"c"))
+    assert sink.counters.dropped == {"not-a-file": 3}
+    error = f"cannot write to {path}: it is not a regular file but {kind}; remove it, or give another path"
+    assert sink.status()["error"] == error
+    assert len(said) == 1
+    path.rename(tmp_path / "away")
+    sink.write(make_batch(b"d"))
+    assert path.read_bytes() == b"d"
+    assert sink.status()["error"] is None
+
+
+# -- a disk that is full
+
+
+def test_what_does_not_fit_is_dropped_and_writing_resumes(
+    tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch
+) -> None:
+    path = tmp_path / "log"
+    disk = Disk(8)
+    sink = make_file(path, format="lines", sink={"writev": disk.writev})
+    with capture_logs() as said:
+        sink.write(make_batch(b"one", b"two", b"three"))
+        disk.room = 3
+        sink.write(make_batch(b"four"))
+        disk.room = 100
+        sink.write(make_batch(b"five"))
+    assert path.read_bytes() == b"one\ntwo\nfive\n"
+    assert sink.counters.dropped == {"no-space": 2}
+    assert [s["event"] for s in said] == ["output failed", "output recovered"]
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.EDQUOT, "no-space"),
+        (errno.EFBIG, "file-too-large"),
+        (errno.EIO, "io-error"),
+        (errno.EACCES, "permission"),
+    ],
+)
+def test_each_error_has_its_reason(
+    tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch, number: int, reason: str
+) -> None:
+    sink = make_file(tmp_path / "log", sink={"writev": Disk(0, number).writev})
+    sink.write(make_batch(b"a"))
+    assert sink.counters.dropped == {reason: 1}
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    name=st.sampled_from(["lines", "json"]),
+    rooms=st.lists(st.integers(0, 400), max_size=30),
+    batches=st.lists(st.lists(ONE_LINE, max_size=6), max_size=10),
+)
+def test_no_torn_record_ever(name: str, rooms: list[int], batches: list[list[bytes]]) -> None:
+    """The kernel cuts writes anywhere and refuses some: the file holds whole records, those counted."""
+    with TemporaryDirectory() as directory:
+        path = Path(directory, "log")
+        cuts = iter(rooms)
+
+        def writev(fd: int, records: Sequence[Record]) -> int:
+            return Disk(next(cuts, 1 << 20)).writev(fd, records)
+
+        to_records = make_format(name, "239.1.1.1", str)
+        config = FileOutput(kind="file", path=path, format=name)
+        sink = FileSink(config, to_records, Account(path, log.get_logger()), writev=writev)
+        offered: list[bytes] = []
+        for payloads in batches:
+            batch = Batch(payloads, [SENDER] * len(payloads))
+            offered += [bytes(record) for record in to_records(batch)]
+            sink.write(batch)
+        sink.close()
+        counters = sink.counters
+        assert counters.written + sum(counters.dropped.values()) == len(offered)
+        data = path.read_bytes() if path.exists() else b""
+        assert len(data) == counters.written_bytes
+        rest = iter(offered)
+        written = 0
+        while data:  # a subsequence of what was offered; no record begins with another
+            record = next(record for record in rest if data.startswith(record))
+            data = data.removeprefix(record)
+            written += 1
+            if name == "json":
+                json.loads(record)
+        assert written == counters.written
+
+
+def test_a_torn_record_that_cannot_be_taken_back_at_once_is_taken_back_later(
+    tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(fd: int, length: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    path = tmp_path / "log"
+    disk = Disk(6)
+    sink = make_file(path, format="lines", sink={"writev": disk.writev})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "ftruncate", refuse)
+        sink.write(make_batch(b"one", b"two"))
+        disk.room = 100
+        sink.write(make_batch(b"three"))
+    assert path.read_bytes() == b"one\ntw"
+    sink.write(make_batch(b"four"))
+    assert path.read_bytes() == b"one\nfour\n"
+    assert sink.counters.written == 2
+    assert sink.counters.dropped == {"io-error": 2}
+
+
+PROGRAM = """
+import errno, json, os, resource, subprocess, sys
+from pathlib import Path
+from mcastd import log
+from mcastd.config import FileOutput
+from mcastd.inbound.sinks.account import Account
+from mcastd.inbound.sinks.file import FileSink
+from mcastd.inbound.sinks.formats import lines
+from mcastd.net.link import Batch
+
+directory, how = sys.argv[1:]
+path = Path(directory, "log")
+if how == "tmpfs":
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", directory], check=True)
+else:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
+sink = FileSink(FileOutput(kind="file", path=path, format="lines"), lines, Account(path, log.get_logger()))
+for n in range(100):
+    sink.write(Batch([b"%d " % n + b"x" * 1000, b"y" * 500]))
+full = path.read_bytes().splitlines(True)
+failed = sink.status()
+if how == "tmpfs":
+    os.truncate(path, 0)
+else:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+sink.write(Batch([b"again"]))
+whole = all(line.endswith(b"\\n") and len(line) in (501, 1003, 1004) for line in full)
+print(json.dumps([len(full), whole, failed, path.read_bytes()[-6:].decode(), sink.status()]))
+"""
+
+
+@pytest.mark.parametrize(("how", "reason"), [("tmpfs", "no-space"), ("rlimit", "file-too-large")])
+def test_a_real_limit(tmp_path: Path, how: str, reason: str) -> None:
+    program = [sys.executable, "-c", PROGRAM, str(tmp_path), how]
+    if how == "tmpfs":
+        program = ["unshare", "--mount", *program]
+    done = subprocess.run(program, check=True, capture_output=True, text=True, timeout=60)
+    count, whole, failed, tail, status = json.loads(done.stdout.splitlines()[-1])
+    assert whole
+    assert failed["counters"]["written"] == count > 0
+    assert failed["counters"]["dropped"] == {reason: 200 - count}
+    assert failed["error"]
+    assert tail == "again\n"
+    assert status["error"] is None
+    assert done.stdout.count("output failed") + done.stderr.count("output failed") == 1
+
+
+# -- rotation
+
+
+def test_rotates_by_size_and_keeps_so_many(
+    tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch
+) -> None:
+    path = tmp_path / "log"
+    sink = make_file(path, rotate_size=4, keep=2)
+    sink.write(make_batch(*[b"%d" % n for n in range(10)]))
+    assert contents(path) == [b"89", b"4567", b"0123"]
+    sink.write(make_batch(b"ab", b"larger", b"c"))
+    assert contents(path) == [b"c", b"larger", b"89ab"]
+    assert sink.counters.written == 13
+
+
+def test_keep_nothing_and_keep_less_than_before(
+    tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch
+) -> None:
+    path = tmp_path / "log"
+    make_file(path, rotate_size=1, keep=5).write(make_batch(*[b"%d" % n for n in range(6)]))
+    assert contents(path) == [b"5", b"4", b"3", b"2", b"1", b"0"]
+    make_file(path, rotate_size=1, keep=2).write(make_batch(b"6"))
+    assert contents(path) == [b"6", b"5", b"4"]
+    make_file(path, rotate_size=1, keep=0).write(make_batch(b"7", b"8"))
+    assert contents(path) == [b"8"]
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    limit=st.integers(1, 60),
+    keep=st.integers(0, 4),
+    batches=st.lists(st.lists(st.integers(0, 70), max_size=8), max_size=8),
+)
+def test_no_file_is_larger_than_allowed(limit: int, keep: int, batches: list[list[int]]) -> None:
+    with TemporaryDirectory() as directory:
+        path = Path(directory, "log")
+        config = FileOutput(kind="file", path=path, rotate_size=limit, keep=keep)
+        sink = FileSink(config, make_format("raw", "", str), Account(path, log.get_logger()))
+        stream = b""
+        for number, sizes in enumerate(batches):
+            payloads = [bytes([65 + number]) * size for size in sizes]
+            stream += b"".join(payloads)
+            sink.write(Batch(payloads))
+        sink.close()
+        files = contents(path)
+        assert len(files) <= keep + 1
+        assert stream.endswith(b"".join(reversed(files)))
+        alone = {size for sizes in batches for size in sizes if size > limit}
+        assert all(len(file) <= limit or len(file) in alone for file in files)
+        assert sink.counters.written == sum(map(len, batches))
+
+
+def test_rotates_at_multiples_of_the_period(
+    tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch
+) -> None:
+    path = tmp_path / "log"
+    now = 86_399.0
+    sink = make_file(path, rotate_every=86_400, sink={"wall": lambda: now})
+    sink.open()
+    sink.write(make_batch(b"1"))
+    os.utime(path, (now, now))
+    now += 1
+    sink.write(make_batch(b"2"))
+    now += 86_399
+    sink.write(make_batch(b"2"))
+    now -= 86_400  # a clock set back ends no period
+    sink.write(make_batch(b"2"))
+    now += 10 * 86_400
+    sink.write(make_batch(b"3"))
+    assert contents(path) == [b"3", b"222", b"1"]
+
+
+def test_a_file_found_belongs_to_the_period_of_its_last_write(
+    tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch
+) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"old")
+    os.utime(path, (7_000, 7_000))
+    make_file(path, rotate_every=3600, sink={"wall": lambda: 7_199.0}).write(make_batch(b"+"))
+    assert contents(path) == [b"old+"]
+    os.utime(path, (7_000, 7_000))
+    make_file(path, rotate_every=3600, sink={"wall": lambda: 7_200.0}).write(make_batch(b"new"))
+    assert contents(path) == [b"new", b"old+"]
+
+
+def test_a_file_that_cannot_be_rotated_does_not_grow(
+    tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch
+) -> None:
+    path = tmp_path / "log"
+    (tmp_path / "log.1").mkdir()
+    (tmp_path / "log.1" / "in-the-way").touch()
+    sink = make_file(path, rotate_size=4, keep=1)
+    for _ in range(3):
+        sink.write(make_batch(b"1234", b"5"))
+    assert path.read_bytes() == b"1234"
+    assert sink.counters.dropped == {"rotation": 5}
+    assert str(sink.status()["error"]).startswith(f"cannot rotate {path}: is a directory; ")
+    (tmp_path / "log.1").rename(tmp_path / "away")
+    sink.write(make_batch(b"6"))
+    assert contents(path) == [b"6", b"1234"]
+
+
+def test_a_rotation_that_fails_half_way_loses_no_older_file(
+    tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log"
+    sink = make_file(path, rotate_size=1, keep=3)
+    sink.write(make_batch(b"1", b"2", b"3"))
+    rename = os.rename
+
+    def refuse(source: str, target: str) -> None:
+        if Path(source) == path:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", refuse)
+        for _ in range(5):
+            sink.write(make_batch(b"x"))
+    sink.write(make_batch(b"4"))
+    assert contents(path) == [b"4", b"3", b"2", b"1"]

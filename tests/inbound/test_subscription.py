@@ -1,0 +1,309 @@
+"""The worker: from a link in memory to real outputs."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from mcastd.config import InboundSubscription
+from mcastd.errors import LinkError
+from mcastd.inbound.receiver import Subscription, interface_name
+from mcastd.net.fake import FakeReceiver
+from mcastd.worker import Context, Signal
+from tests.support.wait import wait_for
+
+
+class Run:
+    """A subscription in a thread, with a fake link for each of its runs."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.links: list[FakeReceiver] = []
+        self.refusal: LinkError | None = None
+        self.waiting: list[bytes] = []  # in the link when it is opened
+        self.ready = threading.Event()
+        self.failure: BaseException | None = None
+        self.context = Context(self.ready.set)
+        config = InboundSubscription(group="239.255.1.2", port=9190, **settings)
+        self.worker = Subscription("inbound/news", config, self._open)
+        self._thread: threading.Thread | None = None
+
+    def _open(self, config: InboundSubscription, metadata: bool) -> FakeReceiver:
+        if self.refusal:
+            raise self.refusal
+        self.links.append(FakeReceiver(metadata))
+        self.link.deliver(*self.waiting)
+        return self.links[-1]
+
+    @property
+    def link(self) -> FakeReceiver:
+        return self.links[-1]
+
+    def start(self) -> FakeReceiver:
+        self.ready.clear()
+        self._thread = threading.Thread(target=self._main)
+        self._thread.start()
+        assert self.ready.wait(10)
+        return self.link
+
+    def _main(self) -> None:
+        try:
+            self.worker.run(self.context)
+        except BaseException as error:  # for the test to look at
+            self.failure = error
+
+    def join(self) -> None:
+        if self._thread is not None:
+            self._thread.join(10)
+            assert not self._thread.is_alive()
+            self._thread = None
+
+    def stop(self) -> None:
+        self.context.send(Signal.STOP)
+        self.join()
+
+    def received(self, count: int) -> None:
+        counters = self.worker.counters
+        wait_for(lambda: counters.received >= count and self.quiet(), f"{count} datagrams")
+
+    def quiet(self) -> bool:
+        """Whether every output has accounted for all that was received."""
+        return all(
+            self.worker.counters.received
+            == sink.counters.written + sum(sink.counters.dropped.values()) + sink.counters.queued
+            for sink in self.worker.sinks
+        )
+
+
+@pytest.fixture
+def make_run(no_fd_leak: None) -> Iterator[Callable[..., Run]]:
+    runs: list[Run] = []
+
+    def make(*output: dict[str, Any], **settings: Any) -> Run:
+        runs.append(Run(output=output, **settings))
+        return runs[-1]
+
+    yield make
+    for run in runs:
+        run.stop()
+        run.worker.close()
+        run.context.close()
+
+
+def file_output(path: Path, **settings: Any) -> dict[str, Any]:
+    return {"kind": "file", "path": path, **settings}
+
+
+def fifo_output(path: Path, **settings: Any) -> dict[str, Any]:
+    return {"kind": "fifo", "path": path, **settings}
+
+
+def lost(name: str = "eth7") -> LinkError:
+    return LinkError(f"cannot use 239.255.1.2 on {name}", "no such interface", errno=errno.ENODEV)
+
+
+def test_what_arrives_is_in_the_file(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+    path = tmp_path / "news.log"
+    run = make_run(file_output(path))
+    run.start().deliver(b"one ", b"", b"x" * 65_507)
+    run.received(3)
+    assert path.read_bytes() == b"one " + b"x" * 65_507
+    assert run.worker.counters.received_bytes == 65_511
+
+
+def test_what_waits_in_the_kernel_at_the_end_is_taken(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+    path = tmp_path / "news.log"
+    run = make_run(file_output(path))
+    run.waiting = [b"x"] * 1000
+    run.context.send(Signal.STOP)
+    run.start()
+    run.join()
+    assert path.read_bytes() == b"x" * 1000
+    assert run.link.closed
+
+
+def test_a_broken_output_does_not_hold_up_the_others(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+    (tmp_path / "directory").mkdir()
+    run = make_run(
+        file_output(tmp_path / "directory"),
+        fifo_output(tmp_path / "pipe"),
+        file_output(tmp_path / "good", format="lines"),
+    )
+    run.start().deliver(b"a", b"b")
+    run.received(2)
+    assert (tmp_path / "good").read_bytes() == b"a\nb\n"
+    assert [dict(sink.counters.dropped) for sink in run.worker.sinks] == [
+        {"not-a-file": 2},
+        {"no-reader": 2},
+        {},
+    ]
+
+
+@pytest.mark.parametrize(("name", "metadata"), [("raw", False), ("lines", False), ("json", True)])
+def test_metadata_is_asked_for_where_it_is_needed(
+    tmp_path: Path, make_run: Callable[..., Run], name: str, metadata: bool
+) -> None:
+    run = make_run(file_output(tmp_path / "a"), file_output(tmp_path / "b", format=name))
+    link = run.start()
+    assert link.metadata is metadata
+    link.deliver(b"x")
+    run.received(1)
+    if metadata:
+        assert json.loads((tmp_path / "b").read_bytes())["interface"] == interface_name(1)
+
+
+def test_interfaces_have_names_or_numbers() -> None:
+    assert interface_name(1) == "lo"
+    assert interface_name(1 << 20) == str(1 << 20)
+
+
+def test_no_link_now_is_for_the_supervisor_but_the_pipe_is_there(
+    tmp_path: Path, make_run: Callable[..., Run]
+) -> None:
+    run = make_run(fifo_output(tmp_path / "pipe"))
+    run.refusal = lost()
+    with pytest.raises(LinkError):
+        run.worker.run(run.context)
+    assert (tmp_path / "pipe").exists()
+
+
+def test_signals(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+    path = tmp_path / "news.log"
+    run = make_run(file_output(path))
+    link = run.start()
+    link.deliver(b"1")
+    run.received(1)
+    path.rename(tmp_path / "news.log.1")
+    run.context.send(Signal.REOPEN)
+    wait_for(path.exists)
+    run.context.send(Signal.NETWORK)
+    wait_for(lambda: link.network_changes == 1)
+    link.deliver(b"2")
+    run.received(2)
+    assert path.read_bytes() == b"2"
+
+
+def test_counters_outlive_a_lost_interface(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+    run = make_run(file_output(tmp_path / "news.log"))
+    first = run.start()
+    first.deliver(b"1")
+    run.received(1)
+    first.error = lost()
+    first.dropped_by_kernel = 3
+    first.deliver(b"2")
+    run.context.send(Signal.NETWORK)
+    run.join()
+    assert isinstance(run.failure, LinkError)
+    assert first.closed
+    assert run.context.wait(0) == {}  # nothing of the closed link is watched
+    assert run.worker.counters.overflow == 3
+    second = run.start()
+    second.dropped_by_kernel = 4
+    second.deliver(b"3")
+    run.received(3)
+    assert run.worker.status()["counters"]["overflow"] == 7  # type: ignore[index]
+    run.stop()
+    assert run.worker.counters.overflow == 7
+    assert (tmp_path / "news.log").read_bytes() == b"123"
+
+
+def test_a_blocked_pipe_holds_up_reception_until_it_is_read(
+    tmp_path: Path, make_run: Callable[..., Run]
+) -> None:
+    path = tmp_path / "pipe"
+    run = make_run(fifo_output(path, when_full="block", queue=1))
+    link = run.start()
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        total = 3000  # of 1000 bytes: more than pipe, queue and a few batches hold
+        link.deliver(*[b"%999d\n" % n for n in range(total)])
+        [sink] = run.worker.sinks
+        wait_for(lambda: sink.blocked)
+        link.dropped_by_kernel = 5
+        assert run.worker.counters.received < total
+        assert run.worker.status()["counters"]["overflow"] == 5  # type: ignore[index]
+        data = bytearray()
+
+        def read() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                data.extend(os.read(reader, 1 << 16))
+            return len(data) == total * 1000
+
+        wait_for(read)
+        assert [int(line) for line in data.splitlines()] == list(range(total))
+        run.received(total)
+        assert sink.counters.written == total
+    finally:
+        os.close(reader)
+
+
+def test_stops_while_blocked(
+    tmp_path: Path, make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcastd.inbound.sinks.fifo.LINGER", 0.0)
+    path = tmp_path / "pipe"
+    run = make_run(fifo_output(path, when_full="block", queue=1), receive_buffer=1 << 16)
+    link = run.start()
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        link.deliver(*[b"x" * 1000] * 5000)
+        [sink] = run.worker.sinks
+        wait_for(lambda: sink.blocked)
+        run.stop()
+        run.worker.close()
+        counters = sink.counters
+        assert run.worker.counters.received == counters.written + counters.dropped["stopped"]
+        assert run.worker.counters.received < 5000  # what keeps coming is not waited for
+    finally:
+        os.close(reader)
+
+
+def test_status_and_the_last_word(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+    path = tmp_path / "news.log"
+    run = make_run(file_output(path, format="lines"), interface="lo", sources=["192.0.2.10"])
+    before = run.worker.status()
+    assert (before["link"], before["last_datagram_age"]) == (None, None)
+    run.start().deliver(b"a")
+    run.received(1)
+    status = json.loads(json.dumps(run.worker.status()))
+    assert status.pop("last_datagram_age") >= 0
+    assert status == {
+        "group": "239.255.1.2",
+        "port": 9190,
+        "interface": "lo",
+        "sources": ["192.0.2.10"],
+        "counters": {"received": 1, "received_bytes": 1, "truncated": 0, "overflow": 0},
+        "outputs": [
+            {
+                "kind": "file",
+                "format": "lines",
+                "path": str(path),
+                "counters": {"written": 1, "written_bytes": 2, "dropped": {}, "queued": 0},
+                "error": None,
+            }
+        ],
+        "link": {"interfaces": ["fake0"]},
+    }
+    run.stop()
+    with capture_logs() as said:
+        run.worker.close()
+    assert said == [
+        {
+            "event": "subscription closed",
+            "log_level": "info",
+            "worker": "inbound/news",
+            "totals": {
+                "received": 1,
+                "overflow": 0,
+                "outputs": {str(path): {"written": 1, "dropped": {}}},
+            },
+        }
+    ]

@@ -1,0 +1,282 @@
+"""Real sockets on the loopback of the tests' own namespace, and on veth pairs."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import select
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from support.host import ip
+from support.wait import wait_for
+
+from mcastd.errors import LinkError
+from mcastd.net.interfaces import Monitor, look, route_to
+from mcastd.net.link import MAX_DATAGRAM
+from mcastd.net.sockets import SLOTS, SocketReceiver, SocketSender, free_port
+
+GROUP = ipaddress.ip_address("239.255.7.1")
+OTHER = ipaddress.ip_address("239.255.7.2")
+
+
+@pytest.fixture
+def stack(no_fd_leak: None) -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def veth(stack: ExitStack) -> str:
+    """An interface ``left`` (10.7.0.1), with ``right`` (10.7.0.2) at the other end, in the same namespace."""
+    ip("link add left type veth peer name right")
+    stack.callback(ip, "link del left")
+    for name, address in (("left", "10.7.0.1/24"), ("right", "10.7.0.2/24")):
+        ip(f"addr add {address} dev {name}")
+        ip(f"addr add fd07::{address[7]}/64 dev {name} nodad")
+        ip(f"link set {name} addrgenmode none up")
+        ip(f"addr add fe80::{address[7]}/64 dev {name} nodad")
+    return "left"
+
+
+def receiver(stack: ExitStack, port: int, group: ipaddress.IPv4Address = GROUP, **options) -> SocketReceiver:
+    link = SocketReceiver(group, port, **{"interface": "lo", **options})
+    stack.callback(link.close)
+    return link
+
+
+def sender(stack: ExitStack, port: int, group: ipaddress.IPv4Address = GROUP, **options) -> SocketSender:
+    link = SocketSender(group, port, **{"interface": "lo", "ttl": 0, **options})
+    stack.callback(link.close)
+    return link
+
+
+def take(link: SocketReceiver, count: int, timeout: float = 5) -> list[bytes]:
+    """``count`` payloads, or fewer if no more come for ``timeout`` seconds."""
+    payloads: list[bytes] = []
+    poll = select.poll()
+    poll.register(link, select.POLLIN)
+    while len(payloads) < count and poll.poll(timeout * 1000):
+        payloads += [bytes(payload) for payload in link.receive().payloads]
+    return payloads
+
+
+def nothing(link: SocketReceiver) -> bool:
+    """Whether nothing has come; call it after something else that was sent later did arrive."""
+    return len(link.receive()) == 0
+
+
+@pytest.mark.parametrize("metadata", [True, False])
+def test_datagrams_of_every_size_arrive_whole_and_in_order(stack: ExitStack, metadata: bool) -> None:
+    port = free_port()
+    incoming, outgoing = receiver(stack, port, metadata=metadata), sender(stack, port)
+    payloads = [b"", b"x", b"\0" * 1472, bytes(range(256)) * 255, b"y" * MAX_DATAGRAM, b"end"]
+    assert outgoing.send(payloads) == len(payloads)
+    assert take(incoming, len(payloads)) == payloads
+
+
+def test_a_batch_is_bounded_and_the_rest_stays_for_the_next(stack: ExitStack) -> None:
+    port = free_port()
+    incoming, outgoing = receiver(stack, port), sender(stack, port)
+    payloads = [b"%d" % number for number in range(SLOTS + 10)]
+    assert outgoing.send(payloads) == len(payloads)
+    wait_for(lambda: select.select([incoming], [], [], 0)[0])
+    assert len(incoming.receive()) == SLOTS
+    assert take(incoming, 10) == payloads[SLOTS:]
+    assert len(incoming.receive()) == 0
+
+
+def test_arrivals_tell_source_port_interface_ttl_and_kernel_time(stack: ExitStack) -> None:
+    port = free_port()
+    incoming, outgoing = receiver(stack, port, metadata=True), sender(stack, port, ttl=7)
+    before = look().interfaces[1]
+    outgoing.send([b"x"])
+    wait_for(lambda: select.select([incoming], [], [], 0)[0])
+    (arrival,) = incoming.receive().arrivals
+    assert arrival.source == outgoing.describe()["address"] == "127.0.0.1"
+    assert arrival.port > 0
+    assert (arrival.ifindex, arrival.ttl) == (before.index, 7)
+    assert arrival.time_ns > 1_700_000_000 * 10**9
+
+
+@pytest.mark.parametrize("group", ["ff15::7", "ff05::7", "ff02::7"])
+@pytest.mark.parametrize("interface", ["left", "all"])
+def test_ipv6_of_each_scope(stack: ExitStack, veth: str, group: str, interface: str) -> None:
+    address, port = ipaddress.ip_address(group), free_port()
+    incoming = receiver(stack, port, address, interface=interface, metadata=True)
+    outgoing = sender(stack, port, address, interface=veth, ttl=3)
+    outgoing.send([b"six"])
+    wait_for(lambda: select.select([incoming], [], [], 0)[0])
+    batch = incoming.receive()
+    assert bytes(batch.payloads[0]) == b"six"
+    assert batch.arrivals[0].ttl == 3
+    assert batch.arrivals[0].ifindex in (socket.if_nametoindex("left"), socket.if_nametoindex("right"))
+
+
+def test_unicast_to_the_port_is_not_taken_for_the_group(stack: ExitStack, veth: str) -> None:
+    port = free_port()
+    incoming = receiver(stack, port, ipaddress.ip_address("ff02::7"), interface="all")
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as stranger:
+        stranger.sendto(b"unicast", ("fd07::1", port))
+    sender(stack, port, ipaddress.ip_address("ff02::7"), interface=veth).send([b"group"])
+    assert set(take(incoming, 2, timeout=0.5)) == {b"group"}
+
+
+def test_two_groups_on_one_port_are_told_apart_beside_a_wildcard_listener(stack: ExitStack) -> None:
+    port = free_port()
+    one, other = receiver(stack, port, GROUP), receiver(stack, port, OTHER)
+    wild = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    wild.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    wild.bind(("", port))
+    sender(stack, port, GROUP).send([b"one"])
+    sender(stack, port, OTHER).send([b"other"])
+    assert take(one, 1) == [b"one"]
+    assert take(other, 1) == [b"other"]
+    assert nothing(one)
+    assert nothing(other)
+
+
+def test_interfaces_are_told_apart(stack: ExitStack, veth: str) -> None:
+    port = free_port()
+    on_lo, on_right = receiver(stack, port), receiver(stack, port, interface="right")
+    sender(stack, port).send([b"lo"])
+    sender(stack, port, interface="left", ttl=1).send([b"veth"])
+    assert take(on_lo, 1) == [b"lo"]
+    assert nothing(on_lo)
+    # rp_filter would drop what comes in by `right` from this host's own address: so look at `left`'s loop
+    on_left = receiver(stack, port, interface="10.7.0.1")
+    sender(stack, port, interface="10.7.0.1", ttl=1).send([b"again"])
+    assert take(on_left, 1) == [b"again"]
+    on_right.close()
+
+
+def test_a_source_filter_holds_for_its_own_socket_only(stack: ExitStack) -> None:
+    port = free_port()
+    ip("addr add 127.0.0.9/8 dev lo")
+    stack.callback(ip, "addr del 127.0.0.9/8 dev lo")
+    filtered = receiver(stack, port, sources=[ipaddress.ip_address("127.0.0.9")])
+    anyone = receiver(stack, port)
+    sender(stack, port).send([b"from 1"])
+    sender(stack, port, interface="127.0.0.9").send([b"from 9"])
+    assert take(anyone, 2) == [b"from 1", b"from 9"]
+    assert take(filtered, 1) == [b"from 9"]
+    assert nothing(filtered)
+
+
+def test_received_and_overflow_make_up_what_was_sent(stack: ExitStack) -> None:
+    port = free_port()
+    incoming, outgoing = receiver(stack, port, receive_buffer=20_000), sender(stack, port)
+    sent = sum(outgoing.send([b"z" * 1000]) for _ in range(500))
+    assert sent == 500
+    received = len(take(incoming, sent, timeout=0.2))
+    assert 0 < received < sent
+    assert received + incoming.overflow() == sent
+
+
+def test_loop_off_hides_the_data_from_this_host(stack: ExitStack, veth: str) -> None:
+    port = free_port()
+    incoming = receiver(stack, port, interface=veth)
+    sender(stack, port, interface=veth, loop=False).send([b"hidden"])
+    sender(stack, port, interface=veth, loop=True).send([b"seen"])
+    assert take(incoming, 1) == [b"seen"]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (
+            {"interface": "eth7"},
+            "cannot use 239.255.7.1 on eth7: no such interface (have: lo); waiting for it",
+        ),
+        ({"interface": "192.0.2.9"}, "no interface has this address"),
+        ({"interface": None}, "the host has no route to the group; set interface ="),
+        ({"interface": "all"}, "no interface is up for multicast"),
+    ],
+)
+@pytest.mark.parametrize("link", [SocketReceiver, SocketSender])
+def test_a_missing_interface_is_named_with_what_there_is(
+    no_fd_leak: None, link: type, options: dict[str, str | None], text: str
+) -> None:
+    with pytest.raises(LinkError) as caught:
+        link(GROUP, free_port(), **options)
+    assert text in str(caught.value)
+    assert caught.value.errno in (errno.ENODEV, errno.ENETUNREACH)
+    assert caught.value.group == str(GROUP)
+
+
+def test_a_port_held_by_another_program_is_an_error_with_the_way_out(stack: ExitStack) -> None:
+    holder = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    holder.bind(("", 0))
+    with pytest.raises(LinkError, match="address already in use; another program has this port"):
+        receiver(stack, holder.getsockname()[1])
+
+
+def test_too_long_a_datagram_is_refused_and_what_went_before_is_counted(stack: ExitStack) -> None:
+    outgoing = sender(stack, free_port())
+    assert outgoing.send([b"fits", b"x" * (MAX_DATAGRAM + 1), b"later"]) == 1
+    with pytest.raises(LinkError) as caught:
+        outgoing.send([b"x" * (MAX_DATAGRAM + 1), b"later"])
+    assert caught.value.errno == errno.EMSGSIZE
+
+
+def test_absent_interface_means_the_route_to_the_group(stack: ExitStack, veth: str) -> None:
+    ip("route add 239.0.0.0/8 dev left src 10.7.0.1")
+    route = route_to(GROUP)
+    assert route is not None
+    assert route.ifindex == socket.if_nametoindex("left")
+    port = free_port()
+    incoming = receiver(stack, port, interface=None)
+    outgoing = sender(stack, port, interface=None)
+    assert incoming.describe()["interfaces"] == ["left"]
+    assert outgoing.describe() == {"interface": "left", "address": "10.7.0.1"}
+
+
+def test_an_interface_made_anew_is_joined_anew(stack: ExitStack, veth: str) -> None:
+    port = free_port()
+    incoming = receiver(stack, port, interface="left")
+    ip("link del left")
+    with pytest.raises(LinkError, match="no such interface"):
+        incoming.network_changed()
+    ip("link add left type veth peer name right")
+    ip("addr add 10.7.0.1/24 dev left")
+    ip("link set left up")
+    ip("link set right up")
+    incoming.network_changed()
+    sender(stack, port, interface="left", ttl=1).send([b"again"])
+    assert take(incoming, 1) == [b"again"]
+
+
+def test_all_follows_interfaces_as_they_come_and_go(stack: ExitStack, veth: str) -> None:
+    incoming = receiver(stack, free_port(), interface="all")
+    assert incoming.describe()["interfaces"] == ["left", "right"]
+    ip("link add late type veth peer name later")
+    stack.callback(ip, "link del late")
+    ip("link set late up")
+    incoming.network_changed()
+    assert incoming.describe()["interfaces"] == ["late", "left", "right"]
+    ip("link set late down")
+    incoming.network_changed()
+    assert incoming.describe()["interfaces"] == ["left", "right"]
+
+
+def test_a_sender_tells_when_its_address_changes(stack: ExitStack, veth: str) -> None:
+    outgoing = sender(stack, free_port(), interface="left", ttl=1)
+    outgoing.network_changed()
+    ip("addr del 10.7.0.1/24 dev left")
+    ip("addr add 10.7.0.9/24 dev left")
+    with pytest.raises(LinkError, match="its address changed"):
+        outgoing.network_changed()
+
+
+def test_the_monitor_tells_of_changes_and_looks_only_then(stack: ExitStack) -> None:
+    told: list[bool] = []
+    monitor = Monitor(lambda: told.append(True))
+    stack.callback(monitor.close)
+    assert {i.name for i in monitor.host().interfaces.values()} == {"lo"}
+    assert monitor.host() is monitor.host()
+    ip("link add left type veth peer name right")
+    stack.callback(ip, "link del left")
+    wait_for(lambda: told)
+    wait_for(lambda: {i.name for i in monitor.host().interfaces.values()} == {"lo", "left", "right"})

@@ -1,0 +1,147 @@
+"""Pacing in simulated time: never early, never drifting, never a burst of a backlog."""
+
+from __future__ import annotations
+
+import math
+from itertools import accumulate
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcastd.outbound.pacing import BURST, STALL, Pacer
+
+START = 1000.0
+naps = st.lists(st.floats(0, 0.9), min_size=1, max_size=60)
+
+
+def send_due(pacer: Pacer, now: float, sizes: list[int]) -> int:
+    count = pacer.due(now, sizes)
+    pacer.sent(now, sizes[:count])
+    return count
+
+
+@given(st.floats(1e-4, 10), naps)
+def test_an_interval_is_kept_whenever_it_is_looked_at(interval: float, naps: list[float]) -> None:
+    pacer = Pacer(interval, None)
+    assert send_due(pacer, START, [1] * 64) == 1
+    sent = 1
+    for now in accumulate(naps, initial=START):
+        if now - pacer.deadline > STALL:
+            return  # 64 at a time are too slow for this interval
+        count = send_due(pacer, now, [1] * 64)
+        sent += count
+        assert START + (sent - 1) * interval <= now or not count
+        assert pacer.deadline == START + sent * interval
+        assert count == 64 or pacer.deadline > now
+
+
+@given(st.integers(10_000, 10**9), st.lists(st.integers(1, 65_507), min_size=1, max_size=64), naps)
+def test_a_rate_is_kept_but_for_a_millisecond(rate: int, sizes: list[int], naps: list[float]) -> None:
+    pacer = Pacer(None, rate)
+    assert send_due(pacer, START, sizes) == 1
+    bits = 8 * sizes[0]
+    for now in accumulate(naps, initial=START):
+        if now - pacer.deadline > STALL:
+            return
+        was_due = pacer.deadline <= now
+        count = send_due(pacer, now, sizes)
+        assert bool(count) == was_due
+        assert START + (bits + 8 * sum(sizes[: count - 1])) / rate <= now + BURST or not count
+        bits += 8 * sum(sizes[:count])
+        assert pacer.deadline == START + bits / rate
+
+
+def test_a_thousand_at_ten_milliseconds_take_ten_seconds() -> None:
+    pacer, now = Pacer(0.01, None), START
+    for _ in range(1000):
+        now = max(now, pacer.deadline) + 0.0003  # each wake-up is late
+        assert send_due(pacer, now, [100]) == 1
+    assert pacer.deadline == START + 0.0003 + 10
+    assert pacer.late == 0
+
+
+def test_a_megabit_is_a_megabit() -> None:
+    pacer, now, sent = Pacer(None, 1_000_000), START, 0
+    while sent < 950:
+        now = max(now, pacer.deadline)
+        sent += send_due(pacer, now, [1316] * 64)
+    assert pacer.deadline == START + sent * 1316 * 8 / 1_000_000
+
+
+def test_a_fast_rate_goes_in_bursts_of_a_millisecond() -> None:
+    pacer = Pacer(None, 1_000_000_000)
+    send_due(pacer, START, [1250])  # 10 us each
+    assert pacer.due(pacer.deadline, [1250] * 1000) == 101
+
+
+def test_a_little_backlog_is_caught_up_and_counted_late() -> None:
+    pacer = Pacer(0.1, None)
+    send_due(pacer, START, [1])
+    assert send_due(pacer, START + 0.45, [1] * 64) == 4
+    assert pacer.late == 3  # the fourth is 50 ms late, less than its period
+    assert pacer.deadline == START + 5 * 0.1
+
+
+@pytest.mark.parametrize("pacer", [Pacer(0.01, None), Pacer(None, 1_000_000)], ids=str)
+def test_a_long_backlog_is_not_burst(pacer: Pacer) -> None:
+    assert send_due(pacer, START, [1250] * 64) == 1
+    now = START + 60.0
+    assert pacer.due(now, [1250] * 64) == 1
+    assert pacer.due(now, []) == 0
+    assert send_due(pacer, now + 5, [1250] * 64) == 1  # the first try was refused
+    assert pacer.deadline == now + 5 + 0.01
+    assert pacer.late == 1
+
+
+def test_an_interval_above_a_second_is_late_by_more_than_itself_before_it_starts_anew() -> None:
+    pacer = Pacer(2.0, None)
+    send_due(pacer, START, [1])
+    send_due(pacer, START + 3.5, [1])
+    assert pacer.deadline == START + 4
+    send_due(pacer, START + 7, [1])
+    assert pacer.deadline == START + 9
+
+
+def test_time_without_anything_to_send_is_no_credit() -> None:
+    pacer = Pacer(0.01, None)
+    send_due(pacer, START, [1])
+    pacer.idle(START + 0.005)
+    assert pacer.deadline == START + 0.01
+    pacer.idle(START + 0.5)
+    assert send_due(pacer, START + 0.5, [1] * 64) == 1
+    assert pacer.deadline == START + 0.5 + 0.01
+    assert pacer.late == 0
+
+
+def test_no_interval_is_always_due() -> None:
+    pacer = Pacer(0, None)
+    assert [send_due(pacer, now, [1] * 64) for now in (0, 0, 50)] == [64, 64, 64]
+    assert pacer.deadline == -math.inf
+    assert pacer.late == 0
+
+
+def test_rate_zero_is_never_due() -> None:
+    pacer = Pacer(None, 0)
+    pacer.idle(START)
+    assert pacer.due(START, [1]) == 0
+    assert pacer.deadline == math.inf
+
+
+@pytest.mark.parametrize(
+    ("interval", "rate", "words"),
+    [
+        (2.0, None, "every 2 s"),
+        (None, 10_000_000, "10,000,000 bit/s"),
+        (None, 0, "paused (rate 0)"),
+        (0.0, None, "as fast as the kernel takes it"),
+    ],
+)
+def test_in_words(interval: float | None, rate: int | None, words: str) -> None:
+    assert str(Pacer(interval, rate)) == words
+
+
+@pytest.mark.parametrize(("interval", "rate"), [(None, None), (1.0, 1)])
+def test_interval_and_rate_exclude_each_other(interval: float | None, rate: int | None) -> None:
+    with pytest.raises(ValueError, match="interval or a rate"):
+        Pacer(interval, rate)

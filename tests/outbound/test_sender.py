@@ -1,0 +1,543 @@
+"""The worker over an in-memory link: all goes out, once, in order, whatever the link and the source do."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.wait import wait_for
+
+from mcastd import clock
+from mcastd.config import OutboundChannel
+from mcastd.errors import LinkError, SourceError
+from mcastd.net.fake import FakeSender
+from mcastd.outbound.sender import BATCH, Channel
+from mcastd.worker import Context, Signal
+
+TEXT = b"".join(b"line %d\n" % number for number in range(1000))
+LINES = TEXT.splitlines(keepends=True)
+
+
+class Bench:
+    """A channel, its link, and the thread that it runs in."""
+
+    def __init__(self, path: Path, link: FakeSender | None = None, **settings: Any) -> None:
+        self.link = link or FakeSender()
+        if "rate" not in settings:
+            settings.setdefault("interval", 0)
+        config = OutboundChannel(source=path, group="239.255.1.2", port=9190, **settings)
+        self.channel = Channel("outbound/news", config, self._open)
+        self.opened = 0
+
+    def _open(self, _: OutboundChannel) -> FakeSender:
+        self.opened += 1
+        self.link.closed = False
+        return self.link
+
+    def run(self) -> None:
+        """One run, to its end, in this thread."""
+        context = Context()
+        try:
+            self.channel.run(context)
+        finally:
+            context.close()
+
+    @contextmanager
+    def running(self, failing: str = "") -> Iterator[Context]:
+        """A run in another thread: told to stop at the end, or failing by itself, with that text."""
+        ready = threading.Event()
+        context = Context(ready.set)
+        failures: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                self.channel.run(context)
+            except BaseException as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            wait_for(lambda: ready.is_set() or failures, "ready")
+            yield context
+            wait_for(lambda: failures or not failing, f"failing: {failing}")
+        finally:
+            context.send(Signal.STOP)
+            thread.join(10)
+            assert not thread.is_alive(), "it does not stop"
+            context.close()
+            assert self.link.closed
+            assert failing in str(failures) if failing else not failures, failures
+
+    def wait_sent(self, count: int) -> None:
+        wait_for(lambda: len(self.link.sent) >= count, f"{count} datagrams")
+
+
+@contextmanager
+def recording_waits(stop_after: int) -> Iterator[tuple[Context, list[float | None]]]:
+    """A context that notes how long each wait may take, and stops the worker after so many."""
+    context, waits = Context(), []
+    really_wait = context.wait
+
+    def wait(timeout: float | None = None) -> dict[int, int]:
+        waits.append(timeout)
+        if len(waits) == stop_after:
+            context.send(Signal.STOP)
+        return really_wait(timeout)
+
+    context.wait = wait  # type: ignore[method-assign]
+    yield context, waits
+    context.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "news.txt"
+    path.write_bytes(TEXT)
+    return path
+
+
+@pytest.fixture
+def bench(path: Path, no_fd_leak: None) -> Iterator[Callable[..., Bench]]:
+    benches: list[Bench] = []
+
+    def make(source: Path = path, **settings: Any) -> Bench:
+        benches.append(Bench(source, **settings))
+        return benches[-1]
+
+    yield make
+    for made in benches:
+        made.channel.close()
+
+
+def test_once_and_finished(bench: Any) -> None:
+    it = bench()
+    it.run()
+    assert it.link.sent == LINES
+    counters = it.channel.counters
+    assert (counters.sent, counters.sent_bytes, counters.rounds) == (len(LINES), len(TEXT), 1)
+    assert it.link.closed
+
+
+@pytest.mark.parametrize("repeat", [1, 2, 5])
+@pytest.mark.parametrize("text", [b"one\n", b"no newline", b"one\ntwo\nend"])
+def test_repeat_sends_each_piece_that_often(bench: Any, path: Path, repeat: int, text: bytes) -> None:
+    path.write_bytes(text)
+    it = bench(repeat=repeat)
+    it.run()
+    assert it.link.sent == text.splitlines(keepends=True) * repeat
+    assert it.channel.counters.rounds == repeat
+
+
+def test_started_again_after_it_finished_it_sends_all_again(bench: Any, path: Path) -> None:
+    it = bench(repeat=2)
+    for rounds in (2, 4, 6):
+        it.run()
+        assert it.link.sent == LINES * rounds
+        assert it.channel.counters.rounds == rounds
+    it.channel.close()
+    it.run()
+    assert it.link.sent == LINES * 8
+
+
+def test_finished_holds_no_memory_and_no_file(bench: Any) -> None:
+    it = bench()
+    fds = os.listdir("/proc/self/fd")
+    it.run()
+    assert it.channel._pending == []
+    assert os.listdir("/proc/self/fd") == fds
+
+
+def test_lines_are_split_for_the_textbook_receiver(bench: Any, path: Path) -> None:
+    path.write_bytes(b"x" * 60 + b"\nshort\n")
+    it = bench(max_datagram=29)
+    it.run()
+    assert [len(payload) for payload in it.link.sent] == [29, 29, 3, 6]
+    assert it.channel.counters.lines_split == 1
+
+
+class Moody(FakeSender):
+    """Takes what its moods allow, in turn: a number of datagrams, or none and an errno (negative)."""
+
+    def __init__(self, moods: list[int]) -> None:
+        super().__init__()
+        self.moods = moods
+
+    def send(self, payloads: Any) -> int:
+        mood = self.moods.pop(0) if self.moods else len(payloads)
+        if mood < 0:
+            self.errors.append(-mood)
+        return super().send(payloads[: max(0, mood)] if mood >= 0 else payloads)
+
+
+moods = st.lists(
+    st.one_of(
+        st.integers(0, BATCH), st.sampled_from([-errno.ENETUNREACH, -errno.EPERM, -errno.ENODEV, -errno.EIO])
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(moods=moods, repeat=st.integers(1, 3), size=st.integers(1, 200))
+def test_nothing_is_lost_or_sent_twice(
+    tmp_path_factory: pytest.TempPathFactory, moods: list[int], repeat: int, size: int
+) -> None:
+    path = tmp_path_factory.mktemp("moody") / "news.txt"
+    path.write_bytes(b"".join(LINES[:size]))
+    refusals = sum(mood < 0 for mood in moods)
+    it = Bench(path, Moody(list(moods)), repeat=repeat)
+    finished = False
+    failed = 0
+    while not finished:
+        try:
+            it.run()
+            finished = True
+        except LinkError:
+            failed += 1
+            assert it.link.closed
+    assert it.link.sent == LINES[:size] * repeat
+    assert failed == sum(it.channel.counters.refused.values())
+    assert failed <= refusals
+    assert it.channel.counters.sent == len(it.link.sent)
+
+
+def test_a_full_link_is_tried_again(bench: Any) -> None:
+    it = bench()
+    it.link.room = 100
+    with it.running():
+        it.wait_sent(100)
+        for _ in range(9):
+            it.link.room = 100
+            it.wait_sent(len(it.link.sent) + 100)
+    assert it.link.sent == LINES
+
+
+def test_a_full_link_is_left_alone_ever_longer(bench: Any) -> None:
+    it = bench()
+    it.link.room = 0
+    with recording_waits(stop_after=10) as (context, waits):
+        it.channel.run(context)
+    assert waits[:3] == [0.001, 0.002, 0.004]
+    assert waits[-2:] == [0.064, 0.064]
+
+
+def test_a_link_that_takes_some_is_tried_again_soon(path: Path) -> None:
+    it = Bench(path, Moody([0, 0, 5, 0]))
+    with recording_waits(stop_after=5) as (context, waits):
+        it.channel.run(context)
+    assert waits == [0.001, 0.002, 0.001, 0.002, 0.0]
+    it.channel.close()
+
+
+@pytest.mark.parametrize("pace", [{"rate": 50_000_000}, {"interval": 1e-5}], ids=str)
+def test_paced_it_sends_all_just_the_same(bench: Any, pace: dict[str, Any]) -> None:
+    it = bench(**pace)
+    it.run()
+    assert it.link.sent == LINES
+
+
+def test_refusals_are_counted_by_name(bench: Any) -> None:
+    it = bench()
+    it.link.errors.extend([errno.ENETUNREACH, errno.ENETUNREACH, errno.EPERM])
+    for _ in range(3):
+        with pytest.raises(LinkError):
+            it.run()
+    it.run()
+    assert it.channel.counters.refused == {"ENETUNREACH": 2, "EPERM": 1}
+    assert it.link.sent == LINES
+    assert it.opened == 4
+
+
+def test_what_is_too_big_is_dropped_and_the_rest_goes_on(bench: Any, path: Path) -> None:
+    path.write_bytes(b"short\n" + b"x" * 1400 + b"\n" + b"y" * 1400 + b"\nend\n")
+    it = bench()
+    it.link.largest = 100
+    it.run()
+    assert it.link.sent == [b"short\n", b"end\n"]
+    assert it.channel.counters.dropped == {"too-big": 2}
+    assert it.channel.counters.refused == {"EMSGSIZE": 2}
+
+
+def test_a_missing_source_opens_no_link_and_is_not_ready(bench: Any, path: Path) -> None:
+    path.unlink()
+    it = bench()
+    ready: list[bool] = []
+    context = Context(lambda: ready.append(True))
+    with pytest.raises(SourceError, match="no such file"):
+        it.channel.run(context)
+    path.write_bytes(b"here\n")
+    it.channel.run(context)
+    context.close()
+    assert it.link.sent == [b"here\n"]
+    assert (ready, it.opened) == ([True], 1)
+
+
+@pytest.mark.parametrize("text", [b"", b"x" * 70_000], ids=["empty", "too long"])
+def test_a_source_that_cannot_be_sent_is_never_ready(bench: Any, path: Path, text: bytes) -> None:
+    path.write_bytes(text)
+    context = Context(lambda: pytest.fail("ready"))
+    with pytest.raises(SourceError):
+        bench(framing="file").channel.run(context)
+    context.close()
+
+
+def test_a_link_that_cannot_be_opened_costs_nothing(bench: Any) -> None:
+    it = bench()
+    opened = it.channel._open_link
+
+    def refuse(_: OutboundChannel) -> FakeSender:
+        raise LinkError("cannot send to 239.255.1.2", "no such interface", errno=errno.ENODEV)
+
+    it.channel._open_link = refuse
+    with pytest.raises(LinkError):
+        it.run()
+    it.channel._open_link = opened
+    it.run()
+    assert it.link.sent == LINES
+
+
+def test_the_source_goes_away_between_rounds_and_comes_back(bench: Any, path: Path) -> None:
+    it = bench(repeat="forever", interval=0.001)
+    path.write_bytes(b"one\ntwo\n")
+    with it.running(failing="no such file"):
+        it.wait_sent(1)
+        path.unlink()
+    sent = len(it.link.sent)
+    path.write_bytes(b"one\ntwo\n")
+    with it.running():
+        it.wait_sent(sent + 3)
+    assert it.link.sent == ([b"one\n", b"two\n"] * len(it.link.sent))[: len(it.link.sent)]
+
+
+def states(tmp_path: Path) -> dict[str, dict[str, Any]]:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "log").touch()
+    return {
+        "rate 0": {"rate": 0},
+        "a long interval": {"interval": 3600},
+        "as fast as it can": {"repeat": "forever"},
+        "a FIFO without a writer": {"source": tmp_path / "fifo"},
+        "at the end of a followed file": {"source": tmp_path / "log", "follow": True},
+        "a slow rate": {"rate": 8},
+    }
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "rate 0",
+        "a long interval",
+        "as fast as it can",
+        "a FIFO without a writer",
+        "at the end of a followed file",
+        "a slow rate",
+    ],
+)
+def test_it_stops_at_once(bench: Any, tmp_path: Path, state: str) -> None:
+    it = bench(**states(tmp_path)[state])
+    with it.running() as context:
+        if state == "as fast as it can":
+            it.wait_sent(5000)
+        else:
+            wait_for(lambda: context.busy_for(1e12) == 0, "it waits")
+    json.dumps(it.channel.status())
+
+
+def test_it_stops_while_the_link_is_full(bench: Any) -> None:
+    it = bench()
+    it.link.room = 10
+    with it.running():
+        it.wait_sent(10)
+    assert it.link.sent == LINES[:10]
+    it.link.room = None
+    it.run()
+    assert it.link.sent == LINES
+
+
+def test_a_busy_channel_shows_that_it_lives(bench: Any) -> None:
+    it = bench(repeat="forever")
+    with recording_waits(stop_after=100) as (context, waits):
+        it.channel.run(context)
+    assert waits == [0.0] * 100
+    assert len(it.link.sent) <= 100 * BATCH
+
+
+def test_network_changes_reach_the_link_and_not_the_pace(bench: Any) -> None:
+    it = bench(interval=3600)
+    with it.running() as context:
+        it.wait_sent(1)
+        for count in range(1, 20):
+            context.send(Signal.NETWORK | Signal.REOPEN)
+            wait_for(lambda: it.link.network_changes >= count, "network_changed")  # noqa: B023
+        wait_for(lambda: Signal.REOPEN not in context._signals, "no signal left to end each sleep")
+    assert it.link.sent == LINES[:1]
+
+
+def test_a_network_change_that_takes_the_interface_ends_the_run(bench: Any) -> None:
+    it = bench(interval=3600)
+
+    def gone() -> None:
+        raise LinkError("cannot send to 239.255.1.2", "no such interface", errno=errno.ENODEV)
+
+    it.link.network_changed = gone
+    with it.running(failing="no such interface") as context:
+        context.send(Signal.NETWORK)
+    assert it.channel.counters.refused == {}
+
+
+def test_a_fifo_is_sent_as_it_is_written(bench: Any, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    it = bench(fifo)
+    with it.running():
+        for number in range(20):
+            fifo.write_bytes(b"%d\n" % number)
+            it.wait_sent(number + 1)
+    assert it.link.sent == [b"%d\n" % number for number in range(20)]
+
+
+def test_a_fifo_is_not_watched_while_nothing_is_to_be_read(bench: Any, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    it = bench(fifo)
+    with recording_waits(stop_after=1) as (context, _):
+        it.channel.run(context)
+        fifo.write_bytes(b"something\n")
+        assert context.wait(0) == {}
+
+
+class Time:
+    """Simulated time: it passes while a context waits, and a little more for waking up."""
+
+    def __init__(self, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        self.at: dict[float, Callable[[], object]] = {}  # what happens when
+        monkeypatch.setattr(clock, "monotonic", lambda: self.now)
+        monkeypatch.setattr(context, "wait", lambda timeout: self.pass_until(self.now + timeout))
+        monkeypatch.setattr(context, "sleep_until", self.pass_until)
+
+    def pass_until(self, deadline: float) -> dict[int, int]:
+        if deadline > self.now:
+            self.now = deadline + 0.0001
+        for when in [when for when in self.at if when <= self.now]:
+            self.at.pop(when)()
+        return {}
+
+
+class Timed(FakeSender):
+    """Notes when each datagram was sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[float] = []
+
+    def send(self, payloads: Any) -> int:
+        sent = super().send(payloads)
+        self.times += [clock.monotonic()] * sent
+        return sent
+
+
+def test_a_thousand_at_ten_milliseconds_go_each_in_its_time(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = bench(link=Timed(), interval=0.01)
+    context = Context()
+    time = Time(context, monkeypatch)
+    it.channel.run(context)
+    context.close()
+    start = it.link.times[0]
+    assert all(0 <= sent - (start + number * 0.01) < 0.0002 for number, sent in enumerate(it.link.times))
+    assert time.now == pytest.approx(start + 999 * 0.01, abs=0.001)
+    assert it.channel.counters.late == 0
+
+
+def test_what_a_followed_file_gets_after_a_rest_is_not_burst(
+    bench: Any, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.write_bytes(b"first\n")
+    it = bench(link=Timed(), interval=0.01, follow=True)
+    context = Context()
+    time = Time(context, monkeypatch)
+    time.at[1000.8] = lambda: path.write_bytes(b"first\n" + TEXT[:70])
+    time.at[1005.0] = lambda: context.send(Signal.STOP)
+    it.channel.run(context)
+    context.close()
+    _, *rest = it.link.times
+    assert len(rest) == 10
+    assert rest[0] > 1000.8
+    assert min(later - earlier for earlier, later in pairwise(rest)) > 0.0098
+
+
+def test_what_a_missing_source_did_not_send_is_not_burst_later(
+    bench: Any, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.write_bytes(b"first\n")
+    it = bench(link=Timed(), interval=0.01, repeat=2)
+    context = Context()
+    time = Time(context, monkeypatch)
+    send = it.link.send
+
+    def send_once(payloads: Any) -> int:
+        path.unlink(missing_ok=True)
+        return send(payloads)
+
+    it.link.send = send_once
+    with pytest.raises(SourceError):
+        it.channel.run(context)
+    del it.link.send
+    time.now += 0.8
+    path.write_bytes(TEXT[:70])
+    it.channel.run(context)
+    context.close()
+    assert len(it.link.times) == 11
+    assert min(later - earlier for earlier, later in pairwise(it.link.times)) > 0.0098
+
+
+def test_a_followed_file_is_sent_as_it_grows(bench: Any, path: Path) -> None:
+    it = bench(follow=True)
+    with it.running():
+        it.wait_sent(1000)
+        with path.open("ab") as file:
+            file.write(b"more\n")
+        it.wait_sent(1001)
+        path.rename(path.with_suffix(".1"))
+        path.write_bytes(b"rotated\n")
+        it.wait_sent(1002)
+    assert it.link.sent == [*LINES, b"more\n", b"rotated\n"]
+
+
+def test_status_says_what_there_is_to_know(bench: Any, path: Path) -> None:
+    it = bench(interval=3600, ttl=3)
+    it.link.errors.append(errno.ENETUNREACH)
+    with pytest.raises(LinkError):
+        it.run()
+    with it.running() as context:
+        it.wait_sent(1)
+        wait_for(lambda: it.channel.status()["pending"] == 999, "pending")
+        status = it.channel.status()
+        assert context.detail == "to 239.255.1.2 port 9190, every 3600 s"
+    assert status == json.loads(json.dumps(status))
+    assert status["counters"] == {
+        "sent": 1,
+        "sent_bytes": 7,
+        "refused": {"ENETUNREACH": 1},
+        "dropped": {},
+        "lines_split": 0,
+        "rounds": 0,
+        "late": 0,
+    }
+    assert (status["group"], status["port"], status["ttl"]) == ("239.255.1.2", 9190, 3)
+    assert (status["source"], status["position"]) == (str(path), len(TEXT))
+    assert status["link"] == {"interface": "fake0"}
+    assert it.channel.status()["link"] is None

@@ -1,0 +1,244 @@
+"""The supervisor with workers made for the purpose: each misbehaves in its own way."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from support.wait import wait_for
+
+from mcastd.config import Changes, Config
+from mcastd.errors import LinkError, SourceError
+from mcastd.supervisor import Supervisor, summary
+from mcastd.worker import Context, Signal
+
+Run = Callable[["Puppet", Context], None]
+
+
+class Puppet:
+    """A Worker that does what its test says."""
+
+    def __init__(self, name: str, run: Run) -> None:
+        self.name = name
+        self.runs = 0
+        self.closed = 0
+        self._run = run
+
+    def run(self, context: Context) -> None:
+        self.runs += 1
+        self._run(self, context)
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def status(self) -> dict[str, object]:
+        return {"counters": {}}
+
+
+def work(_: Puppet, context: Context) -> None:
+    context.ready("at work")
+    while not context.stopping:
+        context.wait()
+
+
+def refuse(puppet: Puppet, context: Context) -> None:
+    raise SourceError("cannot read /nowhere", "no such file", "create it")
+
+
+def crash(puppet: Puppet, context: Context) -> None:
+    raise ZeroDivisionError("a bug")
+
+
+def finish(puppet: Puppet, context: Context) -> None:
+    context.ready()
+
+
+class Stage:
+    """A supervisor whose workers run the functions given by name."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, Run] = {}
+        self.puppets: dict[str, Puppet] = {}
+        self.changes = 0
+        self.supervisor = Supervisor(self._make, self._changed)
+
+    def _make(self, name: str, _settings: object) -> Puppet:
+        self.puppets[name] = Puppet(name, self.runs[name])
+        return self.puppets[name]
+
+    def _changed(self) -> None:
+        self.changes += 1
+
+    def apply(
+        self, *, added: tuple[str, ...] = (), removed: tuple[str, ...] = (), changed: tuple[str, ...] = ()
+    ) -> None:
+        changes = Changes(added=added, removed=removed, changed=changed, unchanged=(), daemon_changed=())
+        wanted = dict.fromkeys((*added, *changed), SETTINGS)
+        self.supervisor.apply(changes, wanted, timeout=5)
+
+    def state(self, name: str) -> str:
+        return self.supervisor.view(name).state
+
+
+SETTINGS = Config.model_validate(
+    {"outbound": {"x": {"source": "/x", "group": "239.1.1.1", "port": 1}}}
+).outbound["x"]
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    before = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    stage = Stage()
+    yield stage
+    assert stage.supervisor.stop_all(5) == []
+    wait_for(lambda: (threading.active_count(), len(os.listdir("/proc/self/fd"))) == before, "threads, fds")
+
+
+def test_a_worker_becomes_active_and_stops(stage: Stage) -> None:
+    stage.runs = {"inbound/a": work}
+    stage.apply(added=("inbound/a",))
+    assert stage.supervisor.wait_attempted(5)
+    view = stage.supervisor.view("inbound/a")
+    assert (view.state, view.kind, view.detail, view.restarts) == ("active", "inbound", "at work", 0)
+    assert stage.supervisor.stop("inbound/a", 5)
+    assert stage.state("inbound/a") == "inactive"
+    assert stage.puppets["inbound/a"].closed == 1
+
+
+def test_a_cause_that_can_go_away_is_tried_again_and_told_once(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def heal(puppet: Puppet, context: Context) -> None:
+        if puppet.runs < 4:
+            raise SourceError("cannot read /nowhere", "no such file", "create it")
+        work(puppet, context)
+
+    stage.runs = {"outbound/a": heal}
+    stage.apply(added=("outbound/a",))
+    assert stage.supervisor.wait_attempted(5)
+    view = stage.supervisor.view("outbound/a")
+    assert view.state == "auto-restart"
+    assert view.detail == "cannot read /nowhere: no such file; create it"
+    wait_for(lambda: stage.state("outbound/a") == "active")
+    assert stage.supervisor.view("outbound/a").restarts == 3
+    out = capsys.readouterr()
+    assert (out.out + out.err).count("worker.waiting") == 1
+
+
+def test_a_crash_touches_nobody_else_and_is_tried_again(stage: Stage) -> None:
+    stage.runs = {"inbound/bad": crash, "inbound/good": work}
+    stage.apply(added=("inbound/bad", "inbound/good"))
+    wait_for(lambda: stage.puppets["inbound/bad"].runs >= 3)
+    assert stage.state("inbound/bad") in ("failed", "activating")
+    assert stage.state("inbound/good") == "active"
+    assert stage.puppets["inbound/good"].runs == 1
+
+
+def test_a_finished_worker_has_closed_and_can_be_started_again(stage: Stage) -> None:
+    stage.runs = {"outbound/a": finish}
+    stage.apply(added=("outbound/a",))
+    wait_for(lambda: stage.state("outbound/a") == "finished")
+    first = stage.puppets["outbound/a"]
+    wait_for(lambda: first.closed == 1)
+    stage.supervisor.start("outbound/a")
+    assert stage.puppets["outbound/a"] is not first
+    wait_for(lambda: stage.state("outbound/a") == "finished")
+
+
+def test_apply_touches_only_what_differs_and_ends_the_old_before_it_starts_the_new(stage: Stage) -> None:
+    order: list[str] = []
+
+    def told(puppet: Puppet, context: Context) -> None:
+        order.append(f"begin {puppet.name}")
+        work(puppet, context)
+        order.append(f"end {puppet.name}")
+
+    stage.runs = dict.fromkeys(("inbound/a", "inbound/b", "inbound/c", "inbound/d"), told)
+    stage.apply(added=("inbound/a", "inbound/b", "inbound/c"))
+    wait_for(lambda: len(order) == 3)
+    kept = stage.puppets["inbound/a"]
+    order.clear()
+    stage.apply(changed=("inbound/b",), removed=("inbound/c",), added=("inbound/d",))
+    wait_for(lambda: len(order) == 4)
+    assert set(order[:2]) == {"end inbound/b", "end inbound/c"}
+    assert set(order[2:]) == {"begin inbound/b", "begin inbound/d"}
+    assert stage.puppets["inbound/a"] is kept
+    assert kept.runs == 1
+    assert stage.supervisor.names() == ["inbound/a", "inbound/b", "inbound/d"]
+
+
+def test_a_network_change_ends_the_back_off_of_a_link_error(stage: Stage) -> None:
+    def wait_for_interface(puppet: Puppet, context: Context) -> None:
+        if not appeared.is_set():
+            raise LinkError("cannot use 239.1.1.1 on eth7", "no such interface")
+        work(puppet, context)
+
+    appeared = threading.Event()
+    stage.runs = {"inbound/a": wait_for_interface}
+    stage.apply(added=("inbound/a",))
+    wait_for(lambda: stage.puppets["inbound/a"].runs >= 6)  # by now the back-off is seconds long
+    appeared.set()
+    runs = stage.puppets["inbound/a"].runs
+    stage.supervisor.send(Signal.NETWORK)
+    wait_for(lambda: stage.state("inbound/a") == "active", timeout=1)
+    assert stage.puppets["inbound/a"].runs == runs + 1
+
+
+def test_a_worker_that_does_not_end_is_named_and_does_not_hold_up_the_others(stage: Stage) -> None:
+    release = threading.Event()
+
+    def stuck(_: Puppet, context: Context) -> None:
+        context.ready()
+        context.wait()
+        release.wait(30)
+
+    stage.runs = {"inbound/stuck": stuck, "inbound/a": work}
+    stage.apply(added=("inbound/stuck", "inbound/a"))
+    assert stage.supervisor.wait_attempted(5)
+    assert stage.supervisor.stop_all(0.2) == ["inbound/stuck"]
+    assert stage.state("inbound/a") == "inactive"
+    assert stage.state("inbound/stuck") == "deactivating"
+    release.set()
+
+
+def test_a_heartbeat_is_fresh_while_waiting_and_stale_while_hung(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcastd.supervisor.supervisor.HANG", 0.05)
+    release = threading.Event()
+
+    def hang(_: Puppet, context: Context) -> None:
+        context.ready()
+        context.wait(0)
+        release.wait(30)
+        work(_, context)
+
+    stage.runs = {"inbound/hung": hang, "inbound/idle": work}
+    stage.apply(added=("inbound/hung", "inbound/idle"))
+    wait_for(lambda: stage.supervisor.hanging() == ["inbound/hung"])
+    release.set()
+    wait_for(lambda: stage.supervisor.hanging() == [])
+
+
+def test_the_summary_counts_and_gives_reasons(stage: Stage) -> None:
+    stage.runs = {"inbound/a": work, "outbound/a": finish, "outbound/b": refuse}
+    assert summary(stage.supervisor.views()) == "no workers configured"
+    stage.apply(added=tuple(stage.runs))
+    wait_for(lambda: stage.state("outbound/a") == "finished")
+    wait_for(lambda: stage.state("outbound/b") == "auto-restart")
+    wait_for(lambda: stage.state("inbound/a") == "active")
+    assert summary(stage.supervisor.views()) == (
+        "1 of 3 workers active, 1 finished; outbound/b: cannot read /nowhere: no such file; create it"
+    )
+    assert stage.changes >= 3
+
+
+def test_stopping_while_starting_always_ends(stage: Stage) -> None:
+    stage.runs = {f"inbound/{n}": (work, refuse, crash, finish)[n % 4] for n in range(40)}
+    for _ in range(5):
+        stage.apply(added=tuple(stage.runs))
+        assert stage.supervisor.stop_all(5) == []
+        assert {stage.state(name) for name in stage.runs} <= {"inactive", "finished"}
+        stage.apply(removed=tuple(stage.runs))

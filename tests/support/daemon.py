@@ -1,0 +1,132 @@
+"""A real ``mcastd run`` in a process of its own, with a service manager's notify socket beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from support.wait import wait_for
+
+MCASTD = (sys.executable, "-m", "mcastd")
+MCASTCTL = (sys.executable, "-c", "from mcastd.ctl import main; main()")
+
+
+class RunningDaemon:
+    """``mcastd run`` on a configuration text; control socket, log and outputs live in ``directory``."""
+
+    def __init__(
+        self, directory: Path, config: str, *, ready: bool = True, enter: Sequence[str] = (), **env: str
+    ) -> None:
+        self.directory = directory
+        self.config = directory / "mcastd.toml"
+        self.socket = directory / "control"
+        self.log = directory / "mcastd.log"
+        self.messages: list[dict[str, str]] = []  # what was notified, oldest first
+        self.write(config)
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        address = directory / "notify"
+        address.unlink(missing_ok=True)
+        self._notify.bind(str(address))
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*enter, *MCASTD, "run", "--config", str(self.config)],
+                stderr=log,
+                stdout=log,
+                env={**os.environ, "NOTIFY_SOCKET": str(address), **env},
+            )
+        if ready:
+            self.wait_notified("READY")
+
+    def write(self, config: str) -> None:
+        """Put ``config`` in place, with what a test always wants in [daemon] unless it says otherwise."""
+        if "[daemon]" not in config:
+            config = f'[daemon]\nlog_format = "json"\ncontrol_socket = "{self.socket}"\n\n{config}'
+        temporary = self.config.with_suffix(".new")
+        temporary.write_text(config)
+        temporary.rename(self.config)
+
+    def notified(self) -> list[dict[str, str]]:
+        while True:
+            try:
+                data = self._notify.recv(65536, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return self.messages
+            self.messages.append(dict(line.split("=", 1) for line in data.decode().splitlines()))
+
+    def wait_notified(self, key: str, count: int = 1) -> dict[str, str]:
+        """The ``count``-th message that sets ``key``."""
+
+        def found() -> dict[str, str] | None:
+            assert self.process.poll() is None, f"mcastd ended:\n{self.log.read_text()}"
+            matching = [message for message in self.notified() if key in message]
+            return matching[count - 1] if len(matching) >= count else None
+
+        message = wait_for(found, f"{key}= notified {count} times", timeout=20)
+        assert message is not None
+        return message
+
+    def ctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [*MCASTCTL, "--socket", str(self.socket), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+    def workers(self) -> dict[str, dict[str, Any]]:
+        """``mcastctl status --json``, by worker name."""
+        answer = self.ctl("status", "--json")
+        assert answer.stdout, answer.stderr
+        return {worker["name"]: worker for worker in json.loads(answer.stdout)["workers"]}
+
+    def worker(self, name: str) -> dict[str, Any]:
+        return self.workers()[name]
+
+    def wait_state(self, name: str, *states: str) -> dict[str, Any]:
+        def reached() -> dict[str, Any] | None:
+            worker = self.worker(name)
+            return worker if worker["state"] in states else None
+
+        worker = wait_for(reached, f"{name} in {states}", timeout=20)
+        assert worker is not None
+        return worker
+
+    def events(self, name: str = "") -> list[dict[str, Any]]:
+        """What was logged as JSON, oldest first; only events of that ``name`` if given."""
+        lines = self.log.read_text().splitlines()
+        events = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+        return [event for event in events if not name or event["event"] == name]
+
+    def threads(self) -> int:
+        return len(os.listdir(f"/proc/{self.process.pid}/task"))
+
+    def fds(self) -> int:
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def stop(self) -> int:
+        """SIGTERM; the exit status."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            return self.process.wait(30)
+        finally:
+            self.notified()
+
+    def __enter__(self) -> RunningDaemon:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self._notify.close()

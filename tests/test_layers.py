@@ -1,0 +1,71 @@
+"""Imports point down only, and only net/ touches the kernel's network: the house rules, held by a test."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "mcastd"
+
+LEAVES = {"clock", "counters", "errors", "log"}
+BELOW = {  # room: the rooms that it may import, besides itself
+    **{leaf: set() for leaf in LEAVES},
+    "worker": LEAVES,
+    "net": LEAVES,
+    "config": LEAVES,
+    "systemd": LEAVES,
+    "control": LEAVES | {"worker"},
+    "metrics": LEAVES | {"worker"},
+    "outbound": LEAVES | {"worker", "config", "net"},
+    "inbound": LEAVES | {"worker", "config", "net"},
+    "supervisor": LEAVES | {"worker", "config"},
+    "daemon": LEAVES
+    | {"worker", "config", "net", "control", "metrics", "systemd", "outbound", "inbound", "supervisor"},
+    "demo": LEAVES | {"worker", "config", "net", "daemon", "supervisor"},
+    "cli": LEAVES | {"config", "daemon", "demo"},
+    "ctl": LEAVES | {"control"},
+}
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """The modules of ours that a file imports, as dotted names."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, "imports are absolute"
+            if node.module == "mcastd":
+                yield from (f"mcastd.{alias.name}" for alias in node.names if not alias.name.startswith("__"))
+            else:
+                yield node.module
+
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_only_what_lies_below_it(path: Path) -> None:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    room = parts[0]
+    if room.startswith("__"):
+        return
+    assert room in BELOW, f"{room} has no place in the house yet: give it one here and in the design"
+    ours = {room_of(name) for name in imported(ast.parse(path.read_text())) if name.startswith("mcastd")}
+    assert ours - {room, ""} <= BELOW[room]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_net_uses_ctypes_and_inet_sockets(path: Path) -> None:
+    if "net" in path.relative_to(PACKAGE).parts:
+        return
+    tree = ast.parse(path.read_text())
+    assert "ctypes" not in set(imported(tree))
+    names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert not names & {"AF_INET", "AF_INET6", "AF_NETLINK", "AF_PACKET"}

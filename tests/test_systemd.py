@@ -1,0 +1,106 @@
+"""What systemd hears, and what it thinks of our unit."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mcastd import systemd
+
+UNIT = Path(__file__).parent.parent / "systemd" / "mcastd.service"
+pytestmark = pytest.mark.usefixtures("no_fd_leak")
+
+
+@pytest.fixture(params=["path", "abstract"])
+def manager(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[socket.socket]:
+    """A service manager's end of $NOTIFY_SOCKET."""
+    name = str(tmp_path / "notify") if request.param == "path" else f"@mcastd-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(10)
+        manager.bind(name.replace("@", "\0"))
+        monkeypatch.setenv("NOTIFY_SOCKET", name)
+        yield manager
+
+
+def test_messages(manager: socket.socket) -> None:
+    systemd.ready("3 of 4 workers active; inbound/news waiting for eth7")
+    systemd.status("two\nlines\r\nREADY=1 \udcff")
+    systemd.watchdog()
+    systemd.stopping()
+    assert [manager.recv(1000).decode() for _ in range(4)] == [
+        "READY=1\nSTATUS=3 of 4 workers active; inbound/news waiting for eth7",
+        "STATUS=two lines READY=1 ?",
+        "WATCHDOG=1",
+        "STOPPING=1",
+    ]
+
+
+def test_reloading_carries_the_time(manager: socket.socket) -> None:
+    before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    systemd.reloading()
+    after = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    match = re.fullmatch(r"RELOADING=1\nMONOTONIC_USEC=(\d+)", manager.recv(1000).decode())
+    assert match
+    assert before <= int(match[1]) <= after
+
+
+@pytest.mark.parametrize("address", [None, "", "/no/such/socket", "x" * 200, "@nobody-is-there", "vsock:2:1"])
+def test_it_never_raises(address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if address is None:
+        monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    else:
+        monkeypatch.setenv("NOTIFY_SOCKET", address)
+    systemd.ready("fine")
+
+
+def test_a_manager_that_does_not_read_hangs_nobody(
+    manager: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systemd, "SEND_TIMEOUT", 0.01)
+    limit = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text())
+    for _ in range(limit + 10):
+        systemd.watchdog()
+
+
+@pytest.mark.parametrize(
+    ("usec", "pid", "interval"),
+    [
+        ("30000000", None, 15.0),
+        ("30000000", "ours", 15.0),
+        ("30000000", "1", None),  # meant for another process
+        (None, None, None),
+        ("0", None, None),
+        ("soon", None, None),
+        ("30000000", "me", None),
+    ],
+)
+def test_watchdog_interval(
+    usec: str | None, pid: str | None, interval: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("WATCHDOG_USEC", usec), ("WATCHDOG_PID", pid)):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value.replace("ours", str(os.getpid())))
+    assert systemd.watchdog_interval() == interval
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+def test_systemd_takes_the_unit_without_a_word(tmp_path: Path) -> None:
+    unit = tmp_path / UNIT.name
+    unit.write_text(re.sub(r"=/usr/bin/mcast\w+", "=/bin/true", UNIT.read_text()))  # not installed here
+    result = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True, check=False
+    )
+    assert "mcastd" not in result.stderr
+    assert result.returncode == 0, result.stderr
