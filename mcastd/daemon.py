@@ -70,7 +70,8 @@ class Daemon:
         self._config = config
         self._log = log.get_logger()
         self._born = clock.monotonic()
-        self._change = threading.RLock()  # one reload, start or stop at a time
+        self._change = threading.Lock()  # one reload, start or stop at a time
+        self._stopping = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # a worker's state changed
         self._supervisor = Supervisor(self._build, lambda: os.eventfd_write(self._wake, 1))
         self._monitor = Monitor(lambda: self._supervisor.send(Signal.NETWORK))
@@ -135,7 +136,7 @@ class Daemon:
                         return
                     self._obey(number)
             was_hanging, hanging = hanging, self._supervisor.hanging()
-            if not hanging:
+            if not hanging and interval is not None:
                 systemd.watchdog()
             elif hanging != was_hanging:
                 self._log.error(
@@ -146,12 +147,13 @@ class Daemon:
         if number == signal.SIGUSR1:
             self.reopen()
         elif number == signal.SIGHUP:
-            with contextlib.suppress(ConfigError):  # told to the log by reload() itself
+            with contextlib.suppress(ConfigError):  # reload() itself has told the log
                 self.reload()
 
     def _shut_down(self) -> int:
         systemd.stopping()
         with self._change:
+            self._stopping = True
             stuck = self._supervisor.stop_all(self._config.daemon.stop_timeout * 0.9)
         self._log.info("daemon.stopped", clean=not stuck)
         return 1 if stuck else 0
@@ -171,20 +173,20 @@ class Daemon:
 
     def reload(self) -> ReloadView:
         """Check the new configuration whole, then go over to it; on ConfigError nothing has changed."""
-        with self._change:
+        with self._changing("reload"):
             systemd.reloading()
             try:
                 config = load(self._path)
-                changes = diff(self._config, config)
-                log.configure(config.daemon.log_format, config.daemon.log_level)
-                self._supervisor.apply(changes, config.workers(), config.daemon.stop_timeout)
-                self._config = config
             except ConfigError as error:
                 for problem in error.problems:
                     self._log.error("config.refused", problem=str(problem))
+                systemd.ready(f"reload refused, the old configuration runs on: {error.problems[0]}")
                 raise
-            finally:
-                self._say_ready()
+            changes = diff(self._config, config)
+            log.configure(config.daemon.log_format, config.daemon.log_level)
+            self._supervisor.apply(changes, config.workers(), config.daemon.stop_timeout)
+            self._config = config
+            self._say_ready()
             notes = [
                 f"daemon.{key} changes at the next restart"
                 for key in RESTART_ONLY
@@ -199,16 +201,24 @@ class Daemon:
         self._log.info("outputs.reopened")
 
     def start(self, name: str) -> None:
-        with self._change, _known(name):
+        with self._changing(f"start {name}"), _known(name):
             self._supervisor.start(name)
 
     def stop(self, name: str) -> None:
         timeout = self._config.daemon.stop_timeout
-        with self._change, _known(name):
+        with self._changing(f"stop {name}"), _known(name):
             if not self._supervisor.stop(name, timeout):
                 raise McastdError(
                     f"cannot stop {name}", f"it did not end within {timeout:g} s", "see the log"
                 )
+
+    @contextmanager
+    def _changing(self, what: str) -> Iterator[None]:
+        """One change at a time, and none once the end has begun: it would revive workers."""
+        with self._change:
+            if self._stopping:
+                raise McastdError(f"cannot {what}", "the daemon is stopping", "start it again")
+            yield
 
 
 def _counts(changes: Changes) -> dict[str, int]:

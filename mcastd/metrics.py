@@ -75,8 +75,10 @@ class WorkerCollector(Collector):
                     by_reason = isinstance(value, Mapping)
                     labels = ["worker", "output", "reason"] if by_reason else ["worker", "output"]
                     family = families.setdefault(key, CounterMetricFamily(name, documentation, labels=labels))
-                    for reason, count in value.items() if by_reason else [(None, value)]:
-                        family.add_metric([view.name, output, *([reason] if by_reason else [])], count)
+                    for reasons, count in (
+                        [([r], n) for r, n in value.items()] if by_reason else [([], value)]
+                    ):
+                        family.add_metric([view.name, output, *reasons], count)
         yield from families.values()
 
 

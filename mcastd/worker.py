@@ -17,6 +17,7 @@ from typing import Protocol
 
 from mcastd import clock
 
+LONGEST_WAIT = 86_400.0  # seconds: poll(2) takes no more than 24 days; waking once a day costs nothing
 POLL_SLACK = 0.002  # seconds: poll(2) counts whole milliseconds; the rest of a deadline is slept exactly
 
 
@@ -99,8 +100,9 @@ class Context:
         Returns the ready fds with their poll events; empty after a signal or a time-out.
         """
         self._busy_since = None
+        milliseconds = None if timeout is None else max(0.0, min(timeout, LONGEST_WAIT)) * 1000
         try:
-            ready = dict(self._poll.poll(None if timeout is None else max(0, timeout) * 1000))
+            ready = dict(self._poll.poll(milliseconds))
         finally:
             self._busy_since = clock.monotonic()
         if ready.pop(self._event, None) is not None:

@@ -293,10 +293,11 @@ class Config(Model):
         return self
 
     def _conflicts(self) -> Iterator[tuple[Location, str]]:
-        """Outputs on a path that is something else already. Paths are compared as text: no host is asked."""
+        """Outputs on a path that is something else already. Paths are compared as text: no host is asked.
+
+        An output may be a channel's source: that is a relay.
+        """
         uses = {_normal(self.daemon.control_socket): "the control socket"}
-        for name, channel in self.outbound.items():
-            uses.setdefault(_normal(channel.source), f"the source of outbound/{name}")
         for name, subscription in self.inbound.items():
             for index, output in enumerate(subscription.output):
                 path = _normal(output.path)

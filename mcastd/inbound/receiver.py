@@ -75,7 +75,7 @@ class Subscription:
     def close(self) -> None:
         for sink in self.sinks:
             sink.close()
-        self._log.info("subscription closed", totals=self._totals())
+        self._log.info("subscription.closed", **self._totals())
 
     def status(self) -> dict[str, object]:
         config, counters, last = self._config, self.counters, self._last

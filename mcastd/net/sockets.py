@@ -136,7 +136,7 @@ class SocketReceiver:
         except BlockingIOError:
             pass
         except OSError as error:
-            raise _refused(error, f"cannot receive {self._group}", self._group, self._setting) from error
+            self._broken(error, payloads)
         return Batch(payloads)
 
     def _receive_with_arrivals(self) -> Batch:
@@ -156,8 +156,13 @@ class SocketReceiver:
         except BlockingIOError:
             pass
         except OSError as error:
-            raise _refused(error, f"cannot receive {self._group}", self._group, self._setting) from error
+            self._broken(error, payloads)
         return Batch(payloads, arrivals, truncated)
+
+    def _broken(self, error: OSError, taken: Sequence[object]) -> None:
+        """Raise what ended a batch before its first datagram; later on, the next batch meets it again."""
+        if not taken:
+            raise _refused(error, f"cannot receive {self._group}", self._group, self._setting) from error
 
     def network_changed(self) -> None:
         interfaces = self._wanted()
@@ -228,6 +233,7 @@ class SocketSender:
             self._sock = socket.socket(_abi.family_of(group), socket.SOCK_DGRAM)
             try:
                 self._prepare(port, ttl, loop, dscp)
+                self._address = str(self._sock.getsockname()[0])
             except OSError:
                 self._sock.close()
                 raise
@@ -293,7 +299,7 @@ class SocketSender:
             )
 
     def describe(self) -> dict[str, object]:
-        return {"interface": self._way[1], "address": self._sock.getsockname()[0]}
+        return {"interface": self._way[1], "address": self._address}
 
     def close(self) -> None:
         self._sock.close()

@@ -42,12 +42,13 @@ class Supervisor:
             self._settings.pop(name, None)
         new = {name: wanted[name] for name in (*changes.changed, *changes.added)}
         self._settings |= new
-        receivers = [name for name, settings in new.items() if isinstance(settings, InboundSubscription)]
-        for name in receivers:
-            self._begin(name)
-        if len(receivers) < len(new):
+        senders = [name for name, settings in new.items() if isinstance(settings, OutboundChannel)]
+        for name in new:
+            if name not in senders:
+                self._begin(name)
+        if senders:
             self.wait_attempted(RECEIVERS_FIRST)
-        for name in new.keys() - set(receivers):
+        for name in senders:
             self._begin(name)
 
     def start(self, name: str) -> None:
@@ -61,32 +62,30 @@ class Supervisor:
 
     def send(self, signal: Signal) -> None:
         """Tell every worker. For stopping, use :meth:`stop_all`."""
-        for thread in list(self._threads.values()):
+        for thread in self._threads.copy().values():
             thread.send(signal)
 
     def stop_all(self, timeout: float) -> list[str]:
         """Stop every worker; the names of those that had not ended after ``timeout`` seconds."""
         return self._end(self._threads, timeout)
 
-    def names(self) -> list[str]:
-        return list(self._threads)
-
     def view(self, name: str) -> WorkerView:
         return self._threads[name].view()
 
     def views(self) -> list[WorkerView]:
-        return [thread.view() for thread in list(self._threads.values())]
+        """All workers, by name."""
+        return [thread.view() for _, thread in sorted(self._threads.copy().items())]
 
     def wait_attempted(self, timeout: float) -> bool:
         """Block until every worker has had its first attempt, for at most ``timeout`` seconds in all."""
         deadline = clock.monotonic() + timeout
-        threads = list(self._threads.values())
+        threads = self._threads.copy().values()
         return all(thread.attempted.wait(max(0.0, deadline - clock.monotonic())) for thread in threads)
 
     def hanging(self) -> list[str]:
         """The workers whose heartbeat is not fresh: at work on one thing for longer than ``HANG`` seconds."""
         now = clock.monotonic()
-        return [name for name, thread in list(self._threads.items()) if thread.busy_for(now) > HANG]
+        return [name for name, thread in self._threads.copy().items() if thread.busy_for(now) > HANG]
 
     def _begin(self, name: str) -> None:
         thread = WorkerThread(self._factory(name, self._settings[name]), self._on_change)

@@ -163,17 +163,24 @@ def assert_refused(make: Any, key: str, reason: str) -> None:
     [
         ("/var/log/news.log", "is already an output of inbound/first"),
         ("//var/./log/x/../news.log", '"/var/log/news.log" is already an output of inbound/first'),
-        ("/srv/news.txt", "is already the source of outbound/news"),
         ("/run/mcastd/control", "is already the control socket"),
         (["/a", {"kind": "fifo", "path": "/a"}], "is already an output of inbound/second"),
     ],
 )
-def test_a_path_has_one_use(output: object, reason: str) -> None:
+def test_an_output_has_a_path_of_its_own(output: object, reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
         Config(
             outbound={"news": channel(), "again": channel()},
             inbound={"first": subscription(), "second": subscription(output=output)},
         )
+
+
+def test_an_output_may_be_the_source_of_a_relay() -> None:
+    pipe = {"kind": "fifo", "path": "/run/mcastd/relay.pipe"}
+    Config(
+        outbound={"out": channel(source="/run/mcastd/relay.pipe")},
+        inbound={"in": subscription(output=pipe)},
+    )
 
 
 @pytest.mark.parametrize(

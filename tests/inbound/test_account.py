@@ -36,10 +36,10 @@ def test_a_trouble_is_counted_each_time_and_said_once_per_change_of_cause() -> N
     assert account.error is None
     assert account.counters.dropped == {"no-space": 5, "io-error": 1, "no-reader": 1}
     assert [(s["event"], s["log_level"], s.get("reason", s.get("dropped"))) for s in said] == [
-        ("output failed", "warning", "no-space"),
-        ("output failed", "warning", "io-error"),
-        ("output failed", "info", "no-reader"),
-        ("output recovered", "info", 7),
+        ("output.failed", "warning", "no-space"),
+        ("output.failed", "warning", "io-error"),
+        ("output.failed", "info", "no-reader"),
+        ("output.recovered", "info", 7),
     ]
 
 

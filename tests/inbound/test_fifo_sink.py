@@ -143,8 +143,8 @@ def test_without_a_reader_datagrams_are_dropped_until_one_comes(
     assert (sink.counters.written, sink.counters.written_bytes) == (3, 65_508)
     assert sink.status()["error"] is None
     assert [(s["event"], s.get("dropped")) for s in said] == [
-        ("output failed", None),
-        ("output recovered", 3),
+        ("output.failed", None),
+        ("output.recovered", 3),
     ]
 
 

@@ -215,7 +215,7 @@ def test_what_does_not_fit_is_dropped_and_writing_resumes(
         sink.write(make_batch(b"five"))
     assert path.read_bytes() == b"one\ntwo\nfive\n"
     assert sink.counters.dropped == {"no-space": 2}
-    assert [s["event"] for s in said] == ["output failed", "output recovered"]
+    assert [s["event"] for s in said] == ["output.failed", "output.recovered"]
 
 
 @pytest.mark.parametrize(
@@ -339,7 +339,7 @@ def test_a_real_limit(tmp_path: Path, how: str, reason: str) -> None:
     assert failed["error"]
     assert tail == "again\n"
     assert status["error"] is None
-    assert done.stdout.count("output failed") + done.stderr.count("output failed") == 1
+    assert done.stdout.count("output.failed") + done.stderr.count("output.failed") == 1
 
 
 # -- rotation

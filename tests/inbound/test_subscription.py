@@ -297,13 +297,11 @@ def test_status_and_the_last_word(tmp_path: Path, make_run: Callable[..., Run]) 
         run.worker.close()
     assert said == [
         {
-            "event": "subscription closed",
+            "event": "subscription.closed",
             "log_level": "info",
             "worker": "inbound/news",
-            "totals": {
-                "received": 1,
-                "overflow": 0,
-                "outputs": {str(path): {"written": 1, "dropped": {}}},
-            },
+            "received": 1,
+            "overflow": 0,
+            "outputs": {str(path): {"written": 1, "dropped": {}}},
         }
     ]

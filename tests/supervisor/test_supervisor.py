@@ -166,7 +166,7 @@ def test_apply_touches_only_what_differs_and_ends_the_old_before_it_starts_the_n
     assert set(order[2:]) == {"begin inbound/b", "begin inbound/d"}
     assert stage.puppets["inbound/a"] is kept
     assert kept.runs == 1
-    assert stage.supervisor.names() == ["inbound/a", "inbound/b", "inbound/d"]
+    assert [view.name for view in stage.supervisor.views()] == ["inbound/a", "inbound/b", "inbound/d"]
 
 
 def test_a_network_change_ends_the_back_off_of_a_link_error(stage: Stage) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,10 @@ class RunningDaemon:
         address = directory / "notify"
         address.unlink(missing_ok=True)
         self._notify.bind(str(address))
+        self._notify.settimeout(0.1)
+        self._closing = False
+        self._listener = threading.Thread(target=self._listen)  # or the daemon would wait for room
+        self._listener.start()
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*enter, *MCASTD, "run", "--config", str(self.config)],
@@ -52,20 +58,18 @@ class RunningDaemon:
         temporary.write_text(config)
         temporary.rename(self.config)
 
-    def notified(self) -> list[dict[str, str]]:
-        while True:
-            try:
-                data = self._notify.recv(65536, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return self.messages
-            self.messages.append(dict(line.split("=", 1) for line in data.decode().splitlines()))
+    def _listen(self) -> None:
+        while not self._closing:
+            with contextlib.suppress(TimeoutError):
+                message = self._notify.recv(65536).decode()
+                self.messages.append(dict(line.split("=", 1) for line in message.splitlines()))
 
     def wait_notified(self, key: str, count: int = 1) -> dict[str, str]:
         """The ``count``-th message that sets ``key``."""
 
         def found() -> dict[str, str] | None:
             assert self.process.poll() is None, f"mcastd ended:\n{self.log.read_text()}"
-            matching = [message for message in self.notified() if key in message]
+            matching = [message for message in self.messages if key in message]
             return matching[count - 1] if len(matching) >= count else None
 
         message = wait_for(found, f"{key}= notified {count} times", timeout=20)
@@ -113,10 +117,7 @@ class RunningDaemon:
         """SIGTERM; the exit status."""
         if self.process.poll() is None:
             self.process.terminate()
-        try:
-            return self.process.wait(30)
-        finally:
-            self.notified()
+        return self.process.wait(30)
 
     def __enter__(self) -> RunningDaemon:
         return self
@@ -129,4 +130,6 @@ class RunningDaemon:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        self._closing = True
+        self._listener.join()
         self._notify.close()

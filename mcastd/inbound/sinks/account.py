@@ -62,7 +62,7 @@ class Account:
             now = self._now()
             if now - self._said_at.get(trouble.reason, float("-inf")) >= QUIET:
                 say = self._log.info if trouble.reason in _EXPECTED else self._log.warning
-                say("output failed", path=str(self._path), reason=trouble.reason, error=str(trouble))
+                say("output.failed", path=str(self._path), reason=trouble.reason, error=str(trouble))
                 self._said = trouble.reason
                 self._said_at[trouble.reason] = now
 
@@ -72,7 +72,7 @@ class Account:
             return
         self._trouble = None
         if self._said:
-            self._log.info("output recovered", path=str(self._path), after=self._said, dropped=self._dropped)
+            self._log.info("output.recovered", path=str(self._path), after=self._said, dropped=self._dropped)
             self._said = ""
             self._dropped = 0
 
