@@ -29,7 +29,7 @@ def configure(log_format: Format, level: str, stream: TextIO | None = None) -> N
     chains: dict[str, list[Any]] = {
         "console": [
             timestamp,
-            structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=24),
+            structlog.dev.ConsoleRenderer(colors=stream.isatty()),
         ],
         "json": [timestamp, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
         "journal": [structlog.processors.format_exc_info, render_journal],
