@@ -7,6 +7,7 @@ The promise: ``received = written + dropped + queued`` for every output of a sub
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
@@ -21,6 +22,36 @@ class OutboundCounters:
     lines_split: int = 0  # lines longer than max_datagram, each sent as several datagrams
     rounds: int = 0  # times that the whole source has been sent
     late: int = 0  # sent more than a millisecond and more than one period after their deadline
+
+
+class SourceCounts:
+    """Datagrams by source address, in bounded memory: of the rare sources only the sum is kept."""
+
+    KEPT = 64  # sources that are told apart
+
+    def __init__(self) -> None:
+        self.first = ""
+        self.last = ""
+        self._counts: Counter[str] = Counter()
+        self._rest = 0
+
+    def add(self, sources: Sequence[str]) -> None:
+        """Count one batch: the source of each datagram."""
+        if not sources:
+            return
+        self.first = self.first or sources[0]
+        self.last = sources[-1]
+        self._counts.update(sources)
+        if len(self._counts) > 2 * self.KEPT:
+            kept = Counter(dict(self._counts.most_common(self.KEPT)))
+            self._rest += self._counts.total() - kept.total()
+            self._counts = kept
+
+    def top(self, number: int) -> tuple[dict[str, int], int]:
+        """The ``number`` busiest sources with their counts, busiest first, and the sum of all others."""
+        counts = Counter(dict(self._counts))  # the worker's thread goes on counting
+        top = dict(counts.most_common(number))
+        return top, self._rest + counts.total() - sum(top.values())
 
 
 @dataclass(slots=True)

@@ -17,11 +17,13 @@ from mcastd.config import Changes, Config, InboundSubscription, OutboundChannel,
 from mcastd.control.commands import DaemonView, NoSuchWorker, ReloadView
 from mcastd.control.server import ControlServer
 from mcastd.errors import ConfigError, McastdError, reason_of
-from mcastd.inbound.receiver import Subscription
+from mcastd.inbound.receiver import Subscription, source_filter
 from mcastd.metrics import MetricsServer
 from mcastd.net.interfaces import Host, Monitor, look
 from mcastd.net.link import Receiver, Sender
-from mcastd.net.sockets import SocketReceiver, SocketSender
+from mcastd.net.membership import Memberships
+from mcastd.net.receiver import SocketReceiver
+from mcastd.net.sockets import SocketSender
 from mcastd.outbound.sender import Channel
 from mcastd.supervisor import Supervisor, summary
 from mcastd.worker import Signal, Worker, WorkerView
@@ -31,7 +33,10 @@ RESTART_ONLY = ("control_socket", "metrics")  # keys of [daemon] that a reload c
 
 
 def build(
-    name: str, settings: OutboundChannel | InboundSubscription, host: Callable[[], Host] = look
+    name: str,
+    settings: OutboundChannel | InboundSubscription,
+    host: Callable[[], Host] = look,
+    memberships: Memberships | None = None,
 ) -> Worker:
     """The worker for ``settings``, on real sockets that see the interfaces through ``host``."""
 
@@ -51,10 +56,11 @@ def build(
             subscription.group,
             subscription.port,
             interface=subscription.interface,
-            sources=subscription.sources,
+            source_filter=source_filter(subscription),
             receive_buffer=subscription.receive_buffer,
             metadata=metadata,
             host=host,
+            memberships=memberships,
         )
 
     if isinstance(settings, OutboundChannel):
@@ -73,11 +79,12 @@ class Daemon:
         self._change = threading.Lock()  # one reload, start or stop at a time
         self._stopping = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # a worker's state changed
+        self._memberships = Memberships()
         self._supervisor = Supervisor(self._build, lambda: os.eventfd_write(self._wake, 1))
         self._monitor = Monitor(lambda: self._supervisor.send(Signal.NETWORK))
 
     def _build(self, name: str, settings: OutboundChannel | InboundSubscription) -> Worker:
-        return build(name, settings, self._monitor.host)
+        return build(name, settings, self._monitor.host, self._memberships)
 
     def run(self) -> int:
         """From start to stop; the exit status. Raises ControlError if another daemon runs on the socket."""

@@ -62,7 +62,7 @@ def render_journal(_logger: WrappedLogger, method: str, event: EventDict) -> str
 
 
 def _field(value: object) -> str:
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
     plain = text.isprintable() and not any(character in text for character in ' "=')
     return text if plain and text else json.dumps(text, ensure_ascii=False)
 

@@ -143,6 +143,12 @@ class Worker(Protocol):
     def close(self) -> None:
         """Flush and release what outlives a run. Called once, at the very end, from the worker's thread."""
 
+    def update(self, settings: object) -> bool:
+        """Take over other settings without a new run, if that is possible; whether it was.
+
+        Called from another thread; the worker applies them at the :attr:`Signal.NETWORK` that follows.
+        """
+
     def status(self) -> dict[str, object]:
         """Settings and counters for people and programs, as JSON values. Called from other threads."""
 

@@ -235,6 +235,17 @@ class InboundSubscription(Model):
     sources: tuple[SourceAddress, ...] = Field(
         (), description="The only senders that are received (source-specific multicast); none named is any."
     )
+    exclude_sources: tuple[SourceAddress, ...] = Field(
+        (), description="Senders that are not received, instead of sources."
+    )
+    rejoin_every: Period | None = Field(
+        None,
+        description="How often the group is left and joined again, in seconds, for networks with no querier.",
+    )
+    expect_every: Period | None = Field(
+        None,
+        description="How long the group may be silent, in seconds, before the subscription is called stale.",
+    )
     receive_buffer: BufferSize = Field(
         4 << 20, description="The kernel's buffer for datagrams that are not yet read, in bytes."
     )
@@ -247,10 +258,12 @@ class InboundSubscription(Model):
     def _interface_of_family(cls, interface: str | None, info: ValidationInfo) -> str | None:
         return _check_interface(interface, info)
 
-    @field_validator("sources")
+    @field_validator("sources", "exclude_sources")
     @classmethod
     def _sources_of_family(cls, sources: tuple[Address, ...], info: ValidationInfo) -> tuple[Address, ...]:
         group: Address | None = info.data.get("group")
+        if info.field_name == "exclude_sources" and sources and info.data.get("sources"):
+            raise ValueError('contradicts "sources"; keep one of the two')
         seen: set[Address] = set()
         for source in sources:
             if group is not None and source.version != group.version:

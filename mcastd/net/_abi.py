@@ -6,8 +6,12 @@ linux/if_link.h. Imports nothing of the project.
 
 from __future__ import annotations
 
+import ctypes
+import ipaddress
+import os
 import socket
 import struct
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 # Socket options, sorted by header and name
@@ -15,10 +19,13 @@ IP_MULTICAST_ALL = 49
 IP_PKTINFO = 8
 IP_RECVTTL = 12
 IPV6_MULTICAST_ALL = 29
+MCAST_EXCLUDE = 0
+MCAST_INCLUDE = 1
 MCAST_JOIN_GROUP = 42
 MCAST_JOIN_SOURCE_GROUP = 46
 MCAST_LEAVE_GROUP = 45
-MCAST_LEAVE_SOURCE_GROUP = 47
+MCAST_MSFILTER = 48
+SO_BINDTOIFINDEX = 62
 SO_MEMINFO = 55
 SO_RCVBUFFORCE = 33
 SO_TIMESTAMPNS = 35
@@ -93,6 +100,42 @@ def group_req(ifindex: int, group: Address) -> bytes:
 def group_source_req(ifindex: int, group: Address, source: Address) -> bytes:
     """``struct group_source_req`` (RFC 3678 section 5.1)."""
     return group_req(ifindex, group) + sockaddr_storage(source)
+
+
+def group_filter(ifindex: int, group: Address, mode: int, sources: Sequence[Address], room: int = 0) -> bytes:
+    """``struct group_filter`` (RFC 3678 section 5.2), with ``room`` for more sources to be read into."""
+    head = group_req(ifindex, group) + struct.pack("=II", mode, len(sources) + room)
+    return head + b"".join(map(sockaddr_storage, sources)) + bytes(room * SOCKADDR_STORAGE_SIZE)
+
+
+def parse_group_filter(data: bytes, group: Address) -> tuple[int, list[Address]]:
+    """The filter mode and the sources of a ``struct group_filter``."""
+    head = len(group_req(0, group))
+    mode, count = struct.unpack_from("=II", data, head)
+    start, size = head + 8 + (4 if group.version == 4 else 8), len(group.packed)
+    offsets = range(start, start + count * SOCKADDR_STORAGE_SIZE, SOCKADDR_STORAGE_SIZE)
+    packed = [data[offset : offset + size] for offset in offsets]
+    return mode, [ipaddress.ip_address(source) for source in packed if len(source) == size]
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.getsockopt.argtypes = (
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_void_p,
+    ctypes.POINTER(ctypes.c_uint32),
+)
+
+
+def getsockopt(fd: int, level: int, option: int, value: bytes) -> bytes:
+    """getsockopt(2) for options that read ``value`` before they fill it. Raises OSError."""
+    buffer = ctypes.create_string_buffer(value, len(value))
+    length = ctypes.c_uint32(len(value))
+    if _libc.getsockopt(fd, level, option, buffer, ctypes.byref(length)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return buffer.raw[: length.value]
 
 
 def ip_mreqn(ifindex: int) -> bytes:

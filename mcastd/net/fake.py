@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from mcastd.errors import LinkError
-from mcastd.net.link import Arrival, Batch
+from mcastd.net.link import ANY_SOURCE, Arrival, Batch, SourceFilter
 
 ANYBODY = Arrival(source="192.0.2.1", port=5000, ifindex=1, ttl=1, time_ns=0)
 BATCH = 64  # datagrams a receive() returns at most, like the real receiver
@@ -22,6 +22,8 @@ class FakeReceiver:
         self.closed = False
         self.dropped_by_kernel = 0
         self.network_changes = 0
+        self.rejoins = 0
+        self.source_filter = ANY_SOURCE
         self.error: LinkError | None = None  # raised by the next network_changed()
         self._waiting: deque[tuple[bytes, Arrival]] = deque()
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
@@ -40,12 +42,22 @@ class FakeReceiver:
             os.eventfd_read(self._event)
             taken.append(self._waiting.popleft())
         payloads = [payload for payload, _ in taken]
-        return Batch(payloads, [arrival for _, arrival in taken] if self.metadata else ())
+        arrivals = [arrival for _, arrival in taken]
+        return Batch(payloads, arrivals if self.metadata else (), 0, [arrival.source for arrival in arrivals])
 
     def network_changed(self) -> None:
         self.network_changes += 1
         if self.error is not None:
             raise self.error
+
+    def set_filter(self, source_filter: SourceFilter) -> None:
+        self.source_filter = source_filter
+
+    def rejoin(self) -> None:
+        self.rejoins += 1
+
+    def memberships(self) -> list[dict[str, object]]:
+        return []
 
     def overflow(self) -> int:
         return self.dropped_by_kernel
@@ -76,6 +88,8 @@ class FakeSender:
         accepted = 0
         for payload in payloads:
             if self.room == 0:
+                if accepted == 0:
+                    raise _refusal(errno.EAGAIN)
                 break
             if self.largest is not None and len(payload) > self.largest:
                 if accepted == 0:

@@ -6,6 +6,7 @@ that multicast needs are this file.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import select
@@ -14,7 +15,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 
+from mcastd import clock
 from mcastd.errors import LinkError, reason_of
 from mcastd.net import _abi
 from mcastd.net._abi import Address
@@ -46,6 +49,10 @@ class Interface:
         return bool(self.flags & _abi.IFF_UP)
 
     @property
+    def carrier(self) -> bool:
+        return bool(self.flags & _abi.IFF_LOWER_UP)
+
+    @property
     def multicast(self) -> bool:
         return bool(self.flags & _abi.IFF_MULTICAST)
 
@@ -66,11 +73,22 @@ class Route:
     source: Address | None  # the source address that the route prefers
 
 
-@dataclass(frozen=True, slots=True)
 class Host:
     """The interfaces of this network namespace at one moment, by index."""
 
-    interfaces: dict[int, Interface]
+    def __init__(self, interfaces: dict[int, Interface], asked: float) -> None:
+        self.interfaces = interfaces
+        self.asked = asked  # monotonic seconds; what happened later may not be in it
+        self._groups: dict[int, dict[int, frozenset[Address]]] = {}
+
+    def groups(self, version: int) -> dict[int, frozenset[Address]]:
+        """The groups of IP ``version`` that somebody on this host has joined, by ifindex.
+
+        Read when first asked for, so at :attr:`asked` or later.
+        """
+        if version not in self._groups:
+            self._groups[version] = _joined_groups(version)
+        return self._groups[version]
 
     def name(self, ifindex: int) -> str:
         interface = self.interfaces.get(ifindex)
@@ -123,6 +141,7 @@ def as_address(setting: str | None) -> Address | None:
 
 def look() -> Host:
     """Ask the kernel. Raises LinkError if it does not answer."""
+    asked = clock.monotonic()
     addresses: dict[int, list[Address]] = {}
     for body in _request(_abi.RTM_GETADDR, _abi.ifaddrmsg.pack(0, 0, 0, 0, 0), dump=_abi.RTM_NEWADDR):
         _family, _prefix, flags, _scope, ifindex = _abi.ifaddrmsg.unpack_from(body)
@@ -142,7 +161,23 @@ def look() -> Host:
             carrier_changes=int.from_bytes(attributes.get(_abi.IFLA_CARRIER_CHANGES, b""), sys.byteorder),
             addresses=tuple(addresses.get(ifindex, ())),
         )
-    return Host(interfaces)
+    return Host(interfaces, asked)
+
+
+def _joined_groups(version: int) -> dict[int, frozenset[Address]]:
+    """What /proc/net/igmp or igmp6 lists (proc(5)); empty if it cannot be read."""
+    found: dict[int, set[Address]] = {}
+    with contextlib.suppress(OSError), open(f"/proc/net/igmp{'6' if version == 6 else ''}") as lines:
+        ifindex = 0
+        for words in map(str.split, lines):
+            if version == 6:
+                found.setdefault(int(words[0]), set()).add(IPv6Address(bytes.fromhex(words[2])))
+            elif words[0].isdigit():  # an interface; its groups follow
+                ifindex = int(words[0])
+            elif words[0] != "Idx":
+                packed = int(words[0], 16).to_bytes(4, sys.byteorder)
+                found.setdefault(ifindex, set()).add(IPv4Address(packed))
+    return {ifindex: frozenset(groups) for ifindex, groups in found.items()}
 
 
 def route_to(group: Address) -> Route | None:

@@ -8,9 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple, Protocol
 
 MAX_DATAGRAM = 65_507  # bytes of payload: 65,535 less 20 (IPv4 header) less 8 (UDP header)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFilter:
+    """Which sources a subscription receives: all but ``sources`` (EXCLUDE), or these alone (INCLUDE).
+
+    The words of RFC 3376 section 2. Its text is ``any``, ``include ADDRESS, ...`` or
+    ``exclude ADDRESS, ...``.
+    """
+
+    exclude: bool = True
+    sources: tuple[IPv4Address | IPv6Address, ...] = ()
+
+    def __str__(self) -> str:
+        if not self.sources:
+            return "any" if self.exclude else "none"
+        mode = "exclude" if self.exclude else "include"
+        return f"{mode} {', '.join(map(str, sorted(self.sources, key=int)))}"
+
+
+ANY_SOURCE = SourceFilter()
 
 
 class Arrival(NamedTuple):
@@ -27,12 +49,14 @@ class Arrival(NamedTuple):
 class Batch:
     """Datagrams received together, oldest first. Buffers are valid until the next receive.
 
-    ``arrivals`` is as long as ``payloads``, or empty if the receiver was opened without metadata.
+    ``sources`` is as long as ``payloads``; so is ``arrivals``, or empty if the receiver was opened without
+    metadata.
     """
 
     payloads: Sequence[bytes | memoryview]
     arrivals: Sequence[Arrival] = ()
     truncated: int = 0  # how many were longer than their slot and were cut
+    sources: Sequence[str] = ()  # the sender's address of each
 
     def __len__(self) -> int:
         return len(self.payloads)
@@ -53,11 +77,20 @@ class Receiver(Protocol):
         Raises LinkError if no interface is left.
         """
 
+    def set_filter(self, source_filter: SourceFilter) -> None:
+        """Change the sources that are received, without leaving the group. Raises LinkError."""
+
+    def rejoin(self) -> None:
+        """Have the memberships reported again, in case the network has forgotten them. Raises LinkError."""
+
     def overflow(self) -> int:
         """Datagrams that the kernel dropped at this receiver's full buffer, ever; exact at any time."""
 
     def describe(self) -> dict[str, object]:
         """The effective settings (interfaces joined, receive buffer had), as JSON values."""
+
+    def memberships(self) -> list[dict[str, object]]:
+        """Wanted and actual membership for each interface, as JSON values. Called from other threads."""
 
     def close(self) -> None:
         """Leave the group."""
@@ -69,16 +102,12 @@ class Sender(Protocol):
     def send(self, payloads: Sequence[bytes | memoryview]) -> int:
         """Hand datagrams to the kernel, in order; return how many it took.
 
-        Fewer than all (perhaps 0) means that it is full for now (EAGAIN, ENOBUFS): try again later.
-        Raises LinkError if the kernel refused the first of them for any other reason; so nothing that it
-        took before a refusal goes uncounted: a refusal further on ends the call, and meets the next one.
+        Raises LinkError if the kernel refused the first of them (EAGAIN and ENOBUFS: it is full for now).
+        A refusal further on ends the call, and the next one meets it: so all that it took is counted.
         """
 
     def network_changed(self) -> None:
-        """Look at the interface, its address and the route again.
-
-        Raises LinkError if they are gone, or are others now: open a new Sender then.
-        """
+        """Follow the interface, its address and the route. Raises LinkError if there is no way now."""
 
     def describe(self) -> dict[str, object]:
         """The effective settings (interface, source address), as JSON values."""

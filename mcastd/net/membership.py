@@ -1,72 +1,181 @@
-"""Joining and leaving groups by interface index (RFC 3678): one code path for any-source and
-source-specific, IPv4 and IPv6."""
+"""The one place that knows memberships: what every socket of ours wants of a group on an interface, and has.
+
+All by interface index (RFC 3678), with one code path for any-source and source-specific, IPv4 and IPv6.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import socket
-from collections.abc import Iterable, Sequence
+import threading
 
+from mcastd import clock
 from mcastd.errors import LinkError, reason_of
 from mcastd.net import _abi
 from mcastd.net._abi import Address
-from mcastd.net.interfaces import Interface
+from mcastd.net.interfaces import Host, Interface
+from mcastd.net.link import SourceFilter
 
 WAYS_OUT = {
     errno.ENODEV: "waiting for it",
-    errno.ENOBUFS: "raise net.ipv4.igmp_max_memberships or net.ipv4.igmp_max_msf",
+    errno.ENOBUFS: "name fewer sources, or raise net.ipv4.igmp_max_msf (IPv6: net.ipv6.mld_max_msf)",
     errno.ENOMEM: "raise net.core.optmem_max",
 }
+MANY = 512  # sources that a filter read back from the kernel may have
 
 
 class Memberships:
-    """What one socket has joined of one group, kept equal to what is wanted."""
+    """All memberships of this process, under one lock: a rejoin must see every socket that holds a group."""
 
-    def __init__(self, sock: socket.socket, group: Address, sources: Sequence[Address]) -> None:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.held: set[Membership] = set()
+
+    def rejoin(self, group: Address, interface: Interface) -> None:
+        """Have the group reported on an interface as if it were new. The lock is held.
+
+        The kernel reports a join only if it is the first on the host, and a leave only if it was the last: so
+        all our sockets leave, then join. While another program holds the group, too, nothing is sent.
+        """
+        holders = [held for held in self.held if held.is_for(group, interface)]
+        for held in holders:
+            held.leave()
+        for held in holders:
+            with contextlib.suppress(OSError):  # its own worker looks after it at the next change
+                held.enter(interface)
+
+
+class Membership:
+    """What one socket has joined: a group, on one interface, for some sources. For several threads."""
+
+    def __init__(
+        self,
+        registry: Memberships,
+        sock: socket.socket,
+        group: Address,
+        interface: Interface,
+        source_filter: SourceFilter,
+    ) -> None:
+        """Join. Raises LinkError."""
+        self._registry = registry
         self._sock = sock
         self._group = group
-        self._sources = sources
+        self._filter = source_filter
         self._level = socket.IPPROTO_IP if group.version == 4 else socket.IPPROTO_IPV6
-        self.joined: dict[int, str] = {}  # ifindex -> interface name
+        self._joined: Interface | None = None  # as it was then
+        self._joined_at = 0.0  # monotonic seconds
+        with registry.lock:
+            self._enter_or_raise(interface)
+            registry.held.add(self)
 
-    def want(self, interfaces: Iterable[Interface]) -> None:
-        """Join and leave so that the group is joined on just these interfaces.
+    def keep(self, interface: Interface, host: Host) -> None:
+        """Repair what ``host`` shows to be missing. Raises LinkError if it cannot be.
 
-        An interface that was deleted took its membership with it, and its successor of the same
-        name has another index: so it is joined anew. Raises LinkError if a join is refused.
+        After the carrier was away, the group is joined again: of itself the kernel would report it for IPv6,
+        but not for IPv4, and a switch that was restarted would send no more until the next query.
         """
-        wanted = {interface.index: interface.name for interface in interfaces}
-        for ifindex in self.joined.keys() - wanted.keys():
-            self._leave(ifindex)
-        for ifindex, name in wanted.items():
-            if ifindex not in self.joined:
-                self._join(ifindex, name)
-            self.joined[ifindex] = name
+        with self._registry.lock:
+            joined = self._joined
+            if joined is None or self._is_lost(host):
+                self.leave()
+                self._enter_or_raise(interface)
+            elif interface.carrier and interface.carrier_changes != joined.carrier_changes:
+                self._registry.rejoin(self._group, interface)
 
-    def _join(self, ifindex: int, name: str) -> None:
+    def set_filter(self, source_filter: SourceFilter) -> None:
+        """Change the sources, without leaving the group. Raises LinkError."""
+        with self._registry.lock:
+            self._filter = source_filter
+            if self._joined is not None:
+                try:
+                    self._apply_filter(self._joined)
+                except OSError as error:
+                    raise self._refused(error, self._joined) from error
+
+    def rejoin(self, interface: Interface) -> None:
+        """Have the group reported again, in case a switch or router has forgotten it."""
+        with self._registry.lock:
+            self._registry.rejoin(self._group, interface)
+
+    def close(self) -> None:
+        """Close the socket, under the lock: its number may be another's at once."""
+        with self._registry.lock:
+            self._registry.held.discard(self)
+            self._joined = None
+            self._sock.close()
+
+    def actual(self) -> str | None:
+        """The filter that the kernel has for this socket, as SourceFilter's text; None: no membership."""
+        with self._registry.lock:
+            if self._joined is None:
+                return None
+            request = _abi.group_filter(self._joined.index, self._group, 0, (), room=MANY)
+            try:
+                socket.if_indextoname(self._joined.index)
+                answer = _abi.getsockopt(self._sock.fileno(), self._level, _abi.MCAST_MSFILTER, request)
+            except OSError:
+                return None
+        mode, sources = _abi.parse_group_filter(answer, self._group)
+        return str(SourceFilter(mode == _abi.MCAST_EXCLUDE, tuple(sources)))
+
+    # -- with the registry's lock held
+
+    def is_for(self, group: Address, interface: Interface) -> bool:
+        return group == self._group and self._joined is not None and self._joined.index == interface.index
+
+    def enter(self, interface: Interface) -> None:
+        """Join with the whole filter, or not at all. Raises OSError."""
         try:
-            if not self._sources:
-                self._sock.setsockopt(
-                    self._level, _abi.MCAST_JOIN_GROUP, _abi.group_req(ifindex, self._group)
-                )
-            for source in self._sources:
-                request = _abi.group_source_req(ifindex, self._group, source)
-                self._sock.setsockopt(self._level, _abi.MCAST_JOIN_SOURCE_GROUP, request)
-        except OSError as error:
-            self._leave(ifindex)  # not half of the sources
-            number = error.errno or 0
-            raise LinkError(
-                f"cannot join {self._group} on {name}",
-                reason_of(error),
-                WAYS_OUT.get(number, ""),
-                errno=number,
-                group=str(self._group),
-                interface=name,
-            ) from error
+            if self._filter.exclude:
+                rest = self._filter.sources
+                self._set(_abi.MCAST_JOIN_GROUP, _abi.group_req(interface.index, self._group))
+            else:
+                first, *rest = self._filter.sources
+                request = _abi.group_source_req(interface.index, self._group, first)
+                self._set(_abi.MCAST_JOIN_SOURCE_GROUP, request)
+            self._joined = interface
+            self._joined_at = clock.monotonic()
+            if rest:
+                self._apply_filter(interface)
+        except OSError:
+            self.leave()
+            raise
 
-    def _leave(self, ifindex: int) -> None:
-        self.joined.pop(ifindex, None)
-        # Refused if the interface is gone, and the membership with it. LEAVE_GROUP drops all its sources.
-        with contextlib.suppress(OSError):
-            self._sock.setsockopt(self._level, _abi.MCAST_LEAVE_GROUP, _abi.group_req(ifindex, self._group))
+    def leave(self) -> None:
+        if self._joined is not None:
+            # Refused if the interface is gone, and the membership with it. LEAVE_GROUP drops all its sources.
+            with contextlib.suppress(OSError):
+                self._set(_abi.MCAST_LEAVE_GROUP, _abi.group_req(self._joined.index, self._group))
+            self._joined = None
+
+    def _enter_or_raise(self, interface: Interface) -> None:
+        try:
+            self.enter(interface)
+        except OSError as error:
+            raise self._refused(error, interface) from error
+
+    def _apply_filter(self, interface: Interface) -> None:
+        mode = _abi.MCAST_EXCLUDE if self._filter.exclude else _abi.MCAST_INCLUDE
+        request = _abi.group_filter(interface.index, self._group, mode, self._filter.sources)
+        self._set(_abi.MCAST_MSFILTER, request)
+
+    def _is_lost(self, host: Host) -> bool:
+        """Whether the interface dropped the group behind our back: made anew with its old index, say."""
+        if self._joined is None or host.asked <= self._joined_at:
+            return False
+        return self._group not in host.groups(self._group.version).get(self._joined.index, ())
+
+    def _set(self, option: int, request: bytes) -> None:
+        self._sock.setsockopt(self._level, option, request)
+
+    def _refused(self, error: OSError, interface: Interface) -> LinkError:
+        number = error.errno or 0
+        return LinkError(
+            f"cannot join {self._group} on {interface.name}",
+            reason_of(error),
+            WAYS_OUT.get(number, ""),
+            errno=number,
+            group=str(self._group),
+            interface=interface.name,
+        )

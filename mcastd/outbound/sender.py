@@ -20,6 +20,7 @@ from mcastd.outbound.pacing import Pacer
 from mcastd.outbound.source import Source
 from mcastd.worker import Context, Signal
 
+FULL = {errno.EAGAIN, errno.ENOBUFS}  # the kernel takes nothing just now
 BATCH = 64  # datagrams handed to the link at once
 DAY = 86_400.0  # seconds: the longest sleep, for poll(2) counts milliseconds in 32 bits
 SHORTEST_PAUSE = 0.001  # seconds that a full link is left alone; doubled while it takes nothing
@@ -63,6 +64,9 @@ class Channel:
             finally:
                 self._link = None
 
+    def update(self, settings: object) -> bool:
+        return False
+
     def close(self) -> None:
         self._source.restart()
         self._pending, self._next = [], 0
@@ -92,8 +96,7 @@ class Channel:
         while not context.stopping:
             context.take(Signal.REOPEN)  # there is no output file
             if context.take(Signal.NETWORK):
-                link.network_changed()
-                self._link = link.describe()
+                self._follow(link)
             if not self._pending and not self._refill():
                 if self._source.finished:
                     return
@@ -118,12 +121,20 @@ class Channel:
                 pause = min(max(SHORTEST_PAUSE, 2 * pause), LONGEST_PAUSE)
             context.wait(pause)  # 0 too: who always has something to send would have no heartbeat
 
+    def _follow(self, link: Sender) -> None:
+        link.network_changed()
+        if self._link != link.describe():
+            self._link = link.describe()
+            self._log.info("link.moved", **self._link)
+
     def _send(self, link: Sender, batch: Sequence[bytes]) -> int:
         """Hand over a batch; how many of it are done with. Fewer than all: the link is full for now."""
         try:
             sent = link.send(batch)
         except LinkError as error:
             self.counters.refused[errno.errorcode.get(error.errno, "other")] += 1
+            if error.errno in FULL:
+                return 0
             if error.errno != errno.EMSGSIZE:
                 raise
             self._drop_too_big(error)

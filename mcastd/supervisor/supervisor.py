@@ -30,18 +30,19 @@ class Supervisor:
         self._log = log.get_logger()
 
     def apply(self, changes: Changes, wanted: Mapping[str, Settings], timeout: float) -> None:
-        """Go over to ``wanted``: only the workers that differ are touched.
+        """Go over to ``wanted``: only workers that differ are touched, and restarted only if they have to be.
 
         All that must end has ended, for at most ``timeout`` seconds, before anything starts: so a port or an
         output can pass from one worker to another. Receivers start before senders, so that a host hears the
         first datagram of its own. A changed worker that the user had stopped starts again.
         """
-        self._end([*changes.removed, *changes.changed], timeout)
+        restarting = [name for name in changes.changed if not self._threads[name].update(wanted[name])]
+        self._end([*changes.removed, *restarting], timeout)
         for name in changes.removed:
             self._threads.pop(name, None)
             self._settings.pop(name, None)
-        new = {name: wanted[name] for name in (*changes.changed, *changes.added)}
-        self._settings |= new
+        self._settings |= {name: wanted[name] for name in (*changes.changed, *changes.added)}
+        new = {name: wanted[name] for name in (*restarting, *changes.added)}
         senders = [name for name, settings in new.items() if isinstance(settings, OutboundChannel)]
         for name in new:
             if name not in senders:
@@ -58,7 +59,7 @@ class Supervisor:
 
     def stop(self, name: str, timeout: float) -> bool:
         """Stop a worker until it is started again; whether it ended within ``timeout`` seconds."""
-        return not self._end([name], timeout)
+        return not self._end({name: self._threads[name]}, timeout)
 
     def send(self, signal: Signal) -> None:
         """Tell every worker. For stopping, use :meth:`stop_all`."""
@@ -117,7 +118,8 @@ def summary(views: Iterable[WorkerView]) -> str:
     for state in (State.FINISHED, State.INACTIVE):
         if count := sum(view.state is state for view in views):
             parts.append(f"{count} {state}")
-    troubled = [view for view in views if view.state in (State.AUTO_RESTART, State.FAILED)]
+    bad = (State.AUTO_RESTART, State.FAILED)
+    troubled = [view for view in views if view.state in bad or view.status.get("stale")]
     reasons = [f"{view.name}: {view.detail}" for view in troubled[:3]]
     if len(troubled) > len(reasons):
         reasons.append(f"and {len(troubled) - len(reasons)} more")

@@ -39,6 +39,13 @@ class WorkerThread:
             self._apply(Event.STOP)
         self._context.send(signal)
 
+    def update(self, settings: object) -> bool:
+        """Whether the worker takes over ``settings`` as it runs."""
+        if self._state in (State.INACTIVE, State.FINISHED) or not self.worker.update(settings):
+            return False
+        self.send(Signal.NETWORK)
+        return True
+
     def join(self, timeout: float) -> bool:
         """Whether the thread has ended, after at most ``timeout`` seconds."""
         if self._thread.ident is not None:
@@ -72,7 +79,8 @@ class WorkerThread:
                 except McastdError as error:
                     delay = backoff.delay(self._worked_for())
                     self._trouble(error)
-                    self._wait(delay, Signal.NETWORK if isinstance(error, LinkError) else Signal.NONE)
+                    if self._wait(delay, Signal.NETWORK if isinstance(error, LinkError) else Signal.NONE):
+                        backoff = Backoff()
                 except Exception as error:
                     delay = crashes.delay(self._worked_for())
                     self._crashed(error, delay)
@@ -96,13 +104,14 @@ class WorkerThread:
         self._apply(Event.END)
         self._context.close()
 
-    def _wait(self, delay: float, retry_on: Signal = Signal.NONE) -> None:
-        """Let ``delay`` seconds pass; a stop ends it, and so does a signal that the cause may have gone."""
+    def _wait(self, delay: float, retry_on: Signal = Signal.NONE) -> bool:
+        """Let ``delay`` seconds pass, or less if told to stop; whether a ``retry_on`` signal ended it."""
         deadline = clock.monotonic() + delay
-        while not self._context.stopping and not (retry_on and self._context.take(retry_on)):
-            if (left := deadline - clock.monotonic()) <= 0:
-                return
+        while not self._context.stopping and (left := deadline - clock.monotonic()) > 0:
+            if retry_on and self._context.take(retry_on):
+                return True
             self._context.wait(left)
+        return False
 
     def _worked_for(self) -> float:
         return clock.monotonic() - self._since if self._state is State.ACTIVE else 0.0

@@ -311,6 +311,7 @@ dscp = "CS5"
 group = "ff15::1"
 port = 1
 sources = []
+exclude_sources = []
 receive_buffer = "4MiB"
 output = [
     { kind = "file", path = "/x", format = "raw", keep = 7, mode = "0640", fsync = false },

@@ -280,6 +280,12 @@ def test_status_and_the_last_word(tmp_path: Path, make_run: Callable[..., Run]) 
         "port": 9190,
         "interface": "lo",
         "sources": ["192.0.2.10"],
+        "exclude_sources": [],
+        "memberships": [],
+        "stale": False,
+        "first_source": "192.0.2.1",
+        "last_source": "192.0.2.1",
+        "by_source": {"top": {"192.0.2.1": 1}, "rest": 0},
         "counters": {"received": 1, "received_bytes": 1, "truncated": 0, "overflow": 0},
         "outputs": [
             {

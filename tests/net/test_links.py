@@ -15,8 +15,9 @@ from support.wait import wait_for
 
 from mcastd.errors import LinkError
 from mcastd.net.interfaces import Monitor, look, route_to
-from mcastd.net.link import MAX_DATAGRAM
-from mcastd.net.sockets import SLOTS, SocketReceiver, SocketSender, free_port
+from mcastd.net.link import MAX_DATAGRAM, SourceFilter
+from mcastd.net.receiver import SLOTS, SocketReceiver
+from mcastd.net.sockets import SocketSender, free_port
 
 GROUP = ipaddress.ip_address("239.255.7.1")
 OTHER = ipaddress.ip_address("239.255.7.2")
@@ -156,7 +157,7 @@ def test_a_source_filter_holds_for_its_own_socket_only(stack: ExitStack) -> None
     port = free_port()
     ip("addr add 127.0.0.9/8 dev lo")
     stack.callback(ip, "addr del 127.0.0.9/8 dev lo")
-    filtered = receiver(stack, port, sources=[ipaddress.ip_address("127.0.0.9")])
+    filtered = receiver(stack, port, source_filter=SourceFilter(False, (ipaddress.ip_address("127.0.0.9"),)))
     anyone = receiver(stack, port)
     sender(stack, port).send([b"from 1"])
     sender(stack, port, interface="127.0.0.9").send([b"from 9"])
@@ -261,13 +262,15 @@ def test_all_follows_interfaces_as_they_come_and_go(stack: ExitStack, veth: str)
     assert incoming.describe()["interfaces"] == ["left", "right"]
 
 
-def test_a_sender_tells_when_its_address_changes(stack: ExitStack, veth: str) -> None:
+def test_a_sender_follows_its_interfaces_address(stack: ExitStack, veth: str) -> None:
     outgoing = sender(stack, free_port(), interface="left", ttl=1)
-    outgoing.network_changed()
     ip("addr del 10.7.0.1/24 dev left")
-    ip("addr add 10.7.0.9/24 dev left")
-    with pytest.raises(LinkError, match="its address changed"):
+    with pytest.raises(LinkError, match="has no IPv4 address yet; waiting for one"):
         outgoing.network_changed()
+    ip("addr add 10.7.0.9/24 dev left")
+    outgoing.network_changed()
+    assert outgoing.describe() == {"interface": "left", "address": "10.7.0.9"}
+    assert outgoing.send([b"x"]) == 1
 
 
 def test_the_monitor_tells_of_changes_and_looks_only_then(stack: ExitStack) -> None:

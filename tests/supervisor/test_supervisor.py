@@ -30,6 +30,9 @@ class Puppet:
         self.runs += 1
         self._run(self, context)
 
+    def update(self, settings: object) -> bool:
+        return False
+
     def close(self) -> None:
         self.closed += 1
 

@@ -1,0 +1,159 @@
+"""A subscription's link: one socket for each interface that it means, as these come and go."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import select
+from collections.abc import Callable
+
+from mcastd.errors import LinkError
+from mcastd.net._abi import Address
+from mcastd.net.interfaces import Host, Interface, look
+from mcastd.net.link import ANY_SOURCE, Batch, SourceFilter
+from mcastd.net.membership import Memberships
+from mcastd.net.sockets import ReceivingSocket
+
+SLOT = 1 << 16  # bytes: no UDP datagram is longer, so none is cut
+SLOTS = 64  # datagrams in a batch
+
+
+class SocketReceiver:
+    """A Receiver for a group and port on the interfaces that a setting means.
+
+    One socket for each: only so is the interface exact for IPv6, and there is no limit to their number
+    (net.ipv4.igmp_max_memberships is for a socket). Used from one thread, but for ``describe``,
+    ``memberships`` and ``overflow``, which others may call while it is not closed.
+    """
+
+    def __init__(
+        self,
+        group: Address,
+        port: int,
+        *,
+        interface: str | None = None,
+        source_filter: SourceFilter = ANY_SOURCE,
+        receive_buffer: int = 4 << 20,
+        metadata: bool = False,
+        host: Callable[[], Host] = look,
+        memberships: Memberships | None = None,
+    ) -> None:
+        """Join and bind. Raises LinkError if that is not possible on any interface now."""
+        self._group = group
+        self._port = port
+        self._setting = interface
+        self._filter = source_filter
+        self._receive_buffer = receive_buffer
+        self._metadata = metadata
+        self._look = host
+        self._memberships = memberships or Memberships()
+        self._sockets: dict[int, ReceivingSocket] = {}  # by ifindex; replaced, never changed: others read it
+        self._refused: tuple[Interface, ...] = ()  # wanted, but not to be joined now
+        self._overflow_before = 0  # of sockets closed since
+        self._poll = select.epoll()
+        arena = memoryview(mmap.mmap(-1, SLOT * SLOTS))  # pages never touched cost nothing
+        self._slots = [arena[i * SLOT : (i + 1) * SLOT] for i in range(SLOTS)]
+        try:
+            self.network_changed()
+        except LinkError:
+            self.close()
+            raise
+
+    def network_changed(self) -> None:
+        """Have a socket on each interface that is wanted now, and each membership as it should be.
+
+        An interface that was deleted took its membership with it, and its successor of the same name has
+        another index: so it gets a new socket. Raises LinkError if no interface is left.
+        """
+        host = self._look()
+        wanted = {interface.index: interface for interface in host.resolve(self._setting, self._group)}
+        sockets: dict[int, ReceivingSocket] = {}
+        refused: list[tuple[Interface, LinkError]] = []
+        for ifindex, interface in wanted.items():
+            try:
+                if present := self._sockets.get(ifindex):
+                    sockets[ifindex] = present  # it stays ours to close, whatever comes
+                    present.interface = interface
+                    present.membership.keep(interface, host)
+                else:
+                    sockets[ifindex] = self._open(interface)
+            except LinkError as error:
+                refused.append((interface, error))
+        gone = [self._sockets[ifindex] for ifindex in self._sockets.keys() - sockets.keys()]
+        self._sockets = sockets
+        self._refused = tuple(interface for interface, _ in refused)
+        for sock in gone:
+            self._close(sock)
+        if len(refused) == len(wanted):
+            raise refused[0][1]
+
+    def _open(self, interface: Interface) -> ReceivingSocket:
+        sock = ReceivingSocket(
+            self._group,
+            self._port,
+            interface,
+            self._filter,
+            self._memberships,
+            receive_buffer=self._receive_buffer,
+            metadata=self._metadata,
+        )
+        self._poll.register(sock, select.EPOLLIN)
+        return sock
+
+    def _close(self, sock: ReceivingSocket) -> None:
+        self._overflow_before += sock.overflow()
+        sock.close()  # which also ends its registration
+
+    def fileno(self) -> int:
+        return self._poll.fileno()
+
+    def receive(self) -> Batch:
+        if len(self._sockets) == 1:
+            (sock,) = self._sockets.values()
+            return sock.receive(self._slots)
+        ready = {fd for fd, _ in self._poll.poll(0)}
+        for sock in self._sockets.values():
+            if sock.fileno() in ready and (batch := sock.receive(self._slots)):
+                return batch
+        return Batch(())
+
+    def set_filter(self, source_filter: SourceFilter) -> None:
+        self._filter = source_filter
+        for sock in self._sockets.values():
+            sock.membership.set_filter(source_filter)
+
+    def rejoin(self) -> None:
+        for sock in self._sockets.values():
+            sock.membership.rejoin(sock.interface)
+
+    def overflow(self) -> int:
+        return self._overflow_before + sum(sock.overflow() for sock in self._sockets.values())
+
+    def describe(self) -> dict[str, object]:
+        sockets = self._sockets.values()
+        return {
+            "interfaces": sorted(sock.interface.name for sock in sockets),
+            "receive_buffer": min((sock.receive_buffer() for sock in sockets), default=0),
+        }
+
+    def memberships(self) -> list[dict[str, object]]:
+        have = [(sock.interface, sock.membership.actual()) for sock in self._sockets.values()]
+        lack = [(interface, None) for interface in self._refused]
+        return [
+            {
+                "interface": interface.name,
+                "ifindex": interface.index,
+                "group": str(self._group),
+                "wanted": str(self._filter),
+                "actual": actual,
+            }
+            for interface, actual in [*have, *lack]
+        ]
+
+    def close(self) -> None:
+        """Leave the group on every interface."""
+        for sock in self._sockets.values():
+            sock.close()
+        self._sockets = {}
+        with contextlib.suppress(OSError):
+            self._poll.close()
