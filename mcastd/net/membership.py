@@ -128,7 +128,7 @@ class Membership:
         """Join with the whole filter, or not at all. Raises OSError."""
         try:
             if self._filter.exclude:
-                rest = self._filter.sources
+                rest = list(self._filter.sources)
                 self._set(_abi.MCAST_JOIN_GROUP, _abi.group_req(interface.index, self._group))
             else:
                 first, *rest = self._filter.sources
