@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from support.daemon import RunningDaemon
 from support.host import ip
+from support.textbook import compile_textbook
 from support.wait import wait_for
 
 GROUP = "239.255.9.1"
 PORT = 9190
-TEXTBOOK = Path(__file__).parent / "textbook"
 
 NEWS = b"".join(
     [
@@ -49,13 +49,7 @@ def route() -> Iterator[None]:
 def textbook(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     directory = tmp_path_factory.mktemp("textbook")
 
-    def compiled(name: str) -> str:
-        program = directory / name
-        command = ["gcc", "-Wall", "-Werror", "-O1", "-DDELAY=2000", "-o", program, TEXTBOOK / f"{name}.c"]
-        subprocess.run(command, check=True)
-        return str(program)
-
-    return compiled
+    return lambda name: compile_textbook(name, directory)
 
 
 def channel(source: Path, **more: object) -> str:
