@@ -42,6 +42,7 @@ def run(path: Path) -> None:
     from mcastd import daemon, log  # noqa: PLC0415 - not for `mcastd --help`
     from mcastd.config import load  # noqa: PLC0415
 
+    log.configure("auto", "warning")  # until the configuration says otherwise
     try:
         config = load(path)
         log.configure(config.daemon.log_format, config.daemon.log_level)
@@ -62,8 +63,9 @@ def check(path: Path, dump: bool) -> None:
     Exit status: 0 if it is good, 78 if not. The host is not looked at: whether an interface exists is
     found out when the daemon runs.
     """
-    from mcastd import config  # noqa: PLC0415
+    from mcastd import config, log  # noqa: PLC0415
 
+    log.configure("auto", "warning")  # on stderr: stdout is for the dump
     try:
         loaded = config.load(path)
     except ConfigError as error:

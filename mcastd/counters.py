@@ -1,7 +1,7 @@
 """What is counted. Each object has one writing thread (its worker) and any number of readers.
 
 Counts only grow, and survive a worker's restarts. They are kept per batch.
-The promise: ``received = written + dropped + queued`` for every output of a subscription.
+The promise: ``received = written + dropped + queued`` for every output of a subscription, between batches.
 """
 
 from __future__ import annotations

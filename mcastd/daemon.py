@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import math
 import os
 import resource
 import select
@@ -25,7 +25,7 @@ from mcastd.net.membership import Memberships
 from mcastd.net.receiver import SocketReceiver
 from mcastd.net.sockets import SocketSender
 from mcastd.outbound.sender import Channel
-from mcastd.supervisor import Supervisor, summary
+from mcastd.supervisor import Supervisor
 from mcastd.worker import Signal, Worker, WorkerView
 
 FIRST_ATTEMPTS = 5.0  # seconds: READY=1 waits no longer for workers' first attempts
@@ -102,7 +102,7 @@ class Daemon:
             self._log.info("daemon.started", version=__version__, pid=os.getpid(), config=str(self._path))
             self._supervisor.apply(diff(Config(), self._config), self._config.workers(), daemon.stop_timeout)
             self._say_ready()
-            self._log.info("daemon.ready", summary=self._summary())
+            self._log.info("daemon.ready", summary=self._supervisor.summary())
             self._serve(signals)
             return self._shut_down()
 
@@ -119,43 +119,42 @@ class Daemon:
     def _say_ready(self) -> None:
         if not self._supervisor.wait_attempted(FIRST_ATTEMPTS):
             self._log.warning("workers.delayed", reason=f"not all tried within {FIRST_ATTEMPTS:g} s")
-        systemd.ready(self._summary())
-
-    def _summary(self) -> str:
-        return summary(self._supervisor.views())
+        systemd.ready(self._supervisor.summary())
 
     def _serve(self, signals: Signals) -> None:
         """The main thread's life: signals, status and watchdog, until SIGTERM or SIGINT."""
         poll = select.poll()
         poll.register(signals, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
-        interval = systemd.watchdog_interval()
-        hanging: list[str] = []
+        chores = _Chores(self._supervisor, self._begin_unstarted)
         while True:
-            ready = dict(poll.poll(None if interval is None else interval * 1000))
+            ready = dict(poll.poll(chores.next_due()))
             if self._wake in ready:
                 os.eventfd_read(self._wake)
-                systemd.status(self._summary())
+                chores.status_changed()
             if signals.fileno() in ready:
                 for number in signals.take():
                     if number in (signal.SIGTERM, signal.SIGINT):
                         self._log.info("daemon.stopping", signal=signal.Signals(number).name)
                         return
-                    self._obey(number)
-            was_hanging, hanging = hanging, self._supervisor.hanging()
-            if not hanging and interval is not None:
-                systemd.watchdog()
-            elif hanging != was_hanging:
-                self._log.error(
-                    "workers.hung", workers=hanging, reason="no heartbeat; systemd will restart us"
-                )
+                    # In a thread of its own: the watchdog is fed while workers are waited for
+                    threading.Thread(target=self._obey, args=(number,), name="signal", daemon=True).start()
+            chores.do()
 
     def _obey(self, number: int) -> None:
-        if number == signal.SIGUSR1:
-            self.reopen()
-        elif number == signal.SIGHUP:
-            with contextlib.suppress(ConfigError):  # reload() itself has told the log
+        try:
+            if number == signal.SIGUSR1:
+                self.reopen()
+            elif number == signal.SIGHUP:
                 self.reload()
+        except (ConfigError, McastdError) as error:
+            self._log.warning("signal.refused", signal=signal.Signals(number).name, reason=str(error))
+        except Exception:  # a bug of ours must not end what runs well
+            self._log.exception("signal.failed", signal=signal.Signals(number).name)
+
+    def _begin_unstarted(self) -> bool:
+        with self._change:
+            return not self._stopping and self._supervisor.begin_unstarted()
 
     def _shut_down(self) -> int:
         systemd.stopping()
@@ -169,7 +168,7 @@ class Daemon:
 
     def describe(self) -> DaemonView:
         age = clock.monotonic() - self._born
-        return DaemonView(__version__, os.getpid(), str(self._path), age, self._summary())
+        return DaemonView(__version__, os.getpid(), str(self._path), age, self._supervisor.summary())
 
     def list_workers(self) -> Sequence[WorkerView]:
         return self._supervisor.views()
@@ -191,9 +190,11 @@ class Daemon:
                 raise
             changes = diff(self._config, config)
             log.configure(config.daemon.log_format, config.daemon.log_level)
-            self._supervisor.apply(changes, config.workers(), config.daemon.stop_timeout)
             self._config = config
-            self._say_ready()
+            try:
+                self._supervisor.apply(changes, config.workers(), config.daemon.stop_timeout)
+            finally:
+                self._say_ready()
             notes = [
                 f"daemon.{key} changes at the next restart"
                 for key in RESTART_ONLY
@@ -243,6 +244,55 @@ def _known(name: str) -> Iterator[None]:
         yield
     except KeyError:
         raise NoSuchWorker(name) from None
+
+
+class _Chores:
+    """What the main thread does when its time has come: status, watchdog, workers that lacked a thread."""
+
+    STATUS_EVERY = 1.0  # seconds at least between two STATUS messages
+    UNSTARTED_EVERY = 5.0  # seconds between attempts to start what could not be started
+
+    def __init__(self, supervisor: Supervisor, begin_unstarted: Callable[[], bool]) -> None:
+        self._supervisor = supervisor
+        self._begin_unstarted = begin_unstarted
+        self._log = log.get_logger()
+        self._watchdog = systemd.watchdog_interval()
+        self._hanging: list[str] = []
+        self._status_at = math.inf  # monotonic seconds, as the others
+        self._watchdog_at = math.inf if self._watchdog is None else clock.monotonic()
+        self._unstarted_at = clock.monotonic() + self.UNSTARTED_EVERY
+
+    def next_due(self) -> float | None:
+        """Milliseconds until :meth:`do` has something to do; None: not of itself."""
+        due = min(self._status_at, self._watchdog_at, self._unstarted_at)
+        return None if due == math.inf else max(0.0, due - clock.monotonic()) * 1000
+
+    def status_changed(self) -> None:
+        if systemd.is_listening():
+            self._status_at = min(self._status_at, clock.monotonic() + self.STATUS_EVERY)
+        if self._unstarted_at == math.inf:
+            self._unstarted_at = clock.monotonic() + self.UNSTARTED_EVERY
+
+    def do(self) -> None:
+        now = clock.monotonic()
+        if now >= self._status_at:
+            self._status_at = math.inf
+            systemd.status(self._supervisor.summary())
+        if now >= self._watchdog_at and self._watchdog is not None:
+            self._watchdog_at = now + self._watchdog
+            self._feed_watchdog()
+        if now >= self._unstarted_at:
+            more = self._begin_unstarted()
+            self._unstarted_at = now + self.UNSTARTED_EVERY if more else math.inf
+
+    def _feed_watchdog(self) -> None:
+        was_hanging, self._hanging = self._hanging, self._supervisor.hanging()
+        if not self._hanging:
+            systemd.watchdog()
+        elif self._hanging != was_hanging:
+            self._log.error(
+                "workers.hung", workers=self._hanging, reason="no heartbeat; systemd will restart us"
+            )
 
 
 class Signals:

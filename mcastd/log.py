@@ -6,11 +6,13 @@ prefix of sd-daemon(3), which journald turns into PRIORITY=. ``auto`` picks by w
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import logging
 import os
 import sys
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, WrappedLogger
@@ -37,10 +39,29 @@ def configure(log_format: Format, level: str, stream: TextIO | None = None) -> N
     structlog.configure(
         processors=[structlog.processors.add_log_level, *chains[log_format]],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        logger_factory=lambda *_: structlog.WriteLogger(cast(TextIO, _Lines(stream))),
         cache_logger_on_first_use=False,  # so that a reload changes the level of loggers already made
     )
     logging.basicConfig(stream=stream, level=logging.WARNING, force=True)
+
+
+class _Lines(io.TextIOBase):
+    """Writes whole lines and never fails: a full disk behind stderr must not end the daemon."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        try:
+            self._fd = stream.fileno()
+        except (OSError, ValueError):
+            self._fd = -1  # a stream in memory
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            if self._fd >= 0:
+                os.write(self._fd, text.encode(errors="replace"))  # one system call: threads do not mix
+            else:
+                self._stream.write(text)
+        return len(text)
 
 
 def detect(stream: TextIO) -> Literal["console", "journal"]:

@@ -11,6 +11,11 @@ from mcastd import clock
 SEND_TIMEOUT = 5.0  # seconds for a message to be queued: systemd may be slow, it must not hang us
 
 
+def is_listening() -> bool:
+    """Whether anybody wants to be notified."""
+    return bool(os.environ.get("NOTIFY_SOCKET"))
+
+
 def ready(status: str) -> None:
     """Start-up or a reload is complete."""
     notify(READY=1, STATUS=status)

@@ -28,26 +28,34 @@ class Signal(enum.Flag):
     STOP = enum.auto()  # come to an end: flush, close, return from run()
     REOPEN = enum.auto()  # close and open output files (log rotation)
     NETWORK = enum.auto()  # interfaces, addresses or routes changed: look at them again
+    RETRY = enum.auto()  # do not wait for the next attempt
 
 
 class Context:
     """A worker's line to its supervisor: signals in; readiness, detail and heartbeat out.
 
     Signals may be sent from any thread; everything else is for the worker's own thread. Lives as
-    long as the worker's thread and owns one eventfd.
+    long as the worker's thread and owns one eventfd, from :meth:`open` to :meth:`close`.
     """
 
     def __init__(self, on_ready: Callable[[], None] = lambda: None) -> None:
         self._on_ready = on_ready
         self._lock = threading.Lock()
         self._signals = Signal.NONE
-        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._event = -1
         self._poll = select.poll()
-        self._poll.register(self._event, select.POLLIN)
         self._busy_since: float | None = None
         self.detail = ""
+        self.degraded = False  # at work, but something is not as it should be: the detail says what
 
     # -- the supervisor's side
+
+    def open(self) -> Context:
+        """Raises OSError if there is no file descriptor left."""
+        with self._lock:
+            self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            self._poll.register(self._event, select.POLLIN)
+        return self
 
     def send(self, signal: Signal) -> None:
         """Tell the worker; wakes it if it waits. Harmless after :meth:`close`."""
@@ -75,12 +83,17 @@ class Context:
         return Signal.STOP in self._signals
 
     def take(self, signal: Signal) -> bool:
-        """Whether ``signal`` was sent since it was last taken."""
-        if signal not in self._signals:
+        """Whether ``signal``, or one of several, was sent since it was last taken."""
+        if not signal & self._signals:
             return False
         with self._lock:
             self._signals &= ~signal
         return True
+
+    def begin(self) -> None:
+        """A run begins: the heartbeat counts from here, so that a hang before the first wait shows, too."""
+        self._busy_since = clock.monotonic()
+        self.degraded = False
 
     def ready(self, detail: str = "") -> None:
         """The worker does its work from here on: its state becomes active."""

@@ -139,7 +139,7 @@ def _merge_all(files: Sequence[_File]) -> dict[str, Any]:
     for file in files:
         for section in ("outbound", "inbound"):
             for name in _keys(file.tables.get(section)) & _keys(tables.get(section)):
-                get_logger().debug("worker overridden", worker=f"{section}/{name}", file=file.name)
+                get_logger().debug("worker.overridden", worker=f"{section}/{name}", file=file.name)
         tables = _merge(tables, file.tables)
     return tables
 

@@ -7,6 +7,7 @@ on the key it is about; those between workers come together in one :class:`Confl
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -77,7 +78,7 @@ class Daemon(Model):
     metrics: MetricsAddress | None = Field(
         None, description="The host and port at which Prometheus metrics are served; absent is off."
     )
-    stop_timeout: Duration = Field(
+    stop_timeout: Period = Field(
         10.0, description="How long workers may take to flush and end when the daemon stops, in seconds."
     )
 
@@ -311,12 +312,24 @@ class Config(Model):
         An output may be a channel's source: that is a relay.
         """
         uses = {_normal(self.daemon.control_socket): "the control socket"}
-        for name, subscription in self.inbound.items():
-            for index, output in enumerate(subscription.output):
-                path = _normal(output.path)
-                if path in uses:
-                    yield ("inbound", name, "output", index, "path"), f"{show(path)} is already {uses[path]}"
-                uses.setdefault(path, f"an output of inbound/{name}")
+        outputs = [
+            (name, index, output, _normal(output.path))
+            for name, subscription in self.inbound.items()
+            for index, output in enumerate(subscription.output)
+        ]
+        rotated = {
+            path: name
+            for name, _, output, path in outputs
+            if isinstance(output, FileOutput) and (output.rotate_size or output.rotate_every)
+        }
+        for name, index, _, path in outputs:
+            location = ("inbound", name, "output", index, "path")
+            stem, _, number = path.rpartition(".")
+            if path in uses:
+                yield location, f"{show(path)} is already {uses[path]}"
+            elif stem in rotated and re.fullmatch("[1-9][0-9]{0,9}", number):
+                yield location, f"{show(path)} is a name that inbound/{rotated[stem]} rotates its output to"
+            uses.setdefault(path, f"an output of inbound/{name}")
 
 
 def _check_interface(interface: str | None, info: ValidationInfo) -> str | None:

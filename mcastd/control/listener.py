@@ -65,6 +65,9 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
+WAY_OUT = "run as root, or set daemon.control_socket to a path that you may write"
+
+
 def _remove_stale(path: Path) -> None:
     """Make room at ``path``, unless what is there is alive or not a socket."""
     try:
@@ -107,4 +110,7 @@ def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ControlError(f"control socket {path}", reason_of(error)) from error
+        what = f"control socket {path}"
+        if error.filename and str(error.filename) != str(path):
+            what += f" ({error.filename})"
+        raise ControlError(what, reason_of(error), WAY_OUT) from error

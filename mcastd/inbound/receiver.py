@@ -189,12 +189,12 @@ class Subscription:
             self._rejoined = now
             link.rejoin()
         if expected is not None and not self._stale and now >= self._heard + expected:
-            self._stale = True
+            self._stale = context.degraded = True
             context.detail = f"{self._detail()}; stale: nothing for more than {expected:g} s"
             self._log.warning("subscription.silent", expected_every=expected)
 
     def _resume(self, context: Context) -> None:
-        self._stale = False
+        self._stale = context.degraded = False
         context.detail = self._detail()
         self._log.info("subscription.resumed")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections import deque
@@ -38,9 +39,10 @@ class FakeReceiver:
 
     def receive(self) -> Batch:
         taken: list[tuple[bytes, Arrival]] = []
-        while self._waiting and len(taken) < BATCH:
-            os.eventfd_read(self._event)
-            taken.append(self._waiting.popleft())
+        with contextlib.suppress(BlockingIOError):
+            while len(taken) < BATCH:
+                os.eventfd_read(self._event)  # which promises one that waits
+                taken.append(self._waiting.popleft())
         payloads = [payload for payload, _ in taken]
         arrivals = [arrival for _, arrival in taken]
         return Batch(payloads, arrivals if self.metadata else (), 0, [arrival.source for arrival in arrivals])

@@ -22,6 +22,7 @@ from mcastd.errors import LinkError, reason_of
 from mcastd.net import _abi
 from mcastd.net._abi import Address
 
+GATHER = 0.02  # seconds in which changes are taken together
 ALL = "all"  # the interface setting that means: every interface that does multicast
 
 _RECEIVE_SIZE = 1 << 18  # bytes; the kernel fills at most 32 KiB of it for one message of a dump
@@ -251,6 +252,8 @@ class Monitor:
         self._netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _abi.NETLINK_ROUTE)
         self._netlink.bind((0, _CHANGES))
         self._wake, self._woken = socket.socketpair()
+        self._end = select.poll()
+        self._end.register(self._woken, select.POLLIN)
         self._poll = select.poll()
         self._poll.register(self._netlink, select.POLLIN)
         self._poll.register(self._woken, select.POLLIN)
@@ -278,7 +281,8 @@ class Monitor:
 
     def _changed(self) -> bool:
         """Block until something changed, and take all notices of it; False once closed."""
-        if any(fd == self._woken.fileno() for fd, _ in self._poll.poll()):
+        self._poll.poll()
+        if self._end.poll(GATHER * 1000):  # changes come in swarms
             return False
         while True:
             try:

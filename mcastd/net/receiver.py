@@ -16,6 +16,7 @@ from mcastd.net.sockets import ReceivingSocket
 
 SLOT = 1 << 16  # bytes: no UDP datagram is longer, so none is cut
 SLOTS = 64  # datagrams in a batch
+LARGE = SLOTS * 8192  # bytes in a batch that touch more of the arena than should stay touched
 
 
 class SocketReceiver:
@@ -51,7 +52,9 @@ class SocketReceiver:
         self._refused: tuple[Interface, ...] = ()  # wanted, but not to be joined now
         self._overflow_before = 0  # of sockets closed since
         self._poll = select.epoll()
-        arena = memoryview(mmap.mmap(-1, SLOT * SLOTS))  # pages never touched cost nothing
+        self._arena = mmap.mmap(-1, SLOT * SLOTS)  # pages never touched cost nothing
+        self._swollen = False  # after a batch of large datagrams many were
+        arena = memoryview(self._arena)
         self._slots = [arena[i * SLOT : (i + 1) * SLOT] for i in range(SLOTS)]
         try:
             self.network_changed()
@@ -108,6 +111,15 @@ class SocketReceiver:
         return self._poll.fileno()
 
     def receive(self) -> Batch:
+        batch = self._receive()
+        if batch:
+            self._swollen = self._swollen or sum(map(len, batch.payloads)) > LARGE
+        elif self._swollen:  # all was taken: what a burst of large datagrams needed is given back
+            self._swollen = False
+            self._arena.madvise(mmap.MADV_DONTNEED)
+        return batch
+
+    def _receive(self) -> Batch:
         if len(self._sockets) == 1:
             (sock,) = self._sockets.values()
             return sock.receive(self._slots)

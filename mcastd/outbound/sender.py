@@ -49,6 +49,7 @@ class Channel:
         self._next = 0
         self._log = get_logger(worker=name)
         self._said_too_big = False
+        self._said_ready = False
 
     def run(self, context: Context) -> None:
         if not self._pending:
@@ -59,7 +60,6 @@ class Channel:
         with closing(self._open_link(self._config)) as link:
             self._link = link.describe()
             try:
-                context.ready(f"to {self._config.group} port {self._config.port}, {self._pacer}")
                 self._transmit(context, link)
             finally:
                 self._link = None
@@ -93,23 +93,27 @@ class Channel:
     def _transmit(self, context: Context, link: Sender) -> None:
         """Send until told to stop, or until a source that ends has been sent."""
         pause = 0.0
+        self._said_ready = False
         while not context.stopping:
-            context.take(Signal.REOPEN)  # there is no output file
+            context.take(Signal.REOPEN | Signal.RETRY)  # there is no output file, and no back-off to end
             if context.take(Signal.NETWORK):
                 self._follow(link)
             if not self._pending and not self._refill():
                 if self._source.finished:
                     return
+                self._say_ready(context)
                 self._wait_for_source(context)
                 continue
             now = clock.monotonic()
             if now < self._pacer.deadline:
+                self._say_ready(context)
                 context.sleep_until(min(self._pacer.deadline, now + DAY))
                 continue
             batch = self._pending[self._next : self._next + BATCH]
             sizes = [len(payload) for payload in batch]
             due = self._pacer.due(now, sizes)
             done = self._send(link, batch[:due])
+            self._say_ready(context)
             self._pacer.sent(now, sizes[:done])
             self.counters.late = self._pacer.late
             self._next += done
@@ -120,6 +124,12 @@ class Channel:
             if done < due:
                 pause = min(max(SHORTEST_PAUSE, 2 * pause), LONGEST_PAUSE)
             context.wait(pause)  # 0 too: who always has something to send would have no heartbeat
+
+    def _say_ready(self, context: Context) -> None:
+        """Not before the first datagram that is due has gone: a way that refuses them all is no way."""
+        if not self._said_ready:
+            self._said_ready = True
+            context.ready(f"to {self._config.group} port {self._config.port}, {self._pacer}")
 
     def _follow(self, link: Sender) -> None:
         link.network_changed()

@@ -56,6 +56,9 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.INACTIVE, Event.END): State.INACTIVE,
 }
 
+TROUBLED = frozenset({State.AUTO_RESTART, State.FAILED})
+"""The states of a worker that should be at work, and cannot."""
+
 ATTEMPTED = frozenset(State) - {State.INACTIVE, State.ACTIVATING}
 """The states in which a worker has had its first attempt, whatever came of it."""
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Mapping
 
 from mcastd import clock, log
 from mcastd.config import Changes, InboundSubscription, OutboundChannel
 from mcastd.supervisor.state import State
-from mcastd.supervisor.thread import STACK, WorkerThread
+from mcastd.supervisor.thread import WorkerThread
 from mcastd.worker import Signal, Worker, WorkerView
 
 Settings = OutboundChannel | InboundSubscription
@@ -27,6 +26,8 @@ class Supervisor:
         self._on_change = on_change
         self._settings: dict[str, Settings] = {}
         self._threads: dict[str, WorkerThread] = {}
+        self._unstarted: set[str] = set()  # workers whose thread could not be started
+        self._abandoned: list[WorkerThread] = []  # threads that did not end when told to
         self._log = log.get_logger()
 
     def apply(self, changes: Changes, wanted: Mapping[str, Settings], timeout: float) -> None:
@@ -41,6 +42,7 @@ class Supervisor:
         for name in changes.removed:
             self._threads.pop(name, None)
             self._settings.pop(name, None)
+            self._unstarted.discard(name)
         self._settings |= {name: wanted[name] for name in (*changes.changed, *changes.added)}
         new = {name: wanted[name] for name in (*restarting, *changes.added)}
         senders = [name for name, settings in new.items() if isinstance(settings, OutboundChannel)]
@@ -53,9 +55,12 @@ class Supervisor:
             self._begin(name)
 
     def start(self, name: str) -> None:
-        """Start a stopped or finished worker from the beginning; nothing happens to one that runs."""
-        if self._threads[name].state in (State.INACTIVE, State.FINISHED):
+        """Start a stopped or finished worker from the beginning; have one that waits try again at once."""
+        thread = self._threads[name]
+        if thread.state in (State.INACTIVE, State.FINISHED):
             self._begin(name)
+        else:
+            thread.send(Signal.RETRY)
 
     def stop(self, name: str, timeout: float) -> bool:
         """Stop a worker until it is started again; whether it ended within ``timeout`` seconds."""
@@ -83,44 +88,56 @@ class Supervisor:
         threads = self._threads.copy().values()
         return all(thread.attempted.wait(max(0.0, deadline - clock.monotonic())) for thread in threads)
 
+    def summary(self) -> str:
+        """One line on all workers, for systemd's STATUS: what is not as it should be, with its reason."""
+        headlines = {name: thread.headline() for name, thread in sorted(self._threads.copy().items())}
+        if not headlines:
+            return "no workers configured"
+        states = [state for state, _, _ in headlines.values()]
+        parts = [f"{states.count(State.ACTIVE)} of {len(states)} workers active"]
+        for state in (State.FINISHED, State.INACTIVE):
+            if count := states.count(state):
+                parts.append(f"{count} {state}")
+        troubled = [f"{name}: {detail}" for name, (_, detail, trouble) in headlines.items() if trouble]
+        reasons = troubled[:3]
+        if len(troubled) > len(reasons):
+            reasons.append(f"and {len(troubled) - len(reasons)} more")
+        return "; ".join([", ".join(parts), *reasons])
+
     def hanging(self) -> list[str]:
-        """The workers whose heartbeat is not fresh: at work on one thing for longer than ``HANG`` seconds."""
+        """The workers whose heartbeat is not fresh: at work on one thing for longer than ``HANG`` seconds.
+
+        Also those that were to end, did not, and were left behind by a reload.
+        """
         now = clock.monotonic()
-        return [name for name, thread in self._threads.copy().items() if thread.busy_for(now) > HANG]
+        self._abandoned = [thread for thread in self._abandoned if not thread.join(0)]
+        threads = [*self._threads.copy().values(), *self._abandoned]
+        return [thread.worker.name for thread in threads if thread.busy_for(now) > HANG]
+
+    def begin_unstarted(self) -> bool:
+        """Try again to start workers that lacked a thread or a file descriptor; whether any still does."""
+        for name in list(self._unstarted):
+            self._begin(name)
+        return bool(self._unstarted)
 
     def _begin(self, name: str) -> None:
         thread = WorkerThread(self._factory(name, self._settings[name]), self._on_change)
         self._threads[name] = thread
-        size = threading.stack_size(STACK)  # of threads started from here on: so only for this one
+        self._unstarted.discard(name)
         try:
             thread.start()
-        finally:
-            threading.stack_size(size)
+        except (OSError, RuntimeError) as error:
+            self._unstarted.add(name)
+            self._log.warning("worker.delayed", worker=name, reason=str(error))
 
     def _end(self, names: Iterable[str], timeout: float) -> list[str]:
         deadline = clock.monotonic() + timeout
         ending = {name: self._threads[name] for name in names if name in self._threads}
-        for thread in ending.values():
+        for name, thread in ending.items():
+            self._unstarted.discard(name)
             thread.send(Signal.STOP)
         stuck = [name for name, thread in ending.items() if not thread.join(deadline - clock.monotonic())]
         for name in stuck:
+            self._abandoned.append(ending[name])
             self._log.error("worker.abandoned", worker=name, reason=f"did not end within {timeout:g} s")
         return stuck
-
-
-def summary(views: Iterable[WorkerView]) -> str:
-    """One line on all workers, for systemd's STATUS: what does not run comes with its reason."""
-    views = list(views)
-    if not views:
-        return "no workers configured"
-    at_work = sum(view.state is State.ACTIVE for view in views)
-    parts = [f"{at_work} of {len(views)} workers active"]
-    for state in (State.FINISHED, State.INACTIVE):
-        if count := sum(view.state is state for view in views):
-            parts.append(f"{count} {state}")
-    bad = (State.AUTO_RESTART, State.FAILED)
-    troubled = [view for view in views if view.state in bad or view.status.get("stale")]
-    reasons = [f"{view.name}: {view.detail}" for view in troubled[:3]]
-    if len(troubled) > len(reasons):
-        reasons.append(f"and {len(troubled) - len(reasons)} more")
-    return "; ".join([", ".join(parts), *reasons])

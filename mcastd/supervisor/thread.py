@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable
 
 from mcastd import clock, log
 from mcastd.errors import LinkError, McastdError
 from mcastd.supervisor.restart import Backoff
-from mcastd.supervisor.state import ATTEMPTED, Event, State, after
+from mcastd.supervisor.state import ATTEMPTED, TROUBLED, Event, State, after
 from mcastd.worker import Context, Signal, Worker, WorkerView
 
+LONGEST = 5.0  # seconds between attempts at most
+LONGEST_IF_TOLD = 60.0  # the same, for a cause whose end rtnetlink tells at once
+TOLD_BY_THE_NETWORK = {errno.ENODEV, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.ENETDOWN}
 STACK = 256 << 10  # bytes; the default of 8 MiB is address space for two thousand threads
 
 
@@ -32,11 +36,26 @@ class WorkerThread:
         self._thread = threading.Thread(target=self._main, name=worker.name, daemon=True)
 
     def start(self) -> None:
-        self._thread.start()
+        """Raises OSError or RuntimeError if there is no file descriptor or thread to be had."""
+        try:
+            self._context.open()
+            size = threading.stack_size(STACK)  # of threads started from here on: so only for this one
+            try:
+                self._thread.start()
+            finally:
+                threading.stack_size(size)
+        except (OSError, RuntimeError) as error:
+            self._context.close()
+            way_out = "raise LimitNOFILE= or TasksMax= of the service; trying again"
+            self._apply(Event.START)
+            self._apply(Event.ERROR, f"cannot start the worker's thread: {error}; {way_out}")
+            raise
 
     def send(self, signal: Signal) -> None:
         if signal is Signal.STOP:
             self._apply(Event.STOP)
+            if self._thread.ident is None:  # it could not be started
+                self._apply(Event.END)
         self._context.send(signal)
 
     def update(self, settings: object) -> bool:
@@ -60,6 +79,14 @@ class WorkerThread:
     def state(self) -> State:
         return self._state
 
+    def headline(self) -> tuple[State, str, bool]:
+        """The state, the detail, and whether all is well: what can be told without asking the worker."""
+        with self._lock:
+            active = self._state is State.ACTIVE
+            detail = self._context.detail if active else self._detail
+            troubled = self._context.degraded if active else self._state in TROUBLED
+            return self._state, detail, troubled
+
     def view(self) -> WorkerView:
         with self._lock:
             state, since, restarts = self._state, self._since, self._restarts
@@ -74,12 +101,19 @@ class WorkerThread:
         try:
             while not self._context.stopping:
                 self._apply(Event.START)
+                self._context.begin()
                 try:
                     self.worker.run(self._context)
                 except McastdError as error:
+                    wakes = Signal.RETRY
+                    backoff.longest = LONGEST
+                    if isinstance(error, LinkError):
+                        wakes |= Signal.NETWORK
+                        if error.errno in TOLD_BY_THE_NETWORK:
+                            backoff.longest = LONGEST_IF_TOLD
                     delay = backoff.delay(self._worked_for())
                     self._trouble(error)
-                    if self._wait(delay, Signal.NETWORK if isinstance(error, LinkError) else Signal.NONE):
+                    if self._wait(delay, wakes):
                         backoff = Backoff()
                 except Exception as error:
                     delay = crashes.delay(self._worked_for())
@@ -104,11 +138,11 @@ class WorkerThread:
         self._apply(Event.END)
         self._context.close()
 
-    def _wait(self, delay: float, retry_on: Signal = Signal.NONE) -> bool:
-        """Let ``delay`` seconds pass, or less if told to stop; whether a ``retry_on`` signal ended it."""
+    def _wait(self, delay: float, wakes: Signal = Signal.RETRY) -> bool:
+        """Let ``delay`` seconds pass, or less if told to stop; whether one of the ``wakes`` ended it."""
         deadline = clock.monotonic() + delay
         while not self._context.stopping and (left := deadline - clock.monotonic()) > 0:
-            if retry_on and self._context.take(retry_on):
+            if self._context.take(wakes):
                 return True
             self._context.wait(left)
         return False

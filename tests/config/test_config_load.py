@@ -184,7 +184,7 @@ def test_an_overridden_worker_is_said_at_debug_level(loaded: Loaded, tmp_path: P
         loaded(CHANNEL, a="[outbound.news]\nttl = 2\n")
     assert events == [
         {
-            "event": "worker overridden",
+            "event": "worker.overridden",
             "log_level": "debug",
             "worker": "outbound/news",
             "file": f"{tmp_path}/mcastd.toml.d/a.toml",

@@ -175,6 +175,14 @@ def test_an_output_has_a_path_of_its_own(output: object, reason: str) -> None:
         )
 
 
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+def test_an_output_is_no_name_that_another_is_rotated_to(order: tuple[str, str]) -> None:
+    rotated = subscription(output={"kind": "file", "path": "/n.log", "rotate_size": 4096, "keep": 3})
+    both = {"a": rotated, "b": subscription(output="/n.log.2")}
+    with pytest.raises(ValidationError, match="is a name that inbound/a rotates its output to"):
+        Config(inbound={name: both[name] for name in order})
+
+
 def test_an_output_may_be_the_source_of_a_relay() -> None:
     pipe = {"kind": "fifo", "path": "/run/mcastd/relay.pipe"}
     Config(

@@ -20,6 +20,7 @@ from mcastd.errors import ConfigError
 
 NAMES = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9_.-]{0,8}\Z")
 DURATIONS = st.floats(0, 1e6) | st.integers(0, 10**6) | st.sampled_from(["500ms", "1min 30s", "2d"])
+PERIODS = st.floats(0.001, 1e6) | st.integers(1, 10**6) | st.sampled_from(["500ms", "1min 30s"])
 IPV4_GROUPS = st.integers(0xE0000100, 0xEFFFFFFF).map(lambda n: ".".join(str(b) for b in n.to_bytes(4)))
 IPV6_GROUPS = st.integers(0, 0xFFFF).map(lambda n: f"ff15::{n:x}")
 FORMATS = {
@@ -71,7 +72,7 @@ def outputs(path: str) -> st.SearchStrategy[Any]:
         FORMATS
         | {
             "rotate_size": st.integers(1, MAX_SIZE),
-            "rotate_every": DURATIONS.filter(lambda value: value != 0),
+            "rotate_every": PERIODS,
             "keep": st.integers(0, 100),
             "fsync": st.booleans(),
         },
@@ -110,7 +111,7 @@ def tables(draw: st.DrawFn) -> dict[str, Any]:
         "log_format": st.sampled_from(["auto", "console", "json", "journal"]),
         "control_socket": st.just("/run/elsewhere/control"),
         "metrics": st.sampled_from(["127.0.0.1:9465", "[::1]:1", "localhost:65535"]),
-        "stop_timeout": DURATIONS,
+        "stop_timeout": PERIODS,
     }
     names = st.lists(NAMES, max_size=4, unique=True)
     return {

@@ -31,7 +31,7 @@ class Run:
         self.waiting: list[bytes] = []  # in the link when it is opened
         self.ready = threading.Event()
         self.failure: BaseException | None = None
-        self.context = Context(self.ready.set)
+        self.context = Context(self.ready.set).open()
         config = InboundSubscription(group="239.255.1.2", port=9190, **settings)
         self.worker = Subscription("inbound/news", config, self._open)
         self._thread: threading.Thread | None = None

@@ -46,7 +46,7 @@ class Bench:
 
     def run(self) -> None:
         """One run, to its end, in this thread."""
-        context = Context()
+        context = Context().open()
         try:
             self.channel.run(context)
         finally:
@@ -56,7 +56,7 @@ class Bench:
     def running(self, failing: str = "") -> Iterator[Context]:
         """A run in another thread: told to stop at the end, or failing by itself, with that text."""
         ready = threading.Event()
-        context = Context(ready.set)
+        context = Context(ready.set).open()
         failures: list[BaseException] = []
 
         def run() -> None:
@@ -86,7 +86,7 @@ class Bench:
 @contextmanager
 def recording_waits(stop_after: int) -> Iterator[tuple[Context, list[float | None]]]:
     """A context that notes how long each wait may take, and stops the worker after so many."""
-    context, waits = Context(), []
+    context, waits = Context().open(), []
     really_wait = context.wait
 
     def wait(timeout: float | None = None) -> dict[int, int]:
@@ -273,7 +273,7 @@ def test_a_missing_source_opens_no_link_and_is_not_ready(bench: Any, path: Path)
     path.unlink()
     it = bench()
     ready: list[bool] = []
-    context = Context(lambda: ready.append(True))
+    context = Context(lambda: ready.append(True)).open()
     with pytest.raises(SourceError, match="no such file"):
         it.channel.run(context)
     path.write_bytes(b"here\n")
@@ -286,7 +286,7 @@ def test_a_missing_source_opens_no_link_and_is_not_ready(bench: Any, path: Path)
 @pytest.mark.parametrize("text", [b"", b"x" * 70_000], ids=["empty", "too long"])
 def test_a_source_that_cannot_be_sent_is_never_ready(bench: Any, path: Path, text: bytes) -> None:
     path.write_bytes(text)
-    context = Context(lambda: pytest.fail("ready"))
+    context = Context(lambda: pytest.fail("ready")).open()
     with pytest.raises(SourceError):
         bench(framing="file").channel.run(context)
     context.close()
@@ -452,7 +452,7 @@ def test_a_thousand_at_ten_milliseconds_go_each_in_its_time(
     bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     it = bench(link=Timed(), interval=0.01)
-    context = Context()
+    context = Context().open()
     time = Time(context, monkeypatch)
     it.channel.run(context)
     context.close()
@@ -467,7 +467,7 @@ def test_what_a_followed_file_gets_after_a_rest_is_not_burst(
 ) -> None:
     path.write_bytes(b"first\n")
     it = bench(link=Timed(), interval=0.01, follow=True)
-    context = Context()
+    context = Context().open()
     time = Time(context, monkeypatch)
     time.at[1000.8] = lambda: path.write_bytes(b"first\n" + TEXT[:70])
     time.at[1005.0] = lambda: context.send(Signal.STOP)
@@ -484,7 +484,7 @@ def test_what_a_missing_source_did_not_send_is_not_burst_later(
 ) -> None:
     path.write_bytes(b"first\n")
     it = bench(link=Timed(), interval=0.01, repeat=2)
-    context = Context()
+    context = Context().open()
     time = Time(context, monkeypatch)
     send = it.link.send
 

@@ -11,7 +11,7 @@ from support.wait import wait_for
 
 from mcastd.config import Changes, Config
 from mcastd.errors import LinkError, SourceError
-from mcastd.supervisor import Supervisor, summary
+from mcastd.supervisor import Supervisor
 from mcastd.worker import Context, Signal
 
 Run = Callable[["Puppet", Context], None]
@@ -227,12 +227,12 @@ def test_a_heartbeat_is_fresh_while_waiting_and_stale_while_hung(
 
 def test_the_summary_counts_and_gives_reasons(stage: Stage) -> None:
     stage.runs = {"inbound/a": work, "outbound/a": finish, "outbound/b": refuse}
-    assert summary(stage.supervisor.views()) == "no workers configured"
+    assert stage.supervisor.summary() == "no workers configured"
     stage.apply(added=tuple(stage.runs))
     wait_for(lambda: stage.state("outbound/a") == "finished")
     wait_for(lambda: stage.state("outbound/b") == "auto-restart")
     wait_for(lambda: stage.state("inbound/a") == "active")
-    assert summary(stage.supervisor.views()) == (
+    assert stage.supervisor.summary() == (
         "1 of 3 workers active, 1 finished; outbound/b: cannot read /nowhere: no such file; create it"
     )
     assert stage.changes >= 3

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import mmap
 import os
 import select
 import stat
+import sys
+import termios
 from collections import deque
 from itertools import islice
 
@@ -18,7 +21,7 @@ from mcastd.errors import SinkError
 from mcastd.inbound.sinks.account import NO_READER, READER_GONE, Account
 from mcastd.inbound.sinks.formats import Format
 from mcastd.inbound.sinks.paths import Identity, identity, make_parent, open_existing
-from mcastd.inbound.sinks.records import IOV_MAX, Record, size_of, whole
+from mcastd.inbound.sinks.records import IOV_MAX, Record, fitting, size_of, whole
 from mcastd.net.link import Batch
 
 NOT_A_FIFO = "not-a-fifo"
@@ -45,6 +48,7 @@ class FifoSink:
         self._account = account
         self._fd = -1
         self._identity: Identity = (0, 0)
+        self._pipe_size = 0  # bytes that the open pipe holds
         self._queue: deque[Record] = deque()
         self._size = 0  # bytes of memory that the queue takes, less what is written of its first record
         self._started = 0  # bytes of the first record that are in the pipe already
@@ -139,6 +143,7 @@ class FifoSink:
         self._identity = identity(os.fstat(fd))
         with contextlib.suppress(OSError):  # beyond the user's share, pipe(7): the default size has to do
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        self._pipe_size = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
 
     def _make(self) -> None:
         make_parent(self._path)
@@ -156,6 +161,7 @@ class FifoSink:
         while queue:
             records = list(islice(queue, IOV_MAX))
             records[0] = memoryview(records[0])[self._started :]
+            records = records[: max(1, fitting(records, self._room()))]
             try:
                 written = os.writev(self._fd, records)
             except BlockingIOError:
@@ -166,6 +172,16 @@ class FifoSink:
             self._started = written - size + (0 if count else self._started)
             self._size -= written + count * RECORD_OVERHEAD
             self._account.wrote(count, written)
+
+    def _room(self) -> int:
+        """Bytes that the pipe takes whole: a record is begun only if it can be completed, where possible.
+
+        POSIX promises that for PIPE_BUF bytes, or nothing of them is written; beyond that it is what the
+        reader has made free, less the pages that may be partly used (pipe(7)). A record longer than both
+        is begun all the same, or it would never go.
+        """
+        unread = int.from_bytes(fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+        return max(select.PIPE_BUF, self._pipe_size - unread - 2 * mmap.PAGESIZE)
 
     def _evict(self) -> int:
         """Drop what is beyond the queue's limit; return how many datagrams.

@@ -143,7 +143,11 @@ class FileSink:
             self._period = int(found.st_mtime // every)
 
     def _release(self) -> None:
-        fd, self._fd, self._torn_at = self._fd, -1, None
+        fd, torn_at = self._fd, self._torn_at
+        self._fd, self._torn_at = -1, None
+        if torn_at is not None:  # the last chance
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, torn_at)
         if fd >= 0:
             os.close(fd)
 

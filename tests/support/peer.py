@@ -1,0 +1,103 @@
+"""The other end of a link, as plain as can be: a talker that numbers its datagrams, a stream, an ear."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+from ipaddress import ip_address
+
+from support.host import Host
+from support.inside import ifindex, inside, join, sender
+
+IP_MULTICAST_ALL, IPV6_MULTICAST_ALL = 49, 29
+
+
+class Talker:
+    """A plain multicast sender on one interface of a host; it numbers its datagrams from 0."""
+
+    def __init__(
+        self, host: Host, interface: str, group: str, port: int, *, source: str, label: str = ""
+    ) -> None:
+        self._to = (group, port)
+        self._label = label
+        self.sent: list[bytes] = []  # payloads, oldest first; each ends with a newline
+        self._socket = sender(host, interface, source)
+
+    def send(self, count: int = 1) -> list[bytes]:
+        """Send ``count`` more; their payloads."""
+        payloads = [b"%s%06d\n" % (self._label.encode(), len(self.sent) + n) for n in range(count)]
+        for payload in payloads:
+            self._socket.sendto(payload, self._to)
+        self.sent += payloads
+        return payloads
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __enter__(self) -> Talker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Stream:
+    """A talker that sends without a pause, up to 1,000 datagrams a second, as long as the context lasts."""
+
+    LONGEST = 60_000  # datagrams
+
+    def __init__(self, talker: Talker) -> None:
+        self._talker = talker
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="stream")
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.001) and len(self._talker.sent) < self.LONGEST:
+            self._talker.send()
+
+    def __enter__(self) -> Stream:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+class Ear:
+    """A plain receiver of a group on one interface of a host."""
+
+    def __init__(self, host: Host, interface: str, group: str, port: int) -> None:
+        index = ifindex(host, interface)
+        four = ip_address(group).version == 4
+        with inside(host):
+            self._socket = socket.socket(socket.AF_INET if four else socket.AF_INET6, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if four:
+            self._socket.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)
+        else:
+            self._socket.setsockopt(socket.IPPROTO_IPV6, IPV6_MULTICAST_ALL, 0)
+        join(self._socket, index, group)
+        self._socket.bind((group, port))
+
+    def hear(self, timeout: float = 10) -> tuple[bytes, str]:
+        """The next datagram and its sender's address."""
+        if not select.select([self._socket], [], [], timeout)[0]:
+            raise AssertionError(f"nothing heard in {timeout} s")
+        payload, address = self._socket.recvfrom(1 << 16)
+        return payload, address[0].partition("%")[0]
+
+    def forget(self) -> None:
+        """Drop what has come so far."""
+        while select.select([self._socket], [], [], 0)[0]:
+            self._socket.recv(1 << 16)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __enter__(self) -> Ear:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
