@@ -6,6 +6,8 @@ reached, the client that has been silent for longest makes room. So clients that
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import threading
 from contextlib import ExitStack, suppress
@@ -37,6 +39,7 @@ class ControlServer:
         self._lock = threading.Lock()  # of the two below
         self._busy: dict[socket.socket, bool] = {}  # in a call? The connection silent for longest is first
         self._threads: set[threading.Thread] = set()
+        self._spare = _Spare()
 
     def start(self) -> None:
         """Raises ControlError if the socket cannot be had, for a reason named in it."""
@@ -46,6 +49,8 @@ class ControlServer:
             acceptor.start()
             stack.callback(acceptor.join)
             stack.callback(listener.shutdown, socket.SHUT_RDWR)  # wakes accept()
+            self._spare.save()
+            stack.callback(self._spare.spend)
             self._listening = stack.pop_all()
 
     def close(self, patience: float = 1.0) -> None:
@@ -72,6 +77,8 @@ class ControlServer:
             try:
                 self._admit(listener.accept()[0])
             except (OSError, RuntimeError) as error:  # RuntimeError: no more threads
+                if isinstance(error, OSError) and error.errno == errno.EMFILE and self._spare.spend():
+                    continue
                 if not self._closing.wait(RETRY_PAUSE):
                     log.warning("client.refused", reason=str(error))
 
@@ -99,6 +106,8 @@ class ControlServer:
             log.exception("client.dropped")
         with self._lock:  # so that no other thread shuts down a file descriptor that is no longer this one
             connection.close()
+            if not self._closing.is_set():
+                self._spare.save()
             self._busy.pop(connection, None)
             self._threads.discard(threading.current_thread())
 
@@ -133,3 +142,23 @@ class ControlServer:
 def _shut_down(connection: socket.socket, direction: int) -> None:
     with suppress(OSError):  # it may be gone already
         connection.shutdown(direction)
+
+
+class _Spare:
+    """A file descriptor kept for the time when there is no other: who asks why then still gets an answer."""
+
+    def __init__(self) -> None:
+        self._fds: list[int] = []
+
+    def save(self) -> None:
+        """Have one, if that is possible now."""
+        if not self._fds:
+            with suppress(OSError):
+                self._fds.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+
+    def spend(self) -> bool:
+        """Let go of it, for accept(2) to take; whether there was one."""
+        if self._fds:
+            os.close(self._fds.pop())
+            return True
+        return False

@@ -398,17 +398,25 @@ def test_close_waits_neither_for_the_daemon_nor_for_clients(
     assert not path.exists()
 
 
-def test_it_comes_back_when_there_are_file_descriptors_again(
+def test_without_file_descriptors_one_client_is_served_and_others_when_there_are_some_again(
     server: ControlServer, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mcastd.control.server.RETRY_PAUSE", 0.01)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with capture_logs() as logs, socket.socket(socket.AF_UNIX) as client:
+    with (
+        capture_logs() as logs,
+        socket.socket(socket.AF_UNIX) as first,
+        socket.socket(socket.AF_UNIX) as client,
+    ):
+        first.settimeout(10)
         client.settimeout(10)
         with socket.socket() as next_fd:
             lowest = next_fd.fileno()
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
         try:
+            first.connect(str(path))
+            first.sendall(LIST)
+            assert b"outbound/news" in first.recv(1 << 16)
             client.connect(str(path))
             wait_for(lambda: any(log["event"] == "client.refused" for log in logs))
         finally:
