@@ -9,6 +9,7 @@ import contextlib
 import errno
 import socket
 import threading
+from ipaddress import IPv4Address, IPv6Address
 
 from mcastd import clock
 from mcastd.errors import LinkError, reason_of
@@ -22,6 +23,10 @@ WAYS_OUT = {
     errno.ENOBUFS: "name fewer sources, or raise net.ipv4.igmp_max_msf (IPv6: net.ipv6.mld_max_msf)",
     errno.ENOMEM: "raise net.core.optmem_max",
 }
+NOBODY: dict[int, Address] = {
+    4: IPv4Address("192.0.2.0"),
+    6: IPv6Address("2001:db8::"),
+}  # RFC 5737, RFC 3849: sends nothing
 MANY = 512  # sources that a filter read back from the kernel may have
 
 
@@ -98,6 +103,12 @@ class Membership:
         with self._registry.lock:
             self._registry.rejoin(self._group, interface)
 
+    def end(self) -> None:
+        """Leave for good; the socket stays open, for what it has received already."""
+        with self._registry.lock:
+            self._registry.held.discard(self)
+            self.leave()
+
     def close(self) -> None:
         """Close the socket, under the lock: its number may be another's at once."""
         with self._registry.lock:
@@ -126,17 +137,18 @@ class Membership:
 
     def enter(self, interface: Interface) -> None:
         """Join with the whole filter, or not at all. Raises OSError."""
+        exclude, sources = self._filter.exclude, self._filter.sources
         try:
-            if self._filter.exclude:
-                rest = list(self._filter.sources)
+            if exclude and not sources:
                 self._set(_abi.MCAST_JOIN_GROUP, _abi.group_req(interface.index, self._group))
             else:
-                first, *rest = self._filter.sources
+                # Not JOIN_GROUP for EXCLUDE: till the filter is set, those that it excludes would slip in
+                first = NOBODY[self._group.version] if exclude else sources[0]
                 request = _abi.group_source_req(interface.index, self._group, first)
                 self._set(_abi.MCAST_JOIN_SOURCE_GROUP, request)
             self._joined = interface
             self._joined_at = clock.monotonic()
-            if rest:
+            if sources[0 if exclude else 1 :]:
                 self._apply_filter(interface)
         except OSError:
             self.leave()

@@ -49,6 +49,7 @@ class SocketReceiver:
         self._look = host
         self._memberships = memberships or Memberships()
         self._sockets: dict[int, ReceivingSocket] = {}  # by ifindex; replaced, never changed: others read it
+        self._leaving: list[ReceivingSocket] = []  # no longer members; closed once they are read empty
         self._refused: tuple[Interface, ...] = ()  # wanted, but not to be joined now
         self._overflow_before = 0  # of sockets closed since
         self._poll = select.epoll()
@@ -83,10 +84,11 @@ class SocketReceiver:
             except LinkError as error:
                 refused.append((interface, error))
         gone = [self._sockets[ifindex] for ifindex in self._sockets.keys() - sockets.keys()]
-        self._sockets = sockets
-        self._refused = tuple(interface for interface, _ in refused)
         for sock in gone:
-            self._close(sock)
+            sock.membership.end()
+        self._leaving = [*self._leaving, *gone]
+        self._sockets = sockets
+        self._refused = tuple(interface for interface, _ in refused if interface.index not in sockets)
         if len(refused) == len(wanted):
             raise refused[0][1]
 
@@ -103,7 +105,8 @@ class SocketReceiver:
         self._poll.register(sock, select.EPOLLIN)
         return sock
 
-    def _close(self, sock: ReceivingSocket) -> None:
+    def _close_first_leaving(self) -> None:
+        sock, *self._leaving = self._leaving
         self._overflow_before += sock.overflow()
         sock.close()  # which also ends its registration
 
@@ -120,6 +123,10 @@ class SocketReceiver:
         return batch
 
     def _receive(self) -> Batch:
+        while self._leaving:
+            if batch := self._leaving[0].receive(self._slots):
+                return batch
+            self._close_first_leaving()
         if len(self._sockets) == 1:
             (sock,) = self._sockets.values()
             return sock.receive(self._slots)
@@ -139,7 +146,8 @@ class SocketReceiver:
             sock.membership.rejoin(sock.interface)
 
     def overflow(self) -> int:
-        return self._overflow_before + sum(sock.overflow() for sock in self._sockets.values())
+        sockets = [*self._sockets.values(), *self._leaving]
+        return self._overflow_before + sum(sock.overflow() for sock in sockets)
 
     def describe(self) -> dict[str, object]:
         sockets = self._sockets.values()
@@ -164,8 +172,8 @@ class SocketReceiver:
 
     def close(self) -> None:
         """Leave the group on every interface."""
-        for sock in self._sockets.values():
+        for sock in [*self._sockets.values(), *self._leaving]:
             sock.close()
-        self._sockets = {}
+        self._sockets, self._leaving = {}, []
         with contextlib.suppress(OSError):
             self._poll.close()

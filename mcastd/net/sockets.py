@@ -68,6 +68,7 @@ class ReceivingSocket:
         self.interface = interface
         self._group = group
         self._metadata = metadata
+        self._overflow = 0
         with contextlib.ExitStack() as undo:
             try:
                 self._sock = undo.enter_context(socket.socket(_abi.family_of(group), socket.SOCK_DGRAM))
@@ -159,13 +160,16 @@ class ReceivingSocket:
             raise refused(error, f"cannot receive {self._group}", self._group, self.interface.name) from error
 
     def overflow(self) -> int:
-        """Datagrams that the kernel dropped at the full buffer, ever."""
+        """Datagrams that the kernel dropped at the full buffer, ever; after close(), until then."""
         # SO_MEMINFO is exact at any time; SO_RXQ_OVFL tells of a drop only with the next datagram received
         size = 4 * _abi.SK_MEMINFO_VARS
-        meminfo = self._sock.getsockopt(socket.SOL_SOCKET, _abi.SO_MEMINFO, size)
-        return int(struct.unpack_from("=I", meminfo, 4 * _abi.SK_MEMINFO_DROPS)[0])
+        with contextlib.suppress(OSError):  # another thread may ask while this one closes
+            meminfo = self._sock.getsockopt(socket.SOL_SOCKET, _abi.SO_MEMINFO, size)
+            self._overflow = int(struct.unpack_from("=I", meminfo, 4 * _abi.SK_MEMINFO_DROPS)[0])
+        return self._overflow
 
     def close(self) -> None:
+        self.overflow()
         self.membership.close()  # and the socket: the kernel leaves the group
 
 
