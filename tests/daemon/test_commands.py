@@ -111,9 +111,11 @@ def test_the_readmes_configuration_works(tmp_path: Path) -> None:
     )
     config.write_text(text.replace("/etc/services", str(ROOT / "README.md")))
     process = subprocess.Popen([*MCASTD, "run", "--config", str(config)], stderr=subprocess.PIPE)
-    wait_for(lambda: news.exists() and news.read_bytes() == b"# mcastd\n", timeout=20)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    try:
+        wait_for(lambda: news.exists() and news.read_bytes() == b"# mcastd\n", timeout=20)
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
     assert process.returncode == 0, errors
 
 
