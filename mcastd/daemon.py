@@ -153,8 +153,12 @@ class Daemon:
             self._log.exception("signal.failed", signal=signal.Signals(number).name)
 
     def _begin_unstarted(self) -> bool:
-        with self._change:
+        if not self._change.acquire(blocking=False):
+            return True  # later: a reload that waits for a hung worker must not starve the watchdog
+        try:
             return not self._stopping and self._supervisor.begin_unstarted()
+        finally:
+            self._change.release()
 
     def _shut_down(self) -> int:
         systemd.stopping()

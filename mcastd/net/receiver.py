@@ -130,10 +130,10 @@ class SocketReceiver:
         if len(self._sockets) == 1:
             (sock,) = self._sockets.values()
             return sock.receive(self._slots)
-        ready = {fd for fd, _ in self._poll.poll(0)}
-        for sock in self._sockets.values():
-            if sock.fileno() in ready and (batch := sock.receive(self._slots)):
-                return batch
+        for fd, _ in self._poll.poll(0, 1):  # epoll(7) takes turns: a flood on one keeps no other waiting
+            for sock in self._sockets.values():
+                if sock.fileno() == fd:
+                    return sock.receive(self._slots)
         return Batch(())
 
     def set_filter(self, source_filter: SourceFilter) -> None:

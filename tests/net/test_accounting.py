@@ -8,6 +8,7 @@ A daemon on a host with one interface, and the network at the other end of the w
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -29,6 +30,7 @@ from support.inside import inside, listener, sender, sysctl, taken
 from support.wait import wait_for
 
 PORT = 9274
+F_SETPIPE_SZ = 1031
 GROUP, GROUP6 = "239.73.0.1", "ff15::73:1"
 OWN, NET, NET_TOO = "10.73.0.1", "10.73.0.2", "10.73.0.3"
 OWN6, NET6, NET6_TOO = "fd73::1", "fd73::2", "fd73::3"
@@ -201,9 +203,9 @@ def test_what_was_queued_when_an_interface_went_away_is_delivered(stack: ExitSta
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     stack.callback(os.close, reader)
-    output = f'output = {{ kind = "fifo", path = "{pipe}", when_full = "block", format = "lines", queue = "4KiB" }}'
-    where = f'group = "{GROUP}"\nport = {PORT}\ninterface = "all"'
-    count = 2500
+    output = f'{{ kind = "fifo", path = "{pipe}", when_full = "block", format = "lines", queue = "4KiB" }}'
+    where = f'group = "{GROUP}"\nport = {PORT}\ninterface = "all"\noutput = {output}'
+    count = 300
     got = b""
 
     def read() -> bool:
@@ -212,8 +214,9 @@ def test_what_was_queued_when_an_interface_went_away_is_delivered(stack: ExitSta
             got += os.read(reader, 1 << 20)
         return got.count(b"\n") == count
 
-    with RunningDaemon(tmp_path, f"[inbound.news]\n{where}\n{output}\n", enter=host.enter(())) as daemon:
+    with RunningDaemon(tmp_path, f"[inbound.news]\n{where}\n", enter=host.enter(())) as daemon:
         assert status(daemon)["link"]["interfaces"] == ["eth0", "eth1"]
+        fcntl.fcntl(reader, F_SETPIPE_SZ, 4096)
         for number in range(count):
             link.sendto(b"%0100d" % number, (GROUP, PORT))
         wait_for(lambda: status(daemon)["outputs"][0]["counters"]["queued"])  # the pipe is full: it waits
@@ -223,6 +226,36 @@ def test_what_was_queued_when_an_interface_went_away_is_delivered(stack: ExitSta
         wait_for(read, f"all of {count}")
         assert counters(daemon)["received"] == count
         assert counters(daemon)["overflow"] == 0
+
+
+FLOOD = """
+import socket, sys, time
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(sys.argv[1]))
+sock.bind((sys.argv[1], 0))
+sock.connect((sys.argv[2], int(sys.argv[3])))
+end = time.monotonic() + 20
+while time.monotonic() < end:
+    for _ in range(100):
+        sock.send(b"flood")
+"""
+
+
+def test_a_flood_on_one_interface_does_not_keep_another_waiting(stack: ExitStack, tmp_path: Path) -> None:
+    host, net = one_wire(stack)
+    connect(host, "eth1", net, "n1")
+    net.ip("addr add 10.73.1.2/24 dev n1")
+    link = stack.enter_context(sender(net, "n1", "10.73.1.2"))
+    json_lines = f'output = {{ kind = "file", path = "{tmp_path}/news.log", format = "json" }}'
+    where = f'group = "{GROUP}"\nport = {PORT}\ninterface = "all"'
+    with RunningDaemon(tmp_path, f"[inbound.news]\n{where}\n{json_lines}\n", enter=host.enter(())) as daemon:
+        flood = net.python("-c", FLOOD, NET, GROUP, str(PORT))
+        wait_for(lambda: counters(daemon)["received"] > 10_000)
+        for _ in range(5):
+            link.sendto(b"calm", (GROUP, PORT))
+        wait_for(lambda: status(daemon)["by_source"]["top"].get("10.73.1.2"), "a datagram of eth1")
+        assert flood.poll() is None  # it came amid the flood, not after it
+        flood.terminate()
 
 
 def test_a_silent_subscription_is_stale_until_it_receives_again(stack: ExitStack, tmp_path: Path) -> None:
@@ -312,7 +345,7 @@ def test_sent_is_what_a_peer_counts(stack: ExitStack, tmp_path: Path) -> None:
         assert not counters(daemon, "outbound/news")["refused"]
 
 
-@pytest.mark.parametrize(("interval", "times"), [("2ms", 1), ("0ms", 4)])  # 0: in batches, cut anywhere
+@pytest.mark.parametrize(("interval", "times"), [("2ms", 1), ("0ms", 3)])  # 0: in batches, cut anywhere
 def test_what_a_firewall_refuses_is_counted_by_errno_and_not_as_sent(
     stack: ExitStack, tmp_path: Path, interval: str, times: int
 ) -> None:
@@ -338,7 +371,7 @@ def test_what_a_firewall_refuses_is_counted_by_errno_and_not_as_sent(
             worker = daemon.wait_state("outbound/news", "auto-restart")
             assert "firewall" in worker["detail"]
             # How often it tries again is its own affair; that each refusal is counted is not
-            wait_for(lambda before=before: refused() >= before + 2)
+            wait_for(lambda before=before: refused() > before)
             assert sent(daemon) == tap.counted()
             firewall(host, "delete table inet t")
         sends()
