@@ -111,11 +111,17 @@ def test_a_channel_of_ttl_n_crosses_n_minus_1_routers(tmp_path: Path, row: Row, 
         assert sender.ctl("reload").returncode == 0
 
         for crossed, (output, tap) in enumerate(zip(outputs, taps, strict=True)):
-            wait_for(lambda output=output: output.exists() and output.read_text().count(f"ttl {MARK}") == 3)
-            received = [json.loads(line) for line in output.read_text().splitlines()]
             expected = {f"ttl {ttl}\n": ttl - crossed for ttl in (*TTLS, MARK) if ttl > crossed}
+            count = 3 * len(expected)
+            wait_for(
+                lambda output=output, count=count: (
+                    output.exists() and output.read_text().count("\n") >= count
+                ),
+                f"{count} datagrams, the mark among them, at {output}",
+            )
+            received = [json.loads(line) for line in output.read_text().splitlines()]
             assert {datagram["payload"]: datagram["ttl"] for datagram in received} == expected
-            assert len(received) == 3 * len(expected)
+            assert len(received) == count
             assert {datagram["source"] for datagram in received} == {SENDERS[version]}
             frames = [(frame.payload.decode(), frame.ttl) for frame in tap.all()]  # not even on the wire
             assert sorted(frames) == sorted([*expected.items()] * 3)

@@ -10,8 +10,6 @@ from ipaddress import ip_address
 from support.host import Host
 from support.inside import ifindex, inside, join, sender
 
-IP_MULTICAST_ALL, IPV6_MULTICAST_ALL = 49, 29
-
 
 class Talker:
     """A plain multicast sender on one interface of a host; it numbers its datagrams from 0."""
@@ -74,10 +72,8 @@ class Ear:
         with inside(host):
             self._socket = socket.socket(socket.AF_INET if four else socket.AF_INET6, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if four:
-            self._socket.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)
-        else:
-            self._socket.setsockopt(socket.IPPROTO_IPV6, IPV6_MULTICAST_ALL, 0)
+        # IPV6_MULTICAST_ALL=0 is not enough: it lets in what comes by interfaces that others joined on
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
         join(self._socket, index, group)
         self._socket.bind((group, port))
 
@@ -88,10 +84,12 @@ class Ear:
         payload, address = self._socket.recvfrom(1 << 16)
         return payload, address[0].partition("%")[0]
 
-    def forget(self) -> None:
-        """Drop what has come so far."""
+    def heard(self) -> list[tuple[bytes, str]]:
+        """What has come and was not told yet."""
+        told = []
         while select.select([self._socket], [], [], 0)[0]:
-            self._socket.recv(1 << 16)
+            told.append(self.hear())
+        return told
 
     def close(self) -> None:
         self._socket.close()

@@ -239,9 +239,18 @@ class Wire:
         return len(self.messages)
 
     def records(self, group: str, since: int = 0) -> list[Record]:
-        """What was said of a group, oldest first."""
-        messages = self.messages[since:]
-        return [record for message in messages for record in message.records if record.group == group]
+        """What others said of a group, oldest first."""
+        return [record for _, record in self._said(group, since)]
+
+    def kinds(self, group: str, since: int = 0) -> set[tuple[str, str]]:
+        """The interfaces on which others said something of a group, with the kinds of what they said."""
+        return {(message.interface, record.kind) for message, record in self._said(group, since)}
+
+    def _said(self, group: str, since: int) -> list[tuple[Message, Record]]:
+        theirs = [message for message in self.messages[since:] if not message.outgoing]
+        return [
+            (message, record) for message in theirs for record in message.records if record.group == group
+        ]
 
     def wait(
         self, group: str, *kinds: str, since: int = 0, count: int = 1, timeout: float = 10
