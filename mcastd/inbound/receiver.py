@@ -141,14 +141,12 @@ class Subscription:
                         sink.reopen()
                 if context.take(Signal.NETWORK):
                     self._follow(link)
-                self._keep_time(context, link)
                 for sink in self.sinks:
                     if sink.pending in ready:
                         sink.flush()
                 if link.fileno() in ready:
                     self._receive(link)
-                    if self._stale and self._last == self._heard:
-                        self._resume(context)
+                self._keep_time(context, link)
                 self.counters.overflow = self._overflow()
         except LinkError:
             self._drain(link)
@@ -188,15 +186,16 @@ class Subscription:
         if rejoin is not None and now >= self._rejoined + rejoin:
             self._rejoined = now
             link.rejoin()
-        if expected is not None and not self._stale and now >= self._heard + expected:
-            self._stale = context.degraded = True
-            context.detail = f"{self._detail()}; stale: nothing for more than {expected:g} s"
-            self._log.warning("subscription.silent", expected_every=expected)
-
-    def _resume(self, context: Context) -> None:
-        self._stale = context.degraded = False
+        stale = expected is not None and now >= self._heard + expected
+        if stale == self._stale:
+            return
+        self._stale = context.degraded = stale
         context.detail = self._detail()
-        self._log.info("subscription.resumed")
+        if stale:
+            context.detail += f"; stale: nothing for more than {expected:g} s"
+            self._log.warning("subscription.silent", expected_every=expected)
+        else:
+            self._log.info("subscription.resumed")
 
     def _detail(self) -> str:
         return f"receiving {self._config.group} port {self._config.port}"

@@ -61,10 +61,6 @@ class Interface:
     def loopback(self) -> bool:
         return bool(self.flags & _abi.IFF_LOOPBACK)
 
-    def address(self, version: int) -> Address | None:
-        """The first usable address of IP ``version`` 4 or 6."""
-        return next((address for address in self.addresses if address.version == version), None)
-
 
 @dataclass(frozen=True, slots=True)
 class Route:

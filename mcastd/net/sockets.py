@@ -12,6 +12,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from mcastd.errors import LinkError, reason_of
 from mcastd.net import _abi
@@ -194,6 +195,15 @@ def _arrival(ancillary: list[tuple[int, int, bytes]], address: tuple[str, int]) 
     return Arrival(_plain(address[0]), address[1], ifindex, ttl, time_ns)
 
 
+class _Way(NamedTuple):
+    """By which interface, and from which address, datagrams leave. If it differs, a new socket is needed."""
+
+    ifindex: int
+    interface: str
+    source: Address | None  # bound to; None: the kernel picks one whose scope suits the group (RFC 6724)
+    choice: tuple[Address, ...]  # what the kernel picks from, when the socket is connected
+
+
 class SocketSender:
     """A Sender over one connected UDP socket, bound to the address of the interface that it leaves by."""
 
@@ -218,27 +228,26 @@ class SocketSender:
         self._way = self._wanted()
         self._sock = self._open()
 
-    def _wanted(self) -> tuple[int, str, Address | None]:
-        """The ifindex and name to send on, and the source address to bind to, if any.
-
-        Without one an IPv4 datagram may leave from 0.0.0.0, and no source-specific receiver hears it;
-        for IPv6 the kernel picks the source whose scope suits the group (RFC 6724).
-        """
+    def _wanted(self) -> _Way:
+        """The way that the settings mean now. Raises LinkError if there is none."""
+        version = self._group.version
         interface = self._look().resolve(self._setting, self._group)[0]
+        addresses = tuple(address for address in interface.addresses if address.version == version)
         source = as_address(self._setting)
-        if source is None and self._group.version == 4:
+        if source is None and version == 4:
             route = route_to(self._group) if self._setting is None else None
-            source = (route and route.source) or interface.address(4)
-            if source is None:
-                raise LinkError(
-                    f"cannot send to {self._group} on {interface.name}",
-                    "the interface has no IPv4 address yet",
-                    "waiting for one",
-                    errno=errno.EADDRNOTAVAIL,
-                    group=str(self._group),
-                    interface=self._setting,
-                )
-        return interface.index, interface.name, source
+            source = (route and route.source) or (addresses[0] if addresses else None)
+        if source is None and not addresses:
+            # IPv4 would leave from 0.0.0.0, and no source-specific receiver would hear it
+            raise LinkError(
+                f"cannot send to {self._group} on {interface.name}",
+                f"the interface has no IPv{version} address yet",
+                "waiting for one",
+                errno=errno.EADDRNOTAVAIL,
+                group=str(self._group),
+                interface=self._setting,
+            )
+        return _Way(interface.index, interface.name, source, addresses if source is None else ())
 
     def _open(self) -> socket.socket:
         with contextlib.ExitStack() as undo:
@@ -251,13 +260,13 @@ class SocketSender:
                     self._connect_ipv6(sock)
                 self._address = str(sock.getsockname()[0])
             except OSError as error:
-                what = f"cannot send to {self._group} port {self._port} on {self._way[1]}"
+                what = f"cannot send to {self._group} port {self._port} on {self._way.interface}"
                 raise refused(error, what, self._group, self._setting) from error
             undo.pop_all()
         return sock
 
     def _connect_ipv4(self, sock: socket.socket) -> None:
-        ifindex, _, source = self._way
+        ifindex, source = self._way.ifindex, self._way.source
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, _abi.ip_mreqn(ifindex))
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, self._ttl)
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, self._loop)
@@ -266,7 +275,7 @@ class SocketSender:
         sock.connect((str(self._group), self._port))
 
     def _connect_ipv6(self, sock: socket.socket) -> None:
-        ifindex, _, source = self._way
+        ifindex, source = self._way.ifindex, self._way.source
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, ifindex)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, self._ttl)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, self._loop)
@@ -284,7 +293,7 @@ class SocketSender:
                 accepted += 1
         except OSError as error:
             if accepted == 0:
-                what = f"cannot send to {self._group} on {self._way[1]}"
+                what = f"cannot send to {self._group} on {self._way.interface}"
                 raise refused(error, what, self._group, self._setting) from error
         return accepted
 
@@ -296,7 +305,7 @@ class SocketSender:
             self._sock = self._open()
 
     def describe(self) -> dict[str, object]:
-        return {"interface": self._way[1], "address": self._address}
+        return {"interface": self._way.interface, "address": self._address}
 
     def close(self) -> None:
         self._sock.close()
