@@ -51,7 +51,8 @@ class Interface:
 
     @property
     def carrier(self) -> bool:
-        return bool(self.flags & _abi.IFF_LOWER_UP)
+        """Whether it carries: IFF_RUNNING, since for a moment after IFF_LOWER_UP what is sent is dropped."""
+        return bool(self.flags & _abi.IFF_RUNNING)
 
     @property
     def multicast(self) -> bool:

