@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
@@ -65,6 +66,15 @@ class Account:
                 say("output.failed", path=str(self._path), reason=trouble.reason, error=str(trouble))
                 self._said = trouble.reason
                 self._said_at[trouble.reason] = now
+
+    def attempt(self, opening: Callable[[], None]) -> None:
+        """Open the output before there is anything to write, and note how that went."""
+        try:
+            opening()
+        except (OSError, SinkError) as error:
+            self.drop(0, error)
+        else:
+            self.recovered()
 
     def recovered(self) -> None:
         """All is well: the last batch was taken whole."""

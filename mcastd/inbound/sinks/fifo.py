@@ -66,12 +66,7 @@ class FifoSink:
         return self._config.when_full == "block" and self._size >= self._config.queue
 
     def open(self) -> None:
-        try:
-            self._connect()
-        except (OSError, SinkError) as error:
-            self._account.drop(0, error)
-        else:
-            self._account.recovered()
+        self._account.attempt(self._connect)
 
     def write(self, batch: Batch) -> None:
         records = self._to_records(batch)

@@ -61,12 +61,7 @@ class FileSink:
         return self._account.counters
 
     def open(self) -> None:
-        try:
-            self._prepare()
-        except (OSError, SinkError) as error:
-            self._account.drop(0, error)
-        else:
-            self._account.recovered()
+        self._account.attempt(self._prepare)
 
     def write(self, batch: Batch) -> None:
         records = self._to_records(batch)
