@@ -249,6 +249,27 @@ def test_an_interface_made_anew_is_joined_anew(stack: ExitStack, veth: str) -> N
     assert take(incoming, 1) == [b"again"]
 
 
+@pytest.mark.parametrize("group", ["239.255.7.1", "ff15::7"])
+def test_an_interface_made_anew_with_its_old_index_is_joined_anew(
+    stack: ExitStack, veth: str, group: str
+) -> None:
+    """The worst case: nothing shows that it is another one, but that the group is not joined on it."""
+    address, port, index = ipaddress.ip_address(group), free_port(), socket.if_nametoindex("left")
+    incoming = receiver(stack, port, address, interface="left")
+    ip("link del left")
+    ip(f"link add left index {index} type veth peer name right")
+    ip("addr add 10.7.0.1/24 dev left")
+    ip("link set left up")
+    ip("link set right up")
+    ip("addr add fd07::1/64 dev left nodad")
+    assert socket.if_nametoindex("left") == index
+    incoming.network_changed()
+    assert [membership["actual"] for membership in incoming.memberships()] == ["any"]
+    sender(stack, port, address, interface="left", ttl=1).send([b"again"])
+    assert take(incoming, 1) == [b"again"]
+    assert address in look().groups(address.version)[index]
+
+
 def test_all_follows_interfaces_as_they_come_and_go(stack: ExitStack, veth: str) -> None:
     incoming = receiver(stack, free_port(), interface="all")
     assert incoming.describe()["interfaces"] == ["left", "right"]
