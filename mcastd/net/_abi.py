@@ -11,8 +11,10 @@ import ipaddress
 import os
 import socket
 import struct
+import sys
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
+from typing import ClassVar
 
 # Socket options, sorted by header and name
 IP_MULTICAST_ALL = 49
@@ -118,7 +120,41 @@ def parse_group_filter(data: bytes, group: Address) -> tuple[int, list[Address]]
     return mode, [ipaddress.ip_address(source) for source in packed if len(source) == size]
 
 
+class sockaddr(ctypes.Structure):
+    """Room for a ``struct sockaddr_in`` or ``sockaddr_in6``."""
+
+    _fields_: ClassVar = [("data", ctypes.c_char * 28)]
+
+
+class iovec(ctypes.Structure):
+    _fields_: ClassVar = [("iov_base", ctypes.c_void_p), ("iov_len", ctypes.c_size_t)]
+
+
+class msghdr(ctypes.Structure):
+    _fields_: ClassVar = [
+        ("msg_name", ctypes.c_void_p),
+        ("msg_namelen", ctypes.c_uint32),
+        ("msg_iov", ctypes.c_void_p),
+        ("msg_iovlen", ctypes.c_size_t),
+        ("msg_control", ctypes.c_void_p),
+        ("msg_controllen", ctypes.c_size_t),
+        ("msg_flags", ctypes.c_int),
+    ]
+
+
+class mmsghdr(ctypes.Structure):
+    _fields_: ClassVar = [("msg_hdr", msghdr), ("msg_len", ctypes.c_uint)]
+
+
+def sockaddr_text(name: bytes) -> str:
+    """The address in a :class:`sockaddr`, as text without scope."""
+    if int.from_bytes(name[:2], sys.byteorder) == socket.AF_INET:
+        return socket.inet_ntop(socket.AF_INET, name[4:8])
+    return socket.inet_ntop(socket.AF_INET6, name[8:24])
+
+
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.recvmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
 _libc.getsockopt.argtypes = (
     ctypes.c_int,
     ctypes.c_int,
@@ -126,6 +162,15 @@ _libc.getsockopt.argtypes = (
     ctypes.c_void_p,
     ctypes.POINTER(ctypes.c_uint32),
 )
+
+
+def recvmmsg(fd: int, headers: ctypes.Array[mmsghdr], flags: int) -> int:
+    """recvmmsg(2): how many datagrams it received, at least one. Raises OSError."""
+    count: int = _libc.recvmmsg(fd, ctypes.addressof(headers), len(headers), flags, None)
+    if count < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return count
 
 
 def getsockopt(fd: int, level: int, option: int, value: bytes) -> bytes:

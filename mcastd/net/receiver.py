@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import mmap
 import select
 from collections.abc import Callable
 
 from mcastd.errors import LinkError
 from mcastd.net._abi import Address
+from mcastd.net.batch import Arena, lease
 from mcastd.net.interfaces import Host, Interface, look
 from mcastd.net.link import ANY_SOURCE, Batch, SourceFilter
 from mcastd.net.membership import Memberships
 from mcastd.net.sockets import ReceivingSocket
-
-SLOT = 1 << 16  # bytes: no UDP datagram is longer, so none is cut
-SLOTS = 64  # datagrams in a batch
-LARGE = SLOTS * 8192  # bytes in a batch that touch more of the arena than should stay touched
 
 
 class SocketReceiver:
@@ -53,10 +49,7 @@ class SocketReceiver:
         self._refused: tuple[Interface, ...] = ()  # wanted, but not to be joined now
         self._overflow_before = 0  # of sockets closed since
         self._poll = select.epoll()
-        self._arena = mmap.mmap(-1, SLOT * SLOTS)  # pages never touched cost nothing
-        self._swollen = False  # after a batch of large datagrams many were
-        arena = memoryview(self._arena)
-        self._slots = [arena[i * SLOT : (i + 1) * SLOT] for i in range(SLOTS)]
+        self._arena: Arena | None = None  # had from the first batch to the one that is empty
         try:
             self.network_changed()
         except LinkError:
@@ -114,26 +107,30 @@ class SocketReceiver:
         return self._poll.fileno()
 
     def receive(self) -> Batch:
-        batch = self._receive()
-        if batch:
-            self._swollen = self._swollen or sum(map(len, batch.payloads)) > LARGE
-        elif self._swollen:  # all was taken: what a burst of large datagrams needed is given back
-            self._swollen = False
-            self._arena.madvise(mmap.MADV_DONTNEED)
+        if self._arena is None:
+            self._arena = lease()
+        batch = self._receive(self._arena)
+        if not batch:
+            self._give_back_arena()
         return batch
 
-    def _receive(self) -> Batch:
+    def _give_back_arena(self) -> None:
+        if self._arena is not None:
+            self._arena.give_back()
+            self._arena = None
+
+    def _receive(self, arena: Arena) -> Batch:
         while self._leaving:
-            if batch := self._leaving[0].receive(self._slots):
+            if batch := self._leaving[0].receive(arena):
                 return batch
             self._close_first_leaving()
         if len(self._sockets) == 1:
             (sock,) = self._sockets.values()
-            return sock.receive(self._slots)
+            return sock.receive(arena)
         for fd, _ in self._poll.poll(0, 1):  # epoll(7) takes turns: a flood on one keeps no other waiting
             for sock in self._sockets.values():
                 if sock.fileno() == fd:
-                    return sock.receive(self._slots)
+                    return sock.receive(arena)
         return Batch(())
 
     def set_filter(self, source_filter: SourceFilter) -> None:
@@ -175,5 +172,6 @@ class SocketReceiver:
         for sock in [*self._sockets.values(), *self._leaving]:
             sock.close()
         self._sockets, self._leaving = {}, []
+        self._give_back_arena()
         with contextlib.suppress(OSError):
             self._poll.close()

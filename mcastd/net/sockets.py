@@ -17,6 +17,7 @@ from typing import NamedTuple
 from mcastd.errors import LinkError, reason_of
 from mcastd.net import _abi
 from mcastd.net._abi import Address
+from mcastd.net.batch import Arena
 from mcastd.net.interfaces import Host, Interface, as_address, look, route_to
 from mcastd.net.link import Arrival, Batch, SourceFilter
 from mcastd.net.membership import Membership, Memberships
@@ -120,24 +121,14 @@ class ReceivingSocket:
     def fileno(self) -> int:
         return self._sock.fileno()
 
-    def receive(self, slots: Sequence[memoryview]) -> Batch:
-        """Take what has arrived, a datagram for each of the buffers at most."""
-        return self._receive_with_arrivals(slots) if self._metadata else self._receive_payloads(slots)
-
-    def _receive_payloads(self, slots: Sequence[memoryview]) -> Batch:
-        payloads: list[bytes | memoryview] = []
-        sources: list[str] = []
-        receive = self._sock.recvfrom_into
+    def receive(self, arena: Arena) -> Batch:
+        """Take what has arrived, up to a batch, into ``arena``."""
+        if self._metadata:
+            return self._receive_with_arrivals(arena.slots)
         try:
-            for slot in slots:
-                length, address = receive(slot)
-                payloads.append(slot[:length])
-                sources.append(_plain(address[0]))
-        except BlockingIOError:
-            pass
+            return arena.receive(self._sock.fileno())
         except OSError as error:
-            self._broken(error, payloads)
-        return Batch(payloads, sources=sources)
+            raise self._broken(error) from error
 
     def _receive_with_arrivals(self, slots: Sequence[memoryview]) -> Batch:
         payloads: list[bytes | memoryview] = []
@@ -152,13 +143,12 @@ class ReceivingSocket:
         except BlockingIOError:
             pass
         except OSError as error:
-            self._broken(error, payloads)
+            if not payloads:  # further on, the next batch meets it again
+                raise self._broken(error) from error
         return Batch(payloads, arrivals, truncated, [arrival.source for arrival in arrivals])
 
-    def _broken(self, error: OSError, taken: Sequence[object]) -> None:
-        """Raise what ended a batch before its first datagram; later on, the next batch meets it again."""
-        if not taken:
-            raise refused(error, f"cannot receive {self._group}", self._group, self.interface.name) from error
+    def _broken(self, error: OSError) -> LinkError:
+        return refused(error, f"cannot receive {self._group}", self._group, self.interface.name)
 
     def overflow(self) -> int:
         """Datagrams that the kernel dropped at the full buffer, ever; after close(), until then."""

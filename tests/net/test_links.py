@@ -14,9 +14,10 @@ from support.host import ip
 from support.wait import wait_for
 
 from mcastd.errors import LinkError
+from mcastd.net.batch import SLOTS
 from mcastd.net.interfaces import Monitor, look, route_to
 from mcastd.net.link import MAX_DATAGRAM, SourceFilter
-from mcastd.net.receiver import SLOTS, SocketReceiver
+from mcastd.net.receiver import SocketReceiver
 from mcastd.net.sockets import SocketSender, free_port
 
 GROUP = ipaddress.ip_address("239.255.7.1")

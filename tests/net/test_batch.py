@@ -1,0 +1,112 @@
+"""recvmmsg into a leased arena: every byte, every source, and no memory kept by those who wait."""
+
+from __future__ import annotations
+
+import ipaddress
+import mmap
+import random
+import select
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+
+import pytest
+from support.host import ip
+
+from mcastd.net import batch
+from mcastd.net.link import MAX_DATAGRAM
+from mcastd.net.receiver import SocketReceiver
+from mcastd.net.sockets import SocketSender, free_port
+
+GROUP = ipaddress.ip_address("239.255.11.1")
+
+
+@pytest.fixture
+def stack(no_fd_leak: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[ExitStack]:
+    monkeypatch.setattr(batch, "_free", [])
+    with ExitStack() as stack:
+        yield stack
+
+
+Link = tuple[SocketReceiver, SocketSender]
+
+
+def pair(stack: ExitStack, group: str = str(GROUP), interface: str = "lo") -> Link:
+    address, port = ipaddress.ip_address(group), free_port()
+    receiver = SocketReceiver(address, port, interface=interface, receive_buffer=16 << 20)
+    stack.callback(receiver.close)
+    sender = SocketSender(address, port, interface=interface, ttl=1)
+    stack.callback(sender.close)
+    return receiver, sender
+
+
+def take(receiver: SocketReceiver) -> tuple[list[bytes], list[str]]:
+    """All that has come, and its sources."""
+    payloads: list[bytes] = []
+    sources: list[str] = []
+    assert select.select([receiver], [], [], 5)[0]
+    while received := receiver.receive():
+        assert len(received.payloads) == len(received.sources)
+        payloads += map(bytes, received.payloads)
+        sources += received.sources
+    return payloads, sources
+
+
+def test_datagrams_of_all_sizes_by_the_thousand(stack: ExitStack) -> None:
+    dice = random.Random(20261123)
+    receiver, sender = pair(stack)
+    for _ in range(100):
+        sizes = [dice.choice([0, 1, 29, 1316, 1472, 9000, dice.randrange(MAX_DATAGRAM)]) for _ in range(50)]
+        sent = [dice.randbytes(size) for size in sizes]
+        assert sender.send(sent) == len(sent)
+        payloads, _ = take(receiver)
+        assert payloads == sent
+
+
+def test_each_datagram_has_its_own_source(stack: ExitStack) -> None:
+    receiver, sender = pair(stack)
+    others = []
+    for number in range(2, 5):
+        ip(f"addr add 127.0.1.{number}/32 dev lo")
+        stack.callback(ip, f"addr del 127.0.1.{number}/32 dev lo")
+        port = sender._port
+        others.append(stack.enter_context(closing(SocketSender(GROUP, port, interface=f"127.0.1.{number}"))))
+    expected = []
+    for number in range(60):
+        link = [sender, *others][number % 4]
+        assert link.send([b"%d" % number]) == 1
+        expected.append(link.describe()["address"])
+    payloads, sources = take(receiver)
+    assert payloads == [b"%d" % number for number in range(60)]
+    assert sources == expected
+
+
+def test_one_arena_serves_all_families_in_turn(stack: ExitStack) -> None:
+    ip("link add left type veth peer name right")
+    stack.callback(ip, "link del left")
+    ip("addr add 10.11.0.1/24 dev left")
+    ip("addr add fd11::1/64 dev left nodad")
+    ip("link set left addrgenmode none up")
+    ip("link set right up")
+    six, four = pair(stack, "ff15::11", "left"), pair(stack, "239.255.11.2", "left")
+    for _ in range(3):
+        for (receiver, sender), source in ((six, "fd11::1"), (four, "10.11.0.1")):
+            assert sender.send([b"x"] * 10) == 10
+            assert take(receiver) == ([b"x"] * 10, [source] * 10)
+    assert len(batch._free) == 1
+
+
+def test_who_waits_holds_no_arena(stack: ExitStack) -> None:
+    pairs = [pair(stack) for _ in range(20)]
+    for receiver, sender in pairs:
+        sender.send([b"x"])
+        assert take(receiver)[0] == [b"x"]
+    assert len(batch._free) == 1
+
+
+def test_the_memory_of_a_burst_of_large_datagrams_is_given_back(stack: ExitStack) -> None:
+    receiver, sender = pair(stack)
+    sender.send([b"\xff" * MAX_DATAGRAM] * 40)
+    assert len(take(receiver)[0]) == 40
+    (arena,) = batch._free
+    page = bytes(arena.slots[20][: mmap.PAGESIZE])
+    assert page == bytes(mmap.PAGESIZE)  # a fresh one: the old one is gone
