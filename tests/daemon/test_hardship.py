@@ -32,7 +32,7 @@ def test_workers_that_lack_descriptors_wait_for_them(tmp_path: Path) -> None:
         assert all("raise LimitNOFILE=" in detail for detail in waiting.values()), waiting
         assert (daemon.worker("inbound/a")["state"], daemon.worker("inbound/a")["restarts"]) == ("active", 0)
         active = [name for name, worker in daemon.workers().items() if worker["state"] == "active"]
-        for name in active[-3:]:
+        for name in active[1:]:  # all but inbound/a: what they had is more than those that wait need to try
             assert daemon.ctl("stop-worker", name).returncode == 0
         wait_for(lambda: any(daemon.worker(n)["state"] == "active" for n in waiting), timeout=20)
         assert daemon.stop() == 0

@@ -11,9 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
+from support.wait import wait_for
 
 from mcastd import log
 from mcastd.config import FifoOutput
@@ -22,7 +23,6 @@ from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.fifo import PIPE_SIZE, RECORD_OVERHEAD, FifoSink
 from mcastd.inbound.sinks.formats import lines
 from mcastd.net.link import Batch
-from tests.support.wait import wait_for
 
 MakeFifo = Callable[..., FifoSink]
 MakeBatch = Callable[..., Batch]
@@ -383,3 +383,34 @@ def test_each_datagram_is_accounted_for_and_none_is_torn(
         assert whole == counters.written
         reader.leave()
         sink.close()
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    pages=st.sampled_from([1, 2, 4, 16]),
+    steps=st.lists(st.lists(st.integers(0, 4000), max_size=8) | st.integers(1, 9000), max_size=40),
+)
+@example(pages=16, steps=[*[[2100]] * 13, [2100] * 8])  # each write leaves half a page unused
+def test_a_reader_that_stalls_finds_whole_records_when_the_sink_is_closed(
+    pages: int, steps: list[list[int] | int]
+) -> None:
+    """However full and fragmented the pipe is: no record that fits PIPE_BUF is begun in vain."""
+    with TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fifo, "PIPE_SIZE", pages * PAGE)
+        patch.setattr(fifo, "LINGER", 0.0)
+        path = Path(directory, "pipe")
+        config = FifoOutput(kind="fifo", path=path, format="lines")
+        sink = FifoSink(config, lines, Account(path, log.get_logger()))
+        sink.open()
+        reader, data = Reader(path), b""
+        for step in steps:
+            if isinstance(step, list):
+                sink.write(Batch([b"x" * size for size in step]))
+            else:
+                data += reader.read(step)
+                sink.flush()
+        sink.close()
+        data += reader.read()
+        reader.leave()
+        assert data == b"" or data.endswith(b"\n")
+        assert data.count(b"\n") == sink.counters.written

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
+from support.wait import wait_for
 
 from mcastd.config import InboundSubscription
 from mcastd.errors import LinkError
 from mcastd.inbound.receiver import Subscription, interface_name
 from mcastd.net.fake import FakeReceiver
 from mcastd.worker import Context, Signal
-from tests.support.wait import wait_for
 
 
 class Run:

@@ -171,12 +171,13 @@ class FifoSink:
     def _room(self) -> int:
         """Bytes that the pipe takes whole: a record is begun only if it can be completed, where possible.
 
-        POSIX promises that for PIPE_BUF bytes, or nothing of them is written; beyond that it is what the
-        reader has made free, less the pages that may be partly used (pipe(7)). A record longer than both
-        is begun all the same, or it would never go.
+        POSIX promises that for PIPE_BUF bytes: all or nothing of them is written. Beyond that it is the
+        pages that are surely free. What is unread may take twice its size, since the kernel appends to a
+        used page only what fits there whole; and the first and last page may be used in part. A record
+        longer than the result is begun all the same, or it would never go.
         """
         unread = int.from_bytes(fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)), sys.byteorder)
-        return max(select.PIPE_BUF, self._pipe_size - unread - 2 * mmap.PAGESIZE)
+        return max(select.PIPE_BUF, self._pipe_size - 2 * unread - 2 * mmap.PAGESIZE)
 
     def _evict(self) -> int:
         """Drop what is beyond the queue's limit; return how many datagrams.
