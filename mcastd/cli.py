@@ -31,7 +31,7 @@ def main() -> None:
     """The daemon for IP multicast: sends channels, receives subscriptions, says why when it does not work."""
 
 
-@main.command()
+@main.command(short_help="Run the daemon in the foreground.")
 @config_option
 def run(path: Path) -> None:
     """Run the daemon in the foreground; log on stderr.
@@ -54,7 +54,7 @@ def run(path: Path) -> None:
         sys.exit(f"mcastd: {error}")
 
 
-@main.command()
+@main.command(short_help="Check the configuration, or print the effective one.")
 @config_option
 @click.option("--dump", is_flag=True, help="Print the effective configuration as TOML, defaults included.")
 def check(path: Path, dump: bool) -> None:
@@ -77,7 +77,7 @@ def check(path: Path, dump: bool) -> None:
         click.echo(f"{path}: good ({counts})")
 
 
-@main.command()
+@main.command(short_help="Show news flowing over the loopback interface.")
 @click.option("--interval", default=0.25, show_default=True, help="Seconds between datagrams.")
 def demo(interval: float) -> None:
     """Show news flowing: a channel and a subscription on the loopback interface.
