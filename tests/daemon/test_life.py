@@ -69,7 +69,9 @@ def test_a_worker_starts_by_itself_when_the_cause_goes_away(tmp_path: Path) -> N
         ip("addr add 10.8.0.1/24 dev late0")
         ip("link set late0 up")
         daemon.wait_state("inbound/news", "active")
-        source.write_text("late, but there\n")
+        whole = tmp_path / "late.new"
+        whole.write_text("late, but there\n")
+        whole.rename(source)  # at once: an empty file would be another thing to wait for
         daemon.wait_state("outbound/news", "finished")
         send(b"hello\n", interface="late0")
         wait_for(lambda: output.exists() and output.read_bytes() == b"hello\n")
