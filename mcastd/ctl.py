@@ -104,10 +104,7 @@ def reopen(socket: Path) -> None:
 @click.pass_obj
 def start_worker(socket: Path, name: str) -> None:
     """Start a worker that was stopped, or that waits for its next attempt."""
-    with connected(socket) as client:
-        for worker in list_workers(client, name):
-            click.echo(f"starting {printable(worker['name'])}")
-            client.call("io.mcastd.Start", name=worker["name"])
+    call_for_each(socket, name, "starting", "io.mcastd.Start")
 
 
 @main.command("stop-worker")
@@ -115,10 +112,15 @@ def start_worker(socket: Path, name: str) -> None:
 @click.pass_obj
 def stop_worker(socket: Path, name: str) -> None:
     """Stop a worker until it is started again."""
+    call_for_each(socket, name, "stopping", "io.mcastd.Stop")
+
+
+def call_for_each(socket: Path, name: str, doing: str, method: str) -> None:
+    """Call ``method`` for each worker that ``name`` means, and say so."""
     with connected(socket) as client:
         for worker in list_workers(client, name):
-            click.echo(f"stopping {printable(worker['name'])}")
-            client.call("io.mcastd.Stop", name=worker["name"])
+            click.echo(f"{doing} {printable(worker['name'])}")
+            client.call(method, name=worker["name"])
 
 
 @contextmanager

@@ -22,7 +22,6 @@ from mcastd.worker import Context, Signal
 
 FULL = {errno.EAGAIN, errno.ENOBUFS}  # the kernel takes nothing just now
 BATCH = 64  # datagrams handed to the link at once
-DAY = 86_400.0  # seconds: the longest sleep, for poll(2) counts milliseconds in 32 bits
 SHORTEST_PAUSE = 0.001  # seconds that a full link is left alone; doubled while it takes nothing
 LONGEST_PAUSE = 0.064
 
@@ -107,7 +106,7 @@ class Channel:
             now = clock.monotonic()
             if now < self._pacer.deadline:
                 self._say_ready(context)
-                context.sleep_until(min(self._pacer.deadline, now + DAY))
+                context.sleep_until(self._pacer.deadline)
                 continue
             batch = self._pending[self._next : self._next + BATCH]
             sizes = [len(payload) for payload in batch]
