@@ -35,13 +35,14 @@ class SourceCounts:
         self._counts: Counter[str] = Counter()
         self._rest = 0
 
-    def add(self, sources: Sequence[str]) -> None:
-        """Count one batch: the source of each datagram."""
+    def add(self, sources: Sequence[tuple[str, int]]) -> None:
+        """Count one batch: addresses, each with how many datagrams in a row came from it."""
         if not sources:
             return
-        self.first = self.first or sources[0]
-        self.last = sources[-1]
-        self._counts.update(sources)
+        self.first = self.first or sources[0][0]
+        self.last = sources[-1][0]
+        for source, count in sources:
+            self._counts[source] += count
         if len(self._counts) > 2 * self.KEPT:
             kept = Counter(dict(self._counts.most_common(self.KEPT)))
             self._rest += self._counts.total() - kept.total()

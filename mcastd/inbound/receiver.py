@@ -12,8 +12,7 @@ from mcastd import clock, log
 from mcastd.config import InboundSubscription
 from mcastd.counters import InboundCounters, SourceCounts
 from mcastd.errors import LinkError
-from mcastd.inbound.sinks import NEED_ARRIVALS, Sink, make_sink
-from mcastd.inbound.sinks.records import size_of
+from mcastd.inbound.sinks import NEED_METADATA, Sink, make_sink
 from mcastd.net.link import Batch, Receiver, SourceFilter
 from mcastd.worker import Context, Signal
 
@@ -41,7 +40,7 @@ def source_filter(config: InboundSubscription) -> SourceFilter:
 class Subscription:
     """The worker of one subscription. Its sinks and counters outlive its runs, its link does not.
 
-    ``open_link`` is asked for a receiver with or without metadata (:class:`~mcastd.net.link.Arrival`).
+    ``open_link`` is asked for a receiver with or without metadata (origins and times).
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class Subscription:
         self.sinks: tuple[Sink, ...] = tuple(
             make_sink(output, str(config.group), interface_name, self._log) for output in config.output
         )
-        self._metadata = any(output.format in NEED_ARRIVALS for output in config.output)
+        self._metadata = any(output.format in NEED_METADATA for output in config.output)
         self._lock = threading.Lock()  # held while another thread asks the link for the status
         self._link: Receiver | None = None
         self._overflow_before = 0  # on links closed since
@@ -226,12 +225,12 @@ class Subscription:
         queued = 2 * self._config.receive_buffer  # bytes at most: the kernel grants the double, socket(7)
         while queued > 0 and (batch := link.receive()):
             self._deliver(batch)
-            queued -= size_of(batch.payloads) + len(batch) * DATAGRAM_OVERHEAD
+            queued -= batch.size + len(batch) * DATAGRAM_OVERHEAD
 
     def _deliver(self, batch: Batch) -> None:
         counters = self.counters
         counters.received += len(batch)
-        counters.received_bytes += size_of(batch.payloads)
+        counters.received_bytes += batch.size
         counters.truncated += batch.truncated
         self._sources.add(batch.sources)
         self._last = self._heard = clock.monotonic()
@@ -239,7 +238,7 @@ class Subscription:
             sink.write(batch)
 
     def _overflow(self) -> int:
-        return self._overflow_before + (self._link.overflow() if self._link else 0)
+        return self._overflow_before + (self._link.load().overflow if self._link else 0)
 
     def _totals(self) -> dict[str, object]:
         return {

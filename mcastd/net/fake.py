@@ -9,9 +9,9 @@ from collections import deque
 from collections.abc import Sequence
 
 from mcastd.errors import LinkError
-from mcastd.net.link import ANY_SOURCE, Arrival, Batch, SourceFilter
+from mcastd.net.link import ANY_SOURCE, Batch, ListBatch, Load, Origin, SourceFilter
 
-ANYBODY = Arrival(source="192.0.2.1", port=5000, ifindex=1, ttl=1, time_ns=0)
+ANYBODY = Origin(source="192.0.2.1", port=5000, ifindex=1, ttl=1)
 BATCH = 64  # datagrams a receive() returns at most, like the real receiver
 
 
@@ -22,30 +22,34 @@ class FakeReceiver:
         self.metadata = metadata
         self.closed = False
         self.dropped_by_kernel = 0
+        self.filled = 0.0
         self.network_changes = 0
         self.rejoins = 0
         self.source_filter = ANY_SOURCE
         self.error: LinkError | None = None  # raised by the next network_changed()
-        self._waiting: deque[tuple[bytes, Arrival]] = deque()
+        self._waiting: deque[tuple[bytes, Origin]] = deque()
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
 
-    def deliver(self, *payloads: bytes, arrival: Arrival = ANYBODY) -> None:
+    def deliver(self, *payloads: bytes, origin: Origin = ANYBODY) -> None:
         for payload in payloads:
-            self._waiting.append((payload, arrival))
+            self._waiting.append((payload, origin))
             os.eventfd_write(self._event, 1)
 
     def fileno(self) -> int:
         return self._event
 
     def receive(self) -> Batch:
-        taken: list[tuple[bytes, Arrival]] = []
+        taken: list[tuple[bytes, Origin]] = []
         with contextlib.suppress(BlockingIOError):
             while len(taken) < BATCH:
                 os.eventfd_read(self._event)  # which promises one that waits
                 taken.append(self._waiting.popleft())
         payloads = [payload for payload, _ in taken]
-        arrivals = [arrival for _, arrival in taken]
-        return Batch(payloads, arrivals if self.metadata else (), 0, [arrival.source for arrival in arrivals])
+        origins = [origin for _, origin in taken]
+        addresses = [origin.source for origin in origins]
+        if not self.metadata:
+            return ListBatch(payloads, addresses=addresses)
+        return ListBatch(payloads, origins, [0] * len(taken), addresses=addresses)
 
     def network_changed(self) -> None:
         self.network_changes += 1
@@ -61,8 +65,8 @@ class FakeReceiver:
     def memberships(self) -> list[dict[str, object]]:
         return []
 
-    def overflow(self) -> int:
-        return self.dropped_by_kernel
+    def load(self) -> Load:
+        return Load(self.dropped_by_kernel, self.filled)
 
     def describe(self) -> dict[str, object]:
         return {"interfaces": ["fake0"]}

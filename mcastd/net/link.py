@@ -6,12 +6,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+from itertools import groupby
 from typing import NamedTuple, Protocol
 
 MAX_DATAGRAM = 65_507  # bytes of payload: 65,535 less 20 (IPv4 header) less 8 (UDP header)
+IOV_MAX = 1024  # buffers that one writev(2) takes on Linux
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,31 +38,81 @@ class SourceFilter:
 ANY_SOURCE = SourceFilter()
 
 
-class Arrival(NamedTuple):
-    """What the kernel told of one received datagram beside its payload."""
+class Origin(NamedTuple):
+    """What the datagrams of a stream have in common: where they came from, and how."""
 
     source: str  # textual address of the sender, no scope
     port: int  # the sender's port
     ifindex: int  # arrival interface; 0 if unknown
     ttl: int  # IPv4 TTL or IPv6 hop limit left; -1 if unknown
-    time_ns: int  # kernel receive timestamp, nanoseconds since the epoch; 0 if unknown
+
+
+class Batch(Protocol):
+    """Datagrams received together, oldest first. What it gives is valid until the next receive.
+
+    What is asked for by datagram is made when it is asked for: a raw output asks for nothing of it.
+    """
+
+    @property
+    def size(self) -> int:
+        """Bytes of all payloads together."""
+
+    @property
+    def truncated(self) -> int:
+        """How many were longer than their slot and were cut."""
+
+    @property
+    def sources(self) -> Sequence[tuple[str, int]]:
+        """The senders' addresses in order, each with how many datagrams in a row came from it."""
+
+    @property
+    def payloads(self) -> Sequence[bytes | memoryview]: ...
+
+    @property
+    def origins(self) -> Sequence[Origin]:
+        """One for each payload; empty if the receiver was opened without metadata."""
+
+    @property
+    def times(self) -> Sequence[int]:
+        """Kernel receive timestamps in nanoseconds since the epoch, 0 if unknown; else like ``origins``."""
+
+    def __len__(self) -> int:
+        """Datagrams: a coalesced packet counts as all that it was made of."""
+
+    def write(self, fd: int) -> int:
+        """Write the payloads to a file in one system call; how many bytes of them it took. Raises OSError."""
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Datagrams received together, oldest first. Buffers are valid until the next receive.
-
-    ``sources`` is as long as ``payloads``; so is ``arrivals``, or empty if the receiver was opened without
-    metadata.
-    """
+class ListBatch:
+    """A Batch of what it is given; ``addresses`` are the senders', one for each payload."""
 
     payloads: Sequence[bytes | memoryview]
-    arrivals: Sequence[Arrival] = ()
-    truncated: int = 0  # how many were longer than their slot and were cut
-    sources: Sequence[str] = ()  # the sender's address of each
+    origins: Sequence[Origin] = ()
+    times: Sequence[int] = ()
+    truncated: int = 0
+    addresses: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.payloads)
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.payloads))
+
+    @property
+    def sources(self) -> Sequence[tuple[str, int]]:
+        return [(address, len(list(run))) for address, run in groupby(self.addresses)]
+
+    def write(self, fd: int) -> int:
+        return os.writev(fd, self.payloads[:IOV_MAX])
+
+
+class Load(NamedTuple):
+    """How a receiver's buffers are filled, and what was lost there."""
+
+    overflow: int  # datagrams that the kernel dropped at a full buffer, ever
+    filled: float  # of the fullest buffer: 0 is empty, 1 is full
 
 
 class Receiver(Protocol):
@@ -83,8 +136,8 @@ class Receiver(Protocol):
     def rejoin(self) -> None:
         """Have the memberships reported again, in case the network has forgotten them. Raises LinkError."""
 
-    def overflow(self) -> int:
-        """Datagrams that the kernel dropped at this receiver's full buffer, ever; exact at any time."""
+    def load(self) -> Load:
+        """What was lost in this receiver's buffers, and how full they are: now, and exact."""
 
     def describe(self) -> dict[str, object]:
         """The effective settings (interfaces joined, receive buffer had), as JSON values."""

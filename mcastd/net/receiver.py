@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from mcastd.errors import LinkError
 from mcastd.net._abi import Address
-from mcastd.net.batch import Arena, lease
+from mcastd.net.batch import NOTHING, Arena, lease
 from mcastd.net.interfaces import Host, Interface, look
-from mcastd.net.link import ANY_SOURCE, Batch, SourceFilter
+from mcastd.net.link import ANY_SOURCE, Batch, Load, SourceFilter
 from mcastd.net.membership import Memberships
 from mcastd.net.sockets import ReceivingSocket
 
@@ -20,7 +20,7 @@ class SocketReceiver:
 
     One socket for each: only so is the interface exact for IPv6, and there is no limit to their number
     (net.ipv4.igmp_max_memberships is for a socket). Used from one thread, but for ``describe``,
-    ``memberships`` and ``overflow``, which others may call while it is not closed.
+    ``memberships`` and ``load``, which others may call while it is not closed.
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class SocketReceiver:
         source_filter: SourceFilter = ANY_SOURCE,
         receive_buffer: int = 4 << 20,
         metadata: bool = False,
+        coalesce: bool = True,
         host: Callable[[], Host] = look,
         memberships: Memberships | None = None,
     ) -> None:
@@ -42,6 +43,7 @@ class SocketReceiver:
         self._filter = source_filter
         self._receive_buffer = receive_buffer
         self._metadata = metadata
+        self._coalesce = coalesce
         self._look = host
         self._memberships = memberships or Memberships()
         self._sockets: dict[int, ReceivingSocket] = {}  # by ifindex; replaced, never changed: others read it
@@ -94,14 +96,15 @@ class SocketReceiver:
             self._memberships,
             receive_buffer=self._receive_buffer,
             metadata=self._metadata,
+            coalesce=self._coalesce,
         )
         self._poll.register(sock, select.EPOLLIN)
         return sock
 
     def _close_first_leaving(self) -> None:
         sock, *self._leaving = self._leaving
-        self._overflow_before += sock.overflow()
         sock.close()  # which also ends its registration
+        self._overflow_before += sock.load().overflow
 
     def fileno(self) -> int:
         return self._poll.fileno()
@@ -131,7 +134,7 @@ class SocketReceiver:
             for sock in self._sockets.values():
                 if sock.fileno() == fd:
                     return sock.receive(arena)
-        return Batch(())
+        return NOTHING
 
     def set_filter(self, source_filter: SourceFilter) -> None:
         self._filter = source_filter
@@ -142,9 +145,10 @@ class SocketReceiver:
         for sock in self._sockets.values():
             sock.membership.rejoin(sock.interface)
 
-    def overflow(self) -> int:
-        sockets = [*self._sockets.values(), *self._leaving]
-        return self._overflow_before + sum(sock.overflow() for sock in sockets)
+    def load(self) -> Load:
+        loads = [sock.load() for sock in (*self._sockets.values(), *self._leaving)]
+        overflow = self._overflow_before + sum(load.overflow for load in loads)
+        return Load(overflow, max((load.filled for load in loads), default=0.0))
 
     def describe(self) -> dict[str, object]:
         sockets = self._sockets.values()
