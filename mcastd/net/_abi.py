@@ -85,8 +85,6 @@ _cmsg_align = struct.calcsize("L")
 Kind = Literal["i", "I", "l", "L"]  # struct's letters for C's int and long
 # By level and type: what the data holds, as names with format and offset
 _CONTROL_FIELDS: dict[tuple[int, int], tuple[tuple[str, Kind, int], ...]] = {
-    tuple[int, int], tuple[tuple[str, Kind, int], ...]
-] = {  # level and type: what the data holds, as format and offset
     (socket.SOL_SOCKET, SO_TIMESTAMPNS): (("seconds", "l", 0), ("nanoseconds", "l", struct.calcsize("l"))),
     (SOL_UDP, UDP_GRO): (("segment", "i", 0),),
     (socket.IPPROTO_IP, IP_PKTINFO): (("ifindex", "i", 0),),
