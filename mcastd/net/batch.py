@@ -32,6 +32,10 @@ else:
 SLOT = 1 << 16  # bytes: neither a UDP datagram nor a coalesced packet is longer
 STRIDE = SLOT + 64  # from slot to slot: starts that are all at the same place in a page share few cache lines
 SLOTS = 128  # packets in a batch
+NAME = 28  # bytes: a struct sockaddr_in6
+SAMPLE = (
+    16  # packets of which one has its sender named, while there is one sender: names cost 8 % of a packet
+)
 CONTROL = 256  # bytes of control messages for a packet; with metadata some 100 are used
 LARGE = SLOTS * 8192  # bytes in a batch that touch more of the arena than should stay touched
 SPARE = 64  # arenas kept for the next who needs one
@@ -149,6 +153,10 @@ def _origin(address: tuple[str, int], control: Control) -> Origin:
     return Origin(address[0].partition("%")[0], address[1], ifindex, ttl)
 
 
+Layout = dict[str, "memoryview[int]"]
+"""Fields of control messages by name, each as a column: its value for packet 0, 1, ..."""
+
+
 class MmsgArena:
     """recvmmsg(2), its headers and buffers made once and read by columns."""
 
@@ -157,46 +165,61 @@ class MmsgArena:
         base = ctypes.addressof(ctypes.c_char.from_buffer(self.slots.memory))
         bases = range(base, base + STRIDE * SLOTS, STRIDE)
         self._names = (_libc.sockaddr * SLOTS)()
+        self._raw_names = memoryview(self._names).cast("B")
+        self._name_repeated = b""  # the last sender's, as often as there are slots
         self._control = (ctypes.c_char * (CONTROL * SLOTS))()
         self._into = (_libc.iovec * SLOTS)(*(_libc.iovec(start, SLOT) for start in bases))
         self._from = (_libc.iovec * SLOTS)(*(_libc.iovec(start, 0) for start in bases))
         self._headers = (_libc.mmsghdr * SLOTS)()
         for index, header in enumerate(self._headers):
-            header.msg_hdr.msg_name = ctypes.addressof(self._names[index])
-            header.msg_hdr.msg_namelen = ctypes.sizeof(_libc.sockaddr)
             header.msg_hdr.msg_iov = ctypes.addressof(self._into[index])
             header.msg_hdr.msg_iovlen = 1
             header.msg_hdr.msg_control = ctypes.addressof(self._control) + CONTROL * index
             header.msg_hdr.msg_controllen = CONTROL
         self._headers_at = ctypes.addressof(self._headers)
         self._from_at = ctypes.addressof(self._from)
-        self._fresh = bytes(self._headers)
-        self._used = 0  # headers that recvmmsg has written lengths into: they start over
+        # recvmmsg writes lengths into the headers: before each use they are made fresh again
+        self._fresh = {every: self._naming(every) for every in (SAMPLE, 1)}
+        self._every = 0  # of how many packets one has its sender named, as the headers are now
+        self._used = 0  # headers that are not fresh
+        self._mixed = False  # several senders were seen
         self._lengths = _column(self._headers, _libc.mmsghdr.msg_len.offset, "I")
         self._control_lengths = _column(self._headers, _libc.msghdr.msg_controllen.offset, "L")
         # Their lower halves: no length takes more, and 32 bits are what recvmmsg gives
         low = 0 if sys.byteorder == "little" else ctypes.sizeof(ctypes.c_size_t) - 4
         self._from_lengths = _column(self._from, _libc.iovec.iov_len.offset + low, "I")
-        self._layouts: dict[int, dict[str, memoryview[int]]] = {}
+        self._layouts: dict[int, Layout] = {}
         self._origins: dict[tuple[bytes, int, int], Origin] = {}
 
+    def _naming(self, every: int) -> bytes:
+        """The headers, fresh, with room for the name of each ``every``-th packet's sender."""
+        for index, header in enumerate(self._headers):
+            named = index % every == 0
+            header.msg_hdr.msg_name = ctypes.addressof(self._names[index // every]) if named else 0
+            header.msg_hdr.msg_namelen = NAME if named else 0
+        return bytes(self._headers)
+
     def receive(self, sock: socket.socket, metadata: bool) -> Batch:
-        # Always non-blocking. MSG_TRUNC: the length that a datagram had, were it ever longer than a slot
-        ctypes.memmove(self._headers_at, self._fresh, self._used * ctypes.sizeof(_libc.mmsghdr))
+        every = 1 if metadata or self._mixed else SAMPLE
+        if every != self._every:
+            self._every, self._used = every, SLOTS
+        ctypes.memmove(self._headers_at, self._fresh[every], self._used * ctypes.sizeof(_libc.mmsghdr))
         self._used = 0
+        # MSG_TRUNC: the length that a datagram had, were it ever longer than a slot
         flags = socket.MSG_DONTWAIT | socket.MSG_TRUNC
         try:
             count = _libc.recvmmsg(sock.fileno(), self._headers_at, SLOTS, flags)
         except BlockingIOError:
             return NOTHING
         self._used = count
-        return MmsgBatch(self, count, metadata)
+        return MmsgBatch(self, count, metadata, every)
 
     def give_back(self) -> None:
         # The names of others' senders: a shorter one of another family would leave a part of them. And other
         # sockets have other control messages.
         ctypes.memset(self._names, 0, ctypes.sizeof(self._names))
         self._layouts.clear()
+        self._mixed = False
         self.slots.give_back(self)
 
     # -- what a batch is read from
@@ -209,40 +232,37 @@ class MmsgArena:
         self._from_lengths[:count] = self._lengths[:count]
         return _libc.writev(fd, self._from_at, count)
 
-    def field(self, name: str, count: int, absent: int = 0) -> list[int]:
-        """What the control messages of each packet say under ``name``; ``absent`` where they do not."""
+    def layouts(self, count: int) -> list[Layout]:
+        """What the control messages of each packet say; one for all if the kernel laid them out alike."""
         lengths = self._control_lengths[:count].tolist()
-        if lengths.count(lengths[0]) == count:  # the kernel lays them out alike: read one column
-            column = self._layout(0, lengths[0]).get(name)
-            return [absent] * count if column is None else column[:count].tolist()
-        values = []
-        for index, length in enumerate(lengths):
-            column = self._layout(index, length).get(name)
-            values.append(absent if column is None else column[index])
-        return values
+        if lengths.count(lengths[0]) == count:
+            return [self._layouts.get(lengths[0]) or self._learn(0, lengths[0])]
+        return [
+            self._layouts.get(length) or self._learn(index, length) for index, length in enumerate(lengths)
+        ]
 
-    def _layout(self, index: int, length: int) -> dict[str, memoryview[int]]:
-        """Columns of the fields in control messages of ``length`` bytes, as packet ``index`` has them."""
-        layout = self._layouts.get(length)
-        if layout is None:
-            data = bytes(self._control)[CONTROL * index :][:length]
-            layout = self._layouts[length] = {
-                name: memoryview(self._control).cast("B").cast(kind)[offset // size :: CONTROL // size]
-                for name, kind, offset in _abi.control_fields(data)
-                for size in [struct.calcsize(kind)]
-            }
+    def _learn(self, index: int, length: int) -> Layout:
+        """Where the fields are in control messages of ``length`` bytes, as packet ``index`` has them."""
+        data = bytes(self._control)[CONTROL * index :][:length]
+        words = memoryview(self._control).cast("B")
+        layout = self._layouts[length] = {
+            name: words.cast(kind)[offset // size :: CONTROL // size]
+            for name, kind, offset in _abi.control_fields(data)
+            for size in [struct.calcsize(kind)]
+        }
         return layout
 
-    def names(self, count: int) -> tuple[bytes, list[bytes]]:
-        """The first packet's ``struct sockaddr``, and those of all unless they are all the same."""
-        size = ctypes.sizeof(_libc.sockaddr)
-        names = bytes(memoryview(self._names).cast("B")[: count * size])
-        first = names[:size]
-        if names == first * count:  # a stream has one source, as a rule
-            return first, []
-        return first, [names[start : start + size] for start in range(0, len(names), size)]
+    def names(self, count: int) -> list[bytes]:
+        """The first ``count`` names; only the first if they are all the same."""
+        names = bytes(self._raw_names[: count * NAME])
+        if not self._name_repeated.startswith(names):
+            self._name_repeated = names[:NAME] * SLOTS
+            if not self._name_repeated.startswith(names):
+                self._mixed = True
+                return [names[start : start + NAME] for start in range(0, len(names), NAME)]
+        return [names[:NAME]]  # a stream has one source, as a rule
 
-    def origin(self, name: bytes, ifindex: int, ttl: int) -> Origin:
+    def origin(self, name: bytes, ifindex: int = 0, ttl: int = -1) -> Origin:
         key = (name, ifindex, ttl)
         origin = self._origins.get(key)
         if origin is None:
@@ -262,20 +282,39 @@ def _column(array: Any, offset: int, kind: _abi.Kind) -> memoryview[int]:
 class MmsgBatch:
     """What one recvmmsg has left in an arena."""
 
-    def __init__(self, arena: MmsgArena, count: int, metadata: bool) -> None:
+    def __init__(self, arena: MmsgArena, count: int, metadata: bool, every: int) -> None:
         self._arena = arena
         self._count = count  # packets
         self._metadata = metadata
+        self._every = every  # of how many packets one has its sender named
         lengths = arena.lengths(count)
         self.truncated = 0
-        if max(lengths) > SLOT:
+        self.size = sum(lengths)
+        if self.size > SLOT and max(lengths) > SLOT:
             self.truncated = sum(length > SLOT for length in lengths)
             lengths = [min(length, SLOT) for length in lengths]
+            self.size = sum(lengths)
+        if self.size > LARGE:
+            arena.slots.swollen = True
         self._lengths = lengths
-        self.size = sum(lengths)
-        arena.slots.swollen |= self.size > LARGE
-        self._sizes = arena.field("segment", count)  # of the segments of each packet; 0: it is a datagram
-        self._coalesced = any(self._sizes)
+        self._layouts = arena.layouts(count)
+        self._datagrams = count
+        self._coalesced = any("segment" in layout for layout in self._layouts)
+        if self._coalesced:
+            self._datagrams = sum(self._numbers)
+
+    def _field(self, name: str, absent: int) -> list[int]:
+        """What the control messages of each packet say under ``name``; ``absent`` where they do not."""
+        count, layouts = self._count, self._layouts
+        if len(layouts) == 1:
+            column = layouts[0].get(name)
+            return [absent] * count if column is None else column[:count].tolist()
+        return [layout[name][index] if name in layout else absent for index, layout in enumerate(layouts)]
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        """Of the segments of each packet; 0: it is a datagram by itself."""
+        return self._field("segment", 0)
 
     @cached_property
     def _numbers(self) -> list[int]:
@@ -286,17 +325,20 @@ class MmsgBatch:
         ]
 
     def __len__(self) -> int:
-        return sum(self._numbers) if self._coalesced else self._count
+        return self._datagrams
 
     @property
     def sources(self) -> Sequence[tuple[str, int]]:
-        first, names = self._arena.names(self._count)
-        if not names:
-            return [(self._source(first), len(self))]
-        return [(self._source(name), number) for name, number in zip(names, self._numbers, strict=True)]
-
-    def _source(self, name: bytes) -> str:
-        return self._arena.origin(name, 0, -1).source
+        origin, every = self._arena.origin, self._every
+        names = self._arena.names(-(-self._count // every))
+        if len(names) == 1:
+            return [(origin(names[0]).source, self._datagrams)]
+        numbers = self._numbers
+        starts = range(0, self._count, every)
+        return [
+            (origin(name).source, sum(numbers[start : start + every]))
+            for name, start in zip(names, starts, strict=True)
+        ]
 
     @cached_property
     def payloads(self) -> Sequence[memoryview]:
@@ -310,18 +352,19 @@ class MmsgBatch:
     def origins(self) -> Sequence[Origin]:
         if not self._metadata:
             return ()
-        count, arena = self._count, self._arena
-        ifindexes, ttls = arena.field("ifindex", count), arena.field("ttl", count, -1)
-        first, names = arena.names(count)
-        if not names and ifindexes.count(ifindexes[0]) == count and ttls.count(ttls[0]) == count:
-            return [arena.origin(first, ifindexes[0], ttls[0])] * len(self)
-        return self._each(list(map(arena.origin, names or [first] * count, ifindexes, ttls)))
+        count, origin, names = self._count, self._arena.origin, self._arena.names(self._count)
+        ifindexes, ttls = self._field("ifindex", 0), self._field("ttl", -1)
+        if len(names) == 1 and ifindexes.count(ifindexes[0]) == ttls.count(ttls[0]) == count:
+            return [origin(names[0], ifindexes[0], ttls[0])] * self._datagrams
+        if len(names) == 1:
+            names *= count
+        return self._each(list(map(origin, names, ifindexes, ttls)))
 
     @property
     def times(self) -> Sequence[int]:
         if not self._metadata:
             return ()
-        seconds, nanoseconds = (self._arena.field(name, self._count) for name in ("seconds", "nanoseconds"))
+        seconds, nanoseconds = self._field("seconds", 0), self._field("nanoseconds", 0)
         return self._each([second * NANO + nano for second, nano in zip(seconds, nanoseconds, strict=True)])
 
     def _each(self, values: list[T]) -> list[T]:
