@@ -17,6 +17,7 @@ from mcastd.config import Changes, Config, InboundSubscription, OutboundChannel,
 from mcastd.control.commands import DaemonView, NoSuchWorker, ReloadView
 from mcastd.control.server import ControlServer
 from mcastd.errors import ConfigError, McastdError, reason_of
+from mcastd.inbound.reader import Reader
 from mcastd.inbound.receiver import Subscription, source_filter
 from mcastd.metrics import MetricsServer
 from mcastd.net.interfaces import Host, Monitor, look
@@ -37,6 +38,7 @@ def build(
     settings: OutboundChannel | InboundSubscription,
     host: Callable[[], Host] = look,
     memberships: Memberships | None = None,
+    reader: Reader | None = None,
 ) -> Worker:
     """The worker for ``settings``, on real sockets that see the interfaces through ``host``."""
 
@@ -59,13 +61,14 @@ def build(
             source_filter=source_filter(subscription),
             receive_buffer=subscription.receive_buffer,
             metadata=metadata,
+            coalesce=subscription.coalesce,
             host=host,
             memberships=memberships,
         )
 
     if isinstance(settings, OutboundChannel):
         return Channel(name, settings, open_sender)
-    return Subscription(name, settings, open_receiver)
+    return Subscription(name, settings, open_receiver, reader=reader)
 
 
 class Daemon:
@@ -80,17 +83,19 @@ class Daemon:
         self._stopping = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # a worker's state changed
         self._memberships = Memberships()
+        self._reader = Reader()
         self._supervisor = Supervisor(self._build, lambda: os.eventfd_write(self._wake, 1))
         self._monitor = Monitor(lambda: self._supervisor.send(Signal.NETWORK))
 
     def _build(self, name: str, settings: OutboundChannel | InboundSubscription) -> Worker:
-        return build(name, settings, self._monitor.host, self._memberships)
+        return build(name, settings, self._monitor.host, self._memberships, self._reader)
 
     def run(self) -> int:
         """From start to stop; the exit status. Raises ControlError if another daemon runs on the socket."""
         daemon = self._config.daemon
         with ExitStack() as stack:
             stack.callback(self._monitor.close)
+            stack.callback(self._reader.close)
             server = ControlServer(daemon.control_socket, self)
             server.start()
             stack.callback(server.close)

@@ -18,6 +18,7 @@ from typing import Protocol
 from mcastd import clock
 
 LONGEST_WAIT = 86_400.0  # seconds: poll(2) takes no more than 24 days; waking once a day costs nothing
+SHORT_NAP = 0.005  # seconds that a signal may wait
 POLL_SLACK = 0.002  # seconds: poll(2) counts whole milliseconds; the rest of a deadline is slept exactly
 
 
@@ -29,6 +30,7 @@ class Signal(enum.Flag):
     REOPEN = enum.auto()  # close and open output files (log rotation)
     NETWORK = enum.auto()  # interfaces, addresses or routes changed: look at them again
     RETRY = enum.auto()  # do not wait for the next attempt
+    HANDOVER = enum.auto()  # what another thread did for the worker is its own again
 
 
 class Context:
@@ -44,6 +46,7 @@ class Context:
         self._signals = Signal.NONE
         self._event = -1
         self._poll = select.poll()
+        self._signal_poll = select.poll()
         self._busy_since: float | None = None
         self.detail = ""
         self.degraded = False  # at work, but something is not as it should be: the detail says what
@@ -55,6 +58,7 @@ class Context:
         with self._lock:
             self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             self._poll.register(self._event, select.POLLIN)
+            self._signal_poll.register(self._event, select.POLLIN)
         return self
 
     def send(self, signal: Signal) -> None:
@@ -81,6 +85,10 @@ class Context:
     @property
     def stopping(self) -> bool:
         return Signal.STOP in self._signals
+
+    def asked(self, signal: Signal) -> bool:
+        """Whether ``signal`` was sent and is not taken yet."""
+        return signal in self._signals
 
     def take(self, signal: Signal) -> bool:
         """Whether ``signal``, or one of several, was sent since it was last taken."""
@@ -121,6 +129,17 @@ class Context:
         if ready.pop(self._event, None) is not None:
             os.eventfd_read(self._event)
         return ready
+
+    def nap(self, seconds: float) -> None:
+        """Block for ``seconds``, or less if a signal comes; watched fds do not end it."""
+        if seconds <= SHORT_NAP:
+            self._busy_since = None
+            time.sleep(seconds)
+            self._busy_since = clock.monotonic()
+        elif not self._signals:
+            self._busy_since = None
+            self._signal_poll.poll(seconds * 1000)
+            self._busy_since = clock.monotonic()
 
     def sleep_until(self, deadline: float) -> bool:
         """Block until monotonic ``deadline``, to within the scheduler's precision, or until a signal comes.

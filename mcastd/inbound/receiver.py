@@ -6,19 +6,34 @@ import contextlib
 import select
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from mcastd import clock, log
 from mcastd.config import InboundSubscription
 from mcastd.counters import InboundCounters, SourceCounts
 from mcastd.errors import LinkError
+from mcastd.inbound.gather import Gather
+from mcastd.inbound.reader import Reader
 from mcastd.inbound.sinks import NEED_METADATA, Sink, make_sink
 from mcastd.net.link import Batch, Receiver, SourceFilter
 from mcastd.worker import Context, Signal
 
-UPDATABLE = ("sources", "exclude_sources", "rejoin_every", "expect_every")  # without a new link
+UPDATABLE = (
+    "sources",
+    "exclude_sources",
+    "rejoin_every",
+    "expect_every",
+    "max_latency",
+)  # without a new link
 TOP_SOURCES = 10  # shown in the status
 ROUND = 16  # batches taken in one go, before signals and waiting outputs are looked at
+BUSY = 64  # datagrams that were there at one visit: from so many on it is better to read alone
+CALM = 16_000  # datagrams a second: with less it is better to be read with others
+CALM_FOR = 1.0  # seconds
+LONGEST_SHARED = 0.01  # seconds of max_latency with which a subscription may be read with others
+SMALLEST_BUFFER = (
+    1 << 20
+)  # bytes of receive buffer below which nothing is left to gather: it holds too little
 DATAGRAM_OVERHEAD = 512  # bytes of the receive buffer that the kernel charges beside each datagram, at least
 
 
@@ -40,7 +55,8 @@ def source_filter(config: InboundSubscription) -> SourceFilter:
 class Subscription:
     """The worker of one subscription. Its sinks and counters outlive its runs, its link does not.
 
-    ``open_link`` is asked for a receiver with or without metadata (origins and times).
+    ``open_link`` is asked for a receiver with or without metadata (origins and times). While little comes,
+    the shared ``reader`` takes it, if there is one.
     """
 
     def __init__(
@@ -49,8 +65,10 @@ class Subscription:
         config: InboundSubscription,
         open_link: Callable[[InboundSubscription, bool], Receiver],
         interface_name: Callable[[int], str] = interface_name,
+        reader: Reader | None = None,
     ) -> None:
         self.name = name
+        self.max_latency = config.max_latency
         self.counters = InboundCounters()
         self._config = config
         self._open_link = open_link
@@ -61,6 +79,13 @@ class Subscription:
         self._metadata = any(output.format in NEED_METADATA for output in config.output)
         self._lock = threading.Lock()  # held while another thread asks the link for the status
         self._link: Receiver | None = None
+        self._reader = reader
+        self._context: Context | None = None  # of the run, for the shared reader
+        self._visitable = False  # the shared reader may take what comes
+        self._failure: LinkError | None = None  # that it met
+        self._long_visits = False  # an output held it up
+        self._gather: Gather | None = None  # while this subscription reads for itself
+        self._limited = False  # the receive buffer was too small to let datagrams gather for max_latency
         self._overflow_before = 0  # on links closed since
         self._last: float | None = None  # monotonic time of the last datagram
         self._sources = SourceCounts()
@@ -82,7 +107,7 @@ class Subscription:
                 self._serve(context, link)
             finally:
                 self._watch(context, {})
-                self._stale = False
+                self._stale = self._long_visits = False
                 with self._lock:
                     self._overflow_before = self.counters.overflow = self._overflow()
                     self._link = None
@@ -94,6 +119,7 @@ class Subscription:
         if settings.model_copy(update=old) != self._config:
             return False
         self._config = settings
+        self.max_latency = settings.max_latency
         return True
 
     def close(self) -> None:
@@ -127,30 +153,159 @@ class Subscription:
             "last_source": self._sources.last,
             "by_source": {"top": top, "rest": rest},
             "outputs": [sink.status() for sink in self.sinks],
+            "max_latency": config.max_latency,
+            "reading": "with others" if self._visitable else "alone",
+            "receive_buffer": self._receive_buffer(described),
             "link": described,
         }
+
+    def _receive_buffer(self, described: Mapping[str, object] | None) -> dict[str, object]:
+        """What was asked for and had, and what to do if it is too little."""
+        asked, had = self._config.receive_buffer, (described or {}).get("receive_buffer")
+        advice = None
+        if isinstance(had, int) and had < asked:
+            advice = f"the kernel gave less than was asked for: sysctl net.core.rmem_max={asked}"
+        elif self._limited:
+            advice = (
+                f"too small for this rate and a max_latency of {self.max_latency:g} s, so datagrams are taken"
+                " earlier: raise receive_buffer, or lower max_latency"
+            )
+        return {"asked": asked, "had": had, "advice": advice}
 
     def _serve(self, context: Context, link: Receiver) -> None:
         try:
             while not context.stopping:
-                self._watch(context, self._wanted(link))
-                ready = context.wait(self._next_alarm())
-                if context.take(Signal.REOPEN):
-                    for sink in self.sinks:
-                        sink.reopen()
                 if context.take(Signal.NETWORK):
-                    self._follow(link)
-                for sink in self.sinks:
-                    if sink.pending in ready:
-                        sink.flush()
-                if link.fileno() in ready:
-                    self._receive(link)
-                self._keep_time(context, link)
-                self.counters.overflow = self._overflow()
+                    with self._lock:
+                        self._follow(link)
+                elif self._may_be_quiet():
+                    self._be_read(context, link)
+                else:
+                    self._read(context, link)
         except LinkError:
             self._drain(link)
             raise
         self._drain(link)
+
+    # -- while it is quiet: the shared reader takes what comes, this thread only does what is told
+
+    def _may_be_quiet(self) -> bool:
+        return (
+            self._reader is not None
+            and not self._long_visits
+            and 0 < self.max_latency <= LONGEST_SHARED
+            and not any(sink.slow or sink.pending for sink in self.sinks)
+        )
+
+    def _be_read(self, context: Context, link: Receiver) -> None:
+        assert self._reader is not None
+        fd = link.fileno()
+        self._watch(context, {})
+        context.take(Signal.HANDOVER)
+        with self._lock:
+            self._context = context
+            self._visitable = True
+        self._reader.add(fd, self)
+        try:
+            while not (context.stopping or context.take(Signal.HANDOVER) or context.asked(Signal.NETWORK)):
+                context.wait(self._next_alarm())
+                with self._lock:
+                    self._attend(context, link)
+        finally:
+            self._reader.remove(fd, self)
+            with self._lock:  # a visit that is under way ends first
+                self._visitable = False
+                failure, self._failure = self._failure, None
+        if failure:
+            raise failure
+
+    def visit(self) -> int | None:
+        """Take what has come, in the shared reader's thread. See :class:`~mcastd.inbound.reader.Visited`."""
+        if not self._lock.acquire(
+            blocking=False
+        ):  # the worker does something, or a client asks for the status
+            return None
+        try:
+            link, context = self._link, self._context
+            if link is None or context is None or not self._visitable:
+                return 0
+            try:
+                taken, emptied = self._take(link)
+            except LinkError as error:
+                self._failure = error
+                taken, emptied = 0, False
+            if self._stale:
+                self._keep_time(context, link)
+            if taken >= BUSY or not emptied or any(sink.pending is not None for sink in self.sinks):
+                self._visitable = False
+                context.send(Signal.HANDOVER)
+            return taken
+        finally:
+            self._lock.release()
+
+    def hand_back(self) -> None:
+        """A visit took long: an output is slow, and this subscription's own thread had better wait for it."""
+        self._long_visits = True
+        if self._context is not None:
+            self._context.send(Signal.HANDOVER)
+
+    # -- while it is busy, or an output makes it wait: this thread takes what comes
+
+    def _read(self, context: Context, link: Receiver) -> None:
+        self._gather = Gather(self.max_latency)
+        pause = 0.0
+        since = calm_since = clock.monotonic()
+        recently = 0  # datagrams since then
+        try:
+            while not (context.stopping or context.asked(Signal.NETWORK)):
+                if pause:
+                    context.nap(pause)
+                else:
+                    self._watch(context, self._wanted(link))
+                    ready = context.wait(self._next_alarm())
+                    for sink in self.sinks:
+                        if sink.pending in ready:
+                            sink.flush()
+                self._attend(context, link)
+                if self._blocked():
+                    pause = 0.0
+                    continue
+                load = link.load()
+                self.counters.overflow = self._overflow_before + load.overflow
+                taken, emptied = self._take(link)
+                now = clock.monotonic()
+                wait = self._gather.wait(taken, now - since, load.filled)
+                self._limited = self._gather.limited
+                queued = any(sink.pending is not None for sink in self.sinks)
+                pause = wait if emptied and not queued and load.buffer >= SMALLEST_BUFFER else 0.0
+                since = now
+                recently += taken
+                if now - calm_since >= CALM_FOR:
+                    if recently < CALM * (now - calm_since) and self._may_be_quiet():
+                        return
+                    recently, calm_since = 0, now
+        finally:
+            self._gather = None
+
+    def _attend(self, context: Context, link: Receiver) -> None:
+        """What has to be done beside receiving."""
+        if context.take(Signal.REOPEN):
+            for sink in self.sinks:
+                sink.reopen()
+        self._keep_time(context, link)
+
+    def _take(self, link: Receiver) -> tuple[int, bool]:
+        """Take what has come, but not all that keeps coming; how many datagrams, and whether that was all."""
+        taken = 0
+        for _ in range(ROUND):
+            batch = link.receive()
+            if not batch:
+                return taken, True
+            self._deliver(batch)
+            taken += len(batch)
+            if self._blocked():
+                return taken, False
+        return taken, False
 
     def _wanted(self, link: Receiver) -> dict[int, int]:
         """What to wait for: outputs with something queued, and the link unless an output is blocked."""

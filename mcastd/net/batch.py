@@ -13,6 +13,7 @@ import os
 import socket
 import struct
 import sys
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
@@ -28,14 +29,14 @@ except ImportError:  # a Python without ctypes: PlainArena does the same with on
     HAVE_RECVMMSG = False
 else:
     HAVE_RECVMMSG = True
+READING = "recvmmsg" if HAVE_RECVMMSG else "recvmsg"
 
 SLOT = 1 << 16  # bytes: neither a UDP datagram nor a coalesced packet is longer
 STRIDE = SLOT + 64  # from slot to slot: starts that are all at the same place in a page share few cache lines
 SLOTS = 128  # packets in a batch
 NAME = 28  # bytes: a struct sockaddr_in6
-SAMPLE = (
-    16  # packets of which one has its sender named, while there is one sender: names cost 8 % of a packet
-)
+ALL = range(SLOTS)  # packets whose senders are named
+SOME = (*range(16), *range(16, SLOTS, 16))  # or only these, while there is one sender: a name costs time
 CONTROL = 256  # bytes of control messages for a packet; with metadata some 100 are used
 LARGE = SLOTS * 8192  # bytes in a batch that touch more of the arena than should stay touched
 SPARE = 64  # arenas kept for the next who needs one
@@ -48,22 +49,37 @@ T = TypeVar("T")
 class Arena(Protocol):
     """Buffers for one batch of any socket; a batch is valid until the next is received."""
 
+    full: bool  # the last batch took all slots: there may be more
+    mixed: bool  # several senders are to be told apart; it turns true when they are seen
+    slots: _Slots
+
     def receive(self, sock: socket.socket, metadata: bool) -> Batch:
         """What ``sock`` has, without blocking: up to SLOTS packets. Raises OSError."""
 
-    def give_back(self) -> None:
-        """Let others have it; what a burst of large datagrams needed goes back to the kernel."""
+
+Kind = tuple[object, ...]
+_free: dict[Kind, list[Arena]] = {}  # appended to and popped from by any thread: each of these is one step
 
 
-_free: list[Arena] = []  # appended to and popped from by any thread: each of these is one step
+def lease(kind: Kind) -> Arena:
+    """An arena for the caller alone, until it is given back: there are as many as workers busy at a time.
 
-
-def lease() -> Arena:
-    """An arena for the caller alone, until it is given back: there are as many as workers busy at a time."""
+    Sockets of one ``kind`` are alike: what an arena has learned of one holds for the others.
+    """
     try:
-        return _free.pop()
-    except IndexError:
+        return _free[kind].pop()
+    except LookupError:
         return MmsgArena() if HAVE_RECVMMSG else PlainArena()
+
+
+def give_back(arena: Arena, kind: Kind) -> None:
+    """Let others have it; what a burst of large datagrams needed goes back to the kernel."""
+    if arena.slots.swollen:
+        arena.slots.swollen = False
+        arena.slots.memory.madvise(mmap.MADV_DONTNEED)
+    spare = _free.setdefault(kind, [])
+    if len(spare) < SPARE:
+        spare.append(arena)
 
 
 class _Slots:
@@ -76,21 +92,17 @@ class _Slots:
         self.views = [view[start : start + SLOT] for start in range(0, STRIDE * SLOTS, STRIDE)]
         self.swollen = False  # some of the batches were of many large datagrams
 
-    def give_back(self, arena: Arena) -> None:
-        if self.swollen:
-            self.swollen = False
-            self.memory.madvise(mmap.MADV_DONTNEED)
-        if len(_free) < SPARE:
-            _free.append(arena)
-
 
 class PlainArena:
     """recvmsg(2) for each packet: for a Python without ctypes."""
 
     def __init__(self) -> None:
         self.slots = _Slots()
+        self.full = False
+        self.mixed = True
 
     def receive(self, sock: socket.socket, metadata: bool) -> Batch:
+        self.full = True
         payloads: list[bytes | memoryview] = []
         origins: list[Origin] = []
         times: list[int] = []
@@ -105,16 +117,13 @@ class PlainArena:
                 origins += [_origin(address, control)] * len(segments)
                 times += [_time(control)] * len(segments)
         except BlockingIOError:
-            pass
+            self.full = False
         except OSError:
             if not payloads:  # further on, the next batch meets it again
                 raise
         batch = ListBatch(payloads, truncated=truncated, addresses=[origin.source for origin in origins])
         self.slots.swollen |= batch.size > LARGE
         return ListBatch(payloads, origins, times, truncated, batch.addresses) if metadata else batch
-
-    def give_back(self) -> None:
-        self.slots.give_back(self)
 
 
 def _segments(slot: memoryview, length: int, size: int) -> Iterator[memoryview]:
@@ -179,10 +188,11 @@ class MmsgArena:
         self._headers_at = ctypes.addressof(self._headers)
         self._from_at = ctypes.addressof(self._from)
         # recvmmsg writes lengths into the headers: before each use they are made fresh again
-        self._fresh = {every: self._naming(every) for every in (SAMPLE, 1)}
-        self._every = 0  # of how many packets one has its sender named, as the headers are now
+        self._fresh = {named: self._naming(named) for named in (ALL, SOME)}
+        self._named: Sequence[int] = SOME  # as the headers are now
         self._used = 0  # headers that are not fresh
-        self._mixed = False  # several senders were seen
+        self.mixed = False
+        self.full = False
         self._lengths = _column(self._headers, _libc.mmsghdr.msg_len.offset, "I")
         self._control_lengths = _column(self._headers, _libc.msghdr.msg_controllen.offset, "L")
         # Their lower halves: no length takes more, and 32 bits are what recvmmsg gives
@@ -191,19 +201,20 @@ class MmsgArena:
         self._layouts: dict[int, Layout] = {}
         self._origins: dict[tuple[bytes, int, int], Origin] = {}
 
-    def _naming(self, every: int) -> bytes:
-        """The headers, fresh, with room for the name of each ``every``-th packet's sender."""
-        for index, header in enumerate(self._headers):
-            named = index % every == 0
-            header.msg_hdr.msg_name = ctypes.addressof(self._names[index // every]) if named else 0
-            header.msg_hdr.msg_namelen = NAME if named else 0
+    def _naming(self, named: Sequence[int]) -> bytes:
+        """The headers, fresh, with room for the names of the senders of some packets."""
+        for header in self._headers:
+            header.msg_hdr.msg_name = header.msg_hdr.msg_namelen = 0
+        for name, index in zip(self._names, named, strict=False):
+            self._headers[index].msg_hdr.msg_name = ctypes.addressof(name)
+            self._headers[index].msg_hdr.msg_namelen = NAME
         return bytes(self._headers)
 
     def receive(self, sock: socket.socket, metadata: bool) -> Batch:
-        every = 1 if metadata or self._mixed else SAMPLE
-        if every != self._every:
-            self._every, self._used = every, SLOTS
-        ctypes.memmove(self._headers_at, self._fresh[every], self._used * ctypes.sizeof(_libc.mmsghdr))
+        named = ALL if metadata or self.mixed else SOME
+        if named is not self._named:
+            self._named, self._used = named, SLOTS
+        ctypes.memmove(self._headers_at, self._fresh[named], self._used * ctypes.sizeof(_libc.mmsghdr))
         self._used = 0
         # MSG_TRUNC: the length that a datagram had, were it ever longer than a slot
         flags = socket.MSG_DONTWAIT | socket.MSG_TRUNC
@@ -212,15 +223,8 @@ class MmsgArena:
         except BlockingIOError:
             return NOTHING
         self._used = count
-        return MmsgBatch(self, count, metadata, every)
-
-    def give_back(self) -> None:
-        # The names of others' senders: a shorter one of another family would leave a part of them. And other
-        # sockets have other control messages.
-        ctypes.memset(self._names, 0, ctypes.sizeof(self._names))
-        self._layouts.clear()
-        self._mixed = False
-        self.slots.give_back(self)
+        self.full = count == SLOTS
+        return MmsgBatch(self, count, metadata, named)
 
     # -- what a batch is read from
 
@@ -258,7 +262,7 @@ class MmsgArena:
         if not self._name_repeated.startswith(names):
             self._name_repeated = names[:NAME] * SLOTS
             if not self._name_repeated.startswith(names):
-                self._mixed = True
+                self.mixed = True
                 return [names[start : start + NAME] for start in range(0, len(names), NAME)]
         return [names[:NAME]]  # a stream has one source, as a rule
 
@@ -282,11 +286,11 @@ def _column(array: Any, offset: int, kind: _abi.Kind) -> memoryview[int]:
 class MmsgBatch:
     """What one recvmmsg has left in an arena."""
 
-    def __init__(self, arena: MmsgArena, count: int, metadata: bool, every: int) -> None:
+    def __init__(self, arena: MmsgArena, count: int, metadata: bool, named: Sequence[int]) -> None:
         self._arena = arena
         self._count = count  # packets
         self._metadata = metadata
-        self._every = every  # of how many packets one has its sender named
+        self._named = named[: bisect_left(named, count)]  # packets whose senders are named
         lengths = arena.lengths(count)
         self.truncated = 0
         self.size = sum(lengths)
@@ -329,15 +333,15 @@ class MmsgBatch:
 
     @property
     def sources(self) -> Sequence[tuple[str, int]]:
-        origin, every = self._arena.origin, self._every
-        names = self._arena.names(-(-self._count // every))
+        """Of a large batch by one sender only a sample is named: a name stands for those that follow, too."""
+        origin, named = self._arena.origin, self._named
+        names = self._arena.names(len(named))
         if len(names) == 1:
             return [(origin(names[0]).source, self._datagrams)]
         numbers = self._numbers
-        starts = range(0, self._count, every)
         return [
-            (origin(name).source, sum(numbers[start : start + every]))
-            for name, start in zip(names, starts, strict=True)
+            (origin(name).source, sum(numbers[start:end]))
+            for name, start, end in zip(names, named, (*named[1:], self._count), strict=True)
         ]
 
     @cached_property

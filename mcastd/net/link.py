@@ -111,15 +111,16 @@ class ListBatch:
 class Load(NamedTuple):
     """How a receiver's buffers are filled, and what was lost there."""
 
-    overflow: int  # datagrams that the kernel dropped at a full buffer, ever
-    filled: float  # of the fullest buffer: 0 is empty, 1 is full
+    overflow: int  # packets that the kernel dropped at a full buffer, ever
+    filled: float = 0.0  # of the fullest buffer: 0 is empty, 1 is full
+    buffer: int = 0  # bytes of the smallest buffer, in the measure of SO_RCVBUF
 
 
 class Receiver(Protocol):
     """An open subscription to one group and port."""
 
     def fileno(self) -> int:
-        """To wait on: readable when a batch can be received."""
+        """To wait on: readable when a batch can be received. Another one after ``network_changed``."""
 
     def receive(self) -> Batch:
         """Take what has arrived, up to a bounded number of datagrams, without blocking; maybe none."""

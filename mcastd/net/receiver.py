@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from mcastd.errors import LinkError
 from mcastd.net._abi import Address
-from mcastd.net.batch import NOTHING, Arena, lease
+from mcastd.net.batch import NOTHING, READING, Arena, give_back, lease
 from mcastd.net.interfaces import Host, Interface, look
 from mcastd.net.link import ANY_SOURCE, Batch, Load, SourceFilter
 from mcastd.net.membership import Memberships
@@ -51,6 +51,9 @@ class SocketReceiver:
         self._refused: tuple[Interface, ...] = ()  # wanted, but not to be joined now
         self._overflow_before = 0  # of sockets closed since
         self._poll = select.epoll()
+        self._kind = (group.version, metadata, coalesce)
+        self._mixed = False  # several senders were seen
+        self._emptied = False  # the last batch was all that had come
         self._arena: Arena | None = None  # had from the first batch to the one that is empty
         try:
             self.network_changed()
@@ -107,11 +110,19 @@ class SocketReceiver:
         self._overflow_before += sock.load().overflow
 
     def fileno(self) -> int:
+        if len(self._sockets) == 1 and not self._leaving:  # an epoll in another's way costs a wake-up
+            (sock,) = self._sockets.values()
+            return sock.fileno()
         return self._poll.fileno()
 
     def receive(self) -> Batch:
+        if self._emptied:  # by the batch before: there is no need to ask the kernel
+            self._emptied = False
+            self._give_back_arena()
+            return NOTHING
         if self._arena is None:
-            self._arena = lease()
+            self._arena = lease(self._kind)
+            self._arena.mixed = self._mixed
         batch = self._receive(self._arena)
         if not batch:
             self._give_back_arena()
@@ -119,7 +130,8 @@ class SocketReceiver:
 
     def _give_back_arena(self) -> None:
         if self._arena is not None:
-            self._arena.give_back()
+            self._mixed = self._arena.mixed
+            give_back(self._arena, self._kind)
             self._arena = None
 
     def _receive(self, arena: Arena) -> Batch:
@@ -129,7 +141,9 @@ class SocketReceiver:
             self._close_first_leaving()
         if len(self._sockets) == 1:
             (sock,) = self._sockets.values()
-            return sock.receive(arena)
+            batch = sock.receive(arena)
+            self._emptied = bool(batch) and not arena.full
+            return batch
         for fd, _ in self._poll.poll(0, 1):  # epoll(7) takes turns: a flood on one keeps no other waiting
             for sock in self._sockets.values():
                 if sock.fileno() == fd:
@@ -147,14 +161,18 @@ class SocketReceiver:
 
     def load(self) -> Load:
         loads = [sock.load() for sock in (*self._sockets.values(), *self._leaving)]
+        if len(loads) == 1 and not self._overflow_before:
+            return loads[0]
         overflow = self._overflow_before + sum(load.overflow for load in loads)
-        return Load(overflow, max((load.filled for load in loads), default=0.0))
+        filled = max((load.filled for load in loads), default=0.0)
+        return Load(overflow, filled, min((load.buffer for load in loads), default=0))
 
     def describe(self) -> dict[str, object]:
-        sockets = self._sockets.values()
         return {
-            "interfaces": sorted(sock.interface.name for sock in sockets),
-            "receive_buffer": min((sock.receive_buffer() for sock in sockets), default=0),
+            "interfaces": sorted(sock.interface.name for sock in self._sockets.values()),
+            "receive_buffer": self.load().buffer,
+            "reading": READING,
+            "coalesced": self._coalesce and all(sock.coalesces for sock in self._sockets.values()),
         }
 
     def memberships(self) -> list[dict[str, object]]:

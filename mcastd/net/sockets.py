@@ -68,7 +68,8 @@ class ReceivingSocket:
         self._group = group
         self._metadata = metadata
         self._coalesce = coalesce
-        self._load = Load(0, 0.0)
+        self.coalesces = False
+        self._load = Load(0)
         with contextlib.ExitStack() as undo:
             try:
                 self._sock = undo.enter_context(socket.socket(_abi.family_of(group), socket.SOCK_DGRAM))
@@ -86,11 +87,12 @@ class ReceivingSocket:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        if self.receive_buffer() < receive_buffer:
+        if self.load().buffer < receive_buffer:
             with contextlib.suppress(PermissionError):  # needs CAP_NET_ADMIN; status tells what was had
                 sock.setsockopt(socket.SOL_SOCKET, _abi.SO_RCVBUFFORCE, receive_buffer)
-        with contextlib.suppress(OSError):  # Linux 5.0; older ones hand over each datagram by itself
+        with contextlib.suppress(OSError):  # before Linux 5.0 there is no such option, nor any need
             sock.setsockopt(_abi.SOL_UDP, _abi.UDP_GRO, self._coalesce)
+            self.coalesces = self._coalesce
         if self._metadata:
             sock.setsockopt(socket.SOL_SOCKET, _abi.SO_TIMESTAMPNS, 1)
         if self._group.version == 4:
@@ -113,11 +115,6 @@ class ReceivingSocket:
         else:
             self._sock.bind((str(self._group), port, 0, self.interface.index))
 
-    def receive_buffer(self) -> int:
-        """Bytes of receive buffer that the kernel gave."""
-        # It doubles what is asked for, for its own overhead, and reports the double: socket(7)
-        return self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
-
     def fileno(self) -> int:
         return self._sock.fileno()
 
@@ -138,7 +135,9 @@ class ReceivingSocket:
             meminfo = self._sock.getsockopt(socket.SOL_SOCKET, _abi.SO_MEMINFO, _abi.sk_meminfo.size)
             have = _abi.sk_meminfo.unpack(meminfo)
             filled = have[_abi.SK_MEMINFO_RMEM_ALLOC] / have[_abi.SK_MEMINFO_RCVBUF]
-            self._load = Load(have[_abi.SK_MEMINFO_DROPS], filled)
+            # It doubles what was asked for, for its own overhead, and reports the double: socket(7)
+            buffer = have[_abi.SK_MEMINFO_RCVBUF] // 2
+            self._load = Load(have[_abi.SK_MEMINFO_DROPS], filled, buffer)
         return self._load
 
     def close(self) -> None:

@@ -296,6 +296,9 @@ def test_status_and_the_last_word(tmp_path: Path, make_run: Callable[..., Run]) 
                 "error": None,
             }
         ],
+        "max_latency": 0.001,
+        "reading": "alone",
+        "receive_buffer": {"asked": 4 << 20, "had": None, "advice": None},
         "link": {"interfaces": ["fake0"]},
     }
     run.stop()

@@ -42,6 +42,8 @@ class FifoSink:
     reader datagrams are dropped, and each batch looks for one again.
     """
 
+    slow = False  # a write never waits
+
     def __init__(
         self, config: FifoOutput, to_records: Format, account: Account, *, look_every: float = LOOK_EVERY
     ) -> None:

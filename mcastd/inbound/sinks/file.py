@@ -43,6 +43,7 @@ class FileSink:
         wall: Clock = clock.wall,
         look_every: float = LOOK_EVERY,
     ) -> None:
+        self.slow = config.fsync
         self._config = config
         self._path = config.path
         self._to_records = to_records
