@@ -33,6 +33,9 @@ class Signal(enum.Flag):
     HANDOVER = enum.auto()  # what another thread did for the worker is its own again
 
 
+NONE = Signal.NONE
+
+
 class Context:
     """A worker's line to its supervisor: signals in; readiness, detail and heartbeat out.
 
@@ -43,7 +46,7 @@ class Context:
     def __init__(self, on_ready: Callable[[], None] = lambda: None) -> None:
         self._on_ready = on_ready
         self._lock = threading.Lock()
-        self._signals = Signal.NONE
+        self.signals = NONE  # sent and not taken yet
         self._event = -1
         self._poll = select.poll()
         self._signal_poll = select.poll()
@@ -64,7 +67,7 @@ class Context:
     def send(self, signal: Signal) -> None:
         """Tell the worker; wakes it if it waits. Harmless after :meth:`close`."""
         with self._lock:
-            self._signals |= signal
+            self.signals |= signal
             if self._event >= 0:
                 os.eventfd_write(self._event, 1)
 
@@ -84,18 +87,18 @@ class Context:
 
     @property
     def stopping(self) -> bool:
-        return Signal.STOP in self._signals
+        return Signal.STOP in self.signals
 
     def asked(self, signal: Signal) -> bool:
-        """Whether ``signal`` was sent and is not taken yet."""
-        return signal in self._signals
+        """Whether ``signal``, or one of several, was sent and is not taken yet."""
+        return self.signals is not NONE and bool(signal & self.signals)
 
     def take(self, signal: Signal) -> bool:
         """Whether ``signal``, or one of several, was sent since it was last taken."""
-        if not signal & self._signals:
+        if self.signals is NONE or not signal & self.signals:
             return False
         with self._lock:
-            self._signals &= ~signal
+            self.signals &= ~signal
         return True
 
     def begin(self) -> None:
@@ -136,7 +139,7 @@ class Context:
             self._busy_since = None
             time.sleep(seconds)
             self._busy_since = clock.monotonic()
-        elif not self._signals:
+        elif self.signals is NONE:
             self._busy_since = None
             self._signal_poll.poll(seconds * 1000)
             self._busy_since = clock.monotonic()
@@ -150,7 +153,7 @@ class Context:
         while (left := deadline - clock.monotonic()) > 0:
             if left > POLL_SLACK:
                 self.wait(left - POLL_SLACK)
-                if self._signals:
+                if self.signals:
                     return False
             else:
                 time.sleep(left)

@@ -16,7 +16,7 @@ from mcastd.inbound.gather import Gather
 from mcastd.inbound.reader import Reader
 from mcastd.inbound.sinks import NEED_METADATA, Sink, make_sink
 from mcastd.net.link import Batch, Receiver, SourceFilter
-from mcastd.worker import Context, Signal
+from mcastd.worker import NONE, Context, Signal
 
 UPDATABLE = (
     "sources",
@@ -30,6 +30,7 @@ ROUND = 16  # batches taken in one go, before signals and waiting outputs are lo
 BUSY = 64  # datagrams that were there at one visit: from so many on it is better to read alone
 CALM = 16_000  # datagrams a second: with less it is better to be read with others
 CALM_FOR = 1.0  # seconds
+LOOK_EVERY = 0.01  # seconds between looks at how full the receive buffer is
 LONGEST_SHARED = 0.01  # seconds of max_latency with which a subscription may be read with others
 SMALLEST_BUFFER = (
     1 << 20
@@ -76,6 +77,8 @@ class Subscription:
         self.sinks: tuple[Sink, ...] = tuple(
             make_sink(output, str(config.group), interface_name, self._log) for output in config.output
         )
+        outputs = zip(self.sinks, config.output, strict=True)
+        self._pipes = [sink for sink, output in outputs if output.kind == "fifo"]  # these may have a queue
         self._metadata = any(output.format in NEED_METADATA for output in config.output)
         self._lock = threading.Lock()  # held while another thread asks the link for the status
         self._link: Receiver | None = None
@@ -84,7 +87,6 @@ class Subscription:
         self._visitable = False  # the shared reader may take what comes
         self._failure: LinkError | None = None  # that it met
         self._long_visits = False  # an output held it up
-        self._gather: Gather | None = None  # while this subscription reads for itself
         self._limited = False  # the receive buffer was too small to let datagrams gather for max_latency
         self._overflow_before = 0  # on links closed since
         self._last: float | None = None  # monotonic time of the last datagram
@@ -173,15 +175,16 @@ class Subscription:
         return {"asked": asked, "had": had, "advice": advice}
 
     def _serve(self, context: Context, link: Receiver) -> None:
+        quiet = True
         try:
             while not context.stopping:
                 if context.take(Signal.NETWORK):
                     with self._lock:
                         self._follow(link)
-                elif self._may_be_quiet():
-                    self._be_read(context, link)
+                elif quiet and self._may_be_quiet():
+                    quiet = self._be_read(context, link)
                 else:
-                    self._read(context, link)
+                    quiet = self._read(context, link)
         except LinkError:
             self._drain(link)
             raise
@@ -194,10 +197,12 @@ class Subscription:
             self._reader is not None
             and not self._long_visits
             and 0 < self.max_latency <= LONGEST_SHARED
-            and not any(sink.slow or sink.pending for sink in self.sinks)
+            and not any(sink.slow for sink in self.sinks)
+            and not self._queued()
         )
 
-    def _be_read(self, context: Context, link: Receiver) -> None:
+    def _be_read(self, context: Context, link: Receiver) -> bool:
+        """Until the next signal that needs more, or until it gets busy; whether it is quiet still."""
         assert self._reader is not None
         fd = link.fileno()
         self._watch(context, {})
@@ -207,7 +212,7 @@ class Subscription:
             self._visitable = True
         self._reader.add(fd, self)
         try:
-            while not (context.stopping or context.take(Signal.HANDOVER) or context.asked(Signal.NETWORK)):
+            while not context.asked(Signal.STOP | Signal.HANDOVER | Signal.NETWORK):
                 context.wait(self._next_alarm())
                 with self._lock:
                     self._attend(context, link)
@@ -218,25 +223,27 @@ class Subscription:
                 failure, self._failure = self._failure, None
         if failure:
             raise failure
+        return not context.take(Signal.HANDOVER)
 
     def visit(self) -> int | None:
         """Take what has come, in the shared reader's thread. See :class:`~mcastd.inbound.reader.Visited`."""
-        if not self._lock.acquire(
-            blocking=False
-        ):  # the worker does something, or a client asks for the status
+        # The worker may be at something, or a client may ask for the status
+        if not self._lock.acquire(blocking=False):
             return None
         try:
             link, context = self._link, self._context
             if link is None or context is None or not self._visitable:
                 return 0
             try:
-                taken, emptied = self._take(link)
+                taken = self._take(link)
+                link.idle()
+                quiet = taken < BUSY and link.emptied and not self._queued()
             except LinkError as error:
                 self._failure = error
-                taken, emptied = 0, False
+                taken, quiet = 0, False
             if self._stale:
                 self._keep_time(context, link)
-            if taken >= BUSY or not emptied or any(sink.pending is not None for sink in self.sinks):
+            if not quiet:
                 self._visitable = False
                 context.send(Signal.HANDOVER)
             return taken
@@ -251,41 +258,42 @@ class Subscription:
 
     # -- while it is busy, or an output makes it wait: this thread takes what comes
 
-    def _read(self, context: Context, link: Receiver) -> None:
-        self._gather = Gather(self.max_latency)
+    def _read(self, context: Context, link: Receiver) -> bool:
+        """Until the next signal that needs more, or until it is quiet; whether it is."""
+        gather = Gather(self.max_latency)
+        timed = self._config.expect_every is not None or self._config.rejoin_every is not None
+        load = link.load()
         pause = 0.0
-        since = calm_since = clock.monotonic()
-        recently = 0  # datagrams since then
-        try:
-            while not (context.stopping or context.asked(Signal.NETWORK)):
-                if pause:
-                    context.nap(pause)
-                else:
-                    self._watch(context, self._wanted(link))
-                    ready = context.wait(self._next_alarm())
-                    for sink in self.sinks:
-                        if sink.pending in ready:
-                            sink.flush()
+        since = looked = calm_since = clock.monotonic()
+        recently = 0  # datagrams since calm_since
+        while not context.asked(Signal.STOP | Signal.NETWORK):
+            if pause:
+                context.nap(pause)
+            else:
+                link.idle()
+                self._watch(context, self._wanted(link))
+                ready = context.wait(self._next_alarm())
+                for sink in self._pipes:
+                    if sink.pending in ready:
+                        sink.flush()
+            if timed or context.signals is not NONE:
                 self._attend(context, link)
-                if self._blocked():
-                    pause = 0.0
-                    continue
-                load = link.load()
+            if since - looked >= LOOK_EVERY:
+                looked, load = since, link.load()
                 self.counters.overflow = self._overflow_before + load.overflow
-                taken, emptied = self._take(link)
-                now = clock.monotonic()
-                wait = self._gather.wait(taken, now - since, load.filled)
-                self._limited = self._gather.limited
-                queued = any(sink.pending is not None for sink in self.sinks)
-                pause = wait if emptied and not queued and load.buffer >= SMALLEST_BUFFER else 0.0
-                since = now
-                recently += taken
-                if now - calm_since >= CALM_FOR:
-                    if recently < CALM * (now - calm_since) and self._may_be_quiet():
-                        return
-                    recently, calm_since = 0, now
-        finally:
-            self._gather = None
+            taken = self._take(link)
+            now = clock.monotonic()
+            pause = gather.wait(taken, now - since, load.filled)
+            if not link.emptied or load.buffer < SMALLEST_BUFFER or self._queued():
+                pause = 0.0
+            since = now
+            recently += taken
+            if now - calm_since >= CALM_FOR:
+                self._limited = gather.limited
+                if recently < CALM * (now - calm_since):
+                    return True
+                recently, calm_since = 0, now
+        return False
 
     def _attend(self, context: Context, link: Receiver) -> None:
         """What has to be done beside receiving."""
@@ -294,18 +302,16 @@ class Subscription:
                 sink.reopen()
         self._keep_time(context, link)
 
-    def _take(self, link: Receiver) -> tuple[int, bool]:
-        """Take what has come, but not all that keeps coming; how many datagrams, and whether that was all."""
+    def _take(self, link: Receiver) -> int:
+        """Take what has come, but not all that keeps coming; how many datagrams."""
         taken = 0
         for _ in range(ROUND):
-            batch = link.receive()
-            if not batch:
-                return taken, True
-            self._deliver(batch)
-            taken += len(batch)
             if self._blocked():
-                return taken, False
-        return taken, False
+                break
+            taken += self._deliver(link.receive())
+            if link.emptied:
+                break
+        return taken
 
     def _wanted(self, link: Receiver) -> dict[int, int]:
         """What to wait for: outputs with something queued, and the link unless an output is blocked."""
@@ -364,33 +370,31 @@ class Subscription:
         self._watched = wanted
 
     def _blocked(self) -> bool:
-        return any(sink.blocked for sink in self.sinks)
+        return bool(self._pipes) and any(sink.blocked for sink in self._pipes)
 
-    def _receive(self, link: Receiver) -> None:
-        for _ in range(ROUND):
-            batch = link.receive()
-            if not batch:
-                return
-            self._deliver(batch)
-            if self._blocked():
-                return
+    def _queued(self) -> bool:
+        return bool(self._pipes) and any(sink.pending is not None for sink in self._pipes)
 
     def _drain(self, link: Receiver) -> None:
         """Take what was queued in the kernel when the end came, but not all that keeps coming."""
         queued = 2 * self._config.receive_buffer  # bytes at most: the kernel grants the double, socket(7)
         while queued > 0 and (batch := link.receive()):
-            self._deliver(batch)
-            queued -= batch.size + len(batch) * DATAGRAM_OVERHEAD
+            queued -= batch.size + self._deliver(batch) * DATAGRAM_OVERHEAD
 
-    def _deliver(self, batch: Batch) -> None:
-        counters = self.counters
-        counters.received += len(batch)
-        counters.received_bytes += batch.size
-        counters.truncated += batch.truncated
-        self._sources.add(batch.sources)
-        self._last = self._heard = clock.monotonic()
-        for sink in self.sinks:
-            sink.write(batch)
+    def _deliver(self, batch: Batch) -> int:
+        """Count a batch, and give it to each output; how many datagrams it is."""
+        count = len(batch)
+        if count:
+            counters = self.counters
+            counters.received += count
+            counters.received_bytes += batch.size
+            counters.truncated += batch.truncated
+            for source, number in batch.sources:
+                self._sources.add(source, number)
+            self._last = self._heard = clock.monotonic()
+            for sink in self.sinks:
+                sink.write(batch)
+        return count
 
     def _overflow(self) -> int:
         return self._overflow_before + (self._link.load().overflow if self._link else 0)

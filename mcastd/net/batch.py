@@ -51,6 +51,7 @@ class Arena(Protocol):
 
     full: bool  # the last batch took all slots: there may be more
     mixed: bool  # several senders are to be told apart; it turns true when they are seen
+    sender: str  # the address of the last one whose name was looked at
     slots: _Slots
 
     def receive(self, sock: socket.socket, metadata: bool) -> Batch:
@@ -100,6 +101,7 @@ class PlainArena:
         self.slots = _Slots()
         self.full = False
         self.mixed = True
+        self.sender = ""
 
     def receive(self, sock: socket.socket, metadata: bool) -> Batch:
         self.full = True
@@ -176,6 +178,7 @@ class MmsgArena:
         self._names = (_libc.sockaddr * SLOTS)()
         self._raw_names = memoryview(self._names).cast("B")
         self._name_repeated = b""  # the last sender's, as often as there are slots
+        self.sender = ""  # its address
         self._control = (ctypes.c_char * (CONTROL * SLOTS))()
         self._into = (_libc.iovec * SLOTS)(*(_libc.iovec(start, SLOT) for start in bases))
         self._from = (_libc.iovec * SLOTS)(*(_libc.iovec(start, 0) for start in bases))
@@ -261,6 +264,7 @@ class MmsgArena:
         names = bytes(self._raw_names[: count * NAME])
         if not self._name_repeated.startswith(names):
             self._name_repeated = names[:NAME] * SLOTS
+            self.sender = self.origin(names[:NAME]).source
             if not self._name_repeated.startswith(names):
                 self.mixed = True
                 return [names[start : start + NAME] for start in range(0, len(names), NAME)]
@@ -334,11 +338,11 @@ class MmsgBatch:
     @property
     def sources(self) -> Sequence[tuple[str, int]]:
         """Of a large batch by one sender only a sample is named: a name stands for those that follow, too."""
-        origin, named = self._arena.origin, self._named
-        names = self._arena.names(len(named))
+        arena, named = self._arena, self._named
+        names = arena.names(len(named))
         if len(names) == 1:
-            return [(origin(names[0]).source, self._datagrams)]
-        numbers = self._numbers
+            return [(arena.sender, self._datagrams)]
+        origin, numbers = arena.origin, self._numbers
         return [
             (origin(name).source, sum(numbers[start:end]))
             for name, start, end in zip(names, named, (*named[1:], self._count), strict=True)

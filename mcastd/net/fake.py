@@ -23,6 +23,7 @@ class FakeReceiver:
         self.closed = False
         self.dropped_by_kernel = 0
         self.filled = 0.0
+        self.emptied = True
         self.network_changes = 0
         self.rejoins = 0
         self.source_filter = ANY_SOURCE
@@ -44,12 +45,16 @@ class FakeReceiver:
             while len(taken) < BATCH:
                 os.eventfd_read(self._event)  # which promises one that waits
                 taken.append(self._waiting.popleft())
+        self.emptied = len(taken) < BATCH
         payloads = [payload for payload, _ in taken]
         origins = [origin for _, origin in taken]
         addresses = [origin.source for origin in origins]
         if not self.metadata:
             return ListBatch(payloads, addresses=addresses)
         return ListBatch(payloads, origins, [0] * len(taken), addresses=addresses)
+
+    def idle(self) -> None:
+        pass
 
     def network_changed(self) -> None:
         self.network_changes += 1
@@ -66,7 +71,7 @@ class FakeReceiver:
         return []
 
     def load(self) -> Load:
-        return Load(self.dropped_by_kernel, self.filled)
+        return Load(self.dropped_by_kernel, self.filled, 4 << 20)
 
     def describe(self) -> dict[str, object]:
         return {"interfaces": ["fake0"]}

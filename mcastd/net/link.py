@@ -119,11 +119,16 @@ class Load(NamedTuple):
 class Receiver(Protocol):
     """An open subscription to one group and port."""
 
+    emptied: bool  # the last batch was all that had come
+
     def fileno(self) -> int:
         """To wait on: readable when a batch can be received. Another one after ``network_changed``."""
 
     def receive(self) -> Batch:
         """Take what has arrived, up to a bounded number of datagrams, without blocking; maybe none."""
+
+    def idle(self) -> None:
+        """Nothing is expected for a while: let others have the buffers. The last batch is no longer valid."""
 
     def network_changed(self) -> None:
         """Compare the wanted memberships with what the host has now, and repair.

@@ -52,8 +52,10 @@ class SocketReceiver:
         self._overflow_before = 0  # of sockets closed since
         self._poll = select.epoll()
         self._kind = (group.version, metadata, coalesce)
+        self._sender = ""  # of the last batch
         self._mixed = False  # several senders were seen
-        self._emptied = False  # the last batch was all that had come
+        self.emptied = True
+        self._only: ReceivingSocket | None = None  # there is just this one
         self._arena: Arena | None = None  # had from the first batch to the one that is empty
         try:
             self.network_changed()
@@ -86,6 +88,7 @@ class SocketReceiver:
             sock.membership.end()
         self._leaving = [*self._leaving, *gone]
         self._sockets = sockets
+        self._see_whether_only()
         self._refused = tuple(interface for interface, _ in refused if interface.index not in sockets)
         if len(refused) == len(wanted):
             raise refused[0][1]
@@ -107,48 +110,46 @@ class SocketReceiver:
     def _close_first_leaving(self) -> None:
         sock, *self._leaving = self._leaving
         sock.close()  # which also ends its registration
+        self._see_whether_only()
         self._overflow_before += sock.load().overflow
 
+    def _see_whether_only(self) -> None:
+        sockets = [*self._sockets.values(), *self._leaving]
+        self._only = sockets[0] if len(sockets) == 1 and not self._leaving else None
+
     def fileno(self) -> int:
-        if len(self._sockets) == 1 and not self._leaving:  # an epoll in another's way costs a wake-up
-            (sock,) = self._sockets.values()
-            return sock.fileno()
-        return self._poll.fileno()
+        return self._only.fileno() if self._only is not None else self._poll.fileno()
 
     def receive(self) -> Batch:
-        if self._emptied:  # by the batch before: there is no need to ask the kernel
-            self._emptied = False
-            self._give_back_arena()
-            return NOTHING
-        if self._arena is None:
-            self._arena = lease(self._kind)
-            self._arena.mixed = self._mixed
-        batch = self._receive(self._arena)
-        if not batch:
-            self._give_back_arena()
+        arena = self._arena
+        if arena is None:
+            arena = self._arena = lease(self._kind)
+            arena.mixed = self._mixed
+        if self._only is not None:
+            batch = self._only.receive(arena)
+            self.emptied = not arena.full
+            return batch
+        batch = self._receive(arena)
+        self.emptied = not batch
         return batch
-
-    def _give_back_arena(self) -> None:
-        if self._arena is not None:
-            self._mixed = self._arena.mixed
-            give_back(self._arena, self._kind)
-            self._arena = None
 
     def _receive(self, arena: Arena) -> Batch:
         while self._leaving:
             if batch := self._leaving[0].receive(arena):
                 return batch
             self._close_first_leaving()
-        if len(self._sockets) == 1:
-            (sock,) = self._sockets.values()
-            batch = sock.receive(arena)
-            self._emptied = bool(batch) and not arena.full
-            return batch
         for fd, _ in self._poll.poll(0, 1):  # epoll(7) takes turns: a flood on one keeps no other waiting
             for sock in self._sockets.values():
                 if sock.fileno() == fd:
                     return sock.receive(arena)
         return NOTHING
+
+    def idle(self) -> None:
+        if self._arena is not None:
+            sender, self._sender = self._sender, self._arena.sender
+            self._mixed = self._arena.mixed or sender not in ("", self._sender)
+            give_back(self._arena, self._kind)
+            self._arena = None
 
     def set_filter(self, source_filter: SourceFilter) -> None:
         self._filter = source_filter
@@ -161,8 +162,6 @@ class SocketReceiver:
 
     def load(self) -> Load:
         loads = [sock.load() for sock in (*self._sockets.values(), *self._leaving)]
-        if len(loads) == 1 and not self._overflow_before:
-            return loads[0]
         overflow = self._overflow_before + sum(load.overflow for load in loads)
         filled = max((load.filled for load in loads), default=0.0)
         return Load(overflow, filled, min((load.buffer for load in loads), default=0))
@@ -194,6 +193,6 @@ class SocketReceiver:
         for sock in [*self._sockets.values(), *self._leaving]:
             sock.close()
         self._sockets, self._leaving = {}, []
-        self._give_back_arena()
+        self.idle()
         with contextlib.suppress(OSError):
             self._poll.close()

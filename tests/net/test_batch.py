@@ -52,6 +52,7 @@ def take(receiver: SocketReceiver) -> tuple[list[bytes], list[str]]:
         payloads += map(bytes, received.payloads)
         sources += [source for source, count in received.sources for _ in range(count)]
         assert len(sources) == len(payloads)
+    receiver.idle()
     return payloads, sources
 
 

@@ -71,11 +71,12 @@ class FileSink:
         try:
             self._prepare()
             try:
-                self._append(self._next(records))
+                self._append(records if self._config.rotate_size is None else self._next(records))
                 while (done := counters.written - before) < len(records):
                     self._append(self._next(Parts(records.parts[done:])))
             finally:
-                self._sync()
+                if self.slow:
+                    self._sync()
         except (OSError, SinkError) as error:
             self._account.drop(len(records) - (counters.written - before), error)
         else:
@@ -99,7 +100,9 @@ class FileSink:
 
     def _prepare(self) -> None:
         """Have the file at the path open and whole, of this period. Raises OSError, SinkError."""
-        if self._fd >= 0:
+        # Not for each batch: what comes within look_every seconds after a file was moved goes with it
+        if self._fd >= 0 and (now := clock.monotonic()) - self._looked >= self._look_every:
+            self._looked = now
             self._look()
         if self._fd < 0:
             self._open()
@@ -112,14 +115,7 @@ class FileSink:
             self._period = period
 
     def _look(self) -> None:
-        """Let go of the file if it was moved or deleted; see its size, which others may have cut.
-
-        Not for each batch: what comes within ``look_every`` seconds after a file was moved goes with it.
-        """
-        now = clock.monotonic()
-        if now - self._looked < self._look_every:
-            return
-        self._looked = now
+        """Let go of the file if it was moved or deleted; see its size, which others may have cut."""
         try:
             found = os.stat(self._path)
         except FileNotFoundError:
@@ -204,7 +200,7 @@ class FileSink:
         self._torn_at = None
 
     def _sync(self) -> None:
-        if self._config.fsync and self._fd >= 0:
+        if self.slow and self._fd >= 0:
             os.fdatasync(self._fd)
 
     def _rotate(self) -> None:
