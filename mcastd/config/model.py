@@ -27,6 +27,7 @@ from mcastd.config.types import (
     Address,
     AnyInterface,
     BufferSize,
+    Burst,
     Dscp,
     Duration,
     FilePath,
@@ -111,6 +112,10 @@ class OutboundChannel(Model):
     interval: Duration | None = Field(
         default_factory=_default_interval,
         description="The time between datagrams in seconds, 2 if there is no rate; 0 is as fast as possible.",
+    )
+    burst: Burst = Field(
+        0.001,
+        description="How much of the rate may go at once, in seconds; less is smoother, and costs more.",
     )
     interface: OneInterface | None = Field(
         None,

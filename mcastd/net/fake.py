@@ -6,10 +6,9 @@ import contextlib
 import errno
 import os
 from collections import deque
-from collections.abc import Sequence
 
 from mcastd.errors import LinkError
-from mcastd.net.link import ANY_SOURCE, Batch, ListBatch, Load, Origin, SourceFilter
+from mcastd.net.link import ANY_SOURCE, Batch, FileChunks, ListBatch, Load, Origin, Payloads, SourceFilter
 
 ANYBODY = Origin(source="192.0.2.1", port=5000, ifindex=1, ttl=1)
 BATCH = 64  # datagrams a receive() returns at most, like the real receiver
@@ -85,6 +84,8 @@ class FakeReceiver:
 class FakeSender:
     """A Sender that appends to ``sent``; ``room`` bounds what it takes, ``errors`` are raised in turn."""
 
+    sending = "send"
+
     def __init__(self) -> None:
         self.sent: list[bytes] = []
         self.room: int | None = None  # datagrams it still takes; None: any number
@@ -93,10 +94,11 @@ class FakeSender:
         self.closed = False
         self.network_changes = 0
 
-    def send(self, payloads: Sequence[bytes | memoryview]) -> int:
+    def send(self, payloads: Payloads) -> int:
         if self.errors:
             raise _refusal(self.errors.popleft())
         accepted = 0
+        payloads = payloads.read() if isinstance(payloads, FileChunks) else payloads
         for payload in payloads:
             if self.room == 0:
                 if accepted == 0:

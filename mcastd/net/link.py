@@ -155,11 +155,37 @@ class Receiver(Protocol):
         """Leave the group."""
 
 
+@dataclass(frozen=True, slots=True)
+class FileChunks:
+    """Payloads of one size that lie one after another in an open file, from where they can be sent."""
+
+    fd: int
+    offset: int  # bytes into the file
+    size: int  # bytes of each
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, part: slice) -> FileChunks:
+        start, stop, _ = part.indices(self.count)
+        return FileChunks(self.fd, self.offset + start * self.size, self.size, max(0, stop - start))
+
+    def read(self) -> list[bytes]:
+        """The payloads; fewer, the last maybe shorter, if the file has shrunk. Raises OSError."""
+        data = os.pread(self.fd, self.count * self.size, self.offset)
+        return [data[start : start + self.size] for start in range(0, len(data), self.size)]
+
+
+Payloads = Sequence[bytes | memoryview] | FileChunks
+
+
 class Sender(Protocol):
     """An open way to one group and port."""
 
-    def send(self, payloads: Sequence[bytes | memoryview]) -> int:
-        """Hand datagrams to the kernel, in order; return how many it took.
+    def send(self, payloads: Payloads) -> int:
+        """Hand datagrams to the kernel, in order; return how many it took. Fewer, maybe none, if a file
+        that they are to come from has shrunk.
 
         Raises LinkError if the kernel refused the first of them (EAGAIN and ENOBUFS: it is full for now).
         A refusal further on ends the call, and the next one meets it: so all that it took is counted.
@@ -170,5 +196,9 @@ class Sender(Protocol):
 
     def describe(self) -> dict[str, object]:
         """The effective settings (interface, source address), as JSON values."""
+
+    @property
+    def sending(self) -> str:
+        """The best way that the kernel and the interface allow: ``gso``, ``sendmmsg`` or ``send``."""
 
     def close(self) -> None: ...

@@ -9,15 +9,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 from mcastd.errors import LinkError, reason_of
 from mcastd.net import _abi
 from mcastd.net._abi import Address
 from mcastd.net.batch import Arena
+from mcastd.net.burst import Burst
 from mcastd.net.interfaces import Host, Interface, as_address, look, route_to
-from mcastd.net.link import Batch, Load, SourceFilter
+from mcastd.net.link import Batch, Load, Payloads, SourceFilter
 from mcastd.net.membership import Membership, Memberships
 
 WAYS_OUT = {
@@ -177,6 +178,7 @@ class SocketSender:
         self._look = host
         self._way = self._wanted()
         self._sock = self._open()
+        self._burst = Burst(self._sock)
 
     def _wanted(self) -> _Way:
         """The way that the settings mean now. Raises LinkError if there is none."""
@@ -234,18 +236,12 @@ class SocketSender:
             sock.bind((str(source), 0, 0, ifindex if source.is_link_local else 0))
         sock.connect((str(self._group), self._port, 0, ifindex if _needs_scope(self._group) else 0))
 
-    def send(self, payloads: Sequence[bytes | memoryview]) -> int:
-        accepted = 0
-        send = self._sock.send
+    def send(self, payloads: Payloads) -> int:
         try:
-            for payload in payloads:
-                send(payload)
-                accepted += 1
+            return self._burst.send(payloads)
         except OSError as error:
-            if accepted == 0:
-                what = f"cannot send to {self._group} on {self._way.interface}"
-                raise refused(error, what, self._group, self._setting) from error
-        return accepted
+            what = f"cannot send to {self._group} on {self._way.interface}"
+            raise refused(error, what, self._group, self._setting) from error
 
     def network_changed(self) -> None:
         wanted = self._wanted()
@@ -253,9 +249,14 @@ class SocketSender:
             self._way = wanted
             self._sock.close()
             self._sock = self._open()
+            self._burst = Burst(self._sock)
 
     def describe(self) -> dict[str, object]:
         return {"interface": self._way.interface, "address": self._address}
+
+    @property
+    def sending(self) -> str:
+        return self._burst.way
 
     def close(self) -> None:
         self._sock.close()
