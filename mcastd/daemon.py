@@ -336,8 +336,8 @@ class Signals:
 def prepare_process() -> None:
     """What holds for all threads to come.
 
-    File descriptors as many as we are allowed: each worker needs a few. Sleeps that end when they should: by default
-    the kernel lets each be 50 us late, prctl(2), PR_SET_TIMERSLACK. And a thread that computes
+    File descriptors as many as we are allowed: each worker needs a few. Sleeps that end when they should: by
+    default the kernel lets each be 50 us late (prctl(2), PR_SET_TIMERSLACK). And a thread that computes
     gives way soon to one that returns from the kernel with datagrams: see SWITCH_INTERVAL.
     """
     sys.setswitchinterval(SWITCH_INTERVAL)

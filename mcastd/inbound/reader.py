@@ -40,7 +40,7 @@ class Reader:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._visited: dict[int, Visited] = {}  # by fd
-        self._gather = Gather(0.0)  # for the strictest of all
+        self._gather: Gather | None = None  # for the strictest of all; made anew after a change
         self._poll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # readable once this is closed
         self._poll.register(self._wake, select.EPOLLIN)
@@ -51,24 +51,31 @@ class Reader:
         self._visiting = -1  # fd
         self._closed = False
 
-    def add(self, fd: int, visited: Visited) -> None:
-        """Visit whenever ``fd`` has turned readable, or is already. A visit has to take all: only what comes
-        later is told again."""
+    def add(self, fd: int, visited: Visited) -> bool:
+        """Visit whenever ``fd`` has turned readable, or is already; whether there is a thread to do so.
+
+        A visit has to take all: only what comes later is told again. It must not raise anything.
+        """
         with self._lock:
-            self._visited[fd] = visited
-            self._poll.register(fd, select.EPOLLIN | select.EPOLLET)
-            self._changed()
             if self._leader is None:
-                self._lead([])
-                self._deputy = threading.Thread(target=self._stand_by, name="reader-deputy", daemon=True)
-                self._deputy.start()
+                try:
+                    self._lead([])
+                    self._deputy = threading.Thread(target=self._stand_by, name="reader-deputy", daemon=True)
+                    self._deputy.start()
+                except RuntimeError:  # no more threads; the next one to come tries again
+                    self._leader = None
+                    return False
+            self._visited[fd] = visited
+            self._gather = None
+            self._poll.register(fd, select.EPOLLIN | select.EPOLLET)
+        return True
 
     def remove(self, fd: int, visited: Visited) -> None:
         """No visit begins after this, unless it does already. Harmless if it was handed back."""
         with self._lock:
             if self._visited.get(fd) is visited:
                 del self._visited[fd]
-                self._changed()
+                self._gather = None
                 with contextlib.suppress(OSError):  # closed, which ended its registration
                     self._poll.unregister(fd)
 
@@ -85,23 +92,28 @@ class Reader:
 
     # -- with the lock held
 
-    def _changed(self) -> None:
-        strictest = min((visited.max_latency for visited in self._visited.values()), default=0.0)
-        self._gather = Gather(strictest)
-
     def _lead(self, owed: list[int]) -> None:
-        """Have a new leader; ``owed`` are to be visited at once."""
-        self._leader = threading.Thread(target=self._read, args=(owed,), name="reader", daemon=True)
-        self._leader.start()
+        """Have a new leader; ``owed`` are visited at once. Raises RuntimeError if there is no thread."""
+        leader = threading.Thread(target=self._read, args=(owed,), name="reader", daemon=True)
+        before, self._leader = self._leader, leader
+        try:
+            leader.start()
+        except RuntimeError:
+            self._leader = before
+            raise
 
     def _replace_leader(self) -> None:
-        stuck = self._visited.pop(self._visiting, None)
+        fd, stuck = self._visiting, self._visited.get(self._visiting)
         if stuck is None:  # it has left already
             return
+        try:  # whom the old one knew to be ready, nobody else does
+            self._lead([other for other in self._visited if other != fd])
+        except RuntimeError:  # no more threads: wait for the old one
+            return
+        del self._visited[fd]
+        self._gather = None
         with contextlib.suppress(OSError):
-            self._poll.unregister(self._visiting)
-        self._changed()
-        self._lead(list(self._visited))  # whom the old one knew to be ready, nobody else does
+            self._poll.unregister(fd)
         stuck.hand_back()
 
     # -- the threads
@@ -121,11 +133,19 @@ class Reader:
             taken, owed = self._visit_all([*owed, *(fd for fd, _ in ready)], me)
             if self._leader is not me:
                 return
+            if (gather := self._gather) is None:
+                gather = self._make_gather()
             now = clock.monotonic()
-            pause = self._gather.wait(taken, now - since)
+            pause = gather.wait(taken, now - since)
             if owed and not pause:
                 pause = AGAIN
             since = now
+
+    def _make_gather(self) -> Gather:
+        with self._lock:
+            strictest = min((visited.max_latency for visited in self._visited.values()), default=0.0)
+            self._gather = gather = Gather(strictest)
+        return gather
 
     def _visit_all(self, fds: list[int], me: threading.Thread) -> tuple[int, list[int]]:
         """Visit; how many datagrams were taken, and who is to be visited again."""

@@ -85,8 +85,8 @@ class Subscription:
         self._reader = reader
         self._context: Context | None = None  # of the run, for the shared reader
         self._visitable = False  # the shared reader may take what comes
-        self._failure: LinkError | None = None  # that it met
-        self._long_visits = False  # an output held it up
+        self._failure: Exception | None = None  # that it met
+        self._long_visits = False  # an output held it up, or there was no thread to visit
         self._limited = False  # the receive buffer was too small to let datagrams gather for max_latency
         self._overflow_before = 0  # on links closed since
         self._last: float | None = None  # monotonic time of the last datagram
@@ -210,9 +210,9 @@ class Subscription:
         with self._lock:
             self._context = context
             self._visitable = True
-        self._reader.add(fd, self)
+        self._long_visits = not self._reader.add(fd, self)
         try:
-            while not context.asked(Signal.STOP | Signal.HANDOVER | Signal.NETWORK):
+            while not self._long_visits and not context.asked(Signal.STOP | Signal.HANDOVER | Signal.NETWORK):
                 context.wait(self._next_alarm())
                 with self._lock:
                     self._attend(context, link)
@@ -238,7 +238,7 @@ class Subscription:
                 taken = self._take(link)
                 link.idle()
                 quiet = taken < BUSY and link.emptied and not self._queued()
-            except LinkError as error:
+            except Exception as error:  # the worker's thread is to meet it
                 self._failure = error
                 taken, quiet = 0, False
             if self._stale:

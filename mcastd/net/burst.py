@@ -118,7 +118,7 @@ class Burst:
         return count if count >= min(WORTHWHILE, max(2, len(payloads))) else 0
 
     def _cut_at(self, size: int) -> None:
-        """Have whatever is sent cut at ``size`` bytes; 0: not at all. Raises OSError if it is not supported."""
+        """Have whatever is sent cut at ``size`` bytes; 0: not at all. Raises OSError if that is refused."""
         if size != self._cut:
             self._sock.setsockopt(_abi.SOL_UDP, _abi.UDP_SEGMENT, size)
             self._cut = size
