@@ -237,12 +237,11 @@ class Subscription:
             try:
                 taken = self._take(link)
                 link.idle()
-                quiet = taken < BUSY and link.emptied and not self._queued()
+                # One that was silent for too long has to look at its alarms again
+                quiet = taken < BUSY and link.emptied and not self._stale and not self._queued()
             except Exception as error:  # the worker's thread is to meet it
                 self._failure = error
                 taken, quiet = 0, False
-            if self._stale:
-                self._keep_time(context, link)
             if not quiet:
                 self._visitable = False
                 context.send(Signal.HANDOVER)

@@ -173,7 +173,8 @@ def test_mixed_sizes_arrive_as_they_are(
             accepted = sender.send(payloads)
             sent += payloads[:accepted]
             payloads = payloads[accepted:]
-        wait_for(lambda count=len(sent): received.worker.counters.received == count, "all", timeout=20)
+        expected = len(sent)
+        wait_for(lambda expected=expected: received.worker.counters.received == expected, "all", timeout=20)
     assert settle(received, len(sent)) == (len(sent), 0)
     data = path.read_bytes()
     if format_ == "raw":
