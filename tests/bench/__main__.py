@@ -61,15 +61,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     checkout = Checkout(options.python, options.checkout.resolve())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that all is cleaned up
-    results, failed = run(names, checkout, rounds, quick=options.quick)
+    neighbours = report.Neighbours()
+    try:
+        results, failed = run(names, checkout, rounds, quick=options.quick)
+    except KeyboardInterrupt:
+        return 130
+
+    others = neighbours.cores()
 
     print(report.text_table(results))
+    print(f"others used {others:.2f} cores meanwhile")
     if options.json:
         samples = {result.work: result.samples for result in results}
         options.json.write_text(json.dumps(samples, indent=1) + "\n")
     whole = not options.rows and not options.quick and not failed
     if path := options.results or (RESULTS if whole else None):
-        path.write_text(report.markdown(results, report.facts(checkout, rounds), method()))
+        path.write_text(report.markdown(results, report.facts(checkout, rounds, others), method()))
         print(f"written to {path}")
     return 1 if failed else 0
 

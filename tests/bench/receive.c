@@ -16,6 +16,7 @@
 
 #define BATCH 64
 #define LONGEST 65536
+#define PIPE (1 << 20)
 
 static int sock;
 static volatile sig_atomic_t stopping;
@@ -159,6 +160,7 @@ int main(int argc, char **argv)
     int out = open(argv[6], O_WRONLY | O_CREAT | O_APPEND, 0600); /* a pipe: waits for its reader */
     if (out < 0)
         die(argv[6]);
+    fcntl(out, F_SETPIPE_SZ, PIPE); /* of a pipe: as the daemon does */
     struct sigaction action = {.sa_handler = stop};
     sigaction(SIGTERM, &action, NULL);
     puts("ready");

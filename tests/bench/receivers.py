@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from bench.lab import INTERFACE, MIB, SOURCES, Address, Lab
 from bench.processes import Program
 
 DEEP, DEFAULT = 64 * MIB, 4 * MIB  # receive buffers: to be filled and drained, and as the daemon has it
-UNWRITTEN = 1 << 16  # bytes that a program may still hold in a buffer of its own
+BUFFERED = 1 << 16  # bytes that C recv and dumpcap may still hold: they write through a buffer of their own
 PCAP_OVERHEAD = 16 + 14 + 20 + 8  # bytes beside a payload: pcap's record, Ethernet, IP, UDP
 
 
@@ -42,7 +42,7 @@ class Receiver:
     daemon: Daemon | None = None
     socket: bool = True  # it has one: what waits there and what was dropped can be seen
     settled: float = 0.0  # seconds after which what was received is in the file
-    notes: list[str] = field(default_factory=list)
+    unwritten: int = 0  # bytes that it may have received and not written yet
 
     def mark(self) -> Mark:
         size = self.output.stat().st_size if self.overhead is not None else 0
@@ -63,7 +63,7 @@ class Receiver:
         dropped = now.drops - since.drops
         if self.overhead is None:
             return dropped
-        written = (now.size - since.size + UNWRITTEN) // (size + self.overhead)
+        written = (now.size - since.size + self.unwritten) // (size + self.overhead)
         return max(dropped, sent - written)
 
     def release(self) -> None:
@@ -80,10 +80,11 @@ class Cast:
         self._stack = stack
 
     def reference(self, mode: str, buffer: int) -> Receiver:
-        """``receive.c``; ``direct`` into a pipe is :meth:`reference_pipe`."""
+        """``receive.c``; into a pipe it is :meth:`reference_pipe`."""
         address, output = self.lab.new_address(), self.lab.new_path(mode)
         started = self._reference(mode, address, buffer, output)
-        return Receiver(f"C {mode}", started, address, output, self.lab)
+        unwritten = BUFFERED if mode == "recv" else 0
+        return Receiver(f"C {mode}", started, address, output, self.lab, unwritten=unwritten)
 
     def _reference(
         self, mode: str, address: Address, buffer: int, output: Path, *, ready: bool = True
@@ -124,13 +125,13 @@ class Cast:
         receiver.reader = reader(output) if reader else None
         return receiver
 
-    def reference_pipe(self, buffer: int) -> Receiver:
-        """``receive.c`` with a write a datagram into a pipe; it begins when the pipe has a reader."""
+    def reference_pipe(self, mode: str, buffer: int) -> Receiver:
+        """``receive.c`` into a pipe; it begins when the pipe has a reader."""
         address, output = self.lab.new_address(), self.lab.new_path("pipe")
         os.mkfifo(output)
-        started = self._reference("direct", address, buffer, output, ready=False)
+        started = self._reference(mode, address, buffer, output, ready=False)
         self.lab.wait_for(lambda: self.lab.is_member(address), "the reference's membership")
-        return Receiver("C direct", started, address, output, self.lab, overhead=None)
+        return Receiver(f"C {mode}", started, address, output, self.lab, overhead=None)
 
     def socat(self, buffer: int) -> Receiver:
         address, output = self.lab.new_address(), self.lab.new_path("socat")
@@ -162,6 +163,7 @@ class Cast:
             overhead=PCAP_OVERHEAD,
             socket=False,
             settled=0.6,
+            unwritten=BUFFERED,
         )
 
     def _peer(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -47,6 +49,16 @@ def at_least(what: str, value: float | None, limit: float, unit: str = "x") -> C
     return _check(
         f"{what} at least {limit:,.3g}{unit}", value, unit, met=value is not None and value >= limit
     )
+
+
+def at_least_rate(what: str, value: float | None, bound: str, limit: float) -> Check:
+    """A ratio of which only a bound may be known (see ``measure.rates_ratio``): then it may be open."""
+    check = at_least(what, value, limit)
+    open_to = {"": (), "lower": (False,), "upper": (True,), "both": (True, False)}[bound]
+    if check.met in open_to:
+        said = {"lower": "at least", "upper": "at most", "both": "sender's limit"}[bound]
+        return Check(check.goal, f"{check.measured} ({said})", None)
+    return check
 
 
 def _check(goal: str, value: float | None, unit: str, *, met: bool) -> Check:
@@ -129,8 +141,33 @@ def short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
 
 
-def facts(checkout: Checkout, rounds: int) -> dict[str, str]:
-    """The machine, the kernel, the versions and the date."""
+def busy_seconds() -> float:
+    """CPU seconds that this machine has spent for anybody (proc_stat(5)): all but idle, iowait and guests."""
+    user, nice, system, _, _, irq, softirq, steal, *_ = map(
+        int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    )
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+class Neighbours:
+    """What others use of the machine meanwhile: the reason why rounds differ."""
+
+    def __init__(self) -> None:
+        self._start, self._busy, self._own = time.monotonic(), busy_seconds(), self._ours()
+
+    @staticmethod
+    def _ours() -> float:
+        usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+    def cores(self) -> float:
+        """On average since the start; to be asked when all programs have ended."""
+        foreign = busy_seconds() - self._busy - (self._ours() - self._own)
+        return max(0.0, foreign) / (time.monotonic() - self._start)
+
+
+def facts(checkout: Checkout, rounds: int, neighbours: float) -> dict[str, str]:
+    """The machine, the kernel, the versions and the date; ``neighbours`` in cores."""
     model = "unknown processor"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -144,7 +181,7 @@ def facts(checkout: Checkout, rounds: int) -> dict[str, str]:
         "kernel": f"{platform.release()}"
         + (f", return stack: {mitigations.read_text().strip()}" if mitigations.exists() else ""),
         "daemon": checkout.describe(),
-        "load average": " ".join(f"{load:.2f}" for load in os.getloadavg()) + " at the end, ours included",
+        "used by others meanwhile": f"{neighbours:.2f} cores on average",
         "rounds": str(rounds),
     }
 

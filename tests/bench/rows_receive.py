@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from bench.context import Bench
-from bench.measure import LossFree, Samples, drain, middle, ratio, steady
+from bench.measure import LossFree, Samples, drain, middle, rates_ratio, ratio, steady
 from bench.processes import Program
 from bench.receivers import DEEP, DEFAULT, Receiver
-from bench.report import Check, Result, at_least, at_most, times
+from bench.report import Check, Result, at_least_rate, at_most, times
 
 SIZES = (64, 1316)
 RATES = (20_000, 100_000, 300_000)
@@ -48,9 +48,7 @@ def raw(bench: Bench) -> list[Result]:
             ]
             cpu = bench.interleave(f"receive raw {size} B: drain", _drains(bench, receivers, size))
         rate = _loss_free(bench, size)
-        of_c, of_socat, of_multicat = (
-            ratio(rate, "mcastd", name, "rate") for name in ("C recvmmsg", "socat", "multicat")
-        )
+        bounds = {name: rates_ratio(rate, "mcastd", name) for name in ("C recvmmsg", "socat", "multicat")}
         cpu_of_c = ratio(cpu, "mcastd", "C recvmmsg", "cpu")
         results.append(
             Result(
@@ -58,13 +56,13 @@ def raw(bench: Bench) -> list[Result]:
                 {name: {**cpu.get(name, {}), **rate.get(name, {})} for name in {**cpu, **rate}},
                 [
                     at_most("CPU of C recvmmsg", cpu_of_c, 1.15),
-                    at_least("loss-free of C recvmmsg", of_c, 0.95),
-                    at_least("loss-free of socat", of_socat, 1),
-                    at_least("loss-free of multicat", of_multicat, 1),
+                    at_least_rate("loss-free of C recvmmsg", *bounds["C recvmmsg"], 0.95),
+                    at_least_rate("loss-free of socat", *bounds["socat"], 1),
+                    at_least_rate("loss-free of multicat", *bounds["multicat"], 1),
                 ],
                 cpu=middle(cpu, "mcastd", "cpu"),
                 rate=middle(rate, "mcastd", "rate"),
-                of_c=times(CPU=cpu_of_c, rate=of_c),
+                of_c=times(CPU=cpu_of_c, rate=bounds["C recvmmsg"][0]),
                 of_peers="; ".join(
                     f"{name} {shown}"
                     for name in ("socat", "multicat", "dumpcap")
@@ -129,11 +127,6 @@ def at_rates(bench: Bench) -> list[Result]:
             samples = bench.interleave(f"receive raw 1316 B at {rate:,}/s", contestants)
         late = _latencies(bench, rate)
         ratios = {name: ratio(samples, "mcastd", name, "cpu") for name in samples if name != "mcastd"}
-        added = [
-            (ours - theirs) / 1000
-            for ours, theirs in zip(late["mcastd"]["p99"], late["C direct"]["p99"], strict=True)
-        ]
-        late_by = sorted(added)[len(added) // 2]
         losses = {name: samples[name]["lost"] for name in ("mcastd", "C recv")}
         worse = [a for a, b in zip(losses["mcastd"], losses["C recv"], strict=True) if a and not b]
         results.append(
@@ -152,25 +145,38 @@ def at_rates(bench: Bench) -> list[Result]:
                         f"{len(worse)} of {len(losses['mcastd'])}",
                         not worse,
                     ),
-                    at_most("added latency p99", late_by, 2, " ms"),
+                    _added(late),
                 ],
                 cpu=middle(samples, "mcastd", "cpu"),
                 of_c=times(CPU=ratios["C recv"]),
                 of_peers="; ".join(
                     f"{name} {times(CPU=ratios[name])}" for name in ("socat", "multicat", "dumpcap")
                 ),
-                notes=["latency p50, p99, max in us, from the sender's stamp to a reader of the pipe"],
+                notes=["p50, p99, max: us from the sender's stamp to a reader of the pipe"],
             )
         )
     return results
 
 
+def _added(late: Samples) -> Check:
+    """The daemon's p99 less the reference's. Where the reference is as late itself, it proves nothing."""
+    goal = "added latency p99 at most 2 ms"
+    ours, theirs = middle(late, "mcastd", "p99"), middle(late, "C recvmmsg", "p99")
+    if ours is None or theirs is None:
+        return Check(goal, "not measured", None)
+    added = (ours - theirs) / 1000
+    shown = f"{added:.3g} ms ({ours / 1000:.3g} beside {theirs / 1000:.3g})"
+    if added > 2:
+        return Check(goal, shown, False)
+    return Check(goal, shown, True if ours <= 2000 or theirs <= 2000 else None)
+
+
 def _latencies(bench: Bench, rate: int) -> Samples:
-    """How old datagrams are for the reader of a pipe: the daemon beside C, which writes each at once."""
+    """How old datagrams are for the reader of a pipe: the daemon beside C, which writes at once."""
     with contextlib.ExitStack() as stack:
         cast = bench.cast(stack)
         mcastd = cast.mcastd_pipe(None)
-        reference = cast.reference_pipe(DEFAULT)
+        reference = cast.reference_pipe("recvmmsg", DEFAULT)
         count = int(rate * bench.choose(0.5, 0.3))
 
         def run(receiver: Receiver) -> dict[str, float]:
@@ -182,7 +188,7 @@ def _latencies(bench: Bench, rate: int) -> Samples:
                 found = json.loads(reader.stop().splitlines()[-1])
             return {key: float(found[key]) for key in ("p50", "p99", "max")}
 
-        contestants = {"mcastd": lambda: run(mcastd), "C direct": lambda: run(reference)}
+        contestants = {"mcastd": lambda: run(mcastd), "C recvmmsg": lambda: run(reference)}
         return bench.interleave(f"latency at {rate:,}/s", contestants)
 
 
@@ -241,7 +247,11 @@ def fifo(bench: Bench) -> list[Result]:
             command = ("sh", "-c", 'exec cat "$0" >/dev/null', str(path))
             return bench.lab.start(bench.lab.receiver, *command, stack=stack)
 
-        piped, filed, reference = cast.mcastd_pipe(cat, DEEP), cast.mcastd(DEEP), cast.reference_pipe(DEEP)
+        piped, filed, reference = (
+            cast.mcastd_pipe(cat, DEEP),
+            cast.mcastd(DEEP),
+            cast.reference_pipe("direct", DEEP),
+        )
         reference.reader = cat(reference.output)
         samples = bench.interleave(
             "receive into a pipe",
