@@ -7,7 +7,8 @@
  *       and together only those that are due already
  *   -r  datagrams a second at absolute deadlines, a system call each; 0 (the default): as fast as possible
  *   -k  spread over that many destinations in turn: GROUP + i, PORT + i
- *   -S  sleep to the deadlines, by clock_nanosleep(2) alone; else the last of the wait is spent spinning
+ *   -S  sleep to the deadlines, by clock_nanosleep(2) alone, with no priority; else the last of the wait is
+ *       spent spinning: a core is then the sender's
  * A payload is text: its number (16 digits), CLOCK_REALTIME in nanoseconds (20 digits), letters.
  * Prints what it sent, in which time (s), and how late it was at its deadlines (us).
  */
@@ -171,7 +172,7 @@ int main(int argc, char **argv)
     }
     lateness = calloc(count / (each ? 1 : batch) + 2, sizeof *lateness);
     prctl(PR_SET_TIMERSLACK, 1);
-    if (rate) /* it plays the network, which does not slow down because a receiver is busy */
+    if (rate && !sleeping) /* it plays the network, which does not slow down because a receiver is busy */
         setpriority(PRIO_PROCESS, 0, -10);
 
     uint64_t sent = 0, refused = 0;

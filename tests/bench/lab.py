@@ -127,10 +127,19 @@ class Lab:
         return self.blaster(to, size=size, count=count, mode=mode, rate=rate, spread=spread).result(timeout)
 
     def blaster(
-        self, to: Address, *, size: int, count: int, mode: str = "mmsg", rate: float = 0, spread: int = 1
+        self,
+        to: Address,
+        *,
+        size: int,
+        count: int,
+        mode: str = "mmsg",
+        rate: float = 0,
+        spread: int = 1,
+        sleeping: bool = False,
     ) -> Program:
-        """The same in the background: ``blast.c`` has the modes."""
+        """The same in the background: ``blast.c`` has the modes, and what ``sleeping`` spares (-S)."""
         command = [self.program("blast"), "-m", mode, "-s", str(size), "-n", str(count), "-r", f"{rate:.3f}"]
+        command += ["-S"] if sleeping else []
         command += ["-k", str(spread), INTERFACE, to.group, str(to.port)]
         return Program(self.sender.enter(command), log=self.log)
 

@@ -149,10 +149,11 @@ def beside(bench: Bench) -> list[Result]:
         seconds = bench.choose(0.4, 0.25)
 
         def flood(to: Address) -> Program:
-            """More than is taken, from now on: when it returns the socket is full."""
+            """More than is taken, from now on: when it returns the socket is full. It must not spin: then two
+            senders would have both cores, and the daemon none."""
             before = lab.socket_state(to.port).drops
             count = int(FLOOD * (seconds * 4 + 2))
-            program = lab.blaster(to, size=SIZE, count=count, mode="gso", rate=FLOOD)
+            program = lab.blaster(to, size=SIZE, count=count, mode="gso", rate=FLOOD, sleeping=True)
             lab.wait_for(
                 lambda: lab.socket_state(to.port).drops > before, "an overflow of the flooded socket"
             )
