@@ -61,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise SystemExit(f"programs are missing: apt-get install {' '.join(missing)}")
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     checkout = Checkout(options.python, options.checkout.resolve())
+    checkout.verify()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that all is cleaned up
     neighbours = report.Neighbours()
     try:

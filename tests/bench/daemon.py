@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -26,21 +27,34 @@ class Checkout(NamedTuple):
     python: str
     path: Path
 
+    def command(self) -> tuple[str, ...]:
+        """-P: or ``-m`` would import from the current directory, whichever checkout was asked for."""
+        return (self.python, "-P")
+
     def environment(self) -> dict[str, str]:
         return {"PYTHONPATH": str(self.path)}
+
+    def verify(self) -> None:
+        """Raises SystemExit unless it is this checkout's mcastd that would run."""
+        probe = "import importlib.util; print(importlib.util.find_spec('mcastd').origin)"
+        found = Path(self._ask(probe))
+        if not found.is_relative_to(self.path):
+            raise SystemExit(f"{self.python} would run {found}, which is not in {self.path}")
+
+    def _ask(self, probe: str) -> str:
+        answer = subprocess.run(
+            [*self.command(), "-c", probe],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, **self.environment()},
+        )
+        return answer.stdout.strip()
 
     def describe(self) -> str:
         """The Python version, and whether optional libraries and a commit are there."""
         probe = "import platform, mcastd; print(platform.python_version(), mcastd.__version__)"
-        answer = subprocess.run(
-            [self.python, "-c", probe],
-            capture_output=True,
-            text=True,
-            check=True,
-            env=self.environment(),
-            cwd="/",
-        )
-        python, version = answer.stdout.split()
+        python, version = self._ask(probe).split()
         commit = subprocess.run(
             ["git", "-C", self.path, "describe", "--always", "--dirty"],
             capture_output=True,
@@ -74,7 +88,7 @@ class Daemon:
             started = time.monotonic()
             self.program: Program = lab.start(
                 host or lab.receiver,
-                *(checkout.python, "-m", "mcastd", "run", "--config", str(self._config)),
+                *(*checkout.command(), "-m", "mcastd", "run", "--config", str(self._config)),
                 env={**checkout.environment(), "NOTIFY_SOCKET": str(address)},
                 stack=stack,
             )
