@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types unit slow clean
+.PHONY: demo test lint types unit slow bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/mcastd demo
@@ -19,6 +19,10 @@ types: $(VENV)/installed-dev
 
 unit: $(VENV)/installed-dev
 	$(BIN)/pytest
+
+# As root, some ten minutes; BENCH="--quick --rows raw,send" for less, BENCH=--help for all options.
+bench: $(VENV)/installed
+	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH)
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
