@@ -33,7 +33,7 @@ READING = "recvmmsg" if HAVE_RECVMMSG else "recvmsg"
 
 SLOT = 1 << 16  # bytes: neither a UDP datagram nor a coalesced packet is longer
 STRIDE = SLOT + 64  # from slot to slot: starts that are all at the same place in a page share few cache lines
-SLOTS = 128  # packets in a batch
+SLOTS = 256  # packets in a batch
 NAME = 28  # bytes: a struct sockaddr_in6
 ALL = range(SLOTS)  # packets whose senders are named
 SOME = (*range(16), *range(16, SLOTS, 16))  # or only these, while there is one sender: a name costs time
@@ -224,6 +224,7 @@ class MmsgArena:
         try:
             count = _libc.recvmmsg(sock.fileno(), self._headers_at, SLOTS, flags)
         except BlockingIOError:
+            self.full = False
             return NOTHING
         self._used = count
         self.full = count == SLOTS
@@ -373,6 +374,9 @@ class MmsgBatch:
         if not self._metadata:
             return ()
         seconds, nanoseconds = self._field("seconds", 0), self._field("nanoseconds", 0)
+        if seconds.count(seconds[0]) == self._count:
+            whole = seconds[0] * NANO
+            return self._each([whole + nano for nano in nanoseconds])
         return self._each([second * NANO + nano for second, nano in zip(seconds, nanoseconds, strict=True)])
 
     def _each(self, values: list[T]) -> list[T]:

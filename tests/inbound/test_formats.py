@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mcastd.inbound.sinks import formats
 from mcastd.inbound.sinks.formats import lines, make_format
 from mcastd.net.link import Batch, ListBatch, Origin
 
@@ -24,6 +25,15 @@ origins = st.builds(
 datagrams = st.lists(
     st.tuples(st.binary(max_size=50) | st.text().map(str.encode), origins, st.integers(0, 2**62)), max_size=10
 )
+
+
+@pytest.fixture(params=["orjson", "standard library"], autouse=True)
+def escaper(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strings are escaped by orjson where it is installed: every test runs with it and without."""
+    if request.param == "orjson":
+        assert formats.orjson is not None, "the tests need it: pip install orjson"
+    else:
+        monkeypatch.setattr(formats, "quoted", formats._in_quotes)
 
 
 def as_json(batch: Batch, interface_name=lambda ifindex: f"eth{ifindex}") -> list[bytes]:
@@ -96,5 +106,5 @@ def test_json_asks_for_an_interface_once_a_batch_whatever_its_name() -> None:
 
 
 def test_json_without_metadata_is_a_mistake_of_the_caller() -> None:
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="metadata"):
         as_json(ListBatch([b"a"]))

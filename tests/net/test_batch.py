@@ -103,6 +103,20 @@ def test_families_take_turns(stack: ExitStack) -> None:
             assert take(receiver) == ([b"x"] * 10, [source] * 10)
 
 
+@pytest.mark.parametrize("count", [1, batch.SLOTS - 1, batch.SLOTS, batch.SLOTS + 1, 2 * batch.SLOTS])
+def test_the_last_batch_is_known_to_be_the_last(stack: ExitStack, count: int) -> None:
+    receiver, sender = pair(stack)
+    payloads = [b"x" * (1 + number % 2) for number in range(count)]  # no two alike: nothing is coalesced
+    assert sender.send(payloads) == count
+    taken = 0
+    for _ in range(4):
+        taken += len(receiver.receive())
+        if receiver.emptied:
+            break
+    assert (taken, receiver.emptied) == (count, True)
+    receiver.idle()
+
+
 def test_who_waits_holds_no_arena(stack: ExitStack) -> None:
     pairs = [pair(stack) for _ in range(20)]
     for receiver, sender in pairs:

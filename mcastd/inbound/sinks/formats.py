@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from binascii import b2a_base64
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from json.encoder import encode_basestring as quote  # in C; gives a JSON string, non-ASCII as it is
 
-from mcastd.inbound.sinks.records import Parts, Payloads, Records
+from mcastd.inbound.sinks.records import Parts, Payloads, Record, Records
 from mcastd.net.link import Batch, Origin
 
 try:
@@ -32,7 +33,7 @@ def make_format(name: str, group: str, interface_name: Callable[[int], str]) -> 
         case "lines":
             return lines
         case "json":
-            return lambda batch: Parts(list(_json(batch, group, interface_name)))
+            return _Json(group, interface_name)
         case _:
             raise ValueError(name)
 
@@ -42,25 +43,66 @@ def lines(batch: Batch) -> Records:
     return Parts([p if p[-1:] == b"\n" else b"".join((p, b"\n")) for p in batch.payloads])
 
 
-def _json(batch: Batch, group: str, interface_name: Callable[[int], str]) -> Iterator[bytes]:
-    """An object a line. Formatted by hand, at a fraction of the cost of json.dumps: what the datagrams of a
-    batch have in common (the second, the sender) is formatted once for all of them."""
-    senders: dict[Origin, bytes] = {}
-    second, stamp = -1, b""
-    for payload, origin, time_ns in zip(batch.payloads, batch.origins, batch.times, strict=True):
-        sender = senders.get(origin)
-        if sender is None:
-            sender = senders[origin] = _sender(origin, group, interface_name)
-        nanoseconds = time_ns - second * NANO
-        if not 0 <= nanoseconds < NANO:
-            second, nanoseconds = divmod(time_ns, NANO)
-            stamp = f"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}".encode()
-        time = b'"%b.%09dZ"' % (stamp, nanoseconds) if time_ns else b"null"
-        try:
-            content = quoted(str(payload, "utf-8"))
-        except UnicodeDecodeError:
-            content = b'"%b","encoding":"base64"' % b2a_base64(payload, newline=False)
-        yield b'{"time":%b,%b,"length":%d,"payload":%b}\n' % (time, sender, len(payload), content)
+class _Json:
+    """An object a line. Formatted by hand, at a fraction of the cost of json.dumps: what datagrams have in
+    common, the second and the sender, is formatted once for all of them."""
+
+    def __init__(self, group: str, interface_name: Callable[[int], str]) -> None:
+        self._group = group
+        self._interface_name = interface_name
+
+    def __call__(self, batch: Batch) -> Records:
+        origins, times = batch.origins, batch.times
+        if len(origins) != len(batch):
+            raise ValueError("json needs a receiver with metadata")
+        if not origins:
+            return Parts([])
+        first = min(times)
+        if first and max(times) // NANO == first // NANO and origins.count(origins[0]) == len(origins):
+            try:
+                return Parts(self._stream(batch.payloads, origins[0], times))
+            except UnicodeDecodeError:
+                pass
+        return Parts(list(self._each(batch.payloads, origins, times)))
+
+    def _stream(self, payloads: Sequence[Record], origin: Origin, times: Sequence[int]) -> list[bytes]:
+        """Texts of one sender, all of one second: as a rule."""
+        second = times[0] // NANO
+        base, head, sender = second * NANO, _stamp(second), self._sender(origin)
+        return [
+            b'%b%09dZ",%b%d,"payload":%b}\n'
+            % (head, time - base, sender, len(payload), quoted(str(payload, "utf-8")))
+            for payload, time in zip(payloads, times, strict=True)
+        ]
+
+    def _each(
+        self, payloads: Sequence[Record], origins: Sequence[Origin], times: Sequence[int]
+    ) -> Iterator[bytes]:
+        senders = {origin: self._sender(origin) for origin in set(origins)}
+        for payload, origin, time in zip(payloads, origins, times, strict=True):
+            try:
+                content = quoted(str(payload, "utf-8"))
+            except UnicodeDecodeError:
+                content = b'"%b","encoding":"base64"' % b2a_base64(payload, newline=False)
+            second, nanoseconds = divmod(time, NANO)
+            stamp = b'%b%09dZ"' % (_stamp(second), nanoseconds) if time else b'{"time":null'
+            yield b'%b,%b%d,"payload":%b}\n' % (stamp, senders[origin], len(payload), content)
+
+    def _sender(self, origin: Origin) -> bytes:
+        """The middle of a record, from its source up to its length."""
+        source, port, ifindex, ttl = origin
+        interface = quote(self._interface_name(ifindex)) if ifindex else "null"
+        text = (
+            f'"source":{quote(source)},"port":{port},"group":{quote(self._group)},'
+            f'"interface":{interface},"ttl":{ttl if ttl >= 0 else "null"},"length":'
+        )
+        return text.encode(errors="replace")  # an interface's name may be no UTF-8
+
+
+@lru_cache(maxsize=4)
+def _stamp(second: int) -> bytes:
+    """The beginning of a record, up to the fraction of the second."""
+    return f'{{"time":"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}.'.encode()
 
 
 def _in_quotes(text: str) -> bytes:
@@ -68,13 +110,3 @@ def _in_quotes(text: str) -> bytes:
 
 
 quoted: Callable[[str], bytes] = _in_quotes if orjson is None else orjson.dumps
-
-
-def _sender(origin: Origin, group: str, interface_name: Callable[[int], str]) -> bytes:
-    source, port, ifindex, ttl = origin
-    interface = quote(interface_name(ifindex)) if ifindex else "null"
-    text = (
-        f'"source":{quote(source)},"port":{port},"group":{quote(group)},'
-        f'"interface":{interface},"ttl":{ttl if ttl >= 0 else "null"}'
-    )
-    return text.encode(errors="replace")  # an interface's name may be no UTF-8

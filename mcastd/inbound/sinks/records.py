@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from mcastd.net.link import IOV_MAX, Batch
+from mcastd.net.link import Batch
 
 Record = bytes | memoryview
 
@@ -64,7 +64,7 @@ class Parts:
         return len(self.parts)
 
     def write(self, fd: int) -> int:
-        return os.writev(fd, self.parts[:IOV_MAX])
+        return os.writev(fd, [b"".join(self.parts)])  # a copy costs less than so many buffers
 
 
 def size_of(records: Sequence[Record]) -> int:
