@@ -40,7 +40,7 @@ SOME = (*range(16), *range(16, SLOTS, 16))  # or only these, while there is one 
 CONTROL = 256  # bytes of control messages for a packet; with metadata some 100 are used
 LARGE = SLOTS * 8192  # bytes in a batch that touch more of the arena than should stay touched
 SPARE = 64  # arenas kept for the next who needs one
-KNOWN = 1024  # origins that are remembered
+KNOWN = 1024  # addresses and origins that are remembered
 NANO = 1_000_000_000
 
 T = TypeVar("T")
@@ -202,6 +202,7 @@ class MmsgArena:
         low = 0 if sys.byteorder == "little" else ctypes.sizeof(ctypes.c_size_t) - 4
         self._from_lengths = _column(self._from, _libc.iovec.iov_len.offset + low, "I")
         self._layouts: dict[int, Layout] = {}
+        self._addresses: dict[bytes, str] = {}
         self._origins: dict[tuple[bytes, int, int], Origin] = {}
 
     def _naming(self, named: Sequence[int]) -> bytes:
@@ -244,10 +245,9 @@ class MmsgArena:
         """What the control messages of each packet say; one for all if the kernel laid them out alike."""
         lengths = self._control_lengths[:count].tolist()
         if lengths.count(lengths[0]) == count:
-            return [self._layouts.get(lengths[0]) or self._learn(0, lengths[0])]
-        return [
-            self._layouts.get(length) or self._learn(index, length) for index, length in enumerate(lengths)
-        ]
+            lengths = lengths[:1]
+        known = self._layouts
+        return [known[n] if n in known else self._learn(index, n) for index, n in enumerate(lengths)]
 
     def _learn(self, index: int, length: int) -> Layout:
         """Where the fields are in control messages of ``length`` bytes, as packet ``index`` has them."""
@@ -265,13 +265,22 @@ class MmsgArena:
         names = bytes(self._raw_names[: count * NAME])
         if not self._name_repeated.startswith(names):
             self._name_repeated = names[:NAME] * SLOTS
-            self.sender = self.origin(names[:NAME]).source
+            self.sender = self.address(names[:NAME])
             if not self._name_repeated.startswith(names):
                 self.mixed = True
                 return [names[start : start + NAME] for start in range(0, len(names), NAME)]
         return [names[:NAME]]  # a stream has one source, as a rule
 
-    def origin(self, name: bytes, ifindex: int = 0, ttl: int = -1) -> Origin:
+    def address(self, name: bytes) -> str:
+        key = name[4:]  # without family and port
+        address = self._addresses.get(key)
+        if address is None:
+            if len(self._addresses) >= KNOWN:
+                self._addresses.clear()
+            address = self._addresses[key] = _abi.parse_sockaddr(name)[0]
+        return address
+
+    def origin(self, name: bytes, ifindex: int, ttl: int) -> Origin:
         key = (name, ifindex, ttl)
         origin = self._origins.get(key)
         if origin is None:
@@ -343,9 +352,9 @@ class MmsgBatch:
         names = arena.names(len(named))
         if len(names) == 1:
             return [(arena.sender, self._datagrams)]
-        origin, numbers = arena.origin, self._numbers
+        numbers = self._numbers
         return [
-            (origin(name).source, sum(numbers[start:end]))
+            (arena.address(name), sum(numbers[start:end]))
             for name, start, end in zip(names, named, (*named[1:], self._count), strict=True)
         ]
 

@@ -11,8 +11,10 @@ from contextlib import ExitStack, closing
 
 import pytest
 from support.host import ip
+from support.wait import wait_for
 
 from mcastd.net import batch
+from mcastd.net.interfaces import look
 from mcastd.net.link import MAX_DATAGRAM
 from mcastd.net.receiver import SocketReceiver
 from mcastd.net.sockets import SocketSender, free_port
@@ -96,6 +98,7 @@ def test_families_take_turns(stack: ExitStack) -> None:
     ip("addr add fd11::1/64 dev left nodad")
     ip("link set left addrgenmode none up")
     ip("link set right up")
+    wait_for(lambda: all(i.carrier for i in look().interfaces.values()), "the carrier, and routes with it")
     six, four = pair(stack, "ff15::11", "left"), pair(stack, "239.255.11.2", "left")
     for _ in range(3):
         for (receiver, sender), source in ((six, "fd11::1"), (four, "10.11.0.1")):
