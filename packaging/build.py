@@ -215,7 +215,7 @@ def _build(name: str, wanted: str) -> None:
 
 
 def for_tests() -> None:
-    """All packages and roots, or why there are none, which the system tests then say. In CI it has to work."""
+    """All packages and roots, or why there are none, for the system tests to say. In CI it has to work."""
     DIST.mkdir(exist_ok=True)
     IMPOSSIBLE.unlink(missing_ok=True)
     try:

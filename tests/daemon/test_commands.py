@@ -128,3 +128,21 @@ def test_help(arguments: list[str]) -> None:
 
 def test_version() -> None:
     assert re.fullmatch(r"mcastd \d+\.\d+\.\d+\n", mcastd("--version").stdout)
+
+
+def test_the_control_socket_is_where_the_command_line_says_unless_the_configuration_does(
+    tmp_path: Path,
+) -> None:
+    inbound = '[inbound.a]\ngroup = "239.255.1.2"\nport = 9190\ninterface = "lo"\noutput = "/dev/null"\n'
+    config = tmp_path / "mcastd.toml"
+    ours, said = tmp_path / "ours", tmp_path / "said"
+    for text, socket in ((inbound, said), (f'[daemon]\ncontrol_socket = "{ours}"\n{inbound}', ours)):
+        config.write_text(text)
+        command = [*MCASTD, "run", "--config", str(config), "--socket", str(said)]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        try:
+            wait_for(socket.exists, f"{socket} exists", timeout=20)
+        finally:
+            process.terminate()
+            _, errors = process.communicate(timeout=20)
+        assert process.returncode == 0, errors

@@ -23,9 +23,10 @@ _serial = itertools.count()
 
 BOOT = """
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
-if [ "$UPPER" ]; then mkdir -p "$UPPER"; else mount -t tmpfs -o mode=755 tmpfs "$SPACE"; UPPER=$SPACE/upper; fi
-mkdir -p "$UPPER" "$SPACE/work" "$SPACE/root"
-mount -t overlay overlay -o "lowerdir=$LOWER,upperdir=$UPPER,workdir=${WORK:-$SPACE/work}" "$SPACE/root"
+[ "$UPPER" ] || mount -t tmpfs -o mode=755 tmpfs "$SPACE"
+UPPER=${UPPER:-$SPACE/upper} WORK=${WORK:-$SPACE/work}
+mkdir -p "$UPPER" "$WORK" "$SPACE/root"
+mount -t overlay overlay -o "lowerdir=$LOWER,upperdir=$UPPER,workdir=$WORK" "$SPACE/root"
 exec systemd-nspawn --quiet --boot -D "$SPACE/root" -M "$NAME" --register=no --keep-unit --private-network \
   --console=pipe --link-journal=no --timezone=off --resolv-conf=off \
   --capability=CAP_BPF --system-call-filter=bpf --bind-ro="$SHARED:/mnt"
@@ -50,8 +51,6 @@ class Machine:
             "NAME": self.name,
             "SHARED": str(shared),
         }
-        if upper:
-            Path(environment["WORK"]).mkdir()
         self._cgroup.mkdir()
         with self._console.open("wb") as console:
             self._nspawn = subprocess.Popen(

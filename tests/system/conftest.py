@@ -1,7 +1,7 @@
-"""Machines to install packages on. `make system-packages` made the packages and roots: there is no network here.
+"""Machines to install packages on. `make system-packages` made the packages and roots: pytest has no network.
 
-Each flavour is a distribution with the kind of package that it is for. It is installed once for all tests that
-run at the same time, and each test boots a copy.
+Each flavour is a distribution with the kind of package that it is for. It is installed once a run, and each test
+boots a copy.
 """
 
 from __future__ import annotations
@@ -156,7 +156,3 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Tests marked `everywhere` run on each flavour."""
     if metafunc.definition.get_closest_marker("everywhere") and "flavour" in metafunc.fixturenames:
         metafunc.parametrize("flavour", list(FLAVOURS), indirect=True)
-
-
-def said(command: subprocess.CompletedProcess[str]) -> str:
-    return command.stdout + command.stderr
