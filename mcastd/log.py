@@ -1,8 +1,8 @@
 """Logs by structlog: events are ``noun past-tense-verb`` with fields, one line each, on stderr.
 
 ``console`` for people, ``json`` for machines, ``journal`` for systemd: one line with the ``<N>`` priority
-prefix of sd-daemon(3), which journald turns into PRIORITY=. If stderr is journald's, it gets the line with its
-fields beside it, so that ``journalctl MCASTD_WORKER=inbound/news`` finds them. ``auto`` looks at stderr.
+prefix of sd-daemon(3), which journald turns into PRIORITY=. If stderr is journald's, it gets the line and its
+fields, so that ``journalctl MCASTD_WORKER=inbound/news`` finds them. ``auto`` picks by what stderr is.
 """
 
 from __future__ import annotations

@@ -189,6 +189,47 @@ class Machine:
         wait_for(gone, f"{self._cgroup} empty", timeout=20)
 
 
+FEED = """
+import select, socket, sys
+group, port, address, pause, length = sys.argv[1:]
+link = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+link.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(address))
+link.bind((address, 0))
+sent = 0
+while not select.select([sys.stdin], [], [], float(pause))[0]:
+    link.sendto(b"%d" % sent + b" " * int(length) + b"\\n", (group, int(port)))
+    sent += 1
+print(sent)
+"""
+
+
+class Feed:
+    """Sends numbered lines to a group, in a machine or in a network namespace of it, until stopped."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        group: str,
+        port: int,
+        *,
+        address: str = "127.0.0.1",
+        pause: float = 0.001,
+        length: int = 0,
+        namespace: str = "",
+    ) -> None:
+        arguments = [group, port, address, pause, length]
+        enter = ["ip", "netns", "exec", namespace] if namespace else []
+        self._process = machine.start(
+            *enter, "python3", "-c", FEED, *map(str, arguments),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def stop(self) -> int:
+        """How many were sent."""
+        output, _ = self._process.communicate(timeout=30)
+        return int(output)
+
+
 @contextlib.contextmanager
 def running(
     space: Path, layers: Sequence[Path], shared: Path, upper: Path | None = None

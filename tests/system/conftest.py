@@ -1,7 +1,7 @@
 """Machines to install packages on. `make system-packages` made the packages and roots: pytest has no network.
 
-Each flavour is a distribution with the kind of package that it is for. It is installed once a run, and each test
-boots a copy.
+Each flavour is a distribution with the kind of package that it is for. It is installed once a run, and each
+test boots a copy.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,13 +142,32 @@ def bare(space: Path, flavour: Flavour) -> Iterator[Machine]:
         yield machine
 
 
+Boot = Callable[[str], Machine]
+
+
 @pytest.fixture
-def machine(space: Path, flavour: Flavour) -> Iterator[Machine]:
-    """A machine that has booted with mcastd installed and running."""
+def boot(space: Path, flavour: Flavour, tmp_path: Path) -> Iterator[Boot]:
+    """Boot a machine on which mcastd is installed, with this configuration, or as it comes."""
     name = next(name for name, known in FLAVOURS.items() if known is flavour)
-    with running(space, layers(space, name), flavour.package.parent) as machine:
-        machine.wait_active()
-        yield machine
+    with ExitStack() as stack:
+
+        def boot(config: str = "") -> Machine:
+            lower = layers(space, name)
+            if config:
+                (tmp_path / "top" / "etc").mkdir(parents=True)
+                (tmp_path / "top" / "etc" / "mcastd.toml").write_text(config)
+                lower.insert(0, tmp_path / "top")
+            machine = stack.enter_context(running(space, lower, flavour.package.parent))
+            machine.wait_active()
+            return machine
+
+        yield boot
+
+
+@pytest.fixture
+def machine(boot: Boot) -> Machine:
+    """A machine that has booted with mcastd as it comes."""
+    return boot("")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
