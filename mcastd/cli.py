@@ -17,7 +17,7 @@ DEFAULT_CONFIG = Path("/etc/mcastd.toml")
 config_option = click.option(
     "--config",
     "path",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),  # whether it is shows, with the reason, when it is used
     default=DEFAULT_CONFIG,
     show_default=True,
     metavar="PATH",
@@ -35,7 +35,7 @@ def main() -> None:
 @config_option
 @click.option(
     "--socket",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     envvar="MCASTD_CONTROL_SOCKET",
     show_envvar=True,
     metavar="PATH",

@@ -38,6 +38,7 @@ class Machine:
 
     def __init__(self, space: Path, layers: Sequence[Path], shared: Path, upper: Path | None = None) -> None:
         self.name = f"mcastd-{os.getpid()}-{next(_serial)}"
+        self._started: list[subprocess.Popen[Any]] = []
         self._cgroup = cgroup_root() / self.name
         self._console = space / f"{self.name}.log"
         directory = space / self.name
@@ -112,7 +113,8 @@ class Machine:
 
     def start(self, *command: str, user: str = "", **options: Any) -> subprocess.Popen[Any]:
         """A program that runs beside the test; it ends with the machine at the latest."""
-        return subprocess.Popen(self.enter(*command, user=user), **options)
+        self._started.append(subprocess.Popen(self.enter(*command, user=user), **options))
+        return self._started[-1]
 
     def path(self, path: str) -> Path:
         """A file in here, as seen from outside. Symlinks in it that are absolute lead astray."""
@@ -163,6 +165,9 @@ class Machine:
 
     def power_off(self) -> None:
         """Ask systemd, then kill; nothing of the container is left."""
+        for process in self._started:  # a nsenter stops when what it runs is stopped, and would never go on
+            process.kill()
+            process.wait()
         for number in (signal.SIGRTMIN + 4, signal.SIGKILL):  # 4: power off, systemd(1)
             with contextlib.suppress(ProcessLookupError):
                 if self.leader:

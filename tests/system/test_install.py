@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,8 +20,10 @@ import socket, sys
 link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))  # ETH_P_ALL
 link.bind(("far0", 0))
 print("ready", flush=True)
-while True:
-    print(link.recv(2048).hex(), flush=True)
+frame = b""
+while b"the end" not in frame:
+    frame = link.recv(2048)
+    print(frame.hex(), flush=True)
 """
 
 
@@ -53,8 +56,8 @@ def test_it_is_laid_out_as_documented(machine: Machine) -> None:
     account = machine.shell("getent passwd mcastd").strip().split(":")
     assert account[4] == "IP multicast daemon"
     assert account[6].endswith("/nologin")
-    # Of this network namespace, unlike net.core.rmem_max, which is the host's
-    assert machine.shell("sysctl -n net.ipv4.igmp_max_msf net.ipv6.mld_max_msf") == "256\n256\n"
+    # Of this network namespace; the others are the real host's, whom no container may change
+    assert machine.shell("sysctl -n net.ipv4.igmp_max_msf") == "256\n"
     limits = machine.shell("/usr/lib/systemd/systemd-sysctl --cat-config")
     assert "\nnet.core.rmem_max = 67108864\n" in limits
     for page in ("man8/mcastd.8", "man1/mcastctl.1", "man5/mcastd.toml.5"):
@@ -65,7 +68,7 @@ def test_it_is_laid_out_as_documented(machine: Machine) -> None:
 def test_as_it_comes_nothing_leaves_the_host(machine: Machine) -> None:
     machine.shell("ip link add eth0 type veth peer name far0; ip address add 10.9.0.1/24 dev eth0")
     machine.shell("ip link set eth0 up; ip link set far0 up; ip route add default dev eth0")
-    capture = machine.start("python3", "-c", CAPTURE, stdout=-1, text=True)
+    capture = machine.start("python3", "-c", CAPTURE, stdout=subprocess.PIPE, text=True)
     assert capture.stdout is not None
     assert capture.stdout.readline() == "ready\n"
     machine.run("systemctl", "restart", "mcastd")
@@ -74,17 +77,14 @@ def test_as_it_comes_nothing_leaves_the_host(machine: Machine) -> None:
     machine.shell("""python3 -c "
 import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.setsockopt(0, 33, 1)
 s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1); s.sendto(b'the end', ('10.9.0.255', 9))" """)
-    frames: list[bytes] = []
-    while not frames or b"the end" not in frames[-1]:
-        frames.append(bytes.fromhex(capture.stdout.readline()))
-    capture.terminate()
-    capture.communicate()
+    output, _ = capture.communicate(timeout=30)
+    frames = list(map(bytes.fromhex, output.split()))
+    assert b"the end" in frames[-1]
     group = bytes([239, 255, 1, 2])
     assert not [frame for frame in frames if group in frame or NEWS.read_bytes()[:10] in frame]
 
 
 COMPLETE = """
-source /usr/share/bash-completion/bash_completion
 source /usr/share/bash-completion/completions/mcastctl
 COMP_WORDS=(mcastctl st) COMP_CWORD=1 COMP_LINE='mcastctl st' COMP_POINT=11
 { compopt() { :; }; _mcastctl_completion mcastctl st mcastctl; } 2>/dev/null
@@ -93,13 +93,7 @@ echo "${COMPREPLY[@]}"
 
 
 def test_shells_complete_it(machine: Machine) -> None:
-    assert set(
-        machine.shell(COMPLETE.replace("source /usr/share/bash-completion/bash_completion\n", "")).split()
-    ) == {
-        "start-worker",
-        "status",
-        "stop-worker",
-    }
+    assert set(machine.shell(COMPLETE).split()) == {"start-worker", "status", "stop-worker"}
     machine.run(
         "zsh", "-c", "autoload -U compinit; compinit -u; [[ -n $_comps[mcastctl] && -n $_comps[mcastd] ]]"
     )
