@@ -127,9 +127,9 @@ def build_deb(destination: Path) -> None:
 def build_bundled(destination: Path) -> None:
     """For systems that lack our Python libraries, or have older ones: each for one version of Python."""
     native = next(iter(BUNDLES.values()))
-    for system, python in BUNDLES.items():
-        with roots.unpacked("bookworm-build") as root:
-            tree = root / "build" / "mcastd"
+    with roots.unpacked("bookworm-build") as root:
+        for system, python in BUNDLES.items():
+            tree = root / "build" / system / "mcastd"
             copy_sources(tree)
             shutil.copytree(tree / "packaging" / "debian", tree / "debian")
             (tree / "debian" / "changelog").write_text(debian_changelog(f"{version()}~{system}"))
@@ -141,10 +141,10 @@ def build_bundled(destination: Path) -> None:
             download_wheels(tree / "wheels", {native, python})
             roots.run_in(
                 root,
-                f"export PYTHON_VERSION={python}; cd /build/mcastd && "
-                "dpkg-buildpackage -b -us -uc >/build/log 2>&1 || { cat /build/log; exit 1; }",
+                f"export PYTHON_VERSION={python}; cd /build/{system}/mcastd && "
+                "dpkg-buildpackage -b -us -uc >../log 2>&1 || { cat ../log; exit 1; }",
             )
-            collect(root / "build", destination)
+            collect(tree.parent, destination)
 
 
 def download_wheels(destination: Path, pythons: set[str]) -> None:
