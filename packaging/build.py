@@ -219,8 +219,10 @@ def for_tests() -> None:
     DIST.mkdir(exist_ok=True)
     IMPOSSIBLE.unlink(missing_ok=True)
     try:
-        roots.make(list(roots.ROOTS))
-        build(list(BUILDERS))
+        with ThreadPoolExecutor() as pool:  # what is built waits for its root alone
+            jobs = [pool.submit(roots.make, list(roots.ROOTS)), pool.submit(build, list(BUILDERS))]
+        for job in jobs:
+            job.result()
     except Impossible as error:
         if os.environ.get("CI") and os.geteuid() == 0:
             raise

@@ -78,7 +78,7 @@ def test_a_bad_edit_fails_with_the_line_and_changes_nothing(machine: Machine) ->
     assert machine.workers()["inbound/news"]["status"]["port"] == 9290
 
 
-@pytest.mark.everywhere
+@pytest.mark.parametrize("flavour", ["trixie-deb", "bookworm-bundled"], indirect=True)
 def test_each_of_many_reloads_tells_the_truth(machine: Machine) -> None:
     """There are two ways to it at once where systemd knows notify-reload; neither outruns the other."""
     for turn in range(5):

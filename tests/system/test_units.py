@@ -23,9 +23,9 @@ def test_systemd_finds_no_fault_in_the_units(machine: Machine) -> None:
 
 
 @pytest.mark.everywhere
-@pytest.mark.parametrize("unit", UNITS)
-def test_they_are_confined(machine: Machine, unit: str) -> None:
-    output = machine.run("systemd-analyze", "security", "--no-pager", unit).stdout
-    found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", output)
-    assert found, output
-    assert 0 < float(found[1]) <= MOST_EXPOSED, output
+def test_they_are_confined(machine: Machine) -> None:
+    for unit in UNITS:
+        output = machine.run("systemd-analyze", "security", "--no-pager", unit).stdout
+        found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", output)
+        assert found, output
+        assert 0 < float(found[1]) <= MOST_EXPOSED, output

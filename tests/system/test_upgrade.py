@@ -73,7 +73,7 @@ def gaps(numbers: list[int]) -> Iterator[int]:
 
 @debs
 def test_upgrade_and_downgrade_keep_edits_and_cost_one_restart(
-    machine: Machine, flavour: Flavour, record_property: Callable[[str, object], None]
+    machine: Machine, flavour: Flavour, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     feed = prepare(machine)
     edited = machine.path("/etc/mcastd.toml").read_text()
@@ -91,7 +91,7 @@ def test_upgrade_and_downgrade_keep_edits_and_cost_one_restart(
     sent = feed.stop()
     numbers = list(map(int, machine.path("/var/log/mcastd/other.log").read_text().split()))
     lost = list(gaps(numbers))
-    record_property("lost_by_a_restart_at_1000_a_second", lost)
+    record_testsuite_property(f"lost_by_restarts_{flavour.root}", lost)
     assert len(lost) == 2, f"each of the two restarted it once, and nothing else was lost: {lost} of {sent}"
 
 
