@@ -139,10 +139,10 @@ def test_the_control_socket_is_where_the_command_line_says_unless_the_configurat
     for text, socket in ((inbound, said), (f'[daemon]\ncontrol_socket = "{ours}"\n{inbound}', ours)):
         config.write_text(text)
         command = [*MCASTD, "run", "--config", str(config), "--socket", str(said)]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE)
-        try:
-            wait_for(socket.exists, f"{socket} exists", timeout=20)
-        finally:
+        with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+            assert process.stderr is not None
+            log = iter(process.stderr.readline, b"")
+            assert any(b"daemon.ready" in line for line in log)
+            assert socket.exists()
             process.terminate()
-            _, errors = process.communicate(timeout=20)
-        assert process.returncode == 0, errors
+        assert process.returncode == 0
