@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types unit deb deb-bundled rpm system-packages clean
+.PHONY: demo test lint types unit bench deb deb-bundled rpm system-packages clean
 
 demo: $(VENV)/installed
 	$(BIN)/mcastd demo
@@ -28,6 +28,10 @@ deb deb-bundled rpm:
 # What tests/system needs: pytest has no network to make it with. Where that is impossible, these tests say why.
 system-packages:
 	$(PYTHON) packaging/build.py --for-tests
+
+# As root, some ten minutes; BENCH="--quick --rows raw,send" for less, BENCH=--help for all options.
+bench: $(VENV)/installed
+	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH)
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

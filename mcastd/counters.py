@@ -7,7 +7,6 @@ The promise: ``received = written + dropped + queued`` for every output of a sub
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
@@ -32,16 +31,22 @@ class SourceCounts:
     def __init__(self) -> None:
         self.first = ""
         self.last = ""
+        self._run = 0  # datagrams of the last source that are not in the counts yet
         self._counts: Counter[str] = Counter()
         self._rest = 0
 
-    def add(self, sources: Sequence[str]) -> None:
-        """Count one batch: the source of each datagram."""
-        if not sources:
-            return
-        self.first = self.first or sources[0]
-        self.last = sources[-1]
-        self._counts.update(sources)
+    def add(self, source: str, count: int) -> None:
+        """Count ``count`` datagrams in a row from one address."""
+        if source != self.last:
+            self._end_run()
+            self.first = self.first or source
+            self.last = source
+        self._run += count
+
+    def _end_run(self) -> None:
+        if self._run:
+            self._counts[self.last] += self._run
+            self._run = 0
         if len(self._counts) > 2 * self.KEPT:
             kept = Counter(dict(self._counts.most_common(self.KEPT)))
             self._rest += self._counts.total() - kept.total()
@@ -50,6 +55,8 @@ class SourceCounts:
     def top(self, number: int) -> tuple[dict[str, int], int]:
         """The ``number`` busiest sources with their counts, busiest first, and the sum of all others."""
         counts = Counter(dict(self._counts))  # the worker's thread goes on counting
+        if self._run:
+            counts[self.last] += self._run
         top = dict(counts.most_common(number))
         return top, self._rest + counts.total() - sum(top.values())
 

@@ -18,6 +18,7 @@ from typing import Protocol
 from mcastd import clock
 
 LONGEST_WAIT = 86_400.0  # seconds: poll(2) takes no more than 24 days; waking once a day costs nothing
+SHORT_NAP = 0.005  # seconds that a signal may wait
 POLL_SLACK = 0.002  # seconds: poll(2) counts whole milliseconds; the rest of a deadline is slept exactly
 
 
@@ -29,6 +30,10 @@ class Signal(enum.Flag):
     REOPEN = enum.auto()  # close and open output files (log rotation)
     NETWORK = enum.auto()  # interfaces, addresses or routes changed: look at them again
     RETRY = enum.auto()  # do not wait for the next attempt
+    HANDOVER = enum.auto()  # what another thread did for the worker is its own again
+
+
+NONE = Signal.NONE
 
 
 class Context:
@@ -41,9 +46,10 @@ class Context:
     def __init__(self, on_ready: Callable[[], None] = lambda: None) -> None:
         self._on_ready = on_ready
         self._lock = threading.Lock()
-        self._signals = Signal.NONE
+        self.signals = NONE  # sent and not taken yet
         self._event = -1
         self._poll = select.poll()
+        self._signal_poll = select.poll()
         self._busy_since: float | None = None
         self.detail = ""
         self.degraded = False  # at work, but something is not as it should be: the detail says what
@@ -55,12 +61,13 @@ class Context:
         with self._lock:
             self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             self._poll.register(self._event, select.POLLIN)
+            self._signal_poll.register(self._event, select.POLLIN)
         return self
 
     def send(self, signal: Signal) -> None:
         """Tell the worker; wakes it if it waits. Harmless after :meth:`close`."""
         with self._lock:
-            self._signals |= signal
+            self.signals |= signal
             if self._event >= 0:
                 os.eventfd_write(self._event, 1)
 
@@ -80,14 +87,18 @@ class Context:
 
     @property
     def stopping(self) -> bool:
-        return Signal.STOP in self._signals
+        return Signal.STOP in self.signals
+
+    def asked(self, signal: Signal) -> bool:
+        """Whether ``signal``, or one of several, was sent and is not taken yet."""
+        return self.signals is not NONE and bool(signal & self.signals)
 
     def take(self, signal: Signal) -> bool:
         """Whether ``signal``, or one of several, was sent since it was last taken."""
-        if not signal & self._signals:
+        if self.signals is NONE or not signal & self.signals:
             return False
         with self._lock:
-            self._signals &= ~signal
+            self.signals &= ~signal
         return True
 
     def begin(self) -> None:
@@ -122,6 +133,17 @@ class Context:
             os.eventfd_read(self._event)
         return ready
 
+    def nap(self, seconds: float) -> None:
+        """Block for ``seconds``, or less if a signal comes; watched fds do not end it."""
+        if seconds <= SHORT_NAP:
+            self._busy_since = None
+            time.sleep(seconds)
+            self._busy_since = clock.monotonic()
+        elif self.signals is NONE:
+            self._busy_since = None
+            self._signal_poll.poll(seconds * 1000)
+            self._busy_since = clock.monotonic()
+
     def sleep_until(self, deadline: float) -> bool:
         """Block until monotonic ``deadline``, to within the scheduler's precision, or until a signal comes.
 
@@ -131,7 +153,7 @@ class Context:
         while (left := deadline - clock.monotonic()) > 0:
             if left > POLL_SLACK:
                 self.wait(left - POLL_SLACK)
-                if self._signals:
+                if self.signals:
                     return False
             else:
                 time.sleep(left)

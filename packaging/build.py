@@ -150,7 +150,8 @@ def build_bundled(destination: Path) -> None:
 def download_wheels(destination: Path, pythons: set[str]) -> None:
     """From the package index, outside the root: what we depend on, and what builds our own wheel."""
     constraints = PROJECT / "packaging" / "deb-bundled" / "constraints.txt"
-    wanted = [*roots.PYPROJECT["project"]["dependencies"], "setuptools", "wheel"]
+    project = roots.PYPROJECT["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["fast"], "setuptools", "wheel"]
     for python in pythons:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:"]
         platforms = [f"--platform={platform}" for platform in WHEEL_PLATFORMS]

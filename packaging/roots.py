@@ -51,6 +51,7 @@ def _as_debian(requirement: str) -> str:
 
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
 LIBRARIES = tuple(map(_as_debian, PYPROJECT["project"]["dependencies"]))
+FASTER = tuple(map(_as_debian, PYPROJECT["project"]["optional-dependencies"]["fast"]))  # what is recommended
 
 # A host as a user has it, with what our package depends on: `apt install ./mcastd_*.deb` takes no network.
 HOST = ("systemd", "systemd-sysv", "dbus", "python3", "logrotate", "iproute2", "procps", "libpam-systemd")
@@ -59,7 +60,11 @@ BUILD = ("build-essential", "debhelper", "dh-python", "python3-pip", "lintian", 
 ROOTS = {
     root.name: root
     for root in (
-        Root("trixie", "trixie", (*HOST, *LIBRARIES, "adduser", "bash-completion", "fish", "zsh", "rpm")),
+        Root(
+            "trixie",
+            "trixie",
+            (*HOST, *LIBRARIES, *FASTER, "adduser", "bash-completion", "fish", "zsh", "rpm"),
+        ),
         Root("bookworm", "bookworm", (*HOST, "adduser")),
         Root(
             "trixie-build",

@@ -27,6 +27,7 @@ from mcastd.config.types import (
     Address,
     AnyInterface,
     BufferSize,
+    Burst,
     Dscp,
     Duration,
     FilePath,
@@ -35,6 +36,7 @@ from mcastd.config.types import (
     Location,
     MetricsAddress,
     Mode,
+    Moment,
     OneInterface,
     PayloadSize,
     Period,
@@ -110,6 +112,10 @@ class OutboundChannel(Model):
     interval: Duration | None = Field(
         default_factory=_default_interval,
         description="The time between datagrams in seconds, 2 if there is no rate; 0 is as fast as possible.",
+    )
+    burst: Burst = Field(
+        0.001,
+        description="How much of the rate may go at once, in seconds; less is smoother, and costs more.",
     )
     interface: OneInterface | None = Field(
         None,
@@ -249,6 +255,15 @@ class InboundSubscription(Model):
     )
     receive_buffer: BufferSize = Field(
         4 << 20, description="The kernel's buffer for datagrams that are not yet read, in bytes."
+    )
+    coalesce: Switch = Field(
+        True,
+        description="Whether a sender's datagrams may be received in one piece where the kernel has them so;"
+        " much cheaper, but of such a piece that is lost overflow counts one.",
+    )
+    max_latency: Moment = Field(
+        0.001,
+        description="How long datagrams may gather before they are taken together, in seconds; 0 is at once.",
     )
     output: Annotated[tuple[Output, ...], BeforeValidator(_as_array)] = Field(
         description="Where datagrams go: a file's path, a table with kind and path, or an array of these."

@@ -133,6 +133,20 @@ def parse_period(value: object) -> float:
     return seconds
 
 
+def parse_moment(value: object) -> float:
+    """A duration of at most a second."""
+    seconds = parse_duration(value)
+    if seconds > 1:
+        raise ValueError(f"must be at most 1 second, not {show(value)}")
+    return seconds
+
+
+def parse_burst(value: object) -> float:
+    """A duration above 0, of at most a second."""
+    parse_period(value)
+    return parse_moment(value)
+
+
 def format_duration(seconds: float) -> str | float:
     """The span that parses to exactly ``seconds``; the number itself if it is finer than microseconds."""
     rest = Fraction(repr(seconds)) / _MICROSECOND
@@ -364,6 +378,8 @@ Duration = Annotated[
     float, PlainValidator(parse_duration), PlainSerializer(format_duration, when_used="json")
 ]
 Period = Annotated[float, PlainValidator(parse_period), PlainSerializer(format_duration, when_used="json")]
+Burst = Annotated[float, PlainValidator(parse_burst), PlainSerializer(format_duration, when_used="json")]
+Moment = Annotated[float, PlainValidator(parse_moment), PlainSerializer(format_duration, when_used="json")]
 Size = Annotated[int, PlainValidator(size(1)), PlainSerializer(format_size, when_used="json")]
 BufferSize = Annotated[int, PlainValidator(size(1, 1 << 30)), PlainSerializer(format_size, when_used="json")]
 Rate = Annotated[int, PlainValidator(parse_rate), PlainSerializer(format_rate, when_used="json")]

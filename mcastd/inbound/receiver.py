@@ -6,20 +6,35 @@ import contextlib
 import select
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from mcastd import clock, log
 from mcastd.config import InboundSubscription
 from mcastd.counters import InboundCounters, SourceCounts
 from mcastd.errors import LinkError
-from mcastd.inbound.sinks import NEED_ARRIVALS, Sink, make_sink
-from mcastd.inbound.sinks.records import size_of
+from mcastd.inbound.gather import Gather
+from mcastd.inbound.reader import Reader
+from mcastd.inbound.sinks import NEED_METADATA, Sink, make_sink
 from mcastd.net.link import Batch, Receiver, SourceFilter
-from mcastd.worker import Context, Signal
+from mcastd.worker import NONE, Context, Signal
 
-UPDATABLE = ("sources", "exclude_sources", "rejoin_every", "expect_every")  # without a new link
+UPDATABLE = (
+    "sources",
+    "exclude_sources",
+    "rejoin_every",
+    "expect_every",
+    "max_latency",
+)  # without a new link
 TOP_SOURCES = 10  # shown in the status
 ROUND = 16  # batches taken in one go, before signals and waiting outputs are looked at
+BUSY = 64  # datagrams that were there at one visit: from so many on it is better to read alone
+CALM = 16_000  # datagrams a second: with less it is better to be read with others
+CALM_FOR = 1.0  # seconds
+LOOK_EVERY = 0.01  # seconds between looks at how full the receive buffer is
+LONGEST_SHARED = 0.01  # seconds of max_latency with which a subscription may be read with others
+SMALLEST_BUFFER = (
+    1 << 20
+)  # bytes of receive buffer below which nothing is left to gather: it holds too little
 DATAGRAM_OVERHEAD = 512  # bytes of the receive buffer that the kernel charges beside each datagram, at least
 
 
@@ -41,7 +56,8 @@ def source_filter(config: InboundSubscription) -> SourceFilter:
 class Subscription:
     """The worker of one subscription. Its sinks and counters outlive its runs, its link does not.
 
-    ``open_link`` is asked for a receiver with or without metadata (:class:`~mcastd.net.link.Arrival`).
+    ``open_link`` is asked for a receiver with or without metadata (origins and times). While little comes,
+    the shared ``reader`` takes it, if there is one.
     """
 
     def __init__(
@@ -50,8 +66,10 @@ class Subscription:
         config: InboundSubscription,
         open_link: Callable[[InboundSubscription, bool], Receiver],
         interface_name: Callable[[int], str] = interface_name,
+        reader: Reader | None = None,
     ) -> None:
         self.name = name
+        self.max_latency = config.max_latency
         self.counters = InboundCounters()
         self._config = config
         self._open_link = open_link
@@ -59,9 +77,17 @@ class Subscription:
         self.sinks: tuple[Sink, ...] = tuple(
             make_sink(output, str(config.group), interface_name, self._log) for output in config.output
         )
-        self._metadata = any(output.format in NEED_ARRIVALS for output in config.output)
+        outputs = zip(self.sinks, config.output, strict=True)
+        self._pipes = [sink for sink, output in outputs if output.kind == "fifo"]  # these may have a queue
+        self._metadata = any(output.format in NEED_METADATA for output in config.output)
         self._lock = threading.Lock()  # held while another thread asks the link for the status
         self._link: Receiver | None = None
+        self._reader = reader
+        self._context: Context | None = None  # of the run, for the shared reader
+        self._visitable = False  # the shared reader may take what comes
+        self._failure: Exception | None = None  # that it met
+        self._long_visits = False  # an output held it up, or there was no thread to visit
+        self._limited = False  # the receive buffer was too small to let datagrams gather for max_latency
         self._overflow_before = 0  # on links closed since
         self._last: float | None = None  # monotonic time of the last datagram
         self._sources = SourceCounts()
@@ -83,7 +109,7 @@ class Subscription:
                 self._serve(context, link)
             finally:
                 self._watch(context, {})
-                self._stale = False
+                self._stale = self._long_visits = False
                 with self._lock:
                     self._overflow_before = self.counters.overflow = self._overflow()
                     self._link = None
@@ -95,6 +121,7 @@ class Subscription:
         if settings.model_copy(update=old) != self._config:
             return False
         self._config = settings
+        self.max_latency = settings.max_latency
         return True
 
     def close(self) -> None:
@@ -128,30 +155,162 @@ class Subscription:
             "last_source": self._sources.last,
             "by_source": {"top": top, "rest": rest},
             "outputs": [sink.status() for sink in self.sinks],
+            "max_latency": config.max_latency,
+            "reading": "with others" if self._visitable else "alone",
+            "receive_buffer": self._receive_buffer(described),
             "link": described,
         }
 
+    def _receive_buffer(self, described: Mapping[str, object] | None) -> dict[str, object]:
+        """What was asked for and had, and what to do if it is too little."""
+        asked, had = self._config.receive_buffer, (described or {}).get("receive_buffer")
+        advice = None
+        if isinstance(had, int) and had < asked:
+            advice = f"the kernel gave less than was asked for: sysctl net.core.rmem_max={asked}"
+        elif self._limited:
+            advice = (
+                f"too small for this rate and a max_latency of {self.max_latency:g} s, so datagrams are taken"
+                " earlier: raise receive_buffer, or lower max_latency"
+            )
+        return {"asked": asked, "had": had, "advice": advice}
+
     def _serve(self, context: Context, link: Receiver) -> None:
+        quiet = True
         try:
             while not context.stopping:
-                self._watch(context, self._wanted(link))
-                ready = context.wait(self._next_alarm())
-                if context.take(Signal.REOPEN):
-                    for sink in self.sinks:
-                        sink.reopen()
                 if context.take(Signal.NETWORK):
-                    self._follow(link)
-                for sink in self.sinks:
-                    if sink.pending in ready:
-                        sink.flush()
-                if link.fileno() in ready:
-                    self._receive(link)
-                self._keep_time(context, link)
-                self.counters.overflow = self._overflow()
+                    with self._lock:
+                        self._follow(link)
+                elif quiet and self._may_be_quiet():
+                    quiet = self._be_read(context, link)
+                else:
+                    quiet = self._read(context, link)
         except LinkError:
             self._drain(link)
             raise
         self._drain(link)
+
+    # -- while it is quiet: the shared reader takes what comes, this thread only does what is told
+
+    def _may_be_quiet(self) -> bool:
+        return (
+            self._reader is not None
+            and not self._long_visits
+            and 0 < self.max_latency <= LONGEST_SHARED
+            and not any(sink.slow for sink in self.sinks)
+            and not self._queued()
+        )
+
+    def _be_read(self, context: Context, link: Receiver) -> bool:
+        """Until the next signal that needs more, or until it gets busy; whether it is quiet still."""
+        assert self._reader is not None
+        fd = link.fileno()
+        self._watch(context, {})
+        context.take(Signal.HANDOVER)
+        with self._lock:
+            self._context = context
+            self._visitable = True
+        self._long_visits = not self._reader.add(fd, self)
+        try:
+            while not self._long_visits and not context.asked(Signal.STOP | Signal.HANDOVER | Signal.NETWORK):
+                context.wait(self._next_alarm())
+                with self._lock:
+                    self._attend(context, link)
+        finally:
+            self._reader.remove(fd, self)
+            with self._lock:  # a visit that is under way ends first
+                self._visitable = False
+                failure, self._failure = self._failure, None
+        if failure:
+            raise failure
+        return not context.take(Signal.HANDOVER)
+
+    def visit(self) -> int | None:
+        """Take what has come, in the shared reader's thread. See :class:`~mcastd.inbound.reader.Visited`."""
+        # The worker may be at something, or a client may ask for the status
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
+            link, context = self._link, self._context
+            if link is None or context is None or not self._visitable:
+                return 0
+            try:
+                taken = self._take(link)
+                link.idle()
+                # One that was silent for too long has to look at its alarms again
+                quiet = taken < BUSY and link.emptied and not self._stale and not self._queued()
+            except Exception as error:  # the worker's thread is to meet it
+                self._failure = error
+                taken, quiet = 0, False
+            if not quiet:
+                self._visitable = False
+                context.send(Signal.HANDOVER)
+            return taken
+        finally:
+            self._lock.release()
+
+    def hand_back(self) -> None:
+        """A visit took long: an output is slow, and this subscription's own thread had better wait for it."""
+        self._long_visits = True
+        if self._context is not None:
+            self._context.send(Signal.HANDOVER)
+
+    # -- while it is busy, or an output makes it wait: this thread takes what comes
+
+    def _read(self, context: Context, link: Receiver) -> bool:
+        """Until the next signal that needs more, or until it is quiet; whether it is."""
+        gather = Gather(self.max_latency)
+        timed = self._config.expect_every is not None or self._config.rejoin_every is not None
+        load = link.load()
+        pause = 0.0
+        since = looked = calm_since = clock.monotonic()
+        recently = 0  # datagrams since calm_since
+        while not context.asked(Signal.STOP | Signal.NETWORK):
+            if pause:
+                context.nap(pause)
+            else:
+                link.idle()
+                self._watch(context, self._wanted(link))
+                ready = context.wait(self._next_alarm())
+                for sink in self._pipes:
+                    if sink.pending in ready:
+                        sink.flush()
+            if timed or context.signals is not NONE:
+                self._attend(context, link)
+            if since - looked >= LOOK_EVERY:
+                looked, load = since, link.load()
+                self.counters.overflow = self._overflow_before + load.overflow
+            taken = self._take(link)
+            now = clock.monotonic()
+            pause = gather.wait(taken, now - since, load.filled)
+            if not link.emptied or load.buffer < SMALLEST_BUFFER or self._queued():
+                pause = 0.0
+            since = now
+            recently += taken
+            if now - calm_since >= CALM_FOR:
+                self._limited = gather.limited
+                if recently < CALM * (now - calm_since):
+                    return True
+                recently, calm_since = 0, now
+        return False
+
+    def _attend(self, context: Context, link: Receiver) -> None:
+        """What has to be done beside receiving."""
+        if context.take(Signal.REOPEN):
+            for sink in self.sinks:
+                sink.reopen()
+        self._keep_time(context, link)
+
+    def _take(self, link: Receiver) -> int:
+        """Take what has come, but not all that keeps coming; how many datagrams."""
+        taken = 0
+        for _ in range(ROUND):
+            if self._blocked():
+                break
+            taken += self._deliver(link.receive())
+            if link.emptied:
+                break
+        return taken
 
     def _wanted(self, link: Receiver) -> dict[int, int]:
         """What to wait for: outputs with something queued, and the link unless an output is blocked."""
@@ -210,36 +369,34 @@ class Subscription:
         self._watched = wanted
 
     def _blocked(self) -> bool:
-        return any(sink.blocked for sink in self.sinks)
+        return bool(self._pipes) and any(sink.blocked for sink in self._pipes)
 
-    def _receive(self, link: Receiver) -> None:
-        for _ in range(ROUND):
-            batch = link.receive()
-            if not batch:
-                return
-            self._deliver(batch)
-            if self._blocked():
-                return
+    def _queued(self) -> bool:
+        return bool(self._pipes) and any(sink.pending is not None for sink in self._pipes)
 
     def _drain(self, link: Receiver) -> None:
         """Take what was queued in the kernel when the end came, but not all that keeps coming."""
         queued = 2 * self._config.receive_buffer  # bytes at most: the kernel grants the double, socket(7)
         while queued > 0 and (batch := link.receive()):
-            self._deliver(batch)
-            queued -= size_of(batch.payloads) + len(batch) * DATAGRAM_OVERHEAD
+            queued -= batch.size + self._deliver(batch) * DATAGRAM_OVERHEAD
 
-    def _deliver(self, batch: Batch) -> None:
-        counters = self.counters
-        counters.received += len(batch)
-        counters.received_bytes += size_of(batch.payloads)
-        counters.truncated += batch.truncated
-        self._sources.add(batch.sources)
-        self._last = self._heard = clock.monotonic()
-        for sink in self.sinks:
-            sink.write(batch)
+    def _deliver(self, batch: Batch) -> int:
+        """Count a batch, and give it to each output; how many datagrams it is."""
+        count = len(batch)
+        if count:
+            counters = self.counters
+            counters.received += count
+            counters.received_bytes += batch.size
+            counters.truncated += batch.truncated
+            for source, number in batch.sources:
+                self._sources.add(source, number)
+            self._last = self._heard = clock.monotonic()
+            for sink in self.sinks:
+                sink.write(batch)
+        return count
 
     def _overflow(self) -> int:
-        return self._overflow_before + (self._link.overflow() if self._link else 0)
+        return self._overflow_before + (self._link.load().overflow if self._link else 0)
 
     def _totals(self) -> dict[str, object]:
         return {

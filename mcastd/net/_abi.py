@@ -1,20 +1,18 @@
 """The kernel's numbers and structs that Python's socket module lacks, under their C names.
 
-From linux/in.h, linux/in6.h, asm-generic/socket.h, linux/netlink.h, linux/rtnetlink.h, linux/if_addr.h and
-linux/if_link.h. Imports nothing of the project.
+From linux/in.h, linux/in6.h, linux/udp.h, asm-generic/socket.h, linux/netlink.h, linux/rtnetlink.h,
+linux/if_addr.h and linux/if_link.h. Imports nothing of the project, and no ctypes: see ``_libc.py`` for that.
 """
 
 from __future__ import annotations
 
-import ctypes
 import ipaddress
-import os
 import socket
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
-from typing import ClassVar
+from typing import Literal
 
 # Socket options, sorted by header and name
 IP_MULTICAST_ALL = 49
@@ -31,9 +29,14 @@ SO_BINDTOIFINDEX = 62
 SO_MEMINFO = 55
 SO_RCVBUFFORCE = 33
 SO_TIMESTAMPNS = 35
+SOL_UDP = 17
+UDP_GRO = 104
+UDP_SEGMENT = 103
 
-SK_MEMINFO_DROPS = 8  # index into SO_MEMINFO's array of __u32 (linux/sock_diag.h)
-SK_MEMINFO_VARS = 9
+sk_meminfo = struct.Struct("=9I")  # SO_MEMINFO's array (linux/sock_diag.h), indexed by these:
+SK_MEMINFO_RMEM_ALLOC = 0
+SK_MEMINFO_RCVBUF = 1
+SK_MEMINFO_DROPS = 8
 
 # rtnetlink(7)
 IFA_ADDRESS = 1
@@ -77,6 +80,18 @@ rtmsg = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, pro
 in_pktinfo = struct.Struct("=i4s4s")  # ifindex, spec_dst, addr
 in6_pktinfo = struct.Struct("=16sI")  # addr, ifindex
 timespec = struct.Struct("@ll")
+cmsghdr = struct.Struct("@Lii0L")  # cmsg_len, cmsg_level, cmsg_type
+_cmsg_align = struct.calcsize("L")
+Kind = Literal["i", "I", "l", "L"]  # struct's letters for C's int and long
+# By level and type: what the data holds, as names with format and offset
+_CONTROL_FIELDS: dict[tuple[int, int], tuple[tuple[str, Kind, int], ...]] = {
+    (socket.SOL_SOCKET, SO_TIMESTAMPNS): (("seconds", "l", 0), ("nanoseconds", "l", struct.calcsize("l"))),
+    (SOL_UDP, UDP_GRO): (("segment", "i", 0),),
+    (socket.IPPROTO_IP, IP_PKTINFO): (("ifindex", "i", 0),),
+    (socket.IPPROTO_IP, socket.IP_TTL): (("ttl", "i", 0),),
+    (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO): (("ifindex", "i", 16),),
+    (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT): (("ttl", "i", 0),),
+}
 _group_req_head = struct.Struct("@I0L")  # gr_interface, and the padding before a sockaddr_storage
 SOCKADDR_STORAGE_SIZE = 128
 
@@ -118,67 +133,24 @@ def parse_group_filter(data: bytes, group: Address) -> tuple[int, list[Address]]
     return mode, [ipaddress.ip_address(source) for source in packed if len(source) == size]
 
 
-class sockaddr(ctypes.Structure):
-    """Room for a ``struct sockaddr_in`` or ``sockaddr_in6``."""
-
-    _fields_: ClassVar = [("data", ctypes.c_char * 28)]
-
-
-class iovec(ctypes.Structure):
-    _fields_: ClassVar = [("iov_base", ctypes.c_void_p), ("iov_len", ctypes.c_size_t)]
-
-
-class msghdr(ctypes.Structure):
-    _fields_: ClassVar = [
-        ("msg_name", ctypes.c_void_p),
-        ("msg_namelen", ctypes.c_uint32),
-        ("msg_iov", ctypes.c_void_p),
-        ("msg_iovlen", ctypes.c_size_t),
-        ("msg_control", ctypes.c_void_p),
-        ("msg_controllen", ctypes.c_size_t),
-        ("msg_flags", ctypes.c_int),
-    ]
-
-
-class mmsghdr(ctypes.Structure):
-    _fields_: ClassVar = [("msg_hdr", msghdr), ("msg_len", ctypes.c_uint)]
-
-
-def sockaddr_text(name: bytes) -> str:
-    """The address in a :class:`sockaddr`, as text without scope."""
+def parse_sockaddr(name: bytes) -> tuple[str, int]:
+    """The address, as text without scope, and the port of a ``struct sockaddr_in`` or ``sockaddr_in6``."""
+    port = int.from_bytes(name[2:4], "big")
     if int.from_bytes(name[:2], sys.byteorder) == socket.AF_INET:
-        return socket.inet_ntop(socket.AF_INET, name[4:8])
-    return socket.inet_ntop(socket.AF_INET6, name[8:24])
+        return socket.inet_ntop(socket.AF_INET, name[4:8]), port
+    return socket.inet_ntop(socket.AF_INET6, name[8:24]), port
 
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.recvmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
-_libc.getsockopt.argtypes = (
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_int,
-    ctypes.c_void_p,
-    ctypes.POINTER(ctypes.c_uint32),
-)
-
-
-def recvmmsg(fd: int, headers: ctypes.Array[mmsghdr], flags: int) -> int:
-    """recvmmsg(2): how many datagrams it received, at least one. Raises OSError."""
-    count: int = _libc.recvmmsg(fd, ctypes.addressof(headers), len(headers), flags, None)
-    if count < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return count
-
-
-def getsockopt(fd: int, level: int, option: int, value: bytes) -> bytes:
-    """getsockopt(2) for options that read ``value`` before they fill it. Raises OSError."""
-    buffer = ctypes.create_string_buffer(value, len(value))
-    length = ctypes.c_uint32(len(value))
-    if _libc.getsockopt(fd, level, option, buffer, ctypes.byref(length)) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return buffer.raw[: length.value]
+def control_fields(data: bytes) -> Iterator[tuple[str, Kind, int]]:
+    """What a socket's control messages say (cmsg(3)): names of fields, each with its format and offset."""
+    start = 0
+    while start + cmsghdr.size <= len(data):
+        length, level, kind = cmsghdr.unpack_from(data, start)
+        if length < cmsghdr.size:
+            return
+        for name, form, offset in _CONTROL_FIELDS.get((level, kind), ()):
+            yield name, form, start + cmsghdr.size + offset
+        start += -(-length // _cmsg_align) * _cmsg_align
 
 
 def ip_mreqn(ifindex: int) -> bytes:

@@ -1,100 +1,392 @@
-"""Many datagrams in one system call: recvmmsg(2) into an arena that is made once."""
+"""Many datagrams in one system call: recvmmsg(2) into an arena that is made once.
+
+A slot takes whatever can come in one packet: the largest datagram, or the segments of one sender that the
+kernel has coalesced (UDP_GRO, linux/udp.h). So nothing is cut. The work is done for the batch as a whole:
+lengths, names and control messages are read as columns, and a datagram by itself costs Python
+something only if an output asks for it.
+"""
 
 from __future__ import annotations
 
-import ctypes
 import mmap
+import os
 import socket
-from collections.abc import Sequence
+import struct
+import sys
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any, Protocol, TypeVar
 
 from mcastd.net import _abi
-from mcastd.net.link import Batch
+from mcastd.net.link import Batch, ListBatch, Origin
 
-SLOT = 1 << 16  # bytes: no UDP datagram is longer, so none is cut
-SLOTS = 64  # datagrams in a batch
+try:
+    import ctypes
+
+    from mcastd.net import _libc
+except ImportError:  # a Python without ctypes: PlainArena does the same with one system call a datagram
+    HAVE_RECVMMSG = False
+else:
+    HAVE_RECVMMSG = True
+READING = "recvmmsg" if HAVE_RECVMMSG else "recvmsg"
+
+SLOT = 1 << 16  # bytes: neither a UDP datagram nor a coalesced packet is longer
+STRIDE = SLOT + 64  # from slot to slot: starts that are all at the same place in a page share few cache lines
+SLOTS = 256  # packets in a batch
+NAME = 28  # bytes: a struct sockaddr_in6
+ALL = range(SLOTS)  # packets whose senders are named
+SOME = (*range(16), *range(16, SLOTS, 16))  # or only these, while there is one sender: a name costs time
+CONTROL = 256  # bytes of control messages for a packet; with metadata some 100 are used
 LARGE = SLOTS * 8192  # bytes in a batch that touch more of the arena than should stay touched
 SPARE = 64  # arenas kept for the next who needs one
-KNOWN = 1024  # source addresses whose text is remembered
+KNOWN = 1024  # origins that are remembered
+NANO = 1_000_000_000
+
+T = TypeVar("T")
 
 
-_free: list[Arena] = []  # appended to and popped from by any thread: each of these is one step
+class Arena(Protocol):
+    """Buffers for one batch of any socket; a batch is valid until the next is received."""
+
+    full: bool  # the last batch took all slots: there may be more
+    mixed: bool  # several senders are to be told apart; it turns true when they are seen
+    sender: str  # the address of the last one whose name was looked at
+    slots: _Slots
+
+    def receive(self, sock: socket.socket, metadata: bool) -> Batch:
+        """What ``sock`` has, without blocking: up to SLOTS packets. Raises OSError."""
 
 
-def lease() -> Arena:
-    """An arena for the caller alone, until it is given back: there are as many as workers busy at a time."""
-    try:
-        arena = _free.pop()
-    except IndexError:
-        return Arena()
-    arena.forget()
-    return arena
+Kind = tuple[object, ...]
+_free: dict[Kind, list[Arena]] = {}  # appended to and popped from by any thread: each of these is one step
 
 
-class Arena:
-    """Buffers for one batch of any socket; a batch's payloads are valid until the next is received.
+def lease(kind: Kind) -> Arena:
+    """An arena for the caller alone, until it is given back: there are as many as workers busy at a time.
 
-    An anonymous mapping: pages that no datagram has touched cost nothing.
+    Sockets of one ``kind`` are alike: what an arena has learned of one holds for the others.
     """
+    try:
+        return _free[kind].pop()
+    except LookupError:
+        return MmsgArena() if HAVE_RECVMMSG else PlainArena()
+
+
+def give_back(arena: Arena, kind: Kind) -> None:
+    """Let others have it; what a burst of large datagrams needed goes back to the kernel."""
+    if arena.slots.swollen:
+        arena.slots.swollen = False
+        arena.slots.memory.madvise(mmap.MADV_DONTNEED)
+    spare = _free.setdefault(kind, [])
+    if len(spare) < SPARE:
+        spare.append(arena)
+
+
+class _Slots:
+    """The memory of an arena. An anonymous mapping: pages that no datagram has touched cost nothing."""
 
     def __init__(self) -> None:
-        self._swollen = False  # some of the batches were of many large datagrams
         # Private: pages of a shared mapping, which is Python's default, could not be given back
-        self._memory = mmap.mmap(-1, SLOT * SLOTS, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        view = memoryview(self._memory)
-        self.slots = [view[i * SLOT : (i + 1) * SLOT] for i in range(SLOTS)]
-        base = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
-        self._names = (_abi.sockaddr * SLOTS)()
-        iovecs = (_abi.iovec * SLOTS)(*(_abi.iovec(base + i * SLOT, SLOT) for i in range(SLOTS)))
-        self._headers = (_abi.mmsghdr * SLOTS)()
-        for header, name, iovec in zip(self._headers, self._names, iovecs, strict=True):
-            header.msg_hdr.msg_name = ctypes.addressof(name)
-            header.msg_hdr.msg_namelen = ctypes.sizeof(_abi.sockaddr)
-            header.msg_hdr.msg_iov = ctypes.addressof(iovec)
-            header.msg_hdr.msg_iovlen = 1
-        self._iovecs = iovecs  # the kernel's pointers lead there
-        self._fresh = bytes(self._headers)  # recvmmsg writes lengths into them: they start over
-        words = memoryview(self._headers).cast("B").cast("I")
-        stride = ctypes.sizeof(_abi.mmsghdr) // 4
-        self._lengths = words[_abi.mmsghdr.msg_len.offset // 4 :: stride]
-        self._raw_names = memoryview(self._names).cast("B")
-        self._texts: dict[bytes, str] = {}
+        self.memory = mmap.mmap(-1, STRIDE * SLOTS, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        view = memoryview(self.memory)
+        self.views = [view[start : start + SLOT] for start in range(0, STRIDE * SLOTS, STRIDE)]
+        self.swollen = False  # some of the batches were of many large datagrams
 
-    def receive(self, fd: int) -> Batch:
-        """What ``fd`` has, without blocking: up to SLOTS datagrams. Raises OSError."""
-        ctypes.memmove(self._headers, self._fresh, len(self._fresh))
+
+class PlainArena:
+    """recvmsg(2) for each packet: for a Python without ctypes."""
+
+    def __init__(self) -> None:
+        self.slots = _Slots()
+        self.full = False
+        self.mixed = True
+        self.sender = ""
+
+    def receive(self, sock: socket.socket, metadata: bool) -> Batch:
+        self.full = True
+        payloads: list[bytes | memoryview] = []
+        origins: list[Origin] = []
+        times: list[int] = []
+        truncated = 0
         try:
-            count = _abi.recvmmsg(fd, self._headers, socket.MSG_DONTWAIT)
+            for slot in self.slots.views:
+                length, ancillary, flags, address = sock.recvmsg_into([slot], CONTROL)
+                truncated += bool(flags & socket.MSG_TRUNC)
+                control = {(level, kind): data for level, kind, data in ancillary}
+                segments = list(_segments(slot, length, _segment_size(control)))
+                payloads += segments
+                origins += [_origin(address, control)] * len(segments)
+                times += [_time(control)] * len(segments)
         except BlockingIOError:
-            return Batch(())
-        lengths = self._lengths[:count].tolist()
-        self._swollen = self._swollen or sum(lengths) > LARGE
-        payloads = [slot[:length] for slot, length in zip(self.slots, lengths, strict=False)]
-        return Batch(payloads, sources=self._sources(count))
+            self.full = False
+        except OSError:
+            if not payloads:  # further on, the next batch meets it again
+                raise
+        batch = ListBatch(payloads, truncated=truncated, addresses=[origin.source for origin in origins])
+        self.slots.swollen |= batch.size > LARGE
+        return ListBatch(payloads, origins, times, truncated, batch.addresses) if metadata else batch
 
-    def _sources(self, count: int) -> Sequence[str]:
-        size = ctypes.sizeof(_abi.sockaddr)
-        names = bytes(self._raw_names[: count * size])
-        first = names[:size]
-        if names == first * count:  # a stream has one source, as a rule
-            return [self._text(first)] * count
-        return [self._text(names[start : start + size]) for start in range(0, len(names), size)]
 
-    def _text(self, name: bytes) -> str:
-        text = self._texts.get(name)
-        if text is None:
-            if len(self._texts) >= KNOWN:
-                self._texts.clear()
-            text = self._texts[name] = _abi.sockaddr_text(name)
-        return text
+def _segments(slot: memoryview, length: int, size: int) -> Iterator[memoryview]:
+    """The datagrams of one packet: ``size`` bytes each, the last one maybe shorter; 0: it is one datagram."""
+    if not 0 < size < length:
+        yield slot[:length]
+        return
+    for start in range(0, length, size):
+        yield slot[start : min(start + size, length)]
 
-    def forget(self) -> None:
-        """Forget the names of others' senders: a shorter one of another family would leave a part of them."""
-        ctypes.memset(self._names, 0, ctypes.sizeof(self._names))
 
-    def give_back(self) -> None:
-        """Let others have it; what a burst of large datagrams needed goes back to the kernel."""
-        if self._swollen:
-            self._swollen = False
-            self._memory.madvise(mmap.MADV_DONTNEED)
-        if len(_free) < SPARE:
-            _free.append(self)
+Control = dict[tuple[int, int], bytes]
+
+
+def _segment_size(control: Control) -> int:
+    return int.from_bytes(control.get((_abi.SOL_UDP, _abi.UDP_GRO), b"")[:4], sys.byteorder)
+
+
+def _time(control: Control) -> int:
+    if (data := control.get((socket.SOL_SOCKET, _abi.SO_TIMESTAMPNS))) is None:
+        return 0
+    seconds, nanoseconds = _abi.timespec.unpack_from(data)
+    return int(seconds * NANO + nanoseconds)
+
+
+def _origin(address: tuple[str, int], control: Control) -> Origin:
+    ifindex, ttl = 0, -1
+    for key, data in control.items():
+        match key:
+            case socket.IPPROTO_IP, _abi.IP_PKTINFO:
+                ifindex, _, _ = _abi.in_pktinfo.unpack_from(data)
+            case socket.IPPROTO_IPV6, socket.IPV6_PKTINFO:
+                _, ifindex = _abi.in6_pktinfo.unpack_from(data)
+            case (socket.IPPROTO_IP, socket.IP_TTL) | (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT):
+                ttl = int.from_bytes(data[:4], sys.byteorder)
+    return Origin(address[0].partition("%")[0], address[1], ifindex, ttl)
+
+
+Layout = dict[str, "memoryview[int]"]
+"""Fields of control messages by name, each as a column: its value for packet 0, 1, ..."""
+
+
+class MmsgArena:
+    """recvmmsg(2), its headers and buffers made once and read by columns."""
+
+    def __init__(self) -> None:
+        self.slots = _Slots()
+        base = ctypes.addressof(ctypes.c_char.from_buffer(self.slots.memory))
+        bases = range(base, base + STRIDE * SLOTS, STRIDE)
+        self._names = (_libc.sockaddr * SLOTS)()
+        self._raw_names = memoryview(self._names).cast("B")
+        self._name_repeated = b""  # the last sender's, as often as there are slots
+        self.sender = ""  # its address
+        self._control = (ctypes.c_char * (CONTROL * SLOTS))()
+        self._into = (_libc.iovec * SLOTS)(*(_libc.iovec(start, SLOT) for start in bases))
+        self._from = (_libc.iovec * SLOTS)(*(_libc.iovec(start, 0) for start in bases))
+        self._headers = (_libc.mmsghdr * SLOTS)()
+        for index, header in enumerate(self._headers):
+            header.msg_hdr.msg_iov = ctypes.addressof(self._into[index])
+            header.msg_hdr.msg_iovlen = 1
+            header.msg_hdr.msg_control = ctypes.addressof(self._control) + CONTROL * index
+            header.msg_hdr.msg_controllen = CONTROL
+        self._headers_at = ctypes.addressof(self._headers)
+        self._from_at = ctypes.addressof(self._from)
+        # recvmmsg writes lengths into the headers: before each use they are made fresh again
+        self._fresh = {named: self._naming(named) for named in (ALL, SOME)}
+        self._named: Sequence[int] = SOME  # as the headers are now
+        self._used = 0  # headers that are not fresh
+        self.mixed = False
+        self.full = False
+        self._lengths = _column(self._headers, _libc.mmsghdr.msg_len.offset, "I")
+        self._control_lengths = _column(self._headers, _libc.msghdr.msg_controllen.offset, "L")
+        # Their lower halves: no length takes more, and 32 bits are what recvmmsg gives
+        low = 0 if sys.byteorder == "little" else ctypes.sizeof(ctypes.c_size_t) - 4
+        self._from_lengths = _column(self._from, _libc.iovec.iov_len.offset + low, "I")
+        self._layouts: dict[int, Layout] = {}
+        self._origins: dict[tuple[bytes, int, int], Origin] = {}
+
+    def _naming(self, named: Sequence[int]) -> bytes:
+        """The headers, fresh, with room for the names of the senders of some packets."""
+        for header in self._headers:
+            header.msg_hdr.msg_name = header.msg_hdr.msg_namelen = 0
+        for name, index in zip(self._names, named, strict=False):
+            self._headers[index].msg_hdr.msg_name = ctypes.addressof(name)
+            self._headers[index].msg_hdr.msg_namelen = NAME
+        return bytes(self._headers)
+
+    def receive(self, sock: socket.socket, metadata: bool) -> Batch:
+        named = ALL if metadata or self.mixed else SOME
+        if named is not self._named:
+            self._named, self._used = named, SLOTS
+        ctypes.memmove(self._headers_at, self._fresh[named], self._used * ctypes.sizeof(_libc.mmsghdr))
+        self._used = 0
+        # MSG_TRUNC: the length that a datagram had, were it ever longer than a slot
+        flags = socket.MSG_DONTWAIT | socket.MSG_TRUNC
+        try:
+            count = _libc.recvmmsg(sock.fileno(), self._headers_at, SLOTS, flags)
+        except BlockingIOError:
+            self.full = False
+            return NOTHING
+        self._used = count
+        self.full = count == SLOTS
+        return MmsgBatch(self, count, metadata, named)
+
+    # -- what a batch is read from
+
+    def lengths(self, count: int) -> list[int]:
+        return self._lengths[:count].tolist()
+
+    def write(self, fd: int, count: int) -> int:
+        """One writev(2) of the first ``count`` packets, as they lie in their slots."""
+        self._from_lengths[:count] = self._lengths[:count]
+        return _libc.writev(fd, self._from_at, count)
+
+    def layouts(self, count: int) -> list[Layout]:
+        """What the control messages of each packet say; one for all if the kernel laid them out alike."""
+        lengths = self._control_lengths[:count].tolist()
+        if lengths.count(lengths[0]) == count:
+            return [self._layouts.get(lengths[0]) or self._learn(0, lengths[0])]
+        return [
+            self._layouts.get(length) or self._learn(index, length) for index, length in enumerate(lengths)
+        ]
+
+    def _learn(self, index: int, length: int) -> Layout:
+        """Where the fields are in control messages of ``length`` bytes, as packet ``index`` has them."""
+        data = bytes(self._control)[CONTROL * index :][:length]
+        words = memoryview(self._control).cast("B")
+        layout = self._layouts[length] = {
+            name: words.cast(kind)[offset // size :: CONTROL // size]
+            for name, kind, offset in _abi.control_fields(data)
+            for size in [struct.calcsize(kind)]
+        }
+        return layout
+
+    def names(self, count: int) -> list[bytes]:
+        """The first ``count`` names; only the first if they are all the same."""
+        names = bytes(self._raw_names[: count * NAME])
+        if not self._name_repeated.startswith(names):
+            self._name_repeated = names[:NAME] * SLOTS
+            self.sender = self.origin(names[:NAME]).source
+            if not self._name_repeated.startswith(names):
+                self.mixed = True
+                return [names[start : start + NAME] for start in range(0, len(names), NAME)]
+        return [names[:NAME]]  # a stream has one source, as a rule
+
+    def origin(self, name: bytes, ifindex: int = 0, ttl: int = -1) -> Origin:
+        key = (name, ifindex, ttl)
+        origin = self._origins.get(key)
+        if origin is None:
+            if len(self._origins) >= KNOWN:
+                self._origins.clear()
+            origin = self._origins[key] = Origin(*_abi.parse_sockaddr(name), ifindex, ttl)
+        return origin
+
+
+def _column(array: Any, offset: int, kind: _abi.Kind) -> memoryview[int]:
+    """The field at ``offset`` of each struct in a ctypes array, as one sequence; it reads and writes them."""
+    size = struct.calcsize(kind)
+    words: memoryview[int] = memoryview(array).cast("B").cast(kind)
+    return words[offset // size :: ctypes.sizeof(array._type_) // size]
+
+
+class MmsgBatch:
+    """What one recvmmsg has left in an arena."""
+
+    def __init__(self, arena: MmsgArena, count: int, metadata: bool, named: Sequence[int]) -> None:
+        self._arena = arena
+        self._count = count  # packets
+        self._metadata = metadata
+        self._named = named[: bisect_left(named, count)]  # packets whose senders are named
+        lengths = arena.lengths(count)
+        self.truncated = 0
+        self.size = sum(lengths)
+        if self.size > SLOT and max(lengths) > SLOT:
+            self.truncated = sum(length > SLOT for length in lengths)
+            lengths = [min(length, SLOT) for length in lengths]
+            self.size = sum(lengths)
+        if self.size > LARGE:
+            arena.slots.swollen = True
+        self._lengths = lengths
+        self._layouts = arena.layouts(count)
+        self._datagrams = count
+        self._coalesced = any("segment" in layout for layout in self._layouts)
+        if self._coalesced:
+            self._datagrams = sum(self._numbers)
+
+    def _field(self, name: str, absent: int) -> list[int]:
+        """What the control messages of each packet say under ``name``; ``absent`` where they do not."""
+        count, layouts = self._count, self._layouts
+        if len(layouts) == 1:
+            column = layouts[0].get(name)
+            return [absent] * count if column is None else column[:count].tolist()
+        return [layout[name][index] if name in layout else absent for index, layout in enumerate(layouts)]
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        """Of the segments of each packet; 0: it is a datagram by itself."""
+        return self._field("segment", 0)
+
+    @cached_property
+    def _numbers(self) -> list[int]:
+        """How many datagrams each packet is."""
+        return [
+            -(-length // size) if 0 < size < length else 1
+            for length, size in zip(self._lengths, self._sizes, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return self._datagrams
+
+    @property
+    def sources(self) -> Sequence[tuple[str, int]]:
+        """Of a large batch by one sender only a sample is named: a name stands for those that follow, too."""
+        arena, named = self._arena, self._named
+        names = arena.names(len(named))
+        if len(names) == 1:
+            return [(arena.sender, self._datagrams)]
+        origin, numbers = arena.origin, self._numbers
+        return [
+            (origin(name).source, sum(numbers[start:end]))
+            for name, start, end in zip(names, named, (*named[1:], self._count), strict=True)
+        ]
+
+    @cached_property
+    def payloads(self) -> Sequence[memoryview]:
+        slots, lengths = self._arena.slots.views, self._lengths
+        if not self._coalesced:
+            return [slot[:length] for slot, length in zip(slots, lengths, strict=False)]
+        packets = zip(slots, lengths, self._sizes, strict=False)
+        return [segment for packet in packets for segment in _segments(*packet)]
+
+    @property
+    def origins(self) -> Sequence[Origin]:
+        if not self._metadata:
+            return ()
+        count, origin, names = self._count, self._arena.origin, self._arena.names(self._count)
+        ifindexes, ttls = self._field("ifindex", 0), self._field("ttl", -1)
+        if len(names) == 1 and ifindexes.count(ifindexes[0]) == ttls.count(ttls[0]) == count:
+            return [origin(names[0], ifindexes[0], ttls[0])] * self._datagrams
+        if len(names) == 1:
+            names *= count
+        return self._each(list(map(origin, names, ifindexes, ttls)))
+
+    @property
+    def times(self) -> Sequence[int]:
+        if not self._metadata:
+            return ()
+        seconds, nanoseconds = self._field("seconds", 0), self._field("nanoseconds", 0)
+        if seconds.count(seconds[0]) == self._count:
+            whole = seconds[0] * NANO
+            return self._each([whole + nano for nano in nanoseconds])
+        return self._each([second * NANO + nano for second, nano in zip(seconds, nanoseconds, strict=True)])
+
+    def _each(self, values: list[T]) -> list[T]:
+        """A value for each datagram, from one for each packet."""
+        if not self._coalesced:
+            return values
+        return [value for value, number in zip(values, self._numbers, strict=True) for _ in range(number)]
+
+    def write(self, fd: int) -> int:
+        return os.writev(fd, self.payloads) if self.truncated else self._arena.write(fd, self._count)
+
+
+NOTHING = ListBatch(())

@@ -6,12 +6,11 @@ import contextlib
 import errno
 import os
 from collections import deque
-from collections.abc import Sequence
 
 from mcastd.errors import LinkError
-from mcastd.net.link import ANY_SOURCE, Arrival, Batch, SourceFilter
+from mcastd.net.link import ANY_SOURCE, Batch, FileChunks, ListBatch, Load, Origin, Payloads, SourceFilter
 
-ANYBODY = Arrival(source="192.0.2.1", port=5000, ifindex=1, ttl=1, time_ns=0)
+ANYBODY = Origin(source="192.0.2.1", port=5000, ifindex=1, ttl=1)
 BATCH = 64  # datagrams a receive() returns at most, like the real receiver
 
 
@@ -22,30 +21,39 @@ class FakeReceiver:
         self.metadata = metadata
         self.closed = False
         self.dropped_by_kernel = 0
+        self.filled = 0.0
+        self.emptied = True
         self.network_changes = 0
         self.rejoins = 0
         self.source_filter = ANY_SOURCE
         self.error: LinkError | None = None  # raised by the next network_changed()
-        self._waiting: deque[tuple[bytes, Arrival]] = deque()
+        self._waiting: deque[tuple[bytes, Origin]] = deque()
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
 
-    def deliver(self, *payloads: bytes, arrival: Arrival = ANYBODY) -> None:
+    def deliver(self, *payloads: bytes, origin: Origin = ANYBODY) -> None:
         for payload in payloads:
-            self._waiting.append((payload, arrival))
+            self._waiting.append((payload, origin))
             os.eventfd_write(self._event, 1)
 
     def fileno(self) -> int:
         return self._event
 
     def receive(self) -> Batch:
-        taken: list[tuple[bytes, Arrival]] = []
+        taken: list[tuple[bytes, Origin]] = []
         with contextlib.suppress(BlockingIOError):
             while len(taken) < BATCH:
                 os.eventfd_read(self._event)  # which promises one that waits
                 taken.append(self._waiting.popleft())
+        self.emptied = len(taken) < BATCH
         payloads = [payload for payload, _ in taken]
-        arrivals = [arrival for _, arrival in taken]
-        return Batch(payloads, arrivals if self.metadata else (), 0, [arrival.source for arrival in arrivals])
+        origins = [origin for _, origin in taken]
+        addresses = [origin.source for origin in origins]
+        if not self.metadata:
+            return ListBatch(payloads, addresses=addresses)
+        return ListBatch(payloads, origins, [0] * len(taken), addresses=addresses)
+
+    def idle(self) -> None:
+        pass
 
     def network_changed(self) -> None:
         self.network_changes += 1
@@ -61,8 +69,8 @@ class FakeReceiver:
     def memberships(self) -> list[dict[str, object]]:
         return []
 
-    def overflow(self) -> int:
-        return self.dropped_by_kernel
+    def load(self) -> Load:
+        return Load(self.dropped_by_kernel, self.filled, 4 << 20)
 
     def describe(self) -> dict[str, object]:
         return {"interfaces": ["fake0"]}
@@ -76,6 +84,8 @@ class FakeReceiver:
 class FakeSender:
     """A Sender that appends to ``sent``; ``room`` bounds what it takes, ``errors`` are raised in turn."""
 
+    sending = "send"
+
     def __init__(self) -> None:
         self.sent: list[bytes] = []
         self.room: int | None = None  # datagrams it still takes; None: any number
@@ -84,10 +94,11 @@ class FakeSender:
         self.closed = False
         self.network_changes = 0
 
-    def send(self, payloads: Sequence[bytes | memoryview]) -> int:
+    def send(self, payloads: Payloads) -> int:
         if self.errors:
             raise _refusal(self.errors.popleft())
         accepted = 0
+        payloads = payloads.read() if isinstance(payloads, FileChunks) else payloads
         for payload in payloads:
             if self.room == 0:
                 if accepted == 0:

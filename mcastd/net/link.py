@@ -6,12 +6,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+from itertools import groupby
 from typing import NamedTuple, Protocol
 
 MAX_DATAGRAM = 65_507  # bytes of payload: 65,535 less 20 (IPv4 header) less 8 (UDP header)
+IOV_MAX = 1024  # buffers that one writev(2) takes on Linux
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,41 +38,97 @@ class SourceFilter:
 ANY_SOURCE = SourceFilter()
 
 
-class Arrival(NamedTuple):
-    """What the kernel told of one received datagram beside its payload."""
+class Origin(NamedTuple):
+    """What the datagrams of a stream have in common: where they came from, and how."""
 
     source: str  # textual address of the sender, no scope
     port: int  # the sender's port
     ifindex: int  # arrival interface; 0 if unknown
     ttl: int  # IPv4 TTL or IPv6 hop limit left; -1 if unknown
-    time_ns: int  # kernel receive timestamp, nanoseconds since the epoch; 0 if unknown
+
+
+class Batch(Protocol):
+    """Datagrams received together, oldest first. What it gives is valid until the next receive.
+
+    What is asked for by datagram is made when it is asked for: a raw output asks for nothing of it.
+    """
+
+    @property
+    def size(self) -> int:
+        """Bytes of all payloads together."""
+
+    @property
+    def truncated(self) -> int:
+        """How many were longer than their slot and were cut."""
+
+    @property
+    def sources(self) -> Sequence[tuple[str, int]]:
+        """The senders' addresses in order, each with how many datagrams in a row came from it."""
+
+    @property
+    def payloads(self) -> Sequence[bytes | memoryview]: ...
+
+    @property
+    def origins(self) -> Sequence[Origin]:
+        """One for each payload; empty if the receiver was opened without metadata."""
+
+    @property
+    def times(self) -> Sequence[int]:
+        """Kernel receive timestamps in nanoseconds since the epoch, 0 if unknown; else like ``origins``."""
+
+    def __len__(self) -> int:
+        """Datagrams: a coalesced packet counts as all that it was made of."""
+
+    def write(self, fd: int) -> int:
+        """Write the payloads to a file in one system call; how many bytes of them it took. Raises OSError."""
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Datagrams received together, oldest first. Buffers are valid until the next receive.
-
-    ``sources`` is as long as ``payloads``; so is ``arrivals``, or empty if the receiver was opened without
-    metadata.
-    """
+class ListBatch:
+    """A Batch of what it is given; ``addresses`` are the senders', one for each payload."""
 
     payloads: Sequence[bytes | memoryview]
-    arrivals: Sequence[Arrival] = ()
-    truncated: int = 0  # how many were longer than their slot and were cut
-    sources: Sequence[str] = ()  # the sender's address of each
+    origins: Sequence[Origin] = ()
+    times: Sequence[int] = ()
+    truncated: int = 0
+    addresses: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.payloads)
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.payloads))
+
+    @property
+    def sources(self) -> Sequence[tuple[str, int]]:
+        return [(address, len(list(run))) for address, run in groupby(self.addresses)]
+
+    def write(self, fd: int) -> int:
+        return os.writev(fd, self.payloads[:IOV_MAX])
+
+
+class Load(NamedTuple):
+    """How a receiver's buffers are filled, and what was lost there."""
+
+    overflow: int  # packets that the kernel dropped at a full buffer, ever
+    filled: float = 0.0  # of the fullest buffer: 0 is empty, 1 is full
+    buffer: int = 0  # bytes of the smallest buffer, in the measure of SO_RCVBUF
 
 
 class Receiver(Protocol):
     """An open subscription to one group and port."""
 
+    emptied: bool  # the last batch was all that had come
+
     def fileno(self) -> int:
-        """To wait on: readable when a batch can be received."""
+        """To wait on: readable when a batch can be received. Another one after ``network_changed``."""
 
     def receive(self) -> Batch:
         """Take what has arrived, up to a bounded number of datagrams, without blocking; maybe none."""
+
+    def idle(self) -> None:
+        """Nothing is expected for a while: let others have the buffers. The last batch is no longer valid."""
 
     def network_changed(self) -> None:
         """Compare the wanted memberships with what the host has now, and repair.
@@ -83,8 +142,8 @@ class Receiver(Protocol):
     def rejoin(self) -> None:
         """Have the memberships reported again, in case the network has forgotten them. Raises LinkError."""
 
-    def overflow(self) -> int:
-        """Datagrams that the kernel dropped at this receiver's full buffer, ever; exact at any time."""
+    def load(self) -> Load:
+        """What was lost in this receiver's buffers, and how full they are: now, and exact."""
 
     def describe(self) -> dict[str, object]:
         """The effective settings (interfaces joined, receive buffer had), as JSON values."""
@@ -96,11 +155,37 @@ class Receiver(Protocol):
         """Leave the group."""
 
 
+@dataclass(frozen=True, slots=True)
+class FileChunks:
+    """Payloads of one size that lie one after another in an open file, from where they can be sent."""
+
+    fd: int
+    offset: int  # bytes into the file
+    size: int  # bytes of each
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, part: slice) -> FileChunks:
+        start, stop, _ = part.indices(self.count)
+        return FileChunks(self.fd, self.offset + start * self.size, self.size, max(0, stop - start))
+
+    def read(self) -> list[bytes]:
+        """The payloads; fewer, the last maybe shorter, if the file has shrunk. Raises OSError."""
+        data = os.pread(self.fd, self.count * self.size, self.offset)
+        return [data[start : start + self.size] for start in range(0, len(data), self.size)]
+
+
+Payloads = Sequence[bytes | memoryview] | FileChunks
+
+
 class Sender(Protocol):
     """An open way to one group and port."""
 
-    def send(self, payloads: Sequence[bytes | memoryview]) -> int:
-        """Hand datagrams to the kernel, in order; return how many it took.
+    def send(self, payloads: Payloads) -> int:
+        """Hand datagrams to the kernel, in order; return how many it took. Fewer, maybe none, if a file
+        that they are to come from has shrunk.
 
         Raises LinkError if the kernel refused the first of them (EAGAIN and ENOBUFS: it is full for now).
         A refusal further on ends the call, and the next one meets it: so all that it took is counted.
@@ -111,5 +196,9 @@ class Sender(Protocol):
 
     def describe(self) -> dict[str, object]:
         """The effective settings (interface, source address), as JSON values."""
+
+    @property
+    def sending(self) -> str:
+        """The best way that the kernel and the interface allow: ``gso``, ``sendmmsg`` or ``send``."""
 
     def close(self) -> None: ...

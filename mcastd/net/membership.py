@@ -18,6 +18,11 @@ from mcastd.net._abi import Address
 from mcastd.net.interfaces import Host, Interface
 from mcastd.net.link import SourceFilter
 
+try:
+    from mcastd.net._libc import getsockopt
+except ImportError:  # Python's own getsockopt cannot say of which group the filter is wanted
+    getsockopt = None  # type: ignore[assignment] # where there is no ctypes
+
 WAYS_OUT = {
     errno.ENODEV: "waiting for it",
     errno.ENOBUFS: "name fewer sources, or raise net.ipv4.igmp_max_msf (IPv6: net.ipv6.mld_max_msf)",
@@ -117,14 +122,19 @@ class Membership:
             self._sock.close()
 
     def actual(self) -> str | None:
-        """The filter that the kernel has for this socket, as SourceFilter's text; None: no membership."""
+        """The filter that the kernel has for this socket, as SourceFilter's text; None: no membership.
+
+        Without ctypes the kernel cannot be asked: then it is ``unknown``.
+        """
+        if getsockopt is None:
+            return "unknown"
         with self._registry.lock:
             if self._joined is None:
                 return None
             request = _abi.group_filter(self._joined.index, self._group, 0, (), room=MANY)
             try:
                 socket.if_indextoname(self._joined.index)
-                answer = _abi.getsockopt(self._sock.fileno(), self._level, _abi.MCAST_MSFILTER, request)
+                answer = getsockopt(self._sock.fileno(), self._level, _abi.MCAST_MSFILTER, request)
             except OSError:
                 return None
         mode, sources = _abi.parse_group_filter(answer, self._group)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from mcastd.errors import LinkError
 from mcastd.net._abi import Address
-from mcastd.net.batch import Arena, lease
+from mcastd.net.batch import NOTHING, READING, Arena, give_back, lease
 from mcastd.net.interfaces import Host, Interface, look
-from mcastd.net.link import ANY_SOURCE, Batch, SourceFilter
+from mcastd.net.link import ANY_SOURCE, Batch, Load, SourceFilter
 from mcastd.net.membership import Memberships
 from mcastd.net.sockets import ReceivingSocket
 
@@ -20,7 +20,7 @@ class SocketReceiver:
 
     One socket for each: only so is the interface exact for IPv6, and there is no limit to their number
     (net.ipv4.igmp_max_memberships is for a socket). Used from one thread, but for ``describe``,
-    ``memberships`` and ``overflow``, which others may call while it is not closed.
+    ``memberships`` and ``load``, which others may call while it is not closed.
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class SocketReceiver:
         source_filter: SourceFilter = ANY_SOURCE,
         receive_buffer: int = 4 << 20,
         metadata: bool = False,
+        coalesce: bool = True,
         host: Callable[[], Host] = look,
         memberships: Memberships | None = None,
     ) -> None:
@@ -42,6 +43,7 @@ class SocketReceiver:
         self._filter = source_filter
         self._receive_buffer = receive_buffer
         self._metadata = metadata
+        self._coalesce = coalesce
         self._look = host
         self._memberships = memberships or Memberships()
         self._sockets: dict[int, ReceivingSocket] = {}  # by ifindex; replaced, never changed: others read it
@@ -49,6 +51,11 @@ class SocketReceiver:
         self._refused: tuple[Interface, ...] = ()  # wanted, but not to be joined now
         self._overflow_before = 0  # of sockets closed since
         self._poll = select.epoll()
+        self._kind = (group.version, metadata, coalesce)
+        self._sender = ""  # of the last batch
+        self._mixed = False  # several senders were seen
+        self.emptied = True
+        self._only: ReceivingSocket | None = None  # there is just this one
         self._arena: Arena | None = None  # had from the first batch to the one that is empty
         try:
             self.network_changed()
@@ -81,6 +88,7 @@ class SocketReceiver:
             sock.membership.end()
         self._leaving = [*self._leaving, *gone]
         self._sockets = sockets
+        self._see_whether_only()
         self._refused = tuple(interface for interface, _ in refused if interface.index not in sockets)
         if len(refused) == len(wanted):
             raise refused[0][1]
@@ -94,44 +102,54 @@ class SocketReceiver:
             self._memberships,
             receive_buffer=self._receive_buffer,
             metadata=self._metadata,
+            coalesce=self._coalesce,
         )
         self._poll.register(sock, select.EPOLLIN)
         return sock
 
     def _close_first_leaving(self) -> None:
         sock, *self._leaving = self._leaving
-        self._overflow_before += sock.overflow()
         sock.close()  # which also ends its registration
+        self._see_whether_only()
+        self._overflow_before += sock.load().overflow
+
+    def _see_whether_only(self) -> None:
+        sockets = [*self._sockets.values(), *self._leaving]
+        self._only = sockets[0] if len(sockets) == 1 and not self._leaving else None
 
     def fileno(self) -> int:
-        return self._poll.fileno()
+        return self._only.fileno() if self._only is not None else self._poll.fileno()
 
     def receive(self) -> Batch:
-        if self._arena is None:
-            self._arena = lease()
-        batch = self._receive(self._arena)
-        if not batch:
-            self._give_back_arena()
+        arena = self._arena
+        if arena is None:
+            arena = self._arena = lease(self._kind)
+            arena.mixed = self._mixed
+        if self._only is not None:
+            batch = self._only.receive(arena)
+            self.emptied = not arena.full
+            return batch
+        batch = self._receive(arena)
+        self.emptied = not batch
         return batch
-
-    def _give_back_arena(self) -> None:
-        if self._arena is not None:
-            self._arena.give_back()
-            self._arena = None
 
     def _receive(self, arena: Arena) -> Batch:
         while self._leaving:
             if batch := self._leaving[0].receive(arena):
                 return batch
             self._close_first_leaving()
-        if len(self._sockets) == 1:
-            (sock,) = self._sockets.values()
-            return sock.receive(arena)
         for fd, _ in self._poll.poll(0, 1):  # epoll(7) takes turns: a flood on one keeps no other waiting
             for sock in self._sockets.values():
                 if sock.fileno() == fd:
                     return sock.receive(arena)
-        return Batch(())
+        return NOTHING
+
+    def idle(self) -> None:
+        if self._arena is not None:
+            sender, self._sender = self._sender, self._arena.sender
+            self._mixed = self._arena.mixed or sender not in ("", self._sender)
+            give_back(self._arena, self._kind)
+            self._arena = None
 
     def set_filter(self, source_filter: SourceFilter) -> None:
         self._filter = source_filter
@@ -142,15 +160,18 @@ class SocketReceiver:
         for sock in self._sockets.values():
             sock.membership.rejoin(sock.interface)
 
-    def overflow(self) -> int:
-        sockets = [*self._sockets.values(), *self._leaving]
-        return self._overflow_before + sum(sock.overflow() for sock in sockets)
+    def load(self) -> Load:
+        loads = [sock.load() for sock in (*self._sockets.values(), *self._leaving)]
+        overflow = self._overflow_before + sum(load.overflow for load in loads)
+        filled = max((load.filled for load in loads), default=0.0)
+        return Load(overflow, filled, min((load.buffer for load in loads), default=0))
 
     def describe(self) -> dict[str, object]:
-        sockets = self._sockets.values()
         return {
-            "interfaces": sorted(sock.interface.name for sock in sockets),
-            "receive_buffer": min((sock.receive_buffer() for sock in sockets), default=0),
+            "interfaces": sorted(sock.interface.name for sock in self._sockets.values()),
+            "receive_buffer": self.load().buffer,
+            "reading": READING,
+            "coalesced": self._coalesce and all(sock.coalesces for sock in self._sockets.values()),
         }
 
     def memberships(self) -> list[dict[str, object]]:
@@ -172,6 +193,6 @@ class SocketReceiver:
         for sock in [*self._sockets.values(), *self._leaving]:
             sock.close()
         self._sockets, self._leaving = {}, []
-        self._give_back_arena()
+        self.idle()
         with contextlib.suppress(OSError):
             self._poll.close()

@@ -9,20 +9,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-import struct
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 from mcastd.errors import LinkError, reason_of
 from mcastd.net import _abi
 from mcastd.net._abi import Address
 from mcastd.net.batch import Arena
+from mcastd.net.burst import Burst
 from mcastd.net.interfaces import Host, Interface, as_address, look, route_to
-from mcastd.net.link import Arrival, Batch, SourceFilter
+from mcastd.net.link import Batch, Load, Payloads, SourceFilter
 from mcastd.net.membership import Membership, Memberships
-
-_ANCILLARY = socket.CMSG_SPACE(64) * 3
 
 WAYS_OUT = {
     errno.EADDRINUSE: "another program has this port for itself alone; stop it, or choose another port",
@@ -65,12 +62,15 @@ class ReceivingSocket:
         *,
         receive_buffer: int,
         metadata: bool,
+        coalesce: bool,
     ) -> None:
         """Open, join and bind. Raises LinkError."""
         self.interface = interface
         self._group = group
         self._metadata = metadata
-        self._overflow = 0
+        self._coalesce = coalesce
+        self.coalesces = False
+        self._load = Load(0)
         with contextlib.ExitStack() as undo:
             try:
                 self._sock = undo.enter_context(socket.socket(_abi.family_of(group), socket.SOCK_DGRAM))
@@ -88,9 +88,12 @@ class ReceivingSocket:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        if self.receive_buffer() < receive_buffer:
+        if self.load().buffer < receive_buffer:
             with contextlib.suppress(PermissionError):  # needs CAP_NET_ADMIN; status tells what was had
                 sock.setsockopt(socket.SOL_SOCKET, _abi.SO_RCVBUFFORCE, receive_buffer)
+        with contextlib.suppress(OSError):  # before Linux 5.0 there is no such option, nor any need
+            sock.setsockopt(_abi.SOL_UDP, _abi.UDP_GRO, self._coalesce)
+            self.coalesces = self._coalesce
         if self._metadata:
             sock.setsockopt(socket.SOL_SOCKET, _abi.SO_TIMESTAMPNS, 1)
         if self._group.version == 4:
@@ -113,76 +116,34 @@ class ReceivingSocket:
         else:
             self._sock.bind((str(self._group), port, 0, self.interface.index))
 
-    def receive_buffer(self) -> int:
-        """Bytes of receive buffer that the kernel gave."""
-        # It doubles what is asked for, for its own overhead, and reports the double: socket(7)
-        return self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
-
     def fileno(self) -> int:
         return self._sock.fileno()
 
     def receive(self, arena: Arena) -> Batch:
         """Take what has arrived, up to a batch, into ``arena``."""
-        if self._metadata:
-            return self._receive_with_arrivals(arena.slots)
         try:
-            return arena.receive(self._sock.fileno())
+            return arena.receive(self._sock, self._metadata)
         except OSError as error:
             raise self._broken(error) from error
-
-    def _receive_with_arrivals(self, slots: Sequence[memoryview]) -> Batch:
-        payloads: list[bytes | memoryview] = []
-        arrivals: list[Arrival] = []
-        truncated = 0
-        try:
-            for slot in slots:
-                length, ancillary, flags, address = self._sock.recvmsg_into([slot], _ANCILLARY)
-                truncated += bool(flags & socket.MSG_TRUNC)
-                payloads.append(slot[:length])
-                arrivals.append(_arrival(ancillary, address))
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            if not payloads:  # further on, the next batch meets it again
-                raise self._broken(error) from error
-        return Batch(payloads, arrivals, truncated, [arrival.source for arrival in arrivals])
 
     def _broken(self, error: OSError) -> LinkError:
         return refused(error, f"cannot receive {self._group}", self._group, self.interface.name)
 
-    def overflow(self) -> int:
-        """Datagrams that the kernel dropped at the full buffer, ever; after close(), until then."""
-        # SO_MEMINFO is exact at any time; SO_RXQ_OVFL tells of a drop only with the next datagram received
-        size = 4 * _abi.SK_MEMINFO_VARS
+    def load(self) -> Load:
+        """The kernel's own figures, exact at any time; after close(), those of then."""
+        # Not SO_RXQ_OVFL, which tells of a drop only with the next datagram received
         with contextlib.suppress(OSError):  # another thread may ask while this one closes
-            meminfo = self._sock.getsockopt(socket.SOL_SOCKET, _abi.SO_MEMINFO, size)
-            self._overflow = int(struct.unpack_from("=I", meminfo, 4 * _abi.SK_MEMINFO_DROPS)[0])
-        return self._overflow
+            meminfo = self._sock.getsockopt(socket.SOL_SOCKET, _abi.SO_MEMINFO, _abi.sk_meminfo.size)
+            have = _abi.sk_meminfo.unpack(meminfo)
+            filled = have[_abi.SK_MEMINFO_RMEM_ALLOC] / have[_abi.SK_MEMINFO_RCVBUF]
+            # It doubles what was asked for, for its own overhead, and reports the double: socket(7)
+            buffer = have[_abi.SK_MEMINFO_RCVBUF] // 2
+            self._load = Load(have[_abi.SK_MEMINFO_DROPS], filled, buffer)
+        return self._load
 
     def close(self) -> None:
-        self.overflow()
+        self.load()
         self.membership.close()  # and the socket: the kernel leaves the group
-
-
-def _plain(address: str) -> str:
-    """A textual address without its scope."""
-    return address.partition("%")[0]
-
-
-def _arrival(ancillary: list[tuple[int, int, bytes]], address: tuple[str, int]) -> Arrival:
-    ifindex, ttl, time_ns = 0, -1, 0
-    for level, kind, data in ancillary:
-        match level, kind:
-            case socket.SOL_SOCKET, _abi.SO_TIMESTAMPNS:
-                seconds, nanoseconds = _abi.timespec.unpack_from(data)
-                time_ns = seconds * 1_000_000_000 + nanoseconds
-            case socket.IPPROTO_IP, _abi.IP_PKTINFO:
-                ifindex, _, _ = _abi.in_pktinfo.unpack_from(data)
-            case socket.IPPROTO_IPV6, socket.IPV6_PKTINFO:
-                _, ifindex = _abi.in6_pktinfo.unpack_from(data)
-            case (socket.IPPROTO_IP, socket.IP_TTL) | (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT):
-                ttl = int.from_bytes(data[:4], sys.byteorder)
-    return Arrival(_plain(address[0]), address[1], ifindex, ttl, time_ns)
 
 
 class _Way(NamedTuple):
@@ -217,6 +178,7 @@ class SocketSender:
         self._look = host
         self._way = self._wanted()
         self._sock = self._open()
+        self._burst = Burst(self._sock)
 
     def _wanted(self) -> _Way:
         """The way that the settings mean now. Raises LinkError if there is none."""
@@ -274,18 +236,12 @@ class SocketSender:
             sock.bind((str(source), 0, 0, ifindex if source.is_link_local else 0))
         sock.connect((str(self._group), self._port, 0, ifindex if _needs_scope(self._group) else 0))
 
-    def send(self, payloads: Sequence[bytes | memoryview]) -> int:
-        accepted = 0
-        send = self._sock.send
+    def send(self, payloads: Payloads) -> int:
         try:
-            for payload in payloads:
-                send(payload)
-                accepted += 1
+            return self._burst.send(payloads)
         except OSError as error:
-            if accepted == 0:
-                what = f"cannot send to {self._group} on {self._way.interface}"
-                raise refused(error, what, self._group, self._setting) from error
-        return accepted
+            what = f"cannot send to {self._group} on {self._way.interface}"
+            raise refused(error, what, self._group, self._setting) from error
 
     def network_changed(self) -> None:
         wanted = self._wanted()
@@ -293,9 +249,14 @@ class SocketSender:
             self._way = wanted
             self._sock.close()
             self._sock = self._open()
+            self._burst = Burst(self._sock)
 
     def describe(self) -> dict[str, object]:
         return {"interface": self._way.interface, "address": self._address}
+
+    @property
+    def sending(self) -> str:
+        return self._burst.way
 
     def close(self) -> None:
         self._sock.close()

@@ -73,14 +73,19 @@ class ChunkFramer:
 
     def __init__(self, max_datagram: int) -> None:
         self.lines_split = 0
-        self._max = max_datagram
+        self.size = max_datagram
         self._rest = b""
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the beginning of a chunk is kept until the rest comes."""
+        return bool(self._rest)
 
     def feed(self, data: bytes) -> list[bytes]:
         data = self._rest + data
-        whole = len(data) - len(data) % self._max
+        whole = len(data) - len(data) % self.size
         self._rest = data[whole:]
-        return [data[start : start + self._max] for start in range(0, whole, self._max)]
+        return [data[start : start + self.size] for start in range(0, whole, self.size)]
 
     def finish(self) -> list[bytes]:
         rest, self._rest = self._rest, b""

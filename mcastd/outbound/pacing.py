@@ -6,10 +6,31 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import overload
 
-BURST = 0.001  # seconds' worth of a rate that may go at once: it is woken for once a millisecond at most
+BURST = 0.001  # seconds' worth of a rate that may go at once, unless it is told otherwise
 TOLERANCE = 0.001  # seconds after a deadline that are not called late
+CATCH_UP = 2  # times the rate at which a backlog goes
 STALL = 1.0  # seconds after a deadline that are not caught up
+
+
+class Uniform(Sequence[int]):
+    """The same size again and again: a million of them cost nothing."""
+
+    def __init__(self, size: int, count: int) -> None:
+        self.size = size
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, part: int) -> int: ...
+    @overload
+    def __getitem__(self, part: slice) -> Uniform: ...
+    def __getitem__(self, part: int | slice) -> int | Uniform:
+        chosen = range(self._count)[part]
+        return self.size if isinstance(chosen, int) else Uniform(self.size, len(chosen))
 
 
 class Pacer:
@@ -17,19 +38,23 @@ class Pacer:
     ``start + bits before it / rate``.
 
     Time is an argument. The first datagram is due at once and starts the schedule. A sender that is a little
-    behind catches up. One that is behind by more than a second and more than an interval (a network that
-    refused, a stopped process) sends a single datagram, which starts the schedule anew: a long backlog is
-    never burst. An ``interval`` of 0 does not pace; a ``rate`` of 0 pauses.
+    behind catches up: at a rate, in bursts no longer than others, twice as often. One that is behind by more
+    than a second and more than an interval (a network that refused, a stopped process) sends a single
+    datagram, which starts the schedule anew: a long backlog is never burst. An ``interval`` of 0 does not
+    pace; a ``rate`` of 0 pauses.
     """
 
-    def __init__(self, interval: float | None, rate: int | None) -> None:
-        """One of ``interval`` in seconds and ``rate`` in bits of payload per second."""
+    def __init__(self, interval: float | None, rate: int | None, burst: float = BURST) -> None:
+        """One of ``interval`` in seconds and ``rate`` in bits of payload per second. At a rate, what is due
+        within ``burst`` seconds may go along with what is due now."""
         if (interval is None) == (rate is None):
             raise ValueError("pacing takes an interval or a rate")
         self.late = 0  # datagrams sent more than a millisecond and more than one period after their deadline
         self._interval = interval
         self._rate = rate
+        self._burst = burst
         self._start = -math.inf
+        self._resting_until = -math.inf
         self._spent = 0  # datagrams (interval) or bits (rate) sent since the start: whole, so no drift
 
     def __str__(self) -> str:
@@ -42,12 +67,14 @@ class Pacer:
         """When the next datagram may go: ``-inf`` is at once, ``inf`` never."""
         if self._interval == 0:
             return -math.inf
-        return math.inf if self._rate == 0 else self._at(self._spent)
+        if self._rate == 0:
+            return math.inf
+        return max(self._at(self._spent), self._resting_until)
 
     def due(self, now: float, sizes: Sequence[int]) -> int:
         """How many of the next datagrams, of ``sizes`` bytes of payload, may go now.
 
-        At a rate, those due within :data:`BURST` go along with one that is due now.
+        At a rate, those due within the burst go along with one that is due now.
         """
         if self._interval == 0:
             return len(sizes)
@@ -55,7 +82,7 @@ class Pacer:
             return 0
         if self._stalled(now):
             return min(1, len(sizes))
-        horizon = now + BURST if self._rate else now
+        horizon = self._at(self._spent) + self._burst if self._rate else now
         return bisect_right(self._line_up(sizes), horizon, hi=len(sizes), key=self._at)
 
     def sent(self, now: float, sizes: Sequence[int]) -> None:
@@ -72,6 +99,8 @@ class Pacer:
         )  # the period ends at the next one's deadline
         self.late += min(past_tolerance, past_period)
         self._spent = spent[-1]
+        if self._rate:
+            self._resting_until = now + self._burst / CATCH_UP
 
     def idle(self, now: float) -> None:
         """There was nothing to send until ``now``: deadlines passed are no credit for what comes next."""
@@ -82,10 +111,13 @@ class Pacer:
         """What will have been spent before each datagram, and after the last one."""
         if self._interval:
             return range(self._spent, self._spent + len(sizes) + 1)
+        if isinstance(sizes, Uniform):
+            bits = 8 * sizes.size
+            return range(self._spent, self._spent + (len(sizes) + 1) * bits, bits)
         return list(accumulate((8 * size for size in sizes), initial=self._spent))
 
     def _at(self, spent: int) -> float:
         return self._start + (spent * self._interval if self._interval else spent / (self._rate or 1))
 
     def _stalled(self, now: float) -> bool:
-        return now - self.deadline > max(STALL, self._interval or 0)
+        return now - self._at(self._spent) > max(STALL, self._interval or 0)

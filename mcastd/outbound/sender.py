@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import select
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,14 +15,14 @@ from mcastd.config import OutboundChannel
 from mcastd.counters import OutboundCounters
 from mcastd.errors import LinkError
 from mcastd.log import get_logger
-from mcastd.net.link import Sender
+from mcastd.net.link import FileChunks, Payloads, Sender
 from mcastd.outbound.framing import make_framer
-from mcastd.outbound.pacing import Pacer
+from mcastd.outbound.pacing import Pacer, Uniform
 from mcastd.outbound.source import Source
 from mcastd.worker import Context, Signal
 
 FULL = {errno.EAGAIN, errno.ENOBUFS}  # the kernel takes nothing just now
-BATCH = 64  # datagrams handed to the link at once
+BATCH = 512  # datagrams handed to the link at once
 SHORTEST_PAUSE = 0.001  # seconds that a full link is left alone; doubled while it takes nothing
 LONGEST_PAUSE = 0.064
 
@@ -40,11 +41,12 @@ class Channel:
         self.counters = OutboundCounters()
         self._config = config
         self._open_link = open_link
-        self._link: dict[str, object] | None = None  # what the open link said of itself
-        self._pacer = Pacer(config.interval, config.rate)
+        self._link: Sender | None = None
+        self._described: dict[str, object] = {}  # what it said of itself
+        self._pacer = Pacer(config.interval, config.rate, config.burst)
         framer = make_framer(config.framing, config.max_datagram)
         self._source = Source(config.source, framer, repeat=config.repeat, follow=config.follow)
-        self._pending: list[bytes] = []  # from one read: sent up to index _next; emptied when all is sent
+        self._pending: Payloads = []  # from one read: sent up to index _next; emptied when all is sent
         self._next = 0
         self._log = get_logger(worker=name)
         self._said_too_big = False
@@ -57,7 +59,7 @@ class Channel:
             self._refill()  # before it says that it is ready: a source with nothing to send is an error
             self._pacer.idle(clock.monotonic())
         with closing(self._open_link(self._config)) as link:
-            self._link = link.describe()
+            self._link, self._described = link, link.describe()
             try:
                 self._transmit(context, link)
             finally:
@@ -71,7 +73,7 @@ class Channel:
         self._pending, self._next = [], 0
 
     def status(self) -> dict[str, object]:
-        config, source = self._config, self._source
+        config, source, link = self._config, self._source, self._link
         counts = ((field.name, getattr(self.counters, field.name)) for field in fields(self.counters))
         return {
             "group": str(config.group),
@@ -86,7 +88,7 @@ class Channel:
             "pending": len(self._pending) - self._next,
             "repeat": config.repeat,
             "counters": {key: dict(count) if isinstance(count, Counter) else count for key, count in counts},
-            "link": self._link,
+            "link": None if link is None else {**self._described, "sending": link.sending},
         }
 
     def _transmit(self, context: Context, link: Sender) -> None:
@@ -108,21 +110,37 @@ class Channel:
                 self._say_ready(context)
                 context.sleep_until(self._pacer.deadline)
                 continue
-            batch = self._pending[self._next : self._next + BATCH]
-            sizes = [len(payload) for payload in batch]
+            batch, sizes = self._batch()
             due = self._pacer.due(now, sizes)
-            done = self._send(link, batch[:due])
+            done = self._send(link, batch[:due], sizes)
             self._say_ready(context)
             self._pacer.sent(now, sizes[:done])
             self.counters.late = self._pacer.late
             self._next += done
             if self._next == len(self._pending):
                 self._pending, self._next = [], 0
+            elif not done and self._has_shrunk():
+                self._pending, self._next = [], 0
+                continue
             if done:
                 pause = 0.0
             if done < due:
                 pause = min(max(SHORTEST_PAUSE, 2 * pause), LONGEST_PAUSE)
             context.wait(pause)  # 0 too: who always has something to send would have no heartbeat
+
+    def _batch(self) -> tuple[Payloads, Sequence[int]]:
+        """What is to go next, with the size of each datagram."""
+        batch = self._pending[self._next : self._next + BATCH]
+        if isinstance(batch, FileChunks):
+            return batch, Uniform(batch.size, len(batch))
+        return batch, [len(payload) for payload in batch]
+
+    def _has_shrunk(self) -> bool:
+        """Whether what is pending of a file is no longer in it: its end has come earlier than announced."""
+        pending = self._pending
+        if not isinstance(pending, FileChunks):
+            return False
+        return os.fstat(pending.fd).st_size <= pending[self._next :].offset
 
     def _say_ready(self, context: Context) -> None:
         """Not before the first datagram that is due has gone: a way that refuses them all is no way."""
@@ -132,11 +150,11 @@ class Channel:
 
     def _follow(self, link: Sender) -> None:
         link.network_changed()
-        if self._link != link.describe():
-            self._link = link.describe()
-            self._log.info("link.moved", **self._link)
+        if self._described != link.describe():
+            self._described = link.describe()
+            self._log.info("link.moved", **self._described)
 
-    def _send(self, link: Sender, batch: Sequence[bytes]) -> int:
+    def _send(self, link: Sender, batch: Payloads, sizes: Sequence[int]) -> int:
         """Hand over a batch; how many of it are done with. Fewer than all: the link is full for now."""
         try:
             sent = link.send(batch)
@@ -149,7 +167,7 @@ class Channel:
             self._drop_too_big(error)
             return 1
         self.counters.sent += sent
-        self.counters.sent_bytes += sum(len(payload) for payload in batch[:sent])
+        self.counters.sent_bytes += sum(sizes[:sent])
         return sent
 
     def _drop_too_big(self, error: LinkError) -> None:

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 from mcastd.errors import SourceError, reason_of
-from mcastd.outbound.framing import Framer
+from mcastd.net.link import FileChunks, Payloads
+from mcastd.outbound.framing import ChunkFramer, Framer
 
 READ_SIZE = 65_536  # bytes
+MOST_CHUNKS = 1024  # of a file, told at once
 SHORTEST_NAP = 0.05  # seconds until the next look at a file that has just grown
 LONGEST_NAP = 1.0  # seconds until the next look at a source at rest
 
@@ -70,8 +72,8 @@ class Source:
         """The descriptor that turns readable when there is more, if the source is a FIFO."""
         return self._fd if self._is_fifo else None
 
-    def read(self) -> list[bytes]:
-        """The next payloads, in order.
+    def read(self) -> Payloads:  # noqa: PLR0911 - each way on has its return
+        """The next payloads, in order. Chunks of a file are not read, but told: they can be sent from there.
 
         Empty if there are none now (see :meth:`fileno` and :attr:`nap`), or never again (:attr:`finished`).
         Raises SourceError, and may then be called again.
@@ -82,6 +84,8 @@ class Source:
             if self.position == 0 and (unfinished := self._framer.finish()):  # by the file before this one
                 return unfinished
             replaced = self._follow and self._is_replaced()  # asked first: an end seen after that is final
+            if chunks := self._chunks():
+                return chunks
             data = self._read()
             if data:
                 if payloads := self._feed(data):
@@ -149,6 +153,22 @@ class Source:
             self.position += len(data)
             self.state, self.nap = "reading", 0.0
         return data
+
+    def _chunks(self) -> FileChunks | None:
+        """The whole chunks that come next, if the file is cut into chunks."""
+        if self._is_fifo or not isinstance(self._framer, ChunkFramer) or self._framer.unfinished:
+            return None
+        size = self._framer.size
+        try:
+            count = (os.fstat(self._fd).st_size - self.position) // size
+        except OSError:  # reading meets it too, and tells
+            return None
+        if count <= 0:
+            return None
+        chunks = FileChunks(self._fd, self.position, size, min(count, MOST_CHUNKS))
+        self.position += len(chunks) * size
+        self.state, self.nap = "reading", 0.0
+        return chunks
 
     def _feed(self, data: bytes) -> list[bytes]:
         try:

@@ -300,6 +300,7 @@ group = "239.255.1.2"
 port = 9190
 ttl = 1
 rate = "64kbit"
+burst = "1ms"
 framing = "line"
 max_datagram = 1472
 repeat = "once"
@@ -313,6 +314,8 @@ port = 1
 sources = []
 exclude_sources = []
 receive_buffer = "4MiB"
+coalesce = true
+max_latency = "1ms"
 output = [
     { kind = "file", path = "/x", format = "raw", keep = 7, mode = "0640", fsync = false },
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,13 @@ from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.fifo import FifoSink
 from mcastd.inbound.sinks.file import FileSink
 from mcastd.inbound.sinks.formats import Format, make_format
-from mcastd.net.link import Arrival, Batch
+from mcastd.net.link import Batch, ListBatch, Origin
 
-SENDER = Arrival("192.0.2.1", 5000, 1, 1, 1_700_000_000_000_000_001)
+SENDER = Origin("192.0.2.1", 5000, 1, 1)
+TIME = 1_700_000_000_000_000_001
+
+
+Writev = Callable[[int, Sequence[Any]], int]
 
 
 def _format(name: str) -> Format:
@@ -33,20 +38,27 @@ def make_batch() -> Callable[..., Batch]:
         for buffer in buffers:
             buffer[:] = b"#" * len(buffer)
         buffers[:] = [memoryview(bytearray(payload)) for payload in payloads]
-        return Batch(list(buffers), [SENDER] * len(payloads))
+        return ListBatch(list(buffers), [SENDER] * len(payloads), [TIME] * len(payloads))
 
     return make
 
 
 @pytest.fixture
-def make_file() -> Iterator[Callable[..., FileSink]]:
-    """A file sink; ``sink`` is for its own parameters, the rest is its configuration."""
+def make_file(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FileSink]]:
+    """A file sink that looks at its path for each batch.
+
+    ``sink`` is for its own parameters, ``writev`` takes the place of the system call, the rest is its
+    configuration.
+    """
     sinks: list[FileSink] = []
 
-    def make(path: Path, *, sink: dict[str, Any] | None = None, **settings: Any) -> FileSink:
+    def make(
+        path: Path, *, sink: dict[str, Any] | None = None, writev: Writev = os.writev, **settings: Any
+    ) -> FileSink:
+        monkeypatch.setattr(os, "writev", writev)
         config = FileOutput(kind="file", path=path, **settings)
         account = Account(path, log.get_logger())
-        sinks.append(FileSink(config, _format(config.format), account, **(sink or {})))
+        sinks.append(FileSink(config, _format(config.format), account, look_every=0, **(sink or {})))
         return sinks[-1]
 
     yield make
@@ -62,7 +74,8 @@ def make_fifo(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FifoSin
 
     def make(path: Path, **settings: Any) -> FifoSink:
         config = FifoOutput(kind="fifo", path=path, **settings)
-        sinks.append(FifoSink(config, _format(config.format), Account(path, log.get_logger())))
+        account = Account(path, log.get_logger())
+        sinks.append(FifoSink(config, _format(config.format), account, look_every=0))
         return sinks[-1]
 
     yield make

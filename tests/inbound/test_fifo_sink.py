@@ -22,7 +22,7 @@ from mcastd.inbound.sinks import fifo
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.fifo import PIPE_SIZE, RECORD_OVERHEAD, FifoSink
 from mcastd.inbound.sinks.formats import lines
-from mcastd.net.link import Batch
+from mcastd.net.link import Batch, ListBatch
 
 MakeFifo = Callable[..., FifoSink]
 MakeBatch = Callable[..., Batch]
@@ -361,7 +361,7 @@ def test_each_datagram_is_accounted_for_and_none_is_torn(
                 payloads = [b"%d:" % (number + n) + b"x" * size for n, size in enumerate(step)]
                 number += len(payloads)
                 received += len(payloads)
-                sink.write(Batch([memoryview(bytearray(p)) for p in payloads]))
+                sink.write(ListBatch([memoryview(bytearray(p)) for p in payloads]))
                 reader.shrink() if not data and counters.written == 0 else None
             elif isinstance(step, int):
                 data += reader.read(step)
@@ -374,7 +374,7 @@ def test_each_datagram_is_accounted_for_and_none_is_torn(
                 whole += len(numbers)
                 reader.leave()
                 data = b""
-                sink.write(Batch([b"nobody"]))
+                sink.write(ListBatch([b"nobody"]))
                 received += 1
                 reader = Reader(path)
             assert received == counters.written + sum(counters.dropped.values()) + counters.queued
@@ -405,7 +405,7 @@ def test_a_reader_that_stalls_finds_whole_records_when_the_sink_is_closed(
         reader, data = Reader(path), b""
         for step in steps:
             if isinstance(step, list):
-                sink.write(Batch([b"x" * size for size in step]))
+                sink.write(ListBatch([b"x" * size for size in step]))
             else:
                 data += reader.read(step)
                 sink.flush()

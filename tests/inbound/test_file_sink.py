@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -23,12 +24,12 @@ from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.file import FileSink
 from mcastd.inbound.sinks.formats import make_format
 from mcastd.inbound.sinks.records import Record
-from mcastd.net.link import Arrival, Batch
+from mcastd.net.link import Batch, ListBatch, Origin
 
 MakeFile = Callable[..., FileSink]
 MakeBatch = Callable[..., Batch]
 ONE_LINE = st.binary(max_size=40).map(lambda data: data.replace(b"\n", b"|"))
-SENDER = Arrival("192.0.2.1", 5000, 1, 1, 1)
+SENDER = Origin("192.0.2.1", 5000, 1, 1)
 
 
 class Disk:
@@ -93,7 +94,7 @@ def test_one_write_a_batch_as_far_as_the_kernel_takes_it(
     tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch
 ) -> None:
     disk = Disk(1 << 20)
-    sink = make_file(tmp_path / "log", sink={"writev": disk.writev})
+    sink = make_file(tmp_path / "log", writev=disk.writev)
     sink.write(make_batch(*[b"x"] * 1024))
     assert disk.calls == 1
     sink.write(make_batch(*[b"x"] * 1025))
@@ -119,8 +120,8 @@ def test_a_sync_that_fails_is_said(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     sink = make_file(tmp_path / "log", fsync=True)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fdatasync", refuse)
+    with monkeypatch.context() as context:
+        context.setattr(os, "fdatasync", refuse)
         sink.write(make_batch(b"a"))
     assert "input/output error" in str(sink.status()["error"])
     assert (sink.counters.written, sink.counters.dropped) == (1, {})  # it is in the file
@@ -160,7 +161,7 @@ def test_a_file_cut_by_others_gets_no_hole(
 ) -> None:
     path = tmp_path / "log"
     disk = Disk(100)
-    sink = make_file(path, sink={"writev": disk.writev}, rotate_size=60)
+    sink = make_file(path, writev=disk.writev, rotate_size=60)
     sink.write(make_batch(b"x" * 50))
     os.truncate(path, 0)  # logrotate's copytruncate
     disk.room = 5
@@ -206,7 +207,7 @@ def test_what_does_not_fit_is_dropped_and_writing_resumes(
 ) -> None:
     path = tmp_path / "log"
     disk = Disk(8)
-    sink = make_file(path, format="lines", sink={"writev": disk.writev})
+    sink = make_file(path, format="lines", writev=disk.writev)
     with capture_logs() as said:
         sink.write(make_batch(b"one", b"two", b"three"))
         disk.room = 3
@@ -230,7 +231,7 @@ def test_what_does_not_fit_is_dropped_and_writing_resumes(
 def test_each_error_has_its_reason(
     tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch, number: int, reason: str
 ) -> None:
-    sink = make_file(tmp_path / "log", sink={"writev": Disk(0, number).writev})
+    sink = make_file(tmp_path / "log", writev=Disk(0, number).writev)
     sink.write(make_batch(b"a"))
     assert sink.counters.dropped == {reason: 1}
 
@@ -252,12 +253,13 @@ def test_no_torn_record_ever(name: str, rooms: list[int], batches: list[list[byt
 
         to_records = make_format(name, "239.1.1.1", str)
         config = FileOutput(kind="file", path=path, format=name)
-        sink = FileSink(config, to_records, Account(path, log.get_logger()), writev=writev)
+        sink = FileSink(config, to_records, Account(path, log.get_logger()))
         offered: list[bytes] = []
         for payloads in batches:
-            batch = Batch(payloads, [SENDER] * len(payloads))
-            offered += [bytes(record) for record in to_records(batch)]
-            sink.write(batch)
+            batch = ListBatch(payloads, [SENDER] * len(payloads), [1] * len(payloads))
+            offered += [bytes(record) for record in to_records(batch).parts]
+            with patch.object(os, "writev", writev):
+                sink.write(batch)
         sink.close()
         counters = sink.counters
         assert counters.written + sum(counters.dropped.values()) == len(offered)
@@ -282,9 +284,9 @@ def test_a_torn_record_that_cannot_be_taken_back_at_once_is_taken_back_later(
 
     path = tmp_path / "log"
     disk = Disk(6)
-    sink = make_file(path, format="lines", sink={"writev": disk.writev})
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "ftruncate", refuse)
+    sink = make_file(path, format="lines", writev=disk.writev)
+    with monkeypatch.context() as context:
+        context.setattr(os, "ftruncate", refuse)
         sink.write(make_batch(b"one", b"two"))
         disk.room = 100
         sink.write(make_batch(b"three"))
@@ -303,7 +305,7 @@ from mcastd.config import FileOutput
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.file import FileSink
 from mcastd.inbound.sinks.formats import lines
-from mcastd.net.link import Batch
+from mcastd.net.link import ListBatch
 
 directory, how = sys.argv[1:]
 path = Path(directory, "log")
@@ -313,14 +315,14 @@ else:
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
 sink = FileSink(FileOutput(kind="file", path=path, format="lines"), lines, Account(path, log.get_logger()))
 for n in range(100):
-    sink.write(Batch([b"%d " % n + b"x" * 1000, b"y" * 500]))
+    sink.write(ListBatch([b"%d " % n + b"x" * 1000, b"y" * 500]))
 full = path.read_bytes().splitlines(True)
 failed = sink.status()
 if how == "tmpfs":
     os.truncate(path, 0)
 else:
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-sink.write(Batch([b"again"]))
+sink.write(ListBatch([b"again"]))
 whole = all(line.endswith(b"\\n") and len(line) in (501, 1003, 1004) for line in full)
 print(json.dumps([len(full), whole, failed, path.read_bytes()[-6:].decode(), sink.status()]))
 """
@@ -384,7 +386,7 @@ def test_no_file_is_larger_than_allowed(limit: int, keep: int, batches: list[lis
         for number, sizes in enumerate(batches):
             payloads = [bytes([65 + number]) * size for size in sizes]
             stream += b"".join(payloads)
-            sink.write(Batch(payloads))
+            sink.write(ListBatch(payloads))
         sink.close()
         files = contents(path)
         assert len(files) <= keep + 1
@@ -457,8 +459,8 @@ def test_a_rotation_that_fails_half_way_loses_no_older_file(
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
         rename(source, target)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "rename", refuse)
+    with monkeypatch.context() as context:
+        context.setattr(os, "rename", refuse)
         for _ in range(5):
             sink.write(make_batch(b"x"))
     sink.write(make_batch(b"4"))

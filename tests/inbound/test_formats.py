@@ -9,33 +9,47 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mcastd.inbound.sinks.formats import lines, make_format, raw
-from mcastd.net.link import Arrival, Batch
+from mcastd.inbound.sinks import formats
+from mcastd.inbound.sinks.formats import lines, make_format
+from mcastd.net.link import Batch, ListBatch, Origin
 
-ARRIVAL = Arrival("192.0.2.1", 5000, 2, 64, 1_700_000_000_000_000_001)
-arrivals = st.builds(
-    Arrival,
+ORIGIN = Origin("192.0.2.1", 5000, 2, 64)
+TIME = 1_700_000_000_000_000_001
+origins = st.builds(
+    Origin,
     source=st.ip_addresses().map(str),
     port=st.integers(1, 65535),
     ifindex=st.integers(0, 5),
     ttl=st.integers(-1, 255),
-    time_ns=st.integers(0, 2**62),
 )
-datagrams = st.lists(st.tuples(st.binary(max_size=50) | st.text().map(str.encode), arrivals), max_size=10)
+datagrams = st.lists(
+    st.tuples(st.binary(max_size=50) | st.text().map(str.encode), origins, st.integers(0, 2**62)), max_size=10
+)
+
+
+@pytest.fixture(params=["orjson", "standard library"], autouse=True)
+def escaper(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strings are escaped by orjson where it is installed: every test runs with it and without."""
+    if request.param == "orjson":
+        assert formats.orjson is not None, "the tests need it: pip install orjson"
+    else:
+        monkeypatch.setattr(formats, "quoted", formats._in_quotes)
 
 
 def as_json(batch: Batch, interface_name=lambda ifindex: f"eth{ifindex}") -> list[bytes]:
-    return list(make_format("json", "239.255.1.2", interface_name)(batch))
+    return list(make_format("json", "239.255.1.2", interface_name)(batch).parts)
 
 
 def test_raw_hands_on_the_buffers_themselves() -> None:
     payloads = [b"", memoryview(b"abc"), b"\0\n"]
-    assert raw(Batch(payloads)) is payloads
+    records = make_format("raw", "239.255.1.2", str)(ListBatch(payloads))
+    assert records.parts is payloads
+    assert (len(records), records.size) == (3, 5)
 
 
 def test_lines_ends_each_payload_with_one_newline() -> None:
     payloads = [b"", b"a", b"b\n", b"\n", memoryview(b"c"), memoryview(b"d\n"), b"e\r"]
-    assert [bytes(r) for r in lines(Batch(payloads))] == [
+    assert [bytes(r) for r in lines(ListBatch(payloads)).parts] == [
         b"\n",
         b"a\n",
         b"b\n",
@@ -47,7 +61,9 @@ def test_lines_ends_each_payload_with_one_newline() -> None:
 
 
 def test_json_is_one_object_a_line() -> None:
-    batch = Batch([memoryview('Grüße "\n'.encode()), b"\xff\0"], [ARRIVAL, ARRIVAL._replace(port=5001)])
+    batch = ListBatch(
+        [memoryview('Grüße "\n'.encode()), b"\xff\0"], [ORIGIN, ORIGIN._replace(port=5001)], [TIME] * 2
+    )
     assert as_json(batch) == [
         b'{"time":"2023-11-14T22:13:20.000000001Z","source":"192.0.2.1","port":5000,"group":"239.255.1.2",'
         b'"interface":"eth2","ttl":64,"length":10,"payload":"Gr\xc3\xbc\xc3\x9fe \\"\\n"}\n',
@@ -57,24 +73,24 @@ def test_json_is_one_object_a_line() -> None:
 
 
 def test_json_says_null_for_what_the_kernel_did_not_tell() -> None:
-    [record] = as_json(Batch([b"x"], [Arrival("2001:db8::1", 5000, 0, -1, 0)]))
+    [record] = as_json(ListBatch([b"x"], [Origin("2001:db8::1", 5000, 0, -1)], [0]))
     told = json.loads(record)
     assert (told["time"], told["interface"], told["ttl"]) == (None, None, None)
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(datagrams)
-def test_json_is_valid_and_gives_the_payload_back(received: list[tuple[bytes, Arrival]]) -> None:
-    records = as_json(Batch([payload for payload, _ in received], [arrival for _, arrival in received]))
+def test_json_is_valid_and_gives_the_payload_back(received: list[tuple[bytes, Origin, int]]) -> None:
+    records = as_json(ListBatch(*map(list, zip(*received, strict=True)))) if received else []
     assert len(records) == len(received)
-    for record, (payload, arrival) in zip(records, received, strict=True):
+    for record, (payload, origin, _) in zip(records, received, strict=True):
         assert record.count(b"\n") == 1
         assert record.endswith(b"}\n")
         told = json.loads(record)
         coded = told["payload"]
         assert (base64.b64decode(coded) if told.get("encoding") == "base64" else coded.encode()) == payload
         assert told["length"] == len(payload)
-        assert (told["source"], told["port"]) == (arrival.source, arrival.port)
+        assert (told["source"], told["port"]) == (origin.source, origin.port)
 
 
 def test_json_asks_for_an_interface_once_a_batch_whatever_its_name() -> None:
@@ -84,11 +100,11 @@ def test_json_asks_for_an_interface_once_a_batch_whatever_its_name() -> None:
         asked.append(ifindex)
         return 'odd"\udcff'  # as the kernel's bytes b'odd"\xff' are decoded
 
-    records = as_json(Batch([b"a", b"b", b"c"], [ARRIVAL] * 3), name)
+    records = as_json(ListBatch([b"a", b"b", b"c"], [ORIGIN] * 3, [TIME] * 3), name)
     assert asked == [2]
     assert {json.loads(record)["interface"] for record in records} == {'odd"?'}
 
 
 def test_json_without_metadata_is_a_mistake_of_the_caller() -> None:
-    with pytest.raises(ValueError, match="shorter"):
-        as_json(Batch([b"a"]))
+    with pytest.raises(ValueError, match="metadata"):
+        as_json(ListBatch([b"a"]))

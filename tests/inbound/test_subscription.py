@@ -17,7 +17,9 @@ from support.wait import wait_for
 
 from mcastd.config import InboundSubscription
 from mcastd.errors import LinkError
-from mcastd.inbound.receiver import Subscription, interface_name
+from mcastd.inbound import receiver
+from mcastd.inbound.reader import Reader
+from mcastd.inbound.receiver import BUSY, Subscription, interface_name
 from mcastd.net.fake import FakeReceiver
 from mcastd.worker import Context, Signal
 
@@ -25,7 +27,7 @@ from mcastd.worker import Context, Signal
 class Run:
     """A subscription in a thread, with a fake link for each of its runs."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, reader: Reader | None, **settings: Any) -> None:
         self.links: list[FakeReceiver] = []
         self.refusal: LinkError | None = None
         self.waiting: list[bytes] = []  # in the link when it is opened
@@ -33,7 +35,7 @@ class Run:
         self.failure: BaseException | None = None
         self.context = Context(self.ready.set).open()
         config = InboundSubscription(group="239.255.1.2", port=9190, **settings)
-        self.worker = Subscription("inbound/news", config, self._open)
+        self.worker = Subscription("inbound/news", config, self._open, reader=reader)
         self._thread: threading.Thread | None = None
 
     def _open(self, config: InboundSubscription, metadata: bool) -> FakeReceiver:
@@ -82,13 +84,24 @@ class Run:
             for sink in self.worker.sinks
         )
 
+    def reading(self, how: str) -> None:
+        wait_for(lambda: self.worker.status()["reading"] == how, how)
+
 
 @pytest.fixture
-def make_run(no_fd_leak: None) -> Iterator[Callable[..., Run]]:
+def reader(no_fd_leak: None) -> Iterator[Reader]:
+    reader = Reader()
+    yield reader
+    reader.close()
+
+
+@pytest.fixture(params=["alone", "with others"])
+def make_run(request: pytest.FixtureRequest, reader: Reader) -> Iterator[Callable[..., Run]]:
+    """Subscriptions; each test runs with those that read for themselves, and with the shared reader."""
     runs: list[Run] = []
 
     def make(*output: dict[str, Any], **settings: Any) -> Run:
-        runs.append(Run(output=output, **settings))
+        runs.append(Run(reader if request.param == "with others" else None, output=output, **settings))
         return runs[-1]
 
     yield make
@@ -96,6 +109,9 @@ def make_run(no_fd_leak: None) -> Iterator[Callable[..., Run]]:
         run.stop()
         run.worker.close()
         run.context.close()
+
+
+with_others = pytest.mark.parametrize("make_run", ["with others"], indirect=True)
 
 
 def file_output(path: Path, **settings: Any) -> dict[str, Any]:
@@ -275,6 +291,7 @@ def test_status_and_the_last_word(tmp_path: Path, make_run: Callable[..., Run]) 
     run.received(1)
     status = json.loads(json.dumps(run.worker.status()))
     assert status.pop("last_datagram_age") >= 0
+    assert status.pop("reading") in ("alone", "with others")
     assert status == {
         "group": "239.255.1.2",
         "port": 9190,
@@ -296,6 +313,8 @@ def test_status_and_the_last_word(tmp_path: Path, make_run: Callable[..., Run]) 
                 "error": None,
             }
         ],
+        "max_latency": 0.001,
+        "receive_buffer": {"asked": 4 << 20, "had": None, "advice": None},
         "link": {"interfaces": ["fake0"]},
     }
     run.stop()
@@ -311,3 +330,131 @@ def test_status_and_the_last_word(tmp_path: Path, make_run: Callable[..., Run]) 
             "outputs": {str(path): {"written": 1, "dropped": {}}},
         }
     ]
+
+
+# -- read with others, or alone
+
+
+@with_others
+def test_it_is_read_with_others_while_it_is_quiet_and_alone_while_it_is_busy(
+    tmp_path: Path, make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiver, "CALM_FOR", 0.05)
+    path = tmp_path / "news.log"
+    run = make_run(file_output(path, format="lines"))
+    link = run.start()
+    sent: list[bytes] = []
+
+    def deliver(count: int) -> None:
+        payloads = [b"%06d" % number for number in range(len(sent), len(sent) + count)]
+        link.deliver(*payloads)
+        sent.extend(payloads)
+        run.received(len(sent))
+
+    for _ in range(5):
+        for _ in range(20):
+            deliver(1)
+            assert run.worker.status()["reading"] == "with others"
+        link.deliver(*[b"%06d" % number for number in range(len(sent), len(sent) + 50 * BUSY)])
+        sent.extend(b"%06d" % number for number in range(len(sent), len(sent) + 50 * BUSY))
+        run.received(len(sent))
+        run.reading("alone")
+        link.deliver(b"%06d" % len(sent))  # a look at the time, when it has been quiet for long enough
+        sent.append(b"%06d" % len(sent))
+        while run.worker.status()["reading"] == "alone":
+            deliver(1)
+    assert path.read_bytes().splitlines() == sent
+
+
+@with_others
+def test_who_cannot_be_visited_is_alone(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+    at_once = make_run(file_output(tmp_path / "a"), max_latency=0)
+    slow = make_run(file_output(tmp_path / "b", fsync=True))
+    patient = make_run(file_output(tmp_path / "c"), max_latency=1)
+    for run in (at_once, slow, patient):
+        run.start().deliver(b"x")
+        run.received(1)
+        assert run.worker.status()["reading"] == "alone"
+
+
+@with_others
+def test_max_latency_changes_without_a_new_link(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+    run = make_run(file_output(tmp_path / "a"))
+    link = run.start()
+    run.reading("with others")
+    settings = InboundSubscription(group="239.255.1.2", port=9190, output=str(tmp_path / "a"), max_latency=0)
+    assert run.worker.update(settings)
+    run.context.send(Signal.NETWORK)
+    run.reading("alone")
+    link.deliver(b"x")
+    run.received(1)
+    assert run.links == [link]
+
+
+@with_others
+@pytest.mark.parametrize("error", [lost(), RuntimeError("a bug")])
+def test_what_a_visit_meets_is_the_runs_end(
+    tmp_path: Path, make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail() -> Any:
+        raise error
+
+    broken, sound = make_run(file_output(tmp_path / "a")), make_run(file_output(tmp_path / "b"))
+    link, other = broken.start(), sound.start()
+    broken.reading("with others")
+    sound.reading("with others")
+    receive = link.receive
+    monkeypatch.setattr(link, "receive", fail)
+    link.deliver(b"x")
+    wait_for(lambda: broken.failure is not None or link.receive is receive, "the end")
+    assert broken.failure is error
+    other.deliver(b"y")
+    sound.received(1)
+
+
+@with_others
+def test_an_output_that_hangs_holds_up_nobody_else(
+    tmp_path: Path, make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hung, other = make_run(file_output(tmp_path / "a")), make_run(file_output(tmp_path / "b"))
+    gate = threading.Event()
+    sink = hung.worker.sinks[0]
+    write = sink.write
+
+    def hang(batch: Any) -> None:
+        gate.wait(30)
+        write(batch)
+
+    monkeypatch.setattr(sink, "write", hang)
+    hung.start().deliver(b"x")
+    other.start()
+    for number in range(1, 10):
+        other.link.deliver(b"y")
+        other.received(number)
+    hung.link.deliver(b"z")
+    gate.set()
+    hung.received(2)
+    assert (tmp_path / "a").read_bytes() == b"xz"
+    hung.reading("alone")  # so that it does not happen again
+
+
+@with_others
+def test_a_pipe_whose_reader_is_slow_is_served_alone(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+    path = tmp_path / "pipe"
+    run = make_run(fifo_output(path, queue=1 << 24))
+    link = run.start()
+    reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        run.reading("with others")
+        for _ in range(40):
+            link.deliver(b"x" * 60_000)
+        wait_for(lambda: run.worker.counters.received == 40, "received")
+        run.reading("alone")
+        taken = 0
+        while taken < 40 * 60_000:
+            with contextlib.suppress(BlockingIOError):
+                taken += len(os.read(reading, 1 << 20))
+        run.received(40)
+        assert run.worker.sinks[0].counters.written == 40
+    finally:
+        os.close(reading)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import signal
@@ -117,8 +118,10 @@ def test_sources_are_counted_in_bounded_memory_and_a_heavy_one_stays(
     sources += [source for one in rare[4000:] for source in (one, heavy, late)]
     with RunningDaemon(tmp_path, inbound(tmp_path), enter=host.enter(())) as daemon:
         assert status(daemon)["by_source"] == {"top": {}, "rest": 0}
-        for start in range(0, len(sources), 1000):  # not more at once than the receive buffer holds
-            chunk = sources[start : start + 1000]
+        # First two, so that it knows of several senders: of a single one, a sample of each batch is named.
+        # Then not more at once than the receive buffer holds.
+        for start, end in itertools.pairwise([0, 2, *range(1000, len(sources), 1000), len(sources)]):
+            chunk = sources[start:end]
             for source in chunk:
                 raw.send(frame(source, b"x"))
             wait_for(

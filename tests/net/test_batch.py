@@ -20,9 +20,13 @@ from mcastd.net.sockets import SocketSender, free_port
 GROUP = ipaddress.ip_address("239.255.11.1")
 
 
-@pytest.fixture
-def stack(no_fd_leak: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[ExitStack]:
-    monkeypatch.setattr(batch, "_free", [])
+@pytest.fixture(params=["recvmmsg", "plain"])
+def stack(
+    request: pytest.FixtureRequest, no_fd_leak: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ExitStack]:
+    """Each test runs with ctypes and without."""
+    monkeypatch.setattr(batch, "_free", {})
+    monkeypatch.setattr(batch, "HAVE_RECVMMSG", request.param == "recvmmsg")
     with ExitStack() as stack:
         yield stack
 
@@ -45,9 +49,10 @@ def take(receiver: SocketReceiver) -> tuple[list[bytes], list[str]]:
     sources: list[str] = []
     assert select.select([receiver], [], [], 5)[0]
     while received := receiver.receive():
-        assert len(received.payloads) == len(received.sources)
         payloads += map(bytes, received.payloads)
-        sources += received.sources
+        sources += [source for source, count in received.sources for _ in range(count)]
+        assert len(sources) == len(payloads)
+    receiver.idle()
     return payloads, sources
 
 
@@ -71,8 +76,12 @@ def test_each_datagram_has_its_own_source(stack: ExitStack) -> None:
         port = sender._port
         others.append(stack.enter_context(closing(SocketSender(GROUP, port, interface=f"127.0.1.{number}"))))
     expected = []
+    links = [sender, *others]
+    for link in links:  # from here on the receiver knows that there are several senders
+        link.send([b"here"])
+    assert take(receiver)[1] == [link.describe()["address"] for link in links]
     for number in range(60):
-        link = [sender, *others][number % 4]
+        link = links[number % 4]
         assert link.send([b"%d" % number]) == 1
         expected.append(link.describe()["address"])
     payloads, sources = take(receiver)
@@ -80,7 +89,7 @@ def test_each_datagram_has_its_own_source(stack: ExitStack) -> None:
     assert sources == expected
 
 
-def test_one_arena_serves_all_families_in_turn(stack: ExitStack) -> None:
+def test_families_take_turns(stack: ExitStack) -> None:
     ip("link add left type veth peer name right")
     stack.callback(ip, "link del left")
     ip("addr add 10.11.0.1/24 dev left")
@@ -92,7 +101,20 @@ def test_one_arena_serves_all_families_in_turn(stack: ExitStack) -> None:
         for (receiver, sender), source in ((six, "fd11::1"), (four, "10.11.0.1")):
             assert sender.send([b"x"] * 10) == 10
             assert take(receiver) == ([b"x"] * 10, [source] * 10)
-    assert len(batch._free) == 1
+
+
+@pytest.mark.parametrize("count", [1, batch.SLOTS - 1, batch.SLOTS, batch.SLOTS + 1, 2 * batch.SLOTS])
+def test_the_last_batch_is_known_to_be_the_last(stack: ExitStack, count: int) -> None:
+    receiver, sender = pair(stack)
+    payloads = [b"x" * (1 + number % 2) for number in range(count)]  # no two alike: nothing is coalesced
+    assert sender.send(payloads) == count
+    taken = 0
+    for _ in range(4):
+        taken += len(receiver.receive())
+        if receiver.emptied:
+            break
+    assert (taken, receiver.emptied) == (count, True)
+    receiver.idle()
 
 
 def test_who_waits_holds_no_arena(stack: ExitStack) -> None:
@@ -100,13 +122,13 @@ def test_who_waits_holds_no_arena(stack: ExitStack) -> None:
     for receiver, sender in pairs:
         sender.send([b"x"])
         assert take(receiver)[0] == [b"x"]
-    assert len(batch._free) == 1
+    assert sum(map(len, batch._free.values())) == 1
 
 
 def test_the_memory_of_a_burst_of_large_datagrams_is_given_back(stack: ExitStack) -> None:
     receiver, sender = pair(stack)
     sender.send([b"\xff" * MAX_DATAGRAM] * 40)
     assert len(take(receiver)[0]) == 40
-    (arena,) = batch._free
-    page = bytes(arena.slots[20][: mmap.PAGESIZE])
+    ((arena,),) = batch._free.values()
+    page = bytes(arena.slots.views[20][: mmap.PAGESIZE])
     assert page == bytes(mmap.PAGESIZE)  # a fresh one: the old one is gone

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import accumulate
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcastd.outbound.pacing import BURST, STALL, Pacer
+from mcastd.outbound.pacing import BURST, CATCH_UP, STALL, Pacer, Uniform
 
 START = 1000.0
 naps = st.lists(st.floats(0, 0.9), min_size=1, max_size=60)
 
 
-def send_due(pacer: Pacer, now: float, sizes: list[int]) -> int:
+def send_due(pacer: Pacer, now: float, sizes: Sequence[int]) -> int:
     count = pacer.due(now, sizes)
     pacer.sent(now, sizes[:count])
     return count
@@ -42,14 +43,15 @@ def test_a_rate_is_kept_but_for_a_millisecond(rate: int, sizes: list[int], naps:
     assert send_due(pacer, START, sizes) == 1
     bits = 8 * sizes[0]
     for now in accumulate(naps, initial=START):
-        if now - pacer.deadline > STALL:
+        if now - (START + bits / rate) > STALL:
             return
         was_due = pacer.deadline <= now
         count = send_due(pacer, now, sizes)
         assert bool(count) == was_due
         assert START + (bits + 8 * sum(sizes[: count - 1])) / rate <= now + BURST or not count
         bits += 8 * sum(sizes[:count])
-        assert pacer.deadline == START + bits / rate
+        rested = now + BURST / CATCH_UP if count else pacer.deadline
+        assert pacer.deadline == max(START + bits / rate, rested)
 
 
 def test_a_thousand_at_ten_milliseconds_take_ten_seconds() -> None:
@@ -145,3 +147,32 @@ def test_in_words(interval: float | None, rate: int | None, words: str) -> None:
 def test_interval_and_rate_exclude_each_other(interval: float | None, rate: int | None) -> None:
     with pytest.raises(ValueError, match="interval or a rate"):
         Pacer(interval, rate)
+
+
+def test_at_a_rate_a_backlog_goes_in_bursts_that_are_no_longer_than_others() -> None:
+    pacer = Pacer(None, 100_000_000)  # 1250 bytes are 0.1 ms, ten of them a burst
+    sizes = Uniform(1250, 1000)
+    assert send_due(pacer, START, sizes) == 1
+    now, sent = START + 0.1, 1  # a thousand are due
+    after: dict[float, int] = {}
+    while now < START + 0.3:
+        count = send_due(pacer, now, sizes)
+        assert 1 <= count <= 11
+        sent += count
+        after[now] = sent
+        now = pacer.deadline
+    assert sent == pytest.approx(3000, abs=11)  # it has caught up
+    assert after[max(at for at in after if at < START + 0.15)] == pytest.approx(1000, abs=120)  # not at once
+
+
+@given(
+    size=st.integers(1, 65_507),
+    count=st.integers(0, 50),
+    rate=st.integers(1, 10**10),
+    naps=st.lists(st.floats(0, 0.5), max_size=20),
+)
+def test_a_uniform_size_is_paced_like_a_list(size: int, count: int, rate: int, naps: list[float]) -> None:
+    one, other = Pacer(None, rate), Pacer(None, rate)
+    for now in accumulate(naps, initial=START):
+        assert send_due(one, now, Uniform(size, count)) == send_due(other, now, [size] * count)
+        assert (one.deadline, one.late) == (other.deadline, other.late)

@@ -380,7 +380,7 @@ def test_network_changes_reach_the_link_and_not_the_pace(bench: Any) -> None:
         for count in range(1, 20):
             context.send(Signal.NETWORK | Signal.REOPEN)
             wait_for(lambda: it.link.network_changes >= count, "network_changed")  # noqa: B023
-        wait_for(lambda: Signal.REOPEN not in context._signals, "no signal left to end each sleep")
+        wait_for(lambda: Signal.REOPEN not in context.signals, "no signal left to end each sleep")
     assert it.link.sent == LINES[:1]
 
 
@@ -539,5 +539,5 @@ def test_status_says_what_there_is_to_know(bench: Any, path: Path) -> None:
     }
     assert (status["group"], status["port"], status["ttl"]) == ("239.255.1.2", 9190, 3)
     assert (status["source"], status["position"]) == (str(path), len(TEXT))
-    assert status["link"] == {"interface": "fake0"}
+    assert status["link"] == {"interface": "fake0", "sending": "send"}
     assert it.channel.status()["link"] is None

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from mcastd.errors import SourceError
+from mcastd.net.link import FileChunks
 from mcastd.outbound.framing import make_framer
-from mcastd.outbound.source import LONGEST_NAP, READ_SIZE, SHORTEST_NAP, Source
+from mcastd.outbound.source import LONGEST_NAP, MOST_CHUNKS, READ_SIZE, SHORTEST_NAP, Source
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
 
@@ -48,7 +49,7 @@ def read_all(source: Source) -> list[bytes]:
     """What there is to read now."""
     payloads: list[bytes] = []
     while more := source.read():
-        payloads += more
+        payloads += more.read() if isinstance(more, FileChunks) else more
     return payloads
 
 
@@ -89,11 +90,16 @@ class TestRounds:
             source.restart()
             assert not source.finished
 
-    def test_a_long_file_comes_in_bounded_reads(self, path: Path, open_source: Any) -> None:
-        data = os.urandom(3 * READ_SIZE + 1)
+    @pytest.mark.parametrize(
+        ("framing", "size", "first"), [("line", 16, READ_SIZE // 16), ("chunk", 10, MOST_CHUNKS)]
+    )
+    def test_a_long_file_comes_in_bounded_reads(
+        self, path: Path, open_source: Any, framing: str, size: int, first: int
+    ) -> None:
+        data = b"".join(b"%015d\n" % number for number in range(3 * READ_SIZE // 16)) + b"."
         path.write_bytes(data)
-        source = open_source(path, "chunk", 1000)
-        assert len(source.read()) == READ_SIZE // 1000
+        source = open_source(path, framing, size)
+        assert len(source.read()) == first
         assert b"".join(read_all(source)) != data  # the first read's are missing
         source.restart()
         assert b"".join(read_all(source)) == data

@@ -47,7 +47,7 @@ class Switch(Host):
         self.ip(f"link set {port} master br0 addrgenmode none up")
         self.batch(
             f"link set {name} addrgenmode none",
-            f"link set {name} up",
+            f"link set {name} gso_max_segs 1 up",  # single datagrams, as on a cable: see connect()
             f"addr add fe80::{self._ports:x}/64 dev {name} nodad",
             *(f"addr add {address} dev {name} {'nodad' if ':' in address else ''}" for address in addresses),
             host=host,

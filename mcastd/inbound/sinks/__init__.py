@@ -10,10 +10,10 @@ from mcastd.config import FifoOutput, FileOutput
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.fifo import FifoSink
 from mcastd.inbound.sinks.file import FileSink
-from mcastd.inbound.sinks.formats import NEED_ARRIVALS, make_format
+from mcastd.inbound.sinks.formats import NEED_METADATA, make_format
 from mcastd.inbound.sinks.sink import Sink
 
-__all__ = ["NEED_ARRIVALS", "Sink", "make_sink"]
+__all__ = ["NEED_METADATA", "Sink", "make_sink"]
 
 
 def make_sink(

@@ -12,6 +12,7 @@ import stat
 import sys
 import termios
 from collections import deque
+from collections.abc import Sequence
 from itertools import islice
 
 from mcastd import clock
@@ -20,9 +21,9 @@ from mcastd.counters import OutputCounters
 from mcastd.errors import SinkError
 from mcastd.inbound.sinks.account import NO_READER, READER_GONE, Account
 from mcastd.inbound.sinks.formats import Format
-from mcastd.inbound.sinks.paths import Identity, identity, make_parent, open_existing
-from mcastd.inbound.sinks.records import IOV_MAX, Record, fitting, size_of, whole
-from mcastd.net.link import Batch
+from mcastd.inbound.sinks.paths import LOOK_EVERY, Identity, identity, make_parent, open_existing
+from mcastd.inbound.sinks.records import Record, Records, fitting, size_of, whole
+from mcastd.net.link import IOV_MAX, Batch
 
 NOT_A_FIFO = "not-a-fifo"
 FULL = "full"
@@ -41,11 +42,17 @@ class FifoSink:
     reader datagrams are dropped, and each batch looks for one again.
     """
 
-    def __init__(self, config: FifoOutput, to_records: Format, account: Account) -> None:
+    slow = False  # a write never waits
+
+    def __init__(
+        self, config: FifoOutput, to_records: Format, account: Account, *, look_every: float = LOOK_EVERY
+    ) -> None:
         self._config = config
         self._path = config.path
         self._to_records = to_records
         self._account = account
+        self._look_every = look_every
+        self._looked = 0.0  # monotonic time of the last look at the path
         self._fd = -1
         self._identity: Identity = (0, 0)
         self._pipe_size = 0  # bytes that the open pipe holds
@@ -75,8 +82,35 @@ class FifoSink:
         except (OSError, SinkError) as error:
             self._account.drop(len(records), error)
             return
+        count, started = self._write_through(records)
+        if count < len(records):
+            self._enqueue(records.parts[count:], started)
+        elif self._fd >= 0:
+            self._account.recovered()
+
+    def _write_through(self, records: Records) -> tuple[int, int]:
+        """Write the records from where they are, if nothing is queued and the pipe has room for all.
+
+        How many of them are done with, and how many bytes of the next one.
+        """
+        if self._queue or records.size > self._room():
+            return 0, 0
+        try:
+            written = records.write(self._fd)
+        except OSError:  # the queue's flush meets it again, and knows what to do
+            return 0, 0
+        if written == records.size:
+            count, size = len(records), written
+        else:
+            count, size = whole(records.parts, written)
+        self._account.wrote(count, written)
+        return count, written - size
+
+    def _enqueue(self, records: Sequence[Record], started: int) -> None:
+        """Queue records, ``started`` bytes of whose first are in the pipe, and write what the pipe takes."""
         self._queue.extend(records)
-        self._size += size_of(records) + len(records) * RECORD_OVERHEAD
+        self._started = started or self._started
+        self._size += size_of(records) + len(records) * RECORD_OVERHEAD - started
         self.flush()
         if evicted := self._evict():
             self._account.drop(evicted, self._trouble("the pipe is full", "its reader is too slow", FULL))
@@ -115,6 +149,10 @@ class FifoSink:
     def _connect(self) -> None:
         """Have the FIFO at the path open, with a reader. Raises OSError, SinkError."""
         if self._fd >= 0:
+            now = clock.monotonic()
+            if now - self._looked < self._look_every:
+                return
+            self._looked = now
             with contextlib.suppress(FileNotFoundError):
                 if identity(os.stat(self._path)) == self._identity:
                     return

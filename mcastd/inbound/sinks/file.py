@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Sequence
 
 from mcastd import clock
 from mcastd.clock import Clock
@@ -15,8 +14,8 @@ from mcastd.counters import OutputCounters
 from mcastd.errors import SinkError, reason_of
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.formats import Format
-from mcastd.inbound.sinks.paths import Identity, identity, make_parent, open_existing
-from mcastd.inbound.sinks.records import IOV_MAX, Record, fitting, whole
+from mcastd.inbound.sinks.paths import LOOK_EVERY, Identity, identity, make_parent, open_existing
+from mcastd.inbound.sinks.records import Parts, Record, Records, fitting, whole
 from mcastd.net.link import Batch
 
 NOT_A_FILE = "not-a-file"
@@ -42,14 +41,16 @@ class FileSink:
         account: Account,
         *,
         wall: Clock = clock.wall,
-        writev: Callable[[int, Sequence[Record]], int] = os.writev,
+        look_every: float = LOOK_EVERY,
     ) -> None:
+        self.slow = config.fsync
         self._config = config
         self._path = config.path
         self._to_records = to_records
         self._account = account
         self._wall = wall
-        self._writev = writev
+        self._look_every = look_every
+        self._looked = 0.0  # monotonic time of the last look at the path
         self._fd = -1
         self._identity: Identity = (0, 0)
         self._size = 0  # bytes in the file
@@ -70,10 +71,12 @@ class FileSink:
         try:
             self._prepare()
             try:
+                self._append(records if self._config.rotate_size is None else self._next(records))
                 while (done := counters.written - before) < len(records):
-                    self._append(self._next(records[done : done + IOV_MAX]))
+                    self._append(self._next(Parts(records.parts[done:])))
             finally:
-                self._sync()
+                if self.slow:
+                    self._sync()
         except (OSError, SinkError) as error:
             self._account.drop(len(records) - (counters.written - before), error)
         else:
@@ -97,7 +100,9 @@ class FileSink:
 
     def _prepare(self) -> None:
         """Have the file at the path open and whole, of this period. Raises OSError, SinkError."""
-        if self._fd >= 0:
+        # Not for each batch: what comes within look_every seconds after a file was moved goes with it
+        if self._fd >= 0 and (now := clock.monotonic()) - self._looked >= self._look_every:
+            self._looked = now
             self._look()
         if self._fd < 0:
             self._open()
@@ -146,25 +151,29 @@ class FileSink:
         if fd >= 0:
             os.close(fd)
 
-    def _next(self, records: Sequence[Record]) -> Sequence[Record]:
+    def _next(self, records: Records) -> Records:
         """As many of the records as go into the file, at least one; rotates it if none does."""
         limit = self._config.rotate_size
-        if limit is None:
+        if limit is None or self._size + records.size <= limit:
             return records
-        count = fitting(records, limit - self._size)
+        count = fitting(records.parts, limit - self._size)
         if not count and self._size:
             self._rotate()
-            count = fitting(records, limit)
-        return records[: max(1, count)]
+            count = fitting(records.parts, limit)
+        return Parts(records.parts[: max(1, count)])
 
-    def _append(self, records: Sequence[Record]) -> None:
+    def _append(self, records: Records) -> None:
         """Append and count; OSError leaves only whole records behind, all of them counted."""
-        written = self._writev(self._fd, records)
-        count, size = whole(records, written)
+        written = records.write(self._fd)
+        if written == records.size:
+            self._wrote(len(records), written)
+            return
+        parts = records.parts
+        count, size = whole(parts, written)
         self._wrote(count, size)
         if written > size or not count:  # cut inside a record, as when the disk is full
-            self._complete(records[count], written - size)
-            self._wrote(1, len(records[count]))
+            self._complete(parts[count], written - size)
+            self._wrote(1, len(parts[count]))
 
     def _wrote(self, datagrams: int, size: int) -> None:
         self._size += size
@@ -174,7 +183,7 @@ class FileSink:
         """Write what is missing of a record, ``done`` bytes of which are in the file, or take these back."""
         try:
             while done < len(record):
-                written = self._writev(self._fd, [memoryview(record)[done:]])
+                written = os.writev(self._fd, [memoryview(record)[done:]])
                 if not written:
                     raise OSError(errno.EIO, os.strerror(errno.EIO))
                 done += written
@@ -191,7 +200,7 @@ class FileSink:
         self._torn_at = None
 
     def _sync(self) -> None:
-        if self._config.fsync and self._fd >= 0:
+        if self.slow and self._fd >= 0:
             os.fdatasync(self._fd)
 
     def _rotate(self) -> None:

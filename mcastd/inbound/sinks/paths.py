@@ -17,6 +17,7 @@ KINDS = {
     stat.S_IFSOCK: "a socket",
 }
 PARENT_MODE = 0o750
+LOOK_EVERY = 0.1  # seconds at least between looks at whether a path still names what is open
 
 Identity = tuple[int, int]
 

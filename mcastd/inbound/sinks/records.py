@@ -1,11 +1,70 @@
-"""Arithmetic on lists of records: a record is what one datagram becomes on an output."""
+"""What a batch becomes on an output: a record for each of its datagrams, and the arithmetic on them."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mcastd.net.link import Batch
 
 Record = bytes | memoryview
-IOV_MAX = 1024  # buffers that one writev(2) takes on Linux
+
+
+class Records(Protocol):
+    """The records of one batch, valid as long as that is."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all records together."""
+
+    @property
+    def parts(self) -> Sequence[Record]:
+        """The records one by one: for an output that cannot take them all at once."""
+
+    def __len__(self) -> int: ...
+
+    def write(self, fd: int) -> int:
+        """Write them in one system call; how many bytes it took, maybe not all. Raises OSError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Payloads:
+    """The batch's own bytes, written from where they were received to."""
+
+    batch: Batch
+
+    @property
+    def size(self) -> int:
+        return self.batch.size
+
+    @property
+    def parts(self) -> Sequence[Record]:
+        return self.batch.payloads
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    def write(self, fd: int) -> int:
+        return self.batch.write(fd)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Records that were made one by one."""
+
+    parts: Sequence[Record]
+
+    @property
+    def size(self) -> int:
+        return size_of(self.parts)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def write(self, fd: int) -> int:
+        return os.writev(fd, [b"".join(self.parts)])  # a copy costs less than so many buffers
 
 
 def size_of(records: Sequence[Record]) -> int:

@@ -20,6 +20,10 @@ class Sink(Protocol):
     def counters(self) -> OutputCounters: ...
 
     @property
+    def slow(self) -> bool:
+        """Whether each write may take long, as when it is forced to the disk."""
+
+    @property
     def pending(self) -> int | None:
         """The fd to poll for POLLOUT while something is queued; then call :meth:`flush`."""
 

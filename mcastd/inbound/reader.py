@@ -1,0 +1,177 @@
+"""One thread that reads for all quiet subscriptions: they share its wake-ups.
+
+A thousand subscriptions that get a datagram now and then would wake a thousand threads, each for one
+datagram. Here one thread wakes, lets datagrams gather as long as the strictest of them allows, and visits all
+that have some. Who gets much reads for itself (see receiver.py). And if a visit takes long, since a
+disk hangs, say, another thread reads on for the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+import time
+from typing import Protocol
+
+from mcastd import clock
+from mcastd.inbound.gather import Gather
+
+PATIENCE = 0.1  # seconds that one visit may take before another thread reads on
+AGAIN = 0.001  # seconds until one that could not be visited is visited again
+
+
+class Visited(Protocol):
+    """What the reader sees of a subscription that it reads for."""
+
+    max_latency: float  # seconds
+
+    def visit(self) -> int | None:
+        """Take all that has come: how many datagrams. None: not possible now, come again."""
+
+    def hand_back(self) -> None:
+        """The reader reads for it no more: a visit was too long. Called while that is still under way."""
+
+
+class Reader:
+    """The shared reader. It has no thread until the first subscription comes, and sleeps till data come."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._visited: dict[int, Visited] = {}  # by fd
+        self._gather: Gather | None = None  # for the strictest of all; made anew after a change
+        self._poll = select.epoll()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # readable once this is closed
+        self._poll.register(self._wake, select.EPOLLIN)
+        self._leader: threading.Thread | None = None  # the thread that reads; one that is replaced ends
+        self._deputy: threading.Thread | None = None  # sees to it that there is one that can
+        self._busy = threading.Event()  # while the leader has something to do
+        self._progress = 0  # grows with each visit
+        self._visiting = -1  # fd
+        self._closed = False
+
+    def add(self, fd: int, visited: Visited) -> bool:
+        """Visit whenever ``fd`` has turned readable, or is already; whether there is a thread to do so.
+
+        A visit has to take all: only what comes later is told again. It must not raise anything.
+        """
+        with self._lock:
+            if self._leader is None:
+                try:
+                    self._lead([])
+                    self._deputy = threading.Thread(target=self._stand_by, name="reader-deputy", daemon=True)
+                    self._deputy.start()
+                except RuntimeError:  # no more threads; the next one to come tries again
+                    self._leader = None
+                    return False
+            self._visited[fd] = visited
+            self._gather = None
+            self._poll.register(fd, select.EPOLLIN | select.EPOLLET)
+        return True
+
+    def remove(self, fd: int, visited: Visited) -> None:
+        """No visit begins after this, unless it does already. Harmless if it was handed back."""
+        with self._lock:
+            if self._visited.get(fd) is visited:
+                del self._visited[fd]
+                self._gather = None
+                with contextlib.suppress(OSError):  # closed, which ended its registration
+                    self._poll.unregister(fd)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            threads = [thread for thread in (self._leader, self._deputy) if thread is not None]
+        os.eventfd_write(self._wake, 1)
+        self._busy.set()
+        for thread in threads:
+            thread.join(1.0)
+        self._poll.close()
+        os.close(self._wake)
+
+    # -- with the lock held
+
+    def _lead(self, owed: list[int]) -> None:
+        """Have a new leader; ``owed`` are visited at once. Raises RuntimeError if there is no thread."""
+        leader = threading.Thread(target=self._read, args=(owed,), name="reader", daemon=True)
+        before, self._leader = self._leader, leader
+        try:
+            leader.start()
+        except RuntimeError:
+            self._leader = before
+            raise
+
+    def _replace_leader(self) -> None:
+        fd, stuck = self._visiting, self._visited.get(self._visiting)
+        if stuck is None:  # it has left already
+            return
+        try:  # whom the old one knew to be ready, nobody else does
+            self._lead([other for other in self._visited if other != fd])
+        except RuntimeError:  # no more threads: wait for the old one
+            return
+        del self._visited[fd]
+        self._gather = None
+        with contextlib.suppress(OSError):
+            self._poll.unregister(fd)
+        stuck.hand_back()
+
+    # -- the threads
+
+    def _read(self, owed: list[int]) -> None:
+        """The leader's life."""
+        me = threading.current_thread()
+        pause = 0.0
+        since = clock.monotonic()
+        while not self._closed:
+            if pause:
+                time.sleep(pause)
+            elif not owed:
+                self._busy.clear()
+            ready = self._poll.poll(0 if pause or owed else None, len(self._visited) + 1)
+            self._busy.set()
+            taken, owed = self._visit_all([*owed, *(fd for fd, _ in ready)], me)
+            if self._leader is not me:
+                return
+            if (gather := self._gather) is None:
+                gather = self._make_gather()
+            now = clock.monotonic()
+            pause = gather.wait(taken, now - since)
+            if owed and not pause:
+                pause = AGAIN
+            since = now
+
+    def _make_gather(self) -> Gather:
+        with self._lock:
+            strictest = min((visited.max_latency for visited in self._visited.values()), default=0.0)
+            self._gather = gather = Gather(strictest)
+        return gather
+
+    def _visit_all(self, fds: list[int], me: threading.Thread) -> tuple[int, list[int]]:
+        """Visit; how many datagrams were taken, and who is to be visited again."""
+        taken, owed = 0, []
+        for fd in fds:
+            visited = self._visited.get(fd)
+            if visited is None:
+                continue
+            self._progress += 1
+            self._visiting = fd
+            count = visited.visit()
+            if self._leader is not me:
+                break
+            self._visiting = -1
+            if count is None:
+                owed.append(fd)
+            else:
+                taken += count
+        return taken, owed
+
+    def _stand_by(self) -> None:
+        """The deputy's life: where a visit takes too long, it makes another thread the leader."""
+        while not self._closed:
+            self._busy.wait()
+            before = self._progress, self._visiting
+            time.sleep(PATIENCE)
+            with self._lock:
+                if before == (self._progress, self._visiting) and self._visiting >= 0:
+                    self._replace_leader()

@@ -1,0 +1,165 @@
+"""Many datagrams to the kernel in one system call: UDP_SEGMENT (GSO), sendmmsg(2), or one by one.
+
+GSO, linux/udp.h: the kernel takes one long buffer and cuts it into datagrams of one size (only the last may
+be shorter), as late as it can; straight from a file it need not even copy. What a kernel, an interface or
+a Python does not support is found out by trying, once.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import socket
+import struct
+from array import array
+from collections.abc import Sequence
+from itertools import islice
+
+from mcastd.net import _abi
+from mcastd.net.link import MAX_DATAGRAM, FileChunks, Payloads
+
+try:
+    import ctypes
+
+    from mcastd.net import _libc
+except ImportError:  # a Python without ctypes: what is not of one size goes one by one
+    HAVE_SENDMMSG = False
+else:
+    HAVE_SENDMMSG = True
+
+QUEUE = 64  # datagrams in a sendmmsg
+WORTHWHILE = 8  # datagrams of one size in a row that go as segments; fewer go with others by sendmmsg
+MOST_SEGMENTS = 128  # UDP_MAX_SEGMENTS since Linux 6.9
+FEWER_SEGMENTS = 64  # before
+SPLICED = 16 * mmap.PAGESIZE  # what sendfile(2) hands over at once: the pages of its pipe
+UNSUPPORTED = {errno.EINVAL, errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP}  # EIO: no checksum offload
+
+
+class Burst:
+    """The ways to send by one connected UDP socket. Used by one thread."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._segments = MOST_SEGMENTS  # in one call; 0: GSO is not supported here
+        self._longest = MAX_DATAGRAM  # bytes of a segment: a longer one does not fit the interface
+        self._splices = True  # sendfile can be used
+        self._cut = 0  # bytes at which the socket is set to cut whatever it is given
+        self._queue = _Queue() if HAVE_SENDMMSG else None
+
+    @property
+    def way(self) -> str:
+        """The best way that was not refused: ``gso``, ``sendmmsg`` or ``send``."""
+        return "gso" if self._segments else "sendmmsg" if self._queue else "send"
+
+    def send(self, payloads: Payloads) -> int:
+        """Send in order; how many the kernel took. Raises OSError if it refused the first."""
+        accepted, count = 0, len(payloads)
+        while accepted < count:
+            rest = payloads[accepted:] if accepted else payloads
+            try:
+                went = self._from_file(rest) if isinstance(rest, FileChunks) else self._from_memory(rest)
+            except OSError:
+                if accepted:  # the next call meets it again
+                    break
+                raise
+            if not went:
+                break
+            accepted += went
+        return accepted
+
+    def _from_file(self, chunks: FileChunks) -> int:
+        """One sendfile(2) of as many chunks as it can take in one piece: of more, a part could be lost."""
+        size = chunks.size
+        room = SPLICED - chunks.offset % mmap.PAGESIZE
+        while self._splices and (count := min(self._most(size), room // size, len(chunks))):
+            try:
+                self._cut_at(size)
+                sent = os.sendfile(self._sock.fileno(), chunks.fd, chunks.offset, count * size)
+            except OSError as error:
+                if not self._learn(error, size, from_file=True):
+                    raise
+            else:
+                return -(-sent // size)
+        return self._from_memory(chunks[:QUEUE].read())
+
+    def _from_memory(self, payloads: Sequence[bytes | memoryview]) -> int:
+        while payloads and (count := self._alike(payloads)):
+            size = len(payloads[0])
+            try:
+                self._sock.sendmsg(payloads[:count], [(_abi.SOL_UDP, _abi.UDP_SEGMENT, _uint16.pack(size))])
+            except OSError as error:
+                if not self._learn(error, size):
+                    raise
+            else:
+                return count
+        self._cut_at(0)
+        if self._queue is not None and len(payloads) > 1:
+            return self._queue.send(self._sock, payloads)
+        for payload in payloads[:1]:
+            self._sock.send(payload)
+        return len(payloads[:1])
+
+    def _most(self, size: int) -> int:
+        """Segments of ``size`` bytes that go in one call; 0: it has to be done without."""
+        return min(self._segments, MAX_DATAGRAM // size) if 0 < size <= self._longest else 0
+
+    def _alike(self, payloads: Sequence[bytes | memoryview]) -> int:
+        """How many of the first payloads go as the segments of one call; 0 if it is not worth it."""
+        size = len(payloads[0])
+        most = self._most(size)
+        count = 0
+        for length in map(len, islice(payloads, most)):
+            if length == size:
+                count += 1
+                continue
+            count += length < size  # a shorter one may be the last
+            break
+        return count if count >= min(WORTHWHILE, max(2, len(payloads))) else 0
+
+    def _cut_at(self, size: int) -> None:
+        """Have whatever is sent cut at ``size`` bytes; 0: not at all. Raises OSError if that is refused."""
+        if size != self._cut:
+            self._sock.setsockopt(_abi.SOL_UDP, _abi.UDP_SEGMENT, size)
+            self._cut = size
+
+    def _learn(self, error: OSError, size: int, *, from_file: bool = False) -> bool:
+        """Do without what the error shows not to be supported; whether there is another way to try now."""
+        if error.errno == errno.EMSGSIZE:
+            self._longest = size - 1
+        elif error.errno not in UNSUPPORTED:
+            return False
+        elif self._segments > FEWER_SEGMENTS:
+            self._segments = FEWER_SEGMENTS
+        elif from_file:
+            self._splices = False
+        else:
+            self._segments = 0
+        return True
+
+
+_uint16 = struct.Struct("=H")
+
+
+class _Queue:
+    """sendmmsg(2), its headers made once."""
+
+    def __init__(self) -> None:
+        self._pointers = (ctypes.c_char_p * QUEUE)()
+        self._iovecs = (_libc.iovec * QUEUE)()
+        self._headers = (_libc.mmsghdr * QUEUE)()
+        for header, iovec in zip(self._headers, self._iovecs, strict=True):
+            header.msg_hdr.msg_iov = ctypes.addressof(iovec)
+            header.msg_hdr.msg_iovlen = 1
+        self._headers_at = ctypes.addressof(self._headers)
+        words = memoryview(self._iovecs).cast("B").cast("L")
+        self._bases, self._lengths = words[::2], words[1::2]
+        self._addresses = memoryview(self._pointers).cast("B").cast("L")
+
+    def send(self, sock: socket.socket, payloads: Sequence[bytes | memoryview]) -> int:
+        data = [payload if isinstance(payload, bytes) else bytes(payload) for payload in payloads[:QUEUE]]
+        count = len(data)
+        self._pointers[:count] = data  # type: ignore[assignment] # a list of bytes is one of these, too
+        self._bases[:count] = self._addresses[:count]
+        self._lengths[:count] = array("L", map(len, data))
+        return _libc.sendmmsg(sock.fileno(), self._headers_at, count, socket.MSG_DONTWAIT)

@@ -1,0 +1,1 @@
+"""Benchmarks of mcastd beside C references and Debian's tools: ``make bench``."""

@@ -1,0 +1,170 @@
+"""The shared reader: one thread for many, which nobody can hold up for long."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+from support.wait import wait_for
+
+from mcastd.inbound import reader as module
+from mcastd.inbound.reader import Reader
+
+
+class Guest:
+    """An eventfd that is read when it is visited."""
+
+    def __init__(self, reader: Reader, max_latency: float = 0.001) -> None:
+        self.max_latency = max_latency
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.taken = 0
+        self.visits = 0
+        self.threads: set[int] = set()
+        self.refuses = 0  # visits that are not possible
+        self.stuck: threading.Event | None = None  # a visit waits for it
+        self.handed_back = threading.Event()
+        self.reader = reader
+        reader.add(self.fd, self)
+
+    def deliver(self, count: int = 1) -> None:
+        os.eventfd_write(self.fd, count)
+
+    def visit(self) -> int | None:
+        self.visits += 1
+        self.threads.add(threading.get_ident())
+        if self.refuses:
+            self.refuses -= 1
+            return None
+        if self.stuck is not None:
+            self.stuck.wait(30)
+        try:
+            count = os.eventfd_read(self.fd)
+        except BlockingIOError:
+            return 0
+        self.taken += count
+        return count
+
+    def hand_back(self) -> None:
+        self.handed_back.set()
+
+    def close(self) -> None:
+        self.reader.remove(self.fd, self)
+        os.close(self.fd)
+
+
+@pytest.fixture
+def reader(no_fd_leak: None) -> Iterator[Reader]:
+    reader = Reader()
+    yield reader
+    reader.close()
+
+
+@pytest.fixture
+def guests(reader: Reader) -> Iterator[list[Guest]]:
+    guests = [Guest(reader) for _ in range(50)]
+    yield guests
+    for guest in guests:
+        guest.close()
+
+
+def test_one_thread_takes_what_comes_to_all(guests: list[Guest]) -> None:
+    for round_ in range(1, 20):
+        for guest in guests:
+            guest.deliver(round_)
+        total = sum(range(round_ + 1))
+        wait_for(lambda total=total: all(guest.taken == total for guest in guests), f"{total} each")
+    assert len(set.union(*(guest.threads for guest in guests))) == 1
+
+
+def test_what_was_there_before_is_taken(reader: Reader) -> None:
+    guest = Guest(reader)
+    reader.remove(guest.fd, guest)
+    guest.deliver(3)
+    reader.add(guest.fd, guest)
+    wait_for(lambda: guest.taken == 3, "what was there")
+    guest.close()
+
+
+def test_who_left_is_not_visited(reader: Reader, guests: list[Guest]) -> None:
+    gone, stays = guests[:2]
+    reader.remove(gone.fd, gone)
+    gone.deliver()
+    for _ in range(100):
+        before = stays.taken
+        stays.deliver()
+        wait_for(lambda before=before: stays.taken > before, "a visit")
+    assert gone.visits == 0
+
+
+def test_who_cannot_be_visited_is_visited_again(guests: list[Guest]) -> None:
+    guests[0].refuses = 5
+    guests[0].deliver(7)
+    wait_for(lambda: guests[0].taken == 7, "taken in the end")
+    assert guests[0].visits >= 6
+
+
+def test_a_long_visit_holds_nobody_up(guests: list[Guest], monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, *others = guests
+    slow.stuck = threading.Event()
+    for guest in others:
+        guest.deliver()
+    slow.deliver()
+    wait_for(slow.handed_back.is_set, "handed back")
+    for guest in others:
+        guest.deliver()
+    wait_for(lambda: all(guest.taken == 2 for guest in others), "the others")
+    slow.stuck.set()
+    wait_for(lambda: slow.taken == 1, "what the long visit took")
+    slow.deliver()  # it reads for itself now
+    for _ in range(20):
+        before = others[0].taken
+        others[0].deliver()
+        wait_for(lambda before=before: others[0].taken > before, "a visit")
+    assert slow.visits == 1
+    wait_for(lambda: sum(thread.name == "reader" for thread in threading.enumerate()) == 1, "one leader")
+
+
+def test_those_that_the_stuck_one_knew_of_are_visited_by_the_next(reader: Reader) -> None:
+    """Edge-triggered: what epoll has told once, it does not tell again."""
+    gate = threading.Event()
+    first = Guest(reader)
+    first.stuck = gate
+    first.deliver()
+    wait_for(lambda: first.visits == 1, "stuck")
+    late = [Guest(reader) for _ in range(5)]
+    for guest in late:
+        guest.deliver()
+    wait_for(lambda: all(guest.taken == 1 for guest in late), "the others")
+    gate.set()
+    wait_for(lambda: first.taken == 1, "what the long visit took")
+    for guest in (first, *late):
+        guest.close()
+
+
+def test_a_nap_is_no_long_visit(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 0.001)
+    guest = Guest(reader, max_latency=0.2)
+    leader = reader._leader
+    for _ in range(5):
+        before = guest.taken
+        guest.deliver(100)
+        wait_for(lambda before=before: guest.taken > before, "taken")
+    assert reader._leader is leader
+    assert not guest.handed_back.is_set()
+    guest.close()
+
+
+def test_nothing_to_do_is_no_work(guests: list[Guest]) -> None:
+    guests[0].deliver()
+    wait_for(lambda: guests[0].taken, "a visit")
+    reader = guests[0].reader
+    wait_for(lambda: not reader._busy.is_set(), "rest")
+    progress = reader._progress
+    other = Guest(Reader())  # something else happens
+    other.deliver()
+    wait_for(lambda: other.taken, "a visit by another reader")
+    assert (reader._progress, reader._busy.is_set()) == (progress, False)
+    other.close()
+    other.reader.close()

@@ -1,0 +1,208 @@
+"""Sending in bursts: the same datagrams by every way, whatever kernel, interface and Python allow."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import random
+import select
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcastd.errors import LinkError
+from mcastd.net import _abi, burst
+from mcastd.net.burst import FEWER_SEGMENTS, Burst
+from mcastd.net.link import MAX_DATAGRAM, FileChunks, Payloads
+from mcastd.net.receiver import SocketReceiver
+from mcastd.net.sockets import SocketSender, free_port
+
+GROUP = ipaddress.ip_address("239.255.12.1")
+
+
+class Refusing(socket.socket):
+    """A socket of a kernel that knows no UDP_SEGMENT, or of an interface that cannot do it."""
+
+    refusal = errno.EINVAL
+    most = 0  # segments that it takes all the same
+
+    def setsockopt(self, level: int, option: int, value: Any, *rest: Any) -> None:
+        if (level, option) == (_abi.SOL_UDP, _abi.UDP_SEGMENT) and value and not self.most:
+            raise OSError(self.refusal, os.strerror(self.refusal))
+        super().setsockopt(level, option, value, *rest)
+
+    def sendmsg(self, buffers: Any, ancillary: Any = (), *rest: Any) -> int:
+        if ancillary and len(buffers) > self.most:
+            raise OSError(self.refusal, os.strerror(self.refusal))
+        return super().sendmsg(buffers, ancillary, *rest)
+
+
+class Link:
+    def __init__(self, stack: ExitStack, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+        if way != "gso":
+            monkeypatch.setattr(socket, "socket", Refusing)
+        monkeypatch.setattr(burst, "HAVE_SENDMMSG", way != "send")
+        port = free_port()
+        self.receiver = SocketReceiver(GROUP, port, interface="lo", receive_buffer=64 << 20)
+        stack.callback(self.receiver.close)
+        self.sender = SocketSender(GROUP, port, interface="lo", ttl=0)
+        stack.callback(self.sender.close)
+        self.way = way
+
+    def pass_on(self, payloads: Payloads) -> list[bytes]:
+        """Send all; what came of it."""
+        sent = 0
+        while sent < len(payloads):
+            sent += self.sender.send(payloads[sent:])
+        return self.taken()
+
+    def taken(self) -> list[bytes]:
+        received: list[bytes] = []
+        while select.select([self.receiver], [], [], 0)[0]:
+            received += map(bytes, self.receiver.receive().payloads)
+        self.receiver.idle()
+        return received
+
+
+@pytest.fixture(params=["gso", "sendmmsg", "send"])
+def link(request: pytest.FixtureRequest, no_fd_leak: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Link]:
+    with ExitStack() as stack:
+        yield Link(stack, monkeypatch, request.param)
+
+
+def test_what_is_sent_arrives_whatever_its_sizes(link: Link) -> None:
+    dice = random.Random(20261124)
+    shapes: list[Callable[[], Sequence[int]]] = [
+        lambda: [dice.choice([1, 64, 1316, 1472])] * dice.randrange(1, 300),
+        lambda: [*[dice.choice([2, 64, 1316, 9000])] * dice.randrange(1, 300), 1],  # a short one at the end
+        lambda: [dice.choice([1, 64, 64, 1316]) for _ in range(200)],
+        lambda: [dice.randrange(1472) for _ in range(100)],
+        lambda: [0] * 20 + [5] * 20 + [0],
+        lambda: [MAX_DATAGRAM] * 3,
+    ]
+    for _ in range(15):
+        for shape in shapes:
+            payloads = [dice.randbytes(size) for size in shape()]
+            assert link.pass_on(payloads) == payloads
+            assert link.pass_on([memoryview(payload) for payload in payloads]) == payloads
+    assert link.sender.sending == link.way
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 1316, 1472, 4096, 9000, 32_768, MAX_DATAGRAM])
+def test_chunks_of_a_file_arrive_from_any_offset(link: Link, tmp_path: Path, size: int) -> None:
+    dice = random.Random(size)
+    count = max(3, min(1000, 2_000_000 // size))
+    data = dice.randbytes(count * size + 5000)
+    path = tmp_path / "data"
+    path.write_bytes(data)
+    with path.open("rb") as file:
+        for offset in (0, 1, 4095, 4096, dice.randrange(5000)):
+            end = offset + count * size
+            expected = [data[start : start + size] for start in range(offset, end, size)]
+            assert link.pass_on(FileChunks(file.fileno(), offset, size, count)) == expected
+
+
+def test_a_file_that_has_shrunk_sends_what_is_left_and_no_more(link: Link, tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.write_bytes(b"x" * 950)
+    with path.open("rb") as file:
+        assert link.sender.send(FileChunks(file.fileno(), 0, 100, 20)) == 10
+        assert link.taken() == [b"x" * 100] * 9 + [b"x" * 50]
+        assert link.sender.send(FileChunks(file.fileno(), 1000, 100, 10)) == 0
+    assert link.taken() == []
+
+
+def test_what_does_not_fit_the_interface_goes_as_fragments(
+    no_fd_leak: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GSO makes no fragments: segments above the MTU are refused, and then go by themselves."""
+    with ExitStack() as stack:
+        link = Link(stack, monkeypatch, "gso")
+        _see_fragments(link, monkeypatch)
+
+
+def _see_fragments(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    burst_of_link = link.sender._burst
+    sent: list[int] = []
+    real = link.sender._sock.sendmsg
+
+    class Narrow:
+        """The socket of an interface with an MTU of 1500."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(link.sender._sock, name)
+
+        def sendmsg(self, buffers: Any, *rest: Any) -> int:
+            sent.append(len(buffers))
+            if len(buffers[0]) > 1472:
+                raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+            return real(buffers, *rest)
+
+    monkeypatch.setattr(burst_of_link, "_sock", Narrow())
+    large, small = [b"l" * 4000] * 20, [b"s" * 1400] * 20
+    assert link.pass_on(large) == large
+    assert link.pass_on(small) == small
+    assert link.pass_on(large) == large
+    assert len(sent) == 2  # one try with large ones, one call with small ones
+    assert link.sender.sending == "gso"
+
+
+def test_an_old_kernel_takes_fewer_segments(no_fd_leak: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Refusing, "most", FEWER_SEGMENTS)
+    with ExitStack() as stack:
+        link = Link(stack, monkeypatch, "sendmmsg")
+        assert link.pass_on([b"x" * 100] * 200) == [b"x" * 100] * 200
+        assert link.sender.sending == "gso"
+        assert link.sender._burst._segments == FEWER_SEGMENTS
+
+
+@pytest.mark.parametrize("refusal", [errno.EINVAL, errno.EIO, errno.ENOPROTOOPT])
+def test_a_refusal_of_segments_is_met_once(
+    no_fd_leak: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, refusal: int
+) -> None:
+    monkeypatch.setattr(Refusing, "refusal", refusal)
+    path = tmp_path / "data"
+    path.write_bytes(b"y" * 1000)
+    with ExitStack() as stack, path.open("rb") as file:
+        link = Link(stack, monkeypatch, "sendmmsg")
+        assert link.sender.sending == "gso"
+        assert link.pass_on(FileChunks(file.fileno(), 0, 100, 10)) == [b"y" * 100] * 10
+        assert link.sender.sending == "sendmmsg"
+        monkeypatch.setattr(Refusing, "sendmsg", None)  # it is not called again
+        assert link.pass_on([b"x" * 100] * 200) == [b"x" * 100] * 200
+
+
+def test_a_refusal_that_means_the_datagram_is_told(link: Link) -> None:
+    with pytest.raises(LinkError) as caught:
+        link.sender.send([b"x" * (MAX_DATAGRAM + 1)])
+    assert caught.value.errno == errno.EMSGSIZE
+    assert link.sender.send([b"x", b"x" * (MAX_DATAGRAM + 1), b"y"]) == 1  # the next call meets it
+    assert link.taken() == [b"x"]
+    assert link.pass_on([b"fine"] * 10) == [b"fine"] * 10
+
+
+def test_a_full_socket_loses_nothing(link: Link) -> None:
+    """EAGAIN in the middle: what was taken is counted, the rest is the next call's."""
+    payloads = [b"%05d" % number for number in range(1000)]
+    calls = iter([0, 0, 1, 0, 1, 1])
+
+    class Full(Burst):
+        def _from_memory(self, payloads: Any) -> int:
+            if next(calls, 0):
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            return super()._from_memory(payloads)
+
+    link.sender._burst = Full(link.sender._sock)
+    sent, refused = 0, 0
+    while sent < len(payloads):
+        try:
+            sent += link.sender.send(payloads[sent:])
+        except LinkError as error:
+            refused += error.errno == errno.EAGAIN
+    assert refused == 1  # that of a call's very first
+    assert link.taken() == payloads
