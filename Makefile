@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types unit slow bench clean
+.PHONY: demo test lint types unit bench deb deb-bundled rpm system-packages clean
 
 demo: $(VENV)/installed
 	$(BIN)/mcastd demo
@@ -17,8 +17,17 @@ lint: $(VENV)/installed-dev
 types: $(VENV)/installed-dev
 	$(BIN)/mypy mcastd
 
-unit: $(VENV)/installed-dev
-	$(BIN)/pytest
+unit: $(VENV)/installed-dev system-packages
+	$(BIN)/pytest --ignore=tests/system
+	$(BIN)/pytest --numprocesses=2 tests/system
+
+# Packages, each built in a clean root of its own, into dist/.
+deb deb-bundled rpm:
+	$(PYTHON) packaging/build.py $@
+
+# What tests/system needs: pytest has no network to make it with. Where that is impossible, these tests say why.
+system-packages:
+	$(PYTHON) packaging/build.py --for-tests
 
 # As root, some ten minutes; BENCH="--quick --rows raw,send" for less, BENCH=--help for all options.
 bench: $(VENV)/installed

@@ -17,7 +17,7 @@ DEFAULT_CONFIG = Path("/etc/mcastd.toml")
 config_option = click.option(
     "--config",
     "path",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),  # whether it is shows, with the reason, when it is used
     default=DEFAULT_CONFIG,
     show_default=True,
     metavar="PATH",
@@ -33,7 +33,15 @@ def main() -> None:
 
 @main.command(short_help="Run the daemon in the foreground.")
 @config_option
-def run(path: Path) -> None:
+@click.option(
+    "--socket",
+    type=click.Path(path_type=Path, readable=False),
+    envvar="MCASTD_CONTROL_SOCKET",
+    show_envvar=True,
+    metavar="PATH",
+    help="The control socket, unless the configuration names one.",
+)
+def run(path: Path, socket: Path | None) -> None:
     """Run the daemon in the foreground; log on stderr.
 
     SIGHUP reloads the configuration, SIGUSR1 reopens output files, SIGTERM stops. Exit status: 0 after a
@@ -47,7 +55,7 @@ def run(path: Path) -> None:
         config = load(path)
         log.configure(config.daemon.log_format, config.daemon.log_level)
         daemon.prepare_process()
-        sys.exit(daemon.Daemon(path, config).run())
+        sys.exit(daemon.Daemon(path, config, socket).run())
     except ConfigError as error:
         _refuse(error)
     except McastdError as error:

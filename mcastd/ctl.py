@@ -10,7 +10,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,7 +37,7 @@ class Failure(click.ClickException):
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--socket",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),  # whether it is shows, with the reason, when it is used
     default=DEFAULT_SOCKET,
     envvar="MCASTD_CONTROL_SOCKET",
     show_default=True,
@@ -54,8 +54,17 @@ def main(context: click.Context, socket: Path) -> None:
     context.obj = socket
 
 
+def complete_worker(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """The daemon's workers, for a shell; none if it cannot be asked."""
+    with suppress(ControlError, VarlinkError):
+        with ControlClient(context.find_root().params["socket"], timeout=1.0) as client:
+            names = [worker["name"] for worker in list_workers(client)]
+        return [name for name in names if name.startswith(incomplete)]
+    return []
+
+
 @main.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_worker)
 @click.option("--json", "as_json", is_flag=True, help="Everything, for programs.")
 @click.pass_context
 def status(context: click.Context, name: str | None, as_json: bool) -> None:
@@ -100,7 +109,7 @@ def reopen(socket: Path) -> None:
 
 
 @main.command("start-worker")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_worker)
 @click.pass_obj
 def start_worker(socket: Path, name: str) -> None:
     """Start a worker that was stopped, or that waits for its next attempt."""
@@ -108,7 +117,7 @@ def start_worker(socket: Path, name: str) -> None:
 
 
 @main.command("stop-worker")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_worker)
 @click.pass_obj
 def stop_worker(socket: Path, name: str) -> None:
     """Stop a worker until it is started again."""

@@ -75,11 +75,16 @@ def build(
 
 
 class Daemon:
-    """One run of the daemon for one configuration file; also what the control socket's commands act on."""
+    """One run of the daemon for one configuration file; also what the control socket's commands act on.
 
-    def __init__(self, path: Path, config: Config) -> None:
+    ``socket`` is where to listen if the configuration does not say: each daemon of a host needs its own.
+    """
+
+    def __init__(self, path: Path, config: Config, socket: Path | None = None) -> None:
         self._path = path
         self._config = config
+        unsaid = "control_socket" not in config.daemon.model_fields_set
+        self._socket = socket if socket and unsaid else config.daemon.control_socket
         self._log = log.get_logger()
         self._born = clock.monotonic()
         self._change = threading.Lock()  # one reload, start or stop at a time
@@ -99,7 +104,7 @@ class Daemon:
         with ExitStack() as stack:
             stack.callback(self._monitor.close)
             stack.callback(self._reader.close)
-            server = ControlServer(daemon.control_socket, self)
+            server = ControlServer(self._socket, self)
             server.start()
             stack.callback(server.close)
             signals = stack.enter_context(

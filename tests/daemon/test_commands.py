@@ -128,3 +128,21 @@ def test_help(arguments: list[str]) -> None:
 
 def test_version() -> None:
     assert re.fullmatch(r"mcastd \d+\.\d+\.\d+\n", mcastd("--version").stdout)
+
+
+def test_the_control_socket_is_where_the_command_line_says_unless_the_configuration_does(
+    tmp_path: Path,
+) -> None:
+    inbound = '[inbound.a]\ngroup = "239.255.1.2"\nport = 9190\ninterface = "lo"\noutput = "/dev/null"\n'
+    config = tmp_path / "mcastd.toml"
+    ours, said = tmp_path / "ours", tmp_path / "said"
+    for text, socket in ((inbound, said), (f'[daemon]\ncontrol_socket = "{ours}"\n{inbound}', ours)):
+        config.write_text(text)
+        command = [*MCASTD, "run", "--config", str(config), "--socket", str(said)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+            assert process.stderr is not None
+            log = iter(process.stderr.readline, b"")
+            assert any(b"daemon.ready" in line for line in log)
+            assert socket.exists()
+            process.terminate()
+        assert process.returncode == 0

@@ -1,0 +1,187 @@
+"""What packages install and is made from the code: manual pages and shell completions, into one directory.
+
+mcastd.toml(5) comes from the models of the configuration, so that no key is forgotten: what a key is for from
+its description, its type and unit from what its parser says to a wrong value, its default from the model, and
+its example from etc/mcastd.toml. Run with mcastd and its libraries importable.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import textwrap
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import tomli_w
+from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
+from pydantic import BaseModel, BeforeValidator, PlainValidator
+from pydantic.fields import FieldInfo
+
+from mcastd import cli, ctl
+from mcastd.config import Config
+from mcastd.config.types import choose
+
+PROJECT = Path(__file__).parent.parent
+Examples = dict[str, str]  # values by key, as the text has them
+
+
+def main(destination: Path) -> None:
+    man = destination / "man"
+    man.mkdir(parents=True, exist_ok=True)
+    for page in (PROJECT / "packaging" / "man").glob("*.[1-9]"):
+        shutil.copy(page, man)
+    template = (PROJECT / "packaging" / "man" / "mcastd.toml.5.in").read_text()
+    (man / "mcastd.toml.5").write_text(template.replace("@KEYS@\n", "\n".join(keys()) + "\n"))
+    completions(destination / "completions")
+
+
+# -- completions
+
+
+class _Bash(BashComplete):
+    @staticmethod
+    def _check_version() -> None:
+        """The bash that matters is not the one of the machine that builds."""
+
+
+SHELLS: dict[str, type[ShellComplete]] = {"bash": _Bash, "zsh": ZshComplete, "fish": FishComplete}
+
+
+def completions(destination: Path) -> None:
+    for shell, complete in SHELLS.items():
+        (destination / shell).mkdir(parents=True, exist_ok=True)
+        for program, command in (("mcastd", cli.main), ("mcastctl", ctl.main)):
+            name = {"bash": program, "zsh": f"_{program}", "fish": f"{program}.fish"}[shell]
+            source = complete(command, {}, program, f"_{program}_COMPLETE".upper()).source()
+            (destination / shell / name).write_text(source)
+
+
+# -- mcastd.toml(5)
+
+
+def keys() -> Iterator[str]:
+    """A section for each table of the configuration, as mdoc(7)."""
+    examples = shipped_examples()
+    for header, model in tables():
+        yield rf".Sh \&{f'[{header}]' if header.isalpha() else header}\&"
+        yield from roff(paragraph(model.__doc__))
+        yield ".Bl -tag -width Ds"
+        of_model = examples[kind_of(model) or header]
+        defaults = default_values(model, of_model)
+        for key, field in model.model_fields.items():
+            if key not in of_model:
+                raise SystemExit(f"etc/mcastd.toml shows no {key} in {header}")
+            yield f".It Cm {key}"
+            yield from roff(field.description or "")
+            yield ".br"
+            yield from roff(f"Type: {type_of(field)}.")
+            yield ".br"
+            required = "Required." if field.is_required() else f"Default: {as_toml(defaults.get(key))}."
+            yield from roff(f"{required} Example:")
+            yield f".Dl {key} = {of_model[key]}".replace('"', r"\(dq")
+        yield ".El"
+
+
+def tables() -> Iterator[tuple[str, type[BaseModel]]]:
+    """Each table's header in the text, with its model; those of outputs after those they belong to."""
+    for section, field in Config.model_fields.items():
+        for model in models_in(field):
+            yield (section if field.annotation is model else f"[{section}.NAME]"), model
+            for key, inner in model.model_fields.items():
+                for table in models_in(inner):
+                    yield f'[{section}.NAME.{key}], kind = "{kind_of(table)}"', table
+
+
+def models_in(field: FieldInfo) -> list[type[BaseModel]]:
+    def walk(annotation: object) -> Iterator[type[BaseModel]]:
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield annotation
+        for argument in get_args(annotation):
+            yield from walk(argument)
+
+    return list(walk(field.annotation))
+
+
+def kind_of(model: type[BaseModel]) -> str | None:
+    """The value of ``kind`` by which an output's table is known."""
+    field = model.model_fields.get("kind")
+    return str(get_args(field.annotation)[0]) if field else None
+
+
+def shipped_examples() -> dict[str, Examples]:
+    """From etc/mcastd.toml, commented or not: keys and values by header (as tables() has it), or by kind."""
+    text = (PROJECT / "etc" / "mcastd.toml").read_text()
+    found: dict[str, Examples] = {}
+    examples: Examples = {}
+    for header, key, value in re.findall(
+        r"^(?:# )?(?:\[([\w.]+)\]|(\w+) = (.+?))(?: +#.*)?$", text, re.MULTILINE
+    ):
+        if header:
+            section, *rest = header.split(".")
+            examples = {}
+            if len(rest) < 2:
+                found[f"[{section}.NAME]" if rest else section] = examples
+        else:
+            examples[key] = value
+            if key == "kind":
+                found[value.strip('"')] = examples
+    return found
+
+
+def default_values(model: type[BaseModel], examples: Examples) -> dict[str, Any]:
+    """The model's defaults as the configuration writes them, in a table that has what is required."""
+    lines = [f"{key} = {examples[key]}" for key, field in model.model_fields.items() if field.is_required()]
+    return model(**tomllib.loads("\n".join(lines))).model_dump(mode="json")
+
+
+def as_toml(value: object) -> str:
+    return "absent" if value is None else tomli_w.dumps({"x": value}).strip().removeprefix("x = ")
+
+
+class _Nothing:
+    """What no parser takes, so that it says what it would."""
+
+
+def type_of(field: FieldInfo) -> str:
+    """Type and unit, for people."""
+    return _type_of(field.annotation, field.metadata)
+
+
+def _type_of(annotation: object, metadata: Sequence[object]) -> str:
+    parsers = [parser.func for parser in metadata if isinstance(parser, PlainValidator | BeforeValidator)]
+    for parse in parsers:
+        try:
+            parse(_Nothing())
+        except ValueError as error:
+            if words := re.match("must be (.*?), not ", str(error)):
+                return words[1]
+    if get_origin(annotation) is Literal:
+        return choose([str(word) for word in get_args(annotation)])
+    if annotation is bool:
+        return "true or false"
+    if get_origin(annotation) is tuple:
+        each = _type_of(get_args(annotation)[0], ())
+        return f"{each}, or an array of these" if parsers else f"an array, of which each is {each}"
+    for argument in get_args(annotation):  # X | None, Annotated[X, ...]
+        return _type_of(argument, [*metadata, *getattr(annotation, "__metadata__", ())])
+    raise SystemExit(f"cannot tell what {annotation} is")
+
+
+def paragraph(docstring: str | None) -> str:
+    """What the table is; its header stands above already."""
+    return " ".join((docstring or "").split()).split(": ``")[0].rstrip(".") + "."
+
+
+def roff(text: str) -> Iterator[str]:
+    """Text as mdoc(7) input: a new line for each sentence, and none too long."""
+    for sentence in re.split(r"(?<=\.)\s+(?=[A-Z])", text.replace("\\", r"\e")):
+        for line in textwrap.wrap(sentence, 78, break_long_words=False, break_on_hyphens=False):
+            yield rf"\&{line}" if line.startswith((".", "'")) else line
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

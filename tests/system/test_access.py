@@ -1,0 +1,59 @@
+"""Who may steer the daemon, with what; and what the journal has of it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from support.machine import Machine
+
+from mcastd import __version__
+
+
+@pytest.mark.everywhere
+def test_the_group_may_steer_it_and_a_stranger_may_not(machine: Machine) -> None:
+    machine.shell("useradd --groups mcastd member; useradd stranger")
+    assert machine.run("mcastctl", "reload", user="member").stdout == "2 unchanged\n"
+    refused = machine.run("mcastctl", "status", user="stranger", check=False)
+    assert refused.returncode == 1
+    assert "permission denied; join group mcastd or use sudo" in refused.stderr
+    read = machine.run("cat", "/var/log/mcastd/news.log", user="stranger", check=False)
+    assert "Permission denied" in read.stderr
+
+
+def test_varlinkctl_talks_to_it(machine: Machine) -> None:
+    machine.shell("useradd --groups mcastd member; useradd stranger")
+    socket = "/run/mcastd/control"
+    assert "io.mcastd" in machine.run("varlinkctl", "info", socket, user="member").stdout
+    assert "method Reload()" in machine.run("varlinkctl", "introspect", socket, "io.mcastd").stdout
+    call = ["varlinkctl", "call", "--json=short", socket]
+    described = json.loads(machine.run(*call, "io.mcastd.Describe", "{}", user="member").stdout)
+    assert described["version"] == __version__
+    assert described["pid"] == machine.main_pid()
+    listed = json.loads(machine.run(*call, "io.mcastd.List", "{}").stdout)
+    assert {worker["name"] for worker in listed["workers"]} == {"inbound/news", "outbound/news"}
+    wrong = machine.run(*call, "io.mcastd.Get", '{"name": "inbound/none"}', check=False)
+    assert wrong.returncode != 0
+    assert "io.mcastd.NoSuchWorker" in wrong.stderr
+    refused = machine.run(*call, "io.mcastd.List", "{}", user="stranger", check=False)
+    assert refused.returncode != 0
+    assert "Permission denied" in refused.stderr
+
+
+@pytest.mark.everywhere
+def test_the_journal_has_priorities_and_fields(machine: Machine) -> None:
+    machine.run("sed", "-i", 's/^interface = "lo"/interface = "eth7"/', "/etc/mcastd.toml")
+    machine.run("systemctl", "restart", "mcastd")
+    (ready, *_) = machine.journal("MCASTD_EVENT=daemon.ready")
+    assert ready["PRIORITY"] == "6"
+    assert ready["MESSAGE"] == 'daemon.ready summary="2 of 2 workers active"'
+    assert ready["SYSLOG_IDENTIFIER"] == "mcastd"
+    assert ready["_SYSTEMD_UNIT"] == "mcastd.service"
+    (waiting,) = machine.journal("MCASTD_EVENT=worker.waiting", "MCASTD_WORKER=inbound/news")
+    assert waiting["PRIORITY"] == "4"
+    assert "eth7: no such interface" in waiting["MCASTD_REASON"]
+    machine.run("sed", "-i", "s/^ttl = 0/ttl = 900/", "/etc/mcastd.toml")
+    machine.run("mcastctl", "reload", check=False)
+    (refused,) = machine.journal("MCASTD_EVENT=config.refused")
+    assert refused["PRIORITY"] == "3"
+    assert "outbound.news.ttl" in refused["MCASTD_PROBLEM"]

@@ -1,0 +1,155 @@
+"""Files and pipes where the service may write, and what it may read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from support.machine import Feed, Machine
+from support.wait import wait_for
+
+from .conftest import Boot
+
+MANUAL = Path(__file__).parents[2] / "packaging" / "man" / "mcastd.8"
+
+NUMBERS = """
+[inbound.numbers]
+group = "239.255.9.9"
+port = 9999
+interface = "lo"
+output = {output}
+"""
+LOG = "/var/log/mcastd/numbers.log"
+
+
+def numbers(output: str) -> str:
+    return NUMBERS.format(output=output)
+
+
+def wait_growing(machine: Machine, path: str) -> None:
+    wait_for(lambda: machine.path(path).exists() and machine.path(path).stat().st_size > 100, path, 30)
+
+
+@pytest.mark.everywhere
+def test_logrotate_loses_nothing(boot: Boot) -> None:
+    machine = boot(numbers(f'"{LOG}"'))
+    feed = Feed(machine, "239.255.9.9", 9999)
+    wait_growing(machine, LOG)
+    machine.run("logrotate", "-f", "/etc/logrotate.conf")
+    wait_growing(machine, LOG)
+    sent = feed.stop()
+    wait_for(lambda: machine.path(LOG).read_text().split()[-1] == str(sent - 1), "the last number", 30)
+    listed = machine.shell(f"stat -c '%n %U:%G %a' {LOG}*").splitlines()
+    assert len(listed) == 2
+    assert listed[0] == f"{LOG} mcastd:mcastd 640"
+    assert re.fullmatch(rf"{LOG}-\d{{8}}-\d+ mcastd:mcastd 640", listed[1])
+    rotated = machine.path(listed[1].split()[0]).read_text()
+    assert (rotated + machine.path(LOG).read_text()).split() == list(map(str, range(sent)))
+
+
+@pytest.mark.everywhere
+def test_a_pipe_is_read_by_the_group_and_by_nobody_else(boot: Boot) -> None:
+    machine = boot(numbers('{ kind = "fifo", path = "/run/mcastd/numbers.pipe" }'))
+    machine.shell("useradd --groups mcastd reader; useradd stranger")
+    feed = Feed(machine, "239.255.9.9", 9999)
+    read = machine.run("timeout", "30", "head", "-n", "50", "/run/mcastd/numbers.pipe", user="reader").stdout
+    lines = list(map(int, read.split()))
+    assert lines == list(range(lines[0], lines[0] + 50))
+    refused = machine.run("timeout", "5", "cat", "/run/mcastd/numbers.pipe", user="stranger", check=False)
+    assert refused.returncode == 1
+    assert "Permission denied" in refused.stderr
+    assert feed.stop() >= 50
+
+
+def test_a_pipe_outlives_a_restart(boot: Boot) -> None:
+    """Its reader sees a gap, not an end."""
+    machine = boot(numbers('{ kind = "fifo", path = "/run/mcastd/numbers.pipe" }'))
+    pipe = machine.path("/run/mcastd/numbers.pipe")
+    inode = pipe.stat().st_ino
+    machine.run("systemctl", "restart", "mcastd")
+    assert pipe.stat().st_ino == inode
+    machine.run("systemctl", "stop", "mcastd")
+    machine.run("systemctl", "start", "mcastd")
+    assert pipe.stat().st_ino == inode
+
+
+def test_a_full_disk_is_survived(boot: Boot) -> None:
+    machine = boot(numbers(f'{{ kind = "file", path = "{LOG}", format = "lines" }}'))
+    machine.run("systemctl", "stop", "mcastd")
+    machine.shell("""
+        mount -t tmpfs -o size=64k,mode=750,uid=$(id -u mcastd),gid=$(id -g mcastd) tmpfs /var/log/mcastd
+        systemctl start mcastd
+    """)
+    pid = machine.main_pid()
+    feed = Feed(machine, "239.255.9.9", 9999, length=1000)
+
+    def counters() -> dict[str, int]:
+        (output,) = machine.workers()["inbound/numbers"]["status"]["outputs"]
+        return {**output["counters"], "dropped": sum(output["counters"]["dropped"].values())}
+
+    wait_for(lambda: counters()["dropped"] > 100, "the disk full", 30)
+    full = counters()["written"]
+    assert "no space left on device" in machine.messages()
+    machine.run("mount", "-o", "remount,size=64m", "/var/log/mcastd")
+    wait_for(lambda: counters()["written"] > full + 100, "written again", 30)
+    assert machine.show("MainPID", "NRestarts") == {"MainPID": str(pid), "NRestarts": "0"}
+    sent = feed.stop()
+    wait_for(lambda: sum((counters()["written"], counters()["dropped"])) == sent, "all accounted for", 30)
+    lines = machine.path(LOG).read_text().splitlines()
+    assert len(lines) == counters()["written"]
+    assert all(re.fullmatch(r"\d+ {1000}", line) for line in lines), "no torn line"
+
+
+CHANNEL = """
+[outbound.{name}]
+source = "{source}"
+group = "239.255.9.9"
+port = 9999
+interface = "lo"
+ttl = 0
+interval = 0
+"""
+
+
+def test_sources_may_lie_where_files_for_services_lie(machine: Machine) -> None:
+    sources = [f"/{place}/news/to-send.txt" for place in ("srv", "usr/share", "var/lib")]
+    for source in sources:
+        machine.shell(f"mkdir -p {Path(source).parent}; echo news >{source}")
+    text = "".join(CHANNEL.format(name=f"c{n}", source=source) for n, source in enumerate(sources))
+    machine.path("/etc/mcastd.toml").write_text(text)
+    machine.run("systemctl", "reload", "mcastd")
+    for number in range(len(sources)):
+        assert machine.wait_worker(f"outbound/c{number}", "finished")["status"]["counters"]["sent"] == 1
+
+
+def test_other_paths_take_the_drop_in_of_the_manual(machine: Machine) -> None:
+    """Without it: refused with a reason, and the daemon runs; with it, word for word: it works."""
+    machine.shell("""
+        groupadd media
+        mkdir -p /srv/recordings /home/alice /srv/media
+        chown mcastd: /srv/recordings
+        echo home >/home/alice/news.txt
+        echo media >/srv/media/news.txt
+        chgrp media /srv/media/news.txt
+        chmod 640 /srv/media/news.txt
+    """)
+    text = numbers('"/srv/recordings/numbers.log"')
+    for name, source in (("home", "/home/alice/news.txt"), ("media", "/srv/media/news.txt")):
+        text += CHANNEL.format(name=name, source=source)
+    machine.path("/etc/mcastd.toml").write_text(text)
+    machine.run("systemctl", "restart", "mcastd")
+    workers = machine.workers()
+    assert "read-only file system" in str(workers["inbound/numbers"])
+    for name in ("home", "media"):
+        assert workers[f"outbound/{name}"]["state"] == "auto-restart"
+        assert re.search("permission denied|no such file", workers[f"outbound/{name}"]["detail"])
+
+    (drop_in,) = re.findall(r"^\[Service\]\n(?:.*\n)*?(?=\.Ed)", MANUAL.read_text(), re.MULTILINE)
+    directory = machine.path("/etc/systemd/system/mcastd.service.d")
+    directory.mkdir()
+    (directory / "override.conf").write_text(drop_in)
+    machine.shell("systemctl daemon-reload; systemctl restart mcastd")
+    for name in ("home", "media"):
+        assert machine.wait_worker(f"outbound/{name}", "finished")["status"]["counters"]["sent"] == 1
+    assert machine.path("/srv/recordings/numbers.log").exists()

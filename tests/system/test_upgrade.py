@@ -1,0 +1,172 @@
+"""What an upgrade, a downgrade, a removal and a purge do, and leave alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import pytest
+from support.machine import Feed, Machine
+from support.wait import wait_for
+
+from mcastd import __version__
+
+from .conftest import Flavour
+
+NEXT = "99.0.0"
+EDIT = 's/^# log_level = .*/log_level = "debug"/'
+OTHER = """
+[inbound.other]
+group = "239.255.9.9"
+port = 9999
+interface = "lo"
+output = "/var/log/mcastd/other.log"
+"""
+
+REPACK = f"""
+dpkg-deb -R /mnt/{{package}} /tmp/next
+sed -i 's/^Version: .*/Version: {NEXT}/' /tmp/next/DEBIAN/control
+init=$(find /tmp/next/usr -path '*/mcastd/__init__.py')
+sed -i 's/__version__ = .*/__version__ = "{NEXT}"/' "$init"
+echo '# of the next version' >>/tmp/next/etc/mcastd.toml
+dpkg-deb -Zgzip -b /tmp/next /tmp/next.deb >/dev/null
+rm -r /tmp/next
+"""
+
+debs = pytest.mark.parametrize("flavour", ["trixie-deb", "bookworm-bundled"], indirect=True)
+
+
+def version(machine: Machine, *options: str) -> str:
+    """Of the daemon that runs."""
+    output = machine.run("mcastctl", *options, "status", check=False).stdout
+    found = re.match("mcastd ([^,]+), ", output)
+    assert found, output
+    return found[1]
+
+
+def prepare(machine: Machine) -> Feed:
+    """A configuration with a local edit, an instance beside, and something to receive."""
+    config = machine.path("/etc/mcastd.toml")
+    config.write_text(config.read_text() + OTHER)
+    machine.run("sed", "-i", EDIT, "/etc/mcastd.toml")
+    machine.path("/etc/mcastd/a.toml").write_text(OTHER.replace("other.log", "a/other.log"))
+    machine.shell("systemctl reload mcastd; systemctl start mcastd@a")
+    feed = Feed(machine, "239.255.9.9", 9999)
+    wait_more(machine)
+    return feed
+
+
+def wait_more(machine: Machine) -> None:
+    log = machine.path("/var/log/mcastd/other.log")
+    size = log.stat().st_size if log.exists() else 0
+    wait_for(lambda: log.exists() and log.stat().st_size > size + 100, "more in the log", 30)
+
+
+def gaps(numbers: list[int]) -> Iterator[int]:
+    """How many are missing, where some are."""
+    for before, after in pairwise(numbers):
+        assert after > before
+        if after > before + 1:
+            yield after - before - 1
+
+
+@debs
+def test_upgrade_and_downgrade_keep_edits_and_cost_one_restart(
+    machine: Machine, flavour: Flavour, record_testsuite_property: Callable[[str, object], None]
+) -> None:
+    feed = prepare(machine)
+    edited = machine.path("/etc/mcastd.toml").read_text()
+    assert 'log_level = "debug"' in edited
+    machine.shell(REPACK.format(package=flavour.package.name))
+    for package, expected in (("/tmp/next.deb", NEXT), (f"/mnt/{flavour.package.name}", __version__)):
+        flavour.install(machine, package)
+        machine.wait_active()
+        machine.wait_active("mcastd@a.service")
+        assert version(machine) == expected
+        assert version(machine, "--socket", "/run/mcastd/a/control") == expected
+        assert machine.path("/etc/mcastd.toml").read_text() == edited
+        wait_more(machine)
+    assert machine.show("NRestarts", "Result") == {"NRestarts": "0", "Result": "success"}
+    sent = feed.stop()
+    numbers = list(map(int, machine.path("/var/log/mcastd/other.log").read_text().split()))
+    lost = list(gaps(numbers))
+    record_testsuite_property(f"lost_by_restarts_{flavour.root}", lost)
+    assert len(lost) == 2, f"each of the two restarted it once, and nothing else was lost: {lost} of {sent}"
+
+
+def files(machine: Machine) -> set[str]:
+    """Everything on the disk but what package managers, caches and logs keep of it."""
+    pruned = (
+        "/proc /sys /dev /run /tmp /mnt /var/lib/dpkg /var/lib/apt /var/cache /var/log/journal /var/log/apt"
+    )
+    expression = " -o ".join(f"-path {path}" for path in pruned.split())
+    listed = machine.shell(rf"find / -xdev \( {expression} \) -prune -o -print").splitlines()
+    return {path for path in listed if "__pycache__" not in path}
+
+
+# Made by installing any package with a service or an account
+NOT_OURS = {
+    "/var/log/dpkg.log",
+    "/etc/.pwd.lock",
+    "/etc/group-",
+    "/etc/gshadow-",
+    "/etc/passwd-",
+    "/etc/shadow-",
+    "/var/lib/systemd/deb-systemd-helper-enabled",
+    "/var/lib/systemd/deb-systemd-helper-enabled/multi-user.target.wants",
+    "/var/lib/systemd/deb-systemd-helper-masked",
+}
+
+
+@debs
+def test_remove_keeps_data_and_purge_takes_what_is_ours_and_nothing_else(
+    bare: Machine, flavour: Flavour
+) -> None:
+    machine = bare
+    before = files(machine)
+    flavour.install(machine, f"/mnt/{flavour.package.name}")
+    prepare(machine).stop()
+    machine.shell("mkdir /srv/mine; chown mcastd: /srv/mine; runuser -u mcastd -- touch /srv/mine/recording")
+    machine.shell("rm /etc/mcastd/a.toml; echo '# mine' >/etc/mcastd.toml.d/mine.toml")
+    edited = machine.path("/etc/mcastd.toml").read_text()
+    ours = {path for path in files(machine) - before if not path.startswith("/srv/mine")}
+    assert "/usr/bin/mcastd" in ours
+
+    machine.run("apt-get", "remove", "-y", "mcastd")
+    assert machine.path("/etc/mcastd.toml").read_text() == edited
+    assert machine.path("/var/log/mcastd/other.log").stat().st_size
+    assert not machine.path("/usr/bin/mcastd").exists()
+    assert machine.run("pgrep", "-u", "mcastd", check=False).stdout == ""
+    assert not machine.path("/run/mcastd").exists()
+
+    flavour.install(machine, f"/mnt/{flavour.package.name}")
+    machine.wait_active()
+    assert machine.path("/etc/mcastd.toml").read_text() == edited
+
+    machine.run("apt-get", "purge", "-y", "mcastd")
+    after = files(machine)
+    assert before - after == set()
+    mine = {"/srv/mine", "/srv/mine/recording", "/etc/mcastd.toml.d", "/etc/mcastd.toml.d/mine.toml"}
+    assert after - before - NOT_OURS == mine
+    assert machine.run("systemctl", "status", "mcastd", check=False).returncode == 4, "no such unit"
+    # The account stays, as files elsewhere may be its own
+    assert machine.shell("stat -c %U /srv/mine/recording") == "mcastd\n"
+
+
+@pytest.mark.parametrize("flavour", ["trixie-rpm"], indirect=True)
+def test_the_rpm_keeps_edits_restarts_and_goes(machine: Machine, flavour: Flavour) -> None:
+    feed = prepare(machine)
+    edited = machine.path("/etc/mcastd.toml").read_text()
+    pid = machine.main_pid()
+    machine.run("rpm", "-U", "--force", "--nodeps", f"/mnt/{flavour.package.name}")
+    machine.wait_active()
+    assert machine.main_pid() != pid
+    assert machine.path("/etc/mcastd.toml").read_text() == edited
+    wait_more(machine)
+    assert feed.stop()
+    machine.run("rpm", "-e", "mcastd")
+    assert machine.path("/etc/mcastd.toml.rpmsave").read_text() == edited
+    assert machine.path("/var/log/mcastd/other.log").stat().st_size
+    assert not machine.path("/usr/bin/mcastd").exists()
+    assert machine.run("pgrep", "-u", "mcastd", check=False).stdout == ""

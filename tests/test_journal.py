@@ -1,0 +1,37 @@
+"""What journald gets: each event with its fields, in the protocol that it speaks itself."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from pathlib import Path
+
+import pytest
+import structlog
+
+from mcastd.log import Journal
+
+
+def test_fields_go_beside_the_line(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
+        journald.bind(str(tmp_path / "socket"))
+        event = {"event": "worker.crashed", "level": "error", "worker": "inbound/a", "next-attempt": 1.5}
+        with pytest.raises(structlog.DropEvent):
+            Journal(str(tmp_path / "socket"))(None, "error", {**event, "exception": "Traceback\n  line"})
+        fields = journald.recv(10_000)
+    exception = b"Traceback\n  line"
+    assert fields == (
+        b'MESSAGE=worker.crashed worker=inbound/a next-attempt=1.5 exception="Traceback\\n  line"\n'
+        b"PRIORITY=3\nSYSLOG_IDENTIFIER=mcastd\nMCASTD_EVENT=worker.crashed\nMCASTD_WORKER=inbound/a\n"
+        b"MCASTD_NEXT_ATTEMPT=1.5\n"
+        b"MCASTD_EXCEPTION\n" + struct.pack("<Q", len(exception)) + exception + b"\n"
+    )
+
+
+def test_what_it_does_not_take_goes_to_stderr(tmp_path: Path) -> None:
+    event = {"event": "daemon.ready", "level": "info"}
+    assert Journal(str(tmp_path / "absent"))(None, "info", event) is event
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
+        journald.bind(str(tmp_path / "socket"))
+        long = {"event": "config.refused", "level": "error", "problem": "x" * (10 << 20)}
+        assert Journal(str(tmp_path / "socket"))(None, "error", long) is long

@@ -1,0 +1,75 @@
+"""The manual pages and completions that packages install: complete, and without a fault."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import click
+import generate
+import pytest
+
+from mcastd import cli, ctl
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("generated")
+    generate.main(directory)
+    return directory
+
+
+def test_every_key_has_its_type_default_and_example(generated: Path) -> None:
+    page = (generated / "man" / "mcastd.toml.5").read_text()
+    sections = dict(re.findall(r"^\.Sh \\&(.+)\\&\n((?:(?!\.Sh ).*\n)*)", page, re.MULTILINE))
+    tables = dict(generate.tables())
+    assert len(tables) >= 5
+    for header, model in tables.items():
+        section = sections[header if header.startswith("[") else f"[{header}]"]
+        entries = dict(re.findall(r"^\.It Cm (\w+)\n((?:(?!\.It |\.El).*\n)*)", section, re.MULTILINE))
+        assert list(entries) == list(model.model_fields)
+        for key, entry in entries.items():
+            assert re.search(r"^Type: \S", entry, re.MULTILINE), key
+            required = model.model_fields[key].is_required()
+            assert re.search(r"^Required\." if required else r"^Default: \S", entry, re.MULTILINE), key
+            assert f"\n.Dl {key} = " in entry
+
+
+@pytest.mark.parametrize(
+    ("page", "program", "command"),
+    [("mcastd.8", "mcastd", cli.main), ("mcastctl.1", "mcastctl", ctl.main)],
+)
+def test_every_command_and_option_is_explained(
+    page: str, program: str, command: click.Group, generated: Path
+) -> None:
+    text = (generated / "man" / page).read_text()
+    context = click.Context(command, info_name=program)
+    for name, sub in command.commands.items():
+        assert re.search(rf"^\.It Cm {name}$", text, re.MULTILINE), name
+        for parameter in [*command.get_params(context), *sub.get_params(click.Context(sub, info_name=name))]:
+            for option in parameter.opts:
+                if option.startswith("--"):
+                    assert re.search(rf"^\.It .*Fl -{option[2:]}\b", text, re.MULTILINE), option
+
+
+@pytest.mark.skipif(not shutil.which("mandoc"), reason="mandoc is not installed")
+def test_mandoc_finds_no_fault(generated: Path) -> None:
+    pages = sorted((generated / "man").iterdir())
+    assert [page.name for page in pages] == ["mcastctl.1", "mcastd.8", "mcastd.toml.5"]
+    command = ["mandoc", "-T", "lint", "-W", "warning", *pages]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.stdout + result.stderr == ""
+    assert result.returncode == 0
+
+
+def test_completions_are_there_for_each_shell(generated: Path) -> None:
+    files = {str(path.relative_to(generated)) for path in (generated / "completions").rglob("*mcast*")}
+    assert files == {
+        f"completions/{name}"
+        for program in ("mcastd", "mcastctl")
+        for name in (f"bash/{program}", f"zsh/_{program}", f"fish/{program}.fish")
+    }
+    for file in files:
+        assert "_COMPLETE=" in (generated / file).read_text()
