@@ -157,9 +157,10 @@ class Reader:
             self._progress += 1
             self._visiting = fd
             count = visited.visit()
-            if self._leader is not me:
-                break
-            self._visiting = -1
+            with self._lock:  # else it could be replaced in between, and hide where its successor is
+                if self._leader is not me:
+                    break
+                self._visiting = -1
             if count is None:
                 owed.append(fd)
             else:
