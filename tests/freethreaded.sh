@@ -24,7 +24,7 @@ say() { echo "freethreaded.sh: $*" >&2; }
 fetch_source() {
     local mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg
     mirror=$(apt-get indextargets --format '$(ORIGIN) $(LABEL) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' |
-        awk '$1 == "Debian" && $2 == "Debian" && $3 == "main" { print $4; exit }')
+        awk '$1 == "Debian" && $2 == "Debian" && $3 == "main" && !found++ { print $4 }')
     if [[ -z $mirror ]]; then
         say "apt knows no Debian mirror (or has no lists yet: apt-get update)"
         return 1
@@ -46,7 +46,6 @@ build() {
     # Neither profiled nor optimized at link time: minutes instead of an hour
     nice -n 19 ./configure --quiet --prefix="$prefix" --disable-gil --disable-test-modules --with-ensurepip=no
     nice -n 19 make --silent -j "${JOBS:-$(nproc)}"
-    rm -rf "$prefix"
     nice -n 19 make --silent altinstall >/dev/null
     "$prefix/bin/python3.13t" -c 'import ctypes, ssl, zlib'
     cd "$repository"

@@ -31,7 +31,7 @@ from mcastd.outbound.sender import Channel
 from mcastd.supervisor import Supervisor
 from mcastd.worker import Context, Signal
 
-LOOKS = 5000
+LOOKS = 20_000
 
 
 @pytest.fixture(autouse=True)

@@ -58,12 +58,13 @@ class Reader:
         """
         with self._lock:
             if self._leader is None:
-                try:
+                try:  # the leader last: one without a deputy could not be taken back, and would eat edges
+                    if self._deputy is None:
+                        deputy = threading.Thread(target=self._stand_by, name="reader-deputy", daemon=True)
+                        deputy.start()
+                        self._deputy = deputy
                     self._lead([])
-                    self._deputy = threading.Thread(target=self._stand_by, name="reader-deputy", daemon=True)
-                    self._deputy.start()
                 except RuntimeError:  # no more threads; the next one to come tries again
-                    self._leader = None
                     return False
             self._visited[fd] = visited
             self._gather = None
