@@ -210,7 +210,8 @@ class Subscription:
         with self._lock:
             self._context = context
             self._visitable = True
-        self._long_visits = not self._reader.add(fd, self)
+        if not self._reader.add(fd, self):
+            self._long_visits = True  # never false here: it may have been handed back since
         try:
             while not self._long_visits and not context.asked(Signal.STOP | Signal.HANDOVER | Signal.NETWORK):
                 context.wait(self._next_alarm())
