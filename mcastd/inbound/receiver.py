@@ -282,6 +282,8 @@ class Subscription:
                 looked, load = since, link.load()
                 self.counters.overflow = self._overflow_before + load.overflow
             taken = self._take(link)
+            if taken and self._stale:  # now: while it is stale, no alarm comes to say that it is no more
+                self._keep_time(context, link)
             now = clock.monotonic()
             pause = gather.wait(taken, now - since, load.filled)
             if not link.emptied or load.buffer < SMALLEST_BUFFER or self._queued():
