@@ -6,6 +6,7 @@ The promise: ``received = written + dropped + queued`` for every output of a sub
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -31,6 +32,7 @@ class SourceCounts:
     def __init__(self) -> None:
         self.first = ""
         self.last = ""
+        self._lock = threading.Lock()  # while a run ends: a reader would count it twice, or not at all
         self._run = 0  # datagrams of the last source that are not in the counts yet
         self._counts: Counter[str] = Counter()
         self._rest = 0
@@ -38,9 +40,10 @@ class SourceCounts:
     def add(self, source: str, count: int) -> None:
         """Count ``count`` datagrams in a row from one address."""
         if source != self.last:
-            self._end_run()
-            self.first = self.first or source
-            self.last = source
+            with self._lock:
+                self._end_run()
+                self.first = self.first or source
+                self.last = source
         self._run += count
 
     def _end_run(self) -> None:
@@ -54,11 +57,12 @@ class SourceCounts:
 
     def top(self, number: int) -> tuple[dict[str, int], int]:
         """The ``number`` busiest sources with their counts, busiest first, and the sum of all others."""
-        counts = Counter(dict(self._counts))  # the worker's thread goes on counting
-        if self._run:
-            counts[self.last] += self._run
+        with self._lock:  # the worker's thread goes on counting
+            counts, last, run, rest = Counter(dict(self._counts)), self.last, self._run, self._rest
+        if run:
+            counts[last] += run
         top = dict(counts.most_common(number))
-        return top, self._rest + counts.total() - sum(top.values())
+        return top, rest + counts.total() - sum(top.values())
 
 
 @dataclass(slots=True)

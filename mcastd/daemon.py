@@ -113,8 +113,10 @@ class Daemon:
             if metrics := self._open_metrics():
                 stack.callback(metrics.close)
             self._log.info("daemon.started", version=__version__, pid=os.getpid(), config=str(self._path))
-            self._supervisor.apply(diff(Config(), self._config), self._config.workers(), daemon.stop_timeout)
-            self._say_ready()
+            with self._change:  # clients are served already: they may ask for one
+                workers = self._config.workers()
+                self._supervisor.apply(diff(Config(), self._config), workers, daemon.stop_timeout)
+                self._say_ready()
             self._log.info("daemon.ready", summary=self._supervisor.summary())
             self._serve(signals)
             return self._shut_down()

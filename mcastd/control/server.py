@@ -50,7 +50,6 @@ class ControlServer:
             stack.callback(acceptor.join)
             stack.callback(listener.shutdown, socket.SHUT_RDWR)  # wakes accept()
             self._spare.save()
-            stack.callback(self._spare.spend)
             self._listening = stack.pop_all()
 
     def close(self, patience: float = 1.0) -> None:
@@ -64,6 +63,7 @@ class ControlServer:
             connections = list(self._busy)
             self._busy.clear()
             threads = list(self._threads)
+            self._spare.spend()  # none is saved any more
         for direction in (socket.SHUT_RD, socket.SHUT_RDWR):  # first hear no more, then say no more
             with self._lock:
                 for connection in connections:
@@ -158,7 +158,9 @@ class _Spare:
 
     def spend(self) -> bool:
         """Let go of it, for accept(2) to take; whether there was one."""
-        if self._fds:
-            os.close(self._fds.pop())
-            return True
-        return False
+        try:
+            fd = self._fds.pop()  # in one step: it is spent by one thread only
+        except IndexError:
+            return False
+        os.close(fd)
+        return True

@@ -58,12 +58,13 @@ class Reader:
         """
         with self._lock:
             if self._leader is None:
-                try:
+                try:  # the leader last: one without a deputy could not be taken back, and would eat edges
+                    if self._deputy is None:
+                        deputy = threading.Thread(target=self._stand_by, name="reader-deputy", daemon=True)
+                        deputy.start()
+                        self._deputy = deputy
                     self._lead([])
-                    self._deputy = threading.Thread(target=self._stand_by, name="reader-deputy", daemon=True)
-                    self._deputy.start()
                 except RuntimeError:  # no more threads; the next one to come tries again
-                    self._leader = None
                     return False
             self._visited[fd] = visited
             self._gather = None
@@ -157,9 +158,10 @@ class Reader:
             self._progress += 1
             self._visiting = fd
             count = visited.visit()
-            if self._leader is not me:
-                break
-            self._visiting = -1
+            with self._lock:  # else it could be replaced in between, and hide where its successor is
+                if self._leader is not me:
+                    break
+                self._visiting = -1
             if count is None:
                 owed.append(fd)
             else:

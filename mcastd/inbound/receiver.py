@@ -210,7 +210,8 @@ class Subscription:
         with self._lock:
             self._context = context
             self._visitable = True
-        self._long_visits = not self._reader.add(fd, self)
+        if not self._reader.add(fd, self):
+            self._long_visits = True  # never false here: it may have been handed back since
         try:
             while not self._long_visits and not context.asked(Signal.STOP | Signal.HANDOVER | Signal.NETWORK):
                 context.wait(self._next_alarm())
@@ -281,6 +282,8 @@ class Subscription:
                 looked, load = since, link.load()
                 self.counters.overflow = self._overflow_before + load.overflow
             taken = self._take(link)
+            if taken and self._stale:  # now: while it is stale, no alarm comes to say that it is no more
+                self._keep_time(context, link)
             now = clock.monotonic()
             pause = gather.wait(taken, now - since, load.filled)
             if not link.emptied or load.buffer < SMALLEST_BUFFER or self._queued():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import select
+import threading
 from collections.abc import Callable
 
 from mcastd.errors import LinkError
@@ -50,6 +51,7 @@ class SocketReceiver:
         self._leaving: list[ReceivingSocket] = []  # no longer members; closed once they are read empty
         self._refused: tuple[Interface, ...] = ()  # wanted, but not to be joined now
         self._overflow_before = 0  # of sockets closed since
+        self._closing = threading.Lock()  # others who ask a socket must not meet the next owner of its number
         self._poll = select.epoll()
         self._kind = (group.version, metadata, coalesce)
         self._sender = ""  # of the last batch
@@ -108,10 +110,11 @@ class SocketReceiver:
         return sock
 
     def _close_first_leaving(self) -> None:
-        sock, *self._leaving = self._leaving
-        sock.close()  # which also ends its registration
+        with self._closing:
+            sock, *self._leaving = self._leaving
+            sock.close()  # which also ends its registration
+            self._overflow_before += sock.load().overflow
         self._see_whether_only()
-        self._overflow_before += sock.load().overflow
 
     def _see_whether_only(self) -> None:
         sockets = [*self._sockets.values(), *self._leaving]
@@ -161,8 +164,9 @@ class SocketReceiver:
             sock.membership.rejoin(sock.interface)
 
     def load(self) -> Load:
-        loads = [sock.load() for sock in (*self._sockets.values(), *self._leaving)]
-        overflow = self._overflow_before + sum(load.overflow for load in loads)
+        with self._closing:
+            loads = [sock.load() for sock in (*self._sockets.values(), *self._leaving)]
+            overflow = self._overflow_before + sum(load.overflow for load in loads)
         filled = max((load.filled for load in loads), default=0.0)
         return Load(overflow, filled, min((load.buffer for load in loads), default=0))
 

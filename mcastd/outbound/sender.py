@@ -74,6 +74,7 @@ class Channel:
 
     def status(self) -> dict[str, object]:
         config, source, link = self._config, self._source, self._link
+        pending, sent = self._pending, self._next  # two reads: in between the worker may have taken new ones
         counts = ((field.name, getattr(self.counters, field.name)) for field in fields(self.counters))
         return {
             "group": str(config.group),
@@ -85,7 +86,7 @@ class Channel:
             "source": str(config.source),
             "source_state": source.state,
             "position": source.position,
-            "pending": len(self._pending) - self._next,
+            "pending": max(0, len(pending) - sent),
             "repeat": config.repeat,
             "counters": {key: dict(count) if isinstance(count, Counter) else count for key, count in counts},
             "link": None if link is None else {**self._described, "sending": link.sending},

@@ -110,8 +110,10 @@ class Supervisor:
         Also those that were to end, did not, and were left behind by a reload.
         """
         now = clock.monotonic()
-        self._abandoned = [thread for thread in self._abandoned if not thread.join(0)]
-        threads = [*self._threads.copy().values(), *self._abandoned]
+        for thread in self._abandoned.copy():
+            if thread.join(0):
+                self._abandoned.remove(thread)  # not a new list: a reload may add to this one meanwhile
+        threads = [*self._threads.copy().values(), *self._abandoned.copy()]
         return [thread.worker.name for thread in threads if thread.busy_for(now) > HANG]
 
     def begin_unstarted(self) -> bool:

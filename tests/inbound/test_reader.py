@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator
@@ -141,6 +142,61 @@ def test_those_that_the_stuck_one_knew_of_are_visited_by_the_next(reader: Reader
     wait_for(lambda: first.taken == 1, "what the long visit took")
     for guest in (first, *late):
         guest.close()
+
+
+def test_one_that_is_replaced_just_when_its_visit_ends_does_not_hide_its_successor(no_fd_leak: None) -> None:
+    gate, armed = threading.Event(), threading.Event()
+
+    class Hesitant(Reader):
+        """After a visit its leader takes a long time to see whether it is the leader still."""
+
+        @property
+        def _leader(self) -> threading.Thread | None:  # type: ignore[override]
+            leader = self._now_leader
+            if armed.is_set() and threading.current_thread() is leader:
+                armed.clear()
+                with contextlib.suppress(AssertionError):
+                    wait_for(lambda: victim.visits, timeout=1)
+            return leader
+
+        @_leader.setter
+        def _leader(self, leader: threading.Thread | None) -> None:
+            self._now_leader = leader
+
+    reader = Hesitant()
+    first, victim = Guest(reader), Guest(reader)
+    victim.stuck = gate
+    armed.set()
+    first.deliver()
+    wait_for(lambda: not armed.is_set(), "hesitation")
+    victim.deliver()
+    wait_for(victim.handed_back.is_set, "handed back")
+    gate.set()
+    wait_for(lambda: victim.taken == 1, "what the long visit took")
+    for guest in (first, victim):
+        guest.close()
+    reader.close()
+
+
+def test_one_thread_leads_although_there_was_none_to_stand_by_at_first(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse_the_deputy(thread: threading.Thread) -> None:
+        if thread.name == "reader-deputy":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse_the_deputy)
+    refused = Guest(reader)
+    monkeypatch.undo()
+    guest = Guest(reader)
+    guest.deliver()
+    wait_for(lambda: guest.taken == 1, "a visit")
+    assert sum(thread.name == "reader" for thread in threading.enumerate()) == 1
+    refused.close()
+    guest.close()
 
 
 def test_a_nap_is_no_long_visit(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,8 @@ class Account:
     @property
     def error(self) -> str | None:
         """The present trouble in words."""
-        return None if self._trouble is None else str(self._trouble)
+        trouble = self._trouble  # once: the worker's thread may recover meanwhile
+        return None if trouble is None else str(trouble)
 
     def wrote(self, datagrams: int, size: int) -> None:
         self.counters.written += datagrams
