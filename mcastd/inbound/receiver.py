@@ -27,9 +27,10 @@ UPDATABLE = (
 )  # without a new link
 TOP_SOURCES = 10  # shown in the status
 ROUND = 16  # batches taken in one go, before signals and waiting outputs are looked at
-BUSY = 64  # datagrams that were there at one visit: from so many on it is better to read alone
+BUSY = 64  # datagrams that were there at a visit: from so many on it is better to read alone,
+STREAK = 4  # if it was so this often in a row: one visit that was late does not tell
 CALM = 16_000  # datagrams a second: with less it is better to be read with others
-CALM_FOR = 1.0  # seconds
+CALM_FOR = 0.25  # seconds
 LOOK_EVERY = 0.01  # seconds between looks at how full the receive buffer is
 LONGEST_SHARED = 0.01  # seconds of max_latency with which a subscription may be read with others
 SMALLEST_BUFFER = (
@@ -85,6 +86,7 @@ class Subscription:
         self._reader = reader
         self._context: Context | None = None  # of the run, for the shared reader
         self._visitable = False  # the shared reader may take what comes
+        self._streak = 0  # visits in a row at which much was there
         self._failure: Exception | None = None  # that it met
         self._long_visits = False  # an output held it up, or there was no thread to visit
         self._limited = False  # the receive buffer was too small to let datagrams gather for max_latency
@@ -210,6 +212,7 @@ class Subscription:
         with self._lock:
             self._context = context
             self._visitable = True
+            self._streak = 0
         if not self._reader.add(fd, self):
             self._long_visits = True  # never false here: it may have been handed back since
         try:
@@ -239,7 +242,8 @@ class Subscription:
                 taken = self._take(link)
                 link.idle()
                 # One that was silent for too long has to look at its alarms again
-                quiet = taken < BUSY and link.emptied and not self._stale and not self._queued()
+                self._streak = self._streak + 1 if taken >= BUSY else 0
+                quiet = self._streak < STREAK and link.emptied and not self._stale and not self._queued()
             except Exception as error:  # the worker's thread is to meet it
                 self._failure = error
                 taken, quiet = 0, False

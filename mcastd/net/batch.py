@@ -14,6 +14,7 @@ import socket
 import struct
 import sys
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
@@ -37,6 +38,8 @@ SLOTS = 256  # packets in a batch
 NAME = 28  # bytes: a struct sockaddr_in6
 ALL = range(SLOTS)  # packets whose senders are named
 SOME = (*range(16), *range(16, SLOTS, 16))  # or only these, while there is one sender: a name costs time
+# MSG_TRUNC: the length that a datagram had, were it ever longer than a slot. A number: an enum's | takes time
+FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_TRUNC)
 CONTROL = 256  # bytes of control messages for a packet; with metadata some 100 are used
 LARGE = SLOTS * 8192  # bytes in a batch that touch more of the arena than should stay touched
 SPARE = 64  # arenas kept for the next who needs one
@@ -58,29 +61,33 @@ class Arena(Protocol):
         """What ``sock`` has, without blocking: up to SLOTS packets. Raises OSError."""
 
 
-Kind = tuple[object, ...]
-_free: dict[Kind, list[Arena]] = {}  # appended to and popped from by any thread: each of these is one step
+class Arenas:
+    """Arenas for whoever has something to receive: there are as many as workers busy at a time.
 
-
-def lease(kind: Kind) -> Arena:
-    """An arena for the caller alone, until it is given back: there are as many as workers busy at a time.
-
-    Sockets of one ``kind`` are alike: what an arena has learned of one holds for the others.
+    Their sockets are of one kind: what an arena has learned of one of them holds for the others.
     """
-    try:
-        return _free[kind].pop()
-    except LookupError:
-        return MmsgArena() if HAVE_RECVMMSG else PlainArena()
+
+    def __init__(self) -> None:
+        self._spare: list[Arena] = []  # appended to and popped from by any thread: each of these is one step
+
+    def lease(self) -> Arena:
+        """An arena for the caller alone, until it is given back."""
+        try:
+            return self._spare.pop()
+        except IndexError:
+            return MmsgArena() if HAVE_RECVMMSG else PlainArena()
+
+    def give_back(self, arena: Arena) -> None:
+        """Let others have it; what a burst of large datagrams needed goes back to the kernel."""
+        if arena.slots.swollen:
+            arena.slots.swollen = False
+            arena.slots.memory.madvise(mmap.MADV_DONTNEED)
+        if len(self._spare) < SPARE:
+            self._spare.append(arena)
 
 
-def give_back(arena: Arena, kind: Kind) -> None:
-    """Let others have it; what a burst of large datagrams needed goes back to the kernel."""
-    if arena.slots.swollen:
-        arena.slots.swollen = False
-        arena.slots.memory.madvise(mmap.MADV_DONTNEED)
-    spare = _free.setdefault(kind, [])
-    if len(spare) < SPARE:
-        spare.append(arena)
+arenas: defaultdict[tuple[object, ...], Arenas] = defaultdict(Arenas)
+"""By the kind of socket: whatever makes a difference to what the kernel tells of a packet."""
 
 
 class _Slots:
@@ -220,10 +227,8 @@ class MmsgArena:
             self._named, self._used = named, SLOTS
         ctypes.memmove(self._headers_at, self._fresh[named], self._used * ctypes.sizeof(_libc.mmsghdr))
         self._used = 0
-        # MSG_TRUNC: the length that a datagram had, were it ever longer than a slot
-        flags = socket.MSG_DONTWAIT | socket.MSG_TRUNC
         try:
-            count = _libc.recvmmsg(sock.fileno(), self._headers_at, SLOTS, flags)
+            count = _libc.recvmmsg(sock.fileno(), self._headers_at, SLOTS, FLAGS)
         except BlockingIOError:
             self.full = False
             return NOTHING
@@ -317,7 +322,8 @@ class MmsgBatch:
         self._lengths = lengths
         self._layouts = arena.layouts(count)
         self._datagrams = count
-        self._coalesced = any("segment" in layout for layout in self._layouts)
+        first, *others = self._layouts
+        self._coalesced = "segment" in first or any("segment" in other for other in others)
         if self._coalesced:
             self._datagrams = sum(self._numbers)
 

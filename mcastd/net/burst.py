@@ -138,6 +138,7 @@ class Burst:
         return True
 
 
+DONTWAIT = int(socket.MSG_DONTWAIT)
 _uint16 = struct.Struct("=H")
 
 
@@ -162,4 +163,4 @@ class _Queue:
         self._pointers[:count] = data  # type: ignore[assignment] # a list of bytes is one of these, too
         self._bases[:count] = self._addresses[:count]
         self._lengths[:count] = array("L", map(len, data))
-        return _libc.sendmmsg(sock.fileno(), self._headers_at, count, socket.MSG_DONTWAIT)
+        return _libc.sendmmsg(sock.fileno(), self._headers_at, count, DONTWAIT)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from mcastd.errors import LinkError
 from mcastd.net._abi import Address
-from mcastd.net.batch import NOTHING, READING, Arena, give_back, lease
+from mcastd.net.batch import NOTHING, READING, Arena, arenas
 from mcastd.net.interfaces import Host, Interface, look
 from mcastd.net.link import ANY_SOURCE, Batch, Load, SourceFilter
 from mcastd.net.membership import Memberships
@@ -53,7 +53,7 @@ class SocketReceiver:
         self._overflow_before = 0  # of sockets closed since
         self._closing = threading.Lock()  # others who ask a socket must not meet the next owner of its number
         self._poll = select.epoll()
-        self._kind = (group.version, metadata, coalesce)
+        self._arenas = arenas[group.version, metadata, coalesce]
         self._sender = ""  # of the last batch
         self._mixed = False  # several senders were seen
         self.emptied = True
@@ -126,7 +126,7 @@ class SocketReceiver:
     def receive(self) -> Batch:
         arena = self._arena
         if arena is None:
-            arena = self._arena = lease(self._kind)
+            arena = self._arena = self._arenas.lease()
             arena.mixed = self._mixed
         if self._only is not None:
             batch = self._only.receive(arena)
@@ -149,9 +149,10 @@ class SocketReceiver:
 
     def idle(self) -> None:
         if self._arena is not None:
-            sender, self._sender = self._sender, self._arena.sender
-            self._mixed = self._arena.mixed or sender not in ("", self._sender)
-            give_back(self._arena, self._kind)
+            if self._arena.mixed or (self._sender != self._arena.sender and self._sender):
+                self._mixed = True
+            self._sender = self._arena.sender
+            self._arenas.give_back(self._arena)
             self._arena = None
 
     def set_filter(self, source_filter: SourceFilter) -> None:

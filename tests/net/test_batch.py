@@ -27,7 +27,7 @@ def stack(
     request: pytest.FixtureRequest, no_fd_leak: None, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[ExitStack]:
     """Each test runs with ctypes and without."""
-    monkeypatch.setattr(batch, "_free", {})
+    batch.arenas.clear()
     monkeypatch.setattr(batch, "HAVE_RECVMMSG", request.param == "recvmmsg")
     with ExitStack() as stack:
         yield stack
@@ -125,13 +125,13 @@ def test_who_waits_holds_no_arena(stack: ExitStack) -> None:
     for receiver, sender in pairs:
         sender.send([b"x"])
         assert take(receiver)[0] == [b"x"]
-    assert sum(map(len, batch._free.values())) == 1
+    assert sum(len(arenas._spare) for arenas in batch.arenas.values()) == 1
 
 
 def test_the_memory_of_a_burst_of_large_datagrams_is_given_back(stack: ExitStack) -> None:
     receiver, sender = pair(stack)
     sender.send([b"\xff" * MAX_DATAGRAM] * 40)
     assert len(take(receiver)[0]) == 40
-    ((arena,),) = batch._free.values()
+    (arena,) = (arena for arenas in batch.arenas.values() for arena in arenas._spare)
     page = bytes(arena.slots.views[20][: mmap.PAGESIZE])
     assert page == bytes(mmap.PAGESIZE)  # a fresh one: the old one is gone

@@ -52,7 +52,7 @@ class Running:
 
 @pytest.fixture(params=["recvmmsg", "plain"])
 def receiving(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(batch, "_free", {})
+    batch.arenas.clear()
     monkeypatch.setattr(batch, "HAVE_RECVMMSG", request.param == "recvmmsg")
     return str(request.param)
 

@@ -66,19 +66,20 @@ class FileSink:
 
     def write(self, batch: Batch) -> None:
         records = self._to_records(batch)
+        count = len(records)
         counters = self._account.counters
         before = counters.written
         try:
             self._prepare()
             try:
                 self._append(records if self._config.rotate_size is None else self._next(records))
-                while (done := counters.written - before) < len(records):
+                while (done := counters.written - before) < count:
                     self._append(self._next(Parts(records.parts[done:])))
             finally:
                 if self.slow:
                     self._sync()
         except (OSError, SinkError) as error:
-            self._account.drop(len(records) - (counters.written - before), error)
+            self._account.drop(count - (counters.written - before), error)
         else:
             self._account.recovered()
 
