@@ -296,7 +296,7 @@ class Subscription:
             recently += taken
             if now - calm_since >= CALM_FOR:
                 self._limited = gather.limited
-                if recently < CALM * (now - calm_since):
+                if recently < CALM * (now - calm_since) and self._may_be_quiet():
                     return True
                 recently, calm_since = 0, now
         return False

@@ -21,6 +21,7 @@ from support.host import Host, connect
 from bench.processes import Program
 
 CLONE_NEWNET = 0x40000000
+SEGMENTS = 65_535  # what veth takes by itself: whole GSO packets
 INTERFACE = "bench0"  # on both hosts
 SENDER, RECEIVER = "10.9.0.1", "10.9.0.2"
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2
@@ -67,7 +68,7 @@ class Lab:
             stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
             self.log = self.directory / "log"
             self.sender, self.receiver = stack.enter_context(Host()), stack.enter_context(Host())
-            connect(self.sender, INTERFACE, self.receiver, INTERFACE)
+            connect(self.sender, INTERFACE, self.receiver, INTERFACE, segments=SEGMENTS)
             for host, address in ((self.sender, SENDER), (self.receiver, RECEIVER)):
                 host.ip(f"addr add {address}/24 brd + dev {INTERFACE}")
                 host.ip(f"route add 224.0.0.0/4 dev {INTERFACE}")

@@ -6,6 +6,7 @@
  */
 #define _GNU_SOURCE
 #include "common.h"
+#include <poll.h>
 
 #include <fcntl.h>
 
@@ -45,7 +46,10 @@ int main(int argc, char **argv)
         die(argv[1]);
     puts("ready");
     fflush(stdout);
+    struct pollfd readable = {.fd = fd, .events = POLLIN};
     while (!stopping) {
+        if (poll(&readable, 1, 100) <= 0) /* a SIGTERM just before would not end a read */
+            continue;
         ssize_t got = read(fd, buffer + have, sizeof buffer - have);
         if (got <= 0)
             break;

@@ -46,6 +46,16 @@ def test_a_receive_buffer_that_fills_too_much_shortens_the_wait_and_an_empty_one
     assert not gather.limited
 
 
+def test_a_long_latency_is_not_taken_for_granted() -> None:
+    """How much comes within it is found out step by step: a whole second of it might not fit the buffer."""
+    gather = Gather(1.0)
+    waits = [gather.wait(1000, 0.001, filled=0.01) for _ in range(80)]
+    assert waits[0] < 0.002
+    assert waits == sorted(waits)
+    assert waits[-1] == 1.0
+    assert not gather.limited
+
+
 @given(st.lists(st.tuples(st.integers(0, 10_000), st.floats(0, 10), st.floats(0, 1.5)), max_size=50))
 def test_never_longer_than_allowed_nor_while_the_buffer_is_crowded(
     turns: list[tuple[int, float, float]],

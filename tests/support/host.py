@@ -61,17 +61,19 @@ class Host:
                     pipe.close()
 
 
-def connect(left: Host | None, left_name: str, right: Host | None, right_name: str) -> None:
+def connect(
+    left: Host | None, left_name: str, right: Host | None, right_name: str, *, segments: int = 1
+) -> None:
     """Join two hosts (None: the tests' own namespace) by a veth pair, both ends up.
 
     It carries single datagrams, as a cable does: veth by itself would hand on what a sender's GSO has put
-    together, and a tap would see one frame of it.
+    together, and a tap would see one frame of it. ``segments`` is how many may stay together.
     """
     temporary = f"t{next(_serial)}"
     ip(f"link add {temporary}l type veth peer name {temporary}r")
     for host, name, side in ((left, left_name, "l"), (right, right_name, "r")):
         if host is None:
-            ip(f"link set {temporary}{side} name {name} gso_max_segs 1 up")
+            ip(f"link set {temporary}{side} name {name} gso_max_segs {segments} up")
         else:
             ip(f"link set {temporary}{side} name {name} netns {host.pid}")
-            host.ip(f"link set {name} gso_max_segs 1 up")
+            host.ip(f"link set {name} gso_max_segs {segments} up")
