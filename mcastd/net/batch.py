@@ -41,6 +41,7 @@ SOME = (*range(16), *range(16, SLOTS, 16))  # or only these, while there is one 
 # MSG_TRUNC: the length that a datagram had, were it ever longer than a slot. A number: an enum's | takes time
 FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_TRUNC)
 CONTROL = 256  # bytes of control messages for a packet; with metadata some 100 are used
+WINDOW = 1 << 19  # bytes in a batch: what a core's own cache holds, with room to spare
 LARGE = SLOTS * 8192  # bytes in a batch that touch more of the arena than should stay touched
 SPARE = 64  # arenas kept for the next who needs one
 KNOWN = 1024  # addresses and origins that are remembered
@@ -203,6 +204,7 @@ class MmsgArena:
         self._used = 0  # headers that are not fresh
         self.mixed = False
         self.full = False
+        self._most = SLOTS  # slots to use: fewer for large packets, which are written from the cache then
         self._lengths = _column(self._headers, _libc.mmsghdr.msg_len.offset, "I")
         self._control_lengths = _column(self._headers, _libc.msghdr.msg_controllen.offset, "L")
         # Their lower halves: no length takes more, and 32 bits are what recvmmsg gives
@@ -227,14 +229,17 @@ class MmsgArena:
             self._named, self._used = named, SLOTS
         ctypes.memmove(self._headers_at, self._fresh[named], self._used * ctypes.sizeof(_libc.mmsghdr))
         self._used = 0
+        most = self._most
         try:
-            count = _libc.recvmmsg(sock.fileno(), self._headers_at, SLOTS, FLAGS)
+            count = _libc.recvmmsg(sock.fileno(), self._headers_at, most, FLAGS)
         except BlockingIOError:
             self.full = False
             return NOTHING
         self._used = count
-        self.full = count == SLOTS
-        return MmsgBatch(self, count, metadata, named)
+        self.full = count == most
+        batch = MmsgBatch(self, count, metadata, named)
+        self._most = min(SLOTS, WINDOW * count // (batch.size + 1) + 1)
+        return batch
 
     # -- what a batch is read from
 
