@@ -82,8 +82,11 @@ class Pacer:
             return 0
         if self._stalled(now):
             return min(1, len(sizes))
-        horizon = self._at(self._spent) + self._burst if self._rate else now
-        return bisect_right(self._line_up(sizes), horizon, hi=len(sizes), key=self._at)
+        spent = self._line_up(sizes)
+        if not self._rate:
+            return bisect_right(spent, now, hi=len(sizes), key=self._at)
+        end = self._at(self._spent) + self._burst  # of what goes now; a datagram longer than that goes alone
+        return min(max(1, bisect_right(spent, end, key=self._at) - 1), len(sizes))
 
     def sent(self, now: float, sizes: Sequence[int]) -> None:
         """Datagrams of ``sizes`` bytes have gone, all of them due at ``now``."""

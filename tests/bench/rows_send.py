@@ -50,30 +50,39 @@ class Probe:
         return [Arrival(when, size) for when, size, _ in RECORD.iter_unpack(data)]
 
 
+GAP = 200_000  # ns: what has longer pauses in it did not come at once
+
+
 class Shape(NamedTuple):
     """How a stream that should have a constant rate looks on the wire."""
 
     rate_error: float  # of the nominal rate, as a share
-    burst: float  # ms of the rate that came ahead of its time: 99th percentile
+    burst: float  # ms of the rate that came at once: 99th percentile
     longest: float  # the most
+    depth: float  # ms of the rate that came ahead of their time, late wake-ups made good included: 99th percentile
 
 
 def shape(arrivals: Sequence[Arrival], rate: float) -> Shape:
     """The rate is the slope of the line through all arrivals (least squares): both ends' bursts even out.
 
-    A burst is the level of a bucket that everything falls into and that leaks at the nominal rate (the depth
-    of the token bucket that the stream conforms to, RFC 2697): what comes evenly leaves it at a datagram.
+    A burst is what came with no gap of GAP in it. The depth is the level of a bucket that everything falls into
+    and that leaks at the nominal rate (the depth of the token bucket that the stream conforms to, RFC 2697): it
+    grows with every wake-up that the machine had late and that is made good, however gently.
     """
     if len(arrivals) < 2:
         raise RuntimeError("nothing arrived at the probe")
     start = arrivals[0].when
     seconds, octets, total = [], [], 0
     level, last, levels = 0.0, start, []
+    runs = [0]
     for when, size in arrivals:
         seconds.append((when - start) / 1e9)
         octets.append(total)
         total += size
         level = max(0.0, level - rate / 8 * (when - last) / 1e9) + size
+        if when - last > GAP:
+            runs.append(0)
+        runs[-1] += size
         last = when
         levels.append(level * 8 / rate * 1000)
     middle_second, middle_octet = sum(seconds) / len(seconds), sum(octets) / len(octets)
@@ -81,7 +90,13 @@ def shape(arrivals: Sequence[Arrival], rate: float) -> Shape:
         (s - middle_second) ** 2 for s in seconds
     )
     levels.sort()
-    return Shape(abs(slope * 8 / rate - 1), levels[int(0.99 * (len(levels) - 1))], levels[-1])
+    bursts = sorted(run * 8 / rate * 1000 for run in runs)
+    return Shape(abs(slope * 8 / rate - 1), late(bursts), bursts[-1], late(levels))
+
+
+def late(ascending: Sequence[float]) -> float:
+    """The 99th percentile."""
+    return ascending[int(0.99 * (len(ascending) - 1))]
 
 
 def send(bench: Bench) -> list[Result]:
@@ -160,5 +175,5 @@ def _paced(cost: Samples, even: Samples) -> Result:
         ],
         cpu=middle(cost, "mcastd", "cpu"),
         of_c=times(CPU=of_c, burst=ratio(even, "mcastd", "C sendto", "burst")),
-        notes=["bursts in ms of the rate, as the depth of a token bucket; CPU without a receiver"],
+        notes=["bursts in ms of the rate, depth as that of a token bucket; CPU without a receiver"],
     )
