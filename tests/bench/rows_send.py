@@ -59,15 +59,15 @@ class Shape(NamedTuple):
     rate_error: float  # of the nominal rate, as a share
     burst: float  # ms of the rate that came at once: 99th percentile
     longest: float  # the most
-    depth: float  # ms of the rate that came ahead of their time, late wake-ups made good included: 99th percentile
+    depth: float  # ms of the rate ahead of their time, late wake-ups made good included: 99th percentile
 
 
 def shape(arrivals: Sequence[Arrival], rate: float) -> Shape:
     """The rate is the slope of the line through all arrivals (least squares): both ends' bursts even out.
 
-    A burst is what came with no gap of GAP in it. The depth is the level of a bucket that everything falls into
-    and that leaks at the nominal rate (the depth of the token bucket that the stream conforms to, RFC 2697): it
-    grows with every wake-up that the machine had late and that is made good, however gently.
+    A burst is what came with no gap of GAP in it. The depth is the level of a bucket that everything falls
+    into and that leaks at the nominal rate (the depth of the token bucket that the stream conforms to,
+    RFC 2697): it grows with every wake-up that the machine had late and that is made good, however gently.
     """
     if len(arrivals) < 2:
         raise RuntimeError("nothing arrived at the probe")
