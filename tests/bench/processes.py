@@ -111,6 +111,12 @@ class Program:
         found: dict[str, Any] = json.loads(output.splitlines()[-1])
         return found
 
+    def pin(self, cores: set[int]) -> None:
+        """Have all its threads on these cores."""
+        for task in os.listdir(f"/proc/{self.process.pid}/task"):
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.sched_setaffinity(int(task), cores)
+
     def stop(self) -> bytes:
         """End it; what it had still printed."""
         output = b""
