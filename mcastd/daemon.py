@@ -28,6 +28,7 @@ from mcastd.net.membership import Memberships
 from mcastd.net.receiver import SocketReceiver
 from mcastd.net.sockets import SocketSender
 from mcastd.outbound.sender import Channel
+from mcastd.outbound.watcher import Watcher
 from mcastd.supervisor import Supervisor
 from mcastd.worker import Signal, Worker, WorkerView
 
@@ -39,9 +40,11 @@ RESTART_ONLY = ("control_socket", "metrics")  # keys of [daemon] that a reload c
 def build(
     name: str,
     settings: OutboundChannel | InboundSubscription,
+    *,
     host: Callable[[], Host] = look,
     memberships: Memberships | None = None,
     reader: Reader | None = None,
+    watcher: Watcher | None = None,
 ) -> Worker:
     """The worker for ``settings``, on real sockets that see the interfaces through ``host``."""
 
@@ -70,7 +73,7 @@ def build(
         )
 
     if isinstance(settings, OutboundChannel):
-        return Channel(name, settings, open_sender)
+        return Channel(name, settings, open_sender, watcher)
     return Subscription(name, settings, open_receiver, reader=reader)
 
 
@@ -92,11 +95,19 @@ class Daemon:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # a worker's state changed
         self._memberships = Memberships()
         self._reader = Reader()
+        self._watcher = Watcher()
         self._supervisor = Supervisor(self._build, lambda: os.eventfd_write(self._wake, 1))
         self._monitor = Monitor(lambda: self._supervisor.send(Signal.NETWORK))
 
     def _build(self, name: str, settings: OutboundChannel | InboundSubscription) -> Worker:
-        return build(name, settings, self._monitor.host, self._memberships, self._reader)
+        return build(
+            name,
+            settings,
+            host=self._monitor.host,
+            memberships=self._memberships,
+            reader=self._reader,
+            watcher=self._watcher,
+        )
 
     def run(self) -> int:
         """From start to stop; the exit status. Raises ControlError if another daemon runs on the socket."""
@@ -104,6 +115,7 @@ class Daemon:
         with ExitStack() as stack:
             stack.callback(self._monitor.close)
             stack.callback(self._reader.close)
+            stack.callback(self._watcher.close)
             server = ControlServer(self._socket, self)
             server.start()
             stack.callback(server.close)

@@ -30,6 +30,7 @@ class Signal(enum.Flag):
     REOPEN = enum.auto()  # close and open output files (log rotation)
     NETWORK = enum.auto()  # interfaces, addresses or routes changed: look at them again
     RETRY = enum.auto()  # do not wait for the next attempt
+    SOURCE = enum.auto()  # a source that was at rest has news
     HANDOVER = enum.auto()  # what another thread did for the worker is its own again
 
 

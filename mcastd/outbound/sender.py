@@ -18,13 +18,16 @@ from mcastd.log import get_logger
 from mcastd.net.link import FileChunks, Payloads, Sender
 from mcastd.outbound.framing import make_framer
 from mcastd.outbound.pacing import Pacer, Uniform
-from mcastd.outbound.source import Source
+from mcastd.outbound.source import LONGEST_NAP, Source
+from mcastd.outbound.watcher import Watcher
 from mcastd.worker import Context, Signal
 
 FULL = {errno.EAGAIN, errno.ENOBUFS}  # the kernel takes nothing just now
 BATCH = 512  # datagrams handed to the link at once
 SHORTEST_PAUSE = 0.001  # seconds that a full link is left alone; doubled while it takes nothing
 LONGEST_PAUSE = 0.064
+# There is no output file, no back-off to end, and a source's news may come when it is looked at already
+NOT_FOR_US = Signal.REOPEN | Signal.RETRY | Signal.SOURCE
 
 
 class Channel:
@@ -35,12 +38,17 @@ class Channel:
     """
 
     def __init__(
-        self, name: str, config: OutboundChannel, open_link: Callable[[OutboundChannel], Sender]
+        self,
+        name: str,
+        config: OutboundChannel,
+        open_link: Callable[[OutboundChannel], Sender],
+        watcher: Watcher | None = None,
     ) -> None:
         self.name = name
         self.counters = OutboundCounters()
         self._config = config
         self._open_link = open_link
+        self._watcher = watcher
         self._link: Sender | None = None
         self._described: dict[str, object] = {}  # what it said of itself
         self._pacer = Pacer(config.interval, config.rate, config.burst)
@@ -97,7 +105,7 @@ class Channel:
         pause = 0.0
         self._said_ready = False
         while not context.stopping:
-            context.take(Signal.REOPEN | Signal.RETRY)  # there is no output file, and no back-off to end
+            context.take(NOT_FOR_US)
             if context.take(Signal.NETWORK):
                 self._follow(link)
             if not self._pending and not self._refill():
@@ -187,11 +195,17 @@ class Channel:
         return bool(self._pending)
 
     def _wait_for_source(self, context: Context) -> None:
-        fd = self._source.fileno()
-        if fd is None:
-            context.wait(self._source.nap)
-        else:
+        source, fd = self._source, self._source.fileno()
+        if fd is not None:
             context.watch(fd, select.POLLIN)
-            context.wait(self._source.nap)
+        # Soon after there was something this thread looks again itself
+        watched = source.nap >= LONGEST_NAP and (
+            self._watcher is not None
+            and self._watcher.watch(self, source.has_news, lambda: context.send(Signal.SOURCE))
+        )
+        context.wait(None if watched else source.nap)
+        if watched and self._watcher is not None:
+            self._watcher.forget(self)
+        if fd is not None:
             context.unwatch(fd)
         self._pacer.idle(clock.monotonic())

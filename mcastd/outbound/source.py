@@ -104,6 +104,16 @@ class Source:
                 self._end_round()
         return []
 
+    def has_news(self) -> bool:
+        """Whether read() may find something by now, as far as the path shows. For any thread, at rest."""
+        try:
+            status = os.stat(self._path)
+        except OSError:
+            return False
+        if (status.st_dev, status.st_ino) != self._identity:
+            return status.st_size > 0 or not stat.S_ISREG(status.st_mode)
+        return not self._is_fifo and status.st_size != self.position
+
     def restart(self) -> None:
         """Begin again, as if nothing had been read."""
         self.close()

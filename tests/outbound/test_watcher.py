@@ -1,0 +1,134 @@
+"""One thread looks after the sources at rest."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.wait import wait_for
+
+from mcastd.config import OutboundChannel
+from mcastd.net.fake import FakeSender
+from mcastd.outbound import sender, source, watcher
+from mcastd.outbound.sender import Channel
+from mcastd.outbound.watcher import Watcher
+from mcastd.worker import Context, Signal
+
+
+@pytest.fixture
+def watching(no_fd_leak: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watcher]:
+    monkeypatch.setattr(watcher, "EVERY", 0.01)
+    for module in (source, sender):  # at rest at once: every later look is the watcher's
+        monkeypatch.setattr(module, "LONGEST_NAP", 0.05)
+    watching = Watcher()
+    yield watching
+    watching.close()
+
+
+class Sending:
+    """A channel in a thread."""
+
+    def __init__(self, watching: Watcher, **settings: object) -> None:
+        self.link = FakeSender()
+        self.waits: list[float | None] = []
+        self.context = Context().open()
+        wait = self.context.wait
+
+        def recorded(timeout: float | None = None) -> dict[int, int]:
+            self.waits.append(timeout)
+            return wait(timeout)
+
+        self.context.wait = recorded  # type: ignore[method-assign]
+        config = OutboundChannel.model_validate(
+            {"group": "239.255.1.2", "port": 9190, "interval": 0, **settings}
+        )
+        self.channel = Channel("outbound/news", config, lambda _: self.link, watching)
+        self._thread = threading.Thread(target=self.channel.run, args=(self.context,))
+        self._thread.start()
+
+    def at_rest(self) -> bool:
+        return bool(self.waits) and self.waits[-1] is None
+
+    def stop(self) -> None:
+        self.context.send(Signal.STOP)
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        self.channel.close()
+        self.context.close()
+
+
+def test_a_followed_file_at_rest_is_sent_as_soon_as_it_grows(watching: Watcher, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"one\n")
+    sending = Sending(watching, source=str(path), follow=True)
+    expected = [b"one\n"]
+    for number in range(5):
+        wait_for(sending.at_rest, "rest")
+        expected.append(b"%d\n" % number)
+        with path.open("ab") as file:
+            file.write(expected[-1])
+        wait_for(lambda expected=expected: sending.link.sent == expected, "sent")
+    wait_for(sending.at_rest, "rest")
+    path.rename(tmp_path / "log.1")
+    path.write_bytes(b"of another file\n")
+    wait_for(lambda: sending.link.sent[-1] == b"of another file\n", "sent")
+    sending.stop()
+
+
+def test_a_fifo_at_rest_is_read_as_it_is_written_and_when_it_is_made_anew(
+    watching: Watcher, tmp_path: Path
+) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    sending = Sending(watching, source=str(path))
+    for text in (b"one\n", b"two\n"):
+        wait_for(sending.at_rest, "rest")
+        path.write_bytes(text)
+        wait_for(lambda text=text: sending.link.sent[-1:] == [text], "sent")
+    wait_for(sending.at_rest, "rest")
+    path.unlink()
+    os.mkfifo(path)
+    path.write_bytes(b"by the new one\n")
+    wait_for(lambda: sending.link.sent[-1] == b"by the new one\n", "sent")
+    sending.stop()
+
+
+def test_a_worker_at_rest_does_not_wake(watching: Watcher, tmp_path: Path) -> None:
+    paths = [tmp_path / f"log{number}" for number in range(20)]
+    for path in paths:
+        path.write_bytes(b"x\n")
+    all_of_them = [Sending(watching, source=str(path), follow=True) for path in paths]
+    wait_for(lambda: all(one.at_rest() for one in all_of_them), "rest")
+    waits = [len(one.waits) for one in all_of_them]
+    looks = 0
+
+    def look() -> bool:
+        nonlocal looks
+        looks += 1
+        return False
+
+    assert watching.watch("a witness", look, lambda: None)
+    wait_for(lambda: looks > 5, "looks")
+    watching.forget("a witness")
+    assert [len(one.waits) for one in all_of_them] == waits
+    for one in all_of_them:
+        one.stop()
+
+
+def test_who_is_forgotten_is_not_asked(watching: Watcher) -> None:
+    asked: list[str] = []
+
+    def ask(name: str) -> bool:
+        asked.append(name)
+        return False
+
+    watching.watch("gone", lambda: ask("gone"), lambda: None)
+    wait_for(lambda: asked, "asked")
+    watching.forget("gone")
+    watching.watch("here", lambda: ask("here"), lambda: None)
+    wait_for(lambda: asked.count("here") > 2, "asked")
+    after = asked[asked.index("here") + 1 :]
+    assert "gone" not in after
