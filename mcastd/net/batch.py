@@ -84,7 +84,6 @@ class Arenas:
         if arena.slots.swollen:
             arena.slots.swollen = False
             arena.slots.memory.madvise(mmap.MADV_DONTNEED)
-        arena.most = SLOTS
         if len(self._spare) < SPARE:
             self._spare.append(arena)
 
