@@ -57,7 +57,6 @@ class Arena(Protocol):
     mixed: bool  # several senders are to be told apart; it turns true when they are seen
     sender: str  # the address of the last one whose name was looked at
     slots: _Slots
-    most: int  # slots to use: fewer for large packets, which are written from the cache then
 
     def receive(self, sock: socket.socket, metadata: bool) -> Batch:
         """What ``sock`` has, without blocking: up to SLOTS packets. Raises OSError."""
@@ -110,7 +109,6 @@ class PlainArena:
         self.slots = _Slots()
         self.full = False
         self.mixed = True
-        self.most = SLOTS
         self.sender = ""
 
     def receive(self, sock: socket.socket, metadata: bool) -> Batch:
@@ -206,7 +204,7 @@ class MmsgArena:
         self._used = 0  # headers that are not fresh
         self.mixed = False
         self.full = False
-        self.most = SLOTS
+        self._most = SLOTS  # slots to use: fewer for large packets, which are written from the cache then
         self._lengths = _column(self._headers, _libc.mmsghdr.msg_len.offset, "I")
         self._control_lengths = _column(self._headers, _libc.msghdr.msg_controllen.offset, "L")
         # Their lower halves: no length takes more, and 32 bits are what recvmmsg gives
@@ -231,7 +229,7 @@ class MmsgArena:
             self._named, self._used = named, SLOTS
         ctypes.memmove(self._headers_at, self._fresh[named], self._used * ctypes.sizeof(_libc.mmsghdr))
         self._used = 0
-        most = self.most
+        most = self._most
         try:
             count = _libc.recvmmsg(sock.fileno(), self._headers_at, most, FLAGS)
         except BlockingIOError:
@@ -240,7 +238,7 @@ class MmsgArena:
         self._used = count
         self.full = count == most
         batch = MmsgBatch(self, count, metadata, named)
-        self.most = min(SLOTS, WINDOW * count // (batch.size + 1) + 1)
+        self._most = min(SLOTS, WINDOW * count // (batch.size + 1) + 1)
         return batch
 
     # -- what a batch is read from
