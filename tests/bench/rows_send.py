@@ -26,6 +26,7 @@ class Arrival(NamedTuple):
 
     when: int  # ns
     size: int  # bytes
+    segment: int  # bytes of each datagram in it but the last
 
 
 class Probe:
@@ -47,7 +48,7 @@ class Probe:
             raise RuntimeError("the probe itself was too slow")
         data = self._output.read_bytes()[self._read :]
         self._read += len(data)
-        return [Arrival(when, size) for when, size, _ in RECORD.iter_unpack(data)]
+        return [Arrival(*record) for record in RECORD.iter_unpack(data)]
 
 
 GAP = 200_000  # ns: what has longer pauses in it did not come at once
@@ -75,7 +76,7 @@ def shape(arrivals: Sequence[Arrival], rate: float) -> Shape:
     seconds, octets, total = [], [], 0
     level, last, levels = 0.0, start, []
     runs = [0]
-    for when, size in arrivals:
+    for when, size, _ in arrivals:
         seconds.append((when - start) / 1e9)
         octets.append(total)
         total += size
