@@ -41,7 +41,8 @@ int main(int argc, char **argv)
     size_t size = atoi(argv[2]), have = 0;
     struct sigaction action = {.sa_handler = stop};
     sigaction(SIGTERM, &action, NULL);
-    int fd = open(argv[1], O_RDONLY); /* waits for a writer */
+    /* Not to wait for a writer: what is ready is there before the first datagram, or C's write would end it */
+    int fd = open(argv[1], O_RDONLY | O_NONBLOCK);
     if (fd < 0)
         die(argv[1]);
     puts("ready");

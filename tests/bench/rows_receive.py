@@ -184,7 +184,7 @@ def _latencies(bench: Bench, rate: int) -> Samples:
         def run(receiver: Receiver) -> dict[str, float]:
             with contextlib.ExitStack() as reading:
                 command = (bench.lab.program("latency"), str(receiver.output), "1316")
-                reader = bench.lab.start(bench.lab.receiver, *command, stack=reading)
+                reader = bench.lab.start(bench.lab.receiver, *command, stack=reading, ready=True)
                 bench.lab.blast(receiver.address, size=1316, count=count, mode="packet", rate=rate)
                 receiver.wait_quiet()
                 found = json.loads(reader.stop().splitlines()[-1])
