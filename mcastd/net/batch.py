@@ -41,6 +41,7 @@ SOME = (*range(16), *range(16, SLOTS, 16))  # or only these, while there is one 
 # MSG_TRUNC: the length that a datagram had, were it ever longer than a slot. A number: an enum's | takes time
 FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_TRUNC)
 CONTROL = 256  # bytes of control messages for a packet; with metadata some 100 are used
+FEW = 16  # packets that Python writes faster than ctypes
 WINDOW = 1 << 19  # bytes in a batch: what a core's own cache holds, with room to spare
 LARGE = SLOTS * 8192  # bytes in a batch that touch more of the arena than should stay touched
 SPARE = 64  # arenas kept for the next who needs one
@@ -176,6 +177,9 @@ Layout = dict[str, "memoryview[int]"]
 """Fields of control messages by name, each as a column: its value for packet 0, 1, ..."""
 
 
+HEADER = ctypes.sizeof(_libc.mmsghdr) if HAVE_RECVMMSG else 0
+
+
 class MmsgArena:
     """recvmmsg(2), its headers and buffers made once and read by columns."""
 
@@ -199,8 +203,8 @@ class MmsgArena:
         self._headers_at = ctypes.addressof(self._headers)
         self._from_at = ctypes.addressof(self._from)
         # recvmmsg writes lengths into the headers: before each use they are made fresh again
-        self._fresh = {named: self._naming(named) for named in (ALL, SOME)}
-        self._named: Sequence[int] = SOME  # as the headers are now
+        self._fresh = {every: self._naming(ALL if every else SOME) for every in (True, False)}
+        self._every = False  # whether every sender is named: as the headers are now
         self._used = 0  # headers that are not fresh
         self.mixed = False
         self.full = False
@@ -224,10 +228,9 @@ class MmsgArena:
         return bytes(self._headers)
 
     def receive(self, sock: socket.socket, metadata: bool) -> Batch:
-        named = ALL if metadata or self.mixed else SOME
-        if named is not self._named:
-            self._named, self._used = named, SLOTS
-        ctypes.memmove(self._headers_at, self._fresh[named], self._used * ctypes.sizeof(_libc.mmsghdr))
+        if (every := metadata or self.mixed) is not self._every:
+            self._every, self._used = every, SLOTS
+        ctypes.memmove(self._headers_at, self._fresh[every], self._used * HEADER)
         self._used = 0
         most = self._most
         try:
@@ -237,24 +240,31 @@ class MmsgArena:
             return NOTHING
         self._used = count
         self.full = count == most
-        batch = MmsgBatch(self, count, metadata, named)
+        if count == 1:
+            lengths, controls = [self._lengths[0]], [self._control_lengths[0]]
+        else:
+            lengths, controls = self._lengths[:count].tolist(), self._control_lengths[:count].tolist()
+        named = ALL if every else SOME
+        batch: _Bare | MmsgBatch
+        if controls.count(0) == count and max(lengths) <= SLOT:
+            batch = _Bare(self, lengths, named)
+        else:
+            batch = MmsgBatch(self, lengths, controls, metadata, named)
+        if batch.size > LARGE:
+            self.slots.swollen = True
         self._most = min(SLOTS, WINDOW * count // (batch.size + 1) + 1)
         return batch
 
     # -- what a batch is read from
-
-    def lengths(self, count: int) -> list[int]:
-        return self._lengths[:count].tolist()
 
     def write(self, fd: int, count: int) -> int:
         """One writev(2) of the first ``count`` packets, as they lie in their slots."""
         self._from_lengths[:count] = self._lengths[:count]
         return _libc.writev(fd, self._from_at, count)
 
-    def layouts(self, count: int) -> list[Layout]:
-        """What the control messages of each packet say; one for all if the kernel laid them out alike."""
-        lengths = self._control_lengths[:count].tolist()
-        if lengths.count(lengths[0]) == count:
+    def layouts(self, lengths: list[int]) -> list[Layout]:
+        """What control messages of these lengths say; one for all if the kernel laid them out alike."""
+        if lengths.count(lengths[0]) == len(lengths):
             lengths = lengths[:1]
         known = self._layouts
         return [known[n] if n in known else self._learn(index, n) for index, n in enumerate(lengths)]
@@ -307,25 +317,76 @@ def _column(array: Any, offset: int, kind: _abi.Kind) -> memoryview[int]:
     return words[offset // size :: ctypes.sizeof(array._type_) // size]
 
 
+class _Bare:
+    """Datagrams of which nothing is told but their lengths and senders: what a raw output gets, as a rule.
+
+    A batch of one or two is what most are at low rates, and then each step here is felt.
+    """
+
+    truncated = 0
+    origins = times = ()
+
+    def __init__(self, arena: MmsgArena, lengths: list[int], named: Sequence[int]) -> None:
+        self.size = sum(lengths)
+        self._arena = arena
+        self._lengths = lengths
+        self._named = named
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    @property
+    def sources(self) -> Sequence[tuple[str, int]]:
+        """Of a large batch by one sender only a sample is named: a name stands for those that follow, too."""
+        arena, count = self._arena, len(self._lengths)
+        if count == 1:
+            arena.names(1)
+            return [(arena.sender, 1)]
+        named = self._named[: bisect_left(self._named, count)]
+        names = arena.names(len(named))
+        if len(names) == 1:
+            return [(arena.sender, count)]
+        ends = (*named[1:], count)
+        return [
+            (arena.address(name), end - start) for name, start, end in zip(names, named, ends, strict=True)
+        ]
+
+    @property
+    def payloads(self) -> Sequence[memoryview]:
+        return [slot[:length] for slot, length in zip(self._arena.slots.views, self._lengths, strict=False)]
+
+    def write(self, fd: int) -> int:
+        if len(self._lengths) == 1:
+            return os.write(fd, self._arena.slots.views[0][: self.size])
+        if len(self._lengths) <= FEW:
+            return os.writev(fd, self.payloads)
+        return self._arena.write(fd, len(self._lengths))
+
+
 class MmsgBatch:
     """What one recvmmsg has left in an arena."""
 
-    def __init__(self, arena: MmsgArena, count: int, metadata: bool, named: Sequence[int]) -> None:
+    def __init__(
+        self,
+        arena: MmsgArena,
+        lengths: list[int],
+        controls: list[int],
+        metadata: bool,
+        named: Sequence[int],
+    ) -> None:
+        """``controls``: the lengths of the control messages; ``named``: packets whose senders are named."""
         self._arena = arena
-        self._count = count  # packets
+        self._count = count = len(lengths)  # packets
         self._metadata = metadata
-        self._named = named[: bisect_left(named, count)]  # packets whose senders are named
-        lengths = arena.lengths(count)
+        self._named = named[: bisect_left(named, count)]
         self.truncated = 0
         self.size = sum(lengths)
         if self.size > SLOT and max(lengths) > SLOT:
             self.truncated = sum(length > SLOT for length in lengths)
             lengths = [min(length, SLOT) for length in lengths]
             self.size = sum(lengths)
-        if self.size > LARGE:
-            arena.slots.swollen = True
         self._lengths = lengths
-        self._layouts = arena.layouts(count)
+        self._layouts = arena.layouts(controls)
         self._datagrams = count
         first, *others = self._layouts
         self._coalesced = "segment" in first or any("segment" in other for other in others)

@@ -257,7 +257,7 @@ def test_no_torn_record_ever(name: str, rooms: list[int], batches: list[list[byt
         offered: list[bytes] = []
         for payloads in batches:
             batch = ListBatch(payloads, [SENDER] * len(payloads), [1] * len(payloads))
-            offered += [bytes(record) for record in to_records(batch).parts]
+            offered += [bytes(record) for record in to_records(batch).payloads]
             with patch.object(os, "writev", writev):
                 sink.write(batch)
         sink.close()

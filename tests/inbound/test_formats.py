@@ -37,19 +37,19 @@ def escaper(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def as_json(batch: Batch, interface_name=lambda ifindex: f"eth{ifindex}") -> list[bytes]:
-    return list(make_format("json", "239.255.1.2", interface_name)(batch).parts)
+    return list(make_format("json", "239.255.1.2", interface_name)(batch).payloads)
 
 
 def test_raw_hands_on_the_buffers_themselves() -> None:
     payloads = [b"", memoryview(b"abc"), b"\0\n"]
     records = make_format("raw", "239.255.1.2", str)(ListBatch(payloads))
-    assert records.parts is payloads
+    assert records.payloads is payloads
     assert (len(records), records.size) == (3, 5)
 
 
 def test_lines_ends_each_payload_with_one_newline() -> None:
     payloads = [b"", b"a", b"b\n", b"\n", memoryview(b"c"), memoryview(b"d\n"), b"e\r"]
-    assert [bytes(r) for r in lines(ListBatch(payloads)).parts] == [
+    assert [bytes(r) for r in lines(ListBatch(payloads)).payloads] == [
         b"\n",
         b"a\n",
         b"b\n",

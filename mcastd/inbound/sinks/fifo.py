@@ -84,7 +84,7 @@ class FifoSink:
             return
         count, started = self._write_through(records)
         if count < len(records):
-            self._enqueue(records.parts[count:], started)
+            self._enqueue(records.payloads[count:], started)
         elif self._fd >= 0:
             self._account.recovered()
 
@@ -102,7 +102,7 @@ class FifoSink:
         if written == records.size:
             count, size = len(records), written
         else:
-            count, size = whole(records.parts, written)
+            count, size = whole(records.payloads, written)
         self._account.wrote(count, written)
         return count, written - size
 

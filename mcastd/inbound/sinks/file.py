@@ -15,7 +15,7 @@ from mcastd.errors import SinkError, reason_of
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.formats import Format
 from mcastd.inbound.sinks.paths import LOOK_EVERY, Identity, identity, make_parent, open_existing
-from mcastd.inbound.sinks.records import Parts, Record, Records, fitting, whole
+from mcastd.inbound.sinks.records import Made, Record, Records, fitting, whole
 from mcastd.net.link import Batch
 
 NOT_A_FILE = "not-a-file"
@@ -74,7 +74,7 @@ class FileSink:
             try:
                 self._append(records if self._config.rotate_size is None else self._next(records))
                 while (done := counters.written - before) < count:
-                    self._append(self._next(Parts(records.parts[done:])))
+                    self._append(self._next(Made(records.payloads[done:])))
             finally:
                 if self.slow:
                     self._sync()
@@ -157,11 +157,11 @@ class FileSink:
         limit = self._config.rotate_size
         if limit is None or self._size + records.size <= limit:
             return records
-        count = fitting(records.parts, limit - self._size)
+        count = fitting(records.payloads, limit - self._size)
         if not count and self._size:
             self._rotate()
-            count = fitting(records.parts, limit)
-        return Parts(records.parts[: max(1, count)])
+            count = fitting(records.payloads, limit)
+        return Made(records.payloads[: max(1, count)])
 
     def _append(self, records: Records) -> None:
         """Append and count; OSError leaves only whole records behind, all of them counted."""
@@ -169,7 +169,7 @@ class FileSink:
         if written == records.size:
             self._wrote(len(records), written)
             return
-        parts = records.parts
+        parts = records.payloads
         count, size = whole(parts, written)
         self._wrote(count, size)
         if written > size or not count:  # cut inside a record, as when the disk is full

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from json.encoder import encode_basestring as quote  # in C; gives a JSON string, non-ASCII as it is
 
-from mcastd.inbound.sinks.records import Parts, Payloads, Record, Records
+from mcastd.inbound.sinks.records import Made, Record, Records
 from mcastd.net.link import Batch, Origin
 
 try:
@@ -29,7 +29,7 @@ def make_format(name: str, group: str, interface_name: Callable[[int], str]) -> 
     """
     match name:
         case "raw":
-            return Payloads
+            return raw
         case "lines":
             return lines
         case "json":
@@ -38,9 +38,14 @@ def make_format(name: str, group: str, interface_name: Callable[[int], str]) -> 
             raise ValueError(name)
 
 
+def raw(batch: Batch) -> Records:
+    """The payloads as they came, written from where they were received to."""
+    return batch
+
+
 def lines(batch: Batch) -> Records:
     """A line for each datagram: a newline is added where the payload does not end with one."""
-    return Parts([p if p[-1:] == b"\n" else b"".join((p, b"\n")) for p in batch.payloads])
+    return Made([p if p[-1:] == b"\n" else b"".join((p, b"\n")) for p in batch.payloads])
 
 
 class _Json:
@@ -56,14 +61,14 @@ class _Json:
         if len(origins) != len(batch):
             raise ValueError("json needs a receiver with metadata")
         if not origins:
-            return Parts([])
+            return Made([])
         first = min(times)
         if first and max(times) // NANO == first // NANO and origins.count(origins[0]) == len(origins):
             try:
-                return Parts(self._stream(batch.payloads, origins[0], times))
+                return Made(self._stream(batch.payloads, origins[0], times))
             except UnicodeDecodeError:
                 pass
-        return Parts(list(self._each(batch.payloads, origins, times)))
+        return Made(list(self._each(batch.payloads, origins, times)))
 
     def _stream(self, payloads: Sequence[Record], origin: Origin, times: Sequence[int]) -> list[bytes]:
         """Texts of one sender, all of one second: as a rule."""

@@ -7,20 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from mcastd.net.link import Batch
-
 Record = bytes | memoryview
 
 
 class Records(Protocol):
-    """The records of one batch, valid as long as that is."""
+    """The records of one batch, valid as long as that is. A batch is its own records where these are raw."""
 
     @property
     def size(self) -> int:
         """Bytes of all records together."""
 
     @property
-    def parts(self) -> Sequence[Record]:
+    def payloads(self) -> Sequence[Record]:
         """The records one by one: for an output that cannot take them all at once."""
 
     def __len__(self) -> int: ...
@@ -30,41 +28,20 @@ class Records(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Payloads:
-    """The batch's own bytes, written from where they were received to."""
-
-    batch: Batch
-
-    @property
-    def size(self) -> int:
-        return self.batch.size
-
-    @property
-    def parts(self) -> Sequence[Record]:
-        return self.batch.payloads
-
-    def __len__(self) -> int:
-        return len(self.batch)
-
-    def write(self, fd: int) -> int:
-        return self.batch.write(fd)
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Made:
     """Records that were made one by one."""
 
-    parts: Sequence[Record]
+    payloads: Sequence[Record]
 
     @property
     def size(self) -> int:
-        return size_of(self.parts)
+        return size_of(self.payloads)
 
     def __len__(self) -> int:
-        return len(self.parts)
+        return len(self.payloads)
 
     def write(self, fd: int) -> int:
-        return os.writev(fd, [b"".join(self.parts)])  # a copy costs less than so many buffers
+        return os.writev(fd, [b"".join(self.payloads)])  # a copy costs less than so many buffers
 
 
 def size_of(records: Sequence[Record]) -> int:
