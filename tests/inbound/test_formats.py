@@ -6,7 +6,7 @@ import base64
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mcastd.inbound.sinks import formats
@@ -91,6 +91,26 @@ def test_json_is_valid_and_gives_the_payload_back(received: list[tuple[bytes, Or
         assert (base64.b64decode(coded) if told.get("encoding") == "base64" else coded.encode()) == payload
         assert told["length"] == len(payload)
         assert (told["source"], told["port"]) == (origin.source, origin.port)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.text() | st.sampled_from(["", "\0", "\\u0000", "\\\\u0000\0", "%d%%", '"', "x" * 70_000]),
+        min_size=1,
+    )
+)
+@example(["a", "\0"])
+@example(["\\u0000"])
+def test_json_of_one_sender_gives_each_text_back(texts: list[str]) -> None:
+    payloads = [text.encode() for text in texts]
+    origin = ORIGIN._replace(source="%s")
+    batch = ListBatch(payloads, [origin] * len(texts), [TIME + number for number in range(len(texts))])
+    records = as_json(batch)
+    assert [json.loads(record)["payload"] for record in records] == texts
+    assert [json.loads(record)["length"] for record in records] == [len(payload) for payload in payloads]
+    assert all(f".{number + 1:09d}Z" in json.loads(r)["time"] for number, r in enumerate(records))
+    assert {json.loads(record)["source"] for record in records} == {"%s"}
 
 
 def test_json_asks_for_an_interface_once_a_batch_whatever_its_name() -> None:

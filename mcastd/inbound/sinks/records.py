@@ -44,6 +44,28 @@ class Made:
         return os.writev(fd, [b"".join(self.payloads)])  # a copy costs less than so many buffers
 
 
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Lines that were made in one go."""
+
+    data: bytes
+    count: int
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    @property
+    def payloads(self) -> Sequence[Record]:
+        return [line + b"\n" for line in self.data.split(b"\n")[:-1]]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def write(self, fd: int) -> int:
+        return os.write(fd, self.data)
+
+
 def size_of(records: Sequence[Record]) -> int:
     """Bytes of all records together."""
     return sum(map(len, records))
