@@ -2,7 +2,7 @@
 
 Parsers are pure: text in, rows out, and a line that is not understood is left out. Readers look into the
 network namespace of the calling thread, and return nothing where the kernel does not show the table
-(ProcSubset=pid hides /proc/sys, a kernel without IPv6 has no igmp6). proc(5); the kernel's igmp.c, udp.c, proc.c.
+(ProcSubset=pid hides /proc/sys, a kernel without IPv6 has no igmp6). See proc(5).
 """
 
 from __future__ import annotations
