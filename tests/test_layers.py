@@ -23,8 +23,12 @@ BELOW = {  # room: the rooms that it may import, besides itself
     "inbound": LEAVES | {"worker", "config", "net"},
     "supervisor": LEAVES | {"worker", "config"},
     "doctor": LEAVES | {"config", "net"},
+    "process": LEAVES,
+    "build": LEAVES | {"worker", "config", "net", "outbound", "inbound"},
     "daemon": LEAVES
     | {
+        "process",
+        "build",
         "worker",
         "config",
         "net",
@@ -36,10 +40,23 @@ BELOW = {  # room: the rooms that it may import, besides itself
         "supervisor",
         "doctor",
     },
-    "demo": LEAVES | {"worker", "config", "net", "daemon", "supervisor"},
-    "cli": LEAVES | {"config", "daemon", "demo"},
+    "demo": LEAVES | {"worker", "config", "net", "build", "supervisor"},
+    "cli": LEAVES | {"process", "config", "daemon", "demo"},
     "console": LEAVES | {"control"},
-    "ctl": LEAVES | {"control", "console"},
+    "adhoc": LEAVES
+    | {
+        "worker",
+        "config",
+        "net",
+        "inbound",
+        "outbound",
+        "supervisor",
+        "process",
+        "build",
+        "control",
+        "console",
+    },
+    "ctl": LEAVES | {"control", "console", "adhoc"},
 }
 
 

@@ -20,7 +20,7 @@ import pytest
 from support.wait import wait_for
 
 from mcastd.config import InboundSubscription, OutboundChannel
-from mcastd.daemon import build
+from mcastd.build import build
 from mcastd.inbound.reader import Reader
 from mcastd.net import batch
 from mcastd.net.receiver import SocketReceiver
