@@ -16,6 +16,7 @@ from typing import IO, Any
 import click
 
 from mcastd import __version__
+from mcastd.adhoc.commands import groups, listen, send
 from mcastd.console.status import details, overview
 from mcastd.console.text import printable
 from mcastd.control.client import ControlClient
@@ -131,6 +132,10 @@ def call_for_each(socket: Path, name: str, doing: str, method: str) -> None:
         for worker in list_workers(client, name):
             click.echo(f"{doing} {printable(worker['name'])}")
             client.call(method, name=worker["name"])
+
+
+for command in (listen, send, groups):
+    main.add_command(command)
 
 
 @contextmanager

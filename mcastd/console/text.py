@@ -20,3 +20,19 @@ def printable(value: object) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def scaled(value: float, unit: str) -> str:
+    """A quantity with three digits or so: ``12.7 Mbit/s``, ``1,203 bit/s``."""
+    for prefix in ("", "k", "M", "G"):
+        if abs(value) < 9999.5 if not prefix else abs(value) < 999.5:
+            break
+        value /= 1000
+    else:
+        value, prefix = value * 1000, "G"
+    return f"{value:,.0f} {unit}" if not prefix else f"{value:,.3g} {prefix}{unit}"
+
+
+def plural(count: int, thing: str, things: str = "") -> str:
+    """``1 datagram``, ``1,203 datagrams``."""
+    return f"{count:,} {thing if count == 1 else things or f'{thing}s'}"
