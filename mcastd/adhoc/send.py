@@ -144,7 +144,7 @@ def _watch(session: Session, plan: Plan) -> None:
     line, channel = session.line, plan.channel
     live = line.on and not (plan.from_stdin and sys.stdin.isatty())  # where somebody types is no place for it
     if line.on:
-        ways_out = "Ctrl-D or Ctrl-C ends it" if plan.from_stdin and sys.stdin.isatty() else "Ctrl-C ends it"
+        ways_out = "Ctrl-D ends it" if plan.from_stdin and sys.stdin.isatty() else "Ctrl-C ends it"
         by = f" on {status['link']['interface']} from {status['link']['address']}" if status["link"] else ""
         line.say(f"sending to {channel.group} port {channel.port}{by}, ttl {channel.ttl}; {ways_out}")
     since, sent, size = session.began, 0, 0
