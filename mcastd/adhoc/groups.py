@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import textwrap
@@ -101,7 +102,7 @@ def show(control_socket: Path, interface: str | None, *, as_json: bool) -> None:
         ],
         "on_any_address": [as_json_of(sock, owners) for sock in sockets if sock.address.is_unspecified],
         "hidden_processes": owners.hidden,
-        "daemon": silence or None,
+        "daemon": silence or None,  # why it does not say which are its own
     }
     if as_json:
         click.echo(json.dumps(answer, indent=2))
@@ -117,7 +118,7 @@ def ask_daemon(socket: Path) -> tuple[dict[Joined, list[Message]], str]:
         with ControlClient(socket, timeout=2.0) as client:
             workers: list[Message] = client.call("io.mcastd.List").get("workers", [])
     except (ControlError, VarlinkError) as error:
-        return {}, str(error)
+        return {}, str(error) if os.path.exists(socket) else ""  # else no daemon runs, and none is its own
     for worker in workers:
         status: Mapping[str, Any] = worker.get("status", {})
         for membership in status.get("memberships", ()):

@@ -198,9 +198,11 @@ def silence(status: Mapping[str, Any], seconds: float) -> Sequence[str]:
     return [
         *lines,
         "What to try next:",
-        f"  tcpdump -ni {here} 'dst host {group} and udp port {port}'  does it reach this host?",
-        "  mcastctl doctor  looks for causes on this host: route, firewall, rp_filter, switch",
-        "  at the sender: the same group and port, the right interface, ttl > 1 across routers",
+        f"  tcpdump -ni {here} 'dst host {group} and udp port {port}'",
+        "    shows whether it reaches this host at all",
+        "  mcastctl doctor",
+        "    looks for causes on this host: route, firewall, rp_filter, switch",
+        "  at the sender: the same group and port? its interface? ttl > 1 for routers?",
     ]
 
 

@@ -13,7 +13,7 @@ from typing import TextIO
 
 PATIENCE = 0.5  # seconds for a terminal that is stopped (Ctrl-S): whoever must end does not wait for it
 
-_TO_START, _ERASE = b"\r", b"\x1b[K"
+_CLEAR = b"\r\x1b[K"  # also of what was typed, like the ^C that a terminal shows
 
 
 class LiveLine:
@@ -30,7 +30,7 @@ class LiveLine:
         if self.on:
             with self._turn():
                 self._text = text[: shutil.get_terminal_size().columns - 1].encode(errors="replace")
-                self._write(self._text + _ERASE + _TO_START)
+                self._write(_CLEAR + self._text)
 
     def say(self, text: str) -> None:
         """A line that stays, above the live one; also where there is none."""
@@ -41,20 +41,20 @@ class LiveLine:
     def above(self) -> Iterator[None]:
         """Whatever is written meanwhile, on this terminal, stands above the line."""
         with self._turn():
-            if self._text:
-                self._write(_ERASE)
+            if self.on:
+                self._write(_CLEAR)
             try:
                 yield
             finally:
                 if self._text:
-                    self._write(self._text + _TO_START)
+                    self._write(self._text)
 
     def end(self) -> None:
         """Take the line away."""
         with self._turn():
-            if self._text:
+            if self.on:
                 self._text = b""
-                self._write(_ERASE)
+                self._write(_CLEAR)
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
