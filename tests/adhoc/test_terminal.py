@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from pathlib import Path
 
 from adhoc.conftest import Pair
 from support.adhoc import Listening, ctl
 from support.daemon import MCASTCTL
 from support.inside import sender
 from support.peer import Stream, Talker
+from support.programs import program
 from support.terminal import Terminal
 
 GROUP, PORT = "239.255.1.2", 9190
 TO = f"{GROUP}:{PORT}"
+README = Path(__file__).parent.parent.parent / "README.md"
 
 
 def test_a_listener_shows_datagrams_above_its_line_of_rates(pair: Pair) -> None:
@@ -33,6 +37,50 @@ def test_a_listener_shows_datagrams_above_its_line_of_rates(pair: Pair) -> None:
     for heading, text in zip(shown[-8::2], shown[-7::2], strict=True):
         assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{6} 10\.0\.0\.1:\d+ eth0 ttl 1, 7 bytes", heading)
         assert re.fullmatch(r"\d{6}", text)
+
+
+def consoles() -> list[list[str]]:
+    """The blocks of the README's section: a command, and what a terminal shows of it."""
+    section = README.read_text().partition("## Five minutes with a network\n")[2].partition("\n## ")[0]
+    return [
+        block.splitlines()
+        for block in re.findall(r"^```console\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+    ]
+
+
+def blurred(line: str) -> str:
+    """Without what differs from time to time: clocks, runs, pids, rates."""
+    line = re.sub(r"run [0-9a-f]{8}", "run X", line)
+    line = re.sub(r"^\d\d:\S+ (\S+):\d+", r"TIME \1:PORT", line)
+    line = re.sub(r"took .* ms", "took X ms", re.sub(r"in [\d.]+ s: .*", "in X s", line))
+    return re.sub(r"\S+ \(pid \d+\)", "NAME (pid X)", re.sub(r" +", " ", line))
+
+
+def test_the_readme_shows_what_is_seen(pair: Pair) -> None:
+    listening, sending, joined = consoles()
+    (listen, *seen), (send, *sent), (groups, *groups_seen) = listening, sending, joined
+
+    def command(line: str) -> list[str]:
+        return [*MCASTCTL, *line.removeprefix("$ mcastctl ").split()]
+
+    lossy = (
+        "chain p { type filter hook prerouting priority 0; meta l4proto udp numgen inc mod 25 == 9 drop; }"
+    )
+    nft = pair.right.enter([program("nft", "nftables"), "-f", "-"])
+    subprocess.run(nft, input=f"table ip lossy {{ {lossy}; }}", text=True, check=True)
+    with Terminal(pair.right.enter(command(listen)), lines=120) as terminal:
+        terminal.wait("ttl > 1 for routers?")
+        with Terminal(pair.left.enter(command(send))) as sender_terminal:
+            sender_screen = sender_terminal.wait("ended with 0").split("\n")
+        table = subprocess.check_output(pair.right.enter(command(groups)), text=True).splitlines()
+        terminal.type("C-c")
+        screen = terminal.wait("ended with 1").split("\n")
+    before, after = (part.splitlines() for part in "\n".join(seen).split("\n...\n"))
+    shown = [blurred(line) for line in screen[: screen.index("ended with 1")]]
+    assert shown[: len(before)] == list(map(blurred, before))
+    assert shown[-len(after) :] == list(map(blurred, after))
+    assert list(map(blurred, sender_screen[: len(sent)])) == list(map(blurred, sent))
+    assert list(map(blurred, table[: len(groups_seen)])) == list(map(blurred, groups_seen))
 
 
 def test_nothing_from_the_network_moves_the_cursor(pair: Pair) -> None:
