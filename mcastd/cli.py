@@ -47,14 +47,14 @@ def run(path: Path, socket: Path | None) -> None:
     SIGHUP reloads the configuration, SIGUSR1 reopens output files, SIGTERM stops. Exit status: 0 after a
     clean stop, 78 if the configuration is refused, 1 for any other failure.
     """
-    from mcastd import daemon, log  # noqa: PLC0415 - not for `mcastd --help`
+    from mcastd import daemon, log, process  # noqa: PLC0415 - not for `mcastd --help`
     from mcastd.config import load  # noqa: PLC0415
 
     log.configure("auto", "warning")  # until the configuration says otherwise
     try:
         config = load(path)
         log.configure(config.daemon.log_format, config.daemon.log_level)
-        daemon.prepare_process()
+        process.prepare_process()
         sys.exit(daemon.Daemon(path, config, socket).run())
     except ConfigError as error:
         _refuse(error)

@@ -2,79 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import resource
 import select
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from mcastd import __version__, clock, log, systemd
+from mcastd.build import build
 from mcastd.config import Changes, Config, InboundSubscription, OutboundChannel, diff, load
 from mcastd.control.commands import DaemonView, NoSuchWorker, ReloadView
 from mcastd.control.server import ControlServer
 from mcastd.errors import ConfigError, McastdError, reason_of
 from mcastd.inbound.reader import Reader
-from mcastd.inbound.receiver import Subscription, source_filter
 from mcastd.metrics import MetricsServer
-from mcastd.net.interfaces import Host, Monitor, look
-from mcastd.net.link import Receiver, Sender
+from mcastd.net.interfaces import Monitor
 from mcastd.net.membership import Memberships
-from mcastd.net.receiver import SocketReceiver
-from mcastd.net.sockets import SocketSender
-from mcastd.outbound.sender import Channel
 from mcastd.outbound.watcher import Watcher
+from mcastd.process import Signals
 from mcastd.supervisor import Supervisor
 from mcastd.worker import Signal, Worker, WorkerView
 
 FIRST_ATTEMPTS = 5.0  # seconds: READY=1 waits no longer for workers' first attempts
-SWITCH_INTERVAL = 0.0001  # seconds; with Python's 5 ms one computing thread starves all that receive
 RESTART_ONLY = ("control_socket", "metrics")  # keys of [daemon] that a reload cannot change
-
-
-def build(
-    name: str,
-    settings: OutboundChannel | InboundSubscription,
-    *,
-    host: Callable[[], Host] = look,
-    memberships: Memberships | None = None,
-    reader: Reader | None = None,
-    watcher: Watcher | None = None,
-) -> Worker:
-    """The worker for ``settings``, on real sockets that see the interfaces through ``host``."""
-
-    def open_sender(channel: OutboundChannel) -> Sender:
-        return SocketSender(
-            channel.group,
-            channel.port,
-            interface=channel.interface,
-            ttl=channel.ttl,
-            loop=channel.loop,
-            dscp=channel.dscp,
-            host=host,
-        )
-
-    def open_receiver(subscription: InboundSubscription, metadata: bool) -> Receiver:
-        return SocketReceiver(
-            subscription.group,
-            subscription.port,
-            interface=subscription.interface,
-            source_filter=source_filter(subscription),
-            receive_buffer=subscription.receive_buffer,
-            metadata=metadata,
-            coalesce=subscription.coalesce,
-            host=host,
-            memberships=memberships,
-        )
-
-    if isinstance(settings, OutboundChannel):
-        return Channel(name, settings, open_sender, watcher)
-    return Subscription(name, settings, open_receiver, reader=reader)
 
 
 class Daemon:
@@ -324,43 +277,3 @@ class _Chores:
             self._log.error(
                 "workers.hung", workers=self._hanging, reason="no heartbeat; systemd will restart us"
             )
-
-
-class Signals:
-    """Unix signals as a file descriptor to wait on; the handlers themselves do nothing."""
-
-    def __init__(self, *numbers: int) -> None:
-        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        self._before = {number: signal.signal(number, lambda *_: None) for number in numbers}
-
-    def fileno(self) -> int:
-        return self._read
-
-    def take(self) -> bytes:
-        """The numbers of the signals that have come, oldest first."""
-        return os.read(self._read, 512)
-
-    def __enter__(self) -> Signals:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(-1)
-        os.close(self._read)
-        os.close(self._write)
-
-
-def prepare_process() -> None:
-    """What holds for all threads to come.
-
-    File descriptors as many as we are allowed: each worker needs a few. Sleeps that end when they should: by
-    default the kernel lets each be 50 us late (prctl(2), PR_SET_TIMERSLACK). And a thread that computes
-    gives way soon to one that returns from the kernel with datagrams: see SWITCH_INTERVAL.
-    """
-    sys.setswitchinterval(SWITCH_INTERVAL)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/timerslack_ns").write_text("1")
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -11,8 +11,8 @@ from typing import cast
 import click
 
 from mcastd import clock, log
+from mcastd.build import build
 from mcastd.config import Config, diff
-from mcastd.daemon import build
 from mcastd.net.sockets import free_port
 from mcastd.supervisor import Supervisor
 

@@ -67,7 +67,9 @@ class Subscription:
         config: InboundSubscription,
         open_link: Callable[[InboundSubscription, bool], Receiver],
         interface_name: Callable[[int], str] = interface_name,
+        *,
         reader: Reader | None = None,
+        make_sink: Callable[..., Sink] = make_sink,
     ) -> None:
         self.name = name
         self.max_latency = config.max_latency

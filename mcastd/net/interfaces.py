@@ -6,7 +6,6 @@ that multicast needs are this file.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import ipaddress
 import select
@@ -15,11 +14,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
 
 from mcastd import clock
 from mcastd.errors import LinkError, reason_of
-from mcastd.net import _abi
+from mcastd.net import _abi, tables
 from mcastd.net._abi import Address
 
 GATHER = 0.02  # seconds in which changes are taken together
@@ -163,18 +161,9 @@ def look() -> Host:
 
 
 def _joined_groups(version: int) -> dict[int, frozenset[Address]]:
-    """What /proc/net/igmp or igmp6 lists (proc(5)); empty if it cannot be read."""
     found: dict[int, set[Address]] = {}
-    with contextlib.suppress(OSError), open(f"/proc/net/igmp{'6' if version == 6 else ''}") as lines:
-        ifindex = 0
-        for words in map(str.split, lines):
-            if version == 6:
-                found.setdefault(int(words[0]), set()).add(IPv6Address(bytes.fromhex(words[2])))
-            elif words[0].isdigit():  # an interface; its groups follow
-                ifindex = int(words[0])
-            elif words[0] != "Idx":
-                packed = int(words[0], 16).to_bytes(4, sys.byteorder)
-                found.setdefault(ifindex, set()).add(IPv4Address(packed))
+    for joined in tables.joined_groups(version):
+        found.setdefault(joined.ifindex, set()).add(joined.group)
     return {ifindex: frozenset(groups) for ifindex, groups in found.items()}
 
 

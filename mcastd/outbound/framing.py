@@ -19,7 +19,9 @@ Framing = Literal["line", "chunk", "file"]
 class Framer(Protocol):
     """Cuts a stream of bytes into datagram payloads. Keeps less than a datagram between calls."""
 
-    lines_split: int  # lines longer than max_datagram so far, over all streams
+    @property
+    def lines_split(self) -> int:
+        """Lines longer than max_datagram so far, over all streams."""
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take the next bytes; return the payloads that they complete. May raise SourceError."""

@@ -18,7 +18,7 @@ from mcastd.log import get_logger
 from mcastd.net.link import FileChunks, Payloads, Sender
 from mcastd.outbound.framing import make_framer
 from mcastd.outbound.pacing import Pacer, Uniform
-from mcastd.outbound.source import LONGEST_NAP, Source
+from mcastd.outbound.source import LONGEST_NAP, PayloadSource, Source
 from mcastd.outbound.watcher import Watcher
 from mcastd.worker import Context, Signal
 
@@ -30,11 +30,18 @@ LONGEST_PAUSE = 0.064
 NOT_FOR_US = Signal.REOPEN | Signal.RETRY | Signal.SOURCE
 
 
+def open_source(config: OutboundChannel) -> Source:
+    """What a channel's settings name as its source; nothing is opened yet."""
+    framer = make_framer(config.framing, config.max_datagram)
+    return Source(config.source, framer, repeat=config.repeat, follow=config.follow)
+
+
 class Channel:
     """Sends a source to a group: a :class:`mcastd.worker.Worker`.
 
     What was read and is not sent yet outlives a run, as does the place in the source: after an error nothing
-    is lost, and nothing sent twice. The run after one that finished sends everything again.
+    is lost, and nothing sent twice. The run after one that finished sends everything again. The source is
+    that of the settings, unless another is given.
     """
 
     def __init__(
@@ -43,6 +50,7 @@ class Channel:
         config: OutboundChannel,
         open_link: Callable[[OutboundChannel], Sender],
         watcher: Watcher | None = None,
+        source: PayloadSource | None = None,
     ) -> None:
         self.name = name
         self.counters = OutboundCounters()
@@ -52,8 +60,7 @@ class Channel:
         self._link: Sender | None = None
         self._described: dict[str, object] = {}  # what it said of itself
         self._pacer = Pacer(config.interval, config.rate, config.burst)
-        framer = make_framer(config.framing, config.max_datagram)
-        self._source = Source(config.source, framer, repeat=config.repeat, follow=config.follow)
+        self._source = source or open_source(config)
         self._pending: Payloads = []  # from one read: sent up to index _next; emptied when all is sent
         self._next = 0
         self._log = get_logger(worker=name)

@@ -10,7 +10,7 @@ import math
 import os
 import stat
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from mcastd.errors import SourceError, reason_of
 from mcastd.net.link import FileChunks, Payloads
@@ -31,6 +31,32 @@ _WAYS_OUT = {
     errno.ENOENT: "waiting for it to be created",
     errno.EACCES: "allow the user that mcastd runs as to read it; trying again",
 }
+
+
+class PayloadSource(Protocol):
+    """What a channel sees of a source. It outlives the channel's runs."""
+
+    finished: bool
+    rounds: int  # times that all of it was read, and taken from read()
+    position: int  # bytes read of this round
+    nap: float  # seconds after which to call read() again, when there was nothing
+    state: str  # for people
+
+    @property
+    def lines_split(self) -> int:
+        """Lines longer than a datagram, ever."""
+
+    def fileno(self) -> int | None:
+        """The descriptor that turns readable when there is more, if there is one."""
+
+    def read(self) -> Payloads:
+        """The next payloads; empty if there are none now, or never (``finished``). Raises SourceError."""
+
+    def has_news(self) -> bool:
+        """Whether read() may find something by now. For any thread, while the source is at rest."""
+
+    def restart(self) -> None:
+        """Begin again, as if nothing had been read."""
 
 
 class Source:

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 from support.wait import wait_for
 
+from mcastd.build import build
 from mcastd.config import InboundSubscription, OutboundChannel
-from mcastd.daemon import build
 from mcastd.inbound.reader import Reader
 from mcastd.net import batch
 from mcastd.net.receiver import SocketReceiver

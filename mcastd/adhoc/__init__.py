@@ -1,0 +1,9 @@
+"""``mcastctl listen``, ``send``, ``groups``: for the minutes in which one finds out whether a network works.
+
+Without configuration or daemon, on the daemon's own workers: a subscription whose output is this terminal,
+a channel whose source may be this keyboard.
+"""
+
+
+class Refused(Exception):
+    """The command line is wrong: a line for each reason."""

@@ -1,0 +1,150 @@
+"""``mcastctl listen``: the daemon's own subscription, with this terminal, file or pipe as its output."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import sys
+from contextlib import suppress
+from typing import Any
+
+from mcastd import clock
+from mcastd.adhoc import report, shown
+from mcastd.adhoc.session import Session
+from mcastd.adhoc.settings import configure, endpoint
+from mcastd.adhoc.sink import Listener, Printer
+from mcastd.build import open_receiver
+from mcastd.config import Config, InboundSubscription, OutboundChannel
+from mcastd.console.live import write_all
+from mcastd.console.text import plural
+from mcastd.errors import reason_of
+from mcastd.inbound.receiver import Subscription, interface_name
+from mcastd.inbound.sinks.formats import Format, make_format
+from mcastd.net.interfaces import Monitor
+from mcastd.net.membership import Memberships
+
+SILENCE = 3.0  # seconds without a datagram, after which it says what it has
+TICK = 1.0  # seconds between two looks at rates
+BODIES = {"auto": shown.text_or_hex, "text": shown.text, "hex": shown.hexdump}
+
+
+def settings(group: str, interface: str | None, sources: tuple[str, ...]) -> Config:
+    """The configuration of one subscription, from the command line. Raises Refused."""
+    address, port = endpoint(group)
+    named = {"group": address, "port": port, "interface": interface, "sources": list(sources)}
+    output = {"kind": "file", "path": "/dev/stdout", "format": "json"}  # json: for what it needs to know
+    # Each datagram by itself: what is lost at the receive buffer is to be counted exactly
+    return configure("inbound", "listen", {**named, "output": output, "coalesce": False})
+
+
+def listen(config: Config, output: str, *, limit: int | None = None, seconds: float = math.inf) -> int:
+    """Receive and show until told to stop, ``limit`` datagrams have come, or ``seconds`` are over.
+
+    ``output`` is ``auto``, ``text``, ``hex``, ``raw``, ``json`` or ``quiet``. The exit status: 0 if something
+    came, and of what is numbered all; else 1. Raises McastdError.
+    """
+    memberships = Memberships()
+
+    def build(
+        name: str, subscription: OutboundChannel | InboundSubscription, monitor: Monitor
+    ) -> Subscription:
+        assert isinstance(subscription, InboundSubscription)
+        return Subscription(
+            name,
+            subscription,
+            lambda wanted, metadata: open_receiver(wanted, metadata, monitor.host, memberships),
+            make_sink=lambda *_: listener,
+        )
+
+    session = Session(config, build)
+    group = str(config.inbound["listen"].group)
+    printer = None if output == "quiet" else _make_printer(output, group, session)
+    listener = Listener(printer, limit, session.wake)
+    with session:
+        _watch(session, listener, printer, session.began + seconds)
+        listened = clock.monotonic() - session.began
+        receive_buffer = session.view().status["receive_buffer"]
+    result = report.received(
+        listener,
+        listened,
+        overflow=_overflow(session),
+        receive_buffer=receive_buffer,
+        shown=None if printer is None else printer.shown,
+    )
+    if printer is not None:
+        _end_output(session, printer, result if output == "json" else None)
+    for line in report.received_lines(result):
+        session.line.say(line)
+    return 0 if listener.tally.received and not listener.tracker.counts.lost else 1
+
+
+def _make_printer(output: str, group: str, session: Session) -> Printer:
+    for_eyes = os.isatty(sys.stdout.fileno())
+
+    def write_above(data: bytes) -> None:
+        with session.line.above():
+            _write(data)
+
+    format_: Format
+    if body := BODIES.get(output):
+        format_ = shown.make_shown(body, interface_name)
+    else:
+        format_ = make_format(output, group, interface_name)
+    gap = _gap if output in BODIES else lambda _count: b""
+    return Printer(write_above if for_eyes else _write, format_, gap, session.wake, for_eyes=for_eyes)
+
+
+def _watch(session: Session, listener: Listener, printer: Printer | None, deadline: float) -> None:
+    """Until the end: show rates, say what is wrong."""
+    line, tally = session.line, listener.tally
+    silence = session.began + SILENCE
+    tick = session.began + TICK if line.on else math.inf
+    since, datagrams, size = session.began, 0, 0
+    if line.on:
+        status = session.view().status
+        line.say(
+            f"listening to {status['group']} port {status['port']} {report.where(status)}; Ctrl-C ends it"
+        )
+    while session.wait(min(deadline, silence, tick)):
+        now = clock.monotonic()
+        if listener.full or now >= deadline or (printer is not None and printer.error):
+            return
+        if tally.received:
+            silence = math.inf
+        elif now >= silence:
+            silence = math.inf
+            for words in report.silence(session.view().status, SILENCE):
+                line.say(words)
+        if now >= tick:
+            tick = max(tick + TICK, now)
+            if tally.received:
+                elapsed = now - since
+                skipped = 0 if printer is None else printer.skipped
+                per_second = (tally.received - datagrams) / elapsed
+                bits = 8 * (tally.received_bytes - size) / elapsed
+                line.show(report.flowing(per_second, bits, listener, _overflow(session), skipped))
+            since, datagrams, size = now, tally.received, tally.received_bytes
+
+
+def _end_output(session: Session, printer: Printer, result: report.Report | None) -> None:
+    """The last words on stdout, or on what became of it."""
+    if printer.error is not None and printer.error.errno != errno.EPIPE:
+        session.line.say(f"mcastctl: cannot write to standard output: {reason_of(printer.error)}")
+    if result is not None and printer.ended:
+        with suppress(OSError):
+            _write(json.dumps({"summary": result}).encode() + b"\n")
+
+
+def _overflow(session: Session) -> int:
+    counters: Any = session.view().status["counters"]
+    return int(counters["overflow"])
+
+
+def _write(data: bytes) -> None:
+    write_all(sys.stdout.fileno(), data)
+
+
+def _gap(count: int) -> bytes:
+    return f"({plural(count, 'datagram')} not shown)\n".encode()

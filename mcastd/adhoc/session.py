@@ -1,0 +1,103 @@
+"""One worker of the daemon in the foreground: supervised as it always is, its troubles said on stderr."""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import signal
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from mcastd import clock, log
+from mcastd.adhoc.settings import in_options
+from mcastd.config import Config, InboundSubscription, OutboundChannel, diff
+from mcastd.console.live import LiveLine
+from mcastd.console.text import printable
+from mcastd.errors import McastdError
+from mcastd.net.interfaces import Monitor
+from mcastd.process import Signals, prepare_process
+from mcastd.supervisor import Supervisor
+from mcastd.worker import Signal, Worker, WorkerView
+
+FIRST_ATTEMPT = 5.0  # seconds
+STOP = 5.0  # seconds
+WELL = {"active", "finished"}  # states
+
+Build = Callable[[str, OutboundChannel | InboundSubscription, Monitor], Worker]
+
+
+class Session:
+    """Entered, it starts the one worker of ``config``; left, that has ended."""
+
+    def __init__(self, config: Config, build: Build) -> None:
+        log.configure("console", "error")
+        prepare_process()
+        self.line = LiveLine()
+        (self.name,) = config.workers()
+        self.began = 0.0  # monotonic seconds
+        self.ended_by = 0  # a signal's number
+        self._config = config
+        self._build = build
+        self._trouble = ""
+        self._wake = -1
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Session:
+        """Raises McastdError if the worker cannot do its work now."""
+        with ExitStack() as stack:
+            self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            stack.callback(self._close_wake)
+            signals = stack.enter_context(Signals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+            self._signals = signals
+            self._poll = select.poll()
+            self._poll.register(signals, select.POLLIN)
+            self._poll.register(self._wake, select.POLLIN)
+            supervisor = Supervisor(lambda name, settings: self._build(name, settings, monitor), self.wake)
+            self._supervisor = supervisor
+            monitor = Monitor(lambda: supervisor.send(Signal.NETWORK))
+            stack.callback(monitor.close)
+            stack.callback(supervisor.stop_all, STOP)
+            supervisor.apply(diff(Config(), self._config), self._config.workers(), STOP)
+            supervisor.wait_attempted(FIRST_ATTEMPT)
+            self.began = clock.monotonic()
+            view = self.view()
+            if view.state not in WELL:
+                raise McastdError(f"cannot {self.name.partition('/')[2]}", in_options(view.detail))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+        self.line.end()
+
+    def view(self) -> WorkerView:
+        return self._supervisor.view(self.name)
+
+    def wake(self) -> None:
+        """End a :meth:`wait`, from any thread."""
+        if (wake := self._wake) >= 0:
+            os.eventfd_write(wake, 1)
+
+    def _close_wake(self) -> None:
+        wake, self._wake = self._wake, -1  # a printer that is stuck may come to itself later
+        os.close(wake)
+
+    def wait(self, until: float) -> bool:
+        """Until that monotonic time, or until something happened; False: a signal asks to end."""
+        left = max(0.0, until - clock.monotonic())
+        ready = dict(self._poll.poll(None if until == math.inf else 1000 * left + 1))
+        if self._signals.fileno() in ready:
+            self.ended_by = self._signals.take()[0]
+            return False
+        if self._wake in ready:
+            os.eventfd_read(self._wake)
+            self._say_trouble()
+        return True
+
+    def _say_trouble(self) -> None:
+        view = self.view()
+        detail = "" if view.state in WELL else in_options(view.detail)
+        if detail and detail != self._trouble:
+            self.line.say(f"mcastctl: {printable(detail)}; going on when that is over")
+        self._trouble = detail

@@ -1,0 +1,78 @@
+"""From the command line to the daemon's own configuration model, and its refusals back to options."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from pydantic import ValidationError
+
+from mcastd.adhoc import Refused
+from mcastd.config import Config
+from mcastd.config.explain import explain
+from mcastd.config.types import parse_period
+
+OPTIONS = {  # by key of the configuration
+    "group": "GROUP",
+    "port": "PORT",
+    "interface": "--interface",
+    "sources": "--source",
+    "source": "FILE",
+    "ttl": "--ttl",
+    "rate": "--rate",
+    "interval": "--interval",
+    "max_datagram": "--chunk",
+    "repeat": "--count",
+    "dscp": "--dscp",
+}
+
+
+def duration(option: str, text: str) -> float:
+    """Seconds. Raises Refused."""
+    try:
+        return parse_period(text)
+    except ValueError as error:
+        raise Refused(f"{option} {error}") from None
+
+
+def endpoint(text: str) -> tuple[str, int]:
+    """Group and port of ``239.1.1.2:9190`` or ``[ff15::1]:9190``, the group not looked at. Raises Refused."""
+    found = re.fullmatch(r"(?:\[([^][]*)\]|([^][:]*)):([0-9]{1,9})", text)
+    if not found:
+        example = f"[{text.rpartition(':')[0]}]:9190" if text.count(":") > 1 else "239.255.1.2:9190"
+        raise Refused(f'GROUP:PORT must be a group and a port like "{example}", not "{text}"')
+    return found[1] or found[2] or "", int(found[3])
+
+
+def configure(section: str, name: str, settings: Mapping[str, object], **options: str) -> Config:
+    """A configuration of one worker, each setting as TOML would give it; what is None is left out.
+
+    Raises Refused in the model's words. ``options`` name keys that come from other options than usual.
+    """
+    present = {key: value for key, value in settings.items() if value is not None}
+    data = {section: {name: present}}
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        named = {**OPTIONS, **options}
+        reasons = []
+        for complaint in explain(error, data):
+            key = str(complaint.location[2])
+            reasons.append(f"{named.get(key, key)} {in_options(complaint.reason, named)}")
+        raise Refused("\n".join(reasons)) from None
+
+
+def in_options(text: str, named: Mapping[str, str] = OPTIONS) -> str:
+    """A reason that is about keys, about options; and whoever does not wait is told of no waiting."""
+    text = text.replace('set interface = "..."', "give --interface").replace(
+        "set interface,", "give --interface,"
+    )
+    for key, option in named.items():
+        text = text.replace(f'"{key}"', option)
+    text = text.replace('framing = "file"', "--file").replace("max_datagram", named["max_datagram"])
+    return re.sub(r"[;,]? ?(waiting for|tried again|trying again).*$", "", text)
+
+
+def number_or_word(text: str | None) -> int | str | None:
+    """A whole number as TOML would give it; else the text, for the model to judge."""
+    return int(text) if text is not None and re.fullmatch(r"[0-9]{1,18}", text) else text

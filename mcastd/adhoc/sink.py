@@ -1,0 +1,190 @@
+"""A subscription's output that somebody watches: every datagram is counted, and shown if there is time."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from mcastd import clock
+from mcastd.adhoc.loss import Tracker
+from mcastd.counters import OutputCounters, SourceCounts
+from mcastd.errors import reason_of
+from mcastd.inbound.sinks.formats import NANO, Format
+from mcastd.net.link import Batch, ListBatch
+
+OVERHEAD = 128  # bytes of memory for a waiting datagram beside its payload
+FOR_EYES = 1 << 16  # bytes that wait for a terminal: what comes after that is more than anybody reads
+FOR_PROGRAMS = 8 << 20  # the same for a pipe or a file
+REFRESH = 0.02  # seconds between two looks at what waits for a terminal
+LINGER = 0.5  # seconds in which what waits is shown at the end
+
+
+class Printer:
+    """Formats and writes in a thread of its own, so that a slow output keeps no datagram from being counted.
+
+    What has no room to wait is not shown. ``gap`` makes the note of that for the place where it is missing.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[bytes], None],
+        to_records: Format,
+        gap: Callable[[int], bytes],
+        on_error: Callable[[], None],
+        *,
+        for_eyes: bool,
+    ) -> None:
+        self.shown = 0
+        self.skipped = 0  # for want of room
+        self.error: OSError | None = None  # that the output does not take any more
+        self._write = write
+        self._to_records = to_records
+        self._gap = gap
+        self._on_error = on_error
+        self._pause = REFRESH if for_eyes else 0.0
+        self._room = self._most = FOR_EYES if for_eyes else FOR_PROGRAMS
+        self._waiting: deque[tuple[int, ListBatch]] = deque()  # after so many that are not shown
+        self._gap_here = 0  # of the skipped: since the last that was taken
+        self._change = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="printer", daemon=True)
+        self._thread.start()
+
+    def offer(self, batch: Batch, count: int) -> None:
+        """Take the first ``count`` of a batch, or as many as have room: at least one if none waits."""
+        with self._change:
+            room = self._room
+            taken: list[bytes] = []
+            for payload in batch.payloads[:count]:
+                room -= len(payload) + OVERHEAD
+                if room < 0 and (taken or self._waiting):
+                    break
+                taken.append(bytes(payload))  # the batch's buffers are used again
+            if taken and self.error is None:
+                self._room -= sum(map(len, taken)) + OVERHEAD * len(taken)
+                origins, times = batch.origins[: len(taken)], batch.times[: len(taken)]
+                self._waiting.append((self._gap_here, ListBatch(taken, origins, times)))
+                self._gap_here = 0
+                self._change.notify()
+            self.skipped += count - len(taken)
+            self._gap_here += count - len(taken)
+
+    @property
+    def ended(self) -> bool:
+        """Whether all that was taken has been written, and nothing else will be."""
+        return self.error is None and not self._thread.is_alive()
+
+    def close(self) -> None:
+        """Show what waits, as far as that is soon done."""
+        with self._change:
+            self._closing = True
+            self._change.notify()
+        self._thread.join(LINGER)
+
+    def _run(self) -> None:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._waiting or self._closing)
+                if not self._waiting:
+                    return
+                waiting, self._waiting = self._waiting, deque()
+                self._room = self._most
+            try:
+                self._print(waiting)
+            except OSError as error:
+                self.error = error
+                self._on_error()
+                return
+            if self._pause and not self._closing:
+                threading.Event().wait(self._pause)
+
+    def _print(self, waiting: Iterable[tuple[int, ListBatch]]) -> None:
+        for skipped, batch in waiting:
+            text = b"".join(self._to_records(batch).parts)
+            self._write(self._gap(skipped) + text if skipped else text)
+            self.shown += len(batch)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What came, from the first datagram to the last."""
+
+    received: int = 0
+    received_bytes: int = 0
+    first: float = 0.0  # monotonic seconds, as the next
+    last: float = 0.0
+    times: tuple[int, int] = (0, 0)  # of the first and the last datagram, by the kernel, in nanoseconds
+
+    @property
+    def seconds(self) -> float:
+        """From the first datagram to the last."""
+        begin, end = self.times
+        return (end - begin) / NANO if begin and end >= begin else self.last - self.first
+
+
+class Listener:
+    """The Sink: counts, tracks and prints up to ``limit`` datagrams, then calls ``on_limit``."""
+
+    slow = False  # a write never waits
+    pending = None
+    blocked = False
+
+    def __init__(self, printer: Printer | None, limit: int | None, on_limit: Callable[[], None]) -> None:
+        self.counters = OutputCounters()
+        self.tally = Tally()
+        self.tracker = Tracker()
+        self.sources = SourceCounts()
+        self._printer = printer
+        self._limit = limit
+        self._on_limit = on_limit
+
+    @property
+    def full(self) -> bool:
+        """Whether the limit is reached."""
+        return self._limit is not None and self.tally.received >= self._limit
+
+    def open(self) -> None:
+        pass
+
+    def write(self, batch: Batch) -> None:
+        tally, count = self.tally, len(batch)
+        if self._limit is not None:
+            count = min(count, self._limit - tally.received)
+            if count <= 0:
+                return
+        payloads, origins, times = batch.payloads[:count], batch.origins[:count], batch.times[:count]
+        tally.last = clock.monotonic()
+        if not tally.received:
+            tally.first = tally.last
+            tally.times = times[0], times[0]
+        tally.times = tally.times[0], times[-1]
+        tally.received += count
+        size = batch.size if count == len(batch) else sum(map(len, payloads))
+        tally.received_bytes += size
+        self.counters.written, self.counters.written_bytes = tally.received, tally.received_bytes
+        if origins.count(origins[0]) == count:
+            self.sources.add(origins[0].source, count)
+        else:
+            for origin in origins:
+                self.sources.add(origin.source, 1)
+        self.tracker.take(payloads, origins, times)
+        if self._printer is not None:
+            self._printer.offer(batch, count)
+        if self._limit == tally.received:
+            self._on_limit()
+
+    def flush(self) -> None:
+        pass
+
+    def reopen(self) -> None:
+        pass
+
+    def close(self) -> None:
+        if self._printer is not None:
+            self._printer.close()
+
+    def status(self) -> dict[str, object]:
+        trouble = self._printer.error if self._printer is not None else None
+        return {"kind": "terminal", "error": trouble and reason_of(trouble)}

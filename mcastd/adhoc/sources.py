@@ -1,0 +1,163 @@
+"""What ``mcastctl send`` sends that is no file, and the numbers on what it sends."""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+from typing import Literal
+
+from mcastd import clock
+from mcastd.adhoc import numbered
+from mcastd.errors import SourceError, reason_of
+from mcastd.net.link import FileChunks, Payloads, Sender
+from mcastd.outbound.framing import Framer
+from mcastd.outbound.source import LONGEST_NAP, READ_SIZE
+
+TOGETHER = 256  # datagrams made at once
+ROOM = bytes(numbered.SIZE)
+
+
+class Stream:
+    """A PayloadSource that is open already, as standard input is: read as it comes, until its end."""
+
+    def __init__(self, fd: int, framer: Framer) -> None:
+        self.finished = False
+        self.rounds = 0
+        self.position = 0
+        self.nap = LONGEST_NAP
+        self.state = "reading"
+        self._fd = fd
+        self._framer = framer
+        self._poll = select.poll()  # not O_NONBLOCK, which would be the shell's, too
+        self._poll.register(fd, select.POLLIN)
+
+    @property
+    def lines_split(self) -> int:
+        return self._framer.lines_split
+
+    def fileno(self) -> int | None:
+        return self._fd
+
+    def read(self) -> Payloads:
+        while not self.finished and self._poll.poll(0):
+            try:
+                data = os.read(self._fd, READ_SIZE)
+            except OSError as error:
+                raise SourceError("cannot read standard input", reason_of(error)) from error
+            self.position += len(data)
+            if not data:
+                self.finished, self.rounds, self.state = True, 1, "finished"
+                return self._framer.finish()
+            if payloads := self._framer.feed(data):
+                return payloads
+        return []
+
+    def has_news(self) -> bool:
+        return False
+
+    def restart(self) -> None:
+        """There is no way back: it goes on."""
+
+
+class Repeated:
+    """A PayloadSource of one payload, ``count`` times."""
+
+    def __init__(self, payload: bytes, count: int | Literal["forever"]) -> None:
+        self.finished = False
+        self.rounds = 0
+        self.position = 0
+        self.nap = 0.0
+        self.state = "ready"
+        self.lines_split = 0
+        self._payload = payload
+        self._count: float = math.inf if count == "forever" else count
+
+    def fileno(self) -> int | None:
+        return None
+
+    def read(self) -> Payloads:
+        number = int(min(TOGETHER, self._count - self.rounds))
+        self.rounds += number
+        self.finished = not number
+        return [self._payload] * number
+
+    def has_news(self) -> bool:
+        return False
+
+    def restart(self) -> None:
+        self.rounds, self.finished = 0, False
+
+
+class Headed:
+    """A Framer that leaves room for a number at the head of each payload."""
+
+    def __init__(self, framer: Framer) -> None:
+        self._framer = framer
+
+    @property
+    def lines_split(self) -> int:
+        return self._framer.lines_split
+
+    def feed(self, data: bytes) -> list[bytes]:
+        return [ROOM + payload for payload in self._framer.feed(data)]
+
+    def finish(self) -> list[bytes]:
+        return [ROOM + payload for payload in self._framer.finish()]
+
+
+class Outgoing:
+    """What has gone: when, and up to which number. Outlives the links that it is sent by."""
+
+    def __init__(self, *, numbers: bool, total: int | Literal["forever"] = "forever") -> None:
+        self.first = self.last = 0.0  # monotonic seconds
+        self.run = os.urandom(4).hex().encode()
+        self._numbers = numbers
+        self._total = 0 if total == "forever" else total
+        self._sent = 0
+
+    def by(self, link: Sender) -> Sender:
+        return _By(self, link)
+
+    def send(self, link: Sender, payloads: Payloads) -> int:
+        if self._numbers:
+            payloads = self._stamped(payloads.read() if isinstance(payloads, FileChunks) else payloads)
+        sent = link.send(payloads)
+        self.last = clock.monotonic()
+        if not self._sent:
+            self.first = self.last
+        self._sent += sent
+        return sent
+
+    def _stamped(self, payloads: Payloads) -> Payloads:
+        """The payloads with their numbers: none is used up by one that is refused."""
+        assert not isinstance(payloads, FileChunks)
+        now = int(clock.wall() * 1e9)
+        return [
+            numbered.make(self.run, number, self._total, now) + payload[numbered.SIZE :]
+            for number, payload in enumerate(payloads, self._sent + 1)
+        ]
+
+
+class _By:
+    """The Sender that a channel sees."""
+
+    def __init__(self, outgoing: Outgoing, link: Sender) -> None:
+        self._outgoing = outgoing
+        self._link = link
+
+    def send(self, payloads: Payloads) -> int:
+        return self._outgoing.send(self._link, payloads)
+
+    def network_changed(self) -> None:
+        self._link.network_changed()
+
+    def describe(self) -> dict[str, object]:
+        return self._link.describe()
+
+    @property
+    def sending(self) -> str:
+        return self._link.sending
+
+    def close(self) -> None:
+        self._link.close()

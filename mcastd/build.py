@@ -1,0 +1,70 @@
+"""From settings to a worker on real sockets: the one way, for the daemon and for ``mcastctl``'s own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mcastd.config import InboundSubscription, OutboundChannel
+from mcastd.inbound.reader import Reader
+from mcastd.inbound.receiver import Subscription, source_filter
+from mcastd.net.interfaces import Host, look
+from mcastd.net.link import Receiver, Sender
+from mcastd.net.membership import Memberships
+from mcastd.net.receiver import SocketReceiver
+from mcastd.net.sockets import SocketSender
+from mcastd.outbound.sender import Channel
+from mcastd.outbound.watcher import Watcher
+from mcastd.worker import Worker
+
+
+def open_sender(channel: OutboundChannel, host: Callable[[], Host] = look) -> Sender:
+    """The way to the channel's group. Raises LinkError if there is none now."""
+    return SocketSender(
+        channel.group,
+        channel.port,
+        interface=channel.interface,
+        ttl=channel.ttl,
+        loop=channel.loop,
+        dscp=channel.dscp,
+        host=host,
+    )
+
+
+def open_receiver(
+    subscription: InboundSubscription,
+    metadata: bool,
+    host: Callable[[], Host] = look,
+    memberships: Memberships | None = None,
+) -> Receiver:
+    """The subscription's group, joined. Raises LinkError if that is not possible on any interface now."""
+    return SocketReceiver(
+        subscription.group,
+        subscription.port,
+        interface=subscription.interface,
+        source_filter=source_filter(subscription),
+        receive_buffer=subscription.receive_buffer,
+        metadata=metadata,
+        coalesce=subscription.coalesce,
+        host=host,
+        memberships=memberships,
+    )
+
+
+def build(
+    name: str,
+    settings: OutboundChannel | InboundSubscription,
+    *,
+    host: Callable[[], Host] = look,
+    memberships: Memberships | None = None,
+    reader: Reader | None = None,
+    watcher: Watcher | None = None,
+) -> Worker:
+    """The worker for ``settings``, on real sockets that see the interfaces through ``host``."""
+    if isinstance(settings, OutboundChannel):
+        return Channel(name, settings, lambda channel: open_sender(channel, host), watcher)
+    return Subscription(
+        name,
+        settings,
+        lambda subscription, metadata: open_receiver(subscription, metadata, host, memberships),
+        reader=reader,
+    )

@@ -1,0 +1,49 @@
+"""What is read of the host, once for one examination, and when it is first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache, cached_property
+from pathlib import Path
+
+from mcastd.config.types import Address
+from mcastd.doctor.subject import Subject
+from mcastd.doctor.watch import Observation
+from mcastd.net import interfaces
+from mcastd.net.interfaces import Host, Route
+
+
+class Evidence:
+    """The host as one examination sees it. For tests every part can be given."""
+
+    def __init__(
+        self,
+        subjects: Sequence[Subject] = (),
+        observation: Observation | None = None,
+        *,
+        look: Callable[[], Host] = interfaces.look,
+        route_to: Callable[[Address], Route | None] = interfaces.route_to,
+        root: Path = Path("/"),
+    ) -> None:
+        self.subjects = subjects  # all of the daemon, not only those that are examined
+        self.observation = observation  # None: nobody watched
+        self.root = root  # below which /proc and /sys are looked for
+        self.route_to = cache(route_to)
+        self.read = cache(self._read)
+        self._look = look
+
+    @cached_property
+    def host(self) -> Host:
+        """Interfaces, addresses and memberships. Raises LinkError."""
+        return self._look()
+
+    def _read(self, path: str) -> str | None:
+        """The text of a file like ``/proc/net/igmp``, less white space around it; None if there is none."""
+        try:
+            return (self.root / path.lstrip("/")).read_text(errors="replace").strip()
+        except OSError:
+            return None
+
+    def sysctl(self, name: str) -> str | None:
+        """``net/ipv4/conf/eth0/rp_filter``: with slashes, since an interface's name may have dots."""
+        return self.read(f"/proc/sys/{name}")

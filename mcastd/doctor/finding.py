@@ -1,0 +1,39 @@
+"""What a check says: a finding with its evidence, or why it could not look."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Severity(enum.StrEnum):
+    """How bad it is, worst first."""
+
+    BROKEN = "broken"  # datagrams do not go where they should
+    WARNING = "warning"  # they do, or did, but not all, or not for long
+    HINT = "hint"  # nothing is wrong that could be seen; worth knowing when something is
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong, or may go wrong."""
+
+    cause: str  # a stable id, see causes.py: "firewall-drop"
+    severity: Severity
+    what: str  # one plain sentence, without a full stop
+    evidence: tuple[str, ...]  # each a value that was read, and where: "rp_filter = 1 (/proc/sys/net/...)"
+    fix: str  # a command or a line of the configuration
+    worker: str = ""  # "inbound/news"; "" is the host as a whole
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A check, or a part of one, that could not look."""
+
+    check: str  # its name: see examine.name_of
+    reason: str  # "needs root (CAP_NET_RAW)"
+    worker: str = ""
+    privileged: bool = False  # somebody with more privileges could look
+
+
+Said = Finding | Skipped

@@ -1,0 +1,25 @@
+"""Whom a check looks at: one worker, as it is configured and as it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mcastd.config import InboundSubscription, OutboundChannel
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One channel or subscription. Without a daemon that runs it, ``state`` is empty."""
+
+    name: str  # "inbound/news"
+    settings: OutboundChannel | InboundSubscription
+    state: str = ""  # see supervisor/state.py
+    detail: str = ""  # why it is not active
+    status: Mapping[str, Any] = field(default_factory=dict)  # of now: Worker.status()
+    earlier: Mapping[str, Any] = field(default_factory=dict)  # the status when the watch began
+
+    @property
+    def running(self) -> bool:
+        return self.state == "active"

@@ -1,0 +1,289 @@
+"""What the kernel says of sockets, memberships and counters in /proc/net, and its settings in /proc/sys/net.
+
+Parsers are pure: text in, rows out, and a line that is not understood is left out. Readers look into the
+network namespace of the calling thread, and return nothing where the kernel does not show the table
+(ProcSubset=pid hides /proc/sys, a kernel without IPv6 has no igmp6). See proc(5).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+from mcastd.net._abi import Address
+
+NET = "/proc/thread-self/net"  # not /proc/net: that is the namespace of the main thread
+SYSCTL = "/proc/sys/net"
+CLOCK = 100  # USER_HZ: what a second of the tables' timers has
+
+_IGMP_INTERFACE = re.compile(r"(\d+)\s+(\S+?)\s*:\s+\d+\s+(V\d)")
+_LAST_REPORTER, _NO_REPORT = 0x02, 0x08  # MAF_*, net/if_inet6.h
+_MALFORMED = (ValueError, IndexError)
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedGroup:
+    """A group that somebody on this host has joined on an interface."""
+
+    ifindex: int
+    interface: str
+    group: Address
+    users: int  # sockets, and parts of the kernel, that hold it
+    reporting: float | None  # seconds until an answer to a query is due; None: none is
+    reporter: bool  # this host was the last to report it, as far as the kernel knows
+    reported: bool = True  # False: never told to routers (224.0.0.1, ff02::1 and interface-local scope)
+
+
+@dataclass(frozen=True, slots=True)
+class IgmpInterface:
+    """An interface that takes part in IGMP."""
+
+    ifindex: int
+    name: str
+    version: int  # that the kernel speaks there: lower than 3 while an older querier is heard, or if forced
+
+
+@dataclass(frozen=True, slots=True)
+class SourceCount:
+    """How many sockets include or exclude a source of a group, on an interface."""
+
+    ifindex: int
+    group: Address
+    source: Address
+    include: int
+    exclude: int
+
+
+@dataclass(frozen=True, slots=True)
+class UdpSocket:
+    """A UDP socket of any process."""
+
+    address: Address  # bound to; 0.0.0.0 or :: is any
+    port: int
+    peer: Address  # connected to
+    peer_port: int  # 0: not connected
+    queued: int  # bytes of memory that wait in its receive buffer
+    uid: int
+    inode: int
+    drops: int  # datagrams that it lost: a full receive buffer, or a wrong checksum
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    pid: int
+    command: str  # its name, as the kernel has it: 15 bytes, from anybody
+
+    def __str__(self) -> str:
+        return f"{self.command} (pid {self.pid})"
+
+
+@dataclass(frozen=True, slots=True)
+class Owners:
+    """Which processes have a socket open, by its inode."""
+
+    processes: Mapping[int, tuple[Process, ...]]
+    hidden: int  # processes that could not be looked into: it takes their user, or root
+
+    def of(self, inode: int) -> tuple[Process, ...]:
+        return self.processes.get(inode, ())
+
+
+# -- parsers
+
+
+def parse_igmp(lines: Iterable[str]) -> tuple[list[IgmpInterface], list[JoinedGroup]]:
+    """/proc/net/igmp: the interfaces, and the IPv4 groups joined on them."""
+    interfaces: list[IgmpInterface] = []
+    groups: list[JoinedGroup] = []
+    for line in lines:
+        if heading := _IGMP_INTERFACE.match(line):
+            ifindex, name, version = heading.groups()
+            interfaces.append(IgmpInterface(int(ifindex), name, int(version[1:])))
+            continue
+        with contextlib.suppress(*_MALFORMED):
+            packed, users, timer, reporter = line.split()
+            running, _, due = timer.partition(":")
+            group = _native_ipv4(packed)
+            on = interfaces[-1]
+            groups.append(
+                JoinedGroup(
+                    on.ifindex,
+                    on.name,
+                    group,
+                    users=int(users),
+                    reporting=int(due, 16) / CLOCK if int(running) else None,
+                    reporter=reporter == "1",
+                    reported=group != IPv4Address("224.0.0.1"),
+                )
+            )
+    return interfaces, groups
+
+
+def parse_igmp6(lines: Iterable[str]) -> list[JoinedGroup]:
+    """/proc/net/igmp6: the IPv6 groups joined, by interface."""
+    groups = []
+    for line in lines:
+        with contextlib.suppress(*_MALFORMED):
+            ifindex, name, packed, users, flags, due = line.split()
+            groups.append(
+                JoinedGroup(
+                    int(ifindex),
+                    name,
+                    IPv6Address(bytes.fromhex(packed)),
+                    users=int(users),
+                    reporting=int(due) / CLOCK if int(flags, 16) & 1 else None,
+                    reporter=bool(int(flags, 16) & _LAST_REPORTER),
+                    reported=not int(flags, 16) & _NO_REPORT,
+                )
+            )
+    return groups
+
+
+def parse_mcfilter(lines: Iterable[str]) -> list[SourceCount]:
+    """/proc/net/mcfilter or mcfilter6: who includes and excludes which sources."""
+    rows = []
+    for line in lines:
+        with contextlib.suppress(*_MALFORMED):
+            words = line.split()
+            group, source = (
+                ipaddress.ip_address(bytes.fromhex(word.removeprefix("0x"))) for word in words[-4:-2]
+            )
+            rows.append(SourceCount(int(words[0]), group, source, int(words[-2]), int(words[-1])))
+    return rows
+
+
+def parse_udp(lines: Iterable[str]) -> list[UdpSocket]:
+    """/proc/net/udp or udp6."""
+    rows = []
+    for line in lines:
+        with contextlib.suppress(*_MALFORMED):
+            words = line.split()
+            (address, port), (peer, peer_port) = _endpoint(words[1]), _endpoint(words[2])
+            rows.append(
+                UdpSocket(
+                    address,
+                    port,
+                    peer,
+                    peer_port,
+                    queued=int(words[4].partition(":")[2], 16),
+                    uid=int(words[7]),
+                    inode=int(words[9]),
+                    drops=int(words[12]),
+                )
+            )
+    return rows
+
+
+def parse_counters(lines: Iterable[str]) -> dict[str, int]:
+    """/proc/net/snmp and netstat (a line of names, a line of values) and snmp6, by the names of nstat(8)."""
+    counters: dict[str, int] = {}
+    names: list[str] = []
+    for line in lines:
+        words = line.split()
+        with contextlib.suppress(*_MALFORMED):
+            if len(words) == 2 and not words[0].endswith(":"):
+                counters[words[0]] = int(words[1])
+            elif words and names[:1] == words[:1]:
+                counters.update(
+                    (f"{words[0][:-1]}{name}", int(value))
+                    for name, value in zip(names[1:], words[1:], strict=False)
+                )
+                names = []
+            else:
+                names = words
+    return counters
+
+
+def _native_ipv4(text: str) -> IPv4Address:
+    return IPv4Address(int(text, 16).to_bytes(4, sys.byteorder))
+
+
+def _endpoint(text: str) -> tuple[Address, int]:
+    """``0100007F:1F90``: an address in 32-bit words of the machine's byte order, and a port."""
+    packed, _, port = text.partition(":")
+    words = [int(packed[n : n + 8], 16).to_bytes(4, sys.byteorder) for n in range(0, len(packed), 8)]
+    return ipaddress.ip_address(b"".join(words)), int(port, 16)
+
+
+# -- readers
+
+
+def igmp_interfaces() -> list[IgmpInterface]:
+    return parse_igmp(_lines("igmp"))[0]
+
+
+def joined_groups(version: int) -> list[JoinedGroup]:
+    """The groups of IP ``version`` that somebody on this host has joined."""
+    return parse_igmp6(_lines("igmp6")) if version == 6 else parse_igmp(_lines("igmp"))[1]
+
+
+def source_counts(version: int) -> list[SourceCount]:
+    """The sources that somebody on this host includes or excludes; groups joined for all are not in it."""
+    return parse_mcfilter(_lines("mcfilter6" if version == 6 else "mcfilter"))
+
+
+def udp_sockets(version: int) -> list[UdpSocket]:
+    """The UDP sockets of IP ``version`` that are bound; one of IPv6 on ``::`` may take IPv4, too."""
+    return parse_udp(_lines("udp6" if version == 6 else "udp"))
+
+
+def counters() -> dict[str, int]:
+    """What the kernel has counted since boot, by nstat(8)'s names: ``UdpInCsumErrors``, ``Ip6ReasmFails``."""
+    found: dict[str, int] = {}
+    for table in ("snmp", "netstat", "snmp6"):
+        found |= parse_counters(_lines(table))
+    return found
+
+
+def sysctl(name: str) -> str | None:
+    """A setting by its path, ``ipv4/conf/eth0/rp_filter``; None if there is none, or it cannot be read.
+
+    With slashes, since names of interfaces may have dots.
+    """
+    try:
+        return Path(SYSCTL, name).read_text().strip()
+    except OSError:
+        return None
+
+
+def owners(inodes: Iterable[int]) -> Owners:
+    """Who has these sockets open: looks at the files of all processes, some milliseconds per thousand."""
+    wanted = {f"socket:[{inode}]": inode for inode in inodes}
+    found: dict[int, list[Process]] = {}
+    hidden = 0
+    for entry in os.scandir("/proc") if wanted else ():
+        if not entry.name.isdigit():
+            continue
+        try:
+            inodes_there = {wanted[link] for link in _open_files(entry.path) if link in wanted}
+        except PermissionError:
+            hidden += 1
+            continue
+        except OSError:  # it has ended
+            continue
+        for inode in inodes_there:
+            with contextlib.suppress(OSError):
+                command = Path(entry.path, "comm").read_text(errors="backslashreplace").rstrip("\n")
+                found.setdefault(inode, []).append(Process(int(entry.name), command))
+    return Owners({inode: tuple(those) for inode, those in found.items()}, hidden)
+
+
+def _open_files(process: str) -> Iterator[str]:
+    """What the descriptors of a process point to. Raises OSError."""
+    for fd in os.listdir(f"{process}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            yield os.readlink(f"{process}/fd/{fd}")
+
+
+def _lines(table: str) -> list[str]:
+    try:
+        return Path(NET, table).read_text(errors="backslashreplace").splitlines()
+    except OSError:
+        return []

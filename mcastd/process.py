@@ -1,0 +1,52 @@
+"""A process of ours: its Unix signals as something to wait on, and what holds for all its threads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+
+SWITCH_INTERVAL = 0.0001  # seconds; with Python's 5 ms one computing thread starves all that receive
+
+
+class Signals:
+    """Unix signals as a file descriptor to wait on; the handlers themselves do nothing."""
+
+    def __init__(self, *numbers: int) -> None:
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+
+    def fileno(self) -> int:
+        return self._read
+
+    def take(self) -> bytes:
+        """The numbers of the signals that have come, oldest first."""
+        return os.read(self._read, 512)
+
+    def __enter__(self) -> Signals:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(-1)
+        os.close(self._read)
+        os.close(self._write)
+
+
+def prepare_process() -> None:
+    """What holds for all threads to come.
+
+    File descriptors as many as we are allowed: each worker needs a few. Sleeps that end when they should: by
+    default the kernel lets each be 50 us late (prctl(2), PR_SET_TIMERSLACK). And a thread that computes
+    gives way soon to one that returns from the kernel with datagrams: see SWITCH_INTERVAL.
+    """
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/timerslack_ns").write_text("1")
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
