@@ -11,7 +11,7 @@ from datetime import datetime
 from mcastd.adhoc import numbered
 from mcastd.console.text import printable
 from mcastd.inbound.sinks.formats import NANO, Format
-from mcastd.inbound.sinks.records import Parts, Record, Records
+from mcastd.inbound.sinks.records import Made, Record, Records
 from mcastd.net.link import Batch, Origin
 
 WIDTH = 16  # bytes in a line of a hexdump
@@ -24,7 +24,7 @@ def make_shown(body: Body, interface_name: Callable[[int], str]) -> Format:
     """A format for people: ``body`` gives the lines of a payload."""
 
     def shown(batch: Batch) -> Records:
-        return Parts(list(map(each, batch.payloads, batch.origins, batch.times)))
+        return Made(list(map(each, batch.payloads, batch.origins, batch.times)))
 
     def each(payload: Record, origin: Origin, time: int) -> bytes:
         head = heading(len(payload), origin, time, interface_name(origin.ifindex))

@@ -102,7 +102,7 @@ class Printer:
 
     def _print(self, waiting: Iterable[tuple[int, ListBatch]]) -> None:
         for skipped, batch in waiting:
-            text = b"".join(self._to_records(batch).parts)
+            text = b"".join(self._to_records(batch).payloads)
             self._write(self._gap(skipped) + text if skipped else text)
             self.shown += len(batch)
 

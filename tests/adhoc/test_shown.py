@@ -21,7 +21,7 @@ def show(body: shown.Body, *payloads: bytes, origin: Origin = SENDER, time: int 
     batch = ListBatch(payloads, [origin] * len(payloads), [time] * len(payloads))
     records = shown.make_shown(body, lambda ifindex: f"eth{ifindex}")(batch)
     assert len(records) == len(payloads)
-    return b"".join(records.parts).decode().splitlines()
+    return b"".join(records.payloads).decode().splitlines()
 
 
 def test_the_heading_has_time_source_interface_ttl_and_length(monkeypatch: pytest.MonkeyPatch) -> None:
