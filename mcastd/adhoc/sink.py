@@ -18,7 +18,8 @@ OVERHEAD = 128  # bytes of memory for a waiting datagram beside its payload
 FOR_EYES = 1 << 16  # bytes that wait for a terminal: what comes after that is more than anybody reads
 FOR_PROGRAMS = 8 << 20  # the same for a pipe or a file
 REFRESH = 0.02  # seconds between two looks at what waits for a terminal
-LINGER = 0.5  # seconds in which what waits is shown at the end
+LINGER = 0.5  # seconds in which what waits is shown at the end, on a terminal
+PATIENCE = 30.0  # seconds for a program that reads it: nothing of what it waits for may be missing
 
 
 class Printer:
@@ -44,6 +45,7 @@ class Printer:
         self._gap = gap
         self._on_error = on_error
         self._pause = REFRESH if for_eyes else 0.0
+        self._linger = LINGER if for_eyes else PATIENCE
         self._room = self._most = FOR_EYES if for_eyes else FOR_PROGRAMS
         self._waiting: deque[tuple[int, ListBatch]] = deque()  # after so many that are not shown
         self._gap_here = 0  # of the skipped: since the last that was taken
@@ -81,7 +83,7 @@ class Printer:
         with self._change:
             self._closing = True
             self._change.notify()
-        self._thread.join(LINGER)
+        self._thread.join(self._linger)
 
     def _run(self) -> None:
         while True:
