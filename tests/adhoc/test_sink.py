@@ -6,8 +6,10 @@ import errno
 import threading
 from collections.abc import Callable
 
+import pytest
 from support.wait import wait_for
 
+from mcastd.adhoc import sink
 from mcastd.adhoc.sink import FOR_EYES, FOR_PROGRAMS, Listener, Printer
 from mcastd.inbound.sinks.formats import lines
 from mcastd.net.link import ListBatch, Origin
@@ -111,9 +113,13 @@ def test_an_output_that_fails_is_given_up_and_said() -> None:
     assert (output.shown, output.ended) == (0, False)
 
 
-def test_an_output_that_hangs_does_not_hold_up_the_end() -> None:
+@pytest.mark.parametrize("for_eyes", [True, False])
+def test_an_output_that_hangs_does_not_hold_up_the_end_for_ever(
+    for_eyes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sink, "PATIENCE", 0.1)
     slow = SlowOutput()
-    output = printer(slow.write)
+    output = printer(slow.write, for_eyes=for_eyes)
     output.offer(batch(b"x"), 1)
     assert slow.entered.wait(20)
     output.close()
