@@ -102,16 +102,19 @@ class Cast:
         started = self.lab.start(self.lab.receiver, *command, stack=self._stack, ready=True)
         return Receiver("Python naive", started, address, output, self.lab, overhead=None)
 
-    def mcastd(self, buffer: int = DEFAULT, form: str = "raw") -> Receiver:
-        """The daemon with one subscription into a file; nothing else is set but a buffer."""
+    def mcastd(
+        self, buffer: int = DEFAULT, form: str = "raw", name: str = "mcastd", **settings: object
+    ) -> Receiver:
+        """The daemon with one subscription into a file; nothing is set but a buffer, unless it is said."""
         address, output = self.lab.new_address(), self.lab.new_path(f"mcastd-{form}")
-        settings: dict[str, object] = {} if buffer == DEFAULT else {"receive_buffer": buffer}
+        if buffer != DEFAULT:
+            settings["receive_buffer"] = buffer
         target = f'{{ kind = "file", path = "{output}", format = "{form}" }}'
         text = subscription("one", *address, target, settings)
         daemon = Daemon(self.lab, self._checkout, text, self._stack)
         overhead = 0 if form == "raw" else None
         output.touch()
-        return Receiver("mcastd", daemon.program, address, output, self.lab, overhead=overhead, daemon=daemon)
+        return Receiver(name, daemon.program, address, output, self.lab, overhead=overhead, daemon=daemon)
 
     def mcastd_pipe(self, reader: Callable[[Path], Program] | None, buffer: int = DEFAULT) -> Receiver:
         """The daemon with one subscription into a pipe, which ``reader`` is started for."""

@@ -15,6 +15,7 @@ from bench.receivers import DEEP, DEFAULT, Receiver
 from bench.report import Check, Result, at_least_rate, at_most, times
 
 SIZES = (64, 1316)
+UNCOALESCED = "mcastd, coalesce = false"
 RATES = (20_000, 100_000, 300_000)
 Run = Callable[[], dict[str, float]]
 
@@ -41,6 +42,7 @@ def raw(bench: Bench) -> list[Result]:
             cast = bench.cast(stack)
             receivers = [
                 cast.mcastd(DEEP),
+                cast.mcastd(DEEP, name=UNCOALESCED, coalesce="false"),
                 cast.reference("recvmmsg", DEEP),
                 cast.reference("recv", DEEP),
                 cast.socat(DEEP),
@@ -50,6 +52,7 @@ def raw(bench: Bench) -> list[Result]:
         rate = _loss_free(bench, size)
         bounds = {name: rates_ratio(rate, "mcastd", name) for name in ("C recvmmsg", "socat", "multicat")}
         cpu_of_c = ratio(cpu, "mcastd", "C recvmmsg", "cpu")
+        uncoalesced = ratio(cpu, UNCOALESCED, "C recvmmsg", "cpu")
         results.append(
             Result(
                 f"receive raw, {size} B",
@@ -72,6 +75,7 @@ def raw(bench: Bench) -> list[Result]:
                         )
                     )
                 ),
+                notes=[f"{UNCOALESCED}: {times(CPU=uncoalesced)} of C, which does not coalesce either"],
             )
         )
     return results
