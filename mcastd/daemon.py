@@ -121,15 +121,15 @@ class Daemon:
             stack.callback(self._monitor.close)
             stack.callback(self._reader.close)
             stack.callback(self._watcher.close)
-            self._control.start()
-            stack.callback(self._control.close)
-            signals = stack.enter_context(
-                Signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-            )
-            if metrics := self._open_metrics():
-                stack.callback(metrics.close)
-            self._log.info("daemon.started", version=__version__, pid=os.getpid(), config=str(self._path))
-            with self._change:  # clients are served already: they may ask for one
+            with self._change:  # clients are served from here on, and may ask for one: they wait
+                self._control.start()
+                stack.callback(self._control.close)
+                signals = stack.enter_context(
+                    Signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+                )
+                if metrics := self._open_metrics():
+                    stack.callback(metrics.close)
+                self._log.info("daemon.started", version=__version__, pid=os.getpid(), config=str(self._path))
                 workers = self._config.workers()
                 self._supervisor.apply(diff(Config(), self._config), workers, daemon.stop_timeout)
                 self._say_ready()

@@ -78,11 +78,9 @@ def test_what_is_monitored_is_told_as_defined() -> None:
         check(message, method.out_type)
 
 
-@pytest.mark.parametrize(
-    ("parameters", "interval"), [({}, 1.0), ({"interval": None}, 1.0), ({"interval": 5}, 5)]
-)
-def test_monitor_wants_more(daemon: Any, parameters: dict[str, Any], interval: float) -> None:
-    call = Call("io.mcastd.Monitor", parameters, more=True)
+@pytest.mark.parametrize(("told", "interval"), [({}, 1.0), ({"interval": None}, 1.0), ({"interval": 5}, 5)])
+def test_monitor_wants_more(daemon: Any, told: dict[str, Any], interval: float) -> None:
+    call = Call("io.mcastd.Monitor", told, more=True)
     assert Commands(daemon).answer(call) == Watching(interval)
     for wrong in (replace(call, more=False), replace(call, oneway=True)):
         assert Commands(daemon).answer(wrong) == Reply({}, "org.varlink.service.ExpectedMore")

@@ -124,7 +124,7 @@ def test_counters_are_told_at_the_interval(server: ControlServer, path: Path, da
         daemon.done["inbound/news"] = Vitals(datagrams=5)
         ticks = [next(replies) for _ in range(3)]
         assert [vitals["name"] for tick in ticks for vitals in tick["vitals"]] == ["inbound/news"]
-        assert ticks[-1]["at"] - ticks[0]["at"] > 0.15  # three replies are two intervals apart
+        assert ticks[-1]["at"] - ticks[0]["at"] >= 0.1  # no two looks are closer than half an interval
 
 
 def test_another_client_watches(server: ControlServer, path: Path, daemon: Any) -> None:
