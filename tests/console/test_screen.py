@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -258,3 +260,19 @@ def test_a_row_has_the_columns_that_there_is_room_for() -> None:
     board = make_board(1)
     line: Line = board.lines["inbound/w00"]
     assert row(line, {"NAME": 5, "LOST": 5}, board, View(11, 24)).text == "inbo…     3"
+
+
+def test_the_readme_shows_what_is_shown() -> None:
+    """Its picture was captured from a terminal; whoever changes the columns captures it again."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    picture = next(block for block in readme.split("```\n") if "\nNAME  " in block).splitlines()
+    head, keys_line, title, *rows = picture
+    names = [line.partition(" ")[0] for line in rows]
+    board = Board()
+    board.feed(reply(0.0, *map(state, names), *map(vitals, names)), 0.0)
+    board.feed(reply(0.0, state("inbound/weather", "auto-restart"), early=True), 0.0)
+    drawn = text(board, View(80, 24))
+    assert [keys_line, title] == drawn[1:3]
+    assert re.sub(r"[\d.]+k?", "N", head).startswith("N of N workers active, N in trouble; lost N; in N/s ")
+    assert [line.partition(" ")[0] for line in drawn[3:]] == names
+    assert max(map(len, picture)) <= 80

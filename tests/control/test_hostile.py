@@ -27,7 +27,7 @@ from mcastd.control.protocol import Call
 from mcastd.control.server import MAX_CONNECTIONS
 
 MESSAGES = 100_000
-BATCH = 50  # messages sent to a connection before its answers are awaited
+BATCH = 4  # messages sent to a connection before its answers are awaited: most end it soon
 GROWTH = 32 << 20  # bytes that the daemon's memory may grow by
 
 # -- a grammar of calls, nearly right
@@ -104,6 +104,7 @@ def messages(count: int) -> Iterator[bytes]:
 
 
 MARK = re.compile(rb'"name":"mark(\d+)"')
+MARKS = [Call("io.mcastd.Get", {"name": f"mark{number}"}).encode() for number in range(BATCH)]
 
 
 def say(path: Path, said: list[bytes]) -> int:
@@ -114,11 +115,8 @@ def say(path: Path, said: list[bytes]) -> int:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(30)
         connection.connect(str(path))
-        marks = (Call("io.mcastd.Get", {"name": f"mark{number}"}).encode() for number in range(len(said)))
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            connection.sendall(
-                b"".join(message + b"\0" + mark for message, mark in zip(said, marks, strict=True))
-            )
+            connection.sendall(b"".join(m + b"\0" + mark for m, mark in zip(said, MARKS, strict=False)))
         heard = b""
         with contextlib.suppress(ConnectionResetError):
             while data := connection.recv(1 << 16):
