@@ -23,6 +23,7 @@ from mcastd.worker import Headline, Vitals
 
 FASTEST = 0.1  # seconds between two replies at least
 SLOWEST = 3600.0  # seconds between two replies at most
+FRESH = 0.5  # seconds for which a look at the vitals may serve other clients, too
 MOST = 16  # clients that watch at the same time: half of the connections are for those who ask
 
 
@@ -141,7 +142,7 @@ class Monitor:
             while not self._closed:
                 now = clock.monotonic()
                 if now >= due:
-                    newest = self._look(interval / 2)
+                    newest = self._look(min(interval / 2, FRESH))
                     due = now - now % interval + interval  # for all clients at once: they share a look
                 else:
                     newest = self._look(None)

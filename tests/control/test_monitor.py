@@ -142,7 +142,10 @@ def test_another_client_watches(server: ControlServer, path: Path, daemon: Any) 
         client.cleanup()
 
 
-def test_all_who_watch_share_a_look(server: ControlServer, path: Path, daemon: Any) -> None:
+def test_all_who_watch_share_a_look(
+    server: ControlServer, path: Path, daemon: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcastd.control.monitor.FRESH", LONG)
     with ExitStack() as stack:
         streams = [stack.enter_context(closing(watch(path))) for _ in range(MOST)]
         firsts = [next(stream) for stream in streams]

@@ -65,6 +65,7 @@ def test_the_journal_has_priorities_and_fields(machine: Machine) -> None:
     (waiting,) = machine.journal("MCASTD_EVENT=worker.waiting", "MCASTD_WORKER=inbound/news")
     assert waiting["PRIORITY"] == "4"
     assert "eth7: no such interface" in waiting["MCASTD_REASON"]
+    assert (waiting["MCASTD_FROM"], waiting["MCASTD_TO"]) == ("activating", "auto-restart")
     machine.run("sed", "-i", "s/^ttl = 0/ttl = 900/", "/etc/mcastd.toml")
     machine.run("mcastctl", "reload", check=False)
     (refused,) = machine.journal("MCASTD_EVENT=config.refused")
