@@ -16,7 +16,6 @@ from typing import Literal
 
 # Socket options, sorted by header and name
 IP_MULTICAST_ALL = 49
-IP_PKTINFO = 8
 IP_RECVTTL = 12
 IPV6_MULTICAST_ALL = 29
 MCAST_EXCLUDE = 0
@@ -77,8 +76,6 @@ rtattr = struct.Struct("=HH")  # len, type
 ifinfomsg = struct.Struct("=BxHiII")  # family, type, index, flags, change
 ifaddrmsg = struct.Struct("=BBBBI")  # family, prefixlen, flags, scope, index
 rtmsg = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
-in_pktinfo = struct.Struct("=i4s4s")  # ifindex, spec_dst, addr
-in6_pktinfo = struct.Struct("=16sI")  # addr, ifindex
 timespec = struct.Struct("@ll")
 cmsghdr = struct.Struct("@Lii0L")  # cmsg_len, cmsg_level, cmsg_type
 _cmsg_align = struct.calcsize("L")
@@ -87,9 +84,7 @@ Kind = Literal["i", "I", "l", "L"]  # struct's letters for C's int and long
 _CONTROL_FIELDS: dict[tuple[int, int], tuple[tuple[str, Kind, int], ...]] = {
     (socket.SOL_SOCKET, SO_TIMESTAMPNS): (("seconds", "l", 0), ("nanoseconds", "l", struct.calcsize("l"))),
     (SOL_UDP, UDP_GRO): (("segment", "i", 0),),
-    (socket.IPPROTO_IP, IP_PKTINFO): (("ifindex", "i", 0),),
     (socket.IPPROTO_IP, socket.IP_TTL): (("ttl", "i", 0),),
-    (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO): (("ifindex", "i", 16),),
     (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT): (("ttl", "i", 0),),
 }
 _group_req_head = struct.Struct("@I0L")  # gr_interface, and the padding before a sockaddr_storage

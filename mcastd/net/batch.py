@@ -59,8 +59,12 @@ class Arena(Protocol):
     sender: str  # the address of the last one whose name was looked at
     slots: _Slots
 
-    def receive(self, sock: socket.socket, metadata: bool) -> Batch:
-        """What ``sock`` has, without blocking: up to SLOTS packets. Raises OSError."""
+    def receive(self, sock: socket.socket, ifindex: int) -> Batch:
+        """What ``sock`` has, without blocking: up to SLOTS packets. Raises OSError.
+
+        ``ifindex`` is the interface that it receives from, for the origins; 0: neither they nor the times are
+        asked for.
+        """
 
 
 class Arenas:
@@ -112,7 +116,7 @@ class PlainArena:
         self.mixed = True
         self.sender = ""
 
-    def receive(self, sock: socket.socket, metadata: bool) -> Batch:
+    def receive(self, sock: socket.socket, ifindex: int) -> Batch:
         self.full = True
         payloads: list[bytes | memoryview] = []
         origins: list[Origin] = []
@@ -125,7 +129,7 @@ class PlainArena:
                 control = {(level, kind): data for level, kind, data in ancillary}
                 segments = list(_segments(slot, length, _segment_size(control)))
                 payloads += segments
-                origins += [_origin(address, control)] * len(segments)
+                origins += [_origin(address, ifindex, control)] * len(segments)
                 times += [_time(control)] * len(segments)
         except BlockingIOError:
             self.full = False
@@ -134,7 +138,7 @@ class PlainArena:
                 raise
         batch = ListBatch(payloads, truncated=truncated, addresses=[origin.source for origin in origins])
         self.slots.swollen |= batch.size > LARGE
-        return ListBatch(payloads, origins, times, truncated, batch.addresses) if metadata else batch
+        return ListBatch(payloads, origins, times, truncated, batch.addresses) if ifindex else batch
 
 
 def _segments(slot: memoryview, length: int, size: int) -> Iterator[memoryview]:
@@ -160,16 +164,11 @@ def _time(control: Control) -> int:
     return int(seconds * NANO + nanoseconds)
 
 
-def _origin(address: tuple[str, int], control: Control) -> Origin:
-    ifindex, ttl = 0, -1
+def _origin(address: tuple[str, int], ifindex: int, control: Control) -> Origin:
+    ttl = -1
     for key, data in control.items():
-        match key:
-            case socket.IPPROTO_IP, _abi.IP_PKTINFO:
-                ifindex, _, _ = _abi.in_pktinfo.unpack_from(data)
-            case socket.IPPROTO_IPV6, socket.IPV6_PKTINFO:
-                _, ifindex = _abi.in6_pktinfo.unpack_from(data)
-            case (socket.IPPROTO_IP, socket.IP_TTL) | (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT):
-                ttl = int.from_bytes(data[:4], sys.byteorder)
+        if key in ((socket.IPPROTO_IP, socket.IP_TTL), (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT)):
+            ttl = int.from_bytes(data[:4], sys.byteorder)
     return Origin(address[0].partition("%")[0], address[1], ifindex, ttl)
 
 
@@ -227,8 +226,8 @@ class MmsgArena:
             self._headers[index].msg_hdr.msg_namelen = NAME
         return bytes(self._headers)
 
-    def receive(self, sock: socket.socket, metadata: bool) -> Batch:
-        if (every := metadata or self.mixed) is not self._every:
+    def receive(self, sock: socket.socket, ifindex: int) -> Batch:
+        if (every := ifindex > 0 or self.mixed) is not self._every:
             self._every, self._used = every, SLOTS
         ctypes.memmove(self._headers_at, self._fresh[every], self._used * HEADER)
         self._used = 0
@@ -249,7 +248,7 @@ class MmsgArena:
         if controls.count(0) == count and max(lengths) <= SLOT:
             batch = _Bare(self, lengths, named)
         else:
-            batch = MmsgBatch(self, lengths, controls, metadata, named)
+            batch = MmsgBatch(self, lengths, controls, ifindex, named)
         if batch.size > LARGE:
             self.slots.swollen = True
         self._most = min(SLOTS, WINDOW * count // (batch.size + 1) + 1)
@@ -371,13 +370,13 @@ class MmsgBatch:
         arena: MmsgArena,
         lengths: list[int],
         controls: list[int],
-        metadata: bool,
+        ifindex: int,
         named: Sequence[int],
     ) -> None:
         """``controls``: the lengths of the control messages; ``named``: packets whose senders are named."""
         self._arena = arena
         self._count = count = len(lengths)  # packets
-        self._metadata = metadata
+        self._ifindex = ifindex
         self._named = named[: bisect_left(named, count)]
         self.truncated = 0
         self.size = sum(lengths)
@@ -440,19 +439,19 @@ class MmsgBatch:
 
     @property
     def origins(self) -> Sequence[Origin]:
-        if not self._metadata:
+        if not self._ifindex:
             return ()
         count, origin, names = self._count, self._arena.origin, self._arena.names(self._count)
-        ifindexes, ttls = self._field("ifindex", 0), self._field("ttl", -1)
-        if len(names) == 1 and ifindexes.count(ifindexes[0]) == ttls.count(ttls[0]) == count:
-            return [origin(names[0], ifindexes[0], ttls[0])] * self._datagrams
+        ifindex, ttls = self._ifindex, self._field("ttl", -1)
+        if len(names) == 1 and ttls.count(ttls[0]) == count:
+            return [origin(names[0], ifindex, ttls[0])] * self._datagrams
         if len(names) == 1:
             names *= count
-        return self._each(list(map(origin, names, ifindexes, ttls)))
+        return self._each([origin(name, ifindex, ttl) for name, ttl in zip(names, ttls, strict=True)])
 
     @property
     def times(self) -> Sequence[int]:
-        if not self._metadata:
+        if not self._ifindex:
             return ()
         seconds, nanoseconds = self._field("seconds", 0), self._field("nanoseconds", 0)
         if seconds.count(seconds[0]) == self._count:

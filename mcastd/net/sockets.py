@@ -102,7 +102,6 @@ class ReceivingSocket:
         if self._group.version == 4:
             sock.setsockopt(socket.IPPROTO_IP, _abi.IP_MULTICAST_ALL, 0)
             if self._metadata:
-                sock.setsockopt(socket.IPPROTO_IP, _abi.IP_PKTINFO, 1)
                 sock.setsockopt(socket.IPPROTO_IP, _abi.IP_RECVTTL, 1)
         else:
             # An IPv6 membership filters by group and source, but takes what comes in by any interface
@@ -110,7 +109,6 @@ class ReceivingSocket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.setsockopt(socket.IPPROTO_IPV6, _abi.IPV6_MULTICAST_ALL, 0)
             if self._metadata:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
 
     def _bind(self, port: int) -> None:
@@ -125,7 +123,7 @@ class ReceivingSocket:
     def receive(self, arena: Arena) -> Batch:
         """Take what has arrived, up to a batch, into ``arena``."""
         try:
-            return arena.receive(self._sock, self._metadata)
+            return arena.receive(self._sock, self.interface.index if self._metadata else 0)
         except OSError as error:
             raise self._broken(error) from error
 
