@@ -15,10 +15,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from mcastd import __version__, clock, log, systemd
-from mcastd.config import Changes, Config, InboundSubscription, OutboundChannel, diff, load
+from mcastd.config import Changes, Config, InboundSubscription, OutboundChannel, diff, examine
 from mcastd.control.commands import DaemonView, NoSuchWorker, ReloadView
 from mcastd.control.server import ControlServer
-from mcastd.errors import ConfigError, McastdError, reason_of
+from mcastd.errors import ConfigError, ConfigProblem, McastdError, reason_of
 from mcastd.inbound.reader import Reader
 from mcastd.inbound.receiver import Subscription, source_filter
 from mcastd.metrics import MetricsServer
@@ -81,11 +81,19 @@ class Daemon:
     """One run of the daemon for one configuration file; also what the control socket's commands act on.
 
     ``socket`` is where to listen if the configuration does not say: each daemon of a host needs its own.
+    ``warnings`` are what is unwise in the configuration.
     """
 
-    def __init__(self, path: Path, config: Config, socket: Path | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: Config,
+        socket: Path | None = None,
+        warnings: Sequence[ConfigProblem] = (),
+    ) -> None:
         self._path = path
         self._config = config
+        self._warnings = warnings
         unsaid = "control_socket" not in config.daemon.model_fields_set
         self._socket = socket if socket and unsaid else config.daemon.control_socket
         self._log = log.get_logger()
@@ -125,6 +133,7 @@ class Daemon:
             if metrics := self._open_metrics():
                 stack.callback(metrics.close)
             self._log.info("daemon.started", version=__version__, pid=os.getpid(), config=str(self._path))
+            self._advise()
             with self._change:  # clients are served already: they may ask for one
                 workers = self._config.workers()
                 self._supervisor.apply(diff(Config(), self._config), workers, daemon.stop_timeout)
@@ -132,6 +141,11 @@ class Daemon:
             self._log.info("daemon.ready", summary=self._supervisor.summary())
             self._serve(signals)
             return self._shut_down()
+
+    def _advise(self) -> None:
+        """Log what is unwise in the configuration."""
+        for warning in self._warnings:
+            self._log.warning("config.advised", warning=str(warning))
 
     def _open_metrics(self) -> MetricsServer | None:
         address = self._config.daemon.metrics
@@ -213,7 +227,7 @@ class Daemon:
         with self._changing("reload"):
             systemd.reloading()
             try:
-                config = load(self._path)
+                config, warnings = examine(self._path)
             except ConfigError as error:
                 for problem in error.problems:
                     self._log.error("config.refused", problem=str(problem))
@@ -222,6 +236,8 @@ class Daemon:
             changes = diff(self._config, config)
             log.configure(config.daemon.log_format, config.daemon.log_level)
             self._config = config
+            self._warnings = warnings
+            self._advise()
             try:
                 self._supervisor.apply(changes, config.workers(), config.daemon.stop_timeout)
             finally:

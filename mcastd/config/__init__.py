@@ -1,7 +1,7 @@
 """Configuration: TOML in; a frozen Config, or every problem, out."""
 
 from mcastd.config.diff import Changes, diff
-from mcastd.config.load import dump, load
+from mcastd.config.load import dump, examine, load
 from mcastd.config.model import (
     Config,
     Daemon,
@@ -21,5 +21,6 @@ __all__ = [
     "OutboundChannel",
     "diff",
     "dump",
+    "examine",
     "load",
 ]

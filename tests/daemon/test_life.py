@@ -269,6 +269,22 @@ def test_the_watchdog_starves_while_a_worker_hangs(tmp_path: Path) -> None:
         assert process.wait(20) == 1  # not a clean stop: one worker never ended
 
 
+def test_what_is_unwise_is_logged_at_the_start_and_by_a_reload(tmp_path: Path) -> None:
+    def config(ttl: int) -> str:
+        return outbound("a", tmp_path / "missing.txt").replace("ttl = 0", f"ttl = {ttl}")
+
+    with RunningDaemon(tmp_path, config(255)) as daemon:
+        (said,) = daemon.events("config.advised")
+        assert said["level"] == "warning"
+        assert "outbound.a.ttl: warning: 255 is" in said["warning"]
+        daemon.write(config(200))
+        assert daemon.ctl("reload").returncode == 0
+        assert "outbound.a.ttl: warning: 200 is" in daemon.events("config.advised")[1]["warning"]
+        daemon.write(config(1))
+        assert daemon.ctl("reload").returncode == 0
+        assert len(daemon.events("config.advised")) == 2
+
+
 def test_metrics_are_served(tmp_path: Path) -> None:
     output = tmp_path / "a.log"
     with socket.socket() as probe:
