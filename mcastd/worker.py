@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from mcastd import clock
 
@@ -161,6 +161,23 @@ class Context:
         return True
 
 
+class Vitals(NamedTuple):
+    """What a worker has done, in figures that cost nothing to have: for all workers, every second.
+
+    Counts only grow, and equal vitals mean that nothing happened.
+    """
+
+    datagrams: int = 0  # received, or sent
+    payload_bytes: int = 0  # of these
+    dropped: int = 0  # received, and given up by an output (once for each); or never sent
+    overflow: int = 0  # dropped by the kernel at a full receive buffer: not in datagrams
+    refused: int = 0  # times that the kernel would not send
+    late: int = 0  # sent after their time
+    stale: bool = False  # silent for longer than expected
+    last_source: str = ""  # address that the last datagram came from
+    last_datagram: float | None = None  # monotonic seconds, of the last one received or sent
+
+
 class Worker(Protocol):
     """One outbound channel or inbound subscription: made once for its settings, run any number of times."""
 
@@ -187,6 +204,20 @@ class Worker(Protocol):
 
     def status(self) -> dict[str, object]:
         """Settings and counters for people and programs, as JSON values. Called from other threads."""
+
+    def vitals(self) -> Vitals:
+        """Never blocks, and does no more than one cheap system call. Called from other threads."""
+
+
+class Headline(NamedTuple):
+    """What can be told of a worker without asking it. Equal ones mean that nothing happened."""
+
+    name: str  # "outbound/NAME" or "inbound/NAME"
+    state: str  # see supervisor/state.py
+    since: float  # monotonic seconds, when it came into this state
+    detail: str  # why it is not active, or what it does
+    restarts: int  # runs that failed
+    troubled: bool  # not as it should be: the detail says why
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,8 @@ BELOW = {  # room: the rooms that it may import, besides itself
     | {"worker", "config", "net", "control", "metrics", "systemd", "outbound", "inbound", "supervisor"},
     "demo": LEAVES | {"worker", "config", "net", "daemon", "supervisor"},
     "cli": LEAVES | {"config", "daemon", "demo"},
-    "ctl": LEAVES | {"control"},
+    "console": LEAVES | {"control"},
+    "ctl": LEAVES | {"control", "console"},
 }
 
 

@@ -16,7 +16,7 @@ from mcastd.inbound.gather import Gather
 from mcastd.inbound.reader import Reader
 from mcastd.inbound.sinks import NEED_METADATA, Sink, make_sink
 from mcastd.net.link import Batch, Receiver, SourceFilter
-from mcastd.worker import NONE, Context, Signal
+from mcastd.worker import NONE, Context, Signal, Vitals
 
 UPDATABLE = (
     "sources",
@@ -91,6 +91,7 @@ class Subscription:
         self._long_visits = False  # an output held it up, or there was no thread to visit
         self._limited = False  # the receive buffer was too small to let datagrams gather for max_latency
         self._overflow_before = 0  # on links closed since
+        self._overflow_told = 0  # by vitals()
         self._last: float | None = None  # monotonic time of the last datagram
         self._sources = SourceCounts()
         self._heard = 0.0  # monotonic time of the last datagram, or of the start of the run
@@ -162,6 +163,30 @@ class Subscription:
             "receive_buffer": self._receive_buffer(described),
             "link": described,
         }
+
+    def vitals(self) -> Vitals:
+        counters, dropped = self.counters, 0
+        for sink in self.sinks:
+            if sink.counters.dropped:
+                dropped += sum(dict(sink.counters.dropped).values())  # a copy: the worker goes on counting
+        return Vitals(
+            datagrams=counters.received,
+            payload_bytes=counters.received_bytes,
+            dropped=dropped,
+            overflow=self._overflow_now(),
+            stale=self._stale,
+            last_source=self._sources.last,
+            last_datagram=self._last,
+        )
+
+    def _overflow_now(self) -> int:
+        """The kernel's figure; what was told last while the link is in use, which may take long."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._overflow_told = self._overflow()
+            finally:
+                self._lock.release()
+        return self._overflow_told
 
     def _receive_buffer(self, described: Mapping[str, object] | None) -> dict[str, object]:
         """What was asked for and had, and what to do if it is too little."""

@@ -20,7 +20,7 @@ from mcastd.outbound.framing import make_framer
 from mcastd.outbound.pacing import Pacer, Uniform
 from mcastd.outbound.source import LONGEST_NAP, Source
 from mcastd.outbound.watcher import Watcher
-from mcastd.worker import Context, Signal
+from mcastd.worker import Context, Signal, Vitals
 
 FULL = {errno.EAGAIN, errno.ENOBUFS}  # the kernel takes nothing just now
 BATCH = 512  # datagrams handed to the link at once
@@ -57,6 +57,7 @@ class Channel:
         self._pending: Payloads = []  # from one read: sent up to index _next; emptied when all is sent
         self._next = 0
         self._log = get_logger(worker=name)
+        self._last: float | None = None  # monotonic time of the last datagram that the kernel took
         self._said_too_big = False
         self._said_ready = False
 
@@ -100,6 +101,17 @@ class Channel:
             "link": None if link is None else {**self._described, "sending": link.sending},
         }
 
+    def vitals(self) -> Vitals:
+        counters = self.counters
+        return Vitals(
+            datagrams=counters.sent,
+            payload_bytes=counters.sent_bytes,
+            dropped=sum(dict(counters.dropped).values()),  # copies: the worker goes on counting
+            refused=sum(dict(counters.refused).values()),
+            late=counters.late,
+            last_datagram=self._last,
+        )
+
     def _transmit(self, context: Context, link: Sender) -> None:
         """Send until told to stop, or until a source that ends has been sent."""
         pause = 0.0
@@ -122,6 +134,8 @@ class Channel:
             batch, sizes = self._batch()
             due = self._pacer.due(now, sizes)
             done = self._send(link, batch[:due], sizes)
+            if done:
+                self._last = now
             self._say_ready(context)
             self._pacer.sent(now, sizes[:done])
             self.counters.late = self._pacer.late

@@ -8,7 +8,7 @@ from mcastd import clock, log
 from mcastd.config import Changes, InboundSubscription, OutboundChannel
 from mcastd.supervisor.state import State
 from mcastd.supervisor.thread import WorkerThread
-from mcastd.worker import Signal, Worker, WorkerView
+from mcastd.worker import Headline, Signal, Vitals, Worker, WorkerView
 
 Settings = OutboundChannel | InboundSubscription
 Factory = Callable[[str, Settings], Worker]
@@ -43,6 +43,8 @@ class Supervisor:
             self._threads.pop(name, None)
             self._settings.pop(name, None)
             self._unstarted.discard(name)
+        if changes.removed:
+            self._on_change()
         self._settings |= {name: wanted[name] for name in (*changes.changed, *changes.added)}
         new = {name: wanted[name] for name in (*restarting, *changes.added)}
         senders = [name for name, settings in new.items() if isinstance(settings, OutboundChannel)]
@@ -82,6 +84,14 @@ class Supervisor:
         """All workers, by name."""
         return [thread.view() for _, thread in sorted(self._threads.copy().items())]
 
+    def headlines(self) -> list[Headline]:
+        """All workers, by name."""
+        return [thread.headline() for _, thread in sorted(self._threads.copy().items())]
+
+    def vitals(self) -> dict[str, Vitals]:
+        """What each worker has done."""
+        return {name: thread.worker.vitals() for name, thread in self._threads.copy().items()}
+
     def wait_attempted(self, timeout: float) -> bool:
         """Block until every worker has had its first attempt, for at most ``timeout`` seconds in all."""
         deadline = clock.monotonic() + timeout
@@ -90,15 +100,15 @@ class Supervisor:
 
     def summary(self) -> str:
         """One line on all workers, for systemd's STATUS: what is not as it should be, with its reason."""
-        headlines = {name: thread.headline() for name, thread in sorted(self._threads.copy().items())}
+        headlines = self.headlines()
         if not headlines:
             return "no workers configured"
-        states = [state for state, _, _ in headlines.values()]
+        states = [headline.state for headline in headlines]
         parts = [f"{states.count(State.ACTIVE)} of {len(states)} workers active"]
         for state in (State.FINISHED, State.INACTIVE):
             if count := states.count(state):
                 parts.append(f"{count} {state}")
-        troubled = [f"{name}: {detail}" for name, (_, detail, trouble) in headlines.items() if trouble]
+        troubled = [f"{headline.name}: {headline.detail}" for headline in headlines if headline.troubled]
         reasons = troubled[:3]
         if len(troubled) > len(reasons):
             reasons.append(f"and {len(troubled) - len(reasons)} more")

@@ -10,11 +10,21 @@ from mcastd import clock, log
 from mcastd.errors import LinkError, McastdError
 from mcastd.supervisor.restart import Backoff
 from mcastd.supervisor.state import ATTEMPTED, TROUBLED, Event, State, after
-from mcastd.worker import Context, Signal, Worker, WorkerView
+from mcastd.worker import Context, Headline, Signal, Worker, WorkerView
 
 LONGEST = 5.0  # seconds between attempts at most
 LONGEST_IF_TOLD = 60.0  # the same, for a cause whose end rtnetlink tells at once
 TOLD_BY_THE_NETWORK = {errno.ENODEV, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.ENETDOWN}
+DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40  # levels of the log
+CHANGES = {  # the state that a worker has come into: how loud that is said, and as which event
+    State.ACTIVATING: (DEBUG, "activating"),
+    State.ACTIVE: (INFO, "activated"),
+    State.DEACTIVATING: (DEBUG, "deactivating"),
+    State.INACTIVE: (INFO, "stopped"),
+    State.AUTO_RESTART: (WARNING, "waiting"),
+    State.FAILED: (ERROR, "crashed"),
+    State.FINISHED: (INFO, "finished"),
+}
 STACK = 256 << 10  # bytes; the default of 8 MiB is address space for two thousand threads
 
 
@@ -79,20 +89,17 @@ class WorkerThread:
     def state(self) -> State:
         return self._state
 
-    def headline(self) -> tuple[State, str, bool]:
-        """The state, the detail, and whether all is well: what can be told without asking the worker."""
+    def headline(self) -> Headline:
         with self._lock:
-            active = self._state is State.ACTIVE
+            state = self._state
+            active = state is State.ACTIVE
             detail = self._context.detail if active else self._detail
-            troubled = self._context.degraded if active else self._state in TROUBLED
-            return self._state, detail, troubled
+            troubled = self._context.degraded if active else state in TROUBLED
+            return Headline(self.worker.name, state, self._since, detail, self._restarts, troubled)
 
     def view(self) -> WorkerView:
-        with self._lock:
-            state, since, restarts = self._state, self._since, self._restarts
-            detail = self._context.detail if state is State.ACTIVE else self._detail
+        name, state, since, detail, restarts, _ = self.headline()
         age = clock.monotonic() - since
-        name = self.worker.name
         kind = name.partition("/")[0]
         return WorkerView(name, kind, state, age, detail, restarts, self.worker.status())
 
@@ -122,7 +129,6 @@ class WorkerThread:
                 else:
                     if not self._context.stopping:
                         self._apply(Event.FINISH)
-                        self._log.info("worker.finished")
                     return
         finally:
             self._close()
@@ -134,7 +140,6 @@ class WorkerThread:
             self._log.exception("worker.crashed", detail="while closing")
         if self._state is not State.FINISHED:
             self._apply(Event.STOP)
-            self._log.info("worker.stopped")
         self._apply(Event.END)
         self._context.close()
 
@@ -151,28 +156,22 @@ class WorkerThread:
         return clock.monotonic() - self._since if self._state is State.ACTIVE else 0.0
 
     def _ready(self) -> None:
-        if self._state is not State.ACTIVE:
-            self._log.info("worker.activated", detail=self._context.detail)
-        self._said = ""
         self._apply(Event.READY)
 
     def _trouble(self, error: McastdError) -> None:
         self._restarts += 1
         self._apply(Event.ERROR, str(error))
-        if str(error) != self._said:  # once, not at each attempt
-            self._said = str(error)
-            self._log.warning("worker.waiting", reason=str(error))
 
     def _crashed(self, error: Exception, delay: float) -> None:
         self._restarts += 1
         reason = f"crashed: {type(error).__name__}: {error}"
         self._apply(Event.CRASH, f"{reason}; this is a bug in mcastd; next attempt in {delay:g} s")
-        self._log.exception("worker.crashed", next_attempt=delay)
 
     def _apply(self, event: Event, detail: str = "") -> None:
         with self._lock:
-            state = after(self._state, event)
-            changed = state is not self._state
+            before = self._state
+            state = after(before, event)
+            changed = state is not before
             if changed:
                 self._since = clock.monotonic()
             if changed or detail:
@@ -181,4 +180,20 @@ class WorkerThread:
         if state in ATTEMPTED:
             self.attempted.set()
         if changed:
+            self._log_change(before, state, detail)
             self._on_change()
+
+    def _log_change(self, before: State, state: State, reason: str) -> None:
+        """One event for each transition; those of attempts that end like the one before are for debugging."""
+        level, name = CHANGES[state]
+        fields: dict[str, object] = {"from": before, "to": state}
+        if reason:
+            fields["reason"] = reason
+        match state:
+            case State.ACTIVE:
+                fields["detail"], self._said = self._context.detail, ""
+            case State.AUTO_RESTART:
+                level, self._said = DEBUG if reason == self._said else level, reason
+            case State.FAILED:
+                fields["exc_info"] = True
+        self._log.log(level, f"worker.{name}", **fields)

@@ -15,13 +15,14 @@ import pytest
 from structlog.testing import capture_logs
 from support.wait import wait_for
 
+from mcastd import clock
 from mcastd.config import InboundSubscription
 from mcastd.errors import LinkError
 from mcastd.inbound import receiver
 from mcastd.inbound.reader import Reader
 from mcastd.inbound.receiver import BUSY, Subscription, interface_name
-from mcastd.net.fake import FakeReceiver
-from mcastd.worker import Context, Signal
+from mcastd.net.fake import ANYBODY, FakeReceiver
+from mcastd.worker import Context, Signal, Vitals
 
 
 class Run:
@@ -231,6 +232,24 @@ def test_counters_outlive_a_lost_interface(tmp_path: Path, make_run: Callable[..
     assert (tmp_path / "news.log").read_bytes() == b"123"
 
 
+def test_vitals_are_what_the_status_adds_up_to(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+    run = make_run(fifo_output(tmp_path / "pipe"), file_output(tmp_path / "a"), fifo_output(tmp_path / "b"))
+    assert run.worker.vitals() == Vitals()
+    before = clock.monotonic()
+    link = run.start()
+    link.deliver(b"12", b"345")
+    run.received(2)
+    link.dropped_by_kernel = 3
+    last = run.worker.vitals().last_datagram
+    assert last is not None
+    assert before <= last <= clock.monotonic()
+    assert run.worker.vitals() == Vitals(
+        datagrams=2, payload_bytes=5, dropped=4, overflow=3, last_source=ANYBODY.source, last_datagram=last
+    )
+    run.stop()
+    assert run.worker.vitals().overflow == 3
+
+
 def test_a_blocked_pipe_holds_up_reception_until_it_is_read(
     tmp_path: Path, make_run: Callable[..., Run]
 ) -> None:
@@ -246,6 +265,7 @@ def test_a_blocked_pipe_holds_up_reception_until_it_is_read(
         link.dropped_by_kernel = 5
         assert run.worker.counters.received < total
         assert run.worker.status()["counters"]["overflow"] == 5  # type: ignore[index]
+        assert run.worker.vitals().overflow == 5
         data = bytearray()
 
         def read() -> bool:
@@ -432,6 +452,8 @@ def test_an_output_that_hangs_holds_up_nobody_else(
         other.link.deliver(b"y")
         other.received(number)
     hung.link.deliver(b"z")
+    hung.link.dropped_by_kernel = 1
+    assert (hung.worker.vitals().datagrams, hung.worker.vitals().overflow) == (1, 0)  # as far as it knows
     gate.set()
     hung.received(2)
     assert (tmp_path / "a").read_bytes() == b"xz"

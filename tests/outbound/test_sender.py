@@ -22,7 +22,7 @@ from mcastd.config import OutboundChannel
 from mcastd.errors import LinkError, SourceError
 from mcastd.net.fake import FakeSender
 from mcastd.outbound.sender import BATCH, Channel
-from mcastd.worker import Context, Signal
+from mcastd.worker import Context, Signal, Vitals
 
 TEXT = b"".join(b"line %d\n" % number for number in range(1000))
 LINES = TEXT.splitlines(keepends=True)
@@ -267,6 +267,12 @@ def test_what_is_too_big_is_dropped_and_the_rest_goes_on(bench: Any, path: Path)
     assert it.link.sent == [b"short\n", b"end\n"]
     assert it.channel.counters.dropped == {"too-big": 2}
     assert it.channel.counters.refused == {"EMSGSIZE": 2}
+    last = it.channel.vitals().last_datagram
+    assert last is not None
+    assert last <= clock.monotonic()
+    assert it.channel.vitals() == Vitals(
+        datagrams=2, payload_bytes=10, dropped=2, refused=2, last_datagram=last
+    )
 
 
 def test_a_missing_source_opens_no_link_and_is_not_ready(bench: Any, path: Path) -> None:

@@ -7,12 +7,13 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+from structlog.testing import capture_logs
 from support.wait import wait_for
 
 from mcastd.config import Changes, Config
 from mcastd.errors import LinkError, SourceError
 from mcastd.supervisor import Supervisor
-from mcastd.worker import Context, Signal
+from mcastd.worker import Context, Signal, Vitals
 
 Run = Callable[["Puppet", Context], None]
 
@@ -38,6 +39,9 @@ class Puppet:
 
     def status(self) -> dict[str, object]:
         return {"counters": {}}
+
+    def vitals(self) -> Vitals:
+        return Vitals(datagrams=self.runs)
 
 
 def work(_: Puppet, context: Context) -> None:
@@ -127,7 +131,61 @@ def test_a_cause_that_can_go_away_is_tried_again_and_told_once(
     wait_for(lambda: stage.state("outbound/a") == "active")
     assert stage.supervisor.view("outbound/a").restarts == 3
     out = capsys.readouterr()
-    assert (out.out + out.err).count("worker.waiting") == 1
+    lines = (out.out + out.err).splitlines()
+    assert len([line for line in lines if "worker.waiting" in line and "warning" in line]) == 1
+
+
+def test_each_transition_is_one_event_of_the_log(stage: Stage) -> None:
+    def troubled(puppet: Puppet, context: Context) -> None:
+        match puppet.runs:
+            case 1 | 2:
+                raise SourceError("cannot read /nowhere", "no such file")
+            case 3:
+                raise ZeroDivisionError("a bug")
+        work(puppet, context)
+
+    stage.runs = {"outbound/a": troubled}
+    with capture_logs() as logs:
+        stage.apply(added=("outbound/a",))
+        wait_for(lambda: stage.state("outbound/a") == "active")
+        assert stage.supervisor.stop("outbound/a", 5)
+    assert [
+        (log["event"].removeprefix("worker."), log["log_level"], log["to"], log.get("reason", ""))
+        for log in logs
+    ] == [
+        ("activating", "debug", "activating", ""),
+        ("waiting", "warning", "auto-restart", "cannot read /nowhere: no such file"),
+        ("activating", "debug", "activating", ""),
+        ("waiting", "debug", "auto-restart", "cannot read /nowhere: no such file"),  # is known
+        ("activating", "debug", "activating", ""),
+        ("crashed", "error", "failed", logs[5]["reason"]),
+        ("activating", "debug", "activating", ""),
+        ("activated", "info", "active", ""),
+        ("deactivating", "debug", "deactivating", ""),
+        ("stopped", "info", "inactive", ""),
+    ]
+    assert logs[5]["reason"].startswith("crashed: ZeroDivisionError: a bug;")
+    assert logs[5]["exc_info"]
+    assert logs[7]["detail"] == "at work"
+    assert [log["from"] for log in logs] == ["inactive", *(log["to"] for log in logs[:-1])]
+    assert {log["worker"] for log in logs} == {"outbound/a"}
+    assert len(logs) == stage.changes
+
+
+def test_headlines_and_vitals_are_of_all_workers(stage: Stage) -> None:
+    stage.runs = {"inbound/b": work, "inbound/a": refuse}
+    stage.apply(added=("inbound/b", "inbound/a"))
+    assert stage.supervisor.wait_attempted(5)
+    headlines = stage.supervisor.headlines()
+    assert [headline.name for headline in headlines] == ["inbound/a", "inbound/b"]
+    assert headlines[1][1:] == ("active", headlines[1].since, "at work", 0, False)
+    assert (headlines[0].troubled, headlines[0].restarts > 0) == (True, True)
+    assert stage.supervisor.headlines()[1] == headlines[1]
+    assert stage.supervisor.vitals()["inbound/b"] == Vitals(datagrams=1)
+    before = stage.changes
+    stage.apply(removed=("inbound/a", "inbound/b"))
+    assert stage.supervisor.headlines() == []
+    assert stage.changes > before
 
 
 def test_a_crash_touches_nobody_else_and_is_tried_again(stage: Stage) -> None:
