@@ -18,7 +18,7 @@ from mcastd import __version__, clock, log, systemd
 from mcastd.config import Changes, Config, InboundSubscription, OutboundChannel, diff, examine
 from mcastd.control.commands import DaemonView, NoSuchWorker, ReloadView
 from mcastd.control.server import ControlServer
-from mcastd.errors import ConfigError, ConfigProblem, McastdError, reason_of
+from mcastd.errors import ConfigError, ConfigProblem, McastdError
 from mcastd.inbound.reader import Reader
 from mcastd.inbound.receiver import Subscription, source_filter
 from mcastd.metrics import MetricsServer
@@ -104,7 +104,8 @@ class Daemon:
         self._memberships = Memberships()
         self._reader = Reader()
         self._watcher = Watcher()
-        self._supervisor = Supervisor(self._build, lambda: os.eventfd_write(self._wake, 1))
+        self._metrics: MetricsServer | None = None
+        self._supervisor = Supervisor(self._build, self._wake_up)
         self._monitor = Monitor(lambda: self._supervisor.send(Signal.NETWORK))
 
     def _build(self, name: str, settings: OutboundChannel | InboundSubscription) -> Worker:
@@ -131,6 +132,7 @@ class Daemon:
                 Signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
             )
             if metrics := self._open_metrics():
+                self._metrics = metrics
                 stack.callback(metrics.close)
             self._log.info("daemon.started", version=__version__, pid=os.getpid(), config=str(self._path))
             self._advise()
@@ -138,7 +140,7 @@ class Daemon:
                 workers = self._config.workers()
                 self._supervisor.apply(diff(Config(), self._config), workers, daemon.stop_timeout)
                 self._say_ready()
-            self._log.info("daemon.ready", summary=self._supervisor.summary())
+            self._log.info("daemon.ready", summary=self._summary())
             self._serve(signals)
             return self._shut_down()
 
@@ -149,25 +151,26 @@ class Daemon:
 
     def _open_metrics(self) -> MetricsServer | None:
         address = self._config.daemon.metrics
-        if address is None:
-            return None
-        try:
-            return MetricsServer(address, self._supervisor.views)
-        except OSError as error:  # multicast goes on without
-            self._log.error("metrics.unavailable", address=address, reason=reason_of(error))
-            return None
+        return MetricsServer(address, self._supervisor.books, self._wake_up) if address else None
+
+    def _wake_up(self) -> None:
+        os.eventfd_write(self._wake, 1)
+
+    def _summary(self) -> str:
+        problem = self._metrics.problem if self._metrics else ""
+        return "; ".join(filter(None, [self._supervisor.summary(), problem]))
 
     def _say_ready(self) -> None:
         if not self._supervisor.wait_attempted(FIRST_ATTEMPTS):
             self._log.warning("workers.delayed", reason=f"not all tried within {FIRST_ATTEMPTS:g} s")
-        systemd.ready(self._supervisor.summary())
+        systemd.ready(self._summary())
 
     def _serve(self, signals: Signals) -> None:
         """The main thread's life: signals, status and watchdog, until SIGTERM or SIGINT."""
         poll = select.poll()
         poll.register(signals, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
-        chores = _Chores(self._supervisor, self._begin_unstarted)
+        chores = _Chores(self._supervisor, self._summary, self._begin_unstarted)
         while True:
             ready = dict(poll.poll(chores.next_due()))
             if self._wake in ready:
@@ -213,7 +216,7 @@ class Daemon:
 
     def describe(self) -> DaemonView:
         age = clock.monotonic() - self._born
-        return DaemonView(__version__, os.getpid(), str(self._path), age, self._supervisor.summary())
+        return DaemonView(__version__, os.getpid(), str(self._path), age, self._summary())
 
     def list_workers(self) -> Sequence[WorkerView]:
         return self._supervisor.views()
@@ -299,8 +302,11 @@ class _Chores:
     STATUS_EVERY = 1.0  # seconds at least between two STATUS messages
     UNSTARTED_EVERY = 5.0  # seconds between attempts to start what could not be started
 
-    def __init__(self, supervisor: Supervisor, begin_unstarted: Callable[[], bool]) -> None:
+    def __init__(
+        self, supervisor: Supervisor, summary: Callable[[], str], begin_unstarted: Callable[[], bool]
+    ) -> None:
         self._supervisor = supervisor
+        self._summary = summary
         self._begin_unstarted = begin_unstarted
         self._log = log.get_logger()
         self._watchdog = systemd.watchdog_interval()
@@ -324,7 +330,7 @@ class _Chores:
         now = clock.monotonic()
         if now >= self._status_at:
             self._status_at = math.inf
-            systemd.status(self._supervisor.summary())
+            systemd.status(self._summary())
         if now >= self._watchdog_at and self._watchdog is not None:
             self._watchdog_at = now + self._watchdog
             self._feed_watchdog()

@@ -10,6 +10,7 @@ from mcastd.config.model import (
     InboundSubscription,
     OutboundChannel,
 )
+from mcastd.config.types import name_in
 
 __all__ = [
     "Changes",
@@ -23,4 +24,5 @@ __all__ = [
     "dump",
     "examine",
     "load",
+    "name_in",
 ]
