@@ -198,8 +198,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     server: _Server
     timeout = PATIENCE
-    server_version = "mcastd"
-    sys_version = ""
+
+    def version_string(self) -> str:
+        return "mcastd"
 
     def do_GET(self) -> None:
         self._answer(body=True)
