@@ -10,7 +10,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from mcastd.net.sockets import SocketSender
 from mcastd.outbound.sender import Channel
 from mcastd.outbound.watcher import Watcher
 from mcastd.supervisor import Supervisor
-from mcastd.worker import Signal, Worker, WorkerView
+from mcastd.worker import Headline, Signal, Vitals, Worker, WorkerView
 
 FIRST_ATTEMPTS = 5.0  # seconds: READY=1 waits no longer for workers' first attempts
 SWITCH_INTERVAL = 0.0001  # seconds; with Python's 5 ms one computing thread starves all that receive
@@ -105,7 +105,8 @@ class Daemon:
         self._reader = Reader()
         self._watcher = Watcher()
         self._metrics: MetricsServer | None = None
-        self._supervisor = Supervisor(self._build, self._wake_up)
+        self._control = ControlServer(self._socket, self)
+        self._supervisor = Supervisor(self._build, self._worker_changed)
         self._monitor = Monitor(lambda: self._supervisor.send(Signal.NETWORK))
 
     def _build(self, name: str, settings: OutboundChannel | InboundSubscription) -> Worker:
@@ -118,6 +119,10 @@ class Daemon:
             watcher=self._watcher,
         )
 
+    def _worker_changed(self) -> None:
+        os.eventfd_write(self._wake, 1)
+        self._control.changed()
+
     def run(self) -> int:
         """From start to stop; the exit status. Raises ControlError if another daemon runs on the socket."""
         daemon = self._config.daemon
@@ -125,18 +130,17 @@ class Daemon:
             stack.callback(self._monitor.close)
             stack.callback(self._reader.close)
             stack.callback(self._watcher.close)
-            server = ControlServer(self._socket, self)
-            server.start()
-            stack.callback(server.close)
-            signals = stack.enter_context(
-                Signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-            )
-            if metrics := self._open_metrics():
-                self._metrics = metrics
-                stack.callback(metrics.close)
-            self._log.info("daemon.started", version=__version__, pid=os.getpid(), config=str(self._path))
-            self._advise()
-            with self._change:  # clients are served already: they may ask for one
+            with self._change:  # clients are served from here on, and may ask for one: they wait
+                self._control.start()
+                stack.callback(self._control.close)
+                signals = stack.enter_context(
+                    Signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+                )
+                if metrics := self._open_metrics():
+                    self._metrics = metrics
+                    stack.callback(metrics.close)
+                self._log.info("daemon.started", version=__version__, pid=os.getpid(), config=str(self._path))
+                self._advise()
                 workers = self._config.workers()
                 self._supervisor.apply(diff(Config(), self._config), workers, daemon.stop_timeout)
                 self._say_ready()
@@ -224,6 +228,12 @@ class Daemon:
     def get_worker(self, name: str) -> WorkerView:
         with _known(name):
             return self._supervisor.view(name)
+
+    def headlines(self) -> Sequence[Headline]:
+        return self._supervisor.headlines()
+
+    def vitals(self) -> Mapping[str, Vitals]:
+        return self._supervisor.vitals()
 
     def reload(self) -> ReloadView:
         """Check the new configuration whole, then go over to it; on ConfigError nothing has changed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 from mcastd import clock
@@ -39,27 +40,61 @@ class ControlClient:
 
         After a ControlError the connection is of no further use.
         """
+        deadline = self._send(Call(method, parameters))
+        while not (replies := self._receive(deadline)):
+            pass
+        return replies[0].parameters
+
+    def stream(self, method: str, /, **parameters: object) -> Iterator[Message]:
+        """The parameters of each reply of a method that has several, until the service ends it.
+
+        Raises as :meth:`call` does; each reply may take ``timeout`` seconds.
+        """
+        deadline = self._send(Call(method, parameters, more=True))
+        while True:
+            for reply in self._receive(deadline):
+                yield reply.parameters
+                if not reply.continues:
+                    return
+                deadline = clock.monotonic() + self._timeout
+
+    def begin(self, method: str, /, **parameters: object) -> None:
+        """Call a method that has several replies; they are for :meth:`receive`."""
+        self._send(Call(method, parameters, more=True))
+
+    def fileno(self) -> int:
+        """Readable when :meth:`receive` will not block."""
+        return self._socket.fileno()
+
+    def receive(self) -> list[Reply]:
+        """The replies that one read completes, maybe none. Raises as :meth:`call` does."""
+        return self._receive(clock.monotonic() + self._timeout)
+
+    def _send(self, call: Call) -> float:
+        """Until when the reply has to be there."""
+        deadline = clock.monotonic() + self._timeout
         try:
-            reply = self._exchange(Call(method, parameters))
+            self._socket.settimeout(self._timeout)
+            self._socket.sendall(call.encode())
         except OSError as error:
             raise self._explained(error) from error
-        except ProtocolError as error:
-            raise ControlError(self._what, f"no varlink service: it sent {error}", "see --socket") from error
-        if reply.error:
-            raise VarlinkError(reply.error, **reply.parameters)
-        return reply.parameters
+        return deadline
 
-    def _exchange(self, call: Call) -> Reply:
-        deadline = clock.monotonic() + self._timeout
-        self._socket.settimeout(self._timeout)
-        self._socket.sendall(call.encode())
-        while True:
+    def _receive(self, deadline: float) -> list[Reply]:
+        try:
             self._socket.settimeout(max(deadline - clock.monotonic(), 0.001))  # 0 would mean not to wait
             data = self._socket.recv(1 << 16)
             if not data:
                 raise ConnectionResetError("closed before it replied")
-            for message in self._decoder.feed(data):
-                return Reply.decode(message)
+            replies = [Reply.decode(message) for message in self._decoder.feed(data)]
+        except OSError as error:
+            raise self._explained(error) from error
+        except ProtocolError as error:
+            raise ControlError(self._what, f"no varlink service: it sent {error}", "see --socket") from error
+        for reply in replies:
+            if reply.error:
+                raise VarlinkError(reply.error, **reply.parameters)
+        return replies
 
     def _explained(self, error: OSError) -> ControlError:
         match error:

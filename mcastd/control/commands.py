@@ -6,18 +6,20 @@ The definition that clients read is ``io.mcastd.varlink``; a test holds this mod
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from mcastd import __version__
+from mcastd.control.monitor import SLOWEST
 from mcastd.control.protocol import SERVICE, Call, Message, Reply, VarlinkError
 from mcastd.errors import ConfigError, McastdError
 from mcastd.log import get_logger
-from mcastd.worker import WorkerView
+from mcastd.worker import Headline, Vitals, WorkerView
 
 INTERFACE = "io.mcastd"
+MONITOR = f"{INTERFACE}.Monitor"
 log = get_logger()
 
 
@@ -43,6 +45,13 @@ class DaemonView:
     summary: str  # "3 of 4 workers active; inbound/news waiting for eth7"
 
 
+@dataclass(frozen=True, slots=True)
+class Watching:
+    """The answer to a call that wants not one reply but many: what has changed, each ``interval`` seconds."""
+
+    interval: float
+
+
 class NoSuchWorker(KeyError):
     """There is no worker of this full name."""
 
@@ -63,6 +72,12 @@ class Operations(Protocol):
     def list_workers(self) -> Sequence[WorkerView]: ...
 
     def get_worker(self, name: str) -> WorkerView: ...
+
+    def headlines(self) -> Sequence[Headline]:
+        """What can be told of all workers without asking them; never blocks."""
+
+    def vitals(self) -> Mapping[str, Vitals]:
+        """What each worker has done; never blocks."""
 
     def reload(self) -> ReloadView:
         """Raises ConfigError if the new configuration is refused."""
@@ -95,10 +110,11 @@ class Commands:
             f"{INTERFACE}.Stop": (operations.stop, ("name",)),
         }
 
-    def answer(self, call: Call) -> Reply:
+    def answer(self, call: Call) -> Reply | Watching:
         """The reply to ``call``; every failure becomes an error reply."""
         try:
-            return Reply(self._perform(call))
+            result = self._perform(call)
+            return result if isinstance(result, Watching) else Reply(result)
         except VarlinkError as error:
             return Reply(error.parameters, error.name)
         except NoSuchWorker as error:
@@ -112,14 +128,16 @@ class Commands:
             log.exception("call.failed", method=call.method)
             return Reply({"reason": f"internal error: {error!r}; see the log"}, f"{INTERFACE}.Failed")
 
-    def _perform(self, call: Call) -> Message:
+    def _perform(self, call: Call) -> Message | Watching:
         interface = call.method.rpartition(".")[0]
         if interface not in self._interfaces:
             raise VarlinkError(f"{SERVICE}.InterfaceNotFound", interface=interface)
-        if call.method not in self._methods:
+        if call.method not in self._methods and call.method != MONITOR:
             raise VarlinkError(f"{SERVICE}.MethodNotFound", method=call.method)
         if call.upgrade:  # no method of ours changes the protocol
             raise VarlinkError(f"{SERVICE}.MethodNotImplemented", method=call.method)
+        if call.method == MONITOR:
+            return _watching(call)
         perform, names = self._methods[call.method]
         for name in (*names, *call.parameters):
             if name not in names or not isinstance(call.parameters.get(name), str):
@@ -139,6 +157,21 @@ class Commands:
         if interface not in self._interfaces:
             raise VarlinkError(f"{SERVICE}.InterfaceNotFound", interface=interface)
         return {"description": self._interfaces[interface]}
+
+
+def _watching(call: Call) -> Watching:
+    if not call.more or call.oneway:
+        raise VarlinkError(f"{SERVICE}.ExpectedMore")
+    for name in call.parameters.keys() - {"interval"}:
+        raise VarlinkError(f"{SERVICE}.InvalidParameter", parameter=name)
+    match call.parameters.get("interval"):
+        case None:
+            return Watching(1.0)
+        case bool():
+            pass
+        case int() | float() as interval if 0 <= interval <= SLOWEST:  # which also leaves NaN out
+            return Watching(interval)
+    raise VarlinkError(f"{SERVICE}.InvalidParameter", parameter="interval")
 
 
 def _fields(view: WorkerView | ReloadView | DaemonView) -> Message:

@@ -14,9 +14,11 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from mcastd import clock
-from mcastd.control.commands import Commands, Operations
+from mcastd.control.commands import INTERFACE, Commands, Operations, Watching
 from mcastd.control.listener import listen, peer_pid
-from mcastd.control.protocol import CALL_LIMIT, Call, Decoder, ProtocolError
+from mcastd.control.monitor import Monitor
+from mcastd.control.protocol import CALL_LIMIT, Call, Decoder, ProtocolError, Reply
+from mcastd.errors import McastdError
 from mcastd.log import get_logger
 
 MAX_CONNECTIONS = 32
@@ -33,6 +35,7 @@ class ControlServer:
     def __init__(self, path: Path, operations: Operations, *, timeout: float = 30.0) -> None:
         self._path = path
         self._commands = Commands(operations)
+        self._monitor = Monitor(operations)
         self._timeout = timeout
         self._listening = ExitStack()
         self._closing = threading.Event()
@@ -52,6 +55,10 @@ class ControlServer:
             self._spare.save()
             self._listening = stack.pop_all()
 
+    def changed(self) -> None:
+        """A worker's state has changed: let those know who watch. Never blocks; for any thread."""
+        self._monitor.changed()
+
     def close(self, patience: float = 1.0) -> None:
         """Remove the socket and end every conversation; replies under way get ``patience`` seconds.
 
@@ -59,6 +66,7 @@ class ControlServer:
         """
         self._closing.set()
         self._listening.close()
+        self._monitor.close()
         with self._lock:
             connections = list(self._busy)
             self._busy.clear()
@@ -120,10 +128,22 @@ class ControlServer:
                 if not self._begin(connection):
                     return
                 log.debug("call.received", method=call.method, pid=peer_pid(connection))
-                reply = self._commands.answer(call)
+                answer = self._commands.answer(call)
+                reply = self._tell(connection, answer) if isinstance(answer, Watching) else answer
                 self._end(connection)
-                if not call.oneway:
+                if reply and not call.oneway:
                     connection.sendall(reply.encode())
+
+    def _tell(self, connection: socket.socket, watching: Watching) -> Reply | None:
+        """Tell a client what changes, for as long as it is there; or the reply that says why not."""
+        try:
+            self._monitor.tell(connection, watching.interval)
+        except McastdError as error:
+            return Reply({"reason": str(error)}, f"{INTERFACE}.Failed")
+        except TimeoutError:
+            log.warning("client.dropped", pid=peer_pid(connection), reason="it does not read what it watches")
+            raise
+        return None
 
     def _begin(self, connection: socket.socket) -> bool:
         """Whether to go on with a call, or to give up because the connection was dropped meanwhile."""

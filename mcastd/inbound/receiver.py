@@ -60,7 +60,7 @@ class Told(NamedTuple):
 
     overflow: int = 0
     buffer: int | None = None  # bytes; None: there is no link
-    standing: Standing = Standing((), 1)
+    standing: Standing = Standing((), 0)
 
 
 class Subscription:

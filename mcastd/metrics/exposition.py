@@ -56,7 +56,7 @@ OF_A_SUBSCRIPTION = (
     _counter("truncated_datagrams", "Datagrams cut because they were longer than a receive slot."),
     _counter("overflow_datagrams", "Datagrams that the kernel dropped at a full receive buffer."),
     _gauge("subscription_stale", "1 while nothing has come for longer than expect_every."),
-    _gauge("memberships_wanted", "Interfaces on which the group is to be joined; at least 1."),
+    _gauge("memberships_wanted", "Interfaces on which a subscription at work is to join its group."),
     _gauge("memberships", "Interfaces on which the group is joined."),
     _gauge("receive_buffer_asked_bytes", "The receive buffer that was asked for."),
 )

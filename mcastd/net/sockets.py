@@ -21,6 +21,9 @@ from mcastd.net.interfaces import Host, Interface, as_address, look, route_to
 from mcastd.net.link import Batch, Load, Payloads, SourceFilter
 from mcastd.net.membership import Membership, Memberships
 
+# Asked for often:
+SOL_SOCKET, SO_MEMINFO, MEMINFO_SIZE = socket.SOL_SOCKET, _abi.SO_MEMINFO, _abi.sk_meminfo.size
+
 WAYS_OUT = {
     errno.EADDRINUSE: "another program has this port for itself alone; stop it, or choose another port",
     errno.EADDRNOTAVAIL: "waiting for the address",
@@ -132,13 +135,15 @@ class ReceivingSocket:
     def load(self) -> Load:
         """The kernel's own figures, exact at any time; after close(), those of then."""
         # Not SO_RXQ_OVFL, which tells of a drop only with the next datagram received
-        with contextlib.suppress(OSError):  # another thread may ask while this one closes
-            meminfo = self._sock.getsockopt(socket.SOL_SOCKET, _abi.SO_MEMINFO, _abi.sk_meminfo.size)
-            have = _abi.sk_meminfo.unpack(meminfo)
-            filled = have[_abi.SK_MEMINFO_RMEM_ALLOC] / have[_abi.SK_MEMINFO_RCVBUF]
-            # It doubles what was asked for, for its own overhead, and reports the double: socket(7)
-            buffer = have[_abi.SK_MEMINFO_RCVBUF] // 2
-            self._load = Load(have[_abi.SK_MEMINFO_DROPS], filled, buffer)
+        try:
+            meminfo = self._sock.getsockopt(SOL_SOCKET, SO_MEMINFO, MEMINFO_SIZE)
+        except OSError:  # another thread may ask while this one closes
+            return self._load
+        have = _abi.sk_meminfo.unpack(meminfo)
+        filled = have[_abi.SK_MEMINFO_RMEM_ALLOC] / have[_abi.SK_MEMINFO_RCVBUF]
+        # It doubles what was asked for, for its own overhead, and reports the double: socket(7)
+        buffer = have[_abi.SK_MEMINFO_RCVBUF] // 2
+        self._load = Load(have[_abi.SK_MEMINFO_DROPS], filled, buffer)
         return self._load
 
     def close(self) -> None:

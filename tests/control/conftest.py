@@ -11,7 +11,7 @@ import pytest
 
 from mcastd.control.commands import DaemonView, NoSuchWorker, ReloadView
 from mcastd.control.server import ControlServer
-from mcastd.worker import WorkerView
+from mcastd.worker import Headline, Vitals, WorkerView
 
 NEWS_OUT = WorkerView(
     name="outbound/news",
@@ -59,6 +59,8 @@ class FakeDaemon:
     """Operations that remember what was asked of them."""
 
     workers: list[WorkerView] = field(default_factory=lambda: [NEWS_OUT, NEWS_IN, WEATHER_IN])
+    done: dict[str, Vitals] = field(default_factory=dict)
+    looks: int = 0  # at the vitals
     asked: list[str] = field(default_factory=list)
     error: Exception | None = None  # raised by whatever would change something
     reloaded: ReloadView = field(default_factory=lambda: ReloadView(added=("inbound/new",)))
@@ -79,6 +81,16 @@ class FakeDaemon:
             if worker.name == name:
                 return worker
         raise NoSuchWorker(name)
+
+    def headlines(self) -> list[Headline]:
+        return [
+            Headline(worker.name, worker.state, 0.0, worker.detail, worker.restarts, worker.state == "failed")
+            for worker in self.workers
+        ]
+
+    def vitals(self) -> dict[str, Vitals]:
+        self.looks += 1
+        return {worker.name: self.done.get(worker.name, Vitals()) for worker in self.workers}
 
     def reload(self) -> ReloadView:
         self.entered.release()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,11 @@ import pytest
 import varlink.scanner
 
 import mcastd.control
-from mcastd.control.commands import Commands, ReloadView
+from mcastd.control.commands import MONITOR, Commands, ReloadView, Watching
+from mcastd.control.monitor import Picture, difference
 from mcastd.control.protocol import Call, Reply
 from mcastd.errors import ConfigError, ConfigProblem, SourceError
+from mcastd.worker import Headline, Vitals
 
 HERE = Path(mcastd.control.__file__).parent
 IDL = varlink.scanner.Interface((HERE / "io.mcastd.varlink").read_text())
@@ -19,7 +23,9 @@ METHODS = [m.name for m in IDL.members.values() if isinstance(m, varlink.scanner
 
 
 def ask(daemon: Any, method: str, **parameters: object) -> Reply:
-    return Commands(daemon).answer(Call(method, parameters))
+    reply = Commands(daemon).answer(Call(method, parameters))
+    assert isinstance(reply, Reply)
+    return reply
 
 
 def check(value: object, kind: Any) -> None:
@@ -38,13 +44,16 @@ def check(value: object, kind: Any) -> None:
                 check(element, kind.element_type)
         case varlink.scanner._Enum():
             assert value in kind.fields
+        case varlink.scanner._Maybe():
+            if value is not None:
+                check(value, kind.element_type)
         case varlink.scanner._Object():
             assert isinstance(value, dict)
         case _:
             assert type(value) is type(kind)  # the parser stands an example for each plain type
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "Monitor"])
 def test_every_method_is_implemented_as_defined(daemon: Any, name: str) -> None:
     method = IDL.members[name]
     parameters = dict.fromkeys(method.in_type.fields, "inbound/news")
@@ -55,7 +64,33 @@ def test_every_method_is_implemented_as_defined(daemon: Any, name: str) -> None:
 
 def test_nothing_is_implemented_that_is_not_defined(daemon: Any) -> None:
     implemented = {method for method in Commands(daemon)._methods if method.startswith("io.mcastd.")}
-    assert implemented == {f"io.mcastd.{name}" for name in METHODS}
+    assert implemented | {MONITOR} == {f"io.mcastd.{name}" for name in METHODS}
+
+
+def test_what_is_monitored_is_told_as_defined() -> None:
+    nobody, news = "inbound/nobody", "inbound/news"
+    headline = Headline(news, "active", 5.0, "receiving", 1, False)
+    before = Picture(1.0, {nobody: headline}, {}, 1.0)
+    vitals = {news: Vitals(last_datagram=9.0), nobody: Vitals(last_datagram=None)}
+    after = Picture(10.0, {news: headline}, vitals, 10.0)
+    method = IDL.members["Monitor"]
+    for message in (difference(before, after), difference(after, replace(after, at=11.0))):
+        check(message, method.out_type)
+
+
+@pytest.mark.parametrize(("told", "interval"), [({}, 1.0), ({"interval": None}, 1.0), ({"interval": 5}, 5)])
+def test_monitor_wants_more(daemon: Any, told: dict[str, Any], interval: float) -> None:
+    call = Call("io.mcastd.Monitor", told, more=True)
+    assert Commands(daemon).answer(call) == Watching(interval)
+    for wrong in (replace(call, more=False), replace(call, oneway=True)):
+        assert Commands(daemon).answer(wrong) == Reply({}, "org.varlink.service.ExpectedMore")
+
+
+@pytest.mark.parametrize("interval", ["1", True, -1, math.nan, math.inf, 3601, 10**400, [], {}])
+def test_monitor_wants_an_interval_that_makes_sense(daemon: Any, interval: Any) -> None:
+    call = Call("io.mcastd.Monitor", {"interval": interval}, more=True)
+    expected = Reply({"parameter": "interval"}, "org.varlink.service.InvalidParameter")
+    assert Commands(daemon).answer(call) == expected
 
 
 PROBLEM = ConfigProblem("/etc/mcastd.toml", 3, "outbound.news.ttl", "too large")
@@ -105,6 +140,7 @@ def test_a_bug_is_an_answer_too(daemon: Any) -> None:
         (Call("io.mcastd.Get"), "InvalidParameter", {"parameter": "name"}),
         (Call("io.mcastd.Get", {"name": 1}), "InvalidParameter", {"parameter": "name"}),
         (Call("io.mcastd.Get", {"name": "a", "b": "c"}), "InvalidParameter", {"parameter": "b"}),
+        (Call("io.mcastd.Monitor", {"x": 1}, more=True), "InvalidParameter", {"parameter": "x"}),
         (Call("io.mcastd.Reload", {"self": "x"}), "InvalidParameter", {"parameter": "self"}),
         (Call("io.mcastd.List", upgrade=True), "MethodNotImplemented", {"method": "io.mcastd.List"}),
         (

@@ -192,3 +192,11 @@ def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path) -> None:
     assert {"mcastd_build_info", "process_cpu_seconds", "process_resident_memory_bytes"} <= families
     again = parse(Metrics(a.rows).text().decode())
     assert again["mcastd_scrape_duration_seconds_count", ()] == 0
+
+
+def test_who_is_not_at_work_wants_no_membership(tmp_path: Path) -> None:
+    a = House({"inbound": {"a": {**GROUP, "output": str(tmp_path / "a.log")}}})
+    samples = parse(Exposition().render(a.rows()))
+    for name in ("mcastd_memberships_wanted", "mcastd_memberships"):
+        assert values(samples, name) == {"inbound/a": 0}
+    assert values(samples, "mcastd_receive_buffer_bytes") == {}
