@@ -1,8 +1,7 @@
 """The workers' books in Prometheus' text format, version 0.0.4.
 
-Not by prometheus_client's metric families: they take 6 us a sample, and some fifteen samples a worker at each
-scrape would be the most costly thing that an idle daemon does. Here a sample's name and labels are put
-together once, and a scrape appends the figures.
+Not by prometheus_client's metric families: they take 6 us a sample, and at some twenty samples a worker a
+scrape would be the most costly thing that a quiet daemon does. Here a line is made when its value is another.
 
 Labels are bounded: by the configuration, by the interfaces that the host had, by the reasons and errnos that
 there are. None of their values comes from the network.
@@ -10,13 +9,14 @@ there are. None of their values comes from the network.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from mcastd import clock
 from mcastd.counters import InboundCounters, OutboundCounters
 from mcastd.worker import Books, Headline, Output
 
+PART = 128  # rows
 Row = tuple[Headline, Books]
 
 
@@ -76,61 +76,103 @@ DROPPED = _counter(
     "dropped_datagrams", "Datagrams given up, by reason: by an output, or by a channel (output empty)."
 )
 
-FAMILIES = (
-    INFO,
-    STATE,
-    RESTARTS,
-    *OF_A_CHANNEL,
-    REFUSED,
-    *OF_A_SUBSCRIPTION,
-    RECEIVE_BUFFER,
-    LAST_DATAGRAM,
-    *OF_AN_OUTPUT,
-    DROPPED,
-)
+# What a row of samples is made of: of a channel, of a subscription, of one of its outputs
+CHANNEL = (INFO, STATE, RESTARTS, *OF_A_CHANNEL, LAST_DATAGRAM, REFUSED, DROPPED)
+SUBSCRIPTION = (INFO, STATE, RESTARTS, *OF_A_SUBSCRIPTION, LAST_DATAGRAM, RECEIVE_BUFFER)
+OUTPUT = (*OF_AN_OUTPUT, DROPPED)
+FAMILIES = tuple(dict.fromkeys((*CHANNEL, *SUBSCRIPTION, *OUTPUT)))
+
+Write = Callable[[Any], str]
+"""Makes the lines of a value, each with its end; none of None."""
 
 
-class _Names:
-    """The names and labels of one worker's samples, each with the blank that a value follows."""
+class _Lines:
+    """The lines of one row, made anew only where a value differs from what it was the last time."""
+
+    def __init__(self, writes: Sequence[Write]) -> None:
+        self._writes = writes
+        self._last: tuple[tuple[object, ...], tuple[str, ...]] = ((None,) * len(writes), ("",) * len(writes))
+
+    def of(self, values: tuple[object, ...]) -> tuple[str, ...]:
+        before, lines = self._last  # at once: two may scrape
+        if values != before:
+            changes = zip(self._writes, before, values, lines, strict=True)
+            lines = tuple(line if old == new else write(new) for write, old, new, line in changes)
+            self._last = values, lines
+        return lines
+
+
+class _Worker:
+    """One worker's rows, with the names and labels that they have as long as it is the same worker."""
 
     def __init__(self, name: str, books: Books) -> None:
         kind = name.partition("/")[0]
-        self.of = (books.group, books.port, books.interface, books.outputs)
+        self._of = _identity(books)
         labels = _labels(worker=name, group=books.group, interface=books.interface)
-        families = OF_A_CHANNEL if kind == "outbound" else OF_A_SUBSCRIPTION
-        self.info = f"{_sample(INFO, labels, kind=kind, port=str(books.port))}1\n"
-        self.restarts = _sample(RESTARTS, labels)
-        self.state = f"{STATE.name}{{{labels},state="
-        self.counters = [_sample(family, labels) for family in families]
-        self.buffer, self.last = _sample(RECEIVE_BUFFER, labels), _sample(LAST_DATAGRAM, labels)
-        self.refused = _By(REFUSED, labels, "errno", books.refusals)
-        self.dropped = _By(DROPPED, labels, "reason", books.reasons)
-        self.outputs = [_OutputNames(labels, output) for output in books.outputs]
+        writes: dict[Family, Write] = {
+            family: _number(family, labels) for family in (*CHANNEL, *SUBSCRIPTION)
+        }
+        writes[INFO] = _number(INFO, f"{labels},{_labels(kind=kind, port=str(books.port))}")
+        writes[STATE] = lambda state: f'{STATE.name}{{{labels},state="{state}"}} 1\n'
+        writes[LAST_DATAGRAM] = _time(LAST_DATAGRAM, labels)
+        writes[REFUSED] = _by(REFUSED, labels, "errno", books.refusals)
+        writes[DROPPED] = _by(DROPPED, labels, "reason", books.reasons)
+        self._lines = _Lines([writes[family] for family in (CHANNEL if kind == "outbound" else SUBSCRIPTION)])
+        self._outputs = [_Lines(_writes_of(output, labels)) for output in books.outputs]
+
+    def is_of(self, books: Books) -> bool:
+        return self._of == _identity(books)
+
+    def channel(self, headline: Headline, books: Books, counters: OutboundCounters) -> tuple[str, ...]:
+        values = (
+            1,
+            headline.state,
+            headline.restarts,
+            counters.sent,
+            counters.sent_bytes,
+            counters.late,
+            counters.lines_split,
+            counters.rounds,
+            books.pending,
+            books.vitals.last_datagram,
+            dict(counters.refused),  # a copy: the worker goes on counting
+            dict(counters.dropped),
+        )
+        return self._lines.of(values)
+
+    def subscription(self, headline: Headline, books: Books, counters: InboundCounters) -> tuple[str, ...]:
+        values = (
+            1,
+            headline.state,
+            headline.restarts,
+            counters.received,
+            counters.received_bytes,
+            counters.truncated,
+            books.vitals.overflow,
+            int(books.vitals.stale),
+            books.memberships_wanted,
+            books.memberships,
+            books.receive_buffer_asked,
+            books.vitals.last_datagram,
+            books.receive_buffer,
+        )
+        return self._lines.of(values)
+
+    def outputs(self, books: Books) -> Iterator[tuple[str, ...]]:
+        for lines, (_, of, _) in zip(self._outputs, books.outputs, strict=True):
+            yield lines.of((of.written, of.written_bytes, of.queued, dict(of.dropped)))
 
 
-class _OutputNames:
-    def __init__(self, labels: str, output: Output) -> None:
-        labels = f"{labels},{_labels(output=output.path)}"
-        self.counters = [_sample(family, labels) for family in OF_AN_OUTPUT]
-        self.dropped = _By(DROPPED, labels, "reason", output.reasons)
+def _identity(books: Books) -> tuple[object, ...]:
+    return books.group, books.port, books.interface, books.outputs
 
 
-class _By:
-    """Samples of a family by a label more, each known value of it from the start.
-
-    Where a sample appears late, rate() misses what it had then.
-    """
-
-    def __init__(self, family: Family, labels: str, label: str, known: Sequence[str]) -> None:
-        self._name = f"{family.name}{{{labels},{label}="
-        self._known = dict.fromkeys(known, 0)
-        self._zeros = self._render(self._known)
-
-    def samples(self, counts: Mapping[str, int]) -> str:
-        return self._render(self._known | dict(counts)) if counts else self._zeros
-
-    def _render(self, counts: Mapping[str, int]) -> str:
-        return "".join(f'{self._name}"{value}"}} {count}\n' for value, count in counts.items())
+def _writes_of(output: Output, labels: str) -> list[Write]:
+    labels = f"{labels},{_labels(output=output.path)}"
+    return [
+        *(_number(family, labels) for family in OF_AN_OUTPUT),
+        _by(DROPPED, labels, "reason", output.reasons),
+    ]
 
 
 def _labels(**values: str) -> str:
@@ -141,94 +183,57 @@ def _escape(value: str) -> str:
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
-def _sample(family: Family, labels: str, **more: str) -> str:
-    return f"{family.name}{{{labels},{_labels(**more)}}} " if more else f"{family.name}{{{labels}}} "
+def _number(family: Family, labels: str) -> Write:
+    name = f"{family.name}{{{labels}}}"
+    return lambda value: "" if value is None else f"{name} {value}\n"
+
+
+def _time(family: Family, labels: str) -> Write:
+    """Of monotonic seconds, as Unix time."""
+    name = f"{family.name}{{{labels}}}"
+    return lambda at: "" if at is None else f"{name} {at + clock.wall() - clock.monotonic():.3f}\n"
+
+
+def _by(family: Family, labels: str, label: str, known: Sequence[str]) -> Write:
+    """Of counts by one label more, and each ``known`` value of it from the start: of a sample that appears
+    late, rate() misses what it had then."""
+    name, zeros = f"{family.name}{{{labels},{label}=", dict.fromkeys(known, 0)
+    return lambda counts: "".join(f'{name}"{key}"}} {count}\n' for key, count in (zeros | counts).items())
 
 
 class Exposition:
-    """Renders rows, and remembers the names of those that were there the last time."""
+    """Renders the workers' books, and remembers the rows of those that were there the last time."""
 
     def __init__(self) -> None:
-        self._names: dict[str, _Names] = {}  # replaced, never changed: two may scrape at once
+        self._workers: dict[str, _Worker] = {}  # replaced, never changed: two may scrape at once
 
-    def render(self, rows: Sequence[Row]) -> str:
-        """Every family with its samples; those without one too, so that a scrape shows what there is."""
-        samples = _Samples()
-        names: dict[str, _Names] = {}
+    def render(self, rows: Sequence[Row]) -> Iterator[str]:
+        """Each family with its samples; those without one too, so that a scrape shows what there is.
+
+        In parts of moderate size: one text of megabytes would cost more for its memory than for what it says.
+        """
+        workers: dict[str, _Worker] = {}
+        channels: list[tuple[str, ...]] = []
+        subscriptions: list[tuple[str, ...]] = []
+        outputs: list[tuple[str, ...]] = []
         for headline, books in rows:
-            known = self._names.get(headline.name)
-            if known is None or known.of != (books.group, books.port, books.interface, books.outputs):
-                known = _Names(headline.name, books)
-            names[headline.name] = known
-            samples.add(known, headline, books)
-        self._names = names
-        return samples.text()
-
-
-class _Samples:
-    """The lines of each family, as they come together."""
-
-    def __init__(self) -> None:
-        self._lines: dict[Family, list[str]] = {family: [] for family in FAMILIES}
-        self._info, self._state, self._restarts = (self._lines[family] for family in (INFO, STATE, RESTARTS))
-        self._refused, self._dropped = self._lines[REFUSED], self._lines[DROPPED]
-        self._buffer, self._last = self._lines[RECEIVE_BUFFER], self._lines[LAST_DATAGRAM]
-        self._of_a_channel = [self._lines[family] for family in OF_A_CHANNEL]
-        self._of_a_subscription = [self._lines[family] for family in OF_A_SUBSCRIPTION]
-        self._of_an_output = [self._lines[family] for family in OF_AN_OUTPUT]
-        self._epoch = clock.wall() - clock.monotonic()
-
-    def add(self, names: _Names, headline: Headline, books: Books) -> None:
-        self._info.append(names.info)
-        self._state.append(f'{names.state}"{headline.state}"}} 1\n')
-        self._restarts.append(f"{names.restarts}{headline.restarts}\n")
-        if books.vitals.last_datagram is not None:
-            self._last.append(f"{names.last}{self._epoch + books.vitals.last_datagram:.3f}\n")
-        if isinstance(books.counters, OutboundCounters):
-            self._add_channel(names, books, books.counters)
-        else:
-            self._add_subscription(names, books, books.counters)
-
-    def _add_channel(self, names: _Names, books: Books, counters: OutboundCounters) -> None:
-        values = (
-            counters.sent,
-            counters.sent_bytes,
-            counters.late,
-            counters.lines_split,
-            counters.rounds,
-            books.pending,
-        )
-        for lines, name, value in zip(self._of_a_channel, names.counters, values, strict=True):
-            lines.append(f"{name}{value}\n")
-        self._refused.append(names.refused.samples(counters.refused))
-        self._dropped.append(names.dropped.samples(counters.dropped))
-
-    def _add_subscription(self, names: _Names, books: Books, counters: InboundCounters) -> None:
-        values = (
-            counters.received,
-            counters.received_bytes,
-            counters.truncated,
-            books.vitals.overflow,
-            int(books.vitals.stale),
-            books.memberships_wanted,
-            books.memberships,
-            books.receive_buffer_asked,
-        )
-        for lines, name, value in zip(self._of_a_subscription, names.counters, values, strict=True):
-            lines.append(f"{name}{value}\n")
-        if books.receive_buffer is not None:
-            self._buffer.append(f"{names.buffer}{books.receive_buffer}\n")
-        for output, of_output in zip(books.outputs, names.outputs, strict=True):
-            of = output.counters
-            written = (of.written, of.written_bytes, of.queued)
-            for lines, name, value in zip(self._of_an_output, of_output.counters, written, strict=True):
-                lines.append(f"{name}{value}\n")
-            self._dropped.append(of_output.dropped.samples(of.dropped))
-
-    def text(self) -> str:
-        return "".join(self._parts())
-
-    def _parts(self) -> Iterator[str]:
-        for family, lines in self._lines.items():
+            worker = self._workers.get(headline.name)
+            if worker is None or not worker.is_of(books):
+                worker = _Worker(headline.name, books)
+            workers[headline.name] = worker
+            if isinstance(books.counters, OutboundCounters):
+                channels.append(worker.channel(headline, books, books.counters))
+            else:
+                subscriptions.append(worker.subscription(headline, books, books.counters))
+                outputs += worker.outputs(books)
+        self._workers = workers
+        samples: dict[Family, list[tuple[str, ...]]] = {family: [] for family in FAMILIES}
+        for families, lines in ((CHANNEL, channels), (SUBSCRIPTION, subscriptions), (OUTPUT, outputs)):
+            for family, column in zip(
+                families, zip(*lines, strict=True), strict=False
+            ):  # of no lines, no columns
+                samples[family].append(column)
+        for family, columns in samples.items():
             yield f"# HELP {family.name} {family.help}\n# TYPE {family.name} {family.kind}\n"
-            yield from lines
+            for column in columns:
+                yield from ("".join(column[at : at + PART]) for at in range(0, len(column), PART))

@@ -175,6 +175,8 @@ class SocketReceiver:
         return Load(overflow, filled, min((load.buffer for load in loads), default=0))
 
     def standing(self) -> Standing:
+        if (only := self._only) is not None and not self._refused:
+            return Standing((only.interface.name,) if only.membership.joined else (), 1)
         sockets = self._sockets.values()
         joined = sorted(sock.interface.name for sock in sockets if sock.membership.joined)
         return Standing(tuple(joined), len(sockets) + len(self._refused))

@@ -13,12 +13,16 @@ from metrics.conftest import House, parse, values
 from support.wait import wait_for
 
 from mcastd import clock
-from mcastd.metrics.exposition import FAMILIES, Exposition
+from mcastd.metrics.exposition import FAMILIES, Exposition, Row
 from mcastd.metrics.server import Metrics
 from mcastd.net.link import Origin
 
 MakeHouse = Callable[..., House]
 GROUP = {"group": "239.255.1.2", "port": 9190}
+
+
+def rendered(exposition: Exposition, rows: list[Row]) -> str:
+    return "".join(exposition.render(rows))
 
 
 def test_a_subscription_and_its_outputs(house: MakeHouse, tmp_path: Path) -> None:
@@ -31,13 +35,13 @@ def test_a_subscription_and_its_outputs(house: MakeHouse, tmp_path: Path) -> Non
     link.dropped_by_kernel = 7
     wait_for(
         lambda: (
-            parse(Exposition().render(a.rows())).get(
+            parse(rendered(Exposition(), a.rows())).get(
                 ("mcastd_written_datagrams_total", _labels("a", output=file))
             )
             == 2
         )
     )
-    samples = parse(Exposition().render(a.rows()))
+    samples = parse(rendered(Exposition(), a.rows()))
     labels = _labels("a")
     for name, value in {
         "mcastd_worker_restarts_total": 0,
@@ -84,7 +88,7 @@ def test_a_channel(house: MakeHouse, tmp_path: Path) -> None:
     counters.refused["ENOBUFS"] = 2
     counters.refused["EIO"] = 1
     counters.dropped["too-big"] = 3
-    samples = parse(Exposition().render(a.rows()))
+    samples = parse(rendered(Exposition(), a.rows()))
     for name, value in {
         "mcastd_sent_datagrams_total": 4,
         "mcastd_sent_bytes_total": sum(map(len, a.senders["a"].sent)),
@@ -99,7 +103,7 @@ def test_a_channel(house: MakeHouse, tmp_path: Path) -> None:
     assert refused == {"EAGAIN": 0, "EMSGSIZE": 0, "ENETUNREACH": 0, "ENOBUFS": 2, "EPERM": 0, "EIO": 1}
     assert values(samples, "mcastd_worker_state", "state") == {"finished": 1}
     assert values(samples, "mcastd_worker_info", "interface") == {"fake0": 1}
-    assert samples.keys().isdisjoint(parse(Exposition().render([])))
+    assert samples.keys().isdisjoint(parse(rendered(Exposition(), [])))
 
 
 def test_the_interface_is_the_one_it_is_on_or_was_on_or_is_to_be_on(house: MakeHouse, tmp_path: Path) -> None:
@@ -108,10 +112,10 @@ def test_the_interface_is_the_one_it_is_on_or_was_on_or_is_to_be_on(house: MakeH
         if joined:
             a.workers["inbound/a"]._link = a.receivers["a"]
         exposition = Exposition()
-        found = values(parse(exposition.render(a.rows())), "mcastd_memberships", "interface")
+        found = values(parse(rendered(exposition, a.rows())), "mcastd_memberships", "interface")
         a.workers["inbound/a"]._link = None  # what a run that ends leaves
         assert (
-            values(parse(exposition.render(a.rows())), "mcastd_memberships", "interface").keys()
+            values(parse(rendered(exposition, a.rows())), "mcastd_memberships", "interface").keys()
             == found.keys()
         )
         (name,) = found
@@ -130,34 +134,39 @@ def test_nothing_that_comes_from_the_network_makes_a_series(house: MakeHouse, tm
     link, exposition = a.receivers["a"], Exposition()
     link.deliver(b"x")
     wait_for(
-        lambda: values(parse(exposition.render(a.rows())), "mcastd_written_datagrams_total")["inbound/a"] == 1
+        lambda: (
+            values(parse(rendered(exposition, a.rows())), "mcastd_written_datagrams_total")["inbound/a"] == 1
+        )
     )
-    before = parse(exposition.render(a.rows()))
+    before = parse(rendered(exposition, a.rows()))
     for number in range(500):
         link.deliver(b"x%d" % number, origin=Origin(f"10.0.{number // 250}.{number % 250}", number, 1, 1))
     wait_for(
         lambda: (
-            values(parse(exposition.render(a.rows())), "mcastd_written_datagrams_total")["inbound/a"] == 501
+            values(parse(rendered(exposition, a.rows())), "mcastd_written_datagrams_total")["inbound/a"]
+            == 501
         )
     )
-    after = parse(exposition.render(a.rows()))
+    after = parse(rendered(exposition, a.rows()))
     assert after.keys() == before.keys()
 
 
 def test_names_and_paths_are_escaped(house: MakeHouse, tmp_path: Path) -> None:
     path = str(tmp_path / 'a "b"\\n\nc')
     a = house(inbound={"a": {**GROUP, "output": path}})
-    assert set(values(parse(Exposition().render(a.rows())), "mcastd_written_bytes_total", "output")) == {path}
+    assert set(values(parse(rendered(Exposition(), a.rows())), "mcastd_written_bytes_total", "output")) == {
+        path
+    }
 
 
 def test_names_are_remade_when_a_worker_is_another(tmp_path: Path) -> None:
     exposition = Exposition()
     for path, group in (("/a", "239.1.1.1"), ("/b", "239.1.1.1"), ("/b", "239.1.1.2")):
         a = House({"inbound": {"a": {"group": group, "port": 9, "output": path}}})
-        samples = parse(exposition.render(a.rows()))
+        samples = parse(rendered(exposition, a.rows()))
         assert set(values(samples, "mcastd_written_bytes_total", "output")) == {path}
         assert set(values(samples, "mcastd_received_bytes_total", "group")) == {group}
-    assert parse(exposition.render([])) == {}
+    assert parse(rendered(exposition, [])) == {}
 
 
 def test_every_reason_is_known_from_the_start(tmp_path: Path) -> None:
@@ -184,19 +193,19 @@ def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path) -> None:
     a.receivers["a"].deliver(b"x")
     wait_for(lambda: [headline.state for headline, _ in a.rows()] == ["finished", "active"])
     wait_for(lambda: all(books.vitals.last_datagram for _, books in a.rows()))
-    text = Metrics(a.rows).text()
+    text = b"".join(Metrics(a.rows).text())
     result = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
     families = {name.removesuffix("_total") for name, _ in parse(text.decode())}
     assert {family.name.removesuffix("_total") for family in FAMILIES} <= families
     assert {"mcastd_build_info", "process_cpu_seconds", "process_resident_memory_bytes"} <= families
-    again = parse(Metrics(a.rows).text().decode())
+    again = parse(b"".join(Metrics(a.rows).text()).decode())
     assert again["mcastd_scrape_duration_seconds_count", ()] == 0
 
 
 def test_who_is_not_at_work_wants_no_membership(tmp_path: Path) -> None:
     a = House({"inbound": {"a": {**GROUP, "output": str(tmp_path / "a.log")}}})
-    samples = parse(Exposition().render(a.rows()))
+    samples = parse(rendered(Exposition(), a.rows()))
     for name in ("mcastd_memberships_wanted", "mcastd_memberships"):
         assert values(samples, name) == {"inbound/a": 0}
     assert values(samples, "mcastd_receive_buffer_bytes") == {}
