@@ -197,12 +197,14 @@ class Books(NamedTuple):
     port: int
     interface: str  # that it is on, or was last; "all"; empty while the route has not decided
     counters: OutboundCounters | InboundCounters
-    vitals: Vitals
+    last_datagram: float | None  # monotonic seconds
     # of a channel
     pending: int = 0  # datagrams read from the source and not sent yet
     refusals: Sequence[str] = ()  # errnos with which the kernel may well refuse to send
     reasons: Sequence[str] = ()  # for which it may drop
     # of a subscription
+    overflow: int = 0  # as in Vitals
+    stale: bool = False
     memberships: int = 0  # interfaces on which the group is joined
     memberships_wanted: int = 0
     receive_buffer: int | None = None  # bytes that the kernel gave; None: there is no socket now
@@ -241,7 +243,7 @@ class Worker(Protocol):
         """Never blocks, and does no more than one cheap system call. Called from other threads."""
 
     def books(self) -> Books:
-        """As cheap as :meth:`vitals`, which are part of it. Called from other threads."""
+        """As cheap as :meth:`vitals`. Called from other threads."""
 
 
 class Headline(NamedTuple):

@@ -180,26 +180,6 @@ class Subscription:
         }
 
     def vitals(self) -> Vitals:
-        return self._vitals(self._ask_link())
-
-    def books(self) -> Books:
-        config, told = self._config, self._ask_link()
-        if told.standing.interfaces and config.interface != "all":
-            self._interface = told.standing.interfaces[0]
-        return Books(
-            group=self._group,
-            port=config.port,
-            interface=self._interface,
-            counters=self.counters,
-            vitals=self._vitals(told),
-            memberships=len(told.standing.interfaces),
-            memberships_wanted=told.standing.wanted,
-            receive_buffer=told.buffer,
-            receive_buffer_asked=config.receive_buffer,
-            outputs=self._outputs,
-        )
-
-    def _vitals(self, told: Told) -> Vitals:
         counters, dropped = self.counters, 0
         for sink in self.sinks:
             if sink.counters.dropped:
@@ -208,10 +188,30 @@ class Subscription:
             datagrams=counters.received,
             payload_bytes=counters.received_bytes,
             dropped=dropped,
-            overflow=told.overflow,
+            overflow=self._ask_link().overflow,
             stale=self._stale,
             last_source=self._sources.last,
             last_datagram=self._last,
+        )
+
+    def books(self) -> Books:
+        config, (overflow, buffer, standing) = self._config, self._ask_link()
+        interfaces, wanted = standing
+        if interfaces and config.interface != "all":
+            self._interface = interfaces[0]
+        return Books(
+            group=self._group,
+            port=config.port,
+            interface=self._interface,
+            counters=self.counters,
+            last_datagram=self._last,
+            overflow=overflow,
+            stale=self._stale,
+            memberships=len(interfaces),
+            memberships_wanted=wanted,
+            receive_buffer=buffer,
+            receive_buffer_asked=config.receive_buffer,
+            outputs=self._outputs,
         )
 
     def _ask_link(self) -> Told:

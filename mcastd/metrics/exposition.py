@@ -134,7 +134,7 @@ class _Worker:
             counters.lines_split,
             counters.rounds,
             books.pending,
-            books.vitals.last_datagram,
+            books.last_datagram,
             dict(counters.refused),  # a copy: the worker goes on counting
             dict(counters.dropped),
         )
@@ -148,12 +148,12 @@ class _Worker:
             counters.received,
             counters.received_bytes,
             counters.truncated,
-            books.vitals.overflow,
-            int(books.vitals.stale),
+            books.overflow,
+            int(books.stale),
             books.memberships_wanted,
             books.memberships,
             books.receive_buffer_asked,
-            books.vitals.last_datagram,
+            books.last_datagram,
             books.receive_buffer,
         )
         return self._lines.of(values)

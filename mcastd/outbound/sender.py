@@ -122,7 +122,7 @@ class Channel:
             port=config.port,
             interface=str(self._described.get("interface", name_in(config.interface))),
             counters=self.counters,
-            vitals=self.vitals(),
+            last_datagram=self._last,
             pending=max(0, len(pending) - sent),
             refusals=REFUSALS,
             reasons=(TOO_BIG,),

@@ -192,7 +192,7 @@ def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path) -> None:
     )
     a.receivers["a"].deliver(b"x")
     wait_for(lambda: [headline.state for headline, _ in a.rows()] == ["finished", "active"])
-    wait_for(lambda: all(books.vitals.last_datagram for _, books in a.rows()))
+    wait_for(lambda: all(books.last_datagram for _, books in a.rows()))
     text = b"".join(Metrics(a.rows).text())
     result = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
