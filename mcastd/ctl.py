@@ -6,6 +6,8 @@ Free of the daemon's libraries, so that it starts in a moment.
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -87,6 +89,42 @@ def status(context: click.Context, name: str | None, as_json: bool) -> None:
         context.exit(EXIT_UNHEALTHY)
 
 
+def seconds(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
+    """An option's time span: a number of seconds, or one with the unit ms, s or min."""
+    number = re.fullmatch(r"(\d+\.?\d*) *(ms|s|min|)", value)
+    span = float(number[1]) * {"ms": 0.001, "min": 60.0}.get(number[2], 1.0) if number else 0.0
+    if not 0.1 <= span <= 3600:
+        raise click.BadParameter(f"{value!r} is no span of 0.1 seconds to an hour, such as 2s or 500ms")
+    return span
+
+
+@main.command()
+@click.option(
+    "--interval", "-i", callback=seconds, default="1s", show_default=True, help="Time between two looks."
+)
+@click.option("--count", "-n", type=click.IntRange(1), help="End after so many intervals; print plain lines.")
+@click.option("--once", is_flag=True, help="The same as --count 1.")
+@click.pass_context
+def top(context: click.Context, interval: float, count: int | None, once: bool) -> None:
+    """Watch the workers at work, live.
+
+    What comes and goes, the last minute, what is lost, and who was heard last. Keys: q quits, h tells the
+    others. If it isn't a terminal, or with a count, print a line for each worker every interval.
+    """
+    from mcastd.console import top as display  # noqa: PLC0415 - rich takes its time to load
+
+    interactive = count is None and not once and sys.stdin.isatty() and sys.stdout.isatty()
+    try:
+        if interactive and os.environ.get("TERM") != "dumb":
+            context.exit(display.live(context.obj, interval))
+        for line in display.follow(context.obj, interval, 1 if once else count):
+            click.echo(line)
+    except (ControlError, VarlinkError) as error:
+        raise failure(error) from error
+    except KeyboardInterrupt:
+        context.exit(0)
+
+
 @main.command()
 @click.pass_obj
 def reload(socket: Path) -> None:
@@ -139,10 +177,12 @@ def connected(socket: Path) -> Iterator[ControlClient]:
     try:
         with ControlClient(socket) as client:
             yield client
-    except ControlError as error:
-        raise Failure(str(error)) from error
-    except VarlinkError as error:
-        raise Failure(explain(error)) from error
+    except (ControlError, VarlinkError) as error:
+        raise failure(error) from error
+
+
+def failure(error: ControlError | VarlinkError) -> Failure:
+    return Failure(explain(error) if isinstance(error, VarlinkError) else str(error))
 
 
 def explain(error: VarlinkError) -> str:

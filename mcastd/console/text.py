@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 
 def span(seconds: float) -> str:
     """A time span as systemd writes them, by its two largest units: ``2min 3s``."""
@@ -20,3 +23,48 @@ def printable(value: object) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def short(number: float) -> str:
+    """A count or rate in at most five characters: ``0``, ``0.5``, ``123``, ``12.3k``, ``456M``."""
+    if 0 < number < 9.95:
+        return f"{number:.1f}".removesuffix(".0")
+    for suffix in ("", "k", "M", "G", "T", "P"):
+        if number < 99.95 and suffix:
+            return f"{number:.1f}{suffix}"
+        if number < 999.5:
+            return f"{number:.0f}{suffix}"
+        number /= 1000
+    return "huge"
+
+
+def age(seconds: float | None) -> str:
+    """How long ago, in at most four characters: ``59s``, ``3m``, ``23h``, ``120d``; ``-`` for never."""
+    if seconds is None:
+        return "-"
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= length:
+            return f"{min(int(seconds / length), 999)}{unit}"
+    return f"{max(0, int(seconds))}s"
+
+
+BLOCKS = " ▁▂▃▄▅▆▇█"
+ASCII_BLOCKS = " .:-=+*#@"
+
+
+def sparkline(values: Sequence[float], width: int, span: int, blocks: str = BLOCKS) -> str:
+    """``values``, the newest last and to the right, of which ``span`` would fill ``width`` characters.
+
+    Each character stands for the largest of its values, as high as that is beside the largest of all; what is
+    not zero can be seen.
+    """
+    largest = max(values, default=0.0)
+    if largest <= 0:
+        return " " * width
+    line = []
+    for place in range(width):  # from the right
+        first, end = place * span // width, (place + 1) * span // width
+        newest, oldest = len(values) - first, len(values) - max(end, first + 1)
+        value = max(values[max(0, oldest) : max(0, newest)], default=0.0)
+        line.append(blocks[math.ceil(value / largest * (len(blocks) - 1))])
+    return "".join(reversed(line))

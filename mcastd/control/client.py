@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from mcastd import clock
 from mcastd.control.protocol import REPLY_LIMIT, Call, Decoder, Message, ProtocolError, Reply, VarlinkError
 from mcastd.errors import ControlError, reason_of
 
+CONNECT_AGAIN = 0.01  # seconds until the next attempt while many others connect
 IS_IT_RUNNING = "is mcastd running? (systemctl status mcastd)"
 
 
@@ -24,15 +26,28 @@ class ControlClient:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(timeout)
         try:
-            self._socket.connect(str(path))
+            self._connect(str(path))
         except OSError as error:
             self._socket.close()
             raise self._explained(error) from error
+
+    def _connect(self, path: str) -> None:
+        deadline = clock.monotonic() + self._timeout
+        while True:
+            try:
+                return self._socket.connect(path)
+            except BlockingIOError:  # its backlog is full, and it does not wait for room: unix(7)
+                if clock.monotonic() >= deadline:
+                    raise
+                time.sleep(CONNECT_AGAIN)
 
     def __enter__(self) -> ControlClient:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._socket.close()
 
     def call(self, method: str, /, **parameters: object) -> Message:

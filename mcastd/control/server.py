@@ -1,7 +1,8 @@
 """The control server: several conversations at once, none of which can hold up another.
 
 One thread accepts, and each connection has a thread of its own. Their number is bounded: when it is
-reached, the client that has been silent for longest makes room. So clients that hang cost nobody a turn.
+reached, the client that has been silent for longest makes room, of those whose process has the most. So
+clients that hang cost nobody a turn, and a flood of them costs only itself its connections.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import errno
 import os
 import socket
 import threading
+from collections import Counter
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from mcastd.log import get_logger
 
 MAX_CONNECTIONS = 32
 RETRY_PAUSE = 1.0  # seconds until the next accept() when the process is out of file descriptors or threads
+TURN = 0.1  # seconds that a client may wait for others' calls to end, when there is no room
 log = get_logger()
 
 
@@ -39,8 +42,10 @@ class ControlServer:
         self._timeout = timeout
         self._listening = ExitStack()
         self._closing = threading.Event()
-        self._lock = threading.Lock()  # of the two below
+        self._lock = threading.Lock()  # of the three below
         self._busy: dict[socket.socket, bool] = {}  # in a call? The connection silent for longest is first
+        self._peers: dict[socket.socket, int] = {}  # the process at the other end
+        self._calls_end = threading.Condition(self._lock)
         self._threads: set[threading.Thread] = set()
         self._spare = _Spare()
 
@@ -94,16 +99,35 @@ class ControlServer:
         thread = threading.Thread(target=self._serve, args=(connection,), name="control-client", daemon=True)
         with ExitStack() as unless_admitted, self._lock:
             unless_admitted.callback(connection.close)
-            if len(self._busy) >= MAX_CONNECTIONS:
-                silent = next((other for other, busy in self._busy.items() if not busy), None)
-                if silent is None:  # all of them wait for the daemon
-                    return
-                del self._busy[silent]
-                _shut_down(silent, socket.SHUT_RDWR)
+            peer = peer_pid(connection)
+            if len(self._busy) >= MAX_CONNECTIONS and not self._make_room(peer):
+                return
             thread.start()
             self._busy[connection] = False
+            self._peers[connection] = peer
             self._threads.add(thread)
             unless_admitted.pop_all()
+
+    def _make_room(self, peer: int) -> bool:
+        """Drop a client for one of the process ``peer``, with the lock held; whether there was one."""
+
+        def silent_of(largest: int) -> socket.socket | None:
+            """The one silent for longest of a process with at least so many connections."""
+            silent = (other for other, busy in self._busy.items() if not busy)
+            return next((other for other in silent if crowds[self._peers[other]] >= largest), None)
+
+        crowds = Counter(self._peers.values())
+        crowds[peer] += 1
+        largest = max(crowds.values())
+        # In the middle of a call it is not dropped; most calls are over in no time
+        self._calls_end.wait_for(lambda: self._closing.is_set() or silent_of(largest), TURN)
+        victim = silent_of(largest) or silent_of(crowds[peer])
+        if victim is None:
+            return False
+        self._busy.pop(victim)
+        self._peers.pop(victim)
+        _shut_down(victim, socket.SHUT_RDWR)
+        return True
 
     def _serve(self, connection: socket.socket) -> None:
         try:
@@ -117,6 +141,7 @@ class ControlServer:
             if not self._closing.is_set():
                 self._spare.save()
             self._busy.pop(connection, None)
+            self._peers.pop(connection, None)
             self._threads.discard(threading.current_thread())
 
     def _converse(self, connection: socket.socket) -> None:
@@ -157,6 +182,7 @@ class ControlServer:
         with self._lock:
             if self._busy.pop(connection, False):
                 self._busy[connection] = False  # now the one heard of last
+                self._calls_end.notify()
 
 
 def _shut_down(connection: socket.socket, direction: int) -> None:

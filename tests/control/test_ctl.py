@@ -206,5 +206,7 @@ def test_version(run: Run) -> None:
 
 
 def test_it_starts_without_the_daemon_s_libraries() -> None:
-    program = "import sys, mcastd.ctl; print(*{'pydantic', 'structlog', 'asyncio'} & set(sys.modules))"
+    program = (
+        "import sys, mcastd.ctl; print(*{'pydantic', 'structlog', 'asyncio', 'rich'} & set(sys.modules))"
+    )
     assert subprocess.check_output([sys.executable, "-c", program]) == b"\n"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 
 import pytest
 from support.machine import Machine
@@ -25,7 +27,9 @@ def test_varlinkctl_talks_to_it(machine: Machine) -> None:
     machine.shell("useradd --groups mcastd member; useradd stranger")
     socket = "/run/mcastd/control"
     assert "io.mcastd" in machine.run("varlinkctl", "info", socket, user="member").stdout
-    assert "method Reload()" in machine.run("varlinkctl", "introspect", socket, "io.mcastd").stdout
+    introspected = machine.run("varlinkctl", "introspect", socket, "io.mcastd").stdout
+    assert "method Reload()" in introspected
+    assert re.search(r"method Monitor\(\s*interval: \?float\s*\)", introspected)
     call = ["varlinkctl", "call", "--json=short", socket]
     described = json.loads(machine.run(*call, "io.mcastd.Describe", "{}", user="member").stdout)
     assert described["version"] == __version__
@@ -35,6 +39,15 @@ def test_varlinkctl_talks_to_it(machine: Machine) -> None:
     wrong = machine.run(*call, "io.mcastd.Get", '{"name": "inbound/none"}', check=False)
     assert wrong.returncode != 0
     assert "io.mcastd.NoSuchWorker" in wrong.stderr
+    monitor = [*call, "--more", "io.mcastd.Monitor", '{"interval": 0.1}']
+    told = machine.shell(f"{shlex.join(monitor)} | head -n 5", check=False).replace("\x1e", "")  # RFC 7464
+    first, *later = map(json.loads, told.splitlines())
+    assert {state["name"] for state in first["states"]} == {"inbound/news", "outbound/news"}
+    assert len(later) == 4
+    assert all(reply["at"] > first["at"] for reply in later)
+    once = machine.run(*call, "io.mcastd.Monitor", "{}", check=False)
+    assert once.returncode != 0
+    assert "ExpectedMore" in once.stderr
     refused = machine.run(*call, "io.mcastd.List", "{}", user="stranger", check=False)
     assert refused.returncode != 0
     assert "Permission denied" in refused.stderr
