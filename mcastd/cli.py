@@ -48,14 +48,14 @@ def run(path: Path, socket: Path | None) -> None:
     clean stop, 78 if the configuration is refused, 1 for any other failure.
     """
     from mcastd import daemon, log, process  # noqa: PLC0415 - not for `mcastd --help`
-    from mcastd.config import load  # noqa: PLC0415
+    from mcastd.config import examine  # noqa: PLC0415
 
     log.configure("auto", "warning")  # until the configuration says otherwise
     try:
-        config = load(path)
+        config, warnings = examine(path)
         log.configure(config.daemon.log_format, config.daemon.log_level)
         process.prepare_process()
-        sys.exit(daemon.Daemon(path, config, socket).run())
+        sys.exit(daemon.Daemon(path, config, socket, warnings).run())
     except ConfigError as error:
         _refuse(error)
     except McastdError as error:
@@ -65,24 +65,31 @@ def run(path: Path, socket: Path | None) -> None:
 @main.command(short_help="Check the configuration, or print the effective one.")
 @config_option
 @click.option("--dump", is_flag=True, help="Print the effective configuration as TOML, defaults included.")
-def check(path: Path, dump: bool) -> None:
+@click.option("--strict", is_flag=True, help="Take warnings for problems: exit with 78 if there are any.")
+def check(path: Path, dump: bool, strict: bool) -> None:
     """Check the configuration and print every problem as FILE:LINE: KEY: REASON.
 
-    Exit status: 0 if it is good, 78 if not. The host is not looked at: whether an interface exists is
-    found out when the daemon runs.
+    What is legal but unwise is printed in the same way, with "warning:" before the reason. Exit status: 0 if
+    it is good, 78 if not. The host is not looked at: whether an interface exists is found out when the
+    daemon runs.
     """
     from mcastd import config, log  # noqa: PLC0415
 
     log.configure("auto", "warning")  # on stderr: stdout is for the dump
     try:
-        loaded = config.load(path)
+        loaded, warnings = config.examine(path)
     except ConfigError as error:
         _refuse(error)
+    for warning in warnings:
+        click.echo(str(warning), err=True)
     if dump:
         click.echo(config.dump(loaded), nl=False)
     else:
         counts = f"{len(loaded.outbound)} outbound, {len(loaded.inbound)} inbound"
-        click.echo(f"{path}: good ({counts})")
+        unwise = f", {len(warnings)} warning{'s' * (len(warnings) > 1)}" if warnings else ""
+        click.echo(f"{path}: good ({counts}){unwise}")
+    if warnings and strict:
+        sys.exit(EX_CONFIG)
 
 
 @main.command(short_help="Show news flowing over the loopback interface.")

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from mcastd import __version__, clock, log, systemd
 from mcastd.build import build
-from mcastd.config import Changes, Config, InboundSubscription, OutboundChannel, diff, load
+from mcastd.config import Changes, Config, InboundSubscription, OutboundChannel, diff, examine
 from mcastd.control.commands import DaemonView, NoSuchWorker, ReloadView
 from mcastd.control.server import ControlServer
-from mcastd.errors import ConfigError, McastdError, reason_of
+from mcastd.errors import ConfigError, ConfigProblem, McastdError
 from mcastd.inbound.reader import Reader
 from mcastd.metrics import MetricsServer
 from mcastd.net.interfaces import Monitor
@@ -34,11 +34,19 @@ class Daemon:
     """One run of the daemon for one configuration file; also what the control socket's commands act on.
 
     ``socket`` is where to listen if the configuration does not say: each daemon of a host needs its own.
+    ``warnings`` are what is unwise in the configuration.
     """
 
-    def __init__(self, path: Path, config: Config, socket: Path | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: Config,
+        socket: Path | None = None,
+        warnings: Sequence[ConfigProblem] = (),
+    ) -> None:
         self._path = path
         self._config = config
+        self._warnings = warnings
         unsaid = "control_socket" not in config.daemon.model_fields_set
         self._socket = socket if socket and unsaid else config.daemon.control_socket
         self._log = log.get_logger()
@@ -49,6 +57,7 @@ class Daemon:
         self._memberships = Memberships()
         self._reader = Reader()
         self._watcher = Watcher()
+        self._metrics: MetricsServer | None = None
         self._control = ControlServer(self._socket, self)
         self._supervisor = Supervisor(self._build, self._worker_changed)
         self._monitor = Monitor(lambda: self._supervisor.send(Signal.NETWORK))
@@ -81,36 +90,44 @@ class Daemon:
                     Signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
                 )
                 if metrics := self._open_metrics():
+                    self._metrics = metrics
                     stack.callback(metrics.close)
                 self._log.info("daemon.started", version=__version__, pid=os.getpid(), config=str(self._path))
+                self._advise()
                 workers = self._config.workers()
                 self._supervisor.apply(diff(Config(), self._config), workers, daemon.stop_timeout)
                 self._say_ready()
-            self._log.info("daemon.ready", summary=self._supervisor.summary())
+            self._log.info("daemon.ready", summary=self._summary())
             self._serve(signals)
             return self._shut_down()
 
+    def _advise(self) -> None:
+        """Log what is unwise in the configuration."""
+        for warning in self._warnings:
+            self._log.warning("config.advised", warning=str(warning))
+
     def _open_metrics(self) -> MetricsServer | None:
         address = self._config.daemon.metrics
-        if address is None:
-            return None
-        try:
-            return MetricsServer(address, self._supervisor.views)
-        except OSError as error:  # multicast goes on without
-            self._log.error("metrics.unavailable", address=address, reason=reason_of(error))
-            return None
+        return MetricsServer(address, self._supervisor.books, self._wake_up) if address else None
+
+    def _wake_up(self) -> None:
+        os.eventfd_write(self._wake, 1)
+
+    def _summary(self) -> str:
+        problem = self._metrics.problem if self._metrics else ""
+        return "; ".join(filter(None, [self._supervisor.summary(), problem]))
 
     def _say_ready(self) -> None:
         if not self._supervisor.wait_attempted(FIRST_ATTEMPTS):
             self._log.warning("workers.delayed", reason=f"not all tried within {FIRST_ATTEMPTS:g} s")
-        systemd.ready(self._supervisor.summary())
+        systemd.ready(self._summary())
 
     def _serve(self, signals: Signals) -> None:
         """The main thread's life: signals, status and watchdog, until SIGTERM or SIGINT."""
         poll = select.poll()
         poll.register(signals, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
-        chores = _Chores(self._supervisor, self._begin_unstarted)
+        chores = _Chores(self._supervisor, self._summary, self._begin_unstarted)
         while True:
             ready = dict(poll.poll(chores.next_due()))
             if self._wake in ready:
@@ -156,7 +173,7 @@ class Daemon:
 
     def describe(self) -> DaemonView:
         age = clock.monotonic() - self._born
-        return DaemonView(__version__, os.getpid(), str(self._path), age, self._supervisor.summary())
+        return DaemonView(__version__, os.getpid(), str(self._path), age, self._summary())
 
     def list_workers(self) -> Sequence[WorkerView]:
         return self._supervisor.views()
@@ -176,7 +193,7 @@ class Daemon:
         with self._changing("reload"):
             systemd.reloading()
             try:
-                config = load(self._path)
+                config, warnings = examine(self._path)
             except ConfigError as error:
                 for problem in error.problems:
                     self._log.error("config.refused", problem=str(problem))
@@ -185,6 +202,8 @@ class Daemon:
             changes = diff(self._config, config)
             log.configure(config.daemon.log_format, config.daemon.log_level)
             self._config = config
+            self._warnings = warnings
+            self._advise()
             try:
                 self._supervisor.apply(changes, config.workers(), config.daemon.stop_timeout)
             finally:
@@ -246,8 +265,11 @@ class _Chores:
     STATUS_EVERY = 1.0  # seconds at least between two STATUS messages
     UNSTARTED_EVERY = 5.0  # seconds between attempts to start what could not be started
 
-    def __init__(self, supervisor: Supervisor, begin_unstarted: Callable[[], bool]) -> None:
+    def __init__(
+        self, supervisor: Supervisor, summary: Callable[[], str], begin_unstarted: Callable[[], bool]
+    ) -> None:
         self._supervisor = supervisor
+        self._summary = summary
         self._begin_unstarted = begin_unstarted
         self._log = log.get_logger()
         self._watchdog = systemd.watchdog_interval()
@@ -271,7 +293,7 @@ class _Chores:
         now = clock.monotonic()
         if now >= self._status_at:
             self._status_at = math.inf
-            systemd.status(self._supervisor.summary())
+            systemd.status(self._summary())
         if now >= self._watchdog_at and self._watchdog is not None:
             self._watchdog_at = now + self._watchdog
             self._feed_watchdog()

@@ -11,11 +11,12 @@ import os
 import select
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from mcastd import clock
+from mcastd.counters import InboundCounters, OutboundCounters, OutputCounters
 
 LONGEST_WAIT = 86_400.0  # seconds: poll(2) takes no more than 24 days; waking once a day costs nothing
 SHORT_NAP = 0.005  # seconds that a signal may wait
@@ -178,6 +179,39 @@ class Vitals(NamedTuple):
     last_datagram: float | None = None  # monotonic seconds, of the last one received or sent
 
 
+class Output(NamedTuple):
+    """One output of a subscription, and where it is counted."""
+
+    path: str
+    counters: OutputCounters  # live
+    reasons: Sequence[str]  # for which it may drop
+
+
+class Books(NamedTuple):
+    """All that a worker counts, and what tells it apart: for metrics, of every worker, every second.
+
+    The counters are the worker's own, and live.
+    """
+
+    group: str
+    port: int
+    interface: str  # that it is on, or was last; "all"; empty while the route has not decided
+    counters: OutboundCounters | InboundCounters
+    last_datagram: float | None  # monotonic seconds
+    # of a channel
+    pending: int = 0  # datagrams read from the source and not sent yet
+    refusals: Sequence[str] = ()  # errnos with which the kernel may well refuse to send
+    reasons: Sequence[str] = ()  # for which it may drop
+    # of a subscription
+    overflow: int = 0  # as in Vitals
+    stale: bool = False
+    memberships: int = 0  # interfaces on which the group is joined
+    memberships_wanted: int = 0
+    receive_buffer: int | None = None  # bytes that the kernel gave; None: there is no socket now
+    receive_buffer_asked: int = 0
+    outputs: tuple[Output, ...] = ()  # the same tuple each time
+
+
 class Worker(Protocol):
     """One outbound channel or inbound subscription: made once for its settings, run any number of times."""
 
@@ -207,6 +241,9 @@ class Worker(Protocol):
 
     def vitals(self) -> Vitals:
         """Never blocks, and does no more than one cheap system call. Called from other threads."""
+
+    def books(self) -> Books:
+        """As cheap as :meth:`vitals`. Called from other threads."""
 
 
 class Headline(NamedTuple):

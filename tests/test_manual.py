@@ -12,6 +12,7 @@ import generate
 import pytest
 
 from mcastd import cli, ctl
+from mcastd.metrics.exposition import FAMILIES
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +74,9 @@ def test_completions_are_there_for_each_shell(generated: Path) -> None:
     }
     for file in files:
         assert "_COMPLETE=" in (generated / file).read_text()
+
+
+def test_every_metric_is_explained(generated: Path) -> None:
+    text = (generated / "man" / "mcastd.8").read_text()
+    for family in FAMILIES:
+        assert f".It Li {family.name}\n{family.help}\n" in text, family.name

@@ -129,6 +129,7 @@ class Tally:
 class Listener:
     """The Sink: counts, tracks and prints up to ``limit`` datagrams, then calls ``on_limit``."""
 
+    reasons = ()  # it drops nothing
     slow = False  # a write never waits
     pending = None
     blocked = False

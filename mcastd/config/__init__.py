@@ -1,7 +1,7 @@
 """Configuration: TOML in; a frozen Config, or every problem, out."""
 
 from mcastd.config.diff import Changes, diff
-from mcastd.config.load import dump, load
+from mcastd.config.load import dump, examine, load
 from mcastd.config.model import (
     Config,
     Daemon,
@@ -10,6 +10,7 @@ from mcastd.config.model import (
     InboundSubscription,
     OutboundChannel,
 )
+from mcastd.config.types import name_in
 
 __all__ = [
     "Changes",
@@ -21,5 +22,7 @@ __all__ = [
     "OutboundChannel",
     "diff",
     "dump",
+    "examine",
     "load",
+    "name_in",
 ]

@@ -68,7 +68,7 @@ def _complaints(error: ValidationError, data: Mapping[str, object]) -> Iterator[
         cause = details.get("ctx", {}).get("error")
         if isinstance(cause, Conflicts):
             for location, reason in cause.found:
-                yield Complaint(_as_written(location, data), reason)
+                yield Complaint(as_written(location, data), reason)
         elif details["type"] != "default_factory_not_called":  # an echo of another error
             yield _complaint(details, data)
 
@@ -102,7 +102,7 @@ def _complaint(details: ErrorDetails, data: Mapping[str, object]) -> Complaint:
             reason = f"must be a table, not {show(value)}"
         case _:
             reason = details["msg"]
-    return Complaint(_as_written(location, data), reason, missing)
+    return Complaint(as_written(location, data), reason, missing)
 
 
 def _untagged(location: Location) -> Location:
@@ -113,7 +113,7 @@ def _untagged(location: Location) -> Location:
     return location
 
 
-def _as_written(location: Location, data: Mapping[str, object]) -> Location:
+def as_written(location: Location, data: Mapping[str, object]) -> Location:
     """A location in the models as one in the text, where an output may be no array, and no table."""
     written: Location = ()
     node: object = data

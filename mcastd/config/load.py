@@ -14,7 +14,8 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from mcastd.config.explain import Complaint, explain
+from mcastd.config.advice import advise
+from mcastd.config.explain import Complaint, as_written, explain
 from mcastd.config.model import Config
 from mcastd.config.positions import nearest, positions
 from mcastd.errors import ConfigError, ConfigProblem, reason_of
@@ -40,12 +41,22 @@ def load(path: Path) -> Config:
     Raises ConfigError with every problem, in the order of the text. Problems of reading and syntax hide
     those of meaning: with a part unread, a key that seems missing may not be.
     """
+    return examine(path)[0]
+
+
+def examine(path: Path) -> tuple[Config, Sequence[ConfigProblem]]:
+    """The same, with what is unwise in it: warnings, in the order of the text."""
     try:
         files = _read_all(path)
         tables = _merge_all(files)
         if not tables:
             raise _refusal(path, "declares nothing; add an [outbound.NAME] or [inbound.NAME] table")
-        return _validate(tables, files)
+        config = _validate(tables, files)
+        warnings = [
+            Complaint(as_written(advice.location, tables), f"warning: {advice.reason}")
+            for advice in advise(config)
+        ]
+        return config, _locate(warnings, files) if warnings else []
     except RecursionError:
         raise _refusal(path, "tables or arrays are nested too deeply") from None
 

@@ -329,6 +329,11 @@ def interface_address(interface: str | None) -> Address | None:
     return _address(interface)
 
 
+def name_in(interface: str | None) -> str:
+    """The name in a parsed ``interface``, empty if it is an address or the route is to decide."""
+    return interface if interface is not None and interface_address(interface) is None else ""
+
+
 def parse_metrics(value: object) -> str:
     """Where to serve metrics: ``HOST:PORT``, an IPv6 address in brackets."""
     if isinstance(value, str) and (

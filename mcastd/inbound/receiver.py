@@ -7,16 +7,17 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from mcastd import clock, log
-from mcastd.config import InboundSubscription
+from mcastd.config import InboundSubscription, name_in
 from mcastd.counters import InboundCounters, SourceCounts
 from mcastd.errors import LinkError
 from mcastd.inbound.gather import Gather
 from mcastd.inbound.reader import Reader
 from mcastd.inbound.sinks import NEED_METADATA, Sink, make_sink
-from mcastd.net.link import Batch, Receiver, SourceFilter
-from mcastd.worker import NONE, Context, Signal, Vitals
+from mcastd.net.link import Batch, Receiver, SourceFilter, Standing
+from mcastd.worker import NONE, Books, Context, Output, Signal, Vitals
 
 UPDATABLE = (
     "sources",
@@ -54,6 +55,14 @@ def source_filter(config: InboundSubscription) -> SourceFilter:
     return SourceFilter(exclude=True, sources=config.exclude_sources)
 
 
+class Told(NamedTuple):
+    """What the link said of itself, for those who look at all subscriptions often."""
+
+    overflow: int = 0
+    buffer: int | None = None  # bytes; None: there is no link
+    standing: Standing = Standing((), 0)
+
+
 class Subscription:
     """The worker of one subscription. Its sinks and counters outlive its runs, its link does not.
 
@@ -80,6 +89,10 @@ class Subscription:
         self.sinks: tuple[Sink, ...] = tuple(
             make_sink(output, str(config.group), interface_name, self._log) for output in config.output
         )
+        self._outputs = tuple(
+            Output(str(output.path), sink.counters, sink.reasons)
+            for sink, output in zip(self.sinks, config.output, strict=True)
+        )
         outputs = zip(self.sinks, config.output, strict=True)
         self._pipes = [sink for sink, output in outputs if output.kind == "fifo"]  # these may have a queue
         self._metadata = any(output.format in NEED_METADATA for output in config.output)
@@ -93,7 +106,9 @@ class Subscription:
         self._long_visits = False  # an output held it up, or there was no thread to visit
         self._limited = False  # the receive buffer was too small to let datagrams gather for max_latency
         self._overflow_before = 0  # on links closed since
-        self._overflow_told = 0  # by vitals()
+        self._told = Told()
+        self._group = str(config.group)
+        self._interface = name_in(config.interface)  # that it was on last
         self._last: float | None = None  # monotonic time of the last datagram
         self._sources = SourceCounts()
         self._heard = 0.0  # monotonic time of the last datagram, or of the start of the run
@@ -175,20 +190,46 @@ class Subscription:
             datagrams=counters.received,
             payload_bytes=counters.received_bytes,
             dropped=dropped,
-            overflow=self._overflow_now(),
+            overflow=self._ask_link().overflow,
             stale=self._stale,
             last_source=self._sources.last,
             last_datagram=self._last,
         )
 
-    def _overflow_now(self) -> int:
-        """The kernel's figure; what was told last while the link is in use, which may take long."""
+    def books(self) -> Books:
+        config, (overflow, buffer, standing) = self._config, self._ask_link()
+        interfaces, wanted = standing
+        if interfaces and config.interface != "all":
+            self._interface = interfaces[0]
+        return Books(
+            group=self._group,
+            port=config.port,
+            interface=self._interface,
+            counters=self.counters,
+            last_datagram=self._last,
+            overflow=overflow,
+            stale=self._stale,
+            memberships=len(interfaces),
+            memberships_wanted=wanted,
+            receive_buffer=buffer,
+            receive_buffer_asked=config.receive_buffer,
+            outputs=self._outputs,
+        )
+
+    def _ask_link(self) -> Told:
+        """What the link says now; what it said last while it is in use, which may take long."""
         if self._lock.acquire(blocking=False):
             try:
-                self._overflow_told = self._overflow()
+                link = self._link
+                if link is None:
+                    self._told = Told(self._overflow_before)
+                else:
+                    load = link.load()
+                    overflow = self._overflow_before + load.overflow
+                    self._told = Told(overflow, load.buffer, link.standing())
             finally:
                 self._lock.release()
-        return self._overflow_told
+        return self._told
 
     def _receive_buffer(self, described: Mapping[str, object] | None) -> dict[str, object]:
         """What was asked for and had, and what to do if it is too little."""

@@ -8,7 +8,17 @@ import os
 from collections import deque
 
 from mcastd.errors import LinkError
-from mcastd.net.link import ANY_SOURCE, Batch, FileChunks, ListBatch, Load, Origin, Payloads, SourceFilter
+from mcastd.net.link import (
+    ANY_SOURCE,
+    Batch,
+    FileChunks,
+    ListBatch,
+    Load,
+    Origin,
+    Payloads,
+    SourceFilter,
+    Standing,
+)
 
 ANYBODY = Origin(source="192.0.2.1", port=5000, ifindex=1, ttl=1)
 BATCH = 64  # datagrams a receive() returns at most, like the real receiver
@@ -71,6 +81,9 @@ class FakeReceiver:
 
     def load(self) -> Load:
         return Load(self.dropped_by_kernel, self.filled, 4 << 20)
+
+    def standing(self) -> Standing:
+        return Standing(("fake0",), 1)
 
     def describe(self) -> dict[str, object]:
         return {"interfaces": ["fake0"]}

@@ -116,6 +116,13 @@ class Load(NamedTuple):
     buffer: int = 0  # bytes of the smallest buffer, in the measure of SO_RCVBUF
 
 
+class Standing(NamedTuple):
+    """Where a receiver is a member, as it believes itself."""
+
+    interfaces: tuple[str, ...]  # names of those that it has joined on, in order
+    wanted: int  # interfaces that it would be on
+
+
 class Receiver(Protocol):
     """An open subscription to one group and port."""
 
@@ -144,6 +151,9 @@ class Receiver(Protocol):
 
     def load(self) -> Load:
         """What was lost in this receiver's buffers, and how full they are: now, and exact."""
+
+    def standing(self) -> Standing:
+        """Where it is a member; asks nobody. Called from other threads."""
 
     def describe(self) -> dict[str, object]:
         """The effective settings (interfaces joined, receive buffer had), as JSON values."""

@@ -121,6 +121,11 @@ class Membership:
             self._joined = None
             self._sock.close()
 
+    @property
+    def joined(self) -> bool:
+        """Whether this socket is a member, as far as it was told."""
+        return self._joined is not None
+
     def actual(self) -> str | None:
         """The filter that the kernel has for this socket, as SourceFilter's text; None: no membership.
 

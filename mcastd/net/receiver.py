@@ -11,7 +11,7 @@ from mcastd.errors import LinkError
 from mcastd.net._abi import Address
 from mcastd.net.batch import NOTHING, READING, Arena, arenas
 from mcastd.net.interfaces import Host, Interface, look
-from mcastd.net.link import ANY_SOURCE, Batch, Load, SourceFilter
+from mcastd.net.link import ANY_SOURCE, Batch, Load, SourceFilter, Standing
 from mcastd.net.membership import Memberships
 from mcastd.net.sockets import ReceivingSocket
 
@@ -173,6 +173,13 @@ class SocketReceiver:
             overflow = self._overflow_before + sum(load.overflow for load in loads)
         filled = max((load.filled for load in loads), default=0.0)
         return Load(overflow, filled, min((load.buffer for load in loads), default=0))
+
+    def standing(self) -> Standing:
+        if (only := self._only) is not None and not self._refused:
+            return Standing((only.interface.name,) if only.membership.joined else (), 1)
+        sockets = self._sockets.values()
+        joined = sorted(sock.interface.name for sock in sockets if sock.membership.joined)
+        return Standing(tuple(joined), len(sockets) + len(self._refused))
 
     def describe(self) -> dict[str, object]:
         return {

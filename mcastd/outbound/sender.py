@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import fields
 
 from mcastd import clock
-from mcastd.config import OutboundChannel
+from mcastd.config import OutboundChannel, name_in
 from mcastd.counters import OutboundCounters
 from mcastd.errors import LinkError
 from mcastd.log import get_logger
@@ -20,9 +20,11 @@ from mcastd.outbound.framing import make_framer
 from mcastd.outbound.pacing import Pacer, Uniform
 from mcastd.outbound.source import LONGEST_NAP, PayloadSource, Source
 from mcastd.outbound.watcher import Watcher
-from mcastd.worker import Context, Signal, Vitals
+from mcastd.worker import Books, Context, Signal, Vitals
 
 FULL = {errno.EAGAIN, errno.ENOBUFS}  # the kernel takes nothing just now
+REFUSALS = ("EAGAIN", "EMSGSIZE", "ENETUNREACH", "ENOBUFS", "EPERM")  # that one may expect
+TOO_BIG = "too-big"
 BATCH = 512  # datagrams handed to the link at once
 SHORTEST_PAUSE = 0.001  # seconds that a full link is left alone; doubled while it takes nothing
 LONGEST_PAUSE = 0.064
@@ -64,6 +66,7 @@ class Channel:
         self._pending: Payloads = []  # from one read: sent up to index _next; emptied when all is sent
         self._next = 0
         self._log = get_logger(worker=name)
+        self._group = str(config.group)
         self._last: float | None = None  # monotonic time of the last datagram that the kernel took
         self._said_too_big = False
         self._said_ready = False
@@ -117,6 +120,19 @@ class Channel:
             refused=sum(dict(counters.refused).values()),
             late=counters.late,
             last_datagram=self._last,
+        )
+
+    def books(self) -> Books:
+        config, pending, sent = self._config, self._pending, self._next
+        return Books(
+            group=self._group,
+            port=config.port,
+            interface=str(self._described.get("interface", name_in(config.interface))),
+            counters=self.counters,
+            last_datagram=self._last,
+            pending=max(0, len(pending) - sent),
+            refusals=REFUSALS,
+            reasons=(TOO_BIG,),
         )
 
     def _transmit(self, context: Context, link: Sender) -> None:
@@ -202,11 +218,11 @@ class Channel:
 
     def _drop_too_big(self, error: LinkError) -> None:
         """A datagram too long for the way can never go: it takes its turn, and the next one follows."""
-        self.counters.dropped["too-big"] += 1
+        self.counters.dropped[TOO_BIG] += 1
         if not self._said_too_big:
             self._said_too_big = True
             way_out = "set a lower max_datagram"
-            self._log.warning("datagram.dropped", reason="too-big", error=str(error), way_out=way_out)
+            self._log.warning("datagram.dropped", reason=TOO_BIG, error=str(error), way_out=way_out)
 
     def _refill(self) -> bool:
         """Read on, when everything is sent; whether there is something to send. Raises SourceError."""

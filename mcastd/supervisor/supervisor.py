@@ -8,7 +8,7 @@ from mcastd import clock, log
 from mcastd.config import Changes, InboundSubscription, OutboundChannel
 from mcastd.supervisor.state import State
 from mcastd.supervisor.thread import WorkerThread
-from mcastd.worker import Headline, Signal, Vitals, Worker, WorkerView
+from mcastd.worker import Books, Headline, Signal, Vitals, Worker, WorkerView
 
 Settings = OutboundChannel | InboundSubscription
 Factory = Callable[[str, Settings], Worker]
@@ -91,6 +91,11 @@ class Supervisor:
     def vitals(self) -> dict[str, Vitals]:
         """What each worker has done."""
         return {name: thread.worker.vitals() for name, thread in self._threads.copy().items()}
+
+    def books(self) -> list[tuple[Headline, Books]]:
+        """All workers, by name, with all that they count."""
+        threads = sorted(self._threads.copy().items())
+        return [(thread.headline(), thread.worker.books()) for _, thread in threads]
 
     def wait_attempted(self, timeout: float) -> bool:
         """Block until every worker has had its first attempt, for at most ``timeout`` seconds in all."""

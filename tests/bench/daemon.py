@@ -51,6 +51,10 @@ class Checkout(NamedTuple):
         )
         return answer.stdout.strip()
 
+    def has_command(self, name: str) -> bool:
+        """Whether its mcastctl has the command."""
+        return self._ask(f"from mcastd import ctl; print({name!r} in ctl.main.commands)") == "True"
+
     def describe(self) -> str:
         """The Python version, and whether optional libraries and a commit are there."""
         probe = "import platform, mcastd; print(platform.python_version(), mcastd.__version__)"
@@ -74,12 +78,15 @@ class Daemon:
         workers: str,
         stack: contextlib.ExitStack,
         host: Host | None = None,
+        *,
+        metrics: str | None = None,
     ) -> None:
         """``workers``: the configuration but its [daemon]; on the receiver's host unless told otherwise."""
         self._lab = lab
         directory = lab.new_path("mcastd")
         directory.mkdir()
-        self._config, self._control = directory / "mcastd.toml", directory / "control"
+        self._config, self.control = directory / "mcastd.toml", directory / "control"
+        self._metrics = f'metrics = "{metrics}"\n' if metrics else ""
         self.write(workers)
         address = directory / "notify"
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
@@ -103,8 +110,8 @@ class Daemon:
         raise RuntimeError(f"mcastd is not ready:\n{self._lab.log.read_text()[-3000:]}")
 
     def write(self, workers: str) -> None:
-        settings = f'[daemon]\nlog_level = "warning"\ncontrol_socket = "{self._control}"\n\n'
-        self._config.write_text(settings + workers)
+        settings = f'[daemon]\nlog_level = "warning"\ncontrol_socket = "{self.control}"\n'
+        self._config.write_text(f"{settings}{self._metrics}\n{workers}")
 
     def reload(self) -> None:
         """Take what was written, and return when it is in force."""
@@ -114,7 +121,7 @@ class Daemon:
         """A varlink call (see ``mcastd/control``), without a Python that starts for it."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
             control.settimeout(30)
-            control.connect(str(self._control))
+            control.connect(str(self.control))
             call = {"method": f"io.mcastd.{method}", "parameters": parameters}
             control.sendall(json.dumps(call).encode() + b"\0")
             reply = b""

@@ -32,7 +32,7 @@ class Several:
         self, bench: Bench, count: int, stack: contextlib.ExitStack, first: Address, **settings: object
     ) -> None:
         self.lab: Lab = bench.lab
-        self.addresses = [_after(first, number) for number in range(count)]
+        self.addresses = [after(first, number) for number in range(count)]
         directory = self.lab.new_path("several")
         directory.mkdir()
         self._outputs = [directory / str(number) for number in range(count)]
@@ -95,7 +95,7 @@ class Several:
         return {"cpu": cpu / max(1, count - lost), "lost": lost}
 
 
-def _after(first: Address, number: int) -> Address:
+def after(first: Address, number: int) -> Address:
     """The address that ``blast -k`` sends to in its turn ``number``."""
     octets = [int(octet) for octet in first.group.split(".")]
     value = int.from_bytes(bytes(octets)) + number
@@ -196,7 +196,7 @@ def idle(bench: Bench) -> list[Result]:
         directory.mkdir()
         workers = []
         for number in range(IDLE):
-            group, port = _after(Address("239.251.0.1", 30_000), number)
+            group, port = after(Address("239.251.0.1", 30_000), number)
             settings = {"interval": '"1h"', "repeat": '"forever"'}
             workers.append(channel(f"n{number}", group, port, source, settings))
             heard = f"239.252.{number // 250}.{1 + number % 250}"

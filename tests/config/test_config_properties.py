@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcastd.config import Changes, Config, diff, dump, load
+from mcastd.config import Changes, Config, diff, dump, examine, load
 from mcastd.config.types import DSCP, MAX_RATE, MAX_SIZE
 from mcastd.errors import ConfigError
 
@@ -22,7 +23,9 @@ NAMES = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9_.-]{0,8}\Z")
 DURATIONS = st.floats(0, 1e6) | st.integers(0, 10**6) | st.sampled_from(["500ms", "1min 30s", "2d"])
 PERIODS = st.floats(0.001, 1e6) | st.integers(1, 10**6) | st.sampled_from(["500ms", "1min 30s"])
 IPV4_GROUPS = st.integers(0xE0000100, 0xEFFFFFFF).map(lambda n: ".".join(str(b) for b in n.to_bytes(4)))
+IPV4_GROUPS |= st.sampled_from(["232.1.1.1", "239.255.0.1", "239.128.0.1", "239.0.0.1"])
 IPV6_GROUPS = st.integers(0, 0xFFFF).map(lambda n: f"ff15::{n:x}")
+IPV6_GROUPS |= st.sampled_from(["ff35::1", "ff3e::8000:1", "ff1e::1", "ff0e::101"])
 FORMATS = {
     "format": st.sampled_from(["raw", "lines", "json"]),
     "mode": st.integers(0, 0o777) | st.just("0600"),
@@ -248,6 +251,23 @@ def test_valid_text_with_bytes_changed(path: Path, config: Config, where: int, w
     text = dump(config).encode()
     where %= len(text)
     load_or_refusal(path, text[:where] + what + text[where + len(what) :])
+
+
+# -- advice
+
+
+@given(CONFIGS)
+def test_advice_is_a_line_on_a_worker_that_is_there(path: Path, config: Config) -> None:
+    path.write_text(dump(config))
+    loaded, warnings = examine(path)
+    assert loaded == config
+    assert list(warnings) == sorted(set(warnings))
+    names = [f"{section}.{name}." for section in ("outbound", "inbound") for name in getattr(config, section)]
+    for warning in warnings:
+        assert warning.line
+        assert warning.path.replace('"', "").startswith(tuple(names))
+        assert re.fullmatch(r"warning: .+; .+", warning.reason)
+        assert warning.reason.isprintable()
 
 
 # -- dump, diff

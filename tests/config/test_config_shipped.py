@@ -17,6 +17,7 @@ from mcastd.config import (
     InboundSubscription,
     OutboundChannel,
     dump,
+    examine,
     load,
 )
 
@@ -30,6 +31,7 @@ def test_it_is_valid_and_says_what_it_is_for(path: Path, tmp_path: Path) -> None
     assert re.match(r"# \S", path.read_text())
     config = load(path)
     assert config.workers()
+    assert examine(path) == (config, []), "no false alarm"
     (tmp_path / "again.toml").write_text(dump(config))
     assert load(tmp_path / "again.toml") == config
 

@@ -69,6 +69,25 @@ def test_check_prints_every_problem_and_exits_78(tmp_path: Path) -> None:
     assert '"ttl"' in problems[2]
 
 
+def test_check_warns_of_what_is_unwise(tmp_path: Path) -> None:
+    config = tmp_path / "mcastd.toml"
+    config.write_text('[outbound.news]\nsource = "/x"\ngroup = "239.1.2.3"\nport = 9\nttl = 255\n')
+    result = mcastd("check", "--config", str(config))
+    assert (result.returncode, result.stdout) == (0, f"{config}: good (1 outbound, 0 inbound), 1 warning\n")
+    assert result.stderr.startswith(f"{config}:5: outbound.news.ttl: warning: 255 is far beyond any site")
+    assert mcastd("check", "--strict", "--config", str(config)).returncode == 78
+    dumped = mcastd("check", "--dump", "--config", str(config))
+    assert dumped.stderr == result.stderr
+    assert tomllib.loads(dumped.stdout)["outbound"]["news"]["ttl"] == 255
+    config.write_text(config.read_text().replace("255", "1"))
+    strict = mcastd("check", "--strict", "--config", str(config))
+    assert (strict.returncode, strict.stdout, strict.stderr) == (
+        0,
+        f"{config}: good (1 outbound, 0 inbound)\n",
+        "",
+    )
+
+
 @pytest.mark.parametrize("command", ["check", "run"])
 @pytest.mark.parametrize("content", [None, b"", b"# nothing\n", b"\xff\xfe\x00", b"a = [", "directory"])
 def test_a_config_that_is_no_config_is_one_line_and_78(

@@ -269,6 +269,22 @@ def test_the_watchdog_starves_while_a_worker_hangs(tmp_path: Path) -> None:
         assert process.wait(20) == 1  # not a clean stop: one worker never ended
 
 
+def test_what_is_unwise_is_logged_at_the_start_and_by_a_reload(tmp_path: Path) -> None:
+    def config(ttl: int) -> str:
+        return outbound("a", tmp_path / "missing.txt").replace("ttl = 0", f"ttl = {ttl}")
+
+    with RunningDaemon(tmp_path, config(255)) as daemon:
+        (said,) = daemon.events("config.advised")
+        assert said["level"] == "warning"
+        assert "outbound.a.ttl: warning: 255 is" in said["warning"]
+        daemon.write(config(200))
+        assert daemon.ctl("reload").returncode == 0
+        assert "outbound.a.ttl: warning: 200 is" in daemon.events("config.advised")[1]["warning"]
+        daemon.write(config(1))
+        assert daemon.ctl("reload").returncode == 0
+        assert len(daemon.events("config.advised")) == 2
+
+
 def test_metrics_are_served(tmp_path: Path) -> None:
     output = tmp_path / "a.log"
     with socket.socket() as probe:
@@ -279,9 +295,23 @@ def test_metrics_are_served(tmp_path: Path) -> None:
         send(b"one", b"two")
         wait_for(lambda: output.exists() and output.read_bytes() == b"onetwo")
         text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
-        assert 'mcastd_received_datagrams_total{output="",worker="inbound/a"} 2.0' in text
-        assert f'mcastd_written_datagrams_total{{output="{output}",worker="inbound/a"}} 2.0' in text
-        assert 'mcastd_worker_state{state="active",worker="inbound/a"} 1.0' in text
+        labels = f'worker="inbound/a",group="{GROUP}",interface="lo"'
+        assert f"mcastd_received_datagrams_total{{{labels}}} 2\n" in text
+        assert f'mcastd_written_datagrams_total{{{labels},output="{output}"}} 2\n' in text
+        assert f'mcastd_worker_state{{{labels},state="active"}} 1\n' in text
+
+
+def test_an_address_for_metrics_that_is_taken_is_said_in_the_status(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        config = f'[daemon]\ncontrol_socket = "{tmp_path}/control"\nmetrics = "{address}"\n'
+        with RunningDaemon(tmp_path, config + inbound("a", tmp_path / "a.log")) as daemon:
+            problem = f"no metrics at {address}: address already in use; trying again"
+            assert daemon.wait_notified("READY")["STATUS"] == f"1 of 1 workers active; {problem}"
+            assert problem in daemon.ctl("status").stdout
+            assert daemon.stop() == 0
 
 
 def test_the_journal_format_has_priorities_and_one_line_an_event(tmp_path: Path) -> None:

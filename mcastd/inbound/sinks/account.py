@@ -25,6 +25,8 @@ REASONS = {
     errno.EMFILE: "no-descriptors",
     errno.ENFILE: "no-descriptors",
 }
+IO_ERROR = "io-error"  # any other
+TROUBLES = (*sorted(set(REASONS.values())), IO_ERROR)
 NO_READER = "no-reader"
 READER_GONE = "reader-gone"
 _EXPECTED = {NO_READER, READER_GONE}  # a pipe's reader may come and go: nothing to warn of
@@ -105,5 +107,5 @@ class Account:
             f"cannot write to {self._path}",
             reason_of(error),
             "tried again with each datagram",
-            reason=REASONS.get(error.errno or 0, "io-error"),
+            reason=REASONS.get(error.errno or 0, IO_ERROR),
         )

@@ -19,7 +19,7 @@ from mcastd import clock
 from mcastd.config import FifoOutput
 from mcastd.counters import OutputCounters
 from mcastd.errors import SinkError
-from mcastd.inbound.sinks.account import NO_READER, READER_GONE, Account
+from mcastd.inbound.sinks.account import NO_READER, READER_GONE, TROUBLES, Account
 from mcastd.inbound.sinks.formats import Format
 from mcastd.inbound.sinks.paths import LOOK_EVERY, Identity, identity, make_parent, open_existing
 from mcastd.inbound.sinks.records import Record, Records, fitting, size_of, whole
@@ -42,6 +42,7 @@ class FifoSink:
     reader datagrams are dropped, and each batch looks for one again.
     """
 
+    reasons = (*TROUBLES, NOT_A_FIFO, NO_READER, READER_GONE, FULL, STOPPED)
     slow = False  # a write never waits
 
     def __init__(

@@ -12,7 +12,7 @@ from mcastd.clock import Clock
 from mcastd.config import FileOutput
 from mcastd.counters import OutputCounters
 from mcastd.errors import SinkError, reason_of
-from mcastd.inbound.sinks.account import Account
+from mcastd.inbound.sinks.account import TROUBLES, Account
 from mcastd.inbound.sinks.formats import Format
 from mcastd.inbound.sinks.paths import LOOK_EVERY, Identity, identity, make_parent, open_existing
 from mcastd.inbound.sinks.records import Made, Record, Records, fitting, whole
@@ -31,6 +31,7 @@ class FileSink:
     limit is what keeps the disk from filling up.
     """
 
+    reasons = (*TROUBLES, NOT_A_FILE, ROTATION)
     pending: int | None = None  # nothing is ever queued
     blocked = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from mcastd.counters import OutputCounters
@@ -18,6 +19,10 @@ class Sink(Protocol):
 
     @property
     def counters(self) -> OutputCounters: ...
+
+    @property
+    def reasons(self) -> Sequence[str]:
+        """All for which it may drop."""
 
     @property
     def slow(self) -> bool:

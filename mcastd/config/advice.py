@@ -1,0 +1,243 @@
+"""What is legal in a configuration, and unwise: each with its cause and the way out. Pure; never raises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
+
+from mcastd.config.explain import Complaint
+from mcastd.config.model import ETHERNET_PAYLOAD, Config, InboundSubscription, OutboundChannel
+from mcastd.config.types import Address, format_duration, format_rate, format_size
+
+SITE = 32  # TTL with which a datagram left the site in the MBone; 64 the region, 128 the continent (mrouted)
+UNRESTRICTED = 128  # TTL from which no such threshold was meant to hold
+TO_GATHER = 1 << 20  # bytes of receive buffer without which nothing is gathered: inbound/receiver.py
+AT_ONCE = 4 << 20  # bytes that a burst may have: what a subscription's buffer holds by default
+FAST = 500_000_000  # bit/s from which json is a mistake: see the rows "json" and "raw" of `make bench`
+LINK_CONTROL, SSM = IPv4Network("224.0.0.0/24"), IPv4Network("232.0.0.0/8")
+OWNED = (IPv4Network("233.0.0.0/8"), IPv4Network("234.0.0.0/8"))  # by AS (RFC 3180), by prefix (RFC 6034)
+ADMINISTRATIVE = IPv4Network("239.0.0.0/8")  # RFC 2365
+
+
+def advise(config: Config) -> list[Complaint]:
+    """Everything unwise in ``config``, at its location in the models, in no order that means anything."""
+    found: list[Complaint] = []
+    for name, channel in config.outbound.items():
+        for check in OF_A_CHANNEL:
+            found += (Complaint(("outbound", name, key), why) for key, why in check(channel))
+    for name, subscription in config.inbound.items():
+        for look in OF_A_SUBSCRIPTION:
+            found += (Complaint(("inbound", name, key), why) for key, why in look(subscription))
+    for compare in BETWEEN_WORKERS:
+        found += compare(config)
+    return found
+
+
+Advice = Iterator[tuple[str, str]]
+"""The keys of one worker that are unwise, each with why."""
+
+# -- one channel
+
+
+def _leaves(channel: OutboundChannel) -> bool:
+    return channel.ttl > 0 and channel.interface != "lo"
+
+
+def _reach(channel: OutboundChannel) -> Advice:
+    ttl, group = channel.ttl, channel.group
+    if ttl >= UNRESTRICTED or (ttl > SITE and not _is_bounded(group)):
+        yield (
+            "ttl",
+            f"{ttl} is far beyond any site: what a loop or a router without a boundary lets out goes as far;"
+            " set the number of networks that it has to cross",
+        )
+    if _leaves(channel) and _is_public(group):
+        own = "239.0.0.0/8 (RFC 2365)" if group.version == 4 else "ff15::/16 or ff18::/16 (RFC 4291)"
+        yield (
+            "group",
+            f"{group} is for the whole Internet, and not yours unless it was assigned; take one of {own}",
+        )
+
+
+def _reserved(channel: OutboundChannel) -> Advice:
+    group = channel.group
+    if not _leaves(channel):
+        return
+    if isinstance(group, IPv4Address) and group in LINK_CONTROL:
+        yield (
+            "group",
+            f"{group} is for protocols of the link itself (RFC 5771), and switches flood it to every port;"
+            " take one of 239.255.0.0/16",
+        )
+    elif isinstance(group, IPv6Address) and not group.packed[1] & 0x10:
+        own = f"ff1{group.packed[1] & 0xF:x}::/16"
+        yield "group", f"{group} is assigned by IANA, for good (RFC 4291); take one of {own}"
+    elif isinstance(group, IPv4Address) and not int(group) & 0x7F_FF_00:
+        control = IPv4Address(int(LINK_CONTROL[0]) | int(group) & 0xFF)
+        yield (
+            "group",
+            f"{group} has the same Ethernet address as {control}; switches flood that (RFC 4541);"
+            " let the last three bytes not be 0.0.x or 128.0.x",
+        )
+
+
+def _fragments(channel: OutboundChannel) -> Advice:
+    most = ETHERNET_PAYLOAD[channel.group.version]
+    if channel.framing != "file" and channel.max_datagram > most and _leaves(channel):
+        yield (
+            "max_datagram",
+            f"{channel.max_datagram} is more than an Ethernet frame carries: unless the MTU is larger all the"
+            f" way, datagrams go in fragments, and one lost is all lost; {most} fits",
+        )
+
+
+def _bursts(channel: OutboundChannel) -> Advice:
+    size = int((channel.rate or 0) / 8 * channel.burst)
+    if size > AT_ONCE:
+        rate, burst = format_rate(channel.rate or 0), format_duration(channel.burst)
+        yield (
+            "burst",
+            f"{burst} of {rate} is {size:,} bytes at once: more than switches and receivers hold,"
+            f" these {format_size(AT_ONCE)} by default; set less",
+        )
+
+
+def _unpaced(channel: OutboundChannel) -> Advice:
+    if channel.interval == 0 and not channel.follow and _leaves(channel):
+        yield (
+            "interval",
+            "0 is as fast as this host can, which no network carries without loss; set rate instead",
+        )
+
+
+OF_A_CHANNEL: tuple[Callable[[OutboundChannel], Advice], ...] = (
+    _reach,
+    _reserved,
+    _fragments,
+    _bursts,
+    _unpaced,
+)
+
+# -- one subscription
+
+
+def _without_sources(subscription: InboundSubscription) -> Advice:
+    if _is_source_specific(subscription.group) and not subscription.sources:
+        yield (
+            "sources",
+            f"none are named, but {subscription.group} is source-specific: routers ignore a join"
+            " without (RFC 4604); name the senders",
+        )
+
+
+def _shallow(subscription: InboundSubscription) -> Advice:
+    if subscription.receive_buffer < TO_GATHER and subscription.max_latency:
+        yield (
+            "receive_buffer",
+            f"below {format_size(TO_GATHER)} nothing can gather, so each datagram costs a wake-up;"
+            " set more, or max_latency = 0",
+        )
+
+
+OF_A_SUBSCRIPTION: tuple[Callable[[InboundSubscription], Advice], ...] = (_without_sources, _shallow)
+
+# -- between workers
+
+
+def _senders_agree(config: Config) -> Iterator[Complaint]:
+    """A channel to the group and port of an earlier one; or to a group that Ethernet takes for that one's."""
+    to_port: dict[tuple[Address, int], list[tuple[str, OutboundChannel]]] = {}
+    to_ethernet: dict[bytes, list[tuple[str, OutboundChannel]]] = {}
+    for name, channel in config.outbound.items():
+        group, location = channel.group, ("outbound", name, "group")
+        same = to_port.setdefault((group, channel.port), [])
+        if first := _first_met(channel, same):
+            yield Complaint(
+                location,
+                f"outbound.{first} sends to {group} port {channel.port} too, and receivers get both mixed;"
+                " give one another group",
+            )
+        alike = to_ethernet.setdefault(ethernet_address(group), [])
+        if first := _first_met(channel, [(other, one) for other, one in alike if one.group != group]):
+            yield Complaint(
+                location,
+                f"{group} has the same Ethernet address as the group of outbound.{first}, so that hosts and"
+                " switches may take in both for one (RFC 1112); choose another ending",
+            )
+        same.append((name, channel))
+        if all((one.group, one.interface) != (group, channel.interface) for _, one in alike):
+            alike.append((name, channel))
+
+
+def _first_met(channel: OutboundChannel, others: list[tuple[str, OutboundChannel]]) -> str | None:
+    return next((name for name, one in others if _may_meet(one.interface, channel.interface)), None)
+
+
+def _local_receivers(config: Config) -> Iterator[Complaint]:
+    """What this host sends, and receives itself."""
+    channels: dict[tuple[Address, int], list[tuple[str, OutboundChannel]]] = {}
+    for sender, channel in config.outbound.items():
+        channels.setdefault((channel.group, channel.port), []).append((sender, channel))
+    for name, subscription in config.inbound.items():
+        for sender, channel in channels.get((subscription.group, subscription.port), ()):
+            if not _may_meet(channel.interface, subscription.interface):
+                continue
+            if not channel.loop:
+                why = f"false keeps it from inbound.{name} on this host, which receives this group; set true"
+                yield Complaint(("outbound", sender, "loop"), why)
+            elif channel.rate is not None and channel.rate >= FAST:
+                yield from _too_fast_for_json(name, subscription, sender, channel.rate)
+
+
+def _too_fast_for_json(
+    name: str, subscription: InboundSubscription, sender: str, rate: int
+) -> Iterator[Complaint]:
+    for index, output in enumerate(subscription.output):
+        if output.format == "json":
+            yield Complaint(
+                ("inbound", name, "output", index, "format"),
+                f"json at the {format_rate(rate)} of outbound.{sender} takes a multiple of the CPU and more"
+                ' room than raw; choose "raw" or "lines"',
+            )
+
+
+BETWEEN_WORKERS: tuple[Callable[[Config], Iterator[Complaint]], ...] = (_senders_agree, _local_receivers)
+
+# -- addresses
+
+
+def _scope(group: IPv6Address) -> int:
+    return group.packed[1] & 0x0F
+
+
+def _is_bounded(group: Address) -> bool:
+    """Whether boundaries that networks have keep it within an organization (RFC 2365, RFC 7346)."""
+    return group in ADMINISTRATIVE if isinstance(group, IPv4Address) else _scope(group) <= 8
+
+
+def _is_source_specific(group: Address) -> bool:
+    """RFC 4607: 232/8 and ff3x::/32."""
+    if isinstance(group, IPv4Address):
+        return group in SSM
+    return group.packed[1] >> 4 == 3 and group.packed[2:4] == b"\0\0"
+
+
+def _is_public(group: Address) -> bool:
+    """Whether routers carry it world-wide, and nobody but IANA can say whose it is."""
+    if isinstance(group, IPv6Address):
+        return (
+            _scope(group) == 0xE and not group.packed[1] & 0x20
+        )  # with the flag P it is its prefix's owner's
+    return not any(group in network for network in (LINK_CONTROL, SSM, *OWNED, ADMINISTRATIVE))
+
+
+def ethernet_address(group: Address) -> bytes:
+    """The MAC address that ``group`` is sent to: RFC 1112 section 6.4, RFC 2464 section 7."""
+    if isinstance(group, IPv4Address):
+        return b"\x01\x00\x5e" + (int(group) & 0x7F_FFFF).to_bytes(3)
+    return b"\x33\x33" + group.packed[12:]
+
+
+def _may_meet(one: str | None, other: str | None) -> bool:
+    """Whether two settings of ``interface`` can mean the same interface."""
+    return one == other or one in (None, "all") or other in (None, "all")

@@ -1,0 +1,251 @@
+"""The HTTP endpoint that Prometheus scrapes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import select
+import socket
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from socketserver import TCPServer, ThreadingMixIn
+from typing import Any
+from urllib.parse import urlsplit
+
+from prometheus_client import CollectorRegistry, Info, ProcessCollector, generate_latest
+from prometheus_client.core import Metric, SummaryMetricFamily
+from prometheus_client.registry import Collector
+
+from mcastd import __version__, clock, log
+from mcastd.errors import reason_of
+from mcastd.metrics.exposition import Exposition, Row
+
+RETRY = 5.0  # seconds between attempts to have the address
+MOST = 8  # clients at once: one more, and the one that is there for longest has to go
+PATIENCE = 10.0  # seconds that a client may take to ask, or to take the answer
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+FAST = (
+    1  # gzip's level: half the work of 6 for a tenth more bytes; prometheus_client's 9 is ten times the work
+)
+GZIP = 16 + zlib.MAX_WBITS  # the format, in zlib's words
+START_PAGE = b'<!doctype html><title>mcastd</title><a href="/metrics">metrics</a>\n'
+
+
+class Metrics:
+    """What a scrape is answered with: the workers' books, and the process by prometheus_client."""
+
+    def __init__(self, rows: Callable[[], Sequence[Row]]) -> None:
+        self._rows = rows
+        self._exposition = Exposition()
+        self._registry = CollectorRegistry()
+        self._scrapes = _Scrapes()
+        build = Info("mcastd_build", "What runs.", registry=self._registry)
+        build.info({"version": __version__, "python": platform.python_version()})
+        ProcessCollector(registry=self._registry)
+        self._registry.register(self._scrapes)
+
+    def text(self) -> Iterator[bytes]:
+        """In parts, each made when the one before it may be gone."""
+        started = clock.monotonic()
+        yield generate_latest(self._registry)
+        for part in self._exposition.render(self._rows()):
+            yield part.encode()
+        self._scrapes.add(clock.monotonic() - started)
+
+
+class _Scrapes(Collector):
+    """How often, and how long in all; without the time of its creation, which Prometheus has no use for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count, self._seconds = 0, 0.0
+
+    def add(self, seconds: float) -> None:
+        with self._lock:
+            self._count += 1
+            self._seconds += seconds
+
+    def collect(self) -> Iterable[Metric]:
+        with self._lock:
+            count, seconds = self._count, self._seconds
+        help_text = "How long scrapes took in mcastd, until their answer was ready."
+        yield SummaryMetricFamily(
+            "mcastd_scrape_duration_seconds", help_text, count_value=count, sum_value=seconds
+        )
+
+
+class MetricsServer:
+    """Serves ``GET /metrics`` on ``address`` ("HOST:PORT") until closed.
+
+    If the address cannot be had, ``problem`` says why, and it is tried again; ``on_change`` is called when
+    that changes. No client is waited for: each has a thread, of which there are at most ``MOST``.
+    """
+
+    def __init__(
+        self, address: str, rows: Callable[[], Sequence[Row]], on_change: Callable[[], None] = lambda: None
+    ) -> None:
+        self.problem = ""
+        self._address = address
+        self._metrics = Metrics(rows)
+        self._on_change = on_change
+        self._log = log.get_logger()
+        self._closing = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._server = self._open()
+        self._thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        os.eventfd_write(self._closing, 1)
+        self._thread.join()
+        os.close(self._closing)
+
+    def _open(self) -> _Server | None:
+        """The server, if the address is to be had now."""
+        host, _, port = self._address.rpartition(":")
+        try:
+            server = _Server(host.strip("[]"), int(port), self._metrics)
+        except OSError as error:  # multicast goes on without
+            problem = f"no metrics at {self._address}: {reason_of(error)}; trying again"
+            if problem != self.problem:
+                self.problem = problem
+                self._log.error("metrics.unavailable", address=self._address, reason=reason_of(error))
+                self._on_change()
+            return None
+        if self.problem:
+            self.problem = ""
+            self._log.info("metrics.served", address=self._address)
+            self._on_change()
+        return server
+
+    def _serve(self) -> None:
+        poll = select.poll()
+        poll.register(self._closing, select.POLLIN)
+        if self._server is not None:
+            poll.register(self._server, select.POLLIN)
+        while True:
+            ready = dict(poll.poll(None if self._server is not None else RETRY * 1000))
+            if self._closing in ready:
+                break
+            if self._server is not None:
+                self._server.handle_request()
+            elif server := self._open():
+                self._server = server
+                poll.register(server, select.POLLIN)
+        if self._server is not None:
+            self._server.end()
+
+
+class _Server(ThreadingMixIn, HTTPServer):
+    """A thread for each client, and no more than ``MOST`` of them."""
+
+    daemon_threads = True
+    block_on_close = False  # clients are ended, not waited for
+    timeout = 0  # of handle_request(), which is called when a client is there
+    request_queue_size = 64
+
+    def __init__(self, host: str, port: int, metrics: Metrics) -> None:
+        """Raises OSError if it cannot listen there."""
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        self.address_family, *_, address = found[0]
+        self.metrics = metrics
+        self._clients: dict[socket.socket, None] = {}  # in the order of their coming
+        self._lock = threading.Lock()
+        super().__init__((str(address[0]), port), _Handler)
+
+    def server_bind(self) -> None:
+        TCPServer.server_bind(self)  # HTTPServer would ask the DNS for its own name, and maybe wait for it
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        try:
+            return super().get_request()
+        except OSError:  # no descriptor left: the client still waits, and poll(2) would not
+            time.sleep(0.1)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            self._clients[request] = None
+            if len(self._clients) > MOST:
+                longest = next(iter(self._clients))
+                del self._clients[longest]
+                _hang_up(longest)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._clients.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client went away, or did not take its answer: nothing that anybody has to know."""
+
+    def end(self) -> None:
+        self.server_close()
+        with self._lock:
+            for client in self._clients:
+                _hang_up(client)
+
+
+def _hang_up(client: socket.socket) -> None:
+    """Have the client's thread meet its end; that closes the socket."""
+    with contextlib.suppress(OSError):
+        client.shutdown(socket.SHUT_RDWR)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One request, HTTP/1.0: a connection that is kept would hold a thread between scrapes."""
+
+    server: _Server
+    timeout = PATIENCE
+
+    def version_string(self) -> str:
+        return "mcastd"
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def _answer(self, *, body: bool) -> None:
+        path = urlsplit(self.path).path
+        if path == "/metrics":
+            parts, kind = self.server.metrics.text(), TEXT
+        elif path == "/":
+            parts, kind = iter([START_PAGE]), "text/html; charset=utf-8"
+        else:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        if _accepts_gzip(self.headers.get("Accept-Encoding", "")):
+            content = _compressed(parts)
+            self.send_header("Content-Encoding", "gzip")
+        else:
+            content = list(parts)
+        self.send_header("Content-Length", str(sum(map(len, content))))
+        self.end_headers()
+        if body:
+            for part in content:
+                self.wfile.write(part)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Log nothing: what a client sends is its own."""
+
+
+def _compressed(parts: Iterable[bytes]) -> list[bytes]:
+    compressor = zlib.compressobj(FAST, wbits=GZIP)
+    return [*(compressor.compress(part) for part in parts), compressor.flush()]
+
+
+def _accepts_gzip(header: str) -> bool:
+    """Whether an Accept-Encoding has gzip, RFC 9110 section 12.5.3."""
+    for coding in header.split(","):
+        name, _, weight = coding.replace(" ", "").partition(";")
+        if name.lower() == "gzip":
+            return weight not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
+    return False

@@ -1,0 +1,71 @@
+"""Who looks at a daemon once a second: ``scrape HOST PORT``, ``watch SOCKET``, or ``terminal COMMAND...``.
+
+Prints a line when it has had its first answer, and goes on until it is ended.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import http.client
+import json
+import os
+import pty
+import socket
+import struct
+import sys
+import termios
+import time
+from functools import cache
+
+EVERY = 1.0  # seconds
+
+
+@cache
+def say() -> None:
+    """That there was a first answer."""
+    print("looking", flush=True)
+
+
+def scrape(host: str, port: str) -> None:
+    """As Prometheus does: it takes gzip."""
+    due = time.monotonic()
+    while True:
+        connection = http.client.HTTPConnection(host, int(port), timeout=10)
+        connection.request("GET", "/metrics", headers={"Accept-Encoding": "gzip"})
+        answer = connection.getresponse()
+        assert answer.status == 200
+        text = gzip.decompress(answer.read())
+        connection.close()
+        assert text.endswith(b"\n")
+        say()
+        due += EVERY
+        time.sleep(max(0.0, due - time.monotonic()))
+
+
+def watch(path: str) -> None:
+    """What `mcastctl top` asks for, without its screen."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
+        control.connect(path)
+        call = {"method": "io.mcastd.Monitor", "parameters": {"interval": EVERY}, "more": True}
+        control.sendall(json.dumps(call).encode() + b"\0")
+        waiting = b""
+        while piece := control.recv(1 << 20):
+            *replies, waiting = (waiting + piece).split(b"\0")
+            for reply in replies:
+                assert json.loads(reply)["continues"]
+                say()
+
+
+def terminal(*command: str) -> None:
+    """Have it run on a terminal of the usual size, and read what it shows."""
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.execvpe(command[0], command, {**os.environ, "TERM": "xterm"})
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    while os.read(fd, 1 << 16):
+        say()
+
+
+if __name__ == "__main__":
+    {"scrape": scrape, "watch": watch, "terminal": terminal}[sys.argv[1]](*sys.argv[2:])

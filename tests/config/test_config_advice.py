@@ -1,0 +1,133 @@
+"""What `mcastd check` warns of, each with its line; and its healthy neighbours, of which it does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mcastd.config import Config, examine
+from mcastd.config.advice import advise
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def test_golden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(GOLDEN)
+    _, warnings = examine(Path("unwise.toml"))
+    assert "".join(f"{warning}\n" for warning in warnings) == Path("unwise.txt").read_text()
+
+
+def advised(outbound: dict[str, object] | None = None, inbound: dict[str, object] | None = None) -> set[str]:
+    """The keys that are warned of in a channel, or a subscription, or both on the same group and port."""
+    both = {"group": "239.1.2.3", "port": 9}
+    tables: dict[str, dict[str, object]] = {}
+    if outbound is not None:
+        tables["outbound"] = {"a": {"source": "/x", **both, **outbound}}
+    if inbound is not None:
+        tables["inbound"] = {"a": {"output": "/y", **both, **inbound}}
+    return {str(complaint.location[-1]) for complaint in advise(Config.model_validate(tables))}
+
+
+@pytest.mark.parametrize(
+    ("channel", "keys"),
+    [
+        ({}, set()),
+        ({"ttl": 32, "group": "ff1e:1::1"}, {"group"}),
+        ({"ttl": 127}, set()),  # the boundaries of 239/8 hold it, as in the textbook
+        ({"ttl": 128}, {"ttl"}),
+        ({"ttl": 33, "group": "232.1.1.1"}, {"ttl"}),
+        ({"ttl": 32, "group": "232.1.1.1"}, set()),
+        ({"ttl": 64, "group": "ff15::1:2:3"}, set()),
+        ({"group": "224.0.1.1"}, {"group"}),
+        ({"group": "238.255.255.255"}, {"group"}),
+        ({"group": "224.0.1.1", "ttl": 0}, set()),
+        ({"group": "224.0.1.1", "interface": "lo"}, set()),
+        ({"group": "233.252.1.1"}, set()),
+        ({"group": "234.192.0.2"}, set()),
+        ({"group": "ff3e:30:2001:db8::1"}, set()),  # of the owner of a prefix
+        ({"group": "224.0.0.251"}, {"group"}),
+        ({"group": "ff02::fb"}, {"group"}),
+        ({"group": "ff12::fb"}, set()),
+        ({"group": "ff05::1:3"}, {"group"}),
+        ({"group": "239.1.0.5"}, set()),
+        ({"group": "239.0.0.5"}, {"group"}),
+        ({"group": "239.128.0.5"}, {"group"}),
+        ({"group": "239.128.1.5"}, set()),
+        ({"max_datagram": 1473}, {"max_datagram"}),
+        ({"max_datagram": 1472}, set()),
+        ({"max_datagram": 1453, "group": "ff15::1:2:3"}, {"max_datagram"}),
+        ({"max_datagram": 9000, "interface": "lo"}, set()),
+        ({"framing": "file"}, set()),
+        ({"rate": "10Gbit"}, set()),
+        ({"rate": "10Gbit", "burst": "5ms"}, {"burst"}),
+        ({"rate": 0, "burst": 1}, set()),
+        ({"interval": 0}, {"interval"}),
+        ({"interval": 0, "follow": True}, set()),
+        ({"interval": 0, "ttl": 0}, set()),
+    ],
+    ids=str,
+)
+def test_a_channel(channel: dict[str, object], keys: set[str]) -> None:
+    assert advised(channel) == keys
+
+
+@pytest.mark.parametrize(
+    ("subscription", "keys"),
+    [
+        ({}, set()),
+        ({"group": "224.0.0.251"}, set()),  # to listen harms nobody
+        ({"group": "232.1.1.1"}, {"sources"}),
+        ({"group": "232.1.1.1", "sources": ["192.0.2.1"]}, set()),
+        ({"group": "ff3e::8000:1"}, {"sources"}),
+        ({"group": "ff3e:30:2001:db8::1"}, set()),  # embedded prefix, not source-specific
+        ({"receive_buffer": "1MiB"}, set()),
+        ({"receive_buffer": "1023KiB"}, {"receive_buffer"}),
+        ({"receive_buffer": "64KiB", "max_latency": 0}, set()),
+        ({"output": [{"kind": "file", "path": "/y", "format": "json"}]}, set()),
+    ],
+    ids=str,
+)
+def test_a_subscription(subscription: dict[str, object], keys: set[str]) -> None:
+    assert advised(None, subscription) == keys
+
+
+JSON = {"output": {"kind": "fifo", "path": "/y", "format": "json"}}
+
+
+@pytest.mark.parametrize(
+    ("channel", "subscription", "keys"),
+    [
+        ({"loop": False}, {}, {"loop"}),
+        ({"loop": False}, {"port": 10}, set()),
+        ({"loop": False, "interface": "eth0"}, {"interface": "eth1"}, set()),
+        ({"loop": False, "interface": "eth0"}, {"interface": "all"}, {"loop"}),
+        ({"rate": "500Mbit"}, JSON, {"format"}),
+        ({"rate": "499Mbit"}, JSON, set()),
+        ({"rate": "1Gbit"}, {}, set()),
+        ({"rate": "1Gbit"}, {**JSON, "group": "239.1.2.4"}, set()),
+    ],
+    ids=str,
+)
+def test_what_this_host_sends_to_itself(
+    channel: dict[str, object], subscription: dict[str, object], keys: set[str]
+) -> None:
+    assert advised(channel, subscription) == keys
+
+
+@pytest.mark.parametrize(
+    ("other", "warned"),
+    [
+        ({}, True),
+        ({"port": 10}, False),
+        ({"interface": "eth1"}, False),
+        ({"group": "239.129.2.3"}, True),  # 32 groups share an Ethernet address
+        ({"group": "239.129.2.3", "port": 10}, True),
+        ({"group": "239.129.2.4"}, False),
+    ],
+    ids=str,
+)
+def test_two_channels(other: dict[str, object], warned: bool) -> None:
+    one = {"source": "/x", "group": "239.1.2.3", "port": 9, "interface": "eth0"}
+    config = Config.model_validate({"outbound": {"one": one, "two": {**one, **other}}})
+    assert [complaint.location for complaint in advise(config)] == [("outbound", "two", "group")] * warned

@@ -1,0 +1,82 @@
+"""Workers in memory with their books, and what a scrape of them says, read by prometheus_client's parser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from mcastd.config import Config
+from mcastd.inbound.receiver import Subscription
+from mcastd.metrics.exposition import Row
+from mcastd.net.fake import FakeReceiver, FakeSender
+from mcastd.outbound.sender import Channel
+from mcastd.supervisor.thread import WorkerThread
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def parse(text: str) -> Samples:
+    """By name and sorted labels."""
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def values(samples: Samples, name: str, label: str = "worker") -> dict[str, float]:
+    """Those of one name, by one label."""
+    return {dict(labels).get(label, ""): value for (found, labels), value in samples.items() if found == name}
+
+
+class House:
+    """Threads that are not started, for the workers of a configuration."""
+
+    def __init__(self, tables: dict[str, object]) -> None:
+        config = Config.model_validate(tables)
+        self.receivers = {name: FakeReceiver() for name in config.inbound}
+        self.senders = {name: FakeSender() for name in config.outbound}
+        self.workers: dict[str, Channel | Subscription] = {
+            **{
+                f"outbound/{name}": Channel(f"outbound/{name}", channel, lambda _, n=name: self.senders[n])
+                for name, channel in config.outbound.items()
+            },
+            **{
+                f"inbound/{name}": Subscription(
+                    f"inbound/{name}", one, lambda _, __, n=name: self.receivers[n]
+                )
+                for name, one in config.inbound.items()
+            },
+        }
+        self._threads = [WorkerThread(worker) for worker in self.workers.values()]
+
+    def rows(self) -> list[Row]:
+        return [(thread.headline(), thread.worker.books()) for thread in self._threads]
+
+    def __enter__(self) -> House:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        from mcastd.worker import Signal
+
+        for thread in self._threads:
+            thread.send(Signal.STOP)
+        for thread in self._threads:
+            assert thread.join(10)
+
+
+@pytest.fixture
+def house() -> Iterator[Callable[..., House]]:
+    houses: list[House] = []
+
+    def make(**tables: object) -> House:
+        houses.append(House(tables))
+        return houses[-1].__enter__()
+
+    yield make
+    for made in houses:
+        made.__exit__()

@@ -1,0 +1,211 @@
+"""What a scrape says of workers: every count, with bounded labels, and no fault that promtool finds."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from metrics.conftest import House, parse, values
+from support.wait import wait_for
+
+from mcastd import clock
+from mcastd.metrics.exposition import FAMILIES, Exposition, Row
+from mcastd.metrics.server import Metrics
+from mcastd.net.link import Origin
+
+MakeHouse = Callable[..., House]
+GROUP = {"group": "239.255.1.2", "port": 9190}
+
+
+def rendered(exposition: Exposition, rows: list[Row]) -> str:
+    return "".join(exposition.render(rows))
+
+
+def test_a_subscription_and_its_outputs(house: MakeHouse, tmp_path: Path) -> None:
+    file, pipe = str(tmp_path / "a.log"), str(tmp_path / "a.pipe")
+    output = [file, {"kind": "fifo", "path": pipe}]
+    a = house(inbound={"a": {**GROUP, "interface": "eth9", "output": output, "receive_buffer": "8MiB"}})
+    link = a.receivers["a"]
+    before = clock.wall()
+    link.deliver(b"one", b"three")
+    link.dropped_by_kernel = 7
+    wait_for(
+        lambda: (
+            parse(rendered(Exposition(), a.rows())).get(
+                ("mcastd_written_datagrams_total", _labels("a", output=file))
+            )
+            == 2
+        )
+    )
+    samples = parse(rendered(Exposition(), a.rows()))
+    labels = _labels("a")
+    for name, value in {
+        "mcastd_worker_restarts_total": 0,
+        "mcastd_received_datagrams_total": 2,
+        "mcastd_received_bytes_total": 8,
+        "mcastd_truncated_datagrams_total": 0,
+        "mcastd_overflow_datagrams_total": 7,
+        "mcastd_subscription_stale": 0,
+        "mcastd_memberships": 1,
+        "mcastd_memberships_wanted": 1,
+        "mcastd_receive_buffer_asked_bytes": 8 << 20,
+        "mcastd_receive_buffer_bytes": 4 << 20,
+    }.items():
+        assert samples[name, labels] == value, name
+    assert samples["mcastd_worker_state", _labels("a", state="active")] == 1
+    assert samples["mcastd_worker_info", _labels("a", kind="inbound", port="9190")] == 1
+    assert before - 0.01 <= samples["mcastd_last_datagram_timestamp_seconds", labels] <= clock.wall() + 0.01
+    assert samples["mcastd_written_bytes_total", _labels("a", output=file)] == 8
+    assert samples["mcastd_written_datagrams_total", _labels("a", output=pipe)] == 0
+    assert samples["mcastd_queued_datagrams", _labels("a", output=pipe)] == 0
+    dropped = {
+        dict(of)["reason"]: value
+        for (name, of), value in samples.items()
+        if name == "mcastd_dropped_datagrams_total" and dict(of)["output"] == pipe
+    }
+    assert dropped.pop("no-reader") == 2
+    assert {"full", "reader-gone", "no-space"} < dropped.keys(), (
+        "each from the start, or rate() misses the first"
+    )
+    assert set(dropped.values()) == {0}
+
+
+def _labels(name: str, interface: str = "fake0", **more: str) -> tuple[tuple[str, str], ...]:
+    base = {"worker": f"inbound/{name}", "group": GROUP["group"], "interface": interface}
+    return tuple(sorted({**base, **more}.items()))
+
+
+def test_a_channel(house: MakeHouse, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_text("a\nbb\n" + "c" * 40 + "\n")
+    a = house(outbound={"a": {**GROUP, "source": source, "interval": 0, "max_datagram": 30}})
+    wait_for(lambda: a.rows()[0][0].state == "finished")
+    counters = a.workers["outbound/a"].counters
+    counters.refused["ENOBUFS"] = 2
+    counters.refused["EIO"] = 1
+    counters.dropped["too-big"] = 3
+    samples = parse(rendered(Exposition(), a.rows()))
+    for name, value in {
+        "mcastd_sent_datagrams_total": 4,
+        "mcastd_sent_bytes_total": sum(map(len, a.senders["a"].sent)),
+        "mcastd_late_datagrams_total": counters.late,
+        "mcastd_split_lines_total": 1,
+        "mcastd_source_rounds_total": 1,
+        "mcastd_pending_datagrams": 0,
+        "mcastd_dropped_datagrams_total": 3,
+    }.items():
+        assert values(samples, name) == {"outbound/a": value}, name
+    refused = values(samples, "mcastd_refused_sends_total", "errno")
+    assert refused == {"EAGAIN": 0, "EMSGSIZE": 0, "ENETUNREACH": 0, "ENOBUFS": 2, "EPERM": 0, "EIO": 1}
+    assert values(samples, "mcastd_worker_state", "state") == {"finished": 1}
+    assert values(samples, "mcastd_worker_info", "interface") == {"fake0": 1}
+    assert samples.keys().isdisjoint(parse(rendered(Exposition(), [])))
+
+
+def test_the_interface_is_the_one_it_is_on_or_was_on_or_is_to_be_on(house: MakeHouse, tmp_path: Path) -> None:
+    def interface(setting: dict[str, str], *, joined: bool) -> str:
+        a = House({"inbound": {"a": {**GROUP, **setting, "output": str(tmp_path / "x")}}})
+        if joined:
+            a.workers["inbound/a"]._link = a.receivers["a"]
+        exposition = Exposition()
+        found = values(parse(rendered(exposition, a.rows())), "mcastd_memberships", "interface")
+        a.workers["inbound/a"]._link = None  # what a run that ends leaves
+        assert (
+            values(parse(rendered(exposition, a.rows())), "mcastd_memberships", "interface").keys()
+            == found.keys()
+        )
+        (name,) = found
+        return name
+
+    assert interface({"interface": "eth9"}, joined=False) == "eth9"
+    assert interface({"interface": "192.0.2.7"}, joined=False) == ""
+    assert interface({}, joined=False) == ""
+    assert interface({}, joined=True) == "fake0"
+    assert interface({"interface": "192.0.2.7"}, joined=True) == "fake0"
+    assert interface({"interface": "all"}, joined=True) == "all", "interfaces that come and go make no series"
+
+
+def test_nothing_that_comes_from_the_network_makes_a_series(house: MakeHouse, tmp_path: Path) -> None:
+    a = house(inbound={"a": {**GROUP, "output": str(tmp_path / "a.log")}})
+    link, exposition = a.receivers["a"], Exposition()
+    link.deliver(b"x")
+    wait_for(
+        lambda: (
+            values(parse(rendered(exposition, a.rows())), "mcastd_written_datagrams_total")["inbound/a"] == 1
+        )
+    )
+    before = parse(rendered(exposition, a.rows()))
+    for number in range(500):
+        link.deliver(b"x%d" % number, origin=Origin(f"10.0.{number // 250}.{number % 250}", number, 1, 1))
+    wait_for(
+        lambda: (
+            values(parse(rendered(exposition, a.rows())), "mcastd_written_datagrams_total")["inbound/a"]
+            == 501
+        )
+    )
+    after = parse(rendered(exposition, a.rows()))
+    assert after.keys() == before.keys()
+
+
+def test_names_and_paths_are_escaped(house: MakeHouse, tmp_path: Path) -> None:
+    path = str(tmp_path / 'a "b"\\n\nc')
+    a = house(inbound={"a": {**GROUP, "output": path}})
+    assert set(values(parse(rendered(Exposition(), a.rows())), "mcastd_written_bytes_total", "output")) == {
+        path
+    }
+
+
+def test_names_are_remade_when_a_worker_is_another(tmp_path: Path) -> None:
+    exposition = Exposition()
+    for path, group in (("/a", "239.1.1.1"), ("/b", "239.1.1.1"), ("/b", "239.1.1.2")):
+        a = House({"inbound": {"a": {"group": group, "port": 9, "output": path}}})
+        samples = parse(rendered(exposition, a.rows()))
+        assert set(values(samples, "mcastd_written_bytes_total", "output")) == {path}
+        assert set(values(samples, "mcastd_received_bytes_total", "group")) == {group}
+    assert parse(rendered(exposition, [])) == {}
+
+
+def test_every_reason_is_known_from_the_start(tmp_path: Path) -> None:
+    """By the sources: a reason that appears late is one whose first drop rate() does not see."""
+    a = House({"inbound": {"a": {**GROUP, "output": ["/x/file", {"kind": "fifo", "path": "/x/pipe"}]}}})
+    ((_, books),) = a.rows()
+    file, pipe = (set(output.reasons) for output in books.outputs)
+    assert file - pipe == {"not-a-file", "rotation"}
+    assert pipe - file == {"not-a-fifo", "no-reader", "reader-gone", "full", "stopped"}
+    assert file & pipe == {"no-space", "file-too-large", "permission", "no-descriptors", "io-error"}
+    assert Counter(file) == Counter(books.outputs[0].reasons)
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed (Debian: prometheus)")
+def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_text("a\n")
+    a = house(
+        outbound={"a": {**GROUP, "source": source}},
+        inbound={
+            "a": {**GROUP, "output": [str(tmp_path / "a.log"), {"kind": "fifo", "path": str(tmp_path / "p")}]}
+        },
+    )
+    a.receivers["a"].deliver(b"x")
+    wait_for(lambda: [headline.state for headline, _ in a.rows()] == ["finished", "active"])
+    wait_for(lambda: all(books.last_datagram for _, books in a.rows()))
+    text = b"".join(Metrics(a.rows).text())
+    result = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
+    families = {name.removesuffix("_total") for name, _ in parse(text.decode())}
+    assert {family.name.removesuffix("_total") for family in FAMILIES} <= families
+    assert {"mcastd_build_info", "process_cpu_seconds", "process_resident_memory_bytes"} <= families
+    again = parse(b"".join(Metrics(a.rows).text()).decode())
+    assert again["mcastd_scrape_duration_seconds_count", ()] == 0
+
+
+def test_who_is_not_at_work_wants_no_membership(tmp_path: Path) -> None:
+    a = House({"inbound": {"a": {**GROUP, "output": str(tmp_path / "a.log")}}})
+    samples = parse(rendered(Exposition(), a.rows()))
+    for name in ("mcastd_memberships_wanted", "mcastd_memberships"):
+        assert values(samples, name) == {"inbound/a": 0}
+    assert values(samples, "mcastd_receive_buffer_bytes") == {}

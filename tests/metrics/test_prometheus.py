@@ -1,0 +1,241 @@
+"""A real Prometheus scrapes a real daemon: what it answers, and that dashboard and alerts find theirs."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.daemon import RunningDaemon
+from support.wait import wait_for
+
+from mcastd.metrics.exposition import FAMILIES
+
+PACKAGING = Path(__file__).parents[2] / "packaging"
+RULES = PACKAGING / "prometheus" / "mcastd.rules.yml"
+DASHBOARD = json.loads((PACKAGING / "grafana" / "mcastd.json").read_text())
+SENT = 50
+
+pytestmark = pytest.mark.skipif(
+    not shutil.which("prometheus") or not shutil.which("promtool"),
+    reason="prometheus is not installed (Debian: prometheus)",
+)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Prometheus:
+    """On loopback of the tests' namespace, with a storage of its own."""
+
+    def __init__(self, directory: Path, target: str) -> None:
+        config = directory / "prometheus.yml"
+        config.write_text(
+            f"global: {{scrape_interval: 200ms, evaluation_interval: 200ms}}\n"
+            f"rule_files: [{RULES}]\n"
+            f"scrape_configs: [{{job_name: mcastd, static_configs: [{{targets: ['{target}']}}]}}]\n"
+        )
+        self._address = f"127.0.0.1:{free_port()}"
+        self._log = directory / "prometheus.log"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    "prometheus",
+                    f"--config.file={config}",
+                    f"--storage.tsdb.path={directory / 'data'}",
+                    f"--web.listen-address={self._address}",
+                ],
+                stdout=log,
+                stderr=log,
+            )
+
+    def get(self, path: str, **parameters: str) -> Any:
+        """The ``data`` of an API call."""
+        url = f"http://{self._address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        with urllib.request.urlopen(url, timeout=10) as response:
+            answer = json.load(response)
+        assert answer["status"] == "success", answer
+        return answer["data"]
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        try:
+            result: list[dict[str, Any]] = self.get("query", query=expression)["result"]
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{expression}: {error.read().decode()}") from None
+        return result
+
+    def wait_ready(self) -> None:
+        def answers() -> bool:
+            assert self._process.poll() is None, self._log.read_text()
+            try:
+                return self.get("query", query="up == 1")["result"] != []
+            except OSError:  # HTTPError is one: it is not ready yet
+                return False
+
+        wait_for(answers, "a scrape", timeout=30)
+
+    def close(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(15)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """It has scraped a daemon in which everything that metrics tell of is there."""
+    directory = tmp_path_factory.mktemp("prometheus")
+    target = f"127.0.0.1:{free_port()}"
+    source = directory / "news"
+    source.write_text("".join(f"{number}\n" for number in range(SENT)))
+    group = 'group = "239.255.9.7"\nport = 9197\n'
+    config = f"""
+        [daemon]
+        control_socket = "{directory}/control"
+        metrics = "{target}"
+        [outbound.news]
+        {group} source = "{source}"
+        interface = "lo"
+        interval = "1ms"
+        [inbound.news]
+        {group} output = ["{directory}/news.log", {{ kind = "fifo", path = "{directory}/pipe" }}]
+        interface = "lo"
+        [inbound.waiting]
+        {group} output = "{directory}/waiting.log"
+        interface = "eth7"
+    """
+    with RunningDaemon(directory, config.replace("        ", "")):
+        server = Prometheus(directory, target)
+        try:
+            server.wait_ready()
+            yield server
+        finally:
+            server.close()
+
+
+def test_it_answers_what_the_daemon_has_counted(prometheus: Prometheus) -> None:
+    def value(expression: str) -> float | None:
+        result = prometheus.query(expression)
+        return float(result[0]["value"][1]) if result else None
+
+    received = 'mcastd_received_datagrams_total{worker="inbound/news",group="239.255.9.7",interface="lo"}'
+    wait_for(lambda: value(received) == SENT)
+    assert value('mcastd_sent_datagrams_total{worker="outbound/news"}') == SENT
+    assert value('mcastd_worker_state{worker="outbound/news",state="finished"}') == 1
+    # received = written + dropped + queued, of each output
+    books = (
+        "mcastd_written_datagrams_total + on (worker, output) mcastd_queued_datagrams"
+        " + on (worker, output) sum by (worker, output)"
+        ' (mcastd_dropped_datagrams_total{worker="inbound/news"})'
+    )
+    wait_for(lambda: [float(row["value"][1]) for row in prometheus.query(books)] == [SENT, SENT])
+    assert value('mcastd_dropped_datagrams_total{reason="no-reader"}') == SENT
+    assert value("mcastd_build_info * 3") == 3
+
+
+def test_each_alert_is_evaluated_and_the_one_that_is_true_is_pending(prometheus: Prometheus) -> None:
+    def alerts() -> dict[str, str] | None:
+        (group,) = prometheus.get("rules")["groups"]
+        assert not [rule for rule in group["rules"] if rule.get("lastError")]
+        healths = {rule["health"] for rule in group["rules"]}
+        states = {rule["name"]: rule["state"] for rule in group["rules"]}
+        return states if healths == {"ok"} and states["McastdWorkerNotActive"] != "inactive" else None
+
+    states = wait_for(alerts)
+    assert states is not None
+    assert states.pop("McastdWorkerNotActive") == "pending"
+    assert states.pop("McastdReceiveBufferSmall") in ("inactive", "pending")  # by the host's rmem_max
+    states.pop("McastdSenderLate")  # by how busy the host is
+    assert set(states.values()) == {"inactive"}
+
+
+def expressions() -> dict[str, str]:
+    """Each query of the dashboard, by its panel, as Grafana would send it if all is selected."""
+    found = {}
+    for panel in DASHBOARD["panels"]:
+        for target in panel.get("targets", ()):
+            text = target["expr"].replace("$__rate_interval", "1m")
+            found[f"{panel['title']} {target['refId']}"] = re.sub(r"\$\w+", ".*", text)
+    return found
+
+
+@pytest.mark.parametrize("name", expressions())
+def test_each_query_of_the_dashboard_is_answered(prometheus: Prometheus, name: str) -> None:
+    expression = expressions()[name]
+    may_be_empty = " > 0" in expression
+    wait_for(lambda: prometheus.query(expression) or may_be_empty, expression)
+
+
+def test_each_variable_of_the_dashboard_has_values(prometheus: Prometheus) -> None:
+    queries = [variable["query"]["query"] for variable in DASHBOARD["templating"]["list"][1:]]
+    for query in queries:
+        match = re.fullmatch(r"label_values\((.+), (\w+)\)", query)
+        assert match, query
+        selector = re.sub(r"\$\w+", ".*", match[1])
+        assert prometheus.get(f"label/{match[2]}/values", **{"match[]": selector}), query
+    assert [query.rpartition(" ")[2] for query in queries] == [
+        "job)",
+        "instance)",
+        "worker)",
+        "group)",
+        "interface)",
+    ]
+
+
+def names_in(text: str) -> set[str]:
+    return set(re.findall(r"\b(?:mcastd|process)_[a-z_]+\b", text))
+
+
+def test_all_that_is_asked_for_is_there_and_all_that_is_there_is_shown(prometheus: Prometheus) -> None:
+    shown = names_in(" ".join(expressions().values()))
+    alerting = {
+        name for line in RULES.read_text().splitlines() if "summary" not in line for name in names_in(line)
+    }
+    there = set(prometheus.get("label/__name__/values"))
+    assert shown | alerting <= there
+    assert {family.name for family in FAMILIES} <= shown
+
+
+def test_the_dashboard_is_whole() -> None:
+    panels = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+    places = [(x, y) for panel in DASHBOARD["panels"] for x, y in _cells(panel["gridPos"])]
+    assert len(set(places)) == len(places), "panels overlap"
+    for panel in panels:
+        assert panel["description"], panel["title"]
+        assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+        for target in panel["targets"]:
+            table = target.get("format") == "table"
+            assert table or panel["type"] == "stat" or "{{" in target["legendFormat"], panel["title"]
+
+
+def _cells(place: dict[str, int]) -> Iterator[tuple[int, int]]:
+    for x in range(place["x"], place["x"] + place["w"]):
+        for y in range(place["y"], place["y"] + place["h"]):
+            yield x, y
+
+
+def test_the_alerts_fire_when_they_should_and_only_then() -> None:
+    for command in (["check", "rules", RULES], ["test", "rules", RULES.with_name("mcastd.test.yml")]):
+        result = subprocess.run(["promtool", *command], capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr
+    tested = (RULES.with_name("mcastd.test.yml")).read_text()
+    for alert in re.findall(r"- alert: (\w+)", RULES.read_text()):
+        assert re.search(rf"alertname: {alert}\n +exp_alerts:", tested), f"{alert} is never seen to fire"
+        assert f"eval_time: 15m, alertname: {alert}}}" in tested, (
+            f"{alert} is not seen to be silent when all is well"
+        )
