@@ -1,7 +1,8 @@
 """The kernel's numbers and structs that Python's socket module lacks, under their C names.
 
-From linux/in.h, linux/in6.h, linux/udp.h, asm-generic/socket.h, linux/netlink.h, linux/rtnetlink.h,
-linux/if_addr.h and linux/if_link.h. Imports nothing of the project, and no ctypes: see ``_libc.py`` for that.
+From linux/in.h, linux/in6.h, linux/udp.h, linux/if_packet.h, asm-generic/socket.h, linux/netlink.h,
+linux/rtnetlink.h, linux/if_addr.h and linux/if_link.h. Imports nothing of the project, and no ctypes: see
+``_libc.py`` for that.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Literal
 
 # Socket options, sorted by header and name
+ETH_P_ALL = 3
+ETH_P_IP = 0x0800
+ETH_P_IPV6 = 0x86DD
 IP_MULTICAST_ALL = 49
 IP_PKTINFO = 8
 IP_RECVTTL = 12
@@ -25,12 +29,19 @@ MCAST_JOIN_GROUP = 42
 MCAST_JOIN_SOURCE_GROUP = 46
 MCAST_LEAVE_GROUP = 45
 MCAST_MSFILTER = 48
+PACKET_ADD_MEMBERSHIP = 1
+PACKET_AUXDATA = 8
+PACKET_MR_ALLMULTI = 2
+PACKET_STATISTICS = 6
+SOL_PACKET = 263
+SO_ATTACH_FILTER = 26
 SO_BINDTOIFINDEX = 62
 SO_MEMINFO = 55
 SO_RCVBUFFORCE = 33
 SO_TIMESTAMPNS = 35
 SOL_UDP = 17
 UDP_GRO = 104
+TP_STATUS_VLAN_VALID = 0x10
 UDP_SEGMENT = 103
 
 sk_meminfo = struct.Struct("=9I")  # SO_MEMINFO's array (linux/sock_diag.h), indexed by these:
@@ -77,6 +88,7 @@ rtattr = struct.Struct("=HH")  # len, type
 ifinfomsg = struct.Struct("=BxHiII")  # family, type, index, flags, change
 ifaddrmsg = struct.Struct("=BBBBI")  # family, prefixlen, flags, scope, index
 rtmsg = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
+tpacket_auxdata = struct.Struct("=IIIHHHH")  # status, len, snaplen, mac, net, vlan_tci, vlan_tpid
 in_pktinfo = struct.Struct("=i4s4s")  # ifindex, spec_dst, addr
 in6_pktinfo = struct.Struct("=16sI")  # addr, ifindex
 timespec = struct.Struct("@ll")
