@@ -38,7 +38,8 @@ BELOW = {  # room: the rooms that it may import, besides itself
     },
     "demo": LEAVES | {"worker", "config", "net", "daemon", "supervisor"},
     "cli": LEAVES | {"config", "daemon", "demo"},
-    "ctl": LEAVES | {"control"},
+    "console": LEAVES | {"control"},
+    "ctl": LEAVES | {"control", "console"},
 }
 
 
