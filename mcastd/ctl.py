@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -17,8 +16,13 @@ from typing import IO, Any
 import click
 
 from mcastd import __version__
+from mcastd.console import findings
+from mcastd.console.options import json_option, probe_option, watch_option
+from mcastd.console.status import details, overview
+from mcastd.console.text import printable
 from mcastd.control.client import ControlClient
 from mcastd.control.protocol import Message, VarlinkError
+from mcastd.doctor.privilege import may_capture, same_network
 from mcastd.errors import ControlError
 
 DEFAULT_SOCKET = Path("/run/mcastd/control")
@@ -87,6 +91,42 @@ def status(context: click.Context, name: str | None, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("name", required=False, shell_complete=complete_worker)
+@json_option
+@watch_option
+@probe_option
+@click.pass_context
+def doctor(context: click.Context, name: str | None, as_json: bool, watch: float | None, probe: bool) -> None:
+    """Say why a worker does not work: what is wrong, how that is known, and what to do.
+
+    What takes privileges that the daemon lacks is looked at by this command, if it has them (as root).
+    Exit code 2 if something is broken, 1 if there are warnings, 0 if all is well, 3 if it could not be
+    examined.
+    """
+    try:
+        report = examined(context.obj, name, 1.0 if watch is None else watch, probe)
+    except Failure as failure:
+        failure.show()
+        context.exit(EXIT_UNHEALTHY)
+    findings.show(report, as_json=as_json)
+    context.exit(findings.exit_status(report))
+
+
+def examined(socket: Path, name: str | None, watch: float, probe: bool) -> Message:
+    """What the daemon finds, and what only we may look at."""
+    with connected(socket, timeout=30 + watch) as client, connected(socket) as beside:
+        daemon = client.call("io.mcastd.Describe")
+        deeper = None
+        if may_capture() and same_network(daemon["pid"]):
+            from mcastd.doctor.deeper import DeeperLook  # noqa: PLC0415 - needs the daemon's libraries
+
+            config = Path(f"/proc/{daemon['pid']}/cwd", daemon["config"])
+            deeper = DeeperLook(config, lambda: list_workers(beside), watch)
+        report = client.call("io.mcastd.Doctor", name=name, watch=watch, probe=probe)
+        return deeper.complete(report) if deeper else report
+
+
+@main.command()
 @click.pass_obj
 def reload(socket: Path) -> None:
     """Read the configuration again; a bad one changes nothing, and is explained."""
@@ -133,10 +173,10 @@ def call_for_each(socket: Path, name: str, doing: str, method: str) -> None:
 
 
 @contextmanager
-def connected(socket: Path) -> Iterator[ControlClient]:
+def connected(socket: Path, timeout: float = 30.0) -> Iterator[ControlClient]:
     """A client of the daemon; every error becomes a Failure."""
     try:
-        with ControlClient(socket) as client:
+        with ControlClient(socket, timeout) as client:
             yield client
     except ControlError as error:
         raise Failure(str(error)) from error
@@ -169,112 +209,3 @@ def list_workers(client: ControlClient, name: str | None = None) -> list[Message
 
 def no_such_worker(name: str, known: Sequence[object]) -> str:
     return f"no worker {name!r} (known: {', '.join(map(str, known)) or 'none'})"
-
-
-# -- what people read
-
-
-def overview(daemon: Message, workers: Sequence[Message], width: int | None) -> Iterator[str]:
-    """A line on the daemon and a table of the workers, for a terminal of ``width`` columns (None: any).
-
-    A detail that has no room behind its worker goes below it: it may hold the reason of a failure, and
-    is not cut.
-    """
-    headline = printable(
-        f"mcastd {daemon.get('version', '?')}, pid {daemon.get('pid', '?')}, "
-        f"up {span(daemon.get('since', 0))}: {daemon.get('summary', '')}"
-    )
-    yield from textwrap.wrap(headline, width, subsequent_indent="    ") if width else [headline]
-    rows = [("NAME", "STATE", "SINCE", "DATAGRAMS", "LOST", "DETAIL"), *map(row, workers)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for *cells, detail in rows:
-        aligned = [
-            f"{cell:{'<' if index < 2 else '>'}{widths[index]}}"  # words to the left, numbers to the right
-            for index, cell in enumerate(cells)
-        ]
-        line = "  ".join(aligned)
-        if not width or len(line) + 2 + len(detail) <= width:
-            yield f"{line}  {detail}".rstrip()
-        else:
-            yield line
-            yield from textwrap.wrap(detail, width, initial_indent="    ", subsequent_indent="    ")
-
-
-def row(worker: Message) -> tuple[str, ...]:
-    count, lost = datagrams(worker.get("status", {}))
-    return (
-        printable(worker.get("name", "?")),
-        printable(worker.get("state", "?")),
-        span(worker.get("since", 0)),
-        str(count),
-        str(lost),
-        printable(worker.get("detail", "")),
-    )
-
-
-def details(workers: Sequence[Message]) -> Iterator[str]:
-    """Everything about each worker, a setting or counter a line."""
-    for worker in workers:
-        since = span(worker.get("since", 0))
-        yield printable(worker.get("name", "?"))
-        yield f"  state: {printable(worker.get('state', '?'))} for {since}"
-        yield f"  detail: {printable(worker.get('detail', '')) or '-'}"
-        yield f"  restarts: {worker.get('restarts', 0)}"
-        yield from tree(worker.get("status", {}), "  ")
-
-
-def tree(values: Mapping[str, Any], indent: str) -> Iterator[str]:
-    for key, value in values.items():
-        groups = value if isinstance(value, list) else [value]
-        if groups and all(isinstance(group, dict) and group for group in groups):
-            for group in groups:
-                yield f"{indent}{printable(key)}:"
-                yield from tree(group, indent + "  ")
-        else:
-            yield f"{indent}{printable(key)}: {', '.join(map(scalar, groups)) or '-'}"
-
-
-def scalar(value: object) -> str:
-    if value is None or value == {}:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return printable(round(value, 3) if isinstance(value, float) else value)
-
-
-def datagrams(status: Mapping[str, Any]) -> tuple[int, int]:
-    """How many a worker sent or received, and how many were lost on this host, by it or by the kernel."""
-    counters = status.get("counters", {})
-    outputs = [output.get("counters", {}) for output in status.get("outputs", ())]
-    lost = [counters.get("overflow"), counters.get("dropped"), *(output.get("dropped") for output in outputs)]
-    return total(counters.get("sent", counters.get("received"))), sum(map(total, lost))
-
-
-def total(count: object) -> int:
-    """A count, or the sum of counts by reason."""
-    match count:
-        case int():
-            return count
-        case dict():
-            return sum(map(total, count.values()))
-        case _:
-            return 0
-
-
-def span(seconds: float) -> str:
-    """A time span as systemd writes them, by its two largest units: ``2min 3s``."""
-    left = max(0, int(seconds))
-    parts: list[str] = []
-    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
-        amount, left = divmod(left, length)
-        if amount or parts:
-            parts.append(f"{amount}{unit}")
-    return " ".join(parts[:2]) or "0s"
-
-
-def printable(value: object) -> str:
-    """As text that is safe on a terminal: control characters, and bytes that are no UTF-8, are escaped."""
-    text = str(value)
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

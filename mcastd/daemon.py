@@ -12,12 +12,16 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from mcastd import __version__, clock, log, systemd
 from mcastd.config import Changes, Config, InboundSubscription, OutboundChannel, diff, load
 from mcastd.control.commands import DaemonView, NoSuchWorker, ReloadView
+from mcastd.control.protocol import Message
 from mcastd.control.server import ControlServer
+from mcastd.doctor.examine import consult
+from mcastd.doctor.subject import Subject, named
 from mcastd.errors import ConfigError, McastdError, reason_of
 from mcastd.inbound.reader import Reader
 from mcastd.inbound.receiver import Subscription, source_filter
@@ -37,6 +41,40 @@ SWITCH_INTERVAL = 0.0001  # seconds; with Python's 5 ms one computing thread sta
 RESTART_ONLY = ("control_socket", "metrics")  # keys of [daemon] that a reload cannot change
 
 
+def open_sender(channel: OutboundChannel, *, host: Callable[[], Host] = look) -> Sender:
+    """The real socket of a channel. Raises LinkError."""
+    return SocketSender(
+        channel.group,
+        channel.port,
+        interface=channel.interface,
+        ttl=channel.ttl,
+        loop=channel.loop,
+        dscp=channel.dscp,
+        host=host,
+    )
+
+
+def open_receiver(
+    subscription: InboundSubscription,
+    metadata: bool = False,
+    *,
+    host: Callable[[], Host] = look,
+    memberships: Memberships | None = None,
+) -> Receiver:
+    """The real sockets of a subscription. Raises LinkError."""
+    return SocketReceiver(
+        subscription.group,
+        subscription.port,
+        interface=subscription.interface,
+        source_filter=source_filter(subscription),
+        receive_buffer=subscription.receive_buffer,
+        metadata=metadata,
+        coalesce=subscription.coalesce,
+        host=host,
+        memberships=memberships,
+    )
+
+
 def build(
     name: str,
     settings: OutboundChannel | InboundSubscription,
@@ -47,34 +85,10 @@ def build(
     watcher: Watcher | None = None,
 ) -> Worker:
     """The worker for ``settings``, on real sockets that see the interfaces through ``host``."""
-
-    def open_sender(channel: OutboundChannel) -> Sender:
-        return SocketSender(
-            channel.group,
-            channel.port,
-            interface=channel.interface,
-            ttl=channel.ttl,
-            loop=channel.loop,
-            dscp=channel.dscp,
-            host=host,
-        )
-
-    def open_receiver(subscription: InboundSubscription, metadata: bool) -> Receiver:
-        return SocketReceiver(
-            subscription.group,
-            subscription.port,
-            interface=subscription.interface,
-            source_filter=source_filter(subscription),
-            receive_buffer=subscription.receive_buffer,
-            metadata=metadata,
-            coalesce=subscription.coalesce,
-            host=host,
-            memberships=memberships,
-        )
-
     if isinstance(settings, OutboundChannel):
-        return Channel(name, settings, open_sender, watcher)
-    return Subscription(name, settings, open_receiver, reader=reader)
+        return Channel(name, settings, partial(open_sender, host=host), watcher)
+    open_link = partial(open_receiver, host=host, memberships=memberships)
+    return Subscription(name, settings, open_link, reader=reader)
 
 
 class Daemon:
@@ -207,6 +221,21 @@ class Daemon:
     def get_worker(self, name: str) -> WorkerView:
         with _known(name):
             return self._supervisor.view(name)
+
+    def doctor(self, name: str | None, watch: float, probe: bool) -> Message:
+        """Examine the workers that ``name`` means, or all, in the eyes of this process and its user."""
+        of = named(name, (subject.name for subject in self._subjects()))
+        if not of and name is not None:
+            raise NoSuchWorker(name)
+        return consult(self._subjects, of, seconds=watch, probe=probe).as_message()
+
+    def _subjects(self) -> list[Subject]:
+        settings = self._config.workers()  # a reload may be under way: one of the two may lack a worker
+        return [
+            Subject(view.name, settings[view.name], view.state, view.detail, view.status)
+            for view in self._supervisor.views()
+            if view.name in settings
+        ]
 
     def reload(self) -> ReloadView:
         """Check the new configuration whole, then go over to it; on ConfigError nothing has changed."""

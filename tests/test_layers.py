@@ -37,8 +37,9 @@ BELOW = {  # room: the rooms that it may import, besides itself
         "doctor",
     },
     "demo": LEAVES | {"worker", "config", "net", "daemon", "supervisor"},
-    "cli": LEAVES | {"config", "daemon", "demo"},
-    "ctl": LEAVES | {"control"},
+    "cli": LEAVES | {"config", "console", "daemon", "demo", "doctor"},
+    "console": LEAVES | {"control", "config"},
+    "ctl": LEAVES | {"control", "console", "doctor"},
 }
 
 

@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 
+from mcastd.config import InboundSubscription, OutboundChannel
 from mcastd.config.types import Address
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import Observation
+from mcastd.errors import LinkError
 from mcastd.net import interfaces
-from mcastd.net.interfaces import Host, Route
+from mcastd.net.interfaces import Host, Interface, Route
 
 
 class Evidence:
@@ -36,6 +38,38 @@ class Evidence:
     def host(self) -> Host:
         """Interfaces, addresses and memberships. Raises LinkError."""
         return self._look()
+
+    @property
+    def watched(self) -> float:
+        """Seconds that were watched."""
+        return self.observation.seconds if self.observation else 0.0
+
+    def ways(self, subject: Subject) -> list[Interface]:
+        """The interfaces that a subject's settings mean now; none if there are none."""
+        settings = subject.settings
+        if settings.interface is None:
+            route = self.route_to(settings.group)
+            found = self.host.interfaces.get(route.ifindex) if route else None
+            return [found] if found else []
+        try:
+            return self.host.resolve(settings.interface, settings.group)
+        except LinkError:
+            return []
+
+    def senders_to(self, settings: OutboundChannel | InboundSubscription) -> list[Subject]:
+        """The channels, of those that :attr:`subjects` has, to a group and port."""
+        return [one for one in self._of(settings) if isinstance(one.settings, OutboundChannel)]
+
+    def receivers_of(self, settings: OutboundChannel | InboundSubscription) -> list[Subject]:
+        """The subscriptions to a group and port."""
+        return [one for one in self._of(settings) if isinstance(one.settings, InboundSubscription)]
+
+    def _of(self, settings: OutboundChannel | InboundSubscription) -> list[Subject]:
+        to = (settings.group, settings.port)
+        return [one for one in self.subjects if (one.settings.group, one.settings.port) == to]
+
+    def exists(self, path: str) -> bool:
+        return (self.root / path.lstrip("/")).exists()
 
     def _read(self, path: str) -> str | None:
         """The text of a file like ``/proc/net/igmp``, less white space around it; None if there is none."""

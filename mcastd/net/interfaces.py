@@ -42,6 +42,7 @@ class Interface:
     flags: int  # net_device_flags, netdevice(7)
     carrier_changes: int  # counts up at each loss and return of the carrier
     addresses: tuple[Address, ...] = ()  # usable ones: duplicate address detection is over
+    kind: str = ""  # of a virtual one, as `ip link add type KIND` has it: "veth", "bridge", ...
 
     @property
     def up(self) -> bool:
@@ -152,10 +153,11 @@ def look() -> Host:
         attributes = _attributes(body, _abi.ifinfomsg.size)
         interfaces[ifindex] = Interface(
             index=ifindex,
-            name=attributes[_abi.IFLA_IFNAME].rstrip(b"\0").decode(errors="surrogateescape"),
+            name=_text(attributes[_abi.IFLA_IFNAME]),
             flags=flags,
             carrier_changes=int.from_bytes(attributes.get(_abi.IFLA_CARRIER_CHANGES, b""), sys.byteorder),
             addresses=tuple(addresses.get(ifindex, ())),
+            kind=_text(_attributes(attributes.get(_abi.IFLA_LINKINFO, b""), 0).get(_abi.IFLA_INFO_KIND, b"")),
         )
     return Host(interfaces, asked)
 
@@ -221,6 +223,10 @@ def _attributes(body: bytes, offset: int) -> dict[int, bytes]:
         found[kind & 0x3FFF] = body[offset + _abi.rtattr.size : offset + length]
         offset += (length + 3) & ~3
     return found
+
+
+def _text(attribute: bytes) -> str:
+    return attribute.rstrip(b"\0").decode(errors="surrogateescape")
 
 
 class Monitor:

@@ -125,19 +125,6 @@ def test_status_without_workers(run: Run, daemon: Any) -> None:
     assert run("status")[0] == 0
 
 
-def test_a_table_fits_its_terminal_and_cuts_nothing() -> None:
-    reason = "cannot join 239.1.1.2 on eth7: no such interface (have: eth0, eth1, lo); waiting for it"
-    workers = [
-        {"name": "inbound/news", "state": "auto-restart", "since": 86399, "detail": reason},
-        {"name": "outbound/news", "state": "active", "since": 5, "detail": "on eth0"},
-    ]
-    lines = list(ctl.overview({"summary": f"1 of 2 workers active; inbound/news: {reason}"}, workers, 80))
-    assert max(map(len, lines)) <= 80
-    assert " ".join(line.strip() for line in lines).count(reason) == 2
-    assert lines[-1].endswith("0  on eth0")
-    assert len(list(ctl.overview({}, workers, None))) == 4  # in a pipe, one line each
-
-
 def test_reload_says_what_changed(run: Run, daemon: Any) -> None:
     daemon.reloaded = ReloadView(
         added=["inbound/a", "inbound/b"],
@@ -221,19 +208,3 @@ def test_version(run: Run) -> None:
 def test_it_starts_without_the_daemon_s_libraries() -> None:
     program = "import sys, mcastd.ctl; print(*{'pydantic', 'structlog', 'asyncio'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", program]) == b"\n"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0s"),
-        (-1, "0s"),
-        (59.9, "59s"),
-        (60, "1min 0s"),
-        (3661, "1h 1min"),
-        (90061, "1d 1h"),
-        (86400, "1d 0h"),
-    ],
-)
-def test_spans(seconds: float, text: str) -> None:
-    assert ctl.span(seconds) == text

@@ -88,7 +88,7 @@ class Account:
             self._dropped = 0
 
     def status(self) -> dict[str, object]:
-        counters = self.counters
+        counters, trouble = self.counters, self._trouble  # once: the worker's thread may recover meanwhile
         return {
             "path": str(self._path),
             "counters": {
@@ -97,7 +97,8 @@ class Account:
                 "dropped": dict(counters.dropped),
                 "queued": counters.queued,
             },
-            "error": self.error,
+            "error": None if trouble is None else str(trouble),
+            "reason": None if trouble is None else trouble.reason,
         }
 
     def _translated(self, error: OSError) -> SinkError:

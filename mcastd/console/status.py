@@ -1,0 +1,97 @@
+"""``mcastctl status``: what the daemon says of its workers, as lines."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mcastd.console.text import printable, span
+from mcastd.control.protocol import Message
+
+
+def overview(daemon: Message, workers: Sequence[Message], width: int | None) -> Iterator[str]:
+    """A line on the daemon and a table of the workers, for a terminal of ``width`` columns (None: any).
+
+    A detail that has no room behind its worker goes below it: it may hold the reason of a failure, and
+    is not cut.
+    """
+    headline = printable(
+        f"mcastd {daemon.get('version', '?')}, pid {daemon.get('pid', '?')}, "
+        f"up {span(daemon.get('since', 0))}: {daemon.get('summary', '')}"
+    )
+    yield from textwrap.wrap(headline, width, subsequent_indent="    ") if width else [headline]
+    rows = [("NAME", "STATE", "SINCE", "DATAGRAMS", "LOST", "DETAIL"), *map(row, workers)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for *cells, detail in rows:
+        aligned = [
+            f"{cell:{'<' if index < 2 else '>'}{widths[index]}}"  # words to the left, numbers to the right
+            for index, cell in enumerate(cells)
+        ]
+        line = "  ".join(aligned)
+        if not width or len(line) + 2 + len(detail) <= width:
+            yield f"{line}  {detail}".rstrip()
+        else:
+            yield line
+            yield from textwrap.wrap(detail, width, initial_indent="    ", subsequent_indent="    ")
+
+
+def row(worker: Message) -> tuple[str, ...]:
+    count, lost = datagrams(worker.get("status", {}))
+    return (
+        printable(worker.get("name", "?")),
+        printable(worker.get("state", "?")),
+        span(worker.get("since", 0)),
+        str(count),
+        str(lost),
+        printable(worker.get("detail", "")),
+    )
+
+
+def details(workers: Sequence[Message]) -> Iterator[str]:
+    """Everything about each worker, a setting or counter a line."""
+    for worker in workers:
+        since = span(worker.get("since", 0))
+        yield printable(worker.get("name", "?"))
+        yield f"  state: {printable(worker.get('state', '?'))} for {since}"
+        yield f"  detail: {printable(worker.get('detail', '')) or '-'}"
+        yield f"  restarts: {worker.get('restarts', 0)}"
+        yield from tree(worker.get("status", {}), "  ")
+
+
+def tree(values: Mapping[str, Any], indent: str) -> Iterator[str]:
+    for key, value in values.items():
+        groups = value if isinstance(value, list) else [value]
+        if groups and all(isinstance(group, dict) and group for group in groups):
+            for group in groups:
+                yield f"{indent}{printable(key)}:"
+                yield from tree(group, indent + "  ")
+        else:
+            yield f"{indent}{printable(key)}: {', '.join(map(scalar, groups)) or '-'}"
+
+
+def scalar(value: object) -> str:
+    if value is None or value == {}:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return printable(round(value, 3) if isinstance(value, float) else value)
+
+
+def datagrams(status: Mapping[str, Any]) -> tuple[int, int]:
+    """How many a worker sent or received, and how many were lost on this host, by it or by the kernel."""
+    counters = status.get("counters", {})
+    outputs = [output.get("counters", {}) for output in status.get("outputs", ())]
+    lost = [counters.get("overflow"), counters.get("dropped"), *(output.get("dropped") for output in outputs)]
+    return total(counters.get("sent", counters.get("received"))), sum(map(total, lost))
+
+
+def total(count: object) -> int:
+    """A count, or the sum of counts by reason."""
+    match count:
+        case int():
+            return count
+        case dict():
+            return sum(map(total, count.values()))
+        case _:
+            return 0
