@@ -102,7 +102,7 @@ def examine(subjects: Sequence[Subject], evidence: Evidence, only: Collection[st
     for host_check in host_checks:
         said += _run(host_check, evidence)
     workers = tuple(subject.name for subject in subjects)
-    names = tuple(name_of(check) for check in (*checks, *host_checks))
+    names = (*map(name_of, checks), *map(name_of, host_checks))
     return in_order(said, workers, names, evidence.watched)
 
 

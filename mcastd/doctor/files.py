@@ -90,7 +90,8 @@ def _output(
 ) -> Iterator[Said]:
     path = output.path
     said = f"output {str(path)!r} ({subject.table})"
-    findings = list(_path(output, said)) or list(_room(output, said))
+    takes = bool(state) and state["error"] is None  # what it has open it keeps, whatever becomes of the path
+    findings = list(_path(output, said, takes)) or list(_room(output, said))
     if not findings and output.kind == "fifo":
         findings = list(_reader(path, said, state, earlier))
     yield from findings
@@ -105,7 +106,7 @@ def _output(
         )
 
 
-def _path(output: FileOutput | FifoOutput, said: str) -> Iterator[Finding]:
+def _path(output: FileOutput | FifoOutput, said: str, takes: bool) -> Iterator[Finding]:
     """Whether it can be opened, or made."""
     path = output.path
     wanted = stat.S_IFREG if output.kind == "file" else stat.S_IFIFO
@@ -126,8 +127,9 @@ def _path(output: FileOutput | FifoOutput, said: str) -> Iterator[Finding]:
             where, why = refusal
             yield Finding(
                 "output-unwritable",
-                Severity.BROKEN,
-                f"user {user()} may not write to its output {path}",
+                Severity.WARNING if takes else Severity.BROKEN,
+                f"user {user()} may not write to its output {path}"
+                + (": it goes on only until it is opened again" if takes else ""),
                 (said, f"{where}: {why} (access)"),
                 permit(where, "w"),
             )

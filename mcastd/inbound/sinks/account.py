@@ -43,12 +43,6 @@ class Account:
         self._said = ""  # the reason that the log believes in
         self._said_at: dict[str, float] = {}
 
-    @property
-    def error(self) -> str | None:
-        """The present trouble in words."""
-        trouble = self._trouble  # once: the worker's thread may recover meanwhile
-        return None if trouble is None else str(trouble)
-
     def wrote(self, datagrams: int, size: int) -> None:
         self.counters.written += datagrams
         self.counters.written_bytes += size
