@@ -47,8 +47,22 @@ CAUSES: tuple[Cause, ...] = (
     _cause("ttl-one"),
     _cause("loop-off", "stale"),
     _cause("two-senders"),
-    # in
+    # the port
+    _cause("port-taken", "cross-talk", "membership-lost", *NOT_AT_WORK),
+    # in, from the wire to the socket
+    _cause("wrong-mac", "stale"),
+    _cause("vlan-tagged", "stale"),
+    _cause("rp-filter", "firewall-drop", "stale"),
+    _cause("firewall-drop", "nothing-arrives", *NOT_AT_WORK),
+    _cause("bad-checksum", "stale"),
+    _cause("fragments-lost", "stale"),
+    _cause("no-report"),
     _cause("wrong-interface", "stale"),
+    _cause("source-excluded", "stale"),
+    _cause("wrong-port", "stale"),
+    _cause("no-querier"),
+    _cause("nobody-joined"),
+    _cause("cross-talk"),
     _cause("igmp-forced", "igmp-old-querier"),
     _cause("igmp-old-querier"),
     _cause("membership-lost", *NOT_AT_WORK),
@@ -66,6 +80,7 @@ CAUSES: tuple[Cause, ...] = (
     # what the worker says, where nothing above explains it
     _cause("worker-waiting", "stale"),
     _cause("stale"),
+    _cause("nothing-arrives", beside=True),
     # where it runs
     _cause("wsl"),
     _cause("wifi"),

@@ -7,12 +7,22 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mcastd import log
-from mcastd.doctor import files, interfaces, memberships, sending, surroundings, worker
+from mcastd.doctor import (
+    delivery,
+    files,
+    interfaces,
+    memberships,
+    neighbours,
+    reports,
+    sending,
+    surroundings,
+    worker,
+)
 from mcastd.doctor.causes import BESIDE, EXPLAINS, RANK
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Skipped
 from mcastd.doctor.subject import Subject
-from mcastd.doctor.watch import watch
+from mcastd.doctor.watch import Watch
 
 Check = Callable[[Subject, Evidence], Iterator[Said]]
 HostCheck = Callable[[Evidence], Iterator[Said]]
@@ -23,6 +33,12 @@ CHECKS: tuple[Check, ...] = (  # in the order of the path that a datagram takes
     sending.ttl,
     sending.loop,
     sending.two_senders,
+    delivery.departure,
+    reports.routers,
+    neighbours.port,
+    delivery.delivery,
+    reports.answers,
+    reports.querier,
     memberships.report_version,
     memberships.membership,
     memberships.receive_buffer,
@@ -82,11 +98,19 @@ def observe(
 
     With ``probe`` a datagram is sent to the group of each subscription that is meant; else nothing is.
     """
-    before = take()
-    meant = [subject for subject in before if of is None or subject.name in of]
-    observation = watch(meant, seconds, probe=probe) if seconds > 0 else None
-    earlier = {subject.name: subject.status for subject in before}
-    subjects = [replace(now, earlier=earlier.get(now.name, {})) for now in take()]
+    groups = [subject for subject in take() if of is None or subject.name in of]
+    watch = Watch(groups) if seconds > 0 else None
+    try:
+        before = take()
+        meant = [subject for subject in before if of is None or subject.name in of]
+        if watch is not None:
+            watch.run(meant, seconds, probe=probe)
+        earlier = {subject.name: subject.status for subject in before}
+        subjects = [replace(now, earlier=earlier.get(now.name, {})) for now in take()]
+        observation = watch.end() if watch is not None else None
+    finally:
+        if watch is not None:
+            watch.close()
     names = {subject.name for subject in meant}
     return [one for one in subjects if one.name in names], Evidence(subjects, observation)
 
