@@ -207,7 +207,7 @@ def end_reader(lab: Lab) -> None:
 
 def small_disk(options: str) -> tuple[str, ...]:
     mount = 'mkdir -p "$0" && mount -t tmpfs -o ' + options + ' tmpfs "$0" && exec "$@"'
-    return ("unshare", "--mount", "sh", "-c", mount)
+    return ("unshare", "--mount", "sh", "-c", mount, "DIR/disk")
 
 
 def fill(lab: Lab) -> None:
