@@ -70,11 +70,18 @@ class Lab:
         answer = self.daemon.ctl("reload")
         assert answer.returncode == 0, answer.stderr
 
-    def doctor(self, *arguments: str) -> tuple[int, dict[str, Any]]:
-        """What ``mcastctl doctor --json`` says, run by root of the network: exit status and report."""
+    def doctor(self, *arguments: str, enter: Sequence[str] = ()) -> tuple[int, dict[str, Any]]:
+        """What ``mcastctl doctor --json`` says, run by root of the network: exit status and report.
+
+        ``enter`` goes in front of the command.
+        """
         command = [*MCASTCTL, "--socket", str(self.daemon.socket), "doctor", "--json", "--watch", WATCH]
         answer = subprocess.run(
-            self.here.enter([*command, *arguments]), capture_output=True, text=True, timeout=60, check=False
+            self.here.enter([*enter, *command, *arguments]),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         assert answer.stdout, answer.stderr
         return answer.returncode, json.loads(answer.stdout)
