@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 
 from mcastd.config import InboundSubscription, OutboundChannel
 from mcastd.config.types import Address
-from mcastd.doctor.subject import Subject
+from mcastd.doctor.subject import Settings, Subject
 from mcastd.doctor.watch import Observation
 from mcastd.errors import LinkError
 from mcastd.net import interfaces
@@ -56,17 +57,23 @@ class Evidence:
         except LinkError:
             return []
 
-    def senders_to(self, settings: OutboundChannel | InboundSubscription) -> list[Subject]:
+    def senders_to(self, settings: Settings) -> list[Subject]:
         """The channels, of those that :attr:`subjects` has, to a group and port."""
-        return [one for one in self._of(settings) if isinstance(one.settings, OutboundChannel)]
+        return [one for one in self._same(settings) if isinstance(one.settings, OutboundChannel)]
 
-    def receivers_of(self, settings: OutboundChannel | InboundSubscription) -> list[Subject]:
+    def receivers_of(self, settings: Settings) -> list[Subject]:
         """The subscriptions to a group and port."""
-        return [one for one in self._of(settings) if isinstance(one.settings, InboundSubscription)]
+        return [one for one in self._same(settings) if isinstance(one.settings, InboundSubscription)]
 
-    def _of(self, settings: OutboundChannel | InboundSubscription) -> list[Subject]:
-        to = (settings.group, settings.port)
-        return [one for one in self.subjects if (one.settings.group, one.settings.port) == to]
+    def _same(self, settings: Settings) -> list[Subject]:
+        return self._by_group[settings.group, settings.port]
+
+    @cached_property
+    def _by_group(self) -> dict[tuple[Address, int], list[Subject]]:
+        found: dict[tuple[Address, int], list[Subject]] = defaultdict(list)
+        for one in self.subjects:
+            found[one.settings.group, one.settings.port].append(one)
+        return found
 
     def exists(self, path: str) -> bool:
         return (self.root / path.lstrip("/")).exists()

@@ -166,14 +166,14 @@ def _told(findings: list[Finding]) -> list[Finding]:
     def rank(finding: Finding) -> tuple[int, int]:
         return SEVERITIES.index(finding.severity), RANK[finding.cause]
 
-    told = [finding for finding in findings if not any(_explains(other, finding) for other in findings)]
+    explained: dict[str, set[str]] = {}  # causes by worker
+    for finding in findings:
+        explained.setdefault(finding.worker, set()).update(EXPLAINS[finding.cause])
+    everywhere = explained.get("", set())
+    told = [one for one in findings if one.cause not in explained[one.worker] | everywhere]
     if all(finding.severity is Severity.HINT for finding in told):
         told = [finding for finding in told if finding.cause not in BESIDE]
     by_worker: dict[str, list[Finding]] = {}
     for finding in sorted(told, key=rank):
         by_worker.setdefault(finding.worker, []).append(finding)
     return [finding for of_worker in by_worker.values() for finding in of_worker]
-
-
-def _explains(one: Finding, other: Finding) -> bool:
-    return other.cause in EXPLAINS[one.cause] and one.worker in ("", other.worker)

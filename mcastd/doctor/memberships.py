@@ -7,7 +7,7 @@ from typing import Any
 
 from mcastd.config import InboundSubscription
 from mcastd.doctor.evidence import Evidence
-from mcastd.doctor.finding import Finding, Said, Severity
+from mcastd.doctor.finding import Finding, Said, Severity, Skipped
 from mcastd.doctor.subject import Subject
 from mcastd.net.interfaces import Interface
 
@@ -51,9 +51,10 @@ def report_version(subject: Subject, evidence: Evidence) -> Iterator[Said]:
     protocol, needed = ("IGMP", 3) if version == 4 else ("MLD", 2)
     by_source = bool(settings.sources or settings.exclude_sources)
     consequence = f"{protocol}v{needed} alone can name its sources, and routers do not learn them"
-    for way in evidence.ways(subject):
-        if way.loopback:
-            continue
+    ways = [way for way in evidence.ways(subject) if not way.loopback]
+    if ways and evidence.sysctl(f"net/ipv{version}/conf/all/forwarding") is None:
+        yield Skipped("report-version", "the unit hides /proc/sys from the daemon", privileged=True)
+    for way in ways:
         forced, keys = _forced(way, version, evidence)
         if 0 < forced < needed:
             yield Finding(

@@ -8,13 +8,15 @@ from typing import Any
 
 from mcastd.config import InboundSubscription, OutboundChannel
 
+Settings = OutboundChannel | InboundSubscription
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
     """One channel or subscription. Without a daemon that runs it, ``state`` is empty."""
 
     name: str  # "inbound/news"
-    settings: OutboundChannel | InboundSubscription
+    settings: Settings
     state: str = ""  # see supervisor/state.py
     detail: str = ""  # why it is not active
     status: Mapping[str, Any] = field(default_factory=dict)  # of now: Worker.status()

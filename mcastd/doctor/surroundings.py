@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from mcastd.doctor.evidence import Evidence
@@ -33,14 +34,14 @@ def container(evidence: Evidence) -> Iterator[Said]:
 
 
 def wsl(evidence: Evidence) -> Iterator[Said]:
-    version = evidence.read("/proc/version") or ""
+    version = evidence.read("/proc/version") or os.uname().release  # the unit hides /proc/version
     interop = evidence.read("/proc/sys/fs/binfmt_misc/WSLInterop")
     if "microsoft" in version.lower() or interop is not None:
         yield Finding(
             "wsl",
             Severity.HINT,
             "this is WSL, whose default network (NAT) carries no multicast from or to other hosts",
-            (f"{version or 'WSLInterop is there'} (/proc/version)",),
+            (f"kernel: {version} (/proc/version)",),
             "networkingMode=mirrored in [wsl2] of .wslconfig, or run on a Linux host",
         )
 

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 
 from mcastd.config import InboundSubscription, OutboundChannel
-from mcastd.doctor.subject import Subject
+from mcastd.doctor.subject import Settings, Subject
 from mcastd.errors import LinkError
 from mcastd.net.link import Receiver, Sender
 
-Settings = OutboundChannel | InboundSubscription
 MOST = 1000  # batches that are taken from a socket in one go: it may get more all the time
 
 

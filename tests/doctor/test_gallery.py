@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.gallery import GROUP, PORT, Case, Fault, Lab, show
+from support.daemon import RunningDaemon
+from support.gallery import AS_A_SERVICE, GROUP, PORT, Case, Fault, Lab, show
 from support.inside import inside, sysctl
 from support.stolen import sockets
 from support.wait import wait_for
@@ -207,7 +208,7 @@ def end_reader(lab: Lab) -> None:
 
 def small_disk(options: str) -> tuple[str, ...]:
     mount = 'mkdir -p "$0" && mount -t tmpfs -o ' + options + ' tmpfs "$0" && exec "$@"'
-    return ("unshare", "--mount", "sh", "-c", mount)
+    return ("unshare", "--mount", "sh", "-c", mount, "DIR/disk")
 
 
 def fill(lab: Lab) -> None:
@@ -217,6 +218,9 @@ def fill(lab: Lab) -> None:
         while True:
             big.write(bytes(4096))
 
+
+NO_SYSCTL = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc/sys && exec "$@"', "sh")
+"""As a unit with ProcSubset=pid has it."""
 
 CASES = [
     Case(
@@ -329,6 +333,34 @@ CASES = [
             lambda lab: sysctl(lab.here, ipv4__conf__all__force_igmp_version=0),
         ),
         variant="any-source",
+    ),
+    Case(
+        "igmp-forced",
+        "warning",
+        inbound('sources = ["10.6.0.2"]'),
+        undone(
+            lambda lab: sysctl(lab.here, ipv4__conf__eth0__force_igmp_version=2),
+            lambda lab: sysctl(lab.here, ipv4__conf__eth0__force_igmp_version=0),
+        ),
+        wrap=NO_SYSCTL,
+        variant="hidden-from-the-daemon",
+    ),
+    Case(
+        "igmp-forced",
+        "warning",
+        inbound('group = "ff15::6:1"', 'sources = ["fd00:6::2"]'),
+        undone(
+            lambda lab: sysctl(lab.here, ipv6__conf__eth0__force_mld_version=1),
+            lambda lab: sysctl(lab.here, ipv6__conf__eth0__force_mld_version=0),
+        ),
+        variant="mld",
+    ),
+    Case(
+        "no-address",
+        "warning",
+        inbound('group = "ff15::6:1"'),
+        ip("addr del fe80::1/64 dev eth0", "addr add fe80::1/64 dev eth0 nodad"),
+        variant="ipv6",
     ),
     Case(
         "igmp-old-querier",
@@ -463,3 +495,23 @@ def test_the_cause_is_named_first_and_nothing_without_it(
     case: Case, lab: Callable[[str], Lab], tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     show(case, lab(case.lab), tmp_path, record_property)
+
+
+def test_what_nobody_may_look_at_is_told_and_the_rest_looked_at(
+    lab: Callable[[str], Lab], tmp_path: Path
+) -> None:
+    wires = lab("two wires")
+    wires.directory = tmp_path
+    enter = wires.here.enter([*NO_SYSCTL, *AS_A_SERVICE])
+    config = wires.text(inbound('sources = ["10.6.0.2"]'))
+    with RunningDaemon(tmp_path, config, enter=enter) as wires.daemon:
+        status, report = wires.doctor(enter=AS_A_SERVICE)
+        assert [one["check"] for one in report["skipped"]] == ["report-version"]
+        assert (report["findings"], status) == ([], 0)
+        with ip("link set eth0 down", "link set eth0 up")(wires):
+            status, report = wires.doctor(enter=AS_A_SERVICE)
+        assert [one["check"] for one in report["skipped"]] == ["report-version"]
+        assert report["findings"][0]["cause"] == "interface-down"
+        assert status == 2
+        beside = {one["cause"] for one in report["findings"] if one["severity"] == "hint"}
+        assert "virtual-interface" in beside  # veth: told since something is wrong

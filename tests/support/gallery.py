@@ -18,6 +18,7 @@ from typing import Any
 
 from support.daemon import MCASTCTL, RunningDaemon
 from support.host import Host, connect
+from support.inside import sysctl
 from support.peer import Talker
 
 GROUP, PORT = "239.255.6.1", 9190
@@ -31,6 +32,8 @@ class Lab:
     def __init__(self, stack: ExitStack) -> None:
         self.here = stack.enter_context(Host())
         self.there = stack.enter_context(Host())
+        for host in (self.here, self.there):  # an address that comes later would have mcastd look, and heal
+            sysctl(host, ipv6__conf__default__addr_gen_mode=1)
         for number in (0, 1):
             self.plug(number)
         self.talking = threading.Event()
@@ -49,6 +52,7 @@ class Lab:
         connect(self.here, f"eth{number}", self.there, f"net{number}")
         for host, name, last in ((self.here, f"eth{number}", 1), (self.there, f"net{number}", 2)):
             host.ip(f"addr add 10.6.{number}.{last}/24 dev {name}")
+            host.ip(f"addr add fe80::{last}/64 dev {name} nodad")
 
     def _talk(self, over: threading.Event) -> None:
         while not over.wait(0.02):
@@ -66,11 +70,18 @@ class Lab:
         answer = self.daemon.ctl("reload")
         assert answer.returncode == 0, answer.stderr
 
-    def doctor(self, *arguments: str) -> tuple[int, dict[str, Any]]:
-        """What ``mcastctl doctor --json`` says, run by root of the network: exit status and report."""
+    def doctor(self, *arguments: str, enter: Sequence[str] = ()) -> tuple[int, dict[str, Any]]:
+        """What ``mcastctl doctor --json`` says, run by root of the network: exit status and report.
+
+        ``enter`` goes in front of the command.
+        """
         command = [*MCASTCTL, "--socket", str(self.daemon.socket), "doctor", "--json", "--watch", WATCH]
         answer = subprocess.run(
-            self.here.enter([*command, *arguments]), capture_output=True, text=True, timeout=60, check=False
+            self.here.enter([*enter, *command, *arguments]),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         assert answer.stdout, answer.stderr
         return answer.returncode, json.loads(answer.stdout)
@@ -110,7 +121,7 @@ def show(case: Case, lab: Lab, directory: Path, record: Callable[[str, object], 
     with ExitStack() as stack:
         if case.prepare is not None:
             stack.enter_context(case.prepare(lab))
-        enter = lab.here.enter([*case.wrap, *AS_A_SERVICE])
+        enter = lab.here.enter([lab.text(word) for word in (*case.wrap, *AS_A_SERVICE)])
         lab.daemon = stack.enter_context(RunningDaemon(directory, lab.text(case.config), enter=enter))
         status, healthy = lab.doctor(*case.arguments)
         record("false alarms", len(healthy["findings"]))
