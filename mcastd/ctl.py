@@ -121,7 +121,7 @@ def examined(socket: Path, name: str | None, watch: float, probe: bool) -> Messa
             from mcastd.doctor.deeper import DeeperLook  # noqa: PLC0415 - needs the daemon's libraries
 
             config = Path(f"/proc/{daemon['pid']}/cwd", daemon["config"])
-            deeper = DeeperLook(config, lambda: list_workers(beside), watch)
+            deeper = DeeperLook(config, lambda: list_workers(beside), watch, probe=probe)
         report = client.call("io.mcastd.Doctor", name=name, watch=watch, probe=probe)
         return deeper.complete(report) if deeper else report
 

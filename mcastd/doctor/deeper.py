@@ -16,10 +16,15 @@ from mcastd.errors import ConfigError
 
 
 class DeeperLook:
-    """Watches beside the daemon, while that watches; nothing is sent."""
+    """Watches beside the daemon, while that watches; with ``probe`` both send one."""
 
     def __init__(
-        self, config: Path, list_workers: Callable[[], Sequence[dict[str, Any]]], seconds: float
+        self,
+        config: Path,
+        list_workers: Callable[[], Sequence[dict[str, Any]]],
+        seconds: float,
+        *,
+        probe: bool = False,
     ) -> None:
         """``config`` is the daemon's; if it was changed meanwhile without a reload, we see the new one."""
         try:
@@ -28,6 +33,7 @@ class DeeperLook:
             self._settings = {}
         self._list_workers = list_workers
         self._seconds = seconds
+        self._probe = probe
         self._seen: tuple[list[Subject], Evidence] | None = None
         self._thread = threading.Thread(target=self._observe, name="deeper", daemon=True)
         self._thread.start()
@@ -41,7 +47,7 @@ class DeeperLook:
 
     def _observe(self) -> None:
         try:
-            self._seen = observe(self._take, seconds=self._seconds)
+            self._seen = observe(self._take, seconds=self._seconds, probe=self._probe)
         except Exception:  # then the daemon's own reply has to do
             log.get_logger().exception("look.failed")
 

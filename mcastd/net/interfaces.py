@@ -51,9 +51,9 @@ class Interface:
     flags: int  # net_device_flags, netdevice(7)
     carrier_changes: int  # counts up at each loss and return of the carrier
     addresses: tuple[Address, ...] = ()  # usable ones: duplicate address detection is over
+    kind: str = ""  # of a virtual one, as `ip link add type KIND` has it: "veth", "bridge", ...
     master: int = 0  # index of the bridge or bond that it is a port of
     snooping: Snooping | None = None  # of a bridge
-    kind: str = ""  # of a virtual one, as `ip link add type KIND` has it: "veth", "bridge", ...
 
     @property
     def up(self) -> bool:
@@ -173,8 +173,8 @@ def look() -> Host:
     return Host(interfaces, asked)
 
 
-def _snooping(link_info: bytes) -> Snooping | None:
-    info = _attributes(link_info, 0)
+def _snooping(info: dict[int, bytes]) -> Snooping | None:
+    """Of the attributes of IFLA_LINKINFO; None if it is no bridge."""
     if info.get(_abi.IFLA_INFO_KIND, b"").rstrip(b"\0") != b"bridge":
         return None
     bridge = _attributes(info.get(_abi.IFLA_INFO_DATA, b""), 0)

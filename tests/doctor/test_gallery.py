@@ -365,7 +365,7 @@ CASES = [
     Case(
         "igmp-old-querier",
         "warning",
-        inbound('sources = ["10.6.1.2"]', interface="eth1"),
+        inbound('group = "239.255.6.2"', 'sources = ["10.6.1.2"]', interface="eth1"),
         undone(old_query, forget_old_query),
     ),
     Case("membership-lost", "broken", inbound(), behind_its_back(leave)),
