@@ -292,7 +292,7 @@ def _astray(subject: Subject, arrivals: Arrivals, joined: Sequence[str]) -> Iter
             BROKEN,
             f"the group arrives on {here} in VLAN {tag}, which is not the interface itself",
             (_seen_text(arrivals.tagged),),
-            f"ip link add link {joined[0]} name {joined[0]}.{tag} type vlan id {tag}; and name that interface",
+            f"ip link add link {joined[0]} name {joined[0]}.{tag} type vlan id {tag}, and name that one",
         )
     elif arrivals.elsewhere:
         elsewhere = arrivals.elsewhere[0][0].interface

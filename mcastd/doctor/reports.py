@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv4Address
 
 from mcastd.config import InboundSubscription, OutboundChannel
 from mcastd.config.types import Address, stays_on_link
@@ -13,7 +12,7 @@ from mcastd.doctor.finding import Finding, Said, Severity, Skipped
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import Observation
 from mcastd.net.interfaces import Interface
-from mcastd.net.packets import Membership
+from mcastd.net.packets import Membership, Router
 from mcastd.net.tap import Seen
 
 WARNING, HINT, BROKEN = Severity.WARNING, Severity.HINT, Severity.BROKEN
@@ -188,29 +187,30 @@ def _query_text(query: Query, way: Interface, observation: Observation) -> str:
 
 def routers(subject: Subject, evidence: Evidence) -> Iterator[Said]:
     """A channel whose datagrams end at a multicast router that is there to hand them on."""
-    settings, observation = subject.settings, evidence.observation
+    settings = subject.settings
     if not isinstance(settings, OutboundChannel) or settings.ttl != 1 or stays_on_link(settings.group):
         return
-    if observation is None or observation.traffic is None:
+    skipped = unwatched("routers", evidence)
+    observation = evidence.observation
+    if skipped or observation is None:
+        if skipped:
+            yield skipped
         return
     for way in evidence.ways(subject):
-        own = {str(address) for address in way.addresses}
-        greetings = [
-            seen.message.source
-            for seen in observation.messages()
-            if seen.interface == way.name and not seen.outgoing and not isinstance(seen.message, Membership)
-        ]
-        found = [source for source in greetings if str(source) not in own]
-        if found and not way.loopback:
-            mine = found[0].version == (4 if isinstance(settings.group, IPv4Address) else 6)
-            if mine:
+        for seen in observation.messages():
+            source = seen.message.source
+            if (
+                isinstance(seen.message, Router)
+                and seen.interface == way.name
+                and not seen.outgoing
+                and source.version == settings.group.version
+                and not way.loopback
+            ):
                 yield Finding(
                     "ttl-one",
                     HINT,
                     f"its datagrams stay on the link of {way.name}: the multicast router there forwards none",
-                    (
-                        f"ttl = 1 ({subject.table})",
-                        f"PIM hello of {found[0]} on {way.name} (AF_PACKET)",
-                    ),
+                    (f"ttl = 1 ({subject.table})", f"PIM hello of {source} on {way.name} (AF_PACKET)"),
                     f"if there are receivers behind n routers: ttl = n + 1 in {subject.table}",
                 )
+                break

@@ -162,20 +162,23 @@ def look() -> Host:
     for body in _request(_abi.RTM_GETLINK, _abi.ifinfomsg.pack(0, 0, 0, 0, 0), dump=_abi.RTM_NEWLINK):
         _family, _type, ifindex, flags, _change = _abi.ifinfomsg.unpack_from(body)
         attributes = _attributes(body, _abi.ifinfomsg.size)
+        info = _attributes(attributes.get(_abi.IFLA_LINKINFO, b""), 0)
         interfaces[ifindex] = Interface(
             index=ifindex,
             name=_text(attributes[_abi.IFLA_IFNAME]),
             flags=flags,
             carrier_changes=int.from_bytes(attributes.get(_abi.IFLA_CARRIER_CHANGES, b""), sys.byteorder),
             addresses=tuple(addresses.get(ifindex, ())),
-            kind=_text(_attributes(attributes.get(_abi.IFLA_LINKINFO, b""), 0).get(_abi.IFLA_INFO_KIND, b"")),
+            kind=_text(info.get(_abi.IFLA_INFO_KIND, b"")),
+            master=int.from_bytes(attributes.get(_abi.IFLA_MASTER, b""), sys.byteorder),
+            snooping=_snooping(info),
         )
     return Host(interfaces, asked)
 
 
 def _snooping(info: dict[int, bytes]) -> Snooping | None:
     """Of the attributes of IFLA_LINKINFO; None if it is no bridge."""
-    if info.get(_abi.IFLA_INFO_KIND, b"").rstrip(b"\0") != b"bridge":
+    if _text(info.get(_abi.IFLA_INFO_KIND, b"")) != "bridge":
         return None
     bridge = _attributes(info.get(_abi.IFLA_INFO_DATA, b""), 0)
     state = _attributes(bridge.get(_abi.IFLA_BR_MCAST_QUERIER_STATE, b""), 0)

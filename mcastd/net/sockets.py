@@ -263,7 +263,7 @@ class SocketSender:
 
 
 def port_refused(group: Address, port: int, ifindex: int) -> str:
-    """Why a subscription's socket could not be bound, "" if it can be. Nothing is joined, nothing comes in."""
+    """Why a subscription's socket could not be bound, "" if it can be. Joins nothing."""
     with socket.socket(_abi.family_of(group), socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

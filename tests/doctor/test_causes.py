@@ -51,6 +51,6 @@ def test_every_cause_that_the_code_names_is_listed() -> None:
     named = {
         cause
         for path in Path(room).glob("*.py")
-        for cause in re.findall(r'Finding\(\s*"([a-z-]+)"', path.read_text())
+        for cause in re.findall(r'[Ff]inding\(\s*"([a-z-]+)"', path.read_text())
     }
     assert named == {cause.id for cause in CAUSES}
