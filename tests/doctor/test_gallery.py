@@ -42,6 +42,7 @@ def outbound(*lines: str, name: str = "news", interface: str | None = "eth0") ->
     return f"[outbound.{name}]\n" + "".join(f"{key} = {value}\n" for key, value in settings.items())
 
 
+ETH0_UP = "link set eth0 up, addr replace fe80::1/64 dev eth0 nodad"  # which goes when it is set down
 SAME = f'group = "{GROUP}"'  # a channel to the group that is received
 
 
@@ -243,19 +244,24 @@ CASES = [
         "interface-missing",
         "broken",
         inbound(),
-        ip("link set eth0 down, link set eth0 name away", "link set away name eth0, link set eth0 up"),
+        ip("link set eth0 down, link set eth0 name away", f"link set away name eth0, {ETH0_UP}"),
     ),
-    Case("interface-down", "broken", inbound(), ip("link set eth0 down", "link set eth0 up")),
+    Case("interface-down", "broken", inbound(), ip("link set eth0 down", ETH0_UP)),
     Case(
         "interface-down",
         "broken",
         outbound(),
-        ip("link set eth0 down", "link set eth0 up"),
+        ip("link set eth0 down", ETH0_UP),
         prepare=news,
         worker="outbound/news",
         variant="sending",
     ),
-    Case("no-carrier", "broken", inbound(), ip("link set net0 down", "link set net0 up", there=True)),
+    Case(
+        "no-carrier",
+        "broken",
+        inbound(),
+        ip("link set net0 down", "link set net0 up, addr replace fe80::2/64 dev net0 nodad", there=True),
+    ),
     Case(
         "no-multicast-flag",
         "hint",
@@ -266,7 +272,7 @@ CASES = [
         "no-address",
         "broken",
         outbound(interface="eth1"),
-        ip("addr flush dev eth1", "addr add 10.6.1.1/24 dev eth1"),
+        ip("addr del 10.6.1.1/24 dev eth1", "addr add 10.6.1.1/24 dev eth1"),
         prepare=news,
         worker="outbound/news",
         variant="sending",
@@ -275,7 +281,7 @@ CASES = [
         "no-address",
         "warning",
         inbound(),
-        ip("addr flush dev eth0", "addr add 10.6.0.1/24 dev eth0"),
+        ip("addr del 10.6.0.1/24 dev eth0", "addr add 10.6.0.1/24 dev eth0"),
     ),
     Case(
         "wrong-interface",
@@ -508,7 +514,7 @@ def test_what_nobody_may_look_at_is_told_and_the_rest_looked_at(
         status, report = wires.doctor(enter=AS_A_SERVICE)
         assert [one["check"] for one in report["skipped"]] == ["report-version"]
         assert (report["findings"], status) == ([], 0)
-        with ip("link set eth0 down", "link set eth0 up")(wires):
+        with ip("link set eth0 down", ETH0_UP)(wires):
             status, report = wires.doctor(enter=AS_A_SERVICE)
         assert [one["check"] for one in report["skipped"]] == ["report-version"]
         assert report["findings"][0]["cause"] == "interface-down"
