@@ -77,14 +77,14 @@ def _skipped(skipped: Sequence[Message]) -> dict[str, list[str]]:
 
 def _summary(report: Message, width: int | None, colour: bool) -> Iterator[str]:
     severities = [finding["severity"] for finding in report["findings"]]
-    counts = [f"{severities.count(one)} {one}" for one in EXIT if one in severities]
-    verdict = ", ".join(counts)
+    verdict = ", ".join(f"{severities.count(one)} {one}" for one in EXIT if one in severities)
+    workers = ", ".join(map(printable, report["workers"])) or "no worker"
+    looked = f"Looked at {workers} for {report['watched']:.3g} s"
     if exit_status(report) == 0:
         well = _in_colour("All well", COLOURS["well"], colour)
         verdict = f"{well} ({verdict})" if verdict else well
-    workers = ", ".join(map(printable, report["workers"])) or "no worker"
-    checks = ", ".join(map(printable, report["checks"]))
-    yield from _wrapped(f"{verdict}. Looked at {workers} for {report['watched']:.3g} s: {checks}.", "", width)
+        looked += f": {', '.join(map(printable, report['checks']))}"
+    yield from _wrapped(f"{verdict}. {looked}.", "", width)
 
 
 def _wrapped(text: str, indent: str, width: int | None) -> list[str]:

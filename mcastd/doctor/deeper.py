@@ -56,8 +56,8 @@ class DeeperLook:
         report = Report.from_message(reply)
         self._thread.join()
         wanted = {skipped.check for skipped in report.skipped if skipped.privileged}
-        if self._seen is None or not wanted:
-            return reply
-        subjects, evidence = self._seen
+        subjects, evidence = self._seen or ([], Evidence())
         meant = [subject for subject in subjects if subject.name in report.workers]
+        if not wanted or len(meant) < len(report.workers):
+            return reply
         return completed(report, examine(meant, evidence, wanted)).as_message()

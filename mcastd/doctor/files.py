@@ -42,7 +42,7 @@ def source(subject: Subject, _evidence: Evidence) -> Iterator[Said]:
                 Severity.BROKEN,
                 f"its source {path} is not there" + ("" if where == path else f": {where} is missing"),
                 (said, f"{where}: {why} (stat)"),
-                f"create it, or name another source in {subject.table}; it is sent as soon as it is there",
+                f"create it, or name another source in {subject.table}",
             )
         else:
             yield Finding(

@@ -28,7 +28,7 @@ def container(evidence: Evidence) -> Iterator[Said]:
                 Severity.HINT,
                 "this is a container: unless it has the host's network, multicast ends at its virtual one",
                 (f"{manager or evidence.read(path)} ({path})",),
-                "run it with the host's network (docker run --network host), or with a macvlan interface",
+                "docker run --network host, or an interface of its own by macvlan",
             )
             return
 

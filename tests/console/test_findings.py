@@ -66,7 +66,7 @@ def test_findings_by_worker_and_what_was_not_looked_at() -> None:
         "",
         "Not looked at:",
         "  wire: needs root (CAP_NET_RAW)",
-        "1 broken, 1 hint. Looked at inbound/news, outbound/news for 1 s: interface, wire.",
+        "1 broken, 1 hint. Looked at inbound/news, outbound/news for 1 s.",
     ]
 
 

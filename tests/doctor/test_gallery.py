@@ -25,6 +25,74 @@ from support.stolen import sockets
 from support.wait import wait_for
 
 
+<<<<<<< HEAD
+=======
+def inbound(*lines: str, name: str = "news", interface: str | None = "eth0") -> str:
+    """A subscription to GROUP; what ``lines`` say comes beside it, or instead."""
+    settings = {"group": f'"{GROUP}"', "port": str(PORT), "output": f'"DIR/{name}.log"'}
+    if interface:
+        settings["interface"] = f'"{interface}"'
+    settings |= dict(line.split(" = ", 1) for line in lines)
+    return f"[inbound.{name}]\n" + "".join(f"{key} = {value}\n" for key, value in settings.items())
+
+
+def outbound(*lines: str, name: str = "news", interface: str | None = "eth0") -> str:
+    settings = {"group": '"239.255.6.9"', "port": str(PORT), "source": '"DIR/news/news.txt"'}
+    if interface:
+        settings["interface"] = f'"{interface}"'
+    settings |= {"repeat": '"forever"', "interval": "0.01"}
+    settings |= dict(line.split(" = ", 1) for line in lines)
+    return f"[outbound.{name}]\n" + "".join(f"{key} = {value}\n" for key, value in settings.items())
+
+
+ETH0_UP = "link set eth0 up, addr replace fe80::1/64 dev eth0 nodad"  # which goes when it is set down
+SAME = f'group = "{GROUP}"'  # a channel to the group that is received
+
+
+# -- faults
+
+
+def undone(make: Callable[[Lab], None], undo: Callable[[Lab], None] = lambda _: None) -> Fault:
+    @contextlib.contextmanager
+    def fault(lab: Lab) -> Iterator[None]:
+        make(lab)
+        try:
+            yield
+        finally:
+            undo(lab)
+
+    return fault
+
+
+def both(*faults: Fault) -> Fault:
+    """One after the other."""
+
+    @contextlib.contextmanager
+    def fault(lab: Lab) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for one in faults:
+                stack.enter_context(one(lab))
+            yield
+
+    return fault
+
+
+def ip(make: str, undo: str = "", *, there: bool = False) -> Fault:
+    """``ip`` commands, several with commas between them."""
+
+    def run(lab: Lab, commands: str) -> None:
+        for command in filter(None, commands.split(",")):
+            (lab.there if there else lab.here).ip(command.strip())
+
+    return undone(lambda lab: run(lab, make), lambda lab: run(lab, undo))
+
+
+def configured(config: str) -> Fault:
+    """Another configuration, taken over by a reload."""
+    return undone(lambda lab: lab.reload(config))
+
+
+>>>>>>> doctor
 def ctl(*arguments: str) -> Fault:
     def run(lab: Lab) -> None:
         answer = lab.daemon.ctl(*arguments)
@@ -172,19 +240,24 @@ CASES = [
         "interface-missing",
         "broken",
         inbound(),
-        ip("link set eth0 down, link set eth0 name away", "link set away name eth0, link set eth0 up"),
+        ip("link set eth0 down, link set eth0 name away", f"link set away name eth0, {ETH0_UP}"),
     ),
-    Case("interface-down", "broken", inbound(), ip("link set eth0 down", "link set eth0 up")),
+    Case("interface-down", "broken", inbound(), ip("link set eth0 down", ETH0_UP)),
     Case(
         "interface-down",
         "broken",
         outbound(),
-        ip("link set eth0 down", "link set eth0 up"),
+        ip("link set eth0 down", ETH0_UP),
         prepare=news,
         worker="outbound/news",
         variant="sending",
     ),
-    Case("no-carrier", "broken", inbound(), ip("link set net0 down", "link set net0 up", there=True)),
+    Case(
+        "no-carrier",
+        "broken",
+        inbound(),
+        ip("link set net0 down", "link set net0 up, addr replace fe80::2/64 dev net0 nodad", there=True),
+    ),
     Case(
         "no-multicast-flag",
         "hint",
@@ -195,7 +268,7 @@ CASES = [
         "no-address",
         "broken",
         outbound(interface="eth1"),
-        ip("addr flush dev eth1", "addr add 10.6.1.1/24 dev eth1"),
+        ip("addr del 10.6.1.1/24 dev eth1", "addr add 10.6.1.1/24 dev eth1"),
         prepare=news,
         worker="outbound/news",
         variant="sending",
@@ -204,7 +277,7 @@ CASES = [
         "no-address",
         "warning",
         inbound(),
-        ip("addr flush dev eth0", "addr add 10.6.0.1/24 dev eth0"),
+        ip("addr del 10.6.0.1/24 dev eth0", "addr add 10.6.0.1/24 dev eth0"),
     ),
     Case(
         "wrong-interface",
@@ -440,7 +513,7 @@ def test_what_nobody_may_look_at_is_told_and_the_rest_looked_at(
         status, report = wires.doctor(enter=AS_A_SERVICE)
         assert {one["check"] for one in report["skipped"]} == NEEDS_PRIVILEGES
         assert (report["findings"], status) == ([], 0)
-        with ip("link set eth0 down", "link set eth0 up")(wires):
+        with ip("link set eth0 down", ETH0_UP)(wires):
             status, report = wires.doctor(enter=AS_A_SERVICE)
         assert {one["check"] for one in report["skipped"]} == NEEDS_PRIVILEGES
         assert report["findings"][0]["cause"] == "interface-down"

@@ -125,7 +125,8 @@ def show(case: Case, lab: Lab, directory: Path, record: Callable[[str, object], 
         lab.daemon = stack.enter_context(RunningDaemon(directory, lab.text(case.config), enter=enter))
         status, healthy = lab.doctor(*case.arguments)
         record("false alarms", len(healthy["findings"]))
-        assert (healthy["findings"], left_out(healthy), status) == ([], [], 0), f"false alarm: {healthy}"
+        alarm = f"false alarm: {healthy}"
+        assert (healthy["findings"], left_out(healthy), status) == ([], [], 0), alarm
         with case.fault(lab):
             record("made", case.name)
             status, report = lab.doctor(*case.arguments)
