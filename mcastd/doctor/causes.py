@@ -23,6 +23,7 @@ def _cause(id: str, *explains: str, beside: bool = False) -> Cause:
 NOT_AT_WORK = ("worker-waiting", "stale")  # what follows from anything that keeps a worker from its work
 DEAF = (
     "membership-lost",
+    "nothing-arrives",
     *NOT_AT_WORK,
 )  # what follows for a subscription from anything before its membership
 LOSING = ("output-failing",)

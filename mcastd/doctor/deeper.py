@@ -60,4 +60,4 @@ class DeeperLook:
         meant = [subject for subject in subjects if subject.name in report.workers]
         if not wanted or len(meant) < len(report.workers):
             return reply
-        return completed(report, examine(meant, evidence, wanted)).as_message()
+        return completed(report, examine(meant, evidence, wanted, alone=False)).as_message()

@@ -115,8 +115,17 @@ def observe(
     return [one for one in subjects if one.name in names], Evidence(subjects, observation)
 
 
-def examine(subjects: Sequence[Subject], evidence: Evidence, only: Collection[str] | None = None) -> Report:
-    """Run the checks, those named ``only`` if given, on each of the subjects and on the host."""
+def examine(
+    subjects: Sequence[Subject],
+    evidence: Evidence,
+    only: Collection[str] | None = None,
+    *,
+    alone: bool = True,
+) -> Report:
+    """Run the checks, those named ``only`` if given, on each of the subjects and on the host.
+
+    If it is not ``alone`` it goes into another report: see :func:`completed`.
+    """
     said: list[Said] = []
     checks = [check for check in CHECKS if only is None or name_of(check) in only]
     host_checks = [check for check in HOST_CHECKS if only is None or name_of(check) in only]
@@ -127,13 +136,15 @@ def examine(subjects: Sequence[Subject], evidence: Evidence, only: Collection[st
         said += _run(host_check, evidence)
     workers = tuple(subject.name for subject in subjects)
     names = (*map(name_of, checks), *map(name_of, host_checks))
-    return in_order(said, workers, names, evidence.watched)
+    return in_order(said, workers, names, evidence.watched, alone=alone)
 
 
-def in_order(said: Iterable[Said], workers: Sequence[str], checks: Sequence[str], watched: float) -> Report:
-    """The report, without what others explain."""
+def in_order(
+    said: Iterable[Said], workers: Sequence[str], checks: Sequence[str], watched: float, *, alone: bool = True
+) -> Report:
+    """The report, without what others explain; if ``alone``, also without hints that need company."""
     said = list(dict.fromkeys(said))
-    findings = _told([one for one in said if isinstance(one, Finding)])
+    findings = _told([one for one in said if isinstance(one, Finding)], alone)
     skipped = tuple(one for one in said if isinstance(one, Skipped))
     return Report(tuple(findings), skipped, tuple(workers), tuple(checks), watched)
 
@@ -160,7 +171,7 @@ def _run(check: Callable[..., Iterator[Said]], *arguments: object) -> list[Said]
     return said
 
 
-def _told(findings: list[Finding]) -> list[Finding]:
+def _told(findings: list[Finding], alone: bool) -> list[Finding]:
     """What is to be told of the findings, in which order."""
 
     def rank(finding: Finding) -> tuple[int, int]:
@@ -171,7 +182,7 @@ def _told(findings: list[Finding]) -> list[Finding]:
         explained.setdefault(finding.worker, set()).update(EXPLAINS[finding.cause])
     everywhere = explained.get("", set())
     told = [one for one in findings if one.cause not in explained[one.worker] | everywhere]
-    if all(finding.severity is Severity.HINT for finding in told):
+    if alone and all(finding.severity is Severity.HINT for finding in told):
         told = [finding for finding in told if finding.cause not in BESIDE]
     by_worker: dict[str, list[Finding]] = {}
     for finding in sorted(told, key=rank):

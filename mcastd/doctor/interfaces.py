@@ -140,6 +140,8 @@ def _wrong_interface(subject: Subject, evidence: Evidence, way: Interface) -> It
                 f'interface = "{leaves[0].name}" in {subject.table}',
             )
             return
+    if settings.group.version == 6:
+        return  # every interface has a route to all groups: which of them comes first says nothing
     route = evidence.route_to(settings.group)
     heard = subject.status.get("counters", {}).get("received")
     if route is not None and route.ifindex != way.index and not way.loopback and heard == 0:

@@ -18,7 +18,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from support.daemon import RunningDaemon
+from support.daemon import MCASTD, RunningDaemon
 from support.faults import both, configured, inbound, ip, news, outbound, undone
 from support.frames import UdpFrames
 from support.gallery import AS_A_SERVICE, GROUP, PORT, Case, Fault, Lab, left_out, show
@@ -373,6 +373,34 @@ def test_a_probe_arrives_in_the_outputs_and_never_leaves_the_host(
         log = tmp_path / "news.log"
         wait_for(lambda: log.read_text().startswith("mcastd probe: "))
         assert far.all() == []
+
+
+def test_silence_on_the_wire_is_told_beside_what_is_not_well(
+    lab: Callable[[str], Lab], tmp_path: Path
+) -> None:
+    wires = lab("two wires")
+    with running(wires, tmp_path, inbound('expect_every = "100ms"'), silent):
+        wait_for(lambda: wires.daemon.worker("inbound/news")["status"]["stale"])
+        _, report = wires.doctor()
+    causes = [one["cause"] for one in report["findings"] if one["worker"]]
+    assert causes[0] == "stale"
+    assert "nothing-arrives" in causes
+
+
+def test_without_a_daemon_the_wire_is_compared_too(lab: Callable[[str], Lab], tmp_path: Path) -> None:
+    wires = lab("two wires")
+    wires.directory = tmp_path
+    config = tmp_path / "mcastd.toml"
+    config.write_text(wires.text(inbound()))
+
+    def doctor() -> list[str]:
+        command = wires.here.enter([*MCASTD, "doctor", "--config", str(config), "--json", "--watch", "0.5s"])
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return [one["cause"] for one in json.loads(answer.stdout)["findings"]]
+
+    assert doctor() == []
+    with chain("input", f"udp dport {PORT} drop")(wires):
+        assert doctor()[0] == "firewall-drop"
 
 
 def test_a_busy_reader_is_not_taken_for_a_firewall(lab: Callable[[str], Lab], tmp_path: Path) -> None:
