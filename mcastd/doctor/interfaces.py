@@ -120,7 +120,7 @@ def _address(subject: Subject, way: Interface) -> Iterator[Said]:
 
 
 def _wrong_interface(subject: Subject, evidence: Evidence, way: Interface) -> Iterator[Said]:
-    """A channel of this very host sends the group elsewhere; or it was never heard, and the route differs."""
+    """A channel of this very host sends the group by another interface."""
     settings = subject.settings
     if not isinstance(settings, InboundSubscription):
         return
@@ -140,20 +140,3 @@ def _wrong_interface(subject: Subject, evidence: Evidence, way: Interface) -> It
                 f'interface = "{leaves[0].name}" in {subject.table}',
             )
             return
-    if settings.group.version == 6:
-        return  # every interface has a route to all groups: which of them comes first says nothing
-    route = evidence.route_to(settings.group)
-    heard = subject.status.get("counters", {}).get("received")
-    if route is not None and route.ifindex != way.index and not way.loopback and heard == 0:
-        name = evidence.host.name(route.ifindex)
-        yield Finding(
-            "wrong-interface",
-            HINT,
-            f"nothing was received on {way.name} yet, and the route to {settings.group} leads to {name}",
-            (
-                f'interface = "{settings.interface}" ({subject.table})',
-                f"route to {settings.group}: dev {name} (rtnetlink, as `ip route get {settings.group}`)",
-                "received = 0 (status)",
-            ),
-            f'if the group is there: interface = "{name}" in {subject.table}',
-        )
