@@ -223,7 +223,7 @@ def _firewalled(missing: Missing) -> Iterator[Said]:
     key, flow = missing.flows[0]
     ttl = flow.min_ttl if flow.min_ttl == flow.max_ttl else -1
     facts = Facts(settings.group, settings.port, key.interface, key.source, ttl)
-    named = _rules(facts, INBOUND, missing.observation)
+    named, fix = _rules(facts, INBOUND, missing.observation)
     yield missing.finding(
         "firewall-drop",
         f"a firewall of this host drops what arrives on {key.interface}",
@@ -231,14 +231,14 @@ def _firewalled(missing: Missing) -> Iterator[Said]:
             "rp_filter, wrong checksums and full buffers dropped none of it (/proc/net/netstat, snmp, udp)",
             *named,
         ),
-        _allow(settings.group, settings.port, "input"),
+        fix,
     )
 
 
-def _rules(facts: Facts, hooks: Sequence[str], observation: Observation) -> list[str]:
-    """The rules that drop such datagrams, or may: those whose counters grew first, then what is certain."""
+def _rules(facts: Facts, hooks: Sequence[str], observation: Observation) -> tuple[list[str], str]:
+    """The rules that drop such datagrams, or may, most telling first; and a command that lets them pass."""
     if observation.after is None:
-        return []
+        return [], _fix(facts, None)
     rules = observation.after.rules
     found = [(suspect, observation.packets_of(suspect)) for suspect in rules.suspects(facts, hooks)]
     found = [(suspect, grown) for suspect, grown in found if grown != 0]
@@ -252,21 +252,23 @@ def _rules(facts: Facts, hooks: Sequence[str], observation: Observation) -> list
         lines.append(f"the rules could not be read: {rules.unread}")
     if not lines:
         lines.append("no rule of nftables does it; tc filters and BPF programs may, too (`tc filter show`)")
-    return lines
+    return lines, _fix(facts, found[0][0] if found else None)
 
 
 def _rule(suspect: Suspect, grown: int | None) -> str:
     counted = f"; its counter grew by {grown}" if grown else ""
-    way = "drops such datagrams" if suspect.certain else "may drop such datagrams"
-    if suspect.verdict not in ("drop", "reject", "policy drop"):
-        way = way.replace("drop", "take")
+    takes = "drops" if suspect.verdict in ("drop", "reject", "policy drop") else "takes"
+    way = f"{takes} such datagrams" if suspect.certain else f"may be what {takes} such datagrams"
     return f"{way}: {text_of(suspect.key)}{counted}"
 
 
-def _allow(group: Address, port: int, chain: str) -> str:
-    protocol = "ip" if group.version == 4 else "ip6"
-    rule = f"{protocol} daddr {group} udp dport {port} accept"
-    return f"before that rule: nft insert rule inet filter {chain} {rule} (your table's name)"
+def _fix(facts: Facts, suspect: Suspect | None) -> str:
+    if suspect is None:
+        return f"let {facts.group} port {facts.port} pass: `nft list ruleset` shows the rules"
+    family, table, chain, _ = suspect.key
+    protocol = "ip" if facts.group.version == 4 else "ip6"
+    match = f"{protocol} daddr {facts.group} udp dport {facts.port} accept"
+    return f"nft insert rule {family} {table} {chain} {match}"
 
 
 def _astray(subject: Subject, arrivals: Arrivals, joined: Sequence[str]) -> Iterator[Said]:
@@ -332,20 +334,17 @@ def _probed(subject: Subject, evidence: Evidence, joined: Sequence[str]) -> Iter
         yield Skipped("probe", problem)
     elif _grown(subject, "received") == 0:
         settings = subject.settings
-        facts = Facts(settings.group, settings.port, joined[0])
-        named = [
-            *_rules(facts, OUTBOUND, observation),
-            *_rules(facts._replace(interface="lo"), INBOUND, observation),
-        ]
+        facts = Facts(settings.group, settings.port, joined[0])  # looped: it comes in where it would go out
+        named, fix = _rules(facts, (*OUTBOUND, *INBOUND), observation)
         yield Finding(
             "firewall-drop",
             BROKEN,
             "a datagram that this host sent to the group itself did not reach the socket",
             (
                 f"a probe was sent by {', '.join(joined)} with ttl 0; received grew by 0 (status)",
-                *named[:RULES],
+                *named,
             ),
-            _allow(settings.group, settings.port, "input"),
+            fix,
         )
 
 
@@ -362,15 +361,16 @@ def departure(subject: Subject, evidence: Evidence) -> Iterator[Said]:
     skipped = unwatched("departure", evidence)
     observation = evidence.observation
     if refused or (subject.state == "auto-restart" and "not permitted" in subject.detail):
+        lines, fix = _rules(facts, OUTBOUND, observation) if observation else ([], _fix(facts, None))
         yield Finding(
             "firewall-drop",
             BROKEN,
             f"a firewall of this host refuses what it sends on {ways[0].name}",
             (
                 f"refused: EPERM {refused} times while watching (status); {subject.detail}",
-                *(_rules(facts, OUTBOUND, observation) if observation and observation.traffic else ()),
+                *lines,
             ),
-            _allow(settings.group, settings.port, "output"),
+            fix,
         )
     elif skipped is None and observation is not None:
         yield from _silent(subject, ways[0], facts, observation)
@@ -389,15 +389,16 @@ def _silent(subject: Subject, way: Interface, facts: Facts, observation: Observa
     )
     unseen = sum(traffic.missed + traffic.untold for traffic in seen)
     if sent >= FEWEST and not left and not unseen and subject.earlier:
+        lines, fix = _rules(facts, OUTBOUND, observation)
         yield Finding(
             "firewall-drop",
             BROKEN,
             f"what it sends is dropped by this host before it leaves {way.name}",
             (
                 f"sent grew by {sent} (status); none of it was seen on {way.name} (AF_PACKET)",
-                *_rules(facts, OUTBOUND, observation),
+                *lines,
             ),
-            _allow(facts.group, facts.port, "output"),
+            fix,
         )
 
 
