@@ -165,9 +165,12 @@ def look() -> Host:
 
 
 def _joined_groups(version: int) -> dict[int, frozenset[Address]]:
-    """What /proc/net/igmp or igmp6 lists (proc(5)); empty if it cannot be read."""
+    """What igmp or igmp6 in /proc/net lists (proc(5)); empty if it cannot be read.
+
+    By /proc/self, since a unit with ProcSubset=pid has no /proc/net.
+    """
     found: dict[int, set[Address]] = {}
-    with contextlib.suppress(OSError), open(f"/proc/net/igmp{'6' if version == 6 else ''}") as lines:
+    with contextlib.suppress(OSError), open(f"/proc/self/net/igmp{'6' if version == 6 else ''}") as lines:
         ifindex = 0
         for words in map(str.split, lines):
             if version == 6:
