@@ -79,7 +79,10 @@ class Evidence:
         return (self.root / path.lstrip("/")).exists()
 
     def _read(self, path: str) -> str | None:
-        """The text of a file like ``/proc/net/igmp``, less white space around it; None if there is none."""
+        """The text of a file, less white space around it; None if it cannot be read.
+
+        Not by /proc/net, which a unit with ProcSubset=pid does not have, but by /proc/self/net.
+        """
         try:
             return (self.root / path.lstrip("/")).read_text(errors="replace").strip()
         except OSError:

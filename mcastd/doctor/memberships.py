@@ -19,7 +19,8 @@ def membership(subject: Subject, evidence: Evidence) -> Iterator[Said]:
         name, actual = wanted["interface"], wanted["actual"]
         version = settings.group.version
         proc = f"/proc/net/igmp{'6' if version == 6 else ''}"
-        joined = settings.group in evidence.host.groups(version).get(wanted["ifindex"], ())
+        groups = evidence.host.groups(version)
+        joined = not groups or settings.group in groups.get(wanted["ifindex"], ())
         if actual is None or not joined:
             holder = "some other program has joined it" if joined else "nobody has joined it"
             yield Finding(
@@ -86,7 +87,7 @@ def _forced(way: Interface, version: int, evidence: Evidence) -> tuple[int, list
 
 def _querier_version(way: Interface, evidence: Evidence) -> int | None:
     """What /proc/net/igmp says of an interface: the version that the last query made it speak."""
-    for line in (evidence.read("/proc/net/igmp") or "").splitlines()[1:]:
+    for line in (evidence.read("/proc/self/net/igmp") or "").splitlines()[1:]:
         words = line.split()
         if line[:1].isdigit() and int(words[0]) == way.index and words[-1].startswith("V"):
             return int(words[-1][1:])

@@ -42,7 +42,7 @@ def ttl(subject: Subject, evidence: Evidence) -> Iterator[Said]:
 
 def _router(way: Interface, evidence: Evidence) -> IPv4Address | None:
     """A gateway of the routes by this interface."""
-    for line in (evidence.read("/proc/net/route") or "").splitlines()[1:]:
+    for line in (evidence.read("/proc/self/net/route") or "").splitlines()[1:]:
         words = line.split()
         if words[0] == way.name and int(words[3], 16) & (RTF_UP | RTF_GATEWAY) == RTF_UP | RTF_GATEWAY:
             return IPv4Address(int(words[2], 16).to_bytes(4, sys.byteorder))

@@ -123,7 +123,7 @@ def test_interface(subject: Subject, evidence: Evidence, expected: list[tuple[st
 
 
 ROUTES = {
-    "/proc/net/route": "Iface\tDestination\tGateway\tFlags\tRefCnt\n"
+    "/proc/self/net/route": "Iface\tDestination\tGateway\tFlags\tRefCnt\n"
     "eth0\t0000060A\t00000000\t0001\t0\neth0\t00000000\t0200060A\t0003\t0\n"
 }
 
@@ -178,7 +178,7 @@ JOINED = {2: [GROUP]}
         (member("any"), JOINED, []),
         (member("unknown"), JOINED, []),  # without ctypes
         (member(None), JOINED, [("membership-lost", "broken")]),
-        (member("any"), {}, [("membership-lost", "broken")]),
+        (member("any"), {}, []),  # the table cannot be read
         (member("any"), {3: [GROUP]}, [("membership-lost", "broken")]),
         (member("any", "include 10.6.0.2"), JOINED, [("membership-differs", "warning")]),
     ],
@@ -218,11 +218,11 @@ SOURCES = ["10.6.0.2"]
         (inbound(group="ff15::1"), sysctls(all=2), []),  # that is IPv4's
         (
             inbound(sources=SOURCES),
-            {**sysctls(), "/proc/net/igmp": IGMP.format(2)},
+            {**sysctls(), "/proc/self/net/igmp": IGMP.format(2)},
             [("igmp-old-querier", "warning")],
         ),
-        (inbound(sources=SOURCES), {**sysctls(), "/proc/net/igmp": IGMP.format(3)}, []),
-        (inbound(), {**sysctls(), "/proc/net/igmp": IGMP.format(2)}, []),
+        (inbound(sources=SOURCES), {**sysctls(), "/proc/self/net/igmp": IGMP.format(3)}, []),
+        (inbound(), {**sysctls(), "/proc/self/net/igmp": IGMP.format(2)}, []),
         (inbound(), {}, [("skipped", "report-version")]),
         (inbound(interface="lo"), {}, []),
     ],
