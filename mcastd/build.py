@@ -32,7 +32,7 @@ def open_sender(channel: OutboundChannel, host: Callable[[], Host] = look) -> Se
 
 def open_receiver(
     subscription: InboundSubscription,
-    metadata: bool,
+    metadata: bool = False,
     host: Callable[[], Host] = look,
     memberships: Memberships | None = None,
 ) -> Receiver:

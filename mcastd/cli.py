@@ -9,6 +9,8 @@ from typing import NoReturn
 import click
 
 from mcastd import __version__
+from mcastd.console import findings
+from mcastd.console.options import json_option, probe_option, watch_option
 from mcastd.errors import ConfigError, McastdError
 
 EX_CONFIG = 78  # sysexits.h: something is wrong in the configuration; systemd does not restart for it
@@ -103,6 +105,40 @@ def demo(interval: float) -> None:
     from mcastd.demo import demonstrate  # noqa: PLC0415
 
     sys.exit(demonstrate(interval))
+
+
+@main.command(short_help="Say why a worker does not work, without a daemon.")
+@config_option
+@json_option
+@watch_option
+@probe_option
+@click.argument("name", required=False)
+def doctor(path: Path, as_json: bool, watch: float | None, probe: bool, name: str | None) -> None:
+    """Say why what is configured does not work, with no daemon running.
+
+    The sockets are opened as the daemon would open them, by the user who calls this. With a daemon that
+    runs, `mcastctl doctor` knows more. Exit status: 2 if something is broken, 1 if there are warnings, 0 if
+    all is well, 78 if the configuration is refused.
+    """
+    from mcastd import build, log  # noqa: PLC0415 - not for `mcastd --help`
+    from mcastd.config import load  # noqa: PLC0415
+    from mcastd.doctor.examine import consult  # noqa: PLC0415
+    from mcastd.doctor.subject import named  # noqa: PLC0415
+    from mcastd.doctor.trial import Trial  # noqa: PLC0415
+
+    log.configure("auto", "error")
+    try:
+        workers = load(path).workers()
+    except ConfigError as error:
+        _refuse(error)
+    if not (of := named(name, workers)):
+        raise click.BadParameter(f"no worker {name!r} (known: {', '.join(workers)})", param_hint="NAME")
+    with Trial(workers, build.open_sender, build.open_receiver) as trial:
+        report = consult(
+            trial.subjects, of, seconds=1.0 if watch is None else watch, probe=probe
+        ).as_message()
+    findings.show(report, as_json=as_json)
+    sys.exit(findings.exit_status(report))
 
 
 def _refuse(error: ConfigError) -> NoReturn:

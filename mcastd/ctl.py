@@ -19,10 +19,13 @@ import click
 
 from mcastd import __version__
 from mcastd.adhoc.commands import groups, listen, send
+from mcastd.console import findings
+from mcastd.console.options import json_option, probe_option, watch_option
 from mcastd.console.status import details, overview
 from mcastd.console.text import printable
 from mcastd.control.client import ControlClient
 from mcastd.control.protocol import Message, VarlinkError
+from mcastd.doctor.privilege import may_capture, same_network
 from mcastd.errors import ControlError
 
 DEFAULT_SOCKET = Path("/run/mcastd/control")
@@ -127,6 +130,42 @@ def top(context: click.Context, interval: float, count: int | None, once: bool) 
 
 
 @main.command()
+@click.argument("name", required=False, shell_complete=complete_worker)
+@json_option
+@watch_option
+@probe_option
+@click.pass_context
+def doctor(context: click.Context, name: str | None, as_json: bool, watch: float | None, probe: bool) -> None:
+    """Say why a worker does not work: what is wrong, how that is known, and what to do.
+
+    What takes privileges that the daemon lacks is looked at by this command, if it has them (as root).
+    Exit code 2 if something is broken, 1 if there are warnings, 0 if all is well, 3 if it could not be
+    examined.
+    """
+    try:
+        report = examined(context.obj, name, 1.0 if watch is None else watch, probe)
+    except Failure as failure:
+        failure.show()
+        context.exit(EXIT_UNHEALTHY)
+    findings.show(report, as_json=as_json)
+    context.exit(findings.exit_status(report))
+
+
+def examined(socket: Path, name: str | None, watch: float, probe: bool) -> Message:
+    """What the daemon finds, and what only we may look at."""
+    with connected(socket, timeout=30 + watch) as client, connected(socket) as beside:
+        daemon = client.call("io.mcastd.Describe")
+        deeper = None
+        if may_capture() and same_network(daemon["pid"]):
+            from mcastd.doctor.deeper import DeeperLook  # noqa: PLC0415 - needs the daemon's libraries
+
+            config = Path(f"/proc/{daemon['pid']}/cwd", daemon["config"])
+            deeper = DeeperLook(config, lambda: list_workers(beside), watch, probe=probe)
+        report = client.call("io.mcastd.Doctor", name=name, watch=watch, probe=probe)
+        return deeper.complete(report) if deeper else report
+
+
+@main.command()
 @click.pass_obj
 def reload(socket: Path) -> None:
     """Read the configuration again; a bad one changes nothing, and is explained."""
@@ -177,10 +216,10 @@ for command in (listen, send, groups):
 
 
 @contextmanager
-def connected(socket: Path) -> Iterator[ControlClient]:
+def connected(socket: Path, timeout: float = 30.0) -> Iterator[ControlClient]:
     """A client of the daemon; every error becomes a Failure."""
     try:
-        with ControlClient(socket) as client:
+        with ControlClient(socket, timeout) as client:
             yield client
     except (ControlError, VarlinkError) as error:
         raise failure(error) from error

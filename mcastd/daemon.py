@@ -15,7 +15,10 @@ from mcastd import __version__, clock, log, systemd
 from mcastd.build import build
 from mcastd.config import Changes, Config, InboundSubscription, OutboundChannel, diff, examine
 from mcastd.control.commands import DaemonView, NoSuchWorker, ReloadView
+from mcastd.control.protocol import Message
 from mcastd.control.server import ControlServer
+from mcastd.doctor.examine import consult
+from mcastd.doctor.subject import Subject, named
 from mcastd.errors import ConfigError, ConfigProblem, McastdError
 from mcastd.inbound.reader import Reader
 from mcastd.metrics import MetricsServer
@@ -187,6 +190,21 @@ class Daemon:
 
     def vitals(self) -> Mapping[str, Vitals]:
         return self._supervisor.vitals()
+
+    def doctor(self, name: str | None, watch: float, probe: bool) -> Message:
+        """Examine the workers that ``name`` means, or all, in the eyes of this process and its user."""
+        of = named(name, (subject.name for subject in self._subjects()))
+        if not of and name is not None:
+            raise NoSuchWorker(name)
+        return consult(self._subjects, of, seconds=watch, probe=probe).as_message()
+
+    def _subjects(self) -> list[Subject]:
+        settings = self._config.workers()  # a reload may be under way: one of the two may lack a worker
+        return [
+            Subject(view.name, settings[view.name], view.state, view.detail, view.status)
+            for view in self._supervisor.views()
+            if view.name in settings
+        ]
 
     def reload(self) -> ReloadView:
         """Check the new configuration whole, then go over to it; on ConfigError nothing has changed."""

@@ -41,8 +41,8 @@ BELOW = {  # room: the rooms that it may import, besides itself
         "doctor",
     },
     "demo": LEAVES | {"worker", "config", "net", "build", "supervisor"},
-    "cli": LEAVES | {"process", "config", "daemon", "demo"},
-    "console": LEAVES | {"control"},
+    "cli": LEAVES | {"process", "config", "console", "build", "daemon", "demo", "doctor"},
+    "console": LEAVES | {"control", "config"},
     "adhoc": LEAVES
     | {
         "worker",
@@ -56,7 +56,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
         "control",
         "console",
     },
-    "ctl": LEAVES | {"control", "console", "adhoc"},
+    "ctl": LEAVES | {"control", "console", "adhoc", "doctor"},
 }
 
 

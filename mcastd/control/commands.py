@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Protocol
 
 from mcastd import __version__
@@ -20,6 +21,9 @@ from mcastd.worker import Headline, Vitals, WorkerView
 
 INTERFACE = "io.mcastd"
 MONITOR = f"{INTERFACE}.Monitor"
+WATCH = 1.0  # seconds for which the doctor watches, unless the client says
+TEXT = (str,)
+LONGEST_WATCH = 600.0  # seconds; enough to miss two queries, which come every 125 s
 log = get_logger()
 
 
@@ -79,6 +83,9 @@ class Operations(Protocol):
     def vitals(self) -> Mapping[str, Vitals]:
         """What each worker has done; never blocks."""
 
+    def doctor(self, name: str | None, watch: float, probe: bool) -> Message:
+        """The whole reply, after ``watch`` seconds. A name may also be the last part of one, or of two."""
+
     def reload(self) -> ReloadView:
         """Raises ConfigError if the new configuration is refused."""
 
@@ -97,17 +104,24 @@ class Commands:
         # The definitions are read once: a package upgrade must not change what this process says of itself.
         here = Path(__file__).parent
         self._interfaces = {name: (here / f"{name}.varlink").read_text() for name in (SERVICE, INTERFACE)}
-        # By method: what it calls, and the names of its parameters, which are strings all.
-        self._methods: dict[str, tuple[Callable[..., Message | None], tuple[str, ...]]] = {
-            f"{SERVICE}.GetInfo": (self._get_info, ()),
-            f"{SERVICE}.GetInterfaceDescription": (self._get_description, ("interface",)),
-            f"{INTERFACE}.Describe": (lambda: _fields(operations.describe()), ()),
-            f"{INTERFACE}.List": (lambda: {"workers": [_fields(w) for w in operations.list_workers()]}, ()),
-            f"{INTERFACE}.Get": (lambda name: {"worker": _fields(operations.get_worker(name))}, ("name",)),
-            f"{INTERFACE}.Reload": (lambda: _fields(operations.reload()), ()),
-            f"{INTERFACE}.Reopen": (operations.reopen, ()),
-            f"{INTERFACE}.Start": (operations.start, ("name",)),
-            f"{INTERFACE}.Stop": (operations.stop, ("name",)),
+        # By method: what it calls, and its parameters with their types; what may be None may be absent
+        self._methods: dict[str, tuple[Callable[..., Message | None], dict[str, tuple[type, ...]]]] = {
+            f"{SERVICE}.GetInfo": (self._get_info, {}),
+            f"{SERVICE}.GetInterfaceDescription": (self._get_description, {"interface": TEXT}),
+            f"{INTERFACE}.Describe": (lambda: _fields(operations.describe()), {}),
+            f"{INTERFACE}.List": (lambda: {"workers": [_fields(w) for w in operations.list_workers()]}, {}),
+            f"{INTERFACE}.Get": (
+                lambda name: {"worker": _fields(operations.get_worker(name))},
+                {"name": TEXT},
+            ),
+            f"{INTERFACE}.Doctor": (
+                self._doctor,
+                {"name": (str, NoneType), "watch": (float, int, NoneType), "probe": (bool, NoneType)},
+            ),
+            f"{INTERFACE}.Reload": (lambda: _fields(operations.reload()), {}),
+            f"{INTERFACE}.Reopen": (operations.reopen, {}),
+            f"{INTERFACE}.Start": (operations.start, {"name": TEXT}),
+            f"{INTERFACE}.Stop": (operations.stop, {"name": TEXT}),
         }
 
     def answer(self, call: Call) -> Reply | Watching:
@@ -138,9 +152,9 @@ class Commands:
             raise VarlinkError(f"{SERVICE}.MethodNotImplemented", method=call.method)
         if call.method == MONITOR:
             return _watching(call)
-        perform, names = self._methods[call.method]
-        for name in (*names, *call.parameters):
-            if name not in names or not isinstance(call.parameters.get(name), str):
+        perform, types = self._methods[call.method]
+        for name in (*types, *call.parameters):
+            if name not in types or type(call.parameters.get(name)) not in types[name]:
                 raise VarlinkError(f"{SERVICE}.InvalidParameter", parameter=name)
         return perform(**call.parameters) or {}
 
@@ -152,6 +166,14 @@ class Commands:
             "url": "",
             "interfaces": list(self._interfaces),
         }
+
+    def _doctor(
+        self, name: str | None = None, watch: float | None = None, probe: bool | None = None
+    ) -> Message:
+        seconds = WATCH if watch is None else float(watch)
+        if not 0 <= seconds <= LONGEST_WATCH:
+            raise VarlinkError(f"{SERVICE}.InvalidParameter", parameter="watch")
+        return self._operations.doctor(name, seconds, bool(probe))
 
     def _get_description(self, interface: str) -> Message:
         if interface not in self._interfaces:

@@ -12,15 +12,83 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Cause:
     id: str
-    meaning: str  # for the manual
     explains: frozenset[str] = frozenset()
+    beside: bool = False  # only told beside something that is not well: by itself it is no trouble
 
 
-def _cause(id: str, meaning: str, *explains: str) -> Cause:
-    return Cause(id, meaning, frozenset(explains))
+def _cause(id: str, *explains: str, beside: bool = False) -> Cause:
+    return Cause(id, frozenset(explains), beside)
 
 
-CAUSES: tuple[Cause, ...] = ()
+NOT_AT_WORK = ("worker-waiting", "stale")  # what follows from anything that keeps a worker from its work
+DEAF = (
+    "membership-lost",
+    "nothing-arrives",
+    *NOT_AT_WORK,
+)  # what follows for a subscription from anything before its membership
+LOSING = ("output-failing",)
+
+CAUSES: tuple[Cause, ...] = (
+    _cause("worker-crashed", *NOT_AT_WORK),
+    _cause("worker-stopped", *NOT_AT_WORK),
+    # the source
+    _cause("source-missing", *NOT_AT_WORK),
+    _cause("source-unreadable", *NOT_AT_WORK),
+    _cause("source-not-a-file", *NOT_AT_WORK),
+    _cause("source-empty", *NOT_AT_WORK),
+    # the interface
+    _cause("interface-missing", "no-address", *DEAF),
+    _cause("interface-down", "no-route", "no-carrier", "no-address", "wrong-interface", *DEAF),
+    _cause("no-route", *DEAF),
+    _cause("no-carrier", "wrong-interface", *DEAF),
+    _cause("no-multicast-flag"),
+    _cause("no-address", *NOT_AT_WORK),
+    # out
+    _cause("ttl-zero"),
+    _cause("ttl-one"),
+    _cause("loop-off", "stale"),
+    _cause("two-senders"),
+    # the port
+    _cause("port-taken", "cross-talk", "membership-lost", *NOT_AT_WORK),
+    # in, from the wire to the socket
+    _cause("wrong-mac", "stale"),
+    _cause("vlan-tagged", "stale"),
+    _cause("rp-filter", "firewall-drop", "stale"),
+    _cause("firewall-drop", "nothing-arrives", *NOT_AT_WORK),
+    _cause("bad-checksum", "stale"),
+    _cause("fragments-lost", "stale"),
+    _cause("no-report"),
+    _cause("wrong-interface", "stale"),
+    _cause("source-excluded", "stale"),
+    _cause("wrong-port", "stale"),
+    _cause("no-querier"),
+    _cause("nobody-joined"),
+    _cause("cross-talk"),
+    _cause("igmp-forced", "igmp-old-querier"),
+    _cause("igmp-old-querier"),
+    _cause("membership-lost", *NOT_AT_WORK),
+    _cause("membership-differs"),
+    _cause("receive-buffer-small"),
+    _cause("overflow-now", "overflow-earlier"),
+    _cause("overflow-earlier"),
+    # the outputs
+    _cause("output-directory", *LOSING),
+    _cause("output-unwritable", *LOSING),
+    _cause("output-wrong-kind", *LOSING),
+    _cause("disk-full", *LOSING),
+    _cause("fifo-no-reader", *LOSING),
+    _cause("output-failing"),
+    # what the worker says, where nothing above explains it
+    _cause("worker-waiting", "stale"),
+    _cause("stale"),
+    _cause("nothing-arrives", beside=True),
+    # where it runs
+    _cause("wsl"),
+    _cause("wifi"),
+    _cause("container", beside=True),
+    _cause("virtual-interface", beside=True),
+)
 
 RANK = {cause.id: rank for rank, cause in enumerate(CAUSES)}
 EXPLAINS = {cause.id: cause.explains for cause in CAUSES}
+BESIDE = {cause.id for cause in CAUSES if cause.beside}

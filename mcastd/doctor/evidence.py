@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 
+from mcastd.config import InboundSubscription, OutboundChannel
 from mcastd.config.types import Address
-from mcastd.doctor.subject import Subject
+from mcastd.doctor.subject import Settings, Subject
 from mcastd.doctor.watch import Observation
+from mcastd.errors import LinkError
 from mcastd.net import interfaces
-from mcastd.net.interfaces import Host, Route
+from mcastd.net.interfaces import Host, Interface, Route
 
 
 class Evidence:
@@ -37,8 +40,49 @@ class Evidence:
         """Interfaces, addresses and memberships. Raises LinkError."""
         return self._look()
 
+    @property
+    def watched(self) -> float:
+        """Seconds that were watched."""
+        return self.observation.seconds if self.observation else 0.0
+
+    def ways(self, subject: Subject) -> list[Interface]:
+        """The interfaces that a subject's settings mean now; none if there are none."""
+        settings = subject.settings
+        if settings.interface is None:
+            route = self.route_to(settings.group)
+            found = self.host.interfaces.get(route.ifindex) if route else None
+            return [found] if found else []
+        try:
+            return self.host.resolve(settings.interface, settings.group)
+        except LinkError:
+            return []
+
+    def senders_to(self, settings: Settings) -> list[Subject]:
+        """The channels, of those that :attr:`subjects` has, to a group and port."""
+        return [one for one in self._same(settings) if isinstance(one.settings, OutboundChannel)]
+
+    def receivers_of(self, settings: Settings) -> list[Subject]:
+        """The subscriptions to a group and port."""
+        return [one for one in self._same(settings) if isinstance(one.settings, InboundSubscription)]
+
+    def _same(self, settings: Settings) -> list[Subject]:
+        return self._by_group[settings.group, settings.port]
+
+    @cached_property
+    def _by_group(self) -> dict[tuple[Address, int], list[Subject]]:
+        found: dict[tuple[Address, int], list[Subject]] = defaultdict(list)
+        for one in self.subjects:
+            found[one.settings.group, one.settings.port].append(one)
+        return found
+
+    def exists(self, path: str) -> bool:
+        return (self.root / path.lstrip("/")).exists()
+
     def _read(self, path: str) -> str | None:
-        """The text of a file like ``/proc/net/igmp``, less white space around it; None if there is none."""
+        """The text of a file, less white space around it; None if it cannot be read.
+
+        Not by /proc/net, which a unit with ProcSubset=pid does not have, but by /proc/self/net.
+        """
         try:
             return (self.root / path.lstrip("/")).read_text(errors="replace").strip()
         except OSError:

@@ -2,56 +2,163 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from mcastd import log
-from mcastd.doctor.causes import EXPLAINS, RANK
+from mcastd.doctor import (
+    delivery,
+    files,
+    interfaces,
+    memberships,
+    neighbours,
+    reports,
+    sending,
+    surroundings,
+    worker,
+)
+from mcastd.doctor.causes import BESIDE, EXPLAINS, RANK
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Skipped
 from mcastd.doctor.subject import Subject
+from mcastd.doctor.watch import Watch
 
 Check = Callable[[Subject, Evidence], Iterator[Said]]
 HostCheck = Callable[[Evidence], Iterator[Said]]
 
-CHECKS: tuple[Check, ...] = ()  # in the order of the path that a datagram takes
-HOST_CHECKS: tuple[HostCheck, ...] = ()
+CHECKS: tuple[Check, ...] = (  # in the order of the path that a datagram takes
+    files.source,
+    interfaces.interface,
+    sending.ttl,
+    sending.loop,
+    sending.two_senders,
+    delivery.departure,
+    reports.routers,
+    neighbours.port,
+    delivery.delivery,
+    reports.answers,
+    reports.querier,
+    memberships.report_version,
+    memberships.membership,
+    memberships.receive_buffer,
+    memberships.overflow,
+    files.outputs,
+    worker.worker,
+    surroundings.kind_of_interface,
+)
+HOST_CHECKS: tuple[HostCheck, ...] = (surroundings.wsl, surroundings.container)
 
 SEVERITIES = tuple(Severity)
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found, worst first and each worker's together, and what could not be looked at."""
+    """What was found, each worker's together and worst first; what could not be looked at; and what was."""
 
-    findings: tuple[Finding, ...]
-    skipped: tuple[Skipped, ...]
+    findings: tuple[Finding, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    workers: tuple[str, ...] = ()
+    checks: tuple[str, ...] = ()
+    watched: float = 0.0  # seconds
+
+    def as_message(self) -> dict[str, Any]:
+        """As JSON values, as io.mcastd.Doctor replies."""
+        return asdict(self)
+
+    @classmethod
+    def from_message(cls, message: Mapping[str, Any]) -> Report:
+        """The report that a daemon replied with."""
+        findings = [
+            Finding(**{**one, "severity": Severity(one["severity"]), "evidence": tuple(one["evidence"])})
+            for one in message["findings"]
+        ]
+        skipped = [Skipped(**one) for one in message["skipped"]]
+        workers, checks = tuple(message["workers"]), tuple(message["checks"])
+        return cls(tuple(findings), tuple(skipped), workers, checks, message["watched"])
 
 
-def name_of(check: Check | HostCheck) -> str:
+def name_of(check: Callable[..., Iterator[Said]]) -> str:
     return check.__name__.replace("_", "-")
 
 
-def examine(subjects: Sequence[Subject], evidence: Evidence, only: Collection[str] | None = None) -> Report:
-    """Run the checks, those named ``only`` if given, on each of the subjects and on the host."""
+Take = Callable[[], Sequence[Subject]]
+"""Gives all workers as they are at that moment."""
+
+
+def consult(take: Take, of: Collection[str] | None = None, *, seconds: float, probe: bool = False) -> Report:
+    """Watch for ``seconds``, then examine the workers named in ``of`` (None: all). See :func:`observe`."""
+    return examine(*observe(take, of, seconds=seconds, probe=probe))
+
+
+def observe(
+    take: Take, of: Collection[str] | None = None, *, seconds: float, probe: bool = False
+) -> tuple[list[Subject], Evidence]:
+    """The workers that are meant, as they are after ``seconds`` of watching, and what was seen.
+
+    With ``probe`` a datagram is sent to the group of each subscription that is meant; else nothing is.
+    """
+    groups = [subject for subject in take() if of is None or subject.name in of]
+    watch = Watch(groups) if seconds > 0 else None
+    try:
+        before = take()
+        meant = [subject for subject in before if of is None or subject.name in of]
+        if watch is not None:
+            watch.run(meant, seconds, probe=probe)
+        earlier = {subject.name: subject.status for subject in before}
+        subjects = [replace(now, earlier=earlier.get(now.name, {})) for now in take()]
+        observation = watch.end() if watch is not None else None
+    finally:
+        if watch is not None:
+            watch.close()
+    names = {subject.name for subject in meant}
+    return [one for one in subjects if one.name in names], Evidence(subjects, observation)
+
+
+def examine(
+    subjects: Sequence[Subject],
+    evidence: Evidence,
+    only: Collection[str] | None = None,
+    *,
+    alone: bool = True,
+) -> Report:
+    """Run the checks, those named ``only`` if given, on each of the subjects and on the host.
+
+    If it is not ``alone`` it goes into another report: see :func:`completed`.
+    """
     said: list[Said] = []
+    checks = [check for check in CHECKS if only is None or name_of(check) in only]
+    host_checks = [check for check in HOST_CHECKS if only is None or name_of(check) in only]
     for subject in subjects:
-        for check in CHECKS:
-            if only is None or name_of(check) in only:
-                said += (replace(one, worker=subject.name) for one in _run(check, subject, evidence))
-    for host_check in HOST_CHECKS:
-        if only is None or name_of(host_check) in only:
-            said += _run(host_check, evidence)
-    return report(said)
+        for check in checks:
+            said += (replace(one, worker=subject.name) for one in _run(check, subject, evidence))
+    for host_check in host_checks:
+        said += _run(host_check, evidence)
+    workers = tuple(subject.name for subject in subjects)
+    names = (*map(name_of, checks), *map(name_of, host_checks))
+    return in_order(said, workers, names, evidence.watched, alone=alone)
 
 
-def report(said: Iterable[Said]) -> Report:
-    """In order, without what others explain."""
+def in_order(
+    said: Iterable[Said], workers: Sequence[str], checks: Sequence[str], watched: float, *, alone: bool = True
+) -> Report:
+    """The report, without what others explain; if ``alone``, also without hints that need company."""
     said = list(dict.fromkeys(said))
-    return Report(
-        tuple(_in_order([one for one in said if isinstance(one, Finding)])),
-        tuple(one for one in said if isinstance(one, Skipped)),
-    )
+    findings = _told([one for one in said if isinstance(one, Finding)], alone)
+    skipped = tuple(one for one in said if isinstance(one, Skipped))
+    return Report(tuple(findings), skipped, tuple(workers), tuple(checks), watched)
+
+
+def completed(report: Report, other: Report) -> Report:
+    """A report with what ``other`` adds: somebody with more privileges ran the checks that could not look."""
+    better = {(finding.worker, finding.cause) for finding in other.findings}
+    said: list[Said] = [
+        *(one for one in report.findings if (one.worker, one.cause) not in better),
+        *(one for one in report.skipped if not one.privileged),
+        *other.findings,
+        *other.skipped,
+    ]
+    return in_order(said, report.workers, report.checks, max(report.watched, other.watched))
 
 
 def _run(check: Callable[..., Iterator[Said]], *arguments: object) -> list[Said]:
@@ -64,16 +171,20 @@ def _run(check: Callable[..., Iterator[Said]], *arguments: object) -> list[Said]
     return said
 
 
-def _in_order(findings: list[Finding]) -> list[Finding]:
+def _told(findings: list[Finding], alone: bool) -> list[Finding]:
+    """What is to be told of the findings, in which order."""
+
     def rank(finding: Finding) -> tuple[int, int]:
         return SEVERITIES.index(finding.severity), RANK[finding.cause]
 
-    told = [finding for finding in findings if not any(_explains(other, finding) for other in findings)]
+    explained: dict[str, set[str]] = {}  # causes by worker
+    for finding in findings:
+        explained.setdefault(finding.worker, set()).update(EXPLAINS[finding.cause])
+    everywhere = explained.get("", set())
+    told = [one for one in findings if one.cause not in explained[one.worker] | everywhere]
+    if alone and all(finding.severity is Severity.HINT for finding in told):
+        told = [finding for finding in told if finding.cause not in BESIDE]
     by_worker: dict[str, list[Finding]] = {}
     for finding in sorted(told, key=rank):
         by_worker.setdefault(finding.worker, []).append(finding)
     return [finding for of_worker in by_worker.values() for finding in of_worker]
-
-
-def _explains(one: Finding, other: Finding) -> bool:
-    return other.cause in EXPLAINS[one.cause] and one.worker in ("", other.worker)

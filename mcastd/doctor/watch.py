@@ -1,12 +1,36 @@
-"""What was seen while the doctor watched: the wire, the kernel's counters."""
+"""Watching for a while: the wire, the kernel's counters and tables, the firewall's counters; and the probe.
+
+The wire is watched from before the workers' counters are read the first time until after the second. What
+passed between the two readings stands apart: the counters have all of that, and maybe more.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+from mcastd.config import InboundSubscription
 from mcastd.doctor.subject import Subject
+from mcastd.errors import LinkError
+from mcastd.net import firewall, tables
+from mcastd.net.firewall import Ruleset, Suspect
+from mcastd.net.sockets import SocketSender
+from mcastd.net.tables import UdpSocket
+from mcastd.net.tap import Flow, FlowKey, Seen, Tap, Traffic
+
+PROBE = b"mcastd probe: sent by `doctor --probe`, to be ignored\n"
+SETTLE = 0.15  # seconds in which a worker has surely read what has come
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What the kernel counted until one moment."""
+
+    counters: Mapping[str, int]
+    sockets: tuple[UdpSocket, ...]
+    rules: Ruleset
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,9 +38,119 @@ class Observation:
     """What came in ``seconds``."""
 
     seconds: float
+    traffic: Traffic | None = None  # between the two readings of the workers' counters; None: see blind
+    around: tuple[Traffic, ...] = ()  # shortly before, and shortly after
+    blind: str = ""  # why the wire could not be watched
+    before: Kernel | None = None
+    after: Kernel | None = None
+    probes: Mapping[str, str] = field(default_factory=dict)  # by worker: why it could not be sent, or ""
+
+    def grown(self, counter: str) -> int:
+        """By how much a counter of the kernel has grown."""
+        if self.before is None or self.after is None:
+            return 0
+        return self.after.counters.get(counter, 0) - self.before.counters.get(counter, 0)
+
+    def flows(self) -> list[tuple[FlowKey, Flow]]:
+        return list(self.traffic.flows.items()) if self.traffic else []
+
+    def everything(self) -> list[Traffic]:
+        """All that was seen, also before and after the readings."""
+        return [self.around[0], self.traffic, *self.around[1:]] if self.traffic and self.around else []
+
+    def messages(self) -> list[Seen]:
+        """IGMP, MLD and routers' greetings, oldest first."""
+        return [seen for traffic in self.everything() for seen in traffic.messages]
+
+    @property
+    def ended(self) -> float:
+        """When the wire was last looked at, monotonic."""
+        return max((traffic.ended for traffic in self.everything()), default=0.0)
+
+    def packets_of(self, suspect: Suspect) -> int | None:
+        """By how much the counter of a rule has grown; None if it has none."""
+        if suspect.packets is None or self.before is None:
+            return None
+        for rule in self.before.rules.rules.get(suspect.key[:3], ()):
+            if rule.get("handle") == suspect.key.handle:
+                counters = [s["counter"] for s in rule.get("expr", ()) if isinstance(s.get("counter"), dict)]
+                return suspect.packets - sum(int(counter.get("packets", 0)) for counter in counters[:1])
+        return suspect.packets
 
 
-def watch(subjects: Sequence[Subject], seconds: float, *, probe: bool = False) -> Observation:
-    """Watch for ``seconds``; with ``probe``, send a datagram to each subscription's own group meanwhile."""
-    time.sleep(seconds)
-    return Observation(seconds)
+class Watch:
+    """Observes from when it is made. Call :meth:`run` between the readings, and :meth:`end` after them."""
+
+    def __init__(self, subjects: Sequence[Subject]) -> None:
+        self._versions = {subject.settings.group.version for subject in subjects}
+        self._tap: Tap | None = None
+        self._blind = ""
+        try:
+            self._tap = Tap(subject.settings.group for subject in subjects)
+        except LinkError as error:
+            self._blind = f"{error.cause}: {error.way_out}"
+        self._seen: list[Traffic] = []
+        self._before: Kernel | None = None
+        self._after: Kernel | None = None
+        self._probes: dict[str, str] = {}
+        self._seconds = 0.0
+
+    def run(self, subjects: Sequence[Subject], seconds: float, *, probe: bool) -> None:
+        """Watch for ``seconds``; with ``probe``, send to the group of each subscription that runs."""
+        self._seconds = seconds
+        self._before = self._kernel()
+        self._part(0)
+        if probe:
+            self._probes = {one.name: sent for one in subjects if (sent := _probe(one)) is not None}
+        self._part(seconds)
+        if probe and self._probes:
+            time.sleep(SETTLE)
+
+    def end(self) -> Observation:
+        self._part(0)
+        self._after = self._kernel()
+        if self._tap is None:
+            return Observation(
+                self._seconds, blind=self._blind, before=self._before, after=self._after, probes=self._probes
+            )
+        self._tap.close()
+        lead, inner, tail = self._seen
+        return Observation(self._seconds, inner, (lead, tail), "", self._before, self._after, self._probes)
+
+    def close(self) -> None:
+        if self._tap is not None:
+            self._tap.close()
+
+    def _part(self, seconds: float) -> None:
+        if self._tap is None:
+            time.sleep(seconds)
+            return
+        self._seen.append(self._tap.watch(seconds))
+        self._tap.traffic = Traffic(self._seen[-1].ended)
+
+    def _kernel(self) -> Kernel:
+        version = 6 if self._versions == {6} else 4
+        rules = firewall.read(version) if self._tap else Ruleset(unread=self._blind)
+        sockets = (*tables.udp_sockets(4), *tables.udp_sockets(6))
+        return Kernel(tables.counters(), sockets, rules)
+
+
+def _probe(subject: Subject) -> str | None:
+    """Send a datagram to a subscription's own group by its own interfaces; why not, "" if it was sent.
+
+    TTL 0: it does not leave this host. None: there is nobody to receive it.
+    """
+    settings = subject.settings
+    names = [one["interface"] for one in subject.status.get("memberships", ()) if one["actual"]]
+    if not isinstance(settings, InboundSubscription) or not names:
+        return None
+    if settings.sources or settings.exclude_sources:
+        return "it would not pass the source filter"
+    try:
+        for name in names:
+            sender = SocketSender(settings.group, settings.port, interface=name, ttl=0)
+            with contextlib.closing(sender):
+                sender.send([PROBE])
+    except LinkError as error:
+        return str(error)
+    return ""

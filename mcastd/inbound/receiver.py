@@ -109,6 +109,8 @@ class Subscription:
         self._told = Told()
         self._group = str(config.group)
         self._interface = name_in(config.interface)  # that it was on last
+        self._overflow_seen = 0
+        self._overflow_at: float | None = None  # monotonic time at which it was last seen to have grown
         self._last: float | None = None  # monotonic time of the last datagram
         self._sources = SourceCounts()
         self._heard = 0.0  # monotonic time of the last datagram, or of the start of the run
@@ -155,6 +157,8 @@ class Subscription:
             described = None if self._link is None else self._link.describe()
             memberships = [] if self._link is None else self._link.memberships()
             overflow = self._overflow()
+            self._see_overflow(overflow)
+            overflow_at = self._overflow_at
         top, rest = self._sources.top(TOP_SOURCES)
         return {
             "group": str(config.group),
@@ -170,6 +174,7 @@ class Subscription:
                 "overflow": overflow,
             },
             "stale": self._stale,
+            "last_overflow_age": None if overflow_at is None else clock.monotonic() - overflow_at,
             "last_datagram_age": None if last is None else clock.monotonic() - last,
             "first_source": self._sources.first,
             "last_source": self._sources.last,
@@ -353,6 +358,7 @@ class Subscription:
             if since - looked >= LOOK_EVERY:
                 looked, load = since, link.load()
                 self.counters.overflow = self._overflow_before + load.overflow
+                self._see_overflow(self.counters.overflow)
             taken = self._take(link)
             if taken and self._stale:  # now: while it is stale, no alarm comes to say that it is no more
                 self._keep_time(context, link)
@@ -472,6 +478,10 @@ class Subscription:
 
     def _overflow(self) -> int:
         return self._overflow_before + (self._link.load().overflow if self._link else 0)
+
+    def _see_overflow(self, overflow: int) -> None:
+        if overflow > self._overflow_seen:
+            self._overflow_seen, self._overflow_at = overflow, clock.monotonic()
 
     def _totals(self) -> dict[str, object]:
         return {

@@ -1,7 +1,8 @@
 """The kernel's numbers and structs that Python's socket module lacks, under their C names.
 
-From linux/in.h, linux/in6.h, linux/udp.h, asm-generic/socket.h, linux/netlink.h, linux/rtnetlink.h,
-linux/if_addr.h and linux/if_link.h. Imports nothing of the project, and no ctypes: see ``_libc.py`` for that.
+From linux/in.h, linux/in6.h, linux/udp.h, linux/if_packet.h, asm-generic/socket.h, linux/netlink.h,
+linux/rtnetlink.h, linux/if_addr.h and linux/if_link.h. Imports nothing of the project, and no ctypes: see
+``_libc.py`` for that.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Literal
 
 # Socket options, sorted by header and name
+ETH_P_ALL = 3
+ETH_P_IP = 0x0800
+ETH_P_IPV6 = 0x86DD
 IP_MULTICAST_ALL = 49
 IP_RECVTTL = 12
 IPV6_MULTICAST_ALL = 29
@@ -24,12 +28,19 @@ MCAST_JOIN_GROUP = 42
 MCAST_JOIN_SOURCE_GROUP = 46
 MCAST_LEAVE_GROUP = 45
 MCAST_MSFILTER = 48
+PACKET_ADD_MEMBERSHIP = 1
+PACKET_AUXDATA = 8
+PACKET_MR_ALLMULTI = 2
+PACKET_STATISTICS = 6
+SOL_PACKET = 263
+SO_ATTACH_FILTER = 26
 SO_BINDTOIFINDEX = 62
 SO_MEMINFO = 55
 SO_RCVBUFFORCE = 33
 SO_TIMESTAMPNS = 35
 SOL_UDP = 17
 UDP_GRO = 104
+TP_STATUS_VLAN_VALID = 0x10
 UDP_SEGMENT = 103
 
 sk_meminfo = struct.Struct("=9I")  # SO_MEMINFO's array (linux/sock_diag.h), indexed by these:
@@ -42,8 +53,19 @@ IFA_ADDRESS = 1
 IFA_FLAGS = 8
 IFA_F_TENTATIVE = 0x40
 IFA_LOCAL = 2
+BRIDGE_QUERIER_IPV6_OTHER_TIMER = 7
+BRIDGE_QUERIER_IP_OTHER_TIMER = 3
+IFLA_BR_MCAST_QUERIER = 25
+IFLA_BR_MCAST_QUERIER_STATE = 47
+IFLA_BR_MCAST_SNOOPING = 23
 IFLA_CARRIER_CHANGES = 35
 IFLA_IFNAME = 3
+IFLA_INFO_DATA = 2
+IFLA_INFO_KIND = 1
+IFLA_LINKINFO = 18
+IFLA_MASTER = 10
+IFLA_INFO_KIND = 1
+IFLA_LINKINFO = 18
 NETLINK_ROUTE = 0
 NLMSG_DONE = 3
 NLMSG_ERROR = 2
@@ -76,6 +98,7 @@ rtattr = struct.Struct("=HH")  # len, type
 ifinfomsg = struct.Struct("=BxHiII")  # family, type, index, flags, change
 ifaddrmsg = struct.Struct("=BBBBI")  # family, prefixlen, flags, scope, index
 rtmsg = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
+tpacket_auxdata = struct.Struct("=IIIHHHH")  # status, len, snaplen, mac, net, vlan_tci, vlan_tpid
 timespec = struct.Struct("@ll")
 cmsghdr = struct.Struct("@Lii0L")  # cmsg_len, cmsg_level, cmsg_type
 _cmsg_align = struct.calcsize("L")

@@ -34,6 +34,15 @@ _CHANGES = (
 
 
 @dataclass(frozen=True, slots=True)
+class Snooping:
+    """How a bridge of this host treats multicast (ip-link(8), mcast_snooping and mcast_querier)."""
+
+    on: bool  # data goes only to ports that reported the group
+    querier: bool  # it asks them itself
+    other_querier: frozenset[int]  # IP versions of which another querier was heard lately
+
+
+@dataclass(frozen=True, slots=True)
 class Interface:
     """One network interface as it was when asked."""
 
@@ -42,6 +51,9 @@ class Interface:
     flags: int  # net_device_flags, netdevice(7)
     carrier_changes: int  # counts up at each loss and return of the carrier
     addresses: tuple[Address, ...] = ()  # usable ones: duplicate address detection is over
+    kind: str = ""  # of a virtual one, as `ip link add type KIND` has it: "veth", "bridge", ...
+    master: int = 0  # index of the bridge or bond that it is a port of
+    snooping: Snooping | None = None  # of a bridge
 
     @property
     def up(self) -> bool:
@@ -150,14 +162,32 @@ def look() -> Host:
     for body in _request(_abi.RTM_GETLINK, _abi.ifinfomsg.pack(0, 0, 0, 0, 0), dump=_abi.RTM_NEWLINK):
         _family, _type, ifindex, flags, _change = _abi.ifinfomsg.unpack_from(body)
         attributes = _attributes(body, _abi.ifinfomsg.size)
+        info = _attributes(attributes.get(_abi.IFLA_LINKINFO, b""), 0)
         interfaces[ifindex] = Interface(
             index=ifindex,
-            name=attributes[_abi.IFLA_IFNAME].rstrip(b"\0").decode(errors="surrogateescape"),
+            name=_text(attributes[_abi.IFLA_IFNAME]),
             flags=flags,
             carrier_changes=int.from_bytes(attributes.get(_abi.IFLA_CARRIER_CHANGES, b""), sys.byteorder),
             addresses=tuple(addresses.get(ifindex, ())),
+            kind=_text(info.get(_abi.IFLA_INFO_KIND, b"")),
+            master=int.from_bytes(attributes.get(_abi.IFLA_MASTER, b""), sys.byteorder),
+            snooping=_snooping(info),
         )
     return Host(interfaces, asked)
+
+
+def _snooping(info: dict[int, bytes]) -> Snooping | None:
+    """Of the attributes of IFLA_LINKINFO; None if it is no bridge."""
+    if _text(info.get(_abi.IFLA_INFO_KIND, b"")) != "bridge":
+        return None
+    bridge = _attributes(info.get(_abi.IFLA_INFO_DATA, b""), 0)
+    state = _attributes(bridge.get(_abi.IFLA_BR_MCAST_QUERIER_STATE, b""), 0)
+    timers = {4: _abi.BRIDGE_QUERIER_IP_OTHER_TIMER, 6: _abi.BRIDGE_QUERIER_IPV6_OTHER_TIMER}
+    return Snooping(
+        on=any(bridge.get(_abi.IFLA_BR_MCAST_SNOOPING, b"")),
+        querier=any(bridge.get(_abi.IFLA_BR_MCAST_QUERIER, b"")),
+        other_querier=frozenset(version for version, timer in timers.items() if timer in state),
+    )
 
 
 def _joined_groups(version: int) -> dict[int, frozenset[Address]]:
@@ -167,12 +197,37 @@ def _joined_groups(version: int) -> dict[int, frozenset[Address]]:
     return {ifindex: frozenset(groups) for ifindex, groups in found.items()}
 
 
-def route_to(group: Address) -> Route | None:
-    """The route that the kernel takes for ``group``; None if it has none."""
-    destination = _abi.rtattr.pack(_abi.rtattr.size + len(group.packed), _abi.RTA_DST) + group.packed
-    header = _abi.rtmsg.pack(_abi.family_of(group), group.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
+def reverse_path(source: Address, interface: Interface) -> str | None:
+    """Why the kernel's rp_filter drops what comes from ``source`` by ``interface``; None if it does not.
+
+    The larger of net.ipv4.conf.all.rp_filter and that of the interface counts: 1 wants the route back to lead
+    out where it came in, 2 wants any route (kernel's ip-sysctl.rst). IPv6 has no such setting.
+    """
+    names = [f"ipv4/conf/{name}/rp_filter" for name in ("all", interface.name)]
+    settings = {f"net.{name.replace('/', '.')}": tables.sysctl(name) for name in names}
+    mode = max((int(value) for value in settings.values() if value), default=0)
+    if source.version == 6 or not mode:
+        return None
+    route = route_to(source)
+    read = ", ".join(f"{name} = {value}" for name, value in settings.items())
+    if route is None:
+        return f"no route back to {source}, with {read}"
+    if mode == 1 and route.ifindex != interface.index:
+        try:
+            back = socket.if_indextoname(route.ifindex)
+        except OSError:
+            back = str(route.ifindex)
+        return f"the route back to {source} leads to {back}, with {read}"
+    return None
+
+
+def route_to(destination: Address) -> Route | None:
+    """The route that the kernel takes to a group, or a host; None if it has none."""
+    attribute = _abi.rtattr.pack(_abi.rtattr.size + len(destination.packed), _abi.RTA_DST)
+    family = _abi.family_of(destination)
+    header = _abi.rtmsg.pack(family, destination.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
     try:
-        body = next(_request(_abi.RTM_GETROUTE, header + destination))
+        body = next(_request(_abi.RTM_GETROUTE, header + attribute + destination.packed))
     except LinkError as error:
         if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL):
             return None
@@ -221,6 +276,10 @@ def _attributes(body: bytes, offset: int) -> dict[int, bytes]:
         found[kind & 0x3FFF] = body[offset + _abi.rtattr.size : offset + length]
         offset += (length + 3) & ~3
     return found
+
+
+def _text(attribute: bytes) -> str:
+    return attribute.rstrip(b"\0").decode(errors="surrogateescape")
 
 
 class Monitor:

@@ -191,7 +191,9 @@ class Membership:
         """Whether the interface dropped the group behind our back: made anew with its old index, say."""
         if self._joined is None or host.asked <= self._joined_at:
             return False
-        return self._group not in host.groups(self._group.version).get(self._joined.index, ())
+        groups = host.groups(self._group.version)
+        # None at all: the table cannot be read, since it has groups that the kernel itself joins
+        return bool(groups) and self._group not in groups.get(self._joined.index, ())
 
     def _set(self, option: int, request: bytes) -> None:
         self._sock.setsockopt(self._level, option, request)

@@ -265,6 +265,17 @@ class SocketSender:
         self._sock.close()
 
 
+def port_refused(group: Address, port: int, ifindex: int) -> str:
+    """Why a subscription's socket could not be bound, "" if it can be. Joins nothing."""
+    with socket.socket(_abi.family_of(group), socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((str(group), port) if group.version == 4 else (str(group), port, 0, ifindex))
+        except OSError as error:
+            return reason_of(error) if error.errno == errno.EADDRINUSE else ""
+    return ""
+
+
 def free_port() -> int:
     """A UDP port that nobody on this host has bound just now."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

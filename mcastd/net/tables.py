@@ -19,7 +19,7 @@ from pathlib import Path
 
 from mcastd.net._abi import Address
 
-NET = "/proc/thread-self/net"  # not /proc/net: that is the namespace of the main thread
+NET = "/proc/thread-self/net"  # /proc/net is the main thread's; where ProcSubset=pid there is none
 SYSCTL = "/proc/sys/net"
 CLOCK = 100  # USER_HZ: what a second of the tables' timers has
 

@@ -6,11 +6,14 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mcastd.control.commands import DaemonView, NoSuchWorker, ReloadView
 from mcastd.control.server import ControlServer
+from mcastd.doctor.examine import Report
+from mcastd.doctor.finding import Finding, Severity, Skipped
 from mcastd.worker import Headline, Vitals, WorkerView
 
 NEWS_OUT = WorkerView(
@@ -53,6 +56,23 @@ NEWS_IN = WorkerView(
 )
 WEATHER_IN = replace(NEWS_IN, name="inbound/weather", state="active", restarts=0, status={})
 
+REPORT = Report(
+    findings=(
+        Finding(
+            "interface-down",
+            Severity.BROKEN,
+            "eth0 is down",
+            ("flags of eth0 have no UP",),
+            "ip link set eth0 up",
+            "inbound/news",
+        ),
+    ),
+    skipped=(Skipped("wire", "needs root (CAP_NET_RAW)", "inbound/news", privileged=True),),
+    workers=("inbound/news",),
+    checks=("interface", "wire"),
+    watched=1.0,
+)
+
 
 @dataclass
 class FakeDaemon:
@@ -64,6 +84,7 @@ class FakeDaemon:
     asked: list[str] = field(default_factory=list)
     error: Exception | None = None  # raised by whatever would change something
     reloaded: ReloadView = field(default_factory=lambda: ReloadView(added=("inbound/new",)))
+    report: Report = REPORT
     entered: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))  # by reload()
     proceed: threading.Event = field(default_factory=threading.Event)  # reload() waits for it
 
@@ -91,6 +112,12 @@ class FakeDaemon:
     def vitals(self) -> dict[str, Vitals]:
         self.looks += 1
         return {worker.name: self.done.get(worker.name, Vitals()) for worker in self.workers}
+
+    def doctor(self, name: str | None, watch: float, probe: bool) -> dict[str, Any]:
+        self._note(f"doctor {name} {watch:g} {probe}")
+        if name is not None:
+            self.get_worker(name)
+        return self.report.as_message()
 
     def reload(self) -> ReloadView:
         self.entered.release()

@@ -56,7 +56,8 @@ def check(value: object, kind: Any) -> None:
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "Monitor"])
 def test_every_method_is_implemented_as_defined(daemon: Any, name: str) -> None:
     method = IDL.members[name]
-    parameters = dict.fromkeys(method.in_type.fields, "inbound/news")
+    values = {"name": "inbound/news", "watch": 0.5, "probe": False}
+    parameters = {field: values[field] for field in method.in_type.fields}
     reply = ask(daemon, f"io.mcastd.{name}", **parameters)
     assert reply.error == ""
     check(reply.parameters, method.out_type)
@@ -159,3 +160,27 @@ def test_reload_views_are_told_whole(daemon: Any) -> None:
     reply = ask(daemon, "io.mcastd.Reload")
     assert reply.parameters["removed"] == ("inbound/a",)
     assert reply.parameters["notes"] == ("daemon.metrics takes a restart",)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "asked"),
+    [
+        ({}, "doctor None 1 False"),
+        ({"name": None, "watch": None, "probe": None}, "doctor None 1 False"),
+        ({"name": "inbound/news", "watch": 10, "probe": True}, "doctor inbound/news 10 True"),
+        ({"watch": 0}, "doctor None 0 False"),
+    ],
+)
+def test_the_doctor_can_be_asked_with_what_is_wanted(daemon: Any, parameters: Any, asked: str) -> None:
+    assert ask(daemon, "io.mcastd.Doctor", **parameters).error == ""
+    assert daemon.asked == [asked]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"watch": -1}, {"watch": 601}, {"watch": float("nan")}, {"watch": True}, {"probe": 1}, {"name": 7}],
+)
+def test_the_doctor_refuses_what_makes_no_sense(daemon: Any, wrong: Any) -> None:
+    reply = ask(daemon, "io.mcastd.Doctor", **wrong)
+    assert reply == Reply({"parameter": next(iter(wrong))}, "org.varlink.service.InvalidParameter")
+    assert daemon.asked == []

@@ -210,3 +210,33 @@ def test_it_starts_without_the_daemon_s_libraries() -> None:
         "import sys, mcastd.ctl; print(*{'pydantic', 'structlog', 'asyncio', 'rich'} & set(sys.modules))"
     )
     assert subprocess.check_output([sys.executable, "-c", program]) == b"\n"
+
+
+DOCTOR = """\
+inbound/news
+  broken: eth0 is down [interface-down]
+    - flags of eth0 have no UP
+    fix: ip link set eth0 up
+
+Not looked at:
+  wire: needs root (CAP_NET_RAW)
+1 broken. Looked at inbound/news for 1 s.
+"""
+
+
+def test_doctor_tells_what_the_daemon_found(run: Run, daemon: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctl, "may_capture", lambda: False)
+    assert run("doctor", "inbound/news", "--watch", "1.5s", "--probe") == (2, DOCTOR, "")
+    assert daemon.asked == ["doctor inbound/news 1.5 True"]
+    daemon.report = replace(daemon.report, findings=(), skipped=())
+    assert run("doctor") == (0, "All well. Looked at inbound/news for 1 s: interface, wire.\n", "")
+    code, out, _ = run("doctor", "--json")
+    assert (code, json.loads(out)["checks"]) == (0, ["interface", "wire"])
+
+
+def test_doctor_has_a_status_of_its_own_for_no_answer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctl, "may_capture", lambda: False)
+    code, out, err = run("doctor", "nobody")
+    assert (code, out) == (3, "")
+    assert "no worker 'nobody' (known: " in err
+    assert run("doctor", "--watch", "700")[0] == 3  # longer than the daemon does

@@ -1,9 +1,31 @@
-"""The examination itself, on checks that say what they are told to."""
+"""The examination itself: order, consequences, what others look at."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
+
+from mcastd.config import InboundSubscription
+from mcastd.doctor import examine
 from mcastd.doctor.causes import CAUSES, RANK
-from mcastd.doctor.examine import CHECKS, HOST_CHECKS, name_of
+from mcastd.doctor.evidence import Evidence
+from mcastd.doctor.examine import CHECKS, HOST_CHECKS, Report, completed, in_order, name_of
+from mcastd.doctor.finding import Finding, Said, Severity, Skipped
+from mcastd.doctor.subject import Subject, named
+
+BROKEN, WARNING, HINT = Severity
+NEWS = Subject(
+    "inbound/news", InboundSubscription(group="239.255.6.1", port=9190, output="/dev/null"), "active"
+)
+
+
+def finding(cause: str, severity: Severity = BROKEN, worker: str = "inbound/news") -> Finding:
+    return Finding(cause, severity, cause, ("read",), "fix", worker)
+
+
+def told(*said: Said) -> list[tuple[str, str]]:
+    return [(one.worker, one.cause) for one in in_order(said, (), (), 0.0).findings]
 
 
 def test_a_cause_explains_only_causes_that_there_are_and_that_come_after_it() -> None:
@@ -16,3 +38,97 @@ def test_a_cause_explains_only_causes_that_there_are_and_that_come_after_it() ->
 def test_every_check_has_a_name_of_its_own() -> None:
     names = [name_of(check) for check in (*CHECKS, *HOST_CHECKS)]
     assert len(names) == len(set(names))
+
+
+def test_the_worst_comes_first_and_each_workers_findings_stay_together() -> None:
+    other = "outbound/news"
+    assert told(
+        finding("ttl-one", HINT, other),
+        finding("overflow-now"),
+        finding("two-senders", HINT),
+        finding("disk-full", worker=other),
+        finding("no-address", WARNING),
+        finding("no-carrier"),
+    ) == [
+        ("inbound/news", "no-carrier"),
+        ("inbound/news", "overflow-now"),
+        ("inbound/news", "no-address"),
+        ("inbound/news", "two-senders"),
+        (other, "disk-full"),
+        (other, "ttl-one"),
+    ]
+
+
+def test_what_another_cause_explains_is_not_told_but_only_for_that_worker() -> None:
+    other = finding("worker-waiting", worker="inbound/other")
+    assert told(finding("worker-waiting"), finding("interface-down"), other) == [
+        ("inbound/news", "interface-down"),
+        ("inbound/other", "worker-waiting"),
+    ]
+
+
+def test_where_it_runs_is_told_only_beside_trouble() -> None:
+    here = finding("container", HINT, "")
+    assert told(here, finding("ttl-one", HINT)) == [("inbound/news", "ttl-one")]
+    assert told(here, finding("no-address", WARNING)) == [("inbound/news", "no-address"), ("", "container")]
+
+
+def test_a_check_that_breaks_costs_no_other_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(_subject: Subject, _evidence: Evidence) -> Iterator[Said]:
+        yield finding("ttl-one", HINT)
+        raise ZeroDivisionError("no interface has three legs")
+
+    def works(_subject: Subject, _evidence: Evidence) -> Iterator[Said]:
+        yield finding("no-route")
+
+    monkeypatch.setattr(examine, "CHECKS", (breaks, works))
+    monkeypatch.setattr(examine, "HOST_CHECKS", ())
+    report = examine.examine([NEWS], Evidence([NEWS]))
+    assert [one.cause for one in report.findings] == ["no-route", "ttl-one"]
+    reason = "failed: ZeroDivisionError: no interface has three legs"
+    assert report.skipped == (Skipped("breaks", reason, "inbound/news"),)
+    assert report.checks == ("breaks", "works")
+
+
+def test_a_report_survives_the_way_to_a_client() -> None:
+    report = in_order(
+        [finding("no-route"), Skipped("wire", "needs root", "", True)], ["inbound/news"], ["a"], 1
+    )
+    assert Report.from_message(report.as_message()) == report
+
+
+def test_somebody_with_more_privileges_completes_a_report() -> None:
+    daemon = in_order(
+        [
+            finding("worker-waiting"),
+            finding("overflow-earlier", WARNING),
+            Skipped("wire", "needs root", "inbound/news", privileged=True),
+            Skipped("source", "failed", "inbound/news"),
+        ],
+        ["inbound/news"],
+        ["source", "wire", "worker"],
+        1.0,
+    )
+    deeper = in_order([finding("no-route"), finding("overflow-earlier")], ["inbound/news"], ["wire"], 1.2)
+    whole = completed(daemon, deeper)
+    assert [(one.cause, one.severity) for one in whole.findings] == [
+        ("no-route", BROKEN),
+        ("overflow-earlier", BROKEN),
+    ]
+    assert [one.check for one in whole.skipped] == ["source"]
+    assert whole.checks == daemon.checks
+    assert whole.watched == 1.2
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        (None, {"inbound/a", "outbound/a", "inbound/b"}),
+        ("a", {"inbound/a", "outbound/a"}),
+        ("inbound/b", {"inbound/b"}),
+        ("c", set()),
+        ("", set()),
+    ],
+)
+def test_a_name_means_a_worker_or_two(name: str | None, found: set[str]) -> None:
+    assert named(name, ["inbound/a", "outbound/a", "inbound/b"]) == found

@@ -28,12 +28,15 @@ def test_a_trouble_is_counted_each_time_and_said_once_per_change_of_cause() -> N
     with capture_logs() as said:
         account.drop(2, FULL)
         account.drop(3, FULL)
-        assert account.error == "cannot write to /p: no space left on device; tried again with each datagram"
+        assert (
+            account.status()["error"]
+            == "cannot write to /p: no space left on device; tried again with each datagram"
+        )
         account.drop(1, OSError(errno.EIO, "Input/output error"))
         account.drop(1, ABSENT)
         account.recovered()
         account.recovered()
-    assert account.error is None
+    assert account.status()["error"] is None
     assert account.counters.dropped == {"no-space": 5, "io-error": 1, "no-reader": 1}
     assert [(s["event"], s["log_level"], s.get("reason", s.get("dropped"))) for s in said] == [
         ("output.failed", "warning", "no-space"),
@@ -59,5 +62,5 @@ def test_a_trouble_that_comes_and_goes_does_not_fill_the_log() -> None:
 def test_a_trouble_without_loss_is_noted_and_not_counted() -> None:
     account = Books().account
     account.drop(0, FULL)
-    assert account.error is not None
+    assert account.status()["error"] is not None
     assert not account.counters.dropped

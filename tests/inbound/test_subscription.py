@@ -320,6 +320,7 @@ def test_status_and_the_last_word(tmp_path: Path, make_run: Callable[..., Run]) 
         "exclude_sources": [],
         "memberships": [],
         "stale": False,
+        "last_overflow_age": None,
         "first_source": "192.0.2.1",
         "last_source": "192.0.2.1",
         "by_source": {"top": {"192.0.2.1": 1}, "rest": 0},
@@ -331,6 +332,7 @@ def test_status_and_the_last_word(tmp_path: Path, make_run: Callable[..., Run]) 
                 "path": str(path),
                 "counters": {"written": 1, "written_bytes": 2, "dropped": {}, "queued": 0},
                 "error": None,
+                "reason": None,
             }
         ],
         "max_latency": 0.001,

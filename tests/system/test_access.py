@@ -36,6 +36,9 @@ def test_varlinkctl_talks_to_it(machine: Machine) -> None:
     assert described["pid"] == machine.main_pid()
     listed = json.loads(machine.run(*call, "io.mcastd.List", "{}").stdout)
     assert {worker["name"] for worker in listed["workers"]} == {"inbound/news", "outbound/news"}
+    well = json.loads(machine.run(*call, "io.mcastd.Doctor", '{"name": "news", "watch": 0.1}').stdout)
+    assert well["findings"] == []
+    assert sorted(well["workers"]) == ["inbound/news", "outbound/news"]
     wrong = machine.run(*call, "io.mcastd.Get", '{"name": "inbound/none"}', check=False)
     assert wrong.returncode != 0
     assert "io.mcastd.NoSuchWorker" in wrong.stderr
@@ -51,6 +54,24 @@ def test_varlinkctl_talks_to_it(machine: Machine) -> None:
     refused = machine.run(*call, "io.mcastd.List", "{}", user="stranger", check=False)
     assert refused.returncode != 0
     assert "Permission denied" in refused.stderr
+
+
+@pytest.mark.everywhere
+def test_the_doctor_sees_with_the_services_eyes(machine: Machine) -> None:
+    machine.shell("useradd --groups mcastd member")
+    assert (
+        "All well. Looked at inbound/news, outbound/news"
+        in machine.run("mcastctl", "doctor", user="member").stdout
+    )
+    machine.run("install", "-m", "600", "/usr/share/mcastd/news.txt", "/srv/news.txt")  # root's own
+    machine.run("sed", "-i", 's|^source = .*|source = "/srv/news.txt"|', "/etc/mcastd.toml")
+    machine.run("mcastctl", "reload")
+    for user in ("member", "root"):
+        result = machine.run("mcastctl", "doctor", user=user, check=False)
+        assert result.returncode == 2
+        assert (
+            "broken: user mcastd may not read its source /srv/news.txt [source-unreadable]" in result.stdout
+        )
 
 
 @pytest.mark.everywhere

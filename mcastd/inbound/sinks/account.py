@@ -45,12 +45,6 @@ class Account:
         self._said = ""  # the reason that the log believes in
         self._said_at: dict[str, float] = {}
 
-    @property
-    def error(self) -> str | None:
-        """The present trouble in words."""
-        trouble = self._trouble  # once: the worker's thread may recover meanwhile
-        return None if trouble is None else str(trouble)
-
     def wrote(self, datagrams: int, size: int) -> None:
         self.counters.written += datagrams
         self.counters.written_bytes += size
@@ -90,7 +84,7 @@ class Account:
             self._dropped = 0
 
     def status(self) -> dict[str, object]:
-        counters = self.counters
+        counters, trouble = self.counters, self._trouble  # once: the worker's thread may recover meanwhile
         return {
             "path": str(self._path),
             "counters": {
@@ -99,7 +93,8 @@ class Account:
                 "dropped": dict(counters.dropped),
                 "queued": counters.queued,
             },
-            "error": self.error,
+            "error": None if trouble is None else str(trouble),
+            "reason": None if trouble is None else trouble.reason,
         }
 
     def _translated(self, error: OSError) -> SinkError:

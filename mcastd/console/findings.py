@@ -1,0 +1,105 @@
+"""``doctor``: what is wrong and how it is known, as lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+
+import click
+
+from mcastd.console.text import printable
+from mcastd.control.protocol import Message
+
+EXIT = {"broken": 2, "warning": 1, "hint": 0}
+COLOURS = {"broken": "1;31", "warning": "1;33", "hint": "36", "well": "32"}  # SGR, ECMA-48
+WIDEST = 100  # columns; a longer line is hard to read
+
+
+def show(report: Message, *, as_json: bool) -> None:
+    """On standard output, in colours if that is a terminal."""
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+        return
+    terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if terminal else None
+    for line in lines(report, width, colour=terminal and "NO_COLOR" not in os.environ):
+        click.echo(line)
+
+
+def exit_status(report: Message) -> int:
+    """2: something is broken, 1: there are warnings, 0: all is well."""
+    return max((EXIT.get(finding["severity"], 2) for finding in report["findings"]), default=0)
+
+
+def lines(report: Message, width: int | None = None, *, colour: bool = False) -> Iterator[str]:
+    """The report for a terminal of ``width`` columns (None: any). Commands and settings are not wrapped."""
+    worker = None
+    for finding in report["findings"]:
+        if finding["worker"] != worker:
+            if worker is not None:
+                yield ""
+            worker = finding["worker"]
+            yield _in_colour(printable(worker or "this host"), "1", colour)
+        yield from _finding(finding, width, colour)
+    if report["findings"]:
+        yield ""
+    if report["skipped"]:
+        yield "Not looked at:"
+        for reason, who in _skipped(report["skipped"]).items():
+            yield from _wrapped(f"{', '.join(who)}: {reason}", "  ", width)
+    yield from _summary(report, width, colour)
+
+
+def _finding(finding: Message, width: int | None, colour: bool) -> Iterator[str]:
+    severity = printable(finding["severity"])
+    text = f"{severity}: {printable(finding['what'])} [{printable(finding['cause'])}]"
+    first, *rest = _wrapped(text, "  ", width)
+    yield first.replace(severity, _in_colour(severity, COLOURS.get(severity, "1"), colour), 1)
+    yield from rest
+    for evidence in finding["evidence"]:
+        yield from _wrapped(printable(evidence), "    - ", width)
+    yield f"    fix: {printable(finding['fix'])}"
+
+
+def _skipped(skipped: Sequence[Message]) -> dict[str, list[str]]:
+    """The checks by the reason why they could not look."""
+    found: dict[str, list[str]] = {}
+    for one in skipped:
+        checks = found.setdefault(printable(one["reason"]), [])
+        if (check := printable(one["check"])) not in checks:
+            checks.append(check)
+    return found
+
+
+def _summary(report: Message, width: int | None, colour: bool) -> Iterator[str]:
+    severities = [finding["severity"] for finding in report["findings"]]
+    verdict = ", ".join(f"{severities.count(one)} {one}" for one in EXIT if one in severities)
+    workers = ", ".join(map(printable, report["workers"])) or "no worker"
+    looked = f"Looked at {workers} for {report['watched']:.3g} s"
+    if exit_status(report) == 0:
+        well = _in_colour("All well", COLOURS["well"], colour)
+        verdict = f"{well} ({verdict})" if verdict else well
+        looked += f": {', '.join(map(printable, report['checks']))}"
+    yield from _wrapped(f"{verdict}. {looked}.", "", width)
+
+
+def _wrapped(text: str, indent: str, width: int | None) -> list[str]:
+    if width is None:
+        return [indent + text]
+    more = " " * len(indent) + ("" if indent.endswith("- ") else "  " if indent else "")
+    return textwrap.wrap(
+        text,
+        min(width, WIDEST),
+        initial_indent=indent,
+        subsequent_indent=more,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _in_colour(text: str, code: str, colour: bool) -> str:
+    return f"\x1b[{code}m{text}\x1b[0m" if colour else text

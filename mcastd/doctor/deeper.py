@@ -1,0 +1,63 @@
+"""The checks that a daemon without privileges had to leave out, by somebody who has them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mcastd import log
+from mcastd.config import load
+from mcastd.doctor.evidence import Evidence
+from mcastd.doctor.examine import Report, completed, examine, observe
+from mcastd.doctor.subject import Subject
+from mcastd.errors import ConfigError
+
+
+class DeeperLook:
+    """Watches beside the daemon, while that watches; with ``probe`` both send one."""
+
+    def __init__(
+        self,
+        config: Path,
+        list_workers: Callable[[], Sequence[dict[str, Any]]],
+        seconds: float,
+        *,
+        probe: bool = False,
+    ) -> None:
+        """``config`` is the daemon's; if it was changed meanwhile without a reload, we see the new one."""
+        try:
+            self._settings = load(config).workers()
+        except ConfigError:
+            self._settings = {}
+        self._list_workers = list_workers
+        self._seconds = seconds
+        self._probe = probe
+        self._seen: tuple[list[Subject], Evidence] | None = None
+        self._thread = threading.Thread(target=self._observe, name="deeper", daemon=True)
+        self._thread.start()
+
+    def _take(self) -> list[Subject]:
+        return [
+            Subject(one["name"], self._settings[one["name"]], one["state"], one["detail"], one["status"])
+            for one in self._list_workers()
+            if one["name"] in self._settings
+        ]
+
+    def _observe(self) -> None:
+        try:
+            self._seen = observe(self._take, seconds=self._seconds, probe=self._probe)
+        except Exception:  # then the daemon's own reply has to do
+            log.get_logger().exception("look.failed")
+
+    def complete(self, reply: dict[str, Any]) -> dict[str, Any]:
+        """The daemon's reply with what it could not look at."""
+        report = Report.from_message(reply)
+        self._thread.join()
+        wanted = {skipped.check for skipped in report.skipped if skipped.privileged}
+        subjects, evidence = self._seen or ([], Evidence())
+        meant = [subject for subject in subjects if subject.name in report.workers]
+        if not wanted or len(meant) < len(report.workers):
+            return reply
+        return completed(report, examine(meant, evidence, wanted, alone=False)).as_message()

@@ -1,0 +1,141 @@
+"""What a subscription asked the kernel for, and what it has: membership, report version, buffer, losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from mcastd.config import InboundSubscription
+from mcastd.doctor.evidence import Evidence
+from mcastd.doctor.finding import Finding, Said, Severity, Skipped
+from mcastd.doctor.subject import Subject
+from mcastd.net.interfaces import Interface
+
+
+def membership(subject: Subject, evidence: Evidence) -> Iterator[Said]:
+    """Whether the kernel has each membership that is wanted, as it is wanted."""
+    settings = subject.settings
+    for wanted in subject.status.get("memberships", ()):
+        name, actual = wanted["interface"], wanted["actual"]
+        version = settings.group.version
+        proc = f"/proc/net/igmp{'6' if version == 6 else ''}"
+        groups = evidence.host.groups(version)
+        joined = not groups or settings.group in groups.get(wanted["ifindex"], ())
+        if actual is None or not joined:
+            holder = "some other program has joined it" if joined else "nobody has joined it"
+            yield Finding(
+                "membership-lost",
+                Severity.BROKEN,
+                f"its socket is no member of {settings.group} on {name}, so nothing reaches it",
+                (
+                    f"wanted: {wanted['wanted']}; the socket has: {actual or 'nothing'} (MCAST_MSFILTER)",
+                    f"{settings.group} on {name}: {holder} ({proc})",
+                ),
+                f"mcastctl stop-worker {subject.name}; mcastctl start-worker {subject.name}",
+            )
+        elif actual not in (wanted["wanted"], "unknown"):
+            yield Finding(
+                "membership-differs",
+                Severity.WARNING,
+                f"the kernel filters the sources of {settings.group} on {name} otherwise than configured",
+                (f"wanted: {wanted['wanted']}; the socket has: {actual} (MCAST_MSFILTER)",),
+                f"mcastctl stop-worker {subject.name}; mcastctl start-worker {subject.name}",
+            )
+
+
+def report_version(subject: Subject, evidence: Evidence) -> Iterator[Said]:
+    """Whether the kernel may report in a version of IGMP or MLD that can name sources."""
+    settings = subject.settings
+    if not isinstance(settings, InboundSubscription):
+        return
+    version = settings.group.version
+    protocol, needed = ("IGMP", 3) if version == 4 else ("MLD", 2)
+    by_source = bool(settings.sources or settings.exclude_sources)
+    consequence = f"{protocol}v{needed} alone can name its sources, and routers do not learn them"
+    ways = [way for way in evidence.ways(subject) if not way.loopback]
+    if ways and evidence.sysctl(f"net/ipv{version}/conf/all/forwarding") is None:
+        yield Skipped("report-version", "the unit hides /proc/sys from the daemon", privileged=True)
+    for way in ways:
+        forced, keys = _forced(way, version, evidence)
+        if 0 < forced < needed:
+            yield Finding(
+                "igmp-forced",
+                Severity.WARNING if by_source else Severity.HINT,
+                f"{way.name} may only report by {protocol}v{forced}"
+                + (f": {consequence}" if by_source else ", as if nothing newer existed"),
+                tuple(f"{key} = {evidence.sysctl(key)} (/proc/sys/{key})" for key in keys),
+                "; ".join(f"sysctl {key.replace('/', '.')}=0" for key in keys),
+            )
+        elif version == 4 and by_source and (heard := _querier_version(way, evidence)) in (1, 2):
+            yield Finding(
+                "igmp-old-querier",
+                Severity.WARNING,
+                f"the querier on {way.name} speaks IGMPv{heard}: {consequence}",
+                (f"Querier of {way.name} = V{heard} (/proc/net/igmp)",),
+                "set the querier (a switch or router) to IGMPv3",
+            )
+
+
+def _forced(way: Interface, version: int, evidence: Evidence) -> tuple[int, list[str]]:
+    """The version that an interface is bound to, 0 if none, and the sysctls that say so."""
+    family, name = ("ipv4", "force_igmp_version") if version == 4 else ("ipv6", "force_mld_version")
+    keys = [f"net/{family}/conf/{conf}/{name}" for conf in ("all", way.name)]
+    found = {key: int(evidence.sysctl(key) or 0) for key in keys}
+    forced = [key for key in keys if found[key]]
+    return (found[forced[0]], forced[:1]) if forced else (0, [])
+
+
+def _querier_version(way: Interface, evidence: Evidence) -> int | None:
+    """What /proc/net/igmp says of an interface: the version that the last query made it speak."""
+    for line in (evidence.read("/proc/self/net/igmp") or "").splitlines()[1:]:
+        words = line.split()
+        if line[:1].isdigit() and int(words[0]) == way.index and words[-1].startswith("V"):
+            return int(words[-1][1:])
+    return None
+
+
+def receive_buffer(subject: Subject, evidence: Evidence) -> Iterator[Said]:
+    """Whether the kernel gave the buffer that was asked for."""
+    buffer: dict[str, Any] = subject.status.get("receive_buffer") or {}
+    asked, had = buffer.get("asked"), buffer.get("had")
+    if isinstance(asked, int) and isinstance(had, int) and had < asked:
+        most = evidence.sysctl("net/core/rmem_max")
+        yield Finding(
+            "receive-buffer-small",
+            Severity.WARNING,
+            f"its receive buffer is {had} bytes, though {asked} were asked for: it overflows the sooner",
+            (f"receive_buffer = {asked} ({subject.table}); had: {had} (SO_MEMINFO)",)
+            + ((f"net.core.rmem_max = {most} (/proc/sys/net/core/rmem_max)",) if most else ()),
+            f"sysctl net.core.rmem_max={asked}, then: mcastctl stop-worker {subject.name};"
+            f" mcastctl start-worker {subject.name}",
+        )
+
+
+def overflow(subject: Subject, evidence: Evidence) -> Iterator[Said]:
+    """Whether the kernel dropped datagrams at a full buffer: while the doctor watched, or before."""
+    now = subject.status.get("counters", {}).get("overflow", 0)
+    before = subject.earlier.get("counters", {}).get("overflow", now)
+    if not now:
+        return
+    buffer = subject.status.get("receive_buffer") or {}
+    fix = buffer.get("advice") or f"raise receive_buffer in {subject.table}, and sysctl net.core.rmem_max"
+    read = f"overflow = {now} (SO_MEMINFO, sk_drops); receive buffer {buffer.get('had')} bytes"
+    if now > before:
+        seconds = evidence.watched
+        yield Finding(
+            "overflow-now",
+            Severity.BROKEN,
+            "it loses datagrams now: its receive buffer is full, and the kernel drops what comes",
+            (f"{now - before} dropped in {seconds:.3g} s", read),
+            fix,
+        )
+    else:
+        age = subject.status.get("last_overflow_age")
+        when = f", last noticed {age:.0f} s ago" if isinstance(age, int | float) else ""
+        yield Finding(
+            "overflow-earlier",
+            Severity.WARNING,
+            f"it has lost datagrams at a full receive buffer before{when}, but none while being watched",
+            (read,),
+            fix,
+        )

@@ -1,0 +1,25 @@
+"""What this process may look at. Imports nothing of ours: asked before all that looking takes is loaded."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+CAP_NET_RAW = 13  # linux/capability.h
+
+
+def may_capture() -> bool:
+    """Whether this process has CAP_NET_RAW, in effect."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return False
+    return any(int(line.split()[1], 16) & 1 << CAP_NET_RAW for line in lines if line.startswith("CapEff:"))
+
+
+def same_network(pid: int) -> bool:
+    """Whether process ``pid`` is in the network namespace of this one, as far as we may know."""
+    try:
+        return os.path.samestat(os.stat("/proc/self/ns/net"), os.stat(f"/proc/{pid}/ns/net"))
+    except OSError:
+        return False

@@ -1,0 +1,80 @@
+"""What the settings of a channel keep from receivers: TTL, loop, a second sender."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+
+from mcastd.config import InboundSubscription, OutboundChannel
+from mcastd.config.types import stays_on_link
+from mcastd.doctor.evidence import Evidence
+from mcastd.doctor.finding import Finding, Said, Severity
+from mcastd.doctor.subject import Subject
+from mcastd.net.interfaces import Interface
+
+RTF_UP, RTF_GATEWAY = 0x1, 0x2  # linux/route.h
+
+
+def ttl(subject: Subject, evidence: Evidence) -> Iterator[Said]:
+    """How far datagrams go. More than 1 for a link-local group is refused by the configuration already."""
+    settings = subject.settings
+    ways = evidence.ways(subject)
+    if not isinstance(settings, OutboundChannel) or not ways or ways[0].loopback:
+        return
+    if settings.ttl == 0 and not any(evidence.receivers_of(settings)):
+        yield Finding(
+            "ttl-zero",
+            Severity.WARNING,
+            "its datagrams do not leave this host, and nothing here receives them",
+            (f"ttl = 0 ({subject.table})", f"interface {ways[0].name} (no loopback)"),
+            f"ttl = 1 in {subject.table}; n to cross n - 1 routers",
+        )
+    elif settings.ttl == 1 and not stays_on_link(settings.group) and (router := _router(ways[0], evidence)):
+        yield Finding(
+            "ttl-one",
+            Severity.HINT,
+            f"its datagrams stay on the link of {ways[0].name}: no router forwards them",
+            (f"ttl = 1 ({subject.table})", f"a router on {ways[0].name}: {router} (/proc/net/route)"),
+            f"if there are receivers behind n routers: ttl = n + 1 in {subject.table}",
+        )
+
+
+def _router(way: Interface, evidence: Evidence) -> IPv4Address | None:
+    """A gateway of the routes by this interface."""
+    for line in (evidence.read("/proc/self/net/route") or "").splitlines()[1:]:
+        words = line.split()
+        if words[0] == way.name and int(words[3], 16) & (RTF_UP | RTF_GATEWAY) == RTF_UP | RTF_GATEWAY:
+            return IPv4Address(int(words[2], 16).to_bytes(4, sys.byteorder))
+    return None
+
+
+def loop(subject: Subject, evidence: Evidence) -> Iterator[Said]:
+    """A channel whose datagrams are kept from receivers on this host, and a subscription that wants them."""
+    settings = subject.settings
+    if not isinstance(settings, InboundSubscription):
+        return
+    for sender in evidence.senders_to(settings):
+        if isinstance(sender.settings, OutboundChannel) and not sender.settings.loop:
+            yield Finding(
+                "loop-off",
+                Severity.WARNING,
+                f"{sender.name} sends to this group, but keeps it from receivers on this host",
+                (f"loop = false ({sender.table})", f"{subject.table} has the same group and port"),
+                f"loop = true in {sender.table}",
+            )
+
+
+def two_senders(subject: Subject, evidence: Evidence) -> Iterator[Said]:
+    """Two channels that no receiver can tell apart but by their source port."""
+    settings = subject.settings
+    if not isinstance(settings, OutboundChannel):
+        return
+    if others := [other.name for other in evidence.senders_to(settings) if other.name != subject.name]:
+        yield Finding(
+            "two-senders",
+            Severity.HINT,
+            f"receivers get this channel mixed with {', '.join(others)}",
+            (f"the same group {settings.group} and port {settings.port} (configuration)",),
+            f"another port in {subject.table}, if that is not what is meant",
+        )

@@ -1,0 +1,71 @@
+"""Where the host runs: containers, WSL, Wi-Fi, interfaces that are no cable. Hints only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from mcastd.doctor.evidence import Evidence
+from mcastd.doctor.finding import Finding, Said, Severity
+from mcastd.doctor.subject import Subject
+
+KINDS = {
+    "veth": "one end of a pair: what it reaches is decided by the bridge or namespace at the other end",
+    "bridge": "a software bridge, which may snoop IGMP without a querier",
+    "macvlan": "a macvlan: it and its parent interface do not hear each other's multicast",
+    "ipvlan": "an ipvlan: it and its parent interface do not hear each other's multicast",
+    "tun": "a tunnel, which carries multicast only if its other end does",
+}
+
+
+def container(evidence: Evidence) -> Iterator[Said]:
+    """A container's multicast goes no further than its virtual network."""
+    marks = {"/run/systemd/container": "", "/.dockerenv": "docker", "/run/.containerenv": "podman"}
+    for path, manager in marks.items():
+        if evidence.exists(path):
+            yield Finding(
+                "container",
+                Severity.HINT,
+                "this is a container: unless it has the host's network, multicast ends at its virtual one",
+                (f"{manager or evidence.read(path)} ({path})",),
+                "docker run --network host, or an interface of its own by macvlan",
+            )
+            return
+
+
+def wsl(evidence: Evidence) -> Iterator[Said]:
+    version = evidence.read("/proc/version") or os.uname().release  # the unit hides /proc/version
+    interop = evidence.read("/proc/sys/fs/binfmt_misc/WSLInterop")
+    if "microsoft" in version.lower() or interop is not None:
+        yield Finding(
+            "wsl",
+            Severity.HINT,
+            "this is WSL, whose default network (NAT) carries no multicast from or to other hosts",
+            (f"kernel: {version} (/proc/version)",),
+            "networkingMode=mirrored in [wsl2] of .wslconfig, or run on a Linux host",
+        )
+
+
+def kind_of_interface(subject: Subject, evidence: Evidence) -> Iterator[Said]:
+    """Wi-Fi sends multicast unacknowledged and at its lowest rate; some virtual interfaces leave it out."""
+    for way in evidence.ways(subject):
+        if way.kind in KINDS:
+            yield Finding(
+                "virtual-interface",
+                Severity.HINT,
+                f"{way.name} is {KINDS[way.kind]}",
+                (f"kind of {way.name}: {way.kind} (rtnetlink, as `ip -details link` shows it)",),
+                "look at the other end, too",
+            )
+        sys = f"/sys/class/net/{way.name}"
+        if evidence.read(f"{sys}/ifindex") != str(way.index):  # /sys may be of another network namespace
+            continue
+        if evidence.exists(f"{sys}/wireless") or evidence.exists(f"{sys}/phy80211"):
+            yield Finding(
+                "wifi",
+                Severity.HINT,
+                f"{way.name} is Wi-Fi: multicast is neither acknowledged nor repeated there, and goes"
+                " at the lowest rate; some loss is normal",
+                (f"{sys}/phy80211 is there",),
+                "use a cable, or let the access point convert multicast to unicast",
+            )

@@ -1,0 +1,70 @@
+"""Workers without a daemon: each one's sockets are opened as the daemon would, and nothing is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+
+from mcastd.config import InboundSubscription, OutboundChannel
+from mcastd.doctor.subject import Settings, Subject
+from mcastd.errors import LinkError
+from mcastd.net.link import Receiver, Sender
+
+MOST = 1000  # batches that are taken from a socket in one go: it may get more all the time
+
+
+class Trial:
+    """Holds the sockets open, and joined, for as long as the context lasts."""
+
+    def __init__(
+        self,
+        workers: Mapping[str, Settings],
+        open_sender: Callable[[OutboundChannel], Sender],
+        open_receiver: Callable[[InboundSubscription], Receiver],
+    ) -> None:
+        self._workers = workers
+        self._open_sender = open_sender
+        self._open_receiver = open_receiver
+        self._refused: dict[str, str] = {}
+        self._receivers: dict[str, Receiver] = {}
+        self._received: dict[str, int] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Trial:
+        for name, settings in self._workers.items():
+            try:
+                if isinstance(settings, OutboundChannel):
+                    self._stack.callback(self._open_sender(settings).close)
+                else:
+                    self._receivers[name] = self._open_receiver(settings)
+                    self._received[name] = 0
+                    self._stack.callback(self._receivers[name].close)
+            except LinkError as error:
+                self._refused[name] = str(error)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def subjects(self) -> list[Subject]:
+        """All workers, and what their sockets have and got until now."""
+        return [
+            Subject(name, settings, detail=self._refused.get(name, ""), status=self._status(name, settings))
+            for name, settings in self._workers.items()
+        ]
+
+    def _status(self, name: str, settings: Settings) -> dict[str, object]:
+        """What the daemon's status would have of it. Not the overflow: here nobody reads all the time."""
+        link = self._receivers.get(name)
+        if link is None or not isinstance(settings, InboundSubscription):
+            return {}
+        for _ in range(MOST):
+            self._received[name] += len(link.receive())
+            if link.emptied:
+                break
+        link.idle()
+        return {
+            "memberships": link.memberships(),
+            "counters": {"received": self._received[name]},
+            "receive_buffer": {"asked": settings.receive_buffer, "had": link.load().buffer},
+        }

@@ -1,0 +1,46 @@
+"""What a worker says of itself, where no other check knows better."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mcastd.doctor.evidence import Evidence
+from mcastd.doctor.finding import Finding, Said, Severity
+from mcastd.doctor.subject import Subject
+
+
+def worker(subject: Subject, _evidence: Evidence) -> Iterator[Said]:
+    state = f"state: {subject.state} (status)"
+    match subject.state:
+        case "failed":
+            yield Finding(
+                "worker-crashed",
+                Severity.BROKEN,
+                f"it {subject.detail}",
+                (state,),
+                f"report it with the log: journalctl -u mcastd MCASTD_WORKER={subject.name}",
+            )
+        case "auto-restart":
+            yield Finding("worker-waiting", Severity.BROKEN, subject.detail, (state,), _way_out(subject))
+        case "" if subject.detail:  # there is no daemon: its sockets were tried
+            tried = "its sockets were opened as the daemon would (doctor)"
+            yield Finding("worker-waiting", Severity.BROKEN, subject.detail, (tried,), _way_out(subject))
+        case "inactive":
+            start = f"mcastctl start-worker {subject.name}"
+            yield Finding("worker-stopped", Severity.HINT, "somebody has stopped it", (state,), start)
+    if subject.status.get("stale"):
+        age = subject.status.get("last_datagram_age")
+        last = f"last datagram {age:.0f} s ago" if isinstance(age, int | float) else "no datagram ever"
+        expected = getattr(subject.settings, "expect_every", None)
+        yield Finding(
+            "stale",
+            Severity.BROKEN,
+            f"nothing came for more than the {expected:g} s in which something is expected",
+            (f"expect_every = {expected:g} s ({subject.table}); {last} (status)",),
+            "see whether its sender runs, and whether this host hears it: mcastctl doctor --watch 10s",
+        )
+
+
+def _way_out(subject: Subject) -> str:
+    _, _, way_out = subject.detail.rpartition("; ")
+    return way_out or f"journalctl -u mcastd MCASTD_WORKER={subject.name}"

@@ -1,0 +1,374 @@
+"""Each check on evidence that is given to it: what it says, and when it keeps silent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcastd.config import InboundSubscription, OutboundChannel
+from mcastd.doctor import files, interfaces, memberships, sending, surroundings, worker
+from mcastd.doctor.evidence import Evidence
+from mcastd.doctor.finding import Finding, Skipped
+from mcastd.doctor.subject import Subject
+from mcastd.doctor.watch import Observation
+from mcastd.net.interfaces import Host, Interface, Route
+
+UP, LOOPBACK, RUNNING, MULTICAST = 0x1, 0x8, 0x40, 0x1000
+ALL = UP | RUNNING | MULTICAST
+GROUP = "239.255.6.1"
+
+
+def eth(
+    index: int = 2, flags: int = ALL, addresses: Iterable[str] = ("10.6.0.1", "fe80::1"), kind: str = ""
+) -> Interface:
+    return Interface(index, f"eth{index - 2}", flags, 0, tuple(map(ip_address, addresses)), kind)
+
+
+LO = Interface(1, "lo", UP | RUNNING | LOOPBACK, 0, (ip_address("127.0.0.1"), ip_address("::1")))
+
+
+def inbound(
+    status: dict[str, Any] | None = None, state: str = "active", detail: str = "", **settings: Any
+) -> Subject:
+    settings = {"group": GROUP, "port": 9190, "interface": "eth0", "output": "/dev/null", **settings}
+    return Subject("inbound/news", InboundSubscription(**settings), state, detail, status or {})
+
+
+def outbound(name: str = "outbound/news", **settings: Any) -> Subject:
+    settings = {"group": GROUP, "port": 9190, "interface": "eth0", "source": "/etc/hosts", **settings}
+    return Subject(name, OutboundChannel(**settings), "active")
+
+
+class Given(Evidence):
+    """Evidence of these interfaces, joined groups and files."""
+
+    def __init__(
+        self,
+        *have: Interface,
+        subjects: Iterable[Subject] = (),
+        route: int | None = None,
+        joined: dict[int, Iterable[str]] | None = None,
+        seconds: float | None = None,
+        root: Path = Path("/nowhere"),
+        text: dict[str, str] | None = None,
+    ) -> None:
+        host = Host({one.index: one for one in (LO, *have)}, 0.0)
+        groups = {index: frozenset(map(ip_address, of)) for index, of in (joined or {}).items()}
+        host._groups = {4: groups, 6: groups}
+        super().__init__(
+            tuple(subjects),
+            None if seconds is None else Observation(seconds),
+            look=lambda: host,
+            route_to=lambda _: None if route is None else Route(route, None),
+            root=root,
+        )
+        self.read = (text or {}).get  # type: ignore[assignment,method-assign]
+
+
+def said(check: Any, subject: Subject, evidence: Evidence) -> list[tuple[str, str]]:
+    """Causes and severities; what is skipped by its check."""
+    found = list(check(subject, evidence))
+    for one in found:
+        if isinstance(one, Finding):
+            assert one.what
+            assert one.fix
+            assert all(one.evidence)
+    return [
+        (one.cause, str(one.severity)) if isinstance(one, Finding) else ("skipped", one.check)
+        for one in found
+    ]
+
+
+@pytest.mark.parametrize(
+    ("subject", "evidence", "expected"),
+    [
+        (inbound(), Given(eth()), []),
+        (inbound(interface=None), Given(eth(), route=2), []),
+        (inbound(interface=None), Given(eth()), [("no-route", "broken")]),
+        (inbound(interface=None), Given(eth(), route=7), [("no-route", "broken")]),
+        (inbound(), Given(), [("interface-missing", "broken")]),
+        (inbound(interface="10.6.0.9"), Given(eth()), [("interface-missing", "broken")]),
+        (inbound(interface="10.6.0.1"), Given(eth()), []),
+        (inbound(interface="all"), Given(eth()), []),
+        (inbound(interface="all"), Given(), [("interface-missing", "broken")]),
+        # one without a carrier is no trouble while another has one
+        (inbound(interface="all"), Given(eth(flags=UP | MULTICAST), eth(3)), []),
+        (inbound(interface="all"), Given(eth(flags=UP | MULTICAST)), [("no-carrier", "broken")]),
+        (inbound(), Given(eth(flags=MULTICAST)), [("interface-down", "broken")]),
+        (inbound(), Given(eth(flags=UP | MULTICAST)), [("no-carrier", "broken")]),
+        (inbound(), Given(eth(flags=UP | RUNNING)), [("no-multicast-flag", "hint")]),
+        (inbound(interface="lo"), Given(), []),
+        (inbound(), Given(eth(addresses=["fe80::1"])), [("no-address", "warning")]),
+        (inbound(group="ff15::1"), Given(eth(addresses=["2001:db8::1"])), [("no-address", "warning")]),
+        (inbound(group="ff15::1"), Given(eth()), []),
+        (outbound(), Given(eth(addresses=["fe80::1"])), [("no-address", "broken")]),
+        (outbound(group="ff15::1"), Given(eth(addresses=["2001:db8::1"])), []),
+        (outbound(group="ff15::1"), Given(eth(addresses=["10.6.0.1"])), [("no-address", "broken")]),
+        (inbound({"counters": {"received": 0}}), Given(eth(), eth(3), route=3), []),  # two links, and quiet
+        (
+            inbound(),
+            Given(eth(), eth(3), subjects=[outbound(interface="eth1")]),
+            [("wrong-interface", "warning")],
+        ),
+        (inbound(), Given(eth(), eth(3), subjects=[outbound(interface="eth1", port=9191)]), []),
+    ],
+)
+def test_interface(subject: Subject, evidence: Evidence, expected: list[tuple[str, str]]) -> None:
+    assert said(interfaces.interface, subject, evidence) == expected
+
+
+ROUTES = {
+    "/proc/self/net/route": "Iface\tDestination\tGateway\tFlags\tRefCnt\n"
+    "eth0\t0000060A\t00000000\t0001\t0\neth0\t00000000\t0200060A\t0003\t0\n"
+}
+
+
+@pytest.mark.parametrize(
+    ("check", "subject", "evidence", "expected"),
+    [
+        (sending.ttl, outbound(), Given(eth()), []),
+        (sending.ttl, outbound(), Given(eth(), text=ROUTES), [("ttl-one", "hint")]),
+        (sending.ttl, outbound(ttl=2), Given(eth(), text=ROUTES), []),
+        (sending.ttl, outbound(group="224.0.0.251"), Given(eth(), text=ROUTES), []),
+        (sending.ttl, outbound(interface="lo", ttl=0), Given(), []),
+        (sending.ttl, outbound(ttl=0), Given(eth()), [("ttl-zero", "warning")]),
+        (sending.ttl, outbound(ttl=0), Given(eth(), subjects=[inbound()]), []),
+        (sending.ttl, inbound(), Given(eth(), text=ROUTES), []),
+        (sending.loop, inbound(), Given(eth(), subjects=[outbound()]), []),
+        (sending.loop, inbound(), Given(eth(), subjects=[outbound(loop=False)]), [("loop-off", "warning")]),
+        (sending.loop, inbound(port=1), Given(eth(), subjects=[outbound(loop=False)]), []),
+        (sending.two_senders, outbound(), Given(subjects=[outbound()]), []),
+        (
+            sending.two_senders,
+            outbound(),
+            Given(subjects=[outbound(), outbound("outbound/more")]),
+            [("two-senders", "hint")],
+        ),
+    ],
+)
+def test_sending(check: Any, subject: Subject, evidence: Evidence, expected: list[tuple[str, str]]) -> None:
+    assert said(check, subject, evidence) == expected
+
+
+def test_the_router_that_a_hint_names_is_the_one_of_the_table() -> None:
+    (finding,) = sending.ttl(outbound(), Given(eth(), text=ROUTES))
+    assert "a router on eth0: 10.6.0.2 (/proc/net/route)" in finding.evidence
+
+
+def member(actual: str | None, wanted: str = "any") -> dict[str, Any]:
+    return {
+        "memberships": [
+            {"interface": "eth0", "ifindex": 2, "group": GROUP, "wanted": wanted, "actual": actual}
+        ]
+    }
+
+
+JOINED = {2: [GROUP]}
+
+
+@pytest.mark.parametrize(
+    ("status", "joined", "expected"),
+    [
+        ({}, {}, []),
+        (member("any"), JOINED, []),
+        (member("unknown"), JOINED, []),  # without ctypes
+        (member(None), JOINED, [("membership-lost", "broken")]),
+        (member("any"), {}, []),  # the table cannot be read
+        (member("any"), {3: [GROUP]}, [("membership-lost", "broken")]),
+        (member("any", "include 10.6.0.2"), JOINED, [("membership-differs", "warning")]),
+    ],
+)
+def test_membership(status: dict[str, Any], joined: dict[int, Any], expected: list[tuple[str, str]]) -> None:
+    evidence = Given(eth(), joined=joined)
+    assert said(memberships.membership, inbound(status), evidence) == expected
+
+
+def sysctls(**values: int) -> dict[str, str]:
+    """IGMP's of eth0 and of all interfaces; MLD's are 0."""
+    names = {
+        f"/proc/sys/net/{family}/conf/{conf}/force_{protocol}_version": "0"
+        for family, protocol in (("ipv4", "igmp"), ("ipv6", "mld"))
+        for conf in ("all", "eth0")
+    }
+    given = {
+        f"/proc/sys/net/ipv4/conf/{conf}/force_igmp_version": str(value) for conf, value in values.items()
+    }
+    return {**names, **{f"/proc/sys/net/ipv{v}/conf/all/forwarding": "0" for v in (4, 6)}, **given}
+
+
+IGMP = """Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter
+2\teth0      :     2      V{}
+\t\t\t\t0106FFEF     1 0:00000000\t\t0
+"""
+SOURCES = ["10.6.0.2"]
+
+
+@pytest.mark.parametrize(
+    ("subject", "text", "expected"),
+    [
+        (inbound(), sysctls(), []),
+        (inbound(), sysctls(eth0=3), []),
+        (inbound(), sysctls(eth0=2), [("igmp-forced", "hint")]),
+        (inbound(sources=SOURCES), sysctls(all=1), [("igmp-forced", "warning")]),
+        (inbound(group="ff15::1"), sysctls(all=2), []),  # that is IPv4's
+        (
+            inbound(sources=SOURCES),
+            {**sysctls(), "/proc/self/net/igmp": IGMP.format(2)},
+            [("igmp-old-querier", "warning")],
+        ),
+        (inbound(sources=SOURCES), {**sysctls(), "/proc/self/net/igmp": IGMP.format(3)}, []),
+        (inbound(), {**sysctls(), "/proc/self/net/igmp": IGMP.format(2)}, []),
+        (inbound(), {}, [("skipped", "report-version")]),
+        (inbound(interface="lo"), {}, []),
+    ],
+)
+def test_report_version(subject: Subject, text: dict[str, str], expected: list[tuple[str, str]]) -> None:
+    assert said(memberships.report_version, subject, Given(eth(), text=text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "expected"),
+    [
+        ({}, {}, []),
+        ({"counters": {"overflow": 0}}, {"counters": {"overflow": 0}}, []),
+        ({"counters": {"overflow": 7}}, {"counters": {"overflow": 2}}, [("overflow-now", "broken")]),
+        (
+            {"counters": {"overflow": 7}, "last_overflow_age": 9.0},
+            {"counters": {"overflow": 7}},
+            [("overflow-earlier", "warning")],
+        ),
+        ({"counters": {"overflow": 7}}, {}, [("overflow-earlier", "warning")]),  # nobody watched
+    ],
+)
+def test_overflow(now: dict[str, Any], before: dict[str, Any], expected: list[tuple[str, str]]) -> None:
+    settings = inbound().settings
+    subject = Subject("inbound/news", settings, "active", status=now, earlier=before)
+    assert said(memberships.overflow, subject, Given(eth(), seconds=1.0)) == expected
+
+
+@pytest.mark.parametrize(
+    ("had", "expected"), [(None, []), (4096, []), (4095, [("receive-buffer-small", "warning")])]
+)
+def test_receive_buffer(had: int | None, expected: list[tuple[str, str]]) -> None:
+    subject = inbound({"receive_buffer": {"asked": 4096, "had": had, "advice": None}})
+    assert said(memberships.receive_buffer, subject, Given()) == expected
+
+
+@pytest.mark.parametrize(
+    ("subject", "expected"),
+    [
+        (inbound(), []),
+        (inbound(state=""), []),
+        (inbound(state="", detail="cannot join: no such device"), [("worker-waiting", "broken")]),
+        (inbound(state="auto-restart", detail="cannot join: no; wait"), [("worker-waiting", "broken")]),
+        (inbound(state="failed", detail="crashed: KeyError"), [("worker-crashed", "broken")]),
+        (inbound(state="inactive"), [("worker-stopped", "hint")]),
+        (inbound({"stale": True, "last_datagram_age": None}, expect_every=5), [("stale", "broken")]),
+        (inbound({"stale": False}, expect_every=5), []),
+    ],
+)
+def test_worker(subject: Subject, expected: list[tuple[str, str]]) -> None:
+    assert said(worker.worker, subject, Given()) == expected
+
+
+# -- files: real ones; who may not read what is shown in the gallery
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda path: path.write_text("news\n"), []),
+        (lambda path: None, [("source-missing", "broken")]),
+        (lambda path: path.mkdir(), [("source-not-a-file", "broken")]),
+        (lambda path: path.touch(), [("source-empty", "broken")]),
+        (os.mkfifo, []),
+    ],
+)
+def test_source(tmp_path: Path, make: Any, expected: list[tuple[str, str]]) -> None:
+    make(tmp_path / "news")
+    assert said(files.source, outbound(source=str(tmp_path / "news")), Given()) == expected
+
+
+def test_a_followed_source_may_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "news").touch()
+    assert said(files.source, outbound(source=str(tmp_path / "news"), follow=True), Given()) == []
+
+
+def told(path: Path, error: str | None, reason: str | None, **dropped: int) -> dict[str, Any]:
+    counters = {"dropped": {key.replace("_", "-"): count for key, count in dropped.items()}}
+    return {"outputs": [{"path": str(path), "error": error, "reason": reason, "counters": counters}]}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "expected"),
+    [
+        ((None, None, 0), (None, None, 0), []),
+        (("nobody", "no-reader", 3), ("nobody", "no-reader", 5), [("fifo-no-reader", "warning")]),
+        (("nobody", "no-reader", 3), ("nobody", "no-reader", 3), [("fifo-no-reader", "hint")]),
+        ((None, None, 0), ("cannot write: quota; wait", "no-space", 0), [("output-failing", "broken")]),
+    ],
+)
+def test_a_fifo(tmp_path: Path, before: Any, now: Any, expected: list[tuple[str, str]]) -> None:
+    path = tmp_path / "pipe"
+    settings = inbound(output={"kind": "fifo", "path": str(path)}).settings
+    earlier, status = (told(path, error, reason, no_reader=count) for error, reason, count in (before, now))
+    subject = Subject("inbound/news", settings, "active", status=status, earlier=earlier)
+    assert said(files.outputs, subject, Given()) == expected
+
+
+def test_an_output_below_what_is_no_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    subject = inbound(output=str(tmp_path / "file" / "news.log"))
+    assert said(files.outputs, subject, Given()) == [("output-directory", "broken")]
+
+
+# -- where it runs: given as files, since no machine of the tests has Wi-Fi or is a WSL
+
+
+def at(root: Path, **text: str) -> Path:
+    for name, content in text.items():
+        path = root / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return root
+
+
+def on(root: Path, *have: Interface) -> Evidence:
+    evidence = Given(*have, root=root)
+    evidence.read = evidence._read  # type: ignore[method-assign]
+    return evidence
+
+
+def test_wsl(tmp_path: Path) -> None:
+    assert [*surroundings.wsl(on(at(tmp_path, proc__version="Linux version 6.1.0-amd64")))] == []
+    wsl = "Linux version 5.15.153.1-microsoft-standard-WSL2"
+    (finding,) = surroundings.wsl(on(at(tmp_path, proc__version=wsl)))
+    assert finding.cause == "wsl"
+
+
+def test_container(tmp_path: Path) -> None:
+    assert [*surroundings.container(on(tmp_path))] == []
+    (finding,) = surroundings.container(on(at(tmp_path, run__systemd__container="systemd-nspawn\n")))
+    assert finding.evidence == ("systemd-nspawn (/run/systemd/container)",)
+
+
+def test_kind_of_interface(tmp_path: Path) -> None:
+    at(tmp_path, sys__class__net__eth0__ifindex="2\n", sys__class__net__eth0__phy80211__name="phy0")
+    assert said(surroundings.kind_of_interface, inbound(), on(tmp_path, eth())) == [("wifi", "hint")]
+    other = Interface(9, "eth0", ALL, 0)  # /sys is of another network namespace
+    assert said(surroundings.kind_of_interface, inbound(), on(tmp_path, other)) == []
+    for kind in ("veth", "bridge", "macvlan"):
+        found = said(surroundings.kind_of_interface, inbound(), Given(eth(kind=kind)))
+        assert found == [("virtual-interface", "hint")]
+    assert said(surroundings.kind_of_interface, inbound(), Given(eth(kind="vlan"))) == []
+
+
+def test_skips_name_a_check() -> None:
+    (skipped,) = memberships.report_version(inbound(), Given(eth()))
+    assert isinstance(skipped, Skipped)
+    assert skipped.privileged

@@ -1,0 +1,456 @@
+"""One network and one fault for each cause that settings, interfaces, memberships and files can have.
+
+tests/doctor/README.md draws the networks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.daemon import RunningDaemon
+from support.faults import SAME, both, configured, inbound, ip, news, outbound, undone
+from support.gallery import AS_A_SERVICE, GROUP, PORT, Case, Fault, Lab, show
+from support.inside import inside, sysctl
+from support.stolen import sockets
+from support.wait import wait_for
+
+ETH0_UP = "link set eth0 up, addr replace fe80::1/64 dev eth0 nodad"  # which goes when it is set down
+
+
+def ctl(*arguments: str) -> Fault:
+    def run(lab: Lab) -> None:
+        answer = lab.daemon.ctl(*arguments)
+        assert answer.returncode == 0, answer.stderr
+
+    return undone(run)
+
+
+def file(name: str, change: Callable[[Path], object]) -> Fault:
+    def make(lab: Lab) -> None:
+        change(lab.directory / name)
+
+    return undone(make)
+
+
+def mode(name: str, bits: int) -> Fault:
+    return undone(
+        lambda lab: (lab.directory / name).chmod(bits), lambda lab: (lab.directory / name).chmod(0o700)
+    )
+
+
+@contextlib.contextmanager
+def silence(lab: Lab) -> Iterator[None]:
+    lab.talking.clear()
+    try:
+        wait_for(lambda: lab.daemon.worker("inbound/news")["status"]["stale"])
+        yield
+    finally:
+        lab.talking.set()
+
+
+@contextlib.contextmanager
+def flood(lab: Lab) -> Iterator[None]:
+    """Bursts that no buffer of some KiB holds, until the doctor has looked."""
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.wait(0.01):
+            lab.talker.send(300)
+
+    thread = threading.Thread(target=run, name="flood")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def flood_before(lab: Lab) -> Iterator[None]:
+    with flood(lab):
+        wait_for(lambda: lab.daemon.worker("inbound/news")["status"]["counters"]["overflow"])
+    yield
+
+
+def old_query(lab: Lab) -> None:
+    """A query of IGMPv2 (RFC 2236), from the far end of eth1."""
+    with inside(lab.there), socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_IGMP) as raw:
+        raw.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("10.6.1.2"))
+        raw.sendto(struct.pack("!BBH4s", 0x11, 100, 0xFFFF & ~0x1164, bytes(4)), ("224.0.0.1", 0))
+    table = Path(f"/proc/{lab.here.pid}/net/igmp")
+    wait_for(lambda: "V2" in table.read_text(), "the query has come")
+
+
+def forget_old_query(lab: Lab) -> None:
+    """For the minutes that the kernel believes in it there is a new interface."""
+    lab.here.ip("link del eth1")
+    lab.plug(1)
+
+
+def behind_its_back(change: Callable[[socket.socket], None]) -> Fault:
+    """Change the daemon's own socket."""
+
+    def make(lab: Lab) -> None:
+        found = 0
+        for sock in sockets(lab.daemon.process.pid, (GROUP, PORT)):
+            change(sock)
+            found += 1
+        assert found == 1
+
+    return undone(make)
+
+
+def leave(sock: socket.socket) -> None:
+    request = socket.inet_aton(GROUP) + socket.inet_aton("10.6.0.1")
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_DROP_MEMBERSHIP, request)
+
+
+def block(sock: socket.socket) -> None:
+    IP_BLOCK_SOURCE = 38
+    request = b"".join(map(socket.inet_aton, (GROUP, "10.6.0.1", "10.6.0.77")))
+    sock.setsockopt(socket.IPPROTO_IP, IP_BLOCK_SOURCE, request)
+
+
+@contextlib.contextmanager
+def a_reader(lab: Lab) -> Iterator[None]:
+    path = lab.directory / "pipe"
+    os.mkfifo(path, 0o600)
+    with subprocess.Popen(["cat", path], stdout=subprocess.DEVNULL) as reader:
+        (lab.directory / "reader").write_text(str(reader.pid))
+        yield
+        reader.kill()
+
+
+def end_reader(lab: Lab) -> None:
+    os.kill(int((lab.directory / "reader").read_text()), signal.SIGKILL)
+    wait_for(lambda: lab.daemon.worker("inbound/news")["status"]["outputs"][0]["reason"])
+
+
+def small_disk(options: str) -> tuple[str, ...]:
+    mount = 'mkdir -p "$0" && mount -t tmpfs -o ' + options + ' tmpfs "$0" && exec "$@"'
+    return ("unshare", "--mount", "sh", "-c", mount, "DIR/disk")
+
+
+def fill(lab: Lab) -> None:
+    """The disk that only the daemon sees."""
+    disk = Path(f"/proc/{lab.daemon.process.pid}/root{lab.directory}/disk")
+    with contextlib.suppress(OSError), (disk / "big").open("wb", buffering=0) as big:
+        while True:
+            big.write(bytes(4096))
+
+
+NO_SYSCTL = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc/sys && exec "$@"', "sh")
+"""As a unit with ProcSubset=pid has it."""
+
+CASES = [
+    Case(
+        "no-route",
+        "broken",
+        inbound(interface=None),
+        ip("route del 224.0.0.0/4"),
+        prepare=ip("route add 224.0.0.0/4 dev eth0", "route flush 224.0.0.0/4"),
+    ),
+    Case(
+        "no-route",
+        "broken",
+        outbound(interface=None),
+        ip("route del 224.0.0.0/4"),
+        prepare=both(news, ip("route add 224.0.0.0/4 dev eth0", "route flush 224.0.0.0/4")),
+        worker="outbound/news",
+        variant="sending",
+    ),
+    Case(
+        "interface-missing",
+        "broken",
+        inbound(),
+        ip("link set eth0 down, link set eth0 name away", f"link set away name eth0, {ETH0_UP}"),
+    ),
+    Case("interface-down", "broken", inbound(), ip("link set eth0 down", ETH0_UP)),
+    Case(
+        "interface-down",
+        "broken",
+        outbound(),
+        ip("link set eth0 down", ETH0_UP),
+        prepare=news,
+        worker="outbound/news",
+        variant="sending",
+    ),
+    Case(
+        "no-carrier",
+        "broken",
+        inbound(),
+        ip("link set net0 down", "link set net0 up, addr replace fe80::2/64 dev net0 nodad", there=True),
+    ),
+    Case(
+        "no-multicast-flag",
+        "hint",
+        inbound(),
+        ip("link set eth0 multicast off", "link set eth0 multicast on"),
+    ),
+    Case(
+        "no-address",
+        "broken",
+        outbound(interface="eth1"),
+        ip("addr del 10.6.1.1/24 dev eth1", "addr add 10.6.1.1/24 dev eth1"),
+        prepare=news,
+        worker="outbound/news",
+        variant="sending",
+    ),
+    Case(
+        "no-address",
+        "warning",
+        inbound(),
+        ip("addr del 10.6.0.1/24 dev eth0", "addr add 10.6.0.1/24 dev eth0"),
+    ),
+    Case(
+        "wrong-interface",
+        "warning",
+        inbound() + outbound(SAME),
+        configured(inbound() + outbound(SAME, interface="eth1")),
+        prepare=news,
+    ),
+    Case(
+        "ttl-zero",
+        "warning",
+        outbound(),
+        configured(outbound("ttl = 0")),
+        prepare=news,
+        worker="outbound/news",
+    ),
+    Case(
+        "ttl-one",
+        "hint",
+        outbound(),
+        ip("route add 10.60.0.0/16 via 10.6.0.2", "route del 10.60.0.0/16"),
+        prepare=news,
+        worker="outbound/news",
+    ),
+    Case(
+        "loop-off",
+        "warning",
+        inbound() + outbound(SAME),
+        configured(inbound() + outbound(SAME, "loop = false")),
+        prepare=news,
+    ),
+    Case(
+        "two-senders",
+        "hint",
+        outbound() + outbound("port = 9191", name="more"),
+        configured(outbound() + outbound(name="more")),
+        prepare=news,
+        worker="outbound/news",
+    ),
+    Case(
+        "igmp-forced",
+        "warning",
+        inbound('sources = ["10.6.0.2"]'),
+        undone(
+            lambda lab: sysctl(lab.here, ipv4__conf__eth0__force_igmp_version=2),
+            lambda lab: sysctl(lab.here, ipv4__conf__eth0__force_igmp_version=0),
+        ),
+    ),
+    Case(
+        "igmp-forced",
+        "hint",
+        inbound(),
+        undone(
+            lambda lab: sysctl(lab.here, ipv4__conf__all__force_igmp_version=2),
+            lambda lab: sysctl(lab.here, ipv4__conf__all__force_igmp_version=0),
+        ),
+        variant="any-source",
+    ),
+    Case(
+        "igmp-forced",
+        "warning",
+        inbound('sources = ["10.6.0.2"]'),
+        undone(
+            lambda lab: sysctl(lab.here, ipv4__conf__eth0__force_igmp_version=2),
+            lambda lab: sysctl(lab.here, ipv4__conf__eth0__force_igmp_version=0),
+        ),
+        wrap=NO_SYSCTL,
+        variant="hidden-from-the-daemon",
+    ),
+    Case(
+        "igmp-forced",
+        "warning",
+        inbound('group = "ff15::6:1"', 'sources = ["fd00:6::2"]'),
+        undone(
+            lambda lab: sysctl(lab.here, ipv6__conf__eth0__force_mld_version=1),
+            lambda lab: sysctl(lab.here, ipv6__conf__eth0__force_mld_version=0),
+        ),
+        variant="mld",
+    ),
+    Case(
+        "no-address",
+        "warning",
+        inbound('group = "ff15::6:1"'),
+        ip("addr del fe80::1/64 dev eth0", "addr add fe80::1/64 dev eth0 nodad"),
+        variant="ipv6",
+    ),
+    Case(
+        "igmp-old-querier",
+        "warning",
+        inbound('group = "239.255.6.2"', 'sources = ["10.6.1.2"]', interface="eth1"),
+        undone(old_query, forget_old_query),
+    ),
+    Case("membership-lost", "broken", inbound(), behind_its_back(leave)),
+    Case("membership-differs", "warning", inbound(), behind_its_back(block)),
+    Case(
+        "receive-buffer-small",
+        "warning",
+        inbound('receive_buffer = "16KiB"'),
+        configured(inbound('receive_buffer = "1GiB"')),
+    ),
+    Case("overflow-now", "broken", inbound('receive_buffer = "8KiB"'), flood),
+    Case("overflow-earlier", "warning", inbound('receive_buffer = "8KiB"'), flood_before),
+    Case(
+        "source-missing",
+        "broken",
+        outbound(),
+        file("news/news.txt", Path.unlink),
+        prepare=news,
+        worker="outbound/news",
+    ),
+    Case(
+        "source-missing",
+        "broken",
+        outbound(),
+        file("news", shutil.rmtree),
+        prepare=news,
+        worker="outbound/news",
+        variant="directory",
+    ),
+    Case(
+        "source-unreadable",
+        "broken",
+        outbound(),
+        mode("news/news.txt", 0),
+        prepare=news,
+        worker="outbound/news",
+    ),
+    Case(
+        "source-unreadable",
+        "broken",
+        outbound(),
+        mode("news", 0),
+        prepare=news,
+        worker="outbound/news",
+        variant="directory",
+    ),
+    Case(
+        "source-not-a-file",
+        "broken",
+        outbound(),
+        file("news/news.txt", lambda path: (path.unlink(), path.mkdir())),
+        prepare=news,
+        worker="outbound/news",
+    ),
+    Case(
+        "source-empty",
+        "broken",
+        outbound(),
+        file("news/news.txt", lambda path: path.write_text("")),
+        prepare=news,
+        worker="outbound/news",
+    ),
+    Case(
+        "output-directory",
+        "broken",
+        inbound(),
+        configured(inbound('output = "DIR/closed/deeper/news.log"')),
+        prepare=file("closed", lambda path: path.mkdir(0)),
+    ),
+    Case(
+        "output-unwritable",
+        "broken",
+        inbound(),
+        both(mode("news.log", 0o400), ctl("reopen")),
+    ),
+    Case(
+        "output-unwritable",
+        "warning",
+        inbound(),
+        mode("news.log", 0o400),
+        variant="still-open",
+    ),
+    Case(
+        "output-wrong-kind",
+        "broken",
+        inbound(),
+        file("news.log", lambda path: (path.unlink(), path.mkdir())),
+    ),
+    Case(
+        "disk-full",
+        "broken",
+        inbound('output = "DIR/disk/news.log"'),
+        undone(fill),
+        wrap=small_disk("size=128k"),
+    ),
+    Case(
+        "fifo-no-reader",
+        "warning",
+        inbound('output = { kind = "fifo", path = "DIR/pipe" }'),
+        undone(end_reader),
+        prepare=a_reader,
+    ),
+    Case(
+        "worker-waiting",
+        "broken",
+        inbound('sources = ["10.6.0.2"]'),
+        both(
+            undone(
+                lambda lab: sysctl(lab.here, ipv4__igmp_max_msf=1),
+                lambda lab: sysctl(lab.here, ipv4__igmp_max_msf=10),
+            ),
+            configured(inbound('sources = ["10.6.0.2", "10.6.0.3"]', "port = 9195")),
+        ),
+    ),
+    Case(
+        "worker-stopped",
+        "hint",
+        inbound(),
+        ctl("stop-worker", "inbound/news"),
+    ),
+    Case("stale", "broken", inbound('expect_every = "200ms"'), silence),
+]
+
+
+NEEDS_PRIVILEGES = {"report-version", "delivery", "answers", "querier"}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_cause_is_named_first_and_nothing_without_it(
+    case: Case, lab: Callable[[str], Lab], tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    show(case, lab(case.lab), tmp_path, record_property)
+
+
+def test_what_nobody_may_look_at_is_told_and_the_rest_looked_at(
+    lab: Callable[[str], Lab], tmp_path: Path
+) -> None:
+    wires = lab("two wires")
+    wires.directory = tmp_path
+    enter = wires.here.enter([*NO_SYSCTL, *AS_A_SERVICE])
+    config = wires.text(inbound('sources = ["10.6.0.2"]'))
+    with RunningDaemon(tmp_path, config, enter=enter) as wires.daemon:
+        status, report = wires.doctor(enter=AS_A_SERVICE)
+        assert {one["check"] for one in report["skipped"]} == NEEDS_PRIVILEGES
+        assert (report["findings"], status) == ([], 0)
+        with ip("link set eth0 down", ETH0_UP)(wires):
+            status, report = wires.doctor(enter=AS_A_SERVICE)
+        assert {one["check"] for one in report["skipped"]} == NEEDS_PRIVILEGES - {"querier"}  # no carrier
+        assert report["findings"][0]["cause"] == "interface-down"
+        assert status == 2
+        beside = {one["cause"] for one in report["findings"] if one["severity"] == "hint"}
+        assert "virtual-interface" in beside  # veth: told since something is wrong

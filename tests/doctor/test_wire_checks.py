@@ -1,0 +1,196 @@
+"""The checks that watch, on observations that are given to them: what takes minutes, or must not be said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import ip_address
+
+import pytest
+
+from mcastd.config import InboundSubscription, OutboundChannel
+from mcastd.doctor import delivery, reports
+from mcastd.doctor.evidence import Evidence
+from mcastd.doctor.finding import Finding
+from mcastd.doctor.subject import Subject
+from mcastd.doctor.watch import Kernel, Observation
+from mcastd.net.firewall import Ruleset
+from mcastd.net.interfaces import Host, Interface, Snooping
+from mcastd.net.packets import Membership
+from mcastd.net.tables import UdpSocket
+from mcastd.net.tap import Flow, FlowKey, Seen, Traffic
+
+UP, RUNNING = 0x1, 0x40
+GROUP, THERE = ip_address("239.255.6.1"), ip_address("10.6.0.2")
+QUERY = Membership(THERE, "IGMP", 3, "query", (), 10.0)
+
+
+def inbound(received: int = 0, size: int = 0, overflow: int = 0, **settings: object) -> Subject:
+    where = {"group": str(GROUP), "port": 9190, "interface": "eth0", "output": "/dev/null", **settings}
+    earlier = {"received": 0, "received_bytes": 0, "overflow": 0}
+    now = {"received": received, "received_bytes": size, "overflow": overflow}
+    status = {
+        "memberships": [{"interface": "eth0", "ifindex": 2, "actual": "any"}],
+        "counters": now,
+        "by_source": {"top": {str(THERE): received} if received else {}, "rest": 0},
+    }
+    empty = {"counters": earlier, "by_source": {"top": {}, "rest": 0}}
+    return Subject("inbound/news", InboundSubscription.model_validate(where), "active", "", status, empty)
+
+
+def outbound() -> Subject:
+    where = {"group": str(GROUP), "port": 9190, "interface": "eth0", "source": "/etc/hosts", "ttl": 1}
+    counters = {"counters": {"sent": 2, "refused": {}}}
+    return Subject(
+        "outbound/news", OutboundChannel.model_validate(where), "active", "", counters,
+        {"counters": {"sent": 0, "refused": {}}},
+    )  # fmt: skip
+
+
+def observed(
+    seconds: float = 1.0,
+    flows: dict[FlowKey, Flow] | None = None,
+    messages: Iterable[tuple[float, bool, Membership]] = (),
+    sockets: Iterable[UdpSocket] = (),
+    counters: dict[str, int] | None = None,
+) -> Observation:
+    seen = [Seen(when, "eth0", outgoing, message) for when, outgoing, message in messages]
+    traffic = Traffic(0.0, seconds, flows or {}, seen)
+    around = Traffic(0.0, 0.0), Traffic(seconds, seconds)
+    rules = Ruleset(unread="nothing was read")
+    before, after = Kernel({}, tuple(sockets), rules), Kernel(counters or {}, tuple(sockets), rules)
+    return Observation(seconds, traffic, around, "", before, after)
+
+
+def given(
+    observation: Observation | None, *, joined: bool = True, snooping: Snooping | None = None
+) -> Evidence:
+    eth0 = Interface(2, "eth0", UP | RUNNING, 0, (ip_address("10.6.0.1"),), snooping=snooping)
+    host = Host({2: eth0}, 0.0)
+    host._groups = {4: {2: frozenset([GROUP] if joined else [])}, 6: {}}
+    return Evidence((), observation, look=lambda: host, route_to=lambda _: None)
+
+
+def causes(said: Iterable[object]) -> list[str]:
+    return [one.cause if isinstance(one, Finding) else "skipped" for one in said]
+
+
+def flow(packets: int, size: int, *, first: float = 0.1, **differences: object) -> dict[FlowKey, Flow]:
+    key = FlowKey("eth0", False, GROUP, 9190, THERE, 0)._replace(**differences)  # type: ignore[arg-type]
+    return {key: Flow(packets, size, 1, 1, first, first)}
+
+
+# -- who asks
+
+
+def test_that_nobody_asks_takes_a_long_watch_to_know() -> None:
+    assert causes(reports.querier(inbound(), given(observed(259.0)))) == ["skipped"]
+    assert causes(reports.querier(inbound(), given(observed(260.0)))) == ["no-querier"]
+    asked = observed(260.0, messages=[(99.0, False, QUERY)])
+    assert causes(reports.querier(inbound(), given(asked))) == []
+    assert causes(reports.querier(inbound(group="224.0.0.9"), given(observed(260.0)))) == []  # needs none
+
+
+@pytest.mark.parametrize(
+    ("snooping", "expected"),
+    [
+        (Snooping(on=True, querier=False, other_querier=frozenset()), ["no-querier"]),
+        (Snooping(on=True, querier=False, other_querier=frozenset([6])), ["no-querier"]),
+        (Snooping(on=True, querier=False, other_querier=frozenset([4])), ["skipped"]),
+        (Snooping(on=True, querier=True, other_querier=frozenset()), ["skipped"]),
+        (Snooping(on=False, querier=False, other_querier=frozenset()), ["skipped"]),
+    ],
+)
+def test_a_bridge_of_this_host_says_it_at_once(snooping: Snooping, expected: list[str]) -> None:
+    assert causes(reports.querier(inbound(), given(observed(), snooping=snooping))) == expected
+
+
+# -- who answers
+
+
+def report(version: int, *groups: object) -> Membership:
+    return Membership(THERE, "IGMP", version, "report", tuple(ip_address(str(group)) for group in groups))
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        ([(1.0, False, QUERY)], ["no-report"]),
+        ([(9.0, False, QUERY)], []),  # it may still come
+        ([(1.0, True, QUERY)], []),  # this host does not answer itself
+        (
+            [(1.0, False, QUERY._replace(groups=(ip_address("239.1.1.1"),)))],
+            [],
+        ),  # another group was asked for
+        ([(1.0, False, QUERY), (2.0, True, report(3, GROUP))], []),
+        ([(1.0, False, QUERY), (2.0, False, report(2, GROUP))], []),  # another's report keeps ours back
+        ([(1.0, False, QUERY), (2.0, False, report(3, GROUP))], ["no-report"]),  # in version 3 it does not
+        ([(1.0, False, QUERY), (2.0, True, report(3, "239.1.1.1"))], ["no-report"]),
+    ],
+)
+def test_a_member_answers(messages: list[tuple[float, bool, Membership]], expected: list[str]) -> None:
+    evidence = given(observed(15.0, messages=messages))
+    assert causes(reports.answers(inbound(), evidence)) == expected
+
+
+@pytest.mark.parametrize(
+    ("messages", "joined", "expected"),
+    [
+        ([], False, []),  # nobody asked
+        ([(1.0, False, QUERY)], False, ["skipped"]),  # maybe a switch keeps the reports from us
+        ([(1.0, False, QUERY), (2.0, False, report(3, "239.1.1.1"))], False, ["nobody-joined"]),
+        ([(1.0, False, QUERY), (2.0, False, report(3, "239.1.1.1"))], True, []),  # on this host
+        ([(1.0, False, QUERY), (2.0, False, report(3, "239.1.1.1", GROUP))], False, []),
+    ],
+)
+def test_a_channel_has_receivers(
+    messages: list[tuple[float, bool, Membership]], joined: bool, expected: list[str]
+) -> None:
+    evidence = given(observed(15.0, messages=messages), joined=joined)
+    assert causes(reports.answers(outbound(), evidence)) == expected
+
+
+# -- what came, and what was received
+
+
+def test_nothing_is_said_of_what_may_still_be_on_its_way() -> None:
+    late = observed(flows=flow(3, 30, first=0.95))
+    assert causes(delivery.delivery(inbound(), given(late))) == []
+    early = observed(flows=flow(3, 30))
+    assert causes(delivery.delivery(inbound(), given(early))) == ["firewall-drop"]
+
+
+def test_what_waits_in_the_buffer_was_not_dropped() -> None:
+    any_address = ip_address("0.0.0.0")
+    waits = UdpSocket(GROUP, 9190, any_address, 0, queued=768, uid=0, inode=7, drops=0)
+    assert causes(delivery.delivery(inbound(), given(observed(flows=flow(3, 30), sockets=[waits])))) == []
+
+
+@pytest.mark.parametrize(
+    ("subject", "expected"),
+    [
+        (inbound(20, 2000), []),
+        (inbound(1, 2000), []),  # coalesced differently: the bytes count
+        (inbound(19, 1900), []),  # what was on its way at the edges
+        (inbound(10, 1000), ["firewall-drop"]),
+        (inbound(10, 1000, overflow=10), []),  # that is why
+    ],
+)
+def test_a_part_is_missed_by_its_bytes(subject: Subject, expected: list[str]) -> None:
+    assert causes(delivery.delivery(subject, given(observed(flows=flow(20, 2000))))) == expected
+
+
+def test_what_this_host_sends_itself_is_no_arrival() -> None:
+    sent = observed(flows=flow(20, 2000, outgoing=True))
+    assert causes(delivery.delivery(inbound(), given(sent))) == ["nothing-arrives"]
+
+
+def test_a_channel_that_sends_seldom_is_not_suspected() -> None:
+    assert causes(delivery.departure(outbound(), given(observed()))) == []
+
+
+def test_what_nobody_watched_is_not_looked_at() -> None:
+    for check in (delivery.delivery, reports.querier, reports.answers):
+        assert causes(check(inbound(), given(None))) == ["skipped"]
+    blind = Observation(1.0, blind="needs root")
+    (skipped,) = delivery.delivery(inbound(), given(blind))
+    assert skipped.privileged  # type: ignore[union-attr]

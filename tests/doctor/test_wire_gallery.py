@@ -1,0 +1,427 @@
+"""Faults between the wire and the socket, and on the wire: each shows only to somebody who watches both.
+
+The network is "two wires" of README.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.daemon import MCASTD, RunningDaemon
+from support.faults import both, configured, inbound, ip, news, outbound, undone
+from support.frames import UdpFrames
+from support.gallery import AS_A_SERVICE, GROUP, PORT, Case, Fault, Lab, left_out, show
+from support.inside import inside, listener, sysctl
+from support.packets import checksum
+from support.programs import program
+from support.wait import wait_for
+
+GROUP_MAC, SENDER_MAC = "01005e7f0601", "020000000001"
+THEIR_ADDRESS = "10.6.0.2"
+RARE = "239.255.6.3"  # a group that nobody talks to
+OUT = "239.255.6.9"  # that of channels, see outbound()
+
+
+# -- faults
+
+
+def nft(rules: str) -> Fault:
+    def run(lab: Lab, text: str) -> None:
+        command = lab.here.enter([program("nft", "nftables"), "-f", "-"])
+        subprocess.run(command, input=f"flush ruleset\n{text}\n", check=True, text=True, capture_output=True)
+
+    return undone(lambda lab: run(lab, rules), lambda lab: run(lab, ""))
+
+
+def chain(hook: str, body: str, *, policy: str = "accept", family: str = "inet", device: str = "") -> Fault:
+    on = f'device "{device}" ' if device else ""
+    return nft(
+        f"table {family} t {{\nchain c {{\ntype filter hook {hook} {on}priority 0; policy {policy};\n"
+        f"{body}\n}}\n}}"
+    )
+
+
+@contextlib.contextmanager
+def silent(lab: Lab) -> Iterator[None]:
+    """Nobody talks."""
+    lab.talking.clear()
+    try:
+        yield
+    finally:
+        lab.talking.set()
+
+
+def frames(*frame: bytes, here: bool = False) -> Fault:
+    """Frames made by hand, sent from an end of the first wire every ten milliseconds."""
+
+    @contextlib.contextmanager
+    def fault(lab: Lab) -> Iterator[None]:
+        over, begun = threading.Event(), threading.Event()
+        with contextlib.ExitStack() as stack:
+            with inside(lab.here if here else lab.there):
+                raw = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
+                raw.bind(("eth0" if here else "net0", 0))
+
+            def run() -> None:
+                while not over.wait(0.01):
+                    for one in frame:
+                        raw.send(one)
+                    begun.set()
+
+            thread = threading.Thread(target=run, name="frames")
+            thread.start()
+            try:
+                begun.wait(10)
+                yield
+            finally:
+                over.set()
+                thread.join()
+
+    return fault
+
+
+def ethernet(packet: bytes, *, to: str = GROUP_MAC, vlan: int = 0) -> bytes:
+    tag = struct.pack("!HH", 0x8100, vlan) if vlan else b""
+    return bytes.fromhex(to + SENDER_MAC) + tag + b"\x08\x00" + packet
+
+
+def packet(protocol: int, group: str, body: bytes, *, cut: int = 0, source: str = THEIR_ADDRESS) -> bytes:
+    """An IPv4 packet, of the far end if nothing else is said."""
+    head = struct.pack("!BBHHHBB", 0x45, 0, 20 + len(body), 7, cut, 1, protocol)
+    rest = ip_address(source).packed + ip_address(group).packed
+    return head + checksum(head + rest) + rest + body
+
+
+def datagram(*, udp_checksum: int = 0) -> bytes:
+    return struct.pack("!HHHH", 5000, PORT, 12, udp_checksum) + b"abc\n"
+
+
+def igmp(body: str) -> bytes:
+    raw = bytes.fromhex(body)
+    return raw[:2] + checksum(raw) + raw[4:]
+
+
+def query(source: str) -> bytes:
+    """Of an IGMPv3 querier that wants answers within a tenth of a second (RFC 3376 section 4.1)."""
+    body = igmp("1101 0000 00000000 0201 0000")
+    return ethernet(packet(2, "224.0.0.1", body, source=source), to="01005e000001")
+
+
+ASKED = frames(query(THEIR_ADDRESS))
+ALL_ASKED = both(ASKED, frames(query("10.6.0.1"), here=True))  # so that the far end is asked, too
+HELLO = frames(ethernet(packet(103, "224.0.0.13", b"\x20\0\xdf\xff"), to="01005e00000d"))
+HALF = frames(ethernet(packet(17, GROUP, struct.pack("!HHHH", 5000, PORT, 1008, 0) + bytes(992), cut=0x2000)))
+
+
+@contextlib.contextmanager
+def other_receivers(lab: Lab) -> Iterator[None]:
+    """Two groups are joined over there; the channel's is left by a file that the fault makes."""
+    with (
+        closing(listener(lab.there, 4, 9999, ("net0", RARE))),
+        closing(listener(lab.there, 4, 9999, ("net0", OUT))) as ear,
+    ):
+        lab.ear = ear  # type: ignore[attr-defined]
+        yield
+
+
+def leave(lab: Lab) -> None:
+    lab.ear.close()  # type: ignore[attr-defined]
+
+
+def neighbour(port: int, *, shares: bool) -> Fault:
+    """Another program on this host that has the port, on all addresses."""
+    code = (
+        "import socket, sys\n"
+        "sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        f"sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, {int(shares)})\n"
+        f"sock.bind(('', {port}))\n"
+        "print(flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+
+    @contextlib.contextmanager
+    def fault(lab: Lab) -> Iterator[None]:
+        command = lab.here.enter([sys.executable, "-c", code])
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            yield
+            process.communicate()
+
+    return fault
+
+
+def bridge(options: str) -> Fault:
+    """A bridge of this host, with a wire that leads nowhere."""
+    return ip(
+        f"link add br0 type bridge mcast_query_interval 3000 {options}, link add bp0 type veth peer name bp1,"
+        "link set bp0 master br0 up, link set bp1 up, link set br0 up, addr add 10.7.0.1/24 dev br0",
+        "link del br0, link del bp0",
+    )
+
+
+def rp_filter(mode: int) -> Fault:
+    return undone(
+        lambda lab: sysctl(lab.here, ipv4__conf__eth0__rp_filter=mode),
+        lambda lab: sysctl(lab.here, ipv4__conf__eth0__rp_filter=0),
+    )
+
+
+LONGER = ("--watch", "1s")
+CASES = [
+    Case("firewall-drop", "broken", inbound(), chain("input", f"udp dport {PORT} counter drop")),
+    Case(
+        "firewall-drop", "broken", inbound(), chain("input", f"ip daddr {GROUP} drop"), variant="no-counter"
+    ),
+    Case(
+        "firewall-drop", "broken", inbound(), chain("prerouting", f"ip daddr {GROUP} drop"), variant="early"
+    ),
+    Case("firewall-drop", "broken", inbound(), chain("input", "", policy="drop"), variant="policy"),
+    Case(
+        "firewall-drop",
+        "broken",
+        inbound(),
+        chain("ingress", f"udp dport {PORT} drop", family="netdev", device="eth0"),
+        variant="ingress",
+    ),
+    Case(
+        "firewall-drop",
+        "warning",
+        inbound(),
+        chain("input", f"udp dport {PORT} numgen random mod 2 == 0 drop"),
+        arguments=LONGER,
+        variant="half",
+    ),
+    Case(
+        "firewall-drop",
+        "broken",
+        inbound(f'group = "{RARE}"'),
+        chain("input", f"udp dport {PORT} drop"),
+        arguments=("--probe",),
+        variant="probe",
+    ),
+    Case(
+        "firewall-drop",
+        "broken",
+        outbound(),
+        chain("output", f"ip daddr {OUT} drop"),
+        prepare=news,
+        worker="outbound/news",
+        variant="refused",
+    ),
+    Case(
+        "firewall-drop",
+        "broken",
+        outbound(),
+        chain("egress", f"ip daddr {OUT} drop", family="netdev", device="eth0"),
+        prepare=news,
+        worker="outbound/news",
+        variant="silently",
+    ),
+    Case(
+        "rp-filter",
+        "broken",
+        inbound(),
+        ip(f"route add {THEIR_ADDRESS}/32 dev eth1", f"route del {THEIR_ADDRESS}/32 dev eth1"),
+        prepare=rp_filter(1),
+        variant="strict",
+    ),
+    Case(
+        "rp-filter",
+        "broken",
+        inbound(),
+        ip("route del 10.6.0.0/24 dev eth0", "route add 10.6.0.0/24 dev eth0"),
+        prepare=rp_filter(2),
+        variant="loose",
+    ),
+    Case("wrong-interface", "broken", inbound(), configured(inbound(interface="eth1")), variant="seen"),
+    Case("wrong-port", "warning", inbound(), configured(inbound("port = 9777"))),
+    Case("source-excluded", "warning", inbound(), configured(inbound('sources = ["10.6.0.99"]'))),
+    Case(
+        "vlan-tagged",
+        "broken",
+        inbound(),
+        both(silent, frames(ethernet(packet(17, GROUP, datagram()), vlan=5))),
+    ),
+    Case(
+        "wrong-mac",
+        "broken",
+        inbound(),
+        both(silent, frames(ethernet(packet(17, GROUP, datagram()), to="020000000099"))),
+    ),
+    Case(
+        "bad-checksum",
+        "broken",
+        inbound(),
+        both(silent, frames(ethernet(packet(17, GROUP, datagram(udp_checksum=1))))),
+    ),
+    Case("fragments-lost", "broken", inbound(), both(silent, HALF)),
+    Case(
+        "port-taken",
+        "broken",
+        inbound(),
+        both(neighbour(9195, shares=False), configured(inbound("port = 9195"))),
+    ),
+    Case("cross-talk", "hint", inbound(), neighbour(PORT, shares=True)),
+    Case(
+        "no-report",
+        "broken",
+        inbound(),
+        chain("output", "ip protocol igmp drop"),
+        prepare=ASKED,
+        arguments=LONGER,
+    ),
+    Case(
+        "nobody-joined",
+        "warning",
+        outbound(),
+        undone(leave),
+        prepare=both(news, other_receivers, ALL_ASKED),
+        worker="outbound/news",
+        arguments=LONGER,
+    ),
+    Case(
+        "no-querier",
+        "warning",
+        inbound(f'group = "{RARE}"', interface="br0"),
+        ip("link set br0 type bridge mcast_querier 0"),
+        prepare=bridge("mcast_snooping 1 mcast_querier 1"),
+    ),
+    Case("ttl-one", "hint", outbound(), HELLO, prepare=news, worker="outbound/news", variant="pim"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_cause_is_named_first_and_nothing_without_it(
+    case: Case, lab: Callable[[str], Lab], tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    show(case, lab(case.lab), tmp_path, record_property)
+
+
+# -- what is more than the name
+
+
+@contextlib.contextmanager
+def running(wires: Lab, directory: Path, config: str, *faults: Fault) -> Iterator[None]:
+    wires.directory = directory
+    enter = wires.here.enter([*AS_A_SERVICE])
+    with contextlib.ExitStack() as stack:
+        wires.daemon = stack.enter_context(RunningDaemon(directory, wires.text(config), enter=enter))
+        for fault in faults:
+            stack.enter_context(fault(wires))
+        yield
+
+
+def first_finding(wires: Lab, *arguments: str) -> dict[str, Any]:
+    _, report = wires.doctor(*arguments)
+    assert left_out(report) == []
+    finding: dict[str, Any] = report["findings"][0]
+    return finding
+
+
+def test_the_rule_is_named_in_its_own_words_and_what_its_counter_did(
+    lab: Callable[[str], Lab], tmp_path: Path
+) -> None:
+    wires = lab("two wires")
+    rules = f'iifname "eth1" drop\nudp dport 9999 counter drop\nudp dport {PORT} counter drop'
+    with running(wires, tmp_path, inbound(), chain("input", rules)):
+        found = first_finding(wires)
+        wires.here.start(*found["fix"].split()).wait(10)  # it does mend it
+        assert wires.doctor()[1]["findings"] == []
+    lines = found["evidence"]
+    assert found["cause"] == "firewall-drop"
+    assert f"from {THEIR_ADDRESS} to {GROUP} port {PORT} on eth0 (AF_PACKET)" in lines[0]
+    assert "the socket received 0" in lines[0]
+    (rule,) = [line for line in lines if "chain inet t c" in line]
+    assert rule.startswith(f"drops such datagrams: udp dport {PORT} counter packets ")
+    assert "its counter grew by " in rule
+
+
+def test_who_has_the_port_is_named_with_its_pid(lab: Callable[[str], Lab], tmp_path: Path) -> None:
+    wires = lab("two wires")
+    with running(
+        wires, tmp_path, inbound(), neighbour(9195, shares=False), configured(inbound("port = 9195"))
+    ):
+        found = first_finding(wires)
+    assert found["cause"] == "port-taken"
+    assert re.search(r"0\.0\.0\.0 port 9195: python\S* \(pid \d+\)", found["evidence"][1])
+
+
+def test_a_probe_arrives_in_the_outputs_and_never_leaves_the_host(
+    lab: Callable[[str], Lab], tmp_path: Path
+) -> None:
+    wires = lab("two wires")
+    with (
+        running(wires, tmp_path, inbound(f'group = "{RARE}"')),
+        UdpFrames(wires.there, "net0", RARE) as far,
+    ):
+        status, report = wires.doctor()  # without being told to, it sends nothing
+        received = wires.daemon.worker("inbound/news")["status"]["counters"]["received"]
+        assert (status, report["findings"], received) == (0, [], 0)
+        status, report = wires.doctor("--probe")
+        assert (status, report["findings"]) == (0, [])
+        log = tmp_path / "news.log"
+        wait_for(lambda: log.read_text().startswith("mcastd probe: "))
+        assert far.all() == []
+
+
+def test_silence_on_the_wire_is_told_beside_what_is_not_well(
+    lab: Callable[[str], Lab], tmp_path: Path
+) -> None:
+    wires = lab("two wires")
+    with running(wires, tmp_path, inbound('expect_every = "100ms"'), silent):
+        wait_for(lambda: wires.daemon.worker("inbound/news")["status"]["stale"])
+        _, report = wires.doctor()
+    causes = [one["cause"] for one in report["findings"] if one["worker"]]
+    assert causes[0] == "stale"
+    assert "nothing-arrives" in causes
+
+
+def test_without_a_daemon_the_wire_is_compared_too(lab: Callable[[str], Lab], tmp_path: Path) -> None:
+    wires = lab("two wires")
+    wires.directory = tmp_path
+    config = tmp_path / "mcastd.toml"
+    config.write_text(wires.text(inbound()))
+
+    def doctor() -> list[str]:
+        command = wires.here.enter([*MCASTD, "doctor", "--config", str(config), "--json", "--watch", "0.5s"])
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        return [one["cause"] for one in json.loads(answer.stdout)["findings"]]
+
+    assert doctor() == []
+    with chain("input", f"udp dport {PORT} drop")(wires):
+        assert doctor()[0] == "firewall-drop"
+
+
+def test_a_busy_reader_is_not_taken_for_a_firewall(lab: Callable[[str], Lab], tmp_path: Path) -> None:
+    """A subscription that waits for its pipe's reader: datagrams stay in the socket's buffer."""
+    wires = lab("two wires")
+    pipe = f'{{ kind = "fifo", path = "{tmp_path}/pipe", when_full = "block", queue = "4KiB" }}'
+    with (
+        running(wires, tmp_path, inbound(f"output = {pipe}", 'receive_buffer = "16KiB"')),
+        subprocess.Popen(["sh", "-c", f"exec sleep 60 <{tmp_path}/pipe"]) as stuck,
+    ):
+
+        def overflow() -> int:
+            return int(wires.daemon.worker("inbound/news")["status"]["counters"]["overflow"])
+
+        try:
+            wires.talker.send(10_000)
+            wait_for(overflow, timeout=20)
+            _, report = wires.doctor()
+        finally:
+            stuck.kill()
+    assert "firewall-drop" not in json.dumps(report["findings"])

@@ -1,0 +1,161 @@
+"""The doctor's gallery: a network, a daemon, a fault made for real, and what the doctor must say of it.
+
+To add a case, write a Case: a configuration that is well, and a context manager that makes the fault. To add
+a network, write a Lab and name it in LABS; draw it in tests/doctor/README.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from support.daemon import MCASTCTL, RunningDaemon
+from support.host import Host, connect
+from support.inside import sysctl
+from support.peer import Talker
+
+GROUP, PORT = "239.255.6.1", 9190
+WATCH = "0.3s"
+AS_A_SERVICE = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")  # root of its files, with no privilege
+
+
+class Lab:
+    """Two wires: ``here`` (mcastd) has eth0 and eth1, ``there`` their far ends, and talks on the first."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.here = stack.enter_context(Host())
+        self.there = stack.enter_context(Host())
+        for host in (self.here, self.there):  # an address that comes later would have mcastd look, and heal
+            sysctl(host, ipv6__conf__default__addr_gen_mode=1)
+        for number in (0, 1):
+            self.plug(number)
+        self.talking = threading.Event()
+        self.talking.set()
+        talker = stack.enter_context(Talker(self.there, "net0", GROUP, PORT, source="10.6.0.2"))
+        self.talker = talker
+        over = threading.Event()
+        thread = threading.Thread(target=self._talk, args=(over,), name="talk")
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(over.set)
+        self.daemon: RunningDaemon
+        self.directory: Path
+
+    def plug(self, number: int) -> None:
+        connect(self.here, f"eth{number}", self.there, f"net{number}")
+        for host, name, last in ((self.here, f"eth{number}", 1), (self.there, f"net{number}", 2)):
+            host.ip(f"addr add 10.6.{number}.{last}/24 dev {name}")
+            host.ip(f"addr add fe80::{last}/64 dev {name} nodad")
+
+    def _talk(self, over: threading.Event) -> None:
+        while not over.wait(0.02):
+            if self.talking.is_set():
+                with contextlib.suppress(OSError):  # a fault may have taken the way from it
+                    self.talker.send()
+
+    # -- what cases do
+
+    def text(self, config: str) -> str:
+        return config.replace("DIR", str(self.directory))
+
+    def reload(self, config: str) -> None:
+        self.daemon.write(self.text(config))
+        answer = self.daemon.ctl("reload")
+        assert answer.returncode == 0, answer.stderr
+
+    def doctor(self, *arguments: str, enter: Sequence[str] = ()) -> tuple[int, dict[str, Any]]:
+        """What ``mcastctl doctor --json`` says, run by root of the network: exit status and report.
+
+        ``enter`` goes in front of the command.
+        """
+        command = [*MCASTCTL, "--socket", str(self.daemon.socket), "doctor", "--json", "--watch", WATCH]
+        answer = subprocess.run(
+            self.here.enter([*enter, *command, *arguments]),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert answer.stdout, answer.stderr
+        return answer.returncode, json.loads(answer.stdout)
+
+
+LABS: dict[str, Callable[[ExitStack], Lab]] = {"two wires": Lab}
+
+Fault = Callable[[Lab], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One fault. ``config`` is well without it; DIR stands for the test's directory."""
+
+    cause: str
+    severity: str
+    config: str
+    fault: Fault
+    worker: str = "inbound/news"
+    prepare: Fault | None = None  # before the daemon starts
+    wrap: Sequence[str] = ()  # a command in front of the daemon's
+    arguments: Sequence[str] = ()  # for the doctor
+    lab: str = "two wires"
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.cause}-{self.variant}" if self.variant else self.cause
+
+
+EXIT = {"broken": 2, "warning": 1, "hint": 0}
+
+
+def show(case: Case, lab: Lab, directory: Path, record: Callable[[str, object], None]) -> None:
+    """Show that the doctor finds nothing in the healthy twin, and then names the fault first."""
+    lab.directory = directory
+    with ExitStack() as stack:
+        if case.prepare is not None:
+            stack.enter_context(case.prepare(lab))
+        enter = lab.here.enter([lab.text(word) for word in (*case.wrap, *AS_A_SERVICE)])
+        lab.daemon = stack.enter_context(RunningDaemon(directory, lab.text(case.config), enter=enter))
+        status, healthy = lab.doctor(*case.arguments)
+        record("false alarms", len(healthy["findings"]))
+        alarm = f"false alarm: {healthy}"
+        assert (healthy["findings"], left_out(healthy), status) == ([], [], 0), alarm
+        with case.fault(lab):
+            record("made", case.name)
+            status, report = lab.doctor(*case.arguments)
+        of_worker = [one for one in report["findings"] if one["worker"] == case.worker]
+        assert of_worker, report
+        first = of_worker[0]
+        assert (first["cause"], first["severity"]) == (case.cause, case.severity), of_worker
+        worst = max(EXIT[one["severity"]] for one in report["findings"])
+        assert status == worst, report["findings"]
+        assert first["what"]
+        assert first["evidence"]
+        assert first["fix"]
+        assert left_out(report) == []
+        record("named", case.name)
+
+
+def left_out(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was not looked at, but for the querier: that none is there takes a watch of minutes."""
+    return [one for one in report["skipped"] if one["check"] != "querier"]
+
+
+def labs() -> Iterator[Callable[[str], Lab]]:
+    """Makes each lab when it is first asked for; all end with the caller."""
+    made: dict[str, Lab] = {}
+    with ExitStack() as stack:
+
+        def lab(name: str) -> Lab:
+            if name not in made:
+                made[name] = LABS[name](stack)
+            return made[name]
+
+        yield lab
