@@ -12,7 +12,11 @@ import os
 import subprocess
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("mcastd", deadline=None)  # no test depends on how fast a machine is
+hypothesis.settings.load_profile("mcastd")
 
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
