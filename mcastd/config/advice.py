@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 from mcastd.config.explain import Complaint
 from mcastd.config.model import ETHERNET_PAYLOAD, Config, InboundSubscription, OutboundChannel
-from mcastd.config.types import Address, format_duration, format_rate, format_size
+from mcastd.config.types import Address, format_duration, format_rate, format_size, stays_on_link
 
 SITE = 32  # TTL with which a datagram left the site in the MBone; 64 the region, 128 the continent (mrouted)
 UNRESTRICTED = 128  # TTL from which no such threshold was meant to hold
@@ -45,7 +45,12 @@ def _leaves(channel: OutboundChannel) -> bool:
 
 def _reach(channel: OutboundChannel) -> Advice:
     ttl, group = channel.ttl, channel.group
-    if ttl >= UNRESTRICTED or (ttl > SITE and not _is_bounded(group)):
+    if ttl > 1 and stays_on_link(group):
+        yield (
+            "ttl",
+            f"{ttl} reaches no further than 1: no router forwards {group}; take a group that is routed",
+        )
+    elif ttl >= UNRESTRICTED or (ttl > SITE and not _is_bounded(group)):
         yield (
             "ttl",
             f"{ttl} is far beyond any site: what a loop or a router without a boundary lets out goes as far;"

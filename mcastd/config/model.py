@@ -51,7 +51,6 @@ from mcastd.config.types import (
     WorkerName,
     interface_address,
     show,
-    stays_on_link,
 )
 
 DEFAULT_INTERVAL = 2.0  # seconds
@@ -135,16 +134,6 @@ class OutboundChannel(Model):
     )
     loop: Switch = Field(True, description="Whether receivers on this host get the datagrams too.")
     dscp: Dscp = Field(0, description='The DiffServ code point, by name like "CS5" or number from 0 to 63.')
-
-    @field_validator("ttl")
-    @classmethod
-    def _ttl_has_effect(cls, ttl: int, info: ValidationInfo) -> int:
-        group: Address | None = info.data.get("group")
-        if group is not None and ttl > 1 and stays_on_link(group):
-            raise ValueError(
-                f"must be 0 or 1, not {ttl}: {group} is link-local, no router forwards it whatever the TTL"
-            )
-        return ttl
 
     @field_validator("interval")
     @classmethod

@@ -46,6 +46,7 @@ CAUSES: tuple[Cause, ...] = (
     # out
     _cause("ttl-zero"),
     _cause("ttl-one"),
+    _cause("ttl-link-local"),
     _cause("loop-off", "stale"),
     _cause("two-senders"),
     # the port

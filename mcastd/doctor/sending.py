@@ -17,7 +17,7 @@ RTF_UP, RTF_GATEWAY = 0x1, 0x2  # linux/route.h
 
 
 def ttl(subject: Subject, evidence: Evidence) -> Iterator[Said]:
-    """How far datagrams go. More than 1 for a link-local group is refused by the configuration already."""
+    """How far datagrams go, and whether the TTL can make them go further."""
     settings = subject.settings
     ways = evidence.ways(subject)
     if not isinstance(settings, OutboundChannel) or not ways or ways[0].loopback:
@@ -29,6 +29,19 @@ def ttl(subject: Subject, evidence: Evidence) -> Iterator[Said]:
             "its datagrams do not leave this host, and nothing here receives them",
             (f"ttl = 0 ({subject.table})", f"interface {ways[0].name} (no loopback)"),
             f"ttl = 1 in {subject.table}; n to cross n - 1 routers",
+        )
+    elif settings.ttl > 1 and stays_on_link(settings.group):
+        yield Finding(
+            "ttl-link-local",
+            Severity.WARNING,
+            f"its datagrams stay on the link of {ways[0].name}: no router forwards {settings.group}",
+            (
+                f"ttl = {settings.ttl} ({subject.table})",
+                f"{settings.group} is link-local (RFC 5771, RFC 4291)",
+            ),
+            f'group = "239.255.1.2", or another that is routed, in {subject.table}'
+            if settings.group.version == 4
+            else f'group = "ff15::1:2", or another that is routed, in {subject.table}',
         )
     elif settings.ttl == 1 and not stays_on_link(settings.group) and (router := _router(ways[0], evidence)):
         yield Finding(

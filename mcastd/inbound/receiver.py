@@ -229,7 +229,7 @@ class Subscription:
                 if link is None:
                     self._told = Told(self._overflow_before)
                 else:
-                    load = link.load()
+                    load = link.glance()
                     overflow = self._overflow_before + load.overflow
                     self._told = Told(overflow, load.buffer, link.standing())
             finally:

@@ -48,6 +48,14 @@ SK_MEMINFO_RMEM_ALLOC = 0
 SK_MEMINFO_RCVBUF = 1
 SK_MEMINFO_DROPS = 8
 
+# sock_diag(7)
+INET_DIAG_SKMEMINFO = 7
+NETLINK_SOCK_DIAG = 4
+SOCK_DIAG_BY_FAMILY = 20
+
+inet_diag_req_v2 = struct.Struct("=BBBBI48s")  # sdiag_family, protocol, ext, pad, states, id
+inet_diag_msg = struct.Struct("=68xI")  # what comes before it, idiag_inode
+
 # rtnetlink(7)
 IFA_ADDRESS = 1
 IFA_FLAGS = 8

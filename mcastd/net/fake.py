@@ -82,6 +82,9 @@ class FakeReceiver:
     def load(self) -> Load:
         return Load(self.dropped_by_kernel, self.filled, 4 << 20)
 
+    def glance(self) -> Load:
+        return self.load()
+
     def standing(self) -> Standing:
         return Standing(("fake0",), 1)
 

@@ -151,18 +151,18 @@ def look() -> Host:
     """Ask the kernel. Raises LinkError if it does not answer."""
     asked = clock.monotonic()
     addresses: dict[int, list[Address]] = {}
-    for body in _request(_abi.RTM_GETADDR, _abi.ifaddrmsg.pack(0, 0, 0, 0, 0), dump=_abi.RTM_NEWADDR):
+    for body in request(_abi.RTM_GETADDR, _abi.ifaddrmsg.pack(0, 0, 0, 0, 0), dump=True):
         _family, _prefix, flags, _scope, ifindex = _abi.ifaddrmsg.unpack_from(body)
-        attributes = _attributes(body, _abi.ifaddrmsg.size)
+        attributes = attributes_of(body, _abi.ifaddrmsg.size)
         flags = int.from_bytes(attributes.get(_abi.IFA_FLAGS, bytes([flags])), sys.byteorder)
         packed = attributes.get(_abi.IFA_LOCAL) or attributes.get(_abi.IFA_ADDRESS)
         if packed and not flags & _abi.IFA_F_TENTATIVE:
             addresses.setdefault(ifindex, []).append(ipaddress.ip_address(packed))
     interfaces: dict[int, Interface] = {}
-    for body in _request(_abi.RTM_GETLINK, _abi.ifinfomsg.pack(0, 0, 0, 0, 0), dump=_abi.RTM_NEWLINK):
+    for body in request(_abi.RTM_GETLINK, _abi.ifinfomsg.pack(0, 0, 0, 0, 0), dump=True):
         _family, _type, ifindex, flags, _change = _abi.ifinfomsg.unpack_from(body)
-        attributes = _attributes(body, _abi.ifinfomsg.size)
-        info = _attributes(attributes.get(_abi.IFLA_LINKINFO, b""), 0)
+        attributes = attributes_of(body, _abi.ifinfomsg.size)
+        info = attributes_of(attributes.get(_abi.IFLA_LINKINFO, b""), 0)
         interfaces[ifindex] = Interface(
             index=ifindex,
             name=_text(attributes[_abi.IFLA_IFNAME]),
@@ -180,8 +180,8 @@ def _snooping(info: dict[int, bytes]) -> Snooping | None:
     """Of the attributes of IFLA_LINKINFO; None if it is no bridge."""
     if _text(info.get(_abi.IFLA_INFO_KIND, b"")) != "bridge":
         return None
-    bridge = _attributes(info.get(_abi.IFLA_INFO_DATA, b""), 0)
-    state = _attributes(bridge.get(_abi.IFLA_BR_MCAST_QUERIER_STATE, b""), 0)
+    bridge = attributes_of(info.get(_abi.IFLA_INFO_DATA, b""), 0)
+    state = attributes_of(bridge.get(_abi.IFLA_BR_MCAST_QUERIER_STATE, b""), 0)
     timers = {4: _abi.BRIDGE_QUERIER_IP_OTHER_TIMER, 6: _abi.BRIDGE_QUERIER_IPV6_OTHER_TIMER}
     return Snooping(
         on=any(bridge.get(_abi.IFLA_BR_MCAST_SNOOPING, b"")),
@@ -227,22 +227,24 @@ def route_to(destination: Address) -> Route | None:
     family = _abi.family_of(destination)
     header = _abi.rtmsg.pack(family, destination.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
     try:
-        body = next(_request(_abi.RTM_GETROUTE, header + attribute + destination.packed))
+        body = next(request(_abi.RTM_GETROUTE, header + attribute + destination.packed))
     except LinkError as error:
         if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL):
             return None
         raise
-    attributes = _attributes(body, _abi.rtmsg.size)
+    attributes = attributes_of(body, _abi.rtmsg.size)
     source = attributes.get(_abi.RTA_PREFSRC)
     ifindex = int.from_bytes(attributes.get(_abi.RTA_OIF, b""), sys.byteorder)
     return Route(ifindex, ipaddress.ip_address(source) if source else None) if ifindex else None
 
 
-def _request(kind: int, header: bytes, dump: int = 0) -> Iterator[bytes]:
-    """Send one rtnetlink request; yield the bodies of the answers (all of a dump's, of type ``dump``)."""
+def request(
+    kind: int, header: bytes, *, dump: bool = False, protocol: int = _abi.NETLINK_ROUTE
+) -> Iterator[bytes]:
+    """Send a netlink request; yield the bodies of the answers: one, or all of a dump's. Raises LinkError."""
     flags = _abi.NLM_F_REQUEST | (_abi.NLM_F_DUMP if dump else 0)
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _abi.NETLINK_ROUTE) as netlink:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as netlink:
             netlink.settimeout(5)
             size = _abi.nlmsghdr.size + len(header)
             netlink.sendto(_abi.nlmsghdr.pack(size, kind, flags, 1, 0) + header, (0, 0))
@@ -258,18 +260,20 @@ def _request(kind: int, header: bytes, dump: int = 0) -> Iterator[bytes]:
                         return
     except OSError as error:
         raise LinkError(
-            "cannot ask the kernel (rtnetlink)", reason_of(error), errno=error.errno or 0
+            "cannot ask the kernel (netlink)", reason_of(error), errno=error.errno or 0
         ) from error
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    while len(data) >= _abi.nlmsghdr.size:
-        length, kind, _flags, _seq, _pid = _abi.nlmsghdr.unpack_from(data)
-        yield kind, data[_abi.nlmsghdr.size : length]
-        data = data[(length + 3) & ~3 :]
+    offset = 0
+    while offset + _abi.nlmsghdr.size <= len(data):
+        length, kind, _flags, _seq, _pid = _abi.nlmsghdr.unpack_from(data, offset)
+        yield kind, data[offset + _abi.nlmsghdr.size : offset + length]
+        offset += (length + 3) & ~3
 
 
-def _attributes(body: bytes, offset: int) -> dict[int, bytes]:
+def attributes_of(body: bytes, offset: int) -> dict[int, bytes]:
+    """The netlink attributes of a message, by type, from ``offset`` bytes on."""
     found: dict[int, bytes] = {}
     while offset + _abi.rtattr.size <= len(body):
         length, kind = _abi.rtattr.unpack_from(body, offset)

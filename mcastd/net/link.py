@@ -152,6 +152,9 @@ class Receiver(Protocol):
     def load(self) -> Load:
         """What was lost in this receiver's buffers, and how full they are: now, and exact."""
 
+    def glance(self) -> Load:
+        """What was lost, up to a second ago: cheaper than :meth:`load` where many are looked at."""
+
     def standing(self) -> Standing:
         """Where it is a member; asks nobody. Called from other threads."""
 

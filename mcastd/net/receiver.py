@@ -174,6 +174,12 @@ class SocketReceiver:
         filled = max((load.filled for load in loads), default=0.0)
         return Load(overflow, filled, min((load.buffer for load in loads), default=0))
 
+    def glance(self) -> Load:
+        with self._closing:
+            glances = [sock.glance() for sock in (*self._sockets.values(), *self._leaving)]
+            overflow = self._overflow_before + sum(load.overflow for load in glances)
+        return Load(overflow, 0.0, min((load.buffer for load in glances), default=0))
+
     def standing(self) -> Standing:
         if (only := self._only) is not None and not self._refused:
             return Standing((only.interface.name,) if only.membership.joined else (), 1)

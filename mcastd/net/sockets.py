@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from mcastd.net import _abi
 from mcastd.net._abi import Address
 from mcastd.net.batch import Arena
 from mcastd.net.burst import Burst
+from mcastd.net.drops import drops
 from mcastd.net.interfaces import Host, Interface, as_address, look, route_to
 from mcastd.net.link import Batch, Load, Payloads, SourceFilter
 from mcastd.net.membership import Membership, Memberships
@@ -85,6 +87,8 @@ class ReceivingSocket:
                 what = f"cannot receive {group} port {port} on {interface.name}"
                 raise refused(error, what, group, interface.name) from error
             undo.pop_all()
+        self._inode = os.fstat(self._sock.fileno()).st_ino
+        self._buffer = self.load().buffer  # it stays as it is
 
     def _prepare(self, receive_buffer: int) -> None:
         sock = self._sock
@@ -143,6 +147,11 @@ class ReceivingSocket:
         buffer = have[_abi.SK_MEMINFO_RCVBUF] // 2
         self._load = Load(have[_abi.SK_MEMINFO_DROPS], filled, buffer)
         return self._load
+
+    def glance(self) -> Load:
+        """As :meth:`load`, from what was read for all sockets together not long ago; its ``filled`` is 0."""
+        overflow = drops.of(self._inode)
+        return self.load() if overflow is None else Load(overflow, 0.0, self._buffer)
 
     def close(self) -> None:
         self.load()

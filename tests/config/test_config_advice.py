@@ -47,6 +47,7 @@ def advised(outbound: dict[str, object] | None = None, inbound: dict[str, object
         ({"group": "234.192.0.2"}, set()),
         ({"group": "ff3e:30:2001:db8::1"}, set()),  # of the owner of a prefix
         ({"group": "224.0.0.251"}, {"group"}),
+        ({"group": "ff12::1:2:3", "ttl": 255}, {"ttl"}),
         ({"group": "ff02::fb"}, {"group"}),
         ({"group": "ff12::fb"}, set()),
         ({"group": "ff05::1:3"}, {"group"}),

@@ -135,6 +135,7 @@ ROUTES = {
         (sending.ttl, outbound(), Given(eth(), text=ROUTES), [("ttl-one", "hint")]),
         (sending.ttl, outbound(ttl=2), Given(eth(), text=ROUTES), []),
         (sending.ttl, outbound(group="224.0.0.251"), Given(eth(), text=ROUTES), []),
+        (sending.ttl, outbound(group="224.0.0.251", ttl=2), Given(eth()), [("ttl-link-local", "warning")]),
         (sending.ttl, outbound(interface="lo", ttl=0), Given(), []),
         (sending.ttl, outbound(ttl=0), Given(eth()), [("ttl-zero", "warning")]),
         (sending.ttl, outbound(ttl=0), Given(eth(), subjects=[inbound()]), []),

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from support.daemon import RunningDaemon
-from support.faults import SAME, both, configured, inbound, ip, news, outbound, undone
+from support.faults import LINK_LOCAL, SAME, both, configured, inbound, ip, news, outbound, undone
 from support.gallery import AS_A_SERVICE, GROUP, PORT, Case, Fault, Lab, show
 from support.inside import inside, sysctl
 from support.stolen import sockets
@@ -233,6 +233,14 @@ CASES = [
         "hint",
         outbound(),
         ip("route add 10.60.0.0/16 via 10.6.0.2", "route del 10.60.0.0/16"),
+        prepare=news,
+        worker="outbound/news",
+    ),
+    Case(
+        "ttl-link-local",
+        "warning",
+        outbound(LINK_LOCAL),
+        configured(outbound(LINK_LOCAL, "ttl = 2")),
         prepare=news,
         worker="outbound/news",
     ),

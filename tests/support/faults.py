@@ -26,6 +26,7 @@ def outbound(*lines: str, name: str = "news", interface: str | None = "eth0") ->
     return f"[outbound.{name}]\n" + "".join(f"{key} = {value}\n" for key, value in settings.items())
 
 
+LINK_LOCAL = 'group = "224.0.0.77"'
 SAME = f'group = "{GROUP}"'  # a channel to the group that is received
 
 

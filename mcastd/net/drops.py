@@ -1,0 +1,57 @@
+"""What the kernel has dropped at each UDP socket of this host, for all of them together: sock_diag(7).
+
+getsockopt(SO_MEMINFO) is exact, and lets go of the interpreter's lock each time: for hundreds of sockets,
+beside threads that receive, taking that again costs more than the answers.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+from mcastd import clock
+from mcastd.clock import Clock
+from mcastd.errors import LinkError
+from mcastd.net import _abi
+from mcastd.net.interfaces import attributes_of, request
+
+FRESH = 0.9  # seconds for which an answer serves: who looks every second sees each second's
+ALL_STATES = 0xFFFFFFFF
+
+
+class Drops:
+    """The kernel's answer, asked for anew when somebody looks and it is not fresh. For any thread."""
+
+    def __init__(self, now: Clock = clock.monotonic) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._asked_at = float("-inf")  # monotonic seconds
+        self._by_inode: dict[int, int] = {}
+
+    def of(self, inode: int) -> int | None:
+        """How many packets a socket had lost, up to a second ago. None: the kernel did not say."""
+        if self._now() - self._asked_at >= FRESH:
+            with self._lock:
+                if self._now() - self._asked_at >= FRESH:
+                    self._by_inode = by_inode()
+                    self._asked_at = self._now()
+        return self._by_inode.get(inode)
+
+
+def by_inode() -> dict[int, int]:
+    """Of all UDP sockets; nothing if the kernel has no sock_diag for UDP."""
+    found: dict[int, int] = {}
+    memory = 1 << (_abi.INET_DIAG_SKMEMINFO - 1)
+    for family in (socket.AF_INET, socket.AF_INET6):
+        header = _abi.inet_diag_req_v2.pack(family, socket.IPPROTO_UDP, memory, 0, ALL_STATES, b"")
+        try:
+            for body in request(_abi.SOCK_DIAG_BY_FAMILY, header, dump=True, protocol=_abi.NETLINK_SOCK_DIAG):
+                (inode,) = _abi.inet_diag_msg.unpack_from(body)
+                if meminfo := attributes_of(body, _abi.inet_diag_msg.size).get(_abi.INET_DIAG_SKMEMINFO):
+                    found[inode] = _abi.sk_meminfo.unpack_from(meminfo)[_abi.SK_MEMINFO_DROPS]
+        except LinkError:
+            continue
+    return found
+
+
+drops = Drops()
