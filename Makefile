@@ -18,7 +18,7 @@ types: $(VENV)/installed-dev
 	$(BIN)/mypy mcastd
 
 unit: $(VENV)/installed-dev system-packages
-	$(BIN)/pytest --ignore=tests/system
+	$(BIN)/pytest --numprocesses=3 --ignore=tests/system
 	$(BIN)/pytest --numprocesses=2 tests/system
 
 # Packages, each built in a clean root of its own, into dist/.
