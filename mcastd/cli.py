@@ -11,6 +11,7 @@ import click
 from mcastd import __version__
 from mcastd.console import findings
 from mcastd.console.options import json_option, probe_option, watch_option
+from mcastd.console.text import plural
 from mcastd.errors import ConfigError, McastdError
 
 EX_CONFIG = 78  # sysexits.h: something is wrong in the configuration; systemd does not restart for it
@@ -88,7 +89,7 @@ def check(path: Path, dump: bool, strict: bool) -> None:
         click.echo(config.dump(loaded), nl=False)
     else:
         counts = f"{len(loaded.outbound)} outbound, {len(loaded.inbound)} inbound"
-        unwise = f", {len(warnings)} warning{'s' * (len(warnings) > 1)}" if warnings else ""
+        unwise = f", {plural(len(warnings), 'warning')}" if warnings else ""
         click.echo(f"{path}: good ({counts}){unwise}")
     if warnings and strict:
         sys.exit(EX_CONFIG)

@@ -22,7 +22,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
     "outbound": LEAVES | {"worker", "config", "net"},
     "inbound": LEAVES | {"worker", "config", "net"},
     "supervisor": LEAVES | {"worker", "config"},
-    "doctor": LEAVES | {"config", "net"},
+    "doctor": LEAVES | {"config", "net", "inbound"},
     "process": LEAVES,
     "build": LEAVES | {"worker", "config", "net", "outbound", "inbound"},
     "daemon": LEAVES

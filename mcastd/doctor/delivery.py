@@ -59,13 +59,19 @@ class Missing:
         return Finding(cause, self.severity, what, (self.evidence, *evidence), fix)
 
 
-def unwatched(check: str, evidence: Evidence) -> Skipped | None:
-    """Why the wire was not seen; None if it was."""
+def watched(check: str, evidence: Evidence) -> Observation | Skipped:
+    """What was seen on the wire, or why nothing was."""
     if evidence.observation is None:
         return Skipped(check, "nothing was watched: --watch 10s")
     if evidence.observation.traffic is None:
         return Skipped(check, evidence.observation.blind, privileged=True)
-    return None
+    return evidence.observation
+
+
+def unwatched(check: str, evidence: Evidence) -> Skipped | None:
+    """Why the wire was not seen; None if it was."""
+    seen = watched(check, evidence)
+    return seen if isinstance(seen, Skipped) else None
 
 
 def delivery(subject: Subject, evidence: Evidence) -> Iterator[Said]:

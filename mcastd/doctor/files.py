@@ -14,16 +14,9 @@ from mcastd.config import FifoOutput, FileOutput, OutboundChannel
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity
 from mcastd.doctor.subject import Subject
+from mcastd.inbound.sinks.account import EXPECTED
+from mcastd.inbound.sinks.paths import KINDS
 
-KINDS = {
-    stat.S_IFREG: "a regular file",
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFDIR: "a directory",
-    stat.S_IFCHR: "a character device",
-    stat.S_IFBLK: "a block device",
-    stat.S_IFSOCK: "a socket",
-}
-NO_READER = ("no-reader", "reader-gone")  # reasons of the FIFO sink
 UNIT = "systemctl edit mcastd"
 
 
@@ -180,10 +173,10 @@ def _room(output: FileOutput | FifoOutput, said: str) -> Iterator[Finding]:
 
 def _reader(path: Path, said: str, state: Mapping[str, Any], earlier: Mapping[str, Any]) -> Iterator[Finding]:
     """What the worker met. To open the pipe ourselves would wake a reader that waits, and then end it."""
-    if state.get("reason") not in NO_READER:
+    if state.get("reason") not in EXPECTED:
         return
     now, before = (one.get("counters", {}).get("dropped", {}) for one in (state, earlier))
-    lost = sum(now.get(reason, 0) - before.get(reason, 0) for reason in NO_READER) if earlier else 0
+    lost = sum(now.get(reason, 0) - before.get(reason, 0) for reason in EXPECTED) if earlier else 0
     yield Finding(
         "fifo-no-reader",
         Severity.WARNING if lost else Severity.HINT,

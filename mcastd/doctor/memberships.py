@@ -10,6 +10,7 @@ from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Skipped
 from mcastd.doctor.subject import Subject
 from mcastd.net.interfaces import Interface
+from mcastd.net.tables import parse_igmp
 
 
 def membership(subject: Subject, evidence: Evidence) -> Iterator[Said]:
@@ -87,11 +88,8 @@ def _forced(way: Interface, version: int, evidence: Evidence) -> tuple[int, list
 
 def _querier_version(way: Interface, evidence: Evidence) -> int | None:
     """What /proc/net/igmp says of an interface: the version that the last query made it speak."""
-    for line in (evidence.read("/proc/self/net/igmp") or "").splitlines()[1:]:
-        words = line.split()
-        if line[:1].isdigit() and int(words[0]) == way.index and words[-1].startswith("V"):
-            return int(words[-1][1:])
-    return None
+    interfaces, _ = parse_igmp((evidence.read("/proc/self/net/igmp") or "").splitlines())
+    return next((found.version for found in interfaces if found.ifindex == way.index), None)
 
 
 def receive_buffer(subject: Subject, evidence: Evidence) -> Iterator[Said]:

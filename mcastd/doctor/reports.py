@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from mcastd.config import InboundSubscription, OutboundChannel
 from mcastd.config.types import Address, stays_on_link
-from mcastd.doctor.delivery import unwatched
+from mcastd.doctor.delivery import watched
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Skipped
 from mcastd.doctor.subject import Subject
@@ -28,21 +28,21 @@ def querier(subject: Subject, evidence: Evidence) -> Iterator[Said]:
     if not isinstance(settings, InboundSubscription) or stays_on_link(settings.group):
         return
     ways = [way for way in evidence.ways(subject) if way.carrier and not way.loopback]
-    skipped = unwatched("querier", evidence)
-    if skipped or evidence.observation is None:
-        if ways and skipped:
-            yield skipped
+    observation = watched("querier", evidence)
+    if isinstance(observation, Skipped):
+        if ways:
+            yield observation
         return
-    version, watched = settings.group.version, evidence.watched
+    version = settings.group.version
     protocol = "IGMP" if version == 4 else "MLD"
     untold = False
     for way in ways:
-        if _queries(evidence.observation, way.name, version):
+        if _queries(observation, way.name, version):
             continue
         bridge = evidence.host.interfaces.get(way.master, way)
         snooping = bridge.snooping
         deaf = snooping and snooping.on and not snooping.querier and version not in snooping.other_querier
-        seen = f"no {protocol} query on {way.name} in {watched:.3g} s (AF_PACKET)"
+        seen = f"no {protocol} query on {way.name} in {evidence.watched:.3g} s (AF_PACKET)"
         if deaf:
             yield Finding(
                 "no-querier",
@@ -53,7 +53,7 @@ def querier(subject: Subject, evidence: Evidence) -> Iterator[Said]:
                 f'ip link set {bridge.name} type bridge mcast_querier 1; or rejoin_every = "2min"'
                 f" in {subject.table}",
             )
-        elif watched >= LONG:
+        elif evidence.watched >= LONG:
             yield Finding(
                 "no-querier",
                 WARNING,
@@ -74,11 +74,9 @@ def answers(subject: Subject, evidence: Evidence) -> Iterator[Said]:
     settings = subject.settings
     if stays_on_link(settings.group):
         return
-    skipped = unwatched("answers", evidence)
-    observation = evidence.observation
-    if skipped or observation is None:
-        if skipped:
-            yield skipped
+    observation = watched("answers", evidence)
+    if isinstance(observation, Skipped):
+        yield observation
         return
     for way in evidence.ways(subject):
         query = _answerable(observation, way.name, settings.group)
@@ -190,11 +188,9 @@ def routers(subject: Subject, evidence: Evidence) -> Iterator[Said]:
     settings = subject.settings
     if not isinstance(settings, OutboundChannel) or settings.ttl != 1 or stays_on_link(settings.group):
         return
-    skipped = unwatched("routers", evidence)
-    observation = evidence.observation
-    if skipped or observation is None:
-        if skipped:
-            yield skipped
+    observation = watched("routers", evidence)
+    if isinstance(observation, Skipped):
+        yield observation
         return
     for way in evidence.ways(subject):
         for seen in observation.messages():

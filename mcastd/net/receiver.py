@@ -166,9 +166,6 @@ class SocketReceiver:
 
     def load(self) -> Load:
         with self._closing:
-            if self._only is not None:
-                overflow, filled, buffer = self._only.load()
-                return Load(self._overflow_before + overflow, filled, buffer)
             loads = [sock.load() for sock in (*self._sockets.values(), *self._leaving)]
             overflow = self._overflow_before + sum(load.overflow for load in loads)
         filled = max((load.filled for load in loads), default=0.0)

@@ -29,7 +29,7 @@ IO_ERROR = "io-error"  # any other
 TROUBLES = (*sorted(set(REASONS.values())), IO_ERROR)
 NO_READER = "no-reader"
 READER_GONE = "reader-gone"
-_EXPECTED = {NO_READER, READER_GONE}  # a pipe's reader may come and go: nothing to warn of
+EXPECTED = {NO_READER, READER_GONE}  # a pipe's reader may come and go: nothing to warn of
 
 
 class Account:
@@ -59,7 +59,7 @@ class Account:
         if trouble.reason != self._said:
             now = self._now()
             if now - self._said_at.get(trouble.reason, float("-inf")) >= QUIET:
-                say = self._log.info if trouble.reason in _EXPECTED else self._log.warning
+                say = self._log.info if trouble.reason in EXPECTED else self._log.warning
                 say("output.failed", path=str(self._path), reason=trouble.reason, error=str(trouble))
                 self._said = trouble.reason
                 self._said_at[trouble.reason] = now
