@@ -25,7 +25,7 @@ from mcastd.metrics import MetricsServer
 from mcastd.net.interfaces import Monitor
 from mcastd.net.membership import Memberships
 from mcastd.outbound.watcher import Watcher
-from mcastd.process import Signals
+from mcastd.process import Signals, settle
 from mcastd.supervisor import Supervisor
 from mcastd.worker import Headline, Signal, Vitals, Worker, WorkerView
 
@@ -124,6 +124,7 @@ class Daemon:
         if not self._supervisor.wait_attempted(FIRST_ATTEMPTS):
             self._log.warning("workers.delayed", reason=f"not all tried within {FIRST_ATTEMPTS:g} s")
         systemd.ready(self._summary())
+        settle()
 
     def _serve(self, signals: Signals) -> None:
         """The main thread's life: signals, status and watchdog, until SIGTERM or SIGINT."""

@@ -108,9 +108,9 @@ class Context:
         self._busy_since = clock.monotonic()
         self.degraded = False
 
-    def ready(self, detail: str = "") -> None:
-        """The worker does its work from here on: its state becomes active."""
-        self.detail = detail
+    def ready(self, detail: str = "", *, degraded: bool = False) -> None:
+        """The worker does its work from here on, or has something else to say of it: it is active."""
+        self.detail, self.degraded = detail, degraded
         self._on_ready()
 
     def watch(self, fd: int, events: int) -> None:
@@ -187,21 +187,25 @@ class Output(NamedTuple):
     reasons: Sequence[str]  # for which it may drop
 
 
-class Books(NamedTuple):
-    """All that a worker counts, and what tells it apart: for metrics, of every worker, every second.
-
-    The counters are the worker's own, and live.
-    """
+class Identity(NamedTuple):
+    """What tells a worker apart from others: the same object for as long as nothing of it changes."""
 
     group: str
     port: int
     interface: str  # that it is on, or was last; "all"; empty while the route has not decided
+    refusals: Sequence[str] = ()  # errnos with which the kernel may well refuse to send
+    reasons: Sequence[str] = ()  # for which a channel may drop
+    outputs: tuple[Output, ...] = ()  # of a subscription
+
+
+class Books(NamedTuple):
+    """All that a worker counts: for metrics, of every worker, every second. The counters are live."""
+
+    identity: Identity
     counters: OutboundCounters | InboundCounters
     last_datagram: float | None  # monotonic seconds
     # of a channel
     pending: int = 0  # datagrams read from the source and not sent yet
-    refusals: Sequence[str] = ()  # errnos with which the kernel may well refuse to send
-    reasons: Sequence[str] = ()  # for which it may drop
     # of a subscription
     overflow: int = 0  # as in Vitals
     stale: bool = False
@@ -209,7 +213,6 @@ class Books(NamedTuple):
     memberships_wanted: int = 0
     receive_buffer: int | None = None  # bytes that the kernel gave; None: there is no socket now
     receive_buffer_asked: int = 0
-    outputs: tuple[Output, ...] = ()  # the same tuple each time
 
 
 class Worker(Protocol):

@@ -105,7 +105,7 @@ class Monitor:
         self._looking = threading.Lock()  # of the next two
         self._picture = BLANK
         self._encoded = (BLANK, BLANK, b"")  # the last reply, and between which pictures it is
-        self._changed = False  # since the last look
+        self._changed = True  # since the last look at the states
         self._closed = False
         self._waking = threading.Lock()  # of the file descriptors below: none is closed while it is used
         self._wakes: set[int] = set()  # an eventfd for each client
@@ -118,7 +118,7 @@ class Monitor:
 
     def close(self) -> None:
         """Have every client told the last news, and its stream ended."""
-        self._closed = True
+        self._closed = self._changed = True
         self._wake_all()
 
     def _wake_all(self) -> None:
@@ -186,9 +186,12 @@ class Monitor:
             now, picture = clock.monotonic(), self._picture
             old = age is not None and now - picture.vitals_at >= age
             if old or self._changed:
-                self._changed = False  # first: what changes from here on is news again
-                headlines = {headline.name: headline for headline in self._watched.headlines()}
-                vitals, at = (self._watched.vitals(), now) if old else (picture.vitals, picture.vitals_at)
+                headlines, vitals, at = picture.headlines, picture.vitals, picture.vitals_at
+                if self._changed:
+                    self._changed = False  # first: what changes from here on is news again
+                    headlines = {headline.name: headline for headline in self._watched.headlines()}
+                if old:
+                    vitals, at = self._watched.vitals(), now
                 self._picture = Picture(now, headlines, vitals, at)
             return self._picture
 

@@ -7,7 +7,6 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 from mcastd import clock, log
 from mcastd.config import InboundSubscription, name_in
@@ -16,8 +15,8 @@ from mcastd.errors import LinkError
 from mcastd.inbound.gather import Gather
 from mcastd.inbound.reader import Reader
 from mcastd.inbound.sinks import NEED_METADATA, Sink, make_sink
-from mcastd.net.link import Batch, Receiver, SourceFilter, Standing
-from mcastd.worker import NONE, Books, Context, Output, Signal, Vitals
+from mcastd.net.link import NOT_LINKED, Batch, Glance, Receiver, SourceFilter
+from mcastd.worker import NONE, Books, Context, Identity, Output, Signal, Vitals
 
 UPDATABLE = (
     "sources",
@@ -55,20 +54,46 @@ def source_filter(config: InboundSubscription) -> SourceFilter:
     return SourceFilter(exclude=True, sources=config.exclude_sources)
 
 
-class Told(NamedTuple):
-    """What the link said of itself, for those who look at all subscriptions often."""
-
-    overflow: int = 0
-    buffer: int | None = None  # bytes; None: there is no link
-    standing: Standing = Standing((), 0)
-
-
 class Subscription:
     """The worker of one subscription. Its sinks and counters outlive its runs, its link does not.
 
     ``open_link`` is asked for a receiver with or without metadata (origins and times). While little comes,
     the shared ``reader`` takes it, if there is one.
     """
+
+    # Of hundreds, each is out of the processor's cache when it is visited: a dict would be more to fetch
+    __slots__ = (
+        "_config",
+        "_context",
+        "_failure",
+        "_filter",
+        "_heard",
+        "_identity",
+        "_last",
+        "_limited",
+        "_link",
+        "_lock",
+        "_log",
+        "_long_visits",
+        "_metadata",
+        "_open_link",
+        "_overflow_at",
+        "_overflow_before",
+        "_overflow_seen",
+        "_pipes",
+        "_reader",
+        "_rejoined",
+        "_seen",
+        "_sources",
+        "_stale",
+        "_streak",
+        "_visitable",
+        "_watched",
+        "counters",
+        "max_latency",
+        "name",
+        "sinks",
+    )
 
     def __init__(
         self,
@@ -89,12 +114,13 @@ class Subscription:
         self.sinks: tuple[Sink, ...] = tuple(
             make_sink(output, str(config.group), interface_name, self._log) for output in config.output
         )
-        self._outputs = tuple(
+        outputs = tuple(
             Output(str(output.path), sink.counters, sink.reasons)
             for sink, output in zip(self.sinks, config.output, strict=True)
         )
-        outputs = zip(self.sinks, config.output, strict=True)
-        self._pipes = [sink for sink, output in outputs if output.kind == "fifo"]  # these may have a queue
+        self._identity = Identity(str(config.group), config.port, name_in(config.interface), outputs=outputs)
+        configured = zip(self.sinks, config.output, strict=True)
+        self._pipes = [sink for sink, output in configured if output.kind == "fifo"]  # these may have a queue
         self._metadata = any(output.format in NEED_METADATA for output in config.output)
         self._lock = threading.Lock()  # held while another thread asks the link for the status
         self._link: Receiver | None = None
@@ -106,9 +132,7 @@ class Subscription:
         self._long_visits = False  # an output held it up, or there was no thread to visit
         self._limited = False  # the receive buffer was too small to let datagrams gather for max_latency
         self._overflow_before = 0  # on links closed since
-        self._told = Told()
-        self._group = str(config.group)
-        self._interface = name_in(config.interface)  # that it was on last
+        self._seen = NOT_LINKED  # of the link, when another thread looked last
         self._overflow_seen = 0
         self._overflow_at: float | None = None  # monotonic time at which it was last seen to have grown
         self._last: float | None = None  # monotonic time of the last datagram
@@ -188,53 +212,48 @@ class Subscription:
 
     def vitals(self) -> Vitals:
         counters, dropped = self.counters, 0
-        for sink in self.sinks:
-            if sink.counters.dropped:
-                dropped += sum(dict(sink.counters.dropped).values())  # a copy: the worker goes on counting
+        for output in self._identity.outputs:
+            if output.counters.dropped:
+                dropped += sum(dict(output.counters.dropped).values())  # a copy: the worker goes on counting
         return Vitals(
             datagrams=counters.received,
             payload_bytes=counters.received_bytes,
             dropped=dropped,
-            overflow=self._ask_link().overflow,
+            overflow=self._glance().overflow,
             stale=self._stale,
             last_source=self._sources.last,
             last_datagram=self._last,
         )
 
     def books(self) -> Books:
-        config, (overflow, buffer, standing) = self._config, self._ask_link()
-        interfaces, wanted = standing
-        if interfaces and config.interface != "all":
-            self._interface = interfaces[0]
+        overflow, buffer, interfaces, wanted = self._glance()
+        identity = self._identity
+        if interfaces and interfaces[0] != identity.interface and self._config.interface != "all":
+            self._identity = identity = identity._replace(interface=interfaces[0])
         return Books(
-            group=self._group,
-            port=config.port,
-            interface=self._interface,
-            counters=self.counters,
-            last_datagram=self._last,
+            identity,
+            self.counters,
+            self._last,
             overflow=overflow,
             stale=self._stale,
             memberships=len(interfaces),
             memberships_wanted=wanted,
             receive_buffer=buffer,
-            receive_buffer_asked=config.receive_buffer,
-            outputs=self._outputs,
+            receive_buffer_asked=self._config.receive_buffer,
         )
 
-    def _ask_link(self) -> Told:
-        """What the link says now; what it said last while it is in use, which may take long."""
+    def _glance(self) -> Glance:
+        """The link now, or as it was seen last if it is in use, which may take long. Its overflow is that
+        of all links so far."""
         if self._lock.acquire(blocking=False):
             try:
-                link = self._link
-                if link is None:
-                    self._told = Told(self._overflow_before)
-                else:
-                    load = link.glance()
-                    overflow = self._overflow_before + load.overflow
-                    self._told = Told(overflow, load.buffer, link.standing())
+                seen = NOT_LINKED if self._link is None else self._link.glance()
+                if self._overflow_before:
+                    seen = seen._replace(overflow=seen.overflow + self._overflow_before)
+                self._seen = seen
             finally:
                 self._lock.release()
-        return self._told
+        return self._seen
 
     def _receive_buffer(self, described: Mapping[str, object] | None) -> dict[str, object]:
         """What was asked for and had, and what to do if it is too little."""
@@ -429,12 +448,13 @@ class Subscription:
         stale = expected is not None and now >= self._heard + expected
         if stale == self._stale:
             return
-        self._stale = context.degraded = stale
-        context.detail = self._detail()
+        self._stale = stale
         if stale:
-            context.detail += f"; stale: nothing for more than {expected:g} s"
+            detail = f"{self._detail()}; stale: nothing for more than {expected:g} s"
+            context.ready(detail, degraded=True)
             self._log.warning("subscription.silent", expected_every=expected)
         else:
+            context.ready(self._detail())
             self._log.info("subscription.resumed")
 
     def _detail(self) -> str:

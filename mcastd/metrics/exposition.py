@@ -1,7 +1,8 @@
 """The workers' books in Prometheus' text format, version 0.0.4.
 
 Not by prometheus_client's metric families: they take 6 us a sample, and at some twenty samples a worker a
-scrape would be the most costly thing that a quiet daemon does. Here a line is made when its value is another.
+scrape would be the most costly thing that a quiet daemon does. Here the samples of one name, of many workers,
+are a column: made in one formatting, and only when one of its values is another.
 
 Labels are bounded: by the configuration, by the interfaces that the host had, by the reasons and errnos that
 there are. None of their values comes from the network.
@@ -9,14 +10,15 @@ there are. None of their values comes from the network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mcastd import clock
-from mcastd.counters import InboundCounters, OutboundCounters
-from mcastd.worker import Books, Headline, Output
+from mcastd.counters import OutboundCounters
+from mcastd.worker import Books, Headline, Identity, Output
 
-PART = 128  # rows
+PART = 128  # workers in a column: one text of megabytes would cost more for its memory than for what it says
+NO_COUNTS: Mapping[str, int] = {}
 Row = tuple[Headline, Books]
 
 
@@ -26,18 +28,30 @@ class Family(NamedTuple):
     name: str
     kind: str  # counter or gauge
     help: str
+    label: str  # that a sample has beside those of its worker or output
+    value: str  # how it is written
+
+    def head(self) -> bytes:
+        return f"# HELP {self.name} {self.help}\n# TYPE {self.name} {self.kind}\n".encode()
+
+    def line(self, labels: str) -> str:
+        """A sample without its value, and without that of ``label``: for the ``%`` operator."""
+        more = f',{self.label}="%s"' if self.label else ""
+        return f"{self.name}{{{labels}{more}}} {self.value}\n"
 
 
-def _counter(name: str, text: str) -> Family:
-    return Family(f"mcastd_{name}_total", "counter", text)
+def _counter(name: str, text: str, label: str = "") -> Family:
+    return Family(f"mcastd_{name}_total", "counter", text, label, "%s")
 
 
-def _gauge(name: str, text: str) -> Family:
-    return Family(f"mcastd_{name}", "gauge", text)
+def _gauge(name: str, text: str, label: str = "", value: str = "%s") -> Family:
+    return Family(f"mcastd_{name}", "gauge", text, label, value)
 
 
 INFO = _gauge("worker_info", "What does not change while a worker is there, as labels; always 1.")
-STATE = _gauge("worker_state", "1 for the state that the worker is in, as systemd would name it.")
+STATE = _gauge(
+    "worker_state", "1 for the state that the worker is in, as systemd would name it.", "state", "1"
+)
 RESTARTS = _counter("worker_restarts", "Runs that failed, for a cause in the log and in mcastctl status.")
 OF_A_CHANNEL = (
     _counter("sent_datagrams", "Datagrams that the kernel took."),
@@ -48,7 +62,7 @@ OF_A_CHANNEL = (
     _gauge("pending_datagrams", "Datagrams that were read from the source and not sent yet."),
 )
 REFUSED = _counter(
-    "refused_sends", "Times that the kernel refused to send, by errno; tried again or dropped."
+    "refused_sends", "Times that the kernel refused to send, by errno; tried again or dropped.", "errno"
 )
 OF_A_SUBSCRIPTION = (
     _counter("received_datagrams", "Datagrams taken from the kernel."),
@@ -65,7 +79,7 @@ RECEIVE_BUFFER = _gauge(
     "receive_buffer_bytes", "The receive buffer that the kernel gave: the smallest, if several."
 )
 LAST_DATAGRAM = _gauge(
-    "last_datagram_timestamp_seconds", "When the last datagram was sent or received, Unix time."
+    "last_datagram_timestamp_seconds", "When the last datagram was sent or received, Unix time.", value="%.3f"
 )
 OF_AN_OUTPUT = (
     _counter("written_datagrams", "Datagrams written to an output."),
@@ -73,7 +87,9 @@ OF_AN_OUTPUT = (
     _gauge("queued_datagrams", "Datagrams that wait for an output's reader."),
 )
 DROPPED = _counter(
-    "dropped_datagrams", "Datagrams given up, by reason: by an output, or by a channel (output empty)."
+    "dropped_datagrams",
+    "Datagrams given up, by reason: by an output, or by a channel (output empty).",
+    "reason",
 )
 
 # What a row of samples is made of: of a channel, of a subscription, of one of its outputs
@@ -82,52 +98,90 @@ SUBSCRIPTION = (INFO, STATE, RESTARTS, *OF_A_SUBSCRIPTION, LAST_DATAGRAM, RECEIV
 OUTPUT = (*OF_AN_OUTPUT, DROPPED)
 FAMILIES = tuple(dict.fromkeys((*CHANNEL, *SUBSCRIPTION, *OUTPUT)))
 
-Write = Callable[[Any], str]
-"""Makes the lines of a value, each with its end; none of None."""
 
+class _Column:
+    """The samples of one family, one for each row; a row whose value is None has none."""
 
-class _Lines:
-    """The lines of one row, made anew only where a value differs from what it was the last time."""
+    def __init__(self, lines: Sequence[str]) -> None:
+        self._lines = lines
+        self._last: tuple[Sequence[Any], bytes] = ((), b"")
 
-    def __init__(self, writes: Sequence[Write]) -> None:
-        self._writes = writes
-        self._last: tuple[tuple[object, ...], tuple[str, ...]] = ((None,) * len(writes), ("",) * len(writes))
-
-    def of(self, values: tuple[object, ...]) -> tuple[str, ...]:
-        before, lines = self._last  # at once: two may scrape
+    def text(self, values: Sequence[Any]) -> bytes:
+        before, text = self._last  # at once: two may scrape
         if values != before:
-            changes = zip(self._writes, before, values, lines, strict=True)
-            lines = tuple(line if old == new else write(new) for write, old, new, line in changes)
-            self._last = values, lines
-        return lines
+            text = self._make(values).encode()
+            self._last = values, text
+        return text
+
+    def _make(self, values: Sequence[Any]) -> str:
+        there = [(line, value) for line, value in zip(self._lines, values, strict=True) if value is not None]
+        return "".join([line for line, _ in there]) % tuple([value for _, value in there])
 
 
-class _Worker:
-    """One worker's rows, with the names and labels that they have as long as it is the same worker."""
+class _Times(_Column):
+    """Monotonic seconds, as Unix time."""
 
-    def __init__(self, name: str, books: Books) -> None:
-        kind = name.partition("/")[0]
-        self._of = _identity(books)
-        labels = _labels(worker=name, group=books.group, interface=books.interface)
-        writes: dict[Family, Write] = {
-            family: _number(family, labels) for family in (*CHANNEL, *SUBSCRIPTION)
-        }
-        writes[INFO] = _number(INFO, f"{labels},{_labels(kind=kind, port=str(books.port))}")
-        writes[STATE] = lambda state: f'{STATE.name}{{{labels},state="{state}"}} 1\n'
-        writes[LAST_DATAGRAM] = _time(LAST_DATAGRAM, labels)
-        writes[REFUSED] = _by(REFUSED, labels, "errno", books.refusals)
-        writes[DROPPED] = _by(DROPPED, labels, "reason", books.reasons)
-        self._lines = _Lines([writes[family] for family in (CHANNEL if kind == "outbound" else SUBSCRIPTION)])
-        self._outputs = [_Lines(_writes_of(output, labels)) for output in books.outputs]
+    def _make(self, values: Sequence[Any]) -> str:
+        shift = clock.wall() - clock.monotonic()
+        return super()._make([None if at is None else at + shift for at in values])
 
-    def is_of(self, books: Books) -> bool:
-        return self._of == _identity(books)
 
-    def channel(self, headline: Headline, books: Books, counters: OutboundCounters) -> tuple[str, ...]:
-        values = (
-            1,
-            headline.state,
-            headline.restarts,
+class _Counts(_Column):
+    """Counts by the family's label, each known value of it from the start: of a sample that appears late,
+    rate() misses what it had then."""
+
+    def __init__(self, lines: Sequence[str], known: Sequence[Sequence[str]]) -> None:
+        super().__init__(lines)
+        self._zeros = [dict.fromkeys(keys, 0) for keys in known]
+
+    def _make(self, values: Sequence[Any]) -> str:
+        rows = zip(self._lines, self._zeros, values, strict=True)
+        return "".join([line % item for line, zeros, counts in rows for item in {**zeros, **counts}.items()])
+
+
+class _Part:
+    """Some workers of one kind, in columns, for as long as they are the same workers."""
+
+    def __init__(self, kind: str, workers: Sequence[tuple[str, Identity]]) -> None:
+        self.workers = workers
+        self._families = CHANNEL if kind == "outbound" else SUBSCRIPTION
+        self._outputs: list[Output] = []
+        lines: dict[Family, list[str]] = {family: [] for family in FAMILIES}
+        known: dict[Family, list[Sequence[str]]] = {REFUSED: [], DROPPED: []}
+        for name, identity in workers:
+            labels = _labels(worker=name, group=identity.group, interface=identity.interface)
+            for family in self._families:
+                more = "," + _labels(kind=kind, port=str(identity.port)) if family is INFO else ""
+                lines[family].append(family.line(labels + more))
+            known[REFUSED].append(identity.refusals)
+            if kind == "outbound":
+                known[DROPPED].append(identity.reasons)
+            for output in identity.outputs:
+                self._outputs.append(output)
+                for family in OUTPUT:
+                    lines[family].append(family.line(f"{labels},{_labels(output=output.path)}"))
+                known[DROPPED].append(output.reasons)
+        self._columns = {family: _Column(lines[family]) for family in FAMILIES}
+        self._columns[LAST_DATAGRAM] = _Times(lines[LAST_DATAGRAM])
+        for family, keys in known.items():
+            self._columns[family] = _Counts(lines[family], keys)
+
+    def texts(self, rows: Sequence[Row]) -> Iterator[tuple[Family, bytes]]:
+        """Those of its workers, in their order; a family's samples are in one text."""
+        of_workers = zip(*(_of_worker(*row) for row in rows), strict=True)
+        of_outputs = zip(*map(_of_output, self._outputs), strict=True)  # nothing, if there is none
+        for families, columns in ((self._families, of_workers), (OUTPUT, of_outputs)):
+            for family, values in zip(families, columns, strict=False):
+                yield family, self._columns[family].text(values)
+
+
+def _of_worker(headline: Headline, books: Books) -> tuple[Any, ...]:
+    """Values for the families of its kind, in their order."""
+    counters = books.counters
+    common = (1, headline.state, headline.restarts)
+    if isinstance(counters, OutboundCounters):
+        return (
+            *common,
             counters.sent,
             counters.sent_bytes,
             counters.late,
@@ -135,105 +189,63 @@ class _Worker:
             counters.rounds,
             books.pending,
             books.last_datagram,
-            dict(counters.refused),  # a copy: the worker goes on counting
-            dict(counters.dropped),
+            _copy(counters.refused),
+            _copy(counters.dropped),
         )
-        return self._lines.of(values)
-
-    def subscription(self, headline: Headline, books: Books, counters: InboundCounters) -> tuple[str, ...]:
-        values = (
-            1,
-            headline.state,
-            headline.restarts,
-            counters.received,
-            counters.received_bytes,
-            counters.truncated,
-            books.overflow,
-            int(books.stale),
-            books.memberships_wanted,
-            books.memberships,
-            books.receive_buffer_asked,
-            books.last_datagram,
-            books.receive_buffer,
-        )
-        return self._lines.of(values)
-
-    def outputs(self, books: Books) -> Iterator[tuple[str, ...]]:
-        for lines, (_, of, _) in zip(self._outputs, books.outputs, strict=True):
-            yield lines.of((of.written, of.written_bytes, of.queued, dict(of.dropped)))
+    return (
+        *common,
+        counters.received,
+        counters.received_bytes,
+        counters.truncated,
+        books.overflow,
+        int(books.stale),
+        books.memberships_wanted,
+        books.memberships,
+        books.receive_buffer_asked,
+        books.last_datagram,
+        books.receive_buffer,
+    )
 
 
-def _identity(books: Books) -> tuple[object, ...]:
-    return books.group, books.port, books.interface, books.outputs
+def _of_output(output: Output) -> tuple[Any, ...]:
+    of = output.counters
+    return of.written, of.written_bytes, of.queued, _copy(of.dropped)
 
 
-def _writes_of(output: Output, labels: str) -> list[Write]:
-    labels = f"{labels},{_labels(output=output.path)}"
-    return [
-        *(_number(family, labels) for family in OF_AN_OUTPUT),
-        _by(DROPPED, labels, "reason", output.reasons),
-    ]
+def _copy(counts: Mapping[str, int]) -> Mapping[str, int]:
+    """As it is now: the worker goes on counting."""
+    return dict(counts) if counts else NO_COUNTS
 
 
 def _labels(**values: str) -> str:
-    return ",".join(f'{key}="{_escape(value)}"' for key, value in values.items())
+    """For the ``%`` operator."""
+    return ",".join(f'{key}="{_escape(value)}"' for key, value in values.items()).replace("%", "%%")
 
 
 def _escape(value: str) -> str:
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
-def _number(family: Family, labels: str) -> Write:
-    name = f"{family.name}{{{labels}}}"
-    return lambda value: "" if value is None else f"{name} {value}\n"
-
-
-def _time(family: Family, labels: str) -> Write:
-    """Of monotonic seconds, as Unix time."""
-    name = f"{family.name}{{{labels}}}"
-    return lambda at: "" if at is None else f"{name} {at + clock.wall() - clock.monotonic():.3f}\n"
-
-
-def _by(family: Family, labels: str, label: str, known: Sequence[str]) -> Write:
-    """Of counts by one label more, and each ``known`` value of it from the start: of a sample that appears
-    late, rate() misses what it had then."""
-    name, zeros = f"{family.name}{{{labels},{label}=", dict.fromkeys(known, 0)
-    return lambda counts: "".join(f'{name}"{key}"}} {count}\n' for key, count in (zeros | counts).items())
-
-
 class Exposition:
-    """Renders the workers' books, and remembers the rows of those that were there the last time."""
+    """Renders the workers' books; what it has made serves again where nothing has changed."""
 
     def __init__(self) -> None:
-        self._workers: dict[str, _Worker] = {}  # replaced, never changed: two may scrape at once
+        self._parts: dict[tuple[str, int], _Part] = {}  # replaced, never changed: two may scrape at once
 
-    def render(self, rows: Sequence[Row]) -> Iterator[str]:
-        """Each family with its samples; those without one too, so that a scrape shows what there is.
-
-        In parts of moderate size: one text of megabytes would cost more for its memory than for what it says.
-        """
-        workers: dict[str, _Worker] = {}
-        channels: list[tuple[str, ...]] = []
-        subscriptions: list[tuple[str, ...]] = []
-        outputs: list[tuple[str, ...]] = []
-        for headline, books in rows:
-            worker = self._workers.get(headline.name)
-            if worker is None or not worker.is_of(books):
-                worker = _Worker(headline.name, books)
-            workers[headline.name] = worker
-            if isinstance(books.counters, OutboundCounters):
-                channels.append(worker.channel(headline, books, books.counters))
-            else:
-                subscriptions.append(worker.subscription(headline, books, books.counters))
-                outputs += worker.outputs(books)
-        self._workers = workers
-        samples: dict[Family, list[tuple[str, ...]]] = {family: [] for family in FAMILIES}
-        for families, lines in ((CHANNEL, channels), (SUBSCRIPTION, subscriptions), (OUTPUT, outputs)):
-            for family, column in zip(
-                families, zip(*lines, strict=True), strict=False
-            ):  # of no lines, no columns
-                samples[family].append(column)
-        for family, columns in samples.items():
-            yield f"# HELP {family.name} {family.help}\n# TYPE {family.name} {family.kind}\n"
-            for column in columns:
-                yield from ("".join(column[at : at + PART]) for at in range(0, len(column), PART))
+    def render(self, rows: Sequence[Row]) -> list[bytes]:
+        """Each family with its samples; those without one too, so that a scrape shows what there is."""
+        parts: dict[tuple[str, int], _Part] = {}
+        texts = {family: [family.head()] for family in FAMILIES}
+        for kind in ("outbound", "inbound"):
+            of_kind = [row for row in rows if row[0].name.startswith(kind)]
+            for at in range(0, len(of_kind), PART):
+                some = of_kind[at : at + PART]
+                workers = [(headline.name, books.identity) for headline, books in some]
+                part = self._parts.get((kind, at))
+                if part is None or part.workers != workers:
+                    part = _Part(kind, workers)
+                parts[kind, at] = part
+                for family, text in part.texts(some):
+                    texts[family].append(text)
+        self._parts = parts
+        return [text for of_family in texts.values() for text in of_family]

@@ -10,19 +10,20 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 from urllib.parse import urlsplit
 
-from prometheus_client import CollectorRegistry, Info, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Info, generate_latest
 from prometheus_client.core import Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
 from mcastd import __version__, clock, log
 from mcastd.errors import reason_of
 from mcastd.metrics.exposition import Exposition, Row
+from mcastd.metrics.process import Process
 
 RETRY = 5.0  # seconds between attempts to have the address
 MOST = 8  # clients at once: one more, and the one that is there for longest has to go
@@ -45,16 +46,15 @@ class Metrics:
         self._scrapes = _Scrapes()
         build = Info("mcastd_build", "What runs.", registry=self._registry)
         build.info({"version": __version__, "python": platform.python_version()})
-        ProcessCollector(registry=self._registry)
+        self._registry.register(Process())
         self._registry.register(self._scrapes)
 
-    def text(self) -> Iterator[bytes]:
-        """In parts, each made when the one before it may be gone."""
+    def text(self) -> list[bytes]:
+        """In parts, of which most are the same objects at the next scrape."""
         started = clock.monotonic()
-        yield generate_latest(self._registry)
-        for part in self._exposition.render(self._rows()):
-            yield part.encode()
+        text = [generate_latest(self._registry), *self._exposition.render(self._rows())]
         self._scrapes.add(clock.monotonic() - started)
+        return text
 
 
 class _Scrapes(Collector):
@@ -201,6 +201,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     server: _Server
     timeout = PATIENCE
+    wbufsize = 1 << 16  # bytes
 
     def version_string(self) -> str:
         return "mcastd"
@@ -216,22 +217,27 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/metrics":
             parts, kind = self.server.metrics.text(), TEXT
         elif path == "/":
-            parts, kind = iter([START_PAGE]), "text/html; charset=utf-8"
+            parts, kind = [START_PAGE], "text/html; charset=utf-8"
         else:
             self.send_error(404)
             return
         self.send_response(200)
         self.send_header("Content-Type", kind)
-        if _accepts_gzip(self.headers.get("Accept-Encoding", "")):
+        if not self._is_of_this_host() and _accepts_gzip(self.headers.get("Accept-Encoding", "")):
             content = _compressed(parts)
             self.send_header("Content-Encoding", "gzip")
         else:
-            content = list(parts)
+            content = parts
         self.send_header("Content-Length", str(sum(map(len, content))))
         self.end_headers()
         if body:
             for part in content:
                 self.wfile.write(part)
+
+    def _is_of_this_host(self) -> bool:
+        """Both ends have one address. What never leaves the host is not worth its compression."""
+        own: tuple[Any, ...] = self.connection.getsockname()
+        return bool(own[0] == self.client_address[0])
 
     def log_message(self, format: str, *args: Any) -> None:
         """Log nothing: what a client sends is its own."""

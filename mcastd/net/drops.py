@@ -1,7 +1,8 @@
 """What the kernel has dropped at each UDP socket of this host, for all of them together: sock_diag(7).
 
 getsockopt(SO_MEMINFO) is exact, and lets go of the interpreter's lock each time: for hundreds of sockets,
-beside threads that receive, taking that again costs more than the answers.
+beside threads that receive, taking that again costs more than the answers. And as a rule nothing is asked at
+all: as long as the host's sum of errors stands still, no socket has lost any.
 """
 
 from __future__ import annotations
@@ -14,28 +15,47 @@ from mcastd.clock import Clock
 from mcastd.errors import LinkError
 from mcastd.net import _abi
 from mcastd.net.interfaces import attributes_of, request
+from mcastd.net.tables import udp_errors
 
 FRESH = 0.9  # seconds for which an answer serves: who looks every second sees each second's
 ALL_STATES = 0xFFFFFFFF
 
 
 class Drops:
-    """The kernel's answer, asked for anew when somebody looks and it is not fresh. For any thread."""
+    """The kernel's answer, asked for anew when somebody looks and it may be another. For any thread."""
 
     def __init__(self, now: Clock = clock.monotonic) -> None:
         self._now = now
         self._lock = threading.Lock()
-        self._asked_at = float("-inf")  # monotonic seconds
+        self._looked_at = float("-inf")  # monotonic seconds
+        self._errors: tuple[int, int] | None = None
+        self._again = True  # there is a socket that the answer is older than, or there was news the last time
         self._by_inode: dict[int, int] = {}
+        self.edition = 0  # of the answer
+
+    def look(self) -> int:
+        """Have an answer that is not older than a second; its edition."""
+        if self._now() - self._looked_at >= FRESH:
+            with self._lock:
+                if self._now() - self._looked_at >= FRESH:
+                    self._update()
+                    self._looked_at = self._now()
+        return self.edition
+
+    def _update(self) -> None:
+        errors = udp_errors()  # first: what is dropped from here on is news the next time
+        news = errors is None or errors != self._errors
+        if news or self._again:
+            self._by_inode = by_inode()
+            self._errors, self._again = errors, news  # the kernel may count an error before it does the drop
+            self.edition += 1
 
     def of(self, inode: int) -> int | None:
-        """How many packets a socket had lost, up to a second ago. None: the kernel did not say."""
-        if self._now() - self._asked_at >= FRESH:
-            with self._lock:
-                if self._now() - self._asked_at >= FRESH:
-                    self._by_inode = by_inode()
-                    self._asked_at = self._now()
-        return self._by_inode.get(inode)
+        """How many packets a socket had lost by the last :meth:`look`. None: the kernel did not say."""
+        lost = self._by_inode.get(inode)
+        if lost is None:
+            self._again = True
+        return lost
 
 
 def by_inode() -> dict[int, int]:

@@ -12,12 +12,12 @@ from mcastd.net.link import (
     ANY_SOURCE,
     Batch,
     FileChunks,
+    Glance,
     ListBatch,
     Load,
     Origin,
     Payloads,
     SourceFilter,
-    Standing,
 )
 
 ANYBODY = Origin(source="192.0.2.1", port=5000, ifindex=1, ttl=1)
@@ -82,11 +82,8 @@ class FakeReceiver:
     def load(self) -> Load:
         return Load(self.dropped_by_kernel, self.filled, 4 << 20)
 
-    def glance(self) -> Load:
-        return self.load()
-
-    def standing(self) -> Standing:
-        return Standing(("fake0",), 1)
+    def glance(self) -> Glance:
+        return Glance(self.dropped_by_kernel, 4 << 20, ("fake0",), 1)
 
     def describe(self) -> dict[str, object]:
         return {"interfaces": ["fake0"]}

@@ -116,11 +116,16 @@ class Load(NamedTuple):
     buffer: int = 0  # bytes of the smallest buffer, in the measure of SO_RCVBUF
 
 
-class Standing(NamedTuple):
-    """Where a receiver is a member, as it believes itself."""
+class Glance(NamedTuple):
+    """What an onlooker sees of a receiver; its standing is as it believes it itself."""
 
+    overflow: int  # as in Load, up to a second ago
+    buffer: int | None  # as in Load; None: there is no socket
     interfaces: tuple[str, ...]  # names of those that it has joined on, in order
     wanted: int  # interfaces that it would be on
+
+
+NOT_LINKED = Glance(0, None, (), 0)  # what is seen where there is no receiver
 
 
 class Receiver(Protocol):
@@ -152,11 +157,8 @@ class Receiver(Protocol):
     def load(self) -> Load:
         """What was lost in this receiver's buffers, and how full they are: now, and exact."""
 
-    def glance(self) -> Load:
-        """What was lost, up to a second ago: cheaper than :meth:`load` where many are looked at."""
-
-    def standing(self) -> Standing:
-        """Where it is a member; asks nobody. Called from other threads."""
+    def glance(self) -> Glance:
+        """For those who look at all receivers often: as a rule it asks nobody. Called from other threads."""
 
     def describe(self) -> dict[str, object]:
         """The effective settings (interfaces joined, receive buffer had), as JSON values."""

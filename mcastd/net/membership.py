@@ -41,6 +41,7 @@ class Memberships:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.held: set[Membership] = set()
+        self.edition = 0  # another one whenever any has been joined or left
 
     def rejoin(self, group: Address, interface: Interface) -> None:
         """Have the group reported on an interface as if it were new. The lock is held.
@@ -119,6 +120,7 @@ class Membership:
         with self._registry.lock:
             self._registry.held.discard(self)
             self._joined = None
+            self._registry.edition += 1
             self._sock.close()
 
     @property
@@ -162,6 +164,7 @@ class Membership:
                 request = _abi.group_source_req(interface.index, self._group, first)
                 self._set(_abi.MCAST_JOIN_SOURCE_GROUP, request)
             self._joined = interface
+            self._registry.edition += 1
             self._joined_at = clock.monotonic()
             if sources[0 if exclude else 1 :]:
                 self._apply_filter(interface)
@@ -175,6 +178,7 @@ class Membership:
             with contextlib.suppress(OSError):
                 self._set(_abi.MCAST_LEAVE_GROUP, _abi.group_req(self._joined.index, self._group))
             self._joined = None
+            self._registry.edition += 1
 
     def _enter_or_raise(self, interface: Interface) -> None:
         try:

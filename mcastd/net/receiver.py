@@ -10,8 +10,9 @@ from collections.abc import Callable
 from mcastd.errors import LinkError
 from mcastd.net._abi import Address
 from mcastd.net.batch import NOTHING, READING, Arena, arenas
+from mcastd.net.drops import drops
 from mcastd.net.interfaces import Host, Interface, look
-from mcastd.net.link import ANY_SOURCE, Batch, Load, SourceFilter, Standing
+from mcastd.net.link import ANY_SOURCE, NOT_LINKED, Batch, Glance, Load, SourceFilter
 from mcastd.net.membership import Memberships
 from mcastd.net.sockets import ReceivingSocket
 
@@ -51,6 +52,8 @@ class SocketReceiver:
         self._leaving: list[ReceivingSocket] = []  # no longer members; closed once they are read empty
         self._refused: tuple[Interface, ...] = ()  # wanted, but not to be joined now
         self._overflow_before = 0  # of sockets closed since
+        self._edition = 0  # of the sockets, their interfaces, and those refused
+        self._glanced = (0, 0, -1), NOT_LINKED
         self._closing = threading.Lock()  # others who ask a socket must not meet the next owner of its number
         self._poll = select.epoll()
         self._arenas = arenas[group.version, metadata, coalesce]
@@ -90,8 +93,8 @@ class SocketReceiver:
             sock.membership.end()
         self._leaving = [*self._leaving, *gone]
         self._sockets = sockets
-        self._see_whether_only()
         self._refused = tuple(interface for interface, _ in refused if interface.index not in sockets)
+        self._note_change()
         if len(refused) == len(wanted):
             raise refused[0][1]
 
@@ -114,9 +117,10 @@ class SocketReceiver:
             sock, *self._leaving = self._leaving
             sock.close()  # which also ends its registration
             self._overflow_before += sock.load().overflow
-        self._see_whether_only()
+        self._note_change()
 
-    def _see_whether_only(self) -> None:
+    def _note_change(self) -> None:
+        self._edition += 1
         sockets = [*self._sockets.values(), *self._leaving]
         self._only = sockets[0] if len(sockets) == 1 and not self._leaving else None
 
@@ -171,18 +175,19 @@ class SocketReceiver:
         filled = max((load.filled for load in loads), default=0.0)
         return Load(overflow, filled, min((load.buffer for load in loads), default=0))
 
-    def glance(self) -> Load:
-        with self._closing:
-            glances = [sock.glance() for sock in (*self._sockets.values(), *self._leaving)]
-            overflow = self._overflow_before + sum(load.overflow for load in glances)
-        return Load(overflow, 0.0, min((load.buffer for load in glances), default=0))
-
-    def standing(self) -> Standing:
-        if (only := self._only) is not None and not self._refused:
-            return Standing((only.interface.name,) if only.membership.joined else (), 1)
-        sockets = self._sockets.values()
-        joined = sorted(sock.interface.name for sock in sockets if sock.membership.joined)
-        return Standing(tuple(joined), len(sockets) + len(self._refused))
+    def glance(self) -> Glance:
+        edition = (drops.look(), self._memberships.edition, self._edition)
+        before, seen = self._glanced
+        if before != edition:
+            with self._closing:
+                sockets = [*self._sockets.values(), *self._leaving]
+                overflow = self._overflow_before + sum(sock.lost() for sock in sockets)
+            smallest = min((sock.buffer for sock in sockets), default=None)
+            wanted = self._sockets.values()
+            joined = sorted(sock.interface.name for sock in wanted if sock.membership.joined)
+            seen = Glance(overflow, smallest, tuple(joined), len(wanted) + len(self._refused))
+            self._glanced = edition, seen
+        return seen
 
     def describe(self) -> dict[str, object]:
         return {

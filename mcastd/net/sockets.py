@@ -88,7 +88,7 @@ class ReceivingSocket:
                 raise refused(error, what, group, interface.name) from error
             undo.pop_all()
         self._inode = os.fstat(self._sock.fileno()).st_ino
-        self._buffer = self.load().buffer  # it stays as it is
+        self.buffer = self.load().buffer  # it stays as it is
 
     def _prepare(self, receive_buffer: int) -> None:
         sock = self._sock
@@ -148,10 +148,10 @@ class ReceivingSocket:
         self._load = Load(have[_abi.SK_MEMINFO_DROPS], filled, buffer)
         return self._load
 
-    def glance(self) -> Load:
-        """As :meth:`load`, from what was read for all sockets together not long ago; its ``filled`` is 0."""
-        overflow = drops.of(self._inode)
-        return self.load() if overflow is None else Load(overflow, 0.0, self._buffer)
+    def lost(self) -> int:
+        """The overflow, as it was read for all sockets together up to a second ago."""
+        lost = drops.of(self._inode)
+        return self.load().overflow if lost is None else lost
 
     def close(self) -> None:
         self.load()

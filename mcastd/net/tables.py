@@ -234,6 +234,14 @@ def udp_sockets(version: int) -> list[UdpSocket]:
     return parse_udp(_lines("udp6" if version == 6 else "udp"))
 
 
+def udp_errors() -> tuple[int, int] | None:
+    """How many datagrams sockets did not get, ever, over IPv4 and IPv6, for whatever reason: UdpInErrors and
+    Udp6InErrors. While they stand still, no UDP socket has dropped any. None: they are not to be seen."""
+    lines = [line for table in ("snmp", "snmp6") for line in _lines(table) if line.startswith("Udp")]
+    found = parse_counters(lines)
+    return (found["UdpInErrors"], found.get("Udp6InErrors", 0)) if "UdpInErrors" in found else None
+
+
 def counters() -> dict[str, int]:
     """What the kernel has counted since boot, by nstat(8)'s names: ``UdpInCsumErrors``, ``Ip6ReasmFails``."""
     found: dict[str, int] = {}

@@ -20,7 +20,7 @@ from mcastd.outbound.framing import make_framer
 from mcastd.outbound.pacing import Pacer, Uniform
 from mcastd.outbound.source import LONGEST_NAP, PayloadSource, Source
 from mcastd.outbound.watcher import Watcher
-from mcastd.worker import Books, Context, Signal, Vitals
+from mcastd.worker import Books, Context, Identity, Signal, Vitals
 
 FULL = {errno.EAGAIN, errno.ENOBUFS}  # the kernel takes nothing just now
 REFUSALS = ("EAGAIN", "EMSGSIZE", "ENETUNREACH", "ENOBUFS", "EPERM")  # that one may expect
@@ -66,7 +66,9 @@ class Channel:
         self._pending: Payloads = []  # from one read: sent up to index _next; emptied when all is sent
         self._next = 0
         self._log = get_logger(worker=name)
-        self._group = str(config.group)
+        self._identity = Identity(
+            str(config.group), config.port, name_in(config.interface), refusals=REFUSALS, reasons=(TOO_BIG,)
+        )
         self._last: float | None = None  # monotonic time of the last datagram that the kernel took
         self._said_too_big = False
         self._said_ready = False
@@ -123,17 +125,11 @@ class Channel:
         )
 
     def books(self) -> Books:
-        config, pending, sent = self._config, self._pending, self._next
-        return Books(
-            group=self._group,
-            port=config.port,
-            interface=str(self._described.get("interface", name_in(config.interface))),
-            counters=self.counters,
-            last_datagram=self._last,
-            pending=max(0, len(pending) - sent),
-            refusals=REFUSALS,
-            reasons=(TOO_BIG,),
-        )
+        pending, sent = self._pending, self._next
+        interface = self._described.get("interface", self._identity.interface)
+        if interface != self._identity.interface:
+            self._identity = self._identity._replace(interface=str(interface))
+        return Books(self._identity, self.counters, self._last, pending=max(0, len(pending) - sent))
 
     def _transmit(self, context: Context, link: Sender) -> None:
         """Send until told to stop, or until a source that ends has been sent."""

@@ -27,6 +27,8 @@ class Supervisor:
         self._settings: dict[str, Settings] = {}
         self._threads: dict[str, WorkerThread] = {}
         self._unstarted: set[str] = set()  # workers whose thread could not be started
+        self._edition = 0  # of what the workers say of themselves
+        self._called: tuple[int, list[tuple[Headline, Worker]]] = (0, [])
         self._abandoned: list[WorkerThread] = []  # threads that did not end when told to
         self._log = log.get_logger()
 
@@ -44,7 +46,7 @@ class Supervisor:
             self._settings.pop(name, None)
             self._unstarted.discard(name)
         if changes.removed:
-            self._on_change()
+            self._changed()
         self._settings |= {name: wanted[name] for name in (*changes.changed, *changes.added)}
         new = {name: wanted[name] for name in (*restarting, *changes.added)}
         senders = [name for name, settings in new.items() if isinstance(settings, OutboundChannel)]
@@ -86,7 +88,7 @@ class Supervisor:
 
     def headlines(self) -> list[Headline]:
         """All workers, by name."""
-        return [thread.headline() for _, thread in sorted(self._threads.copy().items())]
+        return [headline for headline, _ in self._roll()]
 
     def vitals(self) -> dict[str, Vitals]:
         """What each worker has done."""
@@ -94,8 +96,22 @@ class Supervisor:
 
     def books(self) -> list[tuple[Headline, Books]]:
         """All workers, by name, with all that they count."""
-        threads = sorted(self._threads.copy().items())
-        return [(thread.headline(), thread.worker.books()) for _, thread in threads]
+        return [(headline, worker.books()) for headline, worker in self._roll()]
+
+    def _roll(self) -> list[tuple[Headline, Worker]]:
+        """All workers, by name; made anew only when something was said to have changed."""
+        edition, roll = self._called
+        if edition != self._edition:
+            edition = self._edition  # first: what changes from here on is in the next one
+            threads = sorted(self._threads.copy().items())
+            roll = [(thread.headline(), thread.worker) for _, thread in threads]
+            self._called = edition, roll
+        return roll
+
+    def _changed(self) -> None:
+        """A worker says something else of itself, or there are others. For any thread."""
+        self._edition += 1
+        self._on_change()
 
     def wait_attempted(self, timeout: float) -> bool:
         """Block until every worker has had its first attempt, for at most ``timeout`` seconds in all."""
@@ -138,7 +154,7 @@ class Supervisor:
         return bool(self._unstarted)
 
     def _begin(self, name: str) -> None:
-        thread = WorkerThread(self._factory(name, self._settings[name]), self._on_change)
+        thread = WorkerThread(self._factory(name, self._settings[name]), self._changed)
         self._threads[name] = thread
         self._unstarted.discard(name)
         try:

@@ -156,7 +156,8 @@ class WorkerThread:
         return clock.monotonic() - self._since if self._state is State.ACTIVE else 0.0
 
     def _ready(self) -> None:
-        self._apply(Event.READY)
+        if not self._apply(Event.READY):
+            self._on_change()  # of the detail
 
     def _trouble(self, error: McastdError) -> None:
         self._restarts += 1
@@ -167,7 +168,8 @@ class WorkerThread:
         reason = f"crashed: {type(error).__name__}: {error}"
         self._apply(Event.CRASH, f"{reason}; this is a bug in mcastd; next attempt in {delay:g} s")
 
-    def _apply(self, event: Event, detail: str = "") -> None:
+    def _apply(self, event: Event, detail: str = "") -> bool:
+        """Whether the state is another."""
         with self._lock:
             before = self._state
             state = after(before, event)
@@ -181,7 +183,9 @@ class WorkerThread:
             self.attempted.set()
         if changed:
             self._log_change(before, state, detail)
+        if changed or detail:
             self._on_change()
+        return changed
 
     def _log_change(self, before: State, state: State, reason: str) -> None:
         """One event for each transition; those of attempts that end like the one before are for debugging."""

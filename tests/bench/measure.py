@@ -45,13 +45,6 @@ def ratio(samples: Samples, name: str, other: str, metric: str) -> float | None:
     return median(pairs) if pairs else None
 
 
-def difference(samples: Samples, name: str, other: str, metric: str) -> float | None:
-    """The median of the differences within each round."""
-    mine, theirs = (samples.get(one, {}).get(metric, []) for one in (name, other))
-    pairs = [a - b for a, b in zip(mine, theirs, strict=False)]
-    return median(pairs) if pairs else None
-
-
 def rates_ratio(samples: Samples, name: str, other: str) -> tuple[float | None, str]:
     """The ratio of two loss-free rates, and of which one nothing but a lower bound is known.
 

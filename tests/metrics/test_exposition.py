@@ -22,7 +22,7 @@ GROUP = {"group": "239.255.1.2", "port": 9190}
 
 
 def rendered(exposition: Exposition, rows: list[Row]) -> str:
-    return "".join(exposition.render(rows))
+    return b"".join(exposition.render(rows)).decode()
 
 
 def test_a_subscription_and_its_outputs(house: MakeHouse, tmp_path: Path) -> None:
@@ -173,11 +173,11 @@ def test_every_reason_is_known_from_the_start(tmp_path: Path) -> None:
     """By the sources: a reason that appears late is one whose first drop rate() does not see."""
     a = House({"inbound": {"a": {**GROUP, "output": ["/x/file", {"kind": "fifo", "path": "/x/pipe"}]}}})
     ((_, books),) = a.rows()
-    file, pipe = (set(output.reasons) for output in books.outputs)
+    file, pipe = (set(output.reasons) for output in books.identity.outputs)
     assert file - pipe == {"not-a-file", "rotation"}
     assert pipe - file == {"not-a-fifo", "no-reader", "reader-gone", "full", "stopped"}
     assert file & pipe == {"no-space", "file-too-large", "permission", "no-descriptors", "io-error"}
-    assert Counter(file) == Counter(books.outputs[0].reasons)
+    assert Counter(file) == Counter(books.identity.outputs[0].reasons)
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed (Debian: prometheus)")

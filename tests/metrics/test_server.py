@@ -16,6 +16,7 @@ from support.wait import wait_for
 
 from mcastd.metrics import MetricsServer, server
 
+ELSEWHERE = "127.0.0.2"  # as another host: the two ends have different addresses
 HOUSE = House({"inbound": {"a": {"group": "239.255.1.2", "port": 9, "output": "/x/y"}}})
 
 
@@ -36,9 +37,16 @@ def port() -> Iterator[int]:
 
 
 def ask(
-    port: int, path: str = "/metrics", method: str = "GET", host: str = "127.0.0.1", **headers: str
+    port: int,
+    path: str = "/metrics",
+    method: str = "GET",
+    host: str = "127.0.0.1",
+    source: str = "",
+    **headers: str,
 ) -> http.client.HTTPResponse:
-    connection = http.client.HTTPConnection(host, port, timeout=10)
+    connection = http.client.HTTPConnection(
+        host, port, timeout=10, source_address=(source, 0) if source else None
+    )
     connection.request(method, path, headers=headers)
     response = connection.getresponse()
     response.body = response.read()
@@ -71,11 +79,17 @@ def test_a_scrape(port: int) -> None:
     ],
 )
 def test_compression_if_it_is_accepted(port: int, header: str, compressed: bool) -> None:
-    response = ask(port, **{"Accept-Encoding": header})
+    response = ask(port, source=ELSEWHERE, **{"Accept-Encoding": header})
     assert (response.headers["Content-Encoding"] == "gzip") == compressed
     text = gzip.decompress(response.body) if compressed else response.body
     assert int(response.headers["Content-Length"]) == len(response.body)
     assert b"mcastd_worker_info" in text
+
+
+def test_what_does_not_leave_the_host_is_not_compressed(port: int) -> None:
+    response = ask(port, **{"Accept-Encoding": "gzip"})
+    assert response.headers["Content-Encoding"] is None
+    assert b"mcastd_worker_info" in response.body
 
 
 def test_what_else_may_be_asked(port: int) -> None:

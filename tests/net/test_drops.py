@@ -10,6 +10,7 @@ import pytest
 
 from mcastd.net import _abi, drops
 from mcastd.net.drops import FRESH, Drops
+from mcastd.net.tables import udp_errors
 
 
 @pytest.fixture(params=[(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")], ids=["IPv4", "IPv6"])
@@ -37,7 +38,9 @@ def inode(sock: socket.socket) -> int:
 
 def test_it_is_what_the_socket_says_itself(full: socket.socket) -> None:
     assert own(full) > 0
-    assert Drops().of(inode(full)) == own(full)
+    told = Drops()
+    told.look()
+    assert told.of(inode(full)) == own(full)
 
 
 def test_hundreds_are_told_apart() -> None:
@@ -52,20 +55,79 @@ def test_hundreds_are_told_apart() -> None:
             sock.close()
 
 
-def test_the_kernel_is_asked_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[float] = []
-    now = 100.0
+class Kernel:
+    """What it counts, and how often it was asked for all sockets; ``now`` is a clock."""
 
-    def answer() -> dict[int, int]:
-        asked.append(now)
-        return {7: len(asked)}
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        self.errors: tuple[int, int] | None = (5, 0)
+        self.lost = {7: 1}
+        self.asked = 0
+        self.told = Drops(lambda: self.now)
+        monkeypatch.setattr(drops, "by_inode", self._answer)
+        monkeypatch.setattr(drops, "udp_errors", lambda: self.errors)
 
-    monkeypatch.setattr(drops, "by_inode", answer)
-    shared = Drops(lambda: now)
-    assert [shared.of(7), shared.of(7), shared.of(8)] == [1, 1, None]
-    now += FRESH
-    assert shared.of(7) == 2
-    assert asked == [100.0, 100.0 + FRESH]
+    def _answer(self) -> dict[int, int]:
+        self.asked += 1
+        return self.lost.copy()
+
+    def look(self) -> int:
+        """A second later."""
+        self.now += FRESH
+        return self.told.look()
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    return Kernel(monkeypatch)
+
+
+def test_it_is_not_asked_while_nothing_is_lost(kernel: Kernel) -> None:
+    first = kernel.look()
+    assert kernel.look() > first, "news at the first look: it is made sure of"
+    assert [kernel.look() for _ in range(9)] == [kernel.told.edition] * 9
+    assert (kernel.asked, kernel.told.of(7)) == (2, 1)
+
+
+def test_news_is_asked_for_and_made_sure_of(kernel: Kernel) -> None:
+    for _ in range(3):
+        kernel.look()
+    kernel.errors = (6, 0)  # counted, and not yet in the socket's account
+    assert (kernel.look(), kernel.asked, kernel.told.of(7)) == (3, 3, 1)
+    kernel.lost[7] = 2
+    assert (kernel.look(), kernel.asked, kernel.told.of(7)) == (4, 4, 2)
+    assert (kernel.look(), kernel.asked) == (4, 4)
+    kernel.errors = (6, 1)  # over IPv6
+    assert (kernel.look(), kernel.asked) == (5, 5)
+
+
+def test_a_new_socket_is_asked_for(kernel: Kernel) -> None:
+    for _ in range(3):
+        kernel.look()
+    kernel.lost[8] = 0
+    assert kernel.told.of(8) is None
+    assert (kernel.look(), kernel.told.of(8)) == (3, 0)
+
+
+def test_it_is_asked_once_a_second_where_it_does_not_show_its_errors(kernel: Kernel) -> None:
+    kernel.errors = None
+    for edition in range(1, 6):
+        assert kernel.look() == kernel.asked == edition
+    kernel.now += FRESH / 2
+    assert kernel.told.look() == 5
+
+
+def test_the_hosts_errors_grow_with_a_sockets_drops(full: socket.socket) -> None:
+    before, lost = udp_errors(), own(full)
+    assert before is not None
+    with socket.socket(full.family, socket.SOCK_DGRAM) as sender:
+        sender.connect(full.getsockname())
+        for _ in range(20):
+            sender.send(b"x" * 1000)
+    after, more = udp_errors(), own(full) - lost
+    assert after is not None
+    assert more > 0
+    assert sum(after) - sum(before) >= more
 
 
 def test_a_kernel_that_cannot_tell_tells_nothing(
@@ -73,4 +135,6 @@ def test_a_kernel_that_cannot_tell_tells_nothing(
 ) -> None:
     monkeypatch.setattr(_abi, "NETLINK_SOCK_DIAG", 31)  # nobody answers for it
     assert drops.by_inode() == {}
-    assert Drops().of(inode(full)) is None
+    told = Drops()
+    told.look()
+    assert told.of(inode(full)) is None
