@@ -25,7 +25,7 @@ from mcastd.metrics import MetricsServer
 from mcastd.net.interfaces import Monitor
 from mcastd.net.membership import Memberships
 from mcastd.outbound.watcher import Watcher
-from mcastd.process import Signals, settle
+from mcastd.process import Signals, settle, share_interpreter
 from mcastd.supervisor import Supervisor
 from mcastd.worker import Headline, Signal, Vitals, Worker, WorkerView
 
@@ -98,6 +98,7 @@ class Daemon:
                 self._log.info("daemon.started", version=__version__, pid=os.getpid(), config=str(self._path))
                 self._advise()
                 workers = self._config.workers()
+                share_interpreter(len(self._config.outbound))
                 self._supervisor.apply(diff(Config(), self._config), workers, daemon.stop_timeout)
                 self._say_ready()
             self._log.info("daemon.ready", summary=self._summary())
@@ -223,6 +224,7 @@ class Daemon:
             self._config = config
             self._warnings = warnings
             self._advise()
+            share_interpreter(len(config.outbound))
             try:
                 self._supervisor.apply(changes, config.workers(), config.daemon.stop_timeout)
             finally:

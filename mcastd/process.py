@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 SWITCH_INTERVAL = 0.0001  # seconds; with Python's 5 ms one computing thread starves all that receive
+FOR_A_CHANNEL = 0.00001  # seconds of it
 
 
 class Signals:
@@ -42,15 +43,23 @@ class Signals:
 def prepare_process() -> None:
     """What holds for all threads to come.
 
-    File descriptors as many as we are allowed: each worker needs a few. Sleeps that end when they should: by
-    default the kernel lets each be 50 us late (prctl(2), PR_SET_TIMERSLACK). And a thread that computes
-    gives way soon to one that returns from the kernel with datagrams: see SWITCH_INTERVAL.
+    File descriptors as many as we are allowed: each worker needs a few. And sleeps that end when they should:
+    by default the kernel lets each be 50 us late (prctl(2), PR_SET_TIMERSLACK).
     """
-    sys.setswitchinterval(SWITCH_INTERVAL)
+    share_interpreter()
     with contextlib.suppress(OSError):
         Path("/proc/self/timerslack_ns").write_text("1")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def share_interpreter(channels: int = 0) -> None:
+    """Have a thread that computes give way soon to one that returns from the kernel with datagrams.
+
+    With many channels, less soon: they may all be due at once, and whoever waits for the interpreter wakes at
+    each interval to ask for it. With hundreds of them, at 0.1 ms, nothing but this would be done any more.
+    """
+    sys.setswitchinterval(max(SWITCH_INTERVAL, channels * FOR_A_CHANNEL))
 
 
 def settle() -> None:
