@@ -140,12 +140,11 @@ class _Counts(_Column):
 
 
 class _Part:
-    """Some workers of one kind, in columns, for as long as they are the same workers."""
+    """Some workers of one kind, in columns, for as long as their names and identities are equal."""
 
     def __init__(self, kind: str, workers: Sequence[tuple[str, Identity]]) -> None:
         self.workers = workers
         self._families = CHANNEL if kind == "outbound" else SUBSCRIPTION
-        self._outputs: list[Output] = []
         lines: dict[Family, list[str]] = {family: [] for family in FAMILIES}
         known: dict[Family, list[Sequence[str]]] = {REFUSED: [], DROPPED: []}
         for name, identity in workers:
@@ -157,7 +156,6 @@ class _Part:
             if kind == "outbound":
                 known[DROPPED].append(identity.reasons)
             for output in identity.outputs:
-                self._outputs.append(output)
                 for family in OUTPUT:
                     lines[family].append(family.line(f"{labels},{_labels(output=output.path)}"))
                 known[DROPPED].append(output.reasons)
@@ -169,7 +167,10 @@ class _Part:
     def texts(self, rows: Sequence[Row]) -> Iterator[tuple[Family, bytes]]:
         """Those of its workers, in their order; a family's samples are in one text."""
         of_workers = zip(*(_of_worker(*row) for row in rows), strict=True)
-        of_outputs = zip(*map(_of_output, self._outputs), strict=True)  # nothing, if there is none
+        outputs = (
+            output for _, books in rows for output in books.identity.outputs
+        )  # of now: equal is not same
+        of_outputs = zip(*map(_of_output, outputs), strict=True)  # nothing, if there is none
         for families, columns in ((self._families, of_workers), (OUTPUT, of_outputs)):
             for family, values in zip(families, columns, strict=False):
                 yield family, self._columns[family].text(values)

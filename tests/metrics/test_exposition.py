@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from metrics.conftest import House, parse, values
 from support.wait import wait_for
 
 from mcastd import clock
-from mcastd.metrics.exposition import FAMILIES, Exposition, Row
+from mcastd.metrics.exposition import FAMILIES, PART, Exposition, Row
 from mcastd.metrics.server import Metrics
 from mcastd.net.link import Origin
 
@@ -152,7 +153,7 @@ def test_nothing_that_comes_from_the_network_makes_a_series(house: MakeHouse, tm
 
 
 def test_names_and_paths_are_escaped(house: MakeHouse, tmp_path: Path) -> None:
-    path = str(tmp_path / 'a "b"\\n\nc')
+    path = str(tmp_path / '100 %s%% a "b"\\n\nc')
     a = house(inbound={"a": {**GROUP, "output": path}})
     assert set(values(parse(rendered(Exposition(), a.rows())), "mcastd_written_bytes_total", "output")) == {
         path
@@ -167,6 +168,51 @@ def test_names_are_remade_when_a_worker_is_another(tmp_path: Path) -> None:
         assert set(values(samples, "mcastd_written_bytes_total", "output")) == {path}
         assert set(values(samples, "mcastd_received_bytes_total", "group")) == {group}
     assert parse(rendered(exposition, [])) == {}
+
+
+def test_hundreds_are_one_group_of_lines_for_each_name(tmp_path: Path) -> None:
+    several = range(2 * PART + 3)
+    a = House(
+        {
+            "inbound": {f"i{n}": {**GROUP, "output": [f"/{n}a", f"/{n}b"]} for n in several},
+            "outbound": {f"o{n}": {**GROUP, "source": "/s"} for n in several},
+        }
+    )
+    exposition = Exposition()
+    for changed in (several[0], several[-1]):
+        a.workers[f"inbound/i{changed}"].counters.received = 5
+        a.workers[f"outbound/o{changed}"].counters.sent = 6
+    text = rendered(exposition, a.rows())
+    names = [line.partition("{")[0] for line in text.splitlines() if not line.startswith("#")]
+    assert len(list(groupby(names))) == len(set(names))
+    samples = parse(text)
+    assert len(samples) == len(names), "none twice"
+    received = values(samples, "mcastd_received_datagrams_total")
+    assert sorted(received) == sorted(f"inbound/i{n}" for n in several)
+    assert {name for name, value in received.items() if value == 5} == {
+        "inbound/i0",
+        f"inbound/i{2 * PART + 2}",
+    }
+    sent = values(samples, "mcastd_sent_datagrams_total")
+    assert {name for name, value in sent.items() if value == 6} == {
+        "outbound/o0",
+        f"outbound/o{2 * PART + 2}",
+    }
+    assert len(values(samples, "mcastd_written_bytes_total", "output")) == 2 * len(several)
+
+
+def test_a_worker_made_anew_counts_from_the_start(tmp_path: Path) -> None:
+    """After a reload, say: its names are the same, its counters are others."""
+    exposition = Exposition()
+    for written in (0, 7, 0, 3):
+        a = House({"inbound": {"a": {**GROUP, "output": "/a"}}})
+        samples = parse(rendered(exposition, a.rows()))
+        assert values(samples, "mcastd_written_datagrams_total") == {"inbound/a": 0}
+        a.workers["inbound/a"].sinks[0].counters.written = written
+        a.workers["inbound/a"].counters.received = written
+        samples = parse(rendered(exposition, a.rows()))
+        assert values(samples, "mcastd_written_datagrams_total") == {"inbound/a": written}
+        assert values(samples, "mcastd_received_datagrams_total") == {"inbound/a": written}
 
 
 def test_every_reason_is_known_from_the_start(tmp_path: Path) -> None:
