@@ -154,7 +154,7 @@ def test_who_asks_for_the_load_does_not_meet_a_socket_half_closed(monkeypatch: p
     receiver = SocketReceiver(ip_address("239.255.9.8"), 9192, interface="lo")
     (leaving,) = receiver._sockets.values()
     receiver._sockets, receiver._leaving = {}, [leaving]
-    receiver._see_whether_only()
+    receiver._note_change()
     asked, answered = threading.Event(), threading.Event()
 
     def ask() -> None:

@@ -163,6 +163,8 @@ repeat = "forever"
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[RunningDaemon]:
     with RunningDaemon(tmp_path, CONFIG.format(tmp_path)) as daemon:
+        received = tmp_path / "a"  # from the first datagrams on, all its threads are there
+        wait_for(lambda: received.exists() and received.stat().st_size > 1000, "datagrams")
         yield daemon
 
 

@@ -32,7 +32,7 @@ def test_the_demo_shows_all_that_was_sent(tmp_path: Path) -> None:
 
 def test_the_demo_ends_on_ctrl_c_with_its_summary() -> None:
     process = subprocess.Popen(
-        [*MCASTD, "demo", "--interval", "0.2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*MCASTD, "demo", "--interval", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     process.stdout.readline()
