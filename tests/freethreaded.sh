@@ -65,10 +65,10 @@ if [[ ! $venv/installed -nt $repository/pyproject.toml || ! $venv/bin/python -ef
 import re, sys, tomllib
 with open(sys.argv[1], "rb") as file:
     wanted = tomllib.load(file)["project"]["optional-dependencies"]["dev"]
-print(*(tool for tool in wanted if re.match(r"[\w-]+", tool)[0] not in ("mypy", "ruff")), sep="\n")
+print(*(tool for tool in wanted if re.match(r"[\w-]+", tool)[0] not in ("mypy", "orjson", "ruff")), sep="\n")
 PYTHON
     )
-    # Releases that have a wheel for this Python: the newest of pydantic-core and hypothesis would need Rust
+    # Releases that have a wheel for this Python: the newest of pydantic-core and hypothesis, and orjson, need Rust
     "$venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: \
         --editable "$repository" "${tools[@]}"
     touch "$venv/installed"

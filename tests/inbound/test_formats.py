@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sysconfig
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -31,6 +32,8 @@ datagrams = st.lists(
 def escaper(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Strings are escaped by orjson where it is installed: every test runs with it and without."""
     if request.param == "orjson":
+        if sysconfig.get_config_var("Py_GIL_DISABLED"):
+            pytest.skip("orjson has no wheel for a Python without the interpreter lock")
         assert formats.orjson is not None, "the tests need it: pip install orjson"
     else:
         monkeypatch.setattr(formats, "quoted", formats._in_quotes)
