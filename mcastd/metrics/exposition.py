@@ -152,8 +152,8 @@ class _Part:
             for family in self._families:
                 more = "," + _labels(kind=kind, port=str(identity.port)) if family is INFO else ""
                 lines[family].append(family.line(labels + more))
-            known[REFUSED].append(identity.refusals)
             if kind == "outbound":
+                known[REFUSED].append(identity.refusals)
                 known[DROPPED].append(identity.reasons)
             for output in identity.outputs:
                 for family in OUTPUT:

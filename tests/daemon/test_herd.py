@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import http.client
 import os
-import socket
 import time
 from pathlib import Path
 
 from support.daemon import RunningDaemon
+from support.ports import free_port
 from support.wait import wait_for
 
 HERD = 250
@@ -43,9 +43,7 @@ def scrape(port: int) -> bytes:
 
 def test_a_herd_of_channels_is_at_work_while_somebody_looks(tmp_path: Path) -> None:
     (tmp_path / "news").write_text("".join(f"news {number}\n" for number in range(1000)))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     head = f'[daemon]\nlog_format = "json"\ncontrol_socket = "{tmp_path}/control"\n'
     head += f'metrics = "127.0.0.1:{port}"\n'
     pairs = "".join(pair(number, tmp_path) for number in range(HERD))

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from support.daemon import MCASTD, RunningDaemon
 from support.host import ip
+from support.ports import free_port
 from support.wait import wait_for
 
 from mcastd.net.sockets import SocketSender
@@ -287,9 +288,7 @@ def test_what_is_unwise_is_logged_at_the_start_and_by_a_reload(tmp_path: Path) -
 
 def test_metrics_are_served(tmp_path: Path) -> None:
     output = tmp_path / "a.log"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     config = f'[daemon]\ncontrol_socket = "{tmp_path}/control"\nmetrics = "127.0.0.1:{port}"\n'
     with RunningDaemon(tmp_path, config + inbound("a", output)):
         send(b"one", b"two")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
 import urllib.error
 import urllib.parse
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 from support.daemon import RunningDaemon
+from support.ports import free_port
 from support.wait import wait_for
 
 from mcastd.metrics.exposition import FAMILIES
@@ -29,12 +29,6 @@ pytestmark = pytest.mark.skipif(
     not shutil.which("prometheus") or not shutil.which("promtool"),
     reason="prometheus is not installed (Debian: prometheus)",
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Prometheus:

@@ -12,18 +12,13 @@ from contextlib import ExitStack, suppress
 import pytest
 from metrics.conftest import House, parse
 from structlog.testing import capture_logs
+from support.ports import free_port
 from support.wait import wait_for
 
 from mcastd.metrics import MetricsServer, server
 
 ELSEWHERE = "127.0.0.2"  # as another host: the two ends have different addresses
 HOUSE = House({"inbound": {"a": {"group": "239.255.1.2", "port": 9, "output": "/x/y"}}})
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
