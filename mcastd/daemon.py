@@ -101,6 +101,7 @@ class Daemon:
                 share_interpreter(len(self._config.outbound))
                 self._supervisor.apply(diff(Config(), self._config), workers, daemon.stop_timeout)
                 self._say_ready()
+            settle()
             self._log.info("daemon.ready", summary=self._summary())
             self._serve(signals)
             return self._shut_down()
@@ -125,7 +126,6 @@ class Daemon:
         if not self._supervisor.wait_attempted(FIRST_ATTEMPTS):
             self._log.warning("workers.delayed", reason=f"not all tried within {FIRST_ATTEMPTS:g} s")
         systemd.ready(self._summary())
-        settle()
 
     def _serve(self, signals: Signals) -> None:
         """The main thread's life: signals, status and watchdog, until SIGTERM or SIGINT."""
@@ -229,6 +229,7 @@ class Daemon:
                 self._supervisor.apply(changes, config.workers(), config.daemon.stop_timeout)
             finally:
                 self._say_ready()
+            settle(again=True)
             notes = [
                 f"daemon.{key} changes at the next restart"
                 for key in RESTART_ONLY

@@ -62,12 +62,13 @@ def share_interpreter(channels: int = 0) -> None:
     sys.setswitchinterval(max(SWITCH_INTERVAL, channels * FOR_A_CHANNEL))
 
 
-def settle() -> None:
+def settle(*, again: bool = False) -> None:
     """Have the garbage collector pass over all that is there now: it is there to stay.
 
-    With hundreds of workers, looking at all of it takes tens of milliseconds, in which nobody receives: so it
-    is done here, and not whenever metrics or clients of the control socket have made enough garbage.
+    With hundreds of workers, looking at all of it takes tens of milliseconds, in which nobody sends or receives:
+    so it is looked at no more but ``again``, after a reload, when some of it has gone.
     """
-    gc.unfreeze()
-    gc.collect()
+    if again:
+        gc.unfreeze()
+        gc.collect()
     gc.freeze()
