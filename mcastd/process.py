@@ -65,8 +65,8 @@ def share_interpreter(channels: int = 0) -> None:
 def settle(*, again: bool = False) -> None:
     """Have the garbage collector pass over all that is there now: it is there to stay.
 
-    With hundreds of workers, looking at all of it takes tens of milliseconds, in which nobody sends or receives:
-    so it is looked at no more but ``again``, after a reload, when some of it has gone.
+    With hundreds of workers, looking at all of it takes tens of milliseconds, in which nobody sends or
+    receives: so it is looked at no more but ``again``, after a reload, when some of it has gone.
     """
     if again:
         gc.unfreeze()
