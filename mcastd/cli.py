@@ -88,7 +88,9 @@ def check(path: Path, dump: bool, strict: bool) -> None:
     if dump:
         click.echo(config.dump(loaded), nl=False)
     else:
-        counts = f"{len(loaded.outbound)} outbound, {len(loaded.inbound)} inbound"
+        enabled, disabled = loaded.of_enabled(), loaded.disabled()
+        counts = f"{len(enabled.outbound)} outbound, {len(enabled.inbound)} inbound"
+        counts += f", {len(disabled)} disabled" if disabled else ""
         unwise = f", {plural(len(warnings), 'warning')}" if warnings else ""
         click.echo(f"{path}: good ({counts}){unwise}")
     if warnings and strict:

@@ -248,6 +248,9 @@ def list_workers(client: ControlClient, name: str | None = None) -> list[Message
         return workers
     named = [worker for worker in workers if name in (worker["name"], worker["name"].partition("/")[2])]
     if not named:
+        for disabled in client.call("io.mcastd.Describe").get("disabled", ()):
+            if name in (disabled, disabled.partition("/")[2]):
+                raise Failure(f"{disabled} is disabled: take enabled = false out of its table, then reload")
         raise Failure(no_such_worker(name, [worker["name"] for worker in workers]))
     return named
 

@@ -98,7 +98,7 @@ class Daemon:
                 self._log.info("daemon.started", version=__version__, pid=os.getpid(), config=str(self._path))
                 self._advise()
                 workers = self._config.workers()
-                share_interpreter(len(self._config.outbound))
+                share_interpreter(len(self._config.of_enabled().outbound))
                 self._supervisor.apply(diff(Config(), self._config), workers, daemon.stop_timeout)
                 self._say_ready()
             settle()
@@ -178,7 +178,8 @@ class Daemon:
 
     def describe(self) -> DaemonView:
         age = clock.monotonic() - self._born
-        return DaemonView(__version__, os.getpid(), str(self._path), age, self._summary())
+        disabled = self._config.disabled()
+        return DaemonView(__version__, os.getpid(), str(self._path), age, self._summary(), disabled)
 
     def list_workers(self) -> Sequence[WorkerView]:
         return self._supervisor.views()
@@ -224,7 +225,7 @@ class Daemon:
             self._config = config
             self._warnings = warnings
             self._advise()
-            share_interpreter(len(config.outbound))
+            share_interpreter(len(config.of_enabled().outbound))
             try:
                 self._supervisor.apply(changes, config.workers(), config.daemon.stop_timeout)
             finally:

@@ -20,7 +20,11 @@ ADMINISTRATIVE = IPv4Network("239.0.0.0/8")  # RFC 2365
 
 
 def advise(config: Config) -> list[Complaint]:
-    """Everything unwise in ``config``, at its location in the models, in no order that means anything."""
+    """Everything unwise in ``config``, at its location in the models, in no order that means anything.
+
+    Workers that are not enabled are left out.
+    """
+    config = config.of_enabled()
     found: list[Complaint] = []
     for name, channel in config.outbound.items():
         for check in OF_A_CHANNEL:

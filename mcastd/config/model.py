@@ -84,6 +84,9 @@ class Daemon(Model):
     )
 
 
+ENABLED = "Whether it runs; false keeps it in the file and switches it off."
+
+
 def _default_interval(valid: dict[str, Any]) -> float | None:
     return DEFAULT_INTERVAL if valid.get("rate") is None else None
 
@@ -98,6 +101,7 @@ def _default_max_datagram(valid: dict[str, Any]) -> int:
 class OutboundChannel(Model):
     """A source that is sent to a group: ``[outbound.NAME]``."""
 
+    enabled: Switch = Field(True, description=ENABLED)
     source: FilePath = Field(description="The path of the file or named pipe that is sent.")
     group: Group = Field(description="The multicast address it is sent to, IPv4 or IPv6.")
     port: Port = Field(description="The UDP port it is sent to.")
@@ -222,6 +226,7 @@ Output = Annotated[FileOutput | FifoOutput, Field(discriminator="kind"), BeforeV
 class InboundSubscription(Model):
     """A group that is received into outputs: ``[inbound.NAME]``."""
 
+    enabled: Switch = Field(True, description=ENABLED)
     group: Group = Field(description="The multicast address that is received, IPv4 or IPv6.")
     port: Port = Field(description="The UDP port that is received.")
     interface: AnyInterface | None = Field(
@@ -298,11 +303,22 @@ class Config(Model):
     inbound: dict[WorkerName, InboundSubscription] = Field({}, description="Inbound subscriptions by name.")
 
     def workers(self) -> dict[str, Worker]:
-        """Every worker by its full name, ``outbound/NAME`` or ``inbound/NAME``, in the order of the text."""
-        return {
-            **{f"outbound/{name}": channel for name, channel in self.outbound.items()},
-            **{f"inbound/{name}": subscription for name, subscription in self.inbound.items()},
-        }
+        """The enabled workers by full name (``outbound/NAME``, ``inbound/NAME``), in the text's order."""
+        return {name: worker for name, worker in self._all_workers() if worker.enabled}
+
+    def disabled(self) -> list[str]:
+        """The full names of the workers that are not enabled, in the order of the text."""
+        return [name for name, worker in self._all_workers() if not worker.enabled]
+
+    def of_enabled(self) -> Config:
+        """The same configuration without the workers that are not enabled."""
+        outbound = {name: channel for name, channel in self.outbound.items() if channel.enabled}
+        inbound = {name: subscription for name, subscription in self.inbound.items() if subscription.enabled}
+        return self.model_copy(update={"outbound": outbound, "inbound": inbound})
+
+    def _all_workers(self) -> Iterator[tuple[str, Worker]]:
+        yield from ((f"outbound/{name}", channel) for name, channel in self.outbound.items())
+        yield from ((f"inbound/{name}", subscription) for name, subscription in self.inbound.items())
 
     @model_validator(mode="after")
     def _workers_agree(self) -> Config:
@@ -313,12 +329,13 @@ class Config(Model):
     def _conflicts(self) -> Iterator[tuple[Location, str]]:
         """Outputs on a path that is something else already. Paths are compared as text: no host is asked.
 
-        An output may be a channel's source: that is a relay.
+        An output may be a channel's source: that is a relay. Workers that are not enabled use no path.
         """
         uses = {_normal(self.daemon.control_socket): "the control socket"}
         outputs = [
             (name, index, output, _normal(output.path))
             for name, subscription in self.inbound.items()
+            if subscription.enabled
             for index, output in enumerate(subscription.output)
         ]
         rotated = {

@@ -22,6 +22,9 @@ def overview(daemon: Message, workers: Sequence[Message], width: int | None) -> 
     )
     yield from textwrap.wrap(headline, width, subsequent_indent="    ") if width else [headline]
     rows = [("NAME", "STATE", "SINCE", "DATAGRAMS", "LOST", "DETAIL"), *map(row, workers)]
+    rows += [
+        (printable(name), "disabled", "-", "-", "-", "enabled = false") for name in daemon.get("disabled", ())
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for *cells, detail in rows:
         aligned = [

@@ -47,6 +47,7 @@ class DaemonView:
     config: str  # path
     since: float  # seconds that it has run
     summary: str  # "3 of 4 workers active; inbound/news waiting for eth7"
+    disabled: Sequence[str] = ()  # workers that the configuration has, and that do not run
 
 
 @dataclass(frozen=True, slots=True)

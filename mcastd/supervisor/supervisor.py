@@ -123,7 +123,7 @@ class Supervisor:
         """One line on all workers, for systemd's STATUS: what is not as it should be, with its reason."""
         headlines = self.headlines()
         if not headlines:
-            return "no workers configured"
+            return "no workers"
         states = [headline.state for headline in headlines]
         parts = [f"{states.count(State.ACTIVE)} of {len(states)} workers active"]
         for state in (State.FINISHED, State.INACTIVE):

@@ -29,6 +29,13 @@ def advised(outbound: dict[str, object] | None = None, inbound: dict[str, object
     return {str(complaint.location[-1]) for complaint in advise(Config.model_validate(tables))}
 
 
+def test_nothing_is_advised_of_a_worker_that_is_not_enabled() -> None:
+    assert advised({"ttl": 255}) == {"ttl"}
+    assert advised({"ttl": 255, "enabled": False}) == set()
+    assert advised({"loop": False}, {}) == {"loop"}
+    assert advised({"loop": False}, {"enabled": False}) == set()
+
+
 @pytest.mark.parametrize(
     ("channel", "keys"),
     [

@@ -44,7 +44,7 @@ def test_every_problem_is_said_at_once(refused: Refused) -> None:
             "[daemon]\nlog_level = 1",
             'mcastd.toml:2: daemon.log_level: must be "debug", "info", "warning" or "error"',
         ),
-        (CHANNEL + "'a\\b' = 1", r'mcastd.toml:5: outbound.news."a\b": unknown key; known are source'),
+        (CHANNEL + "'a\\b' = 1", r'mcastd.toml:5: outbound.news."a\b": unknown key; known are enabled'),
         (CHANNEL + "'[key]' = 1", 'mcastd.toml:5: outbound.news."[key]": unknown key'),
         (CHANNEL + "source.path = 1", "mcastd.toml:5: not valid TOML"),
         (
@@ -295,6 +295,7 @@ control_socket = "/run/mcastd/control"
 stop_timeout = "10s"
 
 [outbound.news]
+enabled = true
 source = "/srv/news.txt"
 group = "239.255.1.2"
 port = 9190
@@ -309,6 +310,7 @@ loop = true
 dscp = "CS5"
 
 [inbound."a.b"]
+enabled = true
 group = "ff15::1"
 port = 1
 sources = []

@@ -189,6 +189,16 @@ def test_an_output_may_be_the_source_of_a_relay() -> None:
     )
 
 
+def test_a_worker_that_is_not_enabled_does_not_run_and_uses_no_path() -> None:
+    config = Config(
+        outbound={"a": channel(enabled=False), "b": channel()},
+        inbound={"c": subscription(enabled=False), "d": subscription()},  # one output: no conflict
+    )
+    assert list(config.workers()) == ["outbound/b", "inbound/d"]
+    assert config.disabled() == ["outbound/a", "inbound/c"]
+    assert config.of_enabled() == Config(outbound={"b": channel()}, inbound={"d": subscription()})
+
+
 @pytest.mark.parametrize(
     "model", [Config, Daemon, OutboundChannel, InboundSubscription, FileOutput, FifoOutput]
 )

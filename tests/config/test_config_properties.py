@@ -44,6 +44,7 @@ def settings(required: dict[str, Any], optional: dict[str, Any]) -> st.SearchStr
 
 def channels(path: str) -> st.SearchStrategy[dict[str, Any]]:
     optional = {
+        "enabled": st.booleans(),
         "ttl": st.integers(0, 255),
         "interface": st.sampled_from(["lo", "eth0"]),
         "loop": st.booleans(),
@@ -93,6 +94,7 @@ def outputs(path: str) -> st.SearchStrategy[Any]:
 
 def subscriptions(path: str) -> st.SearchStrategy[dict[str, Any]]:
     optional = {
+        "enabled": st.booleans(),
         "interface": st.sampled_from(["lo", "eth0", "all"]),
         "receive_buffer": st.integers(1, 1 << 30),
     }

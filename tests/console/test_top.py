@@ -126,7 +126,8 @@ def test_a_change_of_state_shows_at_once(daemon: RunningDaemon) -> None:
     with Terminal(command) as terminal:
         terminal.wait("32 of 33 workers active")
         assert daemon.ctl("stop-worker", "inbound/busy").returncode == 0
-        assert re.search(r"^inbound/busy +inactive", terminal.wait("31 of 33 workers active"), re.MULTILINE)
+        screen = terminal.wait(re.compile(r"^inbound/busy +inactive", re.MULTILINE).search)
+        assert "31 of 33 workers active" in screen
 
 
 def test_it_waits_for_a_daemon_that_is_gone(daemon: RunningDaemon, tmp_path: Path) -> None:

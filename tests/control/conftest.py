@@ -87,12 +87,13 @@ class FakeDaemon:
     report: Report = REPORT
     entered: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))  # by reload()
     proceed: threading.Event = field(default_factory=threading.Event)  # reload() waits for it
+    disabled: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.proceed.set()
 
     def describe(self) -> DaemonView:
-        return DaemonView("1.2.3", 4711, "/etc/mcastd.toml", 90061.0, "3 of 3 workers active")
+        return DaemonView("1.2.3", 4711, "/etc/mcastd.toml", 90061.0, "3 of 3 workers active", self.disabled)
 
     def list_workers(self) -> list[WorkerView]:
         return self.workers

@@ -50,6 +50,19 @@ inbound/weather  active       7s          0     0
     )
 
 
+def test_a_disabled_worker_is_shown_and_cannot_be_started(run: Run, daemon: Any) -> None:
+    daemon.disabled = ["inbound/archive"]
+    code, out, _ = run("status")
+    assert code == 0
+    assert out.splitlines()[-1] == "inbound/archive  disabled        -          -     -  enabled = false"
+    for command in ("start-worker", "status", "stop-worker"):
+        for name in ("inbound/archive", "archive"):
+            code, out, err = run(command, name)
+            assert (code, out) == (1, "")
+            assert err.startswith("mcastctl: inbound/archive is disabled: "), err
+    assert daemon.asked == []
+
+
 def test_status_of_one_shows_everything(run: Run) -> None:
     code, out, err = run("status", "inbound/news")
     assert (code, err) == (0, "")

@@ -79,6 +79,27 @@ def test_a_worker_starts_by_itself_when_the_cause_goes_away(tmp_path: Path) -> N
         assert len(daemon.events("worker.waiting")) == 2  # once for each, however many attempts
 
 
+def test_a_drop_in_switches_a_worker_off_and_on_again(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.log", tmp_path / "b.log"
+    drop_in = tmp_path / "mcastd.toml.d" / "local.toml"
+    drop_in.parent.mkdir()
+    drop_in.write_text("[inbound.b]\nenabled = false\n")
+    with RunningDaemon(tmp_path, inbound("a", first) + inbound("b", second)) as daemon:
+        assert list(daemon.workers()) == ["inbound/a"]
+        assert "inbound/b  disabled" in daemon.ctl("status").stdout
+        drop_in.write_text("[inbound.a]\nenabled = false\n")
+        assert daemon.ctl("reload").stdout == "added inbound/b\nremoved inbound/a\n0 unchanged\n"
+        assert list(daemon.workers()) == ["inbound/b"]
+        daemon.wait_state("inbound/b", "active")
+        send(b"to b alone\n")
+        wait_for(lambda: second.read_bytes() == b"to b alone\n")
+        assert first.read_bytes() == b""
+        drop_in.unlink()
+        assert daemon.ctl("reload").stdout == "added inbound/a\n1 unchanged\n"
+        assert daemon.wait_state("inbound/a", "active")
+        assert "disabled" not in daemon.ctl("status").stdout
+
+
 def test_a_bad_reload_changes_nothing_and_tells_the_caller(tmp_path: Path) -> None:
     output = tmp_path / "a.log"
     with RunningDaemon(tmp_path, inbound("a", output)) as daemon:

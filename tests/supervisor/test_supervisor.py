@@ -285,7 +285,7 @@ def test_a_heartbeat_is_fresh_while_waiting_and_stale_while_hung(
 
 def test_the_summary_counts_and_gives_reasons(stage: Stage) -> None:
     stage.runs = {"inbound/a": work, "outbound/a": finish, "outbound/b": refuse}
-    assert stage.supervisor.summary() == "no workers configured"
+    assert stage.supervisor.summary() == "no workers"
     stage.apply(added=tuple(stage.runs))
     wait_for(lambda: stage.state("outbound/a") == "finished")
     wait_for(lambda: stage.state("outbound/b") == "auto-restart")
