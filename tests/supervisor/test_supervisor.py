@@ -99,7 +99,7 @@ def stage() -> Iterator[Stage]:
     before = threading.active_count(), len(os.listdir("/proc/self/fd"))
     stage = Stage()
     yield stage
-    assert stage.supervisor.stop_all(5) == []
+    assert stage.supervisor.stop_all(60) == []
     wait_for(lambda: (threading.active_count(), len(os.listdir("/proc/self/fd"))) == before, "threads, fds")
 
 
@@ -300,6 +300,6 @@ def test_stopping_while_starting_always_ends(stage: Stage) -> None:
     stage.runs = {f"inbound/{n}": (work, refuse, crash, finish)[n % 4] for n in range(40)}
     for _ in range(5):
         stage.apply(added=tuple(stage.runs))
-        assert stage.supervisor.stop_all(5) == []
+        assert stage.supervisor.stop_all(60) == []
         assert {stage.state(name) for name in stage.runs} <= {"inactive", "finished"}
         stage.apply(removed=tuple(stage.runs))
