@@ -131,8 +131,11 @@ class Listener:
 
     reasons = ()  # it drops nothing
     slow = False  # a write never waits
+    may_queue = False
     pending = None
     blocked = False
+    problem = ""  # a broken one ends the command
+    deadline = None
 
     def __init__(self, printer: Printer | None, limit: int | None, on_limit: Callable[[], None]) -> None:
         self.counters = OutputCounters()
@@ -179,6 +182,9 @@ class Listener:
             self._on_limit()
 
     def flush(self) -> None:
+        pass
+
+    def tick(self, now: float) -> None:
         pass
 
     def reopen(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import select
 import socket
 import threading
@@ -63,6 +64,7 @@ class Subscription:
 
     # Of hundreds, each is out of the processor's cache when it is visited: a dict would be more to fetch
     __slots__ = (
+        "_alarm",
         "_config",
         "_context",
         "_failure",
@@ -80,13 +82,14 @@ class Subscription:
         "_overflow_at",
         "_overflow_before",
         "_overflow_seen",
-        "_pipes",
+        "_queueing",
         "_reader",
         "_rejoined",
         "_seen",
         "_sources",
         "_stale",
         "_streak",
+        "_timed",
         "_visitable",
         "_watched",
         "counters",
@@ -119,8 +122,8 @@ class Subscription:
             for sink, output in zip(self.sinks, config.output, strict=True)
         )
         self._identity = Identity(str(config.group), config.port, name_in(config.interface), outputs=outputs)
-        configured = zip(self.sinks, config.output, strict=True)
-        self._pipes = [sink for sink, output in configured if output.kind == "fifo"]  # these may have a queue
+        self._queueing = [sink for sink in self.sinks if sink.may_queue]
+        self._timed = [sink for sink in self.sinks if sink.deadline is not None]
         self._metadata = any(output.format in NEED_METADATA for output in config.output)
         self._lock = threading.Lock()  # held while another thread asks the link for the status
         self._link: Receiver | None = None
@@ -141,6 +144,7 @@ class Subscription:
         self._rejoined = 0.0  # monotonic time of the last rejoin, or of the start of the run
         self._stale = False
         self._watched: dict[int, int] = {}
+        self._alarm = math.inf  # monotonic time of the next alarm, as this thread knows it
 
     def run(self, context: Context) -> None:
         for sink in self.sinks:  # before the link, which may have to wait: a FIFO's reader finds it already
@@ -336,6 +340,7 @@ class Subscription:
                 # One that was silent for too long has to look at its alarms again
                 self._streak = self._streak + 1 if taken >= BUSY else 0
                 quiet = self._streak < STREAK and link.emptied and not self._stale and not self._queued()
+                quiet = quiet and all(self._alarm <= deadline for deadline in self._deadlines())
             except Exception as error:  # the worker's thread is to meet it
                 self._failure = error
                 taken, quiet = 0, False
@@ -357,7 +362,8 @@ class Subscription:
     def _read(self, context: Context, link: Receiver) -> bool:
         """Until the next signal that needs more, or until it is quiet; whether it is."""
         gather = Gather(self.max_latency)
-        timed = self._config.expect_every is not None or self._config.rejoin_every is not None
+        config = self._config
+        timed = self._timed or config.expect_every is not None or config.rejoin_every is not None
         load = link.load()
         pause = 0.0
         since = looked = calm_since = clock.monotonic()
@@ -369,7 +375,7 @@ class Subscription:
                 link.idle()
                 self._watch(context, self._wanted(link))
                 ready = context.wait(self._next_alarm())
-                for sink in self._pipes:
+                for sink in self._queueing:
                     if sink.pending in ready:
                         sink.flush()
             if timed or context.signals is not NONE:
@@ -432,15 +438,23 @@ class Subscription:
 
     def _next_alarm(self) -> float | None:
         """Seconds until :meth:`_keep_time` has something to do; None: only when something else happens."""
-        alarms = []
+        alarms = self._deadlines()
         if self._config.expect_every is not None and not self._stale:
             alarms.append(self._heard + self._config.expect_every)
         if self._config.rejoin_every is not None:
             alarms.append(self._rejoined + self._config.rejoin_every)
-        return min(alarms) - clock.monotonic() if alarms else None
+        self._alarm = min(alarms, default=math.inf)
+        return None if self._alarm == math.inf else self._alarm - clock.monotonic()
+
+    def _deadlines(self) -> list[float]:
+        """The monotonic times at which sinks have something to do."""
+        return [sink.deadline for sink in self._timed if sink.deadline is not None]
 
     def _keep_time(self, context: Context, link: Receiver) -> None:
         now = clock.monotonic()
+        for sink in self._timed:
+            if sink.deadline is not None and now >= sink.deadline:
+                sink.tick(now)
         expected, rejoin = self._config.expect_every, self._config.rejoin_every
         if rejoin is not None and now >= self._rejoined + rejoin:
             self._rejoined = now
@@ -470,10 +484,10 @@ class Subscription:
         self._watched = wanted
 
     def _blocked(self) -> bool:
-        return bool(self._pipes) and any(sink.blocked for sink in self._pipes)
+        return bool(self._queueing) and any(sink.blocked for sink in self._queueing)
 
     def _queued(self) -> bool:
-        return bool(self._pipes) and any(sink.pending is not None for sink in self._pipes)
+        return bool(self._queueing) and any(sink.pending is not None for sink in self._queueing)
 
     def _drain(self, link: Receiver) -> None:
         """Take what was queued in the kernel when the end came, but not all that keeps coming."""

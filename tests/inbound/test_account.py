@@ -64,3 +64,16 @@ def test_a_trouble_without_loss_is_noted_and_not_counted() -> None:
     account.drop(0, FULL)
     assert account.status()["error"] is not None
     assert not account.counters.dropped
+
+
+def test_a_problem_is_what_keeps_the_output_from_being_written_and_no_absent_reader() -> None:
+    account = Books().account
+    assert account.problem == ""
+    account.drop(1, FULL)
+    assert account.problem == "cannot write to /p: no space left on device"
+    account.drop(1, ABSENT)
+    assert account.problem == ""
+    account.drop(0, OSError(errno.EIO, "Input/output error"))
+    assert account.problem == "cannot write to /p: input/output error"
+    account.recovered()
+    assert account.problem == ""

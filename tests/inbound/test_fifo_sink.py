@@ -250,6 +250,20 @@ def test_drop_newest(full: MakeFull, make_batch: MakeBatch) -> None:
     assert sink.status()["error"] is None
 
 
+def test_a_reader_that_is_too_slow_is_a_problem_until_it_has_caught_up(
+    path: Path, full: MakeFull, make_batch: MakeBatch
+) -> None:
+    sink, reader = full("drop-newest", queue_of(8, 3, 3))
+    assert sink.problem == ""
+    sink.write(make_batch(b"AAA", b"BBB", b"CCC"))
+    assert sink.problem == f"cannot write to {path}: the pipe is full"
+    reader.read(PAGE)
+    sink.write(make_batch(b"D" * (PAGE + 1)))  # there is room now, and not for long
+    assert sink.problem
+    drained(sink, reader)
+    assert sink.problem == ""
+
+
 def test_drop_oldest_but_never_the_record_that_is_partly_out(full: MakeFull, make_batch: MakeBatch) -> None:
     sink, reader = full("drop-oldest", queue_of(8, 3, 3))
     sink.write(make_batch(b"AAA"))

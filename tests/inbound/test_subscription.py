@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -17,18 +18,21 @@ from support.wait import wait_for
 
 from mcastd import clock
 from mcastd.config import InboundSubscription
+from mcastd.counters import OutputCounters
 from mcastd.errors import LinkError
 from mcastd.inbound import receiver
 from mcastd.inbound.reader import Reader
 from mcastd.inbound.receiver import BUSY, Subscription, interface_name
+from mcastd.inbound.sinks import Sink
 from mcastd.net.fake import ANYBODY, FakeReceiver
+from mcastd.net.link import Batch
 from mcastd.worker import Context, Signal, Vitals
 
 
 class Run:
     """A subscription in a thread, with a fake link for each of its runs."""
 
-    def __init__(self, reader: Reader | None, **settings: Any) -> None:
+    def __init__(self, reader: Reader | None, sink: Sink | None = None, **settings: Any) -> None:
         self.links: list[FakeReceiver] = []
         self.refusal: LinkError | None = None
         self.waiting: list[bytes] = []  # in the link when it is opened
@@ -36,7 +40,8 @@ class Run:
         self.failure: BaseException | None = None
         self.context = Context(self.ready.set).open()
         config = InboundSubscription(group="239.255.1.2", port=9190, **settings)
-        self.worker = Subscription("inbound/news", config, self._open, reader=reader)
+        sinks = {} if sink is None else {"make_sink": lambda *_: sink}
+        self.worker = Subscription("inbound/news", config, self._open, reader=reader, **sinks)
         self._thread: threading.Thread | None = None
 
     def _open(self, config: InboundSubscription, metadata: bool) -> FakeReceiver:
@@ -248,6 +253,73 @@ def test_vitals_are_what_the_status_adds_up_to(tmp_path: Path, make_run: Callabl
     )
     run.stop()
     assert run.worker.vitals().overflow == 3
+
+
+class Queue:
+    """A sink of a kind that nobody knows: it queues each batch until it is flushed or its time comes."""
+
+    reasons = ()
+    slow = blocked = False
+    may_queue = True
+    problem = ""
+
+    def __init__(self, deadline: float | None = None) -> None:
+        self.counters = OutputCounters()
+        self.deadline = deadline
+        self.ticks: list[float] = []
+        self._ends = os.pipe()
+
+    @property
+    def pending(self) -> int | None:
+        return self._ends[1] if self.counters.queued and self.deadline is None else None
+
+    def open(self) -> None:
+        if self.deadline is not None:
+            self.deadline = math.inf
+
+    def write(self, batch: Batch) -> None:
+        self.counters.queued += len(batch)
+        if self.deadline is not None:
+            self.deadline = clock.monotonic() + 0.01
+
+    def flush(self) -> None:
+        self.counters.written += self.counters.queued
+        self.counters.queued = 0
+
+    def tick(self, now: float) -> None:
+        assert self.deadline is not None
+        assert now >= self.deadline
+        self.deadline = math.inf
+        self.ticks.append(now)
+        self.flush()
+
+    def reopen(self) -> None:
+        pass
+
+    def close(self) -> None:
+        for end in self._ends:
+            os.close(end)
+        self._ends = ()  # type: ignore[assignment]
+
+    def status(self) -> dict[str, object]:
+        return {}
+
+
+def test_whatever_queues_is_flushed_when_it_takes_more(make_run: Callable[..., Run]) -> None:
+    sink = Queue()
+    run = make_run(fifo_output(Path("/nowhere")), sink=sink)
+    run.start().deliver(b"1", b"2", b"3")
+    wait_for(lambda: sink.counters.written == 3, "the flush")
+
+
+def test_a_sink_gets_its_tick_when_nothing_comes(make_run: Callable[..., Run]) -> None:
+    sink = Queue(deadline=0.0)
+    run = make_run(file_output(Path("/nowhere")), sink=sink)
+    link = run.start()
+    for count in range(1, 4):
+        link.deliver(b"x")
+        wait_for(lambda: len(sink.ticks) == count, "the tick")  # noqa: B023 - called before it changes
+    assert sink.counters.written == 3
 
 
 def test_a_blocked_pipe_holds_up_reception_until_it_is_read(

@@ -83,6 +83,12 @@ class Account:
             self._said = ""
             self._dropped = 0
 
+    @property
+    def problem(self) -> str:
+        """What keeps the output from being written, in one line; "" if nothing does but an absent reader."""
+        trouble = self._trouble  # once: the worker's thread may recover meanwhile
+        return "" if trouble is None or trouble.reason in EXPECTED else f"{trouble.what}: {trouble.cause}"
+
     def status(self) -> dict[str, object]:
         counters, trouble = self.counters, self._trouble  # once: the worker's thread may recover meanwhile
         return {

@@ -44,6 +44,8 @@ class FifoSink:
 
     reasons = (*TROUBLES, NOT_A_FIFO, NO_READER, READER_GONE, FULL, STOPPED)
     slow = False  # a write never waits
+    may_queue = True
+    deadline: float | None = None
 
     def __init__(
         self, config: FifoOutput, to_records: Format, account: Account, *, look_every: float = LOOK_EVERY
@@ -64,6 +66,10 @@ class FifoSink:
     @property
     def counters(self) -> OutputCounters:
         return self._account.counters
+
+    @property
+    def problem(self) -> str:
+        return self._account.problem
 
     @property
     def pending(self) -> int | None:
@@ -115,8 +121,6 @@ class FifoSink:
         self.flush()
         if evicted := self._evict():
             self._account.drop(evicted, self._trouble("the pipe is full", "its reader is too slow", FULL))
-        elif self._fd >= 0:
-            self._account.recovered()
         # What stays must outlive the batch's buffers; a record that is bytes already is not copied
         stay = [bytes(self._queue.pop()) for _ in range(min(len(records), len(self._queue)))]
         self._queue.extend(reversed(stay))
@@ -129,7 +133,15 @@ class FifoSink:
             self._disconnect(self._trouble("its reader has gone", "waiting for one", READER_GONE))
         except OSError as error:
             self._disconnect(error)
+        else:
+            if (
+                not self._queue
+            ):  # with a reader that is too slow there is room now and then: that is no recovery
+                self._account.recovered()
         self.counters.queued = len(self._queue)
+
+    def tick(self, now: float) -> None:
+        """Nothing is done by time."""
 
     def reopen(self) -> None:
         """A pipe holds no log to rotate, and its reader would take a close for the end."""
@@ -178,6 +190,7 @@ class FifoSink:
         with contextlib.suppress(OSError):  # beyond the user's share, pipe(7): the default size has to do
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
         self._pipe_size = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+        self._account.recovered()
 
     def _make(self) -> None:
         make_parent(self._path)

@@ -32,7 +32,9 @@ class FileSink:
     """
 
     reasons = (*TROUBLES, NOT_A_FILE, ROTATION)
-    pending: int | None = None  # nothing is ever queued
+    may_queue = False
+    pending: int | None = None
+    deadline: float | None = None
     blocked = False
 
     def __init__(
@@ -62,6 +64,10 @@ class FileSink:
     def counters(self) -> OutputCounters:
         return self._account.counters
 
+    @property
+    def problem(self) -> str:
+        return self._account.problem
+
     def open(self) -> None:
         self._account.attempt(self._prepare)
 
@@ -86,6 +92,9 @@ class FileSink:
 
     def flush(self) -> None:
         """Nothing is ever queued."""
+
+    def tick(self, now: float) -> None:
+        """Nothing is done by time."""
 
     def reopen(self) -> None:
         self.close()

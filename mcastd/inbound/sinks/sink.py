@@ -13,8 +13,9 @@ class Sink(Protocol):
     """One output of one subscription, opened and written by one thread; it outlives the subscription's runs.
 
     No method raises OSError or SinkError: each datagram is written, queued or dropped, and counted as such.
-    What is wrong is said by the log and by :meth:`status`, and tried again with the next batch; a sink
-    has no timer.
+    What is wrong is said by the log and by :meth:`status`, and tried again with the next batch. Other threads
+    read :attr:`counters`, :attr:`problem` and :meth:`status`, which take no lock and ask no file, since the
+    output may hang.
     """
 
     @property
@@ -29,12 +30,24 @@ class Sink(Protocol):
         """Whether each write may take long, as when it is forced to the disk."""
 
     @property
+    def may_queue(self) -> bool:
+        """Whether it ever is :attr:`pending` or :attr:`blocked`; False spares asking."""
+
+    @property
+    def problem(self) -> str:
+        """Why it does not take datagrams now, in one line; "" while it works. Read by other threads."""
+
+    @property
     def pending(self) -> int | None:
         """The fd to poll for POLLOUT while something is queued; then call :meth:`flush`."""
 
     @property
     def blocked(self) -> bool:
         """Whether reception is to wait until this sink has room."""
+
+    @property
+    def deadline(self) -> float | None:
+        """Monotonic time at which :meth:`tick` is due; infinity: not now, None: never."""
 
     def open(self) -> None:
         """Make the output now, if it isn't there, so that it is found before the first datagram."""
@@ -44,6 +57,9 @@ class Sink(Protocol):
 
     def flush(self) -> None:
         """Write what is queued, as far as it goes without blocking."""
+
+    def tick(self, now: float) -> None:
+        """Do what is due at monotonic time ``now`` without a datagram."""
 
     def reopen(self) -> None:
         """Let go of a file that was moved away, and open the path anew (log rotation)."""
