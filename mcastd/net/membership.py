@@ -15,6 +15,7 @@ from mcastd import clock
 from mcastd.errors import LinkError, reason_of
 from mcastd.net import _abi
 from mcastd.net._abi import Address
+from mcastd.net.guard import SourceGuard
 from mcastd.net.interfaces import Host, Interface
 from mcastd.net.link import SourceFilter
 
@@ -67,12 +68,15 @@ class Membership:
         group: Address,
         interface: Interface,
         source_filter: SourceFilter,
+        *,
+        guard: SourceGuard,
     ) -> None:
         """Join. Raises LinkError."""
         self._registry = registry
         self._sock = sock
         self._group = group
         self._filter = source_filter
+        self._guard = guard
         self._level = socket.IPPROTO_IP if group.version == 4 else socket.IPPROTO_IPV6
         self._joined: Interface | None = None  # as it was then
         self._joined_at = 0.0  # monotonic seconds
@@ -97,10 +101,11 @@ class Membership:
     def set_filter(self, source_filter: SourceFilter) -> None:
         """Change the sources, without leaving the group. Raises LinkError."""
         with self._registry.lock:
-            self._filter = source_filter
+            before, self._filter = self._filter, source_filter
             if self._joined is not None:
                 try:
-                    self._apply_filter(self._joined)
+                    with self._guard.change(before, source_filter):
+                        self._apply_filter(self._joined)
                 except OSError as error:
                     raise self._refused(error, self._joined) from error
 
@@ -156,18 +161,19 @@ class Membership:
         """Join with the whole filter, or not at all. Raises OSError."""
         exclude, sources = self._filter.exclude, self._filter.sources
         try:
-            if exclude and not sources:
-                self._set(_abi.MCAST_JOIN_GROUP, _abi.group_req(interface.index, self._group))
-            else:
-                # Not JOIN_GROUP for EXCLUDE: till the filter is set, those that it excludes would slip in
-                first = NOBODY[self._group.version] if exclude else sources[0]
-                request = _abi.group_source_req(interface.index, self._group, first)
-                self._set(_abi.MCAST_JOIN_SOURCE_GROUP, request)
-            self._joined = interface
-            self._registry.edition += 1
-            self._joined_at = clock.monotonic()
-            if sources[0 if exclude else 1 :]:
-                self._apply_filter(interface)
+            with self._guard.change(self._filter, self._filter):
+                if exclude and not sources:
+                    self._set(_abi.MCAST_JOIN_GROUP, _abi.group_req(interface.index, self._group))
+                else:
+                    # Not JOIN_GROUP for EXCLUDE: till the filter is set, those that it excludes would slip in
+                    first = NOBODY[self._group.version] if exclude else sources[0]
+                    request = _abi.group_source_req(interface.index, self._group, first)
+                    self._set(_abi.MCAST_JOIN_SOURCE_GROUP, request)
+                self._joined = interface
+                self._registry.edition += 1
+                self._joined_at = clock.monotonic()
+                if sources[0 if exclude else 1 :]:
+                    self._apply_filter(interface)
         except OSError:
             self.leave()
             raise
@@ -175,8 +181,13 @@ class Membership:
     def leave(self) -> None:
         if self._joined is not None:
             # Refused if the interface is gone, and the membership with it. LEAVE_GROUP drops all its sources.
-            with contextlib.suppress(OSError):
-                self._set(_abi.MCAST_LEAVE_GROUP, _abi.group_req(self._joined.index, self._group))
+            request = _abi.group_req(self._joined.index, self._group)
+            try:
+                with self._guard.change(self._filter, self._filter):
+                    self._set(_abi.MCAST_LEAVE_GROUP, request)
+            except OSError:
+                with contextlib.suppress(OSError):  # if the guard was refused
+                    self._set(_abi.MCAST_LEAVE_GROUP, request)
             self._joined = None
             self._registry.edition += 1
 

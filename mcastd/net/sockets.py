@@ -19,6 +19,7 @@ from mcastd.net._abi import Address
 from mcastd.net.batch import Arena
 from mcastd.net.burst import Burst
 from mcastd.net.drops import drops
+from mcastd.net.guard import SourceGuard
 from mcastd.net.interfaces import Host, Interface, as_address, look, route_to
 from mcastd.net.link import Batch, Load, Payloads, SourceFilter
 from mcastd.net.membership import Membership, Memberships
@@ -79,8 +80,11 @@ class ReceivingSocket:
         with contextlib.ExitStack() as undo:
             try:
                 self._sock = undo.enter_context(socket.socket(_abi.family_of(group), socket.SOCK_DGRAM))
+                self._guard = SourceGuard(self._sock)
                 self._prepare(receive_buffer)
-                self.membership = Membership(memberships, self._sock, group, interface, source_filter)
+                self.membership = Membership(
+                    memberships, self._sock, group, interface, source_filter, guard=self._guard
+                )
                 undo.callback(self.membership.close)
                 self._bind(port)  # last: so nothing comes in before the source filter is whole
             except OSError as error:
@@ -145,13 +149,17 @@ class ReceivingSocket:
         filled = have[_abi.SK_MEMINFO_RMEM_ALLOC] / have[_abi.SK_MEMINFO_RCVBUF]
         # It doubles what was asked for, for its own overhead, and reports the double: socket(7)
         buffer = have[_abi.SK_MEMINFO_RCVBUF] // 2
-        self._load = Load(have[_abi.SK_MEMINFO_DROPS], filled, buffer)
+        self._load = Load(self._overflow(have[_abi.SK_MEMINFO_DROPS]), filled, buffer)
         return self._load
+
+    def _overflow(self, drops: int) -> int:
+        """Of the kernel's drops, those of wanted datagrams. Never shrinks, whenever it is asked."""
+        return max(self._load.overflow, drops - self._guard.rejected)
 
     def lost(self) -> int:
         """The overflow, as it was read for all sockets together up to a second ago."""
         lost = drops.of(self._inode)
-        return self.load().overflow if lost is None else lost
+        return self.load().overflow if lost is None else self._overflow(lost)
 
     def close(self) -> None:
         self.load()

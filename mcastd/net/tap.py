@@ -8,7 +8,6 @@ it, and it reads at a bounded rate: on a busier link the kernel drops what is to
 
 from __future__ import annotations
 
-import array
 import contextlib
 import select
 import socket
@@ -21,6 +20,7 @@ from typing import NamedTuple
 from mcastd.errors import LinkError, reason_of
 from mcastd.net import _abi
 from mcastd.net._abi import Address
+from mcastd.net.bpf import AND, JUMP, JUMP_EQUAL, LD_BYTE, LD_WORD, PROTOCOL, RETURN, Instruction, attach
 from mcastd.net.packets import FRAGMENT, IGMP, PIM, Datagram, Fragment, Membership, Router, decode
 
 SNAP = 128  # bytes of a datagram that are looked at: its headers
@@ -31,13 +31,9 @@ _BUFFER = 8 << 20  # bytes
 _WHOLE = 0xFFFF
 _INSTRUCTIONS = 1000  # more would take more of net.core.optmem_max than there is
 
-# Classic BPF (linux/filter.h): code, jump if true, jump if false, operand
-_LDW, _LDB, _JEQ, _JA, _RET, _AND = 0x20, 0x30, 0x15, 0x05, 0x06, 0x54
-_PROTOCOL = 0xFFFFF000  # SKF_AD_OFF + SKF_AD_PROTOCOL: the EtherType
-Instruction = tuple[int, int, int, int]
-_NO: Instruction = (_RET, 0, 0, 0)
-_HEADERS: Instruction = (_RET, 0, 0, SNAP)
-_ALL: Instruction = (_RET, 0, 0, _WHOLE)
+_NO: Instruction = (RETURN, 0, 0, 0)
+_HEADERS: Instruction = (RETURN, 0, 0, SNAP)
+_ALL: Instruction = (RETURN, 0, 0, _WHOLE)
 
 
 class FlowKey(NamedTuple):
@@ -143,9 +139,9 @@ class Tap:
                     request = struct.pack("=iHH8s", ifindex, _abi.PACKET_MR_ALLMULTI, 0, bytes(8))
                     self._sock.setsockopt(_abi.SOL_PACKET, _abi.PACKET_ADD_MEMBERSHIP, request)
                 self._sock.setblocking(False)
-                _attach(self._sock, [_NO])
+                attach(self._sock, [_NO])
                 self._drain()  # what came before there was a filter; Python cannot bind to all interfaces
-                _attach(self._sock, program(groups))
+                attach(self._sock, program(groups))
                 undo.pop_all()
         except OSError as error:
             raise LinkError(
@@ -217,55 +213,53 @@ def program(groups: Iterable[Address]) -> list[Instruction]:
     four = [group.packed for group in groups if group.version == 4]
     six = [group.packed for group in groups if group.version == 6]
     if 2 * len(four) + 9 * len(six) > _INSTRUCTIONS:
-        to_four: list[Instruction] = [(_LDB, 0, 0, 16), (_AND, 0, 0, 0xF0), (_JEQ, 0, 1, 0xE0), _HEADERS]
-        to_six: list[Instruction] = [(_LDB, 0, 0, 24), (_JEQ, 0, 1, 0xFF), _HEADERS]
+        to_four: list[Instruction] = [
+            (LD_BYTE, 0, 0, 16),
+            (AND, 0, 0, 0xF0),
+            (JUMP_EQUAL, 0, 1, 0xE0),
+            _HEADERS,
+        ]
+        to_six: list[Instruction] = [(LD_BYTE, 0, 0, 24), (JUMP_EQUAL, 0, 1, 0xFF), _HEADERS]
     else:
-        to_four = [(_LDW, 0, 0, 16)]
+        to_four = [(LD_WORD, 0, 0, 16)]
         for group in four:
-            to_four += [(_JEQ, 0, 1, int.from_bytes(group, "big")), _HEADERS]
+            to_four += [(JUMP_EQUAL, 0, 1, int.from_bytes(group, "big")), _HEADERS]
         to_six = []
         for group in six:
             for word in range(4):
                 operand = int.from_bytes(group[4 * word : 4 * word + 4], "big")
-                to_six += [(_LDW, 0, 0, 24 + 4 * word), (_JEQ, 0, 2 * (3 - word) + 1, operand)]
+                to_six += [(LD_WORD, 0, 0, 24 + 4 * word), (JUMP_EQUAL, 0, 2 * (3 - word) + 1, operand)]
             to_six.append(_HEADERS)
     ipv4: list[Instruction] = [
-        (_LDB, 0, 0, 9),  # the protocol
-        (_JEQ, 4, 0, socket.IPPROTO_UDP),
-        (_JEQ, 2, 0, IGMP),
-        (_JEQ, 1, 0, PIM),
+        (LD_BYTE, 0, 0, 9),  # the protocol
+        (JUMP_EQUAL, 4, 0, socket.IPPROTO_UDP),
+        (JUMP_EQUAL, 2, 0, IGMP),
+        (JUMP_EQUAL, 1, 0, PIM),
         _NO,
         _ALL,
         *to_four,
         _NO,
     ]
     ipv6: list[Instruction] = [
-        (_LDB, 0, 0, 6),  # the next header
-        (_JEQ, 5, 0, socket.IPPROTO_UDP),
-        (_JEQ, 4, 0, FRAGMENT),
-        (_JEQ, 2, 0, socket.IPPROTO_HOPOPTS),  # MLD's router alert
-        (_JEQ, 1, 0, PIM),
+        (LD_BYTE, 0, 0, 6),  # the next header
+        (JUMP_EQUAL, 5, 0, socket.IPPROTO_UDP),
+        (JUMP_EQUAL, 4, 0, FRAGMENT),
+        (JUMP_EQUAL, 2, 0, socket.IPPROTO_HOPOPTS),  # MLD's router alert
+        (JUMP_EQUAL, 1, 0, PIM),
         _NO,
         _ALL,
         *to_six,
         _NO,
     ]
     return [
-        (_LDW, 0, 0, _PROTOCOL),
-        (_JEQ, 3, 0, _abi.ETH_P_IP),
-        (_JEQ, 1, 0, _abi.ETH_P_IPV6),
+        (LD_WORD, 0, 0, PROTOCOL),
+        (JUMP_EQUAL, 3, 0, _abi.ETH_P_IP),
+        (JUMP_EQUAL, 1, 0, _abi.ETH_P_IPV6),
         _NO,
-        (_JA, 0, 0, len(ipv4)),
+        (JUMP, 0, 0, len(ipv4)),
         *ipv4,
         *ipv6,
     ]
-
-
-def _attach(sock: socket.socket, instructions: list[Instruction]) -> None:
-    code = array.array("B", b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions))
-    address, _ = code.buffer_info()
-    fprog = struct.pack("@HP", len(instructions), address)
-    sock.setsockopt(socket.SOL_SOCKET, _abi.SO_ATTACH_FILTER, fprog)
 
 
 def _vlan(control: list[tuple[int, int, bytes]]) -> int:
