@@ -287,6 +287,7 @@ class _Chores:
 
     STATUS_EVERY = 1.0  # seconds at least between two STATUS messages
     UNSTARTED_EVERY = 5.0  # seconds between attempts to start what could not be started
+    BLOCKED_EVERY = 1.0  # seconds between looks for workers that wait for a path that does not answer
 
     def __init__(
         self, supervisor: Supervisor, summary: Callable[[], str], begin_unstarted: Callable[[], bool]
@@ -300,11 +301,12 @@ class _Chores:
         self._status_at = math.inf  # monotonic seconds, as the others
         self._watchdog_at = math.inf if self._watchdog is None else clock.monotonic()
         self._unstarted_at = clock.monotonic() + self.UNSTARTED_EVERY
+        self._blocked_at = clock.monotonic()
 
-    def next_due(self) -> float | None:
-        """Milliseconds until :meth:`do` has something to do; None: not of itself."""
-        due = min(self._status_at, self._watchdog_at, self._unstarted_at)
-        return None if due == math.inf else max(0.0, due - clock.monotonic()) * 1000
+    def next_due(self) -> float:
+        """Milliseconds until :meth:`do` has something to do."""
+        due = min(self._status_at, self._watchdog_at, self._unstarted_at, self._blocked_at)
+        return max(0.0, due - clock.monotonic()) * 1000
 
     def status_changed(self) -> None:
         if systemd.is_listening():
@@ -317,6 +319,9 @@ class _Chores:
         if now >= self._status_at:
             self._status_at = math.inf
             systemd.status(self._summary())
+        if now >= self._blocked_at:
+            self._blocked_at = now + self.BLOCKED_EVERY
+            self._supervisor.notice_blocked()
         if now >= self._watchdog_at and self._watchdog is not None:
             self._watchdog_at = now + self._watchdog
             self._feed_watchdog()

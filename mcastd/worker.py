@@ -20,6 +20,8 @@ from mcastd.counters import InboundCounters, OutboundCounters, OutputCounters
 
 LONGEST_WAIT = 86_400.0  # seconds: poll(2) takes no more than 24 days; waking once a day costs nothing
 SHORT_NAP = 0.005  # seconds that a signal may wait
+# After this many seconds a file that a worker waits for counts as one that does not answer
+ANSWER_SECONDS = 2.0
 POLL_SLACK = 0.002  # seconds: poll(2) counts whole milliseconds; the rest of a deadline is slept exactly
 
 
@@ -55,6 +57,9 @@ class Context:
         self._busy_since: float | None = None
         self.detail = ""
         self.degraded = False  # at work, but something is not as it should be: the detail says what
+        # Path that the worker may be in a system call for. Such a call hangs while the path's disk or server
+        # does: no fault of ours, and no new process would help. "" if there is none.
+        self.waits_for = ""
 
     # -- the supervisor's side
 
@@ -77,6 +82,11 @@ class Context:
         """Seconds since the worker last waited: its heartbeat. 0 while it waits, however long that is."""
         since = self._busy_since
         return 0.0 if since is None else max(0.0, now - since)
+
+    def unanswered(self, now: float) -> str:
+        """Which path has not answered the worker for a while, and for how long, in words; "" if none."""
+        path, seconds = self.waits_for, self.busy_for(now)
+        return f"waits for {path}: no answer for {seconds:.0f} s" if path and seconds > ANSWER_SECONDS else ""
 
     def close(self) -> None:
         with self._lock:

@@ -21,6 +21,8 @@ ROOM = bytes(numbered.SIZE)
 class Stream:
     """A PayloadSource that is open already, as standard input is: read as it comes, until its end."""
 
+    device = 0
+
     def __init__(self, fd: int, framer: Framer) -> None:
         self.finished = False
         self.rounds = 0
@@ -62,6 +64,8 @@ class Stream:
 
 class Repeated:
     """A PayloadSource of one payload, ``count`` times."""
+
+    device = 0
 
     def __init__(self, payload: bytes, count: int | Literal["forever"]) -> None:
         self.finished = False

@@ -77,7 +77,9 @@ class Channel:
         if not self._pending:
             if self._source.finished:
                 self._source.restart()
-            self._refill()  # before it says that it is ready: a source with nothing to send is an error
+            self._refill(
+                context
+            )  # before it says that it is ready: a source with nothing to send is an error
             self._pacer.idle(clock.monotonic())
         with closing(self._open_link(self._config)) as link:
             self._link, self._described = link, link.describe()
@@ -139,7 +141,9 @@ class Channel:
             context.take(NOT_FOR_US)
             if context.take(Signal.NETWORK):
                 self._follow(link)
-            if not self._pending and not self._refill():
+            if not self._pending:
+                if self._refill(context):
+                    continue  # the read may have taken long: to stop, it must not send first
                 if self._source.finished:
                     return
                 self._say_ready(context)
@@ -220,9 +224,13 @@ class Channel:
             way_out = "set a lower max_datagram"
             self._log.warning("datagram.dropped", reason=TOO_BIG, error=str(error), way_out=way_out)
 
-    def _refill(self) -> bool:
+    def _refill(self, context: Context) -> bool:
         """Read on, when everything is sent; whether there is something to send. Raises SourceError."""
-        self._pending = self._source.read()
+        context.waits_for = str(self._config.source)
+        try:
+            self._pending = self._source.read()
+        finally:
+            context.waits_for = ""
         self.counters.rounds = self._source.rounds
         self.counters.lines_split = self._source.lines_split
         return bool(self._pending)
@@ -234,7 +242,7 @@ class Channel:
         # Soon after there was something this thread looks again itself
         watched = source.nap >= LONGEST_NAP and (
             self._watcher is not None
-            and self._watcher.watch(self, source.has_news, lambda: context.send(Signal.SOURCE))
+            and self._watcher.watch(self, source.has_news, lambda: context.send(Signal.SOURCE), source.device)
         )
         context.wait(None if watched else source.nap)
         if watched and self._watcher is not None:

@@ -52,6 +52,10 @@ class PayloadSource(Protocol):
     def read(self) -> Payloads:
         """The next payloads; empty if there are none now, or never (``finished``). Raises SourceError."""
 
+    @property
+    def device(self) -> int:
+        """Of the file system that it is on; 0 if unknown."""
+
     def has_news(self) -> bool:
         """Whether read() may find something by now. For any thread, while the source is at rest."""
 
@@ -97,6 +101,11 @@ class Source:
     def fileno(self) -> int | None:
         """The descriptor that turns readable when there is more, if the source is a FIFO."""
         return self._fd if self._is_fifo else None
+
+    @property
+    def device(self) -> int:
+        """Of the file system that the position is in; 0 if unknown."""
+        return self._identity[0]
 
     def read(self) -> Payloads:  # noqa: PLR0911 - each way on has its return
         """The next payloads, in order. Chunks of a file are not read, but told: they can be sent from there.

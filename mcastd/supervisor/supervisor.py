@@ -30,6 +30,7 @@ class Supervisor:
         self._edition = 0  # of what the workers say of themselves
         self._called: tuple[int, list[tuple[Headline, Worker]]] = (0, [])
         self._abandoned: list[WorkerThread] = []  # threads that did not end when told to
+        self._blocked: dict[str, str] = {}  # workers that wait for a path that does not answer, and for which
         self._log = log.get_logger()
 
     def apply(self, changes: Changes, wanted: Mapping[str, Settings], timeout: float) -> None:
@@ -135,17 +136,39 @@ class Supervisor:
             reasons.append(f"and {len(troubled) - len(reasons)} more")
         return "; ".join([", ".join(parts), *reasons])
 
+    def notice_blocked(self) -> None:
+        """Tell of workers that wait for a path that does not answer, and of those that wait no longer.
+
+        To be called about once a second: a thread that hangs cannot say so itself.
+        """
+        now = clock.monotonic()
+        threads = self._threads.copy()
+        blocked = {name: said for name, thread in threads.items() if (said := thread.unanswered(now))}
+        before, self._blocked = self._blocked, blocked
+        for name in blocked.keys() - before.keys():
+            self._log.warning("worker.blocked", worker=name, reason=blocked[name])
+            threads[name].attempted.set()  # nobody is to wait for it
+        for name in before.keys() - blocked.keys():
+            self._log.info("worker.unblocked", worker=name, reason=f"no longer {before[name]}")
+        if blocked or before:
+            self._changed()
+
     def hanging(self) -> list[str]:
         """The workers whose heartbeat is not fresh: at work on one thing for longer than ``HANG`` seconds.
 
-        Also those that were to end, did not, and were left behind by a reload.
+        Also those that were to end, did not, and were left behind by a reload. Not those that wait for a path
+        that does not answer: that costs them alone, and the next process would wait for it, too.
         """
         now = clock.monotonic()
         for thread in self._abandoned.copy():
             if thread.join(0):
                 self._abandoned.remove(thread)  # not a new list: a reload may add to this one meanwhile
         threads = [*self._threads.copy().values(), *self._abandoned.copy()]
-        return [thread.worker.name for thread in threads if thread.busy_for(now) > HANG]
+        return [
+            thread.worker.name
+            for thread in threads
+            if thread.busy_for(now) > HANG and not thread.unanswered(now)
+        ]
 
     def begin_unstarted(self) -> bool:
         """Try again to start workers that lacked a thread or a file descriptor; whether any still does."""

@@ -85,6 +85,10 @@ class WorkerThread:
         """The heartbeat: seconds since the worker last waited for something; 0 while it waits."""
         return self._context.busy_for(now)
 
+    def unanswered(self, now: float) -> str:
+        """Which path has not answered the worker for a while, and for how long, in words; "" if none."""
+        return self._context.unanswered(now)
+
     @property
     def state(self) -> State:
         return self._state
@@ -95,6 +99,8 @@ class WorkerThread:
             active = state is State.ACTIVE
             detail = self._context.detail if active else self._detail
             troubled = self._context.degraded if active else state in TROUBLED
+            if unanswered := self._context.unanswered(clock.monotonic()):
+                detail, troubled = unanswered, True
             return Headline(self.worker.name, state, self._since, detail, self._restarts, troubled)
 
     def view(self) -> WorkerView:
@@ -134,6 +140,7 @@ class WorkerThread:
             self._close()
 
     def _close(self) -> None:
+        self._context.waits_for = "its files"
         try:
             self.worker.close()
         except Exception:

@@ -132,3 +132,53 @@ def test_who_is_forgotten_is_not_asked(watching: Watcher) -> None:
     wait_for(lambda: asked.count("here") > 2, "asked")
     after = asked[asked.index("here") + 1 :]
     assert "gone" not in after
+
+
+def test_a_look_that_hangs_costs_only_its_own_file_system(
+    watching: Watcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher, "PATIENCE_SECONDS", 0.05)
+    answer, hangs = threading.Event(), threading.Event()
+    looks: list[str] = []
+    told: list[str] = []
+
+    def hang() -> bool:
+        hangs.set()
+        answer.wait(30)
+        return True
+
+    def look(name: str) -> bool:
+        looks.append(name)
+        return False
+
+    watching.watch("before", lambda: look("before"), lambda: told.append("before"), 1)
+    watching.watch("hung", hang, lambda: told.append("hung"), 2)
+    watching.watch("beside it", lambda: look("beside it"), lambda: told.append("beside it"), 2)
+    watching.watch("unknown", lambda: look("unknown"), lambda: told.append("unknown"))
+    assert hangs.wait(10)
+    wait_for(lambda: len(told) >= 2, "its channels look themselves")
+    assert sorted(told) == ["beside it", "hung"]
+    looks.clear()
+    wait_for(lambda: looks.count("before") > 2 and looks.count("unknown") > 2, "the others are looked after")
+    assert "beside it" not in looks
+    answer.set()
+    looks.clear()
+    wait_for(lambda: looks.count("before") > 2)
+    assert sorted(told) == ["beside it", "hung"]  # the thread that hung has nothing to tell any more
+
+
+def test_closing_does_not_wait_for_a_look_that_hangs(no_fd_leak: None) -> None:
+    answer, hangs = threading.Event(), threading.Event()
+
+    def hang() -> bool:
+        hangs.set()
+        return answer.wait(30)
+
+    watching = Watcher()
+    watching.watch("hung", hang, lambda: None)
+    assert hangs.wait(10)
+    closing = threading.Thread(target=watching.close)
+    closing.start()
+    closing.join(10)
+    assert not closing.is_alive()
+    answer.set()

@@ -303,3 +303,38 @@ def test_stopping_while_starting_always_ends(stage: Stage) -> None:
         assert stage.supervisor.stop_all(60) == []
         assert {stage.state(name) for name in stage.runs} <= {"inactive", "finished"}
         stage.apply(removed=tuple(stage.runs))
+
+
+def test_a_worker_that_waits_for_a_path_is_named_and_no_case_for_the_watchdog(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+
+    def stuck(_: Puppet, context: Context) -> None:
+        context.waits_for = "/mnt/x"
+        release.wait(30)
+        context.waits_for = ""
+        work(_, context)
+
+    def slow(_: Puppet, context: Context) -> None:
+        release.wait(30)
+        work(_, context)
+
+    monkeypatch.setattr("mcastd.worker.ANSWER_SECONDS", 0.01)
+    monkeypatch.setattr("mcastd.supervisor.supervisor.HANG", 0.01)
+    stage.runs = {"outbound/stuck": stuck, "inbound/slow": slow, "inbound/a": work}
+    stage.apply(added=tuple(stage.runs))
+    wait_for(lambda: stage.supervisor.hanging() == ["inbound/slow"])
+    with capture_logs() as logs:
+        stage.supervisor.notice_blocked()
+        stage.supervisor.notice_blocked()
+        headline = stage.supervisor.headlines()[2]
+        assert (headline.name, headline.detail) == ("outbound/stuck", "waits for /mnt/x: no answer for 0 s")
+        assert headline.troubled
+        assert "outbound/stuck: waits for /mnt/x" in stage.supervisor.summary()
+        release.set()
+        wait_for(lambda: stage.state("outbound/stuck") == "active")
+        stage.supervisor.notice_blocked()
+        assert not stage.supervisor.headlines()[2].troubled
+    told = [(log["event"], log["worker"]) for log in logs if "blocked" in log["event"]]
+    assert told == [("worker.blocked", "outbound/stuck"), ("worker.unblocked", "outbound/stuck")]
