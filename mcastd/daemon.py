@@ -194,12 +194,12 @@ class Daemon:
     def vitals(self) -> Mapping[str, Vitals]:
         return self._supervisor.vitals()
 
-    def doctor(self, name: str | None, watch: float, probe: bool) -> Message:
+    def doctor(self, name: str | None, watch: float, probe: bool, gone: Callable[[], bool]) -> Message:
         """Examine the workers that ``name`` means, or all, in the eyes of this process and its user."""
         of = named(name, (subject.name for subject in self._subjects()))
         if not of and name is not None:
             raise NoSuchWorker(name)
-        return consult(self._subjects, of, seconds=watch, probe=probe).as_message()
+        return consult(self._subjects, of, seconds=watch, probe=probe, enough=gone).as_message()
 
     def _subjects(self) -> list[Subject]:
         settings = self._config.workers()  # a reload may be under way: one of the two may lack a worker

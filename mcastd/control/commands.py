@@ -6,8 +6,11 @@ The definition that clients read is ``io.mcastd.varlink``; a test holds this mod
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Protocol
@@ -21,9 +24,14 @@ from mcastd.worker import Headline, Vitals, WorkerView
 
 INTERFACE = "io.mcastd"
 MONITOR = f"{INTERFACE}.Monitor"
+DOCTOR = f"{INTERFACE}.Doctor"
 WATCH = 1.0  # seconds for which the doctor watches, unless the client says
 TEXT = (str,)
 LONGEST_WATCH = 600.0  # seconds; enough to miss two queries, which come every 125 s
+# Calls that may take long, at the same time; root and the daemon's own user have as many for themselves.
+# All of these together leave room among the server's connections for those who only look.
+MAX_EXAMINATIONS, MAX_CHANGES = 4, 4
+CHANGE_PATIENCE_SECONDS = 2.0  # that a change waits while others are under way
 log = get_logger()
 
 
@@ -57,6 +65,17 @@ class Watching:
     interval: float
 
 
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who calls."""
+
+    privileged: bool = True  # root, or the daemon's own user: others do not take up their turns
+    gone: Callable[[], bool] = lambda: False  # whether it has hung up, and waits for no answer
+
+
+ANYBODY = Client()
+
+
 class NoSuchWorker(KeyError):
     """There is no worker of this full name."""
 
@@ -84,8 +103,11 @@ class Operations(Protocol):
     def vitals(self) -> Mapping[str, Vitals]:
         """What each worker has done; never blocks."""
 
-    def doctor(self, name: str | None, watch: float, probe: bool) -> Message:
-        """The whole reply, after ``watch`` seconds. A name may also be the last part of one, or of two."""
+    def doctor(self, name: str | None, watch: float, probe: bool, gone: Callable[[], bool]) -> Message:
+        """The whole reply, after ``watch`` seconds, or soon after ``gone`` is true.
+
+        A name may also be the last part of one, or of two.
+        """
 
     def reload(self) -> ReloadView:
         """Raises ConfigError if the new configuration is refused."""
@@ -105,6 +127,10 @@ class Commands:
         # The definitions are read once: a package upgrade must not change what this process says of itself.
         here = Path(__file__).parent
         self._interfaces = {name: (here / f"{name}.varlink").read_text() for name in (SERVICE, INTERFACE)}
+        examining = _Turns("examine", MAX_EXAMINATIONS, 0.0)
+        changing = _Turns("change anything", MAX_CHANGES, CHANGE_PATIENCE_SECONDS)
+        names = ("Reload", "Reopen", "Start", "Stop")
+        self._turns = {f"{INTERFACE}.{name}": changing for name in names} | {DOCTOR: examining}
         # By method: what it calls, and its parameters with their types; what may be None may be absent
         self._methods: dict[str, tuple[Callable[..., Message | None], dict[str, tuple[type, ...]]]] = {
             f"{SERVICE}.GetInfo": (self._get_info, {}),
@@ -115,7 +141,7 @@ class Commands:
                 lambda name: {"worker": _fields(operations.get_worker(name))},
                 {"name": TEXT},
             ),
-            f"{INTERFACE}.Doctor": (
+            DOCTOR: (
                 self._doctor,
                 {"name": (str, NoneType), "watch": (float, int, NoneType), "probe": (bool, NoneType)},
             ),
@@ -125,10 +151,10 @@ class Commands:
             f"{INTERFACE}.Stop": (operations.stop, {"name": TEXT}),
         }
 
-    def answer(self, call: Call) -> Reply | Watching:
+    def answer(self, call: Call, client: Client = ANYBODY) -> Reply | Watching:
         """The reply to ``call``; every failure becomes an error reply."""
         try:
-            result = self._perform(call)
+            result = self._perform(call, client)
             return result if isinstance(result, Watching) else Reply(result)
         except VarlinkError as error:
             return Reply(error.parameters, error.name)
@@ -143,7 +169,7 @@ class Commands:
             log.exception("call.failed", method=call.method)
             return Reply({"reason": f"internal error: {error!r}; see the log"}, f"{INTERFACE}.Failed")
 
-    def _perform(self, call: Call) -> Message | Watching:
+    def _perform(self, call: Call, client: Client) -> Message | Watching:
         interface = call.method.rpartition(".")[0]
         if interface not in self._interfaces:
             raise VarlinkError(f"{SERVICE}.InterfaceNotFound", interface=interface)
@@ -157,7 +183,10 @@ class Commands:
         for name in (*types, *call.parameters):
             if name not in types or type(call.parameters.get(name)) not in types[name]:
                 raise VarlinkError(f"{SERVICE}.InvalidParameter", parameter=name)
-        return perform(**call.parameters) or {}
+        if call.method == DOCTOR:
+            perform = partial(perform, client.gone)
+        with self._turns[call.method].take(client) if call.method in self._turns else nullcontext():
+            return perform(**call.parameters) or {}
 
     def _get_info(self) -> Message:
         return {
@@ -169,17 +198,44 @@ class Commands:
         }
 
     def _doctor(
-        self, name: str | None = None, watch: float | None = None, probe: bool | None = None
+        self,
+        gone: Callable[[], bool],
+        name: str | None = None,
+        watch: float | None = None,
+        probe: bool | None = None,
     ) -> Message:
         seconds = WATCH if watch is None else float(watch)
         if not 0 <= seconds <= LONGEST_WATCH:
             raise VarlinkError(f"{SERVICE}.InvalidParameter", parameter="watch")
-        return self._operations.doctor(name, seconds, bool(probe))
+        return self._operations.doctor(name, seconds, bool(probe), gone)
 
     def _get_description(self, interface: str) -> Message:
         if interface not in self._interfaces:
             raise VarlinkError(f"{SERVICE}.InterfaceNotFound", interface=interface)
         return {"description": self._interfaces[interface]}
+
+
+class _Turns:
+    """Lets so many calls run at the same time, and as many of privileged clients beside them."""
+
+    def __init__(self, doing: str, most: int, patience: float) -> None:
+        self._doing = doing
+        self._most = most
+        self._patience = patience
+        self._left = {privileged: threading.BoundedSemaphore(most) for privileged in (False, True)}
+
+    @contextmanager
+    def take(self, client: Client) -> Iterator[None]:
+        """Raises McastdError if there is no turn for it within ``patience`` seconds."""
+        left = self._left[client.privileged]
+        if not left.acquire(timeout=self._patience):
+            raise McastdError(
+                f"cannot {self._doing} now", f"{self._most} clients are at it already", "try again later"
+            )
+        try:
+            yield
+        finally:
+            left.release()
 
 
 def _watching(call: Call) -> Watching:

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from mcastd.errors import ControlError, reason_of
 
@@ -83,7 +84,7 @@ def _remove_stale(path: Path) -> None:
         probe.setblocking(False)  # a full backlog is an answer too
         match probe.connect_ex(str(path)):
             case 0:
-                raise _in_use(path, f"pid {peer_pid(probe)}")
+                raise _in_use(path, f"pid {peer_of(probe).pid}")
             case errno.EAGAIN | errno.EPROTOTYPE:  # EPROTOTYPE: no stream socket
                 raise _in_use(path, "another program")
             case errno.ECONNREFUSED:
@@ -92,11 +93,18 @@ def _remove_stale(path: Path) -> None:
                 raise OSError(error, os.strerror(error))
 
 
-def peer_pid(connection: socket.socket) -> int:
+class Peer(NamedTuple):
+    """The other end of a Unix socket, as the kernel knows it."""
+
+    pid: int  # in our PID namespace; 0: it is in one that we do not see
+    uid: int
+
+
+def peer_of(connection: socket.socket) -> Peer:
     """The process at the other end of a Unix stream socket (SO_PEERCRED, unix(7))."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    pid: int = struct.unpack("3i", credentials)[0]
-    return pid
+    pid, uid, _ = struct.unpack("3i", credentials)
+    return Peer(pid, uid)
 
 
 def _in_use(path: Path, user: str) -> ControlError:

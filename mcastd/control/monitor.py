@@ -25,6 +25,7 @@ FASTEST = 0.1  # seconds between two replies at least
 SLOWEST = 3600.0  # seconds between two replies at most
 FRESH = 0.5  # seconds for which a look at the vitals may serve other clients, too
 MOST = 16  # clients that watch at the same time: half of the connections are for those who ask
+MOST_PRIVILEGED = 20  # the same if the next one is root, or the daemon's own user
 
 
 class Watched(Protocol):
@@ -126,7 +127,7 @@ class Monitor:
             for wake in self._wakes:
                 os.eventfd_write(wake, 1)
 
-    def tell(self, connection: socket.socket, interval: float) -> None:
+    def tell(self, connection: socket.socket, interval: float, *, privileged: bool = False) -> None:
         """Stream to ``connection`` every ``interval`` seconds, and at once where a state changes.
 
         Until the client has gone or :meth:`close` is called. Raises McastdError if there are too many
@@ -135,7 +136,7 @@ class Monitor:
         interval = min(max(interval, FASTEST), SLOWEST)
         poll = select.poll()
         poll.register(connection, 0)  # for POLLHUP, which is always told; one that writes no more may read
-        with self._wake() as wake:
+        with self._wake(MOST_PRIVILEGED if privileged else MOST) as wake:
             poll.register(wake, select.POLLIN)
             known = BLANK
             due = soon = 0.0  # monotonic seconds of the next reply, and of the earliest one
@@ -166,11 +167,11 @@ class Monitor:
         return True
 
     @contextmanager
-    def _wake(self) -> Iterator[int]:
-        """One more client, and what wakes it."""
+    def _wake(self, most: int) -> Iterator[int]:
+        """One more client of at most ``most``, and what wakes it."""
         with self._waking:
-            if len(self._wakes) >= MOST:
-                raise McastdError("cannot monitor", f"{MOST} clients do so already", "end one of them")
+            if len(self._wakes) >= most:
+                raise McastdError("cannot monitor", f"{most} clients do so already", "end one of them")
             wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             self._wakes.add(wake)
         try:

@@ -2,13 +2,15 @@
 
 One thread accepts, and each connection has a thread of its own. Their number is bounded: when it is
 reached, the client that has been silent for longest makes room, of those whose process has the most. So
-clients that hang cost nobody a turn, and a flood of them costs only itself its connections.
+clients that hang cost nobody a turn, and a flood of them costs only itself its connections. Root and the
+daemon's own user always get in: some connections are for them alone, and nobody else makes theirs end.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import threading
 from collections import Counter
@@ -16,14 +18,15 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from mcastd import clock
-from mcastd.control.commands import INTERFACE, Commands, Operations, Watching
-from mcastd.control.listener import listen, peer_pid
+from mcastd.control.commands import INTERFACE, Client, Commands, Operations, Watching
+from mcastd.control.listener import Peer, listen, peer_of
 from mcastd.control.monitor import Monitor
 from mcastd.control.protocol import CALL_LIMIT, Call, Decoder, ProtocolError, Reply
 from mcastd.errors import McastdError
 from mcastd.log import get_logger
 
-MAX_CONNECTIONS = 32
+MAX_CONNECTIONS = 40
+MAX_OF_OTHERS = 32  # connections that clients may take up who are neither root nor the daemon's user
 RETRY_PAUSE = 1.0  # seconds until the next accept() when the process is out of file descriptors or threads
 TURN = 0.1  # seconds that a client may wait for others' calls to end, when there is no room
 log = get_logger()
@@ -44,7 +47,7 @@ class ControlServer:
         self._closing = threading.Event()
         self._lock = threading.Lock()  # of the three below
         self._busy: dict[socket.socket, bool] = {}  # in a call? The connection silent for longest is first
-        self._peers: dict[socket.socket, int] = {}  # the process at the other end
+        self._peers: dict[socket.socket, Peer] = {}
         self._calls_end = threading.Condition(self._lock)
         self._threads: set[threading.Thread] = set()
         self._spare = _Spare()
@@ -99,8 +102,11 @@ class ControlServer:
         thread = threading.Thread(target=self._serve, args=(connection,), name="control-client", daemon=True)
         with ExitStack() as unless_admitted, self._lock:
             unless_admitted.callback(connection.close)
-            peer = peer_pid(connection)
-            if len(self._busy) >= MAX_CONNECTIONS and not self._make_room(peer):
+            peer = peer_of(connection)
+            others = [other for other in self._peers.values() if not _is_privileged(other)]
+            full = len(self._busy) >= MAX_CONNECTIONS
+            full |= not _is_privileged(peer) and len(others) >= MAX_OF_OTHERS
+            if full and not self._make_room(peer):
                 return
             thread.start()
             self._busy[connection] = False
@@ -108,18 +114,19 @@ class ControlServer:
             self._threads.add(thread)
             unless_admitted.pop_all()
 
-    def _make_room(self, peer: int) -> bool:
+    def _make_room(self, peer: Peer) -> bool:
         """Drop a client for one of the process ``peer``, with the lock held; whether there was one."""
 
         def silent_of(largest: int) -> socket.socket | None:
             """The one silent for longest of a process with at least so many connections."""
-            silent = (other for other, busy in self._busy.items() if not busy)
+            silent = (other for other, busy in self._busy.items() if not busy or _has_hung_up(other))
             return next((other for other in silent if crowds[self._peers[other]] >= largest), None)
 
-        crowds = Counter(self._peers.values())
+        privileged = _is_privileged(peer)
+        crowds = Counter(other for other in self._peers.values() if privileged or not _is_privileged(other))
         crowds[peer] += 1
         largest = max(crowds.values())
-        # In the middle of a call it is not dropped; most calls are over in no time
+        # While it waits for an answer it is not dropped; most calls are over in no time
         self._calls_end.wait_for(lambda: self._closing.is_set() or silent_of(largest), TURN)
         victim = silent_of(largest) or silent_of(crowds[peer])
         if victim is None:
@@ -146,27 +153,29 @@ class ControlServer:
 
     def _converse(self, connection: socket.socket) -> None:
         connection.settimeout(self._timeout)
+        peer = peer_of(connection)
+        client = Client(_is_privileged(peer), lambda: _has_hung_up(connection))
         decoder = Decoder(CALL_LIMIT)
         while data := connection.recv(1 << 16):
             for message in decoder.feed(data):
                 call = Call.decode(message)
                 if not self._begin(connection):
                     return
-                log.debug("call.received", method=call.method, pid=peer_pid(connection))
-                answer = self._commands.answer(call)
-                reply = self._tell(connection, answer) if isinstance(answer, Watching) else answer
+                log.debug("call.received", method=call.method, pid=peer.pid)
+                answer = self._commands.answer(call, client)
+                reply = self._tell(connection, peer, answer) if isinstance(answer, Watching) else answer
                 self._end(connection)
                 if reply and not call.oneway:
                     connection.sendall(reply.encode())
 
-    def _tell(self, connection: socket.socket, watching: Watching) -> Reply | None:
+    def _tell(self, connection: socket.socket, peer: Peer, watching: Watching) -> Reply | None:
         """Tell a client what changes, for as long as it is there; or the reply that says why not."""
         try:
-            self._monitor.tell(connection, watching.interval)
+            self._monitor.tell(connection, watching.interval, privileged=_is_privileged(peer))
         except McastdError as error:
             return Reply({"reason": str(error)}, f"{INTERFACE}.Failed")
         except TimeoutError:
-            log.warning("client.dropped", pid=peer_pid(connection), reason="it does not read what it watches")
+            log.warning("client.dropped", pid=peer.pid, reason="it does not read what it watches")
             raise
         return None
 
@@ -183,6 +192,18 @@ class ControlServer:
             if self._busy.pop(connection, False):
                 self._busy[connection] = False  # now the one heard of last
                 self._calls_end.notify()
+
+
+def _is_privileged(peer: Peer) -> bool:
+    """Whether it is root, or the user that the daemon runs as."""
+    return peer.uid in (0, os.geteuid())
+
+
+def _has_hung_up(connection: socket.socket) -> bool:
+    """Whether the client has closed its end; one that only writes no more still waits for its answer."""
+    poll = select.poll()
+    poll.register(connection, 0)
+    return any(events & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _, events in poll.poll(0))
 
 
 def _shut_down(connection: socket.socket, direction: int) -> None:

@@ -86,15 +86,29 @@ Take = Callable[[], Sequence[Subject]]
 """Gives all workers as they are at that moment."""
 
 
-def consult(take: Take, of: Collection[str] | None = None, *, seconds: float, probe: bool = False) -> Report:
+def consult(
+    take: Take,
+    of: Collection[str] | None = None,
+    *,
+    seconds: float,
+    probe: bool = False,
+    enough: Callable[[], bool] = lambda: False,
+) -> Report:
     """Watch for ``seconds``, then examine the workers named in ``of`` (None: all). See :func:`observe`."""
-    return examine(*observe(take, of, seconds=seconds, probe=probe))
+    return examine(*observe(take, of, seconds=seconds, probe=probe, enough=enough))
 
 
 def observe(
-    take: Take, of: Collection[str] | None = None, *, seconds: float, probe: bool = False
+    take: Take,
+    of: Collection[str] | None = None,
+    *,
+    seconds: float,
+    probe: bool = False,
+    enough: Callable[[], bool] = lambda: False,
 ) -> tuple[list[Subject], Evidence]:
     """The workers that are meant, as they are after ``seconds`` of watching, and what was seen.
+
+    It ends sooner when ``enough`` is true.
 
     With ``probe`` a datagram is sent to the group of each subscription that is meant; else nothing is.
     """
@@ -104,7 +118,7 @@ def observe(
         before = take()
         meant = [subject for subject in before if of is None or subject.name in of]
         if watch is not None:
-            watch.run(meant, seconds, probe=probe)
+            watch.run(meant, seconds, probe=probe, enough=enough)
         earlier = {subject.name: subject.status for subject in before}
         subjects = [replace(now, earlier=earlier.get(now.name, {})) for now in take()]
         observation = watch.end() if watch is not None else None

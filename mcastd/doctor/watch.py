@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mcastd.config import InboundSubscription
@@ -21,6 +21,7 @@ from mcastd.net.tables import UdpSocket
 from mcastd.net.tap import Flow, FlowKey, Seen, Tap, Traffic
 
 PROBE = b"mcastd probe: sent by `doctor --probe`, to be ignored\n"
+LOOK_EVERY_SECONDS = 0.5  # whether somebody still waits for what is seen
 SETTLE = 0.15  # seconds in which a worker has surely read what has come
 
 
@@ -94,10 +95,22 @@ class Watch:
         self._after: Kernel | None = None
         self._probes: dict[str, str] = {}
         self._seconds = 0.0
+        self._enough: Callable[[], bool] = lambda: False
 
-    def run(self, subjects: Sequence[Subject], seconds: float, *, probe: bool) -> None:
-        """Watch for ``seconds``; with ``probe``, send to the group of each subscription that runs."""
+    def run(
+        self,
+        subjects: Sequence[Subject],
+        seconds: float,
+        *,
+        probe: bool,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Watch for ``seconds``; with ``probe``, send to the group of each subscription that runs.
+
+        When ``enough`` becomes true it ends within a second or so.
+        """
         self._seconds = seconds
+        self._enough = enough
         self._before = self._kernel()
         self._part(0)
         if probe:
@@ -123,9 +136,11 @@ class Watch:
 
     def _part(self, seconds: float) -> None:
         if self._tap is None:
-            time.sleep(seconds)
+            deadline = time.monotonic() + seconds
+            while (left := deadline - time.monotonic()) > 0 and not self._enough():
+                time.sleep(min(left, LOOK_EVERY_SECONDS))
             return
-        self._seen.append(self._tap.watch(seconds))
+        self._seen.append(self._tap.watch(seconds, lambda _: self._enough()))
         self._tap.traffic = Traffic(self._seen[-1].ended)
 
     def _kernel(self) -> Kernel:

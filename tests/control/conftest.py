@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.wait import wait_for
 
 from mcastd.control.commands import DaemonView, NoSuchWorker, ReloadView
 from mcastd.control.server import ControlServer
@@ -85,7 +86,9 @@ class FakeDaemon:
     error: Exception | None = None  # raised by whatever would change something
     reloaded: ReloadView = field(default_factory=lambda: ReloadView(added=("inbound/new",)))
     report: Report = REPORT
-    entered: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))  # by reload()
+    entered: threading.Semaphore = field(
+        default_factory=lambda: threading.Semaphore(0)
+    )  # by reload(), and a long doctor()
     proceed: threading.Event = field(default_factory=threading.Event)  # reload() waits for it
     disabled: list[str] = field(default_factory=list)
 
@@ -114,8 +117,11 @@ class FakeDaemon:
         self.looks += 1
         return {worker.name: self.done.get(worker.name, Vitals()) for worker in self.workers}
 
-    def doctor(self, name: str | None, watch: float, probe: bool) -> dict[str, Any]:
+    def doctor(self, name: str | None, watch: float, probe: bool, gone: Callable[[], bool]) -> dict[str, Any]:
         self._note(f"doctor {name} {watch:g} {probe}")
+        if watch >= 100:  # as the real one, it watches until its client is gone
+            self.entered.release()
+            wait_for(gone, "the client's end")
         if name is not None:
             self.get_worker(name)
         return self.report.as_message()

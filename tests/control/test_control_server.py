@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -23,7 +24,8 @@ from structlog.testing import capture_logs
 from support.wait import wait_for
 
 from mcastd.control.client import ControlClient
-from mcastd.control.protocol import CALL_LIMIT, Call
+from mcastd.control.commands import MAX_CHANGES, MAX_EXAMINATIONS
+from mcastd.control.protocol import CALL_LIMIT, Call, VarlinkError
 from mcastd.control.server import MAX_CONNECTIONS, ControlServer
 from mcastd.errors import ControlError
 
@@ -316,20 +318,92 @@ def test_a_call_under_way_does_not_make_room(server: ControlServer, path: Path, 
         assert b"unchanged" in slow.recv(1 << 16)
 
 
-def test_when_all_wait_for_the_daemon_no_more_are_let_in(
+def test_few_changes_at_a_time_and_who_looks_does_not_wait(
     server: ControlServer, path: Path, daemon: Any
 ) -> None:
     daemon.proceed.clear()
     with ExitStack() as stack:
-        waiting = [stack.enter_context(connect(path)) for _ in range(MAX_CONNECTIONS)]
+        waiting = [stack.enter_context(connect(path)) for _ in range(MAX_CHANGES)]
         for connection in waiting:
             connection.sendall(Call("io.mcastd.Reload").encode())
             assert daemon.entered.acquire(timeout=10)
-        with connect(path) as late:
-            assert is_dropped(late)
+        with ControlClient(path, timeout=10) as late:
+            with pytest.raises(VarlinkError, match="4 clients are at it already"):
+                late.call("io.mcastd.Stop", name="inbound/news")
+            assert late.call("io.mcastd.List")["workers"]
         daemon.proceed.set()
         assert all(b"unchanged" in connection.recv(1 << 16) for connection in waiting)
-    assert names(path)
+    with ControlClient(path, timeout=10) as client:
+        client.call("io.mcastd.Stop", name="inbound/news")
+
+
+LONG_DOCTOR = Call("io.mcastd.Doctor", {"watch": 600.0}).encode()
+
+
+def test_who_hangs_up_during_an_examination_gives_back_its_turn(
+    server: ControlServer, path: Path, daemon: Any
+) -> None:
+    with ExitStack() as stack:
+        for _ in range(MAX_EXAMINATIONS):
+            stack.enter_context(connect(path)).sendall(LONG_DOCTOR)
+            assert daemon.entered.acquire(timeout=10)
+        with ControlClient(path, timeout=10) as client:
+            with pytest.raises(VarlinkError, match="4 clients are at it already"):
+                client.call("io.mcastd.Doctor")
+            assert client.call("io.mcastd.List")["workers"]
+
+    def examined() -> bool:
+        with contextlib.suppress(VarlinkError), ControlClient(path, timeout=10) as client:
+            return bool(client.call("io.mcastd.Doctor")["checks"])
+        return False
+
+    wait_for(examined, "a turn")
+
+
+def test_who_writes_no_more_still_gets_its_answer(server: ControlServer, path: Path) -> None:
+    with connect(path) as connection:
+        connection.sendall(Call("io.mcastd.Doctor").encode())
+        connection.shutdown(socket.SHUT_WR)
+        assert b"interface-down" in connection.recv(1 << 16)
+
+
+CROWD = """
+import os, socket, sys
+os.setuid(65534)  # only now: nobody may not read the interpreter
+crowd = []
+for _ in range(100):
+    one = socket.socket(socket.AF_UNIX)
+    one.connect(sys.argv[1])
+    one.sendall(sys.argv[2].encode() + bytes(1))
+    crowd.append(one)
+print("there", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("call", [LONG_DOCTOR, Call("io.mcastd.List").encode()])
+def test_other_users_cannot_lock_root_out(daemon: Any, call: bytes) -> None:
+    with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
+        path = Path(directory, "control")
+        server = ControlServer(path, daemon)
+        server.start()
+        stack.callback(server.close)
+        os.chmod(directory, 0o755)
+        path.chmod(0o666)  # as for members of the group
+        with ControlClient(path, timeout=10) as regular, ControlClient(path, timeout=10) as silent:
+            assert silent.call("io.mcastd.Describe")
+            command = [sys.executable, "-c", CROWD, str(path), call[:-1].decode()]
+            crowd = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            with crowd:
+                assert crowd.stdout is not None
+                assert crowd.stdout.readline() == b"there\n"
+                assert regular.call("io.mcastd.List")["workers"]
+                assert names(path)
+                with ControlClient(path, timeout=10) as doctor:
+                    assert doctor.call("io.mcastd.Doctor")["checks"]
+                assert silent.call("io.mcastd.Describe"), "the crowd took its room from itself"
+                crowd.communicate()
 
 
 def test_a_client_that_is_silent_for_too_long_is_dropped(path: Path, daemon: Any) -> None:

@@ -239,3 +239,12 @@ def test_everybody_who_hangs_at_once(daemon: RunningDaemon) -> None:
         assert daemon.threads() < 10 + MAX_CONNECTIONS
         process.stdin.close()
         assert process.wait(20) == 0
+
+
+def test_clients_that_hang_up_during_an_examination_leave_nothing_behind(daemon: RunningDaemon) -> None:
+    call = Call("io.mcastd.Doctor", {"watch": 600.0}).encode()
+    with served(daemon):
+        for _ in range(2 * MAX_CONNECTIONS):
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(str(daemon.socket))
+                connection.sendall(call)

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from support.wait import wait_for
 
 from mcastd.control.client import ControlClient
-from mcastd.control.monitor import BLANK, MOST, Monitor, Picture, difference
+from mcastd.control.monitor import BLANK, MOST_PRIVILEGED, Monitor, Picture, difference
 from mcastd.control.protocol import Call, Message, VarlinkError
 from mcastd.control.server import ControlServer
 from mcastd.errors import ControlError
@@ -147,11 +147,11 @@ def test_all_who_watch_share_a_look(
 ) -> None:
     monkeypatch.setattr("mcastd.control.monitor.FRESH", LONG)
     with ExitStack() as stack:
-        streams = [stack.enter_context(closing(watch(path))) for _ in range(MOST)]
+        streams = [stack.enter_context(closing(watch(path))) for _ in range(MOST_PRIVILEGED)]
         firsts = [next(stream) for stream in streams]
         assert all(first == firsts[0] for first in firsts)
         assert daemon.looks == 1
-        with pytest.raises(VarlinkError, match="16 clients do so already") as raised:
+        with pytest.raises(VarlinkError, match="20 clients do so already") as raised:
             next(watch(path))
         assert raised.value.name == "io.mcastd.Failed"
         with ControlClient(path, timeout=10) as client:
