@@ -22,8 +22,8 @@ from mcastd.doctor.subject import Subject, named
 from mcastd.errors import ConfigError, ConfigProblem, McastdError
 from mcastd.inbound.reader import Reader
 from mcastd.metrics import MetricsServer
-from mcastd.net.interfaces import Monitor
 from mcastd.net.membership import Memberships
+from mcastd.net.watch import NetworkWatch
 from mcastd.outbound.watcher import Watcher
 from mcastd.process import Signals, settle, share_interpreter
 from mcastd.supervisor import Supervisor
@@ -63,13 +63,13 @@ class Daemon:
         self._metrics: MetricsServer | None = None
         self._control = ControlServer(self._socket, self)
         self._supervisor = Supervisor(self._build, self._worker_changed)
-        self._monitor = Monitor(lambda: self._supervisor.send(Signal.NETWORK))
+        self._network = NetworkWatch(self._supervisor.network_changed)
 
     def _build(self, name: str, settings: OutboundChannel | InboundSubscription) -> Worker:
         return build(
             name,
             settings,
-            host=self._monitor.host,
+            host=self._network.host,
             memberships=self._memberships,
             reader=self._reader,
             watcher=self._watcher,
@@ -83,7 +83,7 @@ class Daemon:
         """From start to stop; the exit status. Raises ControlError if another daemon runs on the socket."""
         daemon = self._config.daemon
         with ExitStack() as stack:
-            stack.callback(self._monitor.close)
+            stack.callback(self._network.close)
             stack.callback(self._reader.close)
             stack.callback(self._watcher.close)
             with self._change:  # clients are served from here on, and may ask for one: they wait

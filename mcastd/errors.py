@@ -60,6 +60,13 @@ class LinkError(McastdError):
         self.interface = interface
 
 
+class CannotAskError(LinkError):
+    """The kernel could not be asked what the network is like.
+
+    That is no answer, and never "there is none": whoever has something that works keeps it, and asks again.
+    """
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class ConfigProblem:
     """One thing wrong in the configuration: ``file:line: path: reason``; line 0 is the file as a whole."""

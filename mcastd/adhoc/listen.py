@@ -22,8 +22,8 @@ from mcastd.console.text import plural
 from mcastd.errors import reason_of
 from mcastd.inbound.receiver import Subscription, interface_name
 from mcastd.inbound.sinks.formats import Format, make_format
-from mcastd.net.interfaces import Monitor
 from mcastd.net.membership import Memberships
+from mcastd.net.watch import NetworkWatch
 
 SILENCE = 3.0  # seconds without a datagram, after which it says what it has
 TICK = 1.0  # seconds between two looks at rates
@@ -48,13 +48,13 @@ def listen(config: Config, output: str, *, limit: int | None = None, seconds: fl
     memberships = Memberships()
 
     def build(
-        name: str, subscription: OutboundChannel | InboundSubscription, monitor: Monitor
+        name: str, subscription: OutboundChannel | InboundSubscription, network: NetworkWatch
     ) -> Subscription:
         assert isinstance(subscription, InboundSubscription)
         return Subscription(
             name,
             subscription,
-            lambda wanted, metadata: open_receiver(wanted, metadata, monitor.host, memberships),
+            lambda wanted, metadata: open_receiver(wanted, metadata, network.host, memberships),
             make_sink=lambda *_: listener,
         )
 

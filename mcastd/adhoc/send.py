@@ -18,8 +18,8 @@ from mcastd.adhoc.sources import ROOM, Headed, Outgoing, Repeated, Stream
 from mcastd.build import open_sender
 from mcastd.config import Config, InboundSubscription, OutboundChannel
 from mcastd.console.live import write_all
-from mcastd.net.interfaces import Monitor
 from mcastd.net.link import MAX_DATAGRAM
+from mcastd.net.watch import NetworkWatch
 from mcastd.outbound.framing import make_framer
 from mcastd.outbound.sender import Channel, open_source
 from mcastd.outbound.source import PayloadSource, Source
@@ -107,10 +107,10 @@ def send(plan: Plan, *, as_json: bool) -> int:
     total = plan.channel.repeat if plan.payload is not None else "forever"
     outgoing = Outgoing(numbers=plan.numbers, total=total)
 
-    def build(name: str, channel: OutboundChannel | InboundSubscription, monitor: Monitor) -> Channel:
+    def build(name: str, channel: OutboundChannel | InboundSubscription, network: NetworkWatch) -> Channel:
         assert isinstance(channel, OutboundChannel)
         return Channel(
-            name, channel, lambda wanted: outgoing.by(open_sender(wanted, monitor.host)), source=_source(plan)
+            name, channel, lambda wanted: outgoing.by(open_sender(wanted, network.host)), source=_source(plan)
         )
 
     with Session(plan.config, build) as session:

@@ -15,16 +15,16 @@ from mcastd.config import Config, InboundSubscription, OutboundChannel, diff
 from mcastd.console.live import LiveLine
 from mcastd.console.text import printable
 from mcastd.errors import McastdError
-from mcastd.net.interfaces import Monitor
+from mcastd.net.watch import NetworkWatch
 from mcastd.process import Signals, prepare_process
 from mcastd.supervisor import Supervisor
-from mcastd.worker import Signal, Worker, WorkerView
+from mcastd.worker import Worker, WorkerView
 
 FIRST_ATTEMPT = 5.0  # seconds
 STOP = 5.0  # seconds
 WELL = {"active", "finished"}  # states
 
-Build = Callable[[str, OutboundChannel | InboundSubscription, Monitor], Worker]
+Build = Callable[[str, OutboundChannel | InboundSubscription, NetworkWatch], Worker]
 
 
 class Session:
@@ -53,10 +53,10 @@ class Session:
             self._poll = select.poll()
             self._poll.register(signals, select.POLLIN)
             self._poll.register(self._wake, select.POLLIN)
-            supervisor = Supervisor(lambda name, settings: self._build(name, settings, monitor), self.wake)
+            supervisor = Supervisor(lambda name, settings: self._build(name, settings, network), self.wake)
             self._supervisor = supervisor
-            monitor = Monitor(lambda: supervisor.send(Signal.NETWORK))
-            stack.callback(monitor.close)
+            network = NetworkWatch(supervisor.network_changed)
+            stack.callback(network.close)
             stack.callback(supervisor.stop_all, STOP)
             supervisor.apply(diff(Config(), self._config), self._config.workers(), STOP)
             supervisor.wait_attempted(FIRST_ATTEMPT)

@@ -12,8 +12,9 @@ from mcastd.config.types import Address
 from mcastd.doctor.subject import Settings, Subject
 from mcastd.doctor.watch import Observation
 from mcastd.errors import LinkError
-from mcastd.net import interfaces
-from mcastd.net.interfaces import Host, Interface, Route
+from mcastd.net import interfaces, routes
+from mcastd.net.interfaces import Host, Interface
+from mcastd.net.routes import Route
 
 
 class Evidence:
@@ -25,7 +26,7 @@ class Evidence:
         observation: Observation | None = None,
         *,
         look: Callable[[], Host] = interfaces.look,
-        route_to: Callable[[Address], Route | None] = interfaces.route_to,
+        route_to: Callable[[Address], Route] = routes.route_to,
         root: Path = Path("/"),
     ) -> None:
         self.subjects = subjects  # all of the daemon, not only those that are examined
@@ -50,7 +51,7 @@ class Evidence:
         settings = subject.settings
         if settings.interface is None:
             route = self.route_to(settings.group)
-            found = self.host.interfaces.get(route.ifindex) if route else None
+            found = self.host.interfaces.get(route.ifindex)
             return [found] if found else []
         try:
             return self.host.resolve(settings.interface, settings.group)

@@ -14,7 +14,7 @@ from mcastd import clock
 from mcastd.clock import Clock
 from mcastd.errors import LinkError
 from mcastd.net import _abi
-from mcastd.net.interfaces import attributes_of, request
+from mcastd.net.netlink import attributes_of, request
 from mcastd.net.tables import udp_errors
 
 FRESH = 0.9  # seconds for which an answer serves: who looks every second sees each second's

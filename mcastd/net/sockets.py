@@ -20,7 +20,7 @@ from mcastd.net.batch import Arena
 from mcastd.net.burst import Burst
 from mcastd.net.drops import drops
 from mcastd.net.guard import SourceGuard
-from mcastd.net.interfaces import Host, Interface, as_address, look, route_to
+from mcastd.net.interfaces import Host, Interface, as_address, look
 from mcastd.net.link import Batch, Load, Payloads, SourceFilter
 from mcastd.net.membership import Membership, Memberships
 
@@ -203,11 +203,12 @@ class SocketSender:
     def _wanted(self) -> _Way:
         """The way that the settings mean now. Raises LinkError if there is none."""
         version = self._group.version
-        interface = self._look().resolve(self._setting, self._group)[0]
+        host = self._look()
+        interface = host.resolve(self._setting, self._group)[0]
         addresses = tuple(address for address in interface.addresses if address.version == version)
         source = as_address(self._setting)
         if source is None and version == 4:
-            route = route_to(self._group) if self._setting is None else None
+            route = host.routes.to(self._group) if self._setting is None else None
             source = (route and route.source) or (addresses[0] if addresses else None)
         if source is None and not addresses:
             # IPv4 would leave from 0.0.0.0, and no source-specific receiver would hear it

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from mcastd import clock, log
 from mcastd.config import Changes, InboundSubscription, OutboundChannel
+from mcastd.config.types import Address
 from mcastd.supervisor.state import State
 from mcastd.supervisor.thread import WorkerThread
 from mcastd.worker import Books, Headline, Signal, Vitals, Worker, WorkerView
@@ -75,6 +76,13 @@ class Supervisor:
         """Tell every worker. For stopping, use :meth:`stop_all`."""
         for thread in self._threads.copy().values():
             thread.send(signal)
+
+    def network_changed(self, concerns: Callable[[str | None, Address], bool]) -> None:
+        """Have those workers look at the network again whose ``interface`` and group a change concerns."""
+        for name, thread in self._threads.copy().items():
+            settings = self._settings.get(name)
+            if settings is not None and concerns(settings.interface, settings.group):
+                thread.send(Signal.NETWORK)
 
     def stop_all(self, timeout: float) -> list[str]:
         """Stop every worker; the names of those that had not ended after ``timeout`` seconds."""

@@ -16,7 +16,8 @@ from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Skipped
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import Observation
-from mcastd.net.interfaces import Host, Interface, Route
+from mcastd.net.interfaces import Host, Interface
+from mcastd.net.routes import NO_ROUTE, Route
 
 UP, LOOPBACK, RUNNING, MULTICAST = 0x1, 0x8, 0x40, 0x1000
 ALL = UP | RUNNING | MULTICAST
@@ -64,7 +65,7 @@ class Given(Evidence):
             tuple(subjects),
             None if seconds is None else Observation(seconds),
             look=lambda: host,
-            route_to=lambda _: None if route is None else Route(route, None),
+            route_to=lambda _: NO_ROUTE if route is None else Route(route),
             root=root,
         )
         self.read = (text or {}).get  # type: ignore[assignment,method-assign]

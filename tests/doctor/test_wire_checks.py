@@ -16,6 +16,7 @@ from mcastd.doctor.watch import Kernel, Observation
 from mcastd.net.firewall import Ruleset
 from mcastd.net.interfaces import Host, Interface, Snooping
 from mcastd.net.packets import Membership
+from mcastd.net.routes import NO_ROUTE
 from mcastd.net.tables import UdpSocket
 from mcastd.net.tap import Flow, FlowKey, Seen, Traffic
 
@@ -67,7 +68,7 @@ def given(
     eth0 = Interface(2, "eth0", UP | RUNNING, 0, (ip_address("10.6.0.1"),), snooping=snooping)
     host = Host({2: eth0}, 0.0)
     host._groups = {4: {2: frozenset([GROUP] if joined else [])}, 6: {}}
-    return Evidence((), observation, look=lambda: host, route_to=lambda _: None)
+    return Evidence((), observation, look=lambda: host, route_to=lambda _: NO_ROUTE)
 
 
 def causes(said: Iterable[object]) -> list[str]:

@@ -25,7 +25,7 @@ from support.peer import Ear, Stream, Talker
 from support.wait import wait_for
 from support.wire import Wire
 
-from mcastd.net.interfaces import Monitor
+from mcastd.net.watch import NetworkWatch
 
 PORT = 9192
 AGAIN = b"again\n"  # what our channels say
@@ -819,16 +819,16 @@ def drops() -> int:
 def test_an_overrun_of_the_netlink_socket_ends_with_the_right_host(no_fd_leak: None) -> None:
     held, entered = threading.Event(), threading.Event()
 
-    def on_change() -> None:
+    def on_change(_: object) -> None:
         entered.set()
         held.wait(60)
 
     with ExitStack() as stack:
-        monitor = Monitor(on_change)
+        monitor = NetworkWatch(on_change)
         stack.callback(monitor.close)
         stack.callback(held.set)
         tiny = 4096  # bytes; a handful of messages
-        monitor._netlink.setsockopt(1, 8, tiny)  # SOL_SOCKET, SO_RCVBUF
+        monitor._news.setsockopt(1, 8, tiny)  # SOL_SOCKET, SO_RCVBUF
         assert {interface.name for interface in monitor.host().interfaces.values()} == {"lo"}
         ip("link add flood0 type veth peer name flood1")
         stack.callback(ip, "link del flood0")

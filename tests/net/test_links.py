@@ -15,10 +15,12 @@ from support.wait import wait_for
 
 from mcastd.errors import LinkError
 from mcastd.net.batch import SLOTS, arenas
-from mcastd.net.interfaces import Monitor, look, route_to
+from mcastd.net.interfaces import look
 from mcastd.net.link import MAX_DATAGRAM, SourceFilter
 from mcastd.net.receiver import SocketReceiver
+from mcastd.net.routes import route_to
 from mcastd.net.sockets import SocketSender, free_port
+from mcastd.net.watch import NetworkWatch
 
 GROUP = ipaddress.ip_address("239.255.7.1")
 OTHER = ipaddress.ip_address("239.255.7.2")
@@ -299,7 +301,7 @@ def test_a_sender_follows_its_interfaces_address(stack: ExitStack, veth: str) ->
 
 def test_the_monitor_tells_of_changes_and_looks_only_then(stack: ExitStack) -> None:
     told: list[bool] = []
-    monitor = Monitor(lambda: told.append(True))
+    monitor = NetworkWatch(lambda _: told.append(True))
     stack.callback(monitor.close)
     assert {i.name for i in monitor.host().interfaces.values()} == {"lo"}
     assert monitor.host() is monitor.host()

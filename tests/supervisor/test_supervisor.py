@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address
 
 import pytest
 from structlog.testing import capture_logs
@@ -245,6 +246,29 @@ def test_a_network_change_ends_the_back_off_of_a_link_error(stage: Stage) -> Non
     stage.supervisor.send(Signal.NETWORK)
     wait_for(lambda: stage.state("inbound/a") == "active", timeout=1)
     assert stage.puppets["inbound/a"].runs == runs + 1
+
+
+def test_only_those_whom_a_change_concerns_look_at_the_network(stage: Stage) -> None:
+    def look(puppet: Puppet, context: Context) -> None:
+        context.ready("at work")
+        while not context.stopping:
+            context.wait()
+            if context.take(Signal.NETWORK):
+                looked.append(puppet.name)
+
+    looked: list[str] = []
+    here, there = (f"239.1.1.{number}" for number in (2, 3))
+    for name, group, interface in (("a", here, None), ("b", here, "eth0"), ("c", there, None)):
+        worker = SETTINGS.model_copy(update={"group": IPv4Address(group), "interface": interface})
+        stage.runs[f"inbound/{name}"] = look
+        changes = Changes((f"inbound/{name}",), (), (), (), ())
+        stage.supervisor.apply(changes, {f"inbound/{name}": worker}, timeout=5)
+    wait_for(lambda: all(stage.state(name) == "active" for name in stage.puppets))
+    stage.supervisor.network_changed(lambda interface, group: interface is None and str(group) == there)
+    wait_for(lambda: looked)
+    stage.supervisor.network_changed(lambda interface, _: interface == "eth0")
+    wait_for(lambda: len(looked) > 1)
+    assert looked == ["inbound/c", "inbound/b"]
 
 
 def test_a_worker_that_does_not_end_is_named_and_does_not_hold_up_the_others(stage: Stage) -> None:

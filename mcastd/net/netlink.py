@@ -1,0 +1,143 @@
+"""Questions to the kernel by netlink(7), and what it answers.
+
+pyroute2 knows all of rtnetlink, at 214 ms and 32 MiB for each start of the daemon; the few messages that
+multicast needs are this file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+
+from mcastd.errors import CannotAskError, LinkError, reason_of
+from mcastd.net import _abi
+
+RECEIVE_BYTES = 1 << 18  # the kernel fills at most 32 KiB of it for one message of a dump
+ANSWER_SECONDS = 5.0
+
+SHORT = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN, errno.EINTR})
+"""Answers of the kernel that are none: it was short of something."""
+
+FORBIDDEN = frozenset({errno.EAFNOSUPPORT, errno.EACCES, errno.EPERM})
+"""Errors of socket(2) where a sandbox keeps the process from netlink."""
+
+
+class Netlink:
+    """A netlink socket that stays open, so that questions need no file descriptor. For several threads."""
+
+    def __init__(self, protocol: int = _abi.NETLINK_ROUTE) -> None:
+        """Raises CannotAskError."""
+        self._lock = threading.Lock()
+        self._serial = 0
+        self._socket = open_netlink(protocol)
+        self._socket.settimeout(ANSWER_SECONDS)
+        with contextlib.suppress(OSError):  # before Linux 4.20 a dump cannot be narrowed: it has all
+            self._socket.setsockopt(_abi.SOL_NETLINK, _abi.NETLINK_GET_STRICT_CHK, 1)
+
+    def ask(self, kind: int, header: bytes, *, dump: bool = False) -> list[bytes]:
+        """The bodies of the kernel's answers: one, or all of a dump's.
+
+        Raises LinkError with the errno that the kernel answered, CannotAskError if there was no answer.
+        """
+        with self._lock:
+            try:
+                return list(self._ask(kind, header, dump))
+            except OSError as error:
+                raise _cannot_ask(reason_of(error), error.errno or 0) from error
+
+    def _ask(self, kind: int, header: bytes, dump: bool) -> Iterator[bytes]:
+        self._serial = serial = (self._serial + 1) & 0xFFFFFFFF
+        flags = _abi.NLM_F_REQUEST | (_abi.NLM_F_DUMP if dump else 0)
+        size = _abi.nlmsghdr.size + len(header)
+        self._socket.sendto(_abi.nlmsghdr.pack(size, kind, flags, serial, 0) + header, (0, 0))
+        while True:
+            for answer, of, body in messages(self._socket.recv(RECEIVE_BYTES)):
+                if of != serial:  # of an earlier question, whose asker did not wait for it
+                    continue
+                if answer in (_abi.NLMSG_ERROR, _abi.NLMSG_DONE):
+                    if refusal := -int.from_bytes(body[:4], sys.byteorder, signed=True):
+                        raise _refused(refusal)
+                    return
+                yield body
+                if not dump:
+                    return
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def open_netlink(protocol: int, groups: int = 0) -> socket.socket:
+    """A netlink socket that hears of ``groups``. Raises CannotAskError."""
+    with contextlib.ExitStack() as undo:
+        try:
+            sock = undo.enter_context(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol))
+            sock.bind((0, groups))
+        except OSError as error:
+            if error.errno in FORBIDDEN:
+                way_out = "add AF_NETLINK to RestrictAddressFamilies= of the service"
+                raise _cannot_ask("this process may not use it", error.errno or 0, way_out) from error
+            raise _cannot_ask(reason_of(error), error.errno or 0) from error
+        undo.pop_all()
+    return sock
+
+
+def _cannot_ask(why: str, number: int, way_out: str = "trying again") -> CannotAskError:
+    return CannotAskError(
+        "cannot ask the kernel for interfaces and routes (netlink)", why, way_out, errno=number
+    )
+
+
+def _refused(number: int) -> LinkError:
+    """What the kernel answered instead of what it was asked for."""
+    why = os.strerror(number).lower()
+    if number in SHORT:
+        return _cannot_ask(why, number)
+    return LinkError("the kernel refused an answer (netlink)", why, errno=number)
+
+
+def request(
+    kind: int, header: bytes, *, dump: bool = False, protocol: int = _abi.NETLINK_ROUTE
+) -> list[bytes]:
+    """One question over a socket of its own: see :meth:`Netlink.ask`."""
+    with contextlib.closing(Netlink(protocol)) as netlink:
+        return netlink.ask(kind, header, dump=dump)
+
+
+def messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """The netlink messages of a datagram: type, sequence number and body of each."""
+    offset = 0
+    while offset + _abi.nlmsghdr.size <= len(data):
+        length, kind, _flags, serial, _pid = _abi.nlmsghdr.unpack_from(data, offset)
+        if length < _abi.nlmsghdr.size:
+            return
+        yield kind, serial, data[offset + _abi.nlmsghdr.size : offset + length]
+        offset += (length + 3) & ~3
+
+
+def attributes(body: bytes, offset: int) -> Iterator[tuple[int, bytes]]:
+    """The netlink attributes of a message, from ``offset`` bytes on: the type and data of each."""
+    while offset + _abi.rtattr.size <= len(body):
+        length, kind = _abi.rtattr.unpack_from(body, offset)
+        if length < _abi.rtattr.size:
+            return
+        yield kind & 0x3FFF, body[offset + _abi.rtattr.size : offset + length]
+        offset += (length + 3) & ~3
+
+
+def attributes_of(body: bytes, offset: int) -> dict[int, bytes]:
+    """The same by type; where a type comes several times, the last one."""
+    return dict(attributes(body, offset))
+
+
+def number(attribute: bytes) -> int:
+    """An integer of any width; 0 if there is none."""
+    return int.from_bytes(attribute, sys.byteorder)
+
+
+def text(attribute: bytes) -> str:
+    return attribute.rstrip(b"\0").decode(errors="surrogateescape")

@@ -1,0 +1,82 @@
+"""Where the kernel would send a datagram for a group: the answer for ``interface`` left out."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mcastd.errors import CannotAskError, LinkError
+from mcastd.net import _abi
+from mcastd.net._abi import Address
+from mcastd.net.netlink import attributes_of, number, request
+
+# Kinds of routes that lead nowhere, by the error with which the kernel answers (IPv4), and by rtm_type (IPv6)
+_BY_ERROR = {
+    errno.EACCES: "prohibit",
+    errno.EHOSTUNREACH: "unreachable",
+    errno.EINVAL: "blackhole",
+}
+_BY_TYPE = {
+    _abi.RTN_BLACKHOLE: "blackhole",
+    _abi.RTN_UNREACHABLE: "unreachable",
+    _abi.RTN_PROHIBIT: "prohibit",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The kernel's choice for a destination."""
+
+    ifindex: int  # 0: it leads nowhere
+    source: Address | None = None  # the source address that it prefers
+    refusal: str = ""  # "prohibit", "unreachable", "blackhole" (ip-route(8)); "": there is no such route
+
+    def __bool__(self) -> bool:
+        return self.ifindex != 0
+
+
+NO_ROUTE = Route(0)
+
+Ask = Callable[..., list[bytes]]
+"""Puts a question to the kernel: Netlink.ask, or request for a socket of its own."""
+
+
+def route_to(destination: Address, ask: Ask = request) -> Route:
+    """The route that the kernel takes to a group, or a host. Raises CannotAskError."""
+    attribute = _abi.rtattr.pack(_abi.rtattr.size + len(destination.packed), _abi.RTA_DST)
+    family = _abi.family_of(destination)
+    header = _abi.rtmsg.pack(family, destination.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
+    try:
+        (body,) = ask(_abi.RTM_GETROUTE, header + attribute + destination.packed)
+    except CannotAskError:
+        raise
+    except LinkError as error:  # ENETUNREACH, mostly; EOPNOTSUPP: this kernel has no IPv6
+        return Route(0, refusal=_BY_ERROR.get(error.errno, ""))
+    kind = _abi.rtmsg.unpack_from(body)[7]
+    if kind in _BY_TYPE:
+        return Route(0, refusal=_BY_TYPE[kind])
+    found = attributes_of(body, _abi.rtmsg.size)
+    source = found.get(_abi.RTA_PREFSRC)
+    ifindex = number(found.get(_abi.RTA_OIF, b""))
+    return Route(ifindex, ipaddress.ip_address(source) if source else None) if ifindex else NO_ROUTE
+
+
+class Routes:
+    """The routes to groups, each asked for once. For several threads."""
+
+    def __init__(self, ask: Ask = request, known: dict[Address, Route] | None = None) -> None:
+        self.ask = ask
+        self._known = {} if known is None else known
+
+    def known(self) -> dict[Address, Route]:
+        """Those asked for so far."""
+        return self._known.copy()
+
+    def to(self, group: Address) -> Route:
+        """Raises CannotAskError."""
+        route = self._known.get(group)
+        if route is None:
+            route = self._known[group] = route_to(group, self.ask)
+        return route

@@ -1,0 +1,228 @@
+"""What changes on the host's network, and which workers it concerns.
+
+On a host with containers, a VPN or BGP, hundreds of routes, addresses and interfaces come and go a second,
+and as a rule none of them concerns a group that is sent or received here. So it ends here: the kernel drops
+notices of routes that no group can take; of each interface that changed the kernel is asked once, for all
+workers; and only those workers are told for whom the change makes a difference.
+
+How a worker's wish is compared: its ``interface`` setting means certain interfaces (Interface.is_meant_by),
+or, if it is left out, the one of the route to its group. A change concerns it if one of those interfaces
+came, went, or is not equal to what it was, or if the route is another. So what makes a difference to a
+worker has to be a field of Interface or Route, and whether a setting means an interface shows by that
+interface alone.
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import replace
+
+from mcastd import clock, log
+from mcastd.errors import CannotAskError, LinkError
+from mcastd.net._abi import Address
+from mcastd.net.interfaces import Host, look, look_at
+from mcastd.net.netlink import Netlink
+from mcastd.net.news import Notices, open_news
+from mcastd.net.routes import Route, Routes, route_to
+
+# Changes are taken together for as long as this, those of a calm host too
+GATHER_SECONDS = 0.02
+# The same while they keep coming: no worker is told later than 0.1 s after a change
+GATHER_MAX_SECONDS = 0.06
+# Without a change for this long the host is calm again
+CALM_SECONDS = 0.5
+# The share of a core that this thread may take while changes keep coming, and what it may take at once
+CPU_SHARE = 0.04
+CPU_SAVED_SECONDS = 0.1
+# Until the kernel is asked again, if it could not be asked; doubled each time
+RETRY_SECONDS = 0.1
+RETRY_MAX_SECONDS = 2.0
+# Some routes change without notice: with another interface that goes down, or with an address. So once an
+# interface has changed, all routes in use are asked for again, this much later at most
+SETTLE_SECONDS = 2.0
+
+Concerns = Callable[[str | None, Address], bool]
+"""Whether a change concerns a worker with this ``interface`` setting and group."""
+
+
+class Change:
+    """The difference between two looks at the host."""
+
+    def __init__(self, before: Host, after: Host, old_routes: dict[Address, Route], *, overrun: bool) -> None:
+        pairs = [
+            (before.interfaces.get(index), after.interfaces.get(index))
+            for index in before.interfaces.keys() | after.interfaces.keys()
+        ]
+        # As they were, and as they are
+        self._changed = [one for pair in pairs if pair[0] != pair[1] for one in pair if one is not None]
+        indices = {interface.index for interface in self._changed}
+        self._routes = None if after.routes is before.routes else after.routes.known()
+        self._moved = {
+            group
+            for group, route in old_routes.items()
+            if route.ifindex in indices or (self._routes is not None and self._routes.get(group) != route)
+        }
+        self._after = after
+        self._overrun = overrun
+        self._by_setting: dict[str, tuple[bool, list[int]]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._changed or self._moved or self._routes is not None or self._overrun)
+
+    def concerns(self, setting: str | None, group: Address) -> bool:
+        """See ``Concerns``. Cheap: it is asked of every worker."""
+        if setting is None:
+            # A worker that asked for its route meanwhile may have been given the old one
+            unknown = self._routes is not None and group not in self._routes
+            return unknown or (bool(self._moved) and group in self._moved)
+        found = self._by_setting.get(setting)
+        if found is None:
+            found = self._by_setting[setting] = self._compare(setting)
+        differs, remade = found
+        return differs or any(
+            group not in self._after.groups(group.version).get(index, ()) for index in remade
+        )
+
+    def _compare(self, setting: str) -> tuple[bool, list[int]]:
+        """Whether what it means is another; and on which interfaces memberships may be lost all the same.
+
+        After an overrun an interface may have been deleted and made anew unnoticed.
+        """
+        differs = any(interface.is_meant_by(setting) for interface in self._changed)
+        if differs or not self._overrun:
+            return differs, []
+        return False, [one.index for one in self._after.interfaces.values() if one.is_meant_by(setting)]
+
+
+class NetworkWatch:
+    """Keeps one :class:`Host` for all workers, and says which of them a change concerns. One thread.
+
+    ``on_change`` is called from that thread, once for the changes that came together, with
+    :meth:`Change.concerns`. A worker then compares what it has with :meth:`host`. If the kernel cannot be
+    asked now, the host stays what it was, and the kernel is asked again.
+    """
+
+    def __init__(self, on_change: Callable[[Concerns], None]) -> None:
+        self._on_change = on_change
+        self._log = log.get_logger()
+        self._lock = threading.Lock()  # held while the first to need it looks at the host
+        self._host: Host | None = None
+        self._notices = Notices()  # not acted on yet
+        self._settle_at = math.inf  # monotonic seconds, as the next
+        self._retry_at = 0.0
+        self._retry_after = RETRY_SECONDS
+        self._refusal: CannotAskError | None = None
+        with ExitStack() as undo:
+            try:
+                self._netlink = undo.enter_context(closing(Netlink()))
+                self._news = undo.enter_context(open_news())
+            except CannotAskError as error:  # in a sandbox: workers wait, and say why
+                self._refusal = error
+                self._close = undo.pop_all()
+                return
+            wake, self._woken = socket.socketpair()
+            undo.enter_context(self._woken)
+            self._end = select.poll()
+            self._end.register(self._woken, select.POLLIN)
+            self._poll = select.poll()
+            self._poll.register(self._woken, select.POLLIN)
+            self._poll.register(self._news, select.POLLIN)
+            thread = threading.Thread(target=self._watch, name="interfaces", daemon=True)
+            thread.start()
+            undo.callback(thread.join)
+            undo.enter_context(wake)  # closed first, which ends the thread
+            self._close = undo.pop_all()
+
+    def host(self) -> Host:
+        """The host as the kernel last described it. Raises CannotAskError if it never did."""
+        if self._host is not None:
+            return self._host
+        if self._refusal is not None:
+            raise self._refusal
+        with self._lock:
+            if self._host is None:
+                self._host = look(self._netlink.ask)
+            return self._host
+
+    def close(self) -> None:
+        self._close.close()
+
+    def _watch(self) -> None:
+        gather, free_at, saved, began = GATHER_SECONDS, 0.0, CPU_SAVED_SECONDS, clock.monotonic()
+        while self._wait():
+            now = clock.monotonic()
+            gather = GATHER_SECONDS if now > free_at + CALM_SECONDS else min(2 * gather, GATHER_MAX_SECONDS)
+            if self._end.poll(max(GATHER_SECONDS, free_at - now) * 1000):  # changes come in swarms
+                return
+            saved = min(CPU_SAVED_SECONDS, saved + (now - began) * CPU_SHARE)
+            began, spent = now, time.thread_time()
+            self._notices.take_all(self._news)
+            self._renew()
+            saved -= time.thread_time() - spent
+            free_at = clock.monotonic() + max(gather, -saved / CPU_SHARE)
+
+    def _wait(self) -> bool:
+        """Block until there is something to do; False once closed."""
+        due = min(self._settle_at, self._retry_at if self._notices else math.inf)
+        self._poll.poll(None if due == math.inf else max(0.0, due - clock.monotonic()) * 1000 + 1)
+        return not self._end.poll(0)
+
+    def _renew(self) -> None:
+        """Ask the kernel for what has changed, and say whom it concerns."""
+        now, notices = clock.monotonic(), self._notices
+        if now >= self._settle_at:
+            self._settle_at = math.inf
+            notices.routes |= {4, 6}
+        if not notices or now < self._retry_at:
+            return
+        with self._lock:
+            before = self._host
+        if before is None:  # nobody has looked yet
+            self._notices = Notices()
+            return
+        try:
+            after, old_routes = renewed(before, notices, self._netlink)
+        except LinkError as error:
+            if self._retry_after == RETRY_SECONDS:
+                self._log.warning("network.unknown", reason=str(error))
+            self._retry_at = now + self._retry_after
+            self._retry_after = min(2 * self._retry_after, RETRY_MAX_SECONDS)
+            return
+        self._notices, self._retry_after = Notices(), RETRY_SECONDS
+        if notices.links or notices.overrun:
+            self._settle_at = min(self._settle_at, now + SETTLE_SECONDS)
+        change = Change(before, after, old_routes, overrun=notices.overrun)
+        if change:
+            self._host = after
+            self._on_change(change.concerns)
+
+
+def renewed(before: Host, notices: Notices, netlink: Netlink) -> tuple[Host, dict[Address, Route]]:
+    """The host as it is now, and its routes to groups as they were known before. Raises LinkError."""
+    asked = clock.monotonic()
+    interfaces = before.interfaces.copy()
+    found = {index: look_at(index, netlink.ask) for index in notices.links | notices.routed}
+    if notices.overrun:
+        found = dict.fromkeys(interfaces) | look(netlink.ask).interfaces
+    for index, interface in found.items():
+        was = interfaces.pop(index, None)
+        if interface is not None:
+            edition = (was.edition if was else 0) + notices.shows_nothing_of(index)
+            interfaces[index] = replace(interface, edition=edition)
+    old_routes = before.routes.known()
+    changed = {index for index in found if interfaces.get(index) != before.interfaces.get(index)}
+    stale = [
+        group
+        for group, route in old_routes.items()
+        if notices.overrun or group.version in notices.routes or route.ifindex in changed
+    ]
+    routes = before.routes
+    if stale:
+        routes = Routes(netlink.ask, old_routes | {group: route_to(group, netlink.ask) for group in stale})
+    return Host(interfaces, asked, routes), old_routes

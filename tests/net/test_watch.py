@@ -1,0 +1,316 @@
+"""The network watch: whom a change concerns, and what it costs those whom it does not."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+from support.host import Host, connect
+from support.inside import ifindex, inside, sysctl
+from support.wait import wait_for
+
+from mcastd.errors import CannotAskError, LinkError
+from mcastd.net._abi import RTM_DELLINK, RTM_NEWLINK, ifinfomsg
+from mcastd.net.netlink import request
+from mcastd.net.news import Notices, open_news
+from mcastd.net.watch import Change, Concerns, NetworkWatch, renewed
+
+AF_BRIDGE = 7
+FOUR, SIX = ip_address("239.255.8.1"), ip_address("ff15::8:1")
+WISHES = {  # by a name: an interface setting and a group
+    "eth0": ("eth0", FOUR),
+    "eth0 by IPv6": ("eth0", SIX),
+    "eth1": ("eth1", FOUR),
+    "10.8.0.1": ("10.8.0.1", FOUR),
+    "fd08:1::1": ("fd08:1::1", SIX),
+    "all": ("all", FOUR),
+    "route": (None, FOUR),
+    "route by IPv6": (None, SIX),
+    "lo": ("lo", FOUR),
+    "nothing": ("eth9", FOUR),
+}
+ALL_OF_ETH0 = {"eth0", "eth0 by IPv6", "10.8.0.1", "all", "route"}
+
+
+class Here:
+    """A host with lo, eth0 and eth1, the way to IPv4 groups by eth0, and who was told what of it."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.host = stack.enter_context(Host())
+        self.there = stack.enter_context(Host())
+        for each in ("all", "default"):  # IPv6 addresses are usable at once
+            sysctl(self.host, **{f"ipv6__conf__{each}__accept_dad": 0})
+        for number in (0, 1):
+            connect(self.host, f"eth{number}", self.there, f"port{number}")
+            self.host.ip(f"address add 10.8.{number}.1/24 dev eth{number}")
+            self.host.ip(f"address add fd08:{number}::1/64 dev eth{number} nodad")
+        self.host.ip("route add 239.0.0.0/8 dev eth0")
+        self.told: list[set[str]] = []
+        self._marks = 0
+
+    def begin(self, stack: ExitStack) -> None:
+        with inside(self.host):
+            self.watch = NetworkWatch(self._note)
+        stack.callback(self.watch.close)
+        for setting, group in WISHES.values():  # as workers do when they start
+            with suppress(LinkError):  # there is no eth9
+                self.watch.host().resolve(setting, group)
+        self.settle()
+
+    def _note(self, concerns: Concerns) -> None:
+        self.told.append({name for name, wish in WISHES.items() if concerns(*wish)})
+
+    def batch(self, *commands: str, family: str = "-4") -> None:
+        text = "".join(f"{command}\n" for command in commands)
+        subprocess.run(self.host.enter(["ip", family, "-batch", "-"]), input=text, text=True, check=True)
+
+    def mark(self) -> None:
+        """Wait until the watch has acted on all that was changed before."""
+        self._marks += 1
+        name = f"mark{self._marks}"
+        self.host.ip(f"link property add dev lo altname {name}")
+        lo = ifindex(self.host, "lo")
+        wait_for(lambda: name in self.watch.host().interfaces[lo].alternative_names, name)
+
+    def settle(self) -> None:
+        """Wait for what links and addresses bring with them later, such as carriers."""
+        self.mark()
+        wait_for(lambda: all(one.carrier for one in self.watch.host().interfaces.values()), "carriers")
+        self.mark()
+        self.told.clear()
+
+    def concerned(self) -> set[str]:
+        """Everybody who was told, but for the mark on lo itself."""
+        return set().union(*self.told) - {"lo"}
+
+
+@pytest.fixture
+def here() -> Iterator[Here]:
+    with ExitStack() as stack:
+        one = Here(stack)
+        one.begin(stack)
+        yield one
+
+
+def test_changes_of_others_concern_nobody(here: Here) -> None:
+    before = here.watch.host().interfaces
+    here.batch(*(f"route add 2001:db8:{n:x}::/48 dev eth0" for n in range(100)), family="-6")
+    here.batch(
+        *(f"route add 192.0.2.{n}/32 dev eth0" for n in range(100)),
+        "link add other0 type veth peer name other1",
+        "address add 10.99.0.1/24 dev other0",
+        "link set other0 up",
+        "link set other1 up",
+        "link set other0 down",
+        "link del other0",
+    )
+    here.mark()
+    # "all" may have met one of the two while it was there and up
+    assert here.concerned() <= {"all"}
+    lo = ifindex(here.host, "lo")
+    now = here.watch.host().interfaces
+    assert {index: one for index, one in now.items() if index != lo} == {
+        index: one for index, one in before.items() if index != lo
+    }
+
+
+@pytest.mark.parametrize(
+    ("command", "concerned"),
+    [
+        ("address add 10.8.0.9/24 dev eth0", ALL_OF_ETH0),
+        ("address add fd08:1::9/64 dev eth1 nodad", {"eth1", "fd08:1::1", "all"}),
+        ("link set eth1 mtu 1400", {"eth1", "fd08:1::1", "all"}),
+        ("link set eth1 name eth9", {"eth1", "nothing"}),  # it is down, and so without IPv6 addresses
+        ("link property add dev eth1 altname eth9", {"eth1", "nothing", "fd08:1::1", "all"}),
+        ("route add 239.255.0.0/16 dev eth1", {"route"}),
+        ("route add default dev eth1", set()),  # the route to the group is narrower
+        ("route add 239.1.0.0/16 dev eth1", set()),
+        ("rule add to 239.255.8.0/24 lookup 100", set()),  # an empty table
+        ("route add prohibit 239.255.8.1/32", {"route"}),
+    ],
+)
+def test_a_change_is_told_to_those_it_concerns(here: Here, command: str, concerned: set[str]) -> None:
+    if command.startswith("link set eth1 name"):
+        here.host.ip("link set eth1 down")
+        here.mark()
+        here.told.clear()
+    here.host.ip(command)
+    here.mark()
+    # That of IPv6 has several ways of the same metric: which it is may change with anything
+    assert here.concerned() - {"route by IPv6"} == concerned
+
+
+def _moved_by_rule(here: Here, family: str, group: str) -> None:
+    here.host.ip(f"{family} route add {group} dev eth1 table 100")
+    here.mark()
+    here.told.clear()
+    here.host.ip(f"{family} rule add pref 1 to {group} lookup 100")
+
+
+def _moved_by_nexthop(here: Here, family: str, group: str) -> None:
+    here.host.ip(f"{family} nexthop add id 7 dev eth0")
+    here.host.ip(f"{family} route add {group} nhid 7")
+    here.mark()
+    here.told.clear()
+    here.host.ip(f"{family} nexthop replace id 7 dev eth1")
+
+
+@pytest.mark.parametrize(
+    ("family", "prefix", "wish"), [("", "239.255.0.0/16", "route"), ("-6", "ff15::/16", "route by IPv6")]
+)
+@pytest.mark.parametrize("move", [_moved_by_rule, _moved_by_nexthop])
+def test_the_way_to_a_group_is_moved(
+    here: Here, move: Callable[[Here, str, str], None], family: str, prefix: str, wish: str
+) -> None:
+    if family:  # the kernel's own ff00::/8 is in the local table, which goes first
+        here.host.ip("-6 rule add pref 40000 lookup local")
+        here.host.ip("-6 rule del pref 0")
+    move(here, family, prefix)
+    wait_for(lambda: wish in here.concerned(), "told")
+    (way,) = here.watch.host().resolve(*WISHES[wish])
+    assert way.name == "eth1"
+    # eth1, too: by IPv6 it can only send to groups that it has routes to
+    assert here.concerned() <= ({"route by IPv6", "eth1", "all", "fd08:1::1"} if family else {"route"})
+
+
+def test_a_route_that_goes_without_notice_is_missed_soon(here: Here) -> None:
+    here.host.ip("address add 10.77.0.1/32 dev eth1")
+    here.host.ip("route replace 239.255.0.0/16 dev eth0 src 10.77.0.1")
+    here.mark()
+    assert str(here.watch.host().routes.to(FOUR).source) == "10.77.0.1"
+    here.told.clear()
+    here.host.ip("address del 10.77.0.1/32 dev eth1")  # and the kernel drops the route with it
+    wait_for(lambda: "route" in here.concerned(), "told")
+    assert str(here.watch.host().routes.to(FOUR).source) == "10.8.0.1"
+
+
+def test_an_interface_made_anew_that_looks_the_same_concerns_its_workers(here: Here) -> None:
+    notices = Notices()
+    index = ifindex(here.host, "eth1")
+    for kind in (RTM_DELLINK, RTM_NEWLINK):
+        notices.take(kind, ifinfomsg.pack(0, 0, index, 0, 0))
+    before = here.watch.host()
+    after, routes = renewed(before, notices, here.watch._netlink)
+    change = Change(before, after, routes, overrun=False)
+    assert before.interfaces[index] == replace(after.interfaces[index], edition=0)
+    assert {name for name, wish in WISHES.items() if change.concerns(*wish)} == {"eth1", "all", "fd08:1::1"}
+
+
+def test_a_port_that_leaves_a_bridge_is_no_interface_that_went() -> None:
+    notices = Notices()
+    notices.take(RTM_DELLINK, ifinfomsg.pack(AF_BRIDGE, 0, 7, 0, 0))
+    assert (notices.links, notices.deleted) == ({7}, set())
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOBUFS, errno.ENOMEM])
+def test_while_the_kernel_cannot_be_asked_the_host_stays_as_it_was(
+    here: Here, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def refuse(*_: object, **__: object) -> list[bytes]:
+        asked.append(True)
+        raise CannotAskError("cannot ask", "none left", errno=number)
+
+    before, ask = here.watch.host(), here.watch._netlink.ask
+    monkeypatch.setattr(here.watch._netlink, "ask", refuse)
+    here.host.ip("address add 10.8.1.9/24 dev eth1")
+    wait_for(lambda: len(asked) > 2, "it is asked again")
+    assert here.watch.host() is before
+    assert here.told == []
+    monkeypatch.setattr(here.watch._netlink, "ask", ask)
+    wait_for(lambda: here.concerned() == {"eth1", "fd08:1::1", "all"}, "told at last")
+    here.mark()
+
+
+def test_a_change_costs_a_look_at_what_changed_alone(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    here.batch(*(f"link add many{n} type veth peer name more{n}" for n in range(20)))
+    here.mark()
+    answers, ask = [], here.watch._netlink.ask
+
+    def count(kind: int, header: bytes, *, dump: bool = False) -> list[bytes]:
+        answers.extend(found := ask(kind, header, dump=dump))
+        return found
+
+    monkeypatch.setattr(here.watch._netlink, "ask", count)
+    here.host.ip("address add 10.8.1.9/24 dev eth1")
+    here.mark()
+    # eth1 and the mark's lo, each with its addresses; and the routes once more, if it is time for that
+    assert len(answers) <= 24, len(answers)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "kept"),
+    [
+        ("192.0.2.0/24", False),
+        ("10.0.0.0/8", False),
+        ("223.0.0.0/8", False),
+        ("64.0.0.0/4", False),
+        ("default", True),
+        ("128.0.0.0/1", True),
+        ("224.0.0.0/4", True),
+        ("239.1.2.3/32", True),
+        ("2001:db8::/32", False),
+        ("fc00::/7", True),  # shorter than ff00::/8: not looked at closely
+        ("fe80:1::/64", False),
+        ("::/0", True),
+        ("ff00::/8", True),
+        ("ff15::8:1/128", True),
+    ],
+)
+def test_the_kernel_drops_notices_of_routes_that_no_group_can_take(prefix: str, kept: bool) -> None:
+    with ExitStack() as stack:
+        host = stack.enter_context(Host())
+        host.ip("link set lo up")
+        with inside(host):
+            news = stack.enter_context(open_news())
+        for command in ("add", "del"):
+            host.ip(f"{'-6 ' if ':' in prefix else ''}route {command} {prefix} dev lo table 77")
+            notices = Notices()
+            notices.take_all(news)
+            assert notices.routes == ({6 if ":" in prefix else 4} if kept else set()), command
+
+
+@pytest.mark.parametrize("group", [FOUR, SIX])
+@pytest.mark.parametrize("kind", ["prohibit", "unreachable", "blackhole", "throw"])
+def test_a_route_that_leads_nowhere_is_told_as_what_it_is(group: object, kind: str) -> None:
+    with ExitStack() as stack:
+        host = stack.enter_context(Host())
+        if group is SIX:
+            host.ip("-6 rule add pref 40000 lookup local")
+            host.ip("-6 rule del pref 0")
+            host.ip(f"-6 route add {kind} ff15::/16")
+        else:
+            host.ip(f"route add {kind} 239.0.0.0/8")
+        with inside(host):
+            watch = NetworkWatch(lambda _: None)
+        stack.callback(watch.close)
+        with pytest.raises(LinkError) as caught:
+            watch.host().resolve(None, group)  # type: ignore[arg-type]
+        assert caught.value.errno == errno.ENETUNREACH
+        of_type = f"the route to the group is of type {kind}"
+        assert (of_type if kind != "throw" else "the host has no route to the group") in str(caught.value)
+
+
+def test_without_netlink_there_is_a_reason_and_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    class Forbidden(socket.socket):
+        def __init__(self, family: int = -1, *arguments: int) -> None:
+            if family == socket.AF_NETLINK:
+                raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+            super().__init__(family, *arguments)
+
+    monkeypatch.setattr(socket, "socket", Forbidden)
+    watch = NetworkWatch(lambda _: None)
+    with pytest.raises(CannotAskError, match="RestrictAddressFamilies=") as caught:
+        watch.host()
+    assert caught.value.errno == errno.EAFNOSUPPORT
+    watch.close()
+    with pytest.raises(CannotAskError, match="RestrictAddressFamilies="):
+        request(18, bytes(16))
