@@ -10,9 +10,9 @@ from typing import Literal
 from mcastd import clock
 from mcastd.adhoc import numbered
 from mcastd.errors import SourceError, reason_of
-from mcastd.net.link import FileChunks, Payloads, Sender
+from mcastd.net.link import Payloads, Sender
 from mcastd.outbound.framing import Framer
-from mcastd.outbound.source import LONGEST_NAP, READ_SIZE
+from mcastd.outbound.source import LONGEST_NAP
 
 TOGETHER = 256  # datagrams made at once
 ROOM = bytes(numbered.SIZE)
@@ -44,7 +44,7 @@ class Stream:
     def read(self) -> Payloads:
         while not self.finished and self._poll.poll(0):
             try:
-                data = os.read(self._fd, READ_SIZE)
+                data = os.read(self._fd, self._framer.appetite)
             except OSError as error:
                 raise SourceError("cannot read standard input", reason_of(error)) from error
             self.position += len(data)
@@ -103,10 +103,14 @@ class Headed:
     def lines_split(self) -> int:
         return self._framer.lines_split
 
-    def feed(self, data: bytes) -> list[bytes]:
+    @property
+    def appetite(self) -> int:
+        return self._framer.appetite
+
+    def feed(self, data: bytes) -> Payloads:
         return [ROOM + payload for payload in self._framer.feed(data)]
 
-    def finish(self) -> list[bytes]:
+    def finish(self) -> Payloads:
         return [ROOM + payload for payload in self._framer.finish()]
 
 
@@ -125,7 +129,7 @@ class Outgoing:
 
     def send(self, link: Sender, payloads: Payloads) -> int:
         if self._numbers:
-            payloads = self._stamped(payloads.read() if isinstance(payloads, FileChunks) else payloads)
+            payloads = self._stamped(payloads)
         sent = link.send(payloads)
         self.last = clock.monotonic()
         if not self._sent:
@@ -135,7 +139,6 @@ class Outgoing:
 
     def _stamped(self, payloads: Payloads) -> Payloads:
         """The payloads with their numbers: none is used up by one that is refused."""
-        assert not isinstance(payloads, FileChunks)
         now = int(clock.wall() * 1e9)
         return [
             numbered.make(self.run, number, self._total, now) + payload[numbered.SIZE :]

@@ -1,15 +1,16 @@
 """Many datagrams to the kernel in one system call: UDP_SEGMENT (GSO), sendmmsg(2), or one by one.
 
 GSO, linux/udp.h: the kernel takes one long buffer and cuts it into datagrams of one size (only the last may
-be shorter), as late as it can; straight from a file it need not even copy. What a kernel, an interface or
-a Python does not support is found out by trying, once.
+be shorter), as late as it can. What a kernel, an interface or a Python does not support is found out by
+trying, once, and forgotten when the interface changes.
+
+Not sendfile(2), which costs less: it hands over the file's pages, not their content. A file rewritten in
+place would change datagrams that are sent already, and that a receiver on this host has not read yet.
 """
 
 from __future__ import annotations
 
 import errno
-import mmap
-import os
 import socket
 import struct
 from array import array
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 from mcastd.net import _abi
-from mcastd.net.link import MAX_DATAGRAM, FileChunks, Payloads
+from mcastd.net.link import MAX_DATAGRAM, Chunks, Payloads
 
 try:
     import ctypes
@@ -32,7 +33,6 @@ QUEUE = 64  # datagrams in a sendmmsg
 WORTHWHILE = 8  # datagrams of one size in a row that go as segments; fewer go with others by sendmmsg
 MOST_SEGMENTS = 128  # UDP_MAX_SEGMENTS since Linux 6.9
 FEWER_SEGMENTS = 64  # before
-SPLICED = 16 * mmap.PAGESIZE  # what sendfile(2) hands over at once: the pages of its pipe
 UNSUPPORTED = {errno.EINVAL, errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP}  # EIO: no checksum offload
 
 
@@ -43,8 +43,6 @@ class Burst:
         self._sock = sock
         self._segments = MOST_SEGMENTS  # in one call; 0: GSO is not supported here
         self._longest = MAX_DATAGRAM  # bytes of a segment: a longer one does not fit the interface
-        self._splices = True  # sendfile can be used
-        self._cut = 0  # bytes at which the socket is set to cut whatever it is given
         self._queue = _Queue() if HAVE_SENDMMSG else None
 
     @property
@@ -58,83 +56,63 @@ class Burst:
         while accepted < count:
             rest = payloads[accepted:] if accepted else payloads
             try:
-                went = self._from_file(rest) if isinstance(rest, FileChunks) else self._from_memory(rest)
+                accepted += self._some(rest)
             except OSError:
                 if accepted:  # the next call meets it again
                     break
                 raise
-            if not went:
-                break
-            accepted += went
         return accepted
 
-    def _from_file(self, chunks: FileChunks) -> int:
-        """One sendfile(2) of as many chunks as it can take in one piece: of more, a part could be lost."""
-        size = chunks.size
-        room = SPLICED - chunks.offset % mmap.PAGESIZE
-        while self._splices and (count := min(self._most(size), room // size, len(chunks))):
-            try:
-                self._cut_at(size)
-                sent = os.sendfile(self._sock.fileno(), chunks.fd, chunks.offset, count * size)
-            except OSError as error:
-                if not self._learn(error, size, from_file=True):
-                    raise
-            else:
-                return -(-sent // size)
-        return self._from_memory(chunks[:QUEUE].read())
-
-    def _from_memory(self, payloads: Sequence[bytes | memoryview]) -> int:
-        while payloads and (count := self._alike(payloads)):
+    def _some(self, payloads: Payloads) -> int:
+        """Send some of the first; how many. Raises OSError if the first is refused."""
+        while count := self._alike(payloads):
             size = len(payloads[0])
+            alike = payloads[:count]
             try:
-                self._sock.sendmsg(payloads[:count], [(_abi.SOL_UDP, _abi.UDP_SEGMENT, _uint16.pack(size))])
+                self._sock.sendmsg(
+                    [alike.data] if isinstance(alike, Chunks) else alike,
+                    [(_abi.SOL_UDP, _abi.UDP_SEGMENT, _uint16.pack(size))],
+                )
             except OSError as error:
                 if not self._learn(error, size):
                     raise
             else:
                 return count
-        self._cut_at(0)
         if self._queue is not None and len(payloads) > 1:
             return self._queue.send(self._sock, payloads)
-        for payload in payloads[:1]:
-            self._sock.send(payload)
-        return len(payloads[:1])
+        self._sock.send(payloads[0])
+        return 1
 
     def _most(self, size: int) -> int:
         """Segments of ``size`` bytes that go in one call; 0: it has to be done without."""
         return min(self._segments, MAX_DATAGRAM // size) if 0 < size <= self._longest else 0
 
-    def _alike(self, payloads: Sequence[bytes | memoryview]) -> int:
+    def _alike(self, payloads: Payloads) -> int:
         """How many of the first payloads go as the segments of one call; 0 if it is not worth it."""
         size = len(payloads[0])
         most = self._most(size)
-        count = 0
-        for length in map(len, islice(payloads, most)):
-            if length == size:
-                count += 1
-                continue
-            count += length < size  # a shorter one may be the last
-            break
+        if isinstance(payloads, Chunks):
+            count = min(most, len(payloads))
+        else:
+            count = 0
+            for length in map(len, islice(payloads, most)):
+                if length == size:
+                    count += 1
+                    continue
+                count += (
+                    0 < length < size
+                )  # a shorter one may be the last; an empty one would make no segment
+                break
         return count if count >= min(WORTHWHILE, max(2, len(payloads))) else 0
 
-    def _cut_at(self, size: int) -> None:
-        """Have whatever is sent cut at ``size`` bytes; 0: not at all. Raises OSError if that is refused."""
-        if size != self._cut:
-            self._sock.setsockopt(_abi.SOL_UDP, _abi.UDP_SEGMENT, size)
-            self._cut = size
-
-    def _learn(self, error: OSError, size: int, *, from_file: bool = False) -> bool:
+    def _learn(self, error: OSError, size: int) -> bool:
         """Do without what the error shows not to be supported; whether there is another way to try now."""
         if error.errno == errno.EMSGSIZE:
             self._longest = size - 1
         elif error.errno not in UNSUPPORTED:
             return False
-        elif self._segments > FEWER_SEGMENTS:
-            self._segments = FEWER_SEGMENTS
-        elif from_file:
-            self._splices = False
         else:
-            self._segments = 0
+            self._segments = FEWER_SEGMENTS if self._segments > FEWER_SEGMENTS else 0
         return True
 
 

@@ -11,7 +11,6 @@ from mcastd.errors import LinkError
 from mcastd.net.link import (
     ANY_SOURCE,
     Batch,
-    FileChunks,
     Glance,
     ListBatch,
     Load,
@@ -111,7 +110,6 @@ class FakeSender:
         if self.errors:
             raise _refusal(self.errors.popleft())
         accepted = 0
-        payloads = payloads.read() if isinstance(payloads, FileChunks) else payloads
         for payload in payloads:
             if self.room == 0:
                 if accepted == 0:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from itertools import groupby
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, overload
 
 MAX_DATAGRAM = 65_507  # bytes of payload: 65,535 less 20 (IPv4 header) less 8 (UDP header)
 IOV_MAX = 1024  # buffers that one writev(2) takes on Linux
@@ -170,37 +170,37 @@ class Receiver(Protocol):
         """Leave the group."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileChunks:
-    """Payloads of one size that lie one after another in an open file, from where they can be sent."""
+class Chunks(Sequence[bytes | memoryview]):
+    """Payloads of one size that lie one after another in memory, from where they can be sent in one piece."""
 
-    fd: int
-    offset: int  # bytes into the file
-    size: int  # bytes of each
-    count: int
+    __slots__ = ("data", "size")
+
+    def __init__(self, data: bytes | memoryview, size: int) -> None:
+        self.data = memoryview(data)  # a multiple of the size
+        self.size = size  # bytes of each
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.data) // self.size
 
-    def __getitem__(self, part: slice) -> FileChunks:
-        start, stop, _ = part.indices(self.count)
-        return FileChunks(self.fd, self.offset + start * self.size, self.size, max(0, stop - start))
+    @overload
+    def __getitem__(self, part: int) -> memoryview: ...
+    @overload
+    def __getitem__(self, part: slice) -> Chunks: ...
+    def __getitem__(self, part: int | slice) -> memoryview | Chunks:
+        chosen = range(0, len(self.data), self.size)[part]
+        if isinstance(chosen, int):
+            return self.data[chosen : chosen + self.size]
+        return Chunks(self.data[chosen.start : chosen.stop], self.size)
 
-    def read(self) -> list[bytes]:
-        """The payloads; fewer, the last maybe shorter, if the file has shrunk. Raises OSError."""
-        data = os.pread(self.fd, self.count * self.size, self.offset)
-        return [data[start : start + self.size] for start in range(0, len(data), self.size)]
 
-
-Payloads = Sequence[bytes | memoryview] | FileChunks
+Payloads = Sequence[bytes | memoryview]
 
 
 class Sender(Protocol):
     """An open way to one group and port."""
 
     def send(self, payloads: Payloads) -> int:
-        """Hand datagrams to the kernel, in order; return how many it took. Fewer, maybe none, if a file
-        that they are to come from has shrunk.
+        """Hand datagrams to the kernel, in order; return how many it took.
 
         Raises LinkError if the kernel refused the first of them (EAGAIN and ENOBUFS: it is full for now).
         A refusal further on ends the call, and the next one meets it: so all that it took is counted.

@@ -6,27 +6,33 @@ does not depend on how the bytes were fed.
 
 from __future__ import annotations
 
-from functools import partial
 from io import BytesIO
 from typing import Literal, Protocol
 
 from mcastd.errors import SourceError
-from mcastd.net.link import MAX_DATAGRAM
+from mcastd.net.link import MAX_DATAGRAM, Chunks, Payloads
 
 Framing = Literal["line", "chunk", "file"]
 
 
+READ_SIZE = 65_536  # bytes
+
+
 class Framer(Protocol):
-    """Cuts a stream of bytes into datagram payloads. Keeps less than a datagram between calls."""
+    """Cuts a stream of bytes into datagram payloads. Keeps little more than a datagram between calls."""
+
+    @property
+    def appetite(self) -> int:
+        """How many bytes are best fed next."""
 
     @property
     def lines_split(self) -> int:
         """Lines longer than max_datagram so far, over all streams."""
 
-    def feed(self, data: bytes) -> list[bytes]:
+    def feed(self, data: bytes) -> Payloads:
         """Take the next bytes; return the payloads that they complete. May raise SourceError."""
 
-    def finish(self) -> list[bytes]:
+    def finish(self) -> Payloads:
         """Return what is left at the end of the stream; the next feed() begins another one."""
 
 
@@ -42,54 +48,89 @@ def make_framer(framing: Framing, max_datagram: int) -> Framer:
 
 
 class LineFramer:
-    """A datagram per line, newline included; a long line makes several, as C's ``fgets(s, max + 1)`` does."""
+    """A datagram per line, newline included; a long line makes several, as C's ``fgets(s, max + 1)`` does.
+
+    But no UTF-8 character is cut in two, if a datagram can hold it.
+    """
+
+    appetite = READ_SIZE
 
     def __init__(self, max_datagram: int) -> None:
         self.lines_split = 0
         self._max = max_datagram
-        self._rest = b""  # up to max_datagram bytes: a full piece stays until it is known to be followed
+        self._rest = b""  # of a line that has not ended: less than a datagram and a character
         self._within_line = False  # whether the last payload ended without a newline
 
     def feed(self, data: bytes) -> list[bytes]:
-        text = self._rest + data
-        pieces = list(iter(partial(BytesIO(text).readline, self._max), b""))
-        self._rest = pieces.pop() if pieces and not pieces[-1].endswith(b"\n") else b""
-        if self._within_line or len(pieces) > text.count(b"\n"):
-            self._count_split(pieces)
-        return pieces
+        lines = BytesIO(self._rest + data).readlines()
+        self._rest = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
+        short = len(self._rest) < self._max + LOOKAHEAD and max(map(len, lines), default=0) <= self._max
+        if short and not self._within_line:
+            return lines
+        pieces: list[bytes] = []
+        for line in lines:
+            pieces += self._cut(line)
+            self._within_line = False
+        *whole, self._rest = self._cut(self._rest, self._max + LOOKAHEAD)
+        return pieces + whole
 
     def finish(self) -> list[bytes]:
-        rest, self._rest = self._rest, b""
+        pieces = self._cut(self._rest)
+        self._rest = b""
         self._within_line = False
-        return [rest] if rest else []
+        return [piece for piece in pieces if piece]
 
-    def _count_split(self, pieces: list[bytes]) -> None:
-        for piece in pieces:
-            continues = not piece.endswith(b"\n")
-            self.lines_split += continues and not self._within_line
-            self._within_line = continues
+    def _cut(self, line: bytes, longest: int = 0) -> list[bytes]:
+        """Pieces of one line, of up to ``max_datagram`` bytes; the last may have less than ``longest``."""
+        pieces, start = [], 0
+        while len(line) - start >= max(longest, self._max + 1):
+            end = _character_start(line, start, start + self._max)
+            pieces.append(line[start:end])
+            start = end
+        self.lines_split += bool(pieces) and not self._within_line
+        self._within_line = self._within_line or bool(pieces)
+        return [*pieces, line[start:]]
+
+
+# Bytes behind a cut that show whether it is in a character
+LOOKAHEAD = 3
+
+
+def _character_start(text: bytes, start: int, end: int) -> int:
+    """``end``, or the start of the UTF-8 character around it, if that is behind ``start``."""
+    if text[end] & 0xC0 != 0x80:  # a byte that only comes within a character
+        return end
+    for at in range(end - 1, max(start, end - 1 - LOOKAHEAD), -1):
+        if text[at] >= 0xC0:  # that begins one
+            length = 2 if text[at] < 0xE0 else 3 if text[at] < 0xF0 else 4
+            try:
+                text[at : at + length].decode()
+            except UnicodeDecodeError:
+                return end
+            return at if at + length > end else end
+    return end
 
 
 class ChunkFramer:
     """Datagrams of ``max_datagram`` bytes; the last one may be shorter."""
 
+    lines_split = 0
+
     def __init__(self, max_datagram: int) -> None:
-        self.lines_split = 0
-        self.size = max_datagram
+        self._size = max_datagram
         self._rest = b""
 
     @property
-    def unfinished(self) -> bool:
-        """Whether the beginning of a chunk is kept until the rest comes."""
-        return bool(self._rest)
+    def appetite(self) -> int:
+        return max(1, READ_SIZE // self._size) * self._size - len(self._rest)
 
-    def feed(self, data: bytes) -> list[bytes]:
+    def feed(self, data: bytes) -> Payloads:
         data = self._rest + data
-        whole = len(data) - len(data) % self.size
+        whole = len(data) - len(data) % self._size
         self._rest = data[whole:]
-        return [data[start : start + self.size] for start in range(0, whole, self.size)]
+        return Chunks(memoryview(data)[:whole], self._size)
 
-    def finish(self) -> list[bytes]:
+    def finish(self) -> Payloads:
         rest, self._rest = self._rest, b""
         return [rest] if rest else []
 
@@ -97,8 +138,10 @@ class ChunkFramer:
 class FileFramer:
     """The whole source in one datagram. What is too long is refused as soon as that shows, and forgotten."""
 
+    appetite = READ_SIZE
+    lines_split = 0
+
     def __init__(self) -> None:
-        self.lines_split = 0
         self._whole = b""
 
     def feed(self, data: bytes) -> list[bytes]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, repeat
 from typing import overload
 
 BURST = 0.001  # seconds' worth of a rate that may go at once, unless it is told otherwise
@@ -31,6 +31,9 @@ class Uniform(Sequence[int]):
     def __getitem__(self, part: int | slice) -> int | Uniform:
         chosen = range(self._count)[part]
         return self.size if isinstance(chosen, int) else Uniform(self.size, len(chosen))
+
+    def __iter__(self) -> Iterator[int]:
+        return repeat(self.size, self._count)
 
 
 class Pacer:

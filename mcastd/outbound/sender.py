@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import select
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from mcastd.config import OutboundChannel, name_in
 from mcastd.counters import OutboundCounters
 from mcastd.errors import LinkError
 from mcastd.log import get_logger
-from mcastd.net.link import FileChunks, Payloads, Sender
+from mcastd.net.link import Chunks, Payloads, Sender
 from mcastd.outbound.framing import make_framer
 from mcastd.outbound.pacing import Pacer, Uniform
 from mcastd.outbound.source import LONGEST_NAP, PayloadSource, Source
@@ -165,9 +164,6 @@ class Channel:
             self._next += done
             if self._next == len(self._pending):
                 self._pending, self._next = [], 0
-            elif not done and self._has_shrunk():
-                self._pending, self._next = [], 0
-                continue
             if done:
                 pause = 0.0
             if done < due:
@@ -177,16 +173,9 @@ class Channel:
     def _batch(self) -> tuple[Payloads, Sequence[int]]:
         """What is to go next, with the size of each datagram."""
         batch = self._pending[self._next : self._next + BATCH]
-        if isinstance(batch, FileChunks):
+        if isinstance(batch, Chunks):
             return batch, Uniform(batch.size, len(batch))
         return batch, [len(payload) for payload in batch]
-
-    def _has_shrunk(self) -> bool:
-        """Whether what is pending of a file is no longer in it: its end has come earlier than announced."""
-        pending = self._pending
-        if not isinstance(pending, FileChunks):
-            return False
-        return os.fstat(pending.fd).st_size <= pending[self._next :].offset
 
     def _say_ready(self, context: Context) -> None:
         """Not before the first datagram that is due has gone: a way that refuses them all is no way."""

@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from mcastd.errors import SourceError, reason_of
-from mcastd.net.link import FileChunks, Payloads
-from mcastd.outbound.framing import ChunkFramer, Framer
+from mcastd.net.link import Payloads
+from mcastd.outbound.framing import Framer
 
-READ_SIZE = 65_536  # bytes
-MOST_CHUNKS = 1024  # of a file, told at once
 SHORTEST_NAP = 0.05  # seconds until the next look at a file that has just grown
 LONGEST_NAP = 1.0  # seconds until the next look at a source at rest
 
@@ -31,6 +29,11 @@ _WAYS_OUT = {
     errno.ENOENT: "waiting for it to be created",
     errno.EACCES: "allow the user that mcastd runs as to read it; trying again",
 }
+
+
+def _hides_its_size(fd: int) -> bool:
+    """Whether a regular file has content and no size, as those of /proc."""
+    return os.fstat(fd).st_size == 0 and os.pread(fd, 1, 0) != b"" and os.fstat(fd).st_size == 0
 
 
 class PayloadSource(Protocol):
@@ -107,8 +110,8 @@ class Source:
         """Of the file system that the position is in; 0 if unknown."""
         return self._identity[0]
 
-    def read(self) -> Payloads:  # noqa: PLR0911 - each way on has its return
-        """The next payloads, in order. Chunks of a file are not read, but told: they can be sent from there.
+    def read(self) -> Payloads:
+        """The next payloads, in order.
 
         Empty if there are none now (see :meth:`fileno` and :attr:`nap`), or never again (:attr:`finished`).
         Raises SourceError, and may then be called again.
@@ -119,8 +122,6 @@ class Source:
             if self.position == 0 and (unfinished := self._framer.finish()):  # by the file before this one
                 return unfinished
             replaced = self._follow and self._is_replaced()  # asked first: an end seen after that is final
-            if chunks := self._chunks():
-                return chunks
             data = self._read()
             if data:
                 if payloads := self._feed(data):
@@ -173,9 +174,19 @@ class Source:
             fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except OSError as error:
             raise self._error(reason_of(error), _WAYS_OUT.get(error.errno or 0, "trying again")) from error
+        try:
+            status = os.fstat(fd)
+            unfollowable = self._follow and stat.S_ISREG(status.st_mode) and _hides_its_size(fd)
+        except OSError as error:
+            os.close(fd)
+            raise self._error(reason_of(error), "trying again") from error
+        if unfollowable:
+            os.close(fd)
+            raise self._error(
+                "its size is always 0, so it cannot be followed", 'set repeat = "forever" instead'
+            )
         self.close()
         self._fd = fd
-        status = os.fstat(fd)
         self._is_fifo = stat.S_ISFIFO(status.st_mode)
         if (status.st_dev, status.st_ino) != self._identity:
             self._identity = (status.st_dev, status.st_ino)
@@ -185,9 +196,9 @@ class Source:
         """The next bytes: empty at a file's end or without a writer, None while a FIFO's writer is silent."""
         try:
             if self._is_fifo:
-                data = os.read(self._fd, READ_SIZE)
+                data = os.read(self._fd, self._framer.appetite)
             else:
-                data = os.pread(self._fd, READ_SIZE, self.position)
+                data = os.pread(self._fd, self._framer.appetite, self.position)
         except BlockingIOError:
             self.state, self.nap = "waiting for the writer", LONGEST_NAP
             return None
@@ -199,23 +210,7 @@ class Source:
             self.state, self.nap = "reading", 0.0
         return data
 
-    def _chunks(self) -> FileChunks | None:
-        """The whole chunks that come next, if the file is cut into chunks."""
-        if self._is_fifo or not isinstance(self._framer, ChunkFramer) or self._framer.unfinished:
-            return None
-        size = self._framer.size
-        try:
-            count = (os.fstat(self._fd).st_size - self.position) // size
-        except OSError:  # reading meets it too, and tells
-            return None
-        if count <= 0:
-            return None
-        chunks = FileChunks(self._fd, self.position, size, min(count, MOST_CHUNKS))
-        self.position += len(chunks) * size
-        self.state, self.nap = "reading", 0.0
-        return chunks
-
-    def _feed(self, data: bytes) -> list[bytes]:
+    def _feed(self, data: bytes) -> Payloads:
         try:
             return self._framer.feed(data)
         except SourceError:
@@ -232,7 +227,7 @@ class Source:
         if self.rounds == self._last_round:
             self.finished, self.state = True, "finished"
 
-    def _end_writers(self) -> list[bytes]:
+    def _end_writers(self) -> Payloads:
         """Open the FIFO again: poll(2) reports the old descriptor as hung up for good.
 
         The new one is opened before the old one is closed, so that a writer that comes just now always

@@ -88,7 +88,7 @@ def test_the_others_follow_on_and_all_commands_answer(mount: Mount, tmp_path: Pa
 
 
 @pytest.mark.parametrize("call", ["lookup", "open", "read", "flush"])
-@pytest.mark.parametrize("framing", ["line"])
+@pytest.mark.parametrize("framing", ["line", "chunk"])
 def test_whatever_call_hangs_the_path_is_named(
     mount: Mount, tmp_path: Path, call: str, framing: str, no_fd_leak: None
 ) -> None:

@@ -22,7 +22,7 @@ texts = st.one_of(
 
 def frame(framing: Framing, max_datagram: int, *feeds: bytes) -> list[bytes]:
     framer = make_framer(framing, max_datagram)
-    return [payload for data in feeds for payload in framer.feed(data)] + framer.finish()
+    return [bytes(payload) for data in feeds for payload in (*framer.feed(data),)] + list(framer.finish())
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
@@ -34,7 +34,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 def test_no_byte_is_lost_and_the_feeding_does_not_show(
     framing: Framing, max_datagram: int, data: bytes, places: list[int]
 ) -> None:
-    payloads = frame(framing, max_datagram, *cut(data, places))
+    payloads = list(map(bytes, frame(framing, max_datagram, *cut(data, places))))
     assert b"".join(payloads) == data
     assert payloads == frame(framing, max_datagram, data)
     assert all(payloads)
@@ -47,9 +47,10 @@ def test_a_line_is_cut_at_its_newline_and_at_the_limit_only(
     max_datagram: int, data: bytes, places: list[int]
 ) -> None:
     framer = make_framer("line", max_datagram)
-    payloads = [payload for piece in cut(data, places) for payload in framer.feed(piece)] + framer.finish()
+    pieces = cut(data, places)
+    payloads = [*(payload for piece in pieces for payload in framer.feed(piece)), *framer.finish()]
     for payload in payloads[:-1]:
-        assert payload.endswith(b"\n") or len(payload) == max_datagram
+        assert payload.endswith(b"\n") or max_datagram - 3 <= len(payload) <= max_datagram
     assert all(b"\n" not in payload[:-1] for payload in payloads)
     lines = data.split(b"\n")
     lines = [line + b"\n" for line in lines[:-1]] + lines[-1:]
@@ -97,6 +98,42 @@ def test_a_longer_file_is_refused_at_once_and_forgotten() -> None:
     with pytest.raises(SourceError, match=r'longer than 65,507 bytes.*framing = "chunk"'):
         framer.feed(b"a")
     assert framer.finish() == []
+
+
+characters = st.text(st.sampled_from("aé€😀\n"), max_size=200)
+
+
+@given(st.integers(4, 20), characters, st.lists(st.integers(0, 10_000)))
+def test_no_character_is_cut_in_two(max_datagram: int, text: str, places: list[int]) -> None:
+    payloads = frame("line", max_datagram, *cut(text.encode(), places))
+    assert "".join(payload.decode() for payload in payloads) == text
+
+
+@given(st.integers(1, 3), characters)
+def test_a_character_that_no_datagram_can_hold_is_cut(max_datagram: int, text: str) -> None:
+    payloads = frame("line", max_datagram, text.encode())
+    assert b"".join(payloads) == text.encode()
+    assert all(0 < len(payload) <= max_datagram for payload in payloads)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"abcdefgh\x80\x80\x80\x80\x80\x80\x80\x80",  # continues nothing
+        b"abcdef\xe2\x82zzzzzzzz",  # breaks off
+        b"abcdefg\xc0\x80zzzzzzzz",  # too long a form
+        b"\xff" * 20,
+        "ü".encode("latin1") * 20,
+    ],
+)
+def test_what_is_no_utf_8_is_cut_at_the_limit(text: bytes) -> None:
+    assert [len(payload) for payload in frame("line", 8, text)][:-1] == [8] * ((len(text) - 1) // 8)
+
+
+def test_the_textbook_receiver_is_sent_whole_characters() -> None:
+    line = ("Grüße aus Köln, schöne Grüße überall hin" + "\n").encode()
+    payloads = frame("line", 29, line)
+    assert [payload.decode() for payload in payloads] == ["Grüße aus Köln, schöne Gr", "üße überall hin\n"]
 
 
 def test_an_unfinished_line_waits_for_its_newline() -> None:

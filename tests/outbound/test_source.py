@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from mcastd.errors import SourceError
-from mcastd.net.link import FileChunks
-from mcastd.outbound.framing import make_framer
-from mcastd.outbound.source import LONGEST_NAP, MOST_CHUNKS, READ_SIZE, SHORTEST_NAP, Source
+from mcastd.outbound.framing import READ_SIZE, make_framer
+from mcastd.outbound.source import LONGEST_NAP, SHORTEST_NAP, Source
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
 
@@ -49,7 +48,7 @@ def read_all(source: Source) -> list[bytes]:
     """What there is to read now."""
     payloads: list[bytes] = []
     while more := source.read():
-        payloads += more.read() if isinstance(more, FileChunks) else more
+        payloads += map(bytes, more)
     return payloads
 
 
@@ -91,7 +90,7 @@ class TestRounds:
             assert not source.finished
 
     @pytest.mark.parametrize(
-        ("framing", "size", "first"), [("line", 16, READ_SIZE // 16), ("chunk", 10, MOST_CHUNKS)]
+        ("framing", "size", "first"), [("line", 16, READ_SIZE // 16), ("chunk", 10, READ_SIZE // 10)]
     )
     def test_a_long_file_comes_in_bounded_reads(
         self, path: Path, open_source: Any, framing: str, size: int, first: int
@@ -126,10 +125,15 @@ class TestRounds:
         assert (first + b"".join(read_all(source)))[READ_SIZE:] == b""
         assert source.finished
 
-    def test_a_file_without_a_size(self, open_source: Any) -> None:
-        source = open_source(Path("/proc/self/status"))
-        assert read_all(source)[0].startswith(b"Name:")
-        assert source.finished
+    @pytest.mark.parametrize("framing", ["line", "chunk", "file"])
+    def test_a_file_whose_size_is_not_its_length(self, open_source: Any, framing: str) -> None:
+        for path in ("/proc/self/status", "/sys/class/net/lo/mtu"):  # stat(2) says 0 bytes, and 4096
+            source = open_source(Path(path), framing, 3 if framing == "chunk" else 1472, repeat=2)
+            first, second = Path(path).read_bytes(), b""
+            second = b"".join(read_all(source))
+            assert second.startswith(first.split(b"\n")[0])
+            assert second.count(first.split(b"\n")[0]) == 2
+            assert (source.finished, source.rounds) == (True, 2)
 
 
 class TestRefused:
@@ -308,6 +312,18 @@ def append(path: Path, data: bytes) -> None:
     with path.open("ab") as file:
         file.write(data)
 
+    def test_a_file_that_hides_its_size_is_refused(self, open_source: Any) -> None:
+        """Nothing shows that it grew, and its end would look like a file that was cut short."""
+        source = open_source(Path("/proc/self/status"), follow=True)
+        for _ in range(2):
+            with pytest.raises(SourceError, match=r"size is always 0.*repeat = \"forever\" instead"):
+                source.read()
+
+    def test_a_file_whose_size_is_not_its_length(self, open_source: Any) -> None:
+        source = open_source(Path("/sys/class/net/lo/mtu"), follow=True)  # 4096 bytes, as stat(2) has it
+        assert read_all(source) == [b"65536\n"]
+        assert read_all(source) == []
+
 
 class TestFifo:
     def test_writers_come_and_go(self, fifo: Path, open_source: Any) -> None:
@@ -381,7 +397,7 @@ class TestFifo:
             writer.write(b"abc")
             assert source.read() == []
             writer.write(b"defg")
-            assert source.read() == [b"abcd"]
+            assert list(source.read()) == [b"abcd"]
         assert source.read() == [b"efg"]
 
     def test_as_file_framing_each_writer_is_a_datagram(self, fifo: Path, open_source: Any) -> None:
