@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from mcastd.config import InboundSubscription, OutboundChannel
 from mcastd.inbound.reader import Reader
 from mcastd.inbound.receiver import Subscription, source_filter
+from mcastd.inbound.sinks import Ends, make_sink
 from mcastd.net.interfaces import Host, look
 from mcastd.net.link import Receiver, Sender
 from mcastd.net.membership import Memberships
@@ -58,6 +60,7 @@ def build(
     memberships: Memberships | None = None,
     reader: Reader | None = None,
     watcher: Watcher | None = None,
+    ends: Ends | None = None,
 ) -> Worker:
     """The worker for ``settings``, on real sockets that see the interfaces through ``host``."""
     if isinstance(settings, OutboundChannel):
@@ -67,4 +70,5 @@ def build(
         settings,
         lambda subscription, metadata: open_receiver(subscription, metadata, host, memberships),
         reader=reader,
+        make_sink=partial(make_sink, ends=ends),
     )

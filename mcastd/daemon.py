@@ -21,6 +21,7 @@ from mcastd.doctor.examine import consult
 from mcastd.doctor.subject import Subject, named
 from mcastd.errors import ConfigError, ConfigProblem, McastdError
 from mcastd.inbound.reader import Reader
+from mcastd.inbound.sinks import PIPES, Ends
 from mcastd.metrics import MetricsServer
 from mcastd.net.membership import Memberships
 from mcastd.net.watch import NetworkWatch
@@ -60,6 +61,7 @@ class Daemon:
         self._memberships = Memberships()
         self._reader = Reader()
         self._watcher = Watcher()
+        self._ends = Ends(systemd.DescriptorStore(), systemd.take_stored(PIPES))
         self._metrics: MetricsServer | None = None
         self._control = ControlServer(self._socket, self)
         self._supervisor = Supervisor(self._build, self._worker_changed)
@@ -73,6 +75,7 @@ class Daemon:
             memberships=self._memberships,
             reader=self._reader,
             watcher=self._watcher,
+            ends=self._ends,
         )
 
     def _worker_changed(self) -> None:
@@ -125,6 +128,7 @@ class Daemon:
     def _say_ready(self) -> None:
         if not self._supervisor.wait_attempted(FIRST_ATTEMPTS):
             self._log.warning("workers.delayed", reason=f"not all tried within {FIRST_ATTEMPTS:g} s")
+        self._ends.settle()
         systemd.ready(self._summary())
 
     def _serve(self, signals: Signals) -> None:
@@ -255,6 +259,7 @@ class Daemon:
                 raise McastdError(
                     f"cannot stop {name}", f"it did not end within {timeout:g} s", "see the log"
                 )
+            self._ends.settle()
 
     @contextmanager
     def _changing(self, what: str) -> Iterator[None]:

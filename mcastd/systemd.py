@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from mcastd import clock
 
 SEND_TIMEOUT = 5.0  # seconds for a message to be queued: systemd may be slow, it must not hang us
+# The number of the first descriptor that is handed over (sd_listen_fds(3)).
+FIRST_DESCRIPTOR = 3
 
 
 def is_listening() -> bool:
@@ -51,8 +54,38 @@ def watchdog_interval() -> float | None:
     return microseconds / 2e6 if microseconds > 0 and pid == os.getpid() else None
 
 
+class DescriptorStore:
+    """Descriptors that outlive a restart of the service (FileDescriptorStoreMax=). Nothing blocks or raises.
+
+    systemd forgets by itself what has an error or a hang-up, like a pipe whose reader has gone.
+    """
+
+    def add(self, name: str, fd: int) -> None:
+        """Have ``fd`` kept. ``name`` is ASCII without colons, at most 255 of it."""
+        _send({"FDSTORE": 1, "FDNAME": name}, (fd,), timeout=0.0)
+
+    def remove(self, name: str) -> None:
+        _send({"FDSTOREREMOVE": 1, "FDNAME": name}, timeout=0.0)
+
+
+def take_stored(prefix: str) -> list[int]:
+    """The stored descriptors whose names begin with ``prefix``, handed over at the start; once."""
+    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
+    pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
+    if pid != str(os.getpid()) or count != str(len(names)):
+        return []
+    handed_over = dict(enumerate(names, FIRST_DESCRIPTOR))
+    for fd in handed_over:
+        os.set_inheritable(fd, False)
+    return [fd for fd, name in handed_over.items() if name.startswith(prefix)]
+
+
 def notify(**assignments: object) -> None:
     """Send ``NAME=value`` assignments in one message to $NOTIFY_SOCKET. Never raises."""
+    _send(assignments, timeout=SEND_TIMEOUT)
+
+
+def _send(assignments: Mapping[str, object], fds: Sequence[int] = (), *, timeout: float) -> None:
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
@@ -62,6 +95,6 @@ def notify(**assignments: object) -> None:
     lines = [f"{name}={' '.join(str(value).splitlines())}" for name, value in assignments.items()]
     # Connected, because a time-out waits for room at the peer's only then.
     with suppress(OSError, ValueError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
-        connection.settimeout(SEND_TIMEOUT)
+        connection.settimeout(timeout)
         connection.connect(address)
-        connection.send("\n".join(lines).encode(errors="replace"))
+        socket.send_fds(connection, ["\n".join(lines).encode(errors="replace")], fds)

@@ -72,6 +72,53 @@ def test_a_manager_that_does_not_read_hangs_nobody(
         systemd.watchdog()
 
 
+def test_descriptors_are_stored_and_given_up(manager: socket.socket) -> None:
+    store = systemd.DescriptorStore()
+    reading, writing = os.pipe()
+    store.add("pipe-1", writing)
+    store.remove("pipe-2")
+    os.close(writing)
+    message, [kept], _, _ = socket.recv_fds(manager, 1000, 1)
+    assert message == b"FDSTORE=1\nFDNAME=pipe-1"
+    assert manager.recv(1000) == b"FDSTOREREMOVE=1\nFDNAME=pipe-2"
+    os.write(kept, b"x")
+    assert os.read(reading, 1) == b"x"
+    os.close(kept)
+    os.close(reading)
+
+
+def test_a_manager_that_does_not_read_hangs_no_store(manager: socket.socket) -> None:
+    store = systemd.DescriptorStore()
+    limit = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text())
+    for _ in range(limit + 10):
+        store.remove("pipe")
+
+
+@pytest.mark.parametrize(
+    ("pid", "count", "names", "taken"),
+    [
+        ("ours", "3", "pipe-a:control:pipe-b", [3, 5]),
+        ("ours", "1", "pipe-", [3]),
+        ("ours", "2", "pipe-a", []),  # as many names as descriptors, or none of it is understood
+        ("ours", "1", None, []),
+        ("1", "1", "pipe-a", []),  # meant for another process
+        (None, None, None, []),
+    ],
+)
+def test_stored_descriptors_are_taken_once(
+    pid: str | None, count: str | None, names: str | None, taken: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"LISTEN_PID": str(os.getpid()) if pid == "ours" else pid, "LISTEN_FDS": count}
+    for key, value in {**given, "LISTEN_FDNAMES": names}.items():
+        if value is not None:
+            monkeypatch.setenv(key, value)
+    closed: list[int] = []
+    monkeypatch.setattr(os, "set_inheritable", lambda fd, inheritable: closed.append(fd))
+    assert systemd.take_stored("pipe-") == taken
+    assert set(taken) <= set(closed)
+    assert systemd.take_stored("pipe-") == []
+
+
 @pytest.mark.parametrize(
     ("usec", "pid", "interval"),
     [

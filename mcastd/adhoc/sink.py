@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -135,7 +136,7 @@ class Listener:
     pending = None
     blocked = False
     problem = ""  # a broken one ends the command
-    deadline = None
+    deadline = math.inf
 
     def __init__(self, printer: Printer | None, limit: int | None, on_limit: Callable[[], None]) -> None:
         self.counters = OutputCounters()

@@ -17,7 +17,7 @@ from mcastd.inbound.gather import Gather
 from mcastd.inbound.reader import Reader
 from mcastd.inbound.sinks import NEED_METADATA, Sink, make_sink
 from mcastd.net.link import NOT_LINKED, Batch, Glance, Receiver, SourceFilter
-from mcastd.worker import NONE, Books, Context, Identity, Output, Signal, Vitals
+from mcastd.worker import Books, Context, Identity, Output, Signal, Vitals
 
 UPDATABLE = (
     "sources",
@@ -89,7 +89,6 @@ class Subscription:
         "_sources",
         "_stale",
         "_streak",
-        "_timed",
         "_visitable",
         "_watched",
         "counters",
@@ -123,7 +122,6 @@ class Subscription:
         )
         self._identity = Identity(str(config.group), config.port, name_in(config.interface), outputs=outputs)
         self._queueing = [sink for sink in self.sinks if sink.may_queue]
-        self._timed = [sink for sink in self.sinks if sink.deadline is not None]
         self._metadata = any(output.format in NEED_METADATA for output in config.output)
         self._lock = threading.Lock()  # held while another thread asks the link for the status
         self._link: Receiver | None = None
@@ -340,7 +338,8 @@ class Subscription:
                 # One that was silent for too long has to look at its alarms again
                 self._streak = self._streak + 1 if taken >= BUSY else 0
                 quiet = self._streak < STREAK and link.emptied and not self._stale and not self._queued()
-                quiet = quiet and all(self._alarm <= deadline for deadline in self._deadlines())
+                for sink in self.sinks:  # a new deadline, which the worker's thread does not wait for
+                    quiet = quiet and sink.deadline >= self._alarm
             except Exception as error:  # the worker's thread is to meet it
                 self._failure = error
                 taken, quiet = 0, False
@@ -362,8 +361,6 @@ class Subscription:
     def _read(self, context: Context, link: Receiver) -> bool:
         """Until the next signal that needs more, or until it is quiet; whether it is."""
         gather = Gather(self.max_latency)
-        config = self._config
-        timed = self._timed or config.expect_every is not None or config.rejoin_every is not None
         load = link.load()
         pause = 0.0
         since = looked = calm_since = clock.monotonic()
@@ -378,8 +375,7 @@ class Subscription:
                 for sink in self._queueing:
                     if sink.pending in ready:
                         sink.flush()
-            if timed or context.signals is not NONE:
-                self._attend(context, link)
+            self._attend(context, link)
             if since - looked >= LOOK_EVERY:
                 looked, load = since, link.load()
                 self.counters.overflow = self._overflow_before + load.overflow
@@ -438,7 +434,7 @@ class Subscription:
 
     def _next_alarm(self) -> float | None:
         """Seconds until :meth:`_keep_time` has something to do; None: only when something else happens."""
-        alarms = self._deadlines()
+        alarms = [sink.deadline for sink in self.sinks]
         if self._config.expect_every is not None and not self._stale:
             alarms.append(self._heard + self._config.expect_every)
         if self._config.rejoin_every is not None:
@@ -446,14 +442,10 @@ class Subscription:
         self._alarm = min(alarms, default=math.inf)
         return None if self._alarm == math.inf else self._alarm - clock.monotonic()
 
-    def _deadlines(self) -> list[float]:
-        """The monotonic times at which sinks have something to do."""
-        return [sink.deadline for sink in self._timed if sink.deadline is not None]
-
     def _keep_time(self, context: Context, link: Receiver) -> None:
         now = clock.monotonic()
-        for sink in self._timed:
-            if sink.deadline is not None and now >= sink.deadline:
+        for sink in self.sinks:
+            if now >= sink.deadline:
                 sink.tick(now)
         expected, rejoin = self._config.expect_every, self._config.rejoin_every
         if rejoin is not None and now >= self._rejoined + rejoin:
@@ -487,7 +479,7 @@ class Subscription:
         return bool(self._queueing) and any(sink.blocked for sink in self._queueing)
 
     def _queued(self) -> bool:
-        return bool(self._queueing) and any(sink.pending is not None for sink in self._queueing)
+        return bool(self._queueing) and any(sink.counters.queued for sink in self._queueing)
 
     def _drain(self, link: Receiver) -> None:
         """Take what was queued in the kernel when the end came, but not all that keeps coming."""

@@ -11,7 +11,7 @@ import pytest
 
 from mcastd import log
 from mcastd.config import FifoOutput, FileOutput
-from mcastd.inbound.sinks import fifo
+from mcastd.inbound.sinks import Ends, fifo
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.fifo import FifoSink
 from mcastd.inbound.sinks.file import FileSink
@@ -72,10 +72,10 @@ def make_fifo(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FifoSin
     monkeypatch.setattr(fifo, "LINGER", 0.0)
     sinks: list[FifoSink] = []
 
-    def make(path: Path, **settings: Any) -> FifoSink:
+    def make(path: Path, ends: Ends | None = None, **settings: Any) -> FifoSink:
         config = FifoOutput(kind="fifo", path=path, **settings)
         account = Account(path, log.get_logger())
-        sinks.append(FifoSink(config, _format(config.format), account, look_every=0))
+        sinks.append(FifoSink(config, _format(config.format), account, ends=ends, look_every=0))
         return sinks[-1]
 
     yield make

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import math
 import os
 import stat
 import threading
@@ -16,9 +18,9 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from support.wait import wait_for
 
-from mcastd import log
+from mcastd import clock, log
 from mcastd.config import FifoOutput
-from mcastd.inbound.sinks import fifo
+from mcastd.inbound.sinks import Ends, fifo
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.fifo import PIPE_SIZE, RECORD_OVERHEAD, FifoSink
 from mcastd.inbound.sinks.formats import lines
@@ -78,7 +80,7 @@ def attach(path: Path) -> Iterator[Callable[[], Reader]]:
 def drained(sink: FifoSink, reader: Reader) -> bytes:
     """All that the reader gets until nothing is queued."""
     data = reader.read()
-    while sink.pending is not None:
+    while sink.counters.queued:
         sink.flush()
         data += reader.read()
     return data
@@ -220,7 +222,7 @@ def test_reopen_does_not_end_the_readers_input(
 
 @pytest.fixture
 def full(path: Path, make_fifo: MakeFifo, make_batch: MakeBatch, attach) -> MakeFull:
-    """A sink whose pipe is full, with 2 bytes of 10 of the last record, and its reader."""
+    """A sink whose pipe has room for 2 bytes, and whose queue holds a record of 10; and its reader."""
 
     def make(when_full: str, queue: int) -> tuple[FifoSink, Reader]:
         sink = make_fifo(path, when_full=when_full, queue=queue)
@@ -237,7 +239,7 @@ def full(path: Path, make_fifo: MakeFifo, make_batch: MakeBatch, attach) -> Make
 
 
 def test_drop_newest(full: MakeFull, make_batch: MakeBatch) -> None:
-    sink, reader = full("drop-newest", queue_of(8, 3, 3))
+    sink, reader = full("drop-newest", queue_of(10, 3, 3))
     sink.write(make_batch(b"AAA"))
     sink.write(make_batch(b"BBB", b"CCC", b"DDD"))
     assert sink.counters.queued == 3
@@ -253,7 +255,7 @@ def test_drop_newest(full: MakeFull, make_batch: MakeBatch) -> None:
 def test_a_reader_that_is_too_slow_is_a_problem_until_it_has_caught_up(
     path: Path, full: MakeFull, make_batch: MakeBatch
 ) -> None:
-    sink, reader = full("drop-newest", queue_of(8, 3, 3))
+    sink, reader = full("drop-newest", queue_of(10, 3, 3))
     assert sink.problem == ""
     sink.write(make_batch(b"AAA", b"BBB", b"CCC"))
     assert sink.problem == f"cannot write to {path}: the pipe is full"
@@ -264,17 +266,17 @@ def test_a_reader_that_is_too_slow_is_a_problem_until_it_has_caught_up(
     assert sink.problem == ""
 
 
-def test_drop_oldest_but_never_the_record_that_is_partly_out(full: MakeFull, make_batch: MakeBatch) -> None:
-    sink, reader = full("drop-oldest", queue_of(8, 3, 3))
+def test_drop_oldest(full: MakeFull, make_batch: MakeBatch) -> None:
+    sink, reader = full("drop-oldest", queue_of(10, 3, 3))
     sink.write(make_batch(b"AAA"))
     sink.write(make_batch(b"BBB", b"CCC", b"DDD"))
     assert sink.counters.dropped == {"full": 2}
-    assert drained(sink, reader) == b"." * (PAGE - 2) + b"0123456789CCCDDD"
+    assert drained(sink, reader) == b"." * (PAGE - 2) + b"BBBCCCDDD"
     assert sink.counters.written == 5
 
 
 def test_block_drops_nothing_and_says_when_to_stop(full: MakeFull, make_batch: MakeBatch) -> None:
-    sink, reader = full("block", queue_of(8, 3, 3))
+    sink, reader = full("block", queue_of(10, 3, 3))
     sink.write(make_batch(b"AAA"))
     assert not sink.blocked
     sink.write(make_batch(b"BBB", b"CCC", b"DDD"))
@@ -299,15 +301,16 @@ def test_an_absent_reader_never_blocks(full: MakeFull, make_batch: MakeBatch) ->
 def test_one_record_is_queued_however_large_and_empty_ones_are_not_free(
     full: MakeFull, make_batch: MakeBatch, when_full: str
 ) -> None:
-    sink, reader = full(when_full, queue_of(8, 0, 0))
+    sink, reader = full(when_full, queue_of(10, 0, 0))
+    drained(sink, reader)
+    sink.write(make_batch(b"." * (PAGE - 1)))
     sink.write(make_batch(b"A" * 65_507))
-    assert (sink.counters.queued, sink.counters.dropped) == (2, {})
-    reader.read()
+    assert (sink.counters.queued, sink.counters.dropped) == (1, {})
     assert drained(sink, reader).endswith(b"A" * 65_507)
     reader.shrink()
-    sink.write(make_batch(b"x" * (PAGE + 2)))
-    sink.write(make_batch(*[b""] * 1000))
-    assert sink.counters.queued == 3  # the rest of the first, and as many empty ones
+    sink.write(make_batch(b"x" * PAGE))
+    sink.write(make_batch(b"y", *[b""] * 1000))
+    assert sink.counters.queued == 3
     assert sink.counters.dropped == {"full": 998}
 
 
@@ -342,9 +345,9 @@ def test_close_writes_what_the_reader_still_takes_and_drops_the_rest(
 ) -> None:
     sink, reader = full("drop-newest", 1 << 20)
     sink.write(make_batch(b"A" * PAGE, b"B"))
-    assert reader.read() == b"." * (PAGE - 2) + b"01"
+    assert reader.read() == b"." * (PAGE - 2)
     sink.close()
-    assert reader.read() == b"23456789" + b"A" * (PAGE - 8)
+    assert reader.read() == b"0123456789"
     assert (sink.counters.written, sink.counters.queued) == (3, 0)
     assert sink.counters.dropped == {"stopped": 2}
     assert reader.read() == b""
@@ -355,7 +358,10 @@ def test_close_writes_what_the_reader_still_takes_and_drops_the_rest(
     when_full=st.sampled_from(["drop-newest", "drop-oldest", "block"]),
     queue=st.integers(1, 20_000),
     steps=st.lists(
-        st.lists(st.integers(0, 6000), max_size=6) | st.integers(1, 9000) | st.just("leave"), max_size=20
+        st.lists(st.integers(0, 6000) | st.just(30_000), max_size=6)
+        | st.integers(1, 9000)
+        | st.just("leave"),
+        max_size=20,
     ),
 )
 def test_each_datagram_is_accounted_for_and_none_is_torn(
@@ -402,13 +408,17 @@ def test_each_datagram_is_accounted_for_and_none_is_torn(
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     pages=st.sampled_from([1, 2, 4, 16]),
-    steps=st.lists(st.lists(st.integers(0, 4000), max_size=8) | st.integers(1, 9000), max_size=40),
+    steps=st.lists(
+        st.lists(st.integers(0, 4000) | st.integers(4000, 70_000), max_size=8) | st.integers(1, 99_000),
+        max_size=40,
+    ),
 )
 @example(pages=16, steps=[*[[2100]] * 13, [2100] * 8])  # each write leaves half a page unused
-def test_a_reader_that_stalls_finds_whole_records_when_the_sink_is_closed(
+@example(pages=16, steps=[*[[5000]] * 20])  # longer than what the pipe always takes whole or not at all
+def test_a_reader_that_stalls_finds_whole_records_whatever_happens(
     pages: int, steps: list[list[int] | int]
 ) -> None:
-    """However full and fragmented the pipe is: no record that fits PIPE_BUF is begun in vain."""
+    """However full and fragmented the pipe is: no record is begun in vain."""
     with TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
         patch.setattr(fifo, "PIPE_SIZE", pages * PAGE)
         patch.setattr(fifo, "LINGER", 0.0)
@@ -423,8 +433,151 @@ def test_a_reader_that_stalls_finds_whole_records_when_the_sink_is_closed(
             else:
                 data += reader.read(step)
                 sink.flush()
+            assert sink._started == 0  # a process that is killed here leaves no part of a record
         sink.close()
         data += reader.read()
         reader.leave()
         assert data == b"" or data.endswith(b"\n")
         assert data.count(b"\n") == sink.counters.written
+
+
+def test_a_record_that_the_pipe_cannot_hold_is_dropped_and_the_others_go_on(
+    path: Path, make_fifo: MakeFifo, make_batch: MakeBatch, attach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = make_fifo(path)
+    sink.open()
+    reader = attach()
+    sink.write(make_batch(b"a"))
+    reader.shrink()
+    command = fcntl.fcntl
+
+    def limited(fd: int, what: int, *argument: int) -> int:
+        if what == fcntl.F_SETPIPE_SZ and argument[0] > 2 * PAGE:  # as beyond fs.pipe-user-pages-soft
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        return command(fd, what, *argument)
+
+    monkeypatch.setattr(fcntl, "fcntl", limited)
+    sink.write(make_batch(b"b" * PAGE, b"c" * 3 * PAGE, b"d" * 2 * PAGE, b"e"))
+    assert drained(sink, reader) == b"a" + b"b" * PAGE + b"d" * 2 * PAGE + b"e"
+    assert sink.counters.dropped == {"too-large": 1}
+    sink.write(make_batch(b"f" * (2 * PAGE + 1)))
+    assert sink.counters.dropped == {"too-large": 2}
+    assert sink.problem == f"cannot write to {path}: the pipe holds {2 * PAGE} bytes, less than one record"
+
+
+# -- room that poll(2) does not tell of
+
+
+def test_a_record_waits_for_room_that_the_pipe_does_not_tell_of(
+    path: Path, make_fifo: MakeFifo, make_batch: MakeBatch, attach
+) -> None:
+    sink = make_fifo(path)
+    sink.open()
+    reader = attach()
+    sink.write(make_batch(b"a" * PIPE_SIZE))
+    reader.read(PIPE_SIZE - 10)
+    sink.write(make_batch(b"b" * (PIPE_SIZE - 20)))
+    assert sink.counters.queued == 1
+    assert sink.pending is None  # the pipe could be written to all the time
+    pauses = []
+    for _ in range(20):
+        now = clock.monotonic()
+        assert now < sink.deadline <= now + fifo.ROOM_LOOK_MAX_SECONDS
+        pauses.append(sink.deadline - now)
+        wait_for(lambda: clock.monotonic() >= sink.deadline)
+        sink.tick(clock.monotonic())
+    assert pauses[-1] > 10 * fifo.ROOM_LOOK_SECONDS  # it takes nothing: later and later
+    assert reader.read() == b"a" * 10
+    sink.tick(clock.monotonic())
+    assert reader.read() == b"b" * (PIPE_SIZE - 20)
+    assert (sink.counters.queued, sink.deadline) == (0, math.inf)
+
+
+def test_a_reader_that_leaves_meanwhile_is_noticed(
+    path: Path, make_fifo: MakeFifo, make_batch: MakeBatch, attach
+) -> None:
+    sink = make_fifo(path)
+    sink.open()
+    reader = attach()
+    sink.write(make_batch(b"a" * 10))
+    sink.write(make_batch(b"b" * PIPE_SIZE))
+    reader.leave()
+    sink.tick(clock.monotonic())
+    assert sink.counters.dropped == {"reader-gone": 1}
+    assert sink.deadline == math.inf
+
+
+# -- from one sink to the next
+
+
+class Store:
+    """What a service manager keeps."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, int] = {}
+
+    def add(self, name: str, fd: int) -> None:
+        assert name not in self.kept
+        self.kept[name] = os.dup(fd)
+
+    def remove(self, name: str) -> None:
+        os.close(self.kept.pop(name))
+
+
+def test_the_next_sink_goes_on_in_the_same_pipe_and_its_reader_sees_no_end(
+    path: Path, make_fifo: MakeFifo, make_batch: MakeBatch, attach
+) -> None:
+    """Of the same process, and of one that got the write end from the store."""
+    store = Store()
+    ends = Ends(store)
+    first = make_fifo(path, ends=ends)
+    first.open()
+    reader = attach()
+    first.write(make_batch(b"1"))
+    assert len(store.kept) == 1
+    first.close()
+    second = make_fifo(path, ends=ends)
+    second.open()
+    ends.settle()
+    second.write(make_batch(b"2"))
+    second.close()
+    of_the_dead = ends.take(second._known)
+    assert of_the_dead is not None
+    os.close(of_the_dead)
+    [(name, kept)] = store.kept.items()
+    ends = Ends(store, [os.dup(kept)])
+    third = make_fifo(path, ends=ends)
+    third.open()
+    ends.settle()
+    third.write(make_batch(b"3"))
+    assert reader.read() == b"123"
+    assert list(store.kept) == [name]
+    with pytest.raises(BlockingIOError):
+        os.read(reader._fd, 1)
+    third.close()
+    ends.settle()  # no sink has taken it: the FIFO is not configured any more
+    assert not store.kept
+    assert os.read(reader._fd, 1) == b""
+
+
+def test_a_write_end_whose_reader_left_or_whose_path_moved_is_not_kept(
+    path: Path, make_fifo: MakeFifo, make_batch: MakeBatch, attach
+) -> None:
+    store = Store()
+    ends = Ends(store)
+    sink = make_fifo(path, ends=ends)
+    sink.open()
+    reader = attach()
+    sink.write(make_batch(b"1"))
+    reader.leave()
+    sink.write(make_batch(b"2"))
+    assert not store.kept
+    another = attach()
+    sink.write(make_batch(b"3"))
+    sink.close()
+    path.rename(path.with_name("moved"))
+    sink = make_fifo(path, ends=ends)
+    sink.open()
+    ends.settle()
+    assert not store.kept
+    assert (another.read(), another.read()) == (b"3", b"")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import stat
 import subprocess
@@ -21,7 +22,7 @@ from structlog.testing import capture_logs
 from mcastd import log
 from mcastd.config import FileOutput
 from mcastd.inbound.sinks.account import Account
-from mcastd.inbound.sinks.file import FileSink
+from mcastd.inbound.sinks.file import CLOCK_LOOK_SECONDS, FileSink
 from mcastd.inbound.sinks.formats import make_format
 from mcastd.inbound.sinks.records import Record
 from mcastd.net.link import Batch, ListBatch, Origin
@@ -48,6 +49,21 @@ class Disk:
         written = os.write(fd, data[: self.room])
         self.room -= written
         return written
+
+
+class Clocks:
+    """A monotonic and a wall clock, set by hand."""
+
+    def __init__(self, wall: float) -> None:
+        self.now = 5_000.0
+        self.wall = float(wall)
+
+    def pass_by(self, seconds: float) -> None:
+        self.now += seconds
+        self.wall += seconds
+
+    def of_sink(self) -> dict[str, Callable[[], float]]:
+        return {"now": lambda: self.now, "wall": lambda: self.wall}
 
 
 def contents(path: Path) -> list[bytes]:
@@ -113,18 +129,51 @@ def test_fsync_syncs_each_batch(
     assert len(synced) == 2
 
 
-def test_a_sync_that_fails_is_said(
+def refuse_sync(fd: int) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_what_does_not_get_to_the_disk_is_dropped_and_taken_back(
     tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(fd: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    sink = make_file(tmp_path / "log", fsync=True)
+    path = tmp_path / "log"
+    sink = make_file(path, fsync=True, format="lines")
+    sink.write(make_batch(b"a"))
     with monkeypatch.context() as context:
-        context.setattr(os, "fdatasync", refuse)
-        sink.write(make_batch(b"a"))
-    assert "input/output error" in str(sink.status()["error"])
-    assert (sink.counters.written, sink.counters.dropped) == (1, {})  # it is in the file
+        context.setattr(os, "fdatasync", refuse_sync)
+        sink.write(make_batch(b"b", b"", b"c"))
+        assert sink.problem == f"cannot write to {path}: input/output error"
+    assert path.read_bytes() == b"a\n"
+    assert (sink.counters.written, sink.counters.written_bytes) == (1, 2)
+    assert sink.counters.dropped == {"io-error": 3}
+    sink.write(make_batch(b"d"))
+    assert path.read_bytes() == b"a\nd\n"
+    assert (sink.counters.written, sink.problem) == (2, "")
+
+
+def test_a_sync_that_fails_at_a_rotation_takes_back_what_that_file_got(
+    tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log"
+    sink = make_file(path, fsync=True, rotate_size=4)
+    sink.write(make_batch(b"1"))
+    with monkeypatch.context() as context:
+        context.setattr(os, "fdatasync", refuse_sync)
+        sink.write(make_batch(b"22", b"333"))
+    assert contents(path) == [b"1"]
+    assert (sink.counters.written, sink.counters.dropped) == (1, {"io-error": 2})
+    sink.write(make_batch(b"44", b"555"))
+    assert contents(path) == [b"555", b"144"]
+
+
+def test_what_fits_on_a_full_disk_is_synced_and_counted(
+    tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch
+) -> None:
+    path = tmp_path / "log"
+    sink = make_file(path, fsync=True, writev=Disk(room=5).writev, format="lines")
+    sink.write(make_batch(b"aa", b"bb"))
+    assert path.read_bytes() == b"aa\n"
+    assert (sink.counters.written, sink.counters.dropped) == (1, {"no-space": 1})
 
 
 # -- what others do to the file
@@ -400,20 +449,120 @@ def test_rotates_at_multiples_of_the_period(
     tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch
 ) -> None:
     path = tmp_path / "log"
-    now = 86_399.0
-    sink = make_file(path, rotate_every=86_400, sink={"wall": lambda: now})
+    clocks = Clocks(86_399)
+    sink = make_file(path, rotate_every=86_400, sink=clocks.of_sink())
     sink.open()
     sink.write(make_batch(b"1"))
-    os.utime(path, (now, now))
-    now += 1
+    clocks.pass_by(1)
     sink.write(make_batch(b"2"))
-    now += 86_399
+    clocks.pass_by(86_399)
     sink.write(make_batch(b"2"))
-    now -= 86_400  # a clock set back ends no period
-    sink.write(make_batch(b"2"))
-    now += 10 * 86_400
+    clocks.pass_by(10 * 86_400)
     sink.write(make_batch(b"3"))
-    assert contents(path) == [b"3", b"222", b"1"]
+    assert contents(path) == [b"3", b"22", b"1"]
+
+
+@pytest.mark.parametrize("step", [2, 3_700, 86_400 * 400])
+def test_a_wall_clock_that_is_set_back_and_forth_pushes_out_nothing(
+    tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch, step: int
+) -> None:
+    path = tmp_path / "log"
+    clocks = Clocks(3_600 * 100 - 1)
+    sink = make_file(path, rotate_every=3_600, keep=3, sink=clocks.of_sink())
+    sink.write(make_batch(b"1"))
+    clocks.pass_by(2)
+    sink.write(make_batch(b"2"))
+    for _ in range(6):
+        clocks.wall -= step
+        sink.write(make_batch(b"<"))
+        clocks.wall += step
+        sink.write(make_batch(b">"))
+    assert contents(path) == [b"2" + b"<>" * 6, b"1"]
+
+
+def test_a_wall_clock_that_was_set_right_ends_periods_again(
+    tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch
+) -> None:
+    path = tmp_path / "log"
+    clocks = Clocks(3_600 * 10_000)
+    sink = make_file(path, rotate_every=3_600, sink=clocks.of_sink())
+    sink.write(make_batch(b"1"))
+    clocks.wall = 3_600 * 100
+    sink.write(make_batch(b"1"))
+    clocks.pass_by(3_600)
+    sink.write(make_batch(b"2"))
+    assert contents(path) == [b"2", b"11"]
+
+
+def test_a_file_is_rotated_at_the_end_of_its_period_although_nothing_comes(
+    tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch
+) -> None:
+    path = tmp_path / "log"
+    clocks = Clocks(3_600 * 100)
+    sink = make_file(path, rotate_every=3_600, keep=2, sink=clocks.of_sink())
+    sink.open()
+    sink.write(make_batch(b"1"))
+    ticks = 0
+    while contents(path) != [b"", b"1"]:
+        assert clocks.now < sink.deadline <= clocks.now + CLOCK_LOOK_SECONDS
+        clocks.pass_by(sink.deadline - clocks.now)
+        sink.tick(clocks.now)
+        ticks += 1
+    assert clocks.wall == 3_600 * 101
+    for _ in range(1_000):  # an empty one is no news
+        clocks.pass_by(sink.deadline - clocks.now)
+        sink.tick(clocks.now)
+    assert contents(path) == [b"", b"1"]
+
+
+def test_what_is_kept_too_many_of_goes_at_the_start(tmp_path: Path, make_file: MakeFile) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"0")
+    for n in (1, 2, 3, 4, 6):
+        Path(f"{path}.{n}").write_bytes(b"%d" % n)
+    make_file(path, rotate_size=100, keep=2).open()
+    assert contents(path) == [b"0", b"1", b"2", b"6"]  # behind a gap: it may be somebody else's
+    make_file(path, keep=1).open()  # not rotated: what is kept is not ours
+    assert contents(path) == [b"0", b"1", b"2", b"6"]
+
+
+def test_a_file_that_could_not_be_opened_is_tried_again_although_nothing_comes(
+    tmp_path: Path, make_file: MakeFile
+) -> None:
+    path = tmp_path / "log"
+    path.mkdir()
+    clocks = Clocks(0)
+    sink = make_file(path, sink=clocks.of_sink())
+    sink.open()
+    assert sink.problem == f"cannot write to {path}: it is not a regular file but a directory"
+    clocks.pass_by(sink.deadline - clocks.now)
+    sink.tick(clocks.now)
+    assert sink.problem
+    path.rmdir()
+    clocks.pass_by(sink.deadline - clocks.now)
+    sink.tick(clocks.now)
+    assert (sink.problem, sink.deadline) == ("", math.inf)
+    assert path.read_bytes() == b""
+
+
+def test_a_full_disk_is_a_problem_until_something_was_written(
+    tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch
+) -> None:
+    disk = Disk(room=0)
+    clocks = Clocks(1)
+    path = tmp_path / "log"
+    sink = make_file(path, writev=disk.writev, rotate_every=3_600, sink=clocks.of_sink())
+    sink.open()
+    sink.write(make_batch(b"1"))
+    problem = f"cannot write to {path}: no space left on device"
+    assert sink.problem == problem
+    clocks.pass_by(100)
+    sink.tick(clocks.now)
+    sink.reopen()
+    assert sink.problem == problem
+    disk.room = 1
+    sink.write(make_batch(b"2"))
+    assert sink.problem == ""
 
 
 def test_a_file_found_belongs_to_the_period_of_its_last_write(
@@ -422,10 +571,10 @@ def test_a_file_found_belongs_to_the_period_of_its_last_write(
     path = tmp_path / "log"
     path.write_bytes(b"old")
     os.utime(path, (7_000, 7_000))
-    make_file(path, rotate_every=3600, sink={"wall": lambda: 7_199.0}).write(make_batch(b"+"))
+    make_file(path, rotate_every=3600, sink=Clocks(7_199).of_sink()).write(make_batch(b"+"))
     assert contents(path) == [b"old+"]
     os.utime(path, (7_000, 7_000))
-    make_file(path, rotate_every=3600, sink={"wall": lambda: 7_200.0}).write(make_batch(b"new"))
+    make_file(path, rotate_every=3600, sink=Clocks(7_200).of_sink()).write(make_batch(b"new"))
     assert contents(path) == [b"new", b"old+"]
 
 
@@ -454,10 +603,10 @@ def test_a_rotation_that_fails_half_way_loses_no_older_file(
     sink.write(make_batch(b"1", b"2", b"3"))
     rename = os.rename
 
-    def refuse(source: str, target: str) -> None:
-        if Path(source) == path:
+    def refuse(source: str, target: str, **directories: int) -> None:
+        if source == path.name:
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
-        rename(source, target)
+        rename(source, target, **directories)
 
     with monkeypatch.context() as context:
         context.setattr(os, "rename", refuse)

@@ -19,12 +19,35 @@ from support.wait import wait_for
 MCASTD = (sys.executable, "-m", "mcastd")
 MCASTCTL = (sys.executable, "-c", "from mcastd.ctl import main; main()")
 
+# Gives descriptors to a program as systemd does (sd_listen_fds(3)): a list of them, and its command line.
+HAND_OVER = """if True:
+    import fcntl, os, sys
+    given = [int(fd) for fd in sys.argv[1].split(",")]
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 1000) for fd in given]
+    for fd in given:
+        os.close(fd)
+    for number, fd in enumerate(high, 3):
+        os.dup2(fd, number)
+    os.environ["LISTEN_PID"] = str(os.getpid())
+    os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
 
 class RunningDaemon:
-    """``mcastd run`` on a configuration text; control socket, log and outputs live in ``directory``."""
+    """``mcastd run`` on a configuration text; control socket, log and outputs live in ``directory``.
+
+    ``stored`` are the descriptors that the daemon before had the service manager keep: they are taken over.
+    """
 
     def __init__(
-        self, directory: Path, config: str, *, ready: bool = True, enter: Sequence[str] = (), **env: str
+        self,
+        directory: Path,
+        config: str,
+        *,
+        ready: bool = True,
+        enter: Sequence[str] = (),
+        stored: dict[str, int] | None = None,
+        **env: str,
     ) -> None:
         self.directory = directory
         self.config = directory / "mcastd.toml"
@@ -37,6 +60,11 @@ class RunningDaemon:
         address.unlink(missing_ok=True)
         self._notify.bind(str(address))
         self._notify.settimeout(0.1)
+        self.stored = stored.copy() if stored else {}  # descriptors by name, as systemd keeps them
+        if stored:
+            enter = (*enter, sys.executable, "-c", HAND_OVER, ",".join(map(str, stored.values())))
+            env["LISTEN_FDS"], env["LISTEN_FDNAMES"] = str(len(stored)), ":".join(stored)
+            stored.clear()
         self._closing = False
         self._listener = threading.Thread(target=self._listen)  # or the daemon would wait for room
         self._listener.start()
@@ -46,6 +74,7 @@ class RunningDaemon:
                 stderr=log,
                 stdout=log,
                 env={**os.environ, "NOTIFY_SOCKET": str(address), **env},
+                pass_fds=list(self.stored.values()),
             )
         if ready:
             self.wait_notified("READY")
@@ -61,8 +90,13 @@ class RunningDaemon:
     def _listen(self) -> None:
         while not self._closing:
             with contextlib.suppress(TimeoutError):
-                message = self._notify.recv(65536).decode()
-                self.messages.append(dict(line.split("=", 1) for line in message.splitlines()))
+                data, fds, *_ = socket.recv_fds(self._notify, 65536, 1)
+                message = dict(line.split("=", 1) for line in data.decode().splitlines())
+                if "FDSTORE" in message:
+                    self.stored[message["FDNAME"]] = fds[0]
+                elif "FDSTOREREMOVE" in message and message["FDNAME"] in self.stored:
+                    os.close(self.stored.pop(message["FDNAME"]))
+                self.messages.append(message)
 
     def wait_notified(self, key: str, count: int = 1) -> dict[str, str]:
         """The ``count``-th message that sets ``key``."""
@@ -133,3 +167,5 @@ class RunningDaemon:
         self._closing = True
         self._listener.join()
         self._notify.close()
+        for fd in self.stored.values():
+            os.close(fd)

@@ -8,12 +8,13 @@ from structlog.typing import FilteringBoundLogger
 
 from mcastd.config import FifoOutput, FileOutput
 from mcastd.inbound.sinks.account import Account
+from mcastd.inbound.sinks.ends import PIPES, Ends
 from mcastd.inbound.sinks.fifo import FifoSink
 from mcastd.inbound.sinks.file import FileSink
 from mcastd.inbound.sinks.formats import NEED_METADATA, make_format
 from mcastd.inbound.sinks.sink import Sink
 
-__all__ = ["NEED_METADATA", "Sink", "make_sink"]
+__all__ = ["NEED_METADATA", "PIPES", "Ends", "Sink", "make_sink"]
 
 
 def make_sink(
@@ -21,10 +22,12 @@ def make_sink(
     group: str,
     interface_name: Callable[[int], str],
     log: FilteringBoundLogger,
+    *,
+    ends: Ends | None = None,
 ) -> Sink:
-    """The sink that an output's settings describe; nothing is opened yet."""
+    """The sink that an output's settings describe; nothing is opened yet. ``ends`` is for pipes."""
     to_records = make_format(output.format, group, interface_name)
     account = Account(output.path, log)
     if output.kind == "file":
         return FileSink(output, to_records, account)
-    return FifoSink(output, to_records, account)
+    return FifoSink(output, to_records, account, ends=ends)

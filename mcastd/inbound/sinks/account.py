@@ -64,14 +64,14 @@ class Account:
                 self._said = trouble.reason
                 self._said_at[trouble.reason] = now
 
-    def attempt(self, opening: Callable[[], None]) -> None:
-        """Open the output before there is anything to write, and note how that went."""
+    def attempt(self, step: Callable[[], None]) -> bool:
+        """Do what needs no datagram, like opening, and note what is wrong. Returns True if nothing is."""
         try:
-            opening()
+            step()
         except (OSError, SinkError) as error:
             self.drop(0, error)
-        else:
-            self.recovered()
+            return False
+        return True
 
     def recovered(self) -> None:
         """All is well: the last batch was taken whole."""

@@ -1,10 +1,16 @@
-"""Writes to a named pipe for a program to read; never waits for one that is absent or slow."""
+"""Writes to a named pipe for a program to read; never waits for one that is absent or slow.
+
+A pipe keeps no boundaries, and what is in it outlives the daemon, as its reader does. So a record is begun
+only when the pipe takes it whole at once: whatever ends the daemon, even SIGKILL, the reader finds whole
+records.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import fcntl
+import math
 import mmap
 import os
 import select
@@ -20,17 +26,35 @@ from mcastd.config import FifoOutput
 from mcastd.counters import OutputCounters
 from mcastd.errors import SinkError
 from mcastd.inbound.sinks.account import NO_READER, READER_GONE, TROUBLES, Account
+from mcastd.inbound.sinks.ends import Ends, has_reader
 from mcastd.inbound.sinks.formats import Format
-from mcastd.inbound.sinks.paths import LOOK_EVERY, Identity, identity, make_parent, open_existing
+from mcastd.inbound.sinks.paths import (
+    LOOK_EVERY,
+    OF_OUTPUTS,
+    UNSAFE_PATH,
+    Identity,
+    identity,
+    place_of,
+)
 from mcastd.inbound.sinks.records import Record, Records, fitting, size_of, whole
 from mcastd.net.link import IOV_MAX, Batch
 
 NOT_A_FIFO = "not-a-fifo"
 FULL = "full"
+TOO_LARGE = "too-large"
 STOPPED = "stopped"
-PIPE_SIZE = 1 << 20  # bytes; fs.pipe-max-size as Linux sets it
-RECORD_OVERHEAD = 64  # bytes of memory for a queued record beside its content: empty ones are not free
-LINGER = 0.5  # seconds in which a reader may take what is queued when the sink is closed
+# Bytes; fs.pipe-max-size as Linux sets it.
+PIPE_SIZE = 1 << 20
+# Bytes of memory for a queued record beside its content: empty ones are not free.
+RECORD_OVERHEAD = 64
+# Seconds in which a reader may take what is queued when the sink is closed.
+LINGER = 0.5
+# Seconds between looks at a pipe that has some room, and not enough: poll(2) does not tell when it has. The
+# first is for a reader that is at work, the last for one that takes nothing.
+ROOM_LOOK_SECONDS = 0.005
+ROOM_LOOK_MAX_SECONDS = 0.25
+# Seconds until a FIFO that could not be opened is tried again if no datagram comes before.
+RETRY_SECONDS = 5.0
 
 
 class FifoSink:
@@ -38,30 +62,41 @@ class FifoSink:
 
     What the pipe does not take at once is queued, up to ``queue`` bytes of memory (and always one
     record, however large); then ``when_full`` decides. ``block`` drops nothing while there is a
-    reader: :attr:`blocked` asks the subscription to let its socket's buffer be the queue. Without a
-    reader datagrams are dropped, and each batch looks for one again.
+    reader: :attr:`blocked` asks the subscription to let its socket's buffer be the queue. A record for which
+    the pipe cannot be made large enough is dropped. Without a reader datagrams are dropped, and each batch
+    looks for one again.
     """
 
-    reasons = (*TROUBLES, NOT_A_FIFO, NO_READER, READER_GONE, FULL, STOPPED)
+    reasons = (*TROUBLES, NOT_A_FIFO, UNSAFE_PATH, NO_READER, READER_GONE, FULL, TOO_LARGE, STOPPED)
     slow = False  # a write never waits
     may_queue = True
-    deadline: float | None = None
 
     def __init__(
-        self, config: FifoOutput, to_records: Format, account: Account, *, look_every: float = LOOK_EVERY
+        self,
+        config: FifoOutput,
+        to_records: Format,
+        account: Account,
+        *,
+        ends: Ends | None = None,
+        look_every: float = LOOK_EVERY,
     ) -> None:
+        self.deadline = math.inf
         self._config = config
         self._path = config.path
         self._to_records = to_records
         self._account = account
+        self._ends = ends
         self._look_every = look_every
         self._looked = 0.0  # monotonic time of the last look at the path
+        self._known: Identity = (0, 0)  # the FIFO that was found at the path, and may be written
         self._fd = -1
-        self._identity: Identity = (0, 0)
-        self._pipe_size = 0  # bytes that the open pipe holds
+        self._identity: Identity = (0, 0)  # of the FIFO that is open
         self._queue: deque[Record] = deque()
         self._size = 0  # bytes of memory that the queue takes, less what is written of its first record
-        self._started = 0  # bytes of the first record that are in the pipe already
+        self._started = 0  # bytes of the first record that are in the pipe, should one ever be taken in part
+        self._starved = False  # the pipe is not full, and has too little room
+        self._unread = 0  # bytes in the pipe when that was last so
+        self._pause = 0.0  # seconds to the next look
 
     @property
     def counters(self) -> OutputCounters:
@@ -73,7 +108,7 @@ class FifoSink:
 
     @property
     def pending(self) -> int | None:
-        return self._fd if self._queue else None
+        return self._fd if self._queue and not self._starved else None
 
     @property
     def blocked(self) -> bool:
@@ -81,6 +116,7 @@ class FifoSink:
 
     def open(self) -> None:
         self._account.attempt(self._connect)
+        self._plan_retry()
 
     def write(self, batch: Batch) -> None:
         records = self._to_records(batch)
@@ -88,6 +124,7 @@ class FifoSink:
             self._connect()
         except (OSError, SinkError) as error:
             self._account.drop(len(records), error)
+            self._plan_retry()
             return
         count, started = self._write_through(records)
         if count < len(records):
@@ -100,7 +137,7 @@ class FifoSink:
 
         How many of them are done with, and how many bytes of the next one.
         """
-        if self._queue or records.size > self._room():
+        if self._queue or records.size > self._room()[1]:
             return 0, 0
         try:
             written = records.write(self._fd)
@@ -127,34 +164,46 @@ class FifoSink:
         self.counters.queued = len(self._queue)
 
     def flush(self) -> None:
+        self._starved = False
         try:
-            self._write_queue()
+            refused = self._write_queue()
         except BrokenPipeError:
             self._disconnect(self._trouble("its reader has gone", "waiting for one", READER_GONE))
         except OSError as error:
             self._disconnect(error)
         else:
-            if (
-                not self._queue
-            ):  # with a reader that is too slow there is room now and then: that is no recovery
+            if refused:
+                cause = f"the pipe holds {self._pipe_size()} bytes, less than one record"
+                self._account.drop(refused, self._trouble(cause, "raise fs.pipe-user-pages-soft", TOO_LARGE))
+            elif not self._queue:  # a slow reader makes room now and then: that is no recovery
                 self._account.recovered()
+        if not self._starved:
+            self.deadline = math.inf
         self.counters.queued = len(self._queue)
 
     def tick(self, now: float) -> None:
-        """Nothing is done by time."""
+        """Look for room in the pipe, or for a FIFO where there was none to write to."""
+        if self._queue:
+            self.flush()
+        else:
+            self.open()
 
     def reopen(self) -> None:
         """A pipe holds no log to rotate, and its reader would take a close for the end."""
         self.open()
 
     def close(self) -> None:
-        deadline = clock.monotonic() + LINGER
-        poll = select.poll()
+        end = clock.monotonic() + LINGER
         if self._queue:
-            poll.register(self._fd, select.POLLOUT)
-        while self._queue and poll.poll(max(0.0, deadline - clock.monotonic()) * 1000):
             self.flush()
-        self._disconnect(self._trouble("stopped", "its reader did not take it in time", STOPPED))
+        poll = select.poll()
+        while self._queue and (now := clock.monotonic()) < end:
+            poll.register(self._fd, 0 if self._starved else select.POLLOUT)
+            poll.poll(max(0.0, min(end, self.deadline) - now) * 1000)
+            self.flush()
+        if self._started:
+            self._retire()
+        self._disconnect(self._trouble("stopped", "its reader did not take it in time", STOPPED), leave=True)
 
     def status(self) -> dict[str, object]:
         return {"kind": self._config.kind, "format": self._config.format, **self._account.status()}
@@ -173,63 +222,107 @@ class FifoSink:
                 self._write_queue()  # the reader of the old FIFO may still be there
             self._disconnect(self._trouble("the FIFO was removed", "going on with a new one", READER_GONE))
         try:
-            self._open()
-        except FileNotFoundError:
-            self._make()
-            self._open()
-
-    def _open(self) -> None:
-        try:
-            fd = open_existing(self._path, 0, stat.S_IFIFO, NOT_A_FIFO)
+            self._fd = self._open()
         except OSError as error:
             if error.errno == errno.ENXIO:
                 raise self._trouble("nobody reads it", "waiting for a reader", NO_READER) from None
             raise
-        self._fd = fd
-        self._identity = identity(os.fstat(fd))
-        with contextlib.suppress(OSError):  # beyond the user's share, pipe(7): the default size has to do
-            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
-        self._pipe_size = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+        self._identity = self._known
+        self._enlarge(PIPE_SIZE)
         self._account.recovered()
 
-    def _make(self) -> None:
-        make_parent(self._path)
-        os.mkfifo(self._path, 0o600)
-        # The mode is set through a descriptor: the umask does not narrow it, and no symbolic link misleads it
-        fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            os.fchmod(fd, self._config.mode)
-        finally:
+    def _open(self) -> int:
+        # Without a reader each batch comes here: one look is enough for a FIFO that is known
+        found = None
+        with contextlib.suppress(FileNotFoundError):
+            found = identity(os.stat(self._path))
+        if found != self._known:
+            with place_of(self._path) as place:
+                if place.identity() is None:
+                    place.make_fifo(self._config.mode)
+                self._known = identity(place.look(stat.S_IFIFO, NOT_A_FIFO))
+        if self._ends is not None and (left := self._ends.take(self._known)) is not None:
+            return left
+        fd = os.open(self._path, OF_OUTPUTS)
+        if identity(os.fstat(fd)) != self._known:  # replaced just now
             os.close(fd)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        if self._ends is not None:
+            self._ends.opened(self._known, fd)
+        return fd
 
-    def _write_queue(self) -> None:
-        """Write until the pipe is full or nothing is left. BrokenPipeError: the reader has gone."""
-        queue = self._queue
+    def _plan_retry(self) -> None:
+        """Have the FIFO looked for again if something keeps it from being opened; a reader needs no look."""
+        self.deadline = clock.monotonic() + RETRY_SECONDS if self._fd < 0 and self.problem else math.inf
+
+    def _write_queue(self) -> int:
+        """Write until the pipe has no room or nothing is left.
+
+        Returns how many records were given up, since the pipe can never take them. Raises BrokenPipeError if
+        the reader has gone.
+        """
+        queue, refused = self._queue, 0
         while queue:
             records = list(islice(queue, IOV_MAX))
             records[0] = memoryview(records[0])[self._started :]
-            records = records[: max(1, fitting(records, self._room()))]
+            unread, room = self._room()
+            fit = fitting(records, room)
+            if not fit and not self._started:
+                if unread:
+                    self._wait_for_room(unread)
+                    break
+                if not self._enlarge(len(records[0])):
+                    self._size -= len(queue.popleft()) + RECORD_OVERHEAD
+                    refused += 1
+                continue
             try:
-                written = os.writev(self._fd, records)
+                written = os.writev(self._fd, records[: max(1, fit)])
             except BlockingIOError:
-                return
+                break
             count, size = whole(records, written)
             for _ in range(count):
                 queue.popleft()
             self._started = written - size + (0 if count else self._started)
             self._size -= written + count * RECORD_OVERHEAD
             self._account.wrote(count, written)
+        return refused
 
-    def _room(self) -> int:
-        """Bytes that the pipe takes whole: a record is begun only if it can be completed, where possible.
+    def _room(self) -> tuple[int, int]:
+        """Bytes that nobody has read yet, and bytes that the pipe surely takes whole beside them.
 
-        POSIX promises that for PIPE_BUF bytes: all or nothing of them is written. Beyond that it is the
-        pages that are surely free. What is unread may take twice its size, since the kernel appends to a
-        used page only what fits there whole; and the first and last page may be used in part. A record
-        longer than the result is begun all the same, or it would never go.
+        An empty pipe takes its size. Any pipe takes PIPE_BUF whole, or nothing of it (POSIX). Else it is the
+        pages that are surely free: what is unread may take twice its size, since the kernel appends to a used
+        page only what fits there whole; and the first and last page may be used in part.
         """
         unread = int.from_bytes(fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)), sys.byteorder)
-        return max(select.PIPE_BUF, self._pipe_size - 2 * unread - 2 * mmap.PAGESIZE)
+        size = self._pipe_size()  # each time: its reader may change it
+        return unread, max(select.PIPE_BUF, size - 2 * unread - 2 * mmap.PAGESIZE) if unread else size
+
+    def _pipe_size(self) -> int:
+        return fcntl.fcntl(self._fd, fcntl.F_GETPIPE_SZ)
+
+    def _enlarge(self, size: int) -> bool:
+        """Have the pipe hold ``size`` bytes, or as many as it may, pipe(7); return True if it holds them."""
+        attempt = size
+        while attempt > self._pipe_size():
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, attempt)
+            attempt //= 2
+        return self._pipe_size() >= size
+
+    def _wait_for_room(self, unread: int) -> None:
+        """Plan the next look: soon while the reader reads, later and later while it does not."""
+        if not has_reader(self._fd):
+            raise BrokenPipeError
+        now = clock.monotonic()
+        if unread != self._unread or self.deadline == math.inf:
+            self._pause = ROOM_LOOK_SECONDS
+        elif now >= self.deadline:
+            self._pause = min(2 * self._pause, ROOM_LOOK_MAX_SECONDS)
+        else:  # it is planned
+            self._starved = True
+            return
+        self._starved, self._unread, self.deadline = True, unread, now + self._pause
 
     def _evict(self) -> int:
         """Drop what is beyond the queue's limit; return how many datagrams.
@@ -248,15 +341,31 @@ class FifoSink:
         queue.extendleft(head)
         return evicted
 
-    def _disconnect(self, error: OSError | SinkError) -> None:
-        """Close the pipe; what is queued for its reader is dropped for ``error``."""
+    def _retire(self) -> None:
+        """Remove the FIFO: behind the part of a record its reader must find the end of file, and no record.
+
+        Only memory that ran out, or another program that writes there too, can have cut one.
+        """
+        with contextlib.suppress(OSError, SinkError), place_of(self._path) as place:
+            if place.identity() == self._identity:
+                place.remove(place.name)
+
+    def _disconnect(self, error: OSError | SinkError, *, leave: bool = False) -> None:
+        """Let go of the pipe, or leave it to the next sink; what is queued is dropped for ``error``."""
         if self._queue:
             self._account.drop(len(self._queue), error)
-        if self._fd >= 0:
+        if self._fd < 0:
+            pass
+        elif self._ends is None:
             os.close(self._fd)
+        elif leave and not self._started:
+            self._ends.leave(self._identity, self._fd)
+        else:
+            self._ends.close(self._identity, self._fd)
         self._fd = -1
         self._queue.clear()
         self._size = self._started = self.counters.queued = 0
+        self._starved = False
 
     def _trouble(self, cause: str, way_out: str, reason: str) -> SinkError:
         return SinkError(f"cannot write to {self._path}", cause, way_out, reason=reason)

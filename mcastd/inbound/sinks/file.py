@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
+import math
 import os
 import stat
+from collections.abc import Callable
 
 from mcastd import clock
 from mcastd.clock import Clock
@@ -14,27 +17,34 @@ from mcastd.counters import OutputCounters
 from mcastd.errors import SinkError, reason_of
 from mcastd.inbound.sinks.account import TROUBLES, Account
 from mcastd.inbound.sinks.formats import Format
-from mcastd.inbound.sinks.paths import LOOK_EVERY, Identity, identity, make_parent, open_existing
+from mcastd.inbound.sinks.paths import LOOK_EVERY, UNSAFE_PATH, Identity, Place, identity, place_of
 from mcastd.inbound.sinks.records import Made, Record, Records, fitting, whole
 from mcastd.net.link import Batch
 
 NOT_A_FILE = "not-a-file"
 ROTATION = "rotation"
+# Seconds until what failed is tried again if no datagram comes before.
+RETRY_SECONDS = 5.0
+# Seconds at most between looks at the wall clock, which may be set.
+CLOCK_LOOK_SECONDS = 60.0
 
 
 class FileSink:
     """One write(2) for each batch, unless the file is rotated in between.
 
-    Rotation keeps ``PATH.1`` (the newest) to ``PATH.keep``. No file exceeds ``rotate_size``, but one that
-    holds a single larger record. ``rotate_every`` ends a file at multiples of the period in UTC,
-    with the first datagram after it. If the file cannot be rotated it is not written either: the
-    limit is what keeps the disk from filling up.
+    Rotation keeps ``PATH.1`` (the newest) to ``PATH.keep``, beside the file: where PATH is a symbolic link,
+    beside what it leads to. No file exceeds ``rotate_size``, but one that holds a single larger record.
+    ``rotate_every`` ends a file at multiples of the period in UTC, but never two within half a period: a wall
+    clock that is set back and forth must not push out what is kept. If the file cannot be rotated it is not
+    written either: the limit is what keeps the disk from filling up.
+
+    With ``fsync`` a record counts as written when it is on the disk. If the disk fails, it is taken back from
+    the file, and dropped.
     """
 
-    reasons = (*TROUBLES, NOT_A_FILE, ROTATION)
+    reasons = (*TROUBLES, NOT_A_FILE, UNSAFE_PATH, ROTATION)
     may_queue = False
     pending: int | None = None
-    deadline: float | None = None
     blocked = False
 
     def __init__(
@@ -43,22 +53,28 @@ class FileSink:
         to_records: Format,
         account: Account,
         *,
+        now: Clock = clock.monotonic,
         wall: Clock = clock.wall,
         look_every: float = LOOK_EVERY,
     ) -> None:
         self.slow = config.fsync
+        self.deadline = math.inf
         self._config = config
         self._path = config.path
         self._to_records = to_records
         self._account = account
+        self._now = now
         self._wall = wall
         self._look_every = look_every
         self._looked = 0.0  # monotonic time of the last look at the path
         self._fd = -1
         self._identity: Identity = (0, 0)
         self._size = 0  # bytes in the file
+        self._unsynced = (0, 0)  # datagrams and bytes at the end of the file that are not counted yet
         self._period = 0  # of rotate_every, in which the file was last written
-        self._torn_at: int | None = None  # where a record begins whose rest did not fit, if it is still there
+        self._turned = -math.inf  # monotonic time of the last rotation by time
+        self._torn_at: int | None = None  # where the file is to be cut off, if that is not done yet
+        self._prepared = False  # it can be written, as far as that is known without a record
 
     @property
     def counters(self) -> OutputCounters:
@@ -69,7 +85,7 @@ class FileSink:
         return self._account.problem
 
     def open(self) -> None:
-        self._account.attempt(self._prepare)
+        self._try(self._start)
 
     def write(self, batch: Batch) -> None:
         records = self._to_records(batch)
@@ -77,16 +93,18 @@ class FileSink:
         counters = self._account.counters
         before = counters.written
         try:
-            self._prepare()
             try:
-                self._append(records if self._config.rotate_size is None else self._next(records))
-                while (done := counters.written - before) < count:
-                    self._append(self._next(Made(records.payloads[done:])))
+                self._prepare()
+                done = self._append(records if self._config.rotate_size is None else self._next(records))
+                while done < count:
+                    done += self._append(self._next(Made(records.payloads[done:])))
             finally:
                 if self.slow:
                     self._sync()
         except (OSError, SinkError) as error:
             self._account.drop(count - (counters.written - before), error)
+            if not self._prepared:
+                self.deadline = self._now() + RETRY_SECONDS
         else:
             self._account.recovered()
 
@@ -94,23 +112,38 @@ class FileSink:
         """Nothing is ever queued."""
 
     def tick(self, now: float) -> None:
-        """Nothing is done by time."""
+        """Try again what failed, or end the file at the end of its period, although nothing comes."""
+        self.deadline = math.inf
+        self._try(self._prepare)
 
     def reopen(self) -> None:
         self.close()
         self.open()
 
     def close(self) -> None:
-        try:
-            self._release()
-        except OSError as error:  # a network file system may tell of a lost write only now
-            self._account.drop(0, error)
+        self._account.attempt(self._release)  # a network file system may tell of a lost write only now
 
     def status(self) -> dict[str, object]:
         return {"kind": self._config.kind, "format": self._config.format, **self._account.status()}
 
+    def _try(self, prepare: Callable[[], None]) -> None:
+        """Prepare without a record to write, and note how that went."""
+        failed = not self._prepared
+        if not self._account.attempt(prepare):
+            self.deadline = self._now() + RETRY_SECONDS
+        elif failed:  # else the trouble, if any, is that a record was not taken: the next one will show
+            self._account.recovered()
+
+    def _start(self) -> None:
+        """Prepare, and delete what an earlier, higher ``keep`` has kept. Raises OSError, SinkError."""
+        self._prepare()
+        if self._config.rotate_size or self._config.rotate_every:
+            with place_of(self._path) as place:
+                self._prune(place)
+
     def _prepare(self) -> None:
         """Have the file at the path open and whole, of this period. Raises OSError, SinkError."""
+        self._prepared = False
         # Not for each batch: what comes within look_every seconds after a file was moved goes with it
         if self._fd >= 0 and (now := clock.monotonic()) - self._looked >= self._look_every:
             self._looked = now
@@ -120,9 +153,20 @@ class FileSink:
         if self._torn_at is not None:
             self._take_back(self._torn_at)
         if every := self._config.rotate_every:
-            period = int(self._wall() // every)
-            if self._size and period > self._period:
+            self._turn(every)
+        self._prepared = True
+
+    def _turn(self, every: float) -> None:
+        """Rotate the file if the period of its last record is over."""
+        now, wall = self._now(), self._wall()
+        self.deadline = now + min(every - wall % every, CLOCK_LOOK_SECONDS)
+        period = int(wall // every)
+        if period > self._period:
+            if self._size and now - self._turned >= every / 2:
                 self._rotate()
+                self._turned = now
+            self._period = period
+        elif period < self._period - 1:  # set back for good; a step around the period's end is none
             self._period = period
 
     def _look(self) -> None:
@@ -138,20 +182,25 @@ class FileSink:
             self._size = found.st_size
 
     def _open(self) -> None:
-        try:
-            fd = open_existing(self._path, os.O_APPEND, stat.S_IFREG, NOT_A_FILE)
-        except FileNotFoundError:
-            make_parent(self._path)
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
-            fd = os.open(self._path, flags, self._config.mode)
-            with contextlib.suppress(OSError):  # the umask's bits; not every file system has modes
-                os.fchmod(fd, self._config.mode)
+        with place_of(self._path) as place:
+            fd = self._open_at(place)
         found = os.fstat(fd)
         self._fd = fd
         self._identity = identity(found)
         self._size = found.st_size
         if every := self._config.rotate_every:
             self._period = int(found.st_mtime // every)
+
+    def _open_at(self, place: Place) -> int:
+        with contextlib.suppress(FileNotFoundError):
+            return place.open_existing(os.O_APPEND, stat.S_IFREG, NOT_A_FILE)
+        try:
+            fd = place.create(os.O_APPEND, self._config.mode)
+        except FileExistsError:  # made by another just now
+            return place.open_existing(os.O_APPEND, stat.S_IFREG, NOT_A_FILE)
+        with contextlib.suppress(OSError):  # the umask's bits; not every file system has modes
+            os.fchmod(fd, self._config.mode)
+        return fd
 
     def _release(self) -> None:
         fd, torn_at = self._fd, self._torn_at
@@ -173,22 +222,27 @@ class FileSink:
             count = fitting(records.payloads, limit)
         return Made(records.payloads[: max(1, count)])
 
-    def _append(self, records: Records) -> None:
-        """Append and count; OSError leaves only whole records behind, all of them counted."""
+    def _append(self, records: Records) -> int:
+        """Append, count, and return how many. OSError leaves only whole records behind, all counted."""
         written = records.write(self._fd)
         if written == records.size:
-            self._wrote(len(records), written)
-            return
+            return self._wrote(len(records), written)
         parts = records.payloads
         count, size = whole(parts, written)
         self._wrote(count, size)
         if written > size or not count:  # cut inside a record, as when the disk is full
             self._complete(parts[count], written - size)
-            self._wrote(1, len(parts[count]))
+            count += self._wrote(1, len(parts[count]))
+        return count
 
-    def _wrote(self, datagrams: int, size: int) -> None:
+    def _wrote(self, datagrams: int, size: int) -> int:
         self._size += size
-        self._account.wrote(datagrams, size)
+        if self.slow:
+            earlier = self._unsynced
+            self._unsynced = earlier[0] + datagrams, earlier[1] + size
+        else:
+            self._account.wrote(datagrams, size)
+        return datagrams
 
     def _complete(self, record: Record, done: int) -> None:
         """Write what is missing of a record, ``done`` bytes of which are in the file, or take these back."""
@@ -211,13 +265,27 @@ class FileSink:
         self._torn_at = None
 
     def _sync(self) -> None:
-        if self.slow and self._fd >= 0:
+        """Have what was appended on the disk, and count it. OSError: it is not, and was taken back."""
+        datagrams, size = self._unsynced
+        self._unsynced = 0, 0
+        if not datagrams:
+            return
+        try:
             os.fdatasync(self._fd)
+        except OSError:
+            end = os.fstat(self._fd).st_size if self._torn_at is None else self._torn_at
+            self._take_back(max(0, end - size))
+            raise
+        self._account.wrote(datagrams, size)
 
     def _rotate(self) -> None:
+        """End the file, and begin a new one. Raises OSError, SinkError."""
         self._sync()
         try:
-            self._shift()
+            with place_of(self._path) as place:
+                # Somebody may have moved it since the last look: what is there now is not ours to rename
+                if place.identity() == self._identity:
+                    self._shift(place)
         except OSError as error:
             raise SinkError(
                 f"cannot rotate {self._path}",
@@ -228,21 +296,21 @@ class FileSink:
         self._release()
         self._open()
 
-    def _shift(self) -> None:
+    def _shift(self, place: Place) -> None:
         """Make the file PATH.1, PATH.1 PATH.2, and so on; delete what is beyond PATH.keep."""
-        keep = self._config.keep
+        name, keep = place.name, self._config.keep
         if keep:
             # Only up to the first free name: so an attempt that failed half-way moves nothing twice
-            free = next((n for n in range(1, keep) if not os.path.lexists(self._numbered(n))), keep)
+            free = next((n for n in range(1, keep) if not place.has(f"{name}.{n}")), keep)
             for n in range(free, 1, -1):
-                os.rename(self._numbered(n - 1), self._numbered(n))
-            os.rename(self._path, self._numbered(1))
+                place.rename(f"{name}.{n - 1}", f"{name}.{n}")
+            place.rename(name, f"{name}.1")
         else:
-            os.unlink(self._path)
-        with contextlib.suppress(OSError):  # more may have been kept once; the first that is missing ends it
-            while True:
-                keep += 1
-                os.unlink(self._numbered(keep))
+            place.remove(name)
+        self._prune(place)
 
-    def _numbered(self, n: int) -> str:
-        return f"{self._path}.{n}"
+    def _prune(self, place: Place) -> None:
+        """Delete what more may have been kept once; the first name that is missing ends it."""
+        with contextlib.suppress(OSError):
+            for n in itertools.count(self._config.keep + 1):
+                place.remove(f"{place.name}.{n}")

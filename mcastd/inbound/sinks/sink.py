@@ -39,15 +39,16 @@ class Sink(Protocol):
 
     @property
     def pending(self) -> int | None:
-        """The fd to poll for POLLOUT while something is queued; then call :meth:`flush`."""
+        """The fd to poll for POLLOUT while something is queued, unless it waits for :attr:`deadline` instead;
+        then call :meth:`flush`."""
 
     @property
     def blocked(self) -> bool:
         """Whether reception is to wait until this sink has room."""
 
     @property
-    def deadline(self) -> float | None:
-        """Monotonic time at which :meth:`tick` is due; infinity: not now, None: never."""
+    def deadline(self) -> float:
+        """Monotonic time at which :meth:`tick` is due; infinity while nothing is."""
 
     def open(self) -> None:
         """Make the output now, if it isn't there, so that it is found before the first datagram."""

@@ -1,0 +1,248 @@
+"""Where an output's path leads: links, directories that others may write, what they put there."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mcastd.inbound.sinks.fifo import FifoSink
+from mcastd.inbound.sinks.file import FileSink
+from mcastd.inbound.sinks.paths import place_of
+from mcastd.net.link import Batch
+
+MakeFile = Callable[..., FileSink]
+MakeFifo = Callable[..., FifoSink]
+MakeBatch = Callable[..., Batch]
+STRANGER = 65_534
+UNSAFE = "in a directory that others may write"
+
+pytestmark = pytest.mark.usefixtures("no_fd_leak")
+
+
+@pytest.fixture(params=["sticky", "group's", "stranger's"])
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A directory that others than we may write."""
+    path = tmp_path / "shared"
+    path.mkdir()
+    match request.param:
+        case "sticky":
+            path.chmod(0o1777)
+        case "group's":
+            path.chmod(0o775)
+        case "stranger's":
+            if os.geteuid():
+                pytest.skip("needs root")
+            os.chown(path, STRANGER, STRANGER)
+    return path
+
+
+def give_away(path: Path) -> None:
+    os.chown(path, STRANGER, STRANGER, follow_symlinks=False)
+
+
+# -- links
+
+
+def test_what_a_link_leads_to_is_rotated_beside_it_and_the_link_stays(
+    tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "logs").mkdir()
+    link, target = tmp_path / "logs" / "news", tmp_path / "data" / "real"
+    link.symlink_to("../data/real")
+    sink = make_file(link, rotate_size=1, keep=2)
+    sink.write(make_batch(b"1", b"2", b"3", b"4"))
+    assert os.listdir(tmp_path / "logs") == ["news"]
+    assert os.readlink(link) == "../data/real"
+    assert [target.read_bytes(), *(Path(f"{target}.{n}").read_bytes() for n in (1, 2))] == [b"4", b"3", b"2"]
+    assert len(os.listdir(tmp_path / "data")) == 3
+    link.unlink()
+    link.symlink_to(tmp_path / "data" / "other")  # absolute, and to nothing yet
+    sink.write(make_batch(b"5"))
+    assert (tmp_path / "data" / "other").read_bytes() == b"5"
+
+
+def test_directories_may_be_links_and_missing_ones_are_made(
+    tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch
+) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "logs").symlink_to("disk")
+    sink = make_file(tmp_path / "logs" / "a" / ".." / "b" / "news", rotate_size=1)
+    sink.write(make_batch(b"1", b"2"))
+    assert (tmp_path / "disk" / "b" / "news").read_bytes() == b"2"
+    assert (tmp_path / "disk" / "b" / "news.1").read_bytes() == b"1"
+    assert stat.S_IMODE((tmp_path / "disk" / "a").stat().st_mode) == 0o750
+
+
+def test_links_in_a_circle_are_an_error(tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch) -> None:
+    path = tmp_path / "log"
+    path.symlink_to("log")
+    sink = make_file(path)
+    sink.write(make_batch(b"1"))
+    assert "too many levels of symbolic links" in sink.problem.lower()
+    path.unlink()
+    sink.write(make_batch(b"2"))
+    assert path.read_bytes() == b"2"
+
+
+@pytest.fixture
+def stdout(tmp_path: Path) -> Iterator[int]:
+    """A file that is open and has no name any more, as a shell gives to its children."""
+    path = tmp_path / "stdout"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    path.unlink()
+    yield fd
+    os.close(fd)
+
+
+def test_an_open_file_is_written_by_its_name_in_proc(
+    tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch, stdout: int
+) -> None:
+    link = tmp_path / "stdout"
+    link.symlink_to(f"/proc/self/fd/{stdout}")
+    sink = make_file(link)
+    sink.write(make_batch(b"1"))
+    assert (os.pread(stdout, 10, 0), sink.problem) == (b"1", "")
+
+
+def test_an_open_pipe_is_written_by_its_name_in_proc(make_fifo: MakeFifo, make_batch: MakeBatch) -> None:
+    reading, writing = os.pipe()
+    try:
+        sink = make_fifo(Path(f"/proc/self/fd/{writing}"))
+        sink.write(make_batch(b"1"))
+        assert (os.read(reading, 10), sink.problem) == (b"1", "")
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+# -- directories that others may write
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("dangling", [False, True])
+def test_a_link_that_others_put_there_is_not_followed(
+    shared: Path, tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch, dangling: bool
+) -> None:
+    victim = tmp_path / "victim"
+    if not dangling:
+        victim.write_bytes(b"secret")
+    path = shared / "log"
+    path.symlink_to(victim)
+    give_away(path)
+    sink = make_file(path, rotate_size=1)
+    sink.open()
+    sink.write(make_batch(b"1", b"2"))
+    assert sink.counters.dropped == {"unsafe-path": 2}
+    assert sink.problem == f"cannot write to {path}: log is a symbolic link of uid {STRANGER}, {UNSAFE}"
+    assert victim.exists() is not dangling
+    assert dangling or victim.read_bytes() == b"secret"
+    path.unlink()
+    path.symlink_to(victim)  # by the administrator
+    sink.write(make_batch(b"3"))
+    assert (victim.read_bytes()[-1:], sink.problem) == (b"3", "")
+
+
+@pytest.mark.root
+def test_nor_is_one_in_place_of_a_directory(
+    shared: Path, tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch
+) -> None:
+    (tmp_path / "private").mkdir()
+    link = shared / "logs"
+    link.symlink_to(tmp_path / "private")
+    give_away(link)
+    sink = make_file(link / "log")
+    sink.write(make_batch(b"1"))
+    assert sink.counters.dropped == {"unsafe-path": 1}
+    assert os.listdir(tmp_path / "private") == []
+
+
+def test_a_hard_link_is_not_written(
+    shared: Path, tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"secret")
+    path = shared / "log"
+    os.link(victim, path)
+    sink = make_file(path)
+    sink.write(make_batch(b"1"))
+    assert victim.read_bytes() == b"secret"
+    assert sink.problem == f"cannot write to {path}: it is a hard link, {UNSAFE}"
+    path.unlink()
+    sink.write(make_batch(b"2"))
+    assert (path.read_bytes(), sink.problem) == (b"2", "")
+
+
+@pytest.mark.root
+def test_nor_a_file_or_a_pipe_of_a_stranger(
+    tmp_path: Path, make_file: MakeFile, make_fifo: MakeFifo, make_batch: MakeBatch
+) -> None:
+    tmp_path.chmod(0o1777)
+    log, pipe = tmp_path / "log", tmp_path / "pipe"
+    log.touch()
+    os.mkfifo(pipe)
+    give_away(log)
+    give_away(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        for sink, path in ((make_file(log), log), (make_fifo(pipe), pipe)):
+            sink.write(make_batch(b"1"))
+            assert sink.counters.dropped == {"unsafe-path": 1}
+            assert sink.problem == f"cannot write to {path}: it belongs to uid {STRANGER}, {UNSAFE}"
+        assert log.read_bytes() == b""
+        assert os.read(reader, 1) == b""  # nobody has it open for writing
+    finally:
+        os.close(reader)
+
+
+@pytest.mark.root
+def test_whose_directory_it_is_may_make_the_pipe(
+    tmp_path: Path, make_fifo: MakeFifo, make_batch: MakeBatch
+) -> None:
+    directory = tmp_path / "theirs"
+    directory.mkdir()
+    pipe = directory / "pipe"
+    os.mkfifo(pipe)
+    give_away(directory)
+    give_away(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        make_fifo(pipe).write(make_batch(b"1"))
+        assert os.read(reader, 10) == b"1"
+    finally:
+        os.close(reader)
+
+
+def test_elsewhere_they_are(tmp_path: Path, make_file: MakeFile, make_batch: MakeBatch) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "log"
+    victim.touch()
+    os.link(victim, path)
+    make_file(path).write(make_batch(b"1"))
+    assert victim.read_bytes() == b"1"
+
+
+@pytest.mark.root
+def test_a_directory_cannot_be_exchanged_on_the_way(tmp_path: Path) -> None:
+    """The walk is by open directories."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with place_of(tmp_path / "a" / "log") as place:
+        (tmp_path / "a").rename(tmp_path / "c")
+        (tmp_path / "a").symlink_to("b")
+        os.close(place.create(0, 0o600))
+    assert os.listdir(tmp_path / "c") == ["log"]
+    assert os.listdir(tmp_path / "b") == []
+
+
+def test_a_pipe_gets_its_mode_and_no_link_misleads_that(tmp_path: Path) -> None:
+    umask = os.umask(0o777)
+    try:
+        with place_of(tmp_path / "pipe") as place:
+            place.make_fifo(0o642)
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE((tmp_path / "pipe").stat().st_mode) == 0o642
