@@ -3,45 +3,58 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types unit bench deb deb-bundled rpm system-packages clean
+.PHONY: demo test programs lint types unit bench deb deb-bundled rpm system-packages clean
 
 demo: $(VENV)/installed
 	$(BIN)/mcastd demo
 
-test: lint types unit
+test: programs lint types unit
+
+# What the tests use beside Python. Without root or apt this names it, and the tests that use it are skipped.
+programs:
+	@$(PYTHON) packaging/programs.py tests
 
 lint: $(VENV)/installed-dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	@echo "lint: ruff"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
 
 types: $(VENV)/installed-dev
-	$(BIN)/mypy mcastd
+	@echo "types: mypy (half a minute, when it has not run before)"
+	@$(BIN)/mypy mcastd
 
-unit: $(VENV)/installed-dev system-packages
-	$(BIN)/pytest --numprocesses=3 --ignore=tests/system
-	$(BIN)/pytest --numprocesses=2 tests/system
+unit: programs $(VENV)/installed-dev system-packages
+	@echo "tests in network namespaces: pytest (some minutes)"
+	@$(BIN)/pytest --numprocesses=3 --ignore=tests/system
+	@echo "tests with systemd, each in a container that boots: pytest (some minutes)"
+	@$(BIN)/pytest --numprocesses=2 tests/system
 
 # Packages, each built in a clean root of its own, into dist/.
 deb deb-bundled rpm:
-	$(PYTHON) packaging/build.py $@
+	@$(PYTHON) packaging/build.py $@
 
 # What tests/system needs: pytest has no network to make it with. Where that is impossible, these tests say why.
 system-packages:
-	$(PYTHON) packaging/build.py --for-tests
+	@$(PYTHON) packaging/build.py --for-tests
 
 # As root, some ten minutes; BENCH="--quick --rows raw,send" for less, BENCH=--help for all options.
 bench: $(VENV)/installed
-	PYTHONPATH=tests $(BIN)/python -m bench $(BENCH)
+	PYTHONPATH=tests:packaging $(BIN)/python -m bench $(BENCH)
+
+# Both wait for packages to come from PyPI.
+INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --editable
 
 $(VENV)/installed: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
-	touch $@
+	@echo "installing mcastd and its Python libraries into $(VENV) (half a minute)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(INSTALL) .
+	@touch $@
 
 $(VENV)/installed-dev: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	touch $(VENV)/installed $@
+	@echo "installing mcastd, its Python libraries and what the tests use of Python into $(VENV) (a minute)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(INSTALL) '.[dev]'
+	@touch $(VENV)/installed $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

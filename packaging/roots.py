@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 import tomllib
@@ -20,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import programs
 
 CACHE = Path(os.environ.get("MCASTD_ROOTS", "/var/cache/mcastd-roots"))
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -88,9 +89,9 @@ def make(names: Sequence[str]) -> None:
     """Make the roots that are not there yet, all at once. Raises Impossible."""
     if os.geteuid() != 0:
         raise Impossible("making roots needs real root")
-    for program in ("mmdebstrap", "zstd", "tar", "unshare"):
-        if not shutil.which(program):
-            raise Impossible(f"{program} is not installed")
+    for program in programs.FOR_PACKAGES:
+        if not programs.find(program):
+            raise Impossible(programs.needs(program))
     try:
         CACHE.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -105,6 +106,11 @@ def _make(root: Root) -> None:
             return
         sources = f"deb [signed-by={KEYRING}] {mirror()} {root.suite} main"
         unfinished = CACHE / f".{root.name}.tar.zst"
+        count = len(root.packages)
+        print(
+            f"making {root.tar}: Debian {root.suite} and {count} packages (a minute, once)",
+            flush=True,
+        )
         command = [
             "mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--dpkgopt=force-unsafe-io",
             f"--include={','.join(root.packages)}", root.suite, str(unfinished), sources,

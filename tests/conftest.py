@@ -8,11 +8,14 @@ root over its own files and its own network only.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
-import subprocess
-from collections.abc import Iterator
+import socket
+import struct
+from collections.abc import Generator, Iterator
 
 import hypothesis
+import programs
 import pytest
 
 hypothesis.settings.register_profile("mcastd", deadline=None)  # no test depends on how fast a machine is
@@ -21,6 +24,8 @@ hypothesis.settings.load_profile("mcastd")
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
 CLONE_NEWNS = 0x00020000
+SIOCSIFFLAGS = 0x8914
+IFF_UP = 1
 REAL_ROOT = os.geteuid() == 0 and os.environ.get("MCASTD_TEST_NAMESPACE") != "user"
 
 
@@ -40,10 +45,19 @@ def _isolate() -> None:
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
     os.environ["MCASTD_TEST_NAMESPACE"] = "root" if uid == 0 and REAL_ROOT else "user"
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
 
 
 _isolate()
+os.environ["PATH"] = programs.PATH
+
+
+# -- what this machine lacks
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-skips", action="store_true", help="a test that is skipped has failed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -52,6 +66,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "root" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="needs real root"))
+
+
+@pytest.hookimpl(wrapper=True)
+def _skip_without_a_program() -> Generator[None, object, object]:
+    """A test, or a fixture of it, that ran a program which is not on this machine is skipped."""
+    try:
+        return (yield)
+    except FileNotFoundError as error:
+        name = error.filename
+        if name in programs.FOR_TESTS and not programs.find(name):
+            pytest.skip(programs.needs(name))
+        raise
+
+
+pytest_runtest_setup = pytest_runtest_call = _skip_without_a_program
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and item.config.getoption("no_skips"):
+        report.outcome, report.longrepr = "failed", f"skipped in spite of --no-skips: {report.longrepr}"
+    return report
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -55,7 +54,6 @@ def test_every_command_and_option_is_explained(
                     assert re.search(rf"^\.It .*Fl -{option[2:]}\b", text, re.MULTILINE), option
 
 
-@pytest.mark.skipif(not shutil.which("mandoc"), reason="mandoc is not installed")
 def test_mandoc_finds_no_fault(generated: Path) -> None:
     pages = sorted((generated / "man").iterdir())
     assert [page.name for page in pages] == ["mcastctl.1", "mcastd.8", "mcastd.toml.5"]

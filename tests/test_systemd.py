@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import time
@@ -142,7 +141,6 @@ def test_watchdog_interval(
     assert systemd.watchdog_interval() == interval
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
 @pytest.mark.parametrize(
     ("name", "alias"), [("mcastd.service",) * 2, ("mcastd@.service", "mcastd@a.service")]
 )

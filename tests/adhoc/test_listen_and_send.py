@@ -191,11 +191,11 @@ def test_a_wrong_command_line_is_refused_in_its_own_words(arguments: list[str], 
 
 
 def rules(host_enter: list[str], script: str) -> None:
-    subprocess.run([*host_enter, program("nft", "nftables"), "-f", "-"], input=script, text=True, check=True)
+    subprocess.run([*host_enter, program("nft"), "-f", "-"], input=script, text=True, check=True)
 
 
 def dropped(host_enter: list[str]) -> int:
-    command = [*host_enter, program("nft", "nftables"), "-j", "list", "counters"]
+    command = [*host_enter, program("nft"), "-j", "list", "counters"]
     found = json.loads(subprocess.check_output(command))["nftables"]
     return int(next(item["counter"]["packets"] for item in found if "counter" in item))
 
@@ -273,7 +273,7 @@ def test_what_is_refused_uses_no_number_up(pair: Pair) -> None:
             rules(left, f"table ip fire {{ {refusal}; }}")
             assert sending.stderr is not None
             assert "operation not permitted" in sending.stderr.readline()
-            subprocess.run([*left, program("nft", "nftables"), "flush", "ruleset"], check=True)
+            subprocess.run([*left, program("nft"), "flush", "ruleset"], check=True)
             listening.process.stdout.readline()
             before = int(json.loads(listening.process.stdout.readline())["payload"].split()[3])
             wait_for(
@@ -377,7 +377,7 @@ def test_with_the_textbook_both_ways(pair: Pair, tmp_path: Path) -> None:
 def test_from_socat(pair: Pair) -> None:
     with Listening(pair.right, GROUP, PORT, *ETH0, "--count", "1", "--hex") as listening:
         target = f"UDP4-DATAGRAM:{TO},ip-multicast-if=10.0.0.1"
-        command = pair.left.enter([program("socat", "socat"), "-u", "STDIN", target])
+        command = pair.left.enter(["socat", "-u", "STDIN", target])
         subprocess.run(command, input=b"\x1b[2Jnasty\n", check=True, timeout=20)
         assert listening.wait() == 0
     assert listening.out.splitlines()[1] == (

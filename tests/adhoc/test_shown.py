@@ -70,7 +70,7 @@ def test_nothing_but_printable_characters_reaches_a_terminal(payload: bytes) -> 
 
 
 def test_hexdump_is_that_of_hexdump(tmp_path: Path) -> None:
-    hexdump = program("hexdump", "bsdextrautils")
+    hexdump = program("hexdump")
     cases = [
         b"",
         b"x",

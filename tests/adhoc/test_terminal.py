@@ -11,7 +11,6 @@ from support.adhoc import Listening, ctl
 from support.daemon import MCASTCTL
 from support.inside import sender
 from support.peer import Stream, Talker
-from support.programs import program
 from support.terminal import Terminal
 
 GROUP, PORT = "239.255.1.2", 9190
@@ -66,7 +65,7 @@ def test_the_readme_shows_what_is_seen(pair: Pair) -> None:
     lossy = (
         "chain p { type filter hook prerouting priority 0; meta l4proto udp numgen inc mod 25 == 9 drop; }"
     )
-    nft = pair.right.enter([program("nft", "nftables"), "-f", "-"])
+    nft = pair.right.enter(["nft", "-f", "-"])
     subprocess.run(nft, input=f"table ip lossy {{ {lossy}; }}", text=True, check=True)
     with Terminal(pair.right.enter(command(listen)), lines=120) as terminal:
         terminal.wait("ttl > 1 for routers?")

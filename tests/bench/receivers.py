@@ -140,20 +140,20 @@ class Cast:
         address, output = self.lab.new_address(), self.lab.new_path("socat")
         group, port = address
         receive = f"UDP4-RECV:{port},bind={group},reuseaddr,ip-add-membership={group}:{INTERFACE}"
-        command = (program("socat", "socat"), "-u", receive, f"OPEN:{output},creat,append")
+        command = (program("socat"), "-u", receive, f"OPEN:{output},creat,append")
         return self._peer("socat", command, address, output, buffer)
 
     def multicat(self, buffer: int) -> Receiver:
         address, output = self.lab.new_address(), self.lab.new_path("multicat")
         group, port = address
         item = f"@{group}:{port}/ifindex={self.lab.ifindex}"
-        command = (program("multicat", "multicat"), "-u", "-U", item, str(output))
+        command = (program("multicat"), "-u", "-U", item, str(output))
         return self._peer("multicat", command, address, output, buffer)
 
     def dumpcap(self, buffer: int) -> Receiver:
         """A packet ring of that size: it delivers to no program, and is shown for reference only."""
         address, output = self.lab.new_address(), self.lab.new_path("dumpcap")
-        command = (program("dumpcap", "wireshark-common"), "-q", "-P", "-i", INTERFACE, "-w", str(output))
+        command = (program("dumpcap"), "-q", "-P", "-i", INTERFACE, "-w", str(output))
         capture = (*command, "-B", str(buffer // MIB), "-f", f"udp port {address.port}")
         started = self.lab.start(self.lab.receiver, *capture, stack=self._stack)
         self.lab.wait_for(output.exists, "dumpcap's file")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import resource
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
+
+import programs
 
 from bench.daemon import Checkout
 from bench.measure import Samples
@@ -186,21 +187,6 @@ def facts(checkout: Checkout, rounds: int, neighbours: float) -> dict[str, str]:
     }
 
 
-PEERS = {
-    "socat": "socat",
-    "multicat": "multicat",
-    "dumpcap": "wireshark-common",
-    "udp-sender": "udpcast",
-    "udp-receiver": "udpcast",
-    "uftp": "uftp",
-    "uftpd": "uftp",
-    "gcc": "gcc",
-    "ip": "iproute2",
-    "setpriv": "util-linux",
-}
-
-
 def missing_packages() -> list[str]:
     """The Debian packages of programs that are not on this machine."""
-    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
-    return sorted({package for name, package in PEERS.items() if not shutil.which(name, path=path)})
+    return sorted({package for name, package in programs.FOR_BENCH.items() if not programs.find(name)})

@@ -132,8 +132,8 @@ def _children() -> float:
 def udpcast(lab: Lab, file: Path) -> Peer:
     output = lab.new_path("udpcast")
     common = ("--interface", INTERFACE, "--nokbd", "--no-progress")
-    receive = (program("udp-receiver", "udpcast"), "--file", str(output), *common)
-    send = (program("udp-sender", "udpcast"), "--file", str(file), "--min-receivers", "1", *common)
+    receive = (program("udp-receiver"), "--file", str(output), *common)
+    send = (program("udp-sender"), "--file", str(file), "--min-receivers", "1", *common)
     return Peer(lab, file, receive=receive, send=(*send, "--nopointopoint"), output=output, listening=9000)
 
 
@@ -141,8 +141,8 @@ def uftp(lab: Lab, file: Path) -> Peer:
     directory = lab.new_path("uftp")
     directory.mkdir()
     common = ("-I", INTERFACE, "-B", str(4 * MIB))
-    receive = (program("uftpd", "uftp"), "-d", "-D", str(directory), *common)
-    send = (program("uftp", "uftp"), *common, "-R", "-1", str(file))  # as fast as it goes
+    receive = (program("uftpd"), "-d", "-D", str(directory), *common)
+    send = (program("uftp"), *common, "-R", "-1", str(file))  # as fast as it goes
     return Peer(lab, file, receive=receive, send=send, output=directory / file.name, listening=1044)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 from support.daemon import RunningDaemon
 from support.host import ip
+from support.programs import program
 from support.textbook import compile_textbook
 from support.wait import wait_for
 
@@ -128,9 +128,7 @@ def test_the_textbook_sender_to_ours(
 
 @pytest.fixture
 def socat() -> str:
-    program = shutil.which("socat")
-    assert program, "socat is missing: apt-get install socat"
-    return program
+    return program("socat")
 
 
 def test_ours_to_socat(tmp_path: Path, news: Path, socat: str) -> None:

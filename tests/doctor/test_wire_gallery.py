@@ -26,7 +26,6 @@ from support.frames import UdpFrames
 from support.gallery import AS_A_SERVICE, GROUP, PORT, Case, Fault, Lab, left_out, show
 from support.inside import inside, listener, sysctl
 from support.packets import checksum
-from support.programs import program
 from support.wait import wait_for
 
 GROUP_MAC, SENDER_MAC = "01005e7f0601", "020000000001"
@@ -40,7 +39,7 @@ OUT = "239.255.6.9"  # that of channels, see outbound()
 
 def nft(rules: str) -> Fault:
     def run(lab: Lab, text: str) -> None:
-        command = lab.here.enter([program("nft", "nftables"), "-f", "-"])
+        command = lab.here.enter(["nft", "-f", "-"])
         subprocess.run(command, input=f"flush ruleset\n{text}\n", check=True, text=True, capture_output=True)
 
     return undone(lambda lab: run(lab, rules), lambda lab: run(lab, ""))

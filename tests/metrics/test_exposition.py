@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
-import pytest
 from metrics.conftest import House, parse, values
 from support.wait import wait_for
 
@@ -227,7 +225,6 @@ def test_every_reason_is_known_from_the_start(tmp_path: Path) -> None:
     assert Counter(file) == Counter(books.identity.outputs[0].reasons)
 
 
-@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed (Debian: prometheus)")
 def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_text("a\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import urllib.error
 import urllib.parse
@@ -24,11 +23,6 @@ PACKAGING = Path(__file__).parents[2] / "packaging"
 RULES = PACKAGING / "prometheus" / "mcastd.rules.yml"
 DASHBOARD = json.loads((PACKAGING / "grafana" / "mcastd.json").read_text())
 SENT = 50
-
-pytestmark = pytest.mark.skipif(
-    not shutil.which("prometheus") or not shutil.which("promtool"),
-    reason="prometheus is not installed (Debian: prometheus)",
-)
 
 
 class Prometheus:

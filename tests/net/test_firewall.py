@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.host import Host, connect
 from support.inside import inside, listener, sender, taken
-from support.programs import program
 from support.wait import wait_for
 
 from mcastd.net import firewall
@@ -84,7 +83,7 @@ def hosts() -> Iterator[tuple[Host, Host]]:
 
 
 def nft(host: Host, rules: str) -> None:
-    command = host.enter([program("nft", "nftables"), "-f", "-"])
+    command = host.enter(["nft", "-f", "-"])
     subprocess.run(command, input=f"flush ruleset\n{rules}\n", check=True, text=True, capture_output=True)
 
 

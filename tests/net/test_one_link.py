@@ -88,7 +88,7 @@ def receivers(
     """
     group = GROUPS[version]
     outputs, daemons, plain = [], [], []
-    socat = program("socat", "socat")
+    socat = program("socat")
     with contextlib.ExitStack() as stack:
         for number in members:
             host, here = link.hosts[number], directory / f"h{number}"

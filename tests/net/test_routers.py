@@ -62,7 +62,7 @@ def route(router: Host, directory: Path) -> None:
     config.write_text("\n".join(["phyint left enable", "phyint right enable", *rules, ""]))
     files = ["-f", str(config), "-P", str(directory / "pid"), "-u", str(directory / "socket")]
     with (directory / "log").open("wb") as log:
-        command = [program("smcrouted", "smcroute"), "-n", "-N", "-i", directory.name, *files]
+        command = [program("smcrouted"), "-n", "-N", "-i", directory.name, *files]
         daemon = router.start(*command, stdout=log, stderr=log)
 
     def routed() -> bool:

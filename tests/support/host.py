@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from support.programs import program
+
 _serial = itertools.count()
 
 
@@ -21,7 +23,7 @@ class Host:
 
     def __init__(self) -> None:
         self._keeper = subprocess.Popen(
-            ["unshare", "-n", "sh", "-c", "ip link set lo up; echo ready; exec cat"],
+            ["unshare", "-n", "sh", "-c", f"{program('ip')} link set lo up; echo ready; exec cat"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
@@ -31,7 +33,7 @@ class Host:
         self._running: list[subprocess.Popen[Any]] = []
 
     def enter(self, command: Sequence[str]) -> list[str]:
-        return ["nsenter", f"--net=/proc/{self.pid}/ns/net", *command]
+        return ["nsenter", f"--net=/proc/{self.pid}/ns/net", *map(program, command[:1]), *command[1:]]
 
     def ip(self, command: str) -> None:
         subprocess.run(self.enter(["ip", *command.split()]), check=True, capture_output=True, text=True)

@@ -1,17 +1,19 @@
-"""Programs of the system that tests run."""
+"""Programs of the system that tests run. packaging/programs.py knows the Debian package of each."""
 
 from __future__ import annotations
 
-import os
-import shutil
+import errno
+
+import programs
 
 MOUNT = 'mount -t proc -o subset=pid proc /proc && test ! -e /proc/net && test ! -e /proc/stat && exec "$@"'
 ONLY_PROCESSES_IN_PROC = ("unshare", "--mount", "--pid", "--fork", "sh", "-c", MOUNT, "sh")
 """Before a command: what it sees of /proc in a unit with ProcSubset=pid."""
 
 
-def program(name: str, package: str) -> str:
-    """The path of a program, also one for administrators; fails with the Debian ``package`` that has it."""
-    path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
-    assert path, f"{name} is missing: apt-get install {package}"
+def program(name: str) -> str:
+    """The path of a program. Raises FileNotFoundError that says what to install, which skips a test."""
+    path = programs.find(name)
+    if path is None:
+        raise FileNotFoundError(errno.ENOENT, programs.needs(name), name)
     return path

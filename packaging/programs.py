@@ -1,0 +1,100 @@
+"""The programs that the tests and the making of packages use, and the Debian package that has each.
+
+``programs.py tests``, ``packages`` or ``bench`` installs what is missing, if that is possible: as root, where
+there is apt. Otherwise it says what is missing. It ends with 0 either way: tests that lack a program skip
+themselves, and say so in the same words. This needs nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+FOR_PACKAGES = {
+    "git": "git",
+    "mmdebstrap": "mmdebstrap",
+    "zstd": "zstd",
+    "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",
+}
+FOR_TESTS = {
+    **FOR_PACKAGES,
+    "make": "make",
+    "ensurepip": "python3-venv",
+    "bridge": "iproute2",
+    "gcc": "gcc",
+    "hexdump": "bsdextrautils",
+    "ip": "iproute2",
+    "mandoc": "mandoc",
+    "nft": "nftables",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
+    "smcrouted": "smcroute",
+    "socat": "socat",
+    "systemd-analyze": "systemd",
+    "systemd-nspawn": "systemd-container",
+    "tmux": "tmux",
+    "tshark": "tshark",
+    "/usr/include/stdio.h": "libc6-dev",
+}
+FOR_BENCH = {
+    "dumpcap": "wireshark-common",
+    "gcc": "gcc",
+    "ip": "iproute2",
+    "multicat": "multicat",
+    "setpriv": "util-linux",
+    "socat": "socat",
+    "udp-receiver": "udpcast",
+    "udp-sender": "udpcast",
+    "uftp": "uftp",
+    "uftpd": "uftp",
+}
+SETS = {"bench": FOR_BENCH, "packages": FOR_PACKAGES, "tests": FOR_TESTS}
+ALL = {**FOR_BENCH, **FOR_TESTS}
+
+# Where programs for administrators are: not in everybody's PATH.
+PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+
+
+def find(name: str) -> str | None:
+    """The path of a program, of a file, or of the one module that Debian packages beside Python."""
+    if name == "ensurepip":
+        found = importlib.util.find_spec(name)
+        return found and found.origin
+    if name.startswith("/"):
+        return name if Path(name).exists() else None
+    return shutil.which(name, path=PATH)
+
+
+def needs(name: str) -> str:
+    """What to say where a program is missing."""
+    return f"needs {name}: apt install {ALL[name]}"
+
+
+def install(wanted: dict[str, str]) -> None:
+    """Install the packages of what is missing, or say what they are."""
+    packages = sorted({package for name, package in wanted.items() if not find(name)})
+    if not packages:
+        return
+    names = " ".join(packages)
+    if os.geteuid() != 0 or not find("apt-get"):
+        print(f"missing, and not installed without root and apt: {names}", flush=True)
+        return
+    print(f"installing what is missing, by apt: {names}", flush=True)
+    said = ""
+    for command in (["update"], ["install", "--yes", "--no-install-recommends", *packages]):
+        result = subprocess.run(
+            ["apt-get", "--quiet=2", *command],
+            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive", "PATH": PATH},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        said += result.stderr
+    if result.returncode:
+        print(f"apt could not install it:\n{said}", flush=True)
+
+
+if __name__ == "__main__":
+    install(SETS[sys.argv[1]])

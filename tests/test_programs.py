@@ -1,0 +1,80 @@
+"""A test that lacks a program is skipped and says what to install; in continuous integration none may be."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import programs
+import pytest
+
+HERE = Path(__file__).parent
+RUN = HERE.parent / ".ci" / "run"
+
+LACKING = """
+import subprocess
+import pytest
+from support.host import Host
+from support.programs import program
+
+@pytest.fixture(scope="module")
+def bridge():
+    return program("bridge")
+
+def test_a_fixture(bridge): ...
+def test_a_fixture_again(bridge): ...
+def test_a_helper(): program("tmux")
+def test_a_command(): subprocess.run(["nft", "list", "ruleset"])
+def test_a_host(): Host()
+def test_a_file_that_no_package_has(): open("/no/such/file")
+"""
+
+
+def run_pytest(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run LACKING with our conftest.py and an empty PATH."""
+    (directory / "test_lacking.py").write_text(LACKING)
+    (directory / "conftest.py").write_bytes((HERE / "conftest.py").read_bytes())
+    (directory / "pytest.ini").write_text("[pytest]\naddopts = -ra\n")
+    path = [str(HERE), str(HERE.parent / "packaging")]
+    shadow = "import programs; programs.PATH = ''\n"  # neither the administrators' directories
+    (directory / "sitecustomize.py").write_text(shadow)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, str(directory)]
+    environment = {
+        "PATH": "",
+        "PYTHONPATH": ":".join([str(directory), *path]),
+        "MCASTD_TEST_NAMESPACE": os.environ["MCASTD_TEST_NAMESPACE"],
+    }
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_what_lacks_a_program_is_skipped_and_says_what_to_install(tmp_path: Path) -> None:
+    ran = run_pytest(tmp_path)
+    assert re.search(r"^=+ 1 failed, 5 skipped in ", ran.stdout, re.MULTILINE), ran.stdout + ran.stderr
+    assert re.search(r"^FAILED .*::test_a_file_that_no_package_has", ran.stdout, re.MULTILINE), ran.stdout
+    for name, package in (("bridge", "iproute2"), ("ip", "iproute2"), ("nft", "nftables"), ("tmux", "tmux")):
+        assert f"needs {name}: apt install {package}" in ran.stdout
+
+
+def test_where_nothing_may_be_skipped_it_fails(tmp_path: Path) -> None:
+    ran = run_pytest(tmp_path, "--no-skips")
+    assert re.search(r"^=+ (\d failed|\d errors?|, )+ in ", ran.stdout, re.MULTILINE), ran.stdout
+    assert "needs nft: apt install nftables" in ran.stdout
+
+
+def test_continuous_integration_skips_nothing() -> None:
+    assert "--no-skips" in RUN.read_text()
+
+
+@pytest.mark.parametrize("names", programs.SETS.values(), ids=programs.SETS)
+def test_what_is_missing_is_named_where_it_cannot_be_installed(names: dict[str, str]) -> None:
+    script = "import os, sys, programs; os.geteuid = lambda: 1; programs.find = lambda name: None; "
+    script += f"programs.install({names!r})"
+    environment = {"PYTHONPATH": str(HERE.parent / "packaging")}
+    ran = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    words = " ".join(sorted(set(names.values())))
+    assert ran.stdout == f"missing, and not installed without root and apt: {words}\n"
