@@ -2,7 +2,7 @@
 
 mcastd.toml(5) comes from the models of the configuration, so that no key is forgotten: what a key is for from
 its description, its type and unit from what its parser says to a wrong value, its default from the model, and
-its example from etc/mcastd.toml. Run with mcastd and its libraries importable.
+its example from etc/examples/reference.toml. Run with mcastd and its libraries importable.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from mcastd.config import Config
 from mcastd.config.types import choose
 
 PROJECT = Path(__file__).parent.parent
+REFERENCE = PROJECT / "etc" / "examples" / "reference.toml"
 Examples = dict[str, str]  # values by key, as the text has them
 
 
@@ -74,7 +75,7 @@ def keys() -> Iterator[str]:
         defaults = default_values(model, of_model)
         for key, field in model.model_fields.items():
             if key not in of_model:
-                raise SystemExit(f"etc/mcastd.toml shows no {key} in {header}")
+                raise SystemExit(f"{REFERENCE} shows no {key} in {header}")
             yield f".It Cm {key}"
             yield from roff(field.description or "")
             yield ".br"
@@ -113,8 +114,8 @@ def kind_of(model: type[BaseModel]) -> str | None:
 
 
 def shipped_examples() -> dict[str, Examples]:
-    """From etc/mcastd.toml, commented or not: keys and values by header (as tables() has it), or by kind."""
-    text = (PROJECT / "etc" / "mcastd.toml").read_text()
+    """From the reference, commented or not: keys and values by header (as tables() has it), or by kind."""
+    text = REFERENCE.read_text()
     found: dict[str, Examples] = {}
     examples: Examples = {}
     for header, key, value in re.findall(

@@ -23,6 +23,7 @@ from mcastd.config import (
 
 ETC = Path(__file__).parents[2] / "etc"
 MAIN = ETC / "mcastd.toml"
+REFERENCE = ETC / "examples" / "reference.toml"
 EXAMPLES = sorted((ETC / "examples").glob("*.toml"))
 
 
@@ -36,6 +37,10 @@ def test_it_is_valid_and_says_what_it_is_for(path: Path, tmp_path: Path) -> None
     assert load(tmp_path / "again.toml") == config
 
 
+def test_the_reference_is_what_is_installed_and_every_key() -> None:
+    assert load(REFERENCE) == load(MAIN)
+
+
 def test_nothing_leaves_the_host_unasked() -> None:
     config = load(MAIN)
     assert [(channel.ttl, channel.interface) for channel in config.outbound.values()] == [(0, "lo")]
@@ -45,12 +50,12 @@ def test_nothing_leaves_the_host_unasked() -> None:
 
 @pytest.mark.parametrize("model", [Daemon, OutboundChannel, InboundSubscription, FileOutput, FifoOutput])
 def test_every_key_is_there(model: type[BaseModel]) -> None:
-    text = MAIN.read_text()
+    text = REFERENCE.read_text()
     for key in model.model_fields:
         assert re.search(rf"^(# )?{key} = ", text, re.MULTILINE), key
 
 
-LINES = MAIN.read_text().splitlines()
+LINES = REFERENCE.read_text().splitlines()
 COMMENTED = [number for number, line in enumerate(LINES) if re.match(r"# \w+ = ", line)]
 ABSENT_BY_DEFAULT = {
     "metrics",
@@ -78,7 +83,7 @@ def test_each_commented_key_can_be_uncommented(number: int, tmp_path: Path) -> N
     config = load(tmp_path / "mcastd.toml")
     (key,) = tomllib.loads(LINES[number].removeprefix("# "))
     if key not in ABSENT_BY_DEFAULT and "fifo" not in str(config.inbound["news"].output):
-        expected = load(MAIN)
+        expected = load(REFERENCE)
         (output,) = config.inbound["news"].output
         assert isinstance(output, FileOutput)
         shown = output.model_copy(update={"rotate_size": None, "rotate_every": None})
