@@ -68,7 +68,7 @@ def test_a_file_arrives_byte_for_byte_as_the_daemon_sends_it(pair: Pair, tmp_pat
     with Listening(pair.right, GROUP, PORT, *ETH0, "--raw", "--count", str(-(-500_001 // 1316))) as listening:
         result = ctl(pair.left, "send", TO, str(file), *ETH0, "--chunk", "1316", "--rate", "50Mbit")
         assert result.returncode == 0, result.stderr
-        out, err = listening.process.communicate(timeout=30)
+        out, err = listening.process.communicate(timeout=60)
     assert out == file.read_bytes()
     assert "received 380 datagrams, 500,001 bytes" in err.decode()
     assert "sent 380 datagrams, 500,001 bytes" in result.stderr
@@ -99,7 +99,7 @@ def test_each_line_that_is_typed_goes_at_once(pair: Pair) -> None:
                 os.write(master, line)
                 assert ear.hear()[0] == line
             os.write(master, b"\x04")  # Ctrl-D
-            _, err = sending.communicate(timeout=20)
+            _, err = sending.communicate(timeout=60)
         finally:
             sending.kill()
             sending.wait()
@@ -283,7 +283,7 @@ def test_what_is_refused_uses_no_number_up(pair: Pair) -> None:
                 "it goes on",
             )
             sending.send_signal(signal.SIGINT)
-            _, err = sending.communicate(timeout=20)
+            _, err = sending.communicate(timeout=60)
             assert sending.returncode == 0  # it had no end of its own
         finally:
             sending.kill()
@@ -301,7 +301,7 @@ def test_ctrl_c_before_the_end_is_told_by_the_exit_status(pair: Pair, tmp_path: 
         sending = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         ear.hear()
         sending.send_signal(signal.SIGINT)
-        _, err = sending.communicate(timeout=20)
+        _, err = sending.communicate(timeout=60)
     assert sending.returncode == 130
     assert "sent 1 datagram, 5 bytes" in err
 
@@ -314,7 +314,7 @@ def test_the_numbers_alone_go_until_told_to_stop(pair: Pair) -> None:
         )
         payloads = [ear.hear()[0] for _ in range(3)]
         sending.send_signal(signal.SIGTERM)
-        out, _ = sending.communicate(timeout=20)
+        out, _ = sending.communicate(timeout=60)
     assert sending.returncode == 0
     assert json.loads(out)["summary"]["sent"] >= 3
     assert {len(payload) for payload in payloads} == {300}

@@ -39,7 +39,7 @@ class SlowOutput:
 
     def write(self, data: bytes) -> None:
         self.entered.set()
-        assert self.go.wait(20)
+        assert self.go.wait(60)
         self.written += data
 
 
@@ -59,7 +59,7 @@ def test_buffers_may_be_used_again_at_once() -> None:
     output = printer(slow.write)
     given = batch(b"first")
     output.offer(given, 1)
-    assert slow.entered.wait(20)
+    assert slow.entered.wait(60)
     second = batch(b"again")
     output.offer(second, 1)
     for payload in (*given.payloads, *second.payloads):
@@ -73,7 +73,7 @@ def test_a_slow_output_holds_nobody_up_and_what_it_missed_is_told_in_its_place()
     slow = SlowOutput()
     output = printer(slow.write, for_eyes=True)
     output.offer(batch(b"begin"), 1)
-    assert slow.entered.wait(20)
+    assert slow.entered.wait(60)
     sent = 1
     for _ in range(2 * FOR_EYES // 1000):
         output.offer(batch(b"x" * 1000), 1)
@@ -105,7 +105,7 @@ def test_an_output_that_fails_is_given_up_and_said() -> None:
 
     output = printer(fail, on_error=said.set)
     output.offer(batch(b"x"), 1)
-    assert said.wait(20)
+    assert said.wait(60)
     output.offer(batch(b"y"), 1)
     output.close()
     assert output.error is not None
@@ -121,7 +121,7 @@ def test_an_output_that_hangs_does_not_hold_up_the_end_for_ever(
     slow = SlowOutput()
     output = printer(slow.write, for_eyes=for_eyes)
     output.offer(batch(b"x"), 1)
-    assert slow.entered.wait(20)
+    assert slow.entered.wait(60)
     output.close()
     assert not output.ended
     slow.go.set()

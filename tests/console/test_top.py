@@ -191,7 +191,7 @@ def test_lines_come_as_they_happen_and_end_with_the_daemon(daemon: RunningDaemon
         daemon.process.terminate()
         process.stdout.read()
         assert process.stderr.read() == "mcastctl: mcastd: it has ended\n"
-        assert process.wait(20) == 1
+        assert process.wait(60) == 1
     with subprocess.Popen(command, text=True, **pipes) as process:  # type: ignore[call-overload]
         assert "is mcastd running?" in process.stderr.read()
     wait_for(lambda: daemon.process.poll() is not None)

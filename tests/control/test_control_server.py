@@ -36,13 +36,13 @@ LIST = Call("io.mcastd.List").encode()
 def connect(path: Path) -> socket.socket:
     """A client that fails a test rather than hang it."""
     connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(10)
+    connection.settimeout(60)
     connection.connect(str(path))
     return connection
 
 
 def names(path: Path) -> list[str]:
-    with ControlClient(path, timeout=10) as client:
+    with ControlClient(path, timeout=60) as client:
         return [worker["name"] for worker in client.call("io.mcastd.List")["workers"]]
 
 
@@ -251,7 +251,7 @@ def test_a_long_call_holds_up_nobody_else(server: ControlServer, path: Path, dae
     daemon.proceed.clear()
     with connect(path) as slow:
         slow.sendall(Call("io.mcastd.Reload").encode())
-        assert daemon.entered.acquire(timeout=10)
+        assert daemon.entered.acquire(timeout=60)
         assert names(path)
         daemon.proceed.set()
         assert b"unchanged" in slow.recv(1 << 16)
@@ -301,7 +301,7 @@ def test_silent_clients_make_room(server: ControlServer, path: Path) -> None:
 
 
 def test_a_client_that_is_heard_of_stays(server: ControlServer, path: Path) -> None:
-    with ControlClient(path, timeout=10) as regular, ExitStack() as stack:
+    with ControlClient(path, timeout=60) as regular, ExitStack() as stack:
         for _ in range(2 * MAX_CONNECTIONS):
             stack.enter_context(connect(path))
             assert regular.call("io.mcastd.Describe")
@@ -311,7 +311,7 @@ def test_a_call_under_way_does_not_make_room(server: ControlServer, path: Path, 
     daemon.proceed.clear()
     with connect(path) as slow, ExitStack() as stack:
         slow.sendall(Call("io.mcastd.Reload").encode())
-        assert daemon.entered.acquire(timeout=10)
+        assert daemon.entered.acquire(timeout=60)
         silent = [stack.enter_context(connect(path)) for _ in range(MAX_CONNECTIONS + 8)]
         assert is_dropped(silent[0])
         daemon.proceed.set()
@@ -326,14 +326,14 @@ def test_few_changes_at_a_time_and_who_looks_does_not_wait(
         waiting = [stack.enter_context(connect(path)) for _ in range(MAX_CHANGES)]
         for connection in waiting:
             connection.sendall(Call("io.mcastd.Reload").encode())
-            assert daemon.entered.acquire(timeout=10)
-        with ControlClient(path, timeout=10) as late:
+            assert daemon.entered.acquire(timeout=60)
+        with ControlClient(path, timeout=60) as late:
             with pytest.raises(VarlinkError, match="4 clients are at it already"):
                 late.call("io.mcastd.Stop", name="inbound/news")
             assert late.call("io.mcastd.List")["workers"]
         daemon.proceed.set()
         assert all(b"unchanged" in connection.recv(1 << 16) for connection in waiting)
-    with ControlClient(path, timeout=10) as client:
+    with ControlClient(path, timeout=60) as client:
         client.call("io.mcastd.Stop", name="inbound/news")
 
 
@@ -346,14 +346,14 @@ def test_who_hangs_up_during_an_examination_gives_back_its_turn(
     with ExitStack() as stack:
         for _ in range(MAX_EXAMINATIONS):
             stack.enter_context(connect(path)).sendall(LONG_DOCTOR)
-            assert daemon.entered.acquire(timeout=10)
-        with ControlClient(path, timeout=10) as client:
+            assert daemon.entered.acquire(timeout=60)
+        with ControlClient(path, timeout=60) as client:
             with pytest.raises(VarlinkError, match="4 clients are at it already"):
                 client.call("io.mcastd.Doctor")
             assert client.call("io.mcastd.List")["workers"]
 
     def examined() -> bool:
-        with contextlib.suppress(VarlinkError), ControlClient(path, timeout=10) as client:
+        with contextlib.suppress(VarlinkError), ControlClient(path, timeout=60) as client:
             return bool(client.call("io.mcastd.Doctor")["checks"])
         return False
 
@@ -391,7 +391,7 @@ def test_other_users_cannot_lock_root_out(daemon: Any, call: bytes) -> None:
         stack.callback(server.close)
         os.chmod(directory, 0o755)
         path.chmod(0o666)  # as for members of the group
-        with ControlClient(path, timeout=10) as regular, ControlClient(path, timeout=10) as silent:
+        with ControlClient(path, timeout=10) as regular, ControlClient(path, timeout=60) as silent:
             assert silent.call("io.mcastd.Describe")
             command = [sys.executable, "-c", CROWD, str(path), call[:-1].decode()]
             crowd = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -400,7 +400,7 @@ def test_other_users_cannot_lock_root_out(daemon: Any, call: bytes) -> None:
                 assert crowd.stdout.readline() == b"there\n"
                 assert regular.call("io.mcastd.List")["workers"]
                 assert names(path)
-                with ControlClient(path, timeout=10) as doctor:
+                with ControlClient(path, timeout=60) as doctor:
                     assert doctor.call("io.mcastd.Doctor")["checks"]
                 assert silent.call("io.mcastd.Describe"), "the crowd took its room from itself"
                 crowd.communicate()
@@ -434,7 +434,7 @@ def test_a_client_may_leave_in_the_middle_of_a_call(server: ControlServer, path:
     daemon.proceed.clear()
     with connect(path) as connection:
         connection.sendall(Call("io.mcastd.Reload").encode())
-        assert daemon.entered.acquire(timeout=10)
+        assert daemon.entered.acquire(timeout=60)
     daemon.proceed.set()
     wait_for(lambda: daemon.asked == ["reload"])
     assert names(path)
@@ -447,7 +447,7 @@ def test_close_lets_a_reply_go_out(server: ControlServer, path: Path, daemon: An
     daemon.proceed.clear()
     with connect(path) as slow, connect(path) as silent:
         slow.sendall(Call("io.mcastd.Reload").encode())
-        assert daemon.entered.acquire(timeout=10)
+        assert daemon.entered.acquire(timeout=60)
         closing = threading.Thread(target=server.close, args=(10,))
         closing.start()
         assert is_dropped(silent)
@@ -462,7 +462,7 @@ def test_close_waits_neither_for_the_daemon_nor_for_clients(
     daemon.proceed.clear()
     with connect(path) as blocked, connect(path) as unread:
         blocked.sendall(Call("io.mcastd.Reload").encode())
-        assert daemon.entered.acquire(timeout=10)
+        assert daemon.entered.acquire(timeout=60)
         unread.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -482,8 +482,8 @@ def test_without_file_descriptors_one_client_is_served_and_others_when_there_are
         socket.socket(socket.AF_UNIX) as first,
         socket.socket(socket.AF_UNIX) as client,
     ):
-        first.settimeout(10)
-        client.settimeout(10)
+        first.settimeout(60)
+        client.settimeout(60)
         with socket.socket() as next_fd:
             lowest = next_fd.fileno()
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))

@@ -154,7 +154,7 @@ def test_all_who_watch_share_a_look(
         with pytest.raises(VarlinkError, match="20 clients do so already") as raised:
             next(watch(path))
         assert raised.value.name == "io.mcastd.Failed"
-        with ControlClient(path, timeout=10) as client:
+        with ControlClient(path, timeout=60) as client:
             assert client.call("io.mcastd.Describe")
         turn(daemon, server, "failed")
         assert {str(states(next(stream))) for stream in streams} == {"{'inbound/weather': 'failed'}"}
@@ -176,7 +176,7 @@ def test_looks_are_shared_by_those_who_ask_together(daemon: Any) -> None:
 
 def test_who_writes_no_more_may_read_on(server: ControlServer, path: Path, daemon: Any) -> None:
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(10)
+        connection.settimeout(60)
         connection.connect(str(path))
         connection.sendall(Call("io.mcastd.Monitor", {"interval": LONG}, more=True).encode())
         connection.shutdown(socket.SHUT_WR)
@@ -244,10 +244,10 @@ def test_who_never_reads_is_dropped_and_said_once(path: Path, daemon: Any) -> No
     server = ControlServer(path, daemon, timeout=0.2)
     server.start()
     with capture_logs() as logs, socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(10)
+        connection.settimeout(60)
         connection.connect(str(path))
         connection.sendall(Call("io.mcastd.Monitor", more=True).encode())
-        with ControlClient(path, timeout=10) as other:
+        with ControlClient(path, timeout=60) as other:
             while not [log for log in logs if log["log_level"] == "warning"]:
                 assert other.call("io.mcastd.Describe")
         with contextlib.suppress(ConnectionResetError):

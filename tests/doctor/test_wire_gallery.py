@@ -83,7 +83,7 @@ def frames(*frame: bytes, here: bool = False) -> Fault:
             thread = threading.Thread(target=run, name="frames")
             thread.start()
             try:
-                begun.wait(10)
+                begun.wait(60)
                 yield
             finally:
                 over.set()
@@ -338,7 +338,7 @@ def test_the_rule_is_named_in_its_own_words_and_what_its_counter_did(
     rules = f'iifname "eth1" drop\nudp dport 9999 counter drop\nudp dport {PORT} counter drop'
     with running(wires, tmp_path, inbound(), chain("input", rules)):
         found = first_finding(wires)
-        wires.here.start(*found["fix"].split()).wait(10)  # it does mend it
+        wires.here.start(*found["fix"].split()).wait(60)  # it does mend it
         assert wires.doctor()[1]["findings"] == []
     lines = found["evidence"]
     assert found["cause"] == "firewall-drop"
@@ -419,7 +419,7 @@ def test_a_busy_reader_is_not_taken_for_a_firewall(lab: Callable[[str], Lab], tm
 
         try:
             wires.talker.send(10_000)
-            wait_for(overflow, timeout=20)
+            wait_for(overflow)
             _, report = wires.doctor()
         finally:
             stuck.kill()

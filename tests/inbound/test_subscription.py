@@ -59,7 +59,7 @@ class Run:
         self.ready.clear()
         self._thread = threading.Thread(target=self._main)
         self._thread.start()
-        assert self.ready.wait(10)
+        assert self.ready.wait(60)
         return self.link
 
     def _main(self) -> None:
@@ -70,7 +70,7 @@ class Run:
 
     def join(self) -> None:
         if self._thread is not None:
-            self._thread.join(10)
+            self._thread.join(60)
             assert not self._thread.is_alive()
             self._thread = None
 

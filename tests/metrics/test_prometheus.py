@@ -52,7 +52,7 @@ class Prometheus:
     def get(self, path: str, **parameters: str) -> Any:
         """The ``data`` of an API call."""
         url = f"http://{self._address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
-        with urllib.request.urlopen(url, timeout=10) as response:
+        with urllib.request.urlopen(url, timeout=60) as response:
             answer = json.load(response)
         assert answer["status"] == "success", answer
         return answer["data"]

@@ -101,7 +101,7 @@ def test_what_else_may_be_asked(port: int) -> None:
     "garbage", [b"\r\n\r\n", b"\0" * 100, b"GET\r\n\r\n", b"GET / HTTP/9.9.9\r\n\r\n", b"A" * 70_000]
 )
 def test_garbage_is_refused_and_the_next_is_served(port: int, garbage: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         client.sendall(garbage)
         client.shutdown(socket.SHUT_WR)
         while client.recv(65536):
@@ -113,7 +113,7 @@ def test_clients_that_say_nothing_or_never_read_hold_nobody_up(port: int) -> Non
     before = threading.active_count()
     with ExitStack() as stack:
         for number in range(4 * server.MOST):
-            client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
             if number % 2:
                 client.sendall(b"GET /metrics HTTP/1.0\r\n")  # and no more
         assert ask(port).status == 200
@@ -125,7 +125,7 @@ def test_clients_that_say_nothing_or_never_read_hold_nobody_up(port: int) -> Non
 
 def test_a_client_that_takes_too_long_is_left(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server._Handler, "timeout", 0.05)
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         client.sendall(b"GET /metrics")
         assert client.recv(1) == b""
 
@@ -151,7 +151,7 @@ def test_an_address_in_use_is_said_and_tried_again(monkeypatch: pytest.MonkeyPat
 def test_it_ends_while_clients_are_there_and_while_it_has_no_address(no_fd_leak: None) -> None:
     port = free_port()
     endpoint = MetricsServer(f"127.0.0.1:{port}", HOUSE.rows)
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         client.sendall(b"GET ")
         endpoint.close()
         with suppress(ConnectionResetError):  # if it had not been accepted yet

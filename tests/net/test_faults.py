@@ -359,7 +359,7 @@ def test_a_minute_of_faults(stack: ExitStack, tmp_path: Path) -> None:
             left = {name: set(wanted[name].wanted - output.fresh.keys()) for name, output in outputs.items()}
             return {name: streams for name, streams in left.items() if streams}
 
-        wait_for(lambda: not missing(), "every subscription receives", timeout=20)
+        wait_for(lambda: not missing(), "every subscription receives")
         wait_for(lambda: {worker["state"] for worker in daemon.workers().values()} == {"active"})
         threads, fds = daemon.threads(), daemon.fds()
         lines_before = len(daemon.log.read_bytes().splitlines())

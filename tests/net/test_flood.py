@@ -40,7 +40,7 @@ class Running:
         self._thread = threading.Thread(target=self.worker.run, args=(self.context,))
         self._thread.start()
         stack.callback(self.stop)
-        assert self.ready.wait(10)
+        assert self.ready.wait(60)
 
     def stop(self) -> None:
         self.context.send(Signal.STOP)
@@ -101,7 +101,7 @@ def settle(received: Running, sent: int) -> tuple[int, int]:
     before = -1
     while not accounted():
         before = counters.received
-        wait_for(lambda before=before: accounted() or counters.received > before, "more", timeout=20)
+        wait_for(lambda before=before: accounted() or counters.received > before, "more")
     received.stop()
     return counters.received, counters.overflow
 
@@ -174,7 +174,7 @@ def test_mixed_sizes_arrive_as_they_are(
             sent += payloads[:accepted]
             payloads = payloads[accepted:]
         expected = len(sent)
-        wait_for(lambda expected=expected: received.worker.counters.received == expected, "all", timeout=20)
+        wait_for(lambda expected=expected: received.worker.counters.received == expected, "all")
     assert settle(received, len(sent)) == (len(sent), 0)
     data = path.read_bytes()
     if format_ == "raw":

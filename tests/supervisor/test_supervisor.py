@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 
 import pytest
 from structlog.testing import capture_logs
-from support.wait import wait_for
+from support.wait import DEADLINE_SECONDS, wait_for
 
 from mcastd.config import Changes, Config
 from mcastd.errors import LinkError, SourceError
@@ -84,7 +84,7 @@ class Stage:
     ) -> None:
         changes = Changes(added=added, removed=removed, changed=changed, unchanged=(), daemon_changed=())
         wanted = dict.fromkeys((*added, *changed), SETTINGS)
-        self.supervisor.apply(changes, wanted, timeout=5)
+        self.supervisor.apply(changes, wanted, timeout=DEADLINE_SECONDS)
 
     def state(self, name: str) -> str:
         return self.supervisor.view(name).state
@@ -100,7 +100,7 @@ def stage() -> Iterator[Stage]:
     before = threading.active_count(), len(os.listdir("/proc/self/fd"))
     stage = Stage()
     yield stage
-    assert stage.supervisor.stop_all(60) == []
+    assert stage.supervisor.stop_all(DEADLINE_SECONDS) == []
     wait_for(lambda: (threading.active_count(), len(os.listdir("/proc/self/fd"))) == before, "threads, fds")
 
 
@@ -324,7 +324,7 @@ def test_stopping_while_starting_always_ends(stage: Stage) -> None:
     stage.runs = {f"inbound/{n}": (work, refuse, crash, finish)[n % 4] for n in range(40)}
     for _ in range(5):
         stage.apply(added=tuple(stage.runs))
-        assert stage.supervisor.stop_all(60) == []
+        assert stage.supervisor.stop_all(DEADLINE_SECONDS) == []
         assert {stage.state(name) for name in stage.runs} <= {"inactive", "finished"}
         stage.apply(removed=tuple(stage.runs))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from support.daemon import MCASTCTL
 from support.host import Host
-from support.wait import wait_for
+from support.wait import DEADLINE_SECONDS, wait_for
 
 
 def enter(host: Host | None) -> list[str]:
@@ -33,7 +33,7 @@ class Listening:
         self._where = f"{_packed(group)}:{port:04X}"
         self._table = Path(f"/proc/{self.process.pid}/net/udp{'6' if ':' in group else ''}")
         try:
-            wait_for(lambda: self._bound() >= sockets, f"{address} bound", timeout=20)
+            wait_for(lambda: self._bound() >= sockets, f"{address} bound")
         except AssertionError:
             self.interrupt()
             raise AssertionError(self.err) from None
@@ -42,7 +42,7 @@ class Listening:
         assert self.process.poll() is None or self.interrupt() is not None, "it ended"
         return sum(line.split()[1] == self._where for line in self._table.read_text().splitlines())
 
-    def wait(self, timeout: float = 30) -> int:
+    def wait(self, timeout: float = DEADLINE_SECONDS) -> int:
         """The exit status, once it ended by itself."""
         out, err = self.process.communicate(timeout=timeout)
         self.out, self.err = (out or b"").decode(), err.decode()
@@ -84,7 +84,7 @@ def _packed(address: str) -> str:
 
 
 def ctl(
-    host: Host | None, *arguments: str, timeout: float = 30, **options: Any
+    host: Host | None, *arguments: str, timeout: float = DEADLINE_SECONDS, **options: Any
 ) -> subprocess.CompletedProcess[str]:
     command = [*enter(host), *MCASTCTL, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, **options)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from support.wait import wait_for
+from support.wait import DEADLINE_SECONDS, wait_for
 
 MCASTD = (sys.executable, "-m", "mcastd")
 MCASTCTL = (sys.executable, "-c", "from mcastd.ctl import main; main()")
@@ -106,13 +106,13 @@ class RunningDaemon:
             matching = [message for message in self.messages if key in message]
             return matching[count - 1] if len(matching) >= count else None
 
-        message = wait_for(found, f"{key}= notified {count} times", timeout=20)
+        message = wait_for(found, f"{key}= notified {count} times")
         assert message is not None
         return message
 
     def ctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [*MCASTCTL, "--socket", str(self.socket), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False)
 
     def workers(self) -> dict[str, dict[str, Any]]:
         """``mcastctl status --json``, by worker name."""
@@ -128,7 +128,7 @@ class RunningDaemon:
             worker = self.worker(name)
             return worker if worker["state"] in states else None
 
-        worker = wait_for(reached, f"{name} in {states}", timeout=20)
+        worker = wait_for(reached, f"{name} in {states}")
         assert worker is not None
         return worker
 
@@ -151,7 +151,7 @@ class RunningDaemon:
         """SIGTERM; the exit status."""
         if self.process.poll() is None:
             self.process.terminate()
-        return self.process.wait(30)
+        return self.process.wait(DEADLINE_SECONDS)
 
     def __enter__(self) -> RunningDaemon:
         return self

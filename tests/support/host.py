@@ -54,7 +54,7 @@ class Host:
         for process in [*self._running, self._keeper]:
             process.terminate()
             try:
-                process.wait(10)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

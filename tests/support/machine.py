@@ -175,7 +175,7 @@ class Machine:
                 else:
                     self._nspawn.terminate()
             try:
-                self._nspawn.wait(20)
+                self._nspawn.wait(60)
                 break
             except subprocess.TimeoutExpired:
                 continue
@@ -231,7 +231,7 @@ class Feed:
 
     def stop(self) -> int:
         """How many were sent."""
-        output, _ = self._process.communicate(timeout=30)
+        output, _ = self._process.communicate(timeout=60)
         return int(output)
 
 

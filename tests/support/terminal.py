@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from support.programs import program
-from support.wait import wait_for
+from support.wait import DEADLINE_SECONDS, wait_for
 
 
 class Terminal:
@@ -37,7 +37,12 @@ class Terminal:
 
     def _run(self, *arguments: str, env: dict[str, str] | None = None) -> str:
         result = subprocess.run(
-            [*self._tmux, *arguments], capture_output=True, text=True, timeout=20, check=False, env=env
+            [*self._tmux, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_SECONDS,
+            check=False,
+            env=env,
         )
         assert result.returncode == 0, result.stderr
         return result.stdout
@@ -50,7 +55,9 @@ class Terminal:
     def lines(self) -> list[str]:
         return self.screen().split("\n")
 
-    def wait(self, probe: str | Callable[[str], object], what: str = "", timeout: float = 20.0) -> str:
+    def wait(
+        self, probe: str | Callable[[str], object], what: str = "", timeout: float = DEADLINE_SECONDS
+    ) -> str:
         """The first screen that has the text ``probe``, or of which ``probe`` is true."""
         found: Callable[[str], object] = (lambda s: probe in s) if isinstance(probe, str) else probe
         seen = ""
@@ -86,6 +93,8 @@ class Terminal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        subprocess.run([*self._tmux, "kill-server"], check=False, capture_output=True, timeout=20)
+        subprocess.run(
+            [*self._tmux, "kill-server"], check=False, capture_output=True, timeout=DEADLINE_SECONDS
+        )
         wait_for(lambda: not Path(f"/proc/{self._pid}").exists(), "the end of tmux")
         self._directory.cleanup()

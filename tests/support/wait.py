@@ -8,8 +8,11 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+# Long enough for a machine with many others on it: only what never comes is waited for so long.
+DEADLINE_SECONDS = 60.0
 
-def wait_for(probe: Callable[[], T], what: str = "", timeout: float = 10.0) -> T:
+
+def wait_for(probe: Callable[[], T], what: str = "", timeout: float = DEADLINE_SECONDS) -> T:
     """Call ``probe`` until it returns something true, and return that; fail after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while not (value := probe()):

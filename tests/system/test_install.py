@@ -77,7 +77,7 @@ def test_as_it_comes_nothing_leaves_the_host(machine: Machine) -> None:
     machine.shell("""python3 -c "
 import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.setsockopt(0, 33, 1)
 s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1); s.sendto(b'the end', ('10.9.0.255', 9))" """)
-    output, _ = capture.communicate(timeout=30)
+    output, _ = capture.communicate(timeout=60)
     frames = list(map(bytes.fromhex, output.split()))
     assert b"the end" in frames[-1]
     group = bytes([239, 255, 1, 2])
