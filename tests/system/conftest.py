@@ -38,8 +38,7 @@ class Flavour:
             machine.run("rpm", "-U", "--nodeps", "--oldpackage", package)
             machine.run("systemctl", "enable", "--now", "mcastd")
         else:
-            options = ("--allow-downgrades", "-o", "Dpkg::Options::=--force-confold")
-            machine.run("apt-get", "install", "-y", *options, package)
+            machine.run("apt-get", "install", "-y", "--allow-downgrades", package, input="")  # nobody answers
 
 
 FLAVOURS = {

@@ -13,7 +13,8 @@ from support.wait import wait_for
 
 from .conftest import Flavour
 
-NEWS = Path(__file__).parents[2] / "mcastd" / "demo.txt"
+PROJECT = Path(__file__).parents[2]
+NEWS = PROJECT / "mcastd" / "demo.txt"
 
 CAPTURE = """
 import socket, sys
@@ -25,6 +26,34 @@ while b"the end" not in frame:
     frame = link.recv(2048)
     print(frame.hex(), flush=True)
 """
+
+
+def steps(root: str) -> list[str]:
+    """What README says to do on a distribution."""
+    name = {"trixie": "Debian 13 and newer,", "bookworm": "Debian 12,"}[root]
+    block = re.search(
+        rf"^{name}.*\n\n```sh\n((?:.*\n)*?)```", (PROJECT / "README.md").read_text(), re.MULTILINE
+    )
+    assert block
+    return block[1].splitlines()
+
+
+@pytest.mark.parametrize("flavour", ["trixie-deb", "bookworm-bundled"], indirect=True)
+def test_the_steps_of_the_readme_install_it(bare: Machine, flavour: Flavour) -> None:
+    build, *install = steps(flavour.root)
+    assert build == f"make {flavour.kind}"
+    bare.shell(f"mkdir /root/dist; ln -s /mnt /root/dist/{flavour.kind}; cd; {'; '.join(install)} </dev/null")
+    bare.wait_active()
+
+
+def test_each_package_of_the_readme_is_one_that_is_built(possible: None) -> None:
+    named = re.findall(
+        r"^(?:apt|dnf) install (\./dist/\S+)$", (PROJECT / "README.md").read_text(), re.MULTILINE
+    )
+    found = [path for name in named for path in PROJECT.glob(name)]
+    packages = [path for path in PROJECT.glob("dist/*/*") if path.suffix in (".deb", ".rpm")]
+    assert len(named) == 4
+    assert sorted(found) == sorted(packages)
 
 
 @pytest.mark.everywhere

@@ -11,7 +11,9 @@ from support.wait import wait_for
 
 from .conftest import Boot
 
-MANUAL = Path(__file__).parents[2] / "packaging" / "man" / "mcastd.8"
+PROJECT = Path(__file__).parents[2]
+MANUAL = PROJECT / "packaging" / "man" / "mcastd.8"
+README = PROJECT / "README.md"
 
 NUMBERS = """
 [inbound.numbers]
@@ -123,6 +125,28 @@ def test_sources_may_lie_where_files_for_services_lie(machine: Machine) -> None:
         assert machine.wait_worker(f"outbound/c{number}", "finished")["status"]["counters"]["sent"] == 1
 
 
+def set_drop_in(machine: Machine, text: str) -> None:
+    directory = machine.path("/etc/systemd/system/mcastd.service.d")
+    directory.mkdir()
+    (directory / "override.conf").write_text(text)
+    machine.shell("systemctl daemon-reload; systemctl restart mcastd")
+
+
+@pytest.mark.everywhere
+def test_the_drop_in_of_the_readme_allows_another_directory(boot: Boot) -> None:
+    """Step by step, and the daemon runs before the directory is there."""
+    machine = boot(numbers('"/srv/recordings/numbers.log"'))
+    block = re.search(r"`(install -d [^`]+)`(?:.|\n)*?```ini\n((?: +.*\n)+?) +```", README.read_text())
+    assert block
+    set_drop_in(machine, block[2])
+    machine.wait_active()
+    assert "/srv/recordings" in str(machine.wait_worker("inbound/numbers", "auto-restart"))
+    machine.shell(f"{block[1]}; systemctl restart mcastd")
+    feed = Feed(machine, "239.255.9.9", 9999)
+    wait_growing(machine, "/srv/recordings/numbers.log")
+    assert feed.stop()
+
+
 def test_other_paths_take_the_drop_in_of_the_manual(machine: Machine) -> None:
     """Without it: refused with a reason, and the daemon runs; with it, word for word: it works."""
     machine.shell("""
@@ -146,10 +170,7 @@ def test_other_paths_take_the_drop_in_of_the_manual(machine: Machine) -> None:
         assert re.search("permission denied|no such file", workers[f"outbound/{name}"]["detail"])
 
     (drop_in,) = re.findall(r"^\[Service\]\n(?:.*\n)*?(?=\.Ed)", MANUAL.read_text(), re.MULTILINE)
-    directory = machine.path("/etc/systemd/system/mcastd.service.d")
-    directory.mkdir()
-    (directory / "override.conf").write_text(drop_in)
-    machine.shell("systemctl daemon-reload; systemctl restart mcastd")
+    set_drop_in(machine, drop_in)
     for name in ("home", "media"):
         assert machine.wait_worker(f"outbound/{name}", "finished")["status"]["counters"]["sent"] == 1
     assert machine.path("/srv/recordings/numbers.log").exists()

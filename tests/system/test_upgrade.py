@@ -14,9 +14,11 @@ from mcastd import __version__
 
 from .conftest import Flavour
 
-NEXT = "99.0.0"
-EDIT = 's/^# log_level = .*/log_level = "debug"/'
+OLD, NEXT = "0.0.1", "99.0.0"
 OTHER = """
+[daemon]
+log_level = "debug"
+
 [inbound.other]
 group = "239.255.9.9"
 port = 9999
@@ -24,14 +26,24 @@ interface = "lo"
 output = "/var/log/mcastd/other.log"
 """
 
-REPACK = f"""
+REPACK_NEXT = f"""
 dpkg-deb -R /mnt/{{package}} /tmp/next
 sed -i 's/^Version: .*/Version: {NEXT}/' /tmp/next/DEBIAN/control
 init=$(find /tmp/next/usr -path '*/mcastd/__init__.py')
 sed -i 's/__version__ = .*/__version__ = "{NEXT}"/' "$init"
-echo '# of the next version' >>/tmp/next/etc/mcastd.toml
+echo '# of the next version' >>/tmp/next/usr/share/mcastd/mcastd.toml
 dpkg-deb -Zgzip -b /tmp/next /tmp/next.deb >/dev/null
 rm -r /tmp/next
+"""
+
+# As it was up to 0.1: a conffile, with every key.
+REPACK_OLD = f"""
+dpkg-deb -R /mnt/{{package}} /tmp/old
+sed -i 's/^Version: .*/Version: {OLD}/' /tmp/old/DEBIAN/control
+cp /tmp/old/usr/share/doc/mcastd/examples/reference.toml /tmp/old/etc/mcastd.toml
+echo /etc/mcastd.toml >>/tmp/old/DEBIAN/conffiles
+dpkg-deb -Zgzip -b /tmp/old /tmp/old.deb >/dev/null
+rm -r /tmp/old
 """
 
 debs = pytest.mark.parametrize("flavour", ["trixie-deb", "bookworm-bundled"], indirect=True)
@@ -49,7 +61,6 @@ def prepare(machine: Machine) -> Feed:
     """A configuration with a local edit, an instance beside, and something to receive."""
     config = machine.path("/etc/mcastd.toml")
     config.write_text(config.read_text() + OTHER)
-    machine.run("sed", "-i", EDIT, "/etc/mcastd.toml")
     machine.path("/etc/mcastd/a.toml").write_text(OTHER.replace("other.log", "a/other.log"))
     machine.shell("systemctl reload mcastd; systemctl start mcastd@a")
     feed = Feed(machine, "239.255.9.9", 9999)
@@ -78,7 +89,7 @@ def test_upgrade_and_downgrade_keep_edits_and_cost_one_restart(
     feed = prepare(machine)
     edited = machine.path("/etc/mcastd.toml").read_text()
     assert 'log_level = "debug"' in edited
-    machine.shell(REPACK.format(package=flavour.package.name))
+    machine.shell(REPACK_NEXT.format(package=flavour.package.name))
     for package, expected in (("/tmp/next.deb", NEXT), (f"/mnt/{flavour.package.name}", __version__)):
         flavour.install(machine, package)
         machine.wait_active()
@@ -93,6 +104,38 @@ def test_upgrade_and_downgrade_keep_edits_and_cost_one_restart(
     lost = list(gaps(numbers))
     record_testsuite_property(f"lost_by_restarts_{flavour.root}", lost)
     assert len(lost) == 2, f"each of the two restarted it once, and nothing else was lost: {lost} of {sent}"
+
+
+@debs
+@pytest.mark.parametrize("config", ["edited", "as it came", "removed"])
+def test_no_upgrade_asks_about_the_configuration(bare: Machine, flavour: Flavour, config: str) -> None:
+    """From when it was a conffile, to a version that installs another, and back."""
+    machine, path = bare, bare.path("/etc/mcastd.toml")
+    ours = f"/mnt/{flavour.package.name}"
+    machine.shell(REPACK_OLD.format(package=flavour.package.name))
+    machine.shell(REPACK_NEXT.format(package=flavour.package.name))
+    flavour.install(machine, "/tmp/old.deb")
+    if config == "edited":
+        path.write_text(path.read_text().replace('# log_level = "info"', 'log_level = "debug"'))
+    elif config == "removed":
+        path.unlink()
+    kept = path.read_text() if path.exists() else None
+    for package, expected in (
+        (ours, __version__),
+        ("/tmp/next.deb", NEXT),
+        (ours, __version__),
+        ("/tmp/old.deb", OLD),
+    ):
+        flavour.install(machine, package)
+        assert machine.shell("dpkg-query -W -f '${db:Status-Abbrev} ${Version}' mcastd") == f"ii  {expected}"
+        assert (path.read_text() if path.exists() else None) == kept
+        if kept:
+            machine.wait_active()
+    assert machine.shell("ls /etc | grep '^mcastd.toml'", check=False).split() == (
+        ["mcastd.toml"] * bool(kept) + ["mcastd.toml.d"]
+    )
+    machine.run("apt-get", "purge", "-y", "mcastd")
+    assert not path.exists()
 
 
 def files(machine: Machine) -> set[str]:
