@@ -222,6 +222,7 @@ def for_tests() -> None:
     DIST.mkdir(exist_ok=True)
     IMPOSSIBLE.unlink(missing_ok=True)
     try:
+        roots.require_tools()
         with ThreadPoolExecutor() as pool:  # what is built waits for its root alone
             jobs = [pool.submit(roots.make, list(roots.ROOTS)), pool.submit(build, list(BUILDERS))]
         for job in jobs:

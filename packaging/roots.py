@@ -85,13 +85,18 @@ ROOTS = {
 }
 
 
-def make(names: Sequence[str]) -> None:
-    """Make the roots that are not there yet, all at once. Raises Impossible."""
+def require_tools() -> None:
+    """Raises Impossible if this user, on this machine, cannot make a root."""
     if os.geteuid() != 0:
         raise Impossible("making roots needs real root")
     for program in programs.FOR_PACKAGES:
         if not programs.find(program):
             raise Impossible(programs.needs(program))
+
+
+def make(names: Sequence[str]) -> None:
+    """Make the roots that are not there yet, all at once. Raises Impossible."""
+    require_tools()
     try:
         CACHE.mkdir(parents=True, exist_ok=True)
     except OSError as error:
