@@ -97,6 +97,7 @@ RTM_DELADDR = 21
 RTM_DELLINK = 17
 RTM_DELNEXTHOP = 105
 RTM_DELROUTE = 25
+RTM_F_FIB_MATCH = 0x2000
 RTM_GETADDR = 22
 RTM_GETLINK = 18
 RTM_GETROUTE = 26
@@ -137,6 +138,11 @@ _CONTROL_FIELDS: dict[tuple[int, int], tuple[tuple[str, Kind, int], ...]] = {
 }
 _group_req_head = struct.Struct("@I0L")  # gr_interface, and the padding before a sockaddr_storage
 SOCKADDR_STORAGE_SIZE = 128
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """A netlink attribute, padded to four bytes."""
+    return rtattr.pack(rtattr.size + len(value), kind) + value + bytes(-len(value) % 4)
 
 
 def family_of(address: Address) -> socket.AddressFamily:

@@ -110,6 +110,8 @@ class Host:
                 raise self._no_route(group, route)
             return [found]
         matches = [interface for interface in self.interfaces.values() if interface.is_meant_by(setting)]
+        if len(matches) > 1 and as_address(setting) is not None:
+            matches = self._most_likely_first(matches, group)
         if not matches:
             kind = "no such interface" if as_address(setting) is None else "no interface has this address"
             raise LinkError(
@@ -121,6 +123,15 @@ class Host:
                 interface=setting,
             )
         return matches
+
+    def _most_likely_first(self, interfaces: list[Interface], group: Address) -> list[Interface]:
+        """Interfaces that have the same address, in the order in which it may mean them.
+
+        A host with unnumbered links has its address on lo and on each of them: then lo is not meant.
+        """
+        links = [one for one in interfaces if not one.loopback] or interfaces
+        routed = self.routes.to(group).ifindex if len(links) > 1 else 0
+        return sorted(links, key=lambda one: (one.index != routed, not one.up, not one.carrier, one.index))
 
     def _no_route(self, group: Address, route: Route) -> LinkError:
         what = f"no interface for {group}"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mcastd.errors import CannotAskError, LinkError
 from mcastd.net import _abi
@@ -43,13 +45,24 @@ Ask = Callable[..., list[bytes]]
 """Puts a question to the kernel: Netlink.ask, or request for a socket of its own."""
 
 
-def route_to(destination: Address, ask: Ask = request) -> Route:
-    """The route that the kernel takes to a group, or a host. Raises CannotAskError."""
-    attribute = _abi.rtattr.pack(_abi.rtattr.size + len(destination.packed), _abi.RTA_DST)
+class Question(NamedTuple):
+    """What the kernel is asked for a route to."""
+
+    destination: Address
+    by: int = 0  # ifindex of the only interface that it may lead out by
+    as_added: bool = False  # the route as somebody added it, whose source is None if none was given
+
+
+def route_to(destination: Address, ask: Ask = request, *, by: int = 0, as_added: bool = False) -> Route:
+    """The route that the kernel takes to a group, or a host: see :class:`Question`. Raises CannotAskError."""
     family = _abi.family_of(destination)
-    header = _abi.rtmsg.pack(family, destination.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
+    flags = _abi.RTM_F_FIB_MATCH if as_added else 0
+    message = _abi.rtmsg.pack(family, destination.max_prefixlen, 0, 0, 0, 0, 0, 0, flags)
+    message += _abi.attribute(_abi.RTA_DST, destination.packed)
+    if by:
+        message += _abi.attribute(_abi.RTA_OIF, by.to_bytes(4, sys.byteorder))
     try:
-        (body,) = ask(_abi.RTM_GETROUTE, header + attribute + destination.packed)
+        (body,) = ask(_abi.RTM_GETROUTE, message)
     except CannotAskError:
         raise
     except LinkError as error:  # ENETUNREACH, mostly; EOPNOTSUPP: this kernel has no IPv6
@@ -66,17 +79,18 @@ def route_to(destination: Address, ask: Ask = request) -> Route:
 class Routes:
     """The routes to groups, each asked for once. For several threads."""
 
-    def __init__(self, ask: Ask = request, known: dict[Address, Route] | None = None) -> None:
+    def __init__(self, ask: Ask = request, known: dict[Question, Route] | None = None) -> None:
         self.ask = ask
         self._known = {} if known is None else known
 
-    def known(self) -> dict[Address, Route]:
+    def known(self) -> dict[Question, Route]:
         """Those asked for so far."""
         return self._known.copy()
 
-    def to(self, group: Address) -> Route:
-        """Raises CannotAskError."""
-        route = self._known.get(group)
+    def to(self, group: Address, *, by: int = 0, as_added: bool = False) -> Route:
+        """See :class:`Question`. Raises CannotAskError."""
+        question = Question(group, by, as_added)
+        route = self._known.get(question)
         if route is None:
-            route = self._known[group] = route_to(group, self.ask)
+            route = self._known[question] = route_to(group, self.ask, by=by, as_added=as_added)
         return route

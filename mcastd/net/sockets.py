@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable
 from typing import NamedTuple
 
-from mcastd.errors import LinkError, reason_of
+from mcastd.errors import CannotAskError, LinkError, reason_of
 from mcastd.net import _abi
 from mcastd.net._abi import Address
 from mcastd.net.batch import Arena
@@ -23,6 +23,7 @@ from mcastd.net.guard import SourceGuard
 from mcastd.net.interfaces import Host, Interface, as_address, look
 from mcastd.net.link import Batch, Load, Payloads, SourceFilter
 from mcastd.net.membership import Membership, Memberships
+from mcastd.net.source_address import source_address
 
 # Asked for often:
 SOL_SOCKET, SO_MEMINFO, MEMINFO_SIZE = socket.SOL_SOCKET, _abi.SO_MEMINFO, _abi.sk_meminfo.size
@@ -36,6 +37,10 @@ WAYS_OUT = {
     errno.EPERM: "a firewall rule of this host refuses it: see `nft list ruleset`",
     errno.EMFILE: "raise LimitNOFILE= of the service",
 }
+
+
+# What sending says when the address that the socket is bound to, or its interface, is no more
+GONE = {errno.EADDRNOTAVAIL, errno.EINVAL, errno.ENETUNREACH, errno.ENODEV}
 
 
 def refused(error: OSError, what: str, group: Address, interface: str | None) -> LinkError:
@@ -171,8 +176,7 @@ class _Way(NamedTuple):
 
     ifindex: int
     interface: str
-    source: Address | None  # bound to; None: the kernel picks one whose scope suits the group (RFC 6724)
-    choice: tuple[Address, ...]  # what the kernel picks from, when the socket is connected
+    source: Address
 
 
 class SocketSender:
@@ -196,31 +200,26 @@ class SocketSender:
         self._loop = loop
         self._tos = dscp << 2  # RFC 2474: the upper six bits
         self._look = host
-        self._way = self._wanted()
+        self._way = self._wanted(self._look())
         self._sock = self._open()
         self._burst = Burst(self._sock)
 
-    def _wanted(self) -> _Way:
+    def _wanted(self, host: Host) -> _Way:
         """The way that the settings mean now. Raises LinkError if there is none."""
-        version = self._group.version
-        host = self._look()
         interface = host.resolve(self._setting, self._group)[0]
-        addresses = tuple(address for address in interface.addresses if address.version == version)
-        source = as_address(self._setting)
-        if source is None and version == 4:
-            route = host.routes.to(self._group) if self._setting is None else None
-            source = (route and route.source) or (addresses[0] if addresses else None)
-        if source is None and not addresses:
+        routed = self._setting is None
+        source = as_address(self._setting) or source_address(host, interface, self._group, routed=routed)
+        if source is None:
             # IPv4 would leave from 0.0.0.0, and no source-specific receiver would hear it
             raise LinkError(
                 f"cannot send to {self._group} on {interface.name}",
-                f"the interface has no IPv{version} address yet",
+                f"the interface has no IPv{self._group.version} address yet",
                 "waiting for one",
                 errno=errno.EADDRNOTAVAIL,
                 group=str(self._group),
                 interface=self._setting,
             )
-        return _Way(interface.index, interface.name, source, addresses if source is None else ())
+        return _Way(interface.index, interface.name, source)
 
     def _open(self) -> socket.socket:
         with contextlib.ExitStack() as undo:
@@ -231,7 +230,6 @@ class SocketSender:
                     self._connect_ipv4(sock)
                 else:
                     self._connect_ipv6(sock)
-                self._address = str(sock.getsockname()[0])
             except OSError as error:
                 what = f"cannot send to {self._group} port {self._port} on {self._way.interface}"
                 raise refused(error, what, self._group, self._setting) from error
@@ -253,27 +251,44 @@ class SocketSender:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, self._ttl)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, self._loop)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, self._tos)
-        if source is not None:
-            sock.bind((str(source), 0, 0, ifindex if source.is_link_local else 0))
+        sock.bind((str(source), 0, 0, ifindex if source.is_link_local else 0))
         sock.connect((str(self._group), self._port, 0, ifindex if _needs_scope(self._group) else 0))
 
     def send(self, payloads: Payloads) -> int:
         try:
-            return self._burst.send(payloads)
+            try:
+                return self._burst.send(payloads)
+            except OSError as error:
+                if error.errno not in GONE or not self._find_another_way():
+                    raise
+                return self._burst.send(payloads)
         except OSError as error:
             what = f"cannot send to {self._group} on {self._way.interface}"
             raise refused(error, what, self._group, self._setting) from error
 
     def network_changed(self) -> None:
-        wanted = self._wanted()
-        if wanted != self._way:
-            self._way = wanted
-            self._sock.close()
-            self._sock = self._open()
-            self._burst = Burst(self._sock)
+        self._go(self._look())
+
+    def _find_another_way(self) -> bool:
+        """The address went, or the interface: another may be there before anybody was told of it."""
+        try:
+            return self._go(look())
+        except CannotAskError:
+            return False
+
+    def _go(self, host: Host) -> bool:
+        """Take the way that is wanted now. Returns True if it is another."""
+        wanted = self._wanted(host)
+        if wanted == self._way:
+            return False
+        self._way = wanted
+        self._sock.close()
+        self._sock = self._open()
+        self._burst = Burst(self._sock)
+        return True
 
     def describe(self) -> dict[str, object]:
-        return {"interface": self._way.interface, "address": self._address}
+        return {"interface": self._way.interface, "address": str(self._way.source)}
 
     @property
     def sending(self) -> str:

@@ -26,10 +26,10 @@ from dataclasses import replace
 from mcastd import clock, log
 from mcastd.errors import CannotAskError, LinkError
 from mcastd.net._abi import Address
-from mcastd.net.interfaces import Host, look, look_at
+from mcastd.net.interfaces import Host, as_address, look, look_at
 from mcastd.net.netlink import Netlink
 from mcastd.net.news import Notices, open_news
-from mcastd.net.routes import Route, Routes, route_to
+from mcastd.net.routes import Question, Route, Routes, route_to
 
 # Changes are taken together for as long as this, those of a calm host too
 GATHER_SECONDS = 0.02
@@ -54,7 +54,9 @@ Concerns = Callable[[str | None, Address], bool]
 class Change:
     """The difference between two looks at the host."""
 
-    def __init__(self, before: Host, after: Host, old_routes: dict[Address, Route], *, overrun: bool) -> None:
+    def __init__(
+        self, before: Host, after: Host, old_routes: dict[Question, Route], *, overrun: bool
+    ) -> None:
         pairs = [
             (before.interfaces.get(index), after.interfaces.get(index))
             for index in before.interfaces.keys() | after.interfaces.keys()
@@ -63,24 +65,31 @@ class Change:
         self._changed = [one for pair in pairs if pair[0] != pair[1] for one in pair if one is not None]
         indices = {interface.index for interface in self._changed}
         self._routes = None if after.routes is before.routes else after.routes.known()
-        self._moved = {
-            group
-            for group, route in old_routes.items()
-            if route.ifindex in indices or (self._routes is not None and self._routes.get(group) != route)
-        }
+        moved = [
+            question
+            for question, route in old_routes.items()
+            if route.ifindex in indices or (self._routes is not None and self._routes.get(question) != route)
+        ]
+        self._moved = {question.destination for question in moved if not question.by}
+        self._moved_by = {question.destination for question in moved if question.by}
         self._after = after
         self._overrun = overrun
         self._by_setting: dict[str, tuple[bool, list[int]]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._changed or self._moved or self._routes is not None or self._overrun)
+        return bool(
+            self._changed or self._moved or self._moved_by or self._routes is not None or self._overrun
+        )
 
     def concerns(self, setting: str | None, group: Address) -> bool:
         """See ``Concerns``. Cheap: it is asked of every worker."""
         if setting is None:
             # A worker that asked for its route meanwhile may have been given the old one
-            unknown = self._routes is not None and group not in self._routes
+            unknown = self._routes is not None and Question(group) not in self._routes
             return unknown or (bool(self._moved) and group in self._moved)
+        # The source address that the route prefers; or which interface of several that have an address
+        if group in self._moved_by or (group in self._moved and as_address(setting) is not None):
+            return True
         found = self._by_setting.get(setting)
         if found is None:
             found = self._by_setting[setting] = self._compare(setting)
@@ -203,7 +212,7 @@ class NetworkWatch:
             self._on_change(change.concerns)
 
 
-def renewed(before: Host, notices: Notices, netlink: Netlink) -> tuple[Host, dict[Address, Route]]:
+def renewed(before: Host, notices: Notices, netlink: Netlink) -> tuple[Host, dict[Question, Route]]:
     """The host as it is now, and its routes to groups as they were known before. Raises LinkError."""
     asked = clock.monotonic()
     interfaces = before.interfaces.copy()
@@ -218,11 +227,17 @@ def renewed(before: Host, notices: Notices, netlink: Netlink) -> tuple[Host, dic
     old_routes = before.routes.known()
     changed = {index for index in found if interfaces.get(index) != before.interfaces.get(index)}
     stale = [
-        group
-        for group, route in old_routes.items()
-        if notices.overrun or group.version in notices.routes or route.ifindex in changed
+        question
+        for question, route in old_routes.items()
+        if notices.overrun
+        or question.destination.version in notices.routes
+        or not changed.isdisjoint({question.by, route.ifindex})
     ]
     routes = before.routes
     if stale:
-        routes = Routes(netlink.ask, old_routes | {group: route_to(group, netlink.ask) for group in stale})
+        fresh = {
+            question: route_to(question.destination, netlink.ask, by=question.by, as_added=question.as_added)
+            for question in stale
+        }
+        routes = Routes(netlink.ask, old_routes | fresh)
     return Host(interfaces, asked, routes), old_routes

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from itertools import pairwise
 from pathlib import Path
 
@@ -574,6 +575,42 @@ def test_the_senders_address_changes(net: Net, family: Family) -> None:
     net.daemon.wait_state("outbound/news", "active")
     wait_for(lambda: ear.hear() == (AGAIN, family.address(0, 9)))
     wait_for(lambda: {ear.hear() for _ in range(20)} == {(AGAIN, family.address(0, 9))}, "this source alone")
+
+
+def test_a_better_address_is_followed_and_costs_no_datagram(net: Net, family: Family) -> None:
+    """As DHCP and router advertisements have it: link-local first, then an address, then another instead."""
+    net.plug(0, addresses=False)
+    first, second = (f"{family.address(n, 1)}/{family.prefix}" for n in (0, 5))
+    if family.version == 4:
+        net.here.ip("addr add 169.254.9.9/16 dev eth0 scope link")
+    lines = [b"%05d\n" % number for number in range(20_000)]
+    (net.directory / "numbers.txt").write_bytes(b"".join(lines))
+    ear = net.ear(family)
+    net.run(
+        f'[outbound.news]\ngroup = "{family.group}"\nport = {PORT}\ninterface = "eth0"\ninterval = "1ms"\n'
+        f'source = "{net.directory}/numbers.txt"\nrepeat = "forever"\n'
+    )
+    heard = [ear.hear()]
+    assert ip_address(heard[0][1]).is_link_local
+
+    def until_from(address: str) -> None:
+        while heard[-1][1] != address.partition("/")[0]:
+            heard.append(ear.hear())
+
+    net.here.ip(f"addr add {first} dev eth0")
+    until_from(first)
+    if family.version == 4:
+        net.here.ip("addr del 169.254.9.9/16 dev eth0")
+    net.here.ip(f"addr add {second} dev eth0")
+    if family.version == 6:  # first it is deprecated
+        net.here.ip(f"addr change {first} dev eth0 preferred_lft 0 valid_lft 1000")
+        until_from(second)
+    net.here.ip(f"addr del {first} dev eth0")
+    until_from(second)
+    sent = [payload for payload, _ in heard]
+    begun = lines.index(sent[0])
+    assert sent == (lines * 2)[begun : begun + len(sent)]
+    assert net.daemon.worker("outbound/news")["restarts"] == 0
 
 
 # -- routes
