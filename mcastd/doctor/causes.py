@@ -39,10 +39,13 @@ CAUSES: tuple[Cause, ...] = (
     # the interface
     _cause("interface-missing", "no-address", *DEAF),
     _cause("interface-down", "no-route", "no-carrier", "no-address", "wrong-interface", *DEAF),
+    _cause("port-of-bridge", "no-address", "wrong-interface", "firewall-drop", "dropped-inside", *DEAF),
     _cause("no-route", *DEAF),
     _cause("no-carrier", "wrong-interface", *DEAF),
     _cause("no-multicast-flag"),
     _cause("no-address", *NOT_AT_WORK),
+    _cause("unlucky-source"),
+    _cause("shared-address"),
     # out
     _cause("ttl-zero"),
     _cause("ttl-one"),
@@ -54,8 +57,10 @@ CAUSES: tuple[Cause, ...] = (
     # in, from the wire to the socket
     _cause("wrong-mac", "stale"),
     _cause("vlan-tagged", "stale"),
-    _cause("rp-filter", "firewall-drop", "stale"),
+    _cause("rp-filter", "firewall-drop", "dropped-inside", "stale"),
+    _cause("martian-source", "stale"),
     _cause("firewall-drop", "nothing-arrives", *NOT_AT_WORK),
+    _cause("dropped-inside", "nothing-arrives", *NOT_AT_WORK),
     _cause("bad-checksum", "stale"),
     _cause("fragments-lost", "stale"),
     _cause("no-report"),

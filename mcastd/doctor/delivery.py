@@ -16,7 +16,7 @@ from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Skipped
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import SETTLE, Observation
-from mcastd.net.firewall import INBOUND, OUTBOUND, Facts, Suspect, text_of
+from mcastd.net.firewall import INBOUND, OUTBOUND, Facts, Ruleset, Suspect, text_of
 from mcastd.net.interfaces import Interface, reverse_path
 from mcastd.net.tap import Flow, FlowKey
 
@@ -105,7 +105,8 @@ def delivery(subject: Subject, evidence: Evidence) -> Iterator[Said]:
 
 def _arrivals(settings: InboundSubscription, joined: Sequence[str], evidence: Evidence) -> Arrivals:
     arrivals = Arrivals([], [], [], [], [])
-    ports = {interface.name for interface in evidence.host.interfaces.values() if interface.master}
+    host = evidence.host
+    ports = {interface.name for interface in host.interfaces.values() if host.taken_by(interface)}
     for key, flow in evidence.observation.flows() if evidence.observation else ():
         if key.outgoing or key.group != settings.group or not key.port:
             continue
@@ -182,7 +183,14 @@ def _dropped(missing: Missing, evidence: Evidence) -> Iterator[Said]:
             f"the kernel's reverse path filter drops what arrives on {missing.interface}: {why[1]}",
             (f"TcpExtIPReversePathFilter grew by {filtered} (/proc/net/netstat)", why[1]),
             f"ip route add {why[0]}/32 dev {missing.interface}, or: sysctl"
-            f" net.ipv4.conf.{missing.interface}.rp_filter=0 net.ipv4.conf.all.rp_filter=0",
+            f" net.ipv4.conf.{missing.interface.replace('.', '/')}.rp_filter=0 net.ipv4.conf.all.rp_filter=0",
+        )
+    elif martian := _martian(missing.flows[0][0].source, evidence):
+        yield missing.finding(
+            "martian-source",
+            f"the kernel discards what arrives on {missing.interface}: {martian}",
+            (f"IP source {missing.flows[0][0].source} (AF_PACKET)",),
+            "give the sender an address of its own",
         )
     elif (wrong := _bad_checksums(subject.settings, observation)) and 2 * wrong >= missing.packets:
         counter = "UdpInCsumErrors" if version == 4 else "Udp6InCsumErrors"
@@ -201,7 +209,7 @@ def _dropped(missing: Missing, evidence: Evidence) -> Iterator[Said]:
             "send no more than the path's MTU less 28 bytes (IPv6: 48) in a datagram: max_datagram",
         )
     else:
-        yield from _firewalled(missing)
+        yield from _filtered(missing)
 
 
 def _reverse(missing: Missing, evidence: Evidence) -> tuple[Address, str] | None:
@@ -224,41 +232,71 @@ def _reassembly(version: int, observation: Observation) -> str:
     return f"{prefix}ReasmReqds grew by {asked}, ReasmOKs by 0, ReasmFails by {failed} (/proc/net/{path})"
 
 
-def _firewalled(missing: Missing) -> Iterator[Said]:
+def _martian(source: Address, evidence: Evidence) -> str:
+    """Why the kernel discards whatever comes from an address; "" if it does not."""
+    for interface in evidence.host.interfaces.values():
+        if source.version == 4 and source in interface.addresses:
+            return f"{source} is this host's own address, on {interface.name}"
+    if source.is_loopback or source.is_multicast or (source.version == 4 and not source.packed[0]):
+        return f"{source} is no address that another host can have"
+    return ""
+
+
+def _filtered(missing: Missing) -> Iterator[Said]:
     settings = missing.subject.settings
     key, flow = missing.flows[0]
     ttl = flow.min_ttl if flow.min_ttl == flow.max_ttl else -1
     facts = Facts(settings.group, settings.port, key.interface, key.source, ttl)
-    named, fix = _rules(facts, INBOUND, missing.observation)
-    yield missing.finding(
-        "firewall-drop",
-        f"a firewall of this host drops what arrives on {key.interface}",
-        (
-            "rp_filter, wrong checksums and full buffers dropped none of it (/proc/net/netstat, snmp, udp)",
-            *named,
-        ),
-        fix,
+    seen = (
+        missing.evidence,
+        "rp_filter, wrong checksums and full buffers dropped none of it (/proc/net/netstat, snmp, udp)",
     )
+    what = f"drops what arrives on {key.interface}"
+    yield _taken(missing.severity, what, seen, _rules(facts, INBOUND, missing.observation))
 
 
-def _rules(facts: Facts, hooks: Sequence[str], observation: Observation) -> tuple[list[str], str]:
-    """The rules that drop such datagrams, or may, most telling first; and a command that lets them pass."""
-    if observation.after is None:
-        return [], _fix(facts, None)
-    rules = observation.after.rules
+class Rules(NamedTuple):
+    """The rules of a firewall that take certain datagrams, or may."""
+
+    lines: list[str]  # most telling first; without any, what is known instead
+    known: bool  # there is one
+    fix: str
+
+
+def _taken(severity: Severity, what: str, seen: Sequence[str], rules: Rules) -> Finding:
+    """A finding that blames the firewall only if there is a rule that does it, or may."""
+    evidence = (*seen, *rules.lines)
+    if rules.known:
+        return Finding("firewall-drop", severity, f"a firewall of this host {what}", evidence, rules.fix)
+    where = f"something on this host, between its interfaces and the sockets, {what}"
+    return Finding("dropped-inside", severity, where, evidence, rules.fix)
+
+
+def _rules(facts: Facts, hooks: Sequence[str], observation: Observation) -> Rules:
+    """The rules that drop such datagrams, or may; and a command that lets them pass."""
+    rules = observation.after.rules if observation.after is not None else Ruleset(unread="nobody looked")
     found = [(suspect, observation.packets_of(suspect)) for suspect in rules.suspects(facts, hooks)]
     found = [(suspect, grown) for suspect, grown in found if grown != 0]
     found.sort(key=lambda one: (not one[1], not one[0].certain))
+    earlier = observation.before.rules.legacy if observation.before is not None else ()
+    before = {rule: packets for packets, rule in earlier}
+    legacy = [(rule, packets - before.get(rule, 0)) for packets, rule in rules.legacy]
+    legacy = [(rule, grown) for rule, grown in legacy if grown > 0]
     lines = [_rule(suspect, grown) for suspect, grown in found[:RULES]]
-    if observation.before is not None:
-        before = {rule: packets for packets, rule in observation.before.rules.legacy}
-        grown_rules = ((rule, packets - before.get(rule, 0)) for packets, rule in rules.legacy)
-        lines += [f"iptables {rule}: {grown} packets meanwhile" for rule, grown in grown_rules if grown]
-    if not lines and rules.unread:
-        lines.append(f"the rules could not be read: {rules.unread}")
-    if not lines:
-        lines.append("no rule of nftables does it; tc filters and BPF programs may, too (`tc filter show`)")
-    return lines, _fix(facts, found[0][0] if found else None)
+    lines += [f"iptables {rule}: {grown} packets meanwhile" for rule, grown in legacy]
+    if found:
+        return Rules(lines, True, _accept(facts, found[0][0]))
+    if legacy:
+        return Rules(lines, True, _accept_legacy(facts, legacy[0][0]))
+    others = (
+        f"look for another filter: tc filter show dev {facts.interface} ingress; bpftool net;"
+        " systemctl show -p IPAddressDeny mcastd"
+    )
+    if rules.unread:
+        return Rules(
+            [f"the rules could not be read: {rules.unread}"], False, f"nft list ruleset; else {others}"
+        )
+    return Rules(["no rule of nftables or iptables does it (nft list ruleset)"], False, others)
 
 
 def _rule(suspect: Suspect, grown: int | None) -> str:
@@ -268,13 +306,18 @@ def _rule(suspect: Suspect, grown: int | None) -> str:
     return f"{way}: {text_of(suspect.key)}{counted}"
 
 
-def _fix(facts: Facts, suspect: Suspect | None) -> str:
-    if suspect is None:
-        return f"let {facts.group} port {facts.port} pass: `nft list ruleset` shows the rules"
+def _accept(facts: Facts, suspect: Suspect) -> str:
     family, table, chain, _ = suspect.key
     protocol = "ip" if facts.group.version == 4 else "ip6"
     match = f"{protocol} daddr {facts.group} udp dport {facts.port} accept"
     return f"nft insert rule {family} {table} {chain} {match}"
+
+
+def _accept_legacy(facts: Facts, rule: str) -> str:
+    """``rule`` is as iptables-save has it: ``-A CHAIN ...`` or ``-P CHAIN DROP``."""
+    program, chain = "iptables" if facts.group.version == 4 else "ip6tables", rule.split()[1]
+    table = " -t raw" if chain == "PREROUTING" else ""
+    return f"{program}-legacy{table} -I {chain} -d {facts.group} -p udp --dport {facts.port} -j ACCEPT"
 
 
 def _astray(subject: Subject, arrivals: Arrivals, joined: Sequence[str]) -> Iterator[Said]:
@@ -341,17 +384,9 @@ def _probed(subject: Subject, evidence: Evidence, joined: Sequence[str]) -> Iter
     elif _grown(subject, "received") == 0:
         settings = subject.settings
         facts = Facts(settings.group, settings.port, joined[0])  # looped: it comes in where it would go out
-        named, fix = _rules(facts, (*OUTBOUND, *INBOUND), observation)
-        yield Finding(
-            "firewall-drop",
-            BROKEN,
-            "a datagram that this host sent to the group itself did not reach the socket",
-            (
-                f"a probe was sent by {', '.join(joined)} with ttl 0; received grew by 0 (status)",
-                *named,
-            ),
-            fix,
-        )
+        seen = f"a probe was sent by {', '.join(joined)} with ttl 0; received grew by 0 (status)"
+        what = "drops what this host itself sends to the group"
+        yield _taken(BROKEN, what, (seen,), _rules(facts, (*OUTBOUND, *INBOUND), observation))
 
 
 def departure(subject: Subject, evidence: Evidence) -> Iterator[Said]:
@@ -367,17 +402,9 @@ def departure(subject: Subject, evidence: Evidence) -> Iterator[Said]:
     skipped = unwatched("departure", evidence)
     observation = evidence.observation
     if refused or (subject.state == "auto-restart" and "not permitted" in subject.detail):
-        lines, fix = _rules(facts, OUTBOUND, observation) if observation else ([], _fix(facts, None))
-        yield Finding(
-            "firewall-drop",
-            BROKEN,
-            f"a firewall of this host refuses what it sends on {ways[0].name}",
-            (
-                f"refused: EPERM {refused} times while watching (status); {subject.detail}",
-                *lines,
-            ),
-            fix,
-        )
+        seen = f"refused: EPERM {refused} times while watching (status); {subject.detail}"
+        what = f"refuses what it sends on {ways[0].name}"
+        yield _taken(BROKEN, what, (seen,), _rules(facts, OUTBOUND, observation or Observation(0.0)))
     elif skipped is None and observation is not None:
         yield from _silent(subject, ways[0], facts, observation)
     if skipped:
@@ -395,17 +422,9 @@ def _silent(subject: Subject, way: Interface, facts: Facts, observation: Observa
     )
     unseen = sum(traffic.missed + traffic.untold for traffic in seen)
     if sent >= FEWEST and not left and not unseen and subject.earlier:
-        lines, fix = _rules(facts, OUTBOUND, observation)
-        yield Finding(
-            "firewall-drop",
-            BROKEN,
-            f"what it sends is dropped by this host before it leaves {way.name}",
-            (
-                f"sent grew by {sent} (status); none of it was seen on {way.name} (AF_PACKET)",
-                *lines,
-            ),
-            fix,
-        )
+        counted = f"sent grew by {sent} (status); none of it was seen on {way.name} (AF_PACKET)"
+        what = f"drops what it sends before it leaves {way.name}"
+        yield _taken(BROKEN, what, (counted,), _rules(facts, OUTBOUND, observation))
 
 
 def _grown(subject: Subject, counter: str) -> int:

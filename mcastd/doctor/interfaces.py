@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_address
 
 from mcastd.config import InboundSubscription, OutboundChannel
+from mcastd.config.types import stays_on_link
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity
 from mcastd.doctor.subject import Subject
@@ -25,6 +27,7 @@ def interface(subject: Subject, evidence: Evidence) -> Iterator[Said]:
         ways = [way for way in ways if way.carrier]
     for way in ways:
         yield from _state(way)
+        yield from _port(subject, way, evidence)
         if way.up and not way.multicast and not way.loopback:
             yield Finding(
                 "no-multicast-flag",
@@ -34,6 +37,9 @@ def interface(subject: Subject, evidence: Evidence) -> Iterator[Said]:
                 f"ip link set {way.name} multicast on",
             )
         yield from _address(subject, way)
+        if isinstance(settings, OutboundChannel):
+            yield from _source(subject, settings, way, evidence)
+    yield from _shared(subject, ways, evidence)
     if host.interfaces and settings.interface not in (None, ALL):
         yield from _wrong_interface(subject, evidence, ways[0])
 
@@ -43,7 +49,8 @@ def _no_interface(subject: Subject, evidence: Evidence) -> Finding:
     have = ", ".join(sorted(_described(one) for one in host.interfaces.values())) or "none"
     there = f"interfaces: {have} ({NETLINK})"
     if settings.interface is None:
-        usable = next((i.name for i in host.interfaces.values() if i.up and not i.loopback), "eth0")
+        links = [one for one in host.interfaces.values() if not one.loopback and not host.taken_by(one)]
+        usable = next((one.name for one in links if one.up), "eth0")
         family = "" if settings.group.version == 4 else "-6 "
         every = "224.0.0.0/4" if settings.group.version == 4 else "ff00::/8 table local"
         return Finding(
@@ -54,7 +61,8 @@ def _no_interface(subject: Subject, evidence: Evidence) -> Finding:
             f'interface = "{usable}" in {subject.table}, or: ip {family}route add {every} dev {usable}',
         )
     if settings.interface == ALL:
-        what, fix = "no interface is up for multicast", "ip link set eth0 up"
+        down = next((i.name for i in host.interfaces.values() if not i.loopback and not i.up), "eth0")
+        what, fix = "no interface is up for multicast", f"ip link set {down} up"
     elif as_address(settings.interface) is not None:
         what = f"no interface has the address {settings.interface}"
         fix = f"name an interface, or an address that one has, as interface in {subject.table}"
@@ -87,6 +95,25 @@ def _state(way: Interface) -> Iterator[Said]:
         )
 
 
+def _port(subject: Subject, way: Interface, evidence: Evidence) -> Iterator[Said]:
+    """Whether a bridge or bond takes what arrives here."""
+    taker = evidence.host.taken_by(way)
+    if taker is None or taker in evidence.ways(subject):
+        return
+    sends = isinstance(subject.settings, OutboundChannel)
+    version = subject.settings.group.version
+    addressed = any(address.version == version for address in way.addresses)
+    yield Finding(
+        "port-of-bridge",
+        WARNING if sends and addressed else BROKEN,
+        f"{way.name} is a port of {taker.name}: what is sent there leaves by this port alone"
+        if sends
+        else f"{way.name} is a port of {taker.name}, which takes all that arrives there",
+        (f"master of {way.name}: {taker.name}, a {taker.kind} (rtnetlink, as `ip -details link` shows it)",),
+        f'interface = "{taker.name}" in {subject.table}',
+    )
+
+
 def _address(subject: Subject, way: Interface) -> Iterator[Said]:
     version = subject.settings.group.version
     addresses = [address for address in way.addresses if address.version == version]
@@ -116,6 +143,78 @@ def _address(subject: Subject, way: Interface) -> Iterator[Said]:
             f"{way.name} has no link-local address: its MLD reports come from ::, which routers ignore",
             (f"{way.name} has no address of fe80::/10 ({NETLINK})", "RFC 3590 section 4"),
             f"ip link set {way.name} addrgenmode eui64, then down and up",
+        )
+
+
+def _source(
+    subject: Subject, settings: OutboundChannel, way: Interface, evidence: Evidence
+) -> Iterator[Said]:
+    """Whether receivers and routers take the address that a channel sends from for what it is."""
+    link = subject.status.get("link")
+    if not link or way.loopback:
+        return
+    source, group = ip_address(link["address"]), settings.group
+    of_the_link = group.version == 6 and stays_on_link(group)  # then a link-local source is right
+    better = [
+        address
+        for address in way.addresses
+        if address.version == source.version
+        and address not in (source, *way.deprecated)
+        and address.is_link_local == of_the_link
+        and not address.is_loopback
+    ]
+    example = "192.0.2.1/24" if source.version == 4 else "2001:db8::1/64"
+    fix = f"ip address add {example} dev {way.name}"
+    owners = [one for one in evidence.host.interfaces.values() if source in one.addresses]
+    if source in way.deprecated and source.version == 6:
+        why = "which is deprecated: it will go, and nobody should begin to use it"
+        fix = f"ip address change {source} dev {way.name} preferred_lft forever"
+    elif source.is_link_local and better and not of_the_link:
+        why = f"which is of this link alone, though {way.name} has {better[0]}"
+    elif source.is_link_local and settings.ttl > 1 and not stays_on_link(group):
+        why = "which is of this link alone: no router forwards what comes from there"
+    elif owners and way not in owners and not any(one.loopback for one in owners):
+        why = f"which is an address of {owners[0].name}: receivers may discard it as coming the wrong way"
+    else:
+        return
+    asked = f'interface = "{settings.interface}" ({subject.table})' if settings.interface else "the route"
+    yield Finding(
+        "unlucky-source",
+        WARNING,
+        f"it sends on {way.name} from {source}, {why}",
+        (
+            f"address: {source} (status), by {asked}",
+            f"{way.name} has {_listed(way, source.version)} ({NETLINK})",
+        ),
+        f'interface = "{better[0]}" in {subject.table}' if better else fix,
+    )
+
+
+def _listed(way: Interface, version: int) -> str:
+    return (
+        ", ".join(
+            f"{address} (deprecated)" if address in way.deprecated else str(address)
+            for address in way.addresses
+            if address.version == version
+        )
+        or f"no IPv{version} address"
+    )
+
+
+def _shared(subject: Subject, ways: list[Interface], evidence: Evidence) -> Iterator[Said]:
+    """Whether an address that is to name an interface names several."""
+    address = as_address(subject.settings.interface)
+    having = [one for one in evidence.host.interfaces.values() if address in one.addresses]
+    links = [one.name for one in having if not one.loopback]
+    if len(links) > 1:
+        sends = isinstance(subject.settings, OutboundChannel)
+        yield Finding(
+            "shared-address",
+            HINT,
+            f"{address} is on {' and '.join(links)}: "
+            + (f"it sends on {ways[0].name} alone" if sends else "it receives on each"),
+            (f'interface = "{address}" ({subject.table})', f"{address} is on {', '.join(links)} ({NETLINK})"),
+            f'interface = "{ways[0].name}" in {subject.table}',
         )
 
 

@@ -16,6 +16,8 @@ from mcastd.net._abi import Address
 from mcastd.net.netlink import attributes, attributes_of, number, request, text
 from mcastd.net.routes import Ask, Route, Routes, route_to
 
+# Kinds whose ports keep nothing of what arrives for themselves; a VRF is a master, too, and takes nothing
+TAKES_ALL = ("bridge", "bond", "team", "openvswitch", "hsr")
 ALL = "all"  # the interface setting that means: every interface that does multicast
 
 # Of all flags; a tap sets and clears PROMISC, which concerns nobody
@@ -47,6 +49,8 @@ class Interface:
     alternative_names: tuple[str, ...] = ()
     # Counts what does not show otherwise: it was deleted and made anew, or its IPv6 routes to groups changed
     edition: int = 0
+    deprecated: frozenset[Address] = frozenset()  # addresses whose preferred lifetime is over
+    port_of: str = ""  # kind of its master: "bridge", "bond", "vrf", ...
 
     @property
     def up(self) -> bool:
@@ -68,7 +72,7 @@ class Interface:
     def is_meant_by(self, setting: str) -> bool:
         """Whether an ``interface`` setting means this one: "all", one of its names, or of its addresses."""
         if setting == ALL:
-            return self.multicast and self.up and not self.loopback
+            return self.multicast and self.up and not self.loopback and self.port_of not in TAKES_ALL
         if setting == self.name or setting in self.alternative_names:
             return True
         address = as_address(setting)
@@ -96,6 +100,18 @@ class Host:
     def name(self, ifindex: int) -> str:
         interface = self.interfaces.get(ifindex)
         return interface.name if interface else str(ifindex)
+
+    def taken_by(self, interface: Interface) -> Interface | None:
+        """The bridge or bond that an interface is a port of, and that takes all that arrives there; or None.
+
+        If that is a port, too, the last one.
+        """
+        taker = None
+        for _ in self.interfaces:  # bounded, whatever the kernel says
+            if interface.port_of not in TAKES_ALL or interface.master not in self.interfaces:
+                break
+            interface = taker = self.interfaces[interface.master]
+        return taker
 
     def resolve(self, setting: str | None, group: Address) -> list[Interface]:
         """The interfaces that an ``interface`` setting means for a group: at least one.
@@ -187,20 +203,21 @@ def look_at(index: int, ask: Ask) -> Interface | None:
     return _interface(link, addresses)
 
 
-def _addresses(bodies: Iterable[bytes]) -> dict[int, list[Address]]:
-    """The usable addresses in answers to RTM_GETADDR, by ifindex, in the kernel's order."""
-    addresses: dict[int, list[Address]] = {}
+def _addresses(bodies: Iterable[bytes]) -> dict[int, dict[Address, bool]]:
+    """The usable addresses in answers to RTM_GETADDR, by ifindex, in the kernel's order; if deprecated."""
+    addresses: dict[int, dict[Address, bool]] = {}
     for body in bodies:
         _family, _prefix, flags, _scope, ifindex = _abi.ifaddrmsg.unpack_from(body)
         found = attributes_of(body, _abi.ifaddrmsg.size)
         flags = number(found.get(_abi.IFA_FLAGS, b"")) or flags
         packed = found.get(_abi.IFA_LOCAL) or found.get(_abi.IFA_ADDRESS)
         if packed and not flags & _abi.IFA_F_TENTATIVE:
-            addresses.setdefault(ifindex, []).append(ipaddress.ip_address(packed))
+            deprecated = bool(flags & _abi.IFA_F_DEPRECATED)
+            addresses.setdefault(ifindex, {})[ipaddress.ip_address(packed)] = deprecated
     return addresses
 
 
-def _interface(body: bytes, addresses: dict[int, list[Address]]) -> Interface:
+def _interface(body: bytes, addresses: dict[int, dict[Address, bool]]) -> Interface:
     """Of an answer to RTM_GETLINK."""
     _family, _type, ifindex, flags, _change = _abi.ifinfomsg.unpack_from(body)
     found = attributes_of(body, _abi.ifinfomsg.size)
@@ -211,7 +228,9 @@ def _interface(body: bytes, addresses: dict[int, list[Address]]) -> Interface:
         flags=flags & _FLAGS,
         carrier_changes=number(found.get(_abi.IFLA_CARRIER_CHANGES, b"")),
         addresses=tuple(addresses.get(ifindex, ())),
+        deprecated=frozenset(address for address, old in addresses.get(ifindex, {}).items() if old),
         kind=text(info.get(_abi.IFLA_INFO_KIND, b"")),
+        port_of=text(info.get(_abi.IFLA_INFO_SLAVE_KIND, b"")),
         master=number(found.get(_abi.IFLA_MASTER, b"")),
         snooping=_snooping(info),
         mtu=number(found.get(_abi.IFLA_MTU, b"")),

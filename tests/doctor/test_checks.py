@@ -25,9 +25,14 @@ GROUP = "239.255.6.1"
 
 
 def eth(
-    index: int = 2, flags: int = ALL, addresses: Iterable[str] = ("10.6.0.1", "fe80::1"), kind: str = ""
+    index: int = 2,
+    flags: int = ALL,
+    addresses: Iterable[str] = ("10.6.0.1", "fe80::1"),
+    kind: str = "",
+    master: tuple[int, str] = (0, ""),
 ) -> Interface:
-    return Interface(index, f"eth{index - 2}", flags, 0, tuple(map(ip_address, addresses)), kind)
+    addresses, (above, port_of) = tuple(map(ip_address, addresses)), master
+    return Interface(index, f"eth{index - 2}", flags, 0, addresses, kind, master=above, port_of=port_of)
 
 
 LO = Interface(1, "lo", UP | RUNNING | LOOPBACK, 0, (ip_address("127.0.0.1"), ip_address("::1")))
@@ -121,6 +126,33 @@ def said(check: Any, subject: Subject, evidence: Evidence) -> list[tuple[str, st
 )
 def test_interface(subject: Subject, evidence: Evidence, expected: list[tuple[str, str]]) -> None:
     assert said(interfaces.interface, subject, evidence) == expected
+
+
+@pytest.mark.parametrize("kind", ["bridge", "bond", "team", "openvswitch", "vrf", ""])
+def test_a_master_of_some_kinds_takes_all_that_arrives(kind: str) -> None:
+    port, master = eth(master=(9, kind)), eth(9, kind=kind, addresses=["10.6.9.1", "fe80::9"])
+    takes = kind not in ("vrf", "")
+    assert said(interfaces.interface, inbound(), Given(port, master)) == (
+        [("port-of-bridge", "broken")] if takes else []
+    )
+    # who receives on all interfaces receives by the master
+    names = [one.name for one in Given(port, master).ways(inbound(interface="all"))]
+    assert names == (["eth7"] if takes else ["eth0", "eth7"])
+    assert said(interfaces.interface, inbound(interface="all"), Given(port, master)) == []
+
+
+def test_of_masters_the_outermost_is_named() -> None:
+    port, bond = eth(master=(8, "bond")), eth(8, kind="bond", master=(9, "bridge"))
+    bridge = eth(9, kind="bridge")
+    found = list(interfaces.interface(inbound(), Given(port, bond, bridge)))
+    assert [one.fix for one in found if isinstance(one, Finding)] == ['interface = "eth7" in [inbound.news]']
+
+
+def test_a_route_is_not_proposed_by_a_port() -> None:
+    have = eth(master=(9, "bridge")), eth(9, kind="bridge")
+    (finding,) = interfaces.interface(inbound(interface=None), Given(*have))
+    assert isinstance(finding, Finding)
+    assert finding.fix.endswith("or: ip route add 224.0.0.0/4 dev eth7")
 
 
 ROUTES = {

@@ -48,6 +48,24 @@ def mode(name: str, bits: int) -> Fault:
     )
 
 
+def enslaved(name: str) -> Fault:
+    """The interface becomes a port of a bridge, which gets an address."""
+    return ip(
+        "link add br0 type bridge mcast_snooping 0 forward_delay 0, link set br0 up,"
+        f" addr add 10.6.9.1/24 dev br0, link set {name} master br0",
+        "link del br0",
+    )
+
+
+def sending_from(address: str) -> Fault:
+    """Wait until the channel does."""
+
+    def make(lab: Lab) -> None:
+        wait_for(lambda: lab.daemon.worker("outbound/news")["status"]["link"]["address"] == address)
+
+    return undone(make)
+
+
 @contextlib.contextmanager
 def silence(lab: Lab) -> Iterator[None]:
     lab.talking.clear()
@@ -192,6 +210,25 @@ CASES = [
         inbound(),
         ip("link set net0 down", "link set net0 up, addr replace fe80::2/64 dev net0 nodad", there=True),
     ),
+    Case("port-of-bridge", "broken", inbound(), enslaved("eth0")),
+    Case(
+        "port-of-bridge",
+        "broken",
+        outbound(interface="eth1"),
+        both(ip("addr del 10.6.1.1/24 dev eth1", "addr add 10.6.1.1/24 dev eth1"), enslaved("eth1")),
+        prepare=news,
+        worker="outbound/news",
+        variant="sending",
+    ),
+    Case(
+        "port-of-bridge",
+        "warning",
+        outbound(interface="eth1"),
+        enslaved("eth1"),
+        prepare=news,
+        worker="outbound/news",
+        variant="with-an-address",
+    ),
     Case(
         "no-multicast-flag",
         "hint",
@@ -212,6 +249,62 @@ CASES = [
         "warning",
         inbound(),
         ip("addr del 10.6.0.1/24 dev eth0", "addr add 10.6.0.1/24 dev eth0"),
+    ),
+    Case(
+        "unlucky-source",
+        "warning",
+        outbound(),
+        both(
+            ip("addr add 169.254.6.9/16 dev eth0", "addr del 169.254.6.9/16 dev eth0"),
+            configured(outbound(interface="169.254.6.9")),
+        ),
+        prepare=news,
+        worker="outbound/news",
+        variant="of-the-link",
+    ),
+    Case(
+        "unlucky-source",
+        "warning",
+        outbound(),
+        both(
+            ip(
+                "route add 239.255.6.0/24 dev eth0 src 10.6.1.1",
+                "route del 239.255.6.0/24 dev eth0 src 10.6.1.1",
+            ),
+            sending_from("10.6.1.1"),
+        ),
+        prepare=news,
+        worker="outbound/news",
+        variant="of-another-interface",
+    ),
+    Case(
+        "unlucky-source",
+        "warning",
+        outbound('group = "ff15::6:9"', interface="2001:db8:6::1"),
+        ip("addr change 2001:db8:6::1/64 dev eth0 preferred_lft 0 valid_lft forever"),
+        prepare=both(
+            news,
+            ip("addr add 2001:db8:6::1/64 dev eth0 nodad", "addr del 2001:db8:6::1/64 dev eth0"),
+        ),
+        worker="outbound/news",
+        variant="deprecated",
+    ),
+    Case(
+        "unlucky-source",
+        "warning",
+        outbound('group = "ff15::6:9"'),
+        configured(outbound('group = "ff15::6:9"', "ttl = 3")),
+        prepare=news,
+        worker="outbound/news",
+        variant="no-router-forwards-it",
+    ),
+    Case(
+        "shared-address",
+        "hint",
+        outbound(interface="10.6.1.1"),
+        ip("addr add 10.6.1.1/32 dev eth0", "addr del 10.6.1.1/32 dev eth0"),
+        prepare=news,
+        worker="outbound/news",
     ),
     Case(
         "wrong-interface",

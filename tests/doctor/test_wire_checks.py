@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -157,7 +158,50 @@ def test_nothing_is_said_of_what_may_still_be_on_its_way() -> None:
     late = observed(flows=flow(3, 30, first=0.95))
     assert causes(delivery.delivery(inbound(), given(late))) == []
     early = observed(flows=flow(3, 30))
-    assert causes(delivery.delivery(inbound(), given(early))) == ["firewall-drop"]
+    assert causes(delivery.delivery(inbound(), given(early))) == ["dropped-inside"]
+
+
+def ruled(*legacy: tuple[int, str], unread: str = "") -> Observation:
+    """Packets that do not arrive, with rules of iptables whose counters have grown from 0."""
+    seen = observed(flows=flow(3, 30))
+    before = Kernel({}, (), Ruleset(legacy=tuple((0, rule) for _, rule in legacy)))
+    return replace(seen, before=before, after=Kernel({}, (), Ruleset(legacy=legacy, unread=unread)))
+
+
+@pytest.mark.parametrize(
+    ("observation", "cause", "words", "fix"),
+    [
+        (
+            ruled(),
+            "dropped-inside",
+            "no rule of nftables or iptables does it",
+            "look for another filter: tc ",
+        ),
+        (ruled(unread="nft is missing"), "dropped-inside", "could not be read: nft is", "nft list ruleset; "),
+        (ruled((0, "-A INPUT -j DROP")), "dropped-inside", "no rule", "look for another filter"),
+        (
+            ruled((7, "-A INPUT -p udp -j DROP")),
+            "firewall-drop",
+            "iptables -A INPUT -p udp -j DROP: 7 packets meanwhile",
+            f"iptables-legacy -I INPUT -d {GROUP} -p udp --dport 9190 -j ACCEPT",
+        ),
+        (
+            ruled((7, "-P PREROUTING DROP")),
+            "firewall-drop",
+            "7 packets",
+            f"iptables-legacy -t raw -I PREROUTING -d {GROUP} -p udp --dport 9190 -j ACCEPT",
+        ),
+    ],
+)
+def test_a_firewall_is_blamed_only_for_a_rule(
+    observation: Observation, cause: str, words: str, fix: str
+) -> None:
+    (found,) = delivery.delivery(inbound(), given(observation))
+    assert isinstance(found, Finding)
+    assert found.cause == cause
+    assert ("firewall" in found.what) == (cause == "firewall-drop")
+    assert any(words in line for line in found.evidence), found
+    assert found.fix.startswith(fix)
 
 
 def test_what_waits_in_the_buffer_was_not_dropped() -> None:
@@ -172,7 +216,7 @@ def test_what_waits_in_the_buffer_was_not_dropped() -> None:
         (inbound(20, 2000), []),
         (inbound(1, 2000), []),  # coalesced differently: the bytes count
         (inbound(19, 1900), []),  # what was on its way at the edges
-        (inbound(10, 1000), ["firewall-drop"]),
+        (inbound(10, 1000), ["dropped-inside"]),
         (inbound(10, 1000, overflow=10), []),  # that is why
     ],
 )
