@@ -71,7 +71,10 @@ class Change:
             if route.ifindex in indices or (self._routes is not None and self._routes.get(question) != route)
         ]
         self._moved = {question.destination for question in moved if not question.by}
-        self._moved_by = {question.destination for question in moved if question.by}
+        self._moved_by: dict[Address, set[int]] = {}
+        for question in moved:
+            if question.by:
+                self._moved_by.setdefault(question.destination, set()).add(question.by)
         self._after = after
         self._overrun = overrun
         self._by_setting: dict[str, tuple[bool, list[int]]] = {}
@@ -87,8 +90,7 @@ class Change:
             # A worker that asked for its route meanwhile may have been given the old one
             unknown = self._routes is not None and Question(group) not in self._routes
             return unknown or (bool(self._moved) and group in self._moved)
-        # The source address that the route prefers; or which interface of several that have an address
-        if group in self._moved_by or (group in self._moved and as_address(setting) is not None):
+        if self._has_other_source(setting, group) or (group in self._moved and self._is_shared(setting)):
             return True
         found = self._by_setting.get(setting)
         if found is None:
@@ -97,6 +99,17 @@ class Change:
         return differs or any(
             group not in self._after.groups(group.version).get(index, ()) for index in remade
         )
+
+    def _has_other_source(self, setting: str, group: Address) -> bool:
+        """Whether a route by one of its interfaces prefers another source address."""
+        found = (self._after.interfaces.get(index) for index in self._moved_by.get(group, ()))
+        return any(one is not None and one.is_meant_by(setting) for one in found)
+
+    def _is_shared(self, setting: str) -> bool:
+        """Whether it is an address that several interfaces have."""
+        address = as_address(setting)
+        having = [one for one in self._after.interfaces.values() if address in one.addresses]
+        return len(having) > 1
 
     def _compare(self, setting: str) -> tuple[bool, list[int]]:
         """Whether what it means is another; and on which interfaces memberships may be lost all the same.

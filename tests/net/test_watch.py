@@ -50,6 +50,7 @@ class Here:
             self.host.ip(f"address add 10.8.{number}.1/24 dev eth{number}")
             self.host.ip(f"address add fd08:{number}::1/64 dev eth{number} nodad")
         self.host.ip("route add 239.0.0.0/8 dev eth0")
+        self.wishes = dict(WISHES)
         self.told: list[set[str]] = []
         self._marks = 0
 
@@ -63,7 +64,7 @@ class Here:
         self.settle()
 
     def _note(self, concerns: Concerns) -> None:
-        self.told.append({name for name, wish in WISHES.items() if concerns(*wish)})
+        self.told.append({name for name, wish in self.wishes.items() if concerns(*wish)})
 
     def batch(self, *commands: str, family: str = "-4") -> None:
         text = "".join(f"{command}\n" for command in commands)
@@ -143,6 +144,35 @@ def test_a_change_is_told_to_those_it_concerns(here: Here, command: str, concern
     here.mark()
     # That of IPv6 has several ways of the same metric: which it is may change with anything
     assert here.concerned() - {"route by IPv6"} == concerned
+
+
+def test_the_source_that_a_route_prefers_is_told_to_those_who_send_by_it(here: Here) -> None:
+    here.host.ip("address add 10.8.0.7/24 dev eth0")
+    here.mark()
+    eth0 = ifindex(here.host, "eth0")
+    here.watch.host().routes.to(FOUR, by=eth0, as_added=True)  # as a channel does
+    here.told.clear()
+    here.host.ip("route replace 239.0.0.0/8 dev eth0 src 10.8.0.7")
+    here.mark()
+    assert here.concerned() - {"route by IPv6"} == {"eth0", "10.8.0.1", "all", "route"}
+    assert here.watch.host().routes.to(FOUR, by=eth0, as_added=True).source == ip_address("10.8.0.7")
+
+
+def test_an_address_that_several_have_means_the_one_of_the_route(here: Here) -> None:
+    for name in ("lo", "eth0", "eth1"):
+        here.host.ip(f"address add 10.8.9.9/32 dev {name}")
+    here.mark()
+
+    def meant() -> list[str]:
+        return [one.name for one in here.watch.host().resolve("10.8.9.9", FOUR)]
+
+    assert meant() == ["eth0", "eth1"]
+    here.wishes["shared"] = ("10.8.9.9", FOUR)
+    here.told.clear()
+    here.host.ip("route replace 239.0.0.0/8 dev eth1")
+    here.mark()
+    assert meant() == ["eth1", "eth0"]
+    assert here.concerned() - {"route by IPv6"} == {"shared", "route"}
 
 
 def _moved_by_rule(here: Here, family: str, group: str) -> None:
