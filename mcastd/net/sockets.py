@@ -211,10 +211,12 @@ class SocketSender:
         source = as_address(self._setting) or source_address(host, interface, self._group, routed=routed)
         if source is None:
             # IPv4 would leave from 0.0.0.0, and no source-specific receiver would hear it
+            taker = host.taken_by(interface)
+            cause = f"the interface has no IPv{self._group.version} address yet"
             raise LinkError(
                 f"cannot send to {self._group} on {interface.name}",
-                f"the interface has no IPv{self._group.version} address yet",
-                "waiting for one",
+                cause if taker is None else f"{cause}, being a port of {taker.name}",
+                "waiting for one" if taker is None else f'set interface = "{taker.name}"',
                 errno=errno.EADDRNOTAVAIL,
                 group=str(self._group),
                 interface=self._setting,
