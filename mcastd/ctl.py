@@ -33,6 +33,9 @@ HEALTHY = {"active", "finished", "inactive"}  # inactive: stopped by somebody, w
 EXIT_UNHEALTHY = 3  # what systemctl status says of a unit that is not active
 
 
+ENTER = "call it there, as in `nsenter -t PID -n mcastctl doctor`"  # PID: of the daemon
+
+
 class Failure(click.ClickException):
     """What went wrong, on stderr; exit code 1."""
 
@@ -81,7 +84,7 @@ def status(context: click.Context, name: str | None, as_json: bool) -> None:
     stale, silent for longer than expected.
     """
     with connected(context.obj) as client:
-        daemon = client.call("io.mcastd.Describe")
+        daemon = described(client)
         workers = list_workers(client, name)
     if as_json:
         click.echo(json.dumps({"daemon": daemon, "workers": workers}, indent=2))
@@ -89,7 +92,7 @@ def status(context: click.Context, name: str | None, as_json: bool) -> None:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         for line in details(workers) if name else overview(daemon, workers, width):
             click.echo(line)
-    if any(worker.get("state") not in HEALTHY or worker["status"].get("stale") for worker in workers):
+    if any(worker["state"] not in HEALTHY or worker["status"].get("stale") for worker in workers):
         context.exit(EXIT_UNHEALTHY)
 
 
@@ -154,14 +157,20 @@ def doctor(context: click.Context, name: str | None, as_json: bool, watch: float
 def examined(socket: Path, name: str | None, watch: float, probe: bool) -> Message:
     """What the daemon finds, and what only we may look at."""
     with connected(socket, timeout=30 + watch) as client, connected(socket) as beside:
-        daemon = client.call("io.mcastd.Describe")
-        deeper = None
-        if may_capture() and same_network(daemon["pid"]):
+        daemon, pid, deeper = described(client), client.pid, None
+        capable = may_capture()
+        if capable and same_network(pid):
             from mcastd.doctor.deeper import DeeperLook  # noqa: PLC0415 - needs the daemon's libraries
 
-            config = Path(f"/proc/{daemon['pid']}/cwd", daemon["config"])
-            deeper = DeeperLook(config, lambda: list_workers(beside), watch, probe=probe)
+            config = daemon["config"]
+            beginning = "root" if config.startswith("/") else "cwd"  # it may have a file system of its own
+            path = Path(f"/proc/{pid}/{beginning}", config.lstrip("/"))
+            deeper = DeeperLook(path, lambda: workers_or_error(beside), watch, probe=probe)
         report = client.call("io.mcastd.Doctor", name=name, watch=watch, probe=probe)
+        if capable and deeper is None:
+            for skipped in report["skipped"]:
+                if skipped["privileged"]:
+                    skipped["reason"] = f"the daemon is in another network than this command: {ENTER}"
         return deeper.complete(report) if deeper else report
 
 
@@ -172,10 +181,10 @@ def reload(socket: Path) -> None:
     with connected(socket) as client:
         result = client.call("io.mcastd.Reload")
     for action in ("added", "removed", "changed"):
-        for name in result.get(action, ()):
+        for name in result[action]:
             click.echo(f"{action} {printable(name)}")
-    click.echo(f"{len(result.get('unchanged', ()))} unchanged")
-    for note in result.get("notes", ()):
+    click.echo(f"{len(result['unchanged'])} unchanged")
+    for note in result["notes"]:
         click.echo(f"note: {printable(note)}")
 
 
@@ -241,18 +250,39 @@ def explain(error: VarlinkError) -> str:
             return str(error)
 
 
+def described(client: ControlClient) -> Message:
+    """What the daemon says of itself; if its version is another one, that is said on stderr."""
+    daemon = client.call("io.mcastd.Describe")
+    if daemon["version"] != __version__:
+        version = printable(daemon["version"] or "unknown")
+        click.echo(
+            f"mcastctl: the daemon's version is {version}, this is {__version__}: what it says may be less;"
+            " restart it, or use the mcastctl that came with it",
+            err=True,
+        )
+    return daemon
+
+
 def list_workers(client: ControlClient, name: str | None = None) -> list[Message]:
     """The workers that ``name`` means, at least one; all of them without it."""
-    workers: list[Message] = client.call("io.mcastd.List").get("workers", [])
+    workers: list[Message] = client.call("io.mcastd.List")["workers"]
     if name is None:
         return workers
     named = [worker for worker in workers if name in (worker["name"], worker["name"].partition("/")[2])]
     if not named:
-        for disabled in client.call("io.mcastd.Describe").get("disabled", ()):
+        for disabled in client.call("io.mcastd.Describe")["disabled"]:
             if name in (disabled, disabled.partition("/")[2]):
                 raise Failure(f"{disabled} is disabled: take enabled = false out of its table, then reload")
         raise Failure(no_such_worker(name, [worker["name"] for worker in workers]))
     return named
+
+
+def workers_or_error(client: ControlClient) -> list[Message]:
+    """All workers. Raises McastdError, whatever goes wrong."""
+    try:
+        return list_workers(client)
+    except VarlinkError as error:
+        raise ControlError("the daemon's workers", str(error)) from error
 
 
 def no_such_worker(name: str, known: Sequence[object]) -> str:

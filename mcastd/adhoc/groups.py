@@ -116,15 +116,17 @@ def ask_daemon(socket: Path) -> tuple[dict[Joined, list[Message]], str]:
     found: dict[Joined, list[Message]] = {}
     try:
         with ControlClient(socket, timeout=2.0) as client:
-            workers: list[Message] = client.call("io.mcastd.List").get("workers", [])
+            workers: list[Message] = client.call("io.mcastd.List")["workers"]
     except (ControlError, VarlinkError) as error:
         return {}, str(error) if os.path.exists(socket) else ""  # else no daemon runs, and none is its own
     for worker in workers:
-        status: Mapping[str, Any] = worker.get("status", {})
-        for membership in status.get("memberships", ()):
-            if membership["actual"]:
-                ours = {"worker": worker["name"], "port": status["port"], "sources": membership["actual"]}
-                found.setdefault((membership["interface"], membership["group"]), []).append(ours)
+        status: Mapping[str, Any] = worker["status"]
+        memberships = status.get("memberships")
+        for membership in memberships if isinstance(memberships, list) else ():
+            match membership:
+                case {"actual": str(sources), "interface": str(interface), "group": str(group)} if sources:
+                    ours = {"worker": worker["name"], "port": status.get("port"), "sources": sources}
+                    found.setdefault((interface, group), []).append(ours)
     return found, ""
 
 

@@ -83,7 +83,7 @@ def _summary(report: Message, width: int | None, colour: bool) -> Iterator[str]:
     if exit_status(report) == 0:
         well = _in_colour("All well", COLOURS["well"], colour)
         verdict = f"{well} ({verdict})" if verdict else well
-        looked += f": {', '.join(map(printable, report['checks']))}"
+        looked += f": {', '.join(map(printable, report['checks'])) or 'no check'}"
     yield from _wrapped(f"{verdict}. {looked}.", "", width)
 
 

@@ -83,10 +83,21 @@ def scalar(value: object) -> str:
 
 def datagrams(status: Mapping[str, Any]) -> tuple[int, int]:
     """How many a worker sent or received, and how many were lost on this host, by it or by the kernel."""
-    counters = status.get("counters", {})
-    outputs = [output.get("counters", {}) for output in status.get("outputs", ())]
-    lost = [counters.get("overflow"), counters.get("dropped"), *(output.get("dropped") for output in outputs)]
+    counters, outputs = table(status.get("counters")), status.get("outputs")
+    of_outputs = (
+        [table(table(output).get("counters")) for output in outputs] if isinstance(outputs, list) else []
+    )
+    lost = [
+        counters.get("overflow"),
+        counters.get("dropped"),
+        *(output.get("dropped") for output in of_outputs),
+    ]
     return total(counters.get("sent", counters.get("received"))), sum(map(total, lost))
+
+
+def table(value: object) -> Mapping[str, Any]:
+    """What should be a table; empty if a daemon of another version has something else there."""
+    return value if isinstance(value, dict) else {}
 
 
 def total(count: object) -> int:

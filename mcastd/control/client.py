@@ -5,9 +5,12 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from mcastd import clock
+from mcastd.control import definition
+from mcastd.control.peer import peer_of
 from mcastd.control.protocol import REPLY_LIMIT, Call, Decoder, Message, ProtocolError, Reply, VarlinkError
 from mcastd.errors import ControlError, reason_of
 
@@ -23,6 +26,7 @@ class ControlClient:
         self._what = f"control socket {path}"
         self._timeout = timeout
         self._decoder = Decoder(REPLY_LIMIT)
+        self._method = ""  # that is called
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(timeout)
         try:
@@ -60,6 +64,11 @@ class ControlClient:
             pass
         return replies[0].parameters
 
+    @property
+    def pid(self) -> int:
+        """The process that answers, by the kernel's word and not its own; 0 if we do not see it."""
+        return peer_of(self._socket).pid
+
     def stream(self, method: str, /, **parameters: object) -> Iterator[Message]:
         """The parameters of each reply of a method that has several, until the service ends it.
 
@@ -88,6 +97,7 @@ class ControlClient:
     def _send(self, call: Call) -> float:
         """Until when the reply has to be there."""
         deadline = clock.monotonic() + self._timeout
+        self._method = call.method
         try:
             self._socket.settimeout(self._timeout)
             self._socket.sendall(call.encode())
@@ -109,7 +119,14 @@ class ControlClient:
         for reply in replies:
             if reply.error:
                 raise VarlinkError(reply.error, **reply.parameters)
-        return replies
+        return [replace(reply, parameters=self._fitted(reply.parameters)) for reply in replies]
+
+    def _fitted(self, parameters: Message) -> Message:
+        try:
+            return definition.mcastd().fitted(self._method, parameters)
+        except ProtocolError as error:
+            way_out = "it is another version, or no mcastd: restart it, or see --socket"
+            raise ControlError(self._what, f"not understood: it sent {error}", way_out) from error
 
     def _explained(self, error: OSError) -> ControlError:
         match error:

@@ -7,12 +7,11 @@ import fcntl
 import os
 import socket
 import stat
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
 
+from mcastd.control.peer import peer_of
 from mcastd.errors import ControlError, reason_of
 
 MODE = 0o660  # connecting takes write permission (unix(7)): the owner and the group have it
@@ -91,20 +90,6 @@ def _remove_stale(path: Path) -> None:
                 path.unlink()
             case error:
                 raise OSError(error, os.strerror(error))
-
-
-class Peer(NamedTuple):
-    """The other end of a Unix socket, as the kernel knows it."""
-
-    pid: int  # in our PID namespace; 0: it is in one that we do not see
-    uid: int
-
-
-def peer_of(connection: socket.socket) -> Peer:
-    """The process at the other end of a Unix stream socket (SO_PEERCRED, unix(7))."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    pid, uid, _ = struct.unpack("3i", credentials)
-    return Peer(pid, uid)
 
 
 def _in_use(path: Path, user: str) -> ControlError:

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from mcastd import clock
 from mcastd.control.commands import INTERFACE, Client, Commands, Operations, Watching
-from mcastd.control.listener import Peer, listen, peer_of
+from mcastd.control.listener import listen
 from mcastd.control.monitor import Monitor
+from mcastd.control.peer import Peer, peer_of
 from mcastd.control.protocol import CALL_LIMIT, Call, Decoder, ProtocolError, Reply
 from mcastd.errors import McastdError
 from mcastd.log import get_logger

@@ -12,7 +12,7 @@ from mcastd.config import load
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.examine import Report, completed, examine, observe
 from mcastd.doctor.subject import Subject
-from mcastd.errors import ConfigError
+from mcastd.errors import ConfigError, McastdError
 
 
 class DeeperLook:
@@ -48,6 +48,8 @@ class DeeperLook:
     def _observe(self) -> None:
         try:
             self._seen = observe(self._take, seconds=self._seconds, probe=self._probe)
+        except McastdError as error:  # then the daemon's own reply has to do, as below
+            log.get_logger().debug("look.failed", reason=str(error))
         except Exception:  # then the daemon's own reply has to do
             log.get_logger().exception("look.failed")
 

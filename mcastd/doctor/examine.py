@@ -189,11 +189,11 @@ def _told(findings: list[Finding], alone: bool) -> list[Finding]:
     """What is to be told of the findings, in which order."""
 
     def rank(finding: Finding) -> tuple[int, int]:
-        return SEVERITIES.index(finding.severity), RANK[finding.cause]
+        return SEVERITIES.index(finding.severity), RANK.get(finding.cause, len(RANK))
 
     explained: dict[str, set[str]] = {}  # causes by worker
     for finding in findings:
-        explained.setdefault(finding.worker, set()).update(EXPLAINS[finding.cause])
+        explained.setdefault(finding.worker, set()).update(EXPLAINS.get(finding.cause, ()))
     everywhere = explained.get("", set())
     told = [one for one in findings if one.cause not in explained[one.worker] | everywhere]
     if alone and all(finding.severity is Severity.HINT for finding in told):

@@ -13,6 +13,11 @@ class Severity(enum.StrEnum):
     WARNING = "warning"  # they do, or did, but not all, or not for long
     HINT = "hint"  # nothing is wrong that could be seen; worth knowing when something is
 
+    @classmethod
+    def _missing_(cls, value: object) -> Severity:
+        """A word of another version: as bad as can be."""
+        return cls.BROKEN
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:

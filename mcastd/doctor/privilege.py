@@ -18,7 +18,7 @@ def may_capture() -> bool:
 
 
 def same_network(pid: int) -> bool:
-    """Whether process ``pid`` is in the network namespace of this one, as far as we may know."""
+    """Whether process ``pid`` is in the network namespace of this one, as far as we may know; 0 is not."""
     try:
         return os.path.samestat(os.stat("/proc/self/ns/net"), os.stat(f"/proc/{pid}/ns/net"))
     except OSError:

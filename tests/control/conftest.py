@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from support.wait import wait_for
 
+from mcastd import __version__
 from mcastd.control.commands import DaemonView, NoSuchWorker, ReloadView
 from mcastd.control.server import ControlServer
 from mcastd.doctor.examine import Report
@@ -96,7 +97,9 @@ class FakeDaemon:
         self.proceed.set()
 
     def describe(self) -> DaemonView:
-        return DaemonView("1.2.3", 4711, "/etc/mcastd.toml", 90061.0, "3 of 3 workers active", self.disabled)
+        return DaemonView(
+            __version__, 4711, "/etc/mcastd.toml", 90061.0, "3 of 3 workers active", self.disabled
+        )
 
     def list_workers(self) -> list[WorkerView]:
         return self.workers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -39,8 +40,8 @@ def run(server: ControlServer, path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_status_is_a_table(run: Run) -> None:
     assert run("status") == (
         0,
-        """\
-mcastd 1.2.3, pid 4711, up 1d 1h: 3 of 3 workers active
+        f"""\
+mcastd {__version__}, pid 4711, up 1d 1h: 3 of 3 workers active
 NAME             STATE     SINCE  DATAGRAMS  LOST  DETAIL
 outbound/news    active  2min 5s       1200     2  239.255.1.2:9190 on eth0
 inbound/news     active       7s       1190  1200
@@ -61,6 +62,17 @@ def test_a_disabled_worker_is_shown_and_cannot_be_started(run: Run, daemon: Any)
             assert (code, out) == (1, "")
             assert err.startswith("mcastctl: inbound/archive is disabled: "), err
     assert daemon.asked == []
+
+
+def test_doctor_believes_the_kernel_which_process_the_daemon_is(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(ctl, "may_capture", lambda: True)
+    monkeypatch.setattr(ctl, "same_network", asked.append)  # None: no
+    _, out, _ = run("doctor", "--watch", "0")
+    assert asked == [os.getpid()], "not what the daemon says of itself"
+    assert "wire: the daemon is in another network than this command: call it there" in out
 
 
 def test_status_of_one_shows_everything(run: Run) -> None:
