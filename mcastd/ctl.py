@@ -22,11 +22,11 @@ from mcastd.adhoc.commands import groups, listen, send
 from mcastd.console import findings
 from mcastd.console.options import json_option, probe_option, watch_option
 from mcastd.console.status import details, overview
-from mcastd.console.text import printable
 from mcastd.control.client import ControlClient
 from mcastd.control.protocol import Message, VarlinkError
 from mcastd.doctor.privilege import may_capture, same_network
 from mcastd.errors import ControlError
+from mcastd.printable import printable
 
 DEFAULT_SOCKET = Path("/run/mcastd/control")
 HEALTHY = {"active", "finished", "inactive"}  # inactive: stopped by somebody, who knows

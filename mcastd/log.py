@@ -22,6 +22,8 @@ from typing import Any, Literal, TextIO, cast
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from mcastd.printable import printable
+
 Format = Literal["auto", "console", "json", "journal"]
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "exception": 3, "critical": 2}  # syslog(3)
@@ -36,6 +38,7 @@ def configure(log_format: Format, level: str, stream: TextIO | None = None) -> N
     chains: dict[str, list[Any]] = {
         "console": [
             timestamp,
+            make_printable,
             structlog.dev.ConsoleRenderer(colors=stream.isatty()),
         ],
         "json": [timestamp, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
@@ -50,6 +53,11 @@ def configure(log_format: Format, level: str, stream: TextIO | None = None) -> N
         cache_logger_on_first_use=False,  # so that a reload changes the level of loggers already made
     )
     logging.basicConfig(stream=stream, level=logging.WARNING, force=True)
+
+
+def make_printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Escape what a terminal would obey in names and texts that come from others."""
+    return {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
 
 
 class _Lines(io.TextIOBase):
@@ -132,7 +140,7 @@ def render_journal(_logger: WrappedLogger, method: str, event: EventDict) -> str
 def _field(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
     plain = text.isprintable() and not any(character in text for character in ' "=')
-    return text if plain and text else json.dumps(text, ensure_ascii=False)
+    return text if plain and text else printable(json.dumps(text, ensure_ascii=False))
 
 
 def get_logger(**fields: object) -> structlog.typing.FilteringBoundLogger:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import struct
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from mcastd import log
 from mcastd.log import Journal
 
 
@@ -35,3 +37,21 @@ def test_what_it_does_not_take_goes_to_stderr(tmp_path: Path) -> None:
         journald.bind(str(tmp_path / "socket"))
         long = {"event": "config.refused", "level": "error", "problem": "x" * (10 << 20)}
         assert Journal(str(tmp_path / "socket"))(None, "error", long) is long
+
+
+EVIL = "\x1b[31m\x9b2J\x85\u202e\u2028\ufeff\U000e0041"
+
+
+@pytest.mark.parametrize("log_format", ["console", "json", "journal"])
+def test_nothing_is_logged_that_a_terminal_would_obey(log_format: log.Format) -> None:
+    text = io.StringIO()
+    try:
+        log.configure(log_format, "debug", text)
+        log.get_logger(worker=f"inbound/{EVIL}").debug(
+            "call.received", method=EVIL, many=[EVIL], name="caf\u00e9"
+        )
+    finally:
+        structlog.reset_defaults()
+    assert text.getvalue().count("\n") == 1
+    assert text.getvalue().removesuffix("\n").isprintable()
+    assert "call.received" in text.getvalue()

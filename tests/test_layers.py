@@ -10,9 +10,10 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mcastd"
 
-LEAVES = {"clock", "counters", "errors", "log"}
+LEAVES = {"clock", "counters", "errors", "log", "printable"}
 BELOW = {  # room: the rooms that it may import, besides itself
     **{leaf: set() for leaf in LEAVES},
+    "log": {"printable"},
     "worker": LEAVES,
     "net": LEAVES,
     "config": LEAVES,

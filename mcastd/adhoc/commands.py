@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 
 from mcastd.adhoc import Refused
-from mcastd.console.text import printable
 from mcastd.errors import McastdError
+from mcastd.printable import printable
 
 interface_option = click.option(
     "-i", "--interface", metavar="NAME", help="By name or local address; else the route to the group decides."

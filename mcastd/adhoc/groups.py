@@ -16,12 +16,13 @@ from typing import Any
 import click
 
 from mcastd.adhoc import Refused
-from mcastd.console.text import plural, printable
+from mcastd.console.text import plural
 from mcastd.control.client import ControlClient
 from mcastd.control.protocol import Message, VarlinkError
 from mcastd.errors import ControlError
 from mcastd.net import tables
 from mcastd.net.tables import Owners, UdpSocket
+from mcastd.printable import printable
 
 Joined = tuple[str, str]  # interface and group
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from mcastd.adhoc.loss import Counts, Stream
 from mcastd.adhoc.sink import Listener
-from mcastd.console.text import plural, printable, scaled, span
+from mcastd.console.text import plural, scaled, span
+from mcastd.printable import printable
 
 TOP_SOURCES = 10
 MOMENT = 0.01  # seconds

@@ -13,9 +13,9 @@ from mcastd import clock, log
 from mcastd.adhoc.settings import in_options
 from mcastd.config import Config, InboundSubscription, OutboundChannel, diff
 from mcastd.console.live import LiveLine
-from mcastd.console.text import printable
 from mcastd.errors import McastdError
 from mcastd.net.watch import NetworkWatch
+from mcastd.printable import printable
 from mcastd.process import Signals, prepare_process
 from mcastd.supervisor import Supervisor
 from mcastd.worker import Worker, WorkerView

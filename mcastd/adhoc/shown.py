@@ -5,14 +5,15 @@ What came from the network reaches the terminal as printable characters only.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
 from mcastd.adhoc import numbered
-from mcastd.console.text import printable
 from mcastd.inbound.sinks.formats import NANO, Format
 from mcastd.inbound.sinks.records import Made, Record, Records
 from mcastd.net.link import Batch, Origin
+from mcastd.printable import printable
 
 WIDTH = 16  # bytes in a line of a hexdump
 _ASCII = bytes(code if 0x20 <= code < 0x7F else ord(".") for code in range(256))
@@ -31,6 +32,18 @@ def make_shown(body: Body, interface_name: Callable[[int], str]) -> Format:
         return "\n".join([head, *body(bytes(payload)), ""]).encode()
 
     return shown
+
+
+def harmless(to_records: Format) -> Format:
+    """The same JSON, in which what a terminal would obey is escaped, as JSON escapes it."""
+
+    def each(record: Record) -> bytes:
+        text = bytes(record).decode()
+        if all(map(str.isprintable, text.split("\n"))):
+            return text.encode()
+        return "".join(c if c == "\n" or c.isprintable() else json.dumps(c)[1:-1] for c in text).encode()
+
+    return lambda batch: Made(list(map(each, to_records(batch).payloads)))
 
 
 def heading(length: int, origin: Origin, time: int, interface: str) -> str:

@@ -22,6 +22,9 @@ from mcastd.errors import ConfigError, ConfigProblem, reason_of
 from mcastd.log import get_logger
 
 LARGEST = 16 << 20  # bytes: a hundred thousand workers; beyond that someone gave the wrong file
+MAX_KEY_PARTS = 32  # of a dotted key, or a table's header; tomllib takes the square of their number
+_PART = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
+_LONG_KEY = re.compile(rf"(?<![A-Za-z0-9_.-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{MAX_KEY_PARTS}}}")
 PLAIN_WORDS = {
     "Cannot overwrite a value": "this key is set twice",
     "Invalid value": "a value is missing or unfinished, or lacks quotes",
@@ -118,6 +121,9 @@ def _read(path: Path) -> _File:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise _refusal(path, f"is not UTF-8 text: byte 0x{data[error.start]:02x}", line) from None
+    if found := _LONG_KEY.search(text):
+        line = text.count("\n", 0, found.start()) + 1
+        raise _refusal(path, f"has a key of more than {MAX_KEY_PARTS} parts: not a configuration", line)
     try:
         return _File(str(path), text, tomllib.loads(text))
     except ValueError as error:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mcastd.console.text import printable
+from mcastd.printable import printable
 
 MINUTE = 60.0  # seconds of history
 # Worst first:

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from mcastd.console.text import printable
 from mcastd.control.protocol import Message
+from mcastd.printable import printable
 
 EXIT = {"broken": 2, "warning": 1, "hint": 0}
 COLOURS = {"broken": "1;31", "warning": "1;33", "hint": "36", "well": "32"}  # SGR, ECMA-48

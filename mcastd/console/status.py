@@ -6,8 +6,9 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mcastd.console.text import printable, span
+from mcastd.console.text import span
 from mcastd.control.protocol import Message
+from mcastd.printable import printable
 
 
 def overview(daemon: Message, workers: Sequence[Message], width: int | None) -> Iterator[str]:

@@ -17,14 +17,6 @@ def span(seconds: float) -> str:
     return " ".join(parts[:2]) or "0s"
 
 
-def printable(value: object) -> str:
-    """As text that is safe on a terminal: control characters, and bytes that are no UTF-8, are escaped."""
-    text = str(value)
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def scaled(value: float, unit: str) -> str:
     """A quantity with three digits or so: ``12.7 Mbit/s``, ``1,203 bit/s``."""
     for prefix in ("", "k", "M", "G"):

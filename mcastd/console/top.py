@@ -20,10 +20,11 @@ from mcastd import clock
 from mcastd.console.board import Board
 from mcastd.console.keyboard import Keyboard
 from mcastd.console.screen import Styled, View, draw, plain, press
-from mcastd.console.text import ASCII_BLOCKS, BLOCKS, printable
+from mcastd.console.text import ASCII_BLOCKS, BLOCKS
 from mcastd.control.client import ControlClient
 from mcastd.control.protocol import VarlinkError
 from mcastd.errors import ControlError
+from mcastd.printable import printable
 
 RETRY = 1.0  # seconds until the next attempt to reach a daemon that has gone
 PATIENCE = 5.0  # seconds beside the interval in which a daemon that lives has said something

@@ -141,7 +141,7 @@ class Watch:
                 time.sleep(min(left, LOOK_EVERY_SECONDS))
             return
         self._seen.append(self._tap.watch(seconds, lambda _: self._enough()))
-        self._tap.traffic = Traffic(self._seen[-1].ended)
+        self._tap.traffic = Traffic(self._seen[-1].ended, groups=self._tap.groups)
 
     def _kernel(self) -> Kernel:
         version = 6 if self._versions == {6} else 4

@@ -57,6 +57,9 @@ class Facts(NamedTuple):
     ttl: int = -1
 
 
+ChainKey = tuple[str, str, str]  # family, table and name
+
+
 class RuleKey(NamedTuple):
     family: str
     table: str
@@ -79,9 +82,9 @@ class Suspect:
 class Ruleset:
     """The rules at one moment; empty, with the reason, if they could not be read."""
 
-    chains: dict[tuple[str, str, str], Json] = field(default_factory=dict)  # by family, table and name
-    rules: dict[tuple[str, str, str], list[Json]] = field(default_factory=dict)
-    sets: dict[tuple[str, str, str], list[Any]] = field(default_factory=dict)
+    chains: dict[ChainKey, Json] = field(default_factory=dict)  # by family, table and name
+    rules: dict[ChainKey, list[Json]] = field(default_factory=dict)
+    sets: dict[ChainKey, list[Any]] = field(default_factory=dict)
     legacy: tuple[tuple[int, str], ...] = ()  # (packets, rule) of iptables-legacy that drop, in its words
     unread: str = ""  # why something could not be read
 
@@ -95,9 +98,8 @@ class Ruleset:
         ]
         for key, chain in sorted(bases, key=lambda one: (hooks.index(one[1]["hook"]), one[1].get("prio", 0))):
             devices = chain.get("dev")
-            if devices is not None and facts.interface not in (
-                [devices] if isinstance(devices, str) else devices
-            ):
+            named = devices if isinstance(devices, list) else [devices]
+            if devices is not None and facts.interface not in named:
                 continue
             walk = _Walk(self, facts, chain["hook"])
             if devices is None and chain["hook"] in ("ingress", "egress"):  # nft before 1.0.7 does not say
@@ -119,13 +121,21 @@ class _Walk:
         self.suspects: list[Suspect] = []
         self.certain = True  # that the datagram gets to where we are
         self.over = False  # it certainly got its verdict
+        # By chain, depth, and `certain` before it: `certain` and `over` after it
+        self._outcomes: dict[tuple[ChainKey, int, bool], tuple[bool, bool]] = {}
 
-    def follow(self, chain: tuple[str, str, str], depth: int = 0) -> None:
+    def follow(self, chain: ChainKey, depth: int = 0) -> None:
+        """Go through a chain; a second time, only take what came of it: chains may jump to the same ones."""
+        way = (chain, depth, self.certain)
+        if way in self._outcomes:
+            self.certain, self.over = self._outcomes[way]
+            return
         for rule in self._ruleset.rules.get(chain, ()) if depth < DEPTH else ():
             if self._rule(chain, rule, depth) or self.over:
-                return
+                break
+        self._outcomes[way] = self.certain, self.over
 
-    def _rule(self, chain: tuple[str, str, str], rule: Json, depth: int) -> bool:
+    def _rule(self, chain: ChainKey, rule: Json, depth: int) -> bool:
         """Apply one rule; whether it certainly returns from the chain."""
         matches: Maybe = True
         packets: int | None = None
@@ -147,7 +157,7 @@ class _Walk:
 
     def _verdict(
         self,
-        chain: tuple[str, str, str],
+        chain: ChainKey,
         rule: Json,
         kind: str,
         value: Any,
@@ -170,9 +180,7 @@ class _Walk:
             self.over = True
         return kind != "jump"
 
-    def _map(
-        self, chain: tuple[str, str, str], rule: Json, value: Any, state: tuple[Maybe, int | None, int]
-    ) -> bool:
+    def _map(self, chain: ChainKey, rule: Json, value: Any, state: tuple[Maybe, int | None, int]) -> bool:
         """A verdict map: the verdict of the element that matches, or that of each which may."""
         if not isinstance(value, dict):
             return False
@@ -188,7 +196,7 @@ class _Walk:
                     return True
         return False
 
-    def _matches(self, chain: tuple[str, str, str], match: Any) -> Maybe:
+    def _matches(self, chain: ChainKey, match: Any) -> Maybe:
         if not isinstance(match, dict):
             return None
         value = self._value(match.get("left"))
@@ -227,7 +235,7 @@ class _Walk:
         known = {"l4proto": 17, "nfproto": "ipv4" if four else "ipv6", "protocol": 0x800 if four else 0x86DD}
         return (known | (arrives if inbound else leaves)).get(key)
 
-    def _compare(self, chain: tuple[str, str, str], value: Any, right: Any, op: str) -> Maybe:
+    def _compare(self, chain: ChainKey, value: Any, right: Any, op: str) -> Maybe:
         if op in ("==", "in", "!="):
             inside = self._inside(chain, value, right)
             return inside if op != "!=" or inside is None else not inside
@@ -238,7 +246,7 @@ class _Walk:
             op
         )
 
-    def _inside(self, chain: tuple[str, str, str], value: Any, right: Any) -> Maybe:
+    def _inside(self, chain: ChainKey, value: Any, right: Any) -> Maybe:
         answer: Maybe = None
         match right:
             case str() if right.startswith("@"):
@@ -263,7 +271,7 @@ class _Walk:
                 answer = None if number is None or other is None else number == other
         return answer
 
-    def _set(self, chain: tuple[str, str, str], name: Any) -> list[Any] | None:
+    def _set(self, chain: ChainKey, name: Any) -> list[Any] | None:
         """The elements of a named set or map, ``@name``; None if they are not to be had."""
         return self._ruleset.sets.get((*chain[:2], str(name)[1:]))
 
@@ -292,6 +300,11 @@ def _number(value: Any) -> int | None:
         return None
 
 
+def _whole(value: Any) -> int:
+    """A number that nft gives, 0 if it is none."""
+    return value if isinstance(value, int) else 0
+
+
 def parse(text: str) -> Ruleset:
     """The output of `nft -j list ruleset`. Raises ValueError if it is not that."""
     listing = json.loads(text)
@@ -309,9 +322,15 @@ def parse(text: str) -> Ruleset:
                 str(value.get("chain", value.get("name"))),
             )
             if kind == "chain":
-                ruleset.chains[where] = value
+                ruleset.chains[where] = value | {"prio": _whole(value.get("prio"))}
             elif kind == "rule":
-                ruleset.rules.setdefault(where, []).append(value)
+                expressions = value.get("expr")
+                known = expressions if isinstance(expressions, list) else []
+                rule = {
+                    "handle": _whole(value.get("handle")),
+                    "expr": [one for one in known if isinstance(one, dict)],
+                }
+                ruleset.rules.setdefault(where, []).append(value | rule)
             elif kind in ("set", "map"):
                 ruleset.sets[where] = value.get("elem", [])
     return ruleset

@@ -19,6 +19,7 @@ _EXTENSIONS = (socket.IPPROTO_HOPOPTS, socket.IPPROTO_ROUTING, socket.IPPROTO_DS
 _PIM_HELLO = 0
 _GENERAL = {4: ipaddress.IPv4Address(0), 6: ipaddress.IPv6Address(0)}  # the group of a query for all groups
 _RECORDS = 8192  # more do not fit into a packet
+_MAX_EXTENSION_HEADERS = 16  # of IPv6: no host sends so many
 _INCLUDE = (1, 3)  # MODE_IS_INCLUDE, CHANGE_TO_INCLUDE_MODE: without sources nobody wants the group
 
 
@@ -91,7 +92,9 @@ def _ipv6(packet: bytes) -> Packet | None:
     source, group = ipaddress.IPv6Address(packet[8:24]), ipaddress.IPv6Address(packet[24:40])
     following, start, end = packet[6], 40, 40 + int.from_bytes(packet[4:6], "big")
     offset, more = 0, False
-    while following in _EXTENSIONS or following == FRAGMENT:
+    for _ in range(_MAX_EXTENSION_HEADERS):
+        if following not in _EXTENSIONS and following != FRAGMENT:
+            break
         if following == FRAGMENT:
             cut = int.from_bytes(packet[start + 2 : start + 4], "big")
             offset, more, length = cut >> 3, bool(cut & 1), 8

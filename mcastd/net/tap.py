@@ -79,6 +79,7 @@ class Traffic:
     missed: int = 0  # packets that the kernel dropped, since there were too many to look at
     untold: int = 0  # packets of more flows, and messages, than are told apart
     malformed: int = 0
+    groups: frozenset[Address] | None = None  # that are kept of reports, which may have thousands; None: all
 
     @property
     def seconds(self) -> float:
@@ -93,6 +94,8 @@ class Traffic:
         elif isinstance(found, Membership | Router):
             if vlan:
                 return
+            if self.groups is not None and isinstance(found, Membership) and found.kind != "query":
+                found = found._replace(groups=tuple(self.groups.intersection(found.groups)))
             if len(self.messages) < KEPT:
                 self.messages.append(Seen(now, interface, outgoing, found))
             else:
@@ -128,6 +131,7 @@ class Tap:
         ``all_multicast``: interfaces (by index) whose hardware is to hand on every group while this is open.
         It tells nobody: no IGMP or MLD report is sent for it.
         """
+        self.groups = frozenset(groups)
         try:
             with contextlib.ExitStack() as undo:
                 protocol = socket.htons(_abi.ETH_P_ALL)
@@ -141,7 +145,7 @@ class Tap:
                 self._sock.setblocking(False)
                 attach(self._sock, [_NO])
                 self._drain()  # what came before there was a filter; Python cannot bind to all interfaces
-                attach(self._sock, program(groups))
+                attach(self._sock, program(self.groups))
                 undo.pop_all()
         except OSError as error:
             raise LinkError(
@@ -150,7 +154,7 @@ class Tap:
                 "it takes root, or CAP_NET_RAW",
                 errno=error.errno or 0,
             ) from error
-        self.traffic = Traffic(time.monotonic())
+        self.traffic = Traffic(time.monotonic(), groups=self.groups)
 
     def watch(self, seconds: float, enough: Callable[[Traffic], bool] = lambda _: False) -> Traffic:
         """Take what passes for ``seconds``, or until it is ``enough``; all that was seen so far."""

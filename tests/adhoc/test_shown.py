@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from support.programs import program
 
 from mcastd.adhoc import numbered, shown
+from mcastd.inbound.sinks.formats import NANO, make_format
 from mcastd.net.link import ListBatch, Origin
 
 SENDER = Origin("192.0.2.1", 5000, 3, 7)
@@ -85,3 +87,17 @@ def test_hexdump_is_that_of_hexdump(tmp_path: Path) -> None:
         file.write_bytes(case)
         expected = subprocess.run([hexdump, "-C", file], capture_output=True, text=True, check=True).stdout
         assert list(shown.hexdump(case)) == expected.splitlines()
+
+
+def test_json_for_a_terminal_has_nothing_that_it_obeys_and_is_the_same_json() -> None:
+    evil = 'caf\u00e9 \x9b2J\x85\u202e\u2028\ufeff\U000e0041\x1b[31m \\ "'.encode()
+    batch = ListBatch([evil, b"plain", b"\x9b"], [Origin("10.0.0.1", 7, 1, 3)] * 3, [NANO] * 3)
+    plain = make_format("json", "239.1.1.1", lambda _: "eth\x9b0")
+    made = b"".join(shown.harmless(plain)(batch).payloads).decode()
+    assert "caf\u00e9" in made
+    lines = made.splitlines()
+    assert all(map(str.isprintable, made.split("\n")))
+    assert lines[:3] == made.split("\n")[:3]
+    expected = [json.loads(line) for line in b"".join(plain(batch).payloads).decode().split("\n") if line]
+    assert [json.loads(line) for line in lines] == expected
+    assert expected[0]["payload"] == evil.decode()

@@ -95,12 +95,6 @@ def test_a_text_that_is_no_configuration(refused: Refused, text: str | bytes, sa
     assert refused(text) == [said]
 
 
-def test_deep_tables_are_refused_once_they_matter(refused: Refused) -> None:
-    deep = f"{'x.' * 2000}x = 1"
-    assert refused(deep) == ["mcastd.toml:1: x: unknown key; known are daemon, outbound, inbound"]
-    assert refused(deep, a=deep) == ["mcastd.toml: tables or arrays are nested too deeply"]
-
-
 def test_a_byte_order_mark_and_crlf_are_taken(loaded: Loaded, refused: Refused) -> None:
     assert loaded(b"\xef\xbb\xbf" + CHANNEL.replace("\n", "\r\n").encode()) == loaded(CHANNEL)
     assert refused((CHANNEL + "ttl = 300").replace("\n", "\r\n"))[0].startswith(
@@ -276,6 +270,21 @@ def test_a_long_array_and_a_long_string_with_one_error(refused: Refused) -> None
     ]
     text = "x = '''\n" + "[\n" * 100_000 + "'''\n"
     assert refused(text) == ["mcastd.toml:1: x: unknown key; known are daemon, outbound, inbound"]
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "text",
+    [".".join("a" * 400_000) + " = 1", "[" + " . ".join(['"a b"'] * 33) + "]", "x = {b" + ".b" * 40 + "=1}"],
+)
+def test_a_key_of_very_many_parts_is_refused_before_it_is_parsed(refused: Refused, text: str) -> None:
+    (said,) = refused(f"\n{text}\n")
+    assert said == "mcastd.toml:2: has a key of more than 32 parts: not a configuration"
+
+
+def test_a_key_of_many_parts_is_just_unknown(refused: Refused) -> None:
+    (said,) = refused(".".join(["a"] * 32) + " = 1")
+    assert said.startswith("mcastd.toml:1: a: unknown key")
 
 
 # -- and back

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mcastd.console.text import printable, span
+from mcastd.console.text import span
+from mcastd.printable import printable
 
 
 @pytest.mark.parametrize(

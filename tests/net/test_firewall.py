@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from ipaddress import ip_address
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -239,3 +241,35 @@ def test_no_expression_is_too_odd(value: object) -> None:
         sets={("inet", "t", "named"): [value]},
     )
     odd.suspects(facts(4), INBOUND)
+
+
+@pytest.mark.timeout(20)  # exponential, it would take years
+def test_chains_that_jump_to_the_same_ones_are_walked_once() -> None:
+    names = [f"c{number}" for number in range(16)]
+    entries: list[object] = [{"chain": {"family": "inet", "table": "t", "name": name}} for name in names[1:]]
+    base = {"family": "inet", "table": "t", "name": "c0", "hook": "input", "prio": 0, "policy": "drop"}
+    entries.append({"chain": base})
+    for name, below in pairwise(names):
+        for handle in range(8):
+            rule = {"family": "inet", "table": "t", "chain": name, "handle": handle + 1}
+            entries.append({"rule": rule | {"expr": [{"jump": {"target": below}}]}})
+    drop = {
+        "family": "inet",
+        "table": "t",
+        "chain": "c15",
+        "handle": 99,
+        "expr": [{"limit": {}}, {"drop": None}],
+    }
+    entries.append({"rule": drop})
+    suspects = firewall.parse(json.dumps({"nftables": entries})).suspects(facts(4), INBOUND)
+    found = [(suspect.verdict, suspect.key.handle, suspect.certain) for suspect in suspects]
+    assert set(found) == {("drop", 99, False), ("policy drop", 0, False)}
+
+
+@given(json_values, json_values)
+def test_no_listing_is_too_odd(value: object, other: object) -> None:
+    chain = {"family": "inet", "table": "t", "name": "in", "hook": "input", "prio": value, "dev": other}
+    rule = {"family": "inet", "table": "t", "chain": "in", "handle": value, "expr": other}
+    plain = {"family": "inet", "table": "t", "name": "b", "hook": "input", "prio": 5}
+    listing = {"nftables": [{"chain": chain}, {"chain": plain}, {"rule": rule}, value]}
+    firewall.parse(json.dumps(listing)).suspects(facts(4), INBOUND)

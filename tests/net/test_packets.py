@@ -120,3 +120,22 @@ def test_no_packet_is_too_odd(packet: bytes) -> None:
     traffic = Traffic(0.0)
     traffic.take(packet, "eth0", socket.PACKET_MULTICAST, 0, 1.0)
     assert len(traffic.flows) + len(traffic.messages) + traffic.malformed == 1
+
+
+def test_of_reports_only_the_groups_in_question_are_kept() -> None:
+    ours, asked = ip_address("239.1.2.3"), ip_address("239.9.9.9")
+    traffic = Traffic(0.0, groups=frozenset([ours]))
+    records = [f"239.0.{number // 250}.{number % 250}" for number in range(180)] + [str(ours)]
+    body = (
+        b"\x22\0\0\0\0\0"
+        + len(records).to_bytes(2)
+        + b"".join(b"\x04\0\0\0" + ip_address(record).packed for record in records)
+    )
+    query = b"\x11\x64\0\0" + asked.packed
+    for message in (body, query):
+        header = b"\x45\0" + (20 + len(message)).to_bytes(2) + bytes(4) + b"\x01\x02\0\0"
+        packet = header + ip_address("10.0.0.9").packed + ip_address("224.0.0.22").packed + message
+        traffic.take(packet, "eth0", 0, 0, 1.0)
+    report, question = (seen.message for seen in traffic.messages)
+    assert (report.kind, report.groups) == ("report", (ours,))  # type: ignore[union-attr]
+    assert (question.kind, question.groups) == ("query", (asked,))  # type: ignore[union-attr]
