@@ -25,7 +25,8 @@ from roots import PROJECT, Impossible
 
 DIST = PROJECT / "dist"
 IMPOSSIBLE = DIST / "no-system-tests"  # why, if the tests' packages could not be made
-MAINTAINER = "mcastd authors <mcastd@example.org>"
+MAINTAINER = "{name} <{email}>".format(**roots.PYPROJECT["project"]["authors"][0])
+HOMEPAGE: str = roots.PYPROJECT["project"]["urls"]["Homepage"]
 BUNDLES = {"deb12": "3.11", "ubuntu24.04": "3.12"}  # the systems that need one, and their Python
 WHEEL_PLATFORMS = ("manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
@@ -110,8 +111,7 @@ def build_deb(destination: Path) -> None:
     with roots.unpacked("trixie-build") as root:
         tree = root / "build" / "mcastd"
         copy_sources(tree)
-        shutil.copytree(tree / "packaging" / "debian", tree / "debian")
-        (tree / "debian" / "changelog").write_text(debian_changelog(version()))
+        prepare_debian(tree, version())
         roots.run_in(
             root,
             "cd /build/mcastd && dpkg-buildpackage -us -uc >/build/log 2>&1 || { cat /build/log; exit 1; }",
@@ -132,13 +132,7 @@ def build_bundled(destination: Path) -> None:
         for system, python in BUNDLES.items():
             tree = root / "build" / system / "mcastd"
             copy_sources(tree)
-            shutil.copytree(tree / "packaging" / "debian", tree / "debian")
-            (tree / "debian" / "changelog").write_text(debian_changelog(f"{version()}~{system}"))
-            control = (tree / "debian" / "control").read_text()
-            description = control[control.index("Description:") :]
-            bundled = tree / "packaging" / "deb-bundled"
-            (tree / "debian" / "control").write_text((bundled / "control.in").read_text() + description)
-            shutil.copy(bundled / "rules", tree / "debian" / "rules")
+            prepare_debian(tree, f"{version()}~{system}", bundled=True)
             download_wheels(tree / "wheels", {native, python})
             roots.run_in(
                 root,
@@ -146,6 +140,21 @@ def build_bundled(destination: Path) -> None:
                 "dpkg-buildpackage -b -us -uc >../log 2>&1 || { cat ../log; exit 1; }",
             )
             collect(tree.parent, destination)
+
+
+def prepare_debian(tree: Path, full_version: str, *, bundled: bool = False) -> None:
+    """Make the directory debian/ of a source package."""
+    debian, other = tree / "debian", tree / "packaging" / "deb-bundled"
+    shutil.copytree(tree / "packaging" / "debian", debian)
+    (debian / "changelog").write_text(debian_changelog(full_version))
+    if bundled:
+        control = (debian / "control").read_text()
+        description = control[control.index("Description:") :]
+        (debian / "control").write_text((other / "control.in").read_text() + description)
+        shutil.copy(other / "rules", debian / "rules")
+    for name in ("control", "copyright"):
+        text = (debian / name).read_text()
+        (debian / name).write_text(text.replace("@MAINTAINER@", MAINTAINER).replace("@HOMEPAGE@", HOMEPAGE))
 
 
 def download_wheels(destination: Path, pythons: set[str]) -> None:
@@ -175,7 +184,8 @@ def build_rpm(destination: Path) -> None:
         roots.run_in(
             root,
             f"cd /build && tar czf {name}.tar.gz {name} && "
-            f"rpmbuild -bb --nodeps --define 'mcastd_version {version()}' --define '_topdir /build/rpm' "
+            f"rpmbuild -bb --nodeps --define 'mcastd_version {version()}' "
+            f"--define 'mcastd_homepage {HOMEPAGE}' --define '_topdir /build/rpm' "
             f"--define '_sourcedir /build' --define '_rpmdir /build' {name}/packaging/rpm/mcastd.spec "
             ">/build/log 2>&1 || { cat /build/log; exit 1; }",
         )

@@ -8,7 +8,6 @@ its example from etc/examples/reference.toml. Run with mcastd and its libraries 
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 import textwrap
 import tomllib
@@ -33,11 +32,18 @@ Examples = dict[str, str]  # values by key, as the text has them
 def main(destination: Path) -> None:
     man = destination / "man"
     man.mkdir(parents=True, exist_ok=True)
-    for page in (PROJECT / "packaging" / "man").glob("*.[1-9]"):
-        shutil.copy(page, man)
-    template = (PROJECT / "packaging" / "man" / "mcastd.toml.5.in").read_text()
-    (man / "mcastd.toml.5").write_text(template.replace("@KEYS@\n", "\n".join(keys()) + "\n"))
+    filled = {"@KEYS@": "\n".join(keys()), "@HOMEPAGE@": homepage()}
+    for page in (PROJECT / "packaging" / "man").iterdir():
+        text = page.read_text()
+        for placeholder, value in filled.items():
+            text = text.replace(placeholder, value)
+        (man / page.name.removesuffix(".in")).write_text(text)
     completions(destination / "completions")
+
+
+def homepage() -> str:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    return str(project["urls"]["Homepage"])
 
 
 # -- completions

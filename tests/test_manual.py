@@ -6,9 +6,11 @@ import re
 import subprocess
 from pathlib import Path
 
+import build
 import click
 import generate
 import pytest
+import roots
 
 from mcastd import cli, ctl
 from mcastd.metrics.exposition import FAMILIES
@@ -78,3 +80,18 @@ def test_every_metric_is_explained(generated: Path) -> None:
     text = (generated / "man" / "mcastd.8").read_text()
     for family in FAMILIES:
         assert f".It Li {family.name}\n{family.help}\n" in text, family.name
+
+
+def test_whom_to_ask_is_in_one_file(generated: Path) -> None:
+    project = roots.PYPROJECT["project"]
+    home, author = project["urls"]["Homepage"], project["authors"][0]
+    assert f"\n.Lk {home}\n" in (generated / "man" / "mcastd.8").read_text()
+    assert f"{author['name']} <{author['email']}>" == build.MAINTAINER
+    for directory in ("packaging", "systemd", "etc"):
+        for path in (roots.PROJECT / directory).rglob("*"):
+            if path.is_file() and path.suffix != ".pyc":
+                assert not re.search(f"{re.escape(home)}|{re.escape(author['email'])}", path.read_text()), (
+                    path
+                )
+    for page in (generated / "man").iterdir():
+        assert not re.search(r"@[A-Z]+@", page.read_text())
