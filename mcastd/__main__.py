@@ -1,5 +1,5 @@
 """``python -m mcastd`` is ``mcastd``."""
 
-from mcastd.cli import main
+from mcastd.entry import mcastd
 
-main(prog_name="mcastd")
+mcastd()

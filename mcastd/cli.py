@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -12,15 +13,27 @@ from mcastd import __version__
 from mcastd.console import findings
 from mcastd.console.options import json_option, probe_option, watch_option
 from mcastd.console.text import plural
-from mcastd.errors import ConfigError, McastdError
+from mcastd.errors import ConfigError, McastdError, reason_of
 
 EX_CONFIG = 78  # sysexits.h: something is wrong in the configuration; systemd does not restart for it
 DEFAULT_CONFIG = Path("/etc/mcastd.toml")
+# At the end, the log may take so long without getting on.
+LOG_PATIENCE_SECONDS = 1.0
+
+
+class PathName(click.Path):
+    """A path that is not looked at yet: its disk may hang, and whether it is there shows when it is used."""
+
+    def convert(
+        self, value: str | os.PathLike[str], _param: click.Parameter | None, _context: click.Context | None
+    ) -> Path:
+        return Path(value)
+
 
 config_option = click.option(
     "--config",
     "path",
-    type=click.Path(path_type=Path, readable=False),  # whether it is shows, with the reason, when it is used
+    type=PathName(),
     default=DEFAULT_CONFIG,
     show_default=True,
     metavar="PATH",
@@ -38,7 +51,7 @@ def main() -> None:
 @config_option
 @click.option(
     "--socket",
-    type=click.Path(path_type=Path, readable=False),
+    type=PathName(),
     envvar="MCASTD_CONTROL_SOCKET",
     show_envvar=True,
     metavar="PATH",
@@ -51,18 +64,24 @@ def run(path: Path, socket: Path | None) -> None:
     clean stop, 78 if the configuration is refused, 1 for any other failure.
     """
     from mcastd import daemon, log, process  # noqa: PLC0415 - not for `mcastd --help`
-    from mcastd.config import examine  # noqa: PLC0415
+    from mcastd.ondisk import OnDisk  # noqa: PLC0415
 
     log.configure("auto", "warning")  # until the configuration says otherwise
+    disk = OnDisk(path)
     try:
-        config, warnings = examine(path)
+        config, warnings = disk.read(seconds=None)
         log.configure(config.daemon.log_format, config.daemon.log_level)
         process.prepare_process()
-        sys.exit(daemon.Daemon(path, config, socket, warnings).run())
+        log.write_in_background()
+        status = daemon.Daemon(disk, config, socket, warnings).run()
     except ConfigError as error:
         _refuse(error)
     except McastdError as error:
         sys.exit(f"mcastd: {error}")
+    except OSError as error:
+        sys.exit(f"mcastd: cannot start: {reason_of(error)}")
+    log.flush(LOG_PATIENCE_SECONDS)
+    os._exit(status)  # no thread that hangs is waited for
 
 
 @main.command(short_help="Check the configuration, or print the effective one.")

@@ -13,15 +13,19 @@ import json
 import logging
 import os
 import re
+import select
 import socket
 import struct
 import sys
+import threading
+from collections import deque
 from itertools import starmap
 from typing import Any, Literal, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from mcastd import clock
 from mcastd.printable import printable
 
 Format = Literal["auto", "console", "json", "journal"]
@@ -52,7 +56,7 @@ def configure(log_format: Format, level: str, stream: TextIO | None = None) -> N
         logger_factory=lambda *_: structlog.WriteLogger(cast(TextIO, _Lines(stream))),
         cache_logger_on_first_use=False,  # so that a reload changes the level of loggers already made
     )
-    logging.basicConfig(stream=stream, level=logging.WARNING, force=True)
+    logging.basicConfig(stream=cast(TextIO, _Lines(stream)), level=logging.WARNING, force=True)
 
 
 def make_printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -71,12 +75,112 @@ class _Lines(io.TextIOBase):
             self._fd = -1  # a stream in memory
 
     def write(self, text: str) -> int:
-        with contextlib.suppress(OSError, ValueError):
-            if self._fd >= 0:
-                os.write(self._fd, text.encode(errors="replace"))  # one system call: threads do not mix
-            else:
+        if self._fd < 0:
+            with contextlib.suppress(OSError, ValueError):
                 self._stream.write(text)
+        elif _writer is not None:
+            _writer.add(self._fd, text.encode(errors="replace"))
+        else:
+            _write(self._fd, text.encode(errors="replace"))
         return len(text)
+
+
+def _write(fd: int, line: bytes) -> None:
+    """In one system call, if it can be: lines of several threads do not mix then. Blocks."""
+    with contextlib.suppress(OSError):
+        while line:
+            try:
+                line = line[os.write(fd, line) :]
+            except BlockingIOError:  # another process has set O_NONBLOCK on a terminal or pipe that we share
+                poll = select.poll()
+                poll.register(fd, select.POLLOUT)
+                poll.poll()
+
+
+class _Writer:
+    """One thread writes for all, so that none of them waits for a reader of the log that does not read.
+
+    What waits to be written is bounded. Lines beyond that are counted, and the count is logged when there is
+    room again.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()  # the lock of all that follows
+        self._waiting: deque[tuple[int, bytes]] = deque()  # (fd, line); the first may be half written
+        self._bytes = 0
+        self._written = 0  # lines, ever
+        self._lost = 0  # lines that had no room, since that was last logged
+        self._since = 0.0  # monotonic seconds when the first line came to its turn
+        threading.Thread(target=self._run, name="log", daemon=True).start()
+
+    def add(self, fd: int, line: bytes) -> None:
+        with self._changed:
+            if self._bytes + len(line) > BACKLOG_BYTES:
+                self._lost += 1
+                return
+            if not self._waiting:
+                self._since = clock.monotonic()
+                self._changed.notify_all()
+            self._waiting.append((fd, line))
+            self._bytes += len(line)
+
+    def flush(self, patience: float) -> bool:
+        """Wait until all is written, or nothing is for ``patience`` seconds. Returns True if all is."""
+        with self._changed:
+            while self._waiting:
+                before = self._written
+                if not self._changed.wait(patience) and self._written == before:
+                    return False
+        return True
+
+    def problem(self) -> str:
+        with self._changed:
+            waited = clock.monotonic() - self._since if self._waiting else 0.0
+            lost = f", {self._lost} lost" if self._lost else ""
+            if waited < STALLED_SECONDS:
+                return ""
+            return f"the log is not taken: {len(self._waiting)} lines wait for stderr{lost}"
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting:
+                    self._changed.wait()
+                fd, line = self._waiting[0]
+            _write(fd, line)
+            with self._changed:
+                self._waiting.popleft()
+                self._bytes -= len(line)
+                self._written += 1
+                self._since = clock.monotonic()
+                lost, self._lost = (0, self._lost) if self._waiting else (self._lost, 0)
+                self._changed.notify_all()
+            if lost:
+                get_logger().warning("log.lost", lines=lost, reason="stderr was not read")
+
+
+_writer: _Writer | None = None
+BACKLOG_BYTES = 1 << 20
+# After this long in one write the log is said to be stuck.
+STALLED_SECONDS = 2.0
+
+
+def write_in_background() -> None:
+    """From now on no thread waits for whoever reads the log. Until :func:`flush`, lines may be under way."""
+    global _writer  # noqa: PLW0603 - one for the process, as stderr is
+    if _writer is None:
+        with contextlib.suppress(RuntimeError):  # no thread to be had: then it is written as before
+            _writer = _Writer()
+
+
+def flush(patience: float) -> bool:
+    """Wait until the log is written, or nothing of it is for ``patience`` seconds. Returns True if all is."""
+    return _writer is None or _writer.flush(patience)
+
+
+def problem() -> str:
+    """What is wrong with the log, for people; "" if nothing is."""
+    return "" if _writer is None else _writer.problem()
 
 
 def detect(stream: TextIO) -> Literal["console", "journal"]:

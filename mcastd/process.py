@@ -21,6 +21,7 @@ class Signals:
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         self._before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)  # those that came since the start are taken now
 
     def fileno(self) -> int:
         return self._read

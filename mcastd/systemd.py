@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Mapping, Sequence, Set
 
 from mcastd import clock
+from mcastd.errors import SHORTAGES
 
-SEND_TIMEOUT = 5.0  # seconds for a message to be queued: systemd may be slow, it must not hang us
+# Messages that are kept while systemd does not read.
+KEPT_MESSAGES = 16
+# Of these a newer message makes an older one void.
+SUPERSEDED = frozenset({"STATUS", "WATCHDOG"})
 # The number of the first descriptor that is handed over (sd_listen_fds(3)).
 FIRST_DESCRIPTOR = 3
 
@@ -62,10 +66,10 @@ class DescriptorStore:
 
     def add(self, name: str, fd: int) -> None:
         """Have ``fd`` kept. ``name`` is ASCII without colons, at most 255 of it."""
-        _send({"FDSTORE": 1, "FDNAME": name}, (fd,), timeout=0.0)
+        _send(_encoded({"FDSTORE": 1, "FDNAME": name}), (fd,))
 
     def remove(self, name: str) -> None:
-        _send({"FDSTOREREMOVE": 1, "FDNAME": name}, timeout=0.0)
+        _send(_encoded({"FDSTOREREMOVE": 1, "FDNAME": name}))
 
 
 def take_stored(prefix: str) -> list[int]:
@@ -81,20 +85,51 @@ def take_stored(prefix: str) -> list[int]:
 
 
 def notify(**assignments: object) -> None:
-    """Send ``NAME=value`` assignments in one message to $NOTIFY_SOCKET. Never raises."""
-    _send(assignments, timeout=SEND_TIMEOUT)
+    """Send ``NAME=value`` assignments in one message to $NOTIFY_SOCKET. Never raises, and never blocks.
+
+    If systemd does not read now, the message is kept, and goes with the next one or by :func:`send_kept`.
+    """
+    if is_listening():
+        with _lock:
+            if assignments.keys() <= SUPERSEDED:
+                _kept[:] = [kept for kept in _kept if kept[0] != assignments.keys()]
+            _kept.append((frozenset(assignments), _encoded(assignments)))
+            del _kept[:-KEPT_MESSAGES]
+        send_kept()
 
 
-def _send(assignments: Mapping[str, object], fds: Sequence[int] = (), *, timeout: float) -> None:
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    if address.startswith("@"):  # in the abstract namespace (unix(7))
-        address = "\0" + address[1:]
+def send_kept() -> bool:
+    """Send what could not be sent yet. Returns False if systemd still does not read: call it again."""
+    with _lock:
+        while _kept and _send(_kept[0][1]):
+            del _kept[0]
+        return not _kept
+
+
+def _encoded(assignments: Mapping[str, object]) -> bytes:
     # A value is one line: what follows a line break would be an assignment of its own.
     lines = [f"{name}={' '.join(str(value).splitlines())}" for name, value in assignments.items()]
-    # Connected, because a time-out waits for room at the peer's only then.
-    with suppress(OSError, ValueError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
-        connection.settimeout(timeout)
-        connection.connect(address)
-        socket.send_fds(connection, ["\n".join(lines).encode(errors="replace")], fds)
+    return "\n".join(lines).encode(errors="replace")
+
+
+def _send(message: bytes, fds: Sequence[int] = ()) -> bool:
+    """Send a message, with descriptors. Returns False if it is to be tried again; never blocks or raises."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address.startswith("@"):  # in the abstract namespace (unix(7))
+        address = "\0" + address[1:]
+    if not address:
+        return True
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+            connection.setblocking(False)
+            connection.connect(address)
+            socket.send_fds(connection, [message], fds)
+    except OSError as error:
+        return error.errno not in SHORTAGES
+    except ValueError:  # no path that a socket can have
+        return True
+    return True
+
+
+_lock = threading.Lock()
+_kept: list[tuple[Set[str], bytes]] = []  # messages that wait to be sent, with what they assign

@@ -78,14 +78,15 @@ class Context:
             if self._event >= 0:
                 os.eventfd_write(self._event, 1)
 
-    def busy_for(self, now: float) -> float:
-        """Seconds since the worker last waited: its heartbeat. 0 while it waits, however long that is."""
-        since = self._busy_since
-        return 0.0 if since is None else max(0.0, now - since)
+    @property
+    def busy_since(self) -> float | None:
+        """The heartbeat: monotonic seconds when the worker last ended a wait; None while it waits."""
+        return self._busy_since
 
     def unanswered(self, now: float) -> str:
         """Which path has not answered the worker for a while, and for how long, in words; "" if none."""
-        path, seconds = self.waits_for, self.busy_for(now)
+        path, since = self.waits_for, self._busy_since
+        seconds = 0.0 if since is None else now - since
         return f"waits for {path}: no answer for {seconds:.0f} s" if path and seconds > ANSWER_SECONDS else ""
 
     def close(self) -> None:

@@ -10,10 +10,11 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mcastd"
 
-LEAVES = {"clock", "counters", "errors", "log", "printable"}
+LEAVES = {"bounded", "clock", "counters", "errors", "log", "printable"}
 BELOW = {  # room: the rooms that it may import, besides itself
     **{leaf: set() for leaf in LEAVES},
-    "log": {"printable"},
+    "log": {"clock", "printable"},
+    "entry": {"cli", "ctl"},
     "worker": LEAVES,
     "net": LEAVES,
     "config": LEAVES,
@@ -25,10 +26,16 @@ BELOW = {  # room: the rooms that it may import, besides itself
     "supervisor": LEAVES | {"worker", "config"},
     "doctor": LEAVES | {"config", "net", "inbound"},
     "process": LEAVES,
+    "reloads": LEAVES,
+    "ondisk": LEAVES | {"config"},
+    "chores": LEAVES | {"systemd", "inbound", "supervisor"},
     "build": LEAVES | {"worker", "config", "net", "outbound", "inbound"},
     "daemon": LEAVES
     | {
         "process",
+        "chores",
+        "ondisk",
+        "reloads",
         "build",
         "worker",
         "config",
@@ -42,7 +49,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
         "doctor",
     },
     "demo": LEAVES | {"worker", "config", "net", "build", "supervisor"},
-    "cli": LEAVES | {"process", "config", "console", "build", "daemon", "demo", "doctor"},
+    "cli": LEAVES | {"process", "ondisk", "config", "console", "build", "daemon", "demo", "doctor"},
     "console": LEAVES | {"control", "config"},
     "adhoc": LEAVES
     | {

@@ -21,7 +21,8 @@ def overview(daemon: Message, workers: Sequence[Message], width: int | None) -> 
         f"mcastd {daemon.get('version', '?')}, pid {daemon.get('pid', '?')}, "
         f"up {span(daemon.get('since', 0))}: {daemon.get('summary', '')}"
     )
-    yield from textwrap.wrap(headline, width, subsequent_indent="    ") if width else [headline]
+    for line in (headline, *(f"note: {printable(note)}" for note in daemon.get("notes", ()))):
+        yield from textwrap.wrap(line, width, subsequent_indent="    ") if width else [line]
     rows = [("NAME", "STATE", "SINCE", "DATAGRAMS", "LOST", "DETAIL"), *map(row, workers)]
     rows += [
         (printable(name), "disabled", "-", "-", "-", "enabled = false") for name in daemon.get("disabled", ())

@@ -56,6 +56,7 @@ class DaemonView:
     since: float  # seconds that it has run
     summary: str  # "3 of 4 workers active; inbound/news waiting for eth7"
     disabled: Sequence[str] = ()  # workers that the configuration has, and that do not run
+    notes: Sequence[str] = ()  # what differs between the daemon and its configuration on disk
 
 
 @dataclass(frozen=True, slots=True)

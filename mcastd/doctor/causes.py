@@ -88,6 +88,10 @@ CAUSES: tuple[Cause, ...] = (
     _cause("worker-waiting", "stale"),
     _cause("stale"),
     _cause("nothing-arrives", beside=True),
+    # the configuration on disk
+    _cause("config-refused"),
+    _cause("config-silent"),
+    _cause("config-differs"),
     # where it runs
     _cause("wsl"),
     _cause("wifi"),

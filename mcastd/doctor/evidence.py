@@ -28,9 +28,11 @@ class Evidence:
         look: Callable[[], Host] = interfaces.look,
         route_to: Callable[[Address], Route] = routes.route_to,
         root: Path = Path("/"),
+        configuration: tuple[str, str] = ("", ""),
     ) -> None:
         self.subjects = subjects  # all of the daemon, not only those that are examined
         self.observation = observation  # None: nobody watched
+        self.configuration = configuration  # on disk: a cause and a sentence, if there is one
         self.root = root  # below which /proc and /sys are looked for
         self.route_to = cache(route_to)
         self.read = cache(self._read)

@@ -8,6 +8,7 @@ from typing import Any
 
 from mcastd import log
 from mcastd.doctor import (
+    configuration,
     delivery,
     files,
     interfaces,
@@ -47,7 +48,11 @@ CHECKS: tuple[Check, ...] = (  # in the order of the path that a datagram takes
     worker.worker,
     surroundings.kind_of_interface,
 )
-HOST_CHECKS: tuple[HostCheck, ...] = (surroundings.wsl, surroundings.container)
+HOST_CHECKS: tuple[HostCheck, ...] = (
+    configuration.configuration,
+    surroundings.wsl,
+    surroundings.container,
+)
 
 SEVERITIES = tuple(Severity)
 
@@ -93,9 +98,15 @@ def consult(
     seconds: float,
     probe: bool = False,
     enough: Callable[[], bool] = lambda: False,
+    configuration: tuple[str, str] = ("", ""),
 ) -> Report:
-    """Watch for ``seconds``, then examine the workers named in ``of`` (None: all). See :func:`observe`."""
-    return examine(*observe(take, of, seconds=seconds, probe=probe, enough=enough))
+    """Watch for ``seconds``, then examine the workers named in ``of`` (None: all). See :func:`observe`.
+
+    ``configuration`` is what is to be said of the one on disk: a cause and a sentence.
+    """
+    subjects, evidence = observe(take, of, seconds=seconds, probe=probe, enough=enough)
+    evidence.configuration = configuration
+    return examine(subjects, evidence)
 
 
 def observe(

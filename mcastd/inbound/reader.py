@@ -19,6 +19,8 @@ from mcastd import clock
 from mcastd.inbound.gather import Gather
 
 PATIENCE = 0.1  # seconds that one visit may take before another thread reads on
+# A leader that has hung for so long without another in its place leaves all that it reads for deaf.
+DEAF_SECONDS = 15.0
 AGAIN = 0.001  # seconds until one that could not be visited is visited again
 
 
@@ -49,6 +51,7 @@ class Reader:
         self._busy = threading.Event()  # while the leader has something to do
         self._progress = 0  # grows with each visit
         self._visiting = -1  # fd
+        self._stuck_since: float | None = None  # monotonic seconds, of a leader that cannot be replaced
         self._closed = False
 
     def add(self, fd: int, visited: Visited) -> bool:
@@ -80,6 +83,11 @@ class Reader:
                 with contextlib.suppress(OSError):  # closed, which ended its registration
                     self._poll.unregister(fd)
 
+    def is_deaf(self) -> bool:
+        """Returns True if the leader hangs, and there is no thread to read on in its place."""
+        since = self._stuck_since
+        return since is not None and clock.monotonic() - since > DEAF_SECONDS
+
     def close(self) -> None:
         with self._lock:
             self._closed = True
@@ -110,7 +118,10 @@ class Reader:
         try:  # whom the old one knew to be ready, nobody else does
             self._lead([other for other in self._visited if other != fd])
         except RuntimeError:  # no more threads: wait for the old one
+            if self._stuck_since is None:
+                self._stuck_since = clock.monotonic()
             return
+        self._stuck_since = None
         del self._visited[fd]
         self._gather = None
         with contextlib.suppress(OSError):
@@ -162,6 +173,7 @@ class Reader:
                 if self._leader is not me:
                     break
                 self._visiting = -1
+                self._stuck_since = None
             if count is None:
                 owed.append(fd)
             else:

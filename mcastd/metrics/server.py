@@ -26,6 +26,7 @@ from mcastd.metrics.exposition import Exposition, Row
 from mcastd.metrics.process import Process
 
 RETRY = 5.0  # seconds between attempts to have the address
+FIRST_ATTEMPT = 1.0  # seconds that the first one is waited for
 MOST = 8  # clients at once: one more, and the one that is there for longest has to go
 PATIENCE = 10.0  # seconds that a client may take to ask, or to take the answer
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -79,64 +80,125 @@ class _Scrapes(Collector):
 
 
 class MetricsServer:
-    """Serves ``GET /metrics`` on ``address`` ("HOST:PORT") until closed.
+    """Serves ``GET /metrics`` on the address ("HOST:PORT") that :meth:`serve_at` gives, until closed.
 
     If the address cannot be had, ``problem`` says why, and it is tried again; ``on_change`` is called when
-    that changes. No client is waited for: each has a thread, of which there are at most ``MOST``.
+    that changes. No client is waited for: each has a thread, of which there are at most ``MOST``. Nor is a
+    name server: one thread looks names up and accepts.
     """
 
     def __init__(
-        self, address: str, rows: Callable[[], Sequence[Row]], on_change: Callable[[], None] = lambda: None
+        self, rows: Callable[[], Sequence[Row]], on_change: Callable[[], None] = lambda: None
     ) -> None:
         self.problem = ""
-        self._address = address
         self._metrics = Metrics(rows)
         self._on_change = on_change
         self._log = log.get_logger()
-        self._closing = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._server = self._open()
-        self._thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
-        self._thread.start()
+        self._wanted: str | None = None  # the address
+        self._served: str | None = None  # the address of the server
+        self._server: _Server | None = None
+        self._tried = threading.Event()  # the wanted address, at least once
+        self._closing = False
+        self._wake = -1  # an eventfd, as long as there is a thread
+        self._thread: threading.Thread | None = None
+
+    def serve_at(self, address: str | None) -> None:
+        """Go over to another address, or to none. The old one is served until the new one can be had.
+
+        Waits for the first attempt, but not for long.
+        """
+        if address == self._wanted:
+            return
+        self._tried.clear()
+        self._wanted = address
+        try:
+            self._begin()
+        except (OSError, RuntimeError) as error:
+            self._wanted = self._served
+            self._say(f"no metrics at {address}: {error}; reload to try again")
+        else:
+            self._tried.wait(FIRST_ATTEMPT)
+
+    def _begin(self) -> None:
+        """Wake the thread, or have one. Raises OSError or RuntimeError if it cannot be had."""
+        if self._wake < 0:
+            self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        if self._thread is None:
+            thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
+            thread.start()
+            self._thread = thread
+        os.eventfd_write(self._wake, 1)
 
     def close(self) -> None:
-        os.eventfd_write(self._closing, 1)
-        self._thread.join()
-        os.close(self._closing)
-
-    def _open(self) -> _Server | None:
-        """The server, if the address is to be had now."""
-        host, _, port = self._address.rpartition(":")
-        try:
-            server = _Server(host.strip("[]"), int(port), self._metrics)
-        except OSError as error:  # multicast goes on without
-            problem = f"no metrics at {self._address}: {reason_of(error)}; trying again"
-            if problem != self.problem:
-                self.problem = problem
-                self._log.error("metrics.unavailable", address=self._address, reason=reason_of(error))
-                self._on_change()
-            return None
-        if self.problem:
-            self.problem = ""
-            self._log.info("metrics.served", address=self._address)
-            self._on_change()
-        return server
+        self._closing = True
+        if self._thread is not None:
+            os.eventfd_write(self._wake, 1)
+            self._thread.join(1.0)
+            if self._thread.is_alive():  # it waits for a name server, and ends with the process
+                return
+        if self._wake >= 0:
+            os.close(self._wake)
 
     def _serve(self) -> None:
         poll = select.poll()
-        poll.register(self._closing, select.POLLIN)
-        if self._server is not None:
-            poll.register(self._server, select.POLLIN)
-        while True:
-            ready = dict(poll.poll(None if self._server is not None else RETRY * 1000))
-            if self._closing in ready:
-                break
-            if self._server is not None:
+        poll.register(self._wake, select.POLLIN)
+        polled = -1
+        while not self._closing:
+            if self._wanted != self._served:
+                self._move()
+                if polled >= 0:
+                    with contextlib.suppress(KeyError):
+                        poll.unregister(polled)
+                polled = -1 if self._server is None else self._server.fileno()
+                if polled >= 0:
+                    poll.register(polled, select.POLLIN)
+                self._tried.set()
+            ready = dict(poll.poll(None if self._wanted == self._served else RETRY * 1000))
+            if self._wake in ready:
+                os.eventfd_read(self._wake)
+            if self._server is not None and polled in ready:
                 self._server.handle_request()
-            elif server := self._open():
-                self._server = server
-                poll.register(server, select.POLLIN)
+        self._end()
+
+    def _move(self) -> None:
+        """Serve at the wanted address, if it can be had; else go on at the old one."""
+        wanted, before = self._wanted, self._served
+        if wanted is None:
+            self._end()
+            self._say("")
+            return
+        if before is not None and _port(before) == _port(wanted):
+            self._end()  # the addresses may overlap: 127.0.0.1 and 0.0.0.0
+        try:
+            server = _Server(wanted, self._metrics)
+        except OSError as error:  # multicast goes on without
+            if before is not None and self._server is None:
+                with contextlib.suppress(OSError):
+                    self._server, self._served = _Server(before, self._metrics), before
+            beside = f" (still at {self._served})" if self._served else ""
+            self._say(f"no metrics at {wanted}: {reason_of(error)}{beside}; trying again")
+            return
+        self._end()
+        self._server, self._served = server, wanted
+        if before or self.problem:
+            self._log.info("metrics.served", address=wanted)
+        self._say("")
+
+    def _end(self) -> None:
         if self._server is not None:
             self._server.end()
+        self._server = self._served = None
+
+    def _say(self, problem: str) -> None:
+        if problem != self.problem:
+            self.problem = problem
+            if problem:
+                self._log.error("metrics.unavailable", address=self._wanted, reason=problem)
+            self._on_change()
+
+
+def _port(address: str) -> str:
+    return address.rpartition(":")[2]
 
 
 class _Server(ThreadingMixIn, HTTPServer):
@@ -147,14 +209,17 @@ class _Server(ThreadingMixIn, HTTPServer):
     timeout = 0  # of handle_request(), which is called when a client is there
     request_queue_size = 64
 
-    def __init__(self, host: str, port: int, metrics: Metrics) -> None:
-        """Raises OSError if it cannot listen there."""
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        self.address_family, *_, address = found[0]
+    def __init__(self, address: str, metrics: Metrics) -> None:
+        """Raises OSError if it cannot listen there. Asks a name server, if a host is named."""
+        host, _, port = address.rpartition(":")
+        found = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        self.address_family, *_, where = found[0]
         self.metrics = metrics
         self._clients: dict[socket.socket, None] = {}  # in the order of their coming
         self._lock = threading.Lock()
-        super().__init__((str(address[0]), port), _Handler)
+        super().__init__((str(where[0]), int(port)), _Handler)
 
     def server_bind(self) -> None:
         TCPServer.server_bind(self)  # HTTPServer would ask the DNS for its own name, and maybe wait for it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping
 
 from mcastd import clock, log
@@ -16,11 +17,13 @@ Factory = Callable[[str, Settings], Worker]
 """Makes the worker of a name (``outbound/NAME``, ``inbound/NAME``) and its settings; touches no host yet."""
 
 RECEIVERS_FIRST = 1.0  # seconds that senders wait at most for receivers to have joined
-HANG = 15.0  # seconds at work on one batch after which a worker's heartbeat is no longer fresh
 
 
 class Supervisor:
-    """A thread for each wanted worker. Not thread-safe but for reading: one caller changes it at a time."""
+    """A thread for each wanted worker.
+
+    Not thread-safe but for reading: one caller changes it at a time. :meth:`close` may come at any time.
+    """
 
     def __init__(self, factory: Factory, on_change: Callable[[], None] = lambda: None) -> None:
         self._factory = factory
@@ -32,6 +35,8 @@ class Supervisor:
         self._called: tuple[int, list[tuple[Headline, Worker]]] = (0, [])
         self._abandoned: list[WorkerThread] = []  # threads that did not end when told to
         self._blocked: dict[str, str] = {}  # workers that wait for a path that does not answer, and for which
+        self._beginning = threading.Lock()  # held while a worker starts, and when none may any more
+        self._closed = False
         self._log = log.get_logger()
 
     def apply(self, changes: Changes, wanted: Mapping[str, Settings], timeout: float) -> None:
@@ -86,7 +91,20 @@ class Supervisor:
 
     def stop_all(self, timeout: float) -> list[str]:
         """Stop every worker; the names of those that had not ended after ``timeout`` seconds."""
-        return self._end(self._threads, timeout)
+        return self._end(self._threads.copy(), timeout)
+
+    def close(self, timeout: float) -> list[str]:
+        """Stop every worker for good: nothing starts any more, not even by an apply() that is under way.
+
+        Returns the names of those that had not ended after ``timeout`` seconds, earlier ones among them.
+        """
+        deadline = clock.monotonic() + timeout
+        with self._beginning:
+            self._closed = True
+        earlier = self._abandoned.copy()
+        stuck = self._end(self._threads.copy(), timeout)
+        stuck += [thread.worker.name for thread in earlier if not thread.join(deadline - clock.monotonic())]
+        return sorted(set(stuck))
 
     def view(self, name: str) -> WorkerView:
         return self._threads[name].view()
@@ -126,7 +144,9 @@ class Supervisor:
         """Block until every worker has had its first attempt, for at most ``timeout`` seconds in all."""
         deadline = clock.monotonic() + timeout
         threads = self._threads.copy().values()
-        return all(thread.attempted.wait(max(0.0, deadline - clock.monotonic())) for thread in threads)
+        return self._closed or all(
+            thread.attempted.wait(max(0.0, deadline - clock.monotonic())) for thread in threads
+        )
 
     def summary(self) -> str:
         """One line on all workers, for systemd's STATUS: what is not as it should be, with its reason."""
@@ -134,6 +154,7 @@ class Supervisor:
         if not headlines:
             return "no workers"
         states = [headline.state for headline in headlines]
+        left = [f"{thread.worker.name} was told to end and hangs" for thread in self._abandoned.copy()]
         parts = [f"{states.count(State.ACTIVE)} of {len(states)} workers active"]
         for state in (State.FINISHED, State.INACTIVE):
             if count := states.count(state):
@@ -142,7 +163,7 @@ class Supervisor:
         reasons = troubled[:3]
         if len(troubled) > len(reasons):
             reasons.append(f"and {len(troubled) - len(reasons)} more")
-        return "; ".join([", ".join(parts), *reasons])
+        return "; ".join([", ".join(parts), *reasons, *left])
 
     def notice_blocked(self) -> None:
         """Tell of workers that wait for a path that does not answer, and of those that wait no longer.
@@ -161,22 +182,20 @@ class Supervisor:
         if blocked or before:
             self._changed()
 
-    def hanging(self) -> list[str]:
-        """The workers whose heartbeat is not fresh: at work on one thing for longer than ``HANG`` seconds.
+    def look_for_hung(self) -> bool:
+        """See which workers hang in anything but a path, and say so. Returns True if any does.
 
-        Also those that were to end, did not, and were left behind by a reload. Not those that wait for a path
-        that does not answer: that costs them alone, and the next process would wait for it, too.
+        Those that were to end, did not, and were left behind by a reload, are among them.
         """
         now = clock.monotonic()
         for thread in self._abandoned.copy():
             if thread.join(0):
                 self._abandoned.remove(thread)  # not a new list: a reload may add to this one meanwhile
         threads = [*self._threads.copy().values(), *self._abandoned.copy()]
-        return [
-            thread.worker.name
-            for thread in threads
-            if thread.busy_for(now) > HANG and not thread.unanswered(now)
-        ]
+        changed = [thread for thread in threads if thread.look_if_hung(now)]
+        if changed:
+            self._changed()
+        return any(thread.hung for thread in threads)
 
     def begin_unstarted(self) -> bool:
         """Try again to start workers that lacked a thread or a file descriptor; whether any still does."""
@@ -185,14 +204,17 @@ class Supervisor:
         return bool(self._unstarted)
 
     def _begin(self, name: str) -> None:
-        thread = WorkerThread(self._factory(name, self._settings[name]), self._changed)
-        self._threads[name] = thread
-        self._unstarted.discard(name)
-        try:
-            thread.start()
-        except (OSError, RuntimeError) as error:
-            self._unstarted.add(name)
-            self._log.warning("worker.delayed", worker=name, reason=str(error))
+        with self._beginning:
+            if self._closed:
+                return
+            thread = WorkerThread(self._factory(name, self._settings[name]), self._changed)
+            self._threads[name] = thread
+            self._unstarted.discard(name)
+            try:
+                thread.start()
+            except (OSError, RuntimeError) as error:
+                self._unstarted.add(name)
+                self._log.warning("worker.delayed", worker=name, reason=str(error))
 
     def _end(self, names: Iterable[str], timeout: float) -> list[str]:
         deadline = clock.monotonic() + timeout

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import sys
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 from mcastd import clock, log
 from mcastd.errors import LinkError, McastdError
@@ -15,6 +18,9 @@ from mcastd.worker import Context, Headline, Signal, Worker, WorkerView
 LONGEST = 5.0  # seconds between attempts at most
 LONGEST_IF_TOLD = 60.0  # the same, for a cause whose end rtnetlink tells at once
 TOLD_BY_THE_NETWORK = {errno.ENODEV, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.ENETDOWN}
+# Seconds at work on one thing after which a worker hangs: nothing that it does takes a tenth of that.
+HANG_SECONDS = 5.0
+PACKAGE = Path(__file__).parent.parent
 DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40  # levels of the log
 CHANGES = {  # the state that a worker has come into: how loud that is said, and as which event
     State.ACTIVATING: (DEBUG, "activating"),
@@ -43,6 +49,8 @@ class WorkerThread:
         self._detail = ""
         self._restarts = 0
         self._said = ""  # the trouble that the log has been told of
+        self._busy_since: float | None = None  # when last looked at, as the context has it
+        self.hung = ""  # what it hangs in, and since when; "" if it does not hang
         self._thread = threading.Thread(target=self._main, name=worker.name, daemon=True)
 
     def start(self) -> None:
@@ -81,9 +89,39 @@ class WorkerThread:
             self._thread.join(max(0.0, timeout))
         return not self._thread.is_alive()
 
-    def busy_for(self, now: float) -> float:
-        """The heartbeat: seconds since the worker last waited for something; 0 while it waits."""
-        return self._context.busy_for(now)
+    def look_if_hung(self, now: float) -> bool:
+        """See whether the worker is at one thing for too long. Returns True if that has changed.
+
+        It takes two looks that see the same: when the whole process was stopped, all workers are late.
+        """
+        since = self._context.busy_since
+        hangs = (
+            since is not None
+            and since == self._busy_since
+            and now - since > HANG_SECONDS
+            and not self.unanswered(now)
+        )
+        self._busy_since = since
+        if hangs == bool(self.hung):
+            return False
+        if hangs and since is not None:
+            began = time.strftime("%H:%M:%S", time.localtime(clock.wall() - (now - since)))
+            self.hung = f"hangs in {self._place()} since {began}, as a disk or mount that is gone makes it"
+            self._log.error("worker.hung", reason=self.hung)
+        else:
+            self.hung = ""
+            self._log.warning("worker.recovered", reason="it hangs no more")
+        return True
+
+    def _place(self) -> str:
+        """Where in the program the thread is: the innermost function that is ours."""
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        while frame is not None:
+            path = Path(frame.f_code.co_filename)
+            if path.is_relative_to(PACKAGE):
+                return f"{frame.f_code.co_qualname}() ({path.relative_to(PACKAGE)}:{frame.f_lineno})"
+            frame = frame.f_back
+        return "the system"
 
     def unanswered(self, now: float) -> str:
         """Which path has not answered the worker for a while, and for how long, in words; "" if none."""
@@ -101,6 +139,8 @@ class WorkerThread:
             troubled = self._context.degraded if active else state in TROUBLED
             if unanswered := self._context.unanswered(clock.monotonic()):
                 detail, troubled = unanswered, True
+            elif self.hung:
+                detail, troubled = "; ".join(filter(None, [self.hung, detail])), True
             return Headline(self.worker.name, state, self._since, detail, self._restarts, troubled)
 
     def view(self) -> WorkerView:

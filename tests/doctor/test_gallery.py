@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from support.daemon import RunningDaemon
-from support.faults import LINK_LOCAL, SAME, both, configured, inbound, ip, news, outbound, undone
+from support.faults import LINK_LOCAL, SAME, both, configured, edited, inbound, ip, news, outbound, undone
 from support.gallery import AS_A_SERVICE, GROUP, PORT, Case, Fault, Lab, show
 from support.inside import inside, sysctl
 from support.stolen import sockets
@@ -524,6 +524,9 @@ CASES = [
         ctl("stop-worker", "inbound/news"),
     ),
     Case("stale", "broken", inbound('expect_every = "200ms"'), silence),
+    # the configuration on disk
+    Case("config-refused", "warning", inbound(), edited(inbound("prot = 7")), worker=""),
+    Case("config-differs", "hint", inbound(), edited(inbound(name="olds")), worker=""),
 ]
 
 

@@ -15,6 +15,7 @@ from mcastd.config import Changes, Config
 from mcastd.errors import LinkError, SourceError
 from mcastd.supervisor import Supervisor
 from mcastd.supervisor.restart import Backoff
+from mcastd.supervisor.thread import WorkerThread
 from mcastd.worker import Context, Signal, Vitals
 
 Run = Callable[["Puppet", Context], None]
@@ -292,23 +293,68 @@ def test_a_worker_that_does_not_end_is_named_and_does_not_hold_up_the_others(sta
     release.set()
 
 
-def test_a_heartbeat_is_fresh_while_waiting_and_stale_while_hung(
+def test_a_worker_that_hangs_is_named_with_the_place_until_it_goes_on(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcastd.supervisor.supervisor.HANG", 0.05)
+    monkeypatch.setattr("mcastd.supervisor.thread.HANG_SECONDS", 0.05)
     release = threading.Event()
 
     def hang(_: Puppet, context: Context) -> None:
-        context.ready()
+        context.ready("on its way")
         context.wait(0)
         release.wait(30)
         work(_, context)
 
     stage.runs = {"inbound/hung": hang, "inbound/idle": work}
     stage.apply(added=("inbound/hung", "inbound/idle"))
-    wait_for(lambda: stage.supervisor.hanging() == ["inbound/hung"])
+    with capture_logs() as logs:
+        wait_for(stage.supervisor.look_for_hung)
+        idle, hung = sorted(stage.supervisor.headlines(), reverse=True)
+        assert (hung.name, hung.state, hung.troubled) == ("inbound/hung", "active", True)
+        assert hung.detail.startswith("hangs in WorkerThread._main() (supervisor/thread.py:")
+        assert hung.detail.endswith("as a disk or mount that is gone makes it; on its way")
+        assert f"inbound/hung: {hung.detail}" in stage.supervisor.summary()
+        assert (idle.name, idle.troubled) == ("inbound/idle", False)
+        release.set()
+        wait_for(lambda: not stage.supervisor.look_for_hung())
+    assert [(log["event"], log["worker"]) for log in logs if log["log_level"] != "info"] == [
+        ("worker.hung", "inbound/hung"),
+        ("worker.recovered", "inbound/hung"),
+    ]
+    assert stage.supervisor.headlines()[0].detail == "at work"
+
+
+def test_a_worker_that_was_late_since_the_whole_process_was_stopped_does_not_hang() -> None:
+    """After a SIGCONT all of them look as if they had been busy for long; at the second look none does."""
+    thread = WorkerThread(Puppet("inbound/a", work))
+    thread._context._busy_since = 100.0
+    assert not thread.look_if_hung(1000.0)
+    thread._context._busy_since = 1000.5
+    assert not thread.look_if_hung(1002.0)
+    assert thread.hung == ""
+
+
+def test_a_close_overtakes_an_apply_and_nothing_starts_after_it(stage: Stage) -> None:
+    release = threading.Event()
+
+    def stuck(_: Puppet, context: Context) -> None:
+        context.ready()
+        context.wait()
+        release.wait(30)
+
+    stage.runs = {"inbound/stuck": stuck, "inbound/late": work, "inbound/kept": work}
+    stage.apply(added=("inbound/stuck", "inbound/kept"))
+    assert stage.supervisor.wait_attempted(5)
+    changes = {"removed": ("inbound/stuck",), "added": ("inbound/late",)}
+    applying = threading.Thread(target=stage.apply, kwargs=changes)  # waits for the one that is to end
+    applying.start()
+    wait_for(lambda: stage.state("inbound/stuck") == "deactivating")
+    assert stage.supervisor.close(0.1) == ["inbound/stuck"]
+    assert stage.state("inbound/kept") == "inactive"
     release.set()
-    wait_for(lambda: stage.supervisor.hanging() == [])
+    applying.join(10)
+    assert not applying.is_alive()
+    assert "inbound/late" not in stage.puppets
 
 
 def test_the_summary_counts_and_gives_reasons(stage: Stage) -> None:
@@ -349,10 +395,12 @@ def test_a_worker_that_waits_for_a_path_is_named_and_no_case_for_the_watchdog(
         work(_, context)
 
     monkeypatch.setattr("mcastd.worker.ANSWER_SECONDS", 0.01)
-    monkeypatch.setattr("mcastd.supervisor.supervisor.HANG", 0.01)
+    monkeypatch.setattr("mcastd.supervisor.thread.HANG_SECONDS", 0.01)
     stage.runs = {"outbound/stuck": stuck, "inbound/slow": slow, "inbound/a": work}
     stage.apply(added=tuple(stage.runs))
-    wait_for(lambda: stage.supervisor.hanging() == ["inbound/slow"])
+    wait_for(stage.supervisor.look_for_hung)
+    hung = [headline.name for headline in stage.supervisor.headlines() if "hangs" in headline.detail]
+    assert hung == ["inbound/slow"]
     with capture_logs() as logs:
         stage.supervisor.notice_blocked()
         stage.supervisor.notice_blocked()

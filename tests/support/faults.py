@@ -65,6 +65,17 @@ def ip(make: str, undo: str = "", *, there: bool = False) -> Fault:
     return undone(lambda lab: run(lab, make), lambda lab: run(lab, undo))
 
 
+def edited(config: str) -> Fault:
+    """Another configuration on disk, without a reload."""
+    before: list[str] = []
+
+    def edit(lab: Lab) -> None:
+        before[:] = [lab.daemon.config.read_text()]
+        lab.daemon.write(lab.text(config))
+
+    return undone(edit, lambda lab: lab.daemon.write(before[0]))
+
+
 def configured(config: str) -> Fault:
     """Another configuration, taken over by a reload."""
     return undone(lambda lab: lab.reload(config))

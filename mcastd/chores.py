@@ -1,0 +1,72 @@
+"""What the main thread does in turn: status, watchdog, hung workers, workers that lack a thread."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from mcastd import clock, systemd
+from mcastd.inbound.reader import Reader
+from mcastd.supervisor import Supervisor
+
+
+class Chores:
+    """Each at its own pace."""
+
+    # Seconds at least between two STATUS messages.
+    STATUS_EVERY = 1.0
+    # Seconds between attempts to start what could not be started.
+    UNSTARTED_EVERY = 5.0
+    # Seconds between looks at whether a worker hangs.
+    HUNG_EVERY = 1.0
+    # Seconds until a message that systemd did not take is tried again.
+    NOTIFY_AGAIN = 0.1
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        reader: Reader,
+        summary: Callable[[], str],
+        begin_unstarted: Callable[[], bool],
+    ) -> None:
+        self._supervisor = supervisor
+        self._reader = reader
+        self._summary = summary
+        self._begin_unstarted = begin_unstarted
+        self._watchdog = systemd.watchdog_interval()
+        now = clock.monotonic()  # seconds, as all that follow
+        self._status_at = math.inf
+        self._watchdog_at = math.inf if self._watchdog is None else now
+        self._unstarted_at = now + self.UNSTARTED_EVERY
+        self._hung_at = now + self.HUNG_EVERY
+        self._notify_at = math.inf
+
+    def next_due(self) -> float | None:
+        """Milliseconds until :meth:`do` has something to do."""
+        due = min(self._status_at, self._watchdog_at, self._unstarted_at, self._hung_at, self._notify_at)
+        return max(0.0, due - clock.monotonic()) * 1000
+
+    def status_changed(self) -> None:
+        if systemd.is_listening():
+            self._status_at = min(self._status_at, clock.monotonic() + self.STATUS_EVERY)
+        if self._unstarted_at == math.inf:
+            self._unstarted_at = clock.monotonic() + self.UNSTARTED_EVERY
+
+    def do(self) -> None:
+        now = clock.monotonic()
+        if now >= self._status_at:
+            self._status_at = math.inf
+            systemd.status(self._summary())
+        if now >= self._watchdog_at and self._watchdog is not None:
+            self._watchdog_at = now + self._watchdog
+            # Not for a worker that hangs: a restart does not mend its disk, and would take all others down.
+            if not self._reader.is_deaf():
+                systemd.watchdog()
+        if now >= self._unstarted_at:
+            more = self._begin_unstarted()
+            self._unstarted_at = now + self.UNSTARTED_EVERY if more else math.inf
+        if now >= self._hung_at:
+            self._supervisor.notice_blocked()
+            self._supervisor.look_for_hung()
+            self._hung_at = now + self.HUNG_EVERY
+        self._notify_at = math.inf if systemd.send_kept() else now + self.NOTIFY_AGAIN
