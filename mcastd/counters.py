@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 class OutboundCounters:
     """What became of an outbound channel's source (datagrams, unless the name says otherwise)."""
 
-    sent: int = 0
+    sent: int = 0  # taken by the kernel, while the interface had a carrier
     sent_bytes: int = 0
     refused: Counter[str] = field(default_factory=Counter)  # by errno name; tried again unless dropped
     dropped: Counter[str] = field(default_factory=Counter)  # given up, by reason

@@ -163,6 +163,10 @@ class _By:
         return self._link.describe()
 
     @property
+    def carrier(self) -> bool:
+        return self._link.carrier
+
+    @property
     def sending(self) -> str:
         return self._link.sending
 

@@ -54,8 +54,8 @@ STATE = _gauge(
 )
 RESTARTS = _counter("worker_restarts", "Runs that failed, for a cause in the log and in mcastctl status.")
 OF_A_CHANNEL = (
-    _counter("sent_datagrams", "Datagrams that the kernel took."),
-    _counter("sent_bytes", "Payload of the datagrams that the kernel took."),
+    _counter("sent_datagrams", "Datagrams that the kernel took for an interface with a carrier."),
+    _counter("sent_bytes", "Payload of these datagrams."),
     _counter("late_datagrams", "Datagrams sent more than a millisecond after their time."),
     _counter("split_lines", "Lines longer than max_datagram, each sent as several datagrams."),
     _counter("source_rounds", "Times that the whole source has been sent."),

@@ -20,8 +20,10 @@ ETH_P_ALL = 3
 ETH_P_IP = 0x0800
 ETH_P_IPV6 = 0x86DD
 IP_MULTICAST_ALL = 49
+IP_RECVERR = 11
 IP_RECVTTL = 12
 IPV6_MULTICAST_ALL = 29
+IPV6_RECVERR = 25
 MCAST_EXCLUDE = 0
 MCAST_INCLUDE = 1
 MCAST_JOIN_GROUP = 42
@@ -128,6 +130,8 @@ ifaddrmsg = struct.Struct("=BBBBI")  # family, prefixlen, flags, scope, index
 rtmsg = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
 tpacket_auxdata = struct.Struct("=IIIHHHH")  # status, len, snaplen, mac, net, vlan_tci, vlan_tpid
 timespec = struct.Struct("@ll")
+sock_extended_err = struct.Struct("=IBBBxII")  # errno, origin, type, code, info, data (linux/errqueue.h)
+SO_EE_ORIGIN_LOCAL = 1
 cmsghdr = struct.Struct("@Lii0L")  # cmsg_len, cmsg_level, cmsg_type
 _cmsg_align = struct.calcsize("L")
 Kind = Literal["i", "I", "l", "L"]  # struct's letters for C's int and long

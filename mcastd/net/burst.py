@@ -43,12 +43,15 @@ class Burst:
         self._sock = sock
         self._segments = MOST_SEGMENTS  # in one call; 0: GSO is not supported here
         self._longest = MAX_DATAGRAM  # bytes of a segment: a longer one does not fit the interface
+        self._fits = True  # the last datagrams were no longer than that
         self._queue = _Queue() if HAVE_SENDMMSG else None
+        # Datagrams that the last call tried to send in one piece and that found no room (ENOBUFS); else 0
+        self.refused = 0
 
     @property
     def way(self) -> str:
-        """The best way that was not refused: ``gso``, ``sendmmsg`` or ``send``."""
-        return "gso" if self._segments else "sendmmsg" if self._queue else "send"
+        """The best way that was not refused for datagrams like the last: ``gso``, ``sendmmsg``, ``send``."""
+        return "gso" if self._segments and self._fits else "sendmmsg" if self._queue else "send"
 
     def send(self, payloads: Payloads) -> int:
         """Send in order; how many the kernel took. Raises OSError if it refused the first."""
@@ -65,6 +68,7 @@ class Burst:
 
     def _some(self, payloads: Payloads) -> int:
         """Send some of the first; how many. Raises OSError if the first is refused."""
+        self.refused = 0
         while count := self._alike(payloads):
             size = len(payloads[0])
             alike = payloads[:count]
@@ -75,17 +79,23 @@ class Burst:
                 )
             except OSError as error:
                 if not self._learn(error, size):
+                    self.refused = count * (error.errno == errno.ENOBUFS)
                     raise
             else:
                 return count
-        if self._queue is not None and len(payloads) > 1:
-            return self._queue.send(self._sock, payloads)
-        self._sock.send(payloads[0])
+        try:
+            if self._queue is not None and len(payloads) > 1:
+                return self._queue.send(self._sock, payloads)
+            self._sock.send(payloads[0])
+        except OSError as error:
+            self.refused = int(error.errno == errno.ENOBUFS)
+            raise
         return 1
 
     def _most(self, size: int) -> int:
         """Segments of ``size`` bytes that go in one call; 0: it has to be done without."""
-        return min(self._segments, MAX_DATAGRAM // size) if 0 < size <= self._longest else 0
+        self._fits = size <= self._longest
+        return min(self._segments, MAX_DATAGRAM // size) if size and self._fits else 0
 
     def _alike(self, payloads: Payloads) -> int:
         """How many of the first payloads go as the segments of one call; 0 if it is not worth it."""

@@ -104,6 +104,7 @@ class FakeSender:
         self.errors: deque[int] = deque()  # errno numbers, one for each coming send()
         self.largest: int | None = None  # bytes; a longer payload is refused with EMSGSIZE
         self.closed = False
+        self.carrier = True
         self.network_changes = 0
 
     def send(self, payloads: Payloads) -> int:

@@ -213,7 +213,13 @@ class Sender(Protocol):
         """The effective settings (interface, source address), as JSON values."""
 
     @property
+    def carrier(self) -> bool:
+        """Whether the interface carries what is sent. If not, the kernel takes it all the same, and only
+        receivers on this host get it."""
+
+    @property
     def sending(self) -> str:
-        """The best way that the kernel and the interface allow: ``gso``, ``sendmmsg`` or ``send``."""
+        """The best way that kernel and interface allow for datagrams like the last: ``gso``, ``sendmmsg`` or
+        ``send``."""
 
     def close(self) -> None: ...

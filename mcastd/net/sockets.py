@@ -28,6 +28,8 @@ from mcastd.net.source_address import source_address
 # Asked for often:
 SOL_SOCKET, SO_MEMINFO, MEMINFO_SIZE = socket.SOL_SOCKET, _abi.SO_MEMINFO, _abi.sk_meminfo.size
 
+ERROR_ROOM = 512  # bytes of control messages with an entry of the error queue
+
 WAYS_OUT = {
     errno.EADDRINUSE: "another program has this port for itself alone; stop it, or choose another port",
     errno.EADDRNOTAVAIL: "waiting for the address",
@@ -207,6 +209,7 @@ class SocketSender:
     def _wanted(self, host: Host) -> _Way:
         """The way that the settings mean now. Raises LinkError if there is none."""
         interface = host.resolve(self._setting, self._group)[0]
+        self._interface = interface
         routed = self._setting is None
         source = as_address(self._setting) or source_address(host, interface, self._group, routed=routed)
         if source is None:
@@ -236,6 +239,8 @@ class SocketSender:
                 what = f"cannot send to {self._group} port {self._port} on {self._way.interface}"
                 raise refused(error, what, self._group, self._setting) from error
             undo.pop_all()
+        # Datagrams of the next call that receivers on this host have already: the network refused them
+        self._heard = 0
         return sock
 
     def _connect_ipv4(self, sock: socket.socket) -> None:
@@ -244,6 +249,8 @@ class SocketSender:
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, self._ttl)
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, self._loop)
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, self._tos)
+        # Without it the kernel says that it has sent what the interface's queue (qdisc) drops: udp_send_skb()
+        sock.setsockopt(socket.IPPROTO_IP, _abi.IP_RECVERR, 1)
         sock.bind((str(source), 0))
         sock.connect((str(self._group), self._port))
 
@@ -253,20 +260,59 @@ class SocketSender:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, self._ttl)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, self._loop)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, self._tos)
+        sock.setsockopt(socket.IPPROTO_IPV6, _abi.IPV6_RECVERR, 1)  # as for IPv4
         sock.bind((str(source), 0, 0, ifindex if source.is_link_local else 0))
         sock.connect((str(self._group), self._port, 0, ifindex if _needs_scope(self._group) else 0))
 
     def send(self, payloads: Payloads) -> int:
         try:
             try:
-                return self._burst.send(payloads)
+                return self._send(payloads)
             except OSError as error:
-                if error.errno not in GONE or not self._find_another_way():
+                gone = error.errno in GONE
+                if not self._take_errors() and not (gone and self._find_another_way()):
                     raise
-                return self._burst.send(payloads)
+                return self._send(payloads)
         except OSError as error:
             what = f"cannot send to {self._group} on {self._way.interface}"
             raise refused(error, what, self._group, self._setting) from error
+
+    def _send(self, payloads: Payloads) -> int:
+        if self._heard:
+            return self._send_on(payloads[: self._heard])
+        try:
+            return self._burst.send(payloads)
+        finally:
+            if self._loop:
+                self._heard = self._burst.refused
+
+    def _send_on(self, payloads: Payloads) -> int:
+        """Send to the network alone: what found no room there has been looped to this host before that."""
+        self._set_loop(False)
+        try:
+            sent = self._burst.send(payloads)
+        finally:
+            self._set_loop(True)
+        self._heard -= sent
+        return sent
+
+    def _set_loop(self, loop: bool) -> None:
+        if self._group.version == 4:
+            self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, loop)
+        else:
+            self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, loop)
+
+    def _take_errors(self) -> bool:
+        """Empty the socket's error queue. Returns True if the network had answered an earlier datagram with
+        an error (ICMP): the kernel reports that at the next send, which then sends nothing."""
+        answered = False
+        with contextlib.suppress(OSError):
+            while True:
+                _, control, _, _ = self._sock.recvmsg(0, ERROR_ROOM, socket.MSG_ERRQUEUE)
+                for _, _, data in control:
+                    origin = _abi.sock_extended_err.unpack_from(data)[1]
+                    answered = answered or origin > _abi.SO_EE_ORIGIN_LOCAL
+        return answered
 
     def network_changed(self) -> None:
         self._go(self._look())
@@ -280,14 +326,20 @@ class SocketSender:
 
     def _go(self, host: Host) -> bool:
         """Take the way that is wanted now. Returns True if it is another."""
+        before = self._interface
         wanted = self._wanted(host)
-        if wanted == self._way:
-            return False
-        self._way = wanted
-        self._sock.close()
-        self._sock = self._open()
-        self._burst = Burst(self._sock)
-        return True
+        another = wanted != self._way
+        if another:
+            self._way = wanted
+            self._sock.close()
+            self._sock = self._open()
+        if another or self._interface != before:  # what was learned of it may hold no more
+            self._burst = Burst(self._sock)
+        return another
+
+    @property
+    def carrier(self) -> bool:
+        return self._interface.carrier
 
     def describe(self) -> dict[str, object]:
         return {"interface": self._way.interface, "address": str(self._way.source)}

@@ -24,6 +24,7 @@ from mcastd.worker import Books, Context, Identity, Signal, Vitals
 FULL = {errno.EAGAIN, errno.ENOBUFS}  # the kernel takes nothing just now
 REFUSALS = ("EAGAIN", "EMSGSIZE", "ENETUNREACH", "ENOBUFS", "EPERM")  # that one may expect
 TOO_BIG = "too-big"
+NO_CARRIER = "no-carrier"
 BATCH = 512  # datagrams handed to the link at once
 SHORTEST_PAUSE = 0.001  # seconds that a full link is left alone; doubled while it takes nothing
 LONGEST_PAUSE = 0.064
@@ -66,11 +67,15 @@ class Channel:
         self._next = 0
         self._log = get_logger(worker=name)
         self._identity = Identity(
-            str(config.group), config.port, name_in(config.interface), refusals=REFUSALS, reasons=(TOO_BIG,)
+            str(config.group),
+            config.port,
+            name_in(config.interface),
+            refusals=REFUSALS,
+            reasons=(TOO_BIG, NO_CARRIER),
         )
         self._last: float | None = None  # monotonic time of the last datagram that the kernel took
         self._said_too_big = False
-        self._said_ready = False
+        self._said_carrier: bool | None = None  # what was said to be ready: None: nothing
 
     def run(self, context: Context) -> None:
         if not self._pending:
@@ -135,7 +140,8 @@ class Channel:
     def _transmit(self, context: Context, link: Sender) -> None:
         """Send until told to stop, or until a source that ends has been sent."""
         pause = 0.0
-        self._said_ready = False
+        self._said_carrier = None
+        self._said_too_big = False
         while not context.stopping:
             context.take(NOT_FOR_US)
             if context.take(Signal.NETWORK):
@@ -145,12 +151,12 @@ class Channel:
                     continue  # the read may have taken long: to stop, it must not send first
                 if self._source.finished:
                     return
-                self._say_ready(context)
+                self._say_ready(context, link)
                 self._wait_for_source(context)
                 continue
             now = clock.monotonic()
             if now < self._pacer.deadline:
-                self._say_ready(context)
+                self._say_ready(context, link)
                 context.sleep_until(self._pacer.deadline)
                 continue
             batch, sizes = self._batch()
@@ -158,7 +164,7 @@ class Channel:
             done = self._send(link, batch[:due], sizes)
             if done:
                 self._last = now
-            self._say_ready(context)
+            self._say_ready(context, link)
             self._pacer.sent(now, sizes[:done])
             self.counters.late = self._pacer.late
             self._next += done
@@ -177,14 +183,23 @@ class Channel:
             return batch, Uniform(batch.size, len(batch))
         return batch, [len(payload) for payload in batch]
 
-    def _say_ready(self, context: Context) -> None:
+    def _say_ready(self, context: Context, link: Sender) -> None:
         """Not before the first datagram that is due has gone: a way that refuses them all is no way."""
-        if not self._said_ready:
-            self._said_ready = True
-            context.ready(f"to {self._config.group} port {self._config.port}, {self._pacer}")
+        if self._said_carrier is link.carrier:
+            return
+        detail = f"to {self._config.group} port {self._config.port}, {self._pacer}"
+        interface = self._described.get("interface")
+        if not link.carrier:
+            detail += f"; {interface} has no carrier: what is sent now is lost"
+            self._log.warning("carrier.lost", interface=interface)
+        elif self._said_carrier is not None:
+            self._log.info("carrier.returned", interface=interface)
+        self._said_carrier = link.carrier
+        context.ready(detail, degraded=not link.carrier)
 
     def _follow(self, link: Sender) -> None:
         link.network_changed()
+        self._said_too_big = False
         if self._described != link.describe():
             self._described = link.describe()
             self._log.info("link.moved", **self._described)
@@ -201,8 +216,11 @@ class Channel:
                 raise
             self._drop_too_big(error)
             return 1
-        self.counters.sent += sent
-        self.counters.sent_bytes += sum(sizes[:sent])
+        if link.carrier:
+            self.counters.sent += sent
+            self.counters.sent_bytes += sum(sizes[:sent])
+        elif sent:
+            self.counters.dropped[NO_CARRIER] += sent
         return sent
 
     def _drop_too_big(self, error: LinkError) -> None:

@@ -87,6 +87,7 @@ def test_a_channel(house: MakeHouse, tmp_path: Path) -> None:
     counters.refused["ENOBUFS"] = 2
     counters.refused["EIO"] = 1
     counters.dropped["too-big"] = 3
+    counters.dropped["no-carrier"] = 5
     samples = parse(rendered(Exposition(), a.rows()))
     for name, value in {
         "mcastd_sent_datagrams_total": 4,
@@ -95,9 +96,10 @@ def test_a_channel(house: MakeHouse, tmp_path: Path) -> None:
         "mcastd_split_lines_total": 1,
         "mcastd_source_rounds_total": 1,
         "mcastd_pending_datagrams": 0,
-        "mcastd_dropped_datagrams_total": 3,
     }.items():
         assert values(samples, name) == {"outbound/a": value}, name
+    dropped = values(samples, "mcastd_dropped_datagrams_total", "reason")
+    assert dropped == {"too-big": 3, "no-carrier": 5}
     refused = values(samples, "mcastd_refused_sends_total", "errno")
     assert refused == {"EAGAIN": 0, "EMSGSIZE": 0, "ENETUNREACH": 0, "ENOBUFS": 2, "EPERM": 0, "EIO": 1}
     assert values(samples, "mcastd_worker_state", "state") == {"finished": 1}

@@ -291,6 +291,26 @@ def test_what_is_too_big_is_dropped_and_the_rest_goes_on(bench: Any, path: Path)
     )
 
 
+def test_what_goes_nowhere_is_dropped_at_its_pace_and_the_channel_says_so(bench: Any) -> None:
+    it = bench(interval=0.001)
+    it.link.carrier = False
+    with it.running() as context:
+        it.wait_sent(5)
+        assert context.degraded
+        assert context.detail.endswith("; fake0 has no carrier: what is sent now is lost")
+        assert it.channel.counters.sent == 0
+        it.link.carrier = True
+        context.send(Signal.NETWORK)
+        wait_for(lambda: it.channel.counters.sent > 5)
+        assert not context.degraded
+        assert "carrier" not in context.detail
+    counters = it.channel.counters
+    assert counters.dropped["no-carrier"] >= 4
+    assert counters.sent + counters.dropped["no-carrier"] == len(it.link.sent)
+    assert counters.sent_bytes == sum(map(len, it.link.sent[-counters.sent :]))
+    assert it.channel.vitals().dropped == counters.dropped["no-carrier"]
+
+
 def test_a_missing_source_opens_no_link_and_is_not_ready(bench: Any, path: Path) -> None:
     path.unlink()
     it = bench()

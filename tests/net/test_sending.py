@@ -1,0 +1,162 @@
+"""What becomes of datagrams at the sender's own interface: a full queue, no carrier, another MTU.
+
+One wire, both ends here: `out0` sends, `in0` receives (see net/README.md, "One wire").
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import select
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from support.daemon import RunningDaemon
+from support.host import connect, ip
+from support.wait import wait_for
+
+from mcastd.errors import LinkError
+from mcastd.net.interfaces import look
+from mcastd.net.receiver import SocketReceiver
+from mcastd.net.sockets import SocketSender, free_port
+
+GROUPS = {4: ipaddress.ip_address("239.255.23.1"), 6: ipaddress.ip_address("ff15::23:1")}
+
+
+@pytest.fixture
+def wire() -> Iterator[None]:
+    connect(None, "out0", None, "in0")
+    try:
+        for name, value in (("in0/accept_local", "1"), ("in0/rp_filter", "0"), ("all/rp_filter", "0")):
+            Path(f"/proc/sys/net/ipv4/conf/{name}").write_text(value)  # what comes is from this very host
+        ip("addr add 10.23.0.1/24 dev out0")
+        ip("addr add fd23::1/64 dev out0 nodad")
+        wait_for(lambda: look_at("out0").carrier)
+        yield
+    finally:
+        ip("link del out0")
+
+
+def look_at(name: str) -> object:
+    return next(one for one in look().interfaces.values() if one.name == name)
+
+
+def queue(*settings: str) -> None:
+    command = ["tc", "qdisc", "replace", "dev", "out0", "root", *settings]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        pytest.skip(f"no such queue here: {result.stderr}")
+
+
+def taken(receiver: SocketReceiver) -> list[bytes]:
+    received: list[bytes] = []
+    while select.select([receiver], [], [], 0)[0]:
+        received += map(bytes, receiver.receive().payloads)
+    return received
+
+
+SIZES = {"gso": (1000, 1000), "sendmmsg": (1000, 1001), "send": (1000, 1000)}
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("way", SIZES)
+def test_what_the_queue_has_no_room_for_is_sent_later(
+    wire: None, no_fd_leak: None, version: int, way: str
+) -> None:
+    """The kernel hides it from a UDP sender, unless asked; and receivers on this host had it all the same."""
+    queue("tbf", "rate", "8mbit", "burst", "70000", "limit", "70000")
+    payloads = [b"%05d".ljust(SIZES[way][number % 2], b"x") % number for number in range(400)]
+    port, group = free_port(), GROUPS[version]
+    with ExitStack() as stack:
+        far, near = (
+            SocketReceiver(group, port, interface=name, receive_buffer=8 << 20) for name in ("in0", "out0")
+        )
+        sender = SocketSender(group, port, interface="out0")
+        for one in (far, near, sender):
+            stack.callback(one.close)
+        sent, full, most = 0, 0, 1 if way == "send" else 40
+        while sent < len(payloads):
+            try:
+                sent += sender.send(payloads[sent : sent + most])
+            except LinkError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                full += 1
+                time.sleep(0.002)  # as a channel does
+        assert full > 0
+        assert sender.sending in (way, "gso")
+        arrived: list[bytes] = []
+        wait_for(lambda: arrived.extend(taken(far)) or len(arrived) >= len(payloads))
+        assert arrived == payloads
+        here = taken(near)
+        if way == "sendmmsg":  # that does not say why it stopped: one may have been looped twice
+            here = list(dict.fromkeys(here))
+        assert here == payloads
+
+
+def test_an_answer_to_an_earlier_datagram_fails_no_later_one(no_fd_leak: None) -> None:
+    """ICMP, as only a single host sends it."""
+    sender = SocketSender(ipaddress.ip_address("127.0.0.1"), free_port(), interface="lo")
+    for _ in range(5):
+        assert sender.send([b"nobody listens"]) == 1
+    assert sender.send([b"many"] * 50) == 50
+    sender.close()
+
+
+def channel(tmp_path: Path, more: str) -> str:
+    source = tmp_path / "source"
+    source.write_bytes(bytes(1_400_000))
+    return (
+        f'[outbound.a]\nsource = "{source}"\ngroup = "{GROUPS[4]}"\nport = {free_port()}\n'
+        f'interface = "out0"\nframing = "chunk"\nmax_datagram = 1400\nrepeat = "forever"\n{more}\n'
+    )
+
+
+def test_what_goes_to_an_interface_without_carrier_is_not_called_sent(wire: None, tmp_path: Path) -> None:
+    with RunningDaemon(tmp_path, channel(tmp_path, "interval = 0.01")) as daemon:
+
+        def counters() -> dict[str, object]:
+            return dict(daemon.worker("outbound/a")["status"]["counters"])
+
+        def lost() -> int:
+            return int(counters()["dropped"].get("no-carrier", 0))
+
+        wait_for(lambda: counters()["sent"])
+        assert daemon.ctl("status").returncode == 0
+        ip("link set in0 down")
+        worker = wait_for(lambda: "carrier" in (w := daemon.worker("outbound/a"))["detail"] and w)
+        assert worker["state"] == "active"
+        assert worker["detail"].endswith("; out0 has no carrier: what is sent now is lost")
+        sent = counters()["sent"]
+        before = wait_for(lost)
+        wait_for(lambda: lost() > before)
+        assert counters()["sent"] == sent
+        summary = wait_for(
+            lambda: [m["STATUS"] for m in daemon.messages if "no carrier" in m.get("STATUS", "")]
+        )
+        assert "outbound/a: to" in summary[0]
+        [event] = daemon.events("carrier.lost")
+        assert (event["worker"], event["interface"]) == ("outbound/a", "out0")
+        ip("link set in0 up")
+        wait_for(lambda: counters()["sent"] > sent)
+        after = lost()
+        wait_for(lambda: counters()["sent"] > sent + 10)
+        assert lost() == after
+        assert "carrier" not in daemon.worker("outbound/a")["detail"]
+
+
+def test_segments_are_tried_again_when_the_mtu_is_another(wire: None, tmp_path: Path) -> None:
+    with RunningDaemon(tmp_path, channel(tmp_path, 'rate = "100Mbit"')) as daemon:
+
+        def sending() -> str:
+            return str(daemon.worker("outbound/a")["status"]["link"]["sending"])
+
+        wait_for(lambda: sending() == "gso")
+        ip("link set out0 mtu 1300")
+        wait_for(lambda: sending() == "sendmmsg", "fragments")
+        ip("link set out0 mtu 1500")
+        wait_for(lambda: sending() == "gso", "segments")
