@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from pathlib import Path
 
 from mcastd.config.explain import Complaint
 from mcastd.config.model import ETHERNET_PAYLOAD, Config, InboundSubscription, OutboundChannel
@@ -17,6 +18,10 @@ FAST = 500_000_000  # bit/s from which json is a mistake: see the rows "json" an
 LINK_CONTROL, SSM = IPv4Network("224.0.0.0/24"), IPv4Network("232.0.0.0/8")
 OWNED = (IPv4Network("233.0.0.0/8"), IPv4Network("234.0.0.0/8"))  # by AS (RFC 3180), by prefix (RFC 6034)
 ADMINISTRATIVE = IPv4Network("239.0.0.0/8")  # RFC 2365
+# Directories in which everybody may make files.
+SHARED = {"/tmp", "/var/tmp", "/dev/shm"}
+# Where the packages' logrotate rotates *.log, here and one directory below.
+LOGS = Path("/var/log/mcastd")
 
 
 def advise(config: Config) -> list[Complaint]:
@@ -32,7 +37,7 @@ def advise(config: Config) -> list[Complaint]:
     for name, subscription in config.inbound.items():
         for look in OF_A_SUBSCRIPTION:
             found += (Complaint(("inbound", name, key), why) for key, why in look(subscription))
-    for compare in BETWEEN_WORKERS:
+    for compare in (*BETWEEN_WORKERS, *OF_FILES):
         found += compare(config)
     return found
 
@@ -211,6 +216,53 @@ def _too_fast_for_json(
 
 
 BETWEEN_WORKERS: tuple[Callable[[Config], Iterator[Complaint]], ...] = (_senders_agree, _local_receivers)
+
+# -- files that the daemon makes
+
+
+def _prepared_by_others(config: Config) -> Iterator[Complaint]:
+    """Where anybody can put a file or a link before the daemon does."""
+    files: list[tuple[tuple[str | int, ...], Path]] = [
+        (("daemon", "control_socket"), config.daemon.control_socket)
+    ]
+    files += _outputs(config)
+    for location, path in files:
+        if str(path.parent) in SHARED:
+            yield Complaint(
+                location,
+                f"everybody may write in {path.parent}, and put a file or link there first, which the daemon"
+                " then refuses to use; take a directory of its own, as /run/mcastd or /var/log/mcastd",
+            )
+
+
+def _rotated_by_whom(config: Config) -> Iterator[Complaint]:
+    """Outputs that logrotate and the daemon both rotate, or neither: systemd/mcastd.logrotate."""
+    for location, path in _outputs(config):
+        output = config.inbound[str(location[1])].output[int(location[3])]
+        if output.kind != "file" or LOGS not in path.parents:
+            continue
+        own = bool(output.rotate_size or output.rotate_every)
+        if own and path.suffix == ".log":
+            yield Complaint(
+                location,
+                f"logrotate rotates *.log in {LOGS}, and the output itself does as well; let its name end"
+                f" otherwise, as {path.stem}.{'json' if output.format == 'json' else 'rec'}",
+            )
+        elif not own and path.suffix != ".log":
+            yield Complaint(
+                location,
+                f"nothing rotates it, and it grows until the disk is full: logrotate takes *.log in {LOGS};"
+                " end the name in .log, or set rotate_size",
+            )
+
+
+def _outputs(config: Config) -> Iterator[tuple[tuple[str | int, ...], Path]]:
+    for name, subscription in config.inbound.items():
+        for index, output in enumerate(subscription.output):
+            yield ("inbound", name, "output", index, "path"), output.path
+
+
+OF_FILES: tuple[Callable[[Config], Iterator[Complaint]], ...] = (_prepared_by_others, _rotated_by_whom)
 
 # -- addresses
 

@@ -33,7 +33,7 @@ def listen(path: Path) -> Iterator[socket.socket]:
             # The file gets the mode of the socket less the umask, so that it is too wide at no moment.
             os.fchmod(listener.fileno(), MODE)
             listener.bind(str(path))
-            path.chmod(MODE)
+            _chmod_socket(path)
             ours = path.stat()
             listener.listen()
         try:
@@ -51,21 +51,46 @@ def _locked(path: Path) -> Iterator[None]:
     The file is never removed. That could happen between another's open() and flock(), and then two
     would each hold a lock.
     """
+    lock = f"{path}.lock"
     with _translated(path):
-        fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY, 0o644)
     with open(fd, "r+b", buffering=0) as file:
+        if stranger := _stranger(os.fstat(fd)):
+            raise ControlError(f"control socket {path}", f"{lock} is {stranger}", OWN_DIRECTORY)
         with _translated(path):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                pid = file.read(20).decode(errors="replace").strip() or "unknown"
-                raise _in_use(path, f"mcastd (pid {pid})") from None
+                pid = file.read(20).strip()
+                raise _in_use(path, f"mcastd (pid {pid.decode() if pid.isdigit() else 'unknown'})") from None
             file.truncate(0)
             file.write(b"%d\n" % os.getpid())
         yield
 
 
 WAY_OUT = "run as root, or set daemon.control_socket to a path that you may write"
+OWN_DIRECTORY = "remove it, or set daemon.control_socket to a path in a directory that only you may write"
+
+
+def _stranger(found: os.stat_result) -> str:
+    """What a file is that others may have put where ours is to be; "" if it is none of that."""
+    if not stat.S_ISREG(found.st_mode):
+        return "not a regular file"
+    if found.st_nlink > 1:
+        return "a hard link"
+    if found.st_uid not in (0, os.geteuid()):
+        return f"a file of uid {found.st_uid}"
+    return ""
+
+
+def _chmod_socket(path: Path) -> None:
+    """Undo the umask, of the socket and of nothing that others may have put in its place."""
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if stat.S_ISSOCK(os.fstat(fd).st_mode):
+            os.chmod(f"/proc/self/fd/{fd}", MODE)
+    finally:
+        os.close(fd)
 
 
 def _remove_stale(path: Path) -> None:

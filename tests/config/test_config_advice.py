@@ -139,3 +139,34 @@ def test_two_channels(other: dict[str, object], warned: bool) -> None:
     one = {"source": "/x", "group": "239.1.2.3", "port": 9, "interface": "eth0"}
     config = Config.model_validate({"outbound": {"one": one, "two": {**one, **other}}})
     assert [complaint.location for complaint in advise(config)] == [("outbound", "two", "group")] * warned
+
+
+@pytest.mark.parametrize(
+    ("output", "advised"),
+    [
+        ("/tmp/news.log", True),
+        ("/dev/shm/news.log", True),
+        ({"kind": "fifo", "path": "/var/tmp/news.pipe"}, True),
+        ("/tmp/own/news.log", False),  # the directory may be the daemon's
+        ("/var/log/mcastd/news.log", False),
+        ("/var/log/mcastd/instance/news.log", False),
+        ("/var/log/mcastd/news.json", True),  # nobody rotates it
+        ({"kind": "file", "path": "/var/log/mcastd/news.json", "rotate_every": "1d"}, False),
+        ({"kind": "file", "path": "/var/log/mcastd/news.json", "rotate_size": "1MB"}, False),
+        ({"kind": "file", "path": "/var/log/mcastd/i/news.log", "rotate_every": "1d"}, True),  # both do
+        ({"kind": "file", "path": "/var/log/mcastd/news.log", "rotate_size": "1MB"}, True),
+        ({"kind": "file", "path": "/srv/news.log", "rotate_size": "1MB"}, False),
+        ("/srv/news", False),
+        ({"kind": "fifo", "path": "/var/log/mcastd/news.pipe"}, False),
+    ],
+)
+def test_where_outputs_lie(output: object, advised: bool) -> None:
+    subscription = {"group": "239.1.2.3", "port": 9, "output": ["/srv/first", output]}
+    found = advise(Config.model_validate({"inbound": {"a": subscription}}))
+    assert [complaint.location for complaint in found] == [("inbound", "a", "output", 1, "path")] * advised
+
+
+def test_where_the_control_socket_lies() -> None:
+    for path, advised in (("/tmp/mcastd.control", 1), ("/run/mcastd/control", 0), ("/tmp/own/control", 0)):
+        found = advise(Config.model_validate({"daemon": {"control_socket": path}}))
+        assert [complaint.location for complaint in found] == [("daemon", "control_socket")] * advised

@@ -263,23 +263,23 @@ class Queue:
     may_queue = True
     problem = ""
 
-    def __init__(self, deadline: float | None = None) -> None:
+    def __init__(self, *, timed: bool = False) -> None:
         self.counters = OutputCounters()
-        self.deadline = deadline
+        self.deadline = math.inf
+        self._timed = timed
         self.ticks: list[float] = []
         self._ends = os.pipe()
 
     @property
     def pending(self) -> int | None:
-        return self._ends[1] if self.counters.queued and self.deadline is None else None
+        return self._ends[1] if self.counters.queued and not self._timed else None
 
     def open(self) -> None:
-        if self.deadline is not None:
-            self.deadline = math.inf
+        pass
 
     def write(self, batch: Batch) -> None:
         self.counters.queued += len(batch)
-        if self.deadline is not None:
+        if self._timed:
             self.deadline = clock.monotonic() + 0.01
 
     def flush(self) -> None:
@@ -287,7 +287,6 @@ class Queue:
         self.counters.queued = 0
 
     def tick(self, now: float) -> None:
-        assert self.deadline is not None
         assert now >= self.deadline
         self.deadline = math.inf
         self.ticks.append(now)
@@ -313,7 +312,7 @@ def test_whatever_queues_is_flushed_when_it_takes_more(make_run: Callable[..., R
 
 
 def test_a_sink_gets_its_tick_when_nothing_comes(make_run: Callable[..., Run]) -> None:
-    sink = Queue(deadline=0.0)
+    sink = Queue(timed=True)
     run = make_run(file_output(Path("/nowhere")), sink=sink)
     link = run.start()
     for count in range(1, 4):

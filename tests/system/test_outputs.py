@@ -64,16 +64,40 @@ def test_a_pipe_is_read_by_the_group_and_by_nobody_else(boot: Boot) -> None:
     assert feed.stop() >= 50
 
 
-def test_a_pipe_outlives_a_restart(boot: Boot) -> None:
-    """Its reader sees a gap, not an end."""
-    machine = boot(numbers('{ kind = "fifo", path = "/run/mcastd/numbers.pipe" }'))
+@pytest.mark.everywhere
+def test_a_pipe_and_its_reader_outlive_a_restart(boot: Boot) -> None:
+    """The reader sees a gap, not an end: that comes when the daemon is stopped."""
+    machine = boot(numbers('{ kind = "fifo", path = "/run/mcastd/numbers.pipe", format = "lines" }'))
     pipe = machine.path("/run/mcastd/numbers.pipe")
     inode = pipe.stat().st_ino
-    machine.run("systemctl", "restart", "mcastd")
-    assert pipe.stat().st_ino == inode
+    machine.shell("cat /run/mcastd/numbers.pipe >/read 2>&1 & echo $! >/reader")
+    reader, read = machine.path("/reader").read_text().strip(), machine.path("/read")
+    feed = Feed(machine, "239.255.9.9", 9999)
+    wait_growing(machine, "/read")
+    for end in ("systemctl restart mcastd", "systemctl kill --kill-whom=main --signal=KILL mcastd"):
+        pid = machine.main_pid()
+        machine.shell(end)
+        wait_for(lambda: machine.main_pid() not in (0, pid), "the next daemon", 30)  # noqa: B023
+        before = read.stat().st_size
+        wait_for(lambda: read.stat().st_size > before, "what it writes", 30)  # noqa: B023
+        assert machine.path(f"/proc/{reader}").exists()
+    feed.stop()
     machine.run("systemctl", "stop", "mcastd")
+    wait_for(lambda: not machine.path(f"/proc/{reader}").exists(), "the end of file", 30)
+    lines = list(map(int, read.read_text().split()))
+    assert lines == sorted(set(lines))
     machine.run("systemctl", "start", "mcastd")
     assert pipe.stat().st_ino == inode
+
+
+def test_logrotate_leaves_alone_what_rotates_itself(boot: Boot) -> None:
+    output = '{ kind = "file", path = "/var/log/mcastd/numbers.rec", rotate_size = "1MB" }'
+    machine = boot(numbers(output))
+    feed = Feed(machine, "239.255.9.9", 9999)
+    wait_growing(machine, "/var/log/mcastd/numbers.rec")
+    machine.run("logrotate", "-f", "/etc/logrotate.conf")
+    feed.stop()
+    assert machine.shell("ls /var/log/mcastd").split() == ["numbers.rec"]
 
 
 def test_a_full_disk_is_survived(boot: Boot) -> None:
