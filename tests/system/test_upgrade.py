@@ -138,6 +138,13 @@ def test_no_upgrade_asks_about_the_configuration(bare: Machine, flavour: Flavour
     assert not path.exists()
 
 
+@debs
+def test_only_what_has_no_comments_is_a_conffile(machine: Machine) -> None:
+    listed = machine.shell("dpkg-query -W -f '${Conffiles}' mcastd").split()[::2]
+    assert listed == ["/etc/logrotate.d/mcastd"]
+    assert "#" not in machine.shell("cat /etc/logrotate.d/mcastd")
+
+
 def files(machine: Machine) -> set[str]:
     """Everything on the disk but what package managers, caches and logs keep of it."""
     pruned = (
