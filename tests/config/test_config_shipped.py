@@ -41,6 +41,19 @@ def test_the_reference_is_what_is_installed_and_every_key() -> None:
     assert load(REFERENCE) == load(MAIN)
 
 
+def test_the_drop_in_of_the_readme_switches_the_news_off(tmp_path: Path) -> None:
+    (tmp_path / "mcastd.toml").write_bytes(MAIN.read_bytes())
+    (tmp_path / "mcastd.toml.d").mkdir()
+    readme = (ETC.parent / "README.md").read_text()
+    lines = re.findall(r"`((?:in|out)bound\.news\.enabled = false)`", readme)
+    (tmp_path / "mcastd.toml.d" / "local.toml").write_text("\n".join(lines))
+    config = load(tmp_path / "mcastd.toml")
+    assert [worker.enabled for worker in (*config.outbound.values(), *config.inbound.values())] == [
+        False,
+        False,
+    ]
+
+
 def test_nothing_leaves_the_host_unasked() -> None:
     config = load(MAIN)
     assert [(channel.ttl, channel.interface) for channel in config.outbound.values()] == [(0, "lo")]
