@@ -81,7 +81,7 @@ def status(context: click.Context, name: str | None, as_json: bool) -> None:
     """Show all workers, or every detail of one.
 
     Exit code 3 if a worker is not as it should be: neither active, nor finished, nor stopped on request; or
-    stale, silent for longer than expected.
+    active and degraded, as one is that is stale (silent for longer than expected), or cannot write an output.
     """
     with connected(context.obj) as client:
         daemon = described(client)
@@ -92,7 +92,7 @@ def status(context: click.Context, name: str | None, as_json: bool) -> None:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         for line in details(workers) if name else overview(daemon, workers, width):
             click.echo(line)
-    if any(worker["state"] not in HEALTHY or worker["status"].get("stale") for worker in workers):
+    if any(worker["state"] not in HEALTHY or worker.get("troubled") for worker in workers):
         context.exit(EXIT_UNHEALTHY)
 
 

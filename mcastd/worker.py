@@ -282,3 +282,4 @@ class WorkerView:
     detail: str  # why it is not active, or what it does
     restarts: int  # runs that failed
     status: dict[str, object]  # the worker's own: settings and counters
+    troubled: bool = False  # as in Headline

@@ -23,6 +23,7 @@ def membership(subject: Subject, evidence: Evidence) -> Iterator[Said]:
         groups = evidence.host.groups(version)
         joined = not groups or settings.group in groups.get(wanted["ifindex"], ())
         if actual is None or not joined:
+            refused = wanted.get("refused")
             holder = "some other program has joined it" if joined else "nobody has joined it"
             yield Finding(
                 "membership-lost",
@@ -31,8 +32,11 @@ def membership(subject: Subject, evidence: Evidence) -> Iterator[Said]:
                 (
                     f"wanted: {wanted['wanted']}; the socket has: {actual or 'nothing'} (MCAST_MSFILTER)",
                     f"{settings.group} on {name}: {holder} ({proc})",
+                    *((f"the kernel refused it: {refused}; it is tried again by itself",) if refused else ()),
                 ),
-                f"mcastctl stop-worker {subject.name}; mcastctl start-worker {subject.name}",
+                f"mcastctl stop-worker {subject.name}; mcastctl start-worker {subject.name}"
+                if not refused
+                else "raise the limit that the kernel names; it is then joined within seconds",
             )
         elif actual not in (wanted["wanted"], "unknown"):
             yield Finding(

@@ -7,25 +7,30 @@ import math
 import select
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from mcastd import clock, log
 from mcastd.config import InboundSubscription, name_in
 from mcastd.counters import InboundCounters, SourceCounts
 from mcastd.errors import LinkError
 from mcastd.inbound.gather import Gather
+from mcastd.inbound.outputs import Outputs
 from mcastd.inbound.reader import Reader
-from mcastd.inbound.sinks import NEED_METADATA, Sink, make_sink
+from mcastd.inbound.sinks import Sink, make_sink
 from mcastd.net.link import NOT_LINKED, Batch, Glance, Receiver, SourceFilter
-from mcastd.worker import Books, Context, Identity, Output, Signal, Vitals
+from mcastd.worker import ANSWER_SECONDS, Books, Context, Identity, Signal, Vitals
 
+# What changes without a new link; the others would be another stream (group, port), or another kind of socket
 UPDATABLE = (
+    "interface",
     "sources",
     "exclude_sources",
+    "output",
+    "receive_buffer",
     "rejoin_every",
     "expect_every",
     "max_latency",
-)  # without a new link
+)
 TOP_SOURCES = 10  # shown in the status
 ROUND = 16  # batches taken in one go, before signals and waiting outputs are looked at
 BUSY = 64  # datagrams that were there at a visit: from so many on it is better to read alone,
@@ -37,6 +42,9 @@ LONGEST_SHARED = 0.01  # seconds of max_latency with which a subscription may be
 SMALLEST_BUFFER = (
     1 << 20
 )  # bytes of receive buffer below which nothing is left to gather: it holds too little
+# A reader that takes nothing for so long is waited for, and the status says so
+BLOCKED_SECONDS = 1.0
+STATUS_WAIT_SECONDS = 0.05  # for the link, if nothing hangs
 DATAGRAM_OVERHEAD = 512  # bytes of the receive buffer that the kernel charges beside each datagram, at least
 
 
@@ -65,6 +73,9 @@ class Subscription:
     # Of hundreds, each is out of the processor's cache when it is visited: a dict would be more to fetch
     __slots__ = (
         "_alarm",
+        "_applied",
+        "_asked_at",
+        "_blocked_since",
         "_config",
         "_context",
         "_failure",
@@ -74,27 +85,28 @@ class Subscription:
         "_last",
         "_limited",
         "_link",
+        "_linked",
         "_lock",
         "_log",
         "_long_visits",
-        "_metadata",
         "_open_link",
+        "_outputs",
         "_overflow_at",
         "_overflow_before",
         "_overflow_seen",
-        "_queueing",
         "_reader",
+        "_refused",
         "_rejoined",
         "_seen",
         "_sources",
         "_stale",
         "_streak",
+        "_troubles",
         "_visitable",
         "_watched",
         "counters",
         "max_latency",
         "name",
-        "sinks",
     )
 
     def __init__(
@@ -113,20 +125,19 @@ class Subscription:
         self._config = config
         self._open_link = open_link
         self._log = log.get_logger(worker=name)
-        self.sinks: tuple[Sink, ...] = tuple(
-            make_sink(output, str(config.group), interface_name, self._log) for output in config.output
+        self._outputs = Outputs(
+            lambda output: make_sink(output, str(config.group), interface_name, self._log),
+            config.output,
+            self._log,
         )
-        outputs = tuple(
-            Output(str(output.path), sink.counters, sink.reasons)
-            for sink, output in zip(self.sinks, config.output, strict=True)
+        self._identity = Identity(
+            str(config.group), config.port, name_in(config.interface), outputs=self._outputs.identities
         )
-        self._identity = Identity(str(config.group), config.port, name_in(config.interface), outputs=outputs)
-        self._queueing = [sink for sink in self.sinks if sink.may_queue]
-        self._metadata = any(output.format in NEED_METADATA for output in config.output)
         self._lock = threading.Lock()  # held while another thread asks the link for the status
         self._link: Receiver | None = None
         self._reader = reader
-        self._context: Context | None = None  # of the run, for the shared reader
+        self._context: Context | None = None  # of the run
+        self._asked_at = 0.0  # monotonic time at which what the context says to wait for was asked
         self._visitable = False  # the shared reader may take what comes
         self._streak = 0  # visits in a row at which much was there
         self._failure: Exception | None = None  # that it met
@@ -134,6 +145,7 @@ class Subscription:
         self._limited = False  # the receive buffer was too small to let datagrams gather for max_latency
         self._overflow_before = 0  # on links closed since
         self._seen = NOT_LINKED  # of the link, when another thread looked last
+        self._linked: tuple[dict[str, object] | None, list[dict[str, object]]] = None, []  # the same, in full
         self._overflow_seen = 0
         self._overflow_at: float | None = None  # monotonic time at which it was last seen to have grown
         self._last: float | None = None  # monotonic time of the last datagram
@@ -141,23 +153,36 @@ class Subscription:
         self._heard = 0.0  # monotonic time of the last datagram, or of the start of the run
         self._rejoined = 0.0  # monotonic time of the last rejoin, or of the start of the run
         self._stale = False
+        self._refused = ""  # the memberships that the log believes to be refused
+        self._troubles: list[str] = []  # as the context was told
+        self._blocked_since: float | None = None  # monotonic time from which on an output had no room
         self._watched: dict[int, int] = {}
         self._alarm = math.inf  # monotonic time of the next alarm, as this thread knows it
 
+    @property
+    def sinks(self) -> tuple[Sink, ...]:
+        return self._outputs.sinks
+
     def run(self, context: Context) -> None:
-        for sink in self.sinks:  # before the link, which may have to wait: a FIFO's reader finds it already
-            sink.open()
-        self._filter = source_filter(self._config)
-        link = self._open_link(self._config, self._metadata)
+        self._context = context
+        with self._at_outputs():
+            self._change_outputs()
+            self._outputs.open()  # before the link, which may have to wait: a FIFO's reader finds it already
+        config = self._applied = self._config
+        self._filter = source_filter(config)
+        link = self._open_link(config, self._outputs.need_metadata)
         with contextlib.closing(link):
+            link.on_lost = lambda: context.send(Signal.NETWORK)
             self._link = link
             self._heard = self._rejoined = clock.monotonic()
             try:
-                context.ready(self._detail())
+                self._note_refusals(link)
+                self._report(context, link, ready=True)
                 self._serve(context, link)
             finally:
                 self._watch(context, {})
                 self._stale = self._long_visits = False
+                self._blocked_since = None
                 with self._lock:
                     self._overflow_before = self.counters.overflow = self._overflow()
                     self._link = None
@@ -173,18 +198,26 @@ class Subscription:
         return True
 
     def close(self) -> None:
-        for sink in self.sinks:
-            sink.close()
+        with self._at_outputs():
+            self._outputs.close()
         self._log.info("subscription.closed", **self._totals())
 
     def status(self) -> dict[str, object]:
         config, counters, last = self._config, self.counters, self._last
-        with self._lock:
-            described = None if self._link is None else self._link.describe()
-            memberships = [] if self._link is None else self._link.memberships()
-            overflow = self._overflow()
-            self._see_overflow(overflow)
-            overflow_at = self._overflow_at
+        hanging = self._hanging()
+        if self._lock.acquire(timeout=0 if hanging else STATUS_WAIT_SECONDS):
+            try:
+                if self._link is None:
+                    self._linked = None, []
+                else:
+                    self._linked = self._link.describe(), self._link.memberships()
+                overflow = self._overflow()
+                self._see_overflow(overflow)
+            finally:
+                self._lock.release()
+        else:  # it is in use, and an output may hang: what was seen last has to do
+            overflow = self._glance().overflow
+        (described, memberships), overflow_at = self._linked, self._overflow_at
         top, rest = self._sources.top(TOP_SOURCES)
         return {
             "group": str(config.group),
@@ -205,7 +238,8 @@ class Subscription:
             "first_source": self._sources.first,
             "last_source": self._sources.last,
             "by_source": {"top": top, "rest": rest},
-            "outputs": [sink.status() for sink in self.sinks],
+            "outputs": self._outputs.status(),
+            "hanging": hanging,
             "max_latency": config.max_latency,
             "reading": "with others" if self._visitable else "alone",
             "receive_buffer": self._receive_buffer(described),
@@ -213,7 +247,7 @@ class Subscription:
         }
 
     def vitals(self) -> Vitals:
-        counters, dropped = self.counters, 0
+        counters, dropped = self.counters, self._outputs.dropped_before
         for output in self._identity.outputs:
             if output.counters.dropped:
                 dropped += sum(dict(output.counters.dropped).values())  # a copy: the worker goes on counting
@@ -257,6 +291,26 @@ class Subscription:
                 self._lock.release()
         return self._seen
 
+    def _hanging(self) -> dict[str, object] | None:
+        """The output that has not answered for too long, and for how many seconds. For any thread."""
+        context = self._context
+        path = context.waits_for if context is not None else ""
+        seconds = clock.monotonic() - self._asked_at
+        return {"path": path, "seconds": seconds} if path and seconds > ANSWER_SECONDS else None
+
+    @contextlib.contextmanager
+    def _at_outputs(self) -> Iterator[None]:
+        """The block asks outputs, any of which may hang."""
+        if (context := self._context) is None:
+            yield
+            return
+        self._asked_at = clock.monotonic()
+        context.waits_for = "its outputs"
+        try:
+            yield
+        finally:
+            context.waits_for = ""
+
     def _receive_buffer(self, described: Mapping[str, object] | None) -> dict[str, object]:
         """What was asked for and had, and what to do if it is too little."""
         asked, had = self._config.receive_buffer, (described or {}).get("receive_buffer")
@@ -277,6 +331,7 @@ class Subscription:
                 if context.take(Signal.NETWORK):
                     with self._lock:
                         self._follow(link)
+                    self._report(context, link)
                 elif quiet and self._may_be_quiet():
                     quiet = self._be_read(context, link)
                 else:
@@ -293,6 +348,7 @@ class Subscription:
             self._reader is not None
             and not self._long_visits
             and 0 < self.max_latency <= LONGEST_SHARED
+            and not self._troubles
             and not any(sink.slow for sink in self.sinks)
             and not self._queued()
         )
@@ -304,7 +360,6 @@ class Subscription:
         self._watch(context, {})
         context.take(Signal.HANDOVER)
         with self._lock:
-            self._context = context
             self._visitable = True
             self._streak = 0
         if not self._reader.add(fd, self):
@@ -338,8 +393,8 @@ class Subscription:
                 # One that was silent for too long has to look at its alarms again
                 self._streak = self._streak + 1 if taken >= BUSY else 0
                 quiet = self._streak < STREAK and link.emptied and not self._stale and not self._queued()
-                for sink in self.sinks:  # a new deadline, which the worker's thread does not wait for
-                    quiet = quiet and sink.deadline >= self._alarm
+                for sink in self.sinks:  # trouble, or a deadline that the thread does not wait for
+                    quiet = quiet and not sink.problem and sink.deadline >= self._alarm
             except Exception as error:  # the worker's thread is to meet it
                 self._failure = error
                 taken, quiet = 0, False
@@ -361,6 +416,7 @@ class Subscription:
     def _read(self, context: Context, link: Receiver) -> bool:
         """Until the next signal that needs more, or until it is quiet; whether it is."""
         gather = Gather(self.max_latency)
+        outputs = self._outputs
         load = link.load()
         pause = 0.0
         since = looked = calm_since = clock.monotonic()
@@ -370,9 +426,10 @@ class Subscription:
                 context.nap(pause)
             else:
                 link.idle()
+                self._report(context, link)
                 self._watch(context, self._wanted(link))
                 ready = context.wait(self._next_alarm())
-                for sink in self._queueing:
+                for sink in outputs.queueing:
                     if sink.pending in ready:
                         sink.flush()
             self._attend(context, link)
@@ -382,7 +439,7 @@ class Subscription:
                 self._see_overflow(self.counters.overflow)
             taken = self._take(link)
             if taken and self._stale:  # now: while it is stale, no alarm comes to say that it is no more
-                self._keep_time(context, link)
+                self._attend(context, link)
             now = clock.monotonic()
             pause = gather.wait(taken, now - since, load.filled)
             if not link.emptied or load.buffer < SMALLEST_BUFFER or self._queued():
@@ -391,6 +448,7 @@ class Subscription:
             recently += taken
             if now - calm_since >= CALM_FOR:
                 self._limited = gather.limited
+                self._report(context, link)
                 if recently < CALM * (now - calm_since) and self._may_be_quiet():
                     return True
                 recently, calm_since = 0, now
@@ -399,9 +457,11 @@ class Subscription:
     def _attend(self, context: Context, link: Receiver) -> None:
         """What has to be done beside receiving."""
         if context.take(Signal.REOPEN):
-            for sink in self.sinks:
-                sink.reopen()
+            with self._at_outputs():
+                for sink in self.sinks:
+                    sink.reopen()
         self._keep_time(context, link)
+        self._report(context, link)
 
     def _take(self, link: Receiver) -> int:
         """Take what has come, but not all that keeps coming; how many datagrams."""
@@ -422,15 +482,57 @@ class Subscription:
         return wanted
 
     def _follow(self, link: Receiver) -> None:
-        """Have the memberships that the settings and the host's interfaces ask for now."""
-        before = link.describe()
-        if (wanted := source_filter(self._config)) != self._filter:
+        """Have what the settings, and the host's interfaces, ask for now."""
+        before, config, applied = link.describe(), self._config, self._applied
+        if config is not applied:
+            self._change_outputs()
+            link.set_metadata(self._outputs.need_metadata)
+            if config.receive_buffer != applied.receive_buffer:
+                link.set_receive_buffer(config.receive_buffer)
+            if config.interface != applied.interface:
+                link.set_interface(config.interface)
+                self._identity = self._identity._replace(interface=name_in(config.interface))
+            self._applied = config
+        if (wanted := source_filter(config)) != self._filter:
             link.set_filter(wanted)
             self._filter = wanted
             self._log.info("membership.changed", sources=str(wanted))
         link.network_changed()
+        self._note_refusals(link)
         if (described := link.describe()) != before:
             self._log.info("link.moved", **described)
+
+    def _change_outputs(self) -> None:
+        with self._at_outputs():
+            self._outputs.change(self._config.output, self.counters.received)
+        if self._identity.outputs != self._outputs.identities:
+            self._identity = self._identity._replace(outputs=self._outputs.identities)
+
+    def _note_refusals(self, link: Receiver) -> None:
+        """Log what is refused now, once."""
+        if (refused := link.trouble) != self._refused:
+            self._refused = refused
+            if refused:
+                self._log.warning("membership.refused", reason=refused)
+            else:
+                self._log.info("membership.restored")
+
+    def _report(self, context: Context, link: Receiver, *, ready: bool = False) -> None:
+        """Say what is not as it should be, if it is something else than was said last."""
+        troubles = [link.trouble] if link.trouble else []
+        troubles += self._outputs.problems()
+        if not self._blocked():
+            self._blocked_since = None
+        elif self._blocked_since is None:
+            self._blocked_since = clock.monotonic()
+        elif self._is_blocked_for_long():
+            troubles += [f"waits for the reader of {path}" for path in self._outputs.blocked_paths()]
+        if self._stale:
+            troubles.append(f"stale: nothing for more than {self._config.expect_every:g} s")
+        if ready or troubles != self._troubles:
+            self._troubles = troubles
+            detail = f"receiving {self._config.group} port {self._config.port}"
+            context.ready("; ".join([detail, *troubles]), degraded=bool(troubles))
 
     def _next_alarm(self) -> float | None:
         """Seconds until :meth:`_keep_time` has something to do; None: only when something else happens."""
@@ -439,6 +541,10 @@ class Subscription:
             alarms.append(self._heard + self._config.expect_every)
         if self._config.rejoin_every is not None:
             alarms.append(self._rejoined + self._config.rejoin_every)
+        if self._link is not None and self._link.retry_at is not None:
+            alarms.append(self._link.retry_at)
+        if self._blocked_since is not None and not self._is_blocked_for_long():
+            alarms.append(self._blocked_since + BLOCKED_SECONDS)
         self._alarm = min(alarms, default=math.inf)
         return None if self._alarm == math.inf else self._alarm - clock.monotonic()
 
@@ -446,25 +552,28 @@ class Subscription:
         now = clock.monotonic()
         for sink in self.sinks:
             if now >= sink.deadline:
-                sink.tick(now)
+                with self._at_outputs():
+                    sink.tick(now)
         expected, rejoin = self._config.expect_every, self._config.rejoin_every
         if rejoin is not None and now >= self._rejoined + rejoin:
             self._rejoined = now
             link.rejoin()
+        if link.retry_at is not None and now >= link.retry_at:
+            context.send(Signal.NETWORK)
+        if self._blocked_since is not None:  # what comes meanwhile waits in the kernel, unheard
+            self._heard = now
         stale = expected is not None and now >= self._heard + expected
         if stale == self._stale:
             return
         self._stale = stale
         if stale:
-            detail = f"{self._detail()}; stale: nothing for more than {expected:g} s"
-            context.ready(detail, degraded=True)
             self._log.warning("subscription.silent", expected_every=expected)
         else:
-            context.ready(self._detail())
             self._log.info("subscription.resumed")
 
-    def _detail(self) -> str:
-        return f"receiving {self._config.group} port {self._config.port}"
+    def _is_blocked_for_long(self) -> bool:
+        since = self._blocked_since
+        return since is not None and clock.monotonic() - since >= BLOCKED_SECONDS
 
     def _watch(self, context: Context, wanted: dict[int, int]) -> None:
         if wanted == self._watched:
@@ -476,10 +585,12 @@ class Subscription:
         self._watched = wanted
 
     def _blocked(self) -> bool:
-        return bool(self._queueing) and any(sink.blocked for sink in self._queueing)
+        queueing = self._outputs.queueing
+        return bool(queueing) and any(sink.blocked for sink in queueing)
 
     def _queued(self) -> bool:
-        return bool(self._queueing) and any(sink.counters.queued for sink in self._queueing)
+        queueing = self._outputs.queueing
+        return bool(queueing) and any(sink.counters.queued for sink in queueing)
 
     def _drain(self, link: Receiver) -> None:
         """Take what was queued in the kernel when the end came, but not all that keeps coming."""
@@ -497,9 +608,13 @@ class Subscription:
             counters.truncated += batch.truncated
             for source, number in batch.sources:
                 self._sources.add(source, number)
-            self._last = self._heard = clock.monotonic()
-            for sink in self.sinks:
+            context = self._context
+            assert context is not None
+            self._last = self._heard = self._asked_at = clock.monotonic()
+            for sink, path in self._outputs.writing:
+                context.waits_for = path
                 sink.write(batch)
+            context.waits_for = ""
         return count
 
     def _overflow(self) -> int:
@@ -513,11 +628,5 @@ class Subscription:
         return {
             "received": self.counters.received,
             "overflow": self.counters.overflow,
-            "outputs": {
-                str(output.path): {
-                    "written": sink.counters.written,
-                    "dropped": dict(sink.counters.dropped),
-                }
-                for output, sink in zip(self._config.output, self.sinks, strict=True)
-            },
+            "outputs": self._outputs.totals(),
         }

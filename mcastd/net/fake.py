@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 from collections import deque
+from collections.abc import Callable
 
 from mcastd.errors import LinkError
 from mcastd.net.link import (
@@ -36,6 +37,11 @@ class FakeReceiver:
         self.rejoins = 0
         self.source_filter = ANY_SOURCE
         self.error: LinkError | None = None  # raised by the next network_changed()
+        self.trouble = ""
+        self.retry_at: float | None = None
+        self.on_lost: Callable[[], None] = lambda: None
+        self.interface: str | None = None
+        self.receive_buffer = 4 << 20
         self._waiting: deque[tuple[bytes, Origin]] = deque()
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
 
@@ -71,6 +77,15 @@ class FakeReceiver:
 
     def set_filter(self, source_filter: SourceFilter) -> None:
         self.source_filter = source_filter
+
+    def set_interface(self, setting: str | None) -> None:
+        self.interface = setting
+
+    def set_receive_buffer(self, size: int) -> None:
+        self.receive_buffer = size
+
+    def set_metadata(self, wanted: bool) -> None:
+        self.metadata = wanted
 
     def rejoin(self) -> None:
         self.rejoins += 1

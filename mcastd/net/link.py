@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from itertools import groupby
@@ -132,6 +132,12 @@ class Receiver(Protocol):
     """An open subscription to one group and port."""
 
     emptied: bool  # the last batch was all that had come
+    retry_at: float | None  # monotonic time when ``network_changed`` is due, since a membership was refused
+    on_lost: Callable[[], None]  # set by the user; called by any thread: ``network_changed`` is due now
+
+    @property
+    def trouble(self) -> str:
+        """What was refused: it is not joined wherever it would be; "" if it is. For other threads, too."""
 
     def fileno(self) -> int:
         """To wait on: readable when a batch can be received. Another one after ``network_changed``."""
@@ -151,8 +157,20 @@ class Receiver(Protocol):
     def set_filter(self, source_filter: SourceFilter) -> None:
         """Change the sources that are received, without leaving the group. Raises LinkError."""
 
+    def set_interface(self, setting: str | None) -> None:
+        """Be on other interfaces from the next ``network_changed`` on."""
+
+    def set_receive_buffer(self, size: int) -> None:
+        """Have another receive buffer, in bytes; what has come stays in it."""
+
+    def set_metadata(self, wanted: bool) -> None:
+        """Give origins and times with the next batch, or no more."""
+
     def rejoin(self) -> None:
-        """Have the memberships reported again, in case the network has forgotten them. Raises LinkError."""
+        """Have the memberships reported again, in case the network has forgotten them.
+
+        For each that is then refused, ``on_lost`` is called.
+        """
 
     def load(self) -> Load:
         """What was lost in this receiver's buffers, and how full they are: now, and exact."""

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import socket
 import threading
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 
 from mcastd import clock
@@ -54,8 +55,10 @@ class Memberships:
         for held in holders:
             held.leave()
         for held in holders:
-            with contextlib.suppress(OSError):  # its own worker looks after it at the next change
+            try:
                 held.enter(interface)
+            except OSError:
+                held.on_lost()
 
 
 class Membership:
@@ -70,8 +73,14 @@ class Membership:
         source_filter: SourceFilter,
         *,
         guard: SourceGuard,
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
-        """Join. Raises LinkError."""
+        """Join. Raises LinkError.
+
+        ``on_lost`` is called by any thread that has the group joined again, if the kernel then refuses this
+        socket: it must not block, and has to see to it that :meth:`keep` is called.
+        """
+        self.on_lost = on_lost
         self._registry = registry
         self._sock = sock
         self._group = group
@@ -97,6 +106,8 @@ class Membership:
                 self._enter_or_raise(interface)
             elif interface.carrier and interface.carrier_changes != joined.carrier_changes:
                 self._registry.rejoin(self._group, interface)
+                if self._joined is None:
+                    self._enter_or_raise(interface)
 
     def set_filter(self, source_filter: SourceFilter) -> None:
         """Change the sources, without leaving the group. Raises LinkError."""

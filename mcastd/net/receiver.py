@@ -7,6 +7,7 @@ import select
 import threading
 from collections.abc import Callable
 
+from mcastd import clock
 from mcastd.errors import LinkError
 from mcastd.net._abi import Address
 from mcastd.net.batch import NOTHING, READING, Arena, arenas
@@ -15,6 +16,10 @@ from mcastd.net.interfaces import Host, Interface, look
 from mcastd.net.link import ANY_SOURCE, NOT_LINKED, Batch, Glance, Load, SourceFilter
 from mcastd.net.membership import Memberships
 from mcastd.net.sockets import ReceivingSocket
+
+# Between attempts to join where the kernel has refused, doubled each time
+RETRY_MIN_SECONDS = 0.1
+RETRY_MAX_SECONDS = 5.0
 
 
 class SocketReceiver:
@@ -50,7 +55,10 @@ class SocketReceiver:
         self._memberships = memberships or Memberships()
         self._sockets: dict[int, ReceivingSocket] = {}  # by ifindex; replaced, never changed: others read it
         self._leaving: list[ReceivingSocket] = []  # no longer members; closed once they are read empty
-        self._refused: tuple[Interface, ...] = ()  # wanted, but not to be joined now
+        self._refusals: dict[int, tuple[Interface, LinkError]] = {}  # by ifindex; replaced, never changed
+        self._retry_seconds = RETRY_MIN_SECONDS  # until the next attempt after one that is refused again
+        self.retry_at: float | None = None
+        self.on_lost: Callable[[], None] = lambda: None
         self._overflow_before = 0  # of sockets closed since
         self._edition = 0  # of the sockets, their interfaces, and those refused
         self._glanced = (0, 0, -1), NOT_LINKED
@@ -93,10 +101,20 @@ class SocketReceiver:
             sock.membership.end()
         self._leaving = [*self._leaving, *gone]
         self._sockets = sockets
-        self._refused = tuple(interface for interface, _ in refused if interface.index not in sockets)
+        self._note_refusals({interface.index: (interface, error) for interface, error in refused})
         self._note_change()
         if len(refused) == len(wanted):
             raise refused[0][1]
+
+    def _note_refusals(self, refusals: dict[int, tuple[Interface, LinkError]]) -> None:
+        again = refusals.keys() & self._refusals.keys()
+        self._retry_seconds = min(2 * self._retry_seconds, RETRY_MAX_SECONDS) if again else RETRY_MIN_SECONDS
+        self._refusals = refusals
+        self.retry_at = clock.monotonic() + self._retry_seconds if refusals else None
+
+    @property
+    def trouble(self) -> str:
+        return "; ".join(str(error) for _, error in self._refusals.values())
 
     def _open(self, interface: Interface) -> ReceivingSocket:
         sock = ReceivingSocket(
@@ -108,9 +126,15 @@ class SocketReceiver:
             receive_buffer=self._receive_buffer,
             metadata=self._metadata,
             coalesce=self._coalesce,
+            on_lost=self._lost,
         )
         self._poll.register(sock, select.EPOLLIN)
         return sock
+
+    def _lost(self) -> None:
+        """A membership was refused when it was joined again, maybe on behalf of another subscription."""
+        self.retry_at = clock.monotonic()
+        self.on_lost()
 
     def _close_first_leaving(self) -> None:
         with self._closing:
@@ -164,6 +188,22 @@ class SocketReceiver:
         for sock in self._sockets.values():
             sock.membership.set_filter(source_filter)
 
+    def set_interface(self, setting: str | None) -> None:
+        self._setting = setting
+
+    def set_receive_buffer(self, size: int) -> None:
+        self._receive_buffer = size
+        for sock in self._sockets.values():
+            sock.set_receive_buffer(size)
+        self._note_change()
+
+    def set_metadata(self, wanted: bool) -> None:
+        self.idle()
+        self._metadata = wanted
+        self._arenas = arenas[self._group.version, wanted, self._coalesce]
+        for sock in [*self._sockets.values(), *self._leaving]:
+            sock.set_metadata(wanted)
+
     def rejoin(self) -> None:
         for sock in self._sockets.values():
             sock.membership.rejoin(sock.interface)
@@ -183,32 +223,40 @@ class SocketReceiver:
                 sockets = [*self._sockets.values(), *self._leaving]
                 overflow = self._overflow_before + sum(sock.lost() for sock in sockets)
             smallest = min((sock.buffer for sock in sockets), default=None)
-            wanted = self._sockets.values()
-            joined = sorted(sock.interface.name for sock in wanted if sock.membership.joined)
-            seen = Glance(overflow, smallest, tuple(joined), len(wanted) + len(self._refused))
+            joined = self._joined()
+            seen = Glance(
+                overflow, smallest, tuple(joined), len(self._sockets.keys() | self._refusals.keys())
+            )
             self._glanced = edition, seen
         return seen
 
+    def _joined(self) -> list[str]:
+        return sorted(sock.interface.name for sock in self._sockets.values() if sock.membership.joined)
+
     def describe(self) -> dict[str, object]:
         return {
-            "interfaces": sorted(sock.interface.name for sock in self._sockets.values()),
+            "interfaces": self._joined(),
             "receive_buffer": self.load().buffer,
             "reading": READING,
             "coalesced": self._coalesce and all(sock.coalesces for sock in self._sockets.values()),
         }
 
     def memberships(self) -> list[dict[str, object]]:
-        have = [(sock.interface, sock.membership.actual()) for sock in self._sockets.values()]
-        lack = [(interface, None) for interface in self._refused]
+        sockets, refusals, retry_at = self._sockets, self._refusals, self.retry_at
+        wanted = {ifindex: interface for ifindex, (interface, _) in refusals.items()}
+        wanted |= {ifindex: sock.interface for ifindex, sock in sockets.items()}
+        retry_in = None if retry_at is None else max(0.0, retry_at - clock.monotonic())
         return [
             {
                 "interface": interface.name,
-                "ifindex": interface.index,
+                "ifindex": ifindex,
                 "group": str(self._group),
                 "wanted": str(self._filter),
-                "actual": actual,
+                "actual": sockets[ifindex].membership.actual() if ifindex in sockets else None,
+                "refused": str(refusals[ifindex][1]) if ifindex in refusals else None,
+                "retry_in": retry_in if ifindex in refusals else None,
             }
-            for interface, actual in [*have, *lack]
+            for ifindex, interface in wanted.items()
         ]
 
     def close(self) -> None:

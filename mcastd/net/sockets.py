@@ -76,11 +76,12 @@ class ReceivingSocket:
         receive_buffer: int,
         metadata: bool,
         coalesce: bool,
+        on_lost: Callable[[], None] = lambda: None,
     ) -> None:
-        """Open, join and bind. Raises LinkError."""
+        """Open, join and bind. Raises LinkError. For ``on_lost`` see Membership."""
         self.interface = interface
         self._group = group
-        self._metadata = metadata
+        self._metadata = False
         self._coalesce = coalesce
         self.coalesces = False
         self._load = Load(0)
@@ -89,8 +90,16 @@ class ReceivingSocket:
                 self._sock = undo.enter_context(socket.socket(_abi.family_of(group), socket.SOCK_DGRAM))
                 self._guard = SourceGuard(self._sock)
                 self._prepare(receive_buffer)
+                if metadata:
+                    self.set_metadata(metadata)
                 self.membership = Membership(
-                    memberships, self._sock, group, interface, source_filter, guard=self._guard
+                    memberships,
+                    self._sock,
+                    group,
+                    interface,
+                    source_filter,
+                    guard=self._guard,
+                    on_lost=on_lost,
                 )
                 undo.callback(self.membership.close)
                 self._bind(port)  # last: so nothing comes in before the source filter is whole
@@ -99,32 +108,39 @@ class ReceivingSocket:
                 raise refused(error, what, group, interface.name) from error
             undo.pop_all()
         self._inode = os.fstat(self._sock.fileno()).st_ino
-        self.buffer = self.load().buffer  # it stays as it is
 
     def _prepare(self, receive_buffer: int) -> None:
         sock = self._sock
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        if self.load().buffer < receive_buffer:
-            with contextlib.suppress(PermissionError):  # needs CAP_NET_ADMIN; status tells what was had
-                sock.setsockopt(socket.SOL_SOCKET, _abi.SO_RCVBUFFORCE, receive_buffer)
+        self.set_receive_buffer(receive_buffer)
         with contextlib.suppress(OSError):  # before Linux 5.0 there is no such option, nor any need
             sock.setsockopt(_abi.SOL_UDP, _abi.UDP_GRO, self._coalesce)
             self.coalesces = self._coalesce
-        if self._metadata:
-            sock.setsockopt(socket.SOL_SOCKET, _abi.SO_TIMESTAMPNS, 1)
         if self._group.version == 4:
             sock.setsockopt(socket.IPPROTO_IP, _abi.IP_MULTICAST_ALL, 0)
-            if self._metadata:
-                sock.setsockopt(socket.IPPROTO_IP, _abi.IP_RECVTTL, 1)
         else:
             # An IPv6 membership filters by group and source, but takes what comes in by any interface
             sock.setsockopt(socket.SOL_SOCKET, _abi.SO_BINDTOIFINDEX, self.interface.index)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.setsockopt(socket.IPPROTO_IPV6, _abi.IPV6_MULTICAST_ALL, 0)
-            if self._metadata:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, 1)
+
+    def set_receive_buffer(self, size: int) -> None:
+        """Have room for ``size`` bytes, or what the kernel grants of them; what is in it stays."""
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+        if self.load().buffer < size:
+            with contextlib.suppress(PermissionError):  # needs CAP_NET_ADMIN; status tells what was had
+                self._sock.setsockopt(socket.SOL_SOCKET, _abi.SO_RCVBUFFORCE, size)
+        self.buffer = self.load().buffer
+
+    def set_metadata(self, wanted: bool) -> None:
+        """Have the kernel tell time and TTL of each datagram received from here on, or no more."""
+        self._sock.setsockopt(socket.SOL_SOCKET, _abi.SO_TIMESTAMPNS, wanted)
+        if self._group.version == 4:
+            self._sock.setsockopt(socket.IPPROTO_IP, _abi.IP_RECVTTL, wanted)
+        else:
+            self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, wanted)
+        self._metadata = wanted
 
     def _bind(self, port: int) -> None:
         if self._group.version == 4:

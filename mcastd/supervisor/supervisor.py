@@ -46,8 +46,10 @@ class Supervisor:
         output can pass from one worker to another. Receivers start before senders, so that a host hears the
         first datagram of its own. A changed worker that the user had stopped starts again.
         """
+        deadline = clock.monotonic() + timeout
+        self._end(changes.removed, timeout)  # first: an output may pass to one that takes it as it runs
         restarting = [name for name in changes.changed if not self._threads[name].update(wanted[name])]
-        self._end([*changes.removed, *restarting], timeout)
+        self._end(restarting, deadline - clock.monotonic())
         for name in changes.removed:
             self._threads.pop(name, None)
             self._settings.pop(name, None)

@@ -144,10 +144,10 @@ class WorkerThread:
             return Headline(self.worker.name, state, self._since, detail, self._restarts, troubled)
 
     def view(self) -> WorkerView:
-        name, state, since, detail, restarts, _ = self.headline()
+        name, state, since, detail, restarts, troubled = self.headline()
         age = clock.monotonic() - since
         kind = name.partition("/")[0]
-        return WorkerView(name, kind, state, age, detail, restarts, self.worker.status())
+        return WorkerView(name, kind, state, age, detail, restarts, self.worker.status(), troubled)
 
     def _main(self) -> None:
         backoff, crashes = Backoff(), Backoff(longest=60.0)

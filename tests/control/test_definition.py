@@ -35,7 +35,7 @@ JSON = st.recursive(
 
 def test_what_is_missing_is_empty_and_what_is_unknown_is_left_out() -> None:
     fitted = definition.mcastd().fitted("io.mcastd.List", {"workers": [WORKER | {"mood": "good"}], "more": 1})
-    rest = {"kind": "", "detail": "", "restarts": 0, "status": {}}
+    rest = {"kind": "", "detail": "", "restarts": 0, "troubled": False, "status": {}}
     assert fitted == {"workers": [WORKER | rest]}
     assert definition.mcastd().fitted("io.mcastd.Monitor", {})["vitals"] is None
     assert definition.mcastd().fitted("org.example.Other", {"a": 1}) == {"a": 1}

@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 import urllib.request
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -130,8 +131,11 @@ def test_sighup_reloads_and_notifies_systemd_as_notify_reload_wants_it(tmp_path:
         assert daemon.worker("inbound/b")["state"] == "active"
 
 
-def test_an_unchanged_subscription_under_load_loses_nothing_across_20_reloads(tmp_path: Path) -> None:
-    kept = tmp_path / "kept.log"
+@contextlib.contextmanager
+def under_load(
+    directory: Path, config: str
+) -> Iterator[tuple[RunningDaemon, list[bytes], Callable[[], None]]]:
+    """A daemon that is sent numbers all the time, these, and what ends that."""
     stop = threading.Event()
     sent: list[bytes] = []
 
@@ -143,9 +147,23 @@ def test_an_unchanged_subscription_under_load_loses_nothing_across_20_reloads(tm
             sent.extend(batch)
         link.close()
 
-    with RunningDaemon(tmp_path, inbound("kept", kept)) as daemon:
-        sender = threading.Thread(target=load)
+    sender = threading.Thread(target=load)
+
+    def end() -> None:
+        stop.set()
+        sender.join()
+
+    with RunningDaemon(directory, config) as daemon:
         sender.start()
+        try:
+            yield daemon, sent, end
+        finally:
+            end()
+
+
+def test_an_unchanged_subscription_under_load_loses_nothing_across_20_reloads(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.log"
+    with under_load(tmp_path, inbound("kept", kept)) as (daemon, sent, stop):
         try:
             for round_ in range(20):
                 other = inbound("other", tmp_path / f"other{round_ % 3}.log", port=PORT + round_ % 2)
@@ -153,8 +171,7 @@ def test_an_unchanged_subscription_under_load_loses_nothing_across_20_reloads(tm
                 answer = daemon.ctl("reload")
                 assert answer.returncode == 0, answer.stderr
         finally:
-            stop.set()
-            sender.join()
+            stop()
         assert len(daemon.events("config.reloaded")) == 20
         wait_for(lambda: kept.stat().st_size >= 9 * len(sent))
         assert kept.read_bytes() == b"".join(sent)
@@ -164,6 +181,38 @@ def test_an_unchanged_subscription_under_load_loses_nothing_across_20_reloads(tm
         assert (counters["received"], counters["overflow"]) == (len(sent), 0)
         starts = [event for event in daemon.events("worker.activated") if event["worker"] == "inbound/kept"]
         assert len(starts) == 1
+
+
+def test_a_subscription_that_changes_under_load_loses_nothing_that_it_need_not(tmp_path: Path) -> None:
+    """Outputs, formats, buffer, interface: all without leaving the group."""
+    kept = tmp_path / "kept.log"
+    variants = [
+        f"output = '{kept}'",
+        f"output = ['{kept}', '{tmp_path / 'more.log'}']",
+        f"output = [{{ kind = 'file', path = '{tmp_path / 'more.log'}', format = 'json' }}, '{kept}']",
+        f"output = '{kept}'\nreceive_buffer = '8MiB'",
+        f"output = '{kept}'\nmax_latency = 0\nexpect_every = 9",
+        f"output = '{kept}'\ninterface = '127.0.0.1'",
+    ]
+
+    def config(n: int) -> str:
+        variant = variants[n % len(variants)]
+        interface = "" if "interface" in variant else 'interface = "lo"\n'
+        return f'[inbound.kept]\ngroup = "{GROUP}"\nport = {PORT}\n{interface}{variant}\n'
+
+    with under_load(tmp_path, config(0)) as (daemon, sent, stop):
+        try:
+            for n in range(1, 20):
+                daemon.write(config(n))
+                answer = daemon.ctl("reload")
+                assert answer.returncode == 0, answer.stderr
+        finally:
+            stop()
+        wait_for(lambda: kept.stat().st_size >= 9 * len(sent))
+        assert kept.read_bytes() == b"".join(sent)
+        counters = daemon.worker("inbound/kept")["status"]["counters"]
+        assert (counters["received"], counters["overflow"]) == (len(sent), 0)
+        assert len(daemon.events("worker.activated")) == 1
 
 
 @pytest.mark.parametrize("how", ["SIGUSR1", "mcastctl"])

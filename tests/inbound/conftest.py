@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.subscription import Run
 
 from mcastd import log
 from mcastd.config import FifoOutput, FileOutput
+from mcastd.inbound.reader import Reader
 from mcastd.inbound.sinks import Ends, fifo
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.fifo import FifoSink
@@ -81,3 +83,26 @@ def make_fifo(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FifoSin
     yield make
     for sink in sinks:
         sink.close()
+
+
+@pytest.fixture
+def reader(no_fd_leak: None) -> Iterator[Reader]:
+    reader = Reader()
+    yield reader
+    reader.close()
+
+
+@pytest.fixture(params=["alone", "with others"])
+def make_run(request: pytest.FixtureRequest, reader: Reader) -> Iterator[Callable[..., Run]]:
+    """Subscriptions; each test runs with those that read for themselves, and with the shared reader."""
+    runs: list[Run] = []
+
+    def make(*output: dict[str, Any], **settings: Any) -> Run:
+        runs.append(Run(reader if request.param == "with others" else None, output=output, **settings))
+        return runs[-1]
+
+    yield make
+    for run in runs:
+        run.stop()
+        run.worker.close()
+        run.context.close()

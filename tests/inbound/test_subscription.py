@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
+from support.subscription import Run, fifo_output, file_output, lost
 from support.wait import wait_for
 
 from mcastd import clock
@@ -21,115 +21,12 @@ from mcastd.config import InboundSubscription
 from mcastd.counters import OutputCounters
 from mcastd.errors import LinkError
 from mcastd.inbound import receiver
-from mcastd.inbound.reader import Reader
-from mcastd.inbound.receiver import BUSY, Subscription, interface_name
-from mcastd.inbound.sinks import Sink
-from mcastd.net.fake import ANYBODY, FakeReceiver
+from mcastd.inbound.receiver import BUSY, interface_name
+from mcastd.net.fake import ANYBODY
 from mcastd.net.link import Batch
-from mcastd.worker import Context, Signal, Vitals
-
-
-class Run:
-    """A subscription in a thread, with a fake link for each of its runs."""
-
-    def __init__(self, reader: Reader | None, sink: Sink | None = None, **settings: Any) -> None:
-        self.links: list[FakeReceiver] = []
-        self.refusal: LinkError | None = None
-        self.waiting: list[bytes] = []  # in the link when it is opened
-        self.ready = threading.Event()
-        self.failure: BaseException | None = None
-        self.context = Context(self.ready.set).open()
-        config = InboundSubscription(group="239.255.1.2", port=9190, **settings)
-        sinks = {} if sink is None else {"make_sink": lambda *_: sink}
-        self.worker = Subscription("inbound/news", config, self._open, reader=reader, **sinks)
-        self._thread: threading.Thread | None = None
-
-    def _open(self, config: InboundSubscription, metadata: bool) -> FakeReceiver:
-        if self.refusal:
-            raise self.refusal
-        self.links.append(FakeReceiver(metadata))
-        self.link.deliver(*self.waiting)
-        return self.links[-1]
-
-    @property
-    def link(self) -> FakeReceiver:
-        return self.links[-1]
-
-    def start(self) -> FakeReceiver:
-        self.ready.clear()
-        self._thread = threading.Thread(target=self._main)
-        self._thread.start()
-        assert self.ready.wait(60)
-        return self.link
-
-    def _main(self) -> None:
-        try:
-            self.worker.run(self.context)
-        except BaseException as error:  # for the test to look at
-            self.failure = error
-
-    def join(self) -> None:
-        if self._thread is not None:
-            self._thread.join(60)
-            assert not self._thread.is_alive()
-            self._thread = None
-
-    def stop(self) -> None:
-        self.context.send(Signal.STOP)
-        self.join()
-
-    def received(self, count: int) -> None:
-        counters = self.worker.counters
-        wait_for(lambda: counters.received >= count and self.quiet(), f"{count} datagrams")
-
-    def quiet(self) -> bool:
-        """Whether every output has accounted for all that was received."""
-        return all(
-            self.worker.counters.received
-            == sink.counters.written + sum(sink.counters.dropped.values()) + sink.counters.queued
-            for sink in self.worker.sinks
-        )
-
-    def reading(self, how: str) -> None:
-        wait_for(lambda: self.worker.status()["reading"] == how, how)
-
-
-@pytest.fixture
-def reader(no_fd_leak: None) -> Iterator[Reader]:
-    reader = Reader()
-    yield reader
-    reader.close()
-
-
-@pytest.fixture(params=["alone", "with others"])
-def make_run(request: pytest.FixtureRequest, reader: Reader) -> Iterator[Callable[..., Run]]:
-    """Subscriptions; each test runs with those that read for themselves, and with the shared reader."""
-    runs: list[Run] = []
-
-    def make(*output: dict[str, Any], **settings: Any) -> Run:
-        runs.append(Run(reader if request.param == "with others" else None, output=output, **settings))
-        return runs[-1]
-
-    yield make
-    for run in runs:
-        run.stop()
-        run.worker.close()
-        run.context.close()
-
+from mcastd.worker import Signal, Vitals
 
 with_others = pytest.mark.parametrize("make_run", ["with others"], indirect=True)
-
-
-def file_output(path: Path, **settings: Any) -> dict[str, Any]:
-    return {"kind": "file", "path": path, **settings}
-
-
-def fifo_output(path: Path, **settings: Any) -> dict[str, Any]:
-    return {"kind": "fifo", "path": path, **settings}
-
-
-def lost(name: str = "eth7") -> LinkError:
-    return LinkError(f"cannot use 239.255.1.2 on {name}", "no such interface", errno=errno.ENODEV)
 
 
 def test_what_arrives_is_in_the_file(tmp_path: Path, make_run: Callable[..., Run]) -> None:
@@ -404,8 +301,10 @@ def test_status_and_the_last_word(tmp_path: Path, make_run: Callable[..., Run]) 
                 "counters": {"written": 1, "written_bytes": 2, "dropped": {}, "queued": 0},
                 "error": None,
                 "reason": None,
+                "received_before": 0,
             }
         ],
+        "hanging": None,
         "max_latency": 0.001,
         "receive_buffer": {"asked": 4 << 20, "had": None, "advice": None},
         "link": {"interfaces": ["fake0"]},

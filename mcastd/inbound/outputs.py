@@ -1,0 +1,85 @@
+"""The outputs of one subscription: a sink for each, which stays as long as its settings do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from structlog.typing import FilteringBoundLogger
+
+from mcastd.config import FifoOutput, FileOutput
+from mcastd.inbound.sinks import NEED_METADATA, Sink
+from mcastd.worker import Output
+
+OutputSettings = FileOutput | FifoOutput
+
+
+class Outputs:
+    """Changed by the subscription's own thread. Others read it: what it has is replaced, never changed."""
+
+    def __init__(
+        self,
+        make: Callable[[OutputSettings], Sink],
+        wanted: Sequence[OutputSettings],
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._make = make
+        self._log = log
+        self._sinks = {settings: make(settings) for settings in wanted}
+        self._began = dict.fromkeys(self._sinks.values(), 0)
+        self.dropped_before = 0  # by sinks that are closed
+        self._note()
+
+    def _note(self) -> None:
+        self.sinks = tuple(self._sinks.values())
+        self.writing = [(sink, str(settings.path)) for settings, sink in self._sinks.items()]
+        self.queueing = [sink for sink in self.sinks if sink.may_queue]
+        self.need_metadata = any(settings.format in NEED_METADATA for settings in self._sinks)
+        self.identities = tuple(
+            Output(str(settings.path), sink.counters, sink.reasons) for settings, sink in self._sinks.items()
+        )
+
+    def open(self) -> None:
+        for sink in self.sinks:
+            sink.open()
+
+    def change(self, wanted: Sequence[OutputSettings], received: int) -> None:
+        """Go over to other settings. Sinks whose settings stay are not touched: file and counters are kept.
+
+        The others are closed before new ones are opened: a path may pass from one to another. ``received`` is
+        how many datagrams came before.
+        """
+        ending = {settings: sink for settings, sink in self._sinks.items() if settings not in wanted}
+        new = [settings for settings in wanted if settings not in self._sinks]
+        for settings, sink in ending.items():
+            sink.close()
+            self.dropped_before += sum(sink.counters.dropped.values())
+            self._log.info("output.closed", path=str(settings.path), **_count(sink))
+        self._sinks = {settings: self._sinks.get(settings) or self._make(settings) for settings in wanted}
+        self._began = {sink: self._began.get(sink, received) for sink in self._sinks.values()}
+        self._note()
+        for settings in new:
+            self._sinks[settings].open()
+            self._log.info("output.opened", path=str(settings.path))
+
+    def close(self) -> None:
+        for sink in self.sinks:
+            sink.close()
+
+    def status(self) -> list[dict[str, object]]:
+        began = self._began
+        return [{**sink.status(), "received_before": began.get(sink, 0)} for sink in self.sinks]
+
+    def problems(self) -> Iterator[str]:
+        """What keeps outputs from being written."""
+        return (problem for sink in self.sinks if (problem := sink.problem))
+
+    def blocked_paths(self) -> list[str]:
+        """Where a reader is waited for."""
+        return [str(settings.path) for settings, sink in self._sinks.items() if sink.blocked]
+
+    def totals(self) -> dict[str, dict[str, object]]:
+        return {str(settings.path): _count(sink) for settings, sink in self._sinks.items()}
+
+
+def _count(sink: Sink) -> dict[str, object]:
+    return {"written": sink.counters.written, "dropped": dict(sink.counters.dropped)}

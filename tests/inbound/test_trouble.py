@@ -1,0 +1,152 @@
+"""A subscription that works, but not as it should, says what is wrong, until it is over."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+from support.subscription import Run, fifo_output, file_output
+from support.wait import wait_for
+
+from mcastd import clock
+from mcastd.worker import Signal
+
+DETAIL = "receiving 239.255.1.2 port 9190"
+
+
+def said(run: Run, *parts: str) -> None:
+    """Wait until it says all ``parts``, and that it is degraded; without any, that all is well."""
+    context = run.context
+    if parts:
+        wait_for(lambda: context.degraded and all(part in context.detail for part in parts), parts[0])
+    else:
+        wait_for(lambda: (context.degraded, context.detail) == (False, DETAIL), "well")
+
+
+def test_an_output_that_cannot_be_written_is_said_until_it_works_again(
+    tmp_path: Path, make_run: Callable[..., Run]
+) -> None:
+    path = tmp_path / "news.log"
+    path.mkdir()
+    run = make_run(file_output(path), file_output(tmp_path / "sound"))
+    run.start()
+    said(run, str(path), "not a regular file")  # before the first datagram
+    run.link.deliver(b"1")
+    run.received(1)
+    said(run, str(path))
+    path.rmdir()
+    run.link.deliver(b"2")
+    run.received(2)
+    said(run)
+    assert path.read_bytes() == b"2"
+    path.unlink()
+    path.mkdir()
+    time.sleep(0.11)  # the sink looks at its path that often
+    run.link.deliver(b"3")
+    run.received(3)
+    said(run, str(path))
+    run.stop()
+    run.context.take(Signal.STOP)
+    path.rmdir()
+    run.start()
+    said(run)
+
+
+def test_an_absent_reader_is_no_trouble(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+    run = make_run(fifo_output(tmp_path / "pipe"))
+    run.start().deliver(b"x")
+    run.received(1)
+    assert run.worker.sinks[0].counters.dropped == {"no-reader": 1}
+    said(run)
+
+
+def test_who_waits_for_a_reader_is_not_stale(
+    tmp_path: Path, make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcastd.inbound.receiver.BLOCKED_SECONDS", 0.1)
+    path = tmp_path / "pipe"
+    run = make_run(fifo_output(path, when_full="block", queue=1), expect_every=0.3)
+    link = run.start()
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        link.deliver(*[b"x" * 1000] * 3000)
+        said(run, f"waits for the reader of {path}")
+        deadline = clock.monotonic() + 1
+        wait_for(lambda: clock.monotonic() > deadline)  # several times expect_every
+        assert run.context.detail == f"{DETAIL}; waits for the reader of {path}"
+        assert run.worker.status()["stale"] is False
+        taken = 0
+
+        def read() -> bool:
+            nonlocal taken
+            with contextlib.suppress(BlockingIOError):
+                taken += len(os.read(reader, 1 << 16))
+            return taken == 3_000_000
+
+        wait_for(read)
+        said(run, "stale: nothing for more than 0.3 s")  # of itself, now that it is true
+        link.deliver(b"x")
+        said(run)
+    finally:
+        os.close(reader)
+
+
+def test_a_membership_that_is_refused_is_said_once_and_tried_again(
+    tmp_path: Path, make_run: Callable[..., Run]
+) -> None:
+    run = make_run(file_output(tmp_path / "a"), interface="all")
+    with capture_logs() as log:
+        link = run.start()
+        link.trouble = "cannot join 239.255.1.2 on eth7: no buffer space available"
+        link.on_lost()
+        said(run, link.trouble)
+        before = link.network_changes
+        for attempt in range(1, 4):
+            link.retry_at = clock.monotonic()
+            run.context.send(Signal.RETRY)  # only wakes it
+            wait_for(lambda attempt=attempt: link.network_changes >= before + attempt, "again")
+        link.retry_at, link.trouble = None, ""
+        run.context.send(Signal.NETWORK)
+        said(run)
+    events = [event["event"] for event in log if event["event"].startswith("membership.")]
+    assert events == ["membership.refused", "membership.restored"]
+
+
+def test_status_does_not_wait_for_an_output_that_hangs(
+    tmp_path: Path, make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcastd.inbound.receiver.ANSWER_SECONDS", 0.2)
+    path = tmp_path / "hung"
+    run = make_run(file_output(path))
+    gate = threading.Event()
+    sink = run.worker.sinks[0]
+    write = sink.write
+
+    def hang(batch: Any) -> None:
+        gate.wait(30)
+        write(batch)
+
+    monkeypatch.setattr(sink, "write", hang)
+    link = run.start()
+    before = run.worker.status()
+    link.deliver(b"x")
+    hanging = wait_for(lambda: run.worker.status()["hanging"])
+    assert hanging["path"] == str(path)  # type: ignore[index]
+    assert hanging["seconds"] >= 0.2  # type: ignore[index]
+    began = clock.monotonic()
+    for _ in range(10):
+        status = run.worker.status()
+        run.worker.books()
+        run.worker.vitals()
+    assert clock.monotonic() - began < 5
+    assert status["link"] == before["link"]  # as it was seen last
+    gate.set()
+    run.received(1)
+    assert run.worker.status()["hanging"] is None
