@@ -25,6 +25,8 @@ FULL = {errno.EAGAIN, errno.ENOBUFS}  # the kernel takes nothing just now
 REFUSALS = ("EAGAIN", "EMSGSIZE", "ENETUNREACH", "ENOBUFS", "EPERM")  # that one may expect
 TOO_BIG = "too-big"
 NO_CARRIER = "no-carrier"
+# What changes without a new run, which would begin the source anew
+UPDATABLE = ("interface", "ttl", "loop", "dscp", "interval", "rate", "burst")
 BATCH = 512  # datagrams handed to the link at once
 SHORTEST_PAUSE = 0.001  # seconds that a full link is left alone; doubled while it takes nothing
 LONGEST_PAUSE = 0.064
@@ -56,7 +58,7 @@ class Channel:
     ) -> None:
         self.name = name
         self.counters = OutboundCounters()
-        self._config = config
+        self._config = self._applied = config
         self._open_link = open_link
         self._watcher = watcher
         self._link: Sender | None = None
@@ -85,15 +87,35 @@ class Channel:
                 context
             )  # before it says that it is ready: a source with nothing to send is an error
             self._pacer.idle(clock.monotonic())
-        with closing(self._open_link(self._config)) as link:
-            self._link, self._described = link, link.describe()
-            try:
-                self._transmit(context, link)
-            finally:
-                self._link = None
+        while True:
+            self._apply()
+            with closing(self._open_link(self._applied)) as link:
+                self._link, self._described = link, link.describe()
+                try:
+                    if not self._transmit(context, link):
+                        return
+                finally:
+                    self._link = None
 
     def update(self, settings: object) -> bool:
-        return False
+        if not isinstance(settings, OutboundChannel):
+            return False
+        old = {key: getattr(self._config, key) for key in UPDATABLE}
+        if settings.model_copy(update=old) != self._config:
+            return False
+        self._config = settings
+        return True
+
+    def _apply(self) -> None:
+        """Go over to the settings of now. The place in the source stays, and what was read of it."""
+        config, before = self._config, self._applied
+        if (config.interval, config.rate, config.burst) != (before.interval, before.rate, before.burst):
+            late = self._pacer.late
+            self._pacer = Pacer(config.interval, config.rate, config.burst)
+            self._pacer.late = late
+        if config.interface != before.interface:
+            self._identity = self._identity._replace(interface=name_in(config.interface))
+        self._applied = config
 
     def close(self) -> None:
         self._source.restart()
@@ -137,20 +159,25 @@ class Channel:
             self._identity = self._identity._replace(interface=str(interface))
         return Books(self._identity, self.counters, self._last, pending=max(0, len(pending) - sent))
 
-    def _transmit(self, context: Context, link: Sender) -> None:
-        """Send until told to stop, or until a source that ends has been sent."""
+    def _transmit(self, context: Context, link: Sender) -> bool:
+        """Send until told to stop, or until a source that ends has been sent.
+
+        Returns True if there are other settings, which need another link, and there is more to send.
+        """
         pause = 0.0
         self._said_carrier = None
         self._said_too_big = False
         while not context.stopping:
             context.take(NOT_FOR_US)
             if context.take(Signal.NETWORK):
+                if self._config is not self._applied:
+                    return True
                 self._follow(link)
             if not self._pending:
                 if self._refill(context):
                     continue  # the read may have taken long: to stop, it must not send first
                 if self._source.finished:
-                    return
+                    return False
                 self._say_ready(context, link)
                 self._wait_for_source(context)
                 continue
@@ -175,6 +202,7 @@ class Channel:
             if done < due:
                 pause = min(max(SHORTEST_PAUSE, 2 * pause), LONGEST_PAUSE)
             context.wait(pause)  # 0 too: who always has something to send would have no heartbeat
+        return False
 
     def _batch(self) -> tuple[Payloads, Sequence[int]]:
         """What is to go next, with the size of each datagram."""

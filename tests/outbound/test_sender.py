@@ -35,8 +35,8 @@ class Bench:
         self.link = link or FakeSender()
         if "rate" not in settings:
             settings.setdefault("interval", 0)
-        config = OutboundChannel(source=path, group="239.255.1.2", port=9190, **settings)
-        self.channel = Channel("outbound/news", config, self._open)
+        self.config = OutboundChannel(source=path, group="239.255.1.2", port=9190, **settings)
+        self.channel = Channel("outbound/news", self.config, self._open)
         self.opened = 0
 
     def _open(self, _: OutboundChannel) -> FakeSender:
@@ -394,6 +394,26 @@ def test_it_stops_at_once(bench: Any, tmp_path: Path, state: str) -> None:
         else:
             wait_for(lambda: context.busy_since is None, "it waits")
     json.dumps(it.channel.status())
+
+
+def test_other_settings_of_the_way_and_the_pace_keep_the_place_in_the_source(bench: Any) -> None:
+    """Nothing is sent twice, and nothing left out."""
+    it = bench(rate=8 * len(LINES[0]), burst=1e-9)  # about a line a second
+    with it.running() as context:
+        it.wait_sent(1)
+        before = it.channel.counters.late
+        for n, change in enumerate(({"ttl": 3}, {"dscp": 7}, {"loop": False}, {"interface": "lo"}), 2):
+            config = it.config.model_copy(update=change)
+            assert it.channel.update(config)
+            context.send(Signal.NETWORK)
+            wait_for(lambda n=n: it.opened == n, str(change))
+        assert it.channel.update(it.config.model_copy(update={"rate": None, "interval": 0.0}))
+        context.send(Signal.NETWORK)
+        it.wait_sent(len(LINES))
+    assert it.link.sent == LINES
+    assert it.channel.counters.late >= before
+    for other in ({"port": 9191}, {"framing": "file"}, {"repeat": "forever"}, {"max_datagram": 99}):
+        assert not it.channel.update(it.config.model_copy(update=other))
 
 
 def test_it_stops_while_the_link_is_full(bench: Any) -> None:
