@@ -8,7 +8,17 @@ from pathlib import Path
 
 from mcastd.config.explain import Complaint
 from mcastd.config.model import ETHERNET_PAYLOAD, Config, InboundSubscription, OutboundChannel
-from mcastd.config.types import Address, format_duration, format_rate, format_size, stays_on_link
+from mcastd.config.types import (
+    Address,
+    Location,
+    format_duration,
+    format_rate,
+    format_size,
+    may_meet,
+    normal,
+    show,
+    stays_on_link,
+)
 
 SITE = 32  # TTL with which a datagram left the site in the MBone; 64 the region, 128 the continent (mrouted)
 UNRESTRICTED = 128  # TTL from which no such threshold was meant to hold
@@ -17,6 +27,7 @@ AT_ONCE = 4 << 20  # bytes that a burst may have: what a subscription's buffer h
 FAST = 500_000_000  # bit/s from which json is a mistake: see the rows "json" and "raw" of `make bench`
 LINK_CONTROL, SSM = IPv4Network("224.0.0.0/24"), IPv4Network("232.0.0.0/8")
 OWNED = (IPv4Network("233.0.0.0/8"), IPv4Network("234.0.0.0/8"))  # by AS (RFC 3180), by prefix (RFC 6034)
+PRIVATE_TO_THE_UNIT = ("/tmp/", "/var/tmp/")
 ADMINISTRATIVE = IPv4Network("239.0.0.0/8")  # RFC 2365
 # Directories in which everybody may make files.
 SHARED = {"/tmp", "/var/tmp", "/dev/shm"}
@@ -24,10 +35,10 @@ SHARED = {"/tmp", "/var/tmp", "/dev/shm"}
 LOGS = Path("/var/log/mcastd")
 
 
-def advise(config: Config) -> list[Complaint]:
+def advise(config: Config, *, for_unit: bool = False) -> list[Complaint]:
     """Everything unwise in ``config``, at its location in the models, in no order that means anything.
 
-    Workers that are not enabled are left out.
+    Workers that are not enabled are left out. ``for_unit``: the packages' systemd unit runs it.
     """
     config = config.of_enabled()
     found: list[Complaint] = []
@@ -39,6 +50,8 @@ def advise(config: Config) -> list[Complaint]:
             found += (Complaint(("inbound", name, key), why) for key, why in look(subscription))
     for compare in (*BETWEEN_WORKERS, *OF_FILES):
         found += compare(config)
+    if for_unit:
+        found += _private_paths(config)
     return found
 
 
@@ -184,7 +197,7 @@ def _senders_agree(config: Config) -> Iterator[Complaint]:
 
 
 def _first_met(channel: OutboundChannel, others: list[tuple[str, OutboundChannel]]) -> str | None:
-    return next((name for name, one in others if _may_meet(one.interface, channel.interface)), None)
+    return next((name for name, one in others if may_meet(one.interface, channel.interface)), None)
 
 
 def _local_receivers(config: Config) -> Iterator[Complaint]:
@@ -194,7 +207,7 @@ def _local_receivers(config: Config) -> Iterator[Complaint]:
         channels.setdefault((channel.group, channel.port), []).append((sender, channel))
     for name, subscription in config.inbound.items():
         for sender, channel in channels.get((subscription.group, subscription.port), ()):
-            if not _may_meet(channel.interface, subscription.interface):
+            if not may_meet(channel.interface, subscription.interface):
                 continue
             if not channel.loop:
                 why = f"false keeps it from inbound.{name} on this host, which receives this group; set true"
@@ -264,6 +277,22 @@ def _outputs(config: Config) -> Iterator[tuple[tuple[str | int, ...], Path]]:
 
 OF_FILES: tuple[Callable[[Config], Iterator[Complaint]], ...] = (_prepared_by_others, _rotated_by_whom)
 
+
+def _private_paths(config: Config) -> Iterator[Complaint]:
+    """What the unit has in a /tmp of its own."""
+    named: list[tuple[Location, Path]] = [(("daemon", "control_socket"), config.daemon.control_socket)]
+    named += [(("outbound", name, "source"), channel.source) for name, channel in config.outbound.items()]
+    named += _outputs(config)
+    for location, path in named:
+        if normal(path).startswith(PRIVATE_TO_THE_UNIT):
+            top = "/var/tmp" if normal(path).startswith("/var/tmp/") else "/tmp"
+            yield Complaint(
+                location,
+                f"the systemd unit has a {top} of its own (PrivateTmp): nobody else sees {show(str(path))}"
+                " there, and it goes when the daemon stops; take a path elsewhere",
+            )
+
+
 # -- addresses
 
 
@@ -297,8 +326,3 @@ def ethernet_address(group: Address) -> bytes:
     if isinstance(group, IPv4Address):
         return b"\x01\x00\x5e" + (int(group) & 0x7F_FFFF).to_bytes(3)
     return b"\x33\x33" + group.packed[12:]
-
-
-def _may_meet(one: str | None, other: str | None) -> bool:
-    """Whether two settings of ``interface`` can mean the same interface."""
-    return one == other or one in (None, "all") or other in (None, "all")

@@ -25,6 +25,7 @@ LARGEST = 16 << 20  # bytes: a hundred thousand workers; beyond that someone gav
 MAX_KEY_PARTS = 32  # of a dotted key, or a table's header; tomllib takes the square of their number
 _PART = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _LONG_KEY = re.compile(rf"(?<![A-Za-z0-9_.-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{MAX_KEY_PARTS}}}")
+UNIT_DIRECTORIES = (Path("/etc"), Path("/etc/mcastd"))  # of mcastd.service's and mcastd@.service's file
 PLAIN_WORDS = {
     "Cannot overwrite a value": "this key is set twice",
     "Invalid value": "a value is missing or unfinished, or lacks quotes",
@@ -57,7 +58,7 @@ def examine(path: Path) -> tuple[Config, Sequence[ConfigProblem]]:
         config = _validate(tables, files)
         warnings = [
             Complaint(as_written(advice.location, tables), f"warning: {advice.reason}")
-            for advice in advise(config)
+            for advice in advise(config, for_unit=Path(os.path.abspath(path)).parent in UNIT_DIRECTORIES)
         ]
         return config, _locate(warnings, files) if warnings else []
     except RecursionError:

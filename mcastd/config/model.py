@@ -6,7 +6,6 @@ on the key it is about; those between workers come together in one :class:`Confl
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from mcastd.config.loops import loops
 from mcastd.config.types import (
     MAX_DATAGRAM,
     Address,
@@ -50,6 +50,7 @@ from mcastd.config.types import (
     Ttl,
     WorkerName,
     interface_address,
+    normal,
     show,
 )
 
@@ -327,13 +328,14 @@ class Config(Model):
         return self
 
     def _conflicts(self) -> Iterator[tuple[Location, str]]:
-        """Outputs on a path that is something else already. Paths are compared as text: no host is asked.
+        """Outputs on a path that is something else already, and channels that send to themselves.
 
-        An output may be a channel's source: that is a relay. Workers that are not enabled use no path.
+        An output may be a channel's source: that is a relay. Workers that are not enabled use no path. Paths
+        are compared as text: no host is asked.
         """
-        uses = {_normal(self.daemon.control_socket): "the control socket"}
+        uses = {normal(self.daemon.control_socket): "the control socket"}
         outputs = [
-            (name, index, output, _normal(output.path))
+            (name, index, output, normal(output.path))
             for name, subscription in self.inbound.items()
             if subscription.enabled
             for index, output in enumerate(subscription.output)
@@ -351,6 +353,8 @@ class Config(Model):
             elif stem in rotated and re.fullmatch("[1-9][0-9]{0,9}", number):
                 yield location, f"{show(path)} is a name that inbound/{rotated[stem]} rotates its output to"
             uses.setdefault(path, f"an output of inbound/{name}")
+        enabled = self.of_enabled()
+        yield from loops(enabled.outbound, enabled.inbound)
 
 
 def _check_interface(interface: str | None, info: ValidationInfo) -> str | None:
@@ -359,7 +363,3 @@ def _check_interface(interface: str | None, info: ValidationInfo) -> str | None:
     if group is not None and address is not None and address.version != group.version:
         raise ValueError(f"{address} is IPv{address.version}, but the group {group} is IPv{group.version}")
     return interface
-
-
-def _normal(path: Path) -> str:
-    return os.path.normpath(f"/{str(path).lstrip('/')}")

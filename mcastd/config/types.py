@@ -346,7 +346,17 @@ def parse_metrics(value: object) -> str:
     raise ValueError(f'must be an address and port like "127.0.0.1:9465" or "[::1]:9465", not {show(value)}')
 
 
+def may_meet(one: str | None, other: str | None) -> bool:
+    """Whether two settings of ``interface`` can mean the same interface."""
+    return one == other or one in (None, "all") or other in (None, "all")
+
+
 # -- paths and names
+
+
+def normal(path: Path) -> str:
+    """A path as text that equal paths have in common; links are not followed: no host is asked."""
+    return os.path.normpath(f"/{str(path).lstrip('/')}")
 
 
 def parse_path(value: object) -> Path:

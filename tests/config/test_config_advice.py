@@ -170,3 +170,25 @@ def test_where_the_control_socket_lies() -> None:
     for path, advised in (("/tmp/mcastd.control", 1), ("/run/mcastd/control", 0), ("/tmp/own/control", 0)):
         found = advise(Config.model_validate({"daemon": {"control_socket": path}}))
         assert [complaint.location for complaint in found] == [("daemon", "control_socket")] * advised
+
+
+def test_what_is_private_to_the_unit_is_warned_of_where_the_unit_runs_it() -> None:
+    where = {"group": "239.1.2.3", "port": 9}
+    config = Config.model_validate(
+        {
+            "daemon": {"control_socket": "/tmp/../run/control"},
+            "outbound": {
+                "a": {"source": "/var/tmp/in", **where},
+                "b": {"source": "/tmpfile", **where, "port": 8},
+            },
+            "inbound": {"a": {"output": ["/srv/x", "//tmp/out"], **where, "port": 7}},
+        }
+    )
+    known = advise(config)
+    more = [complaint for complaint in advise(config, for_unit=True) if complaint not in known]
+    assert [complaint.location for complaint in more] == [
+        ("outbound", "a", "source"),
+        ("inbound", "a", "output", 1, "path"),
+    ]
+    assert "has a /var/tmp of its own (PrivateTmp)" in more[0].reason
+    assert "has a /tmp of its own (PrivateTmp)" in more[1].reason

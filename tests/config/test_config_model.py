@@ -184,9 +184,59 @@ def test_an_output_is_no_name_that_another_is_rotated_to(order: tuple[str, str])
 def test_an_output_may_be_the_source_of_a_relay() -> None:
     pipe = {"kind": "fifo", "path": "/run/mcastd/relay.pipe"}
     Config(
-        outbound={"out": channel(source="/run/mcastd/relay.pipe")},
+        outbound={"out": channel(source="/run/mcastd/relay.pipe", group="239.255.1.3")},
         inbound={"in": subscription(output=pipe)},
     )
+
+
+FIRST, SECOND = {"group": "239.1.1.1", "port": 7}, {"group": "239.1.1.2", "port": 8}
+
+
+@pytest.mark.parametrize(
+    ("outbound", "inbound", "named"),
+    [
+        ({"o": FIRST | {"source": "/p"}}, {"i": FIRST | {"output": "/p"}}, ["o"]),
+        ({"o": FIRST | {"source": "/x/../p"}}, {"i": FIRST | {"output": ["/q", "//p"]}}, ["o"]),
+        (
+            {"o": FIRST | {"source": "/p", "interface": "eth0"}},
+            {"i": FIRST | {"output": {"kind": "fifo", "path": "/p"}, "interface": "all"}},
+            ["o"],
+        ),
+        (  # by way of another
+            {"a": FIRST | {"source": "/p"}, "b": SECOND | {"source": "/q"}, "c": SECOND | {"source": "/r"}},
+            {"a": FIRST | {"output": "/q"}, "b": SECOND | {"output": "/p"}},
+            ["a", "b", "c"],
+        ),
+        ({"o": FIRST | {"source": "/p"}}, {"i": SECOND | {"output": "/p"}}, []),  # relays
+        ({"o": FIRST | {"source": "/p"}}, {"i": FIRST | {"output": "/p", "sources": ["192.0.2.1"]}}, []),
+        ({"o": FIRST | {"source": "/p", "loop": False}}, {"i": FIRST | {"output": "/p"}}, []),
+        ({"o": FIRST | {"source": "/p", "enabled": False}}, {"i": FIRST | {"output": "/p"}}, []),
+        (
+            {"o": FIRST | {"source": "/p", "interface": "eth0"}},
+            {"i": FIRST | {"output": "/p", "interface": "eth1"}},
+            [],
+        ),
+        (
+            {"a": FIRST | {"source": "/p"}, "b": SECOND | {"source": "/q"}},
+            {"i": FIRST | {"output": "/q"}},
+            [],
+        ),
+    ],
+)
+def test_a_channel_must_not_get_back_what_it_sent(
+    outbound: dict[str, object], inbound: dict[str, object], named: list[str]
+) -> None:
+    tables = {"outbound": outbound, "inbound": inbound}
+    if not named:
+        Config.model_validate(tables)
+        return
+    with pytest.raises(ValidationError) as raised:
+        Config.model_validate(tables)
+    (details,) = raised.value.errors()
+    found = details["ctx"]["error"].found
+    assert {location[1] for location, _ in found} <= set(named)
+    assert {location[::2] for location, _ in found} == {("outbound", "source")}
+    assert "comes back to it for ever: inbound." in found[0][1]
 
 
 def test_a_worker_that_is_not_enabled_does_not_run_and_uses_no_path() -> None:

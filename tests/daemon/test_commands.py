@@ -125,8 +125,8 @@ def test_the_readmes_configuration_works(tmp_path: Path) -> None:
     config = tmp_path / "run.toml"
     text = (
         blocks[0]
-        .replace("/tmp/news.log", str(news))
-        .replace("/tmp/mcastd.control", str(tmp_path / "control"))
+        .replace("/dev/shm/mcastd/news.log", str(news))
+        .replace("/dev/shm/mcastd/control", str(tmp_path / "control"))
     )
     config.write_text(text.replace("/etc/services", str(ROOT / "README.md")))
     process = subprocess.Popen([*MCASTD, "run", "--config", str(config)], stderr=subprocess.PIPE)
