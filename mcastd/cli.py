@@ -11,7 +11,8 @@ import click
 
 from mcastd import __version__
 from mcastd.console import findings
-from mcastd.console.options import json_option, probe_option, watch_option
+from mcastd.console.options import json_option, probe_option, seconds, watch_option
+from mcastd.console.program import Program
 from mcastd.console.text import plural
 from mcastd.errors import ConfigError, McastdError, reason_of
 
@@ -41,7 +42,7 @@ config_option = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def main() -> None:
     """The daemon for IP multicast: sends channels, receives subscriptions, says why when it does not work."""
@@ -117,7 +118,14 @@ def check(path: Path, dump: bool, strict: bool) -> None:
 
 
 @main.command(short_help="Show news flowing over the loopback interface.")
-@click.option("--interval", default=0.25, show_default=True, help="Seconds between datagrams.")
+@click.option(
+    "--interval",
+    callback=seconds,
+    default="0.25",
+    show_default=True,
+    metavar="SPAN",
+    help="Time between datagrams, like 0.25 or 250ms.",
+)
 def demo(interval: float) -> None:
     """Show news flowing: a channel and a subscription on the loopback interface.
 

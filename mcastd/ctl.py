@@ -21,6 +21,7 @@ from mcastd import __version__
 from mcastd.adhoc.commands import groups, listen, send
 from mcastd.console import findings
 from mcastd.console.options import json_option, probe_option, watch_option
+from mcastd.console.program import Program
 from mcastd.console.status import details, overview
 from mcastd.control.client import ControlClient
 from mcastd.control.protocol import Message, VarlinkError
@@ -44,7 +45,7 @@ class Failure(click.ClickException):
         click.echo("\n".join(map(printable, lines)), file=file, err=True)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--socket",
     type=click.Path(path_type=Path, readable=False),  # whether it is shows, with the reason, when it is used
@@ -97,9 +98,16 @@ def status(context: click.Context, name: str | None, as_json: bool) -> None:
 
 
 def seconds(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
-    """An option's time span: a number of seconds, or one with the unit ms, s or min."""
-    number = re.fullmatch(r"(\d+\.?\d*) *(ms|s|min|)", value)
-    span = float(number[1]) * {"ms": 0.001, "min": 60.0}.get(number[2], 1.0) if number else 0.0
+    """An option's time span, as the configuration has it; a simple one is read without its parser."""
+    if number := re.fullmatch(r"(\d+\.?\d*) *(ms|s|min|)", value):
+        span = float(number[1]) * {"ms": 0.001, "min": 60.0}.get(number[2], 1.0)
+    else:
+        from mcastd.config.types import parse_duration  # noqa: PLC0415 - it loads pydantic
+
+        try:
+            span = parse_duration(value)
+        except ValueError:
+            span = 0.0
     if not 0.1 <= span <= 3600:
         raise click.BadParameter(f"{value!r} is no span of 0.1 seconds to an hour, such as 2s or 500ms")
     return span

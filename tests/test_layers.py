@@ -64,7 +64,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
         "control",
         "console",
     },
-    "ctl": LEAVES | {"control", "console", "adhoc", "doctor"},
+    "ctl": LEAVES | {"config", "control", "console", "adhoc", "doctor"},
 }
 
 

@@ -48,7 +48,8 @@ def listen(
     GROUP:PORT is like 239.255.1.2:9190 or [ff15::1]:9190. Rates and the summary are on stderr. What `mcastctl
     send --numbered` sends is checked for losses.
 
-    Exit status: 0 if something came and nothing numbered was lost, 1 if not, 2 if the command line is wrong.
+    Exit status: 0 if something came and nothing numbered was lost, 1 if not, or if the output is broken, 2 if
+    the command line is wrong.
     """
     with _translated():
         from mcastd.adhoc import listen as listening  # noqa: PLC0415 - not for `mcastctl status`

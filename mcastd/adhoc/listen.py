@@ -7,7 +7,6 @@ import json
 import math
 import os
 import sys
-from contextlib import suppress
 from typing import Any
 
 from mcastd import clock
@@ -73,11 +72,10 @@ def listen(config: Config, output: str, *, limit: int | None = None, seconds: fl
         receive_buffer=receive_buffer,
         shown=None if printer is None else printer.shown,
     )
-    if printer is not None:
-        _end_output(session, printer, result if output == "json" else None)
+    whole = printer is None or _end_output(session, printer, result if output == "json" else None)
     for line in report.received_lines(result):
         session.line.say(line)
-    return 0 if listener.tally.received and not listener.tracker.counts.lost else 1
+    return 0 if whole and listener.tally.received and not listener.tracker.counts.lost else 1
 
 
 def _make_printer(output: str, group: str, session: Session) -> Printer:
@@ -129,13 +127,21 @@ def _watch(session: Session, listener: Listener, printer: Printer | None, deadli
             since, datagrams, size = now, tally.received, tally.received_bytes
 
 
-def _end_output(session: Session, printer: Printer, result: report.Report | None) -> None:
-    """The last words on stdout, or on what became of it."""
-    if printer.error is not None and printer.error.errno != errno.EPIPE:
-        session.line.say(f"mcastctl: cannot write to standard output: {reason_of(printer.error)}")
+def _end_output(session: Session, printer: Printer, result: report.Report | None) -> bool:
+    """The last words on stdout, or on what became of it. Returns False if it is broken.
+
+    One that does not read on (EPIPE) has had enough: that is no error.
+    """
+    error = printer.error
     if result is not None and printer.ended:
-        with suppress(OSError):
+        try:
             _write(json.dumps({"summary": result}).encode() + b"\n")
+        except OSError as refused:
+            error = refused
+    if error is None or error.errno == errno.EPIPE:
+        return True
+    session.line.say(f"mcastctl: cannot write to standard output: {reason_of(error)}")
+    return False
 
 
 def _overflow(session: Session) -> int:

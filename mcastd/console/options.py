@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from mcastd.control.protocol import LONGEST_WATCH_SECONDS
+
 
 def seconds(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
     """A time span as the configuration has it: ``10``, ``10s``, ``1min 30s``."""
@@ -17,9 +19,19 @@ def seconds(_context: click.Context, _parameter: click.Parameter, value: str | N
         raise click.BadParameter(str(error)) from None
 
 
+def watch_seconds(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """How long a doctor may watch."""
+    span = seconds(context, parameter, value)
+    if span is not None and span > LONGEST_WATCH_SECONDS:
+        raise click.BadParameter(
+            f"{value!r} is more than {LONGEST_WATCH_SECONDS // 60:.0f} minutes, the longest watch"
+        )
+    return span
+
+
 watch_option = click.option(
     "--watch",
-    callback=seconds,
+    callback=watch_seconds,
     metavar="SPAN",
     help="How long to watch the wire and the counters first, like 10s; 1s unless given, 0 is not at all.",
 )

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from mcastd import __version__
 from mcastd.control.monitor import SLOWEST
-from mcastd.control.protocol import SERVICE, Call, Message, Reply, VarlinkError
+from mcastd.control.protocol import LONGEST_WATCH_SECONDS, SERVICE, Call, Message, Reply, VarlinkError
 from mcastd.errors import ConfigError, McastdError
 from mcastd.log import get_logger
 from mcastd.worker import Headline, Vitals, WorkerView
@@ -27,7 +27,6 @@ MONITOR = f"{INTERFACE}.Monitor"
 DOCTOR = f"{INTERFACE}.Doctor"
 WATCH = 1.0  # seconds for which the doctor watches, unless the client says
 TEXT = (str,)
-LONGEST_WATCH = 600.0  # seconds; enough to miss two queries, which come every 125 s
 # Calls that may take long, at the same time; root and the daemon's own user have as many for themselves.
 # All of these together leave room among the server's connections for those who only look.
 MAX_EXAMINATIONS, MAX_CHANGES = 4, 4
@@ -206,7 +205,7 @@ class Commands:
         probe: bool | None = None,
     ) -> Message:
         seconds = WATCH if watch is None else float(watch)
-        if not 0 <= seconds <= LONGEST_WATCH:
+        if not 0 <= seconds <= LONGEST_WATCH_SECONDS:
             raise VarlinkError(f"{SERVICE}.InvalidParameter", parameter="watch")
         return self._operations.doctor(name, seconds, bool(probe), gone)
 

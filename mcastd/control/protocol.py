@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 CALL_LIMIT = 1 << 20  # bytes of one call
 REPLY_LIMIT = 16 << 20  # bytes of one reply; the limit of systemd's own implementation
 SERVICE = "org.varlink.service"
+LONGEST_WATCH_SECONDS = 600.0  # of a doctor; enough to miss two queries, which come every 125 s
 
 Message = dict[str, Any]  # one JSON object
 T = TypeVar("T")

@@ -415,6 +415,7 @@ def test_a_full_disk_is_named(pair: Pair) -> None:
             process.kill()
             process.wait()
     assert "cannot write to standard output: no space left on device" in err
+    assert process.returncode == 1
 
 
 def test_a_reader_that_lags_loses_nothing_of_the_count(pair: Pair) -> None:

@@ -197,6 +197,13 @@ def test_lines_come_as_they_happen_and_end_with_the_daemon(daemon: RunningDaemon
     wait_for(lambda: daemon.process.poll() is not None)
 
 
+def test_an_interval_may_have_several_units(tmp_path: Path) -> None:
+    command = [*MCASTCTL, "--socket", str(tmp_path / "none"), "top", "-i", "1min 30s"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "is mcastd running?" in result.stderr
+
+
 @pytest.mark.parametrize("interval", ["0", "99ms", "2h", "x", "-1", "1e3", "3601"])
 def test_intervals_make_sense(tmp_path: Path, interval: str) -> None:
     command = [*MCASTCTL, "--socket", str(tmp_path / "none"), "top", f"--interval={interval}"]

@@ -226,6 +226,21 @@ def test_nobody_is_there(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "command", ["status", "status --json", "reload", "doctor --watch 0", "top --once", "groups"]
+)
+def test_an_output_that_is_full_or_closed_is_said(server: ControlServer, path: Path, command: str) -> None:
+    program = "from mcastd.entry import mcastctl; mcastctl()"
+    arguments = [sys.executable, "-c", program, "--socket", str(path), *command.split()]
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert result.stderr == "mcastctl: cannot write to standard output: no space left on device\n"
+    assert result.returncode == 1
+    closed = ["sh", "-c", 'exec "$@" >&-', "sh", *arguments]
+    result = subprocess.run(closed, stderr=subprocess.PIPE, text=True, check=False)
+    assert (result.stderr, result.returncode) == ("", 2 if "doctor" in command else 0)
+
+
 def test_version(run: Run) -> None:
     assert run("--version")[:2] == (0, f"mcastctl, version {__version__}\n")
 
@@ -264,4 +279,6 @@ def test_doctor_has_a_status_of_its_own_for_no_answer(run: Run, monkeypatch: pyt
     code, out, err = run("doctor", "nobody")
     assert (code, out) == (3, "")
     assert "no worker 'nobody' (known: " in err
-    assert run("doctor", "--watch", "700")[0] == 3  # longer than the daemon does
+    code, _, err = run("doctor", "--watch", "700")
+    assert code == 2
+    assert "'700' is more than 10 minutes" in err

@@ -44,6 +44,28 @@ def test_the_demo_ends_on_ctrl_c_with_its_summary() -> None:
     assert process.returncode == 0
 
 
+@pytest.mark.parametrize("interval", ["-1", "x", "nan", "400d"])
+def test_an_interval_of_the_demo_makes_sense(interval: str) -> None:
+    result = mcastd("demo", f"--interval={interval}")
+    assert result.returncode == 2
+    assert f'not "{interval}"' in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_full_disk_behind_the_output_is_said(tmp_path: Path) -> None:
+    config = tmp_path / "mcastd.toml"
+    config.write_text('[outbound.news]\nsource = "/x"\ngroup = "239.1.2.3"\nport = 9\n')
+    check = ["check", "--config", str(config)]
+    for command in (check, [*check, "--dump"], ["--help"], ["--version"], ["demo", "--interval", "0.01"]):
+        with open("/dev/full", "wb") as full:
+            result = subprocess.run(
+                [*MCASTD, *command], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+            )
+        assert result.stderr.endswith("mcastd: cannot write to standard output: no space left on device\n")
+        assert "Traceback" not in result.stderr
+        assert result.returncode == 1
+
+
 def test_the_demo_says_why_it_cannot(tmp_path: Path) -> None:
     result = subprocess.run(
         ["unshare", "-n", *MCASTD, "demo"], capture_output=True, text=True, timeout=60, check=False

@@ -1,0 +1,54 @@
+"""A command of several, as both programs are: what their output does not take is an error with its reason."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from contextlib import suppress
+from typing import Any
+
+import click
+
+from mcastd.errors import reason_of
+
+# What write(2) says of a full disk, a broken one, a quota, a descriptor that is not for writing
+_BROKEN_OUTPUT = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ENXIO,
+    errno.EBADF,
+    errno.EAGAIN,
+}
+
+
+class Program(click.Group):
+    """Exit status 1 if standard output is broken; nothing is said if who read it has had enough (EPIPE)."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            try:
+                return super().main(*args, **kwargs)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            _forget_output()
+            sys.exit(1)
+        except OSError as error:
+            if error.errno not in _BROKEN_OUTPUT or error.filename is not None:
+                raise
+            _forget_output()
+            name = kwargs.get("prog_name") or self.name or "mcastd"
+            with suppress(OSError):
+                click.echo(f"{name}: cannot write to standard output: {reason_of(error)}", err=True)
+            sys.exit(1)
+
+
+def _forget_output() -> None:
+    """Let what is still in Python's buffer go nowhere: at the exit it would be tried again."""
+    with suppress(OSError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
