@@ -101,7 +101,7 @@ def _remove_stale(path: Path) -> None:
         return
     if not stat.S_ISSOCK(mode):
         raise ControlError(
-            f"control socket {path}", "not a socket", "remove it, or set daemon.control_socket"
+            f"control socket {path}", "not a socket", "set daemon.control_socket to another path"
         )
     # We hold the lock: if this is alive, it is another program's, or somebody removed the lock file.
     with socket.socket(socket.AF_UNIX) as probe:

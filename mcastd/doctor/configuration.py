@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mcastd.doctor.evidence import Evidence
-from mcastd.doctor.finding import Finding, Said, Severity
+from mcastd.doctor.finding import Finding, Said, Severity, Way
 
 
 def configuration(evidence: Evidence) -> Iterator[Said]:
@@ -18,4 +18,5 @@ def configuration(evidence: Evidence) -> Iterator[Said]:
         case "config-silent":
             yield Finding("config-silent", Severity.WARNING, what, seen, "see why it hangs: dmesg, mount")
         case "config-differs":
-            yield Finding("config-differs", Severity.HINT, what, seen, "mcastctl reload")
+            reload = "mcastctl reload"
+            yield Finding("config-differs", Severity.HINT, what, seen, reload, ways=(Way(command=reload),))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from mcastd.config import InboundSubscription, OutboundChannel
 from mcastd.config.types import Address
 from mcastd.doctor.evidence import Evidence
-from mcastd.doctor.finding import Finding, Said, Severity, Skipped
+from mcastd.doctor.finding import Finding, Said, Severity, Skipped, Way
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import SETTLE, Observation
 from mcastd.net.firewall import INBOUND, OUTBOUND, Facts, Ruleset, Suspect, text_of
@@ -55,8 +55,8 @@ class Missing:
     def interface(self) -> str:
         return self.flows[0][0].interface
 
-    def finding(self, cause: str, what: str, evidence: Sequence[str], fix: str) -> Finding:
-        return Finding(cause, self.severity, what, (self.evidence, *evidence), fix)
+    def finding(self, cause: str, what: str, evidence: Sequence[str], fix: str, *ways: Way) -> Finding:
+        return Finding(cause, self.severity, what, (self.evidence, *evidence), fix, ways=ways)
 
 
 def watched(check: str, evidence: Evidence) -> Observation | Skipped:
@@ -178,12 +178,17 @@ def _dropped(missing: Missing, evidence: Evidence) -> Iterator[Said]:
     elif (filtered := observation.grown("TcpExtIPReversePathFilter")) and (
         why := _reverse(missing, evidence)
     ):
+        route = f"ip route replace {why[0]}/32 dev {missing.interface}"
+        names = (missing.interface.replace(".", "/"), "all")
+        keys = [f"net.ipv4.conf.{name}.rp_filter=0" for name in names]
+        off = f"sysctl {' '.join(keys)}"
         yield missing.finding(
             "rp-filter",
             f"the kernel's reverse path filter drops what arrives on {missing.interface}: {why[1]}",
             (f"TcpExtIPReversePathFilter grew by {filtered} (/proc/net/netstat)", why[1]),
-            f"ip route add {why[0]}/32 dev {missing.interface}, or: sysctl"
-            f" net.ipv4.conf.{missing.interface.replace('.', '/')}.rp_filter=0 net.ipv4.conf.all.rp_filter=0",
+            f"{route}, or: {off}",
+            Way(command=route),
+            Way(command=off),
         )
     elif martian := _martian(missing.flows[0][0].source, evidence):
         yield missing.finding(
@@ -260,14 +265,17 @@ class Rules(NamedTuple):
 
     lines: list[str]  # most telling first; without any, what is known instead
     known: bool  # there is one
-    fix: str
+    fix: str  # a command, if there is one
 
 
 def _taken(severity: Severity, what: str, seen: Sequence[str], rules: Rules) -> Finding:
     """A finding that blames the firewall only if there is a rule that does it, or may."""
     evidence = (*seen, *rules.lines)
     if rules.known:
-        return Finding("firewall-drop", severity, f"a firewall of this host {what}", evidence, rules.fix)
+        ways = (Way(command=rules.fix),)
+        return Finding(
+            "firewall-drop", severity, f"a firewall of this host {what}", evidence, rules.fix, ways=ways
+        )
     where = f"something on this host, between its interfaces and the sockets, {what}"
     return Finding("dropped-inside", severity, where, evidence, rules.fix)
 
@@ -353,6 +361,7 @@ def _astray(subject: Subject, arrivals: Arrivals, joined: Sequence[str]) -> Iter
             f"the group arrives on {elsewhere}, but it is received on {here}",
             (_seen_text(arrivals.elsewhere), f"joined on {here} (status); received = 0 meanwhile"),
             f'interface = "{elsewhere}" in {subject.table}',
+            ways=(Way(table=subject.table, lines=(f'interface = "{elsewhere}"',)),),
         )
     elif arrivals.other_port:
         other = arrivals.other_port[0][0].port
@@ -362,6 +371,7 @@ def _astray(subject: Subject, arrivals: Arrivals, joined: Sequence[str]) -> Iter
             f"the group arrives with port {other}, and nothing with port {port}",
             (_seen_text(arrivals.other_port), f"port = {port} ({subject.table})"),
             f"port = {other} in {subject.table}, if that is what is meant",
+            ways=(Way(table=subject.table, lines=(f"port = {other}",)),),
         )
     else:
         yield Finding(

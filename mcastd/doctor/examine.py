@@ -21,7 +21,7 @@ from mcastd.doctor import (
 )
 from mcastd.doctor.causes import BESIDE, EXPLAINS, RANK
 from mcastd.doctor.evidence import Evidence
-from mcastd.doctor.finding import Finding, Said, Severity, Skipped
+from mcastd.doctor.finding import Finding, Said, Severity, Skipped, Way
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import Watch
 
@@ -75,7 +75,14 @@ class Report:
     def from_message(cls, message: Mapping[str, Any]) -> Report:
         """The report that a daemon replied with."""
         findings = [
-            Finding(**{**one, "severity": Severity(one["severity"]), "evidence": tuple(one["evidence"])})
+            Finding(
+                **{
+                    **one,
+                    "severity": Severity(one["severity"]),
+                    "evidence": tuple(one["evidence"]),
+                    "ways": tuple(Way(**{**way, "lines": tuple(way["lines"])}) for way in one["ways"]),
+                }
+            )
             for one in message["findings"]
         ]
         skipped = [Skipped(**one) for one in message["skipped"]]

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import grp
+import json
 import os
-import pwd
 import stat
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mcastd.config import FifoOutput, FileOutput, OutboundChannel
+from mcastd.config import FifoOutput, FileOutput, InboundSubscription, OutboundChannel
 from mcastd.doctor.evidence import Evidence
-from mcastd.doctor.finding import Finding, Said, Severity
+from mcastd.doctor.finding import Finding, Said, Severity, Way
+from mcastd.doctor.permits import Permit, by_drop_in, own_unit, permit, permit_directory, refused, user
 from mcastd.doctor.subject import Subject
 from mcastd.inbound.sinks.account import EXPECTED
 from mcastd.inbound.sinks.paths import KINDS
 
-UNIT = "systemctl edit mcastd"
+PROC = Path("/proc")  # whose files have a size of 0, whatever is in them, and which ProcSubset= hides
 
 
 def source(subject: Subject, _evidence: Evidence) -> Iterator[Said]:
@@ -30,20 +31,26 @@ def source(subject: Subject, _evidence: Evidence) -> Iterator[Said]:
         where, why = refusal
         missing = not os.path.exists(where) and os.access(where.parent, os.X_OK, effective_ids=True)
         if missing:
+            hidden = (
+                by_drop_in(own_unit(), "ProcSubset=all") if own_unit() and path.is_relative_to(PROC) else None
+            )
             yield Finding(
                 "source-missing",
                 Severity.BROKEN,
                 f"its source {path} is not there" + ("" if where == path else f": {where} is missing"),
                 (said, f"{where}: {why} (stat)"),
-                f"create it, or name another source in {subject.table}",
+                hidden.words if hidden else f"create it, or name another source in {subject.table}",
+                ways=(hidden.way,) if hidden else (),
             )
         else:
+            fix = permit(where, os.X_OK if where != path else os.R_OK)
             yield Finding(
                 "source-unreadable",
                 Severity.BROKEN,
                 f"user {user()} may not read its source {path}",
                 (said, f"{where}: {why} (access)"),
-                permit(where, "x" if where != path else "r"),
+                fix.words,
+                ways=fix.ways,
             )
         return
     found = path.stat()
@@ -55,14 +62,25 @@ def source(subject: Subject, _evidence: Evidence) -> Iterator[Said]:
             (said, f"{path}: {KINDS.get(kind)} (stat)"),
             f"name a file or a FIFO as source in {subject.table}",
         )
-    elif kind == stat.S_IFREG and not found.st_size and not subject.settings.follow:
+    elif kind == stat.S_IFREG and not subject.settings.follow and _is_empty(path, found):
+        may_grow = subject.settings.repeat == 1 and subject.settings.framing != "file"
         yield Finding(
             "source-empty",
             Severity.BROKEN,
             f"its source {path} is empty: there is nothing to send",
             (said, f"{path}: 0 bytes (stat)"),
-            f"write something into it; for a file that is to grow: follow = true in {subject.table}",
+            "write something into it"
+            + (f"; for a file that is to grow: follow = true in {subject.table}" if may_grow else ""),
+            ways=(Way(table=subject.table, lines=("follow = true",)),) if may_grow else (),
         )
+
+
+def _is_empty(path: Path, found: os.stat_result) -> bool:
+    """A file of /proc or /sys tells its size only to a reader."""
+    if found.st_size:
+        return False
+    with path.open("rb", buffering=0) as file:
+        return not file.read(1)
 
 
 def outputs(subject: Subject, _evidence: Evidence) -> Iterator[Said]:
@@ -84,7 +102,7 @@ def _output(
     path = output.path
     said = f"output {str(path)!r} ({subject.table})"
     takes = bool(state) and state["error"] is None  # what it has open it keeps, whatever becomes of the path
-    findings = list(_path(output, said, takes)) or list(_room(output, said))
+    findings = list(_path(subject, output, said, takes)) or list(_room(output, said))
     if not findings and output.kind == "fifo":
         findings = list(_reader(path, said, state, earlier))
     yield from findings
@@ -99,7 +117,7 @@ def _output(
         )
 
 
-def _path(output: FileOutput | FifoOutput, said: str, takes: bool) -> Iterator[Finding]:
+def _path(subject: Subject, output: FileOutput | FifoOutput, said: str, takes: bool) -> Iterator[Finding]:
     """Whether it can be opened, or made."""
     path = output.path
     wanted = stat.S_IFREG if output.kind == "file" else stat.S_IFIFO
@@ -109,33 +127,48 @@ def _path(output: FileOutput | FifoOutput, said: str, takes: bool) -> Iterator[F
         pass
     else:
         if kind != wanted:
+            there = {stat.S_IFREG: "file", stat.S_IFIFO: "fifo"}.get(kind)
+            line = _moved(subject, output, path, there) if there else ""
             yield Finding(
                 "output-wrong-kind",
                 Severity.BROKEN,
                 f"its output {path} is not {KINDS[wanted]} but {KINDS.get(kind, 'something else')}",
                 (said, f"{path}: {KINDS.get(kind)} (stat)"),
-                f"remove it, or give another path, or kind = {'fifo' if kind == stat.S_IFIFO else 'file'!r}",
+                f"give another path as output in {subject.table}"
+                + (f", or write to what is there: {line}" if line else ""),
+                ways=(Way(table=subject.table, lines=(line,)),) if line else (),
             )
         elif refusal := refused(path, os.W_OK):
             where, why = refusal
+            fix = permit(where, os.W_OK if where == path else os.X_OK)
             yield Finding(
                 "output-unwritable",
                 Severity.WARNING if takes else Severity.BROKEN,
                 f"user {user()} may not write to its output {path}"
                 + (": it goes on only until it is opened again" if takes else ""),
                 (said, f"{where}: {why} (access)"),
-                permit(where, "w"),
+                fix.words,
+                ways=fix.ways,
             )
         return
     nearest = next(parent for parent in path.parents if os.path.exists(parent) or parent == parent.parent)
     if refusal := refused(nearest, os.W_OK | os.X_OK):
         where, why = refusal
+        fix, directory = permit(where, os.X_OK), path.parent
+        if where == nearest:
+            fix, directory = permit_directory(path.parent)
+        words, way = fix
+        if directory != path.parent:
+            line = _moved(subject, output, directory / path.name, output.kind)
+            words += f"; then {line or f'give a path in {directory} as output'} in {subject.table}"
+            way = replace(way, table=subject.table, lines=(line,)) if line else Way()
         yield Finding(
             "output-directory",
             Severity.BROKEN,
             f"user {user()} may not create its output {path} in {where}",
             (said, f"{where}: {why} (access)"),
-            permit(where, "wx"),
+            words,
+            ways=Permit(words, way).ways,
         )
     elif not nearest.is_dir():
         yield Finding(
@@ -143,8 +176,18 @@ def _path(output: FileOutput | FifoOutput, said: str, takes: bool) -> Iterator[F
             Severity.BROKEN,
             f"its output {path} cannot be created: {nearest} is no directory",
             (said, f"{nearest}: {KINDS.get(stat.S_IFMT(nearest.stat().st_mode))} (stat)"),
-            "remove it, or give another path",
+            f"give another path as output in {subject.table}",
         )
+
+
+def _moved(subject: Subject, output: FileOutput | FifoOutput, path: Path, kind: str) -> str:
+    """A line that names another path or kind for an output, if that is all which is said of it."""
+    assert isinstance(subject.settings, InboundSubscription)
+    if len(subject.settings.output) != 1 or output.model_fields_set - {"kind", "path"}:
+        return ""
+    if kind == "file":
+        return f"output = {json.dumps(str(path))}"
+    return f'output = {{ kind = "{kind}", path = {json.dumps(str(path))} }}'
 
 
 def _room(output: FileOutput | FifoOutput, said: str) -> Iterator[Finding]:
@@ -186,52 +229,3 @@ def _reader(path: Path, said: str, state: Mapping[str, Any], earlier: Mapping[st
         (said, f"error: {state['error']}; dropped: {now} (status)"),
         f"start its reader: cat {path}",
     )
-
-
-# -- who may what
-
-
-def refused(path: Path, mode: int) -> tuple[Path, str] | None:
-    """The part of ``path`` at which access ends, as namei(1) shows it, and why; None if it is granted."""
-    for directory in reversed(path.parents):
-        if not os.path.exists(directory):
-            return directory, "no such directory"
-        if not os.access(directory, os.X_OK, effective_ids=True):
-            return directory, f"not to be entered: {permissions(directory)}"
-    if not os.path.exists(path):
-        return path, "no such file or directory"
-    if os.access(path, mode, effective_ids=True):
-        return None
-    if mode & os.W_OK and os.statvfs(path).f_flag & os.ST_RDONLY:
-        return path, "on a file system that is mounted read-only"
-    return path, permissions(path)
-
-
-def permissions(path: Path) -> str:
-    found = path.stat()
-    return f"{stat.filemode(found.st_mode)} {_name(found.st_uid)} {_group(found.st_gid)}"
-
-
-def permit(path: Path, letters: str) -> str:
-    """A command that lets this process's user do it; below systemd a mount may be what refuses."""
-    if os.statvfs(path).f_flag & os.ST_RDONLY:
-        return f"{UNIT}: [Service] ReadWritePaths={path}"
-    return f"setfacl -m u:{user()}:{letters} {path}  (or chown, chmod)"
-
-
-def user() -> str:
-    return _name(os.geteuid())
-
-
-def _name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
-def _group(gid: int) -> str:
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return str(gid)

@@ -20,6 +20,20 @@ class Severity(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Way:
+    """A part of a fix that a program can carry out: the command, then the lines, then a reload or restart.
+
+    Each is in the words of the fix, too.
+    """
+
+    command: str = ""  # for a shell of root on this host
+    table: str = ""  # of the configuration, that gets ``lines`` instead of those with the same keys
+    lines: tuple[str, ...] = ()
+    unit: str = ""  # a service, whose drop-in gets ``service`` as a line of [Service], and which restarts
+    service: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that is wrong, or may go wrong."""
 
@@ -29,6 +43,7 @@ class Finding:
     evidence: tuple[str, ...]  # each a value that was read, and where: "rp_filter = 1 (/proc/sys/net/...)"
     fix: str  # a command or a line of the configuration
     worker: str = ""  # "inbound/news"; "" is the host as a whole
+    ways: tuple[Way, ...] = ()  # alternatives, each of which mends it; none: it takes a person
 
 
 @dataclass(frozen=True, slots=True)

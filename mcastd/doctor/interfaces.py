@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from mcastd.config import InboundSubscription, OutboundChannel
 from mcastd.config.types import stays_on_link
 from mcastd.doctor.evidence import Evidence
-from mcastd.doctor.finding import Finding, Said, Severity
+from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.subject import Subject
 from mcastd.net.interfaces import ALL, Interface, as_address
 
@@ -35,6 +35,7 @@ def interface(subject: Subject, evidence: Evidence) -> Iterator[Said]:
                 f"{way.name} is not meant for multicast: routing daemons and switches may leave it out",
                 (f"flags of {way.name} have no MULTICAST ({NETLINK})",),
                 f"ip link set {way.name} multicast on",
+                ways=(Way(command=f"ip link set {way.name} multicast on"),),
             )
         yield from _address(subject, way)
         if isinstance(settings, OutboundChannel):
@@ -53,12 +54,15 @@ def _no_interface(subject: Subject, evidence: Evidence) -> Finding:
         usable = next((one.name for one in links if one.up), "eth0")
         family = "" if settings.group.version == 4 else "-6 "
         every = "224.0.0.0/4" if settings.group.version == 4 else "ff00::/8 table local"
+        line = f'interface = "{usable}"'
+        command = f"ip {family}route add {every} dev {usable}"
         return Finding(
             "no-route",
             BROKEN,
             f"no interface is configured, and this host has no route to {settings.group}",
             (f"no route to {settings.group} (rtnetlink, as `ip route get {settings.group}`)", there),
-            f'interface = "{usable}" in {subject.table}, or: ip {family}route add {every} dev {usable}',
+            f"{line} in {subject.table}, or: {command}",
+            ways=(Way(table=subject.table, lines=(line,)), Way(command=command)),
         )
     if settings.interface == ALL:
         down = next((i.name for i in host.interfaces.values() if not i.loopback and not i.up), "eth0")
@@ -84,6 +88,7 @@ def _state(way: Interface) -> Iterator[Said]:
             f"{way.name} is down",
             (f"flags of {way.name} have no UP ({NETLINK})",),
             f"ip link set {way.name} up",
+            ways=(Way(command=f"ip link set {way.name} up"),),
         )
     elif not way.carrier:
         yield Finding(
@@ -111,6 +116,7 @@ def _port(subject: Subject, way: Interface, evidence: Evidence) -> Iterator[Said
         else f"{way.name} is a port of {taker.name}, which takes all that arrives there",
         (f"master of {way.name}: {taker.name}, a {taker.kind} (rtnetlink, as `ip -details link` shows it)",),
         f'interface = "{taker.name}" in {subject.table}',
+        ways=(Way(table=subject.table, lines=(f'interface = "{taker.name}"',)),),
     )
 
 
@@ -127,6 +133,7 @@ def _address(subject: Subject, way: Interface) -> Iterator[Said]:
                 f"{way.name} has no IPv{version} address to send from",
                 (read,),
                 f"ip address add {example} dev {way.name}",
+                ways=(Way(command=f"ip address add {example} dev {way.name}"),),
             )
     elif version == 4 and not addresses:
         yield Finding(
@@ -135,14 +142,18 @@ def _address(subject: Subject, way: Interface) -> Iterator[Said]:
             f"{way.name} has no IPv4 address: its IGMP reports come from 0.0.0.0, which some switches ignore",
             (read,),
             f"ip address add {example} dev {way.name}",
+            ways=(Way(command=f"ip address add {example} dev {way.name}"),),
         )
     elif version == 6 and way.up and not way.loopback and not any(a.is_link_local for a in addresses):
+        name = way.name
+        command = f"ip link set {name} addrgenmode eui64 && ip link set {name} down && ip link set {name} up"
         yield Finding(
             "no-address",
             WARNING,
             f"{way.name} has no link-local address: its MLD reports come from ::, which routers ignore",
             (f"{way.name} has no address of fe80::/10 ({NETLINK})", "RFC 3590 section 4"),
-            f"ip link set {way.name} addrgenmode eui64, then down and up",
+            command,
+            ways=(Way(command=command),),
         )
 
 
@@ -187,6 +198,9 @@ def _source(
             f"{way.name} has {_listed(way, source.version)} ({NETLINK})",
         ),
         f'interface = "{better[0]}" in {subject.table}' if better else fix,
+        ways=(
+            Way(table=subject.table, lines=(f'interface = "{better[0]}"',)) if better else Way(command=fix),
+        ),
     )
 
 
@@ -215,6 +229,7 @@ def _shared(subject: Subject, ways: list[Interface], evidence: Evidence) -> Iter
             + (f"it sends on {ways[0].name} alone" if sends else "it receives on each"),
             (f'interface = "{address}" ({subject.table})', f"{address} is on {', '.join(links)} ({NETLINK})"),
             f'interface = "{ways[0].name}" in {subject.table}',
+            ways=(Way(table=subject.table, lines=(f'interface = "{ways[0].name}"',)),),
         )
 
 
@@ -237,5 +252,6 @@ def _wrong_interface(subject: Subject, evidence: Evidence, way: Interface) -> It
                     f"{sender.name} leaves by {leaves[0].name} ({why})",
                 ),
                 f'interface = "{leaves[0].name}" in {subject.table}',
+                ways=(Way(table=subject.table, lines=(f'interface = "{leaves[0].name}"',)),),
             )
             return

@@ -7,15 +7,19 @@ from typing import Any
 
 from mcastd.config import InboundSubscription
 from mcastd.doctor.evidence import Evidence
-from mcastd.doctor.finding import Finding, Said, Severity, Skipped
+from mcastd.doctor.finding import Finding, Said, Severity, Skipped, Way
 from mcastd.doctor.subject import Subject
 from mcastd.net.interfaces import Interface
 from mcastd.net.tables import parse_igmp
 
 
+DEFAULT_BUFFER = 4 << 20  # bytes
+
+
 def membership(subject: Subject, evidence: Evidence) -> Iterator[Said]:
     """Whether the kernel has each membership that is wanted, as it is wanted."""
     settings = subject.settings
+    again = f"mcastctl stop-worker {subject.name}; mcastctl start-worker {subject.name}"
     for wanted in subject.status.get("memberships", ()):
         name, actual = wanted["interface"], wanted["actual"]
         version = settings.group.version
@@ -34,9 +38,8 @@ def membership(subject: Subject, evidence: Evidence) -> Iterator[Said]:
                     f"{settings.group} on {name}: {holder} ({proc})",
                     *((f"the kernel refused it: {refused}; it is tried again by itself",) if refused else ()),
                 ),
-                f"mcastctl stop-worker {subject.name}; mcastctl start-worker {subject.name}"
-                if not refused
-                else "raise the limit that the kernel names; it is then joined within seconds",
+                "raise the limit that the kernel names; it is then joined within seconds" if refused else again,
+                ways=() if refused else (Way(command=again),),
             )
         elif actual not in (wanted["wanted"], "unknown"):
             yield Finding(
@@ -44,7 +47,8 @@ def membership(subject: Subject, evidence: Evidence) -> Iterator[Said]:
                 Severity.WARNING,
                 f"the kernel filters the sources of {settings.group} on {name} otherwise than configured",
                 (f"wanted: {wanted['wanted']}; the socket has: {actual} (MCAST_MSFILTER)",),
-                f"mcastctl stop-worker {subject.name}; mcastctl start-worker {subject.name}",
+                again,
+                ways=(Way(command=again),),
             )
 
 
@@ -63,13 +67,15 @@ def report_version(subject: Subject, evidence: Evidence) -> Iterator[Said]:
     for way in ways:
         forced, keys = _forced(way, version, evidence)
         if 0 < forced < needed:
+            command = "; ".join(f"sysctl {key.replace('/', '.')}=0" for key in keys)
             yield Finding(
                 "igmp-forced",
                 Severity.WARNING if by_source else Severity.HINT,
                 f"{way.name} may only report by {protocol}v{forced}"
                 + (f": {consequence}" if by_source else ", as if nothing newer existed"),
                 tuple(f"{key} = {evidence.sysctl(key)} (/proc/sys/{key})" for key in keys),
-                "; ".join(f"sysctl {key.replace('/', '.')}=0" for key in keys),
+                command,
+                ways=(Way(command=command),),
             )
         elif version == 4 and by_source and (heard := _querier_version(way, evidence)) in (1, 2):
             yield Finding(
@@ -120,7 +126,11 @@ def overflow(subject: Subject, evidence: Evidence) -> Iterator[Said]:
     if not now:
         return
     buffer = subject.status.get("receive_buffer") or {}
-    fix = buffer.get("advice") or f"raise receive_buffer in {subject.table}, and sysctl net.core.rmem_max"
+    line = f"receive_buffer = {_larger(buffer.get('asked') or 0)}"
+    ways: tuple[Way, ...] = (Way(table=subject.table, lines=(line,)),)
+    fix = f"{line} (bytes) in {subject.table}, and sysctl net.core.rmem_max as large"
+    if advice := buffer.get("advice"):
+        fix, ways = advice, ()
     read = f"overflow = {now} (SO_MEMINFO, sk_drops); receive buffer {buffer.get('had')} bytes"
     if now > before:
         seconds = evidence.watched
@@ -130,6 +140,7 @@ def overflow(subject: Subject, evidence: Evidence) -> Iterator[Said]:
             "it loses datagrams now: its receive buffer is full, and the kernel drops what comes",
             (f"{now - before} dropped in {seconds:.3g} s", read),
             fix,
+            ways=ways,
         )
     else:
         age = subject.status.get("last_overflow_age")
@@ -140,4 +151,10 @@ def overflow(subject: Subject, evidence: Evidence) -> Iterator[Said]:
             f"it has lost datagrams at a full receive buffer before{when}, but none while being watched",
             (read,),
             fix,
+            ways=ways,
         )
+
+
+def _larger(asked: int) -> int:
+    """What to ask for next: the default at least, in bytes."""
+    return max(4 * asked, DEFAULT_BUFFER)

@@ -8,7 +8,7 @@ from mcastd.config import InboundSubscription, OutboundChannel
 from mcastd.config.types import Address, stays_on_link
 from mcastd.doctor.delivery import watched
 from mcastd.doctor.evidence import Evidence
-from mcastd.doctor.finding import Finding, Said, Severity, Skipped
+from mcastd.doctor.finding import Finding, Said, Severity, Skipped, Way
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import Observation
 from mcastd.net.interfaces import Interface
@@ -44,14 +44,15 @@ def querier(subject: Subject, evidence: Evidence) -> Iterator[Said]:
         deaf = snooping and snooping.on and not snooping.querier and version not in snooping.other_querier
         seen = f"no {protocol} query on {way.name} in {evidence.watched:.3g} s (AF_PACKET)"
         if deaf:
+            command = f"ip link set {bridge.name} type bridge mcast_querier 1"
             yield Finding(
                 "no-querier",
                 WARNING,
                 f"the bridge {bridge.name} snoops, and nobody asks for members:"
                 " what it hands on stops some four minutes after a join",
                 (seen, f"{bridge.name}: mcast_snooping 1, mcast_querier 0, no other querier (rtnetlink)"),
-                f'ip link set {bridge.name} type bridge mcast_querier 1; or rejoin_every = "2min"'
-                f" in {subject.table}",
+                f'{command}; or rejoin_every = "2min" in {subject.table}',
+                ways=(Way(command=command),),
             )
         elif evidence.watched >= LONG:
             yield Finding(
@@ -207,6 +208,7 @@ def routers(subject: Subject, evidence: Evidence) -> Iterator[Said]:
                     HINT,
                     f"its datagrams stay on the link of {way.name}: the multicast router there forwards none",
                     (f"ttl = 1 ({subject.table})", f"PIM hello of {source} on {way.name} (AF_PACKET)"),
-                    f"if there are receivers behind n routers: ttl = n + 1 in {subject.table}",
+                    f"if there are receivers behind a router: ttl = 2 in {subject.table}; behind n: n + 1",
+                    ways=(Way(table=subject.table, lines=("ttl = 2",)),),
                 )
                 break

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 from mcastd.config import InboundSubscription, OutboundChannel
 from mcastd.config.types import stays_on_link
 from mcastd.doctor.evidence import Evidence
-from mcastd.doctor.finding import Finding, Said, Severity
+from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.subject import Subject
 from mcastd.net.interfaces import Interface
 
@@ -29,8 +29,10 @@ def ttl(subject: Subject, evidence: Evidence) -> Iterator[Said]:
             "its datagrams do not leave this host, and nothing here receives them",
             (f"ttl = 0 ({subject.table})", f"interface {ways[0].name} (no loopback)"),
             f"ttl = 1 in {subject.table}; n to cross n - 1 routers",
+            ways=(Way(table=subject.table, lines=("ttl = 1",)),),
         )
     elif settings.ttl > 1 and stays_on_link(settings.group):
+        line = 'group = "239.255.1.2"' if settings.group.version == 4 else 'group = "ff15::1:2"'
         yield Finding(
             "ttl-link-local",
             Severity.WARNING,
@@ -39,9 +41,8 @@ def ttl(subject: Subject, evidence: Evidence) -> Iterator[Said]:
                 f"ttl = {settings.ttl} ({subject.table})",
                 f"{settings.group} is link-local (RFC 5771, RFC 4291)",
             ),
-            f'group = "239.255.1.2", or another that is routed, in {subject.table}'
-            if settings.group.version == 4
-            else f'group = "ff15::1:2", or another that is routed, in {subject.table}',
+            f"{line}, or another that is routed, in {subject.table}",
+            ways=(Way(table=subject.table, lines=(line,)),),
         )
     elif settings.ttl == 1 and not stays_on_link(settings.group) and (router := _router(ways[0], evidence)):
         yield Finding(
@@ -49,7 +50,8 @@ def ttl(subject: Subject, evidence: Evidence) -> Iterator[Said]:
             Severity.HINT,
             f"its datagrams stay on the link of {ways[0].name}: no router forwards them",
             (f"ttl = 1 ({subject.table})", f"a router on {ways[0].name}: {router} (/proc/net/route)"),
-            f"if there are receivers behind n routers: ttl = n + 1 in {subject.table}",
+            f"if there are receivers behind a router: ttl = 2 in {subject.table}; behind n: n + 1",
+            ways=(Way(table=subject.table, lines=("ttl = 2",)),),
         )
 
 
@@ -75,6 +77,7 @@ def loop(subject: Subject, evidence: Evidence) -> Iterator[Said]:
                 f"{sender.name} sends to this group, but keeps it from receivers on this host",
                 (f"loop = false ({sender.table})", f"{subject.table} has the same group and port"),
                 f"loop = true in {sender.table}",
+                ways=(Way(table=sender.table, lines=("loop = true",)),),
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mcastd.doctor.evidence import Evidence
-from mcastd.doctor.finding import Finding, Said, Severity
+from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.subject import Subject
 
 
@@ -27,7 +27,14 @@ def worker(subject: Subject, _evidence: Evidence) -> Iterator[Said]:
             yield Finding("worker-waiting", Severity.BROKEN, subject.detail, (tried,), _way_out(subject))
         case "inactive":
             start = f"mcastctl start-worker {subject.name}"
-            yield Finding("worker-stopped", Severity.HINT, "somebody has stopped it", (state,), start)
+            yield Finding(
+                "worker-stopped",
+                Severity.HINT,
+                "somebody has stopped it",
+                (state,),
+                start,
+                ways=(Way(command=start),),
+            )
     if subject.status.get("stale"):
         age = subject.status.get("last_datagram_age")
         last = f"last datagram {age:.0f} s ago" if isinstance(age, int | float) else "no datagram ever"

@@ -196,7 +196,7 @@ def test_what_is_not_a_socket_is_not_touched(path: Path, daemon: Any, kind: str)
         case "link":
             path.symlink_to("elsewhere")
     before = path.lstat()
-    with pytest.raises(ControlError, match=r"not a socket; remove it, or set daemon\.control_socket"):
+    with pytest.raises(ControlError, match=r"not a socket; set daemon\.control_socket to another path"):
         ControlServer(path, daemon).start()
     assert os.path.samestat(before, path.lstat())
 

@@ -20,12 +20,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for outcome in ("passed", "failed"):
         for report in terminalreporter.stats.get(outcome, ()):
             for key, value in getattr(report, "user_properties", ()):
-                if key in ("made", "named"):
+                if key in ("made", "named", "mended"):
                     count[key] += 1
                 elif key == "false alarms":
                     count[key] += value
     if count["made"]:
         terminalreporter.write_line(
             f"doctor's gallery: {count['made']} causes made, {count['named']} named first,"
-            f" {count['false alarms']} false alarms"
+            f" {count['mended']} mended by the fix, {count['false alarms']} false alarms"
         )

@@ -193,6 +193,7 @@ CASES = [
         "broken",
         inbound(),
         ip("link set eth0 down, link set eth0 name away", f"link set away name eth0, {ETH0_UP}"),
+        by_hand="name another, or wait for it",
     ),
     Case("interface-down", "broken", inbound(), ip("link set eth0 down", ETH0_UP)),
     Case(
@@ -209,6 +210,7 @@ CASES = [
         "broken",
         inbound(),
         ip("link set net0 down", "link set net0 up, addr replace fe80::2/64 dev net0 nodad", there=True),
+        by_hand="plug the cable in",
     ),
     Case("port-of-bridge", "broken", inbound(), enslaved("eth0")),
     Case(
@@ -351,6 +353,7 @@ CASES = [
         configured(outbound() + outbound(name="more")),
         prepare=news,
         worker="outbound/news",
+        by_hand="which port is meant",
     ),
     Case(
         "igmp-forced",
@@ -404,6 +407,7 @@ CASES = [
         "warning",
         inbound('group = "239.255.6.2"', 'sources = ["10.6.1.2"]', interface="eth1"),
         undone(old_query, forget_old_query),
+        by_hand="another machine's",
     ),
     Case("membership-lost", "broken", inbound(), behind_its_back(leave)),
     Case("membership-differs", "warning", inbound(), behind_its_back(block)),
@@ -412,6 +416,7 @@ CASES = [
         "warning",
         inbound('receive_buffer = "16KiB"'),
         configured(inbound('receive_buffer = "1GiB"')),
+        by_hand="the machine's own rmem_max",
     ),
     Case("overflow-now", "broken", inbound('receive_buffer = "8KiB"'), flood),
     Case("overflow-earlier", "warning", inbound('receive_buffer = "8KiB"'), flood_before),
@@ -422,6 +427,7 @@ CASES = [
         file("news/news.txt", Path.unlink),
         prepare=news,
         worker="outbound/news",
+        by_hand="only its owner knows what is in it",
     ),
     Case(
         "source-missing",
@@ -431,6 +437,7 @@ CASES = [
         prepare=news,
         worker="outbound/news",
         variant="directory",
+        by_hand="only its owner knows what is in it",
     ),
     Case(
         "source-unreadable",
@@ -456,6 +463,7 @@ CASES = [
         file("news/news.txt", lambda path: (path.unlink(), path.mkdir())),
         prepare=news,
         worker="outbound/news",
+        by_hand="which file is meant",
     ),
     Case(
         "source-empty",
@@ -464,6 +472,16 @@ CASES = [
         file("news/news.txt", lambda path: path.write_text("")),
         prepare=news,
         worker="outbound/news",
+        by_hand="only its owner knows what goes into it",
+    ),
+    Case(
+        "source-empty",
+        "broken",
+        outbound('repeat = "once"', "interval = 60"),
+        file("news/news.txt", lambda path: path.write_text("")),
+        prepare=news,
+        worker="outbound/news",
+        variant="may-grow",
     ),
     Case(
         "output-directory",
@@ -490,6 +508,7 @@ CASES = [
         "broken",
         inbound(),
         file("news.log", lambda path: (path.unlink(), path.mkdir())),
+        by_hand="which path is meant",
     ),
     Case(
         "disk-full",
@@ -497,6 +516,7 @@ CASES = [
         inbound('output = "DIR/disk/news.log"'),
         undone(fill),
         wrap=small_disk("size=128k"),
+        by_hand="what may go is for a person to say",
     ),
     Case(
         "fifo-no-reader",
@@ -504,6 +524,7 @@ CASES = [
         inbound('output = { kind = "fifo", path = "DIR/pipe" }'),
         undone(end_reader),
         prepare=a_reader,
+        by_hand="a reader that stays",
     ),
     Case(
         "worker-waiting",
@@ -516,6 +537,7 @@ CASES = [
             ),
             configured(inbound('sources = ["10.6.0.2", "10.6.0.3"]', "port = 9195")),
         ),
+        by_hand="whatever the reason says",
     ),
     Case(
         "worker-stopped",
@@ -523,9 +545,16 @@ CASES = [
         inbound(),
         ctl("stop-worker", "inbound/news"),
     ),
-    Case("stale", "broken", inbound('expect_every = "200ms"'), silence),
+    Case("stale", "broken", inbound('expect_every = "200ms"'), silence, by_hand="look at the sender"),
     # the configuration on disk
-    Case("config-refused", "warning", inbound(), edited(inbound("prot = 7")), worker=""),
+    Case(
+        "config-refused",
+        "warning",
+        inbound(),
+        edited(inbound("prot = 7")),
+        worker="",
+        by_hand="which key is meant",
+    ),
     Case("config-differs", "hint", inbound(), edited(inbound(name="olds")), worker=""),
 ]
 
@@ -537,7 +566,7 @@ NEEDS_PRIVILEGES = {"report-version", "delivery", "answers", "querier"}
 def test_the_cause_is_named_first_and_nothing_without_it(
     case: Case, lab: Callable[[str], Lab], tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    show(case, lab(case.lab), tmp_path, record_property)
+    show(case, lab, tmp_path, record_property)
 
 
 def test_what_nobody_may_look_at_is_told_and_the_rest_looked_at(

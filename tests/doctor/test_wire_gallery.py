@@ -252,6 +252,7 @@ CASES = [
         inbound(),
         both(silent, frames(ethernet(packet(17, GROUP, datagram(), source="10.6.0.1")))),
         variant="ours",
+        by_hand="another machine's address",
     ),
     Case(
         "martian-source",
@@ -259,36 +260,47 @@ CASES = [
         inbound(),
         both(silent, frames(ethernet(packet(17, GROUP, datagram(), source="127.0.0.5")))),
         variant="nobody's",
+        by_hand="another machine's address",
     ),
     Case("wrong-interface", "broken", inbound(), configured(inbound(interface="eth1")), variant="seen"),
     Case("wrong-port", "warning", inbound(), configured(inbound("port = 9777"))),
-    Case("source-excluded", "warning", inbound(), configured(inbound('sources = ["10.6.0.99"]'))),
+    Case(
+        "source-excluded",
+        "warning",
+        inbound(),
+        configured(inbound('sources = ["10.6.0.99"]')),
+        by_hand="which sender is meant",
+    ),
     Case(
         "vlan-tagged",
         "broken",
         inbound(),
         both(silent, frames(ethernet(packet(17, GROUP, datagram()), vlan=5))),
+        by_hand="a VLAN interface, which no machine of the tests has",
     ),
     Case(
         "wrong-mac",
         "broken",
         inbound(),
         both(silent, frames(ethernet(packet(17, GROUP, datagram()), to="020000000099"))),
+        by_hand="something on the way",
     ),
     Case(
         "bad-checksum",
         "broken",
         inbound(),
         both(silent, frames(ethernet(packet(17, GROUP, datagram(udp_checksum=1))))),
+        by_hand="something on the way",
     ),
-    Case("fragments-lost", "broken", inbound(), both(silent, HALF)),
+    Case("fragments-lost", "broken", inbound(), both(silent, HALF), by_hand="at the sender"),
     Case(
         "port-taken",
         "broken",
         inbound(),
         both(neighbour(9195, shares=False), configured(inbound("port = 9195"))),
+        by_hand="another program's",
     ),
-    Case("cross-talk", "hint", inbound(), neighbour(PORT, shares=True)),
+    Case("cross-talk", "hint", inbound(), neighbour(PORT, shares=True), by_hand="another program's"),
     Case(
         "no-report",
         "broken",
@@ -296,6 +308,7 @@ CASES = [
         chain("output", "ip protocol igmp drop"),
         prepare=ASKED,
         arguments=LONGER,
+        by_hand="which rule is in the way",
     ),
     Case(
         "nobody-joined",
@@ -305,6 +318,7 @@ CASES = [
         prepare=both(news, other_receivers, ALL_ASKED),
         worker="outbound/news",
         arguments=LONGER,
+        by_hand="a receiver elsewhere",
     ),
     Case(
         "no-querier",
@@ -321,7 +335,7 @@ CASES = [
 def test_the_cause_is_named_first_and_nothing_without_it(
     case: Case, lab: Callable[[str], Lab], tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    show(case, lab(case.lab), tmp_path, record_property)
+    show(case, lab, tmp_path, record_property)
 
 
 # -- what is more than the name

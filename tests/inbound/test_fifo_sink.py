@@ -123,7 +123,7 @@ def test_a_file_at_the_path_is_refused_and_left_alone(
     sink.write(make_batch(b"a", b"b"))
     assert path.read_bytes() == b"precious"
     assert sink.counters.dropped == {"not-a-fifo": 2}
-    error = f"cannot write to {path}: it is not a FIFO but a regular file; remove it, or give another path"
+    error = f"cannot write to {path}: it is not a FIFO but a regular file; give another path"
     assert sink.status()["error"] == error
 
 

@@ -239,7 +239,7 @@ def test_refuses_what_is_no_file_until_it_is_gone(
         sink.write(make_batch(b"a"))
         sink.write(make_batch(b"b", b"c"))
     assert sink.counters.dropped == {"not-a-file": 3}
-    error = f"cannot write to {path}: it is not a regular file but {kind}; remove it, or give another path"
+    error = f"cannot write to {path}: it is not a regular file but {kind}; give another path"
     assert sink.status()["error"] == error
     assert len(said) == 1
     path.rename(tmp_path / "away")

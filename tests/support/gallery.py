@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -20,6 +22,7 @@ from support.daemon import MCASTCTL, RunningDaemon
 from support.host import Host, connect
 from support.inside import sysctl
 from support.peer import Talker
+from support.wait import wait_for
 
 GROUP, PORT = "239.255.6.1", 9190
 WATCH = "0.3s"
@@ -47,6 +50,7 @@ class Lab:
         stack.callback(over.set)
         self.daemon: RunningDaemon
         self.directory: Path
+        self.worn = False  # a fix has changed it: the next case has a new one
 
     def plug(self, number: int) -> None:
         connect(self.here, f"eth{number}", self.there, f"net{number}")
@@ -69,6 +73,12 @@ class Lab:
         self.daemon.write(self.text(config))
         answer = self.daemon.ctl("reload")
         assert answer.returncode == 0, answer.stderr
+
+    def shell(self, command: str) -> None:
+        """Run a command as root of the network would, beside the daemon."""
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path, "MCASTD_CONTROL_SOCKET": str(self.daemon.socket)}
+        subprocess.run(self.here.enter(["sh", "-ec", command]), check=True, env=environment, timeout=30)
 
     def doctor(self, *arguments: str, enter: Sequence[str] = ()) -> tuple[int, dict[str, Any]]:
         """What ``mcastctl doctor --json`` says, run by root of the network: exit status and report.
@@ -106,6 +116,7 @@ class Case:
     arguments: Sequence[str] = ()  # for the doctor
     lab: str = "two wires"
     variant: str = ""
+    by_hand: str = ""  # why no program can carry out the fix: then ending the fault stands for it
 
     @property
     def name(self) -> str:
@@ -115,8 +126,20 @@ class Case:
 EXIT = {"broken": 2, "warning": 1, "hint": 0}
 
 
-def show(case: Case, lab: Lab, directory: Path, record: Callable[[str, object], None]) -> None:
-    """Show that the doctor finds nothing in the healthy twin, and then names the fault first."""
+def show(
+    case: Case, labs: Callable[[str], Lab], directory: Path, record: Callable[[str, object], None]
+) -> None:
+    """Show that the doctor finds nothing in the healthy twin, then names the fault first, and can mend it."""
+    ways = scene(case, labs(case.lab), directory / "0", record)
+    for number in range(1, ways):  # the others, each on its own
+        scene(case, labs(case.lab), directory / str(number), lambda *_: None, number)
+
+
+def scene(
+    case: Case, lab: Lab, directory: Path, record: Callable[[str, object], None], number: int = 0
+) -> int:
+    """From the healthy twin to the one mended by way ``number``. Returns how many ways the fix has."""
+    directory.mkdir()
     lab.directory = directory
     with ExitStack() as stack:
         if case.prepare is not None:
@@ -127,20 +150,64 @@ def show(case: Case, lab: Lab, directory: Path, record: Callable[[str, object], 
         record("false alarms", len(healthy["findings"]))
         alarm = f"false alarm: {healthy}"
         assert (healthy["findings"], left_out(healthy), status) == ([], [], 0), alarm
-        with case.fault(lab):
+        fault = case.fault(lab)
+        fault.__enter__()
+        try:
             record("made", case.name)
-            status, report = lab.doctor(*case.arguments)
-        of_worker = [one for one in report["findings"] if one["worker"] == case.worker]
-        assert of_worker, report
-        first = of_worker[0]
-        assert (first["cause"], first["severity"]) == (case.cause, case.severity), of_worker
-        worst = max(EXIT[one["severity"]] for one in report["findings"])
-        assert status == worst, report["findings"]
-        assert first["what"]
-        assert first["evidence"]
-        assert first["fix"]
-        assert left_out(report) == []
-        record("named", case.name)
+            first = named(case, lab)
+            record("named", case.name)
+            assert bool(first["ways"]) != bool(case.by_hand), first
+            if first["ways"]:
+                mend(case, lab, first, first["ways"][number])
+                record("mended", case.name)
+        finally:
+            with contextlib.suppress(subprocess.CalledProcessError):  # what it undoes may be mended
+                fault.__exit__(None, None, None)
+    return len(first["ways"])
+
+
+def named(case: Case, lab: Lab) -> dict[str, Any]:
+    """The finding, which is the first of its worker's."""
+    status, report = lab.doctor(*case.arguments)
+    of_worker = [one for one in report["findings"] if one["worker"] == case.worker]
+    assert of_worker, report
+    first: dict[str, Any] = of_worker[0]
+    assert (first["cause"], first["severity"]) == (case.cause, case.severity), of_worker
+    worst = max(EXIT[one["severity"]] for one in report["findings"])
+    assert status == worst, report["findings"]
+    assert first["what"]
+    assert first["evidence"]
+    assert first["fix"]
+    assert left_out(report) == []
+    return first
+
+
+def mend(case: Case, lab: Lab, finding: dict[str, Any], way: dict[str, Any]) -> None:
+    """Carry out one way of the fix, to the letter: the finding goes away."""
+    for part in (way["command"], *way["lines"]):
+        assert part in finding["fix"], finding
+    assert not way["unit"], "no service runs here"
+    if way["command"]:
+        lab.worn = True
+        lab.shell(way["command"])
+    if way["lines"]:
+        lab.reload(changed(lab.daemon.config.read_text(), way["table"], way["lines"]))
+
+    def gone() -> bool:
+        _, report = lab.doctor(*case.arguments)
+        return (case.worker, case.cause) not in {(one["worker"], one["cause"]) for one in report["findings"]}
+
+    wait_for(gone, f"{finding} mended by {way}", timeout=60)
+
+
+def changed(config: str, table: str, lines: Sequence[str]) -> str:
+    """``config`` with ``lines`` in a table, instead of those that it has for the same keys."""
+    before, header, rest = config.partition(table + "\n")
+    assert header, config
+    body, bracket, after = rest.partition("\n[")
+    keys = {line.partition("=")[0].strip() for line in lines}
+    kept = [line for line in body.splitlines() if line.partition("=")[0].strip() not in keys]
+    return before + header + "\n".join([*kept, *lines]) + bracket + after
 
 
 def left_out(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -150,12 +217,15 @@ def left_out(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 def labs() -> Iterator[Callable[[str], Lab]]:
     """Makes each lab when it is first asked for; all end with the caller."""
-    made: dict[str, Lab] = {}
+    made: dict[str, tuple[Lab, ExitStack]] = {}
     with ExitStack() as stack:
 
         def lab(name: str) -> Lab:
+            if name in made and made[name][0].worn:
+                made.pop(name)[1].close()
             if name not in made:
-                made[name] = LABS[name](stack)
-            return made[name]
+                of_its_own = stack.enter_context(ExitStack())
+                made[name] = LABS[name](of_its_own), of_its_own
+            return made[name][0]
 
         yield lab

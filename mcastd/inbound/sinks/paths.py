@@ -117,7 +117,7 @@ class Place:
             raise SinkError(
                 f"cannot write to {self.path}",
                 f"it is not {KINDS[kind]} but {KINDS.get(have, 'something else')}",
-                "remove it, or give another path",
+                "give another path",
                 reason=reason,
             )
         if self.ours:

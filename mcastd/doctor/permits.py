@@ -1,0 +1,155 @@
+"""Who may read or write a path, and what makes it possible: mode, group, or the sandbox of the service."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import shlex
+import stat
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from mcastd.doctor.finding import Way
+
+HOMES = ("/home", "/root", "/run/user")  # what ProtectHome= of a unit hides, systemd.exec(5)
+
+
+class Permit(NamedTuple):
+    """What gives access to a path: in words, and as something that can be carried out."""
+
+    words: str
+    way: Way  # empty: it takes a person
+
+    @property
+    def ways(self) -> tuple[Way, ...]:
+        return (self.way,) if self.way != Way() else ()
+
+
+def refused(path: Path, mode: int) -> tuple[Path, str] | None:
+    """The part of ``path`` at which access ends, as namei(1) shows it, and why; None if it is granted."""
+    for directory in reversed(path.parents):
+        if not os.path.exists(directory):
+            return directory, "no such directory"
+        if not os.access(directory, os.X_OK, effective_ids=True):
+            return directory, f"not to be entered: {permissions(directory)}"
+    if not os.path.exists(path):
+        return path, "no such file or directory"
+    if os.access(path, mode, effective_ids=True):
+        return None
+    if mode & os.W_OK and os.statvfs(path).f_flag & os.ST_RDONLY:
+        return path, "on a file system that is mounted read-only"
+    return path, permissions(path)
+
+
+def permissions(path: Path) -> str:
+    found = path.stat()
+    return f"{stat.filemode(found.st_mode)} {_name(found.st_uid)} {_group(found.st_gid)}"
+
+
+def permit(path: Path, mode: int) -> Permit:
+    """What lets this process's user use ``path``, at which its access ends, for ``mode`` (os.R_OK, ...).
+
+    The sandbox of the service comes first: what it hides or makes read-only, no mode opens.
+    """
+    unit = own_unit()
+    found = path.stat()
+    if unit and not stat.S_IMODE(found.st_mode) and any(path.is_relative_to(home) for home in HOMES):
+        return by_drop_in(unit, "ProtectHome=read-only")
+    if mode & os.W_OK and os.statvfs(path).f_flag & os.ST_RDONLY:
+        if unit:
+            return by_drop_in(unit, f"ReadWritePaths={path if path.is_dir() else path.parent}")
+        return Permit(f"mount it writable: mount -o remount,rw {_mount_point(path)}", Way())
+    bits = "".join(letter for letter, bit in (("r", os.R_OK), ("w", os.W_OK), ("x", os.X_OK)) if mode & bit)
+    name = shlex.quote(str(path))
+    if found.st_uid == os.geteuid():
+        command = f"chmod u+{bits} {name}"
+    elif found.st_gid and (found.st_mode >> 3) & mode == mode:
+        # The group as root sees it: in a user namespace, which PrivateUsers= makes, it has no name
+        command = f'usermod -aG "$(stat -c %G {name})" {user()}'
+        if not unit:
+            return Permit(f"{command}, then restart mcastd", Way())
+        command += f" && systemctl restart {unit}"
+    else:
+        command = f"chgrp {group()} {name} && chmod g+{bits} {name}"
+    return Permit(command, Way(command=command))
+
+
+def permit_directory(directory: Path) -> tuple[Permit, Path]:
+    """What lets this process's user make files in ``directory``, and the directory to make them in.
+
+    That is another if the first is there and belongs to somebody else: it is not handed over to us.
+    """
+    mode = os.W_OK | os.X_OK
+    nearest = next(one for one in (directory, *directory.parents) if os.path.exists(one))
+    if nearest.stat().st_uid == os.geteuid() and not _allows(nearest, mode):
+        return permit(nearest, mode), directory
+    if nearest == directory and not _allows(directory, mode):
+        fix = permit(directory, mode)
+        if "chgrp" not in fix.way.command:
+            return fix, directory
+        directory /= user()
+    nearest = next(one for one in (directory, *directory.parents) if os.path.exists(one))
+    words, way = [], Way()
+    if not os.path.exists(directory):
+        command = f"install -d -o {user()} -g {group()} {shlex.quote(str(directory))}"
+        words, way = [command], Way(command=command)
+    if (unit := own_unit()) and os.statvfs(nearest).f_flag & os.ST_RDONLY:
+        drop_in = by_drop_in(unit, f"ReadWritePaths={directory}")
+        words, way = [*words, drop_in.words], replace(way, unit=unit, service=drop_in.way.service)
+    return Permit("; then ".join(words), way), directory
+
+
+def _allows(path: Path, mode: int) -> bool:
+    """Whether the permission bits allow it, whatever the file system is mounted as."""
+    found = path.stat()
+    if found.st_uid == os.geteuid():
+        return (found.st_mode >> 6) & mode == mode
+    if found.st_gid in (os.getegid(), *os.getgroups()):
+        return (found.st_mode >> 3) & mode == mode
+    return found.st_mode & mode == mode
+
+
+def by_drop_in(unit: str, line: str) -> Permit:
+    """A line for the service that this process is."""
+    words = f"systemctl edit {unit}, with [Service] and {line}, then: systemctl restart {unit}"
+    return Permit(words, Way(unit=unit, service=line))
+
+
+def own_unit() -> str:
+    """The systemd service that this process is; empty if it is none, or that cannot be seen."""
+    if "INVOCATION_ID" not in os.environ:
+        return ""
+    try:
+        groups = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return ""
+    names = {line.rpartition("/")[2] for line in groups}
+    return next((name for name in sorted(names) if name.endswith(".service")), "")
+
+
+def _mount_point(path: Path) -> Path:
+    return next(one for one in (path, *path.parents) if os.path.ismount(one))
+
+
+def group() -> str:
+    return _group(os.getegid())
+
+
+def user() -> str:
+    return _name(os.geteuid())
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _group(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
