@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.examine import Report, completed, examine, observe
 from mcastd.doctor.subject import Subject
 from mcastd.errors import ConfigError, McastdError
+
+UNKNOWN = "the configuration on disk is not the one that runs: mend it, and reload"
 
 
 class DeeperLook:
@@ -58,8 +61,11 @@ class DeeperLook:
         report = Report.from_message(reply)
         self._thread.join()
         wanted = {skipped.check for skipped in report.skipped if skipped.privileged}
-        subjects, evidence = self._seen or ([], Evidence())
-        meant = [subject for subject in subjects if subject.name in report.workers]
-        if not wanted or len(meant) < len(report.workers):
+        if not wanted or self._seen is None:
             return reply
+        subjects, evidence = self._seen
+        meant = [subject for subject in subjects if subject.name in report.workers]
+        if len(meant) < len(report.workers):
+            skipped = (replace(one, reason=UNKNOWN) if one.privileged else one for one in report.skipped)
+            return replace(report, skipped=tuple(skipped)).as_message()
         return completed(report, examine(meant, evidence, wanted, alone=False)).as_message()

@@ -12,7 +12,6 @@ from mcastd.doctor.subject import Subject
 from mcastd.net.interfaces import Interface
 from mcastd.net.tables import parse_igmp
 
-
 DEFAULT_BUFFER = 4 << 20  # bytes
 
 
@@ -38,7 +37,9 @@ def membership(subject: Subject, evidence: Evidence) -> Iterator[Said]:
                     f"{settings.group} on {name}: {holder} ({proc})",
                     *((f"the kernel refused it: {refused}; it is tried again by itself",) if refused else ()),
                 ),
-                "raise the limit that the kernel names; it is then joined within seconds" if refused else again,
+                "raise the limit that the kernel names; it is then joined within seconds"
+                if refused
+                else again,
                 ways=() if refused else (Way(command=again),),
             )
         elif actual not in (wanted["wanted"], "unknown"):

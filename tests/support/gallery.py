@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mcastd.doctor.deeper import UNKNOWN
 from support.daemon import MCASTCTL, RunningDaemon
 from support.host import Host, connect
 from support.inside import sysctl
@@ -178,7 +179,10 @@ def named(case: Case, lab: Lab) -> dict[str, Any]:
     assert first["what"]
     assert first["evidence"]
     assert first["fix"]
-    assert left_out(report) == []
+    if case.worker:
+        assert left_out(report) == [], report
+    else:  # mcastctl knows the workers by the file, which is another than what runs
+        assert {one["reason"] for one in left_out(report)} == {UNKNOWN}, report
     return first
 
 
