@@ -49,7 +49,7 @@ class OnDisk:
         except TimeoutError:
             way_out = "the old configuration runs on"
             raise McastdError("cannot read the configuration", self._silent().text, way_out) from None
-        except (OSError, RuntimeError) as error:
+        except OSError as error:
             raise McastdError("cannot read the configuration", str(error), "try again") from error
         config, warnings = examine(self.path)
         with self._lock:
@@ -72,7 +72,7 @@ class OnDisk:
             with self._lock:
                 silent = clock.monotonic() - self._began > READ_SECONDS
                 return self._silent() if silent else self._verdict
-        except (OSError, RuntimeError):  # no descriptor or thread to be had now
+        except OSError:  # no descriptor or thread to be had now
             return self._verdict
 
     def _compare(self, running: Config) -> Verdict:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mcastd import log
+from mcastd.bounded import ask
 from mcastd.doctor import (
     configuration,
     delivery,
@@ -24,6 +25,7 @@ from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Skipped, Way
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import Watch
+from mcastd.errors import SHORTAGES, McastdError
 
 Check = Callable[[Subject, Evidence], Iterator[Said]]
 HostCheck = Callable[[Evidence], Iterator[Said]]
@@ -54,6 +56,9 @@ HOST_CHECKS: tuple[HostCheck, ...] = (
     surroundings.container,
 )
 
+# These look at files, whose disk or server may never answer.
+TOUCH_PATHS: frozenset[Callable[..., Iterator[Said]]] = frozenset({files.source, files.outputs})
+PATH_SECONDS = 0.5
 SEVERITIES = tuple(Severity)
 
 
@@ -196,9 +201,17 @@ def completed(report: Report, other: Report) -> Report:
 def _run(check: Callable[..., Iterator[Said]], *arguments: object) -> list[Said]:
     said: list[Said] = []
     try:
-        said.extend(check(*arguments))
+        if check in TOUCH_PATHS:
+            said.extend(ask(lambda: list(check(*arguments)), PATH_SECONDS, "check"))
+        else:
+            said.extend(check(*arguments))
+    except TimeoutError:
+        said.append(Skipped(name_of(check), f"no answer for {PATH_SECONDS:g} s: a disk or mount hangs"))
+    except McastdError as error:  # what it has to ask cannot be asked now
+        said.append(Skipped(name_of(check), str(error)))
     except Exception as error:  # a host that nobody thought of must not cost the user the other checks
-        log.get_logger().exception("check.crashed", check=name_of(check))
+        if not (isinstance(error, OSError) and error.errno in SHORTAGES):
+            log.get_logger().exception("check.crashed", check=name_of(check))
         said.append(Skipped(name_of(check), f"failed: {type(error).__name__}: {error}"))
     return said
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mcastd import clock, log
-from mcastd.errors import LinkError, McastdError
+from mcastd.errors import SHORTAGES, LinkError, McastdError, reason_of
 from mcastd.supervisor.restart import Backoff
 from mcastd.supervisor.state import ATTEMPTED, TROUBLED, Event, State, after
 from mcastd.worker import Context, Headline, Signal, Worker, WorkerView
@@ -20,6 +20,7 @@ LONGEST_IF_TOLD = 60.0  # the same, for a cause whose end rtnetlink tells at onc
 TOLD_BY_THE_NETWORK = {errno.ENODEV, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.ENETDOWN}
 # Seconds at work on one thing after which a worker hangs: nothing that it does takes a tenth of that.
 HANG_SECONDS = 5.0
+SHORTAGE_WAY_OUT = "raise LimitNOFILE= or TasksMax= of the service; trying again"
 PACKAGE = Path(__file__).parent.parent
 DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40  # levels of the log
 CHANGES = {  # the state that a worker has come into: how loud that is said, and as which event
@@ -64,9 +65,8 @@ class WorkerThread:
                 threading.stack_size(size)
         except (OSError, RuntimeError) as error:
             self._context.close()
-            way_out = "raise LimitNOFILE= or TasksMax= of the service; trying again"
             self._apply(Event.START)
-            self._apply(Event.ERROR, f"cannot start the worker's thread: {error}; {way_out}")
+            self._apply(Event.ERROR, f"cannot start the worker's thread: {error}; {SHORTAGE_WAY_OUT}")
             raise
 
     def send(self, signal: Signal) -> None:
@@ -156,7 +156,7 @@ class WorkerThread:
                 self._apply(Event.START)
                 self._context.begin()
                 try:
-                    self.worker.run(self._context)
+                    self._run()
                 except McastdError as error:
                     wakes = Signal.RETRY
                     backoff.longest = LONGEST
@@ -178,6 +178,17 @@ class WorkerThread:
                     return
         finally:
             self._close()
+
+    def _run(self) -> None:
+        """One run of the worker. A shortage is a cause that can go away, wherever it is met."""
+        try:
+            self.worker.run(self._context)
+        except OSError as error:
+            if error.errno not in SHORTAGES or isinstance(error, BlockingIOError):
+                raise
+            raise McastdError("cannot work", reason_of(error), SHORTAGE_WAY_OUT) from error
+        except MemoryError as error:
+            raise McastdError("cannot work", "no memory left", SHORTAGE_WAY_OUT) from error
 
     def _close(self) -> None:
         self._context.waits_for = "its files"

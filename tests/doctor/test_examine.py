@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
+from structlog.testing import capture_logs
 
 from mcastd.config import InboundSubscription
 from mcastd.doctor import examine
@@ -13,6 +15,7 @@ from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.examine import CHECKS, HOST_CHECKS, Report, completed, in_order, name_of
 from mcastd.doctor.finding import Finding, Said, Severity, Skipped
 from mcastd.doctor.subject import Subject, named
+from mcastd.errors import LinkError
 
 BROKEN, WARNING, HINT = Severity
 NEWS = Subject(
@@ -132,3 +135,30 @@ def test_somebody_with_more_privileges_completes_a_report() -> None:
 )
 def test_a_name_means_a_worker_or_two(name: str | None, found: set[str]) -> None:
     assert named(name, ["inbound/a", "outbound/a", "inbound/b"]) == found
+
+
+def test_a_check_whose_disk_hangs_is_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def outputs(_subject: Subject, _evidence: Evidence) -> Iterator[Said]:
+        threading.Event().wait(60)
+        yield from ()
+
+    monkeypatch.setattr(examine, "CHECKS", (outputs,))
+    monkeypatch.setattr(examine, "HOST_CHECKS", ())
+    monkeypatch.setattr(examine, "TOUCH_PATHS", {outputs})
+    monkeypatch.setattr(examine, "PATH_SECONDS", 0.05)
+    (skipped,) = examine.examine([NEWS], Evidence()).skipped
+    assert skipped.check == "outputs"
+    assert skipped.reason == "no answer for 0.05 s: a disk or mount hangs"
+
+
+def test_a_check_that_cannot_ask_now_is_left_out_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    def delivery(_subject: Subject, _evidence: Evidence) -> Iterator[Said]:
+        raise LinkError("cannot ask the kernel", "too many open files", errno=24)
+        yield
+
+    monkeypatch.setattr(examine, "CHECKS", (delivery,))
+    monkeypatch.setattr(examine, "HOST_CHECKS", ())
+    with capture_logs() as logs:
+        (skipped,) = examine.examine([NEWS], Evidence()).skipped
+    assert skipped.reason == "cannot ask the kernel: too many open files"
+    assert logs == []

@@ -311,7 +311,7 @@ def test_a_worker_that_hangs_is_named_with_the_place_until_it_goes_on(
         wait_for(stage.supervisor.look_for_hung)
         idle, hung = sorted(stage.supervisor.headlines(), reverse=True)
         assert (hung.name, hung.state, hung.troubled) == ("inbound/hung", "active", True)
-        assert hung.detail.startswith("hangs in WorkerThread._main() (supervisor/thread.py:")
+        assert hung.detail.startswith("hangs in WorkerThread._run() (supervisor/thread.py:")
         assert hung.detail.endswith("as a disk or mount that is gone makes it; on its way")
         assert f"inbound/hung: {hung.detail}" in stage.supervisor.summary()
         assert (idle.name, idle.troubled) == ("inbound/idle", False)
