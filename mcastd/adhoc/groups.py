@@ -8,6 +8,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
 from itertools import groupby
 from pathlib import Path
@@ -19,8 +20,9 @@ from mcastd.adhoc import Refused
 from mcastd.console.text import plural
 from mcastd.control.client import ControlClient
 from mcastd.control.protocol import Message, VarlinkError
-from mcastd.errors import ControlError
+from mcastd.errors import ControlError, LinkError
 from mcastd.net import tables
+from mcastd.net.interfaces import look
 from mcastd.net.tables import Owners, UdpSocket
 from mcastd.printable import printable
 
@@ -68,7 +70,8 @@ def show(control_socket: Path, interface: str | None, *, as_json: bool) -> None:
     joined = [*tables.joined_groups(4), *tables.joined_groups(6)]
     if interface is not None:
         known = sorted({row.interface for row in joined})
-        joined = [row for row in joined if row.interface == interface]
+        meant = _indices(interface)
+        joined = [row for row in joined if row.interface == interface or row.ifindex in meant]
         if not joined:
             raise Refused(
                 f"nothing is joined on --interface {interface} (have: {', '.join(known) or 'none'})"
@@ -110,6 +113,13 @@ def show(control_socket: Path, interface: str | None, *, as_json: bool) -> None:
         return
     for line in lines(answer, shutil.get_terminal_size().columns if sys.stdout.isatty() else None):
         click.echo(line)
+
+
+def _indices(interface: str) -> set[int]:
+    """The interfaces that have this name, another name like it, or this address."""
+    with suppress(LinkError):
+        return {one.index for one in look().interfaces.values() if one.is_meant_by(interface)}
+    return set()
 
 
 def ask_daemon(socket: Path) -> tuple[dict[Joined, list[Message]], str]:

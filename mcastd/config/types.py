@@ -25,7 +25,7 @@ MAX_SIZE = 1 << 50  # bytes
 MAX_RATE = 10**12  # bit/s
 MAX_SHOWN = 60  # characters of a refused value that its refusal repeats
 SUN_PATH = 107  # bytes: what sockaddr_un holds beside the final NUL, unix(7)
-IFNAMSIZ = 16  # bytes, with the final NUL, netdevice(7)
+ALTIFNAMSIZ = 128  # bytes of an alternative name, with the final NUL, linux/if.h; a first name has up to 16
 
 _MICROSECOND = Fraction(1, 1_000_000)
 _SECONDS = {  # systemd.time(7), less months and years, which have no fixed length
@@ -309,8 +309,8 @@ def parse_interface(value: object) -> str:
         if address is None or not is_unicast(address):
             raise ValueError(f"{show(text)} is not an address that an interface can have")
         return str(address)
-    if not 0 < len(os.fsencode(text)) < IFNAMSIZ or re.search(r"[\s/\0]", text) or text in {".", ".."}:
-        longest = IFNAMSIZ - 1
+    if not 0 < len(os.fsencode(text)) < ALTIFNAMSIZ or re.search(r"[\s/\0]", text) or text in {".", ".."}:
+        longest = ALTIFNAMSIZ - 1
         raise ValueError(
             f"must be an interface's name (at most {longest} bytes) or its address, not {show(value)}"
         )

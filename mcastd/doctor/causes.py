@@ -31,6 +31,7 @@ LOSING = ("output-failing",)
 CAUSES: tuple[Cause, ...] = (
     _cause("worker-crashed", *NOT_AT_WORK),
     _cause("worker-stopped", *NOT_AT_WORK),
+    _cause("no-netlink", *NOT_AT_WORK),
     # the source
     _cause("source-missing", *NOT_AT_WORK),
     _cause("source-unreadable", *NOT_AT_WORK),
@@ -41,6 +42,7 @@ CAUSES: tuple[Cause, ...] = (
     _cause("interface-down", "no-route", "no-carrier", "no-address", "wrong-interface", *DEAF),
     _cause("port-of-bridge", "no-address", "wrong-interface", "firewall-drop", "dropped-inside", *DEAF),
     _cause("no-route", *DEAF),
+    _cause("ip-off", "no-address", *DEAF),
     _cause("no-carrier", "wrong-interface", *DEAF),
     _cause("no-multicast-flag"),
     _cause("no-address", *NOT_AT_WORK),

@@ -56,7 +56,7 @@ class Evidence:
             found = self.host.interfaces.get(route.ifindex)
             return [found] if found else []
         try:
-            return self.host.resolve(settings.interface, settings.group)
+            return self.host.meant(settings.interface, settings.group)
         except LinkError:
             return []
 

@@ -52,6 +52,7 @@ CHECKS: tuple[Check, ...] = (  # in the order of the path that a datagram takes
 )
 HOST_CHECKS: tuple[HostCheck, ...] = (
     configuration.configuration,
+    surroundings.netlink,
     surroundings.wsl,
     surroundings.container,
 )

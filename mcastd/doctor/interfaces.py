@@ -21,12 +21,13 @@ def interface(subject: Subject, evidence: Evidence) -> Iterator[Said]:
     settings, host = subject.settings, evidence.host
     ways = evidence.ways(subject)
     if not ways:
-        yield _no_interface(subject, evidence)
+        yield from _no_interface(subject, evidence)
         return
     if settings.interface == ALL and any(way.carrier for way in ways):
         ways = [way for way in ways if way.carrier]
     for way in ways:
         yield from _state(way)
+        yield from _version(subject, way)
         yield from _port(subject, way, evidence)
         if way.up and not way.multicast and not way.loopback:
             yield Finding(
@@ -45,25 +46,36 @@ def interface(subject: Subject, evidence: Evidence) -> Iterator[Said]:
         yield from _wrong_interface(subject, evidence, ways[0])
 
 
-def _no_interface(subject: Subject, evidence: Evidence) -> Finding:
+def _no_interface(subject: Subject, evidence: Evidence) -> Iterator[Finding]:
     settings, host = subject.settings, evidence.host
     have = ", ".join(sorted(_described(one) for one in host.interfaces.values())) or "none"
     there = f"interfaces: {have} ({NETLINK})"
     if settings.interface is None:
         links = [one for one in host.interfaces.values() if not one.loopback and not host.taken_by(one)]
-        usable = next((one.name for one in links if one.up), "eth0")
+        able = [one for one in links if settings.group.version in one.versions]
+        if links and not able:
+            yield from _version(subject, links[0])
+            return
+        usable = next((one.name for one in able if one.up), "eth0")
         family = "" if settings.group.version == 4 else "-6 "
         every = "224.0.0.0/4" if settings.group.version == 4 else "ff00::/8 table local"
         line = f'interface = "{usable}"'
+        why = f"this host has no route to {settings.group}"
+        read = f"no route to {settings.group}"
+        if refusal := evidence.route_to(settings.group).refusal:  # a narrower one has to go before it
+            why = f"this host's route to {settings.group} is of type {refusal}, and leads nowhere"
+            read = f"{refusal} {settings.group}"
+            every = f"{settings.group}/{settings.group.max_prefixlen}{' table local' if family else ''}"
         command = f"ip {family}route add {every} dev {usable}"
-        return Finding(
+        yield Finding(
             "no-route",
             BROKEN,
-            f"no interface is configured, and this host has no route to {settings.group}",
-            (f"no route to {settings.group} (rtnetlink, as `ip route get {settings.group}`)", there),
+            f"no interface is configured, and {why}",
+            (f"{read} (rtnetlink, as `ip {family}route get {settings.group}`)", there),
             f"{line} in {subject.table}, or: {command}",
             ways=(Way(table=subject.table, lines=(line,)), Way(command=command)),
         )
+        return
     if settings.interface == ALL:
         down = next((i.name for i in host.interfaces.values() if not i.loopback and not i.up), "eth0")
         what, fix = "no interface is up for multicast", f"ip link set {down} up"
@@ -73,7 +85,7 @@ def _no_interface(subject: Subject, evidence: Evidence) -> Finding:
     else:
         what = f"there is no interface {settings.interface}"
         fix = f"name one that there is as interface in {subject.table}; if it is to come, wait: mcastd does"
-    return Finding("interface-missing", BROKEN, what, (there,), fix)
+    yield Finding("interface-missing", BROKEN, what, (there,), fix)
 
 
 def _described(interface: Interface) -> str:
@@ -97,6 +109,21 @@ def _state(way: Interface) -> Iterator[Said]:
             f"{way.name} has no carrier: nothing is at the other end of its cable",
             (f"flags of {way.name} have UP, but no RUNNING ({NETLINK})",),
             "plug the cable in, or turn on what it leads to",
+        )
+
+
+def _version(subject: Subject, way: Interface) -> Iterator[Finding]:
+    """Whether it takes part in the group's version of IP at all."""
+    version = subject.settings.group.version
+    if lack := way.lacks(version):
+        why, mends = lack
+        yield Finding(
+            "ip-off",
+            BROKEN,
+            f"{way.name} takes no part in IPv{version}: {why}",
+            (f"MTU of {way.name}: {way.mtu}; it has no IPv{version} (rtnetlink, IFLA_AF_SPEC)",),
+            mends,
+            ways=(Way(command=mends),),
         )
 
 

@@ -1,13 +1,15 @@
-"""Where the host runs: containers, WSL, Wi-Fi, interfaces that are no cable. Hints only."""
+"""Where the host runs: sandboxes, containers, WSL, Wi-Fi, interfaces that are no cable."""
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity
 from mcastd.doctor.subject import Subject
+from mcastd.errors import CannotAskError
 
 KINDS = {
     "veth": "one end of a pair: what it reaches is decided by the bridge or namespace at the other end",
@@ -16,6 +18,20 @@ KINDS = {
     "ipvlan": "an ipvlan: it and its parent interface do not hear each other's multicast",
     "tun": "a tunnel, which carries multicast only if its other end does",
 }
+
+
+def netlink(evidence: Evidence) -> Iterator[Said]:
+    """Whether the kernel can be asked for interfaces and routes at all: a sandbox may forbid it."""
+    try:
+        _ = evidence.host
+    except CannotAskError as error:
+        yield Finding(
+            "no-netlink",
+            Severity.BROKEN,
+            f"the kernel cannot be asked for interfaces and routes: {error.cause}",
+            (f"socket(AF_NETLINK): {errno.errorcode.get(error.errno, error.errno)}",),
+            error.way_out,
+        )
 
 
 def container(evidence: Evidence) -> Iterator[Said]:

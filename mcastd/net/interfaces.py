@@ -18,6 +18,8 @@ from mcastd.net.routes import Ask, Route, Routes, route_to
 
 # Kinds whose ports keep nothing of what arrives for themselves; a VRF is a master, too, and takes nothing
 TAKES_ALL = ("bridge", "bond", "team", "openvswitch", "hsr")
+LEAST_MTU = {4: 68, 6: 1280}  # bytes: with less, an interface takes no part in that IP version
+BOTH = frozenset(LEAST_MTU)
 ALL = "all"  # the interface setting that means: every interface that does multicast
 
 # Of all flags; a tap sets and clears PROMISC, which concerns nobody
@@ -51,6 +53,7 @@ class Interface:
     edition: int = 0
     deprecated: frozenset[Address] = frozenset()  # addresses whose preferred lifetime is over
     port_of: str = ""  # kind of its master: "bridge", "bond", "vrf", ...
+    versions: frozenset[int] = BOTH  # of IP that it takes part in
 
     @property
     def up(self) -> bool:
@@ -77,6 +80,16 @@ class Interface:
             return True
         address = as_address(setting)
         return address is not None and address in self.addresses
+
+    def lacks(self, version: int) -> tuple[str, str] | None:
+        """Why it takes no part in IP ``version``, and the command that mends it; None: it does."""
+        if version in self.versions:
+            return None
+        least = LEAST_MTU[version]
+        if self.mtu < least:
+            why = f"its MTU of {self.mtu} is below the {least} that IPv{version} needs"
+            return why, f"ip link set {self.name} mtu {least}"
+        return f"IPv{version} is disabled on it", f"sysctl net/ipv{version}/conf/{self.name}/disable_ipv6=0"
 
 
 class Host:
@@ -114,10 +127,28 @@ class Host:
         return taker
 
     def resolve(self, setting: str | None, group: Address) -> list[Interface]:
+        """The interfaces that a setting means for a group, and that can carry it: at least one.
+
+        Raises LinkError if there is none now, in words that name what there is.
+        """
+        meant = self.meant(setting, group)
+        able = [one for one in meant if group.version in one.versions]
+        if not able and (lack := meant[0].lacks(group.version)):
+            why, way_out = lack
+            raise LinkError(
+                f"cannot use {group} on {meant[0].name}",
+                why,
+                way_out,
+                errno=errno.EAFNOSUPPORT,
+                group=str(group),
+                interface=setting,
+            )
+        return able
+
+    def meant(self, setting: str | None, group: Address) -> list[Interface]:
         """The interfaces that an ``interface`` setting means for a group: at least one.
 
-        ``None`` asks the route to the group, as the kernel itself does. Raises LinkError if there is
-        none now, in words that name what there is.
+        ``None`` asks the route to the group, as the kernel itself does. Raises LinkError if there is none.
         """
         if setting is None:
             route = self.routes.to(group)
@@ -229,6 +260,7 @@ def _interface(body: bytes, addresses: dict[int, dict[Address, bool]]) -> Interf
         carrier_changes=number(found.get(_abi.IFLA_CARRIER_CHANGES, b"")),
         addresses=tuple(addresses.get(ifindex, ())),
         deprecated=frozenset(address for address, old in addresses.get(ifindex, {}).items() if old),
+        versions=_versions(found.get(_abi.IFLA_AF_SPEC, b"")),
         kind=text(info.get(_abi.IFLA_INFO_KIND, b"")),
         port_of=text(info.get(_abi.IFLA_INFO_SLAVE_KIND, b"")),
         master=number(found.get(_abi.IFLA_MASTER, b"")),
@@ -240,6 +272,15 @@ def _interface(body: bytes, addresses: dict[int, dict[Address, bool]]) -> Interf
             if kind == _abi.IFLA_ALT_IFNAME
         ),
     )
+
+
+def _versions(families: bytes) -> frozenset[int]:
+    """The IP versions that an interface takes part in, from IFLA_AF_SPEC."""
+    found = attributes_of(families, 0)
+    settings = attributes_of(found.get(socket.AF_INET6, b""), 0).get(_abi.IFLA_INET6_CONF, b"")
+    disabled = number(settings[4 * _abi.DEVCONF_DISABLE_IPV6 :][:4])  # an array of int
+    six = socket.AF_INET6 in found and not disabled
+    return frozenset(({4} if socket.AF_INET in found else set()) | ({6} if six else set()))
 
 
 def _snooping(info: dict[int, bytes]) -> Snooping | None:

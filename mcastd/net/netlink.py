@@ -79,7 +79,7 @@ def open_netlink(protocol: int, groups: int = 0) -> socket.socket:
             sock.bind((0, groups))
         except OSError as error:
             if error.errno in FORBIDDEN:
-                way_out = "add AF_NETLINK to RestrictAddressFamilies= of the service"
+                way_out = "add AF_NETLINK to RestrictAddressFamilies= of the service, and restart it"
                 raise _cannot_ask("this process may not use it", error.errno or 0, way_out) from error
             raise _cannot_ask(reason_of(error), error.errno or 0) from error
         undo.pop_all()

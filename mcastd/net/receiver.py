@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 
 from mcastd import clock
-from mcastd.errors import LinkError
+from mcastd.errors import CannotAskError, LinkError
 from mcastd.net._abi import Address
 from mcastd.net.batch import NOTHING, READING, Arena, arenas
 from mcastd.net.drops import drops
@@ -82,8 +82,14 @@ class SocketReceiver:
         An interface that was deleted took its membership with it, and its successor of the same name has
         another index: so it gets a new socket. Raises LinkError if no interface is left.
         """
-        host = self._look()
-        wanted = {interface.index: interface for interface in host.resolve(self._setting, self._group)}
+        try:
+            host = self._look()
+            wanted = {interface.index: interface for interface in host.resolve(self._setting, self._group)}
+        except CannotAskError:
+            if not self._sockets:
+                raise
+            self.retry_at = clock.monotonic() + RETRY_MAX_SECONDS  # what works is kept meanwhile
+            return
         sockets: dict[int, ReceivingSocket] = {}
         refused: list[tuple[Interface, LinkError]] = []
         for ifindex, interface in wanted.items():

@@ -331,7 +331,8 @@ class SocketSender:
         return answered
 
     def network_changed(self) -> None:
-        self._go(self._look())
+        with contextlib.suppress(CannotAskError):  # the way that works is kept; the watch asks again
+            self._go(self._look())
 
     def _find_another_way(self) -> bool:
         """The address went, or the interface: another may be there before anybody was told of it."""

@@ -45,7 +45,7 @@ RETRY_SECONDS = 0.1
 RETRY_MAX_SECONDS = 2.0
 # Some routes change without notice: with another interface that goes down, or with an address. So once an
 # interface has changed, all routes in use are asked for again, this much later at most
-SETTLE_SECONDS = 2.0
+SETTLE_SECONDS = 3.0
 
 Concerns = Callable[[str | None, Address], bool]
 """Whether a change concerns a worker with this ``interface`` setting and group."""
@@ -90,15 +90,19 @@ class Change:
             # A worker that asked for its route meanwhile may have been given the old one
             unknown = self._routes is not None and Question(group) not in self._routes
             return unknown or (bool(self._moved) and group in self._moved)
-        if self._has_other_source(setting, group) or (group in self._moved and self._is_shared(setting)):
+        # Both are empty as a rule, and then not worth the hash of an address
+        if self._moved_by and self._has_other_source(setting, group):
+            return True
+        if self._moved and group in self._moved and self._is_shared(setting):
             return True
         found = self._by_setting.get(setting)
         if found is None:
             found = self._by_setting[setting] = self._compare(setting)
         differs, remade = found
-        return differs or any(
-            group not in self._after.groups(group.version).get(index, ()) for index in remade
-        )
+        if differs or not remade:
+            return differs
+        joined = self._after.groups(group.version)
+        return any(group not in joined.get(index, ()) for index in remade)
 
     def _has_other_source(self, setting: str, group: Address) -> bool:
         """Whether a route by one of its interfaces prefers another source address."""

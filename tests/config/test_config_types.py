@@ -216,7 +216,7 @@ def test_an_interface_address_is_normalised() -> None:
         (parse_source_address, "255.255.255.255", "is not a unicast address"),
         (parse_source_address, "example.org", "must be an address like"),
         (parse_interface, "", "must be an interface's name"),
-        (parse_interface, "a" * 16, "at most 15 bytes"),
+        (parse_interface, "a" * 128, "at most 127 bytes"),
         (parse_interface, "eth0/1", "must be an interface's name"),
         (parse_interface, "eth 0", "must be an interface's name"),
         (parse_interface, 3, "not 3"),

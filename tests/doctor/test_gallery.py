@@ -168,6 +168,12 @@ def fill(lab: Lab) -> None:
             big.write(bytes(4096))
 
 
+def ipv6_of_eth0(lab: Lab, *, on: bool) -> None:
+    sysctl(lab.here, ipv6__conf__eth0__disable_ipv6=int(not on))
+    if on:
+        lab.here.ip("addr replace fe80::1/64 dev eth0 nodad")
+
+
 NO_SYSCTL = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc/sys && exec "$@"', "sh")
 """As a unit with ProcSubset=pid has it."""
 
@@ -187,6 +193,27 @@ CASES = [
         prepare=both(news, ip("route add 224.0.0.0/4 dev eth0", "route flush 224.0.0.0/4")),
         worker="outbound/news",
         variant="sending",
+    ),
+    Case(
+        "no-route",
+        "broken",
+        inbound(interface=None),
+        ip("route add prohibit 239.255.0.0/16", "route del prohibit 239.255.0.0/16"),
+        prepare=ip("route add 224.0.0.0/4 dev eth0", "route flush 224.0.0.0/4"),
+        variant="prohibit",
+    ),
+    Case(
+        "ip-off",
+        "broken",
+        inbound('group = "ff15::6:1"'),
+        ip("link set eth0 mtu 1279", f"link set eth0 mtu 1500, {ETH0_UP}"),
+    ),
+    Case(
+        "ip-off",
+        "broken",
+        inbound('group = "ff15::6:1"'),
+        undone(lambda lab: ipv6_of_eth0(lab, on=False), lambda lab: ipv6_of_eth0(lab, on=True)),
+        variant="disabled",
     ),
     Case(
         "interface-missing",

@@ -7,15 +7,16 @@ import ipaddress
 import select
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import pytest
 from support.host import ip
 from support.wait import wait_for
 
-from mcastd.errors import LinkError
+from mcastd.config.types import parse_interface
+from mcastd.errors import CannotAskError, LinkError
 from mcastd.net.batch import SLOTS, arenas
-from mcastd.net.interfaces import look
+from mcastd.net.interfaces import Host, look
 from mcastd.net.link import MAX_DATAGRAM, SourceFilter
 from mcastd.net.receiver import SocketReceiver
 from mcastd.net.routes import route_to
@@ -309,3 +310,35 @@ def test_the_monitor_tells_of_changes_and_looks_only_then(stack: ExitStack) -> N
     stack.callback(ip, "link del left")
     wait_for(lambda: told)
     wait_for(lambda: {i.name for i in monitor.host().interfaces.values()} == {"lo", "left", "right"})
+
+
+@pytest.mark.parametrize("link", [SocketReceiver, SocketSender])
+def test_who_cannot_ask_the_kernel_keeps_what_works(stack: ExitStack, link: type) -> None:
+    def host() -> Host:
+        if short:
+            raise CannotAskError("cannot ask the kernel", "too many open files", errno=errno.EMFILE)
+        return look()
+
+    short: list[bool] = []
+    port = free_port()
+    one = stack.enter_context(closing(link(GROUP, port, interface="lo", host=host)))
+    short.append(True)
+    one.network_changed()
+    incoming = one if link is SocketReceiver else receiver(stack, port)
+    outgoing = one if link is SocketSender else sender(stack, port)
+    assert outgoing.send([b"still"]) == 1
+    assert take(incoming, 1) == [b"still"]
+    with pytest.raises(CannotAskError):
+        link(GROUP, port, interface="lo", host=host)
+
+
+@pytest.mark.parametrize("group", ["239.255.7.1", "ff15::7"])
+def test_an_alternative_name_is_a_name(stack: ExitStack, veth: str, group: str) -> None:
+    long = "enx001122334455-market-data-a"
+    ip(f"link property add dev {veth} altname {long}")
+    address, port = ipaddress.ip_address(group), free_port()
+    assert parse_interface(long) == long
+    incoming = receiver(stack, port, address, interface=long)
+    sender(stack, port, address, interface=long, ttl=1).send([b"by another name"])
+    assert take(incoming, 1) == [b"by another name"]
+    assert incoming.describe()["interfaces"] == [veth]

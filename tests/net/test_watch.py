@@ -125,6 +125,7 @@ def test_changes_of_others_concern_nobody(here: Here) -> None:
     [
         ("address add 10.8.0.9/24 dev eth0", ALL_OF_ETH0),
         ("address add fd08:1::9/64 dev eth1 nodad", {"eth1", "fd08:1::1", "all"}),
+        ("link set eth1 mtu 1279", {"eth1", "fd08:1::1", "all"}),
         ("link set eth1 mtu 1400", {"eth1", "fd08:1::1", "all"}),
         ("link set eth1 name eth9", {"eth1", "nothing"}),  # it is down, and so without IPv6 addresses
         ("link property add dev eth1 altname eth9", {"eth1", "nothing", "fd08:1::1", "all"}),
@@ -325,6 +326,46 @@ def test_a_route_that_leads_nowhere_is_told_as_what_it_is(group: object, kind: s
         assert caught.value.errno == errno.ENETUNREACH
         of_type = f"the route to the group is of type {kind}"
         assert (of_type if kind != "throw" else "the host has no route to the group") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("off", "on", "way_out"),
+    [
+        (
+            6,
+            "link set eth1 mtu 1279",
+            "link set eth1 mtu 1280",
+            "below the 1280 that IPv6 needs; ip link set eth1",
+        ),
+        (
+            4,
+            "link set eth1 mtu 67",
+            "link set eth1 mtu 1500",
+            "below the 68 that IPv4 needs; ip link set eth1",
+        ),
+        (None, None, "IPv6 is disabled on it; sysctl net/ipv6/conf/eth1/disable_ipv6=0"),
+    ],
+)
+def test_an_interface_without_the_version_of_the_group_says_why(
+    here: Here, off: str | None, on: str | None, way_out: str
+) -> None:
+    def turn(command: str | None, disabled: int) -> None:
+        if command is None:
+            sysctl(here.host, ipv6__conf__eth1__disable_ipv6=disabled)
+        else:
+            here.host.ip(command)
+
+    turn(off, 1)
+    wait_for(lambda: "eth1" in here.concerned(), "told")
+    with pytest.raises(LinkError, match=way_out) as caught:
+        here.watch.host().resolve("eth1", SIX)
+    assert caught.value.errno == errno.EAFNOSUPPORT
+    able = [one.name for one in here.watch.host().resolve("all", SIX)]
+    assert able == ["eth0"], "those that can do it do it"
+    here.told.clear()
+    turn(on, 0)
+    wait_for(lambda: "eth1" in here.concerned(), "told")
+    wait_for(lambda: 6 in here.watch.host().resolve("eth1", SIX)[0].versions, "it is back")
 
 
 def test_without_netlink_there_is_a_reason_and_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
