@@ -393,7 +393,7 @@ class Subscription:
                 # One that was silent for too long has to look at its alarms again
                 self._streak = self._streak + 1 if taken >= BUSY else 0
                 quiet = self._streak < STREAK and link.emptied and not self._stale and not self._queued()
-                for sink in self.sinks:  # trouble, or a deadline that the thread does not wait for
+                for sink in self._outputs.sinks:  # trouble, or a deadline that the thread does not wait for
                     quiet = quiet and not sink.problem and sink.deadline >= self._alarm
             except Exception as error:  # the worker's thread is to meet it
                 self._failure = error

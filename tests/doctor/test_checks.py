@@ -222,6 +222,15 @@ def test_membership(status: dict[str, Any], joined: dict[int, Any], expected: li
     assert said(memberships.membership, inbound(status), evidence) == expected
 
 
+def test_a_membership_that_is_refused_is_told_with_its_reason_and_needs_no_restart() -> None:
+    status = member(None)
+    status["memberships"][0] |= {"refused": "cannot join: no buffer space available", "retry_in": 3.2}
+    (finding,) = memberships.membership(inbound(status), Given(eth(), joined=JOINED))
+    assert isinstance(finding, Finding)
+    assert "no buffer space available" in finding.evidence[-1]
+    assert "stop-worker" not in finding.fix
+
+
 def sysctls(**values: int) -> dict[str, str]:
     """IGMP's of eth0 and of all interfaces; MLD's are 0."""
     names = {
