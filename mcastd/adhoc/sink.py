@@ -191,7 +191,7 @@ class Listener:
     def reopen(self) -> None:
         pass
 
-    def close(self) -> None:
+    def close(self, *, for_good: bool = False) -> None:
         if self._printer is not None:
             self._printer.close()
 

@@ -50,8 +50,9 @@ class Outputs:
         """
         ending = {settings: sink for settings, sink in self._sinks.items() if settings not in wanted}
         new = [settings for settings in wanted if settings not in self._sinks]
+        paths = {settings.path for settings in wanted}
         for settings, sink in ending.items():
-            sink.close()
+            sink.close(for_good=settings.path not in paths)
             self.dropped_before += sum(sink.counters.dropped.values())
             self._log.info("output.closed", path=str(settings.path), **_count(sink))
         self._sinks = {settings: self._sinks.get(settings) or self._make(settings) for settings in wanted}

@@ -26,9 +26,9 @@ output = "/dev/null/nothing"
 """
 
 
-def to_pipe(pipe: Path, more: str = "") -> str:
+def to_pipe(pipe: Path) -> str:
     where = f'group = "{GROUP}"\nport = {PORT}\ninterface = "lo"'
-    return f'[inbound.pipe]\n{where}\noutput = {{ kind = "fifo", path = "{pipe}", format = "json" }}\n{more}'
+    return f'[inbound.pipe]\n{where}\noutput = {{ kind = "fifo", path = "{pipe}", format = "json" }}\n'
 
 
 def send(*payloads: bytes) -> None:
@@ -115,8 +115,9 @@ def test_a_reader_that_stalls_finds_whole_records_after_a_reload(
         fill(daemon)
         written = counters(daemon)["written"]
         assert daemon.ctl("reopen").returncode == 0
-        daemon.write(to_pipe(pipe, 'receive_buffer = "3MiB"\n'))
+        daemon.write(to_pipe(pipe).replace('"json"', '"json", queue = "2MiB"'))
         assert daemon.ctl("reload").returncode == 0
+        wait_for(lambda: daemon.events("output.opened"), "the next sink")
         assert len(reader.payloads()) == written
         assert not reader.ended
         send(b"after")
@@ -159,3 +160,21 @@ def test_what_was_kept_for_a_pipe_that_is_configured_no_more_is_given_up(
     with RunningDaemon(tmp_path, ANOTHER, stored=stored) as daemon:
         wait_for(lambda: not daemon.stored, "what is kept to be given up")
         wait_for(lambda: reader.payloads() == [] and reader.ended, "the end of file")
+
+
+def test_a_pipe_that_is_no_output_any_more_ends_although_its_subscription_runs_on(
+    tmp_path: Path, pipe: Path, reader: Reader
+) -> None:
+    with RunningDaemon(tmp_path, to_pipe(pipe)) as daemon:
+        send(b"1")
+        reader.wait_for("1")
+        daemon.write(to_pipe(pipe).replace('"json"', '"json", queue = "2MiB"'))
+        assert daemon.ctl("reload").returncode == 0
+        wait_for(lambda: daemon.events("output.opened"), "the other output")
+        send(b"2")
+        assert reader.wait_for("2") == ["1", "2"]
+        assert not reader.ended
+        daemon.write(to_pipe(tmp_path / "another"))
+        assert daemon.ctl("reload").returncode == 0
+        wait_for(lambda: reader.payloads() and reader.ended, "the end of file")
+        wait_for(lambda: not daemon.stored, "what is kept to be given up")

@@ -192,7 +192,7 @@ class FifoSink:
         """A pipe holds no log to rotate, and its reader would take a close for the end."""
         self.open()
 
-    def close(self) -> None:
+    def close(self, *, for_good: bool = False) -> None:
         end = clock.monotonic() + LINGER
         if self._queue:
             self.flush()
@@ -203,7 +203,8 @@ class FifoSink:
             self.flush()
         if self._started:
             self._retire()
-        self._disconnect(self._trouble("stopped", "its reader did not take it in time", STOPPED), leave=True)
+        trouble = self._trouble("stopped", "its reader did not take it in time", STOPPED)
+        self._disconnect(trouble, leave=not for_good)
 
     def status(self) -> dict[str, object]:
         return {"kind": self._config.kind, "format": self._config.format, **self._account.status()}

@@ -120,7 +120,7 @@ class FileSink:
         self.close()
         self.open()
 
-    def close(self) -> None:
+    def close(self, *, for_good: bool = False) -> None:
         self._account.attempt(self._release)  # a network file system may tell of a lost write only now
 
     def status(self) -> dict[str, object]:

@@ -65,8 +65,11 @@ class Sink(Protocol):
     def reopen(self) -> None:
         """Let go of a file that was moved away, and open the path anew (log rotation)."""
 
-    def close(self) -> None:
-        """Write what can be written soon, drop the rest, release everything."""
+    def close(self, *, for_good: bool = False) -> None:
+        """Write what can be written soon, drop the rest, release everything.
+
+        What a reader sees as the end may wait for the next sink of the same path, unless it is ``for_good``.
+        """
 
     def status(self) -> dict[str, object]:
         """Path, kind, counters and what is wrong, as JSON values. Called from other threads."""
