@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,7 +16,7 @@ from mcastd.console import findings
 from mcastd.console.options import json_option, probe_option, seconds, watch_option
 from mcastd.console.program import Program
 from mcastd.console.text import plural
-from mcastd.errors import ConfigError, McastdError, reason_of
+from mcastd.errors import ConfigError, ConfigProblem, McastdError, reason_of
 
 EX_CONFIG = 78  # sysexits.h: something is wrong in the configuration; systemd does not restart for it
 DEFAULT_CONFIG = Path("/etc/mcastd.toml")
@@ -89,9 +91,12 @@ def run(path: Path, socket: Path | None) -> None:
 @config_option
 @click.option("--dump", is_flag=True, help="Print the effective configuration as TOML, defaults included.")
 @click.option("--strict", is_flag=True, help="Take warnings for problems: exit with 78 if there are any.")
-def check(path: Path, dump: bool, strict: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Problems and warnings as JSON, on standard output.")
+@click.argument("file", required=False, type=click.Path(path_type=Path, readable=False, allow_dash=True))
+def check(path: Path, dump: bool, strict: bool, as_json: bool, file: Path | None) -> None:
     """Check the configuration and print every problem as FILE:LINE: KEY: REASON.
 
+    FILE is the same as --config FILE; - is standard input, which has no drop-ins.
     What is legal but unwise is printed in the same way, with "warning:" before the reason. Exit status: 0 if
     it is good, 78 if not. The host is not looked at: whether an interface exists is found out when the
     daemon runs.
@@ -99,10 +104,17 @@ def check(path: Path, dump: bool, strict: bool) -> None:
     from mcastd import config, log  # noqa: PLC0415
 
     log.configure("auto", "warning")  # on stderr: stdout is for the dump
+    path = path if file is None else file
     try:
         loaded, warnings = config.examine(path)
     except ConfigError as error:
+        if as_json:
+            click.echo(_as_json(error.problems, ()))
+            sys.exit(EX_CONFIG)
         _refuse(error)
+    if as_json:
+        click.echo(_as_json((), warnings))
+        sys.exit(EX_CONFIG if warnings and strict else 0)
     for warning in warnings:
         click.echo(str(warning), err=True)
     if dump:
@@ -169,6 +181,25 @@ def doctor(path: Path, as_json: bool, watch: float | None, probe: bool, name: st
         ).as_message()
     findings.show(report, as_json=as_json)
     sys.exit(findings.exit_status(report))
+
+
+def _as_json(problems: Sequence[ConfigProblem], warnings: Sequence[ConfigProblem]) -> str:
+    """``line`` 0 is the file as a whole, ``key`` "" none in particular."""
+
+    def told(found: Sequence[ConfigProblem]) -> list[dict[str, object]]:
+        return [
+            {
+                "file": one.file,
+                "line": one.line,
+                "key": one.path,
+                "reason": one.reason.removeprefix("warning: "),
+            }
+            for one in found
+        ]
+
+    return json.dumps(
+        {"good": not problems, "problems": told(problems), "warnings": told(warnings)}, indent=2
+    )
 
 
 def _refuse(error: ConfigError) -> NoReturn:

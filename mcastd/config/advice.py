@@ -28,6 +28,7 @@ FAST = 500_000_000  # bit/s from which json is a mistake: see the rows "json" an
 LINK_CONTROL, SSM = IPv4Network("224.0.0.0/24"), IPv4Network("232.0.0.0/8")
 OWNED = (IPv4Network("233.0.0.0/8"), IPv4Network("234.0.0.0/8"))  # by AS (RFC 3180), by prefix (RFC 6034)
 PRIVATE_TO_THE_UNIT = ("/tmp/", "/var/tmp/")
+SELDOM_ENOUGH_SECONDS = 10.0
 ADMINISTRATIVE = IPv4Network("239.0.0.0/8")  # RFC 2365
 # Directories in which everybody may make files.
 SHARED = {"/tmp", "/var/tmp", "/dev/shm"}
@@ -48,7 +49,7 @@ def advise(config: Config, *, for_unit: bool = False) -> list[Complaint]:
     for name, subscription in config.inbound.items():
         for look in OF_A_SUBSCRIPTION:
             found += (Complaint(("inbound", name, key), why) for key, why in look(subscription))
-    for compare in (*BETWEEN_WORKERS, *OF_FILES):
+    for compare in (*BETWEEN_WORKERS, *OF_FILES, _shared_pipes, _open_to_all):
         found += compare(config)
     if for_unit:
         found += _private_paths(config)
@@ -137,12 +138,18 @@ def _unpaced(channel: OutboundChannel) -> Advice:
         )
 
 
+def _burst_of_nothing(channel: OutboundChannel) -> Advice:
+    if channel.rate is None and channel.burst != OutboundChannel.model_fields["burst"].default:
+        yield "burst", "does nothing without a rate, of which it is a part; set rate, or leave it out"
+
+
 OF_A_CHANNEL: tuple[Callable[[OutboundChannel], Advice], ...] = (
     _reach,
     _reserved,
     _fragments,
     _bursts,
     _unpaced,
+    _burst_of_nothing,
 )
 
 # -- one subscription
@@ -166,7 +173,21 @@ def _shallow(subscription: InboundSubscription) -> Advice:
         )
 
 
-OF_A_SUBSCRIPTION: tuple[Callable[[InboundSubscription], Advice], ...] = (_without_sources, _shallow)
+def _restless(subscription: InboundSubscription) -> Advice:
+    every = subscription.rejoin_every
+    if every is not None and every < SELDOM_ENOUGH_SECONDS:
+        yield (
+            "rejoin_every",
+            f"{format_duration(every)} leaves the group all the time, and each join costs a moment without"
+            ' data; "2min" is enough',
+        )
+
+
+OF_A_SUBSCRIPTION: tuple[Callable[[InboundSubscription], Advice], ...] = (
+    _without_sources,
+    _shallow,
+    _restless,
+)
 
 # -- between workers
 
@@ -290,6 +311,34 @@ def _private_paths(config: Config) -> Iterator[Complaint]:
                 location,
                 f"the systemd unit has a {top} of its own (PrivateTmp): nobody else sees {show(str(path))}"
                 " there, and it goes when the daemon stops; take a path elsewhere",
+            )
+
+
+def _open_to_all(config: Config) -> Iterator[Complaint]:
+    metrics = config.daemon.metrics
+    if metrics is not None and metrics.rpartition(":")[0] in ("0.0.0.0", "[::]"):
+        yield Complaint(
+            ("daemon", "metrics"),
+            f"{metrics} is open to whoever reaches this host; take an address of a network that you trust, or"
+            " 127.0.0.1",
+        )
+
+
+def _shared_pipes(config: Config) -> Iterator[Complaint]:
+    """Channels that read one pipe: each line goes to one of them. A pipe is what a subscription makes one."""
+    pipes = {
+        normal(output.path)
+        for subscription in config.inbound.values()
+        for output in subscription.output
+        if output.kind == "fifo"
+    }
+    readers: dict[str, str] = {}
+    for name, channel in config.outbound.items():
+        path = normal(channel.source)
+        if path in pipes and (first := readers.setdefault(path, name)) != name:
+            yield Complaint(
+                ("outbound", name, "source"),
+                f"outbound.{first} reads this pipe, too: each gets a part; give every one a pipe",
             )
 
 

@@ -21,6 +21,14 @@ from mcastd.config.model import (
 )
 from mcastd.config.types import Location, choose, show
 
+PLACES: tuple[tuple[type[BaseModel], str], ...] = (
+    (Daemon, "[daemon]"),
+    (OutboundChannel, "[outbound.NAME]"),
+    (InboundSubscription, "[inbound.NAME]"),
+    (FileOutput, 'the table of an output of kind = "file"'),
+    (FifoOutput, 'the table of an output of kind = "fifo"'),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
@@ -148,7 +156,9 @@ def _model(location: Location) -> type[BaseModel]:
 
 def _unknown(key: str, model: type[BaseModel]) -> str:
     known = list(model.model_fields)
-    return f"unknown key; {_did_you_mean(key, known) or 'known are ' + ', '.join(known)}"
+    elsewhere = [place for other, place in PLACES if key in other.model_fields and other is not model]
+    hint = f"it belongs into {' or '.join(elsewhere)}" if elsewhere else _did_you_mean(key, known)
+    return f"unknown key; {hint or 'known are ' + ', '.join(known)}"
 
 
 def _not_among(words: list[str], value: object) -> str:

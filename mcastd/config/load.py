@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import sys
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +21,16 @@ from mcastd.config.model import Config
 from mcastd.config.positions import nearest, positions
 from mcastd.errors import ConfigError, ConfigProblem, reason_of
 from mcastd.log import get_logger
+from mcastd.printable import printable
 
+STDIN = Path("-")
 LARGEST = 16 << 20  # bytes: a hundred thousand workers; beyond that someone gave the wrong file
 MAX_KEY_PARTS = 32  # of a dotted key, or a table's header; tomllib takes the square of their number
 _PART = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _LONG_KEY = re.compile(rf"(?<![A-Za-z0-9_.-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{MAX_KEY_PARTS}}}")
 UNIT_DIRECTORIES = (Path("/etc"), Path("/etc/mcastd"))  # of mcastd.service's and mcastd@.service's file
+_BARE_VALUE = re.compile(r"""\s*[\w.-]+\s*=\s*([^\s"'\[{#,]+)""")
+_NUMBER = re.compile(r"[+-]?(\d[\d_]*(\.\d+)?|0[xob][0-9a-fA-F_]+)|true|false")
 PLAIN_WORDS = {
     "Cannot overwrite a value": "this key is set twice",
     "Invalid value": "a value is missing or unfinished, or lacks quotes",
@@ -87,6 +92,8 @@ def _refusal(path: Path, reason: str, line: int = 0) -> ConfigError:
 def _read_all(path: Path) -> list[_File]:
     files: list[_File] = []
     problems: list[ConfigProblem] = []
+    if path == STDIN:
+        return [_read(path)]
     directory = Path(f"{path}.d")
     try:
         drop_ins = sorted(name for name in os.listdir(directory) if re.fullmatch(r"[^.].*\.toml", name))
@@ -105,7 +112,17 @@ def _read_all(path: Path) -> list[_File]:
     return files
 
 
-def _read(path: Path) -> _File:
+def _standard_input() -> bytes:
+    try:
+        data = sys.stdin.buffer.read(LARGEST + 1)
+    except OSError as error:
+        raise _refusal(STDIN, f"cannot be read: {reason_of(error)}") from None
+    if len(data) > LARGEST:
+        raise _refusal(STDIN, f"is larger than {LARGEST >> 20} MiB: not a configuration")
+    return data
+
+
+def _content(path: Path) -> bytes:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -114,9 +131,13 @@ def _read(path: Path) -> _File:
             raise _refusal(path, "is not a regular file")
         if status.st_size > LARGEST:
             raise _refusal(path, f"is larger than {LARGEST >> 20} MiB: not a configuration")
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise _refusal(path, f"cannot be read: {reason_of(error)}") from None
+
+
+def _read(path: Path) -> _File:
+    data = _standard_input() if path == STDIN else _content(path)
     try:
         text = data.decode("utf-8-sig")  # some editors put a byte order mark first
     except UnicodeDecodeError as error:
@@ -146,6 +167,9 @@ def _syntax_error(path: Path, text: str, message: str) -> ConfigError:
     else:
         line, place = text.rstrip().count("\n") + 1, "at the end"
     reason = PLAIN_WORDS.get(reason, reason[:1].lower() + reason[1:])
+    bare = _BARE_VALUE.match(text.split("\n")[line - 1])
+    if bare and not _NUMBER.fullmatch(bare[1]):
+        reason = f'a value that is no plain number needs quotes: "{printable(bare[1])}"'
     return _refusal(path, f"not valid TOML: {reason} ({place})", line)
 
 
@@ -169,7 +193,7 @@ def _keys(table: object) -> set[str]:
 def _merge(base: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
     """``later`` over ``base``; an output of another kind replaces the old one, as their keys do not mix."""
     kind = later.get("kind")
-    if isinstance(kind, str) and base.get("kind", kind) != kind:
+    if isinstance(kind, str) and base.get("kind", "file") != kind:
         return later
     merged = base | later
     for key in base.keys() & later.keys():

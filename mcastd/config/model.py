@@ -205,10 +205,12 @@ class FifoOutput(Model):
 
 
 def _as_table(output: object) -> object:
-    """A path alone stands for a file output."""
+    """A path alone stands for a file output, and so does a table that does not name its kind."""
     if isinstance(output, str | Path):
         return {"kind": "file", "path": output}
-    if isinstance(output, dict | Model):
+    if isinstance(output, dict):
+        return {"kind": "file"} | output
+    if isinstance(output, Model):
         return output
     raise ValueError(f"must be a path or a table, not {show(output)}")
 

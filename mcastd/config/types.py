@@ -206,7 +206,12 @@ def whole_number(lowest: int, highest: int) -> Callable[[object], int]:
     def parse(value: object) -> int:
         if isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= highest:
             return value
-        raise ValueError(f"must be a whole number from {lowest} to {highest}, not {show(value)}")
+        hint = ""
+        if isinstance(value, str) and re.fullmatch(r"[0-9]{1,15}", value):
+            hint = "; take its quotes away"
+        elif isinstance(value, list | tuple):
+            hint = "; one number: make a table for every one"
+        raise ValueError(f"must be a whole number from {lowest} to {highest}, not {show(value)}{hint}")
 
     return parse
 
@@ -273,7 +278,18 @@ def parse_group(value: object) -> Address:
     """A multicast address, RFC 5771 (IPv4) or RFC 4291 section 2.7 (IPv6)."""
     address = _address(value)
     if address is None:
-        raise ValueError(f'must be a multicast address like "239.255.1.2" or "ff15::1", not {show(value)}')
+        hint = ""
+        if isinstance(value, list | tuple):
+            hint = "; one group each: make a table for every one"
+        elif isinstance(value, str) and re.fullmatch(r"[0-9A-Fa-f.:]+/[0-9]+", value):
+            hint = "; a prefix cannot be joined: name one group, and make a table for every one"
+        elif isinstance(value, str) and (parts := re.search(r"([0-9]+(?:\.[0-9]+){3}):[0-9]+$", value)):
+            hint = f'; the address alone, "{parts[1]}": the port has a key of its own'
+        elif isinstance(value, str) and (bare := re.search(r"[0-9]+(\.[0-9]+){3}$", value)):
+            hint = f'; the address alone, "{bare[0].lstrip("0")}"'
+        raise ValueError(
+            f'must be a multicast address like "239.255.1.2" or "ff15::1", not {show(value)}{hint}'
+        )
     if not address.is_multicast:
         raise ValueError(f"{address} is not a multicast address (IPv4: 224.0.0.0/4, IPv6: ff00::/8)")
     return address

@@ -38,7 +38,7 @@ def exit_status(report: Message) -> int:
 def lines(report: Message, width: int | None = None, *, colour: bool = False) -> Iterator[str]:
     """The report for a terminal of ``width`` columns (None: any). Commands and settings are not wrapped."""
     worker = None
-    for finding in report["findings"]:
+    for finding in _once(report["findings"]):
         if finding["worker"] != worker:
             if worker is not None:
                 yield ""
@@ -52,6 +52,18 @@ def lines(report: Message, width: int | None = None, *, colour: bool = False) ->
         for reason, who in _skipped(report["skipped"]).items():
             yield from _wrapped(f"{', '.join(who)}: {reason}", "  ", width)
     yield from _summary(report, width, colour)
+
+
+def _once(findings: Sequence[Message]) -> Iterator[Message]:
+    """The findings, but a hint that several workers have in the same words only with the first of them."""
+    told: set[tuple[object, ...]] = set()
+    for finding in findings:
+        words = (finding["cause"], finding["what"], *finding["evidence"])
+        if finding["severity"] != "hint":
+            yield finding
+        elif words not in told:
+            told.add(words)
+            yield finding
 
 
 def _finding(finding: Message, width: int | None, colour: bool) -> Iterator[str]:

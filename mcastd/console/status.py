@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,6 +10,12 @@ from typing import Any
 from mcastd.console.text import span
 from mcastd.control.protocol import Message
 from mcastd.printable import printable
+
+UNITS = {
+    " s": re.compile(r"_age$|_every$|^(interval|max_latency|burst)$"),
+    " bytes": re.compile(r"_bytes$|^(asked|had|receive_buffer|queue|max_datagram|mtu|position|room)$"),
+    " bit/s": re.compile(r"^rate$"),
+}
 
 
 def overview(daemon: Message, workers: Sequence[Message], width: int | None) -> Iterator[str]:
@@ -72,15 +79,19 @@ def tree(values: Mapping[str, Any], indent: str) -> Iterator[str]:
                 yield f"{indent}{printable(key)}:"
                 yield from tree(group, indent + "  ")
         else:
-            yield f"{indent}{printable(key)}: {', '.join(map(scalar, groups)) or '-'}"
+            yield f"{indent}{printable(key)}: {', '.join(scalar(one, key) for one in groups) or '-'}"
 
 
-def scalar(value: object) -> str:
+def scalar(value: object, key: str = "") -> str:
+    """A value with its unit, which follows from its key."""
     if value is None or value == {}:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return printable(round(value, 3) if isinstance(value, float) else value)
+    if not isinstance(value, int | float):
+        return printable(value)
+    unit = next((unit for unit, keys in UNITS.items() if keys.search(key)), "")
+    return f"{round(value, 3) if isinstance(value, float) else value}{unit}"
 
 
 def datagrams(status: Mapping[str, Any]) -> tuple[int, int]:

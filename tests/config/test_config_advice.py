@@ -192,3 +192,33 @@ def test_what_is_private_to_the_unit_is_warned_of_where_the_unit_runs_it() -> No
     ]
     assert "has a /var/tmp of its own (PrivateTmp)" in more[0].reason
     assert "has a /tmp of its own (PrivateTmp)" in more[1].reason
+
+
+def test_a_burst_without_a_rate_and_a_group_that_is_left_all_the_time() -> None:
+    assert advised({"burst": "2ms"}) == {"burst"}
+    assert advised({"burst": "2ms", "rate": "1Mbit"}) == set()
+    assert advised(None, {"rejoin_every": "1us"}) == {"rejoin_every"}
+    assert advised(None, {"rejoin_every": "2min"}) == set()
+
+
+@pytest.mark.parametrize(
+    ("address", "warned"),
+    [("0.0.0.0:9465", True), ("[::]:9465", True), ("127.0.0.1:9465", False), ("[::1]:9465", False)],
+)
+def test_metrics_that_are_open_to_all(address: str, warned: bool) -> None:
+    found = advise(Config.model_validate({"daemon": {"metrics": address}}))
+    assert [complaint.location for complaint in found] == [("daemon", "metrics")] * warned
+
+
+def test_two_channels_on_one_pipe() -> None:
+    pipe = {"kind": "fifo", "path": "/run/p"}
+    config = Config.model_validate(
+        {
+            "outbound": {
+                "a": {"source": "/run/p", "group": "239.1.2.3", "port": 9},
+                "b": {"source": "/run/p", "group": "239.1.2.4", "port": 9},
+            },
+            "inbound": {"c": {"output": pipe, "group": "239.1.2.5", "port": 9}},
+        }
+    )
+    assert [complaint.location for complaint in advise(config)] == [("outbound", "b", "source")]

@@ -79,7 +79,7 @@ def test_a_wrong_shape(refused: Refused, text: str, said: str) -> None:
         ),
         (
             "x = /a",
-            "mcastd.toml:1: not valid TOML: a value is missing or unfinished, or lacks quotes (column 5)",
+            'mcastd.toml:1: not valid TOML: a value that is no plain number needs quotes: "/a" (column 5)',
         ),
         (
             CHANNEL + CHANNEL,
@@ -270,6 +270,40 @@ def test_a_long_array_and_a_long_string_with_one_error(refused: Refused) -> None
     ]
     text = "x = '''\n" + "[\n" * 100_000 + "'''\n"
     assert refused(text) == ["mcastd.toml:1: x: unknown key; known are daemon, outbound, inbound"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("group = 239.1.1.1", 'not valid TOML: a value that is no plain number needs quotes: "239.1.1.1"'),
+        ("group = ff15::1", 'not valid TOML: a value that is no plain number needs quotes: "ff15::1"'),
+        ("interface = eth0", 'not valid TOML: a value that is no plain number needs quotes: "eth0"'),
+        ("interval = 10s # often", 'not valid TOML: a value that is no plain number needs quotes: "10s"'),
+        ('group = ["239.1.1.1", "239.1.1.2"]', "one group each: make a table for every one"),
+        ('group = "239.1.1.0/24"', "a prefix cannot be joined: name one group"),
+        ('group = "239.1.1.1:9190"', 'the address alone, "239.1.1.1": the port has a key of its own'),
+        ('group = "udp://239.1.1.1"', 'the address alone, "239.1.1.1"'),
+        ('port = "9190"', 'must be a whole number from 1 to 65535, not "9190"; take its quotes away'),
+        ("port = [9190, 9191]", "one number: make a table for every one"),
+        ('rotate_size = "1MB"', 'unknown key; it belongs into the table of an output of kind = "file"'),
+        ('log_level = "debug"', "unknown key; it belongs into [daemon]"),
+        ("ttl = 3", "unknown key; it belongs into [outbound.NAME]"),
+        ('output = { path = "/x", when_full = "block" }', 'of an output of kind = "fifo"'),
+    ],
+)
+def test_what_others_write_gets_a_clear_word(refused: Refused, line: str, said: str) -> None:
+    assert any(said in problem for problem in refused(f"[inbound.feed]\n{line}\n")), refused(
+        f"[inbound.feed]\n{line}\n"
+    )
+
+
+def test_an_output_is_a_file_unless_it_says_otherwise(loaded: Loaded) -> None:
+    base = '[inbound.a]\ngroup = "239.1.1.1"\nport = 7\n[inbound.a.output]\npath = "/x"\nkeep = 3\n'
+    (output,) = loaded(base).inbound["a"].output
+    assert (output.kind, str(output.path)) == ("file", "/x")
+    other = '[inbound.a.output]\nkind = "fifo"\npath = "/y"\n'
+    (output,) = loaded(base, other=other).inbound["a"].output
+    assert (output.kind, str(output.path)) == ("fifo", "/y")
 
 
 @pytest.mark.timeout(20)

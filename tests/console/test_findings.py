@@ -88,3 +88,13 @@ def test_colours_are_around_the_words_alone() -> None:
 def test_what_others_have_named_cannot_steer_the_terminal() -> None:
     evil = finding(what="\x1b[2J", evidence=["\x07"], fix="\x9b1m", cause="\x1b", worker="\n")
     assert not any(set(line) & set("\x1b\x07\x9b\n") for line in lines(report(evil), 80, colour=False))
+
+
+def test_a_hint_is_told_once_and_what_is_broken_of_each_worker() -> None:
+    workers = ("inbound/a", "inbound/b", "outbound/c")
+    hints = [finding("hint", worker, what="eth0 is wireless") for worker in workers]
+    broken = [finding("broken", worker) for worker in workers]
+    text = "\n".join(lines(report(*hints, *broken)))
+    assert text.count("eth0 is wireless") == 1
+    assert text.count("eth0 is down") == 3
+    assert "3 broken, 3 hint" in text

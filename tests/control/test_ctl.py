@@ -88,10 +88,10 @@ inbound/news
   group: 239.255.1.2
   sources: -
   loop: yes
-  last_datagram_age: 0.006
+  last_datagram_age: 0.006 s
   counters:
     received: 1190
-    received_bytes: 88000
+    received_bytes: 88000 bytes
     truncated: 0
     overflow: 10
   outputs:
@@ -100,7 +100,7 @@ inbound/news
     error: -
     counters:
       written: 1190
-      written_bytes: 88000
+      written_bytes: 88000 bytes
       dropped: -
       queued: 0
   outputs:
@@ -109,7 +109,7 @@ inbound/news
     error: no reader
     counters:
       written: 0
-      written_bytes: 0
+      written_bytes: 0 bytes
       dropped:
         no-reader: 1190
       queued: 0

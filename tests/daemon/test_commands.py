@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -158,6 +159,23 @@ def test_the_readmes_configuration_works(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
+
+
+def test_check_takes_a_file_or_standard_input_and_gives_json(tmp_path: Path) -> None:
+    text = '[outbound.news]\nsource = "/x"\ngroup = "239.1.2.3"\nport = 9\nttl = 255\n'
+    config = tmp_path / "mcastd.toml"
+    config.write_text(text)
+    assert mcastd("check", str(config)).stdout == f"{config}: good (1 outbound, 0 inbound), 1 warning\n"
+    (warning,) = json.loads(mcastd("check", "--json", str(config)).stdout)["warnings"]
+    assert (warning["file"], warning["line"], warning["key"]) == (str(config), 5, "outbound.news.ttl")
+    assert warning["reason"].startswith("255 is far beyond any site")
+    assert mcastd("check", "--json", "--strict", str(config)).returncode == 78
+    result = mcastd("check", "--json", "-", input=text.replace("port = 9", "port = 0"))
+    told = json.loads(result.stdout)
+    assert (result.returncode, told["good"], result.stderr) == (78, False, "")
+    assert [(one["file"], one["line"], one["key"]) for one in told["problems"]] == [
+        ("-", 4, "outbound.news.port")
+    ]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["check", "-h"], ["demo", "--help"]])

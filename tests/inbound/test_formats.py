@@ -68,9 +68,11 @@ def test_json_is_one_object_a_line() -> None:
         [memoryview('Grüße "\n'.encode()), b"\xff\0"], [ORIGIN, ORIGIN._replace(port=5001)], [TIME] * 2
     )
     assert as_json(batch) == [
-        b'{"time":"2023-11-14T22:13:20.000000001Z","source":"192.0.2.1","port":5000,"group":"239.255.1.2",'
+        b'{"time":"2023-11-14T22:13:20.000000001Z","source":"192.0.2.1","source_port":5000,"port":5000,'
+        b'"group":"239.255.1.2",'
         b'"interface":"eth2","ttl":64,"length":10,"payload":"Gr\xc3\xbc\xc3\x9fe \\"\\n"}\n',
-        b'{"time":"2023-11-14T22:13:20.000000001Z","source":"192.0.2.1","port":5001,"group":"239.255.1.2",'
+        b'{"time":"2023-11-14T22:13:20.000000001Z","source":"192.0.2.1","source_port":5001,"port":5001,'
+        b'"group":"239.255.1.2",'
         b'"interface":"eth2","ttl":64,"length":2,"payload":"/wA=","encoding":"base64"}\n',
     ]
 
@@ -93,7 +95,7 @@ def test_json_is_valid_and_gives_the_payload_back(received: list[tuple[bytes, Or
         coded = told["payload"]
         assert (base64.b64decode(coded) if told.get("encoding") == "base64" else coded.encode()) == payload
         assert told["length"] == len(payload)
-        assert (told["source"], told["port"]) == (origin.source, origin.port)
+        assert (told["source"], told["source_port"]) == (origin.source, origin.port)
 
 
 @settings(deadline=None)

@@ -107,7 +107,7 @@ class _Json:
         source, port, ifindex, ttl = origin
         interface = quote(self._interface_name(ifindex)) if ifindex else "null"
         text = (
-            f'"source":{quote(source)},"port":{port},"group":{quote(self._group)},'
+            f'"source":{quote(source)},"source_port":{port},"port":{port},"group":{quote(self._group)},'
             f'"interface":{interface},"ttl":{ttl if ttl >= 0 else "null"},"length":'
         )
         return text.encode(errors="replace")  # an interface's name may be no UTF-8
