@@ -14,14 +14,11 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from mcastd.errors import CannotAskError, LinkError, reason_of
+from mcastd.errors import SHORTAGES, CannotAskError, LinkError, reason_of
 from mcastd.net import _abi
 
 RECEIVE_BYTES = 1 << 18  # the kernel fills at most 32 KiB of it for one message of a dump
 ANSWER_SECONDS = 5.0
-
-SHORT = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN, errno.EINTR})
-"""Answers of the kernel that are none: it was short of something."""
 
 FORBIDDEN = frozenset({errno.EAFNOSUPPORT, errno.EACCES, errno.EPERM})
 """Errors of socket(2) where a sandbox keeps the process from netlink."""
@@ -48,7 +45,7 @@ class Netlink:
             try:
                 return list(self._ask(kind, header, dump))
             except OSError as error:
-                raise _cannot_ask(reason_of(error), error.errno or 0) from error
+                raise cannot_ask(reason_of(error), error.errno or 0) from error
 
     def _ask(self, kind: int, header: bytes, dump: bool) -> Iterator[bytes]:
         self._serial = serial = (self._serial + 1) & 0xFFFFFFFF
@@ -80,13 +77,14 @@ def open_netlink(protocol: int, groups: int = 0) -> socket.socket:
         except OSError as error:
             if error.errno in FORBIDDEN:
                 way_out = "add AF_NETLINK to RestrictAddressFamilies= of the service, and restart it"
-                raise _cannot_ask("this process may not use it", error.errno or 0, way_out) from error
-            raise _cannot_ask(reason_of(error), error.errno or 0) from error
+                raise cannot_ask("this process may not use it", error.errno or 0, way_out) from error
+            raise cannot_ask(reason_of(error), error.errno or 0) from error
         undo.pop_all()
     return sock
 
 
-def _cannot_ask(why: str, number: int, way_out: str = "trying again") -> CannotAskError:
+def cannot_ask(why: str, number: int, way_out: str = "trying again") -> CannotAskError:
+    """The error of a question that could not be put, or had no answer."""
     return CannotAskError(
         "cannot ask the kernel for interfaces and routes (netlink)", why, way_out, errno=number
     )
@@ -95,8 +93,8 @@ def _cannot_ask(why: str, number: int, way_out: str = "trying again") -> CannotA
 def _refused(number: int) -> LinkError:
     """What the kernel answered instead of what it was asked for."""
     why = os.strerror(number).lower()
-    if number in SHORT:
-        return _cannot_ask(why, number)
+    if number in SHORTAGES:  # no answer
+        return cannot_ask(why, number)
     return LinkError("the kernel refused an answer (netlink)", why, errno=number)
 
 

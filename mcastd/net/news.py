@@ -73,10 +73,10 @@ class Notices:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
                 self.overrun = True
-                continue
+                if error.errno == errno.ENOBUFS:  # what is left may be read
+                    continue
+                return
             for kind, _serial, body in messages(data):
                 self.take(kind, body)
 

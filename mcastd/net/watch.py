@@ -14,20 +14,21 @@ interface alone.
 
 from __future__ import annotations
 
+import errno
 import math
 import select
 import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 
 from mcastd import clock, log
-from mcastd.errors import CannotAskError, LinkError
+from mcastd.errors import CannotAskError, LinkError, reason_of
 from mcastd.net._abi import Address
 from mcastd.net.interfaces import Host, as_address, look, look_at
-from mcastd.net.netlink import Netlink
+from mcastd.net.netlink import Netlink, cannot_ask
 from mcastd.net.news import Notices, open_news
 from mcastd.net.routes import Question, Route, Routes, route_to
 
@@ -143,16 +144,19 @@ class NetworkWatch:
         self._settle_at = math.inf  # monotonic seconds, as the next
         self._retry_at = 0.0
         self._retry_after = RETRY_SECONDS
-        self._refusal: CannotAskError | None = None
+        self._close: ExitStack | None = None  # None: it could not begin yet
+        with suppress(CannotAskError):  # in a sandbox, or short of descriptors: workers wait, and say why
+            self._begin()
+
+    def _begin(self) -> None:
+        """Open the sockets and start the thread. Raises CannotAskError."""
         with ExitStack() as undo:
+            self._netlink = undo.enter_context(closing(Netlink()))
+            self._news = undo.enter_context(open_news())
             try:
-                self._netlink = undo.enter_context(closing(Netlink()))
-                self._news = undo.enter_context(open_news())
-            except CannotAskError as error:  # in a sandbox: workers wait, and say why
-                self._refusal = error
-                self._close = undo.pop_all()
-                return
-            wake, self._woken = socket.socketpair()
+                wake, self._woken = socket.socketpair()
+            except OSError as error:
+                raise cannot_ask(reason_of(error), error.errno or 0) from error
             undo.enter_context(self._woken)
             self._end = select.poll()
             self._end.register(self._woken, select.POLLIN)
@@ -160,7 +164,11 @@ class NetworkWatch:
             self._poll.register(self._woken, select.POLLIN)
             self._poll.register(self._news, select.POLLIN)
             thread = threading.Thread(target=self._watch, name="interfaces", daemon=True)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:
+                wake.close()
+                raise cannot_ask(str(error), errno.EAGAIN) from error
             undo.callback(thread.join)
             undo.enter_context(wake)  # closed first, which ends the thread
             self._close = undo.pop_all()
@@ -169,15 +177,18 @@ class NetworkWatch:
         """The host as the kernel last described it. Raises CannotAskError if it never did."""
         if self._host is not None:
             return self._host
-        if self._refusal is not None:
-            raise self._refusal
         with self._lock:
+            if self._close is None:
+                self._begin()
             if self._host is None:
                 self._host = look(self._netlink.ask)
             return self._host
 
     def close(self) -> None:
-        self._close.close()
+        with self._lock:  # not held while the thread ends, which may want it
+            close, self._close = self._close, ExitStack()
+        if close is not None:
+            close.close()
 
     def _watch(self) -> None:
         gather, free_at, saved, began = GATHER_SECONDS, 0.0, CPU_SAVED_SECONDS, clock.monotonic()
@@ -188,8 +199,12 @@ class NetworkWatch:
                 return
             saved = min(CPU_SAVED_SECONDS, saved + (now - began) * CPU_SHARE)
             began, spent = now, time.thread_time()
-            self._notices.take_all(self._news)
-            self._renew()
+            try:
+                self._notices.take_all(self._news)
+                self._renew()
+            except Exception:  # a bug of ours must not leave all workers without news
+                self._log.exception("network.failed")
+                self._notices.overrun, self._retry_at = True, clock.monotonic() + RETRY_MAX_SECONDS
             saved -= time.thread_time() - spent
             free_at = clock.monotonic() + max(gather, -saved / CPU_SHARE)
 
