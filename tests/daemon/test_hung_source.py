@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -62,7 +63,15 @@ def test_the_others_follow_on_and_all_commands_answer(mount: Mount, tmp_path: Pa
             with good.open("ab") as file:
                 file.write(b"more\n")
             wait_for(lambda number=number: sent("good") == number + 2, "the other one is followed")
-        assert f"outbound/bad: waits for {bad}" in daemon.ctl("status").stdout
+        status = daemon.ctl("status")
+        assert f"outbound/bad: waits for {bad}" in status.stdout
+        assert status.returncode == 3
+        doctor = json.loads(daemon.ctl("doctor", "--json").stdout)
+        assert [
+            (skipped["check"], "no answer for" in skipped["reason"])
+            for skipped in doctor["skipped"]
+            if skipped["worker"]
+        ] == [("source", True)] * 2
         wait_for(lambda: any(f"waits for {bad}" in m.get("STATUS", "") for m in daemon.messages), "systemd's")
         [event] = [e for e in daemon.events("worker.blocked") if e["worker"] == "outbound/bad"]
         assert event["reason"].startswith(f"waits for {bad}: no answer for ")

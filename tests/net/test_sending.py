@@ -129,7 +129,8 @@ def test_what_goes_to_an_interface_without_carrier_is_not_called_sent(wire: None
         assert daemon.ctl("status").returncode == 0
         ip("link set in0 down")
         worker = wait_for(lambda: "carrier" in (w := daemon.worker("outbound/a"))["detail"] and w)
-        assert worker["state"] == "active"
+        assert (worker["state"], worker["troubled"]) == ("active", True)
+        assert daemon.ctl("status").returncode == 3
         assert worker["detail"].endswith("; out0 has no carrier: what is sent now is lost")
         sent = counters()["sent"]
         before = wait_for(lost)
