@@ -36,13 +36,16 @@ class Framer(Protocol):
         """Return what is left at the end of the stream; the next feed() begins another one."""
 
 
-def make_framer(framing: Framing, max_datagram: int) -> Framer:
-    """The framer for a channel's settings; ``max_datagram`` is in bytes of payload."""
+def make_framer(framing: Framing, max_datagram: int, read_size: int = READ_SIZE) -> Framer:
+    """The framer for a channel's settings; ``max_datagram`` is in bytes of payload.
+
+    ``read_size`` is how much is best read at once, in bytes.
+    """
     match framing:
         case "line":
-            return LineFramer(max_datagram)
+            return LineFramer(max_datagram, read_size)
         case "chunk":
-            return ChunkFramer(max_datagram)
+            return ChunkFramer(max_datagram, read_size)
         case "file":
             return FileFramer()
 
@@ -53,9 +56,8 @@ class LineFramer:
     But no UTF-8 character is cut in two, if a datagram can hold it.
     """
 
-    appetite = READ_SIZE
-
-    def __init__(self, max_datagram: int) -> None:
+    def __init__(self, max_datagram: int, read_size: int = READ_SIZE) -> None:
+        self.appetite = read_size
         self.lines_split = 0
         self._max = max_datagram
         self._rest = b""  # of a line that has not ended: less than a datagram and a character
@@ -116,13 +118,14 @@ class ChunkFramer:
 
     lines_split = 0
 
-    def __init__(self, max_datagram: int) -> None:
+    def __init__(self, max_datagram: int, read_size: int = READ_SIZE) -> None:
         self._size = max_datagram
+        self._read_size = max(1, read_size // max_datagram) * max_datagram
         self._rest = b""
 
     @property
     def appetite(self) -> int:
-        return max(1, READ_SIZE // self._size) * self._size - len(self._rest)
+        return self._read_size - len(self._rest)
 
     def feed(self, data: bytes) -> Payloads:
         data = self._rest + data

@@ -15,7 +15,7 @@ from mcastd.counters import OutboundCounters
 from mcastd.errors import LinkError
 from mcastd.log import get_logger
 from mcastd.net.link import Chunks, Payloads, Sender
-from mcastd.outbound.framing import make_framer
+from mcastd.outbound.framing import READ_SIZE, make_framer
 from mcastd.outbound.pacing import Pacer, Uniform
 from mcastd.outbound.source import LONGEST_NAP, PayloadSource, Source
 from mcastd.outbound.watcher import Watcher
@@ -27,6 +27,8 @@ TOO_BIG = "too-big"
 NO_CARRIER = "no-carrier"
 # What changes without a new run, which would begin the source anew
 UPDATABLE = ("interface", "ttl", "loop", "dscp", "interval", "rate", "burst")
+READ_AHEAD_SECONDS = 0.01
+FAST_READ_SIZE = 1 << 20  # bytes
 BATCH = 512  # datagrams handed to the link at once
 SHORTEST_PAUSE = 0.001  # seconds that a full link is left alone; doubled while it takes nothing
 LONGEST_PAUSE = 0.064
@@ -36,8 +38,15 @@ NOT_FOR_US = Signal.REOPEN | Signal.RETRY | Signal.SOURCE
 
 def open_source(config: OutboundChannel) -> Source:
     """What a channel's settings name as its source; nothing is opened yet."""
-    framer = make_framer(config.framing, config.max_datagram)
+    framer = make_framer(config.framing, config.max_datagram, _read_size(config.rate, config.interval))
     return Source(config.source, framer, repeat=config.repeat, follow=config.follow)
+
+
+def _read_size(rate: int | None, interval: float | None) -> int:
+    """Bytes to read at once: of a fast channel some ten bursts, since the end of what was read ends one."""
+    if rate is None:
+        return READ_SIZE if interval else FAST_READ_SIZE
+    return min(max(READ_SIZE, int(rate / 8 * READ_AHEAD_SECONDS)), FAST_READ_SIZE)
 
 
 class Channel:

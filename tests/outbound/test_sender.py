@@ -215,17 +215,17 @@ def test_nothing_is_lost_or_sent_twice(
 def test_a_file_that_shrinks_counts_what_went(bench: Any, path: Path) -> None:
     """In chunks: what was not read yet is not sent, and not counted."""
     size = 1000
-    path.write_bytes(b"a" * 300 * size)
+    path.write_bytes(b"a" * 4000 * size)  # more than is read at once
     it = bench(framing="chunk", max_datagram=size)
     it.link.room = 3
     with it.running():
         it.wait_sent(3)
-        os.truncate(path, 100 * size + 500)
+        os.truncate(path, 2000 * size + 500)
         it.link.room = None
         wait_for(lambda: it.channel.counters.rounds == 1)
     counters = it.channel.counters
     assert (counters.sent, counters.sent_bytes) == (len(it.link.sent), sum(map(len, it.link.sent)))
-    assert counters.sent_bytes == 100 * size + 500
+    assert counters.sent_bytes == 2000 * size + 500
 
 
 def test_a_full_link_is_tried_again(bench: Any) -> None:
