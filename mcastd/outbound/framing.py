@@ -39,11 +39,12 @@ class Framer(Protocol):
 def make_framer(framing: Framing, max_datagram: int, read_size: int = READ_SIZE) -> Framer:
     """The framer for a channel's settings; ``max_datagram`` is in bytes of payload.
 
-    ``read_size`` is how much is best read at once, in bytes.
+    ``read_size`` is how much of a file in chunks is best read at once, in bytes; lines are found in little,
+    since nobody else gets the interpreter meanwhile.
     """
     match framing:
         case "line":
-            return LineFramer(max_datagram, read_size)
+            return LineFramer(max_datagram)
         case "chunk":
             return ChunkFramer(max_datagram, read_size)
         case "file":
@@ -56,8 +57,9 @@ class LineFramer:
     But no UTF-8 character is cut in two, if a datagram can hold it.
     """
 
-    def __init__(self, max_datagram: int, read_size: int = READ_SIZE) -> None:
-        self.appetite = read_size
+    appetite = READ_SIZE
+
+    def __init__(self, max_datagram: int) -> None:
         self.lines_split = 0
         self._max = max_datagram
         self._rest = b""  # of a line that has not ended: less than a datagram and a character
