@@ -20,8 +20,6 @@ from mcastd.errors import ConfigError, ConfigProblem, McastdError, reason_of
 
 EX_CONFIG = 78  # sysexits.h: something is wrong in the configuration; systemd does not restart for it
 DEFAULT_CONFIG = Path("/etc/mcastd.toml")
-# At the end, the log may take so long without getting on.
-LOG_PATIENCE_SECONDS = 1.0
 
 
 class PathName(click.Path):
@@ -83,7 +81,7 @@ def run(path: Path, socket: Path | None) -> None:
         sys.exit(f"mcastd: {error}")
     except OSError as error:
         sys.exit(f"mcastd: cannot start: {reason_of(error)}")
-    log.flush(LOG_PATIENCE_SECONDS)
+    log.flush()
     os._exit(status)  # no thread that hangs is waited for
 
 

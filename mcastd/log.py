@@ -7,6 +7,7 @@ fields, so that ``journalctl MCASTD_WORKER=inbound/news`` finds them. ``auto`` p
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import json
@@ -163,6 +164,8 @@ _writer: _Writer | None = None
 BACKLOG_BYTES = 1 << 20
 # After this long in one write the log is said to be stuck.
 STALLED_SECONDS = 2.0
+# At the end, the log may take so long without getting on.
+FLUSH_SECONDS = 1.0
 
 
 def write_in_background() -> None:
@@ -171,9 +174,10 @@ def write_in_background() -> None:
     if _writer is None:
         with contextlib.suppress(RuntimeError):  # no thread to be had: then it is written as before
             _writer = _Writer()
+            atexit.register(flush, FLUSH_SECONDS)  # whichever way the process ends
 
 
-def flush(patience: float) -> bool:
+def flush(patience: float = FLUSH_SECONDS) -> bool:
     """Wait until the log is written, or nothing of it is for ``patience`` seconds. Returns True if all is."""
     return _writer is None or _writer.flush(patience)
 
