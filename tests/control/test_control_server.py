@@ -98,13 +98,13 @@ def test_the_socket_is_for_owner_and_group_whatever_the_umask(
     path: Path, daemon: Any, umask: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     modes = []
-    chmod = Path.chmod
+    chmod = os.chmod
 
-    def spy(self: Path, mode: int) -> None:
-        modes.append(stat.S_IMODE(self.stat().st_mode))
-        chmod(self, mode)
+    def spy(path: str, mode: int, **options: Any) -> None:
+        modes.append(stat.S_IMODE(os.stat(path).st_mode))
+        chmod(path, mode, **options)
 
-    monkeypatch.setattr(Path, "chmod", spy)
+    monkeypatch.setattr(os, "chmod", spy)
     before = os.umask(umask)
     try:
         server = ControlServer(path, daemon)
