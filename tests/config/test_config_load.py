@@ -306,7 +306,7 @@ def test_an_output_is_a_file_unless_it_says_otherwise(loaded: Loaded) -> None:
     assert (output.kind, str(output.path)) == ("fifo", "/y")
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "text",
     [".".join("a" * 400_000) + " = 1", "[" + " . ".join(['"a b"'] * 33) + "]", "x = {b" + ".b" * 40 + "=1}"],

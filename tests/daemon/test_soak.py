@@ -70,7 +70,7 @@ def assert_accounted(received: int, output: Mapping[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_soak(tmp_path: Path) -> None:
     seed = int(os.environ.get("MCASTD_SOAK_SEED", "20261123"))
     dice = random.Random(seed)

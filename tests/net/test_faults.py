@@ -318,7 +318,7 @@ def outbound(name: str, path: Path, group: str, where: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_minute_of_faults(stack: ExitStack, tmp_path: Path) -> None:
     seed = int(os.environ.get("MCASTD_FAULT_SEED") or random.randrange(1 << 32))
     print(f"MCASTD_FAULT_SEED={seed}")
@@ -377,7 +377,7 @@ def test_a_minute_of_faults(stack: ExitStack, tmp_path: Path) -> None:
         for output in outputs.values():
             output.mark(restored)
         try:
-            wait_for(lambda: not missing(), timeout=15)  # longer than BACK, to tell the late from the deaf
+            wait_for(lambda: not missing())  # far longer than BACK, to tell the late from the deaf
         except AssertionError:
             deaf = missing()
             print(json.dumps({name: daemon.worker(f"inbound/{name}") for name in deaf}, indent=1))

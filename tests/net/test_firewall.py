@@ -243,7 +243,7 @@ def test_no_expression_is_too_odd(value: object) -> None:
     odd.suspects(facts(4), INBOUND)
 
 
-@pytest.mark.timeout(20)  # exponential, it would take years
+@pytest.mark.timeout(120)  # exponential, it would take years
 def test_chains_that_jump_to_the_same_ones_are_walked_once() -> None:
     names = [f"c{number}" for number in range(16)]
     entries: list[object] = [{"chain": {"family": "inet", "table": "t", "name": name}} for name in names[1:]]
