@@ -151,7 +151,7 @@ def test_the_readmes_configuration_works(tmp_path: Path) -> None:
         .replace("/dev/shm/mcastd/news.log", str(news))
         .replace("/dev/shm/mcastd/control", str(tmp_path / "control"))
     )
-    config.write_text(text.replace("/etc/services", str(ROOT / "README.md")))
+    config.write_text(text.replace("/etc/os-release", str(ROOT / "README.md")))
     process = subprocess.Popen([*MCASTD, "run", "--config", str(config)], stderr=subprocess.PIPE)
     try:
         wait_for(lambda: news.exists() and news.read_bytes() == b"# mcastd\n")
