@@ -203,7 +203,7 @@ class Identity(NamedTuple):
 
     group: str
     port: int
-    interface: str  # that it is on, or was last; "all"; empty while the route has not decided
+    interface: str  # that it is on, or was last; "all", "eth0,wg*"; empty while the route has not decided
     refusals: Sequence[str] = ()  # errnos with which the kernel may well refuse to send
     reasons: Sequence[str] = ()  # for which a channel may drop
     outputs: tuple[Output, ...] = ()  # of a subscription

@@ -14,14 +14,17 @@ from mcastd.adhoc import Refused
 from mcastd.errors import McastdError
 from mcastd.printable import printable
 
-interface_option = click.option(
-    "-i", "--interface", metavar="NAME", help="By name or local address; else the route to the group decides."
-)
-
 
 @click.command(short_help="Receive a group and show what comes.")
 @click.argument("group", metavar="GROUP:PORT")
-@interface_option
+@click.option(
+    "-i",
+    "--interface",
+    "interfaces",
+    multiple=True,
+    metavar="NAME",
+    help='By name, pattern like "eth*", address, or "all"; repeatable; else the route to the group decides.',
+)
 @click.option(
     "--source", "sources", multiple=True, metavar="ADDRESS", help="Only from this sender (SSM); repeatable."
 )
@@ -37,7 +40,7 @@ interface_option = click.option(
 def listen(
     *,
     group: str,
-    interface: str | None,
+    interfaces: tuple[str, ...],
     sources: tuple[str, ...],
     output: str | None,
     count: int | None,
@@ -55,7 +58,7 @@ def listen(
         from mcastd.adhoc import listen as listening  # noqa: PLC0415 - not for `mcastctl status`
         from mcastd.adhoc.settings import duration  # noqa: PLC0415
 
-        config = listening.settings(group, interface, sources)
+        config = listening.settings(group, interfaces, sources)
         seconds = math.inf if span is None else duration("--for", span)
         sys.exit(listening.listen(config, output or "auto", limit=count, seconds=seconds))
 
@@ -63,7 +66,9 @@ def listen(
 @click.command(short_help="Send to a group.")
 @click.argument("group", metavar="GROUP:PORT")
 @click.argument("file", required=False, type=click.Path(allow_dash=True))
-@interface_option
+@click.option(
+    "-i", "--interface", metavar="NAME", help="By name or local address; else the route to the group decides."
+)
 @click.option("--ttl", type=int, metavar="N", help="How many networks a datagram may cross, 1 if not said.")
 @click.option(
     "--rate", metavar="RATE", help='Of payload, like "10Mbit", which is what a file goes at if not said.'

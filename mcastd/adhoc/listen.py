@@ -29,10 +29,10 @@ TICK = 1.0  # seconds between two looks at rates
 BODIES = {"auto": shown.text_or_hex, "text": shown.text, "hex": shown.hexdump}
 
 
-def settings(group: str, interface: str | None, sources: tuple[str, ...]) -> Config:
+def settings(group: str, interfaces: tuple[str, ...], sources: tuple[str, ...]) -> Config:
     """The configuration of one subscription, from the command line. Raises Refused."""
     address, port = endpoint(group)
-    named = {"group": address, "port": port, "interface": interface, "sources": list(sources)}
+    named = {"group": address, "port": port, "interface": interfaces or None, "sources": list(sources)}
     output = {"kind": "file", "path": "/dev/stdout", "format": "json"}  # json: for what it needs to know
     # Each datagram by itself: what is lost at the receive buffer is to be counted exactly
     return configure("inbound", "listen", {**named, "output": output, "coalesce": False})

@@ -10,7 +10,7 @@ from mcastd.config.model import (
     InboundSubscription,
     OutboundChannel,
 )
-from mcastd.config.types import name_in
+from mcastd.config.types import Interfaces, label_of, means_several
 
 __all__ = [
     "Changes",
@@ -19,10 +19,12 @@ __all__ = [
     "FifoOutput",
     "FileOutput",
     "InboundSubscription",
+    "Interfaces",
     "OutboundChannel",
     "diff",
     "dump",
     "examine",
+    "label_of",
     "load",
-    "name_in",
+    "means_several",
 ]

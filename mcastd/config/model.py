@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -32,6 +32,7 @@ from mcastd.config.types import (
     Duration,
     FilePath,
     Group,
+    Interfaces,
     Keep,
     Location,
     MetricsAddress,
@@ -50,6 +51,7 @@ from mcastd.config.types import (
     Ttl,
     WorkerName,
     interface_address,
+    interfaces_in,
     normal,
     show,
 )
@@ -59,6 +61,9 @@ ETHERNET_PAYLOAD = {4: 1472, 6: 1452}  # bytes: 1500 less the IP and UDP headers
 
 Format = Literal["raw", "lines", "json"]
 FORMAT = "How a datagram is written: its bytes, a line, or a line of JSON with its metadata."
+
+
+Setting = TypeVar("Setting", str | None, Interfaces | None)
 
 
 class Model(BaseModel):
@@ -234,7 +239,8 @@ class InboundSubscription(Model):
     port: Port = Field(description="The UDP port that is received.")
     interface: AnyInterface | None = Field(
         None,
-        description='Where to join, by name or local address; "all" is every one; absent, the route decides.',
+        description='Where to join: a name, a pattern of names like "wg*", a local address, "all", or an'
+        " array of these, followed as they come and go; absent, the route decides.",
     )
     sources: tuple[SourceAddress, ...] = Field(
         (), description="The only senders that are received (source-specific multicast); none named is any."
@@ -268,7 +274,7 @@ class InboundSubscription(Model):
 
     @field_validator("interface")
     @classmethod
-    def _interface_of_family(cls, interface: str | None, info: ValidationInfo) -> str | None:
+    def _interface_of_family(cls, interface: Interfaces | None, info: ValidationInfo) -> Interfaces | None:
         return _check_interface(interface, info)
 
     @field_validator("sources", "exclude_sources")
@@ -359,9 +365,12 @@ class Config(Model):
         yield from loops(enabled.outbound, enabled.inbound)
 
 
-def _check_interface(interface: str | None, info: ValidationInfo) -> str | None:
+def _check_interface(interface: Setting, info: ValidationInfo) -> Setting:
     group: Address | None = info.data.get("group")
-    address = interface_address(interface)
-    if group is not None and address is not None and address.version != group.version:
-        raise ValueError(f"{address} is IPv{address.version}, but the group {group} is IPv{group.version}")
+    for each in interfaces_in(interface):
+        address = interface_address(each)
+        if group is not None and address is not None and address.version != group.version:
+            raise ValueError(
+                f"{address} is IPv{address.version}, but the group {group} is IPv{group.version}"
+            )
     return interface

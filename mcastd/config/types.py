@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from fractions import Fraction
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, PlainSerializer, PlainValidator, StrictBool
 
 Address = IPv4Address | IPv6Address
+Interfaces = str | tuple[str, ...]  # one, or several
 Location = tuple[str | int, ...]  # of a value in the configuration: keys and indices
 
 MAX_DATAGRAM = 65_507  # bytes of payload: 65,535 less 20 (IPv4 header) less 8 (UDP header)
@@ -318,8 +320,10 @@ def stays_on_link(group: Address) -> bool:
 
 
 def parse_interface(value: object) -> str:
-    """An interface by a name that the kernel would take, by a local unicast address, or ``"all"``."""
+    """One interface: by a name, also an alternative one, or by a local unicast address."""
     text = value if isinstance(value, str) else ""
+    if why := _misread(text):
+        raise ValueError(f"{show(text)} {why}")
     if ":" in text or re.fullmatch(r"[0-9]+(\.[0-9]+){3}", text):
         address = _address(text)
         if address is None or not is_unicast(address):
@@ -333,11 +337,58 @@ def parse_interface(value: object) -> str:
     return text
 
 
+def _misread(text: str) -> str:
+    """What to write instead of a setting that means an interface in other programs; "" if it is none."""
+    if text in {"any", "*", "0.0.0.0", "::"}:
+        return 'is no interface: leave it out for the route to the group; a subscription may say "all"'
+    if len(names := re.findall(r"[^,\s]+", text)) > 1:
+        return f"is no interface's name; a subscription may say {list_of(names)}"
+    address, zone, name = text.partition("%")
+    if zone and name and ":" in address:
+        return f'has a zone: write "{name}" alone'
+    if label := re.fullmatch(r"([^:/]*[g-zG-Z][^:/]*):[^:/]+", text):
+        return f'is the label of an address: write "{label[1]}", or the address itself'
+    if re.fullmatch(r"[0-9a-fA-F.:]+/[0-9]+", text):
+        return "is a network: write the name of the interface, or its address"
+    return ""
+
+
+def list_of(names: Sequence[str]) -> str:
+    """``["eth0", "eth1"]``."""
+    return f"[{', '.join(map(show, names))}]"
+
+
+def is_pattern(interface: str) -> bool:
+    """Whether it is a pattern of names, as glob(7) has it."""
+    return any(character in interface for character in "*?[")
+
+
+def parse_interfaces(value: object) -> Interfaces:
+    """One interface or several: names, addresses, patterns of names like ``"wg*"``, and ``"all"``."""
+    several = value if isinstance(value, list | tuple) else [value]
+    found = tuple(parse_interface(each) for each in several)
+    if not found:
+        raise ValueError("must have at least one interface; leave it out for the route to the group")
+    for each in found:
+        if found.count(each) > 1:
+            raise ValueError(f"{show(each)} is named twice")
+    return found if len(found) > 1 else found[0]
+
+
 def parse_one_interface(value: object) -> str:
-    """An interface that is one: not ``"all"``."""
-    if value == "all":
-        raise ValueError('"all" is for inbound subscriptions; a channel sends on one interface')
+    """An interface that is one: no list, no pattern and not ``"all"``."""
+    several = isinstance(value, list | tuple)
+    if several or value == "all" or (isinstance(value, str) and is_pattern(value) and not _misread(value)):
+        what = "a list" if several else show(value)
+        raise ValueError(f"{what} is for inbound subscriptions; a channel sends on one interface")
     return parse_interface(value)
+
+
+def interfaces_in(interface: Interfaces | None) -> tuple[str, ...]:
+    """The elements of a parsed ``interface``; none if the route is to decide."""
+    if interface is None:
+        return ()
+    return interface if isinstance(interface, tuple) else (interface,)
 
 
 def interface_address(interface: str | None) -> Address | None:
@@ -345,8 +396,20 @@ def interface_address(interface: str | None) -> Address | None:
     return _address(interface)
 
 
-def name_in(interface: str | None) -> str:
-    """The name in a parsed ``interface``, empty if it is an address or the route is to decide."""
+def means_several(interface: Interfaces | None) -> bool:
+    """Whether a parsed ``interface`` may mean several at once."""
+    return isinstance(interface, tuple) or (
+        interface is not None and (interface == "all" or is_pattern(interface))
+    )
+
+
+def label_of(interface: Interfaces | None) -> str:
+    """What stands for a parsed ``interface`` in metrics, as long as nobody knows which one it is.
+
+    Empty if it is an address, or the route is to decide. What may mean several stands as it is written.
+    """
+    if isinstance(interface, tuple):
+        return ",".join(interface)
     return interface if interface is not None and interface_address(interface) is None else ""
 
 
@@ -362,9 +425,15 @@ def parse_metrics(value: object) -> str:
     raise ValueError(f'must be an address and port like "127.0.0.1:9465" or "[::1]:9465", not {show(value)}')
 
 
-def may_meet(one: str | None, other: str | None) -> bool:
+def may_meet(one: Interfaces | None, other: Interfaces | None) -> bool:
     """Whether two settings of ``interface`` can mean the same interface."""
-    return one == other or one in (None, "all") or other in (None, "all")
+    if one is None or other is None:
+        return True
+    return any(
+        "all" in (this, that) or fnmatchcase(this, that) or fnmatchcase(that, this)
+        for this in interfaces_in(one)
+        for that in interfaces_in(other)
+    )
 
 
 # -- paths and names
@@ -428,7 +497,7 @@ Repeat = Annotated[
 Switch = StrictBool
 Group = Annotated[Address, PlainValidator(parse_group)]
 SourceAddress = Annotated[Address, PlainValidator(parse_source_address)]
-AnyInterface = Annotated[str, PlainValidator(parse_interface)]
+AnyInterface = Annotated[Interfaces, PlainValidator(parse_interfaces)]
 OneInterface = Annotated[str, PlainValidator(parse_one_interface)]
 MetricsAddress = Annotated[str, PlainValidator(parse_metrics)]
 FilePath = Annotated[Path, PlainValidator(parse_path)]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import ip_address
 
-from mcastd.config import InboundSubscription, OutboundChannel
-from mcastd.config.types import stays_on_link
+from mcastd.config import InboundSubscription, Interfaces, OutboundChannel, means_several
+from mcastd.config.types import interfaces_in, list_of, stays_on_link
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.subject import Subject
-from mcastd.net.interfaces import ALL, Interface, as_address
+from mcastd.net.interfaces import ALL, Host, Interface, as_address
 
 BROKEN, WARNING, HINT = Severity.BROKEN, Severity.WARNING, Severity.HINT
 NETLINK = "rtnetlink, as `ip address` shows it"
@@ -23,7 +23,8 @@ def interface(subject: Subject, evidence: Evidence) -> Iterator[Said]:
     if not ways:
         yield from _no_interface(subject, evidence)
         return
-    if settings.interface == ALL and any(way.carrier for way in ways):
+    if means_several(settings.interface) and any(way.carrier for way in ways):
+        yield from _of_several(subject, ways, host)
         ways = [way for way in ways if way.carrier]
     for way in ways:
         yield from _state(way)
@@ -42,14 +43,45 @@ def interface(subject: Subject, evidence: Evidence) -> Iterator[Said]:
         if isinstance(settings, OutboundChannel):
             yield from _source(subject, settings, way, evidence)
     yield from _shared(subject, ways, evidence)
-    if host.interfaces and settings.interface not in (None, ALL):
-        yield from _wrong_interface(subject, evidence, ways[0])
+    if host.interfaces and settings.interface is not None and ALL not in interfaces_in(settings.interface):
+        yield from _wrong_interface(subject, evidence, ways)
+
+
+def _of_several(subject: Subject, ways: list[Interface], host: Host) -> Iterator[Said]:
+    """What keeps one that is named from its part, while others do theirs."""
+    for name in host.missing(subject.settings.interface):
+        yield Finding(
+            "interface-missing",
+            WARNING,
+            f"there is no interface {name}; it is received on {', '.join(way.name for way in ways)}",
+            (_written(subject), _there(host)),
+            f"leave it out of interface in {subject.table}; if it is to come, wait: mcastd does",
+        )
+    for way in ways:
+        if way.name in interfaces_in(subject.settings.interface):
+            yield from _state(way, WARNING)
+
+
+def _written(subject: Subject) -> str:
+    """The setting, and where it is."""
+    setting = subject.settings.interface
+    return f"{_line(setting)} ({subject.table})" if setting is not None else "no interface is configured"
+
+
+def _line(setting: Interfaces) -> str:
+    """``interface = ["eth0", "wg*"]``."""
+    value = list_of(setting) if isinstance(setting, tuple) else f'"{setting}"'
+    return f"interface = {value}"
+
+
+def _there(host: Host) -> str:
+    have = ", ".join(sorted(_described(one) for one in host.interfaces.values())) or "none"
+    return f"interfaces: {have} ({NETLINK})"
 
 
 def _no_interface(subject: Subject, evidence: Evidence) -> Iterator[Finding]:
     settings, host = subject.settings, evidence.host
-    have = ", ".join(sorted(_described(one) for one in host.interfaces.values())) or "none"
-    there = f"interfaces: {have} ({NETLINK})"
+    there = _there(host)
     if settings.interface is None:
         links = [one for one in host.interfaces.values() if not one.loopback and not host.taken_by(one)]
         able = [one for one in links if settings.group.version in one.versions]
@@ -79,6 +111,11 @@ def _no_interface(subject: Subject, evidence: Evidence) -> Iterator[Finding]:
     if settings.interface == ALL:
         down = next((i.name for i in host.interfaces.values() if not i.loopback and not i.up), "eth0")
         what, fix = "no interface is up for multicast", f"ip link set {down} up"
+    elif isinstance(settings.interface, tuple):
+        what = f"there is none of the interfaces {', '.join(settings.interface)}"
+        fix = (
+            f"name one that there is as interface in {subject.table}; if they are to come, wait: mcastd does"
+        )
     elif as_address(settings.interface) is not None:
         what = f"no interface has the address {settings.interface}"
         fix = f"name an interface, or an address that one has, as interface in {subject.table}"
@@ -92,11 +129,11 @@ def _described(interface: Interface) -> str:
     return interface.name if interface.up else f"{interface.name} (down)"
 
 
-def _state(way: Interface) -> Iterator[Said]:
+def _state(way: Interface, severity: Severity = BROKEN) -> Iterator[Said]:
     if not way.up:
         yield Finding(
             "interface-down",
-            BROKEN,
+            severity,
             f"{way.name} is down",
             (f"flags of {way.name} have no UP ({NETLINK})",),
             f"ip link set {way.name} up",
@@ -105,7 +142,7 @@ def _state(way: Interface) -> Iterator[Said]:
     elif not way.carrier:
         yield Finding(
             "no-carrier",
-            BROKEN,
+            severity,
             f"{way.name} has no carrier: nothing is at the other end of its cable",
             (f"flags of {way.name} have UP, but no RUNNING ({NETLINK})",),
             "plug the cable in, or turn on what it leads to",
@@ -215,7 +252,7 @@ def _source(
         why = f"which is an address of {owners[0].name}: receivers may discard it as coming the wrong way"
     else:
         return
-    asked = f'interface = "{settings.interface}" ({subject.table})' if settings.interface else "the route"
+    asked = _written(subject) if settings.interface else "the route"
     yield Finding(
         "unlucky-source",
         WARNING,
@@ -244,41 +281,44 @@ def _listed(way: Interface, version: int) -> str:
 
 def _shared(subject: Subject, ways: list[Interface], evidence: Evidence) -> Iterator[Said]:
     """Whether an address that is to name an interface names several."""
-    address = as_address(subject.settings.interface)
-    having = [one for one in evidence.host.interfaces.values() if address in one.addresses]
-    links = [one.name for one in having if not one.loopback]
-    if len(links) > 1:
-        sends = isinstance(subject.settings, OutboundChannel)
-        yield Finding(
-            "shared-address",
-            HINT,
-            f"{address} is on {' and '.join(links)}: "
-            + (f"it sends on {ways[0].name} alone" if sends else "it receives on each"),
-            (f'interface = "{address}" ({subject.table})', f"{address} is on {', '.join(links)} ({NETLINK})"),
-            f'interface = "{ways[0].name}" in {subject.table}',
-            ways=(Way(table=subject.table, lines=(f'interface = "{ways[0].name}"',)),),
-        )
+    for address in filter(None, map(as_address, interfaces_in(subject.settings.interface))):
+        having = [one for one in evidence.host.interfaces.values() if address in one.addresses]
+        links = [one.name for one in having if not one.loopback]
+        if len(links) > 1:
+            sends = isinstance(subject.settings, OutboundChannel)
+            yield Finding(
+                "shared-address",
+                HINT,
+                f"{address} is on {' and '.join(links)}: "
+                + (f"it sends on {ways[0].name} alone" if sends else "it receives on each"),
+                (_written(subject), f"{address} is on {', '.join(links)} ({NETLINK})"),
+                f'interface = "{ways[0].name}" in {subject.table}',
+                ways=(Way(table=subject.table, lines=(f'interface = "{ways[0].name}"',)),),
+            )
 
 
-def _wrong_interface(subject: Subject, evidence: Evidence, way: Interface) -> Iterator[Said]:
+def _wrong_interface(subject: Subject, evidence: Evidence, ways: list[Interface]) -> Iterator[Said]:
     """A channel of this very host sends the group by another interface."""
     settings = subject.settings
     if not isinstance(settings, InboundSubscription):
         return
     for sender in evidence.senders_to(settings):
         leaves = evidence.ways(sender)
-        if leaves and leaves[0].index != way.index:
+        if leaves and leaves[0].index not in {way.index for way in ways}:
             configured = getattr(sender.settings, "interface", None)
             why = f"interface = {configured!r}" if configured else f"the route to {settings.group}"
+            here, there = ", ".join(way.name for way in ways), leaves[0].name
             yield Finding(
                 "wrong-interface",
                 WARNING,
-                f"{sender.name} sends to this group on {leaves[0].name}, but it is received on {way.name}",
-                (
-                    f'interface = "{settings.interface}" ({subject.table})',
-                    f"{sender.name} leaves by {leaves[0].name} ({why})",
-                ),
-                f'interface = "{leaves[0].name}" in {subject.table}',
-                ways=(Way(table=subject.table, lines=(f'interface = "{leaves[0].name}"',)),),
+                f"{sender.name} sends to this group on {there}, but it is received on {here}",
+                (_written(subject), f"{sender.name} leaves by {there} ({why})"),
+                f"{also(settings.interface, there)} in {subject.table}",
+                ways=(Way(table=subject.table, lines=(also(settings.interface, there),)),),
             )
             return
+
+
+def also(setting: Interfaces | None, name: str) -> str:
+    """The setting that means another interface, in place of one, or beside several."""
+    return _line((*interfaces_in(setting), name) if means_several(setting) else name)

@@ -26,6 +26,7 @@ class Trial:
         self._open_sender = open_sender
         self._open_receiver = open_receiver
         self._refused: dict[str, str] = {}
+        self._senders: dict[str, Sender] = {}
         self._receivers: dict[str, Receiver] = {}
         self._received: dict[str, int] = {}
         self._stack = ExitStack()
@@ -34,7 +35,8 @@ class Trial:
         for name, settings in self._workers.items():
             try:
                 if isinstance(settings, OutboundChannel):
-                    self._stack.callback(self._open_sender(settings).close)
+                    self._senders[name] = self._open_sender(settings)
+                    self._stack.callback(self._senders[name].close)
                 else:
                     self._receivers[name] = self._open_receiver(settings)
                     self._received[name] = 0
@@ -55,6 +57,8 @@ class Trial:
 
     def _status(self, name: str, settings: Settings) -> dict[str, object]:
         """What the daemon's status would have of it. Not the overflow: here nobody reads all the time."""
+        if sender := self._senders.get(name):
+            return {"link": sender.describe()}
         link = self._receivers.get(name)
         if link is None or not isinstance(settings, InboundSubscription):
             return {}

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 
 from mcastd import clock, log
-from mcastd.config import InboundSubscription, name_in
+from mcastd.config import InboundSubscription, label_of, means_several
 from mcastd.counters import InboundCounters, SourceCounts
 from mcastd.errors import LinkError
 from mcastd.inbound.gather import Gather
@@ -131,7 +131,7 @@ class Subscription:
             self._log,
         )
         self._identity = Identity(
-            str(config.group), config.port, name_in(config.interface), outputs=self._outputs.identities
+            str(config.group), config.port, label_of(config.interface), outputs=self._outputs.identities
         )
         self._lock = threading.Lock()  # held while another thread asks the link for the status
         self._link: Receiver | None = None
@@ -222,7 +222,7 @@ class Subscription:
         return {
             "group": str(config.group),
             "port": config.port,
-            "interface": config.interface,
+            "interface": list(config.interface) if isinstance(config.interface, tuple) else config.interface,
             "sources": [str(source) for source in config.sources],
             "exclude_sources": [str(source) for source in config.exclude_sources],
             "memberships": memberships,
@@ -264,7 +264,7 @@ class Subscription:
     def books(self) -> Books:
         overflow, buffer, interfaces, wanted = self._glance()
         identity = self._identity
-        if interfaces and interfaces[0] != identity.interface and self._config.interface != "all":
+        if interfaces and interfaces[0] != identity.interface and not means_several(self._config.interface):
             self._identity = identity = identity._replace(interface=interfaces[0])
         return Books(
             identity,
@@ -491,7 +491,7 @@ class Subscription:
                 link.set_receive_buffer(config.receive_buffer)
             if config.interface != applied.interface:
                 link.set_interface(config.interface)
-                self._identity = self._identity._replace(interface=name_in(config.interface))
+                self._identity = self._identity._replace(interface=label_of(config.interface))
             self._applied = config
         if (wanted := source_filter(config)) != self._filter:
             link.set_filter(wanted)

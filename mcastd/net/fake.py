@@ -40,7 +40,7 @@ class FakeReceiver:
         self.trouble = ""
         self.retry_at: float | None = None
         self.on_lost: Callable[[], None] = lambda: None
-        self.interface: str | None = None
+        self.interface: str | tuple[str, ...] | None = None
         self.receive_buffer = 4 << 20
         self._waiting: deque[tuple[bytes, Origin]] = deque()
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
@@ -78,7 +78,7 @@ class FakeReceiver:
     def set_filter(self, source_filter: SourceFilter) -> None:
         self.source_filter = source_filter
 
-    def set_interface(self, setting: str | None) -> None:
+    def set_interface(self, setting: str | tuple[str, ...] | None) -> None:
         self.interface = setting
 
     def set_receive_buffer(self, size: int) -> None:

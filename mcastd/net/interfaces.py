@@ -7,6 +7,7 @@ import ipaddress
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import lru_cache
 
 from mcastd import clock
@@ -20,7 +21,11 @@ from mcastd.net.routes import Ask, Route, Routes, route_to
 TAKES_ALL = ("bridge", "bond", "team", "openvswitch", "hsr")
 LEAST_MTU = {4: 68, 6: 1280}  # bytes: with less, an interface takes no part in that IP version
 BOTH = frozenset(LEAST_MTU)
+_GLOB = frozenset("*?[")
 ALL = "all"  # the interface setting that means: every interface that does multicast
+
+Setting = str | tuple[str, ...] | None
+"""An ``interface`` setting: one, several, or that of the route to the group."""
 
 # Of all flags; a tap sets and clears PROMISC, which concerns nobody
 _FLAGS = _abi.IFF_UP | _abi.IFF_LOOPBACK | _abi.IFF_MULTICAST | _abi.IFF_RUNNING
@@ -72,14 +77,23 @@ class Interface:
     def loopback(self) -> bool:
         return bool(self.flags & _abi.IFF_LOOPBACK)
 
-    def is_meant_by(self, setting: str) -> bool:
-        """Whether an ``interface`` setting means this one: "all", one of its names, or of its addresses."""
+    def is_meant_by(self, setting: str | tuple[str, ...]) -> bool:
+        """Whether an ``interface`` setting means this one: "all", one of its names, or of its addresses.
+
+        Or a pattern of one of its names, or any of several of these.
+        """
+        if isinstance(setting, tuple):
+            return any(map(self.is_meant_by, setting))
         if setting == ALL:
             return self.multicast and self.up and not self.loopback and self.port_of not in TAKES_ALL
         if setting == self.name or setting in self.alternative_names:
             return True
         address = as_address(setting)
-        return address is not None and address in self.addresses
+        if address is not None:
+            return address in self.addresses
+        return is_pattern(setting) and any(
+            fnmatchcase(name, setting) for name in (self.name, *self.alternative_names)
+        )
 
     def lacks(self, version: int) -> tuple[str, str] | None:
         """Why it takes no part in IP ``version``, and the command that mends it; None: it does."""
@@ -126,7 +140,7 @@ class Host:
             interface = taker = self.interfaces[interface.master]
         return taker
 
-    def resolve(self, setting: str | None, group: Address) -> list[Interface]:
+    def resolve(self, setting: Setting, group: Address) -> list[Interface]:
         """The interfaces that a setting means for a group, and that can carry it: at least one.
 
         Raises LinkError if there is none now, in words that name what there is.
@@ -141,12 +155,12 @@ class Host:
                 way_out,
                 errno=errno.EAFNOSUPPORT,
                 group=str(group),
-                interface=setting,
+                interface=meant[0].name,
             )
         return able
 
-    def meant(self, setting: str | None, group: Address) -> list[Interface]:
-        """The interfaces that an ``interface`` setting means for a group: at least one.
+    def meant(self, setting: Setting, group: Address) -> list[Interface]:
+        """The interfaces that an ``interface`` setting means for a group: at least one, each once.
 
         ``None`` asks the route to the group, as the kernel itself does. Raises LinkError if there is none.
         """
@@ -156,20 +170,30 @@ class Host:
             if found is None:
                 raise self._no_route(group, route)
             return [found]
-        matches = [interface for interface in self.interfaces.values() if interface.is_meant_by(setting)]
-        if len(matches) > 1 and as_address(setting) is not None:
-            matches = self._most_likely_first(matches, group)
+        wanted = setting if isinstance(setting, tuple) else (setting,)
+        matches = {one.index: one for each in wanted for one in self._of_one(each, group)}
         if not matches:
-            kind = "no such interface" if as_address(setting) is None else "no interface has this address"
+            text = ", ".join(wanted)
             raise LinkError(
-                f"cannot use {group} on {setting}",
-                f"{'no interface is up for multicast' if setting == ALL else kind} (have: {self._have()})",
-                "waiting for it",
+                f"cannot use {group} on {text}",
+                f"{_absent(wanted)} (have: {self._have()})",
+                "waiting for it" if len(wanted) == 1 else "waiting for one of them",
                 errno=errno.ENODEV,
                 group=str(group),
-                interface=setting,
+                interface=text,
             )
-        return matches
+        return list(matches.values())
+
+    def _of_one(self, wanted: str, group: Address) -> list[Interface]:
+        found = [interface for interface in self.interfaces.values() if interface.is_meant_by(wanted)]
+        several = len(found) > 1 and as_address(wanted) is not None
+        return self._most_likely_first(found, group) if several else found
+
+    def missing(self, setting: Setting) -> list[str]:
+        """The names and addresses in a list of interfaces that there are not, where others are."""
+        each = setting if isinstance(setting, tuple) else ()
+        named = [one for one in each if one != ALL and (as_address(one) is not None or not is_pattern(one))]
+        return [one for one in named if not any(i.is_meant_by(one) for i in self.interfaces.values())]
 
     def _most_likely_first(self, interfaces: list[Interface], group: Address) -> list[Interface]:
         """Interfaces that have the same address, in the order in which it may mean them.
@@ -202,11 +226,27 @@ class Host:
         return ", ".join(sorted(interface.name for interface in self.interfaces.values())) or "none"
 
 
+def _absent(wanted: tuple[str, ...]) -> str:
+    """Of what there is none."""
+    if len(wanted) > 1:
+        return "there is none of these"
+    if wanted[0] == ALL:
+        return "no interface is up for multicast"
+    if as_address(wanted[0]) is not None:
+        return "no interface has this address"
+    return "no interface has a name like this" if is_pattern(wanted[0]) else "no such interface"
+
+
+def is_pattern(setting: str) -> bool:
+    """Whether it is a pattern of names, as glob(7) has it."""
+    return not _GLOB.isdisjoint(setting)
+
+
 @lru_cache(maxsize=4096)
-def as_address(setting: str | None) -> Address | None:
+def as_address(setting: Setting) -> Address | None:
     """The address that an ``interface`` setting gives; None if it is a name."""
     try:
-        return ipaddress.ip_address(setting or "")
+        return ipaddress.ip_address(setting if isinstance(setting, str) else "")
     except ValueError:
         return None
 

@@ -137,7 +137,7 @@ class Receiver(Protocol):
 
     @property
     def trouble(self) -> str:
-        """What was refused: it is not joined wherever it would be; "" if it is. For other threads, too."""
+        """Why it does not get all that it would: what was refused, or is missing; or "". For any thread."""
 
     def fileno(self) -> int:
         """To wait on: readable when a batch can be received. Another one after ``network_changed``."""
@@ -157,7 +157,7 @@ class Receiver(Protocol):
     def set_filter(self, source_filter: SourceFilter) -> None:
         """Change the sources that are received, without leaving the group. Raises LinkError."""
 
-    def set_interface(self, setting: str | None) -> None:
+    def set_interface(self, setting: str | tuple[str, ...] | None) -> None:
         """Be on other interfaces from the next ``network_changed`` on."""
 
     def set_receive_buffer(self, size: int) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import select
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from mcastd import clock
 from mcastd.errors import CannotAskError, LinkError
 from mcastd.net._abi import Address
 from mcastd.net.batch import NOTHING, READING, Arena, arenas
 from mcastd.net.drops import drops
-from mcastd.net.interfaces import Host, Interface, look
+from mcastd.net.interfaces import Host, Interface, Setting, look
 from mcastd.net.link import ANY_SOURCE, NOT_LINKED, Batch, Glance, Load, SourceFilter
 from mcastd.net.membership import Memberships
 from mcastd.net.sockets import ReceivingSocket
@@ -35,7 +35,7 @@ class SocketReceiver:
         group: Address,
         port: int,
         *,
-        interface: str | None = None,
+        interface: Setting = None,
         source_filter: SourceFilter = ANY_SOURCE,
         receive_buffer: int = 4 << 20,
         metadata: bool = False,
@@ -68,6 +68,7 @@ class SocketReceiver:
         self._sender = ""  # of the last batch
         self._mixed = False  # several senders were seen
         self.emptied = True
+        self._problem = ""  # of the interfaces, as of the last look at the network
         self._only: ReceivingSocket | None = None  # there is just this one
         self._arena: Arena | None = None  # had from the first batch to the one that is empty
         try:
@@ -109,6 +110,7 @@ class SocketReceiver:
         self._sockets = sockets
         self._note_refusals({interface.index: (interface, error) for interface, error in refused})
         self._note_change()
+        self._problem = _problem(host, self._setting, wanted)
         if len(refused) == len(wanted):
             raise refused[0][1]
 
@@ -120,7 +122,8 @@ class SocketReceiver:
 
     @property
     def trouble(self) -> str:
-        return "; ".join(str(error) for _, error in self._refusals.values())
+        refused = [str(error) for _, error in self._refusals.values()]
+        return "; ".join([*refused, *filter(None, [self._problem])])
 
     def _open(self, interface: Interface) -> ReceivingSocket:
         sock = ReceivingSocket(
@@ -194,7 +197,7 @@ class SocketReceiver:
         for sock in self._sockets.values():
             sock.membership.set_filter(source_filter)
 
-    def set_interface(self, setting: str | None) -> None:
+    def set_interface(self, setting: Setting) -> None:
         self._setting = setting
 
     def set_receive_buffer(self, size: int) -> None:
@@ -273,3 +276,16 @@ class SocketReceiver:
         self.idle()
         with contextlib.suppress(OSError):
             self._poll.close()
+
+
+def _problem(host: Host, setting: Setting, wanted: Mapping[int, Interface]) -> str:
+    """What keeps datagrams from a receiver on these interfaces; "" if nothing that shows here does."""
+    problems = [f"{name}: no such interface; waiting for it" for name in host.missing(setting)]
+    for interface in wanted.values():
+        taker = host.taken_by(interface)
+        if taker is not None and taker.index not in wanted:
+            problems.append(
+                f"{interface.name} is a port of {taker.name}, which takes all that arrives there:"
+                f' set interface = "{taker.name}"'
+            )
+    return "; ".join(problems)

@@ -27,7 +27,7 @@ from dataclasses import replace
 from mcastd import clock, log
 from mcastd.errors import CannotAskError, LinkError, reason_of
 from mcastd.net._abi import Address
-from mcastd.net.interfaces import Host, as_address, look, look_at
+from mcastd.net.interfaces import Host, Setting, as_address, look, look_at
 from mcastd.net.netlink import Netlink, cannot_ask
 from mcastd.net.news import Notices, open_news
 from mcastd.net.routes import Question, Route, Routes, route_to
@@ -48,7 +48,8 @@ RETRY_MAX_SECONDS = 2.0
 # interface has changed, all routes in use are asked for again, this much later at most
 SETTLE_SECONDS = 3.0
 
-Concerns = Callable[[str | None, Address], bool]
+Named = str | tuple[str, ...]
+Concerns = Callable[[Setting, Address], bool]
 """Whether a change concerns a worker with this ``interface`` setting and group."""
 
 
@@ -78,14 +79,14 @@ class Change:
                 self._moved_by.setdefault(question.destination, set()).add(question.by)
         self._after = after
         self._overrun = overrun
-        self._by_setting: dict[str, tuple[bool, list[int]]] = {}
+        self._by_setting: dict[Setting, tuple[bool, list[int]]] = {}
 
     def __bool__(self) -> bool:
         return bool(
             self._changed or self._moved or self._moved_by or self._routes is not None or self._overrun
         )
 
-    def concerns(self, setting: str | None, group: Address) -> bool:
+    def concerns(self, setting: Setting, group: Address) -> bool:
         """See ``Concerns``. Cheap: it is asked of every worker."""
         if setting is None:
             # A worker that asked for its route meanwhile may have been given the old one
@@ -105,18 +106,20 @@ class Change:
         joined = self._after.groups(group.version)
         return any(group not in joined.get(index, ()) for index in remade)
 
-    def _has_other_source(self, setting: str, group: Address) -> bool:
+    def _has_other_source(self, setting: Named, group: Address) -> bool:
         """Whether a route by one of its interfaces prefers another source address."""
         found = (self._after.interfaces.get(index) for index in self._moved_by.get(group, ()))
         return any(one is not None and one.is_meant_by(setting) for one in found)
 
-    def _is_shared(self, setting: str) -> bool:
-        """Whether it is an address that several interfaces have."""
-        address = as_address(setting)
-        having = [one for one in self._after.interfaces.values() if address in one.addresses]
-        return len(having) > 1
+    def _is_shared(self, setting: Named) -> bool:
+        """Whether it names, or has, an address that several interfaces have."""
+        addresses = map(as_address, setting if isinstance(setting, tuple) else (setting,))
+        return any(
+            sum(address in one.addresses for one in self._after.interfaces.values()) > 1
+            for address in addresses
+        )
 
-    def _compare(self, setting: str) -> tuple[bool, list[int]]:
+    def _compare(self, setting: Named) -> tuple[bool, list[int]]:
         """Whether what it means is another; and on which interfaces memberships may be lost all the same.
 
         After an overrun an interface may have been deleted and made anew unnoticed.

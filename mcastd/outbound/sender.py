@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import fields
 
 from mcastd import clock
-from mcastd.config import OutboundChannel, name_in
+from mcastd.config import OutboundChannel, label_of
 from mcastd.counters import OutboundCounters
 from mcastd.errors import LinkError
 from mcastd.log import get_logger
@@ -80,7 +80,7 @@ class Channel:
         self._identity = Identity(
             str(config.group),
             config.port,
-            name_in(config.interface),
+            label_of(config.interface),
             refusals=REFUSALS,
             reasons=(TOO_BIG, NO_CARRIER),
         )
@@ -123,7 +123,7 @@ class Channel:
             self._pacer = Pacer(config.interval, config.rate, config.burst)
             self._pacer.late = late
         if config.interface != before.interface:
-            self._identity = self._identity._replace(interface=name_in(config.interface))
+            self._identity = self._identity._replace(interface=label_of(config.interface))
         self._applied = config
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from mcastd import clock, log
 from mcastd.config import Changes, InboundSubscription, OutboundChannel
-from mcastd.config.types import Address
+from mcastd.config.types import Address, Interfaces
 from mcastd.supervisor.state import State
 from mcastd.supervisor.thread import WorkerThread
 from mcastd.worker import Books, Headline, Signal, Vitals, Worker, WorkerView
@@ -84,7 +84,7 @@ class Supervisor:
         for thread in self._threads.copy().values():
             thread.send(signal)
 
-    def network_changed(self, concerns: Callable[[str | None, Address], bool]) -> None:
+    def network_changed(self, concerns: Callable[[Interfaces | None, Address], bool]) -> None:
         """Have those workers look at the network again whose ``interface`` and group a change concerns."""
         for name, thread in self._threads.copy().items():
             settings = self._settings.get(name)

@@ -24,6 +24,7 @@ from mcastd.config.types import (
     parse_duration,
     parse_group,
     parse_interface,
+    parse_interfaces,
     parse_metrics,
     parse_mode,
     parse_one_interface,
@@ -141,6 +142,20 @@ def test_interface(value: str) -> None:
     assert parse_interface(value) == value
 
 
+@pytest.mark.parametrize(
+    ("value", "parsed"),
+    [
+        ("eth0", "eth0"),
+        (["eth0"], "eth0"),  # so that it equals the same without brackets
+        ("wg*", "wg*"),
+        (["eth0", "wg*", "2001:DB8::1", "all"], ("eth0", "wg*", "2001:db8::1", "all")),
+        ("enx001122334455-market-data-a", "enx001122334455-market-data-a"),  # an alternative name
+    ],
+)
+def test_interfaces(value: object, parsed: object) -> None:
+    assert parse_interfaces(value) == parsed
+
+
 def test_an_interface_address_is_normalised() -> None:
     assert parse_interface("2001:DB8:0::1") == "2001:db8::1"
 
@@ -218,7 +233,30 @@ def test_an_interface_address_is_normalised() -> None:
         (parse_interface, "", "must be an interface's name"),
         (parse_interface, "a" * 128, "at most 127 bytes"),
         (parse_interface, "eth0/1", "must be an interface's name"),
-        (parse_interface, "eth 0", "must be an interface's name"),
+        (parse_interface, " eth0", "must be an interface's name"),
+        (parse_interface, "eth0,eth1", r"no interface's name; a subscription may say \["),
+        (parse_interface, "eth0  eth1", r'a subscription may say \["eth0", "eth1"\]'),
+        (parse_interface, "any", "is no interface: leave it out for the route to the group"),
+        (parse_interface, "*", 'a subscription may say "all"'),
+        (parse_interface, "0.0.0.0", "leave it out for the route"),
+        (parse_interface, "::", "leave it out for the route"),
+        (parse_interface, "eth0:1", 'is the label of an address: write "eth0", or the address itself'),
+        (parse_interface, "fe80::1%eth0", 'has a zone: write "eth0" alone'),
+        (parse_interface, "10.0.0.0/24", "is a network: write the name of the interface, or its address"),
+        (parse_interface, "fe80:1", "is not an address that an interface can have"),
+        (parse_interfaces, [], "at least one interface"),
+        (parse_interfaces, ["eth0", "wg*", "eth0"], '"eth0" is named twice'),
+        (parse_interfaces, ["fe80::1", "FE80::0:1"], '"fe80::1" is named twice'),
+        (parse_interfaces, ["eth0", 3], "not 3"),
+        (parse_interfaces, [["eth0"]], "not an array"),
+        (parse_interfaces, ["eth0", "any"], '"any" is no interface'),
+        (
+            parse_one_interface,
+            ["eth0", "eth1"],
+            "a list is for inbound subscriptions; a channel sends on one",
+        ),
+        (parse_one_interface, "eth*", r'"eth\*" is for inbound subscriptions; a channel sends on one'),
+        (parse_one_interface, "*", "is no interface: leave it out"),
         (parse_interface, 3, "not 3"),
         (parse_interface, "192.0.2.300", "is not an address that an interface can have"),
         (parse_interface, "239.1.1.1", "is not an address that an interface can have"),

@@ -109,6 +109,28 @@ def said(check: Any, subject: Subject, evidence: Evidence) -> list[tuple[str, st
         (inbound(), Given(eth(flags=UP | MULTICAST)), [("no-carrier", "broken")]),
         (inbound(), Given(eth(flags=UP | RUNNING)), [("no-multicast-flag", "hint")]),
         (inbound(interface="lo"), Given(), []),
+        # of several
+        (inbound(interface=["eth0", "wg*"]), Given(eth()), []),
+        (inbound(interface=["eth0", "eth7"]), Given(eth()), [("interface-missing", "warning")]),
+        (inbound(interface=["eth0", "10.6.9.9"]), Given(eth()), [("interface-missing", "warning")]),
+        (inbound(interface=["eth5", "eth7"]), Given(eth()), [("interface-missing", "broken")]),
+        (inbound(interface="wg*"), Given(eth()), [("interface-missing", "broken")]),
+        (
+            inbound(interface=["eth0", "eth1"]),
+            Given(eth(), eth(3, flags=UP | MULTICAST)),
+            [("no-carrier", "warning")],
+        ),
+        (inbound(interface=["eth0", "e*1"]), Given(eth(), eth(3, flags=MULTICAST)), []),
+        (
+            inbound(interface=["eth0", "eth1"]),
+            Given(eth(), eth(3), subjects=[outbound(interface="eth1")]),
+            [],
+        ),
+        (
+            inbound(interface=["eth0", "wg*"]),
+            Given(eth(), eth(3), subjects=[outbound(interface="eth1")]),
+            [("wrong-interface", "warning")],
+        ),
         (inbound(), Given(eth(addresses=["fe80::1"])), [("no-address", "warning")]),
         (inbound(group="ff15::1"), Given(eth(addresses=["2001:db8::1"])), [("no-address", "warning")]),
         (inbound(group="ff15::1"), Given(eth()), []),

@@ -337,6 +337,68 @@ def test_subscriptions_to_one_group_with_different_sources(net: Net, family: Fam
     net.wait_output("third", talkers[3].sent)
 
 
+# -- several interfaces, by a list and by patterns
+
+
+def several(net: Net, family: Family, *interfaces: str) -> str:
+    return net.inbound("news", family, None, more=f"interface = {json.dumps(interfaces)}")
+
+
+def test_a_list_of_interfaces_is_followed_and_one_that_is_named_is_missed(net: Net, family: Family) -> None:
+    net.run(several(net, family, "eth0", "e*1"))
+    net.wait_waiting("inbound/news", "there is none of these (have: lo); waiting for one of them")
+    net.plug(1)
+    net.wait_joined("news", "eth1")
+    view = net.daemon.worker("inbound/news")
+    assert view["state"] == "active"
+    assert view["detail"].endswith("; eth0: no such interface; waiting for it")
+    assert "inbound/news: receiving" in " ".join(net.daemon.ctl("status").stdout.split())  # in the summary
+    net.plug(0)
+    net.wait_joined("news", "eth0", "eth1")  # eth1 is meant by one, eth0 by the other
+    wait_for(lambda: "no such" not in net.daemon.worker("inbound/news")["detail"], "well")
+    talkers = [net.talker(family, link, label=label) for link, label in ((0, "a"), (1, "b"))]
+    everything = [payload for _ in range(5) for talker in talkers for payload in talker.send()]
+    wait_for(lambda: sorted(net.output("news")) == sorted(everything))  # each once
+    net.unplug(1)
+    net.wait_joined("news", "eth0")  # a pattern that means none is no trouble
+    view = net.daemon.worker("inbound/news")
+    assert (view["state"], view["detail"]) == ("active", f"receiving {family.group} port {PORT}")
+    assert view["status"]["interface"] == ["eth0", "e*1"]
+
+
+def test_a_reload_of_interfaces_leaves_no_group_that_stays(net: Net, family: Family) -> None:
+    net.plug(0)
+    net.plug(1)
+    net.run(net.inbound("news", family, "eth0"))
+    net.wait_joined("news", "eth0")
+    talker, wire = net.talker(family), net.wire()
+    with Stream(talker):
+        for setting, joined in ((("eth0", "eth1"), ("eth0", "eth1")), (("e*0",), ("eth0",))):
+            net.daemon.write(several(net, family, *setting))
+            assert net.daemon.ctl("reload").returncode == 0
+            net.wait_joined("news", *joined)
+        more = len(talker.sent) + 50
+        wait_for(lambda: len(talker.sent) > more)
+    wait_for(lambda: len(net.output("news")) >= len(talker.sent))
+    assert net.output("news") == talker.sent
+    assert ("port0", "TO_IN") not in wire.kinds(family.group)
+    assert net.daemon.worker("inbound/news")["restarts"] == 0
+    assert len(net.daemon.events("worker.activated")) == 1
+
+
+def test_who_listens_on_a_port_of_a_bridge_is_told_so(net: Net) -> None:
+    net.plug(0)
+    net.run(net.inbound("news", IPV4, "eth0"), net.outbound("beat", IPV6, "eth0"))
+    net.wait_joined("news", "eth0")
+    net.here.ip("link add br0 type bridge")
+    net.here.ip("link set br0 up")
+    net.here.ip("link set eth0 master br0")
+    told = 'eth0 is a port of br0, which takes all that arrives there: set interface = "br0"'
+    wait_for(lambda: told in net.daemon.worker("inbound/news")["detail"], told)
+    net.here.ip("link set eth0 nomaster")
+    wait_for(lambda: told not in net.daemon.worker("inbound/news")["detail"], "well")
+
+
 # -- interfaces that come and go
 
 
