@@ -106,8 +106,10 @@ class SocketReceiver:
         gone = [self._sockets[ifindex] for ifindex in self._sockets.keys() - sockets.keys()]
         for sock in gone:
             sock.membership.end()
-        self._leaving = [*self._leaving, *gone]
         self._sockets = sockets
+        self._leaving = [*self._leaving, *gone]
+        # At once, not when the next datagram comes: until then hundreds may have left
+        self._close_leaving([sock for sock in self._leaving if sock.load().filled == 0])
         self._note_refusals({interface.index: (interface, error) for interface, error in refused})
         self._note_change()
         self._problem = _problem(host, self._setting, wanted)
@@ -145,11 +147,13 @@ class SocketReceiver:
         self.retry_at = clock.monotonic()
         self.on_lost()
 
-    def _close_first_leaving(self) -> None:
+    def _close_leaving(self, read: list[ReceivingSocket]) -> None:
+        """Close those of the leaving sockets that have been read empty."""
         with self._closing:
-            sock, *self._leaving = self._leaving
-            sock.close()  # which also ends its registration
-            self._overflow_before += sock.load().overflow
+            self._leaving = [sock for sock in self._leaving if sock not in read]
+            for sock in read:
+                sock.close()  # which also ends its registration
+                self._overflow_before += sock.load().overflow
         self._note_change()
 
     def _note_change(self) -> None:
@@ -177,7 +181,7 @@ class SocketReceiver:
         while self._leaving:
             if batch := self._leaving[0].receive(arena):
                 return batch
-            self._close_first_leaving()
+            self._close_leaving(self._leaving[:1])
         for fd, _ in self._poll.poll(0, 1):  # epoll(7) takes turns: a flood on one keeps no other waiting
             for sock in self._sockets.values():
                 if sock.fileno() == fd:

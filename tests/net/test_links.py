@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 import select
 import socket
 from collections.abc import Iterator
@@ -287,6 +288,28 @@ def test_all_follows_interfaces_as_they_come_and_go(stack: ExitStack, veth: str)
     ip("link set late down")
     incoming.network_changed()
     assert incoming.describe()["interfaces"] == ["left", "right"]
+
+
+@pytest.mark.parametrize("group", [GROUP, ipaddress.ip_address("ff15::7")], ids=["ipv4", "ipv6"])
+def test_interfaces_that_come_and_go_leave_no_sockets_behind(
+    stack: ExitStack, veth: str, group: ipaddress.IPv4Address
+) -> None:
+    port = free_port()
+    outgoing = sender(stack, port, group, interface="right", ttl=1)
+    incoming = receiver(stack, port, group, interface=("lo", "right"))
+    descriptors = len(os.listdir("/proc/self/fd"))
+    for unread in (0, 0, 1):
+        if unread:
+            outgoing.send([b"kept"])
+            wait_for(lambda: incoming.load().filled > 0)
+        ip("link set right name other")
+        incoming.network_changed()
+        assert len(os.listdir("/proc/self/fd")) == descriptors - 1 + unread
+        ip("link set other name right")
+        incoming.network_changed()
+    assert take(incoming, 1) == [b"kept"]
+    assert nothing(incoming)
+    assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
 def test_a_sender_follows_its_interfaces_address(stack: ExitStack, veth: str) -> None:
