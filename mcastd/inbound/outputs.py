@@ -74,6 +74,14 @@ class Outputs:
         """What keeps outputs from being written."""
         return (problem for sink in self.sinks if (problem := sink.problem))
 
+    def blocked(self) -> bool:
+        """Whether an output has no room, and reception is to wait for it."""
+        return bool(self.queueing) and any(sink.blocked for sink in self.queueing)
+
+    def queued(self) -> bool:
+        """Whether an output has datagrams that are not written yet."""
+        return bool(self.queueing) and any(sink.counters.queued for sink in self.queueing)
+
     def blocked_paths(self) -> list[str]:
         """Where a reader is waited for."""
         return [str(settings.path) for settings, sink in self._sinks.items() if sink.blocked]

@@ -7,18 +7,19 @@ import math
 import select
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 from mcastd import clock, log
 from mcastd.config import InboundSubscription, label_of, means_several
 from mcastd.counters import InboundCounters, SourceCounts
 from mcastd.errors import LinkError
+from mcastd.inbound.condition import Condition, hanging
 from mcastd.inbound.gather import Gather
 from mcastd.inbound.outputs import Outputs
 from mcastd.inbound.reader import Reader
 from mcastd.inbound.sinks import Sink, make_sink
 from mcastd.net.link import NOT_LINKED, Batch, Glance, Receiver, SourceFilter
-from mcastd.worker import ANSWER_SECONDS, Books, Context, Identity, Signal, Vitals
+from mcastd.worker import Books, Context, Identity, Signal, Vitals
 
 # What changes without a new link; the others would be another stream (group, port), or another kind of socket
 UPDATABLE = (
@@ -42,8 +43,6 @@ LONGEST_SHARED = 0.01  # seconds of max_latency with which a subscription may be
 SMALLEST_BUFFER = (
     1 << 20
 )  # bytes of receive buffer below which nothing is left to gather: it holds too little
-# A reader that takes nothing for so long is waited for, and the status says so
-BLOCKED_SECONDS = 1.0
 STATUS_WAIT_SECONDS = 0.05  # for the link, if nothing hangs
 DATAGRAM_OVERHEAD = 512  # bytes of the receive buffer that the kernel charges beside each datagram, at least
 
@@ -75,7 +74,7 @@ class Subscription:
         "_alarm",
         "_applied",
         "_asked_at",
-        "_blocked_since",
+        "_condition",
         "_config",
         "_context",
         "_failure",
@@ -83,7 +82,6 @@ class Subscription:
         "_heard",
         "_identity",
         "_last",
-        "_limited",
         "_link",
         "_linked",
         "_lock",
@@ -91,17 +89,12 @@ class Subscription:
         "_long_visits",
         "_open_link",
         "_outputs",
-        "_overflow_at",
         "_overflow_before",
-        "_overflow_seen",
         "_reader",
-        "_refused",
         "_rejoined",
         "_seen",
         "_sources",
-        "_stale",
         "_streak",
-        "_troubles",
         "_visitable",
         "_watched",
         "counters",
@@ -133,6 +126,7 @@ class Subscription:
         self._identity = Identity(
             str(config.group), config.port, label_of(config.interface), outputs=self._outputs.identities
         )
+        self._condition = Condition(self._log)
         self._lock = threading.Lock()  # held while another thread asks the link for the status
         self._link: Receiver | None = None
         self._reader = reader
@@ -142,20 +136,13 @@ class Subscription:
         self._streak = 0  # visits in a row at which much was there
         self._failure: Exception | None = None  # that it met
         self._long_visits = False  # an output held it up, or there was no thread to visit
-        self._limited = False  # the receive buffer was too small to let datagrams gather for max_latency
         self._overflow_before = 0  # on links closed since
         self._seen = NOT_LINKED  # of the link, when another thread looked last
         self._linked: tuple[dict[str, object] | None, list[dict[str, object]]] = None, []  # the same, in full
-        self._overflow_seen = 0
-        self._overflow_at: float | None = None  # monotonic time at which it was last seen to have grown
         self._last: float | None = None  # monotonic time of the last datagram
         self._sources = SourceCounts()
         self._heard = 0.0  # monotonic time of the last datagram, or of the start of the run
         self._rejoined = 0.0  # monotonic time of the last rejoin, or of the start of the run
-        self._stale = False
-        self._refused = ""  # the memberships that the log believes to be refused
-        self._troubles: list[str] = []  # as the context was told
-        self._blocked_since: float | None = None  # monotonic time from which on an output had no room
         self._watched: dict[int, int] = {}
         self._alarm = math.inf  # monotonic time of the next alarm, as this thread knows it
 
@@ -176,13 +163,13 @@ class Subscription:
             self._link = link
             self._heard = self._rejoined = clock.monotonic()
             try:
-                self._note_refusals(link)
+                self._condition.note_refusals(link)
                 self._report(context, link, ready=True)
                 self._serve(context, link)
             finally:
                 self._watch(context, {})
-                self._stale = self._long_visits = False
-                self._blocked_since = None
+                self._long_visits = False
+                self._condition.end_run()
                 with self._lock:
                     self._overflow_before = self.counters.overflow = self._overflow()
                     self._link = None
@@ -203,21 +190,21 @@ class Subscription:
         self._log.info("subscription.closed", **self._totals())
 
     def status(self) -> dict[str, object]:
-        config, counters, last = self._config, self.counters, self._last
-        hanging = self._hanging()
-        if self._lock.acquire(timeout=0 if hanging else STATUS_WAIT_SECONDS):
+        config, counters, condition, last = self._config, self.counters, self._condition, self._last
+        hangs = hanging(self._context, self._asked_at)
+        if self._lock.acquire(timeout=0 if hangs else STATUS_WAIT_SECONDS):
             try:
                 if self._link is None:
                     self._linked = None, []
                 else:
                     self._linked = self._link.describe(), self._link.memberships()
                 overflow = self._overflow()
-                self._see_overflow(overflow)
+                condition.note_overflow(overflow)
             finally:
                 self._lock.release()
         else:  # it is in use, and an output may hang: what was seen last has to do
             overflow = self._glance().overflow
-        (described, memberships), overflow_at = self._linked, self._overflow_at
+        described, memberships = self._linked
         top, rest = self._sources.top(TOP_SOURCES)
         return {
             "group": str(config.group),
@@ -232,17 +219,17 @@ class Subscription:
                 "truncated": counters.truncated,
                 "overflow": overflow,
             },
-            "stale": self._stale,
-            "last_overflow_age": None if overflow_at is None else clock.monotonic() - overflow_at,
+            "stale": condition.stale,
+            "last_overflow_age": condition.overflow_age,
             "last_datagram_age": None if last is None else clock.monotonic() - last,
             "first_source": self._sources.first,
             "last_source": self._sources.last,
             "by_source": {"top": top, "rest": rest},
             "outputs": self._outputs.status(),
-            "hanging": hanging,
+            "hanging": hangs,
             "max_latency": config.max_latency,
             "reading": "with others" if self._visitable else "alone",
-            "receive_buffer": self._receive_buffer(described),
+            "receive_buffer": condition.receive_buffer(config, (described or {}).get("receive_buffer")),
             "link": described,
         }
 
@@ -256,7 +243,7 @@ class Subscription:
             payload_bytes=counters.received_bytes,
             dropped=dropped,
             overflow=self._glance().overflow,
-            stale=self._stale,
+            stale=self._condition.stale,
             last_source=self._sources.last,
             last_datagram=self._last,
         )
@@ -271,7 +258,7 @@ class Subscription:
             self.counters,
             self._last,
             overflow=overflow,
-            stale=self._stale,
+            stale=self._condition.stale,
             memberships=len(interfaces),
             memberships_wanted=wanted,
             receive_buffer=buffer,
@@ -291,13 +278,6 @@ class Subscription:
                 self._lock.release()
         return self._seen
 
-    def _hanging(self) -> dict[str, object] | None:
-        """The output that has not answered for too long, and for how many seconds. For any thread."""
-        context = self._context
-        path = context.waits_for if context is not None else ""
-        seconds = clock.monotonic() - self._asked_at
-        return {"path": path, "seconds": seconds} if path and seconds > ANSWER_SECONDS else None
-
     @contextlib.contextmanager
     def _at_outputs(self) -> Iterator[None]:
         """The block asks outputs, any of which may hang."""
@@ -310,19 +290,6 @@ class Subscription:
             yield
         finally:
             context.waits_for = ""
-
-    def _receive_buffer(self, described: Mapping[str, object] | None) -> dict[str, object]:
-        """What was asked for and had, and what to do if it is too little."""
-        asked, had = self._config.receive_buffer, (described or {}).get("receive_buffer")
-        advice = None
-        if isinstance(had, int) and had < asked:
-            advice = f"the kernel gave less than was asked for: sysctl net.core.rmem_max={asked}"
-        elif self._limited:
-            advice = (
-                f"too small for this rate and a max_latency of {self.max_latency:g} s, so datagrams are taken"
-                " earlier: raise receive_buffer, or lower max_latency"
-            )
-        return {"asked": asked, "had": had, "advice": advice}
 
     def _serve(self, context: Context, link: Receiver) -> None:
         quiet = True
@@ -348,9 +315,9 @@ class Subscription:
             self._reader is not None
             and not self._long_visits
             and 0 < self.max_latency <= LONGEST_SHARED
-            and not self._troubles
+            and not self._condition.troubles
             and not any(sink.slow for sink in self.sinks)
-            and not self._queued()
+            and not self._outputs.queued()
         )
 
     def _be_read(self, context: Context, link: Receiver) -> bool:
@@ -392,7 +359,12 @@ class Subscription:
                 link.idle()
                 # One that was silent for too long has to look at its alarms again
                 self._streak = self._streak + 1 if taken >= BUSY else 0
-                quiet = self._streak < STREAK and link.emptied and not self._stale and not self._queued()
+                quiet = (
+                    self._streak < STREAK
+                    and link.emptied
+                    and not self._condition.stale
+                    and not self._outputs.queued()
+                )
                 for sink in self._outputs.sinks:  # trouble, or a deadline that the thread does not wait for
                     quiet = quiet and not sink.problem and sink.deadline >= self._alarm
             except Exception as error:  # the worker's thread is to meet it
@@ -436,18 +408,20 @@ class Subscription:
             if since - looked >= LOOK_EVERY:
                 looked, load = since, link.load()
                 self.counters.overflow = self._overflow_before + load.overflow
-                self._see_overflow(self.counters.overflow)
+                self._condition.note_overflow(self.counters.overflow)
             taken = self._take(link)
-            if taken and self._stale:  # now: while it is stale, no alarm comes to say that it is no more
+            if (
+                taken and self._condition.stale
+            ):  # now: while it is stale, no alarm comes to say that it is no more
                 self._attend(context, link)
             now = clock.monotonic()
             pause = gather.wait(taken, now - since, load.filled)
-            if not link.emptied or load.buffer < SMALLEST_BUFFER or self._queued():
+            if not link.emptied or load.buffer < SMALLEST_BUFFER or self._outputs.queued():
                 pause = 0.0
             since = now
             recently += taken
             if now - calm_since >= CALM_FOR:
-                self._limited = gather.limited
+                self._condition.limited = gather.limited
                 self._report(context, link)
                 if recently < CALM * (now - calm_since) and self._may_be_quiet():
                     return True
@@ -467,7 +441,7 @@ class Subscription:
         """Take what has come, but not all that keeps coming; how many datagrams."""
         taken = 0
         for _ in range(ROUND):
-            if self._blocked():
+            if self._outputs.blocked():
                 break
             taken += self._deliver(link.receive())
             if link.emptied:
@@ -477,7 +451,7 @@ class Subscription:
     def _wanted(self, link: Receiver) -> dict[int, int]:
         """What to wait for: outputs with something queued, and the link unless an output is blocked."""
         wanted = {sink.pending: select.POLLOUT for sink in self.sinks if sink.pending is not None}
-        if not self._blocked():
+        if not self._outputs.blocked():
             wanted[link.fileno()] = select.POLLIN
         return wanted
 
@@ -498,7 +472,7 @@ class Subscription:
             self._filter = wanted
             self._log.info("membership.changed", sources=str(wanted))
         link.network_changed()
-        self._note_refusals(link)
+        self._condition.note_refusals(link)
         if (described := link.describe()) != before:
             self._log.info("link.moved", **described)
 
@@ -508,44 +482,19 @@ class Subscription:
         if self._identity.outputs != self._outputs.identities:
             self._identity = self._identity._replace(outputs=self._outputs.identities)
 
-    def _note_refusals(self, link: Receiver) -> None:
-        """Log what is refused now, once."""
-        if (refused := link.trouble) != self._refused:
-            self._refused = refused
-            if refused:
-                self._log.warning("membership.refused", reason=refused)
-            else:
-                self._log.info("membership.restored")
-
     def _report(self, context: Context, link: Receiver, *, ready: bool = False) -> None:
-        """Say what is not as it should be, if it is something else than was said last."""
-        troubles = [link.trouble] if link.trouble else []
-        troubles += self._outputs.problems()
-        if not self._blocked():
-            self._blocked_since = None
-        elif self._blocked_since is None:
-            self._blocked_since = clock.monotonic()
-        elif self._is_blocked_for_long():
-            troubles += [f"waits for the reader of {path}" for path in self._outputs.blocked_paths()]
-        if self._stale:
-            troubles.append(f"stale: nothing for more than {self._config.expect_every:g} s")
-        if ready or troubles != self._troubles:
-            self._troubles = troubles
-            detail = f"receiving {self._config.group} port {self._config.port}"
-            context.ready("; ".join([detail, *troubles]), degraded=bool(troubles))
+        self._condition.report(context, self._config, link, self._outputs, ready=ready)
 
     def _next_alarm(self) -> float | None:
         """Seconds until :meth:`_keep_time` has something to do; None: only when something else happens."""
-        alarms = [sink.deadline for sink in self.sinks]
-        if self._config.expect_every is not None and not self._stale:
+        alarms = [self._condition.deadline, *(sink.deadline for sink in self.sinks)]
+        if self._config.expect_every is not None and not self._condition.stale:
             alarms.append(self._heard + self._config.expect_every)
         if self._config.rejoin_every is not None:
             alarms.append(self._rejoined + self._config.rejoin_every)
         if self._link is not None and self._link.retry_at is not None:
             alarms.append(self._link.retry_at)
-        if self._blocked_since is not None and not self._is_blocked_for_long():
-            alarms.append(self._blocked_since + BLOCKED_SECONDS)
-        self._alarm = min(alarms, default=math.inf)
+        self._alarm = min(alarms)
         return None if self._alarm == math.inf else self._alarm - clock.monotonic()
 
     def _keep_time(self, context: Context, link: Receiver) -> None:
@@ -560,20 +509,9 @@ class Subscription:
             link.rejoin()
         if link.retry_at is not None and now >= link.retry_at:
             context.send(Signal.NETWORK)
-        if self._blocked_since is not None:  # what comes meanwhile waits in the kernel, unheard
+        if self._condition.blocked:  # what comes meanwhile waits in the kernel, unheard
             self._heard = now
-        stale = expected is not None and now >= self._heard + expected
-        if stale == self._stale:
-            return
-        self._stale = stale
-        if stale:
-            self._log.warning("subscription.silent", expected_every=expected)
-        else:
-            self._log.info("subscription.resumed")
-
-    def _is_blocked_for_long(self) -> bool:
-        since = self._blocked_since
-        return since is not None and clock.monotonic() - since >= BLOCKED_SECONDS
+        self._condition.note_silence(now, self._heard, expected)
 
     def _watch(self, context: Context, wanted: dict[int, int]) -> None:
         if wanted == self._watched:
@@ -583,14 +521,6 @@ class Subscription:
         for fd, events in wanted.items():
             context.watch(fd, events)
         self._watched = wanted
-
-    def _blocked(self) -> bool:
-        queueing = self._outputs.queueing
-        return bool(queueing) and any(sink.blocked for sink in queueing)
-
-    def _queued(self) -> bool:
-        queueing = self._outputs.queueing
-        return bool(queueing) and any(sink.counters.queued for sink in queueing)
 
     def _drain(self, link: Receiver) -> None:
         """Take what was queued in the kernel when the end came, but not all that keeps coming."""
@@ -619,10 +549,6 @@ class Subscription:
 
     def _overflow(self) -> int:
         return self._overflow_before + (self._link.load().overflow if self._link else 0)
-
-    def _see_overflow(self, overflow: int) -> None:
-        if overflow > self._overflow_seen:
-            self._overflow_seen, self._overflow_at = overflow, clock.monotonic()
 
     def _totals(self) -> dict[str, object]:
         return {

@@ -70,7 +70,7 @@ def test_an_absent_reader_is_no_trouble(tmp_path: Path, make_run: Callable[..., 
 def test_who_waits_for_a_reader_is_not_stale(
     tmp_path: Path, make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcastd.inbound.receiver.BLOCKED_SECONDS", 0.1)
+    monkeypatch.setattr("mcastd.inbound.condition.BLOCKED_SECONDS", 0.1)
     path = tmp_path / "pipe"
     run = make_run(fifo_output(path, when_full="block", queue=1), expect_every=0.3)
     link = run.start()
@@ -122,7 +122,7 @@ def test_a_membership_that_is_refused_is_said_once_and_tried_again(
 def test_status_does_not_wait_for_an_output_that_hangs(
     tmp_path: Path, make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcastd.inbound.receiver.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("mcastd.inbound.condition.ANSWER_SECONDS", 0.2)
     path = tmp_path / "hung"
     run = make_run(file_output(path))
     gate = threading.Event()

@@ -1,0 +1,140 @@
+"""How a subscription is: what is not as it should be, since when, and what of that was said already."""
+
+from __future__ import annotations
+
+import math
+
+from structlog.typing import FilteringBoundLogger
+
+from mcastd import clock
+from mcastd.config import InboundSubscription
+from mcastd.inbound.outputs import Outputs
+from mcastd.net.link import Receiver
+from mcastd.worker import ANSWER_SECONDS, Context
+
+# A reader that takes nothing for this long is waited for, and the status says so.
+BLOCKED_SECONDS = 1.0
+
+
+class Condition:
+    """The condition of one subscription. Its own thread changes it; any other thread may read it."""
+
+    __slots__ = (
+        "_blocked_since",
+        "_log",
+        "_overflow",
+        "_overflow_at",
+        "_refused",
+        "limited",
+        "stale",
+        "troubles",
+    )
+
+    def __init__(self, log: FilteringBoundLogger) -> None:
+        self._log = log
+        self.stale = False  # nothing came for longer than expect_every
+        self.limited = False  # the receive buffer was too small to let datagrams gather for max_latency
+        self.troubles: list[str] = []  # as the context was told
+        self._refused = ""  # the memberships that the log believes to be refused
+        self._blocked_since: float | None = None  # monotonic time from which on an output had no room
+        self._overflow = 0
+        self._overflow_at: float | None = None  # monotonic time at which it was last seen to have grown
+
+    @property
+    def blocked(self) -> bool:
+        """Whether an output had no room when :meth:`report` last looked."""
+        return self._blocked_since is not None
+
+    @property
+    def deadline(self) -> float:
+        """Monotonic time at which :meth:`report` has something new to say, though nothing happens."""
+        if self._blocked_since is None or self._is_blocked_for_long():
+            return math.inf
+        return self._blocked_since + BLOCKED_SECONDS
+
+    @property
+    def overflow_age(self) -> float | None:
+        """Seconds since the overflow last grew, as far as was seen; None if it never did."""
+        at = self._overflow_at
+        return None if at is None else clock.monotonic() - at
+
+    def end_run(self) -> None:
+        """Forget what was true of this run alone."""
+        self.stale = False
+        self._blocked_since = None
+
+    def note_overflow(self, overflow: int) -> None:
+        if overflow > self._overflow:
+            self._overflow, self._overflow_at = overflow, clock.monotonic()
+
+    def note_refusals(self, link: Receiver) -> None:
+        """Log what is refused now, once."""
+        if (refused := link.trouble) != self._refused:
+            self._refused = refused
+            if refused:
+                self._log.warning("membership.refused", reason=refused)
+            else:
+                self._log.info("membership.restored")
+
+    def note_silence(self, now: float, heard: float, expected: float | None) -> None:
+        """Log it once if nothing came for longer than ``expected`` since ``heard``, and if that is over."""
+        stale = expected is not None and now >= heard + expected
+        if stale == self.stale:
+            return
+        self.stale = stale
+        if stale:
+            self._log.warning("subscription.silent", expected_every=expected)
+        else:
+            self._log.info("subscription.resumed")
+
+    def report(
+        self,
+        context: Context,
+        config: InboundSubscription,
+        link: Receiver,
+        outputs: Outputs,
+        *,
+        ready: bool = False,
+    ) -> None:
+        """Tell the context what is not as it should be, if that has changed, or if it is ``ready`` now."""
+        troubles = [link.trouble] if link.trouble else []
+        troubles += outputs.problems()
+        if not outputs.blocked():
+            self._blocked_since = None
+        elif self._blocked_since is None:
+            self._blocked_since = clock.monotonic()
+        elif self._is_blocked_for_long():
+            troubles += [f"waits for the reader of {path}" for path in outputs.blocked_paths()]
+        if self.stale:
+            troubles.append(f"stale: nothing for more than {config.expect_every:g} s")
+        if ready or troubles != self.troubles:
+            self.troubles = troubles
+            detail = f"receiving {config.group} port {config.port}"
+            context.ready("; ".join([detail, *troubles]), degraded=bool(troubles))
+
+    def receive_buffer(self, config: InboundSubscription, had: object) -> dict[str, object]:
+        """The receive buffer that was asked for, the one that the kernel gave, and advice if it is small."""
+        asked = config.receive_buffer
+        advice = None
+        if isinstance(had, int) and had < asked:
+            advice = f"the kernel gave less than was asked for: sysctl net.core.rmem_max={asked}"
+        elif self.limited:
+            advice = (
+                f"too small for this rate and a max_latency of {config.max_latency:g} s, so datagrams are"
+                " taken earlier: raise receive_buffer, or lower max_latency"
+            )
+        return {"asked": asked, "had": had, "advice": advice}
+
+    def _is_blocked_for_long(self) -> bool:
+        since = self._blocked_since
+        return since is not None and clock.monotonic() - since >= BLOCKED_SECONDS
+
+
+def hanging(context: Context | None, asked_at: float) -> dict[str, object] | None:
+    """The path that has not answered for too long, and for how many seconds. For any thread.
+
+    ``asked_at`` is the monotonic time at which the worker began to wait for it.
+    """
+    path = context.waits_for if context is not None else ""
+    seconds = clock.monotonic() - asked_at
+    return {"path": path, "seconds": seconds} if path and seconds > ANSWER_SECONDS else None
