@@ -3,6 +3,7 @@
 from mcastd.config.diff import Changes, diff
 from mcastd.config.load import dump, examine, load
 from mcastd.config.model import (
+    GATHERING_BUFFER_MIN_BYTES,
     Config,
     Daemon,
     FifoOutput,
@@ -13,6 +14,7 @@ from mcastd.config.model import (
 from mcastd.config.types import Interfaces, label_of, means_several
 
 __all__ = [
+    "GATHERING_BUFFER_MIN_BYTES",
     "Changes",
     "Config",
     "Daemon",

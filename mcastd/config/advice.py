@@ -7,7 +7,13 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
 
 from mcastd.config.explain import Complaint
-from mcastd.config.model import ETHERNET_PAYLOAD, Config, InboundSubscription, OutboundChannel
+from mcastd.config.model import (
+    ETHERNET_PAYLOAD,
+    GATHERING_BUFFER_MIN_BYTES,
+    Config,
+    InboundSubscription,
+    OutboundChannel,
+)
 from mcastd.config.types import (
     Address,
     Location,
@@ -22,7 +28,6 @@ from mcastd.config.types import (
 
 SITE = 32  # TTL with which a datagram left the site in the MBone; 64 the region, 128 the continent (mrouted)
 UNRESTRICTED = 128  # TTL from which no such threshold was meant to hold
-TO_GATHER = 1 << 20  # bytes of receive buffer without which nothing is gathered: inbound/receiver.py
 AT_ONCE = 4 << 20  # bytes that a burst may have: what a subscription's buffer holds by default
 FAST = 500_000_000  # bit/s from which json is a mistake: see the rows "json" and "raw" of `make bench`
 LINK_CONTROL, SSM = IPv4Network("224.0.0.0/24"), IPv4Network("232.0.0.0/8")
@@ -165,11 +170,11 @@ def _without_sources(subscription: InboundSubscription) -> Advice:
 
 
 def _shallow(subscription: InboundSubscription) -> Advice:
-    if subscription.receive_buffer < TO_GATHER and subscription.max_latency:
+    if subscription.receive_buffer < GATHERING_BUFFER_MIN_BYTES and subscription.max_latency:
         yield (
             "receive_buffer",
-            f"below {format_size(TO_GATHER)} nothing can gather, so each datagram costs a wake-up;"
-            " set more, or max_latency = 0",
+            f"below {format_size(GATHERING_BUFFER_MIN_BYTES)} nothing can gather, so each datagram costs"
+            " a wake-up; set more, or max_latency = 0",
         )
 
 

@@ -57,6 +57,8 @@ from mcastd.config.types import (
 )
 
 DEFAULT_INTERVAL = 2.0  # seconds
+# With a smaller receive buffer datagrams are taken at once: it holds too few to let them gather.
+GATHERING_BUFFER_MIN_BYTES = 1 << 20
 ETHERNET_PAYLOAD = {4: 1472, 6: 1452}  # bytes: 1500 less the IP and UDP headers, by IP version
 
 Format = Literal["raw", "lines", "json"]

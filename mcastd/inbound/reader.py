@@ -2,8 +2,8 @@
 
 A thousand subscriptions that get a datagram now and then would wake a thousand threads, each for one
 datagram. Here one thread wakes, lets datagrams gather as long as the strictest of them allows, and visits all
-that have some. Who gets much reads for itself (see receiver.py). And if a visit takes long, since a
-disk hangs, say, another thread reads on for the others.
+that have some. A busy subscription reads for itself (see receiver.py). And if a visit takes long, as when
+a disk hangs, another thread reads on for the others.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from typing import Protocol
 from mcastd import clock
 from mcastd.inbound.gather import Gather
 
-PATIENCE = 0.1  # seconds that one visit may take before another thread reads on
-# A leader that has hung for so long without another in its place leaves all that it reads for deaf.
+# How long one visit may take before another thread reads on.
+VISIT_MAX_SECONDS = 0.1
+# A leader that hangs for longer, while no thread can be had to replace it, leaves its subscriptions deaf.
 DEAF_SECONDS = 15.0
-AGAIN = 0.001  # seconds until one that could not be visited is visited again
+# Until a subscription that could not be visited is visited again.
+REVISIT_SECONDS = 0.001
 
 
 class Visited(Protocol):
@@ -30,7 +32,7 @@ class Visited(Protocol):
     max_latency: float  # seconds
 
     def visit(self) -> int | None:
-        """Take all that has come: how many datagrams. None: not possible now, come again."""
+        """Take all that has come. Returns the number of datagrams; None if it is to be visited again soon."""
 
     def hand_back(self) -> None:
         """The reader reads for it no more: a visit was too long. Called while that is still under way."""
@@ -47,7 +49,7 @@ class Reader:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # readable once this is closed
         self._poll.register(self._wake, select.EPOLLIN)
         self._leader: threading.Thread | None = None  # the thread that reads; one that is replaced ends
-        self._deputy: threading.Thread | None = None  # sees to it that there is one that can
+        self._deputy: threading.Thread | None = None  # replaces a leader that hangs
         self._busy = threading.Event()  # while the leader has something to do
         self._progress = 0  # grows with each visit
         self._visiting = -1  # fd
@@ -55,9 +57,9 @@ class Reader:
         self._closed = False
 
     def add(self, fd: int, visited: Visited) -> bool:
-        """Visit whenever ``fd`` has turned readable, or is already; whether there is a thread to do so.
+        """Visit whenever ``fd`` has turned readable, or is already. Returns False if there is no thread.
 
-        A visit has to take all: only what comes later is told again. It must not raise anything.
+        A visit has to take all: the kernel reports only what comes later. It must not raise anything.
         """
         with self._lock:
             if self._leader is None:
@@ -102,7 +104,7 @@ class Reader:
     # -- with the lock held
 
     def _lead(self, owed: list[int]) -> None:
-        """Have a new leader; ``owed`` are visited at once. Raises RuntimeError if there is no thread."""
+        """Start a leader, which visits the fds in ``owed`` at once. Raises RuntimeError without a thread."""
         leader = threading.Thread(target=self._read, args=(owed,), name="reader", daemon=True)
         before, self._leader = self._leader, leader
         try:
@@ -115,7 +117,7 @@ class Reader:
         fd, stuck = self._visiting, self._visited.get(self._visiting)
         if stuck is None:  # it has left already
             return
-        try:  # whom the old one knew to be ready, nobody else does
+        try:  # edge-triggered: the old leader consumed these events, so visit all once
             self._lead([other for other in self._visited if other != fd])
         except RuntimeError:  # no more threads: wait for the old one
             if self._stuck_since is None:
@@ -150,7 +152,7 @@ class Reader:
             now = clock.monotonic()
             pause = gather.wait(taken, now - since)
             if owed and not pause:
-                pause = AGAIN
+                pause = REVISIT_SECONDS
             since = now
 
     def _make_gather(self) -> Gather:
@@ -160,7 +162,7 @@ class Reader:
         return gather
 
     def _visit_all(self, fds: list[int], me: threading.Thread) -> tuple[int, list[int]]:
-        """Visit; how many datagrams were taken, and who is to be visited again."""
+        """Visit. Returns the number of datagrams taken, and the fds to be visited again."""
         taken, owed = 0, []
         for fd in fds:
             visited = self._visited.get(fd)
@@ -169,7 +171,7 @@ class Reader:
             self._progress += 1
             self._visiting = fd
             count = visited.visit()
-            with self._lock:  # else it could be replaced in between, and hide where its successor is
+            with self._lock:  # a leader that was replaced must not overwrite its successor's _visiting
                 if self._leader is not me:
                     break
                 self._visiting = -1
@@ -185,7 +187,7 @@ class Reader:
         while not self._closed:
             self._busy.wait()
             before = self._progress, self._visiting
-            time.sleep(PATIENCE)
+            time.sleep(VISIT_MAX_SECONDS)
             with self._lock:
                 if before == (self._progress, self._visiting) and self._visiting >= 0:
                     self._replace_leader()

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from mcastd import clock, log
-from mcastd.config import InboundSubscription, label_of, means_several
+from mcastd.config import GATHERING_BUFFER_MIN_BYTES, InboundSubscription, label_of, means_several
 from mcastd.counters import InboundCounters, SourceCounts
 from mcastd.errors import LinkError
 from mcastd.inbound.condition import Condition, hanging
@@ -32,19 +32,25 @@ UPDATABLE = (
     "expect_every",
     "max_latency",
 )
-TOP_SOURCES = 10  # shown in the status
-ROUND = 16  # batches taken in one go, before signals and waiting outputs are looked at
-BUSY = 64  # datagrams that were there at a visit: from so many on it is better to read alone,
-STREAK = 4  # if it was so this often in a row: one visit that was late does not tell
-CALM = 16_000  # datagrams a second: with less it is better to be read with others
-CALM_FOR = 0.25  # seconds
-LOOK_EVERY = 0.01  # seconds between looks at how full the receive buffer is
-LONGEST_SHARED = 0.01  # seconds of max_latency with which a subscription may be read with others
-SMALLEST_BUFFER = (
-    1 << 20
-)  # bytes of receive buffer below which nothing is left to gather: it holds too little
-STATUS_WAIT_SECONDS = 0.05  # for the link, if nothing hangs
-DATAGRAM_OVERHEAD = 512  # bytes of the receive buffer that the kernel charges beside each datagram, at least
+# Sources that the status names.
+TOP_SOURCES = 10
+# Batches taken at once, before signals and waiting outputs are looked at.
+BATCHES_AT_ONCE = 16
+# A visit of the shared reader that finds this many counts as busy.
+BUSY_DATAGRAMS = 64
+# After this many busy visits in a row a subscription reads alone: a single one may have been late.
+BUSY_VISITS = 4
+# At a lower rate than this, measured over the time below, it is read with others again.
+CALM_DATAGRAMS_PER_SECOND = 16_000
+CALM_SECONDS = 0.25
+# Between looks at how full the receive buffer is.
+LOAD_LOOK_SECONDS = 0.01
+# With a longer max_latency a subscription reads alone: the shared reader wakes for the strictest of all.
+SHARED_LATENCY_MAX_SECONDS = 0.01
+# How long the status waits for the link, if nothing hangs.
+STATUS_WAIT_SECONDS = 0.05
+# What the kernel charges to the receive buffer beside each datagram, at least.
+DATAGRAM_OVERHEAD_BYTES = 512
 
 
 def interface_name(ifindex: int) -> str:
@@ -69,7 +75,7 @@ class Subscription:
     the shared ``reader`` takes it, if there is one.
     """
 
-    # Of hundreds, each is out of the processor's cache when it is visited: a dict would be more to fetch
+    # With hundreds of subscriptions each visit is a cache miss; __slots__ saves one more.
     __slots__ = (
         "_alarm",
         "_applied",
@@ -134,7 +140,7 @@ class Subscription:
         self._asked_at = 0.0  # monotonic time at which what the context says to wait for was asked
         self._visitable = False  # the shared reader may take what comes
         self._streak = 0  # visits in a row at which much was there
-        self._failure: Exception | None = None  # that it met
+        self._failure: Exception | None = None  # raised in a visit, for the worker's thread
         self._long_visits = False  # an output held it up, or there was no thread to visit
         self._overflow_before = 0  # on links closed since
         self._seen = NOT_LINKED  # of the link, when another thread looked last
@@ -202,7 +208,7 @@ class Subscription:
                 condition.note_overflow(overflow)
             finally:
                 self._lock.release()
-        else:  # it is in use, and an output may hang: what was seen last has to do
+        else:  # the link is in use, and an output may hang: take what was seen last
             overflow = self._glance().overflow
         described, memberships = self._linked
         top, rest = self._sources.top(TOP_SOURCES)
@@ -266,8 +272,10 @@ class Subscription:
         )
 
     def _glance(self) -> Glance:
-        """The link now, or as it was seen last if it is in use, which may take long. Its overflow is that
-        of all links so far."""
+        """The link now, or as it was seen last if it is in use, which may take long.
+
+        Its overflow is that of all links so far.
+        """
         if self._lock.acquire(blocking=False):
             try:
                 seen = NOT_LINKED if self._link is None else self._link.glance()
@@ -280,7 +288,7 @@ class Subscription:
 
     @contextlib.contextmanager
     def _at_outputs(self) -> Iterator[None]:
-        """The block asks outputs, any of which may hang."""
+        """In the block outputs are asked, any of which may hang."""
         if (context := self._context) is None:
             yield
             return
@@ -308,20 +316,23 @@ class Subscription:
             raise
         self._drain(link)
 
-    # -- while it is quiet: the shared reader takes what comes, this thread only does what is told
+    # -- while it is quiet: the shared reader takes what comes, this thread waits for signals and alarms
 
     def _may_be_quiet(self) -> bool:
         return (
             self._reader is not None
             and not self._long_visits
-            and 0 < self.max_latency <= LONGEST_SHARED
+            and 0 < self.max_latency <= SHARED_LATENCY_MAX_SECONDS
             and not self._condition.troubles
             and not any(sink.slow for sink in self.sinks)
             and not self._outputs.queued()
         )
 
     def _be_read(self, context: Context, link: Receiver) -> bool:
-        """Until the next signal that needs more, or until it gets busy; whether it is quiet still."""
+        """Let the shared reader serve it until a signal needs this thread, or traffic gets busy.
+
+        Returns True if it is still quiet.
+        """
         assert self._reader is not None
         fd = link.fileno()
         self._watch(context, {})
@@ -330,7 +341,7 @@ class Subscription:
             self._visitable = True
             self._streak = 0
         if not self._reader.add(fd, self):
-            self._long_visits = True  # never false here: it may have been handed back since
+            self._long_visits = True  # only set here, never cleared: hand_back() may have set it meanwhile
         try:
             while not self._long_visits and not context.asked(Signal.STOP | Signal.HANDOVER | Signal.NETWORK):
                 context.wait(self._next_alarm())
@@ -347,7 +358,7 @@ class Subscription:
 
     def visit(self) -> int | None:
         """Take what has come, in the shared reader's thread. See :class:`~mcastd.inbound.reader.Visited`."""
-        # The worker may be at something, or a client may ask for the status
+        # The worker may be busy, or a client may be asking for the status
         if not self._lock.acquire(blocking=False):
             return None
         try:
@@ -357,17 +368,17 @@ class Subscription:
             try:
                 taken = self._take(link)
                 link.idle()
-                # One that was silent for too long has to look at its alarms again
-                self._streak = self._streak + 1 if taken >= BUSY else 0
+                self._streak = self._streak + 1 if taken >= BUSY_DATAGRAMS else 0
+                # A stale one leaves the reader: its own thread has to plan its alarms again
                 quiet = (
-                    self._streak < STREAK
+                    self._streak < BUSY_VISITS
                     and link.emptied
                     and not self._condition.stale
                     and not self._outputs.queued()
                 )
                 for sink in self._outputs.sinks:  # trouble, or a deadline that the thread does not wait for
                     quiet = quiet and not sink.problem and sink.deadline >= self._alarm
-            except Exception as error:  # the worker's thread is to meet it
+            except Exception as error:  # raised again in the worker's thread
                 self._failure = error
                 taken, quiet = 0, False
             if not quiet:
@@ -386,7 +397,7 @@ class Subscription:
     # -- while it is busy, or an output makes it wait: this thread takes what comes
 
     def _read(self, context: Context, link: Receiver) -> bool:
-        """Until the next signal that needs more, or until it is quiet; whether it is."""
+        """Take what comes until a signal needs more, or traffic is calm. Returns True if it is calm."""
         gather = Gather(self.max_latency)
         outputs = self._outputs
         load = link.load()
@@ -405,25 +416,24 @@ class Subscription:
                     if sink.pending in ready:
                         sink.flush()
             self._attend(context, link)
-            if since - looked >= LOOK_EVERY:
+            if since - looked >= LOAD_LOOK_SECONDS:
                 looked, load = since, link.load()
                 self.counters.overflow = self._overflow_before + load.overflow
                 self._condition.note_overflow(self.counters.overflow)
             taken = self._take(link)
-            if (
-                taken and self._condition.stale
-            ):  # now: while it is stale, no alarm comes to say that it is no more
+            # While it is stale, no alarm comes to end that
+            if taken and self._condition.stale:
                 self._attend(context, link)
             now = clock.monotonic()
             pause = gather.wait(taken, now - since, load.filled)
-            if not link.emptied or load.buffer < SMALLEST_BUFFER or self._outputs.queued():
+            if not link.emptied or load.buffer < GATHERING_BUFFER_MIN_BYTES or self._outputs.queued():
                 pause = 0.0
             since = now
             recently += taken
-            if now - calm_since >= CALM_FOR:
+            if now - calm_since >= CALM_SECONDS:
                 self._condition.limited = gather.limited
                 self._report(context, link)
-                if recently < CALM * (now - calm_since) and self._may_be_quiet():
+                if recently < CALM_DATAGRAMS_PER_SECOND * (now - calm_since) and self._may_be_quiet():
                     return True
                 recently, calm_since = 0, now
         return False
@@ -438,9 +448,9 @@ class Subscription:
         self._report(context, link)
 
     def _take(self, link: Receiver) -> int:
-        """Take what has come, but not all that keeps coming; how many datagrams."""
+        """Take what has come, but not for ever what keeps coming. Returns the number of datagrams."""
         taken = 0
-        for _ in range(ROUND):
+        for _ in range(BATCHES_AT_ONCE):
             if self._outputs.blocked():
                 break
             taken += self._deliver(link.receive())
@@ -526,10 +536,10 @@ class Subscription:
         """Take what was queued in the kernel when the end came, but not all that keeps coming."""
         queued = 2 * self._config.receive_buffer  # bytes at most: the kernel grants the double, socket(7)
         while queued > 0 and (batch := link.receive()):
-            queued -= batch.size + self._deliver(batch) * DATAGRAM_OVERHEAD
+            queued -= batch.size + self._deliver(batch) * DATAGRAM_OVERHEAD_BYTES
 
     def _deliver(self, batch: Batch) -> int:
-        """Count a batch, and give it to each output; how many datagrams it is."""
+        """Count a batch, and give it to each output. Returns the number of its datagrams."""
         count = len(batch)
         if count:
             counters = self.counters

@@ -1,11 +1,10 @@
-"""One thread that looks after all sources at rest: a thousand workers need not wake for it each second.
+"""One thread that watches all sources at rest, so that a thousand workers need not wake each second.
 
-Not inotify(7): it does not tell of what another host writes to a network file system, and a stat(2) of
-each source a second costs a thousand of them about a thousandth of a core.
+Not inotify(7): it misses what another host writes to a network file system. A stat(2) a second of each of a
+thousand sources costs about a thousandth of a core.
 
-A look at a source hangs while its file system does. Then another thread goes on with the others, and the
-source goes back to its channel, along with those on the same file system: each looks itself, and is named
-if that hangs.
+A look at a source hangs while its file system does. Then another thread goes on with the others. The source,
+and those on the same file system, go back to their channels: each looks itself, and is named if that hangs.
 """
 
 from __future__ import annotations
@@ -14,10 +13,11 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
-EVERY = 1.0  # seconds
-# How long one look may take before another thread looks after the other sources
-PATIENCE_SECONDS = 0.5
-# How long close() waits for a thread that looks: it may hang
+# Seconds between two looks at the same source.
+LOOK_EVERY_SECONDS = 1.0
+# How long one look may take before another thread goes on with the other sources.
+LOOK_MAX_SECONDS = 0.5
+# How long close() waits for a thread, which may hang.
 CLOSE_SECONDS = 1.0
 
 
@@ -31,9 +31,9 @@ class Watcher:
     """Calls back when a source has news. It has no thread until the first source comes."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of all that follows but the events; held for no look
         self._watched: dict[object, _Watched] = {}
-        self._some = threading.Event()  # to be watched
+        self._some = threading.Event()  # set while there are sources to watch
         self._leader: threading.Thread | None = None  # the thread that looks; one that is replaced ends
         self._deputy: threading.Thread | None = None  # replaces a leader that hangs
         self._busy = threading.Event()  # while the leader is on its round
@@ -44,10 +44,10 @@ class Watcher:
     def watch(
         self, who: object, has_news: Callable[[], bool], tell: Callable[[], None], device: int = 0
     ) -> bool:
-        """Ask ``has_news`` once a second until it is forgotten, and ``tell`` if it has, or if it cannot be
-        watched any more. ``device`` is the file system that it is on, 0 if unknown.
+        """Ask ``has_news`` once a second until :meth:`forget`; call ``tell`` if it has, or if it hangs.
 
-        Returns False if there is no thread to be had: then the caller has to look itself.
+        ``device`` is the file system of the source, 0 if unknown. Returns False if no thread can be had: then
+        the caller has to look itself.
         """
         with self._lock:
             try:
@@ -79,7 +79,7 @@ class Watcher:
     # -- with the lock held
 
     def _lead(self) -> None:
-        """Have a new leader. Raises RuntimeError if there is no thread."""
+        """Start a new leader. Raises RuntimeError if there is no thread."""
         leader = threading.Thread(target=self._look, name="watcher", daemon=True)
         before, self._leader = self._leader, leader
         try:
@@ -127,14 +127,14 @@ class Watcher:
                     if has_news and self._watched.get(who) is one:
                         one.tell()
             self._busy.clear()
-            self._closed.wait(EVERY if watched else 0)
+            self._closed.wait(LOOK_EVERY_SECONDS if watched else 0)
 
     def _stand_by(self) -> None:
         """The deputy's life: where a look takes too long, it makes another thread the leader."""
         while not self._closed.is_set():
             self._busy.wait()
             before = self._looks, self._looking_at
-            if self._closed.wait(PATIENCE_SECONDS):
+            if self._closed.wait(LOOK_MAX_SECONDS):
                 return
             with self._lock:
                 if before == (self._looks, self._looking_at) and self._looking_at is not None:

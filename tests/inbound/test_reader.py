@@ -200,7 +200,7 @@ def test_one_thread_leads_although_there_was_none_to_stand_by_at_first(
 
 
 def test_a_nap_is_no_long_visit(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PATIENCE", 0.001)
+    monkeypatch.setattr(module, "VISIT_MAX_SECONDS", 0.001)
     guest = Guest(reader, max_latency=0.2)
     leader = reader._leader
     for _ in range(5):

@@ -21,7 +21,7 @@ from mcastd.config import InboundSubscription
 from mcastd.counters import OutputCounters
 from mcastd.errors import LinkError
 from mcastd.inbound import receiver
-from mcastd.inbound.receiver import BUSY, interface_name
+from mcastd.inbound.receiver import BUSY_DATAGRAMS, interface_name
 from mcastd.net.fake import ANYBODY
 from mcastd.net.link import Batch
 from mcastd.worker import Signal, Vitals
@@ -331,7 +331,7 @@ def test_status_and_the_last_word(tmp_path: Path, make_run: Callable[..., Run]) 
 def test_it_is_read_with_others_while_it_is_quiet_and_alone_while_it_is_busy(
     tmp_path: Path, make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receiver, "CALM_FOR", 0.05)
+    monkeypatch.setattr(receiver, "CALM_SECONDS", 0.05)
     path = tmp_path / "news.log"
     run = make_run(file_output(path, format="lines"))
     link = run.start()
@@ -347,8 +347,8 @@ def test_it_is_read_with_others_while_it_is_quiet_and_alone_while_it_is_busy(
         for _ in range(20):
             deliver(1)
             assert run.worker.status()["reading"] == "with others"
-        link.deliver(*[b"%06d" % number for number in range(len(sent), len(sent) + 50 * BUSY)])
-        sent.extend(b"%06d" % number for number in range(len(sent), len(sent) + 50 * BUSY))
+        link.deliver(*[b"%06d" % number for number in range(len(sent), len(sent) + 50 * BUSY_DATAGRAMS)])
+        sent.extend(b"%06d" % number for number in range(len(sent), len(sent) + 50 * BUSY_DATAGRAMS))
         run.received(len(sent))
         run.reading("alone")
         link.deliver(b"%06d" % len(sent))  # a look at the time, when it has been quiet for long enough

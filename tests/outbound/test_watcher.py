@@ -20,7 +20,7 @@ from mcastd.worker import Context, Signal
 
 @pytest.fixture
 def watching(no_fd_leak: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watcher]:
-    monkeypatch.setattr(watcher, "EVERY", 0.01)
+    monkeypatch.setattr(watcher, "LOOK_EVERY_SECONDS", 0.01)
     for module in (source, sender):  # at rest at once: every later look is the watcher's
         monkeypatch.setattr(module, "LONGEST_NAP", 0.05)
     watching = Watcher()
@@ -137,7 +137,7 @@ def test_who_is_forgotten_is_not_asked(watching: Watcher) -> None:
 def test_a_look_that_hangs_costs_only_its_own_file_system(
     watching: Watcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watcher, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(watcher, "LOOK_MAX_SECONDS", 0.05)
     answer, hangs = threading.Event(), threading.Event()
     looks: list[str] = []
     told: list[str] = []
