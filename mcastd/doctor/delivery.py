@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from shlex import quote
 from typing import NamedTuple
 
 from mcastd.config import InboundSubscription, OutboundChannel
@@ -15,6 +16,7 @@ from mcastd.config.types import Address
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Skipped, Way
 from mcastd.doctor.interfaces import also
+from mcastd.doctor.quoting import command, sysctl
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import SETTLE, Observation
 from mcastd.net.firewall import INBOUND, OUTBOUND, Facts, Ruleset, Suspect, text_of
@@ -179,10 +181,8 @@ def _dropped(missing: Missing, evidence: Evidence) -> Iterator[Said]:
     elif (filtered := observation.grown("TcpExtIPReversePathFilter")) and (
         why := _reverse(missing, evidence)
     ):
-        route = f"ip route replace {why[0]}/32 dev {missing.interface}"
-        names = (missing.interface.replace(".", "/"), "all")
-        keys = [f"net.ipv4.conf.{name}.rp_filter=0" for name in names]
-        off = f"sysctl {' '.join(keys)}"
+        route = command("ip", "route", "replace", f"{why[0]}/32", "dev", missing.interface)
+        off = sysctl(*(f"net/ipv4/conf/{name}/rp_filter" for name in (missing.interface, "all")))
         yield missing.finding(
             "rp-filter",
             f"the kernel's reverse path filter drops what arrives on {missing.interface}: {why[1]}",
@@ -298,7 +298,8 @@ def _rules(facts: Facts, hooks: Sequence[str], observation: Observation) -> Rule
     if legacy:
         return Rules(lines, True, _accept_legacy(facts, legacy[0][0]))
     others = (
-        f"look for another filter: tc filter show dev {facts.interface} ingress; bpftool net;"
+        f"look for another filter: {command('tc', 'filter', 'show', 'dev', facts.interface, 'ingress')};"
+        " bpftool net;"
         " systemctl show -p IPAddressDeny mcastd"
     )
     if rules.unread:
@@ -318,15 +319,16 @@ def _rule(suspect: Suspect, grown: int | None) -> str:
 def _accept(facts: Facts, suspect: Suspect) -> str:
     family, table, chain, _ = suspect.key
     protocol = "ip" if facts.group.version == 4 else "ip6"
-    match = f"{protocol} daddr {facts.group} udp dport {facts.port} accept"
-    return f"nft insert rule {family} {table} {chain} {match}"
+    match = (protocol, "daddr", facts.group, "udp", "dport", facts.port, "accept")
+    return command("nft", "insert", "rule", family, table, chain, *match)
 
 
 def _accept_legacy(facts: Facts, rule: str) -> str:
     """``rule`` is as iptables-save has it: ``-A CHAIN ...`` or ``-P CHAIN DROP``."""
     program, chain = "iptables" if facts.group.version == 4 else "ip6tables", rule.split()[1]
     table = " -t raw" if chain == "PREROUTING" else ""
-    return f"{program}-legacy{table} -I {chain} -d {facts.group} -p udp --dport {facts.port} -j ACCEPT"
+    match = f"-d {facts.group} -p udp --dport {facts.port} -j ACCEPT"
+    return f"{program}-legacy{table} -I {quote(chain)} {match}"
 
 
 def _astray(subject: Subject, arrivals: Arrivals, joined: Sequence[str]) -> Iterator[Said]:
@@ -347,12 +349,14 @@ def _astray(subject: Subject, arrivals: Arrivals, joined: Sequence[str]) -> Iter
         )
     elif arrivals.tagged:
         tag = arrivals.tagged[0][0].vlan
+        vlan = ("type", "vlan", "id", tag)
         yield Finding(
             "vlan-tagged",
             BROKEN,
             f"the group arrives on {here} in VLAN {tag}, which is not the interface itself",
             (_seen_text(arrivals.tagged),),
-            f"ip link add link {joined[0]} name {joined[0]}.{tag} type vlan id {tag}, and name that one",
+            command("ip", "link", "add", "link", joined[0], "name", f"{joined[0]}.{tag}", *vlan)
+            + ", and name that one",
         )
     elif arrivals.elsewhere:
         elsewhere = arrivals.elsewhere[0][0].interface

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from mcastd.config import FifoOutput, FileOutput, InboundSubscription, OutboundC
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.permits import Permit, by_drop_in, own_unit, permit, permit_directory, refused, user
+from mcastd.doctor.quoting import command, toml
 from mcastd.doctor.subject import Subject
 from mcastd.inbound.sinks.account import EXPECTED
 from mcastd.inbound.sinks.paths import KINDS
@@ -160,7 +160,8 @@ def _path(subject: Subject, output: FileOutput | FifoOutput, said: str, takes: b
         words, way = fix
         if directory != path.parent:
             line = _moved(subject, output, directory / path.name, output.kind)
-            words += f"; then {line or f'give a path in {directory} as output'} in {subject.table}"
+            there = f"{line or f'give a path in {directory} as output'} in {subject.table}"
+            words = f"{words}; then {there}" if words else there
             way = replace(way, table=subject.table, lines=(line,)) if line else Way()
         yield Finding(
             "output-directory",
@@ -186,8 +187,8 @@ def _moved(subject: Subject, output: FileOutput | FifoOutput, path: Path, kind: 
     if len(subject.settings.output) != 1 or output.model_fields_set - {"kind", "path"}:
         return ""
     if kind == "file":
-        return f"output = {json.dumps(str(path))}"
-    return f'output = {{ kind = "{kind}", path = {json.dumps(str(path))} }}'
+        return f"output = {toml(str(path))}"
+    return f'output = {{ kind = "{kind}", path = {toml(str(path))} }}'
 
 
 def _room(output: FileOutput | FifoOutput, said: str) -> Iterator[Finding]:
@@ -202,7 +203,7 @@ def _room(output: FileOutput | FifoOutput, said: str) -> Iterator[Finding]:
             Severity.BROKEN,
             f"the file system of its output {output.path} is full: datagrams are dropped until there is room",
             (said, f"free: {free} of {room.f_blocks * room.f_frsize} bytes (statvfs {path})"),
-            f"make room: du -x {path.parent}; rotate_size and keep bound what an output takes",
+            f"make room: {command('du', '-x', path.parent)}; rotate_size and keep bound what an output takes",
         )
     elif room.f_files and not room.f_ffree and not output.path.exists():
         yield Finding(
@@ -227,5 +228,5 @@ def _reader(path: Path, said: str, state: Mapping[str, Any], earlier: Mapping[st
         if lost
         else f"nobody read the pipe {path} when it was last tried; nothing came since",
         (said, f"error: {state['error']}; dropped: {now} (status)"),
-        f"start its reader: cat {path}",
+        f"start its reader: {command('cat', path)}",
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from ipaddress import ip_address
+from shlex import quote
 
 from mcastd.config import InboundSubscription, Interfaces, OutboundChannel, means_several
-from mcastd.config.types import interfaces_in, list_of, stays_on_link
+from mcastd.config.types import interfaces_in, stays_on_link
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
+from mcastd.doctor.quoting import command, toml
 from mcastd.doctor.subject import Subject
 from mcastd.net.interfaces import ALL, Host, Interface, as_address
 
@@ -36,8 +38,8 @@ def interface(subject: Subject, evidence: Evidence) -> Iterator[Said]:
                 HINT,
                 f"{way.name} is not meant for multicast: routing daemons and switches may leave it out",
                 (f"flags of {way.name} have no MULTICAST ({NETLINK})",),
-                f"ip link set {way.name} multicast on",
-                ways=(Way(command=f"ip link set {way.name} multicast on"),),
+                command("ip", "link", "set", way.name, "multicast", "on"),
+                ways=(Way(command=command("ip", "link", "set", way.name, "multicast", "on")),),
             )
         yield from _address(subject, way)
         if isinstance(settings, OutboundChannel):
@@ -70,7 +72,7 @@ def _written(subject: Subject) -> str:
 
 def _line(setting: Interfaces) -> str:
     """``interface = ["eth0", "wg*"]``."""
-    value = list_of(setting) if isinstance(setting, tuple) else f'"{setting}"'
+    value = f"[{', '.join(map(toml, setting))}]" if isinstance(setting, tuple) else toml(setting)
     return f"interface = {value}"
 
 
@@ -91,26 +93,26 @@ def _no_interface(subject: Subject, evidence: Evidence) -> Iterator[Finding]:
         usable = next((one.name for one in able if one.up), "eth0")
         family = "" if settings.group.version == 4 else "-6 "
         every = "224.0.0.0/4" if settings.group.version == 4 else "ff00::/8 table local"
-        line = f'interface = "{usable}"'
+        line = _line(usable)
         why = f"this host has no route to {settings.group}"
         read = f"no route to {settings.group}"
         if refusal := evidence.route_to(settings.group).refusal:  # a narrower one has to go before it
             why = f"this host's route to {settings.group} is of type {refusal}, and leads nowhere"
             read = f"{refusal} {settings.group}"
             every = f"{settings.group}/{settings.group.max_prefixlen}{' table local' if family else ''}"
-        command = f"ip {family}route add {every} dev {usable}"
+        route = f"ip {family}route add {every} dev {quote(usable)}"
         yield Finding(
             "no-route",
             BROKEN,
             f"no interface is configured, and {why}",
             (f"{read} (rtnetlink, as `ip {family}route get {settings.group}`)", there),
-            f"{line} in {subject.table}, or: {command}",
-            ways=(Way(table=subject.table, lines=(line,)), Way(command=command)),
+            f"{line} in {subject.table}, or: {route}",
+            ways=(Way(table=subject.table, lines=(line,)), Way(command=route)),
         )
         return
     if settings.interface == ALL:
         down = next((i.name for i in host.interfaces.values() if not i.loopback and not i.up), "eth0")
-        what, fix = "no interface is up for multicast", f"ip link set {down} up"
+        what, fix = "no interface is up for multicast", command("ip", "link", "set", down, "up")
     elif isinstance(settings.interface, tuple):
         what = f"there is none of the interfaces {', '.join(settings.interface)}"
         fix = (
@@ -136,8 +138,8 @@ def _state(way: Interface, severity: Severity = BROKEN) -> Iterator[Said]:
             severity,
             f"{way.name} is down",
             (f"flags of {way.name} have no UP ({NETLINK})",),
-            f"ip link set {way.name} up",
-            ways=(Way(command=f"ip link set {way.name} up"),),
+            command("ip", "link", "set", way.name, "up"),
+            ways=(Way(command=command("ip", "link", "set", way.name, "up")),),
         )
     elif not way.carrier:
         yield Finding(
@@ -179,8 +181,8 @@ def _port(subject: Subject, way: Interface, evidence: Evidence) -> Iterator[Said
         if sends
         else f"{way.name} is a port of {taker.name}, which takes all that arrives there",
         (f"master of {way.name}: {taker.name}, a {taker.kind} (rtnetlink, as `ip -details link` shows it)",),
-        f'interface = "{taker.name}" in {subject.table}',
-        ways=(Way(table=subject.table, lines=(f'interface = "{taker.name}"',)),),
+        f"{_line(taker.name)} in {subject.table}",
+        ways=(Way(table=subject.table, lines=(_line(taker.name),)),),
     )
 
 
@@ -189,6 +191,7 @@ def _address(subject: Subject, way: Interface) -> Iterator[Said]:
     addresses = [address for address in way.addresses if address.version == version]
     read = f"{way.name} has no IPv{version} address ({NETLINK})"
     example = "192.0.2.1/24" if version == 4 else "2001:db8::1/64"
+    add = command("ip", "address", "add", example, "dev", way.name)
     if isinstance(subject.settings, OutboundChannel):
         if not addresses:
             yield Finding(
@@ -196,8 +199,8 @@ def _address(subject: Subject, way: Interface) -> Iterator[Said]:
                 BROKEN,
                 f"{way.name} has no IPv{version} address to send from",
                 (read,),
-                f"ip address add {example} dev {way.name}",
-                ways=(Way(command=f"ip address add {example} dev {way.name}"),),
+                add,
+                ways=(Way(command=add),),
             )
     elif version == 4 and not addresses:
         yield Finding(
@@ -205,19 +208,19 @@ def _address(subject: Subject, way: Interface) -> Iterator[Said]:
             WARNING,
             f"{way.name} has no IPv4 address: its IGMP reports come from 0.0.0.0, which some switches ignore",
             (read,),
-            f"ip address add {example} dev {way.name}",
-            ways=(Way(command=f"ip address add {example} dev {way.name}"),),
+            add,
+            ways=(Way(command=add),),
         )
     elif version == 6 and way.up and not way.loopback and not any(a.is_link_local for a in addresses):
-        name = way.name
-        command = f"ip link set {name} addrgenmode eui64 && ip link set {name} down && ip link set {name} up"
+        name = quote(way.name)
+        again = f"ip link set {name} addrgenmode eui64 && ip link set {name} down && ip link set {name} up"
         yield Finding(
             "no-address",
             WARNING,
             f"{way.name} has no link-local address: its MLD reports come from ::, which routers ignore",
             (f"{way.name} has no address of fe80::/10 ({NETLINK})", "RFC 3590 section 4"),
-            command,
-            ways=(Way(command=command),),
+            again,
+            ways=(Way(command=again),),
         )
 
 
@@ -239,11 +242,11 @@ def _source(
         and not address.is_loopback
     ]
     example = "192.0.2.1/24" if source.version == 4 else "2001:db8::1/64"
-    fix = f"ip address add {example} dev {way.name}"
+    fix = command("ip", "address", "add", example, "dev", way.name)
     owners = [one for one in evidence.host.interfaces.values() if source in one.addresses]
     if source in way.deprecated and source.version == 6:
         why = "which is deprecated: it will go, and nobody should begin to use it"
-        fix = f"ip address change {source} dev {way.name} preferred_lft forever"
+        fix = command("ip", "address", "change", source, "dev", way.name, "preferred_lft", "forever")
     elif source.is_link_local and better and not of_the_link:
         why = f"which is of this link alone, though {way.name} has {better[0]}"
     elif source.is_link_local and settings.ttl > 1 and not stays_on_link(group):
@@ -261,10 +264,8 @@ def _source(
             f"address: {source} (status), by {asked}",
             f"{way.name} has {_listed(way, source.version)} ({NETLINK})",
         ),
-        f'interface = "{better[0]}" in {subject.table}' if better else fix,
-        ways=(
-            Way(table=subject.table, lines=(f'interface = "{better[0]}"',)) if better else Way(command=fix),
-        ),
+        f"{_line(str(better[0]))} in {subject.table}" if better else fix,
+        ways=(Way(table=subject.table, lines=(_line(str(better[0])),)) if better else Way(command=fix),),
     )
 
 
@@ -292,8 +293,8 @@ def _shared(subject: Subject, ways: list[Interface], evidence: Evidence) -> Iter
                 f"{address} is on {' and '.join(links)}: "
                 + (f"it sends on {ways[0].name} alone" if sends else "it receives on each"),
                 (_written(subject), f"{address} is on {', '.join(links)} ({NETLINK})"),
-                f'interface = "{ways[0].name}" in {subject.table}',
-                ways=(Way(table=subject.table, lines=(f'interface = "{ways[0].name}"',)),),
+                f"{_line(ways[0].name)} in {subject.table}",
+                ways=(Way(table=subject.table, lines=(_line(ways[0].name),)),),
             )
 
 

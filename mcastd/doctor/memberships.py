@@ -8,6 +8,7 @@ from typing import Any
 from mcastd.config import InboundSubscription
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Skipped, Way
+from mcastd.doctor.quoting import sysctl
 from mcastd.doctor.subject import Subject
 from mcastd.net.interfaces import Interface
 from mcastd.net.tables import parse_igmp
@@ -68,15 +69,15 @@ def report_version(subject: Subject, evidence: Evidence) -> Iterator[Said]:
     for way in ways:
         forced, keys = _forced(way, version, evidence)
         if 0 < forced < needed:
-            command = "; ".join(f"sysctl {key.replace('/', '.')}=0" for key in keys)
+            off = sysctl(*keys)
             yield Finding(
                 "igmp-forced",
                 Severity.WARNING if by_source else Severity.HINT,
                 f"{way.name} may only report by {protocol}v{forced}"
                 + (f": {consequence}" if by_source else ", as if nothing newer existed"),
                 tuple(f"{key} = {evidence.sysctl(key)} (/proc/sys/{key})" for key in keys),
-                command,
-                ways=(Way(command=command),),
+                off,
+                ways=(Way(command=off),),
             )
         elif version == 4 and by_source and (heard := _querier_version(way, evidence)) in (1, 2):
             yield Finding(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import grp
 import os
 import pwd
-import shlex
 import stat
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
 
 from mcastd.doctor.finding import Way
+from mcastd.doctor.quoting import command, in_unit
+from mcastd.errors import SinkError
+from mcastd.inbound.sinks.paths import UNSAFE_PATH, place_of
 
 HOMES = ("/home", "/root", "/run/user")  # what ProtectHome= of a unit hides, systemd.exec(5)
 
@@ -59,27 +62,52 @@ def permit(path: Path, mode: int) -> Permit:
         return by_drop_in(unit, "ProtectHome=read-only")
     if mode & os.W_OK and os.statvfs(path).f_flag & os.ST_RDONLY:
         if unit:
-            return by_drop_in(unit, f"ReadWritePaths={path if path.is_dir() else path.parent}")
-        return Permit(f"mount it writable: mount -o remount,rw {_mount_point(path)}", Way())
+            return by_drop_in(unit, f"ReadWritePaths={in_unit(path if path.is_dir() else path.parent)}")
+        mount = command("mount", "-o", "remount,rw", _mount_point(path))
+        return Permit(f"mount it writable: {mount}", Way())
+    name = quote(str(path))
+    if planted := _planted(path, mode):
+        return Permit(
+            f"see where it leads before you give access to it, since {planted}: namei -l {name}", Way()
+        )
     bits = "".join(letter for letter, bit in (("r", os.R_OK), ("w", os.W_OK), ("x", os.X_OK)) if mode & bit)
-    name = shlex.quote(str(path))
     if found.st_uid == os.geteuid():
-        command = f"chmod u+{bits} {name}"
+        allow = f"chmod u+{bits} {name}"
     elif found.st_gid and (found.st_mode >> 3) & mode == mode:
         # The group as root sees it: in a user namespace, which PrivateUsers= makes, it has no name
-        command = f'usermod -aG "$(stat -c %G {name})" {user()}'
+        allow = f'usermod -aG "$(stat -L -c %G {name})" {user()}'
         if not unit:
-            return Permit(f"{command}, then restart mcastd", Way())
-        command += f" && systemctl restart {unit}"
+            return Permit(f"{allow}, then restart mcastd", Way())
+        allow += f" && systemctl restart {quote(unit)}"
     else:
-        command = f"chgrp {group()} {name} && chmod g+{bits} {name}"
-    return Permit(command, Way(command=command))
+        allow = f"chgrp {group()} {name} && chmod g+{bits} {name}"
+    return Permit(allow, Way(command=allow))
+
+
+def _planted(path: Path, mode: int) -> str:
+    """Why ``path`` may be another file than it seems, in a directory that others may write; "" if it is not.
+
+    Commands of root follow links: who may put one there would choose what is opened.
+    """
+    try:
+        with place_of(path) as place:
+            found = os.stat(place.name, dir_fd=place.directory, follow_symlinks=place.magic)
+            if mode & os.W_OK:
+                place.look(stat.S_IFMT(found.st_mode), UNSAFE_PATH)
+            elif stat.S_ISREG(found.st_mode) and found.st_nlink > 1 and not place.ours:
+                return "it is a hard link, in a directory that others may write"
+    except SinkError as error:
+        return error.cause
+    except OSError:  # access ends before its end
+        pass
+    return ""
 
 
 def permit_directory(directory: Path) -> tuple[Permit, Path]:
     """What lets this process's user make files in ``directory``, and the directory to make them in.
 
-    That is another if the first is there and belongs to somebody else: it is not handed over to us.
+    There may be nothing to do for it. It is another if the first is there and belongs to somebody else: it
+    is not handed over to us.
     """
     mode = os.W_OK | os.X_OK
     nearest = next(one for one in (directory, *directory.parents) if os.path.exists(one))
@@ -93,10 +121,10 @@ def permit_directory(directory: Path) -> tuple[Permit, Path]:
     nearest = next(one for one in (directory, *directory.parents) if os.path.exists(one))
     words, way = [], Way()
     if not os.path.exists(directory):
-        command = f"install -d -o {user()} -g {group()} {shlex.quote(str(directory))}"
-        words, way = [command], Way(command=command)
+        make = command("install", "-d", "-o", user(), "-g", group(), directory)
+        words, way = [make], Way(command=make)
     if (unit := own_unit()) and os.statvfs(nearest).f_flag & os.ST_RDONLY:
-        drop_in = by_drop_in(unit, f"ReadWritePaths={directory}")
+        drop_in = by_drop_in(unit, f"ReadWritePaths={in_unit(directory)}")
         words, way = [*words, drop_in.words], replace(way, unit=unit, service=drop_in.way.service)
     return Permit("; then ".join(words), way), directory
 
@@ -113,7 +141,8 @@ def _allows(path: Path, mode: int) -> bool:
 
 def by_drop_in(unit: str, line: str) -> Permit:
     """A line for the service that this process is."""
-    words = f"systemctl edit {unit}, with [Service] and {line}, then: systemctl restart {unit}"
+    name = quote(unit)  # of an instance it may have backslashes
+    words = f"systemctl edit {name}, with [Service] and {line}, then: systemctl restart {name}"
     return Permit(words, Way(unit=unit, service=line))
 
 

@@ -9,6 +9,7 @@ from mcastd.config.types import Address, stays_on_link
 from mcastd.doctor.delivery import watched
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Skipped, Way
+from mcastd.doctor.quoting import command
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import Observation
 from mcastd.net.interfaces import Interface
@@ -44,15 +45,15 @@ def querier(subject: Subject, evidence: Evidence) -> Iterator[Said]:
         deaf = snooping and snooping.on and not snooping.querier and version not in snooping.other_querier
         seen = f"no {protocol} query on {way.name} in {evidence.watched:.3g} s (AF_PACKET)"
         if deaf:
-            command = f"ip link set {bridge.name} type bridge mcast_querier 1"
+            ask = command("ip", "link", "set", bridge.name, "type", "bridge", "mcast_querier", 1)
             yield Finding(
                 "no-querier",
                 WARNING,
                 f"the bridge {bridge.name} snoops, and nobody asks for members:"
                 " what it hands on stops some four minutes after a join",
                 (seen, f"{bridge.name}: mcast_snooping 1, mcast_querier 0, no other querier (rtnetlink)"),
-                f'{command}; or rejoin_every = "2min" in {subject.table}',
-                ways=(Way(command=command),),
+                f'{ask}; or rejoin_every = "2min" in {subject.table}',
+                ways=(Way(command=ask),),
             )
         elif evidence.watched >= LONG:
             yield Finding(

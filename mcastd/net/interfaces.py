@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from shlex import quote
 
 from mcastd import clock
 from mcastd.errors import LinkError
@@ -102,8 +103,9 @@ class Interface:
         least = LEAST_MTU[version]
         if self.mtu < least:
             why = f"its MTU of {self.mtu} is below the {least} that IPv{version} needs"
-            return why, f"ip link set {self.name} mtu {least}"
-        return f"IPv{version} is disabled on it", f"sysctl net/ipv{version}/conf/{self.name}/disable_ipv6=0"
+            return why, f"ip link set {quote(self.name)} mtu {least}"
+        key = f"net/ipv{version}/conf/{self.name}/disable_ipv6"
+        return f"IPv{version} is disabled on it", f"sysctl {quote(f'{key}=0')}"
 
 
 class Host:

@@ -26,7 +26,7 @@ class Case:
 CASES = {
     "a source that a group may read": Case(
         "source-unreadable",
-        'usermod -aG "$(stat -c %G /srv/news.txt)" mcastd',
+        'usermod -aG "$(stat -L -c %G /srv/news.txt)" mcastd',
         OUT + 'source = "/srv/news.txt"\n',
         "install -m 640 -g adm /usr/share/mcastd/news.txt /srv/news.txt",
     ),
@@ -38,7 +38,7 @@ CASES = {
     ),
     "a directory that a group may enter": Case(
         "source-unreadable",
-        'usermod -aG "$(stat -c %G /srv/secret)" mcastd',
+        'usermod -aG "$(stat -L -c %G /srv/secret)" mcastd',
         OUT + 'source = "/srv/secret/news.txt"\n',
         "install -d -m 750 -g adm /srv/secret; install /usr/share/mcastd/news.txt /srv/secret/news.txt",
     ),

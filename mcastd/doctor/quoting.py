@@ -1,0 +1,44 @@
+"""Names and paths that others chose, as a shell, the configuration and a unit have to have them.
+
+An interface's name may hold anything but blanks, slashes and colons, and root carries out what a fix says.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+_DOTTED = str.maketrans("./", "/.")
+_ESCAPED = {'"': r"\"", "\\": r"\\"}
+
+
+def command(*words: object) -> str:
+    """A command of these words for a shell."""
+    return shlex.join(map(str, words))
+
+
+def sysctl(*keys: str) -> str:
+    """A command that sets keys such as ``net/ipv4/conf/eth0.7/rp_filter`` to 0.
+
+    sysctl(8) wants dots for the slashes, and a slash for a dot that is in a name.
+    """
+    return command("sysctl", *(f"{key.translate(_DOTTED)}=0" for key in keys))
+
+
+def toml(text: str) -> str:
+    """A string of the configuration (TOML 1.0, "Basic strings")."""
+    return '"' + "".join(map(_of_toml, text)) + '"'
+
+
+def _of_toml(character: str) -> str:
+    if character < " " or character == "\x7f":
+        return f"\\u{ord(character):04x}"
+    return _ESCAPED.get(character, character)
+
+
+def in_unit(path: Path) -> str:
+    """A path in a list of a unit file: systemd.syntax(7), "Quoting"; systemd.unit(5), "Specifiers"."""
+    text = str(path).replace("%", "%%")
+    if not set(text) & set(" \t'\"\\"):
+        return text
+    return '"' + "".join(_ESCAPED.get(character, character) for character in text) + '"'
