@@ -12,7 +12,16 @@ from typing import Any
 from mcastd.config import FifoOutput, FileOutput, InboundSubscription, OutboundChannel
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
-from mcastd.doctor.permits import Permit, by_drop_in, own_unit, permit, permit_directory, refused, user
+from mcastd.doctor.permits import (
+    Permit,
+    by_drop_in,
+    own_unit,
+    permit,
+    permit_directory,
+    private_directory,
+    refused,
+    user,
+)
 from mcastd.doctor.quoting import command, toml
 from mcastd.doctor.subject import Subject
 from mcastd.inbound.sinks.account import EXPECTED
@@ -31,16 +40,16 @@ def source(subject: Subject, _evidence: Evidence) -> Iterator[Said]:
         where, why = refusal
         missing = not os.path.exists(where) and os.access(where.parent, os.X_OK, effective_ids=True)
         if missing:
-            hidden = (
-                by_drop_in(own_unit(), "ProcSubset=all") if own_unit() and path.is_relative_to(PROC) else None
-            )
+            private, hidden = private_directory(path), _hidden(path)
             yield Finding(
                 "source-missing",
                 Severity.BROKEN,
-                f"its source {path} is not there" + ("" if where == path else f": {where} is missing"),
-                (said, f"{where}: {why} (stat)"),
+                f"its source {path} is not there"
+                + ("" if where == path else f": {where} is missing")
+                + (f"; this service has a {private} of its own" if private else ""),
+                (said, f"{where}: {why} (stat)", *_seen(private)),
                 hidden.words if hidden else f"create it, or name another source in {subject.table}",
-                ways=(hidden.way,) if hidden else (),
+                ways=hidden.ways if hidden else (),
             )
         else:
             fix = permit(where, os.X_OK if where != path else os.R_OK)
@@ -75,6 +84,21 @@ def source(subject: Subject, _evidence: Evidence) -> Iterator[Said]:
         )
 
 
+def _hidden(path: Path) -> Permit | None:
+    """What shows a path that the sandbox of the service hides, if it is one of those."""
+    if unit := own_unit():
+        if path.is_relative_to(PROC):
+            return by_drop_in(unit, "ProcSubset=all")
+        if private_directory(path):
+            return by_drop_in(unit, "PrivateTmp=no")
+    return None
+
+
+def _seen(private: str) -> tuple[str, ...]:
+    """The evidence of a directory that is of this service alone, if there is one."""
+    return (f"{private} is a mount of this service's own (mountinfo)",) if private else ()
+
+
 def _is_empty(path: Path, found: os.stat_result) -> bool:
     """A file of /proc or /sys tells its size only to a reader."""
     if found.st_size:
@@ -106,6 +130,8 @@ def _output(
     if not findings and output.kind == "fifo":
         findings = list(_reader(path, said, state, earlier))
     yield from findings
+    if not findings and (private := private_directory(path)):
+        yield _unseen(subject, output, said, private)
     if not findings and (error := state.get("error")):
         what, _, way_out = str(error).rpartition("; ")
         yield Finding(
@@ -115,6 +141,22 @@ def _output(
             (said, f"its error and drops: {state.get('counters', {}).get('dropped')} (status)"),
             way_out or "see the log",
         )
+
+
+def _unseen(subject: Subject, output: FileOutput | FifoOutput, said: str, private: str) -> Finding:
+    """It is written, where nobody looks for it. The services' own directories are everybody's to see."""
+    directories = os.environ.get("LOGS_DIRECTORY" if output.kind == "file" else "RUNTIME_DIRECTORY", "")
+    line = ""
+    if directory := directories.partition(":")[0]:
+        line = _moved(subject, output, Path(directory) / output.path.name, output.kind)
+    return Finding(
+        "output-private",
+        Severity.WARNING,
+        f"no other program finds its output {output.path}: this service has a {private} of its own",
+        (said, *_seen(private)),
+        f"{line or 'give a path elsewhere as output'} in {subject.table}",
+        ways=(Way(table=subject.table, lines=(line,)),) if line else (),
+    )
 
 
 def _path(subject: Subject, output: FileOutput | FifoOutput, said: str, takes: bool) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from mcastd.doctor.quoting import command, in_unit
 from mcastd.errors import SinkError
 from mcastd.inbound.sinks.paths import UNSAFE_PATH, place_of
 
+MOUNTS = Path("/proc/self/mountinfo")
 HOMES = ("/home", "/root", "/run/user")  # what ProtectHome= of a unit hides, systemd.exec(5)
 
 
@@ -144,6 +145,17 @@ def by_drop_in(unit: str, line: str) -> Permit:
     name = quote(unit)  # of an instance it may have backslashes
     words = f"systemctl edit {name}, with [Service] and {line}, then: systemctl restart {name}"
     return Permit(words, Way(unit=unit, service=line))
+
+
+def private_directory(path: Path) -> str:
+    """/tmp or /var/tmp, if ``path`` is below it and only this service sees it (PrivateTmp=); else ""."""
+    try:
+        mounts = [line.split() for line in MOUNTS.read_text(errors="surrogateescape").splitlines()]
+    except OSError:
+        return ""
+    # proc_pid_mountinfo(5): the fourth field is what was mounted, the fifth where
+    private = (where for _, _, _, what, where, *_ in mounts if "/systemd-private-" in what)
+    return next((where for where in private if path.is_relative_to(where)), "")
 
 
 def own_unit() -> str:

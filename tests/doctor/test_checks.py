@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mcastd.config import InboundSubscription, OutboundChannel
-from mcastd.doctor import files, interfaces, memberships, sending, surroundings, worker
+from mcastd.doctor import files, interfaces, memberships, permits, sending, surroundings, worker
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Skipped
 from mcastd.doctor.subject import Subject
@@ -390,6 +390,70 @@ def test_an_output_below_what_is_no_directory(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     subject = inbound(output=str(tmp_path / "file" / "news.log"))
     assert said(files.outputs, subject, Given()) == [("output-directory", "broken")]
+
+
+# -- directories that the service manager has made for this service alone
+
+MOUNTED = "41 30 259:1 {what} {where} rw,relatime shared:7 - ext4 /dev/vda1 rw\n"
+
+
+def service(root: Path, monkeypatch: pytest.MonkeyPatch, *private: str) -> None:
+    """Be mcastd@radio.service, whose directories at ``private`` are its own."""
+    unit = "mcastd@radio.service"
+    mounts = MOUNTED.format(what="/", where="/")
+    for where in private:
+        what = f"{where}/systemd-private-7c0ffee-{unit}-Xy3{where}".replace("//", "/")
+        mounts += MOUNTED.format(what=what, where=where)
+    (root / "mountinfo").write_text(mounts)
+    monkeypatch.setattr(permits, "MOUNTS", root / "mountinfo")
+    monkeypatch.setattr(files, "own_unit", lambda: unit)
+    monkeypatch.setenv("LOGS_DIRECTORY", "/var/log/mcastd/radio")
+    monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/mcastd/radio:/run/other")
+
+
+def test_a_source_in_a_directory_that_only_the_service_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service(tmp_path, monkeypatch, "/var/tmp")
+    (finding,) = files.source(outbound(source="/var/tmp/no such/file"), Given())
+    assert isinstance(finding, Finding)
+    assert finding.cause == "source-missing"
+    assert "; this service has a /var/tmp of its own" in finding.what
+    assert finding.evidence[-1] == "/var/tmp is a mount of this service's own (mountinfo)"
+    (way,) = finding.ways
+    assert (way.unit, way.service) == ("mcastd@radio.service", "PrivateTmp=no")
+    assert way.unit in finding.fix
+    assert way.service in finding.fix
+    (other,) = files.source(outbound(source="/tmp/no such/file"), Given())  # is everybody's
+    assert isinstance(other, Finding)
+    assert other.ways == ()
+    assert "its own" not in f"{other}"
+
+
+@pytest.mark.parametrize(
+    ("output", "line"),
+    [
+        ("{path}", 'output = "/var/log/mcastd/radio/news"'),
+        (
+            {"kind": "fifo", "path": "{path}"},
+            'output = { kind = "fifo", path = "/run/mcastd/radio/news" }',
+        ),
+        ({"path": "{path}", "mode": "0644"}, ""),  # more is said of it: no line says it all
+    ],
+)
+def test_an_output_in_a_directory_that_only_the_service_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: Any, line: str
+) -> None:
+    path = str(tmp_path / "news")
+    filled = path if isinstance(output, str) else {**output, "path": path}
+    service(tmp_path, monkeypatch, str(tmp_path))
+    (finding,) = files.outputs(inbound(output=filled), Given())
+    assert isinstance(finding, Finding)
+    assert (finding.cause, finding.severity) == ("output-private", "warning")
+    assert [way.lines for way in finding.ways] == ([(line,)] if line else [])
+    assert finding.fix == f"{line or 'give a path elsewhere as output'} in [inbound.news]"
+    service(tmp_path, monkeypatch, str(tmp_path / "elsewhere"))
+    assert list(files.outputs(inbound(output=filled), Given())) == []
 
 
 # -- where it runs: given as files, since no machine of the tests has Wi-Fi or is a WSL

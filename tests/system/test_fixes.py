@@ -49,6 +49,22 @@ CASES = {
         "install -d /home/alice; install /usr/share/mcastd/news.txt /home/alice/news.txt",
     ),
     "a source in /proc": Case("source-missing", "ProcSubset=all", OUT + 'source = "/proc/loadavg"\n'),
+    "a source in /tmp": Case(
+        "source-missing",
+        "PrivateTmp=no",
+        OUT + 'source = "/tmp/news.txt"\n',
+        "install -m 644 /usr/share/mcastd/news.txt /tmp/news.txt",
+    ),
+    "an output in /var/tmp": Case(
+        "output-private",
+        'output = "/var/log/mcastd/news.log" in [inbound.news]',
+        IN + 'output = "/var/tmp/news.log"\n',
+    ),
+    "a pipe in /tmp": Case(
+        "output-private",
+        'output = { kind = "fifo", path = "/run/mcastd/news.pipe" } in [inbound.news]',
+        IN + 'output = { kind = "fifo", path = "/tmp/news.pipe" }\n',
+    ),
     "an output in a directory that is not there": Case(
         "output-directory",
         "install -d -o mcastd -g mcastd /srv/recordings; then systemctl edit mcastd.service, with [Service]"
@@ -97,7 +113,7 @@ def test_the_fix_mends_it_under_the_unit(machine: Machine, case: Case) -> None:
     def findings() -> list[dict[str, Any]]:
         answer = machine.run("mcastctl", "doctor", "--json", check=False)
         found: list[dict[str, Any]] = json.loads(answer.stdout)["findings"]
-        return [one for one in found if one["severity"] == "broken"]
+        return [one for one in found if one["severity"] in ("broken", "warning")]
 
     (finding,) = findings()
     assert finding["cause"] == case.cause
