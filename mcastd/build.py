@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from mcastd.config import InboundSubscription, OutboundChannel
+from mcastd.config import InboundSubscription, OpenFiles, OutboundChannel
 from mcastd.inbound.reader import Reader
 from mcastd.inbound.receiver import Subscription, source_filter
 from mcastd.inbound.sinks import Ends, make_sink
@@ -14,7 +14,7 @@ from mcastd.net.link import Receiver, Sender
 from mcastd.net.membership import Memberships
 from mcastd.net.receiver import SocketReceiver
 from mcastd.net.sockets import SocketSender
-from mcastd.outbound.sender import Channel
+from mcastd.outbound.sender import Channel, open_source
 from mcastd.outbound.watcher import Watcher
 from mcastd.worker import Worker
 
@@ -61,14 +61,17 @@ def build(
     reader: Reader | None = None,
     watcher: Watcher | None = None,
     ends: Ends | None = None,
+    files: OpenFiles | None = None,
 ) -> Worker:
     """The worker for ``settings``, on real sockets that see the interfaces through ``host``."""
+    own = None if files is None else files.of(name)
     if isinstance(settings, OutboundChannel):
-        return Channel(name, settings, lambda channel: open_sender(channel, host), watcher)
+        source = open_source(settings, own)
+        return Channel(name, settings, lambda channel: open_sender(channel, host), watcher, source)
     return Subscription(
         name,
         settings,
         lambda subscription, metadata: open_receiver(subscription, metadata, host, memberships),
         reader=reader,
-        make_sink=partial(make_sink, ends=ends),
+        make_sink=partial(make_sink, ends=ends, files=own),
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from mcastd import __version__, clock, log, systemd
 from mcastd.build import build
 from mcastd.chores import Chores
-from mcastd.config import Changes, Config, InboundSubscription, OutboundChannel, diff
+from mcastd.config import Changes, Config, InboundSubscription, OpenFiles, OutboundChannel, diff
 from mcastd.control.commands import DaemonView, NoSuchWorker, ReloadView
 from mcastd.control.protocol import Message
 from mcastd.control.server import ControlServer
@@ -73,6 +73,7 @@ class Daemon:
         self._reader = Reader()
         self._watcher = Watcher()
         self._ends = Ends(systemd.DescriptorStore(), systemd.take_stored(PIPES))
+        self._files = OpenFiles(lambda: self._config)
         self._control = ControlServer(self._socket, self)
         self._supervisor = Supervisor(self._build, self._worker_changed)
         self._metrics = MetricsServer(self._supervisor.books, self._wake_up)
@@ -87,6 +88,7 @@ class Daemon:
             reader=self._reader,
             watcher=self._watcher,
             ends=self._ends,
+            files=self._files,
         )
 
     def _worker_changed(self) -> None:

@@ -11,6 +11,7 @@ from mcastd.config.model import (
     InboundSubscription,
     OutboundChannel,
 )
+from mcastd.config.opened import OpenFiles, OpenFilesOf
 from mcastd.config.types import Interfaces, label_of, means_several
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "FileOutput",
     "InboundSubscription",
     "Interfaces",
+    "OpenFiles",
+    "OpenFilesOf",
     "OutboundChannel",
     "diff",
     "dump",

@@ -1,30 +1,50 @@
 """Channels that would send for ever what they sent: subscriptions receive it, and write it to their source.
 
-Pure. What a host adds (two names of one file, two addresses of one interface) is not known here.
+Pure. What a host adds (two addresses of one interface) is not known here. That two paths lead to one file
+is known once they are open: opened.py.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from mcastd.config.types import Location, may_meet, normal
+from mcastd.config.types import may_meet, normal
 
 if TYPE_CHECKING:
     from mcastd.config.model import InboundSubscription, OutboundChannel
 
 
+class Loop(NamedTuple):
+    """A channel whose datagrams come back to it, also by others."""
+
+    channel: str
+    source: Path
+    subscription: str  # receives what the channel sends
+    writes: tuple[Path, ...]  # its outputs that are the source of this channel, or of others that follow
+
+    def __str__(self) -> str:
+        written = " and ".join(map(str, self.writes))
+        return (
+            f"what it sends comes back to it for ever: inbound.{self.subscription} receives its group, and"
+            f" writes {written}"
+        )
+
+
 def loops(
-    outbound: Mapping[str, OutboundChannel], inbound: Mapping[str, InboundSubscription]
-) -> Iterator[tuple[Location, str]]:
-    """The sources of channels whose datagrams come back to them, also by others, and how."""
-    sent_from: dict[str, list[str]] = defaultdict(list)  # channels by the path of their source
+    outbound: Mapping[str, OutboundChannel],
+    inbound: Mapping[str, InboundSubscription],
+    file: Callable[[Path], object] = normal,
+) -> Iterator[Loop]:
+    """The channels whose datagrams come back to them. ``file`` is the same for paths of the same file."""
+    sent_from: dict[object, list[str]] = defaultdict(list)  # channels by their source
     for name, channel in outbound.items():
-        sent_from[normal(channel.source)].append(name)
+        sent_from[file(channel.source)].append(name)
     receivers: dict[tuple[object, int], list[str]] = defaultdict(list)
     for name, subscription in inbound.items():
-        if any(normal(output.path) in sent_from for output in subscription.output):
+        if any(file(output.path) in sent_from for output in subscription.output):
             receivers[subscription.group, subscription.port].append(name)
     by_way_of: dict[
         str, dict[str, str]
@@ -34,26 +54,16 @@ def loops(
             for receiver in receivers.get((channel.group, channel.port), ())
             if _hears(inbound[receiver], channel)
             for output in inbound[receiver].output
-            for follower in sent_from.get(normal(output.path), ())
+            for follower in sent_from.get(file(output.path), ())
         }
         for name, channel in outbound.items()
         if receivers
     }
     for name in _in_circles(by_way_of):
         first = next(iter(by_way_of[name].values()))
-        yield (
-            ("outbound", name, "source"),
-            f"what it sends comes back to it for ever: inbound.{first} receives its group, and writes"
-            f" {_told(inbound[first], outbound, by_way_of[name])}; send to another group, or write elsewhere",
-        )
-
-
-def _told(
-    receiver: InboundSubscription, outbound: Mapping[str, OutboundChannel], followers: Mapping[str, str]
-) -> str:
-    sources = {normal(outbound[follower].source) for follower in followers}
-    paths = [str(output.path) for output in receiver.output if normal(output.path) in sources]
-    return " and ".join(paths)
+        sources = {file(outbound[follower].source) for follower in by_way_of[name]}
+        paths = [output.path for output in inbound[first].output if file(output.path) in sources]
+        yield Loop(name, outbound[name].source, first, tuple(paths))
 
 
 def _hears(subscription: InboundSubscription, channel: OutboundChannel) -> bool:

@@ -364,7 +364,8 @@ class Config(Model):
                 yield location, f"{show(path)} is a name that inbound/{rotated[stem]} rotates its output to"
             uses.setdefault(path, f"an output of inbound/{name}")
         enabled = self.of_enabled()
-        yield from loops(enabled.outbound, enabled.inbound)
+        for loop in loops(enabled.outbound, enabled.inbound):
+            yield ("outbound", loop.channel, "source"), f"{loop}; send to another group, or write elsewhere"
 
 
 def _check_interface(interface: Setting, info: ValidationInfo) -> Setting:

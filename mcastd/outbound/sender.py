@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import fields
 
 from mcastd import clock
-from mcastd.config import OutboundChannel, label_of
+from mcastd.config import OpenFilesOf, OutboundChannel, label_of
 from mcastd.counters import OutboundCounters
 from mcastd.errors import LinkError
 from mcastd.log import get_logger
@@ -36,10 +36,10 @@ LONGEST_PAUSE = 0.064
 NOT_FOR_US = Signal.REOPEN | Signal.RETRY | Signal.SOURCE
 
 
-def open_source(config: OutboundChannel) -> Source:
+def open_source(config: OutboundChannel, files: OpenFilesOf | None = None) -> Source:
     """What a channel's settings name as its source; nothing is opened yet."""
     framer = make_framer(config.framing, config.max_datagram, _read_size(config.rate, config.interval))
-    return Source(config.source, framer, repeat=config.repeat, follow=config.follow)
+    return Source(config.source, framer, repeat=config.repeat, follow=config.follow, files=files)
 
 
 def _read_size(rate: int | None, interval: float | None) -> int:

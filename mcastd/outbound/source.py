@@ -12,6 +12,7 @@ import stat
 from pathlib import Path
 from typing import Literal, Protocol
 
+from mcastd.config import OpenFilesOf
 from mcastd.errors import SourceError, reason_of
 from mcastd.net.link import Payloads
 from mcastd.outbound.framing import Framer
@@ -75,12 +76,19 @@ class Source:
       datagrams. When the path names another file, the old one is read on until the new one has content. When
       the file has shrunk, it is read from its start. While the path names nothing, the old file is kept.
     - A FIFO never ends: writers come and go. What the last one to go leaves unfinished is a datagram.
+    - A file into which a subscription writes what is sent from it is refused, as far as ``files`` knows.
 
     The position outlives an error: the next :meth:`read` goes on where the last one stopped.
     """
 
     def __init__(
-        self, path: Path, framer: Framer, *, repeat: int | Literal["forever"] = 1, follow: bool = False
+        self,
+        path: Path,
+        framer: Framer,
+        *,
+        repeat: int | Literal["forever"] = 1,
+        follow: bool = False,
+        files: OpenFilesOf | None = None,
     ) -> None:
         self.finished = False
         self.rounds = 0  # times that all of the file was read, and taken from read()
@@ -92,6 +100,7 @@ class Source:
         self._repeat: float = math.inf if repeat == "forever" else repeat
         self._last_round = self._repeat
         self._follow = follow
+        self._files = files
         self._fd = -1
         self._is_fifo = False
         self._identity = (0, 0)  # device and inode of the file that the position is in
@@ -162,11 +171,16 @@ class Source:
         """Close the file; read() opens it again, and goes on at the position if it is still the same one."""
         if self._fd >= 0:
             os.close(self._fd)
+            if self._files is not None:
+                self._files.closed(self._path)
         self._fd = -1
         self._is_fifo = False
 
     def _open(self) -> None:
-        """Open what the path names now, in place of what is open: that is kept if this raises SourceError."""
+        """Open what the path names now, in place of what is open.
+
+        If this raises SourceError, what is open is kept, unless the new file would be sent for ever.
+        """
         try:
             kind = stat.S_IFMT(os.stat(self._path).st_mode)
             if kind in _UNREADABLE:  # not opened to find out: opening can set a device off
@@ -186,11 +200,22 @@ class Source:
                 "its size is always 0, so it cannot be followed", 'set repeat = "forever" instead'
             )
         self.close()
+        self._require_no_loop(fd, status)
         self._fd = fd
         self._is_fifo = stat.S_ISFIFO(status.st_mode)
         if (status.st_dev, status.st_ino) != self._identity:
             self._identity = (status.st_dev, status.st_ino)
             self.position = 0
+
+    def _require_no_loop(self, fd: int, status: os.stat_result) -> None:
+        """Close ``fd`` and raise SourceError if what is sent from it would come back to it for ever."""
+        if self._files is None:
+            return
+        if loop := self._files.opened(self._path, (status.st_dev, status.st_ino)):
+            os.close(fd)
+            raise self._error(
+                f"{loop}, which leads to the same file", "send to another group, or write elsewhere"
+            )
 
     def _read(self) -> bytes | None:
         """The next bytes: empty at a file's end or without a writer, None while a FIFO's writer is silent."""

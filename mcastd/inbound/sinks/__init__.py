@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from structlog.typing import FilteringBoundLogger
 
-from mcastd.config import FifoOutput, FileOutput
+from mcastd.config import FifoOutput, FileOutput, OpenFilesOf
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.ends import PIPES, Ends
 from mcastd.inbound.sinks.fifo import FifoSink
@@ -24,10 +24,14 @@ def make_sink(
     log: FilteringBoundLogger,
     *,
     ends: Ends | None = None,
+    files: OpenFilesOf | None = None,
 ) -> Sink:
-    """The sink that an output's settings describe; nothing is opened yet. ``ends`` is for pipes."""
+    """The sink that an output's settings describe; nothing is opened yet. ``ends`` is for pipes.
+
+    What ``files`` knows to be sent to the subscription itself is not written.
+    """
     to_records = make_format(output.format, group, interface_name)
     account = Account(output.path, log)
     if output.kind == "file":
-        return FileSink(output, to_records, account)
-    return FifoSink(output, to_records, account, ends=ends)
+        return FileSink(output, to_records, account, files=files)
+    return FifoSink(output, to_records, account, ends=ends, files=files)

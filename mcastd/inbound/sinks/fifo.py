@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 from mcastd import clock
-from mcastd.config import FifoOutput
+from mcastd.config import FifoOutput, OpenFilesOf
 from mcastd.counters import OutputCounters
 from mcastd.errors import SinkError
 from mcastd.inbound.sinks.account import NO_READER, READER_GONE, TROUBLES, Account
@@ -30,11 +30,13 @@ from mcastd.inbound.sinks.ends import Ends, has_reader
 from mcastd.inbound.sinks.formats import Format
 from mcastd.inbound.sinks.paths import (
     LOOK_EVERY,
+    LOOP,
     OF_OUTPUTS,
     UNSAFE_PATH,
     Identity,
     identity,
     place_of,
+    require_no_loop,
 )
 from mcastd.inbound.sinks.records import Record, Records, fitting, size_of, whole
 from mcastd.net.link import IOV_MAX, Batch
@@ -67,7 +69,7 @@ class FifoSink:
     looks for one again.
     """
 
-    reasons = (*TROUBLES, NOT_A_FIFO, UNSAFE_PATH, NO_READER, READER_GONE, FULL, TOO_LARGE, STOPPED)
+    reasons = (*TROUBLES, NOT_A_FIFO, UNSAFE_PATH, LOOP, NO_READER, READER_GONE, FULL, TOO_LARGE, STOPPED)
     slow = False  # a write never waits
     may_queue = True
 
@@ -79,6 +81,7 @@ class FifoSink:
         *,
         ends: Ends | None = None,
         look_every: float = LOOK_EVERY,
+        files: OpenFilesOf | None = None,
     ) -> None:
         self.deadline = math.inf
         self._config = config
@@ -86,6 +89,7 @@ class FifoSink:
         self._to_records = to_records
         self._account = account
         self._ends = ends
+        self._files = files
         self._look_every = look_every
         self._looked = 0.0  # monotonic time of the last look at the path
         self._known: Identity = (0, 0)  # the FIFO that was found at the path, and may be written
@@ -229,6 +233,11 @@ class FifoSink:
                 raise self._trouble("nobody reads it", "waiting for a reader", NO_READER) from None
             raise
         self._identity = self._known
+        try:
+            require_no_loop(self._files, self._path, self._identity)
+        except SinkError as error:
+            self._disconnect(error)
+            raise
         self._enlarge(PIPE_SIZE)
         self._account.recovered()
 
@@ -355,6 +364,8 @@ class FifoSink:
         """Let go of the pipe, or leave it to the next sink; what is queued is dropped for ``error``."""
         if self._queue:
             self._account.drop(len(self._queue), error)
+        if self._fd >= 0 and self._files is not None:
+            self._files.closed(self._path)
         if self._fd < 0:
             pass
         elif self._ends is None:

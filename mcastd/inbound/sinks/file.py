@@ -12,12 +12,21 @@ from collections.abc import Callable
 
 from mcastd import clock
 from mcastd.clock import Clock
-from mcastd.config import FileOutput
+from mcastd.config import FileOutput, OpenFilesOf
 from mcastd.counters import OutputCounters
 from mcastd.errors import SinkError, reason_of
 from mcastd.inbound.sinks.account import TROUBLES, Account
 from mcastd.inbound.sinks.formats import Format
-from mcastd.inbound.sinks.paths import LOOK_EVERY, UNSAFE_PATH, Identity, Place, identity, place_of
+from mcastd.inbound.sinks.paths import (
+    LOOK_EVERY,
+    LOOP,
+    UNSAFE_PATH,
+    Identity,
+    Place,
+    identity,
+    place_of,
+    require_no_loop,
+)
 from mcastd.inbound.sinks.records import Made, Record, Records, fitting, whole
 from mcastd.net.link import Batch
 
@@ -42,7 +51,7 @@ class FileSink:
     the file, and dropped.
     """
 
-    reasons = (*TROUBLES, NOT_A_FILE, UNSAFE_PATH, ROTATION)
+    reasons = (*TROUBLES, NOT_A_FILE, UNSAFE_PATH, LOOP, ROTATION)
     may_queue = False
     pending: int | None = None
     blocked = False
@@ -56,6 +65,7 @@ class FileSink:
         now: Clock = clock.monotonic,
         wall: Clock = clock.wall,
         look_every: float = LOOK_EVERY,
+        files: OpenFilesOf | None = None,
     ) -> None:
         self.slow = config.fsync
         self.deadline = math.inf
@@ -63,6 +73,7 @@ class FileSink:
         self._path = config.path
         self._to_records = to_records
         self._account = account
+        self._files = files
         self._now = now
         self._wall = wall
         self._look_every = look_every
@@ -185,6 +196,11 @@ class FileSink:
         with place_of(self._path) as place:
             fd = self._open_at(place)
         found = os.fstat(fd)
+        try:
+            require_no_loop(self._files, self._path, identity(found))
+        except SinkError:
+            os.close(fd)
+            raise
         self._fd = fd
         self._identity = identity(found)
         self._size = found.st_size
@@ -209,6 +225,8 @@ class FileSink:
             with contextlib.suppress(OSError):
                 os.ftruncate(fd, torn_at)
         if fd >= 0:
+            if self._files is not None:
+                self._files.closed(self._path)
             os.close(fd)
 
     def _next(self, records: Records) -> Records:

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from mcastd.config import OpenFilesOf
 from mcastd.errors import SinkError
 
 KINDS = {
@@ -30,6 +31,7 @@ LOOK_EVERY = 0.1
 # Symbolic links in one path, as the kernel allows (path_resolution(7)).
 LINKS_MAX = 40
 UNSAFE_PATH = "unsafe-path"
+LOOP = "loop"
 OF_DIRECTORIES = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 OF_OUTPUTS = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
@@ -39,6 +41,17 @@ Identity = tuple[int, int]
 def identity(found: os.stat_result) -> Identity:
     """What tells one file from another, whatever its name."""
     return found.st_dev, found.st_ino
+
+
+def require_no_loop(files: OpenFilesOf | None, path: Path, of: Identity) -> None:
+    """Note that an output is open. Raises SinkError if what is written there would be sent for ever."""
+    if files is not None and (loop := files.opened(path, of)):
+        raise SinkError(
+            f"cannot write to {path}",
+            f"it is the file that outbound.{loop.channel} sends, and what is written would be sent for ever",
+            "send to another group, or write elsewhere",
+            reason=LOOP,
+        )
 
 
 @dataclass(frozen=True, slots=True)

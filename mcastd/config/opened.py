@@ -1,0 +1,77 @@
+"""The files that sources and outputs have open: the same file may have several names, which no text shows."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from mcastd.config.loops import Loop, loops
+from mcastd.config.model import Config
+from mcastd.config.types import normal
+
+Identity = tuple[int, int]
+"""Device and inode of a file."""
+
+
+class OpenFiles:
+    """By worker and path. For any thread; asks no file, so nothing that hangs is waited for.
+
+    ``config`` gives the configuration of what runs.
+    """
+
+    def __init__(self, config: Callable[[], Config]) -> None:
+        self._config = config
+        self._lock = threading.Lock()
+        self._open: dict[tuple[str, str], Identity] = {}
+
+    def of(self, worker: str) -> OpenFilesOf:
+        return OpenFilesOf(self, worker)
+
+    def opened(self, worker: str, path: Path, identity: Identity) -> Loop | None:
+        """Note that a worker has opened a file, unless what it sends would then come back for ever.
+
+        Returns the loop in that case: the worker is to close the file.
+        """
+        name = normal(path)
+        with self._lock:
+            self._open.pop((worker, name), None)
+            others = {other for (_, other), of in self._open.items() if of == identity}
+            if others - {name}:
+                known: dict[str, object] = {other: of for (_, other), of in self._open.items()}
+                known[name] = identity
+                if loop := self._loop(worker, identity, known):
+                    return loop
+            self._open[worker, name] = identity
+        return None
+
+    def closed(self, worker: str, path: Path) -> None:
+        with self._lock:
+            self._open.pop((worker, normal(path)), None)
+
+    def _loop(self, worker: str, identity: Identity, known: dict[str, object]) -> Loop | None:
+        """The loop that a worker is in by the file of ``identity``, which a channel's source is."""
+
+        def file(path: Path) -> object:
+            return known.get(normal(path), normal(path))
+
+        config = self._config().of_enabled()
+        kind, _, name = worker.partition("/")
+        for loop in loops(config.outbound, config.inbound, file):
+            if name == loop.channel if kind == "outbound" else file(loop.source) == identity:
+                return loop
+        return None
+
+
+class OpenFilesOf(NamedTuple):
+    """The same for one worker."""
+
+    files: OpenFiles
+    worker: str
+
+    def opened(self, path: Path, identity: Identity) -> Loop | None:
+        return self.files.opened(self.worker, path, identity)
+
+    def closed(self, path: Path) -> None:
+        self.files.closed(self.worker, path)

@@ -1,0 +1,67 @@
+"""Files that have several names: no source is sent that what it sends comes back to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mcastd.config import Config, OpenFiles
+
+FIRST = {"group": "239.255.1.2", "port": 9190}
+SECOND = {"group": "239.255.1.3", "port": 9191}
+FILE, OTHER = (7, 11), (7, 12)  # device and inode
+
+
+def files(outbound: dict[str, object], inbound: dict[str, object]) -> OpenFiles:
+    config = Config.model_validate({"outbound": outbound, "inbound": inbound})
+    return OpenFiles(lambda: config)
+
+
+def test_the_second_of_two_names_of_one_file_is_refused_until_the_first_is_closed() -> None:
+    found = files({"o": FIRST | {"source": "/p"}}, {"i": FIRST | {"output": "/q"}})
+    assert found.opened("outbound/o", Path("/p"), FILE) is None
+    assert found.opened("inbound/i", Path("/q"), OTHER) is None
+    loop = found.opened("inbound/i", Path("/q"), FILE)
+    assert loop is not None
+    assert (loop.channel, loop.subscription) == ("o", "i")
+    assert (loop.source, loop.writes) == (Path("/p"), (Path("/q"),))
+    assert found.opened("outbound/o", Path("/p"), FILE) is None  # what was refused is not open
+    found.closed("outbound/o", Path("/p"))
+    assert found.opened("inbound/i", Path("/q"), FILE) is None
+    assert str(found.opened("outbound/o", Path("/p"), FILE)) == (
+        "what it sends comes back to it for ever: inbound.i receives its group, and writes /q"
+    )
+
+
+def test_only_who_is_in_the_loop_is_refused() -> None:
+    found = files(
+        {"o": FIRST | {"source": "/p"}, "other": SECOND | {"source": "/p"}},
+        {"i": FIRST | {"output": "/q"}, "elsewhere": SECOND | {"output": "/r"}},
+    )
+    assert found.opened("inbound/i", Path("/q"), FILE) is None
+    assert found.opened("outbound/other", Path("/p"), FILE) is None
+    assert found.opened("inbound/elsewhere", Path("/r"), OTHER) is None
+    assert found.opened("outbound/o", Path("/p"), FILE) is not None
+
+
+def test_a_loop_by_way_of_another_channel() -> None:
+    found = files(
+        {"a": FIRST | {"source": "/a"}, "b": SECOND | {"source": "/b"}},
+        {"to-b": FIRST | {"output": "/b2"}, "to-a": SECOND | {"output": "/a2"}},
+    )
+    assert found.opened("outbound/a", Path("/a"), FILE) is None
+    assert found.opened("outbound/b", Path("/b"), OTHER) is None
+    assert found.opened("inbound/to-b", Path("/b2"), OTHER) is None
+    loop = found.opened("inbound/to-a", Path("/a2"), FILE)
+    assert loop is not None
+    assert loop.channel == "a"
+
+
+def test_who_does_not_hear_it_may_write_it() -> None:
+    off = {"enabled": False, "output": "/r"}
+    found = files(
+        {"o": FIRST | {"source": "/p"}},
+        {"i": SECOND | {"output": "/q"}, "off": FIRST | off},
+    )
+    assert found.opened("outbound/o", Path("/p"), FILE) is None
+    assert found.opened("inbound/i", Path("/q"), FILE) is None
+    assert found.opened("inbound/off", Path("/r"), FILE) is None
