@@ -29,7 +29,7 @@ Setting = str | tuple[str, ...] | None
 """An ``interface`` setting: one, several, or that of the route to the group."""
 
 # Of all flags; a tap sets and clears PROMISC, which concerns nobody
-_FLAGS = _abi.IFF_UP | _abi.IFF_LOOPBACK | _abi.IFF_MULTICAST | _abi.IFF_RUNNING
+_FLAGS = _abi.IFF_UP | _abi.IFF_LOOPBACK | _abi.IFF_NOARP | _abi.IFF_MULTICAST | _abi.IFF_RUNNING
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Interface:
 
     index: int
     name: str
-    flags: int  # of net_device_flags, netdevice(7): UP, LOOPBACK, MULTICAST, RUNNING
+    flags: int  # of net_device_flags, netdevice(7): UP, LOOPBACK, NOARP, MULTICAST, RUNNING
     carrier_changes: int  # counts up at each loss and return of the carrier
     addresses: tuple[Address, ...] = ()  # usable ones: duplicate address detection is over
     kind: str = ""  # of a virtual one, as `ip link add type KIND` has it: "veth", "bridge", ...
@@ -73,6 +73,11 @@ class Interface:
     @property
     def multicast(self) -> bool:
         return bool(self.flags & _abi.IFF_MULTICAST)
+
+    @property
+    def arp(self) -> bool:
+        """Whether frames on it go to MAC addresses, which are asked for."""
+        return not self.flags & (_abi.IFF_NOARP | _abi.IFF_LOOPBACK)
 
     @property
     def loopback(self) -> bool:

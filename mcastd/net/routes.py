@@ -34,6 +34,7 @@ class Route:
     ifindex: int  # 0: it leads nowhere
     source: Address | None = None  # the source address that it prefers
     refusal: str = ""  # "prohibit", "unreachable", "blackhole" (ip-route(8)); "": there is no such route
+    gateway: bool = False  # the kernel would send to a gateway alone, not to all on the link
 
     def __bool__(self) -> bool:
         return self.ifindex != 0
@@ -73,7 +74,9 @@ def route_to(destination: Address, ask: Ask = request, *, by: int = 0, as_added:
     found = attributes_of(body, _abi.rtmsg.size)
     source = found.get(_abi.RTA_PREFSRC)
     ifindex = number(found.get(_abi.RTA_OIF, b""))
-    return Route(ifindex, ipaddress.ip_address(source) if source else None) if ifindex else NO_ROUTE
+    if not ifindex:
+        return NO_ROUTE
+    return Route(ifindex, ipaddress.ip_address(source) if source else None, gateway=_abi.RTA_GATEWAY in found)
 
 
 class Routes:

@@ -23,7 +23,7 @@ from mcastd.net.guard import SourceGuard
 from mcastd.net.interfaces import Host, Interface, as_address, look
 from mcastd.net.link import Batch, Load, Payloads, SourceFilter
 from mcastd.net.membership import Membership, Memberships
-from mcastd.net.source_address import source_address
+from mcastd.net.source_address import is_kept_from_link, source_address
 
 # Asked for often:
 SOL_SOCKET, SO_MEMINFO, MEMINFO_SIZE = socket.SOL_SOCKET, _abi.SO_MEMINFO, _abi.sk_meminfo.size
@@ -195,6 +195,7 @@ class _Way(NamedTuple):
     ifindex: int
     interface: str
     source: Address
+    on_link: bool  # in spite of a route that has a gateway
 
 
 class SocketSender:
@@ -240,7 +241,8 @@ class SocketSender:
                 group=str(self._group),
                 interface=self._setting,
             )
-        return _Way(interface.index, interface.name, source)
+        on_link = is_kept_from_link(host, interface, self._group, routed=routed)
+        return _Way(interface.index, interface.name, source, on_link)
 
     def _open(self) -> socket.socket:
         with contextlib.ExitStack() as undo:
@@ -267,6 +269,8 @@ class SocketSender:
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, self._tos)
         # Without it the kernel says that it has sent what the interface's queue (qdisc) drops: udp_send_skb()
         sock.setsockopt(socket.IPPROTO_IP, _abi.IP_RECVERR, 1)
+        if self._way.on_link:  # not always: it has the kernel look for the route at each call
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_DONTROUTE, 1)
         sock.bind((str(source), 0))
         sock.connect((str(self._group), self._port))
 

@@ -1,4 +1,4 @@
-"""The address that datagrams to a group are sent from: as the kernel chooses it, and where it needs help.
+"""How datagrams to a group leave, and from which address: as the kernel chooses, and where it needs help.
 
 The kernel knows scopes, secondary, deprecated, tentative and temporary addresses (RFC 6724) and the `src` of
 routes, so it is asked, whenever something changes: `ip route get GROUP oif INTERFACE` asks the same. But told
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from mcastd.net._abi import Address
 from mcastd.net.interfaces import Host, Interface
+from mcastd.net.routes import Route
 
 
 def source_address(host: Host, interface: Interface, group: Address, *, routed: bool) -> Address | None:
@@ -24,7 +25,7 @@ def source_address(host: Host, interface: Interface, group: Address, *, routed: 
         configured = host.routes.to(group, by=interface.index, as_added=True)
         if configured.source is not None:
             return configured.source
-    source = host.routes.to(group, by=0 if routed and group.version == 4 else interface.index).source
+    source = _route(host, interface, group, routed=routed).source
     if source is None:
         return own[0] if own else None
     if group.version == 4 and source.is_link_local:  # RFC 3927 section 2.6.1
@@ -32,6 +33,21 @@ def source_address(host: Host, interface: Interface, group: Address, *, routed: 
     if routed or source in own or _is_of_loopback(source, host):
         return source
     return None
+
+
+def is_kept_from_link(host: Host, interface: Interface, group: Address, *, routed: bool) -> bool:
+    """Whether the kernel would send datagrams in frames to a gateway alone, not to the group's MAC address.
+
+    It does so where the route to an IPv4 group has a gateway, unless that is a default route. Nobody on the
+    link would get them (RFC 1112 section 6.4). Without ARP, as on a tunnel, a gateway may be the other end.
+    """
+    if group.version == 6 or not interface.arp:
+        return False
+    return _route(host, interface, group, routed=routed).gateway
+
+
+def _route(host: Host, interface: Interface, group: Address, *, routed: bool) -> Route:
+    return host.routes.to(group, by=0 if routed and group.version == 4 else interface.index)
 
 
 def _is_wide(address: Address) -> bool:

@@ -161,3 +161,49 @@ def test_segments_are_tried_again_when_the_mtu_is_another(wire: None, tmp_path: 
         wait_for(lambda: sending() == "sendmmsg", "fragments")
         ip("link set out0 mtu 1500")
         wait_for(lambda: sending() == "gso", "segments")
+
+
+BY_GATEWAY = "224.0.0.0/4 via 10.23.0.254 dev out0"
+
+
+@pytest.mark.parametrize("interface", ["out0", "10.23.0.1", None])
+@pytest.mark.parametrize("late", [False, True], ids=["at first", "later"])
+def test_all_on_the_link_get_what_the_route_would_send_to_a_gateway_alone(
+    wire: None, no_fd_leak: None, interface: str | None, late: bool
+) -> None:
+    """The kernel puts it into frames to the gateway's MAC address, which is not that of in0."""
+    ip("neigh add 10.23.0.254 lladdr 02:00:00:00:00:fe dev out0")
+    ip(f"route add {'239.0.0.0/8 dev out0' if late else BY_GATEWAY}")
+    with ExitStack() as stack:
+        port, group = free_port(), GROUPS[4]
+        far = SocketReceiver(group, port, interface="in0")
+        sender = SocketSender(group, port, interface=interface)
+        for one in (far, sender):
+            stack.callback(one.close)
+        if late:
+            ip(f"route add {BY_GATEWAY}")
+            ip("route del 239.0.0.0/8")
+            sender.network_changed()
+        payloads = [b"one by one", *[b"%04d" % number for number in range(100)]]
+        assert sender.send(payloads[:1]) + sender.send(payloads[1:]) == len(payloads)
+        arrived: list[bytes] = []
+        wait_for(lambda: arrived.extend(taken(far)) or len(arrived) >= len(payloads))
+        assert arrived == payloads
+
+
+def test_a_channel_follows_a_route_that_gets_a_gateway(wire: None, tmp_path: Path) -> None:
+    ip("neigh add 10.23.0.254 lladdr 02:00:00:00:00:fe dev out0")
+    config = channel(tmp_path, "interval = 0.01")
+    with RunningDaemon(tmp_path, config) as daemon, ExitStack() as stack:
+        port = daemon.worker("outbound/a")["status"]["port"]
+        far = SocketReceiver(GROUPS[4], port, interface="in0")
+        stack.callback(far.close)
+
+        def counted() -> int:
+            return int(daemon.worker("outbound/a")["status"]["counters"]["sent"])
+
+        wait_for(lambda: taken(far))
+        ip(f"route add {BY_GATEWAY}")
+        until = counted() + 50
+        wait_for(lambda: taken(far) * 0 or counted() > until)
+        wait_for(lambda: taken(far), "what is sent since the route has a gateway")
