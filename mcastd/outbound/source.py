@@ -32,9 +32,11 @@ _WAYS_OUT = {
 }
 
 
-def _hides_its_size(fd: int) -> bool:
-    """Whether a regular file has content and no size, as those of /proc."""
-    return os.fstat(fd).st_size == 0 and os.pread(fd, 1, 0) != b"" and os.fstat(fd).st_size == 0
+def _wrong_size(fd: int) -> int | None:
+    """The size that a regular file has whatever it holds: 0 in /proc, 4096 in /sys; None if it is right."""
+    size = os.fstat(fd).st_size
+    has_last = os.pread(fd, 1, max(0, size - 1)) != b""
+    return size if has_last is (size == 0) and os.fstat(fd).st_size == size else None
 
 
 class PayloadSource(Protocol):
@@ -190,14 +192,15 @@ class Source:
             raise self._error(reason_of(error), _WAYS_OUT.get(error.errno or 0, "trying again")) from error
         try:
             status = os.fstat(fd)
-            unfollowable = self._follow and stat.S_ISREG(status.st_mode) and _hides_its_size(fd)
+            wrong_size = _wrong_size(fd) if self._follow and stat.S_ISREG(status.st_mode) else None
         except OSError as error:
             os.close(fd)
             raise self._error(reason_of(error), "trying again") from error
-        if unfollowable:
+        if wrong_size is not None:
             os.close(fd)
             raise self._error(
-                "its size is always 0, so it cannot be followed", 'set repeat = "forever" instead'
+                f"its size is always {wrong_size}, so it cannot be followed",
+                'set repeat = "forever" instead',
             )
         self.close()
         self._require_no_loop(fd, status)
