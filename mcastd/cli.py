@@ -182,18 +182,10 @@ def doctor(path: Path, as_json: bool, watch: float | None, probe: bool, name: st
 
 
 def _as_json(problems: Sequence[ConfigProblem], warnings: Sequence[ConfigProblem]) -> str:
-    """``line`` 0 is the file as a whole, ``key`` "" none in particular."""
+    """Line 0 means the file as a whole, an empty key no key in particular."""
 
     def told(found: Sequence[ConfigProblem]) -> list[dict[str, object]]:
-        return [
-            {
-                "file": one.file,
-                "line": one.line,
-                "key": one.path,
-                "reason": one.reason.removeprefix("warning: "),
-            }
-            for one in found
-        ]
+        return [{"file": one.file, "line": one.line, "key": one.path, "reason": one.reason} for one in found]
 
     return json.dumps(
         {"good": not problems, "problems": told(problems), "warnings": told(warnings)}, indent=2

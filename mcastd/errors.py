@@ -79,10 +79,12 @@ class ConfigProblem:
     line: int
     path: str
     reason: str
+    warning: bool = False  # it is legal, and unwise
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}" if self.line else self.file
-        return f"{where}: {self.path}: {self.reason}" if self.path else f"{where}: {self.reason}"
+        reason = f"warning: {self.reason}" if self.warning else self.reason
+        return f"{where}: {self.path}: {reason}" if self.path else f"{where}: {reason}"
 
 
 class ConfigError(Exception):

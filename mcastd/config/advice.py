@@ -11,6 +11,8 @@ from mcastd.config.model import (
     ETHERNET_PAYLOAD,
     GATHERING_BUFFER_MIN_BYTES,
     Config,
+    FifoOutput,
+    FileOutput,
     InboundSubscription,
     OutboundChannel,
 )
@@ -261,10 +263,8 @@ BETWEEN_WORKERS: tuple[Callable[[Config], Iterator[Complaint]], ...] = (_senders
 
 def _prepared_by_others(config: Config) -> Iterator[Complaint]:
     """Where anybody can put a file or a link before the daemon does."""
-    files: list[tuple[tuple[str | int, ...], Path]] = [
-        (("daemon", "control_socket"), config.daemon.control_socket)
-    ]
-    files += _outputs(config)
+    files: list[tuple[Location, Path]] = [(("daemon", "control_socket"), config.daemon.control_socket)]
+    files += [(location, output.path) for location, output in _outputs(config)]
     for location, path in files:
         if str(path.parent) in SHARED:
             yield Complaint(
@@ -276,8 +276,8 @@ def _prepared_by_others(config: Config) -> Iterator[Complaint]:
 
 def _rotated_by_whom(config: Config) -> Iterator[Complaint]:
     """Outputs that logrotate and the daemon both rotate, or neither: systemd/mcastd.logrotate."""
-    for location, path in _outputs(config):
-        output = config.inbound[str(location[1])].output[int(location[3])]
+    for location, output in _outputs(config):
+        path = output.path
         if output.kind != "file" or LOGS not in path.parents:
             continue
         own = bool(output.rotate_size or output.rotate_every)
@@ -295,10 +295,11 @@ def _rotated_by_whom(config: Config) -> Iterator[Complaint]:
             )
 
 
-def _outputs(config: Config) -> Iterator[tuple[tuple[str | int, ...], Path]]:
+def _outputs(config: Config) -> Iterator[tuple[Location, FileOutput | FifoOutput]]:
+    """Every output, with the location of its path."""
     for name, subscription in config.inbound.items():
         for index, output in enumerate(subscription.output):
-            yield ("inbound", name, "output", index, "path"), output.path
+            yield ("inbound", name, "output", index, "path"), output
 
 
 OF_FILES: tuple[Callable[[Config], Iterator[Complaint]], ...] = (_prepared_by_others, _rotated_by_whom)
@@ -308,7 +309,7 @@ def _private_paths(config: Config) -> Iterator[Complaint]:
     """What the unit has in a /tmp of its own."""
     named: list[tuple[Location, Path]] = [(("daemon", "control_socket"), config.daemon.control_socket)]
     named += [(("outbound", name, "source"), channel.source) for name, channel in config.outbound.items()]
-    named += _outputs(config)
+    named += [(location, output.path) for location, output in _outputs(config)]
     for location, path in named:
         if normal(path).startswith(PRIVATE_TO_THE_UNIT):
             top = "/var/tmp" if normal(path).startswith("/var/tmp/") else "/tmp"
@@ -331,12 +332,7 @@ def _open_to_all(config: Config) -> Iterator[Complaint]:
 
 def _shared_pipes(config: Config) -> Iterator[Complaint]:
     """Channels that read one pipe: each line goes to one of them. A pipe is what a subscription makes one."""
-    pipes = {
-        normal(output.path)
-        for subscription in config.inbound.values()
-        for output in subscription.output
-        if output.kind == "fifo"
-    }
+    pipes = {normal(output.path) for _, output in _outputs(config) if output.kind == "fifo"}
     readers: dict[str, str] = {}
     for name, channel in config.outbound.items():
         path = normal(channel.source)

@@ -62,10 +62,10 @@ def examine(path: Path) -> tuple[Config, Sequence[ConfigProblem]]:
             raise _refusal(path, "declares nothing; add an [outbound.NAME] or [inbound.NAME] table")
         config = _validate(tables, files)
         warnings = [
-            Complaint(as_written(advice.location, tables), f"warning: {advice.reason}")
+            Complaint(as_written(advice.location, tables), advice.reason)
             for advice in advise(config, for_unit=Path(os.path.abspath(path)).parent in UNIT_DIRECTORIES)
         ]
-        return config, _locate(warnings, files) if warnings else []
+        return config, _locate(warnings, files, warning=True) if warnings else []
     except RecursionError:
         raise _refusal(path, "tables or arrays are nested too deeply") from None
 
@@ -205,7 +205,9 @@ def _merge(base: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
 # -- locating
 
 
-def _locate(complaints: Sequence[Complaint], files: Sequence[_File]) -> list[ConfigProblem]:
+def _locate(
+    complaints: Sequence[Complaint], files: Sequence[_File], *, warning: bool = False
+) -> list[ConfigProblem]:
     """Each complaint with the file that has the last word on its key, or on the table it is missing from."""
     lines = [(file.name, positions(file.text)) for file in reversed(files)]
     problems = set()
@@ -213,5 +215,5 @@ def _locate(complaints: Sequence[Complaint], files: Sequence[_File]) -> list[Con
         location = complaint.location[:-1] if complaint.missing else complaint.location
         found = [(*nearest(of_file, location), name) for name, of_file in lines]
         _, line, file = max(found, key=lambda candidate: candidate[0])
-        problems.add(ConfigProblem(file, line, complaint.path(), complaint.reason))
+        problems.add(ConfigProblem(file, line, complaint.path(), complaint.reason, warning))
     return sorted(problems)

@@ -199,7 +199,7 @@ def _path(subject: Subject, output: FileOutput | FifoOutput, said: str, takes: b
         fix, directory = permit(where, os.X_OK), path.parent
         if where == nearest:
             fix, directory = permit_directory(path.parent)
-        words, way = fix
+        words, way = fix.words, fix.way
         if directory != path.parent:
             line = _moved(subject, output, directory / path.name, output.kind)
             there = f"{line or f'give a path in {directory} as output'} in {subject.table}"

@@ -25,6 +25,7 @@ class Permit(NamedTuple):
 
     words: str
     way: Way  # empty: it takes a person
+    takes_over: bool = False  # the path is given to this process's group
 
     @property
     def ways(self) -> tuple[Way, ...]:
@@ -71,10 +72,12 @@ def permit(path: Path, mode: int) -> Permit:
         return Permit(
             f"see where it leads before you give access to it, since {planted}: namei -l {name}", Way()
         )
+    ours = found.st_uid == os.geteuid()
+    for_group = bool(found.st_gid) and (found.st_mode >> 3) & mode == mode
     bits = "".join(letter for letter, bit in (("r", os.R_OK), ("w", os.W_OK), ("x", os.X_OK)) if mode & bit)
-    if found.st_uid == os.geteuid():
+    if ours:
         allow = f"chmod u+{bits} {name}"
-    elif found.st_gid and (found.st_mode >> 3) & mode == mode:
+    elif for_group:
         # The group as root sees it: in a user namespace, which PrivateUsers= makes, it has no name
         allow = f'usermod -aG "$(stat -L -c %G {name})" {user()}'
         if not unit:
@@ -82,7 +85,7 @@ def permit(path: Path, mode: int) -> Permit:
         allow += f" && systemctl restart {quote(unit)}"
     else:
         allow = f"chgrp {group()} {name} && chmod g+{bits} {name}"
-    return Permit(allow, Way(command=allow))
+    return Permit(allow, Way(command=allow), takes_over=not ours and not for_group)
 
 
 def _planted(path: Path, mode: int) -> str:
@@ -116,7 +119,7 @@ def permit_directory(directory: Path) -> tuple[Permit, Path]:
         return permit(nearest, mode), directory
     if nearest == directory and not _allows(directory, mode):
         fix = permit(directory, mode)
-        if "chgrp" not in fix.way.command:
+        if not fix.takes_over:
             return fix, directory
         directory /= user()
     nearest = next(one for one in (directory, *directory.parents) if os.path.exists(one))
