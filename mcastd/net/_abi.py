@@ -94,6 +94,7 @@ RTA_DST = 1
 RTA_OIF = 4
 RTA_GATEWAY = 5
 RTA_PREFSRC = 7
+RTA_MULTIPATH = 9
 RTMGRP_IPV4_IFADDR = 0x10
 RTMGRP_IPV4_ROUTE = 0x40
 RTMGRP_IPV4_RULE = 0x80
@@ -132,6 +133,7 @@ nlmsghdr = struct.Struct("=IHHII")  # len, type, flags, seq, pid
 rtattr = struct.Struct("=HH")  # len, type
 ifinfomsg = struct.Struct("=BxHiII")  # family, type, index, flags, change
 ifaddrmsg = struct.Struct("=BBBBI")  # family, prefixlen, flags, scope, index
+rtnexthop = struct.Struct("=HBBi")  # len, flags, hops, ifindex
 rtmsg = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
 tpacket_auxdata = struct.Struct("=IIIHHHH")  # status, len, snaplen, mac, net, vlan_tci, vlan_tpid
 timespec = struct.Struct("@ll")

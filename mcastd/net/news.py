@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -43,7 +44,7 @@ class Notices:
     deleted: set[int] = field(default_factory=set)  # of them, those that were deleted meanwhile
     routes: set[int] = field(default_factory=set)  # IP versions whose routes to groups may be others
     routed: set[int] = field(default_factory=set)  # interfaces whose IPv6 routes to groups changed
-    overrun: bool = False  # some notices were lost: anything may have changed
+    overrun: bool = False  # notices were lost, or one did not say what it is about: all may have changed
 
     def __bool__(self) -> bool:
         return bool(self.links or self.routes or self.overrun)
@@ -63,7 +64,16 @@ class Notices:
         else:  # a route, a rule or a nexthop: each has the family first; a nexthop's need not be its routes'
             self.routes |= {4, 6} if kind in _NEXTHOP else _VERSIONS.get(body[0], set())
             if kind in _ROUTE and body[0] == socket.AF_INET6:
-                self.routed.add(number(attributes_of(body, _abi.rtmsg.size).get(_abi.RTA_OIF, b"")))
+                self._take_way(attributes_of(body, _abi.rtmsg.size))
+
+    def _take_way(self, route: dict[int, bytes]) -> None:
+        """Note the interfaces of an IPv6 route to groups: by IPv6 they can only send where a route leads."""
+        if ifindex := number(route.get(_abi.RTA_OIF, b"")):
+            self.routed.add(ifindex)
+        elif nexthops := route.get(_abi.RTA_MULTIPATH):
+            self.routed.update(_interfaces_of(nexthops))
+        else:  # by a nexthop object: the route does not say where that leads
+            self.overrun = True
 
     def take_all(self, sock: socket.socket) -> None:
         """What waits in a socket of :func:`open_news`."""
@@ -79,6 +89,17 @@ class Notices:
                 return
             for kind, _serial, body in messages(data):
                 self.take(kind, body)
+
+
+def _interfaces_of(nexthops: bytes) -> Iterator[int]:
+    """The interfaces in RTA_MULTIPATH, rtnetlink(7)."""
+    offset = 0
+    while offset + _abi.rtnexthop.size <= len(nexthops):
+        length, _flags, _hops, ifindex = _abi.rtnexthop.unpack_from(nexthops, offset)
+        if length < _abi.rtnexthop.size:
+            return
+        yield ifindex
+        offset += (length + 3) & ~3
 
 
 def open_news() -> socket.socket:

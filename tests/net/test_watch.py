@@ -15,9 +15,20 @@ from support.inside import ifindex, inside, sysctl
 from support.wait import wait_for
 
 from mcastd.errors import CannotAskError, LinkError
-from mcastd.net._abi import RTM_DELLINK, RTM_NEWLINK, ifinfomsg
+from mcastd.net._abi import (
+    RTA_OIF,
+    RTM_DELLINK,
+    RTM_NEWLINK,
+    RTN_BLACKHOLE,
+    RTN_PROHIBIT,
+    RTN_UNREACHABLE,
+    attribute,
+    ifinfomsg,
+    rtmsg,
+)
 from mcastd.net.netlink import request
 from mcastd.net.news import Notices, open_news
+from mcastd.net.routes import Route, route_to
 from mcastd.net.watch import Change, Concerns, NetworkWatch, renewed
 
 AF_BRIDGE = 7
@@ -183,6 +194,11 @@ def _moved_by_rule(here: Here, family: str, group: str) -> None:
     here.host.ip(f"{family} rule add pref 1 to {group} lookup 100")
 
 
+def _moved_by_nexthop_alone(here: Here, family: str, group: str) -> None:
+    sysctl(here.host, ipv4__nexthop_compat_mode=0)  # else the kernel tells of the nexthop's routes, too
+    _moved_by_nexthop(here, family, group)
+
+
 def _moved_by_nexthop(here: Here, family: str, group: str) -> None:
     here.host.ip(f"{family} nexthop add id 7 dev eth0")
     here.host.ip(f"{family} route add {group} nhid 7")
@@ -194,7 +210,7 @@ def _moved_by_nexthop(here: Here, family: str, group: str) -> None:
 @pytest.mark.parametrize(
     ("family", "prefix", "wish"), [("", "239.255.0.0/16", "route"), ("-6", "ff15::/16", "route by IPv6")]
 )
-@pytest.mark.parametrize("move", [_moved_by_rule, _moved_by_nexthop])
+@pytest.mark.parametrize("move", [_moved_by_rule, _moved_by_nexthop, _moved_by_nexthop_alone])
 def test_the_way_to_a_group_is_moved(
     here: Here, move: Callable[[Here, str, str], None], family: str, prefix: str, wish: str
 ) -> None:
@@ -207,6 +223,16 @@ def test_the_way_to_a_group_is_moved(
     assert way.name == "eth1"
     # eth1, too: by IPv6 it can only send to groups that it has routes to
     assert here.concerned() <= ({"route by IPv6", "eth1", "all", "fd08:1::1"} if family else {"route"})
+
+
+@pytest.mark.parametrize("prefix", ["ff15::/16", "default"])
+def test_an_ipv6_route_by_several_interfaces_is_told_to_those_of_each(here: Here, prefix: str) -> None:
+    ways = " ".join(f"nexthop via fd08:{number}::2 dev eth{number}" for number in (0, 1))
+    for command in ("add", "del"):
+        here.host.ip(f"-6 route {command} {prefix} {ways}")
+        here.mark()
+        wait_for(lambda: here.concerned() >= {"eth0 by IPv6", "fd08:1::1"}, command)
+        here.told.clear()
 
 
 def test_a_route_that_goes_without_notice_is_missed_soon(here: Here) -> None:
@@ -305,6 +331,17 @@ def test_the_kernel_drops_notices_of_routes_that_no_group_can_take(prefix: str, 
             notices = Notices()
             notices.take_all(news)
             assert notices.routes == ({6 if ":" in prefix else 4} if kept else set()), command
+            # By IPv6 it can only send to groups that it has routes to
+            assert notices.routed == ({1} if kept and ":" in prefix else set()), command
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(RTN_BLACKHOLE, "blackhole"), (RTN_UNREACHABLE, "unreachable"), (RTN_PROHIBIT, "prohibit")],
+)
+def test_a_route_that_leads_nowhere_is_known_by_its_type_too(number: int, kind: str) -> None:
+    answer = rtmsg.pack(10, 128, 0, 0, 0, 0, 0, number, 0) + attribute(RTA_OIF, b"\1\0\0\0")
+    assert route_to(SIX, lambda *_: [answer]) == Route(0, refusal=kind)
 
 
 @pytest.mark.parametrize("group", [FOUR, SIX])
