@@ -14,7 +14,8 @@ from mcastd.net import _abi
 from mcastd.net._abi import Address
 from mcastd.net.netlink import attributes_of, number, request
 
-# Kinds of routes that lead nowhere, by the error with which the kernel answers (IPv4), and by rtm_type (IPv6)
+# Types of routes that lead nowhere, by the error with which the kernel answers, and by rtm_type, with which
+# some kernels answer for IPv6
 _BY_ERROR = {
     errno.EACCES: "prohibit",
     errno.EHOSTUNREACH: "unreachable",
