@@ -87,7 +87,7 @@ class Stand:
 
     def network(self) -> None:
         self.round += 1
-        ip(f"addr {'add' if self.round % 2 else 'del'} 10.88.0.1/32 dev lo")
+        ip(f"addr {'replace' if self.round % 2 else 'del'} 10.88.0.1/32 dev lo")
         self.call("List")
 
     def status(self) -> None:

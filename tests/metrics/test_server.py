@@ -6,7 +6,7 @@ import gzip
 import http.client
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 
 import pytest
@@ -21,11 +21,17 @@ ELSEWHERE = "127.0.0.2"  # as another host: the two ends have different addresse
 HOUSE = House({"inbound": {"a": {"group": "239.255.1.2", "port": 9, "output": "/x/y"}}})
 
 
+def serve(address: str, on_change: Callable[[], None] = lambda: None) -> MetricsServer:
+    endpoint = MetricsServer(HOUSE.rows, on_change)
+    endpoint.serve_at(address)
+    return endpoint
+
+
 @pytest.fixture
 def port() -> Iterator[int]:
     """Of an endpoint that serves."""
     port = free_port()
-    endpoint = MetricsServer(f"127.0.0.1:{port}", HOUSE.rows)
+    endpoint = serve(f"127.0.0.1:{port}")
     assert endpoint.problem == ""
     yield port
     endpoint.close()
@@ -137,7 +143,7 @@ def test_an_address_in_use_is_said_and_tried_again(monkeypatch: pytest.MonkeyPat
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        endpoint = MetricsServer(f"127.0.0.1:{port}", HOUSE.rows, lambda: changes.append(""))
+        endpoint = serve(f"127.0.0.1:{port}", lambda: changes.append(""))
         problem = endpoint.problem
         other.close()
         wait_for(lambda: not endpoint.problem)
@@ -150,13 +156,13 @@ def test_an_address_in_use_is_said_and_tried_again(monkeypatch: pytest.MonkeyPat
 
 def test_it_ends_while_clients_are_there_and_while_it_has_no_address(no_fd_leak: None) -> None:
     port = free_port()
-    endpoint = MetricsServer(f"127.0.0.1:{port}", HOUSE.rows)
+    endpoint = serve(f"127.0.0.1:{port}")
     with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         client.sendall(b"GET ")
         endpoint.close()
         with suppress(ConnectionResetError):  # if it had not been accepted yet
             assert client.recv(1) == b"", "hung up on"
-    waiting = MetricsServer("192.0.2.77:9465", HOUSE.rows)
+    waiting = serve("192.0.2.77:9465")
     assert "cannot assign requested address" in waiting.problem
     waiting.close()
     wait_for(lambda: all(thread.name != "metrics" for thread in threading.enumerate()))
@@ -165,7 +171,7 @@ def test_it_ends_while_clients_are_there_and_while_it_has_no_address(no_fd_leak:
 def test_ipv6_and_names() -> None:
     for address, host in (("[::1]", "::1"), ("localhost", "localhost")):
         port = free_port()
-        endpoint = MetricsServer(f"{address}:{port}", HOUSE.rows)
+        endpoint = serve(f"{address}:{port}")
         assert endpoint.problem == ""
         assert ask(port, host=host).status == 200
         endpoint.close()

@@ -11,6 +11,7 @@ from ipaddress import ip_address
 import pytest
 from support.programs import ONLY_PROCESSES_IN_PROC
 
+from mcastd.net.guard import SourceGuard
 from mcastd.net.interfaces import Host, look
 from mcastd.net.link import ANY_SOURCE
 from mcastd.net.membership import Membership, Memberships
@@ -32,7 +33,7 @@ def test_only_a_table_that_can_be_read_shows_a_loss(
     monkeypatch.setattr(host, "groups", lambda version: groups)
     (loopback,) = [interface for interface in host.interfaces.values() if interface.loopback]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        membership = Membership(Memberships(), sock, GROUP, loopback, ANY_SOURCE)
+        membership = Membership(Memberships(), sock, GROUP, loopback, ANY_SOURCE, guard=SourceGuard(sock))
         leaves = []
         leave = membership.leave
         monkeypatch.setattr(membership, "leave", lambda: leaves.append(leave()))
