@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-CALL_LIMIT = 1 << 20  # bytes of one call
+# Bytes of one call: a few names take much less, and JSON takes up to 25 times its size once it is read.
+CALL_LIMIT = 1 << 16
 REPLY_LIMIT = 16 << 20  # bytes of one reply; the limit of systemd's own implementation
 SERVICE = "org.varlink.service"
 LONGEST_WATCH_SECONDS = 600.0  # of a doctor; enough to miss two queries, which come every 125 s

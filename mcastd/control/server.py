@@ -160,6 +160,7 @@ class ControlServer:
         while data := connection.recv(1 << 16):
             for message in decoder.feed(data):
                 call = Call.decode(message)
+                del message  # whatever else is in it: the call may take long
                 if not self._begin(connection):
                     return
                 log.debug("call.received", method=call.method, pid=peer.pid)

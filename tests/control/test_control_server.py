@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,7 +26,7 @@ from support.wait import wait_for
 
 from mcastd.control.client import ControlClient
 from mcastd.control.commands import MAX_CHANGES, MAX_EXAMINATIONS
-from mcastd.control.protocol import CALL_LIMIT, Call, VarlinkError
+from mcastd.control.protocol import CALL_LIMIT, Call, Decoder, VarlinkError
 from mcastd.control.server import MAX_CONNECTIONS, ControlServer
 from mcastd.errors import ControlError
 
@@ -291,6 +292,19 @@ def test_an_endless_message_ends_the_connection(server: ControlServer, path: Pat
             connection.sendall(b"[" * (2 * CALL_LIMIT))
         assert is_dropped(connection)
     assert names(path)
+
+
+@pytest.mark.parametrize("filling", [b"{},", b"[],", b'"",', b"1e9,"])
+def test_calls_that_say_much_take_little_memory(filling: bytes) -> None:
+    """Each connection may have one, for as long as its call takes, and any member of the group connects."""
+    call = b'{"x":[' + filling * ((CALL_LIMIT - 20) // len(filling)) + b"0]}\0"
+    tracemalloc.start()
+    try:
+        (_,) = Decoder(CALL_LIMIT).feed(call)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert MAX_CONNECTIONS * most < 100 << 20
 
 
 def test_silent_clients_make_room(server: ControlServer, path: Path) -> None:
