@@ -224,6 +224,8 @@ def _labels(**values: str) -> str:
 
 
 def _escape(value: str) -> str:
+    """A label's value. A byte of an interface's name that is no UTF-8 is shown as ``\\udcff``."""
+    value = value.encode(errors="backslashreplace").decode()
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 

@@ -130,6 +130,17 @@ def test_the_interface_is_the_one_it_is_on_or_was_on_or_is_to_be_on(house: MakeH
     assert interface({"interface": "all"}, joined=True) == "all", "interfaces that come and go make no series"
 
 
+def test_an_interface_whose_name_is_no_text_spoils_no_scrape(house: MakeHouse, tmp_path: Path) -> None:
+    a = house(outbound={"a": {**GROUP, "source": "/dev/null"}})
+    rows = [
+        (headline, books._replace(identity=books.identity._replace(interface='v\udcff"\\x')))
+        for headline, books in a.rows()
+    ]
+    assert values(parse(rendered(Exposition(), rows)), "mcastd_worker_info", "interface") == {
+        'v\\udcff"\\x': 1
+    }
+
+
 def test_nothing_that_comes_from_the_network_makes_a_series(house: MakeHouse, tmp_path: Path) -> None:
     a = house(inbound={"a": {**GROUP, "output": str(tmp_path / "a.log")}})
     link, exposition = a.receivers["a"], Exposition()
