@@ -71,6 +71,11 @@ def watched(check: str, evidence: Evidence) -> Observation | Skipped:
     return evidence.observation
 
 
+def incomplete(check: str) -> Skipped:
+    """What is said where something was not seen that may have passed in a flood of others."""
+    return Skipped(check, "more passed than could be looked at")
+
+
 def unwatched(check: str, evidence: Evidence) -> Skipped | None:
     """Why the wire was not seen; None if it was."""
     seen = watched(check, evidence)
@@ -101,7 +106,7 @@ def delivery(subject: Subject, evidence: Evidence) -> Iterator[Said]:
             told = _seen_text(flows), f"and the socket received 0 (status) in {observation.seconds:.3g} s"
             yield from _dropped(Missing(subject, observation, flows, BROKEN, ", ".join(told)), evidence)
     elif received == 0:
-        yield from _astray(subject, arrivals, joined)
+        yield from _astray(subject, arrivals, joined, complete=observation.is_complete)
     elif missing := _part(subject, arrivals.wanted, observation):
         yield from _dropped(missing, evidence)
 
@@ -331,7 +336,7 @@ def _accept_legacy(facts: Facts, rule: str) -> str:
     return f"{program}-legacy{table} -I {quote(chain)} {match}"
 
 
-def _astray(subject: Subject, arrivals: Arrivals, joined: Sequence[str]) -> Iterator[Said]:
+def _astray(subject: Subject, arrivals: Arrivals, joined: Sequence[str], *, complete: bool) -> Iterator[Said]:
     """Nothing that is wanted comes: but something like it does."""
     settings = subject.settings
     group, port, here = settings.group, settings.port, ", ".join(joined)
@@ -378,6 +383,8 @@ def _astray(subject: Subject, arrivals: Arrivals, joined: Sequence[str]) -> Iter
             f"port = {other} in {subject.table}, if that is what is meant",
             ways=(Way(table=subject.table, lines=(f"port = {other}",)),),
         )
+    elif not complete:
+        yield incomplete("delivery")
     else:
         yield Finding(
             "nothing-arrives",
@@ -435,8 +442,7 @@ def _silent(subject: Subject, way: Interface, facts: Facts, observation: Observa
         for key, flow in traffic.flows.items()
         if key.outgoing and (key.group, key.port) == (facts.group, facts.port)
     )
-    unseen = sum(traffic.missed + traffic.untold for traffic in seen)
-    if sent >= FEWEST and not left and not unseen and subject.earlier:
+    if sent >= FEWEST and not left and observation.is_complete and subject.earlier:
         counted = f"sent grew by {sent} (status); none of it was seen on {way.name} (AF_PACKET)"
         what = f"drops what it sends before it leaves {way.name}"
         yield _taken(BROKEN, what, (counted,), _rules(facts, OUTBOUND, observation))

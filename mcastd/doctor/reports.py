@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from mcastd.config import InboundSubscription, OutboundChannel
 from mcastd.config.types import Address, stays_on_link
-from mcastd.doctor.delivery import watched
+from mcastd.doctor.delivery import incomplete, watched
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Skipped, Way
 from mcastd.doctor.quoting import command
@@ -40,6 +40,9 @@ def querier(subject: Subject, evidence: Evidence) -> Iterator[Said]:
     for way in ways:
         if _queries(observation, way.name, version):
             continue
+        if not observation.is_complete:
+            yield incomplete("querier")
+            return
         bridge = evidence.host.interfaces.get(way.master, way)
         snooping = bridge.snooping
         deaf = snooping and snooping.on and not snooping.querier and version not in snooping.other_querier
@@ -104,6 +107,9 @@ def _own_report(subject: Subject, observation: Observation, way: Interface, quer
             and (seen.outgoing or message.version < (3 if group.version == 4 else 2))
         ):
             return
+    if not observation.is_complete:
+        yield incomplete("answers")
+        return
     protocol = "IGMP" if group.version == 4 else "MLD"
     proc = f"/proc/net/igmp{'6' if group.version == 6 else ''}"
     yield Finding(
@@ -136,6 +142,9 @@ def _receivers(
     if any(group in groups for _, groups in reports):
         return
     if group in evidence.host.groups(group.version).get(way.index, ()):
+        return
+    if not observation.is_complete:
+        yield incomplete("answers")
         return
     others = [groups for outgoing, groups in reports if not outgoing]
     if not others:

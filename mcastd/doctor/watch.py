@@ -64,6 +64,11 @@ class Observation:
         return [seen for traffic in self.everything() for seen in traffic.messages]
 
     @property
+    def is_complete(self) -> bool:
+        """Whether all that passed was looked at and kept: only then has what is not there not passed."""
+        return not any(traffic.missed or traffic.untold for traffic in self.everything())
+
+    @property
     def ended(self) -> float:
         """When the wire was last looked at, monotonic."""
         return max((traffic.ended for traffic in self.everything()), default=0.0)

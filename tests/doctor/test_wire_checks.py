@@ -239,3 +239,26 @@ def test_what_nobody_watched_is_not_looked_at() -> None:
     blind = Observation(1.0, blind="needs root")
     (skipped,) = delivery.delivery(inbound(), given(blind))
     assert skipped.privileged  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+@pytest.mark.parametrize("lost", ["missed", "untold"])
+def test_what_a_flood_has_hidden_is_not_called_absent(part: int, lost: str) -> None:
+    """Anybody on the link can send more reports than are kept: our own may be among those that are not."""
+
+    def flooded(observation: Observation) -> Observation:
+        setattr(observation.everything()[part], lost, 1)
+        return observation
+
+    asked = [(1.0, False, QUERY)]
+    others = [*asked, (2.0, False, report(3, "239.1.1.1"))]
+    for check, subject, observation, joined, otherwise in (
+        (reports.answers, inbound(), observed(15.0, messages=asked), True, "no-report"),
+        (reports.answers, outbound(), observed(15.0, messages=others), False, "nobody-joined"),
+        (reports.querier, inbound(), observed(260.0), True, "no-querier"),
+        (delivery.delivery, inbound(), observed(), True, "nothing-arrives"),
+    ):
+        assert causes(check(subject, given(observation, joined=joined))) == [otherwise]
+        assert causes(check(subject, given(flooded(observation), joined=joined))) == ["skipped"]
+    there = observed(15.0, messages=[*asked, (2.0, True, report(3, GROUP))])
+    assert causes(reports.answers(inbound(), given(flooded(there)))) == []  # it was seen
