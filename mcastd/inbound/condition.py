@@ -24,6 +24,7 @@ class Condition:
         "_log",
         "_overflow",
         "_overflow_at",
+        "_problem",
         "_refused",
         "limited",
         "stale",
@@ -36,6 +37,7 @@ class Condition:
         self.limited = False  # the receive buffer was too small to let datagrams gather for max_latency
         self.troubles: list[str] = []  # as the context was told
         self._refused = ""  # the memberships that the log believes to be refused
+        self._problem = ""  # what the log believes to be wrong with the interfaces
         self._blocked_since: float | None = None  # monotonic time from which on an output had no room
         self._overflow = 0
         self._overflow_at: float | None = None  # monotonic time at which it was last seen to have grown
@@ -67,14 +69,20 @@ class Condition:
         if overflow > self._overflow:
             self._overflow, self._overflow_at = overflow, clock.monotonic()
 
-    def note_refusals(self, link: Receiver) -> None:
-        """Log what is refused now, once."""
+    def note_link(self, link: Receiver) -> None:
+        """Log what is refused now, and what is wrong with the interfaces, once."""
         if (refused := link.trouble) != self._refused:
             self._refused = refused
             if refused:
                 self._log.warning("membership.refused", reason=refused)
             else:
                 self._log.info("membership.restored")
+        if (problem := link.problem) != self._problem:
+            self._problem = problem
+            if problem:
+                self._log.warning("reception.hindered", reason=problem)
+            else:
+                self._log.info("reception.cleared")
 
     def note_silence(self, now: float, heard: float, expected: float | None) -> None:
         """Log it once if nothing came for longer than ``expected`` since ``heard``, and if that is over."""
@@ -97,7 +105,7 @@ class Condition:
         ready: bool = False,
     ) -> None:
         """Tell the context what is not as it should be, if that has changed, or if it is ``ready`` now."""
-        troubles = [link.trouble] if link.trouble else []
+        troubles = [trouble for trouble in (link.trouble, link.problem) if trouble]
         troubles += outputs.problems()
         if not outputs.blocked():
             self._blocked_since = None

@@ -169,7 +169,7 @@ class Subscription:
             self._link = link
             self._heard = self._rejoined = clock.monotonic()
             try:
-                self._condition.note_refusals(link)
+                self._condition.note_link(link)
                 self._report(context, link, ready=True)
                 self._serve(context, link)
             finally:
@@ -482,7 +482,7 @@ class Subscription:
             self._filter = wanted
             self._log.info("membership.changed", sources=str(wanted))
         link.network_changed()
-        self._condition.note_refusals(link)
+        self._condition.note_link(link)
         if (described := link.describe()) != before:
             self._log.info("link.moved", **described)
 

@@ -38,6 +38,7 @@ class FakeReceiver:
         self.source_filter = ANY_SOURCE
         self.error: LinkError | None = None  # raised by the next network_changed()
         self.trouble = ""
+        self.problem = ""
         self.retry_at: float | None = None
         self.on_lost: Callable[[], None] = lambda: None
         self.interface: str | tuple[str, ...] | None = None

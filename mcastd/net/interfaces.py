@@ -198,9 +198,10 @@ class Host:
 
     def missing(self, setting: Setting) -> list[str]:
         """The names and addresses in a list of interfaces that there are not, where others are."""
-        each = setting if isinstance(setting, tuple) else ()
-        named = [one for one in each if one != ALL and (as_address(one) is not None or not is_pattern(one))]
-        return [one for one in named if not any(i.is_meant_by(one) for i in self.interfaces.values())]
+        if not isinstance(setting, tuple):
+            return []
+        interfaces = self.interfaces.values()
+        return [one for one in named_in(setting) if not any(i.is_meant_by(one) for i in interfaces)]
 
     def _most_likely_first(self, interfaces: list[Interface], group: Address) -> list[Interface]:
         """Interfaces that have the same address, in the order in which it may mean them.
@@ -242,6 +243,12 @@ def _absent(wanted: tuple[str, ...]) -> str:
     if as_address(wanted[0]) is not None:
         return "no interface has this address"
     return "no interface has a name like this" if is_pattern(wanted[0]) else "no such interface"
+
+
+def named_in(setting: Setting) -> list[str]:
+    """The names and addresses in a setting: what is none of "all", patterns, and the route."""
+    each = setting if isinstance(setting, tuple) else () if setting is None else (setting,)
+    return [one for one in each if one != ALL and (as_address(one) is not None or not is_pattern(one))]
 
 
 def is_pattern(setting: str) -> bool:

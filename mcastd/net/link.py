@@ -137,7 +137,11 @@ class Receiver(Protocol):
 
     @property
     def trouble(self) -> str:
-        """Why it does not get all that it would: what was refused, or is missing; or "". For any thread."""
+        """The memberships that were refused, and why; or "". For any thread."""
+
+    @property
+    def problem(self) -> str:
+        """What keeps datagrams from its interfaces, or which of them are missing; or "". For any thread."""
 
     def fileno(self) -> int:
         """To wait on: readable when a batch can be received. Another one after ``network_changed``."""

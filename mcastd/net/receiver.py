@@ -12,7 +12,7 @@ from mcastd.errors import CannotAskError, LinkError
 from mcastd.net._abi import Address
 from mcastd.net.batch import NOTHING, READING, Arena, arenas
 from mcastd.net.drops import drops
-from mcastd.net.interfaces import Host, Interface, Setting, look
+from mcastd.net.interfaces import Host, Interface, Setting, look, named_in
 from mcastd.net.link import ANY_SOURCE, NOT_LINKED, Batch, Glance, Load, SourceFilter
 from mcastd.net.membership import Memberships
 from mcastd.net.sockets import ReceivingSocket
@@ -68,7 +68,7 @@ class SocketReceiver:
         self._sender = ""  # of the last batch
         self._mixed = False  # several senders were seen
         self.emptied = True
-        self._problem = ""  # of the interfaces, as of the last look at the network
+        self.problem = ""  # of the interfaces, as of the last look at the network
         self._only: ReceivingSocket | None = None  # there is just this one
         self._arena: Arena | None = None  # had from the first batch to the one that is empty
         try:
@@ -112,7 +112,7 @@ class SocketReceiver:
         self._close_leaving([sock for sock in self._leaving if sock.load().filled == 0])
         self._note_refusals({interface.index: (interface, error) for interface, error in refused})
         self._note_change()
-        self._problem = _problem(host, self._setting, wanted)
+        self.problem = _problem(host, self._setting, wanted)
         if len(refused) == len(wanted):
             raise refused[0][1]
 
@@ -124,8 +124,7 @@ class SocketReceiver:
 
     @property
     def trouble(self) -> str:
-        refused = [str(error) for _, error in self._refusals.values()]
-        return "; ".join([*refused, *filter(None, [self._problem])])
+        return "; ".join(str(error) for _, error in self._refusals.values())
 
     def _open(self, interface: Interface) -> ReceivingSocket:
         sock = ReceivingSocket(
@@ -292,4 +291,11 @@ def _problem(host: Host, setting: Setting, wanted: Mapping[int, Interface]) -> s
                 f"{interface.name} is a port of {taker.name}, which takes all that arrives there:"
                 f' set interface = "{taker.name}"'
             )
+    silent = [interface for interface in wanted.values() if not interface.carrier]
+    if len(silent) < len(wanted):  # what patterns mean may be idle while others work
+        silent = [interface for interface in silent if any(map(interface.is_meant_by, named_in(setting)))]
+    problems += [
+        f"{interface.name} {'has no carrier' if interface.up else 'is down'}: nothing arrives there"
+        for interface in silent
+    ]
     return "; ".join(problems)

@@ -340,8 +340,8 @@ def test_subscriptions_to_one_group_with_different_sources(net: Net, family: Fam
 # -- several interfaces, by a list and by patterns
 
 
-def several(net: Net, family: Family, *interfaces: str) -> str:
-    return net.inbound("news", family, None, more=f"interface = {json.dumps(interfaces)}")
+def several(net: Net, family: Family, *interfaces: str, name: str = "news") -> str:
+    return net.inbound(name, family, None, more=f"interface = {json.dumps(interfaces)}")
 
 
 def test_a_list_of_interfaces_is_followed_and_one_that_is_named_is_missed(net: Net, family: Family) -> None:
@@ -397,6 +397,42 @@ def test_who_listens_on_a_port_of_a_bridge_is_told_so(net: Net) -> None:
     wait_for(lambda: told in net.daemon.worker("inbound/news")["detail"], told)
     net.here.ip("link set eth0 nomaster")
     wait_for(lambda: told not in net.daemon.worker("inbound/news")["detail"], "well")
+
+
+def test_who_listens_where_nothing_can_arrive_is_told_so(net: Net, family: Family) -> None:
+    """No carrier, or down: of an interface that is named, or of all that a pattern means."""
+    net.plug(0)
+    net.plug(1)
+    settings = {"name": "eth0", "pattern": ("e*0",), "list": ("eth0", "e*"), "others": ("e*",), "all": "all"}
+    net.run(
+        *(net.inbound(name, family, one) for name, one in settings.items() if isinstance(one, str)),
+        *(several(net, family, *one, name=name) for name, one in settings.items() if isinstance(one, tuple)),
+    )
+    hindered = ("name", "pattern", "list")
+
+    def told(name: str) -> tuple[str, bool]:
+        view = net.daemon.worker(f"inbound/{name}")
+        return view["detail"].removeprefix(f"receiving {family.group} port {PORT}"), view["troubled"]
+
+    def wait_told(detail: str) -> None:
+        for name in settings:
+            expected = (detail, True) if detail and name in hindered else ("", False)
+            wait_for(lambda name=name, expected=expected: told(name) == expected, f"{name}: {detail}")
+
+    wait_told("")
+    net.there.ip("link set port0 down")
+    wait_told("; eth0 has no carrier: nothing arrives there")
+    assert net.daemon.ctl("status").returncode == 3
+    net.here.ip("link set eth0 down")
+    wait_told("; eth0 is down: nothing arrives there")
+    net.there.ip("link set port0 up")
+    net.here.ip("link set eth0 up")
+    wait_told("")
+    assert net.daemon.ctl("status").returncode == 0
+    names = ("reception.hindered", "reception.cleared")
+    log = [e for e in net.daemon.events() if e["event"] in names and e["worker"] == "inbound/name"]
+    assert [e["event"] for e in log if "no carrier" in e.get("reason", "")] == ["reception.hindered"]
+    assert log[-1]["event"] == "reception.cleared"
 
 
 # -- interfaces that come and go
