@@ -26,7 +26,7 @@ class Evidence:
         observation: Observation | None = None,
         *,
         look: Callable[[], Host] = interfaces.look,
-        route_to: Callable[[Address], Route] = routes.route_to,
+        route_to: Callable[..., Route] = routes.route_to,
         root: Path = Path("/"),
         configuration: tuple[str, str] = ("", ""),
     ) -> None:

@@ -31,6 +31,7 @@ def interface(subject: Subject, evidence: Evidence) -> Iterator[Said]:
     for way in ways:
         yield from _state(way)
         yield from _version(subject, way)
+        yield from _carried(subject, way, evidence, BROKEN if len(ways) == 1 else WARNING)
         yield from _port(subject, way, evidence)
         if way.up and not way.multicast and not way.loopback:
             yield Finding(
@@ -164,6 +165,22 @@ def _version(subject: Subject, way: Interface) -> Iterator[Finding]:
             mends,
             ways=(Way(command=mends),),
         )
+
+
+def _carried(subject: Subject, way: Interface, evidence: Evidence, severity: Severity) -> Iterator[Finding]:
+    """Whether loopback carries the group. For IPv6 it takes a route to this host; others only take it in."""
+    group = subject.settings.group
+    if group.version != 6 or not way.loopback or evidence.route_to(group, by=way.index).local:
+        return
+    route = command("ip", "-6", "route", "add", "local", group, "dev", way.name)
+    yield Finding(
+        "no-route",
+        severity,
+        f"{way.name} carries no IPv6 multicast without a route of type local, and there is none to {group}",
+        (f"no local route to {group} (rtnetlink, as `ip -6 route get {group} oif {way.name}`)",),
+        f"{route}, at each boot; or take another interface: receivers on this host get it there, too",
+        ways=(Way(command=route),),
+    )
 
 
 def _port(subject: Subject, way: Interface, evidence: Evidence) -> Iterator[Said]:

@@ -36,6 +36,7 @@ class Route:
     source: Address | None = None  # the source address that it prefers
     refusal: str = ""  # "prohibit", "unreachable", "blackhole" (ip-route(8)); "": there is no such route
     gateway: bool = False  # the kernel would send to a gateway alone, not to all on the link
+    local: bool = False  # to this host: of type local (ip-route(8))
 
     def __bool__(self) -> bool:
         return self.ifindex != 0
@@ -77,7 +78,12 @@ def route_to(destination: Address, ask: Ask = request, *, by: int = 0, as_added:
     ifindex = number(found.get(_abi.RTA_OIF, b""))
     if not ifindex:
         return NO_ROUTE
-    return Route(ifindex, ipaddress.ip_address(source) if source else None, gateway=_abi.RTA_GATEWAY in found)
+    return Route(
+        ifindex,
+        ipaddress.ip_address(source) if source else None,
+        gateway=_abi.RTA_GATEWAY in found,
+        local=kind == _abi.RTN_LOCAL,
+    )
 
 
 class Routes:

@@ -45,12 +45,13 @@ WAYS_OUT = {
 GONE = {errno.EADDRNOTAVAIL, errno.EINVAL, errno.ENETUNREACH, errno.ENODEV}
 
 
-def refused(error: OSError, what: str, group: Address, interface: str | None) -> LinkError:
+def refused(error: OSError, what: str, group: Address, interface: str | None, way_out: str = "") -> LinkError:
+    """``way_out`` is said instead of what usually helps."""
     number = error.errno or 0
     return LinkError(
         what,
         reason_of(error),
-        WAYS_OUT.get(number, ""),
+        way_out or WAYS_OUT.get(number, ""),
         errno=number,
         group=str(group),
         interface=interface,
@@ -255,7 +256,10 @@ class SocketSender:
                     self._connect_ipv6(sock)
             except OSError as error:
                 what = f"cannot send to {self._group} port {self._port} on {self._way.interface}"
-                raise refused(error, what, self._group, self._setting) from error
+                way_out = ""
+                if error.errno == errno.ENETUNREACH and self._group.version == 6 and self._interface.loopback:
+                    way_out = f"ip -6 route add local {self._group} dev {self._way.interface}"
+                raise refused(error, what, self._group, self._setting, way_out) from error
             undo.pop_all()
         # Datagrams of the next call that receivers on this host have already: the network refused them
         self._heard = 0

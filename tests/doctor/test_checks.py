@@ -70,7 +70,9 @@ class Given(Evidence):
             tuple(subjects),
             None if seconds is None else Observation(seconds),
             look=lambda: host,
-            route_to=lambda _: NO_ROUTE if route is None else Route(route),
+            route_to=lambda _, by=0: (
+                NO_ROUTE if route is None else Route(route, local=by == route == LO.index)
+            ),
             root=root,
         )
         self.read = (text or {}).get  # type: ignore[assignment,method-assign]
@@ -96,6 +98,11 @@ def said(check: Any, subject: Subject, evidence: Evidence) -> list[tuple[str, st
         (inbound(), Given(eth()), []),
         (inbound(interface=None), Given(eth(), route=2), []),
         (inbound(interface=None), Given(eth()), [("no-route", "broken")]),
+        (inbound(interface="lo"), Given(eth()), []),
+        (inbound(interface="lo", group="ff15::6"), Given(eth()), [("no-route", "broken")]),
+        (inbound(interface="lo", group="ff15::6"), Given(eth(), route=1), []),
+        (inbound(interface=["lo", "eth0"], group="ff15::6"), Given(eth()), [("no-route", "warning")]),
+        (outbound(interface="::1", group="ff15::6"), Given(eth(), route=2), [("no-route", "broken")]),
         (inbound(interface=None), Given(eth(), route=7), [("no-route", "broken")]),
         (inbound(), Given(), [("interface-missing", "broken")]),
         (inbound(interface="10.6.0.9"), Given(eth()), [("interface-missing", "broken")]),

@@ -203,6 +203,14 @@ CASES = [
         variant="prohibit",
     ),
     Case(
+        "no-route",
+        "broken",
+        inbound('group = "ff15::6:1"', interface="lo"),
+        ip("-6 route del local ff15::/16 dev lo", "-6 route add local ff15::/16 dev lo"),
+        prepare=ip("-6 route add local ff15::/16 dev lo", "-6 route flush table local ff15::/16"),
+        variant="IPv6 on loopback",
+    ),
+    Case(
         "ip-off",
         "broken",
         inbound('group = "ff15::6:1"'),

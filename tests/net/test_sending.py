@@ -207,3 +207,23 @@ def test_a_channel_follows_a_route_that_gets_a_gateway(wire: None, tmp_path: Pat
         until = counted() + 50
         wait_for(lambda: taken(far) * 0 or counted() > until)
         wait_for(lambda: taken(far), "what is sent since the route has a gateway")
+
+
+def test_ipv6_on_loopback_takes_a_route_to_this_host() -> None:
+    group = GROUPS[6]
+    with pytest.raises(LinkError) as caught:
+        SocketSender(group, free_port(), interface="lo", ttl=0)
+    way_out = f"ip -6 route add local {group} dev lo"
+    assert (caught.value.errno, caught.value.way_out) == (errno.ENETUNREACH, way_out)
+    ip(way_out.removeprefix("ip "))
+    try:
+        with ExitStack() as stack:
+            port = free_port()
+            receiver = SocketReceiver(group, port, interface="lo")
+            stack.callback(receiver.close)
+            link = SocketSender(group, port, interface="lo", ttl=0)
+            stack.callback(link.close)
+            assert link.send([b"news"]) == 1
+            assert wait_for(lambda: taken(receiver)) == [b"news"]
+    finally:
+        ip(f"-6 route del local {group} dev lo")
