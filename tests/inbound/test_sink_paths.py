@@ -178,6 +178,27 @@ def test_a_hard_link_is_not_written(
 
 
 @pytest.mark.root
+def test_nor_a_pipe_of_a_stranger_that_has_the_inode_number_of_ours(
+    tmp_path: Path, make_fifo: MakeFifo, make_batch: MakeBatch
+) -> None:
+    """Many file systems give it to the next file at once; here the same pipe becomes the stranger's."""
+    tmp_path.chmod(0o775)
+    pipe = tmp_path / "pipe"
+    sink = make_fifo(pipe)
+    sink.write(make_batch(b"1"))
+    assert sink.counters.dropped == {"no-reader": 1}  # it is known now
+    give_away(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        sink.write(make_batch(b"2"))
+        sink.write(make_batch(b"3"))
+        assert sink.counters.dropped == {"no-reader": 1, "unsafe-path": 2}
+        assert os.read(reader, 1) == b""
+    finally:
+        os.close(reader)
+
+
+@pytest.mark.root
 def test_nor_a_file_or_a_pipe_of_a_stranger(
     tmp_path: Path, make_file: MakeFile, make_fifo: MakeFifo, make_batch: MakeBatch
 ) -> None:

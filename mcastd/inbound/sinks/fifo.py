@@ -254,9 +254,17 @@ class FifoSink:
         if self._ends is not None and (left := self._ends.take(self._known)) is not None:
             return left
         fd = os.open(self._path, OF_OUTPUTS)
-        if identity(os.fstat(fd)) != self._known:  # replaced just now
+        try:
+            # Once more, now that it is open: the FIFO that was known may have been removed meanwhile, and
+            # another's have its inode number
+            with place_of(self._path) as place:
+                found = identity(place.look(stat.S_IFIFO, NOT_A_FIFO))
+            if not identity(os.fstat(fd)) == found == self._known:  # replaced just now
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        except BaseException:
+            self._known = (0, 0)
             os.close(fd)
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            raise
         if self._ends is not None:
             self._ends.opened(self._known, fd)
         return fd
