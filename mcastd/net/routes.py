@@ -76,6 +76,8 @@ def route_to(destination: Address, ask: Ask = request, *, by: int = 0, as_added:
     found = attributes_of(body, _abi.rtmsg.size)
     source = found.get(_abi.RTA_PREFSRC)
     ifindex = number(found.get(_abi.RTA_OIF, b""))
+    if not ifindex and _abi.RTA_MULTIPATH in found:  # as it was added, by several interfaces
+        ifindex = by
     if not ifindex:
         return NO_ROUTE
     return Route(

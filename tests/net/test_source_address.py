@@ -76,6 +76,17 @@ CASES = [
         FOUR,
         ("eth0", "169.254.9.9"),
     ),
+    # the src of a route by several interfaces
+    (
+        (
+            *TWO_SUBNETS,
+            "addr add 10.99.0.1/24 dev eth1",
+            "route add 239.0.0.0/8 src 10.78.0.1 nexthop dev eth1 nexthop dev eth0",
+        ),
+        "eth0",
+        FOUR,
+        ("eth0", "10.78.0.1"),
+    ),
     # of two routes, that by the interface: a rule, a metric
     (
         (
