@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from ipaddress import ip_address
 
@@ -16,19 +16,23 @@ from support.wait import wait_for
 
 from mcastd.errors import CannotAskError, LinkError
 from mcastd.net._abi import (
+    NLM_F_REQUEST,
     RTA_OIF,
     RTM_DELLINK,
+    RTM_GETLINK,
     RTM_NEWLINK,
     RTN_BLACKHOLE,
     RTN_PROHIBIT,
     RTN_UNREACHABLE,
+    Address,
     attribute,
     ifinfomsg,
+    nlmsghdr,
     rtmsg,
 )
-from mcastd.net.netlink import request
+from mcastd.net.netlink import Netlink, _refused, request
 from mcastd.net.news import Notices, open_news
-from mcastd.net.routes import Route, route_to
+from mcastd.net.routes import Question, Route, Routes, route_to
 from mcastd.net.watch import Change, Concerns, NetworkWatch, renewed
 
 AF_BRIDGE = 7
@@ -170,8 +174,9 @@ def test_the_source_that_a_route_prefers_is_told_to_those_who_send_by_it(here: H
     assert here.watch.host().routes.to(FOUR, by=eth0, as_added=True).source == ip_address("10.8.0.7")
 
 
-def test_an_address_that_several_have_means_the_one_of_the_route(here: Here) -> None:
-    for name in ("lo", "eth0", "eth1"):
+@pytest.mark.parametrize("having", [("lo", "eth0", "eth1"), ("eth0", "eth1")])
+def test_an_address_that_several_have_means_the_one_of_the_route(here: Here, having: tuple[str, ...]) -> None:
+    for name in having:
         here.host.ip(f"address add 10.8.9.9/32 dev {name}")
     here.mark()
 
@@ -244,6 +249,44 @@ def test_a_route_that_goes_without_notice_is_missed_soon(here: Here) -> None:
     here.host.ip("address del 10.77.0.1/32 dev eth1")  # and the kernel drops the route with it
     wait_for(lambda: "route" in here.concerned(), "told")
     assert str(here.watch.host().routes.to(FOUR).source) == "10.8.0.1"
+
+
+@pytest.mark.parametrize("group", [FOUR, SIX])
+def test_routes_in_use_are_asked_for_again_some_time_after_an_interface_changed(
+    here: Here, group: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcastd.net.watch.SETTLE_SECONDS", 0.1)
+    routes = here.watch.host().routes
+    right = routes.to(group)
+    routes._known[Question(group)] = replace(right, ifindex=77)  # as if it had changed without notice
+    here.host.ip("address add 10.9.9.9/24 dev lo")
+    wait_for(lambda: here.watch.host().routes.to(group) == right, "asked again")
+
+
+def test_a_route_that_was_asked_for_during_a_change_may_be_the_old_one(here: Here) -> None:
+    before = here.watch.host()
+    fresh = {Question(FOUR): before.routes.to(FOUR)}
+    after = type(before)(before.interfaces, before.asked, Routes(known=fresh))
+    change = Change(before, after, dict(fresh), overrun=False)
+    assert [change.concerns(None, group) for group in (FOUR, SIX)] == [False, True]
+
+
+def test_an_answer_to_another_question_is_passed_over(here: Here) -> None:
+    with inside(here.host), closing(Netlink()) as netlink:
+        eth0, lo = ifindex(here.host, "eth0"), ifindex(here.host, "lo")
+        question = ifinfomsg.pack(0, 0, lo, 0, 0)
+        size = nlmsghdr.size + len(question)
+        netlink._socket.send(nlmsghdr.pack(size, RTM_GETLINK, NLM_F_REQUEST, 4711, 0) + question)
+        (answer,) = netlink.ask(RTM_GETLINK, ifinfomsg.pack(0, 0, eth0, 0, 0))
+        assert ifinfomsg.unpack_from(answer)[2] == eth0
+
+
+@pytest.mark.parametrize(
+    ("number", "no_answer"), [(errno.ENOBUFS, True), (errno.ENOMEM, True), (errno.ENODEV, False)]
+)
+def test_a_shortage_of_the_kernel_is_no_answer(number: int, no_answer: bool) -> None:
+    error = _refused(number)
+    assert (isinstance(error, CannotAskError), error.errno) == (no_answer, number)
 
 
 def test_an_interface_made_anew_that_looks_the_same_concerns_its_workers(here: Here) -> None:
