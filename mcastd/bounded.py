@@ -4,11 +4,39 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
+
+STATUS_PATIENCE_SECONDS = 0.05
+
+
+class Patience:
+    """What the status of one worker, or of many together, may wait for locks that workers hold. One thread's.
+
+    If each of hundreds were waited for by itself, the status would come too late for anybody.
+    """
+
+    def __init__(self, seconds: float = STATUS_PATIENCE_SECONDS) -> None:
+        self.left = seconds
+
+    @contextmanager
+    def holding(self, lock: threading.Lock) -> Iterator[bool]:
+        """The block holds ``lock`` if it gets True: else what was seen last has to do."""
+        held = lock.acquire(blocking=False)
+        if not held and self.left > 0:
+            began = time.monotonic()
+            held = lock.acquire(timeout=self.left)
+            self.left = max(0.0, self.left - (time.monotonic() - began)) if held else 0.0
+        try:
+            yield held
+        finally:
+            if held:
+                lock.release()
 
 
 def begin(question: Callable[[], T], name: str = "question") -> Future[T]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from mcastd import clock
+from mcastd.bounded import Patience
 from mcastd.counters import InboundCounters, OutboundCounters, OutputCounters
 
 LONGEST_WAIT = 86_400.0  # seconds: poll(2) takes no more than 24 days; waking once a day costs nothing
@@ -250,7 +251,7 @@ class Worker(Protocol):
         Called from another thread; the worker applies them at the :attr:`Signal.NETWORK` that follows.
         """
 
-    def status(self) -> dict[str, object]:
+    def status(self, patience: Patience | None = None) -> dict[str, object]:
         """Settings and counters for people and programs, as JSON values. Called from other threads."""
 
     def vitals(self) -> Vitals:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from mcastd import clock, log
+from mcastd.bounded import Patience
 from mcastd.config import GATHERING_BUFFER_MIN_BYTES, InboundSubscription, label_of, means_several
 from mcastd.counters import InboundCounters, SourceCounts
 from mcastd.errors import LinkError
@@ -47,8 +48,6 @@ CALM_SECONDS = 0.25
 LOAD_LOOK_SECONDS = 0.01
 # With a longer max_latency a subscription reads alone: the shared reader wakes for the strictest of all.
 SHARED_LATENCY_MAX_SECONDS = 0.01
-# How long the status waits for the link, if nothing hangs.
-STATUS_WAIT_SECONDS = 0.05
 # What the kernel charges to the receive buffer beside each datagram, at least.
 DATAGRAM_OVERHEAD_BYTES = 512
 
@@ -195,20 +194,19 @@ class Subscription:
             self._outputs.close()
         self._log.info("subscription.closed", **self._totals())
 
-    def status(self) -> dict[str, object]:
+    def status(self, patience: Patience | None = None) -> dict[str, object]:
         config, counters, condition, last = self._config, self.counters, self._condition, self._last
         hangs = hanging(self._context, self._asked_at)
-        if self._lock.acquire(timeout=0 if hangs else STATUS_WAIT_SECONDS):
-            try:
+        patience = Patience(0) if hangs else patience or Patience()
+        with patience.holding(self._lock) as held:
+            if held:
                 if self._link is None:
                     self._linked = None, []
                 else:
-                    self._linked = self._link.describe(), self._link.memberships()
+                    self._linked = self._link.describe(), self._link.memberships(patience)
                 overflow = self._overflow()
                 condition.note_overflow(overflow)
-            finally:
-                self._lock.release()
-        else:  # the link is in use, and an output may hang: take what was seen last
+        if not held:  # the link is in use, and an output may hang: take what was seen last
             overflow = self._glance().overflow
         described, memberships = self._linked
         top, rest = self._sources.top(TOP_SOURCES)

@@ -8,6 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 
+from mcastd.bounded import Patience
 from mcastd.errors import LinkError
 from mcastd.net.link import (
     ANY_SOURCE,
@@ -91,7 +92,7 @@ class FakeReceiver:
     def rejoin(self) -> None:
         self.rejoins += 1
 
-    def memberships(self) -> list[dict[str, object]]:
+    def memberships(self, patience: Patience | None = None) -> list[dict[str, object]]:
         return []
 
     def load(self) -> Load:

@@ -13,6 +13,8 @@ from ipaddress import IPv4Address, IPv6Address
 from itertools import groupby
 from typing import NamedTuple, Protocol, overload
 
+from mcastd.bounded import Patience
+
 MAX_DATAGRAM = 65_507  # bytes of payload: 65,535 less 20 (IPv4 header) less 8 (UDP header)
 IOV_MAX = 1024  # buffers that one writev(2) takes on Linux
 
@@ -185,7 +187,7 @@ class Receiver(Protocol):
     def describe(self) -> dict[str, object]:
         """The effective settings (interfaces joined, receive buffer had), as JSON values."""
 
-    def memberships(self) -> list[dict[str, object]]:
+    def memberships(self, patience: Patience | None = None) -> list[dict[str, object]]:
         """Wanted and actual membership for each interface, as JSON values. Called from other threads."""
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 
 from mcastd import clock
+from mcastd.bounded import Patience
 from mcastd.errors import LinkError, reason_of
 from mcastd.net import _abi
 from mcastd.net._abi import Address
@@ -99,12 +100,14 @@ class Membership:
         After the carrier was away, the group is joined again: of itself the kernel would report it for IPv6,
         but not for IPv4, and a switch that was restarted would send no more until the next query.
         """
+        # Without the lock, since mostly all is well: who holds it waits for the kernel, and many may want it.
+        if not (self._is_missing(host) or self._is_forgotten(interface)):
+            return
         with self._registry.lock:
-            joined = self._joined
-            if joined is None or self._is_lost(host):
+            if self._is_missing(host):
                 self.leave()
                 self._enter_or_raise(interface)
-            elif interface.carrier and interface.carrier_changes != joined.carrier_changes:
+            elif self._is_forgotten(interface):
                 self._registry.rejoin(self._group, interface)
                 if self._joined is None:
                     self._enter_or_raise(interface)
@@ -144,16 +147,19 @@ class Membership:
         """Whether this socket is a member, as far as it was told."""
         return self._joined is not None
 
-    def actual(self) -> str | None:
+    def actual(self, patience: Patience | None = None) -> str | None:
         """The filter that the kernel has for this socket, as SourceFilter's text; None: no membership.
 
-        Without ctypes the kernel cannot be asked: then it is ``unknown``.
+        If others join and leave for longer than ``patience``: the filter that the kernel took last. Without
+        ctypes the kernel cannot be asked: then it is ``unknown``.
         """
         if getsockopt is None:
             return "unknown"
-        with self._registry.lock:
+        with (patience or Patience()).holding(self._registry.lock) as held:
             if self._joined is None:
                 return None
+            if not held:
+                return str(self._filter)
             request = _abi.group_filter(self._joined.index, self._group, 0, (), room=MANY)
             try:
                 socket.if_indextoname(self._joined.index)
@@ -213,13 +219,26 @@ class Membership:
         request = _abi.group_filter(interface.index, self._group, mode, self._filter.sources)
         self._set(_abi.MCAST_MSFILTER, request)
 
-    def _is_lost(self, host: Host) -> bool:
-        """Whether the interface dropped the group behind our back: made anew with its old index, say."""
-        if self._joined is None or host.asked <= self._joined_at:
+    def _is_missing(self, host: Host) -> bool:
+        """Returns True if this socket is no member, or if the interface dropped the group behind our back.
+
+        It may have been made anew with its old index, say.
+        """
+        joined = self._joined
+        if joined is None:
+            return True
+        if host.asked <= self._joined_at:
             return False
         groups = host.groups(self._group.version)
         # None at all: the table cannot be read, since it has groups that the kernel itself joins
-        return bool(groups) and self._group not in groups.get(self._joined.index, ())
+        return bool(groups) and self._group not in groups.get(joined.index, ())
+
+    def _is_forgotten(self, interface: Interface) -> bool:
+        """Returns True if the carrier was away: the switch at its other end may be another."""
+        joined = self._joined
+        return (
+            joined is not None and interface.carrier and interface.carrier_changes != joined.carrier_changes
+        )
 
     def _set(self, option: int, request: bytes) -> None:
         self._sock.setsockopt(self._level, option, request)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Mapping
 
 from mcastd import clock
+from mcastd.bounded import Patience
 from mcastd.errors import CannotAskError, LinkError
 from mcastd.net._abi import Address
 from mcastd.net.batch import NOTHING, READING, Arena, arenas
@@ -253,10 +254,11 @@ class SocketReceiver:
             "coalesced": self._coalesce and all(sock.coalesces for sock in self._sockets.values()),
         }
 
-    def memberships(self) -> list[dict[str, object]]:
+    def memberships(self, patience: Patience | None = None) -> list[dict[str, object]]:
         sockets, refusals, retry_at = self._sockets, self._refusals, self.retry_at
         wanted = {ifindex: interface for ifindex, (interface, _) in refusals.items()}
         wanted |= {ifindex: sock.interface for ifindex, sock in sockets.items()}
+        patience = patience or Patience()
         retry_in = None if retry_at is None else max(0.0, retry_at - clock.monotonic())
         return [
             {
@@ -264,7 +266,7 @@ class SocketReceiver:
                 "ifindex": ifindex,
                 "group": str(self._group),
                 "wanted": str(self._filter),
-                "actual": sockets[ifindex].membership.actual() if ifindex in sockets else None,
+                "actual": sockets[ifindex].membership.actual(patience) if ifindex in sockets else None,
                 "refused": str(refusals[ifindex][1]) if ifindex in refusals else None,
                 "retry_in": retry_in if ifindex in refusals else None,
             }

@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import fields
 
 from mcastd import clock
+from mcastd.bounded import Patience
 from mcastd.config import OpenFilesOf, OutboundChannel, label_of
 from mcastd.counters import OutboundCounters
 from mcastd.errors import LinkError
@@ -130,7 +131,7 @@ class Channel:
         self._source.restart()
         self._pending, self._next = [], 0
 
-    def status(self) -> dict[str, object]:
+    def status(self, patience: Patience | None = None) -> dict[str, object]:
         config, source, link = self._config, self._source, self._link
         pending, sent = self._pending, self._next  # two reads: in between the worker may have taken new ones
         counts = ((field.name, getattr(self.counters, field.name)) for field in fields(self.counters))

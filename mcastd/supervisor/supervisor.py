@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 
 from mcastd import clock, log
+from mcastd.bounded import Patience
 from mcastd.config import Changes, InboundSubscription, OutboundChannel
 from mcastd.config.types import Address, Interfaces
 from mcastd.supervisor.state import State
@@ -113,7 +114,8 @@ class Supervisor:
 
     def views(self) -> list[WorkerView]:
         """All workers, by name."""
-        return [thread.view() for _, thread in sorted(self._threads.copy().items())]
+        patience = Patience()  # for all together
+        return [thread.view(patience) for _, thread in sorted(self._threads.copy().items())]
 
     def headlines(self) -> list[Headline]:
         """All workers, by name."""

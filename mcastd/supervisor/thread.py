@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mcastd import clock, log
+from mcastd.bounded import Patience
 from mcastd.errors import SHORTAGES, LinkError, McastdError, reason_of
 from mcastd.supervisor.restart import Backoff
 from mcastd.supervisor.state import ATTEMPTED, TROUBLED, Event, State, after
@@ -143,11 +144,11 @@ class WorkerThread:
                 detail, troubled = "; ".join(filter(None, [self.hung, detail])), True
             return Headline(self.worker.name, state, self._since, detail, self._restarts, troubled)
 
-    def view(self) -> WorkerView:
+    def view(self, patience: Patience | None = None) -> WorkerView:
         name, state, since, detail, restarts, troubled = self.headline()
         age = clock.monotonic() - since
         kind = name.partition("/")[0]
-        return WorkerView(name, kind, state, age, detail, restarts, self.worker.status(), troubled)
+        return WorkerView(name, kind, state, age, detail, restarts, self.worker.status(patience), troubled)
 
     def _main(self) -> None:
         backoff, crashes = Backoff(), Backoff(longest=60.0)

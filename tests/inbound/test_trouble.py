@@ -16,6 +16,7 @@ from support.subscription import Run, fifo_output, file_output
 from support.wait import wait_for
 
 from mcastd import clock
+from mcastd.bounded import STATUS_PATIENCE_SECONDS, Patience
 from mcastd.worker import Signal
 
 DETAIL = "receiving 239.255.1.2 port 9190"
@@ -117,6 +118,31 @@ def test_a_membership_that_is_refused_is_said_once_and_tried_again(
         said(run)
     events = [event["event"] for event in log if event["event"].startswith("membership.")]
     assert events == ["membership.refused", "membership.restored"]
+
+
+def test_the_status_of_many_that_are_busy_waits_no_longer_than_that_of_one(
+    tmp_path: Path, make_run: Callable[..., Run]
+) -> None:
+    waits: list[float] = []
+
+    class Busy:
+        """A lock that somebody holds."""
+
+        def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+            if blocking:
+                waits.append(timeout)
+            return False
+
+    runs = [make_run(file_output(tmp_path / str(number))) for number in range(10)]
+    for run in runs:
+        run.start()
+        run.worker.status()
+        run.worker._lock, run.held = Busy(), run.worker._lock
+    patience = Patience()
+    for run in runs:
+        assert run.worker.status(patience)["link"] == {"interfaces": ["fake0"]}  # as it was seen last
+        run.worker._lock = run.held
+    assert waits == [STATUS_PATIENCE_SECONDS]
 
 
 def test_status_does_not_wait_for_an_output_that_hangs(

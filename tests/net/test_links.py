@@ -7,6 +7,7 @@ import ipaddress
 import os
 import select
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 
@@ -19,6 +20,7 @@ from mcastd.errors import CannotAskError, LinkError
 from mcastd.net.batch import SLOTS, arenas
 from mcastd.net.interfaces import Host, look
 from mcastd.net.link import MAX_DATAGRAM, SourceFilter
+from mcastd.net.membership import Memberships
 from mcastd.net.receiver import SocketReceiver
 from mcastd.net.routes import route_to
 from mcastd.net.sockets import SocketSender, free_port
@@ -310,6 +312,18 @@ def test_interfaces_that_come_and_go_leave_no_sockets_behind(
     assert take(incoming, 1) == [b"kept"]
     assert nothing(incoming)
     assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_who_has_what_it_wants_does_not_wait_while_others_join(stack: ExitStack, veth: str) -> None:
+    memberships = Memberships()
+    incoming = receiver(stack, free_port(), interface="all", memberships=memberships)
+    look_again = threading.Thread(target=incoming.network_changed, daemon=True)
+    with memberships.lock:
+        look_again.start()
+        look_again.join(60)
+        assert not look_again.is_alive()
+        shown = incoming.memberships()
+    assert {each["interface"]: each["actual"] for each in shown} == {"left": "any", "right": "any"}
 
 
 def test_a_sender_follows_its_interfaces_address(stack: ExitStack, veth: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 from support.wait import DEADLINE_SECONDS, wait_for
 
+from mcastd.bounded import Patience
 from mcastd.config import Changes, Config
 from mcastd.errors import LinkError, SourceError
 from mcastd.supervisor import Supervisor
@@ -40,8 +41,8 @@ class Puppet:
     def close(self) -> None:
         self.closed += 1
 
-    def status(self) -> dict[str, object]:
-        return {"counters": {}}
+    def status(self, patience: Patience | None = None) -> dict[str, object]:
+        return {"counters": {}, "patience": patience}
 
     def vitals(self) -> Vitals:
         return Vitals(datagrams=self.runs)
@@ -230,7 +231,9 @@ def test_apply_touches_only_what_differs_and_ends_the_old_before_it_starts_the_n
     assert set(order[2:]) == {"begin inbound/b", "begin inbound/d"}
     assert stage.puppets["inbound/a"] is kept
     assert kept.runs == 1
-    assert [view.name for view in stage.supervisor.views()] == ["inbound/a", "inbound/b", "inbound/d"]
+    views = stage.supervisor.views()
+    assert [view.name for view in views] == ["inbound/a", "inbound/b", "inbound/d"]
+    assert len({id(view.status["patience"]) for view in views}) == 1  # they do not wait for each by itself
 
 
 def test_a_network_change_ends_the_back_off_of_a_link_error(
