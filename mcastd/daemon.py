@@ -18,6 +18,7 @@ from mcastd.config import Changes, Config, InboundSubscription, OpenFiles, Outbo
 from mcastd.control.commands import DaemonView, NoSuchWorker, ReloadView
 from mcastd.control.protocol import Message
 from mcastd.control.server import ControlServer
+from mcastd.doctor.evidence import Troubles
 from mcastd.doctor.examine import consult
 from mcastd.doctor.subject import Subject, named
 from mcastd.errors import ConfigError, ConfigProblem, McastdError
@@ -241,6 +242,7 @@ class Daemon:
             probe=probe,
             enough=gone,
             configuration=self._disk.verdict(self._config),
+            troubles=Troubles(self._metrics.problem, log.problem()),
         ).as_message()
 
     def _subjects(self) -> list[Subject]:
@@ -288,10 +290,20 @@ class Daemon:
             finally:
                 self._say_ready()
             settle(again=True)
-            notes = [*self._notes(), *self._pair(changes), *filter(None, [self._metrics.problem])]
+            notes = [
+                *self._taken_over(changes),
+                *self._notes(),
+                *self._pair(changes),
+                *filter(None, [self._metrics.problem]),
+            ]
             view = ReloadView(changes.added, changes.removed, changes.changed, changes.unchanged, notes)
             self._log.info("config.reloaded", **_counts(changes), notes=notes)
             return view
+
+    def _taken_over(self, changes: Changes) -> list[str]:
+        """What of [daemon] changed with this reload; where the control socket is, only a restart changes."""
+        keys = [f"daemon.{key}" for key in changes.daemon_changed if key != "control_socket"]
+        return [f"changed {', '.join(keys)}"] if keys else []
 
     def _pair(self, changes: Changes) -> list[str]:
         """Of a reload that changes nothing: what the one just before it did, lest that go unread."""

@@ -95,6 +95,9 @@ CAUSES: tuple[Cause, ...] = (
     _cause("config-refused"),
     _cause("config-silent"),
     _cause("config-differs"),
+    # the daemon beside its workers
+    _cause("metrics-unavailable"),
+    _cause("log-stalled"),
     # where it runs
     _cause("wsl"),
     _cause("wifi"),

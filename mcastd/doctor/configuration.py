@@ -1,4 +1,4 @@
-"""The configuration on disk: what the next start would find."""
+"""The daemon beside its workers: the configuration that the next start would find, its metrics, its log."""
 
 from __future__ import annotations
 
@@ -20,3 +20,15 @@ def configuration(evidence: Evidence) -> Iterator[Said]:
         case "config-differs":
             reload = "mcastctl reload"
             yield Finding("config-differs", Severity.HINT, what, seen, reload, ways=(Way(command=reload),))
+
+
+def daemon(evidence: Evidence) -> Iterator[Said]:
+    """What the daemon says of itself, beside its workers."""
+    if problem := evidence.troubles.metrics:
+        fix = "see who has the address: ss -ltnp; or give another as metrics in [daemon]"
+        yield Finding("metrics-unavailable", Severity.WARNING, problem, ("summary (status)",), fix)
+    if problem := evidence.troubles.log:
+        fix = (
+            "have what reads the daemon's stderr go on: under systemd, see systemctl status systemd-journald"
+        )
+        yield Finding("log-stalled", Severity.WARNING, problem, ("summary (status)",), fix)

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from mcastd.config import InboundSubscription, OutboundChannel
 from mcastd.config.types import Address
@@ -15,6 +16,16 @@ from mcastd.errors import LinkError
 from mcastd.net import interfaces, routes
 from mcastd.net.interfaces import Host, Interface
 from mcastd.net.routes import Route
+
+
+class Troubles(NamedTuple):
+    """What the daemon cannot do beside its workers, in a sentence each; "" if all is well."""
+
+    metrics: str = ""
+    log: str = ""
+
+
+NO_TROUBLES = Troubles()
 
 
 class Evidence:
@@ -29,10 +40,12 @@ class Evidence:
         route_to: Callable[..., Route] = routes.route_to,
         root: Path = Path("/"),
         configuration: tuple[str, str] = ("", ""),
+        troubles: Troubles = NO_TROUBLES,
     ) -> None:
         self.subjects = subjects  # all of the daemon, not only those that are examined
         self.observation = observation  # None: nobody watched
         self.configuration = configuration  # on disk: a cause and a sentence, if there is one
+        self.troubles = troubles
         self.root = root  # below which /proc and /sys are looked for
         self.route_to = cache(route_to)
         self.read = cache(self._read)

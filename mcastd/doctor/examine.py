@@ -21,7 +21,7 @@ from mcastd.doctor import (
     worker,
 )
 from mcastd.doctor.causes import BESIDE, EXPLAINS, RANK
-from mcastd.doctor.evidence import Evidence
+from mcastd.doctor.evidence import NO_TROUBLES, Evidence, Troubles
 from mcastd.doctor.finding import Finding, Said, Severity, Skipped, Way
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import Watch
@@ -52,6 +52,7 @@ CHECKS: tuple[Check, ...] = (  # in the order of the path that a datagram takes
 )
 HOST_CHECKS: tuple[HostCheck, ...] = (
     configuration.configuration,
+    configuration.daemon,
     surroundings.netlink,
     surroundings.wsl,
     surroundings.container,
@@ -112,13 +113,14 @@ def consult(
     probe: bool = False,
     enough: Callable[[], bool] = lambda: False,
     configuration: tuple[str, str] = ("", ""),
+    troubles: Troubles = NO_TROUBLES,
 ) -> Report:
     """Watch for ``seconds``, then examine the workers named in ``of`` (None: all). See :func:`observe`.
 
     ``configuration`` is what is to be said of the one on disk: a cause and a sentence.
     """
     subjects, evidence = observe(take, of, seconds=seconds, probe=probe, enough=enough)
-    evidence.configuration = configuration
+    evidence.configuration, evidence.troubles = configuration, troubles
     return examine(subjects, evidence)
 
 

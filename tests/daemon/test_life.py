@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -327,7 +328,7 @@ def test_metrics_are_served(tmp_path: Path) -> None:
         assert f'mcastd_worker_state{{{labels},state="active"}} 1\n' in text
 
 
-def test_an_address_for_metrics_that_is_taken_is_said_in_the_status(tmp_path: Path) -> None:
+def test_an_address_for_metrics_that_is_taken_is_said_until_a_reload_gives_another(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -337,6 +338,15 @@ def test_an_address_for_metrics_that_is_taken_is_said_in_the_status(tmp_path: Pa
             problem = f"no metrics at {address}: address already in use; trying again"
             assert daemon.wait_notified("READY")["STATUS"] == f"1 of 1 workers active; {problem}"
             assert problem in daemon.ctl("status").stdout
+            doctor = daemon.ctl("doctor", "--json")
+            findings = json.loads(doctor.stdout)["findings"]
+            assert [one["what"] for one in findings if one["severity"] != "hint"] == [problem]
+            assert doctor.returncode == 1
+            better = f"127.0.0.1:{free_port()}"
+            daemon.write(daemon.config.read_text().replace(address, better))
+            assert daemon.ctl("reload").stdout == "1 unchanged\nnote: changed daemon.metrics\n"
+            assert urllib.request.urlopen(f"http://{better}/metrics", timeout=60).status == 200
+            assert daemon.ctl("doctor").returncode == 0
             assert daemon.stop() == 0
 
 

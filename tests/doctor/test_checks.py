@@ -11,8 +11,17 @@ from typing import Any
 import pytest
 
 from mcastd.config import InboundSubscription, OutboundChannel
-from mcastd.doctor import files, interfaces, memberships, permits, sending, surroundings, worker
-from mcastd.doctor.evidence import Evidence
+from mcastd.doctor import (
+    configuration,
+    files,
+    interfaces,
+    memberships,
+    permits,
+    sending,
+    surroundings,
+    worker,
+)
+from mcastd.doctor.evidence import Evidence, Troubles
 from mcastd.doctor.finding import Finding, Skipped
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import Observation
@@ -491,6 +500,17 @@ def test_container(tmp_path: Path) -> None:
     assert [*surroundings.container(on(tmp_path))] == []
     (finding,) = surroundings.container(on(at(tmp_path, run__systemd__container="systemd-nspawn\n")))
     assert finding.evidence == ("systemd-nspawn (/run/systemd/container)",)
+
+
+def test_what_the_daemon_cannot_do_beside_its_workers() -> None:
+    evidence = Given()
+    assert [*configuration.daemon(evidence)] == []
+    evidence.troubles = Troubles("no metrics at 127.0.0.1:9465: taken", "the log is not taken: 7 lines wait")
+    found = [one for one in configuration.daemon(evidence) if isinstance(one, Finding)]
+    assert [(one.cause, str(one.severity), one.what) for one in found] == [
+        ("metrics-unavailable", "warning", "no metrics at 127.0.0.1:9465: taken"),
+        ("log-stalled", "warning", "the log is not taken: 7 lines wait"),
+    ]
 
 
 def test_kind_of_interface(tmp_path: Path) -> None:
