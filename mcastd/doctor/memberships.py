@@ -14,6 +14,7 @@ from mcastd.net.interfaces import Interface
 from mcastd.net.tables import parse_igmp
 
 DEFAULT_BUFFER = 4 << 20  # bytes
+NOT_TOLD: Any = object()
 
 
 def membership(subject: Subject, evidence: Evidence) -> Iterator[Said]:
@@ -144,9 +145,8 @@ def overflow(subject: Subject, evidence: Evidence) -> Iterator[Said]:
             fix,
             ways=ways,
         )
-    else:
-        age = subject.status.get("last_overflow_age")
-        when = f", last noticed {age:.0f} s ago" if isinstance(age, int | float) else ""
+    elif (age := subject.status.get("last_overflow_age", NOT_TOLD)) is not None:  # None: in another buffer
+        when = "" if age is NOT_TOLD else f", last noticed {age:.0f} s ago"
         yield Finding(
             "overflow-earlier",
             Severity.WARNING,

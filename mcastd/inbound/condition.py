@@ -56,7 +56,7 @@ class Condition:
 
     @property
     def overflow_age(self) -> float | None:
-        """Seconds since the overflow last grew, as far as was seen; None if it never did."""
+        """Seconds since the overflow last grew, as far as was seen; None: not with this receive buffer."""
         at = self._overflow_at
         return None if at is None else clock.monotonic() - at
 
@@ -68,6 +68,10 @@ class Condition:
     def note_overflow(self, overflow: int) -> None:
         if overflow > self._overflow:
             self._overflow, self._overflow_at = overflow, clock.monotonic()
+
+    def forget_overflow(self, overflow: int) -> None:
+        """The receive buffer has another size: what overflowed before says nothing of it."""
+        self._overflow, self._overflow_at = overflow, None
 
     def note_link(self, link: Receiver) -> None:
         """Log what is refused now, and what is wrong with the interfaces, once."""

@@ -471,6 +471,7 @@ class Subscription:
             link.set_metadata(self._outputs.need_metadata)
             if config.receive_buffer != applied.receive_buffer:
                 link.set_receive_buffer(config.receive_buffer)
+                self._condition.forget_overflow(self._overflow())
             if config.interface != applied.interface:
                 link.set_interface(config.interface)
                 self._identity = self._identity._replace(interface=label_of(config.interface))

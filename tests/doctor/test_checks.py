@@ -324,6 +324,7 @@ def test_report_version(subject: Subject, text: dict[str, str], expected: list[t
             [("overflow-earlier", "warning")],
         ),
         ({"counters": {"overflow": 7}}, {}, [("overflow-earlier", "warning")]),  # nobody watched
+        ({"counters": {"overflow": 7}, "last_overflow_age": None}, {}, []),  # in a smaller buffer
     ],
 )
 def test_overflow(now: dict[str, Any], before: dict[str, Any], expected: list[tuple[str, str]]) -> None:
