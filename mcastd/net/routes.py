@@ -36,6 +36,7 @@ class Route:
     source: Address | None = None  # the source address that it prefers
     refusal: str = ""  # "prohibit", "unreachable", "blackhole" (ip-route(8)); "": there is no such route
     gateway: bool = False  # the kernel would send to a gateway alone, not to all on the link
+    mtu: int = 0  # of its own; 0: that of the interface
     local: bool = False  # to this host: of type local (ip-route(8))
 
     def __bool__(self) -> bool:
@@ -84,6 +85,7 @@ def route_to(destination: Address, ask: Ask = request, *, by: int = 0, as_added:
         ifindex,
         ipaddress.ip_address(source) if source else None,
         gateway=_abi.RTA_GATEWAY in found,
+        mtu=number(attributes_of(found.get(_abi.RTA_METRICS, b""), 0).get(_abi.RTAX_MTU, b"")),
         local=kind == _abi.RTN_LOCAL,
     )
 

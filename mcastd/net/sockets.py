@@ -23,7 +23,7 @@ from mcastd.net.guard import SourceGuard
 from mcastd.net.interfaces import Host, Interface, as_address, look
 from mcastd.net.link import Batch, Load, Payloads, SourceFilter
 from mcastd.net.membership import Membership, Memberships
-from mcastd.net.source_address import is_kept_from_link, source_address
+from mcastd.net.source_address import route_out, source_address
 
 # Asked for often:
 SOL_SOCKET, SO_MEMINFO, MEMINFO_SIZE = socket.SOL_SOCKET, _abi.SO_MEMINFO, _abi.sk_meminfo.size
@@ -227,8 +227,8 @@ class SocketSender:
     def _wanted(self, host: Host) -> _Way:
         """The way that the settings mean now. Raises LinkError if there is none."""
         interface = host.resolve(self._setting, self._group)[0]
-        self._interface = interface
         routed = self._setting is None
+        self._interface, self._route = interface, route_out(host, interface, self._group, routed=routed)
         source = as_address(self._setting) or source_address(host, interface, self._group, routed=routed)
         if source is None:
             # IPv4 would leave from 0.0.0.0, and no source-specific receiver would hear it
@@ -242,7 +242,9 @@ class SocketSender:
                 group=str(self._group),
                 interface=self._setting,
             )
-        on_link = is_kept_from_link(host, interface, self._group, routed=routed)
+        # Frames to a gateway alone would reach nobody on the link (RFC 1112 section 6.4). Without ARP, as on
+        # a tunnel, a gateway may be the other end
+        on_link = self._route.gateway and interface.arp
         return _Way(interface.index, interface.name, source, on_link)
 
     def _open(self) -> socket.socket:
@@ -351,14 +353,14 @@ class SocketSender:
 
     def _go(self, host: Host) -> bool:
         """Take the way that is wanted now. Returns True if it is another."""
-        before = self._interface
+        before = self._interface, self._route
         wanted = self._wanted(host)
         another = wanted != self._way
         if another:
             self._way = wanted
             self._sock.close()
             self._sock = self._open()
-        if another or self._interface != before:  # what was learned of it may hold no more
+        if another or (self._interface, self._route) != before:  # what was learned of it may hold no more
             self._burst = Burst(self._sock)
         return another
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from mcastd.net._abi import Address
 from mcastd.net.interfaces import Host, Interface
-from mcastd.net.routes import Route
+from mcastd.net.routes import NO_ROUTE, Route
 
 
 def source_address(host: Host, interface: Interface, group: Address, *, routed: bool) -> Address | None:
@@ -25,7 +25,7 @@ def source_address(host: Host, interface: Interface, group: Address, *, routed: 
         configured = host.routes.to(group, by=interface.index, as_added=True)
         if configured.source is not None:
             return configured.source
-    source = _route(host, interface, group, routed=routed).source
+    source = host.routes.to(group, by=0 if routed and group.version == 4 else interface.index).source
     if source is None:
         return own[0] if own else None
     if group.version == 4 and source.is_link_local:  # RFC 3927 section 2.6.1
@@ -35,19 +35,15 @@ def source_address(host: Host, interface: Interface, group: Address, *, routed: 
     return None
 
 
-def is_kept_from_link(host: Host, interface: Interface, group: Address, *, routed: bool) -> bool:
-    """Whether the kernel would send datagrams in frames to a gateway alone, not to the group's MAC address.
+def route_out(host: Host, interface: Interface, group: Address, *, routed: bool) -> Route:
+    """The kernel's route for datagrams to an IPv4 group; NO_ROUTE if it has no say, as on the loopback.
 
-    It does so where the route to an IPv4 group has a gateway, unless that is a default route. Nobody on the
-    link would get them (RFC 1112 section 6.4). Without ARP, as on a tunnel, a gateway may be the other end.
+    Its gateway counts, unless it is a default route, and its MTU. Of IPv6, whose routes to groups have no
+    gateway, each change of a route makes another edition of the interface.
     """
-    if group.version == 6 or not interface.arp:
-        return False
-    return _route(host, interface, group, routed=routed).gateway
-
-
-def _route(host: Host, interface: Interface, group: Address, *, routed: bool) -> Route:
-    return host.routes.to(group, by=0 if routed and group.version == 4 else interface.index)
+    if group.version == 6 or interface.loopback:
+        return NO_ROUTE
+    return host.routes.to(group, by=0 if routed else interface.index)
 
 
 def _is_wide(address: Address) -> bool:

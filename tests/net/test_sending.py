@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import select
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -161,6 +162,10 @@ def test_segments_are_tried_again_when_the_mtu_is_another(wire: None, tmp_path: 
         wait_for(lambda: sending() == "sendmmsg", "fragments")
         ip("link set out0 mtu 1500")
         wait_for(lambda: sending() == "gso", "segments")
+        ip("route add 239.0.0.0/8 dev out0 mtu 1200")
+        wait_for(lambda: sending() == "sendmmsg", "fragments for the route")
+        ip("route change 239.0.0.0/8 dev out0")
+        wait_for(lambda: sending() == "gso", "segments on the route")
 
 
 BY_GATEWAY = "224.0.0.0/4 via 10.23.0.254 dev out0"
@@ -189,6 +194,17 @@ def test_all_on_the_link_get_what_the_route_would_send_to_a_gateway_alone(
         arrived: list[bytes] = []
         wait_for(lambda: arrived.extend(taken(far)) or len(arrived) >= len(payloads))
         assert arrived == payloads
+
+
+@pytest.mark.parametrize(("arp", "on_link"), [("on", True), ("off", False)])
+def test_a_gateway_that_may_be_the_other_end_of_a_tunnel_is_kept(
+    wire: None, no_fd_leak: None, arp: str, on_link: bool
+) -> None:
+    ip(f"link set out0 arp {arp}")
+    ip(f"route add {BY_GATEWAY}")
+    sender = SocketSender(GROUPS[4], free_port(), interface="out0")
+    assert bool(sender._sock.getsockopt(socket.SOL_SOCKET, socket.SO_DONTROUTE)) is on_link
+    sender.close()
 
 
 def test_a_channel_follows_a_route_that_gets_a_gateway(wire: None, tmp_path: Path) -> None:
