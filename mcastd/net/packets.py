@@ -1,6 +1,7 @@
 """What an IP packet to a group is: a datagram, a fragment of one, a message of IGMP or MLD, a PIM hello.
 
-Pure, and for packets from anybody: what is malformed decodes to None, nothing raises. IGMPv1 (RFC 1112
+Pure, and for packets from anybody: what is malformed decodes to None, nothing raises. So does a query that
+hosts have to ignore: nobody is to be blamed for not answering it. IGMPv1 (RFC 1112
 appendix I), IGMPv2 (RFC 2236), IGMPv3 (RFC 3376), MLDv1 (RFC 2710), MLDv2 (RFC 3810), PIM (RFC 7761).
 """
 
@@ -109,7 +110,7 @@ def _ipv6(packet: bytes) -> Packet | None:
     if offset or more or not body:
         return None
     if following == ICMPV6:
-        return _mld(body, source)
+        return _mld(body, source, group, packet[7])
     return Router(source) if following == PIM and body[0] & 0xF == _PIM_HELLO else None
 
 
@@ -126,6 +127,8 @@ def _igmp(body: bytes, source: Address) -> Membership | None:
     kind, code, group = body[0], body[1], ipaddress.IPv4Address(body[4:8])
     match kind:
         case 0x11:
+            if _checksum(body) or 8 < len(body) < 12:  # RFC 3376 sections 4.1.2 and 7.1: ignored by all
+                return None
             version = 3 if len(body) >= 12 else 2 if code else 1
             within = _response(code, 4) / 10 if code else 10.0  # RFC 2236 section 4: version 1 has none
             return Membership(source, "IGMP", version, "query", _asked(group), within)
@@ -138,7 +141,7 @@ def _igmp(body: bytes, source: Address) -> Membership | None:
     return None
 
 
-def _mld(body: bytes, source: Address) -> Membership | None:
+def _mld(body: bytes, source: Address, to: Address, hops: int) -> Membership | None:
     kind = body[0]
     if kind == 143:
         return Membership(source, "MLD", 2, "report", tuple(_wanted(body, 16)))
@@ -146,10 +149,22 @@ def _mld(body: bytes, source: Address) -> Membership | None:
         return None
     group, code = ipaddress.IPv6Address(body[8:24]), int.from_bytes(body[4:6], "big")
     if kind == 130:
+        pseudo = source.packed + to.packed + struct.pack("!II", len(body), ICMPV6)
+        if not source.is_link_local or hops != 1 or _checksum(pseudo + body):  # RFC 3810 section 6.2
+            return None
         version = 2 if len(body) >= 28 else 1
         within = (_response(code, 12) if version == 2 else code) / 1000
         return Membership(source, "MLD", version, "query", _asked(group), within)
     return Membership(source, "MLD", 1, "report" if kind == 131 else "leave", (group,))
+
+
+def _checksum(data: bytes) -> int:
+    """The Internet checksum (RFC 1071): 0 over data that has a right one in it."""
+    data += bytes(len(data) % 2)
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
 
 
 def _asked(group: Address) -> tuple[Address, ...]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from support import wire
-from support.packets import ip4, ip6, v6
+from support.packets import HOST6, checksum, ip4, ip6, v6
 
 from mcastd.net.packets import Datagram, Fragment, Membership, Router, decode
 from mcastd.net.tap import Traffic
@@ -52,6 +52,27 @@ def test_a_message_is_what_another_decoder_sees_in_it(packet: bytes) -> None:
     elif found.kind == "leave":
         named = [record.group for record in expected.records]
     assert [str(group) for group in found.groups] == named
+
+
+GENERAL6 = ip6("ff02::1", f"8200 CCCC 2710 0000 {v6('::')}")
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        ip4("224.0.0.1", "1164 1234 00000000"),  # its checksum is 0xee9b
+        ip4("224.0.0.1", "1164 0000 00000000"),
+        ip4("224.0.0.1", "1164 CCCC 00000000 02"),  # neither IGMPv2 nor IGMPv3
+        ip4("224.0.0.1", "1164 CCCC 00000000 027d00"),
+        ip6("ff02::1", f"8200 1234 2710 0000 {v6('::')}"),
+        GENERAL6[:7] + b"\x02" + GENERAL6[8:],  # a hop limit of 2
+        # a source that is not of the link, by the same sum
+        GENERAL6.replace(ip_address(HOST6).packed, ip_address("fd00:180::9").packed),
+    ],
+)
+def test_a_query_that_hosts_ignore_is_none(packet: bytes) -> None:
+    """Or one packet of anybody had the doctor say that this host does not answer."""
+    assert decode(packet) is None
 
 
 def udp4(*, port: int = 9190, length: int = 12, cut: int = 0, ttl: int = 7) -> bytes:
@@ -131,7 +152,7 @@ def test_of_reports_only_the_groups_in_question_are_kept() -> None:
         + len(records).to_bytes(2)
         + b"".join(b"\x04\0\0\0" + ip_address(record).packed for record in records)
     )
-    query = b"\x11\x64\0\0" + asked.packed
+    query = b"\x11\x64" + checksum(b"\x11\x64\0\0" + asked.packed) + asked.packed
     for message in (body, query):
         header = b"\x45\0" + (20 + len(message)).to_bytes(2) + bytes(4) + b"\x01\x02\0\0"
         packet = header + ip_address("10.0.0.9").packed + ip_address("224.0.0.22").packed + message
