@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mcastd.config.explain import Complaint
 from mcastd.config.model import (
+    DEFAULT_RECEIVE_BUFFER,
     ETHERNET_PAYLOAD,
     GATHERING_BUFFER_MIN_BYTES,
     Config,
@@ -30,7 +31,6 @@ from mcastd.config.types import (
 
 SITE = 32  # TTL with which a datagram left the site in the MBone; 64 the region, 128 the continent (mrouted)
 UNRESTRICTED = 128  # TTL from which no such threshold was meant to hold
-AT_ONCE = 4 << 20  # bytes that a burst may have: what a subscription's buffer holds by default
 FAST = 500_000_000  # bit/s from which json is a mistake: see the rows "json" and "raw" of `make bench`
 LINK_CONTROL, SSM = IPv4Network("224.0.0.0/24"), IPv4Network("232.0.0.0/8")
 OWNED = (IPv4Network("233.0.0.0/8"), IPv4Network("234.0.0.0/8"))  # by AS (RFC 3180), by prefix (RFC 6034)
@@ -128,12 +128,12 @@ def _fragments(channel: OutboundChannel) -> Advice:
 
 def _bursts(channel: OutboundChannel) -> Advice:
     size = int((channel.rate or 0) / 8 * channel.burst)
-    if size > AT_ONCE:
+    if size > DEFAULT_RECEIVE_BUFFER:
         rate, burst = format_rate(channel.rate or 0), format_duration(channel.burst)
         yield (
             "burst",
             f"{burst} of {rate} is {size:,} bytes at once: more than switches and receivers hold,"
-            f" these {format_size(AT_ONCE)} by default; set less",
+            f" these {format_size(DEFAULT_RECEIVE_BUFFER)} by default; set less",
         )
 
 

@@ -57,6 +57,7 @@ from mcastd.config.types import (
 )
 
 DEFAULT_INTERVAL = 2.0  # seconds
+DEFAULT_RECEIVE_BUFFER = 4 << 20  # bytes
 # With a smaller receive buffer datagrams are taken at once: it holds too few to let them gather.
 GATHERING_BUFFER_MIN_BYTES = 1 << 20
 ETHERNET_PAYLOAD = {4: 1472, 6: 1452}  # bytes: 1500 less the IP and UDP headers, by IP version
@@ -259,7 +260,8 @@ class InboundSubscription(Model):
         description="How long the group may be silent, in seconds, before the subscription is called stale.",
     )
     receive_buffer: BufferSize = Field(
-        4 << 20, description="The kernel's buffer for datagrams that are not yet read, in bytes."
+        DEFAULT_RECEIVE_BUFFER,
+        description="The kernel's buffer for datagrams that are not yet read, in bytes.",
     )
     coalesce: Switch = Field(
         True,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mcastd.config import InboundSubscription
+from mcastd.config.model import DEFAULT_RECEIVE_BUFFER
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Skipped, Way
 from mcastd.doctor.quoting import sysctl
@@ -13,7 +14,6 @@ from mcastd.doctor.subject import Subject
 from mcastd.net.interfaces import Interface
 from mcastd.net.tables import parse_igmp
 
-DEFAULT_BUFFER = 4 << 20  # bytes
 NOT_TOLD: Any = object()
 
 
@@ -159,4 +159,4 @@ def overflow(subject: Subject, evidence: Evidence) -> Iterator[Said]:
 
 def _larger(asked: int) -> int:
     """What to ask for next: the default at least, in bytes."""
-    return max(4 * asked, DEFAULT_BUFFER)
+    return max(4 * asked, DEFAULT_RECEIVE_BUFFER)

@@ -1,4 +1,4 @@
-"""Classic BPF: the programs by which the kernel filters what a socket gets (linux/filter.h, socket(7))."""
+"""Classic BPF: programs by which the kernel filters what a socket receives (linux/filter.h, socket(7))."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from collections.abc import Sequence
 
 from mcastd.net import _abi
 
-# Operations, as Linux numbers them: load a word or a byte of the packet, jump if equal, jump, return, mask
+# Operations, by their numbers in linux/bpf_common.h: load a word or a byte of the packet, jump if equal,
+# jump, return, mask
 LD_WORD, LD_BYTE, JUMP_EQUAL, JUMP, RETURN, AND = 0x20, 0x30, 0x15, 0x05, 0x06, 0x54
 STORE, LD_STORED = 0x02, 0x60  # the scratch memory
 NETWORK_HEADER = 0xFFF00000  # SKF_NET_OFF: offsets from here on count from the IP header
 PROTOCOL = 0xFFFFF000  # SKF_AD_OFF + SKF_AD_PROTOCOL: the EtherType
-WHOLE = 0xFFFFFFFF  # RETURN so many bytes of the packet; 0 rejects it
+WHOLE = 0xFFFFFFFF  # operand of RETURN: how many bytes of the packet to accept; 0 rejects it
 
 MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS
 Instruction = tuple[int, int, int, int]  # operation, jump if true, jump if false, operand
+ACCEPT: Instruction = (RETURN, 0, 0, WHOLE)
+REJECT: Instruction = (RETURN, 0, 0, 0)
 
 
 def attach(sock: socket.socket, program: Sequence[Instruction]) -> None:

@@ -16,8 +16,6 @@ from collections.abc import Iterator
 from mcastd.net import _abi, bpf
 from mcastd.net.link import ANY_SOURCE, SourceFilter
 
-REJECT: bpf.Instruction = (bpf.RETURN, 0, 0, 0)
-ACCEPT: bpf.Instruction = (bpf.RETURN, 0, 0, bpf.WHOLE)
 NONE = SourceFilter(exclude=False)
 SOURCE_OFFSET = {4: 12, 6: 8}  # bytes from the beginning of the IP header
 
@@ -56,7 +54,7 @@ class SourceGuard:
             try:
                 bpf.attach(self._sock, program(wanted))
             except OSError:
-                bpf.attach(self._sock, [REJECT])
+                bpf.attach(self._sock, [bpf.REJECT])
                 self._attached = NONE
                 return False
             self._attached = wanted
@@ -77,7 +75,7 @@ class SourceGuard:
 
 def program(wanted: SourceFilter) -> list[bpf.Instruction]:
     """Accept what a filter that names sources lets through, by the source address in the IP header."""
-    listed, others = (REJECT, ACCEPT) if wanted.exclude else (ACCEPT, REJECT)
+    listed, others = (bpf.REJECT, bpf.ACCEPT) if wanted.exclude else (bpf.ACCEPT, bpf.REJECT)
     first = wanted.sources[0]
     words = range(len(first.packed) // 4)
     result: list[bpf.Instruction] = []

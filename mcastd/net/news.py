@@ -32,8 +32,6 @@ _VERSIONS = {int(socket.AF_INET): {4}, int(socket.AF_INET6): {6}}
 _LD_HALF, _LD_BYTE_AT_X, _LD_IMMEDIATE, _LDX_IMMEDIATE = 0x28, 0x50, 0x00, 0x01
 _A_TO_X, _JUMP_AT_LEAST = 0x07, 0x35
 _FIND_ATTRIBUTE = 0xFFFFF000 + 12  # SKF_AD_OFF + SKF_AD_NLATTR: where attribute X is, from A on; 0: nowhere
-_KEEP: bpf.Instruction = (bpf.RETURN, 0, 0, bpf.WHOLE)
-_DROP: bpf.Instruction = (bpf.RETURN, 0, 0, 0)
 
 
 @dataclass(slots=True)
@@ -123,11 +121,11 @@ def _only_routes_of_groups() -> list[bpf.Instruction]:
         return [
             (bpf.LD_BYTE, 0, 0, _abi.nlmsghdr.size + 1),  # rtm_dst_len
             (_JUMP_AT_LEAST, 1, 0, prefix),
-            _KEEP,
+            bpf.ACCEPT,
             (_LD_BYTE_AT_X, 0, 0, _abi.rtattr.size),
             (_JUMP_AT_LEAST, 0, 1, first_byte),
-            _KEEP,
-            _DROP,
+            bpf.ACCEPT,
+            bpf.REJECT,
         ]
 
     ipv4, ipv6 = may_hold_groups(0xE0, 4), may_hold_groups(0xFF, 8)
@@ -135,12 +133,12 @@ def _only_routes_of_groups() -> list[bpf.Instruction]:
         (_LD_HALF, 0, 0, 4),  # nlmsg_type
         (bpf.JUMP_EQUAL, 2, 0, socket.htons(_abi.RTM_NEWROUTE)),
         (bpf.JUMP_EQUAL, 1, 0, socket.htons(_abi.RTM_DELROUTE)),
-        _KEEP,
+        bpf.ACCEPT,
         (_LDX_IMMEDIATE, 0, 0, _abi.RTA_DST),
         (_LD_IMMEDIATE, 0, 0, _abi.nlmsghdr.size + _abi.rtmsg.size),
         (bpf.LD_WORD, 0, 0, _FIND_ATTRIBUTE),
         (bpf.JUMP_EQUAL, 0, 1, 0),
-        _KEEP,  # a default route
+        bpf.ACCEPT,  # a default route
         (_A_TO_X, 0, 0, 0),
         (bpf.LD_BYTE, 0, 0, _abi.nlmsghdr.size),  # rtm_family
         (bpf.JUMP_EQUAL, 0, len(ipv4), socket.AF_INET),

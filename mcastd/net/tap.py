@@ -20,7 +20,18 @@ from typing import NamedTuple
 from mcastd.errors import LinkError, reason_of
 from mcastd.net import _abi
 from mcastd.net._abi import Address
-from mcastd.net.bpf import AND, JUMP, JUMP_EQUAL, LD_BYTE, LD_WORD, PROTOCOL, RETURN, Instruction, attach
+from mcastd.net.bpf import (
+    AND,
+    JUMP,
+    JUMP_EQUAL,
+    LD_BYTE,
+    LD_WORD,
+    PROTOCOL,
+    REJECT,
+    RETURN,
+    Instruction,
+    attach,
+)
 from mcastd.net.packets import FRAGMENT, IGMP, PIM, Datagram, Fragment, Membership, Router, decode
 
 SNAP = 128  # bytes of a datagram that are looked at: its headers
@@ -31,7 +42,6 @@ _BUFFER = 8 << 20  # bytes
 _WHOLE = 0xFFFF
 _INSTRUCTIONS = 1000  # more would take more of net.core.optmem_max than there is
 
-_NO: Instruction = (RETURN, 0, 0, 0)
 _HEADERS: Instruction = (RETURN, 0, 0, SNAP)
 _ALL: Instruction = (RETURN, 0, 0, _WHOLE)
 
@@ -143,7 +153,7 @@ class Tap:
                     request = struct.pack("=iHH8s", ifindex, _abi.PACKET_MR_ALLMULTI, 0, bytes(8))
                     self._sock.setsockopt(_abi.SOL_PACKET, _abi.PACKET_ADD_MEMBERSHIP, request)
                 self._sock.setblocking(False)
-                attach(self._sock, [_NO])
+                attach(self._sock, [REJECT])
                 self._drain()  # what came before there was a filter; Python cannot bind to all interfaces
                 attach(self._sock, program(self.groups))
                 undo.pop_all()
@@ -239,10 +249,10 @@ def program(groups: Iterable[Address]) -> list[Instruction]:
         (JUMP_EQUAL, 4, 0, socket.IPPROTO_UDP),
         (JUMP_EQUAL, 2, 0, IGMP),
         (JUMP_EQUAL, 1, 0, PIM),
-        _NO,
+        REJECT,
         _ALL,
         *to_four,
-        _NO,
+        REJECT,
     ]
     ipv6: list[Instruction] = [
         (LD_BYTE, 0, 0, 6),  # the next header
@@ -250,16 +260,16 @@ def program(groups: Iterable[Address]) -> list[Instruction]:
         (JUMP_EQUAL, 4, 0, FRAGMENT),
         (JUMP_EQUAL, 2, 0, socket.IPPROTO_HOPOPTS),  # MLD's router alert
         (JUMP_EQUAL, 1, 0, PIM),
-        _NO,
+        REJECT,
         _ALL,
         *to_six,
-        _NO,
+        REJECT,
     ]
     return [
         (LD_WORD, 0, 0, PROTOCOL),
         (JUMP_EQUAL, 3, 0, _abi.ETH_P_IP),
         (JUMP_EQUAL, 1, 0, _abi.ETH_P_IPV6),
-        _NO,
+        REJECT,
         (JUMP, 0, 0, len(ipv4)),
         *ipv4,
         *ipv6,

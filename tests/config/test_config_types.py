@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import date
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -39,6 +40,7 @@ from mcastd.config.types import (
     stays_on_link,
     whole_number,
 )
+from mcastd.net import interfaces
 
 parse_size = size(1)
 HUGE = 1 << 20_000  # more digits than Python prints
@@ -375,3 +377,13 @@ def test_values_are_shown_as_written() -> None:
         "an array",
         "192.0.2.1",
     ]
+
+
+@given(
+    st.text(max_size=20) | st.sampled_from(["eth0", "wg*", "e?", "[ab]", "fe80::1", "10.0.0.1", "all", "{a}"])
+)
+def test_what_the_configuration_takes_for_a_pattern_or_an_address_the_network_does_too(text: str) -> None:
+    assert types.is_pattern(text) == interfaces.is_pattern(text)
+    with suppress(ValueError):
+        setting = parse_interface(text)
+        assert types.interface_address(setting) == interfaces.as_address(setting)

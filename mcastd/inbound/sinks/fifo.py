@@ -32,6 +32,7 @@ from mcastd.inbound.sinks.paths import (
     LOOK_EVERY,
     LOOP,
     OF_OUTPUTS,
+    RETRY_SECONDS,
     UNSAFE_PATH,
     Identity,
     identity,
@@ -55,8 +56,6 @@ LINGER = 0.5
 # first is for a reader that is at work, the last for one that takes nothing.
 ROOM_LOOK_SECONDS = 0.005
 ROOM_LOOK_MAX_SECONDS = 0.25
-# Seconds until a FIFO that could not be opened is tried again if no datagram comes before.
-RETRY_SECONDS = 5.0
 
 
 class FifoSink:

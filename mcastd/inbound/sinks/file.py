@@ -20,6 +20,7 @@ from mcastd.inbound.sinks.formats import Format
 from mcastd.inbound.sinks.paths import (
     LOOK_EVERY,
     LOOP,
+    RETRY_SECONDS,
     UNSAFE_PATH,
     Identity,
     Place,
@@ -32,8 +33,6 @@ from mcastd.net.link import Batch
 
 NOT_A_FILE = "not-a-file"
 ROTATION = "rotation"
-# Seconds until what failed is tried again if no datagram comes before.
-RETRY_SECONDS = 5.0
 # Seconds at most between looks at the wall clock, which may be set.
 CLOCK_LOOK_SECONDS = 60.0
 

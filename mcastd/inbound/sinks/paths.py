@@ -28,6 +28,8 @@ KINDS = {
 PARENT_MODE = 0o750
 # Seconds at least between looks at whether a path still names what is open.
 LOOK_EVERY = 0.1
+# Seconds until what could not be opened or made ready is tried again if no datagram comes before.
+RETRY_SECONDS = 5.0
 # Symbolic links in one path, as the kernel allows (path_resolution(7)).
 LINKS_MAX = 40
 UNSAFE_PATH = "unsafe-path"
