@@ -278,7 +278,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(body=False)
 
     def _answer(self, *, body: bool) -> None:
-        path = urlsplit(self.path).path
+        try:
+            path = urlsplit(self.path).path
+        except ValueError:  # "http://[::1/metrics"
+            path = ""
         if path == "/metrics":
             parts, kind = self.server.metrics.text(), TEXT
         elif path == "/":

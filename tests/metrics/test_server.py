@@ -100,6 +100,7 @@ def test_what_else_may_be_asked(port: int) -> None:
     assert int(head.headers["Content-Length"]) > 1000
     assert ask(port, "/elsewhere").status == 404
     assert ask(port, "/metrics/").status == 404
+    assert ask(port, "http://[::1/metrics").status == 404
     assert ask(port, method="POST").status == 501
 
 
