@@ -105,11 +105,16 @@ class OnDisk:
         return tuple(found)
 
     def _touch(self) -> Files:
-        """Read all of it, so that it is at hand. Raises OSError for want of descriptors or memory alone."""
+        """Read all of it, so that it is at hand. Raises OSError for want of descriptors or memory alone.
+
+        A pipe or device is left alone, since to read one may never end: examine() refuses it.
+        """
         files = self._files()
-        for path, *_ in files:
+        for path, _, size, _ in files:
             try:
-                Path(path).read_bytes()
+                if Path(path).is_file():
+                    with open(path, "rb") as file:
+                        file.read(size)
             except OSError as error:  # examine() meets any other, too, and says so
                 _raise_if_short(error)
         return files
