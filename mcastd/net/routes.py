@@ -84,7 +84,7 @@ def route_to(destination: Address, ask: Ask = request, *, by: int = 0, as_added:
     return Route(
         ifindex,
         ipaddress.ip_address(source) if source else None,
-        gateway=_abi.RTA_GATEWAY in found,
+        gateway=_abi.RTA_GATEWAY in found or _abi.RTA_VIA in found,  # of the other version
         mtu=number(attributes_of(found.get(_abi.RTA_METRICS, b""), 0).get(_abi.RTAX_MTU, b"")),
         local=kind == _abi.RTN_LOCAL,
     )

@@ -173,12 +173,14 @@ BY_GATEWAY = "224.0.0.0/4 via 10.23.0.254 dev out0"
 
 @pytest.mark.parametrize("interface", ["out0", "10.23.0.1", None])
 @pytest.mark.parametrize("late", [False, True], ids=["at first", "later"])
+@pytest.mark.parametrize("via", ["10.23.0.254", "inet6 fd23::254"])
 def test_all_on_the_link_get_what_the_route_would_send_to_a_gateway_alone(
-    wire: None, no_fd_leak: None, interface: str | None, late: bool
+    wire: None, no_fd_leak: None, interface: str | None, late: bool, via: str
 ) -> None:
     """The kernel puts it into frames to the gateway's MAC address, which is not that of in0."""
-    ip("neigh add 10.23.0.254 lladdr 02:00:00:00:00:fe dev out0")
-    ip(f"route add {'239.0.0.0/8 dev out0' if late else BY_GATEWAY}")
+    by_gateway = f"224.0.0.0/4 via {via} dev out0"
+    ip(f"neigh add {via.rpartition(' ')[-1]} lladdr 02:00:00:00:00:fe dev out0")
+    ip(f"route add {'239.0.0.0/8 dev out0' if late else by_gateway}")
     with ExitStack() as stack:
         port, group = free_port(), GROUPS[4]
         far = SocketReceiver(group, port, interface="in0")
@@ -186,7 +188,7 @@ def test_all_on_the_link_get_what_the_route_would_send_to_a_gateway_alone(
         for one in (far, sender):
             stack.callback(one.close)
         if late:
-            ip(f"route add {BY_GATEWAY}")
+            ip(f"route add {by_gateway}")
             ip("route del 239.0.0.0/8")
             sender.network_changed()
         payloads = [b"one by one", *[b"%04d" % number for number in range(100)]]
