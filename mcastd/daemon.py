@@ -34,6 +34,8 @@ from mcastd.reloads import Reloads
 from mcastd.supervisor import Supervisor
 from mcastd.worker import Headline, Signal, Vitals, Worker, WorkerView
 
+# Without a change of the network that concerns as many workers for this long, they are at work as before
+NETWORK_CALM_SECONDS = 2.0
 FIRST_ATTEMPTS = 5.0  # seconds: READY=1 waits no longer for workers' first attempts
 # A reload that changes nothing names the one so shortly before it: systemd may ask for each one twice.
 PAIR_SECONDS = 60.0
@@ -78,7 +80,9 @@ class Daemon:
         self._control = ControlServer(self._socket, self)
         self._supervisor = Supervisor(self._build, self._worker_changed)
         self._metrics = MetricsServer(self._supervisor.books, self._wake_up)
-        self._network = NetworkWatch(self._supervisor.network_changed)
+        self._woken = 0  # workers that a change of the network concerned, lately
+        self._woken_at = 0.0  # monotonic seconds
+        self._network = NetworkWatch(lambda change: self._supervisor.network_changed(change, self._wakes))
 
     def _build(self, name: str, settings: OutboundChannel | InboundSubscription) -> Worker:
         return build(
@@ -91,6 +95,21 @@ class Daemon:
             ends=self._ends,
             files=self._files,
         )
+
+    def _wakes(self, workers: int) -> None:
+        """Share the interpreter among ``workers`` that are about to look at the network, all at once."""
+        if workers and workers >= self._woken:
+            self._woken, self._woken_at = workers, clock.monotonic()
+            self._share_interpreter()
+
+    def _notice_calm(self) -> None:
+        """To be called about once a second."""
+        if self._woken and clock.monotonic() - self._woken_at > NETWORK_CALM_SECONDS:
+            self._woken = 0
+            self._share_interpreter()
+
+    def _share_interpreter(self) -> None:
+        share_interpreter(max(len(self._config.of_enabled().outbound), self._woken))
 
     def _worker_changed(self) -> None:
         os.eventfd_write(self._wake, 1)
@@ -120,7 +139,7 @@ class Daemon:
         try:
             with self._change:
                 self._advise()
-                share_interpreter(len(self._config.of_enabled().outbound))
+                self._share_interpreter()
                 changes = diff(Config(), self._config)
                 self._supervisor.apply(changes, self._config.workers(), self._config.daemon.stop_timeout)
                 self._say_ready()
@@ -172,6 +191,7 @@ class Daemon:
                     elif number == signal.SIGUSR1:
                         self.reopen()
             chores.do()
+            self._notice_calm()
 
     def _begin_unstarted(self) -> bool:
         if not self._change.acquire(blocking=False):
@@ -283,7 +303,7 @@ class Daemon:
             self._config = config
             self._warnings = warnings
             self._advise()
-            share_interpreter(len(config.of_enabled().outbound))
+            self._share_interpreter()
             self._metrics.serve_at(config.daemon.metrics)
             try:
                 self._supervisor.apply(changes, config.workers(), config.daemon.stop_timeout)

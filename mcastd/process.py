@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 SWITCH_INTERVAL = 0.0001  # seconds; with Python's 5 ms one computing thread starves all that receive
-FOR_A_CHANNEL = 0.00001  # seconds of it
+FOR_A_WORKER = 0.00001  # seconds of it
 
 
 class Signals:
@@ -54,13 +54,14 @@ def prepare_process() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def share_interpreter(channels: int = 0) -> None:
+def share_interpreter(workers: int = 0) -> None:
     """Have a thread that computes give way soon to one that returns from the kernel with datagrams.
 
-    With many channels, less soon: they may all be due at once, and whoever waits for the interpreter wakes at
-    each interval to ask for it. With hundreds of them, at 0.1 ms, nothing but this would be done any more.
+    ``workers`` is how many may want to go on at once, as channels that are all due. With many, less soon: who
+    waits for the interpreter wakes at each interval to ask for it. With hundreds of them, at 0.1 ms, nothing
+    but this would be done any more.
     """
-    sys.setswitchinterval(max(SWITCH_INTERVAL, channels * FOR_A_CHANNEL))
+    sys.setswitchinterval(max(SWITCH_INTERVAL, workers * FOR_A_WORKER))
 
 
 def settle(*, again: bool = False) -> None:

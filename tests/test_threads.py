@@ -29,10 +29,19 @@ from mcastd.net.fake import FakeSender
 from mcastd.net.link import Payloads
 from mcastd.net.receiver import SocketReceiver
 from mcastd.outbound.sender import Channel
+from mcastd.process import share_interpreter
 from mcastd.supervisor import Supervisor
 from mcastd.worker import Context, Signal
 
 LOOKS = 20_000
+
+
+def test_many_that_want_the_interpreter_at_once_ask_for_it_less_often() -> None:
+    intervals = []
+    for workers in (0, 3, 300, 0):
+        share_interpreter(workers)
+        intervals.append(sys.getswitchinterval())
+    assert intervals == pytest.approx([1e-4, 1e-4, 3e-3, 1e-4])
 
 
 @pytest.fixture(autouse=True)

@@ -85,12 +85,24 @@ class Supervisor:
         for thread in self._threads.copy().values():
             thread.send(signal)
 
-    def network_changed(self, concerns: Callable[[Interfaces | None, Address], bool]) -> None:
-        """Have those workers look at the network again whose ``interface`` and group a change concerns."""
-        for name, thread in self._threads.copy().items():
-            settings = self._settings.get(name)
-            if settings is not None and concerns(settings.interface, settings.group):
-                thread.send(Signal.NETWORK)
+    def network_changed(
+        self,
+        concerns: Callable[[Interfaces | None, Address], bool],
+        before: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Have those workers look at the network again whose ``interface`` and group a change concerns.
+
+        ``before`` is told how many they are, before the first of them wakes.
+        """
+        concerned = [
+            thread
+            for name, thread in self._threads.copy().items()
+            if (settings := self._settings.get(name)) is not None
+            and concerns(settings.interface, settings.group)
+        ]
+        before(len(concerned))
+        for thread in concerned:
+            thread.send(Signal.NETWORK)
 
     def stop_all(self, timeout: float) -> list[str]:
         """Stop every worker; the names of those that had not ended after ``timeout`` seconds."""

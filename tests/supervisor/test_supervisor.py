@@ -274,9 +274,13 @@ def test_only_those_whom_a_change_concerns_look_at_the_network(stage: Stage) -> 
     wait_for(lambda: all(stage.state(name) == "active" for name in stage.puppets))
     stage.supervisor.network_changed(lambda interface, group: interface is None and str(group) == there)
     wait_for(lambda: looked)
-    stage.supervisor.network_changed(lambda interface, _: interface == "eth0")
+    woken: list[tuple[int, int]] = []
+    stage.supervisor.network_changed(
+        lambda interface, _: interface == "eth0", lambda workers: woken.append((workers, len(looked)))
+    )
     wait_for(lambda: len(looked) > 1)
     assert looked == ["inbound/c", "inbound/b"]
+    assert woken == [(1, 1)]  # before it looked
 
 
 def test_a_worker_that_does_not_end_is_named_and_does_not_hold_up_the_others(stage: Stage) -> None:
