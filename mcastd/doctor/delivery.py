@@ -192,7 +192,7 @@ def _dropped(missing: Missing, evidence: Evidence) -> Iterator[Said]:
             "rp-filter",
             f"the kernel's reverse path filter drops what arrives on {missing.interface}: {why[1]}",
             (f"TcpExtIPReversePathFilter grew by {filtered} (/proc/net/netstat)", why[1]),
-            f"{route}, or: {off}",
+            f"if {why[0]} is there indeed, and no sender's invention: {route}, or: {off}",
             Way(command=route),
             Way(command=off),
         )

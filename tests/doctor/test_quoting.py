@@ -174,3 +174,12 @@ def test_the_group_is_that_of_the_file_and_not_of_the_link_to_it(entered: Path, 
     (entered / "link").symlink_to(file)
     permit = as_other(lambda: permits.permit(entered / "link", os.R_OK))
     assert "stat -L -c %G" in permit.words
+
+
+def test_of_a_directory_that_is_there_already_only_the_line_is_said(entered: Path, as_other: Any) -> None:
+    theirs, ours = entered / "srv", entered / "srv" / "23456"
+    ours.mkdir(parents=True)
+    os.chown(theirs, 12345, 12345)
+    os.chown(ours, 23456, 23456)
+    (one,) = as_other(lambda: list(files.outputs(inbound(output=str(theirs / "news")), Given())))
+    assert one.fix == f'output = "{ours}/news" in [inbound.news]'

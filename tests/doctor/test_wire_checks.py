@@ -204,6 +204,20 @@ def test_a_firewall_is_blamed_only_for_a_rule(
     assert found.fix.startswith(fix)
 
 
+def test_a_way_to_a_sender_is_proposed_only_if_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody can send in the name of a name server: a route to it by that link takes it from the host."""
+    monkeypatch.setattr(delivery, "reverse_path", lambda *_: "it is reached by eth1")
+    filtered = observed(flows=flow(3, 30), counters={"TcpExtIPReversePathFilter": 3})
+    (found,) = delivery.delivery(inbound(), given(filtered))
+    assert isinstance(found, Finding)
+    assert found.cause == "rp-filter"
+    assert found.fix.startswith(f"if {THERE} is there indeed")
+    assert [way.command for way in found.ways] == [
+        f"ip route replace {THERE}/32 dev eth0",
+        "sysctl net.ipv4.conf.eth0.rp_filter=0 net.ipv4.conf.all.rp_filter=0",
+    ]
+
+
 def test_what_waits_in_the_buffer_was_not_dropped() -> None:
     any_address = ip_address("0.0.0.0")
     waits = UdpSocket(GROUP, 9190, any_address, 0, queued=768, uid=0, inode=7, drops=0)
