@@ -38,8 +38,9 @@ def source_address(host: Host, interface: Interface, group: Address, *, routed: 
 def route_out(host: Host, interface: Interface, group: Address, *, routed: bool) -> Route:
     """The kernel's route for datagrams to an IPv4 group; NO_ROUTE if it has no say, as on the loopback.
 
-    Its gateway counts, unless it is a default route, and its MTU. Of IPv6, whose routes to groups have no
-    gateway, each change of a route makes another edition of the interface.
+    Its gateway counts, unless it is a default route, and its MTU. Of IPv6 each change of a route makes
+    another edition of the interface; a gateway in its table of local routes, where nobody puts one as a
+    rule, still gets the datagrams alone.
     """
     if group.version == 6 or interface.loopback:
         return NO_ROUTE
