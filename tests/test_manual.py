@@ -95,3 +95,9 @@ def test_whom_to_ask_is_in_one_file(generated: Path) -> None:
                 )
     for page in (generated / "man").iterdir():
         assert not re.search(r"@[A-Z]+@", page.read_text())
+
+
+def test_no_word_of_the_changelog_is_there_twice() -> None:
+    """lintian takes it for a mistake, and the package is not built."""
+    prose = (Path(__file__).parent.parent / "CHANGELOG.md").read_text()
+    assert re.findall(r"\b([a-z]+)\s+\1\b", prose, flags=re.IGNORECASE) == []
