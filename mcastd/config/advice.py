@@ -302,7 +302,23 @@ def _outputs(config: Config) -> Iterator[tuple[Location, FileOutput | FifoOutput
             yield ("inbound", name, "output", index, "path"), output
 
 
-OF_FILES: tuple[Callable[[Config], Iterator[Complaint]], ...] = (_prepared_by_others, _rotated_by_whom)
+def _kept_of_nothing(config: Config) -> Iterator[Complaint]:
+    """What bounds the files that are kept does nothing for one that is never rotated."""
+    for location, output in _outputs(config):
+        if output.kind != "file" or output.rotate_size or output.rotate_every:
+            continue
+        if "keep" in output.model_fields_set:
+            yield Complaint(
+                (*location[:-1], "keep"),
+                "does nothing without rotate_size or rotate_every; set one, or leave it out",
+            )
+
+
+OF_FILES: tuple[Callable[[Config], Iterator[Complaint]], ...] = (
+    _prepared_by_others,
+    _rotated_by_whom,
+    _kept_of_nothing,
+)
 
 
 def _private_paths(config: Config) -> Iterator[Complaint]:

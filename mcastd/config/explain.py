@@ -108,6 +108,8 @@ def _complaint(details: ErrorDetails, data: Mapping[str, object]) -> Complaint:
             reason = f"must be an array, not {show(value)}"
         case "model_type" | "dict_type":
             reason = f"must be a table, not {show(value)}"
+            if location[0] in ("outbound", "inbound") and len(location) <= 2:
+                reason += f"; each has a name: [{location[0]}.NAME]"
         case _:
             reason = details["msg"]
     return Complaint(as_written(location, data), reason, missing)

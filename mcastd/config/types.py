@@ -345,12 +345,13 @@ def _misread(text: str) -> str:
         return f"is no interface's name; a subscription may say {list_of(names)}"
     address, zone, name = text.partition("%")
     if zone and name and ":" in address:
-        return f'has a zone: write "{name}" alone'
-    if label := re.fullmatch(r"([^:/]*[g-zG-Z][^:/]*):[^:/]+", text):
-        return f'is the label of an address: write "{label[1]}", or the address itself'
-    if re.fullmatch(r"[0-9a-fA-F.:]+/[0-9]+", text):
-        return "is a network: write the name of the interface, or its address"
-    return ""
+        return f"has a zone: write {show(name)} alone"
+    if label := re.fullmatch(r"([^@]+)@[^@]+|([^:/]*[g-zG-Z][^:/]*):[^:/]+", text):
+        if label[1]:
+            return f"is how ip(8) shows it, with the interface below: write {show(label[1])}"
+        return f"is the label of an address: write {show(label[2])}, or the address itself"
+    network = re.fullmatch(r"[0-9a-fA-F.:]+/[0-9]+", text)
+    return "is a network: write the name of the interface, or its address" if network else ""
 
 
 def list_of(names: Sequence[str]) -> str:

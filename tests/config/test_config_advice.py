@@ -166,6 +166,23 @@ def test_where_outputs_lie(output: object, advised: bool) -> None:
     assert [complaint.location for complaint in found] == [("inbound", "a", "output", 1, "path")] * advised
 
 
+@pytest.mark.parametrize(
+    ("settings", "advised"),
+    [
+        ({"keep": 3}, True),
+        ({"keep": 3, "rotate_size": "1MB"}, False),
+        ({"keep": 3, "rotate_every": "1d"}, False),
+        ({}, False),
+    ],
+)
+def test_what_is_kept_of_a_file_that_is_never_rotated(settings: dict[str, object], advised: bool) -> None:
+    output = [{"path": "/srv/a"}, {"path": "/srv/b", **settings}]
+    found = advise(
+        Config.model_validate({"inbound": {"a": {"group": "239.1.2.3", "port": 9, "output": output}}})
+    )
+    assert [complaint.location for complaint in found] == [("inbound", "a", "output", 1, "keep")] * advised
+
+
 def test_where_the_control_socket_lies() -> None:
     for path, advised in (("/tmp/mcastd.control", 1), ("/run/mcastd/control", 0), ("/tmp/own/control", 0)):
         found = advise(Config.model_validate({"daemon": {"control_socket": path}}))

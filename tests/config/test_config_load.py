@@ -30,10 +30,20 @@ def test_every_problem_is_said_at_once(refused: Refused) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("outbound = 3", "mcastd.toml:1: outbound: must be a table, not 3"),
+        ("outbound = 3", "mcastd.toml:1: outbound: must be a table, not 3; each has a name: [outbound.NAME]"),
         ("\ndaemon = []", "mcastd.toml:2: daemon: must be a table, not an array"),
-        ("[[outbound]]\n", "mcastd.toml:1: outbound: must be a table, not an array"),
-        ("[outbound]\nnews = true", "mcastd.toml:2: outbound.news: must be a table, not true"),
+        (
+            "[inbound]\nport = 9",
+            "mcastd.toml:2: inbound.port: must be a table, not 9; each has a name: [inbound.NAME]",
+        ),
+        (
+            "[[outbound]]\n",
+            "mcastd.toml:1: outbound: must be a table, not an array; each has a name: [outbound.NAME]",
+        ),
+        (
+            "[outbound]\nnews = true",
+            "mcastd.toml:2: outbound.news: must be a table, not true; each has a name: [outbound.NAME]",
+        ),
         ("[outbound]\n'[key]' = 1", 'mcastd.toml:2: outbound."[key]": a name is up to 64'),
         ("zebra = 1", "mcastd.toml:1: zebra: unknown key; known are daemon, outbound, inbound"),
         (
@@ -201,7 +211,7 @@ def test_a_worker_may_be_named_kind(loaded: Loaded, refused: Refused) -> None:
     config = loaded(CHANNEL + CHANNEL.replace("news", "kind"), a="[outbound.kind]\nttl = 2\n")
     assert {name: channel.ttl for name, channel in config.outbound.items()} == {"news": 1, "kind": 2}
     assert refused("inbound.kind = []", a="[inbound]") == [
-        "mcastd.toml:1: inbound.kind: must be a table, not an array"
+        "mcastd.toml:1: inbound.kind: must be a table, not an array; each has a name: [inbound.NAME]"
     ]
 
 
