@@ -183,3 +183,44 @@ def test_of_a_directory_that_is_there_already_only_the_line_is_said(entered: Pat
     os.chown(ours, 23456, 23456)
     (one,) = as_other(lambda: list(files.outputs(inbound(output=str(theirs / "news")), Given())))
     assert one.fix == f'output = "{ours}/news" in [inbound.news]'
+
+
+@pytest.mark.parametrize(
+    ("owner", "group", "mode", "wanted", "beginning", "end", "takes_over"),
+    [
+        (23456, 0, 0o200, os.R_OK, "chmod u+r ", "/news", False),
+        (23456, 0, 0o400, os.W_OK, "chmod u+w ", "/news", False),
+        (0, 54321, 0o640, os.R_OK, "usermod -aG ", ", then restart mcastd", False),
+        (0, 54321, 0o640, os.W_OK, "chgrp 23456 ", " && chmod g+w ", True),
+        (0, 0, 0o640, os.R_OK, "chgrp 23456 ", " && chmod g+r ", True),  # nobody is to be in root's group
+    ],
+)
+def test_access_is_given_by_the_least_that_does(
+    entered: Path, as_other: Any, *, owner: int, group: int, mode: int, wanted: int, beginning: str, end: str,
+    takes_over: bool, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.delenv("INVOCATION_ID", raising=False)
+    file = entered / "news"
+    file.write_text("news")
+    os.chown(file, owner, group)
+    file.chmod(mode)
+    permit = as_other(lambda: permits.permit(file, wanted))
+    assert permit.words.startswith(beginning)
+    assert end in permit.words
+    assert permit.takes_over is takes_over
+
+
+def test_a_directory_of_somebody_else_is_not_taken_over_for_an_output(
+    entered: Path, as_other: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("INVOCATION_ID", raising=False)
+    theirs, ours = entered / "theirs", entered / "ours"
+    for directory, owner in ((theirs, 0), (ours, 23456)):
+        directory.mkdir()
+        os.chown(directory, owner, owner)
+        directory.chmod(0o055)
+    permit, directory = as_other(lambda: permits.permit_directory(theirs))
+    assert directory == theirs / "23456"
+    assert permit.words == f"install -d -o 23456 -g 23456 {theirs}/23456"
+    permit, directory = as_other(lambda: permits.permit_directory(ours))
+    assert (permit.words, directory) == (f"chmod u+wx {ours}", ours)
