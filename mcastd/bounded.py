@@ -1,4 +1,4 @@
-"""Questions to what may never answer (a mount, a disk, a name server), asked in a thread of their own."""
+"""Calls that may never return, since a mount, a disk or a name server hangs: each in a thread of its own."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ class Patience:
 
 
 def begin(question: Callable[[], T], name: str = "question") -> Future[T]:
-    """The answer to ``question``, or what it raises, as it will be. Raises OSError without a thread."""
+    """Call ``question`` in a new thread. Returns its result, or what it raises, as a future.
+
+    Raises OSError (EAGAIN) if there is no thread to be had.
+    """
     answer: Future[T] = Future()
 
     def run() -> None:
@@ -57,9 +60,10 @@ def begin(question: Callable[[], T], name: str = "question") -> Future[T]:
 
 
 def ask(question: Callable[[], T], seconds: float | None, name: str = "question") -> T:
-    """The answer to ``question``, or what it raises. Raises TimeoutError if neither comes in time.
+    """Call ``question`` in a new thread, and wait for its result for up to ``seconds``; None is for ever.
 
-    Its thread is left to it then. With None, wait for ever; Unix signals are handled meanwhile, which they
-    are not in a system call that hangs. Raises OSError if there is no thread to be had.
+    Unix signals are handled while it waits, as they are not in a system call that hangs. Raises what
+    ``question`` raises; TimeoutError, and leaves the thread behind, if it takes longer; OSError (EAGAIN) if
+    there is no thread to be had.
     """
     return begin(question, name).result(seconds)

@@ -1,4 +1,4 @@
-"""What the main thread does in turn: status, watchdog, hung workers, workers that lack a thread."""
+"""What the main thread does regularly: status, watchdog, hung workers, workers that lack a thread."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mcastd.supervisor import Supervisor
 
 
 class Chores:
-    """Each at its own pace."""
+    """Does each at its own interval. For the main thread alone."""
 
     # Seconds at least between two STATUS messages.
     STATUS_EVERY = 1.0
@@ -41,7 +41,7 @@ class Chores:
         self._hung_at = now + self.HUNG_EVERY
         self._notify_at = math.inf
 
-    def next_due(self) -> float | None:
+    def next_due(self) -> float:
         """Milliseconds until :meth:`do` has something to do."""
         due = min(self._status_at, self._watchdog_at, self._unstarted_at, self._hung_at, self._notify_at)
         return max(0.0, due - clock.monotonic()) * 1000
@@ -66,7 +66,7 @@ class Chores:
             more = self._begin_unstarted()
             self._unstarted_at = now + self.UNSTARTED_EVERY if more else math.inf
         if now >= self._hung_at:
-            self._supervisor.notice_blocked()
+            self._supervisor.notice_unanswered()
             self._supervisor.look_for_hung()
             self._hung_at = now + self.HUNG_EVERY
         self._notify_at = math.inf if systemd.send_kept() else now + self.NOTIFY_AGAIN

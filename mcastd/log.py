@@ -30,6 +30,12 @@ from mcastd import clock
 from mcastd.printable import printable
 
 Format = Literal["auto", "console", "json", "journal"]
+# Of lines that wait to be written; beyond it they are counted as lost.
+BACKLOG_BYTES = 1 << 20
+# A write that takes longer is reported as a log that is not taken.
+STALLED_SECONDS = 2.0
+# At the end of the process, the log is given up after this long without progress.
+FLUSH_SECONDS = 1.0
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "exception": 3, "critical": 2}  # syslog(3)
 
@@ -161,11 +167,6 @@ class _Writer:
 
 
 _writer: _Writer | None = None
-BACKLOG_BYTES = 1 << 20
-# After this long in one write the log is said to be stuck.
-STALLED_SECONDS = 2.0
-# At the end, the log may take so long without getting on.
-FLUSH_SECONDS = 1.0
 
 
 def write_in_background() -> None:

@@ -15,29 +15,29 @@ from mcastd.errors import SHORTAGES, ConfigError, ConfigProblem, McastdError
 
 # A disk that has not answered after this long hangs.
 READ_SECONDS = 2.0
-# A client that asks for the status waits so long for it at most.
+# A client that asks for the status waits no longer than this for a look at the disk.
 LOOK_SECONDS = 0.3
 
 
 class Verdict(NamedTuple):
-    """What is to be said of the configuration on disk; nothing if it is what runs."""
+    """What is wrong with the configuration on disk; empty if it is the one that runs."""
 
-    cause: str = ""  # of those that the doctor knows
-    text: str = ""
+    cause: str = ""  # one of the doctor's causes
+    text: str = ""  # for people
 
 
 GOOD = Verdict()
 Files = tuple[tuple[str, int, int, int], ...]
-"""Path, inode, size and time of change of each file: another if anything was edited."""
+"""Path, inode, size and modification time of each file: an edit changes it."""
 
 
 class OnDisk:
-    """The configuration at ``path``, with its drop-ins. For any thread; no disk is waited for for long."""
+    """The configuration at ``path``, with its drop-ins. For any thread; waits for no disk for long."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = threading.Lock()  # of what follows; held for no system call
-        self._look: Future[Verdict] | None = None  # under way; no second one begins while it hangs
+        self._lock = threading.Lock()  # of what follows; no file is touched while it is held
+        self._look: Future[Verdict] | None = None  # the last one; no other begins before it has ended
         self._began = 0.0  # monotonic seconds
         self._seen: tuple[Files, Config] | None = None  # what was compared last
         self._verdict = GOOD  # and what came of it
@@ -105,7 +105,7 @@ class OnDisk:
         return tuple(found)
 
     def _touch(self) -> Files:
-        """Read all of it, so that it is at hand. Raises OSError for want of descriptors or memory alone.
+        """Read all files, so that they are cached. Raises OSError only if descriptors or memory are short.
 
         A pipe or device is left alone, since to read one may never end: examine() refuses it.
         """

@@ -12,16 +12,16 @@ T = TypeVar("T")
 
 
 class Reloads(Generic[T]):
-    """One thread, which does ``first`` and then a reload for whoever asks; at most one more waits its turn.
+    """One thread, which calls ``first``, and then ``reload`` for each request; at most one reload is waiting.
 
-    Who asks while one is under way is told of the next: it begins after the request, so it sees all that was
-    edited before.
+    All requests that come during a reload share the next one. It begins after them, so it reads whatever was
+    edited before they were made.
     """
 
     def __init__(self, first: Callable[[], None], reload: Callable[[], T]) -> None:
         self._first = first
         self._reload = reload
-        self._asked = threading.Condition()  # the lock of the two below
+        self._asked = threading.Condition()  # its lock guards all that follows
         self._next: Future[T] | None = None
         self._refusal: Exception | None = None
         self._running: Future[T] | None = None
@@ -31,7 +31,7 @@ class Reloads(Generic[T]):
         threading.Thread(target=self._run, name="reload", daemon=True).start()
 
     def request(self) -> Future[T]:
-        """Ask for a reload that begins from now on; its outcome. Never blocks."""
+        """Ask for a reload that begins after this call. Returns its outcome as a future; never blocks."""
         with self._asked:
             if self._next is None:
                 self._next = Future()
@@ -43,7 +43,7 @@ class Reloads(Generic[T]):
             return asked
 
     def close(self, refusal: Exception) -> None:
-        """Begin none any more: whoever waits for one, or asks, is told ``refusal``."""
+        """Begin no further reload. All who wait for one now, or ask for one later, get ``refusal``."""
         with self._asked:
             self._refusal = refusal
             for one in (self._running, self._next):

@@ -58,8 +58,8 @@ class Context:
         self._busy_since: float | None = None
         self.detail = ""
         self.degraded = False  # at work, but something is not as it should be: the detail says what
-        # Path that the worker may be in a system call for. Such a call hangs while the path's disk or server
-        # does: no fault of ours, and no new process would help. "" if there is none.
+        # What the worker may be in a system call for: a path, or words like "its outputs"; "" if none.
+        # Such a call hangs while the disk or server does, and a new process would not help.
         self.waits_for = ""
 
     # -- the supervisor's side

@@ -1,4 +1,4 @@
-"""Channels that would send for ever what they sent: subscriptions receive it, and write it to their source.
+"""Channels that would send for ever what they have sent: a subscription writes it to their source.
 
 Pure. What a host adds (two addresses of one interface) is not known here. That two paths lead to one file
 is known once they are open: opened.py.
@@ -46,9 +46,8 @@ def loops(
     for name, subscription in inbound.items():
         if any(file(output.path) in sent_from for output in subscription.output):
             receivers[subscription.group, subscription.port].append(name)
-    by_way_of: dict[
-        str, dict[str, str]
-    ] = {  # of each channel: the channels that follow, by which subscription
+    # By channel: the channels that send on what it sends, each with the subscription between them
+    by_way_of: dict[str, dict[str, str]] = {
         name: {
             follower: receiver
             for receiver in receivers.get((channel.group, channel.port), ())
@@ -67,7 +66,7 @@ def loops(
 
 
 def _hears(subscription: InboundSubscription, channel: OutboundChannel) -> bool:
-    """Whether it receives the channel on this host, as far as can be told: a filter may keep it out."""
+    """Whether a subscription surely receives a channel on this host: a filter of sources may keep it out."""
     filtered = subscription.sources or subscription.exclude_sources
     return channel.loop and not filtered and may_meet(channel.interface, subscription.interface)
 

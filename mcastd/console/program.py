@@ -1,4 +1,4 @@
-"""A command of several, as both programs are: what their output does not take is an error with its reason."""
+"""The click group of both programs: a write to standard output that fails is an error with its reason."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 
 from mcastd.errors import reason_of
 
-# What write(2) says of a full disk, a broken one, a quota, a descriptor that is not for writing
+# Errors of write(2): a full disk, a quota, a broken disk or device, a descriptor that is not for writing.
 _BROKEN_OUTPUT = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -25,7 +25,7 @@ _BROKEN_OUTPUT = {
 
 
 class Program(click.Group):
-    """Exit status 1 if standard output is broken; nothing is said if who read it has had enough (EPIPE)."""
+    """Ends with status 1 if standard output is broken; silently if its reader has gone (EPIPE)."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -47,7 +47,7 @@ class Program(click.Group):
 
 
 def _forget_output() -> None:
-    """Let what is still in Python's buffer go nowhere: at the exit it would be tried again."""
+    """Discard what is left in Python's buffer, which would be written again at the exit."""
     with suppress(OSError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())

@@ -28,9 +28,10 @@ DOCTOR = f"{INTERFACE}.Doctor"
 WATCH = 1.0  # seconds for which the doctor watches, unless the client says
 TEXT = (str,)
 # Calls that may take long, at the same time; root and the daemon's own user have as many for themselves.
-# All of these together leave room among the server's connections for those who only look.
+# Together they leave some of the server's connections to clients that only look.
 MAX_EXAMINATIONS, MAX_CHANGES = 4, 4
-CHANGE_PATIENCE_SECONDS = 2.0  # that a change waits while others are under way
+# How long a change waits for its turn while others are under way.
+CHANGE_WAIT_SECONDS = 2.0
 log = get_logger()
 
 
@@ -70,10 +71,11 @@ class Client:
     """Who calls."""
 
     privileged: bool = True  # root, or the daemon's own user: others do not take up their turns
-    gone: Callable[[], bool] = lambda: False  # whether it has hung up, and waits for no answer
+    gone: Callable[[], bool] = lambda: False  # returns True if it has hung up
 
 
-ANYBODY = Client()
+# A caller in this process.
+IN_PROCESS = Client()
 
 
 class NoSuchWorker(KeyError):
@@ -128,7 +130,7 @@ class Commands:
         here = Path(__file__).parent
         self._interfaces = {name: (here / f"{name}.varlink").read_text() for name in (SERVICE, INTERFACE)}
         examining = _Turns("examine", MAX_EXAMINATIONS, 0.0)
-        changing = _Turns("change anything", MAX_CHANGES, CHANGE_PATIENCE_SECONDS)
+        changing = _Turns("change anything", MAX_CHANGES, CHANGE_WAIT_SECONDS)
         names = ("Reload", "Reopen", "Start", "Stop")
         self._turns = {f"{INTERFACE}.{name}": changing for name in names} | {DOCTOR: examining}
         # By method: what it calls, and its parameters with their types; what may be None may be absent
@@ -151,7 +153,7 @@ class Commands:
             f"{INTERFACE}.Stop": (operations.stop, {"name": TEXT}),
         }
 
-    def answer(self, call: Call, client: Client = ANYBODY) -> Reply | Watching:
+    def answer(self, call: Call, client: Client = IN_PROCESS) -> Reply | Watching:
         """The reply to ``call``; every failure becomes an error reply."""
         try:
             result = self._perform(call, client)
@@ -216,7 +218,7 @@ class Commands:
 
 
 class _Turns:
-    """Lets so many calls run at the same time, and as many of privileged clients beside them."""
+    """Lets up to ``most`` calls run at the same time, and as many of privileged clients beside them."""
 
     def __init__(self, doing: str, most: int, patience: float) -> None:
         self._doing = doing

@@ -1,7 +1,7 @@
-"""What a reply of io.mcastd holds, by its varlink definition: what a client may rely on, whoever answered.
+"""Fits replies to the varlink definition of io.mcastd, so that a client can rely on their fields and types.
 
 A daemon of another version may lack a field, or have one more; a program that is no mcastd may send anything.
-What is missing gets the empty value of its type, what is unknown is left out, and the wrong type is an error.
+A missing field gets the empty value of its type, an unknown one is left out, a wrong type is an error.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Struct:
     fields: dict[str, Type]
 
 
-Type = str | Array | Maybe | Struct  # a word is a plain type, or the name of a defined one
-_PLAIN: dict[str, tuple[tuple[type, ...], object]] = {  # what JSON has for it, and its empty value
+Type = str | Array | Maybe | Struct  # str: a plain type, or the name of a defined one
+_PLAIN: dict[str, tuple[tuple[type, ...], object]] = {  # Python's types for it, and its empty value
     "string": ((str,), ""),
     "int": ((int,), 0),
     "float": ((int, float), 0.0),
@@ -41,7 +41,7 @@ _PLAIN: dict[str, tuple[tuple[type, ...], object]] = {  # what JSON has for it, 
 }
 
 
-class Interface:
+class Definition:
     """A parsed definition: its types, and what each method replies."""
 
     def __init__(self, text: str) -> None:
@@ -76,7 +76,7 @@ class Interface:
         return word if word != "(" else self._struct()
 
     def _struct(self) -> Type:
-        """After its parenthesis; an enumeration is a string: another version may have more words."""
+        """The rest of a struct, behind its parenthesis. An enumeration becomes a string."""
         fields: dict[str, Type] = {}
         kind: Type = Struct(fields)
         while (word := self._next()) != ")":
@@ -128,6 +128,6 @@ class Interface:
 
 
 @cache
-def mcastd() -> Interface:
+def mcastd() -> Definition:
     """The definition of io.mcastd."""
-    return Interface(Path(__file__).with_name("io.mcastd.varlink").read_text())
+    return Definition(Path(__file__).with_name("io.mcastd.varlink").read_text())

@@ -1,4 +1,4 @@
-"""Who is at the other end of a Unix socket, as the kernel knows it (SO_PEERCRED, unix(7))."""
+"""The process at the other end of a Unix socket, by the kernel's word (SO_PEERCRED, unix(7))."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Peer(NamedTuple):
 
 
 def peer_of(connection: socket.socket) -> Peer:
-    """The process that connected; or of a client's socket, the one that listens."""
+    """The process that connected to a server's socket; for a client's socket, the process that listens."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid, uid, _ = struct.unpack("3i", credentials)
     return Peer(pid, uid)

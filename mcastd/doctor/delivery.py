@@ -15,7 +15,7 @@ from mcastd.config import InboundSubscription, OutboundChannel
 from mcastd.config.types import Address
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Skipped, Way
-from mcastd.doctor.interfaces import also
+from mcastd.doctor.interfaces import setting_with
 from mcastd.doctor.quoting import command, sysctl
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import SETTLE, Observation
@@ -370,8 +370,8 @@ def _astray(subject: Subject, arrivals: Arrivals, joined: Sequence[str], *, comp
             BROKEN,
             f"the group arrives on {elsewhere}, but it is received on {here}",
             (_seen_text(arrivals.elsewhere), f"joined on {here} (status); received = 0 meanwhile"),
-            f"{also(settings.interface, elsewhere)} in {subject.table}",
-            ways=(Way(table=subject.table, lines=(also(settings.interface, elsewhere),)),),
+            f"{setting_with(settings.interface, elsewhere)} in {subject.table}",
+            ways=(Way(table=subject.table, lines=(setting_with(settings.interface, elsewhere),)),),
         )
     elif arrivals.other_port:
         other = arrivals.other_port[0][0].port

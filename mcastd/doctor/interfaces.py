@@ -331,12 +331,12 @@ def _wrong_interface(subject: Subject, evidence: Evidence, ways: list[Interface]
                 WARNING,
                 f"{sender.name} sends to this group on {there}, but it is received on {here}",
                 (_written(subject), f"{sender.name} leaves by {there} ({why})"),
-                f"{also(settings.interface, there)} in {subject.table}",
-                ways=(Way(table=subject.table, lines=(also(settings.interface, there),)),),
+                f"{setting_with(settings.interface, there)} in {subject.table}",
+                ways=(Way(table=subject.table, lines=(setting_with(settings.interface, there),)),),
             )
             return
 
 
-def also(setting: Interfaces | None, name: str) -> str:
-    """The setting that means another interface, in place of one, or beside several."""
+def setting_with(setting: Interfaces | None, name: str) -> str:
+    """The line that sets ``interface`` to ``name``; if it may mean several, to these and ``name``."""
     return _line((*interfaces_in(setting), name) if means_several(setting) else name)

@@ -14,7 +14,7 @@ OutputSettings = FileOutput | FifoOutput
 
 
 class Outputs:
-    """Changed by the subscription's own thread. Others read it: what it has is replaced, never changed."""
+    """Changed by the subscription's own thread. Others may read: attributes are replaced, never modified."""
 
     def __init__(
         self,
@@ -43,10 +43,10 @@ class Outputs:
             sink.open()
 
     def change(self, wanted: Sequence[OutputSettings], received: int) -> None:
-        """Go over to other settings. Sinks whose settings stay are not touched: file and counters are kept.
+        """Apply other settings. Sinks whose settings stay the same keep their files and counters.
 
-        The others are closed before new ones are opened: a path may pass from one to another. ``received`` is
-        how many datagrams came before.
+        The others are closed before new ones are opened, since a path may pass from one to another.
+        ``received`` is the number of datagrams so far.
         """
         ending = {settings: sink for settings, sink in self._sinks.items() if settings not in wanted}
         new = [settings for settings in wanted if settings not in self._sinks]
@@ -71,7 +71,7 @@ class Outputs:
         return [{**sink.status(), "received_before": began.get(sink, 0)} for sink in self.sinks]
 
     def problems(self) -> Iterator[str]:
-        """What keeps outputs from being written."""
+        """Why outputs cannot be written, one line for each that cannot."""
         return (problem for sink in self.sinks if (problem := sink.problem))
 
     def blocked(self) -> bool:
@@ -83,7 +83,7 @@ class Outputs:
         return bool(self.queueing) and any(sink.counters.queued for sink in self.queueing)
 
     def blocked_paths(self) -> list[str]:
-        """Where a reader is waited for."""
+        """The pipes whose reader is waited for."""
         return [str(settings.path) for settings, sink in self._sinks.items() if sink.blocked]
 
     def totals(self) -> dict[str, dict[str, object]]:

@@ -1,4 +1,4 @@
-"""Questions to the kernel by netlink(7), and what it answers.
+"""Requests to the kernel by netlink(7), and its answers.
 
 pyroute2 knows all of rtnetlink, at 214 ms and 32 MiB for each start of the daemon; the few messages that
 multicast needs are this file.
@@ -25,11 +25,11 @@ FORBIDDEN = frozenset({errno.EAFNOSUPPORT, errno.EACCES, errno.EPERM})
 
 
 class Netlink:
-    """A netlink socket that stays open, so that questions need no file descriptor. For several threads."""
+    """A netlink socket that stays open, so that no question needs a new descriptor. For several threads."""
 
     def __init__(self, protocol: int = _abi.NETLINK_ROUTE) -> None:
         """Raises CannotAskError."""
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # held from a question to its answer
         self._serial = 0
         self._socket = open_netlink(protocol)
         self._socket.settimeout(ANSWER_SECONDS)
@@ -84,7 +84,7 @@ def open_netlink(protocol: int, groups: int = 0) -> socket.socket:
 
 
 def cannot_ask(why: str, number: int, way_out: str = "trying again") -> CannotAskError:
-    """The error of a question that could not be put, or had no answer."""
+    """The error of a question that could not be sent, or had no answer."""
     return CannotAskError(
         "cannot ask the kernel for interfaces and routes (netlink)", why, way_out, errno=number
     )

@@ -131,7 +131,7 @@ class Change:
 
 
 class NetworkWatch:
-    """Keeps one :class:`Host` for all workers, and says which of them a change concerns. One thread.
+    """Keeps one :class:`Host` for all workers, and tells which of them a change concerns. Has one thread.
 
     ``on_change`` is called from that thread, once for the changes that came together, with
     :meth:`Change.concerns`. A worker then compares what it has with :meth:`host`. If the kernel cannot be
@@ -141,7 +141,7 @@ class NetworkWatch:
     def __init__(self, on_change: Callable[[Concerns], None]) -> None:
         self._on_change = on_change
         self._log = log.get_logger()
-        self._lock = threading.Lock()  # held while the first to need it looks at the host
+        self._lock = threading.Lock()  # held while the watch begins, and for the first look at the host
         self._host: Host | None = None
         self._notices = Notices()  # not acted on yet
         self._settle_at = math.inf  # monotonic seconds, as the next
@@ -161,8 +161,8 @@ class NetworkWatch:
             except OSError as error:
                 raise cannot_ask(reason_of(error), error.errno or 0) from error
             undo.enter_context(self._woken)
-            self._end = select.poll()
-            self._end.register(self._woken, select.POLLIN)
+            self._ended = select.poll()
+            self._ended.register(self._woken, select.POLLIN)
             self._poll = select.poll()
             self._poll.register(self._woken, select.POLLIN)
             self._poll.register(self._news, select.POLLIN)
@@ -198,7 +198,7 @@ class NetworkWatch:
         while self._wait():
             now = clock.monotonic()
             gather = GATHER_SECONDS if now > free_at + CALM_SECONDS else min(2 * gather, GATHER_MAX_SECONDS)
-            if self._end.poll(max(GATHER_SECONDS, free_at - now) * 1000):  # changes come in swarms
+            if self._ended.poll(max(GATHER_SECONDS, free_at - now) * 1000):  # changes come in swarms
                 return
             saved = min(CPU_SAVED_SECONDS, saved + (now - began) * CPU_SHARE)
             began, spent = now, time.thread_time()
@@ -215,7 +215,7 @@ class NetworkWatch:
         """Block until there is something to do; False once closed."""
         due = min(self._settle_at, self._retry_at if self._notices else math.inf)
         self._poll.poll(None if due == math.inf else max(0.0, due - clock.monotonic()) * 1000 + 1)
-        return not self._end.poll(0)
+        return not self._ended.poll(0)
 
     def _renew(self) -> None:
         """Ask the kernel for what has changed, and say whom it concerns."""

@@ -93,9 +93,8 @@ class Channel:
         if not self._pending:
             if self._source.finished:
                 self._source.restart()
-            self._refill(
-                context
-            )  # before it says that it is ready: a source with nothing to send is an error
+            # Before it says that it is ready: a source with nothing to send is an error
+            self._refill(context)
             self._pacer.idle(clock.monotonic())
         while True:
             self._apply()

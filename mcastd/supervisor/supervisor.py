@@ -35,7 +35,7 @@ class Supervisor:
         self._edition = 0  # of what the workers say of themselves
         self._called: tuple[int, list[tuple[Headline, Worker]]] = (0, [])
         self._abandoned: list[WorkerThread] = []  # threads that did not end when told to
-        self._blocked: dict[str, str] = {}  # workers that wait for a path that does not answer, and for which
+        self._unanswered: dict[str, str] = {}  # by worker: the path that does not answer it, in words
         self._beginning = threading.Lock()  # held while a worker starts, and when none may any more
         self._closed = False
         self._log = log.get_logger()
@@ -181,15 +181,15 @@ class Supervisor:
             reasons.append(f"and {len(troubled) - len(reasons)} more")
         return "; ".join([", ".join(parts), *reasons, *left])
 
-    def notice_blocked(self) -> None:
-        """Tell of workers that wait for a path that does not answer, and of those that wait no longer.
+    def notice_unanswered(self) -> None:
+        """Log which workers wait for a path that does not answer, and which of them wait no longer.
 
         To be called about once a second: a thread that hangs cannot say so itself.
         """
         now = clock.monotonic()
         threads = self._threads.copy()
         blocked = {name: said for name, thread in threads.items() if (said := thread.unanswered(now))}
-        before, self._blocked = self._blocked, blocked
+        before, self._unanswered = self._unanswered, blocked
         for name in blocked.keys() - before.keys():
             self._log.warning("worker.blocked", worker=name, reason=blocked[name])
             threads[name].attempted.set()  # nobody is to wait for it

@@ -409,15 +409,15 @@ def test_a_worker_that_waits_for_a_path_is_named_and_no_case_for_the_watchdog(
     hung = [headline.name for headline in stage.supervisor.headlines() if "hangs" in headline.detail]
     assert hung == ["inbound/slow"]
     with capture_logs() as logs:
-        stage.supervisor.notice_blocked()
-        stage.supervisor.notice_blocked()
+        stage.supervisor.notice_unanswered()
+        stage.supervisor.notice_unanswered()
         headline = stage.supervisor.headlines()[2]
         assert (headline.name, headline.detail) == ("outbound/stuck", "waits for /mnt/x: no answer for 0 s")
         assert headline.troubled
         assert "outbound/stuck: waits for /mnt/x" in stage.supervisor.summary()
         release.set()
         wait_for(lambda: stage.state("outbound/stuck") == "active")
-        stage.supervisor.notice_blocked()
+        stage.supervisor.notice_unanswered()
         assert not stage.supervisor.headlines()[2].troubled
     told = [(log["event"], log["worker"]) for log in logs if "blocked" in log["event"]]
     assert told == [("worker.blocked", "outbound/stuck"), ("worker.unblocked", "outbound/stuck")]

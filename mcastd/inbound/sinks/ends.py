@@ -1,4 +1,4 @@
-"""Write ends of FIFOs between two sinks: over a change of settings, or a restart of the daemon."""
+"""Keeps write ends of FIFOs open from one sink to the next, over a reload or a restart of the daemon."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PIPES = "pipe-"
 
 
 class Store(Protocol):
-    """What keeps descriptors while the daemon is restarted. Neither method blocks or raises."""
+    """Holds descriptors while the daemon is restarted. Neither method blocks or raises."""
 
     def add(self, name: str, fd: int) -> None: ...
 
@@ -23,22 +23,21 @@ class Store(Protocol):
 
 
 class Ends:
-    """As long as a write end is open, a FIFO's reader sees no end of file. For any thread.
+    """Write ends that sinks have left for the next sink of the same FIFO. For any thread.
 
-    A sink takes the end that the sink before has left: one of this process, or of the one before
-    (``inherited`` from the ``store``). What is left when all sinks have had their turn, :meth:`settle`
-    closes.
+    While one is open, the FIFO's reader sees no end of file. Those of the process before this one are
+    ``inherited`` from the ``store``. :meth:`settle` closes the ends that no sink has taken.
     """
 
     def __init__(self, store: Store | None = None, inherited: Iterable[int] = ()) -> None:
         self._store = store
-        self._lock = threading.Lock()  # of _left; nothing that may wait is done with it
+        self._lock = threading.Lock()  # of _left; nothing that may wait is done while it is held
         self._left: dict[Identity, int] = {}
         for fd in inherited:
             self.leave(identity(os.fstat(fd)), fd)
 
     def take(self, of: Identity) -> int | None:
-        """The end that was left of a FIFO, if it still has a reader."""
+        """Returns the end that was left of a FIFO; None if there is none, or it has no reader any more."""
         with self._lock:
             fd = self._left.pop(of, None)
         if fd is not None and not has_reader(fd):
@@ -47,7 +46,7 @@ class Ends:
         return fd
 
     def opened(self, of: Identity, fd: int) -> None:
-        """A sink has opened an end itself."""
+        """Note an end that a sink has opened itself."""
         if self._store is not None:
             self._store.add(_name(of), fd)
 
