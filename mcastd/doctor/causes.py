@@ -84,7 +84,7 @@ CAUSES: tuple[Cause, ...] = (
     _cause("output-unwritable", *LOSING),
     _cause("output-wrong-kind", *LOSING),
     _cause("disk-full", *LOSING),
-    _cause("output-private"),
+    _cause("output-private", "fifo-no-reader"),  # who looks for the pipe does not find it
     _cause("fifo-no-reader", *LOSING),
     _cause("output-failing"),
     # what the worker says, where nothing above explains it

@@ -127,11 +127,11 @@ def _output(
     said = f"output {str(path)!r} ({subject.table})"
     takes = bool(state) and state["error"] is None  # what it has open it keeps, whatever becomes of the path
     findings = list(_path(subject, output, said, takes)) or list(_room(output, said))
+    if not findings and (private := private_directory(path)):
+        yield _unseen(subject, output, said, private)
     if not findings and output.kind == "fifo":
         findings = list(_reader(path, said, state, earlier))
     yield from findings
-    if not findings and (private := private_directory(path)):
-        yield _unseen(subject, output, said, private)
     if not findings and (error := state.get("error")):
         what, _, way_out = str(error).rpartition("; ")
         yield Finding(

@@ -469,6 +469,9 @@ def test_an_output_in_a_directory_that_only_the_service_sees(
     assert (finding.cause, finding.severity) == ("output-private", "warning")
     assert [way.lines for way in finding.ways] == ([(line,)] if line else [])
     assert finding.fix == f"{line or 'give a path elsewhere as output'} in [inbound.news]"
+    unread = inbound(told(Path(path), "nobody reads it", "no-reader"), output=filled)
+    first, *_ = files.outputs(unread, Given())
+    assert first == finding
     service(tmp_path, monkeypatch, str(tmp_path / "elsewhere"))
     assert list(files.outputs(inbound(output=filled), Given())) == []
 
