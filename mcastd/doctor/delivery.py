@@ -442,8 +442,11 @@ def _silent(subject: Subject, way: Interface, facts: Facts, observation: Observa
         for key, flow in traffic.flows.items()
         if key.outgoing and (key.group, key.port) == (facts.group, facts.port)
     )
-    if sent >= FEWEST and not left and observation.is_complete and subject.earlier:
-        counted = f"sent grew by {sent} (status); none of it was seen on {way.name} (AF_PACKET)"
+    # With IP_RECVERR the kernel says ENOBUFS for what a queue, or an nftables chain at egress, drops
+    refused = _grown_in(subject, "refused", "ENOBUFS")
+    if sent + refused >= FEWEST and not left and observation.is_complete and subject.earlier:
+        counted = f"sent grew by {sent}, refused by ENOBUFS {refused} times (status)"
+        counted += f"; none of it was seen on {way.name} (AF_PACKET)"
         what = f"drops what it sends before it leaves {way.name}"
         yield _taken(BROKEN, what, (counted,), _rules(facts, OUTBOUND, observation))
 

@@ -124,7 +124,7 @@ def sent(link: Link, version: int, directory: Path) -> Iterator[RunningDaemon]:
     directory.mkdir()
     (directory / "news.txt").write_bytes(NEWS)
     where = f'group = "{GROUPS[version]}"\nport = {PORT}\ninterface = "eth0"'
-    how = f'source = "{directory}/news.txt"\nmax_datagram = {CUT}\ninterval = 0.001'
+    how = f'source = "{directory}/news.txt"\nmax_datagram = {CUT}\ninterval = 0.01'
     with RunningDaemon(
         directory, f"[outbound.news]\n{where}\n{how}\n", enter=link.sender.enter([])
     ) as daemon:
