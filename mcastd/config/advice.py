@@ -307,7 +307,7 @@ def _kept_of_nothing(config: Config) -> Iterator[Complaint]:
     for location, output in _outputs(config):
         if output.kind != "file" or output.rotate_size or output.rotate_every:
             continue
-        if "keep" in output.model_fields_set:
+        if output.keep != FileOutput.model_fields["keep"].default:
             yield Complaint(
                 (*location[:-1], "keep"),
                 "does nothing without rotate_size or rotate_every; set one, or leave it out",

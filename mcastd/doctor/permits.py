@@ -67,6 +67,12 @@ def permit(path: Path, mode: int) -> Permit:
             return by_drop_in(unit, f"ReadWritePaths={in_unit(path if path.is_dir() else path.parent)}")
         mount = command("mount", "-o", "remount,rw", _mount_point(path))
         return Permit(f"mount it writable: {mount}", Way())
+    return _by_mode(path, mode, unit)
+
+
+def _by_mode(path: Path, mode: int, unit: str) -> Permit:
+    """What gives access by owner, group and permission bits, whatever the file system is mounted as."""
+    found = path.stat()
     name = quote(str(path))
     if planted := _planted(path, mode):
         return Permit(
@@ -113,21 +119,21 @@ def permit_directory(directory: Path) -> tuple[Permit, Path]:
     There may be nothing to do for it. It is another if the first is there and belongs to somebody else: it
     is not handed over to us.
     """
-    mode = os.W_OK | os.X_OK
-    nearest = next(one for one in (directory, *directory.parents) if os.path.exists(one))
-    if nearest.stat().st_uid == os.geteuid() and not _allows(nearest, mode):
-        return permit(nearest, mode), directory
-    if nearest == directory and not _allows(directory, mode):
-        fix = permit(directory, mode)
-        if not fix.takes_over:
-            return fix, directory
-        directory /= user()
+    mode, unit = os.W_OK | os.X_OK, own_unit()
     nearest = next(one for one in (directory, *directory.parents) if os.path.exists(one))
     words, way = [], Way()
-    if not os.path.exists(directory):
+    if not _allows(nearest, mode) and (nearest == directory or nearest.stat().st_uid == os.geteuid()):
+        fix = _by_mode(nearest, mode, unit)
+        if fix.takes_over:
+            directory /= user()
+        elif not fix.ways:
+            return fix, directory
+        else:
+            words, way = [fix.words], fix.way
+    if not words and not os.path.exists(directory):
         make = command("install", "-d", "-o", user(), "-g", group(), directory)
         words, way = [make], Way(command=make)
-    if (unit := own_unit()) and os.statvfs(nearest).f_flag & os.ST_RDONLY:
+    if unit and os.statvfs(nearest).f_flag & os.ST_RDONLY:
         drop_in = by_drop_in(unit, f"ReadWritePaths={in_unit(directory)}")
         words, way = [*words, drop_in.words], replace(way, unit=unit, service=drop_in.way.service)
     return Permit("; then ".join(words), way), directory

@@ -268,7 +268,8 @@ def test_advice_is_a_line_on_a_worker_that_is_there(path: Path, config: Config) 
     for warning in warnings:
         assert warning.line
         assert warning.path.replace('"', "").startswith(tuple(names))
-        assert re.fullmatch(r"warning: .+; .+", warning.reason)
+        assert warning.warning
+        assert re.fullmatch(r".+; .+", warning.reason)
         assert warning.reason.isprintable()
 
 
