@@ -164,7 +164,9 @@ def test_the_drop_in_of_the_readme_allows_another_directory(boot: Boot) -> None:
     assert block
     set_drop_in(machine, block[2])
     machine.wait_active()
-    assert "/srv/recordings" in str(machine.wait_worker("inbound/numbers", "auto-restart"))
+    worker = machine.wait_worker("inbound/numbers", "active")
+    assert "/srv/recordings" in worker["detail"]
+    assert machine.run("mcastctl", "status", check=False).returncode == 3
     machine.shell(f"{block[1]}; systemctl restart mcastd")
     feed = Feed(machine, "239.255.9.9", 9999)
     wait_growing(machine, "/srv/recordings/numbers.log")
