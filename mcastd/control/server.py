@@ -119,9 +119,10 @@ class ControlServer:
         """Drop a client for one of the process ``peer``, with the lock held; whether there was one."""
 
         def silent_of(largest: int) -> socket.socket | None:
-            """The one silent for longest of a process with at least so many connections."""
-            silent = (other for other, busy in self._busy.items() if not busy or _has_hung_up(other))
-            return next((other for other in silent if crowds[self._peers[other]] >= largest), None)
+            """One that hung up, or is silent for longest, of a process with at least so many connections."""
+            crowd = [other for other in self._busy if crowds[self._peers[other]] >= largest]
+            silent = (other for other in crowd if not self._busy[other])
+            return next(filter(_has_hung_up, crowd), None) or next(silent, None)
 
         privileged = _is_privileged(peer)
         crowds = Counter(other for other in self._peers.values() if privileged or not _is_privileged(other))
