@@ -87,7 +87,10 @@ class Outputs:
         return [str(settings.path) for settings, sink in self._sinks.items() if sink.blocked]
 
     def totals(self) -> dict[str, dict[str, object]]:
-        return {str(settings.path): _count(sink) for settings, sink in self._sinks.items()}
+        return {
+            str(settings.path): {**_count(sink), "received_before": self._began.get(sink, 0)}
+            for settings, sink in self._sinks.items()
+        }
 
 
 def _count(sink: Sink) -> dict[str, object]:

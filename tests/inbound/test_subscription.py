@@ -319,7 +319,7 @@ def test_status_and_the_last_word(tmp_path: Path, make_run: Callable[..., Run]) 
             "worker": "inbound/news",
             "received": 1,
             "overflow": 0,
-            "outputs": {str(path): {"written": 1, "dropped": {}}},
+            "outputs": {str(path): {"written": 1, "dropped": {}, "received_before": 0}},
         }
     ]
 
