@@ -259,7 +259,7 @@ def explain(error: VarlinkError) -> str:
 
 
 def described(client: ControlClient) -> Message:
-    """What the daemon says of itself; if its version is another one, that is said on stderr."""
+    """Return the daemon's description. Warns on stderr if its version differs from ours."""
     daemon = client.call("io.mcastd.Describe")
     if daemon["version"] != __version__:
         version = printable(daemon["version"] or "unknown")

@@ -278,7 +278,7 @@ class Daemon:
         return self._reloads.request().result()
 
     def _reload(self) -> ReloadView:
-        """In the reloads' thread, for all who asked since the last one began."""
+        """Reload once for all requests since the last reload began. Runs in the thread of the reloads."""
         systemd.reloading()
         try:
             return self._take_over(*self._disk.read())

@@ -27,7 +27,7 @@ from mcastd.errors import McastdError
 from mcastd.log import get_logger
 
 MAX_CONNECTIONS = 40
-MAX_OF_OTHERS = 32  # connections that clients may take up who are neither root nor the daemon's user
+MAX_OF_OTHERS = 32  # connections of all users but root and the daemon's own
 RETRY_PAUSE = 1.0  # seconds until the next accept() when the process is out of file descriptors or threads
 TURN = 0.1  # seconds that a client may wait for others' calls to end, when there is no room
 log = get_logger()
@@ -119,7 +119,7 @@ class ControlServer:
         """Drop a client for one of the process ``peer``, with the lock held; whether there was one."""
 
         def silent_of(largest: int) -> socket.socket | None:
-            """One that hung up, or is silent for longest, of a process with at least so many connections."""
+            """Return one to drop, of a process with ``largest`` or more: hung up, or idle longest."""
             crowd = [other for other in self._busy if crowds[self._peers[other]] >= largest]
             silent = (other for other in crowd if not self._busy[other])
             return next(filter(_has_hung_up, crowd), None) or next(silent, None)
