@@ -10,26 +10,42 @@ there are. None of their values comes from the network.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from mcastd import clock
-from mcastd.counters import OutboundCounters
+from mcastd.counters import InboundCounters, OutboundCounters
 from mcastd.worker import Books, Headline, Identity, Output
 
-PART = 128  # workers in a column: one text of megabytes would cost more for its memory than for what it says
+# Workers in a column: one text of megabytes would cost more for its memory than for what it says.
+PART_WORKERS = 128
 NO_COUNTS: Mapping[str, int] = {}
 Row = tuple[Headline, Books]
+# What a value is taken from: a worker as Seen, or an output.
+Of = TypeVar("Of")
+Counters = TypeVar("Counters", bound=OutboundCounters | InboundCounters)
 
 
-class Family(NamedTuple):
-    """Samples of one name. ``name`` is whole: that of a counter ends in ``_total``."""
+class Seen(NamedTuple, Generic[Counters]):
+    """A worker at this scrape."""
 
-    name: str
+    headline: Headline
+    books: Books
+    counters: Counters
+
+
+class Family(NamedTuple, Generic[Of]):
+    """One metric: its name, what it says, and the value that it takes from a worker or an output."""
+
+    name: str  # whole: that of a counter ends in "_total"
     kind: str  # counter or gauge
     help: str
-    label: str  # that a sample has beside those of its worker or output
-    value: str  # how it is written
+    value: Callable[[Of], Any]  # None: there is no sample now
+    label: str = ""  # that a sample has beside those of its worker or output
+    form: str = "%s"  # how the value is written
+    # What values of the label an identity or an output knows. If there is this, the value is counts by label.
+    known: Callable[[Any], Sequence[str]] | None = None
+    monotonic: bool = False  # the value is in monotonic seconds, and written as Unix time
 
     def head(self) -> bytes:
         return f"# HELP {self.name} {self.help}\n# TYPE {self.name} {self.kind}\n".encode()
@@ -37,73 +53,156 @@ class Family(NamedTuple):
     def line(self, labels: str) -> str:
         """A sample without its value, and without that of ``label``: for the ``%`` operator."""
         more = f',{self.label}="%s"' if self.label else ""
-        return f"{self.name}{{{labels}{more}}} {self.value}\n"
+        return f"{self.name}{{{labels}{more}}} {self.form}\n"
 
 
-def _counter(name: str, text: str, label: str = "") -> Family:
-    return Family(f"mcastd_{name}_total", "counter", text, label, "%s")
+def _counter(name: str, text: str, value: Callable[[Of], int]) -> Family[Of]:
+    return Family(f"mcastd_{name}_total", "counter", text, value)
 
 
-def _gauge(name: str, text: str, label: str = "", value: str = "%s") -> Family:
-    return Family(f"mcastd_{name}", "gauge", text, label, value)
+def _counts(
+    name: str,
+    text: str,
+    value: Callable[[Of], Mapping[str, int]],
+    label: str,
+    known: Callable[[Any], Sequence[str]],
+) -> Family[Of]:
+    """Counters by a label, a sample for each known value of it from the start.
+
+    Of a sample that appears late, rate() misses what it had then.
+    """
+    return Family(f"mcastd_{name}_total", "counter", text, lambda of: _copy(value(of)), label, known=known)
 
 
-INFO = _gauge("worker_info", "What does not change while a worker is there, as labels; always 1.")
-STATE = _gauge(
-    "worker_state", "1 for the state that the worker is in, as systemd would name it.", "state", "1"
+def _gauge(name: str, text: str, value: Callable[[Of], Any], label: str = "", form: str = "%s") -> Family[Of]:
+    return Family(f"mcastd_{name}", "gauge", text, value, label, form)
+
+
+def _timestamp(name: str, text: str, value: Callable[[Of], float | None]) -> Family[Of]:
+    return Family(f"mcastd_{name}_timestamp_seconds", "gauge", text, value, form="%.3f", monotonic=True)
+
+
+INFO: Family[Any] = _gauge(
+    "worker_info", "What does not change while a worker is there, as labels; always 1.", lambda _: 1
 )
-RESTARTS = _counter("worker_restarts", "Runs that failed, for a cause in the log and in mcastctl status.")
-OF_A_CHANNEL = (
-    _counter("sent_datagrams", "Datagrams that the kernel took for an interface with a carrier."),
-    _counter("sent_bytes", "Payload of these datagrams."),
-    _counter("late_datagrams", "Datagrams sent more than a millisecond after their time."),
-    _counter("split_lines", "Lines longer than max_datagram, each sent as several datagrams."),
-    _counter("source_rounds", "Times that the whole source has been sent."),
-    _gauge("pending_datagrams", "Datagrams that were read from the source and not sent yet."),
+WORKER: tuple[Family[Seen[Any]], ...] = (
+    INFO,
+    _gauge(
+        "worker_state",
+        "1 for the state that the worker is in, as systemd would name it.",
+        lambda of: of.headline.state,
+        "state",
+        "1",
+    ),
+    _counter(
+        "worker_restarts",
+        "Runs that failed, for a cause in the log and in mcastctl status.",
+        lambda of: of.headline.restarts,
+    ),
+    _timestamp(
+        "last_datagram",
+        "When the last datagram was sent or received, Unix time.",
+        lambda of: of.books.last_datagram,
+    ),
 )
-REFUSED = _counter(
-    "refused_sends", "Times that the kernel refused to send, by errno; tried again or dropped.", "errno"
-)
-OF_A_SUBSCRIPTION = (
-    _counter("received_datagrams", "Datagrams taken from the kernel."),
-    _counter("received_bytes", "Payload of the datagrams taken from the kernel."),
-    _counter("truncated_datagrams", "Datagrams cut because they were longer than a receive slot."),
-    _counter("overflow_datagrams", "Datagrams that the kernel dropped at a full receive buffer."),
-    _gauge("subscription_stale", "1 while nothing has come for longer than expect_every."),
-    _gauge("memberships_wanted", "Interfaces on which a subscription at work is to join its group."),
-    _gauge("memberships", "Interfaces on which the group is joined."),
-    _gauge("receive_buffer_asked_bytes", "The receive buffer that was asked for."),
-)
-# These have no value at times
-RECEIVE_BUFFER = _gauge(
-    "receive_buffer_bytes", "The receive buffer that the kernel gave: the smallest, if several."
-)
-LAST_DATAGRAM = _gauge(
-    "last_datagram_timestamp_seconds", "When the last datagram was sent or received, Unix time.", value="%.3f"
-)
-OF_AN_OUTPUT = (
-    _counter("written_datagrams", "Datagrams written to an output."),
-    _counter("written_bytes", "Bytes written to an output, its framing included."),
-    _gauge("queued_datagrams", "Datagrams that wait for an output's reader."),
-)
-DROPPED = _counter(
+DROPPED = (
     "dropped_datagrams",
     "Datagrams given up, by reason: by an output, or by a channel (output empty).",
-    "reason",
 )
-
-# What a row of samples is made of: of a channel, of a subscription, of one of its outputs
-CHANNEL = (INFO, STATE, RESTARTS, *OF_A_CHANNEL, LAST_DATAGRAM, REFUSED, DROPPED)
-SUBSCRIPTION = (INFO, STATE, RESTARTS, *OF_A_SUBSCRIPTION, LAST_DATAGRAM, RECEIVE_BUFFER)
-OUTPUT = (*OF_AN_OUTPUT, DROPPED)
-FAMILIES = tuple(dict.fromkeys((*CHANNEL, *SUBSCRIPTION, *OUTPUT)))
+CHANNEL: tuple[Family[Seen[OutboundCounters]], ...] = (
+    *WORKER,
+    _counter(
+        "sent_datagrams",
+        "Datagrams that the kernel took for an interface with a carrier.",
+        lambda of: of.counters.sent,
+    ),
+    _counter("sent_bytes", "Payload of these datagrams.", lambda of: of.counters.sent_bytes),
+    _counter(
+        "late_datagrams",
+        "Datagrams sent more than a millisecond after their time.",
+        lambda of: of.counters.late,
+    ),
+    _counter(
+        "split_lines",
+        "Lines longer than max_datagram, each sent as several datagrams.",
+        lambda of: of.counters.lines_split,
+    ),
+    _counter("source_rounds", "Times that the whole source has been sent.", lambda of: of.counters.rounds),
+    _gauge(
+        "pending_datagrams",
+        "Datagrams that were read from the source and not sent yet.",
+        lambda of: of.books.pending,
+    ),
+    _counts(
+        "refused_sends",
+        "Times that the kernel refused to send, by errno; tried again or dropped.",
+        lambda of: of.counters.refused,
+        "errno",
+        lambda identity: identity.refusals,
+    ),
+    _counts(*DROPPED, lambda of: of.counters.dropped, "reason", lambda identity: identity.reasons),
+)
+SUBSCRIPTION: tuple[Family[Seen[InboundCounters]], ...] = (
+    *WORKER,
+    _counter("received_datagrams", "Datagrams taken from the kernel.", lambda of: of.counters.received),
+    _counter(
+        "received_bytes",
+        "Payload of the datagrams taken from the kernel.",
+        lambda of: of.counters.received_bytes,
+    ),
+    _counter(
+        "truncated_datagrams",
+        "Datagrams cut because they were longer than a receive slot.",
+        lambda of: of.counters.truncated,
+    ),
+    _counter(
+        "overflow_datagrams",
+        "Datagrams that the kernel dropped at a full receive buffer.",
+        lambda of: of.books.overflow,
+    ),
+    _gauge(
+        "subscription_stale",
+        "1 while nothing has come for longer than expect_every.",
+        lambda of: int(of.books.stale),
+    ),
+    _gauge(
+        "memberships_wanted",
+        "Interfaces on which a subscription at work is to join its group.",
+        lambda of: of.books.memberships_wanted,
+    ),
+    _gauge("memberships", "Interfaces on which the group is joined.", lambda of: of.books.memberships),
+    _gauge(
+        "receive_buffer_asked_bytes",
+        "The receive buffer that was asked for.",
+        lambda of: of.books.receive_buffer_asked,
+    ),
+    _gauge(
+        "receive_buffer_bytes",
+        "The receive buffer that the kernel gave: the smallest, if several.",
+        lambda of: of.books.receive_buffer,
+    ),
+)
+OUTPUT: tuple[Family[Output], ...] = (
+    _counter("written_datagrams", "Datagrams written to an output.", lambda of: of.counters.written),
+    _counter(
+        "written_bytes",
+        "Bytes written to an output, its framing included.",
+        lambda of: of.counters.written_bytes,
+    ),
+    _gauge("queued_datagrams", "Datagrams that wait for an output's reader.", lambda of: of.counters.queued),
+    _counts(*DROPPED, lambda of: of.counters.dropped, "reason", lambda output: output.reasons),
+)
+OF_KIND: Mapping[str, tuple[Family[Any], ...]] = {"outbound": CHANNEL, "inbound": SUBSCRIPTION}
+# By name: what channels and outputs have in common stands once.
+FAMILIES = {family.name: family for families in (*OF_KIND.values(), OUTPUT) for family in families}
 
 
 class _Column:
     """The samples of one family, one for each row; a row whose value is None has none."""
 
-    def __init__(self, lines: Sequence[str]) -> None:
-        self._lines = lines
+    def __init__(self, family: Family[Any], rows: Sequence[tuple[str, Any]]) -> None:
+        """``rows`` are each labels, and what the family knows the values of its own label from."""
+        self._lines = [family.line(labels) for labels, _ in rows]
         self._last: tuple[Sequence[Any], bytes] = ((), b"")
 
     def text(self, values: Sequence[Any]) -> bytes:
@@ -127,16 +226,22 @@ class _Times(_Column):
 
 
 class _Counts(_Column):
-    """Counts by the family's label, each known value of it from the start: of a sample that appears late,
-    rate() misses what it had then."""
+    """Counts by the family's label."""
 
-    def __init__(self, lines: Sequence[str], known: Sequence[Sequence[str]]) -> None:
-        super().__init__(lines)
-        self._zeros = [dict.fromkeys(keys, 0) for keys in known]
+    def __init__(self, family: Family[Any], rows: Sequence[tuple[str, Any]]) -> None:
+        super().__init__(family, rows)
+        assert family.known is not None
+        self._zeros = [dict.fromkeys(family.known(who), 0) for _, who in rows]
 
     def _make(self, values: Sequence[Any]) -> str:
         rows = zip(self._lines, self._zeros, values, strict=True)
         return "".join([line % item for line, zeros, counts in rows for item in {**zeros, **counts}.items()])
+
+
+def _column(family: Family[Any], rows: Sequence[tuple[str, Any]]) -> _Column:
+    if family.known is not None:
+        return _Counts(family, rows)
+    return _Times(family, rows) if family.monotonic else _Column(family, rows)
 
 
 class _Part:
@@ -144,73 +249,27 @@ class _Part:
 
     def __init__(self, kind: str, workers: Sequence[tuple[str, Identity]]) -> None:
         self.workers = workers
-        self._families = CHANNEL if kind == "outbound" else SUBSCRIPTION
-        lines: dict[Family, list[str]] = {family: [] for family in FAMILIES}
-        known: dict[Family, list[Sequence[str]]] = {REFUSED: [], DROPPED: []}
+        of_workers, info, of_outputs = [], [], []
         for name, identity in workers:
             labels = _labels(worker=name, group=identity.group, interface=identity.interface)
-            for family in self._families:
-                more = "," + _labels(kind=kind, port=str(identity.port)) if family is INFO else ""
-                lines[family].append(family.line(labels + more))
-            if kind == "outbound":
-                known[REFUSED].append(identity.refusals)
-                known[DROPPED].append(identity.reasons)
-            for output in identity.outputs:
-                for family in OUTPUT:
-                    lines[family].append(family.line(f"{labels},{_labels(output=output.path)}"))
-                known[DROPPED].append(output.reasons)
-        self._columns = {family: _Column(lines[family]) for family in FAMILIES}
-        self._columns[LAST_DATAGRAM] = _Times(lines[LAST_DATAGRAM])
-        for family, keys in known.items():
-            self._columns[family] = _Counts(lines[family], keys)
+            of_workers.append((labels, identity))
+            info.append((f"{labels},{_labels(kind=kind, port=str(identity.port))}", identity))
+            of_outputs += [(f"{labels},{_labels(output=output.path)}", output) for output in identity.outputs]
+        self._of_workers: list[tuple[Family[Any], _Column]] = [
+            (family, _column(family, info if family is INFO else of_workers)) for family in OF_KIND[kind]
+        ]
+        self._of_outputs: list[tuple[Family[Any], _Column]] = [
+            (family, _column(family, of_outputs)) for family in OUTPUT
+        ]
 
-    def texts(self, rows: Sequence[Row]) -> Iterator[tuple[Family, bytes]]:
-        """Those of its workers, in their order; a family's samples are in one text."""
-        of_workers = zip(*(_of_worker(*row) for row in rows), strict=True)
-        outputs = (
-            output for _, books in rows for output in books.identity.outputs
-        )  # of now: equal is not same
-        of_outputs = zip(*map(_of_output, outputs), strict=True)  # nothing, if there is none
-        for families, columns in ((self._families, of_workers), (OUTPUT, of_outputs)):
-            for family, values in zip(families, columns, strict=False):
-                yield family, self._columns[family].text(values)
-
-
-def _of_worker(headline: Headline, books: Books) -> tuple[Any, ...]:
-    """Values for the families of its kind, in their order."""
-    counters = books.counters
-    common = (1, headline.state, headline.restarts)
-    if isinstance(counters, OutboundCounters):
-        return (
-            *common,
-            counters.sent,
-            counters.sent_bytes,
-            counters.late,
-            counters.lines_split,
-            counters.rounds,
-            books.pending,
-            books.last_datagram,
-            _copy(counters.refused),
-            _copy(counters.dropped),
-        )
-    return (
-        *common,
-        counters.received,
-        counters.received_bytes,
-        counters.truncated,
-        books.overflow,
-        int(books.stale),
-        books.memberships_wanted,
-        books.memberships,
-        books.receive_buffer_asked,
-        books.last_datagram,
-        books.receive_buffer,
-    )
-
-
-def _of_output(output: Output) -> tuple[Any, ...]:
-    of = output.counters
-    return of.written, of.written_bytes, of.queued, _copy(of.dropped)
+    def texts(self, rows: Sequence[Row]) -> Iterator[tuple[str, bytes]]:
+        """Those of its workers, in their order; a family's samples are in one text, beside its name."""
+        workers: list[Seen[Any]] = [Seen(headline, books, books.counters) for headline, books in rows]
+        # The outputs of this scrape: an equal identity may hold old counters.
+        outputs: list[Any] = [output for _, books in rows for output in books.identity.outputs]
+        for of, columns in ((workers, self._of_workers), (outputs, self._of_outputs)):
+            for family, column in columns:
+                yield family.name, column.text([family.value(one) for one in of])
 
 
 def _copy(counts: Mapping[str, int]) -> Mapping[str, int]:
@@ -238,17 +297,17 @@ class Exposition:
     def render(self, rows: Sequence[Row]) -> list[bytes]:
         """Each family with its samples; those without one too, so that a scrape shows what there is."""
         parts: dict[tuple[str, int], _Part] = {}
-        texts = {family: [family.head()] for family in FAMILIES}
-        for kind in ("outbound", "inbound"):
+        texts = {name: [family.head()] for name, family in FAMILIES.items()}
+        for kind in OF_KIND:
             of_kind = [row for row in rows if row[0].name.startswith(kind)]
-            for at in range(0, len(of_kind), PART):
-                some = of_kind[at : at + PART]
+            for at in range(0, len(of_kind), PART_WORKERS):
+                some = of_kind[at : at + PART_WORKERS]
                 workers = [(headline.name, books.identity) for headline, books in some]
                 part = self._parts.get((kind, at))
                 if part is None or part.workers != workers:
                     part = _Part(kind, workers)
                 parts[kind, at] = part
-                for family, text in part.texts(some):
-                    texts[family].append(text)
+                for name, text in part.texts(some):
+                    texts[name].append(text)
         self._parts = parts
         return [text for of_family in texts.values() for text in of_family]

@@ -12,7 +12,8 @@ from metrics.conftest import House, parse, values
 from support.wait import wait_for
 
 from mcastd import clock
-from mcastd.metrics.exposition import FAMILIES, PART, Exposition, Row
+from mcastd.counters import InboundCounters, OutboundCounters
+from mcastd.metrics.exposition import FAMILIES, PART_WORKERS, Exposition, Row
 from mcastd.metrics.server import Metrics
 from mcastd.net.link import Origin
 
@@ -107,6 +108,95 @@ def test_a_channel(house: MakeHouse, tmp_path: Path) -> None:
     assert samples.keys().isdisjoint(parse(rendered(Exposition(), [])))
 
 
+def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
+    """Every value differs from every other: two that were swapped show."""
+    a = House(
+        {
+            "outbound": {"a": {**GROUP, "source": "/s"}},
+            "inbound": {"a": {**GROUP, "output": [str(tmp_path / "x"), str(tmp_path / "y")]}},
+        }
+    )
+    monotonic = clock.monotonic()
+    (head, into), (out_head, out) = sorted(a.rows())
+    sent = OutboundCounters(sent=102, sent_bytes=103, late=104, lines_split=105, rounds=106)
+    sent.refused["ENOBUFS"], sent.dropped["too-big"] = 107, 110
+    for base, output in zip((300, 400), into.identity.outputs, strict=True):
+        of = output.counters
+        of.written, of.written_bytes, of.queued = base + 1, base + 2, base + 3
+        of.dropped["no-space"] = base + 4
+    rows = [
+        (
+            out_head._replace(restarts=101, state="failed"),
+            out._replace(counters=sent, pending=108, last_datagram=monotonic - 109),
+        ),
+        (
+            head._replace(restarts=201, state="active"),
+            into._replace(
+                counters=InboundCounters(received=202, received_bytes=203, truncated=204),
+                overflow=205,
+                stale=True,
+                memberships=206,
+                memberships_wanted=207,
+                receive_buffer=208,
+                last_datagram=monotonic - 209,
+                receive_buffer_asked=210,
+            ),
+        ),
+    ]
+    samples = parse(rendered(Exposition(), rows))
+    now = clock.wall() - clock.monotonic() + monotonic
+    found = {
+        (name.removeprefix("mcastd_"), dict(labels)["worker"], dict(labels).get("output", "")[-1:]): value
+        for (name, labels), value in samples.items()
+        if value or name.endswith("stale")
+    }
+    channel, subscription = ("outbound/a", ""), ("inbound/a", "")
+    times = {key: found.pop(("last_datagram_timestamp_seconds", *key)) for key in (channel, subscription)}
+    assert abs(times[channel] - (now - 109)) < 1
+    assert abs(times[subscription] - (now - 209)) < 1
+    assert found == {
+        ("worker_info", *channel): 1,
+        ("worker_state", *channel): 1,
+        ("worker_restarts_total", *channel): 101,
+        ("sent_datagrams_total", *channel): 102,
+        ("sent_bytes_total", *channel): 103,
+        ("late_datagrams_total", *channel): 104,
+        ("split_lines_total", *channel): 105,
+        ("source_rounds_total", *channel): 106,
+        ("refused_sends_total", *channel): 107,
+        ("pending_datagrams", *channel): 108,
+        ("dropped_datagrams_total", *channel): 110,
+        ("worker_info", *subscription): 1,
+        ("worker_state", *subscription): 1,
+        ("worker_restarts_total", *subscription): 201,
+        ("received_datagrams_total", *subscription): 202,
+        ("received_bytes_total", *subscription): 203,
+        ("truncated_datagrams_total", *subscription): 204,
+        ("overflow_datagrams_total", *subscription): 205,
+        ("subscription_stale", *subscription): 1,
+        ("memberships", *subscription): 206,
+        ("memberships_wanted", *subscription): 207,
+        ("receive_buffer_bytes", *subscription): 208,
+        ("receive_buffer_asked_bytes", *subscription): 210,
+        **{
+            (name, "inbound/a", output): base + number
+            for output, base in (("x", 300), ("y", 400))
+            for number, name in enumerate(
+                (
+                    "written_datagrams_total",
+                    "written_bytes_total",
+                    "queued_datagrams",
+                    "dropped_datagrams_total",
+                ),
+                start=1,
+            )
+        },
+    }
+    assert values(samples, "mcastd_worker_state", "state").keys() == {"failed", "active"}
+    assert values(samples, "mcastd_refused_sends_total", "errno")["ENOBUFS"] == 107
+    assert values(samples, "mcastd_dropped_datagrams_total", "reason").keys() >= {"too-big", "no-space"}
+
+
 def test_the_interface_is_the_one_it_is_on_or_was_on_or_is_to_be_on(house: MakeHouse, tmp_path: Path) -> None:
     def interface(setting: dict[str, str], *, joined: bool) -> str:
         a = House({"inbound": {"a": {**GROUP, **setting, "output": str(tmp_path / "x")}}})
@@ -182,7 +272,7 @@ def test_names_are_remade_when_a_worker_is_another(tmp_path: Path) -> None:
 
 
 def test_hundreds_are_one_group_of_lines_for_each_name(tmp_path: Path) -> None:
-    several = range(2 * PART + 3)
+    several = range(2 * PART_WORKERS + 3)
     a = House(
         {
             "inbound": {f"i{n}": {**GROUP, "output": [f"/{n}a", f"/{n}b"]} for n in several},
@@ -202,12 +292,12 @@ def test_hundreds_are_one_group_of_lines_for_each_name(tmp_path: Path) -> None:
     assert sorted(received) == sorted(f"inbound/i{n}" for n in several)
     assert {name for name, value in received.items() if value == 5} == {
         "inbound/i0",
-        f"inbound/i{2 * PART + 2}",
+        f"inbound/i{2 * PART_WORKERS + 2}",
     }
     sent = values(samples, "mcastd_sent_datagrams_total")
     assert {name for name, value in sent.items() if value == 6} == {
         "outbound/o0",
-        f"outbound/o{2 * PART + 2}",
+        f"outbound/o{2 * PART_WORKERS + 2}",
     }
     assert len(values(samples, "mcastd_written_bytes_total", "output")) == 2 * len(several)
 
@@ -254,7 +344,7 @@ def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path) -> None:
     result = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
     families = {name.removesuffix("_total") for name, _ in parse(text.decode())}
-    assert {family.name.removesuffix("_total") for family in FAMILIES} <= families
+    assert {name.removesuffix("_total") for name in FAMILIES} <= families
     assert {"mcastd_build_info", "process_cpu_seconds", "process_resident_memory_bytes"} <= families
     again = parse(b"".join(Metrics(a.rows).text()).decode())
     assert again["mcastd_scrape_duration_seconds_count", ()] == 0
