@@ -268,7 +268,15 @@ class Daemon:
     def _subjects(self) -> list[Subject]:
         settings = self._config.workers()  # a reload may be under way: one of the two may lack a worker
         return [
-            Subject(view.name, settings[view.name], view.state, view.detail, view.status)
+            Subject(
+                view.name,
+                settings[view.name],
+                view.state,
+                view.detail,
+                view.status,
+                errno=view.errno,
+                way_out=view.way_out or view.waits,
+            )
             for view in self._supervisor.views()
             if view.name in settings
         ]

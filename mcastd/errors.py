@@ -14,19 +14,27 @@ SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, 
 class McastdError(Exception):
     """Base of every error whose text is meant for the user; anything else that escapes a worker is a bug.
 
-    The text reads ``WHAT: CAUSE; WAY OUT``, for example
+    The text reads ``WHAT: CAUSE; WAY OUT; WAITS``, for example
     ``cannot join 239.1.1.2 on eth7: no such interface (have: eth0, lo); waiting for it``.
+    ``way_out`` is what a person can do, ``waits`` what the program does meanwhile; each may be empty.
+    A program decides on ``errno``, which is 0 if the kernel has no part in it.
     """
 
-    def __init__(self, what: str, cause: str, way_out: str = "") -> None:
+    def __init__(self, what: str, cause: str, way_out: str = "", *, waits: str = "", errno: int = 0) -> None:
         self.what = what
         self.cause = cause
         self.way_out = way_out
+        self.waits = waits
+        self.errno = errno
         super().__init__(what, cause, way_out)
 
     def __str__(self) -> str:
-        text = f"{self.what}: {self.cause}"
-        return f"{text}; {self.way_out}" if self.way_out else text
+        return "; ".join(filter(None, (f"{self.what}: {self.cause}", self.way_out, self.waits)))
+
+    @property
+    def code(self) -> str:
+        """The errno by its name, such as "EPERM"; "" if there is none."""
+        return errno.errorcode.get(self.errno, "")
 
 
 class SourceError(McastdError):
@@ -36,8 +44,10 @@ class SourceError(McastdError):
 class SinkError(McastdError):
     """An output does not take datagrams now; they are counted under ``reason``, reception goes on."""
 
-    def __init__(self, what: str, cause: str, way_out: str = "", *, reason: str) -> None:
-        super().__init__(what, cause, way_out)
+    def __init__(
+        self, what: str, cause: str, way_out: str = "", *, reason: str, waits: str = "", errno: int = 0
+    ) -> None:
+        super().__init__(what, cause, way_out, waits=waits, errno=errno)
         self.reason = reason
 
 
@@ -54,12 +64,12 @@ class LinkError(McastdError):
         cause: str,
         way_out: str = "",
         *,
+        waits: str = "",
         errno: int = 0,
         group: str = "",
         interface: str | None = None,
     ) -> None:
-        super().__init__(what, cause, way_out)
-        self.errno = errno
+        super().__init__(what, cause, way_out, waits=waits, errno=errno)
         self.group = group
         self.interface = interface
 

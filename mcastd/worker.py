@@ -18,6 +18,7 @@ from typing import NamedTuple, Protocol
 from mcastd import clock
 from mcastd.bounded import Patience
 from mcastd.counters import InboundCounters, OutboundCounters, OutputCounters
+from mcastd.errors import McastdError
 
 LONGEST_WAIT = 86_400.0  # seconds: poll(2) takes no more than 24 days; waking once a day costs nothing
 SHORT_NAP = 0.005  # seconds that a signal may wait
@@ -270,6 +271,7 @@ class Headline(NamedTuple):
     detail: str  # why it is not active, or what it does
     restarts: int  # runs that failed
     troubled: bool  # not as it should be: the detail says why
+    error: McastdError | None = None  # that ended the last run, if the detail tells of one
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,3 +286,7 @@ class WorkerView:
     restarts: int  # runs that failed
     status: dict[str, object]  # the worker's own: settings and counters
     troubled: bool = False  # as in Headline
+    # Of the error that the detail tells of, if it tells of one
+    errno: str = ""  # its name, "EPERM"; "" if the kernel has no part in it
+    way_out: str = ""  # what a person can do
+    waits: str = ""  # what the worker does meanwhile: "waiting for it"

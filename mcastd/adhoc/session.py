@@ -63,7 +63,7 @@ class Session:
             self.began = clock.monotonic()
             view = self.view()
             if view.state not in WELL:
-                raise McastdError(f"cannot {self.name.partition('/')[2]}", in_options(view.detail))
+                raise McastdError(f"cannot {self.name.partition('/')[2]}", _trouble_of(view))
             self._stack = stack.pop_all()
         return self
 
@@ -97,7 +97,12 @@ class Session:
 
     def _say_trouble(self) -> None:
         view = self.view()
-        detail = "" if view.state in WELL else in_options(view.detail)
+        detail = "" if view.state in WELL else _trouble_of(view)
         if detail and detail != self._trouble:
             self.line.say(f"mcastctl: {printable(detail)}; going on when that is over")
         self._trouble = detail
+
+
+def _trouble_of(view: WorkerView) -> str:
+    """What is wrong, about options, and without the waiting: that is for the session to tell."""
+    return in_options(view.detail.removesuffix(f"; {view.waits}"))

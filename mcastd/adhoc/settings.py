@@ -63,14 +63,13 @@ def configure(section: str, name: str, settings: Mapping[str, object], **options
 
 
 def in_options(text: str, named: Mapping[str, str] = OPTIONS) -> str:
-    """A reason that is about keys, about options; and whoever does not wait is told of no waiting."""
+    """A reason that is about keys, about options."""
     text = text.replace('set interface = "..."', "give --interface").replace(
         "set interface,", "give --interface,"
     )
     for key, option in named.items():
         text = text.replace(f'"{key}"', option)
-    text = text.replace('framing = "file"', "--file").replace("max_datagram", named["max_datagram"])
-    return re.sub(r"[;,]? ?(waiting for|tried again|trying again).*$", "", text)
+    return text.replace('framing = "file"', "--file").replace("max_datagram", named["max_datagram"])
 
 
 def number_or_word(text: str | None) -> int | str | None:

@@ -46,7 +46,8 @@ class Stream:
             try:
                 data = os.read(self._fd, self._framer.appetite)
             except OSError as error:
-                raise SourceError("cannot read standard input", reason_of(error)) from error
+                what = "cannot read standard input"
+                raise SourceError(what, reason_of(error), errno=error.errno or 0) from error
             self.position += len(data)
             if not data:
                 self.finished, self.rounds, self.state = True, 1, "finished"

@@ -43,7 +43,15 @@ class DeeperLook:
 
     def _take(self) -> list[Subject]:
         return [
-            Subject(one["name"], self._settings[one["name"]], one["state"], one["detail"], one["status"])
+            Subject(
+                one["name"],
+                self._settings[one["name"]],
+                one["state"],
+                one["detail"],
+                one["status"],
+                errno=one["errno"],
+                way_out=one["way_out"] or one["waits"],
+            )
             for one in self._list_workers()
             if one["name"] in self._settings
         ]

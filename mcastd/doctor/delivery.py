@@ -420,10 +420,13 @@ def departure(subject: Subject, evidence: Evidence) -> Iterator[Said]:
     if not ways or not subject.status.get("counters"):
         return
     refused = _grown_in(subject, "refused", "EPERM")
+    ended_by_it = subject.errno == "EPERM" and bool(
+        subject.status["counters"].get("refused", {}).get("EPERM")
+    )
     facts = Facts(settings.group, settings.port, ways[0].name, ttl=settings.ttl)
     skipped = unwatched("departure", evidence)
     observation = evidence.observation
-    if refused or (subject.state == "auto-restart" and "not permitted" in subject.detail):
+    if refused or ended_by_it:
         seen = f"refused: EPERM {refused} times while watching (status); {subject.detail}"
         what = f"refuses what it sends on {ways[0].name}"
         yield _taken(BROKEN, what, (seen,), _rules(facts, OUTBOUND, observation or Observation(0.0)))

@@ -133,13 +133,12 @@ def _output(
         findings = list(_reader(path, said, state, earlier))
     yield from findings
     if not findings and (error := state.get("error")):
-        what, _, way_out = str(error).rpartition("; ")
         yield Finding(
             "output-failing",
             Severity.BROKEN,
-            what or str(error),
+            str(error),
             (said, f"its error and drops: {state.get('counters', {}).get('dropped')} (status)"),
-            way_out or "see the log",
+            state.get("way_out") or "see the log",
         )
 
 

@@ -21,6 +21,8 @@ class Subject:
     detail: str = ""  # why it is not active
     status: Mapping[str, Any] = field(default_factory=dict)  # of now: Worker.status()
     earlier: Mapping[str, Any] = field(default_factory=dict)  # the status when the watch began
+    errno: str = ""  # of the error that the detail tells of: "EPERM"; "" if it has none
+    way_out: str = ""  # of this error; or, if there is none, what the worker does meanwhile
 
     @property
     def table(self) -> str:

@@ -30,7 +30,7 @@ def netlink(evidence: Evidence) -> Iterator[Said]:
             Severity.BROKEN,
             f"the kernel cannot be asked for interfaces and routes: {error.cause}",
             (f"socket(AF_NETLINK): {errno.errorcode.get(error.errno, error.errno)}",),
-            error.way_out,
+            error.way_out or error.waits,
         )
 
 

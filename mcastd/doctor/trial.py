@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 
 from mcastd.config import InboundSubscription, OutboundChannel
 from mcastd.doctor.subject import Settings, Subject
@@ -25,7 +26,7 @@ class Trial:
         self._workers = workers
         self._open_sender = open_sender
         self._open_receiver = open_receiver
-        self._refused: dict[str, str] = {}
+        self._refused: dict[str, LinkError] = {}
         self._senders: dict[str, Sender] = {}
         self._receivers: dict[str, Receiver] = {}
         self._received: dict[str, int] = {}
@@ -42,7 +43,7 @@ class Trial:
                     self._received[name] = 0
                     self._stack.callback(self._receivers[name].close)
             except LinkError as error:
-                self._refused[name] = str(error)
+                self._refused[name] = error
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -51,9 +52,14 @@ class Trial:
     def subjects(self) -> list[Subject]:
         """All workers, and what their sockets have and got until now."""
         return [
-            Subject(name, settings, detail=self._refused.get(name, ""), status=self._status(name, settings))
-            for name, settings in self._workers.items()
+            self._subject(name, settings, self._refused.get(name)) for name, settings in self._workers.items()
         ]
+
+    def _subject(self, name: str, settings: Settings, error: LinkError | None) -> Subject:
+        subject = Subject(name, settings, status=self._status(name, settings))
+        if error is None:
+            return subject
+        return replace(subject, detail=str(error), errno=error.code, way_out=error.way_out or error.waits)
 
     def _status(self, name: str, settings: Settings) -> dict[str, object]:
         """What the daemon's status would have of it. Not the overflow: here nobody reads all the time."""

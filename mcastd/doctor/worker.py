@@ -49,5 +49,4 @@ def worker(subject: Subject, _evidence: Evidence) -> Iterator[Said]:
 
 
 def _way_out(subject: Subject) -> str:
-    _, _, way_out = subject.detail.rpartition("; ")
-    return way_out or f"journalctl -u mcastd MCASTD_WORKER={subject.name}"
+    return subject.way_out or f"journalctl -u mcastd MCASTD_WORKER={subject.name}"

@@ -184,7 +184,7 @@ class Host:
             raise LinkError(
                 f"cannot use {group} on {text}",
                 f"{_absent(wanted)} (have: {self._have()})",
-                "waiting for it" if len(wanted) == 1 else "waiting for one of them",
+                waits="waiting for it" if len(wanted) == 1 else "waiting for one of them",
                 errno=errno.ENODEV,
                 group=str(group),
                 interface=text,
@@ -216,7 +216,7 @@ class Host:
         what = f"no interface for {group}"
         if route:
             cause = f"the interface of the route is gone (have: {self._have()})"
-            return LinkError(what, cause, "waiting for it", errno=errno.ENODEV, group=str(group))
+            return LinkError(what, cause, waits="waiting for it", errno=errno.ENODEV, group=str(group))
         why = (
             f"the route to the group is of type {route.refusal}"
             if route.refusal
@@ -225,7 +225,8 @@ class Host:
         return LinkError(
             what,
             f"none is configured, and {why}",
-            f'set interface = "..." (have: {self._have()}); waiting for a route',
+            f'set interface = "..." (have: {self._have()})',
+            waits="waiting for a route",
             errno=errno.ENETUNREACH,
             group=str(group),
         )

@@ -27,7 +27,6 @@ except ImportError:  # Python's own getsockopt cannot say of which group the fil
     getsockopt = None  # type: ignore[assignment] # where there is no ctypes
 
 WAYS_OUT = {
-    errno.ENODEV: "waiting for it",
     errno.ENOBUFS: "name fewer sources, or raise net.ipv4.igmp_max_msf (IPv6: net.ipv6.mld_max_msf)",
     errno.ENOMEM: "raise net.core.optmem_max",
 }
@@ -249,6 +248,7 @@ class Membership:
             f"cannot join {self._group} on {interface.name}",
             reason_of(error),
             WAYS_OUT.get(number, ""),
+            waits="waiting for it" if number == errno.ENODEV else "",
             errno=number,
             group=str(self._group),
             interface=interface.name,

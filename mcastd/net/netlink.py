@@ -83,11 +83,10 @@ def open_netlink(protocol: int, groups: int = 0) -> socket.socket:
     return sock
 
 
-def cannot_ask(why: str, number: int, way_out: str = "trying again") -> CannotAskError:
+def cannot_ask(why: str, number: int, way_out: str = "") -> CannotAskError:
     """The error of a question that could not be sent, or had no answer."""
-    return CannotAskError(
-        "cannot ask the kernel for interfaces and routes (netlink)", why, way_out, errno=number
-    )
+    what = "cannot ask the kernel for interfaces and routes (netlink)"
+    return CannotAskError(what, why, way_out, waits="" if way_out else "trying again", errno=number)
 
 
 def _refused(number: int) -> LinkError:

@@ -32,7 +32,6 @@ ERROR_ROOM = 512  # bytes of control messages with an entry of the error queue
 
 WAYS_OUT = {
     errno.EADDRINUSE: "another program has this port for itself alone; stop it, or choose another port",
-    errno.EADDRNOTAVAIL: "waiting for the address",
     errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE",
     errno.EMSGSIZE: "lower max_datagram, or raise the interface's MTU",
     errno.ENETUNREACH: "set interface, or add a route to the group",
@@ -52,6 +51,7 @@ def refused(error: OSError, what: str, group: Address, interface: str | None, wa
         what,
         reason_of(error),
         way_out or WAYS_OUT.get(number, ""),
+        waits="waiting for the address" if number == errno.EADDRNOTAVAIL else "",
         errno=number,
         group=str(group),
         interface=interface,
@@ -237,7 +237,8 @@ class SocketSender:
             raise LinkError(
                 f"cannot send to {self._group} on {interface.name}",
                 cause if taker is None else f"{cause}, being a port of {taker.name}",
-                "waiting for one" if taker is None else f'set interface = "{taker.name}"',
+                "" if taker is None else f'set interface = "{taker.name}"',
+                waits="waiting for one" if taker is None else "",
                 errno=errno.EADDRNOTAVAIL,
                 group=str(self._group),
                 interface=self._setting,

@@ -26,10 +26,7 @@ _UNREADABLE = {
     stat.S_IFCHR: "it is a character device",
     stat.S_IFBLK: "it is a block device",
 }
-_WAYS_OUT = {
-    errno.ENOENT: "waiting for it to be created",
-    errno.EACCES: "allow the user that mcastd runs as to read it; trying again",
-}
+_WAYS_OUT = {errno.EACCES: "allow the user that mcastd runs as to read it"}
 
 
 def _wrong_size(fd: int) -> int | None:
@@ -189,13 +186,13 @@ class Source:
                 raise self._error(_UNREADABLE[kind], "name a file or a FIFO")
             fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except OSError as error:
-            raise self._error(reason_of(error), _WAYS_OUT.get(error.errno or 0, "trying again")) from error
+            raise self._failed(error) from error
         try:
             status = os.fstat(fd)
             wrong_size = _wrong_size(fd) if self._follow and stat.S_ISREG(status.st_mode) else None
         except OSError as error:
             os.close(fd)
-            raise self._error(reason_of(error), "trying again") from error
+            raise self._failed(error) from error
         if wrong_size is not None:
             os.close(fd)
             raise self._error(
@@ -232,7 +229,7 @@ class Source:
             return None
         except OSError as error:
             self.close()  # the path may name something better by then
-            raise self._error(reason_of(error), "trying again") from error
+            raise self._failed(error) from error
         if data:
             self.position += len(data)
             self.state, self.nap = "reading", 0.0
@@ -249,7 +246,7 @@ class Source:
     def _end_round(self) -> None:
         self.close()
         if self.position == 0:
-            raise self._error("it is empty", "waiting for content")
+            raise self._error("it is empty", waits="waiting for content")
         self.position = 0
         self.rounds += 1
         if self.rounds == self._last_round:
@@ -280,5 +277,10 @@ class Source:
             return status.st_size < self.position
         return status.st_size > 0 or not stat.S_ISREG(status.st_mode)
 
-    def _error(self, cause: str, way_out: str) -> SourceError:
-        return SourceError(f"cannot read {self._path}", cause, way_out)
+    def _failed(self, error: OSError) -> SourceError:
+        number = error.errno or 0
+        waits = "waiting for it to be created" if number == errno.ENOENT else "trying again"
+        return self._error(reason_of(error), _WAYS_OUT.get(number, ""), waits=waits, number=number)
+
+    def _error(self, cause: str, way_out: str = "", *, waits: str = "", number: int = 0) -> SourceError:
+        return SourceError(f"cannot read {self._path}", cause, way_out, waits=waits, errno=number)

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from mcastd import clock, log
@@ -21,7 +22,7 @@ LONGEST_IF_TOLD = 60.0  # the same, for a cause whose end rtnetlink tells at onc
 TOLD_BY_THE_NETWORK = {errno.ENODEV, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.ENETDOWN}
 # Seconds at work on one thing after which a worker hangs: nothing that it does takes a tenth of that.
 HANG_SECONDS = 5.0
-SHORTAGE_WAY_OUT = "raise LimitNOFILE= or TasksMax= of the service; trying again"
+SHORTAGE_WAY_OUT, TRYING_AGAIN = "raise LimitNOFILE= or TasksMax= of the service", "trying again"
 PACKAGE = Path(__file__).parent.parent
 DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40  # levels of the log
 CHANGES = {  # the state that a worker has come into: how loud that is said, and as which event
@@ -45,10 +46,11 @@ class WorkerThread:
         self._on_change = on_change
         self._log = log.get_logger(worker=worker.name)
         self._context = Context(self._ready)
-        self._lock = threading.Lock()  # state, since and detail change together
+        self._lock = threading.Lock()  # state, since, detail and error change together
         self._state = State.INACTIVE
         self._since = clock.monotonic()
         self._detail = ""
+        self._error: McastdError | None = None  # that the detail tells of
         self._restarts = 0
         self._said = ""  # the trouble that the log has been told of
         self._busy_since: float | None = None  # when last looked at, as the context has it
@@ -67,7 +69,10 @@ class WorkerThread:
         except (OSError, RuntimeError) as error:
             self._context.close()
             self._apply(Event.START)
-            self._apply(Event.ERROR, f"cannot start the worker's thread: {error}; {SHORTAGE_WAY_OUT}")
+            number = error.errno if isinstance(error, OSError) and error.errno else errno.EAGAIN
+            what, cause = "cannot start the worker's thread", str(error)
+            refused = McastdError(what, cause, SHORTAGE_WAY_OUT, waits=TRYING_AGAIN, errno=number)
+            self._apply(Event.ERROR, str(refused), refused)
             raise
 
     def send(self, signal: Signal) -> None:
@@ -138,17 +143,20 @@ class WorkerThread:
             active = state is State.ACTIVE
             detail = self._context.detail if active else self._detail
             troubled = self._context.degraded if active else state in TROUBLED
+            error = None if active else self._error
             if unanswered := self._context.unanswered(clock.monotonic()):
-                detail, troubled = unanswered, True
+                detail, troubled, error = unanswered, True, None
             elif self.hung:
                 detail, troubled = "; ".join(filter(None, [self.hung, detail])), True
-            return Headline(self.worker.name, state, self._since, detail, self._restarts, troubled)
+            return Headline(self.worker.name, state, self._since, detail, self._restarts, troubled, error)
 
     def view(self, patience: Patience | None = None) -> WorkerView:
-        name, state, since, detail, restarts, troubled = self.headline()
+        name, state, since, detail, restarts, troubled, error = self.headline()
         age = clock.monotonic() - since
         kind = name.partition("/")[0]
-        return WorkerView(name, kind, state, age, detail, restarts, self.worker.status(patience), troubled)
+        status = self.worker.status(patience)
+        view = WorkerView(name, kind, state, age, detail, restarts, status, troubled)
+        return replace(view, errno=error.code, way_out=error.way_out, waits=error.waits) if error else view
 
     def _main(self) -> None:
         backoff, crashes = Backoff(), Backoff(longest=60.0)
@@ -187,9 +195,13 @@ class WorkerThread:
         except OSError as error:
             if error.errno not in SHORTAGES or isinstance(error, BlockingIOError):
                 raise
-            raise McastdError("cannot work", reason_of(error), SHORTAGE_WAY_OUT) from error
+            raise McastdError(
+                "cannot work", reason_of(error), SHORTAGE_WAY_OUT, waits=TRYING_AGAIN, errno=error.errno
+            ) from error
         except MemoryError as error:
-            raise McastdError("cannot work", "no memory left", SHORTAGE_WAY_OUT) from error
+            raise McastdError(
+                "cannot work", "no memory left", SHORTAGE_WAY_OUT, waits=TRYING_AGAIN, errno=errno.ENOMEM
+            ) from error
 
     def _close(self) -> None:
         self._context.waits_for = "its files"
@@ -220,15 +232,15 @@ class WorkerThread:
 
     def _trouble(self, error: McastdError) -> None:
         self._restarts += 1
-        self._apply(Event.ERROR, str(error))
+        self._apply(Event.ERROR, str(error), error)
 
     def _crashed(self, error: Exception, delay: float) -> None:
         self._restarts += 1
         reason = f"crashed: {type(error).__name__}: {error}"
         self._apply(Event.CRASH, f"{reason}; this is a bug in mcastd; next attempt in {delay:g} s")
 
-    def _apply(self, event: Event, detail: str = "") -> bool:
-        """Whether the state is another."""
+    def _apply(self, event: Event, detail: str = "", error: McastdError | None = None) -> bool:
+        """Whether the state is another. ``error`` is what the detail tells of."""
         with self._lock:
             before = self._state
             state = after(before, event)
@@ -236,7 +248,7 @@ class WorkerThread:
             if changed:
                 self._since = clock.monotonic()
             if changed or detail:
-                self._detail = detail
+                self._detail, self._error = detail, error
             self._state = state
         if state in ATTEMPTED:
             self.attempted.set()

@@ -36,9 +36,10 @@ JSON = st.recursive(
 def test_what_is_missing_is_empty_and_what_is_unknown_is_left_out() -> None:
     fitted = definition.mcastd().fitted("io.mcastd.List", {"workers": [WORKER | {"mood": "good"}], "more": 1})
     rest = {"kind": "", "detail": "", "restarts": 0, "troubled": False, "status": {}}
+    rest |= {"errno": "", "way_out": "", "waits": ""}
     assert fitted == {"workers": [WORKER | rest]}
     unnamed = {"name": "", "kind": "", "state": "", "since": 0.0, "detail": "", "restarts": 0}
-    unnamed |= {"troubled": False, "status": {}}
+    unnamed |= {"troubled": False, "errno": "", "way_out": "", "waits": "", "status": {}}
     assert definition.mcastd().fitted("io.mcastd.List", {"workers": [{}]}) == {"workers": [unnamed]}
     assert definition.mcastd().fitted("io.mcastd.Monitor", {})["vitals"] is None
     assert definition.mcastd().fitted("org.example.Other", {"a": 1}) == {"a": 1}

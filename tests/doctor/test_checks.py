@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -356,6 +357,16 @@ def test_receive_buffer(had: int | None, expected: list[tuple[str, str]]) -> Non
 )
 def test_worker(subject: Subject, expected: list[tuple[str, str]]) -> None:
     assert said(worker.worker, subject, Given()) == expected
+
+
+def test_the_fix_of_a_worker_that_waits_is_the_errors_own_way_out() -> None:
+    waiting = inbound(state="auto-restart", detail="cannot join: no; yes; wait")
+    (found,) = worker.worker(replace(waiting, way_out="set it; then wait"), Given())
+    assert isinstance(found, Finding)
+    assert found.fix == "set it; then wait"
+    (found,) = worker.worker(waiting, Given())
+    assert isinstance(found, Finding)
+    assert found.fix == "journalctl -u mcastd MCASTD_WORKER=inbound/news"
 
 
 # -- files: real ones; who may not read what is shown in the gallery

@@ -247,6 +247,22 @@ def test_a_channel_that_sends_seldom_is_not_suspected() -> None:
     assert causes(delivery.departure(outbound(), given(observed()))) == []
 
 
+@pytest.mark.parametrize(
+    ("code", "times", "expected"),
+    [("EPERM", 7, ["dropped-inside"]), ("EPERM", 0, []), ("EACCES", 7, []), ("", 7, [])],
+)
+def test_what_ended_a_channel_is_known_by_its_errno_not_by_its_words(
+    code: str, times: int, expected: list[str]
+) -> None:
+    """EPERM without a refused send is of something else, such as its file."""
+    counters = {"counters": {"sent": 2, "refused": {"EPERM": times} if times else {}}}
+    words = "Vorgang nicht zulässig" if code == "EPERM" else "operation not permitted"
+    waiting = replace(
+        outbound(), state="auto-restart", detail=words, errno=code, status=counters, earlier=counters
+    )
+    assert causes(delivery.departure(waiting, given(observed()))) == expected
+
+
 def test_what_nobody_watched_is_not_looked_at() -> None:
     for check in (delivery.delivery, reports.querier, reports.answers):
         assert causes(check(inbound(), given(None))) == ["skipped"]

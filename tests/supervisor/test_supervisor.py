@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -176,13 +177,34 @@ def test_each_transition_is_one_event_of_the_log(stage: Stage) -> None:
     assert len(logs) == stage.changes
 
 
+def test_what_ended_a_run_is_told_by_fields_and_forgotten_when_it_works(stage: Stage) -> None:
+    allowed = threading.Event()
+
+    def denied(puppet: Puppet, context: Context) -> None:
+        if not allowed.is_set():
+            raise LinkError("cannot send", "not allowed", "ask root", waits="going on", errno=errno.EPERM)
+        work(puppet, context)
+
+    stage.runs = {"outbound/a": denied}
+    stage.apply(added=("outbound/a",))
+    assert stage.supervisor.wait_attempted(5)
+    view = stage.supervisor.view("outbound/a")
+    assert (view.errno, view.way_out, view.waits) == ("EPERM", "ask root", "going on")
+    assert view.detail == "cannot send: not allowed; ask root; going on"
+    allowed.set()
+    stage.supervisor.start("outbound/a")
+    wait_for(lambda: stage.supervisor.view("outbound/a").state == "active")
+    view = stage.supervisor.view("outbound/a")
+    assert (view.errno, view.way_out, view.waits) == ("", "", "")
+
+
 def test_headlines_and_vitals_are_of_all_workers(stage: Stage) -> None:
     stage.runs = {"inbound/b": work, "inbound/a": refuse}
     stage.apply(added=("inbound/b", "inbound/a"))
     assert stage.supervisor.wait_attempted(5)
     headlines = stage.supervisor.headlines()
     assert [headline.name for headline in headlines] == ["inbound/a", "inbound/b"]
-    assert headlines[1][1:] == ("active", headlines[1].since, "at work", 0, False)
+    assert headlines[1][1:] == ("active", headlines[1].since, "at work", 0, False, None)
     assert (headlines[0].troubled, headlines[0].restarts > 0) == (True, True)
     assert stage.supervisor.headlines()[1] == headlines[1]
     assert stage.supervisor.vitals()["inbound/b"] == Vitals(datagrams=1)

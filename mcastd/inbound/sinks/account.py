@@ -100,6 +100,7 @@ class Account:
                 "queued": counters.queued,
             },
             "error": None if trouble is None else str(trouble),
+            "way_out": "" if trouble is None else trouble.way_out,
             "reason": None if trouble is None else trouble.reason,
         }
 
@@ -107,6 +108,7 @@ class Account:
         return SinkError(
             f"cannot write to {self._path}",
             reason_of(error),
-            "tried again with each datagram",
+            waits="tried again with each datagram",
+            errno=error.errno or 0,
             reason=REASONS.get(error.errno or 0, IO_ERROR),
         )

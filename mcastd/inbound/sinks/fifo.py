@@ -160,7 +160,7 @@ class FifoSink:
         self._size += size_of(records) + len(records) * RECORD_OVERHEAD - started
         self.flush()
         if evicted := self._evict():
-            self._account.drop(evicted, self._trouble("the pipe is full", "its reader is too slow", FULL))
+            self._account.drop(evicted, self._trouble("the pipe is full", FULL, "its reader is too slow"))
         # What stays must outlive the batch's buffers; a record that is bytes already is not copied
         stay = [bytes(self._queue.pop()) for _ in range(min(len(records), len(self._queue)))]
         self._queue.extend(reversed(stay))
@@ -171,13 +171,13 @@ class FifoSink:
         try:
             refused = self._write_queue()
         except BrokenPipeError:
-            self._disconnect(self._trouble("its reader has gone", "waiting for one", READER_GONE))
+            self._disconnect(self._trouble("its reader has gone", READER_GONE, waits="waiting for one"))
         except OSError as error:
             self._disconnect(error)
         else:
             if refused:
                 cause = f"the pipe holds {self._pipe_size()} bytes, less than one record"
-                self._account.drop(refused, self._trouble(cause, "raise fs.pipe-user-pages-soft", TOO_LARGE))
+                self._account.drop(refused, self._trouble(cause, TOO_LARGE, "raise fs.pipe-user-pages-soft"))
             elif not self._queue:  # a slow reader makes room now and then: that is no recovery
                 self._account.recovered()
         if not self._starved:
@@ -206,7 +206,7 @@ class FifoSink:
             self.flush()
         if self._started:
             self._retire()
-        trouble = self._trouble("stopped", "its reader did not take it in time", STOPPED)
+        trouble = self._trouble("stopped", STOPPED, "its reader did not take it in time")
         self._disconnect(trouble, leave=not for_good)
 
     def status(self) -> dict[str, object]:
@@ -224,12 +224,13 @@ class FifoSink:
                     return
             with contextlib.suppress(OSError):
                 self._write_queue()  # the reader of the old FIFO may still be there
-            self._disconnect(self._trouble("the FIFO was removed", "going on with a new one", READER_GONE))
+            removed = self._trouble("the FIFO was removed", READER_GONE, waits="going on with a new one")
+            self._disconnect(removed)
         try:
             self._fd = self._open()
         except OSError as error:
             if error.errno == errno.ENXIO:
-                raise self._trouble("nobody reads it", "waiting for a reader", NO_READER) from None
+                raise self._trouble("nobody reads it", NO_READER, waits="waiting for a reader") from None
             raise
         self._identity = self._known
         try:
@@ -386,5 +387,5 @@ class FifoSink:
         self._size = self._started = self.counters.queued = 0
         self._starved = False
 
-    def _trouble(self, cause: str, way_out: str, reason: str) -> SinkError:
-        return SinkError(f"cannot write to {self._path}", cause, way_out, reason=reason)
+    def _trouble(self, cause: str, reason: str, way_out: str = "", *, waits: str = "") -> SinkError:
+        return SinkError(f"cannot write to {self._path}", cause, way_out, reason=reason, waits=waits)
