@@ -51,6 +51,19 @@ class Notices:
         """Whether an interface may be another though it looks the same."""
         return index in self.deleted or index in self.routed
 
+    def add(self, others: Notices) -> None:
+        self.links |= others.links
+        self.deleted |= others.deleted
+        self.routes |= others.routes
+        self.routed |= others.routed
+        self.overrun |= others.overrun
+
+    def put_off(self, others: Notices, index: int) -> None:
+        """Take over what ``others`` say of one interface."""
+        self.links.add(index)
+        self.deleted |= others.deleted & {index}
+        self.routed |= others.routed & {index}
+
     def take(self, kind: int, body: bytes) -> None:
         if kind in _LINK:
             family, _type, index, _flags, _change = _abi.ifinfomsg.unpack_from(body)

@@ -17,6 +17,11 @@ Settings = OutboundChannel | InboundSubscription
 Factory = Callable[[str, Settings], Worker]
 """Makes the worker of a name (``outbound/NAME``, ``inbound/NAME``) and its settings; touches no host yet."""
 
+Concerned = Callable[[Interfaces | None], Callable[[Address], bool] | None]
+"""For which groups a change concerns the workers with this ``interface`` setting. None: for none."""
+_ByInterface = dict[Interfaces | None, list[tuple[str, Address]]]
+"""By ``interface`` setting: the workers that have it, and their groups."""
+
 RECEIVERS_FIRST = 1.0  # seconds that senders wait at most for receivers to have joined
 
 
@@ -29,7 +34,8 @@ class Supervisor:
     def __init__(self, factory: Factory, on_change: Callable[[], None] = lambda: None) -> None:
         self._factory = factory
         self._on_change = on_change
-        self._settings: dict[str, Settings] = {}
+        self._settings: Mapping[str, Settings] = {}  # replaced, never changed
+        self._by_interface: tuple[object, _ByInterface] = None, {}  # of which settings, and these
         self._threads: dict[str, WorkerThread] = {}
         self._unstarted: set[str] = set()  # workers whose thread could not be started
         self._edition = 0  # of what the workers say of themselves
@@ -53,11 +59,11 @@ class Supervisor:
         self._end(restarting, deadline - clock.monotonic())
         for name in changes.removed:
             self._threads.pop(name, None)
-            self._settings.pop(name, None)
             self._unstarted.discard(name)
         if changes.removed:
             self._changed()
-        self._settings |= {name: wanted[name] for name in (*changes.changed, *changes.added)}
+        kept = {name: old for name, old in self._settings.items() if name not in changes.removed}
+        self._settings = kept | {name: wanted[name] for name in (*changes.changed, *changes.added)}
         new = {name: wanted[name] for name in (*restarting, *changes.added)}
         senders = [name for name, settings in new.items() if isinstance(settings, OutboundChannel)]
         for name in new:
@@ -85,24 +91,29 @@ class Supervisor:
         for thread in self._threads.copy().values():
             thread.send(signal)
 
-    def network_changed(
-        self,
-        concerns: Callable[[Interfaces | None, Address], bool],
-        before: Callable[[int], None] = lambda _: None,
-    ) -> None:
-        """Have those workers look at the network again whose ``interface`` and group a change concerns.
+    def network_changed(self, concerned: Concerned, before: Callable[[int], None] = lambda _: None) -> None:
+        """Have those workers look at the network again whom a change concerns.
 
         ``before`` is told how many they are, before the first of them wakes.
         """
-        concerned = [
-            thread
-            for name, thread in self._threads.copy().items()
-            if (settings := self._settings.get(name)) is not None
-            and concerns(settings.interface, settings.group)
-        ]
-        before(len(concerned))
-        for thread in concerned:
+        threads = []
+        for interface, workers in self._group_by_interface().items():
+            if (concerns := concerned(interface)) is not None:
+                found = (self._threads.get(name) for name, group in workers if concerns(group))
+                threads += [thread for thread in found if thread is not None]
+        before(len(threads))
+        for thread in threads:
             thread.send(Signal.NETWORK)
+
+    def _group_by_interface(self) -> _ByInterface:
+        settings = self._settings
+        of, found = self._by_interface
+        if of is not settings:
+            found = {}
+            for name, each in settings.items():
+                found.setdefault(each.interface, []).append((name, each.group))
+            self._by_interface = settings, found
+        return found
 
     def stop_all(self, timeout: float) -> list[str]:
         """Stop every worker; the names of those that had not ended after ``timeout`` seconds."""

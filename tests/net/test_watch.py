@@ -8,18 +8,25 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from ipaddress import ip_address
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from structlog.testing import capture_logs
 from support.host import Host, connect
 from support.inside import ifindex, inside, sysctl
 from support.wait import wait_for
 
+from mcastd import clock
+from mcastd.build import build
+from mcastd.config import Changes, InboundSubscription
 from mcastd.errors import CannotAskError, LinkError
 from mcastd.net._abi import (
     NLM_F_REQUEST,
     RTA_OIF,
     RTM_DELLINK,
     RTM_GETLINK,
+    RTM_GETROUTE,
     RTM_NEWLINK,
     RTN_BLACKHOLE,
     RTN_PROHIBIT,
@@ -30,10 +37,14 @@ from mcastd.net._abi import (
     nlmsghdr,
     rtmsg,
 )
+from mcastd.net.change import Change, Concerned, renewed
+from mcastd.net.interfaces import Setting
 from mcastd.net.netlink import Netlink, _refused, request
 from mcastd.net.news import Notices, open_news
 from mcastd.net.routes import Question, Route, Routes, route_to
-from mcastd.net.watch import Change, Concerns, NetworkWatch, renewed
+from mcastd.net.watch import ROUTES_AT_ONCE, NetworkWatch
+from mcastd.supervisor import Supervisor
+from mcastd.supervisor.restart import Backoff
 
 AF_BRIDGE = 7
 FOUR, SIX = ip_address("239.255.8.1"), ip_address("ff15::8:1")
@@ -50,6 +61,11 @@ WISHES = {  # by a name: an interface setting and a group
     "nothing": ("eth9", FOUR),
 }
 ALL_OF_ETH0 = {"eth0", "eth0 by IPv6", "10.8.0.1", "all", "route"}
+
+
+def concerns(concerned: Concerned, setting: Setting, group: Address) -> bool:
+    of_groups = concerned(setting)
+    return of_groups is not None and of_groups(group)
 
 
 class Here:
@@ -78,8 +94,8 @@ class Here:
                 self.watch.host().resolve(setting, group)
         self.settle()
 
-    def _note(self, concerns: Concerns) -> None:
-        self.told.append({name for name, wish in self.wishes.items() if concerns(*wish)})
+    def _note(self, concerned: Concerned) -> None:
+        self.told.append({name for name, wish in self.wishes.items() if concerns(concerned, *wish)})
 
     def batch(self, *commands: str, family: str = "-4") -> None:
         text = "".join(f"{command}\n" for command in commands)
@@ -263,12 +279,101 @@ def test_routes_in_use_are_asked_for_again_some_time_after_an_interface_changed(
     wait_for(lambda: here.watch.host().routes.to(group) == right, "asked again")
 
 
+def test_news_do_not_wait_until_all_routes_were_asked_for_again(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = [ip_address("239.255.9.0") + number for number in range(10 * ROUTES_AT_ONCE)]
+    for group in groups:
+        here.watch.host().routes.to(group)
+    asked: list[int] = []  # kinds of questions
+    ask = here.watch._netlink.ask
+
+    def note(kind: int, header: bytes, *, dump: bool = False) -> list[bytes]:
+        if kind == RTM_GETROUTE and RTM_GETROUTE not in asked:
+            here.host.ip("link set eth1 mtu 1400")  # while the routes are asked for
+        asked.append(kind)
+        return ask(kind, header, dump=dump)
+
+    here.mark()
+    monkeypatch.setattr(here.watch._netlink, "ask", note)
+    here.watch._settle_at = 0.0
+    here.host.ip("link property add dev lo altname begin")  # wakes it
+    wait_for(lambda: RTM_GETROUTE in asked, "the routes are asked for again")
+    del asked[: asked.index(RTM_GETROUTE)]
+    wait_for(lambda: len(asked) > len(groups), "all of them are")
+    assert asked.index(RTM_GETLINK) <= 2 * ROUTES_AT_ONCE
+
+
+def test_all_routes_are_asked_for_again_while_changes_keep_coming(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcastd.net.watch.SETTLE_SECONDS", 0.0)
+    groups = [ip_address("239.255.9.0") + number for number in range(3 * ROUTES_AT_ONCE)]
+    routes = here.watch.host().routes
+    right = [routes.to(group) for group in groups]
+    for group in groups:
+        routes._known[Question(group)] = replace(right[0], ifindex=77)  # as if it had changed without notice
+    mtu = iter(range(1300, 1500))
+
+    def mended() -> bool:
+        here.host.ip(f"link set eth1 mtu {next(mtu)}")
+        return [here.watch.host().routes.to(group) for group in groups] == right
+
+    wait_for(mended, "asked again")
+
+
+def test_what_the_kernel_refuses_to_say_stops_nothing_else_and_is_said_once(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcastd.net.watch.RETRY_SECONDS", 0.01)
+    here.watch._refusal.reset()
+    refused, ask = [], here.watch._netlink.ask
+    eth0 = ifindex(here.host, "eth0")
+
+    def refuse(kind: int, header: bytes, *, dump: bool = False) -> list[bytes]:
+        if kind == RTM_GETLINK and ifinfomsg.unpack_from(header)[2] == eth0:
+            refused.append(clock.monotonic())
+            raise LinkError("the kernel refused an answer (netlink)", "made up", errno=errno.EINVAL)
+        return ask(kind, header, dump=dump)
+
+    monkeypatch.setattr(here.watch._netlink, "ask", refuse)
+    with capture_logs() as logged:
+        here.batch("link set eth0 mtu 1400", "link set eth1 mtu 1401")
+        wait_for(lambda: here.concerned() == {"eth1", "fd08:1::1", "all"}, "the other one is told")
+        wait_for(lambda: len(refused) > 4, "it is asked again")
+        assert here.watch.host().interfaces[eth0].mtu != 1400
+    assert [(one["event"], one["reason"].partition(":")[2]) for one in logged] == [
+        ("network.refused", " made up")
+    ]
+    assert here.watch._refusal.at - refused[-1] > 0.08  # doubled each time
+    here.told.clear()
+    monkeypatch.setattr(here.watch._netlink, "ask", ask)
+    wait_for(lambda: here.concerned() >= ALL_OF_ETH0, "it is told at last")
+    assert here.watch.host().interfaces[eth0].mtu == 1400
+    wait_for(lambda: not here.watch._refused, "nothing is left to ask")
+
+
+def test_a_refused_look_at_all_is_asked_for_again_and_stops_nothing_else(here: Here) -> None:
+    notices = Notices(links={ifindex(here.host, "eth1")}, overrun=True)
+    here.host.ip("link set eth1 mtu 1400")
+
+    def refuse(kind: int, header: bytes, *, dump: bool = False) -> list[bytes]:
+        if dump and kind == RTM_GETLINK:
+            raise LinkError("the kernel refused an answer (netlink)", "made up", errno=errno.EINVAL)
+        return here.watch._netlink.ask(kind, header, dump=dump)
+
+    answer = renewed(here.watch.host(), notices, SimpleNamespace(ask=refuse))  # type: ignore[arg-type]
+    assert answer.host.interfaces[ifindex(here.host, "eth1")].mtu == 1400
+    assert answer.refused == Notices(overrun=True)
+    assert answer.refusal is not None
+
+
 def test_a_route_that_was_asked_for_during_a_change_may_be_the_old_one(here: Here) -> None:
     before = here.watch.host()
     fresh = {Question(FOUR): before.routes.to(FOUR)}
     after = type(before)(before.interfaces, before.asked, Routes(known=fresh))
-    change = Change(before, after, dict(fresh), overrun=False)
-    assert [change.concerns(None, group) for group in (FOUR, SIX)] == [False, True]
+    change = Change(before, after, dict(fresh))
+    assert [concerns(change.concerned, None, group) for group in (FOUR, SIX)] == [False, True]
 
 
 def test_an_answer_to_another_question_is_passed_over(here: Here) -> None:
@@ -295,10 +400,14 @@ def test_an_interface_made_anew_that_looks_the_same_concerns_its_workers(here: H
     for kind in (RTM_DELLINK, RTM_NEWLINK):
         notices.take(kind, ifinfomsg.pack(0, 0, index, 0, 0))
     before = here.watch.host()
-    after, routes = renewed(before, notices, here.watch._netlink)
-    change = Change(before, after, routes, overrun=False)
+    after, routes, _, _ = renewed(before, notices, here.watch._netlink)
+    change = Change(before, after, routes)
     assert before.interfaces[index] == replace(after.interfaces[index], edition=0)
-    assert {name for name, wish in WISHES.items() if change.concerns(*wish)} == {"eth1", "all", "fd08:1::1"}
+    assert {name for name, wish in WISHES.items() if concerns(change.concerned, *wish)} == {
+        "eth1",
+        "all",
+        "fd08:1::1",
+    }
 
 
 def test_a_port_that_leaves_a_bridge_is_no_interface_that_went() -> None:
@@ -456,3 +565,28 @@ def test_without_netlink_there_is_a_reason_and_a_way_out(monkeypatch: pytest.Mon
     monkeypatch.undo()
     assert watch.host().interfaces, "it is tried again"
     watch.close()
+
+
+def test_news_and_not_the_next_attempt_bring_a_waiting_worker_to_work(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hour = Backoff(first=3600.0, longest=3600.0)
+    monkeypatch.setattr("mcastd.supervisor.thread.Backoff", lambda **_: hour)
+    monkeypatch.setattr("mcastd.supervisor.thread.LONGEST_IF_TOLD", 3600.0)
+    monkeypatch.setattr("mcastd.net.watch.SETTLE_SECONDS", 0.05)  # so it is under way mostly
+    for number in range(10 * ROUTES_AT_ONCE):
+        here.watch.host().routes.to(ip_address("239.255.9.0") + number)
+    config = InboundSubscription.model_validate(
+        {"group": str(FOUR), "port": 9190, "interface": "10.77.0.1", "output": str(tmp_path / "out")}
+    )
+    supervisor = Supervisor(lambda name, settings: build(name, settings, host=here.watch.host))
+    here.watch._on_change = supervisor.network_changed
+    try:
+        with inside(here.host):
+            supervisor.apply(Changes(("inbound/waiting",), (), (), (), ()), {"inbound/waiting": config}, 5)
+        for _ in range(5):
+            for command, state in (("add", "active"), ("del", "auto-restart")):
+                here.host.ip(f"address {command} 10.77.0.1/32 dev eth1")
+                wait_for(lambda state=state: supervisor.view("inbound/waiting").state == state, command)  # type: ignore[misc]
+    finally:
+        supervisor.close(5)
