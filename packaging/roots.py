@@ -94,6 +94,24 @@ def require_tools() -> None:
             raise Impossible(programs.needs(program))
 
 
+def require_containers() -> None:
+    """Raises Impossible if no system can be booted on this machine."""
+    if not programs.find("systemd-nspawn"):
+        raise Impossible(programs.needs("systemd-nspawn"))
+    probe = cgroup_root() / f"mcastd-probe-{os.getpid()}"
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        raise Impossible(f"needs a cgroup for a system that boots: {error}") from error
+
+
+def cgroup_root() -> Path:
+    """Where version 2 of cgroups is mounted."""
+    unified = Path("/sys/fs/cgroup/unified")
+    return unified if unified.is_dir() else Path("/sys/fs/cgroup")
+
+
 def make(names: Sequence[str]) -> None:
     """Make the roots that are not there yet, all at once. Raises Impossible."""
     require_tools()

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import build
 import programs
 import pytest
+import roots
 
 HERE = Path(__file__).parent
 RUN = HERE.parent / ".ci" / "run"
@@ -17,6 +19,7 @@ RUN = HERE.parent / ".ci" / "run"
 LACKING = """
 import subprocess
 import pytest
+import roots
 from support.host import Host
 from support.programs import program
 
@@ -78,3 +81,18 @@ def test_what_is_missing_is_named_where_it_cannot_be_installed(names: dict[str, 
     )
     words = " ".join(sorted(set(names.values())))
     assert ran.stdout == f"missing, and not installed without root and apt: {words}\n"
+
+
+def test_nothing_is_built_for_systems_that_cannot_boot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(build, "DIST", tmp_path)
+    monkeypatch.setattr(build, "IMPOSSIBLE", tmp_path / "why")
+    monkeypatch.setattr(roots, "require_tools", lambda: None)
+    monkeypatch.setattr(roots, "cgroup_root", lambda: Path("/proc"))  # there nobody makes a directory
+    monkeypatch.setattr(roots, "make", lambda names: pytest.fail("it makes roots"))
+    monkeypatch.setattr(programs, "find", lambda name: name)
+    build.for_tests()
+    why = (tmp_path / "why").read_text()
+    assert why.startswith("needs a cgroup for a system that boots: [Errno ")
+    assert capsys.readouterr().out == f"no tests with systemd: {why}\n"

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import roots
+
 from support.wait import wait_for
 
 UNIT = "mcastd.service"
@@ -39,7 +41,7 @@ class Machine:
     def __init__(self, space: Path, layers: Sequence[Path], shared: Path, upper: Path | None = None) -> None:
         self.name = f"mcastd-{os.getpid()}-{next(_serial)}"
         self._started: list[subprocess.Popen[Any]] = []
-        self._cgroup = cgroup_root() / self.name
+        self._cgroup = roots.cgroup_root() / self.name
         self._console = space / f"{self.name}.log"
         directory = space / self.name
         directory.mkdir(parents=True)
@@ -244,9 +246,3 @@ def running(
         yield machine
     finally:
         machine.power_off()
-
-
-def cgroup_root() -> Path:
-    """Where version 2 of cgroups is mounted."""
-    unified = Path("/sys/fs/cgroup/unified")
-    return unified if unified.is_dir() else Path("/sys/fs/cgroup")

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import build
-import programs
 import pytest
 import roots
-from support.machine import Machine, cgroup_root, running
+from support.machine import Machine, running
 
 
 @dataclass(frozen=True)
@@ -52,15 +51,11 @@ def obstacle() -> str:
     """Why no system can be booted here; empty if it can."""
     if os.geteuid() != 0 or os.environ.get("MCASTD_TEST_NAMESPACE") == "user":
         return "needs real root"
-    for program in ("systemd-nspawn", "zstd"):
-        if not programs.find(program):
-            return programs.needs(program)
-    probe = cgroup_root() / f"mcastd-probe-{os.getpid()}"
     try:
-        probe.mkdir()
-        probe.rmdir()
-    except OSError as error:
-        return f"no cgroup can be made: {error}"
+        roots.require_tools()
+        roots.require_containers()
+    except roots.Impossible as error:
+        return str(error)
     if build.IMPOSSIBLE.exists():
         return build.IMPOSSIBLE.read_text()
     wanted = build.digest()
