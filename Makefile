@@ -41,18 +41,22 @@ system-packages:
 bench: $(VENV)/installed
 	PYTHONPATH=tests:packaging $(BIN)/python -m bench $(BENCH)
 
+# `python3 -m venv`, which Ctrl-C ends without a traceback.
+MAKE_VENV = $(PYTHON) -c 'import runpy, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); \
+  runpy.run_module("venv", run_name="__main__")' $(VENV)
+
 # Both wait for packages to come from PyPI.
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --editable
 
 $(VENV)/installed: pyproject.toml
 	@echo "installing mcastd and its Python libraries into $(VENV) (half a minute)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(MAKE_VENV)
 	@$(INSTALL) .
 	@touch $@
 
 $(VENV)/installed-dev: pyproject.toml
 	@echo "installing mcastd, its Python libraries and what the tests use of Python into $(VENV) (a minute)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(MAKE_VENV)
 	@$(INSTALL) '.[dev]'
 	@touch $(VENV)/installed $@
 

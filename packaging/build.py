@@ -254,6 +254,8 @@ def main(names: Sequence[str]) -> None:
         build(names)
     except (Impossible, subprocess.CalledProcessError) as error:
         sys.exit(f"build.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
     for name in names:
         for path in sorted((DIST / name).glob("*.deb")) + sorted((DIST / name).glob("*.rpm")):
             print(path.relative_to(PROJECT))

@@ -97,4 +97,7 @@ def install(wanted: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    install(SETS[sys.argv[1]])
+    try:
+        install(SETS[sys.argv[1]])
+    except KeyboardInterrupt:
+        sys.exit(130)
