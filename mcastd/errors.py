@@ -37,6 +37,14 @@ class McastdError(Exception):
         return errno.errorcode.get(self.errno, "")
 
 
+class UnsafePathError(McastdError):
+    """A path leads by what others may have put there; ``uid`` owns that."""
+
+    def __init__(self, path: object, cause: str, uid: int) -> None:
+        self.uid = uid
+        super().__init__(f"cannot use {path}", f"{cause}, in a directory that others may write")
+
+
 class SourceError(McastdError):
     """An outbound channel's source cannot be read now; it may become readable later."""
 

@@ -10,10 +10,11 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mcastd"
 
-LEAVES = {"bounded", "clock", "counters", "errors", "log", "printable"}
+LEAVES = {"bounded", "clock", "counters", "errors", "log", "paths", "printable"}
 BELOW = {  # room: the rooms that it may import, besides itself
     **{leaf: set() for leaf in LEAVES},
     "log": {"clock", "printable"},
+    "paths": {"errors"},
     "entry": {"cli", "ctl"},
     "worker": LEAVES,
     "net": LEAVES,

@@ -258,11 +258,11 @@ def _too_fast_for_json(
 
 BETWEEN_WORKERS: tuple[Callable[[Config], Iterator[Complaint]], ...] = (_senders_agree, _local_receivers)
 
-# -- files that the daemon makes
+# -- files
 
 
 def _prepared_by_others(config: Config) -> Iterator[Complaint]:
-    """Where anybody can put a file or a link before the daemon does."""
+    """Where anybody can put a file or a link before it is made."""
     files: list[tuple[Location, Path]] = [(("daemon", "control_socket"), config.daemon.control_socket)]
     files += [(location, output.path) for location, output in _outputs(config)]
     for location, path in files:
@@ -271,6 +271,13 @@ def _prepared_by_others(config: Config) -> Iterator[Complaint]:
                 location,
                 f"everybody may write in {path.parent}, and put a file or link there first, which the daemon"
                 " then refuses to use; take a directory of its own, as /run/mcastd or /var/log/mcastd",
+            )
+    for name, channel in config.outbound.items():
+        if str(channel.source.parent) in SHARED:
+            yield Complaint(
+                ("outbound", name, "source"),
+                f"everybody may write in {channel.source.parent}, and put a file there, which the daemon then"
+                " sends; take a directory that only those may write who decide that",
             )
 
 

@@ -7,7 +7,7 @@ import re
 import stat
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,8 @@ def examine(path: Path) -> tuple[Config, Sequence[ConfigProblem]]:
             Complaint(as_written(advice.location, tables), advice.reason)
             for advice in advise(config, for_unit=Path(os.path.abspath(path)).parent in UNIT_DIRECTORIES)
         ]
-        return config, _locate(warnings, files, warning=True) if warnings else []
+        located = _locate(warnings, files, warning=True) if warnings else []
+        return config, [*(_open_to_all(path, files) if path != STDIN else ()), *located]
     except RecursionError:
         raise _refusal(path, "tables or arrays are nested too deeply") from None
 
@@ -171,6 +172,30 @@ def _syntax_error(path: Path, text: str, message: str) -> ConfigError:
     if bare and not _NUMBER.fullmatch(bare[1]):
         reason = f'a value that is no plain number needs quotes: "{printable(bare[1])}"'
     return _refusal(path, f"not valid TOML: {reason} ({place})", line)
+
+
+def _open_to_all(path: Path, files: Sequence[_File]) -> Iterator[ConfigProblem]:
+    """Warnings on the files and directories of the configuration that everybody may write."""
+    directory = Path(f"{path}.d")
+    for file in (*(Path(file.name) for file in files), directory):
+        if _mode(file) & stat.S_IWOTH:
+            reason = "everybody may write it, and so decide what the daemon does; chmod o-w"
+            yield ConfigProblem(str(file), 0, "", reason, warning=True)
+    above = _mode(path.parent)
+    # With the sticky bit (chmod +t) nobody can replace a directory that is there
+    if above & stat.S_IWOTH and not (above & stat.S_ISVTX and directory.exists()):
+        reason = (
+            f"everybody may write in {path.parent}, and put {directory.name}/*.toml there, which is read too;"
+            " take a directory of your own"
+        )
+        yield ConfigProblem(str(path), 0, "", reason, warning=True)
+
+
+def _mode(path: Path) -> int:
+    try:
+        return path.stat().st_mode
+    except OSError:
+        return 0
 
 
 # -- merging

@@ -12,7 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mcastd.control.peer import peer_of
-from mcastd.errors import ControlError, reason_of
+from mcastd.errors import ControlError, UnsafePathError, reason_of
+from mcastd.paths import place_of
 
 MODE = 0o660  # connecting takes write permission (unix(7)): the owner and the group have it
 
@@ -22,8 +23,10 @@ def listen(path: Path) -> Iterator[socket.socket]:
     """Listen at ``path``; the socket file of a dead daemon is replaced, and ours is removed at the end.
 
     The parent directory is made if there is none. Raises ControlError if another process listens there,
-    if the path is something else than a socket, or if the system refuses.
+    if the path is something else than a socket, if others may have put a link in its way, or if the system
+    refuses.
     """
+    _require_no_link_of_others(path)
     with _translated(path), suppress(FileExistsError):
         path.parent.mkdir(parents=True)
         path.parent.chmod(0o755)  # whatever the umask is
@@ -42,6 +45,17 @@ def listen(path: Path) -> Iterator[socket.socket]:
             with suppress(OSError):
                 if os.path.samestat(ours, path.stat()):
                     path.unlink()
+
+
+def _require_no_link_of_others(path: Path) -> None:
+    """By such a link the socket and its lock would be made, and a dead one removed, where others choose."""
+    try:
+        with place_of(path):
+            pass
+    except OSError:  # what the path is used for next meets that, too
+        pass
+    except UnsafePathError as error:
+        raise ControlError(f"control socket {path}", error.cause, OWN_DIRECTORY) from error
 
 
 @contextmanager

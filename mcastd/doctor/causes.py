@@ -34,6 +34,7 @@ CAUSES: tuple[Cause, ...] = (
     _cause("no-netlink", *NOT_AT_WORK),
     # the source
     _cause("source-missing", *NOT_AT_WORK),
+    _cause("source-unsafe", *NOT_AT_WORK),
     _cause("source-unreadable", *NOT_AT_WORK),
     _cause("source-not-a-file", *NOT_AT_WORK),
     _cause("source-empty", *NOT_AT_WORK),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from mcastd.doctor.permits import (
 )
 from mcastd.doctor.quoting import command, toml
 from mcastd.doctor.subject import Subject
+from mcastd.errors import UnsafePathError
 from mcastd.inbound.sinks.account import EXPECTED
-from mcastd.inbound.sinks.paths import KINDS
+from mcastd.paths import KINDS, place_of
 
 PROC = Path("/proc")  # whose files have a size of 0, whatever is in them, and which ProcSubset= hides
 
@@ -36,6 +38,9 @@ def source(subject: Subject, _evidence: Evidence) -> Iterator[Said]:
         return
     path = subject.settings.source
     said = f"source = {str(path)!r} ({subject.table})"
+    if unsafe := _unsafe_source(subject, path, said):
+        yield unsafe
+        return
     if refusal := refused(path, os.R_OK):
         where, why = refusal
         missing = not os.path.exists(where) and os.access(where.parent, os.X_OK, effective_ids=True)
@@ -82,6 +87,33 @@ def source(subject: Subject, _evidence: Evidence) -> Iterator[Said]:
             + (f"; for a file that is to grow: follow = true in {subject.table}" if may_grow else ""),
             ways=(Way(table=subject.table, lines=("follow = true",)),) if may_grow else (),
         )
+
+
+def _unsafe_source(subject: Subject, path: Path, said: str) -> Finding | None:
+    """By a link of others the daemon would read for them what they may not read themselves."""
+    try:
+        with place_of(path):
+            return None
+    except OSError:  # told below
+        return None
+    except UnsafePathError as error:
+        cause, owner = error.cause, error.uid
+    target = os.path.realpath(path)
+    line = ""
+    with suppress(OSError):
+        if os.stat(target).st_uid == owner:  # they might have put it there themselves
+            line = f"source = {toml(target)}"
+    return Finding(
+        "source-unsafe",
+        Severity.BROKEN,
+        f"its source {path} leads elsewhere by a link that is not followed: {cause}",
+        (said, f"it leads to {target} (readlink)"),
+        f"if you mean that: {line} in {subject.table}"
+        if line
+        else f"see whose link leads where: {command('namei', '-l', path)}; name another source in"
+        f" {subject.table}",
+        ways=(Way(table=subject.table, lines=(line,)),) if line else (),
+    )
 
 
 def _hidden(path: Path) -> Permit | None:

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from mcastd.doctor.finding import Way
 from mcastd.doctor.quoting import command, in_unit
-from mcastd.errors import SinkError
-from mcastd.inbound.sinks.paths import UNSAFE_PATH, place_of
+from mcastd.errors import SinkError, UnsafePathError
+from mcastd.inbound.sinks import paths as outputs
+from mcastd.paths import place_of
 
 MOUNTS = Path("/proc/self/mountinfo")
 HOMES = ("/home", "/root", "/run/user")  # what ProtectHome= of a unit hides, systemd.exec(5)
@@ -101,12 +102,12 @@ def _planted(path: Path, mode: int) -> str:
     """
     try:
         with place_of(path) as place:
-            found = os.stat(place.name, dir_fd=place.directory, follow_symlinks=place.magic)
+            found = place.look()
             if mode & os.W_OK:
-                place.look(stat.S_IFMT(found.st_mode), UNSAFE_PATH)
+                outputs.look(place, stat.S_IFMT(found.st_mode), outputs.UNSAFE_PATH)
             elif stat.S_ISREG(found.st_mode) and found.st_nlink > 1 and not place.ours:
                 return "it is a hard link, in a directory that others may write"
-    except SinkError as error:
+    except (UnsafePathError, SinkError) as error:
         return error.cause
     except OSError:  # access ends before its end
         pass

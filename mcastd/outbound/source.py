@@ -13,19 +13,15 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from mcastd.config import OpenFilesOf
-from mcastd.errors import SourceError, reason_of
+from mcastd.errors import SourceError, UnsafePathError, reason_of
 from mcastd.net.link import Payloads
 from mcastd.outbound.framing import Framer
+from mcastd.paths import KINDS, Identity, identity, place_of
 
 SHORTEST_NAP = 0.05  # seconds until the next look at a file that has just grown
 LONGEST_NAP = 1.0  # seconds until the next look at a source at rest
 
-_UNREADABLE = {
-    stat.S_IFDIR: "it is a directory",
-    stat.S_IFSOCK: "it is a socket",
-    stat.S_IFCHR: "it is a character device",
-    stat.S_IFBLK: "it is a block device",
-}
+_READABLE = (stat.S_IFREG, stat.S_IFIFO)
 _WAYS_OUT = {errno.EACCES: "allow the user that mcastd runs as to read it"}
 
 
@@ -75,6 +71,7 @@ class Source:
       datagrams. When the path names another file, the old one is read on until the new one has content. When
       the file has shrunk, it is read from its start. While the path names nothing, the old file is kept.
     - A FIFO never ends: writers come and go. What the last one to go leaves unfinished is a datagram.
+    - In a directory that others may write no symbolic link of theirs is followed, whenever it is opened.
     - A file into which a subscription writes what is sent from it is refused, as far as ``files`` knows.
 
     The position outlives an error: the next :meth:`read` goes on where the last one stopped.
@@ -102,7 +99,7 @@ class Source:
         self._files = files
         self._fd = -1
         self._is_fifo = False
-        self._identity = (0, 0)  # device and inode of the file that the position is in
+        self._identity: Identity = (0, 0)  # of the file that the position is in
 
     @property
     def lines_split(self) -> int:
@@ -151,10 +148,10 @@ class Source:
     def has_news(self) -> bool:
         """Whether read() may find something by now, as far as the path shows. For any thread, at rest."""
         try:
-            status = os.stat(self._path)
+            status = os.stat(self._path)  # a link may be anybody's: read() sees to that when it opens it
         except OSError:
             return False
-        if (status.st_dev, status.st_ino) != self._identity:
+        if identity(status) != self._identity:
             return status.st_size > 0 or not stat.S_ISREG(status.st_mode)
         return not self._is_fifo and status.st_size != self.position
 
@@ -181,18 +178,21 @@ class Source:
         If this raises SourceError, what is open is kept, unless the new file would be sent for ever.
         """
         try:
-            kind = stat.S_IFMT(os.stat(self._path).st_mode)
-            if kind in _UNREADABLE:  # not opened to find out: opening can set a device off
-                raise self._error(_UNREADABLE[kind], "name a file or a FIFO")
-            fd = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+            fd = self._open_safely()
+        except UnsafePathError as error:
+            raise self._error(error.cause, "name the file itself, without that link") from error
         except OSError as error:
             raise self._failed(error) from error
         try:
             status = os.fstat(fd)
+            self._require_readable(status)
             wrong_size = _wrong_size(fd) if self._follow and stat.S_ISREG(status.st_mode) else None
         except OSError as error:
             os.close(fd)
             raise self._failed(error) from error
+        except SourceError:
+            os.close(fd)
+            raise
         if wrong_size is not None:
             os.close(fd)
             raise self._error(
@@ -203,15 +203,30 @@ class Source:
         self._require_no_loop(fd, status)
         self._fd = fd
         self._is_fifo = stat.S_ISFIFO(status.st_mode)
-        if (status.st_dev, status.st_ino) != self._identity:
-            self._identity = (status.st_dev, status.st_ino)
+        if identity(status) != self._identity:
+            self._identity = identity(status)
             self.position = 0
+
+    def _open_safely(self) -> int:
+        """Open what the path names. Raises OSError, SourceError, UnsafePathError.
+
+        A file or FIFO of another user is what was asked for, in whatever directory it lies. So is a hard
+        link: the kernel lets nobody make one of a file that they may not read and write, see
+        fs.protected_hardlinks.
+        """
+        with place_of(self._path) as place:
+            self._require_readable(place.look())  # not opened to find out: opening can set a device off
+            return place.open(os.O_RDONLY)
+
+    def _require_readable(self, status: os.stat_result) -> None:
+        if (kind := stat.S_IFMT(status.st_mode)) not in _READABLE:
+            raise self._error(f"it is {KINDS.get(kind, 'something else')}", "name a file or a FIFO")
 
     def _require_no_loop(self, fd: int, status: os.stat_result) -> None:
         """Close ``fd`` and raise SourceError if what is sent from it would come back to it for ever."""
         if self._files is None:
             return
-        if loop := self._files.opened(self._path, (status.st_dev, status.st_ino)):
+        if loop := self._files.opened(self._path, identity(status)):
             os.close(fd)
             raise self._error(
                 f"{loop}, which leads to the same file", "send to another group, or write elsewhere"
@@ -268,12 +283,12 @@ class Source:
     def _is_replaced(self) -> bool:
         """Whether a followed path names other content now: another file that has some, or a shorter one."""
         try:
-            status = os.stat(self._path)
+            status = os.stat(self._path)  # as above
         except OSError as error:
             self.state = f"waiting for it to come back: {reason_of(error)}"
             return False
         self.state = "waiting for more"
-        if (status.st_dev, status.st_ino) == self._identity:
+        if identity(status) == self._identity:
             return status.st_size < self.position
         return status.st_size > 0 or not stat.S_ISREG(status.st_mode)
 

@@ -189,6 +189,13 @@ def test_where_the_control_socket_lies() -> None:
         assert [complaint.location for complaint in found] == [("daemon", "control_socket")] * advised
 
 
+def test_where_sources_lie() -> None:
+    where = {"group": "239.1.2.3", "port": 9}
+    for path, advised in (("/tmp/news", 1), ("/dev/shm/news", 1), ("/tmp/own/news", 0), ("/srv/news", 0)):
+        found = advise(Config.model_validate({"outbound": {"a": {"source": path, **where}}}))
+        assert [complaint.location for complaint in found] == [("outbound", "a", "source")] * advised
+
+
 def test_what_is_private_to_the_unit_is_warned_of_where_the_unit_runs_it() -> None:
     where = {"group": "239.1.2.3", "port": 9}
     config = Config.model_validate(

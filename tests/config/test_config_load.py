@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from mcastd.config import Config, dump, load
+from mcastd.config import Config, dump, examine, load
 from mcastd.errors import ConfigError
 
 Write = Callable[..., Path]
@@ -376,3 +376,33 @@ output = [
 ]
 """
     )
+
+
+@pytest.mark.parametrize(
+    ("modes", "warned"),
+    [
+        ((0o755, 0o644, 0o755, 0o644), []),
+        ((0o755, 0o666, 0o755, 0o644), ["c.toml"]),
+        ((0o755, 0o644, 0o777, 0o646), ["c.toml.d/one.toml", "c.toml.d"]),
+        ((0o777, 0o644, 0o755, 0o644), ["c.toml"]),
+        ((0o1777, 0o644, 0o755, 0o644), []),
+        ((0o1777, 0o644, None, None), ["c.toml"]),  # everybody can make c.toml.d
+    ],
+)
+def test_what_everybody_may_write_is_warned_of(
+    tmp_path: Path, modes: tuple[int, ...], warned: list[str]
+) -> None:
+    directory = tmp_path / "etc"
+    paths = [directory, directory / "c.toml", directory / "c.toml.d", directory / "c.toml.d" / "one.toml"]
+    made = [(path, mode) for path, mode in zip(paths, modes, strict=True) if mode is not None]
+    for path, _ in made:
+        if path.suffix == ".toml":
+            path.write_text(CHANNEL)
+        else:
+            path.mkdir()
+    for path, mode in made:
+        path.chmod(mode)
+    _, warnings = examine(directory / "c.toml")
+    assert [(warning.file, warning.line, warning.warning) for warning in warnings] == [
+        (str(directory / name), 0, True) for name in warned
+    ]

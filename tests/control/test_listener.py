@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.strangers import STRANGER, give_away
 
 from mcastd.control.listener import listen
 from mcastd.errors import ControlError
 
-STRANGER = 65_534
 OWN_DIRECTORY = "remove it, or set daemon.control_socket to a path in a directory that only you may write"
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
@@ -45,6 +45,19 @@ def test_the_mode_does_not_depend_on_the_umask(path: Path, lock: Path) -> None:
         os.umask(umask)
     assert not path.exists()
     assert lock.read_text() == f"{os.getpid()}\n"
+
+
+@pytest.mark.root
+def test_a_link_of_others_on_its_way_is_refused(tmp_path: Path) -> None:
+    shared, elsewhere = tmp_path / "shared", tmp_path / "elsewhere"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    elsewhere.mkdir()
+    (shared / "mcastd").symlink_to(elsewhere)
+    give_away(shared / "mcastd")
+    told = refusal(shared / "mcastd" / "control")
+    assert f"mcastd is a symbolic link of uid {STRANGER}, in a directory that others may write" in told
+    assert os.listdir(elsewhere) == []
 
 
 def test_a_second_one_is_told_who_the_first_is(path: Path) -> None:

@@ -22,6 +22,7 @@ from support.faults import LINK_LOCAL, SAME, both, configured, edited, inbound, 
 from support.gallery import AS_A_SERVICE, GROUP, PORT, Case, Fault, Lab, show
 from support.inside import inside, sysctl
 from support.stolen import sockets
+from support.strangers import STRANGER, give_away
 from support.wait import wait_for
 
 ETH0_UP = "link set eth0 up, addr replace fe80::1/64 dev eth0 nodad"  # which goes when it is set down
@@ -46,6 +47,21 @@ def mode(name: str, bits: int) -> Fault:
     return undone(
         lambda lab: (lab.directory / name).chmod(bits), lambda lab: (lab.directory / name).chmod(0o700)
     )
+
+
+def planted(owner: int) -> Fault:
+    """In a directory that others may write, a stranger's link to a file of ``owner`` is the source."""
+
+    def make(path: Path) -> None:
+        path.parent.chmod(0o1777)
+        path.unlink()
+        target = path.with_name("elsewhere")
+        target.write_text("theirs\n")
+        os.chown(target, owner, owner)
+        path.symlink_to(target)
+        give_away(path)
+
+    return file("news/news.txt", make)
 
 
 def enslaved(name: str) -> Fault:
@@ -473,6 +489,24 @@ CASES = [
         worker="outbound/news",
         variant="directory",
         by_hand="only its owner knows what is in it",
+    ),
+    Case(
+        "source-unsafe",
+        "broken",
+        outbound(),
+        planted(STRANGER),
+        prepare=news,
+        worker="outbound/news",
+    ),
+    Case(
+        "source-unsafe",
+        "broken",
+        outbound(),
+        planted(0),
+        prepare=news,
+        worker="outbound/news",
+        variant="to-another's",
+        by_hand="only its owner knows what is meant",
     ),
     Case(
         "source-unreadable",

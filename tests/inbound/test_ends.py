@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from mcastd.inbound.sinks.ends import Ends
-from mcastd.inbound.sinks.paths import Identity, identity
+from mcastd.paths import Identity, identity
 
 
 class Kept:

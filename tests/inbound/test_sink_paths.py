@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.strangers import STRANGER, give_away, shared
 
 from mcastd.inbound.sinks.fifo import FifoSink
 from mcastd.inbound.sinks.file import FileSink
@@ -17,31 +18,10 @@ from mcastd.net.link import Batch
 MakeFile = Callable[..., FileSink]
 MakeFifo = Callable[..., FifoSink]
 MakeBatch = Callable[..., Batch]
-STRANGER = 65_534
+__all__ = ["shared"]  # a fixture
 UNSAFE = "in a directory that others may write"
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
-
-
-@pytest.fixture(params=["sticky", "group's", "stranger's"])
-def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A directory that others than we may write."""
-    path = tmp_path / "shared"
-    path.mkdir()
-    match request.param:
-        case "sticky":
-            path.chmod(0o1777)
-        case "group's":
-            path.chmod(0o775)
-        case "stranger's":
-            if os.geteuid():
-                pytest.skip("needs root")
-            os.chown(path, STRANGER, STRANGER)
-    return path
-
-
-def give_away(path: Path) -> None:
-    os.chown(path, STRANGER, STRANGER, follow_symlinks=False)
 
 
 # -- links

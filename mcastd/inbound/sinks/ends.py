@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterable
 from typing import Protocol
 
-from mcastd.inbound.sinks.paths import Identity, identity
+from mcastd.paths import Identity, identity
 
 # What the names of write ends in a store begin with.
 PIPES = "pipe-"

@@ -31,16 +31,15 @@ from mcastd.inbound.sinks.formats import Format
 from mcastd.inbound.sinks.paths import (
     LOOK_EVERY,
     LOOP,
-    OF_OUTPUTS,
     RETRY_SECONDS,
     UNSAFE_PATH,
-    Identity,
-    identity,
+    look,
     place_of,
     require_no_loop,
 )
 from mcastd.inbound.sinks.records import Record, Records, fitting, size_of, whole
 from mcastd.net.link import IOV_MAX, Batch
+from mcastd.paths import OF_FILES, Identity, identity
 
 NOT_A_FIFO = "not-a-fifo"
 FULL = "full"
@@ -250,15 +249,15 @@ class FifoSink:
             with place_of(self._path) as place:
                 if place.identity() is None:
                     place.make_fifo(self._config.mode)
-                self._known = identity(place.look(stat.S_IFIFO, NOT_A_FIFO))
+                self._known = identity(look(place, stat.S_IFIFO, NOT_A_FIFO))
         if self._ends is not None and (left := self._ends.take(self._known)) is not None:
             return left
-        fd = os.open(self._path, OF_OUTPUTS)
+        fd = os.open(self._path, OF_FILES | os.O_WRONLY)
         try:
             # Once more, now that it is open: the FIFO that was known may have been removed meanwhile, and
             # another's have its inode number
             with place_of(self._path) as place:
-                found = identity(place.look(stat.S_IFIFO, NOT_A_FIFO))
+                found = identity(look(place, stat.S_IFIFO, NOT_A_FIFO))
             if not identity(os.fstat(fd)) == found == self._known:  # replaced just now
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         except BaseException:

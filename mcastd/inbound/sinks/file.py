@@ -22,14 +22,13 @@ from mcastd.inbound.sinks.paths import (
     LOOP,
     RETRY_SECONDS,
     UNSAFE_PATH,
-    Identity,
-    Place,
-    identity,
+    open_existing,
     place_of,
     require_no_loop,
 )
 from mcastd.inbound.sinks.records import Made, Record, Records, fitting, whole
 from mcastd.net.link import Batch
+from mcastd.paths import Identity, Place, identity
 
 NOT_A_FILE = "not-a-file"
 ROTATION = "rotation"
@@ -208,11 +207,11 @@ class FileSink:
 
     def _open_at(self, place: Place) -> int:
         with contextlib.suppress(FileNotFoundError):
-            return place.open_existing(os.O_APPEND, stat.S_IFREG, NOT_A_FILE)
+            return open_existing(place, os.O_APPEND, stat.S_IFREG, NOT_A_FILE)
         try:
             fd = place.create(os.O_APPEND, self._config.mode)
         except FileExistsError:  # made by another just now
-            return place.open_existing(os.O_APPEND, stat.S_IFREG, NOT_A_FILE)
+            return open_existing(place, os.O_APPEND, stat.S_IFREG, NOT_A_FILE)
         with contextlib.suppress(OSError):  # the umask's bits; not every file system has modes
             os.fchmod(fd, self._config.mode)
         return fd

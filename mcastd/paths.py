@@ -1,0 +1,169 @@
+"""Opening a path by its name, and never through a surprise.
+
+In a directory that others may write, as /tmp, they can put a symbolic link where a file of ours is to be:
+who follows it reads or writes what they chose, with privileges that they do not have. So there no link of
+theirs is followed, neither at the end of a path nor on the way to it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from mcastd.errors import UnsafePathError
+
+KINDS = {
+    stat.S_IFREG: "a regular file",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFSOCK: "a socket",
+}
+PARENT_MODE = 0o750
+# Symbolic links in one path, as the kernel allows (path_resolution(7)).
+LINKS_MAX = 40
+OF_DIRECTORIES = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+OF_FILES = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+# Links in procfs that lead to what a process has open, and not where their text says.
+MAGIC_LINKS = {"cwd", "exe", "root"}  # and the numbers in fd/
+
+Identity = tuple[int, int]
+
+
+def identity(found: os.stat_result) -> Identity:
+    """What tells one file from another, whatever its name."""
+    return found.st_dev, found.st_ino
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a path leads: a name in a directory that is open (O_PATH) for as long as the place is used."""
+
+    path: Path
+    directory: int
+    name: str
+    ours: bool
+    """Nobody but us and root may make, rename or remove files in the directory."""
+    magic: bool
+    """The name is that of an open file, in procfs: a link that leads nowhere by its text."""
+
+    def look(self) -> os.stat_result:
+        """What has the name. Raises OSError."""
+        return os.stat(self.name, dir_fd=self.directory, follow_symlinks=self.magic)
+
+    def open(self, flags: int) -> int:
+        """Open what has the name, without blocking. Raises OSError."""
+        flags |= OF_FILES if self.magic else OF_FILES | os.O_NOFOLLOW
+        return os.open(self.name, flags, dir_fd=self.directory)
+
+    def identity(self) -> Identity | None:
+        """Of what has the name now, None if nothing has."""
+        try:
+            return identity(self.look())
+        except FileNotFoundError:
+            return None
+
+    def has(self, name: str) -> bool:
+        """Return True if something beside it is called ``name``."""
+        try:
+            os.stat(name, dir_fd=self.directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def rename(self, name: str, other: str) -> None:
+        os.rename(name, other, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+
+    def remove(self, name: str) -> None:
+        os.unlink(name, dir_fd=self.directory)
+
+    def create(self, flags: int, mode: int) -> int:
+        """Create a regular file and open it for writing. Raises FileExistsError if the name is taken."""
+        flags |= OF_FILES | os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        return os.open(self.name, flags, mode, dir_fd=self.directory)
+
+    def make_fifo(self, mode: int) -> None:
+        """Make a FIFO with ``mode``, whatever the umask is. Raises FileExistsError if the name is taken."""
+        os.mkfifo(self.name, 0o600, dir_fd=self.directory)
+        fd = self.open(os.O_RDONLY)
+        try:
+            found = os.fstat(fd)
+            if stat.S_ISFIFO(found.st_mode) and found.st_uid == os.geteuid():  # else it was replaced already
+                os.fchmod(fd, mode)
+        finally:
+            os.close(fd)
+
+
+@contextmanager
+def place_of(path: Path, *, make: bool = False) -> Iterator[Place]:
+    """Follow ``path`` to the last name in it; with ``make``, make the directories that are missing.
+
+    Symbolic links are followed as the kernel does, but not those that others may have put there:
+    UnsafePathError. Raises OSError as well. The walk goes from open directory to open directory, so that
+    nobody can exchange one behind it.
+    """
+    directory = os.open("/" if path.is_absolute() else ".", OF_DIRECTORIES)
+    try:
+        names = list(reversed(path.parts[1:] if path.is_absolute() else path.parts))
+        links = 0
+        while True:
+            name = names.pop() if names else "."
+            link, magic = _link(directory, name)
+            if link is not None:
+                _require_ours(path, directory, name)
+                links += 1
+                if links > LINKS_MAX:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+                inner = os.open("/" if link.is_absolute() else ".", OF_DIRECTORIES, dir_fd=directory)
+                names += reversed(link.parts[1:] if link.is_absolute() else link.parts)
+            elif names:
+                flags = OF_DIRECTORIES if magic else OF_DIRECTORIES | os.O_NOFOLLOW
+                inner = _enter(directory, name, flags, make)
+            else:
+                yield Place(path, directory, name, _is_ours(directory), magic)
+                return
+            os.close(directory)
+            directory = inner
+    finally:
+        os.close(directory)
+
+
+def _link(directory: int, name: str) -> tuple[PurePath | None, bool]:
+    """Where a symbolic link leads, None if there is none; True if it is one of procfs to something open."""
+    try:
+        link = os.readlink(name, dir_fd=directory)
+    except OSError:  # no link, or nothing at all: what the name is used for next meets that
+        return None, False
+    if name.isdecimal() or name in MAGIC_LINKS:
+        with suppress(OSError):  # there is no procfs
+            if os.fstat(directory).st_dev == os.stat("/proc/self").st_dev:
+                return None, True
+    return PurePath(link), False
+
+
+def _enter(directory: int, name: str, flags: int, make: bool) -> int:
+    if make:
+        with suppress(FileNotFoundError):
+            return os.open(name, flags, dir_fd=directory)
+        with suppress(FileExistsError):
+            os.mkdir(name, PARENT_MODE, dir_fd=directory)
+    return os.open(name, flags, dir_fd=directory)
+
+
+def _require_ours(path: Path, directory: int, name: str) -> None:
+    """Refuse a symbolic link that others may have put there: the kernel's rule, and not only in /tmp."""
+    link = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    if not _is_ours(directory) and (link.st_uid not in (0, os.geteuid()) or link.st_nlink > 1):
+        raise UnsafePathError(path, f"{name} is a symbolic link of uid {link.st_uid}", link.st_uid)
+
+
+def _is_ours(directory: int) -> bool:
+    """Whether nobody but root and us may make and remove files in a directory."""
+    found = os.fstat(directory)
+    return found.st_uid in (0, os.geteuid()) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
