@@ -9,6 +9,7 @@ import errno
 import math
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -16,7 +17,7 @@ from mcastd.config import OpenFilesOf
 from mcastd.errors import SourceError, UnsafePathError, reason_of
 from mcastd.net.link import Payloads
 from mcastd.outbound.framing import Framer
-from mcastd.paths import KINDS, Identity, identity, place_of
+from mcastd.paths import KINDS, OF_FILES, Identity, identity, place_of
 
 SHORTEST_NAP = 0.05  # seconds until the next look at a file that has just grown
 LONGEST_NAP = 1.0  # seconds until the next look at a source at rest
@@ -185,14 +186,10 @@ class Source:
             raise self._failed(error) from error
         try:
             status = os.fstat(fd)
-            self._require_readable(status)
             wrong_size = _wrong_size(fd) if self._follow and stat.S_ISREG(status.st_mode) else None
         except OSError as error:
             os.close(fd)
             raise self._failed(error) from error
-        except SourceError:
-            os.close(fd)
-            raise
         if wrong_size is not None:
             os.close(fd)
             raise self._error(
@@ -214,9 +211,18 @@ class Source:
         link: the kernel lets nobody make one of a file that they may not read and write, see
         fs.protected_hardlinks.
         """
+        if self._fd >= 0 and identity(os.stat(self._path)) == self._identity:
+            with suppress(OSError):  # without procfs
+                return os.open(f"/proc/self/fd/{self._fd}", OF_FILES | os.O_RDONLY)
         with place_of(self._path) as place:
             self._require_readable(place.look())  # not opened to find out: opening can set a device off
-            return place.open(os.O_RDONLY)
+            fd = place.open(os.O_RDONLY)
+        try:
+            self._require_readable(os.fstat(fd))  # the name may have been given to another in between
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
     def _require_readable(self, status: os.stat_result) -> None:
         if (kind := stat.S_IFMT(status.st_mode)) not in _READABLE:
@@ -259,13 +265,21 @@ class Source:
             raise
 
     def _end_round(self) -> None:
-        self.close()
+        """End a round, and begin the next one, if there is one, with what the path names by now."""
         if self.position == 0:
+            self.close()
             raise self._error("it is empty", waits="waiting for content")
         self.position = 0
         self.rounds += 1
         if self.rounds == self._last_round:
             self.finished, self.state = True, "finished"
+            self.close()
+            return
+        try:
+            self._open()
+        except SourceError:
+            self.close()
+            raise
 
     def _end_writers(self) -> Payloads:
         """Open the FIFO again: poll(2) reports the old descriptor as hung up for good.

@@ -361,12 +361,11 @@ class TestFifo:
     ) -> None:
         really_open = os.open
 
-        def open_after_a_quick_writer(path: str, flags: int, **where: int) -> int:
-            if path == fifo.name:
-                writer = really_open(fifo, os.O_WRONLY | os.O_NONBLOCK)  # ENXIO without a reader
-                os.write(writer, b"in between\n")
-                os.close(writer)
-            return really_open(path, flags, **where)
+        def open_after_a_quick_writer(path: Path, flags: int) -> int:
+            writer = really_open(path, os.O_WRONLY | os.O_NONBLOCK)  # ENXIO without a reader
+            os.write(writer, b"in between\n")
+            os.close(writer)
+            return really_open(path, flags)
 
         source = open_source(fifo)
         source.read()
