@@ -160,7 +160,7 @@ class Daemon:
         os.eventfd_write(self._wake, 1)
 
     def _summary(self) -> str:
-        parts = [self._supervisor.summary(), self._metrics.problem, log.problem()]
+        parts = [self._supervisor.summary(), self._network.problem, self._metrics.problem, log.problem()]
         return "; ".join(filter(None, parts))
 
     def _say_ready(self) -> None:

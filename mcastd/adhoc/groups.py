@@ -22,8 +22,8 @@ from mcastd.control.client import ControlClient
 from mcastd.control.protocol import Message, VarlinkError
 from mcastd.errors import ControlError, LinkError
 from mcastd.net import tables
-from mcastd.net.interfaces import look
 from mcastd.net.tables import Owners, UdpSocket
+from mcastd.net.unaided import look_anyway
 from mcastd.printable import printable
 
 Joined = tuple[str, str]  # interface and group
@@ -118,7 +118,7 @@ def show(control_socket: Path, interface: str | None, *, as_json: bool) -> None:
 def _indices(interface: str) -> set[int]:
     """The interfaces that have this name, another name like it, or this address."""
     with suppress(LinkError):
-        return {one.index for one in look().interfaces.values() if one.is_meant_by(interface)}
+        return {one.index for one in look_anyway().interfaces.values() if one.is_meant_by(interface)}
     return set()
 
 

@@ -32,6 +32,7 @@ CAUSES: tuple[Cause, ...] = (
     _cause("worker-crashed", *NOT_AT_WORK),
     _cause("worker-stopped", *NOT_AT_WORK),
     _cause("no-netlink", *NOT_AT_WORK),
+    _cause("netlink-forbidden"),
     # the source
     _cause("source-missing", *NOT_AT_WORK),
     _cause("source-unsafe", *NOT_AT_WORK),

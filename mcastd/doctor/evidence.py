@@ -12,9 +12,10 @@ from mcastd.config import InboundSubscription, OutboundChannel
 from mcastd.config.types import Address
 from mcastd.doctor.subject import Settings, Subject
 from mcastd.doctor.watch import Observation
-from mcastd.errors import LinkError
-from mcastd.net import interfaces, routes
+from mcastd.errors import CannotAskError, LinkError
+from mcastd.net import interfaces, routes, unaided
 from mcastd.net.interfaces import Host, Interface
+from mcastd.net.netlink import FORBIDDEN
 from mcastd.net.routes import Route
 
 
@@ -47,14 +48,26 @@ class Evidence:
         self.configuration = configuration  # on disk: a cause and a sentence, if there is one
         self.troubles = troubles
         self.root = root  # below which /proc and /sys are looked for
-        self.route_to = cache(route_to)
+        self.route_to = cache(self._route)
         self.read = cache(self._read)
         self._look = look
+        self._route_to = route_to
+        self.forbidden: CannotAskError | None = None  # netlink, to which looking at the host came
 
     @cached_property
     def host(self) -> Host:
         """Interfaces, addresses and memberships. Raises LinkError."""
-        return self._look()
+        try:
+            return self._look()
+        except CannotAskError as error:
+            if error.errno not in FORBIDDEN:
+                raise
+            self.forbidden = error
+            return unaided.look()
+
+    def _route(self, group: Address, *, by: int = 0) -> Route:
+        host = self.host
+        return self._route_to(group, by=by) if self.forbidden is None else host.routes.to(group, by=by)
 
     @property
     def watched(self) -> float:

@@ -21,9 +21,17 @@ KINDS = {
 
 
 def netlink(evidence: Evidence) -> Iterator[Said]:
-    """Whether the kernel can be asked for interfaces and routes at all: a sandbox may forbid it."""
+    """Whether the kernel can be asked for interfaces and routes, and how: a sandbox may forbid netlink."""
     try:
         _ = evidence.host
+        if (forbidden := evidence.forbidden) is not None:
+            yield Finding(
+                "netlink-forbidden",
+                Severity.WARNING,
+                "changes of interfaces, addresses and routes are noticed some seconds late, without netlink",
+                (f"socket(AF_NETLINK): {errno.errorcode.get(forbidden.errno, forbidden.errno)}",),
+                forbidden.way_out or forbidden.waits,
+            )
     except CannotAskError as error:
         yield Finding(
             "no-netlink",

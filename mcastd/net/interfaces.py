@@ -29,7 +29,7 @@ Setting = str | tuple[str, ...] | None
 """An ``interface`` setting: one, several, or that of the route to the group."""
 
 # Of all flags; a tap sets and clears PROMISC, which concerns nobody
-_FLAGS = _abi.IFF_UP | _abi.IFF_LOOPBACK | _abi.IFF_NOARP | _abi.IFF_MULTICAST | _abi.IFF_RUNNING
+FLAGS = _abi.IFF_UP | _abi.IFF_LOOPBACK | _abi.IFF_NOARP | _abi.IFF_MULTICAST | _abi.IFF_RUNNING
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +311,7 @@ def _interface(body: bytes, addresses: dict[int, dict[Address, bool]]) -> Interf
     return Interface(
         index=ifindex,
         name=text(found[_abi.IFLA_IFNAME]),
-        flags=flags & _FLAGS,
+        flags=flags & FLAGS,
         carrier_changes=number(found.get(_abi.IFLA_CARRIER_CHANGES, b"")),
         addresses=tuple(addresses.get(ifindex, ())),
         deprecated=frozenset(address for address, old in addresses.get(ifindex, {}).items() if old),

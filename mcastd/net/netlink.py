@@ -20,8 +20,10 @@ from mcastd.net import _abi
 RECEIVE_BYTES = 1 << 18  # the kernel fills at most 32 KiB of it for one message of a dump
 ANSWER_SECONDS = 5.0
 
-FORBIDDEN = frozenset({errno.EAFNOSUPPORT, errno.EACCES, errno.EPERM})
-"""Errors of socket(2) where a sandbox keeps the process from netlink."""
+FORBIDDEN = frozenset(
+    {errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM}
+)
+"""Errors of socket(2) and bind(2) where a sandbox keeps the process from netlink, or the kernel has none."""
 
 
 class Netlink:

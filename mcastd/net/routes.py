@@ -16,7 +16,7 @@ from mcastd.net.netlink import attributes_of, number, request
 
 # Types of routes that lead nowhere, by the error with which the kernel answers, and by rtm_type, with which
 # some kernels answer for IPv6
-_BY_ERROR = {
+BY_ERROR = {
     errno.EACCES: "prohibit",
     errno.EHOSTUNREACH: "unreachable",
     errno.EINVAL: "blackhole",
@@ -70,7 +70,7 @@ def route_to(destination: Address, ask: Ask = request, *, by: int = 0, as_added:
     except CannotAskError:
         raise
     except LinkError as error:  # ENETUNREACH, mostly; EOPNOTSUPP: this kernel has no IPv6
-        return Route(0, refusal=_BY_ERROR.get(error.errno, ""))
+        return Route(0, refusal=BY_ERROR.get(error.errno, ""))
     kind = _abi.rtmsg.unpack_from(body)[7]
     if kind in _BY_TYPE:
         return Route(0, refusal=_BY_TYPE[kind])
@@ -106,5 +106,10 @@ class Routes:
         question = Question(group, by, as_added)
         route = self._known.get(question)
         if route is None:
-            route = self._known[question] = route_to(group, self.ask, by=by, as_added=as_added)
+            route = self._known[question] = self.find(question)
         return route
+
+    def find(self, question: Question) -> Route:
+        """Ask the kernel. Raises CannotAskError."""
+        group, by, as_added = question
+        return route_to(group, self.ask, by=by, as_added=as_added)

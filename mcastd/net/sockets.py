@@ -24,6 +24,7 @@ from mcastd.net.interfaces import Host, Interface, as_address, look
 from mcastd.net.link import Batch, Load, Payloads, SourceFilter
 from mcastd.net.membership import Membership, Memberships
 from mcastd.net.source_address import route_out, source_address
+from mcastd.net.unaided import look_anyway
 
 # Asked for often:
 SOL_SOCKET, SO_MEMINFO, MEMINFO_SIZE = socket.SOL_SOCKET, _abi.SO_MEMINFO, _abi.sk_meminfo.size
@@ -348,7 +349,7 @@ class SocketSender:
     def _find_another_way(self) -> bool:
         """The address went, or the interface: another may be there before anybody was told of it."""
         try:
-            return self._go(look())
+            return self._go(look_anyway())
         except CannotAskError:
             return False
 

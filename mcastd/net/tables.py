@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
 
 from mcastd.net._abi import Address
@@ -25,6 +25,7 @@ CLOCK = 100  # USER_HZ: what a second of the tables' timers has
 
 _IGMP_INTERFACE = re.compile(r"(\d+)\s+(\S+?)\s*:\s+\d+\s+(V\d)")
 _LAST_REPORTER, _NO_REPORT = 0x02, 0x08  # MAF_*, net/if_inet6.h
+_RTF_GATEWAY = 0x2  # linux/route.h
 _MALFORMED = (ValueError, IndexError)
 
 
@@ -59,6 +60,25 @@ class SourceCount:
     source: Address
     include: int
     exclude: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ipv6Address:
+    """An address of an interface."""
+
+    ifindex: int
+    address: Address
+    flags: int  # IFA_F_*, rtnetlink(7)
+
+
+@dataclass(frozen=True, slots=True)
+class Ipv4Route:
+    """A route of the main table."""
+
+    interface: str
+    prefix: IPv4Network
+    gateway: bool  # it leads to one
+    metric: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +201,28 @@ def parse_udp(lines: Iterable[str]) -> list[UdpSocket]:
     return rows
 
 
+def parse_if_inet6(lines: Iterable[str]) -> list[Ipv6Address]:
+    """Of /proc/net/if_inet6."""
+    found = []
+    for line in lines:
+        with contextlib.suppress(*_MALFORMED):
+            address, ifindex, _prefix, _scope, flags, _name = line.split()
+            packed = IPv6Address(bytes.fromhex(address))
+            found.append(Ipv6Address(int(ifindex, 16), packed, int(flags, 16)))
+    return found
+
+
+def parse_route(lines: Iterable[str]) -> list[Ipv4Route]:
+    """Of /proc/net/route."""
+    found = []
+    for line in lines:
+        with contextlib.suppress(*_MALFORMED):
+            name, to, _gateway, flags, _, _, metric, mask, *_ = line.split()
+            prefix = IPv4Network(f"{_native_ipv4(to)}/{_native_ipv4(mask)}")
+            found.append(Ipv4Route(name, prefix, bool(int(flags, 16) & _RTF_GATEWAY), int(metric)))
+    return found
+
+
 def parse_counters(lines: Iterable[str]) -> dict[str, int]:
     """/proc/net/snmp and netstat (a line of names, a line of values) and snmp6, by the names of nstat(8)."""
     counters: dict[str, int] = {}
@@ -232,6 +274,19 @@ def source_counts(version: int) -> list[SourceCount]:
 def udp_sockets(version: int) -> list[UdpSocket]:
     """The UDP sockets of IP ``version`` that are bound; one of IPv6 on ``::`` may take IPv4, too."""
     return parse_udp(_lines("udp6" if version == 6 else "udp"))
+
+
+def interface_names() -> list[str]:
+    """The names of all interfaces."""
+    return [line.rpartition(":")[0].strip() for line in _lines("dev") if ":" in line]
+
+
+def ipv6_addresses() -> list[Ipv6Address]:
+    return parse_if_inet6(_lines("if_inet6"))
+
+
+def ipv4_routes() -> list[Ipv4Route]:
+    return parse_route(_lines("route"))
 
 
 def udp_errors() -> tuple[int, int] | None:

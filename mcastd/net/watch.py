@@ -20,12 +20,14 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
+from functools import partial
 
 from mcastd import clock, log
 from mcastd.errors import CannotAskError, reason_of
+from mcastd.net import unaided
 from mcastd.net.change import Change, Concerned, Renewed, renewed
 from mcastd.net.interfaces import Host, look
-from mcastd.net.netlink import Netlink, cannot_ask
+from mcastd.net.netlink import FORBIDDEN, Netlink, cannot_ask
 from mcastd.net.news import Notices, open_news
 from mcastd.net.routes import Question
 
@@ -47,6 +49,8 @@ REFUSED_RETRY_MAX_SECONDS = 60.0
 SETTLE_SECONDS = 3.0
 # Of these, as many are asked for at once: news wait for so many
 ROUTES_AT_ONCE = 20
+# Between looks where netlink cannot be had
+UNAIDED_SECONDS = 3.0
 
 
 class Retry:
@@ -73,7 +77,8 @@ class NetworkWatch:
 
     ``on_change`` is called from that thread, once for the changes that came together, with
     :meth:`Change.concerned`. A worker then compares what it has with :meth:`host`. If the kernel cannot be
-    asked now, the host stays what it was, and the kernel is asked again.
+    asked now, the host stays what it was, and the kernel is asked again. Without netlink it looks for itself
+    every few seconds: see unaided.py.
     """
 
     def __init__(self, on_change: Callable[[Concerned], None]) -> None:
@@ -87,6 +92,8 @@ class NetworkWatch:
         self._refusal = Retry(REFUSED_RETRY_MAX_SECONDS)
         self._settle_at = math.inf  # monotonic seconds
         self._doubted: list[Question] = []  # routes that are still to be asked for again
+        self._look: Callable[[], Host] = look
+        self.problem = ""  # what keeps it from noticing changes at once
         self._close: ExitStack | None = None  # None: it could not begin yet
         with suppress(CannotAskError):  # in a sandbox, or short of descriptors: workers wait, and say why
             self._begin()
@@ -94,8 +101,16 @@ class NetworkWatch:
     def _begin(self) -> None:
         """Open the sockets and start the thread. Raises CannotAskError."""
         with ExitStack() as undo:
-            self._netlink = undo.enter_context(closing(Netlink()))
-            self._news = undo.enter_context(open_news())
+            try:
+                self._netlink = undo.enter_context(closing(Netlink()))
+                self._news = undo.enter_context(open_news())
+                life = self._watch
+                self._look = partial(look, self._netlink.ask)
+            except CannotAskError as error:
+                if error.errno not in FORBIDDEN:
+                    raise
+                life, self._look = self._look_regularly, unaided.look
+                self._note_forbidden(error)
             try:
                 wake, self._woken = socket.socketpair()
             except OSError as error:
@@ -105,8 +120,9 @@ class NetworkWatch:
             self._ended.register(self._woken, select.POLLIN)
             self._poll = select.poll()
             self._poll.register(self._woken, select.POLLIN)
-            self._poll.register(self._news, select.POLLIN)
-            thread = threading.Thread(target=self._watch, name="interfaces", daemon=True)
+            if not self.problem:
+                self._poll.register(self._news, select.POLLIN)
+            thread = threading.Thread(target=life, name="interfaces", daemon=True)
             try:
                 thread.start()
             except RuntimeError as error:
@@ -124,7 +140,7 @@ class NetworkWatch:
             if self._close is None:
                 self._begin()
             if self._host is None:
-                self._host = look(self._netlink.ask)
+                self._host = self._look()
             return self._host
 
     def close(self) -> None:
@@ -132,6 +148,36 @@ class NetworkWatch:
             close, self._close = self._close, ExitStack()
         if close is not None:
             close.close()
+
+    def _note_forbidden(self, error: CannotAskError) -> None:
+        if not self.problem:
+            self.problem = (
+                f"changes of interfaces, addresses and routes are noticed up to {UNAIDED_SECONDS:g} s late:"
+                f" {error.cause} (netlink); {error.way_out}"
+            )
+            self._log.warning("network.forbidden", reason=self.problem)
+
+    def _look_regularly(self) -> None:
+        """The thread's life without netlink."""
+        while not self._ended.poll(UNAIDED_SECONDS * 1000):
+            try:
+                self._compare()
+            except CannotAskError as error:
+                if self._unanswered.put_off(clock.monotonic()):
+                    self._log.warning("network.unknown", reason=str(error))
+            except Exception:  # a bug of ours must not leave all workers without news
+                self._log.exception("network.failed")
+
+    def _compare(self) -> None:
+        with self._lock:
+            before = self._host
+        if before is None:  # nobody has looked yet
+            return
+        after = unaided.look(before)
+        self._unanswered.reset()
+        if change := Change(before, after, before.routes.known()):
+            self._host = after
+            self._on_change(change.concerned)
 
     def _watch(self) -> None:
         gather, free_at, saved, began = GATHER_SECONDS, 0.0, CPU_SAVED_SECONDS, clock.monotonic()

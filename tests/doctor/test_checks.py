@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from dataclasses import replace
@@ -26,6 +27,7 @@ from mcastd.doctor.evidence import Evidence, Troubles
 from mcastd.doctor.finding import Finding, Skipped
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import Observation
+from mcastd.errors import CannotAskError
 from mcastd.net.interfaces import Host, Interface
 from mcastd.net.routes import NO_ROUTE, Route
 
@@ -515,6 +517,23 @@ def test_container(tmp_path: Path) -> None:
     assert [*surroundings.container(on(tmp_path))] == []
     (finding,) = surroundings.container(on(at(tmp_path, run__systemd__container="systemd-nspawn\n")))
     assert finding.evidence == ("systemd-nspawn (/run/systemd/container)",)
+
+
+@pytest.mark.parametrize(
+    ("number", "way_out", "cause", "severity"),
+    [
+        (errno.EMFILE, "", "no-netlink", "broken"),
+        (errno.EAFNOSUPPORT, "allow it", "netlink-forbidden", "warning"),
+    ],
+)
+def test_netlink_that_is_short_or_forbidden(number: int, way_out: str, cause: str, severity: str) -> None:
+    def look() -> Host:
+        raise CannotAskError("cannot ask", "made up", way_out, waits="trying again", errno=number)
+
+    (finding,) = surroundings.netlink(Evidence(look=look))
+    assert (finding.cause, str(finding.severity)) == (cause, severity)  # type: ignore[union-attr]
+    assert finding.fix == (way_out or "trying again")  # type: ignore[union-attr]
+    assert finding.evidence == (f"socket(AF_NETLINK): {errno.errorcode[number]}",)  # type: ignore[union-attr]
 
 
 def test_what_the_daemon_cannot_do_beside_its_workers() -> None:

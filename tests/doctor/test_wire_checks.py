@@ -69,7 +69,7 @@ def given(
     eth0 = Interface(2, "eth0", UP | RUNNING, 0, (ip_address("10.6.0.1"),), snooping=snooping)
     host = Host({2: eth0}, 0.0)
     host._groups = {4: {2: frozenset([GROUP] if joined else [])}, 6: {}}
-    return Evidence((), observation, look=lambda: host, route_to=lambda _: NO_ROUTE)
+    return Evidence((), observation, look=lambda: host, route_to=lambda _, by=0: NO_ROUTE)
 
 
 def causes(said: Iterable[object]) -> list[str]:

@@ -39,7 +39,7 @@ from mcastd.net._abi import (
 )
 from mcastd.net.change import Change, Concerned, renewed
 from mcastd.net.interfaces import Setting
-from mcastd.net.netlink import Netlink, _refused, request
+from mcastd.net.netlink import Netlink, _refused
 from mcastd.net.news import Notices, open_news
 from mcastd.net.routes import Question, Route, Routes, route_to
 from mcastd.net.watch import ROUTES_AT_ONCE, NetworkWatch
@@ -546,24 +546,17 @@ def test_an_interface_without_the_version_of_the_group_says_why(
     wait_for(lambda: 6 in here.watch.host().resolve("eth1", SIX)[0].versions, "it is back")
 
 
-def test_without_netlink_there_is_a_reason_and_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
+def test_a_watch_that_could_not_begin_begins_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*_: object) -> None:
+        raise CannotAskError("cannot ask", "none left", errno=errno.EMFILE)
 
-    class Forbidden(socket.socket):
-        def __init__(self, family: int = -1, *arguments: int) -> None:
-            if family == socket.AF_NETLINK:
-                raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
-            super().__init__(family, *arguments)
-
-    monkeypatch.setattr(socket, "socket", Forbidden)
+    monkeypatch.setattr("mcastd.net.watch.open_news", short)
     watch = NetworkWatch(lambda _: None)
-    with pytest.raises(CannotAskError, match="RestrictAddressFamilies=") as caught:
+    with pytest.raises(CannotAskError, match="none left"):
         watch.host()
-    assert caught.value.errno == errno.EAFNOSUPPORT
-    with pytest.raises(CannotAskError, match="RestrictAddressFamilies="):
-        request(18, bytes(16))
     monkeypatch.undo()
     assert watch.host().interfaces, "it is tried again"
+    assert watch.problem == ""
     watch.close()
 
 
