@@ -1,7 +1,7 @@
 """Every cause that can be found, in the order of the path that a datagram takes.
 
-Of findings of one severity the one whose cause stands further up comes first. A cause *explains* others:
-what it explains is a consequence then, and not told beside it. mcastctl(1) has this list, too.
+Of two findings with the same severity, the one whose cause stands further up comes first. A cause *explains*
+others: these are its consequences, and the report leaves them out. mcastctl(1) has this list, too.
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ from dataclasses import dataclass
 class Cause:
     id: str
     explains: frozenset[str] = frozenset()
-    beside: bool = False  # only told beside something that is not well: by itself it is no trouble
+    beside: bool = False  # a hint that is reported only beside another finding: alone it is no trouble
 
 
 def _cause(id: str, *explains: str, beside: bool = False) -> Cause:
     return Cause(id, frozenset(explains), beside)
 
 
-NOT_AT_WORK = ("worker-waiting", "stale")  # what follows from anything that keeps a worker from its work
-DEAF = (
-    "membership-lost",
-    "nothing-arrives",
-    *NOT_AT_WORK,
-)  # what follows for a subscription from anything before its membership
+# What follows from a cause that keeps a worker from running.
+NOT_AT_WORK = ("worker-waiting", "stale")
+# What follows for a subscription from a cause that comes before its membership on the datagram's path.
+DEAF = ("membership-lost", "nothing-arrives", *NOT_AT_WORK)
+# What follows from a cause that keeps an output from being written.
 LOSING = ("output-failing",)
 
 CAUSES: tuple[Cause, ...] = (
@@ -44,6 +43,7 @@ CAUSES: tuple[Cause, ...] = (
     _cause("interface-down", "no-route", "no-carrier", "no-address", "wrong-interface", *DEAF),
     _cause("port-of-bridge", "no-address", "wrong-interface", "firewall-drop", "dropped-inside", *DEAF),
     _cause("no-route", *DEAF),
+    _cause("gateway-route"),
     _cause("ip-off", "no-address", *DEAF),
     _cause("no-carrier", "wrong-interface", *DEAF),
     _cause("no-multicast-flag"),
@@ -56,6 +56,7 @@ CAUSES: tuple[Cause, ...] = (
     _cause("ttl-link-local"),
     _cause("loop-off", "stale"),
     _cause("two-senders"),
+    _cause("queue-full"),
     # the port
     _cause("port-taken", "cross-talk", "membership-lost", *NOT_AT_WORK),
     # in, from the wire to the socket
@@ -86,7 +87,8 @@ CAUSES: tuple[Cause, ...] = (
     _cause("output-unwritable", *LOSING),
     _cause("output-wrong-kind", *LOSING),
     _cause("disk-full", *LOSING),
-    _cause("output-private", "fifo-no-reader"),  # who looks for the pipe does not find it
+    # Its reader's service does not see a pipe that is private to ours, so that no reader opens it.
+    _cause("output-private", "fifo-no-reader"),
     _cause("fifo-no-reader", *LOSING),
     _cause("output-failing"),
     # what the worker says, where nothing above explains it

@@ -13,10 +13,11 @@ from mcastd.config.types import Address
 from mcastd.doctor.subject import Settings, Subject
 from mcastd.doctor.watch import Observation
 from mcastd.errors import CannotAskError, LinkError
-from mcastd.net import interfaces, routes, unaided
+from mcastd.net import interfaces, routes, tables, unaided
 from mcastd.net.interfaces import Host, Interface
 from mcastd.net.netlink import FORBIDDEN
 from mcastd.net.routes import Route
+from mcastd.net.tables import MulticastRoute
 
 
 class Troubles(NamedTuple):
@@ -39,6 +40,7 @@ class Evidence:
         *,
         look: Callable[[], Host] = interfaces.look,
         route_to: Callable[..., Route] = routes.route_to,
+        multicast_routes: Callable[[int], list[MulticastRoute]] = tables.multicast_routes,
         root: Path = Path("/"),
         configuration: tuple[str, str] = ("", ""),
         troubles: Troubles = NO_TROUBLES,
@@ -50,6 +52,7 @@ class Evidence:
         self.root = root  # below which /proc and /sys are looked for
         self.route_to = cache(self._route)
         self.read = cache(self._read)
+        self.multicast_routes = cache(multicast_routes)
         self._look = look
         self._route_to = route_to
         self.forbidden: CannotAskError | None = None  # netlink, to which looking at the host came

@@ -11,6 +11,7 @@ from mcastd.bounded import ask
 from mcastd.doctor import (
     configuration,
     delivery,
+    departure,
     files,
     interfaces,
     memberships,
@@ -36,7 +37,7 @@ CHECKS: tuple[Check, ...] = (  # in the order of the path that a datagram takes
     sending.ttl,
     sending.loop,
     sending.two_senders,
-    delivery.departure,
+    departure.departure,
     reports.routers,
     neighbours.port,
     delivery.delivery,

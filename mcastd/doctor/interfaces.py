@@ -45,6 +45,7 @@ def interface(subject: Subject, evidence: Evidence) -> Iterator[Said]:
         yield from _address(subject, way)
         if isinstance(settings, OutboundChannel):
             yield from _source(subject, settings, way, evidence)
+            yield from _gateway(settings, way, evidence)
     yield from _shared(subject, ways, evidence)
     if host.interfaces and settings.interface is not None and ALL not in interfaces_in(settings.interface):
         yield from _wrong_interface(subject, evidence, ways)
@@ -297,6 +298,25 @@ def _listed(way: Interface, version: int) -> str:
     )
 
 
+def _gateway(settings: OutboundChannel, way: Interface, evidence: Evidence) -> Iterator[Said]:
+    """A route with a gateway, to which the kernel sends a group's frames alone.
+
+    For IPv4 the channel has the kernel pass over it (SO_DONTROUTE); for IPv6 no socket option does that.
+    """
+    group = settings.group
+    if group.version == 4 or not way.arp or not evidence.route_to(group, by=way.index).gateway:
+        return
+    onto_the_link = command("ip", "-6", "route", "replace", group, "dev", way.name, "table", "local")
+    yield Finding(
+        "gateway-route",
+        BROKEN,
+        f"the route to {group} by {way.name} has a gateway, which alone gets what is sent: no receiver does",
+        (f"{group} via a gateway (rtnetlink, as `ip -6 route get {group} oif {quote(way.name)}`)",),
+        f"{onto_the_link}; or take that route away: ip -6 route show table local",
+        ways=(Way(command=onto_the_link),),
+    )
+
+
 def _shared(subject: Subject, ways: list[Interface], evidence: Evidence) -> Iterator[Said]:
     """Whether an address that is to name an interface names several."""
     for address in filter(None, map(as_address, interfaces_in(subject.settings.interface))):
@@ -322,7 +342,8 @@ def _wrong_interface(subject: Subject, evidence: Evidence, ways: list[Interface]
         return
     for sender in evidence.senders_to(settings):
         leaves = evidence.ways(sender)
-        if leaves and leaves[0].index not in {way.index for way in ways}:
+        apart = leaves and leaves[0].index not in {way.index for way in ways}
+        if apart and not _routed(sender, leaves[0], ways, evidence):
             configured = getattr(sender.settings, "interface", None)
             why = f"interface = {configured!r}" if configured else f"the route to {settings.group}"
             here, there = ", ".join(way.name for way in ways), leaves[0].name
@@ -335,6 +356,19 @@ def _wrong_interface(subject: Subject, evidence: Evidence, ways: list[Interface]
                 ways=(Way(table=subject.table, lines=(setting_with(settings.interface, there),)),),
             )
             return
+
+
+def _routed(sender: Subject, way: Interface, ways: list[Interface], evidence: Evidence) -> bool:
+    """Returns True if this kernel is a multicast router that hands on what the sender sends to a way."""
+    link = sender.status.get("link") or {}
+    source, ttl = link.get("address"), getattr(sender.settings, "ttl", 0)
+    return any(
+        route.group == sender.settings.group
+        and route.incoming == way.name
+        and (source is None or route.source.is_unspecified or str(route.source) == source)
+        and any(ttl > route.outgoing.get(one.name, ttl) for one in ways)
+        for route in evidence.multicast_routes(sender.settings.group.version)
+    )
 
 
 def setting_with(setting: Interfaces | None, name: str) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from mcastd.config import InboundSubscription, OutboundChannel
 from mcastd.config.types import Address, stays_on_link
-from mcastd.doctor.delivery import incomplete, watched
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Skipped, Way
 from mcastd.doctor.quoting import command
+from mcastd.doctor.seen import incomplete, watched
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import Observation
 from mcastd.net.interfaces import Interface

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator
-from ipaddress import IPv4Address
+from ipaddress import ip_address
 
 from mcastd.config import InboundSubscription, OutboundChannel
-from mcastd.config.types import stays_on_link
+from mcastd.config.types import Address, stays_on_link
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.subject import Subject
 from mcastd.net.interfaces import Interface
 
 RTF_UP, RTF_GATEWAY = 0x1, 0x2  # linux/route.h
+USED = RTF_UP | RTF_GATEWAY
 
 
 def ttl(subject: Subject, evidence: Evidence) -> Iterator[Said]:
@@ -44,23 +46,34 @@ def ttl(subject: Subject, evidence: Evidence) -> Iterator[Said]:
             f"{line}, or another that is routed, in {subject.table}",
             ways=(Way(table=subject.table, lines=(line,)),),
         )
-    elif settings.ttl == 1 and not stays_on_link(settings.group) and (router := _router(ways[0], evidence)):
+    elif settings.ttl == 1 and not stays_on_link(settings.group):
+        yield from _one(subject, ways[0], evidence)
+
+
+def _one(subject: Subject, way: Interface, evidence: Evidence) -> Iterator[Said]:
+    """A router on the link, which forwards nothing whose TTL is 1."""
+    version = subject.settings.group.version
+    path = "/proc/net/route" if version == 4 else "/proc/net/ipv6_route"
+    if router := _router(way, version, evidence):
         yield Finding(
             "ttl-one",
             Severity.HINT,
-            f"its datagrams stay on the link of {ways[0].name}: no router forwards them",
-            (f"ttl = 1 ({subject.table})", f"a router on {ways[0].name}: {router} (/proc/net/route)"),
+            f"its datagrams stay on the link of {way.name}: no router forwards them",
+            (f"ttl = 1 ({subject.table})", f"a router on {way.name}: {router} ({path})"),
             f"if there are receivers behind a router: ttl = 2 in {subject.table}; behind n: n + 1",
             ways=(Way(table=subject.table, lines=("ttl = 2",)),),
         )
 
 
-def _router(way: Interface, evidence: Evidence) -> IPv4Address | None:
-    """A gateway of the routes by this interface."""
-    for line in (evidence.read("/proc/self/net/route") or "").splitlines()[1:]:
+def _router(way: Interface, version: int, evidence: Evidence) -> Address | None:
+    """A gateway of the routes of IP ``version`` by this interface."""
+    table, name, flags, gateway = ("route", 0, 3, 2) if version == 4 else ("ipv6_route", 9, 8, 4)
+    for line in (evidence.read(f"/proc/self/net/{table}") or "").split("\n"):
         words = line.split()
-        if words[0] == way.name and int(words[3], 16) & (RTF_UP | RTF_GATEWAY) == RTF_UP | RTF_GATEWAY:
-            return IPv4Address(int(words[2], 16).to_bytes(4, sys.byteorder))
+        with contextlib.suppress(ValueError, IndexError):  # the heading
+            if words[name] == way.name and int(words[flags], 16) & USED == USED:
+                packed = bytes.fromhex(words[gateway])
+                return ip_address(packed if version == 6 or sys.byteorder == "big" else packed[::-1])
     return None
 
 

@@ -16,6 +16,7 @@ from mcastd.doctor.subject import Subject
 from mcastd.errors import LinkError
 from mcastd.net import firewall, tables
 from mcastd.net.firewall import Ruleset, Suspect
+from mcastd.net.queues import Queue, queues
 from mcastd.net.sockets import SocketSender
 from mcastd.net.tables import UdpSocket
 from mcastd.net.tap import Flow, FlowKey, Seen, Tap, Traffic
@@ -32,6 +33,7 @@ class Kernel:
     counters: Mapping[str, int]
     sockets: tuple[UdpSocket, ...]
     rules: Ruleset
+    queues: Mapping[int, Queue] = field(default_factory=dict)  # that interfaces send through, by ifindex
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,7 @@ class Watch:
         version = 6 if self._versions == {6} else 4
         rules = firewall.read(version) if self._tap else Ruleset(unread=self._blind)
         sockets = (*tables.udp_sockets(4), *tables.udp_sockets(6))
-        return Kernel(tables.counters(), sockets, rules)
+        return Kernel(tables.counters(), sockets, rules, queues())
 
 
 def _probe(subject: Subject) -> str | None:

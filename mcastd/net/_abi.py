@@ -1,8 +1,8 @@
 """The kernel's numbers and structs that Python's socket module lacks, under their C names.
 
 From linux/in.h, linux/in6.h, linux/udp.h, linux/if_packet.h, asm-generic/socket.h, linux/netlink.h,
-linux/rtnetlink.h, linux/if_addr.h and linux/if_link.h. Imports nothing of the project, and no ctypes: see
-``_libc.py`` for that.
+linux/rtnetlink.h, linux/pkt_sched.h, linux/if_addr.h and linux/if_link.h. Imports nothing of the project, and
+no ctypes: see ``_libc.py`` for that.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ IFLA_LINKINFO = 18
 IFLA_MASTER = 10
 IFLA_MTU = 4
 IFLA_PROP_LIST = 52
+IFLA_TXQLEN = 13
 NETLINK_ADD_MEMBERSHIP = 1
 NETLINK_GET_STRICT_CHK = 12
 NETLINK_ROUTE = 0
@@ -112,6 +113,7 @@ RTM_DELROUTE = 25
 RTM_F_FIB_MATCH = 0x2000
 RTM_GETADDR = 22
 RTM_GETLINK = 18
+RTM_GETQDISC = 38
 RTM_GETROUTE = 26
 RTM_NEWADDR = 20
 RTM_NEWLINK = 16
@@ -123,6 +125,12 @@ RTN_LOCAL = 2
 RTN_PROHIBIT = 8
 RTN_UNREACHABLE = 7
 SOL_NETLINK = 270
+TCA_KIND = 1
+TCA_OPTIONS = 2
+TCA_STATS2 = 7
+TCA_STATS_QUEUE = 3
+TCA_TBF_PARMS = 1
+TC_H_ROOT = 0xFFFFFFFF
 
 # net_device_flags (linux/if.h)
 IFF_UP = 0x1
@@ -137,6 +145,10 @@ nlmsghdr = struct.Struct("=IHHII")  # len, type, flags, seq, pid
 rtattr = struct.Struct("=HH")  # len, type
 ifinfomsg = struct.Struct("=BxHiII")  # family, type, index, flags, change
 ifaddrmsg = struct.Struct("=BBBBI")  # family, prefixlen, flags, scope, index
+tcmsg = struct.Struct("=BxxxiIII")  # family, ifindex, handle, parent, info
+gnet_stats_queue = struct.Struct("=5I")  # qlen, backlog, drops, requeues, overlimits
+tc_fifo_qopt = struct.Struct("=I")  # limit
+tc_tbf_qopt = struct.Struct("=8xI12xI8x")  # the rate in its tc_ratespec, limit
 rtnexthop = struct.Struct("=HBBi")  # len, flags, hops, ifindex
 rtmsg = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
 tpacket_auxdata = struct.Struct("=IIIHHHH")  # status, len, snaplen, mac, net, vlan_tci, vlan_tpid

@@ -82,6 +82,16 @@ class Ipv4Route:
 
 
 @dataclass(frozen=True, slots=True)
+class MulticastRoute:
+    """A way on which this kernel, as a multicast router, hands on a group (an MFC entry)."""
+
+    group: Address
+    source: Address  # 0.0.0.0 or ::: any
+    incoming: str  # interface
+    outgoing: Mapping[str, int]  # interfaces; what is handed on has a TTL above this
+
+
+@dataclass(frozen=True, slots=True)
 class UdpSocket:
     """A UDP socket of any process."""
 
@@ -223,6 +233,23 @@ def parse_route(lines: Iterable[str]) -> list[Ipv4Route]:
     return found
 
 
+def parse_multicast_routes(vifs: Iterable[str], cache: Iterable[str], version: int) -> list[MulticastRoute]:
+    """/proc/net/ip_mr_vif and ip_mr_cache, or ip6_mr_vif and ip6_mr_cache."""
+    names: dict[int, str] = {}
+    for line in vifs:
+        with contextlib.suppress(*_MALFORMED):
+            words = line.split()
+            names[int(words[0])] = words[1]
+    read = _native_ipv4 if version == 4 else ipaddress.IPv6Address
+    rows = []
+    for line in cache:
+        with contextlib.suppress(*_MALFORMED, KeyError):
+            group, source, incoming, *rest = line.split()
+            outgoing = {names[int(vif)]: int(ttl) for vif, _, ttl in (one.partition(":") for one in rest[3:])}
+            rows.append(MulticastRoute(read(group), read(source), names[int(incoming)], outgoing))
+    return rows
+
+
 def parse_counters(lines: Iterable[str]) -> dict[str, int]:
     """/proc/net/snmp and netstat (a line of names, a line of values) and snmp6, by the names of nstat(8)."""
     counters: dict[str, int] = {}
@@ -269,6 +296,12 @@ def joined_groups(version: int) -> list[JoinedGroup]:
 def source_counts(version: int) -> list[SourceCount]:
     """The sources that somebody on this host includes or excludes; groups joined for all are not in it."""
     return parse_mcfilter(_lines("mcfilter6" if version == 6 else "mcfilter"))
+
+
+def multicast_routes(version: int) -> list[MulticastRoute]:
+    """The groups that this host routes, in the main table of multicast routes."""
+    prefix = "ip6" if version == 6 else "ip"
+    return parse_multicast_routes(_lines(f"{prefix}_mr_vif"), _lines(f"{prefix}_mr_cache"), version)
 
 
 def udp_sockets(version: int) -> list[UdpSocket]:
@@ -347,6 +380,6 @@ def _open_files(process: str) -> Iterator[str]:
 
 def _lines(table: str) -> list[str]:
     try:
-        return Path(NET, table).read_text(errors="backslashreplace").splitlines()
+        return Path(NET, table).read_text(errors="backslashreplace").split("\n")
     except OSError:
         return []

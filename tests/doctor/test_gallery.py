@@ -383,6 +383,38 @@ CASES = [
         worker="outbound/news",
     ),
     Case(
+        "ttl-one",
+        "hint",
+        outbound('group = "ff15::6:9"'),
+        ip("-6 route add 2001:db8:60::/64 via fe80::2 dev eth0", "-6 route del 2001:db8:60::/64"),
+        prepare=both(news, ip("route add 10.60.0.0/16 via 10.6.0.2", "route del 10.60.0.0/16")),
+        worker="outbound/news",
+        variant="ipv6",
+    ),
+    Case(
+        "gateway-route",
+        "broken",
+        outbound('group = "ff15::6:9"'),
+        ip(
+            "-6 route add ff15::/16 via fe80::2 dev eth0 table local",
+            "-6 route del ff15::/16 via fe80::2 dev eth0 table local",
+        ),
+        prepare=news,
+        worker="outbound/news",
+    ),
+    Case(
+        "gateway-route",
+        "broken",
+        outbound('group = "ff15::6:9"'),
+        ip(
+            "-6 route add ff15::6:9 via fe80::2 dev eth0 table local",
+            "-6 route flush ff15::6:9 table local",
+        ),
+        prepare=news,
+        worker="outbound/news",
+        variant="of-the-group",
+    ),
+    Case(
         "ttl-link-local",
         "warning",
         outbound(LINK_LOCAL),

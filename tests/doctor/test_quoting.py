@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from doctor.test_checks import ALL, Given, Interface, inbound, outbound
 
-from mcastd.doctor import delivery, files, interfaces, memberships, permits
+from mcastd.doctor import blame, files, interfaces, memberships, permits
 from mcastd.doctor.finding import Finding, Way
 from mcastd.doctor.quoting import command, in_unit, sysctl, toml
 from mcastd.net.firewall import Facts
@@ -83,7 +83,7 @@ def test_a_sysctl_of_an_interface_whose_name_has_dots() -> None:
 
 def test_a_chain_of_any_name() -> None:
     facts = Facts(GROUP, 9190, NAME)
-    words = shlex.split(delivery._accept_legacy(facts, "-A IN;id -j DROP"))
+    words = shlex.split(blame._accept_legacy(facts, "-A IN;id -j DROP"))
     assert words[:3] == ["iptables-legacy", "-I", "IN;id"]
 
 

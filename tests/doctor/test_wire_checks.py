@@ -9,7 +9,7 @@ from ipaddress import ip_address
 import pytest
 
 from mcastd.config import InboundSubscription, OutboundChannel
-from mcastd.doctor import delivery, reports
+from mcastd.doctor import delivery, departure, dropped, reports
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding
 from mcastd.doctor.subject import Subject
@@ -17,6 +17,7 @@ from mcastd.doctor.watch import Kernel, Observation
 from mcastd.net.firewall import Ruleset
 from mcastd.net.interfaces import Host, Interface, Snooping
 from mcastd.net.packets import Membership
+from mcastd.net.queues import Queue
 from mcastd.net.routes import NO_ROUTE
 from mcastd.net.tables import UdpSocket
 from mcastd.net.tap import Flow, FlowKey, Seen, Traffic
@@ -206,7 +207,7 @@ def test_a_firewall_is_blamed_only_for_a_rule(
 
 def test_a_way_to_a_sender_is_proposed_only_if_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """Anybody can send in the name of a name server: a route to it by that link takes it from the host."""
-    monkeypatch.setattr(delivery, "reverse_path", lambda *_: "it is reached by eth1")
+    monkeypatch.setattr(dropped, "reverse_path", lambda *_: "it is reached by eth1")
     filtered = observed(flows=flow(3, 30), counters={"TcpExtIPReversePathFilter": 3})
     (found,) = delivery.delivery(inbound(), given(filtered))
     assert isinstance(found, Finding)
@@ -244,7 +245,40 @@ def test_what_this_host_sends_itself_is_no_arrival() -> None:
 
 
 def test_a_channel_that_sends_seldom_is_not_suspected() -> None:
-    assert causes(delivery.departure(outbound(), given(observed()))) == []
+    assert causes(departure.departure(outbound(), given(observed()))) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "drops", "settings", "lines"),
+    [
+        ("tbf", (0xFFFFFFFE, 3), {"rate": 80_000}, ["rate = 19200"]),  # the counter has 32 bits
+        ("tbf", (2, 9), {"rate": 40_000}, ["rate = 19200"]),
+        ("tbf", (2, 9), {"rate": 20_000}, ["rate = 10000"]),
+        ("tbf", (2, 9), {"interval": 0}, ["interval = 0.0625"]),
+        ("tbf", (2, 9), {"interval": 0.05}, ["interval = 0.1"]),
+        ("pfifo_fast", (2, 9), {"interval": 0.05}, ["interval = 0.1", "ip link set eth0 txqueuelen 1400"]),
+        ("tbf", (9, 9), {"rate": 80_000}, []),  # another part of the kernel has refused
+    ],
+)
+def test_a_full_send_queue_is_known_by_its_own_counter(
+    kind: str, drops: tuple[int, int], settings: dict[str, float], lines: list[str]
+) -> None:
+    now = {"counters": {"sent": 20, "sent_bytes": 3000, "refused": {"ENOBUFS": 5}}}
+    before = {"counters": {"sent": 0, "sent_bytes": 0, "refused": {"ENOBUFS": 1}}}
+    where = {"group": str(GROUP), "port": 9190, "interface": "eth0", "source": "/etc/hosts", **settings}
+    channel = OutboundChannel.model_validate(where)
+    subject = Subject("outbound/news", channel, "active", "", now, before)
+    observation = observed(flows=flow(9, 90, outgoing=True))
+    assert observation.before is not None
+    assert observation.after is not None
+    kernels = [
+        replace(one, queues={2: Queue(kind, count, 700, "limit 7p")})
+        for one, count in zip((observation.before, observation.after), drops, strict=True)
+    ]
+    said = departure.departure(subject, given(replace(observation, before=kernels[0], after=kernels[1])))
+    found = [one for one in said if isinstance(one, Finding)]
+    assert [one.cause for one in found] == ["queue-full"] * bool(lines)
+    assert [line for one in found for way in one.ways for line in (*way.lines, way.command) if line] == lines
 
 
 @pytest.mark.parametrize(
@@ -260,7 +294,7 @@ def test_what_ended_a_channel_is_known_by_its_errno_not_by_its_words(
     waiting = replace(
         outbound(), state="auto-restart", detail=words, errno=code, status=counters, earlier=counters
     )
-    assert causes(delivery.departure(waiting, given(observed()))) == expected
+    assert causes(departure.departure(waiting, given(observed()))) == expected
 
 
 def test_what_nobody_watched_is_not_looked_at() -> None:

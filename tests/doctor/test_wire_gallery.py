@@ -26,6 +26,7 @@ from support.frames import UdpFrames
 from support.gallery import AS_A_SERVICE, GROUP, PORT, Case, Fault, Lab, left_out, show
 from support.inside import inside, listener, sysctl
 from support.packets import checksum
+from support.programs import program
 from support.wait import wait_for
 
 GROUP_MAC, SENDER_MAC = "01005e7f0601", "020000000001"
@@ -51,6 +52,23 @@ def chain(hook: str, body: str, *, policy: str = "accept", family: str = "inet",
         f"table {family} t {{\nchain c {{\ntype filter hook {hook} {on}priority 0; policy {policy};\n"
         f"{body}\n}}\n}}"
     )
+
+
+def narrow(*settings: str) -> Fault:
+    """A queue of eth0 that takes less than the channel sends, and is full."""
+
+    def tc(lab: Lab, *words: str) -> None:
+        subprocess.run(lab.here.enter([program("tc"), "qdisc", *words]), check=True, capture_output=True)
+
+    def make(lab: Lab) -> None:
+        def refused() -> int:
+            counters = lab.daemon.worker("outbound/news")["status"]["counters"]
+            return int(counters["refused"].get("ENOBUFS", 0))
+
+        tc(lab, "replace", "dev", "eth0", "root", "tbf", *settings)
+        wait_for(lambda: refused() > 5)
+
+    return undone(make, lambda lab: tc(lab, "del", "dev", "eth0", "root"))
 
 
 @contextlib.contextmanager
@@ -229,6 +247,24 @@ CASES = [
         prepare=news,
         worker="outbound/news",
         variant="silently",
+    ),
+    Case(
+        "queue-full",
+        "warning",
+        outbound(),
+        narrow("rate", "24kbit", "burst", "1600", "limit", "1600"),
+        prepare=news,
+        worker="outbound/news",
+        variant="interval",
+    ),
+    Case(
+        "queue-full",
+        "warning",
+        outbound('group = "ff15::6:9"', 'rate = "200kbit"').replace("interval = 0.01\n", ""),
+        narrow("rate", "200kbit", "burst", "2000", "limit", "2000"),
+        prepare=news,
+        worker="outbound/news",
+        variant="rate",
     ),
     Case(
         "rp-filter",
@@ -431,6 +467,53 @@ def test_without_a_daemon_the_wire_is_compared_too(lab: Callable[[str], Lab], tm
     assert doctor() == []
     with chain("input", f"udp dport {PORT} drop")(wires):
         assert doctor()[0] == "firewall-drop"
+
+
+def router(version: int, source: str, group: str) -> Fault:
+    """This host routes the group from eth1 to eth0, as smcrouted tells it."""
+
+    @contextlib.contextmanager
+    def fault(lab: Lab) -> Iterator[None]:
+        config = lab.directory / "smcroute.conf"
+        rule = f"mroute from eth1 source {source} group {group} to eth0"
+        config.write_text(f"phyint eth0 enable\nphyint eth1 enable\n{rule}\n")
+        files = ["-f", str(config), "-P", str(lab.directory / "pid"), "-u", str(lab.directory / "socket")]
+        daemon = lab.here.start(program("smcrouted"), "-n", "-N", *files)
+        table = Path(f"/proc/{lab.here.pid}/net/{'ip6' if version == 6 else 'ip'}_mr_cache")
+        try:
+            wait_for(lambda: re.search(r" \d+:1 *\n", table.read_text()), "the route is set")
+            yield
+        finally:
+            daemon.terminate()
+            daemon.wait(60)
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    ("version", "source", "group"), [(4, "10.6.1.1", "239.255.6.7"), (6, "2001:db8:6:1::1", "ff15::6:7")]
+)
+def test_a_group_that_this_host_itself_routes_to_the_interface_is_no_wrong_interface(
+    lab: Callable[[str], Lab], tmp_path: Path, version: int, source: str, group: str
+) -> None:
+    wires = lab("two wires")
+    address = f"addr add {source}/64 dev eth1 nodad", f"addr del {source}/64 dev eth1"
+    where = f'group = "{group}"'
+    config = inbound(where) + outbound(where, "ttl = 3", interface=source if version == 6 else "eth1")
+    here = ip(*address) if version == 6 else undone(lambda _: None)
+
+    def causes() -> list[str]:
+        return [one["cause"] for one in wires.doctor()[1]["findings"]]
+
+    wires.directory = tmp_path
+    with here(wires), news(wires), running(wires, tmp_path, config):
+        assert causes()[0] == "wrong-interface"
+        with router(version, source, group)(wires):
+            wait_for(lambda: wires.daemon.worker("inbound/news")["status"]["counters"]["received"])
+            assert causes() == []
+        wires.reload(config.replace("ttl = 3", "ttl = 1"))
+        with router(version, source, group)(wires):  # which forwards nothing with that TTL
+            assert "wrong-interface" in causes()
 
 
 def test_a_busy_reader_is_not_taken_for_a_firewall(lab: Callable[[str], Lab], tmp_path: Path) -> None:

@@ -140,7 +140,43 @@ def test_no_text_is_too_odd_for_a_parser(lines: list[str]) -> None:
     tables.parse_igmp6(lines)
     tables.parse_udp(lines)
     tables.parse_mcfilter(lines)
+    tables.parse_multicast_routes(lines, lines, 4)
+    tables.parse_multicast_routes(lines, lines, 6)
     assert all(isinstance(value, int) for value in tables.parse_counters(lines).values())
+
+
+@pytest.mark.parametrize(
+    ("version", "vifs", "cache", "group", "source"),
+    [
+        (
+            4,
+            "Interface      BytesIn  PktsIn  BytesOut PktsOut Flags Local    Remote\n"
+            " 0 eth0              0       0         0       0 00008 00000003 00000000\n"
+            " 2 eth1              0       0         0       0 00008 00000005 00000000\n",
+            "Group    Origin   Iif     Pkts    Bytes    Wrong Oifs\n"
+            "0106FFEF 0101060A 2          0        0        0  0:7  \n"
+            "0206FFEF 0101060A -1         0        0        0\n"
+            "0306FFEF 0101060A 2          0        0        0  5:1\n",
+            "239.255.6.1",
+            "10.6.1.1",
+        ),
+        (
+            6,
+            "Interface      BytesIn  PktsIn  BytesOut PktsOut Flags\n"
+            " 0 eth0              0       0         0       0 00000\n"
+            " 2 eth1              0       0         0       0 00000\n",
+            "Group    Origin   Iif     Pkts    Bytes    Wrong Oifs\n"
+            "ff15:0000:0000:0000:0000:0000:0006:0007 2001:0db8:0006:0001:0000:0000:0000:0001 2"
+            "          0        0        0  0:7 \n",
+            "ff15::6:7",
+            "2001:db8:6:1::1",
+        ),
+    ],
+)
+def test_multicast_routes(version: int, vifs: str, cache: str, group: str, source: str) -> None:
+    (route,) = tables.parse_multicast_routes(vifs.split("\n"), cache.split("\n"), version)
+    assert (str(route.group), str(route.source)) == (group, source)
+    assert (route.incoming, route.outgoing) == ("eth1", {"eth0": 7})
 
 
 def test_a_process_says_who_it_is() -> None:

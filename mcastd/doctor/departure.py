@@ -1,0 +1,114 @@
+"""Whether what a channel sends leaves its interface, and what keeps it back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mcastd.config import OutboundChannel
+from mcastd.doctor.blame import rules_of, taken
+from mcastd.doctor.evidence import Evidence
+from mcastd.doctor.finding import Finding, Said, Severity, Way
+from mcastd.doctor.quoting import command
+from mcastd.doctor.seen import grown, grown_in, unwatched
+from mcastd.doctor.subject import Subject
+from mcastd.doctor.watch import Observation
+from mcastd.net.firewall import OUTBOUND, Facts
+from mcastd.net.interfaces import Interface
+from mcastd.net.queues import FAST
+
+# Share of what a full queue takes that the channel is to send: the queue has to get empty again.
+ROOM_SHARE = 0.8
+# Seconds between datagrams that are proposed at least.
+SHORTEST_INTERVAL = 1e-6
+# Datagrams that must have been sent before none on the wire means something.
+FEWEST_SENT = 3
+
+
+def departure(subject: Subject, evidence: Evidence) -> Iterator[Said]:
+    """Whether what a channel sends leaves its interface."""
+    settings = subject.settings
+    if not isinstance(settings, OutboundChannel) or settings.ttl == 0:
+        return
+    ways = evidence.ways(subject)
+    if not ways or not subject.status.get("counters"):
+        return
+    refused = grown_in(subject, "refused", "EPERM")
+    ended_by_it = subject.errno == "EPERM" and bool(
+        subject.status["counters"].get("refused", {}).get("EPERM")
+    )
+    facts = Facts(settings.group, settings.port, ways[0].name, ttl=settings.ttl)
+    skipped = unwatched("departure", evidence)
+    observation = evidence.observation
+    if refused or ended_by_it:
+        seen = f"refused: EPERM {refused} times while watching (status); {subject.detail}"
+        what = f"refuses what it sends on {ways[0].name}"
+        yield taken(
+            Severity.BROKEN, what, (seen,), rules_of(facts, OUTBOUND, observation or Observation(0.0))
+        )
+    elif observation is not None and (full := _queue(subject, settings, ways[0], observation)):
+        yield full
+    elif skipped is None and observation is not None:
+        yield from _silent(subject, ways[0], facts, observation)
+    if skipped:
+        yield skipped
+
+
+def _queue(
+    subject: Subject, settings: OutboundChannel, way: Interface, observation: Observation
+) -> Finding | None:
+    """A queue of the interface that had no room for what the channel sends, and counted that, too."""
+    refused = grown_in(subject, "refused", "ENOBUFS")
+    if not refused or observation.before is None or observation.after is None:
+        return None
+    before, queue = (kernel.queues.get(way.index) for kernel in (observation.before, observation.after))
+    if before is None or queue is None or not (dropped := (queue.drops - before.drops) % (1 << 32)):
+        return None
+    pace = f"interval = {settings.interval:g} s" if settings.rate is None else f"rate = {settings.rate} bit/s"
+    line = _slower(subject, settings, observation.seconds)
+    ways = [Way(table=subject.table, lines=(line,))]
+    words = f"{line} in {subject.table}"
+    if queue.kind == FAST:
+        longer = command("ip", "link", "set", way.name, "txqueuelen", max(1000, 2 * queue.length))
+        ways.append(Way(command=longer))
+        words += f", or, if it is full only at times: {longer}"
+    else:
+        words += f", or a queue with more room: {command('tc', '-s', 'qdisc', 'show', 'dev', way.name)}"
+    return Finding(
+        "queue-full",
+        Severity.WARNING,
+        f"the send queue of {way.name} is full: it takes less than the channel sends",
+        (
+            f"refused by ENOBUFS {refused} times while watching; {pace} (status)",
+            f"the queue of {way.name}, {queue}, dropped {dropped} packets (rtnetlink, as `tc -s qdisc`)",
+        ),
+        words,
+        ways=tuple(ways),
+    )
+
+
+def _slower(subject: Subject, settings: OutboundChannel, seconds: float) -> str:
+    """The setting with which the channel sends less than the queue took while it was watched."""
+    sent, size = grown(subject, "sent"), grown(subject, "sent_bytes")
+    if settings.rate is not None:
+        fits = int(ROOM_SHARE * 8 * size / seconds) if size else settings.rate // 2
+        return f"rate = {min(fits, settings.rate // 2) or 1}"
+    fits_every = seconds / (ROOM_SHARE * sent) if sent else 0.0
+    return f"interval = {max(fits_every, 2 * (settings.interval or 0.0), SHORTEST_INTERVAL):.3g}"
+
+
+def _silent(subject: Subject, way: Interface, facts: Facts, observation: Observation) -> Iterator[Said]:
+    sent = grown(subject, "sent")
+    seen = observation.everything()
+    left = sum(
+        flow.packets
+        for traffic in seen
+        for key, flow in traffic.flows.items()
+        if key.outgoing and (key.group, key.port) == (facts.group, facts.port)
+    )
+    # With IP_RECVERR the kernel says ENOBUFS for what a queue, or an nftables chain at egress, drops
+    refused = grown_in(subject, "refused", "ENOBUFS")
+    if sent + refused >= FEWEST_SENT and not left and observation.is_complete and subject.earlier:
+        counted = f"sent grew by {sent}, refused by ENOBUFS {refused} times (status)"
+        counted += f"; none of it was seen on {way.name} (AF_PACKET)"
+        what = f"drops what it sends before it leaves {way.name}"
+        yield taken(Severity.BROKEN, what, (counted,), rules_of(facts, OUTBOUND, observation))
