@@ -136,8 +136,6 @@ def top(context: click.Context, interval: float, count: int | None, once: bool) 
             click.echo(line)
     except (ControlError, VarlinkError) as error:
         raise failure(error) from error
-    except KeyboardInterrupt:
-        context.exit(0)
 
 
 @main.command()

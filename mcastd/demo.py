@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import select
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -14,6 +16,7 @@ from mcastd import clock, log
 from mcastd.build import build
 from mcastd.config import Config, diff
 from mcastd.net.sockets import free_port
+from mcastd.process import Signals
 from mcastd.supervisor import Supervisor
 
 NEWS = Path(__file__).with_name("demo.txt")
@@ -25,12 +28,15 @@ PATIENCE = 5.0  # seconds for the start, and for what is on its way at the end
 def demonstrate(interval: float) -> int:
     """Send the news once, show what arrives, sum up; the exit status: 0 if all that was sent arrived."""
     log.configure("auto", "warning")
-    with tempfile.TemporaryDirectory(prefix="mcastd-demo-") as directory:
+    with (
+        Signals(signal.SIGINT, signal.SIGTERM) as signals,
+        tempfile.TemporaryDirectory(prefix="mcastd-demo-") as directory,
+    ):
         output = Path(directory, "news.log")
         config = _configuration(output, interval)
         supervisor = Supervisor(build)
         try:
-            return _show(supervisor, config, output)
+            return _show(supervisor, config, output, signals)
         finally:
             supervisor.stop_all(PATIENCE)
 
@@ -46,19 +52,19 @@ def _configuration(output: Path, interval: float) -> Config:
     )
 
 
-def _show(supervisor: Supervisor, config: Config, output: Path) -> int:
+def _show(supervisor: Supervisor, config: Config, output: Path, signals: Signals) -> int:
     channel = config.outbound["news"]
     click.echo(f"Sending {NEWS.name} to group {channel.group} port {channel.port} on interface lo;", err=True)
     click.echo(f"receiving it into {output}, which is shown here as it grows. Ctrl-C ends it.\n", err=True)
     supervisor.apply(diff(Config(), config), config.workers(), PATIENCE)
     shown = 0
-    with contextlib.suppress(KeyboardInterrupt):
-        while supervisor.view(CHANNEL).state != "finished":
-            if trouble := next((view for view in supervisor.views() if view.restarts > 3), None):
-                click.echo(f"mcastd demo: {trouble.name}: {trouble.detail}", err=True)
-                return 1
-            shown = _print_from(output, shown)
-            time.sleep(LOOK)
+    poll = select.poll()
+    poll.register(signals, select.POLLIN)
+    while supervisor.view(CHANNEL).state != "finished" and not poll.poll(1000 * LOOK):
+        if trouble := next((view for view in supervisor.views() if view.restarts > 3), None):
+            click.echo(f"mcastd demo: {trouble.name}: {trouble.detail}", err=True)
+            return 1
+        shown = _print_from(output, shown)
     supervisor.stop(CHANNEL, PATIENCE)
     sent = _count(supervisor, CHANNEL, "sent")
     deadline = clock.monotonic() + PATIENCE

@@ -6,10 +6,11 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from io import TextIOWrapper
 
 
 def mcastd() -> None:
-    open_standard_descriptors()
+    prepare()
     if sys.argv[1:2] == ["run"]:
         hold_signals()
     from mcastd.cli import main  # noqa: PLC0415 - see above
@@ -18,10 +19,40 @@ def mcastd() -> None:
 
 
 def mcastctl() -> None:
-    open_standard_descriptors()
+    prepare()
     from mcastd.ctl import main  # noqa: PLC0415 - see above
 
     main(prog_name="mcastctl")
+
+
+def prepare() -> None:
+    """What holds for every command, from its first moment."""
+    let_interrupts_end()
+    require_utf8()
+    open_standard_descriptors()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what it cannot show is no reason to fail
+
+
+def let_interrupts_end() -> None:
+    """Have Ctrl-C end the process as it ends any program, without a traceback, wherever it is.
+
+    A command that has a last word to say takes the signal over. If the signal is ignored, as in a shell's
+    background, it stays so.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def require_utf8() -> None:
+    """Start again in Python's UTF-8 mode unless names of files are UTF-8, as they are in the configuration.
+
+    In another encoding a path means another file, or cannot be opened at all.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.utf8_mode and sys.executable:
+        with suppress(OSError):
+            os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def open_standard_descriptors() -> None:

@@ -113,7 +113,12 @@ class ConfigError(Exception):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
-def reason_of(error: OSError) -> str:
-    """The kernel's own words for an OSError, lower-case first letter, without the number or the path."""
+def reason_of(error: Exception) -> str:
+    """The kernel's own words for an OSError, lower-case first letter, without the number or the path.
+
+    Of any other error its text.
+    """
+    if not isinstance(error, OSError):
+        return str(error)
     text = error.strerror or (os.strerror(error.errno) if error.errno else str(error) or type(error).__name__)
     return text if text[:2].isupper() else text[:1].lower() + text[1:]

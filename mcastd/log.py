@@ -86,9 +86,9 @@ class _Lines(io.TextIOBase):
             with contextlib.suppress(OSError, ValueError):
                 self._stream.write(text)
         elif _writer is not None:
-            _writer.add(self._fd, text.encode(errors="replace"))
+            _writer.add(self._fd, text.encode(errors="backslashreplace"))
         else:
-            _write(self._fd, text.encode(errors="replace"))
+            _write(self._fd, text.encode(errors="backslashreplace"))
         return len(text)
 
 
@@ -232,7 +232,7 @@ class Journal:
 
 def _assignment(name: str, value: str) -> bytes:
     """As https://systemd.io/JOURNAL_NATIVE_PROTOCOL has it: more than one line needs its length before it."""
-    data = value.encode(errors="replace")
+    data = value.encode(errors="backslashreplace")
     if b"\n" not in data:
         return b"%s=%s\n" % (name.encode(), data)
     return b"%s\n%s%s\n" % (name.encode(), struct.pack("<Q", len(data)), data)

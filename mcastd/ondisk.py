@@ -11,7 +11,7 @@ from typing import NamedTuple
 from mcastd import clock
 from mcastd.bounded import ask, begin
 from mcastd.config import Config, examine
-from mcastd.errors import SHORTAGES, ConfigError, ConfigProblem, McastdError
+from mcastd.errors import SHORTAGES, ConfigError, ConfigProblem, McastdError, reason_of
 
 # A disk that has not answered after this long hangs.
 READ_SECONDS = 2.0
@@ -50,7 +50,7 @@ class OnDisk:
             way_out = "the old configuration runs on"
             raise McastdError("cannot read the configuration", self._silent().text, way_out) from None
         except OSError as error:
-            raise McastdError("cannot read the configuration", str(error), "try again") from error
+            raise McastdError("cannot read the configuration", reason_of(error), "try again") from error
         config, warnings = examine(self.path)
         with self._lock:
             self._seen, self._verdict = (files, config), GOOD

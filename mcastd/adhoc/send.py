@@ -12,7 +12,7 @@ from typing import Any
 
 from mcastd import clock
 from mcastd.adhoc import Refused, numbered, report
-from mcastd.adhoc.session import Session
+from mcastd.adhoc.session import INTERRUPTED, Session
 from mcastd.adhoc.settings import configure, endpoint
 from mcastd.adhoc.sources import ROOM, Headed, Outgoing, Repeated, Stream
 from mcastd.build import open_sender
@@ -28,7 +28,6 @@ STDIN = "/dev/stdin"
 DEFAULT_RATE = "10Mbit"  # of a file: as fast as possible would drown receivers, and look like a bad network
 DEFAULT_INTERVAL = "100ms"  # of a text, or of numbered datagrams
 TICK = 1.0  # seconds between two looks at the progress
-INTERRUPTED = 128  # and the signal's number: what a shell says of who was ended by it
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from mcastd.worker import Worker, WorkerView
 
 FIRST_ATTEMPT = 5.0  # seconds
 STOP = 5.0  # seconds
+INTERRUPTED = 128  # and the signal's number: what a shell says of who was ended by it
 WELL = {"active", "finished"}  # states
 
 Build = Callable[[str, OutboundChannel | InboundSubscription, NetworkWatch], Worker]
@@ -44,7 +45,7 @@ class Session:
         self._stack = ExitStack()
 
     def __enter__(self) -> Session:
-        """Raises McastdError if the worker cannot do its work now."""
+        """Raises McastdError if the worker cannot do its work now, SystemExit if a signal comes before."""
         with ExitStack() as stack:
             self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             stack.callback(self._close_wake)
@@ -59,7 +60,7 @@ class Session:
             stack.callback(network.close)
             stack.callback(supervisor.stop_all, STOP)
             supervisor.apply(diff(Config(), self._config), self._config.workers(), STOP)
-            supervisor.wait_attempted(FIRST_ATTEMPT)
+            self._wait_attempted()
             self.began = clock.monotonic()
             view = self.view()
             if view.state not in WELL:
@@ -94,6 +95,16 @@ class Session:
             os.eventfd_read(self._wake)
             self._say_trouble()
         return True
+
+    def _wait_attempted(self) -> None:
+        """Until the worker's first attempt is over, or for FIRST_ATTEMPT; a signal ends it all."""
+        deadline = clock.monotonic() + FIRST_ATTEMPT
+        while not self._supervisor.wait_attempted(0) and (left := deadline - clock.monotonic()) > 0:
+            ready = dict(self._poll.poll(1000 * left))
+            if self._signals.fileno() in ready:
+                raise SystemExit(INTERRUPTED + self._signals.take()[0])
+            if self._wake in ready:
+                os.eventfd_read(self._wake)
 
     def _say_trouble(self) -> None:
         view = self.view()

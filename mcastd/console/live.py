@@ -29,13 +29,13 @@ class LiveLine:
         """Have ``text`` there, cut to the width of the terminal."""
         if self.on:
             with self._turn():
-                self._text = text[: shutil.get_terminal_size().columns - 1].encode(errors="replace")
+                self._text = text[: shutil.get_terminal_size().columns - 1].encode(errors="backslashreplace")
                 self._write(_CLEAR + self._text)
 
     def say(self, text: str) -> None:
         """A line that stays, above the live one; also where there is none."""
         with self.above():
-            self._write(text.encode(errors="replace") + b"\n")
+            self._write(text.encode(errors="backslashreplace") + b"\n")
 
     @contextlib.contextmanager
     def above(self) -> Iterator[None]:

@@ -23,7 +23,7 @@ from mcastd.control.listener import listen
 from mcastd.control.monitor import Monitor
 from mcastd.control.peer import Peer, peer_of
 from mcastd.control.protocol import CALL_LIMIT, Call, Decoder, ProtocolError, Reply
-from mcastd.errors import McastdError
+from mcastd.errors import McastdError, reason_of
 from mcastd.log import get_logger
 
 MAX_CONNECTIONS = 40
@@ -97,7 +97,7 @@ class ControlServer:
                 if isinstance(error, OSError) and error.errno == errno.EMFILE and self._spare.spend():
                     continue
                 if not self._closing.wait(RETRY_PAUSE):
-                    log.warning("client.refused", reason=str(error))
+                    log.warning("client.refused", reason=reason_of(error))
 
     def _admit(self, connection: socket.socket) -> None:
         thread = threading.Thread(target=self._serve, args=(connection,), name="control-client", daemon=True)
@@ -142,7 +142,7 @@ class ControlServer:
         try:
             self._converse(connection)
         except (OSError, ProtocolError) as error:  # OSError: gone, or silent for too long
-            log.debug("client.dropped", reason=str(error))
+            log.debug("client.dropped", reason=reason_of(error))
         except Exception:
             log.exception("client.dropped")
         with self._lock:  # so that no other thread shuts down a file descriptor that is no longer this one

@@ -26,7 +26,7 @@ from mcastd.doctor.evidence import NO_TROUBLES, Evidence, Troubles
 from mcastd.doctor.finding import Finding, Said, Severity, Skipped, Way
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import Watch
-from mcastd.errors import SHORTAGES, McastdError
+from mcastd.errors import SHORTAGES, McastdError, reason_of
 
 Check = Callable[[Subject, Evidence], Iterator[Said]]
 HostCheck = Callable[[Evidence], Iterator[Said]]
@@ -216,7 +216,7 @@ def _run(check: Callable[..., Iterator[Said]], *arguments: object) -> list[Said]
     except Exception as error:  # a host that nobody thought of must not cost the user the other checks
         if not (isinstance(error, OSError) and error.errno in SHORTAGES):
             log.get_logger().exception("check.crashed", check=name_of(check))
-        said.append(Skipped(name_of(check), f"failed: {type(error).__name__}: {error}"))
+        said.append(Skipped(name_of(check), f"failed: {type(error).__name__}: {reason_of(error)}"))
     return said
 
 

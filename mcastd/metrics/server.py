@@ -115,7 +115,7 @@ class MetricsServer:
             self._begin()
         except (OSError, RuntimeError) as error:
             self._wanted = self._served
-            self._say(f"no metrics at {address}: {error}; reload to try again")
+            self._say(f"no metrics at {address}: {reason_of(error)}; reload to try again")
         else:
             self._tried.wait(FIRST_ATTEMPT)
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mcastd.errors import reason_of
 from mcastd.net._abi import Address
 from mcastd.net.tables import NET
 
@@ -403,4 +404,4 @@ def _run(program: str, *arguments: str) -> str:
 def _reason(error: Exception) -> str:
     if isinstance(error, subprocess.CalledProcessError):
         return (str(error.stderr).strip().splitlines() or ["failed"])[0]
-    return str(error)
+    return reason_of(error)

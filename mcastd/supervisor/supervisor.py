@@ -9,6 +9,7 @@ from mcastd import clock, log
 from mcastd.bounded import Patience
 from mcastd.config import Changes, InboundSubscription, OutboundChannel
 from mcastd.config.types import Address, Interfaces
+from mcastd.errors import reason_of
 from mcastd.supervisor.state import State
 from mcastd.supervisor.thread import WorkerThread
 from mcastd.worker import Books, Headline, Signal, Vitals, Worker, WorkerView
@@ -241,7 +242,7 @@ class Supervisor:
                 thread.start()
             except (OSError, RuntimeError) as error:
                 self._unstarted.add(name)
-                self._log.warning("worker.delayed", worker=name, reason=str(error))
+                self._log.warning("worker.delayed", worker=name, reason=reason_of(error))
 
     def _end(self, names: Iterable[str], timeout: float) -> list[str]:
         deadline = clock.monotonic() + timeout

@@ -70,7 +70,7 @@ class WorkerThread:
             self._context.close()
             self._apply(Event.START)
             number = error.errno if isinstance(error, OSError) and error.errno else errno.EAGAIN
-            what, cause = "cannot start the worker's thread", str(error)
+            what, cause = "cannot start the worker's thread", reason_of(error)
             refused = McastdError(what, cause, SHORTAGE_WAY_OUT, waits=TRYING_AGAIN, errno=number)
             self._apply(Event.ERROR, str(refused), refused)
             raise
@@ -236,7 +236,7 @@ class WorkerThread:
 
     def _crashed(self, error: Exception, delay: float) -> None:
         self._restarts += 1
-        reason = f"crashed: {type(error).__name__}: {error}"
+        reason = f"crashed: {type(error).__name__}: {reason_of(error)}"
         self._apply(Event.CRASH, f"{reason}; this is a bug in mcastd; next attempt in {delay:g} s")
 
     def _apply(self, event: Event, detail: str = "", error: McastdError | None = None) -> bool:

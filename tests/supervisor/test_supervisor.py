@@ -446,3 +446,24 @@ def test_a_worker_that_waits_for_a_path_is_named_and_no_case_for_the_watchdog(
         assert not stage.supervisor.headlines()[2].troubled
     told = [(log["event"], log["worker"]) for log in logs if "blocked" in log["event"]]
     assert told == [("worker.blocked", "outbound/stuck"), ("worker.unblocked", "outbound/stuck")]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "too many open files"),
+        (RuntimeError("can't start new thread"), "can't start new thread"),
+    ],
+)
+def test_a_worker_that_cannot_be_started_says_why_in_words_without_numbers(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    def fail(_: Context) -> Context:
+        raise error
+
+    monkeypatch.setattr(Context, "open", fail)
+    thread = WorkerThread(Puppet("inbound/news", work))
+    with pytest.raises(type(error)):
+        thread.start()
+    detail = thread.headline().detail
+    assert detail.startswith(f"cannot start the worker's thread: {words}; raise LimitNOFILE=")

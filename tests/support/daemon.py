@@ -17,7 +17,7 @@ from typing import Any
 from support.wait import DEADLINE_SECONDS, wait_for
 
 MCASTD = (sys.executable, "-m", "mcastd")
-MCASTCTL = (sys.executable, "-c", "from mcastd.ctl import main; main()")
+MCASTCTL = (sys.executable, "-c", "from mcastd.entry import mcastctl; mcastctl()")
 
 # Gives descriptors to a program as systemd does (sd_listen_fds(3)): a list of them, and its command line.
 HAND_OVER = """if True:
