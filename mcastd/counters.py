@@ -83,3 +83,8 @@ class OutputCounters:
     written_bytes: int = 0  # on the output, framing included
     dropped: Counter[str] = field(default_factory=Counter)  # by reason
     queued: int = 0  # accepted, not yet written
+
+    def go_on_from(self, before: OutputCounters) -> None:
+        """Count on from where another output at the same path ended, so that nothing ever counts down."""
+        self.written, self.written_bytes = before.written, before.written_bytes
+        self.dropped.update(before.dropped)

@@ -103,6 +103,7 @@ def datagrams(status: Mapping[str, Any]) -> tuple[int, int]:
     lost = [
         counters.get("overflow"),
         counters.get("dropped"),
+        table(status.get("closed_outputs")).get("dropped"),
         *(output.get("dropped") for output in of_outputs),
     ]
     return total(counters.get("sent", counters.get("received"))), sum(map(total, lost))

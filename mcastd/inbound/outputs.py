@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from structlog.typing import FilteringBoundLogger
@@ -26,7 +27,7 @@ class Outputs:
         self._log = log
         self._sinks = {settings: make(settings) for settings in wanted}
         self._began = dict.fromkeys(self._sinks.values(), 0)
-        self.dropped_before = 0  # by sinks that are closed
+        self._closed: Counter[str] = Counter()  # dropped by outputs that there are no more, by reason
         self._note()
 
     def _note(self) -> None:
@@ -37,6 +38,8 @@ class Outputs:
         self.identities = tuple(
             Output(str(settings.path), sink.counters, sink.reasons) for settings, sink in self._sinks.items()
         )
+        # Replaced as one: who adds them up meets no output twice, and none is missing
+        self._losses = [self._closed.copy(), *(sink.counters.dropped for sink in self.sinks)]
 
     def open(self) -> None:
         for sink in self.sinks:
@@ -45,17 +48,23 @@ class Outputs:
     def change(self, wanted: Sequence[OutputSettings], received: int) -> None:
         """Apply other settings. Sinks whose settings stay the same keep their files and counters.
 
-        The others are closed before new ones are opened, since a path may pass from one to another.
-        ``received`` is the number of datagrams so far.
+        The others are closed before new ones are opened, since a path may pass from one to another: then
+        its counters go on. ``received`` is the number of datagrams so far.
         """
         ending = {settings: sink for settings, sink in self._sinks.items() if settings not in wanted}
         new = [settings for settings in wanted if settings not in self._sinks]
         paths = {settings.path for settings in wanted}
         for settings, sink in ending.items():
             sink.close(for_good=settings.path not in paths)
-            self.dropped_before += sum(sink.counters.dropped.values())
             self._log.info("output.closed", path=str(settings.path), **_count(sink))
         self._sinks = {settings: self._sinks.get(settings) or self._make(settings) for settings in wanted}
+        before = {settings.path: sink for settings, sink in ending.items()}
+        for settings in new:
+            if (old := before.pop(settings.path, None)) is not None:
+                self._sinks[settings].counters.go_on_from(old.counters)
+                self._began[self._sinks[settings]] = self._began[old]
+        for sink in before.values():
+            self._closed.update(sink.counters.dropped)
         self._began = {sink: self._began.get(sink, received) for sink in self._sinks.values()}
         self._note()
         for settings in new:
@@ -69,6 +78,16 @@ class Outputs:
     def status(self) -> list[dict[str, object]]:
         began = self._began
         return [{**sink.status(), "received_before": began.get(sink, 0)} for sink in self.sinks]
+
+    @property
+    def closed(self) -> dict[str, int]:
+        """What was dropped by outputs that there are no more, by reason."""
+        return dict(self._losses[0])
+
+    def dropped(self) -> int:
+        """Datagrams dropped by all outputs that there ever were; it never shrinks."""
+        # A copy of each: the worker goes on counting
+        return sum(sum(dict(dropped).values()) for dropped in self._losses if dropped)
 
     def problems(self) -> Iterator[str]:
         """Why outputs cannot be written, one line for each that cannot."""

@@ -230,6 +230,7 @@ class Subscription:
             "last_source": self._sources.last,
             "by_source": {"top": top, "rest": rest},
             "outputs": self._outputs.status(),
+            "closed_outputs": {"dropped": self._outputs.closed},
             "hanging": hangs,
             "max_latency": config.max_latency,
             "reading": "with others" if self._visitable else "alone",
@@ -238,14 +239,11 @@ class Subscription:
         }
 
     def vitals(self) -> Vitals:
-        counters, dropped = self.counters, self._outputs.dropped_before
-        for output in self._identity.outputs:
-            if output.counters.dropped:
-                dropped += sum(dict(output.counters.dropped).values())  # a copy: the worker goes on counting
+        counters = self.counters
         return Vitals(
             datagrams=counters.received,
             payload_bytes=counters.received_bytes,
-            dropped=dropped,
+            dropped=self._outputs.dropped(),
             overflow=self._glance().overflow,
             stale=self._condition.stale,
             last_source=self._sources.last,
@@ -488,8 +486,7 @@ class Subscription:
     def _change_outputs(self) -> None:
         with self._at_outputs():
             self._outputs.change(self._config.output, self.counters.received)
-        if self._identity.outputs != self._outputs.identities:
-            self._identity = self._identity._replace(outputs=self._outputs.identities)
+        self._identity = self._identity._replace(outputs=self._outputs.identities)
 
     def _report(self, context: Context, link: Receiver, *, ready: bool = False) -> None:
         self._condition.report(context, self._config, link, self._outputs, ready=ready)

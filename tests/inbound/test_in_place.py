@@ -12,6 +12,7 @@ from support.subscription import Run, fifo_output, file_output
 from support.wait import wait_for
 
 from mcastd.config import InboundSubscription
+from mcastd.console.status import datagrams
 from mcastd.worker import Signal
 
 
@@ -76,6 +77,29 @@ def test_what_a_closed_output_dropped_is_not_forgotten(tmp_path: Path, make_run:
     assert run.worker.vitals().dropped == 3
     change(run, file_output(tmp_path / "b"))
     assert run.worker.vitals().dropped == 3
+    status: Any = run.worker.status()
+    assert status["closed_outputs"] == {"dropped": {"no-reader": 3}}
+    assert datagrams(status) == (3, 3)  # as `mcastctl status` shows it
+
+
+def test_an_output_that_changes_at_its_path_counts_on(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+    run = make_run(fifo_output(tmp_path / "a"), file_output(tmp_path / "b"))
+    link = run.start()
+    link.deliver(b"1", b"2")
+    run.received(2)
+    change(run, fifo_output(tmp_path / "a", format="lines"), file_output(tmp_path / "b", format="lines"))
+    link.deliver(b"3", b"4", b"5")
+    run.received(5)
+    wait_for(lambda: run.worker.sinks[1].counters.written == 5)
+    status: Any = run.worker.status()
+    assert [(each["received_before"], each["counters"]["written_bytes"]) for each in status["outputs"]] == [
+        (0, 0),
+        (0, 2 + 6),
+    ]
+    pipe, _ = run.worker.books().identity.outputs
+    assert pipe.counters.dropped == {"no-reader": 5}
+    assert datagrams(status) == (5, 5)
+    assert status["closed_outputs"] == {"dropped": {}}
 
 
 def test_a_pipe_that_stays_keeps_its_reader(tmp_path: Path, make_run: Callable[..., Run]) -> None:

@@ -304,6 +304,7 @@ def test_status_and_the_last_word(tmp_path: Path, make_run: Callable[..., Run]) 
                 "received_before": 0,
             }
         ],
+        "closed_outputs": {"dropped": {}},
         "hanging": None,
         "max_latency": 0.001,
         "receive_buffer": {"asked": 4 << 20, "had": None, "advice": None},
