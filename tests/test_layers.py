@@ -49,7 +49,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
         "supervisor",
         "doctor",
     },
-    "demo": LEAVES | {"worker", "config", "net", "build", "supervisor"},
+    "demo": LEAVES | {"process", "worker", "config", "net", "build", "supervisor"},
     "cli": LEAVES | {"process", "ondisk", "config", "console", "build", "daemon", "demo", "doctor"},
     "console": LEAVES | {"control", "config"},
     "adhoc": LEAVES
