@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mcastd"
 
-LEAVES = {"bounded", "clock", "counters", "errors", "log", "paths", "printable"}
+LEAVES = {"bounded", "clock", "counters", "errors", "log", "paths", "printable", "replaceable"}
 BELOW = {  # room: the rooms that it may import, besides itself
     **{leaf: set() for leaf in LEAVES},
     "log": {"clock", "printable"},

@@ -17,10 +17,11 @@ from typing import Protocol
 
 from mcastd import clock
 from mcastd.inbound.gather import Gather
+from mcastd.replaceable import ReplaceableThread
 
 # How long one visit may take before another thread reads on.
 VISIT_MAX_SECONDS = 0.1
-# A leader that hangs for longer, while no thread can be had to replace it, leaves its subscriptions deaf.
+# If it hangs for longer, while no thread can be had to replace it, its subscriptions are deaf.
 DEAF_SECONDS = 15.0
 # Until a subscription that could not be visited is visited again.
 REVISIT_SECONDS = 0.001
@@ -42,35 +43,26 @@ class Reader:
     """The shared reader. It has no thread until the first subscription comes, and sleeps till data come."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._visited: dict[int, Visited] = {}  # by fd
+        self._thread = ReplaceableThread(
+            "reader", self._read, self._hand_back, step_max_seconds=VISIT_MAX_SECONDS
+        )
+        self._visited: dict[int, Visited] = {}  # by fd; changed with the thread's lock held
         self._gather: Gather | None = None  # for the strictest of all; made anew after a change
         self._poll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # readable once this is closed
         self._poll.register(self._wake, select.EPOLLIN)
-        self._leader: threading.Thread | None = None  # the thread that reads; one that is replaced ends
-        self._deputy: threading.Thread | None = None  # replaces a leader that hangs
-        self._busy = threading.Event()  # while the leader has something to do
-        self._progress = 0  # grows with each visit
-        self._visiting = -1  # fd
-        self._stuck_since: float | None = None  # monotonic seconds, of a leader that cannot be replaced
-        self._closed = False
+        self._stuck_since: float | None = None  # monotonic seconds, of a thread that cannot be replaced
 
     def add(self, fd: int, visited: Visited) -> bool:
         """Visit whenever ``fd`` has turned readable, or is already. Returns False if there is no thread.
 
         A visit has to take all: the kernel reports only what comes later. It must not raise anything.
         """
-        with self._lock:
-            if self._leader is None:
-                try:  # the leader last: one without a deputy could not be taken back, and would eat edges
-                    if self._deputy is None:
-                        deputy = threading.Thread(target=self._stand_by, name="reader-deputy", daemon=True)
-                        deputy.start()
-                        self._deputy = deputy
-                    self._lead([])
-                except RuntimeError:  # no more threads; the next one to come tries again
-                    return False
+        with self._thread.lock:
+            try:
+                self._thread.begin([])
+            except RuntimeError:  # no more threads; the next one to come tries again
+                return False
             self._visited[fd] = visited
             self._gather = None
             self._poll.register(fd, select.EPOLLIN | select.EPOLLET)
@@ -78,7 +70,7 @@ class Reader:
 
     def remove(self, fd: int, visited: Visited) -> None:
         """No visit begins after this, unless it does already. Harmless if it was handed back."""
-        with self._lock:
+        with self._thread.lock:
             if self._visited.get(fd) is visited:
                 del self._visited[fd]
                 self._gather = None
@@ -86,39 +78,22 @@ class Reader:
                     self._poll.unregister(fd)
 
     def is_deaf(self) -> bool:
-        """Returns True if the leader hangs, and there is no thread to read on in its place."""
+        """Returns True if the thread hangs, and there is none to read on in its place."""
         since = self._stuck_since
         return since is not None and clock.monotonic() - since > DEAF_SECONDS
 
     def close(self) -> None:
-        with self._lock:
-            self._closed = True
-            threads = [thread for thread in (self._leader, self._deputy) if thread is not None]
-        os.eventfd_write(self._wake, 1)
-        self._busy.set()
-        for thread in threads:
-            thread.join(1.0)
+        self._thread.close(lambda: os.eventfd_write(self._wake, 1))
         self._poll.close()
         os.close(self._wake)
 
-    # -- with the lock held
-
-    def _lead(self, owed: list[int]) -> None:
-        """Start a leader, which visits the fds in ``owed`` at once. Raises RuntimeError without a thread."""
-        leader = threading.Thread(target=self._read, args=(owed,), name="reader", daemon=True)
-        before, self._leader = self._leader, leader
-        try:
-            leader.start()
-        except RuntimeError:
-            self._leader = before
-            raise
-
-    def _replace_leader(self) -> None:
-        fd, stuck = self._visiting, self._visited.get(self._visiting)
-        if stuck is None:  # it has left already
+    def _hand_back(self) -> None:
+        """A visit takes long: have another thread read on for the others. The lock is held."""
+        fd = self._thread.at
+        if not isinstance(fd, int) or (stuck := self._visited.get(fd)) is None:  # it has left already
             return
-        try:  # edge-triggered: the old leader consumed these events, so visit all once
-            self._lead([other for other in self._visited if other != fd])
+        try:  # edge-triggered: the old thread consumed these events, so visit all once
+            self._thread.replace([other for other in self._visited if other != fd])
         except RuntimeError:  # no more threads: wait for the old one
             if self._stuck_since is None:
                 self._stuck_since = clock.monotonic()
@@ -130,22 +105,22 @@ class Reader:
             self._poll.unregister(fd)
         stuck.hand_back()
 
-    # -- the threads
+    # -- the thread
 
     def _read(self, owed: list[int]) -> None:
-        """The leader's life."""
-        me = threading.current_thread()
+        """Visit those that have something, and first the fds in ``owed``."""
+        thread, me = self._thread, threading.current_thread()
         pause = 0.0
         since = clock.monotonic()
-        while not self._closed:
+        while not thread.closed.is_set():
             if pause:
                 time.sleep(pause)
             elif not owed:
-                self._busy.clear()
+                thread.busy.clear()
             ready = self._poll.poll(0 if pause or owed else None, len(self._visited) + 1)
-            self._busy.set()
+            thread.busy.set()
             taken, owed = self._visit_all([*owed, *(fd for fd, _ in ready)], me)
-            if self._leader is not me:
+            if thread.current is not me:
                 return
             if (gather := self._gather) is None:
                 gather = self._make_gather()
@@ -156,38 +131,28 @@ class Reader:
             since = now
 
     def _make_gather(self) -> Gather:
-        with self._lock:
+        with self._thread.lock:
             strictest = min((visited.max_latency for visited in self._visited.values()), default=0.0)
             self._gather = gather = Gather(strictest)
         return gather
 
     def _visit_all(self, fds: list[int], me: threading.Thread) -> tuple[int, list[int]]:
         """Visit. Returns the number of datagrams taken, and the fds to be visited again."""
-        taken, owed = 0, []
+        thread, taken, owed = self._thread, 0, []
         for fd in fds:
             visited = self._visited.get(fd)
             if visited is None:
                 continue
-            self._progress += 1
-            self._visiting = fd
+            thread.steps += 1
+            thread.at = fd
             count = visited.visit()
-            with self._lock:  # a leader that was replaced must not overwrite its successor's _visiting
-                if self._leader is not me:
+            with thread.lock:  # a thread that was replaced must not overwrite what its successor is at
+                if thread.current is not me:
                     break
-                self._visiting = -1
+                thread.at = None
                 self._stuck_since = None
             if count is None:
                 owed.append(fd)
             else:
                 taken += count
         return taken, owed
-
-    def _stand_by(self) -> None:
-        """The deputy's life: where a visit takes too long, it makes another thread the leader."""
-        while not self._closed:
-            self._busy.wait()
-            before = self._progress, self._visiting
-            time.sleep(VISIT_MAX_SECONDS)
-            with self._lock:
-                if before == (self._progress, self._visiting) and self._visiting >= 0:
-                    self._replace_leader()

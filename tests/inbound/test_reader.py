@@ -10,8 +10,10 @@ from collections.abc import Iterator
 import pytest
 from support.wait import wait_for
 
+from mcastd import clock
 from mcastd.inbound import reader as module
-from mcastd.inbound.reader import Reader
+from mcastd.inbound.reader import DEAF_SECONDS, Reader
+from mcastd.replaceable import ReplaceableThread
 
 
 class Guest:
@@ -144,26 +146,29 @@ def test_those_that_the_stuck_one_knew_of_are_visited_by_the_next(reader: Reader
         guest.close()
 
 
-def test_one_that_is_replaced_just_when_its_visit_ends_does_not_hide_its_successor(no_fd_leak: None) -> None:
+def test_one_that_is_replaced_just_when_its_visit_ends_does_not_hide_its_successor(
+    no_fd_leak: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gate, armed = threading.Event(), threading.Event()
 
-    class Hesitant(Reader):
-        """After a visit its leader takes a long time to see whether it is the leader still."""
+    class Hesitant(ReplaceableThread):
+        """After a visit the thread takes a long time to see whether it was replaced."""
 
         @property
-        def _leader(self) -> threading.Thread | None:  # type: ignore[override]
-            leader = self._now_leader
-            if armed.is_set() and threading.current_thread() is leader:
+        def current(self) -> threading.Thread | None:  # type: ignore[override]
+            current = self._current
+            if armed.is_set() and threading.current_thread() is current:
                 armed.clear()
                 with contextlib.suppress(AssertionError):
                     wait_for(lambda: victim.visits, timeout=1)
-            return leader
+            return current
 
-        @_leader.setter
-        def _leader(self, leader: threading.Thread | None) -> None:
-            self._now_leader = leader
+        @current.setter
+        def current(self, thread: threading.Thread | None) -> None:
+            self._current = thread
 
-    reader = Hesitant()
+    monkeypatch.setattr(module, "ReplaceableThread", Hesitant)
+    reader = Reader()
     first, victim = Guest(reader), Guest(reader)
     victim.stuck = gate
     armed.set()
@@ -199,15 +204,15 @@ def test_one_thread_leads_although_there_was_none_to_stand_by_at_first(
     guest.close()
 
 
-def test_a_nap_is_no_long_visit(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "VISIT_MAX_SECONDS", 0.001)
+def test_a_nap_is_no_long_visit(reader: Reader) -> None:
+    reader._thread.step_max_seconds = 0.001
     guest = Guest(reader, max_latency=0.2)
-    leader = reader._leader
+    before_naps = reader._thread.current
     for _ in range(5):
         before = guest.taken
         guest.deliver(100)
         wait_for(lambda before=before: guest.taken > before, "taken")
-    assert reader._leader is leader
+    assert reader._thread.current is before_naps
     assert not guest.handed_back.is_set()
     guest.close()
 
@@ -216,11 +221,37 @@ def test_nothing_to_do_is_no_work(guests: list[Guest]) -> None:
     guests[0].deliver()
     wait_for(lambda: guests[0].taken, "a visit")
     reader = guests[0].reader
-    wait_for(lambda: not reader._busy.is_set(), "rest")
-    progress = reader._progress
+    wait_for(lambda: not reader._thread.busy.is_set(), "rest")
+    steps = reader._thread.steps
     other = Guest(Reader())  # something else happens
     other.deliver()
     wait_for(lambda: other.taken, "a visit by another reader")
-    assert (reader._progress, reader._busy.is_set()) == (progress, False)
+    assert (reader._thread.steps, reader._thread.busy.is_set()) == (steps, False)
     other.close()
     other.reader.close()
+
+
+def test_a_reader_that_hangs_and_has_no_successor_is_deaf_after_a_while(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, now = threading.Thread.start, [1000.0]
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(clock, "monotonic", lambda: now[0])
+    reader._thread.step_max_seconds = 0.001
+    guest = Guest(reader)
+    guest.stuck = threading.Event()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    guest.deliver()
+    wait_for(lambda: reader._stuck_since, "it is found out")
+    now[0] += DEAF_SECONDS - 1
+    assert not reader.is_deaf()
+    now[0] += 2
+    assert reader.is_deaf()
+    assert not guest.handed_back.is_set()  # nobody else reads for it
+    guest.stuck.set()
+    wait_for(lambda: guest.taken == 1 and not reader.is_deaf(), "it hears again")
+    monkeypatch.setattr(threading.Thread, "start", start)
+    guest.close()

@@ -135,9 +135,9 @@ def test_who_is_forgotten_is_not_asked(watching: Watcher) -> None:
 
 
 def test_a_look_that_hangs_costs_only_its_own_file_system(
-    watching: Watcher, monkeypatch: pytest.MonkeyPatch
+    watching: Watcher,
 ) -> None:
-    monkeypatch.setattr(watcher, "LOOK_MAX_SECONDS", 0.05)
+    watching._thread.step_max_seconds = 0.05
     answer, hangs = threading.Event(), threading.Event()
     looks: list[str] = []
     told: list[str] = []
