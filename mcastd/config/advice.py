@@ -36,6 +36,9 @@ LINK_CONTROL, SSM = IPv4Network("224.0.0.0/24"), IPv4Network("232.0.0.0/8")
 OWNED = (IPv4Network("233.0.0.0/8"), IPv4Network("234.0.0.0/8"))  # by AS (RFC 3180), by prefix (RFC 6034)
 PRIVATE_TO_THE_UNIT = ("/tmp/", "/var/tmp/")
 SELDOM_ENOUGH_SECONDS = 10.0
+ROTATE_EVERY_MIN_SECONDS = 1.0
+# What there may be below /dev beside devices.
+NO_DEVICES = ("/dev/shm/", "/dev/mqueue/", "/dev/fd/", "/dev/std")
 ADMINISTRATIVE = IPv4Network("239.0.0.0/8")  # RFC 2365
 # Directories in which everybody may make files.
 SHARED = {"/tmp", "/var/tmp", "/dev/shm"}
@@ -321,10 +324,31 @@ def _kept_of_nothing(config: Config) -> Iterator[Complaint]:
             )
 
 
+def _rotated_all_the_time(config: Config) -> Iterator[Complaint]:
+    for location, output in _outputs(config):
+        if output.kind == "file" and output.rotate_every and output.rotate_every < ROTATE_EVERY_MIN_SECONDS:
+            yield Complaint(
+                (*location[:-1], "rotate_every"),
+                f"{format_duration(output.rotate_every)} makes a file for each moment, of which all but"
+                f' {output.keep} are removed; "1h" is usual',
+            )
+
+
+def _devices(config: Config) -> Iterator[Complaint]:
+    """Neither a source nor an output may be one."""
+    named: list[tuple[Location, Path]] = [(location, output.path) for location, output in _outputs(config)]
+    named += [(("outbound", name, "source"), channel.source) for name, channel in config.outbound.items()]
+    for location, path in named:
+        if normal(path).startswith("/dev/") and not normal(path).startswith(NO_DEVICES):
+            yield Complaint(location, f"{path} is a device, which is refused; name a file or a FIFO")
+
+
 OF_FILES: tuple[Callable[[Config], Iterator[Complaint]], ...] = (
     _prepared_by_others,
     _rotated_by_whom,
     _kept_of_nothing,
+    _rotated_all_the_time,
+    _devices,
 )
 
 

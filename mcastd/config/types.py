@@ -343,13 +343,18 @@ def _misread(text: str) -> str:
         return 'is no interface: leave it out for the route to the group; a subscription may say "all"'
     if len(names := re.findall(r"[^,\s]+", text)) > 1:
         return f"is no interface's name; a subscription may say {list_of(names)}"
+    if text.startswith("!"):
+        return 'leaves one out, which cannot be said: name those that are meant, or a pattern like "eth[!3]"'
     address, zone, name = text.partition("%")
     if zone and name and ":" in address:
         return f"has a zone: write {show(name)} alone"
     if label := re.fullmatch(r"([^@]+)@[^@]+|([^:/]*[g-zG-Z][^:/]*):[^:/]+", text):
-        if label[1]:
-            return f"is how ip(8) shows it, with the interface below: write {show(label[1])}"
-        return f"is the label of an address: write {show(label[2])}, or the address itself"
+        shown = f"is how ip(8) shows it, with the interface below: write {show(label[1])}"
+        return (
+            shown
+            if label[1]
+            else f"is the label of an address: write {show(label[2])}, or the address itself"
+        )
     network = re.fullmatch(r"[0-9a-fA-F.:]+/[0-9]+", text)
     return "is a network: write the name of the interface, or its address" if network else ""
 

@@ -246,6 +246,11 @@ def _absent(wanted: tuple[str, ...]) -> str:
     return "no interface has a name like this" if is_pattern(wanted[0]) else "no such interface"
 
 
+def absence(wanted: str) -> str:
+    """That there is no interface of this name, or with this address."""
+    return f"no interface has the address {wanted}" if as_address(wanted) else f"{wanted}: no such interface"
+
+
 def named_in(setting: Setting) -> list[str]:
     """The names and addresses in a setting: what is none of "all", patterns, and the route."""
     each = setting if isinstance(setting, tuple) else () if setting is None else (setting,)

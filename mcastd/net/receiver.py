@@ -13,7 +13,7 @@ from mcastd.errors import CannotAskError, LinkError
 from mcastd.net._abi import Address
 from mcastd.net.batch import NOTHING, READING, Arena, arenas
 from mcastd.net.drops import drops
-from mcastd.net.interfaces import Host, Interface, Setting, look, named_in
+from mcastd.net.interfaces import Host, Interface, Setting, absence, look, named_in
 from mcastd.net.link import ANY_SOURCE, NOT_LINKED, Batch, Glance, Load, SourceFilter
 from mcastd.net.membership import Memberships
 from mcastd.net.sockets import ReceivingSocket
@@ -285,7 +285,7 @@ class SocketReceiver:
 
 def _problem(host: Host, setting: Setting, wanted: Mapping[int, Interface]) -> str:
     """What keeps datagrams from a receiver on these interfaces; "" if nothing that shows here does."""
-    problems = [f"{name}: no such interface; waiting for it" for name in host.missing(setting)]
+    problems = [f"{absence(name)}; waiting for it" for name in host.missing(setting)]
     for interface in wanted.values():
         taker = host.taken_by(interface)
         if taker is not None and taker.index not in wanted:

@@ -246,3 +246,18 @@ def test_two_channels_on_one_pipe() -> None:
         }
     )
     assert [complaint.location for complaint in advise(config)] == [("outbound", "b", "source")]
+
+
+@pytest.mark.parametrize(
+    ("path", "device"),
+    [("/dev/null", True), ("/dev/../dev/tty", True), ("/dev/shm/x/a", False), ("/dev/stdout", False)],
+)
+def test_a_device_is_neither_a_source_nor_an_output(path: str, device: bool) -> None:
+    assert advised(None, {"output": path}) == ({"path"} if device else set())
+    assert advised({"source": path}) == ({"source"} if device else set())
+
+
+def test_an_output_is_not_rotated_all_the_time() -> None:
+    output = {"kind": "file", "path": "/y"}
+    assert advised(None, {"output": {**output, "rotate_every": "1us"}}) == {"rotate_every"}
+    assert advised(None, {"output": {**output, "rotate_every": "1s"}}) == set()

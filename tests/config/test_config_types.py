@@ -242,6 +242,7 @@ def test_an_interface_address_is_normalised() -> None:
         (parse_interface, "*", 'a subscription may say "all"'),
         (parse_interface, "0.0.0.0", "leave it out for the route"),
         (parse_interface, "::", "leave it out for the route"),
+        (parse_interface, "!docker0", r'leaves one out, .* or a pattern like "eth\[!3\]"$'),
         (parse_interface, "eth0:1", 'is the label of an address: write "eth0", or the address itself'),
         (
             parse_interface,

@@ -344,6 +344,12 @@ def several(net: Net, family: Family, *interfaces: str, name: str = "news") -> s
     return net.inbound(name, family, None, more=f"interface = {json.dumps(interfaces)}")
 
 
+def test_an_address_in_a_list_that_no_interface_has_is_called_an_address(net: Net) -> None:
+    net.run(several(net, IPV4, "lo", "10.99.3.7"))
+    detail = net.daemon.worker("inbound/news")["detail"]
+    assert detail.endswith("; no interface has the address 10.99.3.7; waiting for it")
+
+
 def test_a_list_of_interfaces_is_followed_and_one_that_is_named_is_missed(net: Net, family: Family) -> None:
     net.run(several(net, family, "eth0", "e*1"))
     net.wait_waiting("inbound/news", "there is none of these (have: lo); waiting for one of them")
