@@ -17,6 +17,7 @@ from mcastd.console.options import json_option, probe_option, seconds, watch_opt
 from mcastd.console.program import Program
 from mcastd.console.text import plural
 from mcastd.errors import ConfigError, ConfigProblem, McastdError, reason_of
+from mcastd.printable import printable
 
 EX_CONFIG = 78  # sysexits.h: something is wrong in the configuration; systemd does not restart for it
 DEFAULT_CONFIG = Path("/etc/mcastd.toml")
@@ -78,7 +79,7 @@ def run(path: Path, socket: Path | None) -> None:
     except ConfigError as error:
         _refuse(error)
     except McastdError as error:
-        sys.exit(f"mcastd: {error}")
+        sys.exit(f"mcastd: {printable(error)}")
     except OSError as error:
         sys.exit(f"mcastd: cannot start: {reason_of(error)}")
     log.flush()
@@ -114,7 +115,7 @@ def check(path: Path, dump: bool, strict: bool, as_json: bool, file: Path | None
         click.echo(_as_json((), warnings))
         sys.exit(EX_CONFIG if warnings and strict else 0)
     for warning in warnings:
-        click.echo(str(warning), err=True)
+        click.echo(printable(warning), err=True)
     if dump:
         click.echo(config.dump(loaded), nl=False)
     else:
@@ -122,7 +123,7 @@ def check(path: Path, dump: bool, strict: bool, as_json: bool, file: Path | None
         counts = f"{len(enabled.outbound)} outbound, {len(enabled.inbound)} inbound"
         counts += f", {len(disabled)} disabled" if disabled else ""
         unwise = f", {plural(len(warnings), 'warning')}" if warnings else ""
-        click.echo(f"{path}: good ({counts}){unwise}")
+        click.echo(f"{printable(path)}: good ({counts}){unwise}")
     if warnings and strict:
         sys.exit(EX_CONFIG)
 
@@ -194,5 +195,5 @@ def _as_json(problems: Sequence[ConfigProblem], warnings: Sequence[ConfigProblem
 
 def _refuse(error: ConfigError) -> NoReturn:
     for problem in error.problems:
-        click.echo(str(problem), err=True)
+        click.echo(printable(problem), err=True)
     sys.exit(EX_CONFIG)

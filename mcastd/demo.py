@@ -16,6 +16,7 @@ from mcastd import clock, log
 from mcastd.build import build
 from mcastd.config import Config, diff
 from mcastd.net.sockets import free_port
+from mcastd.printable import printable
 from mcastd.process import Signals
 from mcastd.supervisor import Supervisor
 
@@ -62,7 +63,7 @@ def _show(supervisor: Supervisor, config: Config, output: Path, signals: Signals
     poll.register(signals, select.POLLIN)
     while supervisor.view(CHANNEL).state != "finished" and not poll.poll(1000 * LOOK):
         if trouble := next((view for view in supervisor.views() if view.restarts > 3), None):
-            click.echo(f"mcastd demo: {trouble.name}: {trouble.detail}", err=True)
+            click.echo(f"mcastd demo: {trouble.name}: {printable(trouble.detail)}", err=True)
             return 1
         shown = _print_from(output, shown)
     supervisor.stop(CHANNEL, PATIENCE)

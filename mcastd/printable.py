@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 
+def toml_escaped(character: str) -> str:
+    """A character that is not printable, as a string of TOML has it: ``\\u001b`` (TOML 1.0, "String")."""
+    number = ord(character)
+    return f"\\u{number:04x}" if number < 1 << 16 else f"\\U{number:08x}"
+
+
 def printable(value: object) -> str:
     """``value`` as one line of text, in which nothing is obeyed, moved, hidden or turned round.
 

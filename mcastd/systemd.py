@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence, Set
 
 from mcastd import clock
 from mcastd.errors import SHORTAGES
+from mcastd.printable import printable
 
 # Messages that are kept while systemd does not read.
 KEPT_MESSAGES = 16
@@ -108,7 +109,9 @@ def send_kept() -> bool:
 
 def _encoded(assignments: Mapping[str, object]) -> bytes:
     # A value is one line: what follows a line break would be an assignment of its own.
-    lines = [f"{name}={' '.join(str(value).splitlines())}" for name, value in assignments.items()]
+    # What is in it is shown by `systemctl status`, on a terminal.
+    values = {name: printable(" ".join(str(value).splitlines())) for name, value in assignments.items()}
+    lines = [f"{name}={value}" for name, value in values.items()]
     return "\n".join(lines).encode(errors="replace")
 
 

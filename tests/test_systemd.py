@@ -34,12 +34,12 @@ def manager(
 
 def test_messages(manager: socket.socket) -> None:
     systemd.ready("3 of 4 workers active; inbound/news waiting for eth7")
-    systemd.status("two\nlines\r\nREADY=1 \udcff")
+    systemd.status("two\nlines\r\nREADY=1 \udcff\x1b[31m\x9b")
     systemd.watchdog()
     systemd.stopping()
     assert [manager.recv(1000).decode() for _ in range(4)] == [
         "READY=1\nSTATUS=3 of 4 workers active; inbound/news waiting for eth7",
-        "STATUS=two lines READY=1 ?",
+        "STATUS=two lines READY=1 \\udcff\\x1b[31m\\x9b",
         "WATCHDOG=1",
         "STOPPING=1",
     ]

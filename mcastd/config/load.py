@@ -21,7 +21,7 @@ from mcastd.config.model import Config
 from mcastd.config.positions import nearest, positions
 from mcastd.errors import ConfigError, ConfigProblem, reason_of
 from mcastd.log import get_logger
-from mcastd.printable import printable
+from mcastd.printable import printable, toml_escaped
 
 STDIN = Path("-")
 LARGEST = 16 << 20  # bytes: a hundred thousand workers; beyond that someone gave the wrong file
@@ -80,7 +80,8 @@ def _validate(tables: dict[str, Any], files: Sequence[_File]) -> Config:
 
 def dump(config: Config) -> str:
     """The configuration as TOML, defaults included; it loads to an equal one."""
-    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+    text = tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+    return "".join(c if c == "\n" or c.isprintable() else toml_escaped(c) for c in text)
 
 
 def _refusal(path: Path, reason: str, line: int = 0) -> ConfigError:

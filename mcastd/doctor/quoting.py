@@ -8,6 +8,8 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from mcastd.printable import toml_escaped
+
 _DOTTED = str.maketrans("./", "/.")
 _ESCAPED = {'"': r"\"", "\\": r"\\"}
 
@@ -31,9 +33,9 @@ def toml(text: str) -> str:
 
 
 def _of_toml(character: str) -> str:
-    if character < " " or character == "\x7f":
-        return f"\\u{ord(character):04x}"
-    return _ESCAPED.get(character, character)
+    if character.isprintable():
+        return _ESCAPED.get(character, character)
+    return toml_escaped(character)
 
 
 def in_unit(path: Path) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from mcastd import clock
 from mcastd.counters import InboundCounters, OutboundCounters
+from mcastd.printable import printable
 from mcastd.worker import Books, Headline, Identity, Output
 
 # Workers in a column: one text of megabytes would cost more for its memory than for what it says.
@@ -283,9 +284,9 @@ def _labels(**values: str) -> str:
 
 
 def _escape(value: str) -> str:
-    """A label's value. A byte of an interface's name that is no UTF-8 is shown as ``\\udcff``."""
-    value = value.encode(errors="backslashreplace").decode()
-    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+    """A label's value, printable: a name of an interface may hold any byte, which a terminal would obey."""
+    lines = [printable(line).replace("\\", r"\\").replace('"', r"\"") for line in value.split("\n")]
+    return r"\n".join(lines)
 
 
 class Exposition:

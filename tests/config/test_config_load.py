@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -332,6 +333,26 @@ def test_a_key_of_many_parts_is_just_unknown(refused: Refused) -> None:
 
 
 # -- and back
+
+
+def test_nothing_in_a_configuration_steers_the_terminal_that_shows_it(tmp_path: Path) -> None:
+    name = "/a\x1b[31m\x9b\u202e\U000e0041"
+    settings = {"group": "239.255.1.2", "port": 9, "source": name}
+    text = dump(Config.model_validate({"outbound": {"a": settings}}))
+    assert all(map(str.isprintable, text.split("\n")))
+    assert tomllib.loads(text)["outbound"]["a"]["source"] == name
+    file = tmp_path / "a\x1b[31m.toml"
+    file.write_text('[outbound.a]\n"k\x9b" = "\u202e"\n')
+    for arguments in ([], ["--dump"], ["--json"]):
+        command = [sys.executable, "-m", "mcastd", "check", str(file), *arguments]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert answer.returncode == 78
+        assert all(map(str.isprintable, (answer.stdout + answer.stderr).split("\n")))
+    file.write_text('[outbound.a]\ngroup = "239.255.1.2"\nport = 9\nsource = "/x"\nttl = 255\n')
+    answer = subprocess.run(command[:-1], capture_output=True, text=True, check=False, timeout=60)
+    assert answer.returncode == 0
+    assert "warning" in answer.stderr
+    assert all(map(str.isprintable, (answer.stdout + answer.stderr).split("\n")))
 
 
 def test_dump_is_made_for_people(loaded: Loaded) -> None:

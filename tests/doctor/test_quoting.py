@@ -87,6 +87,12 @@ def test_a_chain_of_any_name() -> None:
     assert words[:3] == ["iptables-legacy", "-I", "IN;id"]
 
 
+@pytest.mark.parametrize("name", ["a\x1b[31m", "\x9b2J", "\u202eeth0", "\U000e0041", 'a"b\\'])
+def test_a_string_of_the_configuration_is_printable_and_the_same(name: str) -> None:
+    assert toml(name).isprintable()
+    assert tomllib.loads(f"interface = {toml(name)}") == {"interface": name}
+
+
 def test_words_are_words() -> None:
     words = ["ip", NAME, "a b", "", "$HOME", "\n"]
     assert shlex.split(command(*words)) == words

@@ -223,12 +223,16 @@ def test_the_interface_is_the_one_it_is_on_or_was_on_or_is_to_be_on(house: MakeH
 def test_an_interface_whose_name_is_no_text_spoils_no_scrape(house: MakeHouse, tmp_path: Path) -> None:
     a = house(outbound={"a": {**GROUP, "source": "/dev/null"}})
     rows = [
-        (headline, books._replace(identity=books.identity._replace(interface='v\udcff"\\x')))
+        (
+            headline,
+            books._replace(identity=books.identity._replace(interface='v\udcff"\\x\x1b[31m\x9b\u202e')),
+        )
         for headline, books in a.rows()
     ]
-    assert values(parse(rendered(Exposition(), rows)), "mcastd_worker_info", "interface") == {
-        'v\\udcff"\\x': 1
-    }
+    text = rendered(Exposition(), rows)
+    assert all(map(str.isprintable, text.split("\n")))
+    shown = 'v\\udcff"\\x\\x1b[31m\\x9b\\u202e'
+    assert values(parse(text), "mcastd_worker_info", "interface") == {shown: 1}
 
 
 def test_nothing_that_comes_from_the_network_makes_a_series(house: MakeHouse, tmp_path: Path) -> None:
