@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import signal
 import socket
 import struct
 from collections.abc import Generator, Iterator
@@ -51,6 +52,8 @@ def _isolate() -> None:
 
 _isolate()
 os.environ["PATH"] = programs.PATH
+# A shell has what it starts in the background ignore SIGINT: what the tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # -- what this machine lacks
