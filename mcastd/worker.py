@@ -49,8 +49,11 @@ class Context:
     long as the worker's thread and owns one eventfd, from :meth:`open` to :meth:`close`.
     """
 
-    def __init__(self, on_ready: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, on_ready: Callable[[], None] = lambda: None, on_taken_over: Callable[[], None] = lambda: None
+    ) -> None:
         self._on_ready = on_ready
+        self._on_taken_over = on_taken_over
         self._lock = threading.Lock()
         self.signals = NONE  # sent and not taken yet
         self._event = -1
@@ -125,6 +128,10 @@ class Context:
         """The worker does its work from here on, or has something else to say of it: it is active."""
         self.detail, self.degraded = detail, degraded
         self._on_ready()
+
+    def taken_over(self) -> None:
+        """Other settings, of the last update, hold from here on."""
+        self._on_taken_over()
 
     def watch(self, fd: int, events: int) -> None:
         """Let :meth:`wait` return when ``fd`` has one of poll(2)'s ``events``; a second call changes them."""
@@ -249,7 +256,8 @@ class Worker(Protocol):
     def update(self, settings: object) -> bool:
         """Take over other settings without a new run, if that is possible; whether it was.
 
-        Called from another thread; the worker applies them at the :attr:`Signal.NETWORK` that follows.
+        Called from another thread; the worker applies them at the :attr:`Signal.NETWORK` that follows, and
+        then tells :meth:`Context.taken_over`.
         """
 
     def status(self, patience: Patience | None = None) -> dict[str, object]:

@@ -89,7 +89,7 @@ def _make_printer(output: str, group: str, session: Session) -> Printer:
     if body := BODIES.get(output):
         format_ = shown.make_shown(body, interface_name)
     else:
-        format_ = make_format(output, group, interface_name)
+        format_ = make_format(output, lambda: group, interface_name)
         format_ = shown.harmless(format_) if output == "json" else format_
     gap = _gap if output in BODIES else lambda _count: b""
     return Printer(write_above if for_eyes else _write, format_, gap, session.wake, for_eyes=for_eyes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from structlog.typing import FilteringBoundLogger
 
@@ -12,6 +12,10 @@ from mcastd.inbound.sinks import NEED_METADATA, Sink
 from mcastd.worker import Output
 
 OutputSettings = FileOutput | FifoOutput
+
+
+def need_metadata(outputs: Iterable[OutputSettings]) -> bool:
+    return any(settings.format in NEED_METADATA for settings in outputs)
 
 
 class Outputs:
@@ -34,7 +38,7 @@ class Outputs:
         self.sinks = tuple(self._sinks.values())
         self.writing = [(sink, str(settings.path)) for settings, sink in self._sinks.items()]
         self.queueing = [sink for sink in self.sinks if sink.may_queue]
-        self.need_metadata = any(settings.format in NEED_METADATA for settings in self._sinks)
+        self.need_metadata = need_metadata(self._sinks)
         self.identities = tuple(
             Output(str(settings.path), sink.counters, sink.reasons) for settings, sink in self._sinks.items()
         )

@@ -7,7 +7,7 @@ import math
 import select
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from mcastd import clock, log
 from mcastd.bounded import Patience
@@ -16,23 +16,16 @@ from mcastd.counters import InboundCounters, SourceCounts
 from mcastd.errors import LinkError
 from mcastd.inbound.condition import Condition, hanging
 from mcastd.inbound.gather import Gather
-from mcastd.inbound.outputs import Outputs
+from mcastd.inbound.outputs import Outputs, need_metadata
 from mcastd.inbound.reader import Reader
 from mcastd.inbound.sinks import Sink, make_sink
 from mcastd.net.link import NOT_LINKED, Batch, Glance, Receiver, SourceFilter
 from mcastd.worker import Books, Context, Identity, Signal, Vitals
 
-# What changes without a new link; the others would be another stream (group, port), or another kind of socket
-UPDATABLE = (
-    "interface",
-    "sources",
-    "exclude_sources",
-    "output",
-    "receive_buffer",
-    "rejoin_every",
-    "expect_every",
-    "max_latency",
-)
+# What takes a new link: these are another stream.
+OF_A_STREAM = ("group", "port")
+# What takes a new worker: it is another kind of socket, for the same stream.
+OF_A_WORKER = ("coalesce",)
 # Sources that the status names.
 TOP_SOURCES = 10
 # Batches taken at once, before signals and waiting outputs are looked at.
@@ -48,8 +41,6 @@ CALM_SECONDS = 0.25
 LOAD_LOOK_SECONDS = 0.01
 # With a longer max_latency a subscription reads alone: the shared reader wakes for the strictest of all.
 SHARED_LATENCY_MAX_SECONDS = 0.01
-# What the kernel charges to the receive buffer beside each datagram, at least.
-DATAGRAM_OVERHEAD_BYTES = 512
 
 
 def interface_name(ifindex: int) -> str:
@@ -65,6 +56,10 @@ def source_filter(config: InboundSubscription) -> SourceFilter:
     if config.sources:
         return SourceFilter(exclude=False, sources=config.sources)
     return SourceFilter(exclude=True, sources=config.exclude_sources)
+
+
+def _differ(one: InboundSubscription, other: InboundSubscription, keys: Sequence[str]) -> bool:
+    return any(getattr(one, key) != getattr(other, key) for key in keys)
 
 
 class Subscription:
@@ -124,7 +119,7 @@ class Subscription:
         self._open_link = open_link
         self._log = log.get_logger(worker=name)
         self._outputs = Outputs(
-            lambda output: make_sink(output, str(config.group), interface_name, self._log),
+            lambda output: make_sink(output, lambda: self._identity.group, interface_name, self._log),
             config.output,
             self._log,
         )
@@ -162,28 +157,40 @@ class Subscription:
             self._outputs.open()  # before the link, which may have to wait: a FIFO's reader finds it already
         config = self._applied = self._config
         self._filter = source_filter(config)
-        link = self._open_link(config, self._outputs.need_metadata)
-        with contextlib.closing(link):
-            link.on_lost = lambda: context.send(Signal.NETWORK)
-            self._link = link
-            self._heard = self._rejoined = clock.monotonic()
-            try:
-                self._condition.note_link(link)
-                self._report(context, link, ready=True)
-                self._serve(context, link)
-            finally:
-                self._watch(context, {})
-                self._long_visits = False
-                self._condition.end_run()
-                with self._lock:
-                    self._overflow_before = self.counters.overflow = self._overflow()
-                    self._link = None
+        self._identify(config)
+        self._link = self._open_link(config, self._outputs.need_metadata)
+        try:
+            self._begin(context, self._link)
+            self._serve(context)
+        finally:
+            self._watch(context, {})
+            self._long_visits = False
+            self._condition.end_run()
+            with self._lock:
+                self._end_link()
+
+    def _begin(self, context: Context, link: Receiver) -> None:
+        """Receive from ``link`` from here on."""
+        link.on_lost = lambda: context.send(Signal.NETWORK)
+        self._heard = self._rejoined = clock.monotonic()
+        self._condition.note_link(link)
+        self._report(context, link, ready=True)
+
+    def _end_link(self) -> None:
+        if self._link is not None:
+            self._overflow_before = self.counters.overflow = self._overflow()
+            self._link.close()
+            self._link = None
+
+    def _identify(self, config: InboundSubscription) -> None:
+        group, port, interface = str(config.group), config.port, label_of(config.interface)
+        if (group, port) != self._identity[:2]:
+            self._identity = self._identity._replace(group=group, port=port, interface=interface)
 
     def update(self, settings: object) -> bool:
         if not isinstance(settings, InboundSubscription):
             return False
-        old = {key: getattr(self._config, key) for key in UPDATABLE}
-        if settings.model_copy(update=old) != self._config:
+        if _differ(settings, self._config, OF_A_WORKER):
             return False
         self._config = settings
         self.max_latency = settings.max_latency
@@ -295,22 +302,25 @@ class Subscription:
         finally:
             context.waits_for = ""
 
-    def _serve(self, context: Context, link: Receiver) -> None:
+    def _serve(self, context: Context) -> None:
+        """Until told to stop; what has come by then is delivered."""
         quiet = True
         try:
             while not context.stopping:
+                assert self._link is not None
                 if context.take(Signal.NETWORK):
                     with self._lock:
-                        self._follow(link)
-                    self._report(context, link)
+                        self._follow(context, self._link)
+                    self._report(context, self._link)
+                    context.taken_over()
                 elif quiet and self._may_be_quiet():
-                    quiet = self._be_read(context, link)
+                    quiet = self._be_read(context, self._link)
                 else:
-                    quiet = self._read(context, link)
-        except LinkError:
-            self._drain(link)
+                    quiet = self._read(context, self._link)
+        except (LinkError, OSError):
+            self._drain()
             raise
-        self._drain(link)
+        self._drain()
 
     # -- while it is quiet: the shared reader takes what comes, this thread waits for signals and alarms
 
@@ -461,9 +471,12 @@ class Subscription:
             wanted[link.fileno()] = select.POLLIN
         return wanted
 
-    def _follow(self, link: Receiver) -> None:
+    def _follow(self, context: Context, link: Receiver) -> None:
         """Have what the settings, and the host's interfaces, ask for now."""
         before, config, applied = link.describe(), self._config, self._applied
+        if _differ(config, applied, OF_A_STREAM):
+            self._go_over(context, config)
+            return
         if config is not applied:
             self._change_outputs()
             link.set_metadata(self._outputs.need_metadata)
@@ -482,6 +495,26 @@ class Subscription:
         self._condition.note_link(link)
         if (described := link.describe()) != before:
             self._log.info("link.moved", **described)
+
+    def _go_over(self, context: Context, config: InboundSubscription) -> None:
+        """Receive another stream. It is joined before the old one is left, and of that what came is delivered
+        first, to the outputs of then. Raises LinkError if it cannot be joined: then the run is over."""
+        link = self._open_link(config, need_metadata(config.output))
+        try:
+            self._watch(context, {})
+            self._drain()
+        finally:
+            self._end_link()
+            self._link = link
+        self._filter, self._applied = source_filter(config), config
+        self._identify(config)
+        self._condition.forget_overflow(self._overflow_before)
+        self._change_outputs()
+        with self._at_outputs():
+            for sink in self.sinks:
+                sink.reopen()  # which refuses what would be sent back to the new group
+        self._begin(context, link)
+        self._log.info("link.replaced", group=str(config.group), port=config.port, **link.describe())
 
     def _change_outputs(self) -> None:
         with self._at_outputs():
@@ -528,11 +561,12 @@ class Subscription:
             context.watch(fd, events)
         self._watched = wanted
 
-    def _drain(self, link: Receiver) -> None:
-        """Take what was queued in the kernel when the end came, but not all that keeps coming."""
-        queued = 2 * self._config.receive_buffer  # bytes at most: the kernel grants the double, socket(7)
-        while queued > 0 and (batch := link.receive()):
-            queued -= batch.size + self._deliver(batch) * DATAGRAM_OVERHEAD_BYTES
+    def _drain(self) -> None:
+        """Leave the group, and take what was queued in the kernel by then."""
+        if (link := self._link) is not None:
+            link.leave()
+            while batch := link.receive():
+                self._deliver(batch)
 
     def _deliver(self, batch: Batch) -> int:
         """Count a batch, and give it to each output. Returns the number of its datagrams."""

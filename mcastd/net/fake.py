@@ -31,6 +31,7 @@ class FakeReceiver:
     def __init__(self, metadata: bool = True) -> None:
         self.metadata = metadata
         self.closed = False
+        self.left = False
         self.dropped_by_kernel = 0
         self.filled = 0.0
         self.emptied = True
@@ -48,7 +49,7 @@ class FakeReceiver:
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
 
     def deliver(self, *payloads: bytes, origin: Origin = ANYBODY) -> None:
-        for payload in payloads:
+        for payload in () if self.left else payloads:
             self._waiting.append((payload, origin))
             os.eventfd_write(self._event, 1)
 
@@ -91,6 +92,9 @@ class FakeReceiver:
 
     def rejoin(self) -> None:
         self.rejoins += 1
+
+    def leave(self) -> None:
+        self.left = True
 
     def memberships(self, patience: Patience | None = None) -> list[dict[str, object]]:
         return []

@@ -178,6 +178,9 @@ class Receiver(Protocol):
         For each that is then refused, ``on_lost`` is called.
         """
 
+    def leave(self) -> None:
+        """Leave the group; what has come can still be received."""
+
     def load(self) -> Load:
         """What was lost in this receiver's buffers, and how full they are: now, and exact."""
 

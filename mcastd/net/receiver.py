@@ -221,6 +221,10 @@ class SocketReceiver:
         for sock in self._sockets.values():
             sock.membership.rejoin(sock.interface)
 
+    def leave(self) -> None:
+        for sock in self._sockets.values():
+            sock.membership.end()
+
     def load(self) -> Load:
         with self._closing:
             loads = [sock.load() for sock in (*self._sockets.values(), *self._leaving)]

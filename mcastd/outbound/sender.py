@@ -96,10 +96,14 @@ class Channel:
             # Before it says that it is ready: a source with nothing to send is an error
             self._refill(context)
             self._pacer.idle(clock.monotonic())
+        again = False
         while True:
             self._apply()
             with closing(self._open_link(self._applied)) as link:
                 self._link, self._described = link, link.describe()
+                if again:
+                    context.taken_over()
+                again = True
                 try:
                     if not self._transmit(context, link):
                         return
@@ -109,7 +113,9 @@ class Channel:
     def update(self, settings: object) -> bool:
         if not isinstance(settings, OutboundChannel):
             return False
-        old = {key: getattr(self._config, key) for key in UPDATABLE}
+        # Another group begins a file anew; what was read of a FIFO and not sent cannot be had again
+        keys = UPDATABLE if self._source.fileno() is None else (*UPDATABLE, "group", "port")
+        old = {key: getattr(self._config, key) for key in keys}
         if settings.model_copy(update=old) != self._config:
             return False
         self._config = settings
@@ -124,6 +130,8 @@ class Channel:
             self._pacer.late = late
         if config.interface != before.interface:
             self._identity = self._identity._replace(interface=label_of(config.interface))
+        if (config.group, config.port) != (before.group, before.port):
+            self._identity = self._identity._replace(group=str(config.group), port=config.port)
         self._applied = config
 
     def close(self) -> None:

@@ -23,7 +23,8 @@ Concerned = Callable[[Interfaces | None], Callable[[Address], bool] | None]
 _ByInterface = dict[Interfaces | None, list[tuple[str, Address]]]
 """By ``interface`` setting: the workers that have it, and their groups."""
 
-RECEIVERS_FIRST = 1.0  # seconds that senders wait at most for receivers to have joined
+# How long apply() waits for what has to be at work before it goes on, and returns.
+ATTEMPTS_SECONDS = 1.0
 
 
 class Supervisor:
@@ -52,11 +53,13 @@ class Supervisor:
 
         All that must end has ended, for at most ``timeout`` seconds, before anything starts: so a port or an
         output can pass from one worker to another. Receivers start before senders, so that a host hears the
-        first datagram of its own. A changed worker that the user had stopped starts again.
+        first datagram of its own. Workers that take over other settings as they run have done so at the end,
+        but for those that need long. A changed worker that the user had stopped starts again.
         """
         deadline = clock.monotonic() + timeout
         self._end(changes.removed, timeout)  # first: an output may pass to one that takes it as it runs
         restarting = [name for name in changes.changed if not self._threads[name].update(wanted[name])]
+        attempts_end = clock.monotonic() + ATTEMPTS_SECONDS
         self._end(restarting, deadline - clock.monotonic())
         for name in changes.removed:
             self._threads.pop(name, None)
@@ -70,8 +73,8 @@ class Supervisor:
         for name in new:
             if name not in senders:
                 self._begin(name)
-        if senders:
-            self.wait_attempted(RECEIVERS_FIRST)
+        if senders or len(restarting) < len(changes.changed):
+            self.wait_attempted(attempts_end - clock.monotonic())
         for name in senders:
             self._begin(name)
 

@@ -42,10 +42,10 @@ class WorkerThread:
 
     def __init__(self, worker: Worker, on_change: Callable[[], None] = lambda: None) -> None:
         self.worker = worker
-        self.attempted = threading.Event()
+        self.attempted = threading.Event()  # it is at work, or cannot be, with the settings of now
         self._on_change = on_change
         self._log = log.get_logger(worker=worker.name)
-        self._context = Context(self._ready)
+        self._context = Context(self._ready, self.attempted.set)
         self._lock = threading.Lock()  # state, since, detail and error change together
         self._state = State.INACTIVE
         self._since = clock.monotonic()
@@ -83,10 +83,15 @@ class WorkerThread:
         self._context.send(signal)
 
     def update(self, settings: object) -> bool:
-        """Whether the worker takes over ``settings`` as it runs."""
-        if self._state in (State.INACTIVE, State.FINISHED) or not self.worker.update(settings):
+        """Whether the worker takes over ``settings`` as it runs; ``attempted`` tells when it has."""
+        anew = self._state in (State.INACTIVE, State.FINISHED, State.FAILED)
+        if anew or not self.worker.update(settings):
             return False
+        if not self.hung and not self.unanswered(clock.monotonic()):
+            self.attempted.clear()
         self.send(Signal.NETWORK)
+        if self._state is State.AUTO_RESTART:
+            self.send(Signal.RETRY)
         return True
 
     def join(self, timeout: float) -> bool:
@@ -250,7 +255,7 @@ class WorkerThread:
             if changed or detail:
                 self._detail, self._error = detail, error
             self._state = state
-        if state in ATTEMPTED:
+        if changed and state in ATTEMPTED:
             self.attempted.set()
         if changed:
             self._log_change(before, state, detail)

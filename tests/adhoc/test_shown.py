@@ -92,7 +92,7 @@ def test_hexdump_is_that_of_hexdump(tmp_path: Path) -> None:
 def test_json_for_a_terminal_has_nothing_that_it_obeys_and_is_the_same_json() -> None:
     evil = 'caf\u00e9 \x9b2J\x85\u202e\u2028\ufeff\U000e0041\x1b[31m \\ "'.encode()
     batch = ListBatch([evil, b"plain", b"\x9b"], [Origin("10.0.0.1", 7, 1, 3)] * 3, [NANO] * 3)
-    plain = make_format("json", "239.1.1.1", lambda _: "eth\x9b0")
+    plain = make_format("json", lambda: "239.1.1.1", lambda _: "eth\x9b0")
     made = b"".join(shown.harmless(plain)(batch).payloads).decode()
     assert "caf\u00e9" in made
     lines = made.splitlines()

@@ -28,7 +28,7 @@ Writev = Callable[[int, Sequence[Any]], int]
 
 
 def _format(name: str) -> Format:
-    return make_format(name, "239.255.1.2", lambda ifindex: f"eth{ifindex}")
+    return make_format(name, lambda: "239.255.1.2", lambda ifindex: f"eth{ifindex}")
 
 
 @pytest.fixture

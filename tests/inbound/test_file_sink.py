@@ -300,7 +300,7 @@ def test_no_torn_record_ever(name: str, rooms: list[int], batches: list[list[byt
         def writev(fd: int, records: Sequence[Record]) -> int:
             return Disk(next(cuts, 1 << 20)).writev(fd, records)
 
-        to_records = make_format(name, "239.1.1.1", str)
+        to_records = make_format(name, lambda: "239.1.1.1", str)
         config = FileOutput(kind="file", path=path, format=name)
         sink = FileSink(config, to_records, Account(path, log.get_logger()))
         offered: list[bytes] = []
@@ -430,7 +430,7 @@ def test_no_file_is_larger_than_allowed(limit: int, keep: int, batches: list[lis
     with TemporaryDirectory() as directory:
         path = Path(directory, "log")
         config = FileOutput(kind="file", path=path, rotate_size=limit, keep=keep)
-        sink = FileSink(config, make_format("raw", "", str), Account(path, log.get_logger()))
+        sink = FileSink(config, make_format("raw", lambda: "", str), Account(path, log.get_logger()))
         stream = b""
         for number, sizes in enumerate(batches):
             payloads = [bytes([65 + number]) * size for size in sizes]

@@ -40,12 +40,12 @@ def escaper(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def as_json(batch: Batch, interface_name=lambda ifindex: f"eth{ifindex}") -> list[bytes]:
-    return list(make_format("json", "239.255.1.2", interface_name)(batch).payloads)
+    return list(make_format("json", lambda: "239.255.1.2", interface_name)(batch).payloads)
 
 
 def test_raw_hands_on_the_buffers_themselves() -> None:
     payloads = [b"", memoryview(b"abc"), b"\0\n"]
-    records = make_format("raw", "239.255.1.2", str)(ListBatch(payloads))
+    records = make_format("raw", lambda: "239.255.1.2", str)(ListBatch(payloads))
     assert records.payloads is payloads
     assert (len(records), records.size) == (3, 5)
 

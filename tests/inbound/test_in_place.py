@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from support.subscription import Run, fifo_output, file_output
+import pytest
+from support.subscription import Run, fifo_output, file_output, lost
 from support.wait import wait_for
 
 from mcastd.config import InboundSubscription
 from mcastd.console.status import datagrams
+from mcastd.net.fake import FakeReceiver
 from mcastd.worker import Signal
 
 
@@ -126,12 +128,98 @@ def test_the_link_takes_what_concerns_it(tmp_path: Path, make_run: Callable[...,
     assert run.worker.status()["receive_buffer"]["asked"] == 3 << 20  # type: ignore[index]
 
 
-def test_another_stream_takes_another_run(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+def go_over(run: Run, *output: dict[str, Any], **settings: Any) -> FakeReceiver:
+    """Take another stream, as a reload does it. Returns the link of it."""
+    links = len(run.links)
+    stream = {"group": "239.255.1.2", "port": 9190, **settings}
+    assert run.worker.update(InboundSubscription(output=output, **stream))
+    run.context.send(Signal.NETWORK)
+    wait_for(lambda: len(run.links) > links and run.links[links - 1].closed, "another link")
+    return run.link
+
+
+def test_another_kind_of_socket_takes_another_worker(tmp_path: Path, make_run: Callable[..., Run]) -> None:
     run = make_run(file_output(tmp_path / "a"))
     run.start()
-    same = {"group": "239.255.1.2", "port": 9190, "output": str(tmp_path / "a")}
-    for key, value in (("group", "239.255.1.3"), ("port", 9191), ("coalesce", False)):
-        assert not run.worker.update(InboundSubscription(**{**same, key: value}))
+    settings = InboundSubscription(
+        group="239.255.1.2", port=9190, output=[file_output(tmp_path / "a")], coalesce=False
+    )
+    assert not run.worker.update(settings)
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [{"group": "239.255.1.3"}, {"port": 9191}, {"group": "ff15::1:3", "port": 9192, "interface": "eth1"}],
+    ids=str,
+)
+def test_another_stream_takes_another_link_and_keeps_outputs_and_counters(
+    tmp_path: Path, make_run: Callable[..., Run], stream: dict[str, Any]
+) -> None:
+    outputs = [file_output(tmp_path / "lines", format="lines"), file_output(tmp_path / "json", format="json")]
+    run = make_run(*outputs)
+    old = run.start()
+    old.deliver(b"1", b"2")
+    run.received(2)
+    sinks = run.worker.sinks
+    old.dropped_by_kernel = 7
+    run.waiting = [b"4"]  # of the new stream, come before the old one was left
+    run.hold = lambda: old.deliver(b"3")  # comes while the new one is joined
+    new = go_over(run, *outputs, **stream)
+    run.hold, run.waiting = None, []
+    assert (old.left, new.closed) == (True, False)
+    new.deliver(b"5", b"6", b"7")
+    run.received(7)
+    assert run.worker.sinks == sinks
+    assert (tmp_path / "lines").read_bytes() == b"1\n2\n3\n4\n5\n6\n7\n"
+    records = [json.loads(line) for line in (tmp_path / "json").read_bytes().splitlines()]
+    group = stream.get("group", "239.255.1.2")
+    assert [record["group"] for record in records] == 3 * ["239.255.1.2"] + 4 * [group]
+    assert run.worker.vitals().overflow == 7
+    identity = run.worker.books().identity
+    assert (identity.group, identity.port) == (group, stream.get("port", 9190))
+
+
+def test_what_came_goes_to_the_outputs_of_then(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+    run = make_run(file_output(tmp_path / "old"))
+    old = run.start()
+    run.hold = lambda: old.deliver(b"of the old one")
+    new = go_over(run, file_output(tmp_path / "new", format="json"), group="239.255.1.9")
+    run.hold = None
+    assert new.metadata
+    new.deliver(b"of the new one")
+    wait_for(lambda: (tmp_path / "new").exists() and (tmp_path / "new").read_bytes().endswith(b"\n"))
+    assert (tmp_path / "old").read_bytes() == b"of the old one"
+    assert json.loads((tmp_path / "new").read_bytes())["payload"] == "of the new one"
+
+
+def test_a_stream_that_is_refused_ends_the_run_and_the_next_one_has_it(
+    tmp_path: Path, make_run: Callable[..., Run]
+) -> None:
+    run = make_run(file_output(tmp_path / "a"))
+    old = run.start()
+    old.filled = 0.5
+    run.refusal = lost()
+    run.hold = lambda: old.deliver(b"still wanted when it came")
+    settings = InboundSubscription(group="239.255.1.9", port=9199, output=[file_output(tmp_path / "a")])
+    assert run.worker.update(settings)
+    run.context.send(Signal.NETWORK)
+    run.join()
+    assert run.failure is run.refusal
+    assert old.closed
+    assert (tmp_path / "a").read_bytes() == b"still wanted when it came"
+    run.refusal = run.hold = run.failure = None
+    run.start()
+    assert run.worker.books().identity[:2] == ("239.255.1.9", 9199)
+
+
+def test_while_it_is_read_with_others_too(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+    run = make_run(file_output(tmp_path / "a"))
+    for port in (9191, 9192, 9193):
+        link = run.link if run.links else run.start()
+        link.deliver(b"%d," % port)
+        run.received(port - 9190)
+        go_over(run, file_output(tmp_path / "a"), port=port)
+    assert (tmp_path / "a").read_bytes() == b"9191,9192,9193,"
 
 
 def test_what_changes_while_it_waits_holds_when_it_runs(tmp_path: Path, make_run: Callable[..., Run]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ class Run:
     def __init__(self, reader: Reader | None, sink: Sink | None = None, **settings: Any) -> None:
         self.links: list[FakeReceiver] = []
         self.refusal: LinkError | None = None
+        self.hold: Callable[[], None] | None = None  # called when a link is opened
         self.waiting: list[bytes] = []  # in the link when it is opened
         self.ready = threading.Event()
         self.failure: BaseException | None = None
@@ -33,6 +35,8 @@ class Run:
         self._thread: threading.Thread | None = None
 
     def _open(self, config: InboundSubscription, metadata: bool) -> FakeReceiver:
+        if self.hold:
+            self.hold()
         if self.refusal:
             raise self.refusal
         self.links.append(FakeReceiver(metadata))

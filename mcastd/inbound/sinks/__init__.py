@@ -19,7 +19,7 @@ __all__ = ["NEED_METADATA", "PIPES", "Ends", "Sink", "make_sink"]
 
 def make_sink(
     output: FileOutput | FifoOutput,
-    group: str,
+    group: Callable[[], str],
     interface_name: Callable[[int], str],
     log: FilteringBoundLogger,
     *,
@@ -27,6 +27,8 @@ def make_sink(
     files: OpenFilesOf | None = None,
 ) -> Sink:
     """The sink that an output's settings describe; nothing is opened yet. ``ends`` is for pipes.
+
+    ``group`` tells the group that is received now.
 
     What ``files`` knows to be sent to the subscription itself is not written.
     """

@@ -24,10 +24,11 @@ NANO = 1_000_000_000
 TOGETHER = 1 << 16  # bytes of payload that are escaped together
 
 
-def make_format(name: str, group: str, interface_name: Callable[[int], str]) -> Format:
+def make_format(name: str, group: Callable[[], str], interface_name: Callable[[int], str]) -> Format:
     """The format called ``name``: ``raw``, ``lines`` or ``json``.
 
-    ``interface_name`` gives the name of an ifindex; it is asked once a batch for each sender.
+    ``group`` tells the group that is received now, ``interface_name`` the name of an ifindex; they are asked
+    once a batch for each sender.
     """
     match name:
         case "raw":
@@ -54,7 +55,7 @@ class _Json:
     """An object a line. Formatted by hand, at a fraction of the cost of json.dumps: what datagrams have in
     common, the second and the sender, is formatted once for all of them."""
 
-    def __init__(self, group: str, interface_name: Callable[[int], str]) -> None:
+    def __init__(self, group: Callable[[], str], interface_name: Callable[[int], str]) -> None:
         self._group = group
         self._interface_name = interface_name
 
@@ -107,7 +108,7 @@ class _Json:
         source, port, ifindex, ttl = origin
         interface = quote(self._interface_name(ifindex)) if ifindex else "null"
         text = (
-            f'"source":{quote(source)},"source_port":{port},"port":{port},"group":{quote(self._group)},'
+            f'"source":{quote(source)},"source_port":{port},"port":{port},"group":{quote(self._group())},'
             f'"interface":{interface},"ttl":{ttl if ttl >= 0 else "null"},"length":'
         )
         return text.encode(errors="replace")  # an interface's name may be no UTF-8

@@ -1,0 +1,119 @@
+"""A reload that changes the group or port of a subscription: of both streams, each datagram that is wanted.
+
+Two streams flow while a subscription goes back and forth between them. What was sent of the new one after
+the reload's answer is there, and so is what was sent of the old one before the reload.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import socket
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from support.daemon import RunningDaemon
+from support.host import Host, connect
+from support.inside import sender
+from support.wait import wait_for
+
+RELOADS = 20
+# Datagrams of each stream between two reloads, at least.
+BETWEEN = 40
+
+
+class Stream(NamedTuple):
+    group: str
+    port: int
+
+
+STREAMS = {
+    "group-ipv4": (Stream("239.72.0.1", 9281), Stream("239.72.0.2", 9281)),
+    "port-ipv4": (Stream("239.72.0.1", 9281), Stream("239.72.0.1", 9282)),
+    "group-ipv6": (Stream("ff15::72:1", 9283), Stream("ff15::72:2", 9283)),
+    "both-families": (Stream("239.72.0.1", 9281), Stream("ff15::72:2", 9284)),
+}
+
+
+class Flood:
+    """Sends numbered datagrams of both streams in turn, as ``STREAM NUMBER``."""
+
+    def __init__(self, streams: tuple[Stream, Stream], sockets: tuple[socket.socket, socket.socket]) -> None:
+        self.sent = 0  # of each
+        self._ways = list(zip(sockets, streams, strict=True))
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Flood:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        for number in itertools.count():
+            for index, (sock, stream) in enumerate(self._ways):
+                sock.sendto(b"%d %d\n" % (index, number), stream)
+            self.sent = number + 1
+            if self._over.wait(0.0005):
+                return
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("reading", ["with others", "alone"])
+@pytest.mark.parametrize("which", STREAMS)
+def test_nothing_that_is_wanted_is_missed(tmp_path: Path, which: str, reading: str, no_fd_leak: None) -> None:
+    streams = STREAMS[which]
+    log = tmp_path / "news.log"
+
+    def config(stream: Stream) -> str:
+        more = "" if reading == "with others" else 'max_latency = "20ms"\n'
+        return (
+            f'[inbound.news]\ngroup = "{stream.group}"\nport = {stream.port}\ninterface = "eth0"\n{more}'
+            f'output = {{ path = "{log}", format = "lines" }}\n'
+        )
+
+    with ExitStack() as stack:
+        host, net = stack.enter_context(Host()), stack.enter_context(Host())
+        connect(host, "eth0", net, "n0")
+        for end, name, last in ((host, "eth0", 1), (net, "n0", 2)):
+            end.ip(f"addr add 10.72.0.{last}/24 dev {name}")
+            end.ip(f"addr add fd72::{last}/64 dev {name} nodad")
+        ways = tuple(
+            stack.enter_context(sender(net, "n0", "10.72.0.2" if "." in stream.group else "fd72::2"))
+            for stream in streams
+        )
+        daemon = stack.enter_context(RunningDaemon(tmp_path, config(streams[0]), enter=host.enter([])))
+        flood = Flood(streams, (ways[0], ways[1]))
+        spans: list[tuple[int, int, int]] = []  # stream, first and last number that is wanted
+        with flood:
+            current, since = 0, flood.sent + 1
+            for _ in range(RELOADS):
+                wait_for(lambda since=since: flood.sent > since + BETWEEN)
+                daemon.write(config(streams[1 - current]))
+                until = flood.sent - 1
+                answer = daemon.ctl("reload")
+                assert answer.returncode == 0, answer.stderr
+                spans.append((current, since, until))
+                current, since = 1 - current, flood.sent + 1
+            wait_for(lambda: flood.sent > since + BETWEEN)
+        spans.append((current, since, flood.sent - 1))
+        last = b"%d %d\n" % (current, flood.sent - 1)
+        wait_for(lambda: last in log.read_bytes())
+        status = daemon.worker("inbound/news")["status"]
+        lines = log.read_bytes().splitlines()
+        assert reading == "with others" or status["reading"] == reading
+        assert status["counters"]["overflow"] == 0
+        assert status["counters"]["received"] == status["outputs"][0]["counters"]["written"] == len(lines)
+        assert daemon.stop() == 0
+    assert all(re.fullmatch(rb"[01] \d+", line) for line in lines)
+    got = [(int(stream), int(number)) for stream, number in (line.split() for line in lines)]
+    assert len(set(got)) == len(got), "none twice"
+    wanted = {(stream, number) for stream, first, end in spans for number in range(first, end + 1)}
+    assert len(wanted) >= RELOADS * BETWEEN
+    assert sorted(wanted - set(got)) == []
