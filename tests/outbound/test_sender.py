@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from ipaddress import IPv4Address
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -467,6 +468,35 @@ def test_a_fifo_is_sent_as_it_is_written(bench: Any, tmp_path: Path) -> None:
             fifo.write_bytes(b"%d\n" % number)
             it.wait_sent(number + 1)
     assert it.link.sent == [b"%d\n" % number for number in range(20)]
+
+
+@pytest.mark.parametrize("fifo", [True, False])
+def test_another_group_begins_a_file_anew_and_goes_on_with_a_fifo(
+    bench: Any, tmp_path: Path, fifo: bool
+) -> None:
+    """What was read of a FIFO and not sent yet cannot be had again."""
+    source = tmp_path / "source"
+    if fifo:
+        os.mkfifo(source)
+    it = bench(source, interval=0.01)
+    opened: list[OutboundChannel] = []
+    open_link = it.channel._open_link
+    it.channel._open_link = lambda config: (opened.append(config), open_link(config))[1]
+    lines = [b"%d\n" % number for number in range(40)]
+    if not fifo:
+        source.write_bytes(b"".join(lines))
+    with it.running() as context:
+        if fifo:
+            source.write_bytes(b"".join(lines))
+        it.wait_sent(5)
+        other = it.config.model_copy(update={"group": IPv4Address("239.255.9.8"), "port": 9198})
+        assert it.channel.update(other) is fifo
+        if fifo:
+            context.send(Signal.NETWORK)
+            it.wait_sent(40)
+            assert [(config.port, str(config.group)) for config in opened][1:] == [(9198, "239.255.9.8")]
+            assert it.channel.books().identity[:2] == ("239.255.9.8", 9198)
+            assert it.link.sent == lines
 
 
 def test_a_fifo_is_not_watched_while_nothing_is_to_be_read(bench: Any, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ class Puppet:
     def __init__(self, name: str, run: Run) -> None:
         self.name = name
         self.runs = 0
+        self.updatable = False
         self.closed = 0
         self._run = run
 
@@ -37,7 +38,7 @@ class Puppet:
         self._run(self, context)
 
     def update(self, settings: object) -> bool:
-        return False
+        return self.updatable
 
     def close(self) -> None:
         self.closed += 1
@@ -467,3 +468,46 @@ def test_a_worker_that_cannot_be_started_says_why_in_words_without_numbers(
         thread.start()
     detail = thread.headline().detail
     assert detail.startswith(f"cannot start the worker's thread: {words}; raise LimitNOFILE=")
+
+
+def test_a_reload_is_over_when_the_settings_are_taken_over(stage: Stage) -> None:
+    """And not when the worker has something else to say of itself."""
+    over = threading.Event()
+
+    def slow(_: Puppet, context: Context) -> None:
+        context.ready("at work")
+        while not context.stopping:
+            context.wait()
+            if context.take(Signal.NETWORK):
+                context.ready("in the middle of it")
+                threading.Event().wait(0.1)
+                over.set()
+                context.taken_over()
+
+    stage.runs = {"inbound/a": slow}
+    stage.apply(added=("inbound/a",))
+    wait_for(lambda: stage.state("inbound/a") == "active")
+    stage.puppets["inbound/a"].updatable = True
+    stage.apply(changed=("inbound/a",))
+    assert over.is_set()
+    assert stage.puppets["inbound/a"].runs == 1
+
+
+@pytest.mark.parametrize(("run", "state"), [(refuse, "auto-restart"), (crash, "failed")])
+def test_who_waits_tries_other_settings_at_once_and_who_crashed_begins_anew(
+    stage: Stage, run: Run, state: str
+) -> None:
+    stage.runs = {"inbound/a": run}
+    stage.apply(added=("inbound/a",))
+    puppet = stage.puppets["inbound/a"]
+    wait_for(lambda: stage.state("inbound/a") == state)
+    wait_for(lambda: puppet.runs >= 5, "the next attempt is not near")
+    puppet.updatable, before = True, puppet.runs
+    stage.runs["inbound/a"] = work
+    puppet._run = work
+    stage.apply(changed=("inbound/a",))
+    now = stage.puppets["inbound/a"]
+    assert (now is puppet) == (state == "auto-restart")
+    if now is puppet:
+        assert now.runs == before + 1
+    wait_for(lambda: stage.state("inbound/a") == "active")
