@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import select
+import socket
 import threading
 from collections.abc import Callable, Mapping
 
@@ -94,7 +96,7 @@ class SocketReceiver:
             return
         sockets: dict[int, ReceivingSocket] = {}
         refused: list[tuple[Interface, LinkError]] = []
-        for ifindex, interface in wanted.items():
+        for ifindex, interface in list(wanted.items()):
             try:
                 if present := self._sockets.get(ifindex):
                     sockets[ifindex] = present  # it stays ours to close, whatever comes
@@ -103,7 +105,11 @@ class SocketReceiver:
                 else:
                     sockets[ifindex] = self._open(interface)
             except LinkError as error:
-                refused.append((interface, error))
+                if len(wanted) > 1 and _has_gone(interface, error):
+                    del wanted[ifindex]
+                    sockets.pop(ifindex, None)
+                else:
+                    refused.append((interface, error))
         gone = [self._sockets[ifindex] for ifindex in self._sockets.keys() - sockets.keys()]
         for sock in gone:
             sock.membership.end()
@@ -285,6 +291,17 @@ class SocketReceiver:
         self.idle()
         with contextlib.suppress(OSError):
             self._poll.close()
+
+
+def _has_gone(interface: Interface, error: LinkError) -> bool:
+    """Whether it was deleted since the host was looked at: then it is wanted no more, and not refused."""
+    if error.errno != errno.ENODEV:
+        return False
+    try:
+        socket.if_indextoname(interface.index)
+    except OSError as gone:
+        return gone.errno in (errno.ENXIO, errno.ENODEV)
+    return False
 
 
 def _problem(host: Host, setting: Setting, wanted: Mapping[int, Interface]) -> str:

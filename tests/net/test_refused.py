@@ -17,7 +17,7 @@ from support.wait import wait_for
 
 from mcastd import clock
 from mcastd.errors import LinkError
-from mcastd.net.interfaces import Interface
+from mcastd.net.interfaces import Interface, look
 from mcastd.net.membership import Membership, Memberships
 from mcastd.net.receiver import RETRY_MAX_SECONDS, SocketReceiver
 from mcastd.net.sockets import free_port
@@ -166,3 +166,32 @@ def test_a_daemon_that_is_refused_says_so_and_joins_again_by_itself(stack: ExitS
             return all(b"again" in (tmp_path / f"{name}.log").read_bytes() for name in ("one", "all"))
 
         wait_for(heard)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("when", ["to be joined", "joined"])
+def test_an_interface_that_has_just_gone_is_not_refused_but_wanted_no_more(
+    stack: ExitStack, group: str, when: str
+) -> None:
+    """The host was looked at while it was still there."""
+    ip("link add third type veth peer name fourth")
+    ip("link set third up")
+    ip("link set fourth up")
+    hosts = [look()]
+    if when == "to be joined":
+        ip("link del third")
+    link = SocketReceiver(
+        ipaddress.ip_address(group), free_port(), interface=("left", "third"), host=lambda: hosts[-1]
+    )
+    stack.callback(link.close)
+    if when == "joined":
+        assert link.describe()["interfaces"] == ["left", "third"]
+        ip("link del third")
+        link.rejoin()  # which finds it gone
+        link.network_changed()
+    assert (link.trouble, link.retry_at) == ("", None)
+    assert shown(link) == {"left": WHOLE}
+    assert (link.glance().interfaces, link.glance().wanted) == (("left",), 1)
+    hosts.append(look())
+    link.network_changed()
+    assert link.problem == "third: no such interface; waiting for it"
