@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 from support.wait import wait_for
 
+from mcastd import clock, ondisk
 from mcastd.config import load
 from mcastd.errors import ConfigError
-from mcastd.ondisk import OnDisk
+from mcastd.ondisk import GOOD, READ_SECONDS, OnDisk, Verdict
 
 CONFIG = """
 [inbound.news]
@@ -46,3 +48,44 @@ def test_what_is_no_file_is_refused_and_not_read(tmp_path: Path, make: object) -
     assert verdict.cause == "config-refused"
     assert "is not a regular file" in verdict.text
     assert threading.active_count() <= threads + 1  # one may end just now
+
+
+class Unanswered(Future[Verdict]):
+    """A look at a disk that does not answer; waiting for it takes no time but the clock's."""
+
+    def __init__(self, now: list[float]) -> None:
+        super().__init__()
+        self._now = now
+
+    def result(self, timeout: float | None = None) -> Verdict:
+        assert timeout is not None
+        self._now[0] += timeout
+        return super().result(0)
+
+
+def test_a_disk_that_does_not_answer_is_waited_for_briefly_and_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mcastd.toml"
+    path.write_text(CONFIG)
+    running = load(path)
+    on_disk = OnDisk(path)
+    path.write_text(f"{CONFIG}ttl = 7\n")  # refused: a sender's
+    wait_for(lambda: on_disk.verdict(running).cause == "config-refused")
+    now, looks = [500.0], []
+
+    def begin(*_: object) -> Unanswered:
+        looks.append(Unanswered(now))
+        return looks[-1]
+
+    monkeypatch.setattr(clock, "monotonic", lambda: now[0])
+    monkeypatch.setattr(ondisk, "begin", begin)
+    assert on_disk.verdict(running).cause == "config-refused"  # what was found last
+    assert 0 < now[0] - 500.0 <= 0.5
+    while now[0] <= 500.0 + READ_SECONDS:
+        last = on_disk.verdict(running).cause
+    assert last == "config-silent"
+    assert len(looks) == 1
+    looks[0].set_result(GOOD)
+    on_disk.verdict(running)
+    assert len(looks) == 2  # another one, now that it answers

@@ -29,21 +29,9 @@ from mcastd.net.change import Change, Concerned, Renewed, renewed
 from mcastd.net.interfaces import Host, look
 from mcastd.net.netlink import FORBIDDEN, Netlink, cannot_ask
 from mcastd.net.news import Notices, open_news
+from mcastd.net.pace import REFUSED_RETRY_MAX_SECONDS, RETRY_MAX_SECONDS, Pace, Retry
 from mcastd.net.routes import Question
 
-# Changes are taken together for as long as this, those of a calm host too
-GATHER_SECONDS = 0.02
-# The same while they keep coming: no worker is told later than 0.1 s after a change
-GATHER_MAX_SECONDS = 0.06
-# Without a change for this long the host is calm again
-CALM_SECONDS = 0.5
-# The share of a core that this thread may take while changes keep coming, and what it may take at once
-CPU_SHARE = 0.04
-CPU_SAVED_SECONDS = 0.1
-# Until the kernel is asked again, if it could not be asked, or refused an answer; doubled each time
-RETRY_SECONDS = 0.1
-RETRY_MAX_SECONDS = 2.0
-REFUSED_RETRY_MAX_SECONDS = 60.0
 # Some routes change without notice: with another interface that goes down, or with an address. So once an
 # interface has changed, all routes in use are asked for again, beginning this much later at most
 SETTLE_SECONDS = 3.0
@@ -51,25 +39,6 @@ SETTLE_SECONDS = 3.0
 ROUTES_AT_ONCE = 20
 # Between looks where netlink cannot be had
 UNAIDED_SECONDS = 3.0
-
-
-class Retry:
-    """When to ask again what had no answer: seconds in and out."""
-
-    def __init__(self, longest: float) -> None:
-        self.at = -math.inf  # monotonic seconds
-        self._longest = longest
-        self._after = RETRY_SECONDS
-
-    def put_off(self, now: float) -> bool:
-        """Returns True the first time."""
-        first = self._after == RETRY_SECONDS
-        self.at = now + self._after
-        self._after = min(2 * self._after, self._longest)
-        return first
-
-    def reset(self) -> None:
-        self.at, self._after = -math.inf, RETRY_SECONDS
 
 
 class NetworkWatch:
@@ -180,14 +149,11 @@ class NetworkWatch:
             self._on_change(change.concerned)
 
     def _watch(self) -> None:
-        gather, free_at, saved, began = GATHER_SECONDS, 0.0, CPU_SAVED_SECONDS, clock.monotonic()
+        pace = Pace(clock.monotonic())
         while self._wait():
-            now = clock.monotonic()
-            gather = GATHER_SECONDS if now > free_at + CALM_SECONDS else min(2 * gather, GATHER_MAX_SECONDS)
-            if self._ended.poll(max(GATHER_SECONDS, free_at - now) * 1000):  # changes come in swarms
+            if self._ended.poll(pace.wait(clock.monotonic()) * 1000):  # changes come in swarms
                 return
-            saved = min(CPU_SAVED_SECONDS, saved + (now - began) * CPU_SHARE)
-            began, spent = now, time.thread_time()
+            before = time.thread_time()
             try:
                 self._notices.take_all(self._news)
                 self._renew()
@@ -195,8 +161,7 @@ class NetworkWatch:
                 self._log.exception("network.failed")
                 self._notices.overrun = True
                 self._unanswered.at = clock.monotonic() + RETRY_MAX_SECONDS
-            saved -= time.thread_time() - spent
-            free_at = clock.monotonic() + max(gather, -saved / CPU_SHARE)
+            pace.note(clock.monotonic(), time.thread_time() - before)
 
     def _wait(self) -> bool:
         """Block until there is something to do; False once closed."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from ipaddress import ip_address
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,6 +42,7 @@ from mcastd.net.change import Change, Concerned, renewed
 from mcastd.net.interfaces import Setting
 from mcastd.net.netlink import Netlink, _refused
 from mcastd.net.news import Notices, open_news
+from mcastd.net.pace import GATHER_SECONDS
 from mcastd.net.routes import Question, Route, Routes, route_to
 from mcastd.net.watch import ROUTES_AT_ONCE, NetworkWatch
 from mcastd.supervisor import Supervisor
@@ -104,10 +106,13 @@ class Here:
     def mark(self) -> None:
         """Wait until the watch has acted on all that was changed before."""
         self._marks += 1
-        name = f"mark{self._marks}"
+        name, before = f"mark{self._marks}", len(self.told)
         self.host.ip(f"link property add dev lo altname {name}")
         lo = ifindex(self.host, "lo")
         wait_for(lambda: name in self.watch.host().interfaces[lo].alternative_names, name)
+        wait_for(
+            lambda: any("lo" in one for one in self.told[before:]), f"{name} told"
+        )  # it is told after that
 
     def settle(self) -> None:
         """Wait for what links and addresses bring with them later, such as carriers."""
@@ -325,7 +330,7 @@ def test_all_routes_are_asked_for_again_while_changes_keep_coming(
 def test_what_the_kernel_refuses_to_say_stops_nothing_else_and_is_said_once(
     here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcastd.net.watch.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("mcastd.net.pace.RETRY_SECONDS", 0.01)
     here.watch._refusal.reset()
     refused, ask = [], here.watch._netlink.ask
     eth0 = ifindex(here.host, "eth0")
@@ -366,6 +371,18 @@ def test_a_refused_look_at_all_is_asked_for_again_and_stops_nothing_else(here: H
     assert answer.host.interfaces[ifindex(here.host, "eth1")].mtu == 1400
     assert answer.refused == Notices(overrun=True)
     assert answer.refusal is not None
+
+
+def test_a_storm_of_changes_is_taken_together(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    renewals, renew = [], here.watch._renew
+    monkeypatch.setattr(here.watch, "_renew", lambda: (renewals.append(clock.monotonic()), renew()))
+    here.batch(*(f"link set eth1 mtu {1300 + number}" for number in range(200)))
+    here.mark()
+    eth1 = ifindex(here.host, "eth1")
+    assert here.watch.host().interfaces[eth1].mtu == 1499
+    assert len(renewals) > 1
+    # Each lets changes gather first: whatever the machine's speed
+    assert all(after - before >= GATHER_SECONDS for before, after in pairwise(renewals))
 
 
 def test_a_route_that_was_asked_for_during_a_change_may_be_the_old_one(here: Here) -> None:
