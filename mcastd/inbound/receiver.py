@@ -7,7 +7,7 @@ import math
 import select
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from mcastd import clock, log
 from mcastd.bounded import Patience
@@ -22,10 +22,6 @@ from mcastd.inbound.sinks import Sink, make_sink
 from mcastd.net.link import NOT_LINKED, Batch, Glance, Receiver, SourceFilter
 from mcastd.worker import Books, Context, Identity, Signal, Vitals
 
-# What takes a new link: these are another stream.
-OF_A_STREAM = ("group", "port")
-# What takes a new worker: it is another kind of socket, for the same stream.
-OF_A_WORKER = ("coalesce",)
 # Sources that the status names.
 TOP_SOURCES = 10
 # Batches taken at once, before signals and waiting outputs are looked at.
@@ -56,10 +52,6 @@ def source_filter(config: InboundSubscription) -> SourceFilter:
     if config.sources:
         return SourceFilter(exclude=False, sources=config.sources)
     return SourceFilter(exclude=True, sources=config.exclude_sources)
-
-
-def _differ(one: InboundSubscription, other: InboundSubscription, keys: Sequence[str]) -> bool:
-    return any(getattr(one, key) != getattr(other, key) for key in keys)
 
 
 class Subscription:
@@ -189,8 +181,6 @@ class Subscription:
 
     def update(self, settings: object) -> bool:
         if not isinstance(settings, InboundSubscription):
-            return False
-        if _differ(settings, self._config, OF_A_WORKER):
             return False
         self._config = settings
         self.max_latency = settings.max_latency
@@ -474,12 +464,14 @@ class Subscription:
     def _follow(self, context: Context, link: Receiver) -> None:
         """Have what the settings, and the host's interfaces, ask for now."""
         before, config, applied = link.describe(), self._config, self._applied
-        if _differ(config, applied, OF_A_STREAM):
+        if (config.group, config.port) != (applied.group, applied.port):
             self._go_over(context, config)
             return
         if config is not applied:
             self._change_outputs()
             link.set_metadata(self._outputs.need_metadata)
+            if config.coalesce != applied.coalesce:
+                link.set_coalesce(config.coalesce)
             if config.receive_buffer != applied.receive_buffer:
                 link.set_receive_buffer(config.receive_buffer)
                 self._condition.forget_overflow(self._overflow())

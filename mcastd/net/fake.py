@@ -32,6 +32,7 @@ class FakeReceiver:
         self.metadata = metadata
         self.closed = False
         self.left = False
+        self.coalesce = True
         self.dropped_by_kernel = 0
         self.filled = 0.0
         self.emptied = True
@@ -86,6 +87,9 @@ class FakeReceiver:
 
     def set_receive_buffer(self, size: int) -> None:
         self.receive_buffer = size
+
+    def set_coalesce(self, wanted: bool) -> None:
+        self.coalesce = wanted
 
     def set_metadata(self, wanted: bool) -> None:
         self.metadata = wanted

@@ -169,6 +169,12 @@ class Receiver(Protocol):
     def set_receive_buffer(self, size: int) -> None:
         """Have another receive buffer, in bytes; what has come stays in it."""
 
+    def set_coalesce(self, wanted: bool) -> None:
+        """Let the kernel hand over datagrams in one piece, or no more: then a few may be missed in between.
+
+        Raises LinkError.
+        """
+
     def set_metadata(self, wanted: bool) -> None:
         """Give origins and times with the next batch, or no more."""
 

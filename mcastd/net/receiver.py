@@ -67,7 +67,7 @@ class SocketReceiver:
         self._glanced = (0, 0, -1), NOT_LINKED
         self._closing = threading.Lock()  # others who ask a socket must not meet the next owner of its number
         self._poll = select.epoll()
-        self._arenas = arenas[group.version, metadata, coalesce]
+        self._arenas = self._next_arenas = arenas[group.version, metadata, coalesce]
         self._sender = ""  # of the last batch
         self._mixed = False  # several senders were seen
         self.emptied = True
@@ -133,7 +133,7 @@ class SocketReceiver:
     def trouble(self) -> str:
         return "; ".join(str(error) for _, error in self._refusals.values())
 
-    def _open(self, interface: Interface) -> ReceivingSocket:
+    def _open(self, interface: Interface, *, bind: bool = True) -> ReceivingSocket:
         sock = ReceivingSocket(
             self._group,
             self._port,
@@ -144,6 +144,7 @@ class SocketReceiver:
             metadata=self._metadata,
             coalesce=self._coalesce,
             on_lost=self._lost,
+            bind=bind,
         )
         self._poll.register(sock, select.EPOLLIN)
         return sock
@@ -164,6 +165,10 @@ class SocketReceiver:
 
     def _note_change(self) -> None:
         self._edition += 1
+        coalesce = self._coalesce or bool(self._leaving)  # some of these may, and the others need not
+        self._next_arenas = arenas[self._group.version, self._metadata, coalesce]
+        if self._arena is None:
+            self._arenas = self._next_arenas
         sockets = [*self._sockets.values(), *self._leaving]
         self._only = sockets[0] if len(sockets) == 1 and not self._leaving else None
 
@@ -201,6 +206,7 @@ class SocketReceiver:
             self._sender = self._arena.sender
             self._arenas.give_back(self._arena)
             self._arena = None
+            self._arenas = self._next_arenas
 
     def set_filter(self, source_filter: SourceFilter) -> None:
         self._filter = source_filter
@@ -219,9 +225,26 @@ class SocketReceiver:
     def set_metadata(self, wanted: bool) -> None:
         self.idle()
         self._metadata = wanted
-        self._arenas = arenas[self._group.version, wanted, self._coalesce]
+        self._note_change()
         for sock in [*self._sockets.values(), *self._leaving]:
             sock.set_metadata(wanted)
+
+    def set_coalesce(self, wanted: bool) -> None:
+        self.idle()
+        self._coalesce = wanted
+        self._note_change()
+        for ifindex, sock in self._sockets.items():
+            if wanted:
+                sock.coalesce()
+                continue
+            # Bound before the other has left, it would get what that one gets, too
+            other = self._open(sock.interface, bind=False)
+            with self._closing:
+                self._sockets = {**self._sockets, ifindex: other}
+                self._leaving = [*self._leaving, sock]
+            sock.membership.end()
+            other.bind()
+        self._note_change()
 
     def rejoin(self) -> None:
         for sock in self._sockets.values():

@@ -79,10 +79,14 @@ class ReceivingSocket:
         metadata: bool,
         coalesce: bool,
         on_lost: Callable[[], None] = lambda: None,
+        bind: bool = True,
     ) -> None:
-        """Open, join and bind. Raises LinkError. For ``on_lost`` see Membership."""
+        """Open, join and bind. Raises LinkError.
+
+        Not bound, it receives nothing. For ``on_lost`` see Membership.
+        """
         self.interface = interface
-        self._group = group
+        self._group, self._port = group, port
         self._metadata = False
         self._coalesce = coalesce
         self.coalesces = False
@@ -104,10 +108,10 @@ class ReceivingSocket:
                     on_lost=on_lost,
                 )
                 undo.callback(self.membership.close)
-                self._bind(port)  # last: so nothing comes in before the source filter is whole
+                if bind:
+                    self.bind()  # last: so nothing comes in before the source filter is whole
             except OSError as error:
-                what = f"cannot receive {group} port {port} on {interface.name}"
-                raise refused(error, what, group, interface.name) from error
+                raise self._not_open(error) from error
             undo.pop_all()
         self._inode = os.fstat(self._sock.fileno()).st_ino
 
@@ -116,9 +120,8 @@ class ReceivingSocket:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.set_receive_buffer(receive_buffer)
-        with contextlib.suppress(OSError):  # before Linux 5.0 there is no such option, nor any need
-            sock.setsockopt(_abi.SOL_UDP, _abi.UDP_GRO, self._coalesce)
-            self.coalesces = self._coalesce
+        if self._coalesce:
+            self.coalesce()
         if self._group.version == 4:
             sock.setsockopt(socket.IPPROTO_IP, _abi.IP_MULTICAST_ALL, 0)
         else:
@@ -144,11 +147,26 @@ class ReceivingSocket:
             self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVHOPLIMIT, wanted)
         self._metadata = wanted
 
-    def _bind(self, port: int) -> None:
-        if self._group.version == 4:
-            self._sock.bind((str(self._group), port))
-        else:
-            self._sock.bind((str(self._group), port, 0, self.interface.index))
+    def coalesce(self) -> None:
+        """Receive datagrams in one piece from here on, as far as the kernel does that.
+
+        It cannot be undone: of a piece that is queued the kernel would no longer say where its datagrams end.
+        """
+        with contextlib.suppress(OSError):  # before Linux 5.0 there is no such option, nor any need
+            self._sock.setsockopt(_abi.SOL_UDP, _abi.UDP_GRO, 1)
+            self.coalesces = True
+
+    def bind(self) -> None:
+        """Receive from here on. Raises LinkError."""
+        name = str(self._group), self._port
+        try:
+            self._sock.bind(name if self._group.version == 4 else (*name, 0, self.interface.index))
+        except OSError as error:
+            raise self._not_open(error) from error
+
+    def _not_open(self, error: OSError) -> LinkError:
+        what = f"cannot receive {self._group} port {self._port} on {self.interface.name}"
+        return refused(error, what, self._group, self.interface.name)
 
     def fileno(self) -> int:
         return self._sock.fileno()

@@ -123,8 +123,8 @@ def test_a_pipe_that_stays_keeps_its_reader(tmp_path: Path, make_run: Callable[.
 def test_the_link_takes_what_concerns_it(tmp_path: Path, make_run: Callable[..., Run]) -> None:
     run = make_run(file_output(tmp_path / "a"), interface="eth1", receive_buffer=1 << 20)
     link = run.start()
-    change(run, file_output(tmp_path / "a"), interface="eth2", receive_buffer=3 << 20)
-    assert (link.interface, link.receive_buffer) == ("eth2", 3 << 20)
+    change(run, file_output(tmp_path / "a"), interface="eth2", receive_buffer=3 << 20, coalesce=False)
+    assert (link.interface, link.receive_buffer, link.coalesce) == ("eth2", 3 << 20, False)
     assert run.worker.status()["receive_buffer"]["asked"] == 3 << 20  # type: ignore[index]
 
 
@@ -136,15 +136,6 @@ def go_over(run: Run, *output: dict[str, Any], **settings: Any) -> FakeReceiver:
     run.context.send(Signal.NETWORK)
     wait_for(lambda: len(run.links) > links and run.links[links - 1].closed, "another link")
     return run.link
-
-
-def test_another_kind_of_socket_takes_another_worker(tmp_path: Path, make_run: Callable[..., Run]) -> None:
-    run = make_run(file_output(tmp_path / "a"))
-    run.start()
-    settings = InboundSubscription(
-        group="239.255.1.2", port=9190, output=[file_output(tmp_path / "a")], coalesce=False
-    )
-    assert not run.worker.update(settings)
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,21 @@ import re
 import socket
 import threading
 from contextlib import ExitStack
+from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from support.daemon import RunningDaemon
 from support.host import Host, connect
-from support.inside import sender
+from support.inside import inside, sender
 from support.wait import wait_for
 
+from mcastd.net.receiver import SocketReceiver
+
+UDP_SEGMENT = 103
+# Bytes of a datagram, and datagrams in a piece.
+SIZE, PIECE = 40, 30
 RELOADS = 20
 # Datagrams of each stream between two reloads, at least.
 BETWEEN = 40
@@ -117,3 +123,61 @@ def test_nothing_that_is_wanted_is_missed(tmp_path: Path, which: str, reading: s
     wanted = {(stream, number) for stream, first, end in spans for number in range(first, end + 1)}
     assert len(wanted) >= RELOADS * BETWEEN
     assert sorted(wanted - set(got)) == []
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("group", ["239.72.0.1", "ff15::72:1"])
+def test_coalesce_changes_in_place(group: str, no_fd_leak: None) -> None:
+    """Switched on, nothing is missed; switched off, what came in one moment. None is cut, or comes twice."""
+    with ExitStack() as stack:
+        host, net = stack.enter_context(Host()), stack.enter_context(Host())
+        connect(host, "eth0", net, "n0")
+        for end, name, last in ((host, "eth0", 1), (net, "n0", 2)):
+            end.ip(f"addr add 10.72.0.{last}/24 dev {name}")
+            end.ip(f"addr add fd72::{last}/64 dev {name} nodad")
+        way = stack.enter_context(sender(net, "n0", "10.72.0.2" if "." in group else "fd72::2"))
+        way.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, SIZE)
+        with inside(host):
+            link = SocketReceiver(ip_address(group), 9285, interface="eth0", coalesce=False)
+        stack.callback(link.close)
+        sent, got = itertools.count(), list[int]()
+
+        def send(times: int) -> None:
+            for _ in range(times):
+                way.sendto(b"".join(b"%0*d" % (SIZE, next(sent)) for _ in range(PIECE)), (group, 9285))
+
+        def take() -> None:
+            while batch := link.receive():
+                assert {len(payload) for payload in batch.payloads} == {SIZE}
+                got.extend(int(bytes(payload)) for payload in batch.payloads)
+            link.idle()
+
+        for wanted in (True, False, True, True, False, False):
+            send(3)  # waits in the socket meanwhile
+            over = threading.Event()
+
+            def flood(over: threading.Event = over) -> None:
+                while not over.is_set():
+                    send(1)
+
+            thread = threading.Thread(target=flood)
+            before, was = len(got), link.describe()["coalesced"]
+            first = got[-1] + 1 if got else 0
+            thread.start()
+            try:
+                with inside(host):
+                    link.set_coalesce(wanted)
+            finally:
+                over.set()
+                thread.join()
+            send(2)
+            take()
+            assert link.describe()["coalesced"] is wanted
+            numbers = got[before:]
+            pairs = itertools.pairwise([first - 1, *numbers])
+            gaps = [(one, other) for one, other in pairs if other != one + 1]
+            assert all(other > one for one, other in gaps), "none twice"
+            assert len(gaps) <= (not wanted), (wanted, was, gaps)
+            assert numbers[-1] == next(sent) - 1
+            got.append(numbers[-1] + 1)  # the number that was just taken, and is never sent
+        assert link.load().overflow == 0
