@@ -15,6 +15,7 @@ from mcastd.net.membership import Memberships
 from mcastd.net.receiver import SocketReceiver
 from mcastd.net.sockets import SocketSender
 from mcastd.outbound.sender import Channel, open_source
+from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.watcher import Watcher
 from mcastd.worker import Worker
 
@@ -60,6 +61,7 @@ def build(
     memberships: Memberships | None = None,
     reader: Reader | None = None,
     watcher: Watcher | None = None,
+    shared: SharedSender | None = None,
     ends: Ends | None = None,
     files: OpenFiles | None = None,
 ) -> Worker:
@@ -67,7 +69,9 @@ def build(
     own = None if files is None else files.of(name)
     if isinstance(settings, OutboundChannel):
         source = open_source(settings, own)
-        return Channel(name, settings, lambda channel: open_sender(channel, host), watcher, source)
+        return Channel(
+            name, settings, lambda channel: open_sender(channel, host), watcher, source, shared=shared
+        )
     return Subscription(
         name,
         settings,

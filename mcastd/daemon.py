@@ -28,6 +28,7 @@ from mcastd.metrics import MetricsServer
 from mcastd.net.membership import Memberships
 from mcastd.net.watch import NetworkWatch
 from mcastd.ondisk import OnDisk
+from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.watcher import Watcher
 from mcastd.process import Signals, settle, share_interpreter
 from mcastd.reloads import Reloads
@@ -75,6 +76,7 @@ class Daemon:
         self._memberships = Memberships()
         self._reader = Reader()
         self._watcher = Watcher()
+        self._shared = SharedSender()
         self._ends = Ends(systemd.DescriptorStore(), systemd.take_stored(PIPES))
         self._files = OpenFiles(lambda: self._config)
         self._control = ControlServer(self._socket, self)
@@ -92,6 +94,7 @@ class Daemon:
             memberships=self._memberships,
             reader=self._reader,
             watcher=self._watcher,
+            shared=self._shared,
             ends=self._ends,
             files=self._files,
         )
@@ -109,7 +112,7 @@ class Daemon:
             self._share_interpreter()
 
     def _share_interpreter(self) -> None:
-        share_interpreter(max(len(self._config.of_enabled().outbound), self._woken))
+        share_interpreter(self._woken)
 
     def _worker_changed(self) -> None:
         os.eventfd_write(self._wake, 1)
@@ -123,6 +126,7 @@ class Daemon:
             stack.callback(self._network.close)
             stack.callback(self._reader.close)
             stack.callback(self._watcher.close)
+            stack.callback(self._shared.close)
             stack.callback(self._metrics.close)
             self._control.start()
             stack.callback(self._control.close)

@@ -69,6 +69,8 @@ class Burst:
     def _some(self, payloads: Payloads) -> int:
         """Send some of the first; how many. Raises OSError if the first is refused."""
         self.refused = 0
+        if len(payloads) == 1:
+            return self._one(payloads[0])
         while count := self._alike(payloads):
             size = len(payloads[0])
             alike = payloads[:count]
@@ -83,10 +85,18 @@ class Burst:
                     raise
             else:
                 return count
+        if self._queue is None:
+            return self._one(payloads[0])
         try:
-            if self._queue is not None and len(payloads) > 1:
-                return self._queue.send(self._sock, payloads)
-            self._sock.send(payloads[0])
+            return self._queue.send(self._sock, payloads)
+        except OSError as error:
+            self.refused = int(error.errno == errno.ENOBUFS)
+            raise
+
+    def _one(self, payload: bytes | memoryview) -> int:
+        self._fits = len(payload) <= self._longest
+        try:
+            self._sock.send(payload)
         except OSError as error:
             self.refused = int(error.errno == errno.ENOBUFS)
             raise

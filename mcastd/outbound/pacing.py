@@ -59,37 +59,38 @@ class Pacer:
         self._start = -math.inf
         self._resting_until = -math.inf
         self._spent = 0  # datagrams (interval) or bits (rate) sent since the start: whole, so no drift
+        self._due_at = -math.inf  # when the schedule has the next datagram
+        # When the next datagram may go: ``-inf`` is at once, ``inf`` never
+        self.deadline = math.inf if rate == 0 else -math.inf
 
     def __str__(self) -> str:
         if self._rate is not None:
             return f"{self._rate:,} bit/s" if self._rate else "paused (rate 0)"
         return f"every {self._interval:g} s" if self._interval else "as fast as the kernel takes it"
 
-    @property
-    def deadline(self) -> float:
-        """When the next datagram may go: ``-inf`` is at once, ``inf`` never."""
-        if self._interval == 0:
-            return -math.inf
-        if self._rate == 0:
-            return math.inf
-        return max(self._at(self._spent), self._resting_until)
-
     def due(self, now: float, sizes: Sequence[int]) -> int:
         """How many of the next datagrams, of ``sizes`` bytes of payload, may go now.
 
         At a rate, those due within the burst go along with one that is due now.
         """
-        if self._interval == 0:
-            return len(sizes)
         if now < self.deadline:
             return 0
-        if self._stalled(now):
+        if self._interval == 0:
+            return len(sizes)
+        if len(sizes) < 2 or self._stalled(now):
             return min(1, len(sizes))
-        spent = self._line_up(sizes)
-        if not self._rate:
-            return bisect_right(spent, now, hi=len(sizes), key=self._at)
-        end = self._at(self._spent) + self._burst  # of what goes now; a datagram longer than that goes alone
-        return min(max(1, bisect_right(spent, end, key=self._at) - 1), len(sizes))
+        return self._count_due(now, sizes)
+
+    def _count_due(self, now: float, sizes: Sequence[int]) -> int:
+        """The same, where the first one is due. Mostly it is alone: then the others are not lined up."""
+        if self._interval:
+            if self._at(self._spent + 1) > now:
+                return 1
+            return bisect_right(self._line_up(sizes), now, hi=len(sizes), key=self._at)
+        end = self._due_at + self._burst  # of what goes now; a datagram longer than that goes alone
+        if self._at(self._spent + 8 * (sizes[0] + sizes[1])) > end:
+            return 1
+        return bisect_right(self._line_up(sizes), end, key=self._at) - 1
 
     def sent(self, now: float, sizes: Sequence[int]) -> None:
         """Datagrams of ``sizes`` bytes have gone, all of them due at ``now``."""
@@ -97,21 +98,32 @@ class Pacer:
             return
         if self._stalled(now):
             self.late += self._start > -math.inf  # the very first is not
-            self._start, self._spent = now, 0
-        spent = self._line_up(sizes)
-        past_tolerance = bisect_left(spent, now - TOLERANCE, hi=len(sizes), key=self._at)
-        past_period = (
-            bisect_left(spent, now, lo=1, key=self._at) - 1
-        )  # the period ends at the next one's deadline
-        self.late += min(past_tolerance, past_period)
-        self._spent = spent[-1]
+            self._restart(now)
+        if len(sizes) == 1:
+            too_late = self._due_at < now - TOLERANCE
+            self._spent += 1 if self._interval else 8 * sizes[0]
+            self._due_at = self._at(self._spent)
+            self.late += too_late and self._due_at < now  # the period ends at the next one's deadline
+        else:
+            spent = self._line_up(sizes)
+            past_tolerance = bisect_left(spent, now - TOLERANCE, hi=len(sizes), key=self._at)
+            past_period = bisect_left(spent, now, lo=1, key=self._at) - 1
+            self.late += min(past_tolerance, past_period)
+            self._spent = spent[-1]
+            self._due_at = self._at(self._spent)
         if self._rate:
             self._resting_until = now + self._burst / CATCH_UP
+        self.deadline = max(self._due_at, self._resting_until)
 
     def idle(self, now: float) -> None:
         """There was nothing to send until ``now``: deadlines passed are no credit for what comes next."""
         if now > self.deadline:
-            self._start, self._spent = now, 0
+            self._restart(now)
+            self.deadline = -math.inf if self._interval == 0 else max(now, self._resting_until)
+
+    def _restart(self, now: float) -> None:
+        self._start = self._due_at = now
+        self._spent = 0
 
     def _line_up(self, sizes: Sequence[int]) -> Sequence[int]:
         """What will have been spent before each datagram, and after the last one."""
@@ -126,4 +138,4 @@ class Pacer:
         return self._start + (spent * self._interval if self._interval else spent / (self._rate or 1))
 
     def _stalled(self, now: float) -> bool:
-        return now - self._at(self._spent) > max(STALL, self._interval or 0)
+        return now - self._due_at > max(STALL, self._interval or 0)

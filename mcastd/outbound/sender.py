@@ -1,9 +1,15 @@
-"""The outbound worker: source -> framing -> pacing -> link, in batches."""
+"""The outbound worker: source -> framing -> pacing -> link, in batches.
+
+While little is to be sent at a time, the shared sender (shared.py) does it when it is due, and the channel's
+own thread waits for signals.
+"""
 
 from __future__ import annotations
 
 import errno
+import math
 import select
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -18,6 +24,7 @@ from mcastd.log import get_logger
 from mcastd.net.link import Chunks, Payloads, Sender
 from mcastd.outbound.framing import READ_SIZE, make_framer
 from mcastd.outbound.pacing import Pacer, Uniform
+from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.source import LONGEST_NAP, PayloadSource, Source
 from mcastd.outbound.watcher import Watcher
 from mcastd.worker import Books, Context, Identity, Signal, Vitals
@@ -33,6 +40,10 @@ FAST_READ_SIZE = 1 << 20  # bytes
 BATCH = 512  # datagrams handed to the link at once
 SHORTEST_PAUSE = 0.001  # seconds that a full link is left alone; doubled while it takes nothing
 LONGEST_PAUSE = 0.064
+# A channel that sends this many datagrams at a time, this many times in a row, is busy: it sends for itself.
+# It is busy until it has sent fewer as often.
+BUSY_DATAGRAMS = 16
+BUSY_VISITS = 4
 # There is no output file, no back-off to end, and a source's news may come when it is looked at already
 NOT_FOR_US = Signal.REOPEN | Signal.RETRY | Signal.SOURCE
 
@@ -65,18 +76,31 @@ class Channel:
         open_link: Callable[[OutboundChannel], Sender],
         watcher: Watcher | None = None,
         source: PayloadSource | None = None,
+        *,
+        shared: SharedSender | None = None,
     ) -> None:
         self.name = name
         self.counters = OutboundCounters()
         self._config = self._applied = config
         self._open_link = open_link
         self._watcher = watcher
+        self._shared = shared
+        self._turn = threading.Lock()  # held by the thread that sends: its own, or the shared sender's
+        self._visitable = False  # the shared sender may send
+        self._long_visits = False  # a source or a link held it up, or there was no thread for it
+        self._busy = False  # much is sent at a time
+        self._streak = 0  # times in a row at which it was otherwise
+        self._pause = 0.0  # seconds that the full link is left alone
+        self._failure: Exception | None = None  # raised in a visit, for the worker's thread
+        self._context: Context | None = None  # of the run
         self._link: Sender | None = None
         self._described: dict[str, object] = {}  # what it said of itself
         self._pacer = Pacer(config.interval, config.rate, config.burst)
         self._source = source or open_source(config)
         self._pending: Payloads = []  # from one read: sent up to index _next; emptied when all is sent
+        self._sizes: Sequence[int] = []  # of these, in bytes
         self._next = 0
+        self._window = BATCH  # of these, how many are looked at next: about as many as are due at a time
         self._log = get_logger(worker=name)
         self._identity = Identity(
             str(config.group),
@@ -90,6 +114,8 @@ class Channel:
         self._said_carrier: bool | None = None  # what was said to be ready: None: nothing
 
     def run(self, context: Context) -> None:
+        self._context = context
+        self._long_visits = False
         if not self._pending:
             if self._source.finished:
                 self._source.restart()
@@ -136,7 +162,7 @@ class Channel:
 
     def close(self) -> None:
         self._source.restart()
-        self._pending, self._next = [], 0
+        self._pending, self._sizes, self._next = [], [], 0
 
     def status(self, patience: Patience | None = None) -> dict[str, object]:
         config, source, link = self._config, self._source, self._link
@@ -181,7 +207,7 @@ class Channel:
 
         Returns True if there are other settings, which need another link, and there is more to send.
         """
-        pause = 0.0
+        self._pause = 0.0
         self._said_carrier = None
         self._said_too_big = False
         while not context.stopping:
@@ -190,43 +216,99 @@ class Channel:
                 if self._config is not self._applied:
                     return True
                 self._follow(link)
-            if not self._pending:
-                if self._refill(context):
-                    continue  # the read may have taken long: to stop, it must not send first
-                if self._source.finished:
-                    return False
-                self._say_ready(context, link)
-                self._wait_for_source(context)
-                continue
-            now = clock.monotonic()
-            if now < self._pacer.deadline:
-                self._say_ready(context, link)
-                context.sleep_until(self._pacer.deadline)
-                continue
-            batch, sizes = self._batch()
-            due = self._pacer.due(now, sizes)
-            done = self._send(link, batch[:due], sizes)
-            if done:
-                self._last = now
+            when = self._send_next(context, link)
+            if when is None and self._source.finished:
+                return False
             self._say_ready(context, link)
+            if when is None:
+                self._wait_for_source(context)
+            elif when <= clock.monotonic():
+                context.wait(0)  # without it a channel that always has something to send has no heartbeat
+            elif self._may_be_visited():
+                self._be_visited(context, when)
+            else:
+                context.sleep_until(when)
+        return False
+
+    def _send_next(self, context: Context, link: Sender) -> float | None:
+        """Send what is due, or read on.
+
+        Returns when to go on, in monotonic seconds, ``-inf`` for at once; None if the source has nothing now.
+        """
+        if not self._pending:
+            # The read may have taken long: before anything is sent, the signals are looked at
+            return -math.inf if self._refill(context) else None
+        now = clock.monotonic()
+        sizes = self._sizes[self._next : self._next + self._window]
+        due = self._pacer.due(now, sizes)
+        if not due:
+            return self._pacer.deadline
+        if due < len(sizes):
+            sizes = sizes[:due]
+        done = self._send(link, self._pending[self._next : self._next + due], sizes)
+        if done:
+            self._last = now
+            self._pause = 0.0
             self._pacer.sent(now, sizes[:done])
             self.counters.late = self._pacer.late
             self._next += done
+            self._window = min(2 * done + 2, BATCH)
             if self._next == len(self._pending):
-                self._pending, self._next = [], 0
-            if done:
-                pause = 0.0
-            if done < due:
-                pause = min(max(SHORTEST_PAUSE, 2 * pause), LONGEST_PAUSE)
-            context.wait(pause)  # 0 too: who always has something to send would have no heartbeat
-        return False
+                self._pending, self._sizes, self._next = [], [], 0
+        self._streak = self._streak + 1 if (done >= BUSY_DATAGRAMS) is not self._busy else 0
+        if self._streak == BUSY_VISITS:
+            self._busy, self._streak = not self._busy, 0
+        if done < due:
+            self._pause = min(max(SHORTEST_PAUSE, 2 * self._pause), LONGEST_PAUSE)
+            return now + self._pause
+        return self._pacer.deadline if self._pending else -math.inf
 
-    def _batch(self) -> tuple[Payloads, Sequence[int]]:
-        """What is to go next, with the size of each datagram."""
-        batch = self._pending[self._next : self._next + BATCH]
-        if isinstance(batch, Chunks):
-            return batch, Uniform(batch.size, len(batch))
-        return batch, [len(payload) for payload in batch]
+    # -- while little is sent at a time: the shared sender does it, this thread waits for signals
+
+    def _may_be_visited(self) -> bool:
+        return self._shared is not None and not self._busy and not self._long_visits
+
+    def _be_visited(self, context: Context, when: float) -> None:
+        """Let the shared sender send, from ``when`` on, until a signal needs this thread."""
+        assert self._shared is not None
+        context.take(Signal.HANDOVER)
+        with self._turn:
+            self._visitable = True
+        if not self._shared.add(self, when):
+            self._long_visits = True  # only set here, never cleared: hand_back() may have set it meanwhile
+        while not self._long_visits and not context.asked(Signal.STOP | Signal.HANDOVER | Signal.NETWORK):
+            context.wait()
+            context.take(NOT_FOR_US)
+        self._shared.remove(self)
+        with self._turn:  # a visit that is under way ends first
+            self._visitable = False
+            failure, self._failure = self._failure, None
+        context.take(Signal.HANDOVER)
+        if failure:
+            raise failure
+
+    def send_due(self) -> float | None:
+        """Send what is due, in the shared sender's thread. See :class:`~mcastd.outbound.shared.Timed`."""
+        with self._turn:
+            link, context = self._link, self._context
+            if not self._visitable or link is None or context is None:
+                return None
+            when: float | None = None
+            try:
+                when = self._send_next(context, link)
+            except Exception as error:  # the worker's thread says what it is
+                self._failure = error
+            if when is None or self._busy or link.carrier is not self._said_carrier:
+                self._visitable = False
+                context.send(Signal.HANDOVER)
+                return None
+            return when
+
+    def hand_back(self) -> None:
+        """A visit took long: this channel's own thread had better wait for its source or its link."""
+        self._long_visits = True
+        if self._context is not None:
+            self._context.send(Signal.HANDOVER)
 
     def _say_ready(self, context: Context, link: Sender) -> None:
         """Not before the first datagram that is due has gone: a way that refuses them all is no way."""
@@ -280,12 +362,16 @@ class Channel:
         """Read on, when everything is sent; whether there is something to send. Raises SourceError."""
         context.waits_for = str(self._config.source)
         try:
-            self._pending = self._source.read()
+            pending = self._source.read()
         finally:
             context.waits_for = ""
         self.counters.rounds = self._source.rounds
         self.counters.lines_split = self._source.lines_split
-        return bool(self._pending)
+        self._sizes = (
+            Uniform(pending.size, len(pending)) if isinstance(pending, Chunks) else list(map(len, pending))
+        )
+        self._pending = pending
+        return bool(pending)
 
     def _wait_for_source(self, context: Context) -> None:
         source, fd = self._source, self._source.fileno()

@@ -14,7 +14,17 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import report, rows_churn, rows_cost, rows_file, rows_many, rows_receive, rows_send, rows_time
+from bench import (
+    report,
+    rows_churn,
+    rows_cost,
+    rows_file,
+    rows_many,
+    rows_paced,
+    rows_receive,
+    rows_send,
+    rows_time,
+)
 from bench.context import Bench
 from bench.daemon import Checkout
 from bench.lab import Lab
@@ -36,6 +46,8 @@ ROWS: dict[str, Callable[[Bench], list[report.Result]]] = {
     "idle": rows_many.idle,
     "growth": rows_many.growth,
     "churn": rows_churn.churn,
+    "slow": rows_paced.slow,
+    "paced": rows_paced.paced,
     "cost": rows_cost.cost,
     "file": rows_file.whole_file,
     "intervals": rows_time.intervals,

@@ -12,6 +12,7 @@ from ipaddress import IPv4Address
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -23,21 +24,33 @@ from mcastd.config import OutboundChannel
 from mcastd.errors import LinkError, SourceError
 from mcastd.net.fake import FakeSender
 from mcastd.outbound.sender import BATCH, Channel
+from mcastd.outbound.shared import SharedSender
 from mcastd.worker import Context, Signal, Vitals
 
 TEXT = b"".join(b"line %d\n" % number for number in range(1000))
 LINES = TEXT.splitlines(keepends=True)
 
 
+NOW = 1000.0  # monotonic seconds, where time stands still
+# For tests that replace the clock or the waits of the channel's own thread.
+ALONE = pytest.mark.parametrize("bench", ["alone"], indirect=True)
+
+
 class Bench:
     """A channel, its link, and the thread that it runs in."""
 
-    def __init__(self, path: Path, link: FakeSender | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        path: Path,
+        link: FakeSender | None = None,
+        shared: SharedSender | None = None,
+        **settings: Any,
+    ) -> None:
         self.link = link or FakeSender()
         if "rate" not in settings:
             settings.setdefault("interval", 0)
         self.config = OutboundChannel(source=path, group="239.255.1.2", port=9190, **settings)
-        self.channel = Channel("outbound/news", self.config, self._open)
+        self.channel = Channel("outbound/news", self.config, self._open, shared=shared)
         self.opened = 0
 
     def _open(self, _: OutboundChannel) -> FakeSender:
@@ -86,18 +99,27 @@ class Bench:
 
 @contextmanager
 def recording_waits(stop_after: int) -> Iterator[tuple[Context, list[float | None]]]:
-    """A context that notes how long each wait may take, and stops the worker after so many."""
+    """A context that notes how long each wait may take, and stops the worker after so many; time stands still."""
     context, waits = Context().open(), []
     really_wait = context.wait
 
-    def wait(timeout: float | None = None) -> dict[int, int]:
-        waits.append(timeout)
+    def note(seconds: float | None) -> None:
+        waits.append(seconds)
         if len(waits) == stop_after:
             context.send(Signal.STOP)
+
+    def wait(timeout: float | None = None) -> dict[int, int]:
+        note(timeout)
         return really_wait(timeout)
 
+    def sleep_until(deadline: float) -> bool:
+        note(round(deadline - NOW, 6))
+        return True
+
     context.wait = wait  # type: ignore[method-assign]
-    yield context, waits
+    context.sleep_until = sleep_until  # type: ignore[method-assign]
+    with mock.patch.object(clock, "monotonic", lambda: NOW):
+        yield context, waits
     context.close()
 
 
@@ -109,11 +131,20 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def bench(path: Path, no_fd_leak: None) -> Iterator[Callable[..., Bench]]:
+def shared(no_fd_leak: None) -> Iterator[SharedSender]:
+    shared = SharedSender()
+    yield shared
+    shared.close()
+
+
+@pytest.fixture(params=["alone", "with others"])
+def bench(request: pytest.FixtureRequest, path: Path, shared: SharedSender) -> Iterator[Callable[..., Bench]]:
+    """Channels; each test runs with those that send for themselves, and with the shared sender."""
     benches: list[Bench] = []
 
     def make(source: Path = path, **settings: Any) -> Bench:
-        benches.append(Bench(source, **settings))
+        with_others = request.param == "with others"
+        benches.append(Bench(source, shared=shared if with_others else None, **settings))
         return benches[-1]
 
     yield make
@@ -240,6 +271,7 @@ def test_a_full_link_is_tried_again(bench: Any) -> None:
     assert it.link.sent == LINES
 
 
+@ALONE
 def test_a_full_link_is_left_alone_ever_longer(bench: Any) -> None:
     it = bench()
     it.link.room = 0
@@ -428,6 +460,7 @@ def test_it_stops_while_the_link_is_full(bench: Any) -> None:
     assert it.link.sent == LINES
 
 
+@ALONE
 def test_a_busy_channel_shows_that_it_lives(bench: Any) -> None:
     it = bench(repeat="forever")
     with recording_waits(stop_after=100) as (context, waits):
@@ -540,6 +573,7 @@ class Timed(FakeSender):
         return sent
 
 
+@ALONE
 def test_a_thousand_at_ten_milliseconds_go_each_in_its_time(
     bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -554,6 +588,7 @@ def test_a_thousand_at_ten_milliseconds_go_each_in_its_time(
     assert it.channel.counters.late == 0
 
 
+@ALONE
 def test_what_a_followed_file_gets_after_a_rest_is_not_burst(
     bench: Any, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -571,6 +606,7 @@ def test_what_a_followed_file_gets_after_a_rest_is_not_burst(
     assert min(later - earlier for earlier, later in pairwise(rest)) > 0.0098
 
 
+@ALONE
 def test_what_a_missing_source_did_not_send_is_not_burst_later(
     bench: Any, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

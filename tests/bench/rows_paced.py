@@ -1,0 +1,99 @@
+"""The rows on many channels that each send now and then: what they cost together, how punctual each is."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+from bench.context import Bench
+from bench.daemon import Daemon, channel
+from bench.lab import Address
+from bench.measure import middle
+from bench.report import Result, at_most
+from bench.rows_many import after
+from bench.rows_send import Probe
+from bench.rows_time import lateness, one_by_one, percentile
+from bench.sending import random_file
+
+SLOW = 500
+SLOW_INTERVAL = 100_000_000  # ns
+SLOW_FIRST = Address("239.248.1.1", 24_000)
+PROBED = 20  # of the slow ones, evenly spread
+PACED = 100
+PACED_FIRST = Address("239.249.1.1", 25_000)
+SIZE = 1316
+
+
+def slow(bench: Bench) -> list[Result]:
+    """500 channels, a line each 100 ms."""
+    lab = bench.lab
+    seconds = bench.choose(6, 3)
+    source = lab.new_path("lines")
+    source.write_text("news\n" * 1000)
+    settings = {"interval": '"100ms"', "repeat": '"forever"'}
+    text = "".join(channel(f"n{n}", *after(SLOW_FIRST, n), source, settings) for n in range(SLOW))
+    with contextlib.ExitStack() as stack:
+        probes = [Probe(lab, after(SLOW_FIRST, n), stack) for n in range(0, SLOW, SLOW // PROBED)]
+        daemon = Daemon(lab, bench.checkout, text, stack, host=lab.sender)
+        time.sleep(1)
+        for probe in probes:
+            probe.arrivals()
+
+        def run() -> dict[str, float]:
+            cpu = daemon.program.cpu()
+            time.sleep(seconds)
+            core = 100 * (daemon.program.cpu() - cpu) / 1e9 / seconds
+            late = [x for probe in probes for x in lateness(one_by_one(probe.arrivals()), SLOW_INTERVAL)]
+            return {"core": core, "late_p50_ms": percentile(late, 0.5), "late_p99_ms": percentile(late, 0.99)}
+
+        samples = bench.interleave(f"{SLOW} channels of 100 ms", {"mcastd": run})
+    return [
+        Result(
+            f"{SLOW} channels, a datagram each 100 ms",
+            samples,
+            [
+                at_most("CPU", middle(samples, "mcastd", "core"), 15, " % of a core"),
+                at_most("p99 late", middle(samples, "mcastd", "late_p99_ms"), 2, " ms"),
+            ],
+            notes=[f"{PROBED} of them, late against each one's line through its most punctual datagram"],
+        )
+    ]
+
+
+def paced(bench: Bench) -> list[Result]:
+    """100 channels of 8 Mbit/s."""
+    lab = bench.lab
+    seconds = bench.choose(6, 3)
+    settings = {"framing": '"chunk"', "rate": '"8Mbit"', "repeat": '"forever"', "max_datagram": SIZE}
+    with contextlib.ExitStack() as stack:
+        file = random_file(lab.new_path("file"), SIZE * 10_000)
+        stack.callback(file.unlink)
+        text = "".join(channel(f"n{n}", *after(PACED_FIRST, n), file, settings) for n in range(PACED))
+        daemon = Daemon(lab, bench.checkout, text, stack, host=lab.sender)
+        time.sleep(1)
+
+        def counted() -> tuple[int, int]:
+            workers = [worker["status"]["counters"] for worker in daemon.call("List")["workers"]]
+            return sum(of["sent"] for of in workers), sum(of["late"] for of in workers)
+
+        def run() -> dict[str, float]:
+            (sent, late), cpu = counted(), daemon.program.cpu()
+            time.sleep(seconds)
+            cpu = daemon.program.cpu() - cpu
+            now_sent, now_late = counted()
+            rate = (now_sent - sent) * SIZE * 8 / seconds / PACED / 1e6
+            of_sent = 1000 * (now_late - late) / max(1, now_sent - sent)
+            return {"core": 100 * cpu / 1e9 / seconds, "late": of_sent, "mbit": rate}
+
+        samples = bench.interleave(f"{PACED} channels of 8 Mbit/s", {"mcastd": run})
+    return [
+        Result(
+            f"{PACED} channels of 8 Mbit/s, {SIZE} B",
+            samples,
+            [
+                at_most("CPU", middle(samples, "mcastd", "core"), 30, " % of a core"),
+                at_most("late", middle(samples, "mcastd", "late"), 1, " of 1,000"),
+            ],
+            notes=["late by the daemon's own counter; no receiver: the other host drops at once"],
+        )
+    ]

@@ -1,0 +1,258 @@
+"""The shared sender: one thread for many channels, which nobody can hold up for long."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.wait import wait_for
+
+from mcastd import clock
+from mcastd.config import OutboundChannel
+from mcastd.net.fake import FakeSender
+from mcastd.outbound import shared as module
+from mcastd.outbound.sender import BUSY_DATAGRAMS, Channel
+from mcastd.outbound.shared import PUNCTUAL_CHANNELS, VOID_MAX, SharedSender
+from mcastd.worker import Context, Signal
+
+
+@pytest.fixture
+def shared() -> Iterator[SharedSender]:
+    shared = SharedSender()
+    yield shared
+    shared.close()
+
+
+class Ticking:
+    """Due every ``interval`` seconds, ``count`` times; then its own thread would go on."""
+
+    def __init__(self, interval: float, count: float = math.inf) -> None:
+        self.interval = interval
+        self.left = count
+        self.visits: list[float] = []
+        self.handed_back = threading.Event()
+        self.during: Callable[[], object] = lambda: None
+
+    def send_due(self) -> float | None:
+        self.visits.append(clock.monotonic())
+        self.during()
+        self.left -= 1
+        return self.visits[0] + len(self.visits) * self.interval if self.left else None
+
+    def hand_back(self) -> None:
+        self.handed_back.set()
+
+
+def senders() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "sender"]
+
+
+def test_each_is_visited_when_it_is_due_and_never_before(shared: SharedSender) -> None:
+    several = [Ticking(0.001 * (number + 1), count=20) for number in range(2 * PUNCTUAL_CHANNELS)]
+    start = clock.monotonic() + 0.01
+    for number, channel in enumerate(several):
+        assert shared.add(channel, start + 0.0001 * number)
+    wait_for(lambda: all(not channel.left for channel in several), "all visits")
+    for number, channel in enumerate(several):
+        assert len(channel.visits) == 20
+        assert channel.visits[0] >= start + 0.0001 * number
+        first = channel.visits[0]
+        assert all(at >= first + turn * channel.interval for turn, at in enumerate(channel.visits))
+    assert len(senders()) == 1
+
+
+def test_an_earlier_deadline_ends_the_sleep(shared: SharedSender) -> None:
+    late, early = Ticking(1), Ticking(1, count=1)
+    shared.add(late, clock.monotonic() + 3600)
+    shared.add(early, clock.monotonic())
+    wait_for(lambda: early.visits, "a visit")
+    assert not late.visits
+
+
+def test_one_that_left_is_visited_no_more(shared: SharedSender) -> None:
+    left, stays = Ticking(0.001), Ticking(0.001)
+    for channel in (left, stays):
+        shared.add(channel, 0.0)
+    wait_for(lambda: left.visits and stays.visits, "visits")
+    shared.remove(left)
+    seen = len(stays.visits)
+    wait_for(lambda: len(stays.visits) > seen + 1, "a visit that began after that")
+    gone = len(left.visits)
+    wait_for(lambda: len(stays.visits) > seen + 20, "more visits")
+    assert len(left.visits) == gone
+    shared.remove(left)
+
+
+def test_one_that_leaves_and_returns_during_a_visit_is_visited_once_in_its_time(shared: SharedSender) -> None:
+    channel = Ticking(0.001)
+    again = clock.monotonic() + 0.2
+
+    def leave_and_return() -> None:
+        if len(channel.visits) == 1:
+            shared.remove(channel)
+            shared.add(channel, again)
+
+    channel.during = leave_and_return
+    shared.add(channel, 0.0)
+    wait_for(lambda: len(channel.visits) > 1, "the next visit")
+    assert channel.visits[1] >= again
+
+
+def test_those_that_come_and_go_leave_nothing_behind(shared: SharedSender) -> None:
+    channel = Ticking(1)
+    for _ in range(10 * VOID_MAX):
+        shared.add(channel, clock.monotonic() + 3600)
+        shared.remove(channel)
+    assert len(shared._schedule) <= VOID_MAX + 2
+
+
+def test_one_that_hangs_holds_up_nobody_and_is_handed_back(
+    shared: SharedSender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck, other = Ticking(0.001), Ticking(0.001)
+    end = threading.Event()
+    stuck.during = lambda: end.wait(60)
+    shared.add(stuck, 0.0)
+    wait_for(lambda: stuck.visits, "the visit")
+    shared.add(other, 0.0)
+    wait_for(stuck.handed_back.is_set, "hand_back")
+    wait_for(lambda: len(other.visits) > 10, "the others' visits")
+    assert len(senders()) == 2
+    end.set()
+    wait_for(lambda: len(senders()) == 1, "the end of the thread that hung")
+    seen = len(other.visits)
+    wait_for(lambda: len(other.visits) > seen + 10, "visits by the other thread")
+    assert len(stuck.visits) == 1
+
+
+def test_without_a_thread_a_channel_sends_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = SharedSender()
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert not shared.add(Ticking(1), 0.0)
+    assert shared.add(Ticking(1), 0.0), "there is one again"
+    shared.close()
+    assert not shared.add(Ticking(1), 0.0)
+
+
+def test_nobody_wakes_while_nothing_is_due(shared: SharedSender) -> None:
+    shared.add(Ticking(1), clock.monotonic() + 3600)
+    (leader,) = senders()
+    wait_for(lambda: not shared._busy.is_set(), "rest")
+    before = time.clock_gettime(time.pthread_getcpuclockid(leader.ident or 0))
+    wait_for(lambda: True, "nothing")
+    time.sleep(0.3)
+    assert time.clock_gettime(time.pthread_getcpuclockid(leader.ident or 0)) - before < 0.05
+
+
+class Sending:
+    """A channel in a thread of its own, beside the shared sender."""
+
+    def __init__(self, shared: SharedSender, link: FakeSender | None = None, **settings: object) -> None:
+        self.link = link or FakeSender()
+        self.context = Context().open()
+        config = OutboundChannel.model_validate({"group": "239.255.1.2", "port": 9190, **settings})
+        self.channel = Channel("outbound/news", config, lambda _: self.link, shared=shared)
+        self.failures: list[BaseException] = []
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.channel.run(self.context)
+        except BaseException as error:
+            self.failures.append(error)
+
+    def stop(self) -> None:
+        self.context.send(Signal.STOP)
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        self.channel.close()
+        self.context.close()
+
+
+class Watched(FakeSender):
+    """Remembers the threads that sent, by how many datagrams."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by: list[tuple[str, int]] = []
+
+    def send(self, payloads: object) -> int:
+        count = super().send(payloads)  # type: ignore[arg-type]
+        self.by.append((threading.current_thread().name, count))
+        return count
+
+
+def test_a_channel_that_sends_little_is_sent_for(shared: SharedSender, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"news\n" * 10)
+    link = Watched()
+    sending = Sending(shared, link, source=str(source), interval=0.005, repeat="forever")
+    wait_for(lambda: len(link.sent) > 30, "three rounds")
+    sending.stop()
+    assert not sending.failures
+    assert {name for name, _ in link.by[1:]} == {"sender"}, "its own thread sends the first"
+    assert set(link.sent) == {b"news\n"}
+
+
+def test_a_channel_that_sends_much_at_a_time_sends_for_itself(shared: SharedSender, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(bytes(1000) * 2000)
+    link = Watched()
+    settings = {"framing": "chunk", "max_datagram": 100, "rate": "160Mbit", "burst": "10ms"}
+    sending = Sending(shared, link, source=str(source), repeat="forever", **settings)
+    wait_for(lambda: link.by and link.by[-1][0] != "sender" and len(link.by) > 20, "its own thread")
+    sending.stop()
+    assert not sending.failures
+    assert max(count for _, count in link.by) >= BUSY_DATAGRAMS
+
+
+def test_what_fails_in_a_visit_ends_the_run(shared: SharedSender, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"news\n")
+    sending = Sending(shared, source=str(source), interval=0.005, repeat="forever")
+    wait_for(lambda: len(sending.link.sent) > 3, "some")
+    source.unlink()
+    wait_for(lambda: sending.failures, "a failure")
+    sending.stop()
+    assert str(source) in str(sending.failures[0])
+
+
+def test_a_source_that_hangs_is_named_and_holds_up_nobody(
+    shared: SharedSender,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "VISIT_MAX_SECONDS", 0.02)
+    end, hangs = threading.Event(), threading.Event()
+
+    class Hanging(FakeSender):
+        def send(self, payloads: object) -> int:
+            if self.sent:
+                hangs.set()
+                end.wait(60)
+            return super().send(payloads)  # type: ignore[arg-type]
+
+    source = tmp_path / "source"
+    source.write_bytes(b"news\n" * 100)
+    stuck = Sending(shared, Hanging(), source=str(source), interval=0.005, repeat="forever")
+    other = Sending(shared, source=str(source), interval=0.005, repeat="forever")
+    assert hangs.wait(10)
+    seen = len(other.link.sent)
+    wait_for(lambda: len(other.link.sent) > seen + 10, "the other's datagrams")
+    wait_for(lambda: stuck.context.busy_since is not None, "its own thread, which waits for the visit")
+    end.set()
+    seen = len(stuck.link.sent)
+    wait_for(lambda: len(stuck.link.sent) > seen + 10, "its datagrams")
+    for sending in (stuck, other):
+        sending.stop()
+        assert not sending.failures
