@@ -44,6 +44,8 @@ LONGEST_PAUSE = 0.064
 # It is busy until it has sent fewer as often.
 BUSY_DATAGRAMS = 16
 BUSY_VISITS = 4
+# After a visit that took too long, the channel sends for itself for so long.
+ALONE_SECONDS = 10.0
 # There is no output file, no back-off to end, and a source's news may come when it is looked at already
 NOT_FOR_US = Signal.REOPEN | Signal.RETRY | Signal.SOURCE
 
@@ -87,7 +89,7 @@ class Channel:
         self._shared = shared
         self._turn = threading.Lock()  # held by the thread that sends: its own, or the shared sender's
         self._visitable = False  # the shared sender may send
-        self._long_visits = False  # a source or a link held it up, or there was no thread for it
+        self._alone_until = -math.inf  # monotonic time: a visit took too long, or there was no thread for it
         self._busy = False  # much is sent at a time
         self._streak = 0  # times in a row at which it was otherwise
         self._pause = 0.0  # seconds that the full link is left alone
@@ -115,7 +117,6 @@ class Channel:
 
     def run(self, context: Context) -> None:
         self._context = context
-        self._long_visits = False
         if not self._pending:
             if self._source.finished:
                 self._source.restart()
@@ -266,7 +267,7 @@ class Channel:
     # -- while little is sent at a time: the shared sender does it, this thread waits for signals
 
     def _may_be_visited(self) -> bool:
-        return self._shared is not None and not self._busy and not self._long_visits
+        return self._shared is not None and not self._busy and clock.monotonic() >= self._alone_until
 
     def _be_visited(self, context: Context, when: float) -> None:
         """Let the shared sender send, from ``when`` on, until a signal needs this thread."""
@@ -275,8 +276,8 @@ class Channel:
         with self._turn:
             self._visitable = True
         if not self._shared.add(self, when):
-            self._long_visits = True  # only set here, never cleared: hand_back() may have set it meanwhile
-        while not self._long_visits and not context.asked(Signal.STOP | Signal.HANDOVER | Signal.NETWORK):
+            self.hand_back()
+        while not context.asked(Signal.STOP | Signal.HANDOVER | Signal.NETWORK):
             context.wait()
             context.take(NOT_FOR_US)
         self._shared.remove(self)
@@ -306,7 +307,7 @@ class Channel:
 
     def hand_back(self) -> None:
         """A visit took long: this channel's own thread had better wait for its source or its link."""
-        self._long_visits = True
+        self._alone_until = clock.monotonic() + ALONE_SECONDS
         if self._context is not None:
             self._context.send(Signal.HANDOVER)
 

@@ -99,7 +99,7 @@ class Bench:
 
 @contextmanager
 def recording_waits(stop_after: int) -> Iterator[tuple[Context, list[float | None]]]:
-    """A context that notes how long each wait may take, and stops the worker after so many; time stands still."""
+    """A context that notes how long each wait may be, and stops the worker after so many; time stands still."""
     context, waits = Context().open(), []
     really_wait = context.wait
 
@@ -118,7 +118,7 @@ def recording_waits(stop_after: int) -> Iterator[tuple[Context, list[float | Non
 
     context.wait = wait  # type: ignore[method-assign]
     context.sleep_until = sleep_until  # type: ignore[method-assign]
-    with mock.patch.object(clock, "monotonic", lambda: NOW):
+    with mock.patch.object(clock, "monotonic", return_value=NOW):
         yield context, waits
     context.close()
 
