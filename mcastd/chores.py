@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 
 from mcastd import clock, systemd
-from mcastd.inbound.reader import Reader
 from mcastd.supervisor import Supervisor
 
 
@@ -25,12 +24,12 @@ class Chores:
     def __init__(
         self,
         supervisor: Supervisor,
-        reader: Reader,
+        serves_none: Callable[[], bool],
         summary: Callable[[], str],
         begin_unstarted: Callable[[], bool],
     ) -> None:
         self._supervisor = supervisor
-        self._reader = reader
+        self._serves_none = serves_none
         self._summary = summary
         self._begin_unstarted = begin_unstarted
         self._watchdog = systemd.watchdog_interval()
@@ -60,7 +59,7 @@ class Chores:
         if now >= self._watchdog_at and self._watchdog is not None:
             self._watchdog_at = now + self._watchdog
             # Not for a worker that hangs: a restart does not mend its disk, and would take all others down.
-            if not self._reader.is_deaf():
+            if not self._serves_none():
                 systemd.watchdog()
         if now >= self._unstarted_at:
             more = self._begin_unstarted()

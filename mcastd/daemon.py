@@ -114,6 +114,10 @@ class Daemon:
     def _share_interpreter(self) -> None:
         share_interpreter(self._woken)
 
+    def _serves_none(self) -> bool:
+        """Returns True if a thread that works for many workers hangs, and cannot be replaced."""
+        return self._reader.is_deaf() or self._shared.is_mute()
+
     def _worker_changed(self) -> None:
         os.eventfd_write(self._wake, 1)
         self._control.changed()
@@ -179,7 +183,7 @@ class Daemon:
         poll = select.poll()
         poll.register(signals, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
-        chores = Chores(self._supervisor, self._reader, self._summary, self._begin_unstarted)
+        chores = Chores(self._supervisor, self._serves_none, self._summary, self._begin_unstarted)
         while not self._failed:
             ready = dict(poll.poll(chores.next_due()))
             if self._wake in ready:

@@ -4,36 +4,13 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
-from itertools import accumulate, repeat
-from typing import overload
+from collections.abc import Sequence
+from itertools import accumulate
 
 BURST = 0.001  # seconds' worth of a rate that may go at once, unless it is told otherwise
 TOLERANCE = 0.001  # seconds after a deadline that are not called late
 CATCH_UP = 2  # times the rate at which a backlog goes
 STALL = 1.0  # seconds after a deadline that are not caught up
-
-
-class Uniform(Sequence[int]):
-    """The same size again and again: a million of them cost nothing."""
-
-    def __init__(self, size: int, count: int) -> None:
-        self.size = size
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, part: int) -> int: ...
-    @overload
-    def __getitem__(self, part: slice) -> Uniform: ...
-    def __getitem__(self, part: int | slice) -> int | Uniform:
-        chosen = range(self._count)[part]
-        return self.size if isinstance(chosen, int) else Uniform(self.size, len(chosen))
-
-    def __iter__(self) -> Iterator[int]:
-        return repeat(self.size, self._count)
 
 
 class Pacer:
@@ -129,8 +106,8 @@ class Pacer:
         """What will have been spent before each datagram, and after the last one."""
         if self._interval:
             return range(self._spent, self._spent + len(sizes) + 1)
-        if isinstance(sizes, Uniform):
-            bits = 8 * sizes.size
+        if sizes.count(sizes[0]) == len(sizes):
+            bits = 8 * sizes[0]
             return range(self._spent, self._spent + (len(sizes) + 1) * bits, bits)
         return list(accumulate((8 * size for size in sizes), initial=self._spent))
 

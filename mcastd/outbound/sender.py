@@ -23,7 +23,7 @@ from mcastd.errors import LinkError
 from mcastd.log import get_logger
 from mcastd.net.link import Chunks, Payloads, Sender
 from mcastd.outbound.framing import READ_SIZE, make_framer
-from mcastd.outbound.pacing import Pacer, Uniform
+from mcastd.outbound.pacing import Pacer
 from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.source import LONGEST_NAP, PayloadSource, Source
 from mcastd.outbound.watcher import Watcher
@@ -236,17 +236,18 @@ class Channel:
 
         Returns when to go on, in monotonic seconds, ``-inf`` for at once; None if the source has nothing now.
         """
-        if not self._pending:
+        if not self._sizes:
             # The read may have taken long: before anything is sent, the signals are looked at
             return -math.inf if self._refill(context) else None
-        now = clock.monotonic()
-        sizes = self._sizes[self._next : self._next + self._window]
+        now, first = clock.monotonic(), self._next
+        sizes = self._sizes[first : first + self._window]
         due = self._pacer.due(now, sizes)
         if not due:
             return self._pacer.deadline
-        if due < len(sizes):
-            sizes = sizes[:due]
-        done = self._send(link, self._pending[self._next : self._next + due], sizes)
+        if due == 1:  # as is usual at a low rate: a list is cheaper to look at than what the source gave
+            done = self._send(link, [self._pending[first]], sizes)
+        else:
+            done = self._send(link, self._pending[first : first + due], sizes)
         if done:
             self._last = now
             self._pause = 0.0
@@ -254,7 +255,7 @@ class Channel:
             self.counters.late = self._pacer.late
             self._next += done
             self._window = min(2 * done + 2, BATCH)
-            if self._next == len(self._pending):
+            if self._next == len(self._sizes):
                 self._pending, self._sizes, self._next = [], [], 0
         self._streak = self._streak + 1 if (done >= BUSY_DATAGRAMS) is not self._busy else 0
         if self._streak == BUSY_VISITS:
@@ -262,7 +263,7 @@ class Channel:
         if done < due:
             self._pause = min(max(SHORTEST_PAUSE, 2 * self._pause), LONGEST_PAUSE)
             return now + self._pause
-        return self._pacer.deadline if self._pending else -math.inf
+        return self._pacer.deadline if self._sizes else -math.inf
 
     # -- while little is sent at a time: the shared sender does it, this thread waits for signals
 
@@ -346,7 +347,7 @@ class Channel:
             return 1
         if link.carrier:
             self.counters.sent += sent
-            self.counters.sent_bytes += sum(sizes[:sent])
+            self.counters.sent_bytes += sizes[0] if sent == 1 else sum(sizes[:sent])
         elif sent:
             self.counters.dropped[NO_CARRIER] += sent
         return sent
@@ -368,9 +369,10 @@ class Channel:
             context.waits_for = ""
         self.counters.rounds = self._source.rounds
         self.counters.lines_split = self._source.lines_split
-        self._sizes = (
-            Uniform(pending.size, len(pending)) if isinstance(pending, Chunks) else list(map(len, pending))
-        )
+        if isinstance(pending, Chunks):
+            self._sizes = [pending.size] * len(pending)
+        else:
+            self._sizes = list(map(len, pending))
         self._pending = pending
         return bool(pending)
 

@@ -27,6 +27,8 @@ REST_SECONDS = 0.005
 SLEEP_MAX_SECONDS = 3600.0
 # So many entries of channels that have left may be in the schedule.
 VOID_MAX = 64
+# A leader that hangs for longer, while no thread can be had to replace it, leaves its channels mute.
+MUTE_SECONDS = 15.0
 # How long close() waits for a thread, which may hang.
 CLOSE_SECONDS = 1.0
 
@@ -63,6 +65,7 @@ class SharedSender:
         self._alarm = threading.Lock()  # released to end the leader's sleep; taken otherwise
         self._alarm.acquire()
         self._wakes_at = 0.0  # monotonic seconds, when that sleep ends by itself; 0: it does not sleep
+        self._stuck_since: float | None = None  # monotonic seconds, of a leader that cannot be replaced
         self._busy = threading.Event()  # unless the leader rests
         self._closed = False
 
@@ -89,6 +92,11 @@ class SharedSender:
         """No visit begins after this, unless it does already. Harmless if it was handed back."""
         with self._lock:
             self._entries.pop(channel, None)
+
+    def is_mute(self) -> bool:
+        """Returns True if the leader hangs, and there is no thread to send on in its place."""
+        since = self._stuck_since
+        return since is not None and clock.monotonic() - since > MUTE_SECONDS
 
     def close(self) -> None:
         with self._lock:
@@ -131,8 +139,10 @@ class SharedSender:
         try:
             self._lead()
         except RuntimeError:  # no more threads: wait for the old one
+            if self._stuck_since is None:
+                self._stuck_since = clock.monotonic()
             return
-        self._visited = None
+        self._visited = self._stuck_since = None
         self._entries.pop(stuck, None)
         stuck.hand_back()
 
@@ -171,6 +181,7 @@ class SharedSender:
                         self._schedule_at(visited, when)
                 now = clock.monotonic()
                 self._visited = visited = self._take_due(now)
+                self._stuck_since = None
                 if visited is not None:
                     self._visits += 1
                 else:

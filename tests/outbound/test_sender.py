@@ -99,7 +99,7 @@ class Bench:
 
 @contextmanager
 def recording_waits(stop_after: int) -> Iterator[tuple[Context, list[float | None]]]:
-    """A context that notes how long each wait may be, and stops the worker after so many; time stands still."""
+    """A context that notes how long each wait may be, and then stops the worker. Time stands still."""
     context, waits = Context().open(), []
     really_wait = context.wait
 

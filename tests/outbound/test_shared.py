@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from support.wait import wait_for
@@ -141,6 +142,26 @@ def test_without_a_thread_a_channel_sends_for_itself(monkeypatch: pytest.MonkeyP
     assert shared.add(Ticking(1), 0.0), "there is one again"
     shared.close()
     assert not shared.add(Ticking(1), 0.0)
+
+
+def test_a_leader_that_hangs_and_cannot_be_replaced_is_mute(
+    shared: SharedSender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MUTE_SECONDS", 0.05)
+    stuck, other, end = Ticking(0.001), Ticking(0.001), threading.Event()
+    stuck.during = lambda: end.wait(60)
+    refuse = mock.patch.object(threading.Thread, "start", side_effect=RuntimeError("can't start new thread"))
+    shared.add(other, 0.0)
+    wait_for(lambda: other.visits, "a visit")
+    with refuse:
+        assert not shared.is_mute()
+        shared.add(stuck, 0.0)
+        wait_for(shared.is_mute, "that it is mute")
+        assert not stuck.handed_back.is_set(), "nobody else could send for the others"
+        end.set()
+        wait_for(lambda: not shared.is_mute(), "its end")
+    seen = len(other.visits)
+    wait_for(lambda: len(other.visits) > seen + 10, "visits")
 
 
 def test_nobody_wakes_while_nothing_is_due(shared: SharedSender) -> None:
