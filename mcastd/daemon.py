@@ -132,6 +132,7 @@ class Daemon:
             stack.callback(self._watcher.close)
             stack.callback(self._shared.close)
             stack.callback(self._metrics.close)
+            self._change.acquire()  # for the start: a client that comes earlier waits for it
             self._control.start()
             stack.callback(self._control.close)
             self._log.info(
@@ -143,14 +144,19 @@ class Daemon:
             return self._shut_down()
 
     def _start(self) -> None:
-        """Start all workers, in the reloads' thread: the main thread may be told to stop meanwhile."""
+        """Start all workers, in the reloads' thread: the main thread may be told to stop meanwhile.
+
+        The main thread has begun the change that ends here.
+        """
         try:
-            with self._change:
+            try:
                 self._advise()
                 self._share_interpreter()
                 changes = diff(Config(), self._config)
                 self._supervisor.apply(changes, self._config.workers(), self._config.daemon.stop_timeout)
                 self._say_ready()
+            finally:
+                self._change.release()
             if not self._stopping:
                 settle()
                 self._log.info("daemon.ready", summary=self._summary())
