@@ -25,9 +25,9 @@ types: $(VENV)/installed-dev
 
 unit: programs $(VENV)/installed-dev system-packages
 	@echo "tests in network namespaces: pytest (some minutes)"
-	@$(BIN)/pytest --numprocesses=3 --ignore=tests/system
+	@$(BIN)/pytest --numprocesses=3 --dist=worksteal --ignore=tests/system
 	@echo "tests with systemd, each in a container that boots: pytest (some minutes)"
-	@$(BIN)/pytest --numprocesses=2 tests/system
+	@$(BIN)/pytest --numprocesses=2 --dist=worksteal tests/system
 
 # Packages, each built in a clean root of its own, into dist/.
 deb deb-bundled rpm:
