@@ -32,7 +32,8 @@ def source_address(host: Host, interface: Interface, group: Address, *, routed: 
         return next((address for address in own if _is_wide(address)), source)
     if routed or source in own or _is_of_loopback(source, host):
         return source
-    return None
+    # Borrowed from another interface, if this has none; else so new that ``host`` does not know it yet
+    return own[0] if own else None
 
 
 def route_out(host: Host, interface: Interface, group: Address, *, routed: bool) -> Route:

@@ -11,26 +11,24 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
-import time
 from typing import Protocol
 
 from mcastd import clock
+from mcastd.replaceable import ReplaceableThread
 
 # How long one visit may take before another thread goes on with the other channels.
 VISIT_MAX_SECONDS = 0.1
 # With more channels than this, the thread sleeps for at least TICK_SECONDS, so that deadlines gather.
 PUNCTUAL_CHANNELS = 16
 TICK_SECONDS = 0.000_25
-# A sleep that is longer than this counts as rest: the deputy looks no more until it is over.
+# A sleep that is longer than this counts as rest: no deputy looks at the thread until it is over.
 REST_SECONDS = 0.005
 # The longest sleep: threading.TIMEOUT_MAX is 292 years, but sem_clockwait(3) need not take them.
 SLEEP_MAX_SECONDS = 3600.0
 # So many entries of channels that have left may be in the schedule.
 VOID_MAX = 64
-# A leader that hangs for longer, while no thread can be had to replace it, leaves its channels mute.
+# A visit that hangs for longer, while no other thread can be had, leaves the channels mute.
 MUTE_SECONDS = 15.0
-# How long close() waits for a thread, which may hang.
-CLOSE_SECONDS = 1.0
 
 
 class Timed(Protocol):
@@ -53,34 +51,23 @@ class SharedSender:
     """Sends for channels by their deadlines. It has no thread until the first channel comes."""
 
     def __init__(self) -> None:
-        # Of all that follows but the events, and held for no visit.
-        self._lock = threading.Lock()
+        self._thread = ReplaceableThread(
+            "sender", self._send, self._hand_back, step_max_seconds=VISIT_MAX_SECONDS
+        )
+        self._lock = self._thread.lock  # held for no visit
         self._entries: dict[Timed, _Entry | None] = {}  # None: it is being visited
         self._schedule: list[_Entry] = []  # a heap; an entry that is not in _entries any more is void
         self._numbers = itertools.count()
-        self._leader: threading.Thread | None = None  # the thread that sends; one that is replaced ends
-        self._deputy: threading.Thread | None = None  # replaces a leader that hangs
-        self._visited: Timed | None = None
-        self._visits = 0
-        self._alarm = threading.Lock()  # released to end the leader's sleep; taken otherwise
+        self._alarm = threading.Lock()  # released to end the thread's sleep; taken otherwise
         self._alarm.acquire()
         self._wakes_at = 0.0  # monotonic seconds, when that sleep ends by itself; 0: it does not sleep
-        self._stuck_since: float | None = None  # monotonic seconds, of a leader that cannot be replaced
-        self._busy = threading.Event()  # unless the leader rests
-        self._closed = False
+        self._stuck_since: float | None = None  # monotonic seconds, of a visit that nobody could take over
 
     def add(self, channel: Timed, when: float) -> bool:
         """Call its ``send_due`` at ``when``, and on. Returns False if no thread can be had."""
         with self._lock:
-            if self._closed:
-                return False
             try:
-                if self._deputy is None:
-                    deputy = threading.Thread(target=self._stand_by, name="sender-deputy", daemon=True)
-                    deputy.start()
-                    self._deputy = deputy
-                if self._leader is None:
-                    self._lead()
+                self._thread.begin()
             except RuntimeError:  # no more threads
                 return False
             self._schedule_at(channel, when)
@@ -94,31 +81,14 @@ class SharedSender:
             self._entries.pop(channel, None)
 
     def is_mute(self) -> bool:
-        """Returns True if the leader hangs, and there is no thread to send on in its place."""
+        """Returns True if a visit hangs, and there is no thread to go on with the others."""
         since = self._stuck_since
         return since is not None and clock.monotonic() - since > MUTE_SECONDS
 
     def close(self) -> None:
-        with self._lock:
-            threads = [thread for thread in (self._leader, self._deputy) if thread is not None]
-            self._closed = True
-            self._leader = None
-            self._wake()
-        self._busy.set()
-        for thread in threads:
-            thread.join(CLOSE_SECONDS)
+        self._thread.close(self._wake)
 
     # -- with the lock held
-
-    def _lead(self) -> None:
-        """Start a new leader. Raises RuntimeError if there is no thread."""
-        leader = threading.Thread(target=self._send, name="sender", daemon=True)
-        before, self._leader = self._leader, leader
-        try:
-            leader.start()
-        except RuntimeError:
-            self._leader = before
-            raise
 
     def _schedule_at(self, channel: Timed, when: float) -> None:
         entry = when, next(self._numbers), channel
@@ -133,16 +103,16 @@ class SharedSender:
         if self._alarm.locked():
             self._alarm.release()
 
-    def _replace_leader(self) -> None:
-        stuck = self._visited
-        assert stuck is not None
+    def _hand_back(self) -> None:
+        """A visit takes too long: another thread goes on with the others."""
+        stuck: Timed = self._thread.at  # type: ignore[assignment] # set by _send alone
         try:
-            self._lead()
-        except RuntimeError:  # no more threads: wait for the old one
+            self._thread.replace()
+        except RuntimeError:  # no more threads: wait for this one
             if self._stuck_since is None:
                 self._stuck_since = clock.monotonic()
             return
-        self._visited = self._stuck_since = None
+        self._stuck_since = None
         self._entries.pop(stuck, None)
         stuck.hand_back()
 
@@ -162,17 +132,17 @@ class SharedSender:
         wait = min(self._schedule[0][0] - now, SLEEP_MAX_SECONDS) if self._schedule else SLEEP_MAX_SECONDS
         return max(wait, TICK_SECONDS) if len(self._entries) > PUNCTUAL_CHANNELS else wait
 
-    # -- the threads
+    # -- its thread
 
     def _send(self) -> None:
-        """The leader's life."""
-        me = threading.current_thread()
-        self._busy.set()
+        """Visit what is due, sleep until the next deadline, and so on."""
+        thread, me = self._thread, threading.current_thread()
+        thread.busy.set()
         visited: Timed | None = None
         when: float | None = None
         while True:
             with self._lock:
-                if self._leader is not me:
+                if thread.current is not me or thread.closed.is_set():
                     return
                 if visited is not None and visited in self._entries and self._entries[visited] is None:
                     if when is None:
@@ -180,29 +150,19 @@ class SharedSender:
                     else:
                         self._schedule_at(visited, when)
                 now = clock.monotonic()
-                self._visited = visited = self._take_due(now)
+                thread.at = visited = self._take_due(now)
                 self._stuck_since = None
                 if visited is not None:
-                    self._visits += 1
+                    thread.steps += 1
                 else:
                     seconds = self._sleep_seconds(now)
                     self._wakes_at = now + seconds
                     if seconds > REST_SECONDS:
-                        self._busy.clear()
+                        thread.busy.clear()
             if visited is not None:
                 when = visited.send_due()
             else:
                 self._alarm.acquire(timeout=seconds)
                 self._wakes_at = 0.0
-                if not self._busy.is_set():
-                    self._busy.set()
-
-    def _stand_by(self) -> None:
-        """The deputy's life: where a visit takes too long, it makes another thread the leader."""
-        while not self._closed:
-            self._busy.wait()
-            before = self._visits, self._visited
-            time.sleep(VISIT_MAX_SECONDS)
-            with self._lock:
-                if before == (self._visits, self._visited) and self._visited is not None:
-                    self._replace_leader()
+                if not thread.busy.is_set():
+                    thread.busy.set()

@@ -13,6 +13,7 @@ from support.host import Host
 from support.inside import inside
 
 SO_ATTACH_FILTER = 26
+SO_RCVBUFFORCE = 33
 ETH_P_ALL = 3
 PACKET_OUTGOING = 4
 SOL_PACKET, PACKET_STATISTICS = 263, 6
@@ -48,6 +49,7 @@ class UdpFrames:
         buffer = ctypes.create_string_buffer(code)
         program = struct.pack("@HP", len(_UDP_ONLY), ctypes.addressof(buffer))
         self._sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+        self._sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 32 << 20)
         self._sock.bind((interface, ETH_P_ALL))  # with the filter in place: nothing else is taken
         self._sock.setblocking(False)
 
