@@ -42,6 +42,8 @@ FIRST_ATTEMPTS = 5.0  # seconds: READY=1 waits no longer for workers' first atte
 PAIR_SECONDS = 60.0
 # Of stop_timeout, how much workers have to end; the rest is for what they share, and for the log.
 WORKERS_SHARE = 0.8
+# Of workers that are in trouble after a reload, how many it names.
+TROUBLES_MAX = 5
 # What shutting down takes at least, if stop_timeout is 0.
 LEAST_STOP_SECONDS = 2.0
 
@@ -334,6 +336,7 @@ class Daemon:
             settle(again=True)
             notes = [
                 *self._taken_over(changes),
+                *self._trouble_of(changes.changed),
                 *self._notes(),
                 *self._pair(changes),
                 *filter(None, [self._metrics.problem]),
@@ -346,6 +349,17 @@ class Daemon:
         """What of [daemon] changed with this reload; where the control socket is, only a restart changes."""
         keys = [f"daemon.{key}" for key in changes.daemon_changed if key != "control_socket"]
         return [f"changed {', '.join(keys)}"] if keys else []
+
+    def _trouble_of(self, changed: Sequence[str]) -> list[str]:
+        """Which workers have not taken their change over yet, or are in trouble; of many only the first."""
+        behind = self._supervisor.not_attempted()
+        notes = [
+            f"{name} has not taken its change over yet" if name in behind else f"{name}: {headline.detail}"
+            for headline in self._supervisor.headlines()
+            if (name := headline.name) in changed and (name in behind or headline.troubled)
+        ]
+        more = len(notes) - TROUBLES_MAX
+        return [*notes[:TROUBLES_MAX], *([f"and {more} more, see mcastctl status"] if more > 0 else [])]
 
     def _pair(self, changes: Changes) -> list[str]:
         """Of a reload that changes nothing: what the one just before it did, lest that go unread."""

@@ -179,6 +179,10 @@ class Supervisor:
             thread.attempted.wait(max(0.0, deadline - clock.monotonic())) for thread in threads
         )
 
+    def not_attempted(self) -> set[str]:
+        """Workers that have not come to work with their settings of now, nor to say why they cannot."""
+        return {name for name, thread in self._threads.copy().items() if not thread.attempted.is_set()}
+
     def summary(self) -> str:
         """One line on all workers, for systemd's STATUS: what is not as it should be, with its reason."""
         headlines = self.headlines()

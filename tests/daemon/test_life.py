@@ -80,6 +80,27 @@ def test_a_worker_starts_by_itself_when_the_cause_goes_away(tmp_path: Path) -> N
         assert len(daemon.events("worker.waiting")) == 2  # once for each, however many attempts
 
 
+def test_a_reload_returns_when_changed_workers_have_their_change_or_say_why_not(tmp_path: Path) -> None:
+    source = tmp_path / "news.txt"
+    source.write_text("news\n")
+    more = 'interval = "{}ms"\nrepeat = "forever"\n'
+    config = inbound("a", tmp_path / "a.log") + outbound("c", source, more=more.format(3000))
+    with RunningDaemon(tmp_path, config) as daemon:
+        for round_, (output, interval) in enumerate((("b.log", 2500), ("c.log", 2000), ("d.log", 1500)), 1):
+            made = tmp_path / output
+            daemon.write(inbound("a", made) + outbound("c", source, more=more.format(interval)))
+            answer = daemon.ctl("reload").stdout
+            assert answer == "changed outbound/c\nchanged inbound/a\n0 unchanged\n", round_
+            assert made.exists(), "the reload has returned before the change was taken over"
+        daemon.write(inbound("a", made, interface="eth7"))
+        lines = daemon.ctl("reload").stdout.splitlines()
+        (note,) = (line for line in lines if line.startswith("note: inbound/a: "))
+        assert "no such interface (have: lo)" in note
+        daemon.write(inbound("a", made))  # one that waits tries again at once with what it is given
+        assert daemon.ctl("reload").stdout == "changed inbound/a\n0 unchanged\n"
+        assert daemon.worker("inbound/a")["state"] == "active"
+
+
 def test_a_drop_in_switches_a_worker_off_and_on_again(tmp_path: Path) -> None:
     first, second = tmp_path / "a.log", tmp_path / "b.log"
     drop_in = tmp_path / "mcastd.toml.d" / "local.toml"
