@@ -102,7 +102,7 @@ def seconds(_context: click.Context, _parameter: click.Parameter, value: str) ->
     if number := re.fullmatch(r"(\d+\.?\d*) *(ms|s|min|)", value):
         span = float(number[1]) * {"ms": 0.001, "min": 60.0}.get(number[2], 1.0)
     else:
-        from mcastd.config.types import parse_duration  # noqa: PLC0415 - it loads pydantic
+        from mcastd.config.numbers import parse_duration  # noqa: PLC0415 - it loads pydantic
 
         try:
             span = parse_duration(value)

@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 
 from mcastd import cli, ctl
 from mcastd.config import Config
-from mcastd.config.types import choose
+from mcastd.config.words import choose
 
 PROJECT = Path(__file__).parent.parent
 REFERENCE = PROJECT / "etc" / "examples" / "reference.toml"

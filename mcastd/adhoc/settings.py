@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from mcastd.adhoc import Refused
 from mcastd.config import Config
 from mcastd.config.explain import explain
-from mcastd.config.types import parse_period
+from mcastd.config.numbers import parse_period
 
 OPTIONS = {  # by key of the configuration
     "group": "GROUP",

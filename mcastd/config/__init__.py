@@ -1,5 +1,6 @@
 """Configuration: TOML in; a frozen Config, or every problem, out."""
 
+from mcastd.config.addresses import Interfaces, label_of, means_several
 from mcastd.config.diff import Changes, diff
 from mcastd.config.load import dump, examine, load
 from mcastd.config.model import (
@@ -12,7 +13,6 @@ from mcastd.config.model import (
     OutboundChannel,
 )
 from mcastd.config.opened import OpenFiles, OpenFilesOf
-from mcastd.config.types import Interfaces, label_of, means_several
 
 __all__ = [
     "GATHERING_BUFFER_MIN_BYTES",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
 
+from mcastd.config.addresses import Address, may_meet, stays_on_link
 from mcastd.config.explain import Complaint
 from mcastd.config.model import (
     DEFAULT_RECEIVE_BUFFER,
@@ -17,17 +18,9 @@ from mcastd.config.model import (
     InboundSubscription,
     OutboundChannel,
 )
-from mcastd.config.types import (
-    Address,
-    Location,
-    format_duration,
-    format_rate,
-    format_size,
-    may_meet,
-    normal,
-    show,
-    stays_on_link,
-)
+from mcastd.config.numbers import format_duration, format_rate, format_size
+from mcastd.config.types import Location, normal
+from mcastd.config.words import show
 
 SITE = 32  # TTL with which a datagram left the site in the MBone; 64 the region, 128 the continent (mrouted)
 UNRESTRICTED = 128  # TTL from which no such threshold was meant to hold

@@ -19,7 +19,8 @@ from mcastd.config.model import (
     InboundSubscription,
     OutboundChannel,
 )
-from mcastd.config.types import Location, choose, show
+from mcastd.config.types import Location
+from mcastd.config.words import choose, show
 
 PLACES: tuple[tuple[type[BaseModel], str], ...] = (
     (Daemon, "[daemon]"),

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from mcastd.config.types import may_meet, normal
+from mcastd.config.addresses import may_meet
+from mcastd.config.types import normal
 
 if TYPE_CHECKING:
     from mcastd.config.model import InboundSubscription, OutboundChannel

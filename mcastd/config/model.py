@@ -21,10 +21,10 @@ from pydantic import (
     model_validator,
 )
 
+from mcastd.config.addresses import Address, Interfaces, interface_address, interfaces_in
 from mcastd.config.loops import loops
 from mcastd.config.types import (
     MAX_DATAGRAM,
-    Address,
     AnyInterface,
     BufferSize,
     Burst,
@@ -32,7 +32,6 @@ from mcastd.config.types import (
     Duration,
     FilePath,
     Group,
-    Interfaces,
     Keep,
     Location,
     MetricsAddress,
@@ -50,11 +49,9 @@ from mcastd.config.types import (
     Switch,
     Ttl,
     WorkerName,
-    interface_address,
-    interfaces_in,
     normal,
-    show,
 )
+from mcastd.config.words import show
 
 DEFAULT_INTERVAL = 2.0  # seconds
 DEFAULT_RECEIVE_BUFFER = 4 << 20  # bytes

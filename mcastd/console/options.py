@@ -9,7 +9,7 @@ from mcastd.control.protocol import LONGEST_WATCH_SECONDS
 
 def seconds(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
     """A time span as the configuration has it: ``10``, ``10s``, ``1min 30s``."""
-    from mcastd.config.types import parse_duration  # noqa: PLC0415 - not for every start of mcastctl
+    from mcastd.config.numbers import parse_duration  # noqa: PLC0415 - not for every start of mcastctl
 
     if value is None:
         return None

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from mcastd.config import InboundSubscription, OutboundChannel
-from mcastd.config.types import Address
+from mcastd.config.addresses import Address
 from mcastd.doctor.blame import rules_of, taken
 from mcastd.doctor.dropped import Missing, bad_checksums, dropped
 from mcastd.doctor.evidence import Evidence

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mcastd.config import InboundSubscription, OutboundChannel
-from mcastd.config.types import Address
+from mcastd.config.addresses import Address
 from mcastd.doctor.blame import rules_of, taken
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way

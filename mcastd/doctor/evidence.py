@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mcastd.config import InboundSubscription, OutboundChannel
-from mcastd.config.types import Address
+from mcastd.config.addresses import Address
 from mcastd.doctor.subject import Settings, Subject
 from mcastd.doctor.watch import Observation
 from mcastd.errors import CannotAskError, LinkError

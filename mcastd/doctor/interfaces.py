@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from shlex import quote
 
 from mcastd.config import InboundSubscription, Interfaces, OutboundChannel, means_several
-from mcastd.config.types import interfaces_in, stays_on_link
+from mcastd.config.addresses import interfaces_in, stays_on_link
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.quoting import command, toml

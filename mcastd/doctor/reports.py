@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mcastd.config import InboundSubscription, OutboundChannel
-from mcastd.config.types import Address, stays_on_link
+from mcastd.config.addresses import Address, stays_on_link
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Skipped, Way
 from mcastd.doctor.quoting import command

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 
 from mcastd.config import InboundSubscription, OutboundChannel
-from mcastd.config.types import Address, stays_on_link
+from mcastd.config.addresses import Address, stays_on_link
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.subject import Subject

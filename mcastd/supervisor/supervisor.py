@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from mcastd import clock, log
 from mcastd.bounded import Patience
 from mcastd.config import Changes, InboundSubscription, OutboundChannel
-from mcastd.config.types import Address, Interfaces
+from mcastd.config.addresses import Address, Interfaces
 from mcastd.errors import reason_of
 from mcastd.supervisor.state import State
 from mcastd.supervisor.thread import WorkerThread

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcastd.config import Changes, Config, diff, dump, examine, load
-from mcastd.config.types import DSCP, MAX_RATE, MAX_SIZE
+from mcastd.config.numbers import DSCP, MAX_RATE, MAX_SIZE
 from mcastd.errors import ConfigError
 
 # -- valid configurations

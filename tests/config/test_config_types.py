@@ -14,32 +14,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcastd.config import types
-from mcastd.config.types import (
-    check_name,
+from mcastd.config import addresses, numbers, types
+from mcastd.config.addresses import (
+    parse_group,
+    parse_interface,
+    parse_interfaces,
+    parse_metrics,
+    parse_one_interface,
+    parse_source_address,
+    stays_on_link,
+)
+from mcastd.config.numbers import (
     format_duration,
     format_mode,
     format_rate,
     format_size,
     parse_dscp,
     parse_duration,
-    parse_group,
-    parse_interface,
-    parse_interfaces,
-    parse_metrics,
     parse_mode,
-    parse_one_interface,
-    parse_path,
     parse_period,
     parse_rate,
     parse_repeat,
-    parse_socket_path,
-    parse_source_address,
-    show,
     size,
-    stays_on_link,
     whole_number,
 )
+from mcastd.config.types import check_name, parse_path, parse_socket_path
+from mcastd.config.words import show
 from mcastd.net import interfaces
 
 parse_size = size(1)
@@ -297,7 +297,12 @@ def test_longest_paths_are_taken() -> None:
     assert check_name("x" * 64)
 
 
-PARSERS = [getattr(types, name) for name in dir(types) if name.startswith("parse_")] + [
+PARSERS = [
+    getattr(module, name)
+    for module in (addresses, numbers, types)
+    for name in dir(module)
+    if name.startswith("parse_")
+] + [
     size(0),
     whole_number(0, 9),
 ]
@@ -323,7 +328,7 @@ def test_any_value_is_parsed_or_refused_in_one_line(value: object) -> None:
         assert len(said) < 1000, parse
 
 
-@given(st.floats(0, types.MAX_DURATION) | st.integers(0, 10**9).map(lambda micro: micro / 1e6))
+@given(st.floats(0, numbers.MAX_DURATION) | st.integers(0, 10**9).map(lambda micro: micro / 1e6))
 def test_durations_are_written_exactly(seconds: float) -> None:
     assert parse_duration(format_duration(seconds)) == seconds
 
@@ -336,10 +341,10 @@ def test_durations_are_written_for_people(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
 
-@given(st.integers(1, types.MAX_SIZE) | st.integers(1, 1 << 20).map(lambda count: count * 1000))
+@given(st.integers(1, numbers.MAX_SIZE) | st.integers(1, 1 << 20).map(lambda count: count * 1000))
 def test_sizes_and_rates_are_written_exactly(count: int) -> None:
     assert parse_size(format_size(count)) == count
-    assert parse_rate(format_rate(count % types.MAX_RATE)) == count % types.MAX_RATE
+    assert parse_rate(format_rate(count % numbers.MAX_RATE)) == count % numbers.MAX_RATE
 
 
 def test_sizes_and_rates_are_written_for_people() -> None:
@@ -392,7 +397,7 @@ def test_values_are_shown_as_written() -> None:
     st.text(max_size=20) | st.sampled_from(["eth0", "wg*", "e?", "[ab]", "fe80::1", "10.0.0.1", "all", "{a}"])
 )
 def test_what_the_configuration_takes_for_a_pattern_or_an_address_the_network_does_too(text: str) -> None:
-    assert types.is_pattern(text) == interfaces.is_pattern(text)
+    assert addresses.is_pattern(text) == interfaces.is_pattern(text)
     with suppress(ValueError):
         setting = parse_interface(text)
-        assert types.interface_address(setting) == interfaces.as_address(setting)
+        assert addresses.interface_address(setting) == interfaces.as_address(setting)

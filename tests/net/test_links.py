@@ -15,7 +15,7 @@ import pytest
 from support.host import ip
 from support.wait import wait_for
 
-from mcastd.config.types import parse_interface
+from mcastd.config.addresses import parse_interface
 from mcastd.errors import CannotAskError, LinkError
 from mcastd.net.batch import SLOTS, arenas
 from mcastd.net.interfaces import Host, look

@@ -1,0 +1,195 @@
+"""Addresses and interfaces in the configuration. See types.py for what all parsers have in common."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from mcastd.config.words import show
+
+Address = IPv4Address | IPv6Address
+Interfaces = str | tuple[str, ...]  # one, or several
+
+# Bytes of an alternative name, with the final NUL, linux/if.h; a first name has up to 16.
+ALTIFNAMSIZ = 128
+
+
+def _address(value: object) -> Address | None:
+    if not isinstance(value, str | IPv4Address | IPv6Address):
+        return None
+    try:
+        address = ip_address(value)
+    except ValueError:
+        return None
+    if isinstance(address, IPv6Address) and address.scope_id is not None:
+        raise ValueError(f'{show(str(value))} has a zone; name the interface by the key "interface" instead')
+    return address
+
+
+def parse_group(value: object) -> Address:
+    """A multicast address, RFC 5771 (IPv4) or RFC 4291 section 2.7 (IPv6)."""
+    address = _address(value)
+    if address is None:
+        hint = ""
+        if isinstance(value, list | tuple):
+            hint = "; one group each: make a table for every one"
+        elif isinstance(value, str) and re.fullmatch(r"[0-9A-Fa-f.:]+/[0-9]+", value):
+            hint = "; a prefix cannot be joined: name one group, and make a table for every one"
+        elif isinstance(value, str) and (parts := re.search(r"([0-9]+(?:\.[0-9]+){3}):[0-9]+$", value)):
+            hint = f'; the address alone, "{parts[1]}": the port has a key of its own'
+        elif isinstance(value, str) and (bare := re.search(r"[0-9]+(\.[0-9]+){3}$", value)):
+            hint = f'; the address alone, "{bare[0].lstrip("0")}"'
+        raise ValueError(
+            f'must be a multicast address like "239.255.1.2" or "ff15::1", not {show(value)}{hint}'
+        )
+    if not address.is_multicast:
+        raise ValueError(f"{address} is not a multicast address (IPv4: 224.0.0.0/4, IPv6: ff00::/8)")
+    return address
+
+
+def parse_source_address(value: object) -> Address:
+    """A unicast address that datagrams come from."""
+    address = _address(value)
+    if address is None:
+        raise ValueError(f'must be an address like "192.0.2.10" or "2001:db8::10", not {show(value)}')
+    if not is_unicast(address):
+        raise ValueError(f"{address} is not a unicast address: nothing is ever sent from it")
+    return address
+
+
+def is_unicast(address: Address) -> bool:
+    """Whether a host can have ``address``."""
+    return not (address.is_multicast or address.is_unspecified or address == IPv4Address("255.255.255.255"))
+
+
+def stays_on_link(group: Address) -> bool:
+    """Whether no router forwards ``group``, whatever the TTL: RFC 5771 section 4, RFC 4291 section 2.7."""
+    if isinstance(group, IPv4Address):
+        return group.packed[:3] == bytes([224, 0, 0])
+    return group.packed[1] & 0x0F in {1, 2}  # interface-local and link-local scope, whatever the flags
+
+
+def parse_interface(value: object) -> str:
+    """One interface: by a name, also an alternative one, or by a local unicast address."""
+    text = value if isinstance(value, str) else ""
+    if why := _misread(text):
+        raise ValueError(f"{show(text)} {why}")
+    if ":" in text or re.fullmatch(r"[0-9]+(\.[0-9]+){3}", text):
+        address = _address(text)
+        if address is None or not is_unicast(address):
+            raise ValueError(f"{show(text)} is not an address that an interface can have")
+        return str(address)
+    if not 0 < len(os.fsencode(text)) < ALTIFNAMSIZ or re.search(r"[\s/\0]", text) or text in {".", ".."}:
+        longest = ALTIFNAMSIZ - 1
+        raise ValueError(
+            f"must be an interface's name (at most {longest} bytes) or its address, not {show(value)}"
+        )
+    return text
+
+
+def _misread(text: str) -> str:
+    """Why a setting that other programs take for an interface is none here, and what to write; "" if fine."""
+    if text in {"any", "*", "0.0.0.0", "::"}:
+        return 'is no interface: leave it out for the route to the group; a subscription may say "all"'
+    if len(names := re.findall(r"[^,\s]+", text)) > 1:
+        return f"is no interface's name; a subscription may say {list_of(names)}"
+    if text.startswith("!"):
+        return 'leaves one out, which cannot be said: name those that are meant, or a pattern like "eth[!3]"'
+    address, zone, name = text.partition("%")
+    if zone and name and ":" in address:
+        return f"has a zone: write {show(name)} alone"
+    if label := re.fullmatch(r"([^@]+)@[^@]+|([^:/]*[g-zG-Z][^:/]*):[^:/]+", text):
+        shown = f"is how ip(8) shows it, with the interface below: write {show(label[1])}"
+        return (
+            shown
+            if label[1]
+            else f"is the label of an address: write {show(label[2])}, or the address itself"
+        )
+    network = re.fullmatch(r"[0-9a-fA-F.:]+/[0-9]+", text)
+    return "is a network: write the name of the interface, or its address" if network else ""
+
+
+def list_of(names: Sequence[str]) -> str:
+    """``["eth0", "eth1"]``."""
+    return f"[{', '.join(map(show, names))}]"
+
+
+def is_pattern(interface: str) -> bool:
+    """Whether it is a pattern of names, as glob(7) has it."""
+    return any(character in interface for character in "*?[")
+
+
+def parse_interfaces(value: object) -> Interfaces:
+    """One interface or several: names, addresses, patterns of names like ``"wg*"``, and ``"all"``."""
+    several = value if isinstance(value, list | tuple) else [value]
+    found = tuple(parse_interface(each) for each in several)
+    if not found:
+        raise ValueError("must have at least one interface; leave it out for the route to the group")
+    for each in found:
+        if found.count(each) > 1:
+            raise ValueError(f"{show(each)} is named twice")
+    return found if len(found) > 1 else found[0]
+
+
+def parse_one_interface(value: object) -> str:
+    """An interface that is one: no list, no pattern and not ``"all"``."""
+    several = isinstance(value, list | tuple)
+    if several or value == "all" or (isinstance(value, str) and is_pattern(value) and not _misread(value)):
+        what = "a list" if several else show(value)
+        raise ValueError(f"{what} is for inbound subscriptions; a channel sends on one interface")
+    return parse_interface(value)
+
+
+def interfaces_in(interface: Interfaces | None) -> tuple[str, ...]:
+    """The elements of a parsed ``interface``; none if it was left out."""
+    if interface is None:
+        return ()
+    return interface if isinstance(interface, tuple) else (interface,)
+
+
+def interface_address(interface: str | None) -> Address | None:
+    """The address in a parsed ``interface``, None if it is a name."""
+    return _address(interface)
+
+
+def means_several(interface: Interfaces | None) -> bool:
+    """Whether a parsed ``interface`` may mean several at once."""
+    return isinstance(interface, tuple) or (
+        interface is not None and (interface == "all" or is_pattern(interface))
+    )
+
+
+def label_of(interface: Interfaces | None) -> str:
+    """The label of a parsed ``interface`` in metrics, until a worker knows the name of the interface.
+
+    Empty if the setting is an address, or left out. A list or pattern is its own label.
+    """
+    if isinstance(interface, tuple):
+        return ",".join(interface)
+    return interface if interface is not None and interface_address(interface) is None else ""
+
+
+def parse_metrics(value: object) -> str:
+    """Where to serve metrics: ``HOST:PORT``, an IPv6 address in brackets."""
+    if isinstance(value, str) and (
+        parts := re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+):([0-9]{1,5})", value)
+    ):
+        host, port = parts.groups()
+        brackets_right = not host.startswith("[") or isinstance(_address(host[1:-1]), IPv6Address)
+        if brackets_right and 0 < int(port) <= 65_535:
+            return value
+    raise ValueError(f'must be an address and port like "127.0.0.1:9465" or "[::1]:9465", not {show(value)}')
+
+
+def may_meet(one: Interfaces | None, other: Interfaces | None) -> bool:
+    """Whether two settings of ``interface`` can mean the same interface."""
+    if one is None or other is None:
+        return True
+    return any(
+        "all" in (this, that) or fnmatchcase(this, that) or fnmatchcase(that, this)
+        for this in interfaces_in(one)
+        for that in interfaces_in(other)
+    )
