@@ -38,7 +38,8 @@ def taken(severity: Severity, what: str, seen: Sequence[str], rules: Rules) -> F
 def rules_of(facts: Facts, hooks: Sequence[str], observation: Observation) -> Rules:
     """The rules that drop such datagrams, or may; and a command that lets them pass."""
     rules = observation.after.rules if observation.after is not None else Ruleset(unread="nobody looked")
-    found = [(suspect, observation.packets_of(suspect)) for suspect in rules.suspects(facts, hooks)]
+    suspects, complete = rules.search(facts, hooks)
+    found = [(suspect, observation.packets_of(suspect)) for suspect in suspects]
     found = [(suspect, grown) for suspect, grown in found if grown != 0]
     found.sort(key=lambda one: (not one[1], not one[0].certain))
     earlier = observation.before.rules.legacy if observation.before is not None else ()
@@ -60,6 +61,9 @@ def rules_of(facts: Facts, hooks: Sequence[str], observation: Observation) -> Ru
         return Rules(
             [f"the rules could not be read: {rules.unread}"], False, f"nft list ruleset; else {others}"
         )
+    if not complete:
+        lines = ["there are too many rules and elements of sets to look at each (nft list ruleset)"]
+        return Rules(lines, False, f"nft list ruleset; else {others}")
     return Rules(["no rule of nftables or iptables does it (nft list ruleset)"], False, others)
 
 

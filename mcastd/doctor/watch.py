@@ -81,8 +81,7 @@ class Observation:
             return None
         for rule in self.before.rules.rules.get(suspect.key[:3], ()):
             if rule.get("handle") == suspect.key.handle:
-                counters = [s["counter"] for s in rule.get("expr", ()) if isinstance(s.get("counter"), dict)]
-                return suspect.packets - sum(int(counter.get("packets", 0)) for counter in counters[:1])
+                return suspect.packets - (firewall.packets_of(rule) or 0)
         return suspect.packets
 
 

@@ -7,15 +7,18 @@ iptables-legacy-save. A rule is followed as far as its expressions are understoo
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
+import tempfile
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,12 +28,20 @@ from mcastd.net.tables import NET
 
 PATIENCE = 5.0  # seconds that a program may take to list its rules
 DEPTH = 16  # of jumps: NFT_JUMP_STACK_SIZE
+# Rules and elements of sets that are looked at for one datagram, and for all that are asked about: of one
+# subscription that takes some tenths of a second, of thousands a few seconds.
+STEPS_MAX = 100_000
+STEPS_IN_ALL_MAX = 1_000_000
+# Of what a program lists, more than this is not read: as objects it takes some ten times as much.
+LISTING_MAX_BYTES = 4 << 20
+ERRORS_MAX_BYTES = 4096
 INBOUND, OUTBOUND = ("ingress", "prerouting", "input"), ("output", "postrouting", "egress")
 _HOOKS = (*INBOUND, *OUTBOUND)
-_REDIRECTS = ("dnat", "redirect", "tproxy", "queue")
+_REDIRECTS = ("dnat", "redirect", "tproxy", "queue", "fwd")
+_ENDS = ("accept", "snat", "masquerade")  # the chain, without taking the datagram
 _TAKES = ("drop", "reject", *_REDIRECTS)
-_VERDICTS = ("accept", "return", "jump", "goto", *_TAKES)
-_HARMLESS = ("counter", "log", "comment", "mangle", "notrack", "masquerade", "snat", "meter", "set", "flow")
+_VERDICTS = (*_ENDS, "return", "jump", "goto", *_TAKES)
+_HARMLESS = ("counter", "log", "comment", "notrack", "flow", "last")
 _OTHERS = ("tcp", "icmp", "icmpv6", "igmp", "sctp", "dccp", "arp")  # protocols that are not UDP
 _FAMILIES = {4: ("ip", "inet", "netdev"), 6: ("ip6", "inet", "netdev")}
 _NUMBERS = {
@@ -88,10 +99,17 @@ class Ruleset:
     sets: dict[ChainKey, list[Any]] = field(default_factory=dict)
     legacy: tuple[tuple[int, str], ...] = ()  # (packets, rule) of iptables-legacy that drop, in its words
     unread: str = ""  # why something could not be read
+    left: list[int] = field(default_factory=lambda: [STEPS_IN_ALL_MAX], compare=False)  # one: steps
 
     def suspects(self, facts: Facts, hooks: Sequence[str]) -> list[Suspect]:
         """What takes such datagrams at one of the hooks, in the order in which they meet it."""
+        return self.search(facts, hooks)[0]
+
+    def search(self, facts: Facts, hooks: Sequence[str]) -> tuple[list[Suspect], bool]:
+        """The suspects, and whether all rules were looked at: there may be too many (STEPS_MAX)."""
         found: list[Suspect] = []
+        steps, changed = min(STEPS_MAX, self.left[0]), False
+        self.left[0] -= steps
         bases = [
             (key, chain)
             for key, chain in self.chains.items()
@@ -100,22 +118,30 @@ class Ruleset:
         for key, chain in sorted(bases, key=lambda one: (hooks.index(one[1]["hook"]), one[1].get("prio", 0))):
             devices = chain.get("dev")
             named = devices if isinstance(devices, list) else [devices]
-            if devices is not None and facts.interface not in named:
+            if devices is not None and not any(_is_named(facts.interface, one) for one in named):
                 continue
-            walk = _Walk(self, facts, chain["hook"])
+            walk = _Walk(self, facts, chain["hook"], steps, changed)
             if devices is None and chain["hook"] in ("ingress", "egress"):  # nft before 1.0.7 does not say
                 walk.certain = False
             walk.follow(key)
+            steps, changed = walk.steps, walk.changed
             found += walk.suspects
+            if steps <= 0:
+                return found, False
             if not walk.over and chain.get("policy") == "drop":
                 found.append(Suspect(RuleKey(*key, 0), "policy drop", chain["hook"], walk.certain, None))
-        return found
+        self.left[0] += steps
+        return found, True
 
 
 class _Walk:
     """A datagram's way through one base chain and those that it jumps to."""
 
-    def __init__(self, ruleset: Ruleset, facts: Facts, hook: str) -> None:
+    def __init__(
+        self, ruleset: Ruleset, facts: Facts, hook: str, steps: int = STEPS_MAX, changed: bool = False
+    ) -> None:
+        self.steps = steps  # that are left
+        self.changed = changed  # a rule may have written into the datagram: no field of it is known any more
         self._ruleset = ruleset
         self._facts = facts
         self._hook = hook
@@ -127,31 +153,34 @@ class _Walk:
 
     def follow(self, chain: ChainKey, depth: int = 0) -> None:
         """Go through a chain; a second time, only take what came of it: chains may jump to the same ones."""
-        way = (chain, depth, self.certain)
+        way = (chain, depth, self.certain and not self.changed)
         if way in self._outcomes:
             self.certain, self.over = self._outcomes[way]
             return
         for rule in self._ruleset.rules.get(chain, ()) if depth < DEPTH else ():
-            if self._rule(chain, rule, depth) or self.over:
+            self.steps -= 1
+            if self.steps <= 0 or self._rule(chain, rule, depth) or self.over:
                 break
         self._outcomes[way] = self.certain, self.over
 
     def _rule(self, chain: ChainKey, rule: Json, depth: int) -> bool:
         """Apply one rule; whether it certainly returns from the chain."""
         matches: Maybe = True
-        packets: int | None = None
+        packets = packets_of(rule)
         for statement in rule.get("expr", ()):
             for kind, value in statement.items():
                 if kind == "match":
                     matches = _both(matches, self._matches(chain, value))
-                elif kind == "counter":
-                    packets = value.get("packets") if isinstance(value, dict) else None
                 elif kind in _VERDICTS:
                     return self._verdict(chain, rule, kind, value, (matches, packets, depth))
                 elif kind == "vmap":
                     return self._map(chain, rule, value, (matches, packets, depth))
-                elif kind not in _HARMLESS:
-                    matches = _both(matches, None)  # a limit, say: sometimes
+                elif kind == "xt" and isinstance(value, dict) and value.get("name") in _XT_TAKES:
+                    return self._verdict(chain, rule, "reject", None, (_both(matches, None), packets, depth))
+                elif kind == "mangle" and not _writes_outside(value):
+                    self.changed = True
+                elif kind != "mangle" and kind not in _HARMLESS:
+                    matches = _both(matches, None)  # a limit, say, or a set that is full: sometimes
                 if matches is False:
                     return False
         return False
@@ -165,7 +194,7 @@ class _Walk:
         state: tuple[Maybe, int | None, int],
     ) -> bool:
         matches, packets, depth = state
-        if matches is False:
+        if matches is False or self.steps <= 0:  # what was not looked at is not blamed
             return False
         self.certain = self.certain and matches is True
         if kind in ("jump", "goto"):
@@ -184,18 +213,38 @@ class _Walk:
     def _map(self, chain: ChainKey, rule: Json, value: Any, state: tuple[Maybe, int | None, int]) -> bool:
         """A verdict map: the verdict of the element that matches, or that of each which may."""
         if not isinstance(value, dict):
+            self.certain = False
             return False
         elements = value.get("data", {})
-        elements = elements.get("set", []) if isinstance(elements, dict) else self._set(chain, elements)
-        for element in elements if isinstance(elements, list) else ():
+        elements = elements.get("set") if isinstance(elements, dict) else self._set(chain, elements)
+        mine = self._value(value.get("key"))
+        if mine is _NEVER:
+            return False
+        for answer, kind, inner in self._entries(mine, elements):
+            here = (_both(state[0], answer), state[1], state[2])
+            if kind != "continue" and self._verdict(chain, rule, kind, inner, here):
+                return True
+        return False
+
+    def _entries(self, mine: Any, elements: Any) -> list[tuple[Maybe, str, Any]]:
+        """The verdicts of a map for a value: that of its element, or each that there may be, once."""
+        if not isinstance(elements, list):
+            self.certain = False  # whatever it does
+            return []
+        may: dict[tuple[str, str], tuple[Maybe, str, Any]] = {}
+        for element in elements:
             if not isinstance(element, list) or len(element) != 2 or not isinstance(element[1], dict):
                 continue
-            match = self._matches(chain, {"op": "==", "left": value.get("key"), "right": element[0]})
-            for kind, inner in element[1].items():
-                here = (_both(state[0], match), state[1], state[2])
-                if kind != "continue" and self._verdict(chain, rule, kind, inner, here):
-                    return True
-        return False
+            self.steps -= 1
+            answer = None if mine is None or self.steps <= 0 else self._is(mine, element[0])
+            found = [(answer, kind, inner) for kind, inner in element[1].items()]
+            if answer is True:
+                return found
+            if answer is None:
+                may |= {(kind, str(inner)): one for one in found for _, kind, inner in [one]}
+            if self.steps <= 0:
+                break
+        return list(may.values())
 
     def _matches(self, chain: ChainKey, match: Any) -> Maybe:
         if not isinstance(match, dict):
@@ -220,6 +269,8 @@ class _Walk:
 
     def _payload(self, protocol: str, name: str) -> Any:
         facts = self._facts
+        if self.changed and protocol not in _OTHERS:
+            return None
         if protocol in ("ip", "ip6"):
             ttl = facts.ttl if facts.ttl >= 0 else None
             fields = {"daddr": facts.group, "saddr": facts.source, "protocol": 17, "nexthdr": 17}
@@ -241,32 +292,51 @@ class _Walk:
             inside = self._inside(chain, value, right)
             return inside if op != "!=" or inside is None else not inside
         number, limit = _number(value), _number(right)
-        if number is None or limit is None:
+        if number is None or limit is None or not isinstance(op, str):
             return None
         return {"<": number < limit, ">": number > limit, "<=": number <= limit, ">=": number >= limit}.get(
             op
         )
 
     def _inside(self, chain: ChainKey, value: Any, right: Any) -> Maybe:
-        answer: Maybe = None
         match right:
             case str() if right.startswith("@"):
-                elements = self._set(chain, right)
-                answer = None if elements is None else self._inside(chain, value, {"set": elements})
-            case {"set": [*elements]}:
-                answers = [self._inside(chain, value, element) for element in elements]
-                answer = True if True in answers else None if None in answers else False
-            case {"elem": {"val": inner}}:
-                answer = self._inside(chain, value, inner)
-            case {"prefix": {"addr": str(address), "len": int(length)}}:
-                with contextlib.suppress(ValueError, TypeError):
-                    answer = value in ipaddress.ip_network(f"{address}/{length}", strict=False)
+                return self._among(value, self._set(chain, right))
+            case {"set": elements}:
+                return self._among(value, elements)
+        return self._is(value, right)
+
+    def _among(self, value: Any, elements: Any) -> Maybe:
+        """Whether a value is one of a set, of which no element is a set again."""
+        if not isinstance(elements, list):
+            return None
+        answer: Maybe = False
+        for element in elements:
+            self.steps -= 1
+            one = self._is(value, element) if self.steps > 0 else None
+            if one is True or self.steps <= 0:
+                return one
+            answer = answer if one is False else None
+        return answer
+
+    def _is(self, value: Any, right: Any) -> Maybe:
+        answer: Maybe = None
+        match right:
+            case {"elem": {"val": inner}} if not (isinstance(inner, dict) and "elem" in inner):
+                answer = self._is(value, inner)
+            case {"prefix": {"addr": str(address), "len": int(length)}} if isinstance(value, Address):
+                shift = value.max_prefixlen - length
+                first = _number(address)
+                if first is not None and 0 <= shift <= value.max_prefixlen:
+                    answer = int(value) >> shift == first >> shift and (":" in address) is (
+                        value.version == 6
+                    )
             case {"range": [low, high]}:
                 bounds = _number(low), _number(value), _number(high)
                 if None not in bounds:
                     answer = bounds == tuple(sorted(bounds, key=lambda bound: bound or 0))
             case str() if isinstance(value, str):
-                answer = value.startswith(right[:-1]) if right.endswith("*") else value == right
+                answer = None if "\\" in right else _is_named(value, right)
             case str() | int():
                 number, other = _number(value), _number(right)
                 answer = None if number is None or other is None else number == other
@@ -278,6 +348,29 @@ class _Walk:
 
 
 _NEVER = object()
+_XT_TAKES = ("REJECT", "DROP", "NFQUEUE", "TPROXY", "DNAT", "REDIRECT")  # targets of iptables-nft
+
+
+def _is_named(interface: str, name: object) -> bool:
+    """Whether a name means an interface: it may end in an asterisk."""
+    if not isinstance(name, str):
+        return False
+    return interface.startswith(name[:-1]) if name.endswith("*") else interface == name
+
+
+def _writes_outside(mangle: Any) -> bool:
+    """Whether a mangle statement writes into what comes with a datagram, as its mark, and not into itself."""
+    key = mangle.get("key") if isinstance(mangle, dict) else None
+    return isinstance(key, dict) and ("meta" in key or "ct" in key)
+
+
+def packets_of(rule: Json) -> int | None:
+    """What a rule's own counter has; None if it has none."""
+    for statement in rule.get("expr", ()):
+        counter = statement.get("counter")
+        if isinstance(counter, dict):
+            return _whole(counter.get("packets"))
+    return None
 
 
 def _both(one: Maybe, other: Maybe) -> Maybe:
@@ -310,6 +403,7 @@ def parse(text: str) -> Ruleset:
     """The output of `nft -j list ruleset`. Raises ValueError if it is not that."""
     listing = json.loads(text)
     ruleset = Ruleset()
+    asleep: set[tuple[str, str]] = set()  # tables that are switched off
     entries = listing.get("nftables") if isinstance(listing, dict) else None
     if not isinstance(entries, list):
         raise ValueError("no ruleset")  # noqa: TRY004 - it is the text that is wrong
@@ -322,7 +416,9 @@ def parse(text: str) -> Ruleset:
                 str(value.get("table")),
                 str(value.get("chain", value.get("name"))),
             )
-            if kind == "chain":
+            if kind == "table" and "dormant" in str(value.get("flags")):
+                asleep.add((where[0], str(value.get("name"))))
+            elif kind == "chain":
                 ruleset.chains[where] = value | {"prio": _whole(value.get("prio"))}
             elif kind == "rule":
                 expressions = value.get("expr")
@@ -334,6 +430,8 @@ def parse(text: str) -> Ruleset:
                 ruleset.rules.setdefault(where, []).append(value | rule)
             elif kind in ("set", "map"):
                 ruleset.sets[where] = value.get("elem", [])
+    for chain in [one for one in ruleset.chains if one[:2] in asleep]:
+        del ruleset.chains[chain]
     return ruleset
 
 
@@ -343,12 +441,21 @@ def parse_legacy(
     """The rules of `iptables-legacy-save -c` that drop or reject, and policies that do: (packets, rule)."""
     found = []
     for line in text.splitlines():
-        if rule := re.match(r"\[(\d+):\d+\] (-A (\S+) .*-j (?:DROP|REJECT)\b.*)", line):
-            if rule[3] in hooks:
+        if rule := re.match(r"\[(\d{1,20}):\d+\] (-A (\S+) .*)", line):
+            if rule[3] in hooks and _target(rule[2]) in ("DROP", "REJECT"):
                 found.append((int(rule[1]), rule[2]))
-        elif (policy := re.match(r":(\S+) DROP \[(\d+):", line)) and policy[1] in hooks:
+        elif (policy := re.match(r":(\S+) DROP \[(\d{1,20}):", line)) and policy[1] in hooks:
             found.append((int(policy[2]), f"-P {policy[1]} DROP"))
     return found
+
+
+def _target(rule: str) -> str:
+    """What a rule of iptables-save jumps to; "" if that is not to be seen. A comment may say anything."""
+    try:
+        words = shlex.split(rule)
+    except ValueError:
+        return ""
+    return dict(pairwise(words)).get("-j", "")
 
 
 def read(version: int = 4) -> Ruleset:
@@ -357,14 +464,14 @@ def read(version: int = 4) -> Ruleset:
     ruleset = Ruleset()
     try:
         ruleset = parse(_run("nft", "-j", "list", "ruleset"))
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
+    except (OSError, ValueError, RecursionError, subprocess.SubprocessError) as error:
         unread.append(f"nftables: {_reason(error)}")
     legacy: list[tuple[int, str]] = []
     names, program = ("ip_tables_names", "iptables") if version == 4 else ("ip6_tables_names", "ip6tables")
     if _loaded(names):
         try:
             legacy = parse_legacy(_run(f"{program}-legacy-save", "-c"))
-        except (OSError, subprocess.SubprocessError) as error:
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
             unread.append(f"{program}-legacy: {_reason(error)}")
     return replace(ruleset, legacy=tuple(legacy), unread="; ".join(unread))
 
@@ -384,7 +491,7 @@ def text_of(key: RuleKey) -> str:
         return f"policy of chain {place}"
     try:
         listing = _run("nft", "-a", "list", "chain", family, table, chain)
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, ValueError, subprocess.SubprocessError):
         return f"rule {handle} in {place}"
     for line in listing.splitlines():
         rule, _, found = line.rpartition("# handle ")
@@ -398,7 +505,31 @@ def _run(program: str, *arguments: str) -> str:
     if path is None:
         raise FileNotFoundError(f"{program} is not installed")
     command = [path, *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE).stdout
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL) as process,
+    ):
+        assert process.stdout is not None
+        late = threading.Timer(PATIENCE, process.kill)
+        late.start()
+        try:
+            listed = process.stdout.read(LISTING_MAX_BYTES + 1)
+            if len(listed) > LISTING_MAX_BYTES:
+                raise ValueError(
+                    f"it lists more than {LISTING_MAX_BYTES >> 20} MiB, too much to look through"
+                )
+            status = process.wait()
+        finally:
+            timed_out = not late.is_alive()
+            late.cancel()
+            process.kill()
+        if timed_out:
+            raise subprocess.TimeoutExpired(command, PATIENCE)
+        if status:
+            errors.seek(0)
+            said = errors.read(ERRORS_MAX_BYTES).decode(errors="replace")
+            raise subprocess.CalledProcessError(status, command, stderr=said)
+    return listed.decode(errors="replace")
 
 
 def _reason(error: Exception) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from ipaddress import ip_address
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -59,7 +61,13 @@ RULES = {
     "udp dport vmap { 9190 : jump sub, 9191 : accept }": True,
     "udp dport 9190 goto harmless; udp dport 9190 drop": False,
     "udp dport 9190 jump harmless; udp dport 9190 drop": True,
+    "meta mark set 7 udp dport 9190 drop": True,
+    'udp dport 9190 log prefix "x" drop': True,
     # not understood: it may
+    "ip ttl set 9; ip ttl 1 udp dport 9190 drop": None,
+    "ct mark vmap { 7 : drop, 0 : accept }": None,
+    "udp dport 9190 add @seen { udp sport limit rate over 1000/second } drop": None,
+    "ip daddr { 239.255.7.1 } udp dport 9190 update @seen { udp sport } drop": None,
     "ct state new udp dport 9190 drop": None,
     "numgen random mod 100 < 99 udp dport 9190 drop": None,
     "ct state established accept; udp dport 9190 drop": None,
@@ -68,6 +76,7 @@ RULES = {
 }
 TABLE = """table inet t {{
  set named {{ type ipv4_addr; flags interval; elements = {{ 239.255.0.0/16 }}; }}
+ set seen {{ type inet_service; flags dynamic; size 64; }}
  chain sub {{ udp dport != 9190 return; drop; }}
  chain harmless {{ counter; }}
  chain in {{ type filter hook input priority 0; {}; }}
@@ -216,6 +225,134 @@ def test_the_older_iptables_is_understood() -> None:
     ]
 
 
+def test_a_comment_of_the_older_iptables_is_no_target() -> None:
+    rules = [
+        '[3:9] -A INPUT -m comment --comment "a -j DROP" -j ACCEPT',
+        '[4:9] -A INPUT -m comment --comment "-j" -j ACCEPT',
+        '[5:9] -A INPUT -m comment --comment "unbalanced -j DROP',
+        f"[{'9' * 5000}:9] -A INPUT -j DROP",
+        '[6:9] -A INPUT -m comment --comment "-j ACCEPT" -j REJECT --reject-with icmp-port-unreachable',
+    ]
+    assert [packets for packets, _ in firewall.parse_legacy("\n".join(rules))] == [6]
+
+
+BASE = {"family": "inet", "table": "t", "name": "c0", "hook": "input", "prio": 0, "policy": "accept"}
+DADDR = {"payload": {"protocol": "ip", "field": "daddr"}}
+DPORT = {"payload": {"protocol": "udp", "field": "dport"}}
+DROP = {"drop": None}
+DEEP: object = 1
+for _ in range(300):
+    DEEP = {"elem": {"val": DEEP}}
+
+
+def the_set(kind: str, elements: object) -> dict[str, object]:
+    return {kind: {"family": "inet", "table": "t", "name": "s", "elem": elements}}
+
+
+def ruled(*expressions: object, chain: str = "c0") -> list[object]:
+    where = {"family": "inet", "table": "t", "chain": chain}
+    return [{"rule": {**where, "handle": 1 + n, "expr": one}} for n, one in enumerate(expressions)]
+
+
+def matching(left: object, right: object, op: object = "==") -> dict[str, object]:
+    return {"match": {"op": op, "left": left, "right": right}}
+
+
+NETWORKS = [{"prefix": {"addr": f"10.{n >> 8}.{n & 255}.0", "len": 24}} for n in range(20_000)]
+PORTS = [[n, DROP if n & 1 else {"jump": {"target": "c1"}}] for n in range(20_000)]
+LOOP = [{"jump": {"target": "c0"}}]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("entries", "found", "complete"),
+    [
+        (ruled(*[[matching(DPORT, n % 9000), DROP] for n in range(30_000)]), [], True),
+        ([the_set("set", NETWORKS), *ruled(*[[matching(DADDR, "@s"), DROP]] * 100)], [], False),
+        (
+            [
+                the_set("map", PORTS),
+                *ruled(*[[{"vmap": {"key": {"ct": {"key": "mark"}}, "data": "@s"}}]] * 4),
+            ],
+            [("drop", False)] * 4,
+            True,
+        ),
+        ([the_set("map", PORTS), *ruled(*[[{"vmap": {"key": DPORT, "data": "@s"}}]] * 100)], [], False),
+        (ruled(*[[{"limit": {}}, *LOOP]] * 300, *[LOOP] * 300), [], True),
+        (ruled([matching(DADDR, DEEP), DROP]), [("drop", False)], True),
+        (
+            [
+                the_set("set", ["@s", {"set": ["@s"]}]),
+                *ruled([matching({"meta": {"key": "iifname"}}, "@s"), DROP]),
+            ],
+            [("drop", False)],
+            True,
+        ),
+        (ruled([matching(DADDR, 1, ["odd"]), DROP]), [("drop", False)], True),
+        (
+            ruled([matching({"meta": {"key": "l4proto"}}, {"prefix": {"addr": "::", "len": 900}}), DROP]),
+            None,
+            True,
+        ),
+        (
+            ruled([matching(DPORT, "9" * 5000), {"counter": {"packets": "many"}}, DROP]),
+            [("drop", False)],
+            True,
+        ),
+        (
+            ruled([matching(DPORT, 10**400, "<"), {"counter": {"packets": 10**400}}, DROP]),
+            [("drop", True)],
+            True,
+        ),
+        (ruled([{"xt": {"type": "target", "name": "REJECT"}}]), [("reject", False)], True),
+        (ruled([{"masquerade": None}], [DROP]), [], True),
+        (ruled([{"never heard of": [[]]}, DROP], [DROP]), [("drop", False), ("drop", False)], True),
+        ([{"table": {"family": "inet", "name": "t", "flags": "dormant"}}, *ruled([DROP])], [], True),
+        ([{"table": {"family": "inet", "name": "t", "flags": ["dormant"]}}, *ruled([DROP])], [], True),
+    ],
+)
+def test_a_ruleset_made_to_harm_costs_little_and_blames_no_rule_that_was_not_understood(
+    entries: list[object], found: list[tuple[str, bool]] | None, complete: bool
+) -> None:
+    listing = json.dumps({"nftables": [{"chain": BASE}, *entries]})
+    suspects, looked_at_all = firewall.parse(listing).search(facts(4), INBOUND)
+    assert looked_at_all is complete
+    told = [(suspect.verdict, suspect.certain) for suspect in suspects]
+    assert told == found if found is not None else not any(certain for _, certain in told)
+
+
+@pytest.mark.timeout(120)
+def test_many_that_ask_share_the_steps() -> None:
+    listing = [{"chain": BASE}, the_set("set", NETWORKS), *ruled(*[[matching(DADDR, "@s"), DROP]] * 4)]
+    rules = firewall.parse(json.dumps({"nftables": listing}))
+    rules.left[0] = 200_000  # each takes 80,004
+    assert [rules.search(facts(4), INBOUND)[1] for _ in range(4)] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [
+        ("sys.stdout.write('{' * (9 << 20))", "too much to look through"),
+        ("print('[' * 200_000)", "recursion"),
+        ("print('{\"nftables\": [' + '9' * 5000 + ']}')", "4300 digits"),
+        ("sys.stdout.buffer.write(b'\\xff\\xfe')", "Expecting value"),
+        ("sys.exit('no such thing')", "no such thing"),
+        ("sys.stderr.write('x' * (1 << 20)); sys.exit(1)", "xxx"),
+        ("time.sleep(60)", "timed out"),
+    ],
+)
+def test_a_listing_of_any_size_and_shape_is_read_or_said_why_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, does: str, said: str
+) -> None:
+    program = tmp_path / "nft"
+    program.write_text(f"#!{sys.executable}\nimport sys, time\n{does}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("shutil.which", lambda *_, **__: str(program))
+    monkeypatch.setattr(firewall, "PATIENCE", 3.0)
+    monkeypatch.setattr(firewall, "_loaded", lambda _: False)
+    assert said in firewall.read().unread
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.sampled_from(["drop", "udp", "@named", "eth0", "ip"]),
     lambda inner: st.lists(inner)
@@ -240,7 +377,8 @@ def test_no_expression_is_too_odd(value: object) -> None:
         },
         sets={("inet", "t", "named"): [value]},
     )
-    odd.suspects(facts(4), INBOUND)
+    suspects = odd.suspects(facts(4), INBOUND)
+    assert all(isinstance(suspect.packets, int | None) for suspect in suspects)
 
 
 @pytest.mark.timeout(120)  # exponential, it would take years
