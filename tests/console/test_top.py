@@ -20,7 +20,7 @@ QUIET = 30  # subscriptions beside the busy one
 SUBSCRIPTION = '[inbound.{0}]\ngroup = "239.255.1.{1}"\nport = {2}\ninterface = "{3}"\noutput = "{4}/{0}"\n'
 CHANNEL = """
 [outbound.news]
-source = "/etc/os-release"
+source = "/usr/lib/os-release"
 group = "239.255.1.1"
 port = 7001
 interface = "lo"

@@ -150,7 +150,7 @@ interface = "lo"
 output = "{0}/a"
 
 [outbound.b]
-source = "/etc/os-release"
+source = "/usr/lib/os-release"
 group = "239.255.6.6"
 port = 9666
 interface = "lo"

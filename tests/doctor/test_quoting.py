@@ -113,9 +113,7 @@ def test_a_path_in_a_unit() -> None:
 
 @pytest.fixture
 def as_other() -> Callable[[Callable[[], Any]], Any]:
-    """Calls a function as another user than root, who owns nothing."""
-    if os.geteuid() != 0:
-        pytest.skip("takes root, to be somebody else")
+    """Calls a function as another user than root, who owns nothing. That takes real root."""
 
     def call(function: Callable[[], Any]) -> Any:
         os.setegid(23456)
@@ -151,6 +149,7 @@ def planted(path: Path, target: Path, uid: int) -> None:
     os.lchown(path, uid, uid)
 
 
+@pytest.mark.root
 def test_no_access_is_proposed_to_what_another_has_put_there(shared: Path, as_other: Any) -> None:
     """Root would follow the link: who has made it would choose what is opened to mcastd."""
     secret = shared.parent / "secret"
@@ -172,6 +171,7 @@ def test_no_access_is_proposed_to_what_another_has_put_there(shared: Path, as_ot
             assert "chmod" not in one.fix
 
 
+@pytest.mark.root
 def test_the_group_is_that_of_the_file_and_not_of_the_link_to_it(entered: Path, as_other: Any) -> None:
     file = entered / "news"
     file.write_text("news")
@@ -182,6 +182,7 @@ def test_the_group_is_that_of_the_file_and_not_of_the_link_to_it(entered: Path, 
     assert "stat -L -c %G" in permit.words
 
 
+@pytest.mark.root
 def test_of_a_directory_that_is_there_already_only_the_line_is_said(entered: Path, as_other: Any) -> None:
     theirs, ours = entered / "srv", entered / "srv" / "23456"
     ours.mkdir(parents=True)
@@ -191,6 +192,7 @@ def test_of_a_directory_that_is_there_already_only_the_line_is_said(entered: Pat
     assert one.fix == f'output = "{ours}/news" in [inbound.news]'
 
 
+@pytest.mark.root
 @pytest.mark.parametrize(
     ("owner", "group", "mode", "wanted", "beginning", "end", "takes_over"),
     [
@@ -216,6 +218,7 @@ def test_access_is_given_by_the_least_that_does(
     assert permit.takes_over is takes_over
 
 
+@pytest.mark.root
 def test_a_directory_of_somebody_else_is_not_taken_over_for_an_output(
     entered: Path, as_other: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

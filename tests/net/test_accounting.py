@@ -16,10 +16,11 @@ import signal
 import socket
 import struct
 import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Any
@@ -280,16 +281,34 @@ def test_a_silent_subscription_is_stale_until_it_receives_again(stack: ExitStack
         assert daemon.worker("inbound/news")["restarts"] == 0
 
 
+@contextmanager
+def talking(link: socket.socket) -> Iterator[None]:
+    """Meanwhile a datagram is sent every 20 ms, however long somebody waits for the daemon's answer."""
+    over = threading.Event()
+
+    def talk() -> None:
+        while not over.wait(0.02):
+            link.sendto(b"x", (GROUP, PORT))
+
+    thread = threading.Thread(target=talk)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
 def test_a_subscription_that_hears_enough_is_not_stale(stack: ExitStack, tmp_path: Path) -> None:
     host, net = one_wire(stack)
     link = stack.enter_context(sender(net, "n0", NET))
     more = 'expect_every = "2s"'
     with RunningDaemon(tmp_path, inbound(tmp_path, more), enter=host.enter(())) as daemon:
-        end = time.monotonic() + 2.5
-        while time.monotonic() < end:
-            link.sendto(b"x", (GROUP, PORT))
-            assert status(daemon)["stale"] is False
-        assert not daemon.events("subscription.silent")
+        with talking(link):
+            end = time.monotonic() + 2.5
+            while time.monotonic() < end:
+                assert status(daemon)["stale"] is False
+            assert not daemon.events("subscription.silent")
         daemon.write(inbound(tmp_path, 'expect_every = "50ms"'))
         assert daemon.ctl("reload").returncode == 0
         wait_for(lambda: status(daemon)["stale"])
