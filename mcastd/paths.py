@@ -159,11 +159,16 @@ def _enter(directory: int, name: str, flags: int, make: bool) -> int:
 def _require_ours(path: Path, directory: int, name: str) -> None:
     """Refuse a symbolic link that others may have put there: the kernel's rule, and not only in /tmp."""
     link = os.stat(name, dir_fd=directory, follow_symlinks=False)
-    if not _is_ours(directory) and (link.st_uid not in (0, os.geteuid()) or link.st_nlink > 1):
+    if not _is_ours(directory) and (link.st_uid not in _trusted() or link.st_nlink > 1):
         raise UnsafePathError(path, f"{name} is a symbolic link of uid {link.st_uid}", link.st_uid)
 
 
 def _is_ours(directory: int) -> bool:
     """Whether nobody but root and us may make and remove files in a directory."""
     found = os.fstat(directory)
-    return found.st_uid in (0, os.geteuid()) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return found.st_uid in _trusted() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _trusted() -> set[int]:
+    """Root and us. Who owns / is root, too, where a user namespace has no number of its own for root."""
+    return {0, os.geteuid(), os.stat("/").st_uid}
