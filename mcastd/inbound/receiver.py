@@ -35,6 +35,8 @@ CALM_DATAGRAMS_PER_SECOND = 16_000
 CALM_SECONDS = 0.25
 # Between looks at how full the receive buffer is.
 LOAD_LOOK_SECONDS = 0.01
+# After a visit that took too long, a subscription reads alone for so long.
+ALONE_SECONDS = 10.0
 # With a longer max_latency a subscription reads alone: the shared reader wakes for the strictest of all.
 SHARED_LATENCY_MAX_SECONDS = 0.01
 
@@ -64,6 +66,7 @@ class Subscription:
     # With hundreds of subscriptions each visit is a cache miss; __slots__ saves one more.
     __slots__ = (
         "_alarm",
+        "_alone_until",
         "_applied",
         "_asked_at",
         "_condition",
@@ -78,7 +81,6 @@ class Subscription:
         "_linked",
         "_lock",
         "_log",
-        "_long_visits",
         "_open_link",
         "_outputs",
         "_overflow_before",
@@ -127,7 +129,7 @@ class Subscription:
         self._visitable = False  # the shared reader may take what comes
         self._streak = 0  # visits in a row at which much was there
         self._failure: Exception | None = None  # raised in a visit, for the worker's thread
-        self._long_visits = False  # an output held it up, or there was no thread to visit
+        self._alone_until = -math.inf  # monotonic time: a visit took too long, or there was no thread for it
         self._overflow_before = 0  # on links closed since
         self._seen = NOT_LINKED  # of the link, when another thread looked last
         self._linked: tuple[dict[str, object] | None, list[dict[str, object]]] = None, []  # the same, in full
@@ -156,7 +158,6 @@ class Subscription:
             self._serve(context)
         finally:
             self._watch(context, {})
-            self._long_visits = False
             self._condition.end_run()
             with self._lock:
                 self._end_link()
@@ -317,7 +318,7 @@ class Subscription:
     def _may_be_quiet(self) -> bool:
         return (
             self._reader is not None
-            and not self._long_visits
+            and clock.monotonic() >= self._alone_until
             and 0 < self.max_latency <= SHARED_LATENCY_MAX_SECONDS
             and not self._condition.troubles
             and not any(sink.slow for sink in self.sinks)
@@ -337,9 +338,9 @@ class Subscription:
             self._visitable = True
             self._streak = 0
         if not self._reader.add(fd, self):
-            self._long_visits = True  # only set here, never cleared: hand_back() may have set it meanwhile
+            self.hand_back()
         try:
-            while not self._long_visits and not context.asked(Signal.STOP | Signal.HANDOVER | Signal.NETWORK):
+            while not context.asked(Signal.STOP | Signal.HANDOVER | Signal.NETWORK):
                 context.wait(self._next_alarm())
                 with self._lock:
                     self._attend(context, link)
@@ -386,7 +387,7 @@ class Subscription:
 
     def hand_back(self) -> None:
         """A visit took long: an output is slow, and this subscription's own thread had better wait for it."""
-        self._long_visits = True
+        self._alone_until = clock.monotonic() + ALONE_SECONDS
         if self._context is not None:
             self._context.send(Signal.HANDOVER)
 

@@ -431,7 +431,14 @@ def test_an_output_that_hangs_holds_up_nobody_else(
     gate.set()
     hung.received(2)
     assert (tmp_path / "a").read_bytes() == b"xz"
-    hung.reading("alone")  # so that it does not happen again
+    hung.reading("alone")  # so that it does not happen again soon
+    monkeypatch.setattr(hung.worker, "_alone_until", 0.0)
+
+    def is_read_again() -> bool:
+        hung.link.deliver(b"!")
+        return hung.worker.status()["reading"] == "with others"
+
+    wait_for(is_read_again, "that it is read with others again")
 
 
 @with_others

@@ -272,6 +272,9 @@ def test_a_source_that_hangs_is_named_and_holds_up_nobody(
     end.set()
     seen = len(stuck.link.sent)
     wait_for(lambda: len(stuck.link.sent) > seen + 10, "its datagrams")
+    assert not stuck.channel._visitable, "its own thread sends them"
+    monkeypatch.setattr(stuck.channel, "_alone_until", 0.0)
+    wait_for(lambda: stuck.channel._visitable, "that it is sent for again")
     for sending in (stuck, other):
         sending.stop()
         assert not sending.failures
