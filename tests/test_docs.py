@@ -1,0 +1,48 @@
+"""What the documents point to is there: files, tests, modules."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parent.parent
+DOCUMENTS = [
+    PROJECT / "README.md",
+    PROJECT / "CONTRIBUTING.md",
+    PROJECT / "SECURITY.md",
+    *sorted((PROJECT / "docs").glob("*.md")),
+    *sorted((PROJECT / "tests").rglob("README.md")),
+]
+WITH_TESTS = [path for path in DOCUMENTS if path.name in ("KERNEL.md", "CONTRIBUTING.md")]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT)))
+def test_links_lead_to_files(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
+        assert target.startswith("http") or (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", WITH_TESTS, ids=lambda path: path.name)
+def test_each_test_that_is_named_is_there(path: Path) -> None:
+    named = re.findall(r"`((?:\w+/)?(?:test_|rows_)\w+\.py)(?:::(\w+))?`", path.read_text())
+    assert named
+    for file, name in named:
+        text = (PROJECT / "tests" / file).read_text()
+        assert not name or f"def {name}(" in text, f"{file}::{name}"
+
+
+def test_the_map_names_every_room() -> None:
+    text = (PROJECT / "docs" / "ARCHITECTURE.md").read_text()
+    for entry in (PROJECT / "mcastd").iterdir():
+        room = entry.name if entry.is_file() else f"{entry.name}/"
+        if entry.suffix == ".py" or (entry.is_dir() and entry.name != "__pycache__"):
+            leaf = entry.stem if entry.is_file() else room
+            assert f"`{room}`" in text or f"`{leaf}`" in text or entry.name.startswith("__"), room
+
+
+def test_the_support_modules_are_all_described() -> None:
+    text = (PROJECT / "tests" / "support" / "README.md").read_text()
+    for entry in (PROJECT / "tests" / "support").glob("[!_]*.py"):
+        assert f"`{entry.name}`" in text, entry.name
