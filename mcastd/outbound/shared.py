@@ -144,12 +144,12 @@ class SharedSender:
             with self._lock:
                 if thread.current is not me or thread.closed.is_set():
                     return
+                now = clock.monotonic()
                 if visited is not None and visited in self._entries and self._entries[visited] is None:
                     if when is None:
                         del self._entries[visited]
-                    else:
-                        self._schedule_at(visited, when)
-                now = clock.monotonic()
+                    else:  # one that is late, or has more at once, comes after those that are due by now
+                        self._schedule_at(visited, max(when, now))
                 thread.at = visited = self._take_due(now)
                 self._stuck_since = None
                 if visited is not None:

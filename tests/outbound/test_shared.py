@@ -74,6 +74,16 @@ def test_an_earlier_deadline_ends_the_sleep(shared: SharedSender) -> None:
     assert not late.visits
 
 
+@pytest.mark.parametrize("interval", [-math.inf, 0.0], ids=["at once", "ever later"])
+def test_one_that_is_always_due_leaves_the_others_their_turns(shared: SharedSender, interval: float) -> None:
+    always, other = Ticking(interval), Ticking(0.001)
+    shared.add(always, 0.0)
+    wait_for(lambda: always.visits, "its visit")
+    shared.add(other, 0.0)
+    wait_for(lambda: len(other.visits) > 20, "the other's visits", timeout=20)
+    assert not other.handed_back.is_set()
+
+
 def test_one_that_left_is_visited_no_more(shared: SharedSender) -> None:
     left, stays = Ticking(0.001), Ticking(0.001)
     for channel in (left, stays):
