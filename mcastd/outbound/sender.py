@@ -307,10 +307,14 @@ class Channel:
             return when
 
     def hand_back(self) -> None:
-        """A visit took long: this channel's own thread had better wait for its source or its link."""
+        """A visit takes long: this channel's own thread had better wait for its source or its link."""
         self._alone_until = clock.monotonic() + ALONE_SECONDS
         if self._context is not None:
             self._context.send(Signal.HANDOVER)
+
+    @property
+    def device(self) -> int:
+        return self._source.device
 
     def _say_ready(self, context: Context, link: Sender) -> None:
         """Not before the first datagram that is due has gone: a way that refuses them all is no way."""

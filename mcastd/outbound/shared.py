@@ -3,7 +3,8 @@
 With a thread each, hundreds of channels wake thousands of times a second, and most of the time goes into
 handing the interpreter from one to the next. Here one thread wakes, sends what is due of every channel, and
 sleeps until the next deadline. A channel that sends much at a time sends for itself (see sender.py). And if a
-visit takes long, as when a disk hangs, another thread goes on with the others.
+visit takes long, as when a disk hangs, another thread goes on with the others; if a second one hangs on that
+file system meanwhile, all channels of it send for themselves, or each would take its time from the others.
 """
 
 from __future__ import annotations
@@ -41,7 +42,11 @@ class Timed(Protocol):
         """
 
     def hand_back(self) -> None:
-        """The shared sender sends for it no more: a visit was too long, and is still under way."""
+        """The shared sender sends for it no more: a visit is too long, of it or of others on its device."""
+
+    @property
+    def device(self) -> int:
+        """Of the file system that its source is on; 0 if unknown."""
 
 
 _Entry = tuple[float, int, Timed]  # when it is due; a number, so that no two are compared further
@@ -56,6 +61,7 @@ class SharedSender:
         )
         self._lock = self._thread.lock  # held for no visit
         self._entries: dict[Timed, _Entry | None] = {}  # None: it is being visited
+        self._hanging: set[Timed] = set()  # visited, too long, by threads that are replaced
         self._schedule: list[_Entry] = []  # a heap; an entry that is not in _entries any more is void
         self._numbers = itertools.count()
         self._alarm = threading.Lock()  # released to end the thread's sleep; taken otherwise
@@ -113,8 +119,13 @@ class SharedSender:
                 self._stuck_since = clock.monotonic()
             return
         self._stuck_since = None
-        self._entries.pop(stuck, None)
-        stuck.hand_back()
+        handed_back = {stuck}
+        if stuck.device and any(other.device == stuck.device for other in self._hanging):
+            handed_back.update(channel for channel in self._entries if channel.device == stuck.device)
+        self._hanging.add(stuck)
+        for channel in handed_back:
+            self._entries.pop(channel, None)
+            channel.hand_back()
 
     def _take_due(self, now: float) -> Timed | None:
         """The channel that is due first, if one is."""
@@ -143,6 +154,8 @@ class SharedSender:
         while True:
             with self._lock:
                 if thread.current is not me or thread.closed.is_set():
+                    if visited is not None:
+                        self._hanging.discard(visited)
                     return
                 now = clock.monotonic()
                 if visited is not None and visited in self._entries and self._entries[visited] is None:

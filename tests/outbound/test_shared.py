@@ -31,8 +31,9 @@ def shared() -> Iterator[SharedSender]:
 class Ticking:
     """Due every ``interval`` seconds, ``count`` times; then its own thread would go on."""
 
-    def __init__(self, interval: float, count: float = math.inf) -> None:
+    def __init__(self, interval: float, count: float = math.inf, device: int = 0) -> None:
         self.interval = interval
+        self.device = device
         self.left = count
         self.visits: list[float] = []
         self.handed_back = threading.Event()
@@ -138,6 +139,32 @@ def test_one_that_hangs_holds_up_nobody_and_is_handed_back(
     seen = len(other.visits)
     wait_for(lambda: len(other.visits) > seen + 10, "visits by the other thread")
     assert len(stuck.visits) == 1
+
+
+def test_many_on_a_file_system_that_hangs_hold_up_the_others_twice_and_not_each(shared: SharedSender) -> None:
+    end = threading.Event()
+    hanging = [Ticking(0.001, device=7) for _ in range(40)]
+    others = [Ticking(0.001, device=8), Ticking(0.001)]
+    for channel in others:
+        shared.add(channel, 0.0)
+    for channel in hanging:
+        channel.during = lambda: end.wait(60)
+        shared.add(channel, 0.0)
+    wait_for(lambda: all(channel.handed_back.is_set() for channel in hanging), "that all are handed back")
+    assert len([channel for channel in hanging if channel.visits]) == 2
+    assert not any(channel.handed_back.is_set() for channel in others)
+    end.set()
+    wait_for(lambda: len(senders()) == 1, "the end of the threads that hung")
+    # Nothing of that is left: one that takes long is not taken for a file system that hangs
+    late, beside, again = Ticking(0.001, device=7), Ticking(0.001, device=7), threading.Event()
+    late.during = lambda: again.wait(60)
+    shared.add(beside, 0.0)
+    shared.add(late, 0.0)
+    wait_for(late.handed_back.is_set, "hand_back")
+    seen = len(beside.visits)
+    wait_for(lambda: len(beside.visits) > seen + 10, "visits")
+    again.set()
+    assert not beside.handed_back.is_set()
 
 
 def test_without_a_thread_a_channel_sends_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
