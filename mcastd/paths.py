@@ -116,7 +116,7 @@ def place_of(path: Path, *, make: bool = False) -> Iterator[Place]:
             name = names.pop() if names else "."
             link, magic = _link(directory, name)
             if link is not None:
-                _require_ours(path, directory, name)
+                link = _followed(path, directory, name)
                 links += 1
                 if links > LINKS_MAX:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
@@ -156,11 +156,19 @@ def _enter(directory: int, name: str, flags: int, make: bool) -> int:
     return os.open(name, flags, dir_fd=directory)
 
 
-def _require_ours(path: Path, directory: int, name: str) -> None:
-    """Refuse a symbolic link that others may have put there: the kernel's rule, and not only in /tmp."""
-    link = os.stat(name, dir_fd=directory, follow_symlinks=False)
-    if not _is_ours(directory) and (link.st_uid not in _trusted() or link.st_nlink > 1):
-        raise UnsafePathError(path, f"{name} is a symbolic link of uid {link.st_uid}", link.st_uid)
+def _followed(path: Path, directory: int, name: str) -> PurePath:
+    """Where a symbolic link leads, unless others may have put it there: the kernel's rule, not only in /tmp.
+
+    The link is held open, so that it is the same one whose owner is looked at and whose text is read.
+    """
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        link = os.fstat(fd)
+        if not _is_ours(directory) and (link.st_uid not in _trusted() or link.st_nlink > 1):
+            raise UnsafePathError(path, f"{name} is a symbolic link of uid {link.st_uid}", link.st_uid)
+        return PurePath(os.readlink("", dir_fd=fd))
+    finally:
+        os.close(fd)
 
 
 def _is_ours(directory: int) -> bool:

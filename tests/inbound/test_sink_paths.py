@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.strangers import STRANGER, give_away, shared
 
+from mcastd.errors import SinkError
 from mcastd.inbound.sinks.fifo import FifoSink
 from mcastd.inbound.sinks.file import FileSink
 from mcastd.inbound.sinks.paths import place_of
@@ -237,6 +239,64 @@ def test_a_directory_cannot_be_exchanged_on_the_way(tmp_path: Path) -> None:
         os.close(place.create(0, 0o600))
     assert os.listdir(tmp_path / "c") == ["log"]
     assert os.listdir(tmp_path / "b") == []
+
+
+@pytest.mark.root
+def test_the_link_whose_owner_is_looked_at_is_the_one_that_is_followed(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others put a link of root's in place of theirs, when theirs has been read."""
+    log, theirs, ours = shared / "log", tmp_path / "theirs", shared / "ours"
+    log.symlink_to(tmp_path / "secret")
+    give_away(log)
+    ours.symlink_to(tmp_path / "harmless")
+    readlink = os.readlink
+
+    def exchange(*args: object, **at: int) -> str:
+        text = readlink(*args, **at)
+        if ours.is_symlink():
+            log.rename(theirs)
+            ours.rename(log)
+        return text
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "readlink", exchange)
+        with place_of(log) as place:
+            assert place.name == "harmless"
+    log.unlink()
+    theirs.rename(log)
+    with pytest.raises(SinkError, match=UNSAFE), place_of(log):
+        pass
+
+
+def test_nothing_is_opened_that_takes_the_place_of_a_known_pipe(
+    tmp_path: Path, make_fifo: MakeFifo, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device may do something when it is opened; here another pipe shows whether it was."""
+    pipe, other = tmp_path / "pipe", tmp_path / "other"
+    os.mkfifo(other)
+    reader = os.open(other, os.O_RDONLY | os.O_NONBLOCK)
+    sink, look = make_fifo(pipe), os.stat
+    sink.write(make_batch(b"1"))
+
+    def exchange(path: Path, **how: object) -> os.stat_result:
+        found = look(path, **how)
+        if path == pipe and not how and not os.path.islink(path):
+            pipe.unlink()
+            pipe.symlink_to(other)
+        return found
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "stat", exchange)
+            sink.write(make_batch(b"2"))
+        poll = select.poll()
+        poll.register(reader, 0)
+        assert poll.poll(0) == []  # POLLHUP: it has had a writer
+        sink.write(make_batch(b"3"))  # where nobody else writes, the link is meant
+        assert os.read(reader, 10) == b"3"
+    finally:
+        os.close(reader)
 
 
 def test_a_pipe_gets_its_mode_and_no_link_misleads_that(tmp_path: Path) -> None:

@@ -252,7 +252,7 @@ class FifoSink:
                 self._known = identity(look(place, stat.S_IFIFO, NOT_A_FIFO))
         if self._ends is not None and (left := self._ends.take(self._known)) is not None:
             return left
-        fd = os.open(self._path, OF_FILES | os.O_WRONLY)
+        fd = self._open_known()
         try:
             # Once more, now that it is open: the FIFO that was known may have been removed meanwhile, and
             # another's have its inode number
@@ -267,6 +267,20 @@ class FifoSink:
         if self._ends is not None:
             self._ends.opened(self._known, fd)
         return fd
+
+    def _open_known(self) -> int:
+        """Open the FIFO that is known, and nothing that has got its name since: that may be a device."""
+        held = os.open(self._path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            if identity(os.fstat(held)) != self._known:
+                self._known = (0, 0)
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            with contextlib.suppress(FileNotFoundError):  # without procfs
+                return os.open(f"/proc/self/fd/{held}", OF_FILES | os.O_WRONLY)
+        finally:
+            os.close(held)
+        with place_of(self._path) as place:
+            return place.open(os.O_WRONLY)
 
     def _plan_retry(self) -> None:
         """Have the FIFO looked for again if something keeps it from being opened; a reader needs no look."""
