@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
+import io
 import os
 import platform
 import select
@@ -28,6 +30,7 @@ from mcastd.metrics.process import Process
 RETRY = 5.0  # seconds between attempts to have the address
 FIRST_ATTEMPT = 1.0  # seconds that the first one is waited for
 MOST = 8  # clients at once: one more, and the one that is there for longest has to go
+HEAD_BYTES = 1 << 14  # of a request; Prometheus asks with some 300
 PATIENCE = 10.0  # seconds that a client may take to ask, or to take the answer
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 FAST = (
@@ -261,12 +264,29 @@ def _hang_up(client: socket.socket) -> None:
         client.shutdown(socket.SHUT_RDWR)
 
 
+class _Head(io.BufferedReader):
+    """A request, of which about ``HEAD_BYTES`` are read: http.server would keep 100 lines of 64 KiB."""
+
+    _bytes = 0
+
+    def readline(self, size: int | None = -1) -> bytes:
+        if self._bytes > HEAD_BYTES:
+            raise http.client.HTTPException("too much")  # is answered with 431
+        line = super().readline(size)
+        self._bytes += len(line)
+        return line
+
+
 class _Handler(BaseHTTPRequestHandler):
     """One request, HTTP/1.0: a connection that is kept would hold a thread between scrapes."""
 
     server: _Server
     timeout = PATIENCE
     wbufsize = 1 << 16  # bytes
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = _Head(self.connection.makefile("rb", buffering=0))
 
     def version_string(self) -> str:
         return "mcastd"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import http.client
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -115,6 +116,24 @@ def test_garbage_is_refused_and_the_next_is_served(port: int, garbage: bytes) ->
         client.shutdown(socket.SHUT_WR)
         while client.recv(65536):
             pass
+    assert ask(port).status == 200
+
+
+def test_a_long_head_is_not_read_to_its_end(port: int) -> None:
+    """100 lines of 64 KiB are what http.server would keep, of each of eight clients."""
+    line = b"x: " + b"y" * 4000 + b"\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+        client.sendall(b"GET /metrics HTTP/1.1\r\n" + 3 * line + b"\r\n")
+        assert client.recv(12) == b"HTTP/1.0 200"
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+        client.sendall(b"GET /metrics HTTP/1.1\r\n")
+        sent = 0
+        with suppress(OSError):  # it is hung up on
+            while sent < 100 and not select.select([client], [], [], 0)[0]:
+                client.sendall(line)
+                sent += 1
+            client.settimeout(60)
+            assert client.recv(12) == b"HTTP/1.0 431"
     assert ask(port).status == 200
 
 
