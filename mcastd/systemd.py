@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
 
 from mcastd import clock
 from mcastd.errors import SHORTAGES
@@ -17,6 +18,10 @@ KEPT_MESSAGES = 16
 SUPERSEDED = frozenset({"STATUS", "WATCHDOG"})
 # The number of the first descriptor that is handed over (sd_listen_fds(3)).
 FIRST_DESCRIPTOR = 3
+# WATCHDOG_USEC from here on means none (sd_watchdog_enabled(3)).
+WATCHDOG_NEVER = (1 << 64) - 1
+# Seconds between signs of life at least.
+WATCHDOG_MIN_SECONDS = 0.01
 
 
 def is_listening() -> bool:
@@ -56,7 +61,9 @@ def watchdog_interval() -> float | None:
         pid = int(os.environ.get("WATCHDOG_PID", os.getpid()))
     except (KeyError, ValueError):
         return None
-    return microseconds / 2e6 if microseconds > 0 and pid == os.getpid() else None
+    if not 0 < microseconds < WATCHDOG_NEVER or pid != os.getpid():
+        return None
+    return max(WATCHDOG_MIN_SECONDS, microseconds / 2e6)
 
 
 class DescriptorStore:
@@ -79,10 +86,13 @@ def take_stored(prefix: str) -> list[int]:
     pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
     if pid != str(os.getpid()) or count != str(len(names)):
         return []
-    handed_over = dict(enumerate(names, FIRST_DESCRIPTOR))
-    for fd in handed_over:
-        os.set_inheritable(fd, False)
-    return [fd for fd, name in handed_over.items() if name.startswith(prefix)]
+    handed_over = []
+    for fd, name in enumerate(names, FIRST_DESCRIPTOR):
+        with suppress(OSError):  # there is none of this number
+            os.set_inheritable(fd, False)
+            if name.startswith(prefix):
+                handed_over.append(fd)
+    return handed_over
 
 
 def notify(**assignments: object) -> None:

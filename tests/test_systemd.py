@@ -129,6 +129,19 @@ def test_stored_descriptors_are_taken_once(
     assert systemd.take_stored("pipe-") == []
 
 
+def test_descriptors_that_are_not_there_are_not_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    low, high = os.pipe()
+    os.close(low)
+    os.set_inheritable(high, True)
+    monkeypatch.setattr(systemd, "FIRST_DESCRIPTOR", low)
+    assert high == low + 1
+    for name, value in (("PID", str(os.getpid())), ("FDS", "2"), ("FDNAMES", "pipe-1:pipe-2")):
+        monkeypatch.setenv(f"LISTEN_{name}", value)
+    assert systemd.take_stored("pipe-") == [high]
+    assert not os.get_inheritable(high)
+    os.close(high)
+
+
 @pytest.mark.parametrize(
     ("usec", "pid", "interval"),
     [
@@ -138,6 +151,9 @@ def test_stored_descriptors_are_taken_once(
         (None, None, None),
         ("0", None, None),
         ("soon", None, None),
+        ("1", None, 0.01),  # nobody is to be busy with signs of life
+        (f"{2**64 - 1}", None, None),
+        ("9" * 400, None, None),
         ("30000000", "me", None),
     ],
 )

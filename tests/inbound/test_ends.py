@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -73,6 +74,23 @@ def test_an_end_whose_reader_has_gone_is_closed_and_not_handed_on(pipe: Pipe) ->
     os.close(pipe.reader)
     assert ends.take(pipe.of) is None
     assert (is_open(fd), store.removed) == (False, [pipe.name])
+
+
+def test_what_a_store_hands_over_is_taken_only_if_it_is_a_write_end(pipe: Pipe, tmp_path: Path) -> None:
+    file, ways = tmp_path / "file", (os.O_RDONLY | os.O_NONBLOCK, os.O_RDWR, os.O_PATH)
+    others = [os.open(pipe.path, way) for way in ways]
+    others += [
+        os.open(file, os.O_WRONLY | os.O_CREAT),
+        os.open(tmp_path, os.O_RDONLY),
+        socket.socket().detach(),
+    ]
+    end = pipe.write_end()
+    os.set_blocking(end, True)
+    ends = Ends(inherited=[others[0], end, *others[1:]])
+    assert not any(map(is_open, others))
+    assert (ends.take(pipe.of), os.get_blocking(end)) == (end, False)
+    assert ends.take(identity(os.stat(file))) is None
+    os.close(end)
 
 
 def test_of_two_ends_of_a_pipe_the_later_one_stays(pipe: Pipe) -> None:

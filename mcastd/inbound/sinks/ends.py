@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
+import stat
 import threading
 from collections.abc import Iterable
 from typing import Protocol
@@ -34,7 +36,11 @@ class Ends:
         self._lock = threading.Lock()  # of _left; nothing that may wait is done while it is held
         self._left: dict[Identity, int] = {}
         for fd in inherited:
-            self.leave(identity(os.fstat(fd)), fd)
+            if _is_write_end(fd):
+                os.set_blocking(fd, False)
+                self.leave(identity(os.fstat(fd)), fd)
+            else:
+                os.close(fd)
 
     def take(self, of: Identity) -> int | None:
         """Returns the end that was left of a FIFO; None if there is none, or it has no reader any more."""
@@ -77,6 +83,12 @@ def has_reader(fd: int) -> bool:
     poll = select.poll()
     poll.register(fd, 0)
     return not poll.poll(0)
+
+
+def _is_write_end(fd: int) -> bool:
+    """Whether a descriptor is what its name in the store says: any other could not be written, or waited."""
+    mode = fcntl.fcntl(fd, fcntl.F_GETFL)
+    return stat.S_ISFIFO(os.fstat(fd).st_mode) and mode & (os.O_ACCMODE | os.O_PATH) == os.O_WRONLY
 
 
 def _name(of: Identity) -> str:
