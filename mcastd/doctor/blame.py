@@ -9,7 +9,8 @@ from typing import NamedTuple
 from mcastd.doctor.finding import Finding, Severity, Way
 from mcastd.doctor.quoting import command
 from mcastd.doctor.watch import Observation
-from mcastd.net.firewall import Facts, Ruleset, Suspect, text_of
+from mcastd.net.firewall import text_of
+from mcastd.net.ruleset import Facts, Ruleset, Suspect
 
 # Rules that are named at most.
 RULES = 3

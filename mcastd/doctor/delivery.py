@@ -20,7 +20,7 @@ from mcastd.doctor.quoting import command
 from mcastd.doctor.seen import grown, incomplete, seen_text, unwatched
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import SETTLE, Observation
-from mcastd.net.firewall import INBOUND, OUTBOUND, Facts
+from mcastd.net.ruleset import INBOUND, OUTBOUND, Facts
 from mcastd.net.tap import Flow, FlowKey
 
 BROKEN, WARNING, HINT = Severity.BROKEN, Severity.WARNING, Severity.HINT

@@ -12,9 +12,9 @@ from mcastd.doctor.quoting import command
 from mcastd.doctor.seen import grown, grown_in, unwatched
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import Observation
-from mcastd.net.firewall import OUTBOUND, Facts
 from mcastd.net.interfaces import Interface
 from mcastd.net.queues import FAST
+from mcastd.net.ruleset import OUTBOUND, Facts
 
 # Share of what a full queue takes that the channel is to send: the queue has to get empty again.
 ROOM_SHARE = 0.8

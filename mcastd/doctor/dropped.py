@@ -16,8 +16,8 @@ from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.quoting import command, sysctl
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import Observation
-from mcastd.net.firewall import INBOUND, Facts
 from mcastd.net.interfaces import reverse_path
+from mcastd.net.ruleset import INBOUND, Facts
 from mcastd.net.tap import Flow, FlowKey
 
 

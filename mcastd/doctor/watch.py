@@ -15,8 +15,8 @@ from mcastd.config import InboundSubscription
 from mcastd.doctor.subject import Subject
 from mcastd.errors import LinkError
 from mcastd.net import firewall, tables
-from mcastd.net.firewall import Ruleset, Suspect
 from mcastd.net.queues import Queue, queues
+from mcastd.net.ruleset import Ruleset, Suspect, packets_of
 from mcastd.net.sockets import SocketSender
 from mcastd.net.tables import UdpSocket
 from mcastd.net.tap import Flow, FlowKey, Seen, Tap, Traffic
@@ -81,7 +81,7 @@ class Observation:
             return None
         for rule in self.before.rules.rules.get(suspect.key[:3], ()):
             if rule.get("handle") == suspect.key.handle:
-                return suspect.packets - (firewall.packets_of(rule) or 0)
+                return suspect.packets - (packets_of(rule) or 0)
         return suspect.packets
 
 

@@ -17,7 +17,7 @@ from doctor.test_checks import ALL, Given, Interface, inbound, outbound
 from mcastd.doctor import blame, files, interfaces, memberships, permits
 from mcastd.doctor.finding import Finding, Way
 from mcastd.doctor.quoting import command, in_unit, sysctl, toml
-from mcastd.net.firewall import Facts
+from mcastd.net.ruleset import Facts
 
 # What the kernel takes for a name (dev_valid_name), and a shell and TOML take for more than that
 NAME = "a;$(id)>P\"\\'&`"

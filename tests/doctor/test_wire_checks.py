@@ -14,11 +14,11 @@ from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import Kernel, Observation
-from mcastd.net.firewall import Ruleset
 from mcastd.net.interfaces import Host, Interface, Snooping
 from mcastd.net.packets import Membership
 from mcastd.net.queues import Queue
 from mcastd.net.routes import NO_ROUTE
+from mcastd.net.ruleset import Ruleset
 from mcastd.net.tables import UdpSocket
 from mcastd.net.tap import Flow, FlowKey, Seen, Traffic
 

@@ -19,7 +19,7 @@ from support.inside import inside, listener, sender, taken
 from support.wait import wait_for
 
 from mcastd.net import firewall
-from mcastd.net.firewall import INBOUND, OUTBOUND, Facts, Ruleset
+from mcastd.net.ruleset import INBOUND, OUTBOUND, Facts, Ruleset
 
 PORT = 9190
 GROUPS = {4: "239.255.7.1", 6: "ff15::7:1"}
