@@ -49,8 +49,11 @@ def configure(log_format: Format, level: str, stream: TextIO | None = None) -> N
     chains: dict[str, list[Any]] = {
         "console": [
             timestamp,
+            structlog.processors.format_exc_info,
             make_printable,
-            structlog.dev.ConsoleRenderer(colors=stream.isatty()),
+            structlog.dev.ConsoleRenderer(
+                colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
         ],
         "json": [timestamp, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
         "journal": [structlog.processors.format_exc_info, render_journal],
@@ -67,8 +70,11 @@ def configure(log_format: Format, level: str, stream: TextIO | None = None) -> N
 
 
 def make_printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Escape what a terminal would obey in names and texts that come from others."""
-    return {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
+    """Escape what a terminal would obey in what comes from others. A traceback keeps its lines."""
+    shown = {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
+    if "exception" in event:
+        shown["exception"] = "\n".join(map(printable, str(event["exception"]).split("\n")))
+    return shown
 
 
 class _Lines(io.TextIOBase):

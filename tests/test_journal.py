@@ -55,3 +55,21 @@ def test_nothing_is_logged_that_a_terminal_would_obey(log_format: log.Format) ->
     assert text.getvalue().count("\n") == 1
     assert text.getvalue().removesuffix("\n").isprintable()
     assert "call.received" in text.getvalue()
+
+
+@pytest.mark.parametrize("log_format", ["console", "json", "journal"])
+def test_nor_does_it_obey_a_traceback(log_format: log.Format) -> None:
+    text = io.StringIO()
+    try:
+        log.configure(log_format, "debug", text)
+        try:
+            raise ValueError(EVIL)
+        except ValueError:
+            log.get_logger(worker="inbound/news").exception("worker.crashed")
+    finally:
+        structlog.reset_defaults()
+    *lines, last = text.getvalue().removesuffix("\n").split("\n")
+    assert all(line.isprintable() for line in (*lines, last))
+    assert "[31m" in last
+    assert any("worker.crashed" in line for line in (*lines, last))
+    assert len(lines) >= 4 if log_format == "console" else not lines
