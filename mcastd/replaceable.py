@@ -10,12 +10,12 @@ CLOSE_SECONDS = 1.0
 
 
 class ReplaceableThread:
-    """The thread that works, and its deputy, which sees to it that another works when it hangs.
+    """Two threads: one that takes the steps, and a deputy that has it replaced when a step hangs.
 
-    ``work`` is the life of the one that works. It sets ``steps`` and ``at`` before each step, and ``at`` to
-    None after it, with the lock held; and it ends if :attr:`current` is another thread by then. If a step
-    takes longer than ``step_max_seconds``, the deputy calls ``on_hang`` with the lock held, which may
-    :meth:`replace` the thread.
+    ``work`` is the first one's main function. It sets ``steps`` and ``at`` before each step, and ``at`` to
+    None after it, with the lock held; it returns if :attr:`current` is another thread by then. If a step
+    takes longer than ``step_max_seconds``, the deputy calls ``on_hang`` once, with the lock held, which may
+    :meth:`replace` the thread. If it does not, it is called again while the step hangs.
     """
 
     def __init__(
@@ -26,12 +26,12 @@ class ReplaceableThread:
         *,
         step_max_seconds: float,
     ) -> None:
-        self.lock = threading.Lock()  # of what is here, and of what its owner shares between threads
-        self.current: threading.Thread | None = None  # the one that works
-        self.busy = threading.Event()  # set while it has something to do
+        self.lock = threading.Lock()  # for these attributes, and for what the owner's threads share
+        self.current: threading.Thread | None = None  # that takes the steps; None before the first begin()
+        self.busy = threading.Event()  # set while a step may hang; the deputy sleeps otherwise
         self.closed = threading.Event()
         self.steps = 0  # begun so far
-        self.at: object = None  # what the step under way is for; None: none is
+        self.at: object = None  # what the step under way is for, such as an fd; None between steps
         self.step_max_seconds = step_max_seconds
         self._name = name
         self._work = work
@@ -39,7 +39,7 @@ class ReplaceableThread:
         self._deputy: threading.Thread | None = None
 
     def begin(self, *arguments: object) -> None:
-        """Start both threads, unless they run. The lock is held. Raises RuntimeError if there is none."""
+        """Start both threads unless they run. The lock is held. Raises RuntimeError if none can be had."""
         if self._deputy is None:  # first: without it, one that works could not be replaced
             deputy = threading.Thread(target=self._stand_by, name=f"{self._name}-deputy", daemon=True)
             deputy.start()
@@ -48,27 +48,31 @@ class ReplaceableThread:
             self.replace(*arguments)
 
     def replace(self, *arguments: object) -> None:
-        """Have a new thread work. The lock is held. Raises RuntimeError if there is none."""
+        """Start another thread in its place. The lock is held.
+
+        Raises RuntimeError if no thread can be had: then the old one stays.
+        """
         thread = threading.Thread(target=self._work, args=arguments, name=self._name, daemon=True)
-        before, self.current = self.current, thread
+        before = self.current, self.at
+        self.current, self.at = thread, None  # before it starts, which may begin a step at once
         try:
             thread.start()
         except RuntimeError:
-            self.current = before
+            self.current, self.at = before
             raise
 
     def close(self, wake: Callable[[], object]) -> None:
-        """End both; ``wake`` ends what the one that works waits in."""
+        """End both; ``wake`` ends what the one that works waits in, and is called with the lock held."""
         self.closed.set()
         self.busy.set()
         with self.lock:
             threads = [thread for thread in (self.current, self._deputy) if thread is not None]
-        wake()
+            wake()
         for thread in threads:
             thread.join(CLOSE_SECONDS)
 
     def _stand_by(self) -> None:
-        """The deputy's life."""
+        """The deputy's main function."""
         while not self.closed.is_set():
             self.busy.wait()
             before = self.steps, self.at
