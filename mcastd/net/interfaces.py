@@ -295,10 +295,15 @@ def look_at(index: int, ask: Ask) -> Interface | None:
 
 
 def _addresses(bodies: Iterable[bytes]) -> dict[int, dict[Address, bool]]:
-    """The usable addresses in answers to RTM_GETADDR, by ifindex, in the kernel's order; if deprecated."""
+    """The usable addresses in answers to RTM_GETADDR, by ifindex, in the kernel's order; if deprecated.
+
+    The kernel lists those of other protocols, too, such as MCTP's of one byte (of a management controller).
+    """
     addresses: dict[int, dict[Address, bool]] = {}
     for body in bodies:
-        _family, _prefix, flags, _scope, ifindex = _abi.ifaddrmsg.unpack_from(body)
+        family, _prefix, flags, _scope, ifindex = _abi.ifaddrmsg.unpack_from(body)
+        if family not in (socket.AF_INET, socket.AF_INET6):
+            continue
         found = attributes_of(body, _abi.ifaddrmsg.size)
         flags = number(found.get(_abi.IFA_FLAGS, b"")) or flags
         packed = found.get(_abi.IFA_LOCAL) or found.get(_abi.IFA_ADDRESS)

@@ -24,9 +24,11 @@ from mcastd.build import build
 from mcastd.config import Changes, InboundSubscription
 from mcastd.errors import CannotAskError, LinkError
 from mcastd.net._abi import (
+    IFA_LOCAL,
     NLM_F_REQUEST,
     RTA_OIF,
     RTM_DELLINK,
+    RTM_GETADDR,
     RTM_GETLINK,
     RTM_GETROUTE,
     RTM_NEWLINK,
@@ -35,12 +37,13 @@ from mcastd.net._abi import (
     RTN_UNREACHABLE,
     Address,
     attribute,
+    ifaddrmsg,
     ifinfomsg,
     nlmsghdr,
     rtmsg,
 )
 from mcastd.net.change import Change, Concerned, renewed
-from mcastd.net.interfaces import Setting
+from mcastd.net.interfaces import Setting, look, look_at
 from mcastd.net.netlink import Netlink, _refused
 from mcastd.net.news import Notices, open_news
 from mcastd.net.pace import GATHER_MAX_SECONDS, GATHER_SECONDS
@@ -404,6 +407,21 @@ def test_an_answer_to_another_question_is_passed_over(here: Here) -> None:
         netlink._socket.send(nlmsghdr.pack(size, RTM_GETLINK, NLM_F_REQUEST, 4711, 0) + question)
         (answer,) = netlink.ask(RTM_GETLINK, ifinfomsg.pack(0, 0, eth0, 0, 0))
         assert ifinfomsg.unpack_from(answer)[2] == eth0
+
+
+def test_addresses_of_other_protocols_are_passed_over(here: Here) -> None:
+    """MCTP (family 45) and Phonet (35) have addresses of one byte, of lo, too; most kernels lack both."""
+    with inside(here.host), closing(Netlink()) as netlink:
+        expected = look(netlink.ask).interfaces
+
+        def ask(kind: int, header: bytes, *, dump: bool = False) -> list[bytes]:
+            others = [
+                ifaddrmsg.pack(family, 0, 0, 0, 1) + attribute(IFA_LOCAL, b"\x08") for family in (45, 35)
+            ]
+            return [*(others if kind == RTM_GETADDR else []), *netlink.ask(kind, header, dump=dump)]
+
+        assert look(ask).interfaces == expected
+        assert look_at(1, ask) == expected[1]
 
 
 @pytest.mark.parametrize(
