@@ -7,8 +7,8 @@ from functools import partial
 
 from mcastd.config import InboundSubscription, OpenFiles, OutboundChannel
 from mcastd.inbound.reader import Reader
-from mcastd.inbound.receiver import Subscription, source_filter
 from mcastd.inbound.sinks import Ends, make_sink
+from mcastd.inbound.subscription import Subscription, source_filter
 from mcastd.net.interfaces import Host, look
 from mcastd.net.link import Receiver, Sender
 from mcastd.net.membership import Memberships

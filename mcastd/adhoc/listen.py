@@ -19,8 +19,8 @@ from mcastd.config import Config, InboundSubscription, OutboundChannel
 from mcastd.console.live import write_all
 from mcastd.console.text import plural
 from mcastd.errors import reason_of
-from mcastd.inbound.receiver import Subscription, interface_name
 from mcastd.inbound.sinks.formats import Format, make_format
+from mcastd.inbound.subscription import Subscription, interface_name
 from mcastd.net.membership import Memberships
 from mcastd.net.watch import NetworkWatch
 

@@ -10,7 +10,7 @@ from mcastd import clock
 from mcastd.config import InboundSubscription
 from mcastd.inbound.outputs import Outputs
 from mcastd.net.link import Receiver
-from mcastd.worker import ANSWER_SECONDS, Context
+from mcastd.worker import Context
 
 # A reader that takes nothing for this long is waited for, and the status says so.
 BLOCKED_SECONDS = 1.0
@@ -140,13 +140,3 @@ class Condition:
     def _is_blocked_for_long(self) -> bool:
         since = self._blocked_since
         return since is not None and clock.monotonic() - since >= BLOCKED_SECONDS
-
-
-def hanging(context: Context | None, asked_at: float) -> dict[str, object] | None:
-    """The path that has not answered for too long, and for how many seconds. For any thread.
-
-    ``asked_at`` is the monotonic time at which the worker began to wait for it.
-    """
-    path = context.waits_for if context is not None else ""
-    seconds = clock.monotonic() - asked_at
-    return {"path": path, "seconds": seconds} if path and seconds > ANSWER_SECONDS else None

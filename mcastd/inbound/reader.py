@@ -2,7 +2,7 @@
 
 A thousand subscriptions that get a datagram now and then would wake a thousand threads, each for one
 datagram. Here one thread wakes, lets datagrams gather as long as the strictest of them allows, and visits all
-that have some. A busy subscription reads for itself (see receiver.py). And if a visit takes long, as when
+that have some. A busy subscription reads for itself (see turns.py). And if a visit takes long, as when
 a disk hangs, another thread reads on for the others.
 """
 

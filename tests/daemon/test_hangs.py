@@ -36,13 +36,13 @@ def hanging_stat(path, *rest, **more):
     hang(path)
     return stat(path, *rest, **more)
 os.stat = hanging_stat
-import mcastd.supervisor.thread as thread, mcastd.inbound.receiver as receiver, mcastd.chores as chores
+import mcastd.supervisor.thread as thread, mcastd.inbound.intake as intake, mcastd.chores as chores
 thread.HANG_SECONDS, chores.Chores.HUNG_EVERY = 0.3, 0.1
-deliver = receiver.Subscription._deliver
+deliver = intake.Intake._deliver
 def hanging_deliver(self, *arguments):
-    hang(self._config.output[0].path)
+    hang(self._outputs.writing[0][1])
     return deliver(self, *arguments)
-receiver.Subscription._deliver = hanging_deliver
+intake.Intake._deliver = hanging_deliver
 from mcastd.entry import mcastd
 mcastd()
 """

@@ -20,8 +20,10 @@ from mcastd import clock
 from mcastd.config import InboundSubscription
 from mcastd.counters import OutputCounters
 from mcastd.errors import LinkError
-from mcastd.inbound import receiver
-from mcastd.inbound.receiver import BUSY_DATAGRAMS, interface_name
+from mcastd.inbound import turns
+from mcastd.inbound.reader import Reader
+from mcastd.inbound.subscription import interface_name
+from mcastd.inbound.turns import BUSY_DATAGRAMS
 from mcastd.net.fake import ANYBODY
 from mcastd.net.link import Batch
 from mcastd.worker import Signal, Vitals
@@ -331,9 +333,10 @@ def test_status_and_the_last_word(tmp_path: Path, make_run: Callable[..., Run]) 
 
 @with_others
 def test_it_is_read_with_others_while_it_is_quiet_and_alone_while_it_is_busy(
-    tmp_path: Path, make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_run: Callable[..., Run], reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receiver, "CALM_SECONDS", 0.05)
+    monkeypatch.setattr(turns, "CALM_SECONDS", 0.05)
+    reader._thread.step_max_seconds = 60  # a thread that has to wait for the processor is no slow output
     path = tmp_path / "news.log"
     run = make_run(file_output(path, format="lines"))
     link = run.start()
@@ -432,7 +435,7 @@ def test_an_output_that_hangs_holds_up_nobody_else(
     hung.received(2)
     assert (tmp_path / "a").read_bytes() == b"xz"
     hung.reading("alone")  # so that it does not happen again soon
-    monkeypatch.setattr(hung.worker, "_alone_until", 0.0)
+    monkeypatch.setattr(hung.worker._turns, "_alone_until", 0.0)
 
     def is_read_again() -> bool:
         hung.link.deliver(b"!")

@@ -137,18 +137,18 @@ def test_the_status_of_many_that_are_busy_waits_no_longer_than_that_of_one(
     for run in runs:
         run.start()
         run.worker.status()
-        run.worker._lock, run.held = Busy(), run.worker._lock
+        run.worker._turns.lock, run.held = Busy(), run.worker._turns.lock
     patience = Patience()
     for run in runs:
         assert run.worker.status(patience)["link"] == {"interfaces": ["fake0"]}  # as it was seen last
-        run.worker._lock = run.held
+        run.worker._turns.lock = run.held
     assert waits == [STATUS_PATIENCE_SECONDS]
 
 
 def test_status_does_not_wait_for_an_output_that_hangs(
     tmp_path: Path, make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcastd.inbound.condition.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("mcastd.inbound.intake.ANSWER_SECONDS", 0.2)
     path = tmp_path / "hung"
     run = make_run(file_output(path))
     gate = threading.Event()

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from mcastd.config import Config
-from mcastd.inbound.receiver import Subscription
+from mcastd.inbound.subscription import Subscription
 from mcastd.metrics.exposition import Row
 from mcastd.net.fake import FakeReceiver, FakeSender
 from mcastd.outbound.sender import Channel

@@ -201,10 +201,10 @@ def test_the_interface_is_the_one_it_is_on_or_was_on_or_is_to_be_on(house: MakeH
     def interface(setting: dict[str, str], *, joined: bool) -> str:
         a = House({"inbound": {"a": {**GROUP, **setting, "output": str(tmp_path / "x")}}})
         if joined:
-            a.workers["inbound/a"]._link = a.receivers["a"]
+            a.workers["inbound/a"]._turns.link = a.receivers["a"]
         exposition = Exposition()
         found = values(parse(rendered(exposition, a.rows())), "mcastd_memberships", "interface")
-        a.workers["inbound/a"]._link = None  # what a run that ends leaves
+        a.workers["inbound/a"]._turns.link = None  # what a run that ends leaves
         assert (
             values(parse(rendered(exposition, a.rows())), "mcastd_memberships", "interface").keys()
             == found.keys()

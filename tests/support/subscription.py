@@ -11,8 +11,8 @@ from typing import Any
 from mcastd.config import InboundSubscription
 from mcastd.errors import LinkError
 from mcastd.inbound.reader import Reader
-from mcastd.inbound.receiver import Subscription
 from mcastd.inbound.sinks import Sink
+from mcastd.inbound.subscription import Subscription
 from mcastd.net.fake import FakeReceiver
 from mcastd.worker import Context, Signal
 from support.wait import wait_for

@@ -1,0 +1,354 @@
+"""An inbound subscription, the worker: its life, its settings, and what it says of itself.
+
+intake.py takes datagrams from the link to the outputs, turns.py decides in which thread.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+from mcastd import clock, log
+from mcastd.bounded import Patience
+from mcastd.config import InboundSubscription, label_of, means_several
+from mcastd.counters import InboundCounters
+from mcastd.errors import LinkError
+from mcastd.inbound.condition import Condition
+from mcastd.inbound.intake import Intake
+from mcastd.inbound.outputs import Outputs, need_metadata
+from mcastd.inbound.reader import Reader
+from mcastd.inbound.sinks import Sink, make_sink
+from mcastd.inbound.turns import Turns
+from mcastd.net.link import NOT_LINKED, Glance, Receiver, SourceFilter
+from mcastd.worker import Books, Context, Identity, Signal, Vitals
+
+# Sources that the status names.
+TOP_SOURCES = 10
+
+
+def interface_name(ifindex: int) -> str:
+    """An interface's name, or its number if it is gone."""
+    try:
+        return socket.if_indextoname(ifindex)
+    except OSError:
+        return str(ifindex)
+
+
+def source_filter(config: InboundSubscription) -> SourceFilter:
+    """The sources that a subscription's settings ask for."""
+    if config.sources:
+        return SourceFilter(exclude=False, sources=config.sources)
+    return SourceFilter(exclude=True, sources=config.exclude_sources)
+
+
+class Subscription:
+    """The worker of one subscription. Its sinks and counters outlive its runs, its link does not.
+
+    ``open_link`` is asked for a receiver with or without metadata (origins and times). While little comes,
+    the shared ``reader`` takes it, if there is one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: InboundSubscription,
+        open_link: Callable[[InboundSubscription, bool], Receiver],
+        interface_name: Callable[[int], str] = interface_name,
+        *,
+        reader: Reader | None = None,
+        make_sink: Callable[..., Sink] = make_sink,
+    ) -> None:
+        self.name = name
+        self._config = config
+        self._open_link = open_link
+        self._log = log.get_logger(worker=name)
+        self._outputs = Outputs(
+            lambda output: make_sink(output, lambda: self._identity.group, interface_name, self._log),
+            config.output,
+            self._log,
+        )
+        self._identity = Identity(
+            str(config.group), config.port, label_of(config.interface), outputs=self._outputs.identities
+        )
+        self._condition = Condition(self._log)
+        self._intake = Intake(self._outputs)
+        self._turns = Turns(self, self._intake, self._outputs, self._condition, reader)
+        self._turns.max_latency = config.max_latency
+        self._overflow_before = 0  # on links closed since
+        self._seen = NOT_LINKED  # of the link, when another thread looked last
+        self._linked: tuple[dict[str, object] | None, list[dict[str, object]]] = None, []  # the same, in full
+        self._rejoined = 0.0  # monotonic time of the last rejoin, or of the start of the run
+
+    @property
+    def counters(self) -> InboundCounters:
+        return self._intake.counters
+
+    @property
+    def sinks(self) -> tuple[Sink, ...]:
+        return self._outputs.sinks
+
+    def run(self, context: Context) -> None:
+        self._intake.begin(context)
+        with self._intake.at_outputs():
+            self._change_outputs()
+            self._outputs.open()  # before the link, which may have to wait: a FIFO's reader finds it already
+        config = self._applied = self._config
+        self._filter = source_filter(config)
+        self._identify(config)
+        self._turns.link = self._open_link(config, self._outputs.need_metadata)
+        try:
+            self._begin(context, self._turns.link)
+            self._serve(context)
+        finally:
+            self._turns.forget(context)
+            self._condition.end_run()
+            with self._turns.lock:
+                self._end_link()
+
+    def _begin(self, context: Context, link: Receiver) -> None:
+        """Receive from ``link`` from here on."""
+        link.on_lost = lambda: context.send(Signal.NETWORK)
+        self._intake.heard = self._rejoined = clock.monotonic()
+        self._condition.note_link(link)
+        self.report(context, link, ready=True)
+
+    def _end_link(self) -> None:
+        if (link := self._turns.link) is not None:
+            self._overflow_before = self.counters.overflow = self._overflow()
+            link.close()
+            self._turns.link = None
+
+    def _identify(self, config: InboundSubscription) -> None:
+        group, port, interface = str(config.group), config.port, label_of(config.interface)
+        if (group, port) != self._identity[:2]:
+            self._identity = self._identity._replace(group=group, port=port, interface=interface)
+
+    def update(self, settings: object) -> bool:
+        if not isinstance(settings, InboundSubscription):
+            return False
+        self._config = settings
+        self._turns.max_latency = settings.max_latency
+        return True
+
+    def close(self) -> None:
+        with self._intake.at_outputs():
+            self._outputs.close()
+        self._log.info("subscription.closed", **self._totals())
+
+    def status(self, patience: Patience | None = None) -> dict[str, object]:
+        config, condition, intake, turns = self._config, self._condition, self._intake, self._turns
+        counters, last, hangs = intake.counters, intake.last, intake.hanging()
+        patience = Patience(0) if hangs else patience or Patience()
+        with patience.holding(turns.lock) as held:
+            if held:
+                link = turns.link
+                self._linked = (None, []) if link is None else (link.describe(), link.memberships(patience))
+                overflow = self._overflow()
+                condition.note_overflow(overflow)
+        if not held:  # the link is in use, and an output may hang: take what was seen last
+            overflow = self._glance().overflow
+        described, memberships = self._linked
+        top, rest = intake.sources.top(TOP_SOURCES)
+        return {
+            "group": str(config.group),
+            "port": config.port,
+            "interface": list(config.interface) if isinstance(config.interface, tuple) else config.interface,
+            "sources": [str(source) for source in config.sources],
+            "exclude_sources": [str(source) for source in config.exclude_sources],
+            "memberships": memberships,
+            "counters": {
+                "received": counters.received,
+                "received_bytes": counters.received_bytes,
+                "truncated": counters.truncated,
+                "overflow": overflow,
+            },
+            "stale": condition.stale,
+            "last_overflow_age": condition.overflow_age,
+            "last_datagram_age": None if last is None else clock.monotonic() - last,
+            "first_source": intake.sources.first,
+            "last_source": intake.sources.last,
+            "by_source": {"top": top, "rest": rest},
+            "outputs": self._outputs.status(),
+            "closed_outputs": {"dropped": self._outputs.closed},
+            "hanging": hangs,
+            "max_latency": config.max_latency,
+            "reading": "with others" if turns.visitable else "alone",
+            "receive_buffer": condition.receive_buffer(config, (described or {}).get("receive_buffer")),
+            "link": described,
+        }
+
+    def vitals(self) -> Vitals:
+        counters = self.counters
+        return Vitals(
+            datagrams=counters.received,
+            payload_bytes=counters.received_bytes,
+            dropped=self._outputs.dropped(),
+            overflow=self._glance().overflow,
+            stale=self._condition.stale,
+            last_source=self._intake.sources.last,
+            last_datagram=self._intake.last,
+        )
+
+    def books(self) -> Books:
+        overflow, buffer, interfaces, wanted = self._glance()
+        identity = self._identity
+        if interfaces and interfaces[0] != identity.interface and not means_several(self._config.interface):
+            self._identity = identity = identity._replace(interface=interfaces[0])
+        return Books(
+            identity,
+            self.counters,
+            self._intake.last,
+            overflow=overflow,
+            stale=self._condition.stale,
+            memberships=len(interfaces),
+            memberships_wanted=wanted,
+            receive_buffer=buffer,
+            receive_buffer_asked=self._config.receive_buffer,
+        )
+
+    def _glance(self) -> Glance:
+        """The link now, or as it was seen last if it is in use, which may take long.
+
+        Its overflow is that of all links so far.
+        """
+        lock = self._turns.lock
+        if lock.acquire(blocking=False):
+            try:
+                link = self._turns.link
+                seen = NOT_LINKED if link is None else link.glance()
+                if self._overflow_before:
+                    seen = seen._replace(overflow=seen.overflow + self._overflow_before)
+                self._seen = seen
+            finally:
+                lock.release()
+        return self._seen
+
+    def _serve(self, context: Context) -> None:
+        """Until told to stop; what has come by then is delivered."""
+        quiet = True
+        try:
+            while not context.stopping:
+                link = self._turns.link
+                assert link is not None
+                if context.take(Signal.NETWORK):
+                    with self._turns.lock:
+                        self._follow(context, link)
+                    assert self._turns.link is not None
+                    self.report(context, self._turns.link)
+                    context.taken_over()
+                else:
+                    quiet = self._turns.receive(context, link, quiet=quiet)
+        except (LinkError, OSError):
+            self._drain()
+            raise
+        self._drain()
+
+    # -- beside receiving: see turns.Life
+
+    def attend(self, context: Context, link: Receiver) -> None:
+        if context.take(Signal.REOPEN):
+            with self._intake.at_outputs():
+                for sink in self.sinks:
+                    sink.reopen()
+        self._keep_time(context, link)
+        self.report(context, link)
+
+    def report(self, context: Context, link: Receiver, *, ready: bool = False) -> None:
+        self._condition.report(context, self._config, link, self._outputs, ready=ready)
+
+    def next_alarm(self) -> float:
+        alarms = [self._condition.deadline, *(sink.deadline for sink in self.sinks)]
+        if self._config.expect_every is not None and not self._condition.stale:
+            alarms.append(self._intake.heard + self._config.expect_every)
+        if self._config.rejoin_every is not None:
+            alarms.append(self._rejoined + self._config.rejoin_every)
+        if self._turns.link is not None and self._turns.link.retry_at is not None:
+            alarms.append(self._turns.link.retry_at)
+        return min(alarms)
+
+    def note_overflow(self, overflow: int) -> None:
+        self.counters.overflow = self._overflow_before + overflow
+        self._condition.note_overflow(self.counters.overflow)
+
+    def _follow(self, context: Context, link: Receiver) -> None:
+        """Have what the settings, and the host's interfaces, ask for now."""
+        before, config, applied = link.describe(), self._config, self._applied
+        if (config.group, config.port) != (applied.group, applied.port):
+            self._go_over(context, config)
+            return
+        if config is not applied:
+            self._change_outputs()
+            link.set_metadata(self._outputs.need_metadata)
+            if config.coalesce != applied.coalesce:
+                link.set_coalesce(config.coalesce)
+            if config.receive_buffer != applied.receive_buffer:
+                link.set_receive_buffer(config.receive_buffer)
+                self._condition.forget_overflow(self._overflow())
+            if config.interface != applied.interface:
+                link.set_interface(config.interface)
+                self._identity = self._identity._replace(interface=label_of(config.interface))
+            self._applied = config
+        if (wanted := source_filter(config)) != self._filter:
+            link.set_filter(wanted)
+            self._filter = wanted
+            self._log.info("membership.changed", sources=str(wanted))
+        link.network_changed()
+        self._condition.note_link(link)
+        if (described := link.describe()) != before:
+            self._log.info("link.moved", **described)
+
+    def _go_over(self, context: Context, config: InboundSubscription) -> None:
+        """Receive another stream. It is joined before the old one is left, and of that what came is delivered
+        first, to the outputs of then. Raises LinkError if it cannot be joined: then the run is over."""
+        link = self._open_link(config, need_metadata(config.output))
+        try:
+            self._turns.forget(context)
+            self._drain()
+        finally:
+            self._end_link()
+            self._turns.link = link
+        self._filter, self._applied = source_filter(config), config
+        self._identify(config)
+        self._condition.forget_overflow(self._overflow_before)
+        self._change_outputs()
+        with self._intake.at_outputs():
+            for sink in self.sinks:
+                sink.reopen()  # which refuses what would be sent back to the new group
+        self._begin(context, link)
+        self._log.info("link.replaced", group=str(config.group), port=config.port, **link.describe())
+
+    def _change_outputs(self) -> None:
+        with self._intake.at_outputs():
+            self._outputs.change(self._config.output, self.counters.received)
+        self._identity = self._identity._replace(outputs=self._outputs.identities)
+
+    def _keep_time(self, context: Context, link: Receiver) -> None:
+        now = clock.monotonic()
+        for sink in self.sinks:
+            if now >= sink.deadline:
+                with self._intake.at_outputs():
+                    sink.tick(now)
+        expected, rejoin = self._config.expect_every, self._config.rejoin_every
+        if rejoin is not None and now >= self._rejoined + rejoin:
+            self._rejoined = now
+            link.rejoin()
+        if link.retry_at is not None and now >= link.retry_at:
+            context.send(Signal.NETWORK)
+        if self._condition.blocked:  # what comes meanwhile waits in the kernel, unheard
+            self._intake.heard = now
+        self._condition.note_silence(now, self._intake.heard, expected)
+
+    def _drain(self) -> None:
+        if self._turns.link is not None:
+            self._intake.drain(self._turns.link)
+
+    def _overflow(self) -> int:
+        link = self._turns.link
+        return self._overflow_before + (link.load().overflow if link else 0)
+
+    def _totals(self) -> dict[str, object]:
+        return {
+            "received": self.counters.received,
+            "overflow": self.counters.overflow,
+            "outputs": self._outputs.totals(),
+        }

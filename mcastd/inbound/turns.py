@@ -1,0 +1,253 @@
+"""Whose turn it is to take what comes: the subscription's own thread's, or the shared reader's.
+
+```
+                        little comes, outputs are quick
+   alone               --------------------------------->  with others
+   own thread: _read                                       shared reader: visit
+                       <---------------------------------  own thread waits for signals and alarms
+                        much comes, trouble, a slow output, an alarm to plan anew, a signal
+```
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import threading
+from typing import Protocol
+
+from mcastd import clock
+from mcastd.config import GATHERING_BUFFER_MIN_BYTES
+from mcastd.inbound.condition import Condition
+from mcastd.inbound.gather import Gather
+from mcastd.inbound.intake import Intake
+from mcastd.inbound.outputs import Outputs
+from mcastd.inbound.reader import Reader
+from mcastd.net.link import Receiver
+from mcastd.worker import Context, Signal
+
+# A visit of the shared reader that finds this many counts as busy.
+BUSY_DATAGRAMS = 64
+# After this many busy visits in a row a subscription reads alone: a single one may have been late.
+BUSY_VISITS = 4
+# At a lower rate than this, measured over the time below, it is read with others again.
+CALM_DATAGRAMS_PER_SECOND = 16_000
+CALM_SECONDS = 0.25
+# Between looks at how full the receive buffer is.
+LOAD_LOOK_SECONDS = 0.01
+# After a visit that took too long, a subscription reads alone for so long.
+ALONE_SECONDS = 10.0
+# With a longer max_latency a subscription reads alone: the shared reader wakes for the strictest of all.
+SHARED_LATENCY_MAX_SECONDS = 0.01
+
+
+class Life(Protocol):
+    """What a subscription does beside receiving, in its own thread."""
+
+    def attend(self, context: Context, link: Receiver) -> None:
+        """Do what signals and alarms ask for, and say how things are."""
+
+    def report(self, context: Context, link: Receiver) -> None:
+        """Say what is not as it should be, if that has changed."""
+
+    def next_alarm(self) -> float:
+        """When :meth:`attend` has something to do, in monotonic seconds; ``inf``: when something happens."""
+
+    def note_overflow(self, overflow: int) -> None:
+        """``overflow`` of this link, as was just seen."""
+
+
+class Turns:
+    """Takes what comes for one subscription, in one thread at a time."""
+
+    # With hundreds of subscriptions each visit is a cache miss; __slots__ saves one more.
+    __slots__ = (
+        "_alarm",
+        "_alone_until",
+        "_condition",
+        "_context",
+        "_failure",
+        "_intake",
+        "_life",
+        "_outputs",
+        "_reader",
+        "_streak",
+        "_watched",
+        "link",
+        "lock",
+        "max_latency",
+        "visitable",
+    )
+
+    def __init__(
+        self, life: Life, intake: Intake, outputs: Outputs, condition: Condition, reader: Reader | None
+    ) -> None:
+        self.max_latency = 0.0  # seconds
+        self.link: Receiver | None = None  # replaced with the lock held
+        # Held by the thread that uses the link, unless that is the subscription's own and nobody else may.
+        self.lock = threading.Lock()
+        self.visitable = False  # the shared reader may take what comes
+        self._life = life
+        self._intake = intake
+        self._outputs = outputs
+        self._condition = condition
+        self._reader = reader
+        self._context: Context | None = None  # of the run
+        self._streak = 0  # visits in a row at which much was there
+        self._failure: Exception | None = None  # raised in a visit, for the subscription's own thread
+        self._alone_until = -math.inf  # monotonic time: a visit took too long, or there was no thread for it
+        self._watched: dict[int, int] = {}
+        self._alarm = math.inf  # monotonic time of the next alarm, as the subscription's own thread knows it
+
+    def receive(self, context: Context, link: Receiver, *, quiet: bool) -> bool:
+        """Take what comes until a signal needs more, or the other thread is to. Returns True if quiet."""
+        self._context = context
+        if quiet and self._may_be_quiet():
+            return self._be_visited(context, link)
+        return self._read(context, link)
+
+    def forget(self, context: Context) -> None:
+        """Wait for nothing any more: the link, or an output, is about to go."""
+        self._watch(context, {})
+
+    # -- while it is quiet: the shared reader takes what comes, this thread waits for signals and alarms
+
+    def _may_be_quiet(self) -> bool:
+        return (
+            self._reader is not None
+            and clock.monotonic() >= self._alone_until
+            and 0 < self.max_latency <= SHARED_LATENCY_MAX_SECONDS
+            and not self._condition.troubles
+            and not any(sink.slow for sink in self._outputs.sinks)
+            and not self._outputs.queued()
+        )
+
+    def _be_visited(self, context: Context, link: Receiver) -> bool:
+        """Let the shared reader serve it until a signal needs this thread, or traffic gets busy.
+
+        Returns True if it is still quiet.
+        """
+        assert self._reader is not None
+        fd = link.fileno()
+        self._watch(context, {})
+        context.take(Signal.HANDOVER)
+        with self.lock:
+            self.visitable = True
+            self._streak = 0
+        if not self._reader.add(fd, self):
+            self.hand_back()
+        try:
+            while not context.asked(Signal.STOP | Signal.HANDOVER | Signal.NETWORK):
+                context.wait(self._until_alarm())
+                with self.lock:
+                    self._life.attend(context, link)
+        finally:
+            self._reader.remove(fd, self)
+            with self.lock:  # a visit that is under way ends first
+                self.visitable = False
+                failure, self._failure = self._failure, None
+        if failure:
+            raise failure
+        return not context.take(Signal.HANDOVER)
+
+    def visit(self) -> int | None:
+        """Take what has come, in the shared reader's thread. See :class:`~mcastd.inbound.reader.Visited`."""
+        # The worker may be busy, or a client may be asking for the status
+        if not self.lock.acquire(blocking=False):
+            return None
+        try:
+            link, context = self.link, self._context
+            if link is None or context is None or not self.visitable:
+                return 0
+            try:
+                taken = self._intake.take(link)
+                link.idle()
+                self._streak = self._streak + 1 if taken >= BUSY_DATAGRAMS else 0
+                # A stale one leaves the reader: its own thread has to plan its alarms again
+                quiet = (
+                    self._streak < BUSY_VISITS
+                    and link.emptied
+                    and not self._condition.stale
+                    and not self._outputs.queued()
+                )
+                for sink in self._outputs.sinks:  # trouble, or a deadline that the thread does not wait for
+                    quiet = quiet and not sink.problem and sink.deadline >= self._alarm
+            except Exception as error:  # raised again in the subscription's own thread
+                self._failure = error
+                taken, quiet = 0, False
+            if not quiet:
+                self.visitable = False
+                context.send(Signal.HANDOVER)
+            return taken
+        finally:
+            self.lock.release()
+
+    def hand_back(self) -> None:
+        """A visit took long: an output is slow, and this subscription's own thread had better wait for it."""
+        self._alone_until = clock.monotonic() + ALONE_SECONDS
+        if self._context is not None:
+            self._context.send(Signal.HANDOVER)
+
+    # -- while it is busy, or an output makes it wait: this thread takes what comes
+
+    def _read(self, context: Context, link: Receiver) -> bool:
+        """Take what comes until a signal needs more, or traffic is calm. Returns True if it is calm."""
+        gather = Gather(self.max_latency)
+        outputs, intake, life = self._outputs, self._intake, self._life
+        load = link.load()
+        pause = 0.0
+        since = looked = calm_since = clock.monotonic()
+        recently = 0  # datagrams since calm_since
+        while not context.asked(Signal.STOP | Signal.NETWORK):
+            if pause:
+                context.nap(pause)
+            else:
+                link.idle()
+                life.report(context, link)
+                self._watch(context, self._wanted(link))
+                ready = context.wait(self._until_alarm())
+                for sink in outputs.queueing:
+                    if sink.pending in ready:
+                        sink.flush()
+            life.attend(context, link)
+            if since - looked >= LOAD_LOOK_SECONDS:
+                looked, load = since, link.load()
+                life.note_overflow(load.overflow)
+            taken = intake.take(link)
+            # While it is stale, no alarm comes to end that
+            if taken and self._condition.stale:
+                life.attend(context, link)
+            now = clock.monotonic()
+            pause = gather.wait(taken, now - since, load.filled)
+            if not link.emptied or load.buffer < GATHERING_BUFFER_MIN_BYTES or outputs.queued():
+                pause = 0.0
+            since = now
+            recently += taken
+            if now - calm_since >= CALM_SECONDS:
+                self._condition.limited = gather.limited
+                life.report(context, link)
+                if recently < CALM_DATAGRAMS_PER_SECOND * (now - calm_since) and self._may_be_quiet():
+                    return True
+                recently, calm_since = 0, now
+        return False
+
+    def _until_alarm(self) -> float | None:
+        """Seconds until there is something to do beside receiving; None: only when something else happens."""
+        self._alarm = self._life.next_alarm()
+        return None if self._alarm == math.inf else self._alarm - clock.monotonic()
+
+    def _wanted(self, link: Receiver) -> dict[int, int]:
+        """What to wait for: outputs with something queued, and the link unless an output is blocked."""
+        wanted = {sink.pending: select.POLLOUT for sink in self._outputs.sinks if sink.pending is not None}
+        if not self._outputs.blocked():
+            wanted[link.fileno()] = select.POLLIN
+        return wanted
+
+    def _watch(self, context: Context, wanted: dict[int, int]) -> None:
+        if wanted == self._watched:
+            return
+        for fd in self._watched.keys() - wanted.keys():
+            context.unwatch(fd)
+        for fd, events in wanted.items():
+            context.watch(fd, events)
+        self._watched = wanted
