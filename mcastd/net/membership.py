@@ -97,7 +97,9 @@ class Membership:
         """Repair what ``host`` shows to be missing. Raises LinkError if it cannot be.
 
         After the carrier was away, the group is joined again: of itself the kernel would report it for IPv6,
-        but not for IPv4, and a switch that was restarted would send no more until the next query.
+        but not for IPv4, and a switch that was restarted would send no more until the next query. The same
+        holds for the first address of an interface: before it, IPv4 reports come from 0.0.0.0, which switches
+        may ignore (RFC 4541 section 2.1.1).
         """
         # Without the lock, since mostly all is well: who holds it waits for the kernel, and many may want it.
         if not (self._is_missing(host) or self._is_forgotten(interface)):
@@ -233,11 +235,13 @@ class Membership:
         return bool(groups) and self._group not in groups.get(joined.index, ())
 
     def _is_forgotten(self, interface: Interface) -> bool:
-        """Returns True if the carrier was away: the switch at its other end may be another."""
+        """Returns True if the switch may not know the group: see :meth:`keep`."""
         joined = self._joined
-        return (
-            joined is not None and interface.carrier and interface.carrier_changes != joined.carrier_changes
-        )
+        if joined is None or not interface.carrier:
+            return False
+        if interface.carrier_changes != joined.carrier_changes:
+            return True
+        return self._group.version == 4 and _has_ipv4(interface) and not _has_ipv4(joined)
 
     def _set(self, option: int, request: bytes) -> None:
         self._sock.setsockopt(self._level, option, request)
@@ -253,3 +257,7 @@ class Membership:
             group=str(self._group),
             interface=interface.name,
         )
+
+
+def _has_ipv4(interface: Interface) -> bool:
+    return any(address.version == 4 for address in interface.addresses)

@@ -667,6 +667,38 @@ def test_address_appears_late(net: Net, family: Family) -> None:
     assert net.daemon.worker("outbound/address")["restarts"] < 20
 
 
+def test_what_was_reported_from_no_address_is_reported_again_from_the_first_one(net: Net) -> None:
+    """Switches may ignore reports of 0.0.0.0, and the kernel sends the next one only when a query comes."""
+    net.plug(0, addresses=False)
+    wire = net.wire()
+    source = IPV4.address(0, 3)
+    net.run(
+        net.inbound("one", IPV4, "eth0"),
+        net.inbound("two", IPV4, "eth0"),
+        net.inbound("ssm", IPV4, "eth0", group=IPV4.other, more=f'sources = ["{source}"]'),
+        net.inbound("address", IPV4, IPV4.address(0, 9), group="239.255.9.3"),
+    )
+    wire.wait(IPV4.group, "TO_EX", count=REPORTS)
+    wire.wait(IPV4.other, "ALLOW", count=REPORTS)
+    mark = wire.mark()
+    net.give_address(0)
+    wire.wait(IPV4.group, "TO_EX", since=mark)
+    wire.wait_reception(IPV4.group, "exclude", since=mark)
+    wire.wait_reception(IPV4.other, "include", source, since=mark)
+    for name in ("one", "two", "ssm"):
+        net.wait_joined(name, "eth0")
+    # Another address is no reason for it
+    wire.wait(IPV4.group, "TO_EX", count=REPORTS, since=mark)
+    mark = wire.mark()
+    net.here.ip(f"addr add {IPV4.address(0, 9)}/{IPV4.prefix} dev eth0")
+    net.daemon.wait_state("inbound/address", "active")
+    talker = net.talker(IPV4)
+    expected = talker.send(3)
+    for name in ("one", "two"):
+        net.wait_output(name, expected)
+    assert not wire.kinds(IPV4.group, since=mark)
+
+
 def test_the_senders_address_changes(net: Net, family: Family) -> None:
     net.plug(0)
     net.run(net.outbound("news", family, "eth0"))
