@@ -336,7 +336,7 @@ class Daemon:
             settle(again=True)
             notes = [
                 *self._taken_over(changes),
-                *self._trouble_of(changes.changed),
+                *self._trouble_of(changes),
                 *self._notes(),
                 *self._pair(changes),
                 *filter(None, [self._metrics.problem]),
@@ -350,13 +350,15 @@ class Daemon:
         keys = [f"daemon.{key}" for key in changes.daemon_changed if key != "control_socket"]
         return [f"changed {', '.join(keys)}"] if keys else []
 
-    def _trouble_of(self, changed: Sequence[str]) -> list[str]:
-        """Which workers have not taken their change over yet, or are in trouble; of many only the first."""
-        behind = self._supervisor.not_attempted()
+    def _trouble_of(self, changes: Changes) -> list[str]:
+        """Which new or changed workers are behind with it, or in trouble; of many only the first."""
+        behind = dict.fromkeys(changes.added, "has not begun yet")
+        behind |= dict.fromkeys(changes.changed, "has not taken its change over yet")
+        waited_for = self._supervisor.not_attempted()
         notes = [
-            f"{name} has not taken its change over yet" if name in behind else f"{name}: {headline.detail}"
+            f"{name} {behind[name]}" if name in waited_for else f"{name}: {headline.detail}"
             for headline in self._supervisor.headlines()
-            if (name := headline.name) in changed and (name in behind or headline.troubled)
+            if (name := headline.name) in behind and (name in waited_for or headline.troubled)
         ]
         more = len(notes) - TROUBLES_MAX
         return [*notes[:TROUBLES_MAX], *([f"and {more} more, see mcastctl status"] if more > 0 else [])]

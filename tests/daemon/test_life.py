@@ -101,6 +101,17 @@ def test_a_reload_returns_when_changed_workers_have_their_change_or_say_why_not(
         assert daemon.worker("inbound/a")["state"] == "active"
 
 
+def test_a_reload_says_which_of_the_new_workers_are_in_trouble(tmp_path: Path) -> None:
+    first = inbound("a", tmp_path / "a.log")
+    with RunningDaemon(tmp_path, first) as daemon:
+        more = inbound("well", tmp_path / "w.log", port=9301)
+        daemon.write(first + more + inbound("b", tmp_path / "b.log", interface="eth7", port=9302))
+        answer = daemon.ctl("reload").stdout
+        assert [line for line in answer.splitlines() if line.startswith("note: ")] == [
+            f"note: inbound/b: cannot use {GROUP} on eth7: no such interface (have: lo); waiting for it"
+        ]
+
+
 def test_a_drop_in_switches_a_worker_off_and_on_again(tmp_path: Path) -> None:
     first, second = tmp_path / "a.log", tmp_path / "b.log"
     drop_in = tmp_path / "mcastd.toml.d" / "local.toml"
