@@ -122,7 +122,8 @@ def _own_report(subject: Subject, observation: Observation, way: Interface, quer
             f"no report of {group} left {way.name} since (AF_PACKET)",
             f"{group} is joined on {way.name} ({proc})",
         ),
-        f"let {protocol} leave: nft list ruleset (output), `ip {'' if group.version == 4 else '-6 '}address`",
+        f"let queries of {protocol} in, and its reports out: nft list ruleset (input, output),"
+        f" `ip {'' if group.version == 4 else '-6 '}address`",
     )
 
 

@@ -347,6 +347,16 @@ CASES = [
         by_hand="which rule is in the way",
     ),
     Case(
+        "no-report",
+        "broken",
+        inbound(),
+        chain("input", "ip protocol igmp drop"),  # the query does not get in, so nothing answers it
+        prepare=ASKED,
+        arguments=LONGER,
+        variant="query",
+        by_hand="which rule is in the way",
+    ),
+    Case(
         "nobody-joined",
         "warning",
         outbound(),
