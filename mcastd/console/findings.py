@@ -38,14 +38,17 @@ def exit_status(report: Message) -> int:
 def lines(report: Message, width: int | None = None, *, colour: bool = False) -> Iterator[str]:
     """The report for a terminal of ``width`` columns (None: any). Commands and settings are not wrapped."""
     worker = None
-    for finding in _once(report["findings"]):
+    findings = report["findings"]
+    for finding in _once(findings):
         if finding["worker"] != worker:
             if worker is not None:
                 yield ""
             worker = finding["worker"]
             yield _in_colour(printable(worker or "this host"), "1", colour)
         yield from _finding(finding, width, colour)
-    if report["findings"]:
+        if others := _likewise(finding, findings):
+            yield from _wrapped(f"likewise: {', '.join(map(printable, others))}", "    ", width)
+    if findings:
         yield ""
     if report["skipped"]:
         yield "Not looked at:"
@@ -58,12 +61,24 @@ def _once(findings: Sequence[Message]) -> Iterator[Message]:
     """The findings, but a hint that several workers have in the same words only with the first of them."""
     told: set[tuple[object, ...]] = set()
     for finding in findings:
-        words = (finding["cause"], finding["what"], *finding["evidence"])
         if finding["severity"] != "hint":
             yield finding
-        elif words not in told:
+        elif (words := _words(finding)) not in told:
             told.add(words)
             yield finding
+
+
+def _likewise(finding: Message, findings: Sequence[Message]) -> list[str]:
+    """The other workers that a hint holds for in the same words."""
+    if finding["severity"] != "hint":
+        return []
+    words, worker = _words(finding), finding["worker"]
+    alike = (other["worker"] for other in findings if other["worker"] != worker and _words(other) == words)
+    return [other or "this host" for other in dict.fromkeys(alike)]
+
+
+def _words(finding: Message) -> tuple[object, ...]:
+    return finding["severity"], finding["cause"], finding["what"], *finding["evidence"]
 
 
 def _finding(finding: Message, width: int | None, colour: bool) -> Iterator[str]:
@@ -89,7 +104,7 @@ def _skipped(skipped: Sequence[Message]) -> dict[str, list[str]]:
 
 def _summary(report: Message, width: int | None, colour: bool) -> Iterator[str]:
     severities = [finding["severity"] for finding in report["findings"]]
-    verdict = ", ".join(f"{severities.count(one)} {one}" for one in EXIT if one in severities)
+    verdict = ", ".join(_counted(severities.count(one), one) for one in EXIT if one in severities)
     workers = ", ".join(map(printable, report["workers"])) or "no worker"
     looked = f"Looked at {workers} for {report['watched']:.3g} s"
     if exit_status(report) == 0:
@@ -97,6 +112,10 @@ def _summary(report: Message, width: int | None, colour: bool) -> Iterator[str]:
         verdict = f"{well} ({verdict})" if verdict else well
         looked += f": {', '.join(map(printable, report['checks'])) or 'no check'}"
     yield from _wrapped(f"{verdict}. {looked}.", "", width)
+
+
+def _counted(number: int, severity: str) -> str:
+    return f"{number} {severity}" + ("s" if number > 1 and severity in ("warning", "hint") else "")
 
 
 def _wrapped(text: str, indent: str, width: int | None) -> list[str]:

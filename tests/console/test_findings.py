@@ -94,7 +94,17 @@ def test_a_hint_is_told_once_and_what_is_broken_of_each_worker() -> None:
     workers = ("inbound/a", "inbound/b", "outbound/c")
     hints = [finding("hint", worker, what="eth0 is wireless") for worker in workers]
     broken = [finding("broken", worker) for worker in workers]
-    text = "\n".join(lines(report(*hints, *broken)))
+    shown = list(lines(report(*hints, *broken)))
+    text = "\n".join(shown)
     assert text.count("eth0 is wireless") == 1
+    assert shown[shown.index("    fix: ip link set eth0 up") + 1] == "    likewise: inbound/b, outbound/c"
     assert text.count("eth0 is down") == 3
-    assert "3 broken, 3 hint" in text
+    assert text.count("likewise") == 1
+    assert "3 broken, 3 hints" in text
+
+
+def test_counts_are_in_the_plural() -> None:
+    one, two = ("warning", "hint"), ("warning", "warning", "broken", "broken", "hint", "hint")
+    assert "1 warning, 1 hint. " in "\n".join(lines(report(*map(finding, one))))
+    assert "2 broken, 2 warnings, 2 hints. " in "\n".join(lines(report(*map(finding, two))))
+    assert "All well (2 hints). " in "\n".join(lines(report(finding("hint"), finding("hint", ""))))
