@@ -28,7 +28,7 @@ from mcastd.inbound.sinks.account import Account
 from mcastd.net.fake import FakeSender
 from mcastd.net.link import Payloads
 from mcastd.net.receiver import SocketReceiver
-from mcastd.outbound.sender import Channel
+from mcastd.outbound.channel import Channel
 from mcastd.process import share_interpreter
 from mcastd.supervisor import Supervisor
 from mcastd.worker import Context, Signal

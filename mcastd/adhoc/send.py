@@ -20,8 +20,8 @@ from mcastd.config import Config, InboundSubscription, OutboundChannel
 from mcastd.console.live import write_all
 from mcastd.net.link import MAX_DATAGRAM
 from mcastd.net.watch import NetworkWatch
+from mcastd.outbound.channel import Channel, open_source
 from mcastd.outbound.framing import make_framer
-from mcastd.outbound.sender import Channel, open_source
 from mcastd.outbound.source import PayloadSource, Source
 
 STDIN = "/dev/stdin"

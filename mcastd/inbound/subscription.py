@@ -79,6 +79,13 @@ class Subscription:
         self._linked: tuple[dict[str, object] | None, list[dict[str, object]]] = None, []  # the same, in full
         self._rejoined = 0.0  # monotonic time of the last rejoin, or of the start of the run
 
+    def __repr__(self) -> str:
+        read = "with others" if self._turns.visitable else "alone"
+        counters = self.counters
+        return (
+            f"<Subscription {self.name} {read}, received {counters.received}, overflow {counters.overflow}>"
+        )
+
     @property
     def counters(self) -> InboundCounters:
         return self._intake.counters

@@ -2,9 +2,10 @@
 
 With a thread each, hundreds of channels wake thousands of times a second, and most of the time goes into
 handing the interpreter from one to the next. Here one thread wakes, sends what is due of every channel, and
-sleeps until the next deadline. A channel that sends much at a time sends for itself (see sender.py). And if a
-visit takes long, as when a disk hangs, another thread goes on with the others; if a second one hangs on that
-file system meanwhile, all channels of it send for themselves, or each would take its time from the others.
+sleeps until the next deadline. A channel that sends much at a time sends for itself (see channel.py).
+
+If a visit takes long, as when a disk hangs, another thread goes on with the others. If a second one hangs on
+that file system meanwhile, all channels of it send for themselves: each would take its time from the others.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from support.wait import wait_for
 
 from mcastd.config import OutboundChannel
 from mcastd.net.fake import FakeSender
-from mcastd.outbound.sender import Channel
+from mcastd.outbound.channel import Channel
 from mcastd.supervisor.thread import WorkerThread
 from mcastd.worker import Signal
 

@@ -38,6 +38,10 @@ def test_what_arrives_is_in_the_file(tmp_path: Path, make_run: Callable[..., Run
     run.received(3)
     assert path.read_bytes() == b"one " + b"x" * 65_507
     assert run.worker.counters.received_bytes == 65_511
+    assert repr(run.worker) in (
+        "<Subscription inbound/news alone, received 3, overflow 0>",
+        "<Subscription inbound/news with others, received 3, overflow 0>",
+    )
 
 
 def test_what_waits_in_the_kernel_at_the_end_is_taken(tmp_path: Path, make_run: Callable[..., Run]) -> None:

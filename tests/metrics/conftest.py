@@ -11,7 +11,7 @@ from mcastd.config import Config
 from mcastd.inbound.subscription import Subscription
 from mcastd.metrics.exposition import Row
 from mcastd.net.fake import FakeReceiver, FakeSender
-from mcastd.outbound.sender import Channel
+from mcastd.outbound.channel import Channel
 from mcastd.supervisor.thread import WorkerThread
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]

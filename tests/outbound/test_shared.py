@@ -16,7 +16,7 @@ from mcastd import clock
 from mcastd.config import OutboundChannel
 from mcastd.net.fake import FakeSender
 from mcastd.outbound import shared as module
-from mcastd.outbound.sender import BUSY_DATAGRAMS, Channel
+from mcastd.outbound.channel import BUSY_DATAGRAMS, Channel
 from mcastd.outbound.shared import PUNCTUAL_CHANNELS, VOID_MAX, SharedSender
 from mcastd.worker import Context, Signal
 

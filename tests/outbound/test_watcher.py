@@ -12,8 +12,8 @@ from support.wait import wait_for
 
 from mcastd.config import OutboundChannel
 from mcastd.net.fake import FakeSender
-from mcastd.outbound import sender, source, watcher
-from mcastd.outbound.sender import Channel
+from mcastd.outbound import channel, source, watcher
+from mcastd.outbound.channel import Channel
 from mcastd.outbound.watcher import Watcher
 from mcastd.worker import Context, Signal
 
@@ -21,7 +21,7 @@ from mcastd.worker import Context, Signal
 @pytest.fixture
 def watching(no_fd_leak: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watcher]:
     monkeypatch.setattr(watcher, "LOOK_EVERY_SECONDS", 0.01)
-    for module in (source, sender):  # at rest at once: every later look is the watcher's
+    for module in (source, channel):  # at rest at once: every later look is the watcher's
         monkeypatch.setattr(module, "LONGEST_NAP", 0.05)
     watching = Watcher()
     yield watching

@@ -23,7 +23,7 @@ from mcastd import clock
 from mcastd.config import OutboundChannel
 from mcastd.errors import LinkError, SourceError
 from mcastd.net.fake import FakeSender
-from mcastd.outbound.sender import BATCH, Channel
+from mcastd.outbound.channel import BATCH, Channel
 from mcastd.outbound.shared import SharedSender
 from mcastd.worker import Context, Signal, Vitals
 
@@ -154,6 +154,7 @@ def bench(request: pytest.FixtureRequest, path: Path, shared: SharedSender) -> I
 
 def test_once_and_finished(bench: Any) -> None:
     it = bench()
+    assert repr(it.channel) == "<Channel outbound/news alone, sent 0, late 0>"
     it.run()
     assert it.link.sent == LINES
     counters = it.channel.counters

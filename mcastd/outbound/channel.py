@@ -115,6 +115,10 @@ class Channel:
         self._said_too_big = False
         self._said_carrier: bool | None = None  # what was said to be ready: None: nothing
 
+    def __repr__(self) -> str:
+        turn = "with others" if self._visitable else "alone"
+        return f"<Channel {self.name} {turn}, sent {self.counters.sent}, late {self.counters.late}>"
+
     def run(self, context: Context) -> None:
         self._context = context
         if not self._pending:
