@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mcastd.printable import printable
+
 # Characters of a refused value that its refusal repeats.
 MAX_SHOWN = 60
 
@@ -15,7 +17,7 @@ def show(value: object) -> str:
             return str(value) if value.bit_length() < 128 else "a number of so many digits"
         case str():
             text = value if len(value) <= MAX_SHOWN else f"{value[:MAX_SHOWN]}..."
-            return '"' + "".join(c if c.isprintable() else repr(c)[1:-1] for c in text) + '"'
+            return f'"{printable(text)}"'
         case dict():
             return "a table"
         case list() | tuple():

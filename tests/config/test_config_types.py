@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from mcastd.config import addresses, numbers, types
 from mcastd.config.addresses import (
+    Interfaces,
+    may_meet,
     parse_group,
     parse_interface,
     parse_interfaces,
@@ -99,6 +102,7 @@ def test_size(value: object, count: int) -> None:
         ("10mbit/s", 10_000_000),
         ("1.5 Gbit/s", 1_500_000_000),
         ("800 bit/s", 800),
+        ("1000 Gbit", 1_000_000_000_000),  # the fastest that is taken
     ],
 )
 def test_rate(value: object, bits: int) -> None:
@@ -156,6 +160,23 @@ def test_interface(value: str) -> None:
 )
 def test_interfaces(value: object, parsed: object) -> None:
     assert parse_interfaces(value) == parsed
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "may"),
+    [
+        ("eth0", "eth0", True),
+        ("eth0", "eth1", False),
+        ("eth*", "eth0", True),
+        ("eth*", "wg0", False),
+        (("wg0", "eth1"), ("lo", "eth[01]"), True),
+        ("all", "eth0", True),
+        (None, "eth0", True),
+    ],
+)
+def test_settings_that_may_mean_one_interface(one: Interfaces | None, other: Interfaces, may: bool) -> None:
+    assert may_meet(one, other) is may
+    assert may_meet(other, one) is may
 
 
 def test_an_interface_address_is_normalised() -> None:
@@ -290,6 +311,13 @@ def test_refusal(parse: Callable[[Any], object], value: object, reason: str) -> 
     with pytest.raises(ValueError, match=reason) as caught:
         parse(value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_largest_keep_is_taken_and_no_larger_one() -> None:
+    keep = TypeAdapter(types.Keep)
+    assert keep.validate_python(10_000) == 10_000
+    with pytest.raises(ValueError, match="from 0 to 10000"):
+        keep.validate_python(10_001)
 
 
 def test_longest_paths_are_taken() -> None:
