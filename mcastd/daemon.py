@@ -35,16 +35,17 @@ from mcastd.reloads import Reloads
 from mcastd.supervisor import Supervisor
 from mcastd.worker import Headline, Signal, Vitals, Worker, WorkerView
 
-# Without a change of the network that concerns as many workers for this long, they are at work as before
+# After this long without a change of the network for as many workers, the interpreter is shared as before.
 NETWORK_CALM_SECONDS = 2.0
-FIRST_ATTEMPTS = 5.0  # seconds: READY=1 waits no longer for workers' first attempts
-# A reload that changes nothing names the one so shortly before it: systemd may ask for each one twice.
+# READY=1 waits this long, at most, for the first attempt of each worker.
+FIRST_ATTEMPTS_SECONDS = 5.0
+# A reload that changes nothing says what the last one did, if that is no longer ago: systemd may ask twice.
 PAIR_SECONDS = 60.0
-# Of stop_timeout, how much workers have to end; the rest is for what they share, and for the log.
+# The share of stop_timeout that workers have to end; the rest is for what they share, and for the log.
 WORKERS_SHARE = 0.8
-# Of workers that are in trouble after a reload, how many it names.
+# A reload names this many of the workers that are in trouble after it.
 TROUBLES_MAX = 5
-# What shutting down takes at least, if stop_timeout is 0.
+# The process is ended after this long, if stop_timeout is shorter.
 LEAST_STOP_SECONDS = 2.0
 
 
@@ -117,7 +118,7 @@ class Daemon:
         share_interpreter(self._woken)
 
     def _serves_none(self) -> bool:
-        """Returns True if a thread that works for many workers hangs, and cannot be replaced."""
+        """Return True if a thread that works for many workers hangs, and cannot be replaced."""
         return self._reader.is_deaf() or self._shared.is_mute()
 
     def _worker_changed(self) -> None:
@@ -180,8 +181,8 @@ class Daemon:
         return "; ".join(filter(None, parts))
 
     def _say_ready(self) -> None:
-        if not self._supervisor.wait_attempted(FIRST_ATTEMPTS):
-            self._log.warning("workers.delayed", reason=f"not all tried within {FIRST_ATTEMPTS:g} s")
+        if not self._supervisor.wait_attempted(FIRST_ATTEMPTS_SECONDS):
+            self._log.warning("workers.delayed", reason=f"not all tried within {FIRST_ATTEMPTS_SECONDS:g} s")
         self._ends.settle()
         if not self._stopping:
             systemd.ready(self._summary())
@@ -346,7 +347,7 @@ class Daemon:
             return view
 
     def _taken_over(self, changes: Changes) -> list[str]:
-        """What of [daemon] changed with this reload; where the control socket is, only a restart changes."""
+        """Which keys of [daemon] changed with this reload. Only a restart moves the control socket."""
         keys = [f"daemon.{key}" for key in changes.daemon_changed if key != "control_socket"]
         return [f"changed {', '.join(keys)}"] if keys else []
 

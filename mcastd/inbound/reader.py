@@ -21,9 +21,9 @@ from mcastd.replaceable import ReplaceableThread
 
 # How long one visit may take before another thread reads on.
 VISIT_MAX_SECONDS = 0.1
-# If it hangs for longer, while no thread can be had to replace it, its subscriptions are deaf.
+# The subscriptions are deaf if a visit hangs for longer, and no other thread can be had.
 DEAF_SECONDS = 15.0
-# Until a subscription that could not be visited is visited again.
+# The pause before a subscription whose visit returned None is visited again.
 REVISIT_SECONDS = 0.001
 
 
@@ -36,7 +36,7 @@ class Visited(Protocol):
         """Take all that has come. Returns the number of datagrams; None if it is to be visited again soon."""
 
     def hand_back(self) -> None:
-        """The reader reads for it no more: a visit was too long. Called while that is still under way."""
+        """Take note that no visit follows: the present one takes too long, and is still under way."""
 
 
 class Reader:
@@ -51,7 +51,9 @@ class Reader:
         self._poll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # readable once this is closed
         self._poll.register(self._wake, select.EPOLLIN)
-        self._stuck_since: float | None = None  # monotonic seconds, of a thread that cannot be replaced
+        self._stuck_since: float | None = (
+            None  # monotonic seconds; a visit hangs, and no other thread could be had
+        )
 
     def add(self, fd: int, visited: Visited) -> bool:
         """Visit whenever ``fd`` has turned readable, or is already. Returns False if there is no thread.
@@ -108,7 +110,7 @@ class Reader:
     # -- the thread
 
     def _read(self, owed: list[int]) -> None:
-        """Visit those that have something, and first the fds in ``owed``."""
+        """The thread's main function: visit the fds in ``owed``, then whatever turns readable."""
         thread, me = self._thread, threading.current_thread()
         pause = 0.0
         since = clock.monotonic()

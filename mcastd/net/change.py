@@ -1,10 +1,9 @@
 """The difference between two looks at the host, and which workers it concerns.
 
-How a worker's wish is compared: its ``interface`` setting means certain interfaces (Interface.is_meant_by),
-or, if it is left out, the one of the route to its group. A change concerns it if one of those interfaces
-came, went, or is not equal to what it was, or if the route is another. So what makes a difference to a
-worker has to be a field of Interface or Route, and whether a setting means an interface shows by that
-interface alone.
+A worker's ``interface`` setting means certain interfaces (Interface.is_meant_by) or, if it is left out, the
+interface of the route to its group. A change concerns the worker if one of those interfaces came, went, or is
+not equal to what it was, or if the route is another. So whatever makes a difference to a worker has to be a
+field of Interface or Route, and whether a setting means an interface must depend on that interface alone.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class Change:
             (before.interfaces.get(index), after.interfaces.get(index))
             for index in before.interfaces.keys() | after.interfaces.keys()
         ]
-        # As they were, and as they are
+        # Each interface that differs, as it was and as it is
         self._changed = [one for pair in pairs if pair[0] != pair[1] for one in pair if one is not None]
         indices = {interface.index for interface in self._changed}
         self._routes = None if after.routes is before.routes else after.routes.known()
@@ -58,7 +57,7 @@ class Change:
         return bool(self._changed or self._routes is not None or self._overrun)
 
     def concerned(self, setting: Setting) -> ConcernsGroup | None:
-        """See ``Concerned``. Thousands of workers have a few settings, so most are decided on together."""
+        """See ``Concerned``. Workers with one setting are decided on together: thousands have but a few."""
         if setting is None:
             return None if self._routes is None and not self._moved else self._is_moved
         if any(interface.is_meant_by(setting) for interface in self._changed):
@@ -66,7 +65,7 @@ class Change:
         if not (self._moved or self._moved_by or self._overrun):
             return None
         shared = bool(self._moved) and self._is_shared(setting)
-        # After an overrun an interface may have been deleted and made anew unnoticed
+        # Notices were lost: an interface may have been deleted and made anew, and look the same
         remade = [one.index for one in self._meant(setting)] if self._overrun else []
 
         def concerns(group: Address) -> bool:
@@ -92,7 +91,7 @@ class Change:
         return any(one is not None and one.is_meant_by(setting) for one in found)
 
     def _is_shared(self, setting: Named) -> bool:
-        """Whether it names, or has, an address that several interfaces have."""
+        """Whether the setting is, or has in its list, an address that several interfaces have."""
         addresses = map(as_address, setting if isinstance(setting, tuple) else (setting,))
         return any(
             sum(address in one.addresses for one in self._after.interfaces.values()) > 1
@@ -100,7 +99,7 @@ class Change:
         )
 
     def _has_lost(self, group: Address, indices: list[int]) -> bool:
-        """Whether nobody is a member of the group on one of these interfaces."""
+        """Whether this host is no member of the group on one of these interfaces."""
         joined = self._after.groups(group.version)
         return any(group not in joined.get(index, ()) for index in indices)
 

@@ -23,7 +23,8 @@ from mcastd.errors import reason_of
 from mcastd.net.ruleset import RuleKey, Ruleset, whole
 from mcastd.net.tables import NET
 
-PATIENCE = 5.0  # seconds that a program may take to list its rules
+# A program that lists the rules is killed after this long.
+LISTING_MAX_SECONDS = 5.0
 # Of what a program lists, more than this is not read: as objects it takes some ten times as much.
 LISTING_MAX_BYTES = 4 << 20
 ERRORS_MAX_BYTES = 4096
@@ -140,7 +141,7 @@ def _run(program: str, *arguments: str) -> str:
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL) as process,
     ):
         assert process.stdout is not None
-        late = threading.Timer(PATIENCE, process.kill)
+        late = threading.Timer(LISTING_MAX_SECONDS, process.kill)
         late.start()
         try:
             listed = process.stdout.read(LISTING_MAX_BYTES + 1)
@@ -154,7 +155,7 @@ def _run(program: str, *arguments: str) -> str:
             late.cancel()
             process.kill()
         if timed_out:
-            raise subprocess.TimeoutExpired(command, PATIENCE)
+            raise subprocess.TimeoutExpired(command, LISTING_MAX_SECONDS)
         if status:
             errors.seek(0)
             said = errors.read(ERRORS_MAX_BYTES).decode(errors="replace")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 
-# Changes are taken together for as long as this, those of a calm host too
+# After the first change the watch waits this long for others, and acts on all of them.
 GATHER_SECONDS = 0.02
-# The same while they keep coming: no worker is told later than 0.1 s after a change
+# While changes keep coming, the wait doubles up to this: a worker is to be told within 0.1 s.
 GATHER_MAX_SECONDS = 0.06
-# Without a change for this long the host is calm again
+# After this long without a change, the first wait is the short one again.
 CALM_SECONDS = 0.5
-# The share of a core that this thread may take while changes keep coming, and what it may take at once
+# The share of a core that the watch may take while changes keep coming, and the CPU time that it may save up.
 CPU_SHARE = 0.04
 CPU_SAVED_SECONDS = 0.1
-# Until the kernel is asked again, if it could not be asked, or refused an answer; doubled each time
+# The first delay until the kernel is asked again; doubled each time, up to the first of the two bounds if it
+# could not be asked at all, and to the second if it refused one answer.
 RETRY_SECONDS = 0.1
 RETRY_MAX_SECONDS = 2.0
 REFUSED_RETRY_MAX_SECONDS = 60.0
@@ -24,26 +25,26 @@ class Pace:
 
     def __init__(self, now: float) -> None:
         self._gather = GATHER_SECONDS
-        self._free_at = 0.0  # when it may act again
-        self._saved = CPU_SAVED_SECONDS  # of CPU time; negative: it took more than its share
-        self._began = now
+        self._free_at = 0.0  # monotonic seconds: it does not act before
+        self._saved = CPU_SAVED_SECONDS  # CPU time; negative if it took more than its share
+        self._credited_at = now  # up to when its share was added to _saved
 
     def wait(self, now: float) -> float:
-        """Let changes gather for this long after one that came ``now``, and then act."""
+        """Seconds to let changes gather after one that came ``now``, before acting on all of them."""
         calm = now > self._free_at + CALM_SECONDS
         self._gather = GATHER_SECONDS if calm else min(2 * self._gather, GATHER_MAX_SECONDS)
-        self._saved = min(CPU_SAVED_SECONDS, self._saved + (now - self._began) * CPU_SHARE)
-        self._began = now
+        self._saved = min(CPU_SAVED_SECONDS, self._saved + (now - self._credited_at) * CPU_SHARE)
+        self._credited_at = now  # up to when its share was added to _saved
         return max(GATHER_SECONDS, self._free_at - now)
 
     def note(self, now: float, spent: float) -> None:
-        """It has acted, which took so much CPU time."""
+        """Take into account that it has acted, which took ``spent`` seconds of CPU time and ended ``now``."""
         self._saved -= spent
         self._free_at = now + max(self._gather, -self._saved / CPU_SHARE)
 
 
 class Retry:
-    """When to ask again what had no answer: seconds in and out."""
+    """When to ask again for what had no answer: after delays that double, up to ``longest`` seconds."""
 
     def __init__(self, longest: float) -> None:
         self.at = -math.inf  # monotonic seconds
@@ -51,7 +52,7 @@ class Retry:
         self._after = RETRY_SECONDS
 
     def put_off(self, now: float) -> bool:
-        """Returns True the first time."""
+        """Ask again after the next delay. Returns True if it is the first one since the last reset."""
         first = self._after == RETRY_SECONDS
         self.at = now + self._after
         self._after = min(2 * self._after, self._longest)

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 from mcastd.net._abi import Address
 
-DEPTH = 16  # of jumps: NFT_JUMP_STACK_SIZE
-# Rules and elements of sets that are looked at for one datagram, and for all that are asked about: of one
-# subscription that takes some tenths of a second, of thousands a few seconds.
+# So deep jumps may be nested in the kernel: NFT_JUMP_STACK_SIZE.
+JUMPS_MAX = 16
+# A step is a look at one rule, or at one element of a set. These bound the steps for one datagram (tenths of
+# a second), and for all datagrams that one ruleset is asked about (a few seconds).
 STEPS_MAX = 100_000
 STEPS_IN_ALL_MAX = 1_000_000
 INBOUND, OUTBOUND = ("ingress", "prerouting", "input"), ("output", "postrouting", "egress")
@@ -39,7 +40,8 @@ _NUMBERS = {
 }
 
 Json = dict[str, Any]
-Maybe = bool | None  # None: not understood
+# Whether a rule matches; None: not understood, so that it may.
+Maybe = bool | None
 
 
 class Facts(NamedTuple):
@@ -82,7 +84,9 @@ class Ruleset:
     sets: dict[ChainKey, list[Any]] = field(default_factory=dict)
     legacy: tuple[tuple[int, str], ...] = ()  # (packets, rule) of iptables-legacy that drop, in its words
     unread: str = ""  # why something could not be read
-    left: list[int] = field(default_factory=lambda: [STEPS_IN_ALL_MAX], compare=False)  # one: steps
+    left: list[int] = field(
+        default_factory=lambda: [STEPS_IN_ALL_MAX], compare=False
+    )  # [steps left]: it shrinks
 
     def suspects(self, facts: Facts, hooks: Sequence[str]) -> list[Suspect]:
         """What takes such datagrams at one of the hooks, in the order in which they meet it."""
@@ -130,24 +134,24 @@ class _Walk:
         self._hook = hook
         self.suspects: list[Suspect] = []
         self.certain = True  # that the datagram gets to where we are
-        self.over = False  # it certainly got its verdict
-        # By chain, depth, and `certain` before it: `certain` and `over` after it
+        self.over = False  # the datagram has certainly got its verdict
+        # What a walk through a chain led to: (chain, depth, certain before it) -> (certain, over) after it
         self._outcomes: dict[tuple[ChainKey, int, bool], tuple[bool, bool]] = {}
 
     def follow(self, chain: ChainKey, depth: int = 0) -> None:
-        """Go through a chain; a second time, only take what came of it: chains may jump to the same ones."""
+        """Go through a chain. If several chains jump to it, the outcome of the first walk serves for all."""
         way = (chain, depth, self.certain and not self.changed)
         if way in self._outcomes:
             self.certain, self.over = self._outcomes[way]
             return
-        for rule in self._ruleset.rules.get(chain, ()) if depth < DEPTH else ():
+        for rule in self._ruleset.rules.get(chain, ()) if depth < JUMPS_MAX else ():
             self.steps -= 1
             if self.steps <= 0 or self._rule(chain, rule, depth) or self.over:
                 break
         self._outcomes[way] = self.certain, self.over
 
     def _rule(self, chain: ChainKey, rule: Json, depth: int) -> bool:
-        """Apply one rule; whether it certainly returns from the chain."""
+        """Apply one rule. Returns True if it certainly ends the walk through the chain."""
         matches: Maybe = True
         packets = packets_of(rule)
         for statement in rule.get("expr", ()):
@@ -186,7 +190,7 @@ class _Walk:
         elif kind in _TAKES:
             key = RuleKey(*chain, rule.get("handle", 0))
             self.suspects.append(Suspect(key, kind, self._hook, self.certain, packets))
-        if matches is None:  # it may as well go on to the next rule
+        if matches is None:  # the datagram may go on to the next rule as well
             self.over = False
             return False
         if kind not in ("jump", "goto", "return"):

@@ -25,20 +25,20 @@ from mcastd.net.interfaces import look as look_by_netlink
 from mcastd.net.netlink import FORBIDDEN, cannot_ask
 from mcastd.net.routes import BY_ERROR, NO_ROUTE, Question, Route, Routes
 
-# connect(2) wants one, and sends nothing to it
+# connect(2) of a UDP socket takes a port, and sends nothing to it: discard, RFC 863.
 PORT = 9
-# Of 224.0.0.0/4
+# The prefix length of 224.0.0.0/4, all IPv4 groups.
 GROUPS_PREFIX = 4
 # netdevice(7)
 SIOCGIFCONF, SIOCGIFFLAGS, SIOCGIFMTU, SIOCGIFINDEX = 0x8912, 0x8913, 0x8921, 0x8933
 NAME_BYTES = 16
 IFREQ_BYTES = NAME_BYTES + struct.calcsize("@LLHBBB0L")  # its largest member is a struct ifmap
-# Room for as many addresses at first
+# The first buffer for SIOCGIFCONF has room for so many addresses; it doubles until all fit.
 ADDRESSES_MIN = 64
 
 
 def look(before: Host | None = None) -> Host:
-    """As interfaces.look(). ``before``: what the last one saw. Raises CannotAskError."""
+    """The host, as by interfaces.look(). ``before`` is what the last look saw. Raises CannotAskError."""
     asked = clock.monotonic()
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -95,7 +95,7 @@ class UnaidedRoutes(Routes):
         if not ipv6 and not by:
             ifindex, gateway = self._by_table(group)
         ifindex = ifindex or (name[3] if ipv6 else 0) or self._owner(source)
-        # The source that somebody gave for the route is not to be seen
+        # A source that was given with the route (`ip route ... src`) cannot be seen in this way
         return Route(ifindex, None if as_added else source, gateway=gateway) if ifindex else NO_ROUTE
 
     def _by_table(self, group: Address) -> tuple[int, bool]:
@@ -105,7 +105,7 @@ class UnaidedRoutes(Routes):
         if best is None:
             return 0, False
         found = (one.index for one in self._interfaces.values() if one.name == best.interface)
-        # Of a wider route, as of the default route, the kernel takes no gateway to groups
+        # The kernel heeds the gateway of no route wider than all groups, such as the default route
         return next(found, 0), best.gateway and best.prefix.prefixlen >= GROUPS_PREFIX
 
     def _owner(self, address: Address) -> int:

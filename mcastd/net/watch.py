@@ -1,13 +1,12 @@
 """What changes on the host's network, and which workers it concerns.
 
 On a host with containers, a VPN or BGP, hundreds of routes, addresses and interfaces come and go a second,
-and as a rule none of them concerns a group that is sent or received here. So it ends here: the kernel drops
-notices of routes that no group can take; of each interface that changed the kernel is asked once, for all
-workers; and only those workers are told for whom the change makes a difference.
+and as a rule none of them concerns a group that is sent or received here. So they are sifted: the kernel
+drops notices of routes that no group can take (news.py); it is asked once about each interface that changed,
+for all workers; and only the workers that a change concerns are told of it (change.py).
 
-Which those are, see change.py. Some routes change without notice, so all in use are asked for again from time
-to time, a few at once: beside threads that receive, hundreds take half a second, and news must not wait for
-them.
+Some routes change without a notice. So all routes in use are asked for again after a change, a few in each
+turn: beside threads that receive, hundreds take half a second, and notices must not wait for them.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ from mcastd.net.news import Notices, open_news
 from mcastd.net.pace import REFUSED_RETRY_MAX_SECONDS, RETRY_MAX_SECONDS, Pace, Retry
 from mcastd.net.routes import Question
 
-# Some routes change without notice: with another interface that goes down, or with an address. So once an
-# interface has changed, all routes in use are asked for again, beginning this much later at most
+# Some routes change without a notice: with another interface that goes down, or with an address. So this long
+# after an interface has changed, all routes in use are asked for again. Further changes do not put that off.
 SETTLE_SECONDS = 3.0
-# Of these, as many are asked for at once: news wait for so many
+# So many of them are asked for in one turn: the next notices wait for no more.
 ROUTES_AT_ONCE = 20
-# Between looks where netlink cannot be had
+# Between two looks at the host where netlink is forbidden.
 UNAIDED_SECONDS = 3.0
 
 
@@ -46,8 +45,8 @@ class NetworkWatch:
 
     ``on_change`` is called from that thread, once for the changes that came together, with
     :meth:`Change.concerned`. A worker then compares what it has with :meth:`host`. If the kernel cannot be
-    asked now, the host stays what it was, and the kernel is asked again. Without netlink it looks for itself
-    every few seconds: see unaided.py.
+    asked now, the host stays what it was, and the kernel is asked again. Where netlink is forbidden, the host
+    is looked at every few seconds instead: see unaided.py.
     """
 
     def __init__(self, on_change: Callable[[Concerned], None]) -> None:
@@ -55,15 +54,15 @@ class NetworkWatch:
         self._log = log.get_logger()
         self._lock = threading.Lock()  # held while the watch begins, and for the first look at the host
         self._host: Host | None = None
-        self._notices = Notices()  # not acted on yet
-        self._unanswered = Retry(RETRY_MAX_SECONDS)  # of all: the kernel cannot be asked
-        self._refused = Notices()  # what the kernel would not say
+        self._notices = Notices()  # that were read, and not acted on yet
+        self._unanswered = Retry(RETRY_MAX_SECONDS)  # while the kernel cannot be asked anything
+        self._refused = Notices()  # what the kernel refused to describe, to be asked for again
         self._refusal = Retry(REFUSED_RETRY_MAX_SECONDS)
-        self._settle_at = math.inf  # monotonic seconds
-        self._doubted: list[Question] = []  # routes that are still to be asked for again
+        self._settle_at = math.inf  # monotonic seconds: when all routes in use become doubted
+        self._doubted: list[Question] = []  # routes in use that are still to be asked for again
         self._look: Callable[[], Host] = look
         self.problem = ""  # what keeps it from noticing changes at once
-        self._close: ExitStack | None = None  # None: it could not begin yet
+        self._close: ExitStack | None = None  # ends all; None: it could not begin yet
         with suppress(CannotAskError):  # in a sandbox, or short of descriptors: workers wait, and say why
             self._begin()
 
@@ -127,7 +126,7 @@ class NetworkWatch:
             self._log.warning("network.forbidden", reason=self.problem)
 
     def _look_regularly(self) -> None:
-        """The thread's life without netlink."""
+        """The thread's main function where netlink is forbidden."""
         while not self._ended.poll(UNAIDED_SECONDS * 1000):
             try:
                 self._compare()
@@ -151,7 +150,7 @@ class NetworkWatch:
     def _watch(self) -> None:
         pace = Pace(clock.monotonic())
         while self._wait():
-            if self._ended.poll(pace.wait(clock.monotonic()) * 1000):  # changes come in swarms
+            if self._ended.poll(pace.wait(clock.monotonic()) * 1000):  # let changes gather
                 return
             before = time.thread_time()
             try:
@@ -164,7 +163,7 @@ class NetworkWatch:
             pace.note(clock.monotonic(), time.thread_time() - before)
 
     def _wait(self) -> bool:
-        """Block until there is something to do; False once closed."""
+        """Block until there is something to do. Returns False once closed."""
         due = min(
             -math.inf if self._notices or self._doubted else math.inf,
             self._refusal.at if self._refused else math.inf,
@@ -175,7 +174,7 @@ class NetworkWatch:
         return not self._ended.poll(0)
 
     def _renew(self) -> None:
-        """Ask the kernel for what has changed, and say whom it concerns."""
+        """Take one turn: ask the kernel for what has changed, and tell the workers that it concerns."""
         now = clock.monotonic()
         if now < self._unanswered.at:
             return
@@ -207,7 +206,7 @@ class NetworkWatch:
             self._on_change(change.concerned)
 
     def _note_refused(self, answer: Renewed, now: float) -> None:
-        """Ask again later for what the kernel refused to say, and say so once."""
+        """Keep what the kernel refused to describe, to ask for it again; log that once."""
         if answer.refused:
             self._refused.add(answer.refused)
             if self._refusal.put_off(now):

@@ -20,16 +20,16 @@ from mcastd.replaceable import ReplaceableThread
 
 # How long one visit may take before another thread goes on with the other channels.
 VISIT_MAX_SECONDS = 0.1
-# With more channels than this, the thread sleeps for at least TICK_SECONDS, so that deadlines gather.
+# With more channels than this, each sleep takes TICK_SECONDS or more, so that one wake-up serves several.
 PUNCTUAL_CHANNELS = 16
 TICK_SECONDS = 0.000_25
-# A sleep that is longer than this counts as rest: no deputy looks at the thread until it is over.
+# During a sleep longer than this, the deputy sleeps as well: nothing can hang.
 REST_SECONDS = 0.005
-# The longest sleep: threading.TIMEOUT_MAX is 292 years, but sem_clockwait(3) need not take them.
+# The longest sleep. Not threading.TIMEOUT_MAX: not every sem_clockwait(3) takes 292 years.
 SLEEP_MAX_SECONDS = 3600.0
-# So many entries of channels that have left may be in the schedule.
+# Beyond so many entries of channels that have left, the schedule is made anew without them.
 VOID_MAX = 64
-# A visit that hangs for longer, while no other thread can be had, leaves the channels mute.
+# The channels are mute if a visit hangs for longer, and no other thread can be had.
 MUTE_SECONDS = 15.0
 
 
@@ -50,7 +50,8 @@ class Timed(Protocol):
         """Of the file system that its source is on; 0 if unknown."""
 
 
-_Entry = tuple[float, int, Timed]  # when it is due; a number, so that no two are compared further
+# When a channel is due; a number of its own, so that heapq never compares channels; the channel.
+_Entry = tuple[float, int, Timed]
 
 
 class SharedSender:
@@ -60,18 +61,20 @@ class SharedSender:
         self._thread = ReplaceableThread(
             "sender", self._send, self._hand_back, step_max_seconds=VISIT_MAX_SECONDS
         )
-        self._lock = self._thread.lock  # held for no visit
-        self._entries: dict[Timed, _Entry | None] = {}  # None: it is being visited
+        self._lock = self._thread.lock  # not held during a visit
+        self._entries: dict[Timed, _Entry | None] = {}  # None while it is visited
         self._hanging: set[Timed] = set()  # visited, too long, by threads that are replaced
-        self._schedule: list[_Entry] = []  # a heap; an entry that is not in _entries any more is void
+        self._schedule: list[_Entry] = []  # a heap; entries that are not in _entries count no more
         self._numbers = itertools.count()
-        self._alarm = threading.Lock()  # released to end the thread's sleep; taken otherwise
+        self._alarm = threading.Lock()  # always held; released to end the thread's sleep
         self._alarm.acquire()
-        self._wakes_at = 0.0  # monotonic seconds, when that sleep ends by itself; 0: it does not sleep
-        self._stuck_since: float | None = None  # monotonic seconds, of a visit that nobody could take over
+        self._wakes_at = 0.0  # monotonic seconds: when its sleep ends by itself; 0 while it is awake
+        self._stuck_since: float | None = (
+            None  # monotonic seconds; a visit hangs, and no other thread could be had
+        )
 
     def add(self, channel: Timed, when: float) -> bool:
-        """Call its ``send_due`` at ``when``, and on. Returns False if no thread can be had."""
+        """Call its ``send_due`` at ``when``, and then when it says. Returns False if no thread can be had."""
         with self._lock:
             try:
                 self._thread.begin()

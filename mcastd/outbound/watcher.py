@@ -78,7 +78,7 @@ class Watcher:
     # -- the thread
 
     def _look(self) -> None:
-        """A round each second."""
+        """The thread's main function: look at each source once a second."""
         thread, me = self._thread, threading.current_thread()
         while not thread.closed.is_set():
             self._some.wait()

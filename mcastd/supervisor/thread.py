@@ -17,15 +17,18 @@ from mcastd.supervisor.restart import Backoff
 from mcastd.supervisor.state import ATTEMPTED, TROUBLED, Event, State, after
 from mcastd.worker import Context, Headline, Signal, Worker, WorkerView
 
-LONGEST = 5.0  # seconds between attempts at most
-LONGEST_IF_TOLD = 60.0  # the same, for a cause whose end rtnetlink tells at once
-TOLD_BY_THE_NETWORK = {errno.ENODEV, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.ENETDOWN}
+# At most this long between two attempts.
+RETRY_MAX_SECONDS = 5.0
+# The same after an error whose end the network watch notices at once.
+WATCHED_RETRY_MAX_SECONDS = 60.0
+WATCHED_ERRNOS = {errno.ENODEV, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.ENETDOWN}
 # Seconds at work on one thing after which a worker hangs: nothing that it does takes a tenth of that.
 HANG_SECONDS = 5.0
 SHORTAGE_WAY_OUT, TRYING_AGAIN = "raise LimitNOFILE= or TasksMax= of the service", "trying again"
 PACKAGE = Path(__file__).parent.parent
 DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40  # levels of the log
-CHANGES = {  # the state that a worker has come into: how loud that is said, and as which event
+# By the state that a worker has come to: the level and the event of the log.
+CHANGES = {
     State.ACTIVATING: (DEBUG, "activating"),
     State.ACTIVE: (INFO, "activated"),
     State.DEACTIVATING: (DEBUG, "deactivating"),
@@ -34,7 +37,8 @@ CHANGES = {  # the state that a worker has come into: how loud that is said, and
     State.FAILED: (ERROR, "crashed"),
     State.FINISHED: (INFO, "finished"),
 }
-STACK = 256 << 10  # bytes; the default of 8 MiB is address space for two thousand threads
+# Of a worker's thread: with the default of 8 MiB, two thousand of them take 16 GiB of address space.
+STACK_BYTES = 256 << 10
 
 
 class WorkerThread:
@@ -42,7 +46,7 @@ class WorkerThread:
 
     def __init__(self, worker: Worker, on_change: Callable[[], None] = lambda: None) -> None:
         self.worker = worker
-        self.attempted = threading.Event()  # it is at work, or cannot be, with the settings of now
+        self.attempted = threading.Event()  # with its present settings it works, or has said why it cannot
         self._on_change = on_change
         self._log = log.get_logger(worker=worker.name)
         self._context = Context(self._ready, self.attempted.set)
@@ -50,10 +54,10 @@ class WorkerThread:
         self._state = State.INACTIVE
         self._since = clock.monotonic()
         self._detail = ""
-        self._error: McastdError | None = None  # that the detail tells of
+        self._error: McastdError | None = None  # the one that the detail describes
         self._restarts = 0
-        self._said = ""  # the trouble that the log has been told of
-        self._busy_since: float | None = None  # when last looked at, as the context has it
+        self._said = ""  # the reason that was logged last, so that it is logged once
+        self._busy_since: float | None = None  # the context's, as look_if_hung() saw it last
         self.hung = ""  # what it hangs in, and since when; "" if it does not hang
         self._thread = threading.Thread(target=self._main, name=worker.name, daemon=True)
 
@@ -61,7 +65,7 @@ class WorkerThread:
         """Raises OSError or RuntimeError if there is no file descriptor or thread to be had."""
         try:
             self._context.open()
-            size = threading.stack_size(STACK)  # of threads started from here on: so only for this one
+            size = threading.stack_size(STACK_BYTES)  # process-wide: set it, start this thread, restore it
             try:
                 self._thread.start()
             finally:
@@ -83,7 +87,10 @@ class WorkerThread:
         self._context.send(signal)
 
     def update(self, settings: object) -> bool:
-        """Whether the worker takes over ``settings`` as it runs; ``attempted`` tells when it has."""
+        """Have the worker take over ``settings`` as it runs. ``attempted`` is set once it has.
+
+        Returns False if it cannot: then it has to be started anew.
+        """
         anew = self._state in (State.INACTIVE, State.FINISHED, State.FAILED)
         if anew or not self.worker.update(settings):
             return False
@@ -95,7 +102,7 @@ class WorkerThread:
         return True
 
     def join(self, timeout: float) -> bool:
-        """Whether the thread has ended, after at most ``timeout`` seconds."""
+        """Wait for at most ``timeout`` seconds. Returns True if the thread has ended."""
         if self._thread.ident is not None:
             self._thread.join(max(0.0, timeout))
         return not self._thread.is_alive()
@@ -173,11 +180,11 @@ class WorkerThread:
                     self._run()
                 except McastdError as error:
                     wakes = Signal.RETRY
-                    backoff.longest = LONGEST
+                    backoff.longest = RETRY_MAX_SECONDS
                     if isinstance(error, LinkError):
                         wakes |= Signal.NETWORK
-                        if error.errno in TOLD_BY_THE_NETWORK:
-                            backoff.longest = LONGEST_IF_TOLD
+                        if error.errno in WATCHED_ERRNOS:
+                            backoff.longest = WATCHED_RETRY_MAX_SECONDS
                     delay = backoff.delay(self._worked_for())
                     self._trouble(error)
                     if self._wait(delay, wakes):
@@ -220,7 +227,7 @@ class WorkerThread:
         self._context.close()
 
     def _wait(self, delay: float, wakes: Signal = Signal.RETRY) -> bool:
-        """Let ``delay`` seconds pass, or less if told to stop; whether one of the ``wakes`` ended it."""
+        """Wait for ``delay`` seconds, or until a stop. Returns True if one of the ``wakes`` came first."""
         deadline = clock.monotonic() + delay
         while not self._context.stopping and (left := deadline - clock.monotonic()) > 0:
             if self._context.take(wakes):
@@ -245,7 +252,10 @@ class WorkerThread:
         self._apply(Event.CRASH, f"{reason}; this is a bug in mcastd; next attempt in {delay:g} s")
 
     def _apply(self, event: Event, detail: str = "", error: McastdError | None = None) -> bool:
-        """Whether the state is another. ``error`` is what the detail tells of."""
+        """Go on to the state after ``event``. Returns True if it is another one.
+
+        ``error`` is the one that the detail describes.
+        """
         with self._lock:
             before = self._state
             state = after(before, event)
@@ -264,7 +274,7 @@ class WorkerThread:
         return changed
 
     def _log_change(self, before: State, state: State, reason: str) -> None:
-        """One event for each transition; those of attempts that end like the one before are for debugging."""
+        """Log a transition. An attempt that failed for the same reason as the one before: at level debug."""
         level, name = CHANGES[state]
         fields: dict[str, object] = {"from": before, "to": state}
         if reason:

@@ -348,7 +348,7 @@ def test_a_listing_of_any_size_and_shape_is_read_or_said_why_not(
     program.write_text(f"#!{sys.executable}\nimport sys, time\n{does}\n")
     program.chmod(0o755)
     monkeypatch.setattr("shutil.which", lambda *_, **__: str(program))
-    monkeypatch.setattr(firewall, "PATIENCE", 3.0)
+    monkeypatch.setattr(firewall, "LISTING_MAX_SECONDS", 3.0)
     monkeypatch.setattr(firewall, "_loaded", lambda _: False)
     assert said in firewall.read().unread
 

@@ -603,7 +603,7 @@ def test_news_and_not_the_next_attempt_bring_a_waiting_worker_to_work(
 ) -> None:
     hour = Backoff(first=3600.0, longest=3600.0)
     monkeypatch.setattr("mcastd.supervisor.thread.Backoff", lambda **_: hour)
-    monkeypatch.setattr("mcastd.supervisor.thread.LONGEST_IF_TOLD", 3600.0)
+    monkeypatch.setattr("mcastd.supervisor.thread.WATCHED_RETRY_MAX_SECONDS", 3600.0)
     monkeypatch.setattr("mcastd.net.watch.SETTLE_SECONDS", 0.05)  # so it is under way mostly
     for number in range(10 * ROUTES_AT_ONCE):
         here.watch.host().routes.to(ip_address("239.255.9.0") + number)
