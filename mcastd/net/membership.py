@@ -30,6 +30,8 @@ WAYS_OUT = {
     errno.ENOBUFS: "name fewer sources, or raise net.ipv4.igmp_max_msf (IPv6: net.ipv6.mld_max_msf)",
     errno.ENOMEM: "raise net.core.optmem_max",
 }
+# Of ENOBUFS where the filter has one source or none, which net.ipv4.igmp_max_msf does not limit
+FEW_MEMBERSHIPS = "raise net.ipv4.igmp_max_memberships"
 NOBODY: dict[int, Address] = {
     4: IPv4Address("192.0.2.0"),
     6: IPv6Address("2001:db8::"),
@@ -251,12 +253,17 @@ class Membership:
         return LinkError(
             f"cannot join {self._group} on {interface.name}",
             reason_of(error),
-            WAYS_OUT.get(number, ""),
+            self._way_out(number),
             waits="waiting for it" if number == errno.ENODEV else "",
             errno=number,
             group=str(self._group),
             interface=interface.name,
         )
+
+    def _way_out(self, number: int) -> str:
+        if number == errno.ENOBUFS and self._group.version == 4 and len(self._filter.sources) < 2:
+            return FEW_MEMBERSHIPS
+        return WAYS_OUT.get(number, "")
 
 
 def _has_ipv4(interface: Interface) -> bool:

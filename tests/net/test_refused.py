@@ -143,10 +143,14 @@ def test_a_daemon_that_is_refused_says_so_and_joins_again_by_itself(stack: ExitS
         f'rejoin_every = "300ms"\noutput = "{tmp_path / name}.log"\n'
         for name, interface in (("one", "eth0"), ("all", "all"))
     )
+    config += (
+        '[inbound.ssm]\ngroup = "232.7.7.5"\nport = 9276\ninterface = "eth0"\nsources = ["10.75.0.2"]\n'
+        f'rejoin_every = "300ms"\noutput = "{tmp_path}/ssm.log"\n'
+    )
     with RunningDaemon(tmp_path, config, enter=host.enter(())) as daemon:
         assert {worker["state"] for worker in daemon.workers().values()} == {"active"}
         sysctl(host, ipv4__igmp_max_memberships=0)
-        for name in ("one", "all"):
+        for name in ("one", "all", "ssm"):
             detail = wait_for(
                 lambda name=name: (
                     (worker := daemon.worker(f"inbound/{name}"))["state"] == "auto-restart"
@@ -155,9 +159,10 @@ def test_a_daemon_that_is_refused_says_so_and_joins_again_by_itself(stack: ExitS
                 name,
             )
             assert "cannot join" in detail
+            assert detail.endswith("; raise net.ipv4.igmp_max_memberships")
         assert daemon.ctl("status").returncode == 3
         sysctl(host, ipv4__igmp_max_memberships=20)
-        for name in ("one", "all"):
+        for name in ("one", "all", "ssm"):
             daemon.wait_state(f"inbound/{name}", "active")
         sock = stack.enter_context(sender(net, "n0", "10.75.0.2"))
 
