@@ -138,6 +138,8 @@ def _link(directory: int, name: str) -> tuple[PurePath | None, bool]:
     """Where a symbolic link leads, None if there is none; True if it is one of procfs to something open."""
     try:
         link = os.readlink(name, dir_fd=directory)
+    except PermissionError:  # one of procfs, of another's process
+        raise
     except OSError:  # no link, or nothing at all: what the name is used for next meets that
         return None, False
     if name.isdecimal() or name in MAGIC_LINKS:

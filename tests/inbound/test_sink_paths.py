@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import stat
@@ -266,6 +267,24 @@ def test_the_link_whose_owner_is_looked_at_is_the_one_that_is_followed(
     log.unlink()
     theirs.rename(log)
     with pytest.raises(SinkError, match=UNSAFE), place_of(log):
+        pass
+
+
+def test_a_link_that_may_not_be_read_is_said_to_be_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As /proc/1/root: opened as a directory it would be called none."""
+    refused = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    (tmp_path / "root").symlink_to("/")
+    readlink = os.readlink
+
+    def refuse(name: str, **at: int) -> str:
+        if name == "root":
+            raise refused
+        return readlink(name, **at)
+
+    monkeypatch.setattr(os, "readlink", refuse)
+    with pytest.raises(PermissionError), place_of(tmp_path / "root" / "etc"):
         pass
 
 
