@@ -27,9 +27,11 @@ def listen(path: Path) -> Iterator[socket.socket]:
     refuses.
     """
     _require_no_link_of_others(path)
+    made = False
     with _translated(path), suppress(FileExistsError):
         path.parent.mkdir(parents=True)
-        path.parent.chmod(0o755)  # whatever the umask is
+        made = True
+    _require_no_link_of_others(path, made=made)  # nor one that came in the meantime
     with _locked(path), socket.socket(socket.AF_UNIX) as listener:
         with _translated(path):
             _remove_stale(path)
@@ -47,11 +49,15 @@ def listen(path: Path) -> Iterator[socket.socket]:
                     path.unlink()
 
 
-def _require_no_link_of_others(path: Path) -> None:
-    """By such a link the socket and its lock would be made, and a dead one removed, where others choose."""
+def _require_no_link_of_others(path: Path, *, made: bool = False) -> None:
+    """By such a link the socket and its lock would be made, and a dead one removed, where others choose.
+
+    A directory that we have ``made`` is opened to all, whatever the umask is.
+    """
     try:
-        with place_of(path):
-            pass
+        with place_of(path) as place:
+            if made:
+                os.chmod(f"/proc/self/fd/{place.directory}", 0o755)
     except OSError:  # what the path is used for next meets that, too
         pass
     except UnsafePathError as error:

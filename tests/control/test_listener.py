@@ -86,6 +86,32 @@ def test_a_lock_file_of_a_stranger_is_not_trusted(path: Path, lock: Path) -> Non
     assert lock.read_text() == "1\n"
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_link_of_others_that_comes_when_the_directory_is_made_is_refused(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared, victim = tmp_path / "shared", tmp_path / "victim"
+    shared.mkdir()
+    victim.mkdir(mode=0o700)
+    give_away(shared)
+    directory, mkdir = shared / "mcastd", Path.mkdir
+
+    def exchange(path: Path, **how: bool) -> None:
+        if when == "after":
+            mkdir(path, **how)
+            path.rename(shared / "old")
+        directory.symlink_to(victim)
+        give_away(directory)
+        if when == "before":
+            mkdir(path, **how)
+
+    monkeypatch.setattr(Path, "mkdir", exchange)
+    said = refusal(directory / "control")
+    assert f"mcastd is a symbolic link of uid {STRANGER}" in said
+    assert (os.listdir(victim), stat.S_IMODE(victim.stat().st_mode)) == ([], 0o700)
+
+
 def test_a_hard_link_is_not_truncated(path: Path, lock: Path, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
