@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
@@ -25,6 +26,10 @@ from mcastd.config.words import show
 SITE = 32  # TTL with which a datagram left the site in the MBone; 64 the region, 128 the continent (mrouted)
 UNRESTRICTED = 128  # TTL from which no such threshold was meant to hold
 FAST = 500_000_000  # bit/s from which json is a mistake: see the rows "json" and "raw" of `make bench`
+# A rate below this was hardly meant: a datagram of 125 bytes takes more than a second.
+SLOW_BITS_PER_SECOND = 1000
+# Conversions of strftime(3) that are used in names of recordings.
+DATES = re.compile("%[YymdFHMSTs]")
 LINK_CONTROL, SSM = IPv4Network("224.0.0.0/24"), IPv4Network("232.0.0.0/8")
 OWNED = (IPv4Network("233.0.0.0/8"), IPv4Network("234.0.0.0/8"))  # by AS (RFC 3180), by prefix (RFC 6034)
 PRIVATE_TO_THE_UNIT = ("/tmp/", "/var/tmp/")
@@ -146,6 +151,12 @@ def _burst_of_nothing(channel: OutboundChannel) -> Advice:
         yield "burst", "does nothing without a rate, of which it is a part; set rate, or leave it out"
 
 
+def _crawls(channel: OutboundChannel) -> Advice:
+    rate = channel.rate
+    if rate is not None and 0 < rate < SLOW_BITS_PER_SECOND:
+        yield "rate", f'{rate} is so many bits a second; for Mbit write "{rate}Mbit"'
+
+
 OF_A_CHANNEL: tuple[Callable[[OutboundChannel], Advice], ...] = (
     _reach,
     _reserved,
@@ -153,6 +164,7 @@ OF_A_CHANNEL: tuple[Callable[[OutboundChannel], Advice], ...] = (
     _bursts,
     _unpaced,
     _burst_of_nothing,
+    _crawls,
 )
 
 # -- one subscription
@@ -336,12 +348,20 @@ def _devices(config: Config) -> Iterator[Complaint]:
             yield Complaint(location, f"{path} is a device, which is refused; name a file or a FIFO")
 
 
+def _dated(config: Config) -> Iterator[Complaint]:
+    for location, output in _outputs(config):
+        if found := DATES.search(str(output.path)):
+            way_out = "" if output.kind == "fifo" else '; rotate_every = "1d" begins a file each day'
+            yield Complaint(location, f"{found[0]} is taken as it is, and no date{way_out}")
+
+
 OF_FILES: tuple[Callable[[Config], Iterator[Complaint]], ...] = (
     _prepared_by_others,
     _rotated_by_whom,
     _kept_of_nothing,
     _rotated_all_the_time,
     _devices,
+    _dated,
 )
 
 

@@ -30,6 +30,9 @@ PLACES: tuple[tuple[type[BaseModel], str], ...] = (
     (FifoOutput, 'the table of an output of kind = "fifo"'),
 )
 
+# Similarity (difflib) from which a key of another table was hardly meant: "source" and "sources" have 0.92.
+NEARLY_THE_SAME = 0.9
+
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
@@ -160,7 +163,11 @@ def _model(location: Location) -> type[BaseModel]:
 def _unknown(key: str, model: type[BaseModel]) -> str:
     known = list(model.model_fields)
     elsewhere = [place for other, place in PLACES if key in other.model_fields and other is not model]
-    hint = f"it belongs into {' or '.join(elsewhere)}" if elsewhere else _did_you_mean(key, known)
+    hint = _did_you_mean(key, known)
+    if elsewhere:
+        place = f"belongs into {' or '.join(elsewhere)}"
+        nearly = difflib.get_close_matches(key, known, n=1, cutoff=NEARLY_THE_SAME)
+        hint = f'did you mean "{nearly[0]}"? "{key}" {place}' if nearly else f"it {place}"
     return f"unknown key; {hint or 'known are ' + ', '.join(known)}"
 
 

@@ -257,6 +257,20 @@ def test_a_device_is_neither_a_source_nor_an_output(path: str, device: bool) -> 
     assert advised({"source": path}) == ({"source"} if device else set())
 
 
+def test_a_rate_without_a_unit_is_bits_a_second() -> None:
+    assert advised({"rate": 10}) == {"rate"}
+    assert advised({"rate": 999}) == {"rate"}
+    assert advised({"rate": "1kbit"}) == set()
+    assert advised({"rate": 0}) == set()  # paused
+
+
+@pytest.mark.parametrize(
+    ("name", "dated"), [("%Y-%m-%d.ts", True), ("a-%H%M.ts", True), ("100%", False), ("%20a", False)]
+)
+def test_a_path_has_no_dates(name: str, dated: bool) -> None:
+    assert advised(None, {"output": f"/srv/{name}"}) == ({"path"} if dated else set())
+
+
 def test_an_output_is_not_rotated_all_the_time() -> None:
     output = {"kind": "file", "path": "/y"}
     assert advised(None, {"output": {**output, "rotate_every": "1us"}}) == {"rotate_every"}

@@ -299,6 +299,7 @@ def test_a_long_array_and_a_long_string_with_one_error(refused: Refused) -> None
         ('rotate_size = "1MB"', 'unknown key; it belongs into the table of an output of kind = "file"'),
         ('log_level = "debug"', "unknown key; it belongs into [daemon]"),
         ("ttl = 3", "unknown key; it belongs into [outbound.NAME]"),
+        ('source = "10.0.0.1"', 'unknown key; did you mean "sources"? "source" belongs into [outbound.NAME]'),
         ('output = { path = "/x", when_full = "block" }', 'of an output of kind = "fifo"'),
     ],
 )
