@@ -47,7 +47,8 @@ def seen_text(flows: Sequence[tuple[FlowKey, Flow]]) -> str:
     packets = sum(flow.packets for _, flow in flows)
     key, _ = flows[0]
     sources = sorted({str(key.source) for key, _ in flows})
-    more = f" and {len(sources) - 1} others" if len(sources) > 1 else ""
+    others = len(sources) - 1
+    more = f" and {others} {'others' if others > 1 else 'other'}" if others else ""
     tag = f", VLAN {key.vlan}" if key.vlan else ""
     return (
         f"{packets} packets from {sources[0]}{more} to {key.group} port {key.port} on {key.interface}{tag}"

@@ -9,22 +9,25 @@ from ipaddress import ip_address
 import pytest
 
 from mcastd.config import InboundSubscription, OutboundChannel
-from mcastd.doctor import delivery, departure, dropped, reports
+from mcastd.doctor import blame, delivery, departure, dropped, reports
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding
+from mcastd.doctor.seen import seen_text
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import Kernel, Observation
 from mcastd.net.interfaces import Host, Interface, Snooping
 from mcastd.net.packets import Membership
 from mcastd.net.queues import Queue
 from mcastd.net.routes import NO_ROUTE
-from mcastd.net.ruleset import Ruleset
+from mcastd.net.ruleset import INBOUND, Facts, Ruleset
 from mcastd.net.tables import UdpSocket
 from mcastd.net.tap import Flow, FlowKey, Seen, Traffic
 
 UP, RUNNING = 0x1, 0x40
 GROUP, THERE = ip_address("239.255.6.1"), ip_address("10.6.0.2")
 QUERY = Membership(THERE, "IGMP", 3, "query", (), 10.0)
+
+DPORT = {"payload": {"protocol": "udp", "field": "dport"}}
 
 
 def inbound(received: int = 0, size: int = 0, overflow: int = 0, **settings: object) -> Subject:
@@ -217,6 +220,65 @@ def test_a_way_to_a_sender_is_proposed_only_if_it_is_there(monkeypatch: pytest.M
         f"ip route replace {THERE}/32 dev eth0",
         "sysctl net.ipv4.conf.eth0.rp_filter=0 net.ipv4.conf.all.rp_filter=0",
     ]
+
+
+@pytest.mark.parametrize(
+    ("senders", "words"),
+    [(1, "192.0.2.1 to"), (2, "192.0.2.1 and 1 other to"), (4, "192.0.2.1 and 3 others to")],
+)
+def test_of_several_senders_one_is_named_and_the_others_are_counted(senders: int, words: str) -> None:
+    flows: dict[FlowKey, Flow] = {}
+    for number in range(senders):
+        flows |= flow(3, 30, source=ip_address("192.0.2.1") + number)
+    text = seen_text(list(flows.items()))
+    assert text == f"{3 * senders} packets from {words} {GROUP} port 9190 on eth0 (AF_PACKET)"
+
+
+def test_the_rule_whose_counter_grew_is_named_before_one_that_certainly_matches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(blame, "text_of", lambda key: f"rule {key.handle} of nobody's")
+    chain = ("ip", "filter", "input")
+    maybe, certain = {"limit": {"rate": 1}}, {"match": {"op": "==", "left": DPORT, "right": 9190}}
+
+    def rules(packets: int) -> Ruleset:
+        counted = [maybe, {"counter": {"packets": packets, "bytes": 0}}, {"drop": None}]
+        both = [{"handle": 4, "expr": counted}, {"handle": 5, "expr": [certain, {"drop": None}]}]
+        return Ruleset({chain: {"hook": "input", "prio": 0, "policy": "accept"}}, {chain: both})
+
+    seen = replace(observed(), before=Kernel({}, (), rules(2)), after=Kernel({}, (), rules(9)))
+    lines = blame.rules_of(Facts(GROUP, 9190, "eth0"), INBOUND, seen).lines
+    assert [("rule 4 " in line, "grew by 7" in line) for line in lines] == [(True, True), (False, False)]
+
+
+@pytest.mark.parametrize(
+    ("differences", "counters", "cause"),
+    [
+        ({"not_ours": 6}, {}, "wrong-mac"),
+        ({"not_ours": 5}, {}, "dropped-inside"),  # one was ours
+        ({}, {"UdpInCsumErrors": 3}, "bad-checksum"),
+        ({}, {"UdpInCsumErrors": 2}, "dropped-inside"),  # of others: less than half of these
+        ({"fragmented": 2}, {"IpReasmReqds": 9}, "fragments-lost"),
+        ({"fragmented": 2}, {"IpReasmReqds": 9, "IpReasmOKs": 4}, "dropped-inside"),
+        ({"fragmented": 2}, {}, "dropped-inside"),
+        ({}, {"IpReasmReqds": 9}, "dropped-inside"),
+    ],
+)
+def test_a_part_of_this_host_is_blamed_for_all_that_is_missing_or_for_nothing(
+    differences: dict[str, int], counters: dict[str, int], cause: str
+) -> None:
+    (missing,) = flow(6, 60).items()
+    flows = {missing[0]: replace(missing[1], **differences)}
+    seen = observed(flows=flows, counters=counters)
+    assert causes(delivery.delivery(inbound(), given(seen))) == [cause]
+
+
+def test_what_the_kernel_refused_counts_as_sent_when_nothing_left() -> None:
+    """A chain at egress drops it, and the kernel says ENOBUFS."""
+    enough = replace(outbound(), status={"counters": {"sent": 0, "refused": {"ENOBUFS": 3}}})
+    assert causes(departure.departure(enough, given(observed()))) == ["dropped-inside"]
+    few = replace(outbound(), status={"counters": {"sent": 1, "refused": {"ENOBUFS": 1}}})
+    assert causes(departure.departure(few, given(observed()))) == []
 
 
 def test_what_waits_in_the_buffer_was_not_dropped() -> None:
