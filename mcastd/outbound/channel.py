@@ -29,24 +29,29 @@ from mcastd.outbound.source import LONGEST_NAP, PayloadSource, Source
 from mcastd.outbound.watcher import Watcher
 from mcastd.worker import Books, Context, Identity, Signal, Vitals
 
-FULL = {errno.EAGAIN, errno.ENOBUFS}  # the kernel takes nothing just now
-REFUSALS = ("EAGAIN", "EMSGSIZE", "ENETUNREACH", "ENOBUFS", "EPERM")  # that one may expect
+# Errors of send(2) while the kernel has no room: the same is sent again after a pause.
+FULL = {errno.EAGAIN, errno.ENOBUFS}
+# Errors of send(2) that metrics show from the start, as 0.
+REFUSALS = ("EAGAIN", "EMSGSIZE", "ENETUNREACH", "ENOBUFS", "EPERM")
 TOO_BIG = "too-big"
 NO_CARRIER = "no-carrier"
-# What changes without a new run, which would begin the source anew
+# Settings that a run takes over. Any other needs a new run, which begins the source anew.
 UPDATABLE = ("interface", "ttl", "loop", "dscp", "interval", "rate", "burst")
+# A channel with a rate reads what it sends in this time at once, but no more than FAST_READ_BYTES.
 READ_AHEAD_SECONDS = 0.01
-FAST_READ_SIZE = 1 << 20  # bytes
-BATCH = 512  # datagrams handed to the link at once
-SHORTEST_PAUSE = 0.001  # seconds that a full link is left alone; doubled while it takes nothing
-LONGEST_PAUSE = 0.064
+FAST_READ_BYTES = 1 << 20
+# At most so many datagrams are handed to the link at once.
+BATCH = 512
+# A full link is left alone for the first of these, doubled up to the second while it takes nothing.
+PAUSE_SECONDS = 0.001
+PAUSE_MAX_SECONDS = 0.064
 # A channel that sends this many datagrams at a time, this many times in a row, is busy: it sends for itself.
-# It is busy until it has sent fewer as often.
+# It stays busy until it has sent fewer as many times in a row.
 BUSY_DATAGRAMS = 16
 BUSY_VISITS = 4
-# After a visit that took too long, the channel sends for itself for so long.
+# After a visit that took too long, the channel sends for itself for this long.
 ALONE_SECONDS = 10.0
-# There is no output file, no back-off to end, and a source's news may come when it is looked at already
+# Signals without effect here: there is no output file, no back-off to end, and the source is read already.
 NOT_FOR_US = Signal.REOPEN | Signal.RETRY | Signal.SOURCE
 
 
@@ -59,8 +64,8 @@ def open_source(config: OutboundChannel, files: OpenFilesOf | None = None) -> So
 def _read_size(rate: int | None, interval: float | None) -> int:
     """Bytes to read at once: of a fast channel some ten bursts, since the end of what was read ends one."""
     if rate is None:
-        return READ_SIZE if interval else FAST_READ_SIZE
-    return min(max(READ_SIZE, int(rate / 8 * READ_AHEAD_SECONDS)), FAST_READ_SIZE)
+        return READ_SIZE if interval else FAST_READ_BYTES
+    return min(max(READ_SIZE, int(rate / 8 * READ_AHEAD_SECONDS)), FAST_READ_BYTES)
 
 
 class Channel:
@@ -265,7 +270,7 @@ class Channel:
         if self._streak == BUSY_VISITS:
             self._busy, self._streak = not self._busy, 0
         if done < due:
-            self._pause = min(max(SHORTEST_PAUSE, 2 * self._pause), LONGEST_PAUSE)
+            self._pause = min(max(PAUSE_SECONDS, 2 * self._pause), PAUSE_MAX_SECONDS)
             return now + self._pause
         return self._pacer.deadline if self._sizes else -math.inf
 
