@@ -37,6 +37,7 @@ QUIET = 0.1  # cores that others may use: a pause of some milliseconds is a loss
 ROWS: dict[str, Callable[[Bench], list[report.Result]]] = {
     "raw": rows_receive.raw,
     "rates": rows_receive.at_rates,
+    "at-once": rows_receive.at_once,
     "gso": rows_receive.gso,
     "json": rows_receive.as_json,
     "fifo": rows_receive.fifo,

@@ -116,10 +116,13 @@ class Cast:
         output.touch()
         return Receiver(name, daemon.program, address, output, self.lab, overhead=overhead, daemon=daemon)
 
-    def mcastd_pipe(self, reader: Callable[[Path], Program] | None, buffer: int = DEFAULT) -> Receiver:
+    def mcastd_pipe(
+        self, reader: Callable[[Path], Program] | None, buffer: int = DEFAULT, **settings: object
+    ) -> Receiver:
         """The daemon with one subscription into a pipe, which ``reader`` is started for."""
         address, output = self.lab.new_address(), self.lab.new_path("mcastd-pipe")
-        settings: dict[str, object] = {} if buffer == DEFAULT else {"receive_buffer": buffer}
+        if buffer != DEFAULT:
+            settings["receive_buffer"] = buffer
         # Nothing dropped, so that every datagram's cost is in the sum: reception waits for a slow reader
         target = f'{{ kind = "fifo", path = "{output}", when_full = "block" }}'
         text = subscription("one", *address, target, settings)

@@ -177,11 +177,29 @@ def _added(late: Samples) -> Check:
     return Check(goal, shown, True if ours <= 2000 or theirs <= 2000 else None)
 
 
-def _latencies(bench: Bench, rate: int) -> Samples:
+def at_once(bench: Bench) -> list[Result]:
+    """With max_latency = 0, which waits for nothing: how old datagrams are for the reader of a pipe."""
+    results = []
+    for rate in RATES:
+        late = _latencies(bench, rate, max_latency=0)
+        p50, p99 = (ratio(late, "mcastd", "C recvmmsg", metric) for metric in ("p50", "p99"))
+        results.append(
+            Result(
+                f"max_latency = 0 into a pipe, 1316 B at {rate:,}/s",
+                late,
+                [at_most("p50 of C recvmmsg", p50, 1.3), at_most("p99 of C recvmmsg", p99, 1)],
+                of_c=times(p50=p50, p99=p99),
+                notes=["p50, p99, max: us from the sender's stamp to a reader of the pipe"],
+            )
+        )
+    return results
+
+
+def _latencies(bench: Bench, rate: int, **settings: object) -> Samples:
     """How old datagrams are for the reader of a pipe: the daemon beside C, which writes at once."""
     with contextlib.ExitStack() as stack:
         cast = bench.cast(stack)
-        mcastd = cast.mcastd_pipe(None)
+        mcastd = cast.mcastd_pipe(None, **settings)
         reference = cast.reference_pipe("recvmmsg", DEFAULT)
         count = int(rate * bench.choose(0.5, 0.3))
 
