@@ -9,16 +9,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import shlex
 import shutil
 import subprocess
 import tempfile
-import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+from mcastd import clock
 from mcastd.errors import reason_of
 from mcastd.net.ruleset import RuleKey, Ruleset, whole
 from mcastd.net.tables import NET
@@ -140,27 +141,34 @@ def _run(program: str, *arguments: str) -> str:
         tempfile.TemporaryFile() as errors,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL) as process,
     ):
-        assert process.stdout is not None
-        late = threading.Timer(LISTING_MAX_SECONDS, process.kill)
-        late.start()
+        deadline = clock.monotonic() + LISTING_MAX_SECONDS
         try:
-            listed = process.stdout.read(LISTING_MAX_BYTES + 1)
-            if len(listed) > LISTING_MAX_BYTES:
-                raise ValueError(
-                    f"it lists more than {LISTING_MAX_BYTES >> 20} MiB, too much to look through"
-                )
-            status = process.wait()
+            listed = _read(process, deadline)
+            status = process.wait(max(0.0, deadline - clock.monotonic()))
         finally:
-            timed_out = not late.is_alive()
-            late.cancel()
             process.kill()
-        if timed_out:
-            raise subprocess.TimeoutExpired(command, LISTING_MAX_SECONDS)
         if status:
             errors.seek(0)
             said = errors.read(ERRORS_MAX_BYTES).decode(errors="replace")
             raise subprocess.CalledProcessError(status, command, stderr=said)
     return listed.decode(errors="replace")
+
+
+def _read(process: subprocess.Popen[bytes], deadline: float) -> bytes:
+    """What the program says. Raises TimeoutExpired, and ValueError if it is too much. Needs no thread."""
+    assert process.stdout is not None
+    fd, listed = process.stdout.fileno(), bytearray()
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    while True:
+        if not poll.poll(1000 * max(0.0, deadline - clock.monotonic())):
+            raise subprocess.TimeoutExpired(process.args, LISTING_MAX_SECONDS)
+        part = os.read(fd, LISTING_MAX_BYTES)
+        if not part:
+            return bytes(listed)
+        listed += part
+        if len(listed) > LISTING_MAX_BYTES:
+            raise ValueError(f"it lists more than {LISTING_MAX_BYTES >> 20} MiB, too much to look through")
 
 
 def _reason(error: Exception) -> str:

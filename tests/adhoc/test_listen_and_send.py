@@ -421,7 +421,7 @@ def test_a_full_disk_is_named(pair: Pair) -> None:
 def test_a_reader_that_lags_loses_nothing_of_the_count(pair: Pair) -> None:
     """It reads nothing at all: reception, and the numbers, go on."""
     with Listening(pair.right, GROUP, PORT, *ETH0, "--hex") as listening:
-        arguments = ("--numbered", "--count", "30000", "--size", "500", "--rate", "100Mbit")
+        arguments = ("--numbered", "--count", "30000", "--size", "500", "--rate", "20Mbit")
         assert ctl(pair.left, "send", TO, *ETH0, *arguments).returncode == 0
         assert listening.interrupt() == 0
     assert "received 30,000 datagrams, 15,000,000 bytes" in listening.err
