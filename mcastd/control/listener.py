@@ -27,6 +27,7 @@ def listen(path: Path) -> Iterator[socket.socket]:
     refuses.
     """
     _require_no_link_of_others(path)
+    _has_socket(path)  # before a lock is made beside what is none
     made = False
     with _translated(path), suppress(FileExistsError):
         path.parent.mkdir(parents=True)
@@ -115,14 +116,8 @@ def _chmod_socket(path: Path) -> None:
 
 def _remove_stale(path: Path) -> None:
     """Make room at ``path``, unless what is there is alive or not a socket."""
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
+    if not _has_socket(path):
         return
-    if not stat.S_ISSOCK(mode):
-        raise ControlError(
-            f"control socket {path}", "not a socket", "set daemon.control_socket to another path"
-        )
     # We hold the lock: if this is alive, it is another program's, or somebody removed the lock file.
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)  # a full backlog is an answer too
@@ -135,6 +130,17 @@ def _remove_stale(path: Path) -> None:
                 path.unlink()
             case error:
                 raise OSError(error, os.strerror(error))
+
+
+def _has_socket(path: Path) -> bool:
+    """Whether something has the path; raises ControlError if that is not a socket."""
+    with _translated(path), suppress(FileNotFoundError, NotADirectoryError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise ControlError(
+                f"control socket {path}", "not a socket", "set daemon.control_socket to another path"
+            )
+        return True
+    return False
 
 
 def _in_use(path: Path, user: str) -> ControlError:

@@ -57,6 +57,23 @@ def is_dropped(connection: socket.socket) -> bool:
     return True
 
 
+def test_a_client_that_no_thread_can_be_had_for_is_told_so(
+    server: ControlServer, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "control-client":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(VarlinkError, match="no thread left to answer; raise TasksMax="):
+            names(path)
+    assert names(path), "there is one again"
+
+
 # -- a peer that is not ours
 
 
