@@ -93,7 +93,7 @@ class OnDisk:
         return verdict
 
     def _files(self) -> Files:
-        paths = [self.path, *sorted(self.path.with_name(f"{self.path.name}.d").glob("*.toml"))]
+        paths = [self.path, *sorted(Path(f"{self.path}.d").glob("*.toml"))]
         found = []
         for path in paths:
             try:

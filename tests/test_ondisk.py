@@ -89,3 +89,10 @@ def test_a_disk_that_does_not_answer_is_waited_for_briefly_and_asked_once(
     looks[0].set_result(GOOD)
     on_disk.verdict(running)
     assert len(looks) == 2  # another one, now that it answers
+
+
+@pytest.mark.parametrize("path", [".", "/", ".."])
+def test_a_directory_without_a_name_is_refused_as_one(path: str) -> None:
+    """`mcastd run --config .` ended with a traceback."""
+    with pytest.raises(ConfigError, match="is a directory, not a file"):
+        OnDisk(Path(path)).read()
