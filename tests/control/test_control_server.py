@@ -217,6 +217,9 @@ def test_what_is_not_a_socket_is_not_touched(path: Path, daemon: Any, kind: str)
     with pytest.raises(ControlError, match=r"not a socket; set daemon\.control_socket to another path"):
         ControlServer(path, daemon).start()
     assert os.path.samestat(before, path.lstat())
+    assert os.listdir(path.parent) == [path.name], (
+        "and nothing is left beside it: /etc/passwd.lock is another's"
+    )
 
 
 @pytest.mark.parametrize(
