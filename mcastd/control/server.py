@@ -30,6 +30,7 @@ MAX_CONNECTIONS = 40
 MAX_OF_OTHERS = 32  # connections of all users but root and the daemon's own
 RETRY_PAUSE = 1.0  # seconds until the next accept() when the process is out of file descriptors or threads
 TURN = 0.1  # seconds that a client may wait for others' calls to end, when there is no room
+NO_THREAD = "mcastd runs, and has no thread left to answer; raise TasksMax= of the service"
 log = get_logger()
 
 
@@ -109,7 +110,11 @@ class ControlServer:
             full |= not _is_privileged(peer) and len(others) >= MAX_OF_OTHERS
             if full and not self._make_room(peer):
                 return
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:
+                _refuse(connection)
+                raise
             self._busy[connection] = False
             self._peers[connection] = peer
             self._threads.add(thread)
@@ -207,6 +212,14 @@ def _has_hung_up(connection: socket.socket) -> bool:
     poll = select.poll()
     poll.register(connection, 0)
     return any(events & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _, events in poll.poll(0))
+
+
+def _refuse(connection: socket.socket) -> None:
+    """Tell a client that there is no thread for it. A call left unread would drop the reply."""
+    connection.settimeout(TURN)
+    with suppress(OSError):
+        connection.recv(1 << 16)
+        connection.sendall(Reply({"reason": NO_THREAD}, f"{INTERFACE}.Failed").encode())
 
 
 def _shut_down(connection: socket.socket, direction: int) -> None:
