@@ -238,13 +238,14 @@ def test_the_rule_whose_counter_grew_is_named_before_one_that_certainly_matches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(blame, "text_of", lambda key: f"rule {key.handle} of nobody's")
-    chain = ("ip", "filter", "input")
+    first, then = ("ip", "filter", "first"), ("ip", "filter", "then")
     maybe, certain = {"limit": {"rate": 1}}, {"match": {"op": "==", "left": DPORT, "right": 9190}}
 
     def rules(packets: int) -> Ruleset:
         counted = [maybe, {"counter": {"packets": packets, "bytes": 0}}, {"drop": None}]
-        both = [{"handle": 4, "expr": counted}, {"handle": 5, "expr": [certain, {"drop": None}]}]
-        return Ruleset({chain: {"hook": "input", "prio": 0, "policy": "accept"}}, {chain: both})
+        chains = {first: {"hook": "input", "prio": 0}, then: {"hook": "input", "prio": 1}}
+        uncounted = {"handle": 5, "expr": [certain, {"drop": None}]}
+        return Ruleset(chains, {first: [uncounted], then: [{"handle": 4, "expr": counted}]})
 
     seen = replace(observed(), before=Kernel({}, (), rules(2)), after=Kernel({}, (), rules(9)))
     lines = blame.rules_of(Facts(GROUP, 9190, "eth0"), INBOUND, seen).lines

@@ -7,6 +7,7 @@ import os
 import select
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -326,3 +327,17 @@ def test_a_pipe_gets_its_mode_and_no_link_misleads_that(tmp_path: Path) -> None:
     finally:
         os.umask(umask)
     assert stat.S_IMODE((tmp_path / "pipe").stat().st_mode) == 0o642
+
+
+def test_as_many_links_are_followed_as_the_kernel_follows(tmp_path: Path) -> None:
+    (tmp_path / "link0").write_bytes(b"news")
+    for number in range(1, 42):
+        (tmp_path / f"link{number}").symlink_to(f"link{number - 1}")
+    for path, follows in ((tmp_path / "link40", True), (tmp_path / "link41", False)):
+        with nullcontext() if follows else pytest.raises(OSError, match="symbolic links"):
+            assert path.read_bytes() == b"news"
+        with (
+            nullcontext() if follows else pytest.raises(OSError, match="symbolic links"),
+            place_of(path) as place,
+        ):
+            assert place.name == "link0"
