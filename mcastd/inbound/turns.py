@@ -24,6 +24,7 @@ from mcastd.inbound.intake import Intake
 from mcastd.inbound.outputs import Outputs
 from mcastd.inbound.reader import Reader
 from mcastd.net.link import Receiver
+from mcastd.replaceable import Seclusion
 from mcastd.worker import Context, Signal
 
 # A visit of the shared reader that finds this many counts as busy.
@@ -35,8 +36,6 @@ CALM_DATAGRAMS_PER_SECOND = 16_000
 CALM_SECONDS = 0.25
 # Between looks at how full the receive buffer is.
 LOAD_LOOK_SECONDS = 0.01
-# After a visit that took too long, a subscription reads alone for so long.
-ALONE_SECONDS = 10.0
 # With a longer max_latency a subscription reads alone: the shared reader wakes for the strictest of all.
 SHARED_LATENCY_MAX_SECONDS = 0.01
 
@@ -63,7 +62,6 @@ class Turns:
     # With hundreds of subscriptions each visit is a cache miss; __slots__ saves one more.
     __slots__ = (
         "_alarm",
-        "_alone_until",
         "_condition",
         "_context",
         "_failure",
@@ -71,6 +69,7 @@ class Turns:
         "_life",
         "_outputs",
         "_reader",
+        "_seclusion",
         "_streak",
         "_watched",
         "link",
@@ -95,7 +94,7 @@ class Turns:
         self._context: Context | None = None  # of the run
         self._streak = 0  # visits in a row at which much was there
         self._failure: Exception | None = None  # raised in a visit, for the subscription's own thread
-        self._alone_until = -math.inf  # monotonic time: a visit took too long, or there was no thread for it
+        self._seclusion = Seclusion()  # after a visit that took too long, or for which there was no thread
         self._watched: dict[int, int] = {}
         self._alarm = math.inf  # monotonic time of the next alarm, as the subscription's own thread knows it
 
@@ -115,7 +114,7 @@ class Turns:
     def _may_be_quiet(self) -> bool:
         return (
             self._reader is not None
-            and clock.monotonic() >= self._alone_until
+            and self._seclusion.is_over(clock.monotonic())
             and 0 < self.max_latency <= SHARED_LATENCY_MAX_SECONDS
             and not self._condition.troubles
             and not any(sink.slow for sink in self._outputs.sinks)
@@ -184,7 +183,7 @@ class Turns:
 
     def hand_back(self) -> None:
         """A visit took long: an output is slow, and this subscription's own thread had better wait for it."""
-        self._alone_until = clock.monotonic() + ALONE_SECONDS
+        self._seclusion.begin(clock.monotonic())
         if self._context is not None:
             self._context.send(Signal.HANDOVER)
 

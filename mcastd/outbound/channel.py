@@ -27,6 +27,7 @@ from mcastd.outbound.pacing import Pacer
 from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.source import LONGEST_NAP, PayloadSource, Source
 from mcastd.outbound.watcher import Watcher
+from mcastd.replaceable import Seclusion
 from mcastd.worker import Books, Context, Identity, Signal, Vitals
 
 # Errors of send(2) while the kernel has no room: the same is sent again after a pause.
@@ -49,8 +50,6 @@ PAUSE_MAX_SECONDS = 0.064
 # It stays busy until it has sent fewer as many times in a row.
 BUSY_DATAGRAMS = 16
 BUSY_VISITS = 4
-# After a visit that took too long, the channel sends for itself for this long.
-ALONE_SECONDS = 10.0
 # Signals without effect here: there is no output file, no back-off to end, and the source is read already.
 NOT_FOR_US = Signal.REOPEN | Signal.RETRY | Signal.SOURCE
 
@@ -94,7 +93,7 @@ class Channel:
         self._shared = shared
         self._turn = threading.Lock()  # held by the thread that sends: its own, or the shared sender's
         self._visitable = False  # the shared sender may send
-        self._alone_until = -math.inf  # monotonic time: a visit took too long, or there was no thread for it
+        self._seclusion = Seclusion()  # after a visit that took too long, or for which there was no thread
         self._busy = False  # much is sent at a time
         self._streak = 0  # times in a row at which it was otherwise
         self._pause = 0.0  # seconds that the full link is left alone
@@ -277,7 +276,7 @@ class Channel:
     # -- while little is sent at a time: the shared sender does it, this thread waits for signals
 
     def _may_be_visited(self) -> bool:
-        return self._shared is not None and not self._busy and clock.monotonic() >= self._alone_until
+        return self._shared is not None and not self._busy and self._seclusion.is_over(clock.monotonic())
 
     def _be_visited(self, context: Context, when: float) -> None:
         """Let the shared sender send, from ``when`` on, until a signal needs this thread."""
@@ -317,7 +316,7 @@ class Channel:
 
     def hand_back(self) -> None:
         """A visit takes long: this channel's own thread had better wait for its source or its link."""
-        self._alone_until = clock.monotonic() + ALONE_SECONDS
+        self._seclusion.begin(clock.monotonic())
         if self._context is not None:
             self._context.send(Signal.HANDOVER)
 

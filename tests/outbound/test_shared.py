@@ -18,6 +18,7 @@ from mcastd.net.fake import FakeSender
 from mcastd.outbound import shared as module
 from mcastd.outbound.channel import BUSY_DATAGRAMS, Channel
 from mcastd.outbound.shared import PUNCTUAL_CHANNELS, VOID_MAX, SharedSender
+from mcastd.replaceable import Seclusion
 from mcastd.worker import Context, Signal
 
 
@@ -310,7 +311,7 @@ def test_a_source_that_hangs_is_named_and_holds_up_nobody(
     seen = len(stuck.link.sent)
     wait_for(lambda: len(stuck.link.sent) > seen + 10, "its datagrams")
     assert not stuck.channel._visitable, "its own thread sends them"
-    monkeypatch.setattr(stuck.channel, "_alone_until", 0.0)
+    stuck.channel._seclusion = Seclusion()
     wait_for(lambda: stuck.channel._visitable, "that it is sent for again")
     for sending in (stuck, other):
         sending.stop()

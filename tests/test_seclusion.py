@@ -1,0 +1,33 @@
+"""How long a worker that held up the others works alone."""
+
+from __future__ import annotations
+
+from mcastd.replaceable import ALONE_MAX_SECONDS, ALONE_SECONDS, Seclusion
+
+NOW = 1000.0
+
+
+def seconds(seclusion: Seclusion, now: float) -> float:
+    """How long a seclusion lasts that begins now."""
+    seclusion.begin(now)
+    low, high = 0.0, 10 * ALONE_MAX_SECONDS
+    while high - low > 0.01:
+        middle = (low + high) / 2
+        low, high = (low, middle) if seclusion.is_over(now + middle) else (middle, high)
+    return round(high, 1)
+
+
+def test_it_lasts_twice_as_long_each_time_that_follows_soon() -> None:
+    seclusion, now = Seclusion(), NOW
+    assert seclusion.is_over(now)
+    lasted = []
+    for _ in range(9):
+        lasted.append(seconds(seclusion, now))
+        now += lasted[-1] + ALONE_MAX_SECONDS - 1
+    assert lasted == [10, 20, 40, 80, 160, 320, 640, 640, 640]
+
+
+def test_what_was_long_ago_is_forgotten() -> None:
+    seclusion = Seclusion()
+    assert [seconds(seclusion, NOW), seconds(seclusion, NOW + 11)] == [ALONE_SECONDS, 2 * ALONE_SECONDS]
+    assert seconds(seclusion, NOW + 32 + ALONE_MAX_SECONDS) == ALONE_SECONDS
