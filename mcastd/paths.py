@@ -166,7 +166,8 @@ def _followed(path: Path, directory: int, name: str) -> PurePath:
     fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
         link = os.fstat(fd)
-        if not _is_ours(directory) and (link.st_uid not in _trusted() or link.st_nlink > 1):
+        # Whoever may write there can make another name of a link of ours (link(2)): that one is theirs
+        if not _is_ours(directory) and (link.st_uid not in {0, os.geteuid()} or link.st_nlink > 1):
             raise UnsafePathError(path, f"{name} is a symbolic link of uid {link.st_uid}", link.st_uid)
         return PurePath(os.readlink("", dir_fd=fd))
     finally:
@@ -176,9 +177,6 @@ def _followed(path: Path, directory: int, name: str) -> PurePath:
 def _is_ours(directory: int) -> bool:
     """Whether nobody but root and us may make and remove files in a directory."""
     found = os.fstat(directory)
-    return found.st_uid in _trusted() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-
-
-def _trusted() -> set[int]:
-    """Root and us. Who owns / is root, too, where a user namespace has no number of its own for root."""
-    return {0, os.geteuid(), os.stat("/").st_uid}
+    # Who owns / is root, too, where a user namespace has no number of its own for root
+    trusted = {0, os.geteuid(), os.stat("/").st_uid}
+    return found.st_uid in trusted and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

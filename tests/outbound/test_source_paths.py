@@ -71,6 +71,15 @@ def test_a_link_of_a_stranger_is_not_followed(
     assert source.read() == [b"news\n"]
 
 
+def test_nor_is_another_name_of_a_link_of_ours(shared: Path, secret: Path, open_source: MakeSource) -> None:
+    link = secret.with_name("link")
+    link.symlink_to(secret)
+    os.link(link, shared / "news", follow_symlinks=False)
+    assert refusal(open_source(shared / "news")).endswith(
+        f": news is a symbolic link of uid {os.geteuid()}, {UNSAFE}"
+    )
+
+
 @pytest.mark.root
 def test_nor_is_one_in_place_of_a_directory(shared: Path, secret: Path, open_source: MakeSource) -> None:
     plant(shared / "dir", secret.parent)
