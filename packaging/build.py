@@ -6,6 +6,7 @@ from the same files is not built again.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import re
@@ -262,4 +263,12 @@ def main(names: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or list(BUILDERS))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "names", nargs="*", choices=[[], *BUILDERS], metavar="PACKAGE", help=", ".join(BUILDERS)
+    )
+    parser.add_argument(
+        "--for-tests", action="store_true", help="what tests/system needs, where that is possible"
+    )
+    arguments = parser.parse_args()
+    main(["--for-tests"] if arguments.for_tests else arguments.names or list(BUILDERS))

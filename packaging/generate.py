@@ -7,8 +7,8 @@ its example from etc/examples/reference.toml. Run with mcastd and its libraries 
 
 from __future__ import annotations
 
+import argparse
 import re
-import sys
 import textwrap
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -191,4 +191,6 @@ def roff(text: str) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("directory", type=Path, help="where to make man/ and completions/")
+    main(parser.parse_args().directory)

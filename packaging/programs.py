@@ -7,6 +7,7 @@ themselves, and say so in the same words. This needs nothing but the standard li
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
 import shutil
@@ -99,7 +100,10 @@ def install(wanted: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("set", choices=SETS, help="for which purpose")
+    arguments = parser.parse_args()
     try:
-        install(SETS[sys.argv[1]])
+        install(SETS[arguments.set])
     except KeyboardInterrupt:
         sys.exit(130)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,23 @@ def test_the_support_modules_are_all_described() -> None:
     text = (PROJECT / "tests" / "support" / "README.md").read_text()
     for entry in (PROJECT / "tests" / "support").glob("[!_]*.py"):
         assert f"`{entry.name}`" in text, entry.name
+
+
+def test_the_top_level_holds_what_it_is_to_hold() -> None:
+    listed = subprocess.run(
+        ["git", "-C", PROJECT, "ls-files"], capture_output=True, text=True, check=False
+    ).stdout.splitlines()
+    if not listed:
+        pytest.skip("needs a git checkout")
+    assert {name.partition("/")[0] for name in listed} == {
+        *(".ci", ".gitignore", "docs", "etc", "mcastd", "packaging", "systemd", "tests"),
+        *(
+            "CHANGELOG.md",
+            "CONTRIBUTING.md",
+            "LICENSE",
+            "Makefile",
+            "README.md",
+            "SECURITY.md",
+            "pyproject.toml",
+        ),
+    }
