@@ -264,11 +264,10 @@ def main(names: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
-        "names", nargs="*", choices=[[], *BUILDERS], metavar="PACKAGE", help=", ".join(BUILDERS)
-    )
-    parser.add_argument(
-        "--for-tests", action="store_true", help="what tests/system needs, where that is possible"
-    )
+    parser.add_argument("names", nargs="*", metavar="PACKAGE", help=", ".join(BUILDERS))
+    for_what = "what tests/system needs, where that is possible"
+    parser.add_argument("--for-tests", action="store_true", help=for_what)
     arguments = parser.parse_args()
+    if unknown := set(arguments.names) - BUILDERS.keys():
+        parser.error(f"no such package: {', '.join(sorted(unknown))}")
     main(["--for-tests"] if arguments.for_tests else arguments.names or list(BUILDERS))
