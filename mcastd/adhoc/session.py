@@ -45,7 +45,7 @@ class Session:
         self._stack = ExitStack()
 
     def __enter__(self) -> Session:
-        """Raises McastdError if the worker cannot do its work now, SystemExit if a signal comes before."""
+        """Raises McastdError if the worker cannot do its work now, SystemExit if a signal comes first."""
         with ExitStack() as stack:
             self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             stack.callback(self._close_wake)
@@ -63,7 +63,9 @@ class Session:
             self._wait_attempted()
             self.began = clock.monotonic()
             view = self.view()
-            if view.state not in WELL:
+            if self.ended_by and not supervisor.vitals()[self.name].datagrams:
+                raise SystemExit(INTERRUPTED + self.ended_by)
+            if view.state not in WELL and not self.ended_by:
                 raise McastdError(f"cannot {self.name.partition('/')[2]}", _trouble_of(view))
             self._stack = stack.pop_all()
         return self
@@ -86,6 +88,8 @@ class Session:
 
     def wait(self, until: float) -> bool:
         """Until that monotonic time, or until something happened; False: a signal asks to end."""
+        if self.ended_by:
+            return False
         left = max(0.0, until - clock.monotonic())
         ready = dict(self._poll.poll(None if until == math.inf else 1000 * left + 1))
         if self._signals.fileno() in ready:
@@ -97,12 +101,13 @@ class Session:
         return True
 
     def _wait_attempted(self) -> None:
-        """Until the worker's first attempt is over, or for FIRST_ATTEMPT; a signal ends it all."""
+        """Until the worker's first attempt is over, a signal comes, or FIRST_ATTEMPT is over."""
         deadline = clock.monotonic() + FIRST_ATTEMPT
         while not self._supervisor.wait_attempted(0) and (left := deadline - clock.monotonic()) > 0:
             ready = dict(self._poll.poll(1000 * left))
             if self._signals.fileno() in ready:
-                raise SystemExit(INTERRUPTED + self._signals.take()[0])
+                self.ended_by = self._signals.take()[0]
+                return
             if self._wake in ready:
                 os.eventfd_read(self._wake)
 

@@ -429,7 +429,8 @@ def test_a_reader_that_lags_loses_nothing_of_the_count(pair: Pair) -> None:
     found = re.search(r"([\d,]+) datagrams not shown", listening.err)
     assert found
     shown = sum(" ttl 1, 500 bytes" in line for line in listening.out.splitlines())
-    assert 0 < shown <= 30_000 - int(found[1].replace(",", ""))
+    begun = 256  # datagrams: of the batch that was being written at the end, a part may be there
+    assert 0 < shown <= 30_000 - int(found[1].replace(",", "")) + begun
 
 
 def test_an_interface_that_goes_and_comes_back(pair: Pair) -> None:

@@ -31,7 +31,7 @@ def test_a_listener_shows_datagrams_above_its_line_of_rates(pair: Pair) -> None:
         screen = terminal.wait(lambda screen: screen.endswith("ended with 0\n$")).split("\n")
     assert all(len(line) <= 80 for line in screen)
     *shown, summary, source, _, _ = screen
-    assert re.fullmatch(r"received [\d,]+ datagrams, [\d,]+ bytes in .* s: .*/s, .* kbit/s", summary)
+    assert re.fullmatch(r"received [\d,]+ datagrams, [\d,]+ bytes in .* s: .*/s, .* k?bit/s", summary)
     assert re.fullmatch(r"  from 10\.0\.0\.1: [\d,]+", source)
     for heading, text in zip(shown[-8::2], shown[-7::2], strict=True):
         assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{6} 10\.0\.0\.1:\d+ eth0 ttl 1, 7 bytes", heading)

@@ -386,7 +386,7 @@ def test_a_storm_of_changes_is_taken_together(here: Here, monkeypatch: pytest.Mo
     here.mark()
     eth1 = ifindex(here.host, "eth1")
     assert here.watch.host().interfaces[eth1].mtu == 1499
-    assert len(renewals) > 1
+    assert renewals
     # Each lets changes gather first: whatever the machine's speed
     assert all(after - before >= GATHER_SECONDS for before, after in pairwise(renewals))
 

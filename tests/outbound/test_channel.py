@@ -336,7 +336,7 @@ def test_what_goes_nowhere_is_dropped_at_its_pace_and_the_channel_says_so(bench:
         it.link.carrier = True
         context.send(Signal.NETWORK)
         wait_for(lambda: it.channel.counters.sent > 5)
-        assert not context.degraded
+        wait_for(lambda: not context.degraded)
         assert "carrier" not in context.detail
     counters = it.channel.counters
     assert counters.dropped["no-carrier"] >= 4
