@@ -51,7 +51,7 @@ def without_surroundings(screen: str) -> str:
     """Hints depend on the machine: that the interfaces are virtual, that it is a container."""
     screen = re.sub(r"(?m)^  hint: .*\n(?:    .*\n)*", "", screen)
     screen = screen.replace("this host\n\n", "")
-    return re.sub(r", \d+ hint", "", screen)
+    return re.sub(r", \d+ hints?", "", screen)
 
 
 @pytest.mark.usefixtures("no_carrier")
