@@ -1,4 +1,4 @@
-"""What is counted. Each object has one writing thread (its worker) and any number of readers.
+"""What is counted. Each object has one writing thread at a time and any number of readers.
 
 Counts only grow, and survive a worker's restarts. They are kept per batch.
 The promise: ``received = written + dropped + queued`` for every output of a subscription, between batches.

@@ -106,16 +106,13 @@ class Daemon:
         """Share the interpreter among ``workers`` that are about to look at the network, all at once."""
         if workers and workers >= self._woken:
             self._woken, self._woken_at = workers, clock.monotonic()
-            self._share_interpreter()
+            share_interpreter(workers)
 
     def _notice_calm(self) -> None:
         """To be called about once a second."""
         if self._woken and clock.monotonic() - self._woken_at > NETWORK_CALM_SECONDS:
             self._woken = 0
-            self._share_interpreter()
-
-    def _share_interpreter(self) -> None:
-        share_interpreter(self._woken)
+            share_interpreter(0)
 
     def _serves_none(self) -> bool:
         """Return True if a thread that works for many workers hangs, and cannot be replaced."""
@@ -154,7 +151,6 @@ class Daemon:
         try:
             try:
                 self._advise()
-                self._share_interpreter()
                 changes = diff(Config(), self._config)
                 self._supervisor.apply(changes, self._config.workers(), self._config.daemon.stop_timeout)
                 self._say_ready()
@@ -328,7 +324,6 @@ class Daemon:
             self._config = config
             self._warnings = warnings
             self._advise()
-            self._share_interpreter()
             self._metrics.serve_at(config.daemon.metrics)
             try:
                 self._supervisor.apply(changes, config.workers(), config.daemon.stop_timeout)

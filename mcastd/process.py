@@ -57,9 +57,9 @@ def prepare_process() -> None:
 def share_interpreter(workers: int = 0) -> None:
     """Have a thread that computes give way soon to one that returns from the kernel with datagrams.
 
-    ``workers`` is how many may want to go on at once, as channels that are all due. With many, less soon: who
-    waits for the interpreter wakes at each interval to ask for it. With hundreds of them, at 0.1 ms, nothing
-    but this would be done any more.
+    ``workers`` is how many may want to go on at once, as those that a change of the network woke. The more,
+    the later: a thread that waits for the interpreter wakes at each interval to ask for it, and with hundreds
+    of them, at 0.1 ms, nothing else would be done any more.
     """
     sys.setswitchinterval(max(SWITCH_INTERVAL, workers * FOR_A_WORKER))
 

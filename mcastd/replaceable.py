@@ -6,10 +6,12 @@ import math
 import threading
 from collections.abc import Callable
 
+from mcastd import clock
+
 # How long close() waits for each of the two threads, which may hang.
 CLOSE_SECONDS = 1.0
-
-
+# A step that hangs for longer, while no other thread can be had, leaves all without service.
+STUCK_SECONDS = 15.0
 # How long a worker whose step hung does its steps itself: twice as long each time, if it happens again soon.
 ALONE_SECONDS = 10.0
 ALONE_MAX_SECONDS = 640.0
@@ -62,6 +64,15 @@ class ReplaceableThread:
         self._work = work
         self._on_hang = on_hang
         self._deputy: threading.Thread | None = None
+        # A step that hung while no other thread could be had: its number, and since when (monotonic seconds)
+        self._stuck: tuple[int, float] | None = None
+
+    def is_stuck(self) -> bool:
+        """Returns True if a step hangs for long, and no other thread can be had. For any thread."""
+        if self._stuck is None or self.at is None:
+            return False
+        step, since = self._stuck
+        return step == self.steps and clock.monotonic() - since > STUCK_SECONDS
 
     def begin(self, *arguments: object) -> None:
         """Start both threads unless they run. The lock is held. Raises RuntimeError if none can be had."""
@@ -84,6 +95,8 @@ class ReplaceableThread:
             thread.start()
         except RuntimeError:
             self.current, self.at = before
+            if self.at is not None and (self._stuck is None or self._stuck[0] != self.steps):
+                self._stuck = self.steps, clock.monotonic()
             raise
 
     def close(self, wake: Callable[[], object]) -> None:

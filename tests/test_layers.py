@@ -14,6 +14,7 @@ LEAVES = {"bounded", "clock", "counters", "errors", "log", "paths", "printable",
 BELOW = {  # room: the rooms that it may import, besides itself
     **{leaf: set() for leaf in LEAVES},
     "log": {"clock", "printable"},
+    "replaceable": {"clock"},
     "paths": {"errors"},
     "entry": {"cli", "ctl"},
     "worker": LEAVES,

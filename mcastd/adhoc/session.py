@@ -22,7 +22,8 @@ from mcastd.worker import Worker, WorkerView
 
 FIRST_ATTEMPT = 5.0  # seconds
 STOP = 5.0  # seconds
-INTERRUPTED = 128  # and the signal's number: what a shell says of who was ended by it
+# Exit status of a program that a signal ended, as shells have it: this plus the signal's number.
+INTERRUPTED = 128
 WELL = {"active", "finished"}  # states
 
 Build = Callable[[str, OutboundChannel | InboundSubscription, NetworkWatch], Worker]

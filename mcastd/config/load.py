@@ -183,7 +183,7 @@ def _open_to_all(path: Path, files: Sequence[_File]) -> Iterator[ConfigProblem]:
             reason = "everybody may write it, and so decide what the daemon does; chmod o-w"
             yield ConfigProblem(str(file), 0, "", reason, warning=True)
     above = _mode(path.parent)
-    # With the sticky bit (chmod +t) nobody can replace a directory that is there
+    # In a directory with the sticky bit (chmod +t) others cannot replace what exists
     if above & stat.S_IWOTH and not (above & stat.S_ISVTX and directory.exists()):
         reason = (
             f"everybody may write in {path.parent}, and put {directory.name}/*.toml there, which is read too;"

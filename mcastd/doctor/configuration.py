@@ -23,7 +23,7 @@ def configuration(evidence: Evidence) -> Iterator[Said]:
 
 
 def daemon(evidence: Evidence) -> Iterator[Said]:
-    """What the daemon says of itself, beside its workers."""
+    """Trouble of the daemon itself and not of a worker: its metrics, its log."""
     if problem := evidence.troubles.metrics:
         fix = "see who has the address: ss -ltnp; or give another as metrics in [daemon]"
         yield Finding("metrics-unavailable", Severity.WARNING, problem, ("summary (status)",), fix)

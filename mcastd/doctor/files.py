@@ -175,7 +175,7 @@ def _output(
 
 
 def _unseen(subject: Subject, output: FileOutput | FifoOutput, said: str, private: str) -> Finding:
-    """It is written, where nobody looks for it. The services' own directories are everybody's to see."""
+    """An output in the service's private /tmp. The fix is one of its own directories, which all can see."""
     directories = os.environ.get("LOGS_DIRECTORY" if output.kind == "file" else "RUNTIME_DIRECTORY", "")
     line = ""
     if directory := directories.partition(":")[0]:

@@ -42,7 +42,7 @@ class Outputs:
         self.identities = tuple(
             Output(str(settings.path), sink.counters, sink.reasons) for settings, sink in self._sinks.items()
         )
-        # Replaced as one: who adds them up meets no output twice, and none is missing
+        # One list, replaced whole: a thread that adds them up finds each output once
         self._losses = [self._closed.copy(), *(sink.counters.dropped for sink in self.sinks)]
 
     def open(self) -> None:

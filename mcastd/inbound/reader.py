@@ -21,8 +21,6 @@ from mcastd.replaceable import ReplaceableThread
 
 # How long one visit may take before another thread reads on.
 VISIT_MAX_SECONDS = 0.1
-# The subscriptions are deaf if a visit hangs for longer, and no other thread can be had.
-DEAF_SECONDS = 15.0
 # The pause before a subscription whose visit returned None is visited again.
 REVISIT_SECONDS = 0.001
 
@@ -51,9 +49,6 @@ class Reader:
         self._poll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # readable once this is closed
         self._poll.register(self._wake, select.EPOLLIN)
-        self._stuck_since: float | None = (
-            None  # monotonic seconds; a visit hangs, and no other thread could be had
-        )
 
     def add(self, fd: int, visited: Visited) -> bool:
         """Visit whenever ``fd`` has turned readable, or is already. Returns False if there is no thread.
@@ -81,8 +76,7 @@ class Reader:
 
     def is_deaf(self) -> bool:
         """Returns True if the thread hangs, and there is none to read on in its place."""
-        since = self._stuck_since
-        return since is not None and clock.monotonic() - since > DEAF_SECONDS
+        return self._thread.is_stuck()
 
     def close(self) -> None:
         self._thread.close(lambda: os.eventfd_write(self._wake, 1))
@@ -97,10 +91,7 @@ class Reader:
         try:  # edge-triggered: the old thread consumed these events, so visit all once
             self._thread.replace([other for other in self._visited if other != fd])
         except RuntimeError:  # no more threads: wait for the old one
-            if self._stuck_since is None:
-                self._stuck_since = clock.monotonic()
             return
-        self._stuck_since = None
         del self._visited[fd]
         self._gather = None
         with contextlib.suppress(OSError):
@@ -152,7 +143,6 @@ class Reader:
                 if thread.current is not me:
                     break
                 thread.at = None
-                self._stuck_since = None
             if count is None:
                 owed.append(fd)
             else:

@@ -29,8 +29,6 @@ REST_SECONDS = 0.005
 SLEEP_MAX_SECONDS = 3600.0
 # Beyond so many entries of channels that have left, the schedule is made anew without them.
 VOID_MAX = 64
-# The channels are mute if a visit hangs for longer, and no other thread can be had.
-MUTE_SECONDS = 15.0
 
 
 class Timed(Protocol):
@@ -69,9 +67,6 @@ class SharedSender:
         self._alarm = threading.Lock()  # always held; released to end the thread's sleep
         self._alarm.acquire()
         self._wakes_at = 0.0  # monotonic seconds: when its sleep ends by itself; 0 while it is awake
-        self._stuck_since: float | None = (
-            None  # monotonic seconds; a visit hangs, and no other thread could be had
-        )
 
     def add(self, channel: Timed, when: float) -> bool:
         """Call its ``send_due`` at ``when``, and then when it says. Returns False if no thread can be had."""
@@ -92,8 +87,7 @@ class SharedSender:
 
     def is_mute(self) -> bool:
         """Returns True if a visit hangs, and there is no thread to go on with the others."""
-        since = self._stuck_since
-        return since is not None and clock.monotonic() - since > MUTE_SECONDS
+        return self._thread.is_stuck()
 
     def close(self) -> None:
         self._thread.close(self._wake)
@@ -119,10 +113,7 @@ class SharedSender:
         try:
             self._thread.replace()
         except RuntimeError:  # no more threads: wait for this one
-            if self._stuck_since is None:
-                self._stuck_since = clock.monotonic()
             return
-        self._stuck_since = None
         handed_back = {stuck}
         if stuck.device and any(other.device == stuck.device for other in self._hanging):
             handed_back.update(channel for channel in self._entries if channel.device == stuck.device)
@@ -168,7 +159,6 @@ class SharedSender:
                     else:  # one that is late, or has more at once, comes after those that are due by now
                         self._schedule_at(visited, max(when, now))
                 thread.at = visited = self._take_due(now)
-                self._stuck_since = None
                 if visited is not None:
                     thread.steps += 1
                 else:

@@ -12,8 +12,8 @@ from support.wait import wait_for
 
 from mcastd import clock
 from mcastd.inbound import reader as module
-from mcastd.inbound.reader import DEAF_SECONDS, Reader
-from mcastd.replaceable import ReplaceableThread
+from mcastd.inbound.reader import Reader
+from mcastd.replaceable import STUCK_SECONDS, ReplaceableThread
 
 
 class Guest:
@@ -245,8 +245,8 @@ def test_a_reader_that_hangs_and_has_no_successor_is_deaf_after_a_while(
     guest.stuck = threading.Event()
     monkeypatch.setattr(threading.Thread, "start", refuse)
     guest.deliver()
-    wait_for(lambda: reader._stuck_since, "it is found out")
-    now[0] += DEAF_SECONDS - 1
+    wait_for(lambda: reader._thread._stuck, "it is found out")
+    now[0] += STUCK_SECONDS - 1
     assert not reader.is_deaf()
     now[0] += 2
     assert reader.is_deaf()

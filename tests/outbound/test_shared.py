@@ -12,10 +12,9 @@ from unittest import mock
 import pytest
 from support.wait import wait_for
 
-from mcastd import clock
+from mcastd import clock, replaceable
 from mcastd.config import OutboundChannel
 from mcastd.net.fake import FakeSender
-from mcastd.outbound import shared as module
 from mcastd.outbound.channel import BUSY_DATAGRAMS, Channel
 from mcastd.outbound.shared import PUNCTUAL_CHANNELS, VOID_MAX, SharedSender
 from mcastd.replaceable import Seclusion
@@ -184,7 +183,7 @@ def test_without_a_thread_a_channel_sends_for_itself(monkeypatch: pytest.MonkeyP
 def test_a_leader_that_hangs_and_cannot_be_replaced_is_mute(
     shared: SharedSender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MUTE_SECONDS", 0.05)
+    monkeypatch.setattr(replaceable, "STUCK_SECONDS", 0.05)
     stuck, other, end = Ticking(0.001), Ticking(0.001), threading.Event()
     stuck.during = lambda: end.wait(60)
     refuse = mock.patch.object(threading.Thread, "start", side_effect=RuntimeError("can't start new thread"))

@@ -1,4 +1,4 @@
-"""Opening an output's path: only what it is meant to be, and only what nobody else has put there.
+"""Opens an output by its path, if it is of the right kind and no other user has put it there.
 
 In a directory that others may write, they can put a hard link, or a file of their own where an output is to
 be. So there no file of theirs is written.
