@@ -103,7 +103,7 @@ class Daemon:
         )
 
     def _wakes(self, workers: int) -> None:
-        """Share the interpreter among ``workers`` that are about to look at the network, all at once."""
+        """Share the interpreter among ``workers`` that start, or look at the network, all at once."""
         if workers and workers >= self._woken:
             self._woken, self._woken_at = workers, clock.monotonic()
             share_interpreter(workers)
@@ -151,6 +151,7 @@ class Daemon:
         try:
             try:
                 self._advise()
+                self._wakes(len(self._config.workers()))
                 changes = diff(Config(), self._config)
                 self._supervisor.apply(changes, self._config.workers(), self._config.daemon.stop_timeout)
                 self._say_ready()
@@ -324,6 +325,7 @@ class Daemon:
             self._config = config
             self._warnings = warnings
             self._advise()
+            self._wakes(len(changes.added) + len(changes.changed))
             self._metrics.serve_at(config.daemon.metrics)
             try:
                 self._supervisor.apply(changes, config.workers(), config.daemon.stop_timeout)

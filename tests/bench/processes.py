@@ -91,6 +91,12 @@ class Program:
     def cpu(self) -> int:
         return cpu_ns(self.pid)
 
+    def busy(self, seconds: float) -> float:
+        """Wait for ``seconds``. Returns what it took of a core meanwhile, in percent."""
+        before = self.cpu()
+        time.sleep(seconds)
+        return 100 * (self.cpu() - before) / 1e9 / seconds
+
     def pause(self) -> None:
         for member in family(self.pid):
             os.kill(member, signal.SIGSTOP)

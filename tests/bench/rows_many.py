@@ -204,11 +204,8 @@ def idle(bench: Bench) -> list[Result]:
         with contextlib.ExitStack() as stack:
             daemon = Daemon(lab, bench.checkout, "".join(workers), stack)
             time.sleep(1)  # the first datagrams of the channels are out
-            cpu = daemon.program.cpu()
-            time.sleep(seconds)
-            cpu = daemon.program.cpu() - cpu
+            share = daemon.program.busy(seconds)
             memory = resident(daemon.program.pid)
-        share = 100 * cpu / 1e9 / seconds
         return {"start": daemon.start_time, "memory": memory / (1 << 20), "core": share}
 
     samples = bench.interleave("idle workers", {"mcastd": run})

@@ -40,9 +40,7 @@ def slow(bench: Bench) -> list[Result]:
             probe.arrivals()
 
         def run() -> dict[str, float]:
-            cpu = daemon.program.cpu()
-            time.sleep(seconds)
-            core = 100 * (daemon.program.cpu() - cpu) / 1e9 / seconds
+            core = daemon.program.busy(seconds)
             late = [x for probe in probes for x in lateness(one_by_one(probe.arrivals()), SLOW_INTERVAL)]
             return {"core": core, "late_p50_ms": percentile(late, 0.5), "late_p99_ms": percentile(late, 0.99)}
 
@@ -77,13 +75,12 @@ def paced(bench: Bench) -> list[Result]:
             return sum(of["sent"] for of in workers), sum(of["late"] for of in workers)
 
         def run() -> dict[str, float]:
-            (sent, late), cpu = counted(), daemon.program.cpu()
-            time.sleep(seconds)
-            cpu = daemon.program.cpu() - cpu
+            sent, late = counted()
+            core = daemon.program.busy(seconds)
             now_sent, now_late = counted()
             rate = (now_sent - sent) * SIZE * 8 / seconds / PACED / 1e6
             of_sent = 1000 * (now_late - late) / max(1, now_sent - sent)
-            return {"core": 100 * cpu / 1e9 / seconds, "late": of_sent, "mbit": rate}
+            return {"core": core, "late": of_sent, "mbit": rate}
 
         samples = bench.interleave(f"{PACED} channels of 8 Mbit/s", {"mcastd": run})
     return [
