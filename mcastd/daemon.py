@@ -110,7 +110,9 @@ class Daemon:
 
     def _notice_calm(self) -> None:
         """To be called about once a second."""
-        if self._woken and clock.monotonic() - self._woken_at > NETWORK_CALM_SECONDS:
+        if not self._woken or clock.monotonic() - self._woken_at <= NETWORK_CALM_SECONDS:
+            return
+        if not self._supervisor.not_attempted():  # else a start of many is still under way
             self._woken = 0
             share_interpreter(0)
 

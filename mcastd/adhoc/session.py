@@ -64,8 +64,10 @@ class Session:
             self._wait_attempted()
             self.began = clock.monotonic()
             view = self.view()
-            if self.ended_by and not supervisor.vitals()[self.name].datagrams:
-                raise SystemExit(INTERRUPTED + self.ended_by)
+            if self.ended_by:
+                supervisor.stop_all(STOP)  # a datagram that is on its way is counted then
+                if not supervisor.vitals()[self.name].datagrams:
+                    raise SystemExit(INTERRUPTED + self.ended_by)
             if view.state not in WELL and not self.ended_by:
                 raise McastdError(f"cannot {self.name.partition('/')[2]}", _trouble_of(view))
             self._stack = stack.pop_all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +25,8 @@ class OpenFiles:
     def __init__(self, config: Callable[[], Config]) -> None:
         self._config = config
         self._lock = threading.Lock()
-        self._open: dict[tuple[str, str], Identity] = {}
+        self._open: dict[tuple[str, str], Identity] = {}  # by worker and path
+        self._names: dict[Identity, Counter[str]] = {}  # the same, by file: how many have it open by a path
 
     def of(self, worker: str) -> OpenFilesOf:
         return OpenFilesOf(self, worker)
@@ -36,19 +38,28 @@ class OpenFiles:
         """
         name = normal(path)
         with self._lock:
-            self._open.pop((worker, name), None)
-            others = {other for (_, other), of in self._open.items() if of == identity}
-            if others - {name}:
+            self._forget(worker, name)
+            if self._names.get(identity, Counter()).keys() - {name}:
                 known: dict[str, object] = {other: of for (_, other), of in self._open.items()}
                 known[name] = identity
                 if loop := self._loop(worker, identity, known):
                     return loop
             self._open[worker, name] = identity
+            self._names.setdefault(identity, Counter())[name] += 1
         return None
 
     def closed(self, worker: str, path: Path) -> None:
         with self._lock:
-            self._open.pop((worker, normal(path)), None)
+            self._forget(worker, normal(path))
+
+    def _forget(self, worker: str, name: str) -> None:
+        if (identity := self._open.pop((worker, name), None)) is not None:
+            names = self._names[identity]
+            names[name] -= 1
+            if not names[name]:
+                del names[name]
+            if not names:
+                del self._names[identity]
 
     def _loop(self, worker: str, identity: Identity, known: dict[str, object]) -> Loop | None:
         """The loop that a worker is in by the file of ``identity``, which a channel's source is."""

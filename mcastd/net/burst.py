@@ -44,14 +44,14 @@ class Burst:
         self._segments = MOST_SEGMENTS  # in one call; 0: GSO is not supported here
         self._longest = MAX_DATAGRAM  # bytes of a segment: a longer one does not fit the interface
         self._fits = True  # the last datagrams were no longer than that
-        self._queue = _Queue() if HAVE_SENDMMSG else None
+        self._queue: _Queue | None = None  # made when it is needed: most channels send one at a time
         # Datagrams that the last call tried to send in one piece and that found no room (ENOBUFS); else 0
         self.refused = 0
 
     @property
     def way(self) -> str:
         """The best way that was not refused for datagrams like the last: ``gso``, ``sendmmsg``, ``send``."""
-        return "gso" if self._segments and self._fits else "sendmmsg" if self._queue else "send"
+        return "gso" if self._segments and self._fits else "sendmmsg" if HAVE_SENDMMSG else "send"
 
     def send(self, payloads: Payloads) -> int:
         """Send in order; how many the kernel took. Raises OSError if it refused the first."""
@@ -85,8 +85,10 @@ class Burst:
                     raise
             else:
                 return count
-        if self._queue is None:
+        if not HAVE_SENDMMSG:
             return self._one(payloads[0])
+        if self._queue is None:
+            self._queue = _Queue()
         try:
             return self._queue.send(self._sock, payloads)
         except OSError as error:

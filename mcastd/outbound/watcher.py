@@ -92,7 +92,8 @@ class Watcher:
                         continue
                     thread.steps += 1
                     thread.at = who
-                    thread.busy.set()
+                    if not thread.busy.is_set():
+                        thread.busy.set()
                 has_news = one.has_news()
                 with thread.lock:
                     if thread.current is not me:

@@ -207,7 +207,8 @@ class Supervisor:
         """
         now = clock.monotonic()
         threads = self._threads.copy()
-        blocked = {name: said for name, thread in threads.items() if (said := thread.unanswered(now))}
+        busy = [(name, thread) for name, thread in threads.items() if thread.may_hang]
+        blocked = {name: said for name, thread in busy if (said := thread.unanswered(now))}
         before, self._unanswered = self._unanswered, blocked
         for name in blocked.keys() - before.keys():
             self._log.warning("worker.blocked", worker=name, reason=blocked[name])
@@ -227,10 +228,11 @@ class Supervisor:
             if thread.join(0):
                 self._abandoned.remove(thread)  # not a new list: a reload may add to this one meanwhile
         threads = [*self._threads.copy().values(), *self._abandoned.copy()]
-        changed = [thread for thread in threads if thread.look_if_hung(now)]
+        busy = [thread for thread in threads if thread.may_hang]
+        changed = [thread for thread in busy if thread.look_if_hung(now)]
         if changed:
             self._changed()
-        return any(thread.hung for thread in threads)
+        return any(thread.hung for thread in busy)
 
     def begin_unstarted(self) -> bool:
         """Try again to start workers that lacked a thread or a file descriptor; whether any still does."""

@@ -107,6 +107,11 @@ class WorkerThread:
             self._thread.join(max(0.0, timeout))
         return not self._thread.is_alive()
 
+    @property
+    def may_hang(self) -> bool:
+        """False while the worker waits for something to do, as it was when it was looked at before."""
+        return self._context.busy_since is not None or bool(self.hung)
+
     def look_if_hung(self, now: float) -> bool:
         """See whether the worker is at one thing for too long. Returns True if that has changed.
 

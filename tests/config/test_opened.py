@@ -65,3 +65,16 @@ def test_who_does_not_hear_it_may_write_it() -> None:
     assert found.opened("outbound/o", Path("/p"), FILE) is None
     assert found.opened("inbound/i", Path("/q"), FILE) is None
     assert found.opened("inbound/off", Path("/r"), FILE) is None
+
+
+def test_a_file_is_known_by_a_name_for_as_long_as_one_of_those_that_opened_it_by_it_has_it_open() -> None:
+    found = files(
+        {"o": FIRST | {"source": "/p"}, "other": SECOND | {"source": "/p"}}, {"i": FIRST | {"output": "/q"}}
+    )
+    assert found.opened("outbound/o", Path("/p"), FILE) is None
+    assert found.opened("outbound/other", Path("/p"), FILE) is None
+    assert found.opened("outbound/o", Path("/p"), OTHER) is None  # it was replaced
+    found.closed("outbound/o", Path("/p"))
+    assert found.opened("inbound/i", Path("/q"), FILE) is not None
+    found.closed("outbound/other", Path("/p"))
+    assert found.opened("inbound/i", Path("/q"), FILE) is None

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.wait import DEADLINE_SECONDS, wait_for
@@ -58,6 +59,8 @@ def test_workers_that_a_change_woke_share_the_interpreter_until_it_is_calm(
     monkeypatch.setattr(daemon, "share_interpreter", shared.append)
     one = Daemon.__new__(Daemon)  # no sockets and threads: they have no part in it
     one._config, one._woken, one._woken_at = Config(), 0, 0.0
+    behind: set[str] = set()
+    one._supervisor = SimpleNamespace(not_attempted=lambda: behind)  # type: ignore[assignment]
     one._wakes(0)
     one._notice_calm()
     assert shared == []  # a change that concerned nobody
@@ -70,6 +73,10 @@ def test_workers_that_a_change_woke_share_the_interpreter_until_it_is_calm(
     one._notice_calm()
     assert shared == [300, 500]
     now[0] += 0.01
+    behind.add("inbound/late")  # hundreds start, which takes longer
+    one._notice_calm()
+    assert shared == [300, 500]
+    behind.clear()
     one._notice_calm()
     one._notice_calm()
     assert shared == [300, 500, 0]

@@ -1,0 +1,38 @@
+"""The one worker of ``mcastctl send`` and ``listen``, from its start to its end."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from support.wait import wait_for
+
+from mcastd import clock
+from mcastd.adhoc.session import Session
+from mcastd.adhoc.settings import configure
+from mcastd.net.fake import FakeSender
+from mcastd.net.link import Payloads
+from mcastd.outbound.channel import Channel
+
+
+def test_a_datagram_that_is_on_its_way_when_the_end_comes_is_counted(tmp_path: Path) -> None:
+    class Slow(FakeSender):
+        """Sends, and takes a while to return from the kernel, in which the user ends it."""
+
+        def send(self, payloads: Payloads) -> int:
+            sent = super().send(payloads)
+            os.kill(os.getpid(), signal.SIGINT)
+            back = clock.monotonic() + 0.3
+            wait_for(lambda: clock.monotonic() > back)
+            return sent
+
+    source = tmp_path / "long"
+    source.write_text("line\n" * 100)
+    settings = {"group": "239.255.1.2", "port": 9190, "source": str(source), "interval": "1h"}
+    link = Slow()
+    config = configure("outbound", "send", settings)
+    with Session(config, lambda name, channel, _: Channel(name, channel, lambda _: link)) as session:
+        assert session.ended_by == signal.SIGINT
+    assert link.sent == [b"line\n"]
+    assert session.view().status["counters"]["sent"] == 1
