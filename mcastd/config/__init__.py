@@ -1,20 +1,17 @@
 """Configuration: TOML in; a frozen Config, or every problem, out."""
 
 from mcastd.config.addresses import Interfaces, label_of, means_several
+from mcastd.config.daemon import Daemon
 from mcastd.config.diff import Changes, diff
+from mcastd.config.inbound import DEFAULT_RECEIVE_BUFFER, GATHERING_BUFFER_MIN_BYTES, InboundSubscription
 from mcastd.config.load import dump, examine, load
-from mcastd.config.model import (
-    GATHERING_BUFFER_MIN_BYTES,
-    Config,
-    Daemon,
-    FifoOutput,
-    FileOutput,
-    InboundSubscription,
-    OutboundChannel,
-)
 from mcastd.config.opened import OpenFiles, OpenFilesOf
+from mcastd.config.outbound import OutboundChannel
+from mcastd.config.outputs import FifoOutput, FileOutput
+from mcastd.config.whole import Config
 
 __all__ = [
+    "DEFAULT_RECEIVE_BUFFER",
     "GATHERING_BUFFER_MIN_BYTES",
     "Changes",
     "Config",

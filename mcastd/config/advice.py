@@ -9,18 +9,12 @@ from pathlib import Path
 
 from mcastd.config.addresses import Address, may_meet, stays_on_link
 from mcastd.config.explain import Complaint
-from mcastd.config.model import (
-    DEFAULT_RECEIVE_BUFFER,
-    ETHERNET_PAYLOAD,
-    GATHERING_BUFFER_MIN_BYTES,
-    Config,
-    FifoOutput,
-    FileOutput,
-    InboundSubscription,
-    OutboundChannel,
-)
+from mcastd.config.inbound import DEFAULT_RECEIVE_BUFFER, GATHERING_BUFFER_MIN_BYTES, InboundSubscription
 from mcastd.config.numbers import format_duration, format_rate, format_size
+from mcastd.config.outbound import ETHERNET_PAYLOAD, OutboundChannel
+from mcastd.config.outputs import FifoOutput, FileOutput
 from mcastd.config.types import Location, normal
+from mcastd.config.whole import Config
 from mcastd.config.words import show
 
 SITE = 32  # TTL with which a datagram left the site in the MBone; 64 the region, 128 the continent (mrouted)

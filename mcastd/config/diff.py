@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mcastd.config.model import Config
+from mcastd.config.whole import Config
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,16 +10,12 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from mcastd.config.model import (
-    Config,
-    Conflicts,
-    Daemon,
-    FifoOutput,
-    FileOutput,
-    InboundSubscription,
-    OutboundChannel,
-)
+from mcastd.config.daemon import Daemon
+from mcastd.config.inbound import InboundSubscription
+from mcastd.config.outbound import OutboundChannel
+from mcastd.config.outputs import FifoOutput, FileOutput
 from mcastd.config.types import Location
+from mcastd.config.whole import Config, Conflicts
 from mcastd.config.words import choose, show
 
 PLACES: tuple[tuple[type[BaseModel], str], ...] = (

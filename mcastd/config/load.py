@@ -17,8 +17,8 @@ from pydantic import ValidationError
 
 from mcastd.config.advice import advise
 from mcastd.config.explain import Complaint, as_written, explain
-from mcastd.config.model import Config
 from mcastd.config.positions import nearest, positions
+from mcastd.config.whole import Config
 from mcastd.errors import ConfigError, ConfigProblem, reason_of
 from mcastd.log import get_logger
 from mcastd.printable import printable, toml_escaped

@@ -15,7 +15,8 @@ from mcastd.config.addresses import may_meet
 from mcastd.config.types import normal
 
 if TYPE_CHECKING:
-    from mcastd.config.model import InboundSubscription, OutboundChannel
+    from mcastd.config.inbound import InboundSubscription
+    from mcastd.config.outbound import OutboundChannel
 
 
 class Loop(NamedTuple):

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mcastd.config.loops import Loop, loops
-from mcastd.config.model import Config
 from mcastd.config.types import normal
+from mcastd.config.whole import Config
 
 Identity = tuple[int, int]
 """Device and inode of a file."""

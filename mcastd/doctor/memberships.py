@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mcastd.config import InboundSubscription
-from mcastd.config.model import DEFAULT_RECEIVE_BUFFER
+from mcastd.config import DEFAULT_RECEIVE_BUFFER, InboundSubscription
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Skipped, Way
 from mcastd.doctor.quoting import sysctl

@@ -1,0 +1,77 @@
+"""The tables ``[inbound.NAME]``."""
+
+from __future__ import annotations
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from mcastd.config.addresses import Address, Interfaces
+from mcastd.config.model import ENABLED, Model, check_interface
+from mcastd.config.outputs import Outputs
+from mcastd.config.types import AnyInterface, BufferSize, Group, Moment, Period, Port, SourceAddress, Switch
+
+DEFAULT_RECEIVE_BUFFER = 4 << 20  # bytes
+# With a smaller receive buffer datagrams are taken at once: it holds too few to let them gather.
+GATHERING_BUFFER_MIN_BYTES = 1 << 20
+
+
+class InboundSubscription(Model):
+    """A group that is received into outputs: ``[inbound.NAME]``."""
+
+    enabled: Switch = Field(True, description=ENABLED)
+    group: Group = Field(description="The multicast address that is received, IPv4 or IPv6.")
+    port: Port = Field(description="The UDP port that is received.")
+    interface: AnyInterface | None = Field(
+        None,
+        description='Where to join: a name, a pattern of names like "wg*", a local address, "all", or an'
+        " array of these, followed as they come and go; absent, the route decides.",
+    )
+    sources: tuple[SourceAddress, ...] = Field(
+        (), description="The only senders that are received (source-specific multicast); none named is any."
+    )
+    exclude_sources: tuple[SourceAddress, ...] = Field(
+        (), description="Senders that are not received, instead of sources."
+    )
+    rejoin_every: Period | None = Field(
+        None,
+        description="How often the group is left and joined again, in seconds, for networks with no querier.",
+    )
+    expect_every: Period | None = Field(
+        None,
+        description="How long the group may be silent, in seconds, before the subscription is called stale.",
+    )
+    receive_buffer: BufferSize = Field(
+        DEFAULT_RECEIVE_BUFFER,
+        description="The kernel's buffer for datagrams that are not yet read, in bytes.",
+    )
+    coalesce: Switch = Field(
+        True,
+        description="Whether a sender's datagrams may be received in one piece where the kernel has them so;"
+        " much cheaper, but of such a piece that is lost overflow counts one.",
+    )
+    max_latency: Moment = Field(
+        0.001,
+        description="How long datagrams may gather before they are taken together, in seconds; 0 is at once.",
+    )
+    output: Outputs = Field(
+        description="Where datagrams go: a file's path, a table with kind and path, or an array of these."
+    )
+
+    @field_validator("interface")
+    @classmethod
+    def _interface_of_family(cls, interface: Interfaces | None, info: ValidationInfo) -> Interfaces | None:
+        return check_interface(interface, info)
+
+    @field_validator("sources", "exclude_sources")
+    @classmethod
+    def _sources_of_family(cls, sources: tuple[Address, ...], info: ValidationInfo) -> tuple[Address, ...]:
+        group: Address | None = info.data.get("group")
+        if info.field_name == "exclude_sources" and sources and info.data.get("sources"):
+            raise ValueError('contradicts "sources"; keep one of the two')
+        seen: set[Address] = set()
+        for source in sources:
+            if group is not None and source.version != group.version:
+                raise ValueError(f"{source} is IPv{source.version}, but the group is IPv{group.version}")
+            if source in seen:
+                raise ValueError(f"{source} is named twice")
+            seen.add(source)
+        return sources

@@ -1,0 +1,108 @@
+"""The tables ``[outbound.NAME]``."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from mcastd.config.model import ENABLED, Model, check_interface
+from mcastd.config.types import (
+    MAX_DATAGRAM,
+    Burst,
+    Dscp,
+    Duration,
+    FilePath,
+    Group,
+    OneInterface,
+    PayloadSize,
+    Port,
+    Rate,
+    Repeat,
+    Switch,
+    Ttl,
+)
+
+DEFAULT_INTERVAL = 2.0  # seconds
+ETHERNET_PAYLOAD = {4: 1472, 6: 1452}  # bytes: 1500 less the IP and UDP headers, by IP version
+
+
+def _default_interval(valid: dict[str, Any]) -> float | None:
+    return DEFAULT_INTERVAL if valid.get("rate") is None else None
+
+
+def _default_max_datagram(valid: dict[str, Any]) -> int:
+    """From the keys before it that are valid: if ``group`` is not, the channel is refused anyway."""
+    if valid.get("framing") == "file" or "group" not in valid:
+        return MAX_DATAGRAM
+    return ETHERNET_PAYLOAD[valid["group"].version]
+
+
+class OutboundChannel(Model):
+    """A source that is sent to a group: ``[outbound.NAME]``."""
+
+    enabled: Switch = Field(True, description=ENABLED)
+    source: FilePath = Field(description="The path of the file or named pipe that is sent.")
+    group: Group = Field(description="The multicast address it is sent to, IPv4 or IPv6.")
+    port: Port = Field(description="The UDP port it is sent to.")
+    ttl: Ttl = Field(
+        1,
+        description="How many networks a datagram may cross, 0 to 255; 0 stays on this host, 1 on the link.",
+    )
+    rate: Rate | None = Field(
+        None, description="The constant rate of payload in bits per second, instead of interval; 0 is paused."
+    )
+    interval: Duration | None = Field(
+        default_factory=_default_interval,
+        description="The time between datagrams in seconds, 2 if there is no rate; 0 is as fast as possible.",
+    )
+    burst: Burst = Field(
+        0.001,
+        description="How much of the rate may go at once, in seconds; less is smoother, and costs more.",
+    )
+    interface: OneInterface | None = Field(
+        None,
+        description="The interface it is sent on, by name or local address; absent, the route decides.",
+    )
+    framing: Literal["line", "chunk", "file"] = Field(
+        "line",
+        description="What a datagram is: a line, a chunk of max_datagram bytes, or the whole file.",
+    )
+    max_datagram: PayloadSize = Field(
+        default_factory=_default_max_datagram,
+        description="The largest payload in bytes; the default fits Ethernet: 1472 (IPv4) or 1452 (IPv6).",
+    )
+    repeat: Repeat = Field(1, description='How often the source is sent: "once", a count, or "forever".')
+    follow: Switch = Field(
+        False, description="Whether to keep sending what is appended to the source, as tail -F does."
+    )
+    loop: Switch = Field(True, description="Whether receivers on this host get the datagrams too.")
+    dscp: Dscp = Field(0, description='The DiffServ code point, by name like "CS5" or number from 0 to 63.')
+
+    @field_validator("interval")
+    @classmethod
+    def _one_pace(cls, interval: float | None, info: ValidationInfo) -> float | None:
+        if interval is not None and info.data.get("rate") is not None:
+            raise ValueError('contradicts "rate"; keep one of the two')
+        return interval
+
+    @field_validator("interface")
+    @classmethod
+    def _interface_of_family(cls, interface: str | None, info: ValidationInfo) -> str | None:
+        return check_interface(interface, info)
+
+    @field_validator("max_datagram")
+    @classmethod
+    def _max_datagram_applies(cls, length: int, info: ValidationInfo) -> int:
+        if info.data.get("framing") == "file" and length != MAX_DATAGRAM:
+            raise ValueError('does not apply to framing = "file", which sends the whole file as one datagram')
+        return length
+
+    @field_validator("follow")
+    @classmethod
+    def _can_follow(cls, follow: bool, info: ValidationInfo) -> bool:
+        if follow and info.data.get("framing") == "file":
+            raise ValueError('contradicts framing = "file": a file that grows is never whole')
+        if follow and info.data.get("repeat", 1) != 1:
+            raise ValueError('contradicts "repeat": a source that is followed has no end to repeat from')
+        return follow

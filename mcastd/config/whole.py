@@ -1,0 +1,89 @@
+"""A whole configuration: all tables, and what their workers have to agree on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from pydantic import Field, model_validator
+
+from mcastd.config.daemon import Daemon
+from mcastd.config.inbound import InboundSubscription
+from mcastd.config.loops import loops
+from mcastd.config.model import Model
+from mcastd.config.outbound import OutboundChannel
+from mcastd.config.outputs import FileOutput
+from mcastd.config.types import Location, WorkerName, normal
+from mcastd.config.words import show
+
+Worker = OutboundChannel | InboundSubscription
+
+
+class Conflicts(ValueError):
+    """Workers that are sound by themselves, but not together: where, and why."""
+
+    def __init__(self, found: Sequence[tuple[Location, str]]) -> None:
+        self.found = tuple(found)
+        super().__init__("; ".join(f"{'.'.join(map(str, location))}: {why}" for location, why in found))
+
+
+class Config(Model):
+    """A whole configuration, of one file and its drop-ins."""
+
+    daemon: Daemon = Field(default_factory=Daemon, description="The daemon itself.")
+    outbound: dict[WorkerName, OutboundChannel] = Field({}, description="Outbound channels by name.")
+    inbound: dict[WorkerName, InboundSubscription] = Field({}, description="Inbound subscriptions by name.")
+
+    def workers(self) -> dict[str, Worker]:
+        """The enabled workers by full name (``outbound/NAME``, ``inbound/NAME``), in the text's order."""
+        return {name: worker for name, worker in self._all_workers() if worker.enabled}
+
+    def disabled(self) -> list[str]:
+        """The full names of the workers that are not enabled, in the order of the text."""
+        return [name for name, worker in self._all_workers() if not worker.enabled]
+
+    def of_enabled(self) -> Config:
+        """The same configuration without the workers that are not enabled."""
+        outbound = {name: channel for name, channel in self.outbound.items() if channel.enabled}
+        inbound = {name: subscription for name, subscription in self.inbound.items() if subscription.enabled}
+        return self.model_copy(update={"outbound": outbound, "inbound": inbound})
+
+    def _all_workers(self) -> Iterator[tuple[str, Worker]]:
+        yield from ((f"outbound/{name}", channel) for name, channel in self.outbound.items())
+        yield from ((f"inbound/{name}", subscription) for name, subscription in self.inbound.items())
+
+    @model_validator(mode="after")
+    def _workers_agree(self) -> Config:
+        if found := list(self._conflicts()):
+            raise Conflicts(found)
+        return self
+
+    def _conflicts(self) -> Iterator[tuple[Location, str]]:
+        """Outputs on a path that is something else already, and channels that send to themselves.
+
+        An output may be a channel's source: that is a relay. Workers that are not enabled use no path. Paths
+        are compared as text: no host is asked.
+        """
+        uses = {normal(self.daemon.control_socket): "the control socket"}
+        outputs = [
+            (name, index, output, normal(output.path))
+            for name, subscription in self.inbound.items()
+            if subscription.enabled
+            for index, output in enumerate(subscription.output)
+        ]
+        rotated = {
+            path: name
+            for name, _, output, path in outputs
+            if isinstance(output, FileOutput) and (output.rotate_size or output.rotate_every)
+        }
+        for name, index, _, path in outputs:
+            location = ("inbound", name, "output", index, "path")
+            stem, _, number = path.rpartition(".")
+            if path in uses:
+                yield location, f"{show(path)} is already {uses[path]}"
+            elif stem in rotated and re.fullmatch("[1-9][0-9]{0,9}", number):
+                yield location, f"{show(path)} is a name that inbound/{rotated[stem]} rotates its output to"
+            uses.setdefault(path, f"an output of inbound/{name}")
+        enabled = self.of_enabled()
+        for loop in loops(enabled.outbound, enabled.inbound):
+            yield ("outbound", loop.channel, "source"), f"{loop}; send to another group, or write elsewhere"
