@@ -1,3 +1,3 @@
 """mcastd: the daemon for IP multicast on Linux."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -17,6 +17,7 @@ import textwrap
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from email.utils import formatdate
 from pathlib import Path
 
@@ -77,22 +78,30 @@ def copy_sources(destination: Path) -> None:
 
 
 def debian_changelog(full_version: str) -> str:
-    """CHANGELOG.md in Debian's format: what is unreleased is the version that is built."""
+    """CHANGELOG.md in Debian's format. What is unreleased belongs to the version that is built."""
     text = (PROJECT / "CHANGELOG.md").read_text()
+    releases: dict[str, tuple[int, list[str]]] = {full_version: (changed_at(), [])}
+    for head, date, body in re.findall(
+        r"^## \[([^\]]+)\](?: - (\S+))?\n((?:(?!## ).*\n?)*)", text, re.MULTILINE
+    ):
+        number = full_version if head in ("Unreleased", version()) else head
+        _, items = releases.setdefault(number, (midnight(date) if date else 0, []))
+        items += re.findall(r"^- (.+(?:\n  .+)*)", body, re.MULTILINE)
     stanzas = []
-    for head, body in re.findall(r"^## \[?([^\]\n]+)\]?.*\n((?:(?!## ).*\n?)*)", text, re.MULTILINE):
-        items = re.findall(r"^- (.+(?:\n  .+)*)", body, re.MULTILINE)
+    for number, (when, items) in releases.items():
         wrapped = [
             textwrap.fill(" ".join(item.split()), 78, initial_indent="  * ", subsequent_indent="    ",
                           break_long_words=False, break_on_hyphens=False)
             for item in items
         ]  # fmt: skip
-        number = full_version if head == "Unreleased" else head
         lines = [f"mcastd ({number}) unstable; urgency=medium", "", *wrapped, ""]
-        stanzas.append(
-            "\n".join([*lines, f" -- {MAINTAINER}  {formatdate(changed_at(), localtime=False)}", ""])
-        )
+        stanzas.append("\n".join([*lines, f" -- {MAINTAINER}  {formatdate(when, localtime=False)}", ""]))
     return "\n".join(stanzas)
+
+
+def midnight(date: str) -> int:
+    """Seconds since the epoch of a day, as 2026-11-25, in UTC."""
+    return int(datetime.fromisoformat(f"{date}T00:00Z").timestamp())
 
 
 def changed_at() -> int:

@@ -20,7 +20,7 @@ from click.shell_completion import BashComplete, FishComplete, ShellComplete, Zs
 from pydantic import BaseModel, BeforeValidator, PlainValidator
 from pydantic.fields import FieldInfo
 
-from mcastd import cli, ctl
+from mcastd import __version__, cli, ctl
 from mcastd.config import Config
 from mcastd.config.words import choose
 
@@ -32,7 +32,7 @@ Examples = dict[str, str]  # values by key, as the text has them
 def main(destination: Path) -> None:
     man = destination / "man"
     man.mkdir(parents=True, exist_ok=True)
-    filled = {"@KEYS@": "\n".join(keys()), "@HOMEPAGE@": homepage()}
+    filled = {"@KEYS@": "\n".join(keys()), "@HOMEPAGE@": homepage(), "@VERSION@": __version__}
     for page in (PROJECT / "packaging" / "man").iterdir():
         text = page.read_text()
         for placeholder, value in filled.items():

@@ -12,7 +12,7 @@ import generate
 import pytest
 import roots
 
-from mcastd import cli, ctl
+from mcastd import __version__, cli, ctl
 from mcastd.metrics.exposition import FAMILIES
 
 
@@ -101,3 +101,19 @@ def test_no_word_of_the_changelog_is_there_twice() -> None:
     """lintian takes it for a mistake, and the package is not built."""
     prose = (Path(__file__).parent.parent / "CHANGELOG.md").read_text()
     assert re.findall(r"\b([a-z]+)\s+\1\b", prose, flags=re.IGNORECASE) == []
+
+
+def test_the_version_has_its_heading_and_is_in_every_page(generated: Path) -> None:
+    headings = re.findall(r"^## (.+)$", (roots.PROJECT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == "[Unreleased]"
+    assert re.fullmatch(rf"\[{re.escape(__version__)}\] - \d{{4}}-\d\d-\d\d", headings[1])
+    for page in (generated / "man").iterdir():
+        assert f"\n.Os mcastd {__version__}\n" in page.read_text(), page.name
+
+
+def test_each_version_has_one_entry_in_the_changelog_of_a_package() -> None:
+    """What is unreleased is of the version that is built."""
+    text = build.debian_changelog("1.2.3~deb12")
+    older = re.findall(r"^## \[(.+)\] - ", (roots.PROJECT / "CHANGELOG.md").read_text(), re.MULTILINE)[1:]
+    assert re.findall(r"^mcastd \((.+)\) ", text, re.MULTILINE) == ["1.2.3~deb12", *older]
+    assert text.endswith("Wed, 25 Nov 2026 00:00:00 -0000\n"), "the first version has the date of its heading"
