@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable
 
@@ -12,28 +11,6 @@ from mcastd import clock
 CLOSE_SECONDS = 1.0
 # A step that hangs for longer, while no other thread can be had, leaves all without service.
 STUCK_SECONDS = 15.0
-# How long a worker whose step hung does its steps itself: twice as long each time, if it happens again soon.
-ALONE_SECONDS = 10.0
-ALONE_MAX_SECONDS = 640.0
-
-
-class Seclusion:
-    """Until when a worker is to leave a shared thread alone, because its steps held up the others."""
-
-    __slots__ = ("_seconds", "_until")
-
-    def __init__(self) -> None:
-        self._seconds = 0.0
-        self._until = -math.inf  # monotonic
-
-    def begin(self, now: float) -> None:
-        """A step hung. What happened longer ago than the longest seclusion is forgotten."""
-        soon = now < self._until + ALONE_MAX_SECONDS
-        self._seconds = min(2 * self._seconds, ALONE_MAX_SECONDS) if soon else ALONE_SECONDS
-        self._until = now + self._seconds
-
-    def is_over(self, now: float) -> bool:
-        return now >= self._until
 
 
 class ReplaceableThread:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mcastd.replaceable import ALONE_MAX_SECONDS, ALONE_SECONDS, Seclusion
+from mcastd.handover import ALONE_MAX_SECONDS, ALONE_SECONDS, Seclusion
 
 NOW = 1000.0
 

@@ -80,7 +80,7 @@ class Subscription:
         self._rejoined = 0.0  # monotonic time of the last rejoin, or of the start of the run
 
     def __repr__(self) -> str:
-        read = "with others" if self._turns.visitable else "alone"
+        read = "with others" if self._turns.handover.lent_by else "alone"
         counters = self.counters
         return (
             f"<Subscription {self.name} {read}, received {counters.received}, overflow {counters.overflow}>"
@@ -109,7 +109,7 @@ class Subscription:
         finally:
             self._turns.forget(context)
             self._condition.end_run()
-            with self._turns.lock:
+            with self._turns.handover.lock:
                 self._end_link()
 
     def _begin(self, context: Context, link: Receiver) -> None:
@@ -146,7 +146,7 @@ class Subscription:
         config, condition, intake, turns = self._config, self._condition, self._intake, self._turns
         counters, last, hangs = intake.counters, intake.last, intake.hanging()
         patience = Patience(0) if hangs else patience or Patience()
-        with patience.holding(turns.lock) as held:
+        with patience.holding(turns.handover.lock) as held:
             if held:
                 link = turns.link
                 self._linked = (None, []) if link is None else (link.describe(), link.memberships(patience))
@@ -179,7 +179,7 @@ class Subscription:
             "closed_outputs": {"dropped": self._outputs.closed},
             "hanging": hangs,
             "max_latency": config.max_latency,
-            "reading": "with others" if turns.visitable else "alone",
+            "reading": "with others" if turns.handover.lent_by else "alone",
             "receive_buffer": condition.receive_buffer(config, (described or {}).get("receive_buffer")),
             "link": described,
         }
@@ -218,7 +218,7 @@ class Subscription:
 
         Its overflow is that of all links so far.
         """
-        lock = self._turns.lock
+        lock = self._turns.handover.lock
         if lock.acquire(blocking=False):
             try:
                 link = self._turns.link
@@ -238,7 +238,7 @@ class Subscription:
                 link = self._turns.link
                 assert link is not None
                 if context.take(Signal.NETWORK):
-                    with self._turns.lock:
+                    with self._turns.handover.lock:
                         self._follow(context, link)
                     assert self._turns.link is not None
                     self.report(context, self._turns.link)

@@ -13,24 +13,22 @@ from __future__ import annotations
 
 import math
 import select
-import threading
+from functools import partial
 from typing import Protocol
 
 from mcastd import clock
 from mcastd.config import GATHERING_BUFFER_MIN_BYTES
+from mcastd.handover import BUSY_VISITS, Handover
 from mcastd.inbound.condition import Condition
 from mcastd.inbound.gather import Gather
 from mcastd.inbound.intake import Intake
 from mcastd.inbound.outputs import Outputs
 from mcastd.inbound.reader import Reader
 from mcastd.net.link import Receiver
-from mcastd.replaceable import Seclusion
 from mcastd.worker import Context, Signal
 
 # A visit of the shared reader that finds this many counts as busy.
 BUSY_DATAGRAMS = 64
-# After this many busy visits in a row a subscription reads alone: a single one may have been late.
-BUSY_VISITS = 4
 # At a lower rate than this, measured over the time below, it is read with others again.
 CALM_DATAGRAMS_PER_SECOND = 16_000
 CALM_SECONDS = 0.25
@@ -63,46 +61,36 @@ class Turns:
     __slots__ = (
         "_alarm",
         "_condition",
-        "_context",
-        "_failure",
         "_intake",
         "_life",
         "_outputs",
         "_reader",
-        "_seclusion",
         "_streak",
         "_watched",
+        "handover",
         "link",
-        "lock",
         "max_latency",
-        "visitable",
     )
 
     def __init__(
         self, life: Life, intake: Intake, outputs: Outputs, condition: Condition, reader: Reader | None
     ) -> None:
         self.max_latency = 0.0  # seconds
-        self.link: Receiver | None = None  # replaced with the lock held
-        # Held by the thread that uses the link, unless that is the subscription's own and nobody else may.
-        self.lock = threading.Lock()
-        self.visitable = False  # the shared reader may take what comes
+        self.handover = Handover()
+        self.link: Receiver | None = None  # replaced with the hand-over's lock held
         self._life = life
         self._intake = intake
         self._outputs = outputs
         self._condition = condition
         self._reader = reader
-        self._context: Context | None = None  # of the run
         self._streak = 0  # visits in a row at which much was there
-        self._failure: Exception | None = None  # raised in a visit, for the subscription's own thread
-        self._seclusion = Seclusion()  # after a visit that took too long, or for which there was no thread
         self._watched: dict[int, int] = {}
         self._alarm = math.inf  # monotonic time of the next alarm, as the subscription's own thread knows it
 
     def receive(self, context: Context, link: Receiver, *, quiet: bool) -> bool:
         """Take what comes until a signal needs more, or the other thread is to. Returns True if quiet."""
-        self._context = context
         if quiet and self._may_be_quiet():
-            return self._be_visited(context, link)
+            return self._lend(context, link)
         return self._read(context, link)
 
     def forget(self, context: Context) -> None:
@@ -114,49 +102,41 @@ class Turns:
     def _may_be_quiet(self) -> bool:
         return (
             self._reader is not None
-            and self._seclusion.is_over(clock.monotonic())
+            and self.handover.is_possible()
             and 0 < self.max_latency <= SHARED_LATENCY_MAX_SECONDS
             and not self._condition.troubles
             and not any(sink.slow for sink in self._outputs.sinks)
             and not self._outputs.queued()
         )
 
-    def _be_visited(self, context: Context, link: Receiver) -> bool:
+    def _lend(self, context: Context, link: Receiver) -> bool:
         """Let the shared reader serve it until a signal needs this thread, or traffic gets busy.
 
         Returns True if it is still quiet.
         """
-        assert self._reader is not None
-        fd = link.fileno()
+        reader, fd = self._reader, link.fileno()
+        assert reader is not None
+
+        def wait() -> None:
+            context.wait(self._until_alarm())
+            with self.handover.lock:
+                self._life.attend(context, link)
+
         self._watch(context, {})
-        context.take(Signal.HANDOVER)
-        with self.lock:
-            self.visitable = True
-            self._streak = 0
-        if not self._reader.add(fd, self):
-            self.hand_back()
-        try:
-            while not context.asked(Signal.STOP | Signal.HANDOVER | Signal.NETWORK):
-                context.wait(self._until_alarm())
-                with self.lock:
-                    self._life.attend(context, link)
-        finally:
-            self._reader.remove(fd, self)
-            with self.lock:  # a visit that is under way ends first
-                self.visitable = False
-                failure, self._failure = self._failure, None
-        if failure:
-            raise failure
-        return not context.take(Signal.HANDOVER)
+        self._streak = 0
+        return self.handover.lend(
+            context, partial(reader.add, fd, self), partial(reader.remove, fd, self), wait
+        )
 
     def visit(self) -> int | None:
         """Take what has come, in the shared reader's thread. See :class:`~mcastd.inbound.reader.Visited`."""
+        handover = self.handover
         # The worker may be busy, or a client may be asking for the status
-        if not self.lock.acquire(blocking=False):
+        if not handover.lock.acquire(blocking=False):
             return None
         try:
-            link, context = self.link, self._context
-            if link is None or context is None or not self.visitable:
+            link, context = self.link, handover.lent_by
+            if link is None or context is None:
                 return 0
             try:
                 taken = self._intake.take(link)
@@ -171,21 +151,17 @@ class Turns:
                 )
                 for sink in self._outputs.sinks:  # trouble, or a deadline that the thread does not wait for
                     quiet = quiet and not sink.problem and sink.deadline >= self._alarm
-            except Exception as error:  # raised again in the subscription's own thread
-                self._failure = error
-                taken, quiet = 0, False
+            except Exception as error:
+                handover.end(context, error)
+                return 0
             if not quiet:
-                self.visitable = False
-                context.send(Signal.HANDOVER)
+                handover.end(context)
             return taken
         finally:
-            self.lock.release()
+            handover.lock.release()
 
     def hand_back(self) -> None:
-        """A visit took long: an output is slow, and this subscription's own thread had better wait for it."""
-        self._seclusion.begin(clock.monotonic())
-        if self._context is not None:
-            self._context.send(Signal.HANDOVER)
+        self.handover.hand_back()
 
     # -- while it is busy, or an output makes it wait: this thread takes what comes
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 import errno
 import math
 import select
-import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import fields
+from functools import partial
 
 from mcastd import clock
 from mcastd.bounded import Patience
 from mcastd.config import OpenFilesOf, OutboundChannel, label_of
 from mcastd.counters import OutboundCounters
 from mcastd.errors import LinkError
+from mcastd.handover import BUSY_VISITS, Handover
 from mcastd.log import get_logger
 from mcastd.net.link import Chunks, Payloads, Sender
 from mcastd.outbound.framing import READ_SIZE, make_framer
@@ -27,7 +28,6 @@ from mcastd.outbound.pacing import Pacer
 from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.source import LONGEST_NAP, PayloadSource, Source
 from mcastd.outbound.watcher import Watcher
-from mcastd.replaceable import Seclusion
 from mcastd.worker import Books, Context, Identity, Signal, Vitals
 
 # Errors of send(2) while the kernel has no room: the same is sent again after a pause.
@@ -46,10 +46,9 @@ BATCH = 512
 # A full link is left alone for the first of these, doubled up to the second while it takes nothing.
 PAUSE_SECONDS = 0.001
 PAUSE_MAX_SECONDS = 0.064
-# A channel that sends this many datagrams at a time, this many times in a row, is busy: it sends for itself.
-# It stays busy until it has sent fewer as many times in a row.
+# A channel that sends this many datagrams at a time, BUSY_VISITS times in a row, is busy and sends for
+# itself, until it has sent fewer as many times in a row.
 BUSY_DATAGRAMS = 16
-BUSY_VISITS = 4
 # Signals without effect here: there is no output file, no back-off to end, and the source is read already.
 NOT_FOR_US = Signal.REOPEN | Signal.RETRY | Signal.SOURCE
 
@@ -91,14 +90,10 @@ class Channel:
         self._open_link = open_link
         self._watcher = watcher
         self._shared = shared
-        self._turn = threading.Lock()  # held by the thread that sends: its own, or the shared sender's
-        self._visitable = False  # the shared sender may send
-        self._seclusion = Seclusion()  # after a visit that took too long, or for which there was no thread
+        self._handover = Handover()
         self._busy = False  # much is sent at a time
         self._streak = 0  # times in a row at which it was otherwise
         self._pause = 0.0  # seconds that the full link is left alone
-        self._failure: Exception | None = None  # raised in a visit, for the worker's thread
-        self._context: Context | None = None  # of the run
         self._link: Sender | None = None
         self._described: dict[str, object] = {}  # what it said of itself
         self._pacer = Pacer(config.interval, config.rate, config.burst)
@@ -120,11 +115,10 @@ class Channel:
         self._said_carrier: bool | None = None  # what was said to be ready: None: nothing
 
     def __repr__(self) -> str:
-        turn = "with others" if self._visitable else "alone"
+        turn = "with others" if self._handover.lent_by else "alone"
         return f"<Channel {self.name} {turn}, sent {self.counters.sent}, late {self.counters.late}>"
 
     def run(self, context: Context) -> None:
-        self._context = context
         if not self._pending:
             if self._source.finished:
                 self._source.restart()
@@ -233,8 +227,8 @@ class Channel:
                 self._wait_for_source(context)
             elif when <= clock.monotonic():
                 context.wait(0)  # without it a channel that always has something to send has no heartbeat
-            elif self._may_be_visited():
-                self._be_visited(context, when)
+            elif self._shared is not None and not self._busy and self._handover.is_possible():
+                self._lend(context, self._shared, when)
             else:
                 context.sleep_until(when)
         return False
@@ -275,50 +269,34 @@ class Channel:
 
     # -- while little is sent at a time: the shared sender does it, this thread waits for signals
 
-    def _may_be_visited(self) -> bool:
-        return self._shared is not None and not self._busy and self._seclusion.is_over(clock.monotonic())
-
-    def _be_visited(self, context: Context, when: float) -> None:
+    def _lend(self, context: Context, shared: SharedSender, when: float) -> None:
         """Let the shared sender send, from ``when`` on, until a signal needs this thread."""
-        assert self._shared is not None
-        context.take(Signal.HANDOVER)
-        with self._turn:
-            self._visitable = True
-        if not self._shared.add(self, when):
-            self.hand_back()
-        while not context.asked(Signal.STOP | Signal.HANDOVER | Signal.NETWORK):
+
+        def wait() -> None:
             context.wait()
             context.take(NOT_FOR_US)
-        self._shared.remove(self)
-        with self._turn:  # a visit that is under way ends first
-            self._visitable = False
-            failure, self._failure = self._failure, None
-        context.take(Signal.HANDOVER)
-        if failure:
-            raise failure
+
+        self._handover.lend(context, partial(shared.add, self, when), partial(shared.remove, self), wait)
 
     def send_due(self) -> float | None:
         """Send what is due, in the shared sender's thread. See :class:`~mcastd.outbound.shared.Timed`."""
-        with self._turn:
-            link, context = self._link, self._context
-            if not self._visitable or link is None or context is None:
+        handover = self._handover
+        with handover.lock:
+            link, context = self._link, handover.lent_by
+            if link is None or context is None:
                 return None
-            when: float | None = None
             try:
                 when = self._send_next(context, link)
-            except Exception as error:  # the worker's thread says what it is
-                self._failure = error
+            except Exception as error:
+                handover.end(context, error)
+                return None
             if when is None or self._busy or link.carrier is not self._said_carrier:
-                self._visitable = False
-                context.send(Signal.HANDOVER)
+                handover.end(context)
                 return None
             return when
 
     def hand_back(self) -> None:
-        """A visit takes long: this channel's own thread had better wait for its source or its link."""
-        self._seclusion.begin(clock.monotonic())
-        if self._context is not None:
-            self._context.send(Signal.HANDOVER)
+        self._handover.hand_back()
 
     @property
     def device(self) -> int:

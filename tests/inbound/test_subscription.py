@@ -20,13 +20,13 @@ from mcastd import clock
 from mcastd.config import InboundSubscription
 from mcastd.counters import OutputCounters
 from mcastd.errors import LinkError
+from mcastd.handover import Seclusion
 from mcastd.inbound import turns
 from mcastd.inbound.reader import Reader
 from mcastd.inbound.subscription import interface_name
 from mcastd.inbound.turns import BUSY_DATAGRAMS
 from mcastd.net.fake import ANYBODY
 from mcastd.net.link import Batch
-from mcastd.replaceable import Seclusion
 from mcastd.worker import Signal, Vitals
 
 with_others = pytest.mark.parametrize("make_run", ["with others"], indirect=True)
@@ -440,7 +440,7 @@ def test_an_output_that_hangs_holds_up_nobody_else(
     hung.received(2)
     assert (tmp_path / "a").read_bytes() == b"xz"
     hung.reading("alone")  # so that it does not happen again soon
-    hung.worker._turns._seclusion = Seclusion()
+    hung.worker._turns.handover._seclusion = Seclusion()
 
     def is_read_again() -> bool:
         hung.link.deliver(b"!")

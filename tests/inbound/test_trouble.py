@@ -138,11 +138,11 @@ def test_the_status_of_many_that_are_busy_waits_no_longer_than_that_of_one(
     for run in runs:
         run.start()
         run.worker.status()
-        run.worker._turns.lock, run.held = Busy(), run.worker._turns.lock
+        run.worker._turns.handover.lock, run.held = Busy(), run.worker._turns.handover.lock
     patience = Patience()
     for run in runs:
         assert run.worker.status(patience)["link"] == {"interfaces": ["fake0"]}  # as it was seen last
-        run.worker._turns.lock = run.held
+        run.worker._turns.handover.lock = run.held
     assert waits == [STATUS_PATIENCE_SECONDS]
 
 

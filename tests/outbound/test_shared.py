@@ -14,10 +14,10 @@ from support.wait import wait_for
 
 from mcastd import clock, replaceable
 from mcastd.config import OutboundChannel
+from mcastd.handover import Seclusion
 from mcastd.net.fake import FakeSender
 from mcastd.outbound.channel import BUSY_DATAGRAMS, Channel
 from mcastd.outbound.shared import PUNCTUAL_CHANNELS, VOID_MAX, SharedSender
-from mcastd.replaceable import Seclusion
 from mcastd.worker import Context, Signal
 
 
@@ -309,9 +309,9 @@ def test_a_source_that_hangs_is_named_and_holds_up_nobody(
     end.set()
     seen = len(stuck.link.sent)
     wait_for(lambda: len(stuck.link.sent) > seen + 10, "its datagrams")
-    assert not stuck.channel._visitable, "its own thread sends them"
-    stuck.channel._seclusion = Seclusion()
-    wait_for(lambda: stuck.channel._visitable, "that it is sent for again")
+    assert not stuck.channel._handover.lent_by, "its own thread sends them"
+    stuck.channel._handover._seclusion = Seclusion()
+    wait_for(lambda: stuck.channel._handover.lent_by, "that it is sent for again")
     for sending in (stuck, other):
         sending.stop()
         assert not sending.failures
