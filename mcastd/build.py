@@ -13,7 +13,7 @@ from mcastd.net.interfaces import Host, look
 from mcastd.net.link import Receiver, Sender
 from mcastd.net.membership import Memberships
 from mcastd.net.receiver import SocketReceiver
-from mcastd.net.sockets import SocketSender
+from mcastd.net.sender import SocketSender
 from mcastd.outbound.channel import Channel, open_source
 from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.watcher import Watcher

@@ -10,7 +10,8 @@ from typing import Literal
 from mcastd import clock
 from mcastd.adhoc import numbered
 from mcastd.errors import SourceError, reason_of
-from mcastd.net.link import Payloads, Sender
+from mcastd.net.link import Sender, SenderAround
+from mcastd.net.payloads import ListPayloads, Payloads
 from mcastd.outbound.framing import Framer
 from mcastd.outbound.source import LONGEST_NAP
 
@@ -54,7 +55,7 @@ class Stream:
                 return self._framer.finish()
             if payloads := self._framer.feed(data):
                 return payloads
-        return []
+        return ListPayloads()
 
     def has_news(self) -> bool:
         return False
@@ -85,7 +86,7 @@ class Repeated:
         number = int(min(TOGETHER, self._count - self.rounds))
         self.rounds += number
         self.finished = not number
-        return [self._payload] * number
+        return ListPayloads([self._payload] * number)
 
     def has_news(self) -> bool:
         return False
@@ -109,10 +110,10 @@ class Headed:
         return self._framer.appetite
 
     def feed(self, data: bytes) -> Payloads:
-        return [ROOM + payload for payload in self._framer.feed(data)]
+        return ListPayloads(ROOM + payload for payload in self._framer.feed(data))
 
     def finish(self) -> Payloads:
-        return [ROOM + payload for payload in self._framer.finish()]
+        return ListPayloads(ROOM + payload for payload in self._framer.finish())
 
 
 class Outgoing:
@@ -141,35 +142,18 @@ class Outgoing:
     def _stamped(self, payloads: Payloads) -> Payloads:
         """The payloads with their numbers: none is used up by one that is refused."""
         now = int(clock.wall() * 1e9)
-        return [
+        return ListPayloads(
             numbered.make(self.run, number, self._total, now) + payload[numbered.SIZE :]
             for number, payload in enumerate(payloads, self._sent + 1)
-        ]
+        )
 
 
-class _By:
+class _By(SenderAround):
     """The Sender that a channel sees."""
 
     def __init__(self, outgoing: Outgoing, link: Sender) -> None:
+        super().__init__(link)
         self._outgoing = outgoing
-        self._link = link
 
     def send(self, payloads: Payloads) -> int:
         return self._outgoing.send(self._link, payloads)
-
-    def network_changed(self) -> None:
-        self._link.network_changed()
-
-    def describe(self) -> dict[str, object]:
-        return self._link.describe()
-
-    @property
-    def carrier(self) -> bool:
-        return self._link.carrier
-
-    @property
-    def sending(self) -> str:
-        return self._link.sending
-
-    def close(self) -> None:
-        self._link.close()

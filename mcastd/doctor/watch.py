@@ -15,9 +15,10 @@ from mcastd.config import InboundSubscription
 from mcastd.doctor.subject import Subject
 from mcastd.errors import LinkError
 from mcastd.net import firewall, tables
+from mcastd.net.payloads import ListPayloads
 from mcastd.net.queues import Queue, queues
 from mcastd.net.ruleset import Ruleset, Suspect, packets_of
-from mcastd.net.sockets import SocketSender
+from mcastd.net.sender import SocketSender
 from mcastd.net.tables import UdpSocket
 from mcastd.net.tap import Flow, FlowKey, Seen, Tap, Traffic
 
@@ -171,7 +172,7 @@ def _probe(subject: Subject) -> str | None:
         for name in names:
             sender = SocketSender(settings.group, settings.port, interface=name, ttl=0)
             with contextlib.closing(sender):
-                sender.send([PROBE])
+                sender.send(ListPayloads([PROBE]))
     except LinkError as error:
         return str(error)
     return ""

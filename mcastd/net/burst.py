@@ -14,11 +14,12 @@ import errno
 import socket
 import struct
 from array import array
-from collections.abc import Sequence
 from itertools import islice
+from typing import NamedTuple
 
 from mcastd.net import _abi
-from mcastd.net.link import MAX_DATAGRAM, Chunks, Payloads
+from mcastd.net.link import MAX_DATAGRAM
+from mcastd.net.payloads import Payloads
 
 try:
     import ctypes
@@ -29,11 +30,36 @@ except ImportError:  # a Python without ctypes: what is not of one size goes one
 else:
     HAVE_SENDMMSG = True
 
-QUEUE = 64  # datagrams in a sendmmsg
-WORTHWHILE = 8  # datagrams of one size in a row that go as segments; fewer go with others by sendmmsg
-MOST_SEGMENTS = 128  # UDP_MAX_SEGMENTS since Linux 6.9
-FEWER_SEGMENTS = 64  # before
-UNSUPPORTED = {errno.EINVAL, errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP}  # EIO: no checksum offload
+# Datagrams in one sendmmsg.
+QUEUE_DATAGRAMS = 64
+# This many datagrams of one size in a row go as segments; fewer go with others by sendmmsg.
+SEGMENTS_MIN = 8
+# UDP_MAX_SEGMENTS since Linux 6.9, and before.
+SEGMENTS_MAX, SEGMENTS_MAX_BEFORE = 128, 64
+# Answers of a kernel without GSO. EIO: the interface has no checksum offload.
+UNSUPPORTED = {errno.EINVAL, errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP}
+
+
+class Offload(NamedTuple):
+    """What GSO does on this way, as far as refusals have shown it."""
+
+    segments: int = SEGMENTS_MAX  # in one call; 0: it is not supported
+    longest: int = MAX_DATAGRAM  # bytes of a segment: a longer one does not fit the interface
+
+    def segments_of(self, size: int) -> int:
+        """How many segments of ``size`` bytes go in one call; 0: it has to be done without."""
+        return min(self.segments, MAX_DATAGRAM // size) if 0 < size <= self.longest else 0
+
+    def without(self, error: OSError, size: int) -> Offload | None:
+        """What is left of it after ``error`` refused segments of ``size`` bytes.
+
+        None: the error says nothing about GSO.
+        """
+        if error.errno == errno.EMSGSIZE:
+            return self._replace(longest=size - 1)
+        if error.errno not in UNSUPPORTED:
+            return None
+        return self._replace(segments=SEGMENTS_MAX_BEFORE if self.segments > SEGMENTS_MAX_BEFORE else 0)
 
 
 class Burst:
@@ -41,9 +67,8 @@ class Burst:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._segments = MOST_SEGMENTS  # in one call; 0: GSO is not supported here
-        self._longest = MAX_DATAGRAM  # bytes of a segment: a longer one does not fit the interface
-        self._fits = True  # the last datagrams were no longer than that
+        self.offload = Offload()
+        self._size = 0  # bytes of the last datagram that was tried
         self._queue: _Queue | None = None  # made when it is needed: most channels send one at a time
         # Datagrams that the last call tried to send in one piece and that found no room (ENOBUFS); else 0
         self.refused = 0
@@ -51,13 +76,25 @@ class Burst:
     @property
     def way(self) -> str:
         """The best way that was not refused for datagrams like the last: ``gso``, ``sendmmsg``, ``send``."""
-        return "gso" if self._segments and self._fits else "sendmmsg" if HAVE_SENDMMSG else "send"
+        segments, longest = self.offload
+        return "gso" if segments and self._size <= longest else "sendmmsg" if HAVE_SENDMMSG else "send"
+
+    def one(self, payload: bytes | memoryview) -> int:
+        """Send a single datagram: returns 1. Raises OSError if the kernel refused it."""
+        self._size = len(payload)
+        self.refused = 0
+        try:
+            self._sock.send(payload)
+        except OSError as error:
+            self.refused = int(error.errno == errno.ENOBUFS)
+            raise
+        return 1
 
     def send(self, payloads: Payloads) -> int:
         """Send in order; how many the kernel took. Raises OSError if it refused the first."""
         accepted, count = 0, len(payloads)
         while accepted < count:
-            rest = payloads[accepted:] if accepted else payloads
+            rest = payloads.part(accepted, count) if accepted else payloads
             try:
                 accepted += self._some(rest)
             except OSError:
@@ -69,24 +106,23 @@ class Burst:
     def _some(self, payloads: Payloads) -> int:
         """Send some of the first; how many. Raises OSError if the first is refused."""
         self.refused = 0
-        if len(payloads) == 1:
-            return self._one(payloads[0])
-        while count := self._alike(payloads):
-            size = len(payloads[0])
-            alike = payloads[:count]
+        size = self._size = len(payloads[0])
+        while (most := self.offload.segments_of(size)) and len(payloads) > 1:
+            count = payloads.alike(most)
+            if count < min(SEGMENTS_MIN, max(2, len(payloads))):
+                break
+            pieces = payloads.part(0, count).pieces()
             try:
-                self._sock.sendmsg(
-                    [alike.data] if isinstance(alike, Chunks) else alike,
-                    [(_abi.SOL_UDP, _abi.UDP_SEGMENT, _uint16.pack(size))],
-                )
+                self._sock.sendmsg(pieces, [(_abi.SOL_UDP, _abi.UDP_SEGMENT, _uint16.pack(size))])
             except OSError as error:
-                if not self._learn(error, size):
+                if (offload := self.offload.without(error, size)) is None:
                     self.refused = count * (error.errno == errno.ENOBUFS)
                     raise
+                self.offload = offload
             else:
                 return count
-        if not HAVE_SENDMMSG:
-            return self._one(payloads[0])
+        if len(payloads) == 1 or not HAVE_SENDMMSG:
+            return self.one(payloads[0])
         if self._queue is None:
             self._queue = _Queue()
         try:
@@ -94,48 +130,6 @@ class Burst:
         except OSError as error:
             self.refused = int(error.errno == errno.ENOBUFS)
             raise
-
-    def _one(self, payload: bytes | memoryview) -> int:
-        self._fits = len(payload) <= self._longest
-        try:
-            self._sock.send(payload)
-        except OSError as error:
-            self.refused = int(error.errno == errno.ENOBUFS)
-            raise
-        return 1
-
-    def _most(self, size: int) -> int:
-        """Segments of ``size`` bytes that go in one call; 0: it has to be done without."""
-        self._fits = size <= self._longest
-        return min(self._segments, MAX_DATAGRAM // size) if size and self._fits else 0
-
-    def _alike(self, payloads: Payloads) -> int:
-        """How many of the first payloads go as the segments of one call; 0 if it is not worth it."""
-        size = len(payloads[0])
-        most = self._most(size)
-        if isinstance(payloads, Chunks):
-            count = min(most, len(payloads))
-        else:
-            count = 0
-            for length in map(len, islice(payloads, most)):
-                if length == size:
-                    count += 1
-                    continue
-                count += (
-                    0 < length < size
-                )  # a shorter one may be the last; an empty one would make no segment
-                break
-        return count if count >= min(WORTHWHILE, max(2, len(payloads))) else 0
-
-    def _learn(self, error: OSError, size: int) -> bool:
-        """Do without what the error shows not to be supported; whether there is another way to try now."""
-        if error.errno == errno.EMSGSIZE:
-            self._longest = size - 1
-        elif error.errno not in UNSUPPORTED:
-            return False
-        else:
-            self._segments = FEWER_SEGMENTS if self._segments > FEWER_SEGMENTS else 0
-        return True
 
 
 DONTWAIT = int(socket.MSG_DONTWAIT)
@@ -146,9 +140,9 @@ class _Queue:
     """sendmmsg(2), its headers made once."""
 
     def __init__(self) -> None:
-        self._pointers = (ctypes.c_char_p * QUEUE)()
-        self._iovecs = (_libc.iovec * QUEUE)()
-        self._headers = (_libc.mmsghdr * QUEUE)()
+        self._pointers = (ctypes.c_char_p * QUEUE_DATAGRAMS)()
+        self._iovecs = (_libc.iovec * QUEUE_DATAGRAMS)()
+        self._headers = (_libc.mmsghdr * QUEUE_DATAGRAMS)()
         for header, iovec in zip(self._headers, self._iovecs, strict=True):
             header.msg_hdr.msg_iov = ctypes.addressof(iovec)
             header.msg_hdr.msg_iovlen = 1
@@ -157,8 +151,9 @@ class _Queue:
         self._bases, self._lengths = words[::2], words[1::2]
         self._addresses = memoryview(self._pointers).cast("B").cast("L")
 
-    def send(self, sock: socket.socket, payloads: Sequence[bytes | memoryview]) -> int:
-        data = [payload if isinstance(payload, bytes) else bytes(payload) for payload in payloads[:QUEUE]]
+    def send(self, sock: socket.socket, payloads: Payloads) -> int:
+        first = islice(payloads, QUEUE_DATAGRAMS)
+        data = [payload if isinstance(payload, bytes) else bytes(payload) for payload in first]
         count = len(data)
         self._pointers[:count] = data  # type: ignore[assignment] # a list of bytes is one of these, too
         self._bases[:count] = self._addresses[:count]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 from collections import deque
 from collections.abc import Callable
@@ -17,9 +18,9 @@ from mcastd.net.link import (
     ListBatch,
     Load,
     Origin,
-    Payloads,
     SourceFilter,
 )
+from mcastd.net.payloads import Payloads
 
 ANYBODY = Origin(source="192.0.2.1", port=5000, ifindex=1, ttl=1)
 BATCH = 64  # datagrams a receive() returns at most, like the real receiver
@@ -122,6 +123,8 @@ class FakeSender:
     """A Sender that appends to ``sent``; ``room`` bounds what it takes, ``errors`` are raised in turn."""
 
     sending = "send"
+    deadline = math.inf
+    held = 0
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
@@ -150,6 +153,9 @@ class FakeSender:
             if self.room is not None:
                 self.room -= 1
         return accepted
+
+    def tick(self, now: float) -> None:
+        """Never called: there is no deadline."""
 
     def network_changed(self) -> None:
         self.network_changes += 1

@@ -1,7 +1,7 @@
 """The seam between workers and the network: batches of datagrams over Receiver and Sender.
 
-``sockets.py`` is the real thing, ``fake.py`` its in-memory twin for tests. OSError stops here: both raise
-:class:`~mcastd.errors.LinkError`.
+``receiver.py`` and ``sender.py`` are the real thing, ``fake.py`` its in-memory twin for tests. OSError stops
+here: both raise :class:`~mcastd.errors.LinkError`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from itertools import groupby
-from typing import NamedTuple, Protocol, overload
+from typing import NamedTuple, Protocol
 
 from mcastd.bounded import Patience
+from mcastd.net.payloads import Payloads
 
 MAX_DATAGRAM = 65_507  # bytes of payload: 65,535 less 20 (IPv4 header) less 8 (UDP header)
 IOV_MAX = 1024  # buffers that one writev(2) takes on Linux
@@ -203,34 +204,8 @@ class Receiver(Protocol):
         """Leave the group."""
 
 
-class Chunks(Sequence[bytes | memoryview]):
-    """Payloads of one size that lie one after another in memory, from where they can be sent in one piece."""
-
-    __slots__ = ("data", "size")
-
-    def __init__(self, data: bytes | memoryview, size: int) -> None:
-        self.data = memoryview(data)  # a multiple of the size
-        self.size = size  # bytes of each
-
-    def __len__(self) -> int:
-        return len(self.data) // self.size
-
-    @overload
-    def __getitem__(self, part: int) -> memoryview: ...
-    @overload
-    def __getitem__(self, part: slice) -> Chunks: ...
-    def __getitem__(self, part: int | slice) -> memoryview | Chunks:
-        chosen = range(0, len(self.data), self.size)[part]
-        if isinstance(chosen, int):
-            return self.data[chosen : chosen + self.size]
-        return Chunks(self.data[chosen.start : chosen.stop], self.size)
-
-
-Payloads = Sequence[bytes | memoryview]
-
-
 class Sender(Protocol):
-    """An open way to one group and port."""
+    """An open way to one group and port: a socket, or a Sender around others (see SenderAround)."""
 
     def send(self, payloads: Payloads) -> int:
         """Hand datagrams to the kernel, in order; return how many it took.
@@ -238,6 +213,22 @@ class Sender(Protocol):
         Raises LinkError if the kernel refused the first of them (EAGAIN and ENOBUFS: it is full for now).
         A refusal further on ends the call, and the next one meets it: so all that it took is counted.
         """
+
+    @property
+    def deadline(self) -> float:
+        """Monotonic seconds when :meth:`tick` is due; ``inf`` is never. It may change with each call of the
+        other methods."""
+
+    def tick(self, now: float) -> None:
+        """Do what was due at the deadline, as to send what is held. Called by the thread that sends.
+
+        Raises LinkError if there is no way. While the kernel is full it sets a later deadline.
+        """
+
+    @property
+    def held(self) -> int:
+        """Datagrams that :meth:`send` took and that wait for a tick: while there are some, a channel whose
+        source has ended goes on."""
 
     def network_changed(self) -> None:
         """Follow the interface, its address and the route. Raises LinkError if there is no way now."""
@@ -256,3 +247,41 @@ class Sender(Protocol):
         ``send``."""
 
     def close(self) -> None: ...
+
+
+class SenderAround:
+    """A Sender that hands all on to another one: a protocol overrides what it does otherwise."""
+
+    def __init__(self, link: Sender) -> None:
+        self._link = link
+
+    def send(self, payloads: Payloads) -> int:
+        return self._link.send(payloads)
+
+    @property
+    def deadline(self) -> float:
+        return self._link.deadline
+
+    def tick(self, now: float) -> None:
+        self._link.tick(now)
+
+    @property
+    def held(self) -> int:
+        return self._link.held
+
+    def network_changed(self) -> None:
+        self._link.network_changed()
+
+    def describe(self) -> dict[str, object]:
+        return self._link.describe()
+
+    @property
+    def carrier(self) -> bool:
+        return self._link.carrier
+
+    @property
+    def sending(self) -> str:
+        return self._link.sending
+
+    def close(self) -> None:
+        self._link.close()

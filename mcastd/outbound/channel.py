@@ -22,7 +22,8 @@ from mcastd.counters import OutboundCounters
 from mcastd.errors import LinkError
 from mcastd.handover import BUSY_VISITS, Handover
 from mcastd.log import get_logger
-from mcastd.net.link import Chunks, Payloads, Sender
+from mcastd.net.link import Sender
+from mcastd.net.payloads import ListPayloads, Payloads
 from mcastd.outbound.framing import READ_SIZE, make_framer
 from mcastd.outbound.pacing import Pacer
 from mcastd.outbound.shared import SharedSender
@@ -98,7 +99,9 @@ class Channel:
         self._described: dict[str, object] = {}  # what it said of itself
         self._pacer = Pacer(config.interval, config.rate, config.burst)
         self._source = source or open_source(config)
-        self._pending: Payloads = []  # from one read: sent up to index _next; emptied when all is sent
+        self._pending: Payloads = (
+            ListPayloads()
+        )  # from one read: sent up to index _next; emptied when all is sent
         self._sizes: Sequence[int] = []  # of these, in bytes
         self._next = 0
         self._window = BATCH  # of these, how many are looked at next: about as many as are due at a time
@@ -165,7 +168,7 @@ class Channel:
 
     def close(self) -> None:
         self._source.restart()
-        self._pending, self._sizes, self._next = [], [], 0
+        self._pending, self._sizes, self._next = ListPayloads(), [], 0
 
     def status(self, patience: Patience | None = None) -> dict[str, object]:
         config, source, link = self._config, self._source, self._link
@@ -246,11 +249,9 @@ class Channel:
         due = self._pacer.due(now, sizes)
         if not due:
             return self._pacer.deadline
-        if due == 1:  # as is usual at a low rate: a list is cheaper to look at than what the source gave
-            done = self._send(link, [self._pending[first]], sizes)
-        else:
-            done = self._send(link, self._pending[first : first + due], sizes)
+        done = self._send(link, self._pending.part(first, first + due), sizes)
         if done:
+            self._pending.gone(done)
             self._last = now
             self._pause = 0.0
             self._pacer.sent(now, sizes[:done])
@@ -258,7 +259,7 @@ class Channel:
             self._next += done
             self._window = min(2 * done + 2, BATCH)
             if self._next == len(self._sizes):
-                self._pending, self._sizes, self._next = [], [], 0
+                self._pending, self._sizes, self._next = ListPayloads(), [], 0
         self._streak = self._streak + 1 if (done >= BUSY_DATAGRAMS) is not self._busy else 0
         if self._streak == BUSY_VISITS:
             self._busy, self._streak = not self._busy, 0
@@ -359,12 +360,8 @@ class Channel:
             context.waits_for = ""
         self.counters.rounds = self._source.rounds
         self.counters.lines_split = self._source.lines_split
-        if isinstance(pending, Chunks):
-            self._sizes = [pending.size] * len(pending)
-        else:
-            self._sizes = list(map(len, pending))
-        self._pending = pending
-        return bool(pending)
+        self._pending, self._sizes = pending, pending.sizes
+        return bool(self._sizes)
 
     def _wait_for_source(self, context: Context) -> None:
         source, fd = self._source, self._source.fileno()

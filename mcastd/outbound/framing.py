@@ -10,7 +10,8 @@ from io import BytesIO
 from typing import Literal, Protocol
 
 from mcastd.errors import SourceError
-from mcastd.net.link import MAX_DATAGRAM, Chunks, Payloads
+from mcastd.net.link import MAX_DATAGRAM
+from mcastd.net.payloads import Chunks, ListPayloads, Payloads
 
 Framing = Literal["line", "chunk", "file"]
 
@@ -65,24 +66,24 @@ class LineFramer:
         self._rest = b""  # of a line that has not ended: less than a datagram and a character
         self._within_line = False  # whether the last payload ended without a newline
 
-    def feed(self, data: bytes) -> list[bytes]:
+    def feed(self, data: bytes) -> ListPayloads:
         lines = BytesIO(self._rest + data).readlines()
         self._rest = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
         short = len(self._rest) < self._max + LOOKAHEAD and max(map(len, lines), default=0) <= self._max
         if short and not self._within_line:
-            return lines
+            return ListPayloads(lines)
         pieces: list[bytes] = []
         for line in lines:
             pieces += self._cut(line)
             self._within_line = False
         *whole, self._rest = self._cut(self._rest, self._max + LOOKAHEAD)
-        return pieces + whole
+        return ListPayloads(pieces + whole)
 
-    def finish(self) -> list[bytes]:
+    def finish(self) -> ListPayloads:
         pieces = self._cut(self._rest)
         self._rest = b""
         self._within_line = False
-        return [piece for piece in pieces if piece]
+        return ListPayloads(piece for piece in pieces if piece)
 
     def _cut(self, line: bytes, longest: int = 0) -> list[bytes]:
         """Pieces of one line, of up to ``max_datagram`` bytes; the last may have less than ``longest``."""
@@ -137,7 +138,7 @@ class ChunkFramer:
 
     def finish(self) -> Payloads:
         rest, self._rest = self._rest, b""
-        return [rest] if rest else []
+        return ListPayloads([rest] if rest else [])
 
 
 class FileFramer:
@@ -149,7 +150,7 @@ class FileFramer:
     def __init__(self) -> None:
         self._whole = b""
 
-    def feed(self, data: bytes) -> list[bytes]:
+    def feed(self, data: bytes) -> ListPayloads:
         self._whole += data
         if len(self._whole) > MAX_DATAGRAM:
             self._whole = b""
@@ -158,8 +159,8 @@ class FileFramer:
                 f"it is longer than {MAX_DATAGRAM:,} bytes, the most that UDP carries",
                 'set framing = "chunk" (or "line")',
             )
-        return []
+        return ListPayloads()
 
-    def finish(self) -> list[bytes]:
+    def finish(self) -> ListPayloads:
         whole, self._whole = self._whole, b""
-        return [whole] if whole else []
+        return ListPayloads([whole] if whole else [])

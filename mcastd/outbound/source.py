@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 
 from mcastd.config import OpenFilesOf
 from mcastd.errors import SourceError, UnsafePathError, reason_of
-from mcastd.net.link import Payloads
+from mcastd.net.payloads import ListPayloads, Payloads
 from mcastd.outbound.framing import Framer
 from mcastd.paths import KINDS, OF_FILES, Identity, identity, place_of
 
@@ -133,18 +133,18 @@ class Source:
                 if payloads := self._feed(data):
                     return payloads
             elif self._is_fifo:
-                return [] if data is None else self._end_writers()
+                return ListPayloads() if data is None else self._end_writers()
             elif replaced:
                 self._open()
                 self.position = 0
             elif self._follow:
                 self.nap = min(max(SHORTEST_NAP, 2 * self.nap), LONGEST_NAP)
-                return []
+                return ListPayloads()
             elif unfinished := self._framer.finish():
                 return unfinished
             else:
                 self._end_round()
-        return []
+        return ListPayloads()
 
     def has_news(self) -> bool:
         """Whether read() may find something by now, as far as the path shows. For any thread, at rest."""

@@ -19,7 +19,8 @@ from support.daemon import MCASTCTL, MCASTD, RunningDaemon
 from support.ports import free_port
 from support.wait import wait_for
 
-from mcastd.net.sockets import SocketSender
+from mcastd.net.payloads import ListPayloads
+from mcastd.net.sender import SocketSender
 
 GROUP, PORT = "239.255.9.4", 9194
 # A daemon as it is, but that a file with this in its name hangs whoever touches it, as on a dead NFS server.
@@ -55,7 +56,7 @@ def inbound(name: str, output: Path, port: int) -> str:
 
 def send(payload: bytes, port: int) -> None:
     with contextlib.closing(SocketSender(ip_address(GROUP), port, interface="lo", ttl=0)) as link:
-        assert link.send([payload]) == 1
+        assert link.send(ListPayloads([payload])) == 1
 
 
 class HangingDaemon:

@@ -11,7 +11,8 @@ from pathlib import Path
 from support.daemon import MCASTD, RunningDaemon
 from support.wait import wait_for
 
-from mcastd.net.sockets import SocketSender
+from mcastd.net.payloads import ListPayloads
+from mcastd.net.sender import SocketSender
 
 GROUP = "239.255.9.3"
 PORT = 9192
@@ -50,7 +51,7 @@ def test_a_full_disk_behind_the_log_ends_nothing(tmp_path: Path) -> None:
 
         def arrived() -> bool:
             assert process.poll() is None
-            link.send([b"x"])
+            link.send(ListPayloads([b"x"]))
             return output.exists() and output.stat().st_size > 0
 
         wait_for(arrived)
@@ -89,7 +90,7 @@ def test_a_reader_that_stalls_finds_no_torn_record(tmp_path: Path) -> None:
         reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
         link = SocketSender(ip_address(GROUP), PORT, interface="lo", ttl=0)
         for _ in range(30):
-            assert link.send([b"%1400d" % n for n in range(64)]) == 64
+            assert link.send(ListPayloads([b"%1400d" % n for n in range(64)])) == 64
 
         def counters() -> dict[str, int]:
             return daemon.worker("inbound/a")["status"]["outputs"][0]["counters"]

@@ -12,7 +12,8 @@ from support.daemon import RunningDaemon
 from support.hung import Mount, mounted
 from support.wait import DEADLINE_SECONDS, wait_for
 
-from mcastd.net.sockets import SocketSender
+from mcastd.net.payloads import ListPayloads
+from mcastd.net.sender import SocketSender
 
 pytestmark = pytest.mark.root
 
@@ -34,7 +35,7 @@ def subscription(name: str, output: Path, number: int) -> str:
 
 def send(number: int) -> None:
     link = SocketSender(ip_address(f"239.255.22.{number}"), int(f"9{number}"), interface="lo", ttl=0)
-    assert link.send([b"x\n"]) == 1
+    assert link.send(ListPayloads([b"x\n"])) == 1
     link.close()
 
 

@@ -21,7 +21,8 @@ from support.host import ip
 from support.ports import free_port
 from support.wait import wait_for
 
-from mcastd.net.sockets import SocketSender
+from mcastd.net.payloads import ListPayloads
+from mcastd.net.sender import SocketSender
 
 GROUP = "239.255.9.2"
 PORT = 9191
@@ -40,7 +41,7 @@ def outbound(name: str, source: Path, port: int = PORT, more: str = "") -> str:
 
 def send(*payloads: bytes, port: int = PORT, interface: str = "lo") -> None:
     link = SocketSender(ip_address(GROUP), port, interface=interface)
-    assert link.send(payloads) == len(payloads)
+    assert link.send(ListPayloads(payloads)) == len(payloads)
     link.close()
 
 
@@ -178,7 +179,7 @@ def under_load(
         link = SocketSender(ip_address(GROUP), PORT, interface="lo", ttl=0)
         while not stop.wait(0.0005):
             batch = [b"%08d\n" % (len(sent) + n) for n in range(5)]
-            assert link.send(batch) == len(batch)
+            assert link.send(ListPayloads(batch)) == len(batch)
             sent.extend(batch)
         link.close()
 

@@ -13,7 +13,8 @@ import pytest
 from support.daemon import RunningDaemon
 from support.wait import wait_for
 
-from mcastd.net.sockets import SocketSender
+from mcastd.net.payloads import ListPayloads
+from mcastd.net.sender import SocketSender
 
 GROUP = "239.255.9.4"
 PORT = 9193
@@ -35,7 +36,7 @@ def send(*payloads: bytes) -> None:
     link = SocketSender(ip_address(GROUP), PORT, interface="lo")
     sent = 0
     while sent < len(payloads):
-        sent += link.send(payloads[sent : sent + 20])
+        sent += link.send(ListPayloads(payloads[sent : sent + 20]))
     link.close()
 
 

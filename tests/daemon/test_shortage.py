@@ -23,7 +23,8 @@ from support.wait import wait_for
 from mcastd.control.client import ControlClient
 from mcastd.control.protocol import VarlinkError
 from mcastd.errors import ControlError
-from mcastd.net.sockets import SocketSender
+from mcastd.net.payloads import ListPayloads
+from mcastd.net.sender import SocketSender
 
 GROUP, PORT = "239.255.9.5", 9196
 MOST_CALLS = 400  # of one step: far more than there are
@@ -65,7 +66,7 @@ class Stand:
     def check(self, what: str) -> None:
         """The stream arrives, on the socket that it always had; the daemon answers; nothing is a bug."""
         assert self.daemon.process.poll() is None, f"{what}\n{self.daemon.log.read_text()}"
-        self.link.send([b"%07d\n" % self.sent])
+        self.link.send(ListPayloads([b"%07d\n" % self.sent]))
         self.sent += 1
         wait_for(lambda: self.kept.exists() and self.kept.stat().st_size >= 8 * self.sent, what, timeout=30)
         worker = self.call("Get", name="inbound/kept")["worker"]

@@ -16,8 +16,10 @@ from support.wait import wait_for
 from mcastd.net import batch
 from mcastd.net.interfaces import look
 from mcastd.net.link import MAX_DATAGRAM
+from mcastd.net.payloads import ListPayloads
 from mcastd.net.receiver import SocketReceiver
-from mcastd.net.sockets import SocketSender, free_port
+from mcastd.net.sender import SocketSender
+from mcastd.net.sockets import free_port
 
 GROUP = ipaddress.ip_address("239.255.11.1")
 
@@ -64,7 +66,7 @@ def test_datagrams_of_all_sizes_by_the_thousand(stack: ExitStack) -> None:
     for _ in range(100):
         sizes = [dice.choice([0, 1, 29, 1316, 1472, 9000, dice.randrange(MAX_DATAGRAM)]) for _ in range(50)]
         sent = [dice.randbytes(size) for size in sizes]
-        assert sender.send(sent) == len(sent)
+        assert sender.send(ListPayloads(sent)) == len(sent)
         payloads, _ = take(receiver)
         assert payloads == sent
 
@@ -80,11 +82,11 @@ def test_each_datagram_has_its_own_source(stack: ExitStack) -> None:
     expected = []
     links = [sender, *others]
     for link in links:  # from here on the receiver knows that there are several senders
-        link.send([b"here"])
+        link.send(ListPayloads([b"here"]))
     assert take(receiver)[1] == [link.describe()["address"] for link in links]
     for number in range(60):
         link = links[number % 4]
-        assert link.send([b"%d" % number]) == 1
+        assert link.send(ListPayloads([b"%d" % number])) == 1
         expected.append(link.describe()["address"])
     payloads, sources = take(receiver)
     assert payloads == [b"%d" % number for number in range(60)]
@@ -102,7 +104,7 @@ def test_families_take_turns(stack: ExitStack) -> None:
     six, four = pair(stack, "ff15::11", "left"), pair(stack, "239.255.11.2", "left")
     for _ in range(3):
         for (receiver, sender), source in ((six, "fd11::1"), (four, "10.11.0.1")):
-            assert sender.send([b"x"] * 10) == 10
+            assert sender.send(ListPayloads([b"x"] * 10)) == 10
             assert take(receiver) == ([b"x"] * 10, [source] * 10)
 
 
@@ -110,7 +112,7 @@ def test_families_take_turns(stack: ExitStack) -> None:
 def test_the_last_batch_is_known_to_be_the_last(stack: ExitStack, count: int) -> None:
     receiver, sender = pair(stack)
     payloads = [b"x" * (1 + number % 2) for number in range(count)]  # no two alike: nothing is coalesced
-    assert sender.send(payloads) == count
+    assert sender.send(ListPayloads(payloads)) == count
     taken = 0
     for _ in range(4):
         taken += len(receiver.receive())
@@ -123,14 +125,14 @@ def test_the_last_batch_is_known_to_be_the_last(stack: ExitStack, count: int) ->
 def test_who_waits_holds_no_arena(stack: ExitStack) -> None:
     pairs = [pair(stack) for _ in range(20)]
     for receiver, sender in pairs:
-        sender.send([b"x"])
+        sender.send(ListPayloads([b"x"]))
         assert take(receiver)[0] == [b"x"]
     assert sum(len(arenas._spare) for arenas in batch.arenas.values()) == 1
 
 
 def test_the_memory_of_a_burst_of_large_datagrams_is_given_back(stack: ExitStack) -> None:
     receiver, sender = pair(stack)
-    sender.send([b"\xff" * MAX_DATAGRAM] * 40)
+    sender.send(ListPayloads([b"\xff" * MAX_DATAGRAM] * 40))
     assert len(take(receiver)[0]) == 40
     (arena,) = (arena for arenas in batch.arenas.values() for arena in arenas._spare)
     page = bytes(arena.slots.views[20][: mmap.PAGESIZE])

@@ -17,10 +17,12 @@ import pytest
 
 from mcastd.errors import LinkError
 from mcastd.net import _abi, burst
-from mcastd.net.burst import FEWER_SEGMENTS, Burst
-from mcastd.net.link import MAX_DATAGRAM, Chunks, Payloads
+from mcastd.net.burst import SEGMENTS_MAX_BEFORE, Burst
+from mcastd.net.link import MAX_DATAGRAM
+from mcastd.net.payloads import Chunks, ListPayloads, Payloads
 from mcastd.net.receiver import SocketReceiver
-from mcastd.net.sockets import SocketSender, free_port
+from mcastd.net.sender import SocketSender
+from mcastd.net.sockets import free_port
 from mcastd.outbound.framing import make_framer
 from mcastd.outbound.source import Source
 
@@ -56,11 +58,12 @@ class Link:
         stack.callback(self.sender.close)
         self.way = way
 
-    def pass_on(self, payloads: Payloads) -> list[bytes]:
+    def pass_on(self, payloads: Payloads | list[Any]) -> list[bytes]:
         """Send all; what came of it."""
+        payloads = ListPayloads(payloads) if isinstance(payloads, list) else payloads
         sent = 0
         while sent < len(payloads):
-            sent += self.sender.send(payloads[sent:])
+            sent += self.sender.send(payloads.part(sent, len(payloads)))
         return self.taken()
 
     def taken(self) -> list[bytes]:
@@ -157,12 +160,12 @@ def _see_fragments(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_old_kernel_takes_fewer_segments(no_fd_leak: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Refusing, "most", FEWER_SEGMENTS)
+    monkeypatch.setattr(Refusing, "most", SEGMENTS_MAX_BEFORE)
     with ExitStack() as stack:
         link = Link(stack, monkeypatch, "sendmmsg")
         assert link.pass_on([b"x" * 100] * 200) == [b"x" * 100] * 200
         assert link.sender.sending == "gso"
-        assert link.sender._burst._segments == FEWER_SEGMENTS
+        assert link.sender._burst.offload.segments == SEGMENTS_MAX_BEFORE
 
 
 @pytest.mark.parametrize("refusal", [errno.EINVAL, errno.EIO, errno.ENOPROTOOPT])
@@ -181,9 +184,11 @@ def test_a_refusal_of_segments_is_met_once(
 
 def test_a_refusal_that_means_the_datagram_is_told(link: Link) -> None:
     with pytest.raises(LinkError) as caught:
-        link.sender.send([b"x" * (MAX_DATAGRAM + 1)])
+        link.sender.send(ListPayloads([b"x" * (MAX_DATAGRAM + 1)]))
     assert caught.value.errno == errno.EMSGSIZE
-    assert link.sender.send([b"x", b"x" * (MAX_DATAGRAM + 1), b"y"]) == 1  # the next call meets it
+    assert (
+        link.sender.send(ListPayloads([b"x", b"x" * (MAX_DATAGRAM + 1), b"y"])) == 1
+    )  # the next call meets it
     assert link.taken() == [b"x"]
     assert link.pass_on([b"fine"] * 10) == [b"fine"] * 10
 
@@ -203,7 +208,7 @@ def test_a_full_socket_loses_nothing(link: Link) -> None:
     sent, refused = 0, 0
     while sent < len(payloads):
         try:
-            sent += link.sender.send(payloads[sent:])
+            sent += link.sender.send(ListPayloads(payloads[sent:]))
         except LinkError as error:
             refused += error.errno == errno.EAGAIN
     assert refused == 1  # that of a call's very first

@@ -23,8 +23,10 @@ from mcastd.build import build
 from mcastd.config import InboundSubscription, OutboundChannel
 from mcastd.inbound.reader import Reader
 from mcastd.net import batch
+from mcastd.net.payloads import ListPayloads
 from mcastd.net.receiver import SocketReceiver
-from mcastd.net.sockets import SocketSender, free_port
+from mcastd.net.sender import SocketSender
+from mcastd.net.sockets import free_port
 from mcastd.worker import Context, Signal
 
 GROUP = ipaddress.ip_address("239.255.13.1")
@@ -170,7 +172,7 @@ def test_mixed_sizes_arrive_as_they_are(
         else:
             payloads = [dice.randbytes(65_507), dice.randbytes(9_000)]
         while payloads:
-            accepted = sender.send(payloads)
+            accepted = sender.send(ListPayloads(payloads))
             sent += payloads[:accepted]
             payloads = payloads[accepted:]
         expected = len(sent)
@@ -203,7 +205,7 @@ def test_received_and_overflow_are_all_that_was_sent_however_much_is_lost(
     payloads = numbered(2_000, 64)
     sent = 0
     while sent < 300_000:
-        sent += sender.send(payloads)
+        sent += sender.send(ListPayloads(payloads))
     got, overflow = settle(received, sent)
     assert got + overflow == sent
     assert overflow > 0
@@ -220,7 +222,7 @@ def test_of_a_coalesced_packet_that_is_lost_overflow_counts_one(stack: ExitStack
     stack.callback(sender.close)
     calls = 50
     for _ in range(calls):
-        assert sender.send([b"x" * 1000] * 20) == 20
+        assert sender.send(ListPayloads([b"x" * 1000] * 20)) == 20
     received = 0
     while batch_ := receiver.receive():
         received += len(batch_)
@@ -240,7 +242,7 @@ def test_what_is_longer_than_a_slot_is_cut_and_counted(
     sender = SocketSender(GROUP, port, interface="lo", ttl=0)
     stack.callback(sender.close)
     payloads = [b"a" * 999, b"b" * 1000, b"c" * 1001, b"d" * 5000, b"e"]
-    assert sender.send(payloads) == len(payloads)
+    assert sender.send(ListPayloads(payloads)) == len(payloads)
     assert settle(received, len(payloads)) == (len(payloads), 0)
     assert path.read_bytes() == b"".join(payload[:1000] for payload in payloads)
     assert received.worker.counters.truncated == 2

@@ -21,9 +21,11 @@ from mcastd.net.batch import SLOTS, arenas
 from mcastd.net.interfaces import Host, look
 from mcastd.net.link import MAX_DATAGRAM, SourceFilter
 from mcastd.net.membership import Memberships
+from mcastd.net.payloads import ListPayloads
 from mcastd.net.receiver import SocketReceiver
 from mcastd.net.routes import route_to
-from mcastd.net.sockets import SocketSender, free_port
+from mcastd.net.sender import SocketSender
+from mcastd.net.sockets import free_port
 from mcastd.net.watch import NetworkWatch
 
 GROUP = ipaddress.ip_address("239.255.7.1")
@@ -81,7 +83,7 @@ def test_datagrams_of_every_size_arrive_whole_and_in_order(stack: ExitStack, met
     port = free_port()
     incoming, outgoing = receiver(stack, port, metadata=metadata), sender(stack, port)
     payloads = [b"", b"x", b"\0" * 1472, bytes(range(256)) * 255, b"y" * MAX_DATAGRAM, b"end"]
-    assert outgoing.send(payloads) == len(payloads)
+    assert outgoing.send(ListPayloads(payloads)) == len(payloads)
     assert take(incoming, len(payloads)) == payloads
 
 
@@ -90,7 +92,7 @@ def test_a_batch_is_bounded_and_the_rest_stays_for_the_next(stack: ExitStack) ->
     port = free_port()
     incoming, outgoing = receiver(stack, port), sender(stack, port)
     payloads = [b"%d" % number + b"x" * (number % 2) for number in range(SLOTS + 10)]  # no two go as segments
-    assert outgoing.send(payloads) == len(payloads)
+    assert outgoing.send(ListPayloads(payloads)) == len(payloads)
     wait_for(lambda: select.select([incoming], [], [], 0)[0])
     assert len(incoming.receive()) == SLOTS
     assert take(incoming, 10) == payloads[SLOTS:]
@@ -101,7 +103,7 @@ def test_metadata_tell_source_port_interface_ttl_and_kernel_time(stack: ExitStac
     port = free_port()
     incoming, outgoing = receiver(stack, port, metadata=True), sender(stack, port, ttl=7)
     before = look().interfaces[1]
-    outgoing.send([b"x"])
+    outgoing.send(ListPayloads([b"x"]))
     wait_for(lambda: select.select([incoming], [], [], 0)[0])
     batch = incoming.receive()
     ((origin,), (time_ns,)) = batch.origins, batch.times
@@ -117,7 +119,7 @@ def test_ipv6_of_each_scope(stack: ExitStack, veth: str, group: str, interface: 
     address, port = ipaddress.ip_address(group), free_port()
     incoming = receiver(stack, port, address, interface=interface, metadata=True)
     outgoing = sender(stack, port, address, interface=veth, ttl=3)
-    outgoing.send([b"six"])
+    outgoing.send(ListPayloads([b"six"]))
     wait_for(lambda: select.select([incoming], [], [], 0)[0])
     batch = incoming.receive()
     assert bytes(batch.payloads[0]) == b"six"
@@ -130,7 +132,7 @@ def test_unicast_to_the_port_is_not_taken_for_the_group(stack: ExitStack, veth: 
     incoming = receiver(stack, port, ipaddress.ip_address("ff02::7"), interface="all")
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as stranger:
         stranger.sendto(b"unicast", ("fd07::1", port))
-    sender(stack, port, ipaddress.ip_address("ff02::7"), interface=veth).send([b"group"])
+    sender(stack, port, ipaddress.ip_address("ff02::7"), interface=veth).send(ListPayloads([b"group"]))
     assert set(take(incoming, 2, timeout=0.5)) == {b"group"}
 
 
@@ -140,8 +142,8 @@ def test_two_groups_on_one_port_are_told_apart_beside_a_wildcard_listener(stack:
     wild = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     wild.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     wild.bind(("", port))
-    sender(stack, port, GROUP).send([b"one"])
-    sender(stack, port, OTHER).send([b"other"])
+    sender(stack, port, GROUP).send(ListPayloads([b"one"]))
+    sender(stack, port, OTHER).send(ListPayloads([b"other"]))
     assert take(one, 1) == [b"one"]
     assert take(other, 1) == [b"other"]
     assert nothing(one)
@@ -151,13 +153,13 @@ def test_two_groups_on_one_port_are_told_apart_beside_a_wildcard_listener(stack:
 def test_interfaces_are_told_apart(stack: ExitStack, veth: str) -> None:
     port = free_port()
     on_lo, on_right = receiver(stack, port), receiver(stack, port, interface="right")
-    sender(stack, port).send([b"lo"])
-    sender(stack, port, interface="left", ttl=1).send([b"veth"])
+    sender(stack, port).send(ListPayloads([b"lo"]))
+    sender(stack, port, interface="left", ttl=1).send(ListPayloads([b"veth"]))
     assert take(on_lo, 1) == [b"lo"]
     assert nothing(on_lo)
     # rp_filter would drop what comes in by `right` from this host's own address: so look at `left`'s loop
     on_left = receiver(stack, port, interface="10.7.0.1")
-    sender(stack, port, interface="10.7.0.1", ttl=1).send([b"again"])
+    sender(stack, port, interface="10.7.0.1", ttl=1).send(ListPayloads([b"again"]))
     assert take(on_left, 1) == [b"again"]
     on_right.close()
 
@@ -168,8 +170,8 @@ def test_a_source_filter_holds_for_its_own_socket_only(stack: ExitStack) -> None
     stack.callback(ip, "addr del 127.0.0.9/8 dev lo")
     filtered = receiver(stack, port, source_filter=SourceFilter(False, (ipaddress.ip_address("127.0.0.9"),)))
     anyone = receiver(stack, port)
-    sender(stack, port).send([b"from 1"])
-    sender(stack, port, interface="127.0.0.9").send([b"from 9"])
+    sender(stack, port).send(ListPayloads([b"from 1"]))
+    sender(stack, port, interface="127.0.0.9").send(ListPayloads([b"from 9"]))
     assert take(anyone, 2) == [b"from 1", b"from 9"]
     assert take(filtered, 1) == [b"from 9"]
     assert nothing(filtered)
@@ -178,7 +180,7 @@ def test_a_source_filter_holds_for_its_own_socket_only(stack: ExitStack) -> None
 def test_received_and_overflow_make_up_what_was_sent(stack: ExitStack) -> None:
     port = free_port()
     incoming, outgoing = receiver(stack, port, receive_buffer=20_000), sender(stack, port)
-    sent = sum(outgoing.send([b"z" * 1000]) for _ in range(500))
+    sent = sum(outgoing.send(ListPayloads([b"z" * 1000])) for _ in range(500))
     assert sent == 500
     received = len(take(incoming, sent, timeout=0.2))
     assert 0 < received < sent
@@ -188,8 +190,8 @@ def test_received_and_overflow_make_up_what_was_sent(stack: ExitStack) -> None:
 def test_loop_off_hides_the_data_from_this_host(stack: ExitStack, veth: str) -> None:
     port = free_port()
     incoming = receiver(stack, port, interface=veth)
-    sender(stack, port, interface=veth, loop=False).send([b"hidden"])
-    sender(stack, port, interface=veth, loop=True).send([b"seen"])
+    sender(stack, port, interface=veth, loop=False).send(ListPayloads([b"hidden"]))
+    sender(stack, port, interface=veth, loop=True).send(ListPayloads([b"seen"]))
     assert take(incoming, 1) == [b"seen"]
 
 
@@ -225,9 +227,9 @@ def test_a_port_held_by_another_program_is_an_error_with_the_way_out(stack: Exit
 
 def test_too_long_a_datagram_is_refused_and_what_went_before_is_counted(stack: ExitStack) -> None:
     outgoing = sender(stack, free_port())
-    assert outgoing.send([b"fits", b"x" * (MAX_DATAGRAM + 1), b"later"]) == 1
+    assert outgoing.send(ListPayloads([b"fits", b"x" * (MAX_DATAGRAM + 1), b"later"])) == 1
     with pytest.raises(LinkError) as caught:
-        outgoing.send([b"x" * (MAX_DATAGRAM + 1), b"later"])
+        outgoing.send(ListPayloads([b"x" * (MAX_DATAGRAM + 1), b"later"]))
     assert caught.value.errno == errno.EMSGSIZE
 
 
@@ -254,7 +256,7 @@ def test_an_interface_made_anew_is_joined_anew(stack: ExitStack, veth: str) -> N
     ip("link set left up")
     ip("link set right up")
     incoming.network_changed()
-    sender(stack, port, interface="left", ttl=1).send([b"again"])
+    sender(stack, port, interface="left", ttl=1).send(ListPayloads([b"again"]))
     assert take(incoming, 1) == [b"again"]
 
 
@@ -274,7 +276,7 @@ def test_an_interface_made_anew_with_its_old_index_is_joined_anew(
     assert socket.if_nametoindex("left") == index
     incoming.network_changed()
     assert [membership["actual"] for membership in incoming.memberships()] == ["any"]
-    sender(stack, port, address, interface="left", ttl=1).send([b"again"])
+    sender(stack, port, address, interface="left", ttl=1).send(ListPayloads([b"again"]))
     assert take(incoming, 1) == [b"again"]
     assert address in look().groups(address.version)[index]
 
@@ -302,7 +304,7 @@ def test_interfaces_that_come_and_go_leave_no_sockets_behind(
     descriptors = len(os.listdir("/proc/self/fd"))
     for unread in (0, 0, 1):
         if unread:
-            outgoing.send([b"kept"])
+            outgoing.send(ListPayloads([b"kept"]))
             wait_for(lambda: incoming.load().filled > 0)
         ip("link set right name other")
         incoming.network_changed()
@@ -334,7 +336,7 @@ def test_a_sender_follows_its_interfaces_address(stack: ExitStack, veth: str) ->
     ip("addr add 10.7.0.9/24 dev left")
     outgoing.network_changed()
     assert outgoing.describe() == {"interface": "left", "address": "10.7.0.9"}
-    assert outgoing.send([b"x"]) == 1
+    assert outgoing.send(ListPayloads([b"x"])) == 1
 
 
 def test_the_monitor_tells_of_changes_and_looks_only_then(stack: ExitStack) -> None:
@@ -363,7 +365,7 @@ def test_who_cannot_ask_the_kernel_keeps_what_works(stack: ExitStack, link: type
     one.network_changed()
     incoming = one if link is SocketReceiver else receiver(stack, port)
     outgoing = one if link is SocketSender else sender(stack, port)
-    assert outgoing.send([b"still"]) == 1
+    assert outgoing.send(ListPayloads([b"still"])) == 1
     assert take(incoming, 1) == [b"still"]
     with pytest.raises(CannotAskError):
         link(GROUP, port, interface="lo", host=host)
@@ -376,6 +378,6 @@ def test_an_alternative_name_is_a_name(stack: ExitStack, veth: str, group: str) 
     address, port = ipaddress.ip_address(group), free_port()
     assert parse_interface(long) == long
     incoming = receiver(stack, port, address, interface=long)
-    sender(stack, port, address, interface=long, ttl=1).send([b"by another name"])
+    sender(stack, port, address, interface=long, ttl=1).send(ListPayloads([b"by another name"]))
     assert take(incoming, 1) == [b"by another name"]
     assert incoming.describe()["interfaces"] == [veth]

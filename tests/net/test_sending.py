@@ -22,8 +22,10 @@ from support.wait import wait_for
 
 from mcastd.errors import LinkError
 from mcastd.net.interfaces import look
+from mcastd.net.payloads import ListPayloads
 from mcastd.net.receiver import SocketReceiver
-from mcastd.net.sockets import SocketSender, free_port
+from mcastd.net.sender import SocketSender
+from mcastd.net.sockets import free_port
 
 GROUPS = {4: ipaddress.ip_address("239.255.23.1"), 6: ipaddress.ip_address("ff15::23:1")}
 
@@ -82,7 +84,7 @@ def test_what_the_queue_has_no_room_for_is_sent_later(
         sent, full, most = 0, 0, 1 if way == "send" else 40
         while sent < len(payloads):
             try:
-                sent += sender.send(payloads[sent : sent + most])
+                sent += sender.send(ListPayloads(payloads[sent : sent + most]))
             except LinkError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
@@ -103,8 +105,8 @@ def test_an_answer_to_an_earlier_datagram_fails_no_later_one(no_fd_leak: None) -
     """ICMP, as only a single host sends it."""
     sender = SocketSender(ipaddress.ip_address("127.0.0.1"), free_port(), interface="lo")
     for _ in range(5):
-        assert sender.send([b"nobody listens"]) == 1
-    assert sender.send([b"many"] * 50) == 50
+        assert sender.send(ListPayloads([b"nobody listens"])) == 1
+    assert sender.send(ListPayloads([b"many"] * 50)) == 50
     sender.close()
 
 
@@ -192,7 +194,8 @@ def test_all_on_the_link_get_what_the_route_would_send_to_a_gateway_alone(
             ip("route del 239.0.0.0/8")
             sender.network_changed()
         payloads = [b"one by one", *[b"%04d" % number for number in range(100)]]
-        assert sender.send(payloads[:1]) + sender.send(payloads[1:]) == len(payloads)
+        sent = sender.send(ListPayloads(payloads[:1])) + sender.send(ListPayloads(payloads[1:]))
+        assert sent == len(payloads)
         arrived: list[bytes] = []
         wait_for(lambda: arrived.extend(taken(far)) or len(arrived) >= len(payloads))
         assert arrived == payloads
@@ -241,7 +244,7 @@ def test_ipv6_on_loopback_takes_a_route_to_this_host() -> None:
             stack.callback(receiver.close)
             link = SocketSender(group, port, interface="lo", ttl=0)
             stack.callback(link.close)
-            assert link.send([b"news"]) == 1
+            assert link.send(ListPayloads([b"news"])) == 1
             assert wait_for(lambda: taken(receiver)) == [b"news"]
     finally:
         ip(f"-6 route del local {group} dev lo")

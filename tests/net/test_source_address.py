@@ -17,7 +17,8 @@ from support.wait import wait_for
 
 from mcastd.errors import LinkError
 from mcastd.net.interfaces import look
-from mcastd.net.sockets import SocketSender
+from mcastd.net.payloads import ListPayloads
+from mcastd.net.sender import SocketSender
 
 FOUR, LINK_FOUR, SIX, LINK_SIX = "239.255.7.2", "224.0.0.77", "ff15::7:2", "ff12::7:2"
 TWO_SUBNETS = ("addr add 10.77.0.1/24 dev eth0", "addr add 10.78.0.1/24 dev eth0")
@@ -232,10 +233,10 @@ def test_an_address_that_goes_under_a_sender_costs_no_datagram(host: Host, group
         sender = SocketSender(ip_address(group), 9190, interface="eth0")
     with closing(sender):
         before = str(sender.describe()["address"])
-        assert sender.send([b"one"]) == 1
+        assert sender.send(ListPayloads([b"one"])) == 1
         host.ip(f"addr del {next(one for one in addresses if one.startswith(before))} dev eth0")
         with inside(host):
-            assert sender.send([b"two", b"three"]) == 2
+            assert sender.send(ListPayloads([b"two", b"three"])) == 2
             if group == SIX:  # the kernel goes on sending from the address that went
                 sender.network_changed()
         assert sender.describe()["address"] in {one.partition("/")[0] for one in addresses} - {before}

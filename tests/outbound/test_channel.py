@@ -23,6 +23,7 @@ from mcastd import clock
 from mcastd.config import OutboundChannel
 from mcastd.errors import LinkError, SourceError
 from mcastd.net.fake import FakeSender
+from mcastd.net.payloads import ListPayloads
 from mcastd.outbound.channel import BATCH, Channel
 from mcastd.outbound.shared import SharedSender
 from mcastd.worker import Context, Signal, Vitals
@@ -243,6 +244,23 @@ def test_nothing_is_lost_or_sent_twice(
     assert failed == sum(it.channel.counters.refused.values())
     assert failed <= refusals
     assert it.channel.counters.sent == len(it.link.sent)
+
+
+def test_the_payloads_learn_what_is_done_with(path: Path) -> None:
+    """Also what was dropped: it will never be asked for again."""
+    gone: list[int] = []
+
+    class Watched(ListPayloads):
+        def gone(self, count: int) -> None:
+            gone.append(count)
+
+    it = Bench(path, framing="chunk", max_datagram=100, interval=0)
+    read = it.channel._source.read
+    it.channel._source.read = lambda: Watched(read())  # type: ignore[method-assign]
+    it.link.largest = 99  # all but the last one are too long
+    it.run()
+    assert sum(gone) == -(-len(TEXT) // 100)
+    assert it.channel.counters.dropped["too-big"] == sum(gone) - 1
 
 
 def test_a_file_that_shrinks_counts_what_went(bench: Any, path: Path) -> None:

@@ -1,0 +1,57 @@
+"""What every kind of payloads promises to the channel and to the sender."""
+
+from __future__ import annotations
+
+import pytest
+
+from mcastd.net.payloads import Chunks, ListPayloads, Payloads
+
+EQUAL = [b"one", b"two", b"six", b"ten"]
+
+
+@pytest.fixture(params=[ListPayloads(EQUAL), Chunks(b"".join(EQUAL), 3)], ids=["list", "chunks"])
+def payloads(request: pytest.FixtureRequest) -> Payloads:
+    return request.param  # type: ignore[no-any-return]
+
+
+def test_sizes_and_each(payloads: Payloads) -> None:
+    assert len(payloads) == len(EQUAL)
+    assert list(payloads.sizes) == [3, 3, 3, 3]
+    assert [bytes(payload) for payload in payloads] == EQUAL
+    assert bytes(payloads[1]) == b"two"
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 1), (1, 3), (2, 9), (4, 4)])
+def test_a_part_is_of_the_same_kind(payloads: Payloads, start: int, stop: int) -> None:
+    part = payloads.part(start, stop)
+    assert type(part) is type(payloads)
+    assert [bytes(payload) for payload in part] == EQUAL[start:stop]
+    assert b"".join(part.pieces()) == b"".join(EQUAL[start:stop])
+
+
+def test_what_lies_together_is_one_piece() -> None:
+    assert len(Chunks(b"onetwosix", 3).part(1, 3).pieces()) == 1
+
+
+def test_how_many_are_alike(payloads: Payloads) -> None:
+    assert [payloads.alike(most) for most in (1, 3, 9)] == [1, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "alike"),
+    [
+        ([5, 5, 3, 5], 3),  # the shorter one ends them
+        ([5, 5, 7, 5], 2),
+        ([5, 5, 0, 5], 2),  # an empty one would be no segment
+        ([5, 6], 1),
+        ([5], 1),
+    ],
+)
+def test_how_many_of_any_sizes_are_alike(sizes: list[int], alike: int) -> None:
+    assert ListPayloads(b"x" * size for size in sizes).alike(9) == alike
+
+
+def test_none_at_all() -> None:
+    for none in (ListPayloads(), Chunks(b"", 3)):
+        assert not none
+        assert list(none.sizes) == []
