@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, fields
+from typing import TypeVar
+
+T = TypeVar("T", bound="OutboundCounters | InboundCounters | OutputCounters")
 
 
 @dataclass(slots=True)
@@ -88,3 +92,12 @@ class OutputCounters:
         """Count on from where another output at the same path ended, so that nothing ever counts down."""
         self.written, self.written_bytes = before.written, before.written_bytes
         self.dropped.update(before.dropped)
+
+
+def copy_of(counters: T) -> T:
+    """What was counted until now: the worker goes on counting."""
+    copied = copy(counters)
+    for field_ in fields(copied):
+        if isinstance(count := getattr(copied, field_.name), Counter):
+            setattr(copied, field_.name, count.copy())
+    return copied

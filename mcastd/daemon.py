@@ -14,6 +14,7 @@ from pathlib import Path
 from mcastd import __version__, clock, log, systemd
 from mcastd.build import build
 from mcastd.chores import Chores
+from mcastd.codec import as_json
 from mcastd.config import Changes, Config, InboundSubscription, OpenFiles, OutboundChannel, diff
 from mcastd.control.commands import DaemonView, NoSuchWorker, ReloadView
 from mcastd.control.protocol import Message
@@ -289,7 +290,7 @@ class Daemon:
                 settings[view.name],
                 view.state,
                 view.detail,
-                view.status,
+                as_json(view.status),
                 errno=view.errno,
                 way_out=view.way_out or view.waits,
             )

@@ -8,7 +8,6 @@ import signal
 import tempfile
 import time
 from pathlib import Path
-from typing import cast
 
 import click
 
@@ -67,20 +66,15 @@ def _show(supervisor: Supervisor, config: Config, output: Path, signals: Signals
             return 1
         shown = _print_from(output, shown)
     supervisor.stop(CHANNEL, PATIENCE)
-    sent = _count(supervisor, CHANNEL, "sent")
+    sent = supervisor.vitals()[CHANNEL].datagrams
     deadline = clock.monotonic() + PATIENCE
-    while _count(supervisor, SUBSCRIPTION, "received") < sent and clock.monotonic() < deadline:
+    while supervisor.vitals()[SUBSCRIPTION].datagrams < sent and clock.monotonic() < deadline:
         time.sleep(LOOK)
     supervisor.stop(SUBSCRIPTION, PATIENCE)
     _print_from(output, shown)
-    received = _count(supervisor, SUBSCRIPTION, "received")
+    received = supervisor.vitals()[SUBSCRIPTION].datagrams
     click.echo(f"\nsent {sent}, received {received}, lost {sent - received}", err=True)
     return 0 if received == sent else 1
-
-
-def _count(supervisor: Supervisor, worker: str, counter: str) -> int:
-    counters = cast("dict[str, int]", supervisor.view(worker).status["counters"])
-    return counters[counter]
 
 
 def _print_from(path: Path, offset: int) -> int:

@@ -19,6 +19,7 @@ from mcastd import clock
 from mcastd.bounded import Patience
 from mcastd.counters import InboundCounters, OutboundCounters, OutputCounters
 from mcastd.errors import McastdError
+from mcastd.status import Status
 
 LONGEST_WAIT = 86_400.0  # seconds: poll(2) takes no more than 24 days; waking once a day costs nothing
 SHORT_NAP = 0.005  # seconds that a signal may wait
@@ -260,8 +261,8 @@ class Worker(Protocol):
         then tells :meth:`Context.taken_over`.
         """
 
-    def status(self, patience: Patience | None = None) -> dict[str, object]:
-        """Settings and counters for people and programs, as JSON values. Called from other threads."""
+    def status(self, patience: Patience | None = None) -> Status:
+        """Settings and counters, for people and programs. Called from other threads."""
 
     def vitals(self) -> Vitals:
         """Never blocks, and does no more than one cheap system call. Called from other threads."""
@@ -292,7 +293,7 @@ class WorkerView:
     since: float  # seconds in this state
     detail: str  # why it is not active, or what it does
     restarts: int  # runs that failed
-    status: dict[str, object]  # the worker's own: settings and counters
+    status: Status  # the worker's own: settings and counters
     troubled: bool = False  # as in Headline
     # Of the error that the detail tells of, if it tells of one
     errno: str = ""  # its name, "EPERM"; "" if the kernel has no part in it

@@ -10,12 +10,15 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "mcastd"
 
-LEAVES = {"bounded", "clock", "counters", "errors", "log", "paths", "printable", "replaceable"}
+LEAVES = {
+    *("bounded", "clock", "codec", "counters", "errors", "log", "paths", "printable", "replaceable", "status")
+}
 BELOW = {  # room: the rooms that it may import, besides itself
     **{leaf: set() for leaf in LEAVES},
     "log": {"clock", "printable"},
     "replaceable": {"clock"},
     "paths": {"errors"},
+    "status": {"counters"},
     "entry": {"cli", "ctl"},
     "worker": LEAVES,
     "handover": LEAVES | {"worker"},

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import sys
-from typing import Any
 
 from mcastd import clock
 from mcastd.adhoc import report, shown
@@ -23,6 +22,7 @@ from mcastd.inbound.sinks.formats import Format, make_format
 from mcastd.inbound.subscription import Subscription, interface_name
 from mcastd.net.membership import Memberships
 from mcastd.net.watch import NetworkWatch
+from mcastd.status import SubscriptionStatus
 
 SILENCE = 3.0  # seconds without a datagram, after which it says what it has
 TICK = 1.0  # seconds between two looks at rates
@@ -64,7 +64,7 @@ def listen(config: Config, output: str, *, limit: int | None = None, seconds: fl
     with session:
         _watch(session, listener, printer, session.began + seconds)
         listened = clock.monotonic() - session.began
-        receive_buffer = session.view().status["receive_buffer"]
+        receive_buffer = session.status(SubscriptionStatus).receive_buffer
     result = report.received(
         listener,
         listened,
@@ -102,10 +102,8 @@ def _watch(session: Session, listener: Listener, printer: Printer | None, deadli
     tick = session.began + TICK if line.on else math.inf
     since, datagrams, size = session.began, 0, 0
     if line.on:
-        status = session.view().status
-        line.say(
-            f"listening to {status['group']} port {status['port']} {report.where(status)}; Ctrl-C ends it"
-        )
+        status = session.status(SubscriptionStatus)
+        line.say(f"listening to {status.group} port {status.port} {report.where(status)}; Ctrl-C ends it")
     while session.wait(min(deadline, silence, tick)):
         now = clock.monotonic()
         if listener.full or now >= deadline or (printer is not None and printer.error):
@@ -114,7 +112,7 @@ def _watch(session: Session, listener: Listener, printer: Printer | None, deadli
             silence = math.inf
         elif now >= silence:
             silence = math.inf
-            for words in report.silence(session.view().status, SILENCE):
+            for words in report.silence(session.status(SubscriptionStatus), SILENCE):
                 line.say(words)
         if now >= tick:
             tick = max(tick + TICK, now)
@@ -145,8 +143,7 @@ def _end_output(session: Session, printer: Printer, result: report.Report | None
 
 
 def _overflow(session: Session) -> int:
-    counters: Any = session.view().status["counters"]
-    return int(counters["overflow"])
+    return session.status(SubscriptionStatus).counters.overflow
 
 
 def _write(data: bytes) -> None:

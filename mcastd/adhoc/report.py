@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mcastd.adhoc.loss import Counts, Stream
+from mcastd.adhoc.loss import Stream
 from mcastd.adhoc.sink import Listener
+from mcastd.codec import as_json
 from mcastd.console.text import plural, scaled, span
+from mcastd.counters import OutboundCounters
 from mcastd.printable import printable
+from mcastd.status import ReceiveBuffer, SubscriptionStatus
 
 TOP_SOURCES = 10
 MOMENT = 0.01  # seconds
@@ -19,7 +22,7 @@ Report = dict[str, Any]
 
 
 def received(
-    listener: Listener, listened: float, *, overflow: int, receive_buffer: object, shown: int | None
+    listener: Listener, listened: float, *, overflow: int, receive_buffer: ReceiveBuffer, shown: int | None
 ) -> Report:
     """What came in ``listened`` seconds; ``shown`` of it was shown, None: nothing was to be."""
     tally, tracker = listener.tally, listener.tracker
@@ -32,7 +35,7 @@ def received(
         "sources": top,
         "other_sources": rest,
         "overflow": overflow,
-        "receive_buffer": receive_buffer,
+        "receive_buffer": as_json(receive_buffer),
     }
     if shown is not None:
         report["not_shown"] = tally.received - shown
@@ -64,16 +67,6 @@ def rates(datagrams: int, size: int, seconds: float) -> Report:
         "seconds": round(seconds, 6),
         "per_second": round(per_second, 3),
         "bits_per_second": round(per_second * 8 * size / datagrams),
-    }
-
-
-def as_json(counts: Counts) -> Report:
-    return {
-        "received": counts.received,
-        "lost": counts.lost,
-        "duplicated": counts.duplicated,
-        "reordered": counts.reordered,
-        "late": counts.late,
     }
 
 
@@ -126,15 +119,15 @@ def _stream_lines(stream: Report) -> Iterator[str]:
         yield f"    took {least:,.3g} to {most:,.3g} ms, if both clocks agree"
 
 
-def sent(counters: Mapping[str, Any], seconds: float) -> Report:
-    """What went, from the first datagram to the last in ``seconds``; ``counters`` are the channel's."""
+def sent(counters: OutboundCounters, seconds: float) -> Report:
+    """What went, from the first datagram to the last in ``seconds``."""
     return {
-        "sent": counters["sent"],
-        "sent_bytes": counters["sent_bytes"],
-        **rates(counters["sent"], counters["sent_bytes"], seconds),
-        "refused": counters["refused"],
-        "dropped": counters["dropped"],
-        "late": counters["late"],
+        "sent": counters.sent,
+        "sent_bytes": counters.sent_bytes,
+        **rates(counters.sent, counters.sent_bytes, seconds),
+        "refused": dict(counters.refused),
+        "dropped": dict(counters.dropped),
+        "late": counters.late,
     }
 
 
@@ -186,15 +179,15 @@ def flowing(per_second: float, bits: float, listener: Listener, overflow: int, s
     return "  ".join(words)
 
 
-def silence(status: Mapping[str, Any], seconds: float) -> Sequence[str]:
+def silence(status: SubscriptionStatus, seconds: float) -> Sequence[str]:
     """What there is while nothing comes, and what to look at next."""
-    group, port = status["group"], status["port"]
+    group, port = status.group, status.port
     lines = [f"nothing received in {seconds:g} s. What there is:"]
-    for membership in status["memberships"]:
-        interface, actual = printable(membership["interface"]), membership["actual"]
+    for membership in status.memberships:
+        interface, actual = printable(membership.interface), membership.actual
         listed = f"the kernel has it (sources: {actual})" if actual else "the kernel has no membership"
         lines.append(f"  joined {group} port {port} on {interface}: {listed}")
-    interfaces = [printable(membership["interface"]) for membership in status["memberships"]] or ["any"]
+    interfaces = [printable(membership.interface) for membership in status.memberships] or ["any"]
     here = interfaces[0] if len(interfaces) == 1 else "any"
     return [
         *lines,
@@ -207,6 +200,6 @@ def silence(status: Mapping[str, Any], seconds: float) -> Sequence[str]:
     ]
 
 
-def where(status: Mapping[str, Any]) -> str:
+def where(status: SubscriptionStatus) -> str:
     """The interfaces of a subscription."""
-    return f"on {', '.join(printable(membership['interface']) for membership in status['memberships'])}"
+    return f"on {', '.join(printable(membership.interface) for membership in status.memberships)}"

@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from mcastd import clock
 from mcastd.adhoc import Refused, numbered, report
@@ -23,6 +22,7 @@ from mcastd.net.watch import NetworkWatch
 from mcastd.outbound.channel import Channel, open_source
 from mcastd.outbound.framing import make_framer
 from mcastd.outbound.source import PayloadSource, Source
+from mcastd.status import ChannelStatus
 
 STDIN = "/dev/stdin"
 DEFAULT_RATE = "10Mbit"  # of a file: as fast as possible would drown receivers, and look like a bad network
@@ -114,8 +114,8 @@ def send(plan: Plan, *, as_json: bool) -> int:
 
     with Session(plan.config, build) as session:
         _watch(session, plan)
-    status: Any = session.view().status
-    result = report.sent(status["counters"], outgoing.last - outgoing.first)
+    counters = session.status(ChannelStatus).counters
+    result = report.sent(counters, outgoing.last - outgoing.first)
     for line in report.sent_lines(result):
         session.line.say(line)
     if as_json:
@@ -139,36 +139,36 @@ def _source(plan: Plan) -> PayloadSource:
 
 def _watch(session: Session, plan: Plan) -> None:
     """Until the end: show the progress."""
-    status: Any = session.view().status
     line, channel = session.line, plan.channel
     live = line.on and not (plan.from_stdin and sys.stdin.isatty())  # where somebody types is no place for it
     if line.on:
         ways_out = "Ctrl-D ends it" if plan.from_stdin and sys.stdin.isatty() else "Ctrl-C ends it"
-        by = f" on {status['link']['interface']} from {status['link']['address']}" if status["link"] else ""
+        link = session.status(ChannelStatus).link
+        by = f" on {link.interface} from {link.address}" if link else ""
         line.say(f"sending to {channel.group} port {channel.port}{by}, ttl {channel.ttl}; {ways_out}")
     since, sent, size = session.began, 0, 0
     while session.view().state != "finished" and session.wait(since + TICK if live else math.inf):
         now = clock.monotonic()
         if live and now >= since + TICK:
-            status = session.view().status
-            counters = status["counters"]
+            status = session.status(ChannelStatus)
+            counters = status.counters
             part = _part(plan, status)
-            per_second = (counters["sent"] - sent) / (now - since)
-            bits = 8 * (counters["sent_bytes"] - size) / (now - since)
-            line.show(report.going(per_second, bits, counters["sent"], part, now - session.began))
-            since, sent, size = now, counters["sent"], counters["sent_bytes"]
+            per_second = (counters.sent - sent) / (now - since)
+            bits = 8 * (counters.sent_bytes - size) / (now - since)
+            line.show(report.going(per_second, bits, counters.sent, part, now - session.began))
+            since, sent, size = now, counters.sent, counters.sent_bytes
 
 
-def _part(plan: Plan, status: Any) -> float | None:
+def _part(plan: Plan, status: ChannelStatus) -> float | None:
     """How much of everything is sent, 0 to 1; None: nobody knows."""
     rounds = plan.channel.repeat
     if rounds == "forever" or plan.from_stdin:
         return None
     if plan.payload is not None:
-        return float(status["counters"]["sent"] / rounds)
+        return status.counters.sent / rounds
     try:
         size = os.stat(plan.channel.source).st_size
     except OSError:
         return None
-    done = status["counters"]["rounds"] + status["position"] / size if size else 0.0
-    return min(1.0, float(done / rounds))
+    done = status.counters.rounds + status.position / size if size else 0.0
+    return min(1.0, done / rounds)

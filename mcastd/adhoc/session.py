@@ -8,6 +8,7 @@ import select
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import TypeVar
 
 from mcastd import clock, log
 from mcastd.adhoc.settings import in_options
@@ -17,6 +18,7 @@ from mcastd.errors import McastdError
 from mcastd.net.watch import NetworkWatch
 from mcastd.printable import printable
 from mcastd.process import Signals, prepare_process
+from mcastd.status import Status
 from mcastd.supervisor import Supervisor
 from mcastd.worker import Worker, WorkerView
 
@@ -26,6 +28,7 @@ STOP = 5.0  # seconds
 INTERRUPTED = 128
 WELL = {"active", "finished"}  # states
 
+S = TypeVar("S", bound=Status)
 Build = Callable[[str, OutboundChannel | InboundSubscription, NetworkWatch], Worker]
 
 
@@ -79,6 +82,12 @@ class Session:
 
     def view(self) -> WorkerView:
         return self._supervisor.view(self.name)
+
+    def status(self, kind: type[S]) -> S:
+        """The worker's own status, which is of this kind."""
+        status = self.view().status
+        assert isinstance(status, kind)
+        return status
 
     def wake(self) -> None:
         """End a :meth:`wait`, from any thread."""

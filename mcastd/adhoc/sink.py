@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from mcastd import clock
 from mcastd.adhoc.loss import Tracker
-from mcastd.counters import OutputCounters, SourceCounts
+from mcastd.counters import OutputCounters, SourceCounts, copy_of
 from mcastd.errors import reason_of
 from mcastd.inbound.sinks.formats import NANO, Format
 from mcastd.net.link import Batch, ListBatch
+from mcastd.status import OutputStatus
 
 OVERHEAD = 128  # bytes of memory for a waiting datagram beside its payload
 FOR_EYES = 1 << 16  # bytes that wait for a terminal: what comes after that is more than anybody reads
@@ -195,6 +196,14 @@ class Listener:
         if self._printer is not None:
             self._printer.close()
 
-    def status(self) -> dict[str, object]:
+    def status(self) -> OutputStatus:
         trouble = self._printer.error if self._printer is not None else None
-        return {"kind": "terminal", "error": trouble and reason_of(trouble)}
+        return OutputStatus(
+            kind="terminal",
+            format="",
+            path="",
+            counters=copy_of(self.counters),
+            error=None if trouble is None else reason_of(trouble),
+            way_out="",
+            reason=None,
+        )

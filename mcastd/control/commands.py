@@ -5,7 +5,6 @@ The definition that clients read is ``io.mcastd.varlink``; a test holds this mod
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -16,6 +15,7 @@ from types import NoneType
 from typing import Protocol
 
 from mcastd import __version__
+from mcastd.codec import as_json
 from mcastd.control.monitor import SLOWEST
 from mcastd.control.protocol import LONGEST_WATCH_SECONDS, SERVICE, Call, Message, Reply, VarlinkError
 from mcastd.errors import ConfigError, McastdError
@@ -137,17 +137,17 @@ class Commands:
         self._methods: dict[str, tuple[Callable[..., Message | None], dict[str, tuple[type, ...]]]] = {
             f"{SERVICE}.GetInfo": (self._get_info, {}),
             f"{SERVICE}.GetInterfaceDescription": (self._get_description, {"interface": TEXT}),
-            f"{INTERFACE}.Describe": (lambda: _fields(operations.describe()), {}),
-            f"{INTERFACE}.List": (lambda: {"workers": [_fields(w) for w in operations.list_workers()]}, {}),
+            f"{INTERFACE}.Describe": (lambda: as_json(operations.describe()), {}),
+            f"{INTERFACE}.List": (lambda: {"workers": as_json(list(operations.list_workers()))}, {}),
             f"{INTERFACE}.Get": (
-                lambda name: {"worker": _fields(operations.get_worker(name))},
+                lambda name: {"worker": as_json(operations.get_worker(name))},
                 {"name": TEXT},
             ),
             DOCTOR: (
                 self._doctor,
                 {"name": (str, NoneType), "watch": (float, int, NoneType), "probe": (bool, NoneType)},
             ),
-            f"{INTERFACE}.Reload": (lambda: _fields(operations.reload()), {}),
+            f"{INTERFACE}.Reload": (lambda: as_json(operations.reload()), {}),
             f"{INTERFACE}.Reopen": (operations.reopen, {}),
             f"{INTERFACE}.Start": (operations.start, {"name": TEXT}),
             f"{INTERFACE}.Stop": (operations.stop, {"name": TEXT}),
@@ -253,8 +253,3 @@ def _watching(call: Call) -> Watching:
         case int() | float() as interval if 0 <= interval <= SLOWEST:  # which also leaves NaN out
             return Watching(interval)
     raise VarlinkError(f"{SERVICE}.InvalidParameter", parameter="interval")
-
-
-def _fields(view: WorkerView | ReloadView | DaemonView) -> Message:
-    # Not asdict(): it copies what is inside too, and makes nonsense of a Counter.
-    return {field.name: getattr(view, field.name) for field in dataclasses.fields(view)}

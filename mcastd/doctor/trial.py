@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 
+from mcastd.codec import as_json
 from mcastd.config import InboundSubscription, OutboundChannel
 from mcastd.doctor.subject import Settings, Subject
 from mcastd.errors import LinkError
@@ -64,7 +65,7 @@ class Trial:
     def _status(self, name: str, settings: Settings) -> dict[str, object]:
         """What the daemon's status would have of it. Not the overflow: here nobody reads all the time."""
         if sender := self._senders.get(name):
-            return {"link": sender.describe()}
+            return {"link": as_json(sender.describe())}
         link = self._receivers.get(name)
         if link is None or not isinstance(settings, InboundSubscription):
             return {}
@@ -74,7 +75,7 @@ class Trial:
                 break
         link.idle()
         return {
-            "memberships": link.memberships(),
+            "memberships": as_json(link.memberships()),
             "counters": {"received": self._received[name]},
             "receive_buffer": {"asked": settings.receive_buffer, "had": link.load().buffer},
         }

@@ -10,6 +10,7 @@ from mcastd import clock
 from mcastd.config import InboundSubscription
 from mcastd.inbound.outputs import Outputs
 from mcastd.net.link import Receiver
+from mcastd.status import ReceiveBuffer
 from mcastd.worker import Context
 
 # A reader that takes nothing for this long is waited for, and the status says so.
@@ -124,18 +125,18 @@ class Condition:
             detail = f"receiving {config.group} port {config.port}"
             context.ready("; ".join([detail, *troubles]), degraded=bool(troubles))
 
-    def receive_buffer(self, config: InboundSubscription, had: object) -> dict[str, object]:
+    def receive_buffer(self, config: InboundSubscription, had: int | None) -> ReceiveBuffer:
         """The receive buffer that was asked for, the one that the kernel gave, and advice if it is small."""
         asked = config.receive_buffer
         advice = None
-        if isinstance(had, int) and had < asked:
+        if had is not None and had < asked:
             advice = f"the kernel gave less than was asked for: sysctl net.core.rmem_max={asked}"
         elif self.limited:
             advice = (
                 f"too small for this rate and a max_latency of {config.max_latency:g} s, so datagrams are"
                 " taken earlier: raise receive_buffer, or lower max_latency"
             )
-        return {"asked": asked, "had": had, "advice": advice}
+        return ReceiveBuffer(asked, had, advice)
 
     def _is_blocked_for_long(self) -> bool:
         since = self._blocked_since

@@ -9,6 +9,7 @@ from mcastd import clock
 from mcastd.counters import InboundCounters, SourceCounts
 from mcastd.inbound.outputs import Outputs
 from mcastd.net.link import Batch, Receiver
+from mcastd.status import Hanging
 from mcastd.worker import ANSWER_SECONDS, Context
 
 # Batches taken at once, before signals and waiting outputs are looked at.
@@ -82,8 +83,8 @@ class Intake:
         finally:
             context.waits_for = ""
 
-    def hanging(self) -> dict[str, object] | None:
-        """The output that has not answered for too long, and for how many seconds. For any thread."""
+    def hanging(self) -> Hanging | None:
+        """The output that has not answered for too long. For any thread."""
         path = self._context.waits_for if self._context is not None else ""
         seconds = clock.monotonic() - self._asked_at
-        return {"path": path, "seconds": seconds} if path and seconds > ANSWER_SECONDS else None
+        return Hanging(path, seconds) if path and seconds > ANSWER_SECONDS else None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from structlog.typing import FilteringBoundLogger
 
 from mcastd.config import FifoOutput, FileOutput
 from mcastd.inbound.sinks import NEED_METADATA, Sink
+from mcastd.status import OutputStatus
 from mcastd.worker import Output
 
 OutputSettings = FileOutput | FifoOutput
@@ -79,9 +81,9 @@ class Outputs:
         for sink in self.sinks:
             sink.close()
 
-    def status(self) -> list[dict[str, object]]:
+    def status(self) -> tuple[OutputStatus, ...]:
         began = self._began
-        return [{**sink.status(), "received_before": began.get(sink, 0)} for sink in self.sinks]
+        return tuple(replace(sink.status(), received_before=began.get(sink, 0)) for sink in self.sinks)
 
     @property
     def closed(self) -> dict[str, int]:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 
 from mcastd import clock, log
 from mcastd.bounded import Patience
+from mcastd.codec import as_json
 from mcastd.config import InboundSubscription, label_of, means_several
 from mcastd.counters import InboundCounters
 from mcastd.errors import LinkError
@@ -20,6 +22,7 @@ from mcastd.inbound.reader import Reader
 from mcastd.inbound.sinks import Sink, make_sink
 from mcastd.inbound.turns import Turns
 from mcastd.net.link import NOT_LINKED, Glance, Receiver, SourceFilter
+from mcastd.status import BySource, ClosedOutputs, MembershipStatus, ReceiverDescription, SubscriptionStatus
 from mcastd.worker import Books, Context, Identity, Signal, Vitals
 
 # Sources that the status names.
@@ -76,7 +79,8 @@ class Subscription:
         self._turns.max_latency = config.max_latency
         self._overflow_before = 0  # on links closed since
         self._seen = NOT_LINKED  # of the link, when another thread looked last
-        self._linked: tuple[dict[str, object] | None, list[dict[str, object]]] = None, []  # the same, in full
+        # The same, in full
+        self._linked: tuple[ReceiverDescription | None, tuple[MembershipStatus, ...]] = None, ()
         self._rejoined = 0.0  # monotonic time of the last rejoin, or of the start of the run
 
     def __repr__(self) -> str:
@@ -142,47 +146,43 @@ class Subscription:
             self._outputs.close()
         self._log.info("subscription.closed", **self._totals())
 
-    def status(self, patience: Patience | None = None) -> dict[str, object]:
+    def status(self, patience: Patience | None = None) -> SubscriptionStatus:
         config, condition, intake, turns = self._config, self._condition, self._intake, self._turns
-        counters, last, hangs = intake.counters, intake.last, intake.hanging()
+        last, hangs = intake.last, intake.hanging()
         patience = Patience(0) if hangs else patience or Patience()
         with patience.holding(turns.handover.lock) as held:
             if held:
                 link = turns.link
-                self._linked = (None, []) if link is None else (link.describe(), link.memberships(patience))
+                self._linked = (None, ()) if link is None else (link.describe(), link.memberships(patience))
                 overflow = self._overflow()
                 condition.note_overflow(overflow)
         if not held:  # the link is in use, and an output may hang: take what was seen last
             overflow = self._glance().overflow
         described, memberships = self._linked
         top, rest = intake.sources.top(TOP_SOURCES)
-        return {
-            "group": str(config.group),
-            "port": config.port,
-            "interface": list(config.interface) if isinstance(config.interface, tuple) else config.interface,
-            "sources": [str(source) for source in config.sources],
-            "exclude_sources": [str(source) for source in config.exclude_sources],
-            "memberships": memberships,
-            "counters": {
-                "received": counters.received,
-                "received_bytes": counters.received_bytes,
-                "truncated": counters.truncated,
-                "overflow": overflow,
-            },
-            "stale": condition.stale,
-            "last_overflow_age": condition.overflow_age,
-            "last_datagram_age": None if last is None else clock.monotonic() - last,
-            "first_source": intake.sources.first,
-            "last_source": intake.sources.last,
-            "by_source": {"top": top, "rest": rest},
-            "outputs": self._outputs.status(),
-            "closed_outputs": {"dropped": self._outputs.closed},
-            "hanging": hangs,
-            "max_latency": config.max_latency,
-            "reading": "with others" if turns.handover.lent_by else "alone",
-            "receive_buffer": condition.receive_buffer(config, (described or {}).get("receive_buffer")),
-            "link": described,
-        }
+        had = None if described is None else described.receive_buffer
+        return SubscriptionStatus(
+            group=str(config.group),
+            port=config.port,
+            interface=config.interface,
+            sources=tuple(map(str, config.sources)),
+            exclude_sources=tuple(map(str, config.exclude_sources)),
+            memberships=memberships,
+            counters=replace(intake.counters, overflow=overflow),
+            stale=condition.stale,
+            last_overflow_age=condition.overflow_age,
+            last_datagram_age=None if last is None else clock.monotonic() - last,
+            first_source=intake.sources.first,
+            last_source=intake.sources.last,
+            by_source=BySource(top, rest),
+            outputs=self._outputs.status(),
+            closed_outputs=ClosedOutputs(self._outputs.closed),
+            hanging=hangs,
+            max_latency=config.max_latency,
+            reading="with others" if turns.handover.lent_by else "alone",
+            receive_buffer=condition.receive_buffer(config, had),
+            link=described,
+        )
 
     def vitals(self) -> Vitals:
         counters = self.counters
@@ -302,7 +302,7 @@ class Subscription:
         link.network_changed()
         self._condition.note_link(link)
         if (described := link.describe()) != before:
-            self._log.info("link.moved", **described)
+            self._log.info("link.moved", **as_json(described))
 
     def _go_over(self, context: Context, config: InboundSubscription) -> None:
         """Receive another stream. It is joined before the old one is left, and of that what came is delivered
@@ -322,7 +322,7 @@ class Subscription:
             for sink in self.sinks:
                 sink.reopen()  # which refuses what would be sent back to the new group
         self._begin(context, link)
-        self._log.info("link.replaced", group=str(config.group), port=config.port, **link.describe())
+        self._log.info("link.replaced", group=str(config.group), port=config.port, **as_json(link.describe()))
 
     def _change_outputs(self) -> None:
         with self._intake.at_outputs():

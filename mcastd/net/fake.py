@@ -21,6 +21,7 @@ from mcastd.net.link import (
     SourceFilter,
 )
 from mcastd.net.payloads import Payloads
+from mcastd.status import MembershipStatus, ReceiverDescription, SenderDescription
 
 ANYBODY = Origin(source="192.0.2.1", port=5000, ifindex=1, ttl=1)
 BATCH = 64  # datagrams a receive() returns at most, like the real receiver
@@ -101,8 +102,8 @@ class FakeReceiver:
     def leave(self) -> None:
         self.left = True
 
-    def memberships(self, patience: Patience | None = None) -> list[dict[str, object]]:
-        return []
+    def memberships(self, patience: Patience | None = None) -> tuple[MembershipStatus, ...]:
+        return ()
 
     def load(self) -> Load:
         return Load(self.dropped_by_kernel, self.filled, 4 << 20)
@@ -110,8 +111,8 @@ class FakeReceiver:
     def glance(self) -> Glance:
         return Glance(self.dropped_by_kernel, 4 << 20, ("fake0",), 1)
 
-    def describe(self) -> dict[str, object]:
-        return {"interfaces": ["fake0"]}
+    def describe(self) -> ReceiverDescription:
+        return ReceiverDescription(("fake0",), self.receive_buffer, "fake", self.coalesce)
 
     def close(self) -> None:
         if not self.closed:
@@ -160,8 +161,8 @@ class FakeSender:
     def network_changed(self) -> None:
         self.network_changes += 1
 
-    def describe(self) -> dict[str, object]:
-        return {"interface": "fake0"}
+    def describe(self) -> SenderDescription:
+        return SenderDescription("fake0", "192.0.2.9")
 
     def close(self) -> None:
         self.closed = True

@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 from mcastd.bounded import Patience
 from mcastd.net.payloads import Payloads
+from mcastd.status import MembershipStatus, ReceiverDescription, SenderDescription
 
 MAX_DATAGRAM = 65_507  # bytes of payload: 65,535 less 20 (IPv4 header) less 8 (UDP header)
 IOV_MAX = 1024  # buffers that one writev(2) takes on Linux
@@ -194,11 +195,10 @@ class Receiver(Protocol):
     def glance(self) -> Glance:
         """For those who look at all receivers often: as a rule it asks nobody. Called from other threads."""
 
-    def describe(self) -> dict[str, object]:
-        """The effective settings (interfaces joined, receive buffer had), as JSON values."""
+    def describe(self) -> ReceiverDescription: ...
 
-    def memberships(self, patience: Patience | None = None) -> list[dict[str, object]]:
-        """Wanted and actual membership for each interface, as JSON values. Called from other threads."""
+    def memberships(self, patience: Patience | None = None) -> tuple[MembershipStatus, ...]:
+        """Wanted and actual membership for each interface. Called from other threads."""
 
     def close(self) -> None:
         """Leave the group."""
@@ -233,8 +233,7 @@ class Sender(Protocol):
     def network_changed(self) -> None:
         """Follow the interface, its address and the route. Raises LinkError if there is no way now."""
 
-    def describe(self) -> dict[str, object]:
-        """The effective settings (interface, source address), as JSON values."""
+    def describe(self) -> SenderDescription: ...
 
     @property
     def carrier(self) -> bool:
@@ -272,7 +271,7 @@ class SenderAround:
     def network_changed(self) -> None:
         self._link.network_changed()
 
-    def describe(self) -> dict[str, object]:
+    def describe(self) -> SenderDescription:
         return self._link.describe()
 
     @property

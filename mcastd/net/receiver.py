@@ -19,6 +19,7 @@ from mcastd.net.interfaces import Host, Interface, Setting, absence, look, named
 from mcastd.net.link import ANY_SOURCE, NOT_LINKED, Batch, Glance, Load, SourceFilter
 from mcastd.net.membership import Memberships
 from mcastd.net.sockets import ReceivingSocket
+from mcastd.status import MembershipStatus, ReceiverDescription
 
 # Between attempts to join where the kernel has refused, doubled each time
 RETRY_MIN_SECONDS = 0.1
@@ -279,32 +280,28 @@ class SocketReceiver:
     def _joined(self) -> list[str]:
         return sorted(sock.interface.name for sock in self._sockets.values() if sock.membership.joined)
 
-    def describe(self) -> dict[str, object]:
-        return {
-            "interfaces": self._joined(),
-            "receive_buffer": self.load().buffer,
-            "reading": READING,
-            "coalesced": self._coalesce and all(sock.coalesces for sock in self._sockets.values()),
-        }
+    def describe(self) -> ReceiverDescription:
+        coalesced = self._coalesce and all(sock.coalesces for sock in self._sockets.values())
+        return ReceiverDescription(tuple(self._joined()), self.load().buffer, READING, coalesced)
 
-    def memberships(self, patience: Patience | None = None) -> list[dict[str, object]]:
+    def memberships(self, patience: Patience | None = None) -> tuple[MembershipStatus, ...]:
         sockets, refusals, retry_at = self._sockets, self._refusals, self.retry_at
         wanted = {ifindex: interface for ifindex, (interface, _) in refusals.items()}
         wanted |= {ifindex: sock.interface for ifindex, sock in sockets.items()}
         patience = patience or Patience()
         retry_in = None if retry_at is None else max(0.0, retry_at - clock.monotonic())
-        return [
-            {
-                "interface": interface.name,
-                "ifindex": ifindex,
-                "group": str(self._group),
-                "wanted": str(self._filter),
-                "actual": sockets[ifindex].membership.actual(patience) if ifindex in sockets else None,
-                "refused": str(refusals[ifindex][1]) if ifindex in refusals else None,
-                "retry_in": retry_in if ifindex in refusals else None,
-            }
+        return tuple(
+            MembershipStatus(
+                interface=interface.name,
+                ifindex=ifindex,
+                group=str(self._group),
+                wanted=str(self._filter),
+                actual=sockets[ifindex].membership.actual(patience) if ifindex in sockets else None,
+                refused=str(refusals[ifindex][1]) if ifindex in refusals else None,
+                retry_in=retry_in if ifindex in refusals else None,
+            )
             for ifindex, interface in wanted.items()
-        ]
+        )
 
     def close(self) -> None:
         """Leave the group on every interface."""

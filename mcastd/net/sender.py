@@ -18,6 +18,7 @@ from mcastd.net.payloads import Payloads
 from mcastd.net.sockets import refused
 from mcastd.net.source_address import route_out, source_address
 from mcastd.net.unaided import look_anyway
+from mcastd.status import SenderDescription
 
 # Bytes of control messages with an entry of the error queue.
 ERROR_ROOM_BYTES = 512
@@ -217,8 +218,8 @@ class SocketSender:
             self._burst = Burst(self._sock)
         return another
 
-    def describe(self) -> dict[str, object]:
-        return {"interface": self._way.interface, "address": str(self._way.source)}
+    def describe(self) -> SenderDescription:
+        return SenderDescription(self._way.interface, str(self._way.source))
 
     @property
     def sending(self) -> str:

@@ -9,16 +9,15 @@ from __future__ import annotations
 import errno
 import math
 import select
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import fields
 from functools import partial
 
 from mcastd import clock
 from mcastd.bounded import Patience
+from mcastd.codec import as_json
 from mcastd.config import OpenFilesOf, OutboundChannel, label_of
-from mcastd.counters import OutboundCounters
+from mcastd.counters import OutboundCounters, copy_of
 from mcastd.errors import LinkError
 from mcastd.handover import BUSY_VISITS, Handover
 from mcastd.log import get_logger
@@ -29,6 +28,7 @@ from mcastd.outbound.pacing import Pacer
 from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.source import LONGEST_NAP, PayloadSource, Source
 from mcastd.outbound.watcher import Watcher
+from mcastd.status import ChannelStatus, SenderDescription, SenderStatus
 from mcastd.worker import Books, Context, Identity, Signal, Vitals
 
 # Errors of send(2) while the kernel has no room: the same is sent again after a pause.
@@ -96,7 +96,7 @@ class Channel:
         self._streak = 0  # times in a row at which it was otherwise
         self._pause = 0.0  # seconds that the full link is left alone
         self._link: Sender | None = None
-        self._described: dict[str, object] = {}  # what it said of itself
+        self._described: SenderDescription | None = None  # what it said of itself
         self._pacer = Pacer(config.interval, config.rate, config.burst)
         self._source = source or open_source(config)
         self._pending: Payloads = (
@@ -170,25 +170,24 @@ class Channel:
         self._source.restart()
         self._pending, self._sizes, self._next = ListPayloads(), [], 0
 
-    def status(self, patience: Patience | None = None) -> dict[str, object]:
-        config, source, link = self._config, self._source, self._link
+    def status(self, patience: Patience | None = None) -> ChannelStatus:
+        config, source, link, way = self._config, self._source, self._link, self._described
         pending, sent = self._pending, self._next  # two reads: in between the worker may have taken new ones
-        counts = ((field.name, getattr(self.counters, field.name)) for field in fields(self.counters))
-        return {
-            "group": str(config.group),
-            "port": config.port,
-            "ttl": config.ttl,
-            "framing": config.framing,
-            "max_datagram": config.max_datagram,
-            "pacing": str(self._pacer),
-            "source": str(config.source),
-            "source_state": source.state,
-            "position": source.position,
-            "pending": max(0, len(pending) - sent),
-            "repeat": config.repeat,
-            "counters": {key: dict(count) if isinstance(count, Counter) else count for key, count in counts},
-            "link": None if link is None else {**self._described, "sending": link.sending},
-        }
+        return ChannelStatus(
+            group=str(config.group),
+            port=config.port,
+            ttl=config.ttl,
+            framing=config.framing,
+            max_datagram=config.max_datagram,
+            pacing=str(self._pacer),
+            source=str(config.source),
+            source_state=source.state,
+            position=source.position,
+            pending=max(0, len(pending) - sent),
+            repeat=config.repeat,
+            counters=copy_of(self.counters),
+            link=SenderStatus(way.interface, way.address, link.sending) if link and way else None,
+        )
 
     def vitals(self) -> Vitals:
         counters = self.counters
@@ -203,9 +202,9 @@ class Channel:
 
     def books(self) -> Books:
         pending, sent = self._pending, self._next
-        interface = self._described.get("interface", self._identity.interface)
-        if interface != self._identity.interface:
-            self._identity = self._identity._replace(interface=str(interface))
+        way = self._described
+        if way is not None and way.interface != self._identity.interface:
+            self._identity = self._identity._replace(interface=way.interface)
         return Books(self._identity, self.counters, self._last, pending=max(0, len(pending) - sent))
 
     def _transmit(self, context: Context, link: Sender) -> bool:
@@ -308,7 +307,7 @@ class Channel:
         if self._said_carrier is link.carrier:
             return
         detail = f"to {self._config.group} port {self._config.port}, {self._pacer}"
-        interface = self._described.get("interface")
+        interface = "" if self._described is None else self._described.interface
         if not link.carrier:
             detail += f"; {interface} has no carrier: what is sent now is lost"
             self._log.warning("carrier.lost", interface=interface)
@@ -322,7 +321,7 @@ class Channel:
         self._said_too_big = False
         if self._described != link.describe():
             self._described = link.describe()
-            self._log.info("link.moved", **self._described)
+            self._log.info("link.moved", **as_json(self._described))
 
     def _send(self, link: Sender, batch: Payloads, sizes: Sequence[int]) -> int:
         """Hand over a batch; how many of it are done with. Fewer than all: the link is full for now."""

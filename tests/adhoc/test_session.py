@@ -14,6 +14,7 @@ from mcastd.adhoc.settings import configure
 from mcastd.net.fake import FakeSender
 from mcastd.net.link import Payloads
 from mcastd.outbound.channel import Channel
+from mcastd.status import ChannelStatus
 
 
 def test_a_datagram_that_is_on_its_way_when_the_end_comes_is_counted(tmp_path: Path) -> None:
@@ -35,4 +36,4 @@ def test_a_datagram_that_is_on_its_way_when_the_end_comes_is_counted(tmp_path: P
     with Session(config, lambda name, channel, _: Channel(name, channel, lambda _: link)) as session:
         assert session.ended_by == signal.SIGINT
     assert link.sent == [b"line\n"]
-    assert session.view().status["counters"]["sent"] == 1
+    assert session.status(ChannelStatus).counters.sent == 1

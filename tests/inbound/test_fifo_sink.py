@@ -124,7 +124,7 @@ def test_a_file_at_the_path_is_refused_and_left_alone(
     assert path.read_bytes() == b"precious"
     assert sink.counters.dropped == {"not-a-fifo": 2}
     error = f"cannot write to {path}: it is not a FIFO but a regular file; give another path"
-    assert sink.status()["error"] == error
+    assert sink.status().error == error
 
 
 # -- readers that come and go
@@ -143,7 +143,7 @@ def test_without_a_reader_datagrams_are_dropped_until_one_comes(
         sink.write(make_batch(b"4", b"", memoryview(b"5" * 65_507)))
     assert drained(sink, reader) == b"4" + b"5" * 65_507
     assert (sink.counters.written, sink.counters.written_bytes) == (3, 65_508)
-    assert sink.status()["error"] is None
+    assert sink.status().error is None
     assert [(s["event"], s.get("dropped")) for s in said] == [
         ("output.failed", None),
         ("output.recovered", 3),
@@ -244,12 +244,12 @@ def test_drop_newest(full: MakeFull, make_batch: MakeBatch) -> None:
     sink.write(make_batch(b"BBB", b"CCC", b"DDD"))
     assert sink.counters.queued == 3
     assert sink.counters.dropped == {"full": 2}
-    assert str(sink.status()["error"]).endswith("pipe: the pipe is full; its reader is too slow")
+    assert str(sink.status().error).endswith("pipe: the pipe is full; its reader is too slow")
     assert drained(sink, reader) == b"." * (PAGE - 2) + b"0123456789AAABBB"
     assert (sink.counters.written, sink.counters.queued) == (5, 0)
     sink.write(make_batch(b"E"))
     assert reader.read() == b"E"
-    assert sink.status()["error"] is None
+    assert sink.status().error is None
 
 
 def test_a_reader_that_is_too_slow_is_a_problem_until_it_has_caught_up(
@@ -331,7 +331,7 @@ def test_close_lets_a_reader_finish(
     sink.open()
     program = threading.Thread(target=read)
     program.start()
-    wait_for(lambda: sink.open() or sink.status()["error"] is None, "the reader")
+    wait_for(lambda: sink.open() or sink.status().error is None, "the reader")
     for n in range(60):  # three times what the pipe holds
         sink.write(make_batch(b"%d" % (n % 10) * 50_000))
     sink.close()

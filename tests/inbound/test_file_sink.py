@@ -240,12 +240,12 @@ def test_refuses_what_is_no_file_until_it_is_gone(
         sink.write(make_batch(b"b", b"c"))
     assert sink.counters.dropped == {"not-a-file": 3}
     error = f"cannot write to {path}: it is not a regular file but {kind}; give another path"
-    assert sink.status()["error"] == error
+    assert sink.status().error == error
     assert len(said) == 1
     path.rename(tmp_path / "away")
     sink.write(make_batch(b"d"))
     assert path.read_bytes() == b"d"
-    assert sink.status()["error"] is None
+    assert sink.status().error is None
 
 
 # -- a disk that is full
@@ -350,6 +350,7 @@ PROGRAM = """
 import errno, json, os, resource, subprocess, sys
 from pathlib import Path
 from mcastd import log
+from mcastd.codec import as_json
 from mcastd.config import FileOutput
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.file import FileSink
@@ -373,7 +374,7 @@ else:
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 sink.write(ListBatch([b"again"]))
 whole = all(line.endswith(b"\\n") and len(line) in (501, 1003, 1004) for line in full)
-print(json.dumps([len(full), whole, failed, path.read_bytes()[-6:].decode(), sink.status()]))
+print(json.dumps(as_json([len(full), whole, failed, path.read_bytes()[-6:].decode(), sink.status()])))
 """
 
 
@@ -589,7 +590,7 @@ def test_a_file_that_cannot_be_rotated_does_not_grow(
         sink.write(make_batch(b"1234", b"5"))
     assert path.read_bytes() == b"1234"
     assert sink.counters.dropped == {"rotation": 5}
-    assert str(sink.status()["error"]).startswith(f"cannot rotate {path}: is a directory; ")
+    assert str(sink.status().error).startswith(f"cannot rotate {path}: is a directory; ")
     (tmp_path / "log.1").rename(tmp_path / "away")
     sink.write(make_batch(b"6"))
     assert contents(path) == [b"6", b"1234"]

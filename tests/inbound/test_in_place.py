@@ -12,6 +12,7 @@ import pytest
 from support.subscription import Run, fifo_output, file_output, lost
 from support.wait import wait_for
 
+from mcastd.codec import as_json
 from mcastd.config import InboundSubscription
 from mcastd.console.status import datagrams
 from mcastd.net.fake import FakeReceiver
@@ -45,8 +46,8 @@ def test_outputs_come_and_go_and_those_that_stay_are_not_touched(
     assert (tmp_path / "new").read_bytes() == b"3\n4\n5\n"
     assert (tmp_path / "moved").read_bytes() == b"1\n2\n"
     assert run.links == [link]
-    outputs: Any = run.worker.status()["outputs"]
-    assert [(each["path"], each["received_before"], each["counters"]["written"]) for each in outputs] == [
+    outputs = run.worker.status().outputs
+    assert [(each.path, each.received_before, each.counters.written) for each in outputs] == [
         (str(tmp_path / "new"), 2, 3),
         (str(tmp_path / "kept"), 0, 5),
     ]
@@ -79,9 +80,9 @@ def test_what_a_closed_output_dropped_is_not_forgotten(tmp_path: Path, make_run:
     assert run.worker.vitals().dropped == 3
     change(run, file_output(tmp_path / "b"))
     assert run.worker.vitals().dropped == 3
-    status: Any = run.worker.status()
-    assert status["closed_outputs"] == {"dropped": {"no-reader": 3}}
-    assert datagrams(status) == (3, 3)  # as `mcastctl status` shows it
+    status = run.worker.status()
+    assert status.closed_outputs.dropped == {"no-reader": 3}
+    assert datagrams(as_json(status)) == (3, 3)  # as `mcastctl status` shows it
 
 
 def test_an_output_that_changes_at_its_path_counts_on(tmp_path: Path, make_run: Callable[..., Run]) -> None:
@@ -93,15 +94,15 @@ def test_an_output_that_changes_at_its_path_counts_on(tmp_path: Path, make_run: 
     link.deliver(b"3", b"4", b"5")
     run.received(5)
     wait_for(lambda: run.worker.sinks[1].counters.written == 5)
-    status: Any = run.worker.status()
-    assert [(each["received_before"], each["counters"]["written_bytes"]) for each in status["outputs"]] == [
+    status = run.worker.status()
+    assert [(each.received_before, each.counters.written_bytes) for each in status.outputs] == [
         (0, 0),
         (0, 2 + 6),
     ]
     pipe, _ = run.worker.books().identity.outputs
     assert pipe.counters.dropped == {"no-reader": 5}
-    assert datagrams(status) == (5, 5)
-    assert status["closed_outputs"] == {"dropped": {}}
+    assert datagrams(as_json(status)) == (5, 5)
+    assert status.closed_outputs.dropped == {}
 
 
 def test_a_pipe_that_stays_keeps_its_reader(tmp_path: Path, make_run: Callable[..., Run]) -> None:
@@ -125,7 +126,7 @@ def test_the_link_takes_what_concerns_it(tmp_path: Path, make_run: Callable[...,
     link = run.start()
     change(run, file_output(tmp_path / "a"), interface="eth2", receive_buffer=3 << 20, coalesce=False)
     assert (link.interface, link.receive_buffer, link.coalesce) == ("eth2", 3 << 20, False)
-    assert run.worker.status()["receive_buffer"]["asked"] == 3 << 20  # type: ignore[index]
+    assert run.worker.status().receive_buffer.asked == 3 << 20
 
 
 def go_over(run: Run, *output: dict[str, Any], **settings: Any) -> FakeReceiver:

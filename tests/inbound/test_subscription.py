@@ -17,6 +17,7 @@ from support.subscription import Run, fifo_output, file_output, lost
 from support.wait import wait_for
 
 from mcastd import clock
+from mcastd.codec import as_json, from_json
 from mcastd.config import InboundSubscription
 from mcastd.counters import OutputCounters
 from mcastd.errors import LinkError
@@ -27,6 +28,7 @@ from mcastd.inbound.subscription import interface_name
 from mcastd.inbound.turns import BUSY_DATAGRAMS
 from mcastd.net.fake import ANYBODY
 from mcastd.net.link import Batch
+from mcastd.status import OutputStatus
 from mcastd.worker import Signal, Vitals
 
 with_others = pytest.mark.parametrize("make_run", ["with others"], indirect=True)
@@ -135,7 +137,7 @@ def test_counters_outlive_a_lost_interface(tmp_path: Path, make_run: Callable[..
     second.dropped_by_kernel = 4
     second.deliver(b"3")
     run.received(3)
-    assert run.worker.status()["counters"]["overflow"] == 7  # type: ignore[index]
+    assert run.worker.status().counters.overflow == 7
     run.stop()
     assert run.worker.counters.overflow == 7
     assert (tmp_path / "news.log").read_bytes() == b"123"
@@ -204,8 +206,8 @@ class Queue:
             os.close(end)
         self._ends = ()  # type: ignore[assignment]
 
-    def status(self) -> dict[str, object]:
-        return {}
+    def status(self) -> OutputStatus:
+        return from_json(OutputStatus, {})
 
 
 def test_whatever_queues_is_flushed_when_it_takes_more(make_run: Callable[..., Run]) -> None:
@@ -239,7 +241,7 @@ def test_a_blocked_pipe_holds_up_reception_until_it_is_read(
         wait_for(lambda: sink.blocked)
         link.dropped_by_kernel = 5
         assert run.worker.counters.received < total
-        assert run.worker.status()["counters"]["overflow"] == 5  # type: ignore[index]
+        assert run.worker.status().counters.overflow == 5
         wait_for(lambda: run.worker.vitals().overflow == 5)  # not while the worker has the link
         data = bytearray()
 
@@ -281,10 +283,10 @@ def test_status_and_the_last_word(tmp_path: Path, make_run: Callable[..., Run]) 
     path = tmp_path / "news.log"
     run = make_run(file_output(path, format="lines"), interface="lo", sources=["192.0.2.10"])
     before = run.worker.status()
-    assert (before["link"], before["last_datagram_age"]) == (None, None)
+    assert (before.link, before.receive_buffer.had, before.last_datagram_age) == (None, None, None)
     run.start().deliver(b"a")
     run.received(1)
-    status = json.loads(json.dumps(run.worker.status()))
+    status = json.loads(json.dumps(as_json(run.worker.status())))
     assert status.pop("last_datagram_age") >= 0
     assert status.pop("reading") in ("alone", "with others")
     assert status == {
@@ -315,8 +317,13 @@ def test_status_and_the_last_word(tmp_path: Path, make_run: Callable[..., Run]) 
         "closed_outputs": {"dropped": {}},
         "hanging": None,
         "max_latency": 0.001,
-        "receive_buffer": {"asked": 4 << 20, "had": None, "advice": None},
-        "link": {"interfaces": ["fake0"]},
+        "receive_buffer": {"asked": 4 << 20, "had": 4 << 20, "advice": None},
+        "link": {
+            "interfaces": ["fake0"],
+            "receive_buffer": 4 << 20,
+            "reading": "fake",
+            "coalesced": True,
+        },
     }
     run.stop()
     with capture_logs() as said:
@@ -356,14 +363,14 @@ def test_it_is_read_with_others_while_it_is_quiet_and_alone_while_it_is_busy(
     for _ in range(5):
         for _ in range(20):
             deliver(1)
-            assert run.worker.status()["reading"] == "with others"
+            assert run.worker.status().reading == "with others"
         link.deliver(*[b"%06d" % number for number in range(len(sent), len(sent) + 50 * BUSY_DATAGRAMS)])
         sent.extend(b"%06d" % number for number in range(len(sent), len(sent) + 50 * BUSY_DATAGRAMS))
         run.received(len(sent))
         run.reading("alone")
         link.deliver(b"%06d" % len(sent))  # a look at the time, when it has been quiet for long enough
         sent.append(b"%06d" % len(sent))
-        while run.worker.status()["reading"] == "alone":
+        while run.worker.status().reading == "alone":
             deliver(1)
     assert path.read_bytes().splitlines() == sent
 
@@ -376,7 +383,7 @@ def test_who_cannot_be_visited_is_alone(tmp_path: Path, make_run: Callable[..., 
     for run in (at_once, slow, patient):
         run.start().deliver(b"x")
         run.received(1)
-        assert run.worker.status()["reading"] == "alone"
+        assert run.worker.status().reading == "alone"
 
 
 @with_others
@@ -444,7 +451,7 @@ def test_an_output_that_hangs_holds_up_nobody_else(
 
     def is_read_again() -> bool:
         hung.link.deliver(b"!")
-        return hung.worker.status()["reading"] == "with others"
+        return hung.worker.status().reading == "with others"
 
     wait_for(is_read_again, "that it is read with others again")
 

@@ -82,7 +82,7 @@ def test_who_waits_for_a_reader_is_not_stale(
         deadline = clock.monotonic() + 1
         wait_for(lambda: clock.monotonic() > deadline)  # several times expect_every
         assert run.context.detail == f"{DETAIL}; waits for the reader of {path}"
-        assert run.worker.status()["stale"] is False
+        assert run.worker.status().stale is False
         taken = 0
 
         def read() -> bool:
@@ -141,7 +141,9 @@ def test_the_status_of_many_that_are_busy_waits_no_longer_than_that_of_one(
         run.worker._turns.handover.lock, run.held = Busy(), run.worker._turns.handover.lock
     patience = Patience()
     for run in runs:
-        assert run.worker.status(patience)["link"] == {"interfaces": ["fake0"]}  # as it was seen last
+        link = run.worker.status(patience).link
+        assert link is not None
+        assert link.interfaces == ("fake0",)  # as it was seen last
         run.worker._turns.handover.lock = run.held
     assert waits == [STATUS_PATIENCE_SECONDS]
 
@@ -164,16 +166,17 @@ def test_status_does_not_wait_for_an_output_that_hangs(
     link = run.start()
     before = run.worker.status()
     link.deliver(b"x")
-    hanging = wait_for(lambda: run.worker.status()["hanging"])
-    assert hanging["path"] == str(path)  # type: ignore[index]
-    assert hanging["seconds"] >= 0.2  # type: ignore[index]
+    hanging = wait_for(lambda: run.worker.status().hanging)
+    assert hanging is not None
+    assert hanging.path == str(path)
+    assert hanging.seconds >= 0.2
     began = clock.monotonic()
     for _ in range(10):
         status = run.worker.status()
         run.worker.books()
         run.worker.vitals()
     assert clock.monotonic() - began < 5
-    assert status["link"] == before["link"]  # as it was seen last
+    assert status.link == before.link  # as it was seen last
     gate.set()
     run.received(1)
-    assert run.worker.status()["hanging"] is None
+    assert run.worker.status().hanging is None

@@ -161,7 +161,7 @@ def test_coalesce_changes_in_place(group: str, no_fd_leak: None) -> None:
                     send(1)
 
             thread = threading.Thread(target=flood)
-            before, was = len(got), link.describe()["coalesced"]
+            before, was = len(got), link.describe().coalesced
             first = got[-1] + 1 if got else 0
             thread.start()
             try:
@@ -172,7 +172,7 @@ def test_coalesce_changes_in_place(group: str, no_fd_leak: None) -> None:
                 thread.join()
             send(2)
             take()
-            assert link.describe()["coalesced"] is wanted
+            assert link.describe().coalesced is wanted
             numbers = got[before:]
             pairs = itertools.pairwise([first - 1, *numbers])
             gaps = [(one, other) for one, other in pairs if other != one + 1]

@@ -83,11 +83,11 @@ def test_each_datagram_has_its_own_source(stack: ExitStack) -> None:
     links = [sender, *others]
     for link in links:  # from here on the receiver knows that there are several senders
         link.send(ListPayloads([b"here"]))
-    assert take(receiver)[1] == [link.describe()["address"] for link in links]
+    assert take(receiver)[1] == [link.describe().address for link in links]
     for number in range(60):
         link = links[number % 4]
         assert link.send(ListPayloads([b"%d" % number])) == 1
-        expected.append(link.describe()["address"])
+        expected.append(link.describe().address)
     payloads, sources = take(receiver)
     assert payloads == [b"%d" % number for number in range(60)]
     assert sources == expected

@@ -97,7 +97,7 @@ def settle(received: Running, sent: int) -> tuple[int, int]:
     counters = received.worker.counters
 
     def accounted() -> bool:
-        overflow: int = received.worker.status()["counters"]["overflow"]
+        overflow: int = received.worker.status().counters.overflow
         return counters.received + overflow >= sent or (overflow > 0 and counters.received == before)
 
     before = -1

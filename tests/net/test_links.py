@@ -27,6 +27,7 @@ from mcastd.net.routes import route_to
 from mcastd.net.sender import SocketSender
 from mcastd.net.sockets import free_port
 from mcastd.net.watch import NetworkWatch
+from mcastd.status import SenderDescription
 
 GROUP = ipaddress.ip_address("239.255.7.1")
 OTHER = ipaddress.ip_address("239.255.7.2")
@@ -107,7 +108,7 @@ def test_metadata_tell_source_port_interface_ttl_and_kernel_time(stack: ExitStac
     wait_for(lambda: select.select([incoming], [], [], 0)[0])
     batch = incoming.receive()
     ((origin,), (time_ns,)) = batch.origins, batch.times
-    assert origin.source == outgoing.describe()["address"] == "127.0.0.1"
+    assert origin.source == outgoing.describe().address == "127.0.0.1"
     assert origin.port > 0
     assert (origin.ifindex, origin.ttl) == (before.index, 7)
     assert time_ns > 1_700_000_000 * 10**9
@@ -241,8 +242,8 @@ def test_absent_interface_means_the_route_to_the_group(stack: ExitStack, veth: s
     port = free_port()
     incoming = receiver(stack, port, interface=None)
     outgoing = sender(stack, port, interface=None)
-    assert incoming.describe()["interfaces"] == ["left"]
-    assert outgoing.describe() == {"interface": "left", "address": "10.7.0.1"}
+    assert incoming.describe().interfaces == ("left",)
+    assert outgoing.describe() == SenderDescription("left", "10.7.0.1")
 
 
 def test_an_interface_made_anew_is_joined_anew(stack: ExitStack, veth: str) -> None:
@@ -275,7 +276,7 @@ def test_an_interface_made_anew_with_its_old_index_is_joined_anew(
     ip("addr add fd07::1/64 dev left nodad")
     assert socket.if_nametoindex("left") == index
     incoming.network_changed()
-    assert [membership["actual"] for membership in incoming.memberships()] == ["any"]
+    assert [membership.actual for membership in incoming.memberships()] == ["any"]
     sender(stack, port, address, interface="left", ttl=1).send(ListPayloads([b"again"]))
     assert take(incoming, 1) == [b"again"]
     assert address in look().groups(address.version)[index]
@@ -283,15 +284,25 @@ def test_an_interface_made_anew_with_its_old_index_is_joined_anew(
 
 def test_all_follows_interfaces_as_they_come_and_go(stack: ExitStack, veth: str) -> None:
     incoming = receiver(stack, free_port(), interface="all")
-    assert incoming.describe()["interfaces"] == ["left", "right"]
+    assert incoming.describe().interfaces == (
+        "left",
+        "right",
+    )
     ip("link add late type veth peer name later")
     stack.callback(ip, "link del late")
     ip("link set late up")
     incoming.network_changed()
-    assert incoming.describe()["interfaces"] == ["late", "left", "right"]
+    assert incoming.describe().interfaces == (
+        "late",
+        "left",
+        "right",
+    )
     ip("link set late down")
     incoming.network_changed()
-    assert incoming.describe()["interfaces"] == ["left", "right"]
+    assert incoming.describe().interfaces == (
+        "left",
+        "right",
+    )
 
 
 @pytest.mark.parametrize("group", [GROUP, ipaddress.ip_address("ff15::7")], ids=["ipv4", "ipv6"])
@@ -325,7 +336,7 @@ def test_who_has_what_it_wants_does_not_wait_while_others_join(stack: ExitStack,
         look_again.join(60)
         assert not look_again.is_alive()
         shown = incoming.memberships()
-    assert {each["interface"]: each["actual"] for each in shown} == {"left": "any", "right": "any"}
+    assert {each.interface: each.actual for each in shown} == {"left": "any", "right": "any"}
 
 
 def test_a_sender_follows_its_interfaces_address(stack: ExitStack, veth: str) -> None:
@@ -335,7 +346,7 @@ def test_a_sender_follows_its_interfaces_address(stack: ExitStack, veth: str) ->
         outgoing.network_changed()
     ip("addr add 10.7.0.9/24 dev left")
     outgoing.network_changed()
-    assert outgoing.describe() == {"interface": "left", "address": "10.7.0.9"}
+    assert outgoing.describe() == SenderDescription("left", "10.7.0.9")
     assert outgoing.send(ListPayloads([b"x"])) == 1
 
 
@@ -380,4 +391,4 @@ def test_an_alternative_name_is_a_name(stack: ExitStack, veth: str, group: str) 
     incoming = receiver(stack, port, address, interface=long)
     sender(stack, port, address, interface=long, ttl=1).send(ListPayloads([b"by another name"]))
     assert take(incoming, 1) == [b"by another name"]
-    assert incoming.describe()["interfaces"] == [veth]
+    assert incoming.describe().interfaces == (veth,)

@@ -57,11 +57,11 @@ def refuse(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 def shown(link: SocketReceiver) -> dict[str, tuple[object, object, bool, bool]]:
     return {
-        str(each["interface"]): (
-            each["wanted"],
-            each["actual"],
-            "no buffer space available" in str(each["refused"]),
-            each["retry_in"] is not None,
+        each.interface: (
+            each.wanted,
+            each.actual,
+            "no buffer space available" in str(each.refused),
+            each.retry_in is not None,
         )
         for each in link.memberships()
     }
@@ -101,7 +101,7 @@ def test_one_of_several_that_is_refused_is_tried_again_ever_more_rarely(
     assert delays[0] < delays[2] < delays[4] < delays[7] <= RETRY_MAX_SECONDS
     assert shown(link) == {"left": LACKING, "right": WHOLE}
     assert (link.glance().interfaces, link.glance().wanted) == (("right",), 2)
-    assert link.describe()["interfaces"] == ["right"]
+    assert link.describe().interfaces == ("right",)
     refuse()
     link.network_changed()
     assert (link.trouble, link.retry_at) == ("", None)
@@ -190,7 +190,10 @@ def test_an_interface_that_has_just_gone_is_not_refused_but_wanted_no_more(
     )
     stack.callback(link.close)
     if when == "joined":
-        assert link.describe()["interfaces"] == ["left", "third"]
+        assert link.describe().interfaces == (
+            "left",
+            "third",
+        )
         ip("link del third")
         link.rejoin()  # which finds it gone
         link.network_changed()

@@ -49,8 +49,8 @@ def _usable(host: Host, name: str) -> bool:
 def way(host: Host, interface: str | None, group: str) -> tuple[str, str]:
     with inside(host), closing(SocketSender(ip_address(group), 9190, interface=interface)) as sender:
         told = sender.describe()
-        assert sender._sock.getsockname()[0].partition("%")[0] == told["address"]
-        return str(told["interface"]), str(told["address"])
+        assert sender._sock.getsockname()[0].partition("%")[0] == told.address
+        return told.interface, told.address
 
 
 CASES = [
@@ -232,11 +232,11 @@ def test_an_address_that_goes_under_a_sender_costs_no_datagram(host: Host, group
     with inside(host):
         sender = SocketSender(ip_address(group), 9190, interface="eth0")
     with closing(sender):
-        before = str(sender.describe()["address"])
+        before = sender.describe().address
         assert sender.send(ListPayloads([b"one"])) == 1
         host.ip(f"addr del {next(one for one in addresses if one.startswith(before))} dev eth0")
         with inside(host):
             assert sender.send(ListPayloads([b"two", b"three"])) == 2
             if group == SIX:  # the kernel goes on sending from the address that went
                 sender.network_changed()
-        assert sender.describe()["address"] in {one.partition("/")[0] for one in addresses} - {before}
+        assert sender.describe().address in {one.partition("/")[0] for one in addresses} - {before}

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from support.wait import wait_for
 
 from mcastd import clock
+from mcastd.codec import as_json
 from mcastd.config import OutboundChannel
 from mcastd.errors import LinkError, SourceError
 from mcastd.net.fake import FakeSender
@@ -445,7 +446,7 @@ def test_it_stops_at_once(bench: Any, tmp_path: Path, state: str) -> None:
             it.wait_sent(5000)
         else:
             wait_for(lambda: context.busy_since is None, "it waits")
-    json.dumps(it.channel.status())
+    json.dumps(as_json(it.channel.status()))
 
 
 def test_other_settings_of_the_way_and_the_pace_keep_the_place_in_the_source(bench: Any) -> None:
@@ -671,8 +672,8 @@ def test_status_says_what_there_is_to_know(bench: Any, path: Path) -> None:
         it.run()
     with it.running() as context:
         it.wait_sent(1)
-        wait_for(lambda: it.channel.status()["pending"] == 999, "pending")
-        status = it.channel.status()
+        wait_for(lambda: it.channel.status().pending == 999, "pending")
+        status = as_json(it.channel.status())
         assert context.detail == "to 239.255.1.2 port 9190, every 3600 s"
     assert status == json.loads(json.dumps(status))
     assert status["counters"] == {
@@ -686,5 +687,5 @@ def test_status_says_what_there_is_to_know(bench: Any, path: Path) -> None:
     }
     assert (status["group"], status["port"], status["ttl"]) == ("239.255.1.2", 9190, 3)
     assert (status["source"], status["position"]) == (str(path), len(TEXT))
-    assert status["link"] == {"interface": "fake0", "sending": "send"}
-    assert it.channel.status()["link"] is None
+    assert status["link"] == {"interface": "fake0", "address": "192.0.2.9", "sending": "send"}
+    assert it.channel.status().link is None

@@ -83,7 +83,7 @@ class Run:
         )
 
     def reading(self, how: str) -> None:
-        wait_for(lambda: self.worker.status()["reading"] == how, how)
+        wait_for(lambda: self.worker.status().reading == how, how)
 
 
 def file_output(path: Path, **settings: Any) -> dict[str, Any]:

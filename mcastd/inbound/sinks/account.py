@@ -10,8 +10,9 @@ from structlog.typing import FilteringBoundLogger
 
 from mcastd import clock
 from mcastd.clock import Clock
-from mcastd.counters import OutputCounters
+from mcastd.counters import OutputCounters, copy_of
 from mcastd.errors import SinkError, reason_of
+from mcastd.status import OutputStatus
 
 QUIET = 60.0  # seconds in which one trouble is not said twice: a disk that is nearly full comes and goes
 
@@ -89,20 +90,17 @@ class Account:
         trouble = self._trouble  # once: the worker's thread may recover meanwhile
         return "" if trouble is None or trouble.reason in EXPECTED else f"{trouble.what}: {trouble.cause}"
 
-    def status(self) -> dict[str, object]:
-        counters, trouble = self.counters, self._trouble  # once: the worker's thread may recover meanwhile
-        return {
-            "path": str(self._path),
-            "counters": {
-                "written": counters.written,
-                "written_bytes": counters.written_bytes,
-                "dropped": dict(counters.dropped),
-                "queued": counters.queued,
-            },
-            "error": None if trouble is None else str(trouble),
-            "way_out": "" if trouble is None else trouble.way_out,
-            "reason": None if trouble is None else trouble.reason,
-        }
+    def status(self, kind: str, format: str) -> OutputStatus:
+        trouble = self._trouble  # once: the worker's thread may recover meanwhile
+        return OutputStatus(
+            kind=kind,
+            format=format,
+            path=str(self._path),
+            counters=copy_of(self.counters),
+            error=None if trouble is None else str(trouble),
+            way_out="" if trouble is None else trouble.way_out,
+            reason=None if trouble is None else trouble.reason,
+        )
 
     def _translated(self, error: OSError) -> SinkError:
         return SinkError(

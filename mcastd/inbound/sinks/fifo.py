@@ -40,6 +40,7 @@ from mcastd.inbound.sinks.paths import (
 from mcastd.inbound.sinks.records import Record, Records, fitting, size_of, whole
 from mcastd.net.link import IOV_MAX, Batch
 from mcastd.paths import OF_FILES, Identity, identity
+from mcastd.status import OutputStatus
 
 NOT_A_FIFO = "not-a-fifo"
 FULL = "full"
@@ -208,8 +209,8 @@ class FifoSink:
         trouble = self._trouble("stopped", STOPPED, "its reader did not take it in time")
         self._disconnect(trouble, leave=not for_good)
 
-    def status(self) -> dict[str, object]:
-        return {"kind": self._config.kind, "format": self._config.format, **self._account.status()}
+    def status(self) -> OutputStatus:
+        return self._account.status(self._config.kind, self._config.format)
 
     def _connect(self) -> None:
         """Have the FIFO at the path open, with a reader. Raises OSError, SinkError."""

@@ -29,6 +29,7 @@ from mcastd.inbound.sinks.paths import (
 from mcastd.inbound.sinks.records import Made, Record, Records, fitting, whole
 from mcastd.net.link import Batch
 from mcastd.paths import Identity, Place, identity
+from mcastd.status import OutputStatus
 
 NOT_A_FILE = "not-a-file"
 ROTATION = "rotation"
@@ -132,8 +133,8 @@ class FileSink:
     def close(self, *, for_good: bool = False) -> None:
         self._account.attempt(self._release)  # a network file system may tell of a lost write only now
 
-    def status(self) -> dict[str, object]:
-        return {"kind": self._config.kind, "format": self._config.format, **self._account.status()}
+    def status(self) -> OutputStatus:
+        return self._account.status(self._config.kind, self._config.format)
 
     def _try(self, prepare: Callable[[], None]) -> None:
         """Prepare without a record to write, and note how that went."""

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from mcastd.counters import OutputCounters
 from mcastd.net.link import Batch
+from mcastd.status import OutputStatus
 
 
 class Sink(Protocol):
@@ -71,5 +72,5 @@ class Sink(Protocol):
         What a reader sees as the end may wait for the next sink of the same path, unless it is ``for_good``.
         """
 
-    def status(self) -> dict[str, object]:
-        """Path, kind, counters and what is wrong, as JSON values. Called from other threads."""
+    def status(self) -> OutputStatus:
+        """Called from other threads."""

@@ -1,0 +1,98 @@
+"""Dataclasses as JSON values, and back: all that goes over the control socket, or out by ``--json``."""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
+
+
+def as_json(value: Any) -> Any:
+    """``value`` with each dataclass in it as an object of its fields, in their order.
+
+    Not asdict(): it makes nonsense of a Counter.
+    """
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {key: as_json(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(one) for one in value]
+    return {field.name: as_json(getattr(value, field.name)) for field in fields(value)}
+
+
+def from_json(kind: type[T], value: object) -> T:
+    """The dataclass ``kind`` that ``value`` tells of, which another version may have made.
+
+    A field that is missing, or of another type, gets its default, or else the empty value of its type. What
+    is unknown is left out. So ``{}`` makes one of which nothing is known.
+    """
+    told = value if isinstance(value, dict) else {}
+    types = _types_of(kind)
+    return kind(**{field.name: _field(field, types[field.name], told) for field in fields(kind)})
+
+
+@cache
+def _types_of(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _field(field: Field[Any], kind: Any, told: dict[str, object]) -> Any:
+    with suppress(KeyError, TypeError):
+        return _fitted(kind, told[field.name])
+    return _empty(kind) if field.default is MISSING else field.default
+
+
+def _fitted(kind: Any, value: object) -> Any:
+    """Raises TypeError if ``value`` is not of this type."""
+    of = get_args(kind)
+    plain = get_origin(kind) or kind
+    if plain is UnionType:
+        return _first_fitting(of, value)
+    if isinstance(value, dict):
+        return _fitted_object(plain, of, value)
+    if plain is tuple and isinstance(value, list | tuple):
+        return tuple(_fitted(of[0], one) for one in value)
+    if type(value) is plain or (plain is float and type(value) is int):
+        return value
+    if issubclass(plain, enum.Enum) and isinstance(value, str):
+        return plain(value)
+    raise TypeError(kind)
+
+
+def _first_fitting(kinds: tuple[Any, ...], value: object) -> Any:
+    for kind in kinds:
+        with suppress(TypeError):
+            return _fitted(kind, value)
+    raise TypeError(kinds)
+
+
+def _fitted_object(plain: Any, of: tuple[Any, ...], value: dict[str, object]) -> Any:
+    if plain is Mapping:
+        return {key: _fitted(of[1], one) for key, one in value.items()}
+    if plain is Counter:
+        return Counter({key: _fitted(int, one) for key, one in value.items()})
+    if is_dataclass(plain):
+        return from_json(plain, value)  # type: ignore[arg-type] # is_dataclass() may be asked of an instance
+    raise TypeError(plain)
+
+
+def _empty(kind: Any) -> Any:
+    """The value of a field of which nothing is known."""
+    of = get_args(kind)
+    plain = get_origin(kind) or kind
+    if plain is UnionType:
+        return None if NoneType in of else _empty(of[0])
+    if is_dataclass(plain):
+        return from_json(plain, {})  # type: ignore[arg-type] # as above
+    return {} if plain is Mapping else plain()

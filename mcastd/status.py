@@ -1,0 +1,144 @@
+"""What a worker says of itself: one definition for those who make it and those who read it.
+
+As JSON (``mcastctl status --json``, the control socket) each class is an object of its fields, in their
+order: see codec.py. Each kind of worker has a class of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mcastd.counters import InboundCounters, OutboundCounters, OutputCounters
+
+
+class Status:
+    """The settings and counters of a worker at one moment: the base of each kind's own dataclass."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SenderDescription:
+    """The effective settings of a way to a group."""
+
+    interface: str
+    address: str  # that it sends from
+
+
+@dataclass(frozen=True, slots=True)
+class SenderStatus(SenderDescription):
+    sending: str  # "gso", "sendmmsg" or "send": see net.link.Sender
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelStatus(Status):
+    group: str
+    port: int
+    ttl: int
+    framing: str
+    max_datagram: int  # bytes
+    pacing: str  # in words
+    source: str  # path
+    source_state: str
+    position: int  # bytes of the source that were read
+    pending: int  # datagrams that were read and not sent yet
+    repeat: int | str  # rounds, or "forever"
+    counters: OutboundCounters
+    link: SenderStatus | None  # None: there is none now
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiverDescription:
+    """The effective settings of what receives a group."""
+
+    interfaces: tuple[str, ...]  # on which the group is joined, in order
+    receive_buffer: int  # bytes of the smallest, in the measure of SO_RCVBUF
+    reading: str  # by which system call
+    coalesced: bool  # whether the kernel may hand over several datagrams in one piece
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MembershipStatus:
+    """A group on one interface. Filters are in net.link.SourceFilter's words."""
+
+    interface: str
+    ifindex: int
+    group: str
+    wanted: str  # the source filter
+    actual: str | None  # the one that the kernel has; None: no membership
+    refused: str | None  # why the kernel did not take it
+    retry_in: float | None  # seconds until the next attempt, if it was refused
+
+
+@dataclass(frozen=True, slots=True)
+class BySource:
+    """Datagrams by the address that they came from."""
+
+    top: Mapping[str, int]  # the busiest sources, busiest first
+    rest: int  # of all others
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputStatus:
+    kind: str
+    format: str
+    path: str
+    counters: OutputCounters
+    error: str | None  # what is wrong, in words; None: nothing
+    way_out: str  # what a person can do about it
+    reason: str | None  # the same as datagrams dropped for it are counted by
+    received_before: int = 0  # by the subscription, when this output began
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedOutputs:
+    """The outputs that there are no more."""
+
+    dropped: Mapping[str, int]  # by reason
+
+
+@dataclass(frozen=True, slots=True)
+class Hanging:
+    """An output that does not answer."""
+
+    path: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveBuffer:
+    """Bytes, in the measure of SO_RCVBUF."""
+
+    asked: int
+    had: int | None  # None: there is no socket now
+    advice: str | None  # if it is too small
+
+
+# The age of the last overflow where a daemon does not tell it.
+UNKNOWN_AGE = math.inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionStatus(Status):
+    group: str
+    port: int
+    interface: str | tuple[str, ...] | None  # the setting
+    sources: tuple[str, ...]
+    exclude_sources: tuple[str, ...]
+    memberships: tuple[MembershipStatus, ...]
+    counters: InboundCounters
+    stale: bool  # silent for longer than expected
+    last_overflow_age: float | None = UNKNOWN_AGE  # seconds; None: not with this receive buffer
+    last_datagram_age: float | None  # seconds
+    first_source: str
+    last_source: str
+    by_source: BySource
+    outputs: tuple[OutputStatus, ...]
+    closed_outputs: ClosedOutputs
+    hanging: Hanging | None  # an output, for too long
+    max_latency: float  # seconds
+    reading: str  # "with others" or "alone"
+    receive_buffer: ReceiveBuffer
+    link: ReceiverDescription | None  # None: there is none now

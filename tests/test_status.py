@@ -1,0 +1,201 @@
+"""What is told of a worker, as JSON: each value in its place, in the order that people and programs know."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from mcastd.bounded import Patience
+from mcastd.codec import as_json, from_json
+from mcastd.config import InboundSubscription, OutboundChannel
+from mcastd.counters import InboundCounters, OutboundCounters, OutputCounters, copy_of
+from mcastd.errors import SinkError
+from mcastd.inbound.subscription import Subscription
+from mcastd.net.fake import FakeReceiver, FakeSender
+from mcastd.net.link import Load
+from mcastd.net.payloads import ListPayloads
+from mcastd.outbound.channel import Channel
+from mcastd.status import ChannelStatus, MembershipStatus, ReceiverDescription, SubscriptionStatus
+from mcastd.worker import Context
+
+NOW = 5000.0  # monotonic seconds
+CHANNEL = """{
+  "group": "239.255.1.2", "port": 9190, "ttl": 3, "framing": "line", "max_datagram": 1316,
+  "pacing": "every 0.25 s", "source": "/srv/news", "source_state": "at rest", "position": 4711, "pending": 6,
+  "repeat": 7,
+  "counters": {
+    "sent": 101, "sent_bytes": 102, "refused": {"EPERM": 103, "ENOBUFS": 104}, "dropped": {"too-big": 105},
+    "lines_split": 106, "rounds": 107, "late": 108
+  },
+  "link": {"interface": "fake0", "address": "192.0.2.9", "sending": "gso"}
+}"""
+SUBSCRIPTION = """{
+  "group": "239.255.1.3", "port": 9191, "interface": ["eth0", "eth1"], "sources": ["192.0.2.1"],
+  "exclude_sources": [],
+  "memberships": [
+    {
+      "interface": "eth1", "ifindex": 201, "group": "239.255.1.3", "wanted": "include 192.0.2.1",
+      "actual": "any", "refused": "no room", "retry_in": 202.5
+    },
+    {
+      "interface": "eth0", "ifindex": 203, "group": "239.255.1.3", "wanted": "none", "actual": null,
+      "refused": null, "retry_in": null
+    }
+  ],
+  "counters": {"received": 204, "received_bytes": 205, "truncated": 206, "overflow": 207},
+  "stale": true, "last_overflow_age": 208.0, "last_datagram_age": 209.0, "first_source": "192.0.2.11",
+  "last_source": "192.0.2.10",
+  "by_source": {"top": {"192.0.2.10": 30, "192.0.2.20": 29, "192.0.2.19": 28, "192.0.2.18": 27,
+    "192.0.2.17": 26, "192.0.2.16": 25, "192.0.2.15": 24, "192.0.2.14": 23, "192.0.2.13": 22,
+    "192.0.2.12": 21}, "rest": 20},
+  "outputs": [
+    {
+      "kind": "file", "format": "lines", "path": "/srv/a",
+      "counters": {"written": 210, "written_bytes": 211, "dropped": {"no-space": 212}, "queued": 213},
+      "error": "cannot write: disk full; make room", "way_out": "make room", "reason": "no-space",
+      "received_before": 214
+    },
+    {
+      "kind": "fifo", "format": "json", "path": "/srv/b",
+      "counters": {"written": 215, "written_bytes": 216, "dropped": {"no-reader": 217}, "queued": 218},
+      "error": null, "way_out": "", "reason": null, "received_before": 0
+    }
+  ],
+  "closed_outputs": {"dropped": {"io-error": 219}},
+  "hanging": {"path": "/srv/b", "seconds": 220.0},
+  "max_latency": 0.125, "reading": "with others",
+  "receive_buffer": {
+    "asked": 221000, "had": 222,
+    "advice": "the kernel gave less than was asked for: sysctl net.core.rmem_max=221000"
+  },
+  "link": {"interfaces": ["eth0", "eth1"], "receive_buffer": 222, "reading": "recvmmsg", "coalesced": true}
+}"""
+
+
+def channel() -> Channel:
+    settings = {"group": "239.255.1.2", "port": 9190, "source": "/srv/news", "interval": 0.25, "repeat": 7}
+    worker = Channel(
+        "outbound/news",
+        OutboundChannel.model_validate({**settings, "ttl": 3, "framing": "line", "max_datagram": 1316}),
+        lambda _: FakeSender(),
+    )
+    worker.counters = OutboundCounters(
+        101, 102, Counter(EPERM=103, ENOBUFS=104), Counter({"too-big": 105}), 106, 107, 108
+    )
+    worker._source.position = 4711
+    worker._source.state = "at rest"
+    worker._pending, worker._next = ListPayloads([b"x"] * 8), 2
+    worker._link = FakeSender()
+    worker._link.sending = "gso"
+    worker._described = worker._link.describe()
+    return worker
+
+
+class Linked(FakeReceiver):
+    def memberships(self, patience: Patience | None = None) -> tuple[MembershipStatus, ...]:
+        one = MembershipStatus(
+            interface="eth1",
+            ifindex=201,
+            group="239.255.1.3",
+            wanted="include 192.0.2.1",
+            actual="any",
+            refused="no room",
+            retry_in=202.5,
+        )
+        other = MembershipStatus(
+            interface="eth0",
+            ifindex=203,
+            group="239.255.1.3",
+            wanted="none",
+            actual=None,
+            refused=None,
+            retry_in=None,
+        )
+        return one, other
+
+    def load(self) -> Load:
+        return Load(207)
+
+    def describe(self) -> ReceiverDescription:
+        return ReceiverDescription(("eth0", "eth1"), 222, "recvmmsg", True)
+
+
+def subscription(monkeypatch: pytest.MonkeyPatch) -> Subscription:
+    output = [
+        {"kind": "file", "format": "lines", "path": "/srv/a"},
+        {"kind": "fifo", "format": "json", "path": "/srv/b"},
+    ]
+    settings = {"group": "239.255.1.3", "port": 9191, "interface": ["eth0", "eth1"], "sources": ["192.0.2.1"]}
+    settings |= {"output": output, "max_latency": 0.125, "receive_buffer": 221000}
+    worker = Subscription(
+        "inbound/news", InboundSubscription.model_validate(settings), lambda *_: FakeReceiver()
+    )
+    monkeypatch.setattr("mcastd.clock.monotonic", lambda: NOW)
+    intake, turns, condition, outputs = worker._intake, worker._turns, worker._condition, worker._outputs
+    intake.counters = InboundCounters(204, 205, 206, 0)
+    for number in range(11, 21):
+        intake.sources.add(f"192.0.2.{number}", number + 9)
+    intake.sources.add("192.0.2.10", 30)
+    intake.last = NOW - 209
+    intake._context, intake._asked_at = Context(), NOW - 220
+    intake._context.waits_for = "/srv/b"
+    condition.stale = True
+    condition._overflow, condition._overflow_at = 207, NOW - 208
+    turns.link, turns.handover.lent_by = Linked(), Context()
+    file, pipe = outputs.sinks
+    outputs._began[file] = 214
+    outputs._closed = Counter({"io-error": 219})
+    outputs._note()
+    file.counters.written, file.counters.written_bytes, file.counters.queued = 210, 211, 213
+    file._account.drop(212, SinkError("cannot write", "disk full", "make room", reason="no-space"))  # type: ignore[attr-defined]
+    pipe.counters.written, pipe.counters.written_bytes, pipe.counters.queued = 215, 216, 218
+    pipe.counters.dropped["no-reader"] = 217
+    return worker
+
+
+def flattened(text: str) -> str:
+    return json.dumps(json.loads(text))
+
+
+def test_a_channel_tells_each_value_in_its_place() -> None:
+    assert json.dumps(as_json(channel().status())) == flattened(CHANNEL)
+
+
+def test_a_subscription_tells_each_value_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert json.dumps(as_json(subscription(monkeypatch).status())) == flattened(SUBSCRIPTION)
+
+
+@pytest.mark.parametrize(("kind", "text"), [(ChannelStatus, CHANNEL), (SubscriptionStatus, SUBSCRIPTION)])
+def test_what_was_read_of_json_is_what_was_told(kind: Any, text: str) -> None:
+    assert json.dumps(as_json(from_json(kind, json.loads(text)))) == flattened(text)
+
+
+def test_what_another_version_tells_is_understood_as_far_as_it_is_known() -> None:
+    told = {
+        "port": "9190",
+        "mood": "good",
+        "counters": {"received": 5, "held": 6},
+        "memberships": [{"ifindex": 2}],
+    }
+    status = from_json(
+        SubscriptionStatus, told | {"by_source": [], "outputs": [3], "receive_buffer": {"had": True}}
+    )
+    assert status.port == 0
+    assert status.counters == InboundCounters(received=5)
+    (membership,) = status.memberships
+    assert (membership.ifindex, membership.interface, membership.actual) == (2, "", None)
+    assert (status.by_source.top, status.by_source.rest, status.outputs) == ({}, 0, ())
+    assert (status.receive_buffer.had, status.link) == (None, None)
+    assert from_json(ChannelStatus, None) == from_json(ChannelStatus, {})
+
+
+def test_counters_in_a_status_do_not_count_on() -> None:
+    live = OutputCounters(written=1)
+    live.dropped["no-space"] = 2
+    kept = copy_of(live)
+    live.written = 3
+    live.dropped["no-space"] = 4
+    assert (kept.written, kept.dropped) == (1, {"no-space": 2})
