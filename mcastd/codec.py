@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
@@ -61,9 +61,9 @@ def _fitted(kind: Any, value: object) -> Any:
         return _first_fitting(of, value)
     if isinstance(value, dict):
         return _fitted_object(plain, of, value)
-    if plain is tuple and isinstance(value, list | tuple):
+    if plain in (tuple, Sequence) and isinstance(value, list | tuple):
         return tuple(_fitted(of[0], one) for one in value)
-    if type(value) is plain or (plain is float and type(value) is int):
+    if plain in (type(value), object) or (plain is float and type(value) is int):
         return value
     if issubclass(plain, enum.Enum) and isinstance(value, str):
         return plain(value)
@@ -95,4 +95,4 @@ def _empty(kind: Any) -> Any:
         return None if NoneType in of else _empty(of[0])
     if is_dataclass(plain):
         return from_json(plain, {})  # type: ignore[arg-type] # as above
-    return {} if plain is Mapping else plain()
+    return {Mapping: dict, Sequence: tuple}.get(plain, plain)()

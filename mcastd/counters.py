@@ -101,3 +101,15 @@ def copy_of(counters: T) -> T:
         if isinstance(count := getattr(copied, field_.name), Counter):
             setattr(copied, field_.name, count.copy())
     return copied
+
+
+def growth(now: T, before: T) -> T:
+    """By how much each count is more than it was."""
+    grown = copy_of(now)
+    for field_ in fields(grown):
+        count, was = getattr(grown, field_.name), getattr(before, field_.name)
+        if isinstance(count, Counter):
+            count.subtract(was)
+        else:
+            setattr(grown, field_.name, count - was)
+    return grown

@@ -19,6 +19,7 @@ import click
 
 from mcastd import __version__
 from mcastd.adhoc.commands import groups, listen, send
+from mcastd.codec import from_json
 from mcastd.console import findings
 from mcastd.console.options import json_option, probe_option, watch_option
 from mcastd.console.program import Program
@@ -28,6 +29,7 @@ from mcastd.control.protocol import Message, VarlinkError
 from mcastd.doctor.privilege import may_capture, same_network
 from mcastd.errors import ControlError
 from mcastd.printable import printable
+from mcastd.status import WorkerView
 
 DEFAULT_SOCKET = Path("/run/mcastd/control")
 HEALTHY = {"active", "finished", "inactive"}  # inactive: stopped by somebody, who knows
@@ -283,10 +285,10 @@ def list_workers(client: ControlClient, name: str | None = None) -> list[Message
     return named
 
 
-def workers_or_error(client: ControlClient) -> list[Message]:
+def workers_or_error(client: ControlClient) -> list[WorkerView]:
     """All workers. Raises McastdError, whatever goes wrong."""
     try:
-        return list_workers(client)
+        return [from_json(WorkerView, worker) for worker in list_workers(client)]
     except VarlinkError as error:
         raise ControlError("the daemon's workers", str(error)) from error
 

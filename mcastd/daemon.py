@@ -14,9 +14,8 @@ from pathlib import Path
 from mcastd import __version__, clock, log, systemd
 from mcastd.build import build
 from mcastd.chores import Chores
-from mcastd.codec import as_json
 from mcastd.config import Changes, Config, InboundSubscription, OpenFiles, OutboundChannel, diff
-from mcastd.control.commands import DaemonView, NoSuchWorker, ReloadView
+from mcastd.control.commands import NoSuchWorker
 from mcastd.control.protocol import Message
 from mcastd.control.server import ControlServer
 from mcastd.doctor.evidence import Troubles
@@ -33,8 +32,9 @@ from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.watcher import Watcher
 from mcastd.process import Signals, settle, share_interpreter
 from mcastd.reloads import Reloads
+from mcastd.status import DaemonView, ReloadView, WorkerView
 from mcastd.supervisor import Supervisor
-from mcastd.worker import Headline, Signal, Vitals, Worker, WorkerView
+from mcastd.worker import Headline, Signal, Vitals, Worker
 
 # After this long without a change of the network for as many workers, the interpreter is shared as before.
 NETWORK_CALM_SECONDS = 2.0
@@ -285,15 +285,7 @@ class Daemon:
     def _subjects(self) -> list[Subject]:
         settings = self._config.workers()  # a reload may be under way: one of the two may lack a worker
         return [
-            Subject(
-                view.name,
-                settings[view.name],
-                view.state,
-                view.detail,
-                as_json(view.status),
-                errno=view.errno,
-                way_out=view.way_out or view.waits,
-            )
+            Subject.of(view, settings[view.name])
             for view in self._supervisor.views()
             if view.name in settings
         ]

@@ -12,7 +12,6 @@ import select
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from mcastd import clock
@@ -281,21 +280,3 @@ class Headline(NamedTuple):
     restarts: int  # runs that failed
     troubled: bool  # not as it should be: the detail says why
     error: McastdError | None = None  # that ended the last run, if the detail tells of one
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerView:
-    """A worker as it is seen from outside at one moment."""
-
-    name: str  # "outbound/NAME" or "inbound/NAME"
-    kind: str  # "outbound" or "inbound"
-    state: str  # see supervisor/state.py
-    since: float  # seconds in this state
-    detail: str  # why it is not active, or what it does
-    restarts: int  # runs that failed
-    status: Status  # the worker's own: settings and counters
-    troubled: bool = False  # as in Headline
-    # Of the error that the detail tells of, if it tells of one
-    errno: str = ""  # its name, "EPERM"; "" if the kernel has no part in it
-    way_out: str = ""  # what a person can do
-    waits: str = ""  # what the worker does meanwhile: "waiting for it"

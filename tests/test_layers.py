@@ -18,7 +18,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
     "log": {"clock", "printable"},
     "replaceable": {"clock"},
     "paths": {"errors"},
-    "status": {"counters"},
+    "status": {"codec", "counters"},
     "entry": {"cli", "ctl"},
     "worker": LEAVES,
     "handover": LEAVES | {"worker"},

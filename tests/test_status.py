@@ -11,14 +11,14 @@ import pytest
 from mcastd.bounded import Patience
 from mcastd.codec import as_json, from_json
 from mcastd.config import InboundSubscription, OutboundChannel
-from mcastd.counters import InboundCounters, OutboundCounters, OutputCounters, copy_of
+from mcastd.counters import InboundCounters, OutboundCounters, OutputCounters, copy_of, growth
 from mcastd.errors import SinkError
 from mcastd.inbound.subscription import Subscription
 from mcastd.net.fake import FakeReceiver, FakeSender
 from mcastd.net.link import Load
 from mcastd.net.payloads import ListPayloads
 from mcastd.outbound.channel import Channel
-from mcastd.status import ChannelStatus, MembershipStatus, ReceiverDescription, SubscriptionStatus
+from mcastd.status import ChannelStatus, MembershipStatus, ReceiverDescription, SubscriptionStatus, as_kind
 from mcastd.worker import Context
 
 NOW = 5000.0  # monotonic seconds
@@ -199,3 +199,25 @@ def test_counters_in_a_status_do_not_count_on() -> None:
     live.written = 3
     live.dropped["no-space"] = 4
     assert (kept.written, kept.dropped) == (1, {"no-space": 2})
+
+
+def test_a_status_of_one_kind_says_of_another_what_both_have() -> None:
+    """So a program that knows fewer kinds than the daemon reads what it knows."""
+    told = channel().status()
+    assert as_kind(ChannelStatus, told) is told
+    other = as_kind(SubscriptionStatus, told)
+    assert (other.group, other.port, other.memberships, other.counters) == (
+        "239.255.1.2",
+        9190,
+        (),
+        InboundCounters(),
+    )
+    assert as_kind(SubscriptionStatus, None) == from_json(SubscriptionStatus, {})
+
+
+def test_growth_is_what_was_counted_in_between() -> None:
+    before = OutboundCounters(sent=3, refused=Counter(EPERM=2, ENOBUFS=4))
+    now = OutboundCounters(sent=10, refused=Counter(EPERM=7, ENOBUFS=4, EAGAIN=1))
+    grown = growth(now, before)
+    assert (grown.sent, grown.refused) == (7, {"EPERM": 5, "ENOBUFS": 0, "EAGAIN": 1})
+    assert now.refused["EPERM"] == 7

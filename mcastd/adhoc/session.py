@@ -8,7 +8,6 @@ import select
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TypeVar
 
 from mcastd import clock, log
 from mcastd.adhoc.settings import in_options
@@ -18,9 +17,9 @@ from mcastd.errors import McastdError
 from mcastd.net.watch import NetworkWatch
 from mcastd.printable import printable
 from mcastd.process import Signals, prepare_process
-from mcastd.status import Status
+from mcastd.status import S, WorkerView, as_kind
 from mcastd.supervisor import Supervisor
-from mcastd.worker import Worker, WorkerView
+from mcastd.worker import Worker
 
 FIRST_ATTEMPT = 5.0  # seconds
 STOP = 5.0  # seconds
@@ -28,7 +27,6 @@ STOP = 5.0  # seconds
 INTERRUPTED = 128
 WELL = {"active", "finished"}  # states
 
-S = TypeVar("S", bound=Status)
 Build = Callable[[str, OutboundChannel | InboundSubscription, NetworkWatch], Worker]
 
 
@@ -84,10 +82,7 @@ class Session:
         return self._supervisor.view(self.name)
 
     def status(self, kind: type[S]) -> S:
-        """The worker's own status, which is of this kind."""
-        status = self.view().status
-        assert isinstance(status, kind)
-        return status
+        return as_kind(kind, self.view().status)
 
     def wake(self) -> None:
         """End a :meth:`wait`, from any thread."""

@@ -20,7 +20,8 @@ from mcastd.control.monitor import SLOWEST
 from mcastd.control.protocol import LONGEST_WATCH_SECONDS, SERVICE, Call, Message, Reply, VarlinkError
 from mcastd.errors import ConfigError, McastdError
 from mcastd.log import get_logger
-from mcastd.worker import Headline, Vitals, WorkerView
+from mcastd.status import DaemonView, ReloadView, WorkerView
+from mcastd.worker import Headline, Vitals
 
 INTERFACE = "io.mcastd"
 MONITOR = f"{INTERFACE}.Monitor"
@@ -33,30 +34,6 @@ MAX_EXAMINATIONS, MAX_CHANGES = 4, 4
 # How long a change waits for its turn while others are under way.
 CHANGE_WAIT_SECONDS = 2.0
 log = get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class ReloadView:
-    """What a reload did: workers by name, and notes for people."""
-
-    added: Sequence[str] = ()
-    removed: Sequence[str] = ()
-    changed: Sequence[str] = ()
-    unchanged: Sequence[str] = ()
-    notes: Sequence[str] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class DaemonView:
-    """The daemon itself."""
-
-    version: str
-    pid: int
-    config: str  # path
-    since: float  # seconds that it has run
-    summary: str  # "3 of 4 workers active; inbound/news waiting for eth7"
-    disabled: Sequence[str] = ()  # workers that the configuration has, and that do not run
-    notes: Sequence[str] = ()  # what differs between the daemon and its configuration on disk
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.examine import Report, completed, examine, observe
 from mcastd.doctor.subject import Subject
 from mcastd.errors import ConfigError, McastdError
+from mcastd.status import WorkerView
 
 UNKNOWN = "the configuration on disk is not the one that runs: mend it, and reload"
 
@@ -24,7 +25,7 @@ class DeeperLook:
     def __init__(
         self,
         config: Path,
-        list_workers: Callable[[], Sequence[dict[str, Any]]],
+        list_workers: Callable[[], Sequence[WorkerView]],
         seconds: float,
         *,
         probe: bool = False,
@@ -43,17 +44,9 @@ class DeeperLook:
 
     def _take(self) -> list[Subject]:
         return [
-            Subject(
-                one["name"],
-                self._settings[one["name"]],
-                one["state"],
-                one["detail"],
-                one["status"],
-                errno=one["errno"],
-                way_out=one["way_out"] or one["waits"],
-            )
+            Subject.of(one, self._settings[one.name])
             for one in self._list_workers()
-            if one["name"] in self._settings
+            if one.name in self._settings
         ]
 
     def _observe(self) -> None:

@@ -17,11 +17,12 @@ from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Skipped, Way
 from mcastd.doctor.interfaces import setting_with
 from mcastd.doctor.quoting import command
-from mcastd.doctor.seen import grown, incomplete, seen_text, unwatched
+from mcastd.doctor.seen import incomplete, received_meanwhile, seen_text, unwatched
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import SETTLE, Observation
 from mcastd.net.ruleset import INBOUND, OUTBOUND, Facts
 from mcastd.net.tap import Flow, FlowKey
+from mcastd.status import SubscriptionStatus
 
 BROKEN, WARNING, HINT = Severity.BROKEN, Severity.WARNING, Severity.HINT
 # Share of the bytes on the wire that must be missing before a part counts as missing.
@@ -45,7 +46,7 @@ def delivery(subject: Subject, evidence: Evidence) -> Iterator[Said]:
     settings = subject.settings
     if not isinstance(settings, InboundSubscription):
         return
-    joined = [one["interface"] for one in subject.status.get("memberships", ()) if one["actual"]]
+    joined = [one.interface for one in subject.now(SubscriptionStatus).memberships if one.actual]
     if not joined:
         return
     yield from _probed(subject, evidence, joined)
@@ -56,7 +57,7 @@ def delivery(subject: Subject, evidence: Evidence) -> Iterator[Said]:
             yield skipped
         return
     arrivals = _arrivals(settings, joined, evidence)
-    received = grown(subject, "received")
+    received = received_meanwhile(subject).received
     if received == 0 and arrivals.wanted:
         read_by = observation.traffic.ended - SETTLE
         flows = [(key, flow) for key, flow in arrivals.wanted if flow.first <= read_by]
@@ -97,22 +98,25 @@ def _passes(settings: InboundSubscription, source: Address) -> bool:
 
 def _part(subject: Subject, wanted: list[tuple[FlowKey, Flow]], observation: Observation) -> Missing | None:
     """What is missing of what came, by the bytes: these are the same however packets were coalesced."""
-    counters = subject.status["counters"]
-    if "overflow" not in counters or not subject.earlier or grown(subject, "overflow"):
+    grown = received_meanwhile(subject)
+    if not subject.state or not subject.earlier or grown.overflow:
         return None  # no daemon's counters; or the buffer overflowed, which another check tells
     seen = sum(flow.size for _, flow in wanted)
     packets = sum(flow.packets for _, flow in wanted)
-    received = grown(subject, "received_bytes")
     if (
         packets < FEWEST_PACKETS
-        or seen - received <= MISSING_SHARE * seen
+        or seen - grown.received_bytes <= MISSING_SHARE * seen
         or _waiting(subject.settings, observation)
     ):
         return None
-    top = subject.status["by_source"]["top"], subject.earlier.get("by_source", {}).get("top", {})
-    silent = [(k, f) for k, f in wanted if top[0].get(str(k.source), 0) == top[1].get(str(k.source), 0)]
+    now, before = (
+        subject.now(SubscriptionStatus).by_source.top,
+        subject.before(SubscriptionStatus).by_source.top,
+    )
+    silent = [(k, f) for k, f in wanted if now.get(str(k.source), 0) == before.get(str(k.source), 0)]
     evidence = (
-        f"{seen_text(silent or wanted)}; of {seen} bytes in all the socket received {received} (status)"
+        f"{seen_text(silent or wanted)}; of {seen} bytes in all the socket received {grown.received_bytes}"
+        " (status)"
     )
     return Missing(subject, observation, silent or wanted, WARNING, evidence)
 
@@ -196,7 +200,7 @@ def _probed(subject: Subject, evidence: Evidence, joined: Sequence[str]) -> Iter
         return
     if problem:
         yield Skipped("probe", problem)
-    elif grown(subject, "received") == 0:
+    elif received_meanwhile(subject).received == 0:
         settings = subject.settings
         facts = Facts(settings.group, settings.port, joined[0])  # looped: it comes in where it would go out
         seen = f"a probe was sent by {', '.join(joined)} with ttl 0; received grew by 0 (status)"

@@ -9,12 +9,13 @@ from mcastd.doctor.blame import rules_of, taken
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.quoting import command
-from mcastd.doctor.seen import grown, grown_in, unwatched
+from mcastd.doctor.seen import sent_meanwhile, unwatched
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import Observation
 from mcastd.net.interfaces import Interface
 from mcastd.net.queues import FAST
 from mcastd.net.ruleset import OUTBOUND, Facts
+from mcastd.status import ChannelStatus
 
 # Share of what a full queue takes that the channel is to send: the queue has to get empty again.
 ROOM_SHARE = 0.8
@@ -30,12 +31,10 @@ def departure(subject: Subject, evidence: Evidence) -> Iterator[Said]:
     if not isinstance(settings, OutboundChannel) or settings.ttl == 0:
         return
     ways = evidence.ways(subject)
-    if not ways or not subject.status.get("counters"):
+    if not ways or not subject.state:
         return
-    refused = grown_in(subject, "refused", "EPERM")
-    ended_by_it = subject.errno == "EPERM" and bool(
-        subject.status["counters"].get("refused", {}).get("EPERM")
-    )
+    refused = sent_meanwhile(subject).refused["EPERM"]
+    ended_by_it = subject.errno == "EPERM" and subject.now(ChannelStatus).counters.refused["EPERM"] > 0
     facts = Facts(settings.group, settings.port, ways[0].name, ttl=settings.ttl)
     skipped = unwatched("departure", evidence)
     observation = evidence.observation
@@ -57,7 +56,7 @@ def _queue(
     subject: Subject, settings: OutboundChannel, way: Interface, observation: Observation
 ) -> Finding | None:
     """A queue of the interface that had no room for what the channel sends, and counted that, too."""
-    refused = grown_in(subject, "refused", "ENOBUFS")
+    refused = sent_meanwhile(subject).refused["ENOBUFS"]
     if not refused or observation.before is None or observation.after is None:
         return None
     before, queue = (kernel.queues.get(way.index) for kernel in (observation.before, observation.after))
@@ -88,7 +87,8 @@ def _queue(
 
 def _slower(subject: Subject, settings: OutboundChannel, seconds: float) -> str:
     """The setting with which the channel sends less than the queue took while it was watched."""
-    sent, size = grown(subject, "sent"), grown(subject, "sent_bytes")
+    grown = sent_meanwhile(subject)
+    sent, size = grown.sent, grown.sent_bytes
     if settings.rate is not None:
         fits = int(ROOM_SHARE * 8 * size / seconds) if size else settings.rate // 2
         return f"rate = {min(fits, settings.rate // 2) or 1}"
@@ -97,7 +97,7 @@ def _slower(subject: Subject, settings: OutboundChannel, seconds: float) -> str:
 
 
 def _silent(subject: Subject, way: Interface, facts: Facts, observation: Observation) -> Iterator[Said]:
-    sent = grown(subject, "sent")
+    grown = sent_meanwhile(subject)
     seen = observation.everything()
     left = sum(
         flow.packets
@@ -106,7 +106,7 @@ def _silent(subject: Subject, way: Interface, facts: Facts, observation: Observa
         if key.outgoing and (key.group, key.port) == (facts.group, facts.port)
     )
     # With IP_RECVERR the kernel says ENOBUFS for what a queue, or an nftables chain at egress, drops
-    refused = grown_in(subject, "refused", "ENOBUFS")
+    sent, refused = grown.sent, grown.refused["ENOBUFS"]
     if sent + refused >= FEWEST_SENT and not left and observation.is_complete and subject.earlier:
         counted = f"sent grew by {sent}, refused by ENOBUFS {refused} times (status)"
         counted += f"; none of it was seen on {way.name} (AF_PACKET)"

@@ -147,7 +147,7 @@ def observe(
         if watch is not None:
             watch.run(meant, seconds, probe=probe, enough=enough)
         earlier = {subject.name: subject.status for subject in before}
-        subjects = [replace(now, earlier=earlier.get(now.name, {})) for now in take()]
+        subjects = [replace(now, earlier=earlier.get(now.name)) for now in take()]
         observation = watch.end() if watch is not None else None
     finally:
         if watch is not None:

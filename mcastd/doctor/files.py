@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from mcastd.config import FifoOutput, FileOutput, InboundSubscription, OutboundChannel
 from mcastd.doctor.evidence import Evidence
@@ -28,6 +27,7 @@ from mcastd.doctor.subject import Subject
 from mcastd.errors import UnsafePathError
 from mcastd.inbound.sinks.account import EXPECTED
 from mcastd.paths import KINDS, place_of
+from mcastd.status import OutputStatus, SubscriptionStatus
 
 PROC = Path("/proc")  # whose files have a size of 0, whatever is in them, and which ProcSubset= hides
 
@@ -144,33 +144,37 @@ def outputs(subject: Subject, _evidence: Evidence) -> Iterator[Said]:
     if isinstance(subject.settings, OutboundChannel):
         return
     told = [
-        {output["path"]: output for output in status.get("outputs", ())}
-        for status in (subject.status, subject.earlier)
+        {output.path: output for output in status.outputs}
+        for status in (subject.now(SubscriptionStatus), subject.before(SubscriptionStatus))
     ]
     for output in subject.settings.output:
-        state, earlier = (by_path.get(str(output.path), {}) for by_path in told)
+        state, earlier = (by_path.get(str(output.path)) for by_path in told)
         yield from _output(subject, output, state, earlier)
 
 
 def _output(
-    subject: Subject, output: FileOutput | FifoOutput, state: Mapping[str, Any], earlier: Mapping[str, Any]
+    subject: Subject,
+    output: FileOutput | FifoOutput,
+    state: OutputStatus | None,
+    earlier: OutputStatus | None,
 ) -> Iterator[Said]:
     path = output.path
     said = f"output {str(path)!r} ({subject.table})"
-    takes = bool(state) and state["error"] is None  # what it has open it keeps, whatever becomes of the path
+    # What it has open it keeps, whatever becomes of the path
+    takes = state is not None and state.error is None
     findings = list(_path(subject, output, said, takes)) or list(_room(output, said))
     if not findings and (private := private_directory(path)):
         yield _unseen(subject, output, said, private)
-    if not findings and output.kind == "fifo":
+    if not findings and output.kind == "fifo" and state is not None:
         findings = list(_reader(path, said, state, earlier))
     yield from findings
-    if not findings and (error := state.get("error")):
+    if not findings and state is not None and state.error:
         yield Finding(
             "output-failing",
             Severity.BROKEN,
-            str(error),
-            (said, f"its error and drops: {state.get('counters', {}).get('dropped')} (status)"),
-            state.get("way_out") or "see the log",
+            state.error,
+            (said, f"its error and drops: {dict(state.counters.dropped)} (status)"),
+            state.way_out or "see the log",
         )
 
 
@@ -288,18 +292,19 @@ def _room(output: FileOutput | FifoOutput, said: str) -> Iterator[Finding]:
         )
 
 
-def _reader(path: Path, said: str, state: Mapping[str, Any], earlier: Mapping[str, Any]) -> Iterator[Finding]:
+def _reader(path: Path, said: str, state: OutputStatus, earlier: OutputStatus | None) -> Iterator[Finding]:
     """What the worker met. To open the pipe ourselves would wake a reader that waits, and then end it."""
-    if state.get("reason") not in EXPECTED:
+    if state.reason not in EXPECTED:
         return
-    now, before = (one.get("counters", {}).get("dropped", {}) for one in (state, earlier))
-    lost = sum(now.get(reason, 0) - before.get(reason, 0) for reason in EXPECTED) if earlier else 0
+    now = state.counters.dropped
+    before = now if earlier is None else earlier.counters.dropped
+    lost = sum(now[reason] - before[reason] for reason in EXPECTED)
     yield Finding(
         "fifo-no-reader",
         Severity.WARNING if lost else Severity.HINT,
         f"nobody reads the pipe {path}: what comes is dropped"
         if lost
         else f"nobody read the pipe {path} when it was last tried; nothing came since",
-        (said, f"error: {state['error']}; dropped: {now} (status)"),
+        (said, f"error: {state.error}; dropped: {dict(now)} (status)"),
         f"start its reader: {command('cat', path)}",
     )

@@ -13,6 +13,7 @@ from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.quoting import command, toml
 from mcastd.doctor.subject import Subject
 from mcastd.net.interfaces import ALL, Host, Interface, as_address
+from mcastd.status import ChannelStatus
 
 BROKEN, WARNING, HINT = Severity.BROKEN, Severity.WARNING, Severity.HINT
 NETLINK = "rtnetlink, as `ip address` shows it"
@@ -246,10 +247,10 @@ def _source(
     subject: Subject, settings: OutboundChannel, way: Interface, evidence: Evidence
 ) -> Iterator[Said]:
     """Whether receivers and routers take the address that a channel sends from for what it is."""
-    link = subject.status.get("link")
-    if not link or way.loopback:
+    link = subject.now(ChannelStatus).link
+    if link is None or way.loopback:
         return
-    source, group = ip_address(link["address"]), settings.group
+    source, group = ip_address(link.address), settings.group
     of_the_link = group.version == 6 and stays_on_link(group)  # then a link-local source is right
     better = [
         address
@@ -360,12 +361,11 @@ def _wrong_interface(subject: Subject, evidence: Evidence, ways: list[Interface]
 
 def _routed(sender: Subject, way: Interface, ways: list[Interface], evidence: Evidence) -> bool:
     """Returns True if this kernel is a multicast router that hands on what the sender sends to a way."""
-    link = sender.status.get("link") or {}
-    source, ttl = link.get("address"), getattr(sender.settings, "ttl", 0)
+    link, ttl = sender.now(ChannelStatus).link, getattr(sender.settings, "ttl", 0)
     return any(
         route.group == sender.settings.group
         and route.incoming == way.name
-        and (source is None or route.source.is_unspecified or str(route.source) == source)
+        and (link is None or route.source.is_unspecified or str(route.source) == link.address)
         and any(ttl > route.outgoing.get(one.name, ttl) for one in ways)
         for route in evidence.multicast_routes(sender.settings.group.version)
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from mcastd.config import DEFAULT_RECEIVE_BUFFER, InboundSubscription
 from mcastd.doctor.evidence import Evidence
@@ -12,29 +11,27 @@ from mcastd.doctor.quoting import sysctl
 from mcastd.doctor.subject import Subject
 from mcastd.net.interfaces import Interface
 from mcastd.net.tables import parse_igmp
-
-NOT_TOLD: Any = object()
+from mcastd.status import UNKNOWN_AGE, SubscriptionStatus
 
 
 def membership(subject: Subject, evidence: Evidence) -> Iterator[Said]:
     """Whether the kernel has each membership that is wanted, as it is wanted."""
     settings = subject.settings
     again = f"mcastctl stop-worker {subject.name}; mcastctl start-worker {subject.name}"
-    for wanted in subject.status.get("memberships", ()):
-        name, actual = wanted["interface"], wanted["actual"]
+    for wanted in subject.now(SubscriptionStatus).memberships:
+        name, actual, refused = wanted.interface, wanted.actual, wanted.refused
         version = settings.group.version
         proc = f"/proc/net/igmp{'6' if version == 6 else ''}"
         groups = evidence.host.groups(version)
-        joined = not groups or settings.group in groups.get(wanted["ifindex"], ())
+        joined = not groups or settings.group in groups.get(wanted.ifindex, ())
         if actual is None or not joined:
-            refused = wanted.get("refused")
             holder = "some other program has joined it" if joined else "nobody has joined it"
             yield Finding(
                 "membership-lost",
                 Severity.BROKEN,
                 f"its socket is no member of {settings.group} on {name}, so nothing reaches it",
                 (
-                    f"wanted: {wanted['wanted']}; the socket has: {actual or 'nothing'} (MCAST_MSFILTER)",
+                    f"wanted: {wanted.wanted}; the socket has: {actual or 'nothing'} (MCAST_MSFILTER)",
                     f"{settings.group} on {name}: {holder} ({proc})",
                     *((f"the kernel refused it: {refused}; it is tried again by itself",) if refused else ()),
                 ),
@@ -43,12 +40,12 @@ def membership(subject: Subject, evidence: Evidence) -> Iterator[Said]:
                 else again,
                 ways=() if refused else (Way(command=again),),
             )
-        elif actual not in (wanted["wanted"], "unknown"):
+        elif actual not in (wanted.wanted, "unknown"):
             yield Finding(
                 "membership-differs",
                 Severity.WARNING,
                 f"the kernel filters the sources of {settings.group} on {name} otherwise than configured",
-                (f"wanted: {wanted['wanted']}; the socket has: {actual} (MCAST_MSFILTER)",),
+                (f"wanted: {wanted.wanted}; the socket has: {actual} (MCAST_MSFILTER)",),
                 again,
                 ways=(Way(command=again),),
             )
@@ -106,9 +103,9 @@ def _querier_version(way: Interface, evidence: Evidence) -> int | None:
 
 def receive_buffer(subject: Subject, evidence: Evidence) -> Iterator[Said]:
     """Whether the kernel gave the buffer that was asked for."""
-    buffer: dict[str, Any] = subject.status.get("receive_buffer") or {}
-    asked, had = buffer.get("asked"), buffer.get("had")
-    if isinstance(asked, int) and isinstance(had, int) and had < asked:
+    buffer = subject.now(SubscriptionStatus).receive_buffer
+    asked, had = buffer.asked, buffer.had
+    if had is not None and had < asked:
         most = evidence.sysctl("net/core/rmem_max")
         yield Finding(
             "receive-buffer-small",
@@ -123,17 +120,17 @@ def receive_buffer(subject: Subject, evidence: Evidence) -> Iterator[Said]:
 
 def overflow(subject: Subject, evidence: Evidence) -> Iterator[Said]:
     """Whether the kernel dropped datagrams at a full buffer: while the doctor watched, or before."""
-    now = subject.status.get("counters", {}).get("overflow", 0)
-    before = subject.earlier.get("counters", {}).get("overflow", now)
+    status = subject.now(SubscriptionStatus)
+    now, buffer = status.counters.overflow, status.receive_buffer
+    before = subject.before(SubscriptionStatus).counters.overflow if subject.earlier else now
     if not now:
         return
-    buffer = subject.status.get("receive_buffer") or {}
-    line = f"receive_buffer = {_larger(buffer.get('asked') or 0)}"
+    line = f"receive_buffer = {_larger(buffer.asked)}"
     ways: tuple[Way, ...] = (Way(table=subject.table, lines=(line,)),)
     fix = f"{line} (bytes) in {subject.table}, and sysctl net.core.rmem_max as large"
-    if advice := buffer.get("advice"):
-        fix, ways = advice, ()
-    read = f"overflow = {now} (SO_MEMINFO, sk_drops); receive buffer {buffer.get('had')} bytes"
+    if buffer.advice:
+        fix, ways = buffer.advice, ()
+    read = f"overflow = {now} (SO_MEMINFO, sk_drops); receive buffer {buffer.had} bytes"
     if now > before:
         seconds = evidence.watched
         yield Finding(
@@ -144,8 +141,8 @@ def overflow(subject: Subject, evidence: Evidence) -> Iterator[Said]:
             fix,
             ways=ways,
         )
-    elif (age := subject.status.get("last_overflow_age", NOT_TOLD)) is not None:  # None: in another buffer
-        when = "" if age is NOT_TOLD else f", last noticed {age:.0f} s ago"
+    elif (age := status.last_overflow_age) is not None:  # None: in another buffer
+        when = "" if age == UNKNOWN_AGE else f", last noticed {age:.0f} s ago"
         yield Finding(
             "overflow-earlier",
             Severity.WARNING,

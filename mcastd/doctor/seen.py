@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mcastd.counters import InboundCounters, OutboundCounters, growth
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Skipped
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import Observation
 from mcastd.net.tap import Flow, FlowKey
+from mcastd.status import ChannelStatus, SubscriptionStatus
 
 
 def watched(check: str, evidence: Evidence) -> Observation | Skipped:
@@ -31,15 +33,14 @@ def unwatched(check: str, evidence: Evidence) -> Skipped | None:
     return seen if isinstance(seen, Skipped) else None
 
 
-def grown(subject: Subject, counter: str) -> int:
-    """By how much a counter of the worker has grown while it was watched."""
-    now = subject.status["counters"].get(counter, 0)
-    return int(now) - int(subject.earlier.get("counters", {}).get(counter, 0))
+def sent_meanwhile(subject: Subject) -> OutboundCounters:
+    """By how much the counters of a channel have grown while it was watched."""
+    return growth(subject.now(ChannelStatus).counters, subject.before(ChannelStatus).counters)
 
 
-def grown_in(subject: Subject, counter: str, key: str) -> int:
-    now = subject.status["counters"].get(counter, {}).get(key, 0)
-    return int(now) - int(subject.earlier.get("counters", {}).get(counter, {}).get(key, 0))
+def received_meanwhile(subject: Subject) -> InboundCounters:
+    """The same of a subscription."""
+    return growth(subject.now(SubscriptionStatus).counters, subject.before(SubscriptionStatus).counters)
 
 
 def seen_text(flows: Sequence[tuple[FlowKey, Flow]]) -> str:

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 
-from mcastd.codec import as_json
+from mcastd.codec import from_json
 from mcastd.config import InboundSubscription, OutboundChannel
+from mcastd.counters import InboundCounters
 from mcastd.doctor.subject import Settings, Subject
 from mcastd.errors import LinkError
 from mcastd.net.link import Receiver, Sender
+from mcastd.status import ChannelStatus, ReceiveBuffer, SenderStatus, Status, SubscriptionStatus
 
 MOST = 1000  # batches that are taken from a socket in one go: it may get more all the time
 
@@ -62,20 +64,24 @@ class Trial:
             return subject
         return replace(subject, detail=str(error), errno=error.code, way_out=error.way_out or error.waits)
 
-    def _status(self, name: str, settings: Settings) -> dict[str, object]:
+    def _status(self, name: str, settings: Settings) -> Status | None:
         """What the daemon's status would have of it. Not the overflow: here nobody reads all the time."""
         if sender := self._senders.get(name):
-            return {"link": as_json(sender.describe())}
+            way = sender.describe()
+            return replace(
+                from_json(ChannelStatus, {}), link=SenderStatus(way.interface, way.address, sender.sending)
+            )
         link = self._receivers.get(name)
         if link is None or not isinstance(settings, InboundSubscription):
-            return {}
+            return None
         for _ in range(MOST):
             self._received[name] += len(link.receive())
             if link.emptied:
                 break
         link.idle()
-        return {
-            "memberships": as_json(link.memberships()),
-            "counters": {"received": self._received[name]},
-            "receive_buffer": {"asked": settings.receive_buffer, "had": link.load().buffer},
-        }
+        return replace(
+            from_json(SubscriptionStatus, {}),
+            memberships=link.memberships(),
+            counters=InboundCounters(received=self._received[name]),
+            receive_buffer=ReceiveBuffer(settings.receive_buffer, link.load().buffer, None),
+        )

@@ -21,6 +21,7 @@ from mcastd.net.ruleset import Ruleset, Suspect, packets_of
 from mcastd.net.sender import SocketSender
 from mcastd.net.tables import UdpSocket
 from mcastd.net.tap import Flow, FlowKey, Seen, Tap, Traffic
+from mcastd.status import SubscriptionStatus
 
 PROBE = b"mcastd probe: sent by `doctor --probe`, to be ignored\n"
 LOOK_EVERY_SECONDS = 0.5  # whether somebody still waits for what is seen
@@ -163,7 +164,7 @@ def _probe(subject: Subject) -> str | None:
     TTL 0: it does not leave this host. None: there is nobody to receive it.
     """
     settings = subject.settings
-    names = [one["interface"] for one in subject.status.get("memberships", ()) if one["actual"]]
+    names = [one.interface for one in subject.now(SubscriptionStatus).memberships if one.actual]
     if not isinstance(settings, InboundSubscription) or not names:
         return None
     if settings.sources or settings.exclude_sources:

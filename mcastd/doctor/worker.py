@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.subject import Subject
+from mcastd.status import SubscriptionStatus
 
 
 def worker(subject: Subject, _evidence: Evidence) -> Iterator[Said]:
@@ -35,9 +36,10 @@ def worker(subject: Subject, _evidence: Evidence) -> Iterator[Said]:
                 start,
                 ways=(Way(command=start),),
             )
-    if subject.status.get("stale"):
-        age = subject.status.get("last_datagram_age")
-        last = f"last datagram {age:.0f} s ago" if isinstance(age, int | float) else "no datagram ever"
+    status = subject.now(SubscriptionStatus)
+    if status.stale:
+        age = status.last_datagram_age
+        last = "no datagram ever" if age is None else f"last datagram {age:.0f} s ago"
         expected = getattr(subject.settings, "expect_every", None)
         yield Finding(
             "stale",

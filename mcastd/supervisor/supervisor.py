@@ -10,9 +10,10 @@ from mcastd.bounded import Patience
 from mcastd.config import Changes, InboundSubscription, OutboundChannel
 from mcastd.config.addresses import Address, Interfaces
 from mcastd.errors import reason_of
+from mcastd.status import WorkerView
 from mcastd.supervisor.state import State
 from mcastd.supervisor.thread import WorkerThread
-from mcastd.worker import Books, Headline, Signal, Vitals, Worker, WorkerView
+from mcastd.worker import Books, Headline, Signal, Vitals, Worker
 
 Settings = OutboundChannel | InboundSubscription
 Factory = Callable[[str, Settings], Worker]

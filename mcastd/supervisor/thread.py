@@ -7,15 +7,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from mcastd import clock, log
 from mcastd.bounded import Patience
 from mcastd.errors import SHORTAGES, LinkError, McastdError, reason_of
+from mcastd.status import WorkerView
 from mcastd.supervisor.restart import Backoff
 from mcastd.supervisor.state import ATTEMPTED, TROUBLED, Event, State, after
-from mcastd.worker import Context, Headline, Signal, Worker, WorkerView
+from mcastd.worker import Context, Headline, Signal, Worker
 
 # At most this long between two attempts.
 RETRY_MAX_SECONDS = 5.0
@@ -169,11 +169,19 @@ class WorkerThread:
 
     def view(self, patience: Patience | None = None) -> WorkerView:
         name, state, since, detail, restarts, troubled, error = self.headline()
-        age = clock.monotonic() - since
-        kind = name.partition("/")[0]
-        status = self.worker.status(patience)
-        view = WorkerView(name, kind, state, age, detail, restarts, status, troubled)
-        return replace(view, errno=error.code, way_out=error.way_out, waits=error.waits) if error else view
+        return WorkerView(
+            name=name,
+            kind=name.partition("/")[0],
+            state=state,
+            since=clock.monotonic() - since,
+            detail=detail,
+            restarts=restarts,
+            troubled=troubled,
+            errno=error.code if error else "",
+            way_out=error.way_out if error else "",
+            waits=error.waits if error else "",
+            status=self.worker.status(patience),
+        )
 
     def _main(self) -> None:
         backoff, crashes = Backoff(), Backoff(longest=60.0)

@@ -12,11 +12,12 @@ import pytest
 from support.wait import wait_for
 
 from mcastd import __version__
-from mcastd.control.commands import DaemonView, NoSuchWorker, ReloadView
+from mcastd.control.commands import NoSuchWorker
 from mcastd.control.server import ControlServer
 from mcastd.doctor.examine import Report
 from mcastd.doctor.finding import Finding, Severity, Skipped
-from mcastd.worker import Headline, Vitals, WorkerView
+from mcastd.status import DaemonView, ReloadView, WorkerView
+from mcastd.worker import Headline, Vitals
 
 NEWS_OUT = WorkerView(
     name="outbound/news",

@@ -15,9 +15,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from mcastd import __version__, ctl
-from mcastd.control.commands import ReloadView
 from mcastd.control.server import ControlServer
 from mcastd.errors import ConfigError, ConfigProblem, SourceError
+from mcastd.status import ReloadView
 
 Run = Callable[..., tuple[int, str, str]]
 
