@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 from support.wait import wait_for
 
 from mcastd import clock
@@ -17,7 +18,12 @@ from mcastd.outbound.channel import Channel
 from mcastd.status import ChannelStatus
 
 
-def test_a_datagram_that_is_on_its_way_when_the_end_comes_is_counted(tmp_path: Path) -> None:
+def test_a_datagram_that_is_on_its_way_when_the_end_comes_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcastd.adhoc.session.prepare_process", lambda: None)  # this one stays as it is
+    monkeypatch.setattr("mcastd.adhoc.session.log.configure", lambda *_: None)
+
     class Slow(FakeSender):
         """Sends, and takes a while to return from the kernel, in which the user ends it."""
 

@@ -207,7 +207,7 @@ def mend(case: Case, lab: Lab, finding: dict[str, Any], way: dict[str, Any]) -> 
         _, report = lab.doctor(*case.arguments)
         return (case.worker, case.cause) not in {(one["worker"], one["cause"]) for one in report["findings"]}
 
-    wait_for(gone, f"{finding} mended by {way}", timeout=60)
+    wait_for(gone, f"{finding} mended by {way}", timeout=150)  # each look takes seconds
 
 
 def changed(config: str, table: str, lines: Sequence[str]) -> str:
