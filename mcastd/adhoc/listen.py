@@ -18,7 +18,8 @@ from mcastd.config import Config, InboundSubscription, OutboundChannel
 from mcastd.console.live import write_all
 from mcastd.console.text import plural
 from mcastd.errors import reason_of
-from mcastd.inbound.sinks.formats import Format, make_format
+from mcastd.inbound.sinks.format import Format
+from mcastd.inbound.sinks.formats import FORMATS as OF_OUTPUTS
 from mcastd.inbound.subscription import Subscription, interface_name
 from mcastd.net.membership import Memberships
 from mcastd.net.watch import NetworkWatch
@@ -27,6 +28,7 @@ from mcastd.status import SubscriptionStatus
 SILENCE = 3.0  # seconds without a datagram, after which it says what it has
 TICK = 1.0  # seconds between two looks at rates
 BODIES = {"auto": shown.text_or_hex, "text": shown.text, "hex": shown.hexdump}
+FORMATS: dict[str, type[Format]] = {**OF_OUTPUTS, "json": shown.HarmlessJson}
 
 
 def settings(group: str, interfaces: tuple[str, ...], sources: tuple[str, ...]) -> Config:
@@ -85,14 +87,13 @@ def _make_printer(output: str, group: str, session: Session) -> Printer:
         with session.line.above():
             _write(data)
 
-    format_: Format
+    format: Format
     if body := BODIES.get(output):
-        format_ = shown.make_shown(body, interface_name)
+        format = shown.Shown(body, lambda: group, interface_name)
     else:
-        format_ = make_format(output, lambda: group, interface_name)
-        format_ = shown.harmless(format_) if output == "json" else format_
+        format = FORMATS[output](lambda: group, interface_name)
     gap = _gap if output in BODIES else lambda _count: b""
-    return Printer(write_above if for_eyes else _write, format_, gap, session.wake, for_eyes=for_eyes)
+    return Printer(write_above if for_eyes else _write, format, gap, session.wake, for_eyes=for_eyes)
 
 
 def _watch(session: Session, listener: Listener, printer: Printer | None, deadline: float) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 
 from mcastd.adhoc import numbered
-from mcastd.inbound.sinks.formats import NANO, Format
+from mcastd.inbound.sinks.format import Format
+from mcastd.inbound.sinks.json_lines import NANO, Json
 from mcastd.inbound.sinks.records import Made, Record, Records
 from mcastd.net.link import Batch, Origin
 from mcastd.printable import printable
@@ -21,29 +22,35 @@ _ASCII = bytes(code if 0x20 <= code < 0x7F else ord(".") for code in range(256))
 Body = Callable[[bytes], Iterator[str]]
 
 
-def make_shown(body: Body, interface_name: Callable[[int], str]) -> Format:
+class Shown(Format):
     """A format for people: ``body`` gives the lines of a payload."""
 
-    def shown(batch: Batch) -> Records:
-        return Made(list(map(each, batch.payloads, batch.origins, batch.times)))
+    needs_metadata = True
 
-    def each(payload: Record, origin: Origin, time: int) -> bytes:
-        head = heading(len(payload), origin, time, interface_name(origin.ifindex))
-        return "\n".join([head, *body(bytes(payload)), ""]).encode()
+    def __init__(self, body: Body, group: Callable[[], str], interface_name: Callable[[int], str]) -> None:
+        super().__init__(group, interface_name)
+        self._body = body
 
-    return shown
+    def records(self, batch: Batch) -> Records:
+        return Made(list(map(self._each, batch.payloads, batch.origins, batch.times)))
+
+    def _each(self, payload: Record, origin: Origin, time: int) -> bytes:
+        head = heading(len(payload), origin, time, self._interface_name(origin.ifindex))
+        return "\n".join([head, *self._body(bytes(payload)), ""]).encode()
 
 
-def harmless(to_records: Format) -> Format:
+class HarmlessJson(Json):
     """The same JSON, in which what a terminal would obey is escaped, as JSON escapes it."""
 
-    def each(record: Record) -> bytes:
-        text = bytes(record).decode()
-        if all(map(str.isprintable, text.split("\n"))):
-            return text.encode()
-        return "".join(c if c == "\n" or c.isprintable() else json.dumps(c)[1:-1] for c in text).encode()
+    def records(self, batch: Batch) -> Records:
+        return Made(list(map(_harmless, super().records(batch).payloads)))
 
-    return lambda batch: Made(list(map(each, to_records(batch).payloads)))
+
+def _harmless(record: Record) -> bytes:
+    text = bytes(record).decode()
+    if all(map(str.isprintable, text.split("\n"))):
+        return text.encode()
+    return "".join(c if c == "\n" or c.isprintable() else json.dumps(c)[1:-1] for c in text).encode()
 
 
 def heading(length: int, origin: Origin, time: int, interface: str) -> str:

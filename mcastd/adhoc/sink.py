@@ -12,7 +12,8 @@ from mcastd import clock
 from mcastd.adhoc.loss import Tracker
 from mcastd.counters import OutputCounters, SourceCounts, copy_of
 from mcastd.errors import reason_of
-from mcastd.inbound.sinks.formats import NANO, Format
+from mcastd.inbound.sinks.format import Format
+from mcastd.inbound.sinks.json_lines import NANO
 from mcastd.net.link import Batch, ListBatch
 from mcastd.status import OutputStatus
 
@@ -33,7 +34,7 @@ class Printer:
     def __init__(
         self,
         write: Callable[[bytes], None],
-        to_records: Format,
+        format: Format,
         gap: Callable[[int], bytes],
         on_error: Callable[[], None],
         *,
@@ -43,7 +44,7 @@ class Printer:
         self.skipped = 0  # for want of room
         self.error: OSError | None = None  # that the output does not take any more
         self._write = write
-        self._to_records = to_records
+        self._format = format
         self._gap = gap
         self._on_error = on_error
         self._pause = REFRESH if for_eyes else 0.0
@@ -106,7 +107,7 @@ class Printer:
 
     def _print(self, waiting: Iterable[tuple[int, ListBatch]]) -> None:
         for skipped, batch in waiting:
-            text = b"".join(self._to_records(batch).payloads)
+            text = b"".join(self._format.records(batch).payloads)
             self._write(self._gap(skipped) + text if skipped else text)
             self.shown += len(batch)
 

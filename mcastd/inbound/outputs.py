@@ -9,7 +9,7 @@ from dataclasses import replace
 from structlog.typing import FilteringBoundLogger
 
 from mcastd.config import FifoOutput, FileOutput
-from mcastd.inbound.sinks import NEED_METADATA, Sink
+from mcastd.inbound.sinks import FORMATS, Sink
 from mcastd.status import OutputStatus
 from mcastd.worker import Output
 
@@ -17,7 +17,7 @@ OutputSettings = FileOutput | FifoOutput
 
 
 def need_metadata(outputs: Iterable[OutputSettings]) -> bool:
-    return any(settings.format in NEED_METADATA for settings in outputs)
+    return any(FORMATS[settings.format].needs_metadata for settings in outputs)
 
 
 class Outputs:

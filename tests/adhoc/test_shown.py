@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.programs import program
 
 from mcastd.adhoc import numbered, shown
-from mcastd.inbound.sinks.formats import NANO, make_format
+from mcastd.inbound.sinks.json_lines import NANO, Json
 from mcastd.net.link import ListBatch, Origin
 
 SENDER = Origin("192.0.2.1", 5000, 3, 7)
@@ -21,7 +21,7 @@ TIME = 1_764_019_199_123_456_789
 
 def show(body: shown.Body, *payloads: bytes, origin: Origin = SENDER, time: int = TIME) -> list[str]:
     batch = ListBatch(payloads, [origin] * len(payloads), [time] * len(payloads))
-    records = shown.make_shown(body, lambda ifindex: f"eth{ifindex}")(batch)
+    records = shown.Shown(body, lambda: "239.1.1.1", lambda ifindex: f"eth{ifindex}").records(batch)
     assert len(records) == len(payloads)
     return b"".join(records.payloads).decode().splitlines()
 
@@ -92,12 +92,16 @@ def test_hexdump_is_that_of_hexdump(tmp_path: Path) -> None:
 def test_json_for_a_terminal_has_nothing_that_it_obeys_and_is_the_same_json() -> None:
     evil = 'caf\u00e9 \x9b2J\x85\u202e\u2028\ufeff\U000e0041\x1b[31m \\ "'.encode()
     batch = ListBatch([evil, b"plain", b"\x9b"], [Origin("10.0.0.1", 7, 1, 3)] * 3, [NANO] * 3)
-    plain = make_format("json", lambda: "239.1.1.1", lambda _: "eth\x9b0")
-    made = b"".join(shown.harmless(plain)(batch).payloads).decode()
+    names = (lambda: "239.1.1.1", lambda _: "eth\x9b0")
+    made = b"".join(shown.HarmlessJson(*names).records(batch).payloads).decode()
     assert "caf\u00e9" in made
     lines = made.splitlines()
     assert all(map(str.isprintable, made.split("\n")))
     assert lines[:3] == made.split("\n")[:3]
-    expected = [json.loads(line) for line in b"".join(plain(batch).payloads).decode().split("\n") if line]
+    expected = [
+        json.loads(line)
+        for line in b"".join(Json(*names).records(batch).payloads).decode().split("\n")
+        if line
+    ]
     assert [json.loads(line) for line in lines] == expected
     assert expected[0]["payload"] == evil.decode()

@@ -11,7 +11,7 @@ from support.wait import wait_for
 
 from mcastd.adhoc import sink
 from mcastd.adhoc.sink import FOR_EYES, FOR_PROGRAMS, Listener, Printer
-from mcastd.inbound.sinks.formats import lines
+from mcastd.inbound.sinks.formats import Lines
 from mcastd.net.link import ListBatch, Origin
 
 ALICE, BOB = Origin("192.0.2.1", 5000, 1, 1), Origin("192.0.2.2", 5000, 1, 1)
@@ -26,7 +26,9 @@ def batch(*payloads: bytes, origins: list[Origin] | None = None, time: int = SEC
 def printer(
     write: Callable[[bytes], None], *, for_eyes: bool = False, on_error: Callable[[], None] = lambda: None
 ) -> Printer:
-    return Printer(write, lines, lambda count: b"(%d not shown)\n" % count, on_error, for_eyes=for_eyes)
+    return Printer(
+        write, Lines(str, str), lambda count: b"(%d not shown)\n" % count, on_error, for_eyes=for_eyes
+    )
 
 
 class SlowOutput:

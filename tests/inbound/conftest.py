@@ -17,7 +17,8 @@ from mcastd.inbound.sinks import Ends, fifo
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.fifo import FifoSink
 from mcastd.inbound.sinks.file import FileSink
-from mcastd.inbound.sinks.formats import Format, make_format
+from mcastd.inbound.sinks.format import Format
+from mcastd.inbound.sinks.formats import FORMATS
 from mcastd.net.link import Batch, ListBatch, Origin
 
 SENDER = Origin("192.0.2.1", 5000, 1, 1)
@@ -28,7 +29,7 @@ Writev = Callable[[int, Sequence[Any]], int]
 
 
 def _format(name: str) -> Format:
-    return make_format(name, lambda: "239.255.1.2", lambda ifindex: f"eth{ifindex}")
+    return FORMATS[name](lambda: "239.255.1.2", lambda ifindex: f"eth{ifindex}")
 
 
 @pytest.fixture

@@ -22,8 +22,9 @@ from mcastd import clock, log
 from mcastd.config import FifoOutput
 from mcastd.inbound.sinks import Ends, fifo
 from mcastd.inbound.sinks.account import Account
-from mcastd.inbound.sinks.fifo import PIPE_SIZE, RECORD_OVERHEAD, FifoSink
-from mcastd.inbound.sinks.formats import lines
+from mcastd.inbound.sinks.fifo import PIPE_SIZE, FifoSink
+from mcastd.inbound.sinks.formats import Lines
+from mcastd.inbound.sinks.queue import RECORD_OVERHEAD
 from mcastd.net.link import Batch, ListBatch
 
 MakeFifo = Callable[..., FifoSink]
@@ -371,7 +372,7 @@ def test_each_datagram_is_accounted_for_and_none_is_torn(
     with TemporaryDirectory() as directory:
         path = Path(directory, "pipe")
         config = FifoOutput(kind="fifo", path=path, when_full=when_full, queue=queue, format="lines")
-        sink = FifoSink(config, lines, Account(path, log.get_logger()))
+        sink = FifoSink(config, Lines(str, str), Account(path, log.get_logger()))
         sink.open()
         counters = sink.counters
         reader = Reader(path)
@@ -424,7 +425,7 @@ def test_a_reader_that_stalls_finds_whole_records_whatever_happens(
         patch.setattr(fifo, "LINGER", 0.0)
         path = Path(directory, "pipe")
         config = FifoOutput(kind="fifo", path=path, format="lines")
-        sink = FifoSink(config, lines, Account(path, log.get_logger()))
+        sink = FifoSink(config, Lines(str, str), Account(path, log.get_logger()))
         sink.open()
         reader, data = Reader(path), b""
         for step in steps:
@@ -433,7 +434,7 @@ def test_a_reader_that_stalls_finds_whole_records_whatever_happens(
             else:
                 data += reader.read(step)
                 sink.flush()
-            assert sink._started == 0  # a process that is killed here leaves no part of a record
+            assert sink._queue.started == 0  # a process that is killed here leaves no part of a record
         sink.close()
         data += reader.read()
         reader.leave()

@@ -23,7 +23,7 @@ from mcastd import log
 from mcastd.config import FileOutput
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.file import CLOCK_LOOK_SECONDS, FileSink
-from mcastd.inbound.sinks.formats import make_format
+from mcastd.inbound.sinks.formats import FORMATS
 from mcastd.inbound.sinks.records import Record
 from mcastd.net.link import Batch, ListBatch, Origin
 
@@ -300,13 +300,13 @@ def test_no_torn_record_ever(name: str, rooms: list[int], batches: list[list[byt
         def writev(fd: int, records: Sequence[Record]) -> int:
             return Disk(next(cuts, 1 << 20)).writev(fd, records)
 
-        to_records = make_format(name, lambda: "239.1.1.1", str)
+        format = FORMATS[name](lambda: "239.1.1.1", str)
         config = FileOutput(kind="file", path=path, format=name)
-        sink = FileSink(config, to_records, Account(path, log.get_logger()))
+        sink = FileSink(config, format, Account(path, log.get_logger()))
         offered: list[bytes] = []
         for payloads in batches:
             batch = ListBatch(payloads, [SENDER] * len(payloads), [1] * len(payloads))
-            offered += [bytes(record) for record in to_records(batch).payloads]
+            offered += [bytes(record) for record in format.records(batch).payloads]
             with patch.object(os, "writev", writev):
                 sink.write(batch)
         sink.close()
@@ -354,7 +354,7 @@ from mcastd.codec import as_json
 from mcastd.config import FileOutput
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.file import FileSink
-from mcastd.inbound.sinks.formats import lines
+from mcastd.inbound.sinks.formats import Lines
 from mcastd.net.link import ListBatch
 
 directory, how = sys.argv[1:]
@@ -363,7 +363,8 @@ if how == "tmpfs":
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", directory], check=True)
 else:
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
-sink = FileSink(FileOutput(kind="file", path=path, format="lines"), lines, Account(path, log.get_logger()))
+config = FileOutput(kind="file", path=path, format="lines")
+sink = FileSink(config, Lines(str, str), Account(path, log.get_logger()))
 for n in range(100):
     sink.write(ListBatch([b"%d " % n + b"x" * 1000, b"y" * 500]))
 full = path.read_bytes().splitlines(True)
@@ -431,7 +432,7 @@ def test_no_file_is_larger_than_allowed(limit: int, keep: int, batches: list[lis
     with TemporaryDirectory() as directory:
         path = Path(directory, "log")
         config = FileOutput(kind="file", path=path, rotate_size=limit, keep=keep)
-        sink = FileSink(config, make_format("raw", lambda: "", str), Account(path, log.get_logger()))
+        sink = FileSink(config, FORMATS["raw"](str, str), Account(path, log.get_logger()))
         stream = b""
         for number, sizes in enumerate(batches):
             payloads = [bytes([65 + number]) * size for size in sizes]

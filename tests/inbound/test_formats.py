@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from mcastd.inbound.sinks import formats
-from mcastd.inbound.sinks.formats import lines, make_format
+from mcastd.inbound.sinks import json_lines
+from mcastd.inbound.sinks.formats import FORMATS
 from mcastd.net.link import Batch, ListBatch, Origin
 
 ORIGIN = Origin("192.0.2.1", 5000, 2, 64)
@@ -34,25 +34,25 @@ def escaper(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "orjson":
         if sysconfig.get_config_var("Py_GIL_DISABLED"):
             pytest.skip("orjson has no wheel for a Python without the interpreter lock")
-        assert formats.orjson is not None, "the tests need it: pip install orjson"
+        assert json_lines.orjson is not None, "the tests need it: pip install orjson"
     else:
-        monkeypatch.setattr(formats, "quoted", formats._in_quotes)
+        monkeypatch.setattr(json_lines, "quoted", json_lines._in_quotes)
 
 
 def as_json(batch: Batch, interface_name=lambda ifindex: f"eth{ifindex}") -> list[bytes]:
-    return list(make_format("json", lambda: "239.255.1.2", interface_name)(batch).payloads)
+    return list(FORMATS["json"](lambda: "239.255.1.2", interface_name).records(batch).payloads)
 
 
 def test_raw_hands_on_the_buffers_themselves() -> None:
     payloads = [b"", memoryview(b"abc"), b"\0\n"]
-    records = make_format("raw", lambda: "239.255.1.2", str)(ListBatch(payloads))
+    records = FORMATS["raw"](str, str).records(ListBatch(payloads))
     assert records.payloads is payloads
     assert (len(records), records.size) == (3, 5)
 
 
 def test_lines_ends_each_payload_with_one_newline() -> None:
     payloads = [b"", b"a", b"b\n", b"\n", memoryview(b"c"), memoryview(b"d\n"), b"e\r"]
-    assert [bytes(r) for r in lines(ListBatch(payloads)).payloads] == [
+    assert [bytes(r) for r in FORMATS["lines"](str, str).records(ListBatch(payloads)).payloads] == [
         b"\n",
         b"a\n",
         b"b\n",

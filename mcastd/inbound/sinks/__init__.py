@@ -11,10 +11,10 @@ from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.ends import PIPES, Ends
 from mcastd.inbound.sinks.fifo import FifoSink
 from mcastd.inbound.sinks.file import FileSink
-from mcastd.inbound.sinks.formats import NEED_METADATA, make_format
+from mcastd.inbound.sinks.formats import FORMATS
 from mcastd.inbound.sinks.sink import Sink
 
-__all__ = ["NEED_METADATA", "PIPES", "Ends", "Sink", "make_sink"]
+__all__ = ["FORMATS", "PIPES", "Ends", "Sink", "make_sink"]
 
 
 def make_sink(
@@ -32,8 +32,8 @@ def make_sink(
 
     What ``files`` knows to be sent to the subscription itself is not written.
     """
-    to_records = make_format(output.format, group, interface_name)
+    format = FORMATS[output.format](group, interface_name)
     account = Account(output.path, log)
     if output.kind == "file":
-        return FileSink(output, to_records, account, files=files)
-    return FifoSink(output, to_records, account, ends=ends, files=files)
+        return FileSink(output, format, account, files=files)
+    return FifoSink(output, format, account, ends=ends, files=files)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import select
 import stat
 import threading
 from collections.abc import Iterable
 from typing import Protocol
 
+from mcastd.inbound.sinks.pipe import has_reader
 from mcastd.paths import Identity, identity
 
 # What the names of write ends in a store begin with.
@@ -76,13 +76,6 @@ class Ends:
             left, self._left = self._left, {}
         for of, fd in left.items():
             self.close(of, fd)
-
-
-def has_reader(fd: int) -> bool:
-    """Return True if somebody has the other end of a pipe open."""
-    poll = select.poll()
-    poll.register(fd, 0)
-    return not poll.poll(0)
 
 
 def _is_write_end(fd: int) -> bool:

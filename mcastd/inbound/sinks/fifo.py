@@ -9,25 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import math
-import mmap
 import os
 import select
 import stat
-import sys
-import termios
-from collections import deque
-from collections.abc import Sequence
-from itertools import islice
 
 from mcastd import clock
 from mcastd.config import FifoOutput, OpenFilesOf
 from mcastd.counters import OutputCounters
 from mcastd.errors import SinkError
 from mcastd.inbound.sinks.account import NO_READER, READER_GONE, TROUBLES, Account
-from mcastd.inbound.sinks.ends import Ends, has_reader
-from mcastd.inbound.sinks.formats import Format
+from mcastd.inbound.sinks.ends import Ends
+from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.paths import (
     LOOK_EVERY,
     LOOP,
@@ -37,8 +30,10 @@ from mcastd.inbound.sinks.paths import (
     place_of,
     require_no_loop,
 )
-from mcastd.inbound.sinks.records import Record, Records, fitting, size_of, whole
-from mcastd.net.link import IOV_MAX, Batch
+from mcastd.inbound.sinks.pipe import capacity, enlarge, has_reader, room
+from mcastd.inbound.sinks.queue import Queue
+from mcastd.inbound.sinks.records import Made, fitting, made, part, whole
+from mcastd.net.link import Batch
 from mcastd.paths import OF_FILES, Identity, identity
 from mcastd.status import OutputStatus
 
@@ -48,8 +43,6 @@ TOO_LARGE = "too-large"
 STOPPED = "stopped"
 # Bytes; fs.pipe-max-size as Linux sets it.
 PIPE_SIZE = 1 << 20
-# Bytes of memory for a queued record beside its content: empty ones are not free.
-RECORD_OVERHEAD = 64
 # Seconds in which a reader may take what is queued when the sink is closed.
 LINGER = 0.5
 # Seconds between looks at a pipe that has some room, and not enough: poll(2) does not tell when it has. The
@@ -75,7 +68,7 @@ class FifoSink:
     def __init__(
         self,
         config: FifoOutput,
-        to_records: Format,
+        format: Format,
         account: Account,
         *,
         ends: Ends | None = None,
@@ -85,7 +78,7 @@ class FifoSink:
         self.deadline = math.inf
         self._config = config
         self._path = config.path
-        self._to_records = to_records
+        self._format = format
         self._account = account
         self._ends = ends
         self._files = files
@@ -94,9 +87,7 @@ class FifoSink:
         self._known: Identity = (0, 0)  # the FIFO that was found at the path, and may be written
         self._fd = -1
         self._identity: Identity = (0, 0)  # of the FIFO that is open
-        self._queue: deque[Record] = deque()
-        self._size = 0  # bytes of memory that the queue takes, less what is written of its first record
-        self._started = 0  # bytes of the first record that are in the pipe, should one ever be taken in part
+        self._queue = Queue()  # of which a record is in the pipe in part only if memory ran out
         self._starved = False  # the pipe is not full, and has too little room
         self._unread = 0  # bytes in the pipe when that was last so
         self._pause = 0.0  # seconds to the next look
@@ -111,82 +102,73 @@ class FifoSink:
 
     @property
     def pending(self) -> int | None:
-        return self._fd if self._queue and not self._starved else None
+        return self._fd if self._queue.records and not self._starved else None
 
     @property
     def blocked(self) -> bool:
-        return self._config.when_full == "block" and self._size >= self._config.queue
+        return self._config.when_full == "block" and self._queue.size >= self._config.queue
 
     def open(self) -> None:
         self._account.attempt(self._connect)
         self._plan_retry()
 
     def write(self, batch: Batch) -> None:
-        records = self._to_records(batch)
+        records = self._format.records(batch)
         try:
             self._connect()
         except (OSError, SinkError) as error:
             self._account.drop(len(records), error)
             self._plan_retry()
             return
-        count, started = self._write_through(records)
-        if count < len(records):
-            self._enqueue(records.payloads[count:], started)
-        elif self._fd >= 0:
-            self._account.recovered()
+        written = 0
+        if not self._queue.records and records.size <= room(self._fd)[1]:
+            try:
+                written = records.write(self._fd)
+            except OSError:  # the queue's flush meets it again, and knows what to do
+                pass
+            else:
+                if written == records.size:
+                    self._account.wrote(len(records), written)
+                    self._account.recovered()
+                    return
+        self._enqueue(made(records), written)
 
-    def _write_through(self, records: Records) -> tuple[int, int]:
-        """Write the records from where they are, if nothing is queued and the pipe has room for all.
-
-        How many of them are done with, and how many bytes of the next one.
-        """
-        if self._queue or records.size > self._room()[1]:
-            return 0, 0
-        try:
-            written = records.write(self._fd)
-        except OSError:  # the queue's flush meets it again, and knows what to do
-            return 0, 0
-        if written == records.size:
-            count, size = len(records), written
-        else:
+    def _enqueue(self, records: Made, written: int) -> None:
+        """Queue what is not among the ``written`` bytes in the pipe, and write what the pipe takes."""
+        queue, config = self._queue, self._config
+        if written:
             count, size = whole(records.payloads, written)
-        self._account.wrote(count, written)
-        return count, written - size
-
-    def _enqueue(self, records: Sequence[Record], started: int) -> None:
-        """Queue records, ``started`` bytes of whose first are in the pipe, and write what the pipe takes."""
-        self._queue.extend(records)
-        self._started = started or self._started
-        self._size += size_of(records) + len(records) * RECORD_OVERHEAD - started
+            self._account.wrote(len(part(records, 0, count)), written)
+            records, written = part(records, count), written - size
+        queue.add(records, written)
         self.flush()
-        if evicted := self._evict():
-            self._account.drop(evicted, self._trouble("the pipe is full", FULL, "its reader is too slow"))
-        # What stays must outlive the batch's buffers; a record that is bytes already is not copied
-        stay = [bytes(self._queue.pop()) for _ in range(min(len(records), len(self._queue)))]
-        self._queue.extend(reversed(stay))
-        self.counters.queued = len(self._queue)
+        if config.when_full != "block":
+            evicted = queue.evict(config.queue, oldest=config.when_full == "drop-oldest")
+            if evicted:
+                self._account.drop(evicted, self._trouble("the pipe is full", FULL, "its reader is too slow"))
+        queue.keep(len(records.payloads))
+        self.counters.queued = queue.datagrams
 
     def flush(self) -> None:
         self._starved = False
         try:
             refused = self._write_queue()
         except BrokenPipeError:
-            self._disconnect(self._trouble("its reader has gone", READER_GONE, waits="waiting for one"))
+            self._disconnect(self._reader_gone())
         except OSError as error:
             self._disconnect(error)
         else:
             if refused:
-                cause = f"the pipe holds {self._pipe_size()} bytes, less than one record"
-                self._account.drop(refused, self._trouble(cause, TOO_LARGE, "raise fs.pipe-user-pages-soft"))
-            elif not self._queue:  # a slow reader makes room now and then: that is no recovery
+                self._account.drop(refused, self._too_large("one record"))
+            elif not self._queue.records:  # a slow reader makes room now and then: that is no recovery
                 self._account.recovered()
         if not self._starved:
             self.deadline = math.inf
-        self.counters.queued = len(self._queue)
+        self.counters.queued = self._queue.datagrams
 
     def tick(self, now: float) -> None:
         """Look for room in the pipe, or for a FIFO where there was none to write to."""
-        if self._queue:
+        if self._queue.records:
             self.flush()
         else:
             self.open()
@@ -197,14 +179,14 @@ class FifoSink:
 
     def close(self, *, for_good: bool = False) -> None:
         end = clock.monotonic() + LINGER
-        if self._queue:
+        if self._queue.records:
             self.flush()
         poll = select.poll()
-        while self._queue and (now := clock.monotonic()) < end:
+        while self._queue.records and (now := clock.monotonic()) < end:
             poll.register(self._fd, 0 if self._starved else select.POLLOUT)
             poll.poll(max(0.0, min(end, self.deadline) - now) * 1000)
             self.flush()
-        if self._started:
+        if self._queue.started:
             self._retire()
         trouble = self._trouble("stopped", STOPPED, "its reader did not take it in time")
         self._disconnect(trouble, leave=not for_good)
@@ -227,7 +209,7 @@ class FifoSink:
             removed = self._trouble("the FIFO was removed", READER_GONE, waits="going on with a new one")
             self._disconnect(removed)
         try:
-            self._fd = self._open()
+            self._fd, is_new = self._open()
         except OSError as error:
             if error.errno == errno.ENXIO:
                 raise self._trouble("nobody reads it", NO_READER, waits="waiting for a reader") from None
@@ -235,13 +217,33 @@ class FifoSink:
         self._identity = self._known
         try:
             require_no_loop(self._files, self._path, self._identity)
-        except SinkError as error:
+            enlarge(self._fd, PIPE_SIZE)
+            if is_new and (head := self._format.head()):
+                self._begin(head)
+        except (OSError, SinkError) as error:
             self._disconnect(error)
             raise
-        self._enlarge(PIPE_SIZE)
         self._account.recovered()
 
-    def _open(self) -> int:
+    def _begin(self, head: bytes) -> None:
+        """Write the head for a new reader, whole. Raises OSError, SinkError."""
+        unread, free = room(self._fd)
+        if len(head) > free:
+            if unread:  # of another program that writes there, too
+                raise self._trouble("the pipe is full", FULL, "its reader is too slow")
+            if not enlarge(self._fd, len(head)):
+                raise self._too_large("the head of its format")
+        try:
+            written = os.write(self._fd, head)
+        except BrokenPipeError:
+            raise self._reader_gone() from None
+        self._account.wrote(0, written)
+        if written < len(head):
+            self._retire()
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    def _open(self) -> tuple[int, bool]:
+        """The FIFO's write end; True if nothing was written by it yet, False if another sink has left it."""
         # Without a reader each batch comes here: one look is enough for a FIFO that is known
         found = None
         with contextlib.suppress(FileNotFoundError):
@@ -252,7 +254,7 @@ class FifoSink:
                     place.make_fifo(self._config.mode)
                 self._known = identity(look(place, stat.S_IFIFO, NOT_A_FIFO))
         if self._ends is not None and (left := self._ends.take(self._known)) is not None:
-            return left
+            return left, False
         fd = self._open_known()
         try:
             # Once more, now that it is open: the FIFO that was known may have been removed meanwhile, and
@@ -267,7 +269,7 @@ class FifoSink:
             raise
         if self._ends is not None:
             self._ends.opened(self._known, fd)
-        return fd
+        return fd, True
 
     def _open_known(self) -> int:
         """Open the FIFO that is known, and nothing that has got its name since: that may be a device."""
@@ -290,57 +292,27 @@ class FifoSink:
     def _write_queue(self) -> int:
         """Write until the pipe has no room or nothing is left.
 
-        Returns how many records were given up, since the pipe can never take them. Raises BrokenPipeError if
-        the reader has gone.
+        Returns how many datagrams were given up, since the pipe can never take them. Raises BrokenPipeError
+        if the reader has gone.
         """
         queue, refused = self._queue, 0
-        while queue:
-            records = list(islice(queue, IOV_MAX))
-            records[0] = memoryview(records[0])[self._started :]
-            unread, room = self._room()
-            fit = fitting(records, room)
-            if not fit and not self._started:
+        while queue.records:
+            buffers = queue.next()
+            unread, free = room(self._fd)
+            fit = fitting(buffers, free)
+            if not fit and not queue.started:
                 if unread:
                     self._wait_for_room(unread)
                     break
-                if not self._enlarge(len(records[0])):
-                    self._size -= len(queue.popleft()) + RECORD_OVERHEAD
-                    refused += 1
+                if not enlarge(self._fd, len(buffers[0])):
+                    refused += queue.give_up_first()
                 continue
             try:
-                written = os.writev(self._fd, records[: max(1, fit)])
+                written = os.writev(self._fd, buffers[: max(1, fit)])
             except BlockingIOError:
                 break
-            count, size = whole(records, written)
-            for _ in range(count):
-                queue.popleft()
-            self._started = written - size + (0 if count else self._started)
-            self._size -= written + count * RECORD_OVERHEAD
-            self._account.wrote(count, written)
+            self._account.wrote(queue.wrote(buffers, written), written)
         return refused
-
-    def _room(self) -> tuple[int, int]:
-        """Bytes that nobody has read yet, and bytes that the pipe surely takes whole beside them.
-
-        An empty pipe takes its size. Any pipe takes PIPE_BUF whole, or nothing of it (POSIX). Else it is the
-        pages that are surely free: what is unread may take twice its size, since the kernel appends to a used
-        page only what fits there whole; and the first and last page may be used in part.
-        """
-        unread = int.from_bytes(fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)), sys.byteorder)
-        size = self._pipe_size()  # each time: its reader may change it
-        return unread, max(select.PIPE_BUF, size - 2 * unread - 2 * mmap.PAGESIZE) if unread else size
-
-    def _pipe_size(self) -> int:
-        return fcntl.fcntl(self._fd, fcntl.F_GETPIPE_SZ)
-
-    def _enlarge(self, size: int) -> bool:
-        """Have the pipe hold ``size`` bytes, or as many as it may, pipe(7); return True if it holds them."""
-        attempt = size
-        while attempt > self._pipe_size():
-            with contextlib.suppress(OSError):
-                fcntl.fcntl(self._fd, fcntl.F_SETPIPE_SZ, attempt)
-            attempt //= 2
-        return self._pipe_size() >= size
 
     def _wait_for_room(self, unread: int) -> None:
         """Plan the next look: soon while the reader reads, later and later while it does not."""
@@ -356,23 +328,6 @@ class FifoSink:
             return
         self._starved, self._unread, self.deadline = True, unread, now + self._pause
 
-    def _evict(self) -> int:
-        """Drop what is beyond the queue's limit; return how many datagrams.
-
-        Never the record that is partly in the pipe, nor the last one beside it.
-        """
-        if self._config.when_full == "block":
-            return 0
-        queue = self._queue
-        head = [queue.popleft()] if self._started else []
-        evict = queue.pop if self._config.when_full == "drop-newest" else queue.popleft
-        before = len(queue)
-        while self._size > self._config.queue and len(queue) > 1:
-            self._size -= len(evict()) + RECORD_OVERHEAD
-        evicted = before - len(queue)
-        queue.extendleft(head)
-        return evicted
-
     def _retire(self) -> None:
         """Remove the FIFO: behind the part of a record its reader must find the end of file, and no record.
 
@@ -384,22 +339,29 @@ class FifoSink:
 
     def _disconnect(self, error: OSError | SinkError, *, leave: bool = False) -> None:
         """Let go of the pipe, or leave it to the next sink; what is queued is dropped for ``error``."""
-        if self._queue:
-            self._account.drop(len(self._queue), error)
+        torn = bool(self._queue.started)
+        if dropped := self._queue.clear():
+            self._account.drop(dropped, error)
         if self._fd >= 0 and self._files is not None:
             self._files.closed(self._path)
         if self._fd < 0:
             pass
         elif self._ends is None:
             os.close(self._fd)
-        elif leave and not self._started:
+        elif leave and not torn:
             self._ends.leave(self._identity, self._fd)
         else:
             self._ends.close(self._identity, self._fd)
         self._fd = -1
-        self._queue.clear()
-        self._size = self._started = self.counters.queued = 0
+        self.counters.queued = 0
         self._starved = False
 
     def _trouble(self, cause: str, reason: str, way_out: str = "", *, waits: str = "") -> SinkError:
         return SinkError(f"cannot write to {self._path}", cause, way_out, reason=reason, waits=waits)
+
+    def _reader_gone(self) -> SinkError:
+        return self._trouble("its reader has gone", READER_GONE, waits="waiting for one")
+
+    def _too_large(self, what: str) -> SinkError:
+        cause = f"the pipe holds {capacity(self._fd)} bytes, less than {what}"
+        return self._trouble(cause, TOO_LARGE, "raise fs.pipe-user-pages-soft")

@@ -16,7 +16,7 @@ from mcastd.config import FileOutput, OpenFilesOf
 from mcastd.counters import OutputCounters
 from mcastd.errors import SinkError, reason_of
 from mcastd.inbound.sinks.account import TROUBLES, Account
-from mcastd.inbound.sinks.formats import Format
+from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.paths import (
     LOOK_EVERY,
     LOOP,
@@ -26,7 +26,7 @@ from mcastd.inbound.sinks.paths import (
     place_of,
     require_no_loop,
 )
-from mcastd.inbound.sinks.records import Made, Record, Records, fitting, whole
+from mcastd.inbound.sinks.records import Made, Record, Records, fitting, made, part, whole
 from mcastd.net.link import Batch
 from mcastd.paths import Identity, Place, identity
 from mcastd.status import OutputStatus
@@ -58,7 +58,7 @@ class FileSink:
     def __init__(
         self,
         config: FileOutput,
-        to_records: Format,
+        format: Format,
         account: Account,
         *,
         now: Clock = clock.monotonic,
@@ -70,7 +70,7 @@ class FileSink:
         self.deadline = math.inf
         self._config = config
         self._path = config.path
-        self._to_records = to_records
+        self._format = format
         self._account = account
         self._files = files
         self._now = now
@@ -80,6 +80,7 @@ class FileSink:
         self._fd = -1
         self._identity: Identity = (0, 0)
         self._size = 0  # bytes in the file
+        self._head = b""  # what the file begins with
         self._unsynced = (0, 0)  # datagrams and bytes at the end of the file that are not counted yet
         self._period = 0  # of rotate_every, in which the file was last written
         self._turned = -math.inf  # monotonic time of the last rotation by time
@@ -98,21 +99,21 @@ class FileSink:
         self._try(self._start)
 
     def write(self, batch: Batch) -> None:
-        records = self._to_records(batch)
-        count = len(records)
+        records = self._format.records(batch)
         counters = self._account.counters
-        before = counters.written
+        before, limit = counters.written, self._config.rotate_size
         try:
             try:
                 self._prepare()
-                done = self._append(records if self._config.rotate_size is None else self._next(records))
-                while done < count:
-                    done += self._append(self._next(Made(records.payloads[done:])))
+                if limit is None or self._size + records.size <= limit:
+                    self._append(records)
+                else:
+                    self._append_below(limit, made(records))
             finally:
                 if self.slow:
                     self._sync()
         except (OSError, SinkError) as error:
-            self._account.drop(count - (counters.written - before), error)
+            self._account.drop(len(records) - (counters.written - before), error)
             if not self._prepared:
                 self.deadline = self._now() + RETRY_SECONDS
         else:
@@ -164,6 +165,8 @@ class FileSink:
             self._take_back(self._torn_at)
         if every := self._config.rotate_every:
             self._turn(every)
+        if not self._size:
+            self._begin()
         self._prepared = True
 
     def _turn(self, every: float) -> None:
@@ -172,7 +175,7 @@ class FileSink:
         self.deadline = now + min(every - wall % every, CLOCK_LOOK_SECONDS)
         period = int(wall // every)
         if period > self._period:
-            if self._size and now - self._turned >= every / 2:
+            if self._size > len(self._head) and now - self._turned >= every / 2:
                 self._rotate()
                 self._turned = now
             self._period = period
@@ -192,15 +195,16 @@ class FileSink:
             self._size = found.st_size
 
     def _open(self) -> None:
+        self._head = self._format.head()
         with place_of(self._path) as place:
-            fd = self._open_at(place)
-        found = os.fstat(fd)
-        try:
-            require_no_loop(self._files, self._path, identity(found))
-        except SinkError:
-            os.close(fd)
-            raise
-        self._fd = fd
+            self._fd = self._open_at(place)
+            try:
+                require_no_loop(self._files, self._path, identity(os.fstat(self._fd)))
+                _remove_part_of(self._head, self._fd, place)
+                found = os.fstat(self._fd)
+            except BaseException:
+                self._release()
+                raise
         self._identity = identity(found)
         self._size = found.st_size
         if every := self._config.rotate_every:
@@ -228,38 +232,44 @@ class FileSink:
                 self._files.closed(self._path)
             os.close(fd)
 
-    def _next(self, records: Records) -> Records:
-        """As many of the records as go into the file, at least one; rotates it if none does."""
-        limit = self._config.rotate_size
-        if limit is None or self._size + records.size <= limit:
-            return records
-        count = fitting(records.payloads, limit - self._size)
-        if not count and self._size:
-            self._rotate()
-            count = fitting(records.payloads, limit)
-        return Made(records.payloads[: max(1, count)])
+    def _begin(self) -> None:
+        """Write the head of a file in which nothing is. It ends no datagram."""
+        if self._head:
+            self._append(Made([self._head], [0]))
 
-    def _append(self, records: Records) -> int:
-        """Append, count, and return how many. OSError leaves only whole records behind, all counted."""
-        written = records.write(self._fd)
-        if written == records.size:
-            return self._wrote(len(records), written)
-        parts = records.payloads
-        count, size = whole(parts, written)
-        self._wrote(count, size)
-        if written > size or not count:  # cut inside a record, as when the disk is full
-            self._complete(parts[count], written - size)
-            count += self._wrote(1, len(parts[count]))
-        return count
+    def _append_below(self, limit: int, records: Made) -> None:
+        """Append; rotate the file whenever the next record would make it larger than ``limit``."""
+        while records.payloads:
+            count = fitting(records.payloads, limit - self._size)
+            if not count and self._size > len(self._head):
+                self._rotate()
+                count = fitting(records.payloads, limit - self._size)
+            count = max(1, count)
+            self._append(part(records, 0, count))
+            records = part(records, count)
 
-    def _wrote(self, datagrams: int, size: int) -> int:
+    def _append(self, records: Records) -> None:
+        """Append, and count. OSError leaves only whole records behind, all counted."""
+        while (written := records.write(self._fd)) < records.size:
+            rest = made(records)
+            count, size = whole(rest.payloads, written)
+            self._wrote(len(part(rest, 0, count)), size)
+            if written > size or not count:  # cut inside a record, as when the disk is full
+                self._complete(rest.payloads[count], written - size)
+                count += 1
+                self._wrote(len(part(rest, count - 1, count)), len(rest.payloads[count - 1]))
+            records = part(rest, count)
+            if not records.payloads:
+                return
+        self._wrote(len(records), written)
+
+    def _wrote(self, datagrams: int, size: int) -> None:
         self._size += size
         if self.slow:
             earlier = self._unsynced
             self._unsynced = earlier[0] + datagrams, earlier[1] + size
         else:
             self._account.wrote(datagrams, size)
-        return datagrams
 
     def _complete(self, record: Record, done: int) -> None:
         """Write what is missing of a record, ``done`` bytes of which are in the file, or take these back."""
@@ -285,7 +295,7 @@ class FileSink:
         """Have what was appended on the disk, and count it. OSError: it is not, and was taken back."""
         datagrams, size = self._unsynced
         self._unsynced = 0, 0
-        if not datagrams:
+        if not datagrams and not size:
             return
         try:
             os.fdatasync(self._fd)
@@ -312,6 +322,8 @@ class FileSink:
             ) from error
         self._release()
         self._open()
+        if not self._size:
+            self._begin()
 
     def _shift(self, place: Place) -> None:
         """Make the file PATH.1, PATH.1 PATH.2, and so on; delete what is beyond PATH.keep."""
@@ -331,3 +343,16 @@ class FileSink:
         with contextlib.suppress(OSError):
             for n in itertools.count(self._config.keep + 1):
                 place.remove(f"{place.name}.{n}")
+
+
+def _remove_part_of(head: bytes, fd: int, place: Place) -> None:
+    """Empty a file that ends within its head: a crash in the middle of a long one leaves it so."""
+    if not 0 < os.fstat(fd).st_size < len(head):
+        return
+    with contextlib.suppress(PermissionError):  # who may not read it cannot know
+        reading = place.open(os.O_RDONLY)
+        try:
+            if head.startswith(os.pread(reading, len(head), 0)):
+                os.ftruncate(fd, 0)
+        finally:
+            os.close(reading)

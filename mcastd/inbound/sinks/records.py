@@ -1,4 +1,7 @@
-"""What a batch becomes on an output: a record for each of its datagrams, and the arithmetic on them."""
+"""What a batch becomes on an output: records, and the arithmetic on them.
+
+A record is what an output takes whole or not at all. It need not be one datagram: see :class:`Made`.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ class Records(Protocol):
     def payloads(self) -> Sequence[Record]:
         """The records one by one: for an output that cannot take them all at once."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Datagrams that end with these records: those that are written when all records are."""
 
     def write(self, fd: int) -> int:
         """Write them in one system call; how many bytes it took, maybe not all. Raises OSError."""
@@ -29,16 +33,21 @@ class Records(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """Records that were made one by one."""
+    """Records that were made one by one.
+
+    ``datagrams`` has, for each record, how many datagrams end with it: 2 for one of two datagrams, 0 for each
+    but the last of those that one datagram became. None: each is one datagram.
+    """
 
     payloads: Sequence[Record]
+    datagrams: Sequence[int] | None = None
 
     @property
     def size(self) -> int:
         return size_of(self.payloads)
 
     def __len__(self) -> int:
-        return len(self.payloads)
+        return len(self.payloads) if self.datagrams is None else sum(self.datagrams)
 
     def write(self, fd: int) -> int:
         return os.writev(fd, [b"".join(self.payloads)])  # a copy costs less than so many buffers
@@ -46,7 +55,7 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """Lines that were made in one go."""
+    """Lines that were made in one go, one for each datagram."""
 
     data: bytes
     count: int
@@ -64,6 +73,17 @@ class Joined:
 
     def write(self, fd: int) -> int:
         return os.write(fd, self.data)
+
+
+def made(records: Records) -> Made:
+    """The same records one by one."""
+    return records if isinstance(records, Made) else Made(records.payloads)
+
+
+def part(records: Made, begin: int, end: int | None = None) -> Made:
+    """The records from ``begin`` up to ``end``."""
+    datagrams = records.datagrams
+    return Made(records.payloads[begin:end], datagrams and datagrams[begin:end])
 
 
 def size_of(records: Sequence[Record]) -> int:

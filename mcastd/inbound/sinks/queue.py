@@ -1,0 +1,92 @@
+"""Records that wait for a slow reader, and the memory that they take."""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import islice, repeat
+
+from mcastd.inbound.sinks.records import Made, Record, size_of, whole
+from mcastd.net.link import IOV_MAX
+
+# Bytes of memory for a queued record beside its content: empty ones are not free.
+RECORD_OVERHEAD = 64
+
+
+class Queue:
+    """Whole records in order. The first may be written in part: then it stays until it is written whole.
+
+    Each method that takes records off returns how many datagrams end with them.
+    """
+
+    __slots__ = ("_datagrams", "datagrams", "records", "size", "started")
+
+    def __init__(self) -> None:
+        self.records: deque[Record] = deque()
+        self.datagrams = 0  # that end with these records
+        self.size = 0  # bytes of memory, less what is written of the first record
+        self.started = 0  # bytes of the first record that are written
+        self._datagrams: deque[int] = deque()  # for each record, how many end with it
+
+    def add(self, records: Made, started: int) -> None:
+        """Queue records, ``started`` bytes of whose first are written."""
+        count = len(records.payloads)
+        self.records.extend(records.payloads)
+        self._datagrams.extend(repeat(1, count) if records.datagrams is None else records.datagrams)
+        self.datagrams += len(records)
+        self.started = started or self.started
+        self.size += size_of(records.payloads) + count * RECORD_OVERHEAD - started
+
+    def keep(self, count: int) -> None:
+        """Have the last ``count`` records outlive the batch's buffers; one that is bytes is not copied."""
+        stay = [bytes(self.records.pop()) for _ in range(min(count, len(self.records)))]
+        self.records.extend(reversed(stay))
+
+    def next(self) -> list[Record]:
+        """What is to be written next, as many buffers as one writev(2) takes."""
+        buffers = list(islice(self.records, IOV_MAX))
+        buffers[0] = memoryview(buffers[0])[self.started :]
+        return buffers
+
+    def wrote(self, buffers: list[Record], written: int) -> int:
+        """Take off what a write of ``written`` bytes has written whole of these buffers."""
+        count, size = whole(buffers, written)
+        self.started = written - size + (0 if count else self.started)
+        self.size -= written + count * RECORD_OVERHEAD
+        return self._take_off(count)
+
+    def give_up_first(self) -> int:
+        """Take off the first record, of which nothing is written."""
+        self.size -= len(self.records[0]) + RECORD_OVERHEAD
+        return self._take_off(1)
+
+    def evict(self, limit: int, *, oldest: bool) -> int:
+        """Take off what is beyond ``limit`` bytes, the oldest or the newest first.
+
+        Never the record that is partly written, nor the last one beside it.
+        """
+        evicted = 0
+        keep = 2 if self.started else 1
+        at = keep - 1 if oldest else -1
+        while self.size > limit and len(self.records) > keep:
+            self.size -= len(self.records[at]) + RECORD_OVERHEAD
+            evicted += self._datagrams[at]
+            del self.records[at], self._datagrams[at]
+        self.datagrams -= evicted
+        return evicted
+
+    def clear(self) -> int:
+        """Take all off, also what is written in part."""
+        dropped = self.datagrams
+        self.records.clear()
+        self._datagrams.clear()
+        self.size = self.started = self.datagrams = 0
+        return dropped
+
+    def _take_off(self, count: int) -> int:
+        records, datagrams = self.records, self._datagrams
+        ended = 0
+        for _ in range(count):
+            records.popleft()
+            ended += datagrams.popleft()
+        self.datagrams -= ended
+        return ended
