@@ -113,8 +113,8 @@ def _write(fd: int, line: bytes) -> None:
 class _Writer:
     """One thread writes for all, so that none of them waits for a reader of the log that does not read.
 
-    What waits to be written is bounded. Lines beyond that are counted, and the count is logged when there is
-    room again.
+    What waits to be written is bounded. Lines beyond that are counted, and the count is logged when half of
+    the room is free again.
     """
 
     def __init__(self) -> None:
@@ -150,7 +150,7 @@ class _Writer:
         with self._changed:
             waited = clock.monotonic() - self._since if self._waiting else 0.0
             lost = f", {self._lost} lost" if self._lost else ""
-            if waited < STALLED_SECONDS:
+            if waited < STALLED_SECONDS and not lost:
                 return ""
             return f"the log is not taken: {len(self._waiting)} lines wait for stderr{lost}"
 
@@ -166,10 +166,11 @@ class _Writer:
                 self._bytes -= len(line)
                 self._written += 1
                 self._since = clock.monotonic()
-                lost, self._lost = (0, self._lost) if self._waiting else (self._lost, 0)
+                if self._lost and self._bytes <= BACKLOG_BYTES // 2:
+                    lost, self._lost = self._lost, 0
+                    # With the lock (it is reentrant): flush() must not see the log empty before this line.
+                    get_logger().warning("log.lost", lines=lost, reason="stderr was not read")
                 self._changed.notify_all()
-            if lost:
-                get_logger().warning("log.lost", lines=lost, reason="stderr was not read")
 
 
 _writer: _Writer | None = None

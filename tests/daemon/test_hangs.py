@@ -213,6 +213,37 @@ assert log.flush(30)
     assert process.returncode == 0
 
 
+def test_what_the_log_lost_is_told_at_once_and_logged_before_all_counts_as_written() -> None:
+    script = """
+import os, sys, time
+from itertools import count
+from mcastd import log
+log.BACKLOG_BYTES, log.STALLED_SECONDS = 20_000, 1000.0
+log.configure("json", "info")
+log.write_in_background()
+logger = log.get_logger()
+log.get_logger = lambda: time.sleep(0.1) or logger  # the line on what was lost takes a while
+for number in count(1):
+    logger.info("test.counted", padding="x" * 500)
+    if log.problem() and len(log._writer._waiting) > 20:  # the pipe is full
+        print(number, log.problem(), flush=True)
+        break
+sys.stdin.readline()
+assert log.flush(30)
+os._exit(0)
+"""
+    command = [sys.executable, "-c", script]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout is not None
+        number, said = process.stdout.readline().split(" ", 1)
+        assert said.endswith(" lost\n")
+        _, text = process.communicate("go on\n", timeout=60)
+    lines = [eval(line) for line in text.splitlines()]
+    counted = sum(line["event"] == "test.counted" for line in lines)
+    assert counted + sum(line["lines"] for line in lines if line["event"] == "log.lost") == int(number)
+
+
 def test_a_name_server_that_does_not_answer_holds_up_neither_start_nor_stop(tmp_path: Path) -> None:
     (tmp_path / "mcastd.toml").write_text(
         f'[daemon]\ncontrol_socket = "{tmp_path}/control"\nmetrics = "slow.example:9465"\n'
