@@ -97,7 +97,7 @@ class Watch:
         try:
             self._tap = Tap(subject.settings.group for subject in subjects)
         except LinkError as error:
-            self._blind = f"{error.cause}: {error.way_out}"
+            self._blind = ": ".join(filter(None, (error.cause, error.way_out)))
         self._seen: list[Traffic] = []
         self._before: Kernel | None = None
         self._after: Kernel | None = None

@@ -20,18 +20,15 @@ from mcastd.net._abi import Address
 from mcastd.net.guard import SourceGuard
 from mcastd.net.interfaces import Host, Interface
 from mcastd.net.link import SourceFilter
+from mcastd.net.tables import sysctl
 
 try:
     from mcastd.net._libc import getsockopt
 except ImportError:  # Python's own getsockopt cannot say of which group the filter is wanted
     getsockopt = None  # type: ignore[assignment] # where there is no ctypes
 
-WAYS_OUT = {
-    errno.ENOBUFS: "name fewer sources, or raise net.ipv4.igmp_max_msf (IPv6: net.ipv6.mld_max_msf)",
-    errno.ENOMEM: "raise net.core.optmem_max",
-}
-# Of ENOBUFS where the filter has one source or none, which net.ipv4.igmp_max_msf does not limit
-FEW_MEMBERSHIPS = "raise net.ipv4.igmp_max_memberships"
+# Limits memory for the options of one socket, of which each source takes some.
+OPTMEM_MAX = "net.core.optmem_max"
 NOBODY: dict[int, Address] = {
     4: IPv4Address("192.0.2.0"),
     6: IPv6Address("2001:db8::"),
@@ -261,9 +258,29 @@ class Membership:
         )
 
     def _way_out(self, number: int) -> str:
-        if number == errno.ENOBUFS and self._group.version == 4 and len(self._filter.sources) < 2:
-            return FEW_MEMBERSHIPS
-        return WAYS_OUT.get(number, "")
+        sources = len(self._filter.sources)
+        if number == errno.ENOMEM:
+            limit = OPTMEM_MAX
+        elif number != errno.ENOBUFS:
+            return ""
+        elif self._group.version == 6:
+            limit = _exceeded("net.ipv6.mld_max_msf", sources)
+        elif sources < 2:
+            limit = _exceeded("net.ipv4.igmp_max_memberships", 1)
+        else:
+            limit = _exceeded("net.ipv4.igmp_max_msf", sources)
+        return f"name fewer sources, or raise {limit}" if sources > 1 else f"raise {limit}"
+
+
+def _exceeded(limit: str, needed: int) -> str:
+    """Return which sysctl is too low after ENOBUFS, which the kernel gives for two: ``limit`` or the memory.
+
+    Both, if the first cannot be read, as in a network namespace or where the unit hides /proc/sys.
+    """
+    value = sysctl(limit.removeprefix("net.").replace(".", "/"))
+    if value is None:
+        return f"{limit}, or {OPTMEM_MAX}"
+    return limit if int(value) < needed else OPTMEM_MAX
 
 
 def _has_ipv4(interface: Interface) -> bool:

@@ -9,6 +9,7 @@ it, and it reads at a bounded rate: on a busier link the kernel drops what is to
 from __future__ import annotations
 
 import contextlib
+import errno
 import select
 import socket
 import struct
@@ -40,6 +41,7 @@ PAUSE = 0.01  # seconds after a whole batch: so it reads no more than 25,600 pac
 KEPT = 10_000  # flows, and messages, that are told apart; more are only counted
 _BUFFER = 8 << 20  # bytes
 _WHOLE = 0xFFFF
+WAYS_OUT = {errno.EPERM: "it takes root, or CAP_NET_RAW", errno.ENOMEM: "raise net.core.optmem_max"}
 _INSTRUCTIONS = 1000  # more would take more of net.core.optmem_max than there is
 
 _HEADERS: Instruction = (RETURN, 0, 0, SNAP)
@@ -161,7 +163,7 @@ class Tap:
             raise LinkError(
                 "cannot observe the interfaces (AF_PACKET)",
                 reason_of(error),
-                "it takes root, or CAP_NET_RAW",
+                WAYS_OUT.get(error.errno or 0, ""),
                 errno=error.errno or 0,
             ) from error
         self.traffic = Traffic(time.monotonic(), groups=self.groups)

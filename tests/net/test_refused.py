@@ -18,7 +18,8 @@ from support.wait import wait_for
 from mcastd import clock
 from mcastd.errors import LinkError
 from mcastd.net.interfaces import Interface, look
-from mcastd.net.membership import Membership, Memberships
+from mcastd.net.link import SourceFilter
+from mcastd.net.membership import NOBODY, Membership, Memberships
 from mcastd.net.receiver import RETRY_MAX_SECONDS, SocketReceiver
 from mcastd.net.sockets import free_port
 
@@ -203,3 +204,38 @@ def test_an_interface_that_has_just_gone_is_not_refused_but_wanted_no_more(
     hosts.append(look())
     link.network_changed()
     assert link.problem == "third: no such interface; waiting for it"
+
+
+OPTMEM_MAX = Path("/proc/sys/net/core/optmem_max")  # of each namespace since Linux 6.9
+MAX_MSF = Path("/proc/sys/net/ipv4/igmp_max_msf")
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not os.access(OPTMEM_MAX, os.W_OK), reason="the kernel has no optmem_max for a namespace")
+@pytest.mark.parametrize(
+    ("group", "sources", "limits", "way_out"),
+    [
+        ("239.255.7.6", 30, {MAX_MSF: 29}, "name fewer sources, or raise net.ipv4.igmp_max_msf"),
+        (
+            "239.255.7.6",
+            30,
+            {MAX_MSF: 31, OPTMEM_MAX: 2000},
+            "name fewer sources, or raise net.core.optmem_max",
+        ),
+        ("239.255.7.6", 1, {OPTMEM_MAX: 30}, "raise net.core.optmem_max"),
+        ("ff15::76", 30, {OPTMEM_MAX: 2000}, "net.core.optmem_max"),
+        ("ff15::76", 1, {OPTMEM_MAX: 30}, "raise net.core.optmem_max"),
+    ],
+)
+def test_of_two_limits_the_one_that_is_too_low_is_named(
+    stack: ExitStack, group: str, sources: int, limits: dict[Path, int], way_out: str
+) -> None:
+    address = ipaddress.ip_address(group)
+    named = tuple(ipaddress.ip_address(int(NOBODY[address.version]) + n) for n in range(1, sources + 1))
+    for path, value in limits.items():
+        stack.callback(path.write_text, path.read_text())
+        path.write_text(f"{value}\n")
+    with pytest.raises(LinkError) as refused:
+        SocketReceiver(address, free_port(), interface="left", source_filter=SourceFilter(False, named))
+    assert refused.value.way_out.endswith(way_out)
+    assert ("igmp_max_msf" in refused.value.way_out) == ("igmp_max_msf" in way_out)
