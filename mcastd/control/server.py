@@ -4,6 +4,7 @@ One thread accepts, and each connection has a thread of its own. Their number is
 reached, the client that has been silent for longest makes room, of those whose process has the most. So
 clients that hang cost nobody a turn, and a flood of them costs only itself its connections. Root and the
 daemon's own user always get in: some connections are for them alone, and nobody else makes theirs end.
+One thread more than there are clients waits for the next. While no more can be had, it serves them in turn.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import threading
 from collections import Counter
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from queue import SimpleQueue
 
 from mcastd import clock
 from mcastd.control.commands import INTERFACE, Client, Commands, Operations, Watching
@@ -30,6 +32,7 @@ MAX_CONNECTIONS = 40
 MAX_OF_OTHERS = 32  # connections of all users but root and the daemon's own
 RETRY_PAUSE = 1.0  # seconds until the next accept() when the process is out of file descriptors or threads
 TURN = 0.1  # seconds that a client may wait for others' calls to end, when there is no room
+THREAD_TURN = 1.0  # seconds that it may wait for a thread, when no other can be had
 NO_THREAD = "mcastd runs, and has no thread left to answer; raise TasksMax= of the service"
 log = get_logger()
 
@@ -47,11 +50,13 @@ class ControlServer:
         self._timeout = timeout
         self._listening = ExitStack()
         self._closing = threading.Event()
-        self._lock = threading.Lock()  # of the three below
+        self._lock = threading.Lock()  # of those below
         self._busy: dict[socket.socket, bool] = {}  # in a call? The connection silent for longest is first
         self._peers: dict[socket.socket, Peer] = {}
         self._calls_end = threading.Condition(self._lock)
         self._threads: set[threading.Thread] = set()
+        self._idle = 0  # threads less connections
+        self._admitted: SimpleQueue[socket.socket | None] = SimpleQueue()  # for an idle thread; None: the end
         self._spare = _Spare()
 
     def start(self) -> None:
@@ -63,6 +68,8 @@ class ControlServer:
             stack.callback(acceptor.join)
             stack.callback(listener.shutdown, socket.SHUT_RDWR)  # wakes accept()
             self._spare.save()
+            with self._lock, suppress(RuntimeError):  # without: as when it is needed, later
+                self._begin_thread()
             self._listening = stack.pop_all()
 
     def changed(self) -> None:
@@ -75,12 +82,16 @@ class ControlServer:
         A call that the daemon does not finish in that time is left to its thread, which ends with it.
         """
         self._closing.set()
+        with self._lock:
+            self._calls_end.notify_all()  # the thread that accepts may wait for one that ends
         self._listening.close()
         self._monitor.close()
         with self._lock:
             connections = list(self._busy)
             self._busy.clear()
             threads = list(self._threads)
+            for _ in threads:
+                self._admitted.put(None)
             self._spare.spend()  # none is saved any more
         for direction in (socket.SHUT_RD, socket.SHUT_RDWR):  # first hear no more, then say no more
             with self._lock:
@@ -101,7 +112,6 @@ class ControlServer:
                     log.warning("client.refused", reason=reason_of(error))
 
     def _admit(self, connection: socket.socket) -> None:
-        thread = threading.Thread(target=self._serve, args=(connection,), name="control-client", daemon=True)
         with ExitStack() as unless_admitted, self._lock:
             unless_admitted.callback(connection.close)
             peer = peer_of(connection)
@@ -110,15 +120,33 @@ class ControlServer:
             full |= not _is_privileged(peer) and len(others) >= MAX_OF_OTHERS
             if full and not self._make_room(peer):
                 return
-            try:
-                thread.start()
-            except RuntimeError:
+            if not self._has_thread() and not self._make_room(peer):
                 _refuse(connection)
-                raise
+                raise RuntimeError(NO_THREAD)
             self._busy[connection] = False
             self._peers[connection] = peer
-            self._threads.add(thread)
+            self._idle -= 1
+            self._admitted.put(connection)
+            with suppress(RuntimeError):  # it is looked for again when it is needed
+                self._begin_thread()
             unless_admitted.pop_all()
+
+    def _has_thread(self) -> bool:
+        """Have an idle thread, or wait a while for one, with the lock held. Returns True if there is one."""
+        if self._idle <= 0:
+            try:
+                self._begin_thread()
+            except RuntimeError:
+                self._calls_end.wait_for(lambda: self._closing.is_set() or self._idle > 0, THREAD_TURN)
+        return self._idle > 0
+
+    def _begin_thread(self) -> None:
+        """Have an idle thread more, unless there is one. The lock is held. Raises RuntimeError."""
+        if self._idle <= 0:
+            thread = threading.Thread(target=self._stand_by, name="control-client", daemon=True)
+            thread.start()
+            self._threads.add(thread)
+            self._idle += 1
 
     def _make_room(self, peer: Peer) -> bool:
         """Drop a client for one of the process ``peer``, with the lock held; whether there was one."""
@@ -143,6 +171,18 @@ class ControlServer:
         _shut_down(victim, socket.SHUT_RDWR)
         return True
 
+    def _stand_by(self) -> None:
+        """Serve one connection after another, until there is another thread that is idle."""
+        while (connection := self._admitted.get()) is not None:
+            self._serve(connection)
+            with self._lock:
+                if self._idle > 0:
+                    break
+                self._idle += 1
+                self._calls_end.notify_all()
+        with self._lock:
+            self._threads.discard(threading.current_thread())
+
     def _serve(self, connection: socket.socket) -> None:
         try:
             self._converse(connection)
@@ -156,7 +196,6 @@ class ControlServer:
                 self._spare.save()
             self._busy.pop(connection, None)
             self._peers.pop(connection, None)
-            self._threads.discard(threading.current_thread())
 
     def _converse(self, connection: socket.socket) -> None:
         connection.settimeout(self._timeout)

@@ -32,6 +32,7 @@ FIRST_ATTEMPT = 1.0  # seconds that the first one is waited for
 MOST = 8  # clients at once: one more, and the one that is there for longest has to go
 HEAD_BYTES = 1 << 14  # of a request; Prometheus asks with some 300
 PATIENCE = 10.0  # seconds that a client may take to ask, or to take the answer
+HASTE = 0.5  # the same while no thread can be had for it, and all others wait
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 FAST = (
     1  # gzip's level: half the work of 6 for a tenth more bytes; prometheus_client's 9 is ten times the work
@@ -241,7 +242,11 @@ class _Server(ThreadingMixIn, HTTPServer):
                 longest = next(iter(self._clients))
                 del self._clients[longest]
                 _hang_up(longest)
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no more threads: the server's own answers
+            _HastyHandler(request, client_address, self)
+            self.shutdown_request(request)
 
     def shutdown_request(self, request: Any) -> None:
         with self._lock:
@@ -329,6 +334,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Log nothing: what a client sends is its own."""
+
+
+class _HastyHandler(_Handler):
+    """One request in the server's own thread, for which all other clients wait."""
+
+    timeout = HASTE
 
 
 def _compressed(parts: Iterable[bytes]) -> list[bytes]:

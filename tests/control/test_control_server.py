@@ -57,8 +57,8 @@ def is_dropped(connection: socket.socket) -> bool:
     return True
 
 
-def test_a_client_that_no_thread_can_be_had_for_is_told_so(
-    server: ControlServer, path: Path, monkeypatch: pytest.MonkeyPatch
+def test_while_no_thread_can_be_had_one_serves_all_in_turn(
+    server: ControlServer, path: Path, daemon: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = threading.Thread.start
 
@@ -67,11 +67,30 @@ def test_a_client_that_no_thread_can_be_had_for_is_told_so(
             raise RuntimeError("can't start new thread")
         start(thread)
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, ExitStack() as stack:
         patch.setattr(threading.Thread, "start", refuse)
+        for _ in range(3):
+            assert names(path)
+        silent = stack.enter_context(connect(path))
+        assert names(path)
+        assert is_dropped(silent), "it had to go for one that asks"
+        daemon.proceed.clear()
+        stack.callback(daemon.proceed.set)
+        busy = stack.enter_context(connect(path))
+        busy.sendall(Call("io.mcastd.Reload").encode())
+        assert daemon.entered.acquire(timeout=60)
         with pytest.raises(VarlinkError, match="no thread left to answer; raise TasksMax="):
             names(path)
-    assert names(path), "there is one again"
+        daemon.proceed.set()
+        assert b"inbound/new" in busy.recv(1 << 16)
+        busy.close()
+        assert names(path)
+    assert names(path), "there are more again"
+    with connect(path) as silent, connect(path) as another:
+        assert names(path)
+        for one in (silent, another):
+            one.sendall(LIST)
+            assert one.recv(1 << 16)
 
 
 # -- a peer that is not ours

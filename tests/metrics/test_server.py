@@ -158,6 +158,22 @@ def test_a_client_that_takes_too_long_is_left(port: int, monkeypatch: pytest.Mon
         assert client.recv(1) == b""
 
 
+def test_without_a_thread_for_a_client_the_servers_own_answers(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if "process_request" in thread.name:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as silent:
+        assert [ask(port).status for _ in range(3)] == [200] * 3
+        assert silent.recv(1) == b"", "it was not waited for long"
+
+
 def test_an_address_in_use_is_said_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "RETRY", 0.02)
     changes: list[str] = []
