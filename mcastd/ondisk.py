@@ -45,7 +45,12 @@ class OnDisk:
     def read(self, seconds: float | None = READ_SECONDS) -> tuple[Config, Sequence[ConfigProblem]]:
         """Examine it. Raises ConfigError if it is refused, McastdError if no disk answers in ``seconds``."""
         try:
-            files = ask(self._touch, seconds, "config")
+            try:
+                files = ask(self._touch, seconds, "config")
+            except (
+                BlockingIOError
+            ):  # no more threads: a reload to fewer workers must not fail for want of one
+                files = self._touch()
         except TimeoutError:
             way_out = "the old configuration runs on"
             raise McastdError("cannot read the configuration", self._silent().text, way_out) from None

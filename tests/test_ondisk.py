@@ -96,3 +96,17 @@ def test_a_directory_without_a_name_is_refused_as_one(path: str) -> None:
     """`mcastd run --config .` ended with a traceback."""
     with pytest.raises(ConfigError, match="is a directory, not a file"):
         OnDisk(Path(path)).read()
+
+
+def test_without_another_thread_it_is_read_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a reload to fewer workers would fail for want of the threads that it sets free."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    path = tmp_path / "mcastd.toml"
+    path.write_text("[daemon]\nstop_timeout = 7\n")
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert OnDisk(path).read()[0].daemon.stop_timeout == 7

@@ -9,7 +9,6 @@ from mcastd import clock, log
 from mcastd.bounded import Patience
 from mcastd.config import Changes, InboundSubscription, OutboundChannel
 from mcastd.config.addresses import Address, Interfaces
-from mcastd.errors import reason_of
 from mcastd.status import WorkerView
 from mcastd.supervisor.state import State
 from mcastd.supervisor.thread import WorkerThread
@@ -238,21 +237,24 @@ class Supervisor:
     def begin_unstarted(self) -> bool:
         """Try again to start workers that lacked a thread or a file descriptor; whether any still does."""
         for name in list(self._unstarted):
-            self._begin(name)
+            with self._beginning:
+                if not self._closed:
+                    self._start(name)
         return bool(self._unstarted)
 
     def _begin(self, name: str) -> None:
         with self._beginning:
             if self._closed:
                 return
-            thread = WorkerThread(self._factory(name, self._settings[name]), self._changed)
-            self._threads[name] = thread
-            self._unstarted.discard(name)
-            try:
-                thread.start()
-            except (OSError, RuntimeError) as error:
-                self._unstarted.add(name)
-                self._log.warning("worker.delayed", worker=name, reason=reason_of(error))
+            self._threads[name] = WorkerThread(self._factory(name, self._settings[name]), self._changed)
+            self._start(name)
+
+    def _start(self, name: str) -> None:
+        self._unstarted.discard(name)
+        try:
+            self._threads[name].start()
+        except (OSError, RuntimeError):  # it has said so
+            self._unstarted.add(name)
 
     def _end(self, names: Iterable[str], timeout: float) -> list[str]:
         deadline = clock.monotonic() + timeout

@@ -59,10 +59,11 @@ class WorkerThread:
         self._said = ""  # the reason that was logged last, so that it is logged once
         self._busy_since: float | None = None  # the context's, as look_if_hung() saw it last
         self.hung = ""  # what it hangs in, and since when; "" if it does not hang
-        self._thread = threading.Thread(target=self._main, name=worker.name, daemon=True)
+        self._thread = threading.Thread()  # another one is started in its place
 
     def start(self) -> None:
-        """Raises OSError or RuntimeError if there is no file descriptor or thread to be had."""
+        """Raises OSError or RuntimeError if no file descriptor or thread can be had; call it again, then."""
+        self._thread = threading.Thread(target=self._main, name=self.worker.name, daemon=True)
         try:
             self._context.open()
             size = threading.stack_size(STACK_BYTES)  # process-wide: set it, start this thread, restore it

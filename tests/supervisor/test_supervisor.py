@@ -470,6 +470,29 @@ def test_a_worker_that_cannot_be_started_says_why_in_words_without_numbers(
     assert detail.startswith(f"cannot start the worker's thread: {words}; raise LimitNOFILE=")
 
 
+def test_what_cannot_be_started_is_tried_again_and_logged_once(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "inbound/b":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    stage.runs = {"inbound/a": work, "inbound/b": work}
+    with capture_logs() as logs, monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        stage.apply(added=("inbound/a", "inbound/b"))
+        for _ in range(3):
+            assert stage.supervisor.begin_unstarted()
+        assert stage.state("inbound/b") == "auto-restart"
+    told = [log["worker"] for log in logs if log["log_level"] not in ("debug", "info")]
+    assert told == ["inbound/b"]
+    assert not stage.supervisor.begin_unstarted()
+    wait_for(lambda: stage.state("inbound/b") == "active")
+
+
 def test_a_reload_is_over_when_the_settings_are_taken_over(stage: Stage) -> None:
     """And not when the worker has something else to say of itself."""
     over = threading.Event()
