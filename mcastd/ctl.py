@@ -168,8 +168,10 @@ def examined(socket: Path, name: str | None, watch: float, probe: bool) -> Messa
         daemon, pid, deeper = described(client), client.pid, None
         capable = may_capture()
         if capable and same_network(pid):
+            from mcastd import log  # noqa: PLC0415 - as the next
             from mcastd.doctor.deeper import DeeperLook  # noqa: PLC0415 - needs the daemon's libraries
 
+            log.configure("auto", "error")  # on stderr: stdout is for what is found
             config = daemon["config"]
             beginning = "root" if config.startswith("/") else "cwd"  # it may have a file system of its own
             path = Path(f"/proc/{pid}/{beginning}", config.lstrip("/"))

@@ -214,9 +214,11 @@ def _run(check: Callable[..., Iterator[Said]], *arguments: object) -> list[Said]
     except McastdError as error:  # what it has to ask cannot be asked now
         said.append(Skipped(name_of(check), str(error)))
     except Exception as error:  # a host that nobody thought of must not cost the user the other checks
+        reason = reason_of(error)
         if not (isinstance(error, OSError) and error.errno in SHORTAGES):
             log.get_logger().exception("check.crashed", check=name_of(check))
-        said.append(Skipped(name_of(check), f"failed: {type(error).__name__}: {reason_of(error)}"))
+            reason = f"failed: {type(error).__name__}: {reason}"
+        said.append(Skipped(name_of(check), reason))
     return said
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -139,3 +140,17 @@ def test_the_doctor_leaves_nothing_behind(wires: Lab) -> None:
         counters = daemon.worker("inbound/news")["status"]["counters"]
         assert counters["overflow"] == 0
         assert os.path.exists(daemon.socket)
+
+
+@pytest.mark.root
+def test_a_look_of_its_own_that_fails_is_no_part_of_what_it_prints(wires: Lab) -> None:
+    code = (
+        "from mcastd.doctor import deeper; from mcastd.errors import McastdError\n"
+        "def observe(*_, **__): raise McastdError('cannot look', 'refused', 'wait')\n"
+        "deeper.observe = observe; from mcastd.entry import mcastctl; mcastctl()"
+    )
+    with RunningDaemon(wires.directory, wires.text(CONFIG), enter=wires.here.enter(AS_A_SERVICE)) as daemon:
+        command = [sys.executable, "-c", code, "--socket", str(daemon.socket), "doctor", "--json"]
+        done = subprocess.run(wires.here.enter(command), capture_output=True, text=True, check=False)
+    assert json.loads(done.stdout)["findings"]
+    assert done.stderr == ""
