@@ -14,7 +14,15 @@ from pathlib import Path
 from mcastd import __version__, clock, log, systemd
 from mcastd.build import build
 from mcastd.chores import Chores
-from mcastd.config import Changes, Config, InboundSubscription, OpenFiles, OutboundChannel, diff
+from mcastd.config import (
+    Changes,
+    Config,
+    InboundSubscription,
+    OpenFiles,
+    OutboundChannel,
+    WorkerSettings,
+    diff,
+)
 from mcastd.control.commands import NoSuchWorker
 from mcastd.control.protocol import Message
 from mcastd.control.server import ControlServer
@@ -282,7 +290,7 @@ class Daemon:
             troubles=Troubles(self._metrics.problem, log.problem()),
         ).as_message()
 
-    def _subjects(self) -> list[Subject]:
+    def _subjects(self) -> list[Subject[WorkerSettings]]:
         settings = self._config.workers()  # a reload may be under way: one of the two may lack a worker
         return [
             Subject.of(view, settings[view.name])

@@ -5,6 +5,7 @@ from mcastd.config.daemon import Daemon
 from mcastd.config.diff import Changes, diff
 from mcastd.config.inbound import DEFAULT_RECEIVE_BUFFER, GATHERING_BUFFER_MIN_BYTES, InboundSubscription
 from mcastd.config.load import dump, examine, load
+from mcastd.config.model import GroupSettings, WorkerSettings
 from mcastd.config.opened import OpenFiles, OpenFilesOf
 from mcastd.config.outbound import OutboundChannel
 from mcastd.config.outputs import FifoOutput, FileOutput
@@ -18,11 +19,13 @@ __all__ = [
     "Daemon",
     "FifoOutput",
     "FileOutput",
+    "GroupSettings",
     "InboundSubscription",
     "Interfaces",
     "OpenFiles",
     "OpenFilesOf",
     "OutboundChannel",
+    "WorkerSettings",
     "diff",
     "dump",
     "examine",

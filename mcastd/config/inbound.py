@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from mcastd.config.addresses import Address, Interfaces
-from mcastd.config.model import ENABLED, Model, check_interface
+from mcastd.config.addresses import Address
+from mcastd.config.model import GroupSettings
 from mcastd.config.outputs import Outputs
 from mcastd.config.types import AnyInterface, BufferSize, Group, Moment, Period, Port, SourceAddress, Switch
 
@@ -14,10 +14,9 @@ DEFAULT_RECEIVE_BUFFER = 4 << 20  # bytes
 GATHERING_BUFFER_MIN_BYTES = 1 << 20
 
 
-class InboundSubscription(Model):
+class InboundSubscription(GroupSettings):
     """A group that is received into outputs: ``[inbound.NAME]``."""
 
-    enabled: Switch = Field(True, description=ENABLED)
     group: Group = Field(description="The multicast address that is received, IPv4 or IPv6.")
     port: Port = Field(description="The UDP port that is received.")
     interface: AnyInterface | None = Field(
@@ -55,11 +54,6 @@ class InboundSubscription(Model):
     output: Outputs = Field(
         description="Where datagrams go: a file's path, a table with kind and path, or an array of these."
     )
-
-    @field_validator("interface")
-    @classmethod
-    def _interface_of_family(cls, interface: Interfaces | None, info: ValidationInfo) -> Interfaces | None:
-        return check_interface(interface, info)
 
     @field_validator("sources", "exclude_sources")
     @classmethod

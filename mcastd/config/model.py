@@ -7,13 +7,13 @@ those between workers come together in one :class:`~mcastd.config.whole.Conflict
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from mcastd.config.addresses import Address, Interfaces, interface_address, interfaces_in
-
-ENABLED = "Whether it runs; false keeps it in the file and switches it off."
+from mcastd.config.types import Switch
 
 Setting = TypeVar("Setting", str | None, Interfaces | None)
 
@@ -22,13 +22,43 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def check_interface(interface: Setting, info: ValidationInfo) -> Setting:
-    """Refuse a local address of the other IP version than the group, which has to be an earlier field."""
-    group: Address | None = info.data.get("group")
-    for each in interfaces_in(interface):
-        address = interface_address(each)
-        if group is not None and address is not None and address.version != group.version:
-            raise ValueError(
-                f"{address} is IPv{address.version}, but the group {group} is IPv{group.version}"
-            )
-    return interface
+class WorkerSettings(Model):
+    """What every kind of worker is configured with."""
+
+    # Workers that send start last, so that those of this host that receive hear the first datagram.
+    sends: ClassVar[bool] = False
+
+    enabled: Switch = Field(
+        True, description="Whether it runs; false keeps it in the file and switches it off."
+    )
+
+    def ways(self) -> Iterable[tuple[Interfaces | None, Address]]:
+        """Each ``interface`` setting that the worker works by, with its group there.
+
+        The worker is told when one of these interfaces, or the route to the group, changes.
+        """
+        return ()
+
+
+class GroupSettings(WorkerSettings):
+    """What a worker for one group and port is configured with."""
+
+    if TYPE_CHECKING:  # a kind declares these where it wants them among its other keys
+        group: Address
+        port: int
+        interface: Interfaces | None
+
+    @field_validator("interface", check_fields=False)
+    @classmethod
+    def _interface_of_family(cls, interface: Setting, info: ValidationInfo) -> Setting:
+        group: Address | None = info.data.get("group")
+        for each in interfaces_in(interface):
+            address = interface_address(each)
+            if group is not None and address is not None and address.version != group.version:
+                raise ValueError(
+                    f"{address} is IPv{address.version}, but the group {group} is IPv{group.version}"
+                )
+        return interface
+
+    def ways(self) -> Iterable[tuple[Interfaces | None, Address]]:
+        return ((self.interface, self.group),)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from mcastd.config.model import ENABLED, Model, check_interface
+from mcastd.config.model import GroupSettings
 from mcastd.config.types import (
     MAX_DATAGRAM,
     Burst,
@@ -38,10 +38,11 @@ def _default_max_datagram(valid: dict[str, Any]) -> int:
     return ETHERNET_PAYLOAD[valid["group"].version]
 
 
-class OutboundChannel(Model):
+class OutboundChannel(GroupSettings):
     """A source that is sent to a group: ``[outbound.NAME]``."""
 
-    enabled: Switch = Field(True, description=ENABLED)
+    sends: ClassVar[bool] = True
+
     source: FilePath = Field(description="The path of the file or named pipe that is sent.")
     group: Group = Field(description="The multicast address it is sent to, IPv4 or IPv6.")
     port: Port = Field(description="The UDP port it is sent to.")
@@ -85,11 +86,6 @@ class OutboundChannel(Model):
         if interval is not None and info.data.get("rate") is not None:
             raise ValueError('contradicts "rate"; keep one of the two')
         return interval
-
-    @field_validator("interface")
-    @classmethod
-    def _interface_of_family(cls, interface: str | None, info: ValidationInfo) -> str | None:
-        return check_interface(interface, info)
 
     @field_validator("max_datagram")
     @classmethod

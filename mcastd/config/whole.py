@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import get_args, get_origin
 
 from pydantic import Field, model_validator
 
 from mcastd.config.daemon import Daemon
 from mcastd.config.inbound import InboundSubscription
 from mcastd.config.loops import loops
-from mcastd.config.model import Model
+from mcastd.config.model import Model, WorkerSettings
 from mcastd.config.outbound import OutboundChannel
 from mcastd.config.outputs import FileOutput
 from mcastd.config.types import Location, WorkerName, normal
 from mcastd.config.words import show
-
-Worker = OutboundChannel | InboundSubscription
 
 
 class Conflicts(ValueError):
@@ -28,14 +27,27 @@ class Conflicts(ValueError):
 
 
 class Config(Model):
-    """A whole configuration, of one file and its drop-ins."""
+    """A whole configuration, of one file and its drop-ins.
+
+    Each field that holds workers by name is a kind of worker, and so is each that is added here.
+    """
 
     daemon: Daemon = Field(default_factory=Daemon, description="The daemon itself.")
     outbound: dict[WorkerName, OutboundChannel] = Field({}, description="Outbound channels by name.")
     inbound: dict[WorkerName, InboundSubscription] = Field({}, description="Inbound subscriptions by name.")
 
-    def workers(self) -> dict[str, Worker]:
-        """The enabled workers by full name (``outbound/NAME``, ``inbound/NAME``), in the text's order."""
+    @classmethod
+    def kinds(cls) -> dict[str, type[WorkerSettings]]:
+        """The settings of each kind of worker, by the kind's table: ``outbound``, ``inbound``."""
+        tables = {
+            name: get_args(field.annotation)[1]
+            for name, field in cls.model_fields.items()
+            if get_origin(field.annotation) is dict
+        }
+        return {name: settings for name, settings in tables.items() if issubclass(settings, WorkerSettings)}
+
+    def workers(self) -> dict[str, WorkerSettings]:
+        """The enabled workers by full name (``outbound/NAME``, ``inbound/NAME``), kind by kind."""
         return {name: worker for name, worker in self._all_workers() if worker.enabled}
 
     def disabled(self) -> list[str]:
@@ -44,13 +56,21 @@ class Config(Model):
 
     def of_enabled(self) -> Config:
         """The same configuration without the workers that are not enabled."""
-        outbound = {name: channel for name, channel in self.outbound.items() if channel.enabled}
-        inbound = {name: subscription for name, subscription in self.inbound.items() if subscription.enabled}
-        return self.model_copy(update={"outbound": outbound, "inbound": inbound})
+        enabled = {
+            table: {name: settings for name, settings in self.of_kind(table).items() if settings.enabled}
+            for table in self.kinds()
+        }
+        return self.model_copy(update=enabled)
 
-    def _all_workers(self) -> Iterator[tuple[str, Worker]]:
-        yield from ((f"outbound/{name}", channel) for name, channel in self.outbound.items())
-        yield from ((f"inbound/{name}", subscription) for name, subscription in self.inbound.items())
+    def of_kind(self, table: str) -> dict[str, WorkerSettings]:
+        """The workers of one kind, enabled or not, by name."""
+        workers: dict[str, WorkerSettings] = getattr(self, table)
+        return workers
+
+    def _all_workers(self) -> Iterator[tuple[str, WorkerSettings]]:
+        for table in self.kinds():
+            for name, settings in self.of_kind(table).items():
+                yield f"{table}/{name}", settings
 
     @model_validator(mode="after")
     def _workers_agree(self) -> Config:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mcastd import log
-from mcastd.config import load
+from mcastd.config import WorkerSettings, load
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.examine import Report, completed, examine, observe
 from mcastd.doctor.subject import Subject
@@ -38,11 +38,11 @@ class DeeperLook:
         self._list_workers = list_workers
         self._seconds = seconds
         self._probe = probe
-        self._seen: tuple[list[Subject], Evidence] | None = None
+        self._seen: tuple[list[Subject[WorkerSettings]], Evidence] | None = None
         self._thread = threading.Thread(target=self._observe, name="deeper", daemon=True)
         self._thread.start()
 
-    def _take(self) -> list[Subject]:
+    def _take(self) -> list[Subject[WorkerSettings]]:
         return [
             Subject.of(one, self._settings[one.name])
             for one in self._list_workers()

@@ -41,11 +41,9 @@ class Arrivals(NamedTuple):
     elsewhere: list[tuple[FlowKey, Flow]]  # on another interface
 
 
-def delivery(subject: Subject, evidence: Evidence) -> Iterator[Said]:
+def delivery(subject: Subject[InboundSubscription], evidence: Evidence) -> Iterator[Said]:
     """Whether a subscription's socket gets what comes by its interfaces, and whether that is wanted."""
     settings = subject.settings
-    if not isinstance(settings, InboundSubscription):
-        return
     joined = [one.interface for one in subject.now(SubscriptionStatus).memberships if one.actual]
     if not joined:
         return
@@ -96,7 +94,9 @@ def _passes(settings: InboundSubscription, source: Address) -> bool:
     return source in settings.sources if settings.sources else source not in settings.exclude_sources
 
 
-def _part(subject: Subject, wanted: list[tuple[FlowKey, Flow]], observation: Observation) -> Missing | None:
+def _part(
+    subject: Subject[InboundSubscription], wanted: list[tuple[FlowKey, Flow]], observation: Observation
+) -> Missing | None:
     """What is missing of what came, by the bytes: these are the same however packets were coalesced."""
     grown = received_meanwhile(subject)
     if not subject.state or not subject.earlier or grown.overflow:
@@ -133,7 +133,9 @@ def _waiting(settings: InboundSubscription | OutboundChannel, observation: Obser
     )
 
 
-def _astray(subject: Subject, arrivals: Arrivals, joined: Sequence[str], *, complete: bool) -> Iterator[Said]:
+def _astray(
+    subject: Subject[InboundSubscription], arrivals: Arrivals, joined: Sequence[str], *, complete: bool
+) -> Iterator[Said]:
     """Nothing that is wanted comes: but something like it does."""
     settings = subject.settings
     group, port, here = settings.group, settings.port, ", ".join(joined)
@@ -192,7 +194,9 @@ def _astray(subject: Subject, arrivals: Arrivals, joined: Sequence[str], *, comp
         )
 
 
-def _probed(subject: Subject, evidence: Evidence, joined: Sequence[str]) -> Iterator[Said]:
+def _probed(
+    subject: Subject[InboundSubscription], evidence: Evidence, joined: Sequence[str]
+) -> Iterator[Said]:
     """Whether what this host itself sent to the group came back to the socket."""
     observation = evidence.observation
     problem = observation.probes.get(subject.name) if observation else None

@@ -25,10 +25,10 @@ SHORTEST_INTERVAL = 1e-6
 FEWEST_SENT = 3
 
 
-def departure(subject: Subject, evidence: Evidence) -> Iterator[Said]:
+def departure(subject: Subject[OutboundChannel], evidence: Evidence) -> Iterator[Said]:
     """Whether what a channel sends leaves its interface."""
     settings = subject.settings
-    if not isinstance(settings, OutboundChannel) or settings.ttl == 0:
+    if settings.ttl == 0:
         return
     ways = evidence.ways(subject)
     if not ways or not subject.state:
@@ -53,7 +53,7 @@ def departure(subject: Subject, evidence: Evidence) -> Iterator[Said]:
 
 
 def _queue(
-    subject: Subject, settings: OutboundChannel, way: Interface, observation: Observation
+    subject: Subject[OutboundChannel], settings: OutboundChannel, way: Interface, observation: Observation
 ) -> Finding | None:
     """A queue of the interface that had no room for what the channel sends, and counted that, too."""
     refused = sent_meanwhile(subject).refused["ENOBUFS"]
@@ -85,7 +85,7 @@ def _queue(
     )
 
 
-def _slower(subject: Subject, settings: OutboundChannel, seconds: float) -> str:
+def _slower(subject: Subject[OutboundChannel], settings: OutboundChannel, seconds: float) -> str:
     """The setting with which the channel sends less than the queue took while it was watched."""
     grown = sent_meanwhile(subject)
     sent, size = grown.sent, grown.sent_bytes
@@ -96,7 +96,9 @@ def _slower(subject: Subject, settings: OutboundChannel, seconds: float) -> str:
     return f"interval = {max(fits_every, 2 * (settings.interval or 0.0), SHORTEST_INTERVAL):.3g}"
 
 
-def _silent(subject: Subject, way: Interface, facts: Facts, observation: Observation) -> Iterator[Said]:
+def _silent(
+    subject: Subject[OutboundChannel], way: Interface, facts: Facts, observation: Observation
+) -> Iterator[Said]:
     grown = sent_meanwhile(subject)
     seen = observation.everything()
     left = sum(

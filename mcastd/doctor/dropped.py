@@ -25,7 +25,7 @@ from mcastd.net.tap import Flow, FlowKey
 class Missing:
     """Datagrams of a subscription that passed the interface and did not reach the socket."""
 
-    subject: Subject
+    subject: Subject[InboundSubscription]
     observation: Observation
     flows: list[tuple[FlowKey, Flow]]
     severity: Severity

@@ -8,9 +8,9 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from mcastd.config import InboundSubscription, OutboundChannel
+from mcastd.config import GroupSettings, InboundSubscription, OutboundChannel, WorkerSettings
 from mcastd.config.addresses import Address
-from mcastd.doctor.subject import Settings, Subject
+from mcastd.doctor.subject import Subject, is_of
 from mcastd.doctor.watch import Observation
 from mcastd.errors import CannotAskError, LinkError
 from mcastd.net import interfaces, routes, tables, unaided
@@ -35,7 +35,7 @@ class Evidence:
 
     def __init__(
         self,
-        subjects: Sequence[Subject] = (),
+        subjects: Sequence[Subject[WorkerSettings]] = (),
         observation: Observation | None = None,
         *,
         look: Callable[[], Host] = interfaces.look,
@@ -77,7 +77,7 @@ class Evidence:
         """Seconds that were watched."""
         return self.observation.seconds if self.observation else 0.0
 
-    def ways(self, subject: Subject) -> list[Interface]:
+    def ways(self, subject: Subject[GroupSettings]) -> list[Interface]:
         """The interfaces that a subject's settings mean now; none if there are none."""
         settings = subject.settings
         if settings.interface is None:
@@ -89,22 +89,23 @@ class Evidence:
         except LinkError:
             return []
 
-    def senders_to(self, settings: Settings) -> list[Subject]:
+    def senders_to(self, settings: GroupSettings) -> list[Subject[OutboundChannel]]:
         """The channels, of those that :attr:`subjects` has, to a group and port."""
-        return [one for one in self._same(settings) if isinstance(one.settings, OutboundChannel)]
+        return [one for one in self._same(settings) if is_of(one, OutboundChannel)]
 
-    def receivers_of(self, settings: Settings) -> list[Subject]:
+    def receivers_of(self, settings: GroupSettings) -> list[Subject[InboundSubscription]]:
         """The subscriptions to a group and port."""
-        return [one for one in self._same(settings) if isinstance(one.settings, InboundSubscription)]
+        return [one for one in self._same(settings) if is_of(one, InboundSubscription)]
 
-    def _same(self, settings: Settings) -> list[Subject]:
+    def _same(self, settings: GroupSettings) -> list[Subject[GroupSettings]]:
         return self._by_group[settings.group, settings.port]
 
     @cached_property
-    def _by_group(self) -> dict[tuple[Address, int], list[Subject]]:
-        found: dict[tuple[Address, int], list[Subject]] = defaultdict(list)
+    def _by_group(self) -> dict[tuple[Address, int], list[Subject[GroupSettings]]]:
+        found: dict[tuple[Address, int], list[Subject[GroupSettings]]] = defaultdict(list)
         for one in self.subjects:
-            found[one.settings.group, one.settings.port].append(one)
+            if is_of(one, GroupSettings):
+                found[one.settings.group, one.settings.port].append(one)
         return found
 
     def exists(self, path: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from mcastd import log
 from mcastd.bounded import ask
+from mcastd.config import GroupSettings, InboundSubscription, OutboundChannel, WorkerSettings
 from mcastd.doctor import (
     configuration,
     delivery,
@@ -24,32 +25,33 @@ from mcastd.doctor import (
 from mcastd.doctor.causes import BESIDE, EXPLAINS, RANK
 from mcastd.doctor.evidence import NO_TROUBLES, Evidence, Troubles
 from mcastd.doctor.finding import Finding, Said, Severity, Skipped, Way
-from mcastd.doctor.subject import Subject
+from mcastd.doctor.subject import Subject, is_of
 from mcastd.doctor.watch import Watch
 from mcastd.errors import SHORTAGES, McastdError, reason_of
 
-Check = Callable[[Subject, Evidence], Iterator[Said]]
+Check = Callable[[Subject[Any], Evidence], Iterator[Said]]
 HostCheck = Callable[[Evidence], Iterator[Said]]
 
-CHECKS: tuple[Check, ...] = (  # in the order of the path that a datagram takes
-    files.source,
-    interfaces.interface,
-    sending.ttl,
-    sending.loop,
-    sending.two_senders,
-    departure.departure,
-    reports.routers,
-    neighbours.port,
-    delivery.delivery,
-    reports.answers,
-    reports.querier,
-    memberships.report_version,
-    memberships.membership,
-    memberships.receive_buffer,
-    memberships.overflow,
-    files.outputs,
-    worker.worker,
-    surroundings.kind_of_interface,
+# Each check, and the settings of the workers that it is for; in the order of the path that a datagram takes.
+CHECKS: tuple[tuple[Check, type[WorkerSettings]], ...] = (
+    (files.source, OutboundChannel),
+    (interfaces.interface, GroupSettings),
+    (sending.ttl, OutboundChannel),
+    (sending.loop, InboundSubscription),
+    (sending.two_senders, OutboundChannel),
+    (departure.departure, OutboundChannel),
+    (reports.routers, OutboundChannel),
+    (neighbours.port, InboundSubscription),
+    (delivery.delivery, InboundSubscription),
+    (reports.answers, GroupSettings),
+    (reports.querier, InboundSubscription),
+    (memberships.report_version, InboundSubscription),
+    (memberships.membership, InboundSubscription),
+    (memberships.receive_buffer, InboundSubscription),
+    (memberships.overflow, InboundSubscription),
+    (files.outputs, InboundSubscription),
+    (worker.worker, WorkerSettings),
+    (surroundings.kind_of_interface, GroupSettings),
 )
 HOST_CHECKS: tuple[HostCheck, ...] = (
     configuration.configuration,
@@ -102,7 +104,7 @@ def name_of(check: Callable[..., Iterator[Said]]) -> str:
     return check.__name__.replace("_", "-")
 
 
-Take = Callable[[], Sequence[Subject]]
+Take = Callable[[], Sequence[Subject[WorkerSettings]]]
 """Gives all workers as they are at that moment."""
 
 
@@ -132,20 +134,24 @@ def observe(
     seconds: float,
     probe: bool = False,
     enough: Callable[[], bool] = lambda: False,
-) -> tuple[list[Subject], Evidence]:
+) -> tuple[list[Subject[WorkerSettings]], Evidence]:
     """The workers that are meant, as they are after ``seconds`` of watching, and what was seen.
 
     It ends sooner when ``enough`` is true.
 
     With ``probe`` a datagram is sent to the group of each subscription that is meant; else nothing is.
     """
-    groups = [subject for subject in take() if of is None or subject.name in of]
+    groups = [
+        one.settings.group for one in take() if (of is None or one.name in of) and is_of(one, GroupSettings)
+    ]
     watch = Watch(groups) if seconds > 0 else None
     try:
         before = take()
         meant = [subject for subject in before if of is None or subject.name in of]
         if watch is not None:
-            watch.run(meant, seconds, probe=probe, enough=enough)
+            watch.run(
+                [one for one in meant if is_of(one, GroupSettings)], seconds, probe=probe, enough=enough
+            )
         earlier = {subject.name: subject.status for subject in before}
         subjects = [replace(now, earlier=earlier.get(now.name)) for now in take()]
         observation = watch.end() if watch is not None else None
@@ -157,7 +163,7 @@ def observe(
 
 
 def examine(
-    subjects: Sequence[Subject],
+    subjects: Sequence[Subject[WorkerSettings]],
     evidence: Evidence,
     only: Collection[str] | None = None,
     *,
@@ -168,15 +174,16 @@ def examine(
     If it is not ``alone`` it goes into another report: see :func:`completed`.
     """
     said: list[Said] = []
-    checks = [check for check in CHECKS if only is None or name_of(check) in only]
+    checks = [(check, kind) for check, kind in CHECKS if only is None or name_of(check) in only]
     host_checks = [check for check in HOST_CHECKS if only is None or name_of(check) in only]
     for subject in subjects:
-        for check in checks:
-            said += (replace(one, worker=subject.name) for one in _run(check, subject, evidence))
+        for check, kind in checks:
+            if is_of(subject, kind):
+                said += (replace(one, worker=subject.name) for one in _run(check, subject, evidence))
     for host_check in host_checks:
         said += _run(host_check, evidence)
     workers = tuple(subject.name for subject in subjects)
-    names = (*map(name_of, checks), *map(name_of, host_checks))
+    names = (*(name_of(check) for check, _ in checks), *map(name_of, host_checks))
     return in_order(said, workers, names, evidence.watched, alone=alone)
 
 

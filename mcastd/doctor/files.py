@@ -32,10 +32,8 @@ from mcastd.status import OutputStatus, SubscriptionStatus
 PROC = Path("/proc")  # whose files have a size of 0, whatever is in them, and which ProcSubset= hides
 
 
-def source(subject: Subject, _evidence: Evidence) -> Iterator[Said]:
+def source(subject: Subject[OutboundChannel], _evidence: Evidence) -> Iterator[Said]:
     """Whether a channel's source can be read, and has something in it."""
-    if not isinstance(subject.settings, OutboundChannel):
-        return
     path = subject.settings.source
     said = f"source = {str(path)!r} ({subject.table})"
     if unsafe := _unsafe_source(subject, path, said):
@@ -89,7 +87,7 @@ def source(subject: Subject, _evidence: Evidence) -> Iterator[Said]:
         )
 
 
-def _unsafe_source(subject: Subject, path: Path, said: str) -> Finding | None:
+def _unsafe_source(subject: Subject[OutboundChannel], path: Path, said: str) -> Finding | None:
     """By a link of others the daemon would read for them what they may not read themselves."""
     try:
         with place_of(path):
@@ -139,10 +137,8 @@ def _is_empty(path: Path, found: os.stat_result) -> bool:
         return not file.read(1)
 
 
-def outputs(subject: Subject, _evidence: Evidence) -> Iterator[Said]:
+def outputs(subject: Subject[InboundSubscription], _evidence: Evidence) -> Iterator[Said]:
     """Whether each output takes what it is given."""
-    if isinstance(subject.settings, OutboundChannel):
-        return
     told = [
         {output.path: output for output in status.outputs}
         for status in (subject.now(SubscriptionStatus), subject.before(SubscriptionStatus))
@@ -153,7 +149,7 @@ def outputs(subject: Subject, _evidence: Evidence) -> Iterator[Said]:
 
 
 def _output(
-    subject: Subject,
+    subject: Subject[InboundSubscription],
     output: FileOutput | FifoOutput,
     state: OutputStatus | None,
     earlier: OutputStatus | None,
@@ -178,7 +174,9 @@ def _output(
         )
 
 
-def _unseen(subject: Subject, output: FileOutput | FifoOutput, said: str, private: str) -> Finding:
+def _unseen(
+    subject: Subject[InboundSubscription], output: FileOutput | FifoOutput, said: str, private: str
+) -> Finding:
     """An output in the service's private /tmp. The fix is one of its own directories, which all can see."""
     directories = os.environ.get("LOGS_DIRECTORY" if output.kind == "file" else "RUNTIME_DIRECTORY", "")
     line = ""
@@ -194,7 +192,9 @@ def _unseen(subject: Subject, output: FileOutput | FifoOutput, said: str, privat
     )
 
 
-def _path(subject: Subject, output: FileOutput | FifoOutput, said: str, takes: bool) -> Iterator[Finding]:
+def _path(
+    subject: Subject[InboundSubscription], output: FileOutput | FifoOutput, said: str, takes: bool
+) -> Iterator[Finding]:
     """Whether it can be opened, or made."""
     path = output.path
     wanted = stat.S_IFREG if output.kind == "file" else stat.S_IFIFO
@@ -258,9 +258,10 @@ def _path(subject: Subject, output: FileOutput | FifoOutput, said: str, takes: b
         )
 
 
-def _moved(subject: Subject, output: FileOutput | FifoOutput, path: Path, kind: str) -> str:
+def _moved(
+    subject: Subject[InboundSubscription], output: FileOutput | FifoOutput, path: Path, kind: str
+) -> str:
     """A line that names another path or kind for an output, if that is all which is said of it."""
-    assert isinstance(subject.settings, InboundSubscription)
     if len(subject.settings.output) != 1 or output.model_fields_set - {"kind", "path"}:
         return ""
     if kind == "file":

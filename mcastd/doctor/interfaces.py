@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from shlex import quote
 
-from mcastd.config import InboundSubscription, Interfaces, OutboundChannel, means_several
+from mcastd.config import GroupSettings, InboundSubscription, Interfaces, OutboundChannel, means_several
 from mcastd.config.addresses import interfaces_in, stays_on_link
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
@@ -19,7 +19,7 @@ BROKEN, WARNING, HINT = Severity.BROKEN, Severity.WARNING, Severity.HINT
 NETLINK = "rtnetlink, as `ip address` shows it"
 
 
-def interface(subject: Subject, evidence: Evidence) -> Iterator[Said]:
+def interface(subject: Subject[GroupSettings], evidence: Evidence) -> Iterator[Said]:
     """Whether there is an interface at all, and whether it can carry anything."""
     settings, host = subject.settings, evidence.host
     ways = evidence.ways(subject)
@@ -52,7 +52,7 @@ def interface(subject: Subject, evidence: Evidence) -> Iterator[Said]:
         yield from _wrong_interface(subject, evidence, ways)
 
 
-def _of_several(subject: Subject, ways: list[Interface], host: Host) -> Iterator[Said]:
+def _of_several(subject: Subject[GroupSettings], ways: list[Interface], host: Host) -> Iterator[Said]:
     """What keeps one that is named from its part, while others do theirs."""
     for name in host.missing(subject.settings.interface):
         yield Finding(
@@ -67,7 +67,7 @@ def _of_several(subject: Subject, ways: list[Interface], host: Host) -> Iterator
             yield from _state(way, WARNING)
 
 
-def _written(subject: Subject) -> str:
+def _written(subject: Subject[GroupSettings]) -> str:
     """The setting, and where it is."""
     setting = subject.settings.interface
     return f"{_line(setting)} ({subject.table})" if setting is not None else "no interface is configured"
@@ -84,7 +84,7 @@ def _there(host: Host) -> str:
     return f"interfaces: {have} ({NETLINK})"
 
 
-def _no_interface(subject: Subject, evidence: Evidence) -> Iterator[Finding]:
+def _no_interface(subject: Subject[GroupSettings], evidence: Evidence) -> Iterator[Finding]:
     settings, host = subject.settings, evidence.host
     there = _there(host)
     if settings.interface is None:
@@ -154,7 +154,7 @@ def _state(way: Interface, severity: Severity = BROKEN) -> Iterator[Said]:
         )
 
 
-def _version(subject: Subject, way: Interface) -> Iterator[Finding]:
+def _version(subject: Subject[GroupSettings], way: Interface) -> Iterator[Finding]:
     """Whether it takes part in the group's version of IP at all."""
     version = subject.settings.group.version
     if lack := way.lacks(version):
@@ -169,7 +169,9 @@ def _version(subject: Subject, way: Interface) -> Iterator[Finding]:
         )
 
 
-def _carried(subject: Subject, way: Interface, evidence: Evidence, severity: Severity) -> Iterator[Finding]:
+def _carried(
+    subject: Subject[GroupSettings], way: Interface, evidence: Evidence, severity: Severity
+) -> Iterator[Finding]:
     """Whether loopback carries the group. For IPv6 it takes a route to this host; others only take it in."""
     group = subject.settings.group
     if group.version != 6 or not way.loopback or evidence.route_to(group, by=way.index).local:
@@ -185,7 +187,7 @@ def _carried(subject: Subject, way: Interface, evidence: Evidence, severity: Sev
     )
 
 
-def _port(subject: Subject, way: Interface, evidence: Evidence) -> Iterator[Said]:
+def _port(subject: Subject[GroupSettings], way: Interface, evidence: Evidence) -> Iterator[Said]:
     """Whether a bridge or bond takes what arrives here."""
     taker = evidence.host.taken_by(way)
     if taker is None or taker in evidence.ways(subject):
@@ -205,7 +207,7 @@ def _port(subject: Subject, way: Interface, evidence: Evidence) -> Iterator[Said
     )
 
 
-def _address(subject: Subject, way: Interface) -> Iterator[Said]:
+def _address(subject: Subject[GroupSettings], way: Interface) -> Iterator[Said]:
     version = subject.settings.group.version
     addresses = [address for address in way.addresses if address.version == version]
     read = f"{way.name} has no IPv{version} address ({NETLINK})"
@@ -244,7 +246,7 @@ def _address(subject: Subject, way: Interface) -> Iterator[Said]:
 
 
 def _source(
-    subject: Subject, settings: OutboundChannel, way: Interface, evidence: Evidence
+    subject: Subject[GroupSettings], settings: OutboundChannel, way: Interface, evidence: Evidence
 ) -> Iterator[Said]:
     """Whether receivers and routers take the address that a channel sends from for what it is."""
     link = subject.now(ChannelStatus).link
@@ -318,7 +320,7 @@ def _gateway(settings: OutboundChannel, way: Interface, evidence: Evidence) -> I
     )
 
 
-def _shared(subject: Subject, ways: list[Interface], evidence: Evidence) -> Iterator[Said]:
+def _shared(subject: Subject[GroupSettings], ways: list[Interface], evidence: Evidence) -> Iterator[Said]:
     """Whether an address that is to name an interface names several."""
     for address in filter(None, map(as_address, interfaces_in(subject.settings.interface))):
         having = [one for one in evidence.host.interfaces.values() if address in one.addresses]
@@ -336,7 +338,9 @@ def _shared(subject: Subject, ways: list[Interface], evidence: Evidence) -> Iter
             )
 
 
-def _wrong_interface(subject: Subject, evidence: Evidence, ways: list[Interface]) -> Iterator[Said]:
+def _wrong_interface(
+    subject: Subject[GroupSettings], evidence: Evidence, ways: list[Interface]
+) -> Iterator[Said]:
     """A channel of this very host sends the group by another interface."""
     settings = subject.settings
     if not isinstance(settings, InboundSubscription):
@@ -359,7 +363,9 @@ def _wrong_interface(subject: Subject, evidence: Evidence, ways: list[Interface]
             return
 
 
-def _routed(sender: Subject, way: Interface, ways: list[Interface], evidence: Evidence) -> bool:
+def _routed(
+    sender: Subject[GroupSettings], way: Interface, ways: list[Interface], evidence: Evidence
+) -> bool:
     """Returns True if this kernel is a multicast router that hands on what the sender sends to a way."""
     link, ttl = sender.now(ChannelStatus).link, getattr(sender.settings, "ttl", 0)
     return any(

@@ -14,7 +14,7 @@ from mcastd.net.tables import parse_igmp
 from mcastd.status import UNKNOWN_AGE, SubscriptionStatus
 
 
-def membership(subject: Subject, evidence: Evidence) -> Iterator[Said]:
+def membership(subject: Subject[InboundSubscription], evidence: Evidence) -> Iterator[Said]:
     """Whether the kernel has each membership that is wanted, as it is wanted."""
     settings = subject.settings
     again = f"mcastctl stop-worker {subject.name}; mcastctl start-worker {subject.name}"
@@ -51,11 +51,9 @@ def membership(subject: Subject, evidence: Evidence) -> Iterator[Said]:
             )
 
 
-def report_version(subject: Subject, evidence: Evidence) -> Iterator[Said]:
+def report_version(subject: Subject[InboundSubscription], evidence: Evidence) -> Iterator[Said]:
     """Whether the kernel may report in a version of IGMP or MLD that can name sources."""
     settings = subject.settings
-    if not isinstance(settings, InboundSubscription):
-        return
     version = settings.group.version
     protocol, needed = ("IGMP", 3) if version == 4 else ("MLD", 2)
     by_source = bool(settings.sources or settings.exclude_sources)
@@ -101,7 +99,7 @@ def _querier_version(way: Interface, evidence: Evidence) -> int | None:
     return next((found.version for found in interfaces if found.ifindex == way.index), None)
 
 
-def receive_buffer(subject: Subject, evidence: Evidence) -> Iterator[Said]:
+def receive_buffer(subject: Subject[InboundSubscription], evidence: Evidence) -> Iterator[Said]:
     """Whether the kernel gave the buffer that was asked for."""
     buffer = subject.now(SubscriptionStatus).receive_buffer
     asked, had = buffer.asked, buffer.had
@@ -118,7 +116,7 @@ def receive_buffer(subject: Subject, evidence: Evidence) -> Iterator[Said]:
         )
 
 
-def overflow(subject: Subject, evidence: Evidence) -> Iterator[Said]:
+def overflow(subject: Subject[InboundSubscription], evidence: Evidence) -> Iterator[Said]:
     """Whether the kernel dropped datagrams at a full buffer: while the doctor watched, or before."""
     status = subject.now(SubscriptionStatus)
     now, buffer = status.counters.overflow, status.receive_buffer

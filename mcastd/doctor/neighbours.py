@@ -13,11 +13,9 @@ from mcastd.net.sockets import port_refused
 from mcastd.net.tables import UdpSocket
 
 
-def port(subject: Subject, evidence: Evidence) -> Iterator[Said]:
+def port(subject: Subject[InboundSubscription], evidence: Evidence) -> Iterator[Said]:
     """Whether the port can be bound beside whoever has it, and who else gets the group by it."""
     settings = subject.settings
-    if not isinstance(settings, InboundSubscription):
-        return
     ways = evidence.ways(subject)
     refused = port_refused(settings.group, settings.port, ways[0].index) if ways else ""
     others = _others(settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mcastd.config import InboundSubscription, OutboundChannel
+from mcastd.config import GroupSettings, InboundSubscription, OutboundChannel
 from mcastd.config.addresses import Address, stays_on_link
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Skipped, Way
@@ -23,10 +23,10 @@ LATE = 0.3  # seconds that an answer may take beyond what the query allows
 Query = tuple[Seen, Membership]
 
 
-def querier(subject: Subject, evidence: Evidence) -> Iterator[Said]:
+def querier(subject: Subject[InboundSubscription], evidence: Evidence) -> Iterator[Said]:
     """Whether somebody asks for members: without, a switch that snoops forgets them after 260 seconds."""
     settings = subject.settings
-    if not isinstance(settings, InboundSubscription) or stays_on_link(settings.group):
+    if stays_on_link(settings.group):
         return
     ways = [way for way in evidence.ways(subject) if way.carrier and not way.loopback]
     observation = watched("querier", evidence)
@@ -74,7 +74,7 @@ def querier(subject: Subject, evidence: Evidence) -> Iterator[Said]:
         yield Skipped("querier", f"only a long watch can tell that there is none: --watch {LONG:.0f}s")
 
 
-def answers(subject: Subject, evidence: Evidence) -> Iterator[Said]:
+def answers(subject: Subject[GroupSettings], evidence: Evidence) -> Iterator[Said]:
     """Whether a query that was seen got its answer: from this host, or for a channel from any."""
     settings = subject.settings
     if stays_on_link(settings.group):
@@ -93,7 +93,9 @@ def answers(subject: Subject, evidence: Evidence) -> Iterator[Said]:
             yield from _own_report(subject, observation, way, query)
 
 
-def _own_report(subject: Subject, observation: Observation, way: Interface, query: Query) -> Iterator[Said]:
+def _own_report(
+    subject: Subject[GroupSettings], observation: Observation, way: Interface, query: Query
+) -> Iterator[Said]:
     """A member that did not answer; with IGMPv1, IGMPv2 and MLDv1 another's answer is enough."""
     settings = subject.settings
     group = settings.group
@@ -128,7 +130,10 @@ def _own_report(subject: Subject, observation: Observation, way: Interface, quer
 
 
 def _receivers(
-    subject: Subject, evidence: Evidence, observation: Observation, asked: tuple[Interface, Query]
+    subject: Subject[GroupSettings],
+    evidence: Evidence,
+    observation: Observation,
+    asked: tuple[Interface, Query],
 ) -> Iterator[Said]:
     """A channel whose group nobody reported, while other hosts' reports do get here."""
     way, query = asked
@@ -195,10 +200,10 @@ def _query_text(query: Query, way: Interface, observation: Observation) -> str:
     )
 
 
-def routers(subject: Subject, evidence: Evidence) -> Iterator[Said]:
+def routers(subject: Subject[OutboundChannel], evidence: Evidence) -> Iterator[Said]:
     """A channel whose datagrams end at a multicast router that is there to hand them on."""
     settings = subject.settings
-    if not isinstance(settings, OutboundChannel) or settings.ttl != 1 or stays_on_link(settings.group):
+    if settings.ttl != 1 or stays_on_link(settings.group):
         return
     observation = watched("routers", evidence)
     if isinstance(observation, Skipped):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mcastd.config import InboundSubscription, OutboundChannel
 from mcastd.counters import InboundCounters, OutboundCounters, growth
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Skipped
@@ -33,12 +34,12 @@ def unwatched(check: str, evidence: Evidence) -> Skipped | None:
     return seen if isinstance(seen, Skipped) else None
 
 
-def sent_meanwhile(subject: Subject) -> OutboundCounters:
+def sent_meanwhile(subject: Subject[OutboundChannel]) -> OutboundCounters:
     """By how much the counters of a channel have grown while it was watched."""
     return growth(subject.now(ChannelStatus).counters, subject.before(ChannelStatus).counters)
 
 
-def received_meanwhile(subject: Subject) -> InboundCounters:
+def received_meanwhile(subject: Subject[InboundSubscription]) -> InboundCounters:
     """The same of a subscription."""
     return growth(subject.now(SubscriptionStatus).counters, subject.before(SubscriptionStatus).counters)
 

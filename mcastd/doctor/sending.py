@@ -18,11 +18,11 @@ RTF_UP, RTF_GATEWAY = 0x1, 0x2  # linux/route.h
 USED = RTF_UP | RTF_GATEWAY
 
 
-def ttl(subject: Subject, evidence: Evidence) -> Iterator[Said]:
+def ttl(subject: Subject[OutboundChannel], evidence: Evidence) -> Iterator[Said]:
     """How far datagrams go, and whether the TTL can make them go further."""
     settings = subject.settings
     ways = evidence.ways(subject)
-    if not isinstance(settings, OutboundChannel) or not ways or ways[0].loopback:
+    if not ways or ways[0].loopback:
         return
     if settings.ttl == 0 and not any(evidence.receivers_of(settings)):
         yield Finding(
@@ -50,7 +50,7 @@ def ttl(subject: Subject, evidence: Evidence) -> Iterator[Said]:
         yield from _one(subject, ways[0], evidence)
 
 
-def _one(subject: Subject, way: Interface, evidence: Evidence) -> Iterator[Said]:
+def _one(subject: Subject[OutboundChannel], way: Interface, evidence: Evidence) -> Iterator[Said]:
     """A router on the link, which forwards nothing whose TTL is 1."""
     version = subject.settings.group.version
     path = "/proc/net/route" if version == 4 else "/proc/net/ipv6_route"
@@ -77,13 +77,11 @@ def _router(way: Interface, version: int, evidence: Evidence) -> Address | None:
     return None
 
 
-def loop(subject: Subject, evidence: Evidence) -> Iterator[Said]:
+def loop(subject: Subject[InboundSubscription], evidence: Evidence) -> Iterator[Said]:
     """A channel whose datagrams are kept from receivers on this host, and a subscription that wants them."""
     settings = subject.settings
-    if not isinstance(settings, InboundSubscription):
-        return
     for sender in evidence.senders_to(settings):
-        if isinstance(sender.settings, OutboundChannel) and not sender.settings.loop:
+        if not sender.settings.loop:
             yield Finding(
                 "loop-off",
                 Severity.WARNING,
@@ -94,11 +92,9 @@ def loop(subject: Subject, evidence: Evidence) -> Iterator[Said]:
             )
 
 
-def two_senders(subject: Subject, evidence: Evidence) -> Iterator[Said]:
+def two_senders(subject: Subject[OutboundChannel], evidence: Evidence) -> Iterator[Said]:
     """Two channels that no receiver can tell apart but by their source port."""
     settings = subject.settings
-    if not isinstance(settings, OutboundChannel):
-        return
     if others := [other.name for other in evidence.senders_to(settings) if other.name != subject.name]:
         yield Finding(
             "two-senders",

@@ -1,19 +1,21 @@
-"""Whom a check looks at: one worker, as it is configured and as it runs."""
+"""What a check looks at: one worker, as it is configured and as it runs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Generic, TypeGuard, TypeVar
 
-from mcastd.config import InboundSubscription, OutboundChannel
+from mcastd.config import WorkerSettings
 from mcastd.status import S, Told, WorkerView, as_kind
 
-Settings = OutboundChannel | InboundSubscription
+Kind = TypeVar("Kind", bound=WorkerSettings)
+Settings = TypeVar("Settings", bound=WorkerSettings, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """One channel or subscription. Without a daemon that runs it, ``state`` is empty."""
+class Subject(Generic[Settings]):
+    """One worker, by its settings' type. Without a daemon that runs it, ``state`` is empty."""
 
     name: str  # "inbound/news"
     settings: Settings
@@ -24,10 +26,10 @@ class Subject:
     errno: str = ""  # of the error that the detail tells of: "EPERM"; "" if it has none
     way_out: str = ""  # of this error; or, if there is none, what the worker does meanwhile
 
-    @classmethod
-    def of(cls, view: WorkerView, settings: Settings) -> Subject:
+    @staticmethod
+    def of(view: WorkerView, settings: WorkerSettings) -> Subject[WorkerSettings]:
         """A worker that runs with these settings."""
-        return cls(
+        return Subject(
             view.name,
             settings,
             view.state,
@@ -55,6 +57,11 @@ class Subject:
         return self.state == "active"
 
 
+def is_of(subject: Subject[WorkerSettings], kind: type[Kind]) -> TypeGuard[Subject[Kind]]:
+    """Return True if the subject is a worker with this kind of settings."""
+    return isinstance(subject.settings, kind)
+
+
 def named(name: str | None, known: Iterable[str]) -> set[str]:
-    """Which of the ``known`` workers a name means: "inbound/news", or "news" of either kind; None is all."""
+    """Which of the ``known`` workers a name means: "inbound/news", or "news" of any kind; None is all."""
     return {one for one in known if name is None or name in (one, one.partition("/")[2])}

@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Iterator
 
+from mcastd.config import GroupSettings
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity
 from mcastd.doctor.subject import Subject
@@ -70,7 +71,7 @@ def wsl(evidence: Evidence) -> Iterator[Said]:
         )
 
 
-def kind_of_interface(subject: Subject, evidence: Evidence) -> Iterator[Said]:
+def kind_of_interface(subject: Subject[GroupSettings], evidence: Evidence) -> Iterator[Said]:
     """Wi-Fi sends multicast unacknowledged and at its lowest rate; some virtual interfaces leave it out."""
     for way in evidence.ways(subject):
         if way.kind in KINDS:

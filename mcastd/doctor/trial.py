@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from mcastd.codec import from_json
-from mcastd.config import InboundSubscription, OutboundChannel
+from mcastd.config import InboundSubscription, OutboundChannel, WorkerSettings
 from mcastd.counters import InboundCounters
-from mcastd.doctor.subject import Settings, Subject
+from mcastd.doctor.subject import Subject
 from mcastd.errors import LinkError
 from mcastd.net.link import Receiver, Sender
 from mcastd.status import ChannelStatus, ReceiveBuffer, SenderStatus, Status, SubscriptionStatus
@@ -22,7 +22,7 @@ class Trial:
 
     def __init__(
         self,
-        workers: Mapping[str, Settings],
+        workers: Mapping[str, WorkerSettings],
         open_sender: Callable[[OutboundChannel], Sender],
         open_receiver: Callable[[InboundSubscription], Receiver],
     ) -> None:
@@ -41,7 +41,7 @@ class Trial:
                 if isinstance(settings, OutboundChannel):
                     self._senders[name] = self._open_sender(settings)
                     self._stack.callback(self._senders[name].close)
-                else:
+                elif isinstance(settings, InboundSubscription):
                     self._receivers[name] = self._open_receiver(settings)
                     self._received[name] = 0
                     self._stack.callback(self._receivers[name].close)
@@ -52,19 +52,21 @@ class Trial:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def subjects(self) -> list[Subject]:
+    def subjects(self) -> list[Subject[WorkerSettings]]:
         """All workers, and what their sockets have and got until now."""
         return [
             self._subject(name, settings, self._refused.get(name)) for name, settings in self._workers.items()
         ]
 
-    def _subject(self, name: str, settings: Settings, error: LinkError | None) -> Subject:
+    def _subject(
+        self, name: str, settings: WorkerSettings, error: LinkError | None
+    ) -> Subject[WorkerSettings]:
         subject = Subject(name, settings, status=self._status(name, settings))
         if error is None:
             return subject
         return replace(subject, detail=str(error), errno=error.code, way_out=error.way_out or error.waits)
 
-    def _status(self, name: str, settings: Settings) -> Status | None:
+    def _status(self, name: str, settings: WorkerSettings) -> Status | None:
         """What the daemon's status would have of it. Not the overflow: here nobody reads all the time."""
         if sender := self._senders.get(name):
             way = sender.describe()

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from mcastd.config import InboundSubscription
+from mcastd.config import GroupSettings, InboundSubscription
+from mcastd.config.addresses import Address
 from mcastd.doctor.subject import Subject
 from mcastd.errors import LinkError
 from mcastd.net import firewall, tables
@@ -90,12 +91,13 @@ class Observation:
 class Watch:
     """Observes from when it is made. Call :meth:`run` between the readings, and :meth:`end` after them."""
 
-    def __init__(self, subjects: Sequence[Subject]) -> None:
-        self._versions = {subject.settings.group.version for subject in subjects}
+    def __init__(self, groups: Iterable[Address]) -> None:
+        wanted = set(groups)
+        self._versions = {group.version for group in wanted}
         self._tap: Tap | None = None
         self._blind = ""
         try:
-            self._tap = Tap(subject.settings.group for subject in subjects)
+            self._tap = Tap(wanted)
         except LinkError as error:
             self._blind = ": ".join(filter(None, (error.cause, error.way_out)))
         self._seen: list[Traffic] = []
@@ -107,7 +109,7 @@ class Watch:
 
     def run(
         self,
-        subjects: Sequence[Subject],
+        subjects: Iterable[Subject[GroupSettings]],
         seconds: float,
         *,
         probe: bool,
@@ -158,7 +160,7 @@ class Watch:
         return Kernel(tables.counters(), sockets, rules, queues())
 
 
-def _probe(subject: Subject) -> str | None:
+def _probe(subject: Subject[GroupSettings]) -> str | None:
     """Send a datagram to a subscription's own group by its own interfaces; why not, "" if it was sent.
 
     TTL 0: it does not leave this host. None: there is nobody to receive it.

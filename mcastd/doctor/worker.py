@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mcastd.config import WorkerSettings
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.subject import Subject
 from mcastd.status import SubscriptionStatus
 
 
-def worker(subject: Subject, _evidence: Evidence) -> Iterator[Said]:
+def worker(subject: Subject[WorkerSettings], _evidence: Evidence) -> Iterator[Said]:
     state = f"state: {subject.state} (status)"
     match subject.state:
         case "failed":
@@ -50,5 +51,5 @@ def worker(subject: Subject, _evidence: Evidence) -> Iterator[Said]:
         )
 
 
-def _way_out(subject: Subject) -> str:
+def _way_out(subject: Subject[WorkerSettings]) -> str:
     return subject.way_out or f"journalctl -u mcastd MCASTD_WORKER={subject.name}"

@@ -7,16 +7,15 @@ from collections.abc import Callable, Iterable, Mapping
 
 from mcastd import clock, log
 from mcastd.bounded import Patience
-from mcastd.config import Changes, InboundSubscription, OutboundChannel
+from mcastd.config import Changes, WorkerSettings
 from mcastd.config.addresses import Address, Interfaces
 from mcastd.status import WorkerView
 from mcastd.supervisor.state import State
 from mcastd.supervisor.thread import WorkerThread
 from mcastd.worker import Books, Headline, Signal, Vitals, Worker
 
-Settings = OutboundChannel | InboundSubscription
-Factory = Callable[[str, Settings], Worker]
-"""Makes the worker of a name (``outbound/NAME``, ``inbound/NAME``) and its settings; touches no host yet."""
+Factory = Callable[[str, WorkerSettings], Worker]
+"""Makes the worker of a full name and its settings; touches no host yet."""
 
 Concerned = Callable[[Interfaces | None], Callable[[Address], bool] | None]
 """For which groups a change concerns the workers with this ``interface`` setting. None: for none."""
@@ -36,7 +35,7 @@ class Supervisor:
     def __init__(self, factory: Factory, on_change: Callable[[], None] = lambda: None) -> None:
         self._factory = factory
         self._on_change = on_change
-        self._settings: Mapping[str, Settings] = {}  # replaced, never changed
+        self._settings: Mapping[str, WorkerSettings] = {}  # replaced, never changed
         self._by_interface: tuple[object, _ByInterface] = None, {}  # of which settings, and these
         self._threads: dict[str, WorkerThread] = {}
         self._unstarted: set[str] = set()  # workers whose thread could not be started
@@ -48,7 +47,7 @@ class Supervisor:
         self._closed = False
         self._log = log.get_logger()
 
-    def apply(self, changes: Changes, wanted: Mapping[str, Settings], timeout: float) -> None:
+    def apply(self, changes: Changes, wanted: Mapping[str, WorkerSettings], timeout: float) -> None:
         """Go over to ``wanted``: only workers that differ are touched, and restarted only if they have to be.
 
         All that must end has ended, for at most ``timeout`` seconds, before anything starts: so a port or an
@@ -69,7 +68,7 @@ class Supervisor:
         kept = {name: old for name, old in self._settings.items() if name not in changes.removed}
         self._settings = kept | {name: wanted[name] for name in (*changes.changed, *changes.added)}
         new = {name: wanted[name] for name in (*restarting, *changes.added)}
-        senders = [name for name, settings in new.items() if isinstance(settings, OutboundChannel)]
+        senders = [name for name, settings in new.items() if settings.sends]
         for name in new:
             if name not in senders:
                 self._begin(name)
@@ -96,15 +95,16 @@ class Supervisor:
             thread.send(signal)
 
     def network_changed(self, concerned: Concerned, before: Callable[[int], None] = lambda _: None) -> None:
-        """Have those workers look at the network again whom a change concerns.
+        """Have the workers that a change concerns look at the network again.
 
-        ``before`` is told how many they are, before the first of them wakes.
+        ``before`` is called with their number, before the first of them wakes.
         """
-        threads = []
+        names: dict[str, None] = {}  # in order, and each once: a worker may have several ways
         for interface, workers in self._group_by_interface().items():
             if (concerns := concerned(interface)) is not None:
-                found = (self._threads.get(name) for name, group in workers if concerns(group))
-                threads += [thread for thread in found if thread is not None]
+                names.update((name, None) for name, group in workers if concerns(group))
+        found = [self._threads.get(name) for name in names]
+        threads = [thread for thread in found if thread is not None]
         before(len(threads))
         for thread in threads:
             thread.send(Signal.NETWORK)
@@ -115,7 +115,8 @@ class Supervisor:
         if of is not settings:
             found = {}
             for name, each in settings.items():
-                found.setdefault(each.interface, []).append((name, each.group))
+                for interface, group in each.ways():
+                    found.setdefault(interface, []).append((name, group))
             self._by_interface = settings, found
         return found
 

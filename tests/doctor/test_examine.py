@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from structlog.testing import capture_logs
 
-from mcastd.config import InboundSubscription
+from mcastd.config import InboundSubscription, WorkerSettings
 from mcastd.doctor import examine
 from mcastd.doctor.causes import CAUSES, RANK
 from mcastd.doctor.evidence import Evidence
@@ -39,7 +39,7 @@ def test_a_cause_explains_only_causes_that_there_are_and_that_come_after_it() ->
 
 
 def test_every_check_has_a_name_of_its_own() -> None:
-    names = [name_of(check) for check in (*CHECKS, *HOST_CHECKS)]
+    names = [name_of(check) for check in (*(check for check, _ in CHECKS), *HOST_CHECKS)]
     assert len(names) == len(set(names))
 
 
@@ -84,7 +84,14 @@ def test_a_check_that_breaks_costs_no_other_its_turn(monkeypatch: pytest.MonkeyP
     def works(_subject: Subject, _evidence: Evidence) -> Iterator[Said]:
         yield finding("no-route")
 
-    monkeypatch.setattr(examine, "CHECKS", (breaks, works))
+    monkeypatch.setattr(
+        examine,
+        "CHECKS",
+        (
+            (breaks, WorkerSettings),
+            (works, WorkerSettings),
+        ),
+    )
     monkeypatch.setattr(examine, "HOST_CHECKS", ())
     report = examine.examine([NEWS], Evidence([NEWS]))
     assert [one.cause for one in report.findings] == ["no-route", "ttl-one"]
@@ -142,7 +149,7 @@ def test_a_check_whose_disk_hangs_is_left_out_and_named(monkeypatch: pytest.Monk
         threading.Event().wait(60)
         yield from ()
 
-    monkeypatch.setattr(examine, "CHECKS", (outputs,))
+    monkeypatch.setattr(examine, "CHECKS", ((outputs, WorkerSettings),))
     monkeypatch.setattr(examine, "HOST_CHECKS", ())
     monkeypatch.setattr(examine, "TOUCH_PATHS", {outputs})
     monkeypatch.setattr(examine, "PATH_SECONDS", 0.05)
@@ -156,7 +163,7 @@ def test_a_check_that_cannot_ask_now_is_left_out_and_no_crash(monkeypatch: pytes
         raise LinkError("cannot ask the kernel", "too many open files", errno=24)
         yield
 
-    monkeypatch.setattr(examine, "CHECKS", (delivery,))
+    monkeypatch.setattr(examine, "CHECKS", ((delivery, WorkerSettings),))
     monkeypatch.setattr(examine, "HOST_CHECKS", ())
     with capture_logs() as logs:
         (skipped,) = examine.examine([NEWS], Evidence()).skipped
