@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from mcastd.config import InboundSubscription, OpenFiles, OutboundChannel
+from mcastd.config import InboundSubscription, OpenFiles, OpenFilesOf, OutboundChannel, WorkerSettings
 from mcastd.inbound.reader import Reader
-from mcastd.inbound.sinks import Ends, make_sink
+from mcastd.inbound.sinks import Ends, Sink, make_sink
 from mcastd.inbound.subscription import Subscription, source_filter
 from mcastd.net.interfaces import Host, look
 from mcastd.net.link import Receiver, Sender
@@ -16,6 +18,7 @@ from mcastd.net.receiver import SocketReceiver
 from mcastd.net.sender import SocketSender
 from mcastd.outbound.channel import Channel, open_source
 from mcastd.outbound.shared import SharedSender
+from mcastd.outbound.source import PayloadSource
 from mcastd.outbound.watcher import Watcher
 from mcastd.worker import Worker
 
@@ -53,29 +56,59 @@ def open_receiver(
     )
 
 
-def build(
-    name: str,
-    settings: OutboundChannel | InboundSubscription,
-    *,
-    host: Callable[[], Host] = look,
-    memberships: Memberships | None = None,
-    reader: Reader | None = None,
-    watcher: Watcher | None = None,
-    shared: SharedSender | None = None,
-    ends: Ends | None = None,
-    files: OpenFiles | None = None,
-) -> Worker:
-    """The worker for ``settings``, on real sockets that see the interfaces through ``host``."""
-    own = None if files is None else files.of(name)
-    if isinstance(settings, OutboundChannel):
-        source = open_source(settings, own)
-        return Channel(
-            name, settings, lambda channel: open_sender(channel, host), watcher, source, shared=shared
-        )
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What workers are made with beside their settings. With the defaults each works for itself alone."""
+
+    # Returns the picture of the interfaces.
+    host: Callable[[], Host] = look
+    memberships: Memberships | None = None
+    reader: Reader | None = None
+    sender: SharedSender | None = None
+    watcher: Watcher | None = None
+    ends: Ends | None = None
+    files: OpenFiles | None = None
+    # How a worker opens what its settings name: tools and tests have something else in its place.
+    open_source: Callable[[OutboundChannel, OpenFilesOf | None], PayloadSource] = open_source
+    open_sender: Callable[[OutboundChannel, Callable[[], Host]], Sender] = open_sender
+    open_receiver: Callable[..., Receiver] = open_receiver
+    make_sink: Callable[..., Sink] = make_sink
+
+    def files_of(self, name: str) -> OpenFilesOf | None:
+        return None if self.files is None else self.files.of(name)
+
+
+ALONE = Parts()
+
+
+def _channel(name: str, settings: OutboundChannel, parts: Parts) -> Channel:
+    return Channel(
+        name,
+        settings,
+        lambda wanted: parts.open_sender(wanted, parts.host),
+        parts.watcher,
+        parts.open_source(settings, parts.files_of(name)),
+        shared=parts.sender,
+    )
+
+
+def _subscription(name: str, settings: InboundSubscription, parts: Parts) -> Subscription:
     return Subscription(
         name,
         settings,
-        lambda subscription, metadata: open_receiver(subscription, metadata, host, memberships),
-        reader=reader,
-        make_sink=partial(make_sink, ends=ends, files=own),
+        lambda wanted, metadata: parts.open_receiver(wanted, metadata, parts.host, parts.memberships),
+        reader=parts.reader,
+        make_sink=partial(parts.make_sink, ends=parts.ends, files=parts.files_of(name)),
     )
+
+
+# By the settings of a kind of worker (see Config.kinds): makes one of its name, settings and parts.
+FACTORIES: Mapping[type[WorkerSettings], Callable[[str, Any, Parts], Worker]] = {
+    OutboundChannel: _channel,
+    InboundSubscription: _subscription,
+}
+
+
+def build(name: str, settings: WorkerSettings, parts: Parts = ALONE) -> Worker:
+    """The worker of a full name, ``outbound/news``, for its settings, on real sockets."""
+    return FACTORIES[type(settings)](name, settings, parts)

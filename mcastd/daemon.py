@@ -12,17 +12,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from mcastd import __version__, clock, log, systemd
-from mcastd.build import build
+from mcastd.build import Parts
 from mcastd.chores import Chores
-from mcastd.config import (
-    Changes,
-    Config,
-    InboundSubscription,
-    OpenFiles,
-    OutboundChannel,
-    WorkerSettings,
-    diff,
-)
+from mcastd.config import Changes, Config, WorkerSettings, diff
 from mcastd.control.commands import NoSuchWorker
 from mcastd.control.protocol import Message
 from mcastd.control.server import ControlServer
@@ -30,22 +22,15 @@ from mcastd.doctor.evidence import Troubles
 from mcastd.doctor.examine import consult
 from mcastd.doctor.subject import Subject, named
 from mcastd.errors import ConfigError, ConfigProblem, McastdError
-from mcastd.inbound.reader import Reader
 from mcastd.inbound.sinks import PIPES, Ends
 from mcastd.metrics import MetricsServer
-from mcastd.net.membership import Memberships
-from mcastd.net.watch import NetworkWatch
 from mcastd.ondisk import OnDisk
-from mcastd.outbound.shared import SharedSender
-from mcastd.outbound.watcher import Watcher
-from mcastd.process import Signals, settle, share_interpreter
+from mcastd.process import Signals, settle
 from mcastd.reloads import Reloads
+from mcastd.runtime import Runtime
 from mcastd.status import DaemonView, ReloadView, WorkerView
-from mcastd.supervisor import Supervisor
-from mcastd.worker import Headline, Signal, Vitals, Worker
+from mcastd.worker import Headline, Signal, Vitals
 
-# After this long without a change of the network for as many workers, the interpreter is shared as before.
-NETWORK_CALM_SECONDS = 2.0
 # READY=1 waits this long, at most, for the first attempt of each worker.
 FIRST_ATTEMPTS_SECONDS = 5.0
 # A reload that changes nothing says what the last one did, if that is no longer ago: systemd may ask twice.
@@ -85,49 +70,11 @@ class Daemon:
         self._stopping = False
         self._failed = False  # by a bug of ours, at the start
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # a worker's state changed
-        self._memberships = Memberships()
-        self._reader = Reader()
-        self._watcher = Watcher()
-        self._shared = SharedSender()
         self._ends = Ends(systemd.DescriptorStore(), systemd.take_stored(PIPES))
-        self._files = OpenFiles(lambda: self._config)
         self._control = ControlServer(self._socket, self)
-        self._supervisor = Supervisor(self._build, self._worker_changed)
+        self._runtime = Runtime(lambda: self._config, self._worker_changed, Parts(ends=self._ends))
+        self._supervisor = self._runtime.supervisor
         self._metrics = MetricsServer(self._supervisor.books, self._wake_up)
-        self._woken = 0  # workers that a change of the network concerned, lately
-        self._woken_at = 0.0  # monotonic seconds
-        self._network = NetworkWatch(lambda change: self._supervisor.network_changed(change, self._wakes))
-
-    def _build(self, name: str, settings: OutboundChannel | InboundSubscription) -> Worker:
-        return build(
-            name,
-            settings,
-            host=self._network.host,
-            memberships=self._memberships,
-            reader=self._reader,
-            watcher=self._watcher,
-            shared=self._shared,
-            ends=self._ends,
-            files=self._files,
-        )
-
-    def _wakes(self, workers: int) -> None:
-        """Share the interpreter among ``workers`` that start, or look at the network, all at once."""
-        if workers and workers >= self._woken:
-            self._woken, self._woken_at = workers, clock.monotonic()
-            share_interpreter(workers)
-
-    def _notice_calm(self) -> None:
-        """To be called about once a second."""
-        if not self._woken or clock.monotonic() - self._woken_at <= NETWORK_CALM_SECONDS:
-            return
-        if not self._supervisor.not_attempted():  # else a start of many is still under way
-            self._woken = 0
-            share_interpreter(0)
-
-    def _serves_none(self) -> bool:
-        """Return True if a thread that works for many workers hangs, and cannot be replaced."""
-        return self._reader.is_deaf() or self._shared.is_mute()
 
     def _worker_changed(self) -> None:
         os.eventfd_write(self._wake, 1)
@@ -138,10 +85,7 @@ class Daemon:
         # For as long as the process lives: there is no moment at which one of them would kill it.
         signals = Signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
         with ExitStack() as stack:
-            stack.callback(self._network.close)
-            stack.callback(self._reader.close)
-            stack.callback(self._watcher.close)
-            stack.callback(self._shared.close)
+            stack.callback(self._runtime.close)
             stack.callback(self._metrics.close)
             self._change.acquire()  # for the start: a client that comes earlier waits for it
             self._control.start()
@@ -162,7 +106,7 @@ class Daemon:
         try:
             try:
                 self._advise()
-                self._wakes(len(self._config.workers()))
+                self._runtime.wakes(len(self._config.workers()))
                 changes = diff(Config(), self._config)
                 self._supervisor.apply(changes, self._config.workers(), self._config.daemon.stop_timeout)
                 self._say_ready()
@@ -185,8 +129,8 @@ class Daemon:
         os.eventfd_write(self._wake, 1)
 
     def _summary(self) -> str:
-        parts = [self._supervisor.summary(), self._network.problem, self._metrics.problem, log.problem()]
-        return "; ".join(filter(None, parts))
+        problems = self._runtime.network.problem, self._metrics.problem, log.problem()
+        return "; ".join(filter(None, [self._supervisor.summary(), *problems]))
 
     def _say_ready(self) -> None:
         if not self._supervisor.wait_attempted(FIRST_ATTEMPTS_SECONDS):
@@ -200,7 +144,7 @@ class Daemon:
         poll = select.poll()
         poll.register(signals, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
-        chores = Chores(self._supervisor, self._serves_none, self._summary, self._begin_unstarted)
+        chores = Chores(self._supervisor, self._runtime.serves_none, self._summary, self._begin_unstarted)
         while not self._failed:
             ready = dict(poll.poll(chores.next_due()))
             if self._wake in ready:
@@ -216,7 +160,7 @@ class Daemon:
                     elif number == signal.SIGUSR1:
                         self.reopen()
             chores.do()
-            self._notice_calm()
+            self._runtime.notice_calm()
 
     def _begin_unstarted(self) -> bool:
         if not self._change.acquire(blocking=False):
@@ -328,7 +272,7 @@ class Daemon:
             self._config = config
             self._warnings = warnings
             self._advise()
-            self._wakes(len(changes.added) + len(changes.changed))
+            self._runtime.wakes(len(changes.added) + len(changes.changed))
             self._metrics.serve_at(config.daemon.metrics)
             try:
                 self._supervisor.apply(changes, config.workers(), config.daemon.stop_timeout)

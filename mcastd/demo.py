@@ -12,11 +12,11 @@ from pathlib import Path
 import click
 
 from mcastd import clock, log
-from mcastd.build import build
 from mcastd.config import Config, diff
 from mcastd.net.sockets import free_port
 from mcastd.printable import printable
 from mcastd.process import Signals
+from mcastd.runtime import Runtime
 from mcastd.supervisor import Supervisor
 
 NEWS = Path(__file__).with_name("demo.txt")
@@ -34,11 +34,12 @@ def demonstrate(interval: float) -> int:
     ):
         output = Path(directory, "news.log")
         config = _configuration(output, interval)
-        supervisor = Supervisor(build)
+        runtime = Runtime(lambda: config)
         try:
-            return _show(supervisor, config, output, signals)
+            return _show(runtime.supervisor, config, output, signals)
         finally:
-            supervisor.stop_all(PATIENCE)
+            runtime.supervisor.stop_all(PATIENCE)
+            runtime.close()
 
 
 def _configuration(output: Path, interval: float) -> Config:

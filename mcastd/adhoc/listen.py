@@ -13,16 +13,14 @@ from mcastd.adhoc import report, shown
 from mcastd.adhoc.session import Session
 from mcastd.adhoc.settings import configure, endpoint
 from mcastd.adhoc.sink import Listener, Printer
-from mcastd.build import open_receiver
-from mcastd.config import Config, InboundSubscription, OutboundChannel
+from mcastd.build import Parts
+from mcastd.config import Config
 from mcastd.console.live import write_all
 from mcastd.console.text import plural
 from mcastd.errors import reason_of
 from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.formats import FORMATS as OF_OUTPUTS
-from mcastd.inbound.subscription import Subscription, interface_name
-from mcastd.net.membership import Memberships
-from mcastd.net.watch import NetworkWatch
+from mcastd.inbound.subscription import interface_name
 from mcastd.status import SubscriptionStatus
 
 SILENCE = 3.0  # seconds without a datagram, after which it says what it has
@@ -46,20 +44,7 @@ def listen(config: Config, output: str, *, limit: int | None = None, seconds: fl
     ``output`` is ``auto``, ``text``, ``hex``, ``raw``, ``json`` or ``quiet``. The exit status: 0 if something
     came, and of what is numbered all; else 1. Raises McastdError.
     """
-    memberships = Memberships()
-
-    def build(
-        name: str, subscription: OutboundChannel | InboundSubscription, network: NetworkWatch
-    ) -> Subscription:
-        assert isinstance(subscription, InboundSubscription)
-        return Subscription(
-            name,
-            subscription,
-            lambda wanted, metadata: open_receiver(wanted, metadata, network.host, memberships),
-            make_sink=lambda *_: listener,
-        )
-
-    session = Session(config, build)
+    session = Session(config, Parts(make_sink=lambda *_, **__: listener))
     group = str(config.inbound["listen"].group)
     printer = None if output == "quiet" else _make_printer(output, group, session)
     listener = Listener(printer, limit, session.wake)

@@ -14,12 +14,11 @@ from mcastd.adhoc import Refused, numbered, report
 from mcastd.adhoc.session import INTERRUPTED, Session
 from mcastd.adhoc.settings import configure, endpoint
 from mcastd.adhoc.sources import ROOM, Headed, Outgoing, Repeated, Stream
-from mcastd.build import open_sender
-from mcastd.config import Config, InboundSubscription, OutboundChannel
+from mcastd.build import Parts, open_sender
+from mcastd.config import Config, OutboundChannel
 from mcastd.console.live import write_all
 from mcastd.net.link import MAX_DATAGRAM
-from mcastd.net.watch import NetworkWatch
-from mcastd.outbound.channel import Channel, open_source
+from mcastd.outbound.channel import open_source
 from mcastd.outbound.framing import make_framer
 from mcastd.outbound.source import PayloadSource, Source
 from mcastd.status import ChannelStatus
@@ -106,13 +105,11 @@ def send(plan: Plan, *, as_json: bool) -> int:
     total = plan.channel.repeat if plan.payload is not None else "forever"
     outgoing = Outgoing(numbers=plan.numbers, total=total)
 
-    def build(name: str, channel: OutboundChannel | InboundSubscription, network: NetworkWatch) -> Channel:
-        assert isinstance(channel, OutboundChannel)
-        return Channel(
-            name, channel, lambda wanted: outgoing.by(open_sender(wanted, network.host)), source=_source(plan)
-        )
-
-    with Session(plan.config, build) as session:
+    parts = Parts(
+        open_source=lambda *_: _source(plan),
+        open_sender=lambda channel, host: outgoing.by(open_sender(channel, host)),
+    )
+    with Session(plan.config, parts) as session:
         _watch(session, plan)
     counters = session.status(ChannelStatus).counters
     result = report.sent(counters, outgoing.last - outgoing.first)

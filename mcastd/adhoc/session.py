@@ -6,20 +6,18 @@ import math
 import os
 import select
 import signal
-from collections.abc import Callable
 from contextlib import ExitStack
 
 from mcastd import clock, log
 from mcastd.adhoc.settings import in_options
-from mcastd.config import Config, InboundSubscription, OutboundChannel, diff
+from mcastd.build import Parts
+from mcastd.config import Config, diff
 from mcastd.console.live import LiveLine
 from mcastd.errors import McastdError
-from mcastd.net.watch import NetworkWatch
 from mcastd.printable import printable
 from mcastd.process import Signals, prepare_process
+from mcastd.runtime import Runtime
 from mcastd.status import S, WorkerView, as_kind
-from mcastd.supervisor import Supervisor
-from mcastd.worker import Worker
 
 FIRST_ATTEMPT = 5.0  # seconds
 STOP = 5.0  # seconds
@@ -27,13 +25,11 @@ STOP = 5.0  # seconds
 INTERRUPTED = 128
 WELL = {"active", "finished"}  # states
 
-Build = Callable[[str, OutboundChannel | InboundSubscription, NetworkWatch], Worker]
-
 
 class Session:
-    """Entered, it starts the one worker of ``config``; left, that has ended."""
+    """Entered, it starts the one worker of ``config``, made with ``parts``; left, that has ended."""
 
-    def __init__(self, config: Config, build: Build) -> None:
+    def __init__(self, config: Config, parts: Parts) -> None:
         log.configure("console", "error")
         prepare_process()
         self.line = LiveLine()
@@ -41,7 +37,7 @@ class Session:
         self.began = 0.0  # monotonic seconds
         self.ended_by = 0  # a signal's number
         self._config = config
-        self._build = build
+        self._parts = parts
         self._trouble = ""
         self._wake = -1
         self._stack = ExitStack()
@@ -56,10 +52,9 @@ class Session:
             self._poll = select.poll()
             self._poll.register(signals, select.POLLIN)
             self._poll.register(self._wake, select.POLLIN)
-            supervisor = Supervisor(lambda name, settings: self._build(name, settings, network), self.wake)
-            self._supervisor = supervisor
-            network = NetworkWatch(supervisor.network_changed)
-            stack.callback(network.close)
+            runtime = Runtime(lambda: self._config, self.wake, self._parts)
+            stack.callback(runtime.close)
+            self._supervisor = supervisor = runtime.supervisor
             stack.callback(supervisor.stop_all, STOP)
             supervisor.apply(diff(Config(), self._config), self._config.workers(), STOP)
             self._wait_attempted()

@@ -10,15 +10,15 @@ from mcastd.config import WorkerSettings
 from mcastd.status import S, Told, WorkerView, as_kind
 
 Kind = TypeVar("Kind", bound=WorkerSettings)
-Settings = TypeVar("Settings", bound=WorkerSettings, covariant=True)
+Settings_co = TypeVar("Settings_co", bound=WorkerSettings, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Subject(Generic[Settings]):
+class Subject(Generic[Settings_co]):
     """One worker, by its settings' type. Without a daemon that runs it, ``state`` is empty."""
 
     name: str  # "inbound/news"
-    settings: Settings
+    settings: Settings_co
     state: str = ""  # see supervisor/state.py
     detail: str = ""  # why it is not active
     status: Told | None = None  # of now

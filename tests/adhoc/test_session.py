@@ -12,9 +12,9 @@ from support.wait import wait_for
 from mcastd import clock
 from mcastd.adhoc.session import Session
 from mcastd.adhoc.settings import configure
+from mcastd.build import Parts
 from mcastd.net.fake import FakeSender
 from mcastd.net.link import Payloads
-from mcastd.outbound.channel import Channel
 from mcastd.status import ChannelStatus
 
 
@@ -39,7 +39,7 @@ def test_a_datagram_that_is_on_its_way_when_the_end_comes_is_counted(
     settings = {"group": "239.255.1.2", "port": 9190, "source": str(source), "interval": "1h"}
     link = Slow()
     config = configure("outbound", "send", settings)
-    with Session(config, lambda name, channel, _: Channel(name, channel, lambda _: link)) as session:
+    with Session(config, Parts(open_sender=lambda *_: link)) as session:
         assert session.ended_by == signal.SIGINT
     assert link.sent == [b"line\n"]
     assert session.status(ChannelStatus).counters.sent == 1

@@ -11,9 +11,8 @@ from types import SimpleNamespace
 import pytest
 from support.wait import DEADLINE_SECONDS, wait_for
 
-from mcastd import clock, daemon
-from mcastd.config import Config
-from mcastd.daemon import NETWORK_CALM_SECONDS, Daemon
+from mcastd import clock, runtime
+from mcastd.runtime import NETWORK_CALM_SECONDS, Runtime
 
 # A daemon whose end hangs, whatever for, in a call that no signal ends
 HANGING_END = """
@@ -56,27 +55,27 @@ def test_workers_that_a_change_woke_share_the_interpreter_until_it_is_calm(
 ) -> None:
     now, shared = [100.0], []
     monkeypatch.setattr(clock, "monotonic", lambda: now[0])
-    monkeypatch.setattr(daemon, "share_interpreter", shared.append)
-    one = Daemon.__new__(Daemon)  # no sockets and threads: they have no part in it
-    one._config, one._woken, one._woken_at = Config(), 0, 0.0
+    monkeypatch.setattr(runtime, "share_interpreter", shared.append)
+    one = Runtime.__new__(Runtime)  # no sockets and threads: they have no part in it
+    one._woken, one._woken_at = 0, 0.0
     behind: set[str] = set()
-    one._supervisor = SimpleNamespace(not_attempted=lambda: behind)  # type: ignore[assignment]
-    one._wakes(0)
-    one._notice_calm()
+    one.supervisor = SimpleNamespace(not_attempted=lambda: behind)  # type: ignore[assignment]
+    one.wakes(0)
+    one.notice_calm()
     assert shared == []  # a change that concerned nobody
-    one._wakes(300)
+    one.wakes(300)
     now[0] += 1.0
-    one._wakes(7)  # fewer, meanwhile: the 300 may still be at it
-    one._wakes(500)
+    one.wakes(7)  # fewer, meanwhile: the 300 may still be at it
+    one.wakes(500)
     assert shared == [300, 500]
     now[0] += NETWORK_CALM_SECONDS
-    one._notice_calm()
+    one.notice_calm()
     assert shared == [300, 500]
     now[0] += 0.01
     behind.add("inbound/late")  # hundreds start, which takes longer
-    one._notice_calm()
+    one.notice_calm()
     assert shared == [300, 500]
     behind.clear()
-    one._notice_calm()
-    one._notice_calm()
+    one.notice_calm()
+    one.notice_calm()
     assert shared == [300, 500, 0]

@@ -24,8 +24,9 @@ from mcastd.doctor import (
     worker,
 )
 from mcastd.doctor.evidence import Evidence, Troubles
+from mcastd.doctor.examine import CHECKS
 from mcastd.doctor.finding import Finding, Skipped
-from mcastd.doctor.subject import Subject
+from mcastd.doctor.subject import Subject, is_of
 from mcastd.doctor.watch import Observation
 from mcastd.errors import CannotAskError
 from mcastd.net.interfaces import Host, Interface
@@ -91,8 +92,8 @@ class Given(Evidence):
 
 
 def said(check: Any, subject: Subject, evidence: Evidence) -> list[tuple[str, str]]:
-    """Causes and severities; what is skipped by its check."""
-    found = list(check(subject, evidence))
+    """Causes and severities; what is skipped by its check. Nothing of a worker that the check is not for."""
+    found = list(check(subject, evidence)) if is_of(subject, dict(CHECKS)[check]) else []
     for one in found:
         if isinstance(one, Finding):
             assert one.what
