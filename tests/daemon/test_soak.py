@@ -1,11 +1,10 @@
-"""Half a minute of a busy daemon: reloads, reopens, deleted outputs; nothing unaccounted, nothing leaked."""
+"""A busy daemon: 200 reloads, reopens, deleted outputs; nothing unaccounted, nothing leaked."""
 
 from __future__ import annotations
 
 import os
 import random
 import signal
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from support.wait import wait_for
 
 PAIRS = 50
 KEPT = 5  # the first pairs are never touched: they must not lose a datagram
-SECONDS = 30
+ROUNDS = 200
 LINES = 40
 
 
@@ -84,14 +83,12 @@ def test_soak(tmp_path: Path) -> None:
         wait_for(lambda: all(worker["state"] == "active" for worker in daemon.workers().values()))
         threads, fds = daemon.threads(), daemon.fds()
         plan, reloads, reopens, deletions = Plan(outputs, source), 0, 0, 0
-        deadline = time.monotonic() + SECONDS
-        while time.monotonic() < deadline:
+        for _ in range(ROUNDS):
             match dice.randrange(3):
                 case 0:
                     plan.mutate(dice)
                     daemon.write(plan.text())
-                    answer = daemon.ctl("reload")
-                    assert answer.returncode == 0, answer.stderr
+                    daemon.call("Reload")
                     reloads += 1
                 case 1:
                     daemon.send(signal.SIGUSR1)
@@ -108,7 +105,7 @@ def test_soak(tmp_path: Path) -> None:
             lambda: (daemon.threads(), daemon.fds()) == (threads, fds), f"{threads} threads, {fds} fds again"
         )
         for number in range(PAIRS):  # senders first, so that all that was sent has arrived
-            assert daemon.ctl("stop-worker", f"outbound/c{number}").returncode == 0
+            daemon.call("Stop", name=f"outbound/c{number}")
         workers = daemon.workers()
         for number in range(KEPT):
             sent = workers[f"outbound/c{number}"]["status"]["counters"]

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mcastd.control.client import ControlClient
+from support.forked import mcastctl
 from support.wait import DEADLINE_SECONDS, wait_for
 
 MCASTD = (sys.executable, "-m", "mcastd")
@@ -111,14 +113,16 @@ class RunningDaemon:
         return message
 
     def ctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [*MCASTCTL, "--socket", str(self.socket), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False)
+        return mcastctl("--socket", str(self.socket), *arguments, timeout=DEADLINE_SECONDS)
+
+    def call(self, method: str, **parameters: object) -> dict[str, Any]:
+        """What the control socket answers to a method of io.mcastd. Raises VarlinkError and ControlError."""
+        with ControlClient(self.socket, timeout=DEADLINE_SECONDS) as client:
+            return client.call(f"io.mcastd.{method}", **parameters)
 
     def workers(self) -> dict[str, dict[str, Any]]:
-        """``mcastctl status --json``, by worker name."""
-        answer = self.ctl("status", "--json")
-        assert answer.stdout, answer.stderr
-        return {worker["name"]: worker for worker in json.loads(answer.stdout)["workers"]}
+        """What ``mcastctl status --json`` shows of them, by name; asked without a process of its own."""
+        return {worker["name"]: worker for worker in self.call("List")["workers"]}
 
     def worker(self, name: str) -> dict[str, Any]:
         return self.workers()[name]

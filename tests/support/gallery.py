@@ -22,6 +22,7 @@ import programs
 
 from mcastd.doctor.deeper import UNKNOWN
 from support.daemon import MCASTCTL, RunningDaemon
+from support.forked import mcastctl
 from support.host import Host, connect
 from support.inside import sysctl
 from support.peer import Talker
@@ -92,14 +93,12 @@ class Lab:
 
         ``enter`` goes in front of the command.
         """
-        command = [*MCASTCTL, "--socket", str(self.daemon.socket), "doctor", "--json", "--watch", WATCH]
-        answer = subprocess.run(
-            self.here.enter([*enter, *command, *arguments]),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        words = ["--socket", str(self.daemon.socket), "doctor", "--json", "--watch", WATCH, *arguments]
+        if enter:
+            command = self.here.enter([*enter, *MCASTCTL, *words])
+            answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        else:
+            answer = mcastctl(*words, network=f"/proc/{self.here.pid}/ns/net")
         assert answer.stdout, answer.stderr
         return answer.returncode, json.loads(answer.stdout)
 
