@@ -3,7 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test programs lint types unit bench deb deb-bundled rpm system-packages clean
+# Without which Pythons `make pythons` fails, as in PROMISED='3.13 3.14'; others are left out if they cannot be had.
+PROMISED ?=
+
+.PHONY: demo test programs lint types unit pythons bench deb deb-bundled rpm system-packages clean
 
 demo: $(VENV)/installed
 	$(BIN)/mcastd demo
@@ -28,6 +31,10 @@ unit: programs $(VENV)/installed-dev system-packages
 	@$(BIN)/pytest --numprocesses=3 --dist=worksteal --ignore=tests/system
 	@echo "tests with systemd, each in a container that boots: pytest (some minutes)"
 	@$(BIN)/pytest --numprocesses=2 --dist=worksteal tests/system
+
+# A part of the tests on each supported Python, on the oldest one with the oldest libraries that we take.
+pythons: programs $(VENV)/installed-dev
+	@$(BIN)/python packaging/pythons.py $(PROMISED)
 
 # Packages, each built in a clean root of its own, into dist/.
 deb deb-bundled rpm:

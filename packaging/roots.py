@@ -114,20 +114,22 @@ def cgroup_root() -> Path:
 
 def make(names: Sequence[str]) -> None:
     """Make the roots that are not there yet, all at once. Raises Impossible."""
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(lambda name: make_root(ROOTS[name]), names))
+
+
+def make_root(root: Root) -> None:
+    """Make it if it is not there yet. Raises Impossible."""
     require_tools()
     try:
         CACHE.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Impossible(f"cannot make {CACHE}: {error}") from error
-    with ThreadPoolExecutor(len(names)) as pool:
-        list(pool.map(lambda name: _make(ROOTS[name]), names))
-
-
-def _make(root: Root) -> None:
     with _locked(CACHE / f"{root.name}.lock"):  # one maker at a time, whoever else runs
         if root.tar.exists():
             return
-        sources = f"deb [signed-by={KEYRING}] {mirror()} {root.suite} main"
+        # A mirror that is a snapshot has lists of some time ago.
+        sources = f"deb [signed-by={KEYRING} check-valid-until=no] {mirror()} {root.suite} main"
         unfinished = CACHE / f".{root.name}.tar.zst"
         count = len(root.packages)
         print(
@@ -178,8 +180,12 @@ def _is_debian(uri: str) -> bool:
 
 def unpack(name: str, directory: Path) -> None:
     """Lay out a root that was made before."""
+    unpack_root(ROOTS[name], directory)
+
+
+def unpack_root(root: Root, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    command = ["tar", "--zstd", "--numeric-owner", "--xattrs", "-xf", str(ROOTS[name].tar)]
+    command = ["tar", "--zstd", "--numeric-owner", "--xattrs", "-xf", str(root.tar)]
     subprocess.run([*command, "-C", str(directory)], check=True)
 
 
