@@ -59,12 +59,12 @@ def _fitted(kind: Any, value: object) -> Any:
     plain = get_origin(kind) or kind
     if plain is UnionType:
         return _first_fitting(of, value)
+    if plain in (type(value), object) or (plain is float and type(value) is int):
+        return value
     if isinstance(value, dict):
         return _fitted_object(plain, of, value)
     if plain in (tuple, Sequence) and isinstance(value, list | tuple):
         return tuple(_fitted(of[0], one) for one in value)
-    if plain in (type(value), object) or (plain is float and type(value) is int):
-        return value
     if issubclass(plain, enum.Enum) and isinstance(value, str):
         return plain(value)
     raise TypeError(kind)

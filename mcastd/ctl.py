@@ -17,9 +17,8 @@ from typing import IO, Any
 
 import click
 
-from mcastd import __version__
+from mcastd import __version__, codec
 from mcastd.adhoc.commands import groups, listen, send
-from mcastd.codec import from_json
 from mcastd.console import findings
 from mcastd.console.options import json_option, probe_option, watch_option
 from mcastd.console.program import Program
@@ -29,7 +28,7 @@ from mcastd.control.protocol import Message, VarlinkError
 from mcastd.doctor.privilege import may_capture, same_network
 from mcastd.errors import ControlError
 from mcastd.printable import printable
-from mcastd.status import WorkerView
+from mcastd.status import DaemonView, WorkerView
 
 DEFAULT_SOCKET = Path("/run/mcastd/control")
 HEALTHY = {"active", "finished", "inactive"}  # inactive: stopped by somebody, who knows
@@ -71,7 +70,7 @@ def complete_worker(context: click.Context, _parameter: click.Parameter, incompl
     """The daemon's workers, for a shell; none if it cannot be asked."""
     with suppress(ControlError, VarlinkError):
         with ControlClient(context.find_root().params["socket"], timeout=1.0) as client:
-            names = [worker["name"] for worker in list_workers(client)]
+            names = [worker.name for worker in client.workers()]
         return [name for name in names if name.startswith(incomplete)]
     return []
 
@@ -90,12 +89,12 @@ def status(context: click.Context, name: str | None, as_json: bool) -> None:
         daemon = described(client)
         workers = list_workers(client, name)
     if as_json:
-        click.echo(json.dumps({"daemon": daemon, "workers": workers}, indent=2))
+        click.echo(json.dumps(codec.as_json({"daemon": daemon, "workers": workers}), indent=2))
     else:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         for line in details(workers) if name else overview(daemon, workers, width):
             click.echo(line)
-    if any(worker["state"] not in HEALTHY or worker.get("troubled") for worker in workers):
+    if any(worker.state not in HEALTHY or worker.troubled for worker in workers):
         context.exit(EXIT_UNHEALTHY)
 
 
@@ -172,7 +171,7 @@ def examined(socket: Path, name: str | None, watch: float, probe: bool) -> Messa
             from mcastd.doctor.deeper import DeeperLook  # noqa: PLC0415 - needs the daemon's libraries
 
             log.configure("auto", "error")  # on stderr: stdout is for what is found
-            config = daemon["config"]
+            config = daemon.config
             beginning = "root" if config.startswith("/") else "cwd"  # it may have a file system of its own
             path = Path(f"/proc/{pid}/{beginning}", config.lstrip("/"))
             deeper = DeeperLook(path, lambda: workers_or_error(beside), watch, probe=probe)
@@ -189,12 +188,12 @@ def examined(socket: Path, name: str | None, watch: float, probe: bool) -> Messa
 def reload(socket: Path) -> None:
     """Read the configuration again; a bad one changes nothing, and is explained."""
     with connected(socket) as client:
-        result = client.call("io.mcastd.Reload")
-    for action in ("added", "removed", "changed"):
-        for name in result[action]:
+        done = client.reload()
+    for action, names in (("added", done.added), ("removed", done.removed), ("changed", done.changed)):
+        for name in names:
             click.echo(f"{action} {printable(name)}")
-    click.echo(f"{len(result['unchanged'])} unchanged")
-    for note in result["notes"]:
+    click.echo(f"{len(done.unchanged)} unchanged")
+    for note in done.notes:
         click.echo(f"note: {printable(note)}")
 
 
@@ -226,8 +225,8 @@ def call_for_each(socket: Path, name: str, doing: str, method: str) -> None:
     """Call ``method`` for each worker that ``name`` means, and say so."""
     with connected(socket) as client:
         for worker in list_workers(client, name):
-            click.echo(f"{doing} {printable(worker['name'])}")
-            client.call(method, name=worker["name"])
+            click.echo(f"{doing} {printable(worker.name)}")
+            client.call(method, name=worker.name)
 
 
 for command in (listen, send, groups):
@@ -260,11 +259,11 @@ def explain(error: VarlinkError) -> str:
             return str(error)
 
 
-def described(client: ControlClient) -> Message:
+def described(client: ControlClient) -> DaemonView:
     """Return the daemon's description. Warns on stderr if its version differs from ours."""
-    daemon = client.call("io.mcastd.Describe")
-    if daemon["version"] != __version__:
-        version = printable(daemon["version"] or "unknown")
+    daemon = client.describe()
+    if daemon.version != __version__:
+        version = printable(daemon.version or "unknown")
         click.echo(
             f"mcastctl: the daemon's version is {version}, this is {__version__}: what it says may be less;"
             " restart it, or use the mcastctl that came with it",
@@ -273,24 +272,24 @@ def described(client: ControlClient) -> Message:
     return daemon
 
 
-def list_workers(client: ControlClient, name: str | None = None) -> list[Message]:
+def list_workers(client: ControlClient, name: str | None = None) -> list[WorkerView]:
     """The workers that ``name`` means, at least one; all of them without it."""
-    workers: list[Message] = client.call("io.mcastd.List")["workers"]
+    workers = client.workers()
     if name is None:
         return workers
-    named = [worker for worker in workers if name in (worker["name"], worker["name"].partition("/")[2])]
+    named = [worker for worker in workers if name in (worker.name, worker.name.partition("/")[2])]
     if not named:
-        for disabled in client.call("io.mcastd.Describe")["disabled"]:
+        for disabled in client.describe().disabled:
             if name in (disabled, disabled.partition("/")[2]):
                 raise Failure(f"{disabled} is disabled: take enabled = false out of its table, then reload")
-        raise Failure(no_such_worker(name, [worker["name"] for worker in workers]))
+        raise Failure(no_such_worker(name, [worker.name for worker in workers]))
     return named
 
 
 def workers_or_error(client: ControlClient) -> list[WorkerView]:
     """All workers. Raises McastdError, whatever goes wrong."""
     try:
-        return [from_json(WorkerView, worker) for worker in list_workers(client)]
+        return client.workers()
     except VarlinkError as error:
         raise ControlError("the daemon's workers", str(error)) from error
 

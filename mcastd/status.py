@@ -73,6 +73,32 @@ class ReloadView:
 
 
 @dataclass(frozen=True, slots=True)
+class VitalsView:
+    """What a worker has done: see worker.Vitals."""
+
+    name: str
+    datagrams: int
+    payload_bytes: int
+    dropped: int
+    overflow: int
+    refused: int
+    late: int
+    stale: bool
+    last_source: str
+    last_datagram_age: float | None  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorView:
+    """What has changed of all workers: made in control/monitor.py, by hand, since it is made every second."""
+
+    at: float  # seconds, on a clock of the daemon's
+    states: Sequence[WorkerView]  # without a status
+    vitals: Sequence[VitalsView] | None
+    removed: Sequence[str]  # names
+
+
+@dataclass(frozen=True, slots=True)
 class SenderDescription:
     """The effective settings of a way to a group."""
 

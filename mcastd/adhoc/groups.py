@@ -19,12 +19,13 @@ import click
 from mcastd.adhoc import Refused
 from mcastd.console.text import plural
 from mcastd.control.client import ControlClient
-from mcastd.control.protocol import Message, VarlinkError
+from mcastd.control.protocol import VarlinkError
 from mcastd.errors import ControlError, LinkError
 from mcastd.net import tables
 from mcastd.net.tables import Owners, UdpSocket
 from mcastd.net.unaided import look_anyway
 from mcastd.printable import printable
+from mcastd.status import SubscriptionStatus, as_kind
 
 Joined = tuple[str, str]  # interface and group
 
@@ -122,22 +123,20 @@ def _indices(interface: str) -> set[int]:
     return set()
 
 
-def ask_daemon(socket: Path) -> tuple[dict[Joined, list[Message]], str]:
+def ask_daemon(socket: Path) -> tuple[dict[Joined, list[dict[str, Any]]], str]:
     """The memberships of a daemon that runs, and else why they are not known."""
-    found: dict[Joined, list[Message]] = {}
+    found: dict[Joined, list[dict[str, Any]]] = {}
     try:
         with ControlClient(socket, timeout=2.0) as client:
-            workers: list[Message] = client.call("io.mcastd.List")["workers"]
+            workers = client.workers()
     except (ControlError, VarlinkError) as error:
         return {}, str(error) if os.path.exists(socket) else ""  # else no daemon runs, and none is its own
     for worker in workers:
-        status: Mapping[str, Any] = worker["status"]
-        memberships = status.get("memberships")
-        for membership in memberships if isinstance(memberships, list) else ():
-            match membership:
-                case {"actual": str(sources), "interface": str(interface), "group": str(group)} if sources:
-                    ours = {"worker": worker["name"], "port": status.get("port"), "sources": sources}
-                    found.setdefault((interface, group), []).append(ours)
+        status = as_kind(SubscriptionStatus, worker.status)
+        for membership in status.memberships:
+            if membership.actual:
+                ours = {"worker": worker.name, "port": status.port, "sources": membership.actual}
+                found.setdefault((membership.interface, membership.group), []).append(ours)
     return found, ""
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from mcastd.printable import printable
+from mcastd.status import MonitorView, VitalsView
 
 MINUTE = 60.0  # seconds of history
 # Worst first:
@@ -82,19 +83,19 @@ class Board:
         self.lines.clear()
         self._at = None
 
-    def feed(self, reply: Mapping[str, Any], now: float) -> bool:
+    def feed(self, reply: MonitorView, now: float) -> bool:
         """Take in a reply that came at ``now``, in seconds; whether it ended an interval."""
-        for state in reply["states"]:
-            line = self._line(state["name"])
-            line.state, line.detail = printable(state["state"]), printable(state["detail"])
-            line.troubled = bool(state["troubled"])
-        for name in reply["removed"]:
+        for worker in reply.states:
+            line = self._line(worker.name)
+            line.state, line.detail = printable(worker.state), printable(worker.detail)
+            line.troubled = worker.troubled
+        for name in reply.removed:
             self.lines.pop(name, None)
-        if reply.get("vitals") is None:
+        if reply.vitals is None:
             return False
-        before, self._at = self._at, reply["at"]
-        passed = None if before is None else max(reply["at"] - before, 1e-9)
-        changed = {vitals["name"]: vitals for vitals in reply["vitals"]}
+        before, self._at = self._at, reply.at
+        passed = None if before is None else max(reply.at - before, 1e-9)
+        changed = {vitals.name: vitals for vitals in reply.vitals}
         for name, line in self.lines.items():
             _advance(line, changed.get(name), passed, now)
         return passed is not None
@@ -121,16 +122,16 @@ class Board:
         self.backwards = False
 
 
-def _advance(line: Line, vitals: Mapping[str, Any] | None, passed: float | None, now: float) -> None:
+def _advance(line: Line, vitals: VitalsView | None, passed: float | None, now: float) -> None:
     """``passed`` seconds are over (None: the first picture); without vitals nothing has happened in them."""
     datagrams, payload_bytes = line.datagrams, line.payload_bytes
     if vitals is not None:
-        line.datagrams, line.payload_bytes = vitals["datagrams"], vitals["payload_bytes"]
-        line.overflow = vitals["overflow"]
-        line.lost = vitals["dropped"] + line.overflow
-        line.stale = vitals["stale"]
-        line.source = printable(vitals["last_source"])
-        last = vitals["last_datagram_age"]
+        line.datagrams, line.payload_bytes = vitals.datagrams, vitals.payload_bytes
+        line.overflow = vitals.overflow
+        line.lost = vitals.dropped + line.overflow
+        line.stale = vitals.stale
+        line.source = printable(vitals.last_source)
+        last = vitals.last_datagram_age
         line.last = None if last is None else now - last
     if passed is not None:
         # A worker that was made anew counts from nothing

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
+from mcastd.codec import as_json
 from mcastd.console.text import span
-from mcastd.control.protocol import Message
 from mcastd.printable import printable
+from mcastd.status import DaemonView, Status, Told, WorkerView, as_kind
 
 UNITS = {
     " s": re.compile(r"_age$|_every$|^(interval|max_latency|burst)$"),
@@ -18,22 +19,43 @@ UNITS = {
 }
 
 
-def overview(daemon: Message, workers: Sequence[Message], width: int | None) -> Iterator[str]:
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Counters of a worker of any kind, or of an output."""
+
+    sent: int
+    received: int
+    overflow: int
+    dropped: Mapping[str, int]  # by reason
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    counters: Counts
+
+
+@dataclass(frozen=True, slots=True)
+class Totals(Status):
+    """What is summed up of a worker's status, whatever kind it is of."""
+
+    counters: Counts
+    outputs: tuple[Counted, ...]
+    closed_outputs: Counts
+
+
+def overview(daemon: DaemonView, workers: Sequence[WorkerView], width: int | None) -> Iterator[str]:
     """A line on the daemon and a table of the workers, for a terminal of ``width`` columns (None: any).
 
     A detail that has no room behind its worker goes below it: it may hold the reason of a failure, and
     is not cut.
     """
     headline = printable(
-        f"mcastd {daemon.get('version', '?')}, pid {daemon.get('pid', '?')}, "
-        f"up {span(daemon.get('since', 0))}: {daemon.get('summary', '')}"
+        f"mcastd {daemon.version}, pid {daemon.pid}, up {span(daemon.since)}: {daemon.summary}"
     )
-    for line in (headline, *(f"note: {printable(note)}" for note in daemon.get("notes", ()))):
+    for line in (headline, *(f"note: {printable(note)}" for note in daemon.notes)):
         yield from textwrap.wrap(line, width, subsequent_indent="    ") if width else [line]
     rows = [("NAME", "STATE", "SINCE", "DATAGRAMS", "LOST", "DETAIL"), *map(row, workers)]
-    rows += [
-        (printable(name), "disabled", "-", "-", "-", "enabled = false") for name in daemon.get("disabled", ())
-    ]
+    rows += [(printable(name), "disabled", "-", "-", "-", "enabled = false") for name in daemon.disabled]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for *cells, detail in rows:
         aligned = [
@@ -48,36 +70,36 @@ def overview(daemon: Message, workers: Sequence[Message], width: int | None) -> 
             yield from textwrap.wrap(detail, width, initial_indent="    ", subsequent_indent="    ")
 
 
-def row(worker: Message) -> tuple[str, ...]:
-    count, lost = datagrams(worker.get("status", {}))
+def row(worker: WorkerView) -> tuple[str, ...]:
+    count, lost = datagrams(worker.status)
     return (
-        printable(worker.get("name", "?")),
-        printable(worker.get("state", "?")),
-        span(worker.get("since", 0)),
+        printable(worker.name),
+        printable(worker.state),
+        span(worker.since),
         str(count),
         str(lost),
-        printable(worker.get("detail", "")),
+        printable(worker.detail),
     )
 
 
-def details(workers: Sequence[Message]) -> Iterator[str]:
+def details(workers: Sequence[WorkerView]) -> Iterator[str]:
     """Everything about each worker, a setting or counter a line."""
     for worker in workers:
-        since = span(worker.get("since", 0))
-        yield printable(worker.get("name", "?"))
-        yield f"  state: {printable(worker.get('state', '?'))} for {since}"
-        yield f"  detail: {printable(worker.get('detail', '')) or '-'}"
-        yield f"  restarts: {worker.get('restarts', 0)}"
-        yield from tree(worker.get("status", {}), "  ")
+        yield printable(worker.name)
+        yield f"  state: {printable(worker.state)} for {span(worker.since)}"
+        yield f"  detail: {printable(worker.detail) or '-'}"
+        yield f"  restarts: {worker.restarts}"
+        yield from tree(as_json(worker.status), "  ")
 
 
-def tree(values: Mapping[str, Any], indent: str) -> Iterator[str]:
+def tree(values: Mapping[str, object], indent: str) -> Iterator[str]:
     for key, value in values.items():
         groups = value if isinstance(value, list) else [value]
-        if groups and all(isinstance(group, dict) and group for group in groups):
-            for group in groups:
+        tables = [group for group in groups if isinstance(group, dict) and group]
+        if tables and len(tables) == len(groups):
+            for table in tables:
                 yield f"{indent}{printable(key)}:"
-                yield from tree(group, indent + "  ")
+                yield from tree(table, indent + "  ")
         else:
             yield f"{indent}{printable(key)}: {', '.join(scalar(one, key) for one in groups) or '-'}"
 
@@ -94,32 +116,9 @@ def scalar(value: object, key: str = "") -> str:
     return f"{round(value, 3) if isinstance(value, float) else value}{unit}"
 
 
-def datagrams(status: Mapping[str, Any]) -> tuple[int, int]:
+def datagrams(status: Told) -> tuple[int, int]:
     """How many a worker sent or received, and how many were lost on this host, by it or by the kernel."""
-    counters, outputs = table(status.get("counters")), status.get("outputs")
-    of_outputs = (
-        [table(table(output).get("counters")) for output in outputs] if isinstance(outputs, list) else []
-    )
-    lost = [
-        counters.get("overflow"),
-        counters.get("dropped"),
-        table(status.get("closed_outputs")).get("dropped"),
-        *(output.get("dropped") for output in of_outputs),
-    ]
-    return total(counters.get("sent", counters.get("received"))), sum(map(total, lost))
-
-
-def table(value: object) -> Mapping[str, Any]:
-    """What should be a table; empty if a daemon of another version has something else there."""
-    return value if isinstance(value, dict) else {}
-
-
-def total(count: object) -> int:
-    """A count, or the sum of counts by reason."""
-    match count:
-        case int():
-            return count
-        case dict():
-            return sum(map(total, count.values()))
-        case _:
-            return 0
+    totals = as_kind(Totals, status)
+    own, closed = totals.counters, totals.closed_outputs
+    dropped = (own.dropped, closed.dropped, *(output.counters.dropped for output in totals.outputs))
+    return own.sent or own.received, own.overflow + sum(sum(counts.values()) for counts in dropped)

@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.segment import Segment
 
 from mcastd import clock
+from mcastd.codec import from_json
 from mcastd.console.board import Board
 from mcastd.console.keyboard import Keyboard
 from mcastd.console.screen import Styled, View, draw, plain, press
@@ -25,6 +26,7 @@ from mcastd.control.client import ControlClient
 from mcastd.control.protocol import VarlinkError
 from mcastd.errors import ControlError
 from mcastd.printable import printable
+from mcastd.status import MonitorView
 
 RETRY = 1.0  # seconds until the next attempt to reach a daemon that has gone
 PATIENCE = 5.0  # seconds beside the interval in which a daemon that lives has said something
@@ -64,12 +66,7 @@ class Feed:
             if self._fresh:
                 self._board.restart()
                 self._fresh, self._trouble = False, ""
-            try:
-                ended += self._board.feed(reply.parameters, self._heard)
-            except (KeyError, TypeError, ValueError) as error:
-                raise ControlError(
-                    f"control socket {self._path}", "this is not mcastd", "see --socket"
-                ) from error
+            ended += self._board.feed(from_json(MonitorView, reply.parameters), self._heard)
             if not reply.continues:
                 raise ControlError("mcastd", "it has ended")
         return ended

@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from mcastd import clock
+from mcastd.codec import from_json
 from mcastd.control import definition
 from mcastd.control.peer import peer_of
 from mcastd.control.protocol import REPLY_LIMIT, Call, Decoder, Message, ProtocolError, Reply, VarlinkError
 from mcastd.errors import ControlError, reason_of
+from mcastd.status import DaemonView, ReloadView, WorkerView
 
 CONNECT_AGAIN = 0.01  # seconds until the next attempt while many others connect
 IS_IT_RUNNING = "is mcastd running? (systemctl status mcastd)"
@@ -63,6 +65,16 @@ class ControlClient:
         while not (replies := self._receive(deadline)):
             pass
         return replies[0].parameters
+
+    def workers(self) -> list[WorkerView]:
+        """All workers. Raises as :meth:`call` does."""
+        return [from_json(WorkerView, worker) for worker in self.call("io.mcastd.List")["workers"]]
+
+    def describe(self) -> DaemonView:
+        return from_json(DaemonView, self.call("io.mcastd.Describe"))
+
+    def reload(self) -> ReloadView:
+        return from_json(ReloadView, self.call("io.mcastd.Reload"))
 
     @property
     def pid(self) -> int:

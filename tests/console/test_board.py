@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from mcastd.codec import from_json
 from mcastd.console.board import ORDERS, Board
+from mcastd.status import MonitorView
 
 
 def state(name: str, state: str = "active", **more: Any) -> dict[str, Any]:
@@ -20,10 +22,11 @@ def vitals(name: str, datagrams: int = 0, payload_bytes: int = 0, **more: Any) -
 
 def reply(
     at: float, *parts: dict[str, Any], removed: tuple[str, ...] = (), early: bool = False
-) -> dict[str, Any]:
+) -> MonitorView:
     done = [part for part in parts if "datagrams" in part]
     states = [part for part in parts if "state" in part]
-    return {"at": at, "states": states, "vitals": None if early else done, "removed": list(removed)}
+    told = {"at": at, "states": states, "vitals": None if early else done, "removed": list(removed)}
+    return from_json(MonitorView, told)
 
 
 @pytest.fixture

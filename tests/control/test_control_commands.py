@@ -159,8 +159,8 @@ def test_standard_errors(daemon: Any, call: Call, error: str, parameters: dict[s
 def test_reload_views_are_told_whole(daemon: Any) -> None:
     daemon.reloaded = ReloadView(removed=("inbound/a",), notes=("daemon.metrics takes a restart",))
     reply = ask(daemon, "io.mcastd.Reload")
-    assert reply.parameters["removed"] == ("inbound/a",)
-    assert reply.parameters["notes"] == ("daemon.metrics takes a restart",)
+    assert reply.parameters["removed"] == ["inbound/a"]
+    assert reply.parameters["notes"] == ["daemon.metrics takes a restart"]
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcastd import __version__, ctl
+from mcastd.codec import from_json
 from mcastd.console.status import details, overview
 from mcastd.control import definition
 from mcastd.control.protocol import ProtocolError
+from mcastd.status import DaemonView, WorkerView
 
 EVIL = "\x1b[31mred\x1b]0;t\x07\u202e\u2028\x9b2J"
 WORKER = {"name": "inbound/x", "state": "active", "since": 2.5}
@@ -67,7 +69,8 @@ def test_the_wrong_type_is_an_error(method: str, parameters: dict[str, Any], whe
 @given(st.dictionaries(st.text(max_size=5) | KEYS, JSON, max_size=5))
 def test_any_status_can_be_shown(status: dict[str, Any]) -> None:
     worker = definition.mcastd().fitted("io.mcastd.Get", {"worker": {"name": "inbound/x", "status": status}})
-    shown = [*overview({"summary": EVIL}, [worker["worker"]], 80), *details([worker["worker"]])]
+    view = from_json(WorkerView, worker["worker"])
+    shown = [*overview(from_json(DaemonView, {"summary": EVIL}), [view], 80), *details([view])]
     assert all(line.isprintable() for line in shown)
 
 
