@@ -41,11 +41,12 @@ def test_the_reference_is_what_is_installed_and_every_key() -> None:
     assert load(REFERENCE) == load(MAIN)
 
 
-def test_the_drop_in_of_the_readme_switches_the_news_off(tmp_path: Path) -> None:
+def test_the_drop_in_of_the_manual_switches_the_news_off(tmp_path: Path) -> None:
     (tmp_path / "mcastd.toml").write_bytes(MAIN.read_bytes())
     (tmp_path / "mcastd.toml.d").mkdir()
-    readme = (ETC.parent / "README.md").read_text()
-    lines = re.findall(r"`((?:in|out)bound\.news\.enabled = false)`", readme)
+    manual = (ETC.parent / "docs" / "OPERATION.md").read_text()
+    lines = re.findall(r"`((?:in|out)bound\.news\.enabled = false)`", manual)
+    assert len(lines) == 2
     (tmp_path / "mcastd.toml.d" / "local.toml").write_text("\n".join(lines))
     config = load(tmp_path / "mcastd.toml")
     assert [worker.enabled for worker in (*config.outbound.values(), *config.inbound.values())] == [

@@ -136,8 +136,9 @@ def test_check_dump_prints_what_check_accepts(tmp_path: Path) -> None:
     assert mcastd("check", "--config", str(again), "--dump").stdout == dumped.stdout
 
 
-def test_the_readmes_configuration_works(tmp_path: Path) -> None:
-    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_the_configurations_that_are_shown_work(tmp_path: Path) -> None:
+    shown = [(ROOT / name).read_text() for name in ("README.md", "docs/CONFIGURATION.md")]
+    blocks = re.findall(r"```toml\n(.*?)```", "".join(shown), re.DOTALL)
     assert len(blocks) == 2
     for number, block in enumerate(blocks):
         config = tmp_path / f"{number}.toml"

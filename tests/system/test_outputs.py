@@ -13,7 +13,7 @@ from .conftest import Boot
 
 PROJECT = Path(__file__).parents[2]
 MANUAL = PROJECT / "packaging" / "man" / "mcastd.8"
-README = PROJECT / "README.md"
+OPERATION = PROJECT / "docs" / "OPERATION.md"
 
 NUMBERS = """
 [inbound.numbers]
@@ -157,10 +157,10 @@ def set_drop_in(machine: Machine, text: str) -> None:
 
 
 @pytest.mark.everywhere
-def test_the_drop_in_of_the_readme_allows_another_directory(boot: Boot) -> None:
+def test_the_drop_in_that_is_shown_allows_another_directory(boot: Boot) -> None:
     """Step by step, and the daemon runs before the directory is there."""
     machine = boot(numbers('"/srv/recordings/numbers.log"'))
-    block = re.search(r"`(install -d [^`]+)`(?:.|\n)*?```ini\n((?: +.*\n)+?) +```", README.read_text())
+    block = re.search(r"`(install -d [^`]+)`(?:.|\n)*?```ini\n((?: +.*\n)+?) +```", OPERATION.read_text())
     assert block
     set_drop_in(machine, block[2])
     machine.wait_active()
