@@ -16,9 +16,10 @@ from mcastd.net.link import Receiver, Sender
 from mcastd.net.membership import Memberships
 from mcastd.net.receiver import SocketReceiver
 from mcastd.net.sender import SocketSender
-from mcastd.outbound.channel import Channel, open_source
+from mcastd.outbound.channel import Channel
+from mcastd.outbound.protocols import make_protocol
 from mcastd.outbound.shared import SharedSender
-from mcastd.outbound.source import PayloadSource
+from mcastd.outbound.sources import OpenSource, open_source
 from mcastd.outbound.watcher import Watcher
 from mcastd.worker import Worker
 
@@ -69,7 +70,7 @@ class Parts:
     ends: Ends | None = None
     files: OpenFiles | None = None
     # How a worker opens what its settings name: tools and tests have something else in its place.
-    open_source: Callable[[OutboundChannel, OpenFilesOf | None], PayloadSource] = open_source
+    open_source: OpenSource = open_source
     open_sender: Callable[[OutboundChannel, Callable[[], Host]], Sender] = open_sender
     open_receiver: Callable[..., Receiver] = open_receiver
     make_sink: Callable[..., Sink] = make_sink
@@ -82,12 +83,13 @@ ALONE = Parts()
 
 
 def _channel(name: str, settings: OutboundChannel, parts: Parts) -> Channel:
+    protocol = make_protocol(settings.protocol)
     return Channel(
         name,
         settings,
-        lambda wanted: parts.open_sender(wanted, parts.host),
-        parts.watcher,
+        lambda wanted: protocol(parts.open_sender(wanted, parts.host)),
         parts.open_source(settings, parts.files_of(name)),
+        parts.watcher,
         shared=parts.sender,
     )
 

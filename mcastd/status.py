@@ -119,7 +119,8 @@ class ChannelStatus(Status):
     framing: str
     max_datagram: int  # bytes
     pacing: str  # in words
-    source: str  # path
+    protocol: str  # its kind: "raw"
+    source: str  # what it is called: its path
     source_state: str
     position: int  # bytes of the source that were read
     pending: int  # datagrams that were read and not sent yet

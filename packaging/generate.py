@@ -21,7 +21,7 @@ from pydantic import BaseModel, BeforeValidator, PlainValidator
 from pydantic.fields import FieldInfo
 
 from mcastd import __version__, cli, ctl
-from mcastd.config import Config
+from mcastd.config import Config, kinds_among
 from mcastd.config.words import choose
 
 PROJECT = Path(__file__).parent.parent
@@ -77,7 +77,7 @@ def keys() -> Iterator[str]:
         yield rf".Sh \&{f'[{header}]' if header.isalpha() else header}\&"
         yield from roff(paragraph(model.__doc__))
         yield ".Bl -tag -width Ds"
-        of_model = examples[kind_of(model) or header]
+        of_model = examples[header]
         defaults = default_values(model, of_model)
         for key, field in model.model_fields.items():
             if key not in of_model:
@@ -100,7 +100,8 @@ def tables() -> Iterator[tuple[str, type[BaseModel]]]:
             yield (section if field.annotation is model else f"[{section}.NAME]"), model
             for key, inner in model.model_fields.items():
                 for table in models_in(inner):
-                    yield f'[{section}.NAME.{key}], kind = "{kind_of(table)}"', table
+                    if list(table.model_fields) != ["kind"]:  # that its kind alone says
+                        yield f'[{section}.NAME.{key}], kind = "{kind_of(table)}"', table
 
 
 def models_in(field: FieldInfo) -> list[type[BaseModel]]:
@@ -110,6 +111,8 @@ def models_in(field: FieldInfo) -> list[type[BaseModel]]:
         for argument in get_args(annotation):
             yield from walk(argument)
 
+    if kinds := kinds_among(field.metadata):
+        return list(kinds.models.values())
     return list(walk(field.annotation))
 
 
@@ -120,7 +123,7 @@ def kind_of(model: type[BaseModel]) -> str | None:
 
 
 def shipped_examples() -> dict[str, Examples]:
-    """From the reference, commented or not: keys and values by header (as tables() has it), or by kind."""
+    """From the reference, commented or not: keys and values by header, as tables() has it."""
     text = REFERENCE.read_text()
     found: dict[str, Examples] = {}
     examples: Examples = {}
@@ -135,7 +138,7 @@ def shipped_examples() -> dict[str, Examples]:
         else:
             examples[key] = value
             if key == "kind":
-                found[value.strip('"')] = examples
+                found[f"[{section}.NAME.{rest[1]}], kind = {value}"] = examples
     return found
 
 
@@ -160,6 +163,8 @@ def type_of(field: FieldInfo) -> str:
 
 def _type_of(annotation: object, metadata: Sequence[object]) -> str:
     parsers = [parser.func for parser in metadata if isinstance(parser, PlainValidator | BeforeValidator)]
+    if kinds := kinds_among(metadata):
+        parsers = [kinds.parse]
     for parse in parsers:
         try:
             parse(_Nothing())

@@ -18,14 +18,15 @@ from mcastd.net.fake import FakeReceiver, FakeSender
 from mcastd.net.link import Load
 from mcastd.net.payloads import ListPayloads
 from mcastd.outbound.channel import Channel
+from mcastd.outbound.sources import open_source
 from mcastd.status import ChannelStatus, MembershipStatus, ReceiverDescription, SubscriptionStatus, as_kind
 from mcastd.worker import Context
 
 NOW = 5000.0  # monotonic seconds
 CHANNEL = """{
   "group": "239.255.1.2", "port": 9190, "ttl": 3, "framing": "line", "max_datagram": 1316,
-  "pacing": "every 0.25 s", "source": "/srv/news", "source_state": "at rest", "position": 4711, "pending": 6,
-  "repeat": 7,
+  "pacing": "every 0.25 s", "protocol": "raw", "source": "/srv/news", "source_state": "at rest",
+  "position": 4711, "pending": 6, "repeat": 7,
   "counters": {
     "sent": 101, "sent_bytes": 102, "refused": {"EPERM": 103, "ENOBUFS": 104}, "dropped": {"too-big": 105},
     "lines_split": 106, "rounds": 107, "late": 108
@@ -77,11 +78,8 @@ SUBSCRIPTION = """{
 
 def channel() -> Channel:
     settings = {"group": "239.255.1.2", "port": 9190, "source": "/srv/news", "interval": 0.25, "repeat": 7}
-    worker = Channel(
-        "outbound/news",
-        OutboundChannel.model_validate({**settings, "ttl": 3, "framing": "line", "max_datagram": 1316}),
-        lambda _: FakeSender(),
-    )
+    config = OutboundChannel.model_validate({**settings, "ttl": 3, "framing": "line", "max_datagram": 1316})
+    worker = Channel("outbound/news", config, lambda _: FakeSender(), open_source(config))
     worker.counters = OutboundCounters(
         101, 102, Counter(EPERM=103, ENOBUFS=104), Counter({"too-big": 105}), 106, 107, 108
     )

@@ -29,6 +29,7 @@ from mcastd.net.fake import FakeSender
 from mcastd.net.link import Payloads
 from mcastd.net.receiver import SocketReceiver
 from mcastd.outbound.channel import Channel
+from mcastd.outbound.sources import open_source
 from mcastd.process import share_interpreter
 from mcastd.supervisor import Supervisor
 from mcastd.worker import Context, Signal
@@ -115,7 +116,7 @@ def test_a_channel_never_has_less_than_nothing_pending(tmp_path: Path) -> None:
     path = tmp_path / "source"
     path.write_bytes(b"line\n" * 40)
     config = OutboundChannel(source=path, group="239.255.1.2", port=9190, interval=0, repeat="forever")
-    channel = Channel("outbound/news", config, lambda _: Sink())
+    channel = Channel("outbound/news", config, lambda _: Sink(), open_source(config))
     context = Context().open()
     thread = threading.Thread(target=channel.run, args=(context,))
     thread.start()

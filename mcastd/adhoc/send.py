@@ -18,9 +18,9 @@ from mcastd.build import Parts, open_sender
 from mcastd.config import Config, OutboundChannel
 from mcastd.console.live import write_all
 from mcastd.net.link import MAX_DATAGRAM
-from mcastd.outbound.channel import open_source
 from mcastd.outbound.framing import make_framer
-from mcastd.outbound.source import PayloadSource, Source
+from mcastd.outbound.sources import Source, open_source
+from mcastd.outbound.sources.file import FileSource
 from mcastd.status import ChannelStatus
 
 STDIN = "/dev/stdin"
@@ -41,7 +41,7 @@ class Plan:
 
     @property
     def from_stdin(self) -> bool:
-        return self.payload is None and str(self.channel.source) == STDIN
+        return self.payload is None and self.channel.source.label == STDIN
 
     @property
     def endless(self) -> bool:
@@ -122,7 +122,7 @@ def send(plan: Plan, *, as_json: bool) -> int:
     return 1 if result["dropped"] or not result["sent"] else 0
 
 
-def _source(plan: Plan) -> PayloadSource:
+def _source(plan: Plan) -> Source:
     channel = plan.channel
     if plan.payload is not None:
         return Repeated(plan.payload, channel.repeat)
@@ -131,7 +131,9 @@ def _source(plan: Plan) -> PayloadSource:
     room = numbered.SIZE if plan.numbers else 0
     framer = make_framer(channel.framing, channel.max_datagram - room)
     framer = Headed(framer) if plan.numbers else framer
-    return Stream(0, framer) if plan.from_stdin else Source(channel.source, framer, repeat=channel.repeat)
+    if plan.from_stdin or (path := channel.source.file) is None:
+        return Stream(0, framer)
+    return FileSource(path, framer, repeat=channel.repeat)
 
 
 def _watch(session: Session, plan: Plan) -> None:
@@ -164,7 +166,7 @@ def _part(plan: Plan, status: ChannelStatus) -> float | None:
     if plan.payload is not None:
         return status.counters.sent / rounds
     try:
-        size = os.stat(plan.channel.source).st_size
+        size = os.stat(plan.channel.source.label).st_size
     except OSError:
         return None
     done = status.counters.rounds + status.position / size if size else 0.0

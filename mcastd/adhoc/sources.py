@@ -13,23 +13,19 @@ from mcastd.errors import SourceError, reason_of
 from mcastd.net.link import Sender, SenderAround
 from mcastd.net.payloads import ListPayloads, Payloads
 from mcastd.outbound.framing import Framer
-from mcastd.outbound.source import LONGEST_NAP
+from mcastd.outbound.sources.source import NAP_MAX_SECONDS, Source
 
 TOGETHER = 256  # datagrams made at once
 ROOM = bytes(numbered.SIZE)
 
 
-class Stream:
-    """A PayloadSource that is open already, as standard input is: read as it comes, until its end."""
+class Stream(Source):
+    """A source that is open already, as standard input is: read as it comes, until its end."""
 
-    device = 0
+    nap = NAP_MAX_SECONDS
+    state = "reading"
 
     def __init__(self, fd: int, framer: Framer) -> None:
-        self.finished = False
-        self.rounds = 0
-        self.position = 0
-        self.nap = LONGEST_NAP
-        self.state = "reading"
         self._fd = fd
         self._framer = framer
         self._poll = select.poll()  # not O_NONBLOCK, which would be the shell's, too
@@ -57,39 +53,22 @@ class Stream:
                 return payloads
         return ListPayloads()
 
-    def has_news(self) -> bool:
-        return False
-
     def restart(self) -> None:
         """There is no way back: it goes on."""
 
 
-class Repeated:
-    """A PayloadSource of one payload, ``count`` times."""
-
-    device = 0
+class Repeated(Source):
+    """One payload, ``count`` times."""
 
     def __init__(self, payload: bytes, count: int | Literal["forever"]) -> None:
-        self.finished = False
-        self.rounds = 0
-        self.position = 0
-        self.nap = 0.0
-        self.state = "ready"
-        self.lines_split = 0
         self._payload = payload
         self._count: float = math.inf if count == "forever" else count
-
-    def fileno(self) -> int | None:
-        return None
 
     def read(self) -> Payloads:
         number = int(min(TOGETHER, self._count - self.rounds))
         self.rounds += number
         self.finished = not number
         return ListPayloads([self._payload] * number)
-
-    def has_news(self) -> bool:
-        return False
 
     def restart(self) -> None:
         self.rounds, self.finished = 0, False

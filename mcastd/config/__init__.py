@@ -4,31 +4,43 @@ from mcastd.config.addresses import Interfaces, label_of, means_several
 from mcastd.config.daemon import Daemon
 from mcastd.config.diff import Changes, diff
 from mcastd.config.inbound import DEFAULT_RECEIVE_BUFFER, GATHERING_BUFFER_MIN_BYTES, InboundSubscription
+from mcastd.config.kinds import Kinds, OfKind, kinds_among
 from mcastd.config.load import dump, examine, load
 from mcastd.config.model import GroupSettings, WorkerSettings
 from mcastd.config.opened import OpenFiles, OpenFilesOf
 from mcastd.config.outbound import OutboundChannel
 from mcastd.config.outputs import FifoOutput, FileOutput
+from mcastd.config.protocols import OUTBOUND_PROTOCOLS, OutboundProtocol, RawOutbound
+from mcastd.config.sources import SOURCES, FileSourceSettings, SourceSettings
 from mcastd.config.whole import Config
 
 __all__ = [
     "DEFAULT_RECEIVE_BUFFER",
     "GATHERING_BUFFER_MIN_BYTES",
+    "OUTBOUND_PROTOCOLS",
+    "SOURCES",
     "Changes",
     "Config",
     "Daemon",
     "FifoOutput",
     "FileOutput",
+    "FileSourceSettings",
     "GroupSettings",
     "InboundSubscription",
     "Interfaces",
+    "Kinds",
+    "OfKind",
     "OpenFiles",
     "OpenFilesOf",
     "OutboundChannel",
+    "OutboundProtocol",
+    "RawOutbound",
+    "SourceSettings",
     "WorkerSettings",
     "diff",
     "dump",
     "examine",
+    "kinds_among",
     "label_of",
     "load",
     "means_several",

@@ -274,12 +274,12 @@ def _prepared_by_others(config: Config) -> Iterator[Complaint]:
                 f"everybody may write in {path.parent}, and put a file or link there first, which the daemon"
                 " then refuses to use; take a directory of its own, as /run/mcastd or /var/log/mcastd",
             )
-    for name, channel in config.outbound.items():
-        if str(channel.source.parent) in SHARED:
+    for location, path in _sources(config):
+        if str(path.parent) in SHARED:
             yield Complaint(
-                ("outbound", name, "source"),
-                f"everybody may write in {channel.source.parent}, and put a file there, which the daemon then"
-                " sends; take a directory that only those may write who decide that",
+                location,
+                f"everybody may write in {path.parent}, and put a file there, which the daemon then sends;"
+                " take a directory that only those may write who decide that",
             )
 
 
@@ -311,6 +311,13 @@ def _outputs(config: Config) -> Iterator[tuple[Location, FileOutput | FifoOutput
             yield ("inbound", name, "output", index, "path"), output
 
 
+def _sources(config: Config) -> Iterator[tuple[Location, Path]]:
+    """Every file or pipe that a channel reads, with its location."""
+    for name, channel in config.outbound.items():
+        if (path := channel.source.file) is not None:
+            yield ("outbound", name, "source"), path
+
+
 def _kept_of_nothing(config: Config) -> Iterator[Complaint]:
     """What bounds the files that are kept does nothing for one that is never rotated."""
     for location, output in _outputs(config):
@@ -336,7 +343,7 @@ def _rotated_all_the_time(config: Config) -> Iterator[Complaint]:
 def _devices(config: Config) -> Iterator[Complaint]:
     """Neither a source nor an output may be one."""
     named: list[tuple[Location, Path]] = [(location, output.path) for location, output in _outputs(config)]
-    named += [(("outbound", name, "source"), channel.source) for name, channel in config.outbound.items()]
+    named += _sources(config)
     for location, path in named:
         if normal(path).startswith("/dev/") and not normal(path).startswith(NO_DEVICES):
             yield Complaint(location, f"{path} is a device, which is refused; name a file or a FIFO")
@@ -362,7 +369,7 @@ OF_FILES: tuple[Callable[[Config], Iterator[Complaint]], ...] = (
 def _private_paths(config: Config) -> Iterator[Complaint]:
     """What the unit has in a /tmp of its own."""
     named: list[tuple[Location, Path]] = [(("daemon", "control_socket"), config.daemon.control_socket)]
-    named += [(("outbound", name, "source"), channel.source) for name, channel in config.outbound.items()]
+    named += _sources(config)
     named += [(location, output.path) for location, output in _outputs(config)]
     for location, path in named:
         if normal(path).startswith(PRIVATE_TO_THE_UNIT):
@@ -388,11 +395,11 @@ def _shared_pipes(config: Config) -> Iterator[Complaint]:
     """Channels that read one pipe: each line goes to one of them. A pipe is what a subscription makes one."""
     pipes = {normal(output.path) for _, output in _outputs(config) if output.kind == "fifo"}
     readers: dict[str, str] = {}
-    for name, channel in config.outbound.items():
-        path = normal(channel.source)
+    for location, source in _sources(config):
+        path, name = normal(source), str(location[1])
         if path in pipes and (first := readers.setdefault(path, name)) != name:
             yield Complaint(
-                ("outbound", name, "source"),
+                location,
                 f"outbound.{first} reads this pipe, too: each gets a part; give every one a pipe",
             )
 

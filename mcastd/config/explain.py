@@ -6,12 +6,14 @@ import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from mcastd.config.daemon import Daemon
 from mcastd.config.inbound import InboundSubscription
+from mcastd.config.kinds import kinds_among
 from mcastd.config.outbound import OutboundChannel
 from mcastd.config.outputs import FifoOutput, FileOutput
 from mcastd.config.types import Location
@@ -92,7 +94,7 @@ def _complaint(details: ErrorDetails, data: Mapping[str, object]) -> Complaint:
             missing = True
             reason = "missing; it is required"
         case "extra_forbidden":
-            reason = _unknown(str(location[-1]), _model(details["loc"]))
+            reason = _unknown(str(location[-1]), _model(details["loc"], data))
         case "literal_error":
             reason = _not_among(_quoted(context["expected"]), value)
         case "union_tag_invalid":
@@ -140,19 +142,21 @@ def as_written(location: Location, data: Mapping[str, object]) -> Location:
     return written
 
 
-def _model(location: Location) -> type[BaseModel]:
+def _model(location: Location, data: Mapping[str, Any]) -> type[BaseModel]:
     """The model that lacks the last key of ``location``."""
     match location:
+        case ("outbound", name, key, _):
+            kinds = kinds_among(OutboundChannel.model_fields[str(key)].metadata)
+            model = kinds.model_of(data["outbound"][name][key]) if kinds else None
+            return model or Config
         case ("daemon", _):
             return Daemon
         case ("outbound", _, _):
             return OutboundChannel
         case ("inbound", _, _):
             return InboundSubscription
-        case ("inbound", _, "output", _, "file", _):
-            return FileOutput
-        case ("inbound", _, "output", _, "fifo", _):
-            return FifoOutput
+        case ("inbound", _, "output", _, kind, _):
+            return FileOutput if kind == "file" else FifoOutput
     return Config
 
 

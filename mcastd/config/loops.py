@@ -41,9 +41,10 @@ def loops(
     file: Callable[[Path], object] = normal,
 ) -> Iterator[Loop]:
     """The channels whose datagrams come back to them. ``file`` is the same for paths of the same file."""
-    sent_from: dict[object, list[str]] = defaultdict(list)  # channels by their source
-    for name, channel in outbound.items():
-        sent_from[file(channel.source)].append(name)
+    read = {name: path for name, channel in outbound.items() if (path := channel.source.file) is not None}
+    sent_from: dict[object, list[str]] = defaultdict(list)  # channels by the file that they read
+    for name, path in read.items():
+        sent_from[file(path)].append(name)
     receivers: dict[tuple[object, int], list[str]] = defaultdict(list)
     for name, subscription in inbound.items():
         if any(file(output.path) in sent_from for output in subscription.output):
@@ -62,9 +63,9 @@ def loops(
     }
     for name in _in_circles(by_way_of):
         first = next(iter(by_way_of[name].values()))
-        sources = {file(outbound[follower].source) for follower in by_way_of[name]}
+        sources = {file(read[follower]) for follower in by_way_of[name]}
         paths = [output.path for output in inbound[first].output if file(output.path) in sources]
-        yield Loop(name, outbound[name].source, first, tuple(paths))
+        yield Loop(name, read[name], first, tuple(paths))
 
 
 def _hears(subscription: InboundSubscription, channel: OutboundChannel) -> bool:

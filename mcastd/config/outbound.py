@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from mcastd.config.model import GroupSettings
+from mcastd.config.protocols import OUTBOUND_PROTOCOLS, OutboundProtocol, RawOutbound
+from mcastd.config.sources import SOURCES, SourceSettings
 from mcastd.config.types import (
     MAX_DATAGRAM,
     Burst,
     Dscp,
     Duration,
-    FilePath,
     Group,
     OneInterface,
     PayloadSize,
@@ -43,7 +44,9 @@ class OutboundChannel(GroupSettings):
 
     sends: ClassVar[bool] = True
 
-    source: FilePath = Field(description="The path of the file or named pipe that is sent.")
+    source: Annotated[SourceSettings, SOURCES] = Field(
+        description="What is sent: the path of a file or named pipe, or a table with kind."
+    )
     group: Group = Field(description="The multicast address it is sent to, IPv4 or IPv6.")
     port: Port = Field(description="The UDP port it is sent to.")
     ttl: Ttl = Field(
@@ -76,6 +79,10 @@ class OutboundChannel(GroupSettings):
     repeat: Repeat = Field(1, description='How often the source is sent: "once", a count, or "forever".')
     follow: Switch = Field(
         False, description="Whether to keep sending what is appended to the source, as tail -F does."
+    )
+    protocol: Annotated[OutboundProtocol, OUTBOUND_PROTOCOLS] = Field(
+        RawOutbound(),
+        description='How it stands on the wire: "raw" is as the source gives it; or a table with kind.',
     )
     loop: Switch = Field(True, description="Whether receivers on this host get the datagrams too.")
     dscp: Dscp = Field(0, description='The DiffServ code point, by name like "CS5" or number from 0 to 63.')

@@ -34,7 +34,8 @@ PROC = Path("/proc")  # whose files have a size of 0, whatever is in them, and w
 
 def source(subject: Subject[OutboundChannel], _evidence: Evidence) -> Iterator[Said]:
     """Whether a channel's source can be read, and has something in it."""
-    path = subject.settings.source
+    if (path := subject.settings.source.file) is None:
+        return
     said = f"source = {str(path)!r} ({subject.table})"
     if unsafe := _unsafe_source(subject, path, said):
         yield unsafe

@@ -16,17 +16,16 @@ from functools import partial
 from mcastd import clock
 from mcastd.bounded import Patience
 from mcastd.codec import as_json
-from mcastd.config import OpenFilesOf, OutboundChannel, label_of
+from mcastd.config import OutboundChannel, label_of
 from mcastd.counters import OutboundCounters, copy_of
 from mcastd.errors import LinkError
 from mcastd.handover import BUSY_VISITS, Handover
 from mcastd.log import get_logger
 from mcastd.net.link import Sender
 from mcastd.net.payloads import ListPayloads, Payloads
-from mcastd.outbound.framing import READ_SIZE, make_framer
-from mcastd.outbound.pacing import Pacer
+from mcastd.outbound.pacing import Pacer, Schedule
 from mcastd.outbound.shared import SharedSender
-from mcastd.outbound.source import LONGEST_NAP, PayloadSource, Source
+from mcastd.outbound.sources.source import NAP_MAX_SECONDS, Source
 from mcastd.outbound.watcher import Watcher
 from mcastd.status import ChannelStatus, SenderDescription, SenderStatus
 from mcastd.worker import Books, Context, Identity, Signal, Vitals
@@ -39,9 +38,6 @@ TOO_BIG = "too-big"
 NO_CARRIER = "no-carrier"
 # Settings that a run takes over. Any other needs a new run, which begins the source anew.
 UPDATABLE = ("interface", "ttl", "loop", "dscp", "interval", "rate", "burst")
-# A channel with a rate reads what it sends in this time at once, but no more than FAST_READ_BYTES.
-READ_AHEAD_SECONDS = 0.01
-FAST_READ_BYTES = 1 << 20
 # At most so many datagrams are handed to the link at once.
 BATCH = 512
 # A full link is left alone for the first of these, doubled up to the second while it takes nothing.
@@ -54,25 +50,15 @@ BUSY_DATAGRAMS = 16
 NOT_FOR_US = Signal.REOPEN | Signal.RETRY | Signal.SOURCE
 
 
-def open_source(config: OutboundChannel, files: OpenFilesOf | None = None) -> Source:
-    """What a channel's settings name as its source; nothing is opened yet."""
-    framer = make_framer(config.framing, config.max_datagram, _read_size(config.rate, config.interval))
-    return Source(config.source, framer, repeat=config.repeat, follow=config.follow, files=files)
-
-
-def _read_size(rate: int | None, interval: float | None) -> int:
-    """Bytes to read at once: of a fast channel some ten bursts, since the end of what was read ends one."""
-    if rate is None:
-        return READ_SIZE if interval else FAST_READ_BYTES
-    return min(max(READ_SIZE, int(rate / 8 * READ_AHEAD_SECONDS)), FAST_READ_BYTES)
+def _pace(config: OutboundChannel) -> tuple[float | None, int | None, float]:
+    return config.interval, config.rate, config.burst
 
 
 class Channel:
     """Sends a source to a group: a :class:`mcastd.worker.Worker`.
 
     What was read and is not sent yet outlives a run, as does the place in the source: after an error nothing
-    is lost, and nothing sent twice. The run after one that finished sends everything again. The source is
-    that of the settings, unless another is given.
+    is lost, and nothing sent twice. The run after one that finished sends everything again.
     """
 
     def __init__(
@@ -80,8 +66,8 @@ class Channel:
         name: str,
         config: OutboundChannel,
         open_link: Callable[[OutboundChannel], Sender],
+        source: Source,
         watcher: Watcher | None = None,
-        source: PayloadSource | None = None,
         *,
         shared: SharedSender | None = None,
     ) -> None:
@@ -97,11 +83,10 @@ class Channel:
         self._pause = 0.0  # seconds that the full link is left alone
         self._link: Sender | None = None
         self._described: SenderDescription | None = None  # what it said of itself
-        self._pacer = Pacer(config.interval, config.rate, config.burst)
-        self._source = source or open_source(config)
-        self._pending: Payloads = (
-            ListPayloads()
-        )  # from one read: sent up to index _next; emptied when all is sent
+        self._source = source
+        self._schedule: Schedule = source.schedule or Pacer(*_pace(config))
+        # From one read: sent up to index _next; emptied when all is sent
+        self._pending: Payloads = ListPayloads()
         self._sizes: Sequence[int] = []  # of these, in bytes
         self._next = 0
         self._window = BATCH  # of these, how many are looked at next: about as many as are due at a time
@@ -127,7 +112,7 @@ class Channel:
                 self._source.restart()
             # Before it says that it is ready: a source with nothing to send is an error
             self._refill(context)
-            self._pacer.idle(clock.monotonic())
+            self._schedule.idle(clock.monotonic())
         again = False
         while True:
             self._apply()
@@ -156,10 +141,10 @@ class Channel:
     def _apply(self) -> None:
         """Go over to the settings of now. The place in the source stays, and what was read of it."""
         config, before = self._config, self._applied
-        if (config.interval, config.rate, config.burst) != (before.interval, before.rate, before.burst):
-            late = self._pacer.late
-            self._pacer = Pacer(config.interval, config.rate, config.burst)
-            self._pacer.late = late
+        if self._source.schedule is None and _pace(config) != _pace(before):
+            late = self._schedule.late
+            self._schedule = Pacer(*_pace(config))
+            self._schedule.late = late
         if config.interface != before.interface:
             self._identity = self._identity._replace(interface=label_of(config.interface))
         if (config.group, config.port) != (before.group, before.port):
@@ -179,8 +164,9 @@ class Channel:
             ttl=config.ttl,
             framing=config.framing,
             max_datagram=config.max_datagram,
-            pacing=str(self._pacer),
-            source=str(config.source),
+            pacing=str(self._schedule),
+            protocol=config.protocol.kind,
+            source=config.source.label,
             source_state=source.state,
             position=source.position,
             pending=max(0, len(pending) - sent),
@@ -245,16 +231,16 @@ class Channel:
             return -math.inf if self._refill(context) else None
         now, first = clock.monotonic(), self._next
         sizes = self._sizes[first : first + self._window]
-        due = self._pacer.due(now, sizes)
+        due = self._schedule.due(now, sizes)
         if not due:
-            return self._pacer.deadline
+            return self._schedule.deadline
         done = self._send(link, self._pending.part(first, first + due), sizes)
         if done:
             self._pending.gone(done)
             self._last = now
             self._pause = 0.0
-            self._pacer.sent(now, sizes[:done])
-            self.counters.late = self._pacer.late
+            self._schedule.sent(now, sizes[:done])
+            self.counters.late = self._schedule.late
             self._next += done
             self._window = min(2 * done + 2, BATCH)
             if self._next == len(self._sizes):
@@ -265,7 +251,7 @@ class Channel:
         if done < due:
             self._pause = min(max(PAUSE_SECONDS, 2 * self._pause), PAUSE_MAX_SECONDS)
             return now + self._pause
-        return self._pacer.deadline if self._sizes else -math.inf
+        return self._schedule.deadline if self._sizes else -math.inf
 
     # -- while little is sent at a time: the shared sender does it, this thread waits for signals
 
@@ -306,7 +292,7 @@ class Channel:
         """Not before the first datagram that is due has gone: a way that refuses them all is no way."""
         if self._said_carrier is link.carrier:
             return
-        detail = f"to {self._config.group} port {self._config.port}, {self._pacer}"
+        detail = f"to {self._config.group} port {self._config.port}, {self._schedule}"
         interface = "" if self._described is None else self._described.interface
         if not link.carrier:
             detail += f"; {interface} has no carrier: what is sent now is lost"
@@ -352,7 +338,7 @@ class Channel:
 
     def _refill(self, context: Context) -> bool:
         """Read on, when everything is sent; whether there is something to send. Raises SourceError."""
-        context.waits_for = str(self._config.source)
+        context.waits_for = self._config.source.label
         try:
             pending = self._source.read()
         finally:
@@ -367,7 +353,7 @@ class Channel:
         if fd is not None:
             context.watch(fd, select.POLLIN)
         # Soon after there was something this thread looks again itself
-        watched = source.nap >= LONGEST_NAP and (
+        watched = source.nap >= NAP_MAX_SECONDS and (
             self._watcher is not None
             and self._watcher.watch(self, source.has_news, lambda: context.send(Signal.SOURCE), source.device)
         )
@@ -376,4 +362,4 @@ class Channel:
             self._watcher.forget(self)
         if fd is not None:
             context.unwatch(fd)
-        self._pacer.idle(clock.monotonic())
+        self._schedule.idle(clock.monotonic())

@@ -6,11 +6,34 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Protocol
 
 BURST = 0.001  # seconds' worth of a rate that may go at once, unless it is told otherwise
 TOLERANCE = 0.001  # seconds after a deadline that are not called late
 CATCH_UP = 2  # times the rate at which a backlog goes
 STALL = 1.0  # seconds after a deadline that are not caught up
+
+
+class Schedule(Protocol):
+    """When datagrams are due, as a channel sees it: a :class:`Pacer`, or a source's own."""
+
+    late: int  # datagrams sent more than a millisecond and more than one period after their deadline
+
+    @property
+    def deadline(self) -> float:
+        """When the next datagram may go, in monotonic seconds: ``-inf`` is at once, ``inf`` never."""
+
+    def __str__(self) -> str:
+        """For people."""
+
+    def due(self, now: float, sizes: Sequence[int]) -> int:
+        """How many of the next datagrams, of ``sizes`` bytes of payload, may go now."""
+
+    def sent(self, now: float, sizes: Sequence[int]) -> None:
+        """Datagrams of ``sizes`` bytes have gone, all of them due at ``now``."""
+
+    def idle(self, now: float) -> None:
+        """There was nothing to send until ``now``: deadlines passed are no credit for what comes next."""
 
 
 class Pacer:
@@ -46,10 +69,7 @@ class Pacer:
         return f"every {self._interval:g} s" if self._interval else "as fast as the kernel takes it"
 
     def due(self, now: float, sizes: Sequence[int]) -> int:
-        """How many of the next datagrams, of ``sizes`` bytes of payload, may go now.
-
-        At a rate, those due within the burst go along with one that is due now.
-        """
+        """At a rate, those due within the burst go along with one that is due now."""
         if now < self.deadline:
             return 0
         if self._interval == 0:
@@ -70,7 +90,6 @@ class Pacer:
         return bisect_right(self._line_up(sizes), end, key=self._at) - 1
 
     def sent(self, now: float, sizes: Sequence[int]) -> None:
-        """Datagrams of ``sizes`` bytes have gone, all of them due at ``now``."""
         if self._interval == 0 or not sizes:
             return
         if self._stalled(now):
@@ -93,7 +112,6 @@ class Pacer:
         self.deadline = max(self._due_at, self._resting_until)
 
     def idle(self, now: float) -> None:
-        """There was nothing to send until ``now``: deadlines passed are no credit for what comes next."""
         if now > self.deadline:
             self._restart(now)
             self.deadline = -math.inf if self._interval == 0 else max(now, self._resting_until)

@@ -180,7 +180,7 @@ def test_drop_ins_merge_in_name_order(loaded: Loaded) -> None:
     )
     assert config.daemon.log_level == "debug"
     news = config.outbound["news"]
-    assert (news.ttl, news.port, str(news.source)) == (3, 7, "/srv/news.txt")
+    assert (news.ttl, news.port, news.source.label) == (3, 7, "/srv/news.txt")
     assert list(config.workers()) == ["outbound/news", "outbound/b"]
 
 
@@ -381,6 +381,7 @@ framing = "line"
 max_datagram = 1472
 repeat = "once"
 follow = false
+protocol = "raw"
 loop = true
 dscp = "CS5"
 

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from mcastd.config import Config, Daemon, FifoOutput, FileOutput, InboundSubscription, OutboundChannel
+from mcastd.config import (
+    OUTBOUND_PROTOCOLS,
+    SOURCES,
+    Config,
+    Daemon,
+    FifoOutput,
+    FileOutput,
+    InboundSubscription,
+    OutboundChannel,
+)
 
 CHANNEL = {"source": "/srv/news.txt", "group": "239.255.1.2", "port": 9190}
 SUBSCRIPTION = {"group": "239.255.1.2", "port": 9190, "output": "/var/log/news.log"}
@@ -259,7 +268,17 @@ def test_a_worker_that_is_not_enabled_does_not_run_and_uses_no_path() -> None:
 
 
 @pytest.mark.parametrize(
-    "model", [Config, Daemon, OutboundChannel, InboundSubscription, FileOutput, FifoOutput]
+    "model",
+    [
+        Config,
+        Daemon,
+        OutboundChannel,
+        InboundSubscription,
+        FileOutput,
+        FifoOutput,
+        *SOURCES.models.values(),
+        *OUTBOUND_PROTOCOLS.models.values(),
+    ],
 )
 def test_every_key_is_described_in_a_sentence(model: type[BaseModel]) -> None:
     for name, field in model.model_fields.items():

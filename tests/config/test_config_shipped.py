@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from mcastd.config import (
+    SOURCES,
     Config,
     Daemon,
     FifoOutput,
@@ -62,7 +63,10 @@ def test_nothing_leaves_the_host_unasked() -> None:
     assert config.daemon == Daemon()
 
 
-@pytest.mark.parametrize("model", [Daemon, OutboundChannel, InboundSubscription, FileOutput, FifoOutput])
+@pytest.mark.parametrize(
+    "model",
+    [Daemon, OutboundChannel, InboundSubscription, *SOURCES.models.values(), FileOutput, FifoOutput],
+)
 def test_every_key_is_there(model: type[BaseModel]) -> None:
     text = REFERENCE.read_text()
     for key in model.model_fields:
@@ -87,10 +91,11 @@ ABSENT_BY_DEFAULT = {
 def test_each_commented_key_can_be_uncommented(number: int, tmp_path: Path) -> None:
     lines = list(LINES)
     start = max(n for n in range(number) if re.match(r"(# )?\[", lines[n]))
-    if lines[start].startswith("# ["):  # an alternative output: all of it, without the one it replaces
-        end = next((n for n in range(start, len(lines)) if lines[n] == "#"), len(lines))
+    if lines[start].startswith("# ["):  # another way to say a key: all of it, without what it replaces
+        end = next((n for n in range(start, len(lines)) if lines[n] in ("#", "")), len(lines))
         lines[start:end] = [line.removeprefix("# ") for line in lines[start:end]]
-        lines = [line for line in lines if not line.startswith("output = ")]
+        replaced = lines[start].strip("[]").rpartition(".")[2]
+        lines = [line for line in lines if not line.startswith(f"{replaced} = ")]
     else:
         lines[number] = lines[number].removeprefix("# ")
     (tmp_path / "mcastd.toml").write_text("\n".join(lines))

@@ -16,6 +16,7 @@ from support.wait import wait_for
 from mcastd.config import OutboundChannel
 from mcastd.net.fake import FakeSender
 from mcastd.outbound.channel import Channel
+from mcastd.outbound.sources import open_source
 from mcastd.supervisor.thread import WorkerThread
 from mcastd.worker import Signal
 
@@ -107,7 +108,7 @@ def test_whatever_call_hangs_the_path_is_named(
         source=path, group="239.255.1.2", port=9190, interval=0, framing=framing, max_datagram=4
     )
     link = FakeSender()
-    thread = WorkerThread(Channel("outbound/news", config, lambda _: link))
+    thread = WorkerThread(Channel("outbound/news", config, lambda _: link, open_source(config)))
     mount.hang(call)
     thread.start()
     wait_for(lambda: thread.headline().detail.startswith(f"waits for {path}: no answer for "), call)
@@ -126,7 +127,7 @@ def test_what_is_read_after_the_end_was_asked_for_is_not_sent(mount: Mount, tmp_
     path.write_bytes(b"one\n")
     config = OutboundChannel(source=path, group="239.255.1.2", port=9190, interval=0, follow=True)
     link = FakeSender()
-    thread = WorkerThread(Channel("outbound/news", config, lambda _: link))
+    thread = WorkerThread(Channel("outbound/news", config, lambda _: link, open_source(config)))
     thread.start()
     wait_for(lambda: link.sent == [b"one\n"])
     mount.hang("read")

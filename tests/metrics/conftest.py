@@ -12,6 +12,7 @@ from mcastd.inbound.subscription import Subscription
 from mcastd.metrics.exposition import Row
 from mcastd.net.fake import FakeReceiver, FakeSender
 from mcastd.outbound.channel import Channel
+from mcastd.outbound.sources import open_source
 from mcastd.supervisor.thread import WorkerThread
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -40,7 +41,9 @@ class House:
         self.senders = {name: FakeSender() for name in config.outbound}
         self.workers: dict[str, Channel | Subscription] = {
             **{
-                f"outbound/{name}": Channel(f"outbound/{name}", channel, lambda _, n=name: self.senders[n])
+                f"outbound/{name}": Channel(
+                    f"outbound/{name}", channel, lambda _, n=name: self.senders[n], open_source(channel)
+                )
                 for name, channel in config.outbound.items()
             },
             **{

@@ -186,6 +186,7 @@ def test_an_address_in_use_is_said_and_tried_again(monkeypatch: pytest.MonkeyPat
         other.close()
         wait_for(lambda: not endpoint.problem)
         assert ask(port).status == 200
+        wait_for(lambda: len(said) > 1)  # which is after the problem is taken back
         endpoint.close()
     assert problem == f"no metrics at 127.0.0.1:{port}: address already in use; trying again"
     assert [event["event"] for event in said] == ["metrics.unavailable", "metrics.served"]

@@ -24,7 +24,7 @@ from mcastd.net.receiver import SocketReceiver
 from mcastd.net.sender import SocketSender
 from mcastd.net.sockets import free_port
 from mcastd.outbound.framing import make_framer
-from mcastd.outbound.source import Source
+from mcastd.outbound.sources.file import FileSource
 
 GROUP = ipaddress.ip_address("239.255.12.1")
 
@@ -116,7 +116,7 @@ def test_a_file_rewritten_in_place_changes_nothing_that_was_sent(link: Link, tmp
     """The receiver on this host reads later: it gets what was read of the file, not what is in it by then."""
     path = tmp_path / "data"
     path.write_bytes(b"A" * 14_000)
-    source = Source(path, make_framer("chunk", 1400))
+    source = FileSource(path, make_framer("chunk", 1400))
     payloads = source.read()
     assert link.sender.send(payloads) == 10
     with path.open("r+b") as file:

@@ -27,6 +27,7 @@ from mcastd.net.fake import FakeSender
 from mcastd.net.payloads import ListPayloads
 from mcastd.outbound.channel import BATCH, Channel
 from mcastd.outbound.shared import SharedSender
+from mcastd.outbound.sources import open_source
 from mcastd.worker import Context, Signal, Vitals
 
 TEXT = b"".join(b"line %d\n" % number for number in range(1000))
@@ -52,7 +53,8 @@ class Bench:
         if "rate" not in settings:
             settings.setdefault("interval", 0)
         self.config = OutboundChannel(source=path, group="239.255.1.2", port=9190, **settings)
-        self.channel = Channel("outbound/news", self.config, self._open, shared=shared)
+        source = open_source(self.config)
+        self.channel = Channel("outbound/news", self.config, self._open, source, shared=shared)
         self.opened = 0
 
     def _open(self, _: OutboundChannel) -> FakeSender:

@@ -18,6 +18,7 @@ from mcastd.handover import Seclusion
 from mcastd.net.fake import FakeSender
 from mcastd.outbound.channel import BUSY_DATAGRAMS, Channel
 from mcastd.outbound.shared import PUNCTUAL_CHANNELS, VOID_MAX, SharedSender
+from mcastd.outbound.sources import open_source
 from mcastd.worker import Context, Signal
 
 
@@ -217,7 +218,8 @@ class Sending:
         self.link = link or FakeSender()
         self.context = Context().open()
         config = OutboundChannel.model_validate({"group": "239.255.1.2", "port": 9190, **settings})
-        self.channel = Channel("outbound/news", config, lambda _: self.link, shared=shared)
+        source = open_source(config)
+        self.channel = Channel("outbound/news", config, lambda _: self.link, source, shared=shared)
         self.failures: list[BaseException] = []
         self._thread = threading.Thread(target=self._run)
         self._thread.start()

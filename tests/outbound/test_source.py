@@ -14,7 +14,7 @@ import pytest
 
 from mcastd.errors import SourceError
 from mcastd.outbound.framing import READ_SIZE, make_framer
-from mcastd.outbound.source import LONGEST_NAP, SHORTEST_NAP, Source
+from mcastd.outbound.sources.file import NAP_MAX_SECONDS, NAP_MIN_SECONDS, FileSource
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
 
@@ -33,10 +33,10 @@ def fifo(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def open_source(no_fd_leak: None) -> Iterator[Any]:
-    sources: list[Source] = []
+    sources: list[FileSource] = []
 
-    def opened(path: Path, framing: Any = "line", max_datagram: int = 1472, **settings: Any) -> Source:
-        sources.append(Source(path, make_framer(framing, max_datagram), **settings))
+    def opened(path: Path, framing: Any = "line", max_datagram: int = 1472, **settings: Any) -> FileSource:
+        sources.append(FileSource(path, make_framer(framing, max_datagram), **settings))
         return sources[-1]
 
     yield opened
@@ -44,7 +44,7 @@ def open_source(no_fd_leak: None) -> Iterator[Any]:
         source.close()
 
 
-def read_all(source: Source) -> list[bytes]:
+def read_all(source: FileSource) -> list[bytes]:
     """What there is to read now."""
     payloads: list[bytes] = []
     while more := source.read():
@@ -244,12 +244,12 @@ class TestFollow:
         for _ in range(10):
             source.read()
             naps.append(source.nap)
-        assert naps[0] == SHORTEST_NAP
+        assert naps[0] == NAP_MIN_SECONDS
         assert naps == sorted(naps)
-        assert naps[-1] == LONGEST_NAP
+        assert naps[-1] == NAP_MAX_SECONDS
         append(path, b"two\n")
         assert read_all(source) == [b"two\n"]
-        assert source.nap == SHORTEST_NAP
+        assert source.nap == NAP_MIN_SECONDS
         assert source.fileno() is None
 
     def test_rotation_finishes_the_old_file_first(self, path: Path, open_source: Any) -> None:
@@ -339,7 +339,7 @@ class TestFifo:
         source = open_source(fifo)
         for _ in range(2):
             assert source.read() == []
-            assert source.nap == LONGEST_NAP
+            assert source.nap == NAP_MAX_SECONDS
             assert poll(source, 0) == 0
             fifo_writer = os.open(fifo, os.O_WRONLY)
             assert poll(source, 0) == 0
@@ -404,7 +404,7 @@ class TestFifo:
             assert read_all(source) == [text]
 
 
-def poll(source: Source, timeout_ms: int) -> int:
+def poll(source: FileSource, timeout_ms: int) -> int:
     poller = select.poll()
     fd = source.fileno()
     assert fd is not None

@@ -11,23 +11,23 @@ from support.strangers import STRANGER, give_away, shared
 
 from mcastd.errors import SourceError
 from mcastd.outbound.framing import make_framer
-from mcastd.outbound.source import Source
+from mcastd.outbound.sources.file import FileSource
 
 __all__ = ["shared"]  # a fixture
 SECRET = b"for root alone\n"
 UNSAFE = "in a directory that others may write; name the file itself, without that link"
 
-MakeSource = Callable[..., Source]
+MakeSource = Callable[..., FileSource]
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
 
 
 @pytest.fixture
 def open_source(no_fd_leak: None) -> Iterator[MakeSource]:
-    sources: list[Source] = []
+    sources: list[FileSource] = []
 
-    def opened(path: Path, **settings: object) -> Source:
-        sources.append(Source(path, make_framer("line", 1472), **settings))  # type: ignore[arg-type]
+    def opened(path: Path, **settings: object) -> FileSource:
+        sources.append(FileSource(path, make_framer("line", 1472), **settings))  # type: ignore[arg-type]
         return sources[-1]
 
     yield opened
@@ -50,7 +50,7 @@ def plant(link: Path, target: Path) -> None:
     give_away(link)
 
 
-def refusal(source: Source) -> str:
+def refusal(source: FileSource) -> str:
     with pytest.raises(SourceError) as refused:
         source.read()
     return str(refused.value)

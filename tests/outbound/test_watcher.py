@@ -12,8 +12,9 @@ from support.wait import wait_for
 
 from mcastd.config import OutboundChannel
 from mcastd.net.fake import FakeSender
-from mcastd.outbound import channel, source, watcher
+from mcastd.outbound import channel, watcher
 from mcastd.outbound.channel import Channel
+from mcastd.outbound.sources import file, open_source
 from mcastd.outbound.watcher import Watcher
 from mcastd.worker import Context, Signal
 
@@ -21,8 +22,8 @@ from mcastd.worker import Context, Signal
 @pytest.fixture
 def watching(no_fd_leak: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watcher]:
     monkeypatch.setattr(watcher, "LOOK_EVERY_SECONDS", 0.01)
-    for module in (source, channel):  # at rest at once: every later look is the watcher's
-        monkeypatch.setattr(module, "LONGEST_NAP", 0.05)
+    for module in (file, channel):  # at rest at once: every later look is the watcher's
+        monkeypatch.setattr(module, "NAP_MAX_SECONDS", 0.05)
     watching = Watcher()
     yield watching
     watching.close()
@@ -45,7 +46,7 @@ class Sending:
         config = OutboundChannel.model_validate(
             {"group": "239.255.1.2", "port": 9190, "interval": 0, **settings}
         )
-        self.channel = Channel("outbound/news", config, lambda _: self.link, watching)
+        self.channel = Channel("outbound/news", config, lambda _: self.link, open_source(config), watching)
         self._thread = threading.Thread(target=self.channel.run, args=(self.context,))
         self._thread.start()
 

@@ -1,4 +1,4 @@
-"""Where an outbound channel's bytes come from: a regular file, once, repeated or followed; or a FIFO.
+"""A path: a regular file, once, repeated or followed; or a FIFO.
 
 Reads are bounded, so memory does not grow with the source; and they do not wait for a FIFO's writer.
 """
@@ -11,16 +11,20 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
-from mcastd.config import OpenFilesOf
+from mcastd.config import FileSourceSettings, OpenFilesOf, OutboundChannel
 from mcastd.errors import SourceError, UnsafePathError, reason_of
 from mcastd.net.payloads import ListPayloads, Payloads
-from mcastd.outbound.framing import Framer
+from mcastd.outbound.framing import READ_SIZE, Framer, make_framer
+from mcastd.outbound.sources.source import NAP_MAX_SECONDS, Source
 from mcastd.paths import KINDS, OF_FILES, Identity, identity, place_of
 
-SHORTEST_NAP = 0.05  # seconds until the next look at a file that has just grown
-LONGEST_NAP = 1.0  # seconds until the next look at a source at rest
+# Seconds until the next look at a file that has just grown.
+NAP_MIN_SECONDS = 0.05
+# A channel with a rate reads what it sends in this time at once, but no more than FAST_READ_BYTES.
+READ_AHEAD_SECONDS = 0.01
+FAST_READ_BYTES = 1 << 20
 
 _READABLE = (stat.S_IFREG, stat.S_IFIFO)
 _WAYS_OUT = {errno.EACCES: "allow the user that mcastd runs as to read it"}
@@ -33,37 +37,23 @@ def _wrong_size(fd: int) -> int | None:
     return size if has_last is (size == 0) and os.fstat(fd).st_size == size else None
 
 
-class PayloadSource(Protocol):
-    """What a channel sees of a source. It outlives the channel's runs."""
-
-    finished: bool
-    rounds: int  # times that all of it was read, and taken from read()
-    position: int  # bytes read of this round
-    nap: float  # seconds after which to call read() again, when there was nothing
-    state: str  # for people
-
-    @property
-    def lines_split(self) -> int:
-        """Lines longer than a datagram, ever."""
-
-    def fileno(self) -> int | None:
-        """The descriptor that turns readable when there is more, if there is one."""
-
-    def read(self) -> Payloads:
-        """The next payloads; empty if there are none now, or never (``finished``). Raises SourceError."""
-
-    @property
-    def device(self) -> int:
-        """Of the file system that it is on; 0 if unknown."""
-
-    def has_news(self) -> bool:
-        """Whether read() may find something by now. For any thread, while the source is at rest."""
-
-    def restart(self) -> None:
-        """Begin again, as if nothing had been read."""
+def open_source(channel: OutboundChannel, files: OpenFilesOf | None = None) -> Source:
+    """A source of ``kind = "file"``, which the channel's settings name."""
+    settings = channel.source
+    assert isinstance(settings, FileSourceSettings)
+    read_size = _read_size(channel.rate, channel.interval)
+    framer = make_framer(channel.framing, channel.max_datagram - channel.protocol.overhead, read_size)
+    return FileSource(settings.path, framer, repeat=channel.repeat, follow=channel.follow, files=files)
 
 
-class Source:
+def _read_size(rate: int | None, interval: float | None) -> int:
+    """Bytes to read at once: of a fast channel some ten bursts, since the end of what was read ends one."""
+    if rate is None:
+        return READ_SIZE if interval else FAST_READ_BYTES
+    return min(max(READ_SIZE, int(rate / 8 * READ_AHEAD_SECONDS)), FAST_READ_BYTES)
+
+
+class FileSource(Source):
     """One path, read through a framer. What it is, file or FIFO, is seen each time that it is opened.
 
     - A regular file is read ``repeat`` times. Each round opens the path anew, so an edited or replaced file
@@ -87,11 +77,7 @@ class Source:
         follow: bool = False,
         files: OpenFilesOf | None = None,
     ) -> None:
-        self.finished = False
-        self.rounds = 0  # times that all of the file was read, and taken from read()
-        self.position = 0  # bytes read of the file
-        self.nap = 0.0  # seconds after which to call read() again, when there was nothing
-        self.state = "not opened"  # for people
+        self.state = "not opened"
         self._path = path
         self._framer = framer
         self._repeat: float = math.inf if repeat == "forever" else repeat
@@ -104,7 +90,6 @@ class Source:
 
     @property
     def lines_split(self) -> int:
-        """Lines longer than a datagram, ever."""
         return self._framer.lines_split
 
     def fileno(self) -> int | None:
@@ -113,7 +98,6 @@ class Source:
 
     @property
     def device(self) -> int:
-        """Of the file system that the position is in; 0 if unknown."""
         return self._identity[0]
 
     def read(self) -> Payloads:
@@ -138,7 +122,7 @@ class Source:
                 self._open()
                 self.position = 0
             elif self._follow:
-                self.nap = min(max(SHORTEST_NAP, 2 * self.nap), LONGEST_NAP)
+                self.nap = min(max(NAP_MIN_SECONDS, 2 * self.nap), NAP_MAX_SECONDS)
                 return ListPayloads()
             elif unfinished := self._framer.finish():
                 return unfinished
@@ -246,7 +230,7 @@ class Source:
             else:
                 data = os.pread(self._fd, self._framer.appetite, self.position)
         except BlockingIOError:
-            self.state, self.nap = "waiting for the writer", LONGEST_NAP
+            self.state, self.nap = "waiting for the writer", NAP_MAX_SECONDS
             return None
         except OSError as error:
             self.close()  # the path may name something better by then
@@ -285,13 +269,13 @@ class Source:
         """Open the FIFO again: poll(2) reports the old descriptor as hung up for good.
 
         The new one is opened before the old one is closed, so that a writer that comes just now always
-        finds a reader. Done every LONGEST_NAP without a writer, this notices a FIFO that was made anew.
+        finds a reader. Done every NAP_MAX_SECONDS without a writer, this notices a FIFO that was made anew.
         """
         try:
             self._open()
         except SourceError:
             self.close()  # what was read goes first; the next read() tells
-        self.state, self.nap = "waiting for a writer", LONGEST_NAP
+        self.state, self.nap = "waiting for a writer", NAP_MAX_SECONDS
         return self._framer.finish()
 
     def _is_replaced(self) -> bool:

@@ -1,0 +1,27 @@
+"""The kinds of protocol: what the ``protocol`` of a worker may be."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from mcastd.config.kinds import Kinds, OfKind
+
+
+class OutboundProtocol(OfKind):
+    """What every protocol of a channel has. What it does to datagrams: ``outbound/protocols.py``."""
+
+    @property
+    def overhead(self) -> int:
+        """Bytes by which a datagram on the wire is longer than what the source gave."""
+        return 0
+
+
+class RawOutbound(OutboundProtocol):
+    """What the source gives, as it is."""
+
+    kind: Literal["raw"] = Field("raw", description='"raw".')
+
+
+OUTBOUND_PROTOCOLS = Kinds[OutboundProtocol](RawOutbound, short="kind", words="the name of a protocol")

@@ -1,0 +1,54 @@
+"""What a channel sees of its source. Each kind is a module beside this one."""
+
+from __future__ import annotations
+
+from mcastd.net.payloads import Payloads
+from mcastd.outbound.pacing import Schedule
+
+# Seconds until the next look at a source at rest.
+NAP_MAX_SECONDS = 1.0
+
+
+class Source:
+    """Gives payloads to be sent, in order. It outlives the channel's runs.
+
+    A kind has at least its own :meth:`read` and :meth:`restart`; the rest is as for a source that always has
+    something, until it is ``finished``.
+    """
+
+    finished = False  # nothing will ever come, unless it is restarted
+    rounds = 0  # times that all of it was read, and taken from read()
+    position = 0  # bytes read of this round
+    nap = 0.0  # seconds after which to call read() again, when there was nothing
+    state = "ready"  # for people
+    # When its datagrams are due, if it knows: the channel follows that instead of its interval or rate
+    schedule: Schedule | None = None
+
+    @property
+    def lines_split(self) -> int:
+        """Lines longer than a datagram, ever."""
+        return 0
+
+    @property
+    def device(self) -> int:
+        """Of the file system that it is on; 0 if unknown."""
+        return 0
+
+    def fileno(self) -> int | None:
+        """The descriptor that turns readable when there is more, if there is one."""
+        return None
+
+    def read(self) -> Payloads:
+        """The next payloads; empty if there are none now, or never (``finished``).
+
+        Raises SourceError, and may then be called again. Called once all of the last ones are done with.
+        """
+        raise NotImplementedError
+
+    def has_news(self) -> bool:
+        """Whether read() may find something by now. For any thread, while the source is at rest."""
+        return False
+
+    def restart(self) -> None:
+        """Begin again, as if nothing had been read; close what is open."""
+        raise NotImplementedError

@@ -1,0 +1,101 @@
+"""A setting of several kinds: strings and tables, what is wrong in them, and how they are written."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from pydantic import ValidationError
+
+from mcastd.config import (
+    OUTBOUND_PROTOCOLS,
+    SOURCES,
+    Config,
+    FileSourceSettings,
+    OutboundChannel,
+    SourceSettings,
+    dump,
+)
+from mcastd.config.explain import explain
+
+TABLE = {"group": "239.255.1.2", "port": 9190, "source": "/srv/news"}
+FILE = FileSourceSettings(path=Path("/srv/news"))
+
+
+class Numbers(SourceSettings):
+    kind: Literal["numbers"] = "numbers"
+    most: int = 7
+
+
+@pytest.fixture(autouse=True)
+def numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SOURCES.models, "numbers", Numbers)
+
+
+def complaints(**keys: object) -> list[str]:
+    data = {"outbound": {"news": TABLE | keys}}
+    with pytest.raises(ValidationError) as caught:
+        Config.model_validate(data)
+    return [f"{complaint.path()}: {complaint.reason}" for complaint in explain(caught.value, data)]
+
+
+@pytest.mark.parametrize(
+    "source", ["/srv/news", Path("/srv/news"), {"path": "/srv/news"}, {"kind": "file", "path": "/srv/news"}]
+)
+def test_a_string_stands_for_a_table(source: object) -> None:
+    assert OutboundChannel.model_validate(TABLE | {"source": source}).source == FILE
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (3, "source: must be an absolute path or a table, not 3"),
+        ("news", 'source: must be an absolute path, not "news"'),
+        ({"path": 3}, "source.path: must be an absolute path, not 3"),
+        ({"kind": "file"}, "source.path: missing; it is required"),
+        ({"paht": "/x", "path": "/x"}, 'source.paht: unknown key; did you mean "path"?'),
+        ({"kind": "numbers", "moss": 3}, 'source.moss: unknown key; did you mean "most"?'),
+        (
+            {"kind": "number"},
+            'source.kind: must be "file" or "numbers", not "number"; did you mean "numbers"?',
+        ),
+        ({"kind": 3}, 'source.kind: must be "file" or "numbers", not 3'),
+        ({"kind": ["file"]}, 'source.kind: must be "file" or "numbers", not an array'),
+    ],
+)
+def test_what_is_wrong_is_said_where_it_stands(source: object, said: str) -> None:
+    assert complaints(source=source) == [f"outbound.news.{said}"]
+
+
+@pytest.mark.parametrize(("protocol", "key"), [("rau", "protocol"), ({"kind": "rau"}, "protocol.kind")])
+def test_an_unknown_protocol(protocol: object, key: str) -> None:
+    assert complaints(protocol=protocol) == [
+        f'outbound.news.{key}: must be "raw", not "rau"; did you mean "raw"?'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "written"),
+    [
+        ({}, {"source": "/srv/news", "protocol": "raw"}),
+        ({"source": {"kind": "file", "path": "/srv/news"}}, {"source": "/srv/news"}),
+        ({"protocol": {"kind": "raw"}}, {"protocol": "raw"}),
+        ({"source": {"kind": "numbers"}}, {"source": {"kind": "numbers", "most": 7}}),
+        ({"source": {"kind": "numbers", "most": 5}}, {"source": {"kind": "numbers", "most": 5}}),
+    ],
+)
+def test_a_dump_says_it_shortly_and_is_read_as_the_same(
+    keys: dict[str, object], written: dict[str, object]
+) -> None:
+    config = Config.model_validate({"outbound": {"news": TABLE | keys}})
+    again = tomllib.loads(dump(config))
+    assert written.items() <= again["outbound"]["news"].items()
+    assert Config.model_validate(again) == config
+
+
+def test_each_kind_is_named_by_its_model() -> None:
+    for kinds in (SOURCES, OUTBOUND_PROTOCOLS):
+        for kind, model in kinds.models.items():
+            assert model.model_fields["kind"].default == kind
