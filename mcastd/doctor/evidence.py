@@ -17,7 +17,7 @@ from mcastd.net import interfaces, routes, tables, unaided
 from mcastd.net.interfaces import Host, Interface
 from mcastd.net.netlink import FORBIDDEN
 from mcastd.net.routes import Route
-from mcastd.net.tables import MulticastRoute
+from mcastd.net.tables import MulticastRoute, Owners, UdpSocket
 
 
 class Troubles(NamedTuple):
@@ -107,6 +107,21 @@ class Evidence:
             if is_of(one, GroupSettings):
                 found[one.settings.group, one.settings.port].append(one)
         return found
+
+    @cached_property
+    def sockets(self) -> dict[int, list[UdpSocket]]:
+        """The UDP sockets of this host by port, read once for all workers."""
+        found: dict[int, list[UdpSocket]] = defaultdict(list)
+        for version in (4, 6):
+            for sock in tables.udp_sockets(version):
+                found[sock.port].append(sock)
+        return found
+
+    @cached_property
+    def owners(self) -> Owners:
+        """Who has those on the workers' ports open. It takes a look at all open files of all processes."""
+        ports = {one.settings.port for one in self.subjects}
+        return tables.owners(sock.inode for port in ports for sock in self.sockets.get(port, ()))
 
     def exists(self, path: str) -> bool:
         return (self.root / path.lstrip("/")).exists()

@@ -18,10 +18,10 @@ def port(subject: Subject[InboundSubscription], evidence: Evidence) -> Iterator[
     settings = subject.settings
     ways = evidence.ways(subject)
     refused = port_refused(settings.group, settings.port, ways[0].index) if ways else ""
-    others = _others(settings)
+    others = _others(settings, evidence)
     if not refused and not others:
         return
-    owners = tables.owners(sock.inode for sock in others)
+    owners = evidence.owners
     names = [_name(sock, owners) for sock in others]
     unknown = [sock for sock in others if not owners.of(sock.inode)]
     if refused:
@@ -45,16 +45,14 @@ def port(subject: Subject[InboundSubscription], evidence: Evidence) -> Iterator[
         yield Skipped("port", "whose sockets have this port takes root to see", privileged=True)
 
 
-def _others(settings: InboundSubscription) -> list[UdpSocket]:
+def _others(settings: InboundSubscription, evidence: Evidence) -> list[UdpSocket]:
     """Sockets on the port that are bound to all addresses or, whosever they are, to the group."""
-    version = settings.group.version
-    found = list(tables.udp_sockets(version))
-    if version == 4:  # one on :: takes IPv4, too, unless IPV6_V6ONLY is set: that cannot be seen
-        found += tables.udp_sockets(6)
+    # One on :: takes IPv4, too, unless IPV6_V6ONLY is set: that cannot be seen
+    versions = (4, 6) if settings.group.version == 4 else (6,)
     return [
         sock
-        for sock in found
-        if sock.port == settings.port
+        for sock in evidence.sockets.get(settings.port, ())
+        if sock.address.version in versions
         and not sock.peer_port
         and (sock.address.is_unspecified or sock.address == settings.group)
     ]

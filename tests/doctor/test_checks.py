@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -18,6 +20,7 @@ from mcastd.doctor import (
     files,
     interfaces,
     memberships,
+    neighbours,
     permits,
     sending,
     surroundings,
@@ -29,6 +32,7 @@ from mcastd.doctor.finding import Finding, Skipped
 from mcastd.doctor.subject import Subject, is_of
 from mcastd.doctor.watch import Observation
 from mcastd.errors import CannotAskError
+from mcastd.net import tables
 from mcastd.net.interfaces import Host, Interface
 from mcastd.net.routes import NO_ROUTE, Route
 
@@ -563,3 +567,29 @@ def test_skips_name_a_check() -> None:
     (skipped,) = memberships.report_version(inbound(), Given(eth()))
     assert isinstance(skipped, Skipped)
     assert skipped.privileged
+
+
+def test_whose_the_sockets_are_is_looked_up_once_for_all_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes a look at all open files of the host, which may be tens of thousands."""
+    looks: list[list[int]] = []
+    owners = tables.owners
+
+    def counted(inodes: Iterable[int]) -> tables.Owners:
+        looks.append(list(inodes))
+        return owners(looks[-1])
+
+    monkeypatch.setattr(tables, "owners", counted)
+    with ExitStack() as stack:
+        socks = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(4)]
+        for sock in socks:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("", 0))
+        ports = [sock.getsockname()[1] for sock in socks]
+        subjects = [inbound(interface="lo", port=port) for port in ports[:3]]
+        evidence = Evidence(subjects)
+        for subject in subjects:
+            (finding,) = neighbours.port(subject, evidence)
+            assert isinstance(finding, Finding)
+            assert f"(pid {os.getpid()})" in finding.evidence[0]
+        inodes = {os.fstat(sock.fileno()).st_ino for sock in socks[:3]}
+    assert [set(look) for look in looks] == [inodes]
