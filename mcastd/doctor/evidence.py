@@ -120,7 +120,8 @@ class Evidence:
     @cached_property
     def owners(self) -> Owners:
         """Who has those on the workers' ports open. It takes a look at all open files of all processes."""
-        ports = {one.settings.port for one in self.subjects}
+        settings = [one.settings for one in self.subjects]
+        ports = {each.port for each in settings if isinstance(each, InboundSubscription)}
         return tables.owners(sock.inode for port in ports for sock in self.sockets.get(port, ()))
 
     def exists(self, path: str) -> bool:
