@@ -119,11 +119,15 @@ def check(path: Path, dump: bool, strict: bool, as_json: bool, file: Path | None
     if dump:
         click.echo(config.dump(loaded), nl=False)
     else:
-        enabled, disabled = loaded.of_enabled(), loaded.disabled()
-        counts = f"{len(enabled.outbound)} outbound, {len(enabled.inbound)} inbound"
-        counts += f", {len(disabled)} disabled" if disabled else ""
+        counts = dict.fromkeys(("outbound", "inbound"), 0)
+        for name in loaded.workers():
+            kind = name.partition("/")[0]
+            counts[kind] = counts.get(kind, 0) + 1
+        if disabled := loaded.disabled():
+            counts["disabled"] = len(disabled)
+        told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
         unwise = f", {plural(len(warnings), 'warning')}" if warnings else ""
-        click.echo(f"{printable(path)}: good ({counts}){unwise}")
+        click.echo(f"{printable(path)}: good ({told}){unwise}")
     if warnings and strict:
         sys.exit(EX_CONFIG)
 

@@ -61,7 +61,7 @@ class Failure(click.ClickException):
 def main(context: click.Context, socket: Path) -> None:
     """See and steer a running mcastd.
 
-    A worker's NAME is "inbound/news", or "news" for the outbound channel, the inbound subscription, or both.
+    A worker's NAME is "inbound/news"; "news" alone means each worker of that name, of any kind.
     """
     context.obj = socket
 

@@ -13,7 +13,7 @@ import pytest
 import roots
 
 from mcastd import __version__, cli, ctl
-from mcastd.metrics.exposition import FAMILIES
+from mcastd.metrics.exposition import families
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_completions_are_there_for_each_shell(generated: Path) -> None:
 
 def test_every_metric_is_explained(generated: Path) -> None:
     text = (generated / "man" / "mcastd.8").read_text()
-    for family in FAMILIES.values():
+    for family in families().values():
         assert f".It Li {family.name}\n{family.help}\n" in text, family.name
 
 

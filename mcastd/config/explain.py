@@ -12,18 +12,13 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from mcastd.config.daemon import Daemon
-from mcastd.config.inbound import InboundSubscription
 from mcastd.config.kinds import kinds_among
-from mcastd.config.outbound import OutboundChannel
 from mcastd.config.outputs import FifoOutput, FileOutput
 from mcastd.config.types import Location
 from mcastd.config.whole import Config, Conflicts
 from mcastd.config.words import choose, show
 
-PLACES: tuple[tuple[type[BaseModel], str], ...] = (
-    (Daemon, "[daemon]"),
-    (OutboundChannel, "[outbound.NAME]"),
-    (InboundSubscription, "[inbound.NAME]"),
+OUTPUT_PLACES: tuple[tuple[type[BaseModel], str], ...] = (
     (FileOutput, 'the table of an output of kind = "file"'),
     (FifoOutput, 'the table of an output of kind = "fifo"'),
 )
@@ -110,7 +105,7 @@ def _complaint(details: ErrorDetails, data: Mapping[str, object]) -> Complaint:
             reason = f"must be an array, not {show(value)}"
         case "model_type" | "dict_type":
             reason = f"must be a table, not {show(value)}"
-            if location[0] in ("outbound", "inbound") and len(location) <= 2:
+            if location[0] in Config.kinds() and len(location) <= 2:
                 reason += f"; each has a name: [{location[0]}.NAME]"
         case _:
             reason = details["msg"]
@@ -144,17 +139,16 @@ def as_written(location: Location, data: Mapping[str, object]) -> Location:
 
 def _model(location: Location, data: Mapping[str, Any]) -> type[BaseModel]:
     """The model that lacks the last key of ``location``."""
+    workers = Config.kinds()
     match location:
-        case ("outbound", name, key, _):
-            kinds = kinds_among(OutboundChannel.model_fields[str(key)].metadata)
-            model = kinds.model_of(data["outbound"][name][key]) if kinds else None
-            return model or Config
         case ("daemon", _):
             return Daemon
-        case ("outbound", _, _):
-            return OutboundChannel
-        case ("inbound", _, _):
-            return InboundSubscription
+        case (str(table), _, _) if table in workers:
+            return workers[table]
+        case (str(table), name, str(key), _) if table in workers:
+            kinds = kinds_among(workers[table].model_fields[key].metadata)
+            model = kinds.model_of(data[table][name][key]) if kinds else None
+            return model or Config
         case ("inbound", _, "output", _, kind, _):
             return FileOutput if kind == "file" else FifoOutput
     return Config
@@ -162,7 +156,12 @@ def _model(location: Location, data: Mapping[str, Any]) -> type[BaseModel]:
 
 def _unknown(key: str, model: type[BaseModel]) -> str:
     known = list(model.model_fields)
-    elsewhere = [place for other, place in PLACES if key in other.model_fields and other is not model]
+    places: list[tuple[type[BaseModel], str]] = [
+        (Daemon, "[daemon]"),
+        *((settings, f"[{table}.NAME]") for table, settings in Config.kinds().items()),
+        *OUTPUT_PLACES,
+    ]
+    elsewhere = [place for other, place in places if key in other.model_fields and other is not model]
     hint = _did_you_mean(key, known)
     if elsewhere:
         place = f"belongs into {' or '.join(elsewhere)}"

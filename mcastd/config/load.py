@@ -205,7 +205,7 @@ def _mode(path: Path) -> int:
 def _merge_all(files: Sequence[_File]) -> dict[str, Any]:
     tables: dict[str, Any] = {}
     for file in files:
-        for section in ("outbound", "inbound"):
+        for section in Config.kinds():
             for name in _keys(file.tables.get(section)) & _keys(tables.get(section)):
                 get_logger().debug("worker.overridden", worker=f"{section}/{name}", file=file.name)
         tables = _merge(tables, file.tables)

@@ -133,11 +133,10 @@ def headline(board: Board, view: View) -> str:
     if troubled := sum(line.troubled for line in lines):
         parts[0] += f", {troubled} in trouble"
     parts.append(f"lost {short(sum(line.lost for line in lines))}")
-    for kind, word in (("inbound", "in"), ("outbound", "out")):
+    for kind in sorted({line.kind for line in lines}):
         of_kind = [line for line in lines if line.kind == kind]
-        if of_kind:
-            rate, bits = sum(line.rate for line in of_kind), sum(line.bits for line in of_kind)
-            parts.append(f"{word} {short(rate)}/s {short(bits)}bit/s")
+        rate, bits = sum(line.rate for line in of_kind), sum(line.bits for line in of_kind)
+        parts.append(f"{kind.removesuffix('bound')} {short(rate)}/s {short(bits)}bit/s")
     return "; ".join(parts)
 
 

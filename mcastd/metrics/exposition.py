@@ -193,9 +193,13 @@ OUTPUT: tuple[Family[Output], ...] = (
     _gauge("queued_datagrams", "Datagrams that wait for an output's reader.", lambda of: of.counters.queued),
     _counts(*DROPPED, lambda of: of.counters.dropped, "reason", lambda output: output.reasons),
 )
+# By the kind of worker; one that has no line here has what all have.
 OF_KIND: Mapping[str, tuple[Family[Any], ...]] = {"outbound": CHANNEL, "inbound": SUBSCRIPTION}
-# By name: what channels and outputs have in common stands once.
-FAMILIES = {family.name: family for families in (*OF_KIND.values(), OUTPUT) for family in families}
+
+
+def families() -> dict[str, Family[Any]]:
+    """All there are, by name: what channels and outputs have in common stands once."""
+    return {family.name: family for of_one in (*OF_KIND.values(), OUTPUT) for family in of_one}
 
 
 class _Column:
@@ -254,10 +258,12 @@ class _Part:
         for name, identity in workers:
             labels = _labels(worker=name, group=identity.group, interface=identity.interface)
             of_workers.append((labels, identity))
-            info.append((f"{labels},{_labels(kind=kind, port=str(identity.port))}", identity))
+            port = str(identity.port or "")
+            info.append((f"{labels},{_labels(kind=kind, port=port)}", identity))
             of_outputs += [(f"{labels},{_labels(output=output.path)}", output) for output in identity.outputs]
         self._of_workers: list[tuple[Family[Any], _Column]] = [
-            (family, _column(family, info if family is INFO else of_workers)) for family in OF_KIND[kind]
+            (family, _column(family, info if family is INFO else of_workers))
+            for family in OF_KIND.get(kind, WORKER)
         ]
         self._of_outputs: list[tuple[Family[Any], _Column]] = [
             (family, _column(family, of_outputs)) for family in OUTPUT
@@ -293,14 +299,17 @@ class Exposition:
     """Renders the workers' books; what it has made serves again where nothing has changed."""
 
     def __init__(self) -> None:
+        self._families = families()
         self._parts: dict[tuple[str, int], _Part] = {}  # replaced, never changed: two may scrape at once
 
     def render(self, rows: Sequence[Row]) -> list[bytes]:
         """Each family with its samples; those without one too, so that a scrape shows what there is."""
         parts: dict[tuple[str, int], _Part] = {}
-        texts = {name: [family.head()] for name, family in FAMILIES.items()}
-        for kind in OF_KIND:
-            of_kind = [row for row in rows if row[0].name.startswith(kind)]
+        texts = {name: [family.head()] for name, family in self._families.items()}
+        by_kind: dict[str, list[Row]] = {kind: [] for kind in OF_KIND}
+        for row in rows:
+            by_kind.setdefault(row[0].name.partition("/")[0], []).append(row)
+        for kind, of_kind in by_kind.items():
             for at in range(0, len(of_kind), PART_WORKERS):
                 some = of_kind[at : at + PART_WORKERS]
                 workers = [(headline.name, books.identity) for headline, books in some]
