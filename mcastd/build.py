@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -105,7 +105,7 @@ def _subscription(name: str, settings: InboundSubscription, parts: Parts) -> Sub
 
 
 # By the settings of a kind of worker (see Config.kinds): makes one of its name, settings and parts.
-FACTORIES: Mapping[type[WorkerSettings], Callable[[str, Any, Parts], Worker]] = {
+FACTORIES: dict[type[WorkerSettings], Callable[[str, Any, Parts], Worker]] = {
     OutboundChannel: _channel,
     InboundSubscription: _subscription,
 }

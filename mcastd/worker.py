@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 from mcastd import clock
 from mcastd.bounded import Patience
-from mcastd.counters import InboundCounters, OutboundCounters, OutputCounters
+from mcastd.counters import OutputCounters
 from mcastd.errors import McastdError
 from mcastd.status import Status
 
@@ -222,7 +222,7 @@ class Books(NamedTuple):
     """All that a worker counts: for metrics, of every worker, every second. The counters are live."""
 
     identity: Identity
-    counters: OutboundCounters | InboundCounters
+    counters: object  # of the kind's own type
     last_datagram: float | None  # monotonic seconds
     # of a channel
     pending: int = 0  # datagrams read from the source and not sent yet
@@ -236,11 +236,11 @@ class Books(NamedTuple):
 
 
 class Worker(Protocol):
-    """One outbound channel or inbound subscription: made once for its settings, run any number of times."""
+    """One worker of any kind: made once for its settings, run any number of times."""
 
     @property
     def name(self) -> str:
-        """``outbound/NAME`` or ``inbound/NAME``."""
+        """``outbound/NAME``, ``inbound/NAME``: the table of its kind, and its own name."""
 
     def run(self, context: Context) -> None:
         """Work until told to stop, or until all is done: then return.

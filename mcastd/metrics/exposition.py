@@ -24,7 +24,7 @@ NO_COUNTS: Mapping[str, int] = {}
 Row = tuple[Headline, Books]
 # What a value is taken from: a worker as Seen, or an output.
 Of = TypeVar("Of")
-Counters = TypeVar("Counters", bound=OutboundCounters | InboundCounters)
+Counters = TypeVar("Counters")
 
 
 class Seen(NamedTuple, Generic[Counters]):
@@ -194,7 +194,7 @@ OUTPUT: tuple[Family[Output], ...] = (
     _counts(*DROPPED, lambda of: of.counters.dropped, "reason", lambda output: output.reasons),
 )
 # By the kind of worker; one that has no line here has what all have.
-OF_KIND: Mapping[str, tuple[Family[Any], ...]] = {"outbound": CHANNEL, "inbound": SUBSCRIPTION}
+OF_KIND: dict[str, tuple[Family[Any], ...]] = {"outbound": CHANNEL, "inbound": SUBSCRIPTION}
 
 
 def families() -> dict[str, Family[Any]]:

@@ -1,0 +1,102 @@
+"""A made-up kind of each thing that there are kinds of, from the configuration to the doctor."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from support.beacon import MCASTD_WITH_BEACONS
+from support.daemon import MCASTD, RunningDaemon
+from support.ports import free_port
+from support.wait import DEADLINE_SECONDS
+
+TESTS = Path(__file__).parent
+WITH_BEACONS = (sys.executable, "-c", MCASTD_WITH_BEACONS)
+BEACONS = """
+[beacon.north]
+every = "3s"
+
+[beacon.south]
+every = "5s"
+oil = false
+
+[beacon.east]
+enabled = false
+every = "7s"
+"""
+
+
+def check(config: Path) -> str:
+    """What ``mcastd check`` says of a configuration."""
+    result = subprocess.run(
+        [*WITH_BEACONS, *MCASTD, "check", str(config)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE_SECONDS,
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
+    )
+    return result.stdout + result.stderr
+
+
+def scrape(port: int) -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_SECONDS)
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    connection.close()
+    return text
+
+
+def test_a_kind_of_worker_is_checked(tmp_path: Path) -> None:
+    config = tmp_path / "mcastd.toml"
+    drop_in = tmp_path / "mcastd.toml.d" / "oil.toml"
+    drop_in.parent.mkdir()
+    config.write_text(BEACONS)
+    drop_in.write_text("[beacon.south]\noil = true\n")
+    assert check(config) == f"{config}: good (0 outbound, 0 inbound, 2 beacon, 1 disabled)\n"
+    drop_in.write_text('[beacon.west]\nevry = "2s"\n[beacon]\nsource = "/news"\n')
+    assert check(config).splitlines() == [
+        f"{drop_in}:1: beacon.west.every: missing; it is required",
+        f'{drop_in}:2: beacon.west.evry: unknown key; did you mean "every"?',
+        f'{drop_in}:4: beacon.source: must be a table, not "/news"; each has a name: [beacon.NAME]',
+    ]
+
+
+def test_a_kind_of_worker_runs(tmp_path: Path) -> None:
+    port = free_port()
+    head = f'[daemon]\nlog_format = "json"\ncontrol_socket = "{tmp_path}/control"\n'
+    head += f'metrics = "127.0.0.1:{port}"\n'
+    with RunningDaemon(tmp_path, head + BEACONS, enter=WITH_BEACONS, PYTHONPATH=str(TESTS)) as daemon:
+        north, south = daemon.workers().values()
+        assert (north["kind"], north["state"], north["detail"]) == ("beacon", "active", "every 3 s")
+        assert north["status"] == {"every": 3, "counters": {"flashes": 7}}
+        assert (south["name"], south["state"]) == ("beacon/south", "auto-restart")
+        status = daemon.ctl("status").stdout
+        assert "beacon/east" in status
+        assert "there is no oil" in status
+        assert "flashes: 7" in daemon.ctl("status", "north").stdout
+        assert "beacon/north" in daemon.ctl("top", "--once").stdout
+        metrics = scrape(port)
+        assert 'mcastd_worker_state{worker="beacon/north",group="",interface="",state="active"} 1' in metrics
+        assert 'mcastd_flashes_total{worker="beacon/north",group="",interface=""} 7' in metrics
+        assert 'kind="beacon",port=""} 1' in metrics
+        report = daemon.call("Doctor", name="south", watch=0.0)
+        (finding,) = [one for one in report["findings"] if one["worker"]]
+        assert (finding["cause"], finding["worker"]) == ("worker-waiting", "beacon/south")
+        assert finding["fix"] == "set oil = true"
+        assert not [one for one in report["skipped"] if one["worker"]]
+
+        daemon.write(head + BEACONS.replace("5s", "11s").replace("enabled = false", "oil = true"))
+        assert daemon.call("Reload") == {
+            "added": ["beacon/east"],
+            "removed": [],
+            "changed": ["beacon/south"],
+            "unchanged": ["beacon/north"],
+            "notes": ["beacon/south: cannot light it: there is no oil; set oil = true"],
+        }
+        assert daemon.ctl("stop-worker", "east").returncode == 0
+        assert daemon.worker("beacon/east")["state"] == "inactive"
+        assert daemon.stop() == 0
