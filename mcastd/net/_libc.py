@@ -1,6 +1,6 @@
 """System calls that Python lacks, by ctypes: structs under their C names, wrappers that raise OSError.
 
-Importing it raises ImportError where ctypes is not to be had; ``batch.py`` and ``burst.py`` then do without.
+Importing it raises ImportError where ctypes is not to be had; ``arenas.py`` and ``burst.py`` then do without.
 Imports nothing of the project.
 """
 

@@ -112,6 +112,9 @@ class ListBatch:
         return os.writev(fd, self.payloads[:IOV_MAX])
 
 
+NOTHING = ListBatch(())  # what is received where nothing has come
+
+
 class Load(NamedTuple):
     """How a receiver's buffers are filled, and what was lost there."""
 

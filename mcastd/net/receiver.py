@@ -13,11 +13,12 @@ from mcastd import clock
 from mcastd.bounded import Patience
 from mcastd.errors import CannotAskError, LinkError
 from mcastd.net._abi import Address
-from mcastd.net.batch import NOTHING, READING, Arena, arenas
+from mcastd.net.arenas import READING, Arena, pools
 from mcastd.net.drops import drops
 from mcastd.net.interfaces import Host, Interface, Setting, absence, look, named_in
-from mcastd.net.link import ANY_SOURCE, NOT_LINKED, Batch, Glance, Load, SourceFilter
+from mcastd.net.link import ANY_SOURCE, NOT_LINKED, NOTHING, Batch, Glance, Load, SourceFilter
 from mcastd.net.membership import Memberships
+from mcastd.net.slots import Senders
 from mcastd.net.sockets import ReceivingSocket
 from mcastd.status import MembershipStatus, ReceiverDescription
 
@@ -68,9 +69,8 @@ class SocketReceiver:
         self._glanced = (0, 0, -1), NOT_LINKED
         self._closing = threading.Lock()  # others who ask a socket must not meet the next owner of its number
         self._poll = select.epoll()
-        self._arenas = self._next_arenas = arenas[group.version, metadata, coalesce]
-        self._sender = ""  # of the last batch
-        self._mixed = False  # several senders were seen
+        self._pool = self._next_pool = pools[group.version, metadata, coalesce]
+        self._senders = Senders()
         self.emptied = True
         self.problem = ""  # of the interfaces, as of the last look at the network
         self._only: ReceivingSocket | None = None  # there is just this one
@@ -167,9 +167,9 @@ class SocketReceiver:
     def _note_change(self) -> None:
         self._edition += 1
         coalesce = self._coalesce or bool(self._leaving)  # some of these may, and the others need not
-        self._next_arenas = arenas[self._group.version, self._metadata, coalesce]
+        self._next_pool = pools[self._group.version, self._metadata, coalesce]
         if self._arena is None:
-            self._arenas = self._next_arenas
+            self._pool = self._next_pool
         sockets = [*self._sockets.values(), *self._leaving]
         self._only = sockets[0] if len(sockets) == 1 and not self._leaving else None
 
@@ -179,8 +179,7 @@ class SocketReceiver:
     def receive(self) -> Batch:
         arena = self._arena
         if arena is None:
-            arena = self._arena = self._arenas.lease()
-            arena.mixed = self._mixed
+            arena = self._arena = self._pool.lease(self._senders)
         if self._only is not None:
             batch = self._only.receive(arena)
             self.emptied = not arena.full
@@ -202,12 +201,9 @@ class SocketReceiver:
 
     def idle(self) -> None:
         if self._arena is not None:
-            if self._arena.mixed or (self._sender != self._arena.sender and self._sender):
-                self._mixed = True
-            self._sender = self._arena.sender
-            self._arenas.give_back(self._arena)
+            self._pool.give_back(self._arena)
             self._arena = None
-            self._arenas = self._next_arenas
+            self._pool = self._next_pool
 
     def set_filter(self, source_filter: SourceFilter) -> None:
         self._filter = source_filter

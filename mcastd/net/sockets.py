@@ -15,7 +15,7 @@ from collections.abc import Callable
 from mcastd.errors import LinkError, reason_of
 from mcastd.net import _abi
 from mcastd.net._abi import Address
-from mcastd.net.batch import Arena
+from mcastd.net.arenas import Arena
 from mcastd.net.drops import drops
 from mcastd.net.guard import SourceGuard
 from mcastd.net.interfaces import Interface

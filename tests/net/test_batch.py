@@ -13,12 +13,13 @@ import pytest
 from support.host import ip
 from support.wait import wait_for
 
-from mcastd.net import batch
+from mcastd.net import arenas
 from mcastd.net.interfaces import look
 from mcastd.net.link import MAX_DATAGRAM
 from mcastd.net.payloads import ListPayloads
 from mcastd.net.receiver import SocketReceiver
 from mcastd.net.sender import SocketSender
+from mcastd.net.slots import SLOTS
 from mcastd.net.sockets import free_port
 
 GROUP = ipaddress.ip_address("239.255.11.1")
@@ -29,8 +30,8 @@ def stack(
     request: pytest.FixtureRequest, no_fd_leak: None, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[ExitStack]:
     """Each test runs with ctypes and without."""
-    batch.arenas.clear()
-    monkeypatch.setattr(batch, "HAVE_RECVMMSG", request.param == "recvmmsg")
+    arenas.pools.clear()
+    monkeypatch.setattr(arenas, "HAVE_RECVMMSG", request.param == "recvmmsg")
     with ExitStack() as stack:
         yield stack
 
@@ -108,7 +109,7 @@ def test_families_take_turns(stack: ExitStack) -> None:
             assert take(receiver) == ([b"x"] * 10, [source] * 10)
 
 
-@pytest.mark.parametrize("count", [1, batch.SLOTS - 1, batch.SLOTS, batch.SLOTS + 1, 2 * batch.SLOTS])
+@pytest.mark.parametrize("count", [1, SLOTS - 1, SLOTS, SLOTS + 1, 2 * SLOTS])
 def test_the_last_batch_is_known_to_be_the_last(stack: ExitStack, count: int) -> None:
     receiver, sender = pair(stack)
     payloads = [b"x" * (1 + number % 2) for number in range(count)]  # no two alike: nothing is coalesced
@@ -127,13 +128,13 @@ def test_who_waits_holds_no_arena(stack: ExitStack) -> None:
     for receiver, sender in pairs:
         sender.send(ListPayloads([b"x"]))
         assert take(receiver)[0] == [b"x"]
-    assert sum(len(arenas._spare) for arenas in batch.arenas.values()) == 1
+    assert sum(len(pool._spare) for pool in arenas.pools.values()) == 1
 
 
 def test_the_memory_of_a_burst_of_large_datagrams_is_given_back(stack: ExitStack) -> None:
     receiver, sender = pair(stack)
     sender.send(ListPayloads([b"\xff" * MAX_DATAGRAM] * 40))
     assert len(take(receiver)[0]) == 40
-    (arena,) = (arena for arenas in batch.arenas.values() for arena in arenas._spare)
+    (arena,) = (arena for pool in arenas.pools.values() for arena in pool._spare)
     page = bytes(arena.slots.views[20][: mmap.PAGESIZE])
     assert page == bytes(mmap.PAGESIZE)  # a fresh one: the old one is gone

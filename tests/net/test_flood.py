@@ -22,7 +22,7 @@ from support.wait import wait_for
 from mcastd.build import build
 from mcastd.config import InboundSubscription, OutboundChannel
 from mcastd.inbound.reader import Reader
-from mcastd.net import batch
+from mcastd.net import arenas, mmsg, slots
 from mcastd.net.payloads import ListPayloads
 from mcastd.net.receiver import SocketReceiver
 from mcastd.net.sender import SocketSender
@@ -54,8 +54,8 @@ class Running:
 
 @pytest.fixture(params=["recvmmsg", "plain"])
 def receiving(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    batch.arenas.clear()
-    monkeypatch.setattr(batch, "HAVE_RECVMMSG", request.param == "recvmmsg")
+    arenas.pools.clear()
+    monkeypatch.setattr(arenas, "HAVE_RECVMMSG", request.param == "recvmmsg")
     return str(request.param)
 
 
@@ -235,8 +235,9 @@ def test_what_is_longer_than_a_slot_is_cut_and_counted(
     stack: ExitStack, tmp_path: Path, receiving: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No datagram is; were one, it would not go unnoticed."""
-    monkeypatch.setattr(batch, "SLOT", 1000)
-    monkeypatch.setattr(batch, "STRIDE", 1064)
+    for module in (slots, mmsg):
+        monkeypatch.setattr(module, "SLOT", 1000)
+        monkeypatch.setattr(module, "STRIDE", 1064)
     path, port = tmp_path / "received", free_port()
     received = Running(stack, "inbound/flood", subscription(path, port, {}, coalesce=False))
     sender = SocketSender(GROUP, port, interface="lo", ttl=0)

@@ -17,7 +17,7 @@ from support.wait import wait_for
 
 from mcastd.config.addresses import parse_interface
 from mcastd.errors import CannotAskError, LinkError
-from mcastd.net.batch import SLOTS, arenas
+from mcastd.net.arenas import pools
 from mcastd.net.interfaces import Host, look
 from mcastd.net.link import MAX_DATAGRAM, SourceFilter
 from mcastd.net.membership import Memberships
@@ -25,6 +25,7 @@ from mcastd.net.payloads import ListPayloads
 from mcastd.net.receiver import SocketReceiver
 from mcastd.net.routes import route_to
 from mcastd.net.sender import SocketSender
+from mcastd.net.slots import SLOTS
 from mcastd.net.sockets import free_port
 from mcastd.net.watch import NetworkWatch
 from mcastd.status import SenderDescription
@@ -89,7 +90,7 @@ def test_datagrams_of_every_size_arrive_whole_and_in_order(stack: ExitStack, met
 
 
 def test_a_batch_is_bounded_and_the_rest_stays_for_the_next(stack: ExitStack) -> None:
-    arenas.clear()  # one that others have used for large packets takes fewer at first
+    pools.clear()  # one that others have used for large packets takes fewer at first
     port = free_port()
     incoming, outgoing = receiver(stack, port), sender(stack, port)
     payloads = [b"%d" % number + b"x" * (number % 2) for number in range(SLOTS + 10)]  # no two go as segments

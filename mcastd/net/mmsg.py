@@ -1,212 +1,84 @@
-"""Many datagrams in one system call: recvmmsg(2) into an arena that is made once.
+"""The quick way to receive a batch: recvmmsg(2) into buffers that are made once and read by columns.
 
-A slot takes whatever can come in one packet: the largest datagram, or the segments of one sender that the
-kernel has coalesced (UDP_GRO, linux/udp.h). So nothing is cut. The work is done for the batch as a whole:
-lengths, names and control messages are read as columns, and a datagram by itself costs Python
-something only if an output asks for it.
+```
+  _headers    mmsghdr 0    mmsghdr 1    mmsghdr 2    ...    a row for each packet, which points to
+     slots    payload 0    payload 1    payload 2    ...      its slot,
+     _control cmsgs 0      cmsgs 1      cmsgs 2      ...      its control messages,
+     _names   sockaddr 0   sockaddr 1   sockaddr 2   ...      its sender's name, if that is asked for
+
+  a column:   msg_len 0    msg_len 1    msg_len 2    ...    one field of all rows, as are times and TTLs
+```
+
+A column is a memoryview with a stride, so one step of Python reads it for the whole batch. A datagram by
+itself costs Python something only if an output asks for it.
 """
 
 from __future__ import annotations
 
-import mmap
+import ctypes
 import os
 import socket
 import struct
 import sys
 from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from mcastd.net import _abi
-from mcastd.net.link import Batch, ListBatch, Origin
+from mcastd.clock import NANO
+from mcastd.net import _abi, _libc
+from mcastd.net.link import NOTHING, Batch, Origin
+from mcastd.net.slots import LARGE_BATCH_BYTES, SLOT, SLOTS, STRIDE, Senders, Slots, segments
 
-try:
-    import ctypes
-
-    from mcastd.net import _libc
-except ImportError:  # a Python without ctypes: PlainArena does the same with one system call a datagram
-    HAVE_RECVMMSG = False
-else:
-    HAVE_RECVMMSG = True
-READING = "recvmmsg" if HAVE_RECVMMSG else "recvmsg"
-
-SLOT = 1 << 16  # bytes: neither a UDP datagram nor a coalesced packet is longer
-STRIDE = SLOT + 64  # from slot to slot: starts that are all at the same place in a page share few cache lines
-SLOTS = 256  # packets in a batch
-NAME = 28  # bytes: a struct sockaddr_in6
-ALL = range(SLOTS)  # packets whose senders are named
-SOME = (*range(16), *range(16, SLOTS, 16))  # or only these, while there is one sender: a name costs time
-# MSG_TRUNC: the length that a datagram had, were it ever longer than a slot. A number: an enum's | takes time
-FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_TRUNC)
-CONTROL = 256  # bytes of control messages for a packet; with metadata some 100 are used
-FEW = 16  # packets that Python writes faster than ctypes
-WINDOW = 1 << 19  # bytes in a batch: what a core's own cache holds, with room to spare
-LARGE = SLOTS * 8192  # bytes in a batch that touch more of the arena than should stay touched
-SPARE = 64  # arenas kept for the next who needs one
-KNOWN = 1024  # addresses and origins that are remembered
-NANO = 1_000_000_000
+# MSG_TRUNC: the length that a datagram had, were it ever longer than a slot. A number: an enum's | is slow.
+RECEIVE_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_TRUNC)
+# Bytes of a struct mmsghdr, and of a sender's name, which is a struct sockaddr_in6 at most.
+HEADER_BYTES = ctypes.sizeof(_libc.mmsghdr)
+NAME_BYTES = ctypes.sizeof(_libc.sockaddr)
+# Bytes of control messages for a packet; with metadata some 100 are used.
+CONTROL_BYTES = 256
+# Slots whose sender is named, and those while only one sender is heard: a name costs time.
+ALL_SLOTS = range(SLOTS)
+SAMPLED_SLOTS = (*range(16), *range(16, SLOTS, 16))
+# A batch takes no more than this: what a core's own cache holds, with room to spare.
+BATCH_MAX_BYTES = 1 << 19
+# Up to so many packets Python's writev is quicker than ours.
+FEW_PACKETS = 16
+# Addresses and origins that an arena remembers.
+REMEMBERED = 1024
 
 T = TypeVar("T")
-
-
-class Arena(Protocol):
-    """Buffers for one batch of any socket; a batch is valid until the next is received."""
-
-    full: bool  # the last batch took all slots: there may be more
-    mixed: bool  # several senders are to be told apart; it turns true when they are seen
-    sender: str  # the address of the last one whose name was looked at
-    slots: _Slots
-
-    def receive(self, sock: socket.socket, ifindex: int) -> Batch:
-        """What ``sock`` has, without blocking: up to SLOTS packets. Raises OSError.
-
-        ``ifindex`` is the interface that it receives from, for the origins; 0: neither they nor the times are
-        asked for.
-        """
-
-
-class Arenas:
-    """Arenas for whoever has something to receive: there are as many as workers busy at a time.
-
-    Their sockets are of one kind: what an arena has learned of one of them holds for the others.
-    """
-
-    def __init__(self) -> None:
-        self._spare: list[Arena] = []  # appended to and popped from by any thread: each of these is one step
-
-    def lease(self) -> Arena:
-        """An arena for the caller alone, until it is given back."""
-        try:
-            return self._spare.pop()
-        except IndexError:
-            return MmsgArena() if HAVE_RECVMMSG else PlainArena()
-
-    def give_back(self, arena: Arena) -> None:
-        """Let others have it; what a burst of large datagrams needed goes back to the kernel."""
-        if arena.slots.swollen:
-            arena.slots.swollen = False
-            arena.slots.memory.madvise(mmap.MADV_DONTNEED)
-        if len(self._spare) < SPARE:
-            self._spare.append(arena)
-
-
-arenas: defaultdict[tuple[object, ...], Arenas] = defaultdict(Arenas)
-"""By the kind of socket: whatever makes a difference to what the kernel tells of a packet."""
-
-
-class _Slots:
-    """The memory of an arena. An anonymous mapping: pages that no datagram has touched cost nothing."""
-
-    def __init__(self) -> None:
-        # Private: pages of a shared mapping, which is Python's default, could not be given back
-        self.memory = mmap.mmap(-1, STRIDE * SLOTS, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        view = memoryview(self.memory)
-        self.views = [view[start : start + SLOT] for start in range(0, STRIDE * SLOTS, STRIDE)]
-        self.swollen = False  # some of the batches were of many large datagrams
-
-
-class PlainArena:
-    """recvmsg(2) for each packet: for a Python without ctypes."""
-
-    def __init__(self) -> None:
-        self.slots = _Slots()
-        self.full = False
-        self.mixed = True
-        self.sender = ""
-
-    def receive(self, sock: socket.socket, ifindex: int) -> Batch:
-        self.full = True
-        payloads: list[bytes | memoryview] = []
-        origins: list[Origin] = []
-        times: list[int] = []
-        truncated = 0
-        try:
-            for slot in self.slots.views:
-                length, ancillary, flags, address = sock.recvmsg_into([slot], CONTROL)
-                truncated += bool(flags & socket.MSG_TRUNC)
-                control = {(level, kind): data for level, kind, data in ancillary}
-                segments = list(_segments(slot, length, _segment_size(control)))
-                payloads += segments
-                origins += [_origin(address, ifindex, control)] * len(segments)
-                times += [_time(control)] * len(segments)
-        except BlockingIOError:
-            self.full = False
-        except OSError:
-            if not payloads:  # further on, the next batch meets it again
-                raise
-        batch = ListBatch(payloads, truncated=truncated, addresses=[origin.source for origin in origins])
-        self.slots.swollen |= batch.size > LARGE
-        return ListBatch(payloads, origins, times, truncated, batch.addresses) if ifindex else batch
-
-
-def _segments(slot: memoryview, length: int, size: int) -> Iterator[memoryview]:
-    """The datagrams of one packet: ``size`` bytes each, the last one maybe shorter; 0: it is one datagram."""
-    if not 0 < size < length:
-        yield slot[:length]
-        return
-    for start in range(0, length, size):
-        yield slot[start : min(start + size, length)]
-
-
-Control = dict[tuple[int, int], bytes]
-
-
-def _segment_size(control: Control) -> int:
-    return int.from_bytes(control.get((_abi.SOL_UDP, _abi.UDP_GRO), b"")[:4], sys.byteorder)
-
-
-def _time(control: Control) -> int:
-    if (data := control.get((socket.SOL_SOCKET, _abi.SO_TIMESTAMPNS))) is None:
-        return 0
-    seconds, nanoseconds = _abi.timespec.unpack_from(data)
-    return int(seconds * NANO + nanoseconds)
-
-
-def _origin(address: tuple[str, int], ifindex: int, control: Control) -> Origin:
-    ttl = -1
-    for key, data in control.items():
-        if key in ((socket.IPPROTO_IP, socket.IP_TTL), (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT)):
-            ttl = int.from_bytes(data[:4], sys.byteorder)
-    return Origin(address[0].partition("%")[0], address[1], ifindex, ttl)
-
 
 Layout = dict[str, "memoryview[int]"]
 """Fields of control messages by name, each as a column: its value for packet 0, 1, ..."""
 
 
-HEADER = ctypes.sizeof(_libc.mmsghdr) if HAVE_RECVMMSG else 0
-
-
 class MmsgArena:
-    """recvmmsg(2), its headers and buffers made once and read by columns."""
+    """An :class:`~mcastd.net.arenas.Arena` for recvmmsg(2): what a batch is read from."""
 
     def __init__(self) -> None:
-        self.slots = _Slots()
+        self.slots = Slots()
         base = ctypes.addressof(ctypes.c_char.from_buffer(self.slots.memory))
         bases = range(base, base + STRIDE * SLOTS, STRIDE)
         self._names = (_libc.sockaddr * SLOTS)()
         self._raw_names = memoryview(self._names).cast("B")
-        self._name_repeated = b""  # the last sender's, as often as there are slots
-        self.sender = ""  # its address
-        self._control = (ctypes.c_char * (CONTROL * SLOTS))()
+        self._control = (ctypes.c_char * (CONTROL_BYTES * SLOTS))()
         self._into = (_libc.iovec * SLOTS)(*(_libc.iovec(start, SLOT) for start in bases))
         self._from = (_libc.iovec * SLOTS)(*(_libc.iovec(start, 0) for start in bases))
         self._headers = (_libc.mmsghdr * SLOTS)()
         for index, header in enumerate(self._headers):
             header.msg_hdr.msg_iov = ctypes.addressof(self._into[index])
             header.msg_hdr.msg_iovlen = 1
-            header.msg_hdr.msg_control = ctypes.addressof(self._control) + CONTROL * index
-            header.msg_hdr.msg_controllen = CONTROL
+            header.msg_hdr.msg_control = ctypes.addressof(self._control) + CONTROL_BYTES * index
+            header.msg_hdr.msg_controllen = CONTROL_BYTES
         self._headers_at = ctypes.addressof(self._headers)
         self._from_at = ctypes.addressof(self._from)
         # recvmmsg writes lengths into the headers: before each use they are made fresh again
-        self._fresh = {every: self._naming(ALL if every else SOME) for every in (True, False)}
+        self._fresh = {every: self._naming(ALL_SLOTS if every else SAMPLED_SLOTS) for every in (True, False)}
         self._every = False  # whether every sender is named: as the headers are now
         self._used = 0  # headers that are not fresh
-        self.mixed = False
         self.full = False
+        self.senders = Senders()
         self._most = SLOTS  # slots to use: fewer for large packets, which are written from the cache then
         self._lengths = _column(self._headers, _libc.mmsghdr.msg_len.offset, "I")
         self._control_lengths = _column(self._headers, _libc.msghdr.msg_controllen.offset, "L")
@@ -223,17 +95,17 @@ class MmsgArena:
             header.msg_hdr.msg_name = header.msg_hdr.msg_namelen = 0
         for name, index in zip(self._names, named, strict=False):
             self._headers[index].msg_hdr.msg_name = ctypes.addressof(name)
-            self._headers[index].msg_hdr.msg_namelen = NAME
+            self._headers[index].msg_hdr.msg_namelen = NAME_BYTES
         return bytes(self._headers)
 
     def receive(self, sock: socket.socket, ifindex: int) -> Batch:
-        if (every := ifindex > 0 or self.mixed) is not self._every:
+        if (every := ifindex > 0 or self.senders.several) is not self._every:
             self._every, self._used = every, SLOTS
-        ctypes.memmove(self._headers_at, self._fresh[every], self._used * HEADER)
+        ctypes.memmove(self._headers_at, self._fresh[every], self._used * HEADER_BYTES)
         self._used = 0
         most = self._most
         try:
-            count = _libc.recvmmsg(sock.fileno(), self._headers_at, most, FLAGS)
+            count = _libc.recvmmsg(sock.fileno(), self._headers_at, most, RECEIVE_FLAGS)
         except BlockingIOError:
             self.full = False
             return NOTHING
@@ -243,15 +115,15 @@ class MmsgArena:
             lengths, controls = [self._lengths[0]], [self._control_lengths[0]]
         else:
             lengths, controls = self._lengths[:count].tolist(), self._control_lengths[:count].tolist()
-        named = ALL if every else SOME
-        batch: _Bare | MmsgBatch
+        named = ALL_SLOTS if every else SAMPLED_SLOTS
+        batch: BareBatch | MmsgBatch
         if controls.count(0) == count and max(lengths) <= SLOT:
-            batch = _Bare(self, lengths, named)
+            batch = BareBatch(self, lengths, named)
         else:
             batch = MmsgBatch(self, lengths, controls, ifindex, named)
-        if batch.size > LARGE:
+        if batch.size > LARGE_BATCH_BYTES:
             self.slots.swollen = True
-        self._most = min(SLOTS, WINDOW * count // (batch.size + 1) + 1)
+        self._most = min(SLOTS, BATCH_MAX_BYTES * count // (batch.size + 1) + 1)
         return batch
 
     # -- what a batch is read from
@@ -270,10 +142,10 @@ class MmsgArena:
 
     def _learn(self, index: int, length: int) -> Layout:
         """Where the fields are in control messages of ``length`` bytes, as packet ``index`` has them."""
-        data = bytes(self._control)[CONTROL * index :][:length]
+        data = bytes(self._control)[CONTROL_BYTES * index :][:length]
         words = memoryview(self._control).cast("B")
         layout = self._layouts[length] = {
-            name: words.cast(kind)[offset // size :: CONTROL // size]
+            name: words.cast(kind)[offset // size :: CONTROL_BYTES // size]
             for name, kind, offset in _abi.control_fields(data)
             for size in [struct.calcsize(kind)]
         }
@@ -281,20 +153,28 @@ class MmsgArena:
 
     def names(self, count: int) -> list[bytes]:
         """The first ``count`` names; only the first if they are all the same."""
-        names = bytes(self._raw_names[: count * NAME])
-        if not self._name_repeated.startswith(names):
-            self._name_repeated = names[:NAME] * SLOTS
-            self.sender = self.address(names[:NAME])
-            if not self._name_repeated.startswith(names):
-                self.mixed = True
-                return [names[start : start + NAME] for start in range(0, len(names), NAME)]
-        return [names[:NAME]]  # a stream has one source, as a rule
+        names = bytes(self._raw_names[: count * NAME_BYTES])
+        first = names[:NAME_BYTES]
+        if names == first * count:  # a stream has one source, as a rule
+            return [first]
+        return [names[start : start + NAME_BYTES] for start in range(0, len(names), NAME_BYTES)]
+
+    def addresses(self, count: int) -> list[str]:
+        """Those of the first ``count`` names, or only the first. They are noted in ``senders``."""
+        names, senders = self.names(count), self.senders
+        if len(names) == 1 and names[0] == senders.last_name:
+            return [senders.last]
+        addresses = [self.address(name) for name in names]
+        if not senders.several:
+            senders.several = len({*addresses, senders.last or addresses[0]}) > 1
+        senders.last, senders.last_name = addresses[-1], names[-1]
+        return addresses
 
     def address(self, name: bytes) -> str:
         key = name[4:]  # without family and port
         address = self._addresses.get(key)
         if address is None:
-            if len(self._addresses) >= KNOWN:
+            if len(self._addresses) >= REMEMBERED:
                 self._addresses.clear()
             address = self._addresses[key] = _abi.parse_sockaddr(name)[0]
         return address
@@ -303,7 +183,7 @@ class MmsgArena:
         key = (name, ifindex, ttl)
         origin = self._origins.get(key)
         if origin is None:
-            if len(self._origins) >= KNOWN:
+            if len(self._origins) >= REMEMBERED:
                 self._origins.clear()
             origin = self._origins[key] = Origin(*_abi.parse_sockaddr(name), ifindex, ttl)
         return origin
@@ -316,7 +196,7 @@ def _column(array: Any, offset: int, kind: _abi.Kind) -> memoryview[int]:
     return words[offset // size :: ctypes.sizeof(array._type_) // size]
 
 
-class _Bare:
+class BareBatch:
     """Datagrams of which nothing is told but their lengths and senders: what a raw output gets, as a rule.
 
     A batch of one or two is what most are at low rates, and then each step here is felt.
@@ -339,16 +219,13 @@ class _Bare:
         """Of a large batch by one sender only a sample is named: a name stands for those that follow, too."""
         arena, count = self._arena, len(self._lengths)
         if count == 1:
-            arena.names(1)
-            return [(arena.sender, 1)]
+            return [(arena.addresses(1)[0], 1)]
         named = self._named[: bisect_left(self._named, count)]
-        names = arena.names(len(named))
-        if len(names) == 1:
-            return [(arena.sender, count)]
+        addresses = arena.addresses(len(named))
+        if len(addresses) == 1:
+            return [(addresses[0], count)]
         ends = (*named[1:], count)
-        return [
-            (arena.address(name), end - start) for name, start, end in zip(names, named, ends, strict=True)
-        ]
+        return [(address, end - start) for address, start, end in zip(addresses, named, ends, strict=True)]
 
     @property
     def payloads(self) -> Sequence[memoryview]:
@@ -357,7 +234,7 @@ class _Bare:
     def write(self, fd: int) -> int:
         if len(self._lengths) == 1:
             return os.write(fd, self._arena.slots.views[0][: self.size])
-        if len(self._lengths) <= FEW:
+        if len(self._lengths) <= FEW_PACKETS:
             return os.writev(fd, self.payloads)
         return self._arena.write(fd, len(self._lengths))
 
@@ -420,13 +297,13 @@ class MmsgBatch:
     def sources(self) -> Sequence[tuple[str, int]]:
         """Of a large batch by one sender only a sample is named: a name stands for those that follow, too."""
         arena, named = self._arena, self._named
-        names = arena.names(len(named))
-        if len(names) == 1:
-            return [(arena.sender, self._datagrams)]
+        addresses = arena.addresses(len(named))
+        if len(addresses) == 1:
+            return [(addresses[0], self._datagrams)]
         numbers = self._numbers
         return [
-            (arena.address(name), sum(numbers[start:end]))
-            for name, start, end in zip(names, named, (*named[1:], self._count), strict=True)
+            (address, sum(numbers[start:end]))
+            for address, start, end in zip(addresses, named, (*named[1:], self._count), strict=True)
         ]
 
     @cached_property
@@ -435,7 +312,7 @@ class MmsgBatch:
         if not self._coalesced:
             return [slot[:length] for slot, length in zip(slots, lengths, strict=False)]
         packets = zip(slots, lengths, self._sizes, strict=False)
-        return [segment for packet in packets for segment in _segments(*packet)]
+        return [segment for packet in packets for segment in segments(*packet)]
 
     @property
     def origins(self) -> Sequence[Origin]:
@@ -467,6 +344,3 @@ class MmsgBatch:
 
     def write(self, fd: int) -> int:
         return os.writev(fd, self.payloads) if self.truncated else self._arena.write(fd, self._count)
-
-
-NOTHING = ListBatch(())

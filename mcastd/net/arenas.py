@@ -1,0 +1,67 @@
+"""Arenas: the buffers that batches are received into, and the pool from which they are leased.
+
+An arena is large and is needed only from the first batch to the one that is empty. So a receiver leases one
+then, and gives it back: there are as many as workers are busy at a time.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import defaultdict
+from typing import Protocol
+
+from mcastd.net.link import Batch
+from mcastd.net.plain import PlainArena
+from mcastd.net.slots import Senders, Slots
+
+try:
+    from mcastd.net.mmsg import MmsgArena
+except ImportError:  # a Python without ctypes
+    HAVE_RECVMMSG = False
+else:
+    HAVE_RECVMMSG = True
+READING = "recvmmsg" if HAVE_RECVMMSG else "recvmsg"
+
+# Arenas that a pool keeps for whoever needs one next.
+SPARE_ARENAS = 64
+
+
+class Arena(Protocol):
+    """Buffers for one batch of any socket; a batch is valid until the next is received."""
+
+    full: bool  # the last batch took all slots: there may be more
+    slots: Slots
+    senders: Senders  # of the receiver that has leased it; a batch notes there those that it is asked for
+
+    def receive(self, sock: socket.socket, ifindex: int) -> Batch:
+        """What ``sock`` has, without blocking: up to SLOTS packets. Raises OSError.
+
+        ``ifindex`` is the interface that it receives from, for the origins; 0: neither they nor the times are
+        asked for.
+        """
+
+
+class Pool:
+    """Arenas for sockets of one kind: what an arena has learned of one of them holds for the others."""
+
+    def __init__(self) -> None:
+        self._spare: list[Arena] = []  # appended to and popped from by any thread: each of these is one step
+
+    def lease(self, senders: Senders) -> Arena:
+        """An arena for the caller alone, until it is given back; its batches keep note of ``senders``."""
+        try:
+            arena = self._spare.pop()
+        except IndexError:
+            arena = MmsgArena() if HAVE_RECVMMSG else PlainArena()
+        arena.senders = senders
+        return arena
+
+    def give_back(self, arena: Arena) -> None:
+        """Let others have it."""
+        arena.slots.shrink()
+        if len(self._spare) < SPARE_ARENAS:
+            self._spare.append(arena)
+
+
+pools: defaultdict[tuple[object, ...], Pool] = defaultdict(Pool)
+"""By the kind of socket: whatever makes a difference to what the kernel tells of a packet."""
