@@ -28,7 +28,7 @@ from mcastd.control.protocol import Message, VarlinkError
 from mcastd.doctor.privilege import may_capture, same_network
 from mcastd.errors import ControlError
 from mcastd.printable import printable
-from mcastd.status import DaemonView, WorkerView
+from mcastd.views import DaemonView, WorkerView
 
 DEFAULT_SOCKET = Path("/run/mcastd/control")
 HEALTHY = {"active", "finished", "inactive"}  # inactive: stopped by somebody, who knows

@@ -28,7 +28,7 @@ from mcastd.ondisk import OnDisk
 from mcastd.process import Signals, settle
 from mcastd.reloads import Reloads
 from mcastd.runtime import Runtime
-from mcastd.status import DaemonView, ReloadView, WorkerView
+from mcastd.views import DaemonView, ReloadView, WorkerView
 from mcastd.worker import Headline, Signal, Vitals
 
 # READY=1 waits this long, at most, for the first attempt of each worker.

@@ -18,7 +18,7 @@ from mcastd import clock
 from mcastd.bounded import Patience
 from mcastd.counters import OutputCounters
 from mcastd.errors import McastdError
-from mcastd.status import Status
+from mcastd.views import Status
 
 LONGEST_WAIT = 86_400.0  # seconds: poll(2) takes no more than 24 days; waking once a day costs nothing
 SHORT_NAP = 0.005  # seconds that a signal may wait

@@ -11,14 +11,16 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "mcastd"
 
 LEAVES = {
-    *("bounded", "clock", "codec", "counters", "errors", "log", "paths", "printable", "replaceable", "status")
+    *("bounded", "clock", "codec", "counters", "errors", "log"),
+    *("paths", "printable", "replaceable", "status", "views"),
 }
 BELOW = {  # room: the rooms that it may import, besides itself
     **{leaf: set() for leaf in LEAVES},
     "log": {"clock", "printable"},
     "replaceable": {"clock"},
     "paths": {"errors"},
-    "status": {"codec", "counters"},
+    "views": {"codec"},
+    "status": {"counters", "views"},
     "entry": {"cli", "ctl"},
     "worker": LEAVES,
     "handover": LEAVES | {"worker"},

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import mcastd.control
 from mcastd.bounded import Patience
 from mcastd.codec import as_json, from_json
 from mcastd.config import InboundSubscription, OutboundChannel
@@ -19,7 +23,8 @@ from mcastd.net.link import Load
 from mcastd.net.payloads import ListPayloads
 from mcastd.outbound.channel import Channel
 from mcastd.outbound.sources import open_source
-from mcastd.status import ChannelStatus, MembershipStatus, ReceiverDescription, SubscriptionStatus, as_kind
+from mcastd.status import ChannelStatus, MembershipStatus, ReceiverDescription, SubscriptionStatus
+from mcastd.views import DaemonView, MonitorView, ReloadView, VitalsView, WorkerView, as_kind
 from mcastd.worker import Context
 
 NOW = 5000.0  # monotonic seconds
@@ -219,3 +224,22 @@ def test_growth_is_what_was_counted_in_between() -> None:
     grown = growth(now, before)
     assert (grown.sent, grown.refused) == (7, {"EPERM": 5, "ENOBUFS": 0, "EAGAIN": 1})
     assert now.refused["EPERM"] == 7
+
+
+TYPE = re.compile(r"^(?:type|method) (\w+)(?: \(|\(.*\) -> \()\n((?:  .*\n)+)\)", re.MULTILINE)
+DEFINED = dict(TYPE.findall(Path(mcastd.control.__file__).with_name("io.mcastd.varlink").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("view", "name"),
+    [
+        (WorkerView, "Worker"),
+        (DaemonView, "Describe"),
+        (ReloadView, "Reload"),
+        (VitalsView, "Vitals"),
+        (MonitorView, "Monitor"),
+    ],
+)
+def test_a_view_has_the_fields_that_are_defined_in_their_order(view: Any, name: str) -> None:
+    defined = [line.partition(":")[0].strip() for line in DEFINED[name].splitlines()]
+    assert [field.name for field in fields(view)] == defined

@@ -25,7 +25,8 @@ from mcastd.net import tables
 from mcastd.net.tables import Owners, UdpSocket
 from mcastd.net.unaided import look_anyway
 from mcastd.printable import printable
-from mcastd.status import SubscriptionStatus, as_kind
+from mcastd.status import SubscriptionStatus
+from mcastd.views import as_kind
 
 Joined = tuple[str, str]  # interface and group
 

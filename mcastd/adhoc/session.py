@@ -17,7 +17,7 @@ from mcastd.errors import McastdError
 from mcastd.printable import printable
 from mcastd.process import Signals, prepare_process
 from mcastd.runtime import Runtime
-from mcastd.status import S, WorkerView, as_kind
+from mcastd.views import S, WorkerView, as_kind
 
 FIRST_ATTEMPT = 5.0  # seconds
 STOP = 5.0  # seconds

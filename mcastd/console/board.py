@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mcastd.printable import printable
-from mcastd.status import MonitorView, VitalsView
+from mcastd.views import MonitorView, VitalsView
 
 MINUTE = 60.0  # seconds of history
 # Worst first:

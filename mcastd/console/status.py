@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from mcastd.codec import as_json
 from mcastd.console.text import span
 from mcastd.printable import printable
-from mcastd.status import DaemonView, Status, Told, WorkerView, as_kind
+from mcastd.views import DaemonView, Status, Told, WorkerView, as_kind
 
 UNITS = {
     " s": re.compile(r"_age$|_every$|^(interval|max_latency|burst)$"),

@@ -26,7 +26,7 @@ from mcastd.control.client import ControlClient
 from mcastd.control.protocol import VarlinkError
 from mcastd.errors import ControlError
 from mcastd.printable import printable
-from mcastd.status import MonitorView
+from mcastd.views import MonitorView
 
 RETRY = 1.0  # seconds until the next attempt to reach a daemon that has gone
 PATIENCE = 5.0  # seconds beside the interval in which a daemon that lives has said something

@@ -14,7 +14,7 @@ from mcastd.control import definition
 from mcastd.control.peer import peer_of
 from mcastd.control.protocol import REPLY_LIMIT, Call, Decoder, Message, ProtocolError, Reply, VarlinkError
 from mcastd.errors import ControlError, reason_of
-from mcastd.status import DaemonView, ReloadView, WorkerView
+from mcastd.views import DaemonView, ReloadView, WorkerView
 
 CONNECT_AGAIN = 0.01  # seconds until the next attempt while many others connect
 IS_IT_RUNNING = "is mcastd running? (systemctl status mcastd)"

@@ -20,7 +20,7 @@ from mcastd.control.monitor import SLOWEST
 from mcastd.control.protocol import LONGEST_WATCH_SECONDS, SERVICE, Call, Message, Reply, VarlinkError
 from mcastd.errors import ConfigError, McastdError
 from mcastd.log import get_logger
-from mcastd.status import DaemonView, ReloadView, WorkerView
+from mcastd.views import DaemonView, ReloadView, WorkerView
 from mcastd.worker import Headline, Vitals
 
 INTERFACE = "io.mcastd"

@@ -70,6 +70,7 @@ def difference(before: Picture, after: Picture) -> Message:
     }
 
 
+# Made by hand, not by codec.as_json(): for each worker that is busy, every second.
 def _state(headline: Headline, at: float) -> Message:
     return {
         "name": headline.name,
@@ -83,19 +84,9 @@ def _state(headline: Headline, at: float) -> Message:
 
 
 def _vitals(name: str, vitals: Vitals, at: float) -> Message:
-    last = vitals.last_datagram
-    return {
-        "name": name,
-        "datagrams": vitals.datagrams,
-        "payload_bytes": vitals.payload_bytes,
-        "dropped": vitals.dropped,
-        "overflow": vitals.overflow,
-        "refused": vitals.refused,
-        "late": vitals.late,
-        "stale": vitals.stale,
-        "last_source": vitals.last_source,
-        "last_datagram_age": None if last is None else max(0.0, at - last),
-    }
+    told = {"name": name, **vitals._asdict()}
+    last: float | None = told.pop("last_datagram")
+    return told | {"last_datagram_age": None if last is None else max(0.0, at - last)}
 
 
 class Monitor:

@@ -14,7 +14,7 @@ from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.examine import Report, completed, examine, observe
 from mcastd.doctor.subject import Subject
 from mcastd.errors import ConfigError, McastdError
-from mcastd.status import WorkerView
+from mcastd.views import WorkerView
 
 UNKNOWN = "the configuration on disk is not the one that runs: mend it, and reload"
 

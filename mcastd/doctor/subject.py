@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeGuard, TypeVar
 
 from mcastd.config import WorkerSettings
-from mcastd.status import S, Told, WorkerView, as_kind
+from mcastd.views import S, Told, WorkerView, as_kind
 
 Kind = TypeVar("Kind", bound=WorkerSettings)
 Settings_co = TypeVar("Settings_co", bound=WorkerSettings, covariant=True)

@@ -12,7 +12,8 @@ from mcastd.counters import InboundCounters
 from mcastd.doctor.subject import Subject
 from mcastd.errors import LinkError
 from mcastd.net.link import Receiver, Sender
-from mcastd.status import ChannelStatus, ReceiveBuffer, SenderStatus, Status, SubscriptionStatus
+from mcastd.status import ChannelStatus, ReceiveBuffer, SenderStatus, SubscriptionStatus
+from mcastd.views import Status
 
 MOST = 1000  # batches that are taken from a socket in one go: it may get more all the time
 

@@ -9,9 +9,9 @@ from mcastd import clock, log
 from mcastd.bounded import Patience
 from mcastd.config import Changes, WorkerSettings
 from mcastd.config.addresses import Address, Interfaces
-from mcastd.status import WorkerView
 from mcastd.supervisor.state import State
 from mcastd.supervisor.thread import WorkerThread
+from mcastd.views import WorkerView
 from mcastd.worker import Books, Headline, Signal, Vitals, Worker
 
 Factory = Callable[[str, WorkerSettings], Worker]

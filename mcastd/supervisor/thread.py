@@ -12,9 +12,9 @@ from pathlib import Path
 from mcastd import clock, log
 from mcastd.bounded import Patience
 from mcastd.errors import SHORTAGES, LinkError, McastdError, reason_of
-from mcastd.status import WorkerView
 from mcastd.supervisor.restart import Backoff
 from mcastd.supervisor.state import ATTEMPTED, TROUBLED, Event, State, after
+from mcastd.views import WorkerView
 from mcastd.worker import Context, Headline, Signal, Worker
 
 # At most this long between two attempts.

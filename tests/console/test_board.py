@@ -8,7 +8,7 @@ import pytest
 
 from mcastd.codec import from_json
 from mcastd.console.board import ORDERS, Board
-from mcastd.status import MonitorView
+from mcastd.views import MonitorView
 
 
 def state(name: str, state: str = "active", **more: Any) -> dict[str, Any]:

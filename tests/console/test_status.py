@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mcastd.codec import from_json
 from mcastd.console.status import overview
-from mcastd.status import DaemonView, WorkerView
+from mcastd.views import DaemonView, WorkerView
 
 
 def test_a_table_fits_its_terminal_and_cuts_nothing() -> None:

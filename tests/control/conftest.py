@@ -16,7 +16,7 @@ from mcastd.control.commands import NoSuchWorker
 from mcastd.control.server import ControlServer
 from mcastd.doctor.examine import Report
 from mcastd.doctor.finding import Finding, Severity, Skipped
-from mcastd.status import DaemonView, ReloadView, WorkerView
+from mcastd.views import DaemonView, ReloadView, WorkerView
 from mcastd.worker import Headline, Vitals
 
 NEWS_OUT = WorkerView(

@@ -15,7 +15,7 @@ from mcastd.control.commands import MONITOR, Commands, Watching
 from mcastd.control.monitor import Picture, difference
 from mcastd.control.protocol import Call, Reply
 from mcastd.errors import ConfigError, ConfigProblem, SourceError
-from mcastd.status import ReloadView
+from mcastd.views import ReloadView
 from mcastd.worker import Headline, Vitals
 
 HERE = Path(mcastd.control.__file__).parent

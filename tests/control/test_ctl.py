@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from mcastd import __version__, ctl
 from mcastd.control.server import ControlServer
 from mcastd.errors import ConfigError, ConfigProblem, SourceError
-from mcastd.status import ReloadView
+from mcastd.views import ReloadView
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -18,7 +18,7 @@ from mcastd.codec import from_json
 from mcastd.console.status import details, overview
 from mcastd.control import definition
 from mcastd.control.protocol import ProtocolError
-from mcastd.status import DaemonView, WorkerView
+from mcastd.views import DaemonView, WorkerView
 
 EVIL = "\x1b[31mred\x1b]0;t\x07\u202e\u2028\x9b2J"
 WORKER = {"name": "inbound/x", "state": "active", "since": 2.5}

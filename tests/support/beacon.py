@@ -14,7 +14,7 @@ from mcastd.config import Config, WorkerSettings
 from mcastd.config.types import Period, WorkerName
 from mcastd.errors import McastdError
 from mcastd.metrics import exposition
-from mcastd.status import Status
+from mcastd.views import Status
 from mcastd.worker import Books, Context, Identity, Vitals
 
 # A program for `python -c`: what follows it on the command line is that of `python -m mcastd`.

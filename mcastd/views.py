@@ -1,0 +1,96 @@
+"""What is told of the daemon and its workers, of whatever kind: one definition for both ends of the socket.
+
+As JSON (the control socket, ``mcastctl status --json``) each class is an object of its fields, in their
+order: see codec.py. What a worker says of itself has a class for each kind: see status.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from mcastd.codec import as_json, from_json
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The settings and counters of a worker at one moment: the base of each kind's own dataclass."""
+
+
+Told = Mapping[str, object] | Status
+"""A status as another process told it, maybe of another version, or as it was made in this one."""
+S = TypeVar("S", bound=Status)
+
+
+def as_kind(kind: type[S], told: Told | None) -> S:
+    """What ``told`` has of a status of this kind; what it has not is as if nothing were known."""
+    return told if isinstance(told, kind) else from_json(kind, as_json(told))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerView:
+    """A worker as it is seen from outside at one moment."""
+
+    name: str  # "outbound/NAME" or "inbound/NAME"
+    kind: str  # "outbound" or "inbound"
+    state: str  # see supervisor/state.py
+    since: float  # seconds in this state
+    detail: str  # why it is not active, or what it does
+    restarts: int  # runs that failed
+    troubled: bool = False  # not as it should be: the detail says why
+    # Of the error that the detail tells of, if it tells of one
+    errno: str = ""  # its name, "EPERM"; "" if the kernel has no part in it
+    way_out: str = ""  # what a person can do
+    waits: str = ""  # what the worker does meanwhile: "waiting for it"
+    status: Told  # the worker's own: settings and counters
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonView:
+    """The daemon itself."""
+
+    version: str
+    pid: int
+    config: str  # path
+    since: float  # seconds that it has run
+    summary: str  # "3 of 4 workers active; inbound/news waiting for eth7"
+    disabled: Sequence[str] = ()  # workers that the configuration has, and that do not run
+    notes: Sequence[str] = ()  # what differs between the daemon and its configuration on disk
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadView:
+    """What a reload did: workers by name, and notes for people."""
+
+    added: Sequence[str] = ()
+    removed: Sequence[str] = ()
+    changed: Sequence[str] = ()
+    unchanged: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class VitalsView:
+    """What a worker has done: see worker.Vitals."""
+
+    name: str
+    datagrams: int
+    payload_bytes: int
+    dropped: int
+    overflow: int
+    refused: int
+    late: int
+    stale: bool
+    last_source: str
+    last_datagram_age: float | None  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorView:
+    """What has changed of all workers since the reply before: made in control/monitor.py."""
+
+    at: float  # seconds, on a clock of the daemon's
+    states: Sequence[WorkerView]  # without a status
+    vitals: Sequence[VitalsView] | None
+    removed: Sequence[str]  # names
