@@ -52,7 +52,7 @@ def source_files() -> list[Path]:
     if listed.returncode == 0 and listed.stdout:
         names = listed.stdout.splitlines()
     else:  # from a tarball
-        tops = ("mcastd", "etc", "systemd", "packaging", "tests")
+        tops = ("mcastd", "docs", "etc", "systemd", "packaging", "tests")
         names = [str(path.relative_to(PROJECT)) for top in tops for path in (PROJECT / top).rglob("*")]
         names += ["pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "Makefile"]
     shipped = [name for name in names if not re.match(r"\.|tests/|.*__pycache__", name)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from support.machine import Feed, Machine
@@ -15,10 +16,13 @@ from mcastd import __version__
 from .conftest import Flavour
 
 OLD, NEXT = "0.0.1", "99.0.0"
-OTHER = """
+RECORDED = Path(__file__).parent / "recorded"
+FIRST = "0.1.0"
+DEBUG = """
 [daemon]
 log_level = "debug"
-
+"""
+OTHER = """
 [inbound.other]
 group = "239.255.9.9"
 port = 9999
@@ -60,8 +64,11 @@ def version(machine: Machine, *options: str) -> str:
 def prepare(machine: Machine) -> Feed:
     """A configuration with a local edit, an instance beside, and something to receive."""
     config = machine.path("/etc/mcastd.toml")
-    config.write_text(config.read_text() + OTHER)
-    machine.path("/etc/mcastd/a.toml").write_text(OTHER.replace("other.log", "a/other.log"))
+    text = config.read_text()
+    # The file of the first version has a table [daemon], of comments only.
+    text = text.replace("\n[daemon]\n", DEBUG) if "\n[daemon]\n" in text else text + DEBUG
+    config.write_text(text + OTHER)
+    machine.path("/etc/mcastd/a.toml").write_text(DEBUG + OTHER.replace("other.log", "a/other.log"))
     machine.shell("systemctl reload mcastd; systemctl start mcastd@a")
     feed = Feed(machine, "239.255.9.9", 9999)
     wait_more(machine)
@@ -104,6 +111,46 @@ def test_upgrade_and_downgrade_keep_edits_and_cost_one_restart(
     lost = list(gaps(numbers))
     record_testsuite_property(f"lost_by_restarts_{flavour.root}", lost)
     assert len(lost) == 2, f"each of the two restarted it once, and nothing else was lost: {lost} of {sent}"
+
+
+@pytest.mark.parametrize("flavour", ["trixie-deb", "trixie-rpm"], indirect=True)
+def test_the_first_version_is_upgraded_with_all_that_was_set_up(bare: Machine, flavour: Flavour) -> None:
+    machine, package = bare, flavour.package.name
+    (first,) = RECORDED.glob(f"*{Path(package).suffix}")
+    machine.path(f"/root/{first.name}").write_bytes(first.read_bytes())
+    flavour.install(machine, f"/root/{first.name}")
+    machine.wait_active()
+    machine.path("/etc/mcastd.toml.d/quiet.toml").write_text('[daemon]\nstop_timeout = "7s"\n')
+    machine.shell("useradd alice; usermod -aG mcastd alice")
+    feed = prepare(machine)
+    assert version(machine) == version(machine, "--socket", "/run/mcastd/a/control") == FIRST
+
+    ours = "/etc/mcastd.toml /etc/mcastd.toml.d/quiet.toml /etc/mcastd/a.toml"
+    state = (
+        f"md5sum {ours}; getent passwd mcastd; getent group mcastd; stat -c '%U:%G %a' /var/log/mcastd/*.log"
+    )
+    before, news = machine.shell(state), machine.path("/var/log/mcastd/news.log").read_bytes()
+    flavour.install(machine, f"/mnt/{package}")
+    machine.wait_active()
+    machine.wait_active("mcastd@a.service")
+    assert version(machine) == version(machine, "--socket", "/run/mcastd/a/control") == __version__
+    assert machine.shell(state) == before
+    assert machine.path("/var/log/mcastd/news.log").read_bytes().startswith(news)
+    assert machine.show("UnitFileState", "NRestarts", "Result") == {
+        "UnitFileState": "enabled", "NRestarts": "0", "Result": "success",
+    }  # fmt: skip
+    assert {worker["state"] for worker in machine.workers().values()} == {"active"}
+    assert 'stop_timeout = "7s"' in machine.run("mcastd", "check", "--dump").stdout
+    assert machine.run("mcastctl", "status", user="alice").returncode == 0
+    left = machine.shell("ls /etc | grep '^mcastd'").split()
+    beside = ["mcastd.toml.rpmnew"] if package.endswith(".rpm") else []  # as rpm does with an edited file
+    assert left == ["mcastd", "mcastd.toml", "mcastd.toml.d", *beside]
+
+    wait_more(machine)
+    sent = feed.stop()
+    numbers = list(map(int, machine.path("/var/log/mcastd/other.log").read_text().split()))
+    lost = list(gaps(numbers))
+    assert len(lost) == 1, f"it was restarted once, and nothing else was lost: {lost} of {sent}"
 
 
 @debs
