@@ -23,11 +23,19 @@ from collections import deque
 from itertools import starmap
 from typing import Any, Literal, TextIO, cast
 
-import structlog
-from structlog.typing import EventDict, WrappedLogger
-
 from mcastd import clock
 from mcastd.printable import printable
+
+# structlog loads rich where it is installed, for tracebacks; ours are plain, and rich is a tenth of a start.
+_rich = sys.modules.get("rich")
+sys.modules["rich"] = None  # type: ignore[assignment] # an import of it fails
+try:
+    import structlog
+    from structlog.typing import EventDict, WrappedLogger
+finally:
+    del sys.modules["rich"]
+    if _rich:
+        sys.modules["rich"] = _rich
 
 Format = Literal["auto", "console", "json", "journal"]
 # Of lines that wait to be written; beyond it they are counted as lost.

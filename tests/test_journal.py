@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import socket
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,9 @@ def test_nor_does_it_obey_a_traceback(log_format: log.Format) -> None:
     assert "[31m" in last
     assert any("worker.crashed" in line for line in (*lines, last))
     assert len(lines) >= 4 if log_format == "console" else not lines
+
+
+def test_logging_loads_no_rich_and_leaves_it_to_others() -> None:
+    code = "import sys, mcastd.daemon; print('rich' in sys.modules); import rich.text; print(rich.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("False\nrich\n", "")
