@@ -18,6 +18,7 @@ from collections.abc import Generator, Iterator
 import hypothesis
 import programs
 import pytest
+from support import forked
 
 hypothesis.settings.register_profile("mcastd", deadline=None)  # no test depends on how fast a machine is
 hypothesis.settings.load_profile("mcastd")
@@ -97,6 +98,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 @pytest.fixture
 def no_fd_leak() -> Iterator[None]:
     """Fail if the test leaves a file descriptor open in this process."""
+    forked.start()  # it stays, whichever test is the first to use it
     before = set(os.listdir("/proc/self/fd"))
     yield
     after = set(os.listdir("/proc/self/fd"))

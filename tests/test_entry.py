@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,6 +65,15 @@ class Begun:
         return self.process.returncode, err.decode()
 
 
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
+    """It has a channel, and is not what is tried."""
+    directory = tmp_path_factory.mktemp("daemon")
+    (directory / "news.txt").write_text("news\n")
+    with RunningDaemon(directory, NEWS.format(source=directory / "news.txt", port=free_port())) as daemon:
+        yield daemon
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     "command",
@@ -81,23 +91,25 @@ class Begun:
     ids=lambda command: f"{command.program} {command.arguments.split()[0]}",
 )
 def test_a_signal_ends_a_command_at_any_moment_without_a_traceback(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, command: Command
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    daemon: RunningDaemon,
+    number: signal.Signals,
+    command: Command,
 ) -> None:
-    (tmp_path / "news.txt").write_text("news\n")
-    with RunningDaemon(tmp_path, NEWS.format(source=tmp_path / "news.txt", port=free_port())) as daemon:
-        monkeypatch.setenv("MCASTD_CONTROL_SOCKET", str(daemon.socket))
-        monkeypatch.setenv("TMPDIR", str(tmp_path))
-        arguments = command.arguments.format(port=free_port(), config=daemon.config).split()
-        for moment in MOMENTS_SECONDS:
-            begun = Begun(command.program, *arguments)
-            time.sleep(moment)  # the moment is what is tried
-            status, said = begun.end(number)
-            assert status in {-number, 128 + number, *command.ends_with}, (moment, status, said)
-            assert "Traceback" not in said, (moment, said)
-            assert "Aborted" not in said, (moment, said)
-            if status >= 0 and status != 128 + number and command.last_word:
-                assert command.last_word in said, (moment, status, said)
-        assert not list(tmp_path.glob("mcastd-demo-*"))
+    monkeypatch.setenv("MCASTD_CONTROL_SOCKET", str(daemon.socket))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    arguments = command.arguments.format(port=free_port(), config=daemon.config).split()
+    for moment in MOMENTS_SECONDS:
+        begun = Begun(command.program, *arguments)
+        time.sleep(moment)  # the moment is what is tried
+        status, said = begun.end(number)
+        assert status in {-number, 128 + number, *command.ends_with}, (moment, status, said)
+        assert "Traceback" not in said, (moment, said)
+        assert "Aborted" not in said, (moment, said)
+        if status >= 0 and status != 128 + number and command.last_word:
+            assert command.last_word in said, (moment, status, said)
+    assert not list(tmp_path.glob("mcastd-demo-*"))
 
 
 def test_an_interrupt_that_the_shell_ignores_stays_ignored(tmp_path: Path) -> None:

@@ -18,17 +18,18 @@ from pathlib import Path
 CLONE_NEWNET = 0x40000000
 TESTS = Path(__file__).parents[1]
 
-_servers = threading.local()  # one for each thread that runs commands, since it runs one at a time
+_server: subprocess.Popen[str] | None = None
+_lock = threading.Lock()  # one command at a time
 
 
 def mcastctl(*arguments: str, network: str = "", timeout: float = 60) -> subprocess.CompletedProcess[str]:
     """Run it with this process's environment, in ``network`` (a file of /proc), or the caller's."""
     network = network or f"/proc/{os.getpid()}/task/{threading.get_native_id()}/ns/net"
-    with tempfile.TemporaryDirectory() as directory:
+    with _lock, tempfile.TemporaryDirectory() as directory:
         out, err = Path(directory, "out"), Path(directory, "err")
         words = [str(argument) for argument in arguments]
         wanted = [words, network, str(out), str(err), os.getcwd(), dict(os.environ), timeout]
-        server = _started()
+        server = start()
         assert server.stdin is not None
         assert server.stdout is not None
         print(json.dumps(wanted), file=server.stdin, flush=True)
@@ -36,14 +37,15 @@ def mcastctl(*arguments: str, network: str = "", timeout: float = 60) -> subproc
         return subprocess.CompletedProcess(["mcastctl", *words], status, out.read_text(), err.read_text())
 
 
-def _started() -> subprocess.Popen[str]:
-    if not hasattr(_servers, "one"):
+def start() -> subprocess.Popen[str]:
+    """Load it, unless that is done."""
+    global _server  # noqa: PLW0603 - one for the whole run
+    if _server is None:
         code = f"import sys; sys.path.insert(0, {str(TESTS)!r}); from support.forked import serve; serve()"
         command = [sys.executable, "-c", code]
-        _servers.one = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        atexit.register(_servers.one.communicate)
-    server: subprocess.Popen[str] = _servers.one
-    return server
+        _server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        atexit.register(_server.communicate)
+    return _server
 
 
 def serve() -> None:
