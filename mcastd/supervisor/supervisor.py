@@ -39,8 +39,8 @@ class Supervisor:
         self._by_interface: tuple[object, _ByInterface] = None, {}  # of which settings, and these
         self._threads: dict[str, WorkerThread] = {}
         self._unstarted: set[str] = set()  # workers whose thread could not be started
-        self._edition = 0  # of what the workers say of themselves
-        self._called: tuple[int, list[tuple[Headline, Worker]]] = (0, [])
+        self._edition = object()  # of what the workers say of themselves: another one when that has changed
+        self._called: tuple[object, list[tuple[Headline, Worker]]] = (self._edition, [])
         self._abandoned: list[WorkerThread] = []  # threads that did not end when told to
         self._unanswered: dict[str, str] = {}  # by worker: the path that does not answer it, in words
         self._beginning = threading.Lock()  # held while a worker starts, and when none may any more
@@ -160,7 +160,7 @@ class Supervisor:
     def _roll(self) -> list[tuple[Headline, Worker]]:
         """All workers, by name; made anew only when something was said to have changed."""
         edition, roll = self._called
-        if edition != self._edition:
+        if edition is not self._edition:
             edition = self._edition  # first: what changes from here on is in the next one
             threads = sorted(self._threads.copy().items())
             roll = [(thread.headline(), thread.worker) for _, thread in threads]
@@ -169,16 +169,21 @@ class Supervisor:
 
     def _changed(self) -> None:
         """A worker says something else of itself, or there are others. For any thread."""
-        self._edition += 1
+        self._edition = object()
         self._on_change()
 
     def wait_attempted(self, timeout: float) -> bool:
-        """Block until every worker has had its first attempt, for at most ``timeout`` seconds in all."""
+        """Block until every worker has had its first attempt, for at most ``timeout`` seconds in all.
+
+        Headlines after this tell what came of it.
+        """
         deadline = clock.monotonic() + timeout
         threads = self._threads.copy().values()
-        return self._closed or all(
+        attempted = self._closed or all(
             thread.attempted.wait(max(0.0, deadline - clock.monotonic())) for thread in threads
         )
+        self._edition = object()  # a worker calls _changed() only after it has set attempted
+        return attempted
 
     def not_attempted(self) -> set[str]:
         """Workers that have not come to work with their settings of now, nor to say why they cannot."""

@@ -17,6 +17,7 @@ from mcastd.config import Changes, Config
 from mcastd.errors import LinkError, SourceError
 from mcastd.supervisor import Supervisor
 from mcastd.supervisor.restart import Backoff
+from mcastd.supervisor.state import State
 from mcastd.supervisor.thread import WorkerThread
 from mcastd.worker import Context, Signal, Vitals
 
@@ -139,6 +140,31 @@ def test_a_cause_that_can_go_away_is_tried_again_and_told_once(
     out = capsys.readouterr()
     lines = (out.out + out.err).splitlines()
     assert len([line for line in lines if "worker.waiting" in line and "warning" in line]) == 1
+
+
+def test_what_came_of_the_first_attempt_is_told_as_soon_as_it_has_ended(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = threading.Event()
+    log_change = WorkerThread._log_change
+
+    def hold(thread: WorkerThread, before: State, state: State, reason: str) -> None:
+        if state is State.AUTO_RESTART:  # the attempt has ended, which nobody was told yet
+            held.wait(DEADLINE_SECONDS)
+        log_change(thread, before, state, reason)
+
+    def look_and_fail(puppet: Puppet, context: Context) -> None:
+        stage.supervisor.headlines()
+        refuse(puppet, context)
+
+    monkeypatch.setattr(WorkerThread, "_log_change", hold)
+    stage.runs = {"outbound/a": look_and_fail}
+    try:
+        stage.apply(added=("outbound/a",))
+        assert stage.supervisor.wait_attempted(DEADLINE_SECONDS)
+        assert [headline.state for headline in stage.supervisor.headlines()] == ["auto-restart"]
+    finally:
+        held.set()
 
 
 def test_each_transition_is_one_event_of_the_log(stage: Stage) -> None:
