@@ -77,6 +77,8 @@ def keys() -> Iterator[str]:
         yield rf".Sh \&{f'[{header}]' if header.isalpha() else header}\&"
         yield from roff(paragraph(model.__doc__))
         yield ".Bl -tag -width Ds"
+        if header not in examples:
+            raise SystemExit(f"{REFERENCE} shows no {header}")
         of_model = examples[header]
         defaults = default_values(model, of_model)
         for key, field in model.model_fields.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from support.ports import free_port
 from support.wait import DEADLINE_SECONDS
 
 TESTS = Path(__file__).parent
+PACKAGING = TESTS.parent / "packaging"
 WITH_BEACONS = (sys.executable, "-c", MCASTD_WITH_BEACONS)
 BEACONS = """
 [beacon.north]
@@ -29,10 +31,10 @@ every = "7s"
 """
 
 
-def check(config: Path) -> str:
-    """What ``mcastd check`` says of a configuration."""
+def said(*command: str) -> str:
+    """What a command says that knows beacons."""
     result = subprocess.run(
-        [*WITH_BEACONS, *MCASTD, "check", str(config)],
+        command,
         capture_output=True,
         text=True,
         check=False,
@@ -40,6 +42,10 @@ def check(config: Path) -> str:
         env={**os.environ, "PYTHONPATH": str(TESTS)},
     )
     return result.stdout + result.stderr
+
+
+def check(config: Path) -> str:
+    return said(*WITH_BEACONS, *MCASTD, "check", str(config))
 
 
 def scrape(port: int) -> str:
@@ -63,6 +69,22 @@ def test_a_kind_of_worker_is_checked(tmp_path: Path) -> None:
         f'{drop_in}:2: beacon.west.evry: unknown key; did you mean "every"?',
         f'{drop_in}:4: beacon.source: must be a table, not "/news"; each has a name: [beacon.NAME]',
     ]
+
+
+def test_a_kind_of_worker_is_examined_without_a_daemon(tmp_path: Path) -> None:
+    config = tmp_path / "mcastd.toml"
+    config.write_text(BEACONS)
+    command = (*WITH_BEACONS, *MCASTD, "doctor", "--json", "--watch", "0", "--config", str(config))
+    report = json.loads(said(*command))
+    assert report["workers"] == ["beacon/north", "beacon/south"]
+    assert not [one for one in (*report["findings"], *report["skipped"]) if one["worker"]]
+
+
+def test_the_manual_wants_an_example_of_a_kind_of_worker(tmp_path: Path) -> None:
+    program = "from support import beacon; beacon.add(); import generate, pathlib"
+    program += f"; generate.main(pathlib.Path({str(tmp_path)!r}))"
+    told = said(sys.executable, "-c", f"import sys; sys.path.append({str(PACKAGING)!r}); {program}")
+    assert told.endswith("reference.toml shows no [beacon.NAME]\n")
 
 
 def test_a_kind_of_worker_runs(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
+from typing import Any
 
 from mcastd.config.addresses import Address, may_meet, stays_on_link
 from mcastd.config.explain import Complaint
@@ -45,12 +46,10 @@ def advise(config: Config, *, for_unit: bool = False) -> list[Complaint]:
     """
     config = config.of_enabled()
     found: list[Complaint] = []
-    for name, channel in config.outbound.items():
-        for check in OF_A_CHANNEL:
-            found += (Complaint(("outbound", name, key), why) for key, why in check(channel))
-    for name, subscription in config.inbound.items():
-        for look in OF_A_SUBSCRIPTION:
-            found += (Complaint(("inbound", name, key), why) for key, why in look(subscription))
+    for table, checks in OF_ONE_WORKER.items():
+        for name, settings in config.of_kind(table).items():
+            for check in checks:
+                found += (Complaint((table, name, key), why) for key, why in check(settings))
     for compare in (*BETWEEN_WORKERS, *OF_FILES, _shared_pipes, _open_to_all):
         found += compare(config)
     if for_unit:
@@ -197,6 +196,11 @@ OF_A_SUBSCRIPTION: tuple[Callable[[InboundSubscription], Advice], ...] = (
     _shallow,
     _restless,
 )
+
+OF_ONE_WORKER: dict[str, tuple[Callable[[Any], Advice], ...]] = {
+    "outbound": OF_A_CHANNEL,
+    "inbound": OF_A_SUBSCRIPTION,
+}
 
 # -- between workers
 
