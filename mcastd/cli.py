@@ -179,9 +179,7 @@ def doctor(path: Path, as_json: bool, watch: float | None, probe: bool, name: st
     if not (of := named(name, workers)):
         raise click.BadParameter(f"no worker {name!r} (known: {', '.join(workers)})", param_hint="NAME")
     with Trial(workers, build.open_sender, build.open_receiver) as trial:
-        report = consult(
-            trial.subjects, of, seconds=1.0 if watch is None else watch, probe=probe
-        ).as_message()
+        report = consult(trial.subjects, of, seconds=1.0 if watch is None else watch, probe=probe)
     findings.show(report, as_json=as_json)
     sys.exit(findings.exit_status(report))
 

@@ -95,4 +95,6 @@ def _empty(kind: Any) -> Any:
         return None if NoneType in of else _empty(of[0])
     if is_dataclass(plain):
         return from_json(plain, {})  # type: ignore[arg-type] # as above
+    if issubclass(plain, enum.Enum):
+        return next(iter(plain))
     return {Mapping: dict, Sequence: tuple}.get(plain, plain)()

@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,7 +25,8 @@ from mcastd.console.options import json_option, probe_option, watch_option
 from mcastd.console.program import Program
 from mcastd.console.status import details, overview
 from mcastd.control.client import ControlClient
-from mcastd.control.protocol import Message, VarlinkError
+from mcastd.control.protocol import VarlinkError
+from mcastd.doctor.finding import Report
 from mcastd.doctor.privilege import may_capture, same_network
 from mcastd.errors import ControlError
 from mcastd.printable import printable
@@ -161,7 +163,7 @@ def doctor(context: click.Context, name: str | None, as_json: bool, watch: float
     context.exit(findings.exit_status(report))
 
 
-def examined(socket: Path, name: str | None, watch: float, probe: bool) -> Message:
+def examined(socket: Path, name: str | None, watch: float, probe: bool) -> Report:
     """What the daemon finds, and what only we may look at."""
     with connected(socket, timeout=30 + watch) as client, connected(socket) as beside:
         daemon, pid, deeper = described(client), client.pid, None
@@ -175,12 +177,15 @@ def examined(socket: Path, name: str | None, watch: float, probe: bool) -> Messa
             beginning = "root" if config.startswith("/") else "cwd"  # it may have a file system of its own
             path = Path(f"/proc/{pid}/{beginning}", config.lstrip("/"))
             deeper = DeeperLook(path, lambda: workers_or_error(beside), watch, probe=probe)
-        report = client.call("io.mcastd.Doctor", name=name, watch=watch, probe=probe)
-        if capable and deeper is None:
-            for skipped in report["skipped"]:
-                if skipped["privileged"]:
-                    skipped["reason"] = f"the daemon is in another network than this command: {ENTER}"
-        return deeper.complete(report) if deeper else report
+        told = client.call("io.mcastd.Doctor", name=name, watch=watch, probe=probe)
+        report = codec.from_json(Report, told)
+        if deeper:
+            return deeper.complete(report)
+        if not capable:
+            return report
+        why = f"the daemon is in another network than this command: {ENTER}"
+        skipped = tuple(replace(one, reason=why) if one.privileged else one for one in report.skipped)
+        return replace(report, skipped=skipped)
 
 
 @main.command()

@@ -14,6 +14,7 @@ from pathlib import Path
 from mcastd import __version__, clock, log, systemd
 from mcastd.build import Parts
 from mcastd.chores import Chores
+from mcastd.codec import as_json
 from mcastd.config import Changes, Config, WorkerSettings, diff
 from mcastd.control.commands import NoSuchWorker
 from mcastd.control.protocol import Message
@@ -224,7 +225,7 @@ class Daemon:
         of = named(name, (subject.name for subject in self._subjects()))
         if not of and name is not None:
             raise NoSuchWorker(name)
-        return consult(
+        report = consult(
             self._subjects,
             of,
             seconds=watch,
@@ -232,7 +233,9 @@ class Daemon:
             enough=gone,
             configuration=self._disk.verdict(self._config),
             troubles=Troubles(self._metrics.problem, log.problem()),
-        ).as_message()
+        )
+        told: Message = as_json(report)
+        return told
 
     def _subjects(self) -> list[Subject[WorkerSettings]]:
         settings = self._config.workers()  # a reload may be under way: one of the two may lack a worker

@@ -57,7 +57,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
     },
     "demo": LEAVES | {"process", "worker", "config", "net", "runtime", "supervisor"},
     "cli": LEAVES | {"process", "ondisk", "config", "console", "build", "daemon", "demo", "doctor"},
-    "console": LEAVES | {"control", "config"},
+    "console": LEAVES | {"control", "config", "doctor"},
     "adhoc": LEAVES
     | {
         "worker",

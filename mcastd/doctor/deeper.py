@@ -6,12 +6,12 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from mcastd import log
 from mcastd.config import WorkerSettings, load
 from mcastd.doctor.evidence import Evidence
-from mcastd.doctor.examine import Report, completed, examine, observe
+from mcastd.doctor.examine import completed, examine, observe
+from mcastd.doctor.finding import Report
 from mcastd.doctor.subject import Subject
 from mcastd.errors import ConfigError, McastdError
 from mcastd.views import WorkerView
@@ -57,16 +57,15 @@ class DeeperLook:
         except Exception:  # then the daemon's own reply has to do
             log.get_logger().exception("look.failed")
 
-    def complete(self, reply: dict[str, Any]) -> dict[str, Any]:
-        """The daemon's reply with what it could not look at."""
-        report = Report.from_message(reply)
+    def complete(self, report: Report) -> Report:
+        """The daemon's report with what it could not look at."""
         self._thread.join()
         wanted = {skipped.check for skipped in report.skipped if skipped.privileged}
         if not wanted or self._seen is None:
-            return reply
+            return report
         subjects, evidence = self._seen
         meant = [subject for subject in subjects if subject.name in report.workers]
         if len(meant) < len(report.workers):
             skipped = (replace(one, reason=UNKNOWN) if one.privileged else one for one in report.skipped)
-            return replace(report, skipped=tuple(skipped)).as_message()
-        return completed(report, examine(meant, evidence, wanted, alone=False)).as_message()
+            return replace(report, skipped=tuple(skipped))
+        return completed(report, examine(meant, evidence, wanted, alone=False))

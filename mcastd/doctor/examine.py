@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mcastd import log
@@ -24,7 +24,7 @@ from mcastd.doctor import (
 )
 from mcastd.doctor.causes import BESIDE, EXPLAINS, RANK
 from mcastd.doctor.evidence import NO_TROUBLES, Evidence, Troubles
-from mcastd.doctor.finding import Finding, Said, Severity, Skipped, Way
+from mcastd.doctor.finding import Finding, Report, Said, Severity, Skipped
 from mcastd.doctor.subject import Subject, is_of
 from mcastd.doctor.watch import Watch
 from mcastd.errors import SHORTAGES, McastdError, reason_of
@@ -65,39 +65,6 @@ HOST_CHECKS: tuple[HostCheck, ...] = (
 TOUCH_PATHS: frozenset[Callable[..., Iterator[Said]]] = frozenset({files.source, files.outputs})
 PATH_SECONDS = 0.5
 SEVERITIES = tuple(Severity)
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What was found, each worker's together and worst first; what could not be looked at; and what was."""
-
-    findings: tuple[Finding, ...] = ()
-    skipped: tuple[Skipped, ...] = ()
-    workers: tuple[str, ...] = ()
-    checks: tuple[str, ...] = ()
-    watched: float = 0.0  # seconds
-
-    def as_message(self) -> dict[str, Any]:
-        """As JSON values, as io.mcastd.Doctor replies."""
-        return asdict(self)
-
-    @classmethod
-    def from_message(cls, message: Mapping[str, Any]) -> Report:
-        """The report that a daemon replied with."""
-        findings = [
-            Finding(
-                **{
-                    **one,
-                    "severity": Severity(one["severity"]),
-                    "evidence": tuple(one["evidence"]),
-                    "ways": tuple(Way(**{**way, "lines": tuple(way["lines"])}) for way in one["ways"]),
-                }
-            )
-            for one in message["findings"]
-        ]
-        skipped = [Skipped(**one) for one in message["skipped"]]
-        workers, checks = tuple(message["workers"]), tuple(message["checks"])
-        return cls(tuple(findings), tuple(skipped), workers, checks, message["watched"])
 
 
 def name_of(check: Callable[..., Iterator[Said]]) -> str:

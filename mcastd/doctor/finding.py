@@ -57,3 +57,14 @@ class Skipped:
 
 
 Said = Finding | Skipped
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found, each worker's together and worst first; what could not be looked at; and what was."""
+
+    findings: tuple[Finding, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    workers: tuple[str, ...] = ()
+    checks: tuple[str, ...] = ()
+    watched: float = 0.0  # seconds

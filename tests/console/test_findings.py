@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from mcastd.codec import from_json
 from mcastd.console.findings import exit_status, lines
+from mcastd.doctor.finding import Report
 
 
 def finding(severity: str = "broken", worker: str = "inbound/news", **more: Any) -> dict[str, Any]:
@@ -21,14 +23,15 @@ def finding(severity: str = "broken", worker: str = "inbound/news", **more: Any)
     }
 
 
-def report(*findings: dict[str, Any], skipped: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
-    return {
+def report(*findings: dict[str, Any], skipped: tuple[dict[str, Any], ...] = ()) -> Report:
+    told = {
         "findings": list(findings),
         "skipped": list(skipped),
         "workers": ["inbound/news", "outbound/news"],
         "checks": ["interface", "wire"],
         "watched": 1.0,
     }
+    return from_json(Report, told)
 
 
 @pytest.mark.parametrize(

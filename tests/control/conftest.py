@@ -12,10 +12,10 @@ import pytest
 from support.wait import wait_for
 
 from mcastd import __version__
+from mcastd.codec import as_json
 from mcastd.control.commands import NoSuchWorker
 from mcastd.control.server import ControlServer
-from mcastd.doctor.examine import Report
-from mcastd.doctor.finding import Finding, Severity, Skipped
+from mcastd.doctor.finding import Finding, Report, Severity, Skipped
 from mcastd.views import DaemonView, ReloadView, WorkerView
 from mcastd.worker import Headline, Vitals
 
@@ -128,7 +128,8 @@ class FakeDaemon:
             wait_for(gone, "the client's end")
         if name is not None:
             self.get_worker(name)
-        return self.report.as_message()
+        told: dict[str, Any] = as_json(self.report)
+        return told
 
     def reload(self) -> ReloadView:
         self.entered.release()

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 import pytest
 from structlog.testing import capture_logs
 
+from mcastd.codec import as_json, from_json
 from mcastd.config import InboundSubscription, WorkerSettings
 from mcastd.doctor import examine
 from mcastd.doctor.causes import CAUSES, RANK
 from mcastd.doctor.evidence import Evidence
-from mcastd.doctor.examine import CHECKS, HOST_CHECKS, Report, completed, in_order, name_of
-from mcastd.doctor.finding import Finding, Said, Severity, Skipped
+from mcastd.doctor.examine import CHECKS, HOST_CHECKS, completed, in_order, name_of
+from mcastd.doctor.finding import Finding, Report, Said, Severity, Skipped
 from mcastd.doctor.subject import Subject, named
 from mcastd.errors import LinkError
 
@@ -104,7 +105,7 @@ def test_a_report_survives_the_way_to_a_client() -> None:
     report = in_order(
         [finding("no-route"), Skipped("wire", "needs root", "", True)], ["inbound/news"], ["a"], 1
     )
-    assert Report.from_message(report.as_message()) == report
+    assert from_json(Report, as_json(report)) == report
 
 
 def test_somebody_with_more_privileges_completes_a_report() -> None:
