@@ -14,9 +14,11 @@ DEADLINE_SECONDS = 60.0
 
 def wait_for(probe: Callable[[], T], what: str = "", timeout: float = DEADLINE_SECONDS) -> T:
     """Call ``probe`` until it returns something true, and return that; fail after ``timeout`` seconds."""
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
     while not (value := probe()):
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > timeout:
             raise AssertionError(f"not within {timeout} s: {what or probe}")
-        time.sleep(0.005)  # the pace of asking, not the wait itself
+        # The pace of asking, not the wait itself: a probe may cost the daemon a thread.
+        time.sleep(min(max(0.005, waited / 20), 0.025))
     return value
