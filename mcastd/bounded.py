@@ -10,6 +10,8 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TypeVar
 
+from mcastd.threads import Thread
+
 T = TypeVar("T")
 
 STATUS_PATIENCE_SECONDS = 0.05
@@ -53,7 +55,7 @@ def begin(question: Callable[[], T], name: str = "question") -> Future[T]:
             answer.set_exception(error)
 
     try:
-        threading.Thread(target=run, name=name, daemon=True).start()
+        Thread(target=run, name=name).start()
     except RuntimeError as error:
         raise OSError(errno.EAGAIN, "no more threads") from error
     return answer

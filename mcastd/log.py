@@ -25,6 +25,7 @@ from typing import Any, Literal, TextIO, cast
 
 from mcastd import clock
 from mcastd.printable import printable
+from mcastd.threads import Thread
 
 # structlog loads rich where it is installed, for tracebacks; ours are plain, and rich is a tenth of a start.
 _rich = sys.modules.get("rich")
@@ -132,7 +133,7 @@ class _Writer:
         self._written = 0  # lines, ever
         self._lost = 0  # lines that had no room, since that was last logged
         self._since = 0.0  # monotonic seconds when the first line came to its turn
-        threading.Thread(target=self._run, name="log", daemon=True).start()
+        Thread(target=self._run, name="log").start()
 
     def add(self, fd: int, line: bytes) -> None:
         with self._changed:

@@ -8,6 +8,8 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Generic, TypeVar
 
+from mcastd.threads import Thread
+
 T = TypeVar("T")
 
 
@@ -28,7 +30,7 @@ class Reloads(Generic[T]):
 
     def start(self) -> None:
         """Raises RuntimeError if there is no thread to be had."""
-        threading.Thread(target=self._run, name="reload", daemon=True).start()
+        Thread(target=self._run, name="reload").start()
 
     def request(self) -> Future[T]:
         """Ask for a reload that begins after this call. Returns its outcome as a future; never blocks."""

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 
 from mcastd import clock
+from mcastd.threads import Thread
 
 # How long close() waits for each of the two threads, which may hang.
 CLOSE_SECONDS = 1.0
@@ -54,7 +55,7 @@ class ReplaceableThread:
     def begin(self, *arguments: object) -> None:
         """Start both threads unless they run. The lock is held. Raises RuntimeError if none can be had."""
         if self._deputy is None:  # first: without it, one that works could not be replaced
-            deputy = threading.Thread(target=self._stand_by, name=f"{self._name}-deputy", daemon=True)
+            deputy = Thread(target=self._stand_by, name=f"{self._name}-deputy")
             deputy.start()
             self._deputy = deputy
         if self.current is None:
@@ -65,7 +66,7 @@ class ReplaceableThread:
 
         Raises RuntimeError if no thread can be had: then the old one stays.
         """
-        thread = threading.Thread(target=self._work, args=arguments, name=self._name, daemon=True)
+        thread = Thread(target=self._work, args=arguments, name=self._name)
         before = self.current, self.at
         self.current, self.at = thread, None  # before it starts, which may begin a step at once
         try:

@@ -12,12 +12,13 @@ PACKAGE = Path(__file__).parent.parent / "mcastd"
 
 LEAVES = {
     *("bounded", "clock", "codec", "counters", "errors", "log"),
-    *("paths", "printable", "replaceable", "status", "views"),
+    *("paths", "printable", "replaceable", "status", "threads", "views"),
 }
 BELOW = {  # room: the rooms that it may import, besides itself
     **{leaf: set() for leaf in LEAVES},
-    "log": {"clock", "printable"},
-    "replaceable": {"clock"},
+    "bounded": {"threads"},
+    "log": {"clock", "printable", "threads"},
+    "replaceable": {"clock", "threads"},
     "paths": {"errors"},
     "views": {"codec"},
     "status": {"counters", "views"},

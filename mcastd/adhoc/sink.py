@@ -16,6 +16,7 @@ from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.json_lines import NANO
 from mcastd.net.link import Batch, ListBatch
 from mcastd.status import OutputStatus
+from mcastd.threads import Thread
 
 OVERHEAD = 128  # bytes of memory for a waiting datagram beside its payload
 FOR_EYES = 1 << 16  # bytes that wait for a terminal: what comes after that is more than anybody reads
@@ -54,7 +55,7 @@ class Printer:
         self._gap_here = 0  # of the skipped: since the last that was taken
         self._change = threading.Condition()
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="printer", daemon=True)
+        self._thread = Thread(target=self._run, name="printer")
         self._thread.start()
 
     def offer(self, batch: Batch, count: int) -> None:

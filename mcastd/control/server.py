@@ -27,6 +27,7 @@ from mcastd.control.peer import Peer, peer_of
 from mcastd.control.protocol import CALL_LIMIT, Call, Decoder, ProtocolError, Reply
 from mcastd.errors import McastdError, reason_of
 from mcastd.log import get_logger
+from mcastd.threads import Thread
 
 MAX_CONNECTIONS = 40
 MAX_OF_OTHERS = 32  # connections of all users but root and the daemon's own
@@ -63,7 +64,7 @@ class ControlServer:
         """Raises ControlError if the socket cannot be had, for a reason named in it."""
         with ExitStack() as stack:
             listener = stack.enter_context(listen(self._path))
-            acceptor = threading.Thread(target=self._accept, args=(listener,), name="control", daemon=True)
+            acceptor = Thread(target=self._accept, args=(listener,), name="control")
             acceptor.start()
             stack.callback(acceptor.join)
             stack.callback(listener.shutdown, socket.SHUT_RDWR)  # wakes accept()
@@ -143,7 +144,7 @@ class ControlServer:
     def _begin_thread(self) -> None:
         """Have an idle thread more, unless there is one. The lock is held. Raises RuntimeError."""
         if self._idle <= 0:
-            thread = threading.Thread(target=self._stand_by, name="control-client", daemon=True)
+            thread = Thread(target=self._stand_by, name="control-client")
             thread.start()
             self._threads.add(thread)
             self._idle += 1

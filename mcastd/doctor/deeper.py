@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from mcastd.doctor.examine import completed, examine, observe
 from mcastd.doctor.finding import Report
 from mcastd.doctor.subject import Subject
 from mcastd.errors import ConfigError, McastdError
+from mcastd.threads import Thread
 from mcastd.views import WorkerView
 
 UNKNOWN = "the configuration on disk is not the one that runs: mend it, and reload"
@@ -39,7 +39,7 @@ class DeeperLook:
         self._seconds = seconds
         self._probe = probe
         self._seen: tuple[list[Subject[WorkerSettings]], Evidence] | None = None
-        self._thread = threading.Thread(target=self._observe, name="deeper", daemon=True)
+        self._thread = Thread(target=self._observe, name="deeper")
         self._thread.start()
 
     def _take(self) -> list[Subject[WorkerSettings]]:

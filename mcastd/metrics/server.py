@@ -26,6 +26,7 @@ from mcastd import __version__, clock, log
 from mcastd.errors import reason_of
 from mcastd.metrics.exposition import Exposition, Row
 from mcastd.metrics.process import Process
+from mcastd.threads import Thread
 
 RETRY = 5.0  # seconds between attempts to have the address
 FIRST_ATTEMPT = 1.0  # seconds that the first one is waited for
@@ -128,7 +129,7 @@ class MetricsServer:
         if self._wake < 0:
             self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         if self._thread is None:
-            thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
+            thread = Thread(target=self._serve, name="metrics")
             thread.start()
             self._thread = thread
         os.eventfd_write(self._wake, 1)
@@ -208,8 +209,6 @@ def _port(address: str) -> str:
 class _Server(ThreadingMixIn, HTTPServer):
     """A thread for each client, and no more than ``MOST`` of them."""
 
-    daemon_threads = True
-    block_on_close = False  # clients are ended, not waited for
     timeout = 0  # of handle_request(), which is called when a client is there
     request_queue_size = 64
 
@@ -243,7 +242,7 @@ class _Server(ThreadingMixIn, HTTPServer):
                 del self._clients[longest]
                 _hang_up(longest)
         try:
-            super().process_request(request, client_address)
+            Thread(self.process_request_thread, "metrics-client", (request, client_address)).start()
         except RuntimeError:  # no more threads: the server's own answers
             _HastyHandler(request, client_address, self)
             self.shutdown_request(request)

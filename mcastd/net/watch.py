@@ -30,6 +30,7 @@ from mcastd.net.netlink import FORBIDDEN, Netlink, cannot_ask
 from mcastd.net.news import Notices, open_news
 from mcastd.net.pace import REFUSED_RETRY_MAX_SECONDS, RETRY_MAX_SECONDS, Pace, Retry
 from mcastd.net.routes import Question
+from mcastd.threads import Thread
 
 # Some routes change without a notice: with another interface that goes down, or with an address. So this long
 # after an interface has changed, all routes in use are asked for again. Further changes do not put that off.
@@ -90,7 +91,7 @@ class NetworkWatch:
             self._poll.register(self._woken, select.POLLIN)
             if not self.problem:
                 self._poll.register(self._news, select.POLLIN)
-            thread = threading.Thread(target=life, name="interfaces", daemon=True)
+            thread = Thread(target=life, name="interfaces")
             try:
                 thread.start()
             except RuntimeError as error:

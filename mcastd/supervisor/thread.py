@@ -14,6 +14,7 @@ from mcastd.bounded import Patience
 from mcastd.errors import SHORTAGES, LinkError, McastdError, reason_of
 from mcastd.supervisor.restart import Backoff
 from mcastd.supervisor.state import ATTEMPTED, TROUBLED, Event, State, after
+from mcastd.threads import Thread
 from mcastd.views import WorkerView
 from mcastd.worker import Context, Headline, Signal, Worker
 
@@ -63,7 +64,7 @@ class WorkerThread:
 
     def start(self) -> None:
         """Raises OSError or RuntimeError if no file descriptor or thread can be had; call it again, then."""
-        self._thread = threading.Thread(target=self._main, name=self.worker.name, daemon=True)
+        self._thread = Thread(target=self._main, name=self.worker.name)
         try:
             self._context.open()
             size = threading.stack_size(STACK_BYTES)  # process-wide: set it, start this thread, restore it

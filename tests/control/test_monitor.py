@@ -241,7 +241,7 @@ def test_who_reads_late_gets_the_newest(server: ControlServer, path: Path, daemo
 
 def test_who_never_reads_is_dropped_and_said_once(path: Path, daemon: Any) -> None:
     daemon.workers = [replace(daemon.workers[0], detail="x" * 1_000_000)]
-    server = ControlServer(path, daemon, timeout=0.2)
+    server = ControlServer(path, daemon, timeout=1.0)
     server.start()
     with capture_logs() as logs, socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(60)

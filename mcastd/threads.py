@@ -1,0 +1,51 @@
+"""Threads whose start fails where that of Python's own would wait for ever."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+# A thread that has not begun after this long is given up: it has died at once, or comes far too late.
+BEGIN_SECONDS = 2.0
+# The same after one that was given up, until one begins: hundreds may be started in a row.
+BEGIN_AGAIN_SECONDS = 0.1
+
+
+class _Begun(threading.Event):
+    lately_given_up = False  # the last thread of this process that was started
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if timeout is None:
+            timeout = BEGIN_AGAIN_SECONDS if _Begun.lately_given_up else BEGIN_SECONDS
+        return super().wait(timeout)
+
+
+class Thread(threading.Thread):
+    """A daemon thread. It may die before its first line, if there is no memory for a frame of Python's.
+
+    threading.Thread.start() then waits for ever for it to begin (CPython's issue 140746).
+    """
+
+    def __init__(self, target: Callable[..., object], name: str, args: tuple[Any, ...] = ()) -> None:
+        super().__init__(target=target, name=name, args=args, daemon=True)
+        self._started = _Begun()
+        self._turn = threading.Lock()  # of the two below: only one of them gets True
+        self._given_up = False
+        self._begun = False
+
+    def start(self) -> None:
+        """Raises RuntimeError if no thread can be had."""
+        super().start()
+        if not self._started.is_set():
+            with self._turn:
+                self._given_up = not self._begun
+        _Begun.lately_given_up = self._given_up
+        if self._given_up:
+            raise RuntimeError("can't start new thread: it does not begin")
+
+    def run(self) -> None:
+        with self._turn:
+            self._begun = not self._given_up
+        if self._begun:
+            super().run()

@@ -1,0 +1,64 @@
+"""A thread that dies before its first line: whoever starts it is told so, and waits no longer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from support.wait import wait_for
+
+from mcastd import threads
+from mcastd.threads import Thread
+
+
+def test_one_that_dies_at_once_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when there is no memory for a first frame: the interpreter then prints that, and ends it."""
+    monkeypatch.setattr(threads, "BEGIN_SECONDS", 0.05)
+    monkeypatch.setattr(threads, "BEGIN_AGAIN_SECONDS", 0.02)
+    with monkeypatch.context() as patch:
+        patch.setattr(Thread, "_bootstrap", lambda _: None)
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                Thread(lambda: None, "a").start()
+    wait_for(begins)
+    monkeypatch.setattr(threads, "BEGIN_SECONDS", 60)
+    assert begins()
+
+
+def begins() -> bool:
+    thread = Thread(lambda: None, "a")
+    try:
+        thread.start()
+    except RuntimeError:  # the machine is busy, and one that was given up is not waited for long
+        return False
+    thread.join()
+    return True
+
+
+def test_one_that_begins_after_it_was_given_up_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "BEGIN_SECONDS", 0.05)
+    go, ended, done = threading.Event(), threading.Event(), []
+    bootstrap: Callable[[Thread], None] = Thread._bootstrap  # type: ignore[attr-defined]
+
+    def late(thread: Thread) -> None:
+        go.wait()
+        bootstrap(thread)
+        ended.set()
+
+    monkeypatch.setattr(Thread, "_bootstrap", late)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        Thread(done.append, "a", (1,)).start()
+    go.set()
+    assert ended.wait(60)
+    assert done == []
+    wait_for(begins)  # for the tests that follow: they are not to give up soon
+
+
+def test_one_that_begins_does_its_work() -> None:
+    done: list[int] = []
+    wait_for(begins)
+    thread = Thread(done.append, "a", (1,))
+    thread.start()
+    thread.join()
+    assert (done, thread.daemon, thread.name) == ([1], True, "a")
