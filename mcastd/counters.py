@@ -32,6 +32,7 @@ class SourceCounts:
     """Datagrams by source address, in bounded memory: of the rare sources only the sum is kept."""
 
     KEPT = 64  # sources that are told apart
+    TOP = 10  # sources that a status names
 
     def __init__(self) -> None:
         self.first = ""
@@ -59,7 +60,7 @@ class SourceCounts:
             self._rest += self._counts.total() - kept.total()
             self._counts = kept
 
-    def top(self, number: int) -> tuple[dict[str, int], int]:
+    def top(self, number: int = TOP) -> tuple[dict[str, int], int]:
         """The ``number`` busiest sources with their counts, busiest first, and the sum of all others."""
         with self._lock:  # the worker's thread goes on counting
             counts, last, run, rest = Counter(dict(self._counts)), self.last, self._run, self._rest

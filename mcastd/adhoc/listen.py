@@ -20,7 +20,7 @@ from mcastd.console.text import plural
 from mcastd.errors import reason_of
 from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.formats import FORMATS as OF_OUTPUTS
-from mcastd.inbound.subscription import interface_name
+from mcastd.net.interfaces import interface_name
 from mcastd.status import SubscriptionStatus
 
 SILENCE = 3.0  # seconds without a datagram, after which it says what it has

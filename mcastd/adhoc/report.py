@@ -7,15 +7,14 @@ from typing import Any
 
 from mcastd.adhoc.loss import Stream
 from mcastd.adhoc.sink import Listener
+from mcastd.clock import NANO
 from mcastd.codec import as_json
 from mcastd.console.text import plural, scaled, span
 from mcastd.counters import OutboundCounters
 from mcastd.printable import printable
 from mcastd.status import ReceiveBuffer, SubscriptionStatus
 
-TOP_SOURCES = 10
 MOMENT = 0.01  # seconds
-NANO = 1_000_000_000
 
 Report = dict[str, Any]
 """JSON values."""
@@ -26,7 +25,7 @@ def received(
 ) -> Report:
     """What came in ``listened`` seconds; ``shown`` of it was shown, None: nothing was to be."""
     tally, tracker = listener.tally, listener.tracker
-    top, rest = listener.sources.top(TOP_SOURCES)
+    top, rest = listener.sources.top()
     report: Report = {
         "received": tally.received,
         "received_bytes": tally.received_bytes,

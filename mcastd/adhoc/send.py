@@ -17,7 +17,7 @@ from mcastd.adhoc.sources import ROOM, Headed, Outgoing, Repeated, Stream
 from mcastd.build import Parts, open_sender
 from mcastd.config import Config, OutboundChannel
 from mcastd.console.live import write_all
-from mcastd.net.link import MAX_DATAGRAM
+from mcastd.ip import MAX_DATAGRAM_BYTES
 from mcastd.outbound.framing import make_framer
 from mcastd.outbound.sources import Source, open_source
 from mcastd.outbound.sources.file import FileSource
@@ -87,12 +87,12 @@ def _payload(text: str | None, numbers: bool, size: int | None) -> bytes:
     head = ROOM if numbers else b""
     if text is not None:
         payload = head + text.encode(errors="surrogateescape")
-        if len(payload) > MAX_DATAGRAM:
-            raise Refused(f"--text is longer than {MAX_DATAGRAM:,} bytes, the most that UDP carries")
+        if len(payload) > MAX_DATAGRAM_BYTES:
+            raise Refused(f"--text is longer than {MAX_DATAGRAM_BYTES:,} bytes, the most that UDP carries")
         return payload
     size = numbered.SIZE if size is None else size
-    if not numbered.SIZE <= size <= MAX_DATAGRAM:
-        raise Refused(f"--size must be from {numbered.SIZE} to {MAX_DATAGRAM:,} bytes, not {size:,}")
+    if not numbered.SIZE <= size <= MAX_DATAGRAM_BYTES:
+        raise Refused(f"--size must be from {numbered.SIZE} to {MAX_DATAGRAM_BYTES:,} bytes, not {size:,}")
     return head + b"\n".rjust(size - numbered.SIZE) if size > numbered.SIZE else head
 
 

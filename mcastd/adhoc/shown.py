@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 
 from mcastd.adhoc import numbered
+from mcastd.clock import NANO
 from mcastd.inbound.sinks.format import Format
-from mcastd.inbound.sinks.json_lines import NANO, Json
+from mcastd.inbound.sinks.json_lines import Json
 from mcastd.inbound.sinks.records import Made, Record, Records
 from mcastd.net.link import Batch, Origin
 from mcastd.printable import printable

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from mcastd import clock
 from mcastd.adhoc.loss import Tracker
+from mcastd.clock import NANO
 from mcastd.counters import OutputCounters, SourceCounts, copy_of
 from mcastd.errors import reason_of
 from mcastd.inbound.sinks.format import Format
-from mcastd.inbound.sinks.json_lines import NANO
 from mcastd.net.link import Batch, ListBatch
 from mcastd.status import OutputStatus
 from mcastd.threads import Thread

@@ -9,8 +9,8 @@ from fnmatch import fnmatchcase
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from mcastd.config.words import show
+from mcastd.ip import Address
 
-Address = IPv4Address | IPv6Address
 Interfaces = str | tuple[str, ...]  # one, or several
 
 # Bytes of an alternative name, with the final NUL, linux/if.h; a first name has up to 16.
@@ -63,13 +63,6 @@ def parse_source_address(value: object) -> Address:
 def is_unicast(address: Address) -> bool:
     """Whether a host can have ``address``."""
     return not (address.is_multicast or address.is_unspecified or address == IPv4Address("255.255.255.255"))
-
-
-def stays_on_link(group: Address) -> bool:
-    """Whether no router forwards ``group``, whatever the TTL: RFC 5771 section 4, RFC 4291 section 2.7."""
-    if isinstance(group, IPv4Address):
-        return group.packed[:3] == bytes([224, 0, 0])
-    return group.packed[1] & 0x0F in {1, 2}  # interface-local and link-local scope, whatever the flags
 
 
 def parse_interface(value: object) -> str:

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
 from typing import Any
 
-from mcastd.config.addresses import Address, may_meet, stays_on_link
+from mcastd.config.addresses import may_meet
 from mcastd.config.explain import Complaint
 from mcastd.config.inbound import DEFAULT_RECEIVE_BUFFER, GATHERING_BUFFER_MIN_BYTES, InboundSubscription
 from mcastd.config.numbers import format_duration, format_rate, format_size
@@ -17,6 +17,7 @@ from mcastd.config.outputs import FifoOutput, FileOutput
 from mcastd.config.types import Location, normal
 from mcastd.config.whole import Config
 from mcastd.config.words import show
+from mcastd.ip import Address, stays_on_link
 
 SITE = 32  # TTL with which a datagram left the site in the MBone; 64 the region, 128 the continent (mrouted)
 UNRESTRICTED = 128  # TTL from which no such threshold was meant to hold

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from mcastd.config.addresses import Address
 from mcastd.config.model import GroupSettings
 from mcastd.config.outputs import Outputs
 from mcastd.config.types import AnyInterface, BufferSize, Group, Moment, Period, Port, SourceAddress, Switch
+from mcastd.ip import Address
 
 DEFAULT_RECEIVE_BUFFER = 4 << 20  # bytes
 # With a smaller receive buffer datagrams are taken at once: it holds too few to let them gather.

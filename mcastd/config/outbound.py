@@ -10,7 +10,6 @@ from mcastd.config.model import GroupSettings
 from mcastd.config.protocols import OUTBOUND_PROTOCOLS, OutboundProtocol, RawOutbound
 from mcastd.config.sources import SOURCES, SourceSettings
 from mcastd.config.types import (
-    MAX_DATAGRAM,
     Burst,
     Dscp,
     Duration,
@@ -23,6 +22,7 @@ from mcastd.config.types import (
     Switch,
     Ttl,
 )
+from mcastd.ip import MAX_DATAGRAM_BYTES
 
 DEFAULT_INTERVAL = 2.0  # seconds
 ETHERNET_PAYLOAD = {4: 1472, 6: 1452}  # bytes: 1500 less the IP and UDP headers, by IP version
@@ -35,7 +35,7 @@ def _default_interval(valid: dict[str, Any]) -> float | None:
 def _default_max_datagram(valid: dict[str, Any]) -> int:
     """From the keys before it that are valid: if ``group`` is not, the channel is refused anyway."""
     if valid.get("framing") == "file" or "group" not in valid:
-        return MAX_DATAGRAM
+        return MAX_DATAGRAM_BYTES
     return ETHERNET_PAYLOAD[valid["group"].version]
 
 
@@ -97,7 +97,7 @@ class OutboundChannel(GroupSettings):
     @field_validator("max_datagram")
     @classmethod
     def _max_datagram_applies(cls, length: int, info: ValidationInfo) -> int:
-        if info.data.get("framing") == "file" and length != MAX_DATAGRAM:
+        if info.data.get("framing") == "file" and length != MAX_DATAGRAM_BYTES:
             raise ValueError('does not apply to framing = "file", which sends the whole file as one datagram')
         return length
 

@@ -14,7 +14,6 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, PlainSerializer, PlainValidator, StrictBool
 
 from mcastd.config.addresses import (
-    Address,
     Interfaces,
     parse_group,
     parse_interfaces,
@@ -41,10 +40,10 @@ from mcastd.config.numbers import (
     whole_number,
 )
 from mcastd.config.words import show
+from mcastd.ip import MAX_DATAGRAM_BYTES, Address
 
 Location = tuple[str | int, ...]  # of a value in the configuration: keys and indices
 
-MAX_DATAGRAM = 65_507  # bytes of payload: 65,535 less 20 (IPv4 header) less 8 (UDP header)
 SUN_PATH = 107  # bytes: what sockaddr_un holds beside the final NUL, unix(7)
 
 
@@ -94,7 +93,7 @@ BufferSize = Annotated[int, PlainValidator(size(1, 1 << 30)), PlainSerializer(fo
 Rate = Annotated[int, PlainValidator(parse_rate), PlainSerializer(format_rate, when_used="json")]
 Port = Annotated[int, PlainValidator(whole_number(1, 65_535))]
 Ttl = Annotated[int, PlainValidator(whole_number(0, 255))]
-PayloadSize = Annotated[int, PlainValidator(whole_number(1, MAX_DATAGRAM))]
+PayloadSize = Annotated[int, PlainValidator(whole_number(1, MAX_DATAGRAM_BYTES))]
 Keep = Annotated[int, PlainValidator(whole_number(0, 10_000))]
 Dscp = Annotated[int, PlainValidator(parse_dscp), PlainSerializer(format_dscp, when_used="json")]
 Mode = Annotated[int, PlainValidator(parse_mode), PlainSerializer(format_mode, when_used="json")]

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from mcastd.config import InboundSubscription, OutboundChannel
-from mcastd.config.addresses import Address
 from mcastd.doctor.blame import rules_of, taken
 from mcastd.doctor.dropped import Missing, bad_checksums, dropped
 from mcastd.doctor.evidence import Evidence
@@ -20,6 +19,7 @@ from mcastd.doctor.quoting import command
 from mcastd.doctor.seen import incomplete, received_meanwhile, seen_text, unwatched
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import SETTLE, Observation
+from mcastd.ip import Address
 from mcastd.net.ruleset import INBOUND, OUTBOUND, Facts
 from mcastd.net.tap import Flow, FlowKey
 from mcastd.status import SubscriptionStatus

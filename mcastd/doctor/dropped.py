@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mcastd.config import InboundSubscription, OutboundChannel
-from mcastd.config.addresses import Address
 from mcastd.doctor.blame import rules_of, taken
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.quoting import command, sysctl
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import Observation
+from mcastd.ip import Address
 from mcastd.net.interfaces import reverse_path
 from mcastd.net.ruleset import INBOUND, Facts
 from mcastd.net.tap import Flow, FlowKey

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mcastd.config import GroupSettings, InboundSubscription, OutboundChannel, WorkerSettings
-from mcastd.config.addresses import Address
 from mcastd.doctor.subject import Subject, is_of
 from mcastd.doctor.watch import Observation
 from mcastd.errors import CannotAskError, LinkError
+from mcastd.ip import Address
 from mcastd.net import interfaces, routes, tables, unaided
 from mcastd.net.interfaces import Host, Interface
 from mcastd.net.netlink import FORBIDDEN

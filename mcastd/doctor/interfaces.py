@@ -7,11 +7,12 @@ from ipaddress import ip_address
 from shlex import quote
 
 from mcastd.config import GroupSettings, InboundSubscription, Interfaces, OutboundChannel, means_several
-from mcastd.config.addresses import interfaces_in, stays_on_link
+from mcastd.config.addresses import interfaces_in
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.quoting import command, toml
 from mcastd.doctor.subject import Subject
+from mcastd.ip import stays_on_link
 from mcastd.net.interfaces import ALL, Host, Interface, as_address
 from mcastd.status import ChannelStatus
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mcastd.config import GroupSettings, InboundSubscription, OutboundChannel
-from mcastd.config.addresses import Address, stays_on_link
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Skipped, Way
 from mcastd.doctor.quoting import command
 from mcastd.doctor.seen import incomplete, watched
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import Observation
+from mcastd.ip import Address, stays_on_link
 from mcastd.net.interfaces import Interface
 from mcastd.net.packets import Membership, Router
 from mcastd.net.tap import Seen

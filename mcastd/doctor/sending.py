@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 
 from mcastd.config import InboundSubscription, OutboundChannel
-from mcastd.config.addresses import Address, stays_on_link
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.subject import Subject
+from mcastd.ip import Address, stays_on_link
 from mcastd.net.interfaces import Interface
 
 RTF_UP, RTF_GATEWAY = 0x1, 0x2  # linux/route.h

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from mcastd.config import GroupSettings, InboundSubscription
-from mcastd.config.addresses import Address
 from mcastd.doctor.subject import Subject
 from mcastd.errors import LinkError
+from mcastd.ip import Address
 from mcastd.net import firewall, tables
 from mcastd.net.payloads import ListPayloads
 from mcastd.net.queues import Queue, queues

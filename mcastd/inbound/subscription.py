@@ -5,7 +5,6 @@ intake.py takes datagrams from the link to the outputs, turns.py decides in whic
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -21,20 +20,10 @@ from mcastd.inbound.outputs import Outputs, need_metadata
 from mcastd.inbound.reader import Reader
 from mcastd.inbound.sinks import Sink, make_sink
 from mcastd.inbound.turns import Turns
+from mcastd.net.interfaces import interface_name
 from mcastd.net.link import NOT_LINKED, Glance, Receiver, SourceFilter
 from mcastd.status import BySource, ClosedOutputs, MembershipStatus, ReceiverDescription, SubscriptionStatus
 from mcastd.worker import Books, Context, Identity, Signal, Vitals
-
-# Sources that the status names.
-TOP_SOURCES = 10
-
-
-def interface_name(ifindex: int) -> str:
-    """An interface's name, or its number if it is gone."""
-    try:
-        return socket.if_indextoname(ifindex)
-    except OSError:
-        return str(ifindex)
 
 
 def source_filter(config: InboundSubscription) -> SourceFilter:
@@ -159,7 +148,7 @@ class Subscription:
         if not held:  # the link is in use, and an output may hang: take what was seen last
             overflow = self._glance().overflow
         described, memberships = self._linked
-        top, rest = intake.sources.top(TOP_SOURCES)
+        top, rest = intake.sources.top()
         had = None if described is None else described.receive_buffer
         return SubscriptionStatus(
             group=str(config.group),

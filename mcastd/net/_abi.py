@@ -12,8 +12,9 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator, Sequence
-from ipaddress import IPv4Address, IPv6Address
 from typing import Literal
+
+from mcastd.ip import Address
 
 # Socket options, sorted by header and name
 ETH_P_ALL = 3
@@ -138,8 +139,6 @@ IFF_LOOPBACK = 0x8
 IFF_NOARP = 0x80
 IFF_MULTICAST = 0x1000
 IFF_RUNNING = 0x40
-
-Address = IPv4Address | IPv6Address
 
 nlmsghdr = struct.Struct("=IHHII")  # len, type, flags, seq, pid
 rtattr = struct.Struct("=HH")  # len, type

@@ -17,8 +17,8 @@ from array import array
 from itertools import islice
 from typing import NamedTuple
 
+from mcastd.ip import MAX_DATAGRAM_BYTES
 from mcastd.net import _abi
-from mcastd.net.link import MAX_DATAGRAM
 from mcastd.net.payloads import Payloads
 
 try:
@@ -44,11 +44,11 @@ class Offload(NamedTuple):
     """What GSO does on this way, as far as refusals have shown it."""
 
     segments: int = SEGMENTS_MAX  # in one call; 0: it is not supported
-    longest: int = MAX_DATAGRAM  # bytes of a segment: a longer one does not fit the interface
+    longest: int = MAX_DATAGRAM_BYTES  # bytes of a segment: a longer one does not fit the interface
 
     def segments_of(self, size: int) -> int:
         """How many segments of ``size`` bytes go in one call; 0: it has to be done without."""
-        return min(self.segments, MAX_DATAGRAM // size) if 0 < size <= self.longest else 0
+        return min(self.segments, MAX_DATAGRAM_BYTES // size) if 0 < size <= self.longest else 0
 
     def without(self, error: OSError, size: int) -> Offload | None:
         """What is left of it after ``error`` refused segments of ``size`` bytes.

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from mcastd import clock
 from mcastd.errors import CannotAskError, LinkError
-from mcastd.net._abi import Address
+from mcastd.ip import Address
 from mcastd.net.interfaces import Host, Interface, Setting, as_address, look, look_at
 from mcastd.net.netlink import Netlink
 from mcastd.net.news import Notices

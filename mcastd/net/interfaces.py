@@ -13,8 +13,8 @@ from shlex import quote
 
 from mcastd import clock
 from mcastd.errors import LinkError
+from mcastd.ip import Address
 from mcastd.net import _abi, tables
-from mcastd.net._abi import Address
 from mcastd.net.netlink import attributes, attributes_of, number, request, text
 from mcastd.net.routes import Ask, Route, Routes, route_to
 
@@ -257,6 +257,14 @@ def named_in(setting: Setting) -> list[str]:
     return [one for one in each if one != ALL and (as_address(one) is not None or not is_pattern(one))]
 
 
+def interface_name(ifindex: int) -> str:
+    """An interface's name, or its number if it is gone."""
+    try:
+        return socket.if_indextoname(ifindex)
+    except OSError:
+        return str(ifindex)
+
+
 def is_pattern(setting: str) -> bool:
     """Whether it is a pattern of names, as glob(7) has it."""
     return not _GLOB.isdisjoint(setting)
@@ -385,9 +393,5 @@ def reverse_path(source: Address, interface: Interface) -> str | None:
     if not route:
         return f"no route back to {source}, with {read}"
     if mode == 1 and route.ifindex != interface.index:
-        try:
-            back = socket.if_indextoname(route.ifindex)
-        except OSError:
-            back = str(route.ifindex)
-        return f"the route back to {source} leads to {back}, with {read}"
+        return f"the route back to {source} leads to {interface_name(route.ifindex)}, with {read}"
     return None

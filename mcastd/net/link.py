@@ -17,7 +17,6 @@ from mcastd.bounded import Patience
 from mcastd.net.payloads import Payloads
 from mcastd.status import MembershipStatus, ReceiverDescription, SenderDescription
 
-MAX_DATAGRAM = 65_507  # bytes of payload: 65,535 less 20 (IPv4 header) less 8 (UDP header)
 IOV_MAX = 1024  # buffers that one writev(2) takes on Linux
 
 

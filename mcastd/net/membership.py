@@ -15,8 +15,8 @@ from ipaddress import IPv4Address, IPv6Address
 from mcastd import clock
 from mcastd.bounded import Patience
 from mcastd.errors import LinkError, reason_of
+from mcastd.ip import Address
 from mcastd.net import _abi
-from mcastd.net._abi import Address
 from mcastd.net.guard import SourceGuard
 from mcastd.net.interfaces import Host, Interface
 from mcastd.net.link import SourceFilter

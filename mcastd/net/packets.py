@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from mcastd.net._abi import Address
+from mcastd.ip import Address
 
 IGMP, PIM, ICMPV6, FRAGMENT = socket.IPPROTO_IGMP, 103, socket.IPPROTO_ICMPV6, socket.IPPROTO_FRAGMENT
 _EXTENSIONS = (socket.IPPROTO_HOPOPTS, socket.IPPROTO_ROUTING, socket.IPPROTO_DSTOPTS)

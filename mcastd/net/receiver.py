@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from mcastd import clock
 from mcastd.bounded import Patience
 from mcastd.errors import CannotAskError, LinkError
-from mcastd.net._abi import Address
+from mcastd.ip import Address
 from mcastd.net.arenas import READING, Arena, pools
 from mcastd.net.drops import drops
 from mcastd.net.interfaces import Host, Interface, Setting, absence, look, named_in

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mcastd.errors import CannotAskError, LinkError
+from mcastd.ip import Address
 from mcastd.net import _abi
-from mcastd.net._abi import Address
 from mcastd.net.netlink import attributes_of, number, request
 
 # Types of routes that lead nowhere, by the error with which the kernel answers, and by rtm_type, with which

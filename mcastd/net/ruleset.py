@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from mcastd.net._abi import Address
+from mcastd.ip import Address
 
 # So deep jumps may be nested in the kernel: NFT_JUMP_STACK_SIZE.
 JUMPS_MAX = 16

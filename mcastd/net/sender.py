@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from mcastd.errors import CannotAskError, LinkError
+from mcastd.ip import Address, needs_scope_id
 from mcastd.net import _abi
-from mcastd.net._abi import Address
 from mcastd.net.burst import Burst
 from mcastd.net.interfaces import Host, as_address, look
 from mcastd.net.payloads import Payloads
@@ -24,11 +24,6 @@ from mcastd.status import SenderDescription
 ERROR_ROOM_BYTES = 512
 # Errors of sending when the address that the socket is bound to, or its interface, is no more.
 GONE = {errno.EADDRNOTAVAIL, errno.EINVAL, errno.ENETUNREACH, errno.ENODEV}
-
-
-def _needs_scope(group: Address) -> bool:
-    """Whether a group is IPv6 interface-local or link-local (RFC 4291 section 2.7): one interface's only."""
-    return group.version == 6 and group.packed[1] & 0xF in (1, 2)
 
 
 class _Way(NamedTuple):
@@ -137,7 +132,7 @@ class SocketSender:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, self._tos)
         sock.setsockopt(socket.IPPROTO_IPV6, _abi.IPV6_RECVERR, 1)  # as for IPv4
         sock.bind((str(source), 0, 0, ifindex if source.is_link_local else 0))
-        sock.connect((str(self._group), self._port, 0, ifindex if _needs_scope(self._group) else 0))
+        sock.connect((str(self._group), self._port, 0, ifindex if needs_scope_id(self._group) else 0))
 
     def send(self, payloads: Payloads) -> int:
         try:

@@ -13,8 +13,8 @@ import socket
 from collections.abc import Callable
 
 from mcastd.errors import LinkError, reason_of
+from mcastd.ip import Address
 from mcastd.net import _abi
-from mcastd.net._abi import Address
 from mcastd.net.arenas import Arena
 from mcastd.net.drops import drops
 from mcastd.net.guard import SourceGuard

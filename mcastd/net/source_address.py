@@ -8,7 +8,7 @@ like others, unless its scope says otherwise; and for an interface without any i
 
 from __future__ import annotations
 
-from mcastd.net._abi import Address
+from mcastd.ip import Address
 from mcastd.net.interfaces import Host, Interface
 from mcastd.net.routes import NO_ROUTE, Route
 

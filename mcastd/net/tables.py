@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
 
-from mcastd.net._abi import Address
+from mcastd.ip import Address
 
 NET = "/proc/thread-self/net"  # /proc/net is the main thread's; where ProcSubset=pid there is none
 SYSCTL = "/proc/sys/net"

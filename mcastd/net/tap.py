@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mcastd.errors import LinkError, reason_of
+from mcastd.ip import Address
 from mcastd.net import _abi
-from mcastd.net._abi import Address
 from mcastd.net.bpf import (
     AND,
     JUMP,

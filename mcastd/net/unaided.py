@@ -18,8 +18,8 @@ from dataclasses import replace
 
 from mcastd import clock
 from mcastd.errors import SHORTAGES, CannotAskError, reason_of
+from mcastd.ip import Address
 from mcastd.net import _abi, tables
-from mcastd.net._abi import Address
 from mcastd.net.interfaces import FLAGS, LEAST_MTU, Host, Interface
 from mcastd.net.interfaces import look as look_by_netlink
 from mcastd.net.netlink import FORBIDDEN, cannot_ask

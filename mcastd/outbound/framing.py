@@ -10,7 +10,7 @@ from io import BytesIO
 from typing import Literal, Protocol
 
 from mcastd.errors import SourceError
-from mcastd.net.link import MAX_DATAGRAM
+from mcastd.ip import MAX_DATAGRAM_BYTES
 from mcastd.net.payloads import Chunks, ListPayloads, Payloads
 
 Framing = Literal["line", "chunk", "file"]
@@ -152,11 +152,11 @@ class FileFramer:
 
     def feed(self, data: bytes) -> ListPayloads:
         self._whole += data
-        if len(self._whole) > MAX_DATAGRAM:
+        if len(self._whole) > MAX_DATAGRAM_BYTES:
             self._whole = b""
             raise SourceError(
                 "cannot send the source in one datagram",
-                f"it is longer than {MAX_DATAGRAM:,} bytes, the most that UDP carries",
+                f"it is longer than {MAX_DATAGRAM_BYTES:,} bytes, the most that UDP carries",
                 'set framing = "chunk" (or "line")',
             )
         return ListPayloads()

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from mcastd import clock, log
 from mcastd.bounded import Patience
 from mcastd.config import Changes, WorkerSettings
-from mcastd.config.addresses import Address, Interfaces
+from mcastd.config.addresses import Interfaces
+from mcastd.ip import Address
 from mcastd.supervisor.state import State
 from mcastd.supervisor.thread import WorkerThread
 from mcastd.views import WorkerView

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from support.programs import program
 
 from mcastd.adhoc import numbered, shown
-from mcastd.inbound.sinks.json_lines import NANO, Json
+from mcastd.clock import NANO
+from mcastd.inbound.sinks.json_lines import Json
 from mcastd.net.link import ListBatch, Origin
 
 SENDER = Origin("192.0.2.1", 5000, 3, 7)

@@ -25,7 +25,6 @@ from mcastd.config.addresses import (
     parse_metrics,
     parse_one_interface,
     parse_source_address,
-    stays_on_link,
 )
 from mcastd.config.numbers import (
     format_duration,
@@ -43,6 +42,7 @@ from mcastd.config.numbers import (
 )
 from mcastd.config.types import check_name, parse_path, parse_socket_path
 from mcastd.config.words import show
+from mcastd.ip import stays_on_link
 from mcastd.net import interfaces
 
 parse_size = size(1)

@@ -24,9 +24,9 @@ from mcastd.errors import LinkError
 from mcastd.handover import Seclusion
 from mcastd.inbound import turns
 from mcastd.inbound.reader import Reader
-from mcastd.inbound.subscription import interface_name
 from mcastd.inbound.turns import BUSY_DATAGRAMS
 from mcastd.net.fake import ANYBODY
+from mcastd.net.interfaces import interface_name
 from mcastd.net.link import Batch
 from mcastd.status import OutputStatus
 from mcastd.worker import Signal, Vitals

@@ -13,9 +13,9 @@ import pytest
 from support.host import ip
 from support.wait import wait_for
 
+from mcastd.ip import MAX_DATAGRAM_BYTES
 from mcastd.net import arenas
 from mcastd.net.interfaces import look
-from mcastd.net.link import MAX_DATAGRAM
 from mcastd.net.payloads import ListPayloads
 from mcastd.net.receiver import SocketReceiver
 from mcastd.net.sender import SocketSender
@@ -65,7 +65,9 @@ def test_datagrams_of_all_sizes_by_the_thousand(stack: ExitStack) -> None:
     dice = random.Random(20261123)
     receiver, sender = pair(stack)
     for _ in range(100):
-        sizes = [dice.choice([0, 1, 29, 1316, 1472, 9000, dice.randrange(MAX_DATAGRAM)]) for _ in range(50)]
+        sizes = [
+            dice.choice([0, 1, 29, 1316, 1472, 9000, dice.randrange(MAX_DATAGRAM_BYTES)]) for _ in range(50)
+        ]
         sent = [dice.randbytes(size) for size in sizes]
         assert sender.send(ListPayloads(sent)) == len(sent)
         payloads, _ = take(receiver)
@@ -133,7 +135,7 @@ def test_who_waits_holds_no_arena(stack: ExitStack) -> None:
 
 def test_the_memory_of_a_burst_of_large_datagrams_is_given_back(stack: ExitStack) -> None:
     receiver, sender = pair(stack)
-    sender.send(ListPayloads([b"\xff" * MAX_DATAGRAM] * 40))
+    sender.send(ListPayloads([b"\xff" * MAX_DATAGRAM_BYTES] * 40))
     assert len(take(receiver)[0]) == 40
     (arena,) = (arena for pool in arenas.pools.values() for arena in pool._spare)
     page = bytes(arena.slots.views[20][: mmap.PAGESIZE])

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from mcastd.errors import LinkError
+from mcastd.ip import MAX_DATAGRAM_BYTES
 from mcastd.net import _abi, burst
 from mcastd.net.burst import SEGMENTS_MAX_BEFORE, Burst
-from mcastd.net.link import MAX_DATAGRAM
 from mcastd.net.payloads import Chunks, ListPayloads, Payloads
 from mcastd.net.receiver import SocketReceiver
 from mcastd.net.sender import SocketSender
@@ -88,7 +88,7 @@ def test_what_is_sent_arrives_whatever_its_sizes(link: Link) -> None:
         lambda: [dice.choice([1, 64, 64, 1316]) for _ in range(200)],
         lambda: [dice.randrange(1472) for _ in range(100)],
         lambda: [0] * 20 + [5] * 20 + [0],
-        lambda: [MAX_DATAGRAM] * 3,
+        lambda: [MAX_DATAGRAM_BYTES] * 3,
     ]
     for _ in range(15):
         for shape in shapes:
@@ -98,7 +98,7 @@ def test_what_is_sent_arrives_whatever_its_sizes(link: Link) -> None:
     assert link.sender.sending == link.way
 
 
-@pytest.mark.parametrize("size", [1, 7, 64, 1316, 1472, 4096, 9000, 32_768, MAX_DATAGRAM])
+@pytest.mark.parametrize("size", [1, 7, 64, 1316, 1472, 4096, 9000, 32_768, MAX_DATAGRAM_BYTES])
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 300])
 def test_chunks_arrive(link: Link, size: int, count: int) -> None:
     data = random.Random(size).randbytes(min(count, max(3, 2_000_000 // size)) * size)
@@ -184,10 +184,10 @@ def test_a_refusal_of_segments_is_met_once(
 
 def test_a_refusal_that_means_the_datagram_is_told(link: Link) -> None:
     with pytest.raises(LinkError) as caught:
-        link.sender.send(ListPayloads([b"x" * (MAX_DATAGRAM + 1)]))
+        link.sender.send(ListPayloads([b"x" * (MAX_DATAGRAM_BYTES + 1)]))
     assert caught.value.errno == errno.EMSGSIZE
     assert (
-        link.sender.send(ListPayloads([b"x", b"x" * (MAX_DATAGRAM + 1), b"y"])) == 1
+        link.sender.send(ListPayloads([b"x", b"x" * (MAX_DATAGRAM_BYTES + 1), b"y"])) == 1
     )  # the next call meets it
     assert link.taken() == [b"x"]
     assert link.pass_on([b"fine"] * 10) == [b"fine"] * 10

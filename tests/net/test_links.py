@@ -17,9 +17,10 @@ from support.wait import wait_for
 
 from mcastd.config.addresses import parse_interface
 from mcastd.errors import CannotAskError, LinkError
+from mcastd.ip import MAX_DATAGRAM_BYTES
 from mcastd.net.arenas import pools
 from mcastd.net.interfaces import Host, look
-from mcastd.net.link import MAX_DATAGRAM, SourceFilter
+from mcastd.net.link import SourceFilter
 from mcastd.net.membership import Memberships
 from mcastd.net.payloads import ListPayloads
 from mcastd.net.receiver import SocketReceiver
@@ -84,7 +85,7 @@ def nothing(link: SocketReceiver) -> bool:
 def test_datagrams_of_every_size_arrive_whole_and_in_order(stack: ExitStack, metadata: bool) -> None:
     port = free_port()
     incoming, outgoing = receiver(stack, port, metadata=metadata), sender(stack, port)
-    payloads = [b"", b"x", b"\0" * 1472, bytes(range(256)) * 255, b"y" * MAX_DATAGRAM, b"end"]
+    payloads = [b"", b"x", b"\0" * 1472, bytes(range(256)) * 255, b"y" * MAX_DATAGRAM_BYTES, b"end"]
     assert outgoing.send(ListPayloads(payloads)) == len(payloads)
     assert take(incoming, len(payloads)) == payloads
 
@@ -229,9 +230,9 @@ def test_a_port_held_by_another_program_is_an_error_with_the_way_out(stack: Exit
 
 def test_too_long_a_datagram_is_refused_and_what_went_before_is_counted(stack: ExitStack) -> None:
     outgoing = sender(stack, free_port())
-    assert outgoing.send(ListPayloads([b"fits", b"x" * (MAX_DATAGRAM + 1), b"later"])) == 1
+    assert outgoing.send(ListPayloads([b"fits", b"x" * (MAX_DATAGRAM_BYTES + 1), b"later"])) == 1
     with pytest.raises(LinkError) as caught:
-        outgoing.send(ListPayloads([b"x" * (MAX_DATAGRAM + 1), b"later"]))
+        outgoing.send(ListPayloads([b"x" * (MAX_DATAGRAM_BYTES + 1), b"later"]))
     assert caught.value.errno == errno.EMSGSIZE
 
 

@@ -23,6 +23,7 @@ from mcastd import clock
 from mcastd.build import build
 from mcastd.config import Changes, InboundSubscription
 from mcastd.errors import CannotAskError, LinkError
+from mcastd.ip import Address
 from mcastd.net._abi import (
     IFA_LOCAL,
     NLM_F_REQUEST,
@@ -35,7 +36,6 @@ from mcastd.net._abi import (
     RTN_BLACKHOLE,
     RTN_PROHIBIT,
     RTN_UNREACHABLE,
-    Address,
     attribute,
     ifaddrmsg,
     ifinfomsg,

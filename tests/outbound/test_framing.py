@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcastd.errors import SourceError
-from mcastd.net.link import MAX_DATAGRAM
+from mcastd.ip import MAX_DATAGRAM_BYTES
 from mcastd.outbound.framing import Framing, make_framer
 
 framings = st.sampled_from(["line", "chunk", "file"])
@@ -88,13 +88,13 @@ def fgets(path: Path, size: int) -> list[bytes]:
 def test_a_file_is_one_datagram_up_to_what_udp_carries() -> None:
     framer = make_framer("file", 1472)
     assert framer.feed(b"a" * 60_000) == []
-    assert framer.feed(b"b" * (MAX_DATAGRAM - 60_000)) == []
-    assert [len(payload) for payload in framer.finish()] == [MAX_DATAGRAM]
+    assert framer.feed(b"b" * (MAX_DATAGRAM_BYTES - 60_000)) == []
+    assert [len(payload) for payload in framer.finish()] == [MAX_DATAGRAM_BYTES]
 
 
 def test_a_longer_file_is_refused_at_once_and_forgotten() -> None:
     framer = make_framer("file", 1472)
-    framer.feed(b"a" * MAX_DATAGRAM)
+    framer.feed(b"a" * MAX_DATAGRAM_BYTES)
     with pytest.raises(SourceError, match=r'longer than 65,507 bytes.*framing = "chunk"'):
         framer.feed(b"a")
     assert framer.finish() == []

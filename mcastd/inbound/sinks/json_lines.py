@@ -9,6 +9,7 @@ from functools import lru_cache
 from itertools import chain
 from json.encoder import encode_basestring as quote  # in C; gives a JSON string, non-ASCII as it is
 
+from mcastd.clock import NANO
 from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.records import Joined, Made, Record, Records
 from mcastd.net.link import Batch, Origin
@@ -18,7 +19,6 @@ try:
 except ImportError:
     orjson = None  # type: ignore[assignment] # optional: the standard library's takes longer for long payloads
 
-NANO = 1_000_000_000
 TOGETHER = 1 << 16  # bytes of payload that are escaped together
 
 

@@ -1,0 +1,25 @@
+"""What settings and sockets share of IP and UDP: addresses, their scope, the size of a datagram. Pure."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address
+
+Address = IPv4Address | IPv6Address
+
+# Payload of a UDP datagram at most: 65,535 less 20 (IPv4 header) less 8 (UDP header).
+MAX_DATAGRAM_BYTES = 65_507
+
+# IPv6 multicast scopes that one interface has for itself: interface-local, link-local (RFC 4291 section 2.7).
+SCOPES_OF_ONE_INTERFACE = {1, 2}
+
+
+def stays_on_link(group: Address) -> bool:
+    """Return True if no router forwards ``group``, whatever the TTL: RFC 5771 section 4, RFC 4291 2.7."""
+    if isinstance(group, IPv4Address):
+        return group.packed[:3] == bytes([224, 0, 0])
+    return needs_scope_id(group)
+
+
+def needs_scope_id(group: Address) -> bool:
+    """Return True if an IPv6 group means another one on each interface: a socket names that as scope id."""
+    return group.version == 6 and group.packed[1] & 0x0F in SCOPES_OF_ONE_INTERFACE
