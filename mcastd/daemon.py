@@ -1,4 +1,4 @@
-"""The composition root: load, build, supervise, notify, signals. It reads as the daemon's life."""
+"""One run of the daemon: start, reloads, commands, signals, end."""
 
 from __future__ import annotations
 
@@ -82,13 +82,13 @@ class Daemon:
         self._control.changed()
 
     def run(self) -> int:
-        """From start to stop; the exit status. Raises ControlError if another daemon runs on the socket."""
-        # For as long as the process lives: there is no moment at which one of them would kill it.
+        """Run until a signal ends it. Returns the exit status. Raises ControlError if the socket is taken."""
+        # Kept until the process ends: a signal that is not caught would kill it.
         signals = Signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
         with ExitStack() as stack:
             stack.callback(self._runtime.close)
             stack.callback(self._metrics.close)
-            self._change.acquire()  # for the start: a client that comes earlier waits for it
+            self._change.acquire()  # until the workers have started: a client's change waits for that
             self._control.start()
             stack.callback(self._control.close)
             self._log.info(
@@ -164,17 +164,17 @@ class Daemon:
             self._runtime.notice_calm()
 
     def _begin_unstarted(self) -> bool:
-        if not self._change.acquire(blocking=False):
-            return True  # later: a reload that waits for a hung worker must not starve the watchdog
+        if not self._change.acquire(blocking=False):  # the watchdog must not wait for a reload that hangs
+            return True
         try:
             return not self._stopping and self._supervisor.begin_unstarted()
         finally:
             self._change.release()
 
     def _shut_down(self) -> int:
-        """End all workers, overtaking a reload. The exit status: 1 if one of them hangs."""
+        """End all workers, also while a reload is under way. Returns the exit status: 1 if a worker hangs."""
         timeout = self._config.daemon.stop_timeout
-        # Whatever may hang below: this is the end, without another word.
+        # If anything hangs below, this ends the process, and prints nothing.
         with suppress(OSError, RuntimeError):
             nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
             faulthandler.dump_traceback_later(max(timeout, LEAST_STOP_SECONDS), exit=True, file=nowhere)
@@ -263,7 +263,7 @@ class Daemon:
             self._log.error("reload.failed", reason=str(error))
             systemd.ready(f"reload failed, the old configuration runs on: {error}")
             raise
-        except Exception:  # a bug of ours must not end what runs well
+        except Exception:  # a bug of ours must not end workers that run
             self._log.exception("reload.failed")
             systemd.ready("reload failed: see the log")
             raise
@@ -299,7 +299,7 @@ class Daemon:
         return [f"changed {', '.join(keys)}"] if keys else []
 
     def _trouble_of(self, changes: Changes) -> list[str]:
-        """Which new or changed workers are behind with it, or in trouble; of many only the first."""
+        """A note on each new or changed worker that is not ready yet or in trouble; at most TROUBLES_MAX."""
         behind = dict.fromkeys(changes.added, "has not begun yet")
         behind |= dict.fromkeys(changes.changed, "has not taken its change over yet")
         waited_for = self._supervisor.not_attempted()
@@ -312,7 +312,7 @@ class Daemon:
         return [*notes[:TROUBLES_MAX], *([f"and {more} more, see mcastctl status"] if more > 0 else [])]
 
     def _pair(self, changes: Changes) -> list[str]:
-        """Of a reload that changes nothing: what the one just before it did, lest that go unread."""
+        """A note for a reload that changes nothing: what the one shortly before it changed."""
         now = clock.monotonic()
         if changes.added or changes.removed or changes.changed or changes.daemon_changed:
             self._reloaded = now, changes
@@ -340,7 +340,7 @@ class Daemon:
 
     @contextmanager
     def _changing(self, what: str) -> Iterator[None]:
-        """One change at a time, and none once the end has begun: it would revive workers."""
+        """Hold the lock of changes. Refuse any once the daemon ends: it would start workers again."""
         with self._change:
             if self._stopping:
                 raise _stopping(what)

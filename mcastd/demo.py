@@ -21,8 +21,10 @@ from mcastd.supervisor import Supervisor
 
 NEWS = Path(__file__).with_name("demo.txt")
 CHANNEL, SUBSCRIPTION = "outbound/news", "inbound/news"
-LOOK = 0.05  # seconds between looks at the file
-PATIENCE = 5.0  # seconds for the start, and for what is on its way at the end
+# Between two looks at the file.
+LOOK_SECONDS = 0.05
+# For the workers to start, to end, and to receive what is on its way.
+WAIT_SECONDS = 5.0
 
 
 def demonstrate(interval: float) -> int:
@@ -38,7 +40,7 @@ def demonstrate(interval: float) -> int:
         try:
             return _show(runtime.supervisor, config, output, signals)
         finally:
-            runtime.supervisor.stop_all(PATIENCE)
+            runtime.supervisor.stop_all(WAIT_SECONDS)
             runtime.close()
 
 
@@ -57,21 +59,21 @@ def _show(supervisor: Supervisor, config: Config, output: Path, signals: Signals
     channel = config.outbound["news"]
     click.echo(f"Sending {NEWS.name} to group {channel.group} port {channel.port} on interface lo;", err=True)
     click.echo(f"receiving it into {output}, which is shown here as it grows. Ctrl-C ends it.\n", err=True)
-    supervisor.apply(diff(Config(), config), config.workers(), PATIENCE)
+    supervisor.apply(diff(Config(), config), config.workers(), WAIT_SECONDS)
     shown = 0
     poll = select.poll()
     poll.register(signals, select.POLLIN)
-    while supervisor.view(CHANNEL).state != "finished" and not poll.poll(1000 * LOOK):
+    while supervisor.view(CHANNEL).state != "finished" and not poll.poll(1000 * LOOK_SECONDS):
         if trouble := next((view for view in supervisor.views() if view.restarts > 3), None):
             click.echo(f"mcastd demo: {trouble.name}: {printable(trouble.detail)}", err=True)
             return 1
         shown = _print_from(output, shown)
-    supervisor.stop(CHANNEL, PATIENCE)
+    supervisor.stop(CHANNEL, WAIT_SECONDS)
     sent = supervisor.vitals()[CHANNEL].datagrams
-    deadline = clock.monotonic() + PATIENCE
+    deadline = clock.monotonic() + WAIT_SECONDS
     while supervisor.vitals()[SUBSCRIPTION].datagrams < sent and clock.monotonic() < deadline:
-        time.sleep(LOOK)
-    supervisor.stop(SUBSCRIPTION, PATIENCE)
+        time.sleep(LOOK_SECONDS)
+    supervisor.stop(SUBSCRIPTION, WAIT_SECONDS)
     _print_from(output, shown)
     received = supervisor.vitals()[SUBSCRIPTION].datagrams
     click.echo(f"\nsent {sent}, received {received}, lost {sent - received}", err=True)

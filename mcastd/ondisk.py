@@ -32,11 +32,11 @@ Files = tuple[tuple[str, int, int, int], ...]
 
 
 class OnDisk:
-    """The configuration at ``path``, with its drop-ins. For any thread; waits for no disk for long."""
+    """The configuration at ``path``, with its drop-ins. For any thread. Never waits long for a disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = threading.Lock()  # of what follows; no file is touched while it is held
+        self._lock = threading.Lock()  # guards what follows; no file is touched while it is held
         self._look: Future[Verdict] | None = None  # the last one; no other begins before it has ended
         self._began = 0.0  # monotonic seconds
         self._seen: tuple[Files, Config] | None = None  # what was compared last
@@ -47,10 +47,8 @@ class OnDisk:
         try:
             try:
                 files = ask(self._touch, seconds, "config")
-            except (
-                BlockingIOError
-            ):  # no more threads: a reload to fewer workers must not fail for want of one
-                files = self._touch()
+            except BlockingIOError:
+                files = self._touch()  # without a thread, or no reload to fewer workers could free one
         except TimeoutError:
             way_out = "the old configuration runs on"
             raise McastdError("cannot read the configuration", self._silent().text, way_out) from None

@@ -10,8 +10,10 @@ import signal
 import sys
 from pathlib import Path
 
-SWITCH_INTERVAL = 0.0001  # seconds; with Python's 5 ms one computing thread starves all that receive
-FOR_A_WORKER = 0.00001  # seconds of it
+# With Python's default of 5 ms one computing thread starves all that receive.
+SWITCH_SECONDS = 0.0001
+# With many workers the interval is this long for each of them.
+SWITCH_SECONDS_PER_WORKER = 0.000_01
 
 
 class Signals:
@@ -55,20 +57,20 @@ def prepare_process() -> None:
 
 
 def share_interpreter(workers: int = 0) -> None:
-    """Have a thread that computes give way soon to one that returns from the kernel with datagrams.
+    """Set after how long a computing thread hands the interpreter to one that has datagrams.
 
-    ``workers`` is how many may want to go on at once, as those that a change of the network woke. The more,
-    the later: a thread that waits for the interpreter wakes at each interval to ask for it, and with hundreds
-    of them, at 0.1 ms, nothing else would be done any more.
+    ``workers`` is how many threads may wait for the interpreter at once, as after a change of the network.
+    Each waiting thread wakes at every interval to ask for it: with hundreds of them, at 0.1 ms, the process
+    would do nothing else. So the interval grows with their number.
     """
-    sys.setswitchinterval(max(SWITCH_INTERVAL, workers * FOR_A_WORKER))
+    sys.setswitchinterval(max(SWITCH_SECONDS, workers * SWITCH_SECONDS_PER_WORKER))
 
 
 def settle(*, again: bool = False) -> None:
-    """Have the garbage collector pass over all that is there now: it is there to stay.
+    """Freeze all objects that exist now (gc.freeze), so that later collections skip them.
 
-    With hundreds of workers, looking at all of it takes tens of milliseconds, in which nobody sends or
-    receives: so it is looked at no more but ``again``, after a reload, when some of it has gone.
+    With hundreds of workers a full collection takes tens of milliseconds, in which nothing is sent or
+    received. After a reload, ``again`` collects what the old workers left, and freezes the rest.
     """
     if again:
         gc.unfreeze()

@@ -19,11 +19,12 @@ from mcastd.process import Signals, prepare_process
 from mcastd.runtime import Runtime
 from mcastd.views import S, WorkerView, as_kind
 
-FIRST_ATTEMPT = 5.0  # seconds
-STOP = 5.0  # seconds
+FIRST_ATTEMPT_SECONDS = 5.0
+STOP_SECONDS = 5.0
 # Exit status of a program that a signal ended, as shells have it: this plus the signal's number.
 INTERRUPTED = 128
-WELL = {"active", "finished"}  # states
+# States of a worker that needs nothing.
+WELL = {"active", "finished"}
 
 
 class Session:
@@ -55,13 +56,13 @@ class Session:
             runtime = Runtime(lambda: self._config, self.wake, self._parts)
             stack.callback(runtime.close)
             self._supervisor = supervisor = runtime.supervisor
-            stack.callback(supervisor.stop_all, STOP)
-            supervisor.apply(diff(Config(), self._config), self._config.workers(), STOP)
+            stack.callback(supervisor.stop_all, STOP_SECONDS)
+            supervisor.apply(diff(Config(), self._config), self._config.workers(), STOP_SECONDS)
             self._wait_attempted()
             self.began = clock.monotonic()
             view = self.view()
             if self.ended_by:
-                supervisor.stop_all(STOP)  # a datagram that is on its way is counted then
+                supervisor.stop_all(STOP_SECONDS)  # a datagram that is on its way is counted then
                 if not supervisor.vitals()[self.name].datagrams:
                     raise SystemExit(INTERRUPTED + self.ended_by)
             if view.state not in WELL and not self.ended_by:
@@ -103,8 +104,8 @@ class Session:
         return True
 
     def _wait_attempted(self) -> None:
-        """Until the worker's first attempt is over, a signal comes, or FIRST_ATTEMPT is over."""
-        deadline = clock.monotonic() + FIRST_ATTEMPT
+        """Until the worker's first attempt is over, a signal comes, or FIRST_ATTEMPT_SECONDS is over."""
+        deadline = clock.monotonic() + FIRST_ATTEMPT_SECONDS
         while not self._supervisor.wait_attempted(0) and (left := deadline - clock.monotonic()) > 0:
             ready = dict(self._poll.poll(1000 * left))
             if self._signals.fileno() in ready:

@@ -24,13 +24,17 @@ from mcastd.log import get_logger
 from mcastd.printable import printable, toml_escaped
 
 STDIN = Path("-")
-LARGEST = 16 << 20  # bytes: a hundred thousand workers; beyond that someone gave the wrong file
-MAX_KEY_PARTS = 32  # of a dotted key, or a table's header; tomllib takes the square of their number
+# Enough for a hundred thousand workers; a larger file is the wrong one.
+FILE_MAX_BYTES = 16 << 20
+# Parts of a dotted key, or of a table's header: tomllib's time grows with the square of their number.
+MAX_KEY_PARTS = 32
 _PART = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _LONG_KEY = re.compile(rf"(?<![A-Za-z0-9_.-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{MAX_KEY_PARTS}}}")
-UNIT_DIRECTORIES = (Path("/etc"), Path("/etc/mcastd"))  # of mcastd.service's and mcastd@.service's file
+# Where the files of mcastd.service and mcastd@.service are.
+UNIT_DIRECTORIES = (Path("/etc"), Path("/etc/mcastd"))
 _BARE_VALUE = re.compile(r"""\s*[\w.-]+\s*=\s*([^\s"'\[{#,]+)""")
 _NUMBER = re.compile(r"[+-]?(\d[\d_]*(\.\d+)?|0[xob][0-9a-fA-F_]+)|true|false")
+# What tomllib says, in words for people.
 PLAIN_WORDS = {
     "Cannot overwrite a value": "this key is set twice",
     "Invalid value": "a value is missing or unfinished, or lacks quotes",
@@ -116,11 +120,11 @@ def _read_all(path: Path) -> list[_File]:
 
 def _standard_input() -> bytes:
     try:
-        data = sys.stdin.buffer.read(LARGEST + 1)
+        data = sys.stdin.buffer.read(FILE_MAX_BYTES + 1)
     except OSError as error:
         raise _refusal(STDIN, f"cannot be read: {reason_of(error)}") from None
-    if len(data) > LARGEST:
-        raise _refusal(STDIN, f"is larger than {LARGEST >> 20} MiB: not a configuration")
+    if len(data) > FILE_MAX_BYTES:
+        raise _refusal(STDIN, f"is larger than {FILE_MAX_BYTES >> 20} MiB: not a configuration")
     return data
 
 
@@ -131,8 +135,8 @@ def _content(path: Path) -> bytes:
             raise _refusal(path, "is a directory, not a file")
         if not stat.S_ISREG(status.st_mode):
             raise _refusal(path, "is not a regular file")
-        if status.st_size > LARGEST:
-            raise _refusal(path, f"is larger than {LARGEST >> 20} MiB: not a configuration")
+        if status.st_size > FILE_MAX_BYTES:
+            raise _refusal(path, f"is larger than {FILE_MAX_BYTES >> 20} MiB: not a configuration")
         return path.read_bytes()
     except OSError as error:
         raise _refusal(path, f"cannot be read: {reason_of(error)}") from None

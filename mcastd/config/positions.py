@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 from mcastd.config.types import Location
 
-DEEPEST = 8  # keys below that are not ours: the path above them is position enough
+# Keys below this depth are none of ours: the position of the path above them is enough.
+KEY_PARTS_MAX = 8
 
 # Line ends and brackets, and what may contain them without meaning them. In valid TOML no more is needed.
 _TOKEN = re.compile(
@@ -71,9 +72,9 @@ def _paths(tree: dict[str, object], table: Location) -> Iterator[Location]:
     while todo:
         path, node = todo.pop()
         yield path
-        if len(path) < DEEPEST and isinstance(node, dict):
+        if len(path) < KEY_PARTS_MAX and isinstance(node, dict):
             todo += [((*path, key), value) for key, value in node.items()]
-        elif len(path) < DEEPEST and isinstance(node, list):
+        elif len(path) < KEY_PARTS_MAX and isinstance(node, list):
             todo += [((*path, index), value) for index, value in enumerate(node)]
 
 

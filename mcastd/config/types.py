@@ -44,7 +44,8 @@ from mcastd.ip import MAX_DATAGRAM_BYTES, Address
 
 Location = tuple[str | int, ...]  # of a value in the configuration: keys and indices
 
-SUN_PATH = 107  # bytes: what sockaddr_un holds beside the final NUL, unix(7)
+# What sockaddr_un holds beside the final NUL: unix(7).
+SUN_PATH_BYTES = 107
 
 
 def normal(path: Path) -> str:
@@ -67,8 +68,10 @@ def parse_path(value: object) -> Path:
 def parse_socket_path(value: object) -> Path:
     """The path of a Unix socket."""
     path = parse_path(value)
-    if len(os.fsencode(path)) > SUN_PATH:
-        raise ValueError(f"{show(str(path))} is longer than a Unix socket's path can be ({SUN_PATH} bytes)")
+    if len(os.fsencode(path)) > SUN_PATH_BYTES:
+        raise ValueError(
+            f"{show(str(path))} is longer than a Unix socket's path can be ({SUN_PATH_BYTES} bytes)"
+        )
     return path
 
 

@@ -29,10 +29,12 @@ from mcastd.metrics.process import Process
 from mcastd.threads import Thread
 
 RETRY = 5.0  # seconds between attempts to have the address
-FIRST_ATTEMPT = 1.0  # seconds that the first one is waited for
+# How long the first attempt to listen is waited for.
+FIRST_ATTEMPT_SECONDS = 1.0
 MOST = 8  # clients at once: one more, and the one that is there for longest has to go
 HEAD_BYTES = 1 << 14  # of a request; Prometheus asks with some 300
-PATIENCE = 10.0  # seconds that a client may take to ask, or to take the answer
+# How long a client may take to ask, or to take the answer.
+CLIENT_SECONDS = 10.0
 HASTE = 0.5  # the same while no thread can be had for it, and all others wait
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 FAST = (
@@ -122,7 +124,7 @@ class MetricsServer:
             self._wanted = self._served
             self._say(f"no metrics at {address}: {reason_of(error)}; reload to try again")
         else:
-            self._tried.wait(FIRST_ATTEMPT)
+            self._tried.wait(FIRST_ATTEMPT_SECONDS)
 
     def _begin(self) -> None:
         """Wake the thread, or have one. Raises OSError or RuntimeError if it cannot be had."""
@@ -285,7 +287,7 @@ class _Handler(BaseHTTPRequestHandler):
     """One request, HTTP/1.0: a connection that is kept would hold a thread between scrapes."""
 
     server: _Server
-    timeout = PATIENCE
+    timeout = CLIENT_SECONDS
     wbufsize = 1 << 16  # bytes
 
     def setup(self) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-CALM = 10.0  # seconds at work after which the next failure counts as the first
+# After this long at work the next failure counts as the first.
+CALM_SECONDS = 10.0
 
 
 @dataclass(slots=True)
@@ -17,7 +18,7 @@ class Backoff:
 
     def delay(self, worked_for: float) -> float:
         """Seconds to wait after a run that failed, having been at work for ``worked_for`` seconds."""
-        if worked_for >= CALM:
+        if worked_for >= CALM_SECONDS:
             self.failures = 0
         self.failures += 1
         return float(min(self.longest, self.first * 2.0 ** min(self.failures - 1, 32)))

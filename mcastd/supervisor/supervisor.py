@@ -1,4 +1,4 @@
-"""Wanted and running workers, and what makes the one equal to the other."""
+"""Wanted and running workers: starts, stops and changes workers until those that run are those wanted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Factory = Callable[[str, WorkerSettings], Worker]
 """Makes the worker of a full name and its settings; touches no host yet."""
 
 Concerned = Callable[[Interfaces | None], Callable[[Address], bool] | None]
-"""For which groups a change concerns the workers with this ``interface`` setting. None: for none."""
+"""Takes an ``interface`` setting. Returns a test for the groups that a change concerns there; None: none."""
 _ByInterface = dict[Interfaces | None, list[tuple[str, Address]]]
 """By ``interface`` setting: the workers that have it, and their groups."""
 
@@ -40,11 +40,11 @@ class Supervisor:
         self._by_interface: tuple[object, _ByInterface] = None, {}  # of which settings, and these
         self._threads: dict[str, WorkerThread] = {}
         self._unstarted: set[str] = set()  # workers whose thread could not be started
-        self._edition = object()  # of what the workers say of themselves: another one when that has changed
+        self._edition = object()  # replaced when what the headlines say has changed
         self._called: tuple[object, list[tuple[Headline, Worker]]] = (self._edition, [])
         self._abandoned: list[WorkerThread] = []  # threads that did not end when told to
-        self._unanswered: dict[str, str] = {}  # by worker: the path that does not answer it, in words
-        self._beginning = threading.Lock()  # held while a worker starts, and when none may any more
+        self._unanswered: dict[str, str] = {}  # by worker: which path does not answer, in words
+        self._beginning = threading.Lock()  # held to start a worker, and to forbid all starts
         self._closed = False
         self._log = log.get_logger()
 
@@ -87,11 +87,11 @@ class Supervisor:
             thread.send(Signal.RETRY)
 
     def stop(self, name: str, timeout: float) -> bool:
-        """Stop a worker until it is started again; whether it ended within ``timeout`` seconds."""
+        """Stop a worker until it is started again. Returns True if it ended within ``timeout`` seconds."""
         return not self._end({name: self._threads[name]}, timeout)
 
     def send(self, signal: Signal) -> None:
-        """Tell every worker. For stopping, use :meth:`stop_all`."""
+        """Send a signal to every worker. To stop them, use :meth:`stop_all`."""
         for thread in self._threads.copy().values():
             thread.send(signal)
 
@@ -122,7 +122,7 @@ class Supervisor:
         return found
 
     def stop_all(self, timeout: float) -> list[str]:
-        """Stop every worker; the names of those that had not ended after ``timeout`` seconds."""
+        """Stop every worker. Returns the names of those that had not ended after ``timeout`` seconds."""
         return self._end(self._threads.copy(), timeout)
 
     def close(self, timeout: float) -> list[str]:
@@ -159,7 +159,7 @@ class Supervisor:
         return [(headline, worker.books()) for headline, worker in self._roll()]
 
     def _roll(self) -> list[tuple[Headline, Worker]]:
-        """All workers, by name; made anew only when something was said to have changed."""
+        """All workers, by name; made anew only after :meth:`_changed`."""
         edition, roll = self._called
         if edition is not self._edition:
             edition = self._edition  # first: what changes from here on is in the next one
@@ -187,7 +187,7 @@ class Supervisor:
         return attempted
 
     def not_attempted(self) -> set[str]:
-        """Workers that have not come to work with their settings of now, nor to say why they cannot."""
+        """The workers that neither work with their present settings, nor have said why they cannot."""
         return {name for name, thread in self._threads.copy().items() if not thread.attempted.is_set()}
 
     def summary(self) -> str:
@@ -219,7 +219,7 @@ class Supervisor:
         before, self._unanswered = self._unanswered, blocked
         for name in blocked.keys() - before.keys():
             self._log.warning("worker.blocked", worker=name, reason=blocked[name])
-            threads[name].attempted.set()  # nobody is to wait for it
+            threads[name].attempted.set()  # so that nobody waits for it
         for name in before.keys() - blocked.keys():
             self._log.info("worker.unblocked", worker=name, reason=f"no longer {before[name]}")
         if blocked or before:
@@ -242,7 +242,7 @@ class Supervisor:
         return any(thread.hung for thread in busy)
 
     def begin_unstarted(self) -> bool:
-        """Try again to start workers that lacked a thread or a file descriptor; whether any still does."""
+        """Start workers that lacked a thread or a file descriptor. Returns True if any still does."""
         for name in list(self._unstarted):
             with self._beginning:
                 if not self._closed:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcastd.supervisor.restart import CALM, Backoff
+from mcastd.supervisor.restart import CALM_SECONDS, Backoff
 from mcastd.supervisor.state import TRANSITIONS, Event, State, after
 
 
@@ -26,7 +26,7 @@ def test_nothing_that_a_run_says_undoes_a_stop(event: Event) -> None:
     assert after(State.DEACTIVATING, event) is State.DEACTIVATING
 
 
-@given(st.lists(st.floats(0, CALM - 0.001), min_size=1, max_size=100))
+@given(st.lists(st.floats(0, CALM_SECONDS - 0.001), min_size=1, max_size=100))
 def test_backoff_doubles_to_its_cap_and_never_gives_up(worked: list[float]) -> None:
     backoff = Backoff(first=0.1, longest=5.0)
     delays = [backoff.delay(seconds) for seconds in worked]
@@ -38,4 +38,4 @@ def test_backoff_starts_over_after_a_calm_time_at_work() -> None:
     backoff = Backoff()
     for _ in range(10):
         backoff.delay(0)
-    assert backoff.delay(CALM) == backoff.first
+    assert backoff.delay(CALM_SECONDS) == backoff.first
