@@ -17,6 +17,7 @@ from mcastd.console.options import json_option, probe_option, seconds, watch_opt
 from mcastd.console.program import Program
 from mcastd.console.text import plural
 from mcastd.errors import ConfigError, ConfigProblem, McastdError, reason_of
+from mcastd.names import table_of
 from mcastd.printable import printable
 
 EX_CONFIG = 78  # sysexits.h: something is wrong in the configuration; systemd does not restart for it
@@ -121,7 +122,7 @@ def check(path: Path, dump: bool, strict: bool, as_json: bool, file: Path | None
     else:
         counts = dict.fromkeys(("outbound", "inbound"), 0)
         for name in loaded.workers():
-            kind = name.partition("/")[0]
+            kind = table_of(name)
             counts[kind] = counts.get(kind, 0) + 1
         if disabled := loaded.disabled():
             counts["disabled"] = len(disabled)

@@ -29,6 +29,7 @@ from mcastd.control.protocol import VarlinkError
 from mcastd.doctor.finding import Report
 from mcastd.doctor.privilege import may_capture, same_network
 from mcastd.errors import ControlError
+from mcastd.names import is_meant
 from mcastd.printable import printable
 from mcastd.views import DaemonView, WorkerView
 
@@ -282,10 +283,10 @@ def list_workers(client: ControlClient, name: str | None = None) -> list[WorkerV
     workers = client.workers()
     if name is None:
         return workers
-    named = [worker for worker in workers if name in (worker.name, worker.name.partition("/")[2])]
+    named = [worker for worker in workers if is_meant(worker.name, name)]
     if not named:
         for disabled in client.describe().disabled:
-            if name in (disabled, disabled.partition("/")[2]):
+            if is_meant(disabled, name):
                 raise Failure(f"{disabled} is disabled: take enabled = false out of its table, then reload")
         raise Failure(no_such_worker(name, [worker.name for worker in workers]))
     return named

@@ -29,7 +29,12 @@ class McastdError(Exception):
         super().__init__(what, cause, way_out)
 
     def __str__(self) -> str:
-        return "; ".join(filter(None, (f"{self.what}: {self.cause}", self.way_out, self.waits)))
+        return "; ".join(filter(None, (self.trouble, self.waits)))
+
+    @property
+    def trouble(self) -> str:
+        """The text without what the program does meanwhile."""
+        return "; ".join(filter(None, (f"{self.what}: {self.cause}", self.way_out)))
 
     @property
     def code(self) -> str:

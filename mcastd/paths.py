@@ -33,10 +33,11 @@ OF_FILES = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 # Links in procfs that lead to what a process has open, and not where their text says.
 MAGIC_LINKS = {"cwd", "exe", "root"}  # and the numbers in fd/
 
-Identity = tuple[int, int]
+FileIdentity = tuple[int, int]
+"""Device and inode of a file."""
 
 
-def identity(found: os.stat_result) -> Identity:
+def identity(found: os.stat_result) -> FileIdentity:
     """What tells one file from another, whatever its name."""
     return found.st_dev, found.st_ino
 
@@ -62,7 +63,7 @@ class Place:
         flags |= OF_FILES if self.magic else OF_FILES | os.O_NOFOLLOW
         return os.open(self.name, flags, dir_fd=self.directory)
 
-    def identity(self) -> Identity | None:
+    def identity(self) -> FileIdentity | None:
         """Of what has the name now, None if nothing has."""
         try:
             return identity(self.look())

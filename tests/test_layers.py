@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "mcastd"
 
 LEAVES = {
-    *("bounded", "clock", "codec", "counters", "errors", "ip", "log"),
+    *("bounded", "clock", "codec", "counters", "errors", "ip", "log", "names"),
     *("paths", "printable", "replaceable", "status", "threads", "views"),
 }
 BELOW = {  # room: the rooms that it may import, besides itself

@@ -14,10 +14,12 @@ from mcastd.build import Parts
 from mcastd.config import Config, diff
 from mcastd.console.live import LiveLine
 from mcastd.errors import McastdError
+from mcastd.names import short_name
 from mcastd.printable import printable
 from mcastd.process import Signals, prepare_process
 from mcastd.runtime import Runtime
 from mcastd.views import S, WorkerView, as_kind
+from mcastd.worker import Headline
 
 FIRST_ATTEMPT_SECONDS = 5.0
 STOP_SECONDS = 5.0
@@ -60,13 +62,13 @@ class Session:
             supervisor.apply(diff(Config(), self._config), self._config.workers(), STOP_SECONDS)
             self._wait_attempted()
             self.began = clock.monotonic()
-            view = self.view()
+            headline = self._headline()
             if self.ended_by:
                 supervisor.stop_all(STOP_SECONDS)  # a datagram that is on its way is counted then
                 if not supervisor.vitals()[self.name].datagrams:
                     raise SystemExit(INTERRUPTED + self.ended_by)
-            if view.state not in WELL and not self.ended_by:
-                raise McastdError(f"cannot {self.name.partition('/')[2]}", _trouble_of(view))
+            if headline.state not in WELL and not self.ended_by:
+                raise McastdError(f"cannot {short_name(self.name)}", _trouble_of(headline))
             self._stack = stack.pop_all()
         return self
 
@@ -76,6 +78,10 @@ class Session:
 
     def view(self) -> WorkerView:
         return self._supervisor.view(self.name)
+
+    def _headline(self) -> Headline:
+        (headline,) = self._supervisor.headlines()
+        return headline
 
     def status(self, kind: type[S]) -> S:
         return as_kind(kind, self.view().status)
@@ -115,13 +121,13 @@ class Session:
                 os.eventfd_read(self._wake)
 
     def _say_trouble(self) -> None:
-        view = self.view()
-        detail = "" if view.state in WELL else _trouble_of(view)
+        headline = self._headline()
+        detail = "" if headline.state in WELL else _trouble_of(headline)
         if detail and detail != self._trouble:
             self.line.say(f"mcastctl: {printable(detail)}; going on when that is over")
         self._trouble = detail
 
 
-def _trouble_of(view: WorkerView) -> str:
-    """What is wrong, about options, and without the waiting: that is for the session to tell."""
-    return in_options(view.detail.removesuffix(f"; {view.waits}"))
+def _trouble_of(headline: Headline) -> str:
+    """What is wrong, about options, and without what the worker waits for: the session has its own words."""
+    return in_options(headline.error.trouble if headline.error else headline.detail)

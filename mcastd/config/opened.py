@@ -11,9 +11,8 @@ from typing import NamedTuple
 from mcastd.config.loops import Loop, loops
 from mcastd.config.types import normal
 from mcastd.config.whole import Config
-
-Identity = tuple[int, int]
-"""Device and inode of a file."""
+from mcastd.names import short_name, table_of
+from mcastd.paths import FileIdentity
 
 
 class OpenFiles:
@@ -25,13 +24,14 @@ class OpenFiles:
     def __init__(self, config: Callable[[], Config]) -> None:
         self._config = config
         self._lock = threading.Lock()
-        self._open: dict[tuple[str, str], Identity] = {}  # by worker and path
-        self._names: dict[Identity, Counter[str]] = {}  # the same, by file: how many have it open by a path
+        self._open: dict[tuple[str, str], FileIdentity] = {}  # by worker and path
+        # By file and path: the number of workers that have it open by that path
+        self._names: dict[FileIdentity, Counter[str]] = {}
 
     def of(self, worker: str) -> OpenFilesOf:
         return OpenFilesOf(self, worker)
 
-    def opened(self, worker: str, path: Path, identity: Identity) -> Loop | None:
+    def opened(self, worker: str, path: Path, identity: FileIdentity) -> Loop | None:
         """Note that a worker has opened a file, unless what it sends would then come back for ever.
 
         Returns the loop in that case: the worker is to close the file.
@@ -61,16 +61,16 @@ class OpenFiles:
             if not names:
                 del self._names[identity]
 
-    def _loop(self, worker: str, identity: Identity, known: dict[str, object]) -> Loop | None:
+    def _loop(self, worker: str, identity: FileIdentity, known: dict[str, object]) -> Loop | None:
         """The loop that a worker is in by the file of ``identity``, which a channel's source is."""
 
         def file(path: Path) -> object:
             return known.get(normal(path), normal(path))
 
         config = self._config().of_enabled()
-        kind, _, name = worker.partition("/")
+        sends = table_of(worker) == "outbound"
         for loop in loops(config.outbound, config.inbound, file):
-            if name == loop.channel if kind == "outbound" else file(loop.source) == identity:
+            if short_name(worker) == loop.channel if sends else file(loop.source) == identity:
                 return loop
         return None
 
@@ -81,7 +81,7 @@ class OpenFilesOf(NamedTuple):
     files: OpenFiles
     worker: str
 
-    def opened(self, path: Path, identity: Identity) -> Loop | None:
+    def opened(self, path: Path, identity: FileIdentity) -> Loop | None:
         return self.files.opened(self.worker, path, identity)
 
     def closed(self, path: Path) -> None:

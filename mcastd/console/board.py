@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from mcastd.names import table_of
 from mcastd.printable import printable
 from mcastd.views import MonitorView, VitalsView
 
@@ -36,7 +37,7 @@ class Line:
 
     @property
     def kind(self) -> str:
-        return self.name.partition("/")[0]
+        return table_of(self.name)
 
     @property
     def condition(self) -> str:

@@ -19,6 +19,7 @@ from typing import Protocol
 from mcastd import clock
 from mcastd.control.protocol import Message, Reply
 from mcastd.errors import McastdError
+from mcastd.names import table_of
 from mcastd.worker import Headline, Vitals
 
 FASTEST = 0.1  # seconds between two replies at least
@@ -74,7 +75,7 @@ def difference(before: Picture, after: Picture) -> Message:
 def _state(headline: Headline, at: float) -> Message:
     return {
         "name": headline.name,
-        "kind": headline.name.partition("/")[0],
+        "kind": table_of(headline.name),
         "state": headline.state,
         "since": at - headline.since,
         "detail": headline.detail,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeGuard, TypeVar
 
 from mcastd.config import WorkerSettings
+from mcastd.names import is_meant
 from mcastd.views import S, Told, WorkerView, as_kind
 
 Kind = TypeVar("Kind", bound=WorkerSettings)
@@ -64,4 +65,4 @@ def is_of(subject: Subject[WorkerSettings], kind: type[Kind]) -> TypeGuard[Subje
 
 def named(name: str | None, known: Iterable[str]) -> set[str]:
     """Which of the ``known`` workers a name means: "inbound/news", or "news" of any kind; None is all."""
-    return {one for one in known if name is None or name in (one, one.partition("/")[2])}
+    return {one for one in known if name is None or is_meant(one, name)}

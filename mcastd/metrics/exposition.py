@@ -15,6 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from mcastd import clock
 from mcastd.counters import InboundCounters, OutboundCounters
+from mcastd.names import table_of
 from mcastd.printable import printable
 from mcastd.worker import Books, Headline, Identity, Output
 
@@ -308,7 +309,7 @@ class Exposition:
         texts = {name: [family.head()] for name, family in self._families.items()}
         by_kind: dict[str, list[Row]] = {kind: [] for kind in OF_KIND}
         for row in rows:
-            by_kind.setdefault(row[0].name.partition("/")[0], []).append(row)
+            by_kind.setdefault(table_of(row[0].name), []).append(row)
         for kind, of_kind in by_kind.items():
             for at in range(0, len(of_kind), PART_WORKERS):
                 some = of_kind[at : at + PART_WORKERS]

@@ -12,6 +12,7 @@ from pathlib import Path
 from mcastd import clock, log
 from mcastd.bounded import Patience
 from mcastd.errors import SHORTAGES, LinkError, McastdError, reason_of
+from mcastd.names import table_of
 from mcastd.supervisor.restart import Backoff
 from mcastd.supervisor.state import ATTEMPTED, TROUBLED, Event, State, after
 from mcastd.threads import Thread
@@ -173,7 +174,7 @@ class WorkerThread:
         name, state, since, detail, restarts, troubled, error = self.headline()
         return WorkerView(
             name=name,
-            kind=name.partition("/")[0],
+            kind=table_of(name),
             state=state,
             since=clock.monotonic() - since,
             detail=detail,

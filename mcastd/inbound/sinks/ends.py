@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from mcastd.inbound.sinks.pipe import has_reader
-from mcastd.paths import Identity, identity
+from mcastd.paths import FileIdentity, identity
 
 # What the names of write ends in a store begin with.
 PIPES = "pipe-"
@@ -34,7 +34,7 @@ class Ends:
     def __init__(self, store: Store | None = None, inherited: Iterable[int] = ()) -> None:
         self._store = store
         self._lock = threading.Lock()  # of _left; nothing that may wait is done while it is held
-        self._left: dict[Identity, int] = {}
+        self._left: dict[FileIdentity, int] = {}
         for fd in inherited:
             if _is_write_end(fd):
                 os.set_blocking(fd, False)
@@ -42,7 +42,7 @@ class Ends:
             else:
                 os.close(fd)
 
-    def take(self, of: Identity) -> int | None:
+    def take(self, of: FileIdentity) -> int | None:
         """Returns the end that was left of a FIFO; None if there is none, or it has no reader any more."""
         with self._lock:
             fd = self._left.pop(of, None)
@@ -51,12 +51,12 @@ class Ends:
             return None
         return fd
 
-    def opened(self, of: Identity, fd: int) -> None:
+    def opened(self, of: FileIdentity, fd: int) -> None:
         """Note an end that a sink has opened itself."""
         if self._store is not None:
             self._store.add(_name(of), fd)
 
-    def leave(self, of: Identity, fd: int) -> None:
+    def leave(self, of: FileIdentity, fd: int) -> None:
         """Leave an open end to the next sink."""
         with self._lock:
             older = self._left.pop(of, None)
@@ -64,7 +64,7 @@ class Ends:
         if older is not None:
             os.close(older)
 
-    def close(self, of: Identity, fd: int) -> None:
+    def close(self, of: FileIdentity, fd: int) -> None:
         """Close an end for good: a reader sees the end of file."""
         if self._store is not None:
             self._store.remove(_name(of))
@@ -84,5 +84,5 @@ def _is_write_end(fd: int) -> bool:
     return stat.S_ISFIFO(os.fstat(fd).st_mode) and mode & (os.O_ACCMODE | os.O_PATH) == os.O_WRONLY
 
 
-def _name(of: Identity) -> str:
+def _name(of: FileIdentity) -> str:
     return "{}{:x}-{:x}".format(PIPES, *of)

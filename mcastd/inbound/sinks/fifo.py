@@ -34,7 +34,7 @@ from mcastd.inbound.sinks.pipe import capacity, enlarge, has_reader, room
 from mcastd.inbound.sinks.queue import Queue
 from mcastd.inbound.sinks.records import Made, fitting, made, part, whole
 from mcastd.net.link import Batch
-from mcastd.paths import OF_FILES, Identity, identity
+from mcastd.paths import OF_FILES, FileIdentity, identity
 from mcastd.status import OutputStatus
 
 NOT_A_FIFO = "not-a-fifo"
@@ -84,9 +84,9 @@ class FifoSink:
         self._files = files
         self._look_every = look_every
         self._looked = 0.0  # monotonic time of the last look at the path
-        self._known: Identity = (0, 0)  # the FIFO that was found at the path, and may be written
+        self._known: FileIdentity = (0, 0)  # the FIFO that was found at the path, and may be written
         self._fd = -1
-        self._identity: Identity = (0, 0)  # of the FIFO that is open
+        self._identity: FileIdentity = (0, 0)  # of the FIFO that is open
         self._queue = Queue()  # of which a record is in the pipe in part only if memory ran out
         self._starved = False  # the pipe is not full, and has too little room
         self._unread = 0  # bytes in the pipe when that was last so

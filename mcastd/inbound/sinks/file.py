@@ -28,7 +28,7 @@ from mcastd.inbound.sinks.paths import (
 )
 from mcastd.inbound.sinks.records import Made, Record, Records, fitting, made, part, whole
 from mcastd.net.link import Batch
-from mcastd.paths import Identity, Place, identity
+from mcastd.paths import FileIdentity, Place, identity
 from mcastd.status import OutputStatus
 
 NOT_A_FILE = "not-a-file"
@@ -78,7 +78,7 @@ class FileSink:
         self._look_every = look_every
         self._looked = 0.0  # monotonic time of the last look at the path
         self._fd = -1
-        self._identity: Identity = (0, 0)
+        self._identity: FileIdentity = (0, 0)
         self._size = 0  # bytes in the file
         self._head = b""  # what the file begins with
         self._unsynced = (0, 0)  # datagrams and bytes at the end of the file that are not counted yet

@@ -15,7 +15,7 @@ from pathlib import Path
 from mcastd import paths
 from mcastd.config import OpenFilesOf
 from mcastd.errors import SinkError, UnsafePathError
-from mcastd.paths import KINDS, Identity, Place
+from mcastd.paths import KINDS, FileIdentity, Place
 
 # Seconds at least between looks at whether a path still names what is open.
 LOOK_EVERY = 0.1
@@ -25,7 +25,7 @@ UNSAFE_PATH = "unsafe-path"
 LOOP = "loop"
 
 
-def require_no_loop(files: OpenFilesOf | None, path: Path, of: Identity) -> None:
+def require_no_loop(files: OpenFilesOf | None, path: Path, of: FileIdentity) -> None:
     """Note that an output is open. Raises SinkError if what is written there would be sent for ever."""
     if files is not None and (loop := files.opened(path, of)):
         raise SinkError(

@@ -18,7 +18,7 @@ from mcastd.errors import SourceError, UnsafePathError, reason_of
 from mcastd.net.payloads import ListPayloads, Payloads
 from mcastd.outbound.framing import READ_SIZE, Framer, make_framer
 from mcastd.outbound.sources.source import NAP_MAX_SECONDS, Source
-from mcastd.paths import KINDS, OF_FILES, Identity, identity, place_of
+from mcastd.paths import KINDS, OF_FILES, FileIdentity, identity, place_of
 
 # Seconds until the next look at a file that has just grown.
 NAP_MIN_SECONDS = 0.05
@@ -86,7 +86,7 @@ class FileSource(Source):
         self._files = files
         self._fd = -1
         self._is_fifo = False
-        self._identity: Identity = (0, 0)  # of the file that the position is in
+        self._identity: FileIdentity = (0, 0)  # of the file that the position is in
 
     @property
     def lines_split(self) -> int:
