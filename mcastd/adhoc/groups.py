@@ -7,22 +7,23 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import click
 
+from mcastd import codec
 from mcastd.adhoc import Refused
 from mcastd.console.text import plural
 from mcastd.control.client import ControlClient
 from mcastd.control.protocol import VarlinkError
 from mcastd.errors import ControlError, LinkError
 from mcastd.net import tables
-from mcastd.net.tables import Owners, UdpSocket
+from mcastd.net.tables import Owners, Process, UdpSocket
 from mcastd.net.unaided import look_anyway
 from mcastd.printable import printable
 from mcastd.status import SubscriptionStatus
@@ -67,6 +68,60 @@ WELL_KNOWN = {  # IANA, IPv4 and IPv6 multicast address space registries
 SOLICITED_NODE = IPv6Address("ff02::1:ff00:0").packed[:13]
 
 
+@dataclass(frozen=True, slots=True)
+class DaemonMembership:
+    """A subscription of the daemon that has joined a group."""
+
+    worker: str
+    port: int
+    sources: str  # its source filter
+
+
+@dataclass(frozen=True, slots=True)
+class SourceUse:
+    """How many sockets include or exclude a source."""
+
+    source: str
+    include: int
+    exclude: int
+
+
+@dataclass(frozen=True, slots=True)
+class BoundSocket:
+    """A socket that hears a group, or all of them on its port."""
+
+    port: int
+    processes: tuple[Process, ...]
+    uid: int
+    drops: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A group that is joined on an interface."""
+
+    interface: str
+    ifindex: int
+    igmp: int | None  # version of the protocol; None: IPv6
+    group: str
+    name: str | None  # what it is for, if everybody knows it
+    users: int
+    report_due: float | None  # seconds
+    sources: tuple[SourceUse, ...]
+    sockets: tuple[BoundSocket, ...]
+    daemon: tuple[DaemonMembership, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What ``--json`` prints."""
+
+    groups: tuple[Group, ...]
+    on_any_address: tuple[BoundSocket, ...]
+    hidden_processes: int
+    daemon: str | None  # why the daemon does not say which are its own
+
+
 def show(control_socket: Path, interface: str | None, *, as_json: bool) -> None:
     """Print the groups. Raises Refused for an interface that there is not."""
     joined = [*tables.joined_groups(4), *tables.joined_groups(6)]
@@ -86,32 +141,32 @@ def show(control_socket: Path, interface: str | None, *, as_json: bool) -> None:
     ours, silence = ask_daemon(control_socket)
     filters = [*tables.source_counts(4), *tables.source_counts(6)]
     versions = {row.ifindex: row.version for row in tables.igmp_interfaces()}
-    answer = {
-        "groups": [
-            {
-                "interface": row.interface,
-                "ifindex": row.ifindex,
-                "igmp": versions.get(row.ifindex) if row.group.version == 4 else None,
-                "group": str(row.group),
-                "name": name_of(row.group),
-                "users": row.users,
-                "report_due": row.reporting,
-                "sources": [
-                    {"source": str(count.source), "include": count.include, "exclude": count.exclude}
+    answer = Answer(
+        groups=tuple(
+            Group(
+                interface=row.interface,
+                ifindex=row.ifindex,
+                igmp=versions.get(row.ifindex) if row.group.version == 4 else None,
+                group=str(row.group),
+                name=name_of(row.group),
+                users=row.users,
+                report_due=row.reporting,
+                sources=tuple(
+                    SourceUse(str(count.source), count.include, count.exclude)
                     for count in filters
                     if (count.ifindex, count.group) == (row.ifindex, row.group)
-                ],
-                "sockets": [as_json_of(sock, owners) for sock in sockets if sock.address == row.group],
-                "daemon": ours.get((row.interface, str(row.group)), []),
-            }
+                ),
+                sockets=tuple(_bound(sock, owners) for sock in sockets if sock.address == row.group),
+                daemon=tuple(ours.get((row.interface, str(row.group)), ())),
+            )
             for row in sorted(joined, key=lambda row: (row.ifindex, row.group.version, int(row.group)))
-        ],
-        "on_any_address": [as_json_of(sock, owners) for sock in sockets if sock.address.is_unspecified],
-        "hidden_processes": owners.hidden,
-        "daemon": silence or None,  # why it does not say which are its own
-    }
+        ),
+        on_any_address=tuple(_bound(sock, owners) for sock in sockets if sock.address.is_unspecified),
+        hidden_processes=owners.hidden,
+        daemon=silence or None,
+    )
     if as_json:
-        click.echo(json.dumps(answer, indent=2))
+        click.echo(json.dumps(codec.as_json(answer), indent=2))
         return
     for line in lines(answer, shutil.get_terminal_size().columns if sys.stdout.isatty() else None):
         click.echo(line)
@@ -124,9 +179,9 @@ def _indices(interface: str) -> set[int]:
     return set()
 
 
-def ask_daemon(socket: Path) -> tuple[dict[Joined, list[dict[str, Any]]], str]:
+def ask_daemon(socket: Path) -> tuple[dict[Joined, list[DaemonMembership]], str]:
     """The memberships of a daemon that runs, and else why they are not known."""
-    found: dict[Joined, list[dict[str, Any]]] = {}
+    found: dict[Joined, list[DaemonMembership]] = {}
     try:
         with ControlClient(socket, timeout=2.0) as client:
             workers = client.workers()
@@ -136,14 +191,13 @@ def ask_daemon(socket: Path) -> tuple[dict[Joined, list[dict[str, Any]]], str]:
         status = as_kind(SubscriptionStatus, worker.status)
         for membership in status.memberships:
             if membership.actual:
-                ours = {"worker": worker.name, "port": status.port, "sources": membership.actual}
+                ours = DaemonMembership(worker.name, status.port, membership.actual)
                 found.setdefault((membership.interface, membership.group), []).append(ours)
     return found, ""
 
 
-def as_json_of(sock: UdpSocket, owners: Owners) -> dict[str, Any]:
-    processes = [{"pid": process.pid, "command": process.command} for process in owners.of(sock.inode)]
-    return {"port": sock.port, "processes": processes, "uid": sock.uid, "drops": sock.drops}
+def _bound(sock: UdpSocket, owners: Owners) -> BoundSocket:
+    return BoundSocket(sock.port, owners.of(sock.inode), sock.uid, sock.drops)
 
 
 def name_of(group: IPv4Address | IPv6Address) -> str | None:
@@ -153,23 +207,23 @@ def name_of(group: IPv4Address | IPv6Address) -> str | None:
     return WELL_KNOWN.get(str(group))
 
 
-def lines(answer: Mapping[str, Any], width: int | None) -> Iterator[str]:
+def lines(answer: Answer, width: int | None) -> Iterator[str]:
     """For people: an interface, its groups below it, and what is known of them where there is room."""
-    longest = max((len(row["group"]) for row in answer["groups"]), default=0)
-    for (interface, igmp), rows in groupby(answer["groups"], key=lambda row: (row["interface"], row["igmp"])):
+    longest = max((len(row.group) for row in answer.groups), default=0)
+    for (interface, igmp), rows in groupby(answer.groups, key=lambda row: (row.interface, row.igmp)):
         yield f"{printable(interface)}, IGMPv{igmp}" if igmp else f"{printable(interface)}, IPv6"
         for row in rows:
-            head = f"  {row['group']:{longest}}  {plural(row['users'], 'user'):>8}"
+            head = f"  {row.group:{longest}}  {plural(row.users, 'user'):>8}"
             yield from beside(head, "; ".join(about(row)), width)
-    if answer["on_any_address"]:
+    if answer.on_any_address:
         yield "bound to no group: hear, on their port, whatever is joined above (unless told not to)"
-        for sock in answer["on_any_address"]:
+        for sock in answer.on_any_address:
             yield from beside("  ", who(sock), width)
-    if answer["hidden_processes"]:
-        hidden = plural(answer["hidden_processes"], "process", "processes")
+    if answer.hidden_processes:
+        hidden = plural(answer.hidden_processes, "process", "processes")
         yield f"{hidden} of other users could not be looked into: root sees whose each socket is"
-    if answer["daemon"]:
-        yield from beside("which are mcastd's is not known:", printable(answer["daemon"]), width)
+    if answer.daemon:
+        yield from beside("which are mcastd's is not known:", printable(answer.daemon), width)
 
 
 def beside(head: str, words: str, width: int | None) -> Iterator[str]:
@@ -182,19 +236,19 @@ def beside(head: str, words: str, width: int | None) -> Iterator[str]:
         yield from textwrap.wrap(words, width, initial_indent="    ", subsequent_indent="    ")
 
 
-def about(row: Mapping[str, Any]) -> Iterator[str]:
-    if row["name"]:
-        yield row["name"]
-    for our in row["daemon"]:
-        yield f"mcastd {printable(our['worker'])} port {our['port']}, sources: {printable(our['sources'])}"
-    yield from map(who, row["sockets"])
-    for count in row["sources"]:
-        kinds = [f"{kind}d by {count[kind]}" for kind in ("include", "exclude") if count[kind]]
-        yield f"source {count['source']} {' and '.join(kinds)}"
-    if row["report_due"] is not None:
-        yield f"report due in {row['report_due']:.1f} s"
+def about(row: Group) -> Iterator[str]:
+    if row.name:
+        yield row.name
+    for our in row.daemon:
+        yield f"mcastd {printable(our.worker)} port {our.port}, sources: {printable(our.sources)}"
+    yield from map(who, row.sockets)
+    for count in row.sources:
+        counts = (("included", count.include), ("excluded", count.exclude))
+        yield f"source {count.source} {' and '.join(f'{done} by {by}' for done, by in counts if by)}"
+    if row.report_due is not None:
+        yield f"report due in {row.report_due:.1f} s"
 
 
-def who(sock: Mapping[str, Any]) -> str:
-    names = [f"{printable(process['command'])} (pid {process['pid']})" for process in sock["processes"]]
-    return f"port {sock['port']}: {', '.join(names) or 'somebody of uid ' + str(sock['uid'])}"
+def who(sock: BoundSocket) -> str:
+    names = ", ".join(printable(str(process)) for process in sock.processes)
+    return f"port {sock.port}: {names or f'somebody of uid {sock.uid}'}"

@@ -15,7 +15,8 @@ from support.daemon import MCASTCTL, RunningDaemon
 from support.host import Host
 from support.inside import listener
 
-from mcastd.adhoc.groups import WELL_KNOWN, lines, name_of
+from mcastd.adhoc.groups import WELL_KNOWN, Answer, lines, name_of
+from mcastd.codec import from_json
 
 GROUP, PORT = "239.255.1.2", 9190
 
@@ -116,7 +117,7 @@ def test_names_are_those_that_everybody_knows() -> None:
 
 
 def test_what_has_no_room_in_a_line_goes_below() -> None:
-    answer = {
+    told = {
         "groups": [
             {
                 "interface": "eth0", "igmp": 3, "group": GROUP, "users": 1, "name": None, "daemon": [],
@@ -126,6 +127,7 @@ def test_what_has_no_room_in_a_line_goes_below() -> None:
         ],
         "on_any_address": [], "hidden_processes": 0, "daemon": None,
     }  # fmt: skip
+    answer = from_json(Answer, told)
     wide = list(lines(answer, None))
     assert wide == [
         "eth0, IGMPv3",
