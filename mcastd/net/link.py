@@ -229,8 +229,8 @@ class Sender(Protocol):
 
     @property
     def held(self) -> int:
-        """Datagrams that :meth:`send` took and that wait for a tick: while there are some, a channel whose
-        source has ended goes on."""
+        """Datagrams that :meth:`send` took and copied, and that wait for a tick. While there are some, a
+        channel whose source has ended goes on."""
 
     def network_changed(self) -> None:
         """Follow the interface, its address and the route. Raises LinkError if there is no way now."""
@@ -247,7 +247,8 @@ class Sender(Protocol):
         """The best way that kernel and interface allow for datagrams like the last: ``gso``, ``sendmmsg`` or
         ``send``."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Send what is held, as far as it goes at once, and close."""
 
 
 class SenderAround:

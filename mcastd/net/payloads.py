@@ -33,7 +33,7 @@ class Payloads(Protocol):
         """The bytes of all, datagram after datagram, in as few buffers as they lie in."""
 
     def gone(self, count: int) -> None:
-        """The next ``count`` were sent or dropped: nobody asks for them any more."""
+        """The next ``count`` were sent or dropped. Nobody asks for them any more: their memory is free."""
 
 
 class ListPayloads(list[bytes | memoryview]):

@@ -208,11 +208,11 @@ class Channel:
                     return True
                 self._follow(link)
             when = self._send_next(context, link)
-            if when is None and self._source.finished:
+            if when is None and self._source.finished and not link.held:
                 return False
             self._say_ready(context, link)
             if when is None:
-                self._wait_for_source(context)
+                self._wait_for_source(context, link)
             elif when <= clock.monotonic():
                 context.wait(0)  # without it a channel that always has something to send has no heartbeat
             elif self._shared is not None and not self._busy and self._handover.is_possible():
@@ -226,32 +226,36 @@ class Channel:
 
         Returns when to go on, in monotonic seconds, ``-inf`` for at once; None if the source has nothing now.
         """
+        now, schedule, first = clock.monotonic(), self._schedule, self._next
+        if link.deadline <= now:
+            link.tick(now)
         if not self._sizes:
             # The read may have taken long: before anything is sent, the signals are looked at
             return -math.inf if self._refill(context) else None
-        now, first = clock.monotonic(), self._next
         sizes = self._sizes[first : first + self._window]
-        due = self._schedule.due(now, sizes)
+        due = schedule.due(now, sizes)
         if not due:
-            return self._schedule.deadline
+            return min(schedule.deadline, link.deadline)
         done = self._send(link, self._pending.part(first, first + due), sizes)
         if done:
             self._pending.gone(done)
-            self._last = now
-            self._pause = 0.0
-            self._schedule.sent(now, sizes[:done])
-            self.counters.late = self._schedule.late
-            self._next += done
+            schedule.sent(now, sizes[:done])
+            self.counters.late = schedule.late
+            self._last, self._pause = now, 0.0
+            self._next = first = first + done
             self._window = min(2 * done + 2, BATCH)
-            if self._next == len(self._sizes):
+            if first == len(self._sizes):
                 self._pending, self._sizes, self._next = ListPayloads(), [], 0
-        self._streak = self._streak + 1 if (done >= BUSY_DATAGRAMS) is not self._busy else 0
-        if self._streak == BUSY_VISITS:
+        if (done >= BUSY_DATAGRAMS) is self._busy:
+            self._streak = 0
+        elif self._streak < BUSY_VISITS - 1:
+            self._streak += 1
+        else:
             self._busy, self._streak = not self._busy, 0
         if done < due:
             self._pause = min(max(PAUSE_SECONDS, 2 * self._pause), PAUSE_MAX_SECONDS)
-            return now + self._pause
-        return self._schedule.deadline if self._sizes else -math.inf
+            return min(now + self._pause, link.deadline)
+        return min(schedule.deadline, link.deadline) if self._sizes else -math.inf
 
     # -- while little is sent at a time: the shared sender does it, this thread waits for signals
 
@@ -321,11 +325,12 @@ class Channel:
                 raise
             self._drop_too_big(error)
             return 1
+        counters = self.counters
         if link.carrier:
-            self.counters.sent += sent
-            self.counters.sent_bytes += sizes[0] if sent == 1 else sum(sizes[:sent])
+            counters.sent += sent
+            counters.sent_bytes += sizes[0] if sent == 1 else sum(sizes[:sent])
         elif sent:
-            self.counters.dropped[NO_CARRIER] += sent
+            counters.dropped[NO_CARRIER] += sent
         return sent
 
     def _drop_too_big(self, error: LinkError) -> None:
@@ -348,7 +353,8 @@ class Channel:
         self._pending, self._sizes = pending, pending.sizes
         return bool(self._sizes)
 
-    def _wait_for_source(self, context: Context) -> None:
+    def _wait_for_source(self, context: Context, link: Sender) -> None:
+        """Wait until the source may have more, or until the link's deadline."""
         source, fd = self._source, self._source.fileno()
         if fd is not None:
             context.watch(fd, select.POLLIN)
@@ -357,7 +363,9 @@ class Channel:
             self._watcher is not None
             and self._watcher.watch(self, source.has_news, lambda: context.send(Signal.SOURCE), source.device)
         )
-        context.wait(None if watched else source.nap)
+        wait = math.inf if watched or source.finished else source.nap
+        wait = min(wait, link.deadline - clock.monotonic())
+        context.wait(None if wait == math.inf else wait)
         if watched and self._watcher is not None:
             self._watcher.forget(self)
         if fd is not None:

@@ -56,6 +56,7 @@ class Pacer:
         self._interval = interval
         self._rate = rate
         self._burst = burst
+        self._stall = max(STALL, interval or 0)  # seconds
         self._start = -math.inf
         self._resting_until = -math.inf
         self._spent = 0  # datagrams (interval) or bits (rate) sent since the start: whole, so no drift
@@ -74,7 +75,7 @@ class Pacer:
             return 0
         if self._interval == 0:
             return len(sizes)
-        if len(sizes) < 2 or self._stalled(now):
+        if len(sizes) < 2 or now - self._due_at > self._stall:
             return min(1, len(sizes))
         return self._count_due(now, sizes)
 
@@ -92,14 +93,14 @@ class Pacer:
     def sent(self, now: float, sizes: Sequence[int]) -> None:
         if self._interval == 0 or not sizes:
             return
-        if self._stalled(now):
+        if now - self._due_at > self._stall:
             self.late += self._start > -math.inf  # the very first is not
             self._restart(now)
         if len(sizes) == 1:
-            too_late = self._due_at < now - TOLERANCE
-            self._spent += 1 if self._interval else 8 * sizes[0]
+            was_due, self._spent = self._due_at, self._spent + (1 if self._interval else 8 * sizes[0])
             self._due_at = self._at(self._spent)
-            self.late += too_late and self._due_at < now  # the period ends at the next one's deadline
+            if was_due < now - TOLERANCE and self._due_at < now:  # the period ends at the next one's deadline
+                self.late += 1
         else:
             spent = self._line_up(sizes)
             past_tolerance = bisect_left(spent, now - TOLERANCE, hi=len(sizes), key=self._at)
@@ -107,9 +108,10 @@ class Pacer:
             self.late += min(past_tolerance, past_period)
             self._spent = spent[-1]
             self._due_at = self._at(self._spent)
+        self.deadline = self._due_at
         if self._rate:
             self._resting_until = now + self._burst / CATCH_UP
-        self.deadline = max(self._due_at, self._resting_until)
+            self.deadline = max(self._due_at, self._resting_until)
 
     def idle(self, now: float) -> None:
         if now > self.deadline:
@@ -131,6 +133,3 @@ class Pacer:
 
     def _at(self, spent: int) -> float:
         return self._start + (spent * self._interval if self._interval else spent / (self._rate or 1))
-
-    def _stalled(self, now: float) -> bool:
-        return now - self._due_at > max(STALL, self._interval or 0)
