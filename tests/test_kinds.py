@@ -5,14 +5,21 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
+from contextlib import closing
+from ipaddress import ip_address
 from pathlib import Path
 
 from support.beacon import MCASTD_WITH_BEACONS
 from support.daemon import MCASTD, RunningDaemon
+from support.numbers import MCASTD_WITH_NUMBERS
 from support.ports import free_port
-from support.wait import DEADLINE_SECONDS
+from support.wait import DEADLINE_SECONDS, wait_for
+
+from mcastd.net.receiver import SocketReceiver
 
 TESTS = Path(__file__).parent
 PACKAGING = TESTS.parent / "packaging"
@@ -32,7 +39,7 @@ every = "7s"
 
 
 def said(*command: str) -> str:
-    """What a command says that knows beacons."""
+    """What a command says that knows the made-up kinds."""
     result = subprocess.run(
         command,
         capture_output=True,
@@ -121,4 +128,63 @@ def test_a_kind_of_worker_runs(tmp_path: Path) -> None:
         }
         assert daemon.ctl("stop-worker", "east").returncode == 0
         assert daemon.worker("beacon/east")["state"] == "inactive"
+        assert daemon.stop() == 0
+
+
+WITH_NUMBERS = (sys.executable, "-c", MCASTD_WITH_NUMBERS)
+
+
+def test_a_kind_of_source_and_of_protocol_is_checked(tmp_path: Path) -> None:
+    config = tmp_path / "mcastd.toml"
+    head = '[outbound.count]\ngroup = "239.255.40.1"\nport = 9190\n'
+    config.write_text(f'{head}source = {{ kind = "numbers", moss = 9 }}\nprotocol = "countd"\n')
+    assert said(*WITH_NUMBERS, *MCASTD, "check", str(config)).splitlines() == [
+        f'{config}:4: outbound.count.source.moss: unknown key; did you mean "most"?',
+        f'{config}:5: outbound.count.protocol: must be "raw" or "counted", not "countd";'
+        ' did you mean "counted"?',
+    ]
+    config.write_text(f'{head}source = {{ kind = "numbers", most = 9 }}\nprotocol = "counted"\n')
+    dumped = tomllib.loads(said(*WITH_NUMBERS, *MCASTD, "check", "--dump", str(config)))
+    count = dumped["outbound"]["count"]
+    assert (count["source"], count["protocol"]) == ({"kind": "numbers", "most": 9}, "counted")
+
+
+def test_a_kind_of_source_and_of_protocol_runs(tmp_path: Path) -> None:
+    """The source has a schedule of its own: by the interval the second number would take an hour."""
+    metrics, port, group = free_port(), free_port(), "239.255.40.1"
+    head = f'[daemon]\ncontrol_socket = "{tmp_path}/control"\nmetrics = "127.0.0.1:{metrics}"\n'
+    head += f'[outbound.count]\ngroup = "{group}"\nport = {port}\ninterface = "lo"\nttl = 0\n'
+    config = f'{head}source = {{ kind = "numbers", most = 7777 }}\nprotocol = "counted"\ninterval = "1h"\n'
+    with (
+        closing(SocketReceiver(ip_address(group), port, interface="lo")) as receiver,
+        RunningDaemon(tmp_path, config, enter=WITH_NUMBERS, PYTHONPATH=str(TESTS)) as daemon,
+    ):
+        heard: list[bytes] = []
+
+        def hear() -> bool:
+            heard.extend(map(bytes, receiver.receive().payloads))
+            return len(heard) > 5
+
+        wait_for(hear, "numbers")
+        numbers = [(int.from_bytes(payload[:2]), payload[2:]) for payload in heard]
+        assert numbers == [(n, b"number %d\n" % (n + 1)) for n in range(len(heard))]
+        worker = daemon.worker("outbound/count")
+        status = worker["status"]
+        assert (worker["state"], status["source"], status["protocol"]) == ("active", "numbers", "counted")
+        assert status["pacing"] == "every 0.005 s"
+        assert "counted" in daemon.ctl("status", "count").stdout
+        (sent,) = re.findall(r"^mcastd_sent_datagrams_total\{.*\} (\d+)$", scrape(metrics), re.MULTILINE)
+        assert int(sent) > 5
+        report = daemon.call("Doctor", name="count", watch=0.0)
+        assert not [one for one in report["findings"] if one["worker"]]
+        assert [one["check"] for one in report["skipped"] if one["worker"]] == ["answers"]  # none was watched
+
+        daemon.write(config.replace("1h", "2h"))
+        assert daemon.call("Reload")["changed"] == ["outbound/count"]
+        heard.clear()
+        wait_for(hear, "numbers, whose schedule is the same")
+        assert heard[0][2:] != b"number 1\n", "the source goes on"
+        daemon.write(config.replace("7777", "8888"))
+        assert daemon.call("Reload")["changed"] == ["outbound/count"]
+        wait_for(lambda: hear() and any(one[2:] == b"number 1\n" for one in heard), "another source")
         assert daemon.stop() == 0

@@ -202,15 +202,14 @@ class SocketSender:
 
     def _go(self, host: Host) -> bool:
         """Take the way that is wanted now. Returns True if it is another."""
-        before = self._interface, self._route
         wanted = self._wanted(host)
         another = wanted != self._way
         if another:
             self._way = wanted
             self._sock.close()
             self._sock = self._open()
-        if another or (self._interface, self._route) != before:  # what was learned of it may hold no more
-            self._burst = Burst(self._sock)
+        # What was learned of the way may hold no more, even if it looks the same: it may have changed twice
+        self._burst = Burst(self._sock)
         return another
 
     def describe(self) -> SenderDescription:
