@@ -79,7 +79,7 @@ class BySource:
 class OutputStatus:
     kind: str
     format: str
-    path: str
+    path: str  # its label: the path that it writes, or what stands for an output that writes none
     counters: OutputCounters
     error: str | None  # what is wrong, in words; None: nothing
     way_out: str  # what a person can do about it

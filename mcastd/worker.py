@@ -202,7 +202,7 @@ class Vitals(NamedTuple):
 class Output(NamedTuple):
     """One output of a subscription, and where it is counted."""
 
-    path: str
+    label: str  # what tells it from the subscription's other outputs: a file's path
     counters: OutputCounters  # live
     reasons: Sequence[str]  # for which it may drop
 

@@ -107,15 +107,16 @@ def tables() -> Iterator[tuple[str, type[BaseModel]]]:
 
 
 def models_in(field: FieldInfo) -> list[type[BaseModel]]:
-    def walk(annotation: object) -> Iterator[type[BaseModel]]:
+    def walk(annotation: object, metadata: Sequence[object] = ()) -> Iterator[type[BaseModel]]:
+        if kinds := kinds_among([*metadata, *getattr(annotation, "__metadata__", ())]):
+            yield from kinds.models.values()
+            return
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             yield annotation
         for argument in get_args(annotation):
             yield from walk(argument)
 
-    if kinds := kinds_among(field.metadata):
-        return list(kinds.models.values())
-    return list(walk(field.annotation))
+    return list(walk(field.annotation, field.metadata))
 
 
 def kind_of(model: type[BaseModel]) -> str | None:

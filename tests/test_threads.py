@@ -19,7 +19,7 @@ from support.daemon import RunningDaemon
 from support.wait import wait_for
 
 from mcastd import log
-from mcastd.config import OutboundChannel
+from mcastd.config import FileOutput, OutboundChannel
 from mcastd.control.client import ControlClient
 from mcastd.control.server import _Spare
 from mcastd.counters import SourceCounts
@@ -97,7 +97,7 @@ def test_counts_by_source_never_shrink_nor_exceed_what_came() -> None:
 
 
 def test_a_trouble_that_ends_is_not_told_as_none() -> None:
-    account = Account(Path("/p"), log.get_logger())
+    account = Account(FileOutput(path="/p"), log.get_logger())
     trouble = SinkError("cannot write to /p", "nobody reads it", reason="no-reader")
 
     def come_and_go() -> None:

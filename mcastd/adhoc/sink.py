@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -14,6 +13,7 @@ from mcastd.clock import NANO
 from mcastd.counters import OutputCounters, SourceCounts, copy_of
 from mcastd.errors import reason_of
 from mcastd.inbound.sinks.format import Format
+from mcastd.inbound.sinks.sink import Sink
 from mcastd.net.link import Batch, ListBatch
 from mcastd.status import OutputStatus
 from mcastd.threads import Thread
@@ -130,19 +130,11 @@ class Tally:
         return (end - begin) / NANO if begin and end >= begin else self.last - self.first
 
 
-class Listener:
+class Listener(Sink):
     """The Sink: counts, tracks and prints up to ``limit`` datagrams, then calls ``on_limit``."""
 
-    reasons = ()  # it drops nothing
-    slow = False  # a write never waits
-    may_queue = False
-    pending = None
-    blocked = False
-    problem = ""  # a broken one ends the command
-    deadline = math.inf
-
     def __init__(self, printer: Printer | None, limit: int | None, on_limit: Callable[[], None]) -> None:
-        self.counters = OutputCounters()
+        self._counters = OutputCounters()
         self.tally = Tally()
         self.tracker = Tracker()
         self.sources = SourceCounts()
@@ -151,12 +143,17 @@ class Listener:
         self._on_limit = on_limit
 
     @property
+    def counters(self) -> OutputCounters:
+        return self._counters
+
+    @property
+    def problem(self) -> str:
+        return ""  # a broken one ends the command
+
+    @property
     def full(self) -> bool:
         """Whether the limit is reached."""
         return self._limit is not None and self.tally.received >= self._limit
-
-    def open(self) -> None:
-        pass
 
     def write(self, batch: Batch) -> None:
         tally, count = self.tally, len(batch)
@@ -184,15 +181,6 @@ class Listener:
             self._printer.offer(batch, count)
         if self._limit == tally.received:
             self._on_limit()
-
-    def flush(self) -> None:
-        pass
-
-    def tick(self, now: float) -> None:
-        pass
-
-    def reopen(self) -> None:
-        pass
 
     def close(self, *, for_good: bool = False) -> None:
         if self._printer is not None:

@@ -3,13 +3,16 @@
 from mcastd.config.addresses import Interfaces, label_of, means_several
 from mcastd.config.daemon import Daemon
 from mcastd.config.diff import Changes, diff
+from mcastd.config.fifo_output import FifoOutput
+from mcastd.config.file_output import FileOutput
 from mcastd.config.inbound import DEFAULT_RECEIVE_BUFFER, GATHERING_BUFFER_MIN_BYTES, InboundSubscription
 from mcastd.config.kinds import Kinds, OfKind, kinds_among
 from mcastd.config.load import dump, examine, load
 from mcastd.config.model import GroupSettings, WorkerSettings
 from mcastd.config.opened import OpenFiles, OpenFilesOf
 from mcastd.config.outbound import OutboundChannel
-from mcastd.config.outputs import FifoOutput, FileOutput
+from mcastd.config.output import OutputPath, OutputSettings
+from mcastd.config.outputs import OUTPUTS
 from mcastd.config.protocols import OUTBOUND_PROTOCOLS, OutboundProtocol, RawOutbound
 from mcastd.config.sources import SOURCES, FileSourceSettings, SourceSettings
 from mcastd.config.whole import Config
@@ -18,6 +21,7 @@ __all__ = [
     "DEFAULT_RECEIVE_BUFFER",
     "GATHERING_BUFFER_MIN_BYTES",
     "OUTBOUND_PROTOCOLS",
+    "OUTPUTS",
     "SOURCES",
     "Changes",
     "Config",
@@ -34,6 +38,8 @@ __all__ = [
     "OpenFilesOf",
     "OutboundChannel",
     "OutboundProtocol",
+    "OutputPath",
+    "OutputSettings",
     "RawOutbound",
     "SourceSettings",
     "WorkerSettings",

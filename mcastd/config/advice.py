@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import stat
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
@@ -13,7 +13,7 @@ from mcastd.config.explain import Complaint
 from mcastd.config.inbound import DEFAULT_RECEIVE_BUFFER, GATHERING_BUFFER_MIN_BYTES, InboundSubscription
 from mcastd.config.numbers import format_duration, format_rate, format_size
 from mcastd.config.outbound import ETHERNET_PAYLOAD, OutboundChannel
-from mcastd.config.outputs import FifoOutput, FileOutput
+from mcastd.config.output import OutputPath, OutputSettings
 from mcastd.config.types import Location, normal
 from mcastd.config.whole import Config
 from mcastd.config.words import show
@@ -24,20 +24,15 @@ UNRESTRICTED = 128  # TTL from which no such threshold was meant to hold
 FAST = 500_000_000  # bit/s from which json is a mistake: see the rows "json" and "raw" of `make bench`
 # A rate below this was hardly meant: a datagram of 125 bytes takes more than a second.
 SLOW_BITS_PER_SECOND = 1000
-# Conversions of strftime(3) that are used in names of recordings.
-DATES = re.compile("%[YymdFHMSTs]")
 LINK_CONTROL, SSM = IPv4Network("224.0.0.0/24"), IPv4Network("232.0.0.0/8")
 OWNED = (IPv4Network("233.0.0.0/8"), IPv4Network("234.0.0.0/8"))  # by AS (RFC 3180), by prefix (RFC 6034)
 PRIVATE_TO_THE_UNIT = ("/tmp/", "/var/tmp/")
 SELDOM_ENOUGH_SECONDS = 10.0
-ROTATE_EVERY_MIN_SECONDS = 1.0
 # What there may be below /dev beside devices.
 NO_DEVICES = ("/dev/shm/", "/dev/mqueue/", "/dev/fd/", "/dev/std")
 ADMINISTRATIVE = IPv4Network("239.0.0.0/8")  # RFC 2365
 # Directories in which everybody may make files.
 SHARED = {"/tmp", "/var/tmp", "/dev/shm"}
-# Where the packages' logrotate rotates *.log, here and one directory below.
-LOGS = Path("/var/log/mcastd")
 
 
 def advise(config: Config, *, for_unit: bool = False) -> list[Complaint]:
@@ -271,7 +266,7 @@ BETWEEN_WORKERS: tuple[Callable[[Config], Iterator[Complaint]], ...] = (_senders
 def _prepared_by_others(config: Config) -> Iterator[Complaint]:
     """Where anybody can put a file or a link before it is made."""
     files: list[tuple[Location, Path]] = [(("daemon", "control_socket"), config.daemon.control_socket)]
-    files += [(location, output.path) for location, output in _outputs(config)]
+    files += [(location, written.path) for location, written in _written(config)]
     for location, path in files:
         if str(path.parent) in SHARED:
             yield Complaint(
@@ -288,32 +283,11 @@ def _prepared_by_others(config: Config) -> Iterator[Complaint]:
             )
 
 
-def _rotated_by_whom(config: Config) -> Iterator[Complaint]:
-    """Outputs that logrotate and the daemon both rotate, or neither: systemd/mcastd.logrotate."""
-    for location, output in _outputs(config):
-        path = output.path
-        if output.kind != "file" or LOGS not in path.parents:
-            continue
-        own = bool(output.rotate_size or output.rotate_every)
-        if own and path.suffix == ".log":
-            yield Complaint(
-                location,
-                f"logrotate rotates *.log in {LOGS}, and the output itself does as well; let its name end"
-                f" otherwise, as {path.stem}.{'json' if output.format == 'json' else 'rec'}",
-            )
-        elif not own and path.suffix != ".log":
-            yield Complaint(
-                location,
-                f"nothing rotates it, and it grows until the disk is full: logrotate takes *.log in {LOGS};"
-                " end the name in .log, or set rotate_size",
-            )
-
-
-def _outputs(config: Config) -> Iterator[tuple[Location, FileOutput | FifoOutput]]:
-    """Every output, with the location of its path."""
+def _outputs(config: Config) -> Iterator[tuple[Location, OutputSettings]]:
+    """Every output, with its location."""
     for name, subscription in config.inbound.items():
         for index, output in enumerate(subscription.output):
-            yield ("inbound", name, "output", index, "path"), output
+            yield ("inbound", name, "output", index), output
 
 
 def _sources(config: Config) -> Iterator[tuple[Location, Path]]:
@@ -323,51 +297,31 @@ def _sources(config: Config) -> Iterator[tuple[Location, Path]]:
             yield ("outbound", name, "source"), path
 
 
-def _kept_of_nothing(config: Config) -> Iterator[Complaint]:
-    """What bounds the files that are kept does nothing for one that is never rotated."""
+def _written(config: Config) -> Iterator[tuple[Location, OutputPath]]:
+    """Every path that an output writes, with its location."""
     for location, output in _outputs(config):
-        if output.kind != "file" or output.rotate_size or output.rotate_every:
-            continue
-        if output.keep != FileOutput.model_fields["keep"].default:
-            yield Complaint(
-                (*location[:-1], "keep"),
-                "does nothing without rotate_size or rotate_every; set one, or leave it out",
-            )
-
-
-def _rotated_all_the_time(config: Config) -> Iterator[Complaint]:
-    for location, output in _outputs(config):
-        if output.kind == "file" and output.rotate_every and output.rotate_every < ROTATE_EVERY_MIN_SECONDS:
-            yield Complaint(
-                (*location[:-1], "rotate_every"),
-                f"{format_duration(output.rotate_every)} makes a file for each moment, of which all but"
-                f' {output.keep} are removed; "1h" is usual',
-            )
+        yield from (((*location, written.key), written) for written in output.paths())
 
 
 def _devices(config: Config) -> Iterator[Complaint]:
     """Neither a source nor an output may be one."""
-    named: list[tuple[Location, Path]] = [(location, output.path) for location, output in _outputs(config)]
+    named: list[tuple[Location, Path]] = [(location, written.path) for location, written in _written(config)]
     named += _sources(config)
     for location, path in named:
         if normal(path).startswith("/dev/") and not normal(path).startswith(NO_DEVICES):
             yield Complaint(location, f"{path} is a device, which is refused; name a file or a FIFO")
 
 
-def _dated(config: Config) -> Iterator[Complaint]:
+def _of_kinds(config: Config) -> Iterator[Complaint]:
+    """What each kind of output has to say of its own table."""
     for location, output in _outputs(config):
-        if found := DATES.search(str(output.path)):
-            way_out = "" if output.kind == "fifo" else '; rotate_every = "1d" begins a file each day'
-            yield Complaint(location, f"{found[0]} is taken as it is, and no date{way_out}")
+        yield from (Complaint((*location, key), why) for key, why in output.advice())
 
 
 OF_FILES: tuple[Callable[[Config], Iterator[Complaint]], ...] = (
     _prepared_by_others,
-    _rotated_by_whom,
-    _kept_of_nothing,
-    _rotated_all_the_time,
     _devices,
-    _dated,
+    _of_kinds,
 )
 
 
@@ -375,7 +329,7 @@ def _private_paths(config: Config) -> Iterator[Complaint]:
     """What the unit has in a /tmp of its own."""
     named: list[tuple[Location, Path]] = [(("daemon", "control_socket"), config.daemon.control_socket)]
     named += _sources(config)
-    named += [(location, output.path) for location, output in _outputs(config)]
+    named += [(location, written.path) for location, written in _written(config)]
     for location, path in named:
         if normal(path).startswith(PRIVATE_TO_THE_UNIT):
             top = "/var/tmp" if normal(path).startswith("/var/tmp/") else "/tmp"
@@ -398,7 +352,7 @@ def _open_to_all(config: Config) -> Iterator[Complaint]:
 
 def _shared_pipes(config: Config) -> Iterator[Complaint]:
     """Channels that read one pipe: each line goes to one of them. A pipe is what a subscription makes one."""
-    pipes = {normal(output.path) for _, output in _outputs(config) if output.kind == "fifo"}
+    pipes = {normal(written.path) for _, written in _written(config) if written.type == stat.S_IFIFO}
     readers: dict[str, str] = {}
     for location, source in _sources(config):
         path, name = normal(source), str(location[1])

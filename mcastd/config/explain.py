@@ -13,15 +13,10 @@ from pydantic_core import ErrorDetails
 
 from mcastd.config.daemon import Daemon
 from mcastd.config.kinds import kinds_among
-from mcastd.config.outputs import FifoOutput, FileOutput
+from mcastd.config.outputs import OUTPUTS
 from mcastd.config.types import Location
 from mcastd.config.whole import Config, Conflicts
 from mcastd.config.words import choose, show
-
-OUTPUT_PLACES: tuple[tuple[type[BaseModel], str], ...] = (
-    (FileOutput, 'the table of an output of kind = "file"'),
-    (FifoOutput, 'the table of an output of kind = "fifo"'),
-)
 
 # Similarity (difflib) from which a key of another table was hardly meant: "source" and "sources" have 0.92.
 NEARLY_THE_SAME = 0.9
@@ -79,7 +74,7 @@ def _complaints(error: ValidationError, data: Mapping[str, object]) -> Iterator[
 
 
 def _complaint(details: ErrorDetails, data: Mapping[str, object]) -> Complaint:
-    location, value, context = _untagged(details["loc"]), details["input"], details.get("ctx", {})
+    location, value, context = details["loc"], details["input"], details.get("ctx", {})
     missing = False
     match details["type"]:
         case "value_error":
@@ -89,16 +84,12 @@ def _complaint(details: ErrorDetails, data: Mapping[str, object]) -> Complaint:
             missing = True
             reason = "missing; it is required"
         case "extra_forbidden":
-            reason = _unknown(str(location[-1]), _model(details["loc"], data))
+            reason = _unknown(str(location[-1]), _model(location, data))
         case "literal_error":
             reason = _not_among(_quoted(context["expected"]), value)
         case "union_tag_invalid":
             location += ("kind",)
             reason = _not_among(_quoted(context["expected_tags"]), value["kind"])
-        case "union_tag_not_found":
-            location += ("kind",)
-            missing = True
-            reason = f"missing; it is required, {choose(['file', 'fifo'])}"
         case "bool_type":
             reason = f"must be true or false, not {show(value)}"
         case "tuple_type":
@@ -110,14 +101,6 @@ def _complaint(details: ErrorDetails, data: Mapping[str, object]) -> Complaint:
         case _:
             reason = details["msg"]
     return Complaint(as_written(location, data), reason, missing)
-
-
-def _untagged(location: Location) -> Location:
-    """``location`` less the kind of an output, which pydantic puts before the output's keys."""
-    match location:
-        case ("inbound", _, "output", _, _, *_):
-            return (*location[:4], *location[5:])
-    return location
 
 
 def as_written(location: Location, data: Mapping[str, object]) -> Location:
@@ -149,8 +132,11 @@ def _model(location: Location, data: Mapping[str, Any]) -> type[BaseModel]:
             kinds = kinds_among(workers[table].model_fields[key].metadata)
             model = kinds.model_of(data[table][name][key]) if kinds else None
             return model or Config
-        case ("inbound", _, "output", _, kind, _):
-            return FileOutput if kind == "file" else FifoOutput
+        case ("inbound", _, "output", _, _):
+            output: Any = data
+            for part in as_written(location[:-1], data):
+                output = output[part]
+            return OUTPUTS.model_of(output) or Config
     return Config
 
 
@@ -159,7 +145,7 @@ def _unknown(key: str, model: type[BaseModel]) -> str:
     places: list[tuple[type[BaseModel], str]] = [
         (Daemon, "[daemon]"),
         *((settings, f"[{table}.NAME]") for table, settings in Config.kinds().items()),
-        *OUTPUT_PLACES,
+        *((output, f'the table of an output of kind = "{kind}"') for kind, output in OUTPUTS.models.items()),
     ]
     elsewhere = [place for other, place in places if key in other.model_fields and other is not model]
     hint = _did_you_mean(key, known)

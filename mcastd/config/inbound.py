@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pydantic import Field, ValidationInfo, field_validator
 
+from mcastd.config.addresses import Interfaces
 from mcastd.config.model import GroupSettings
 from mcastd.config.outputs import Outputs
 from mcastd.config.types import AnyInterface, BufferSize, Group, Moment, Period, Port, SourceAddress, Switch
@@ -54,6 +57,9 @@ class InboundSubscription(GroupSettings):
     output: Outputs = Field(
         description="Where datagrams go: a file's path, a table with kind and path, or an array of these."
     )
+
+    def ways(self) -> Iterable[tuple[Interfaces | None, Address]]:
+        return (*super().ways(), *(way for output in self.output for way in output.ways()))
 
     @field_validator("sources", "exclude_sources")
     @classmethod

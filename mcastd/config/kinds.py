@@ -29,12 +29,16 @@ class Kinds(Generic[Settings]):
     A kind is added by its model in the call that makes this; a table of no kind is of the first one.
     """
 
-    def __init__(self, *models: type[Settings], short: str, words: str) -> None:
-        """A string stands for the table that has it as its key ``short``; ``words`` say what it is."""
+    def __init__(self, *models: type[Settings], short: str, words: str, brief: bool = True) -> None:
+        """A string stands for the table that has it as its key ``short``; ``words`` say what it is.
+
+        Where it says all, dump() writes it as a string again if it is to be ``brief``.
+        """
         self.models = {str(model.model_fields["kind"].default): model for model in models}
-        self._first = next(iter(self.models))
+        self.first = next(iter(self.models))
         self._short = short
         self._words = words
+        self._brief = brief
 
     def parse(self, value: object) -> Settings:
         """The model of a string or table. Raises ValueError; ValidationError has the keys in the table."""
@@ -48,13 +52,13 @@ class Kinds(Generic[Settings]):
 
     def model_of(self, value: object) -> type[Settings] | None:
         """The model that a value is of by its kind; None if there is no such kind."""
-        kind = self._as_table(value).get("kind", self._first)
+        kind = self._as_table(value).get("kind", self.first)
         return self.models.get(kind) if isinstance(kind, str) else None
 
     def dump(self, settings: Settings) -> object:
         """As TOML has it: a string if that says all, else a table."""
-        alone = settings.model_fields_set <= {"kind", self._short}
-        if alone and (self._short == "kind" or settings.kind == self._first):
+        alone = self._brief and settings.model_fields_set <= {"kind", self._short}
+        if alone and (self._short == "kind" or settings.kind == self.first):
             return str(getattr(settings, self._short))
         return settings.model_dump(mode="json", exclude_none=True)
 

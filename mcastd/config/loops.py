@@ -47,7 +47,7 @@ def loops(
         sent_from[file(path)].append(name)
     receivers: dict[tuple[object, int], list[str]] = defaultdict(list)
     for name, subscription in inbound.items():
-        if any(file(output.path) in sent_from for output in subscription.output):
+        if any(file(path) in sent_from for path in written_by(subscription)):
             receivers[subscription.group, subscription.port].append(name)
     # By channel: the channels that send on what it sends, each with the subscription between them
     by_way_of: dict[str, dict[str, str]] = {
@@ -55,8 +55,8 @@ def loops(
             follower: receiver
             for receiver in receivers.get((channel.group, channel.port), ())
             if _hears(inbound[receiver], channel)
-            for output in inbound[receiver].output
-            for follower in sent_from.get(file(output.path), ())
+            for path in written_by(inbound[receiver])
+            for follower in sent_from.get(file(path), ())
         }
         for name, channel in outbound.items()
         if receivers
@@ -64,8 +64,13 @@ def loops(
     for name in _in_circles(by_way_of):
         first = next(iter(by_way_of[name].values()))
         sources = {file(read[follower]) for follower in by_way_of[name]}
-        paths = [output.path for output in inbound[first].output if file(output.path) in sources]
+        paths = [path for path in written_by(inbound[first]) if file(path) in sources]
         yield Loop(name, read[name], first, tuple(paths))
+
+
+def written_by(subscription: InboundSubscription) -> list[Path]:
+    """The paths that its outputs write."""
+    return [written.path for output in subscription.output for written in output.paths()]
 
 
 def _hears(subscription: InboundSubscription, channel: OutboundChannel) -> bool:

@@ -13,7 +13,6 @@ from mcastd.config.inbound import InboundSubscription
 from mcastd.config.loops import loops
 from mcastd.config.model import Model, WorkerSettings
 from mcastd.config.outbound import OutboundChannel
-from mcastd.config.outputs import FileOutput
 from mcastd.config.types import Location, WorkerName, normal
 from mcastd.config.words import show
 
@@ -79,31 +78,36 @@ class Config(Model):
         return self
 
     def _conflicts(self) -> Iterator[tuple[Location, str]]:
-        """Outputs on a path that is something else already, and channels that send to themselves.
+        """Outputs that are something else already, and channels that send to themselves.
 
         An output may be a channel's source: that is a relay. Workers that are not enabled use no path. Paths
         are compared as text: no host is asked.
         """
         uses = {normal(self.daemon.control_socket): "the control socket"}
         outputs = [
-            (name, index, output, normal(output.path))
+            (name, ("inbound", name, "output", index), output)
             for name, subscription in self.inbound.items()
             if subscription.enabled
             for index, output in enumerate(subscription.output)
         ]
-        rotated = {
-            path: name
-            for name, _, output, path in outputs
-            if isinstance(output, FileOutput) and (output.rotate_size or output.rotate_every)
-        }
-        for name, index, _, path in outputs:
-            location = ("inbound", name, "output", index, "path")
+        written = [
+            (name, (*location, one.key), normal(one.path), one.rotated)
+            for name, location, output in outputs
+            for one in output.paths()
+        ]
+        rotated = {path: name for name, _, path, is_rotated in written if is_rotated}
+        for name, at, path, _ in written:
             stem, _, number = path.rpartition(".")
             if path in uses:
-                yield location, f"{show(path)} is already {uses[path]}"
+                yield at, f"{show(path)} is already {uses[path]}"
             elif stem in rotated and re.fullmatch("[1-9][0-9]{0,9}", number):
-                yield location, f"{show(path)} is a name that inbound/{rotated[stem]} rotates its output to"
+                yield at, f"{show(path)} is a name that inbound/{rotated[stem]} rotates its output to"
             uses.setdefault(path, f"an output of inbound/{name}")
+        labels: set[tuple[str, str]] = set()
+        for name, location, output in outputs:
+            if not output.paths() and (name, output.label) in labels:
+                yield location, f"{show(output.label)} is already an output of inbound/{name}"
+            labels.add((name, output.label))
         enabled = self.of_enabled()
         for loop in loops(enabled.outbound, enabled.inbound):
             yield ("outbound", loop.channel, "source"), f"{loop}; send to another group, or write elsewhere"

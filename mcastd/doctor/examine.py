@@ -17,6 +17,7 @@ from mcastd.doctor import (
     interfaces,
     memberships,
     neighbours,
+    outputs,
     reports,
     sending,
     surroundings,
@@ -49,7 +50,7 @@ CHECKS: tuple[tuple[Check, type[WorkerSettings]], ...] = (
     (memberships.membership, InboundSubscription),
     (memberships.receive_buffer, InboundSubscription),
     (memberships.overflow, InboundSubscription),
-    (files.outputs, InboundSubscription),
+    (outputs.outputs, InboundSubscription),
     (worker.worker, WorkerSettings),
     (surroundings.kind_of_interface, GroupSettings),
 )
@@ -62,7 +63,7 @@ HOST_CHECKS: tuple[HostCheck, ...] = (
 )
 
 # These look at files, whose disk or server may never answer.
-TOUCH_PATHS: frozenset[Callable[..., Iterator[Said]]] = frozenset({files.source, files.outputs})
+TOUCH_PATHS: frozenset[Callable[..., Iterator[Said]]] = frozenset({files.source, outputs.outputs})
 PATH_SECONDS = 0.5
 SEVERITIES = tuple(Severity)
 

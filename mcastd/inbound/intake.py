@@ -64,8 +64,8 @@ class Intake:
             context = self._context
             assert context is not None
             self.last = self.heard = self._asked_at = clock.monotonic()
-            for sink, path in self._outputs.writing:
-                context.waits_for = path
+            for sink, label in self._outputs.writing:
+                context.waits_for = label
                 sink.write(batch)
             context.waits_for = ""
         return count

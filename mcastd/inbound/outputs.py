@@ -8,12 +8,10 @@ from dataclasses import replace
 
 from structlog.typing import FilteringBoundLogger
 
-from mcastd.config import FifoOutput, FileOutput
+from mcastd.config import OutputSettings
 from mcastd.inbound.sinks import FORMATS, Sink
 from mcastd.status import OutputStatus
 from mcastd.worker import Output
-
-OutputSettings = FileOutput | FifoOutput
 
 
 def need_metadata(outputs: Iterable[OutputSettings]) -> bool:
@@ -38,11 +36,11 @@ class Outputs:
 
     def _note(self) -> None:
         self.sinks = tuple(self._sinks.values())
-        self.writing = [(sink, str(settings.path)) for settings, sink in self._sinks.items()]
+        self.writing = [(sink, settings.label) for settings, sink in self._sinks.items()]
         self.queueing = [sink for sink in self.sinks if sink.may_queue]
         self.need_metadata = need_metadata(self._sinks)
         self.identities = tuple(
-            Output(str(settings.path), sink.counters, sink.reasons) for settings, sink in self._sinks.items()
+            Output(settings.label, sink.counters, sink.reasons) for settings, sink in self._sinks.items()
         )
         # One list, replaced whole: a thread that adds them up finds each output once
         self._losses = [self._closed.copy(), *(sink.counters.dropped for sink in self.sinks)]
@@ -54,19 +52,19 @@ class Outputs:
     def change(self, wanted: Sequence[OutputSettings], received: int) -> None:
         """Apply other settings. Sinks whose settings stay the same keep their files and counters.
 
-        The others are closed before new ones are opened, since a path may pass from one to another: then
-        its counters go on. ``received`` is the number of datagrams so far.
+        The others are closed before new ones are opened, since a label may pass from one to another: then its
+        counters go on. ``received`` is the number of datagrams so far.
         """
         ending = {settings: sink for settings, sink in self._sinks.items() if settings not in wanted}
         new = [settings for settings in wanted if settings not in self._sinks]
-        paths = {settings.path for settings in wanted}
+        labels = {settings.label for settings in wanted}
         for settings, sink in ending.items():
-            sink.close(for_good=settings.path not in paths)
-            self._log.info("output.closed", path=str(settings.path), **_count(sink))
+            sink.close(for_good=settings.label not in labels)
+            self._log.info("output.closed", **settings.named, **_count(sink))
         self._sinks = {settings: self._sinks.get(settings) or self._make(settings) for settings in wanted}
-        before = {settings.path: sink for settings, sink in ending.items()}
+        before = {settings.label: sink for settings, sink in ending.items()}
         for settings in new:
-            if (old := before.pop(settings.path, None)) is not None:
+            if (old := before.pop(settings.label, None)) is not None:
                 self._sinks[settings].counters.go_on_from(old.counters)
                 self._began[self._sinks[settings]] = self._began[old]
         for sink in before.values():
@@ -75,7 +73,7 @@ class Outputs:
         self._note()
         for settings in new:
             self._sinks[settings].open()
-            self._log.info("output.opened", path=str(settings.path))
+            self._log.info("output.opened", **settings.named)
 
     def close(self) -> None:
         for sink in self.sinks:
@@ -107,13 +105,13 @@ class Outputs:
         """Whether an output has datagrams that are not written yet."""
         return bool(self.queueing) and any(sink.counters.queued for sink in self.queueing)
 
-    def blocked_paths(self) -> list[str]:
-        """The pipes whose reader is waited for."""
-        return [str(settings.path) for settings, sink in self._sinks.items() if sink.blocked]
+    def blocking(self) -> list[str]:
+        """The labels of the outputs whose reader is waited for."""
+        return [settings.label for settings, sink in self._sinks.items() if sink.blocked]
 
     def totals(self) -> dict[str, dict[str, object]]:
         return {
-            str(settings.path): {**_count(sink), "received_before": self._began.get(sink, 0)}
+            settings.label: {**_count(sink), "received_before": self._began.get(sink, 0)}
             for settings, sink in self._sinks.items()
         }
 

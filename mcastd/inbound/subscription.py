@@ -229,6 +229,9 @@ class Subscription:
                 if context.take(Signal.NETWORK):
                     with self._turns.handover.lock:
                         self._follow(context, link)
+                        with self._intake.at_outputs():
+                            for sink in self.sinks:
+                                sink.network_changed()
                     assert self._turns.link is not None
                     self.report(context, self._turns.link)
                     context.taken_over()

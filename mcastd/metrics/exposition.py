@@ -261,7 +261,7 @@ class _Part:
             of_workers.append((labels, identity))
             port = str(identity.port or "")
             info.append((f"{labels},{_labels(kind=kind, port=port)}", identity))
-            of_outputs += [(f"{labels},{_labels(output=output.path)}", output) for output in identity.outputs]
+            of_outputs += [(f"{labels},{_labels(output=one.label)}", one) for one in identity.outputs]
         self._of_workers: list[tuple[Family[Any], _Column]] = [
             (family, _column(family, info if family is INFO else of_workers))
             for family in OF_KIND.get(kind, WORKER)

@@ -21,6 +21,7 @@ from mcastd.doctor import (
     interfaces,
     memberships,
     neighbours,
+    outputs,
     permits,
     sending,
     surroundings,
@@ -418,13 +419,13 @@ def test_a_fifo(tmp_path: Path, before: Any, now: Any, expected: list[tuple[str,
     settings = inbound(output={"kind": "fifo", "path": str(path)}).settings
     earlier, status = (told(path, error, reason, no_reader=count) for error, reason, count in (before, now))
     subject = Subject("inbound/news", settings, "active", status=status, earlier=earlier)
-    assert said(files.outputs, subject, Given()) == expected
+    assert said(outputs.outputs, subject, Given()) == expected
 
 
 def test_an_output_below_what_is_no_directory(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     subject = inbound(output=str(tmp_path / "file" / "news.log"))
-    assert said(files.outputs, subject, Given()) == [("output-directory", "broken")]
+    assert said(outputs.outputs, subject, Given()) == [("output-directory", "broken")]
 
 
 # -- directories that the service manager has made for this service alone
@@ -482,16 +483,16 @@ def test_an_output_in_a_directory_that_only_the_service_sees(
     path = str(tmp_path / "news")
     filled = path if isinstance(output, str) else {**output, "path": path}
     service(tmp_path, monkeypatch, str(tmp_path))
-    (finding,) = files.outputs(inbound(output=filled), Given())
+    (finding,) = outputs.outputs(inbound(output=filled), Given())
     assert isinstance(finding, Finding)
     assert (finding.cause, finding.severity) == ("output-private", "warning")
     assert [way.lines for way in finding.ways] == ([(line,)] if line else [])
     assert finding.fix == f"{line or 'give a path elsewhere as output'} in [inbound.news]"
     unread = inbound(told(Path(path), "nobody reads it", "no-reader"), output=filled)
-    first, *_ = files.outputs(unread, Given())
+    first, *_ = outputs.outputs(unread, Given())
     assert first == finding
     service(tmp_path, monkeypatch, str(tmp_path / "elsewhere"))
-    assert list(files.outputs(inbound(output=filled), Given())) == []
+    assert list(outputs.outputs(inbound(output=filled), Given())) == []
 
 
 # -- where it runs: given as files, since no machine of the tests has Wi-Fi or is a WSL

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from doctor.test_checks import ALL, Given, Interface, inbound, outbound
 
-from mcastd.doctor import blame, files, interfaces, memberships, permits
+from mcastd.doctor import blame, files, interfaces, memberships, outputs, permits
 from mcastd.doctor.finding import Finding, Way
 from mcastd.doctor.quoting import command, in_unit, sysctl, toml
 from mcastd.net.ruleset import Facts
@@ -161,7 +161,7 @@ def test_no_access_is_proposed_to_what_another_has_put_there(shared: Path, as_ot
         path = shared / name
         for check, subject in (
             (files.source, outbound(source=str(path))),
-            (files.outputs, inbound(output=str(path))),
+            (outputs.outputs, inbound(output=str(path))),
         ):
             found = as_other(lambda check=check, subject=subject: list(check(subject, Given())))
             (one,) = found
@@ -188,7 +188,7 @@ def test_of_a_directory_that_is_there_already_only_the_line_is_said(entered: Pat
     ours.mkdir(parents=True)
     os.chown(theirs, 12345, 12345)
     os.chown(ours, 23456, 23456)
-    (one,) = as_other(lambda: list(files.outputs(inbound(output=str(theirs / "news")), Given())))
+    (one,) = as_other(lambda: list(outputs.outputs(inbound(output=str(theirs / "news")), Given())))
     assert one.fix == f'output = "{ours}/news" in [inbound.news]'
 
 

@@ -13,7 +13,7 @@ from support.subscription import Run
 from mcastd import log
 from mcastd.config import FifoOutput, FileOutput
 from mcastd.inbound.reader import Reader
-from mcastd.inbound.sinks import Ends, fifo
+from mcastd.inbound.sinks import Ends, Means, fifo
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.fifo import FifoSink
 from mcastd.inbound.sinks.file import FileSink
@@ -60,7 +60,7 @@ def make_file(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FileSin
     ) -> FileSink:
         monkeypatch.setattr(os, "writev", writev)
         config = FileOutput(kind="file", path=path, **settings)
-        account = Account(path, log.get_logger())
+        account = Account(config, log.get_logger())
         sinks.append(FileSink(config, _format(config.format), account, look_every=0, **(sink or {})))
         return sinks[-1]
 
@@ -77,8 +77,8 @@ def make_fifo(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FifoSin
 
     def make(path: Path, ends: Ends | None = None, **settings: Any) -> FifoSink:
         config = FifoOutput(kind="fifo", path=path, **settings)
-        account = Account(path, log.get_logger())
-        sinks.append(FifoSink(config, _format(config.format), account, ends=ends, look_every=0))
+        account = Account(config, log.get_logger())
+        sinks.append(FifoSink(config, _format(config.format), account, Means(ends), look_every=0))
         return sinks[-1]
 
     yield make

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-from pathlib import Path
 
 from structlog.testing import capture_logs
 
 from mcastd import log
+from mcastd.config import FileOutput
 from mcastd.errors import SinkError
 from mcastd.inbound.sinks.account import QUIET, Account
 
@@ -20,7 +20,7 @@ class Books:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.account = Account(Path("/p"), log.get_logger(), lambda: self.now)
+        self.account = Account(FileOutput(path="/p"), log.get_logger(), lambda: self.now)
 
 
 def test_a_trouble_is_counted_each_time_and_said_once_per_change_of_cause() -> None:
@@ -29,14 +29,14 @@ def test_a_trouble_is_counted_each_time_and_said_once_per_change_of_cause() -> N
         account.drop(2, FULL)
         account.drop(3, FULL)
         assert (
-            account.status("file", "raw").error
+            account.status().error
             == "cannot write to /p: no space left on device; tried again with each datagram"
         )
         account.drop(1, OSError(errno.EIO, "Input/output error"))
         account.drop(1, ABSENT)
         account.recovered()
         account.recovered()
-    assert account.status("file", "raw").error is None
+    assert account.status().error is None
     assert account.counters.dropped == {"no-space": 5, "io-error": 1, "no-reader": 1}
     assert [(s["event"], s["log_level"], s.get("reason", s.get("dropped"))) for s in said] == [
         ("output.failed", "warning", "no-space"),
@@ -62,7 +62,7 @@ def test_a_trouble_that_comes_and_goes_does_not_fill_the_log() -> None:
 def test_a_trouble_without_loss_is_noted_and_not_counted() -> None:
     account = Books().account
     account.drop(0, FULL)
-    assert account.status("file", "raw").error is not None
+    assert account.status().error is not None
     assert not account.counters.dropped
 
 

@@ -372,7 +372,7 @@ def test_each_datagram_is_accounted_for_and_none_is_torn(
     with TemporaryDirectory() as directory:
         path = Path(directory, "pipe")
         config = FifoOutput(kind="fifo", path=path, when_full=when_full, queue=queue, format="lines")
-        sink = FifoSink(config, Lines(str, str), Account(path, log.get_logger()))
+        sink = FifoSink(config, Lines(str, str), Account(config, log.get_logger()))
         sink.open()
         counters = sink.counters
         reader = Reader(path)
@@ -425,7 +425,7 @@ def test_a_reader_that_stalls_finds_whole_records_whatever_happens(
         patch.setattr(fifo, "LINGER", 0.0)
         path = Path(directory, "pipe")
         config = FifoOutput(kind="fifo", path=path, format="lines")
-        sink = FifoSink(config, Lines(str, str), Account(path, log.get_logger()))
+        sink = FifoSink(config, Lines(str, str), Account(config, log.get_logger()))
         sink.open()
         reader, data = Reader(path), b""
         for step in steps:

@@ -302,7 +302,7 @@ def test_no_torn_record_ever(name: str, rooms: list[int], batches: list[list[byt
 
         format = FORMATS[name](lambda: "239.1.1.1", str)
         config = FileOutput(kind="file", path=path, format=name)
-        sink = FileSink(config, format, Account(path, log.get_logger()))
+        sink = FileSink(config, format, Account(config, log.get_logger()))
         offered: list[bytes] = []
         for payloads in batches:
             batch = ListBatch(payloads, [SENDER] * len(payloads), [1] * len(payloads))
@@ -364,7 +364,7 @@ if how == "tmpfs":
 else:
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
 config = FileOutput(kind="file", path=path, format="lines")
-sink = FileSink(config, Lines(str, str), Account(path, log.get_logger()))
+sink = FileSink(config, Lines(str, str), Account(config, log.get_logger()))
 for n in range(100):
     sink.write(ListBatch([b"%d " % n + b"x" * 1000, b"y" * 500]))
 full = path.read_bytes().splitlines(True)
@@ -432,7 +432,7 @@ def test_no_file_is_larger_than_allowed(limit: int, keep: int, batches: list[lis
     with TemporaryDirectory() as directory:
         path = Path(directory, "log")
         config = FileOutput(kind="file", path=path, rotate_size=limit, keep=keep)
-        sink = FileSink(config, FORMATS["raw"](str, str), Account(path, log.get_logger()))
+        sink = FileSink(config, FORMATS["raw"](str, str), Account(config, log.get_logger()))
         stream = b""
         for number, sizes in enumerate(batches):
             payloads = [bytes([65 + number]) * size for size in sizes]

@@ -17,7 +17,7 @@ from support.kinds import Pairs
 
 from mcastd import log
 from mcastd.config import FifoOutput, FileOutput
-from mcastd.inbound.sinks import Ends, fifo
+from mcastd.inbound.sinks import Ends, Means, fifo
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.fifo import FifoSink
 from mcastd.inbound.sinks.file import FileSink
@@ -33,8 +33,9 @@ class LongHead(Pairs):
 
 
 def file_sink(path: Path, more: dict[str, Any] | None = None, **settings: Any) -> FileSink:
-    account = Account(path, log.get_logger())
-    return FileSink(FileOutput(path=path, **settings), Pairs(str, str), account, look_every=0, **(more or {}))
+    config = FileOutput(path=path, **settings)
+    account = Account(config, log.get_logger())
+    return FileSink(config, Pairs(str, str), account, look_every=0, **(more or {}))
 
 
 @pytest.fixture
@@ -42,8 +43,9 @@ def make_fifo(no_fd_leak: None) -> Iterator[Callable[..., FifoSink]]:
     sinks: list[FifoSink] = []
 
     def make(path: Path, format: type[Pairs] = Pairs, ends: Ends | None = None) -> FifoSink:
-        account = Account(path, log.get_logger())
-        sinks.append(FifoSink(FifoOutput(path=path), format(str, str), account, ends=ends, look_every=0))
+        config = FifoOutput(path=path)
+        account = Account(config, log.get_logger())
+        sinks.append(FifoSink(config, format(str, str), account, Means(ends), look_every=0))
         return sinks[-1]
 
     yield make

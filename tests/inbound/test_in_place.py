@@ -50,7 +50,7 @@ def test_outputs_come_and_go_and_those_that_stay_are_not_touched(
         (str(tmp_path / "new"), 2, 3),
         (str(tmp_path / "kept"), 0, 5),
     ]
-    assert [output.path for output in run.worker.books().identity.outputs] == [
+    assert [output.label for output in run.worker.books().identity.outputs] == [
         str(tmp_path / "new"),
         str(tmp_path / "kept"),
     ]

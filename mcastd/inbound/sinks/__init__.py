@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from mcastd.config import FifoOutput, FileOutput, OpenFilesOf
+from mcastd.config import FifoOutput, FileOutput, OpenFilesOf, OutputSettings
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.ends import PIPES, Ends
 from mcastd.inbound.sinks.fifo import FifoSink
 from mcastd.inbound.sinks.file import FileSink
+from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.formats import FORMATS
+from mcastd.inbound.sinks.means import Means
 from mcastd.inbound.sinks.sink import Sink
 
-__all__ = ["FORMATS", "PIPES", "Ends", "Sink", "make_sink"]
+__all__ = ["FORMATS", "PIPES", "SINKS", "Ends", "Means", "Sink", "make_sink"]
+
+# By the settings of a kind of output (see config.OUTPUTS): makes its sink. Nothing is opened yet.
+SINKS: dict[type[OutputSettings], Callable[[Any, Format, Account, Means], Sink]] = {
+    FileOutput: FileSink,
+    FifoOutput: FifoSink,
+}
 
 
 def make_sink(
-    output: FileOutput | FifoOutput,
+    output: OutputSettings,
     group: Callable[[], str],
     interface_name: Callable[[int], str],
     log: FilteringBoundLogger,
@@ -33,7 +42,4 @@ def make_sink(
     What ``files`` knows to be sent to the subscription itself is not written.
     """
     format = FORMATS[output.format](group, interface_name)
-    account = Account(output.path, log)
-    if output.kind == "file":
-        return FileSink(output, format, account, files=files)
-    return FifoSink(output, format, account, ends=ends, files=files)
+    return SINKS[type(output)](output, format, Account(output, log), Means(ends, files))

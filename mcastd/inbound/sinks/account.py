@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
 from mcastd import clock
 from mcastd.clock import Clock
+from mcastd.config import OutputSettings
 from mcastd.counters import OutputCounters, copy_of
 from mcastd.errors import SinkError, reason_of
 from mcastd.status import OutputStatus
@@ -36,9 +36,11 @@ EXPECTED = {NO_READER, READER_GONE}  # a pipe's reader may come and go: nothing 
 class Account:
     """What became of an output's datagrams, and the trouble it is in now, if any."""
 
-    def __init__(self, path: Path, log: FilteringBoundLogger, now: Clock = clock.monotonic) -> None:
+    def __init__(
+        self, config: OutputSettings, log: FilteringBoundLogger, now: Clock = clock.monotonic
+    ) -> None:
         self.counters = OutputCounters()
-        self._path = path
+        self._config = config
         self._log = log
         self._now = now
         self._trouble: SinkError | None = None
@@ -61,7 +63,7 @@ class Account:
             now = self._now()
             if now - self._said_at.get(trouble.reason, float("-inf")) >= QUIET:
                 say = self._log.info if trouble.reason in EXPECTED else self._log.warning
-                say("output.failed", path=str(self._path), reason=trouble.reason, error=str(trouble))
+                say("output.failed", **self._config.named, reason=trouble.reason, error=str(trouble))
                 self._said = trouble.reason
                 self._said_at[trouble.reason] = now
 
@@ -80,7 +82,7 @@ class Account:
             return
         self._trouble = None
         if self._said:
-            self._log.info("output.recovered", path=str(self._path), after=self._said, dropped=self._dropped)
+            self._log.info("output.recovered", **self._config.named, after=self._said, dropped=self._dropped)
             self._said = ""
             self._dropped = 0
 
@@ -90,12 +92,13 @@ class Account:
         trouble = self._trouble  # once: the worker's thread may recover meanwhile
         return "" if trouble is None or trouble.reason in EXPECTED else f"{trouble.what}: {trouble.cause}"
 
-    def status(self, kind: str, format: str) -> OutputStatus:
+    def status(self) -> OutputStatus:
         trouble = self._trouble  # once: the worker's thread may recover meanwhile
+        config = self._config
         return OutputStatus(
-            kind=kind,
-            format=format,
-            path=str(self._path),
+            kind=config.kind,
+            format=config.format,
+            path=config.label,
             counters=copy_of(self.counters),
             error=None if trouble is None else str(trouble),
             way_out="" if trouble is None else trouble.way_out,
@@ -104,7 +107,7 @@ class Account:
 
     def _translated(self, error: OSError) -> SinkError:
         return SinkError(
-            f"cannot write to {self._path}",
+            f"cannot write to {self._config.label}",
             reason_of(error),
             waits="tried again with each datagram",
             errno=error.errno or 0,

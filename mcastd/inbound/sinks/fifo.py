@@ -15,12 +15,11 @@ import select
 import stat
 
 from mcastd import clock
-from mcastd.config import FifoOutput, OpenFilesOf
-from mcastd.counters import OutputCounters
+from mcastd.config import FifoOutput
 from mcastd.errors import SinkError
 from mcastd.inbound.sinks.account import NO_READER, READER_GONE, TROUBLES, Account
-from mcastd.inbound.sinks.ends import Ends
 from mcastd.inbound.sinks.format import Format
+from mcastd.inbound.sinks.means import ALONE, Means
 from mcastd.inbound.sinks.paths import (
     LOOK_EVERY,
     LOOP,
@@ -33,9 +32,9 @@ from mcastd.inbound.sinks.paths import (
 from mcastd.inbound.sinks.pipe import capacity, enlarge, has_reader, room
 from mcastd.inbound.sinks.queue import Queue
 from mcastd.inbound.sinks.records import Made, fitting, made, part, whole
+from mcastd.inbound.sinks.sink import Sink
 from mcastd.net.link import Batch
 from mcastd.paths import OF_FILES, FileIdentity, identity
-from mcastd.status import OutputStatus
 
 NOT_A_FIFO = "not-a-fifo"
 FULL = "full"
@@ -51,7 +50,7 @@ ROOM_LOOK_SECONDS = 0.005
 ROOM_LOOK_MAX_SECONDS = 0.25
 
 
-class FifoSink:
+class FifoSink(Sink):
     """Whole records in order, to whoever reads.
 
     What the pipe does not take at once is queued, up to ``queue`` bytes of memory (and always one
@@ -62,7 +61,6 @@ class FifoSink:
     """
 
     reasons = (*TROUBLES, NOT_A_FIFO, UNSAFE_PATH, LOOP, NO_READER, READER_GONE, FULL, TOO_LARGE, STOPPED)
-    slow = False  # a write never waits
     may_queue = True
 
     def __init__(
@@ -70,18 +68,15 @@ class FifoSink:
         config: FifoOutput,
         format: Format,
         account: Account,
+        means: Means = ALONE,
         *,
-        ends: Ends | None = None,
         look_every: float = LOOK_EVERY,
-        files: OpenFilesOf | None = None,
     ) -> None:
-        self.deadline = math.inf
+        super().__init__(account)
         self._config = config
         self._path = config.path
         self._format = format
-        self._account = account
-        self._ends = ends
-        self._files = files
+        self._ends, self._files = means
         self._look_every = look_every
         self._looked = 0.0  # monotonic time of the last look at the path
         self._known: FileIdentity = (0, 0)  # the FIFO that was found at the path, and may be written
@@ -91,14 +86,6 @@ class FifoSink:
         self._starved = False  # the pipe is not full, and has too little room
         self._unread = 0  # bytes in the pipe when that was last so
         self._pause = 0.0  # seconds to the next look
-
-    @property
-    def counters(self) -> OutputCounters:
-        return self._account.counters
-
-    @property
-    def problem(self) -> str:
-        return self._account.problem
 
     @property
     def pending(self) -> int | None:
@@ -190,9 +177,6 @@ class FifoSink:
             self._retire()
         trouble = self._trouble("stopped", STOPPED, "its reader did not take it in time")
         self._disconnect(trouble, leave=not for_good)
-
-    def status(self) -> OutputStatus:
-        return self._account.status(self._config.kind, self._config.format)
 
     def _connect(self) -> None:
         """Have the FIFO at the path open, with a reader. Raises OSError, SinkError."""

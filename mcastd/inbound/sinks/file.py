@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 from mcastd import clock
 from mcastd.clock import Clock
-from mcastd.config import FileOutput, OpenFilesOf
-from mcastd.counters import OutputCounters
+from mcastd.config import FileOutput
 from mcastd.errors import SinkError, reason_of
 from mcastd.inbound.sinks.account import TROUBLES, Account
 from mcastd.inbound.sinks.format import Format
+from mcastd.inbound.sinks.means import ALONE, Means
 from mcastd.inbound.sinks.paths import (
     LOOK_EVERY,
     LOOP,
@@ -27,9 +27,9 @@ from mcastd.inbound.sinks.paths import (
     require_no_loop,
 )
 from mcastd.inbound.sinks.records import Made, Record, Records, fitting, made, part, whole
+from mcastd.inbound.sinks.sink import Sink
 from mcastd.net.link import Batch
 from mcastd.paths import FileIdentity, Place, identity
-from mcastd.status import OutputStatus
 
 NOT_A_FILE = "not-a-file"
 ROTATION = "rotation"
@@ -37,7 +37,7 @@ ROTATION = "rotation"
 CLOCK_LOOK_SECONDS = 60.0
 
 
-class FileSink:
+class FileSink(Sink):
     """One write(2) for each batch, unless the file is rotated in between.
 
     Rotation keeps ``PATH.1`` (the newest) to ``PATH.keep``, beside the file: where PATH is a symbolic link,
@@ -51,28 +51,24 @@ class FileSink:
     """
 
     reasons = (*TROUBLES, NOT_A_FILE, UNSAFE_PATH, LOOP, ROTATION)
-    may_queue = False
-    pending: int | None = None
-    blocked = False
 
     def __init__(
         self,
         config: FileOutput,
         format: Format,
         account: Account,
+        means: Means = ALONE,
         *,
         now: Clock = clock.monotonic,
         wall: Clock = clock.wall,
         look_every: float = LOOK_EVERY,
-        files: OpenFilesOf | None = None,
     ) -> None:
+        super().__init__(account)
         self.slow = config.fsync
-        self.deadline = math.inf
         self._config = config
         self._path = config.path
         self._format = format
-        self._account = account
-        self._files = files
+        self._files = means.files
         self._now = now
         self._wall = wall
         self._look_every = look_every
@@ -86,14 +82,6 @@ class FileSink:
         self._turned = -math.inf  # monotonic time of the last rotation by time
         self._torn_at: int | None = None  # where the file is to be cut off, if that is not done yet
         self._prepared = False  # it can be written, as far as that is known without a record
-
-    @property
-    def counters(self) -> OutputCounters:
-        return self._account.counters
-
-    @property
-    def problem(self) -> str:
-        return self._account.problem
 
     def open(self) -> None:
         self._try(self._start)
@@ -119,9 +107,6 @@ class FileSink:
         else:
             self._account.recovered()
 
-    def flush(self) -> None:
-        """Nothing is ever queued."""
-
     def tick(self, now: float) -> None:
         """Try again what failed, or end the file at the end of its period, although nothing comes."""
         self.deadline = math.inf
@@ -133,9 +118,6 @@ class FileSink:
 
     def close(self, *, for_good: bool = False) -> None:
         self._account.attempt(self._release)  # a network file system may tell of a lost write only now
-
-    def status(self) -> OutputStatus:
-        return self._account.status(self._config.kind, self._config.format)
 
     def _try(self, prepare: Callable[[], None]) -> None:
         """Prepare without a record to write, and note how that went."""

@@ -1,0 +1,66 @@
+"""What all kinds of output have in common: what the rest of the house asks of an output's settings."""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from mcastd.config.addresses import Interfaces
+from mcastd.config.kinds import OfKind
+from mcastd.ip import Address
+
+Format = Literal["raw", "lines", "json"]
+FORMAT = "How a datagram is written: its bytes, a line, or a line of JSON with its metadata."
+
+# Conversions of strftime(3) that are used in names of recordings.
+_DATES = re.compile("%[YymdFHMSTs]")
+
+
+class OutputPath(NamedTuple):
+    """A path that an output writes."""
+
+    path: Path
+    key: str = "path"  # of the setting that names it
+    type: int = stat.S_IFREG  # of what is made there, as in st_mode: a regular file, or S_IFIFO
+    rotated: bool = False  # PATH.1, PATH.2 and so on are the output's, too
+
+
+class OutputSettings(OfKind):
+    """The table of an output: each kind has its own, with at least these fields."""
+
+    if TYPE_CHECKING:  # a kind declares it where it wants it among its other keys
+        format: str
+
+    @property
+    def label(self) -> str:
+        """What tells it from the subscription's other outputs, in status, metrics, and errors.
+
+        An output with the same label as one before it goes on with its counters.
+        """
+        raise NotImplementedError
+
+    @property
+    def named(self) -> dict[str, str]:
+        """What the log names it by."""
+        return {one.key: str(one.path) for one in self.paths()} or {"output": self.label}
+
+    def ways(self) -> Iterable[tuple[Interfaces | None, Address]]:
+        """Each ``interface`` setting that it sends by, with the group there: see WorkerSettings."""
+        return ()
+
+    def paths(self) -> tuple[OutputPath, ...]:
+        """The paths that it writes: no other output may, and what is written there may be sent again."""
+        return ()
+
+    def advice(self) -> Iterator[tuple[str, str]]:
+        """What is legal and unwise: the key, and why with the way out."""
+        yield from ()
+
+
+def dated(path: Path) -> str:
+    """What is wrong with a path in which a date is meant to be; "" if none is."""
+    found = _DATES.search(str(path))
+    return f"{found[0]} is taken as it is, and no date" if found else ""
