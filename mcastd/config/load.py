@@ -135,11 +135,16 @@ def _content(path: Path) -> bytes:
             raise _refusal(path, "is a directory, not a file")
         if not stat.S_ISREG(status.st_mode):
             raise _refusal(path, "is not a regular file")
-        if status.st_size > FILE_MAX_BYTES:
-            raise _refusal(path, f"is larger than {FILE_MAX_BYTES >> 20} MiB: not a configuration")
-        return path.read_bytes()
+        # Files of /proc have the size 0 and may be endless, or wait for more
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            data = file.read(FILE_MAX_BYTES + 1)
     except OSError as error:
         raise _refusal(path, f"cannot be read: {reason_of(error)}") from None
+    if data is None:
+        raise _refusal(path, "has nothing to read now: not a configuration")
+    if len(data) > FILE_MAX_BYTES:
+        raise _refusal(path, f"is larger than {FILE_MAX_BYTES >> 20} MiB: not a configuration")
+    return data
 
 
 def _read(path: Path) -> _File:
