@@ -48,13 +48,13 @@ def _types_of(kind: Any) -> dict[str, Any]:
 
 
 def _field(field: Field[Any], kind: Any, told: dict[str, object]) -> Any:
-    with suppress(KeyError, TypeError):
+    with suppress(KeyError, TypeError, ValueError):
         return _fitted(kind, told[field.name])
     return _empty(kind) if field.default is MISSING else field.default
 
 
 def _fitted(kind: Any, value: object) -> Any:
-    """Raises TypeError if ``value`` is not of this type."""
+    """Raises TypeError if ``value`` is not of this type, ValueError if it is no member of an enumeration."""
     of = get_args(kind)
     plain = get_origin(kind) or kind
     if plain is UnionType:
@@ -72,7 +72,7 @@ def _fitted(kind: Any, value: object) -> Any:
 
 def _first_fitting(kinds: tuple[Any, ...], value: object) -> Any:
     for kind in kinds:
-        with suppress(TypeError):
+        with suppress(TypeError, ValueError):
             return _fitted(kind, value)
     raise TypeError(kinds)
 

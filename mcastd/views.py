@@ -25,7 +25,9 @@ S = TypeVar("S", bound=Status)
 
 def as_kind(kind: type[S], told: Told | None) -> S:
     """What ``told`` has of a status of this kind; what it has not is as if nothing were known."""
-    return told if isinstance(told, kind) else from_json(kind, as_json(told))
+    if isinstance(told, kind):
+        return told
+    return from_json(kind, as_json(told) if isinstance(told, Status) else told)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,19 @@ from mcastd.views import DaemonView, MonitorView, ReloadView, VitalsView, Worker
 from mcastd.worker import Context
 
 NOW = 5000.0  # monotonic seconds
+
+
+class Colour(StrEnum):
+    BLUE = "blue"
+    RED = "red"
+
+
+@dataclass(frozen=True, slots=True)
+class Colours:
+    one: Colour
+    other: Colour | str
+
+
 CHANNEL = """{
   "group": "239.255.1.2", "port": 9190, "ttl": 3, "framing": "line", "max_datagram": 1316,
   "pacing": "every 0.25 s", "protocol": "raw", "source": "/srv/news", "source_state": "at rest",
@@ -243,3 +257,8 @@ DEFINED = dict(TYPE.findall(Path(mcastd.control.__file__).with_name("io.mcastd.v
 def test_a_view_has_the_fields_that_are_defined_in_their_order(view: Any, name: str) -> None:
     defined = [line.partition(":")[0].strip() for line in DEFINED[name].splitlines()]
     assert [field.name for field in fields(view)] == defined
+
+
+def test_a_word_that_is_no_member_is_as_if_nothing_were_known() -> None:
+    assert from_json(Colours, {"one": "red", "other": "pink"}) == Colours(Colour.RED, "pink")
+    assert from_json(Colours, {"one": "pink", "other": "blue"}) == Colours(Colour.BLUE, Colour.BLUE)
