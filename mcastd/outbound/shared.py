@@ -76,6 +76,9 @@ class SharedSender:
             except RuntimeError:  # no more threads
                 return False
             self._schedule_at(channel, when)
+            if len(self._schedule) > 2 * len(self._entries) + VOID_MAX:
+                self._schedule = [entry for entry in self._entries.values() if entry is not None]
+                heapq.heapify(self._schedule)
             if when < self._wakes_at:
                 self._wake()
         return True
@@ -98,9 +101,6 @@ class SharedSender:
         entry = when, next(self._numbers), channel
         self._entries[channel] = entry
         heapq.heappush(self._schedule, entry)
-        if len(self._schedule) > 2 * len(self._entries) + VOID_MAX:
-            self._schedule = [entry for entry in self._entries.values() if entry is not None]
-            heapq.heapify(self._schedule)
 
     def _wake(self) -> None:
         self._wakes_at = 0.0
