@@ -18,6 +18,7 @@ from collections.abc import Generator, Iterator
 import hypothesis
 import programs
 import pytest
+import structlog
 from support import forked
 
 hypothesis.settings.register_profile("mcastd", deadline=None)  # no test depends on how fast a machine is
@@ -93,6 +94,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.skipped and item.config.getoption("no_skips"):
         report.outcome, report.longrepr = "failed", f"skipped in spite of --no-skips: {report.longrepr}"
     return report
+
+
+@pytest.fixture(autouse=True)
+def _log_as_at_first() -> Iterator[None]:
+    """A command that runs in this process configures the log: that is no other test's."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture
