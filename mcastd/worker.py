@@ -20,11 +20,14 @@ from mcastd.counters import OutputCounters
 from mcastd.errors import McastdError
 from mcastd.views import Status
 
-LONGEST_WAIT = 86_400.0  # seconds: poll(2) takes no more than 24 days; waking once a day costs nothing
-SHORT_NAP = 0.005  # seconds that a signal may wait
+# poll(2) takes no more than 24 days; waking once a day costs nothing.
+WAIT_MAX_SECONDS = 86_400.0
+# A sleep as short as this is not interrupted: a signal may wait that long.
+SHORT_NAP_SECONDS = 0.005
 # After this many seconds a file that a worker waits for counts as one that does not answer
 ANSWER_SECONDS = 2.0
-POLL_SLACK = 0.002  # seconds: poll(2) counts whole milliseconds; the rest of a deadline is slept exactly
+# poll(2) counts whole milliseconds; the rest of a deadline is slept exactly.
+POLL_SLACK_SECONDS = 0.002
 
 
 class Signal(enum.Flag):
@@ -146,7 +149,7 @@ class Context:
         Returns the ready fds with their poll events; empty after a signal or a time-out.
         """
         self._busy_since = None
-        milliseconds = None if timeout is None else max(0.0, min(timeout, LONGEST_WAIT)) * 1000
+        milliseconds = None if timeout is None else max(0.0, min(timeout, WAIT_MAX_SECONDS)) * 1000
         try:
             ready = dict(self._poll.poll(milliseconds))
         finally:
@@ -157,7 +160,7 @@ class Context:
 
     def nap(self, seconds: float) -> None:
         """Block for ``seconds``, or less if a signal comes; watched fds do not end it."""
-        if seconds <= SHORT_NAP:
+        if seconds <= SHORT_NAP_SECONDS:
             self._busy_since = None
             time.sleep(seconds)
             self._busy_since = clock.monotonic()
@@ -173,8 +176,8 @@ class Context:
         callers that watch any should use :meth:`wait`.
         """
         while (left := deadline - clock.monotonic()) > 0:
-            if left > POLL_SLACK:
-                self.wait(left - POLL_SLACK)
+            if left > POLL_SLACK_SECONDS:
+                self.wait(left - POLL_SLACK_SECONDS)
                 if self.signals:
                     return False
             else:

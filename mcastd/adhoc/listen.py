@@ -23,8 +23,10 @@ from mcastd.inbound.sinks.formats import FORMATS as OF_OUTPUTS
 from mcastd.net.interfaces import interface_name
 from mcastd.status import SubscriptionStatus
 
-SILENCE = 3.0  # seconds without a datagram, after which it says what it has
-TICK = 1.0  # seconds between two looks at rates
+# Seconds without a datagram after which the trouble so far is shown.
+SILENCE_SECONDS = 3.0
+# Seconds between two looks at the rates.
+RATES_SECONDS = 1.0
 BODIES = {"auto": shown.text_or_hex, "text": shown.text, "hex": shown.hexdump}
 FORMATS: dict[str, type[Format]] = {**OF_OUTPUTS, "json": shown.HarmlessJson}
 
@@ -84,8 +86,8 @@ def _make_printer(output: str, group: str, session: Session) -> Printer:
 def _watch(session: Session, listener: Listener, printer: Printer | None, deadline: float) -> None:
     """Until the end: show rates, say what is wrong."""
     line, tally = session.line, listener.tally
-    silence = session.began + SILENCE
-    tick = session.began + TICK if line.on else math.inf
+    silence = session.began + SILENCE_SECONDS
+    tick = session.began + RATES_SECONDS if line.on else math.inf
     since, datagrams, size = session.began, 0, 0
     if line.on:
         status = session.status(SubscriptionStatus)
@@ -98,10 +100,10 @@ def _watch(session: Session, listener: Listener, printer: Printer | None, deadli
             silence = math.inf
         elif now >= silence:
             silence = math.inf
-            for words in report.silence(session.status(SubscriptionStatus), SILENCE):
+            for words in report.silence(session.status(SubscriptionStatus), SILENCE_SECONDS):
                 line.say(words)
         if now >= tick:
-            tick = max(tick + TICK, now)
+            tick = max(tick + RATES_SECONDS, now)
             if tally.received:
                 elapsed = now - since
                 skipped = 0 if printer is None else printer.skipped

@@ -9,9 +9,11 @@ from dataclasses import dataclass, fields
 from mcastd.adhoc import numbered
 from mcastd.net.link import Origin
 
-WINDOW = 1 << 14  # numbers back from the highest for which it is known which have come
-STREAMS = 64  # senders' runs that are told apart
-_ALL = (1 << WINDOW) - 1
+# Numbers, back from the highest, of which each is known to have come or not.
+WINDOW_NUMBERS = 1 << 14
+# Runs of senders that are kept apart.
+STREAMS_MAX = 64
+_ALL = (1 << WINDOW_NUMBERS) - 1
 
 
 @dataclass(slots=True)
@@ -57,12 +59,12 @@ class Stream:
         if not count:
             return
         ahead = number + count - 1 - self.last
-        new = (1 << min(count, WINDOW)) - 1
-        self._seen = (self._seen << ahead | new) & _ALL if ahead < WINDOW else new
+        new = (1 << min(count, WINDOW_NUMBERS)) - 1
+        self._seen = (self._seen << ahead | new) & _ALL if ahead < WINDOW_NUMBERS else new
         self.last += ahead
 
     def _take_old(self, number: int) -> None:
-        bit = 1 << age if (age := self.last - number) < WINDOW else 0
+        bit = 1 << age if (age := self.last - number) < WINDOW_NUMBERS else 0
         if not bit:
             self._late += 1
         elif self._seen & bit:
@@ -128,7 +130,7 @@ class Tracker:
             stream.quickest = low if stream.quickest is None else min(low, stream.quickest)
             stream.slowest = high if stream.slowest is None else max(high, stream.slowest)
         self.streams.move_to_end(run)
-        if len(self.streams) > STREAMS:
+        if len(self.streams) > STREAMS_MAX:
             _, oldest = self.streams.popitem(last=False)
             self.forgotten.add(oldest.counts)
 

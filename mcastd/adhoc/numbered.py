@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 MAGIC = b"mcastd 1 "
 SIZE = 64  # bytes
-MOST = 10**12 - 1  # the highest number that has room
+# The highest number that the header has room for.
+NUMBER_MAX = 10**12 - 1
 
 _HEADER = struct.Struct("9s 8s s 12s s 12s s 19s s")
 

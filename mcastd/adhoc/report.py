@@ -14,7 +14,7 @@ from mcastd.counters import OutboundCounters
 from mcastd.printable import printable
 from mcastd.status import ReceiveBuffer, SubscriptionStatus
 
-MOMENT = 0.01  # seconds
+MOMENT_SECONDS = 0.01
 
 Report = dict[str, Any]
 """JSON values."""
@@ -59,7 +59,7 @@ def received(
 
 def rates(datagrams: int, size: int, seconds: float) -> Report:
     """Of datagrams that came in ``seconds``, from the first of them to the last: a moment makes no rate."""
-    if datagrams < 2 or seconds < MOMENT:
+    if datagrams < 2 or seconds < MOMENT_SECONDS:
         return {"seconds": round(seconds, 6), "per_second": None, "bits_per_second": None}
     per_second = (datagrams - 1) / seconds
     return {

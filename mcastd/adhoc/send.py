@@ -26,7 +26,8 @@ from mcastd.status import ChannelStatus
 STDIN = "/dev/stdin"
 DEFAULT_RATE = "10Mbit"  # of a file: as fast as possible would drown receivers, and look like a bad network
 DEFAULT_INTERVAL = "100ms"  # of a text, or of numbered datagrams
-TICK = 1.0  # seconds between two looks at the progress
+# Seconds between two looks at the progress.
+PROGRESS_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +147,9 @@ def _watch(session: Session, plan: Plan) -> None:
         by = f" on {link.interface} from {link.address}" if link else ""
         line.say(f"sending to {channel.group} port {channel.port}{by}, ttl {channel.ttl}; {ways_out}")
     since, sent, size = session.began, 0, 0
-    while session.view().state != "finished" and session.wait(since + TICK if live else math.inf):
+    while session.view().state != "finished" and session.wait(since + PROGRESS_SECONDS if live else math.inf):
         now = clock.monotonic()
-        if live and now >= since + TICK:
+        if live and now >= since + PROGRESS_SECONDS:
             status = session.status(ChannelStatus)
             counters = status.counters
             part = _part(plan, status)

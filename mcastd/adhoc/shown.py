@@ -17,7 +17,8 @@ from mcastd.inbound.sinks.records import Made, Record, Records
 from mcastd.net.link import Batch, Origin
 from mcastd.printable import printable
 
-WIDTH = 16  # bytes in a line of a hexdump
+# Bytes in a line of a hexdump.
+HEXDUMP_BYTES = 16
 _ASCII = bytes(code if 0x20 <= code < 0x7F else ord(".") for code in range(256))
 
 Body = Callable[[bytes], Iterator[str]]
@@ -92,8 +93,8 @@ def describe(header: numbered.Header) -> str:
 def hexdump(payload: bytes) -> Iterator[str]:
     """As ``hexdump -C`` prints it: address, bytes, ASCII; lines that repeat the one before are one ``*``."""
     before, repeats = b"", False
-    for start in range(0, len(payload), WIDTH):
-        part = payload[start : start + WIDTH]
+    for start in range(0, len(payload), HEXDUMP_BYTES):
+        part = payload[start : start + HEXDUMP_BYTES]
         if part == before:
             if not repeats:
                 yield "*"

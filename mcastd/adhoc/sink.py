@@ -18,12 +18,18 @@ from mcastd.net.link import Batch, ListBatch
 from mcastd.status import OutputStatus
 from mcastd.threads import Thread
 
-OVERHEAD = 128  # bytes of memory for a waiting datagram beside its payload
-FOR_EYES = 1 << 16  # bytes that wait for a terminal: what comes after that is more than anybody reads
-FOR_PROGRAMS = 8 << 20  # the same for a pipe or a file
-REFRESH = 0.02  # seconds between two looks at what waits for a terminal
-LINGER = 0.5  # seconds in which what waits is shown at the end, on a terminal
-PATIENCE = 30.0  # seconds for a program that reads it: nothing of what it waits for may be missing
+# Memory for a waiting datagram beside its payload.
+WAITING_OVERHEAD_BYTES = 128
+# Bytes that wait for a terminal. Nobody reads more than that.
+TERMINAL_QUEUE_BYTES = 1 << 16
+# Bytes that wait for a pipe or a file.
+PIPE_QUEUE_BYTES = 8 << 20
+# Seconds between two looks at what waits for a terminal.
+TERMINAL_REFRESH_SECONDS = 0.02
+# Seconds in which what waits is shown at the end, on a terminal.
+TERMINAL_FLUSH_SECONDS = 0.5
+# The same for a program that reads the output: it must miss nothing of what it waits for.
+PIPE_FLUSH_SECONDS = 30.0
 
 
 class Printer:
@@ -48,9 +54,9 @@ class Printer:
         self._format = format
         self._gap = gap
         self._on_error = on_error
-        self._pause = REFRESH if for_eyes else 0.0
-        self._linger = LINGER if for_eyes else PATIENCE
-        self._room = self._most = FOR_EYES if for_eyes else FOR_PROGRAMS
+        self._pause = TERMINAL_REFRESH_SECONDS if for_eyes else 0.0
+        self._linger = TERMINAL_FLUSH_SECONDS if for_eyes else PIPE_FLUSH_SECONDS
+        self._room = self._most = TERMINAL_QUEUE_BYTES if for_eyes else PIPE_QUEUE_BYTES
         self._waiting: deque[tuple[int, ListBatch]] = deque()  # after so many that are not shown
         self._gap_here = 0  # of the skipped: since the last that was taken
         self._change = threading.Condition()
@@ -64,12 +70,12 @@ class Printer:
             room = self._room
             taken: list[bytes] = []
             for payload in batch.payloads[:count]:
-                room -= len(payload) + OVERHEAD
+                room -= len(payload) + WAITING_OVERHEAD_BYTES
                 if room < 0 and (taken or self._waiting):
                     break
                 taken.append(bytes(payload))  # the batch's buffers are used again
             if taken and self.error is None:
-                self._room -= sum(map(len, taken)) + OVERHEAD * len(taken)
+                self._room -= sum(map(len, taken)) + WAITING_OVERHEAD_BYTES * len(taken)
                 origins, times = batch.origins[: len(taken)], batch.times[: len(taken)]
                 self._waiting.append((self._gap_here, ListBatch(taken, origins, times)))
                 self._gap_here = 0

@@ -15,7 +15,8 @@ from mcastd.net.payloads import ListPayloads, Payloads
 from mcastd.outbound.framing import Framer
 from mcastd.outbound.sources.source import NAP_MAX_SECONDS, Source
 
-TOGETHER = 256  # datagrams made at once
+# Datagrams that are made at once.
+DATAGRAMS_AT_ONCE = 256
 ROOM = bytes(numbered.SIZE)
 
 
@@ -65,7 +66,7 @@ class Repeated(Source):
         self._count: float = math.inf if count == "forever" else count
 
     def read(self) -> Payloads:
-        number = int(min(TOGETHER, self._count - self.rounds))
+        number = int(min(DATAGRAMS_AT_ONCE, self._count - self.rounds))
         self.rounds += number
         self.finished = not number
         return ListPayloads([self._payload] * number)

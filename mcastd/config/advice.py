@@ -19,9 +19,12 @@ from mcastd.config.whole import Config
 from mcastd.config.words import show
 from mcastd.ip import Address, stays_on_link
 
-SITE = 32  # TTL with which a datagram left the site in the MBone; 64 the region, 128 the continent (mrouted)
-UNRESTRICTED = 128  # TTL from which no such threshold was meant to hold
-FAST = 500_000_000  # bit/s from which json is a mistake: see the rows "json" and "raw" of `make bench`
+# A datagram left the site with this TTL in the MBone; 64 the region, 128 the continent (mrouted).
+SITE_TTL = 32
+# From this TTL on no such threshold was meant to hold.
+UNRESTRICTED_TTL = 128
+# From this rate on json is a mistake: see the rows "json" and "raw" of `make bench`.
+JSON_BITS_PER_SECOND = 500_000_000
 # A rate below this was hardly meant: a datagram of 125 bytes takes more than a second.
 SLOW_BITS_PER_SECOND = 1000
 LINK_CONTROL, SSM = IPv4Network("224.0.0.0/24"), IPv4Network("232.0.0.0/8")
@@ -70,7 +73,7 @@ def _reach(channel: OutboundChannel) -> Advice:
             "ttl",
             f"{ttl} reaches no further than 1: no router forwards {group}; take a group that is routed",
         )
-    elif ttl >= UNRESTRICTED or (ttl > SITE and not _is_bounded(group)):
+    elif ttl >= UNRESTRICTED_TTL or (ttl > SITE_TTL and not _is_bounded(group)):
         yield (
             "ttl",
             f"{ttl} is far beyond any site: what a loop or a router without a boundary lets out goes as far;"
@@ -242,7 +245,7 @@ def _local_receivers(config: Config) -> Iterator[Complaint]:
             if not channel.loop:
                 why = f"false keeps it from inbound.{name} on this host, which receives this group; set true"
                 yield Complaint(("outbound", sender, "loop"), why)
-            elif channel.rate is not None and channel.rate >= FAST:
+            elif channel.rate is not None and channel.rate >= JSON_BITS_PER_SECOND:
                 yield from _too_fast_for_json(name, subscription, sender, channel.rate)
 
 

@@ -19,7 +19,7 @@ from mcastd.config.whole import Config, Conflicts
 from mcastd.config.words import choose, show
 
 # Similarity (difflib) from which a key of another table was hardly meant: "source" and "sources" have 0.92.
-NEARLY_THE_SAME = 0.9
+SIMILARITY_MIN = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ def _unknown(key: str, model: type[BaseModel]) -> str:
     hint = _did_you_mean(key, known)
     if elsewhere:
         place = f"belongs into {' or '.join(elsewhere)}"
-        nearly = difflib.get_close_matches(key, known, n=1, cutoff=NEARLY_THE_SAME)
+        nearly = difflib.get_close_matches(key, known, n=1, cutoff=SIMILARITY_MIN)
         hint = f'did you mean "{nearly[0]}"? "{key}" {place}' if nearly else f"it {place}"
     return f"unknown key; {hint or 'known are ' + ', '.join(known)}"
 

@@ -17,7 +17,8 @@ from mcastd.printable import printable
 
 EXIT = {Severity.BROKEN: 2, Severity.WARNING: 1, Severity.HINT: 0}
 COLOURS = {"broken": "1;31", "warning": "1;33", "hint": "36", "well": "32"}  # SGR, ECMA-48
-WIDEST = 100  # columns; a longer line is hard to read
+# A longer line is hard to read.
+COLUMNS_MAX = 100
 
 
 def show(report: Report, *, as_json: bool) -> None:
@@ -125,7 +126,7 @@ def _wrapped(text: str, indent: str, width: int | None) -> list[str]:
     more = " " * len(indent) + ("" if indent.endswith("- ") else "  " if indent else "")
     return textwrap.wrap(
         text,
-        min(width, WIDEST),
+        min(width, COLUMNS_MAX),
         initial_indent=indent,
         subsequent_indent=more,
         break_long_words=False,

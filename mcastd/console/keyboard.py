@@ -9,7 +9,8 @@ import termios
 from types import TracebackType
 from typing import Any
 
-ESCAPE_TIME = 0.02  # seconds in which the rest of a key's sequence comes; else it was the key Esc
+# Seconds in which the rest of a key's sequence comes; without it the key was Esc.
+ESCAPE_SECONDS = 0.02
 NAMES = {
     "\x1b[A": "Up",
     "\x1bOA": "Up",
@@ -70,7 +71,7 @@ class Keyboard:
     def read(self) -> list[str]:
         """What was typed. Raises EOFError if the terminal is gone."""
         data = self._take()
-        if data.endswith(b"\x1b") and select.select([self._fd], [], [], ESCAPE_TIME)[0]:
+        if data.endswith(b"\x1b") and select.select([self._fd], [], [], ESCAPE_SECONDS)[0]:
             data += self._take()
         return keys(data.decode(errors="ignore"))
 

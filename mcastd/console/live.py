@@ -11,7 +11,8 @@ import threading
 from collections.abc import Iterator
 from typing import TextIO
 
-PATIENCE = 0.5  # seconds for a terminal that is stopped (Ctrl-S): whoever must end does not wait for it
+# Seconds to wait for a terminal that is stopped (Ctrl-S), so that a program that has to end can end.
+TERMINAL_WAIT_SECONDS = 0.5
 
 _CLEAR = b"\r\x1b[K"  # also of what was typed, like the ^C that a terminal shows
 
@@ -58,7 +59,7 @@ class LiveLine:
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
-        locked = self._lock.acquire(timeout=PATIENCE)
+        locked = self._lock.acquire(timeout=TERMINAL_WAIT_SECONDS)
         try:
             yield
         finally:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from mcastd.console.board import Board, Line
 from mcastd.console.text import BLOCKS, age, short, sparkline
 
-HEAD = 3  # lines above the workers
+# Lines above the workers.
+HEAD_LINES = 3
 HELP = """
   q, Ctrl-C        quit
   s                sort by the next column
@@ -48,7 +49,7 @@ class View:
     @property
     def rows(self) -> int:
         """Workers that fit."""
-        return max(1, self.height - HEAD)
+        return max(1, self.height - HEAD_LINES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,10 @@ from mcastd.errors import ControlError
 from mcastd.printable import printable
 from mcastd.views import MonitorView
 
-RETRY = 1.0  # seconds until the next attempt to reach a daemon that has gone
-PATIENCE = 5.0  # seconds beside the interval in which a daemon that lives has said something
+# Seconds until the next attempt to reach a daemon that has gone.
+RECONNECT_SECONDS = 1.0
+# A daemon that lives replies within the interval and these seconds.
+REPLY_MARGIN_SECONDS = 5.0
 
 
 class Feed:
@@ -46,7 +48,7 @@ class Feed:
     def connect(self) -> None:
         """Raises ControlError or VarlinkError."""
         self._heard = clock.monotonic()
-        client = ControlClient(self._path, timeout=self._board.interval + PATIENCE)
+        client = ControlClient(self._path, timeout=self._board.interval + REPLY_MARGIN_SECONDS)
         try:
             client.begin("io.mcastd.Monitor", interval=self._board.interval)
         except BaseException:
@@ -80,7 +82,7 @@ class Feed:
 
     def retry(self) -> None:
         """Look for a daemon that has gone, if it is time."""
-        if self._client is None and clock.monotonic() >= self._heard + RETRY:
+        if self._client is None and clock.monotonic() >= self._heard + RECONNECT_SECONDS:
             try:
                 self.connect()
             except (ControlError, VarlinkError) as error:
@@ -95,7 +97,7 @@ class Feed:
     def trouble(self) -> str:
         """Why the board shows what was; empty if it shows what is."""
         silent = clock.monotonic() - self._heard
-        if self._client is not None and silent > self._board.interval + PATIENCE:
+        if self._client is not None and silent > self._board.interval + REPLY_MARGIN_SECONDS:
             return f"daemon silent for {silent:.0f} s"
         return self._trouble
 

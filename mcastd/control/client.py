@@ -12,11 +12,20 @@ from mcastd import clock
 from mcastd.codec import from_json
 from mcastd.control import definition
 from mcastd.control.peer import peer_of
-from mcastd.control.protocol import REPLY_LIMIT, Call, Decoder, Message, ProtocolError, Reply, VarlinkError
+from mcastd.control.protocol import (
+    REPLY_MAX_BYTES,
+    Call,
+    Decoder,
+    Message,
+    ProtocolError,
+    Reply,
+    VarlinkError,
+)
 from mcastd.errors import ControlError, reason_of
 from mcastd.views import DaemonView, ReloadView, WorkerView
 
-CONNECT_AGAIN = 0.01  # seconds until the next attempt while many others connect
+# Seconds until the next attempt while many others connect.
+CONNECT_RETRY_SECONDS = 0.01
 IS_IT_RUNNING = "is mcastd running? (systemctl status mcastd)"
 
 
@@ -27,7 +36,7 @@ class ControlClient:
         """Raises ControlError if nobody can be reached."""
         self._what = f"control socket {path}"
         self._timeout = timeout
-        self._decoder = Decoder(REPLY_LIMIT)
+        self._decoder = Decoder(REPLY_MAX_BYTES)
         self._method = ""  # that is called
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(timeout)
@@ -45,7 +54,7 @@ class ControlClient:
             except BlockingIOError:  # its backlog is full, and it does not wait for room: unix(7)
                 if clock.monotonic() >= deadline:
                     raise
-                time.sleep(CONNECT_AGAIN)
+                time.sleep(CONNECT_RETRY_SECONDS)
 
     def __enter__(self) -> ControlClient:
         return self

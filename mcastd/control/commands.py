@@ -16,7 +16,7 @@ from typing import Protocol
 
 from mcastd import __version__
 from mcastd.codec import as_json
-from mcastd.control.monitor import SLOWEST
+from mcastd.control.monitor import INTERVAL_MAX_SECONDS
 from mcastd.control.protocol import LONGEST_WATCH_SECONDS, SERVICE, Call, Message, Reply, VarlinkError
 from mcastd.errors import ConfigError, McastdError
 from mcastd.log import get_logger
@@ -26,7 +26,8 @@ from mcastd.worker import Headline, Vitals
 INTERFACE = "io.mcastd"
 MONITOR = f"{INTERFACE}.Monitor"
 DOCTOR = f"{INTERFACE}.Doctor"
-WATCH = 1.0  # seconds for which the doctor watches, unless the client says
+# Seconds for which the doctor watches, unless the client gives another time.
+WATCH_SECONDS = 1.0
 TEXT = (str,)
 # Calls that may take long, at the same time; root and the daemon's own user have as many for themselves.
 # Together they leave some of the server's connections to clients that only look.
@@ -183,7 +184,7 @@ class Commands:
         watch: float | None = None,
         probe: bool | None = None,
     ) -> Message:
-        seconds = WATCH if watch is None else float(watch)
+        seconds = WATCH_SECONDS if watch is None else float(watch)
         if not 0 <= seconds <= LONGEST_WATCH_SECONDS:
             raise VarlinkError(f"{SERVICE}.InvalidParameter", parameter="watch")
         return self._operations.doctor(name, seconds, bool(probe), gone)
@@ -227,6 +228,7 @@ def _watching(call: Call) -> Watching:
             return Watching(1.0)
         case bool():
             pass
-        case int() | float() as interval if 0 <= interval <= SLOWEST:  # which also leaves NaN out
+        # A NaN is not within these
+        case int() | float() as interval if 0 <= interval <= INTERVAL_MAX_SECONDS:
             return Watching(interval)
     raise VarlinkError(f"{SERVICE}.InvalidParameter", parameter="interval")

@@ -22,11 +22,16 @@ from mcastd.errors import McastdError
 from mcastd.names import table_of
 from mcastd.worker import Headline, Vitals
 
-FASTEST = 0.1  # seconds between two replies at least
-SLOWEST = 3600.0  # seconds between two replies at most
-FRESH = 0.5  # seconds for which a look at the vitals may serve other clients, too
-MOST = 16  # clients that watch at the same time: half of the connections are for those who ask
-MOST_PRIVILEGED = 20  # the same if the next one is root, or the daemon's own user
+# Seconds between two replies, at least.
+INTERVAL_MIN_SECONDS = 0.1
+# Seconds between two replies, at most.
+INTERVAL_MAX_SECONDS = 3600.0
+# Seconds for which vitals that were read for one client serve the others, too.
+VITALS_FRESH_SECONDS = 0.5
+# Clients that watch at the same time: half of the connections stay free for single calls.
+WATCHERS_MAX = 16
+# The same if the next one is root, or the daemon's own user.
+PRIVILEGED_WATCHERS_MAX = 20
 
 
 class Watched(Protocol):
@@ -125,23 +130,23 @@ class Monitor:
         Until the client has gone or :meth:`close` is called. Raises McastdError if there are too many
         clients already, OSError if this one is gone, TimeoutError if it does not read.
         """
-        interval = min(max(interval, FASTEST), SLOWEST)
+        interval = min(max(interval, INTERVAL_MIN_SECONDS), INTERVAL_MAX_SECONDS)
         poll = select.poll()
         poll.register(connection, 0)  # for POLLHUP, which is always told; one that writes no more may read
-        with self._wake(MOST_PRIVILEGED if privileged else MOST) as wake:
+        with self._wake(PRIVILEGED_WATCHERS_MAX if privileged else WATCHERS_MAX) as wake:
             poll.register(wake, select.POLLIN)
             known = BLANK
             due = soon = 0.0  # monotonic seconds of the next reply, and of the earliest one
             while not self._closed:
                 now = clock.monotonic()
                 if now >= due:
-                    newest = self._look(min(interval / 2, FRESH))
+                    newest = self._look(min(interval / 2, VITALS_FRESH_SECONDS))
                     due = now - now % interval + interval  # for all clients at once: they share a look
                 else:
                     newest = self._look(None)
                 if newest is not known:
                     connection.sendall(self._encode(known, newest))
-                    known, soon = newest, clock.monotonic() + FASTEST
+                    known, soon = newest, clock.monotonic() + INTERVAL_MIN_SECONDS
                 if not self._wait(poll, connection, wake, soon, due):
                     return
             connection.sendall(Reply(difference(known, self._look(0.0))).encode())

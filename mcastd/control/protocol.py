@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 # Bytes of one call: a few names take much less, and JSON takes up to 25 times its size once it is read.
-CALL_LIMIT = 1 << 16
-REPLY_LIMIT = 16 << 20  # bytes of one reply; the limit of systemd's own implementation
+CALL_MAX_BYTES = 1 << 16
+# The limit of systemd's own implementation.
+REPLY_MAX_BYTES = 16 << 20
 SERVICE = "org.varlink.service"
 LONGEST_WATCH_SECONDS = 600.0  # of a doctor; enough to miss two queries, which come every 125 s
 

@@ -24,16 +24,19 @@ from mcastd.control.commands import INTERFACE, Client, Commands, Operations, Wat
 from mcastd.control.listener import listen
 from mcastd.control.monitor import Monitor
 from mcastd.control.peer import Peer, peer_of
-from mcastd.control.protocol import CALL_LIMIT, Call, Decoder, ProtocolError, Reply
+from mcastd.control.protocol import CALL_MAX_BYTES, Call, Decoder, ProtocolError, Reply
 from mcastd.errors import McastdError, reason_of
 from mcastd.log import get_logger
 from mcastd.threads import Thread
 
 MAX_CONNECTIONS = 40
 MAX_OF_OTHERS = 32  # connections of all users but root and the daemon's own
-RETRY_PAUSE = 1.0  # seconds until the next accept() when the process is out of file descriptors or threads
-TURN = 0.1  # seconds that a client may wait for others' calls to end, when there is no room
-THREAD_TURN = 1.0  # seconds that it may wait for a thread, when no other can be had
+# Seconds until the next accept() when the process is out of file descriptors or threads.
+ACCEPT_RETRY_SECONDS = 1.0
+# Seconds that a client may wait for others' calls to end, when there is no room.
+ROOM_WAIT_SECONDS = 0.1
+# Seconds that a client may wait for a thread, when no other can be had.
+THREAD_WAIT_SECONDS = 1.0
 NO_THREAD = "mcastd runs, and has no thread left to answer; raise TasksMax= of the service"
 log = get_logger()
 
@@ -109,7 +112,7 @@ class ControlServer:
             except (OSError, RuntimeError) as error:  # RuntimeError: no more threads
                 if isinstance(error, OSError) and error.errno == errno.EMFILE and self._spare.spend():
                     continue
-                if not self._closing.wait(RETRY_PAUSE):
+                if not self._closing.wait(ACCEPT_RETRY_SECONDS):
                     log.warning("client.refused", reason=reason_of(error))
 
     def _admit(self, connection: socket.socket) -> None:
@@ -138,7 +141,9 @@ class ControlServer:
             try:
                 self._begin_thread()
             except RuntimeError:
-                self._calls_end.wait_for(lambda: self._closing.is_set() or self._idle > 0, THREAD_TURN)
+                self._calls_end.wait_for(
+                    lambda: self._closing.is_set() or self._idle > 0, THREAD_WAIT_SECONDS
+                )
         return self._idle > 0
 
     def _begin_thread(self) -> None:
@@ -163,7 +168,7 @@ class ControlServer:
         crowds[peer] += 1
         largest = max(crowds.values())
         # While it waits for an answer it is not dropped; most calls are over in no time
-        self._calls_end.wait_for(lambda: self._closing.is_set() or silent_of(largest), TURN)
+        self._calls_end.wait_for(lambda: self._closing.is_set() or silent_of(largest), ROOM_WAIT_SECONDS)
         victim = silent_of(largest) or silent_of(crowds[peer])
         if victim is None:
             return False
@@ -202,7 +207,7 @@ class ControlServer:
         connection.settimeout(self._timeout)
         peer = peer_of(connection)
         client = Client(_is_privileged(peer), lambda: _has_hung_up(connection))
-        decoder = Decoder(CALL_LIMIT)
+        decoder = Decoder(CALL_MAX_BYTES)
         while data := connection.recv(1 << 16):
             for message in decoder.feed(data):
                 call = Call.decode(message)
@@ -256,7 +261,7 @@ def _has_hung_up(connection: socket.socket) -> bool:
 
 def _refuse(connection: socket.socket) -> None:
     """Tell a client that there is no thread for it. A call left unread would drop the reply."""
-    connection.settimeout(TURN)
+    connection.settimeout(ROOM_WAIT_SECONDS)
     with suppress(OSError):
         connection.recv(1 << 16)
         connection.sendall(Reply({"reason": NO_THREAD}, f"{INTERFACE}.Failed").encode())

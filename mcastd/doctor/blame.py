@@ -13,7 +13,7 @@ from mcastd.net.firewall import text_of
 from mcastd.net.ruleset import Facts, Ruleset, Suspect
 
 # Rules that are named at most.
-RULES = 3
+RULES_MAX = 3
 
 
 class Rules(NamedTuple):
@@ -47,7 +47,7 @@ def rules_of(facts: Facts, hooks: Sequence[str], observation: Observation) -> Ru
     before = {rule: packets for packets, rule in earlier}
     legacy = [(rule, packets - before.get(rule, 0)) for packets, rule in rules.legacy]
     legacy = [(rule, grown) for rule, grown in legacy if grown > 0]
-    lines = [_rule(suspect, grown) for suspect, grown in found[:RULES]]
+    lines = [_rule(suspect, grown) for suspect, grown in found[:RULES_MAX]]
     lines += [f"iptables {rule}: {grown} packets meanwhile" for rule, grown in legacy]
     if found:
         return Rules(lines, True, _accept(facts, found[0][0]))

@@ -18,7 +18,7 @@ from mcastd.doctor.interfaces import setting_with
 from mcastd.doctor.quoting import command
 from mcastd.doctor.seen import incomplete, received_meanwhile, seen_text, unwatched
 from mcastd.doctor.subject import Subject
-from mcastd.doctor.watch import SETTLE, Observation
+from mcastd.doctor.watch import SETTLE_SECONDS, Observation
 from mcastd.ip import Address
 from mcastd.net.ruleset import INBOUND, OUTBOUND, Facts
 from mcastd.net.tap import Flow, FlowKey
@@ -28,7 +28,7 @@ BROKEN, WARNING, HINT = Severity.BROKEN, Severity.WARNING, Severity.HINT
 # Share of the bytes on the wire that must be missing before a part counts as missing.
 MISSING_SHARE = 0.1
 # Packets that must have passed before a part of them can be missing.
-FEWEST_PACKETS = 10
+PACKETS_MIN = 10
 
 
 class Arrivals(NamedTuple):
@@ -57,7 +57,7 @@ def delivery(subject: Subject[InboundSubscription], evidence: Evidence) -> Itera
     arrivals = _arrivals(settings, joined, evidence)
     received = received_meanwhile(subject).received
     if received == 0 and arrivals.wanted:
-        read_by = observation.traffic.ended - SETTLE
+        read_by = observation.traffic.ended - SETTLE_SECONDS
         flows = [(key, flow) for key, flow in arrivals.wanted if flow.first <= read_by]
         if flows and not _waiting(settings, observation):
             told = seen_text(flows), f"and the socket received 0 (status) in {observation.seconds:.3g} s"
@@ -104,7 +104,7 @@ def _part(
     seen = sum(flow.size for _, flow in wanted)
     packets = sum(flow.packets for _, flow in wanted)
     if (
-        packets < FEWEST_PACKETS
+        packets < PACKETS_MIN
         or seen - grown.received_bytes <= MISSING_SHARE * seen
         or _waiting(subject.settings, observation)
     ):

@@ -20,9 +20,9 @@ from mcastd.status import ChannelStatus
 # Share of what a full queue takes that the channel is to send: the queue has to get empty again.
 ROOM_SHARE = 0.8
 # Seconds between datagrams that are proposed at least.
-SHORTEST_INTERVAL = 1e-6
+INTERVAL_MIN_SECONDS = 1e-6
 # Datagrams that must have been sent before none on the wire means something.
-FEWEST_SENT = 3
+SENT_MIN_DATAGRAMS = 3
 
 
 def departure(subject: Subject[OutboundChannel], evidence: Evidence) -> Iterator[Said]:
@@ -93,7 +93,7 @@ def _slower(subject: Subject[OutboundChannel], settings: OutboundChannel, second
         fits = int(ROOM_SHARE * 8 * size / seconds) if size else settings.rate // 2
         return f"rate = {min(fits, settings.rate // 2) or 1}"
     fits_every = seconds / (ROOM_SHARE * sent) if sent else 0.0
-    return f"interval = {max(fits_every, 2 * (settings.interval or 0.0), SHORTEST_INTERVAL):.3g}"
+    return f"interval = {max(fits_every, 2 * (settings.interval or 0.0), INTERVAL_MIN_SECONDS):.3g}"
 
 
 def _silent(
@@ -109,7 +109,7 @@ def _silent(
     )
     # With IP_RECVERR the kernel says ENOBUFS for what a queue, or an nftables chain at egress, drops
     sent, refused = grown.sent, grown.refused["ENOBUFS"]
-    if sent + refused >= FEWEST_SENT and not left and observation.is_complete and subject.earlier:
+    if sent + refused >= SENT_MIN_DATAGRAMS and not left and observation.is_complete and subject.earlier:
         counted = f"sent grew by {sent}, refused by ENOBUFS {refused} times (status)"
         counted += f"; none of it was seen on {way.name} (AF_PACKET)"
         what = f"drops what it sends before it leaves {way.name}"

@@ -17,8 +17,10 @@ from mcastd.net.packets import Membership, Router
 from mcastd.net.tap import Seen
 
 WARNING, HINT, BROKEN = Severity.WARNING, Severity.HINT, Severity.BROKEN
-LONG = 260.0  # seconds: a querier asks every 125, and one question may be lost; a report is good for 260
-LATE = 0.3  # seconds that an answer may take beyond what the query allows
+# A querier asks every 125 s, and one question may be lost; a report is good for 260 s.
+QUERIER_SILENCE_SECONDS = 260.0
+# Seconds that an answer may take beyond what the query allows.
+ANSWER_MARGIN_SECONDS = 0.3
 
 Query = tuple[Seen, Membership]
 
@@ -58,7 +60,7 @@ def querier(subject: Subject[InboundSubscription], evidence: Evidence) -> Iterat
                 f'{ask}; or rejoin_every = "2min" in {subject.table}',
                 ways=(Way(command=ask),),
             )
-        elif evidence.watched >= LONG:
+        elif evidence.watched >= QUERIER_SILENCE_SECONDS:
             yield Finding(
                 "no-querier",
                 WARNING,
@@ -71,7 +73,8 @@ def querier(subject: Subject[InboundSubscription], evidence: Evidence) -> Iterat
         else:
             untold = True
     if untold:
-        yield Skipped("querier", f"only a long watch can tell that there is none: --watch {LONG:.0f}s")
+        long_watch = f"--watch {QUERIER_SILENCE_SECONDS:.0f}s"
+        yield Skipped("querier", f"only a long watch can tell that there is none: {long_watch}")
 
 
 def answers(subject: Subject[GroupSettings], evidence: Evidence) -> Iterator[Said]:
@@ -186,7 +189,8 @@ def _answerable(observation: Observation, interface: str, group: Address) -> Que
     """The first query from outside that asked for the group, and whose time for answers is over."""
     for seen, query in _queries(observation, interface, group.version):
         asks = not query.groups or group in query.groups
-        if asks and not seen.outgoing and seen.when + query.within + LATE <= observation.ended:
+        answered_by = seen.when + query.within + ANSWER_MARGIN_SECONDS
+        if asks and not seen.outgoing and answered_by <= observation.ended:
             return seen, query
     return None
 

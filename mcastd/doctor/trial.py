@@ -15,7 +15,8 @@ from mcastd.net.link import Receiver, Sender
 from mcastd.status import ChannelStatus, ReceiveBuffer, SenderStatus, SubscriptionStatus
 from mcastd.views import Status
 
-MOST = 1000  # batches that are taken from a socket in one go: it may get more all the time
+# Batches that are taken from a socket at once: datagrams may come all the time.
+BATCHES_MAX = 1000
 
 
 class Trial:
@@ -77,7 +78,7 @@ class Trial:
         link = self._receivers.get(name)
         if link is None or not isinstance(settings, InboundSubscription):
             return None
-        for _ in range(MOST):
+        for _ in range(BATCHES_MAX):
             self._received[name] += len(link.receive())
             if link.emptied:
                 break

@@ -26,7 +26,8 @@ from mcastd.status import SubscriptionStatus
 
 PROBE = b"mcastd probe: sent by `doctor --probe`, to be ignored\n"
 LOOK_EVERY_SECONDS = 0.5  # whether somebody still waits for what is seen
-SETTLE = 0.15  # seconds in which a worker has surely read what has come
+# Seconds in which a worker has surely read what has come.
+SETTLE_SECONDS = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,7 @@ class Watch:
             self._probes = {one.name: sent for one in subjects if (sent := _probe(one)) is not None}
         self._part(seconds)
         if probe and self._probes:
-            time.sleep(SETTLE)
+            time.sleep(SETTLE_SECONDS)
 
     def end(self) -> Observation:
         self._part(0)

@@ -28,14 +28,17 @@ from mcastd.metrics.exposition import Exposition, Row
 from mcastd.metrics.process import Process
 from mcastd.threads import Thread
 
-RETRY = 5.0  # seconds between attempts to have the address
+# Seconds between attempts to bind the address.
+BIND_RETRY_SECONDS = 5.0
 # How long the first attempt to listen is waited for.
 FIRST_ATTEMPT_SECONDS = 1.0
-MOST = 8  # clients at once: one more, and the one that is there for longest has to go
+# Clients at once. One more, and the one that was connected first has to go.
+CLIENTS_MAX = 8
 HEAD_BYTES = 1 << 14  # of a request; Prometheus asks with some 300
 # How long a client may take to ask, or to take the answer.
 CLIENT_SECONDS = 10.0
-HASTE = 0.5  # the same while no thread can be had for it, and all others wait
+# The same while no thread can be had for a client, and all others wait.
+HURRIED_CLIENT_SECONDS = 0.5
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 FAST = (
     1  # gzip's level: half the work of 6 for a tenth more bytes; prometheus_client's 9 is ten times the work
@@ -90,8 +93,8 @@ class MetricsServer:
     """Serves ``GET /metrics`` on the address ("HOST:PORT") that :meth:`serve_at` gives, until closed.
 
     If the address cannot be had, ``problem`` says why, and it is tried again; ``on_change`` is called when
-    that changes. No client is waited for: each has a thread, of which there are at most ``MOST``. Nor is a
-    name server: one thread looks names up and accepts.
+    that changes. No client is waited for: each has a thread, of which there are at most ``CLIENTS_MAX``. Nor
+    is a name server: one thread looks names up and accepts.
     """
 
     def __init__(
@@ -160,7 +163,7 @@ class MetricsServer:
                 if polled >= 0:
                     poll.register(polled, select.POLLIN)
                 self._tried.set()
-            ready = dict(poll.poll(None if self._wanted == self._served else RETRY * 1000))
+            ready = dict(poll.poll(None if self._wanted == self._served else BIND_RETRY_SECONDS * 1000))
             if self._wake in ready:
                 os.eventfd_read(self._wake)
             if self._server is not None and polled in ready:
@@ -209,7 +212,7 @@ def _port(address: str) -> str:
 
 
 class _Server(ThreadingMixIn, HTTPServer):
-    """A thread for each client, and no more than ``MOST`` of them."""
+    """A thread for each client, and no more than ``CLIENTS_MAX`` of them."""
 
     timeout = 0  # of handle_request(), which is called when a client is there
     request_queue_size = 64
@@ -239,7 +242,7 @@ class _Server(ThreadingMixIn, HTTPServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:
             self._clients[request] = None
-            if len(self._clients) > MOST:
+            if len(self._clients) > CLIENTS_MAX:
                 longest = next(iter(self._clients))
                 del self._clients[longest]
                 _hang_up(longest)
@@ -340,7 +343,7 @@ class _Handler(BaseHTTPRequestHandler):
 class _HastyHandler(_Handler):
     """One request in the server's own thread, for which all other clients wait."""
 
-    timeout = HASTE
+    timeout = HURRIED_CLIENT_SECONDS
 
 
 def _compressed(parts: Iterable[bytes]) -> list[bytes]:

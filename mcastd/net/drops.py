@@ -17,7 +17,8 @@ from mcastd.net import _abi
 from mcastd.net.netlink import attributes_of, request
 from mcastd.net.tables import udp_errors
 
-FRESH = 0.9  # seconds for which an answer serves: who looks every second sees each second's
+# Seconds for which an answer serves: a reader that asks every second gets each second's.
+FRESH_SECONDS = 0.9
 ALL_STATES = 0xFFFFFFFF
 
 
@@ -35,9 +36,9 @@ class Drops:
 
     def look(self) -> int:
         """Have an answer that is not older than a second; its edition."""
-        if self._now() - self._looked_at >= FRESH:
+        if self._now() - self._looked_at >= FRESH_SECONDS:
             with self._lock:
-                if self._now() - self._looked_at >= FRESH:
+                if self._now() - self._looked_at >= FRESH_SECONDS:
                     self._update()
                     self._looked_at = self._now()
         return self.edition

@@ -24,7 +24,8 @@ from mcastd.net.payloads import Payloads
 from mcastd.status import MembershipStatus, ReceiverDescription, SenderDescription
 
 ANYBODY = Origin(source="192.0.2.1", port=5000, ifindex=1, ttl=1)
-BATCH = 64  # datagrams a receive() returns at most, like the real receiver
+# Datagrams that receive() returns at most, like the real receiver.
+BATCH_DATAGRAMS = 64
 
 
 class FakeReceiver:
@@ -62,10 +63,10 @@ class FakeReceiver:
     def receive(self) -> Batch:
         taken: list[tuple[bytes, Origin]] = []
         with contextlib.suppress(BlockingIOError):
-            while len(taken) < BATCH:
+            while len(taken) < BATCH_DATAGRAMS:
                 os.eventfd_read(self._event)  # which promises one that waits
                 taken.append(self._waiting.popleft())
-        self.emptied = len(taken) < BATCH
+        self.emptied = len(taken) < BATCH_DATAGRAMS
         payloads = [payload for payload, _ in taken]
         origins = [origin for _, origin in taken]
         addresses = [origin.source for origin in origins]

@@ -33,7 +33,8 @@ NOBODY: dict[int, Address] = {
     4: IPv4Address("192.0.2.0"),
     6: IPv6Address("2001:db8::"),
 }  # RFC 5737, RFC 3849: sends nothing
-MANY = 512  # sources that a filter read back from the kernel may have
+# Sources that a filter read back from the kernel may have.
+FILTER_SOURCES_MAX = 512
 
 
 class Memberships:
@@ -160,7 +161,7 @@ class Membership:
                 return None
             if not held:
                 return str(self._filter)
-            request = _abi.group_filter(self._joined.index, self._group, 0, (), room=MANY)
+            request = _abi.group_filter(self._joined.index, self._group, 0, (), room=FILTER_SOURCES_MAX)
             try:
                 socket.if_indextoname(self._joined.index)
                 answer = getsockopt(self._sock.fileno(), self._level, _abi.MCAST_MSFILTER, request)

@@ -19,7 +19,8 @@ IGMP, PIM, ICMPV6, FRAGMENT = socket.IPPROTO_IGMP, 103, socket.IPPROTO_ICMPV6, s
 _EXTENSIONS = (socket.IPPROTO_HOPOPTS, socket.IPPROTO_ROUTING, socket.IPPROTO_DSTOPTS)
 _PIM_HELLO = 0
 _GENERAL = {4: ipaddress.IPv4Address(0), 6: ipaddress.IPv6Address(0)}  # the group of a query for all groups
-_RECORDS = 8192  # more do not fit into a packet
+# More do not fit into a packet.
+_RECORDS_MAX = 8192
 _MAX_EXTENSION_HEADERS = 16  # of IPv6: no host sends so many
 _INCLUDE = (1, 3)  # MODE_IS_INCLUDE, CHANGE_TO_INCLUDE_MODE: without sources nobody wants the group
 
@@ -174,7 +175,7 @@ def _asked(group: Address) -> tuple[Address, ...]:
 def _wanted(body: bytes, width: int) -> Iterator[Address]:
     """The groups that a report of IGMPv3 or MLDv2 wants, from any source or some; as far as it is whole."""
     position = 8
-    for _ in range(min(_RECORDS, int.from_bytes(body[6:8], "big"))):
+    for _ in range(min(_RECORDS_MAX, int.from_bytes(body[6:8], "big"))):
         packed = body[position + 4 : position + 4 + width]
         if len(packed) < width:
             return

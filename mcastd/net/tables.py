@@ -21,7 +21,8 @@ from mcastd.ip import Address
 
 NET = "/proc/thread-self/net"  # /proc/net is the main thread's; where ProcSubset=pid there is none
 SYSCTL = "/proc/sys/net"
-CLOCK = 100  # USER_HZ: what a second of the tables' timers has
+# USER_HZ: the unit of the tables' timers.
+TICKS_PER_SECOND = 100
 
 _IGMP_INTERFACE = re.compile(r"(\d+)\s+(\S+?)\s*:\s+\d+\s+(V\d)")
 _LAST_REPORTER, _NO_REPORT = 0x02, 0x08  # MAF_*, net/if_inet6.h
@@ -148,7 +149,7 @@ def parse_igmp(lines: Iterable[str]) -> tuple[list[IgmpInterface], list[JoinedGr
                     on.name,
                     group,
                     users=int(users),
-                    reporting=int(due, 16) / CLOCK if int(running) else None,
+                    reporting=int(due, 16) / TICKS_PER_SECOND if int(running) else None,
                     reporter=reporter == "1",
                     reported=group != IPv4Address("224.0.0.1"),
                 )
@@ -168,7 +169,7 @@ def parse_igmp6(lines: Iterable[str]) -> list[JoinedGroup]:
                     name,
                     IPv6Address(bytes.fromhex(packed)),
                     users=int(users),
-                    reporting=int(due) / CLOCK if int(flags, 16) & 1 else None,
+                    reporting=int(due) / TICKS_PER_SECOND if int(flags, 16) & 1 else None,
                     reporter=bool(int(flags, 16) & _LAST_REPORTER),
                     reported=not int(flags, 16) & _NO_REPORT,
                 )

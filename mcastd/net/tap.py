@@ -35,16 +35,21 @@ from mcastd.net.bpf import (
 )
 from mcastd.net.packets import FRAGMENT, IGMP, PIM, Datagram, Fragment, Membership, Router, decode
 
-SNAP = 128  # bytes of a datagram that are looked at: its headers
-BATCH = 256  # packets that are taken at once
-PAUSE = 0.01  # seconds after a whole batch: so it reads no more than 25,600 packets a second
-KEPT = 10_000  # flows, and messages, that are told apart; more are only counted
-_BUFFER = 8 << 20  # bytes
+# Bytes of a packet that are read: its headers.
+SNAP_BYTES = 128
+# Packets that are taken at once.
+BATCH_PACKETS = 256
+# Pause after a whole batch, so that no more than 25,600 packets a second are read.
+PAUSE_SECONDS = 0.01
+# Flows, and messages, that are kept apart; more are only counted.
+FLOWS_MAX = 10_000
+_BUFFER_BYTES = 8 << 20
 _WHOLE = 0xFFFF
 WAYS_OUT = {errno.EPERM: "it takes root, or CAP_NET_RAW", errno.ENOMEM: "raise net.core.optmem_max"}
-_INSTRUCTIONS = 1000  # more would take more of net.core.optmem_max than there is
+# A longer filter would take more of net.core.optmem_max than there is.
+_INSTRUCTIONS_MAX = 1000
 
-_HEADERS: Instruction = (RETURN, 0, 0, SNAP)
+_HEADERS: Instruction = (RETURN, 0, 0, SNAP_BYTES)
 _ALL: Instruction = (RETURN, 0, 0, _WHOLE)
 
 
@@ -108,7 +113,7 @@ class Traffic:
                 return
             if self.groups is not None and isinstance(found, Membership) and found.kind != "query":
                 found = found._replace(groups=tuple(self.groups.intersection(found.groups)))
-            if len(self.messages) < KEPT:
+            if len(self.messages) < FLOWS_MAX:
                 self.messages.append(Seen(now, interface, outgoing, found))
             else:
                 self.untold += 1
@@ -120,7 +125,7 @@ class Traffic:
         key = FlowKey(interface, kind == socket.PACKET_OUTGOING, found.group, port, found.source, vlan)
         flow = self.flows.get(key)
         if flow is None:
-            if len(self.flows) >= KEPT:
+            if len(self.flows) >= FLOWS_MAX:
                 self.untold += 1
                 return
             flow = self.flows[key] = Flow(first=now)
@@ -149,7 +154,7 @@ class Tap:
                 protocol = socket.htons(_abi.ETH_P_ALL)
                 self._sock = undo.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, protocol))
                 with contextlib.suppress(PermissionError):
-                    self._sock.setsockopt(socket.SOL_SOCKET, _abi.SO_RCVBUFFORCE, _BUFFER)
+                    self._sock.setsockopt(socket.SOL_SOCKET, _abi.SO_RCVBUFFORCE, _BUFFER_BYTES)
                 self._sock.setsockopt(_abi.SOL_PACKET, _abi.PACKET_AUXDATA, 1)
                 for ifindex in all_multicast:
                     request = struct.pack("=iHH8s", ifindex, _abi.PACKET_MR_ALLMULTI, 0, bytes(8))
@@ -179,7 +184,7 @@ class Tap:
             if left <= 0 or enough(self.traffic):
                 break
             if full:
-                time.sleep(min(PAUSE, left))
+                time.sleep(min(PAUSE_SECONDS, left))
             else:
                 poll.poll(min(left, 1.0) * 1000)
         self.traffic.missed += self._dropped()
@@ -189,7 +194,7 @@ class Tap:
     def _take(self) -> bool:
         """Take what waits, a batch at most; whether it was that many."""
         now = time.monotonic()
-        for _ in range(BATCH):
+        for _ in range(BATCH_PACKETS):
             try:
                 packet, control, _, address = self._sock.recvmsg(_WHOLE, 64)
             except BlockingIOError:
@@ -228,7 +233,7 @@ def program(groups: Iterable[Address]) -> list[Instruction]:
     groups = set(groups)
     four = [group.packed for group in groups if group.version == 4]
     six = [group.packed for group in groups if group.version == 6]
-    if 2 * len(four) + 9 * len(six) > _INSTRUCTIONS:
+    if 2 * len(four) + 9 * len(six) > _INSTRUCTIONS_MAX:
         to_four: list[Instruction] = [
             (LD_BYTE, 0, 0, 16),
             (AND, 0, 0, 0xF0),

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mcastd.adhoc import loss, numbered
-from mcastd.adhoc.loss import STREAMS, WINDOW, Counts, Stream, Tracker
+from mcastd.adhoc.loss import STREAMS_MAX, WINDOW_NUMBERS, Counts, Stream, Tracker
 from mcastd.net.link import Origin
 
 ALICE, BOB = Origin("192.0.2.1", 5000, 1, 1), Origin("192.0.2.2", 5000, 1, 1)
@@ -31,7 +31,7 @@ def model(numbers: list[int]) -> Counts:
         if number > last:
             last = number
             seen.add(number)
-        elif last - number >= WINDOW:
+        elif last - number >= WINDOW_NUMBERS:
             counts.late += 1
         elif number in seen:
             counts.duplicated += 1
@@ -56,7 +56,7 @@ def test_it_counts_as_one_who_remembers_all(numbers: list[int], data: st.DataObj
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.integers(1, 40_000), st.integers(1, 3_000)), min_size=1, max_size=6))
-@example([(1, 1), (WINDOW + 1, 1), (1, 1), (2, 1)])
+@example([(1, 1), (WINDOW_NUMBERS + 1, 1), (1, 1), (2, 1)])
 @example([(5, 3), (1, 20_000), (1, 1)])
 def test_runs_of_numbers_are_counted_as_each_by_itself(runs: list[tuple[int, int]]) -> None:
     together, apart = Stream(20_000), Stream(20_000)
@@ -129,18 +129,18 @@ def test_delays_are_between_the_two_clocks() -> None:
 
 
 def test_a_leap_of_the_numbers_costs_no_memory() -> None:
-    tracker = track([1, numbered.MOST, 1, 2])
-    assert tracker.counts == Counts(received=4, lost=numbered.MOST - 2, late=2)
+    tracker = track([1, numbered.NUMBER_MAX, 1, 2])
+    assert tracker.counts == Counts(received=4, lost=numbered.NUMBER_MAX - 2, late=2)
     (stream,) = tracker.streams.values()
-    assert stream._seen < 1 << loss.WINDOW
+    assert stream._seen < 1 << loss.WINDOW_NUMBERS
 
 
 def test_ever_new_runs_cost_no_memory_and_are_not_forgotten_in_the_sum() -> None:
     tracker = Tracker()
-    for run in range(10 * STREAMS):
+    for run in range(10 * STREAMS_MAX):
         track([1, 3], run=b"%08x" % run, tracker=tracker)
-    assert len(tracker.streams) == STREAMS
-    assert tracker.counts == Counts(received=20 * STREAMS, lost=10 * STREAMS)
+    assert len(tracker.streams) == STREAMS_MAX
+    assert tracker.counts == Counts(received=20 * STREAMS_MAX, lost=10 * STREAMS_MAX)
 
 
 @given(st.lists(st.binary(max_size=100)))

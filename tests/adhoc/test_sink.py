@@ -10,7 +10,7 @@ import pytest
 from support.wait import wait_for
 
 from mcastd.adhoc import sink
-from mcastd.adhoc.sink import FOR_EYES, FOR_PROGRAMS, Listener, Printer
+from mcastd.adhoc.sink import PIPE_QUEUE_BYTES, TERMINAL_QUEUE_BYTES, Listener, Printer
 from mcastd.inbound.sinks.formats import Lines
 from mcastd.net.link import ListBatch, Origin
 
@@ -77,7 +77,7 @@ def test_a_slow_output_holds_nobody_up_and_what_it_missed_is_told_in_its_place()
     output.offer(batch(b"begin"), 1)
     assert slow.entered.wait(60)
     sent = 1
-    for _ in range(2 * FOR_EYES // 1000):
+    for _ in range(2 * TERMINAL_QUEUE_BYTES // 1000):
         output.offer(batch(b"x" * 1000), 1)
         sent += 1
     assert 0 < output.skipped < sent
@@ -93,10 +93,10 @@ def test_a_slow_output_holds_nobody_up_and_what_it_missed_is_told_in_its_place()
 def test_one_datagram_larger_than_all_room_is_shown() -> None:
     written: list[bytes] = []
     output = printer(written.append, for_eyes=True)
-    output.offer(batch(b"x" * (FOR_EYES + 1)), 1)
+    output.offer(batch(b"x" * (TERMINAL_QUEUE_BYTES + 1)), 1)
     output.close()
-    assert len(written[0]) == FOR_EYES + 2
-    assert FOR_PROGRAMS > FOR_EYES
+    assert len(written[0]) == TERMINAL_QUEUE_BYTES + 2
+    assert PIPE_QUEUE_BYTES > TERMINAL_QUEUE_BYTES
 
 
 def test_an_output_that_fails_is_given_up_and_said() -> None:
@@ -119,7 +119,7 @@ def test_an_output_that_fails_is_given_up_and_said() -> None:
 def test_an_output_that_hangs_does_not_hold_up_the_end_for_ever(
     for_eyes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sink, "PATIENCE", 0.1)
+    monkeypatch.setattr(sink, "PIPE_FLUSH_SECONDS", 0.1)
     slow = SlowOutput()
     output = printer(slow.write, for_eyes=for_eyes)
     output.offer(batch(b"x"), 1)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mcastd.console.board import Board, Line
 from mcastd.console.keyboard import keys
-from mcastd.console.screen import COLUMNS, HEAD, HELP, View, arrange, draw, plain, press, row, style_of
+from mcastd.console.screen import COLUMNS, HEAD_LINES, HELP, View, arrange, draw, plain, press, row, style_of
 from mcastd.console.text import ASCII_BLOCKS, age, short, sparkline
 
 from .test_board import reply, state, vitals
@@ -47,7 +47,7 @@ def test_any_size_is_filled_and_not_more(width: int, height: int, workers: int, 
     drawn = draw(board, View(width, height, top=top))
     assert len(drawn) <= height
     assert all(len(line.text) <= width for line in drawn)
-    assert len(drawn) == min(height, HEAD + min(workers, max(1, height - HEAD)))
+    assert len(drawn) == min(height, HEAD_LINES + min(workers, max(1, height - HEAD_LINES)))
     assert drawn[:1][0].text.startswith(f"{workers} of"[:width])
 
 
@@ -119,7 +119,7 @@ def type_keys(board: Board, view: View, *pressed: str) -> View | None:
 
 
 def test_what_scrolls_stays_on_the_screen() -> None:
-    board, view = make_board(40), View(80, HEAD + 10)
+    board, view = make_board(40), View(80, HEAD_LINES + 10)
     expected = {
         ("Up",): 0,
         ("Down", "Down"): 2,
@@ -133,7 +133,7 @@ def test_what_scrolls_stays_on_the_screen() -> None:
         after = type_keys(board, view, *pressed)
         assert after is not None
         assert after.top == top
-        assert text(board, after)[HEAD].startswith(f"inbound/w{top:02}")
+        assert text(board, after)[HEAD_LINES].startswith(f"inbound/w{top:02}")
     assert "31-40 of 40" in text(board, replace(view, top=99))[1]
 
 
@@ -150,7 +150,7 @@ def test_the_filter_follows_what_is_typed() -> None:
     after = type_keys(board, view, "/", "W", "3", "q", "Backspace")
     assert after is not None
     assert text(board, after)[1] == "show names with: W3_"
-    assert len(text(board, after)) == HEAD + 10
+    assert len(text(board, after)) == HEAD_LINES + 10
     after = type_keys(board, after, "Enter", "x")
     assert after is not None
     assert "1-10 of 10 with 'W3', by NAME" in text(board, after)[1]

@@ -26,7 +26,7 @@ from support.wait import wait_for
 
 from mcastd.control.client import ControlClient
 from mcastd.control.commands import MAX_CHANGES, MAX_EXAMINATIONS
-from mcastd.control.protocol import CALL_LIMIT, Call, Decoder, VarlinkError
+from mcastd.control.protocol import CALL_MAX_BYTES, Call, Decoder, VarlinkError
 from mcastd.control.server import MAX_CONNECTIONS, ControlServer
 from mcastd.errors import ControlError
 
@@ -328,7 +328,7 @@ def test_garbage_ends_the_connection(server: ControlServer, path: Path) -> None:
 def test_an_endless_message_ends_the_connection(server: ControlServer, path: Path) -> None:
     with connect(path) as connection:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            connection.sendall(b"[" * (2 * CALL_LIMIT))
+            connection.sendall(b"[" * (2 * CALL_MAX_BYTES))
         assert is_dropped(connection)
     assert names(path)
 
@@ -336,10 +336,10 @@ def test_an_endless_message_ends_the_connection(server: ControlServer, path: Pat
 @pytest.mark.parametrize("filling", [b"{},", b"[],", b'"",', b"1e9,"])
 def test_calls_that_say_much_take_little_memory(filling: bytes) -> None:
     """Each connection may have one, for as long as its call takes, and any member of the group connects."""
-    call = b'{"x":[' + filling * ((CALL_LIMIT - 20) // len(filling)) + b"0]}\0"
+    call = b'{"x":[' + filling * ((CALL_MAX_BYTES - 20) // len(filling)) + b"0]}\0"
     tracemalloc.start()
     try:
-        (_,) = Decoder(CALL_LIMIT).feed(call)
+        (_,) = Decoder(CALL_MAX_BYTES).feed(call)
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -528,7 +528,7 @@ def test_close_waits_neither_for_the_daemon_nor_for_clients(
 def test_without_file_descriptors_one_client_is_served_and_others_when_there_are_some_again(
     server: ControlServer, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcastd.control.server.RETRY_PAUSE", 0.01)
+    monkeypatch.setattr("mcastd.control.server.ACCEPT_RETRY_SECONDS", 0.01)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with (
         capture_logs() as logs,

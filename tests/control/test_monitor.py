@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from support.wait import wait_for
 
 from mcastd.control.client import ControlClient
-from mcastd.control.monitor import BLANK, MOST_PRIVILEGED, Monitor, Picture, difference
+from mcastd.control.monitor import BLANK, PRIVILEGED_WATCHERS_MAX, Monitor, Picture, difference
 from mcastd.control.protocol import Call, Message, VarlinkError
 from mcastd.control.server import ControlServer
 from mcastd.errors import ControlError
@@ -145,9 +145,9 @@ def test_another_client_watches(server: ControlServer, path: Path, daemon: Any) 
 def test_all_who_watch_share_a_look(
     server: ControlServer, path: Path, daemon: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcastd.control.monitor.FRESH", LONG)
+    monkeypatch.setattr("mcastd.control.monitor.VITALS_FRESH_SECONDS", LONG)
     with ExitStack() as stack:
-        streams = [stack.enter_context(closing(watch(path))) for _ in range(MOST_PRIVILEGED)]
+        streams = [stack.enter_context(closing(watch(path))) for _ in range(PRIVILEGED_WATCHERS_MAX)]
         firsts = [next(stream) for stream in streams]
         assert all(first == firsts[0] for first in firsts)
         assert daemon.looks == 1

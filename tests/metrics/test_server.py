@@ -140,13 +140,13 @@ def test_a_long_head_is_not_read_to_its_end(port: int) -> None:
 def test_clients_that_say_nothing_or_never_read_hold_nobody_up(port: int) -> None:
     before = threading.active_count()
     with ExitStack() as stack:
-        for number in range(4 * server.MOST):
+        for number in range(4 * server.CLIENTS_MAX):
             client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
             if number % 2:
                 client.sendall(b"GET /metrics HTTP/1.0\r\n")  # and no more
         assert ask(port).status == 200
         # The first one was ended to make room
-        wait_for(lambda: threading.active_count() <= before + server.MOST + 1)
+        wait_for(lambda: threading.active_count() <= before + server.CLIENTS_MAX + 1)
         assert ask(port).status == 200
     wait_for(lambda: threading.active_count() <= before)
 
@@ -175,7 +175,7 @@ def test_without_a_thread_for_a_client_the_servers_own_answers(
 
 
 def test_an_address_in_use_is_said_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "RETRY", 0.02)
+    monkeypatch.setattr(server, "BIND_RETRY_SECONDS", 0.02)
     changes: list[str] = []
     with capture_logs() as said, socket.socket() as other:
         other.bind(("127.0.0.1", 0))

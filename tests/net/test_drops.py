@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from mcastd.net import _abi, drops
-from mcastd.net.drops import FRESH, Drops
+from mcastd.net.drops import FRESH_SECONDS, Drops
 from mcastd.net.tables import udp_errors
 
 
@@ -73,7 +73,7 @@ class Kernel:
 
     def look(self) -> int:
         """A second later."""
-        self.now += FRESH
+        self.now += FRESH_SECONDS
         return self.told.look()
 
 
@@ -113,7 +113,7 @@ def test_it_is_asked_once_a_second_where_it_does_not_show_its_errors(kernel: Ker
     kernel.errors = None
     for edition in range(1, 6):
         assert kernel.look() == kernel.asked == edition
-    kernel.now += FRESH / 2
+    kernel.now += FRESH_SECONDS / 2
     assert kernel.told.look() == 5
 
 
