@@ -105,7 +105,7 @@ def test_a_trouble_that_ends_is_not_told_as_none() -> None:
         account.recovered()
 
     with repeating(come_and_go):
-        assert {account.status("file", "raw").error for _ in range(LOOKS)} <= {None, str(trouble)}
+        assert {account.status().error for _ in range(LOOKS)} <= {None, str(trouble)}
 
 
 def test_a_channel_never_has_less_than_nothing_pending(tmp_path: Path) -> None:
