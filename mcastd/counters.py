@@ -1,7 +1,8 @@
 """What is counted. Each object has one writing thread at a time and any number of readers.
 
 Counts only grow, and survive a worker's restarts. They are kept per batch.
-The promise: ``received = written + dropped + queued`` for every output of a subscription, between batches.
+The promise, for every output of a subscription, between batches: received = written + dropped + queued, and
+what the subscription's protocol holds or has dropped.
 """
 
 from __future__ import annotations
@@ -78,6 +79,8 @@ class InboundCounters:
     received_bytes: int = 0
     truncated: int = 0  # longer than the receive slot: counted in received, and cut
     overflow: int = 0  # dropped by the kernel at a full receive buffer: not in received
+    held: int = 0  # of received: kept by the protocol for now
+    dropped: Counter[str] = field(default_factory=Counter)  # of received: given up by the protocol, by reason
 
 
 @dataclass(slots=True)

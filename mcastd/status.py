@@ -130,6 +130,7 @@ class SubscriptionStatus(Status):
     first_source: str
     last_source: str
     by_source: BySource
+    protocol: str = "raw"  # its kind
     outputs: tuple[OutputStatus, ...]
     closed_outputs: ClosedOutputs
     hanging: Hanging | None  # an output, for too long

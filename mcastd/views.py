@@ -86,6 +86,7 @@ class VitalsView:
     stale: bool
     last_source: str
     last_datagram_age: float | None  # seconds
+    held: int = 0
 
 
 @dataclass(frozen=True, slots=True)

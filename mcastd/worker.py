@@ -193,13 +193,14 @@ class Vitals(NamedTuple):
 
     datagrams: int = 0  # received, or sent
     payload_bytes: int = 0  # of these
-    dropped: int = 0  # received, and given up by an output (once for each); or never sent
+    dropped: int = 0  # received, and given up by a protocol or an output (once for each); or never sent
     overflow: int = 0  # dropped by the kernel at a full receive buffer: not in datagrams
     refused: int = 0  # times that the kernel would not send
     late: int = 0  # sent after their time
     stale: bool = False  # silent for longer than expected
     last_source: str = ""  # address that the last datagram came from
     last_datagram: float | None = None  # monotonic seconds, of the last one received or sent
+    held: int = 0  # received, and kept by a protocol for now
 
 
 class Output(NamedTuple):
@@ -217,7 +218,7 @@ class Identity(NamedTuple):
     port: int
     interface: str  # that it is on, or was last; "all", "eth0,wg*"; empty while the route has not decided
     refusals: Sequence[str] = ()  # errnos with which the kernel may well refuse to send
-    reasons: Sequence[str] = ()  # for which a channel may drop
+    reasons: Sequence[str] = ()  # for which a channel, or a subscription's protocol, may drop
     outputs: tuple[Output, ...] = ()  # of a subscription
 
 

@@ -65,12 +65,14 @@ SUBSCRIPTION = """{
       "refused": null, "retry_in": null
     }
   ],
-  "counters": {"received": 204, "received_bytes": 205, "truncated": 206, "overflow": 207},
+  "counters": {"received": 204, "received_bytes": 205, "truncated": 206, "overflow": 207, "held": 225,
+    "dropped": {"again": 226}},
   "stale": true, "last_overflow_age": 208.0, "last_datagram_age": 209.0, "first_source": "192.0.2.11",
   "last_source": "192.0.2.10",
   "by_source": {"top": {"192.0.2.10": 30, "192.0.2.20": 29, "192.0.2.19": 28, "192.0.2.18": 27,
     "192.0.2.17": 26, "192.0.2.16": 25, "192.0.2.15": 24, "192.0.2.14": 23, "192.0.2.13": 22,
     "192.0.2.12": 21}, "rest": 20},
+  "protocol": "raw",
   "outputs": [
     {
       "kind": "file", "format": "lines", "path": "/srv/a",
@@ -152,7 +154,7 @@ def subscription(monkeypatch: pytest.MonkeyPatch) -> Subscription:
     )
     monkeypatch.setattr("mcastd.clock.monotonic", lambda: NOW)
     intake, turns, condition, outputs = worker._intake, worker._turns, worker._condition, worker._outputs
-    intake.counters = InboundCounters(204, 205, 206, 0)
+    intake.counters = InboundCounters(204, 205, 206, 0, 225, Counter({"again": 226}))
     for number in range(11, 21):
         intake.sources.add(f"192.0.2.{number}", number + 9)
     intake.sources.add("192.0.2.10", 30)
@@ -194,7 +196,7 @@ def test_what_another_version_tells_is_understood_as_far_as_it_is_known() -> Non
     told = {
         "port": "9190",
         "mood": "good",
-        "counters": {"received": 5, "held": 6},
+        "counters": {"received": 5, "heard": 6},
         "memberships": [{"ifindex": 2}],
     }
     status = from_json(

@@ -13,13 +13,21 @@ from mcastd.config.opened import OpenFiles, OpenFilesOf
 from mcastd.config.outbound import OutboundChannel
 from mcastd.config.output import OutputPath, OutputSettings
 from mcastd.config.outputs import OUTPUTS
-from mcastd.config.protocols import OUTBOUND_PROTOCOLS, OutboundProtocol, RawOutbound
+from mcastd.config.protocols import (
+    INBOUND_PROTOCOLS,
+    OUTBOUND_PROTOCOLS,
+    InboundProtocol,
+    OutboundProtocol,
+    RawInbound,
+    RawOutbound,
+)
 from mcastd.config.sources import SOURCES, FileSourceSettings, SourceSettings
 from mcastd.config.whole import Config
 
 __all__ = [
     "DEFAULT_RECEIVE_BUFFER",
     "GATHERING_BUFFER_MIN_BYTES",
+    "INBOUND_PROTOCOLS",
     "OUTBOUND_PROTOCOLS",
     "OUTPUTS",
     "SOURCES",
@@ -30,6 +38,7 @@ __all__ = [
     "FileOutput",
     "FileSourceSettings",
     "GroupSettings",
+    "InboundProtocol",
     "InboundSubscription",
     "Interfaces",
     "Kinds",
@@ -40,6 +49,7 @@ __all__ = [
     "OutboundProtocol",
     "OutputPath",
     "OutputSettings",
+    "RawInbound",
     "RawOutbound",
     "SourceSettings",
     "WorkerSettings",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from mcastd.config.addresses import Interfaces
 from mcastd.config.model import GroupSettings
 from mcastd.config.outputs import Outputs
+from mcastd.config.protocols import INBOUND_PROTOCOLS, InboundProtocol, RawInbound
 from mcastd.config.types import AnyInterface, BufferSize, Group, Moment, Period, Port, SourceAddress, Switch
 from mcastd.ip import Address
 
@@ -53,6 +55,10 @@ class InboundSubscription(GroupSettings):
     max_latency: Moment = Field(
         0.001,
         description="How long datagrams may gather before they are taken together, in seconds; 0 is at once.",
+    )
+    protocol: Annotated[InboundProtocol, INBOUND_PROTOCOLS] = Field(
+        RawInbound(),
+        description='What stands on the wire: "raw" is written as it comes; or a table with kind.',
     )
     output: Outputs = Field(
         description="Where datagrams go: a file's path, a table with kind and path, or an array of these."

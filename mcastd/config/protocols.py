@@ -24,4 +24,15 @@ class RawOutbound(OutboundProtocol):
     kind: Literal["raw"] = Field("raw", description='"raw".')
 
 
+class InboundProtocol(OfKind):
+    """What every protocol of a subscription has. What it does to datagrams: ``inbound/protocols.py``."""
+
+
+class RawInbound(InboundProtocol):
+    """What comes, as it comes."""
+
+    kind: Literal["raw"] = Field("raw", description='"raw".')
+
+
 OUTBOUND_PROTOCOLS = Kinds[OutboundProtocol](RawOutbound, short="kind", words="the name of a protocol")
+INBOUND_PROTOCOLS = Kinds[InboundProtocol](RawInbound, short="kind", words="the name of a protocol")

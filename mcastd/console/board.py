@@ -27,8 +27,9 @@ class Line:
     troubled: bool = False
     datagrams: int = 0
     payload_bytes: int = 0
-    lost: int = 0  # on this host: given up by outputs, or dropped by the kernel
+    lost: int = 0  # on this host: given up by protocols or outputs, or dropped by the kernel
     overflow: int = 0  # the latter alone
+    held: int = 0  # kept by a protocol for now
     stale: bool = False
     source: str = ""
     last: float | None = None  # when the last datagram was, on the clock of feed()'s ``now``
@@ -130,6 +131,7 @@ def _advance(line: Line, vitals: VitalsView | None, passed: float | None, now: f
         line.datagrams, line.payload_bytes = vitals.datagrams, vitals.payload_bytes
         line.overflow = vitals.overflow
         line.lost = vitals.dropped + line.overflow
+        line.held = vitals.held
         line.stale = vitals.stale
         line.source = printable(vitals.last_source)
         last = vitals.last_datagram_age

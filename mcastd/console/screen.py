@@ -134,6 +134,8 @@ def headline(board: Board, view: View) -> str:
     if troubled := sum(line.troubled for line in lines):
         parts[0] += f", {troubled} in trouble"
     parts.append(f"lost {short(sum(line.lost for line in lines))}")
+    if held := sum(line.held for line in lines):
+        parts.append(f"held {short(held)}")
     for kind in sorted({line.kind for line in lines}):
         of_kind = [line for line in lines if line.kind == kind]
         rate, bits = sum(line.rate for line in of_kind), sum(line.bits for line in of_kind)
@@ -254,7 +256,8 @@ def plain(board: Board, now: float, time: str, *, titled: bool) -> Iterator[str]
         yield PLAIN.format("NAME", width)
     for line in lines:
         last = age(None if line.last is None else now - line.last)
-        tail = f"{line.source or '-'}{f'  {line.detail}' if line.idle else ''}"
+        held = f"  held {line.held}" if line.held else ""
+        tail = f"{line.source or '-'}{held}{f'  {line.detail}' if line.idle else ''}"
         yield (
             f"{time} {line.name:{width}} {line.condition:12} {line.rate:>8.1f} {line.bits:>14.0f}"
             f" {line.lost:>11} {line.overflow:>11} {last:>6} {tail}"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 
 from mcastd import clock
 from mcastd.counters import InboundCounters, SourceCounts
 from mcastd.inbound.outputs import Outputs
+from mcastd.inbound.protocols import Sequencer
 from mcastd.net.link import Batch, Receiver
 from mcastd.status import Hanging
 from mcastd.worker import ANSWER_SECONDS, Context
@@ -17,9 +19,18 @@ BATCHES_AT_ONCE = 16
 
 
 class Intake:
-    """From the link to the outputs. For the thread whose turn it is (turns.py); others read the counts."""
+    """Link, protocol, outputs. For the thread whose turn it is (turns.py); others read the counts."""
 
-    __slots__ = ("_asked_at", "_context", "_outputs", "counters", "heard", "last", "sources")
+    __slots__ = (
+        "_asked_at",
+        "_context",
+        "_outputs",
+        "counters",
+        "heard",
+        "last",
+        "protocol",
+        "sources",
+    )
 
     def __init__(self, outputs: Outputs) -> None:
         self.counters = InboundCounters()
@@ -27,6 +38,7 @@ class Intake:
         self.last: float | None = None  # monotonic time of the last datagram
         self.heard = 0.0  # the same, or when the run began, or when an output last held up what came
         self._outputs = outputs
+        self.protocol: Sequencer | None = None  # that all passes through, if there is one
         self._context: Context | None = None  # of the run
         self._asked_at = 0.0  # monotonic time at which what the context says to wait for was asked
 
@@ -40,19 +52,36 @@ class Intake:
         for _ in range(BATCHES_AT_ONCE):
             if self._outputs.blocked():
                 break
-            taken += self._deliver(link.receive())
+            taken += self._accept(link.receive())
             if link.emptied:
                 break
         return taken
 
     def drain(self, link: Receiver) -> None:
-        """Leave the group, and take what was queued in the kernel by then."""
+        """Leave the group, take what was queued in the kernel by then, deliver what the protocol holds."""
         link.leave()
         while batch := link.receive():
-            self._deliver(batch)
+            self._accept(batch)
+        self.expire(math.inf)
 
-    def _deliver(self, batch: Batch) -> int:
-        """Count a batch, and give it to each output. Returns the number of its datagrams."""
+    def change_protocol(self, protocol: Sequencer | None) -> None:
+        """What the one before holds is delivered first."""
+        self.expire(math.inf)
+        self.protocol = protocol
+
+    @property
+    def delivered(self) -> int:
+        """Datagrams that have reached the outputs."""
+        counters = self.counters
+        return counters.received - counters.held - counters.dropped.total()
+
+    def expire(self, now: float) -> None:
+        """Deliver what the protocol has held for long enough."""
+        if (protocol := self.protocol) is not None:
+            self._deliver_all(protocol.expire(now), protocol)
+
+    def _accept(self, batch: Batch) -> int:
+        """Count a batch, and let it pass the protocol. Returns the number of its datagrams."""
         count = len(batch)
         if count:
             counters = self.counters
@@ -61,14 +90,28 @@ class Intake:
             counters.truncated += batch.truncated
             for source, number in batch.sources:
                 self.sources.add(source, number)
-            context = self._context
-            assert context is not None
             self.last = self.heard = self._asked_at = clock.monotonic()
-            for sink, label in self._outputs.writing:
-                context.waits_for = label
-                sink.write(batch)
-            context.waits_for = ""
+            if (protocol := self.protocol) is None:
+                self._deliver(batch)
+            else:
+                self._deliver_all(protocol.feed(batch), protocol)
         return count
+
+    def _deliver_all(self, batches: Iterable[Batch], protocol: Sequencer) -> None:
+        for batch in batches:
+            if len(batch):
+                self._asked_at = clock.monotonic()
+                self._deliver(batch)
+        self.counters.held = protocol.held
+
+    def _deliver(self, batch: Batch) -> None:
+        """Give a batch to each output."""
+        context = self._context
+        assert context is not None
+        for sink, label in self._outputs.writing:
+            context.waits_for = label
+            sink.write(batch)
+        context.waits_for = ""
 
     @contextlib.contextmanager
     def at_outputs(self) -> Iterator[None]:

@@ -5,8 +5,10 @@ intake.py takes datagrams from the link to the outputs, turns.py decides in whic
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 from mcastd import clock, log
 from mcastd.bounded import Patience
@@ -17,6 +19,7 @@ from mcastd.errors import LinkError
 from mcastd.inbound.condition import Condition
 from mcastd.inbound.intake import Intake
 from mcastd.inbound.outputs import Outputs, need_metadata
+from mcastd.inbound.protocols import make_protocol
 from mcastd.inbound.reader import Reader
 from mcastd.inbound.sinks import Sink, make_sink
 from mcastd.inbound.turns import Turns
@@ -24,6 +27,13 @@ from mcastd.net.interfaces import interface_name
 from mcastd.net.link import NOT_LINKED, Glance, Receiver, SourceFilter
 from mcastd.status import BySource, ClosedOutputs, MembershipStatus, ReceiverDescription, SubscriptionStatus
 from mcastd.worker import Books, Context, Identity, Signal, Vitals
+
+
+class Alarm(NamedTuple):
+    """Something that may be due while nothing comes."""
+
+    deadline: Callable[[], float]  # in monotonic seconds; inf: not now
+    ring: Callable[[float], object] = lambda _: None  # what is to be done then, beside a look at all
 
 
 def source_filter(config: InboundSubscription) -> SourceFilter:
@@ -51,7 +61,7 @@ class Subscription:
         make_sink: Callable[..., Sink] = make_sink,
     ) -> None:
         self.name = name
-        self._config = config
+        self._config = self._applied = config
         self._open_link = open_link
         self._log = log.get_logger(worker=name)
         self._outputs = Outputs(
@@ -64,6 +74,8 @@ class Subscription:
         )
         self._condition = Condition(self._log)
         self._intake = Intake(self._outputs)
+        self._alarms: list[Alarm] = []
+        self._set_protocol(config)
         self._turns = Turns(self, self._intake, self._outputs, self._condition, reader)
         self._turns.max_latency = config.max_latency
         self._overflow_before = 0  # on links closed since
@@ -92,7 +104,10 @@ class Subscription:
         with self._intake.at_outputs():
             self._change_outputs()
             self._outputs.open()  # before the link, which may have to wait: a FIFO's reader finds it already
-        config = self._applied = self._config
+        config = self._config
+        if config.protocol != self._applied.protocol:
+            self._set_protocol(config)
+        self._applied = config
         self._filter = source_filter(config)
         self._identify(config)
         self._turns.link = self._open_link(config, self._outputs.need_metadata)
@@ -107,6 +122,7 @@ class Subscription:
 
     def _begin(self, context: Context, link: Receiver) -> None:
         """Receive from ``link`` from here on."""
+        self._set_alarms(context, link)
         link.on_lost = lambda: context.send(Signal.NETWORK)
         self._intake.heard = self._rejoined = clock.monotonic()
         self._condition.note_link(link)
@@ -158,6 +174,7 @@ class Subscription:
             exclude_sources=tuple(map(str, config.exclude_sources)),
             memberships=memberships,
             counters=replace(intake.counters, overflow=overflow),
+            protocol=config.protocol.kind,
             stale=condition.stale,
             last_overflow_age=condition.overflow_age,
             last_datagram_age=None if last is None else clock.monotonic() - last,
@@ -178,8 +195,9 @@ class Subscription:
         return Vitals(
             datagrams=counters.received,
             payload_bytes=counters.received_bytes,
-            dropped=self._outputs.dropped(),
+            dropped=self._outputs.dropped() + sum(dict(counters.dropped).values()),
             overflow=self._glance().overflow,
+            held=counters.held,
             stale=self._condition.stale,
             last_source=self._intake.sources.last,
             last_datagram=self._intake.last,
@@ -249,21 +267,47 @@ class Subscription:
             with self._intake.at_outputs():
                 for sink in self.sinks:
                     sink.reopen()
-        self._keep_time(context, link)
+        self._keep_time()
         self.report(context, link)
 
     def report(self, context: Context, link: Receiver, *, ready: bool = False) -> None:
         self._condition.report(context, self._config, link, self._outputs, ready=ready)
 
     def next_alarm(self) -> float:
-        alarms = [self._condition.deadline, *(sink.deadline for sink in self.sinks)]
-        if self._config.expect_every is not None and not self._condition.stale:
-            alarms.append(self._intake.heard + self._config.expect_every)
-        if self._config.rejoin_every is not None:
-            alarms.append(self._rejoined + self._config.rejoin_every)
-        if self._turns.link is not None and self._turns.link.retry_at is not None:
-            alarms.append(self._turns.link.retry_at)
-        return min(alarms)
+        return min(alarm.deadline() for alarm in self._alarms)
+
+    def _set_alarms(self, context: Context, link: Receiver) -> None:
+        """Have an alarm for each thing that may be due with these settings, link, protocol and outputs."""
+        condition, intake = self._condition, self._intake
+        expected, every = self._config.expect_every, self._config.rejoin_every
+
+        def retry_at() -> float:
+            return math.inf if link.retry_at is None else link.retry_at
+
+        def rejoin(now: float) -> None:
+            self._rejoined = now
+            link.rejoin()
+
+        def of(sink: Sink) -> Alarm:
+            def tick(now: float) -> None:
+                with intake.at_outputs():
+                    sink.tick(now)
+
+            return Alarm(lambda: sink.deadline, tick)
+
+        alarms = [
+            Alarm(lambda: condition.deadline),
+            Alarm(lambda: link.deadline, link.tick),
+            Alarm(retry_at, lambda _: context.send(Signal.NETWORK)),
+            *map(of, self.sinks),
+        ]
+        if (protocol := intake.protocol) is not None:
+            alarms.append(Alarm(lambda: protocol.deadline, intake.expire))
+        if expected is not None:
+            alarms.append(Alarm(lambda: math.inf if condition.stale else intake.heard + expected))
+        if every is not None:
+            alarms.append(Alarm(lambda: self._rejoined + every, rejoin))
+        self._alarms = alarms
 
     def note_overflow(self, overflow: int) -> None:
         self.counters.overflow = self._overflow_before + overflow
@@ -276,7 +320,10 @@ class Subscription:
             self._go_over(context, config)
             return
         if config is not applied:
+            if config.protocol != applied.protocol:
+                self._set_protocol(config)
             self._change_outputs()
+            self._set_alarms(context, link)
             link.set_metadata(self._outputs.need_metadata)
             if config.coalesce != applied.coalesce:
                 link.set_coalesce(config.coalesce)
@@ -309,6 +356,7 @@ class Subscription:
         self._filter, self._applied = source_filter(config), config
         self._identify(config)
         self._condition.forget_overflow(self._overflow_before)
+        self._set_protocol(config)
         self._change_outputs()
         with self._intake.at_outputs():
             for sink in self.sinks:
@@ -318,24 +366,23 @@ class Subscription:
 
     def _change_outputs(self) -> None:
         with self._intake.at_outputs():
-            self._outputs.change(self._config.output, self.counters.received)
+            self._outputs.change(self._config.output, self._intake.delivered)
         self._identity = self._identity._replace(outputs=self._outputs.identities)
 
-    def _keep_time(self, context: Context, link: Receiver) -> None:
+    def _set_protocol(self, config: InboundSubscription) -> None:
+        """Have another protocol, after what the one before held is delivered; the counts go on."""
+        protocol = make_protocol(config.protocol, self.counters.dropped)
+        self._intake.change_protocol(protocol)
+        self._identity = self._identity._replace(reasons=() if protocol is None else tuple(protocol.reasons))
+
+    def _keep_time(self) -> None:
         now = clock.monotonic()
-        for sink in self.sinks:
-            if now >= sink.deadline:
-                with self._intake.at_outputs():
-                    sink.tick(now)
-        expected, rejoin = self._config.expect_every, self._config.rejoin_every
-        if rejoin is not None and now >= self._rejoined + rejoin:
-            self._rejoined = now
-            link.rejoin()
-        if link.retry_at is not None and now >= link.retry_at:
-            context.send(Signal.NETWORK)
+        for alarm in self._alarms:
+            if now >= alarm.deadline():
+                alarm.ring(now)
         if self._condition.blocked:  # what comes meanwhile waits in the kernel, unheard
             self._intake.heard = now
-        self._condition.note_silence(now, self._intake.heard, expected)
+        self._condition.note_silence(now, self._intake.heard, self._config.expect_every)
 
     def _drain(self) -> None:
         if self._turns.link is not None:
@@ -349,5 +396,6 @@ class Subscription:
         return {
             "received": self.counters.received,
             "overflow": self.counters.overflow,
+            "dropped": dict(self.counters.dropped),
             "outputs": self._outputs.totals(),
         }

@@ -146,10 +146,14 @@ class Turns:
                 quiet = (
                     self._streak < BUSY_VISITS
                     and link.emptied
+                    and link.deadline >= self._alarm
                     and not self._condition.stale
                     and not self._outputs.queued()
                 )
-                for sink in self._outputs.sinks:  # trouble, or a deadline that the thread does not wait for
+                # Trouble, or a deadline that the thread does not wait for
+                if (protocol := self._intake.protocol) is not None:
+                    quiet = quiet and protocol.deadline >= self._alarm
+                for sink in self._outputs.sinks:
                     quiet = quiet and not sink.problem and sink.deadline >= self._alarm
             except Exception as error:
                 handover.end(context, error)

@@ -109,7 +109,7 @@ WORKER: tuple[Family[Seen[Any]], ...] = (
 )
 DROPPED = (
     "dropped_datagrams",
-    "Datagrams given up, by reason: by an output, or by a channel (output empty).",
+    "Datagrams given up, by reason: by an output, or by a channel or protocol (output empty).",
 )
 CHANNEL: tuple[Family[Seen[OutboundCounters]], ...] = (
     *WORKER,
@@ -162,6 +162,8 @@ SUBSCRIPTION: tuple[Family[Seen[InboundCounters]], ...] = (
         "Datagrams that the kernel dropped at a full receive buffer.",
         lambda of: of.books.overflow,
     ),
+    _gauge("held_datagrams", "Datagrams that the protocol keeps for now.", lambda of: of.counters.held),
+    _counts(*DROPPED, lambda of: of.counters.dropped, "reason", lambda identity: identity.reasons),
     _gauge(
         "subscription_stale",
         "1 while nothing has come for longer than expect_every.",

@@ -46,6 +46,8 @@ class FakeReceiver:
         self.trouble = ""
         self.problem = ""
         self.retry_at: float | None = None
+        self.deadline = math.inf
+        self.ticks: list[float] = []  # times given to tick()
         self.on_lost: Callable[[], None] = lambda: None
         self.interface: str | tuple[str, ...] | None = None
         self.receive_buffer = 4 << 20
@@ -73,6 +75,10 @@ class FakeReceiver:
         if not self.metadata:
             return ListBatch(payloads, addresses=addresses)
         return ListBatch(payloads, origins, [0] * len(taken), addresses=addresses)
+
+    def tick(self, now: float) -> None:
+        self.ticks.append(now)
+        self.deadline = math.inf
 
     def idle(self) -> None:
         pass

@@ -139,6 +139,7 @@ class Receiver(Protocol):
 
     emptied: bool  # the last batch was all that had come
     retry_at: float | None  # monotonic time when ``network_changed`` is due, since a membership was refused
+    deadline: float  # monotonic time when ``tick`` is due; ``inf``: never, as for a socket
     on_lost: Callable[[], None]  # set by the user; called by any thread: ``network_changed`` is due now
 
     @property
@@ -154,6 +155,9 @@ class Receiver(Protocol):
 
     def receive(self) -> Batch:
         """Take what has arrived, up to a bounded number of datagrams, without blocking; maybe none."""
+
+    def tick(self, now: float) -> None:
+        """Do what was due at the deadline: a receiver over others keeps time so. Raises LinkError."""
 
     def idle(self) -> None:
         """Nothing is expected for a while: let others have the buffers. The last batch is no longer valid."""

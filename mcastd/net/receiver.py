@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import select
 import socket
 import threading
@@ -63,6 +64,7 @@ class SocketReceiver:
         self._refusals: dict[int, tuple[Interface, LinkError]] = {}  # by ifindex; replaced, never changed
         self._retry_seconds = RETRY_MIN_SECONDS  # until the next attempt after one that is refused again
         self.retry_at: float | None = None
+        self.deadline = math.inf
         self.on_lost: Callable[[], None] = lambda: None
         self._overflow_before = 0  # of sockets closed since
         self._edition = 0  # of the sockets, their interfaces, and those refused
@@ -198,6 +200,9 @@ class SocketReceiver:
                 if sock.fileno() == fd:
                     return sock.receive(arena)
         return NOTHING
+
+    def tick(self, now: float) -> None:
+        pass
 
     def idle(self) -> None:
         if self._arena is not None:
