@@ -12,14 +12,18 @@ import tomllib
 from contextlib import closing
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 from support.beacon import MCASTD_WITH_BEACONS
 from support.daemon import MCASTD, RunningDaemon
 from support.numbers import MCASTD_WITH_NUMBERS
 from support.ports import free_port
+from support.tardy import MCASTD_WITH_TARDY
 from support.wait import DEADLINE_SECONDS, wait_for
 
+from mcastd.net.payloads import ListPayloads
 from mcastd.net.receiver import SocketReceiver
+from mcastd.net.sender import SocketSender
 
 TESTS = Path(__file__).parent
 PACKAGING = TESTS.parent / "packaging"
@@ -187,4 +191,53 @@ def test_a_kind_of_source_and_of_protocol_runs(tmp_path: Path) -> None:
         daemon.write(config.replace("7777", "8888"))
         assert daemon.call("Reload")["changed"] == ["outbound/count"]
         wait_for(lambda: hear() and any(one[2:] == b"number 1\n" for one in heard), "another source")
+        assert daemon.stop() == 0
+
+
+def test_a_kind_of_protocol_of_a_subscription(tmp_path: Path) -> None:
+    tardy = (sys.executable, "-c", MCASTD_WITH_TARDY)
+    metrics, port = free_port(), free_port()
+    path = tmp_path / "received"
+
+    def config(hold: str, keep: int = 7) -> str:
+        return f"""
+        [daemon]
+        log_format = "json"
+        control_socket = "{tmp_path}/control"
+        metrics = "127.0.0.1:{metrics}"
+        [inbound.news]
+        group = "239.255.9.9"
+        port = {port}
+        interface = "lo"
+        protocol = {{ kind = "tardy", hold = "{hold}" }}
+        output = {{ path = "{path}", keep = {keep} }}
+        """
+
+    with RunningDaemon(tmp_path, config("1h"), enter=tardy, PYTHONPATH=str(TESTS)) as daemon:
+        with closing(SocketSender(ip_address("239.255.9.9"), port, interface="lo", ttl=1)) as sender:
+            sender.send(ListPayloads([b"a", b"b", b"", b"c", b"d", b"e"]))
+
+        def counters() -> dict[str, Any]:
+            return daemon.worker("inbound/news")["status"]["counters"]
+
+        wait_for(lambda: counters()["received"] == 6, "six datagrams")
+        assert (counters()["held"], counters()["dropped"]) == (2, {"empty": 1})
+        assert "held: 2" in daemon.ctl("status", "news").stdout
+        assert "held 2" in daemon.ctl("top", "--once").stdout
+        labels = 'worker="inbound/news",group="239.255.9.9",interface="lo"'
+        text = scrape(metrics)
+        assert f"mcastd_held_datagrams{{{labels}}} 2" in text
+        assert f'mcastd_dropped_datagrams_total{{{labels},reason="empty"}} 1' in text
+        report = daemon.call("Doctor", name="news", watch=0.0)
+        assert {one["check"] for one in report["skipped"] if one["worker"]} <= {"delivery", "answers"}
+        assert not [one for one in report["findings"] if one["severity"] == "broken"]
+        daemon.write(config("1h", keep=3))
+        assert daemon.call("Reload")["changed"] == ["inbound/news"]
+        assert counters()["held"] == 2, "it stays, as its settings do"
+        daemon.write(config("2h", keep=3))
+        daemon.call("Reload")
+        wait_for(lambda: not counters()["held"], "what it held")
+        assert path.read_bytes() == b"acebd"
+        daemon.write(config("2h").replace('"tardy"', '"tardi"'))
+        assert "tardi" in check(daemon.config)
         assert daemon.stop() == 0

@@ -229,7 +229,7 @@ def test_a_status_of_one_kind_says_of_another_what_both_have() -> None:
         "239.255.1.2",
         9190,
         (),
-        InboundCounters(),
+        InboundCounters(dropped=Counter({"too-big": 105})),
     )
     assert as_kind(SubscriptionStatus, None) == from_json(SubscriptionStatus, {})
 

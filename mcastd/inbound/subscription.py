@@ -396,6 +396,6 @@ class Subscription:
         return {
             "received": self.counters.received,
             "overflow": self.counters.overflow,
-            "dropped": dict(self.counters.dropped),
+            **({"dropped": dict(dropped)} if (dropped := self.counters.dropped) else {}),
             "outputs": self._outputs.totals(),
         }

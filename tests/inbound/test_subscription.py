@@ -301,7 +301,15 @@ def test_status_and_the_last_word(tmp_path: Path, make_run: Callable[..., Run]) 
         "first_source": "192.0.2.1",
         "last_source": "192.0.2.1",
         "by_source": {"top": {"192.0.2.1": 1}, "rest": 0},
-        "counters": {"received": 1, "received_bytes": 1, "truncated": 0, "overflow": 0},
+        "counters": {
+            "received": 1,
+            "received_bytes": 1,
+            "truncated": 0,
+            "overflow": 0,
+            "held": 0,
+            "dropped": {},
+        },
+        "protocol": "raw",
         "outputs": [
             {
                 "kind": "file",
