@@ -395,6 +395,7 @@ exclude_sources = []
 receive_buffer = "4MiB"
 coalesce = true
 max_latency = "1ms"
+protocol = "raw"
 output = [
     { kind = "file", path = "/x", format = "raw", keep = 7, mode = "0640", fsync = false },
 ]
