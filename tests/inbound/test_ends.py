@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from mcastd.inbound.sinks.ends import Ends
-from mcastd.paths import Identity, identity
+from mcastd.paths import FileIdentity, identity
 
 
 class Kept:
@@ -31,7 +31,7 @@ class Kept:
 class Pipe(NamedTuple):
     path: Path
     reader: int
-    of: Identity
+    of: FileIdentity
     name: str  # in the store
 
     def write_end(self) -> int:
