@@ -38,7 +38,7 @@ finally:
     if _rich:
         sys.modules["rich"] = _rich
 
-Format = Literal["auto", "console", "json", "journal"]
+LogFormat = Literal["auto", "console", "json", "journal"]
 # Of lines that wait to be written; beyond it they are counted as lost.
 BACKLOG_BYTES = 1 << 20
 # A write that takes longer is reported as a log that is not taken.
@@ -49,7 +49,7 @@ LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "exception": 3, "critical": 2}  # syslog(3)
 
 
-def configure(log_format: Format, level: str, stream: TextIO | None = None) -> None:
+def configure(log_format: LogFormat, level: str, stream: TextIO | None = None) -> None:
     """Set the process's log format and lowest level; may be called again to change them."""
     stream = stream or sys.stderr
     if log_format == "auto":

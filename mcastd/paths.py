@@ -176,7 +176,7 @@ def _followed(path: Path, directory: int, name: str) -> PurePath:
 
 
 def _is_ours(directory: int) -> bool:
-    """Whether nobody but root and us may make and remove files in a directory."""
+    """Return True if nobody but root and us may make and remove files in a directory."""
     found = os.fstat(directory)
     # Who owns / is root, too, where a user namespace has no number of its own for root
     trusted = {0, os.geteuid(), os.stat("/").st_uid}

@@ -25,7 +25,7 @@ WATCHDOG_MIN_SECONDS = 0.01
 
 
 def is_listening() -> bool:
-    """Whether anybody wants to be notified."""
+    """Return True if anybody wants to be notified."""
     return bool(os.environ.get("NOTIFY_SOCKET"))
 
 

@@ -111,11 +111,11 @@ class Context:
         return Signal.STOP in self.signals
 
     def asked(self, signal: Signal) -> bool:
-        """Whether ``signal``, or one of several, was sent and is not taken yet."""
+        """Return True if ``signal``, or one of several, was sent and is not taken yet."""
         return self.signals is not NONE and bool(signal & self.signals)
 
     def take(self, signal: Signal) -> bool:
-        """Whether ``signal``, or one of several, was sent since it was last taken."""
+        """Return True if ``signal``, or one of several, was sent since it was last taken."""
         if self.signals is NONE or not signal & self.signals:
             return False
         with self._lock:
@@ -211,7 +211,7 @@ class Output(NamedTuple):
     reasons: Sequence[str]  # for which it may drop
 
 
-class Identity(NamedTuple):
+class WorkerIdentity(NamedTuple):
     """What tells a worker apart from others: the same object for as long as nothing of it changes."""
 
     group: str
@@ -225,7 +225,7 @@ class Identity(NamedTuple):
 class Books(NamedTuple):
     """All that a worker counts: for metrics, of every worker, every second. The counters are live."""
 
-    identity: Identity
+    identity: WorkerIdentity
     counters: object  # of the kind's own type
     last_datagram: float | None  # monotonic seconds
     # of a channel

@@ -45,7 +45,7 @@ EVIL = "\x1b[31m\x9b2J\x85\u202e\u2028\ufeff\U000e0041"
 
 
 @pytest.mark.parametrize("log_format", ["console", "json", "journal"])
-def test_nothing_is_logged_that_a_terminal_would_obey(log_format: log.Format) -> None:
+def test_nothing_is_logged_that_a_terminal_would_obey(log_format: log.LogFormat) -> None:
     text = io.StringIO()
     try:
         log.configure(log_format, "debug", text)
@@ -60,7 +60,7 @@ def test_nothing_is_logged_that_a_terminal_would_obey(log_format: log.Format) ->
 
 
 @pytest.mark.parametrize("log_format", ["console", "json", "journal"])
-def test_nor_does_it_obey_a_traceback(log_format: log.Format) -> None:
+def test_nor_does_it_obey_a_traceback(log_format: log.LogFormat) -> None:
     text = io.StringIO()
     try:
         log.configure(log_format, "debug", text)

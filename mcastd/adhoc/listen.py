@@ -113,7 +113,7 @@ def _watch(session: Session, listener: Listener, printer: Printer | None, deadli
             since, datagrams, size = now, tally.received, tally.received_bytes
 
 
-def _end_output(session: Session, printer: Printer, result: report.Report | None) -> bool:
+def _end_output(session: Session, printer: Printer, result: report.Summary | None) -> bool:
     """The last words on stdout, or on what became of it. Returns False if it is broken.
 
     One that does not read on (EPIPE) has had enough: that is no error.

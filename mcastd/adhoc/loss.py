@@ -17,7 +17,7 @@ _ALL = (1 << WINDOW_NUMBERS) - 1
 
 
 @dataclass(slots=True)
-class Counts:
+class StreamCounts:
     """Datagrams of one stream, or of several.
 
     ``received = in its place + reordered + duplicated + late``, and
@@ -30,7 +30,7 @@ class Counts:
     reordered: int = 0  # came after one with a higher number (RFC 4737)
     late: int = 0  # after so many higher ones that nobody knows whether it had come: still called lost
 
-    def add(self, other: Counts) -> None:
+    def add(self, other: StreamCounts) -> None:
         for field in fields(self):
             setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
@@ -75,10 +75,10 @@ class Stream:
             self._early += number < self.first
 
     @property
-    def counts(self) -> Counts:
+    def counts(self) -> StreamCounts:
         expected = self.last - self.first + 1
         came = self._received - self._duplicated - self._late - self._early
-        return Counts(self._received, expected - came, self._duplicated, self._reordered, self._late)
+        return StreamCounts(self._received, expected - came, self._duplicated, self._reordered, self._late)
 
     @property
     def unheard(self) -> int:
@@ -93,7 +93,7 @@ class Tracker:
         self.streams: OrderedDict[tuple[str, bytes], Stream] = (
             OrderedDict()
         )  # by source and run, last heard last
-        self.forgotten = Counts()
+        self.forgotten = StreamCounts()
 
     def take(
         self, payloads: Sequence[bytes | memoryview], origins: Sequence[Origin], times: Sequence[int]
@@ -135,9 +135,9 @@ class Tracker:
             self.forgotten.add(oldest.counts)
 
     @property
-    def counts(self) -> Counts:
+    def counts(self) -> StreamCounts:
         """The sum of all streams, ever."""
-        total = Counts()
+        total = StreamCounts()
         for counts in (self.forgotten, *(stream.counts for stream in list(self.streams.values()))):
             total.add(counts)
         return total

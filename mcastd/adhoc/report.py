@@ -16,17 +16,17 @@ from mcastd.status import ReceiveBuffer, SubscriptionStatus
 
 MOMENT_SECONDS = 0.01
 
-Report = dict[str, Any]
+Summary = dict[str, Any]
 """JSON values."""
 
 
 def received(
     listener: Listener, listened: float, *, overflow: int, receive_buffer: ReceiveBuffer, shown: int | None
-) -> Report:
+) -> Summary:
     """What came in ``listened`` seconds; ``shown`` of it was shown, None: nothing was to be."""
     tally, tracker = listener.tally, listener.tracker
     top, rest = listener.sources.top()
-    report: Report = {
+    report: Summary = {
         "received": tally.received,
         "received_bytes": tally.received_bytes,
         "listened": round(listened, 3),
@@ -57,7 +57,7 @@ def received(
     return report
 
 
-def rates(datagrams: int, size: int, seconds: float) -> Report:
+def rates(datagrams: int, size: int, seconds: float) -> Summary:
     """Of datagrams that came in ``seconds``, from the first of them to the last: a moment makes no rate."""
     if datagrams < 2 or seconds < MOMENT_SECONDS:
         return {"seconds": round(seconds, 6), "per_second": None, "bits_per_second": None}
@@ -76,7 +76,7 @@ def delay(stream: Stream) -> list[float] | None:
     return [stream.quickest / NANO, stream.slowest / NANO]
 
 
-def received_lines(report: Report) -> Iterator[str]:
+def received_lines(report: Summary) -> Iterator[str]:
     """The report for people."""
     if not report["received"]:
         yield f"received nothing in {report['listened']:.1f} s"
@@ -101,7 +101,7 @@ def received_lines(report: Report) -> Iterator[str]:
         yield f"{plural(report['not_shown'], 'datagram')} not shown: the output was too slow"
 
 
-def _stream_lines(stream: Report) -> Iterator[str]:
+def _stream_lines(stream: Summary) -> Iterator[str]:
     expected = stream["last"] - stream["first"] + 1
     of = f" of {stream['total']:,}" if stream["total"] else ""
     heard = f"{stream['first']:,} to {stream['last']:,}{of}"
@@ -118,7 +118,7 @@ def _stream_lines(stream: Report) -> Iterator[str]:
         yield f"    took {least:,.3g} to {most:,.3g} ms, if both clocks agree"
 
 
-def sent(counters: OutboundCounters, seconds: float) -> Report:
+def sent(counters: OutboundCounters, seconds: float) -> Summary:
     """What went, from the first datagram to the last in ``seconds``."""
     return {
         "sent": counters.sent,
@@ -140,7 +140,7 @@ def going(per_second: float, bits: float, sent: int, part: float | None, elapsed
     return "  ".join(words)
 
 
-def sent_lines(report: Report) -> Iterator[str]:
+def sent_lines(report: Summary) -> Iterator[str]:
     yield amounts("sent", report["sent"], report["sent_bytes"], report)
     if report["refused"]:
         yield f"  refused by the kernel, and tried again: {by_reason(report['refused'])}"
@@ -152,7 +152,7 @@ def by_reason(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{printable(reason)} {count:,}" for reason, count in sorted(counts.items()))
 
 
-def amounts(done: str, datagrams: int, size: int, report: Report) -> str:
+def amounts(done: str, datagrams: int, size: int, report: Summary) -> str:
     """``sent 1,000 datagrams, 64,000 bytes in 9.99 s: 100/s, 51.2 kbit/s``."""
     text = f"{done} {plural(datagrams, 'datagram')}, {plural(size, 'byte')}"
     if report["per_second"] is None:

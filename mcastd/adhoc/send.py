@@ -13,7 +13,7 @@ from mcastd import clock
 from mcastd.adhoc import Refused, numbered, report
 from mcastd.adhoc.session import INTERRUPTED, Session
 from mcastd.adhoc.settings import configure, endpoint
-from mcastd.adhoc.sources import ROOM, Headed, Outgoing, Repeated, Stream
+from mcastd.adhoc.sources import ROOM, Headed, Outgoing, Repeated, StreamSource
 from mcastd.build import Parts, open_sender
 from mcastd.config import Config, OutboundChannel
 from mcastd.console.live import write_all
@@ -46,7 +46,7 @@ class Plan:
 
     @property
     def endless(self) -> bool:
-        """Whether it is for the user to end it."""
+        """Return True if only the user ends it."""
         return self.channel.repeat == "forever" or (self.from_stdin and sys.stdin.isatty())
 
 
@@ -133,7 +133,7 @@ def _source(plan: Plan) -> Source:
     framer = make_framer(channel.framing, channel.max_datagram - room)
     framer = Headed(framer) if plan.numbers else framer
     if plan.from_stdin or (path := channel.source.file) is None:
-        return Stream(0, framer)
+        return StreamSource(0, framer)
     return FileSource(path, framer, repeat=channel.repeat)
 
 

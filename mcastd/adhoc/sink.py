@@ -85,7 +85,7 @@ class Printer:
 
     @property
     def ended(self) -> bool:
-        """Whether all that was taken has been written, and nothing else will be."""
+        """Return True if all that was taken has been written, and nothing else will be."""
         return self.error is None and not self._thread.is_alive()
 
     def close(self) -> None:
@@ -158,7 +158,7 @@ class Listener(Sink):
 
     @property
     def full(self) -> bool:
-        """Whether the limit is reached."""
+        """Return True if the limit is reached."""
         return self._limit is not None and self.tally.received >= self._limit
 
     def write(self, batch: Batch) -> None:

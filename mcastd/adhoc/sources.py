@@ -20,7 +20,7 @@ DATAGRAMS_AT_ONCE = 256
 ROOM = bytes(numbered.SIZE)
 
 
-class Stream(Source):
+class StreamSource(Source):
     """A source that is open already, as standard input is: read as it comes, until its end."""
 
     nap = NAP_MAX_SECONDS

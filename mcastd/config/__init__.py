@@ -1,7 +1,7 @@
 """Configuration: TOML in; a frozen Config, or every problem, out."""
 
 from mcastd.config.addresses import Interfaces, label_of, means_several
-from mcastd.config.daemon import Daemon
+from mcastd.config.daemon import DaemonSettings
 from mcastd.config.diff import Changes, diff
 from mcastd.config.fifo_output import FifoOutput
 from mcastd.config.file_output import FileOutput
@@ -33,7 +33,7 @@ __all__ = [
     "SOURCES",
     "Changes",
     "Config",
-    "Daemon",
+    "DaemonSettings",
     "FifoOutput",
     "FileOutput",
     "FileSourceSettings",

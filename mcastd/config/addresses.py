@@ -61,7 +61,7 @@ def parse_source_address(value: object) -> Address:
 
 
 def is_unicast(address: Address) -> bool:
-    """Whether a host can have ``address``."""
+    """Return True if a host can have ``address``."""
     return not (address.is_multicast or address.is_unspecified or address == IPv4Address("255.255.255.255"))
 
 
@@ -111,7 +111,7 @@ def list_of(names: Sequence[str]) -> str:
 
 
 def is_pattern(interface: str) -> bool:
-    """Whether it is a pattern of names, as glob(7) has it."""
+    """Return True if the setting is a pattern of names (glob(7))."""
     return any(character in interface for character in "*?[")
 
 
@@ -149,7 +149,7 @@ def interface_address(interface: str | None) -> Address | None:
 
 
 def means_several(interface: Interfaces | None) -> bool:
-    """Whether a parsed ``interface`` may mean several at once."""
+    """Return True if a parsed ``interface`` may mean several at once."""
     return isinstance(interface, tuple) or (
         interface is not None and (interface == "all" or is_pattern(interface))
     )
@@ -178,7 +178,7 @@ def parse_metrics(value: object) -> str:
 
 
 def may_meet(one: Interfaces | None, other: Interfaces | None) -> bool:
-    """Whether two settings of ``interface`` can mean the same interface."""
+    """Return True if two settings of ``interface`` can mean the same interface."""
     if one is None or other is None:
         return True
     return any(

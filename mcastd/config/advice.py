@@ -374,7 +374,7 @@ def _scope(group: IPv6Address) -> int:
 
 
 def _is_bounded(group: Address) -> bool:
-    """Whether boundaries that networks have keep it within an organization (RFC 2365, RFC 7346)."""
+    """Return True if boundaries of networks keep the group within an organization (RFC 2365, RFC 7346)."""
     return group in ADMINISTRATIVE if isinstance(group, IPv4Address) else _scope(group) <= 8
 
 
@@ -386,7 +386,7 @@ def _is_source_specific(group: Address) -> bool:
 
 
 def _is_public(group: Address) -> bool:
-    """Whether routers carry it world-wide, and nobody but IANA can say whose it is."""
+    """Return True if routers forward the group world-wide, and IANA alone assigns it."""
     if isinstance(group, IPv6Address):
         return (
             _scope(group) == 0xE and not group.packed[1] & 0x20

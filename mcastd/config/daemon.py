@@ -11,7 +11,7 @@ from mcastd.config.model import Model
 from mcastd.config.types import MetricsAddress, Period, SocketPath
 
 
-class Daemon(Model):
+class DaemonSettings(Model):
     """The daemon itself: ``[daemon]``."""
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(

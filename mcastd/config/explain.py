@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from mcastd.config.daemon import Daemon
+from mcastd.config.daemon import DaemonSettings
 from mcastd.config.kinds import kinds_among
 from mcastd.config.outputs import OUTPUTS
 from mcastd.config.types import Location
@@ -125,7 +125,7 @@ def _model(location: Location, data: Mapping[str, Any]) -> type[BaseModel]:
     workers = Config.kinds()
     match location:
         case ("daemon", _):
-            return Daemon
+            return DaemonSettings
         case (str(table), _, _) if table in workers:
             return workers[table]
         case (str(table), name, str(key), _) if table in workers:
@@ -143,7 +143,7 @@ def _model(location: Location, data: Mapping[str, Any]) -> type[BaseModel]:
 def _unknown(key: str, model: type[BaseModel]) -> str:
     known = list(model.model_fields)
     places: list[tuple[type[BaseModel], str]] = [
-        (Daemon, "[daemon]"),
+        (DaemonSettings, "[daemon]"),
         *((settings, f"[{table}.NAME]") for table, settings in Config.kinds().items()),
         *((output, f'the table of an output of kind = "{kind}"') for kind, output in OUTPUTS.models.items()),
     ]

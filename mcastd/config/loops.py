@@ -74,7 +74,7 @@ def written_by(subscription: InboundSubscription) -> list[Path]:
 
 
 def _hears(subscription: InboundSubscription, channel: OutboundChannel) -> bool:
-    """Whether a subscription surely receives a channel on this host: a filter of sources may keep it out."""
+    """Return True if a subscription surely receives a channel on this host, without a filter of sources."""
     filtered = subscription.sources or subscription.exclude_sources
     return channel.loop and not filtered and may_meet(channel.interface, subscription.interface)
 

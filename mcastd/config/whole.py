@@ -8,7 +8,7 @@ from typing import get_args, get_origin
 
 from pydantic import Field, model_validator
 
-from mcastd.config.daemon import Daemon
+from mcastd.config.daemon import DaemonSettings
 from mcastd.config.inbound import InboundSubscription
 from mcastd.config.loops import loops
 from mcastd.config.model import Model, WorkerSettings
@@ -31,7 +31,7 @@ class Config(Model):
     Each field that holds workers by name is a kind of worker, and so is each that is added here.
     """
 
-    daemon: Daemon = Field(default_factory=Daemon, description="The daemon itself.")
+    daemon: DaemonSettings = Field(default_factory=DaemonSettings, description="The daemon itself.")
     outbound: dict[WorkerName, OutboundChannel] = Field({}, description="Outbound channels by name.")
     inbound: dict[WorkerName, InboundSubscription] = Field({}, description="Inbound subscriptions by name.")
 

@@ -133,7 +133,7 @@ def _remove_stale(path: Path) -> None:
 
 
 def _has_socket(path: Path) -> bool:
-    """Whether something has the path; raises ControlError if that is not a socket."""
+    """Return True if there is a socket at the path. Raises ControlError if there is something else."""
     with _translated(path), suppress(FileNotFoundError, NotADirectoryError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise ControlError(

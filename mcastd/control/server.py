@@ -233,7 +233,7 @@ class ControlServer:
         return None
 
     def _begin(self, connection: socket.socket) -> bool:
-        """Whether to go on with a call, or to give up because the connection was dropped meanwhile."""
+        """Return True if the call is to go on, False if the connection was dropped meanwhile."""
         with self._lock:
             if connection not in self._busy:
                 return False
@@ -248,12 +248,12 @@ class ControlServer:
 
 
 def _is_privileged(peer: Peer) -> bool:
-    """Whether it is root, or the user that the daemon runs as."""
+    """Return True if the client is root, or the user that the daemon runs as."""
     return peer.uid in (0, os.geteuid())
 
 
 def _has_hung_up(connection: socket.socket) -> bool:
-    """Whether the client has closed its end; one that only writes no more still waits for its answer."""
+    """Return True if the client has closed; one that only ended its writing still waits for the answer."""
     poll = select.poll()
     poll.register(connection, 0)
     return any(events & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _, events in poll.poll(0))

@@ -122,7 +122,7 @@ def _part(
 
 
 def _waiting(settings: InboundSubscription | OutboundChannel, observation: Observation) -> bool:
-    """Whether something waits in a socket's buffer or did not fit: then nobody reads it fast enough."""
+    """Return True if datagrams wait in a socket's buffer or did not fit: it is read too slowly."""
     if observation.before is None or observation.after is None:
         return False
     before = {sock.inode: sock.drops for sock in observation.before.sockets}

@@ -141,7 +141,7 @@ def permit_directory(directory: Path) -> tuple[Permit, Path]:
 
 
 def _allows(path: Path, mode: int) -> bool:
-    """Whether the permission bits allow it, whatever the file system is mounted as."""
+    """Return True if the permission bits allow it, whatever the file system is mounted as."""
     found = path.stat()
     if found.st_uid == os.geteuid():
         return (found.st_mode >> 6) & mode == mode

@@ -9,7 +9,7 @@ CAP_NET_RAW = 13  # linux/capability.h
 
 
 def may_capture() -> bool:
-    """Whether this process has CAP_NET_RAW, in effect."""
+    """Return True if this process has CAP_NET_RAW, in effect."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -18,7 +18,7 @@ def may_capture() -> bool:
 
 
 def same_network(pid: int) -> bool:
-    """Whether process ``pid`` is in the network namespace of this one, as far as we may know; 0 is not."""
+    """Return True if process ``pid`` is known to be in this one's network namespace. Process 0 never is."""
     try:
         return os.path.samestat(os.stat("/proc/self/ns/net"), os.stat(f"/proc/{pid}/ns/net"))
     except OSError:

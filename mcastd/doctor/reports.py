@@ -13,8 +13,8 @@ from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import Observation
 from mcastd.ip import Address, stays_on_link
 from mcastd.net.interfaces import Interface
-from mcastd.net.packets import Membership, Router
-from mcastd.net.tap import Seen
+from mcastd.net.packets import MembershipMessage, Router
+from mcastd.net.tap import SeenMessage
 
 WARNING, HINT, BROKEN = Severity.WARNING, Severity.HINT, Severity.BROKEN
 # A querier asks every 125 s, and one question may be lost; a report is good for 260 s.
@@ -22,7 +22,7 @@ QUERIER_SILENCE_SECONDS = 260.0
 # Seconds that an answer may take beyond what the query allows.
 ANSWER_MARGIN_SECONDS = 0.3
 
-Query = tuple[Seen, Membership]
+Query = tuple[SeenMessage, MembershipMessage]
 
 
 def querier(subject: Subject[InboundSubscription], evidence: Evidence) -> Iterator[Said]:
@@ -106,7 +106,7 @@ def _own_report(
         message = seen.message
         if (
             seen.interface == way.name
-            and isinstance(message, Membership)
+            and isinstance(message, MembershipMessage)
             and message.kind == "report"
             and group in message.groups
             and (seen.outgoing or message.version < (3 if group.version == 4 else 2))
@@ -145,7 +145,7 @@ def _receivers(
         (seen.outgoing, seen.message.groups)
         for seen in observation.messages()
         if seen.interface == way.name
-        and isinstance(seen.message, Membership)
+        and isinstance(seen.message, MembershipMessage)
         and seen.message.kind == "report"
     ]
     if any(group in groups for _, groups in reports):
@@ -179,7 +179,7 @@ def _queries(observation: Observation, interface: str, version: int) -> list[Que
         (seen, seen.message)
         for seen in observation.messages()
         if seen.interface == interface
-        and isinstance(seen.message, Membership)
+        and isinstance(seen.message, MembershipMessage)
         and seen.message.kind == "query"
         and seen.message.source.version == version
     ]

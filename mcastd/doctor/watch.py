@@ -21,7 +21,7 @@ from mcastd.net.queues import Queue, queues
 from mcastd.net.ruleset import Ruleset, Suspect, packets_of
 from mcastd.net.sender import SocketSender
 from mcastd.net.tables import UdpSocket
-from mcastd.net.tap import Flow, FlowKey, Seen, Tap, Traffic
+from mcastd.net.tap import Flow, FlowKey, SeenMessage, Tap, Traffic
 from mcastd.status import SubscriptionStatus
 
 PROBE = b"mcastd probe: sent by `doctor --probe`, to be ignored\n"
@@ -65,13 +65,13 @@ class Observation:
         """All that was seen, also before and after the readings."""
         return [self.around[0], self.traffic, *self.around[1:]] if self.traffic and self.around else []
 
-    def messages(self) -> list[Seen]:
+    def messages(self) -> list[SeenMessage]:
         """IGMP, MLD and routers' greetings, oldest first."""
         return [seen for traffic in self.everything() for seen in traffic.messages]
 
     @property
     def is_complete(self) -> bool:
-        """Whether all that passed was looked at and kept: only then has what is not there not passed."""
+        """Return True if every packet was read and kept: then what was not seen did not pass."""
         return not any(traffic.missed or traffic.untold for traffic in self.everything())
 
     @property

@@ -26,7 +26,7 @@ from mcastd.inbound.turns import Turns
 from mcastd.net.interfaces import interface_name
 from mcastd.net.link import NOT_LINKED, Glance, Receiver, SourceFilter
 from mcastd.status import BySource, ClosedOutputs, MembershipStatus, ReceiverDescription, SubscriptionStatus
-from mcastd.worker import Books, Context, Identity, Signal, Vitals
+from mcastd.worker import Books, Context, Signal, Vitals, WorkerIdentity
 
 
 class Alarm(NamedTuple):
@@ -69,7 +69,7 @@ class Subscription:
             config.output,
             self._log,
         )
-        self._identity = Identity(
+        self._identity = WorkerIdentity(
             str(config.group), config.port, label_of(config.interface), outputs=self._outputs.identities
         )
         self._condition = Condition(self._log)

@@ -17,18 +17,18 @@ from mcastd import clock
 from mcastd.counters import InboundCounters, OutboundCounters
 from mcastd.names import table_of
 from mcastd.printable import printable
-from mcastd.worker import Books, Headline, Identity, Output
+from mcastd.worker import Books, Headline, Output, WorkerIdentity
 
 # Workers in a column: one text of megabytes would cost more for its memory than for what it says.
 PART_WORKERS = 128
 NO_COUNTS: Mapping[str, int] = {}
 Row = tuple[Headline, Books]
-# What a value is taken from: a worker as Seen, or an output.
+# What a value is taken from: a worker as ScrapedWorker, or an output.
 Of = TypeVar("Of")
 Counters = TypeVar("Counters")
 
 
-class Seen(NamedTuple, Generic[Counters]):
+class ScrapedWorker(NamedTuple, Generic[Counters]):
     """A worker at this scrape."""
 
     headline: Headline
@@ -87,7 +87,7 @@ def _timestamp(name: str, text: str, value: Callable[[Of], float | None]) -> Fam
 INFO: Family[Any] = _gauge(
     "worker_info", "What does not change while a worker is there, as labels; always 1.", lambda _: 1
 )
-WORKER: tuple[Family[Seen[Any]], ...] = (
+WORKER: tuple[Family[ScrapedWorker[Any]], ...] = (
     INFO,
     _gauge(
         "worker_state",
@@ -111,7 +111,7 @@ DROPPED = (
     "dropped_datagrams",
     "Datagrams given up, by reason: by an output, or by a channel or protocol (output empty).",
 )
-CHANNEL: tuple[Family[Seen[OutboundCounters]], ...] = (
+CHANNEL: tuple[Family[ScrapedWorker[OutboundCounters]], ...] = (
     *WORKER,
     _counter(
         "sent_datagrams",
@@ -144,7 +144,7 @@ CHANNEL: tuple[Family[Seen[OutboundCounters]], ...] = (
     ),
     _counts(*DROPPED, lambda of: of.counters.dropped, "reason", lambda identity: identity.reasons),
 )
-SUBSCRIPTION: tuple[Family[Seen[InboundCounters]], ...] = (
+SUBSCRIPTION: tuple[Family[ScrapedWorker[InboundCounters]], ...] = (
     *WORKER,
     _counter("received_datagrams", "Datagrams taken from the kernel.", lambda of: of.counters.received),
     _counter(
@@ -255,7 +255,7 @@ def _column(family: Family[Any], rows: Sequence[tuple[str, Any]]) -> _Column:
 class _Part:
     """Some workers of one kind, in columns, for as long as their names and identities are equal."""
 
-    def __init__(self, kind: str, workers: Sequence[tuple[str, Identity]]) -> None:
+    def __init__(self, kind: str, workers: Sequence[tuple[str, WorkerIdentity]]) -> None:
         self.workers = workers
         of_workers, info, of_outputs = [], [], []
         for name, identity in workers:
@@ -274,7 +274,9 @@ class _Part:
 
     def texts(self, rows: Sequence[Row]) -> Iterator[tuple[str, bytes]]:
         """Those of its workers, in their order; a family's samples are in one text, beside its name."""
-        workers: list[Seen[Any]] = [Seen(headline, books, books.counters) for headline, books in rows]
+        workers: list[ScrapedWorker[Any]] = [
+            ScrapedWorker(headline, books, books.counters) for headline, books in rows
+        ]
         # The outputs of this scrape: an equal identity may hold old counters.
         outputs: list[Any] = [output for _, books in rows for output in books.identity.outputs]
         for of, columns in ((workers, self._of_workers), (outputs, self._of_outputs)):

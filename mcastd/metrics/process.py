@@ -20,7 +20,7 @@ from mcastd import clock
 PROC = Path("/proc/self")  # proc_pid(5)
 
 
-class Process(Collector):
+class ProcessCollector(Collector):
     """This process, as the kernel sees it."""
 
     def __init__(self) -> None:

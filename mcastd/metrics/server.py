@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 from mcastd import __version__, clock, log
 from mcastd.errors import reason_of
 from mcastd.metrics.exposition import Exposition, Row
-from mcastd.metrics.process import Process
+from mcastd.metrics.process import ProcessCollector
 from mcastd.threads import Thread
 
 # Seconds between attempts to bind the address.
@@ -57,7 +57,7 @@ class Metrics:
         self._scrapes = _Scrapes()
         build = Info("mcastd_build", "What runs.", registry=self._registry)
         build.info({"version": __version__, "python": platform.python_version()})
-        self._registry.register(Process())
+        self._registry.register(ProcessCollector())
         self._registry.register(self._scrapes)
 
     def text(self) -> list[bytes]:
@@ -352,7 +352,7 @@ def _compressed(parts: Iterable[bytes]) -> list[bytes]:
 
 
 def _accepts_gzip(header: str) -> bool:
-    """Whether an Accept-Encoding has gzip, RFC 9110 section 12.5.3."""
+    """Return True if an Accept-Encoding has gzip, RFC 9110 section 12.5.3."""
     for coding in header.split(","):
         name, _, weight = coding.replace(" ", "").partition(";")
         if name.lower() == "gzip":

@@ -86,12 +86,12 @@ class Change:
         return [one for one in self._after.interfaces.values() if one.is_meant_by(setting)]
 
     def _has_other_source(self, setting: Named, group: Address) -> bool:
-        """Whether a route by one of its interfaces prefers another source address."""
+        """Return True if a route by one of its interfaces prefers another source address."""
         found = (self._after.interfaces.get(index) for index in self._moved_by.get(group, ()))
         return any(one is not None and one.is_meant_by(setting) for one in found)
 
     def _is_shared(self, setting: Named) -> bool:
-        """Whether the setting is, or has in its list, an address that several interfaces have."""
+        """Return True if the setting is, or has in its list, an address that several interfaces have."""
         addresses = map(as_address, setting if isinstance(setting, tuple) else (setting,))
         return any(
             sum(address in one.addresses for one in self._after.interfaces.values()) > 1
@@ -99,7 +99,7 @@ class Change:
         )
 
     def _has_lost(self, group: Address, indices: list[int]) -> bool:
-        """Whether this host is no member of the group on one of these interfaces."""
+        """Return True if this host is no member of the group on one of these interfaces."""
         joined = self._after.groups(group.version)
         return any(group not in joined.get(index, ()) for index in indices)
 

@@ -67,7 +67,7 @@ class Interface:
 
     @property
     def carrier(self) -> bool:
-        """Whether it carries: IFF_RUNNING, since for a moment after IFF_LOWER_UP what is sent is dropped."""
+        """Return True if it has IFF_RUNNING: just after IFF_LOWER_UP the kernel still drops what is sent."""
         return bool(self.flags & _abi.IFF_RUNNING)
 
     @property
@@ -76,7 +76,7 @@ class Interface:
 
     @property
     def arp(self) -> bool:
-        """Whether frames on it go to MAC addresses, which are asked for."""
+        """Return True if it resolves addresses to MAC addresses (ARP, neighbour discovery)."""
         return not self.flags & (_abi.IFF_NOARP | _abi.IFF_LOOPBACK)
 
     @property
@@ -84,7 +84,7 @@ class Interface:
         return bool(self.flags & _abi.IFF_LOOPBACK)
 
     def is_meant_by(self, setting: str | tuple[str, ...]) -> bool:
-        """Whether an ``interface`` setting means this one: "all", one of its names, or of its addresses.
+        """Return True if an ``interface`` setting means this one: "all", a name or an address of it.
 
         Or a pattern of one of its names, or any of several of these.
         """
@@ -266,7 +266,7 @@ def interface_name(ifindex: int) -> str:
 
 
 def is_pattern(setting: str) -> bool:
-    """Whether it is a pattern of names, as glob(7) has it."""
+    """Return True if the setting is a pattern of names (glob(7))."""
     return not _GLOB.isdisjoint(setting)
 
 

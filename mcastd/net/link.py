@@ -243,8 +243,8 @@ class Sender(Protocol):
 
     @property
     def carrier(self) -> bool:
-        """Whether the interface carries what is sent. If not, the kernel takes it all the same, and only
-        receivers on this host get it."""
+        """Return True if the interface has a carrier. Without one the kernel takes datagrams, and only
+        receivers on this host get them."""
 
     @property
     def sending(self) -> str:

@@ -145,7 +145,7 @@ class Membership:
 
     @property
     def joined(self) -> bool:
-        """Whether this socket is a member, as far as it was told."""
+        """Return True if this socket has joined, and not left."""
         return self._joined is not None
 
     def actual(self, patience: Patience | None = None) -> str | None:

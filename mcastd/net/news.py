@@ -48,7 +48,7 @@ class Notices:
         return bool(self.links or self.routes or self.overrun)
 
     def shows_nothing_of(self, index: int) -> bool:
-        """Whether an interface may be another though it looks the same."""
+        """Return True if an interface may be another though it looks the same."""
         return index in self.deleted or index in self.routed
 
     def add(self, others: Notices) -> None:

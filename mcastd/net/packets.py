@@ -43,7 +43,7 @@ class Fragment(NamedTuple):
     group: Address
 
 
-class Membership(NamedTuple):
+class MembershipMessage(NamedTuple):
     """An IGMP or MLD message."""
 
     source: Address
@@ -60,7 +60,7 @@ class Router(NamedTuple):
     source: Address
 
 
-Packet = Datagram | Fragment | Membership | Router
+Packet = Datagram | Fragment | MembershipMessage | Router
 
 
 def decode(packet: bytes) -> Packet | None:
@@ -124,7 +124,7 @@ def _udp(
     return Datagram(source, group, port, ttl, length - 8, more) if length >= 8 else None
 
 
-def _igmp(body: bytes, source: Address) -> Membership | None:
+def _igmp(body: bytes, source: Address) -> MembershipMessage | None:
     kind, code, group = body[0], body[1], ipaddress.IPv4Address(body[4:8])
     match kind:
         case 0x11:
@@ -132,20 +132,20 @@ def _igmp(body: bytes, source: Address) -> Membership | None:
                 return None
             version = 3 if len(body) >= 12 else 2 if code else 1
             within = _response(code, 4) / 10 if code else 10.0  # RFC 2236 section 4: version 1 has none
-            return Membership(source, "IGMP", version, "query", _asked(group), within)
+            return MembershipMessage(source, "IGMP", version, "query", _asked(group), within)
         case 0x12 | 0x16:
-            return Membership(source, "IGMP", 1 if kind == 0x12 else 2, "report", (group,))
+            return MembershipMessage(source, "IGMP", 1 if kind == 0x12 else 2, "report", (group,))
         case 0x17:
-            return Membership(source, "IGMP", 2, "leave", (group,))
+            return MembershipMessage(source, "IGMP", 2, "leave", (group,))
         case 0x22:
-            return Membership(source, "IGMP", 3, "report", tuple(_wanted(body, 4)))
+            return MembershipMessage(source, "IGMP", 3, "report", tuple(_wanted(body, 4)))
     return None
 
 
-def _mld(body: bytes, source: Address, to: Address, hops: int) -> Membership | None:
+def _mld(body: bytes, source: Address, to: Address, hops: int) -> MembershipMessage | None:
     kind = body[0]
     if kind == 143:
-        return Membership(source, "MLD", 2, "report", tuple(_wanted(body, 16)))
+        return MembershipMessage(source, "MLD", 2, "report", tuple(_wanted(body, 16)))
     if kind not in (130, 131, 132) or len(body) < 24:
         return None
     group, code = ipaddress.IPv6Address(body[8:24]), int.from_bytes(body[4:6], "big")
@@ -155,8 +155,8 @@ def _mld(body: bytes, source: Address, to: Address, hops: int) -> Membership | N
             return None
         version = 2 if len(body) >= 28 else 1
         within = (_response(code, 12) if version == 2 else code) / 1000
-        return Membership(source, "MLD", version, "query", _asked(group), within)
-    return Membership(source, "MLD", 1, "report" if kind == 131 else "leave", (group,))
+        return MembershipMessage(source, "MLD", version, "query", _asked(group), within)
+    return MembershipMessage(source, "MLD", 1, "report" if kind == 131 else "leave", (group,))
 
 
 def _checksum(data: bytes) -> int:

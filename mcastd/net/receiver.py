@@ -315,7 +315,7 @@ class SocketReceiver:
 
 
 def _has_gone(interface: Interface, error: LinkError) -> bool:
-    """Whether it was deleted since the host was looked at: then it is wanted no more, and not refused."""
+    """Return True if the interface was deleted since the last look at the host: that is no refusal."""
     if error.errno != errno.ENODEV:
         return False
     try:

@@ -339,14 +339,14 @@ _XT_TAKES = ("REJECT", "DROP", "NFQUEUE", "TPROXY", "DNAT", "REDIRECT")  # targe
 
 
 def _is_named(interface: str, name: object) -> bool:
-    """Whether a name means an interface: it may end in an asterisk."""
+    """Return True if ``name``, which may end in an asterisk, means the interface."""
     if not isinstance(name, str):
         return False
     return interface.startswith(name[:-1]) if name.endswith("*") else interface == name
 
 
 def _writes_outside(mangle: Any) -> bool:
-    """Whether a mangle statement writes into what comes with a datagram, as its mark, and not into itself."""
+    """Return True if a mangle statement changes only what is kept beside the packet, as its mark."""
     key = mangle.get("key") if isinstance(mangle, dict) else None
     return isinstance(key, dict) and ("meta" in key or "ct" in key)
 

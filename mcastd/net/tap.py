@@ -33,7 +33,7 @@ from mcastd.net.bpf import (
     Instruction,
     attach,
 )
-from mcastd.net.packets import FRAGMENT, IGMP, PIM, Datagram, Fragment, Membership, Router, decode
+from mcastd.net.packets import FRAGMENT, IGMP, PIM, Datagram, Fragment, MembershipMessage, Router, decode
 
 # Bytes of a packet that are read: its headers.
 SNAP_BYTES = 128
@@ -76,13 +76,13 @@ class Flow:
     not_ours: int = 0  # packets whose MAC address is another host's: the kernel discards them
 
 
-class Seen(NamedTuple):
+class SeenMessage(NamedTuple):
     """An IGMP or MLD message, or a router's greeting, as it passed."""
 
     when: float  # monotonic seconds
     interface: str
     outgoing: bool
-    message: Membership | Router
+    message: MembershipMessage | Router
 
 
 @dataclass(slots=True)
@@ -92,7 +92,7 @@ class Traffic:
     began: float
     ended: float = 0.0
     flows: dict[FlowKey, Flow] = field(default_factory=dict)
-    messages: list[Seen] = field(default_factory=list)
+    messages: list[SeenMessage] = field(default_factory=list)
     missed: int = 0  # packets that the kernel dropped, since there were too many to look at
     untold: int = 0  # packets of more flows, and messages, than are told apart
     malformed: int = 0
@@ -108,13 +108,13 @@ class Traffic:
         found = decode(packet)
         if found is None:
             self.malformed += 1
-        elif isinstance(found, Membership | Router):
+        elif isinstance(found, MembershipMessage | Router):
             if vlan:
                 return
-            if self.groups is not None and isinstance(found, Membership) and found.kind != "query":
+            if self.groups is not None and isinstance(found, MembershipMessage) and found.kind != "query":
                 found = found._replace(groups=tuple(self.groups.intersection(found.groups)))
             if len(self.messages) < FLOWS_MAX:
-                self.messages.append(Seen(now, interface, outgoing, found))
+                self.messages.append(SeenMessage(now, interface, outgoing, found))
             else:
                 self.untold += 1
         else:

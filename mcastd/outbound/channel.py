@@ -28,7 +28,7 @@ from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.sources.source import NAP_MAX_SECONDS, Source
 from mcastd.outbound.watcher import Watcher
 from mcastd.status import ChannelStatus, SenderDescription, SenderStatus
-from mcastd.worker import Books, Context, Identity, Signal, Vitals
+from mcastd.worker import Books, Context, Signal, Vitals, WorkerIdentity
 
 # Errors of send(2) while the kernel has no room: the same is sent again after a pause.
 FULL = {errno.EAGAIN, errno.ENOBUFS}
@@ -91,7 +91,7 @@ class Channel:
         self._next = 0
         self._window = BATCH  # of these, how many are looked at next: about as many as are due at a time
         self._log = get_logger(worker=name)
-        self._identity = Identity(
+        self._identity = WorkerIdentity(
             str(config.group),
             config.port,
             label_of(config.interface),

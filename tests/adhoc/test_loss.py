@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mcastd.adhoc import loss, numbered
-from mcastd.adhoc.loss import STREAMS_MAX, WINDOW_NUMBERS, Counts, Stream, Tracker
+from mcastd.adhoc.loss import STREAMS_MAX, WINDOW_NUMBERS, Stream, StreamCounts, Tracker
 from mcastd.net.link import Origin
 
 ALICE, BOB = Origin("192.0.2.1", 5000, 1, 1), Origin("192.0.2.2", 5000, 1, 1)
@@ -22,11 +22,11 @@ def track(
     return tracker
 
 
-def model(numbers: list[int]) -> Counts:
+def model(numbers: list[int]) -> StreamCounts:
     """By a set of all that came: what is within the window is known, what is older is not told apart."""
     first = last = numbers[0]
     seen: set[int] = {first}
-    counts = Counts(received=len(numbers))
+    counts = StreamCounts(received=len(numbers))
     for number in numbers[1:]:
         if number > last:
             last = number
@@ -71,22 +71,22 @@ def test_runs_of_numbers_are_counted_as_each_by_itself(runs: list[tuple[int, int
 
 
 def test_a_stream_without_a_fault() -> None:
-    assert track(list(range(7, 1007))).counts == Counts(received=1000)
+    assert track(list(range(7, 1007))).counts == StreamCounts(received=1000)
 
 
 def test_who_comes_late_misses_nothing_that_was_before() -> None:
     tracker = track([500, 501, 502])
-    assert tracker.counts == Counts(received=3)
+    assert tracker.counts == StreamCounts(received=3)
     (stream,) = tracker.streams.values()
     assert (stream.first, stream.last) == (500, 502)
 
 
 def test_what_overtook_the_first_is_reordered_and_no_loss() -> None:
-    assert track([500, 498, 501]).counts == Counts(received=3, reordered=1)
+    assert track([500, 498, 501]).counts == StreamCounts(received=3, reordered=1)
 
 
 def test_lost_duplicated_reordered() -> None:
-    assert track([1, 2, 4, 3, 3, 7]).counts == Counts(received=6, lost=2, duplicated=1, reordered=1)
+    assert track([1, 2, 4, 3, 3, 7]).counts == StreamCounts(received=6, lost=2, duplicated=1, reordered=1)
 
 
 def test_a_restarted_sender_is_a_new_stream() -> None:
@@ -109,7 +109,7 @@ def test_senders_may_alternate_within_a_batch() -> None:
     numbers = [n for n in range(1, 51) for _ in range(2)]
     payloads = [numbered.make(RUN, number, 50, 0) for number in numbers]
     tracker.take(payloads, [ALICE, BOB] * 50, [0] * 100)
-    assert tracker.counts == Counts(received=100)
+    assert tracker.counts == StreamCounts(received=100)
     assert all(stream.unheard == 0 for stream in tracker.streams.values())
 
 
@@ -130,7 +130,7 @@ def test_delays_are_between_the_two_clocks() -> None:
 
 def test_a_leap_of_the_numbers_costs_no_memory() -> None:
     tracker = track([1, numbered.NUMBER_MAX, 1, 2])
-    assert tracker.counts == Counts(received=4, lost=numbered.NUMBER_MAX - 2, late=2)
+    assert tracker.counts == StreamCounts(received=4, lost=numbered.NUMBER_MAX - 2, late=2)
     (stream,) = tracker.streams.values()
     assert stream._seen < 1 << loss.WINDOW_NUMBERS
 
@@ -140,14 +140,14 @@ def test_ever_new_runs_cost_no_memory_and_are_not_forgotten_in_the_sum() -> None
     for run in range(10 * STREAMS_MAX):
         track([1, 3], run=b"%08x" % run, tracker=tracker)
     assert len(tracker.streams) == STREAMS_MAX
-    assert tracker.counts == Counts(received=20 * STREAMS_MAX, lost=10 * STREAMS_MAX)
+    assert tracker.counts == StreamCounts(received=20 * STREAMS_MAX, lost=10 * STREAMS_MAX)
 
 
 @given(st.lists(st.binary(max_size=100)))
 def test_what_is_not_numbered_is_not_counted(payloads: list[bytes]) -> None:
     tracker = Tracker()
     tracker.take(payloads, [ALICE] * len(payloads), [0] * len(payloads))
-    assert tracker.counts == Counts()
+    assert tracker.counts == StreamCounts()
 
 
 GOOD = numbered.make(RUN, 42, 100, 1_764_019_199_123_456_789)

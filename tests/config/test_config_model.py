@@ -13,7 +13,7 @@ from mcastd.config import (
     OUTBOUND_PROTOCOLS,
     SOURCES,
     Config,
-    Daemon,
+    DaemonSettings,
     FifoOutput,
     FileOutput,
     InboundSubscription,
@@ -94,7 +94,7 @@ def test_one_output_stands_for_an_array_and_a_path_for_a_file() -> None:
 
 
 def test_defaults_of_the_daemon() -> None:
-    assert Daemon() == Daemon(
+    assert DaemonSettings() == DaemonSettings(
         log_level="info",
         log_format="auto",
         control_socket=Path("/run/mcastd/control"),
@@ -271,7 +271,7 @@ def test_a_worker_that_is_not_enabled_does_not_run_and_uses_no_path() -> None:
     "model",
     [
         Config,
-        Daemon,
+        DaemonSettings,
         OutboundChannel,
         InboundSubscription,
         FileOutput,

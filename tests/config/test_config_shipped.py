@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from mcastd.config import (
     SOURCES,
     Config,
-    Daemon,
+    DaemonSettings,
     FifoOutput,
     FileOutput,
     InboundSubscription,
@@ -60,12 +60,12 @@ def test_nothing_leaves_the_host_unasked() -> None:
     config = load(MAIN)
     assert [(channel.ttl, channel.interface) for channel in config.outbound.values()] == [(0, "lo")]
     assert [subscription.interface for subscription in config.inbound.values()] == ["lo"]
-    assert config.daemon == Daemon()
+    assert config.daemon == DaemonSettings()
 
 
 @pytest.mark.parametrize(
     "model",
-    [Daemon, OutboundChannel, InboundSubscription, *SOURCES.models.values(), FileOutput, FifoOutput],
+    [DaemonSettings, OutboundChannel, InboundSubscription, *SOURCES.models.values(), FileOutput, FifoOutput],
 )
 def test_every_key_is_there(model: type[BaseModel]) -> None:
     text = REFERENCE.read_text()

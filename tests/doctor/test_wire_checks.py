@@ -16,16 +16,16 @@ from mcastd.doctor.seen import seen_text
 from mcastd.doctor.subject import Subject
 from mcastd.doctor.watch import Kernel, Observation
 from mcastd.net.interfaces import Host, Interface, Snooping
-from mcastd.net.packets import Membership
+from mcastd.net.packets import MembershipMessage
 from mcastd.net.queues import Queue
 from mcastd.net.routes import NO_ROUTE
 from mcastd.net.ruleset import INBOUND, Facts, Ruleset
 from mcastd.net.tables import UdpSocket
-from mcastd.net.tap import Flow, FlowKey, Seen, Traffic
+from mcastd.net.tap import Flow, FlowKey, SeenMessage, Traffic
 
 UP, RUNNING = 0x1, 0x40
 GROUP, THERE = ip_address("239.255.6.1"), ip_address("10.6.0.2")
-QUERY = Membership(THERE, "IGMP", 3, "query", (), 10.0)
+QUERY = MembershipMessage(THERE, "IGMP", 3, "query", (), 10.0)
 
 DPORT = {"payload": {"protocol": "udp", "field": "dport"}}
 
@@ -55,11 +55,11 @@ def outbound() -> Subject:
 def observed(
     seconds: float = 1.0,
     flows: dict[FlowKey, Flow] | None = None,
-    messages: Iterable[tuple[float, bool, Membership]] = (),
+    messages: Iterable[tuple[float, bool, MembershipMessage]] = (),
     sockets: Iterable[UdpSocket] = (),
     counters: dict[str, int] | None = None,
 ) -> Observation:
-    seen = [Seen(when, "eth0", outgoing, message) for when, outgoing, message in messages]
+    seen = [SeenMessage(when, "eth0", outgoing, message) for when, outgoing, message in messages]
     traffic = Traffic(0.0, seconds, flows or {}, seen)
     around = Traffic(0.0, 0.0), Traffic(seconds, seconds)
     rules = Ruleset(unread="nothing was read")
@@ -113,8 +113,10 @@ def test_a_bridge_of_this_host_says_it_at_once(snooping: Snooping, expected: lis
 # -- who answers
 
 
-def report(version: int, *groups: object) -> Membership:
-    return Membership(THERE, "IGMP", version, "report", tuple(ip_address(str(group)) for group in groups))
+def report(version: int, *groups: object) -> MembershipMessage:
+    return MembershipMessage(
+        THERE, "IGMP", version, "report", tuple(ip_address(str(group)) for group in groups)
+    )
 
 
 @pytest.mark.parametrize(
@@ -133,7 +135,7 @@ def report(version: int, *groups: object) -> Membership:
         ([(1.0, False, QUERY), (2.0, True, report(3, "239.1.1.1"))], ["no-report"]),
     ],
 )
-def test_a_member_answers(messages: list[tuple[float, bool, Membership]], expected: list[str]) -> None:
+def test_a_member_answers(messages: list[tuple[float, bool, MembershipMessage]], expected: list[str]) -> None:
     evidence = given(observed(15.0, messages=messages))
     assert causes(reports.answers(inbound(), evidence)) == expected
 
@@ -149,7 +151,7 @@ def test_a_member_answers(messages: list[tuple[float, bool, Membership]], expect
     ],
 )
 def test_a_channel_has_receivers(
-    messages: list[tuple[float, bool, Membership]], joined: bool, expected: list[str]
+    messages: list[tuple[float, bool, MembershipMessage]], joined: bool, expected: list[str]
 ) -> None:
     evidence = given(observed(15.0, messages=messages), joined=joined)
     assert causes(reports.answers(outbound(), evidence)) == expected

@@ -16,20 +16,20 @@ from prometheus_client import CollectorRegistry, generate_latest
 from support.programs import ONLY_PROCESSES_IN_PROC
 
 from mcastd.metrics import process
-from mcastd.metrics.process import Process
+from mcastd.metrics.process import ProcessCollector
 
 PRINT = """
 from prometheus_client import CollectorRegistry, generate_latest
-from mcastd.metrics.process import Process
+from mcastd.metrics.process import ProcessCollector
 registry = CollectorRegistry()
-registry.register(Process())
+registry.register(ProcessCollector())
 print(generate_latest(registry).decode())
 """
 
 
 def told() -> dict[str, float]:
     registry = CollectorRegistry()
-    registry.register(Process())
+    registry.register(ProcessCollector())
     return {name: value for (name, _), value in parse(generate_latest(registry).decode()).items()}
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support import wire
 from support.packets import HOST6, checksum, ip4, ip6, v6
 
-from mcastd.net.packets import Datagram, Fragment, Membership, Router, decode
+from mcastd.net.packets import Datagram, Fragment, MembershipMessage, Router, decode
 from mcastd.net.tap import Traffic
 
 MESSAGES = [
@@ -40,7 +40,7 @@ MESSAGES = [
 @pytest.mark.parametrize("packet", MESSAGES)
 def test_a_message_is_what_another_decoder_sees_in_it(packet: bytes) -> None:
     found, expected = decode(packet), wire.decode(packet)
-    assert isinstance(found, Membership)
+    assert isinstance(found, MembershipMessage)
     assert expected is not None
     assert f"{found.protocol}v{found.version}" == expected.protocol
     assert found.kind == expected.kind

@@ -18,7 +18,7 @@ from support.wire import Wire
 
 from mcastd.errors import LinkError
 from mcastd.net import tables
-from mcastd.net.packets import Membership
+from mcastd.net.packets import MembershipMessage
 from mcastd.net.tap import FlowKey, Tap, Traffic, program
 
 UDP_SEGMENT = 103
@@ -123,7 +123,7 @@ def test_memberships_are_seen_and_none_is_made(pair: Pair, version: int) -> None
             return {each.outgoing for each in seen.messages if reports(each.message)} == {True, False}
 
         def reports(message: object) -> bool:
-            return isinstance(message, Membership) and GROUPS[version] in message.groups
+            return isinstance(message, MembershipMessage) and GROUPS[version] in message.groups
 
         traffic = right.watch(10, both)
         assert both(traffic)

@@ -15,7 +15,7 @@ from mcastd.config.types import Period, WorkerName
 from mcastd.errors import McastdError
 from mcastd.metrics import exposition
 from mcastd.views import Status
-from mcastd.worker import Books, Context, Identity, Vitals
+from mcastd.worker import Books, Context, Vitals, WorkerIdentity
 
 # A program for `python -c`: what follows it on the command line is that of `python -m mcastd`.
 MCASTD_WITH_BEACONS = (
@@ -67,7 +67,7 @@ class Beacon:
         return Vitals(datagrams=self.counters.flashes)
 
     def books(self) -> Books:
-        return Books(Identity("", 0, ""), self.counters, None)
+        return Books(WorkerIdentity("", 0, ""), self.counters, None)
 
 
 def add() -> None:

@@ -131,7 +131,7 @@ class FileSource(Source):
         return ListPayloads()
 
     def has_news(self) -> bool:
-        """Whether read() may find something by now, as far as the path shows. For any thread, at rest."""
+        """Return True if the path shows something new to read. For any thread, while the source rests."""
         try:
             status = os.stat(self._path)  # a link may be anybody's: read() sees to that when it opens it
         except OSError:
@@ -279,7 +279,7 @@ class FileSource(Source):
         return self._framer.finish()
 
     def _is_replaced(self) -> bool:
-        """Whether a followed path names other content now: another file that has some, or a shorter one."""
+        """Return True if a followed path now names another, not empty file, or the file got shorter."""
         try:
             status = os.stat(self._path)  # as above
         except OSError as error:

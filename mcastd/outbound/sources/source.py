@@ -46,7 +46,7 @@ class Source:
         raise NotImplementedError
 
     def has_news(self) -> bool:
-        """Whether read() may find something by now. For any thread, while the source is at rest."""
+        """Return True if read() may find something by now. For any thread, while the source is at rest."""
         return False
 
     def restart(self) -> None:
