@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from mcastd.config import (
+    INBOUND_PROTOCOLS,
     OUTBOUND_PROTOCOLS,
     SOURCES,
     Config,
@@ -278,6 +279,7 @@ def test_a_worker_that_is_not_enabled_does_not_run_and_uses_no_path() -> None:
         FifoOutput,
         *SOURCES.models.values(),
         *OUTBOUND_PROTOCOLS.models.values(),
+        *INBOUND_PROTOCOLS.models.values(),
     ],
 )
 def test_every_key_is_described_in_a_sentence(model: type[BaseModel]) -> None:

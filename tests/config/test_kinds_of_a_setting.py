@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from mcastd.config import (
+    INBOUND_PROTOCOLS,
     OUTBOUND_PROTOCOLS,
     SOURCES,
     Config,
@@ -96,6 +97,6 @@ def test_a_dump_says_it_shortly_and_is_read_as_the_same(
 
 
 def test_each_kind_is_named_by_its_model() -> None:
-    for kinds in (SOURCES, OUTBOUND_PROTOCOLS):
+    for kinds in (SOURCES, OUTBOUND_PROTOCOLS, INBOUND_PROTOCOLS):
         for kind, model in kinds.models.items():
             assert model.model_fields["kind"].default == kind

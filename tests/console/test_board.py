@@ -8,6 +8,7 @@ import pytest
 
 from mcastd.codec import from_json
 from mcastd.console.board import ORDERS, Board
+from mcastd.console.screen import View, headline, plain
 from mcastd.views import MonitorView
 
 
@@ -151,3 +152,13 @@ def test_orders_come_in_turn_and_can_be_turned_round(several: Board) -> None:
 def test_filter(several: Board, text: str, expected: str) -> None:
     several.filter = text
     assert "".join(line.name[-1] for line in several.wanted()) == expected
+
+
+def test_what_a_protocol_holds_is_shown_while_it_does(board: Board) -> None:
+    board.feed(reply(102.0, vitals("inbound/a", 12, 1200, held=3)), 7.0)
+    (shown,) = plain(board, 7.0, "12:00:00", titled=False)
+    assert shown.endswith("-  held 3")
+    assert "; held 3; " in headline(board, View(100, 10))
+    board.feed(reply(104.0, vitals("inbound/a", 12, 1200)), 9.0)
+    (shown,) = plain(board, 9.0, "12:00:02", titled=False)
+    assert "held" not in shown + headline(board, View(100, 10))
