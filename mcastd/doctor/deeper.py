@@ -1,4 +1,4 @@
-"""The checks that a daemon without privileges had to leave out, by somebody who has them."""
+"""The checks that a daemon without privileges had to leave out, made by a command that has them."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Arrivals(NamedTuple):
 
 
 def delivery(subject: Subject[InboundSubscription], evidence: Evidence) -> Iterator[Said]:
-    """Whether a subscription's socket gets what comes by its interfaces, and whether that is wanted."""
+    """Check that a subscription's socket gets what its interfaces receive for it."""
     settings = subject.settings
     joined = [one.interface for one in subject.now(SubscriptionStatus).memberships if one.actual]
     if not joined:
@@ -197,7 +197,7 @@ def _astray(
 def _probed(
     subject: Subject[InboundSubscription], evidence: Evidence, joined: Sequence[str]
 ) -> Iterator[Said]:
-    """Whether what this host itself sent to the group came back to the socket."""
+    """Check that the probe that this host sent to the group came back to the socket."""
     observation = evidence.observation
     problem = observation.probes.get(subject.name) if observation else None
     if observation is None or problem is None:

@@ -26,7 +26,7 @@ SENT_MIN_DATAGRAMS = 3
 
 
 def departure(subject: Subject[OutboundChannel], evidence: Evidence) -> Iterator[Said]:
-    """Whether what a channel sends leaves its interface."""
+    """Check that what a channel sends leaves its interface."""
     settings = subject.settings
     if settings.ttl == 0:
         return

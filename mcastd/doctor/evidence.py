@@ -119,7 +119,7 @@ class Evidence:
 
     @cached_property
     def owners(self) -> Owners:
-        """Who has those on the workers' ports open. It takes a look at all open files of all processes."""
+        """The processes with sockets on the workers' ports. Reads the open files of all processes."""
         settings = [one.settings for one in self.subjects]
         ports = {each.port for each in settings if isinstance(each, InboundSubscription)}
         return tables.owners(sock.inode for port in ports for sock in self.sockets.get(port, ()))

@@ -29,7 +29,7 @@ PROC = Path("/proc")  # whose files have a size of 0, whatever is in them, and w
 
 
 def source(subject: Subject[OutboundChannel], _evidence: Evidence) -> Iterator[Said]:
-    """Whether a channel's source can be read, and has something in it."""
+    """Check that a channel's source can be read, and is not empty."""
     if (path := subject.settings.source.file) is None:
         return
     said = f"source = {str(path)!r} ({subject.table})"

@@ -21,7 +21,7 @@ NETLINK = "rtnetlink, as `ip address` shows it"
 
 
 def interface(subject: Subject[GroupSettings], evidence: Evidence) -> Iterator[Said]:
-    """Whether there is an interface at all, and whether it can carry anything."""
+    """Check that there is an interface, and that it can carry datagrams."""
     settings, host = subject.settings, evidence.host
     ways = evidence.ways(subject)
     if not ways:
@@ -156,7 +156,7 @@ def _state(way: Interface, severity: Severity = BROKEN) -> Iterator[Said]:
 
 
 def _version(subject: Subject[GroupSettings], way: Interface) -> Iterator[Finding]:
-    """Whether it takes part in the group's version of IP at all."""
+    """Check that the interface has the group's version of IP."""
     version = subject.settings.group.version
     if lack := way.lacks(version):
         why, mends = lack
@@ -173,7 +173,7 @@ def _version(subject: Subject[GroupSettings], way: Interface) -> Iterator[Findin
 def _carried(
     subject: Subject[GroupSettings], way: Interface, evidence: Evidence, severity: Severity
 ) -> Iterator[Finding]:
-    """Whether loopback carries the group. For IPv6 it takes a route to this host; others only take it in."""
+    """Check that loopback carries the group. IPv6 needs a route of type local; others only receive."""
     group = subject.settings.group
     if group.version != 6 or not way.loopback or evidence.route_to(group, by=way.index).local:
         return
@@ -189,7 +189,7 @@ def _carried(
 
 
 def _port(subject: Subject[GroupSettings], way: Interface, evidence: Evidence) -> Iterator[Said]:
-    """Whether a bridge or bond takes what arrives here."""
+    """Check that no bridge or bond takes what arrives here."""
     taker = evidence.host.taken_by(way)
     if taker is None or taker in evidence.ways(subject):
         return
@@ -249,7 +249,7 @@ def _address(subject: Subject[GroupSettings], way: Interface) -> Iterator[Said]:
 def _source(
     subject: Subject[GroupSettings], settings: OutboundChannel, way: Interface, evidence: Evidence
 ) -> Iterator[Said]:
-    """Whether receivers and routers take the address that a channel sends from for what it is."""
+    """Check that receivers and routers accept the address that a channel sends from."""
     link = subject.now(ChannelStatus).link
     if link is None or way.loopback:
         return
@@ -322,7 +322,7 @@ def _gateway(settings: OutboundChannel, way: Interface, evidence: Evidence) -> I
 
 
 def _shared(subject: Subject[GroupSettings], ways: list[Interface], evidence: Evidence) -> Iterator[Said]:
-    """Whether an address that is to name an interface names several."""
+    """Check that an address in ``interface`` means one interface only."""
     for address in filter(None, map(as_address, interfaces_in(subject.settings.interface))):
         having = [one for one in evidence.host.interfaces.values() if address in one.addresses]
         links = [one.name for one in having if not one.loopback]

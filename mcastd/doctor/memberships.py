@@ -15,7 +15,7 @@ from mcastd.status import UNKNOWN_AGE, SubscriptionStatus
 
 
 def membership(subject: Subject[InboundSubscription], evidence: Evidence) -> Iterator[Said]:
-    """Whether the kernel has each membership that is wanted, as it is wanted."""
+    """Check that the kernel has each configured membership, with its source filter."""
     settings = subject.settings
     again = f"mcastctl stop-worker {subject.name}; mcastctl start-worker {subject.name}"
     for wanted in subject.now(SubscriptionStatus).memberships:
@@ -52,7 +52,7 @@ def membership(subject: Subject[InboundSubscription], evidence: Evidence) -> Ite
 
 
 def report_version(subject: Subject[InboundSubscription], evidence: Evidence) -> Iterator[Said]:
-    """Whether the kernel may report in a version of IGMP or MLD that can name sources."""
+    """Check that the kernel may report in a version of IGMP or MLD that can name sources."""
     settings = subject.settings
     version = settings.group.version
     protocol, needed = ("IGMP", 3) if version == 4 else ("MLD", 2)
@@ -100,7 +100,7 @@ def _querier_version(way: Interface, evidence: Evidence) -> int | None:
 
 
 def receive_buffer(subject: Subject[InboundSubscription], evidence: Evidence) -> Iterator[Said]:
-    """Whether the kernel gave the buffer that was asked for."""
+    """Check that the kernel gave the receive buffer that was asked for."""
     buffer = subject.now(SubscriptionStatus).receive_buffer
     asked, had = buffer.asked, buffer.had
     if had is not None and had < asked:
@@ -117,7 +117,7 @@ def receive_buffer(subject: Subject[InboundSubscription], evidence: Evidence) ->
 
 
 def overflow(subject: Subject[InboundSubscription], evidence: Evidence) -> Iterator[Said]:
-    """Whether the kernel dropped datagrams at a full buffer: while the doctor watched, or before."""
+    """Check that the kernel dropped no datagrams at a full buffer, while the doctor watched or before."""
     status = subject.now(SubscriptionStatus)
     now, buffer = status.counters.overflow, status.receive_buffer
     before = subject.before(SubscriptionStatus).counters.overflow if subject.earlier else now

@@ -14,7 +14,7 @@ from mcastd.net.tables import UdpSocket
 
 
 def port(subject: Subject[InboundSubscription], evidence: Evidence) -> Iterator[Said]:
-    """Whether the port can be bound beside whoever has it, and who else gets the group by it."""
+    """Check that the port can be bound beside its other users, and name those that get the group by it."""
     settings = subject.settings
     ways = evidence.ways(subject)
     refused = port_refused(settings.group, settings.port, ways[0].index) if ways else ""

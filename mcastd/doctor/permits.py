@@ -98,7 +98,7 @@ def _by_mode(path: Path, mode: int, unit: str) -> Permit:
 def _planted(path: Path, mode: int) -> str:
     """Why ``path`` may be another file than it seems, in a directory that others may write; "" if it is not.
 
-    Commands of root follow links: who may put one there would choose what is opened.
+    Root's commands follow links: anybody who can put one there would choose the file.
     """
     try:
         with place_of(path) as place:

@@ -26,7 +26,7 @@ Query = tuple[SeenMessage, MembershipMessage]
 
 
 def querier(subject: Subject[InboundSubscription], evidence: Evidence) -> Iterator[Said]:
-    """Whether somebody asks for members: without, a switch that snoops forgets them after 260 seconds."""
+    """Check that there is a querier: without one, a snooping switch forgets members after 260 seconds."""
     settings = subject.settings
     if stays_on_link(settings.group):
         return
@@ -78,7 +78,7 @@ def querier(subject: Subject[InboundSubscription], evidence: Evidence) -> Iterat
 
 
 def answers(subject: Subject[GroupSettings], evidence: Evidence) -> Iterator[Said]:
-    """Whether a query that was seen got its answer: from this host, or for a channel from any."""
+    """Check that a query that was seen got a report: from this host, or for a channel from any."""
     settings = subject.settings
     if stays_on_link(settings.group):
         return

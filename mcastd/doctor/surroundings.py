@@ -22,7 +22,7 @@ KINDS = {
 
 
 def netlink(evidence: Evidence) -> Iterator[Said]:
-    """Whether the kernel can be asked for interfaces and routes, and how: a sandbox may forbid netlink."""
+    """Check that the kernel can be asked for interfaces and routes: a sandbox may forbid netlink."""
     try:
         _ = evidence.host
         if (forbidden := evidence.forbidden) is not None:

@@ -1,4 +1,4 @@
-"""What a worker says of itself, where no other check knows better."""
+"""The trouble that a worker reports, where no other check explains it."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ else:
     HAVE_RECVMMSG = True
 READING = "recvmmsg" if HAVE_RECVMMSG else "recvmsg"
 
-# Arenas that a pool keeps for whoever needs one next.
+# Free arenas that a pool keeps.
 SPARE_ARENAS = 64
 
 

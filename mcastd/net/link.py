@@ -123,7 +123,7 @@ class Load(NamedTuple):
 
 
 class Glance(NamedTuple):
-    """What an onlooker sees of a receiver; its standing is as it believes it itself."""
+    """What another thread sees of a receiver. Its memberships are as the receiver last knew them."""
 
     overflow: int  # as in Load, up to a second ago
     buffer: int | None  # as in Load; None: there is no socket
@@ -199,7 +199,7 @@ class Receiver(Protocol):
         """What was lost in this receiver's buffers, and how full they are: now, and exact."""
 
     def glance(self) -> Glance:
-        """For those who look at all receivers often: as a rule it asks nobody. Called from other threads."""
+        """For threads that look at all receivers often: as a rule it makes no system call."""
 
     def describe(self) -> ReceiverDescription: ...
 

@@ -96,12 +96,12 @@ class Membership:
     def keep(self, interface: Interface, host: Host) -> None:
         """Repair what ``host`` shows to be missing. Raises LinkError if it cannot be.
 
-        After the carrier was away, the group is joined again: of itself the kernel would report it for IPv6,
-        but not for IPv4, and a switch that was restarted would send no more until the next query. The same
-        holds for the first address of an interface: before it, IPv4 reports come from 0.0.0.0, which switches
-        may ignore (RFC 4541 section 2.1.1).
+        After a loss of carrier, the group is joined again: by itself the kernel would report it for IPv6, but
+        not for IPv4, and a switch that was restarted would send no more until the next query. The same holds
+        for the first address of an interface: before it, IPv4 reports come from 0.0.0.0, which switches may
+        ignore (RFC 4541 section 2.1.1).
         """
-        # Without the lock, since mostly all is well: who holds it waits for the kernel, and many may want it.
+        # Checked without the lock, as mostly nothing is missing: its holder may wait for the kernel.
         if not (self._is_missing(host) or self._is_forgotten(interface)):
             return
         with self._registry.lock:

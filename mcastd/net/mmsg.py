@@ -42,7 +42,7 @@ ALL_SLOTS = range(SLOTS)
 SAMPLED_SLOTS = (*range(16), *range(16, SLOTS, 16))
 # A batch takes no more than this: what a core's own cache holds, with room to spare.
 BATCH_MAX_BYTES = 1 << 19
-# Up to so many packets Python's writev is quicker than ours.
+# Up to this number of packets Python's writev is quicker than ours.
 FEW_PACKETS = 16
 # Addresses and origins that an arena remembers.
 REMEMBERED = 1024

@@ -25,7 +25,7 @@ class Pace:
 
     def __init__(self, now: float) -> None:
         self._gather = GATHER_SECONDS
-        self._free_at = 0.0  # monotonic seconds: it does not act before
+        self._free_at = 0.0  # monotonic seconds: earliest time of the next action
         self._saved = CPU_SAVED_SECONDS  # CPU time; negative if it took more than its share
         self._credited_at = now  # up to when its share was added to _saved
 
@@ -38,7 +38,7 @@ class Pace:
         return max(GATHER_SECONDS, self._free_at - now)
 
     def note(self, now: float, spent: float) -> None:
-        """Take into account that it has acted, which took ``spent`` seconds of CPU time and ended ``now``."""
+        """Note an action that took ``spent`` seconds of CPU time and ended ``now``."""
         self._saved -= spent
         self._free_at = now + max(self._gather, -self._saved / CPU_SHARE)
 

@@ -21,7 +21,8 @@ _PIM_HELLO = 0
 _GENERAL = {4: ipaddress.IPv4Address(0), 6: ipaddress.IPv6Address(0)}  # the group of a query for all groups
 # More do not fit into a packet.
 _RECORDS_MAX = 8192
-_MAX_EXTENSION_HEADERS = 16  # of IPv6: no host sends so many
+# IPv6 extension headers that are followed in one packet: hosts send fewer.
+_MAX_EXTENSION_HEADERS = 16
 _INCLUDE = (1, 3)  # MODE_IS_INCLUDE, CHANGE_TO_INCLUDE_MODE: without sources nobody wants the group
 
 

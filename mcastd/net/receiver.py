@@ -69,7 +69,7 @@ class SocketReceiver:
         self._overflow_before = 0  # of sockets closed since
         self._edition = 0  # of the sockets, their interfaces, and those refused
         self._glanced = (0, 0, -1), NOT_LINKED
-        self._closing = threading.Lock()  # others who ask a socket must not meet the next owner of its number
+        self._closing = threading.Lock()  # held to ask a socket: once closed, its number may be another
         self._poll = select.epoll()
         self._pool = self._next_pool = pools[group.version, metadata, coalesce]
         self._senders = Senders()

@@ -294,7 +294,7 @@ class _Walk:
         return self._is(value, right)
 
     def _among(self, value: Any, elements: Any) -> Maybe:
-        """Whether a value is one of a set, of which no element is a set again."""
+        """Return True if a value is in a set without nested sets; None if that is not known."""
         if not isinstance(elements, list):
             return None
         answer: Maybe = False

@@ -1,4 +1,4 @@
-"""What both ways of receiving a batch share: memory with a slot for each packet, and who has sent so far.
+"""What both ways of receiving a batch share: memory with a slot for each packet, and the senders heard.
 
 A slot takes whatever can come in one packet: the largest datagram, or the segments of one sender that the
 kernel has coalesced (UDP_GRO, linux/udp.h). So nothing is cut.
@@ -45,7 +45,7 @@ class Slots:
 
 @dataclass(slots=True)
 class Senders:
-    """Who has sent to one receiver, as far as its batches were asked for their sources."""
+    """The senders that one receiver has heard, as far as its batches were asked for their sources."""
 
     last: str = ""  # address of the last one that was looked at
     last_name: bytes = b""  # its struct sockaddr

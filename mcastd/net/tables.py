@@ -178,7 +178,7 @@ def parse_igmp6(lines: Iterable[str]) -> list[JoinedGroup]:
 
 
 def parse_mcfilter(lines: Iterable[str]) -> list[SourceCount]:
-    """/proc/net/mcfilter or mcfilter6: who includes and excludes which sources."""
+    """/proc/net/mcfilter or mcfilter6: the sources that sockets include and exclude."""
     rows = []
     for line in lines:
         with contextlib.suppress(*_MALFORMED):
@@ -351,7 +351,7 @@ def sysctl(name: str) -> str | None:
 
 
 def owners(inodes: Iterable[int]) -> Owners:
-    """Who has these sockets open: looks at the files of all processes, some milliseconds per thousand."""
+    """The processes that have these sockets open. Reads the open files of all: some ms per 1000 processes."""
     wanted = {f"socket:[{inode}]": inode for inode in inodes}
     found: dict[int, list[Process]] = {}
     hidden = 0

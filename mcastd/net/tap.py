@@ -66,7 +66,7 @@ class FlowKey(NamedTuple):
 class Flow:
     """What was seen of one source's datagrams to a group and port on one interface. Times are monotonic."""
 
-    packets: int = 0  # at least so many datagrams: several may have been coalesced into a packet
+    packets: int = 0  # a packet may hold several datagrams, coalesced
     size: int = 0  # bytes of payload, of whole datagrams
     min_ttl: int = 255
     max_ttl: int = 0

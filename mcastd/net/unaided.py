@@ -33,7 +33,7 @@ GROUPS_PREFIX = 4
 SIOCGIFCONF, SIOCGIFFLAGS, SIOCGIFMTU, SIOCGIFINDEX = 0x8912, 0x8913, 0x8921, 0x8933
 NAME_BYTES = 16
 IFREQ_BYTES = NAME_BYTES + struct.calcsize("@LLHBBB0L")  # its largest member is a struct ifmap
-# The first buffer for SIOCGIFCONF has room for so many addresses; it doubles until all fit.
+# Addresses that the first buffer for SIOCGIFCONF has room for; it doubles until all fit.
 ADDRESSES_MIN = 64
 
 

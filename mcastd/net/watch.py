@@ -32,12 +32,12 @@ from mcastd.net.pace import REFUSED_RETRY_MAX_SECONDS, RETRY_MAX_SECONDS, Pace, 
 from mcastd.net.routes import Question
 from mcastd.threads import Thread
 
-# Some routes change without a notice: with another interface that goes down, or with an address. So this long
-# after an interface has changed, all routes in use are asked for again. Further changes do not put that off.
+# Some routes change without a notice: with another interface that goes down, or with an address. So all
+# routes in use are asked for again this long after an interface has changed. More changes do not delay it.
 SETTLE_SECONDS = 3.0
-# So many of them are asked for in one turn: the next notices wait for no more.
+# Routes that are asked for again in one turn: the next notices wait no longer than that.
 ROUTES_AT_ONCE = 20
-# Between two looks at the host where netlink is forbidden.
+# Seconds between two looks at the host where netlink is forbidden.
 UNAIDED_SECONDS = 3.0
 
 

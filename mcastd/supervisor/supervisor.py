@@ -169,7 +169,7 @@ class Supervisor:
         return roll
 
     def _changed(self) -> None:
-        """A worker says something else of itself, or there are others. For any thread."""
+        """A worker's state or detail has changed, or the set of workers. For any thread."""
         self._edition = object()
         self._on_change()
 
