@@ -33,7 +33,7 @@ class Alarm(NamedTuple):
     """Something that may be due while nothing comes."""
 
     deadline: Callable[[], float]  # in monotonic seconds; inf: not now
-    ring: Callable[[float], object] = lambda _: None  # what is to be done then, beside a look at all
+    ring: Callable[[float], object] | None = None  # what is to be done then, beside a look at all
 
 
 def source_filter(config: InboundSubscription) -> SourceFilter:
@@ -377,9 +377,9 @@ class Subscription:
 
     def _keep_time(self) -> None:
         now = clock.monotonic()
-        for alarm in self._alarms:
-            if now >= alarm.deadline():
-                alarm.ring(now)
+        for deadline, ring in self._alarms:
+            if ring is not None and now >= deadline():
+                ring(now)
         if self._condition.blocked:  # what comes meanwhile waits in the kernel, unheard
             self._intake.heard = now
         self._condition.note_silence(now, self._intake.heard, self._config.expect_every)
