@@ -1,4 +1,4 @@
-"""What settings and sockets share of IP and UDP: addresses, their scope, the size of a datagram. Pure."""
+"""What settings and sockets share: addresses, their scope, the size of a datagram, patterns of interfaces."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ MAX_DATAGRAM_BYTES = 65_507
 # IPv6 multicast scopes that one interface has for itself: interface-local, link-local (RFC 4291 section 2.7).
 SCOPES_OF_ONE_INTERFACE = {1, 2}
 
+# Characters that make a name of an interface a pattern, glob(7).
+_WILDCARDS = frozenset("*?[")
+
 
 def stays_on_link(group: Address) -> bool:
     """Return True if no router forwards ``group``, whatever the TTL: RFC 5771 section 4, RFC 4291 2.7."""
@@ -23,3 +26,8 @@ def stays_on_link(group: Address) -> bool:
 def needs_scope_id(group: Address) -> bool:
     """Return True if an IPv6 group means another one on each interface: a socket names that as scope id."""
     return group.version == 6 and group.packed[1] & 0x0F in SCOPES_OF_ONE_INTERFACE
+
+
+def is_pattern(interface: str) -> bool:
+    """Return True if an ``interface`` setting is a pattern of names."""
+    return not _WILDCARDS.isdisjoint(interface)

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from mcastd.config.words import show
-from mcastd.ip import Address
+from mcastd.ip import Address, is_pattern
 
 Interfaces = str | tuple[str, ...]  # one, or several
 
@@ -108,11 +108,6 @@ def _misread(text: str) -> str:
 def list_of(names: Sequence[str]) -> str:
     """``["eth0", "eth1"]``."""
     return f"[{', '.join(map(show, names))}]"
-
-
-def is_pattern(interface: str) -> bool:
-    """Return True if the setting is a pattern of names (glob(7))."""
-    return any(character in interface for character in "*?[")
 
 
 def parse_interfaces(value: object) -> Interfaces:

@@ -13,7 +13,7 @@ from shlex import quote
 
 from mcastd import clock
 from mcastd.errors import LinkError
-from mcastd.ip import Address
+from mcastd.ip import Address, is_pattern
 from mcastd.net import _abi, tables
 from mcastd.net.netlink import attributes, attributes_of, number, request, text
 from mcastd.net.routes import Ask, Route, Routes, route_to
@@ -22,7 +22,6 @@ from mcastd.net.routes import Ask, Route, Routes, route_to
 TAKES_ALL = ("bridge", "bond", "team", "openvswitch", "hsr")
 LEAST_MTU = {4: 68, 6: 1280}  # bytes: with less, an interface takes no part in that IP version
 BOTH = frozenset(LEAST_MTU)
-_GLOB = frozenset("*?[")
 ALL = "all"  # the interface setting that means: every interface that does multicast
 
 Setting = str | tuple[str, ...] | None
@@ -263,11 +262,6 @@ def interface_name(ifindex: int) -> str:
         return socket.if_indextoname(ifindex)
     except OSError:
         return str(ifindex)
-
-
-def is_pattern(setting: str) -> bool:
-    """Return True if the setting is a pattern of names (glob(7))."""
-    return not _GLOB.isdisjoint(setting)
 
 
 @lru_cache(maxsize=4096)
