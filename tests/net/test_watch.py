@@ -20,7 +20,7 @@ from support.inside import ifindex, inside, sysctl
 from support.wait import wait_for
 
 from mcastd import clock
-from mcastd.build import build
+from mcastd.build import Parts, build
 from mcastd.config import Changes, InboundSubscription
 from mcastd.errors import CannotAskError, LinkError
 from mcastd.ip import Address
@@ -610,7 +610,7 @@ def test_news_and_not_the_next_attempt_bring_a_waiting_worker_to_work(
     config = InboundSubscription.model_validate(
         {"group": str(FOUR), "port": 9190, "interface": "10.77.0.1", "output": str(tmp_path / "out")}
     )
-    supervisor = Supervisor(lambda name, settings: build(name, settings, host=here.watch.host))
+    supervisor = Supervisor(lambda name, settings: build(name, settings, Parts(host=here.watch.host)))
     here.watch._on_change = supervisor.network_changed
     try:
         with inside(here.host):
