@@ -180,7 +180,8 @@ def memory(daemon: RunningDaemon) -> int:
 @contextmanager
 def served(daemon: RunningDaemon) -> Iterator[list[float]]:
     """Meanwhile somebody asks all the time, old connection and new, and each time is answered in time."""
-    pid, threads, fds, size = daemon.process.pid, daemon.threads(), daemon.fds(), memory(daemon)
+    threads, fds = daemon.settled()
+    pid, size = daemon.process.pid, memory(daemon)
     answers: list[float] = []
     failures: list[Exception] = []
     done = threading.Event()

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from support.daemon import RunningDaemon
@@ -64,9 +65,12 @@ def test_the_others_follow_on_and_all_commands_answer(mount: Mount, tmp_path: Pa
             with good.open("ab") as file:
                 file.write(b"more\n")
             wait_for(lambda number=number: sent("good") == number + 2, "the other one is followed")
-        status = daemon.ctl("status")
-        assert f"outbound/bad: waits for {bad}" in status.stdout
-        assert status.returncode == 3
+
+        def summed_up() -> CompletedProcess[str] | None:  # the first line is made anew once a second
+            status = daemon.ctl("status")
+            return status if f"outbound/bad: waits for {bad}" in status.stdout else None
+
+        assert wait_for(summed_up).returncode == 3
         doctor = json.loads(daemon.ctl("doctor", "--json").stdout)
         assert [
             (skipped["check"], "no answer for" in skipped["reason"])

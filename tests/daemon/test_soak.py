@@ -81,7 +81,7 @@ def test_soak(tmp_path: Path) -> None:
         daemon.write(start.text())
         assert daemon.ctl("reload").returncode == 0
         wait_for(lambda: all(worker["state"] == "active" for worker in daemon.workers().values()))
-        threads, fds = daemon.threads(), daemon.fds()
+        threads, fds = daemon.settled()
         plan, reloads, reopens, deletions = Plan(outputs, source), 0, 0, 0
         for _ in range(ROUNDS):
             match dice.randrange(3):

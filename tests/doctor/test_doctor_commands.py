@@ -133,10 +133,11 @@ def test_the_doctor_leaves_nothing_behind(wires: Lab) -> None:
     with RunningDaemon(wires.directory, wires.text(config), enter=wires.here.enter(AS_A_SERVICE)) as daemon:
         wires.daemon = daemon
         wires.doctor()
-        before = daemon.fds(), daemon.threads()
+        before = daemon.settled()
         for _ in range(3):
             wires.doctor()
-        assert (daemon.fds(), daemon.threads()) <= before
+        after = daemon.settled()
+        assert all(now <= then for now, then in zip(after, before, strict=True)), (after, before)
         counters = daemon.worker("inbound/news")["status"]["counters"]
         assert counters["overflow"] == 0
         assert os.path.exists(daemon.socket)

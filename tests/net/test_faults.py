@@ -361,7 +361,7 @@ def test_a_minute_of_faults(stack: ExitStack, tmp_path: Path) -> None:
 
         wait_for(lambda: not missing(), "every subscription receives")
         wait_for(lambda: {worker["state"] for worker in daemon.workers().values()} == {"active"})
-        threads, fds = daemon.threads(), daemon.fds()
+        threads, fds = daemon.settled()
         lines_before = len(daemon.log.read_bytes().splitlines())
 
         end = time.monotonic() + SECONDS

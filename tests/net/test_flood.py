@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from support.wait import wait_for
 
-from mcastd.build import build
+from mcastd.build import Parts, build
 from mcastd.config import InboundSubscription, OutboundChannel
 from mcastd.inbound.reader import Reader
 from mcastd.net import arenas, mmsg, slots
@@ -38,7 +38,7 @@ class Running:
     def __init__(self, stack: ExitStack, name: str, settings: Any, reader: Reader | None = None) -> None:
         self.ready = threading.Event()
         self.context = Context(self.ready.set).open()
-        self.worker: Any = build(name, settings, reader=reader)
+        self.worker: Any = build(name, settings, Parts(reader=reader))
         self._thread = threading.Thread(target=self.worker.run, args=(self.context,))
         self._thread.start()
         stack.callback(self.stop)

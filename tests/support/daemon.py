@@ -148,6 +148,17 @@ class RunningDaemon:
     def fds(self) -> int:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
+    def settled(self) -> tuple[int, int]:
+        """Threads and file descriptors, once those of the clients before have gone."""
+        seen: list[tuple[int, int]] = []
+
+        def same() -> bool:
+            seen.append((self.threads(), self.fds()))
+            return len(seen) >= 20 and len(set(seen[-20:])) == 1
+
+        wait_for(same, "no thread that ends")
+        return seen[-1]
+
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
