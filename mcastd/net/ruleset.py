@@ -20,7 +20,6 @@ JUMPS_MAX = 16
 STEPS_MAX = 100_000
 STEPS_IN_ALL_MAX = 1_000_000
 INBOUND, OUTBOUND = ("ingress", "prerouting", "input"), ("output", "postrouting", "egress")
-_HOOKS = (*INBOUND, *OUTBOUND)
 _REDIRECTS = ("dnat", "redirect", "tproxy", "queue", "fwd")
 _ENDS = ("accept", "snat", "masquerade")  # the chain, without taking the datagram
 _TAKES = ("drop", "reject", *_REDIRECTS)

@@ -71,7 +71,8 @@ class SocketSender:
         interface = host.resolve(self._setting, self._group)[0]
         self.carrier = interface.carrier
         routed = self._setting is None
-        self._interface, self._route = interface, route_out(host, interface, self._group, routed=routed)
+        self._interface = interface
+        route = route_out(host, interface, self._group, routed=routed)
         source = as_address(self._setting) or source_address(host, interface, self._group, routed=routed)
         if source is None:
             # IPv4 would leave from 0.0.0.0, and no source-specific receiver would hear it
@@ -88,7 +89,7 @@ class SocketSender:
             )
         # Frames to a gateway alone would reach nobody on the link (RFC 1112 section 6.4). Without ARP, as on
         # a tunnel, a gateway may be the other end
-        on_link = self._route.gateway and interface.arp
+        on_link = route.gateway and interface.arp
         return _Way(interface.index, interface.name, source, on_link)
 
     def _open(self) -> socket.socket:

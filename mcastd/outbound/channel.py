@@ -82,7 +82,7 @@ class Channel:
         self._streak = 0  # times in a row at which it was otherwise
         self._pause = 0.0  # seconds that the full link is left alone
         self._link: Sender | None = None
-        self._described: SenderDescription | None = None  # what it said of itself
+        self._described: SenderDescription | None = None  # the link, as it was seen last
         self._source = source
         self._schedule: Schedule = source.schedule or Pacer(*_pace(config))
         # From one read: sent up to index _next; emptied when all is sent
