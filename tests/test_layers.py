@@ -26,6 +26,8 @@ BELOW = {  # room: the rooms that it may import, besides itself
     "worker": LEAVES,
     "handover": LEAVES | {"worker"},
     "net": LEAVES,
+    "protocols": LEAVES,
+    "delivery": LEAVES | {"protocols"},
     "config": LEAVES,
     "systemd": LEAVES,
     "control": LEAVES | {"worker"},

@@ -1,0 +1,168 @@
+"""RaptorQ (RFC 6330), one source block at a time, over the library ``raptorq`` of PyPI, if it is installed.
+
+From the K source symbols of a block any number of repair symbols can be made. Of all these symbols any K
+mostly give the block again: one try in 256 fails with K, one in 65,536 with K + 1. Nothing in the code tells
+right symbols from wrong ones, so whoever decodes needs a hash of the block.
+
+The code works on each byte position of the symbols by itself. So symbols of any size can be filled up to a
+size that the library takes, and cut again.
+
+The library holds the interpreter lock all the while: about 4 ms for a block of 1000 symbols of 1400 bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+
+from mcastd.errors import McastdError
+
+# The library divides larger blocks into sub-blocks (RFC 6330 section 4.4.1.2), for a decoder of 10 MiB: their
+# source symbols are no longer slices of the data.
+BLOCK_MAX_BYTES = 9 << 20
+# Source symbols of a block, K'_max in RFC 6330 section 5.1.2.
+SYMBOLS_MAX = 56_403
+# Encoding symbol ids have 24 bits, RFC 6330 section 3.2.
+SYMBOL_IDS = 1 << 24
+# The library takes symbols of multiples of 8 bytes, from 64 to what can be counted in 16 bits.
+_ALIGNMENT_BYTES = 8
+_SYMBOL_MIN_BYTES = 64
+SYMBOL_MAX_BYTES = 65_528
+
+# The library puts the number of the source block (8 bits) and of the symbol (24 bits) before each symbol.
+_PAYLOAD_ID_BYTES = 4
+
+
+class NotInstalledError(McastdError):
+    """The library that makes and uses repair symbols is not installed."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, "raptorq is not installed", "pip install 'mcastd[files]'")
+
+
+class CodecError(ValueError):
+    """What was asked for is beyond the code or the library; ``reason`` says what.
+
+    ``symbol-size``, ``block-size``, ``symbol-number``; ``library``: what was asked for is right, and failed.
+    """
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+def available() -> bool:
+    """Return True if repair symbols can be made and used here."""
+    return _library() is not None
+
+
+def source_symbols_max(symbol_size: int) -> int:
+    """The most source symbols of ``symbol_size`` bytes that a block may have. Raises CodecError."""
+    return min(SYMBOLS_MAX, BLOCK_MAX_BYTES // _filled(symbol_size))
+
+
+def repair(block: bytes | memoryview, symbol_size: int, count: int, skip: int = 0) -> list[bytes]:
+    """The ``count`` repair symbols of a block after the first ``skip`` ones.
+
+    The first repair symbol of a block has the encoding symbol id K. The block's last source symbol may be
+    shorter: it counts as filled up with zeros. Those that are skipped are made, too, at little cost.
+    Raises CodecError, NotInstalledError.
+    """
+    size = _filled(symbol_size)
+    symbols = -(-len(block) // symbol_size)
+    _require_block(symbol_size, symbols)
+    if count < 0 or skip < 0 or symbols + skip + count > SYMBOL_IDS:
+        raise CodecError("symbol-number", f"{count} repair symbols after {skip} are more than there can be")
+    library = _require("cannot make repair symbols")
+    data = _fill(block, symbol_size, size, symbols)
+    with _panics_caught():
+        packets = library.Encoder.with_defaults(data, size).get_encoded_packets(skip + count)
+    if len(packets) != symbols + skip + count or packets[symbols - 1][_PAYLOAD_ID_BYTES:] != data[-size:]:
+        raise CodecError("library", f"raptorq has divided a block of {symbols} symbols of {size} bytes")
+    end = _PAYLOAD_ID_BYTES + symbol_size
+    return [packet[_PAYLOAD_ID_BYTES:end] for packet in packets[symbols + skip :]]
+
+
+def decode(
+    symbol_size: int, source_symbols: int, symbols: Iterable[tuple[int, bytes | memoryview]]
+) -> bytes | None:
+    """A block of ``source_symbols`` symbols from some of its symbols, each with its encoding symbol id.
+
+    The last source symbol is filled up with zeros. Returns None if these symbols do not suffice: with one
+    more they may. Symbols that come twice do no harm. Raises CodecError, NotInstalledError.
+    """
+    size = _filled(symbol_size)
+    _require_block(symbol_size, source_symbols)
+    library = _require("cannot repair")
+    filling = bytes(size - symbol_size)
+    with _panics_caught():
+        decoder = library.Decoder.with_defaults(source_symbols * size, size)
+        for number, symbol in symbols:
+            if not 0 <= number < SYMBOL_IDS:
+                raise CodecError("symbol-number", f"{number} is no encoding symbol id")
+            if len(symbol) != symbol_size:
+                raise CodecError(
+                    "symbol-size", f"a symbol of {len(symbol)} bytes among those of {symbol_size}"
+                )
+            block: bytes | None = decoder.decode(b"".join((number.to_bytes(4), symbol, filling)))
+            if block is not None:
+                return block if not filling else _cut(block, symbol_size, size)
+    return None
+
+
+@cache
+def _library() -> ModuleType | None:
+    """Loaded when it is first needed: it is optional, and only who sends or receives files needs it."""
+    try:
+        return import_module("raptorq")
+    except ImportError:
+        return None
+
+
+def _require(what: str) -> ModuleType:
+    if (library := _library()) is None:
+        raise NotInstalledError(what)
+    return library
+
+
+def _filled(symbol_size: int) -> int:
+    """The size in bytes to which symbols are filled up for the library."""
+    if not 1 <= symbol_size <= SYMBOL_MAX_BYTES:
+        raise CodecError(
+            "symbol-size", f"symbols of {symbol_size} bytes; 1 to {SYMBOL_MAX_BYTES} is possible"
+        )
+    return max(_SYMBOL_MIN_BYTES, -(-symbol_size // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES)
+
+
+def _require_block(symbol_size: int, symbols: int) -> None:
+    most = source_symbols_max(symbol_size)
+    if not 1 <= symbols <= most:
+        raise CodecError(
+            "block-size", f"a block of {symbols} symbols of {symbol_size} bytes; 1 to {most} is possible"
+        )
+
+
+def _fill(block: bytes | memoryview, symbol_size: int, size: int, symbols: int) -> bytes:
+    """The block with each of its symbols filled up from ``symbol_size`` to ``size`` bytes."""
+    if size == symbol_size:
+        return b"".join((block, bytes(symbols * size - len(block))))
+    starts = range(0, len(block), symbol_size)
+    return b"".join(bytes(block[start : start + symbol_size]).ljust(size, b"\0") for start in starts)
+
+
+def _cut(block: bytes, symbol_size: int, size: int) -> bytes:
+    return b"".join(block[start : start + symbol_size] for start in range(0, len(block), size))
+
+
+@contextmanager
+def _panics_caught() -> Iterator[None]:
+    """Turn a panic of the library into a CodecError; it has printed the place to standard error."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # no Exception, of a module that cannot be imported
+            raise
+        raise CodecError("library", f"raptorq failed: {error}") from error
