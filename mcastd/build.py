@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from mcastd.config import InboundSubscription, OpenFiles, OpenFilesOf, OutboundChannel, WorkerSettings
 from mcastd.inbound.reader import Reader
-from mcastd.inbound.sinks import Ends, Sink, make_sink
+from mcastd.inbound.sinks import Ends, MakeSink, Means, make_sink
 from mcastd.inbound.subscription import Subscription, source_filter
 from mcastd.net.interfaces import Host, look
 from mcastd.net.link import Receiver, Sender
@@ -57,6 +56,10 @@ def open_receiver(
     )
 
 
+OpenSender = Callable[[OutboundChannel, Callable[[], Host]], Sender]
+OpenReceiver = Callable[[InboundSubscription, bool, Callable[[], Host], Memberships | None], Receiver]
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What workers are made with beside their settings. With the defaults each works for itself alone."""
@@ -71,9 +74,9 @@ class Parts:
     files: OpenFiles | None = None
     # How a worker opens what its settings name: tools and tests have something else in its place.
     open_source: OpenSource = open_source
-    open_sender: Callable[[OutboundChannel, Callable[[], Host]], Sender] = open_sender
-    open_receiver: Callable[..., Receiver] = open_receiver
-    make_sink: Callable[..., Sink] = make_sink
+    open_sender: OpenSender = open_sender
+    open_receiver: OpenReceiver = open_receiver
+    make_sink: MakeSink = make_sink
 
     def files_of(self, name: str) -> OpenFilesOf | None:
         return None if self.files is None else self.files.of(name)
@@ -100,7 +103,8 @@ def _subscription(name: str, settings: InboundSubscription, parts: Parts) -> Sub
         settings,
         lambda wanted, metadata: parts.open_receiver(wanted, metadata, parts.host, parts.memberships),
         reader=parts.reader,
-        make_sink=partial(parts.make_sink, ends=parts.ends, files=parts.files_of(name)),
+        make_sink=parts.make_sink,
+        means=Means(parts.ends, parts.files_of(name)),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import pytest
 from support.kinds import MemoryOutput, MemorySink, Pairs
@@ -26,6 +26,7 @@ from mcastd.inbound.subscription import Subscription
 from mcastd.metrics.exposition import Exposition
 from mcastd.net.fake import FakeReceiver
 from mcastd.net.link import ListBatch, Origin
+from mcastd.outbound.sources import Source
 from mcastd.supervisor import Supervisor
 
 ORIGIN = Origin("192.0.2.1", 5000, 1, 1)
@@ -158,6 +159,23 @@ def test_a_made_up_output_runs_is_reloaded_and_seen(
 
 
 # -- what all kinds hold
+
+
+def test_a_kind_cannot_be_made_without_what_it_must_have() -> None:
+    class Nameless(OutputSettings):
+        kind: Literal["nameless"] = "nameless"
+        format: str = "raw"
+
+    class Deaf(Sink):
+        pass
+
+    class Dry(Source):
+        pass
+
+    for make, forgotten in ((Nameless, "label"), (lambda: Deaf(None), "write"), (Dry, "read")):  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=rf"abstract.*\b{forgotten}\b"):
+            make()
+
 
 EACH: dict[str, dict[str, object]] = {
     "file": {"path": "out"},

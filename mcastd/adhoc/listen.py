@@ -46,7 +46,7 @@ def listen(config: Config, output: str, *, limit: int | None = None, seconds: fl
     ``output`` is ``auto``, ``text``, ``hex``, ``raw``, ``json`` or ``quiet``. The exit status: 0 if something
     came, and of what is numbered all; else 1. Raises McastdError.
     """
-    session = Session(config, Parts(make_sink=lambda *_, **__: listener))
+    session = Session(config, Parts(make_sink=lambda *_: listener))
     group = str(config.inbound["listen"].group)
     printer = None if output == "quiet" else _make_printer(output, group, session)
     listener = Listener(printer, limit, session.wake)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -35,12 +36,12 @@ class OutputSettings(OfKind):
         format: str
 
     @property
+    @abstractmethod
     def label(self) -> str:
         """What tells it from the subscription's other outputs, in status, metrics, and errors.
 
         An output with the same label as one before it goes on with its counters.
         """
-        raise NotImplementedError
 
     @property
     def named(self) -> dict[str, str]:

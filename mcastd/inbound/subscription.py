@@ -21,7 +21,7 @@ from mcastd.inbound.intake import Intake
 from mcastd.inbound.outputs import Outputs, need_metadata
 from mcastd.inbound.protocols import make_protocol
 from mcastd.inbound.reader import Reader
-from mcastd.inbound.sinks import Sink, make_sink
+from mcastd.inbound.sinks import ALONE, MakeSink, Means, Sink, make_sink
 from mcastd.inbound.turns import Turns
 from mcastd.net.interfaces import interface_name
 from mcastd.net.link import NOT_LINKED, Glance, Receiver, SourceFilter
@@ -58,14 +58,15 @@ class Subscription:
         interface_name: Callable[[int], str] = interface_name,
         *,
         reader: Reader | None = None,
-        make_sink: Callable[..., Sink] = make_sink,
+        make_sink: MakeSink = make_sink,
+        means: Means = ALONE,
     ) -> None:
         self.name = name
         self._config = self._applied = config
         self._open_link = open_link
         self._log = log.get_logger(worker=name)
         self._outputs = Outputs(
-            lambda output: make_sink(output, lambda: self._identity.group, interface_name, self._log),
+            lambda output: make_sink(output, lambda: self._identity.group, interface_name, self._log, means),
             config.output,
             self._log,
         )

@@ -7,17 +7,22 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from mcastd.config import FifoOutput, FileOutput, OpenFilesOf, OutputSettings
+from mcastd.config import FifoOutput, FileOutput, OutputSettings
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.ends import PIPES, Ends
 from mcastd.inbound.sinks.fifo import FifoSink
 from mcastd.inbound.sinks.file import FileSink
 from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.formats import FORMATS
-from mcastd.inbound.sinks.means import Means
+from mcastd.inbound.sinks.means import ALONE, Means
 from mcastd.inbound.sinks.sink import Sink
 
-__all__ = ["FORMATS", "PIPES", "SINKS", "Ends", "Means", "Sink", "make_sink"]
+__all__ = ["ALONE", "FORMATS", "PIPES", "SINKS", "Ends", "MakeSink", "Means", "Sink", "make_sink"]
+
+# Makes the sink of an output's settings: see make_sink().
+MakeSink = Callable[
+    [OutputSettings, Callable[[], str], Callable[[int], str], FilteringBoundLogger, Means], Sink
+]
 
 # By the settings of a kind of output (see config.OUTPUTS): makes its sink. Nothing is opened yet.
 SINKS: dict[type[OutputSettings], Callable[[Any, Format, Account, Means], Sink]] = {
@@ -31,15 +36,11 @@ def make_sink(
     group: Callable[[], str],
     interface_name: Callable[[int], str],
     log: FilteringBoundLogger,
-    *,
-    ends: Ends | None = None,
-    files: OpenFilesOf | None = None,
+    means: Means = ALONE,
 ) -> Sink:
-    """The sink that an output's settings describe; nothing is opened yet. ``ends`` is for pipes.
+    """The sink that an output's settings describe; nothing is opened yet.
 
-    ``group`` tells the group that is received now.
-
-    What ``files`` knows to be sent to the subscription itself is not written.
+    ``group`` returns the group that is received now, ``interface_name`` the name of an ifindex.
     """
     format = FORMATS[output.format](group, interface_name)
-    return SINKS[type(output)](output, format, Account(output, log), Means(ends, files))
+    return SINKS[type(output)](output, format, Account(output, log), means)

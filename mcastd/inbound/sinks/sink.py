@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from mcastd.counters import OutputCounters
@@ -11,7 +12,7 @@ from mcastd.net.link import Batch
 from mcastd.status import OutputStatus
 
 
-class Sink:
+class Sink(ABC):
     """One output of one subscription, opened and written by one thread; it outlives the subscription's runs.
 
     A kind of sink has to write, and to count in its account; all else is what a kind needs. No method raises
@@ -56,9 +57,9 @@ class Sink:
     def open(self) -> None:
         """Make the output now, if it isn't there, so that it is found before the first datagram."""
 
+    @abstractmethod
     def write(self, batch: Batch) -> None:
         """Take a batch. Its buffers are not kept."""
-        raise NotImplementedError
 
     def flush(self) -> None:
         """Write what is queued, as far as it goes without blocking."""

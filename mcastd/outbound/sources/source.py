@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from mcastd.net.payloads import Payloads
 from mcastd.outbound.pacing import Schedule
 
@@ -9,7 +11,7 @@ from mcastd.outbound.pacing import Schedule
 NAP_MAX_SECONDS = 1.0
 
 
-class Source:
+class Source(ABC):
     """Gives payloads to be sent, in order. It outlives the channel's runs.
 
     A kind has at least its own :meth:`read` and :meth:`restart`; the rest is as for a source that always has
@@ -38,17 +40,17 @@ class Source:
         """The descriptor that turns readable when there is more, if there is one."""
         return None
 
+    @abstractmethod
     def read(self) -> Payloads:
         """The next payloads; empty if there are none now, or never (``finished``).
 
         Raises SourceError, and may then be called again. Called once all of the last ones are done with.
         """
-        raise NotImplementedError
 
     def has_news(self) -> bool:
         """Return True if read() may find something by now. For any thread, while the source is at rest."""
         return False
 
+    @abstractmethod
     def restart(self) -> None:
         """Begin again, as if nothing had been read; close what is open."""
-        raise NotImplementedError
