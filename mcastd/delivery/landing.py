@@ -1,0 +1,330 @@
+"""The directory that received files land in: each whole at once, and nowhere else.
+
+```
+ DIRECTORY/                        the output's own; one daemon at a time receives into it
+     .mcastd-partial/              files on their way; no other user may enter
+         5f3a...                   one that can be gone on with after a restart, by the digest of its name
+         once-8c1d...              one that cannot, where files without a name are not possible
+     images/lab.img                landed: renamed from there, so old or new, and never half
+```
+
+Every directory on the way is opened from the one before it, and no symbolic link is followed: whoever may
+write below the directory can put one there. What a file replaces must be ours: a regular file of the same
+owner as those that we make there. Anything else (a directory, a device, a symbolic link, somebody else's
+file) stays, and the object is refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcastd.delivery.names import PARTIAL_DIRECTORY, require_safe, shown
+from mcastd.delivery.refused import IN_THE_WAY, OTHER_FILE_SYSTEM, RefusedError
+from mcastd.errors import SinkError, UnsafePathError
+from mcastd.paths import KINDS, PARENT_MODE, place_of
+
+# After so long without a write, what was left of an unfinished file is removed.
+LEFTOVER_SECONDS = 7 * 86_400.0
+# The reason of a SinkError: another process receives into the directory.
+IN_USE = "in-use"
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+# How a file system says that it has no files without a name (open(2), O_TMPFILE).
+_NO_ANONYMOUS_FILES = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL}
+# Names of files that no later run can use begin with it.
+_ONCE = "once-"
+
+
+@dataclass(slots=True)
+class Partial:
+    """A file that is being received, open for reading and writing."""
+
+    fd: int
+    name: str
+    """In the directory of partial files; "" while it has none."""
+    found: bool = False
+    """An earlier run has left it, and maybe something in it."""
+
+
+class Landing:
+    """An output directory. One thread uses it; :meth:`open` comes first. All raise OSError."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._root = -1
+        self._partials = -1
+        self._owner = -1  # uid of the files that we make there
+        self._anonymous = False  # files without a name are possible there
+        self._names: set[str] = set()  # of the partial files in use
+
+    def open(self) -> None:
+        """Open the directory, made if it is missing. Raises UnsafePathError, SinkError (``IN_USE``)."""
+        if self._root >= 0:
+            return
+        try:
+            self._root = _open_root(self._path)
+            self._partials = self._open_partials()
+            self._probe()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the directory. The directory of partial files is removed if nothing is in it."""
+        if self._partials >= 0:
+            with suppress(OSError):
+                os.rmdir(PARTIAL_DIRECTORY, dir_fd=self._root)
+            os.close(self._partials)
+        if self._root >= 0:
+            os.close(self._root)
+        self._root = self._partials = -1
+
+    def sweep(self, now: float) -> None:
+        """Remove what earlier runs have left and no later one can use; ``now`` is in seconds since 1970."""
+        for name in os.listdir(self._partials):
+            if name in self._names:
+                continue
+            with suppress(OSError):
+                found = os.stat(name, dir_fd=self._partials, follow_symlinks=False)
+                if name.startswith(_ONCE) or now - found.st_mtime > LEFTOVER_SECONDS:
+                    os.unlink(name, dir_fd=self._partials)
+
+    def require_free(self, name: Sequence[str]) -> None:
+        """Raises RefusedError if a file cannot land as ``name``, as far as that is known before."""
+        require_safe(name)
+        with self._parent_of(name) as parent:
+            if parent is not None:
+                self._require_ours(parent, name)
+
+    def begin(self, name: Sequence[str], *, resumable: bool) -> Partial:
+        """A file to receive ``name`` into: what an earlier run has left of it if it is ``resumable``.
+
+        One that is not is gone when the process dies, or is removed by a later :meth:`sweep`.
+        """
+        if not resumable and self._anonymous:
+            return Partial(os.open(".", os.O_TMPFILE | os.O_RDWR, 0o600, dir_fd=self._partials), "")
+        partial = self._make(_digest(name) if resumable else _ONCE + os.urandom(12).hex())
+        self._names.add(partial.name)
+        return partial
+
+    def current(self, name: Sequence[str]) -> int | None:
+        """The file of ours that has the name now, open for reading; None if there is none."""
+        with self._parent_of(name) as parent:
+            if parent is None:
+                return None
+            with suppress(OSError, RefusedError):
+                self._require_ours(parent, name)
+                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+                return os.open(name[-1], flags, dir_fd=parent)
+        return None
+
+    def land(self, partial: Partial, name: Sequence[str], mode: int, mtime_ns: int | None) -> None:
+        """Give a whole file its name, in place of what of ours has it. It is on the disk before.
+
+        ``mode`` are its permission bits; set-user-ID and the like are left out. Who may read it may enter the
+        directories that are made for it. The partial file is closed, unless this raises: also RefusedError.
+        """
+        require_safe(name)
+        with self._parent_of(name, make=mode) as parent:
+            assert parent is not None
+            self._require_ours(parent, name)
+            describe(partial.fd, mode, mtime_ns)
+            os.fsync(partial.fd)
+            if not partial.name:
+                self._link(partial)
+            try:
+                os.rename(partial.name, name[-1], src_dir_fd=self._partials, dst_dir_fd=parent)
+            except OSError as error:
+                if error.errno == errno.EXDEV:
+                    raise _other_file_system(name) from error
+                raise
+            self._release(partial)
+            with suppress(OSError):  # it has landed: at worst a crash of the host takes the name back
+                os.fsync(parent)
+
+    def set_aside(self, partial: Partial) -> None:
+        """Close a file that is not whole yet; a later run finds it if it is resumable."""
+        if partial.name.startswith(_ONCE):
+            self.discard(partial)
+        else:
+            self._release(partial)
+
+    def discard(self, partial: Partial) -> None:
+        """Remove a file that is not wanted any more."""
+        with suppress(OSError):
+            if partial.name:
+                os.unlink(partial.name, dir_fd=self._partials)
+        self._release(partial)
+
+    def _release(self, partial: Partial) -> None:
+        self._names.discard(partial.name)
+        fd, partial.fd, partial.name = partial.fd, -1, ""
+        os.close(fd)
+
+    def _open_partials(self) -> int:
+        with suppress(FileExistsError):
+            os.mkdir(PARTIAL_DIRECTORY, 0o700, dir_fd=self._root)
+        fd = os.open(PARTIAL_DIRECTORY, _DIRECTORY, dir_fd=self._root)
+        try:
+            self._require_alone(fd)
+            with suppress(OSError):  # not every file system has modes
+                os.fchmod(fd, 0o700)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _require_alone(self, partials: int) -> None:
+        """Raises SinkError if another process receives into the directory."""
+        try:
+            fcntl.flock(partials, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SinkError(
+                f"cannot receive into {self._path}",
+                "another process does",
+                "give each a directory of its own",
+                reason=IN_USE,
+            ) from None
+        except OSError:  # not every file system has locks on directories
+            pass
+
+    def _probe(self) -> None:
+        """See whose the files are that we make, and whether they need a name."""
+        self._anonymous = os.path.isdir("/proc/self/fd")
+        if self._anonymous:
+            try:
+                probe = self.begin((), resumable=False)
+            except OSError as error:
+                if error.errno not in _NO_ANONYMOUS_FILES:
+                    raise
+                self._anonymous = False
+        if not self._anonymous:
+            probe = self.begin((), resumable=False)
+        self._owner = os.fstat(probe.fd).st_uid
+        self.discard(probe)
+        if (owner := os.fstat(self._partials).st_uid) != self._owner:
+            raise UnsafePathError(self._path / PARTIAL_DIRECTORY, f"it belongs to uid {owner}", owner)
+
+    def _make(self, name: str) -> Partial:
+        """Open what is left under a name in the directory of partial files, or make it."""
+        with suppress(FileNotFoundError):
+            fd = os.open(name, _FILE, dir_fd=self._partials)
+            found = os.fstat(fd)
+            if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+                return Partial(fd, name, found=True)
+            os.close(fd)
+            os.unlink(name, dir_fd=self._partials)
+        return Partial(os.open(name, _FILE | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._partials), name)
+
+    def _link(self, partial: Partial) -> None:
+        """Give a file without a name one in the directory of partial files."""
+        name = _ONCE + os.urandom(12).hex()
+        os.link(f"/proc/self/fd/{partial.fd}", name, dst_dir_fd=self._partials, follow_symlinks=True)
+        partial.name = name
+        self._names.add(name)
+
+    @contextmanager
+    def _parent_of(self, name: Sequence[str], make: int | None = None) -> Iterator[int | None]:
+        """The directory of a name, open; None if it is missing, unless it is to be made for files of a mode.
+
+        Raises RefusedError if something else is in the way, or another file system.
+        """
+        directory = os.dup(self._root)
+        try:
+            for number, part in enumerate(name[:-1], 1):
+                try:
+                    inner = _enter(directory, part, make)
+                except FileNotFoundError:
+                    yield None
+                    return
+                except OSError as error:
+                    if error.errno in {errno.ENOTDIR, errno.ELOOP}:
+                        raise _in_the_way(name, name[:number], directory) from error
+                    raise
+                os.close(directory)
+                directory = inner
+            if os.fstat(directory).st_dev != os.fstat(self._root).st_dev:
+                raise _other_file_system(name)
+            yield directory
+        finally:
+            os.close(directory)
+
+    def _require_ours(self, parent: int, name: Sequence[str]) -> None:
+        """Raises RefusedError if what has the name is not a regular file of ours."""
+        try:
+            found = os.stat(name[-1], dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != self._owner:
+            raise _in_the_way(name, name, parent)
+
+
+def describe(fd: int, mode: int, mtime_ns: int | None) -> None:
+    """Give a file its permission bits and time of modification, as far as the file system has them."""
+    with suppress(OSError):
+        os.fchmod(fd, mode & 0o777)
+    if mtime_ns is not None:
+        with suppress(OSError, OverflowError):
+            os.utime(fd, ns=(mtime_ns, mtime_ns))
+
+
+def _open_root(path: Path) -> int:
+    """Raises OSError, UnsafePathError."""
+    with place_of(path, make=True) as place:
+        with suppress(FileExistsError):
+            os.mkdir(place.name, PARENT_MODE, dir_fd=place.directory)
+        fd = os.open(place.name, _DIRECTORY, dir_fd=place.directory)
+        owner = os.fstat(fd).st_uid
+        if place.ours or owner in {0, os.geteuid()}:
+            return fd
+        os.close(fd)
+        raise UnsafePathError(path, f"it belongs to uid {owner}", owner)
+
+
+def _enter(directory: int, part: str, make: int | None) -> int:
+    """Open a directory in another one; with ``make``, make it for files of that mode if it is missing."""
+    try:
+        return os.open(part, _DIRECTORY, dir_fd=directory)
+    except FileNotFoundError:
+        if make is None:
+            raise
+    os.mkdir(part, 0o700, dir_fd=directory)
+    inner = os.open(part, _DIRECTORY, dir_fd=directory)
+    with suppress(OSError):  # those who may read the file may enter; nobody else may write
+        os.fchmod(inner, 0o700 | (make & 0o044) | (make & 0o044) >> 2)
+    with suppress(OSError):
+        os.fsync(directory)
+    return inner
+
+
+def _digest(name: Sequence[str]) -> str:
+    return hashlib.sha256(os.fsencode("/".join(name))).hexdigest()[:32]
+
+
+def _in_the_way(name: Sequence[str], at: Sequence[str], directory: int) -> RefusedError:
+    found = os.stat(at[-1], dir_fd=directory, follow_symlinks=False)
+    what = KINDS.get(stat.S_IFMT(found.st_mode), "a symbolic link")
+    return RefusedError(
+        shown("/".join(name)),
+        f"{shown('/'.join(at))} is {what} of uid {found.st_uid}, and stays as it is",
+        "move it away, or receive into another directory",
+        reason=IN_THE_WAY,
+    )
+
+
+def _other_file_system(name: Sequence[str]) -> RefusedError:
+    return RefusedError(
+        shown("/".join(name)),
+        "its directory is on another file system than the output",
+        "receive it by an output for that directory",
+        reason=OTHER_FILE_SYSTEM,
+    )
