@@ -1,0 +1,55 @@
+"""What crosses from a protocol of objects to the output that receives them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mcastd.protocols.fec import Oti
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectDescription:
+    """A file that is sent as an object: what its sender says of it, and what nobody has checked.
+
+    A sender may describe an object again, with more or with other words; by its TOI it is the same.
+    """
+
+    toi: int
+    name: tuple[str, ...]
+    """The parts of its path: names.safe_name()."""
+    length: int
+    """Bytes on the wire."""
+    content_length: int
+    """Bytes of the file: others than ``length`` if it is encoded."""
+    oti: Oti
+    encoding: str = ""
+    """How the file is encoded on the wire, as "gzip"; "": it is not."""
+    md5: bytes | None = None
+    """The digest of the file, 16 bytes."""
+    mode: int | None = None
+    """Permission bits."""
+    mtime_ns: int | None = None
+    """Time of the last modification, nanoseconds since 1970."""
+    hashes: tuple[bytes, ...] | None = None
+    """The SHA-256 of each source block, 32 bytes each; the last block is not filled up. None: not signed."""
+    expires: float = math.inf
+    """Until when the description holds, seconds since 1970."""
+
+    @property
+    def path(self) -> str:
+        return "/".join(self.name)
+
+
+class Run(NamedTuple):
+    """Symbols ``esi``, ``esi + 1``, ... of one source block, a datagram each.
+
+    Their buffers are valid for as long as those of the batch.
+    """
+
+    description: ObjectDescription
+    sbn: int
+    esi: int
+    symbols: Sequence[bytes | memoryview]
