@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 
 Address = IPv4Address | IPv6Address
+
+# An ``interface`` setting: one name, pattern or address, or several; None where the route decides.
+Interfaces = str | tuple[str, ...]
+
+ConcernsGroup = Callable[[Address], bool]
+# By an ``interface`` setting: the groups whose workers a change of the network concerns there; None: none.
+Concerned = Callable[[Interfaces | None], ConcernsGroup | None]
 
 # Payload of a UDP datagram at most: 65,535 less 20 (IPv4 header) less 8 (UDP header).
 MAX_DATAGRAM_BYTES = 65_507

@@ -203,7 +203,7 @@ class Vitals(NamedTuple):
     held: int = 0  # received, and kept by a protocol for now
 
 
-class Output(NamedTuple):
+class OutputIdentity(NamedTuple):
     """One output of a subscription, and where it is counted."""
 
     label: str  # what tells it from the subscription's other outputs: a file's path
@@ -219,7 +219,7 @@ class WorkerIdentity(NamedTuple):
     interface: str  # that it is on, or was last; "all", "eth0,wg*"; empty while the route has not decided
     refusals: Sequence[str] = ()  # errnos with which the kernel may well refuse to send
     reasons: Sequence[str] = ()  # for which a channel, or a subscription's protocol, may drop
-    outputs: tuple[Output, ...] = ()  # of a subscription
+    outputs: tuple[OutputIdentity, ...] = ()  # of a subscription
 
 
 class Books(NamedTuple):

@@ -15,7 +15,7 @@ from mcastd import log
 from mcastd.build import Parts, build
 from mcastd.config import OUTPUTS, Config, FileOutput, InboundSubscription, OutputSettings, diff, dump
 from mcastd.config.load import load
-from mcastd.config.output import Format
+from mcastd.config.output import FormatName
 from mcastd.doctor import outputs as doctor
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Severity
@@ -56,7 +56,7 @@ def configured(text: str, directory: Path) -> Config:
 
 def test_every_kind_of_output_has_its_sink_and_every_format_its_class() -> None:
     assert SINKS.keys() == set(OUTPUTS.models.values())
-    assert FORMATS.keys() == set(get_args(Format))
+    assert FORMATS.keys() == set(get_args(FormatName))
 
 
 # -- an output, with a format

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,7 +62,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
     },
     "demo": LEAVES | {"process", "worker", "config", "net", "runtime", "supervisor"},
     "cli": LEAVES | {"process", "ondisk", "config", "console", "build", "daemon", "demo", "doctor"},
-    "console": LEAVES | {"control", "config", "doctor"},
+    "console": LEAVES | {"process", "control", "config", "doctor"},
     "adhoc": LEAVES
     | {
         "worker",
@@ -95,6 +97,19 @@ def imported(tree: ast.AST) -> Iterator[str]:
                 yield node.module
 
 
+def types_defined(tree: ast.Module) -> Iterator[str]:
+    """The names of a module's classes, and of its aliases of types, which are written like those."""
+    for node in tree.body:
+        names: list[ast.expr] = []
+        if isinstance(node, ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign):
+            names = node.targets
+        elif isinstance(node, ast.AnnAssign):
+            names = [node.target]
+        yield from (one.id for one in names if isinstance(one, ast.Name) and re.match("[A-Z].*[a-z]", one.id))
+
+
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -117,3 +132,12 @@ def test_only_net_uses_ctypes_and_inet_sockets(path: Path) -> None:
     assert "ctypes" not in set(imported(tree))
     names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     assert not names & {"AF_INET", "AF_INET6", "AF_NETLINK", "AF_PACKET"}
+
+
+def test_a_type_has_a_name_of_its_own() -> None:
+    """One name has one meaning in the whole package."""
+    homes: dict[str, list[str]] = defaultdict(list)
+    for path in MODULES:
+        for name in types_defined(ast.parse(path.read_text())):
+            homes[name].append(str(path.relative_to(PACKAGE)))
+    assert {name: where for name, where in homes.items() if len(where) > 1} == {}

@@ -29,8 +29,6 @@ from mcastd.printable import printable
 from mcastd.status import SubscriptionStatus
 from mcastd.views import as_kind
 
-Joined = tuple[str, str]  # interface and group
-
 WELL_KNOWN = {  # IANA, IPv4 and IPv6 multicast address space registries
     "224.0.0.1": "all hosts",
     "224.0.0.2": "all routers",
@@ -97,7 +95,7 @@ class BoundSocket:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class GroupOnInterface:
     """A group that is joined on an interface."""
 
     interface: str
@@ -116,7 +114,7 @@ class Group:
 class Answer:
     """What ``--json`` prints."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[GroupOnInterface, ...]
     on_any_address: tuple[BoundSocket, ...]
     hidden_processes: int
     daemon: str | None  # why the daemon does not say which are its own
@@ -143,7 +141,7 @@ def show(control_socket: Path, interface: str | None, *, as_json: bool) -> None:
     versions = {row.ifindex: row.version for row in tables.igmp_interfaces()}
     answer = Answer(
         groups=tuple(
-            Group(
+            GroupOnInterface(
                 interface=row.interface,
                 ifindex=row.ifindex,
                 igmp=versions.get(row.ifindex) if row.group.version == 4 else None,
@@ -179,9 +177,9 @@ def _indices(interface: str) -> set[int]:
     return set()
 
 
-def ask_daemon(socket: Path) -> tuple[dict[Joined, list[DaemonMembership]], str]:
-    """The memberships of a daemon that runs, and else why they are not known."""
-    found: dict[Joined, list[DaemonMembership]] = {}
+def ask_daemon(socket: Path) -> tuple[dict[tuple[str, str], list[DaemonMembership]], str]:
+    """The memberships of a daemon that runs, by interface and group, and else why they are not known."""
+    found: dict[tuple[str, str], list[DaemonMembership]] = {}
     try:
         with ControlClient(socket, timeout=2.0) as client:
             workers = client.workers()
@@ -236,7 +234,7 @@ def beside(head: str, words: str, width: int | None) -> Iterator[str]:
         yield from textwrap.wrap(words, width, initial_indent="    ", subsequent_indent="    ")
 
 
-def about(row: Group) -> Iterator[str]:
+def about(row: GroupOnInterface) -> Iterator[str]:
     if row.name:
         yield row.name
     for our in row.daemon:

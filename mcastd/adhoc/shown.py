@@ -12,7 +12,7 @@ from datetime import datetime
 from mcastd.adhoc import numbered
 from mcastd.clock import NANO
 from mcastd.inbound.sinks.format import Format
-from mcastd.inbound.sinks.json_lines import Json
+from mcastd.inbound.sinks.json_lines import JsonLines
 from mcastd.inbound.sinks.records import Made, Record, Records
 from mcastd.net.link import Batch, Origin
 from mcastd.printable import printable
@@ -41,7 +41,7 @@ class Shown(Format):
         return "\n".join([head, *self._body(bytes(payload)), ""]).encode()
 
 
-class HarmlessJson(Json):
+class HarmlessJson(JsonLines):
     """The same JSON, in which what a terminal would obey is escaped, as JSON escapes it."""
 
     def records(self, batch: Batch) -> Records:

@@ -1,6 +1,6 @@
 """Configuration: TOML in; a frozen Config, or every problem, out."""
 
-from mcastd.config.addresses import Interfaces, label_of, means_several
+from mcastd.config.addresses import label_of, means_several
 from mcastd.config.daemon import DaemonSettings
 from mcastd.config.diff import Changes, diff
 from mcastd.config.fifo_output import FifoOutput
@@ -23,6 +23,7 @@ from mcastd.config.protocols import (
 )
 from mcastd.config.sources import SOURCES, FileSourceSettings, SourceSettings
 from mcastd.config.whole import Config
+from mcastd.ip import Interfaces
 
 __all__ = [
     "DEFAULT_RECEIVE_BUFFER",

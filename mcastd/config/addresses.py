@@ -9,9 +9,7 @@ from fnmatch import fnmatchcase
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from mcastd.config.words import show
-from mcastd.ip import Address, is_pattern
-
-Interfaces = str | tuple[str, ...]  # one, or several
+from mcastd.ip import Address, Interfaces, is_pattern
 
 # Bytes of an alternative name, with the final NUL, linux/if.h; a first name has up to 16.
 ALTIFNAMSIZ = 128

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from mcastd.config.output import FORMAT, Format, OutputPath, OutputSettings, dated
+from mcastd.config.output import FORMAT, FormatName, OutputPath, OutputSettings, dated
 from mcastd.config.types import BufferSize, FilePath, Mode
 
 
@@ -17,7 +17,7 @@ class FifoOutput(OutputSettings):
 
     kind: Literal["fifo"] = Field("fifo", description='"fifo".')
     path: FilePath = Field(description="The path of the named pipe, made if it is missing.")
-    format: Format = Field("raw", description=FORMAT)
+    format: FormatName = Field("raw", description=FORMAT)
     when_full: Literal["drop-newest", "drop-oldest", "block"] = Field(
         "drop-newest",
         description="What happens when the reader is slow and the queue full: a drop, or reception waits.",

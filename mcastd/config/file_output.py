@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from mcastd.config.numbers import format_duration
-from mcastd.config.output import FORMAT, Format, OutputPath, OutputSettings, dated
+from mcastd.config.output import FORMAT, FormatName, OutputPath, OutputSettings, dated
 from mcastd.config.types import FilePath, Keep, Mode, Period, Size, Switch
 
 ROTATE_EVERY_MIN_SECONDS = 1.0
@@ -22,7 +22,7 @@ class FileOutput(OutputSettings):
 
     kind: Literal["file"] = Field("file", description='"file".')
     path: FilePath = Field(description="The path of the file, made if it is missing.")
-    format: Format = Field("raw", description=FORMAT)
+    format: FormatName = Field("raw", description=FORMAT)
     rotate_size: Size | None = Field(
         None, description="The size in bytes that the file never exceeds before a new one is begun."
     )

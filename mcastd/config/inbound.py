@@ -7,12 +7,11 @@ from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from mcastd.config.addresses import Interfaces
 from mcastd.config.model import GroupSettings
-from mcastd.config.outputs import Outputs
+from mcastd.config.outputs import OutputTables
 from mcastd.config.protocols import INBOUND_PROTOCOLS, InboundProtocol, RawInbound
 from mcastd.config.types import AnyInterface, BufferSize, Group, Moment, Period, Port, SourceAddress, Switch
-from mcastd.ip import Address
+from mcastd.ip import Address, Interfaces
 
 DEFAULT_RECEIVE_BUFFER = 4 << 20  # bytes
 # With a smaller receive buffer datagrams are taken at once: it holds too few to let them gather.
@@ -60,7 +59,7 @@ class InboundSubscription(GroupSettings):
         RawInbound(),
         description='What stands on the wire: "raw" is written as it comes; or a table with kind.',
     )
-    output: Outputs = Field(
+    output: OutputTables = Field(
         description="Where datagrams go: a file's path, a table with kind and path, or an array of these."
     )
 

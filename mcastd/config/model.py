@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from mcastd.config.addresses import Interfaces, interface_address, interfaces_in
+from mcastd.config.addresses import interface_address, interfaces_in
 from mcastd.config.types import Switch
-from mcastd.ip import Address
+from mcastd.ip import Address, Interfaces
 
 Setting = TypeVar("Setting", str | None, Interfaces | None)
 

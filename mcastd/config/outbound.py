@@ -10,7 +10,7 @@ from mcastd.config.model import GroupSettings
 from mcastd.config.protocols import OUTBOUND_PROTOCOLS, OutboundProtocol, RawOutbound
 from mcastd.config.sources import SOURCES, SourceSettings
 from mcastd.config.types import (
-    Burst,
+    BurstSpan,
     Dscp,
     Duration,
     Group,
@@ -60,7 +60,7 @@ class OutboundChannel(GroupSettings):
         default_factory=_default_interval,
         description="The time between datagrams in seconds, 2 if there is no rate; 0 is as fast as possible.",
     )
-    burst: Burst = Field(
+    burst: BurstSpan = Field(
         0.001,
         description="How much of the rate may go at once, in seconds; less is smoother, and costs more.",
     )

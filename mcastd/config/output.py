@@ -9,11 +9,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from mcastd.config.addresses import Interfaces
 from mcastd.config.kinds import OfKind
-from mcastd.ip import Address
+from mcastd.ip import Address, Interfaces
 
-Format = Literal["raw", "lines", "json"]
+FormatName = Literal["raw", "lines", "json"]
 FORMAT = "How a datagram is written: its bytes, a line, or a line of JSON with its metadata."
 
 # Conversions of strftime(3) that are used in names of recordings.

@@ -22,7 +22,7 @@ def _as_array(one_or_more: object) -> tuple[object, ...]:
     return many
 
 
-Outputs = Annotated[
+OutputTables = Annotated[
     tuple[Annotated[OutputSettings, OUTPUTS], ...],
     BeforeValidator(_as_array),
 ]

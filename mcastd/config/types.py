@@ -14,7 +14,6 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, PlainSerializer, PlainValidator, StrictBool
 
 from mcastd.config.addresses import (
-    Interfaces,
     parse_group,
     parse_interfaces,
     parse_metrics,
@@ -40,7 +39,7 @@ from mcastd.config.numbers import (
     whole_number,
 )
 from mcastd.config.words import show
-from mcastd.ip import MAX_DATAGRAM_BYTES, Address
+from mcastd.ip import MAX_DATAGRAM_BYTES, Address, Interfaces
 
 Location = tuple[str | int, ...]  # of a value in the configuration: keys and indices
 
@@ -89,7 +88,7 @@ Duration = Annotated[
     float, PlainValidator(parse_duration), PlainSerializer(format_duration, when_used="json")
 ]
 Period = Annotated[float, PlainValidator(parse_period), PlainSerializer(format_duration, when_used="json")]
-Burst = Annotated[float, PlainValidator(parse_burst), PlainSerializer(format_duration, when_used="json")]
+BurstSpan = Annotated[float, PlainValidator(parse_burst), PlainSerializer(format_duration, when_used="json")]
 Moment = Annotated[float, PlainValidator(parse_moment), PlainSerializer(format_duration, when_used="json")]
 Size = Annotated[int, PlainValidator(size(1)), PlainSerializer(format_size, when_used="json")]
 BufferSize = Annotated[int, PlainValidator(size(1, 1 << 30)), PlainSerializer(format_size, when_used="json")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import signal
 import time
@@ -26,6 +25,7 @@ from mcastd.control.client import ControlClient
 from mcastd.control.protocol import VarlinkError
 from mcastd.errors import ControlError
 from mcastd.printable import printable
+from mcastd.process import Signals
 from mcastd.views import MonitorView
 
 # Seconds until the next attempt to reach a daemon that has gone.
@@ -118,32 +118,6 @@ class Page:
             if number:
                 yield Segment.line()
             yield Segment(line.text, console.get_style(line.style) if line.style else None)
-
-
-class Signals:
-    """Signals as something to wait for: what ends us does so when the terminal is tidy again."""
-
-    def __init__(self, *numbers: signal.Signals) -> None:
-        self._numbers = numbers
-
-    def __enter__(self) -> Signals:
-        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        self._before = {number: signal.signal(number, lambda *_: None) for number in self._numbers}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(self._wakeup)
-        os.close(self._read)
-        os.close(self._write)
-
-    def fileno(self) -> int:
-        return self._read
-
-    def take(self) -> bytes:
-        return os.read(self._read, 512)
 
 
 def live(path: Path, interval: float) -> int:

@@ -11,7 +11,7 @@ from structlog.typing import FilteringBoundLogger
 from mcastd.config import OutputSettings
 from mcastd.inbound.sinks import FORMATS, Sink
 from mcastd.status import OutputStatus
-from mcastd.worker import Output
+from mcastd.worker import OutputIdentity
 
 
 def need_metadata(outputs: Iterable[OutputSettings]) -> bool:
@@ -40,7 +40,8 @@ class Outputs:
         self.queueing = [sink for sink in self.sinks if sink.may_queue]
         self.need_metadata = need_metadata(self._sinks)
         self.identities = tuple(
-            Output(settings.label, sink.counters, sink.reasons) for settings, sink in self._sinks.items()
+            OutputIdentity(settings.label, sink.counters, sink.reasons)
+            for settings, sink in self._sinks.items()
         )
         # One list, replaced whole: a thread that adds them up finds each output once
         self._losses = [self._closed.copy(), *(sink.counters.dropped for sink in self.sinks)]

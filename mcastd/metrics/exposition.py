@@ -17,7 +17,7 @@ from mcastd import clock
 from mcastd.counters import InboundCounters, OutboundCounters
 from mcastd.names import table_of
 from mcastd.printable import printable
-from mcastd.worker import Books, Headline, Output, WorkerIdentity
+from mcastd.worker import Books, Headline, OutputIdentity, WorkerIdentity
 
 # Workers in a column: one text of megabytes would cost more for its memory than for what it says.
 PART_WORKERS = 128
@@ -186,7 +186,7 @@ SUBSCRIPTION: tuple[Family[ScrapedWorker[InboundCounters]], ...] = (
         lambda of: of.books.receive_buffer,
     ),
 )
-OUTPUT: tuple[Family[Output], ...] = (
+OUTPUT: tuple[Family[OutputIdentity], ...] = (
     _counter("written_datagrams", "Datagrams written to an output.", lambda of: of.counters.written),
     _counter(
         "written_bytes",

@@ -156,9 +156,9 @@ sock_extended_err = struct.Struct("=IBBBxII")  # errno, origin, type, code, info
 SO_EE_ORIGIN_LOCAL = 1
 cmsghdr = struct.Struct("@Lii0L")  # cmsg_len, cmsg_level, cmsg_type
 _cmsg_align = struct.calcsize("L")
-Kind = Literal["i", "I", "l", "L"]  # struct's letters for C's int and long
+StructLetter = Literal["i", "I", "l", "L"]  # struct's letters for C's int and long
 # By level and type: what the data holds, as names with format and offset
-_CONTROL_FIELDS: dict[tuple[int, int], tuple[tuple[str, Kind, int], ...]] = {
+_CONTROL_FIELDS: dict[tuple[int, int], tuple[tuple[str, StructLetter, int], ...]] = {
     (socket.SOL_SOCKET, SO_TIMESTAMPNS): (("seconds", "l", 0), ("nanoseconds", "l", struct.calcsize("l"))),
     (SOL_UDP, UDP_GRO): (("segment", "i", 0),),
     (socket.IPPROTO_IP, socket.IP_TTL): (("ttl", "i", 0),),
@@ -218,7 +218,7 @@ def parse_sockaddr(name: bytes) -> tuple[str, int]:
     return socket.inet_ntop(socket.AF_INET6, name[8:24]), port
 
 
-def control_fields(data: bytes) -> Iterator[tuple[str, Kind, int]]:
+def control_fields(data: bytes) -> Iterator[tuple[str, StructLetter, int]]:
     """What a socket's control messages say (cmsg(3)): names of fields, each with its format and offset."""
     start = 0
     while start + cmsghdr.size <= len(data):

@@ -8,22 +8,17 @@ field of Interface or Route, and whether a setting means an interface must depen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
 from mcastd import clock
 from mcastd.errors import CannotAskError, LinkError
-from mcastd.ip import Address
-from mcastd.net.interfaces import Host, Interface, Setting, as_address, look, look_at
+from mcastd.ip import Address, ConcernsGroup, Interfaces
+from mcastd.net.interfaces import Host, Interface, as_address, look, look_at
 from mcastd.net.netlink import Netlink
 from mcastd.net.news import Notices
 from mcastd.net.routes import Question, Route, Routes, route_to
-
-Named = str | tuple[str, ...]
-ConcernsGroup = Callable[[Address], bool]
-Concerned = Callable[[Setting], ConcernsGroup | None]
-"""For which groups a change concerns the workers with this ``interface`` setting. None: for none."""
 
 
 class Change:
@@ -56,7 +51,7 @@ class Change:
     def __bool__(self) -> bool:
         return bool(self._changed or self._routes is not None or self._overrun)
 
-    def concerned(self, setting: Setting) -> ConcernsGroup | None:
+    def concerned(self, setting: Interfaces | None) -> ConcernsGroup | None:
         """See ``Concerned``. Workers with one setting are decided on together: thousands have but a few."""
         if setting is None:
             return None if self._routes is None and not self._moved else self._is_moved
@@ -82,15 +77,15 @@ class Change:
         unknown = self._routes is not None and Question(group) not in self._routes
         return unknown or group in self._moved
 
-    def _meant(self, setting: Named) -> list[Interface]:
+    def _meant(self, setting: Interfaces) -> list[Interface]:
         return [one for one in self._after.interfaces.values() if one.is_meant_by(setting)]
 
-    def _has_other_source(self, setting: Named, group: Address) -> bool:
+    def _has_other_source(self, setting: Interfaces, group: Address) -> bool:
         """Return True if a route by one of its interfaces prefers another source address."""
         found = (self._after.interfaces.get(index) for index in self._moved_by.get(group, ()))
         return any(one is not None and one.is_meant_by(setting) for one in found)
 
-    def _is_shared(self, setting: Named) -> bool:
+    def _is_shared(self, setting: Interfaces) -> bool:
         """Return True if the setting is, or has in its list, an address that several interfaces have."""
         addresses = map(as_address, setting if isinstance(setting, tuple) else (setting,))
         return any(

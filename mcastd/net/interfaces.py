@@ -13,7 +13,7 @@ from shlex import quote
 
 from mcastd import clock
 from mcastd.errors import LinkError
-from mcastd.ip import Address, is_pattern
+from mcastd.ip import Address, Interfaces, is_pattern
 from mcastd.net import _abi, tables
 from mcastd.net.netlink import attributes, attributes_of, number, request, text
 from mcastd.net.routes import Ask, Route, Routes, route_to
@@ -24,8 +24,6 @@ LEAST_MTU = {4: 68, 6: 1280}  # bytes: with less, an interface takes no part in 
 BOTH = frozenset(LEAST_MTU)
 ALL = "all"  # the interface setting that means: every interface that does multicast
 
-Setting = str | tuple[str, ...] | None
-"""An ``interface`` setting: one, several, or that of the route to the group."""
 
 # Of all flags; a tap sets and clears PROMISC, which concerns nobody
 FLAGS = _abi.IFF_UP | _abi.IFF_LOOPBACK | _abi.IFF_NOARP | _abi.IFF_MULTICAST | _abi.IFF_RUNNING
@@ -146,7 +144,7 @@ class Host:
             interface = taker = self.interfaces[interface.master]
         return taker
 
-    def resolve(self, setting: Setting, group: Address) -> list[Interface]:
+    def resolve(self, setting: Interfaces | None, group: Address) -> list[Interface]:
         """The interfaces that a setting means for a group, and that can carry it: at least one.
 
         Raises LinkError if there is none now, in words that name what there is.
@@ -165,7 +163,7 @@ class Host:
             )
         return able
 
-    def meant(self, setting: Setting, group: Address) -> list[Interface]:
+    def meant(self, setting: Interfaces | None, group: Address) -> list[Interface]:
         """The interfaces that an ``interface`` setting means for a group: at least one, each once.
 
         ``None`` asks the route to the group, as the kernel itself does. Raises LinkError if there is none.
@@ -195,7 +193,7 @@ class Host:
         several = len(found) > 1 and as_address(wanted) is not None
         return self._most_likely_first(found, group) if several else found
 
-    def missing(self, setting: Setting) -> list[str]:
+    def missing(self, setting: Interfaces | None) -> list[str]:
         """The names and addresses in a list of interfaces that there are not, where others are."""
         if not isinstance(setting, tuple):
             return []
@@ -250,7 +248,7 @@ def absence(wanted: str) -> str:
     return f"no interface has the address {wanted}" if as_address(wanted) else f"{wanted}: no such interface"
 
 
-def named_in(setting: Setting) -> list[str]:
+def named_in(setting: Interfaces | None) -> list[str]:
     """The names and addresses in a setting: what is none of "all", patterns, and the route."""
     each = setting if isinstance(setting, tuple) else () if setting is None else (setting,)
     return [one for one in each if one != ALL and (as_address(one) is not None or not is_pattern(one))]
@@ -265,7 +263,7 @@ def interface_name(ifindex: int) -> str:
 
 
 @lru_cache(maxsize=4096)
-def as_address(setting: Setting) -> Address | None:
+def as_address(setting: Interfaces | None) -> Address | None:
     """The address that an ``interface`` setting gives; None if it is a name."""
     try:
         return ipaddress.ip_address(setting if isinstance(setting, str) else "")

@@ -189,7 +189,7 @@ class MmsgArena:
         return origin
 
 
-def _column(array: Any, offset: int, kind: _abi.Kind) -> memoryview[int]:
+def _column(array: Any, offset: int, kind: _abi.StructLetter) -> memoryview[int]:
     """The field at ``offset`` of each struct in a ctypes array, as one sequence; it reads and writes them."""
     size = struct.calcsize(kind)
     words: memoryview[int] = memoryview(array).cast("B").cast(kind)

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 from mcastd import clock
 from mcastd.bounded import Patience
 from mcastd.errors import CannotAskError, LinkError
-from mcastd.ip import Address
+from mcastd.ip import Address, Interfaces
 from mcastd.net.arenas import READING, Arena, pools
 from mcastd.net.drops import drops
-from mcastd.net.interfaces import Host, Interface, Setting, absence, look, named_in
+from mcastd.net.interfaces import Host, Interface, absence, look, named_in
 from mcastd.net.link import ANY_SOURCE, NOT_LINKED, NOTHING, Batch, Glance, Load, SourceFilter
 from mcastd.net.membership import Memberships
 from mcastd.net.slots import Senders
@@ -41,7 +41,7 @@ class SocketReceiver:
         group: Address,
         port: int,
         *,
-        interface: Setting = None,
+        interface: Interfaces | None = None,
         source_filter: SourceFilter = ANY_SOURCE,
         receive_buffer: int = 4 << 20,
         metadata: bool = False,
@@ -215,7 +215,7 @@ class SocketReceiver:
         for sock in self._sockets.values():
             sock.membership.set_filter(source_filter)
 
-    def set_interface(self, setting: Setting) -> None:
+    def set_interface(self, setting: Interfaces | None) -> None:
         self._setting = setting
 
     def set_receive_buffer(self, size: int) -> None:
@@ -325,7 +325,7 @@ def _has_gone(interface: Interface, error: LinkError) -> bool:
     return False
 
 
-def _problem(host: Host, setting: Setting, wanted: Mapping[int, Interface]) -> str:
+def _problem(host: Host, setting: Interfaces | None, wanted: Mapping[int, Interface]) -> str:
     """What keeps datagrams from a receiver on these interfaces; "" if nothing that shows here does."""
     problems = [f"{absence(name)}; waiting for it" for name in host.missing(setting)]
     for interface in wanted.values():

@@ -40,7 +40,7 @@ _NUMBERS = {
 
 Json = dict[str, Any]
 # Whether a rule matches; None: not understood, so that it may.
-Maybe = bool | None
+Ternary = bool | None
 
 
 class Facts(NamedTuple):
@@ -151,7 +151,7 @@ class _Walk:
 
     def _rule(self, chain: ChainKey, rule: Json, depth: int) -> bool:
         """Apply one rule. Returns True if it certainly ends the walk through the chain."""
-        matches: Maybe = True
+        matches: Ternary = True
         packets = packets_of(rule)
         for statement in rule.get("expr", ()):
             for kind, value in statement.items():
@@ -177,7 +177,7 @@ class _Walk:
         rule: Json,
         kind: str,
         value: Any,
-        state: tuple[Maybe, int | None, int],
+        state: tuple[Ternary, int | None, int],
     ) -> bool:
         matches, packets, depth = state
         if matches is False or self.steps <= 0:  # what was not looked at is not blamed
@@ -196,7 +196,7 @@ class _Walk:
             self.over = True
         return kind != "jump"
 
-    def _map(self, chain: ChainKey, rule: Json, value: Any, state: tuple[Maybe, int | None, int]) -> bool:
+    def _map(self, chain: ChainKey, rule: Json, value: Any, state: tuple[Ternary, int | None, int]) -> bool:
         """A verdict map: the verdict of the element that matches, or that of each which may."""
         if not isinstance(value, dict):
             self.certain = False
@@ -212,12 +212,12 @@ class _Walk:
                 return True
         return False
 
-    def _entries(self, mine: Any, elements: Any) -> list[tuple[Maybe, str, Any]]:
+    def _entries(self, mine: Any, elements: Any) -> list[tuple[Ternary, str, Any]]:
         """The verdicts of a map for a value: that of its element, or each that there may be, once."""
         if not isinstance(elements, list):
             self.certain = False  # whatever it does
             return []
-        may: dict[tuple[str, str], tuple[Maybe, str, Any]] = {}
+        may: dict[tuple[str, str], tuple[Ternary, str, Any]] = {}
         for element in elements:
             if not isinstance(element, list) or len(element) != 2 or not isinstance(element[1], dict):
                 continue
@@ -232,7 +232,7 @@ class _Walk:
                 break
         return list(may.values())
 
-    def _matches(self, chain: ChainKey, match: Any) -> Maybe:
+    def _matches(self, chain: ChainKey, match: Any) -> Ternary:
         if not isinstance(match, dict):
             return None
         value = self._value(match.get("left"))
@@ -273,7 +273,7 @@ class _Walk:
         known = {"l4proto": 17, "nfproto": "ipv4" if four else "ipv6", "protocol": 0x800 if four else 0x86DD}
         return (known | (arrives if inbound else leaves)).get(key)
 
-    def _compare(self, chain: ChainKey, value: Any, right: Any, op: str) -> Maybe:
+    def _compare(self, chain: ChainKey, value: Any, right: Any, op: str) -> Ternary:
         if op in ("==", "in", "!="):
             inside = self._inside(chain, value, right)
             return inside if op != "!=" or inside is None else not inside
@@ -284,7 +284,7 @@ class _Walk:
             op
         )
 
-    def _inside(self, chain: ChainKey, value: Any, right: Any) -> Maybe:
+    def _inside(self, chain: ChainKey, value: Any, right: Any) -> Ternary:
         match right:
             case str() if right.startswith("@"):
                 return self._among(value, self._set(chain, right))
@@ -292,11 +292,11 @@ class _Walk:
                 return self._among(value, elements)
         return self._is(value, right)
 
-    def _among(self, value: Any, elements: Any) -> Maybe:
+    def _among(self, value: Any, elements: Any) -> Ternary:
         """Return True if a value is in a set without nested sets; None if that is not known."""
         if not isinstance(elements, list):
             return None
-        answer: Maybe = False
+        answer: Ternary = False
         for element in elements:
             self.steps -= 1
             one = self._is(value, element) if self.steps > 0 else None
@@ -305,8 +305,8 @@ class _Walk:
             answer = answer if one is False else None
         return answer
 
-    def _is(self, value: Any, right: Any) -> Maybe:
-        answer: Maybe = None
+    def _is(self, value: Any, right: Any) -> Ternary:
+        answer: Ternary = None
         match right:
             case {"elem": {"val": inner}} if not (isinstance(inner, dict) and "elem" in inner):
                 answer = self._is(value, inner)
@@ -359,7 +359,7 @@ def packets_of(rule: Json) -> int | None:
     return None
 
 
-def _both(one: Maybe, other: Maybe) -> Maybe:
+def _both(one: Ternary, other: Ternary) -> Ternary:
     if one is False or other is False:
         return False
     return None if one is None or other is None else True

@@ -23,8 +23,9 @@ from functools import partial
 
 from mcastd import clock, log
 from mcastd.errors import CannotAskError, reason_of
+from mcastd.ip import Concerned
 from mcastd.net import unaided
-from mcastd.net.change import Change, Concerned, Renewed, renewed
+from mcastd.net.change import Change, Renewed, renewed
 from mcastd.net.interfaces import Host, look
 from mcastd.net.netlink import FORBIDDEN, Netlink, cannot_ask
 from mcastd.net.news import Notices, open_news

@@ -9,16 +9,16 @@ from mcastd.config import OutboundProtocol
 from mcastd.net.link import Sender
 
 # Made once for a channel, so that it can count over several links; gives the Sender around each link.
-Protocol = Callable[[Sender], Sender]
+WrapSender = Callable[[Sender], Sender]
 
 
-def _raw(_: OutboundProtocol) -> Protocol:
+def _raw(_: OutboundProtocol) -> WrapSender:
     return lambda link: link
 
 
 # By kind: makes the protocol of its settings.
-PROTOCOLS: dict[str, Callable[[Any], Protocol]] = {"raw": _raw}
+PROTOCOLS: dict[str, Callable[[Any], WrapSender]] = {"raw": _raw}
 
 
-def make_protocol(settings: OutboundProtocol) -> Protocol:
+def make_protocol(settings: OutboundProtocol) -> WrapSender:
     return PROTOCOLS[settings.kind](settings)

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from mcastd import clock, log
 from mcastd.bounded import Patience
 from mcastd.config import Changes, WorkerSettings
-from mcastd.config.addresses import Interfaces
-from mcastd.ip import Address
+from mcastd.ip import Address, Concerned, Interfaces
 from mcastd.supervisor.state import State
 from mcastd.supervisor.thread import WorkerThread
 from mcastd.views import WorkerView
@@ -18,8 +17,6 @@ from mcastd.worker import Books, Headline, Signal, Vitals, Worker
 Factory = Callable[[str, WorkerSettings], Worker]
 """Makes the worker of a full name and its settings; touches no host yet."""
 
-Concerned = Callable[[Interfaces | None], Callable[[Address], bool] | None]
-"""Takes an ``interface`` setting. Returns a test for the groups that a change concerns there; None: none."""
 _ByInterface = dict[Interfaces | None, list[tuple[str, Address]]]
 """By ``interface`` setting: the workers that have it, and their groups."""
 

@@ -13,7 +13,7 @@ from support.programs import program
 
 from mcastd.adhoc import numbered, shown
 from mcastd.clock import NANO
-from mcastd.inbound.sinks.json_lines import Json
+from mcastd.inbound.sinks.json_lines import JsonLines
 from mcastd.net.link import ListBatch, Origin
 
 SENDER = Origin("192.0.2.1", 5000, 3, 7)
@@ -101,7 +101,7 @@ def test_json_for_a_terminal_has_nothing_that_it_obeys_and_is_the_same_json() ->
     assert lines[:3] == made.split("\n")[:3]
     expected = [
         json.loads(line)
-        for line in b"".join(Json(*names).records(batch).payloads).decode().split("\n")
+        for line in b"".join(JsonLines(*names).records(batch).payloads).decode().split("\n")
         if line
     ]
     assert [json.loads(line) for line in lines] == expected

@@ -21,7 +21,7 @@ from mcastd.inbound.sinks import Ends, Means, fifo
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.fifo import FifoSink
 from mcastd.inbound.sinks.file import FileSink
-from mcastd.inbound.sinks.queue import RECORD_OVERHEAD, Queue
+from mcastd.inbound.sinks.queue import RECORD_OVERHEAD, RecordQueue
 from mcastd.inbound.sinks.records import Made
 from mcastd.net.link import ListBatch
 
@@ -270,7 +270,7 @@ def test_a_slow_reader_finds_whole_records_and_datagrams_are_what_is_counted(
 def test_what_is_evicted_counts_as_the_datagrams_that_end_with_it(
     oldest: bool, left: list[bytes], started: int
 ) -> None:
-    queue = Queue()
+    queue = RecordQueue()
     first = [b"begun"] if started else []
     queue.add(Made([*first, b"a", b"b", b"c", b"d"], [7] * started + [1, 2, 4, 8]), started)
     limit = queue.size - 2 * (RECORD_OVERHEAD + 1)

@@ -16,8 +16,8 @@ from support.inside import ifindex, inside, sysctl
 from support.wait import wait_for
 
 from mcastd.errors import CannotAskError
+from mcastd.ip import Concerned
 from mcastd.net import interfaces, unaided
-from mcastd.net.change import Concerned
 from mcastd.net.netlink import open_netlink
 from mcastd.net.routes import NO_ROUTE, Route
 from mcastd.net.tables import parse_if_inet6, parse_route

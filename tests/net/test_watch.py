@@ -23,7 +23,7 @@ from mcastd import clock
 from mcastd.build import Parts, build
 from mcastd.config import Changes, InboundSubscription
 from mcastd.errors import CannotAskError, LinkError
-from mcastd.ip import Address
+from mcastd.ip import Address, Concerned, Interfaces
 from mcastd.net._abi import (
     IFA_LOCAL,
     NLM_F_REQUEST,
@@ -42,8 +42,8 @@ from mcastd.net._abi import (
     nlmsghdr,
     rtmsg,
 )
-from mcastd.net.change import Change, Concerned, renewed
-from mcastd.net.interfaces import Setting, look, look_at
+from mcastd.net.change import Change, renewed
+from mcastd.net.interfaces import look, look_at
 from mcastd.net.netlink import Netlink, _refused
 from mcastd.net.news import Notices, open_news
 from mcastd.net.pace import GATHER_MAX_SECONDS, GATHER_SECONDS
@@ -69,7 +69,7 @@ WISHES = {  # by a name: an interface setting and a group
 ALL_OF_ETH0 = {"eth0", "eth0 by IPv6", "10.8.0.1", "all", "route"}
 
 
-def concerns(concerned: Concerned, setting: Setting, group: Address) -> bool:
+def concerns(concerned: Concerned, setting: Interfaces | None, group: Address) -> bool:
     of_groups = concerned(setting)
     return of_groups is not None and of_groups(group)
 

@@ -30,7 +30,7 @@ from mcastd.inbound.sinks.paths import (
     require_no_loop,
 )
 from mcastd.inbound.sinks.pipe import capacity, enlarge, has_reader, room
-from mcastd.inbound.sinks.queue import Queue
+from mcastd.inbound.sinks.queue import RecordQueue
 from mcastd.inbound.sinks.records import Made, fitting, made, part, whole
 from mcastd.inbound.sinks.sink import Sink
 from mcastd.net.link import Batch
@@ -82,7 +82,7 @@ class FifoSink(Sink):
         self._known: FileIdentity = (0, 0)  # the FIFO that was found at the path, and may be written
         self._fd = -1
         self._identity: FileIdentity = (0, 0)  # of the FIFO that is open
-        self._queue = Queue()  # of which a record is in the pipe in part only if memory ran out
+        self._queue = RecordQueue()  # of which a record is in the pipe in part only if memory ran out
         self._starved = False  # the pipe is not full, and has too little room
         self._unread = 0  # bytes in the pipe when that was last so
         self._pause = 0.0  # seconds to the next look

@@ -22,7 +22,7 @@ except ImportError:
 TOGETHER = 1 << 16  # bytes of payload that are escaped together
 
 
-class Json(Format):
+class JsonLines(Format):
     """An object a line. Formatted by hand, at a fraction of the cost of json.dumps: what datagrams have in
     common, the second and the sender, is formatted once for all of them."""
 

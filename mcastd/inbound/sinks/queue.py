@@ -12,7 +12,7 @@ from mcastd.net.link import IOV_MAX
 RECORD_OVERHEAD = 64
 
 
-class Queue:
+class RecordQueue:
     """Whole records in order. The first may be written in part: then it stays until it is written whole.
 
     Each method that takes records off returns how many datagrams end with them.
