@@ -17,6 +17,8 @@ from array import array
 from itertools import islice
 from typing import NamedTuple
 
+from mcastd import clock
+from mcastd.clock import Clock
 from mcastd.ip import MAX_DATAGRAM_BYTES
 from mcastd.net import _abi
 from mcastd.net.payloads import Payloads
@@ -38,6 +40,11 @@ SEGMENTS_MIN = 8
 SEGMENTS_MAX, SEGMENTS_MAX_BEFORE = 128, 64
 # Answers of a kernel without GSO. EIO: the interface has no checksum offload.
 UNSUPPORTED = {errno.EINVAL, errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP}
+# After ENOBUFS each datagram goes by itself for this long, doubled up to the maximum if it is soon met again:
+# a queue that cuts segments up may drop some of them and report success (tbf_segment() in sch_tbf.c), and
+# sendmmsg does not say why it took no more.
+SINGLE_SECONDS = 1.0
+SINGLE_MAX_SECONDS = 64.0
 
 
 class Offload(NamedTuple):
@@ -65,8 +72,11 @@ class Offload(NamedTuple):
 class Burst:
     """The ways to send by one connected UDP socket. Used by one thread."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, now: Clock = clock.monotonic) -> None:
         self._sock = sock
+        self._now = now
+        self._single_until = 0.0  # monotonic seconds; 0: the interface's queue has always had room
+        self._single_seconds = SINGLE_SECONDS
         self.offload = Offload()
         self._size = 0  # bytes of the last datagram that was tried
         self._queue: _Queue | None = None  # made when it is needed: most channels send one at a time
@@ -77,7 +87,25 @@ class Burst:
     def way(self) -> str:
         """The best way that was not refused for datagrams like the last: ``gso``, ``sendmmsg``, ``send``."""
         segments, longest = self.offload
+        if self._is_single():
+            return "send"
         return "gso" if segments and self._size <= longest else "sendmmsg" if HAVE_SENDMMSG else "send"
+
+    def _is_single(self) -> bool:
+        """Return True while each datagram goes by itself."""
+        return self._single_until > 0 and self._now() < self._single_until
+
+    def _refuse(self, error: OSError, count: int) -> None:
+        """Note that ``count`` datagrams in one piece were refused."""
+        if error.errno != errno.ENOBUFS:
+            return
+        self.refused = count
+        now = self._now()
+        if now > self._single_until + self._single_seconds:
+            self._single_seconds = SINGLE_SECONDS
+        elif now >= self._single_until:
+            self._single_seconds = min(2 * self._single_seconds, SINGLE_MAX_SECONDS)
+        self._single_until = now + self._single_seconds
 
     def one(self, payload: bytes | memoryview) -> int:
         """Send a single datagram: returns 1. Raises OSError if the kernel refused it."""
@@ -86,7 +114,7 @@ class Burst:
         try:
             self._sock.send(payload)
         except OSError as error:
-            self.refused = int(error.errno == errno.ENOBUFS)
+            self._refuse(error, 1)
             raise
         return 1
 
@@ -94,8 +122,11 @@ class Burst:
         """Send in order; how many the kernel took. Raises OSError if it refused the first."""
         accepted, count = 0, len(payloads)
         while accepted < count:
-            rest = payloads.part(accepted, count) if accepted else payloads
             try:
+                if self._is_single():
+                    accepted += self.one(payloads[accepted])
+                    continue
+                rest = payloads.part(accepted, count) if accepted else payloads
                 accepted += self._some(rest)
             except OSError:
                 if accepted:  # the next call meets it again
@@ -116,7 +147,7 @@ class Burst:
                 self._sock.sendmsg(pieces, [(_abi.SOL_UDP, _abi.UDP_SEGMENT, _uint16.pack(size))])
             except OSError as error:
                 if (offload := self.offload.without(error, size)) is None:
-                    self.refused = count * (error.errno == errno.ENOBUFS)
+                    self._refuse(error, count)
                     raise
                 self.offload = offload
             else:
@@ -128,7 +159,7 @@ class Burst:
         try:
             return self._queue.send(self._sock, payloads)
         except OSError as error:
-            self.refused = int(error.errno == errno.ENOBUFS)
+            self._refuse(error, 1)
             raise
 
 
