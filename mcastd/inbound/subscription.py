@@ -381,9 +381,17 @@ class Subscription:
         for deadline, ring in self._alarms:
             if ring is not None and now >= deadline():
                 ring(now)
-        if self._condition.blocked:  # what comes meanwhile waits in the kernel, unheard
+        expected = self._config.expect_every
+        if self._condition.blocked or (
+            expected and now >= self._intake.heard + expected and self._has_more()
+        ):
             self._intake.heard = now
-        self._condition.note_silence(now, self._intake.heard, self._config.expect_every)
+        self._condition.note_silence(now, self._intake.heard, expected)
+
+    def _has_more(self) -> bool:
+        """Return True if datagrams wait in the kernel: this process was stopped, or had no processor."""
+        link = self._turns.link
+        return link is not None and link.load().filled > 0
 
     def _drain(self) -> None:
         if self._turns.link is not None:

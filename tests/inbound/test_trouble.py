@@ -180,3 +180,19 @@ def test_status_does_not_wait_for_an_output_that_hangs(
     gate.set()
     run.received(1)
     assert run.worker.status().hanging is None
+
+
+def test_what_waits_in_the_kernel_is_no_silence(tmp_path: Path, make_run: Callable[..., Run]) -> None:
+    """As after SIGSTOP and SIGCONT: the time has passed, and the datagrams are there."""
+    run = make_run(file_output(tmp_path / "news.log"), expect_every=0.05)
+    with capture_logs() as log:
+        link = run.start()
+        link.filled = 0.001
+        looks = []
+        load = link.load
+        link.load = lambda: looks.append(1) or load()  # type: ignore[method-assign]
+        wait_for(lambda: len(looks) > 3, "alarms of silence")
+        assert not run.worker.status().stale
+        assert not [event for event in log if event["event"] == "subscription.silent"]
+        link.filled = 0.0
+        wait_for(lambda: run.worker.status().stale, "silence")
