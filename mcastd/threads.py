@@ -6,10 +6,23 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from mcastd.errors import McastdError
+
 # A thread that has not begun after this long is given up: it has died at once, or comes far too late.
 BEGIN_SECONDS = 2.0
 # The same after one that was given up, until one begins: hundreds may be started in a row.
 BEGIN_AGAIN_SECONDS = 0.1
+
+
+class NoThreadError(McastdError, RuntimeError):
+    """The process may have no more threads, or there is no memory for one."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"cannot start the thread {name}",
+            "there are as many as are allowed, or memory is short",
+            "raise TasksMax= or MemoryMax= of the service, or ulimit -u",
+        )
 
 
 class _Begun(threading.Event):
@@ -35,14 +48,17 @@ class Thread(threading.Thread):
         self._begun = False
 
     def start(self) -> None:
-        """Raises RuntimeError if no thread can be had."""
-        super().start()
+        """Raises NoThreadError, a RuntimeError, if no thread can be had."""
+        try:
+            super().start()
+        except RuntimeError as error:
+            raise NoThreadError(self.name) from error
         if not self._started.is_set():
             with self._turn:
                 self._given_up = not self._begun
         _Begun.lately_given_up = self._given_up
         if self._given_up:
-            raise RuntimeError("can't start new thread: it does not begin")
+            raise NoThreadError(self.name)
 
     def run(self) -> None:
         with self._turn:

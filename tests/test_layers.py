@@ -19,6 +19,7 @@ LEAVES = {
 BELOW = {  # room: the rooms that it may import, besides itself
     **{leaf: set() for leaf in LEAVES},
     "bounded": {"threads"},
+    "threads": {"errors"},
     "log": {"clock", "printable", "threads"},
     "replaceable": {"clock", "threads"},
     "paths": {"errors"},

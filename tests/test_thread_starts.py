@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from support.wait import wait_for
@@ -19,7 +22,7 @@ def test_one_that_dies_at_once_cannot_be_had(monkeypatch: pytest.MonkeyPatch) ->
     with monkeypatch.context() as patch:
         patch.setattr(Thread, "_bootstrap", lambda _: None)
         for _ in range(2):
-            with pytest.raises(RuntimeError, match="can't start new thread"):
+            with pytest.raises(RuntimeError, match="cannot start the thread a"):
                 Thread(lambda: None, "a").start()
     wait_for(begins)
     monkeypatch.setattr(threads, "BEGIN_SECONDS", 60)
@@ -47,7 +50,7 @@ def test_one_that_begins_after_it_was_given_up_does_nothing(monkeypatch: pytest.
         ended.set()
 
     monkeypatch.setattr(Thread, "_bootstrap", late)
-    with pytest.raises(RuntimeError, match="can't start new thread"):
+    with pytest.raises(RuntimeError, match="cannot start the thread a"):
         Thread(done.append, "a", (1,)).start()
     go.set()
     assert ended.wait(60)
@@ -62,3 +65,29 @@ def test_one_that_begins_does_its_work() -> None:
     thread.start()
     thread.join()
     assert (done, thread.daemon, thread.name) == ([1], True, "a")
+
+
+WITH_FEW_THREADS = """
+import sys, threading
+most, start, started = int(sys.argv.pop(1)), threading.Thread.start, []
+def limited(thread):
+    if len(started) == most:
+        raise RuntimeError("can't start new thread")
+    started.append(thread)
+    start(thread)
+threading.Thread.start = limited
+from mcastd.cli import main
+main(prog_name="mcastd")
+"""
+
+
+@pytest.mark.parametrize("most", [0, 2, 4])
+def test_a_daemon_with_too_few_threads_says_so(tmp_path: Path, most: int) -> None:
+    config = tmp_path / "mcastd.toml"
+    config.write_text(f'[daemon]\ncontrol_socket = "{tmp_path}/control"\n')
+    command = [sys.executable, "-c", WITH_FEW_THREADS, str(most), "run", "--config", str(config)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    (said,) = [line for line in result.stderr.splitlines() if line.startswith("mcastd: cannot start")]
+    assert "thread" in said

@@ -15,7 +15,7 @@ from mcastd.errors import SHORTAGES, LinkError, McastdError, reason_of
 from mcastd.names import table_of
 from mcastd.supervisor.restart import Backoff
 from mcastd.supervisor.state import ATTEMPTED, TROUBLED, Event, State, after
-from mcastd.threads import Thread
+from mcastd.threads import NoThreadError, Thread
 from mcastd.views import WorkerView
 from mcastd.worker import Context, Headline, Signal, Worker
 
@@ -77,7 +77,8 @@ class WorkerThread:
             self._context.close()
             self._apply(Event.START)
             number = error.errno if isinstance(error, OSError) and error.errno else errno.EAGAIN
-            what, cause = "cannot start the worker's thread", reason_of(error)
+            cause = error.cause if isinstance(error, NoThreadError) else reason_of(error)
+            what = "cannot start the worker's thread"
             refused = McastdError(what, cause, SHORTAGE_WAY_OUT, waits=TRYING_AGAIN, errno=number)
             self._apply(Event.ERROR, str(refused), refused)
             raise
