@@ -20,7 +20,7 @@ import hypothesis
 import programs
 import pytest
 import structlog
-from support import forked
+from support import backlog, forked
 from support.wait import wait_for
 
 hypothesis.settings.register_profile("mcastd", deadline=None)  # no test depends on how fast a machine is
@@ -90,11 +90,24 @@ def _skip_without_a_program() -> Generator[None, object, object]:
 pytest_runtest_setup = pytest_runtest_call = _skip_without_a_program
 
 
+_DROPPED_BEFORE = pytest.StashKey[int]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    item.stash[_DROPPED_BEFORE] = backlog.dropped()
+    return (yield)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.skipped and item.config.getoption("no_skips"):
         report.outcome, report.longrepr = "failed", f"skipped in spite of --no-skips: {report.longrepr}"
+    if report.failed:
+        lost = backlog.dropped() - item.stash[_DROPPED_BEFORE]
+        state = f"load {os.getloadavg()[0]:.1f}; its receive backlog dropped {lost} packets meanwhile\n"
+        report.sections.append(("The machine, while the test ran", state))
     return report
 
 
