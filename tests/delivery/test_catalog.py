@@ -1,0 +1,335 @@
+"""What there is to send: cut and hashed in steps, hashed again only where it changed, never by a link."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from mcastd.delivery import catalog as catalog_module
+from mcastd.delivery.catalog import Catalog, ChangedError, SourceFile, TooLargeError, cut
+from mcastd.errors import SourceError
+from mcastd.protocols import fec
+
+pytestmark = pytest.mark.usefixtures("no_fd_leak")
+
+SYMBOL_BYTES = 96
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Three files of 0, 5 and 250,000 bytes, the last of three blocks."""
+    path = tmp_path / "images"
+    (path / "v2" / "boot").mkdir(parents=True)
+    (path / "empty").touch()
+    (path / "v2" / "boot" / "kernel").write_bytes(random.Random(1).randbytes(250_000))
+    (path / "v2" / "name.txt").write_bytes(b"linux")
+    (path / "v2" / "name.txt").chmod(0o640)
+    return path
+
+
+def catalog_of(path: Path, *, protected: bool = True) -> Catalog:
+    return Catalog(path, SYMBOL_BYTES, protected=protected)
+
+
+def scanned(catalog: Catalog) -> dict[str, SourceFile]:
+    """The files by name after a scan, in their order."""
+    for _ in range(10_000):
+        if catalog.scan():
+            return {"/".join(file.name): file for file in catalog.files}
+    raise AssertionError("the scan does not end")
+
+
+class Hashing:
+    """Counts what is hashed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sizes: list[int] = []
+        real = catalog_module._read
+
+        def read(fd: int, size: int, offset: int) -> bytes:
+            self.sizes.append(size)
+            return real(fd, size, offset)
+
+        monkeypatch.setattr(catalog_module, "_read", read)
+
+    def taken(self) -> list[int]:
+        sizes, self.sizes = self.sizes, []
+        return sizes
+
+
+class TestCut:
+    @pytest.mark.parametrize(
+        ("length", "symbol_size", "blocks", "block_symbols"),
+        [
+            (0, 1448, 1, 1),
+            (1, 1448, 1, 1),
+            (1448 * 1024, 1448, 1, 1024),
+            (1448 * 1024 + 1, 1448, 2, 513),
+            (268_435_456, 1448, 182, 1019),
+            (1448 * 1024 * 255 + 1, 1448, 255, 1025),
+            (2_000_000_000, 1448, 255, 5417),
+            (3_000_000, 65_480, 1, 46),
+            (60_000_000, 65_480, 7, 131),
+        ],
+    )
+    def test_with_raptorq(self, length: int, symbol_size: int, blocks: int, block_symbols: int) -> None:
+        oti = cut(length, symbol_size, protected=True)
+        assert (oti.scheme, oti.blocks, oti.block_symbols) == (fec.RAPTORQ, blocks, block_symbols)
+        assert oti.block_symbols * oti.symbol_size <= 9 << 20
+
+    def test_without_a_code(self) -> None:
+        oti = cut(9_000_000_000, 1432, protected=False)
+        assert oti == fec.Oti(fec.NO_CODE, 1432, 1024)
+
+    @pytest.mark.parametrize("protected", [True, False])
+    def test_more_than_an_object_can_have(self, protected: bool) -> None:
+        with pytest.raises(TooLargeError):
+            cut(1 << 40, 1448, protected=protected)
+
+    def test_the_largest(self) -> None:
+        largest = 6517 * 255 * 1448
+        assert cut(largest, 1448, protected=True).block_symbols == 6517
+        with pytest.raises(TooLargeError, match=r"at most 2,406,337,080"):
+            cut(largest + 1, 1448, protected=True)
+
+
+class TestScan:
+    def test_a_tree(self, tree: Path) -> None:
+        found = scanned(catalog_of(tree))
+        assert list(found) == ["empty", "v2/boot/kernel", "v2/name.txt"]
+        kernel, name = found["v2/boot/kernel"], found["v2/name.txt"]
+        assert (found["empty"].length, found["empty"].blocks.count, found["empty"].hashes) == (0, 0, ())
+        assert (name.length, name.mode, name.hashes) == (5, 0o640, (hashlib.sha256(b"linux").digest(),))
+        assert name.mtime_ns == (tree / "v2/name.txt").stat().st_mtime_ns
+        assert kernel.blocks.count == 3
+        content = (tree / "v2/boot/kernel").read_bytes()
+        size = kernel.blocks.size(0)
+        assert kernel.hashes[0] == hashlib.sha256(content[:size]).digest()
+        assert kernel.hashes[2] == hashlib.sha256(content[kernel.blocks.offset(2) :]).digest()
+        assert len({file.toi for file in found.values()} - {0}) == 3
+
+    def test_a_single_file(self, tree: Path) -> None:
+        assert list(scanned(catalog_of(tree / "v2" / "name.txt"))) == ["name.txt"]
+
+    def test_a_link_to_the_tree_is_followed(self, tree: Path) -> None:
+        link = tree.parent / "current"
+        link.symlink_to(tree / "v2")
+        assert list(scanned(catalog_of(link))) == ["boot/kernel", "name.txt"]
+
+    def test_steps_are_bounded(self, tree: Path) -> None:
+        for at in range(50):
+            (tree / f"{at:02}").write_bytes(b"x" * at)
+        catalog = catalog_of(tree)
+        found, steps = [], 0
+        while not catalog.scan(5 * catalog_module.ENTRY_COST_BYTES):
+            assert catalog.files == ()
+            found.append(catalog.found)
+            steps += 1
+        assert 10 <= steps < 16
+        assert found == sorted(found)
+        assert len(catalog.files) == 53
+        assert list(scanned(catalog_of(tree))) == ["/".join(file.name) for file in catalog.files]
+
+    def test_only_what_changed_is_hashed_again(self, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        hashing = Hashing(monkeypatch)
+        catalog = catalog_of(tree)
+        first = scanned(catalog)
+        assert sorted(hashing.taken()) == [
+            5,
+            *sorted(first["v2/boot/kernel"].blocks.size(n) for n in range(3)),
+        ]
+        assert catalog.version == 1
+        assert scanned(catalog) == first
+        assert (hashing.taken(), catalog.version) == ([], 1)
+        (tree / "v2" / "name.txt").write_bytes(b"hurd!")
+        os.utime(tree / "v2" / "name.txt", ns=(7, first["v2/name.txt"].mtime_ns + 1))
+        second = scanned(catalog)
+        assert (hashing.taken(), catalog.version) == ([5], 2)
+        assert second["v2/name.txt"].toi != first["v2/name.txt"].toi
+        assert second["v2/boot/kernel"] is first["v2/boot/kernel"]
+
+    @pytest.mark.parametrize("change", ["size", "time", "inode", "mode"])
+    def test_what_shows_a_change(self, tree: Path, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        path, catalog = tree / "v2" / "name.txt", catalog_of(tree)
+        before = scanned(catalog)["v2/name.txt"]
+        hashing = Hashing(monkeypatch)
+        match change:
+            case "size":
+                path.write_bytes(b"linux6")
+            case "time":
+                os.utime(path, ns=(1, before.mtime_ns + 10))
+            case "inode":
+                other = path.with_name("other")
+                other.write_bytes(b"LINUX")
+                other.replace(path)
+            case "mode":
+                path.chmod(0o600)
+        if change != "time":
+            os.utime(path, ns=(1, before.mtime_ns))
+        assert scanned(catalog)["v2/name.txt"].toi != before.toi
+        assert len(hashing.taken()) == 1
+
+    def test_what_is_the_same_has_the_same_toi_in_another_catalog(self, tree: Path) -> None:
+        first = scanned(catalog_of(tree))
+        (tree / "a-new-one").write_bytes(b"!")
+        second = scanned(catalog_of(tree))
+        assert [second[name].toi for name in first] == [file.toi for file in first.values()]
+        assert first["v2/name.txt"].toi != scanned(catalog_of(tree, protected=False))["v2/name.txt"].toi
+
+    def test_two_objects_never_have_one_toi(self, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Same:
+            def __init__(self, data: bytes) -> None:
+                self.data = data
+
+            def digest(self) -> bytes:
+                return b"\xff\xff\xff\xff" + bytes(28)  # 0 follows it, and is the FDT's
+
+        monkeypatch.setattr(catalog_module.hashlib, "sha256", Same)
+        catalog = catalog_of(tree)
+        first = scanned(catalog)
+        assert sorted(file.toi for file in first.values()) == [1, 2, 0xFFFFFFFF]
+        (tree / "a-new-one").write_bytes(b"!")
+        second = scanned(catalog)
+        assert second.pop("a-new-one").toi == 3
+        assert second == first
+
+    def test_what_has_gone_is_forgotten(self, tree: Path) -> None:
+        catalog = catalog_of(tree)
+        scanned(catalog)
+        (tree / "empty").unlink()
+        assert list(scanned(catalog)) == ["v2/boot/kernel", "v2/name.txt"]
+        assert catalog.version == 2
+
+    def test_a_scan_that_ends_early_leaves_nothing_open(self, tree: Path) -> None:
+        catalog = catalog_of(tree)
+        assert not catalog.scan(1)
+        catalog.close()
+        assert list(scanned(catalog)) == ["empty", "v2/boot/kernel", "v2/name.txt"]
+
+
+class TestRefused:
+    def test_what_is_no_regular_file(self, tree: Path) -> None:
+        secret = tree.parent / "secret"
+        secret.write_text("secret")
+        (tree / "leads-out").symlink_to(secret)
+        (tree / "leads-out-too").symlink_to(tree.parent)
+        (tree / "inside").symlink_to("empty")
+        os.mkfifo(tree / "pipe")
+        catalog = catalog_of(tree)
+        assert list(scanned(catalog)) == ["empty", "v2/boot/kernel", "v2/name.txt"]
+        assert dict(catalog.refused) == {"link": 3, "not-a-file": 1}
+        assert [(refused.name, refused.reason) for refused in catalog.refusals] == [
+            ("inside", "link"),
+            ("leads-out", "link"),
+            ("leads-out-too", "link"),
+            ("pipe", "not-a-file"),
+        ]
+        assert catalog.refusals[3].cause == "it is a FIFO"
+
+    def test_what_receivers_would_refuse(self, tree: Path) -> None:
+        (tree / "a\nb").touch()
+        deep = tree.joinpath(*"abcdefghijklmnopqrstuvwxyz0123456789")
+        deep.mkdir(parents=True)
+        (deep / "too-deep").touch()
+        catalog = catalog_of(tree)
+        assert len(scanned(catalog)) == 3
+        assert dict(catalog.refused) == {"unsafe-name": 2}
+
+    def test_what_is_too_large(self, tree: Path) -> None:
+        with open(tree / "disk", "wb") as file:
+            file.truncate(1 << 40)
+        catalog = catalog_of(tree)
+        assert len(scanned(catalog)) == 3
+        assert dict(catalog.refused) == {"too-large": 1}
+        assert "at most" in catalog.refusals[0].cause
+
+    def test_what_is_written_meanwhile(self, tree: Path) -> None:
+        catalog = catalog_of(tree)
+        path = tree / "v2" / "boot" / "kernel"
+        while not catalog.scan(60_000):  # it is before the end of the file's second block
+            with open(path, "ab") as file:
+                file.write(b"more")
+        assert [refused.reason for refused in catalog.refusals] == ["changing"]
+        assert "v2/boot/kernel" in scanned(catalog)
+
+    def test_many_are_counted_and_some_named(self, tree: Path) -> None:
+        for at in range(catalog_module.NAMED_REFUSALS + 7):
+            (tree / f"link{at}").symlink_to("/")
+        catalog = catalog_of(tree)
+        scanned(catalog)
+        assert len(catalog.refusals) == catalog_module.NAMED_REFUSALS
+        assert catalog.refused["link"] == catalog_module.NAMED_REFUSALS + 7
+
+    def test_a_source_that_is_not_there(self, tree: Path) -> None:
+        catalog = catalog_of(tree / "nothing")
+        with pytest.raises(
+            SourceError, match="no such file or directory; waiting for it to be created"
+        ) as caught:
+            catalog.scan()
+        assert caught.value.errno == 2
+        (tree / "nothing").write_bytes(b"something")
+        assert list(scanned(catalog)) == ["nothing"]
+
+    def test_a_source_of_another_kind(self, tree: Path) -> None:
+        os.mkfifo(tree / "pipe")
+        with pytest.raises(SourceError, match="it is a FIFO; name a file or a directory"):
+            catalog_of(tree / "pipe").scan()
+
+    def test_a_single_file_that_is_too_large(self, tree: Path) -> None:
+        with open(tree / "disk", "wb") as file:
+            file.truncate(1 << 40)
+        with pytest.raises(SourceError, match=f"cannot send {tree}/disk: it is too large"):
+            catalog_of(tree / "disk").scan()
+
+
+class TestRead:
+    def test_blocks_are_those_of_the_file(self, tree: Path) -> None:
+        catalog = catalog_of(tree)
+        kernel = scanned(catalog)["v2/boot/kernel"]
+        whole = b"".join(catalog.read(kernel, sbn) for sbn in range(3))
+        assert whole == (tree / "v2/boot/kernel").read_bytes()
+        alone = catalog_of(tree / "v2" / "name.txt")
+        assert alone.read(scanned(alone)["name.txt"], 0) == b"linux"
+
+    @pytest.mark.parametrize("how", ["written", "shorter", "replaced", "gone", "link", "directory"])
+    def test_a_file_that_has_changed_is_noticed(self, tree: Path, how: str) -> None:
+        catalog = catalog_of(tree)
+        path = tree / "v2" / "name.txt"
+        file = scanned(catalog)["v2/name.txt"]
+        match how:
+            case "written":  # and nothing shows it but the content
+                path.write_bytes(b"LINUX")
+                os.utime(path, ns=(1, file.mtime_ns))
+            case "shorter":
+                path.write_bytes(b"linu")
+            case "replaced":
+                path.with_name("other").write_bytes(b"linux")
+                path.with_name("other").replace(path)
+            case "gone":
+                path.unlink()
+            case "link":
+                path.rename(tree / "name.txt")
+                path.symlink_to(tree / "name.txt")
+            case "directory":
+                (tree / "v2").rename(tree.parent / "v2")
+                (tree / "v2").symlink_to(tree.parent / "v2")
+        with pytest.raises(ChangedError, match=r"^cannot send v2/name.txt: "):
+            catalog.read(file, 0)
+        assert scanned(catalog).get("v2/name.txt") != file
+
+    def test_what_changed_unseen_is_hashed_again(self, tree: Path) -> None:
+        catalog = catalog_of(tree)
+        path = tree / "v2" / "name.txt"
+        file = scanned(catalog)["v2/name.txt"]
+        path.write_bytes(b"LINUX")
+        os.utime(path, ns=(1, file.mtime_ns))
+        assert scanned(catalog)["v2/name.txt"] == file  # it cannot be seen
+        with pytest.raises(ChangedError):
+            catalog.read(file, 0)
+        again = scanned(catalog)["v2/name.txt"]
+        assert again.toi != file.toi
+        assert catalog.read(again, 0) == b"LINUX"
