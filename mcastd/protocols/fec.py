@@ -116,11 +116,10 @@ SCHEMES: Mapping[int, Scheme] = {
 
 def scheme_of(encoding_id: int) -> Scheme:
     """Raises Malformed if the scheme is not known here."""
-    try:
-        return SCHEMES[encoding_id]
-    except KeyError:
+    if (scheme := SCHEMES.get(encoding_id)) is None:
         known = ", ".join(map(str, SCHEMES))
-        raise Malformed("fec-scheme", f"FEC encoding id {encoding_id} is not known (have: {known})") from None
+        raise Malformed("fec-scheme", f"FEC encoding id {encoding_id} is not known (have: {known})")
+    return scheme
 
 
 @dataclass(frozen=True, slots=True)
