@@ -1,8 +1,8 @@
 """Many datagrams to the kernel in one system call: UDP_SEGMENT (GSO), sendmmsg(2), or one by one.
 
 GSO, linux/udp.h: the kernel takes one long buffer and cuts it into datagrams of one size (only the last may
-be shorter), as late as it can. What a kernel, an interface or a Python does not support is found out by
-trying, once, and forgotten when the interface changes.
+be shorter), as late as it can. What a kernel or an interface does not support is found out by trying, and
+forgotten when the interface changes, or after a while.
 
 Not sendfile(2), which costs less: it hands over the file's pages, not their content. A file rewritten in
 place would change datagrams that are sent already, and that a receiver on this host has not read yet.
@@ -11,6 +11,7 @@ place would change datagrams that are sent already, and that a receiver on this 
 from __future__ import annotations
 
 import errno
+import math
 import socket
 import struct
 from array import array
@@ -40,6 +41,9 @@ SEGMENTS_MIN = 8
 SEGMENTS_MAX, SEGMENTS_MAX_BEFORE = 128, 64
 # Answers of a kernel without GSO. EIO: the interface has no checksum offload.
 UNSUPPORTED = {errno.EINVAL, errno.EIO, errno.ENOPROTOOPT, errno.EOPNOTSUPP}
+# After this long a refusal of segments is forgotten: an interface whose MTU changed there and back looks as
+# before to the watch, which then tells nobody.
+OFFLOAD_SECONDS = 10.0
 # After ENOBUFS each datagram goes by itself for this long, doubled up to the maximum if it is soon met again:
 # a queue that cuts segments up may drop some of them and report success (tbf_segment() in sch_tbf.c), and
 # sendmmsg does not say why it took no more.
@@ -78,6 +82,7 @@ class Burst:
         self._single_until = 0.0  # monotonic seconds; 0: the interface's queue has always had room
         self._single_seconds = SINGLE_SECONDS
         self.offload = Offload()
+        self._offload_until = math.inf  # monotonic seconds; infinity: nothing was refused
         self._size = 0  # bytes of the last datagram that was tried
         self._queue: _Queue | None = None  # made when it is needed: most channels send one at a time
         # Datagrams that the last call tried to send in one piece and that found no room (ENOBUFS); else 0
@@ -138,6 +143,8 @@ class Burst:
         """Send some of the first; how many. Raises OSError if the first is refused."""
         self.refused = 0
         size = self._size = len(payloads[0])
+        if self._offload_until < math.inf and self._now() >= self._offload_until:
+            self.offload, self._offload_until = Offload(), math.inf
         while (most := self.offload.segments_of(size)) and len(payloads) > 1:
             count = payloads.alike(most)
             if count < min(SEGMENTS_MIN, max(2, len(payloads))):
@@ -149,7 +156,7 @@ class Burst:
                 if (offload := self.offload.without(error, size)) is None:
                     self._refuse(error, count)
                     raise
-                self.offload = offload
+                self.offload, self._offload_until = offload, self._now() + OFFLOAD_SECONDS
             else:
                 return count
         if len(payloads) == 1 or not HAVE_SENDMMSG:

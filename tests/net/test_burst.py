@@ -18,7 +18,7 @@ import pytest
 from mcastd.errors import LinkError
 from mcastd.ip import MAX_DATAGRAM_BYTES
 from mcastd.net import _abi, burst
-from mcastd.net.burst import SEGMENTS_MAX_BEFORE, Burst
+from mcastd.net.burst import OFFLOAD_SECONDS, SEGMENTS_MAX, SEGMENTS_MAX_BEFORE, Burst
 from mcastd.net.payloads import Chunks, ListPayloads, Payloads
 from mcastd.net.receiver import SocketReceiver
 from mcastd.net.sender import SocketSender
@@ -180,6 +180,52 @@ def test_a_refusal_of_segments_is_met_once(
         assert link.sender.sending == "sendmmsg"
         monkeypatch.setattr(Refusing, "sendmsg", None)  # it is not called again
         assert link.pass_on([b"x" * 100] * 200) == [b"x" * 100] * 200
+
+
+def test_a_refusal_of_segments_is_forgotten_in_time(
+    no_fd_leak: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watch tells nobody of an MTU that went down and up again between two of its looks."""
+    now = [1000.0]
+    with ExitStack() as stack:
+        link = Link(stack, monkeypatch, "sendmmsg")
+        link.sender._burst = Burst(link.sender._sock, lambda: now[0])
+        link.pass_on([b"x" * 100] * 10)
+        monkeypatch.setattr(Refusing, "most", SEGMENTS_MAX)  # from now on it can
+        now[0] += OFFLOAD_SECONDS - 1
+        link.pass_on([b"x" * 100] * 10)
+        assert link.sender.sending == "sendmmsg"
+        now[0] += 1
+        assert link.pass_on([b"x" * 100] * 10) == [b"x" * 100] * 10
+        assert link.sender.sending == "gso"
+
+
+def test_a_queue_without_room_has_datagrams_go_one_by_one_for_longer_and_longer(no_fd_leak: None) -> None:
+    now = [1000.0]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        burst = Burst(sock, lambda: now[0])
+        seconds: list[float] = []
+
+        def refuse() -> None:
+            burst._refuse(OSError(errno.ENOBUFS, "no room"), 1)
+            began = now[0]
+            while burst.way == "send":
+                now[0] += 0.5
+            seconds.append(now[0] - began)
+
+        for _ in range(8):
+            refuse()  # as soon as segments are tried again
+        assert seconds == [1, 2, 4, 8, 16, 32, 64, 64]
+        now[0] += 65
+        refuse()
+        assert seconds[-1] == 1
+        burst._refuse(OSError(errno.ENOBUFS, "no room"), 1)
+        now[0] += 1
+        burst._refuse(OSError(errno.ENOBUFS, "no room"), 1)  # while they go one by one
+        now[0] += 1.5
+        assert burst.way == "send"
+        now[0] += 0.5
+        assert burst.way == "gso"
 
 
 def test_a_refusal_that_means_the_datagram_is_told(link: Link) -> None:
