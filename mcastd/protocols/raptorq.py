@@ -101,16 +101,19 @@ def decode(
     with _panics_caught():
         decoder = library.Decoder.with_defaults(source_symbols * size, size)
         for number, symbol in symbols:
-            if not 0 <= number < SYMBOL_IDS:
-                raise CodecError("symbol-number", f"{number} is no encoding symbol id")
-            if len(symbol) != symbol_size:
-                raise CodecError(
-                    "symbol-size", f"a symbol of {len(symbol)} bytes among those of {symbol_size}"
-                )
+            require_symbol(symbol_size, number, symbol)
             block: bytes | None = decoder.decode(b"".join((number.to_bytes(4), symbol, filling)))
             if block is not None:
                 return block if not filling else _cut(block, symbol_size, size)
     return None
+
+
+def require_symbol(symbol_size: int, number: int, symbol: bytes | memoryview) -> None:
+    """Raises CodecError if this is no symbol of a block with symbols of ``symbol_size`` bytes."""
+    if not 0 <= number < SYMBOL_IDS:
+        raise CodecError("symbol-number", f"{number} is no encoding symbol id")
+    if len(symbol) != symbol_size:
+        raise CodecError("symbol-size", f"a symbol of {len(symbol)} bytes among those of {symbol_size}")
 
 
 @cache

@@ -1,0 +1,151 @@
+"""The codec in a process of its own: what it gives, how it refuses, what happens when it dies or hangs."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.wait import wait_for
+
+from mcastd.delivery import codec_process
+from mcastd.delivery.codec_process import CodecProcess
+from mcastd.protocols import raptorq
+from mcastd.protocols.raptorq import CodecError, NotInstalledError
+
+SIZE = 96  # bytes of a symbol
+BLOCK = random.Random(7).randbytes(40 * SIZE - 5)
+
+
+@pytest.fixture
+def codec(no_fd_leak: None) -> Iterator[CodecProcess]:
+    codec = CodecProcess()
+    yield codec
+    codec.close()
+
+
+needs_raptorq = pytest.mark.skipif(not raptorq.available(), reason="needs raptorq: pip install raptorq")
+
+
+@needs_raptorq
+def test_it_gives_what_the_library_gives(codec: CodecProcess) -> None:
+    assert codec.pid is None
+    made = codec.repair(BLOCK, SIZE, 9, skip=3)
+    assert made == raptorq.repair(BLOCK, SIZE, 9, skip=3)
+    assert codec.repair(memoryview(BLOCK), SIZE, 0) == []
+    pid = codec.pid
+    source = [BLOCK[at : at + SIZE].ljust(SIZE, b"\0") for at in range(0, len(BLOCK), SIZE)]
+    symbols = [(number, symbol) for number, symbol in enumerate(source) if number % 5]
+    assert codec.decode(SIZE, 40, symbols) is None, "32 of 40"
+    symbols += [(43 + number, memoryview(symbol)) for number, symbol in enumerate(made)]
+    assert codec.decode(SIZE, 40, symbols) == BLOCK + bytes(5)
+    assert codec.pid == pid, "it is one process"
+
+
+@needs_raptorq
+def test_a_block_as_large_as_there_can_be(codec: CodecProcess) -> None:
+    size = 1440
+    count = raptorq.source_symbols_max(size)
+    block = random.Random(8).randbytes(count * size)
+    symbols = [(number, memoryview(block)[number * size : (number + 1) * size]) for number in range(count)]
+    repair = list(enumerate(codec.repair(block, size, 3), count))
+    assert codec.decode(size, count, symbols[:17] + symbols[18:] + repair) == block
+
+
+@needs_raptorq
+def test_it_refuses_as_the_library_does(codec: CodecProcess) -> None:
+    for ask, reason in (
+        (lambda: codec.repair(BLOCK, 0, 1), "symbol-size"),
+        (lambda: codec.repair(BLOCK, SIZE, -1), "symbol-number"),
+        (lambda: codec.repair(b"", SIZE, 1), "block-size"),
+        (lambda: codec.decode(SIZE, 0, []), "block-size"),
+        (lambda: codec.decode(SIZE, 2, [(0, b"short")]), "symbol-size"),
+        (lambda: codec.decode(SIZE, 2, [(1 << 24, bytes(SIZE))]), "symbol-number"),
+    ):
+        with pytest.raises(CodecError) as caught:
+            ask()
+        assert caught.value.reason == reason
+    assert len(codec.repair(BLOCK, SIZE, 2)) == 2, "it goes on"
+
+
+def test_without_the_library_it_says_so(codec: CodecProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        codec_process, "_PROGRAM", f"import sys; sys.modules['raptorq'] = None; {codec_process._PROGRAM}"
+    )
+    with pytest.raises(NotInstalledError, match="cannot make repair symbols: raptorq is not installed"):
+        codec.repair(BLOCK, SIZE, 1)
+    with pytest.raises(NotInstalledError, match="cannot repair"):
+        codec.decode(SIZE, 1, [])
+
+
+@needs_raptorq
+def test_one_that_dies_fails_the_call_and_the_next_has_another(codec: CodecProcess) -> None:
+    codec.repair(BLOCK, SIZE, 1)
+    pid = codec.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z", "its death")
+    with pytest.raises(CodecError, match="process failed") as caught:
+        codec.repair(BLOCK, SIZE, 1)
+    assert caught.value.reason == "library"
+    assert len(codec.repair(BLOCK, SIZE, 4)) == 4
+    assert codec.pid != pid
+
+
+@needs_raptorq
+def test_one_that_hangs_is_given_up(codec: CodecProcess) -> None:
+    codec.repair(BLOCK, SIZE, 1)
+    assert codec.pid is not None
+    assert codec._socket is not None
+    codec._socket.settimeout(0.2)
+    os.kill(codec.pid, signal.SIGSTOP)
+    with pytest.raises(CodecError, match="timed out"):
+        codec.repair(BLOCK, SIZE, 1)
+    assert len(codec.repair(BLOCK, SIZE, 5)) == 5
+
+
+def test_where_no_process_can_be_had_it_is_an_error_of_the_call(
+    codec: CodecProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python3")
+    with pytest.raises(CodecError, match="no such file") as caught:
+        codec.repair(BLOCK, SIZE, 1)
+    assert caught.value.reason == "library"
+
+
+@needs_raptorq
+def test_threads_have_their_own_answers(codec: CodecProcess) -> None:
+    blocks = [random.Random(number).randbytes(SIZE * (5 + number)) for number in range(4)]
+    wrong: list[int] = []
+
+    def ask(number: int) -> None:
+        for skip in range(20):
+            if codec.repair(blocks[number], SIZE, 2, skip) != raptorq.repair(blocks[number], SIZE, 2, skip):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@needs_raptorq
+def test_it_ends_with_the_daemon_however_that_ends(tmp_path: Path) -> None:
+    program = (
+        "from mcastd.delivery.codec_process import CodecProcess; import os, signal;"
+        "codec = CodecProcess(); codec.repair(bytes(99), 96, 1); print(codec.pid, flush=True);"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
+    )
+    pid = int(said.stdout)
+    wait_for(lambda: not Path(f"/proc/{pid}").exists(), "the end of the codec's process")
