@@ -1,0 +1,454 @@
+"""An object being received: source symbols in their place in a file, repair symbols in memory until used.
+
+```
+ block   state   have            repair kept
+ 0       DONE
+ 1       OPEN    1 1 0 1 1 0 1   s7 s10        as many as are missing: decoded now, and the two holes written
+ 2       OPEN                                  nothing of it has come
+ 3       SAME                                  the file that has the name now has it, to be copied at the end
+ 4       UNSEEN                                it may be in the file that an earlier run left, or in that one
+```
+
+Whatever is sent, memory stays bounded: a map of what a block has is made when its first symbol comes, and
+dropped when the block is done; all maps and repair symbols of an output share one allowance.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from mcastd.delivery import blockfile
+from mcastd.delivery.description import ObjectDescription
+from mcastd.delivery.names import shown
+from mcastd.delivery.refused import BAD_DESCRIPTION, RefusedError
+from mcastd.delivery.symbols import HASH, MALFORMED, MEMORY, OVERHEAD_BYTES, Allowance, SymbolCounts
+from mcastd.protocols.fec import RAPTORQ, Blocks
+from mcastd.protocols.lct import Malformed
+from mcastd.protocols.raptorq import BLOCK_MAX_BYTES, SYMBOL_IDS, CodecError, NotInstalledError
+
+# Blocks of an object, of which each takes a byte.
+BLOCKS_MAX = 1 << 16
+# Source symbols of a block, of which each takes a byte while it is received.
+BLOCK_SYMBOLS_MAX = 1 << 16
+# Repair symbols of a block that are kept beyond those that are missing. Decoding fails once in 256 with as
+# many as are missing, and once in 16 million with two more (RFC 6330, section 5.1).
+SPARE_SYMBOLS = 2
+OPEN, UNSEEN, SAME, DONE = range(4)
+
+
+class Decode(Protocol):
+    """raptorq.decode(): a block of its symbols, None if they do not suffice. Raises NotInstalledError."""
+
+    def __call__(
+        self, symbol_size: int, source_symbols: int, symbols: Iterable[tuple[int, bytes | memoryview]]
+    ) -> bytes | None: ...
+
+
+@dataclass(slots=True)
+class _Block:
+    """A block of which something has come, and not enough."""
+
+    have: bytearray  # a byte for each source symbol: 1 if it is in the file
+    missing: int  # source symbols
+    repair: dict[int, bytes] = field(default_factory=dict)  # by encoding symbol id
+    failed: int = 0  # attempts to decode it
+    wrong: bool = False  # it was thrown away
+
+
+def blocks_of(description: ObjectDescription) -> Blocks:
+    """The source blocks of an object that can be received. Raises RefusedError."""
+    oti, hashes = description.oti, description.hashes
+    try:
+        blocks = Blocks(oti, description.length)
+    except Malformed as error:
+        raise _bad(description, str(error)) from error
+    if blocks.count > BLOCKS_MAX:
+        raise _bad(description, f"it has {blocks.count} blocks, more than {BLOCKS_MAX}")
+    if blocks.count and blocks.symbols(0) > BLOCK_SYMBOLS_MAX:
+        raise _bad(description, f"its blocks have {blocks.symbols(0)} symbols, more than {BLOCK_SYMBOLS_MAX}")
+    if oti.sub_blocks != 1:
+        raise _bad(description, f"its blocks are divided into {oti.sub_blocks} sub-blocks, not into symbols")
+    if hashes is not None and len(hashes) != blocks.count:
+        raise _bad(description, f"it has {blocks.count} blocks and {len(hashes)} hashes")
+    return blocks
+
+
+class Assembly:
+    """The blocks of one object on their way into a file. One thread uses it; others may read its numbers."""
+
+    def __init__(
+        self,
+        description: ObjectDescription,
+        fd: int,
+        decode: Decode,
+        counts: SymbolCounts,
+        allowance: Allowance,
+        *,
+        found: bool = False,
+        current: int | None = None,
+    ) -> None:
+        """Receive into ``fd``, which is the caller's to close.
+
+        With hashes, blocks are looked for in ``fd``, if it was ``found``, and then in ``current``, the file
+        that has the object's name now; :meth:`close` closes that. Raises RefusedError, OSError.
+        """
+        blocks = blocks_of(description)
+        os.ftruncate(fd, description.length)
+        self.description = description
+        self.fd = fd
+        self.left = blocks.count  # blocks that are neither DONE nor SAME
+        self.present = 0  # source symbols of the file
+        self.blocks = blocks
+        self.trouble: OSError | None = None  # what kept symbols from the file when it was last written
+        self.cannot_repair: NotInstalledError | CodecError | None = None
+        if description.oti.scheme == RAPTORQ and blocks.count and blocks.size(0) > BLOCK_MAX_BYTES:
+            self.cannot_repair = CodecError("block-size", f"blocks of {blocks.size(0)} bytes")
+        self._decode = decode
+        self._counts = counts
+        self._allowance = allowance
+        self._found = found
+        self._current = current
+        seen = description.hashes is None or not (found or current is not None)
+        self._states = bytearray([OPEN if seen else UNSEEN]) * blocks.count
+        self._unseen = 0  # no block before it is UNSEEN
+        self._open: dict[int, _Block] = {}
+
+    @property
+    def complete(self) -> bool:
+        """Return True if nothing more need be received."""
+        return not self.left
+
+    @property
+    def unchanged(self) -> bool:
+        """Return True if the file that has the name now is the object already."""
+        current = self._current
+        return (
+            current is not None
+            and self.description.hashes is not None
+            and self._states.count(SAME) == self.blocks.count
+            and os.fstat(current).st_size == self.description.length
+        )
+
+    @property
+    def current(self) -> int | None:
+        """The file that has the name now, if there was one when this began."""
+        return self._current
+
+    def close(self) -> None:
+        """Give back what it has of the allowance, and close the file of that name."""
+        for block in self._open.values():
+            self._give_back(block)
+        self._open = {}
+        if self._current is not None:
+            os.close(self._current)
+            self._current = None
+
+    def describe(self, description: ObjectDescription) -> bool:
+        """Take what its sender says now. Returns False if that is another object, which has to begin anew.
+
+        Hashes that were not known before are compared with what has come.
+        """
+        before = self.description
+        if description.hashes is None and before.hashes is not None:
+            description = replace(description, hashes=before.hashes)
+        if _content(description) != _content(before):
+            return False
+        if before.hashes is None and description.hashes is not None:
+            blocks_of(description)
+            for sbn, state in enumerate(self._states):
+                if state == DONE:
+                    self._states[sbn] = UNSEEN
+                    self.left += 1
+                    self.present -= self.blocks.symbols(sbn)
+            self._found, self._unseen = True, 0
+        elif before.hashes != description.hashes:
+            return False
+        self.description = description
+        return True
+
+    def take(self, sbn: int, esi: int, symbols: Sequence[bytes | memoryview]) -> int:
+        """Take symbols ``esi``, ``esi + 1``, ... of block ``sbn``, and count them.
+
+        Returns how many of the last ones are not taken and not counted, since ``trouble`` keeps them from the
+        file: then none of these is lost to the object for good, if it is sent again.
+        """
+        counts, number = self._counts, len(symbols)
+        if not (0 <= sbn < self.blocks.count and 0 <= esi <= SYMBOL_IDS - number):
+            counts.dropped[MALFORMED] += number
+            return 0
+        state = self._states[sbn]
+        if (self._examine(sbn) if state == UNSEEN else state) != OPEN:
+            counts.surplus += number
+            return 0
+        block = self._open.get(sbn) or self._begin(sbn)
+        if block is None:
+            counts.dropped[MEMORY] += number
+            return 0
+        fitting = self._fitting(sbn, esi, symbols)
+        if fitting is None:  # one by one, since some may be right
+            if number > 1:
+                return sum(self.take(sbn, esi + at, symbols[at : at + 1]) for at in range(number))
+            counts.dropped[MALFORMED] += number
+            return 0
+        return self._add(sbn, block, esi, fitting)
+
+    def retry(self) -> None:
+        """Complete what could not be written when all that it takes had come."""
+        for sbn, block in list(self._open.items()):
+            self.trouble = None
+            self._finish(sbn, block)
+            if self.trouble is not None:
+                break
+
+    def examine_next(self) -> bool:
+        """Look for one more block in what was there before. Returns False if there is none to look for."""
+        self._unseen = self._states.find(UNSEEN, self._unseen)
+        if self._unseen < 0:
+            self._unseen = len(self._states)
+            return False
+        self._examine(self._unseen)
+        return True
+
+    def copy_next(self) -> bool:
+        """Copy one block of the file that has the name now. Returns False if there is none to copy.
+
+        Should it have changed meanwhile, the block is to be received after all. Raises OSError.
+        """
+        sbn = self._states.find(SAME)
+        if sbn < 0:
+            return False
+        assert self._current is not None
+        offset, size = self.blocks.offset(sbn), self.blocks.size(sbn)
+        blockfile.copy(self._current, self.fd, offset, size)
+        # Whoever may write that file may have done so since it was looked at: only the copy counts
+        if self._has(self.fd, sbn):
+            self._states[sbn] = DONE
+        else:
+            self._states[sbn] = OPEN
+            self.left += 1
+            self.present -= self.blocks.symbols(sbn)
+        return True
+
+    # -- symbols
+
+    def _begin(self, sbn: int) -> _Block | None:
+        """A map for a block; None if there is no memory left for it."""
+        symbols = self.blocks.symbols(sbn)
+        if not self._allowance.take(symbols + OVERHEAD_BYTES):
+            return None
+        block = self._open[sbn] = _Block(bytearray(symbols), symbols)
+        return block
+
+    def _give_back(self, block: _Block) -> None:
+        size = self.blocks.symbol_size + OVERHEAD_BYTES
+        self._allowance.give(len(block.have) + OVERHEAD_BYTES + size * len(block.repair))
+        block.repair = {}
+
+    def _fitting(
+        self, sbn: int, esi: int, symbols: Sequence[bytes | memoryview]
+    ) -> Sequence[bytes | memoryview] | None:
+        """The symbols, the object's last one cut where that ends; None if one is not of the right size."""
+        size = self.blocks.symbol_size
+        sizes = list(map(len, symbols))
+        last = self.blocks.symbols(sbn) - 1 - esi
+        if sbn == self.blocks.count - 1 and 0 <= last < len(sizes):
+            rest = self.blocks.size(sbn) - (self.blocks.symbols(sbn) - 1) * size
+            if sizes[last] == rest:
+                sizes[last] = size  # sent short, as without a code
+            elif sizes[last] == size:
+                symbols = [*symbols[:last], symbols[last][:rest], *symbols[last + 1 :]]
+        return symbols if sizes.count(size) == len(sizes) else None
+
+    def _add(self, sbn: int, block: _Block, esi: int, symbols: Sequence[bytes | memoryview]) -> int:
+        """Write and keep symbols of the right size; see :meth:`take`."""
+        counts = self._counts
+        sources = min(len(symbols), max(0, len(block.have) - esi))
+        taken = new = kept = 0
+        if sources:
+            taken, new = self._store(
+                sbn, block, esi, symbols[:sources] if sources < len(symbols) else symbols
+            )
+            counts.duplicate += taken - new
+            if new:
+                self._finish(sbn, block)
+        if taken == sources:
+            while taken < len(symbols) and self._states[sbn] == OPEN and not block.wrong:
+                if self._keep(block, esi + taken, symbols[taken]):
+                    kept += 1
+                    self._finish(sbn, block)
+                taken += 1
+            rest, taken = len(symbols) - taken, len(symbols)
+            if block.wrong:
+                counts.dropped[HASH] += rest
+            else:
+                counts.surplus += rest
+        if block.wrong:
+            counts.dropped[HASH] += new + kept
+        else:
+            counts.source += new
+            counts.repair += kept
+        return len(symbols) - taken
+
+    def _store(
+        self, sbn: int, block: _Block, esi: int, symbols: Sequence[bytes | memoryview]
+    ) -> tuple[int, int]:
+        """Write source symbols to their places, where there is none yet: the first one that came counts.
+
+        Returns how many of the first ones are in the file now, and how many of these were not before.
+        """
+        have, size = block.have, self.blocks.symbol_size
+        begin, end, new = self.blocks.offset(sbn), esi + len(symbols), 0
+        at = have.find(0, esi, end)
+        while at >= 0:
+            stop = have.find(1, at, end)
+            stop = end if stop < 0 else stop
+            part = symbols[at - esi : stop - esi]
+            whole = (stop - at - 1) * size + len(part[-1])
+            written = self._write(part, begin + at * size, whole)
+            stored = stop - at if written == whole else written // size
+            have[at : at + stored] = b"\1" * stored
+            block.missing -= stored
+            self.present += stored
+            new += stored
+            if written < whole:
+                return at + stored - esi, new
+            at = have.find(0, stop, end)
+        return len(symbols), new
+
+    def _keep(self, block: _Block, esi: int, symbol: bytes | memoryview) -> bool:
+        """Keep a repair symbol, if the block needs it. Returns True if it is kept."""
+        counts = self._counts
+        if esi in block.repair:
+            counts.duplicate += 1
+        elif (
+            self.description.oti.scheme != RAPTORQ
+            or self.cannot_repair is not None
+            or len(block.repair) >= block.missing + SPARE_SYMBOLS + block.failed
+        ):
+            counts.surplus += 1
+        elif not self._allowance.take(len(symbol) + OVERHEAD_BYTES):
+            counts.dropped[MEMORY] += 1
+        else:
+            block.repair[esi] = bytes(symbol)
+            return True
+        return False
+
+    # -- blocks
+
+    def _finish(self, sbn: int, block: _Block) -> None:
+        """Complete a block if enough of it has come: decode and verify it, and write its holes."""
+        if block.missing and (not block.repair or len(block.repair) < block.missing + block.failed):
+            return
+        if block.missing:
+            try:
+                data = self._decoded(sbn, block)
+            except OSError as error:
+                self.trouble = error
+                return
+            if data is None:
+                return
+            right = self._is_block(sbn, hashlib.sha256(data).digest()) if self._hashed else True
+            if right and not self._fill(sbn, block, data):
+                return
+        else:
+            right = not self._hashed or self._has(self.fd, sbn)
+        if not right:
+            self._throw_away(sbn, block)
+            return
+        self._states[sbn] = DONE
+        self.left -= 1
+        del self._open[sbn]
+        self._give_back(block)
+
+    def _decoded(self, sbn: int, block: _Block) -> memoryview | None:
+        """The bytes of a block, of what has come of it; None if that does not suffice. Raises OSError."""
+        size, number = self.blocks.symbol_size, len(block.have)
+        data = os.pread(self.fd, self.blocks.size(sbn), self.blocks.offset(sbn))
+        padded = memoryview(data.ljust(number * size, b"\0"))
+        sources = ((i, padded[i * size : (i + 1) * size]) for i in range(number) if block.have[i])
+        try:
+            decoded = self._decode(size, number, [*sources, *block.repair.items()])
+        except (NotInstalledError, CodecError) as error:
+            self.cannot_repair = error
+            for each in self._open.values():
+                self._allowance.give((size + OVERHEAD_BYTES) * len(each.repair))
+                each.repair = {}
+            return None
+        if decoded is None:
+            block.failed += 1
+            self._counts.failed_decodes += 1
+            return None
+        return memoryview(decoded)[: self.blocks.size(sbn)]
+
+    def _fill(self, sbn: int, block: _Block, data: memoryview) -> bool:
+        """Write the holes of a block. Returns False if ``trouble`` keeps it from that."""
+        have, size, offset = block.have, self.blocks.symbol_size, self.blocks.offset(sbn)
+        at = have.find(0)
+        while at >= 0:
+            stop = have.find(1, at)
+            stop = len(have) if stop < 0 else stop
+            hole = data[at * size : stop * size]
+            if self._write([hole], offset + at * size, len(hole)) < len(hole):
+                return False
+            have[at:stop] = b"\1" * (stop - at)
+            block.missing -= stop - at
+            self.present += stop - at
+            self._counts.restored += stop - at
+            at = have.find(0, stop)
+        return True
+
+    def _throw_away(self, sbn: int, block: _Block) -> None:
+        """Begin a block anew: some of its symbols are not what was signed, and nothing tells which."""
+        self._counts.wrong_blocks += 1
+        self.present -= len(block.have) - block.missing
+        block.wrong = True
+        del self._open[sbn]
+        self._give_back(block)
+
+    def _examine(self, sbn: int) -> int:
+        """See whether a block is there already. Returns its state from now on."""
+        state = OPEN
+        if self._found and self._has(self.fd, sbn):
+            state = DONE
+        elif self._current is not None and self._has(self._current, sbn):
+            state = SAME
+        self._states[sbn] = state
+        if state != OPEN:
+            self.left -= 1
+            self.present += self.blocks.symbols(sbn)
+        return state
+
+    def _has(self, fd: int, sbn: int) -> bool:
+        """Return True if a file has a block in its place. What cannot be read is not there."""
+        return self._is_block(sbn, blockfile.digest(fd, self.blocks.offset(sbn), self.blocks.size(sbn)))
+
+    @property
+    def _hashed(self) -> bool:
+        return self.description.hashes is not None
+
+    def _is_block(self, sbn: int, digest: bytes | None) -> bool:
+        hashes = self.description.hashes
+        return hashes is not None and digest == hashes[sbn]
+
+    def _write(self, buffers: Sequence[bytes | memoryview], offset: int, size: int) -> int:
+        """Write ``size`` bytes to the file. Returns how many it took; if not all, ``trouble`` says why."""
+        written, self.trouble = blockfile.write(self.fd, buffers, offset, size)
+        return written
+
+
+def _content(description: ObjectDescription) -> tuple[object, ...]:
+    """What cannot change in the description of one object."""
+    return description.toi, description.name, description.length, description.oti, description.encoding
+
+
+def _bad(description: ObjectDescription, cause: str) -> RefusedError:
+    return RefusedError(
+        shown(description.path),
+        cause,
+        "its sender has to describe it otherwise",
+        reason=BAD_DESCRIPTION,
+    )

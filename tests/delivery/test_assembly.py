@@ -1,0 +1,634 @@
+"""Objects come whole, or not at all, whatever is lost, doubled, forged or interrupted on the way."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.objects import NO_CODE, RAPTORQ, SentObject
+
+from mcastd.delivery import assembly as module
+from mcastd.delivery.assembly import BLOCKS_MAX, Assembly
+from mcastd.delivery.description import ObjectDescription
+from mcastd.delivery.refused import BAD_DESCRIPTION, RefusedError
+from mcastd.delivery.symbols import HASH, MALFORMED, MEMORY, OVERHEAD_BYTES, Allowance, SymbolCounts
+from mcastd.protocols.fec import REED_SOLOMON, SMALL_BLOCK, Oti
+from mcastd.protocols.raptorq import CodecError, NotInstalledError
+
+PLENTY = 1 << 30
+
+
+class Receiving:
+    """An assembly with all that belongs to it, over a file without a name."""
+
+    def __init__(self, sent: SentObject, allowance: int = PLENTY, **settings: object) -> None:
+        self.sent = sent
+        self.counts = SymbolCounts()
+        self.allowance = Allowance(allowance)
+        self.fd = os.memfd_create("object")
+        self.given = 0
+        self.begin(**settings)
+
+    def begin(self, description: ObjectDescription | None = None, **settings: object) -> None:
+        self.assembly = Assembly(
+            description or self.sent.description,
+            self.fd,
+            self.sent.decode,
+            self.counts,
+            self.allowance,
+            **settings,  # type: ignore[arg-type]
+        )
+
+    def give(self, sbn: int, esi: int, symbols: list[bytes]) -> int:
+        """Returns how many are not taken."""
+        left = self.assembly.take(sbn, esi, [memoryview(symbol) for symbol in symbols])
+        self.given += len(symbols) - left
+        assert self.accounted == self.given
+        return left
+
+    def give_block(self, sbn: int) -> None:
+        self.give(sbn, 0, self.sent.run(sbn))
+
+    @property
+    def accounted(self) -> int:
+        counts = self.counts
+        taken = counts.source + counts.repair + counts.duplicate + counts.surplus
+        return taken + counts.dropped.total()
+
+    @property
+    def content(self) -> bytes:
+        return os.pread(self.fd, len(self.sent.data) + 99, 0)
+
+    def require_whole(self) -> None:
+        assert self.assembly.complete
+        assert self.content == self.sent.data
+        assert self.assembly.present == self.sent.blocks.total
+        self.assembly.close()
+        assert self.allowance.left >= 0
+
+    def close(self) -> None:
+        self.assembly.close()
+        os.close(self.fd)
+
+
+@pytest.fixture
+def receive(no_fd_leak: None) -> Iterator[Callable[..., Receiving]]:
+    made: list[Receiving] = []
+
+    def receive(sent: SentObject, *args: int, **settings: object) -> Receiving:
+        made.append(Receiving(sent, *args, **settings))
+        return made[-1]
+
+    yield receive
+    for each in made:
+        each.close()
+
+
+# -- symbols to their places
+
+
+@pytest.mark.parametrize("length", [0, 1, 15, 16, 17, 127, 128, 129, 1000])
+@pytest.mark.parametrize("scheme", [NO_CODE, RAPTORQ, REED_SOLOMON, SMALL_BLOCK])
+@pytest.mark.parametrize("signed", [True, False])
+def test_what_comes_whole_is_whole(
+    receive: Callable[..., Receiving], length: int, scheme: int, signed: bool
+) -> None:
+    sent = SentObject(length, scheme=scheme, signed=signed)
+    receiving = receive(sent)
+    for sbn in reversed(range(sent.blocks.count)):
+        assert not receiving.assembly.complete
+        receiving.give_block(sbn)
+    receiving.require_whole()
+    assert receiving.counts == SymbolCounts(source=sent.blocks.total)
+    assert receiving.allowance.left == PLENTY
+    assert sent.decodes == 0
+
+
+def test_the_last_symbol_may_be_short(receive: Callable[..., Receiving]) -> None:
+    receiving = receive(SentObject(129, scheme=NO_CODE))
+    receiving.give_block(0)
+    receiving.give(1, 0, [*receiving.sent.run(1)[:-1], receiving.sent.data[128:]])
+    receiving.require_whole()
+
+
+@pytest.mark.parametrize("size", [0, 1, 15, 17])
+def test_no_other_symbol_may_have_another_size(receive: Callable[..., Receiving], size: int) -> None:
+    receiving = receive(SentObject(256))
+    run = receiving.sent.run(0)
+    run[3] = bytes(size)
+    receiving.give(0, 0, run)
+    assert receiving.counts == SymbolCounts(source=7, dropped=receiving.counts.dropped)
+    assert receiving.counts.dropped == {MALFORMED: 1}
+    receiving.give(0, 8, [bytes(size)])
+    assert receiving.counts.dropped == {MALFORMED: 2}
+    receiving.give_block(0)
+    assert receiving.counts.duplicate == 7
+    receiving.give_block(1)
+    receiving.require_whole()
+
+
+@pytest.mark.parametrize(
+    ("sbn", "esi"), [(2, 0), (-1, 0), (1 << 32, 0), (0, -1), (0, (1 << 24) - 2), (0, 1 << 40)]
+)
+def test_a_place_that_is_not_there_is_refused_before_anything_is_kept(
+    receive: Callable[..., Receiving], sbn: int, esi: int
+) -> None:
+    receiving = receive(SentObject(256))
+    receiving.give(sbn, esi, [bytes(16)] * 3)
+    assert receiving.counts.dropped == {MALFORMED: 3}
+    assert receiving.allowance.left == PLENTY
+
+
+def test_the_first_symbol_that_came_counts(receive: Callable[..., Receiving]) -> None:
+    sent = SentObject(128, signed=False)
+    receiving = receive(sent)
+    receiving.give(0, 2, sent.run(0, 2, 2))
+    receiving.give(0, 0, [sent.symbol(0, 0), sent.symbol(0, 1), bytes(16), bytes(16), *sent.run(0, 4)])
+    assert receiving.counts == SymbolCounts(source=8, duplicate=2)
+    receiving.require_whole()
+
+
+def test_more_symbols_than_one_call_takes_are_written(receive: Callable[..., Receiving]) -> None:
+    sent = SentObject(3000, 1, 3000)
+    receiving = receive(sent)
+    receiving.give_block(0)
+    receiving.require_whole()
+
+
+def test_an_empty_run_is_nothing(receive: Callable[..., Receiving]) -> None:
+    receiving = receive(SentObject(100))
+    receiving.give(0, 0, [])
+    assert receiving.counts == SymbolCounts()
+
+
+# -- repair
+
+
+def test_repair_symbols_stand_for_any_others(receive: Callable[..., Receiving]) -> None:
+    sent = SentObject(250)
+    receiving = receive(sent)
+    receiving.give(0, 1, sent.run(0, 1, 5))
+    receiving.give(0, 9, sent.run(0, 9, 2))
+    assert receiving.counts == SymbolCounts(source=5, repair=2)
+    receiving.give(0, 11, sent.run(0, 11, 4))
+    assert receiving.counts == SymbolCounts(source=5, repair=3, surplus=3, restored=3)
+    receiving.give(0, 0, sent.run(0))
+    assert receiving.counts.surplus == 11
+    receiving.give(1, 8, sent.run(1, 8, 8))
+    receiving.require_whole()
+    assert receiving.counts.restored == 11
+    assert receiving.allowance.left == PLENTY
+    assert sent.decodes == 2
+
+
+def test_source_and_repair_symbols_come_in_one_run(receive: Callable[..., Receiving]) -> None:
+    sent = SentObject(120)
+    receiving = receive(sent)
+    receiving.give(0, 2, sent.run(0, 2, 9))
+    receiving.require_whole()
+    assert receiving.counts == SymbolCounts(source=6, repair=2, surplus=1, restored=2)
+
+
+def test_one_more_is_waited_for_when_as_many_as_are_missing_do_not_suffice(
+    receive: Callable[..., Receiving],
+) -> None:
+    sent = SentObject(128)
+    sent.short = [1, 2]
+    receiving = receive(sent)
+    receiving.give(0, 0, sent.run(0, 0, 6))
+    for esi in (20, 21):
+        receiving.give(0, esi, sent.run(0, esi, 1))
+    assert receiving.counts.failed_decodes == 1
+    receiving.give(0, 20, sent.run(0, 20, 1))
+    assert receiving.counts.duplicate == 1
+    assert sent.decodes == 1
+    receiving.give(0, 22, sent.run(0, 22, 1))
+    assert receiving.counts.failed_decodes == 2
+    receiving.give(0, 23, sent.run(0, 23, 1))
+    receiving.require_whole()
+    assert receiving.counts == SymbolCounts(source=6, repair=4, duplicate=1, restored=2, failed_decodes=2)
+
+
+def test_repair_is_kept_within_the_allowance(receive: Callable[..., Receiving]) -> None:
+    sent = SentObject(256)
+    block, symbol = 8 + OVERHEAD_BYTES, 16 + OVERHEAD_BYTES
+    receiving = receive(sent, block + 3 * symbol)
+    receiving.give(0, 8, sent.run(0, 8, 4))
+    assert receiving.counts == SymbolCounts(repair=3, dropped=receiving.counts.dropped)
+    assert receiving.counts.dropped == {MEMORY: 1}
+    receiving.give(1, 0, sent.run(1, 0, 2))
+    assert receiving.counts.dropped == {MEMORY: 3}
+    receiving.give(0, 0, sent.run(0, 0, 5))  # gives the memory back
+    receiving.give_block(1)
+    receiving.require_whole()
+
+
+@pytest.mark.parametrize(
+    "error", [NotInstalledError("cannot repair"), CodecError("library", "raptorq failed")]
+)
+def test_without_a_code_what_is_missing_is_waited_for(
+    receive: Callable[..., Receiving], error: Exception
+) -> None:
+    sent = SentObject(256)
+
+    def decode(*_: object) -> bytes:
+        raise error
+
+    sent.decode = decode  # type: ignore[assignment, method-assign]
+    receiving = receive(sent)
+    receiving.give(0, 8, sent.run(0, 8, 2))
+    receiving.give(1, 1, sent.run(1, 1, 8))
+    assert receiving.assembly.cannot_repair is error
+    receiving.give(1, 9, sent.run(1, 9, 2))
+    assert receiving.counts == SymbolCounts(source=7, repair=3, surplus=2)
+    assert receiving.allowance.left == PLENTY - 2 * (8 + OVERHEAD_BYTES)
+    receiving.give_block(1)
+    receiving.give_block(0)
+    receiving.require_whole()
+
+
+@pytest.mark.parametrize("scheme", [NO_CODE, REED_SOLOMON, SMALL_BLOCK])
+def test_repair_of_a_code_that_is_not_known_is_surplus(
+    receive: Callable[..., Receiving], scheme: int
+) -> None:
+    sent = SentObject(128, scheme=scheme)
+    receiving = receive(sent)
+    receiving.give(0, 5, sent.run(0, 5, 6))
+    assert receiving.counts == SymbolCounts(source=3, surplus=3)
+
+
+def test_blocks_that_the_code_does_not_take_keep_no_repair(receive: Callable[..., Receiving]) -> None:
+    oti = Oti(RAPTORQ, 1024, 10_000, 1)
+    sent = SentObject(1)
+    receiving = receive(sent, description=sent.described(length=10_240_000, oti=oti, hashes=None))
+    receiving.give(0, 10_000, [bytes(1024)] * 3)
+    assert receiving.counts == SymbolCounts(surplus=3)
+    assert isinstance(receiving.assembly.cannot_repair, CodecError)
+
+
+# -- wrong bytes
+
+
+@pytest.mark.parametrize("forged", [3, 9])
+def test_a_wrong_block_is_thrown_away_whole_and_received_again(
+    receive: Callable[..., Receiving], forged: int
+) -> None:
+    sent = SentObject(256)
+    receiving = receive(sent)
+    esis = [0, 1, 2, 3, 4, 5, 8, 9]
+    for esi in esis:
+        symbol = sent.symbol(0, esi)
+        receiving.give(0, esi, [symbol if esi != forged else bytes([symbol[0], symbol[1] ^ 1]) + symbol[2:]])
+    assert receiving.counts.wrong_blocks == 1
+    assert receiving.counts.dropped == {HASH: 1}
+    assert receiving.assembly.present == 0
+    assert receiving.allowance.left == PLENTY
+    receiving.give_block(0)
+    receiving.give_block(1)
+    receiving.require_whole()
+
+
+def test_what_comes_with_the_last_symbol_of_a_wrong_block_is_dropped_with_it(
+    receive: Callable[..., Receiving],
+) -> None:
+    sent = SentObject(128)
+    receiving = receive(sent)
+    receiving.give(0, 0, [bytes(16)])
+    receiving.give(0, 4, [*sent.run(0, 4), *sent.run(0, 8, 6)])
+    assert receiving.counts.dropped == {HASH: 4 + 3 + 3}
+    assert receiving.counts == SymbolCounts(source=1, dropped=receiving.counts.dropped, wrong_blocks=1)
+
+
+# -- a full disk
+
+
+class Room:
+    """A file system with room for ``left`` bytes of what is written by assemblies."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, left: int, number: int = errno.ENOSPC) -> None:
+        self.left, self.number = left, number
+        self._pwrite = os.pwrite
+        monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: self.write(fd, bytes(data), offset))
+        monkeypatch.setattr(os, "pwritev", lambda fd, parts, offset: self.write(fd, b"".join(parts), offset))
+
+    def write(self, fd: int, data: bytes, offset: int) -> int:
+        if not self.left:
+            raise OSError(self.number, os.strerror(self.number))
+        written = self._pwrite(fd, data[: self.left], offset)
+        self.left -= written
+        return written
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_makes_an_object_wait(
+    receive: Callable[..., Receiving], monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    sent = SentObject(256)
+    receiving = receive(sent)
+    room = Room(monkeypatch, 40, number)
+    assert receiving.give(0, 0, sent.run(0)) == 6
+    assert receiving.assembly.trouble is not None
+    assert receiving.assembly.trouble.errno == number
+    assert receiving.counts == SymbolCounts(source=2)
+    assert receiving.give(0, 1, sent.run(0, 1, 3)) == 2  # the first of them is there
+    assert receiving.counts == SymbolCounts(source=2, duplicate=1)
+    room.left = PLENTY
+    assert receiving.give(0, 0, sent.run(0)) == 0
+    assert receiving.assembly.trouble is None
+    receiving.give_block(1)
+    receiving.require_whole()
+
+
+def test_a_block_that_is_decoded_waits_for_room(
+    receive: Callable[..., Receiving], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = SentObject(250)
+    receiving = receive(sent)
+    receiving.give(0, 1, sent.run(0, 1, 2))
+    receiving.give(0, 4, sent.run(0, 4))
+    receiving.give(1, 1, sent.run(1, 1))
+    room = Room(monkeypatch, 20)
+    receiving.give(0, 8, sent.run(0, 8, 6))
+    assert receiving.counts == SymbolCounts(source=13, repair=3, surplus=3, restored=1)
+    assert receiving.assembly.trouble is not None
+    decodes = sent.decodes
+    receiving.give(1, 8, sent.run(1, 8, 1))
+    receiving.assembly.retry()
+    assert sent.decodes == decodes + 2  # it stops at the first that has no room
+    room.left = PLENTY
+    receiving.assembly.retry()
+    receiving.require_whole()
+
+
+# -- what an earlier run has left, and the file that has the name
+
+
+def test_an_object_is_gone_on_with_after_a_restart(receive: Callable[..., Receiving]) -> None:
+    sent = SentObject(512 + 5)
+    receiving = receive(sent)
+    receiving.give_block(0)
+    receiving.give_block(4)
+    # Not whole, and of no use: nothing tells which of its symbols are right
+    receiving.give(2, 0, sent.run(2, 0, 6))
+    receiving.assembly.close()
+    receiving.begin(found=True)
+    assert receiving.assembly.left == 5
+    receiving.give(0, 0, sent.run(0, 0, 1))  # looked for when it is touched
+    assert (receiving.assembly.left, receiving.counts.surplus) == (4, 1)
+    while receiving.assembly.examine_next():
+        pass
+    assert receiving.assembly.left == 3
+    assert not receiving.assembly.examine_next()
+    for sbn in (1, 2, 3):
+        receiving.give_block(sbn)
+    receiving.require_whole()
+
+
+def test_a_longer_file_that_was_left_is_cut(receive: Callable[..., Receiving]) -> None:
+    sent = SentObject(100)
+    receiving = receive(sent)
+    os.pwrite(receiving.fd, sent.data + b"more", 0)
+    receiving.begin(found=True)
+    assert receiving.assembly.examine_next()
+    receiving.require_whole()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Callable[[bytes], int]:
+    def file(content: bytes) -> int:
+        (tmp_path / "current").write_bytes(content)
+        return os.open(tmp_path / "current", os.O_RDONLY)
+
+    return file
+
+
+@pytest.mark.parametrize("reflinks", [True, False])
+def test_of_the_file_that_has_the_name_only_what_differs_is_received(
+    receive: Callable[..., Receiving],
+    file: Callable[[bytes], int],
+    monkeypatch: pytest.MonkeyPatch,
+    reflinks: bool,
+) -> None:
+    if not reflinks:
+
+        def fail(*_: object) -> int:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+        monkeypatch.setattr(os, "copy_file_range", fail)
+    sent = SentObject(256 + 9)
+    receiving = receive(sent, current=file(sent.data[:140] + b"?" + sent.data[141:] + b"a longer file"))
+    while receiving.assembly.examine_next():
+        pass
+    assert receiving.assembly.left == 1
+    assert not receiving.assembly.unchanged
+    receiving.give_block(1)
+    assert receiving.assembly.complete
+    while receiving.assembly.copy_next():
+        pass
+    receiving.require_whole()
+    assert receiving.counts == SymbolCounts(source=6)  # 17 symbols, in blocks of 6, 6 and 5
+
+
+@pytest.mark.parametrize(("more", "unchanged"), [(b"", True), (b"x", False)])
+@pytest.mark.parametrize("length", [0, 16, 300])
+def test_a_file_that_is_the_object_already_is_seen(
+    receive: Callable[..., Receiving], file: Callable[[bytes], int], length: int, more: bytes, unchanged: bool
+) -> None:
+    sent = SentObject(length)
+    receiving = receive(sent, current=file(sent.data + more))
+    while receiving.assembly.examine_next():
+        pass
+    assert receiving.assembly.complete
+    assert receiving.assembly.unchanged is unchanged
+
+
+def test_nothing_is_unchanged_without_hashes(
+    receive: Callable[..., Receiving], file: Callable[[bytes], int]
+) -> None:
+    sent = SentObject(0, signed=False)
+    assert not receive(sent, current=file(b"")).assembly.unchanged
+
+
+def test_a_file_that_changes_while_it_is_copied_brings_in_no_wrong_byte(
+    receive: Callable[..., Receiving], tmp_path: Path, file: Callable[[bytes], int]
+) -> None:
+    sent = SentObject(256)
+    receiving = receive(sent, current=file(sent.data))
+    while receiving.assembly.examine_next():
+        pass
+    (tmp_path / "current").write_bytes(sent.data[:-1])
+    while receiving.assembly.copy_next():
+        pass
+    assert receiving.assembly.left == 1
+    receiving.give_block(1)
+    receiving.require_whole()
+
+
+# -- descriptions
+
+
+def test_hashes_that_come_later_are_compared_with_what_has_come(receive: Callable[..., Receiving]) -> None:
+    sent = SentObject(512, signed=False)
+    signed = SentObject(512).description
+    receiving = receive(sent)
+    receiving.give(0, 0, [bytes(16), *sent.run(0, 1)])
+    receiving.give_block(1)
+    receiving.give(2, 0, sent.run(2, 0, 5))
+    assert receiving.assembly.describe(signed)
+    while receiving.assembly.examine_next():
+        pass
+    assert receiving.assembly.left == 3
+    for sbn in (0, 2, 3):
+        receiving.give_block(sbn)
+    receiving.require_whole()
+    assert receiving.counts.duplicate == 5
+    assert receiving.assembly.describe(sent.described(expires=5.0))  # unsigned again: what was signed stays
+    assert receiving.assembly.description.hashes == signed.hashes
+    assert receiving.assembly.description.expires == 5.0
+
+
+def test_another_object_with_the_same_number_begins_anew(receive: Callable[..., Receiving]) -> None:
+    sent = SentObject(256)
+    receiving = receive(sent)
+    hashes = sent.description.hashes
+    assert hashes is not None
+    for other in (
+        sent.described(length=255),
+        sent.described(name=("images", "1.img")),
+        sent.described(oti=Oti(RAPTORQ, 16, 4, 4)),
+        sent.described(hashes=hashes[::-1]),
+        sent.described(encoding="gzip"),
+    ):
+        assert not receiving.assembly.describe(other)
+    assert receiving.assembly.describe(sent.described(mode=0o600))
+    assert receiving.assembly.description.mode == 0o600
+
+
+@pytest.mark.parametrize(
+    ("length", "oti", "hashes"),
+    [
+        (1 << 17, Oti(NO_CODE, 1, 1), None),  # 131,072 blocks
+        (BLOCKS_MAX + 1, Oti(SMALL_BLOCK, 1, 1), None),
+        (100, Oti(RAPTORQ, 16, 7, 1, sub_blocks=2), None),
+        (100, Oti(RAPTORQ, 16, 7, 1), (b"1" * 32, b"2" * 32)),
+        (100, Oti(RAPTORQ, 16, 7, 1), ()),
+    ],
+)
+def test_what_contradicts_itself_or_has_no_bounds_is_refused(
+    length: int, oti: Oti, hashes: tuple[bytes, ...] | None
+) -> None:
+    description = ObjectDescription(
+        toi=1, name=("a",), length=length, content_length=length, oti=oti, hashes=hashes
+    )
+    with pytest.raises(RefusedError) as refused:
+        module.blocks_of(description)
+    assert refused.value.reason == BAD_DESCRIPTION
+
+
+# -- whatever happens
+
+
+@dataclass(frozen=True)
+class Way:
+    """What happens to what is sent, each with its share of the symbols, or of the runs."""
+
+    loss: float
+    doubled: float
+    forged: float
+    killed: float
+
+
+WAYS = st.builds(
+    Way,
+    loss=st.sampled_from([0.0, 0.1, 0.5]),
+    doubled=st.sampled_from([0.0, 0.2]),
+    forged=st.sampled_from([0.0, 0.05]),
+    killed=st.sampled_from([0.0, 0.1]),
+)
+OBJECTS = st.builds(
+    SentObject,
+    st.integers(0, 400),
+    symbol_size=st.integers(6, 40),
+    block_symbols=st.integers(1, 12),
+    scheme=st.sampled_from([NO_CODE, RAPTORQ]),
+    signed=st.booleans(),
+)
+
+
+def sent_once(sent: SentObject, chance: random.Random, way: Way) -> Iterator[tuple[int, list[int]]]:
+    """Runs of symbols of all blocks, out of order, lost and doubled; a repair symbol for three others."""
+    symbols = [
+        (sbn, esi)
+        for sbn in range(sent.blocks.count)
+        for esi in range(sent.blocks.symbols(sbn) + chance.randrange(2 + sent.blocks.symbols(sbn) // 3))
+        for _ in range(1 + (chance.random() < way.doubled))
+        if chance.random() >= way.loss
+    ]
+    if chance.random() < 0.7:
+        chance.shuffle(symbols)
+    while symbols:
+        number = 1
+        sbn, esi = symbols[0]
+        while number < len(symbols) and symbols[number] == (sbn, esi + number):
+            number += 1
+        yield sbn, list(range(esi, esi + number))
+        del symbols[:number]
+
+
+@settings(max_examples=60)
+@given(OBJECTS, WAYS, st.integers(0, 1 << 30))
+def test_an_object_comes_whole_or_not_at_all(sent: SentObject, way: Way, seed: int) -> None:
+    chance = random.Random(seed)
+    signed = sent.description.hashes is not None
+    sent.short = [chance.randrange(3) for _ in range(chance.randrange(4))]
+    receiving = Receiving(sent, chance.choice([2000, PLENTY]))
+    for _ in range(3):
+        for sbn, esis in sent_once(sent, chance, way):
+            run = [sent.symbol(sbn, esi) for esi in esis]
+            if signed and chance.random() < way.forged:
+                at = chance.randrange(len(run))
+                run[at] = bytes([run[at][0], run[at][1] ^ 1]) + run[at][2:]
+            receiving.give(sbn, esis[0], run)
+            if chance.random() < way.killed:
+                receiving.assembly.close()
+                if not signed:
+                    os.ftruncate(receiving.fd, 0)
+                receiving.begin(found=signed)
+            if receiving.assembly.complete:
+                assert receiving.content == sent.data
+    for _ in range(2 + sent.blocks.count):  # a block may be thrown away, or find no memory, while others do
+        for sbn in range(sent.blocks.count):
+            receiving.give_block(sbn)
+    receiving.require_whole()
+    receiving.close()
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(-1, 4) | st.integers(),
+            st.integers(-1, 20) | st.integers(),
+            st.lists(st.binary(max_size=18), max_size=5),
+        ),
+        max_size=12,
+    )
+)
+def test_whatever_is_sent_is_counted_and_takes_no_more_than_is_allowed(
+    runs: list[tuple[int, int, list[bytes]]],
+) -> None:
+    allowed = 3 * (8 + OVERHEAD_BYTES)
+    receiving = Receiving(SentObject(400), allowed)
+    for sbn, esi, symbols in runs:
+        receiving.give(sbn, esi, symbols)
+        assert 0 <= receiving.allowance.left <= allowed
+    receiving.assembly.close()
+    assert receiving.allowance.left == allowed
+    receiving.close()

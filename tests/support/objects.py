@@ -1,0 +1,85 @@
+"""Objects as a sender has them: their symbols, their descriptions, and a code that is not real."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from mcastd.delivery.description import ObjectDescription
+from mcastd.protocols.fec import NO_CODE, RAPTORQ, Blocks, Oti, raptorq
+
+
+class SentObject:
+    """An object with bytes of its own. :meth:`decode` gives a block for as many symbols of it as it has.
+
+    It knows the object, so no code has to be installed; but of a symbol that was forged it makes a wrong
+    block, as a code would. Each number in ``short`` makes one attempt fail that has less symbols than that
+    beyond those that suffice.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        symbol_size: int = 16,
+        block_symbols: int = 8,
+        scheme: int = RAPTORQ,
+        *,
+        seed: int = 0,
+        signed: bool = True,
+        **description: Any,
+    ) -> None:
+        self.data = random.Random(seed).randbytes(length)
+        oti = (
+            raptorq(length, symbol_size, block_symbols, alignment=1)
+            if scheme == RAPTORQ
+            else Oti(scheme, symbol_size, block_symbols)
+        )
+        self.blocks = Blocks(oti, length)
+        hashes = tuple(hashlib.sha256(self.block(sbn)).digest() for sbn in range(self.blocks.count))
+        of_data: dict[str, Any] = {"length": length, "content_length": length, "oti": oti}
+        told = {"toi": 1 + seed, "name": ("images", f"{seed}.img"), **of_data, **description}
+        self.description = ObjectDescription(**{"hashes": hashes if signed else None, **told})
+        self.short: list[int] = []
+        self.decodes = 0
+
+    def described(self, **changes: Any) -> ObjectDescription:
+        return replace(self.description, **changes)
+
+    def block(self, sbn: int) -> bytes:
+        begin = self.blocks.offset(sbn)
+        return self.data[begin : begin + self.blocks.size(sbn)]
+
+    def symbol(self, sbn: int, esi: int) -> bytes:
+        """A source symbol, filled up; or a repair symbol, which tells its block by its first byte."""
+        size = self.blocks.symbol_size
+        if esi < self.blocks.symbols(sbn):
+            return self.block(sbn)[esi * size : (esi + 1) * size].ljust(size, b"\0")
+        return bytes([sbn]) + random.Random(f"{self.description.toi} {sbn} {esi}").randbytes(size - 1)
+
+    def run(self, sbn: int, esi: int = 0, number: int | None = None) -> list[bytes]:
+        """The symbols from ``esi`` on; without ``number``, up to the last source symbol."""
+        end = self.blocks.symbols(sbn) if number is None else esi + number
+        return [self.symbol(sbn, each) for each in range(esi, end)]
+
+    def decode(
+        self, symbol_size: int, source_symbols: int, symbols: Iterable[tuple[int, bytes | memoryview]]
+    ) -> bytes | None:
+        self.decodes += 1
+        given = {esi: bytes(symbol) for esi, symbol in symbols}
+        assert all(len(symbol) == symbol_size for symbol in given.values())
+        sbn = next(symbol[0] for esi, symbol in given.items() if esi >= source_symbols)
+        if len(given) < source_symbols:
+            return None
+        if self.short and len(given) - source_symbols < self.short[0]:
+            self.short.pop(0)
+            return None
+        block = b"".join(self.run(sbn))
+        if all(symbol == self.symbol(sbn, esi) for esi, symbol in given.items()):
+            return block
+        return bytes([block[0] ^ 1]) + block[1:]
+
+
+__all__ = ["NO_CODE", "RAPTORQ", "SentObject"]
