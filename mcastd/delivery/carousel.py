@@ -1,0 +1,322 @@
+"""In which order the datagrams of files go: pass after pass, several source blocks at a time.
+
+A pass sends all files once. Its blocks go in stripes, and those of a stripe in turns:
+
+```
+  FDT FDT FDT FDT | block 0: 0..15 | block 1: 0..15 | ... | block 0: 16..31 | ...   source symbols
+                  FDT now and then | block 0: K..   | block 1: K.. | ...            repair symbols
+```
+
+So an outage hits each block of a stripe a little, and no block more than its repair symbols make good. Small
+files share a stripe. An FDT instance describes some files of the stripe on air: as many as fit into one
+packet, so that each packet that arrives says something. Each pass sends repair symbols that the ones before
+did not.
+
+What is sent is read a stripe at a time: no more than its blocks and their repair symbols are in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import NamedTuple
+
+from mcastd.delivery.catalog import BLOCK_SYMBOLS, Catalog, ChangedError, SourceFile
+from mcastd.delivery.protection import repair_symbols
+from mcastd.protocols import fdt, fec, lct, raptorq
+
+# Bytes before each symbol: LCT header and FEC payload ID.
+HEADER_BYTES = lct.BUILT_BYTES + 4
+# The size of symbols is a multiple of this.
+SYMBOL_ALIGNMENT = 8
+# Symbols of one block in a row: enough for a receiver to take them in one piece.
+RUN_SYMBOLS = 16
+# A turn has at least about this many datagrams, if there are enough blocks: runs of small ones are shorter.
+TURN_DATAGRAMS = 128
+# Blocks of a stripe, if they are small. It is also how many files are on air at once.
+STRIPE_BLOCKS_MAX = 64
+# How often the FDT is sent before the first symbol of a pass, and with a stripe.
+FDT_AT_START = 4
+FDT_OF_STRIPE_MIN = 3
+# Repair symbols begin anew after this many times the source symbols of the block.
+REPAIR_CYCLE = 4
+# Bytes of the LCT extensions EXT_FDT and EXT_FTI, which each FDT packet has.
+FDT_EXTENSION_BYTES = 4 + 16
+# FLUTE version 2, and FDT instance ids of 20 bits: RFC 6726 section 3.4.1.
+FLUTE_VERSION = 2
+INSTANCE_IDS = 1 << 20
+
+
+# As raptorq.repair(): a block, the size of its symbols, how many repair symbols, and how many to skip.
+MakeRepair = Callable[[bytes, int, int, int], list[bytes]]
+
+
+class Datagrams(NamedTuple):
+    """Datagrams in order, each a header and what follows it."""
+
+    headers: list[bytes]
+    bodies: list[bytes | memoryview]
+
+
+@dataclass(slots=True)
+class Progress:
+    """Of the pass under way."""
+
+    number: int = 0  # passes before it
+    files: int = 0
+    source_symbols: int = 0
+    source_sent: int = 0  # of these
+    repair_sent: int = 0
+
+
+def symbol_size_of(max_datagram: int) -> int:
+    """The largest symbols for datagrams of ``max_datagram`` bytes of payload, in bytes."""
+    return (max_datagram - HEADER_BYTES) // SYMBOL_ALIGNMENT * SYMBOL_ALIGNMENT
+
+
+@dataclass(slots=True)
+class _BlockOnAir:
+    """A source block on air."""
+
+    file: SourceFile
+    sbn: int
+    head: bytes  # the LCT header of each of its packets
+    source_count: int
+    repair_count: int
+    skip: int  # repair symbols that were sent before
+    data: bytes = b""
+    source: list[bytes | memoryview] = field(default_factory=list)
+    repair: Sequence[bytes] = ()
+
+    def load(self, catalog: Catalog) -> None:
+        """Read the source symbols. Raises ChangedError."""
+        size = self.file.oti.symbol_size
+        self.data = catalog.read(self.file, self.sbn)
+        view = memoryview(self.data)
+        self.source = [view[start : start + size] for start in range(0, len(view), size)]
+        if self.file.oti.scheme == fec.RAPTORQ:  # without a code the last one is sent as it is
+            self.source[-1] = bytes(self.source[-1]).ljust(size, b"\0")
+
+    def encode(self, make_repair: MakeRepair) -> None:
+        """Make the repair symbols. Raises CodecError, NotInstalledError."""
+        if self.data and self.repair_count:
+            self.repair = make_repair(self.data, self.file.oti.symbol_size, self.repair_count, self.skip)
+        self.data = b""
+
+    def put(self, datagrams: Datagrams, esi: int, symbols: Sequence[bytes | memoryview]) -> None:
+        """Add ``symbols``, from ``esi`` on, to datagrams."""
+        if not symbols:
+            return
+        head = self.head
+        first = int.from_bytes(fec.SCHEMES[self.file.oti.scheme].identify(self.sbn, esi))
+        datagrams.headers.extend([head + number.to_bytes(4) for number in range(first, first + len(symbols))])
+        datagrams.bodies.extend(symbols)
+
+
+class _Instance(NamedTuple):
+    """An FDT instance: the same id for the same bytes, as long as it lives (RFC 6726 section 3.4.1)."""
+
+    packets: Datagrams
+    renew_at: float  # seconds since the epoch
+
+
+class Carousel:
+    """Gives the datagrams of a catalog's files. ``loss`` is what all receivers survive in one pass.
+
+    Bytes come from the catalog; the time of day is an argument.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        *,
+        session: int,
+        max_datagram: int,
+        loss: float,
+        interleave: int,
+        make_repair: MakeRepair = raptorq.repair,
+    ) -> None:
+        self.progress = Progress()
+        self.changed: list[ChangedError] = []  # of this pass: files that were given up in it
+        self._catalog = catalog
+        self._session = session
+        self._max_datagram = max_datagram
+        self._loss = loss
+        self._interleave = interleave
+        self._make_repair = make_repair
+        self._fdt_copies = max(FDT_OF_STRIPE_MIN, 1 + repair_symbols(1, loss))
+        self._instance_id = -1  # of the next FDT instance; it begins with the time
+        self._instances: dict[tuple[int, ...], _Instance] = {}  # on air, by the TOIs that they describe
+        self._given_up: set[int] = set()  # TOIs of files that have changed in this pass
+        self._steps: Iterator[Datagrams] = iter(())
+        self._now = 0.0
+        self._life = 0.0
+
+    def begin(self, number: int, life: float) -> None:
+        """Begin pass ``number``, counted from 0, over the files that the catalog has now.
+
+        What is said of a file is to hold for ``life`` seconds: longer than until it is said again.
+        """
+        files = self._catalog.files
+        self.progress = Progress(number, len(files), sum(file.blocks.total for file in files))
+        self.changed = []
+        self._given_up.clear()
+        self._life = life
+        self._steps = self._pass(files)
+
+    def next(self, now: float) -> Datagrams | None:
+        """The next datagrams; None at the end of the pass. ``now`` is in seconds since the epoch.
+
+        Raises CodecError and NotInstalledError if repair symbols cannot be made; that ends the pass.
+        """
+        self._now = now
+        return next(self._steps, None)
+
+    def _pass(self, files: Sequence[SourceFile]) -> Iterator[Datagrams]:
+        copies = FDT_AT_START
+        for stripe in self._stripes(files):
+            groups = self._groups(stripe)
+            self._instances = {key: self._instances[key] for key in groups if key in self._instances}
+            for _ in range(copies):
+                yield from self._describe(groups)
+            copies = 1
+            total = sum(block.source_count + block.repair_count for block in stripe)
+            large = sum(block.source_count > BLOCK_SYMBOLS // 2 for block in stripe)
+            of_stripe, sent, described = max(self._fdt_copies, large), 0, 0
+            for datagrams in self._turns(stripe):
+                yield datagrams
+                sent += len(datagrams.headers)
+                if sent * of_stripe >= (described + 1) * total:
+                    described = sent * of_stripe // total
+                    yield from self._describe(groups)
+
+    def _stripes(self, files: Sequence[SourceFile]) -> Iterator[list[_BlockOnAir]]:
+        """The blocks of all files, in stripes as equal as can be of at most ``interleave`` large ones."""
+        count = sum(max(1, file.blocks.count) for file in files)
+        width = -(-count // -(-count // self._interleave)) if count else 0
+        stripe: list[_BlockOnAir] = []
+        symbols = 0
+        for block in chain.from_iterable(map(self._blocks, files)):
+            symbols += block.source_count
+            small = symbols <= width * BLOCK_SYMBOLS and len(stripe) < STRIPE_BLOCKS_MAX
+            if len(stripe) >= width and not small:
+                yield stripe
+                stripe, symbols = [], block.source_count
+            stripe.append(block)
+        if stripe:
+            yield stripe
+
+    def _blocks(self, file: SourceFile) -> Iterator[_BlockOnAir]:
+        """The blocks of a file; one without symbols of an empty file."""
+        count, repair = file.blocks.count, 0
+        if file.oti.scheme == fec.RAPTORQ and count:
+            repair = repair_symbols(file.blocks.symbols(0), self._loss, count)
+        head = lct.build(self._session, file.toi, file.oti.scheme)
+        for sbn in range(count):
+            symbols = file.blocks.symbols(sbn)
+            cycle = max(1, REPAIR_CYCLE * symbols // repair) if repair else 1
+            yield _BlockOnAir(file, sbn, head, symbols, repair, self.progress.number % cycle * repair)
+        if not count:
+            yield _BlockOnAir(file, 0, head, 0, 0, 0)
+
+    def _turns(self, stripe: Sequence[_BlockOnAir]) -> Iterator[Datagrams]:
+        """The symbols of a stripe, some of each block in turn, source symbols first."""
+        turns = _turns_of([block.source_count for block in stripe])
+        for turn in range(turns):
+            datagrams = Datagrams([], [])
+            for at, block in enumerate(stripe):
+                first, end = _share(block.source_count, turn, turns)
+                if first == 0 < end and not block.source:
+                    if datagrams.headers:  # they go at once, not after more has been read
+                        self.progress.source_sent += len(datagrams.headers)
+                        yield datagrams
+                        datagrams = Datagrams([], [])
+                    self._load(block)
+                block.put(datagrams, first, block.source[first:end])
+                if (at + 1) * turns // (len(stripe) + 1) == turn:  # one after another: each takes its time
+                    block.encode(self._make_repair)
+            self.progress.source_sent += len(datagrams.headers)
+            yield datagrams
+        for block in stripe:
+            block.encode(self._make_repair)
+            block.source = []
+        turns = _turns_of([block.repair_count for block in stripe])
+        for turn in range(turns):
+            datagrams = Datagrams([], [])
+            for block in stripe:
+                first, end = _share(block.repair_count, turn, turns)
+                block.put(datagrams, block.source_count + block.skip + first, block.repair[first:end])
+            self.progress.repair_sent += len(datagrams.headers)
+            yield datagrams
+
+    def _load(self, block: _BlockOnAir) -> None:
+        if block.file.toi in self._given_up:
+            return
+        try:
+            block.load(self._catalog)
+        except ChangedError as error:
+            self._given_up.add(block.file.toi)
+            self.changed.append(error)
+
+    def _groups(self, stripe: Sequence[_BlockOnAir]) -> dict[tuple[int, ...], list[SourceFile]]:
+        """The files of a stripe, as each FDT instance describes them, by their TOIs."""
+        room = self._max_datagram - HEADER_BYTES - FDT_EXTENSION_BYTES
+        groups: list[list[SourceFile]] = []
+        left = 0
+        for file in {block.file.toi: block.file for block in stripe}.values():
+            size = len(fdt.build(fdt.FdtInstance(0, (_entry(file),)))) - _EMPTY_INSTANCE_BYTES
+            if size > left or not groups:
+                groups.append([])
+                left = room - _EMPTY_INSTANCE_BYTES
+            groups[-1].append(file)
+            left -= size
+        return {tuple(file.toi for file in group): group for group in groups}
+
+    def _describe(self, groups: Mapping[tuple[int, ...], Sequence[SourceFile]]) -> Iterator[Datagrams]:
+        """The FDT instances of groups of files, and the packets of those that are empty."""
+        for key, files in groups.items():
+            instance = self._instances.get(key)
+            if instance is None or self._now >= instance.renew_at:
+                instance = self._instances[key] = self._instance(files)
+            yield instance.packets
+
+    def _instance(self, files: Sequence[SourceFile]) -> _Instance:
+        expires = int(self._now + self._life)
+        data = fdt.build(fdt.FdtInstance(expires, tuple(map(_entry, files))))
+        if self._instance_id < 0:  # after a restart most likely not one that receivers still have
+            self._instance_id = int(self._now) % INSTANCE_IDS
+        number = FLUTE_VERSION << 20 | self._instance_id
+        self._instance_id = (self._instance_id + 1) % INSTANCE_IDS
+        size = self._max_datagram - HEADER_BYTES - FDT_EXTENSION_BYTES
+        oti = fec.Oti(fec.NO_CODE, size, max(1, -(-len(data) // size)))
+        extensions = lct.extension(lct.EXT_FDT, number.to_bytes(3)) + fec.build_fti(oti, len(data))
+        head = lct.build(self._session, 0, fec.NO_CODE, extensions)
+        packets = Datagrams([], [])
+        for esi, start in enumerate(range(0, len(data), size)):
+            packets.headers.append(head + esi.to_bytes(4))
+            packets.bodies.append(data[start : start + size])
+        for file in files:
+            if not file.length:  # a packet without a symbol, and the flag that ends the object
+                closing = lct.build(self._session, file.toi, file.oti.scheme, close_object=True)
+                packets.headers.append(closing + bytes(4))
+                packets.bodies.append(b"")
+        return _Instance(packets, self._now + self._life / 2)
+
+
+def _turns_of(counts: Sequence[int]) -> int:
+    """The turns that blocks of so many symbols take. Each block has its share in each turn."""
+    most = max(counts)
+    return max(-(-most // RUN_SYMBOLS), min(most, sum(counts) // TURN_DATAGRAMS))
+
+
+def _share(count: int, turn: int, turns: int) -> tuple[int, int]:
+    """Of ``count`` symbols, those of one turn of ``turns``."""
+    return count * turn // turns, count * (turn + 1) // turns
+
+
+def _entry(file: SourceFile) -> fdt.FileEntry:
+    return fdt.FileEntry(file.toi, "/".join(file.name), file.length, file.length, file.oti)
+
+
+_EMPTY_INSTANCE_BYTES = len(fdt.build(fdt.FdtInstance(0, ())))
