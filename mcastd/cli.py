@@ -1,9 +1,10 @@
-"""The ``mcastd`` command: run, check, demo. Arguments in, exit codes out."""
+"""The ``mcastd`` command: run, check, demo, doctor, keygen. Arguments in, exit codes out."""
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -183,6 +184,40 @@ def doctor(path: Path, as_json: bool, watch: float | None, probe: bool, name: st
         report = consult(trial.subjects, of, seconds=1.0 if watch is None else watch, probe=probe)
     findings.show(report, as_json=as_json)
     sys.exit(findings.exit_status(report))
+
+
+@main.command(short_help="Make a key file.")
+@click.option("--sign", is_flag=True, help="Make a signing pair: FILE, and FILE.pub for those that verify.")
+@click.argument("file", type=PathName())
+def keygen(sign: bool, file: Path) -> None:
+    """Make a key in a new FILE that its owner alone may read.
+
+    It is the key of a group, which seals what is sent to it, or with --sign the pair by which a sender signs
+    what it sends. What is in FILE already is never overwritten. Exit status: 0 if it is made, 1 if not.
+    """
+    from mcastd.delivery import keys  # noqa: PLC0415
+
+    quoted = shlex.quote(str(file.absolute()))
+    try:
+        if sign:
+            public = keys.make_signing_pair(file)
+            told = (
+                f"made {quoted}, which signs: it stays on the host that sends, as sign_key",
+                f"made {quoted}{keys.PUBLIC_SUFFIX}, which verifies: everybody may have it; it goes into",
+                f"verify_keys by its path, or as this text: {public.text}",
+            )
+        else:
+            key = keys.make_group_key(file)
+            told = (
+                f"made {quoted}, a group key (id {key.id.hex()})",
+                "Who has it reads what it seals: copy it to each host of the group by a way that nobody else",
+                "reads, as scp. The sender names it as key, receivers in keys, by its path.",
+            )
+    except McastdError as error:
+        sys.exit(f"mcastd: {printable(error)}")
+    click.echo("\n".join(told))
+    if os.geteuid() == 0:
+        click.echo(f"The user that the daemon runs as has to own it: chown mcastd {quoted}")
 
 
 def _as_json(problems: Sequence[ConfigProblem], warnings: Sequence[ConfigProblem]) -> str:

@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "mcastd"
 
 LEAVES = {
-    *("bounded", "clock", "codec", "counters", "errors", "ip", "log", "names"),
+    *("bounded", "clock", "codec", "counters", "errors", "ip", "keytext", "log", "names"),
     *("paths", "printable", "replaceable", "status", "threads", "views"),
 }
 BELOW = {  # room: the rooms that it may import, besides itself
@@ -62,7 +62,8 @@ BELOW = {  # room: the rooms that it may import, besides itself
         "doctor",
     },
     "demo": LEAVES | {"process", "worker", "config", "net", "runtime", "supervisor"},
-    "cli": LEAVES | {"process", "ondisk", "config", "console", "build", "daemon", "demo", "doctor"},
+    "cli": LEAVES
+    | {"process", "ondisk", "config", "console", "build", "daemon", "delivery", "demo", "doctor"},
     "console": LEAVES | {"process", "control", "config", "doctor"},
     "adhoc": LEAVES
     | {

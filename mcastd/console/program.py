@@ -27,7 +27,7 @@ _BROKEN_OUTPUT = {
 
 
 COMMANDS = {
-    "mcastd": ("run", "check", "demo", "doctor"),
+    "mcastd": ("run", "check", "demo", "doctor", "keygen"),
     "mcastctl": (
         *("status", "top", "doctor", "reload", "reopen", "start-worker", "stop-worker"),
         *("listen", "send", "groups"),
