@@ -105,8 +105,10 @@ class Assembly:
         self.blocks = blocks
         self.trouble: OSError | None = None  # what kept symbols from the file when it was last written
         self.cannot_repair: NotInstalledError | CodecError | None = None
-        if description.oti.scheme == RAPTORQ and blocks.count and blocks.size(0) > BLOCK_MAX_BYTES:
+        self._repairs = description.oti.scheme == RAPTORQ
+        if self._repairs and blocks.count and blocks.size(0) > BLOCK_MAX_BYTES:
             self.cannot_repair = CodecError("block-size", f"blocks of {blocks.size(0)} bytes")
+            self._repairs = False
         self._decode = decode
         self._counts = counts
         self._allowance = allowance
@@ -324,11 +326,7 @@ class Assembly:
         counts = self._counts
         if esi in block.repair:
             counts.duplicate += 1
-        elif (
-            self.description.oti.scheme != RAPTORQ
-            or self.cannot_repair is not None
-            or len(block.repair) >= block.missing + SPARE_SYMBOLS + block.failed
-        ):
+        elif not self._repairs or len(block.repair) >= block.missing + SPARE_SYMBOLS + block.failed:
             counts.surplus += 1
         elif not self._allowance.take(len(symbol) + OVERHEAD_BYTES):
             counts.dropped[MEMORY] += 1
@@ -374,15 +372,23 @@ class Assembly:
             decoded = self._decode(size, number, [*sources, *block.repair.items()])
         except (NotInstalledError, CodecError) as error:
             self.cannot_repair = error
-            for each in self._open.values():
-                self._allowance.give((size + OVERHEAD_BYTES) * len(each.repair))
-                each.repair = {}
-            return None
+            if not isinstance(error, CodecError) or error.reason != "library":
+                self._keep_no_repair()
+                return None
+            decoded = None  # it may do better with the next symbol
         if decoded is None:
             block.failed += 1
             self._counts.failed_decodes += 1
             return None
+        self.cannot_repair = None
         return memoryview(decoded)[: self.blocks.size(sbn)]
+
+    def _keep_no_repair(self) -> None:
+        """Let go of repair symbols: there is no code for them, and will be none."""
+        self._repairs = False
+        for block in self._open.values():
+            self._allowance.give((self.blocks.symbol_size + OVERHEAD_BYTES) * len(block.repair))
+            block.repair = {}
 
     def _fill(self, sbn: int, block: _Block, data: memoryview) -> bool:
         """Write the holes of a block. Returns False if ``trouble`` keeps it from that."""

@@ -22,8 +22,8 @@ class ObjectDescription:
     """The parts of its path: names.safe_name()."""
     length: int
     """Bytes on the wire."""
-    content_length: int
-    """Bytes of the file: others than ``length`` if it is encoded."""
+    content_length: int | None
+    """Bytes of the file: others than ``length`` if it is encoded; None: not told."""
     oti: Oti
     encoding: str = ""
     """How the file is encoded on the wire, as "gzip"; "": it is not."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import unicodedata
 from collections.abc import Sequence
 from enum import StrEnum
-from urllib.parse import unquote
 
 from mcastd.delivery.refused import UNSAFE_NAME, RefusedError
 from mcastd.printable import printable
@@ -20,15 +18,11 @@ COMPONENTS_MAX = 32
 # The directory of files that are being received, in the output directory.
 PARTIAL_DIRECTORY = ".mcastd-partial"
 
-# The scheme of a URI, and the host after it (RFC 3986, section 3).
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(//[^/]*)?")
-
 
 class Unsafe(StrEnum):
     """What is wrong with a name."""
 
     EMPTY = "it is empty, or has an empty part"
-    ABSOLUTE = "it begins at the root directory"
     PARENT = 'it has a part "." or ".."'
     SLASH = "one of its parts has a slash"
     CONTROL = "it has a control character"
@@ -46,19 +40,12 @@ class UnsafeNameError(RefusedError):
         super().__init__(shown(name), unsafe, "let the sender give it another name", reason=UNSAFE_NAME)
 
 
-def safe_name(location: str) -> tuple[str, ...]:
-    """The parts of the path that a Content-Location names (RFC 6726, section 3.4.2), below any directory.
+def safe_name(path: str) -> tuple[str, ...]:
+    """The parts of a path below any directory, such as a FileEntry's location. Raises UnsafeNameError.
 
-    ``location`` is a URI or the path of one, percent-encoded. Its scheme and host are left out, and the slash
-    that begins its path. Raises UnsafeNameError.
+    Bytes that are no UTF-8 are in it as os.fsdecode() has them.
     """
-    scheme = _SCHEME.match(location)
-    path = location[scheme.end() if scheme else 0 :].removeprefix("/")
-    if path.startswith("/"):
-        raise UnsafeNameError(location, Unsafe.ABSOLUTE)
-    parts = path.removeprefix("./").split("/")
-    # A name need not be UTF-8: surrogateescape stands for other bytes, as in the names of os
-    name = tuple(unquote(part, errors="surrogateescape") for part in parts)
+    name = tuple(path.split("/"))
     require_safe(name)
     return name
 

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -231,7 +232,7 @@ def test_repair_is_kept_within_the_allowance(receive: Callable[..., Receiving]) 
 
 
 @pytest.mark.parametrize(
-    "error", [NotInstalledError("cannot repair"), CodecError("library", "raptorq failed")]
+    "error", [NotInstalledError("cannot repair"), CodecError("block-size", "raptorq takes less")]
 )
 def test_without_a_code_what_is_missing_is_waited_for(
     receive: Callable[..., Receiving], error: Exception
@@ -251,6 +252,24 @@ def test_without_a_code_what_is_missing_is_waited_for(
     assert receiving.allowance.left == PLENTY - 2 * (8 + OVERHEAD_BYTES)
     receiving.give_block(1)
     receiving.give_block(0)
+    receiving.require_whole()
+
+
+def test_a_code_that_fails_once_is_tried_again(receive: Callable[..., Receiving]) -> None:
+    sent = SentObject(128)
+    decode, errors = sent.decode, [CodecError("library", "its process has ended")]
+
+    def failing(*args: Any) -> bytes | None:
+        if errors:
+            raise errors.pop()
+        return decode(*args)
+
+    sent.decode = failing  # type: ignore[method-assign]
+    receiving = receive(sent)
+    receiving.give(0, 1, sent.run(0, 1, 8))
+    assert receiving.assembly.cannot_repair is not None
+    receiving.give(0, 9, sent.run(0, 9, 1))
+    assert receiving.assembly.cannot_repair is None
     receiving.require_whole()
 
 

@@ -6,7 +6,7 @@ import os
 from pathlib import PurePosixPath
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcastd.delivery import names
@@ -19,21 +19,15 @@ from mcastd.delivery.refused import UNSAFE_NAME
     [
         ("lab.img", ("lab.img",)),
         ("images/lab.img", ("images", "lab.img")),
-        ("/images/lab.img", ("images", "lab.img")),
-        ("./images/lab.img", ("images", "lab.img")),
-        ("file:///images/lab.img", ("images", "lab.img")),
-        ("file:/images/lab.img", ("images", "lab.img")),
-        ("http://www.example.com/menu/tracklist.html", ("menu", "tracklist.html")),
-        ("a%20b/c%3Ad%25", ("a b", "c:d%")),
-        ("caf%C3%A9", ("café",)),
-        ("caf%E9", ("caf\udce9",)),
+        ("a b/c:d%2F", ("a b", "c:d%2F")),
+        ("caf\udce9", ("caf\udce9",)),
         ("...", ("...",)),
         ("a?b#c", ("a?b#c",)),
         (".profile", (".profile",)),
         ("x" * 255, ("x" * 255,)),
     ],
 )
-def test_a_location_names_a_path_below_any_directory(location: str, name: tuple[str, ...]) -> None:
+def test_a_path_below_any_directory_is_taken(location: str, name: tuple[str, ...]) -> None:
     assert safe_name(location) == name
 
 
@@ -42,32 +36,27 @@ def test_a_location_names_a_path_below_any_directory(location: str, name: tuple[
     [
         ("", Unsafe.EMPTY),
         ("/", Unsafe.EMPTY),
-        ("file://host", Unsafe.EMPTY),
+        ("/etc/passwd", Unsafe.EMPTY),
         ("images/", Unsafe.EMPTY),
         ("images//lab.img", Unsafe.EMPTY),
-        ("//etc/passwd", Unsafe.ABSOLUTE),
-        ("file:////etc/passwd", Unsafe.ABSOLUTE),
         ("../lab.img", Unsafe.PARENT),
         ("images/../../lab.img", Unsafe.PARENT),
         ("images/..", Unsafe.PARENT),
-        ("file:///%2e%2e/lab.img", Unsafe.PARENT),
-        ("images/./lab.img", Unsafe.PARENT),
-        ("..%2Flab.img", Unsafe.SLASH),
-        ("%2Fetc%2Fpasswd", Unsafe.SLASH),
-        ("lab%00.img", Unsafe.CONTROL),
+        ("./lab.img", Unsafe.PARENT),
+        ("lab\0.img", Unsafe.CONTROL),
         ("lab\n.img", Unsafe.CONTROL),
-        ("lab%1B[2J", Unsafe.CONTROL),
-        ("lab%C2%85", Unsafe.CONTROL),
+        ("lab\x1b[2J", Unsafe.CONTROL),
+        ("lab\x85", Unsafe.CONTROL),
         ("lab\ud800", Unsafe.NOT_A_NAME),
         ("x" * 256, Unsafe.TOO_LONG),
-        ("%C3%A9" * 128, Unsafe.TOO_LONG),
+        ("é" * 128, Unsafe.TOO_LONG),
         ("/".join(["x" * 250] * 9), Unsafe.TOO_LONG),
         ("/".join("x" * 33), Unsafe.TOO_DEEP),
         (".mcastd-partial/5f3a", Unsafe.RESERVED),
         (".MCASTD-Partial", Unsafe.RESERVED),
     ],
 )
-def test_a_location_that_leads_elsewhere_is_refused(location: str, unsafe: Unsafe) -> None:
+def test_a_path_that_leads_elsewhere_is_refused(location: str, unsafe: Unsafe) -> None:
     with pytest.raises(UnsafeNameError) as refused:
         safe_name(location)
     assert refused.value.unsafe is unsafe
@@ -85,14 +74,17 @@ def test_a_name_is_cut_where_it_is_shown() -> None:
     assert names.shown("a\x1bb") == r"a\x1bb"
 
 
-@settings(max_examples=300)
-@given(
-    st.one_of(
-        st.text(),
-        st.lists(st.sampled_from(["..", ".", "/", "%2e", "%2F", "a", ":", "%00", "é"])).map("".join),
-    )
-)
-@example("a:../b")
+def test_a_part_with_a_slash_is_refused() -> None:
+    with pytest.raises(UnsafeNameError) as refused:
+        require_safe(("a", "b/c"))
+    assert refused.value.unsafe is Unsafe.SLASH
+
+
+PARTS = st.sampled_from(["..", ".", "/", "a", ":", "\0", "é"])
+
+
+@settings(max_examples=200)
+@given(st.one_of(st.text(), st.lists(PARTS).map("".join)))
 def test_whatever_is_sent_stays_below_the_directory(location: str) -> None:
     try:
         name = safe_name(location)
