@@ -1,4 +1,4 @@
-"""How a subscription is: what is not as it should be, since when, and what of that was said already."""
+"""The condition of a subscription: what is not as it should be, since when, and what of it is logged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mcastd.net.link import Receiver
 from mcastd.status import ReceiveBuffer
 from mcastd.worker import Context
 
-# A reader that takes nothing for this long is waited for, and the status says so.
+# The status names a reader that has taken nothing for this long.
 BLOCKED_SECONDS = 1.0
 
 
@@ -36,33 +36,33 @@ class Condition:
         self._log = log
         self.stale = False  # nothing came for longer than expect_every
         self.limited = False  # the receive buffer was too small to let datagrams gather for max_latency
-        self.troubles: list[str] = []  # as the context was told
-        self._refused = ""  # the memberships that the log believes to be refused
-        self._problem = ""  # what the log believes to be wrong with the interfaces
+        self.troubles: list[str] = []  # as last given to the context
+        self._refused = ""  # the refused memberships that were logged last
+        self._problem = ""  # the problem of the interfaces that was logged last
         self._blocked_since: float | None = None  # monotonic time from which on an output had no room
         self._overflow = 0
         self._overflow_at: float | None = None  # monotonic time at which it was last seen to have grown
 
     @property
     def blocked(self) -> bool:
-        """Whether an output had no room when :meth:`report` last looked."""
+        """True if an output had no room when :meth:`report` last looked."""
         return self._blocked_since is not None
 
     @property
     def deadline(self) -> float:
-        """Monotonic time at which :meth:`report` has something new to say, though nothing happens."""
+        """Monotonic time at which :meth:`report` will report a blocked output; ``inf``: no such."""
         if self._blocked_since is None or self._is_blocked_for_long():
             return math.inf
         return self._blocked_since + BLOCKED_SECONDS
 
     @property
     def overflow_age(self) -> float | None:
-        """Seconds since the overflow last grew, as far as was seen; None: not with this receive buffer."""
+        """Seconds since the overflow was last seen to grow; None: not with this receive buffer."""
         at = self._overflow_at
         return None if at is None else clock.monotonic() - at
 
     def end_run(self) -> None:
-        """Forget what was true of this run alone."""
+        """The run ends: forget what held for this run alone."""
         self.stale = False
         self._blocked_since = None
 
@@ -71,11 +71,11 @@ class Condition:
             self._overflow, self._overflow_at = overflow, clock.monotonic()
 
     def forget_overflow(self, overflow: int) -> None:
-        """The receive buffer has another size: what overflowed before says nothing of it."""
+        """The receive buffer has another size: forget when the old one overflowed."""
         self._overflow, self._overflow_at = overflow, None
 
     def note_link(self, link: Receiver) -> None:
-        """Log what is refused now, and what is wrong with the interfaces, once."""
+        """Log a change of the refused memberships, and of the problem of the interfaces."""
         if (refused := link.trouble) != self._refused:
             self._refused = refused
             if refused:
@@ -90,7 +90,7 @@ class Condition:
                 self._log.info("reception.cleared")
 
     def note_silence(self, now: float, heard: float, expected: float | None) -> None:
-        """Log it once if nothing came for longer than ``expected`` since ``heard``, and if that is over."""
+        """Log the beginning and the end of a silence of more than ``expected`` seconds after ``heard``."""
         stale = expected is not None and now >= heard + expected
         if stale == self.stale:
             return
@@ -109,7 +109,7 @@ class Condition:
         *,
         ready: bool = False,
     ) -> None:
-        """Tell the context what is not as it should be, if that has changed, or if it is ``ready`` now."""
+        """Give the context what is not as it should be, if that has changed, or the worker is ``ready``."""
         troubles = [trouble for trouble in (link.trouble, link.problem) if trouble]
         troubles += outputs.problems()
         if not outputs.blocked():
@@ -126,7 +126,7 @@ class Condition:
             context.ready("; ".join([detail, *troubles]), degraded=bool(troubles))
 
     def receive_buffer(self, config: InboundSubscription, had: int | None) -> ReceiveBuffer:
-        """The receive buffer that was asked for, the one that the kernel gave, and advice if it is small."""
+        """The receive buffer that is configured, the one that the kernel gave, and advice if it is small."""
         asked = config.receive_buffer
         advice = None
         if had is not None and had < asked:

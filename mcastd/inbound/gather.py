@@ -7,28 +7,31 @@ quiet one at once.
 
 from __future__ import annotations
 
-WORTHWHILE = 2  # datagrams expected within max_latency, for which it is worth waiting
-CROWDED = 0.25  # of the receive buffer: what gathers must not take more for long
-FIRST = 0.001  # seconds with which it begins, to see how much comes
+# Waiting is worth it if more than this many datagrams are expected meanwhile.
+WORTHWHILE_DATAGRAMS = 2
+# Part of the receive buffer: if the datagrams of one wait take more, later waits are shorter.
+FILLED_MAX = 0.25
+# The first wait is no longer than this, since the rate is not known yet.
+FIRST_WAIT_SECONDS = 0.001
 
 
 class Gather:
-    """The waits of one reader, in seconds."""
+    """Computes the waits of one reader, in seconds."""
 
     def __init__(self, max_latency: float) -> None:
         self.max_latency = max_latency
-        self.limit = min(FIRST, max_latency)  # as far as the receive buffer is known to allow
-        self.limited = False  # it is too small for the rate at which datagrams come, times max_latency
+        self.limit = min(FIRST_WAIT_SECONDS, max_latency)  # the longest wait that the receive buffer allows
+        self.limited = False  # the receive buffer is too small to wait for max_latency at this rate
 
     def wait(self, taken: int, elapsed: float, filled: float = 0.0) -> float:
-        """How long to wait now, having taken ``taken`` datagrams that came within ``elapsed`` seconds.
+        """Return how long to wait, after ``taken`` datagrams that came within ``elapsed`` seconds.
 
-        ``filled`` is the part of the receive buffer that they took.
+        ``filled`` is the part of the receive buffer that they took, 0 to 1.
         """
-        if filled > CROWDED:
+        if filled > FILLED_MAX:
             self.limit /= 2
             self.limited = True
-        elif self.limit < self.max_latency and filled < CROWDED / 2:
+        elif self.limit < self.max_latency and filled < FILLED_MAX / 2:
             self.limit = min(self.max_latency, self.limit * 1.1)
             self.limited = self.limited and self.limit < self.max_latency
-        return self.limit if taken * self.limit > WORTHWHILE * elapsed else 0.0
+        return self.limit if taken * self.limit > WORTHWHILE_DATAGRAMS * elapsed else 0.0

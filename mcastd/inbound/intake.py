@@ -1,4 +1,4 @@
-"""What a subscription takes from its link, and how it reaches the outputs: each datagram counted."""
+"""Moves datagrams from a subscription's link, through its protocol, to its outputs, and counts each."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mcastd.net.link import Batch, Receiver
 from mcastd.status import Hanging
 from mcastd.worker import ANSWER_SECONDS, Context
 
-# Batches taken at once, before signals and waiting outputs are looked at.
+# Batches that are taken before signals and waiting outputs are looked at again.
 BATCHES_AT_ONCE = 16
 
 
 class Intake:
-    """Link, protocol, outputs. For the thread whose turn it is (turns.py); others read the counts."""
+    """The path of one subscription's datagrams. For the thread with the turn (turns.py); others read."""
 
     __slots__ = (
         "_asked_at",
@@ -36,18 +36,20 @@ class Intake:
         self.counters = InboundCounters()
         self.sources = SourceCounts()
         self.last: float | None = None  # monotonic time of the last datagram
-        self.heard = 0.0  # the same, or when the run began, or when an output last held up what came
+        # Silence counts from this monotonic time: of the last datagram, of the beginning of the run, or when
+        # an output last kept datagrams waiting in the kernel
+        self.heard = 0.0
         self._outputs = outputs
-        self.protocol: Sequencer | None = None  # that all passes through, if there is one
+        self.protocol: Sequencer | None = None  # None: datagrams go to the outputs as they come
         self._context: Context | None = None  # of the run
-        self._asked_at = 0.0  # monotonic time at which what the context says to wait for was asked
+        self._asked_at = 0.0  # monotonic time of the last call of an output: see Context.waits_for
 
     def begin(self, context: Context) -> None:
-        """A run begins, in this context."""
+        """A run begins, with this context."""
         self._context = context
 
     def take(self, link: Receiver) -> int:
-        """Take what has come, but not for ever what keeps coming. Returns the number of datagrams."""
+        """Take what has come, BATCHES_AT_ONCE batches at most. Returns the number of datagrams."""
         taken = 0
         for _ in range(BATCHES_AT_ONCE):
             if self._outputs.blocked():
@@ -65,13 +67,13 @@ class Intake:
         self.expire(math.inf)
 
     def change_protocol(self, protocol: Sequencer | None) -> None:
-        """What the one before holds is delivered first."""
+        """Deliver what the present protocol holds, then use another."""
         self.expire(math.inf)
         self.protocol = protocol
 
     @property
     def delivered(self) -> int:
-        """Datagrams that have reached the outputs."""
+        """Datagrams that were given to the outputs."""
         counters = self.counters
         return counters.received - counters.held - counters.dropped.total()
 
@@ -81,7 +83,7 @@ class Intake:
             self._deliver_all(protocol.expire(now), protocol)
 
     def _accept(self, batch: Batch) -> int:
-        """Count a batch, and let it pass the protocol. Returns the number of its datagrams."""
+        """Count a batch and feed it to the protocol. Returns the number of its datagrams."""
         count = len(batch)
         if count:
             counters = self.counters
@@ -115,7 +117,7 @@ class Intake:
 
     @contextlib.contextmanager
     def at_outputs(self) -> Iterator[None]:
-        """In the block outputs are asked, any of which may hang."""
+        """Note, while the block calls outputs, that any of them may hang."""
         if (context := self._context) is None:
             yield
             return
@@ -127,7 +129,7 @@ class Intake:
             context.waits_for = ""
 
     def hanging(self) -> Hanging | None:
-        """The output that has not answered for too long. For any thread."""
+        """Return the output that has not answered for ANSWER_SECONDS, if there is one. For any thread."""
         path = self._context.waits_for if self._context is not None else ""
         seconds = clock.monotonic() - self._asked_at
         return Hanging(path, seconds) if path and seconds > ANSWER_SECONDS else None

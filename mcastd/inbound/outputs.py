@@ -1,4 +1,4 @@
-"""The outputs of one subscription: a sink for each, which stays as long as its settings do."""
+"""The outputs of one subscription: a sink for each, kept as long as its settings stay the same."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from mcastd.worker import OutputIdentity
 
 
 def need_metadata(outputs: Iterable[OutputSettings]) -> bool:
+    """Return True if the format of one of these outputs writes origins and times."""
     return any(FORMATS[settings.format].needs_metadata for settings in outputs)
 
 
 class Outputs:
-    """Changed by the subscription's own thread. Others may read: attributes are replaced, never modified."""
+    """The subscription's own thread changes them; any thread may read: attributes are only replaced."""
 
     def __init__(
         self,
@@ -30,8 +31,9 @@ class Outputs:
         self._make = make
         self._log = log
         self._sinks = {settings: make(settings) for settings in wanted}
+        # By sink: datagrams that the subscription had given to its outputs before this one began
         self._began = dict.fromkeys(self._sinks.values(), 0)
-        self._closed: Counter[str] = Counter()  # dropped by outputs that there are no more, by reason
+        self._closed: Counter[str] = Counter()  # dropped by outputs that are closed for good, by reason
         self._note()
 
     def _note(self) -> None:
@@ -43,7 +45,7 @@ class Outputs:
             OutputIdentity(settings.label, sink.counters, sink.reasons)
             for settings, sink in self._sinks.items()
         )
-        # One list, replaced whole: a thread that adds them up finds each output once
+        # One list, replaced as a whole: so a thread that adds them up counts each output once
         self._losses = [self._closed.copy(), *(sink.counters.dropped for sink in self.sinks)]
 
     def open(self) -> None:
@@ -54,7 +56,7 @@ class Outputs:
         """Apply other settings. Sinks whose settings stay the same keep their files and counters.
 
         The others are closed before new ones are opened, since a label may pass from one to another: then its
-        counters go on. ``received`` is the number of datagrams so far.
+        counters go on. ``received`` is the number of datagrams that the outputs were given so far.
         """
         ending = {settings: sink for settings, sink in self._sinks.items() if settings not in wanted}
         new = [settings for settings in wanted if settings not in self._sinks]
@@ -86,11 +88,11 @@ class Outputs:
 
     @property
     def closed(self) -> dict[str, int]:
-        """What was dropped by outputs that there are no more, by reason."""
+        """Datagrams dropped by outputs that are closed for good, by reason."""
         return dict(self._losses[0])
 
     def dropped(self) -> int:
-        """Datagrams dropped by all outputs that there ever were; it never shrinks."""
+        """Datagrams dropped by all outputs, closed ones too; it never shrinks."""
         # A copy of each: the worker goes on counting
         return sum(sum(dict(dropped).values()) for dropped in self._losses if dropped)
 
@@ -99,15 +101,15 @@ class Outputs:
         return (problem for sink in self.sinks if (problem := sink.problem))
 
     def blocked(self) -> bool:
-        """Whether an output has no room, and reception is to wait for it."""
+        """Return True if an output has no room, and reception is to wait for it."""
         return bool(self.queueing) and any(sink.blocked for sink in self.queueing)
 
     def queued(self) -> bool:
-        """Whether an output has datagrams that are not written yet."""
+        """Return True if an output has datagrams that are not written yet."""
         return bool(self.queueing) and any(sink.counters.queued for sink in self.queueing)
 
     def blocking(self) -> list[str]:
-        """The labels of the outputs whose reader is waited for."""
+        """The labels of the outputs that have no room."""
         return [settings.label for settings, sink in self._sinks.items() if sink.blocked]
 
     def totals(self) -> dict[str, dict[str, object]]:

@@ -1,4 +1,4 @@
-"""One thread that reads for all quiet subscriptions: they share its wake-ups.
+"""One thread that reads for all quiet subscriptions.
 
 A thousand subscriptions that get a datagram now and then would wake a thousand threads, each for one
 datagram. Here one thread wakes, lets datagrams gather as long as the strictest of them allows, and visits all
@@ -26,7 +26,7 @@ REVISIT_SECONDS = 0.001
 
 
 class Visited(Protocol):
-    """What the reader sees of a subscription that it reads for."""
+    """A subscription as the shared reader sees it."""
 
     max_latency: float  # seconds
 
@@ -34,11 +34,11 @@ class Visited(Protocol):
         """Take all that has come. Returns the number of datagrams; None if it is to be visited again soon."""
 
     def hand_back(self) -> None:
-        """Take note that no visit follows: the present one takes too long, and is still under way."""
+        """Take note that no visit follows the present one, which is still under way and takes too long."""
 
 
 class Reader:
-    """The shared reader. It has no thread until the first subscription comes, and sleeps till data come."""
+    """The shared reader. Its thread starts with the first subscription, and sleeps until datagrams come."""
 
     def __init__(self) -> None:
         self._thread = ReplaceableThread(
@@ -53,7 +53,7 @@ class Reader:
     def add(self, fd: int, visited: Visited) -> bool:
         """Visit whenever ``fd`` has turned readable, or is already. Returns False if there is no thread.
 
-        A visit has to take all: the kernel reports only what comes later. It must not raise anything.
+        A visit must take all that has come, since only what comes later is reported. It must not raise.
         """
         with self._thread.lock:
             try:
@@ -66,7 +66,7 @@ class Reader:
         return True
 
     def remove(self, fd: int, visited: Visited) -> None:
-        """No visit begins after this, unless it does already. Harmless if it was handed back."""
+        """Begin no further visit. Harmless if the subscription was handed back."""
         with self._thread.lock:
             if self._visited.get(fd) is visited:
                 del self._visited[fd]
@@ -86,7 +86,7 @@ class Reader:
     def _hand_back(self) -> None:
         """A visit takes long: have another thread read on for the others. The lock is held."""
         fd = self._thread.at
-        if not isinstance(fd, int) or (stuck := self._visited.get(fd)) is None:  # it has left already
+        if not isinstance(fd, int) or (stuck := self._visited.get(fd)) is None:  # it was removed meanwhile
             return
         try:  # edge-triggered: the old thread consumed these events, so visit all once
             self._thread.replace([other for other in self._visited if other != fd])

@@ -1,14 +1,12 @@
-"""An inbound subscription, the worker: its life, its settings, and what it says of itself.
+"""The worker of an inbound subscription: its life, its settings and its status.
 
-intake.py takes datagrams from the link to the outputs, turns.py decides in which thread.
+intake.py moves datagrams from the link to the outputs, turns.py decides in which thread.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
 
 from mcastd import clock, log
 from mcastd.bounded import Patience
@@ -16,6 +14,7 @@ from mcastd.codec import as_json
 from mcastd.config import InboundSubscription, label_of, means_several
 from mcastd.counters import InboundCounters
 from mcastd.errors import LinkError
+from mcastd.inbound.alarms import Alarms
 from mcastd.inbound.condition import Condition
 from mcastd.inbound.intake import Intake
 from mcastd.inbound.outputs import Outputs, need_metadata
@@ -29,15 +28,8 @@ from mcastd.status import BySource, ClosedOutputs, MembershipStatus, ReceiverDes
 from mcastd.worker import Books, Context, Signal, Vitals, WorkerIdentity
 
 
-class Alarm(NamedTuple):
-    """Something that may be due while nothing comes."""
-
-    deadline: Callable[[], float]  # in monotonic seconds; inf: not now
-    ring: Callable[[float], object] | None = None  # what is to be done then, beside a look at all
-
-
 def source_filter(config: InboundSubscription) -> SourceFilter:
-    """The sources that a subscription's settings ask for."""
+    """The filter of sources that a subscription's settings mean."""
     if config.sources:
         return SourceFilter(exclude=False, sources=config.sources)
     return SourceFilter(exclude=True, sources=config.exclude_sources)
@@ -46,8 +38,8 @@ def source_filter(config: InboundSubscription) -> SourceFilter:
 class Subscription:
     """The worker of one subscription. Its sinks and counters outlive its runs, its link does not.
 
-    ``open_link`` is asked for a receiver with or without metadata (origins and times). While little comes,
-    the shared ``reader`` takes it, if there is one.
+    ``open_link`` opens a receiver, with metadata (origins and times) or without. While little comes, the
+    shared ``reader``, if there is one, reads for this subscription.
     """
 
     def __init__(
@@ -75,15 +67,14 @@ class Subscription:
         )
         self._condition = Condition(self._log)
         self._intake = Intake(self._outputs)
-        self._alarms: list[Alarm] = []
+        self._alarms = Alarms(self._condition, self._intake)
         self._set_protocol(config)
         self._turns = Turns(self, self._intake, self._outputs, self._condition, reader)
         self._turns.max_latency = config.max_latency
-        self._overflow_before = 0  # on links closed since
-        self._seen = NOT_LINKED  # of the link, when another thread looked last
-        # The same, in full
+        self._overflow_before = 0  # of links that are closed by now
+        self._seen = NOT_LINKED  # the link as another thread last saw it
+        # The same in full, for the status
         self._linked: tuple[ReceiverDescription | None, tuple[MembershipStatus, ...]] = None, ()
-        self._rejoined = 0.0  # monotonic time of the last rejoin, or of the start of the run
 
     def __repr__(self) -> str:
         read = "with others" if self._turns.handover.lent_by else "alone"
@@ -104,7 +95,7 @@ class Subscription:
         self._intake.begin(context)
         with self._intake.at_outputs():
             self._change_outputs()
-            self._outputs.open()  # before the link, which may have to wait: a FIFO's reader finds it already
+            self._outputs.open()  # before the link, which may have to wait: so a reader finds its FIFO early
         config = self._config
         if config.protocol != self._applied.protocol:
             self._set_protocol(config)
@@ -122,10 +113,11 @@ class Subscription:
                 self._end_link()
 
     def _begin(self, context: Context, link: Receiver) -> None:
-        """Receive from ``link`` from here on."""
+        """Begin to receive from ``link``."""
         self._set_alarms(context, link)
         link.on_lost = lambda: context.send(Signal.NETWORK)
-        self._intake.heard = self._rejoined = clock.monotonic()
+        self._intake.heard = now = clock.monotonic()
+        self._alarms.begin(now)
         self._condition.note_link(link)
         self.report(context, link, ready=True)
 
@@ -162,7 +154,7 @@ class Subscription:
                 self._linked = (None, ()) if link is None else (link.describe(), link.memberships(patience))
                 overflow = self._overflow()
                 condition.note_overflow(overflow)
-        if not held:  # the link is in use, and an output may hang: take what was seen last
+        if not held:  # the link is in use, maybe by a write that hangs: take what was seen last
             overflow = self._glance().overflow
         described, memberships = self._linked
         top, rest = intake.sources.top()
@@ -222,9 +214,9 @@ class Subscription:
         )
 
     def _glance(self) -> Glance:
-        """The link now, or as it was seen last if it is in use, which may take long.
+        """Return the link as it is now; while it is in use, which may take long, as it was last seen.
 
-        Its overflow is that of all links so far.
+        The overflow is that of all links so far.
         """
         lock = self._turns.handover.lock
         if lock.acquire(blocking=False):
@@ -239,7 +231,7 @@ class Subscription:
         return self._seen
 
     def _serve(self, context: Context) -> None:
-        """Until told to stop; what has come by then is delivered."""
+        """Receive until a signal says stop, or the link fails; deliver what has come by then."""
         quiet = True
         try:
             while not context.stopping:
@@ -261,7 +253,7 @@ class Subscription:
             raise
         self._drain()
 
-    # -- beside receiving: see turns.Life
+    # -- what this thread does beside receiving: see turns.Life
 
     def attend(self, context: Context, link: Receiver) -> None:
         if context.take(Signal.REOPEN):
@@ -275,47 +267,17 @@ class Subscription:
         self._condition.report(context, self._config, link, self._outputs, ready=ready)
 
     def next_alarm(self) -> float:
-        return min(alarm.deadline() for alarm in self._alarms)
+        return self._alarms.deadline
 
     def _set_alarms(self, context: Context, link: Receiver) -> None:
-        """Have an alarm for each thing that may be due with these settings, link, protocol and outputs."""
-        condition, intake = self._condition, self._intake
-        expected, every = self._config.expect_every, self._config.rejoin_every
-
-        def retry_at() -> float:
-            return math.inf if link.retry_at is None else link.retry_at
-
-        def rejoin(now: float) -> None:
-            self._rejoined = now
-            link.rejoin()
-
-        def of(sink: Sink) -> Alarm:
-            def tick(now: float) -> None:
-                with intake.at_outputs():
-                    sink.tick(now)
-
-            return Alarm(lambda: sink.deadline, tick)
-
-        alarms = [
-            Alarm(lambda: condition.deadline),
-            Alarm(lambda: link.deadline, link.tick),
-            Alarm(retry_at, lambda _: context.send(Signal.NETWORK)),
-            *map(of, self.sinks),
-        ]
-        if (protocol := intake.protocol) is not None:
-            alarms.append(Alarm(lambda: protocol.deadline, intake.expire))
-        if expected is not None:
-            alarms.append(Alarm(lambda: math.inf if condition.stale else intake.heard + expected))
-        if every is not None:
-            alarms.append(Alarm(lambda: self._rejoined + every, rejoin))
-        self._alarms = alarms
+        self._alarms.set(self._config, link, self.sinks, lambda: context.send(Signal.NETWORK))
 
     def note_overflow(self, overflow: int) -> None:
         self.counters.overflow = self._overflow_before + overflow
         self._condition.note_overflow(self.counters.overflow)
 
     def _follow(self, context: Context, link: Receiver) -> None:
-        """Have what the settings, and the host's interfaces, ask for now."""
+        """Apply changed settings, and follow the host's interfaces."""
         before, config, applied = link.describe(), self._config, self._applied
         if (config.group, config.port) != (applied.group, applied.port):
             self._go_over(context, config)
@@ -345,8 +307,11 @@ class Subscription:
             self._log.info("link.moved", **as_json(described))
 
     def _go_over(self, context: Context, config: InboundSubscription) -> None:
-        """Receive another stream. It is joined before the old one is left, and of that what came is delivered
-        first, to the outputs of then. Raises LinkError if it cannot be joined: then the run is over."""
+        """Receive another stream. It is joined before the old one is left.
+
+        What came of the old one goes to the old outputs first. Raises LinkError if the new one cannot be
+        joined: then the run is over.
+        """
         link = self._open_link(config, need_metadata(config.output))
         try:
             self._turns.forget(context)
@@ -361,7 +326,7 @@ class Subscription:
         self._change_outputs()
         with self._intake.at_outputs():
             for sink in self.sinks:
-                sink.reopen()  # which refuses what would be sent back to the new group
+                sink.reopen()  # this finds a loop, if what is written is now sent to the new group
         self._begin(context, link)
         self._log.info("link.replaced", group=str(config.group), port=config.port, **as_json(link.describe()))
 
@@ -371,17 +336,16 @@ class Subscription:
         self._identity = self._identity._replace(outputs=self._outputs.identities)
 
     def _set_protocol(self, config: InboundSubscription) -> None:
-        """Have another protocol, after what the one before held is delivered; the counts go on."""
+        """Deliver what the old protocol holds, and begin with that of ``config``; the counts go on."""
         protocol = make_protocol(config.protocol, self.counters.dropped)
         self._intake.change_protocol(protocol)
         self._identity = self._identity._replace(reasons=() if protocol is None else tuple(protocol.reasons))
 
     def _keep_time(self) -> None:
         now = clock.monotonic()
-        for deadline, ring in self._alarms:
-            if ring is not None and now >= deadline():
-                ring(now)
+        self._alarms.ring(now)
         expected = self._config.expect_every
+        # What waits in the kernel meanwhile is no silence
         if self._condition.blocked or (
             expected and now >= self._intake.heard + expected and self._has_more()
         ):

@@ -1,11 +1,11 @@
-"""Whose turn it is to take what comes: the subscription's own thread's, or the shared reader's.
+"""Decides which thread takes what comes for a subscription: its own, or the shared reader.
 
 ```
                         little comes, outputs are quick
    alone               --------------------------------->  with others
    own thread: _read                                       shared reader: visit
                        <---------------------------------  own thread waits for signals and alarms
-                        much comes, trouble, a slow output, an alarm to plan anew, a signal
+                        much comes, trouble, a slow output, an earlier alarm, a signal
 ```
 """
 
@@ -29,12 +29,12 @@ from mcastd.worker import Context, Signal
 
 # A visit of the shared reader that finds this many counts as busy.
 BUSY_DATAGRAMS = 64
-# At a lower rate than this, measured over the time below, it is read with others again.
+# Below this rate, measured over CALM_SECONDS, a subscription is read with others again.
 CALM_DATAGRAMS_PER_SECOND = 16_000
 CALM_SECONDS = 0.25
-# Between looks at how full the receive buffer is.
+# Time between two looks at how full the receive buffer is.
 LOAD_LOOK_SECONDS = 0.01
-# With a longer max_latency a subscription reads alone: the shared reader wakes for the strictest of all.
+# A subscription with a longer max_latency reads alone: the shared reader wakes as its strictest one wants.
 SHARED_LATENCY_MAX_SECONDS = 0.01
 
 
@@ -42,16 +42,16 @@ class Life(Protocol):
     """What a subscription does beside receiving, in its own thread."""
 
     def attend(self, context: Context, link: Receiver) -> None:
-        """Do what signals and alarms ask for, and say how things are."""
+        """Do what signals and alarms ask for, and report the condition."""
 
     def report(self, context: Context, link: Receiver) -> None:
-        """Say what is not as it should be, if that has changed."""
+        """Tell the supervisor what is not as it should be, if that has changed."""
 
     def next_alarm(self) -> float:
-        """When :meth:`attend` has something to do, in monotonic seconds; ``inf``: when something happens."""
+        """When :meth:`attend` has something to do, in monotonic seconds; ``inf``: not before a signal."""
 
     def note_overflow(self, overflow: int) -> None:
-        """``overflow`` of this link, as was just seen."""
+        """Take note of the overflow of this link, as just read."""
 
 
 class Turns:
@@ -83,18 +83,18 @@ class Turns:
         self._outputs = outputs
         self._condition = condition
         self._reader = reader
-        self._streak = 0  # visits in a row at which much was there
-        self._watched: dict[int, int] = {}
-        self._alarm = math.inf  # monotonic time of the next alarm, as the subscription's own thread knows it
+        self._streak = 0  # visits in a row that found BUSY_DATAGRAMS or more
+        self._watched: dict[int, int] = {}  # by fd: the events of poll(2) that the context watches
+        self._alarm = math.inf  # monotonic time of the alarm that the subscription's own thread waits for
 
     def receive(self, context: Context, link: Receiver, *, quiet: bool) -> bool:
-        """Take what comes until a signal needs more, or the other thread is to. Returns True if quiet."""
+        """Take what comes until a signal needs this thread, or the turn changes. Returns True if quiet."""
         if quiet and self._may_be_quiet():
             return self._lend(context, link)
         return self._read(context, link)
 
     def forget(self, context: Context) -> None:
-        """Wait for nothing any more: the link, or an output, is about to go."""
+        """Stop watching the link and the outputs, which are about to be closed."""
         self._watch(context, {})
 
     # -- while it is quiet: the shared reader takes what comes, this thread waits for signals and alarms
@@ -110,7 +110,7 @@ class Turns:
         )
 
     def _lend(self, context: Context, link: Receiver) -> bool:
-        """Let the shared reader serve it until a signal needs this thread, or traffic gets busy.
+        """Let the shared reader read until a signal needs this thread, or traffic gets busy.
 
         Returns True if it is still quiet.
         """
@@ -129,9 +129,9 @@ class Turns:
         )
 
     def visit(self) -> int | None:
-        """Take what has come, in the shared reader's thread. See :class:`~mcastd.inbound.reader.Visited`."""
+        """Take what has come, in the shared reader's thread: see :class:`~mcastd.inbound.reader.Visited`."""
         handover = self.handover
-        # The worker may be busy, or a client may be asking for the status
+        # The lock is taken while the worker is busy, and while a client asks for the status
         if not handover.lock.acquire(blocking=False):
             return None
         try:
@@ -142,7 +142,7 @@ class Turns:
                 taken = self._intake.take(link)
                 link.idle()
                 self._streak = self._streak + 1 if taken >= BUSY_DATAGRAMS else 0
-                # A stale one leaves the reader: its own thread has to plan its alarms again
+                # One that was stale leaves the reader: its own thread has to wait for other alarms now
                 quiet = (
                     self._streak < BUSY_VISITS
                     and link.emptied
@@ -150,7 +150,7 @@ class Turns:
                     and not self._condition.stale
                     and not self._outputs.queued()
                 )
-                # Trouble, or a deadline that the thread does not wait for
+                # So does one with an output in trouble, or with a deadline before the alarm waited for
                 if (protocol := self._intake.protocol) is not None:
                     quiet = quiet and protocol.deadline >= self._alarm
                 for sink in self._outputs.sinks:
@@ -170,7 +170,7 @@ class Turns:
     # -- while it is busy, or an output makes it wait: this thread takes what comes
 
     def _read(self, context: Context, link: Receiver) -> bool:
-        """Take what comes until a signal needs more, or traffic is calm. Returns True if it is calm."""
+        """Take what comes until a signal needs this thread, or traffic is calm. Returns True if calm."""
         gather = Gather(self.max_latency)
         outputs, intake, life = self._outputs, self._intake, self._life
         load = link.load()
@@ -193,7 +193,7 @@ class Turns:
                 looked, load = since, link.load()
                 life.note_overflow(load.overflow)
             taken = intake.take(link)
-            # While it is stale, no alarm comes to end that
+            # While it is stale no alarm is set that would end that
             if taken and self._condition.stale:
                 life.attend(context, link)
             now = clock.monotonic()
@@ -211,12 +211,12 @@ class Turns:
         return False
 
     def _until_alarm(self) -> float | None:
-        """Seconds until there is something to do beside receiving; None: only when something else happens."""
+        """Seconds until the next alarm, which is noted; None: there is none."""
         self._alarm = self._life.next_alarm()
         return None if self._alarm == math.inf else self._alarm - clock.monotonic()
 
     def _wanted(self, link: Receiver) -> dict[int, int]:
-        """What to wait for: outputs with something queued, and the link unless an output is blocked."""
+        """The fds to wait for, with events: outputs that queue, and the link unless an output is blocked."""
         wanted = {sink.pending: select.POLLOUT for sink in self._outputs.sinks if sink.pending is not None}
         if not self._outputs.blocked():
             wanted[link.fileno()] = select.POLLIN

@@ -72,7 +72,7 @@ def make_file(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FileSin
 @pytest.fixture
 def make_fifo(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FifoSink]]:
     """A FIFO sink that does not linger."""
-    monkeypatch.setattr(fifo, "LINGER", 0.0)
+    monkeypatch.setattr(fifo, "LINGER_SECONDS", 0.0)
     sinks: list[FifoSink] = []
 
     def make(path: Path, ends: Ends | None = None, **settings: Any) -> FifoSink:

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from mcastd import log
 from mcastd.config import FileOutput
 from mcastd.errors import SinkError
-from mcastd.inbound.sinks.account import QUIET, Account
+from mcastd.inbound.sinks.account import REPEAT_MIN_SECONDS, Account
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 ABSENT = SinkError("cannot write to /p", "nobody reads it", "waiting for a reader", reason="no-reader")
@@ -53,7 +53,7 @@ def test_a_trouble_that_comes_and_goes_does_not_fill_the_log() -> None:
             books.account.drop(1, FULL)
             books.account.recovered()
         assert len(said) == 2
-        books.now = QUIET
+        books.now = REPEAT_MIN_SECONDS
         books.account.drop(1, FULL)
         books.account.recovered()
     assert [s.get("dropped") for s in said] == [None, 1, None, 100]

@@ -22,9 +22,9 @@ from mcastd import clock, log
 from mcastd.config import FifoOutput
 from mcastd.inbound.sinks import Ends, fifo
 from mcastd.inbound.sinks.account import Account
-from mcastd.inbound.sinks.fifo import PIPE_SIZE, FifoSink
+from mcastd.inbound.sinks.fifo import PIPE_BYTES, FifoSink
 from mcastd.inbound.sinks.formats import Lines
-from mcastd.inbound.sinks.queue import RECORD_OVERHEAD
+from mcastd.inbound.sinks.queue import RECORD_OVERHEAD_BYTES
 from mcastd.net.link import Batch, ListBatch
 
 MakeFifo = Callable[..., FifoSink]
@@ -89,7 +89,7 @@ def drained(sink: FifoSink, reader: Reader) -> bytes:
 
 def queue_of(*records: int) -> int:
     """The ``queue`` setting that holds just these records."""
-    return sum(records) + len(records) * RECORD_OVERHEAD
+    return sum(records) + len(records) * RECORD_OVERHEAD_BYTES
 
 
 # -- making and opening
@@ -112,7 +112,7 @@ def test_the_pipe_is_made_larger(path: Path, make_fifo: MakeFifo, make_batch: Ma
     sink.open()
     reader = attach()
     sink.write(make_batch(b"x"))
-    assert reader.size() == PIPE_SIZE
+    assert reader.size() == PIPE_BYTES
 
 
 def test_a_file_at_the_path_is_refused_and_left_alone(
@@ -321,8 +321,8 @@ def test_one_record_is_queued_however_large_and_empty_ones_are_not_free(
 def test_close_lets_a_reader_finish(
     path: Path, make_fifo: MakeFifo, make_batch: MakeBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sink = make_fifo(path, queue=4 * PIPE_SIZE)
-    monkeypatch.setattr(fifo, "LINGER", 10.0)
+    sink = make_fifo(path, queue=4 * PIPE_BYTES)
+    monkeypatch.setattr(fifo, "LINGER_SECONDS", 10.0)
     data = b""
 
     def read() -> None:
@@ -421,8 +421,8 @@ def test_a_reader_that_stalls_finds_whole_records_whatever_happens(
 ) -> None:
     """However full and fragmented the pipe is: no record is begun in vain."""
     with TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fifo, "PIPE_SIZE", pages * PAGE)
-        patch.setattr(fifo, "LINGER", 0.0)
+        patch.setattr(fifo, "PIPE_BYTES", pages * PAGE)
+        patch.setattr(fifo, "LINGER_SECONDS", 0.0)
         path = Path(directory, "pipe")
         config = FifoOutput(kind="fifo", path=path, format="lines")
         sink = FifoSink(config, Lines(str, str), Account(config, log.get_logger()))
@@ -475,10 +475,10 @@ def test_a_record_waits_for_room_that_the_pipe_does_not_tell_of(
     sink = make_fifo(path)
     sink.open()
     reader = attach()
-    sink.write(make_batch(b"a" * PIPE_SIZE))
-    reader.read(PIPE_SIZE - 10)
+    sink.write(make_batch(b"a" * PIPE_BYTES))
+    reader.read(PIPE_BYTES - 10)
     now = clock.monotonic()
-    sink.write(make_batch(b"b" * (PIPE_SIZE - 20)))
+    sink.write(make_batch(b"b" * (PIPE_BYTES - 20)))
     assert sink.counters.queued == 1
     assert sink.pending is None  # the pipe could be written to all the time
     pauses = []
@@ -491,7 +491,7 @@ def test_a_record_waits_for_room_that_the_pipe_does_not_tell_of(
     assert pauses[-1] > 10 * fifo.ROOM_LOOK_SECONDS  # it takes nothing: later and later
     assert reader.read() == b"a" * 10
     sink.tick(clock.monotonic())
-    assert reader.read() == b"b" * (PIPE_SIZE - 20)
+    assert reader.read() == b"b" * (PIPE_BYTES - 20)
     assert (sink.counters.queued, sink.deadline) == (0, math.inf)
 
 
@@ -502,7 +502,7 @@ def test_a_reader_that_leaves_meanwhile_is_noticed(
     sink.open()
     reader = attach()
     sink.write(make_batch(b"a" * 10))
-    sink.write(make_batch(b"b" * PIPE_SIZE))
+    sink.write(make_batch(b"b" * PIPE_BYTES))
     reader.leave()
     sink.tick(clock.monotonic())
     assert sink.counters.dropped == {"reader-gone": 1}

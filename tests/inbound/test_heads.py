@@ -21,7 +21,7 @@ from mcastd.inbound.sinks import Ends, Means, fifo
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.fifo import FifoSink
 from mcastd.inbound.sinks.file import FileSink
-from mcastd.inbound.sinks.queue import RECORD_OVERHEAD, RecordQueue
+from mcastd.inbound.sinks.queue import RECORD_OVERHEAD_BYTES, RecordQueue
 from mcastd.inbound.sinks.records import Made
 from mcastd.net.link import ListBatch
 
@@ -273,7 +273,7 @@ def test_what_is_evicted_counts_as_the_datagrams_that_end_with_it(
     queue = RecordQueue()
     first = [b"begun"] if started else []
     queue.add(Made([*first, b"a", b"b", b"c", b"d"], [7] * started + [1, 2, 4, 8]), started)
-    limit = queue.size - 2 * (RECORD_OVERHEAD + 1)
+    limit = queue.size - 2 * (RECORD_OVERHEAD_BYTES + 1)
     assert queue.evict(limit, oldest=oldest) == (3 if oldest else 12)
     assert list(queue.records) == first + left
     assert (queue.datagrams, queue.size) == (7 * started + (12 if oldest else 3), limit)

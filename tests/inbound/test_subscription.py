@@ -261,7 +261,7 @@ def test_a_blocked_pipe_holds_up_reception_until_it_is_read(
 def test_stops_while_blocked(
     tmp_path: Path, make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcastd.inbound.sinks.fifo.LINGER", 0.0)
+    monkeypatch.setattr("mcastd.inbound.sinks.fifo.LINGER_SECONDS", 0.0)
     path = tmp_path / "pipe"
     run = make_run(fifo_output(path, when_full="block", queue=1), receive_buffer=1 << 16)
     link = run.start()

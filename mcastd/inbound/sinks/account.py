@@ -1,4 +1,4 @@
-"""An output's books: each datagram is counted, each trouble is said once."""
+"""An output's books: counts each datagram, and logs each trouble once."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from mcastd.counters import OutputCounters, copy_of
 from mcastd.errors import SinkError, reason_of
 from mcastd.status import OutputStatus
 
-QUIET = 60.0  # seconds in which one trouble is not said twice: a disk that is nearly full comes and goes
+# The same trouble is not logged again within this time: that of a disk that is nearly full comes and goes.
+REPEAT_MIN_SECONDS = 60.0
 
+# Reasons to drop, by errno.
 REASONS = {
     errno.ENOSPC: "no-space",
     errno.EDQUOT: "no-space",
@@ -26,15 +28,17 @@ REASONS = {
     errno.EMFILE: "no-descriptors",
     errno.ENFILE: "no-descriptors",
 }
-IO_ERROR = "io-error"  # any other
+# For any other errno.
+IO_ERROR = "io-error"
 TROUBLES = (*sorted(set(REASONS.values())), IO_ERROR)
 NO_READER = "no-reader"
 READER_GONE = "reader-gone"
-EXPECTED = {NO_READER, READER_GONE}  # a pipe's reader may come and go: nothing to warn of
+# A pipe's reader may come and go: this is logged, without a warning.
+EXPECTED = {NO_READER, READER_GONE}
 
 
 class Account:
-    """What became of an output's datagrams, and the trouble it is in now, if any."""
+    """Counts what became of an output's datagrams, and keeps the trouble that it is in now, if any."""
 
     def __init__(
         self, config: OutputSettings, log: FilteringBoundLogger, now: Clock = clock.monotonic
@@ -44,9 +48,9 @@ class Account:
         self._log = log
         self._now = now
         self._trouble: SinkError | None = None
-        self._dropped = 0  # since the log last heard that all is well
-        self._said = ""  # the reason that the log believes in
-        self._said_at: dict[str, float] = {}
+        self._dropped = 0  # since output.recovered was last logged
+        self._logged = ""  # the reason of the trouble that was logged last; "" after output.recovered
+        self._logged_at: dict[str, float] = {}  # by reason: monotonic seconds
 
     def wrote(self, datagrams: int, size: int) -> None:
         self.counters.written += datagrams
@@ -59,16 +63,16 @@ class Account:
         if datagrams:
             self.counters.dropped[trouble.reason] += datagrams
             self._dropped += datagrams
-        if trouble.reason != self._said:
+        if trouble.reason != self._logged:
             now = self._now()
-            if now - self._said_at.get(trouble.reason, float("-inf")) >= QUIET:
-                say = self._log.info if trouble.reason in EXPECTED else self._log.warning
-                say("output.failed", **self._config.named, reason=trouble.reason, error=str(trouble))
-                self._said = trouble.reason
-                self._said_at[trouble.reason] = now
+            if now - self._logged_at.get(trouble.reason, float("-inf")) >= REPEAT_MIN_SECONDS:
+                write = self._log.info if trouble.reason in EXPECTED else self._log.warning
+                write("output.failed", **self._config.named, reason=trouble.reason, error=str(trouble))
+                self._logged = trouble.reason
+                self._logged_at[trouble.reason] = now
 
     def attempt(self, step: Callable[[], None]) -> bool:
-        """Do what needs no datagram, like opening, and note what is wrong. Returns True if nothing is."""
+        """Do a step that takes no datagram, like opening, and note its error. Returns True if it has none."""
         try:
             step()
         except (OSError, SinkError) as error:
@@ -77,18 +81,20 @@ class Account:
         return True
 
     def recovered(self) -> None:
-        """All is well: the last batch was taken whole."""
+        """The last batch was taken whole: the trouble, if there was one, is over."""
         if self._trouble is None:
             return
         self._trouble = None
-        if self._said:
-            self._log.info("output.recovered", **self._config.named, after=self._said, dropped=self._dropped)
-            self._said = ""
+        if self._logged:
+            self._log.info(
+                "output.recovered", **self._config.named, after=self._logged, dropped=self._dropped
+            )
+            self._logged = ""
             self._dropped = 0
 
     @property
     def problem(self) -> str:
-        """What keeps the output from being written, in one line; "" if nothing does but an absent reader."""
+        """What keeps the output from being written, in one line; "" if nothing does but a missing reader."""
         trouble = self._trouble  # once: the worker's thread may recover meanwhile
         return "" if trouble is None or trouble.reason in EXPECTED else f"{trouble.what}: {trouble.cause}"
 

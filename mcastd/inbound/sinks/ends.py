@@ -1,4 +1,4 @@
-"""Keeps write ends of FIFOs open from one sink to the next, over a reload or a restart of the daemon."""
+"""Keeps write ends of FIFOs open from one sink to the next, across a reload or a restart of the daemon."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Ends:
 
 
 def _is_write_end(fd: int) -> bool:
-    """Whether a descriptor is what its name in the store says: any other could not be written, or waited."""
+    """Return True if the descriptor is a FIFO's write end: writing to anything else might fail, or block."""
     mode = fcntl.fcntl(fd, fcntl.F_GETFL)
     return stat.S_ISFIFO(os.fstat(fd).st_mode) and mode & (os.O_ACCMODE | os.O_PATH) == os.O_WRONLY
 

@@ -1,8 +1,7 @@
-"""Writes to a named pipe for a program to read; never waits for one that is absent or slow.
+"""Writes to a named pipe for a program to read; never waits for a reader that is absent or slow.
 
-A pipe keeps no boundaries, and what is in it outlives the daemon, as its reader does. So a record is begun
-only when the pipe takes it whole at once: whatever ends the daemon, even SIGKILL, the reader finds whole
-records.
+A pipe keeps no boundaries of records, and its content outlives the daemon. So a record is begun only when the
+pipe takes it whole at once: whatever ends the daemon, even SIGKILL, the reader finds whole records.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from mcastd.inbound.sinks.account import NO_READER, READER_GONE, TROUBLES, Accou
 from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.means import ALONE, Means
 from mcastd.inbound.sinks.paths import (
-    LOOK_EVERY,
+    LOOK_MIN_SECONDS,
     LOOP,
     RETRY_SECONDS,
     UNSAFE_PATH,
@@ -40,18 +39,18 @@ NOT_A_FIFO = "not-a-fifo"
 FULL = "full"
 TOO_LARGE = "too-large"
 STOPPED = "stopped"
-# Bytes; fs.pipe-max-size as Linux sets it.
-PIPE_SIZE = 1 << 20
-# Seconds in which a reader may take what is queued when the sink is closed.
-LINGER = 0.5
-# Seconds between looks at a pipe that has some room, and not enough: poll(2) does not tell when it has. The
-# first is for a reader that is at work, the last for one that takes nothing.
+# The default of fs.pipe-max-size.
+PIPE_BYTES = 1 << 20
+# A sink that is closed gives its reader this long to take what is queued.
+LINGER_SECONDS = 0.5
+# Time between two looks at a pipe that has some room, but not enough, which poll(2) cannot wait for: the
+# first after a reader has read, doubled up to the second while it reads nothing.
 ROOM_LOOK_SECONDS = 0.005
 ROOM_LOOK_MAX_SECONDS = 0.25
 
 
 class FifoSink(Sink):
-    """Whole records in order, to whoever reads.
+    """Writes whole records in order to the reader of a FIFO.
 
     What the pipe does not take at once is queued, up to ``queue`` bytes of memory (and always one
     record, however large); then ``when_full`` decides. ``block`` drops nothing while there is a
@@ -70,7 +69,7 @@ class FifoSink(Sink):
         account: Account,
         means: Means = ALONE,
         *,
-        look_every: float = LOOK_EVERY,
+        look_every: float = LOOK_MIN_SECONDS,
     ) -> None:
         super().__init__(account)
         self._config = config
@@ -79,13 +78,13 @@ class FifoSink(Sink):
         self._ends, self._files = means
         self._look_every = look_every
         self._looked = 0.0  # monotonic time of the last look at the path
-        self._known: FileIdentity = (0, 0)  # the FIFO that was found at the path, and may be written
+        self._known: FileIdentity = (0, 0)  # the FIFO at the path, which was found safe to write
         self._fd = -1
         self._identity: FileIdentity = (0, 0)  # of the FIFO that is open
-        self._queue = RecordQueue()  # of which a record is in the pipe in part only if memory ran out
-        self._starved = False  # the pipe is not full, and has too little room
-        self._unread = 0  # bytes in the pipe when that was last so
-        self._pause = 0.0  # seconds to the next look
+        self._queue = RecordQueue()
+        self._starved = False  # the pipe has some room, but not enough for the next record
+        self._unread = 0  # bytes in the pipe when it last had too little room
+        self._pause = 0.0  # seconds until the next look for room
 
     @property
     def pending(self) -> int | None:
@@ -111,7 +110,7 @@ class FifoSink(Sink):
         if not self._queue.records and records.size <= room(self._fd)[1]:
             try:
                 written = records.write(self._fd)
-            except OSError:  # the queue's flush meets it again, and knows what to do
+            except OSError:  # flush() meets the same error, and handles it
                 pass
             else:
                 if written == records.size:
@@ -121,7 +120,7 @@ class FifoSink(Sink):
         self._enqueue(made(records), written)
 
     def _enqueue(self, records: Made, written: int) -> None:
-        """Queue what is not among the ``written`` bytes in the pipe, and write what the pipe takes."""
+        """Queue the records, whose first ``written`` bytes are in the pipe; write what it takes."""
         queue, config = self._queue, self._config
         if written:
             count, size = whole(records.payloads, written)
@@ -147,25 +146,25 @@ class FifoSink(Sink):
         else:
             if refused:
                 self._account.drop(refused, self._too_large("one record"))
-            elif not self._queue.records:  # a slow reader makes room now and then: that is no recovery
+            elif not self._queue.records:  # not before: a slow reader makes some room now and then
                 self._account.recovered()
         if not self._starved:
             self.deadline = math.inf
         self.counters.queued = self._queue.datagrams
 
     def tick(self, now: float) -> None:
-        """Look for room in the pipe, or for a FIFO where there was none to write to."""
+        """Look for room in the pipe, or try to open the FIFO again."""
         if self._queue.records:
             self.flush()
         else:
             self.open()
 
     def reopen(self) -> None:
-        """A pipe holds no log to rotate, and its reader would take a close for the end."""
+        """Keep an open pipe: it holds no log to rotate, and its reader would take a close for the end."""
         self.open()
 
     def close(self, *, for_good: bool = False) -> None:
-        end = clock.monotonic() + LINGER
+        end = clock.monotonic() + LINGER_SECONDS
         if self._queue.records:
             self.flush()
         poll = select.poll()
@@ -179,7 +178,7 @@ class FifoSink(Sink):
         self._disconnect(trouble, leave=not for_good)
 
     def _connect(self) -> None:
-        """Have the FIFO at the path open, with a reader. Raises OSError, SinkError."""
+        """Make sure that the FIFO at the path is open, and has a reader. Raises OSError, SinkError."""
         if self._fd >= 0:
             now = clock.monotonic()
             if now - self._looked < self._look_every:
@@ -201,7 +200,7 @@ class FifoSink(Sink):
         self._identity = self._known
         try:
             require_no_loop(self._files, self._path, self._identity)
-            enlarge(self._fd, PIPE_SIZE)
+            enlarge(self._fd, PIPE_BYTES)
             if is_new and (head := self._format.head()):
                 self._begin(head)
         except (OSError, SinkError) as error:
@@ -213,7 +212,7 @@ class FifoSink(Sink):
         """Write the head for a new reader, whole. Raises OSError, SinkError."""
         unread, free = room(self._fd)
         if len(head) > free:
-            if unread:  # of another program that writes there, too
+            if unread:  # what another program has written there
                 raise self._trouble("the pipe is full", FULL, "its reader is too slow")
             if not enlarge(self._fd, len(head)):
                 raise self._too_large("the head of its format")
@@ -227,8 +226,8 @@ class FifoSink(Sink):
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     def _open(self) -> tuple[int, bool]:
-        """The FIFO's write end; True if nothing was written by it yet, False if another sink has left it."""
-        # Without a reader each batch comes here: one look is enough for a FIFO that is known
+        """Return the FIFO's write end, and True if it is new, False if another sink has left it."""
+        # Without a reader each batch comes here: for a FIFO that is known, one stat(2) is enough
         found = None
         with contextlib.suppress(FileNotFoundError):
             found = identity(os.stat(self._path))
@@ -241,8 +240,8 @@ class FifoSink(Sink):
             return left, False
         fd = self._open_known()
         try:
-            # Once more, now that it is open: the FIFO that was known may have been removed meanwhile, and
-            # another's have its inode number
+            # Look again, now that it is open: the known FIFO may have been removed meanwhile, and a FIFO of
+            # another user may have its inode number
             with place_of(self._path) as place:
                 found = identity(look(place, stat.S_IFIFO, NOT_A_FIFO))
             if not identity(os.fstat(fd)) == found == self._known:  # replaced just now
@@ -256,7 +255,7 @@ class FifoSink(Sink):
         return fd, True
 
     def _open_known(self) -> int:
-        """Open the FIFO that is known, and nothing that has got its name since: that may be a device."""
+        """Open the FIFO that is known, and nothing that has its name by now, as a device might."""
         held = os.open(self._path, os.O_PATH | os.O_CLOEXEC)
         try:
             if identity(os.fstat(held)) != self._known:
@@ -270,13 +269,13 @@ class FifoSink(Sink):
             return place.open(os.O_WRONLY)
 
     def _plan_retry(self) -> None:
-        """Have the FIFO looked for again if something keeps it from being opened; a reader needs no look."""
+        """Set the deadline to open the FIFO again, if an error keeps it closed and not a missing reader."""
         self.deadline = clock.monotonic() + RETRY_SECONDS if self._fd < 0 and self.problem else math.inf
 
     def _write_queue(self) -> int:
         """Write until the pipe has no room or nothing is left.
 
-        Returns how many datagrams were given up, since the pipe can never take them. Raises BrokenPipeError
+        Returns how many datagrams were given up because the pipe can never take them. Raises BrokenPipeError
         if the reader has gone.
         """
         queue, refused = self._queue, 0
@@ -299,7 +298,7 @@ class FifoSink(Sink):
         return refused
 
     def _wait_for_room(self, unread: int) -> None:
-        """Plan the next look: soon while the reader reads, later and later while it does not."""
+        """Plan the next look for room: soon while the reader reads, ever later while it does not."""
         if not has_reader(self._fd):
             raise BrokenPipeError
         now = clock.monotonic()
@@ -307,22 +306,22 @@ class FifoSink(Sink):
             self._pause = ROOM_LOOK_SECONDS
         elif now >= self.deadline:
             self._pause = min(2 * self._pause, ROOM_LOOK_MAX_SECONDS)
-        else:  # it is planned
+        else:  # the next look is planned already
             self._starved = True
             return
         self._starved, self._unread, self.deadline = True, unread, now + self._pause
 
     def _retire(self) -> None:
-        """Remove the FIFO: behind the part of a record its reader must find the end of file, and no record.
+        """Remove the FIFO, so that its reader finds the end of file behind a part of a record.
 
-        Only memory that ran out, or another program that writes there too, can have cut one.
+        Only a lack of memory, or another program that writes to it, can have cut a record.
         """
         with contextlib.suppress(OSError, SinkError), place_of(self._path) as place:
             if place.identity() == self._identity:
                 place.remove(place.name)
 
     def _disconnect(self, error: OSError | SinkError, *, leave: bool = False) -> None:
-        """Let go of the pipe, or leave it to the next sink; what is queued is dropped for ``error``."""
+        """Close the pipe, or leave it to the next sink; drop what is queued for ``error``."""
         torn = bool(self._queue.started)
         if dropped := self._queue.clear():
             self._account.drop(dropped, error)

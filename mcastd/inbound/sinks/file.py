@@ -18,7 +18,7 @@ from mcastd.inbound.sinks.account import TROUBLES, Account
 from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.means import ALONE, Means
 from mcastd.inbound.sinks.paths import (
-    LOOK_EVERY,
+    LOOK_MIN_SECONDS,
     LOOP,
     RETRY_SECONDS,
     UNSAFE_PATH,
@@ -33,15 +33,15 @@ from mcastd.paths import FileIdentity, Place, identity
 
 NOT_A_FILE = "not-a-file"
 ROTATION = "rotation"
-# Seconds at most between looks at the wall clock, which may be set.
+# The wall clock is looked at again after this long at most, since it may be set.
 CLOCK_LOOK_SECONDS = 60.0
 
 
 class FileSink(Sink):
-    """One write(2) for each batch, unless the file is rotated in between.
+    """Appends to a file with one write(2) for each batch, unless the file is rotated in between.
 
     Rotation keeps ``PATH.1`` (the newest) to ``PATH.keep``, beside the file: where PATH is a symbolic link,
-    beside what it leads to. No file exceeds ``rotate_size``, but one that holds a single larger record.
+    beside what it leads to. No file exceeds ``rotate_size``, except one that holds a single larger record.
     ``rotate_every`` ends a file at multiples of the period in UTC, but never two within half a period: a wall
     clock that is set back and forth must not push out what is kept. If the file cannot be rotated it is not
     written either: the limit is what keeps the disk from filling up.
@@ -61,7 +61,7 @@ class FileSink(Sink):
         *,
         now: Clock = clock.monotonic,
         wall: Clock = clock.wall,
-        look_every: float = LOOK_EVERY,
+        look_every: float = LOOK_MIN_SECONDS,
     ) -> None:
         super().__init__(account)
         self.slow = config.fsync
@@ -77,11 +77,11 @@ class FileSink(Sink):
         self._identity: FileIdentity = (0, 0)
         self._size = 0  # bytes in the file
         self._head = b""  # what the file begins with
-        self._unsynced = (0, 0)  # datagrams and bytes at the end of the file that are not counted yet
-        self._period = 0  # of rotate_every, in which the file was last written
+        self._unsynced = (0, 0)  # datagrams and bytes at the end of the file that are not on the disk yet
+        self._period = 0  # the period of rotate_every in which the file was last written, since the epoch
         self._turned = -math.inf  # monotonic time of the last rotation by time
-        self._torn_at: int | None = None  # where the file is to be cut off, if that is not done yet
-        self._prepared = False  # it can be written, as far as that is known without a record
+        self._torn_at: int | None = None  # the length that the file is yet to be cut to, if it ends in a part
+        self._prepared = False  # the last _prepare() found that the file can be written
 
     def open(self) -> None:
         self._try(self._start)
@@ -108,7 +108,7 @@ class FileSink(Sink):
             self._account.recovered()
 
     def tick(self, now: float) -> None:
-        """Try again what failed, or end the file at the end of its period, although nothing comes."""
+        """Try again what failed, or end a file whose period is over."""
         self.deadline = math.inf
         self._try(self._prepare)
 
@@ -117,27 +117,27 @@ class FileSink(Sink):
         self.open()
 
     def close(self, *, for_good: bool = False) -> None:
-        self._account.attempt(self._release)  # a network file system may tell of a lost write only now
+        self._account.attempt(self._release)  # a network file system may report a lost write only now
 
     def _try(self, prepare: Callable[[], None]) -> None:
-        """Prepare without a record to write, and note how that went."""
+        """Prepare without a record to write, and note the error, or that it is over."""
         failed = not self._prepared
         if not self._account.attempt(prepare):
             self.deadline = self._now() + RETRY_SECONDS
-        elif failed:  # else the trouble, if any, is that a record was not taken: the next one will show
+        elif failed:  # else the trouble, if any, is with a record: the next one may end it
             self._account.recovered()
 
     def _start(self) -> None:
-        """Prepare, and delete what an earlier, higher ``keep`` has kept. Raises OSError, SinkError."""
+        """Prepare, and delete rotated files beyond ``keep``. Raises OSError, SinkError."""
         self._prepare()
         if self._config.rotate_size or self._config.rotate_every:
             with place_of(self._path) as place:
                 self._prune(place)
 
     def _prepare(self) -> None:
-        """Have the file at the path open and whole, of this period. Raises OSError, SinkError."""
+        """Ensure that the file at the path is open, whole and of this period. Raises OSError, SinkError."""
         self._prepared = False
-        # Not for each batch: what comes within look_every seconds after a file was moved goes with it
+        # Not for each batch: for look_every seconds datagrams may still go to a file that was moved away
         if self._fd >= 0 and (now := clock.monotonic()) - self._looked >= self._look_every:
             self._looked = now
             self._look()
@@ -161,11 +161,13 @@ class FileSink(Sink):
                 self._rotate()
                 self._turned = now
             self._period = period
-        elif period < self._period - 1:  # set back for good; a step around the period's end is none
+        elif (
+            period < self._period - 1
+        ):  # the clock was set back; a step around the end of a period is ignored
             self._period = period
 
     def _look(self) -> None:
-        """Let go of the file if it was moved or deleted; see its size, which others may have cut."""
+        """Close the file if it was moved or deleted; take its size, since others may have cut it."""
         try:
             found = os.stat(self._path)
         except FileNotFoundError:
@@ -197,7 +199,7 @@ class FileSink(Sink):
             return open_existing(place, os.O_APPEND, stat.S_IFREG, NOT_A_FILE)
         try:
             fd = place.create(os.O_APPEND, self._config.mode)
-        except FileExistsError:  # made by another just now
+        except FileExistsError:  # made by another program in this moment
             return open_existing(place, os.O_APPEND, stat.S_IFREG, NOT_A_FILE)
         with contextlib.suppress(OSError):  # the umask's bits; not every file system has modes
             os.fchmod(fd, self._config.mode)
@@ -206,7 +208,7 @@ class FileSink(Sink):
     def _release(self) -> None:
         fd, torn_at = self._fd, self._torn_at
         self._fd, self._torn_at = -1, None
-        if torn_at is not None:  # the last chance
+        if torn_at is not None:  # the file is closed next: cut it now or never
             with contextlib.suppress(OSError):
                 os.ftruncate(fd, torn_at)
         if fd >= 0:
@@ -215,12 +217,12 @@ class FileSink(Sink):
             os.close(fd)
 
     def _begin(self) -> None:
-        """Write the head of a file in which nothing is. It ends no datagram."""
+        """Write the head into an empty file. It ends no datagram."""
         if self._head:
             self._append(Made([self._head], [0]))
 
     def _append_below(self, limit: int, records: Made) -> None:
-        """Append; rotate the file whenever the next record would make it larger than ``limit``."""
+        """Append; rotate the file before a record that would make it larger than ``limit`` bytes."""
         while records.payloads:
             count = fitting(records.payloads, limit - self._size)
             if not count and self._size > len(self._head):
@@ -231,12 +233,12 @@ class FileSink(Sink):
             records = part(records, count)
 
     def _append(self, records: Records) -> None:
-        """Append, and count. OSError leaves only whole records behind, all counted."""
+        """Append, and count. After OSError the file has only whole records, all counted."""
         while (written := records.write(self._fd)) < records.size:
             rest = made(records)
             count, size = whole(rest.payloads, written)
             self._wrote(len(part(rest, 0, count)), size)
-            if written > size or not count:  # cut inside a record, as when the disk is full
+            if written > size or not count:  # the write ended inside a record, as on a full disk
                 self._complete(rest.payloads[count], written - size)
                 count += 1
                 self._wrote(len(part(rest, count - 1, count)), len(rest.payloads[count - 1]))
@@ -254,7 +256,7 @@ class FileSink(Sink):
             self._account.wrote(datagrams, size)
 
     def _complete(self, record: Record, done: int) -> None:
-        """Write what is missing of a record, ``done`` bytes of which are in the file, or take these back."""
+        """Write the rest of a record with ``done`` bytes in the file; if that fails, cut these off."""
         try:
             while done < len(record):
                 written = os.writev(self._fd, [memoryview(record)[done:]])
@@ -266,7 +268,7 @@ class FileSink(Sink):
             raise
 
     def _take_back(self, end: int) -> None:
-        """Cut the file at ``end``; if that fails it is tried again before the next record is written."""
+        """Cut the file to ``end`` bytes; if that fails, it is tried again before the next record."""
         self._torn_at = end
         if os.fstat(self._fd).st_size > end:
             os.ftruncate(self._fd, end)
@@ -274,7 +276,7 @@ class FileSink(Sink):
         self._torn_at = None
 
     def _sync(self) -> None:
-        """Have what was appended on the disk, and count it. OSError: it is not, and was taken back."""
+        """Force what was appended to the disk, and count it. If OSError is raised, it was cut off again."""
         datagrams, size = self._unsynced
         self._unsynced = 0, 0
         if not datagrams and not size:
@@ -292,7 +294,7 @@ class FileSink(Sink):
         self._sync()
         try:
             with place_of(self._path) as place:
-                # Somebody may have moved it since the last look: what is there now is not ours to rename
+                # It may have been moved since the last look: then the file of that name is not ours to rename
                 if place.identity() == self._identity:
                     self._shift(place)
         except OSError as error:
@@ -308,10 +310,10 @@ class FileSink(Sink):
             self._begin()
 
     def _shift(self, place: Place) -> None:
-        """Make the file PATH.1, PATH.1 PATH.2, and so on; delete what is beyond PATH.keep."""
+        """Rename PATH to PATH.1, PATH.1 to PATH.2 and so on; delete what is beyond PATH.keep."""
         name, keep = place.name, self._config.keep
         if keep:
-            # Only up to the first free name: so an attempt that failed half-way moves nothing twice
+            # Only up to the first free name: after an attempt that failed half-way, nothing moves twice
             free = next((n for n in range(1, keep) if not place.has(f"{name}.{n}")), keep)
             for n in range(free, 1, -1):
                 place.rename(f"{name}.{n - 1}", f"{name}.{n}")
@@ -321,17 +323,17 @@ class FileSink(Sink):
         self._prune(place)
 
     def _prune(self, place: Place) -> None:
-        """Delete what more may have been kept once; the first name that is missing ends it."""
+        """Delete the files beyond PATH.keep, up to the first name that is missing."""
         with contextlib.suppress(OSError):
             for n in itertools.count(self._config.keep + 1):
                 place.remove(f"{place.name}.{n}")
 
 
 def _remove_part_of(head: bytes, fd: int, place: Place) -> None:
-    """Empty a file that ends within its head: a crash in the middle of a long one leaves it so."""
+    """Empty a file that ends within its head: a crash while the head is written leaves such a file."""
     if not 0 < os.fstat(fd).st_size < len(head):
         return
-    with contextlib.suppress(PermissionError):  # who may not read it cannot know
+    with contextlib.suppress(PermissionError):  # the file may be writable and not readable: it stays
         reading = place.open(os.O_RDONLY)
         try:
             if head.startswith(os.pread(reading, len(head), 0)):

@@ -1,4 +1,4 @@
-"""What an output's format is: a batch in, its records out."""
+"""The base of every format: it makes records of a batch."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from mcastd.net.link import Batch
 class Format(ABC):
     """How an output's datagrams are written: one object for each output.
 
-    ``group`` tells the group that is received now, ``interface_name`` the name of an ifindex.
+    ``group`` returns the group that is received now, ``interface_name`` the name of an ifindex.
     """
 
-    needs_metadata = False  # the origins and times of a batch
+    needs_metadata = False  # True: it writes the origins and times of a batch
 
     def __init__(self, group: Callable[[], str], interface_name: Callable[[int], str]) -> None:
         self._group = group
         self._interface_name = interface_name
 
     def head(self) -> bytes:
-        """What stands before the first record of a new file, and what each new reader of a pipe gets first.
+        """The bytes that a new file begins with, and that each new reader of a pipe gets first.
 
-        It counts as no datagram.
+        They count as no datagram.
         """
         return b""
 
     @abstractmethod
     def records(self, batch: Batch) -> Records:
-        """The records with which all datagrams of the batch end: none is kept for the next batch."""
+        """Make the records of a batch. All its datagrams end with them: none is kept for the next batch."""

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import chain
-from json.encoder import encode_basestring as quote  # in C; gives a JSON string, non-ASCII as it is
+from json.encoder import (
+    encode_basestring as quote,
+)  # in C; makes a JSON string, and leaves non-ASCII as it is
 
 from mcastd.clock import NANO
 from mcastd.inbound.sinks.format import Format
@@ -19,12 +21,15 @@ try:
 except ImportError:
     orjson = None  # type: ignore[assignment] # optional: the standard library's takes longer for long payloads
 
-TOGETHER = 1 << 16  # bytes of payload that are escaped together
+# Batches with more payload than this are escaped one by one: copying them together would cost more.
+ESCAPED_TOGETHER_MAX_BYTES = 1 << 16
 
 
 class JsonLines(Format):
-    """An object a line. Formatted by hand, at a fraction of the cost of json.dumps: what datagrams have in
-    common, the second and the sender, is formatted once for all of them."""
+    """An object a line. What datagrams have in common, the second and the sender, is formatted once for all.
+
+    This takes a fraction of the time of json.dumps().
+    """
 
     needs_metadata = True
 
@@ -43,7 +48,7 @@ class JsonLines(Format):
         return Made(list(self._each(batch.payloads, origins, times)))
 
     def _stream(self, payloads: Sequence[Record], origin: Origin, times: Sequence[int]) -> Records:
-        """Texts of one sender, all of one second: as a rule. Raises UnicodeDecodeError if one is no text."""
+        """Texts of one sender, all of one second: as usual. Raises UnicodeDecodeError if one is no text."""
         second = times[0] // NANO
         base, head, sender = second * NANO, _stamp(second), self._sender(origin)
         if pieces := escaped(payloads):
@@ -90,12 +95,12 @@ def _stamp(second: int) -> bytes:
 
 
 def escaped(payloads: Sequence[Record]) -> list[bytes]:
-    """Each payload as the inside of a JSON string; none if that has to be done one by one.
+    """Return each payload as the inside of a JSON string; none if each has to be escaped by itself.
 
-    All are escaped together, with NULs between them that turn into escapes as well; a text with more of these
-    gives more pieces. Long ones are copied less when done one by one. Raises UnicodeDecodeError.
+    All are escaped together, with a NUL between two, which becomes an escape as well. A payload with a NUL of
+    its own makes more pieces than payloads: then none are returned. Raises UnicodeDecodeError.
     """
-    if sum(map(len, payloads)) > TOGETHER:
+    if sum(map(len, payloads)) > ESCAPED_TOGETHER_MAX_BYTES:
         return []
     pieces = quoted(str(b"\0".join(payloads), "utf-8"))[1:-1].split(b"\\u0000")
     return pieces if len(pieces) == len(payloads) else []

@@ -1,4 +1,4 @@
-"""What sinks have in common with the rest of the process."""
+"""What all sinks of a process share."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from mcastd.inbound.sinks.ends import Ends
 
 
 class Means(NamedTuple):
-    """With the defaults a sink works for itself alone."""
+    """With the defaults a sink shares nothing."""
 
-    ends: Ends | None = None  # of pipes, from one sink to the next
-    files: OpenFilesOf | None = None  # what is sent to the subscription itself, and so not to be written
+    ends: Ends | None = None  # write ends of pipes, handed from one sink to the next
+    files: OpenFilesOf | None = None  # open files of all workers: finds one that would be sent for ever
 
 
 ALONE = Means()

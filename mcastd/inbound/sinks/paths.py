@@ -1,7 +1,7 @@
-"""Opens an output by its path, if it is of the right kind and no other user has put it there.
+"""Opens an output by its path, if it is of the right kind and was not put there by another user.
 
-In a directory that others may write, they can put a hard link, or a file of their own where an output is to
-be. So there no file of theirs is written.
+In a directory that others may write, they can put a hard link or a file of their own where an output is to
+be. Such a file is not written.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from mcastd.config import OpenFilesOf
 from mcastd.errors import SinkError, UnsafePathError
 from mcastd.paths import KINDS, FileIdentity, Place
 
-# Seconds at least between looks at whether a path still names what is open.
-LOOK_EVERY = 0.1
-# Seconds until what could not be opened or made ready is tried again if no datagram comes before.
+# At least this long between two checks that a path still names the open file.
+LOOK_MIN_SECONDS = 0.1
+# What could not be opened or made ready is tried again after this long, or with the next datagram.
 RETRY_SECONDS = 5.0
 UNSAFE_PATH = "unsafe-path"
 LOOP = "loop"
 
 
 def require_no_loop(files: OpenFilesOf | None, path: Path, of: FileIdentity) -> None:
-    """Note that an output is open. Raises SinkError if what is written there would be sent for ever."""
+    """Note that an output is open. Raises SinkError if what is written to it would be sent for ever."""
     if files is not None and (loop := files.opened(path, of)):
         raise SinkError(
             f"cannot write to {path}",
@@ -48,7 +48,7 @@ def place_of(path: Path) -> Iterator[Place]:
 
 
 def look(place: Place, kind: int, reason: str) -> os.stat_result:
-    """What is there: a file of ``kind``, safe to write. Raises OSError, SinkError with ``reason``."""
+    """Return the status of a file of ``kind`` that is safe to write. Raises OSError, SinkError."""
     found = place.look()
     _require(place, found, kind, reason)
     return found
@@ -57,7 +57,7 @@ def look(place: Place, kind: int, reason: str) -> os.stat_result:
 def open_existing(place: Place, flags: int, kind: int, reason: str) -> int:
     """Open a file of ``kind`` for writing, without blocking. Raises OSError, SinkError with ``reason``.
 
-    The kind is looked at before, since to open a device can have effects, and after, since the name
+    The kind is checked before opening, since opening a device can have effects, and after it, since the name
     may have been given to another file in between.
     """
     look(place, kind, reason)

@@ -1,4 +1,4 @@
-"""What pipe(7) and ioctl(2) tell of a pipe by its write end: who reads, and how much room there is."""
+"""The state of a pipe by its write end: if it has a reader, and how much room (pipe(7), ioctl(2))."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import termios
 
 
 def has_reader(fd: int) -> bool:
-    """Return True if somebody has the other end open."""
+    """Return True if a process has the read end open."""
     poll = select.poll()
     poll.register(fd, 0)
     return not poll.poll(0)
 
 
 def room(fd: int) -> tuple[int, int]:
-    """Bytes that nobody has read yet, and bytes that the pipe surely takes whole beside them.
+    """Return the bytes that are unread, and how many more the pipe surely takes at once.
 
     An empty pipe takes its size. Any pipe takes PIPE_BUF whole, or nothing of it (POSIX). Else it is the
     pages that are surely free: what is unread may take twice its size, since the kernel appends to a used
     page only what fits there whole; and the first and last page may be used in part.
     """
     unread = int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
-    size = capacity(fd)  # each time: its reader may change it
+    size = capacity(fd)  # not kept: its reader may change it
     return unread, max(select.PIPE_BUF, size - 2 * unread - 2 * mmap.PAGESIZE) if unread else size
 
 

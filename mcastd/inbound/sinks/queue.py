@@ -1,4 +1,4 @@
-"""Records that wait for a slow reader, and the memory that they take."""
+"""A queue of records for a slow reader, bounded by the memory that they take."""
 
 from __future__ import annotations
 
@@ -8,74 +8,74 @@ from itertools import islice, repeat
 from mcastd.inbound.sinks.records import Made, Record, size_of, whole
 from mcastd.net.link import IOV_MAX
 
-# Bytes of memory for a queued record beside its content: empty ones are not free.
-RECORD_OVERHEAD = 64
+# Memory of a queued record beside its content, so that empty ones count.
+RECORD_OVERHEAD_BYTES = 64
 
 
 class RecordQueue:
-    """Whole records in order. The first may be written in part: then it stays until it is written whole.
+    """Records in order. The first may be written in part: then it stays until it is written whole.
 
-    Each method that takes records off returns how many datagrams end with them.
+    Each method that removes records returns how many datagrams end with them.
     """
 
     __slots__ = ("_datagrams", "datagrams", "records", "size", "started")
 
     def __init__(self) -> None:
         self.records: deque[Record] = deque()
-        self.datagrams = 0  # that end with these records
+        self.datagrams = 0  # datagrams that end with these records
         self.size = 0  # bytes of memory, less what is written of the first record
         self.started = 0  # bytes of the first record that are written
-        self._datagrams: deque[int] = deque()  # for each record, how many end with it
+        self._datagrams: deque[int] = deque()  # for each record, how many datagrams end with it
 
     def add(self, records: Made, started: int) -> None:
-        """Queue records, ``started`` bytes of whose first are written."""
+        """Queue records. ``started`` bytes of the first are written already."""
         count = len(records.payloads)
         self.records.extend(records.payloads)
         self._datagrams.extend(repeat(1, count) if records.datagrams is None else records.datagrams)
         self.datagrams += len(records)
         self.started = started or self.started
-        self.size += size_of(records.payloads) + count * RECORD_OVERHEAD - started
+        self.size += size_of(records.payloads) + count * RECORD_OVERHEAD_BYTES - started
 
     def keep(self, count: int) -> None:
-        """Have the last ``count`` records outlive the batch's buffers; one that is bytes is not copied."""
+        """Copy the last ``count`` records out of the batch's buffers, so that they stay valid."""
         stay = [bytes(self.records.pop()) for _ in range(min(count, len(self.records)))]
         self.records.extend(reversed(stay))
 
     def next(self) -> list[Record]:
-        """What is to be written next, as many buffers as one writev(2) takes."""
+        """Return what is to be written next, at most as many buffers as one writev(2) takes."""
         buffers = list(islice(self.records, IOV_MAX))
         buffers[0] = memoryview(buffers[0])[self.started :]
         return buffers
 
     def wrote(self, buffers: list[Record], written: int) -> int:
-        """Take off what a write of ``written`` bytes has written whole of these buffers."""
+        """Remove the records that a write of ``written`` bytes of these buffers has written whole."""
         count, size = whole(buffers, written)
         self.started = written - size + (0 if count else self.started)
-        self.size -= written + count * RECORD_OVERHEAD
+        self.size -= written + count * RECORD_OVERHEAD_BYTES
         return self._take_off(count)
 
     def give_up_first(self) -> int:
-        """Take off the first record, of which nothing is written."""
-        self.size -= len(self.records[0]) + RECORD_OVERHEAD
+        """Remove the first record, of which nothing is written."""
+        self.size -= len(self.records[0]) + RECORD_OVERHEAD_BYTES
         return self._take_off(1)
 
     def evict(self, limit: int, *, oldest: bool) -> int:
-        """Take off what is beyond ``limit`` bytes, the oldest or the newest first.
+        """Remove records, the oldest or the newest first, until the queue has no more than ``limit`` bytes.
 
-        Never the record that is partly written, nor the last one beside it.
+        A record that is partly written stays, and so does one whole record, however large.
         """
         evicted = 0
         keep = 2 if self.started else 1
         at = keep - 1 if oldest else -1
         while self.size > limit and len(self.records) > keep:
-            self.size -= len(self.records[at]) + RECORD_OVERHEAD
+            self.size -= len(self.records[at]) + RECORD_OVERHEAD_BYTES
             evicted += self._datagrams[at]
             del self.records[at], self._datagrams[at]
         self.datagrams -= evicted
         return evicted
 
     def clear(self) -> int:
-        """Take all off, also what is written in part."""
+        """Remove all records, one that is partly written too."""
         dropped = self.datagrams
         self.records.clear()
         self._datagrams.clear()

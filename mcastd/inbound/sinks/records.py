@@ -1,6 +1,6 @@
-"""What a batch becomes on an output: records, and the arithmetic on them.
+"""Records: what an output writes of a batch, each whole or not at all.
 
-A record is what an output takes whole or not at all. It need not be one datagram: see :class:`Made`.
+A record need not be one datagram: see :class:`Made`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class Records(Protocol):
 
     @property
     def payloads(self) -> Sequence[Record]:
-        """The records one by one: for an output that cannot take them all at once."""
+        """The records one by one, for an output that cannot take them all at once."""
 
     def __len__(self) -> int:
-        """Datagrams that end with these records: those that are written when all records are."""
+        """Datagrams that end with these records: they are written when all records are."""
 
     def write(self, fd: int) -> int:
-        """Write them in one system call; how many bytes it took, maybe not all. Raises OSError."""
+        """Write them in one system call. Returns how many bytes it took, maybe not all. Raises OSError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Made:
         return len(self.payloads) if self.datagrams is None else sum(self.datagrams)
 
     def write(self, fd: int) -> int:
-        return os.writev(fd, [b"".join(self.payloads)])  # a copy costs less than so many buffers
+        return os.writev(fd, [b"".join(self.payloads)])  # one copy costs less than a buffer for each record
 
 
 @dataclass(frozen=True, slots=True)

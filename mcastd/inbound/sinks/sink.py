@@ -1,4 +1,4 @@
-"""What a subscription sees of an output."""
+"""The base of every kind of output, as a subscription sees it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from mcastd.status import OutputStatus
 class Sink(ABC):
     """One output of one subscription, opened and written by one thread; it outlives the subscription's runs.
 
-    A kind of sink has to write, and to count in its account; all else is what a kind needs. No method raises
-    OSError or SinkError: each datagram is written, queued or dropped, and counted as such. What is wrong is
-    said by the log and by :meth:`status`, and tried again with the next batch. Other threads read
+    A kind has to implement :meth:`write`, and to count in its account; it overrides what else it needs. No
+    method raises OSError or SinkError: each datagram is written, queued or dropped, and counted as such.
+    The log and :meth:`status` name what is wrong; the next batch tries again. Other threads read
     :attr:`counters`, :attr:`problem` and :meth:`status`, which take no lock and ask no file, since the output
     may hang.
     """
 
     # All reasons for which it may drop.
     reasons: Sequence[str] = ()
-    # Each write may take long, as when it is forced to the disk.
+    # True if each write may take long, as with fsync: then its subscription has a thread of its own.
     slow: bool = False
-    # It may be pending or blocked; False spares asking.
+    # False: it is never pending or blocked, and is not asked.
     may_queue: bool = False
     # Monotonic time at which tick() is due; infinity while nothing is.
     deadline: float = math.inf
@@ -45,17 +45,19 @@ class Sink(ABC):
 
     @property
     def pending(self) -> int | None:
-        """The fd to poll for POLLOUT while something is queued, unless it waits for :attr:`deadline` instead;
-        then call :meth:`flush`."""
+        """The fd to poll for POLLOUT while something is queued: when it is ready, :meth:`flush` is called.
+
+        None: nothing is queued, or :attr:`deadline` says when to try again.
+        """
         return None
 
     @property
     def blocked(self) -> bool:
-        """Whether reception is to wait until this sink has room."""
+        """True if reception is to wait until this sink has room."""
         return False
 
     def open(self) -> None:
-        """Make the output now, if it isn't there, so that it is found before the first datagram."""
+        """Make the output if it is missing, so that it is there before the first datagram."""
 
     @abstractmethod
     def write(self, batch: Batch) -> None:
@@ -68,17 +70,17 @@ class Sink(ABC):
         """Do what is due at monotonic time ``now`` without a datagram."""
 
     def network_changed(self) -> None:
-        """Look at the host's interfaces, addresses and routes again: one of the output's ways has changed."""
+        """Follow a change of the host's interfaces, addresses or routes: see OutputSettings.ways()."""
 
     def reopen(self) -> None:
-        """Let go of a file that was moved away, and open the path anew (log rotation)."""
+        """Close a file that was moved away, and open the path anew (log rotation)."""
 
     def close(self, *, for_good: bool = False) -> None:
         """Write what can be written soon, drop the rest, release everything.
 
-        What a reader sees as the end may wait for the next sink of the same label, unless it is ``for_good``.
+        Unless it is ``for_good``, the next sink of the same label may go on with what a reader has open.
         """
 
     def status(self) -> OutputStatus:
-        """Called from other threads."""
+        """For any thread."""
         return self._account.status()
