@@ -157,7 +157,7 @@ class Assembly:
         before = self.description
         if description.hashes is None and before.hashes is not None:
             description = replace(description, hashes=before.hashes)
-        if _content(description) != _content(before):
+        if not description.is_like(before):
             return False
         if before.hashes is None and description.hashes is not None:
             blocks_of(description)
@@ -444,11 +444,6 @@ class Assembly:
         """Write ``size`` bytes to the file. Returns how many it took; if not all, ``trouble`` says why."""
         written, self.trouble = blockfile.write(self.fd, buffers, offset, size)
         return written
-
-
-def _content(description: ObjectDescription) -> tuple[object, ...]:
-    """What cannot change in the description of one object."""
-    return description.toi, description.name, description.length, description.oti, description.encoding
 
 
 def _bad(description: ObjectDescription, cause: str) -> RefusedError:

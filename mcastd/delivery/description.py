@@ -42,6 +42,14 @@ class ObjectDescription:
     def path(self) -> str:
         return "/".join(self.name)
 
+    def is_like(self, other: ObjectDescription) -> bool:
+        """Return True if both may be of one object: what cannot change is the same, but for hashes."""
+        return self._lasting == other._lasting
+
+    @property
+    def _lasting(self) -> tuple[object, ...]:
+        return self.toi, self.name, self.length, self.oti, self.encoding
+
 
 class Run(NamedTuple):
     """Symbols ``esi``, ``esi + 1``, ... of one source block, a datagram each.

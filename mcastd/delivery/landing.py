@@ -127,18 +127,16 @@ class Landing:
                 return os.open(name[-1], flags, dir_fd=parent)
         return None
 
-    def land(self, partial: Partial, name: Sequence[str], mode: int, mtime_ns: int | None) -> None:
-        """Give a whole file its name, in place of what of ours has it. It is on the disk before.
+    def land(self, partial: Partial, name: Sequence[str], mode: int) -> None:
+        """Give a whole file its name, in place of what of ours has it; :func:`settle` it before.
 
-        ``mode`` are its permission bits; set-user-ID and the like are left out. Who may read it may enter the
-        directories that are made for it. The partial file is closed, unless this raises: also RefusedError.
+        Who may read it by its ``mode`` may enter the directories that are made for it. The partial file is
+        closed, unless this raises: also RefusedError.
         """
         require_safe(name)
         with self._parent_of(name, make=mode) as parent:
             assert parent is not None
             self._require_ours(parent, name)
-            describe(partial.fd, mode, mtime_ns)
-            os.fsync(partial.fd)
             if not partial.name:
                 self._link(partial)
             try:
@@ -268,13 +266,18 @@ class Landing:
             raise _in_the_way(name, name, parent)
 
 
-def describe(fd: int, mode: int, mtime_ns: int | None) -> None:
-    """Give a file its permission bits and time of modification, as far as the file system has them."""
+def settle(fd: int, mode: int, mtime_ns: int | None) -> None:
+    """Give a file its permission bits and time of modification, and have it on the disk.
+
+    Set-user-ID and the like are left out, and so is what the file system does not have. Raises OSError: then
+    nobody knows what of the file is on the disk.
+    """
     with suppress(OSError):
         os.fchmod(fd, mode & 0o777)
     if mtime_ns is not None:
         with suppress(OSError, OverflowError):
             os.utime(fd, ns=(mtime_ns, mtime_ns))
+    os.fsync(fd)
 
 
 def _open_root(path: Path) -> int:

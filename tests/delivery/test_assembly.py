@@ -20,6 +20,7 @@ from mcastd.delivery.assembly import BLOCKS_MAX, Assembly
 from mcastd.delivery.description import ObjectDescription
 from mcastd.delivery.refused import BAD_DESCRIPTION, RefusedError
 from mcastd.delivery.symbols import HASH, MALFORMED, MEMORY, OVERHEAD_BYTES, Allowance, SymbolCounts
+from mcastd.protocols import raptorq
 from mcastd.protocols.fec import REED_SOLOMON, SMALL_BLOCK, Oti
 from mcastd.protocols.raptorq import CodecError, NotInstalledError
 
@@ -253,6 +254,21 @@ def test_without_a_code_what_is_missing_is_waited_for(
     receiving.give_block(1)
     receiving.give_block(0)
     receiving.require_whole()
+
+
+def test_the_real_code_repairs(receive: Callable[..., Receiving]) -> None:
+    if not raptorq.available():
+        pytest.skip("raptorq is not installed")
+    sent = SentObject(20_001, 100, 40)
+    sent.decode = raptorq.decode  # type: ignore[method-assign]
+    receiving = receive(sent)
+    for sbn in range(sent.blocks.count):
+        symbols = sent.blocks.symbols(sbn)
+        receiving.give(sbn, 3, sent.run(sbn, 3, 20))
+        repair = raptorq.repair(sent.block(sbn), 100, symbols, skip=7)
+        receiving.give(sbn, symbols + 7, repair)
+    receiving.require_whole()
+    assert receiving.counts.restored == sent.blocks.total - 20 * sent.blocks.count
 
 
 def test_a_code_that_fails_once_is_tried_again(receive: Callable[..., Receiving]) -> None:

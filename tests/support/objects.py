@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -17,12 +17,12 @@ class SentObject:
 
     It knows the object, so no code has to be installed; but of a symbol that was forged it makes a wrong
     block, as a code would. Each number in ``short`` makes one attempt fail that has less symbols than that
-    beyond those that suffice.
+    beyond those that suffice. ``content`` is that of the object, or how many bytes it is to have.
     """
 
     def __init__(
         self,
-        length: int,
+        content: int | bytes,
         symbol_size: int = 16,
         block_symbols: int = 8,
         scheme: int = RAPTORQ,
@@ -31,7 +31,8 @@ class SentObject:
         signed: bool = True,
         **description: Any,
     ) -> None:
-        self.data = random.Random(seed).randbytes(length)
+        self.data = content if isinstance(content, bytes) else random.Random(seed).randbytes(content)
+        length = len(self.data)
         oti = (
             raptorq(length, symbol_size, block_symbols, alignment=1)
             if scheme == RAPTORQ
@@ -53,11 +54,12 @@ class SentObject:
         return self.data[begin : begin + self.blocks.size(sbn)]
 
     def symbol(self, sbn: int, esi: int) -> bytes:
-        """A source symbol, filled up; or a repair symbol, which tells its block by its first byte."""
+        """A source symbol, filled up; or a repair symbol, which begins with its block and its TOI."""
         size = self.blocks.symbol_size
         if esi < self.blocks.symbols(sbn):
             return self.block(sbn)[esi * size : (esi + 1) * size].ljust(size, b"\0")
-        return bytes([sbn]) + random.Random(f"{self.description.toi} {sbn} {esi}").randbytes(size - 1)
+        toi = self.description.toi
+        return bytes([sbn, toi]) + random.Random(f"{toi} {sbn} {esi}").randbytes(size)[: size - 2]
 
     def run(self, sbn: int, esi: int = 0, number: int | None = None) -> list[bytes]:
         """The symbols from ``esi`` on; without ``number``, up to the last source symbol."""
@@ -82,4 +84,20 @@ class SentObject:
         return bytes([block[0] ^ 1]) + block[1:]
 
 
-__all__ = ["NO_CODE", "RAPTORQ", "SentObject"]
+def decode_of(
+    senders: Iterable[SentObject],
+) -> Callable[[int, int, Iterable[tuple[int, bytes | memoryview]]], bytes | None]:
+    """Decodes the symbols of several objects."""
+    by_toi = {sent.description.toi: sent for sent in senders}
+
+    def decode(
+        symbol_size: int, source_symbols: int, symbols: Iterable[tuple[int, bytes | memoryview]]
+    ) -> bytes | None:
+        given = list(symbols)
+        toi = next(symbol[1] for esi, symbol in given if esi >= source_symbols)
+        return by_toi[toi].decode(symbol_size, source_symbols, given)
+
+    return decode
+
+
+__all__ = ["NO_CODE", "RAPTORQ", "SentObject", "decode_of"]

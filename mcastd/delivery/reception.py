@@ -1,0 +1,396 @@
+"""The objects of one output: from their descriptions to files in a directory.
+
+```
+                first symbol            last block             hashes, MD5           renamed
+   WAITING  ------------------>  RECEIVING  --->  COMPLETE  ------------->  VERIFIED  ---->  LANDED
+      ^                              |                |                        |
+      |   others needed its place    |                v                        v
+      +------------------------------+            REFUSED, for a while: its reason may go
+
+   and EXPIRED, from any state: nothing describes it any more
+```
+
+What takes long (looking at what is there already, decoding, copying, landing) is done in steps, between which
+symbols are received.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from mcastd.delivery import content
+from mcastd.delivery.assembly import Assembly, Decode
+from mcastd.delivery.description import ObjectDescription, Run
+from mcastd.delivery.landing import Landing, Partial, settle
+from mcastd.delivery.refused import RefusedError
+from mcastd.delivery.symbols import Allowance, SymbolCounts
+
+# Objects that are described, of which each takes some memory.
+OBJECTS_MAX = 200_000
+# Objects that are received at a time, with two descriptors each at most.
+RECEIVING_MAX = 128
+# What all objects together may take for maps of their blocks and for repair symbols.
+ALLOWANCE_BYTES = 32 << 20
+# After so long what was refused is tried again: what was in the way may have gone.
+REFUSED_SECONDS = 60.0
+# After so long what the file system did not take is tried again.
+RETRY_SECONDS = 5.0
+# The permission bits of a file where neither the output nor the sender says any.
+MODE = 0o640
+
+# Reasons to drop a symbol, beside those of refused.py and symbols.py.
+OVERDUE = "expired"  # the description of its object holds no more
+TOO_MANY = "too-many"  # objects
+REASONS = (OVERDUE, TOO_MANY)
+
+
+class ObjectState(StrEnum):
+    WAITING = "waiting"
+    RECEIVING = "receiving"
+    COMPLETE = "complete"
+    VERIFIED = "verified"
+    LANDED = "landed"
+    REFUSED = "refused"
+    EXPIRED = "expired"
+
+
+# States in which a symbol makes an object be received.
+_TO_BEGIN = {ObjectState.WAITING, ObjectState.REFUSED}
+
+
+@dataclass(slots=True, eq=False)
+class Received:
+    """An object, and how far it has come. Other threads may read it."""
+
+    description: ObjectDescription
+    state: ObjectState = ObjectState.WAITING
+    refused: RefusedError | None = None  # the last time
+    trouble: OSError | None = None  # what the file system did not take the last time
+    again: float = 0.0  # monotonic time before which it is not tried again
+    partial: Partial | None = None
+    assembly: Assembly | None = None  # there is one as long as there is a partial file
+    finishing: Generator[None, None, None] | None = None
+
+    @property
+    def percent(self) -> float:
+        """How much of it is there."""
+        assembly = self.assembly  # once: it may land meanwhile
+        if assembly is None or not assembly.blocks.total:
+            return 100.0 if self.state is ObjectState.LANDED else 0.0
+        return 100.0 * assembly.present / assembly.blocks.total
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """An object has landed or was refused."""
+
+    description: ObjectDescription
+    refused: RefusedError | None = None  # None: it has landed
+    unchanged: bool = False  # the file that had its name was the object already
+
+
+class Reception:
+    """Receives objects into a directory that is open. One thread uses it; others may read what is public.
+
+    ``now`` is monotonic time and ``wall`` the time since 1970, in seconds.
+    """
+
+    def __init__(
+        self,
+        landing: Landing,
+        decode: Decode,
+        size_max: int,
+        mode: int | None = None,
+        *,
+        on_outcome: Callable[[Outcome], object] = lambda _: None,
+        receiving_max: int = RECEIVING_MAX,
+    ) -> None:
+        """Files get the permission bits ``mode``; None: those that their sender says."""
+        self.counts = SymbolCounts()
+        self.states: Counter[ObjectState] = Counter()
+        self.receiving: dict[int, Received] = {}  # by TOI; what was touched last is the last
+        self._objects: dict[int, Received] = {}  # all, by TOI
+        self._named: dict[tuple[str, ...], Received] = {}  # of each name the one that was described last
+        self._queue: dict[int, Received] = {}  # have something to do beside receiving
+        self._landing = landing
+        self._decode = decode
+        self._size_max = size_max
+        self._mode = mode
+        self._on_outcome = on_outcome
+        self._receiving_max = receiving_max
+        self._allowance = Allowance(ALLOWANCE_BYTES)
+
+    def describe(self, description: ObjectDescription, now: float) -> None:
+        """Note what a sender says of an object. One of no bytes comes by that alone.
+
+        Of objects of one name the one that was described last is received.
+        """
+        known = self._objects.get(description.toi)
+        if known is not None and not self._describe_again(known, description, now):
+            self._forget(known)
+            known = None
+        if known is None and len(self._objects) < OBJECTS_MAX:
+            known = self._objects[description.toi] = Received(description)
+            self.states[ObjectState.WAITING] += 1
+            if (older := self._named.get(description.name)) is not None:
+                self._set_aside(older)
+                self._set(older, ObjectState.EXPIRED)
+            self._named[description.name] = known
+            if not description.length:
+                self._queue[description.toi] = known
+
+    def take(self, run: Run, now: float, wall: float) -> tuple[int, OSError | None]:
+        """Take a run of symbols, and count them.
+
+        Returns how many of the last ones are not taken and not counted, and what the file system said.
+        """
+        description, counts, number = run.description, self.counts, len(run.symbols)
+        known = self._objects.get(description.toi)
+        if known is None or known.description is not description:
+            self.describe(description, now)
+            known = self._objects.get(description.toi)
+        if known is None:
+            counts.dropped[TOO_MANY] += number
+        elif known.state is ObjectState.EXPIRED or description.expires <= wall:
+            counts.dropped[OVERDUE] += number
+        elif known.assembly is not None or (known.state in _TO_BEGIN and self._begin(known, now)):
+            return self._add(known, run)
+        elif known.state is ObjectState.WAITING:
+            return number, known.trouble
+        elif known.state is ObjectState.REFUSED and known.refused is not None:
+            counts.dropped[known.refused.reason] += number
+        else:
+            counts.surplus += number
+        return 0, None
+
+    def work(self, now: float, is_over: Callable[[], bool]) -> float | None:
+        """Go on with what takes long, an object after the other, until ``is_over``.
+
+        Returns the monotonic time when there is more to do; None: there is nothing.
+        """
+        for known in [known for known in self._queue.values() if known.again <= now]:
+            while self._step(known, now):
+                if is_over():
+                    return now
+            if is_over():
+                break
+        return min((known.again for known in self._queue.values()), default=None)
+
+    def expire(self, wall: float) -> None:
+        """Forget objects whose description holds no more."""
+        for known in [known for known in self._objects.values() if known.description.expires <= wall]:
+            self._forget(known)
+            self.states[ObjectState.EXPIRED] += known.state is not ObjectState.LANDED
+
+    def close(self) -> None:
+        """Let go of all objects. A later run can go on with those that have hashes."""
+        for known in list(self._objects.values()):
+            self._forget(known)
+
+    # -- one object
+
+    def _describe_again(self, known: Received, description: ObjectDescription, now: float) -> bool:
+        """Returns False if it is another object than the one that is known."""
+        before = known.description
+        if known.assembly is not None:
+            try:
+                if not known.assembly.describe(description):
+                    return False
+            except RefusedError as error:
+                self._refuse(known, error, now)
+                return True
+            known.description = known.assembly.description
+            if not known.assembly.complete and known.finishing is not None:
+                self._stop_finishing(known)  # what was complete is to be verified now
+                self._set(known, ObjectState.RECEIVING)
+            self._queue[description.toi] = known
+            return True
+        if not before.is_like(description):
+            return False
+        if description.hashes == before.hashes:
+            known.description = description
+        return description.hashes in {before.hashes, None}
+
+    def _begin(self, known: Received, now: float) -> bool:
+        """Receive an object from here on. Returns False if that is not possible now."""
+        if now < known.again:
+            return False
+        known.trouble = None
+        try:
+            content.require_receivable(known.description, self._size_max)
+            self._landing.require_free(known.description.name)
+            if len(self.receiving) >= self._receiving_max:
+                self._set_aside(next(iter(self.receiving.values())))
+            self._open(known)
+        except RefusedError as error:
+            self._refuse(known, error, now)
+        except OSError as error:
+            known.trouble, known.again = error, now + RETRY_SECONDS
+            self._set(known, ObjectState.WAITING)
+        else:
+            self.receiving[known.description.toi] = known
+            self._queue[known.description.toi] = known
+            self._set(known, ObjectState.RECEIVING)
+        return known.assembly is not None
+
+    def _open(self, known: Received) -> None:
+        """Raises RefusedError, OSError."""
+        description, landing = known.description, self._landing
+        signed = description.hashes is not None
+        partial = landing.begin(description.name, resumable=signed)
+        current = None
+        try:
+            current = landing.current(description.name) if signed else None
+            known.assembly = Assembly(
+                description,
+                partial.fd,
+                self._decode,
+                self.counts,
+                self._allowance,
+                found=partial.found,
+                current=current,
+            )
+        except BaseException:
+            landing.discard(partial)
+            raise
+        known.partial = partial
+
+    def _add(self, known: Received, run: Run) -> tuple[int, OSError | None]:
+        assembly, toi = known.assembly, run.description.toi
+        assert assembly is not None
+        self.receiving[toi] = self.receiving.pop(toi)
+        left = assembly.take(run.sbn, run.esi, run.symbols)
+        known.trouble = assembly.trouble
+        if assembly.complete or assembly.trouble is not None:
+            self._queue[toi] = known
+        return left, assembly.trouble
+
+    def _step(self, known: Received, now: float) -> bool:
+        """Do a part of what an object needs beside symbols. Returns False if no more can be done now."""
+        try:
+            if known.assembly is None:
+                # One of no bytes has no symbol that would begin it
+                more = not known.description.length and known.state in _TO_BEGIN and self._begin(known, now)
+            elif known.finishing is None and not known.assembly.complete:
+                more = self._look(known, known.assembly, now)
+            else:
+                more = self._go_on(known, known.assembly)
+        except RefusedError as error:
+            self._refuse(known, error, now)
+            more = False
+        except OSError as error:
+            known.finishing = None
+            known.trouble, known.again = error, now + RETRY_SECONDS
+            more = False
+        if not more and known.again <= now:
+            self._queue.pop(known.description.toi, None)
+        return more
+
+    def _look(self, known: Received, assembly: Assembly, now: float) -> bool:
+        """See what of an object is there already, and whether there is room now for what has come."""
+        if assembly.trouble is not None:
+            assembly.retry()
+            known.trouble = assembly.trouble
+            if assembly.trouble is not None:
+                known.again = now + RETRY_SECONDS
+                return False
+        return assembly.examine_next() or assembly.complete
+
+    def _go_on(self, known: Received, assembly: Assembly) -> bool:
+        if known.finishing is None:
+            self._set(known, ObjectState.COMPLETE)
+            known.finishing = self._finish(known, assembly)
+        for _ in known.finishing:
+            return True
+        known.finishing = None
+        return known.assembly is not None
+
+    def _finish(self, known: Received, assembly: Assembly) -> Generator[None, None, None]:
+        """Make a complete object a file, in steps. Raises RefusedError, OSError."""
+        description, partial = known.description, known.partial
+        assert partial is not None
+        mode = next(mode for mode in (self._mode, description.mode, MODE) if mode is not None)
+        if not description.encoding and assembly.unchanged and assembly.current is not None:
+            settle(assembly.current, mode, description.mtime_ns)
+            self._end(known, Outcome(description, unchanged=True))
+            return
+        while assembly.copy_next():
+            yield
+        if not assembly.complete:  # that file has changed meanwhile
+            self._set(known, ObjectState.RECEIVING)
+            return
+        decoded = self._landing.begin(description.name, resumable=False) if description.encoding else None
+        try:
+            if decoded is not None or (description.md5 and description.hashes is None):
+                target = None if decoded is None else decoded.fd
+                yield from content.check(partial.fd, target, description, self._size_max)
+            if description.hashes is not None or description.md5:
+                self._set(known, ObjectState.VERIFIED)
+            whole = decoded or partial
+            try:
+                settle(whole.fd, mode, description.mtime_ns)
+            except OSError:  # what is read from now on may not be what is on the disk
+                self._discard(known)
+                self._set(known, ObjectState.WAITING)
+                raise
+            self._landing.land(whole, description.name, mode)
+        finally:
+            if decoded is not None and decoded.fd >= 0:
+                self._landing.discard(decoded)
+        self._end(known, Outcome(description))
+
+    def _end(self, known: Received, outcome: Outcome) -> None:
+        self._discard(known)
+        known.trouble, known.refused = None, outcome.refused
+        self._set(known, ObjectState.LANDED if outcome.refused is None else ObjectState.REFUSED)
+        self._on_outcome(outcome)
+
+    def _refuse(self, known: Received, error: RefusedError, now: float) -> None:
+        """Take no symbols of an object for a while. It is said once for each reason in a row."""
+        known.again = now + REFUSED_SECONDS
+        if known.refused is None or known.refused.reason != error.reason:
+            self._end(known, Outcome(known.description, error))
+        else:
+            self._discard(known)
+            self._set(known, ObjectState.REFUSED)
+
+    def _set_aside(self, known: Received) -> None:
+        """Let others have its place. What has come stays on the disk if it can be gone on with."""
+        self._stop_finishing(known)
+        if known.partial is not None and known.partial.fd >= 0:
+            self._landing.set_aside(known.partial)
+        self._discard(known)
+        if known.state not in {ObjectState.LANDED, ObjectState.REFUSED, ObjectState.EXPIRED}:
+            self._set(known, ObjectState.WAITING)
+
+    def _stop_finishing(self, known: Received) -> None:
+        if known.finishing is not None:
+            known.finishing.close()
+            known.finishing = None
+
+    def _discard(self, known: Received) -> None:
+        """Let go of what is open of an object, and of what has come of it."""
+        if known.assembly is not None:
+            known.assembly.close()
+            known.assembly = None
+            del self.receiving[known.description.toi]
+        if known.partial is not None:
+            if known.partial.fd >= 0:
+                self._landing.discard(known.partial)
+            known.partial = None
+
+    def _forget(self, known: Received) -> None:
+        self._set_aside(known)
+        self.states[known.state] -= 1
+        del self._objects[known.description.toi]
+        self._queue.pop(known.description.toi, None)
+        if self._named.get(known.description.name) is known:
+            del self._named[known.description.name]
+
+    def _set(self, known: Received, state: ObjectState) -> None:
+        self.states[known.state] -= 1
+        known.state = state
+        self.states[state] += 1

@@ -1,0 +1,545 @@
+"""Objects become files, whatever is described, sent, in the way or full."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import hashlib
+import math
+import os
+import random
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.objects import NO_CODE, RAPTORQ, SentObject, decode_of
+
+from mcastd.delivery import reception as module
+from mcastd.delivery.description import ObjectDescription, Run
+from mcastd.delivery.landing import Landing
+from mcastd.delivery.names import PARTIAL_DIRECTORY
+from mcastd.delivery.reception import (
+    OVERDUE,
+    REFUSED_SECONDS,
+    RETRY_SECONDS,
+    TOO_MANY,
+    ObjectState,
+    Outcome,
+    Reception,
+)
+from mcastd.delivery.refused import IN_THE_WAY, TOO_LARGE, UNSAFE_NAME, WRONG_DIGEST
+
+LARGEST = 1 << 20
+
+
+class Output:
+    """A reception into a directory, and all that it said."""
+
+    def __init__(
+        self,
+        path: Path,
+        senders: Sequence[SentObject] = (),
+        *,
+        mode: int | None = None,
+        receiving_max: int = 3,
+    ) -> None:
+        self.path = path
+        self.senders = senders
+        self.now, self.wall = 1000.0, 1e9
+        self.outcomes: list[Outcome] = []
+        self.given = self.untaken = 0
+        self._settings = (LARGEST, mode)
+        self._receiving_max = receiving_max
+        self.open()
+
+    def open(self) -> None:
+        self.landing = Landing(self.path)
+        self.landing.open()
+        self.landing.sweep(self.wall)
+        self.reception = Reception(
+            self.landing,
+            decode_of(self.senders),
+            *self._settings,
+            on_outcome=self.outcomes.append,
+            receiving_max=self._receiving_max,
+        )
+        self.given = self.untaken = 0
+
+    def close(self) -> None:
+        self.reception.close()
+        self.landing.close()
+
+    def give(
+        self, sent: SentObject, sbn: int, esi: int = 0, symbols: list[bytes] | None = None
+    ) -> OSError | None:
+        symbols = sent.run(sbn, esi) if symbols is None else symbols
+        left, trouble = self.reception.take(Run(sent.description, sbn, esi, symbols), self.now, self.wall)
+        self.given += len(symbols)
+        self.untaken += left
+        counts = self.reception.counts
+        taken = counts.source + counts.repair + counts.duplicate + counts.surplus + counts.dropped.total()
+        assert taken + self.untaken == self.given
+        return trouble
+
+    def give_all(self, sent: SentObject) -> None:
+        for sbn in range(sent.blocks.count):
+            self.give(sent, sbn)
+
+    def work(self) -> float | None:
+        return self.reception.work(self.now, lambda: False)
+
+    def receive(self, sent: SentObject) -> Outcome:
+        self.give_all(sent)
+        self.work()
+        return self.outcomes[-1]
+
+    def file(self, sent: SentObject) -> Path:
+        return self.path.joinpath(*sent.description.name)
+
+    def has(self, sent: SentObject) -> bool:
+        return self.file(sent).read_bytes() == sent.data
+
+    @property
+    def partials(self) -> list[str]:
+        return os.listdir(self.path / PARTIAL_DIRECTORY)
+
+    def states(self) -> dict[ObjectState, int]:
+        return {state: number for state, number in self.reception.states.items() if number}
+
+
+@pytest.fixture
+def output(tmp_path: Path, no_fd_leak: None) -> Iterator[Output]:
+    output = Output(tmp_path / "out")
+    yield output
+    output.close()
+
+
+@pytest.mark.parametrize("length", [0, 1, 16, 1000])
+@pytest.mark.parametrize("signed", [True, False])
+def test_an_object_becomes_a_file(output: Output, length: int, signed: bool) -> None:
+    sent = SentObject(length, signed=signed, mode=0o604, mtime_ns=1_234_567_890_000_000_001)
+    output.reception.describe(sent.description, output.now)
+    assert output.states() == {ObjectState.WAITING: 1}
+    output.give_all(sent)
+    output.work()
+    assert output.has(sent)
+    found = output.file(sent).stat()
+    assert stat.S_IMODE(found.st_mode) == 0o604
+    assert found.st_mtime_ns == 1_234_567_890_000_000_001
+    assert output.outcomes == [Outcome(sent.description)]
+    assert output.states() == {ObjectState.LANDED: 1}
+    assert output.reception.receiving == {}
+    assert output.partials == []
+    assert output.work() is None
+    output.give_all(sent)
+    assert output.reception.counts.surplus == sent.blocks.total
+
+
+@pytest.mark.parametrize(
+    ("own", "told", "mode"), [(0o600, 0o644, 0o600), (None, 0o644, 0o644), (None, None, 0o640)]
+)
+def test_the_mode_is_that_of_the_output_or_of_the_sender(
+    tmp_path: Path, own: int | None, told: int | None, mode: int
+) -> None:
+    output = Output(tmp_path, mode=own)
+    sent = SentObject(10, mode=told)
+    output.receive(sent)
+    assert stat.S_IMODE(output.file(sent).stat().st_mode) == mode
+    output.close()
+
+
+def test_an_object_goes_through_its_states(output: Output) -> None:
+    sent = SentObject(256, md5=hashlib.md5(SentObject(256).data).digest(), signed=False)
+    output.give(sent, 0)
+    (received,) = output.reception.receiving.values()
+    assert (received.state, received.percent) == (ObjectState.RECEIVING, 50.0)
+    output.give(sent, 1)
+    seen = []
+    while received.state is not ObjectState.LANDED:
+        output.reception.work(output.now, lambda: True)
+        seen.append(received.state)
+    assert seen == [ObjectState.COMPLETE, ObjectState.LANDED]
+    assert received.percent == 100.0
+
+
+def test_hundreds_of_empty_files_come_by_their_descriptions_alone(output: Output) -> None:
+    for seed in range(200):
+        output.reception.describe(SentObject(0, seed=seed).description, output.now)
+    output.work()
+    assert len(os.listdir(output.path / "images")) == 200
+    assert output.states() == {ObjectState.LANDED: 200}
+
+
+# -- what is refused, for now
+
+
+def test_an_unsafe_name_or_too_much_is_refused_and_said_once(output: Output) -> None:
+    for sent, reason in (
+        (SentObject(20, seed=1, name=("..", "a")), UNSAFE_NAME),
+        (SentObject(20, seed=2, content_length=LARGEST + 1, encoding="gzip"), TOO_LARGE),
+    ):
+        for _ in range(3):
+            output.give_all(sent)
+            output.now += REFUSED_SECONDS + 1
+            output.work()
+        assert output.reception.counts.dropped[reason] == 3 * sent.blocks.total
+        assert [outcome.refused and outcome.refused.reason for outcome in output.outcomes] == [reason]
+        output.outcomes.clear()
+    assert output.states() == {ObjectState.REFUSED: 2}
+    assert output.partials == []
+
+
+def test_what_is_in_the_way_is_looked_at_again_later(output: Output) -> None:
+    sent = SentObject(100)
+    output.file(sent).mkdir(parents=True)
+    output.give_all(sent)
+    assert output.reception.counts.dropped == {IN_THE_WAY: sent.blocks.total}
+    output.file(sent).rmdir()
+    output.give_all(sent)
+    assert output.reception.counts.source == 0
+    output.now += REFUSED_SECONDS
+    output.receive(sent)
+    assert output.has(sent)
+
+
+def test_what_comes_in_the_way_meanwhile_is_refused_at_the_end(output: Output) -> None:
+    sent = SentObject(100)
+    output.give_all(sent)
+    output.file(sent).mkdir(parents=True)
+    output.work()
+    assert output.outcomes[-1].refused is not None
+    assert output.outcomes[-1].refused.reason == IN_THE_WAY
+    assert output.partials == []
+
+
+def test_an_empty_file_that_was_refused_is_tried_again(output: Output) -> None:
+    sent = SentObject(0)
+    output.file(sent).mkdir(parents=True)
+    output.reception.describe(sent.description, output.now)
+    assert output.work() == output.now + REFUSED_SECONDS
+    output.file(sent).rmdir()
+    output.now += REFUSED_SECONDS
+    assert output.work() is None
+    assert output.has(sent)
+
+
+def test_a_wrong_digest_is_refused_and_a_right_one_verified(output: Output) -> None:
+    sent = SentObject(100, signed=False, md5=bytes(16))
+    assert output.receive(sent).refused is not None
+    assert output.states() == {ObjectState.REFUSED: 1}
+    output.give_all(sent)
+    assert output.reception.counts.dropped == {WRONG_DIGEST: sent.blocks.total}
+    assert not output.file(sent).exists()
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_an_encoded_object_becomes_the_file_that_was_encoded(output: Output, signed: bool) -> None:
+    content = bytes(5000) + b"end"
+    packed = gzip.compress(content)
+    sent = SentObject(packed, signed=signed, encoding="gzip", content_length=len(content))
+    assert output.receive(sent).refused is None
+    assert output.file(sent).read_bytes() == content
+    assert output.partials == []
+    wrong = SentObject(packed, seed=1, signed=signed, encoding="gzip", content_length=len(content) - 1)
+    refused = output.receive(wrong).refused
+    assert refused is not None
+    assert refused.reason == TOO_LARGE
+    assert output.partials == []
+
+
+# -- many
+
+
+def test_the_object_that_was_silent_longest_gives_up_its_place(output: Output) -> None:
+    many = [SentObject(256, seed=seed) for seed in range(4)]
+    for sent in (*many[:3], many[0]):
+        output.give(sent, 0)
+    output.give(many[3], 0)
+    assert list(output.reception.receiving) == [3, 1, 4]  # by their TOI, one more than the seed
+    assert output.states() == {ObjectState.RECEIVING: 3, ObjectState.WAITING: 1}
+    output.give(many[1], 1)
+    output.work()
+    for sent in many:
+        output.receive(sent)
+        assert output.has(sent)
+    assert output.reception.counts.surplus >= many[1].blocks.symbols(0)  # its first block was found again
+
+
+def test_too_many_objects_are_not_kept_in_mind(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "OBJECTS_MAX", 2)
+    many = [SentObject(100, seed=seed) for seed in range(3)]
+    for sent in many:
+        output.give_all(sent)
+    output.work()
+    assert output.reception.counts.dropped == {TOO_MANY: many[2].blocks.total}
+    assert output.states() == {ObjectState.LANDED: 2}
+
+
+def test_of_one_name_the_object_that_was_described_last_is_received(output: Output) -> None:
+    old, new = SentObject(256), SentObject(256, seed=7, name=("images", "0.img"))
+    output.give(old, 0)
+    output.reception.describe(new.description, output.now)
+    output.give_all(old)
+    assert output.reception.counts.dropped == {OVERDUE: old.blocks.total}
+    assert output.states() == {ObjectState.EXPIRED: 1, ObjectState.WAITING: 1}
+    output.receive(new)
+    assert output.has(new)
+
+
+def test_what_nothing_describes_any_more_is_forgotten(output: Output) -> None:
+    landed, half, refused = (SentObject(256, seed=seed, expires=output.wall + 10 + seed) for seed in range(3))
+    output.receive(landed)
+    output.give(half, 0)
+    output.reception.expire(output.wall + 10)
+    assert output.states() == {ObjectState.RECEIVING: 1}
+    output.wall += 12
+    output.give(refused, 0)
+    assert output.reception.counts.dropped == {OVERDUE: refused.blocks.symbols(0)}
+    output.reception.expire(output.wall)
+    assert output.states() == {ObjectState.EXPIRED: 2}
+    assert output.reception.receiving == {}
+    output.give(SentObject(256, seed=1), 1)  # described anew
+    output.work()
+    assert output.has(half)
+
+
+# -- described again
+
+
+def test_hashes_that_come_while_a_file_is_finished_keep_it_from_landing_unverified(output: Output) -> None:
+    signed = SentObject(256)
+    sent = SentObject(256, signed=False, md5=hashlib.md5(bytes(256)).digest())
+    output.give(sent, 0, symbols=[bytes(16)] * 8)
+    output.give(sent, 1, symbols=[bytes(16)] * 8)
+    output.reception.work(output.now, lambda: True)
+    assert output.states() == {ObjectState.COMPLETE: 1}
+    output.reception.describe(signed.described(md5=sent.description.md5), output.now)
+    output.work()
+    assert output.states() == {ObjectState.RECEIVING: 1}
+    output.receive(signed)
+    assert output.has(signed)
+
+
+def test_a_landed_file_is_verified_when_hashes_come(output: Output) -> None:
+    output.receive(SentObject(256, signed=False))
+    signed = SentObject(256)
+    output.give(signed, 0)
+    output.work()
+    assert output.outcomes[-1] == Outcome(signed.description, unchanged=True)
+
+
+def test_other_content_of_the_same_number_begins_anew(output: Output) -> None:
+    old, new = SentObject(256), SentObject(bytes(300))
+    output.give(old, 0)
+    output.receive(new)
+    assert output.has(new)
+    assert output.states() == {ObjectState.LANDED: 1}
+
+
+def test_hashes_that_do_not_fit_are_refused(output: Output) -> None:
+    output.give(SentObject(256, signed=False), 0)
+    output.reception.describe(SentObject(256).described(hashes=(bytes(32),)), output.now)
+    assert output.states() == {ObjectState.REFUSED: 1}
+
+
+# -- restarts
+
+
+def test_a_restart_goes_on_where_the_last_run_was(output: Output) -> None:
+    sent = SentObject(512)
+    output.give(sent, 0)
+    output.give(sent, 1)
+    output.give(sent, 2, symbols=sent.run(2, 0, 3))
+    output.close()
+    output.open()
+    for sbn in (2, 3):
+        output.give(sent, sbn)
+    output.work()
+    assert output.has(sent)
+    assert output.reception.counts.source == 16
+
+
+def test_a_file_that_is_there_already_is_not_received_again(output: Output) -> None:
+    sent = SentObject(512, mode=0o600, mtime_ns=5_000_000_000)
+    output.receive(sent)
+    before = output.file(sent).stat().st_ino
+    output.file(sent).chmod(0o644)
+    output.close()
+    output.open()
+    output.give(sent, 3, symbols=sent.run(3, 0, 1))
+    output.work()
+    assert output.outcomes[-1] == Outcome(sent.description, unchanged=True)
+    found = output.file(sent).stat()
+    assert (found.st_ino, stat.S_IMODE(found.st_mode)) == (before, 0o600)
+    assert output.partials == []
+
+
+def test_of_a_new_version_only_what_differs_is_received(output: Output) -> None:
+    old = SentObject(512)
+    output.receive(old)
+    new = SentObject(old.data[:200] + b"?" + old.data[201:], toi=9)
+    output.give(new, 0, symbols=new.run(0, 0, 1))
+    output.work()
+    output.give(new, 1)
+    output.work()
+    assert output.has(new)
+    assert output.reception.counts.source == old.blocks.total + 8
+
+
+# -- what the file system does not take
+
+
+def failing(number: int, times: list[int]) -> Callable[..., object]:
+    def fail(*_: object, **__: object) -> object:
+        times.append(1)
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def test_a_file_that_cannot_be_made_is_tried_again(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = SentObject(100)
+    times: list[int] = []
+    monkeypatch.setattr(Landing, "begin", failing(errno.EMFILE, times))
+    for _ in range(3):
+        trouble = output.give(sent, 0)
+        assert trouble is not None
+        assert trouble.errno == errno.EMFILE
+    assert len(times) == 1
+    assert output.untaken == 3 * sent.blocks.symbols(0)
+    monkeypatch.undo()
+    output.now += RETRY_SECONDS
+    output.receive(sent)
+    assert output.has(sent)
+
+
+def test_a_file_that_cannot_land_waits_for_room(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = SentObject(100)
+    times: list[int] = []
+    monkeypatch.setattr(Landing, "land", failing(errno.ENOSPC, times))
+    output.give_all(sent)
+    assert output.work() == output.now + RETRY_SECONDS
+    assert output.work() == output.now + RETRY_SECONDS
+    assert len(times) == 1
+    (received,) = output.reception.receiving.values()
+    assert received.trouble is not None
+    monkeypatch.undo()
+    output.now += RETRY_SECONDS
+    assert output.work() is None
+    assert output.has(sent)
+
+
+def test_a_file_that_the_disk_has_lost_begins_anew(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = SentObject(256)
+    output.give_all(sent)
+    monkeypatch.setattr(os, "fsync", failing(errno.EIO, []))
+    output.work()
+    monkeypatch.undo()
+    assert output.partials == []
+    assert output.states() == {ObjectState.WAITING: 1}
+    output.now += RETRY_SECONDS
+    output.receive(sent)
+    assert output.has(sent)
+    assert output.reception.counts.source == 2 * sent.blocks.total
+
+
+@pytest.mark.root
+def test_a_disk_that_fills_makes_objects_wait_and_nothing_else(
+    tmp_path: Path, mounted: Callable[[Path, str], None], no_fd_leak: None
+) -> None:
+    path = tmp_path / "small"
+    mounted(path, "256k")
+    (path / "filling").write_bytes(bytes(200_000))
+    output = Output(path)
+    sent = SentObject(100_000, 1000, 20)
+    trouble = None
+    for sbn in range(sent.blocks.count):
+        trouble = output.give(sent, sbn) or trouble
+    assert trouble is not None
+    assert trouble.errno == errno.ENOSPC
+    output.work()
+    assert output.states() == {ObjectState.RECEIVING: 1}
+    (path / "filling").unlink()
+    output.now += RETRY_SECONDS
+    output.receive(sent)
+    assert output.has(sent)
+    assert output.untaken > 0
+    output.close()
+
+
+# -- whatever happens
+
+
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 1 << 30), loss=st.sampled_from([0.0, 0.1, 0.4]), killed=st.sampled_from([0.0, 0.05])
+)
+def test_a_directory_has_whole_files_or_none(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, loss: float, killed: float
+) -> None:
+    chance = random.Random(seed)
+    tree = [
+        SentObject(
+            chance.choice([0, 1, 16, 100, 300]),
+            chance.choice([8, 16]),
+            chance.choice([2, 8]),
+            chance.choice([NO_CODE, RAPTORQ]),
+            seed=number,
+            signed=chance.random() < 0.7,
+        )
+        for number in range(4)
+    ]
+    output = Output(tmp_path_factory.mktemp("out"), tree, receiving_max=2)
+    for sent in tree:
+        output.reception.describe(sent.description, output.now)
+    for turn in range(3):
+        symbols = [
+            (sent, sbn, esi)
+            for sent in tree
+            for sbn in range(sent.blocks.count)
+            for esi in range(sent.blocks.symbols(sbn) + 2)
+            if turn == 2 or chance.random() >= loss
+        ]
+        if turn < 2:
+            chance.shuffle(symbols)
+        for sent, sbn, esi in symbols:
+            output.give(sent, sbn, esi, [sent.symbol(sbn, esi)])
+            if chance.random() < 0.3:
+                output.work()
+            if chance.random() < killed:
+                killed_without_a_word(output)
+        output.work()
+        for sent in tree:
+            assert not output.file(sent).exists() or output.has(sent)
+    for sent in tree:
+        if sent.description.length == 0:
+            output.reception.describe(sent.description, output.now)
+    output.work()
+    for sent in tree:
+        output.receive(sent)
+        output.receive(sent)
+        assert output.has(sent)
+    output.close()
+    assert PARTIAL_DIRECTORY not in os.listdir(output.path)
+
+
+def killed_without_a_word(output: Output) -> None:
+    """As after kill -9: the descriptors are closed, and nothing else is done."""
+    for received in output.reception.receiving.values():
+        assert received.assembly is not None
+        assert received.partial is not None
+        received.assembly.close()
+        os.close(received.partial.fd)
+    os.close(output.landing._partials)
+    os.close(output.landing._root)
+    output.open()
+
+
+def test_a_description_without_end_holds_for_ever(output: Output) -> None:
+    assert ObjectDescription.__dataclass_fields__["expires"].default == math.inf
+    output.receive(SentObject(5))
+    output.reception.expire(1e300)
+    assert output.states() == {ObjectState.LANDED: 1}
