@@ -163,7 +163,9 @@ class WorkerThread:
             state = self._state
             active = state is State.ACTIVE
             detail = self._context.detail if active else self._detail
-            troubled = self._context.degraded if active else state in TROUBLED
+            # Another attempt is no better than the one before until it works
+            again = state is State.ACTIVATING and bool(detail)
+            troubled = self._context.degraded if active else again or state in TROUBLED
             error = None if active else self._error
             if unanswered := self._context.unanswered(clock.monotonic()):
                 detail, troubled, error = unanswered, True, None
@@ -279,7 +281,7 @@ class WorkerThread:
             changed = state is not before
             if changed:
                 self._since = clock.monotonic()
-            if changed or detail:
+            if event is not Event.START and (changed or detail):
                 self._detail, self._error = detail, error
             self._state = state
         if changed and state in ATTEMPTED:

@@ -110,6 +110,27 @@ def stage() -> Iterator[Stage]:
     wait_for(lambda: (threading.active_count(), len(os.listdir("/proc/self/fd"))) == before, "threads, fds")
 
 
+def test_while_it_is_tried_again_it_says_why_it_was_in_trouble(stage: Stage) -> None:
+    go = threading.Event()
+
+    def heal(puppet: Puppet, context: Context) -> None:
+        if puppet.runs == 1:
+            raise SourceError("cannot read /nowhere", "no such file", "create it", errno=errno.ENOENT)
+        go.wait()
+        work(puppet, context)
+
+    stage.runs = {"outbound/a": heal}
+    stage.apply(added=("outbound/a",))
+    wait_for(lambda: stage.puppets["outbound/a"].runs == 2, "another attempt")
+    view = stage.supervisor.view("outbound/a")
+    assert (view.state, view.detail) == ("activating", "cannot read /nowhere: no such file; create it")
+    assert (view.troubled, view.errno, view.way_out) == (True, "ENOENT", "create it")
+    go.set()
+    wait_for(lambda: stage.state("outbound/a") == "active")
+    view = stage.supervisor.view("outbound/a")
+    assert (view.detail, view.troubled, view.errno) == ("at work", False, "")
+
+
 def test_a_worker_becomes_active_and_stops(stage: Stage) -> None:
     stage.runs = {"inbound/a": work}
     stage.apply(added=("inbound/a",))
