@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+from operator import add
 from typing import Protocol
 
 
@@ -30,10 +31,23 @@ class Payloads(Protocol):
         """
 
     def pieces(self) -> Sequence[bytes | memoryview]:
-        """The bytes of all, datagram after datagram, in as few buffers as they lie in."""
+        """The bytes of all, datagram after datagram, in as few buffers as they lie in: a few for each at
+        most, since one system call takes 1024 (IOV_MAX)."""
 
     def gone(self, count: int) -> None:
         """The next ``count`` were sent or dropped. Nobody asks for them any more: their memory is free."""
+
+
+def _alike(sizes: Iterable[int]) -> int:
+    """How many of the first payloads are alike, by their sizes: see :meth:`Payloads.alike`."""
+    first, count = -1, 0
+    for size in sizes:
+        if size != first:
+            if count:
+                return count + (0 < size < first)
+            first = size
+        count += 1
+    return count
 
 
 class ListPayloads(list[bytes | memoryview]):
@@ -49,18 +63,50 @@ class ListPayloads(list[bytes | memoryview]):
         return ListPayloads(self[start:stop])
 
     def alike(self, most: int) -> int:
-        size, count = len(self[0]), 0
-        for length in map(len, islice(self, most)):
-            if length != size:
-                return count + (0 < length < size)
-            count += 1
-        return count
+        return _alike(map(len, islice(self, most)))
 
     def pieces(self) -> Sequence[bytes | memoryview]:
         return self
 
     def gone(self, count: int) -> None:
         """Nothing is kept for them but this list."""
+
+
+class HeadedPayloads:
+    """Payloads of two pieces each: a header, and a body that lies elsewhere and is not copied."""
+
+    __slots__ = ("_bodies", "_headers", "sizes")
+
+    def __init__(
+        self,
+        headers: Sequence[bytes],
+        bodies: Sequence[bytes | memoryview],
+        sizes: Sequence[int] | None = None,
+    ) -> None:
+        self._headers = headers
+        self._bodies = bodies
+        self.sizes = [*map(add, map(len, headers), map(len, bodies))] if sizes is None else sizes
+
+    def __len__(self) -> int:
+        return len(self._headers)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return map(b"".join, zip(self._headers, self._bodies, strict=True))
+
+    def __getitem__(self, index: int, /) -> bytes:
+        return b"".join((self._headers[index], self._bodies[index]))
+
+    def part(self, start: int, stop: int) -> HeadedPayloads:
+        return HeadedPayloads(self._headers[start:stop], self._bodies[start:stop], self.sizes[start:stop])
+
+    def alike(self, most: int) -> int:
+        return _alike(islice(self.sizes, most))
+
+    def pieces(self) -> Sequence[bytes | memoryview]:
+        return [*chain.from_iterable(zip(self._headers, self._bodies, strict=True))]
+
+    def gone(self, count: int) -> None:
+        """As in ListPayloads."""
 
 
 class Chunks:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from mcastd.net.payloads import Chunks, ListPayloads, Payloads
+from mcastd.net.burst import SEGMENTS_MAX
+from mcastd.net.link import IOV_MAX
+from mcastd.net.payloads import Chunks, HeadedPayloads, ListPayloads, Payloads
 
 EQUAL = [b"one", b"two", b"six", b"ten"]
 
 
-@pytest.fixture(params=[ListPayloads(EQUAL), Chunks(b"".join(EQUAL), 3)], ids=["list", "chunks"])
+@pytest.fixture(
+    params=[
+        ListPayloads(EQUAL),
+        Chunks(b"".join(EQUAL), 3),
+        HeadedPayloads([payload[:1] for payload in EQUAL], [memoryview(payload)[1:] for payload in EQUAL]),
+    ],
+    ids=["list", "chunks", "headed"],
+)
 def payloads(request: pytest.FixtureRequest) -> Payloads:
     return request.param  # type: ignore[no-any-return]
 
@@ -33,6 +42,14 @@ def test_what_lies_together_is_one_piece() -> None:
     assert len(Chunks(b"onetwosix", 3).part(1, 3).pieces()) == 1
 
 
+def test_headers_and_bodies_are_not_joined_to_be_sent() -> None:
+    body = bytes(1448)
+    headed = HeadedPayloads([b"header"] * SEGMENTS_MAX, [body] * SEGMENTS_MAX)
+    pieces = headed.part(0, SEGMENTS_MAX).pieces()
+    assert pieces[1] is body
+    assert len(pieces) == 2 * SEGMENTS_MAX < IOV_MAX
+
+
 def test_how_many_are_alike(payloads: Payloads) -> None:
     assert [payloads.alike(most) for most in (1, 3, 9)] == [1, 3, 4]
 
@@ -49,9 +66,13 @@ def test_how_many_are_alike(payloads: Payloads) -> None:
 )
 def test_how_many_of_any_sizes_are_alike(sizes: list[int], alike: int) -> None:
     assert ListPayloads(b"x" * size for size in sizes).alike(9) == alike
+    headed = HeadedPayloads(
+        [b"x" * (size // 2) for size in sizes], [b"y" * (size - size // 2) for size in sizes]
+    )
+    assert headed.alike(9) == alike
 
 
 def test_none_at_all() -> None:
-    for none in (ListPayloads(), Chunks(b"", 3)):
+    for none in (ListPayloads(), Chunks(b"", 3), HeadedPayloads([], [])):
         assert not none
         assert list(none.sizes) == []
