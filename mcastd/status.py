@@ -27,6 +27,20 @@ class SenderStatus(SenderDescription):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FilesStatus:
+    """Files that a channel sends whole, in passes over all of them."""
+
+    files: int  # of the pass under way
+    total_bytes: int  # of these
+    refused: Mapping[str, int]  # files that are not sent, by reason
+    refusals: tuple[str, ...]  # some of these, in words
+    given_up: int  # in the pass under way: they changed, and go with the next one
+    pass_number: int  # from 1; 0: none has begun
+    pass_percent: float  # of it that has gone
+    repair_percent: float  # repair symbols of that, on top of the source symbols
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelStatus(Status):
     group: str
     port: int
@@ -37,6 +51,7 @@ class ChannelStatus(Status):
     protocol: str  # its kind: "raw"
     source: str  # what it is called: its path
     source_state: str
+    files: FilesStatus | None = None  # None: its protocol sends no files
     position: int  # bytes of the source that were read
     pending: int  # datagrams that were read and not sent yet
     repeat: int | str  # rounds, or "forever"

@@ -35,7 +35,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
     "systemd": LEAVES,
     "control": LEAVES | {"worker"},
     "metrics": LEAVES | {"worker"},
-    "outbound": LEAVES | {"worker", "handover", "config", "net"},
+    "outbound": LEAVES | {"worker", "handover", "config", "net", "protocols", "delivery"},
     "inbound": LEAVES | {"worker", "handover", "config", "net"},
     "supervisor": LEAVES | {"worker", "config"},
     "doctor": LEAVES | {"config", "net", "inbound"},

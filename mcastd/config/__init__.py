@@ -16,6 +16,7 @@ from mcastd.config.outputs import OUTPUTS
 from mcastd.config.protocols import (
     INBOUND_PROTOCOLS,
     OUTBOUND_PROTOCOLS,
+    FluteOutbound,
     InboundProtocol,
     OutboundProtocol,
     RawInbound,
@@ -38,6 +39,7 @@ __all__ = [
     "FifoOutput",
     "FileOutput",
     "FileSourceSettings",
+    "FluteOutbound",
     "GroupSettings",
     "InboundProtocol",
     "InboundSubscription",

@@ -13,9 +13,10 @@ from pydantic_core import ErrorDetails
 
 from mcastd.config.daemon import DaemonSettings
 from mcastd.config.kinds import kinds_among
+from mcastd.config.model import Conflicts
 from mcastd.config.outputs import OUTPUTS
 from mcastd.config.types import Location
-from mcastd.config.whole import Config, Conflicts
+from mcastd.config.whole import Config
 from mcastd.config.words import choose, show
 
 # Similarity (difflib) from which a key of another table was hardly meant: "source" and "sources" have 0.92.
@@ -68,7 +69,7 @@ def _complaints(error: ValidationError, data: Mapping[str, object]) -> Iterator[
         cause = details.get("ctx", {}).get("error")
         if isinstance(cause, Conflicts):
             for location, reason in cause.found:
-                yield Complaint(as_written(location, data), reason)
+                yield Complaint(as_written((*details["loc"], *location), data), reason)
         elif details["type"] != "default_factory_not_called":  # an echo of another error
             yield _complaint(details, data)
 

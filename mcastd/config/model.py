@@ -2,21 +2,29 @@
 
 The configuration is frozen models: what a valid one holds, with every default filled in. A model is valid by
 construction, whether it comes from TOML or from code. Each refusal is a ValueError on the key it is about;
-those between workers come together in one :class:`~mcastd.config.whole.Conflicts`.
+those between keys, and between workers, come together in :class:`Conflicts`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from mcastd.config.addresses import interface_address, interfaces_in
-from mcastd.config.types import Switch
+from mcastd.config.types import Location, Switch
 from mcastd.ip import Address, Interfaces
 
 Setting = TypeVar("Setting", str | None, Interfaces | None)
+
+
+class Conflicts(ValueError):
+    """Keys or workers that are sound by themselves, but not together: where in the model, and why."""
+
+    def __init__(self, found: Sequence[tuple[Location, str]]) -> None:
+        self.found = tuple(found)
+        super().__init__("; ".join(f"{'.'.join(map(str, location))}: {why}" for location, why in found))
 
 
 class Model(BaseModel):

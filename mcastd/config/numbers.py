@@ -52,6 +52,7 @@ DSCP = {
 
 
 _NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?")
+_PERCENT = re.compile(rf"\s*(?P<number>{_NUMBER.pattern})\s*%\s*")
 _TERM = re.compile(rf"\s*(?P<number>{_NUMBER.pattern})\s*(?P<unit>[A-Za-zµμ/]+)\s*")
 
 
@@ -134,6 +135,26 @@ def size(lowest: int, highest: int = MAX_SIZE) -> Callable[[object], int]:
 
 def format_size(count: int) -> str | int:
     return _with_unit(count, {unit: factor for unit, factor in _BYTES.items() if factor > 1})
+
+
+PERCENT_MAX = 50
+
+
+def parse_percent(value: object) -> float:
+    """A percentage from 0 to PERCENT_MAX, with its sign: ``"5%"``, ``"0.5%"``. Zero needs no sign."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == 0:
+        return 0.0
+    match = _PERCENT.fullmatch(value) if isinstance(value, str) else None
+    if match is None or not (percent := float(match["number"])) <= PERCENT_MAX:
+        hint = ""
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= PERCENT_MAX:
+            hint = f'; write "{value:g}%"' if value >= 1 else f'; "{100 * value:g}%" or "{value:g}%"?'
+        raise ValueError(f'must be a percentage from "0%" to "{PERCENT_MAX}%", not {show(value)}{hint}')
+    return percent
+
+
+def format_percent(percent: float) -> str:
+    return f"{str(percent).removesuffix('.0')}%"
 
 
 def parse_rate(value: object) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from mcastd.config.model import GroupSettings
+from mcastd.config.model import Conflicts, GroupSettings
 from mcastd.config.protocols import OUTBOUND_PROTOCOLS, OutboundProtocol, RawOutbound
 from mcastd.config.sources import SOURCES, SourceSettings
 from mcastd.config.types import (
@@ -14,6 +15,7 @@ from mcastd.config.types import (
     Dscp,
     Duration,
     Group,
+    Location,
     OneInterface,
     PayloadSize,
     Port,
@@ -25,6 +27,8 @@ from mcastd.config.types import (
 from mcastd.ip import MAX_DATAGRAM_BYTES
 
 DEFAULT_INTERVAL = 2.0  # seconds
+# The least max_datagram of a protocol that sends files, in bytes: what describes them fits a few datagrams.
+FILES_DATAGRAM_MIN = 256
 ETHERNET_PAYLOAD = {4: 1472, 6: 1452}  # bytes: 1500 less the IP and UDP headers, by IP version
 
 
@@ -45,7 +49,8 @@ class OutboundChannel(GroupSettings):
     sends: ClassVar[bool] = True
 
     source: Annotated[SourceSettings, SOURCES] = Field(
-        description="What is sent: the path of a file or named pipe, or a table with kind."
+        description="What is sent: the path of a file or named pipe, or a table with kind; with a protocol"
+        " of files, of a file or directory."
     )
     group: Group = Field(description="The multicast address it is sent to, IPv4 or IPv6.")
     port: Port = Field(description="The UDP port it is sent to.")
@@ -82,7 +87,8 @@ class OutboundChannel(GroupSettings):
     )
     protocol: Annotated[OutboundProtocol, OUTBOUND_PROTOCOLS] = Field(
         RawOutbound(),
-        description='How it stands on the wire: "raw" is as the source gives it; or a table with kind.',
+        description='How it stands on the wire: "raw" is as the source gives it, "flute" is as whole files;'
+        " or a table with kind.",
     )
     loop: Switch = Field(True, description="Whether receivers on this host get the datagrams too.")
     dscp: Dscp = Field(0, description='The DiffServ code point, by name like "CS5" or number from 0 to 63.')
@@ -109,3 +115,33 @@ class OutboundChannel(GroupSettings):
         if follow and info.data.get("repeat", 1) != 1:
             raise ValueError('contradicts "repeat": a source that is followed has no end to repeat from')
         return follow
+
+    @model_validator(mode="after")
+    def _protocol_fits(self) -> OutboundChannel:
+        if found := list(self._contradictions()):
+            raise Conflicts(found)
+        return self
+
+    def _contradictions(self) -> Iterator[tuple[Location, str]]:
+        """What contradicts a protocol that sends whole files."""
+        kind = self.protocol.kind
+        if not self.protocol.of_files:
+            return
+        if self.source.file is None:
+            yield ("source",), f'must be the path of a file or directory, for protocol = "{kind}" sends files'
+        if self.rate is None:
+            key = "interval" if "interval" in self.model_fields_set else "rate"
+            no_interval = ", and no interval" if key == "interval" else ""
+            yield (
+                (key,),
+                f'protocol = "{kind}" needs a rate{no_interval}: no receiver tells the sender to slow down',
+            )
+        if self.framing != "line":
+            yield ("framing",), f'does not apply to protocol = "{kind}", which sends whole files'
+        if self.follow:
+            yield (
+                ("follow",),
+                f'does not apply to protocol = "{kind}": a file that changes is sent anew',
+            )
+        if self.max_datagram < FILES_DATAGRAM_MIN:
+            yield ("max_datagram",), f'must be at least {FILES_DATAGRAM_MIN} with protocol = "{kind}"'

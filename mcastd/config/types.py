@@ -24,6 +24,7 @@ from mcastd.config.numbers import (
     format_dscp,
     format_duration,
     format_mode,
+    format_percent,
     format_rate,
     format_repeat,
     format_size,
@@ -32,6 +33,7 @@ from mcastd.config.numbers import (
     parse_duration,
     parse_mode,
     parse_moment,
+    parse_percent,
     parse_period,
     parse_rate,
     parse_repeat,
@@ -93,9 +95,12 @@ Moment = Annotated[float, PlainValidator(parse_moment), PlainSerializer(format_d
 Size = Annotated[int, PlainValidator(size(1)), PlainSerializer(format_size, when_used="json")]
 BufferSize = Annotated[int, PlainValidator(size(1, 1 << 30)), PlainSerializer(format_size, when_used="json")]
 Rate = Annotated[int, PlainValidator(parse_rate), PlainSerializer(format_rate, when_used="json")]
+Percent = Annotated[float, PlainValidator(parse_percent), PlainSerializer(format_percent, when_used="json")]
 Port = Annotated[int, PlainValidator(whole_number(1, 65_535))]
 Ttl = Annotated[int, PlainValidator(whole_number(0, 255))]
 PayloadSize = Annotated[int, PlainValidator(whole_number(1, MAX_DATAGRAM_BYTES))]
+Interleave = Annotated[int, PlainValidator(whole_number(1, 64))]
+SessionNumber = Annotated[int, PlainValidator(whole_number(0, 0xFFFFFFFF))]
 Keep = Annotated[int, PlainValidator(whole_number(0, 10_000))]
 Dscp = Annotated[int, PlainValidator(parse_dscp), PlainSerializer(format_dscp, when_used="json")]
 Mode = Annotated[int, PlainValidator(parse_mode), PlainSerializer(format_mode, when_used="json")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import get_args, get_origin
 
 from pydantic import Field, model_validator
@@ -11,18 +11,10 @@ from pydantic import Field, model_validator
 from mcastd.config.daemon import DaemonSettings
 from mcastd.config.inbound import InboundSubscription
 from mcastd.config.loops import loops
-from mcastd.config.model import Model, WorkerSettings
+from mcastd.config.model import Conflicts, Model, WorkerSettings
 from mcastd.config.outbound import OutboundChannel
 from mcastd.config.types import Location, WorkerName, normal
 from mcastd.config.words import show
-
-
-class Conflicts(ValueError):
-    """Workers that are sound by themselves, but not together: where, and why."""
-
-    def __init__(self, found: Sequence[tuple[Location, str]]) -> None:
-        self.found = tuple(found)
-        super().__init__("; ".join(f"{'.'.join(map(str, location))}: {why}" for location, why in found))
 
 
 class Config(Model):

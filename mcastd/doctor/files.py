@@ -29,7 +29,7 @@ PROC = Path("/proc")  # whose files have a size of 0, whatever is in them, and w
 
 
 def source(subject: Subject[OutboundChannel], _evidence: Evidence) -> Iterator[Said]:
-    """Check that a channel's source can be read, and is not empty."""
+    """Check that a channel's source can be read, and is not empty. Of a directory only that it is there."""
     if (path := subject.settings.source.file) is None:
         return
     said = f"source = {str(path)!r} ({subject.table})"
@@ -63,15 +63,16 @@ def source(subject: Subject[OutboundChannel], _evidence: Evidence) -> Iterator[S
             )
         return
     found = path.stat()
-    if (kind := stat.S_IFMT(found.st_mode)) not in (stat.S_IFREG, stat.S_IFIFO):
+    files = subject.settings.protocol.of_files
+    if (kind := stat.S_IFMT(found.st_mode)) not in (stat.S_IFREG, stat.S_IFDIR if files else stat.S_IFIFO):
         yield Finding(
             "source-not-a-file",
             Severity.BROKEN,
             f"its source {path} is {KINDS.get(kind, 'something else')}, and cannot be sent",
             (said, f"{path}: {KINDS.get(kind)} (stat)"),
-            f"name a file or a FIFO as source in {subject.table}",
+            f"name a file or a {'directory' if files else 'FIFO'} as source in {subject.table}",
         )
-    elif kind == stat.S_IFREG and not subject.settings.follow and _is_empty(path, found):
+    elif kind == stat.S_IFREG and not files and not subject.settings.follow and _is_empty(path, found):
         may_grow = subject.settings.repeat == 1 and subject.settings.framing != "file"
         yield Finding(
             "source-empty",

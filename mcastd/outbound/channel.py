@@ -168,6 +168,7 @@ class Channel:
             protocol=config.protocol.kind,
             source=config.source.label,
             source_state=source.state,
+            files=source.files,
             position=source.position,
             pending=max(0, len(pending) - sent),
             repeat=config.repeat,

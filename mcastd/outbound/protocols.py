@@ -12,12 +12,12 @@ from mcastd.net.link import Sender
 WrapSender = Callable[[Sender], Sender]
 
 
-def _raw(_: OutboundProtocol) -> WrapSender:
+def _as_it_is(_: OutboundProtocol) -> WrapSender:
     return lambda link: link
 
 
-# By kind: makes the protocol of its settings.
-PROTOCOLS: dict[str, Callable[[Any], WrapSender]] = {"raw": _raw}
+# By kind: makes the protocol of its settings. What sends files has a source of its own: outbound/sources.
+PROTOCOLS: dict[str, Callable[[Any], WrapSender]] = {"raw": _as_it_is, "flute": _as_it_is}
 
 
 def make_protocol(settings: OutboundProtocol) -> WrapSender:

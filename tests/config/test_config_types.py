@@ -29,11 +29,13 @@ from mcastd.config.addresses import (
 from mcastd.config.numbers import (
     format_duration,
     format_mode,
+    format_percent,
     format_rate,
     format_size,
     parse_dscp,
     parse_duration,
     parse_mode,
+    parse_percent,
     parse_period,
     parse_rate,
     parse_repeat,
@@ -429,3 +431,35 @@ def test_what_the_configuration_takes_for_a_pattern_or_an_address_the_network_do
     with suppress(ValueError):
         setting = parse_interface(text)
         assert addresses.interface_address(setting) == interfaces.as_address(setting)
+
+
+@pytest.mark.parametrize(
+    ("text", "percent", "written"),
+    [("5%", 5.0, "5%"), (" 0.25 % ", 0.25, "0.25%"), ("50%", 50.0, "50%"), ("0%", 0.0, "0%"), (0, 0.0, "0%")],
+)
+def test_a_percentage(text: object, percent: float, written: str) -> None:
+    assert parse_percent(text) == percent
+    assert format_percent(percent) == written
+    assert parse_percent(written) == percent
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (5, 'not 5; write "5%"'),
+        (0.05, 'not 0.05; "5%" or "0.05%"?'),
+        ("5", 'not "5"'),
+        ("51%", 'not "51%"'),
+        ("-1%", 'not "-1%"'),
+        ("1e1%", 'not "1e1%"'),
+        (51, "not 51"),
+        (-1, "not -1"),
+        (True, "not true"),
+        (float("nan"), "not nan"),
+        ([], "not an array"),
+    ],
+)
+def test_no_percentage(value: object, said: str) -> None:
+    with pytest.raises(ValueError, match="must be a percentage") as caught:
+        parse_percent(value)
+    assert str(caught.value) == f'must be a percentage from "0%" to "50%", {said}'

@@ -70,10 +70,53 @@ def test_what_is_wrong_is_said_where_it_stands(source: object, said: str) -> Non
     assert complaints(source=source) == [f"outbound.news.{said}"]
 
 
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({}, 'rate: protocol = "flute" needs a rate: no receiver tells the sender to slow down'),
+        (
+            {"interval": 0},
+            'interval: protocol = "flute" needs a rate, and no interval:'
+            " no receiver tells the sender to slow down",
+        ),
+        (
+            {"rate": "3Mbit", "framing": "chunk"},
+            'framing: does not apply to protocol = "flute", which sends whole files',
+        ),
+        (
+            {"rate": "3Mbit", "follow": True},
+            'follow: does not apply to protocol = "flute": a file that changes is sent anew',
+        ),
+        (
+            {"rate": "3Mbit", "max_datagram": 255},
+            'max_datagram: must be at least 256 with protocol = "flute"',
+        ),
+        (
+            {"rate": "3Mbit", "source": {"kind": "numbers"}},
+            'source: must be the path of a file or directory, for protocol = "flute" sends files',
+        ),
+        (
+            {"rate": "3Mbit", "protocol": {"kind": "flute", "protect": 3}},
+            'protocol.protect: must be a percentage from "0%" to "50%", not 3; write "3%"',
+        ),
+        (
+            {"rate": "3Mbit", "protocol": {"kind": "flute", "interleave": 65}},
+            "protocol.interleave: must be a whole number from 1 to 64, not 65",
+        ),
+        (
+            {"rate": "3Mbit", "protocol": {"kind": "flute", "key": "/etc/key"}},
+            "protocol.key: unknown key; known are kind, protect, interleave, session",
+        ),
+    ],
+)
+def test_what_contradicts_a_protocol_of_files(keys: dict[str, object], said: str) -> None:
+    assert complaints(**{"protocol": "flute"} | keys) == [f"outbound.news.{said}"]
+
+
 @pytest.mark.parametrize(("protocol", "key"), [("rau", "protocol"), ({"kind": "rau"}, "protocol.kind")])
 def test_an_unknown_protocol(protocol: object, key: str) -> None:
     assert complaints(protocol=protocol) == [
-        f'outbound.news.{key}: must be "raw", not "rau"; did you mean "raw"?'
+        f'outbound.news.{key}: must be "raw" or "flute", not "rau"; did you mean "raw"?'
     ]
 
 
@@ -83,6 +126,11 @@ def test_an_unknown_protocol(protocol: object, key: str) -> None:
         ({}, {"source": "/srv/news", "protocol": "raw"}),
         ({"source": {"kind": "file", "path": "/srv/news"}}, {"source": "/srv/news"}),
         ({"protocol": {"kind": "raw"}}, {"protocol": "raw"}),
+        ({"protocol": "flute", "rate": "3Mbit"}, {"protocol": "flute", "framing": "line"}),
+        (
+            {"protocol": {"kind": "flute", "protect": "2.5%", "session": 9}, "rate": "3Mbit"},
+            {"protocol": {"kind": "flute", "protect": "2.5%", "interleave": 8, "session": 9}},
+        ),
         ({"source": {"kind": "numbers"}}, {"source": {"kind": "numbers", "most": 7}}),
         ({"source": {"kind": "numbers", "most": 5}}, {"source": {"kind": "numbers", "most": 5}}),
     ],

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 
 from mcastd.net.payloads import Payloads
 from mcastd.outbound.pacing import Schedule
+from mcastd.status import FilesStatus
 
 # Seconds until the next look at a source at rest.
 NAP_MAX_SECONDS = 1.0
@@ -35,6 +36,11 @@ class Source(ABC):
     def device(self) -> int:
         """Of the file system that it is on; 0 if unknown."""
         return 0
+
+    @property
+    def files(self) -> FilesStatus | None:
+        """The files that it sends whole, if it does. For any thread."""
+        return None
 
     def fileno(self) -> int | None:
         """The descriptor that turns readable when there is more, if there is one."""

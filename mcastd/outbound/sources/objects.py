@@ -1,0 +1,172 @@
+"""Files, or trees of them, sent whole: the datagrams of a carousel, pass after pass.
+
+```
+  scan the source  ->  a pass over all its files  ->  scan what has changed  ->  the next pass ...
+```
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Literal
+
+from mcastd import clock
+from mcastd.config import FluteOutbound, OpenFilesOf, OutboundChannel
+from mcastd.delivery.carousel import Carousel, symbol_size_of
+from mcastd.delivery.catalog import Catalog, RefusedFile
+from mcastd.delivery.codec_process import CodecProcess
+from mcastd.errors import SourceError
+from mcastd.log import get_logger
+from mcastd.net.payloads import HeadedPayloads, ListPayloads, Payloads
+from mcastd.outbound.sources.source import Source
+from mcastd.protocols import raptorq
+from mcastd.protocols.raptorq import CodecError
+from mcastd.status import FilesStatus
+
+# What is said of a file holds for this many seconds, or for as many passes if they take longer: until then a
+# receiver keeps what it has of the file.
+DESCRIBED_SECONDS = 3600.0
+DESCRIBED_PASSES = 4
+DESCRIBED_MAX_SECONDS = 30 * 86_400.0
+# Of the files that are refused in a scan, or given up in a pass, this many are logged.
+LOGGED_FILES = 20
+
+
+def open_source(channel: OutboundChannel, _: OpenFilesOf | None = None) -> ObjectsSource:
+    """The source of a channel whose protocol is ``flute``."""
+    protocol, path = channel.protocol, channel.source.file
+    assert isinstance(protocol, FluteOutbound)
+    assert path is not None
+    return ObjectsSource(
+        path, protocol, max_datagram=channel.max_datagram, rate=channel.rate, repeat=channel.repeat
+    )
+
+
+class ObjectsSource(Source):
+    """The files below a path, ``repeat`` times. Before each pass the path is scanned for what has changed.
+
+    A file that changes in a pass is given up in it: no receiver takes it for complete. It goes with the next
+    pass as another object.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        protocol: FluteOutbound,
+        *,
+        max_datagram: int,
+        rate: int | None,
+        repeat: int | Literal["forever"] = 1,
+        wall: clock.Clock = clock.wall,
+    ) -> None:
+        """``rate`` is in bits per second: it tells how long a pass takes."""
+        self.state = "not opened"
+        self._path = path
+        self._protected = protocol.protect > 0
+        self._rate = rate
+        self._repeat: float = math.inf if repeat == "forever" else repeat
+        self._last_round = self._repeat
+        self._wall = wall
+        self._codec = CodecProcess()
+        self._catalog = Catalog(path, symbol_size_of(max_datagram), protected=self._protected)
+        self._carousel = Carousel(
+            self._catalog,
+            session=protocol.session,
+            max_datagram=max_datagram,
+            loss=protocol.protect / 100,
+            interleave=protocol.interleave,
+            make_repair=self._codec.repair,
+        )
+        self._sending = False  # a pass is under way
+        self._total_bytes = 0
+        self._told_changed = 0  # files that were given up in this pass, and logged
+        self._told_refusals: tuple[RefusedFile, ...] = ()
+        self._log = get_logger(source=str(path))
+
+    @property
+    def files(self) -> FilesStatus:
+        catalog, progress = self._catalog, self._carousel.progress
+        source, sent, repair = progress.source_symbols, progress.source_sent, progress.repair_sent
+        return FilesStatus(
+            files=progress.files,
+            total_bytes=self._total_bytes,
+            refused=dict(catalog.refused),
+            refusals=tuple(f"{refused.name}: {refused.cause}" for refused in catalog.refusals),
+            given_up=len(self._carousel.changed),
+            pass_number=self.rounds + self._sending,
+            pass_percent=100 * sent / source if source else 0.0,
+            repair_percent=100 * repair / sent if sent else 0.0,
+        )
+
+    def read(self) -> Payloads:
+        """The next datagrams; none while the source is scanned, which goes on with each call, and at the end.
+
+        Raises SourceError, and may then be called again.
+        """
+        if self.finished:
+            return ListPayloads()
+        if not self._sending:
+            self._scan()
+            return ListPayloads()
+        try:
+            datagrams = self._carousel.next(self._wall())
+        except CodecError as error:
+            self._sending = False  # the pass begins anew
+            raise SourceError(f"cannot send {self._path}", str(error), waits="trying again") from error
+        for changed in self._carousel.changed[self._told_changed : LOGGED_FILES]:
+            self._log.warning("file.changed", error=str(changed))
+        self._told_changed = len(self._carousel.changed)
+        if datagrams is None:
+            self._end_pass()
+            return ListPayloads()
+        self.position += sum(map(len, datagrams.bodies))
+        return HeadedPayloads(datagrams.headers, datagrams.bodies)
+
+    def restart(self) -> None:
+        self.finished = self._sending = False
+        self.position = 0
+        self._last_round = self.rounds + self._repeat
+        self._catalog.close()
+        self._codec.close()
+
+    def _scan(self) -> None:
+        """Scan on, and begin a pass if that is done. Raises SourceError."""
+        if self._protected and not raptorq.available():
+            raise SourceError(
+                f"cannot send {self._path}",
+                "raptorq is not installed, which makes the repair symbols",
+                "pip install 'mcastd[files]', or set protect = \"0%\"",
+            )
+        catalog = self._catalog
+        if not catalog.scan():
+            self.state = f"scanning: {catalog.found} files so far"
+            return
+        if catalog.refusals != self._told_refusals:
+            self._told_refusals = catalog.refusals
+            for refused in catalog.refusals[:LOGGED_FILES]:
+                self._log.warning(
+                    "file.refused", file=refused.name, reason=refused.reason, cause=refused.cause
+                )
+        if not catalog.files:
+            others = f" but {catalog.refused.total()} that are refused" if catalog.refused else ""
+            raise SourceError(
+                f"cannot send {self._path}", f"there are no files in it{others}", waits="waiting for some"
+            )
+        self._begin_pass()
+
+    def _begin_pass(self) -> None:
+        self._total_bytes = sum(file.length for file in self._catalog.files)
+        seconds = 8 * self._total_bytes / self._rate if self._rate else math.inf
+        life = min(max(DESCRIBED_SECONDS, DESCRIBED_PASSES * seconds), DESCRIBED_MAX_SECONDS)
+        self._carousel.begin(self.rounds, life)
+        self._told_changed = 0
+        self.position = 0
+        self._sending, self.state = True, "sending"
+
+    def _end_pass(self) -> None:
+        self.rounds += 1
+        self._sending = False
+        if self.rounds == self._last_round:
+            self.finished, self.state = True, "finished"
+            self._codec.close()

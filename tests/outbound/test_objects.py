@@ -1,0 +1,291 @@
+"""Files sent whole by a channel: what arrives is rebuilt byte for byte, by us and by another's receiver."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.flute import Rebuilding
+from support.wait import wait_for
+
+from mcastd.config import OutboundChannel
+from mcastd.errors import SourceError
+from mcastd.net.fake import FakeSender
+from mcastd.net.payloads import HeadedPayloads
+from mcastd.outbound.channel import Channel
+from mcastd.outbound.sources import open_source
+from mcastd.outbound.sources.objects import ObjectsSource
+from mcastd.protocols import raptorq
+from mcastd.worker import Context, Signal
+
+pytestmark = pytest.mark.usefixtures("no_fd_leak")
+needs_library = pytest.mark.skipif(not raptorq.available(), reason="raptorq is not installed")
+
+SESSION = 77
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Files of 0, 1, 1448, 1449 and 2,000,000 bytes."""
+    path = tmp_path / "images"
+    (path / "deep" / "er").mkdir(parents=True)
+    for name, size in (("empty", 0), ("one", 1), ("deep/even", 1448), ("deep/odd", 1449)):
+        (path / name).write_bytes(random.Random(size).randbytes(size))
+    (path / "deep" / "er" / "large").write_bytes(random.Random(9).randbytes(2_000_000))
+    return path
+
+
+def contents(tree: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(tree)): file.read_bytes() for file in tree.rglob("*") if file.is_file()}
+
+
+def settings_of(path: Path, protect: str = "0%", **settings: Any) -> OutboundChannel:
+    protocol = {"kind": "flute", "protect": protect, "session": SESSION}
+    settings = {"group": "239.255.1.2", "port": 9190, "rate": "100Gbit", **settings}
+    return OutboundChannel.model_validate({"source": path, "protocol": protocol, **settings})
+
+
+@contextmanager
+def opened(path: Path, protect: str = "0%", **settings: Any) -> Iterator[ObjectsSource]:
+    source = open_source(settings_of(path, protect, **settings))
+    assert isinstance(source, ObjectsSource)
+    try:
+        yield source
+    finally:
+        source.restart()
+
+
+def round_of(source: ObjectsSource) -> list[bytes]:
+    """The datagrams of the next pass."""
+    datagrams: list[bytes] = []
+    rounds = source.rounds
+    while source.rounds == rounds:
+        payloads = source.read()
+        assert not payloads or isinstance(payloads, HeadedPayloads)
+        assert list(payloads.sizes) == list(map(len, payloads))
+        datagrams += map(bytes, payloads)
+    return datagrams
+
+
+def rebuilt(datagrams: list[bytes]) -> dict[str, bytes]:
+    receiver = Rebuilding(SESSION)
+    receiver.take(datagrams)
+    return receiver.files()
+
+
+class TestSource:
+    def test_once(self, tree: Path) -> None:
+        with opened(tree) as source:
+            assert rebuilt(round_of(source)) == contents(tree)
+            assert (source.finished, source.rounds, source.state) == (True, 1, "finished")
+            assert not source.read()
+
+    @needs_library
+    def test_with_loss(self, tree: Path) -> None:
+        chance = random.Random(2)
+        with opened(tree, "5%") as source:
+            arrived = [datagram for datagram in round_of(source) if chance.random() > 0.05]
+            assert rebuilt(arrived) == contents(tree)
+
+    def test_repeated_with_what_is_there_by_then(self, tree: Path) -> None:
+        with opened(tree, repeat=3) as source:
+            assert rebuilt(round_of(source)) == contents(tree)
+            (tree / "one").unlink()
+            (tree / "new").write_bytes(b"!" * 11)
+            (tree / "deep" / "odd").write_bytes(b"other")
+            assert not source.finished
+            assert rebuilt(round_of(source)) == contents(tree)
+            assert rebuilt(round_of(source)) == contents(tree)
+            assert (source.finished, source.rounds) == (True, 3)
+
+    def test_forever(self, tree: Path) -> None:
+        with opened(tree, repeat="forever") as source:
+            for number in range(5):
+                assert source.rounds == number
+                assert len(round_of(source)) > 1000
+            assert not source.finished
+
+    def test_restarted(self, tree: Path) -> None:
+        with opened(tree, repeat=2) as source:
+            round_of(source)
+            for _ in range(30):
+                source.read()
+            source.restart()
+            for _ in range(2):
+                assert rebuilt(round_of(source)) == contents(tree)
+            assert (source.finished, source.rounds) == (True, 3)
+
+    def test_a_single_file(self, tree: Path) -> None:
+        with opened(tree / "deep" / "odd") as source:
+            assert rebuilt(round_of(source)) == {"odd": (tree / "deep" / "odd").read_bytes()}
+
+    def test_datagrams_are_no_longer_than_allowed(self, tree: Path) -> None:
+        with opened(tree, max_datagram=1000) as source:
+            assert max(map(len, round_of(source))) == 996  # 20 bytes, and a multiple of 8
+        with opened(tree, group="ff15::1234") as source:
+            assert max(map(len, round_of(source))) == 1452
+
+    def test_headers_and_bodies_stay_apart(self, tree: Path) -> None:
+        with opened(tree) as source:
+            while not (payloads := source.read()) or len(payloads) < 16:
+                pass
+            pieces = payloads.part(0, 16).pieces()
+            assert [len(piece) for piece in pieces[::2]] == [20] * 16
+            assert isinstance(pieces[1], memoryview)
+
+    def test_a_file_that_changes_under_way(self, tree: Path) -> None:
+        large = tree / "deep" / "er" / "large"
+        with opened(tree, repeat=2) as source:
+            before = contents(tree)
+            receiver = Rebuilding(SESSION)
+            while source.files.pass_number == 0:
+                source.read()
+            large.write_bytes(bytes(2_000_000))
+            receiver.take(round_of(source))
+            assert receiver.files() == {name: before[name] for name in before if name != "deep/er/large"}
+            assert source.files.given_up == 1
+            receiver.take(round_of(source))
+            assert receiver.files() == contents(tree)
+            assert source.files.given_up == 0
+
+    def test_status(self, tree: Path) -> None:
+        (tree / "link").symlink_to("one")
+        with opened(tree, repeat="forever") as source:
+            assert (source.files.files, source.files.pass_number, source.files.pass_percent) == (0, 0, 0)
+            percents = []
+            while source.rounds == 0:
+                source.read()
+                percents.append(source.files.pass_percent)
+            assert percents == sorted(percents)
+            assert (percents[0], percents[-1]) == (0.0, 100.0)
+            files = source.files
+            assert (files.files, files.total_bytes) == (5, 2_002_898)
+            assert (dict(files.refused), files.refusals) == ({"link": 1}, ("link: it is a symbolic link",))
+            while source.files.pass_number < 2:
+                source.read()
+            assert source.files.repair_percent == 0
+
+    @needs_library
+    def test_status_of_repair(self, tree: Path) -> None:
+        with opened(tree / "deep" / "er" / "large", "5%") as source:
+            round_of(source)
+            assert 8 < source.files.repair_percent < 12
+
+
+class TestFaults:
+    def test_nothing_there_yet(self, tmp_path: Path) -> None:
+        with opened(tmp_path / "images") as source:
+            with pytest.raises(SourceError, match="waiting for it to be created"):
+                source.read()
+            (tmp_path / "images").mkdir()
+            with pytest.raises(SourceError, match="there are no files in it; waiting for some"):
+                source.read()
+            (tmp_path / "images" / "link").symlink_to("/etc/passwd")
+            with pytest.raises(SourceError, match="there are no files in it but 1 that are refused"):
+                source.read()
+            (tmp_path / "images" / "one").write_bytes(b"1")
+            assert rebuilt(round_of(source)) == {"one": b"1"}
+
+    def test_without_the_codec(self, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(raptorq, "_library", lambda: None)
+        with opened(tree, "5%") as source:
+            with pytest.raises(SourceError) as caught:
+                source.read()
+            assert caught.value.cause.startswith("raptorq is not installed")
+            assert caught.value.way_out == "pip install 'mcastd[files]', or set protect = \"0%\""
+        with opened(tree, "0%") as source:
+            assert rebuilt(round_of(source)) == contents(tree)
+
+    @needs_library
+    def test_a_codec_that_fails(self, tree: Path) -> None:
+        with opened(tree, "5%") as source:
+            real = source._codec.repair
+
+            def fails(*_: Any) -> list[bytes]:
+                raise raptorq.CodecError("library", "the codec's process failed: it has ended")
+
+            source._carousel._make_repair = fails
+            with pytest.raises(SourceError, match="it has ended; trying again"):
+                round_of(source)
+            source._carousel._make_repair = real
+            assert source.rounds == 0
+            assert rebuilt(round_of(source)) == contents(tree)
+
+
+class TestChannel:
+    @contextmanager
+    def running(self, config: OutboundChannel, link: FakeSender) -> Iterator[tuple[Channel, Context]]:
+        channel = Channel("outbound/images", config, lambda _: link, open_source(config))
+        context = Context().open()
+        thread = threading.Thread(target=channel.run, args=(context,))
+        thread.start()
+        try:
+            yield channel, context
+        finally:
+            context.send(Signal.STOP)
+            thread.join(20)
+            assert not thread.is_alive()
+            channel.close()
+            context.close()
+
+    def test_to_its_end(self, tree: Path) -> None:
+        link = FakeSender()
+        with self.running(settings_of(tree, repeat=2), link) as (channel, _):
+            wait_for(lambda: link.closed, "the end")
+            status = channel.status()
+            assert status.files is not None
+            assert (status.files.files, status.counters.rounds, status.protocol) == (5, 2, "flute")
+            assert status.counters.sent == len(link.sent)
+            assert rebuilt(link.sent) == contents(tree)
+
+    def test_a_reload_under_way_costs_nothing(self, tree: Path) -> None:
+        config = settings_of(tree, rate="10Mbit")
+        link = FakeSender()
+        with self.running(config, link) as (channel, context):
+            wait_for(lambda: len(link.sent) > 30, "some datagrams")
+            assert channel.update(config.model_copy(update={"rate": 10**11, "interface": "eth7"}))
+            context.send(Signal.NETWORK)
+            wait_for(lambda: channel._source.finished and link.closed, "the end")
+            assert rebuilt(link.sent) == contents(tree)
+            symbols = [
+                datagram for datagram in link.sent if datagram[12:16] != bytes(4) and len(datagram) > 20
+            ]
+            assert len(symbols) == len(set(symbols))
+
+    def test_other_settings_of_the_protocol_need_a_new_run(self, tree: Path) -> None:
+        config = settings_of(tree)
+        channel = Channel("outbound/images", config, lambda _: FakeSender(), open_source(config))
+        assert not channel.update(settings_of(tree, "1%"))
+        assert channel.update(settings_of(tree, rate="3Mbit"))
+        channel.close()
+
+
+class TestAnotherReceiver:
+    """flute-alc's: what it writes is what we sent."""
+
+    @pytest.mark.parametrize(
+        ("protect", "loss"),
+        [
+            ("0%", 0.0),
+            pytest.param("5%", 0.0, marks=needs_library),
+            pytest.param("5%", 0.05, marks=needs_library),
+            pytest.param("15%", 0.15, marks=needs_library),
+        ],
+    )
+    def test_it_has_all_files(self, tree: Path, tmp_path: Path, protect: str, loss: float) -> None:
+        flute = pytest.importorskip("flute", reason="flute-alc is not installed")
+        (tmp_path / "received").mkdir()
+        writer = flute.receiver.ObjectWriterBuilder(str(tmp_path / "received"))
+        endpoint = flute.receiver.UDPEndpoint("239.255.1.2", 9190)
+        receiver = flute.receiver.Receiver(endpoint, SESSION, writer, flute.receiver.Config())
+        chance = random.Random(3)
+        with opened(tree, protect) as source:
+            for datagram in round_of(source):
+                if chance.random() >= loss:
+                    receiver.push(datagram)
+        assert contents(tmp_path / "received") == contents(tree)
