@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 VERSION = 1
 # Header extension types: RFC 5651 section 5.2, RFC 5775 section 4.2, RFC 6726 section 3.4.
@@ -46,8 +46,7 @@ class Malformed(ValueError):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class LctHeader:
+class LctHeader(NamedTuple):
     """A header; ``tsi`` and ``toi`` are None where it has no such field."""
 
     tsi: int | None

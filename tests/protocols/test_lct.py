@@ -114,7 +114,7 @@ def words(most: int) -> st.SearchStrategy[bytes]:
     return st.integers(0, most // 16).flatmap(lambda count: st.binary(min_size=2 * count, max_size=2 * count))
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(
     cci=st.integers(1, 4).map(lambda count: bytes(range(4 * count))),
     tsi=words(48),
@@ -142,7 +142,7 @@ def test_every_legal_form_is_read(
     )
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(st.binary(max_size=64), st.integers(0, 255), st.integers(0, 255))
 def test_any_bytes_are_a_header_or_refused(rest: bytes, second: int, length: int) -> None:
     for packet in (rest, bytes((0x10, second, length)) + rest):

@@ -1,0 +1,270 @@
+"""FLUTE's packets (RFC 6726 over ALC, RFC 5775): datagrams to symbols by the batch, and symbols to datagrams.
+
+```
+  datagram   | LCT header           | FEC payload ID | symbol                        |
+             | TSI, TOI, extensions | SBN, ESI       | source or repair, or nothing  |
+               the same for all of    counts
+               an object, mostly
+```
+
+So a batch is mostly some stretches of datagrams with one header and consecutive payload IDs. A PacketReader
+finds them by columns: a header costs Python once for each stretch, a datagram next to nothing.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+from mcastd.protocols import lct
+from mcastd.protocols.fdt import ENCODINGS
+from mcastd.protocols.fec import NO_CODE, SCHEMES, Oti, Scheme, build_fti, parse_fti, scheme_of
+from mcastd.protocols.lct import EXT_CENC, EXT_FDT, EXT_FTI, Malformed, extension
+
+# Versions of FLUTE in EXT_FDT: of RFC 6726, which is sent, and of RFC 3926.
+FLUTE_VERSION = 2
+FLUTE_VERSIONS = (1, FLUTE_VERSION)
+# FDT instance ids have 20 bits (RFC 6726 section 3.4.1).
+FDT_IDS = 1 << 20
+# Headers that a reader remembers. A session with times in its headers has a new one in each packet.
+REMEMBERED_HEADERS = 256
+# Datagrams that a reader unpacks at least for a header.
+WINDOW_MIN_DATAGRAMS = 4
+
+PacketBytes = bytes | memoryview
+
+
+class AlcHeader(NamedTuple):
+    """What a packet has before its payload ID."""
+
+    tsi: int
+    toi: int | None  # None: it is of no object, and has no payload
+    scheme: int  # FEC encoding id, which FLUTE has in the codepoint (RFC 6726 section 5)
+    size: int  # bytes of the LCT header
+    close_session: bool = False
+    close_object: bool = False
+    fti: tuple[Oti, int] | None = None  # EXT_FTI: how the object is cut, and its length in bytes
+    fdt_id: int | None = None  # EXT_FDT: the instance that the packet is of
+    encoding: str = ""  # EXT_CENC: how that is encoded, one of fdt.ENCODINGS
+
+    @property
+    def has_payload(self) -> bool:
+        """Return True if a payload can be of something: object 0 is the FDT instance of an EXT_FDT."""
+        return self.toi is not None and (self.toi > 0 or self.fdt_id is not None)
+
+
+class AlcPacket(NamedTuple):
+    """A datagram. If it has no payload, then no payload ID either, or one without a meaning."""
+
+    header: AlcHeader
+    sbn: int
+    esi: int
+    block_symbols: int | None  # source symbols of the block, where the payload ID has that
+    payload: PacketBytes
+
+
+class Stretch(NamedTuple):
+    """Datagrams of a batch that follow one another: of one header, with consecutive symbols of one block."""
+
+    header: AlcHeader
+    start: int  # index of the first one in the batch
+    length: int  # datagrams
+    payload_at: int  # bytes before the payload in each
+    sbn: int
+    esi: int  # of the first one
+    block_symbols: int | None  # as in AlcPacket
+
+    def payloads(self, datagrams: Sequence[PacketBytes]) -> list[PacketBytes]:
+        """What the datagrams of the batch have behind header and payload ID: all as long as the first."""
+        at = self.payload_at
+        return [datagram[at:] for datagram in datagrams[self.start : self.start + self.length]]
+
+
+def parse_header(datagram: PacketBytes) -> AlcHeader:
+    """The header of a datagram. Raises Malformed."""
+    header = lct.parse(datagram)
+    if header.tsi is None:
+        raise Malformed("no-tsi", "ALC takes a TSI")  # RFC 5775 section 4.1
+    scheme_of(header.codepoint)
+    extensions = header.extensions
+    fti, fdt, encoding = extensions.get(EXT_FTI), extensions.get(EXT_FDT), extensions.get(EXT_CENC, b"\0")[0]
+    if fdt is not None and fdt[0] >> 4 not in FLUTE_VERSIONS:
+        raise Malformed("flute-version", f"FLUTE version {fdt[0] >> 4} is not known")
+    if encoding >= len(ENCODINGS):
+        raise Malformed("encoding", f"EXT_CENC {encoding} is not known")
+    return AlcHeader(
+        tsi=header.tsi,
+        toi=header.toi,
+        scheme=header.codepoint,
+        size=header.size,
+        close_session=header.close_session,
+        close_object=header.close_object,
+        fti=None if fti is None else parse_fti(header.codepoint, fti),
+        fdt_id=None if fdt is None else int.from_bytes(fdt, "big") % FDT_IDS,
+        encoding=ENCODINGS[encoding],
+    )
+
+
+def parse(datagram: PacketBytes) -> AlcPacket:
+    """A datagram of any legal form. Raises Malformed."""
+    header = parse_header(datagram)
+    scheme = SCHEMES[header.scheme]
+    start = header.size + scheme.payload_id.size
+    if len(datagram) == header.size:  # RFC 5775 section 4.1: all that it says is in its header
+        return AlcPacket(header, 0, 0, None, datagram[header.size :])
+    if len(datagram) < start:
+        raise Malformed("payload-id", f"{len(datagram) - header.size} bytes are no payload ID")
+    if len(datagram) > start and not header.has_payload:
+        raise Malformed("no-object", "a payload is of an object, or of an FDT instance that EXT_FDT names")
+    (payload_id,) = scheme.payload_id.unpack_from(datagram, header.size)
+    return AlcPacket(header, *scheme.locate(payload_id), datagram[start:])
+
+
+class _Form(NamedTuple):
+    """What a reader knows of all datagrams with one header."""
+
+    header: AlcHeader
+    scheme: Scheme
+    payload_at: int
+    unpack: Callable[[PacketBytes], tuple[Any, ...]]  # gives the header, as it is, and the payload ID
+
+
+class PacketReader:
+    """Reads batches of datagrams. It remembers headers: so it parses those that come again only once."""
+
+    def __init__(self) -> None:
+        self._forms: dict[bytes, _Form] = {}  # by the bytes of the header
+
+    def read(self, datagrams: Sequence[PacketBytes]) -> list[Stretch]:
+        """The datagrams in order but for those that are malformed, which are in no stretch."""
+        stretches: list[Stretch] = []
+        sizes = [*map(len, datagrams)]
+        start = 0
+        while start < len(sizes):
+            stop = _end_of_run(sizes, start)
+            alike = datagrams if stop - start == len(sizes) else datagrams[start:stop]
+            self._read(alike, start, sizes[start], stretches)
+            start = stop
+        return stretches
+
+    def _read(
+        self, datagrams: Sequence[PacketBytes], index: int, size: int, stretches: list[Stretch]
+    ) -> None:
+        """Datagrams of ``size`` bytes each; the first one is at ``index`` in its batch."""
+        start, window = 0, len(datagrams)
+        while start < len(datagrams):
+            try:
+                header, scheme, payload_at, unpack = self._form(datagrams[start])
+                if size <= payload_at or not header.has_payload:
+                    packet = parse(datagrams[start])
+                    where = packet.sbn, packet.esi, packet.block_symbols
+                    stretches.append(Stretch(header, index + start, 1, min(size, payload_at), *where))
+                    start += 1
+                    continue
+            except Malformed:
+                start += 1
+                continue
+            if start + 1 == len(datagrams):
+                where = scheme.locate(unpack(datagrams[start])[1])
+                stretches.append(Stretch(header, index + start, 1, payload_at, *where))
+                return
+            headers, ids = zip(*map(unpack, datagrams[start : start + window]), strict=True)
+            count = _end_of_run(headers, 0)
+            for at, end in _consecutive(ids[:count], (1 << scheme.esi_bits) - 1):
+                where = scheme.locate(ids[at])
+                stretches.append(Stretch(header, index + start + at, end - at, payload_at, *where))
+            start += count
+            # Where headers change often, do not unpack all that is left for each of them
+            window = max(WINDOW_MIN_DATAGRAMS, 2 * count)
+
+    def _form(self, datagram: PacketBytes) -> _Form:
+        """Raises Malformed."""
+        key = bytes(datagram[: 4 * datagram[2] if len(datagram) > 2 else 0])
+        if (form := self._forms.get(key)) is None:
+            header = parse_header(datagram)
+            scheme = SCHEMES[header.scheme]
+            unpack = _unpacker(header.size, scheme.payload_id.format)
+            form = _Form(header, scheme, header.size + scheme.payload_id.size, unpack)
+            if len(self._forms) >= REMEMBERED_HEADERS:
+                self._forms.clear()
+            self._forms[key] = form
+        return form
+
+
+@cache
+def _unpacker(size: int, payload_id: str) -> Callable[[PacketBytes], tuple[Any, ...]]:
+    """What takes from a datagram its header, of ``size`` bytes, as it is, and its payload ID."""
+    return struct.Struct(f">{size}s{payload_id[1:]}").unpack_from
+
+
+def _end_of_run(values: Sequence[object], start: int) -> int:
+    """The index behind the values that are all equal to the first of them, at ``start``."""
+    first = values[start]
+    if start == 0 and values.count(first) == len(values):
+        return len(values)
+    return next((index for index in range(start + 1, len(values)) if values[index] != first), len(values))
+
+
+def _consecutive(ids: Sequence[int], esi_mask: int) -> Iterator[tuple[int, int]]:
+    """Where runs of consecutive payload IDs within a block begin, and the index behind their end."""
+    first, count = ids[0], len(ids)
+    if (first & esi_mask) + count - 1 <= esi_mask and ids == (*range(first, first + count),):
+        yield 0, count
+        return
+    start = 0
+    for index in range(1, count):
+        if ids[index] != ids[index - 1] + 1 or not ids[index] & esi_mask:
+            yield start, index
+            start = index
+    yield start, count
+
+
+class SymbolHeaders:
+    """Headers and payload IDs of symbols of one block at a time, in one piece of memory.
+
+    ``views`` has those of the symbols in order. Another block is one store for each byte of its number, for
+    however many symbols.
+    """
+
+    def __init__(self, header: bytes, encoding_id: int, symbols: range) -> None:
+        """``header`` is an LCT header; ``symbols`` are consecutive ESIs of block 0 at first."""
+        scheme = self._scheme = SCHEMES[encoding_id]
+        self._count = len(symbols)
+        self._at = len(header)
+        self.size = self._at + scheme.payload_id.size
+        self.memory = bytearray(b"".join(header + scheme.identify(0, esi) for esi in symbols))
+        view = memoryview(self.memory)
+        self.views = [view[start : start + self.size] for start in range(0, len(view), self.size)]
+
+    def set_block(self, sbn: int, block_symbols: int = 0) -> None:
+        """Have those of another block: the views change with it. Raises ValueError if it has no number."""
+        scheme = self._scheme
+        number = scheme.identify(sbn, 0, block_symbols)[: -(scheme.esi_bits // 8)]
+        for at, byte in enumerate(number, self._at):
+            self.memory[at :: self.size] = bytes((byte,)) * self._count
+
+
+def fdt_packets(tsi: int, fdt_id: int, data: bytes, symbol_size: int, encoding: str = "") -> list[bytes]:
+    """The packets of an FDT instance, with no code; ``data`` is encoded as it says.
+
+    Its headers have 40 bytes, or 44 with an encoding. Raises ValueError for numbers that have no room.
+    """
+    oti = Oti(NO_CODE, symbol_size, max(1, -(-len(data) // symbol_size)))
+    extensions = extension(EXT_FDT, (FLUTE_VERSION << 20 | fdt_id % FDT_IDS).to_bytes(3, "big"))
+    if encoding:
+        extensions += extension(EXT_CENC, bytes((ENCODINGS.index(encoding), 0, 0)))
+    header = lct.build(tsi, 0, NO_CODE, extensions + build_fti(oti, len(data)))
+    symbols = (data[at : at + symbol_size] for at in range(0, len(data), symbol_size))
+    identify = SCHEMES[NO_CODE].identify
+    return [header + identify(0, esi) + symbol for esi, symbol in enumerate(symbols)]
+
+
+def empty_object(tsi: int, toi: int, encoding_id: int, extensions: bytes = b"") -> bytes:
+    """The packet of an object of no bytes: it has no symbol, and closes the object.
+
+    Some receivers complete an empty object only when they have a packet of it.
+    """
+    header = lct.build(tsi, toi, encoding_id, extensions, close_object=True)
+    return header + SCHEMES[encoding_id].identify(0, 0)
