@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,11 +19,13 @@ T = TypeVar("T", bound="DataclassInstance")
 
 
 def as_json(value: Any) -> Any:
-    """``value`` with each dataclass in it as an object of its fields, in their order.
+    """Return ``value`` with each dataclass in it as an object of its fields, in their order.
 
-    Not asdict(): it makes nonsense of a Counter.
+    A number that is not finite becomes null: JSON has none. (dataclasses.asdict() cannot copy a Counter.)
     """
-    if value is None or isinstance(value, str | int | float):
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
         return value
     if isinstance(value, Mapping):
         return {key: as_json(one) for key, one in value.items()}
@@ -32,14 +35,14 @@ def as_json(value: Any) -> Any:
 
 
 def from_json(kind: type[T], value: object) -> T:
-    """The dataclass ``kind`` that ``value`` tells of, which another version may have made.
+    """Return the dataclass ``kind`` made of the object ``value``, which may come from another version.
 
-    A field that is missing, or of another type, gets its default, or else the empty value of its type. What
-    is unknown is left out. So ``{}`` makes one of which nothing is known.
+    A field that is missing, or of another type, gets its default, or else the empty value of its type. An
+    unknown one is left out. So ``{}`` makes one in which nothing is known.
     """
-    told = value if isinstance(value, dict) else {}
+    values = value if isinstance(value, dict) else {}
     types = _types_of(kind)
-    return kind(**{field.name: _field(field, types[field.name], told) for field in fields(kind)})
+    return kind(**{field.name: _field(field, types[field.name], values) for field in fields(kind)})
 
 
 @cache
@@ -47,14 +50,14 @@ def _types_of(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
-def _field(field: Field[Any], kind: Any, told: dict[str, object]) -> Any:
+def _field(field: Field[Any], kind: Any, values: dict[str, object]) -> Any:
     with suppress(KeyError, TypeError, ValueError):
-        return _fitted(kind, told[field.name])
+        return _fitted(kind, values[field.name])
     return _empty(kind) if field.default is MISSING else field.default
 
 
 def _fitted(kind: Any, value: object) -> Any:
-    """Raises TypeError if ``value`` is not of this type, ValueError if it is no member of an enumeration."""
+    """Return ``value`` so typed. Raises TypeError if it is of another, ValueError if it is no member."""
     of = get_args(kind)
     plain = get_origin(kind) or kind
     if plain is UnionType:
@@ -88,7 +91,7 @@ def _fitted_object(plain: Any, of: tuple[Any, ...], value: dict[str, object]) ->
 
 
 def _empty(kind: Any) -> Any:
-    """The value of a field of which nothing is known."""
+    """Return the value of a field that nothing is known of."""
     of = get_args(kind)
     plain = get_origin(kind) or kind
     if plain is UnionType:

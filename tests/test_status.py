@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass, fields
@@ -209,6 +210,10 @@ def test_what_another_version_tells_is_understood_as_far_as_it_is_known() -> Non
     assert (status.by_source.top, status.by_source.rest, status.outputs) == ({}, 0, ())
     assert (status.receive_buffer.had, status.link) == (None, None)
     assert from_json(ChannelStatus, None) == from_json(ChannelStatus, {})
+
+
+def test_what_json_has_no_number_for_is_null() -> None:
+    assert as_json([1.5, math.inf, -math.inf, math.nan, 3]) == [1.5, None, None, None, 3]
 
 
 def test_counters_in_a_status_do_not_count_on() -> None:

@@ -7,6 +7,7 @@ thread for as long as it likes. It is the peer in our tests instead.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -15,6 +16,8 @@ from typing import Any, TypeVar
 CALL_MAX_BYTES = 1 << 16
 # The limit of systemd's own implementation.
 REPLY_MAX_BYTES = 16 << 20
+# Arrays and objects within one another. Ours are seven deep; readers of a reply recurse into it.
+NESTING_MAX = 64
 SERVICE = "org.varlink.service"
 LONGEST_WATCH_SECONDS = 600.0  # of a doctor; enough to miss two queries, which come every 125 s
 
@@ -124,12 +127,33 @@ def _encode(message: Message) -> bytes:
 
 def _decode(text: bytes) -> Message:
     try:
-        message = json.loads(text.decode())
+        message = json.loads(text.decode(), parse_int=_int, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError):  # RecursionError: "[[[[[..." a few thousand deep
         raise ProtocolError("a message that is not JSON") from None
     if not isinstance(message, dict):
         raise ProtocolError("a message that is no JSON object")
-    return message
+    level: list[Any] = [message]
+    for _ in range(NESTING_MAX):
+        inner = (one for each in level for one in (each.values() if isinstance(each, dict) else each))
+        if not (level := [one for one in inner if isinstance(one, dict | list)]):
+            return message
+    raise ProtocolError(f"a message nested more than {NESTING_MAX} deep")
+
+
+def _int(text: str) -> int:
+    """An int of varlink has 64 bits, its sign included. Raises ValueError for a larger one."""
+    number = int(text)
+    if not -(1 << 63) <= number < 1 << 63:
+        raise ValueError(text)
+    return number
+
+
+def _finite(text: str) -> float:
+    """Raises ValueError for NaN, Infinity and 1e999: no value of ours is one; two are no JSON."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 def _take(message: Message, key: str, default: T) -> T:

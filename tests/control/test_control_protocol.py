@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -9,7 +11,11 @@ from hypothesis import strategies as st
 from mcastd.control.protocol import Call, Decoder, ProtocolError, Reply
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 63), (1 << 63) - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda values: st.lists(values) | st.dictionaries(st.text(), values),
     max_leaves=10,
 )
@@ -64,6 +70,25 @@ def test_what_is_no_json_object_is_refused(text: bytes) -> None:
 def test_what_is_no_call_is_refused(message: dict[str, object]) -> None:
     with pytest.raises(ProtocolError):
         Call.decode(message)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"NaN", b"-Infinity", b"1e999", b"9223372036854775808", b"1" * 4300, b"[" * 64 + b"]" * 64],
+    ids=lambda value: repr(value[:20]),
+)
+def test_what_no_reader_could_work_with_is_refused(value: bytes) -> None:
+    """Sums and rates of such numbers, and a walk so deep, would end in an error far from the wire."""
+    with pytest.raises(ProtocolError):
+        list(Decoder(1 << 20).feed(b'{"a":%b}\0' % value))
+
+
+@pytest.mark.parametrize(
+    "value", [b"-9223372036854775808", b"9223372036854775807", b"1e308", b"[" * 63 + b"]" * 63]
+)
+def test_the_largest_values_are_taken(value: bytes) -> None:
+    (message,) = Decoder(1 << 20).feed(b'{"a":%b}\0' % value)
+    assert json.dumps(message["a"]) == json.dumps(json.loads(value))
 
 
 def test_null_is_the_same_as_absent() -> None:
