@@ -82,6 +82,12 @@ class Intake:
         if (protocol := self.protocol) is not None:
             self._deliver_all(protocol.expire(now), protocol)
 
+    def settle(self) -> None:
+        """After an error in the program, in a protocol or a sink, have the counts add up again."""
+        if self.protocol is not None:
+            self.counters.held = self.protocol.held
+        self._outputs.settle(self.delivered)
+
     def _accept(self, batch: Batch) -> int:
         """Count a batch and feed it to the protocol. Returns the number of its datagrams."""
         count = len(batch)

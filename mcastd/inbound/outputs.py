@@ -13,6 +13,9 @@ from mcastd.inbound.sinks import FORMATS, Sink
 from mcastd.status import OutputStatus
 from mcastd.worker import OutputIdentity
 
+# The reason of datagrams that were lost to an error in the program: see Outputs.settle().
+CRASHED = "crashed"
+
 
 def need_metadata(outputs: Iterable[OutputSettings]) -> bool:
     """Return True if the format of one of these outputs writes origins and times."""
@@ -42,7 +45,7 @@ class Outputs:
         self.queueing = [sink for sink in self.sinks if sink.may_queue]
         self.need_metadata = need_metadata(self._sinks)
         self.identities = tuple(
-            OutputIdentity(settings.label, sink.counters, sink.reasons)
+            OutputIdentity(settings.label, sink.counters, (*sink.reasons, CRASHED))
             for settings, sink in self._sinks.items()
         )
         # One list, replaced as a whole: so a thread that adds them up counts each output once
@@ -77,6 +80,17 @@ class Outputs:
         for settings in new:
             self._sinks[settings].open()
             self._log.info("output.opened", **settings.named)
+
+    def settle(self, given: int) -> None:
+        """After an error in the program: count as dropped what the outputs did not account for.
+
+        ``given`` is the number of datagrams that were given to outputs so far, or lost on their way there.
+        """
+        for sink in self.sinks:
+            counters = sink.counters
+            accounted = self._began[sink] + counters.written + counters.queued + counters.dropped.total()
+            if (missing := given - accounted) > 0:
+                counters.dropped[CRASHED] += missing
 
     def close(self) -> None:
         for sink in self.sinks:

@@ -13,7 +13,7 @@ from mcastd.bounded import Patience
 from mcastd.codec import as_json
 from mcastd.config import InboundSubscription, label_of, means_several
 from mcastd.counters import InboundCounters
-from mcastd.errors import LinkError
+from mcastd.errors import LinkError, McastdError
 from mcastd.inbound.alarms import Alarms
 from mcastd.inbound.condition import Condition
 from mcastd.inbound.intake import Intake
@@ -106,6 +106,10 @@ class Subscription:
         try:
             self._begin(context, self._turns.link)
             self._serve(context)
+        except Exception as error:
+            if not isinstance(error, McastdError):
+                self._intake.settle()
+            raise
         finally:
             self._turns.forget(context)
             self._condition.end_run()
