@@ -245,8 +245,8 @@ def _oti(said: Attributes, transfer_length: int) -> Oti:
     told = {field: _number(said, name) for name, field in _OTI_FIELDS.items() if name in said}
     if scheme == RAPTORQ:
         blocks, high, low, alignment = _base64(said, "FEC-OTI-Scheme-Specific-Info", 4)
-        told |= {"blocks": blocks, "sub_blocks": high << 8 | low, "alignment": alignment, "block_symbols": 0}
-    if not told.keys() >= {"symbol_size", "block_symbols"}:
+        told |= {"blocks": blocks, "sub_blocks": high << 8 | low, "alignment": alignment}
+    if not told.keys() >= {"symbol_size", "blocks" if scheme == RAPTORQ else "block_symbols"}:
         raise Malformed("oti", "the size of symbols or blocks is not told")
     return described(scheme, transfer_length, told)
 

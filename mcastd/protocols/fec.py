@@ -236,9 +236,10 @@ def raptorq(length: int, symbol_size: int, block_symbols: int, alignment: int = 
 def described(scheme: int, length: int, told: Mapping[str, int]) -> Oti:
     """The Oti of an object of ``length`` bytes, by the fields that are told of it. Raises Malformed.
 
-    With RaptorQ the largest block follows from the number of blocks, even if it is told.
+    Only fields that the scheme has in EXT_FTI are taken. With RaptorQ the largest block follows from the number
+    of blocks.
     """
-    fields = dict(told)
+    fields = {name: told[name] for name in scheme_of(scheme).fti_fields if name in told}
     if scheme == RAPTORQ:
         total = _ceil(length, max(1, fields["symbol_size"]))
         fields["block_symbols"] = max(1, _ceil(total, max(1, fields["blocks"])))
