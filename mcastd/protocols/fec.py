@@ -236,8 +236,8 @@ def raptorq(length: int, symbol_size: int, block_symbols: int, alignment: int = 
 def described(scheme: int, length: int, told: Mapping[str, int]) -> Oti:
     """The Oti of an object of ``length`` bytes, by the fields that are told of it. Raises Malformed.
 
-    Only fields that the scheme has in EXT_FTI are taken. With RaptorQ the largest block follows from the number
-    of blocks.
+    Only fields that the scheme has in EXT_FTI are taken. With RaptorQ the largest block follows from their
+    number.
     """
     fields = {name: told[name] for name in scheme_of(scheme).fti_fields if name in told}
     if scheme == RAPTORQ:
