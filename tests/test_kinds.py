@@ -144,7 +144,7 @@ def test_a_kind_of_source_and_of_protocol_is_checked(tmp_path: Path) -> None:
     config.write_text(f'{head}source = {{ kind = "numbers", moss = 9 }}\nprotocol = "countd"\n')
     assert said(*WITH_NUMBERS, *MCASTD, "check", str(config)).splitlines() == [
         f'{config}:4: outbound.count.source.moss: unknown key; did you mean "most"?',
-        f'{config}:5: outbound.count.protocol: must be "raw" or "counted", not "countd";'
+        f'{config}:5: outbound.count.protocol: must be "raw", "flute" or "counted", not "countd";'
         ' did you mean "counted"?',
     ]
     config.write_text(f'{head}source = {{ kind = "numbers", most = 9 }}\nprotocol = "counted"\n')

@@ -24,8 +24,15 @@ from mcastd.net.fake import FakeReceiver, FakeSender
 from mcastd.net.link import Load
 from mcastd.net.payloads import ListPayloads
 from mcastd.outbound.channel import Channel
-from mcastd.outbound.sources import open_source
-from mcastd.status import ChannelStatus, MembershipStatus, ReceiverDescription, SubscriptionStatus
+from mcastd.outbound.framing import make_framer
+from mcastd.outbound.sources.file import FileSource
+from mcastd.status import (
+    ChannelStatus,
+    FilesStatus,
+    MembershipStatus,
+    ReceiverDescription,
+    SubscriptionStatus,
+)
 from mcastd.views import DaemonView, MonitorView, ReloadView, VitalsView, WorkerView, as_kind
 from mcastd.worker import Context
 
@@ -46,6 +53,10 @@ class Colours:
 CHANNEL = """{
   "group": "239.255.1.2", "port": 9190, "ttl": 3, "framing": "line", "max_datagram": 1316,
   "pacing": "every 0.25 s", "protocol": "raw", "source": "/srv/news", "source_state": "at rest",
+  "files": {
+    "files": 301, "total_bytes": 302, "refused": {"link": 303}, "refusals": ["a: it is a symbolic link"],
+    "given_up": 304, "pass_number": 305, "pass_percent": 30.5, "repair_percent": 10.25
+  },
   "position": 4711, "pending": 6, "repeat": 7,
   "counters": {
     "sent": 101, "sent_bytes": 102, "refused": {"EPERM": 103, "ENOBUFS": 104}, "dropped": {"too-big": 105},
@@ -98,10 +109,24 @@ SUBSCRIPTION = """{
 }"""
 
 
+class SourceOfFiles(FileSource):
+    files = FilesStatus(
+        files=301,
+        total_bytes=302,
+        refused={"link": 303},
+        refusals=("a: it is a symbolic link",),
+        given_up=304,
+        pass_number=305,
+        pass_percent=30.5,
+        repair_percent=10.25,
+    )
+
+
 def channel() -> Channel:
     settings = {"group": "239.255.1.2", "port": 9190, "source": "/srv/news", "interval": 0.25, "repeat": 7}
     config = OutboundChannel.model_validate({**settings, "ttl": 3, "framing": "line", "max_datagram": 1316})
-    worker = Channel("outbound/news", config, lambda _: FakeSender(), open_source(config))
+    source = SourceOfFiles(Path("/srv/news"), make_framer("line", 1316))
+    worker = Channel("outbound/news", config, lambda _: FakeSender(), source)
     worker.counters = OutboundCounters(
         101, 102, Counter(EPERM=103, ENOBUFS=104), Counter({"too-big": 105}), 106, 107, 108
     )
