@@ -24,10 +24,12 @@ from typing import NamedTuple
 
 from mcastd.delivery.catalog import BLOCK_SYMBOLS, Catalog, ChangedError, SourceFile
 from mcastd.delivery.protection import repair_symbols
-from mcastd.protocols import fdt, fec, lct, raptorq
+from mcastd.protocols import alc, fdt, fec, lct, raptorq
 
 # Bytes before each symbol: LCT header and FEC payload ID.
 HEADER_BYTES = lct.BUILT_BYTES + 4
+# The same in an FDT packet, which has the extensions EXT_FDT and EXT_FTI.
+FDT_HEADER_BYTES = HEADER_BYTES + 4 + 16
 # The size of symbols is a multiple of this.
 SYMBOL_ALIGNMENT = 8
 # Symbols of one block in a row: enough for a receiver to take them in one piece.
@@ -41,11 +43,6 @@ FDT_AT_START = 4
 FDT_OF_STRIPE_MIN = 3
 # Repair symbols begin anew after this many times the source symbols of the block.
 REPAIR_CYCLE = 4
-# Bytes of the LCT extensions EXT_FDT and EXT_FTI, which each FDT packet has.
-FDT_EXTENSION_BYTES = 4 + 16
-# FLUTE version 2, and FDT instance ids of 20 bits: RFC 6726 section 3.4.1.
-FLUTE_VERSION = 2
-INSTANCE_IDS = 1 << 20
 
 
 # As raptorq.repair(): a block, the size of its symbols, how many repair symbols, and how many to skip.
@@ -141,12 +138,12 @@ class Carousel:
         self.changed: list[ChangedError] = []  # of this pass: files that were given up in it
         self._catalog = catalog
         self._session = session
-        self._max_datagram = max_datagram
         self._loss = loss
         self._interleave = interleave
         self._make_repair = make_repair
         self._fdt_copies = max(FDT_OF_STRIPE_MIN, 1 + repair_symbols(1, loss))
-        self._instance_id = -1  # of the next FDT instance; it begins with the time
+        self._fdt_room = max_datagram - FDT_HEADER_BYTES
+        self._fdt_id = -1  # of the next FDT instance; it begins with the time
         self._instances: dict[tuple[int, ...], _Instance] = {}  # on air, by the TOIs that they describe
         self._given_up: set[int] = set()  # TOIs of files that have changed in this pass
         self._steps: Iterator[Datagrams] = iter(())
@@ -190,6 +187,8 @@ class Carousel:
                 if sent * of_stripe >= (described + 1) * total:
                     described = sent * of_stripe // total
                     yield from self._describe(groups)
+            for _ in range(described, of_stripe):  # of empty files, and those that were given up
+                yield from self._describe(groups)
 
     def _stripes(self, files: Sequence[SourceFile]) -> Iterator[list[_BlockOnAir]]:
         """The blocks of all files, in stripes as equal as can be of at most ``interleave`` large ones."""
@@ -261,14 +260,13 @@ class Carousel:
 
     def _groups(self, stripe: Sequence[_BlockOnAir]) -> dict[tuple[int, ...], list[SourceFile]]:
         """The files of a stripe, as each FDT instance describes them, by their TOIs."""
-        room = self._max_datagram - HEADER_BYTES - FDT_EXTENSION_BYTES
         groups: list[list[SourceFile]] = []
         left = 0
         for file in {block.file.toi: block.file for block in stripe}.values():
             size = len(fdt.build(fdt.FdtInstance(0, (_entry(file),)))) - _EMPTY_INSTANCE_BYTES
             if size > left or not groups:
                 groups.append([])
-                left = room - _EMPTY_INSTANCE_BYTES
+                left = self._fdt_room - _EMPTY_INSTANCE_BYTES
             groups[-1].append(file)
             left -= size
         return {tuple(file.toi for file in group): group for group in groups}
@@ -284,24 +282,14 @@ class Carousel:
     def _instance(self, files: Sequence[SourceFile]) -> _Instance:
         expires = int(self._now + self._life)
         data = fdt.build(fdt.FdtInstance(expires, tuple(map(_entry, files))))
-        if self._instance_id < 0:  # after a restart most likely not one that receivers still have
-            self._instance_id = int(self._now) % INSTANCE_IDS
-        number = FLUTE_VERSION << 20 | self._instance_id
-        self._instance_id = (self._instance_id + 1) % INSTANCE_IDS
-        size = self._max_datagram - HEADER_BYTES - FDT_EXTENSION_BYTES
-        oti = fec.Oti(fec.NO_CODE, size, max(1, -(-len(data) // size)))
-        extensions = lct.extension(lct.EXT_FDT, number.to_bytes(3)) + fec.build_fti(oti, len(data))
-        head = lct.build(self._session, 0, fec.NO_CODE, extensions)
-        packets = Datagrams([], [])
-        for esi, start in enumerate(range(0, len(data), size)):
-            packets.headers.append(head + esi.to_bytes(4))
-            packets.bodies.append(data[start : start + size])
-        for file in files:
-            if not file.length:  # a packet without a symbol, and the flag that ends the object
-                closing = lct.build(self._session, file.toi, file.oti.scheme, close_object=True)
-                packets.headers.append(closing + bytes(4))
-                packets.bodies.append(b"")
-        return _Instance(packets, self._now + self._life / 2)
+        if self._fdt_id < 0:  # after a restart most likely not one that receivers still have
+            self._fdt_id = int(self._now)
+        packets = alc.fdt_packets(self._session, self._fdt_id % alc.FDT_IDS, data, self._fdt_room)
+        self._fdt_id += 1
+        packets += [
+            alc.empty_object(self._session, file.toi, file.oti.scheme) for file in files if not file.length
+        ]
+        return _Instance(Datagrams(packets, [b""] * len(packets)), self._now + self._life / 2)
 
 
 def _turns_of(counts: Sequence[int]) -> int:

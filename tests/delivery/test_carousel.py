@@ -209,6 +209,15 @@ class TestDescription:
         receiver = rebuilt(pass_of(carousel_of(tmp_path / "tree")))
         assert receiver.files() == {name: b"content"}
 
+    def test_empty_files_alone_are_described_as_often(self, tmp_path: Path) -> None:
+        write(tmp_path / "tree", *([0] * 100))
+        receiver = Rebuilding(SESSION)
+        sent = pass_of(carousel_of(tmp_path / "tree", max_datagram=1472))
+        receiver.take(sent)
+        assert len(receiver.closed) == 100
+        closing = [toi for toi, _, _ in map(located, sent) if toi]
+        assert min(map(closing.count, receiver.closed)) >= 4
+
     def test_ids_wrap(self, tmp_path: Path) -> None:
         write(tmp_path / "tree", 5)
         carousel = carousel_of(tmp_path / "tree")

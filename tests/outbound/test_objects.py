@@ -20,6 +20,7 @@ from mcastd.net.payloads import HeadedPayloads
 from mcastd.outbound.channel import Channel
 from mcastd.outbound.sources import open_source
 from mcastd.outbound.sources.objects import ObjectsSource
+from mcastd.outbound.sources.source import NAP_MAX_SECONDS
 from mcastd.protocols import raptorq
 from mcastd.worker import Context, Signal
 
@@ -149,9 +150,11 @@ class TestSource:
             receiver.take(round_of(source))
             assert receiver.files() == {name: before[name] for name in before if name != "deep/er/large"}
             assert source.files.given_up == 1
+            assert 0 < source.nap < NAP_MAX_SECONDS  # at which the watcher would look for news instead
             receiver.take(round_of(source))
             assert receiver.files() == contents(tree)
             assert source.files.given_up == 0
+            assert source.nap == 0
 
     def test_status(self, tree: Path) -> None:
         (tree / "link").symlink_to("one")

@@ -31,6 +31,9 @@ DESCRIBED_PASSES = 4
 DESCRIBED_MAX_SECONDS = 30 * 86_400.0
 # Of the files that are refused in a scan, or given up in a pass, this many are logged.
 LOGGED_FILES = 20
+# Seconds before the next scan after a pass in which files changed: what is written all the time is not read
+# all the time.
+CHANGED_PAUSE_SECONDS = 0.5
 
 
 def open_source(channel: OutboundChannel, _: OpenFilesOf | None = None) -> ObjectsSource:
@@ -69,7 +72,8 @@ class ObjectsSource(Source):
         self._last_round = self._repeat
         self._wall = wall
         self._codec = CodecProcess()
-        self._catalog = Catalog(path, symbol_size_of(max_datagram), protected=self._protected)
+        self._symbol_size = symbol_size_of(max_datagram)
+        self._catalog = Catalog(path, self._symbol_size, protected=self._protected)
         self._carousel = Carousel(
             self._catalog,
             session=protocol.session,
@@ -106,6 +110,7 @@ class ObjectsSource(Source):
         """
         if self.finished:
             return ListPayloads()
+        self.nap = 0.0
         if not self._sending:
             self._scan()
             return ListPayloads()
@@ -120,7 +125,7 @@ class ObjectsSource(Source):
         if datagrams is None:
             self._end_pass()
             return ListPayloads()
-        self.position += sum(map(len, datagrams.bodies))
+        self.position = min(self._total_bytes, self._carousel.progress.source_sent * self._symbol_size)
         return HeadedPayloads(datagrams.headers, datagrams.bodies)
 
     def restart(self) -> None:
@@ -167,6 +172,7 @@ class ObjectsSource(Source):
     def _end_pass(self) -> None:
         self.rounds += 1
         self._sending = False
+        self.nap = CHANGED_PAUSE_SECONDS if self._carousel.changed else 0.0
         if self.rounds == self._last_round:
             self.finished, self.state = True, "finished"
             self._codec.close()
