@@ -19,7 +19,7 @@ from mcastd.errors import LinkError
 from mcastd.ip import MAX_DATAGRAM_BYTES
 from mcastd.net import _abi, burst
 from mcastd.net.burst import OFFLOAD_SECONDS, SEGMENTS_MAX, SEGMENTS_MAX_BEFORE, Burst
-from mcastd.net.payloads import Chunks, ListPayloads, Payloads
+from mcastd.net.payloads import Chunks, HeadedPayloads, ListPayloads, Payloads
 from mcastd.net.receiver import SocketReceiver
 from mcastd.net.sender import SocketSender
 from mcastd.net.sockets import free_port
@@ -95,6 +95,9 @@ def test_what_is_sent_arrives_whatever_its_sizes(link: Link) -> None:
             payloads = [dice.randbytes(size) for size in shape()]
             assert link.pass_on(payloads) == payloads
             assert link.pass_on([memoryview(payload) for payload in payloads]) == payloads
+            cut = dice.randrange(30)
+            headers, bodies = [payload[:cut] for payload in payloads], [payload[cut:] for payload in payloads]
+            assert link.pass_on(HeadedPayloads(headers, bodies)) == payloads
     assert link.sender.sending == link.way
 
 
