@@ -33,7 +33,10 @@ ETHERNET_PAYLOAD = {4: 1472, 6: 1452}  # bytes: 1500 less the IP and UDP headers
 
 
 def _default_interval(valid: dict[str, Any]) -> float | None:
-    return DEFAULT_INTERVAL if valid.get("rate") is None else None
+    """None where a rate, or the source itself, says when datagrams go."""
+    source: SourceSettings | None = valid.get("source")
+    paced = valid.get("rate") is not None or (source is not None and source.has_schedule)
+    return None if paced else DEFAULT_INTERVAL
 
 
 def _default_max_datagram(valid: dict[str, Any]) -> int:
@@ -99,6 +102,16 @@ class OutboundChannel(GroupSettings):
         if interval is not None and info.data.get("rate") is not None:
             raise ValueError('contradicts "rate"; keep one of the two')
         return interval
+
+    @field_validator("rate", "interval")
+    @classmethod
+    def _pace_applies(cls, pace: float | None, info: ValidationInfo) -> float | None:
+        source: SourceSettings | None = info.data.get("source")
+        if pace is not None and source is not None and source.has_schedule:
+            raise ValueError(
+                f'does not apply to a source of kind = "{source.kind}", which has a schedule of its own'
+            )
+        return pace
 
     @field_validator("max_datagram")
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,9 @@ from mcastd.config.types import FilePath
 
 class SourceSettings(OfKind):
     """What every kind of source has. How it is opened: ``outbound/sources``."""
+
+    # True if the source knows when its datagrams are due: then neither interval nor rate applies.
+    has_schedule: ClassVar[bool] = False
 
     @property
     def label(self) -> str:

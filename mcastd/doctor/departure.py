@@ -62,27 +62,36 @@ def _queue(
     before, queue = (kernel.queues.get(way.index) for kernel in (observation.before, observation.after))
     if before is None or queue is None or not (dropped := (queue.drops - before.drops) % (1 << 32)):
         return None
-    pace = f"interval = {settings.interval:g} s" if settings.rate is None else f"rate = {settings.rate} bit/s"
-    line = _slower(subject, settings, observation.seconds)
-    ways = [Way(table=subject.table, lines=(line,))]
-    words = f"{line} in {subject.table}"
+    ways, words = [], []
+    if not settings.source.has_schedule:
+        line = _slower(subject, settings, observation.seconds)
+        ways.append(Way(table=subject.table, lines=(line,)))
+        words.append(f"{line} in {subject.table}")
     if queue.kind == FAST:
         longer = command("ip", "link", "set", way.name, "txqueuelen", max(1000, 2 * queue.length))
         ways.append(Way(command=longer))
-        words += f", or, if it is full only at times: {longer}"
+        words.append(f"if it is full only at times: {longer}")
     else:
-        words += f", or a queue with more room: {command('tc', '-s', 'qdisc', 'show', 'dev', way.name)}"
+        words.append(f"a queue with more room: {command('tc', '-s', 'qdisc', 'show', 'dev', way.name)}")
     return Finding(
         "queue-full",
         Severity.WARNING,
         f"the send queue of {way.name} is full: it takes less than the channel sends",
         (
-            f"refused by ENOBUFS {refused} times while watching; {pace} (status)",
+            f"refused by ENOBUFS {refused} times while watching; {_pace(settings)}",
             f"the queue of {way.name}, {queue}, dropped {dropped} packets (rtnetlink, as `tc -s qdisc`)",
         ),
-        words,
+        ", or ".join(words),
         ways=tuple(ways),
     )
+
+
+def _pace(settings: OutboundChannel) -> str:
+    if settings.rate is not None:
+        return f"rate = {settings.rate} bit/s"
+    if settings.interval is not None:
+        return f"interval = {settings.interval:g} s"
+    return f"a source with a schedule of its own ({settings.source.kind})"
 
 
 def _slower(subject: Subject[OutboundChannel], settings: OutboundChannel, seconds: float) -> str:

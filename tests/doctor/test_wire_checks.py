@@ -7,8 +7,9 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
+from support.numbers import NumbersSettings
 
-from mcastd.config import InboundSubscription, OutboundChannel
+from mcastd.config import SOURCES, InboundSubscription, OutboundChannel
 from mcastd.doctor import blame, delivery, departure, dropped, reports
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding
@@ -323,11 +324,17 @@ def test_a_channel_that_sends_seldom_is_not_suspected() -> None:
         ("tbf", (2, 9), {"interval": 0.05}, ["interval = 0.1"]),
         ("pfifo_fast", (2, 9), {"interval": 0.05}, ["interval = 0.1", "ip link set eth0 txqueuelen 1400"]),
         ("tbf", (9, 9), {"rate": 80_000}, []),  # another part of the kernel has refused
+        ("tbf", (1, 9), {"source": {"kind": "numbers"}}, []),  # it has a schedule of its own
     ],
 )
 def test_a_full_send_queue_is_known_by_its_own_counter(
-    kind: str, drops: tuple[int, int], settings: dict[str, float], lines: list[str]
+    kind: str,
+    drops: tuple[int, int],
+    settings: dict[str, object],
+    lines: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setitem(SOURCES.models, "numbers", NumbersSettings)
     now = {"counters": {"sent": 20, "sent_bytes": 3000, "refused": {"ENOBUFS": 5}}}
     before = {"counters": {"sent": 0, "sent_bytes": 0, "refused": {"ENOBUFS": 1}}}
     where = {"group": str(GROUP), "port": 9190, "interface": "eth0", "source": "/etc/hosts", **settings}
@@ -342,8 +349,10 @@ def test_a_full_send_queue_is_known_by_its_own_counter(
     ]
     said = departure.departure(subject, given(replace(observation, before=kernels[0], after=kernels[1])))
     found = [one for one in said if isinstance(one, Finding)]
-    assert [one.cause for one in found] == ["queue-full"] * bool(lines)
+    assert [one.cause for one in found] == ["queue-full"] * (drops[0] != drops[1])
     assert [line for one in found for way in one.ways for line in (*way.lines, way.command) if line] == lines
+    if found and "of its own" in found[0].evidence[0]:
+        assert found[0].fix == "a queue with more room: tc -s qdisc show dev eth0"
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ class NumbersSettings(SourceSettings):
     """Numbers from 1 on, by a schedule of their own."""
 
     kind: Literal["numbers"] = "numbers"
+    has_schedule: ClassVar[bool] = True
     most: int = Field(10**6, description="The last one.")
 
 

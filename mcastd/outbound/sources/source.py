@@ -24,7 +24,7 @@ class Source(ABC):
     position = 0  # bytes read of this round
     nap = 0.0  # seconds after which to call read() again, when there was nothing
     state = "ready"  # for people
-    # When its datagrams are due, if it knows: the channel follows that instead of its interval or rate
+    # When its datagrams are due, if it knows: it does if its settings say has_schedule.
     schedule: Schedule | None = None
 
     @property
