@@ -1,0 +1,283 @@
+"""Sealed packets: each is encrypted and authenticated under a group key (AES-256-GCM, NIST SP 800-38D).
+
+```
+  of an object         LCT header, payload id | symbol | tag 16
+  of an announcement   LCT header, payload id | "mcs\\1"  key id 8  serial 8  salt 32 | symbol | tag 16
+                       in clear, and authenticated with the symbol                    encrypted
+```
+
+Announcements are what a receiver has to read first: the FDT and the manifest. Objects are the files; the
+manifest says by which key and salt they are sealed. An outsider can neither read a packet, nor make one that
+is opened, nor move one to another place: header and payload id are authenticated with it.
+
+The nonce rule
+--------------
+Whoever sees two different packets that were sealed under one key and one nonce can read both, and forge more.
+The nonce is the TOI and the payload id (SBN and ESI). So one key, TOI and payload id must never meet two
+different symbols, nor two different headers. Nobody has to take care of that: it cannot be asked for.
+
+- *The key of an object is made of what it stands for*: of the group key and a salt, and of the header of its
+  packets, its length, its division into blocks and the SHA-256 of each block. Other bytes have another key,
+  and so has another header. So a symbol that is sent again in a later pass is sealed into the same bytes,
+  which tells nobody more; and a file that has changed has another key, even under the same TOI.
+- *Only those bytes are sealed.* An :class:`ObjectSealer` takes a :class:`HashedBlock`, which has hashed its
+  own copy of the bytes, and refuses one whose hash is not the object's. It cuts the source symbols itself,
+  and has the code make the repair symbols, which follow from the block and their number alone. There is no
+  way to hand it a symbol.
+- *Each run has a salt of its own*, drawn at random by :class:`SealingSession`. So a daemon that starts again,
+  two channels, and two senders that share a group key have different keys for the same TOI. Should two have
+  one salt after all, as two copies of one virtual machine, the first point still holds.
+- *An announcement has no hash that a receiver could know before it.* So each has a key of its own: an
+  :class:`AnnouncementSealer` draws a salt, which its packets carry, and seals each payload id at most once.
+  New content, such as the next FDT under TOI 0, takes another sealer; what is sent again is the packet.
+
+What else is bound: the key of an announcement is made for one channel, so that it is not opened on another
+one with the same group key; its serial lets a receiver drop what is replayed from before. Symbols belong to
+one announcement if their salt is the same, and not if their FDT instance id is: that comes again after a
+restart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from mcastd.keytext import KEY_ID_BYTES, GroupKey
+from mcastd.protocols import fec, raptorq
+from mcastd.protocols.crypto import TAG_BYTES, cipher, derive, invalid_tag
+from mcastd.protocols.manifest import SALT_BYTES, Part, Sealing, pack_oti
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+Buffer = bytes | bytearray | memoryview
+
+# Bytes by which a sealed packet is longer than one that is not.
+OBJECT_OVERHEAD_BYTES = TAG_BYTES
+ANNOUNCEMENT_OVERHEAD_BYTES = 4 + KEY_ID_BYTES + 8 + SALT_BYTES + TAG_BYTES
+# Announcements whose keys are kept: that of the manifest, and those of the FDTs that come meanwhile.
+KEPT_ANNOUNCEMENTS = 64
+
+_MAGIC = b"mcs\1"
+_PREFIX = struct.Struct(f">4s{KEY_ID_BYTES}sQ{SALT_BYTES}s")
+_TOI = struct.Struct(">Q")
+_PAYLOAD_ID = struct.Struct(">I")
+_OBJECT = b"mcastd object v1\0"
+_ANNOUNCEMENT = b"mcastd announcement v1\0"
+
+
+class NotTheBlockError(ValueError):
+    """Bytes are not those of the block that they are to be: the file has changed."""
+
+
+class SealReason(StrEnum):
+    """Why a sealed packet is not opened."""
+
+    FORGED = "forged"
+    WRONG_KEY = "wrong-key"
+
+
+class NotOpenedError(ValueError):
+    """A packet is not opened, for a ``reason`` on which a program can decide."""
+
+    def __init__(self, reason: SealReason, message: str) -> None:
+        self.reason = reason
+        super().__init__(message)
+
+
+def key_ring(keys: Iterable[GroupKey]) -> Mapping[bytes, GroupKey]:
+    """Keys by their ids, as those who open have them: the new one and, for a while, those before."""
+    return {key.id: key for key in keys}
+
+
+# -- objects
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class HashedBlock:
+    """The bytes of a source block, and their SHA-256, which is computed here and nowhere else."""
+
+    data: bytes
+    digest: bytes
+
+    def __init__(self, data: Buffer) -> None:
+        """What can change is copied."""
+        object.__setattr__(self, "data", bytes(data))
+        object.__setattr__(self, "digest", hashlib.sha256(self.data).digest())
+
+
+class SealingSession:
+    """What one run of a sender seals by: a group key, and a salt that it has for itself."""
+
+    def __init__(self, key: GroupKey) -> None:
+        self._key = key
+        self.sealing = Sealing(key.id, os.urandom(SALT_BYTES))
+        """For the manifest."""
+
+    def sealer(self, header: bytes, part: Part) -> ObjectSealer:
+        """What seals the packets of an object, which have all the same LCT header."""
+        return ObjectSealer(self._key, self.sealing.salt, header, part)
+
+
+class ObjectSealer:
+    """Seals the symbols of one object."""
+
+    def __init__(self, key: GroupKey, salt: bytes, header: bytes, part: Part) -> None:
+        self._aead = _object_cipher(key, salt, header, part)
+        self._header = header
+        self._part = part
+        self._blocks = fec.Blocks(part.oti, part.length)
+        self._scheme = fec.scheme_of(part.oti.scheme)
+        self._toi = _TOI.pack(part.toi)
+
+    def source(self, sbn: int, block: HashedBlock, first: int, count: int) -> list[bytes]:
+        """The payloads of ``count`` source symbols from ESI ``first`` on, or fewer if the block ends before.
+
+        Raises NotTheBlockError.
+        """
+        self._require(sbn, block)
+        size, last = self._part.oti.symbol_size, min(first + count, self._blocks.symbols(sbn))
+        symbols = [block.data[at * size : (at + 1) * size] for at in range(first, last)]
+        if (
+            symbols and self._part.oti.scheme == fec.RAPTORQ
+        ):  # the last one is filled up: RFC 6330 section 4.4
+            symbols[-1] = symbols[-1].ljust(size, b"\0")
+        return self._seal(sbn, first, symbols)
+
+    def repair(self, sbn: int, block: HashedBlock, count: int, skip: int = 0) -> list[bytes]:
+        """The payloads of ``count`` repair symbols after the first ``skip`` ones: ESI K + ``skip`` and on.
+
+        Raises NotTheBlockError, and what :func:`raptorq.repair` raises.
+        """
+        self._require(sbn, block)
+        symbols = raptorq.repair(block.data, self._part.oti.symbol_size, count, skip)
+        return self._seal(sbn, self._blocks.symbols(sbn) + skip, symbols)
+
+    def _require(self, sbn: int, block: HashedBlock) -> None:
+        if block.digest != self._part.hashes[sbn] or len(block.data) != self._blocks.size(sbn):
+            raise NotTheBlockError(f"block {sbn} of object {self._part.toi} has changed")
+
+    def _seal(self, sbn: int, first: int, symbols: Sequence[bytes]) -> list[bytes]:
+        encrypt, toi, header = self._aead.encrypt, self._toi, self._header
+        sealed = []
+        for esi, symbol in enumerate(symbols, start=first):
+            payload_id = self._scheme.identify(sbn, esi)
+            sealed.append(encrypt(toi + payload_id, symbol, header + payload_id))
+        return sealed
+
+
+class ObjectOpener:
+    """Opens the packets of one object, as the manifest describes it."""
+
+    def __init__(self, key: GroupKey, salt: bytes, header: bytes, part: Part) -> None:
+        """``header`` is that of the sender's packets: a packet with another one is forged."""
+        self._aead = _object_cipher(key, salt, header, part)
+        self._header = header
+        self._toi = _TOI.pack(part.toi)
+        self._invalid = invalid_tag()
+
+    def open(self, payload_ids: Iterable[int], payloads: Sequence[Buffer]) -> list[bytes | None]:
+        """The symbols of packets with one header, None for each that is forged.
+
+        A payload id is the 32 bits after the header as a number; for a run of symbols that is a range.
+        """
+        decrypt, toi, header, invalid = self._aead.decrypt, self._toi, self._header, self._invalid
+        opened: list[bytes | None] = []
+        for number, payload in zip(payload_ids, payloads, strict=True):
+            payload_id = number.to_bytes(4)
+            try:
+                opened.append(decrypt(toi + payload_id, payload, header + payload_id))
+            except invalid:
+                opened.append(None)
+        return opened
+
+
+def _object_cipher(key: GroupKey, salt: bytes, header: bytes, part: Part) -> AESGCM:
+    """The cipher of an object, whose key commits to all that its symbols follow from."""
+    if fec.scheme_of(part.oti.scheme).payload_id.size != _PAYLOAD_ID.size:
+        raise ValueError(f"FEC encoding id {part.oti.scheme} has payload ids for which a nonce has no room")
+    described = hashlib.sha256()
+    for field in (header, _TOI.pack(part.toi), _TOI.pack(part.length), pack_oti(part.oti), *part.hashes):
+        described.update(len(field).to_bytes(4) + field)
+    return cipher(derive(key.value, salt, _OBJECT + described.digest()))
+
+
+# -- announcements
+
+
+class Announced(NamedTuple):
+    """A symbol of an announcement, as it was opened."""
+
+    symbol: bytes
+    salt: bytes  # of the announcement: all its symbols have this one, and no other's
+    serial: int  # of the manifest that the sender had then
+
+
+class AnnouncementSealer:
+    """Seals the symbols of one FDT instance or one manifest, each once; the packets can be sent again."""
+
+    def __init__(self, key: GroupKey, channel: str, serial: int, header: bytes, toi: int) -> None:
+        """``header`` is the LCT header of all its packets, ``serial`` that of the sender's manifest."""
+        salt = os.urandom(SALT_BYTES)
+        self._prefix = _PREFIX.pack(_MAGIC, key.id, serial, salt)
+        self._aead = _announcement_cipher(key, channel, salt)
+        self._header = header
+        self._toi = _TOI.pack(toi)
+        self._sealed: set[int] = set()
+
+    def seal(self, payload_id: int, symbol: Buffer) -> bytes:
+        """The payload of a packet. Raises ValueError for a payload id that was sealed before."""
+        if payload_id in self._sealed:
+            raise ValueError(f"payload id {payload_id:#010x} is sealed already: send that packet again")
+        self._sealed.add(payload_id)
+        packed = _PAYLOAD_ID.pack(payload_id)
+        return self._prefix + self._aead.encrypt(
+            self._toi + packed, symbol, self._header + packed + self._prefix
+        )
+
+
+class AnnouncementOpener:
+    """Opens the announcements of a channel, by whichever of some keys they are sealed."""
+
+    def __init__(self, keys: Mapping[bytes, GroupKey], channel: str) -> None:
+        self._keys = keys
+        self._channel = channel
+        self._known: OrderedDict[bytes, AESGCM] = OrderedDict()  # by prefix, the one used last at the end
+
+    def open(self, header: bytes, toi: int, payload_id: int, payload: Buffer) -> Announced:
+        """The symbol of a packet. Raises NotOpenedError; for FORGED nothing that it says is right."""
+        if not is_announcement(payload):
+            raise NotOpenedError(SealReason.FORGED, "it is not sealed as an announcement")
+        prefix = bytes(payload[: _PREFIX.size])
+        _, key_id, serial, salt = _PREFIX.unpack(prefix)
+        if (key := self._keys.get(key_id)) is None:
+            cause = f"it is sealed by the key {key_id.hex()}, which is not here"
+            raise NotOpenedError(SealReason.WRONG_KEY, cause)
+        aead = self._known.get(prefix) or _announcement_cipher(key, self._channel, salt)
+        packed = _PAYLOAD_ID.pack(payload_id)
+        try:
+            symbol = aead.decrypt(_TOI.pack(toi) + packed, payload[_PREFIX.size :], header + packed + prefix)
+        except invalid_tag():
+            raise NotOpenedError(
+                SealReason.FORGED, "nobody of this group and channel has sealed it"
+            ) from None
+        self._known[prefix] = aead  # only now: what is forged takes no place
+        self._known.move_to_end(prefix)
+        if len(self._known) > KEPT_ANNOUNCEMENTS:
+            self._known.popitem(last=False)
+        return Announced(symbol, salt, serial)
+
+
+def is_announcement(payload: Buffer) -> bool:
+    """Return True if a payload begins as that of an announcement. Whether it is one, its opener says."""
+    return len(payload) >= ANNOUNCEMENT_OVERHEAD_BYTES and payload[: len(_MAGIC)] == _MAGIC
+
+
+def _announcement_cipher(key: GroupKey, channel: str, salt: bytes) -> AESGCM:
+    return cipher(derive(key.value, salt, _ANNOUNCEMENT + channel.encode()))

@@ -1,0 +1,453 @@
+"""Sealed packets: the nonce rule in each of the cases that could break it, and what an outsider may try."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcastd.keytext import GroupKey
+from mcastd.protocols import fec, lct, raptorq, seal
+from mcastd.protocols.manifest import Part, Sealing
+from mcastd.protocols.seal import (
+    AnnouncementOpener,
+    AnnouncementSealer,
+    HashedBlock,
+    NotOpenedError,
+    NotTheBlockError,
+    ObjectOpener,
+    ObjectSealer,
+    SealingSession,
+    key_ring,
+)
+
+pytest.importorskip("cryptography")
+needs_codec = pytest.mark.skipif(not raptorq.available(), reason="raptorq is not installed")
+
+KEY = GroupKey(bytes(range(1, 33)))
+OTHER_KEY = GroupKey(bytes(range(2, 34)))
+SALT = bytes(range(50, 82))
+TSI, TOI = 3, 70_001
+DATA = bytes(number * 7 % 251 for number in range(2345))
+
+
+def described(data: bytes, oti: fec.Oti, toi: int = TOI) -> Part:
+    blocks = fec.Blocks(oti, len(data))
+    cut = [data[blocks.offset(sbn) : blocks.offset(sbn) + blocks.size(sbn)] for sbn in range(blocks.count)]
+    return Part(toi, len(data), oti, tuple(hashlib.sha256(one).digest() for one in cut))
+
+
+NO_CODE = fec.Oti(fec.NO_CODE, 100, 10)  # 3 blocks of 8 symbols; the last has 45 bytes
+CODED = fec.raptorq(len(DATA), 104, 12)  # 2 blocks of 12 and 11
+PART = described(DATA, NO_CODE)
+HEADER = lct.build(TSI, TOI, fec.NO_CODE)
+
+
+def block(part: Part, sbn: int, data: bytes = DATA) -> HashedBlock:
+    blocks = fec.Blocks(part.oti, part.length)
+    return HashedBlock(data[blocks.offset(sbn) : blocks.offset(sbn) + blocks.size(sbn)])
+
+
+def identify(part: Part, sbn: int, esi: int) -> int:
+    return int.from_bytes(fec.scheme_of(part.oti.scheme).identify(sbn, esi))
+
+
+def all_source(sealer: ObjectSealer, part: Part, data: bytes = DATA) -> dict[int, bytes]:
+    """Payloads by payload id."""
+    sealed = {}
+    blocks = fec.Blocks(part.oti, part.length)
+    for sbn in range(blocks.count):
+        payloads = sealer.source(sbn, block(part, sbn, data), 0, blocks.symbols(sbn))
+        sealed |= {identify(part, sbn, esi): payload for esi, payload in enumerate(payloads)}
+    return sealed
+
+
+def opened(opener: ObjectOpener, sealed: dict[int, bytes]) -> list[bytes | None]:
+    return opener.open(sealed, list(sealed.values()))
+
+
+# -- there and back
+
+
+def test_symbols_are_sealed_and_opened() -> None:
+    session = SealingSession(KEY)
+    sealed = all_source(session.sealer(HEADER, PART), PART)
+    assert {len(payload) - 16 for payload in sealed.values()} == {100, 45}
+    opener = ObjectOpener(KEY, session.sealing.salt, HEADER, PART)
+    assert opened(opener, sealed) == [DATA[at : at + 100] for at in range(0, len(DATA), 100)]
+    assert not any(symbol in b"".join(sealed.values()) for symbol in (DATA[:16], DATA[100:116]))
+    assert session.sealing.key_id == KEY.id
+
+
+@needs_codec
+def test_repair_symbols_are_made_of_the_block_and_opened() -> None:
+    part = described(DATA, CODED)
+    header = lct.build(TSI, TOI, fec.RAPTORQ)
+    session = SealingSession(KEY)
+    sealer = session.sealer(header, part)
+    opener = ObjectOpener(KEY, session.sealing.salt, header, part)
+    source = opened(opener, all_source(sealer, part))
+    assert b"".join(symbol or b"" for symbol in source) == DATA.ljust(23 * 104, b"\0")
+    wanted = raptorq.repair(block(part, 1).data, 104, 3, 2)
+    ids = [identify(part, 1, 11 + 2 + number) for number in range(3)]
+    assert opener.open(ids, sealer.repair(1, block(part, 1), 3, 2)) == wanted
+    with pytest.raises(NotTheBlockError):
+        sealer.repair(1, block(part, 0), 3)
+
+
+def test_a_run_is_sealed_by_any_pieces() -> None:
+    sealer = ObjectSealer(KEY, SALT, HEADER, PART)
+    whole = sealer.source(1, block(PART, 1), 0, 99)
+    assert len(whole) == 8
+    assert sealer.source(1, block(PART, 1), 2, 3) == whole[2:5]
+    assert sealer.source(1, block(PART, 1), 8, 3) == []
+
+
+# -- the nonce rule: one key, TOI and payload id never meet two symbols or headers
+
+
+class Recorder:
+    """In place of AES-GCM: what is asked of it, by key and nonce."""
+
+    seen: dict[tuple[bytes, bytes], set[tuple[bytes, bytes]]]
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def encrypt(self, nonce: bytes, symbol: bytes, header: bytes) -> bytes:
+        assert len(nonce) == 12
+        self.seen.setdefault((self._key, nonce), set()).add((bytes(symbol), header))
+        return bytes(symbol) + bytes(16)
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> type[Recorder]:
+    Recorder.seen = {}
+    monkeypatch.setattr(seal, "cipher", Recorder)
+    return Recorder
+
+
+def changed(data: bytes) -> bytes:
+    """A file of the same length, in which one byte is another."""
+    return data[:1500] + bytes((data[1500] ^ 1,)) + data[1501:]
+
+
+def in_later_passes() -> None:
+    session = SealingSession(KEY)
+    for _ in range(2):
+        all_source(session.sealer(HEADER, PART), PART)
+
+
+def after_a_restart() -> None:
+    for data in (DATA, changed(DATA)):
+        part = described(data, NO_CODE)
+        all_source(SealingSession(KEY).sealer(HEADER, part), part, data)
+
+
+def of_a_file_that_changed() -> None:
+    session = SealingSession(KEY)
+    for data in (DATA, changed(DATA)):
+        part = described(data, NO_CODE)
+        all_source(session.sealer(HEADER, part), part, data)
+
+
+def of_a_file_cut_otherwise() -> None:
+    session = SealingSession(KEY)
+    for oti in (NO_CODE, replace(NO_CODE, symbol_size=99), replace(NO_CODE, block_symbols=12)):
+        part = described(DATA, oti)
+        all_source(session.sealer(HEADER, part), part)
+
+
+def of_a_file_that_grew() -> None:
+    session = SealingSession(KEY)
+    for data in (DATA, DATA + b"x"):
+        part = described(data, NO_CODE)
+        all_source(session.sealer(HEADER, part), part, data)
+
+
+def of_two_channels_and_two_senders() -> None:
+    for tsi in (3, 4, 3):
+        header = lct.build(tsi, TOI, fec.NO_CODE)
+        data = DATA if tsi == 3 else changed(DATA)
+        part = described(data, NO_CODE)
+        all_source(SealingSession(KEY).sealer(header, part), part, data)
+
+
+def with_flags_or_extensions() -> None:
+    session = SealingSession(KEY)
+    for header in (
+        HEADER,
+        lct.build(TSI, TOI, fec.NO_CODE, close_object=True),
+        lct.build(TSI, TOI, fec.NO_CODE, fec.build_fti(NO_CODE, len(DATA))),
+    ):
+        all_source(session.sealer(header, PART), PART)
+
+
+def of_announcements() -> None:
+    for number in range(4):
+        sealer = AnnouncementSealer(KEY, "images", 41, HEADER, 0)
+        for payload_id in range(3):
+            sealer.seal(payload_id, b"instance %d" % number)
+
+
+CASES = [
+    in_later_passes,
+    after_a_restart,
+    of_a_file_that_changed,
+    of_a_file_cut_otherwise,
+    of_a_file_that_grew,
+    of_two_channels_and_two_senders,
+    with_flags_or_extensions,
+]
+
+
+@pytest.mark.parametrize("case", [*CASES, of_announcements])
+def test_no_nonce_meets_two_packets(case: Callable[[], None], recorder: type[Recorder]) -> None:
+    case()
+    assert len(recorder.seen) >= 12
+    assert all(len(packets) == 1 for packets in recorder.seen.values())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nor_if_all_salts_were_one(
+    case: Callable[[], None],
+    recorder: type[Recorder],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in two copies of one virtual machine, whose random numbers are the same."""
+    monkeypatch.setattr(os, "urandom", bytes)
+    case()
+    assert all(len(packets) == 1 for packets in recorder.seen.values())
+
+
+def test_the_recorder_would_show_it(recorder: type[Recorder], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key without what the object stands for meets two symbols: the tests above do see that."""
+    monkeypatch.setattr(seal, "derive", lambda secret, salt, _info: secret)
+    of_a_file_that_changed()
+    assert any(len(packets) == 2 for packets in recorder.seen.values())
+
+
+def test_bytes_that_are_not_the_blocks_are_not_sealed() -> None:
+    sealer = ObjectSealer(KEY, SALT, HEADER, PART)
+    right = block(PART, 1)
+    for data in (changed(DATA)[800:1600], right.data[:-1], right.data + b"\0", b"", block(PART, 0).data):
+        with pytest.raises(NotTheBlockError):
+            sealer.source(1, HashedBlock(data), 0, 1)
+    with pytest.raises(IndexError):
+        sealer.source(3, right, 0, 1)
+
+
+def test_a_hashed_block_is_its_own_copy_and_stays() -> None:
+    buffer = bytearray(DATA[:800])
+    hashed = HashedBlock(memoryview(buffer))
+    buffer[0] ^= 1
+    assert hashed.data == DATA[:800]
+    assert hashed.digest == PART.hashes[0]
+    for name in ("data", "digest"):
+        with pytest.raises(FrozenInstanceError):
+            setattr(hashed, name, b"")
+
+
+def test_each_session_and_announcement_draws_its_salt() -> None:
+    salts = {SealingSession(KEY).sealing.salt for _ in range(3)}
+    salts |= {AnnouncementSealer(KEY, "images", 1, HEADER, 0).seal(0, b"")[20:52] for _ in range(3)}
+    assert len(salts) == 6
+    assert {len(salt) for salt in salts} == {32}
+
+
+def test_a_payload_id_of_an_announcement_is_sealed_once() -> None:
+    sealer = AnnouncementSealer(KEY, "images", 41, HEADER, 0)
+    sealer.seal(5, b"one")
+    with pytest.raises(ValueError, match="0x00000005 is sealed already"):
+        sealer.seal(5, b"two")
+
+
+def test_a_scheme_whose_payload_ids_do_not_fit_is_refused() -> None:
+    oti = fec.Oti(fec.SMALL_BLOCK, 100, 10)
+    with pytest.raises(ValueError, match="no room"):
+        ObjectSealer(KEY, SALT, HEADER, described(DATA, oti))
+
+
+# -- what an outsider may try with the packets of an object
+
+SEALED = all_source(ObjectSealer(KEY, SALT, HEADER, PART), PART)
+FIRST = identify(PART, 1, 2)
+
+
+def opens(
+    payload: bytes,
+    payload_id: int = FIRST,
+    *,
+    key: GroupKey = KEY,
+    salt: bytes = SALT,
+    header: bytes = HEADER,
+    part: Part = PART,
+) -> bytes | None:
+    (symbol,) = ObjectOpener(key, salt, header, part).open([payload_id], [payload])
+    return symbol
+
+
+def test_nothing_forged_or_moved_is_opened() -> None:
+    payload = SEALED[FIRST]
+    assert opens(payload) == DATA[1000:1100]
+    longer = Part(TOI, PART.length + 1, PART.oti, PART.hashes)
+    others = {
+        "another ESI": opens(payload, identify(PART, 1, 3)),
+        "another SBN": opens(payload, identify(PART, 0, 2)),
+        "another TOI": opens(payload, part=replace(PART, toi=TOI + 1)),
+        "the header of another TOI": opens(payload, header=lct.build(TSI, TOI + 1, 0)),
+        "another session": opens(payload, header=lct.build(TSI + 1, TOI, 0)),
+        "the A flag": opens(payload, header=lct.build(TSI, TOI, 0, close_session=True)),
+        "the B flag": opens(payload, header=lct.build(TSI, TOI, 0, close_object=True)),
+        "another salt": opens(payload, salt=SALT[::-1]),
+        "another key": opens(payload, key=OTHER_KEY),
+        "another length": opens(payload, part=longer),
+        "another hash": opens(payload, part=described(changed(DATA), NO_CODE)),
+        "no tag": opens(payload[:-16]),
+        "a short tag": opens(payload[:-1]),
+        "a longer one": opens(payload + b"\0"),
+        "nothing": opens(b""),
+        "the symbol itself": opens(DATA[1000:1100]),
+        "zeros": opens(bytes(len(payload))),
+    }
+    assert {what: symbol for what, symbol in others.items() if symbol is not None} == {}
+
+
+def test_every_bit_of_a_packet_is_authenticated() -> None:
+    payload = SEALED[FIRST]
+    opener = ObjectOpener(KEY, SALT, HEADER, PART)
+    flipped = [
+        payload[:at] + bytes((payload[at] ^ 1 << at % 8,)) + payload[at + 1 :] for at in range(len(payload))
+    ]
+    assert opener.open([FIRST] * len(flipped), flipped) == [None] * len(flipped)
+
+
+def test_forged_packets_among_others_cost_only_themselves() -> None:
+    opener = ObjectOpener(KEY, SALT, HEADER, PART)
+    start = identify(PART, 1, 0)
+    payloads: list[bytes | memoryview] = [SEALED[start + esi] for esi in range(8)]
+    payloads[3], payloads[6] = b"forged" * 20, memoryview(SEALED[start])
+    found = opener.open(range(start, start + 8), payloads)
+    assert [at for at, symbol in enumerate(found) if symbol is None] == [3, 6]
+    assert found[7] == DATA[1500:1600]
+
+
+@given(st.binary(max_size=200), st.integers(0, 2**32 - 1))
+@settings(max_examples=100)
+def test_no_bytes_of_others_are_opened(payload: bytes, payload_id: int) -> None:
+    assert opens(payload, payload_id) is None
+
+
+# -- announcements
+
+FDT_HEADER = lct.build(TSI, 0, 0, fec.build_fti(NO_CODE, 300))
+
+
+def announce(serial: int = 41, channel: str = "images", key: GroupKey = KEY, count: int = 3) -> list[bytes]:
+    sealer = AnnouncementSealer(key, channel, serial, FDT_HEADER, 0)
+    return [sealer.seal(number, b"piece %d of it" % number) for number in range(count)]
+
+
+def refusal(
+    opener: AnnouncementOpener, payload: bytes, number: int = 1, header: bytes = FDT_HEADER, toi: int = 0
+) -> str:
+    with pytest.raises(NotOpenedError) as refused:
+        opener.open(header, toi, number, payload)
+    assert str(refused.value).isprintable()
+    return refused.value.reason
+
+
+def test_an_announcement_is_opened_by_whoever_has_its_key() -> None:
+    opener = AnnouncementOpener(key_ring([OTHER_KEY, KEY]), "images")
+    for key in (KEY, OTHER_KEY):
+        payloads = announce(key=key)
+        found = [opener.open(FDT_HEADER, 0, number, memoryview(one)) for number, one in enumerate(payloads)]
+        assert [one.symbol for one in found] == [b"piece 0 of it", b"piece 1 of it", b"piece 2 of it"]
+        assert {one.serial for one in found} == {41}
+        assert len({one.salt for one in found}) == 1
+        assert len(payloads[0]) == len(b"piece 0 of it") + seal.ANNOUNCEMENT_OVERHEAD_BYTES
+        assert all(map(seal.is_announcement, payloads))
+    first, second = (opener.open(FDT_HEADER, 0, 0, announce()[0]) for _ in range(2))
+    assert first.salt != second.salt
+
+
+def test_an_announcement_of_another_key_is_told_from_a_forged_one() -> None:
+    opener = AnnouncementOpener(key_ring([KEY]), "images")
+    assert refusal(opener, announce(key=OTHER_KEY)[1]) == "wrong-key"
+    assert refusal(opener, announce(channel="backups")[1]) == "forged"
+    right = announce()[1]
+    other_salt = right[:20] + bytes(32) + right[52:]
+    other_serial = right[:12] + (99).to_bytes(8) + right[20:]
+    confused = right[:4] + OTHER_KEY.id + right[12:]
+    both = AnnouncementOpener(key_ring([KEY, OTHER_KEY]), "images")
+    for forged in (
+        other_salt,
+        other_serial,
+        right[:-1],
+        right[:60],
+        b"",
+        b"<?xml version='1.0'?>" * 9,
+        bytes(99),
+    ):
+        assert refusal(opener, forged) == "forged"
+    assert refusal(both, confused) == "forged"
+    assert refusal(opener, confused) == "wrong-key"
+    assert refusal(opener, right, number=2) == "forged"
+    assert refusal(opener, right, toi=1) == "forged"
+    assert refusal(opener, right, header=lct.build(TSI, 0, 0)) == "forged"
+    closing = lct.build(TSI, 0, 0, fec.build_fti(NO_CODE, 300), close_session=True)
+    assert refusal(opener, right, header=closing) == "forged"
+    assert opener.open(FDT_HEADER, 0, 1, right).symbol == b"piece 1 of it"
+
+
+def test_what_is_replayed_says_its_serial() -> None:
+    opener = AnnouncementOpener(key_ring([KEY]), "images")
+    for serial in (0, 41, 2**64 - 1):
+        assert opener.open(FDT_HEADER, 0, 0, announce(serial)[0]).serial == serial
+
+
+def test_forged_announcements_take_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Sequence[bytes]] = []
+    derive = seal.derive
+
+    def counted(*arguments: bytes) -> bytes:
+        made.append(arguments)
+        return derive(*arguments)
+
+    opener = AnnouncementOpener(key_ring([KEY]), "images")
+    right = announce()
+    monkeypatch.setattr(seal, "derive", counted)
+    opener.open(FDT_HEADER, 0, 0, right[0])
+    for number in range(2 * seal.KEPT_ANNOUNCEMENTS):
+        refusal(opener, right[0][:20] + number.to_bytes(32) + right[0][52:])
+    made.clear()
+    opener.open(FDT_HEADER, 0, 1, right[1])
+    assert made == []
+    others = [announce(count=1)[0] for _ in range(seal.KEPT_ANNOUNCEMENTS)]
+    for one in others:
+        opener.open(FDT_HEADER, 0, 0, one)
+    made.clear()
+    opener.open(FDT_HEADER, 0, 2, right[2])
+    assert len(made) == 1
+
+
+@given(st.binary(max_size=120), st.booleans())
+@settings(max_examples=100)
+def test_any_payload_is_opened_or_refused(payload: bytes, begins: bool) -> None:
+    opener = AnnouncementOpener(key_ring([KEY]), "images")
+    whole = b"mcs\1" + KEY.id + payload if begins else payload
+    assert refusal(opener, whole) in ("forged", "wrong-key")
+
+
+def test_the_bytes_are_those_of_the_first_version() -> None:
+    """Another version of mcastd opens them: this has to fail when they change."""
+    assert (
+        hashlib.sha256(SEALED[FIRST]).hexdigest()
+        == "fa53f38ee82153320d87f933d102d2aff00c4a810364ea693aebb809e42c47b0"
+    )
+    assert Sealing(KEY.id, SALT).salt == SALT
