@@ -153,7 +153,7 @@ def _make(path: Path, key: WrittenKey, mode: int) -> None:
             if os.write(fd, line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(fd)
-            _sync(place.directory)
+            sync_directory(place.directory)
         except OSError:
             place.remove(place.name)
             raise
@@ -161,7 +161,7 @@ def _make(path: Path, key: WrittenKey, mode: int) -> None:
             os.close(fd)
 
 
-def _sync(directory: int) -> None:
+def sync_directory(directory: int) -> None:
     """Write the names in a directory, which is open as a place's is (O_PATH), to the disk."""
     fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
     try:

@@ -174,6 +174,7 @@ def test_a_key_of_another_kind_is_refused(
         (b" " * 5000 + base64.b64encode(SECRET), "empty"),  # what is beyond 4096 bytes is not read
         (base64.b64encode(bytes(32)), "weak"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_file_without_a_key_is_refused_by_reason(tmp_path: Path, content: bytes, reason: str) -> None:
     place = written(tmp_path / "images.key", content)
