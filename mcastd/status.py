@@ -91,6 +91,34 @@ class BySource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectStatus:
+    """A file that is being received."""
+
+    name: str  # its path below the directory
+    state: str  # a delivery.reception.ObjectState
+    length: int  # bytes that are sent of it
+    percent: float  # of its source symbols that are there
+    blocks: int
+    blocks_done: int
+    trouble: str  # what the file system did not take; "": nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectsStatus:
+    """The files of an output, and what became of their symbols. Those are datagrams."""
+
+    states: Mapping[str, int]  # files by state; "expired" counts all that ever were
+    receiving: tuple[ObjectStatus, ...]  # those that were touched last, latest first
+    source: int  # written to their place
+    repair: int  # kept to repair a block
+    duplicate: int
+    surplus: int  # of blocks that needed none
+    restored: int  # source symbols that did not come and were repaired
+    wrong_blocks: int  # thrown away since their hash was wrong
+    cannot_repair: str  # why; "": nothing is known to hinder it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutputStatus:
     kind: str
     format: str
@@ -100,6 +128,7 @@ class OutputStatus:
     way_out: str  # what a person can do about it
     reason: str | None  # the same as datagrams dropped for it are counted by
     received_before: int = 0  # by the subscription, when this output began
+    objects: ObjectsStatus | None = None  # of an output that takes files
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,24 @@ from typing import Any, Literal, get_args
 
 import pytest
 from support.kinds import MemoryOutput, MemorySink, Pairs
+from support.objects import ObjectsSettings, SentObject
 from support.wait import wait_for
 
 from mcastd import log
 from mcastd.build import Parts, build
-from mcastd.config import OUTPUTS, Config, FileOutput, InboundSubscription, OutputSettings, diff, dump
+from mcastd.config import (
+    INBOUND_PROTOCOLS,
+    OUTPUTS,
+    Config,
+    FileOutput,
+    InboundSubscription,
+    OutputSettings,
+    diff,
+    dump,
+)
 from mcastd.config.load import load
 from mcastd.config.output import FormatName
+from mcastd.delivery.description import Run
 from mcastd.doctor import outputs as doctor
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Severity
@@ -23,9 +34,10 @@ from mcastd.doctor.subject import Subject
 from mcastd.errors import ConfigError
 from mcastd.inbound.sinks import FORMATS, SINKS, Sink, make_sink
 from mcastd.inbound.subscription import Subscription
+from mcastd.inbound.symbols import SymbolBatch
 from mcastd.metrics.exposition import Exposition
 from mcastd.net.fake import FakeReceiver
-from mcastd.net.link import ListBatch, Origin
+from mcastd.net.link import Batch, ListBatch, Origin
 from mcastd.outbound.sources import Source
 from mcastd.supervisor import Supervisor
 
@@ -44,6 +56,7 @@ output = [
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kind of output and a format: a line in each registry."""
+    monkeypatch.setitem(INBOUND_PROTOCOLS.models, "objects", ObjectsSettings)
     monkeypatch.setitem(OUTPUTS.models, "memory", MemoryOutput)
     monkeypatch.setitem(SINKS, MemoryOutput, MemorySink)
     monkeypatch.setitem(FORMATS, "pairs", Pairs)
@@ -78,7 +91,10 @@ def test_a_made_up_output_is_configured_as_others_are(made_up: None, tmp_path: P
     [
         ('{ kind = "memory", nam = "a" }', 'unknown key; did you mean "name"?'),
         ('{ kind = "memory", nam = "a" }', "output[0].name: missing; it is required"),
-        ('{ kind = "memry" }', 'must be "file", "fifo" or "memory", not "memry"; did you mean "memory"?'),
+        (
+            '{ kind = "memry" }',
+            'must be "file", "fifo", "directory" or "memory", not "memry"; did you mean "memory"?',
+        ),
         (
             '{ kind = "memory", name = "a" }, { kind = "memory", name = "a", format = "pairs" }',
             'output[1]: "memory a" is already an output of inbound/news',
@@ -180,6 +196,7 @@ def test_a_kind_cannot_be_made_without_what_it_must_have() -> None:
 EACH: dict[str, dict[str, object]] = {
     "file": {"path": "out"},
     "fifo": {"path": "out"},
+    "directory": {"path": "out"},
     "memory": {"name": "a"},
 }
 
@@ -190,7 +207,9 @@ def sink(request: pytest.FixtureRequest, made_up: None, tmp_path: Path, no_fd_le
     table = {"kind": request.param, **EACH[request.param]}
     if "path" in table:
         table["path"] = str(tmp_path / "out")
-    (settings,) = InboundSubscription(group="239.255.1.2", port=9190, output=table).output
+    protocol = "objects" if OUTPUTS.models[request.param].takes_objects else "raw"
+    told = {"protocol": protocol, "output": table}
+    (settings,) = InboundSubscription(group="239.255.1.2", port=9190, **told).output
     sink = make_sink(settings, lambda: "239.255.1.2", str, log.get_logger())
     yield sink
     sink.close(for_good=True)
@@ -206,13 +225,16 @@ def test_every_kind_is_tried() -> None:
 
 
 def test_a_sink_accounts_for_each_datagram_whatever_is_asked_of_it(sink: Sink) -> None:
-    batch = ListBatch([b"1", b"", b"3"], [ORIGIN] * 3, [1] * 3)
+    batch: Batch = ListBatch([b"1", b"", b"3"], [ORIGIN] * 3, [1] * 3)
+    if OUTPUTS.models[sink.status().kind].takes_objects:
+        sent = SentObject(100)
+        batch = SymbolBatch([Run(sent.description, 0, 0, sent.run(0, 0, 2))], descriptive=1)
     sink.write(batch)  # also before it is opened
     assert accounted(sink) == 3
     sink.open()
     sink.open()
     for act in (
-        lambda: sink.write(ListBatch(())),
+        lambda: sink.write(type(batch)(())),
         sink.flush,
         lambda: sink.tick(sink.deadline),
         sink.network_changed,

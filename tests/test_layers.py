@@ -36,7 +36,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
     "control": LEAVES | {"worker"},
     "metrics": LEAVES | {"worker"},
     "outbound": LEAVES | {"worker", "handover", "config", "net", "protocols", "delivery"},
-    "inbound": LEAVES | {"worker", "handover", "config", "net"},
+    "inbound": LEAVES | {"worker", "handover", "config", "net", "protocols", "delivery"},
     "supervisor": LEAVES | {"worker", "config"},
     "doctor": LEAVES | {"config", "net", "inbound"},
     "process": LEAVES,

@@ -3,6 +3,7 @@
 from mcastd.config.addresses import label_of, means_several
 from mcastd.config.daemon import DaemonSettings
 from mcastd.config.diff import Changes, diff
+from mcastd.config.directory_output import DirectoryOutput
 from mcastd.config.fifo_output import FifoOutput
 from mcastd.config.file_output import FileOutput
 from mcastd.config.inbound import DEFAULT_RECEIVE_BUFFER, GATHERING_BUFFER_MIN_BYTES, InboundSubscription
@@ -36,6 +37,7 @@ __all__ = [
     "Changes",
     "Config",
     "DaemonSettings",
+    "DirectoryOutput",
     "FifoOutput",
     "FileOutput",
     "FileSourceSettings",

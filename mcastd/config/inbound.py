@@ -8,9 +8,11 @@ from typing import Annotated
 from pydantic import Field, ValidationInfo, field_validator
 
 from mcastd.config.model import GroupSettings
-from mcastd.config.outputs import OutputTables
+from mcastd.config.output import OutputSettings
+from mcastd.config.outputs import OUTPUTS, OutputTables
 from mcastd.config.protocols import INBOUND_PROTOCOLS, InboundProtocol, RawInbound
 from mcastd.config.types import AnyInterface, BufferSize, Group, Moment, Period, Port, SourceAddress, Switch
+from mcastd.config.words import choose, show
 from mcastd.ip import Address, Interfaces
 
 DEFAULT_RECEIVE_BUFFER = 4 << 20  # bytes
@@ -66,6 +68,17 @@ class InboundSubscription(GroupSettings):
     def ways(self) -> Iterable[tuple[Interfaces | None, Address]]:
         return (*super().ways(), *(way for output in self.output for way in output.ways()))
 
+    @field_validator("output")
+    @classmethod
+    def _outputs_of_protocol(
+        cls, outputs: tuple[OutputSettings, ...], info: ValidationInfo
+    ) -> tuple[OutputSettings, ...]:
+        protocol: InboundProtocol | None = info.data.get("protocol")
+        for output in outputs:
+            if protocol is not None and output.takes_objects != protocol.gives_objects:
+                raise ValueError(_not_together(protocol, output))
+        return outputs
+
     @field_validator("sources", "exclude_sources")
     @classmethod
     def _sources_of_family(cls, sources: tuple[Address, ...], info: ValidationInfo) -> tuple[Address, ...]:
@@ -80,3 +93,16 @@ class InboundSubscription(GroupSettings):
                 raise ValueError(f"{source} is named twice")
             seen.add(source)
         return sources
+
+
+def _not_together(protocol: InboundProtocol, output: OutputSettings) -> str:
+    """Why a protocol and an output of a subscription contradict each other, with the way out."""
+    if output.takes_objects:
+        givers = [kind for kind, model in INBOUND_PROTOCOLS.models.items() if model.gives_objects]
+        way_out = f"set protocol to {choose(givers)}" if givers else "no protocol here does"
+        return f"{show(output.kind)} takes files, and protocol {show(protocol.kind)} gives none; {way_out}"
+    takers = [kind for kind, model in OUTPUTS.models.items() if model.takes_objects]
+    return (
+        f"protocol {show(protocol.kind)} gives files, which {show(output.kind)} does not take; let the output"
+        f" have kind = {choose(takers)}"
+    )

@@ -7,7 +7,7 @@ import stat
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from mcastd.config.kinds import OfKind
 from mcastd.ip import Address, Interfaces
@@ -24,15 +24,21 @@ class OutputPath(NamedTuple):
 
     path: Path
     key: str = "path"  # of the setting that names it
-    type: int = stat.S_IFREG  # of what is made there, as in st_mode: a regular file, or S_IFIFO
+    type: int = stat.S_IFREG  # of what is made there, as in st_mode: a regular file, S_IFIFO or S_IFDIR
     rotated: bool = False  # PATH.1, PATH.2 and so on are the output's, too
 
 
 class OutputSettings(OfKind):
     """The table of an output: each kind has its own, with at least these fields."""
 
+    # It takes the objects of a protocol (InboundProtocol.gives_objects), and no datagrams.
+    takes_objects: ClassVar[bool] = False
+
     if TYPE_CHECKING:  # a kind declares it where it wants it among its other keys
-        format: str
+
+        @property
+        def format(self) -> str:
+            """A FormatName."""
 
     @property
     @abstractmethod

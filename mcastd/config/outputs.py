@@ -6,12 +6,15 @@ from typing import Annotated
 
 from pydantic import BeforeValidator
 
+from mcastd.config.directory_output import DirectoryOutput
 from mcastd.config.fifo_output import FifoOutput
 from mcastd.config.file_output import FileOutput
 from mcastd.config.kinds import Kinds
 from mcastd.config.output import OutputSettings
 
-OUTPUTS = Kinds[OutputSettings](FileOutput, FifoOutput, short="path", words="a path", brief=False)
+OUTPUTS = Kinds[OutputSettings](
+    FileOutput, FifoOutput, DirectoryOutput, short="path", words="a path", brief=False
+)
 
 
 def _as_array(one_or_more: object) -> tuple[object, ...]:

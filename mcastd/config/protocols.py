@@ -51,6 +51,9 @@ class FluteOutbound(OutboundProtocol):
 class InboundProtocol(OfKind):
     """What every protocol of a subscription has. What it does to datagrams: ``inbound/protocols.py``."""
 
+    # It gives objects, for outputs that take these (OutputSettings.takes_objects), and no datagrams.
+    gives_objects: ClassVar[bool] = False
+
 
 class RawInbound(InboundProtocol):
     """What comes, as it comes."""

@@ -66,6 +66,11 @@ def parse_path(value: object) -> Path:
     return Path(text)
 
 
+def parse_directory(value: object) -> Path:
+    """An absolute path of a directory, with or without a slash at its end."""
+    return parse_path(value.rstrip("/") if isinstance(value, str) else value)
+
+
 def parse_socket_path(value: object) -> Path:
     """The path of a Unix socket."""
     path = parse_path(value)
@@ -116,5 +121,6 @@ AnyInterface = Annotated[Interfaces, PlainValidator(parse_interfaces)]
 OneInterface = Annotated[str, PlainValidator(parse_one_interface)]
 MetricsAddress = Annotated[str, PlainValidator(parse_metrics)]
 FilePath = Annotated[Path, PlainValidator(parse_path)]
+DirectoryPath = Annotated[Path, PlainValidator(parse_directory)]
 SocketPath = Annotated[Path, PlainValidator(parse_socket_path)]
 WorkerName = Annotated[str, AfterValidator(check_name)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Iterator
+from pathlib import Path
 from typing import get_args, get_origin
 
 from pydantic import Field, model_validator
@@ -83,17 +85,23 @@ class Config(Model):
             for index, output in enumerate(subscription.output)
         ]
         written = [
-            (name, (*location, one.key), normal(one.path), one.rotated)
+            (name, (*location, one.key), normal(one.path), one)
             for name, location, output in outputs
             for one in output.paths()
         ]
-        rotated = {path: name for name, _, path, is_rotated in written if is_rotated}
+        rotated = {path: name for name, _, path, one in written if one.rotated}
+        directories = {path: name for name, _, path, one in written if stat.S_ISDIR(one.type)}
         for name, at, path, _ in written:
             stem, _, number = path.rpartition(".")
             if path in uses:
                 yield at, f"{show(path)} is already {uses[path]}"
             elif stem in rotated and re.fullmatch("[1-9][0-9]{0,9}", number):
                 yield at, f"{show(path)} is a name that inbound/{rotated[stem]} rotates its output to"
+            elif inside := next((up for up in map(str, Path(path).parents) if up in directories), ""):
+                yield (
+                    at,
+                    f"{show(path)} is in {show(inside)}, where inbound/{directories[inside]} receives files",
+                )
             uses.setdefault(path, f"an output of inbound/{name}")
         labels: set[tuple[str, str]] = set()
         for name, location, output in outputs:

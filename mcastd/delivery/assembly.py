@@ -198,13 +198,18 @@ class Assembly:
             return 0
         return self._add(sbn, block, esi, fitting)
 
-    def retry(self) -> None:
-        """Complete what could not be written when all that it takes had come."""
+    def retry(self) -> bool:
+        """Complete blocks that could not be written when enough of them had come.
+
+        Returns False if one has to wait still: ``trouble`` says why.
+        """
         for sbn, block in list(self._open.items()):
-            self.trouble = None
-            self._finish(sbn, block)
-            if self.trouble is not None:
-                break
+            if self._suffices(block):
+                self.trouble = None
+                self._finish(sbn, block)
+                if self.trouble is not None:
+                    return False
+        return True
 
     def examine_next(self) -> bool:
         """Look for one more block in what was there before. Returns False if there is none to look for."""
@@ -337,9 +342,13 @@ class Assembly:
 
     # -- blocks
 
+    def _suffices(self, block: _Block) -> bool:
+        """Return True if so much of a block has come that it may be completed."""
+        return not block.missing or (bool(block.repair) and len(block.repair) >= block.missing + block.failed)
+
     def _finish(self, sbn: int, block: _Block) -> None:
         """Complete a block if enough of it has come: decode and verify it, and write its holes."""
-        if block.missing and (not block.repair or len(block.repair) < block.missing + block.failed):
+        if not self._suffices(block):
             return
         if block.missing:
             try:
@@ -443,6 +452,7 @@ class Assembly:
     def _write(self, buffers: Sequence[bytes | memoryview], offset: int, size: int) -> int:
         """Write ``size`` bytes to the file. Returns how many it took; if not all, ``trouble`` says why."""
         written, self.trouble = blockfile.write(self.fd, buffers, offset, size)
+        self._counts.written_bytes += written
         return written
 
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from mcastd.delivery.names import PARTIAL_DIRECTORY, require_safe, shown
 from mcastd.delivery.refused import IN_THE_WAY, OTHER_FILE_SYSTEM, RefusedError
 from mcastd.errors import SinkError, UnsafePathError
-from mcastd.paths import KINDS, PARENT_MODE, place_of
+from mcastd.paths import KINDS, PARENT_MODE, identity, place_of
 
 # After so long without a write, what was left of an unfinished file is removed.
 LEFTOVER_SECONDS = 7 * 86_400.0
@@ -87,6 +87,14 @@ class Landing:
         if self._root >= 0:
             os.close(self._root)
         self._root = self._partials = -1
+
+    def is_moved(self) -> bool:
+        """Return True if the path leads elsewhere by now, or to nothing."""
+        try:
+            with place_of(self._path) as place:
+                return place.identity() != identity(os.fstat(self._root))
+        except (OSError, UnsafePathError):
+            return True
 
     def sweep(self, now: float) -> None:
         """Remove what earlier runs have left and no later one can use; ``now`` is in seconds since 1970."""

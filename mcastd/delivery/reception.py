@@ -27,6 +27,8 @@ from mcastd.delivery.description import ObjectDescription, Run
 from mcastd.delivery.landing import Landing, Partial, settle
 from mcastd.delivery.refused import RefusedError
 from mcastd.delivery.symbols import Allowance, SymbolCounts
+from mcastd.errors import McastdError
+from mcastd.protocols.raptorq import CodecError
 
 # Objects that are described, of which each takes some memory.
 OBJECTS_MAX = 200_000
@@ -82,6 +84,23 @@ class Received:
             return 100.0 if self.state is ObjectState.LANDED else 0.0
         return 100.0 * assembly.present / assembly.blocks.total
 
+    @property
+    def blocks(self) -> int:
+        """Source blocks, while it is received."""
+        assembly = self.assembly
+        return 0 if assembly is None else assembly.blocks.count
+
+    @property
+    def blocks_done(self) -> int:
+        assembly = self.assembly
+        return 0 if assembly is None else assembly.blocks.count - assembly.left
+
+    @property
+    def cannot_repair(self) -> McastdError | CodecError | None:
+        """Why what is missing of it cannot be repaired; None: it can, or that was not tried."""
+        assembly = self.assembly
+        return None if assembly is None else assembly.cannot_repair
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -105,13 +124,15 @@ class Reception:
         size_max: int,
         mode: int | None = None,
         *,
+        counts: SymbolCounts | None = None,
         on_outcome: Callable[[Outcome], object] = lambda _: None,
         receiving_max: int = RECEIVING_MAX,
     ) -> None:
         """Files get the permission bits ``mode``; None: those that their sender says."""
-        self.counts = SymbolCounts()
+        self.counts = SymbolCounts() if counts is None else counts
         self.states: Counter[ObjectState] = Counter()
         self.receiving: dict[int, Received] = {}  # by TOI; what was touched last is the last
+        self.troubled: dict[int, Received] = {}  # those of which the file system has not taken something
         self._objects: dict[int, Received] = {}  # all, by TOI
         self._named: dict[tuple[str, ...], Received] = {}  # of each name the one that was described last
         self._queue: dict[int, Received] = {}  # have something to do beside receiving
@@ -218,7 +239,7 @@ class Reception:
         """Receive an object from here on. Returns False if that is not possible now."""
         if now < known.again:
             return False
-        known.trouble = None
+        self._note(known, None)
         try:
             content.require_receivable(known.description, self._size_max)
             self._landing.require_free(known.description.name)
@@ -228,12 +249,12 @@ class Reception:
         except RefusedError as error:
             self._refuse(known, error, now)
         except OSError as error:
-            known.trouble, known.again = error, now + RETRY_SECONDS
+            self._note(known, error, now + RETRY_SECONDS)
             self._set(known, ObjectState.WAITING)
         else:
             self.receiving[known.description.toi] = known
-            self._queue[known.description.toi] = known
             self._set(known, ObjectState.RECEIVING)
+        self._queue[known.description.toi] = known
         return known.assembly is not None
 
     def _open(self, known: Received) -> None:
@@ -263,7 +284,8 @@ class Reception:
         assert assembly is not None
         self.receiving[toi] = self.receiving.pop(toi)
         left = assembly.take(run.sbn, run.esi, run.symbols)
-        known.trouble = assembly.trouble
+        if assembly.trouble is not known.trouble:
+            self._note(known, assembly.trouble)
         if assembly.complete or assembly.trouble is not None:
             self._queue[toi] = known
         return left, assembly.trouble
@@ -272,6 +294,7 @@ class Reception:
         """Do a part of what an object needs beside symbols. Returns False if no more can be done now."""
         try:
             if known.assembly is None:
+                self._note(known, None)
                 # One of no bytes has no symbol that would begin it
                 more = not known.description.length and known.state in _TO_BEGIN and self._begin(known, now)
             elif known.finishing is None and not known.assembly.complete:
@@ -283,7 +306,7 @@ class Reception:
             more = False
         except OSError as error:
             known.finishing = None
-            known.trouble, known.again = error, now + RETRY_SECONDS
+            self._note(known, error, now + RETRY_SECONDS)
             more = False
         if not more and known.again <= now:
             self._queue.pop(known.description.toi, None)
@@ -292,10 +315,9 @@ class Reception:
     def _look(self, known: Received, assembly: Assembly, now: float) -> bool:
         """See what of an object is there already, and whether there is room now for what has come."""
         if assembly.trouble is not None:
-            assembly.retry()
-            known.trouble = assembly.trouble
-            if assembly.trouble is not None:
-                known.again = now + RETRY_SECONDS
+            waits = not assembly.retry()
+            self._note(known, assembly.trouble, now + RETRY_SECONDS if waits else 0.0)
+            if waits:
                 return False
         return assembly.examine_next() or assembly.complete
 
@@ -344,18 +366,19 @@ class Reception:
 
     def _end(self, known: Received, outcome: Outcome) -> None:
         self._discard(known)
-        known.trouble, known.refused = None, outcome.refused
+        self._note(known, None)
+        known.refused = outcome.refused
         self._set(known, ObjectState.LANDED if outcome.refused is None else ObjectState.REFUSED)
         self._on_outcome(outcome)
 
     def _refuse(self, known: Received, error: RefusedError, now: float) -> None:
         """Take no symbols of an object for a while. It is said once for each reason in a row."""
-        known.again = now + REFUSED_SECONDS
         if known.refused is None or known.refused.reason != error.reason:
             self._end(known, Outcome(known.description, error))
         else:
             self._discard(known)
             self._set(known, ObjectState.REFUSED)
+        known.again = now + REFUSED_SECONDS
 
     def _set_aside(self, known: Received) -> None:
         """Let others have its place. What has come stays on the disk if it can be gone on with."""
@@ -384,11 +407,20 @@ class Reception:
 
     def _forget(self, known: Received) -> None:
         self._set_aside(known)
+        self._note(known, None)
         self.states[known.state] -= 1
         del self._objects[known.description.toi]
         self._queue.pop(known.description.toi, None)
         if self._named.get(known.description.name) is known:
             del self._named[known.description.name]
+
+    def _note(self, known: Received, trouble: OSError | None, again: float = 0.0) -> None:
+        """Note what the file system says now, and when it is asked again."""
+        known.trouble, known.again = trouble, again
+        if trouble is not None:
+            self.troubled[known.description.toi] = known
+        else:
+            self.troubled.pop(known.description.toi, None)
 
     def _set(self, known: Received, state: ObjectState) -> None:
         self.states[known.state] -= 1

@@ -43,6 +43,7 @@ class SymbolCounts:
     duplicate: int = 0  # of a block that had them already
     surplus: int = 0  # of a block that needed none
     dropped: Counter[str] = field(default_factory=Counter)  # by reason
+    written_bytes: int = 0  # to files, those of restored symbols included
     restored: int = 0  # source symbols that did not come, and were made of repair symbols
     wrong_blocks: int = 0  # thrown away
     failed_decodes: int = 0

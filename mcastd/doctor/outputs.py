@@ -68,7 +68,7 @@ def _output(subject: Subject[InboundSubscription], looked: Looked) -> Iterator[S
 
 def _written(subject: Subject[InboundSubscription], looked: Looked, one: OutputPath) -> list[Finding]:
     findings = list(_path(subject, looked, one))
-    if not findings and one.type == stat.S_IFREG:
+    if not findings and one.type != stat.S_IFIFO:
         findings = list(_room(one.path, looked.said))
     return findings
 
@@ -79,7 +79,7 @@ def _unseen(
     """An output in the service's private /tmp. The fix is one of its own directories, which all can see."""
     path = written.path
     directories = os.environ.get(
-        "LOGS_DIRECTORY" if written.type == stat.S_IFREG else "RUNTIME_DIRECTORY", ""
+        "RUNTIME_DIRECTORY" if written.type == stat.S_IFIFO else "LOGS_DIRECTORY", ""
     )
     line = ""
     if directory := directories.partition(":")[0]:
@@ -105,7 +105,8 @@ def _path(subject: Subject[InboundSubscription], looked: Looked, written: Output
         pass
     else:
         if kind != wanted:
-            line = _moved(subject, output, path, there) if (there := WRITES.get(kind)) else ""
+            there = "" if output.takes_objects else WRITES.get(kind, "")
+            line = _moved(subject, output, path, there) if there else ""
             yield Finding(
                 "output-wrong-kind",
                 Severity.BROKEN,
@@ -115,9 +116,9 @@ def _path(subject: Subject[InboundSubscription], looked: Looked, written: Output
                 + (f", or write to what is there: {line}" if line else ""),
                 ways=(Way(table=subject.table, lines=(line,)),) if line else (),
             )
-        elif refusal := refused(path, os.W_OK):
+        elif refusal := refused(path, wants := os.W_OK | (os.X_OK if wanted == stat.S_IFDIR else 0)):
             where, why = refusal
-            fix = permit(where, os.W_OK if where == path else os.X_OK)
+            fix = permit(where, wants if where == path else os.X_OK)
             yield Finding(
                 "output-unwritable",
                 Severity.WARNING if takes else Severity.BROKEN,

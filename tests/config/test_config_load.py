@@ -60,7 +60,7 @@ def test_every_problem_is_said_at_once(refused: Refused) -> None:
         (CHANNEL + "source.path = 1", "mcastd.toml:5: not valid TOML"),
         (
             '[inbound.n]\noutput.kind = "x"',
-            'mcastd.toml:2: inbound.n.output.kind: must be "file" or "fifo", not "x"',
+            'mcastd.toml:2: inbound.n.output.kind: must be "file", "fifo" or "directory", not "x"',
         ),
         ("[inbound.n]\noutput.kind = []", "mcastd.toml:2: inbound.n.output.kind: must be"),
         ('[inbound.n]\noutput = [{kind="fifo"}]', "mcastd.toml:2: inbound.n.output[0].path: missing"),

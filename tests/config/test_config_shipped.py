@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
+from support.objects import ObjectsSettings
 
 from mcastd.config import (
+    INBOUND_PROTOCOLS,
+    OUTPUTS,
     SOURCES,
     Config,
     DaemonSettings,
-    FifoOutput,
     FileOutput,
     FluteOutbound,
     InboundSubscription,
@@ -72,8 +74,7 @@ def test_nothing_leaves_the_host_unasked() -> None:
         InboundSubscription,
         *SOURCES.models.values(),
         FluteOutbound,
-        FileOutput,
-        FifoOutput,
+        *OUTPUTS.models.values(),
     ],
 )
 def test_every_key_is_there(model: type[BaseModel]) -> None:
@@ -97,13 +98,18 @@ ABSENT_BY_DEFAULT = {
 
 
 @pytest.mark.parametrize("number", COMMENTED, ids=lambda number: LINES[number].split()[1])
-def test_each_commented_key_can_be_uncommented(number: int, tmp_path: Path) -> None:
+def test_each_commented_key_can_be_uncommented(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines = list(LINES)
     start = max(n for n in range(number) if re.match(r"(# )?\[", lines[n]))
     if lines[start].startswith("# ["):  # another way to say a key: all of it, without what it replaces
         end = next((n for n in range(start, len(lines)) if lines[n] in ("#", "")), len(lines))
         lines[start:end] = [line.removeprefix("# ") for line in lines[start:end]]
         replaced = lines[start].strip("[]").rpartition(".")[2]
+        if 'kind = "directory"' in "\n".join(lines[start:end]):
+            monkeypatch.setitem(INBOUND_PROTOCOLS.models, "objects", ObjectsSettings)
+            lines[start:start] = ['protocol = "objects"']
         lines = [line for line in lines if not line.startswith(f"{replaced} = ")]
         if 'kind = "flute"' in lines[start:end]:  # which takes a rate
             lines = [re.sub("^# rate = ", "rate = ", line) for line in lines]
@@ -112,11 +118,10 @@ def test_each_commented_key_can_be_uncommented(number: int, tmp_path: Path) -> N
     (tmp_path / "mcastd.toml").write_text("\n".join(lines))
     config = load(tmp_path / "mcastd.toml")
     (key,) = tomllib.loads(LINES[number].removeprefix("# "))
-    others = "fifo" in str(config.inbound["news"].output) or config.outbound["news"].protocol.of_files
+    (output,) = config.inbound["news"].output
+    others = not isinstance(output, FileOutput) or config.outbound["news"].protocol.of_files
     if key not in ABSENT_BY_DEFAULT and not others:
         expected = load(REFERENCE)
-        (output,) = config.inbound["news"].output
-        assert isinstance(output, FileOutput)
         shown = output.model_copy(update={"rotate_size": None, "rotate_every": None})
         news = config.inbound["news"].model_copy(update={"output": (shown,)})
         assert Config(daemon=config.daemon, outbound=config.outbound, inbound={"news": news}) == expected

@@ -6,7 +6,7 @@ import errno
 import os
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,11 @@ class Receiving:
         return taken + counts.dropped.total()
 
     @property
+    def counted(self) -> SymbolCounts:
+        """Its counts, but for bytes."""
+        return replace(self.counts, written_bytes=0)
+
+    @property
     def content(self) -> bytes:
         return os.pread(self.fd, len(self.sent.data) + 99, 0)
 
@@ -108,7 +113,7 @@ def test_what_comes_whole_is_whole(
         assert not receiving.assembly.complete
         receiving.give_block(sbn)
     receiving.require_whole()
-    assert receiving.counts == SymbolCounts(source=sent.blocks.total)
+    assert receiving.counted == SymbolCounts(source=sent.blocks.total)
     assert receiving.allowance.left == PLENTY
     assert sent.decodes == 0
 
@@ -126,7 +131,7 @@ def test_no_other_symbol_may_have_another_size(receive: Callable[..., Receiving]
     run = receiving.sent.run(0)
     run[3] = bytes(size)
     receiving.give(0, 0, run)
-    assert receiving.counts == SymbolCounts(source=7, dropped=receiving.counts.dropped)
+    assert receiving.counted == SymbolCounts(source=7, dropped=receiving.counts.dropped)
     assert receiving.counts.dropped == {MALFORMED: 1}
     receiving.give(0, 8, [bytes(size)])
     assert receiving.counts.dropped == {MALFORMED: 2}
@@ -153,7 +158,7 @@ def test_the_first_symbol_that_came_counts(receive: Callable[..., Receiving]) ->
     receiving = receive(sent)
     receiving.give(0, 2, sent.run(0, 2, 2))
     receiving.give(0, 0, [sent.symbol(0, 0), sent.symbol(0, 1), bytes(16), bytes(16), *sent.run(0, 4)])
-    assert receiving.counts == SymbolCounts(source=8, duplicate=2)
+    assert receiving.counted == SymbolCounts(source=8, duplicate=2)
     receiving.require_whole()
 
 
@@ -167,7 +172,7 @@ def test_more_symbols_than_one_call_takes_are_written(receive: Callable[..., Rec
 def test_an_empty_run_is_nothing(receive: Callable[..., Receiving]) -> None:
     receiving = receive(SentObject(100))
     receiving.give(0, 0, [])
-    assert receiving.counts == SymbolCounts()
+    assert receiving.counted == SymbolCounts()
 
 
 # -- repair
@@ -178,14 +183,15 @@ def test_repair_symbols_stand_for_any_others(receive: Callable[..., Receiving]) 
     receiving = receive(sent)
     receiving.give(0, 1, sent.run(0, 1, 5))
     receiving.give(0, 9, sent.run(0, 9, 2))
-    assert receiving.counts == SymbolCounts(source=5, repair=2)
+    assert receiving.counted == SymbolCounts(source=5, repair=2)
     receiving.give(0, 11, sent.run(0, 11, 4))
-    assert receiving.counts == SymbolCounts(source=5, repair=3, surplus=3, restored=3)
+    assert receiving.counted == SymbolCounts(source=5, repair=3, surplus=3, restored=3)
     receiving.give(0, 0, sent.run(0))
     assert receiving.counts.surplus == 11
     receiving.give(1, 8, sent.run(1, 8, 8))
     receiving.require_whole()
     assert receiving.counts.restored == 11
+    assert receiving.counts.written_bytes == 250
     assert receiving.allowance.left == PLENTY
     assert sent.decodes == 2
 
@@ -195,7 +201,7 @@ def test_source_and_repair_symbols_come_in_one_run(receive: Callable[..., Receiv
     receiving = receive(sent)
     receiving.give(0, 2, sent.run(0, 2, 9))
     receiving.require_whole()
-    assert receiving.counts == SymbolCounts(source=6, repair=2, surplus=1, restored=2)
+    assert receiving.counted == SymbolCounts(source=6, repair=2, surplus=1, restored=2)
 
 
 def test_one_more_is_waited_for_when_as_many_as_are_missing_do_not_suffice(
@@ -215,7 +221,7 @@ def test_one_more_is_waited_for_when_as_many_as_are_missing_do_not_suffice(
     assert receiving.counts.failed_decodes == 2
     receiving.give(0, 23, sent.run(0, 23, 1))
     receiving.require_whole()
-    assert receiving.counts == SymbolCounts(source=6, repair=4, duplicate=1, restored=2, failed_decodes=2)
+    assert receiving.counted == SymbolCounts(source=6, repair=4, duplicate=1, restored=2, failed_decodes=2)
 
 
 def test_repair_is_kept_within_the_allowance(receive: Callable[..., Receiving]) -> None:
@@ -223,7 +229,7 @@ def test_repair_is_kept_within_the_allowance(receive: Callable[..., Receiving]) 
     block, symbol = 8 + OVERHEAD_BYTES, 16 + OVERHEAD_BYTES
     receiving = receive(sent, block + 3 * symbol)
     receiving.give(0, 8, sent.run(0, 8, 4))
-    assert receiving.counts == SymbolCounts(repair=3, dropped=receiving.counts.dropped)
+    assert receiving.counted == SymbolCounts(repair=3, dropped=receiving.counts.dropped)
     assert receiving.counts.dropped == {MEMORY: 1}
     receiving.give(1, 0, sent.run(1, 0, 2))
     assert receiving.counts.dropped == {MEMORY: 3}
@@ -249,7 +255,7 @@ def test_without_a_code_what_is_missing_is_waited_for(
     receiving.give(1, 1, sent.run(1, 1, 8))
     assert receiving.assembly.cannot_repair is error
     receiving.give(1, 9, sent.run(1, 9, 2))
-    assert receiving.counts == SymbolCounts(source=7, repair=3, surplus=2)
+    assert receiving.counted == SymbolCounts(source=7, repair=3, surplus=2)
     assert receiving.allowance.left == PLENTY - 2 * (8 + OVERHEAD_BYTES)
     receiving.give_block(1)
     receiving.give_block(0)
@@ -296,7 +302,7 @@ def test_repair_of_a_code_that_is_not_known_is_surplus(
     sent = SentObject(128, scheme=scheme)
     receiving = receive(sent)
     receiving.give(0, 5, sent.run(0, 5, 6))
-    assert receiving.counts == SymbolCounts(source=3, surplus=3)
+    assert receiving.counted == SymbolCounts(source=3, surplus=3)
 
 
 def test_blocks_that_the_code_does_not_take_keep_no_repair(receive: Callable[..., Receiving]) -> None:
@@ -304,7 +310,7 @@ def test_blocks_that_the_code_does_not_take_keep_no_repair(receive: Callable[...
     sent = SentObject(1)
     receiving = receive(sent, description=sent.described(length=10_240_000, oti=oti, hashes=None))
     receiving.give(0, 10_000, [bytes(1024)] * 3)
-    assert receiving.counts == SymbolCounts(surplus=3)
+    assert receiving.counted == SymbolCounts(surplus=3)
     assert isinstance(receiving.assembly.cannot_repair, CodecError)
 
 
@@ -338,7 +344,7 @@ def test_what_comes_with_the_last_symbol_of_a_wrong_block_is_dropped_with_it(
     receiving.give(0, 0, [bytes(16)])
     receiving.give(0, 4, [*sent.run(0, 4), *sent.run(0, 8, 6)])
     assert receiving.counts.dropped == {HASH: 4 + 3 + 3}
-    assert receiving.counts == SymbolCounts(source=1, dropped=receiving.counts.dropped, wrong_blocks=1)
+    assert receiving.counted == SymbolCounts(source=1, dropped=receiving.counts.dropped, wrong_blocks=1)
 
 
 # -- a full disk
@@ -371,9 +377,9 @@ def test_a_full_disk_makes_an_object_wait(
     assert receiving.give(0, 0, sent.run(0)) == 6
     assert receiving.assembly.trouble is not None
     assert receiving.assembly.trouble.errno == number
-    assert receiving.counts == SymbolCounts(source=2)
+    assert receiving.counted == SymbolCounts(source=2)
     assert receiving.give(0, 1, sent.run(0, 1, 3)) == 2  # the first of them is there
-    assert receiving.counts == SymbolCounts(source=2, duplicate=1)
+    assert receiving.counted == SymbolCounts(source=2, duplicate=1)
     room.left = PLENTY
     assert receiving.give(0, 0, sent.run(0)) == 0
     assert receiving.assembly.trouble is None
@@ -391,7 +397,7 @@ def test_a_block_that_is_decoded_waits_for_room(
     receiving.give(1, 1, sent.run(1, 1))
     room = Room(monkeypatch, 20)
     receiving.give(0, 8, sent.run(0, 8, 6))
-    assert receiving.counts == SymbolCounts(source=13, repair=3, surplus=3, restored=1)
+    assert receiving.counted == SymbolCounts(source=13, repair=3, surplus=3, restored=1)
     assert receiving.assembly.trouble is not None
     decodes = sent.decodes
     receiving.give(1, 8, sent.run(1, 8, 1))
@@ -468,7 +474,7 @@ def test_of_the_file_that_has_the_name_only_what_differs_is_received(
     while receiving.assembly.copy_next():
         pass
     receiving.require_whole()
-    assert receiving.counts == SymbolCounts(source=6)  # 17 symbols, in blocks of 6, 6 and 5
+    assert receiving.counted == SymbolCounts(source=6)  # 17 symbols, in blocks of 6, 6 and 5
 
 
 @pytest.mark.parametrize(("more", "unchanged"), [(b"", True), (b"x", False)])

@@ -1,14 +1,21 @@
-"""Objects as a sender has them: their symbols, their descriptions, and a code that is not real."""
+"""Objects as a sender has them: symbols, descriptions, a code and a protocol that are not real."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import random
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar, Literal
 
-from mcastd.delivery.description import ObjectDescription
+from pydantic import Field
+
+from mcastd.config import InboundProtocol
+from mcastd.delivery.description import ObjectDescription, Run
+from mcastd.inbound.symbols import SymbolBatch
+from mcastd.net.link import Batch
 from mcastd.protocols.fec import NO_CODE, RAPTORQ, Blocks, Oti, raptorq
 
 
@@ -100,4 +107,47 @@ def decode_of(
     return decode
 
 
-__all__ = ["NO_CODE", "RAPTORQ", "SentObject", "decode_of"]
+class ObjectsSettings(InboundProtocol):
+    """A made-up protocol that gives objects."""
+
+    gives_objects: ClassVar[bool] = True
+
+    kind: Literal["objects"] = Field("objects", description='"objects".')
+
+
+class Objects:
+    """A datagram is a symbol after its TOI, SBN and ESI, or a TOI alone, which describes the object.
+
+    It knows what is sent: ``SENT``, by TOI.
+    """
+
+    SENT: ClassVar[dict[int, SentObject]] = {}
+    reasons = ("unknown",)
+    held = 0
+    deadline = math.inf
+
+    def __init__(self, _: ObjectsSettings, dropped: Counter[str]) -> None:
+        self.dropped = dropped
+
+    def feed(self, batch: Batch) -> Iterator[Batch]:
+        runs, news = [], []
+        for datagram in map(bytes, batch.payloads):
+            sent = self.SENT.get(datagram[0])
+            if sent is None:
+                self.dropped["unknown"] += 1
+            elif len(datagram) == 1:
+                news.append(sent.description)
+            else:
+                runs.append(Run(sent.description, datagram[1], datagram[2], [datagram[3:]]))
+        yield SymbolBatch(runs, news, descriptive=len(news), descriptive_bytes=len(news))
+
+    def expire(self, now: float) -> Iterator[Batch]:
+        return iter(())
+
+
+def datagram(sent: SentObject, sbn: int, esi: int) -> bytes:
+    """A symbol as :class:`Objects` takes it."""
+    return bytes([sent.description.toi, sbn, esi]) + sent.symbol(sbn, esi)
+
+
+__all__ = ["NO_CODE", "RAPTORQ", "Objects", "ObjectsSettings", "SentObject", "datagram", "decode_of"]

@@ -7,8 +7,9 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from mcastd.config import FifoOutput, FileOutput, OutputSettings
+from mcastd.config import DirectoryOutput, FifoOutput, FileOutput, OutputSettings
 from mcastd.inbound.sinks.account import Account
+from mcastd.inbound.sinks.directory import DirectorySink
 from mcastd.inbound.sinks.ends import PIPES, Ends
 from mcastd.inbound.sinks.fifo import FifoSink
 from mcastd.inbound.sinks.file import FileSink
@@ -28,6 +29,7 @@ MakeSink = Callable[
 SINKS: dict[type[OutputSettings], Callable[[Any, Format, Account, Means], Sink]] = {
     FileOutput: FileSink,
     FifoOutput: FifoSink,
+    DirectoryOutput: DirectorySink,
 }
 
 

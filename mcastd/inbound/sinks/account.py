@@ -52,6 +52,11 @@ class Account:
         self._logged = ""  # the reason of the trouble that was logged last; "" after output.recovered
         self._logged_at: dict[str, float] = {}  # by reason: monotonic seconds
 
+    @property
+    def log(self) -> FilteringBoundLogger:
+        """The log of the output's worker."""
+        return self._log
+
     def wrote(self, datagrams: int, size: int) -> None:
         self.counters.written += datagrams
         self.counters.written_bytes += size

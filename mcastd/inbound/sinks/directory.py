@@ -1,0 +1,203 @@
+"""Receives the objects of a protocol into a directory, each as a whole file."""
+
+from __future__ import annotations
+
+import errno
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from mcastd import clock
+from mcastd.clock import Clock
+from mcastd.config import DirectoryOutput
+from mcastd.delivery import refused, symbols
+from mcastd.delivery.assembly import Decode
+from mcastd.delivery.codec_process import CodecProcess
+from mcastd.delivery.landing import IN_USE, Landing
+from mcastd.delivery.names import shown
+from mcastd.delivery.reception import REASONS as OBJECT_REASONS
+from mcastd.delivery.reception import ObjectState, Outcome, Received, Reception
+from mcastd.delivery.symbols import SymbolCounts
+from mcastd.errors import SinkError, UnsafePathError, reason_of
+from mcastd.inbound.sinks.account import TROUBLES, Account
+from mcastd.inbound.sinks.format import Format
+from mcastd.inbound.sinks.means import ALONE, Means
+from mcastd.inbound.sinks.paths import RETRY_SECONDS, UNSAFE_PATH
+from mcastd.inbound.sinks.sink import Sink
+from mcastd.inbound.symbols import SymbolBatch
+from mcastd.net.link import Batch
+from mcastd.status import ObjectsStatus, ObjectStatus, OutputStatus
+
+# Work beside receiving is interrupted after this long, since datagrams wait meanwhile.
+WORK_SECONDS = 0.02
+# Between looks for descriptions that hold no more, and for what is left of earlier runs.
+EXPIRE_SECONDS = 10.0
+SWEEP_SECONDS = 3600.0
+# Objects that a status names, those that were touched last.
+NAMED_OBJECTS = 20
+
+
+class DirectorySink(Sink):
+    """A symbol counts as written when it was taken: written to its place, kept for repair, or not needed.
+
+    An object that cannot be received is refused, and the others go on. What the file system does not take is
+    tried again: with the next symbol, and every few seconds what is complete.
+    """
+
+    reasons = (*TROUBLES, UNSAFE_PATH, IN_USE, *refused.REASONS, *symbols.REASONS, *OBJECT_REASONS)
+    slow = True
+
+    def __init__(
+        self,
+        config: DirectoryOutput,
+        _format: Format,
+        account: Account,
+        _means: Means = ALONE,
+        *,
+        now: Clock = clock.monotonic,
+        wall: Clock = clock.wall,
+        decode: Decode | None = None,
+    ) -> None:
+        super().__init__(account)
+        self._config = config
+        self._now = now
+        self._wall = wall
+        self._codec = CodecProcess()
+        self._decode = decode or self._codec.decode
+        self._landing = Landing(config.path)
+        self._counts = SymbolCounts(dropped=account.counters.dropped)
+        self._reception: Reception | None = None  # while the directory is open
+        self._expire_at = self._sweep_at = 0.0  # monotonic time
+
+    def open(self) -> None:
+        self.tick(self._now())
+
+    def write(self, batch: Batch) -> None:
+        assert isinstance(batch, SymbolBatch), "the configuration lets no other protocol have this output"
+        now, counts = self._now(), self._counts
+        try:
+            reception = self._prepare(now)
+        except (OSError, SinkError) as error:
+            self._account.drop(len(batch), error)
+            self.deadline = now + RETRY_SECONDS
+            return
+        written, dropped = counts.written_bytes, counts.dropped.total()
+        for description in batch.news:
+            reception.describe(description, now)
+        for run in batch.runs:
+            untaken, trouble = reception.take(run, now, self._wall())
+            if untaken:
+                self._account.drop(untaken, trouble or OSError(errno.EAGAIN, "it waits for its next try"))
+        dropped = counts.dropped.total() - dropped  # also what the account has dropped: it is one Counter
+        self._account.wrote(len(batch) - dropped, counts.written_bytes - written)
+        self._go_on(reception, now)
+
+    def tick(self, now: float) -> None:
+        try:
+            reception = self._prepare(now)
+        except (OSError, SinkError) as error:
+            self._account.drop(0, error)
+            self.deadline = now + RETRY_SECONDS
+        else:
+            self._go_on(reception, now)
+
+    def reopen(self) -> None:
+        if self._reception is not None and self._landing.is_moved():
+            self.close()
+        self.open()
+
+    def close(self, *, for_good: bool = False) -> None:
+        if self._reception is not None:
+            self._reception.close()
+            self._reception = None
+        self._landing.close()
+        self._codec.close()
+
+    def status(self) -> OutputStatus:
+        return replace(self._account.status(), objects=self._objects())
+
+    def _prepare(self, now: float) -> Reception:
+        """Have the directory open. Raises OSError, SinkError."""
+        if self._reception is None:
+            try:
+                self._landing.open()
+            except UnsafePathError as error:
+                way_out = "give a path in a directory of the daemon's own"
+                raise SinkError(
+                    f"cannot receive into {self._config.path}", error.cause, way_out, reason=UNSAFE_PATH
+                ) from error
+            config = self._config
+            self._reception = Reception(
+                self._landing,
+                self._decode,
+                config.max_size,
+                config.mode,
+                counts=self._counts,
+                on_outcome=self._note,
+            )
+        return self._reception
+
+    def _go_on(self, reception: Reception, now: float) -> None:
+        """Do what is due beside receiving, for a moment, and say what is wrong."""
+        if now >= self._expire_at:
+            self._expire_at = now + EXPIRE_SECONDS
+            reception.expire(self._wall())
+        if now >= self._sweep_at:
+            self._sweep_at = now + SWEEP_SECONDS
+            self._landing.sweep(self._wall())
+        end = now + WORK_SECONDS
+        more_at = reception.work(now, lambda: self._now() >= end)
+        self.deadline = min(self._expire_at, math.inf if more_at is None else more_at)
+        if (trouble := next((one.trouble for one in reception.troubled.values()), None)) is None:
+            self._account.recovered()
+            return
+        self._account.drop(0, trouble)
+        if trouble.errno in {errno.ENOENT, errno.ESTALE} and self._landing.is_moved():
+            self.close()  # the next attempt makes it anew
+            self.deadline = now + RETRY_SECONDS
+
+    def _note(self, outcome: Outcome) -> None:
+        """Log that an object has landed or was refused."""
+        log, description = self._account.log, outcome.description
+        named = {**self._config.named, "object": shown(description.path)}
+        if outcome.refused is not None:
+            error = str(outcome.refused)
+            log.warning("object.refused", **named, reason=outcome.refused.reason, error=error)
+        elif outcome.unchanged:
+            log.debug("object.unchanged", **named)
+        else:
+            log.info("object.landed", **named, length=description.length)
+
+    def _objects(self) -> ObjectsStatus:
+        """For any thread: what it reads may change meanwhile."""
+        counts, receiving = self._counts, self._reception  # once: it may be closed meanwhile
+        latest = [] if receiving is None else list(receiving.receiving.values())[-NAMED_OBJECTS:]
+        cannot = (str(one.cannot_repair) for one in latest if one.cannot_repair is not None)
+        return ObjectsStatus(
+            states={} if receiving is None else _present(receiving.states),
+            receiving=tuple(_status(one) for one in reversed(latest)),
+            source=counts.source,
+            repair=counts.repair,
+            duplicate=counts.duplicate,
+            surplus=counts.surplus,
+            restored=counts.restored,
+            wrong_blocks=counts.wrong_blocks,
+            cannot_repair=next(cannot, ""),
+        )
+
+
+def _present(states: Mapping[ObjectState, int]) -> dict[str, int]:
+    return {state.value: number for state, number in list(states.items()) if number}
+
+
+def _status(received: Received) -> ObjectStatus:
+    trouble = received.trouble
+    return ObjectStatus(
+        name=received.description.path,
+        state=received.state.value,
+        length=received.description.length,
+        percent=received.percent,
+        blocks=received.blocks,
+        blocks_done=received.blocks_done,
+        trouble="" if trouble is None else reason_of(trouble),
+    )

@@ -1,0 +1,362 @@
+"""The output of whole files: its books, what it says, and what it goes on from."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+from support.objects import Objects, ObjectsSettings, SentObject, datagram, decode_of
+from support.subscription import Run as Running
+from support.wait import wait_for
+
+from mcastd import log
+from mcastd.codec import as_json, from_json
+from mcastd.config import INBOUND_PROTOCOLS, DirectoryOutput, InboundSubscription
+from mcastd.config.load import load
+from mcastd.delivery.description import Run
+from mcastd.delivery.landing import Landing
+from mcastd.delivery.names import PARTIAL_DIRECTORY
+from mcastd.errors import ConfigError
+from mcastd.inbound.protocols import PROTOCOLS
+from mcastd.inbound.sinks.account import Account
+from mcastd.inbound.sinks.directory import EXPIRE_SECONDS, DirectorySink
+from mcastd.inbound.sinks.formats import FORMATS
+from mcastd.inbound.sinks.paths import RETRY_SECONDS
+from mcastd.inbound.symbols import SymbolBatch
+from mcastd.status import ObjectsStatus
+from mcastd.worker import Signal
+
+SENT = SentObject(250, expires=2e9)
+OTHER = SentObject(100, seed=1, expires=2e9)
+
+
+class Time:
+    monotonic, wall = 50.0, 1e9
+
+
+class Received:
+    """A sink over a directory, and what it was given."""
+
+    def __init__(self, path: Path, **settings: Any) -> None:
+        self.time = Time()
+        self.path = path
+        config = DirectoryOutput(path=path, **settings)
+        self.sink = DirectorySink(
+            config,
+            FORMATS["raw"](lambda: "239.255.1.2", str),
+            Account(config, log.get_logger()),
+            now=lambda: self.time.monotonic,
+            wall=lambda: self.time.wall,
+            decode=decode_of([SENT, OTHER]),
+        )
+        self.given = 0
+
+    def write(self, *runs: Run, news: tuple[SentObject, ...] = ()) -> None:
+        batch = SymbolBatch(runs, [sent.description for sent in news], len(news), 7 * len(news))
+        self.sink.write(batch)
+        self.given += len(batch)
+        counters = self.sink.counters
+        assert counters.written + counters.dropped.total() == self.given
+        assert set(counters.dropped) <= set(self.sink.reasons)
+
+    def tick(self, seconds: float = 0.0) -> None:
+        self.time.monotonic += seconds
+        self.sink.tick(self.time.monotonic)
+
+    def states(self) -> dict[str, int]:
+        objects = self.sink.status().objects
+        assert objects is not None
+        return dict(objects.states)
+
+
+@pytest.fixture
+def receive(tmp_path: Path, no_fd_leak: None) -> Iterator[Callable[..., Received]]:
+    made: list[Received] = []
+
+    def receive(**settings: Any) -> Received:
+        made.append(Received(tmp_path / "out", **settings))
+        return made[-1]
+
+    yield receive
+    for each in made:
+        each.sink.close(for_good=True)
+
+
+def run(sent: SentObject, sbn: int, esi: int = 0, number: int | None = None) -> Run:
+    return Run(sent.description, sbn, esi, sent.run(sbn, esi, number))
+
+
+def whole(sent: SentObject) -> list[Run]:
+    return [run(sent, sbn) for sbn in range(sent.blocks.count)]
+
+
+def test_files_land_and_each_datagram_is_counted(receive: Callable[..., Received]) -> None:
+    received = receive(mode="0604")
+    received.sink.open()
+    assert os.listdir(received.path) == [PARTIAL_DIRECTORY]
+    with capture_logs() as logs:
+        received.write(run(SENT, 0, 0, 5), run(SENT, 0, 8, 3), news=(SENT, OTHER))
+        received.write(*whole(OTHER), run(SENT, 1))
+    assert (received.path / "images/0.img").read_bytes() == SENT.data
+    assert (received.path / "images/1.img").read_bytes() == OTHER.data
+    assert (received.path / "images/0.img").stat().st_mode & 0o777 == 0o604
+    named = {"path": str(received.path), "event": "object.landed", "log_level": "info"}
+    assert sorted(logs, key=lambda each: str(each["object"])) == [
+        {**named, "object": "images/0.img", "length": 250},
+        {**named, "object": "images/1.img", "length": 100},
+    ]
+    status = received.sink.status()
+    assert status.counters.written == received.given
+    assert status.counters.written_bytes == 350
+    assert (status.error, received.sink.problem) == (None, "")
+    objects = status.objects
+    assert objects is not None
+    assert objects.states == {"landed": 2}
+    assert (objects.source, objects.repair, objects.restored) == (20, 3, 3)
+
+
+def test_what_is_being_received_is_shown_latest_first(receive: Callable[..., Received]) -> None:
+    received = receive()
+    received.write(run(SENT, 0), run(OTHER, 0, 0, 3), run(SENT, 1, 0, 1), run(SENT, 1, 0, 1))
+    objects = received.sink.status().objects
+    assert objects is not None
+    shown = [
+        (one.name, one.state, one.length, round(one.percent), one.blocks_done, one.blocks)
+        for one in objects.receiving
+    ]
+    assert shown == [
+        ("images/0.img", "receiving", 250, 56, 1, 2),
+        ("images/1.img", "receiving", 100, 43, 0, 1),
+    ]
+    assert (objects.duplicate, objects.surplus, objects.cannot_repair) == (1, 0, "")
+    assert from_json(ObjectsStatus, as_json(objects)) == objects
+
+
+def test_a_refused_object_is_logged_with_its_reason(receive: Callable[..., Received]) -> None:
+    received = receive(max_size=200)
+    with capture_logs() as logs:
+        received.write(*whole(SENT))
+        received.write(*whole(SENT), *whole(OTHER))
+    assert received.sink.counters.dropped == {"too-large": 32}
+    (refused, landed) = logs
+    assert (refused["event"], refused["reason"]) == ("object.refused", "too-large")
+    assert landed["event"] == "object.landed"
+    assert received.sink.status().error is None  # the others go on
+
+
+def test_a_directory_that_cannot_be_used_is_tried_again(receive: Callable[..., Received]) -> None:
+    received = receive()
+    received.path.write_bytes(b"")
+    received.sink.open()
+    assert received.sink.problem
+    received.write(*whole(SENT), news=(SENT,))
+    assert received.sink.counters.dropped == {"io-error": 17}
+    assert received.sink.deadline == received.time.monotonic + RETRY_SECONDS
+    received.path.unlink()
+    received.tick(RETRY_SECONDS)
+    assert received.sink.problem == ""
+    received.write(*whole(SENT))
+    assert received.states() == {"landed": 1}
+
+
+@pytest.mark.root
+def test_a_directory_of_a_stranger_is_not_used(receive: Callable[..., Received], tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    (tmp_path / "out").mkdir()
+    os.chown(tmp_path / "out", 4242, 4242)
+    received = receive()
+    received.write(*whole(SENT))
+    assert received.sink.counters.dropped == {"unsafe-path": 16}
+
+
+def test_two_outputs_do_not_share_a_directory(receive: Callable[..., Received]) -> None:
+    first, second = receive(), receive()
+    first.sink.open()
+    second.write(*whole(SENT))
+    assert second.sink.counters.dropped == {"in-use": 16}
+    first.sink.close()
+    second.tick(RETRY_SECONDS)
+    second.write(*whole(SENT))
+    assert second.states() == {"landed": 1}
+
+
+def test_a_full_disk_is_said_and_over_when_there_is_room(
+    receive: Callable[..., Received], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received = receive()
+    received.write(run(SENT, 0, 0, 2))
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwritev", full)
+    received.write(run(SENT, 0), run(OTHER, 0))
+    assert received.sink.counters.dropped == {"no-space": 6 + 7}
+    assert received.sink.status().reason == "no-space"
+    objects = received.sink.status().objects
+    assert objects is not None
+    assert {one.trouble for one in objects.receiving} == {os.strerror(errno.ENOSPC).lower()}
+    monkeypatch.undo()
+    received.write(*whole(SENT), *whole(OTHER))
+    assert received.sink.status().error is None
+    assert received.states() == {"landed": 2}
+
+
+def test_a_directory_that_was_removed_is_made_anew(receive: Callable[..., Received]) -> None:
+    received = receive()
+    received.sink.open()
+    (received.path / PARTIAL_DIRECTORY).rmdir()
+    received.path.rmdir()
+    received.write(*whole(SENT))
+    assert received.sink.counters.dropped == {"io-error": 16}
+    assert received.sink.status().error is not None
+    received.tick(RETRY_SECONDS)
+    received.write(*whole(SENT))
+    assert (received.path / "images/0.img").read_bytes() == SENT.data
+
+
+def test_a_directory_that_was_moved_is_let_go_at_a_reopen(receive: Callable[..., Received]) -> None:
+    received = receive()
+    received.write(*whole(SENT))
+    received.sink.reopen()
+    assert received.states() == {"landed": 1}  # it is as it was
+    received.path.rename(received.path.with_name("moved"))
+    received.sink.reopen()
+    received.write(*whole(SENT))
+    assert (received.path / "images/0.img").read_bytes() == SENT.data
+    assert os.listdir(received.path.with_name("moved")) == ["images"]
+
+
+def test_work_that_takes_long_is_interrupted_and_gone_on_with(
+    receive: Callable[..., Received], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received = receive()
+    slow = SentObject(0, seed=2), SentObject(0, seed=3)
+    land = Landing.land
+
+    def slowly(*args: Any) -> None:
+        received.time.monotonic += 0.05
+        land(*args)
+
+    monkeypatch.setattr(Landing, "land", slowly)
+    received.write(news=slow)
+    assert received.states() == {"landed": 1, "waiting": 1}
+    assert received.sink.deadline <= received.time.monotonic
+    received.tick()
+    assert received.states() == {"landed": 2}
+    assert received.sink.deadline > received.time.monotonic
+
+
+def test_what_nothing_describes_any_more_is_forgotten(receive: Callable[..., Received]) -> None:
+    received = receive()
+    received.write(run(SENT, 0))
+    received.time.wall = 2e9
+    received.tick(EXPIRE_SECONDS)
+    assert received.states() == {"expired": 1}
+    received.write(run(SENT, 0))
+    assert received.sink.counters.dropped == {"expired": 8}
+
+
+def test_after_a_restart_it_goes_on(receive: Callable[..., Received]) -> None:
+    first = receive()
+    first.write(run(SENT, 0), *whole(OTHER))
+    first.sink.close()
+    again = receive()
+    with capture_logs() as logs:
+        again.write(run(SENT, 1), run(OTHER, 0, 0, 1))
+        again.tick()
+    assert again.states() == {"landed": 2}
+    assert [one["event"] for one in logs if one["log_level"] != "debug"] == ["object.landed"]
+    assert again.sink.counters.written_bytes == 250 - 128
+
+
+# -- in a subscription
+
+
+@pytest.fixture
+def objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(INBOUND_PROTOCOLS.models, "objects", ObjectsSettings)
+    monkeypatch.setitem(PROTOCOLS, "objects", Objects)
+    monkeypatch.setattr(Objects, "SENT", {sent.description.toi: sent for sent in (SENT, OTHER)})
+
+
+def landed(running: Running) -> int:
+    (status,) = running.worker.status().outputs
+    return 0 if status.objects is None else status.objects.states.get("landed", 0)
+
+
+def test_a_subscription_receives_files(
+    objects: None, make_run: Callable[..., Running], tmp_path: Path
+) -> None:
+    output = {"kind": "directory", "path": tmp_path / "out"}
+    running = make_run(output, protocol="objects")
+    link = running.start()
+    link.deliver(bytes([SENT.description.toi]), b"\xff?", *(datagram(SENT, 0, esi) for esi in range(8)))
+    running.context.send(Signal.REOPEN)
+    link.deliver(*(datagram(SENT, 1, esi) for esi in range(8)))
+    wait_for((tmp_path / "out/images/0.img").exists)
+    counters = running.worker.counters
+    wait_for(lambda: counters.received == 18)
+    (sink,) = running.worker.sinks
+    wait_for(lambda: sink.counters.written == 17)
+    assert counters.dropped == {"unknown": 1}
+    wait_for(lambda: landed(running) == 1)
+
+
+# -- in the configuration
+
+
+HEAD = '[inbound.images]\ngroup = "239.255.1.2"\nport = 9190\n'
+
+
+def loaded(text: str, directory: Path) -> InboundSubscription:
+    (directory / "mcastd.toml").write_text(HEAD + text)
+    return load(directory / "mcastd.toml").inbound["images"]
+
+
+def test_files_need_a_protocol_that_gives_them(objects: None, tmp_path: Path) -> None:
+    directory = 'output = { kind = "directory", path = "/srv/images/", max_size = "20GiB", mode = "0640" }\n'
+    (output,) = loaded(f'protocol = "objects"\n{directory}', tmp_path).output
+    assert output == DirectoryOutput(path="/srv/images", max_size=20 << 30, mode=0o640)
+    for text, words in (
+        (directory, '"directory" takes files, and protocol "raw" gives none; set protocol to "'),
+        (
+            'protocol = "objects"\noutput = "/x"\n',
+            'protocol "objects" gives files, which "file" does not take',
+        ),
+        ('protocol = "objects"\noutput = { kind = "fifo", path = "/x" }\n', 'have kind = "directory"'),
+        ('output = { kind = "directory", path = "srv" }\n', 'must be an absolute path, not "srv"'),
+        ('output = { kind = "directory", path = "/" }\n', "must be an absolute path"),
+        ('output = { kind = "directory", path = "/srv/.." }\n', "names a directory"),
+        ('output = { kind = "directory", path = "/srv", atomic = "tree" }\n', "unknown key"),
+        ('output = { kind = "directory", path = "/srv", format = "json" }\n', "belongs into the table"),
+    ):
+        with pytest.raises(ConfigError) as refused:
+            loaded(text, tmp_path)
+        assert words in str(refused.value)
+
+
+def test_nothing_else_is_written_in_a_directory_of_files(objects: None, tmp_path: Path) -> None:
+    files = 'protocol = "objects"\noutput = { kind = "directory", path = "/srv/images" }\n'
+    for path, words in (
+        ("/srv/images", '"/srv/images" is already an output of inbound/images'),
+        (
+            "/srv/images/a/n.log",
+            '"/srv/images/a/n.log" is in "/srv/images", where inbound/images receives files',
+        ),
+        ("/srv/a/../images/n.log", '"/srv/images/n.log" is in "/srv/images"'),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(words)) as refused:
+            loaded(
+                f'{files}[inbound.news]\ngroup = "239.255.1.3"\nport = 9190\noutput = "{path}"\n', tmp_path
+            )
+        assert "inbound.news.output" in str(refused.value)
+    loaded(
+        f'{files}[inbound.news]\ngroup = "239.255.1.3"\nport = 9190\noutput = "/srv/images.log"\n', tmp_path
+    )
