@@ -55,6 +55,8 @@ def _isolate() -> None:
 
 
 _isolate()
+# Who sets it has each daemon and command that the tests start compile all of mcastd: half of its start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ["PATH"] = programs.PATH
 # A shell has what it starts in the background ignore SIGINT: what the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

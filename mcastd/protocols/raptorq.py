@@ -168,4 +168,4 @@ def _panics_caught() -> Iterator[None]:
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # no Exception, of a module that cannot be imported
             raise
-        raise CodecError("library", f"raptorq failed: {error}") from error
+        raise CodecError("library", f"raptorq failed: {'; '.join(map(str, error.args))}") from error
