@@ -395,6 +395,21 @@ def test_source(tmp_path: Path, make: Any, expected: list[tuple[str, str]]) -> N
     assert said(files.source, outbound(source=str(tmp_path / "news")), Given()) == expected
 
 
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda path: path.mkdir(), []),
+        (lambda path: path.touch(), []),
+        (lambda path: None, [("source-missing", "broken")]),
+        (os.mkfifo, [("source-not-a-file", "broken")]),
+    ],
+)
+def test_a_source_of_whole_files(tmp_path: Path, make: Any, expected: list[tuple[str, str]]) -> None:
+    make(tmp_path / "news")
+    channel = outbound(source=str(tmp_path / "news"), protocol="flute", rate="3Mbit")
+    assert said(files.source, channel, Given()) == expected
+
+
 def test_a_followed_source_may_be_empty(tmp_path: Path) -> None:
     (tmp_path / "news").touch()
     assert said(files.source, outbound(source=str(tmp_path / "news"), follow=True), Given()) == []
