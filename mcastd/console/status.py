@@ -16,6 +16,7 @@ UNITS = {
     " s": re.compile(r"_age$|_every$|^(interval|max_latency|burst)$"),
     " bytes": re.compile(r"_bytes$|^(asked|had|receive_buffer|queue|max_datagram|mtu|position|room)$"),
     " bit/s": re.compile(r"^rate$"),
+    " %": re.compile(r"_percent$"),
 }
 
 

@@ -27,9 +27,11 @@ from mcastd.protocols.lct import Malformed
 
 # Source symbols of a block, if the object has no more blocks than its FEC scheme has numbers for.
 BLOCK_SYMBOLS = 1024
-# Bytes that are hashed in one step of a scan; looking at a file or directory costs ENTRY_COST_BYTES of them.
+# Bytes that are hashed in one step of a scan. To look at a file or directory takes about as long as to hash
+# ENTRY_COST_BYTES, to open one OPEN_COST_BYTES.
 STEP_BYTES = 32 << 20
 ENTRY_COST_BYTES = 16 << 10
+OPEN_COST_BYTES = 64 << 10
 # Of the files that are refused, this many are named; the others are counted.
 NAMED_REFUSALS = 100
 
@@ -282,6 +284,7 @@ class _Scan:
             return
         fd = os.open(last, OF_FILES | os.O_RDONLY | os.O_NOFOLLOW, dir_fd=directory)
         try:
+            yield OPEN_COST_BYTES
             if not stat.S_ISREG(os.fstat(fd).st_mode):  # the name was given to another in between
                 return
             blocks, hashes = fec.Blocks(oti, found.st_size), []

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import random
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.flute import Rebuilding
 
 from mcastd.delivery.carousel import Carousel, symbol_size_of
-from mcastd.delivery.catalog import Catalog
+from mcastd.delivery.catalog import Catalog, SourceFile, cut
 from mcastd.delivery.protection import repair_symbols
 from mcastd.protocols import fec, lct, raptorq
 
@@ -26,8 +29,9 @@ NOW = 1_764_000_000.25
 LIFE = 3600.0
 
 
-def carousel_of(path: Path, *, loss: float = 0.0, interleave: int = 8, **settings: Any) -> Carousel:
-    max_datagram = settings.get("max_datagram", MAX_DATAGRAM)
+def carousel_of(
+    path: Path, *, loss: float = 0.0, interleave: int = 8, max_datagram: int = MAX_DATAGRAM
+) -> Carousel:
     catalog = Catalog(path, symbol_size_of(max_datagram), protected=loss > 0)
     while not catalog.scan():
         pass
@@ -258,6 +262,61 @@ class TestChange:
         (tmp_path / "tree" / "001").unlink()
         assert rebuilt(pass_of(carousel)).files() == {name: files[name] for name in ("000", "002")}
         assert len(carousel.changed) == 1
+
+
+class FakeCatalog:
+    """Files of so many symbols of 64 bytes, which nobody has written; what is read is noted."""
+
+    def __init__(self, *symbols: int, protected: bool) -> None:
+        self.read_blocks: list[tuple[int, int]] = []
+        sizes = [64 * count for count in symbols]
+        otis = [cut(size, 64, protected=protected) for size in sizes]
+        self.files = [
+            SourceFile((str(toi),), toi, size, 0o644, 0, (0, 0), oti, fec.Blocks(oti, size), ())
+            for toi, (size, oti) in enumerate(zip(sizes, otis, strict=True), 1)
+        ]
+
+    def read(self, file: SourceFile, sbn: int) -> bytes:
+        self.read_blocks.append((file.toi, sbn))
+        return bytes(file.blocks.size(sbn))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.sampled_from([0, 1, 2, 15, 16, 17, 130, 1025, 2100]), max_size=8),
+    st.integers(1, 64),
+    st.sampled_from([0.0, 0.01, 0.05]),
+    st.integers(0, 30),
+)
+def test_each_symbol_goes_once(symbols: list[int], interleave: int, loss: float, number: int) -> None:
+    catalog: Any = FakeCatalog(*symbols, protected=loss > 0)
+    carousel = Carousel(
+        catalog,
+        session=SESSION,
+        max_datagram=256,
+        loss=loss,
+        interleave=interleave,
+        make_repair=lambda block, size, count, skip: [bytes(size)] * count,
+    )
+    sent = [located(datagram) for datagram in pass_of(carousel, number)]
+    described = {toi: at for at, (toi, _, _) in reversed([*enumerate(sent)])}.get(0, 0)
+    for file in catalog.files:
+        of_file = [(sbn, esi) for toi, sbn, esi in sent if toi == file.toi]
+        if not file.length:
+            assert len(of_file) >= 4
+            continue
+        blocks = [file.blocks.symbols(sbn) for sbn in range(file.blocks.count)]
+        source = [(sbn, esi) for sbn, count in enumerate(blocks) for esi in range(count)]
+        assert sorted(id for id in of_file if id[1] < blocks[id[0]]) == source
+        assert len(set(of_file)) == len(of_file)
+        repair = Counter(sbn for sbn, esi in of_file if esi >= blocks[sbn])
+        most = max(esi - blocks[sbn] for sbn, esi in of_file)
+        assert most < max(4 * blocks[0], repair[0])
+        assert set(repair.values()) == ({repair_symbols(blocks[0], loss, len(blocks))} if loss else set())
+    assert described == 0, "the FDT is first"
+    assert sorted(catalog.read_blocks) == [
+        (file.toi, sbn) for file in catalog.files for sbn in range(file.blocks.count)
+    ]
 
 
 @needs_library

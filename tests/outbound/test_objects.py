@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import select
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ from mcastd.config import OutboundChannel
 from mcastd.errors import SourceError
 from mcastd.net.fake import FakeSender
 from mcastd.net.payloads import HeadedPayloads
+from mcastd.net.receiver import SocketReceiver
+from mcastd.net.sender import SocketSender
+from mcastd.net.sockets import free_port
 from mcastd.outbound.channel import Channel
 from mcastd.outbound.sources import open_source
 from mcastd.outbound.sources.objects import ObjectsSource
@@ -266,6 +271,25 @@ class TestChannel:
         assert not channel.update(settings_of(tree, "1%"))
         assert channel.update(settings_of(tree, rate="3Mbit"))
         channel.close()
+
+
+def test_through_the_kernel(tree: Path) -> None:
+    """Headers and symbols go as they lie, many datagrams in a call."""
+    group, port = ip_address("239.255.12.2"), free_port()
+    with (
+        closing(SocketReceiver(group, port, interface="lo", receive_buffer=64 << 20)) as receiver,
+        closing(SocketSender(group, port, interface="lo", ttl=0)) as sender,
+        opened(tree) as source,
+    ):
+        arrived: list[bytes] = []
+        while not source.finished:
+            payloads, sent = source.read(), 0
+            while sent < len(payloads):
+                sent += sender.send(payloads.part(sent, len(payloads)))
+            while select.select([receiver], [], [], 0)[0]:
+                arrived += map(bytes, receiver.receive().payloads)
+        assert rebuilt(arrived) == contents(tree)
+        assert sender.sending == "gso"
 
 
 class TestAnotherReceiver:
