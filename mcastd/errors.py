@@ -11,22 +11,49 @@ from dataclasses import dataclass
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN})
 
 
+# In a line for the configuration: a string that the user has to choose.
+ANY_TEXT = '"..."'
+
+
+@dataclass(frozen=True, slots=True)
+class SettingChange:
+    """A way out that is a change of a setting: ``set interface = "eth0", or add a route to the group``."""
+
+    key: str  # of the configuration
+    value: str = ""  # as TOML has it; ANY_TEXT, or "", leaves it to the user
+    then: str = ""  # what follows in the sentence
+    verb: str = "set"
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.key}{f' = {self.value}' if self.value else ''}{self.then}"
+
+    def by_option(self, option: str) -> str:
+        """The same for a command, which has ``option`` for the key: ``give --interface eth0, or ...``."""
+        verb = "give" if self.verb == "set" else self.verb
+        value = "" if self.value == ANY_TEXT else self.value.strip('"')
+        return " ".join(filter(None, (verb, option, value))) + self.then
+
+
 class McastdError(Exception):
     """Base of every error whose text is meant for the user; anything else that escapes a worker is a bug.
 
     The text reads ``WHAT: CAUSE; WAY OUT; WAITS``, for example
     ``cannot join 239.1.1.2 on eth7: no such interface (have: eth0, lo); waiting for it``.
     ``way_out`` is what a person can do, ``waits`` what the program does meanwhile; each may be empty.
-    A program decides on ``errno``, which is 0 if the kernel has no part in it.
+    A program decides on ``errno``, which is 0 if the kernel has no part in it, and on ``change``, the setting
+    that a way out is about.
     """
 
-    def __init__(self, what: str, cause: str, way_out: str = "", *, waits: str = "", errno: int = 0) -> None:
+    def __init__(
+        self, what: str, cause: str, way_out: str | SettingChange = "", *, waits: str = "", errno: int = 0
+    ) -> None:
         self.what = what
         self.cause = cause
-        self.way_out = way_out
+        self.way_out = str(way_out)
+        self.change = way_out if isinstance(way_out, SettingChange) else None
         self.waits = waits
         self.errno = errno
-        super().__init__(what, cause, way_out)
+        super().__init__(what, cause, self.way_out)
 
     def __str__(self) -> str:
         return "; ".join(filter(None, (self.trouble, self.waits)))
@@ -75,7 +102,7 @@ class LinkError(McastdError):
         self,
         what: str,
         cause: str,
-        way_out: str = "",
+        way_out: str | SettingChange = "",
         *,
         waits: str = "",
         errno: int = 0,

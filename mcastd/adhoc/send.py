@@ -60,6 +60,8 @@ def plan(
     keys: Mapping[str, object],
 ) -> Plan:
     """What the command line means; ``keys`` are a channel's, None where nothing is said. Raises Refused."""
+    if keys.get("rate") is not None and keys.get("interval") is not None:
+        raise Refused("--interval contradicts --rate; keep one of the two")
     if text is not None and file is not None:
         raise Refused("--text is sent instead of a FILE: give one of the two")
     made = text is not None or (numbers and file is None)

@@ -9,7 +9,7 @@ import signal
 from contextlib import ExitStack
 
 from mcastd import clock, log
-from mcastd.adhoc.settings import in_options
+from mcastd.adhoc.settings import OPTIONS
 from mcastd.build import Parts
 from mcastd.config import Config, diff
 from mcastd.console.live import LiveLine
@@ -130,4 +130,8 @@ class Session:
 
 def _trouble_of(headline: Headline) -> str:
     """What is wrong, about options, and without what the worker waits for: the session has its own words."""
-    return in_options(headline.error.trouble if headline.error else headline.detail)
+    if (error := headline.error) is None:
+        return headline.detail
+    if error.change is None or (option := OPTIONS.get(error.change.key)) is None:
+        return error.trouble
+    return f"{error.what}: {error.cause}; {error.change.by_option(option)}"

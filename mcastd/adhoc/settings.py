@@ -44,32 +44,22 @@ def endpoint(text: str) -> tuple[str, int]:
     return found[1] or found[2] or "", int(found[3])
 
 
-def configure(section: str, name: str, settings: Mapping[str, object], **options: str) -> Config:
+def configure(section: str, name: str, settings: Mapping[str, object]) -> Config:
     """A configuration of one worker, each setting as TOML would give it; what is None is left out.
 
-    Raises Refused in the model's words. ``options`` name keys that come from other options than usual.
+    Raises Refused in the model's words. Options that contradict one another are for the caller to refuse: the
+    model would name keys of the configuration.
     """
     present = {key: value for key, value in settings.items() if value is not None}
     data = {section: {name: present}}
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        named = {**OPTIONS, **options}
         reasons = []
         for complaint in explain(error, data):
             key = str(complaint.location[2])
-            reasons.append(f"{named.get(key, key)} {in_options(complaint.reason, named)}")
+            reasons.append(f"{OPTIONS.get(key, key)} {complaint.reason}")
         raise Refused("\n".join(reasons)) from None
-
-
-def in_options(text: str, named: Mapping[str, str] = OPTIONS) -> str:
-    """A reason that is about keys, about options."""
-    text = text.replace('set interface = "..."', "give --interface").replace(
-        "set interface,", "give --interface,"
-    )
-    for key, option in named.items():
-        text = text.replace(f'"{key}"', option)
-    return text.replace('framing = "file"', "--file").replace("max_datagram", named["max_datagram"])
 
 
 def number_or_word(text: str | None) -> int | str | None:

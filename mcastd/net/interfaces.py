@@ -12,7 +12,7 @@ from functools import lru_cache
 from shlex import quote
 
 from mcastd import clock
-from mcastd.errors import LinkError
+from mcastd.errors import ANY_TEXT, LinkError, SettingChange
 from mcastd.ip import Address, Interfaces, is_pattern
 from mcastd.net import _abi, tables
 from mcastd.net.netlink import attributes, attributes_of, number, request, text
@@ -222,7 +222,7 @@ class Host:
         return LinkError(
             what,
             f"none is configured, and {why}",
-            f'set interface = "..." (have: {self._have()})',
+            SettingChange("interface", ANY_TEXT, f" (have: {self._have()})"),
             waits="waiting for a route",
             errno=errno.ENETUNREACH,
             group=str(group),

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable
 from typing import NamedTuple
 
-from mcastd.errors import CannotAskError, LinkError
+from mcastd.errors import CannotAskError, LinkError, SettingChange
 from mcastd.ip import Address, needs_scope_id
 from mcastd.net import _abi
 from mcastd.net.burst import Burst
@@ -81,7 +81,7 @@ class SocketSender:
             raise LinkError(
                 f"cannot send to {self._group} on {interface.name}",
                 cause if taker is None else f"{cause}, being a port of {taker.name}",
-                "" if taker is None else f'set interface = "{taker.name}"',
+                "" if taker is None else SettingChange("interface", f'"{taker.name}"'),
                 waits="waiting for one" if taker is None else "",
                 errno=errno.EADDRNOTAVAIL,
                 group=str(self._group),

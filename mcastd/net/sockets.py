@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import Callable
 
-from mcastd.errors import LinkError, reason_of
+from mcastd.errors import LinkError, SettingChange, reason_of
 from mcastd.ip import Address
 from mcastd.net import _abi
 from mcastd.net.arenas import Arena
@@ -25,17 +25,19 @@ from mcastd.net.membership import Membership, Memberships
 # Asked for often:
 SOL_SOCKET, SO_MEMINFO, MEMINFO_SIZE = socket.SOL_SOCKET, _abi.SO_MEMINFO, _abi.sk_meminfo.size
 
-WAYS_OUT = {
+WAYS_OUT: dict[int, str | SettingChange] = {
     errno.EADDRINUSE: "another program has this port for itself alone; stop it, or choose another port",
     errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE",
-    errno.EMSGSIZE: "lower max_datagram, or raise the interface's MTU",
-    errno.ENETUNREACH: "set interface, or add a route to the group",
+    errno.EMSGSIZE: SettingChange("max_datagram", then=", or raise the interface's MTU", verb="lower"),
+    errno.ENETUNREACH: SettingChange("interface", then=", or add a route to the group"),
     errno.EPERM: "a firewall rule of this host refuses it: see `nft list ruleset`",
     errno.EMFILE: "raise LimitNOFILE= of the service",
 }
 
 
-def refused(error: OSError, what: str, group: Address, interface: str | None, way_out: str = "") -> LinkError:
+def refused(
+    error: OSError, what: str, group: Address, interface: str | None, way_out: str | SettingChange = ""
+) -> LinkError:
     """``way_out`` is said instead of what usually helps."""
     number = error.errno or 0
     return LinkError(

@@ -13,9 +13,50 @@ from mcastd import clock
 from mcastd.adhoc.session import Session
 from mcastd.adhoc.settings import configure
 from mcastd.build import Parts
+from mcastd.errors import ANY_TEXT, LinkError, McastdError, SettingChange
 from mcastd.net.fake import FakeSender
 from mcastd.net.link import Payloads
 from mcastd.status import ChannelStatus
+
+
+@pytest.mark.parametrize(
+    ("way_out", "of_the_daemon", "of_a_command"),
+    [
+        (
+            SettingChange("interface", ANY_TEXT, " (have: lo)"),
+            'set interface = "..." (have: lo)',
+            "give --interface (have: lo)",
+        ),
+        (SettingChange("interface", '"br0"'), 'set interface = "br0"', "give --interface br0"),
+        (
+            SettingChange("max_datagram", then=", or raise the MTU", verb="lower"),
+            "lower max_datagram, or raise the MTU",
+            "lower --chunk, or raise the MTU",
+        ),
+        (
+            SettingChange("receive_buffer", '"8MiB"'),
+            'set receive_buffer = "8MiB"',
+            'set receive_buffer = "8MiB"',
+        ),
+        ("stop it", "stop it", "stop it"),
+    ],
+)
+def test_a_way_out_names_the_option_of_a_key(
+    monkeypatch: pytest.MonkeyPatch, way_out: str | SettingChange, of_the_daemon: str, of_a_command: str
+) -> None:
+    monkeypatch.setattr("mcastd.adhoc.session.prepare_process", lambda: None)
+    monkeypatch.setattr("mcastd.adhoc.session.log.configure", lambda *_: None)
+    error = LinkError("cannot send", "no room", way_out, waits="waiting")
+    assert str(error) == f"cannot send: no room; {of_the_daemon}; waiting"
+
+    def refuse(*_: object) -> FakeSender:
+        raise error
+
+    settings = {"group": "239.255.1.2", "port": 9190, "source": "/etc/hostname"}
+    session = Session(configure("outbound", "send", settings), Parts(open_sender=refuse))
+    with pytest.raises(McastdError) as raised, session:
+        pass
+    assert str(raised.value) == f"cannot send: cannot send: no room; {of_a_command}"
 
 
 def test_a_datagram_that_is_on_its_way_when_the_end_comes_is_counted(
