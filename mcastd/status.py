@@ -115,7 +115,7 @@ class ObjectsStatus:
     surplus: int  # of blocks that needed none
     restored: int  # source symbols that did not come and were repaired
     wrong_blocks: int  # thrown away since their hash was wrong
-    cannot_repair: str  # why; "": nothing is known to hinder it
+    unrepaired: str  # why those that are being received cannot be repaired; "": nothing hinders it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -107,7 +107,7 @@ class Assembly:
         self.cannot_repair: NotInstalledError | CodecError | None = None
         self._repairs = description.oti.scheme == RAPTORQ
         if self._repairs and blocks.count and blocks.size(0) > BLOCK_MAX_BYTES:
-            self.cannot_repair = CodecError("block-size", f"blocks of {blocks.size(0)} bytes")
+            self.cannot_repair = CodecError("block-size", f"blocks of {blocks.size(0)} bytes are too large")
             self._repairs = False
         self._decode = decode
         self._counts = counts

@@ -27,8 +27,7 @@ from mcastd.delivery.description import ObjectDescription, Run
 from mcastd.delivery.landing import Landing, Partial, settle
 from mcastd.delivery.refused import RefusedError
 from mcastd.delivery.symbols import Allowance, SymbolCounts
-from mcastd.errors import McastdError
-from mcastd.protocols.raptorq import CodecError
+from mcastd.protocols.raptorq import NotInstalledError
 
 # Objects that are described, of which each takes some memory.
 OBJECTS_MAX = 200_000
@@ -96,10 +95,13 @@ class Received:
         return 0 if assembly is None else assembly.blocks.count - assembly.left
 
     @property
-    def cannot_repair(self) -> McastdError | CodecError | None:
-        """Why what is missing of it cannot be repaired; None: it can, or that was not tried."""
+    def unrepaired(self) -> str:
+        """Why what is missing of it cannot be repaired; "": it can, or that was not tried."""
         assembly = self.assembly
-        return None if assembly is None else assembly.cannot_repair
+        if assembly is None or (error := assembly.cannot_repair) is None:
+            return ""
+        cause = error.cause if isinstance(error, NotInstalledError) else str(error)
+        return f"cannot repair: {cause}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,9 +208,11 @@ class Reception:
             self._forget(known)
             self.states[ObjectState.EXPIRED] += known.state is not ObjectState.LANDED
 
-    def close(self) -> None:
-        """Let go of all objects. A later run can go on with those that have hashes."""
+    def close(self, *, for_good: bool = False) -> None:
+        """Let go of all objects. A later run can go on with what has hashes, unless it is ``for_good``."""
         for known in list(self._objects.values()):
+            if for_good:
+                self._discard(known)
             self._forget(known)
 
     # -- one object

@@ -90,6 +90,8 @@ CAUSES: tuple[Cause, ...] = (
     # Its reader's service does not see a pipe that is private to ours, so that no reader opens it.
     _cause("output-private", "fifo-no-reader"),
     _cause("fifo-no-reader", *LOSING),
+    _cause("files-unrepaired"),
+    _cause("files-refused"),
     _cause("output-failing"),
     # what the worker says, where nothing above explains it
     _cause("worker-waiting", "stale"),

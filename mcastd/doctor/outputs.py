@@ -9,7 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from mcastd.config import OUTPUTS, FifoOutput, InboundSubscription, OutputPath, OutputSettings
+from mcastd.config import (
+    OUTPUTS,
+    DirectoryOutput,
+    FifoOutput,
+    InboundSubscription,
+    OutputPath,
+    OutputSettings,
+)
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.files import seen
 from mcastd.doctor.finding import Finding, Said, Severity, Way
@@ -209,5 +216,35 @@ def _reader(looked: Looked) -> Iterator[Finding]:
     )
 
 
+def _objects(looked: Looked) -> Iterator[Finding]:
+    """What keeps single files from a directory while others come."""
+    state, path = looked.state, looked.output.label
+    if state is None or state.objects is None:
+        return
+    objects = state.objects
+    if objects.unrepaired:
+        yield Finding(
+            "files-unrepaired",
+            Severity.WARNING,
+            f"what is lost of the files for {path} comes only with another pass: {objects.unrepaired}",
+            (looked.said, f"unrepaired: {objects.unrepaired} (status)"),
+            "install the library raptorq if it is missing: pip install 'mcastd[files]'",
+        )
+    if refused := objects.states.get("refused", 0):
+        yield Finding(
+            "files-refused",
+            Severity.WARNING,
+            f"{refused} of the files for {path} are refused",
+            (
+                looked.said,
+                f"states: {dict(objects.states)}; dropped: {dict(state.counters.dropped)} (status)",
+            ),
+            "the log says why for each, and what to do: object.refused",
+        )
+
+
 # By the settings of a kind of output: what its paths, and its error, do not tell.
-CHECKS: Mapping[type[OutputSettings], Callable[[Looked], Iterator[Finding]]] = {FifoOutput: _reader}
+CHECKS: Mapping[type[OutputSettings], Callable[[Looked], Iterator[Finding]]] = {
+    DirectoryOutput: _objects,
+    FifoOutput: _reader,
+}

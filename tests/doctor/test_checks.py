@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mcastd.config import InboundSubscription, OutboundChannel
+from mcastd.config import DirectoryOutput, InboundSubscription, OutboundChannel
 from mcastd.doctor import (
     configuration,
     files,
@@ -435,6 +435,43 @@ def test_a_fifo(tmp_path: Path, before: Any, now: Any, expected: list[tuple[str,
     earlier, status = (told(path, error, reason, no_reader=count) for error, reason, count in (before, now))
     subject = Subject("inbound/news", settings, "active", status=status, earlier=earlier)
     assert said(outputs.outputs, subject, Given()) == expected
+
+
+@pytest.mark.parametrize(
+    ("unrepaired", "states", "expected"),
+    [
+        ("", {"landed": 5, "receiving": 2}, []),
+        ("cannot repair: raptorq is not installed", {"receiving": 3}, [("files-unrepaired", "warning")]),
+        ("", {"refused": 4}, [("files-refused", "warning")]),
+    ],
+)
+def test_a_directory_of_files(
+    tmp_path: Path, unrepaired: str, states: dict[str, int], expected: list[tuple[str, str]]
+) -> None:
+    output = DirectoryOutput(path=tmp_path)
+    settings = inbound(output=str(tmp_path / "news")).settings.model_copy(update={"output": (output,)})
+    status = told(tmp_path, None, None)
+    status["outputs"][0]["objects"] = {"unrepaired": unrepaired, "states": states}
+    subject = Subject("inbound/news", settings, "active", status=status, earlier=status)
+    assert said(outputs.outputs, subject, Given()) == expected
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda path: path.mkdir(), []),
+        (lambda path: None, []),
+        (lambda path: path.touch(), [("output-wrong-kind", "broken")]),
+        (lambda path: path.symlink_to("/dev/null"), [("output-wrong-kind", "broken")]),
+    ],
+)
+def test_a_directory_that_is_to_have_files(
+    tmp_path: Path, make: Any, expected: list[tuple[str, str]]
+) -> None:
+    make(tmp_path / "images")
+    output = DirectoryOutput(path=tmp_path / "images")
+    settings = inbound(output=str(tmp_path / "news")).settings.model_copy(update={"output": (output,)})
+    assert said(outputs.outputs, Subject("inbound/news", settings, "active"), Given()) == expected
 
 
 def test_an_output_below_what_is_no_directory(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from mcastd.inbound.sinks.directory import EXPIRE_SECONDS, DirectorySink
 from mcastd.inbound.sinks.formats import FORMATS
 from mcastd.inbound.sinks.paths import RETRY_SECONDS
 from mcastd.inbound.symbols import SymbolBatch
+from mcastd.protocols.raptorq import NotInstalledError
 from mcastd.status import ObjectsStatus
 from mcastd.worker import Signal
 
@@ -43,7 +44,7 @@ class Time:
 class Received:
     """A sink over a directory, and what it was given."""
 
-    def __init__(self, path: Path, **settings: Any) -> None:
+    def __init__(self, path: Path, *, decode: Any = None, **settings: Any) -> None:
         self.time = Time()
         self.path = path
         config = DirectoryOutput(path=path, **settings)
@@ -53,7 +54,7 @@ class Received:
             Account(config, log.get_logger()),
             now=lambda: self.time.monotonic,
             wall=lambda: self.time.wall,
-            decode=decode_of([SENT, OTHER]),
+            decode=decode or decode_of([SENT, OTHER]),
         )
         self.given = 0
 
@@ -134,7 +135,7 @@ def test_what_is_being_received_is_shown_latest_first(receive: Callable[..., Rec
         ("images/0.img", "receiving", 250, 56, 1, 2),
         ("images/1.img", "receiving", 100, 43, 0, 1),
     ]
-    assert (objects.duplicate, objects.surplus, objects.cannot_repair) == (1, 0, "")
+    assert (objects.duplicate, objects.surplus, objects.unrepaired) == (1, 0, "")
     assert from_json(ObjectsStatus, as_json(objects)) == objects
 
 
@@ -261,6 +262,28 @@ def test_what_nothing_describes_any_more_is_forgotten(receive: Callable[..., Rec
     assert received.states() == {"expired": 1}
     received.write(run(SENT, 0))
     assert received.sink.counters.dropped == {"expired": 8}
+
+
+def test_what_cannot_be_repaired_is_said_while_it_is_missing(receive: Callable[..., Received]) -> None:
+    def decode(*_: object) -> bytes:
+        raise NotInstalledError("cannot repair a block")
+
+    received = receive(decode=decode)
+    received.write(run(SENT, 0, 0, 7), run(SENT, 0, 8, 1))
+    objects = received.sink.status().objects
+    assert objects is not None
+    assert received.sink.problem == objects.unrepaired == "cannot repair: raptorq is not installed"
+    received.write(*whole(SENT))
+    assert received.sink.problem == ""
+    assert received.states() == {"landed": 1}
+
+
+def test_of_an_output_that_there_is_no_more_nothing_is_left(receive: Callable[..., Received]) -> None:
+    received = receive()
+    received.write(run(SENT, 0))
+    assert os.listdir(received.path / PARTIAL_DIRECTORY)
+    received.sink.close(for_good=True)
+    assert os.listdir(received.path) == []
 
 
 def test_after_a_restart_it_goes_on(receive: Callable[..., Received]) -> None:

@@ -67,7 +67,13 @@ class DirectorySink(Sink):
         self._landing = Landing(config.path)
         self._counts = SymbolCounts(dropped=account.counters.dropped)
         self._reception: Reception | None = None  # while the directory is open
+        self._unrepaired = ""  # why files that are being received cannot be repaired
         self._expire_at = self._sweep_at = 0.0  # monotonic time
+
+    @property
+    def problem(self) -> str:
+        """Also what keeps files from being repaired, while some wait for that."""
+        return self._account.problem or self._unrepaired
 
     def open(self) -> None:
         self.tick(self._now())
@@ -108,7 +114,7 @@ class DirectorySink(Sink):
 
     def close(self, *, for_good: bool = False) -> None:
         if self._reception is not None:
-            self._reception.close()
+            self._reception.close(for_good=for_good)
             self._reception = None
         self._landing.close()
         self._codec.close()
@@ -148,6 +154,7 @@ class DirectorySink(Sink):
         end = now + WORK_SECONDS
         more_at = reception.work(now, lambda: self._now() >= end)
         self.deadline = min(self._expire_at, math.inf if more_at is None else more_at)
+        self._unrepaired = next((why for one in reception.receiving.values() if (why := one.unrepaired)), "")
         if (trouble := next((one.trouble for one in reception.troubled.values()), None)) is None:
             self._account.recovered()
             return
@@ -172,7 +179,6 @@ class DirectorySink(Sink):
         """For any thread: what it reads may change meanwhile."""
         counts, receiving = self._counts, self._reception  # once: it may be closed meanwhile
         latest = [] if receiving is None else list(receiving.receiving.values())[-NAMED_OBJECTS:]
-        cannot = (str(one.cannot_repair) for one in latest if one.cannot_repair is not None)
         return ObjectsStatus(
             states={} if receiving is None else _present(receiving.states),
             receiving=tuple(_status(one) for one in reversed(latest)),
@@ -182,7 +188,7 @@ class DirectorySink(Sink):
             surplus=counts.surplus,
             restored=counts.restored,
             wrong_blocks=counts.wrong_blocks,
-            cannot_repair=next(cannot, ""),
+            unrepaired=self._unrepaired,
         )
 
 
