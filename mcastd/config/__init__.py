@@ -17,6 +17,7 @@ from mcastd.config.outputs import OUTPUTS
 from mcastd.config.protocols import (
     INBOUND_PROTOCOLS,
     OUTBOUND_PROTOCOLS,
+    FluteInbound,
     FluteOutbound,
     InboundProtocol,
     OutboundProtocol,
@@ -41,6 +42,7 @@ __all__ = [
     "FifoOutput",
     "FileOutput",
     "FileSourceSettings",
+    "FluteInbound",
     "FluteOutbound",
     "GroupSettings",
     "InboundProtocol",

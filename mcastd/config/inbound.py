@@ -59,7 +59,8 @@ class InboundSubscription(GroupSettings):
     )
     protocol: Annotated[InboundProtocol, INBOUND_PROTOCOLS] = Field(
         RawInbound(),
-        description='What stands on the wire: "raw" is written as it comes; or a table with kind.',
+        description='What stands on the wire: "raw" is written as it comes, "flute" is whole files; or a'
+        " table with kind.",
     )
     output: OutputTables = Field(
         description="Where datagrams go: a file's path, a table with kind and path, or an array of these."
@@ -99,8 +100,10 @@ def _not_together(protocol: InboundProtocol, output: OutputSettings) -> str:
     """Why a protocol and an output of a subscription contradict each other, with the way out."""
     if output.takes_objects:
         givers = [kind for kind, model in INBOUND_PROTOCOLS.models.items() if model.gives_objects]
-        way_out = f"set protocol to {choose(givers)}" if givers else "no protocol here does"
-        return f"{show(output.kind)} takes files, and protocol {show(protocol.kind)} gives none; {way_out}"
+        return (
+            f"{show(output.kind)} takes files, and protocol {show(protocol.kind)} gives none; set protocol to"
+            f" {choose(givers)}"
+        )
     takers = [kind for kind, model in OUTPUTS.models.items() if model.takes_objects]
     return (
         f"protocol {show(protocol.kind)} gives files, which {show(output.kind)} does not take; let the output"

@@ -61,7 +61,22 @@ class RawInbound(InboundProtocol):
     kind: Literal["raw"] = Field("raw", description='"raw".')
 
 
+class FluteInbound(InboundProtocol):
+    """Whole files, as FLUTE has them (RFC 6726), for an output of kind "directory"."""
+
+    gives_objects: ClassVar[bool] = True
+
+    kind: Literal["flute"] = Field("flute", description='"flute".')
+    session: SessionNumber | None = Field(
+        None,
+        description="The number of the session (TSI) that is received; absent: the first that is heard, and"
+        " another one when that has been silent for 30 s.",
+    )
+
+
 OUTBOUND_PROTOCOLS = Kinds[OutboundProtocol](
     RawOutbound, FluteOutbound, short="kind", words="the name of a protocol"
 )
-INBOUND_PROTOCOLS = Kinds[InboundProtocol](RawInbound, short="kind", words="the name of a protocol")
+INBOUND_PROTOCOLS = Kinds[InboundProtocol](
+    RawInbound, FluteInbound, short="kind", words="the name of a protocol"
+)

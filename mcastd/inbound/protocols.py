@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from mcastd.config import InboundProtocol
+from mcastd.inbound.flute import FluteSequencer
 from mcastd.net.link import Batch
 
 
@@ -37,7 +38,10 @@ def _raw(_: InboundProtocol, __: Counter[str]) -> None:
 
 # By kind: makes the protocol of its settings. It counts what it drops, by reason, in the Counter. None: all
 # datagrams go on as they are.
-PROTOCOLS: dict[str, Callable[[Any, Counter[str]], Sequencer | None]] = {"raw": _raw}
+PROTOCOLS: dict[str, Callable[[Any, Counter[str]], Sequencer | None]] = {
+    "raw": _raw,
+    "flute": FluteSequencer,
+}
 
 
 def make_protocol(settings: InboundProtocol, dropped: Counter[str]) -> Sequencer | None:

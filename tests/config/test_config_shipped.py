@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
-from support.objects import ObjectsSettings
 
 from mcastd.config import (
-    INBOUND_PROTOCOLS,
     OUTPUTS,
     SOURCES,
     Config,
@@ -98,21 +96,22 @@ ABSENT_BY_DEFAULT = {
 
 
 @pytest.mark.parametrize("number", COMMENTED, ids=lambda number: LINES[number].split()[1])
-def test_each_commented_key_can_be_uncommented(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_commented_key_can_be_uncommented(number: int, tmp_path: Path) -> None:
     lines = list(LINES)
     start = max(n for n in range(number) if re.match(r"(# )?\[", lines[n]))
     if lines[start].startswith("# ["):  # another way to say a key: all of it, without what it replaces
         end = next((n for n in range(start, len(lines)) if lines[n] in ("#", "")), len(lines))
         lines[start:end] = [line.removeprefix("# ") for line in lines[start:end]]
         replaced = lines[start].strip("[]").rpartition(".")[2]
-        if 'kind = "directory"' in "\n".join(lines[start:end]):
-            monkeypatch.setitem(INBOUND_PROTOCOLS.models, "objects", ObjectsSettings)
-            lines[start:start] = ['protocol = "objects"']
+        table = lines[start:end]
         lines = [line for line in lines if not line.startswith(f"{replaced} = ")]
-        if 'kind = "flute"' in lines[start:end]:  # which takes a rate
+        if "[inbound.news.protocol]" in table:
+            files = 'output = { kind = "directory", path = "/srv/images" }'
+            lines = [re.sub("^output = .*", files, line) for line in lines]
+        elif "[outbound.news.protocol]" in table:  # which takes a rate
             lines = [re.sub("^# rate = ", "rate = ", line) for line in lines]
+        elif 'kind = "directory"' in "\n".join(table):
+            lines.insert(lines.index("[inbound.news.output]"), 'protocol = "flute"')
     else:
         lines[number] = lines[number].removeprefix("# ")
     (tmp_path / "mcastd.toml").write_text("\n".join(lines))

@@ -1,0 +1,303 @@
+"""``protocol = "flute"`` (RFC 6726): from datagrams to symbols of objects that are described.
+
+```
+  datagrams --> PacketReader --> stretches --+-- object 0: FdtReception --> entries --> descriptions
+                                             |                                              |
+                                             +-- others: held until they are described -----+--> runs
+```
+
+A TSI names a session among those of one sender. Where the settings have none, the first that is heard is
+received, and another one when that has been silent for a while. Senders are not told apart: two that use the
+same TSI in one group disturb each other, unless the subscription names its ``sources``.
+
+What the close flags say (A, B) anybody can say: they are ignored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from mcastd import clock
+from mcastd.clock import Clock
+from mcastd.config import FluteInbound
+from mcastd.delivery.description import ObjectDescription, Run
+from mcastd.delivery.names import UnsafeNameError, safe_name
+from mcastd.delivery.refused import UNSAFE_NAME
+from mcastd.inbound.symbols import SymbolBatch
+from mcastd.net.link import Batch
+from mcastd.protocols.alc import AlcHeader, PacketBytes, PacketReader, Stretch
+from mcastd.protocols.fdt import FdtInstance, FileEntry
+from mcastd.protocols.fdt_reception import FdtReception
+from mcastd.protocols.fec import Blocks, Oti
+from mcastd.protocols.lct import Malformed
+
+# Reasons to drop a datagram.
+MALFORMED = "malformed"  # it is no packet of FLUTE, or contradicts what is said of its object
+FOREIGN_SESSION = "foreign-session"
+NO_FDT = "no-fdt"  # its object was not described in time, or too much waits for that
+REFUSED = "refused"  # it is of an FDT instance that is not taken
+# Descriptions that are kept: those that were told last. A sender repeats those of what it sends.
+OBJECTS_MAX = 20_000
+# Datagrams that are held until their objects are described; bytes of their payloads; and for how long.
+HELD_MAX = 16_384
+HELD_MAX_BYTES = 16 << 20
+HOLD_SECONDS = 30.0
+# A session that is silent for so long gives its place to another one.
+SILENT_SECONDS = 30.0
+# Between looks for descriptions that hold no more.
+EXPIRE_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class _Object:
+    """What is said of an object, and what of that can be used."""
+
+    entry: FileEntry
+    expires: int
+    description: ObjectDescription | None = None
+    blocks: Blocks | None = None  # of the description
+    refused: str = ""  # why its datagrams are dropped
+
+    @property
+    def lacks_cut(self) -> bool:
+        """Return True if nobody has said how the object is cut."""
+        return self.description is None and not self.refused
+
+
+class _Symbols(NamedTuple):
+    """Consecutive symbols of one block, a datagram each."""
+
+    header: AlcHeader
+    sbn: int
+    esi: int  # of the first one
+    block_symbols: int | None  # as in Stretch
+    payloads: Sequence[bytes | memoryview]
+
+
+@dataclass(slots=True)
+class _Held:
+    """What is held of an object, in copies."""
+
+    until: float  # monotonic time
+    symbols: list[_Symbols] = field(default_factory=list)
+
+
+class FluteSequencer:
+    """A :class:`~mcastd.inbound.protocols.Sequencer`, whose batches are SymbolBatches."""
+
+    reasons: Sequence[str] = (MALFORMED, FOREIGN_SESSION, NO_FDT, REFUSED, UNSAFE_NAME)
+
+    def __init__(
+        self,
+        settings: FluteInbound,
+        dropped: Counter[str],
+        *,
+        now: Clock = clock.monotonic,
+        wall: Clock = clock.wall,
+    ) -> None:
+        self.held = 0
+        self.deadline = math.inf
+        self._dropped = dropped
+        self._now = now
+        self._wall = wall
+        self._reader = PacketReader()
+        self._any_session = settings.session is None
+        self._session = settings.session
+        self._heard_at = -math.inf  # monotonic time of the session's last datagram
+        self._tables = FdtReception()
+        self._objects: OrderedDict[int, _Object] = OrderedDict()  # by TOI; what was told last is the last
+        self._expire_at = -math.inf  # monotonic time
+        self._held: OrderedDict[int, _Held] = OrderedDict()  # by TOI; what began first is the first
+        self._held_bytes = 0
+        self._runs: list[Run] = []  # of the batch that is fed, as are ...
+        self._news: list[ObjectDescription] = []
+        self._descriptive = 0  # datagrams without a symbol of an object
+        self._descriptive_bytes = 0
+
+    def feed(self, batch: Batch) -> Iterable[Batch]:
+        datagrams, now = batch.payloads, self._now()
+        if now >= self._expire_at:
+            self._expire_at = now + EXPIRE_SECONDS
+            self._forget_expired()
+        stretches = self._reader.read(datagrams)
+        self._drop(MALFORMED, len(datagrams) - sum(stretch.length for stretch in stretches))
+        for stretch in stretches:
+            self._take(stretch, datagrams, now)
+        yield self._given()
+
+    def expire(self, now: float) -> Iterable[Batch]:
+        while self.deadline <= now and self._held:
+            overdue = self._unhold(next(iter(self._held)))
+            self._drop(NO_FDT, sum(len(symbols.payloads) for symbols in overdue))
+        return ()
+
+    def _given(self) -> SymbolBatch:
+        """What has gathered while a batch was fed."""
+        given = SymbolBatch(self._runs, self._news, self._descriptive, self._descriptive_bytes)
+        self._runs, self._news, self._descriptive, self._descriptive_bytes = [], [], 0, 0
+        return given
+
+    def _drop(self, reason: str, number: int) -> None:
+        if number:
+            self._dropped[reason] += number
+
+    # -- datagrams
+
+    def _take(self, stretch: Stretch, datagrams: Sequence[PacketBytes], now: float) -> None:
+        header, toi, number = stretch.header, stretch.header.toi, stretch.length
+        if not self._is_ours(header.tsi, now):
+            self._drop(FOREIGN_SESSION, number)
+            return
+        symbols = _Symbols(
+            header, stretch.sbn, stretch.esi, stretch.block_symbols, stretch.payloads(datagrams)
+        )
+        known = self._objects.get(toi) if toi else None
+        if known is not None and known.lacks_cut and header.fti is not None:
+            self._cut(known, *header.fti)
+        if toi is None or not len(symbols.payloads[0]):
+            self._descriptive += number
+        elif toi == 0:
+            self._take_table(symbols)
+        elif known is None or known.lacks_cut:
+            self._hold(toi, symbols, now)
+        else:
+            self._give(known, symbols)
+
+    def _is_ours(self, tsi: int, now: float) -> bool:
+        """Return True for the session that is received: maybe from now on."""
+        if tsi != self._session:
+            if not self._any_session or now < self._heard_at + SILENT_SECONDS:
+                return False
+            self._begin_session(tsi)
+        self._heard_at = now
+        return True
+
+    def _begin_session(self, tsi: int) -> None:
+        """Objects of another session have the same numbers."""
+        self.expire(math.inf)
+        self._session = tsi
+        self._objects = OrderedDict()
+        self._tables = FdtReception()
+
+    def _give(self, known: _Object, symbols: _Symbols) -> None:
+        """Give on symbols of an object that is described, unless they contradict that."""
+        description, blocks, header = known.description, known.blocks, symbols.header
+        if description is None or blocks is None:
+            self._drop(known.refused, len(symbols.payloads))
+        elif (
+            header.scheme != description.oti.scheme
+            or header.fti not in (None, (description.oti, description.length))
+            or not _is_cut_so(blocks, symbols.sbn, symbols.block_symbols)
+        ):
+            self._drop(MALFORMED, len(symbols.payloads))
+        else:
+            self._runs.append(Run(description, symbols.sbn, symbols.esi, symbols.payloads))
+
+    # -- descriptions
+
+    def _take_table(self, symbols: _Symbols) -> None:
+        """Take datagrams of an FDT instance."""
+        wall = self._wall()
+        for esi, payload in enumerate(symbols.payloads, symbols.esi):
+            try:
+                found = self._tables.take(symbols.header, symbols.sbn, esi, payload, wall)
+                if found is not None and found.expires <= wall:  # RFC 6726 section 3.3
+                    raise Malformed("expired", "an FDT instance says nothing when it has expired")
+            except Malformed:
+                self._drop(REFUSED, 1)
+                continue
+            if found is not None:
+                self._take_entries(found)
+            self._descriptive += 1
+            self._descriptive_bytes += len(payload)
+
+    def _take_entries(self, instance: FdtInstance) -> None:
+        """Note what an instance says, whether it is new or came again."""
+        for entry in instance.files:
+            known = self._objects.get(entry.toi)
+            if known is None or (known.entry is not entry and known.entry != entry):
+                known = self._objects[entry.toi] = _Object(entry, instance.expires)
+                self._describe(known)
+            elif instance.expires > known.expires:
+                known.expires = instance.expires
+                if known.description is not None:
+                    known.description = replace(known.description, expires=float(instance.expires))
+                    self._news.append(known.description)
+            elif known.description is not None and not known.description.length:
+                # It has no symbol that tells of it, and an output may have begun meanwhile
+                self._news.append(known.description)
+            self._objects.move_to_end(entry.toi)
+            if len(self._objects) > OBJECTS_MAX:
+                self._objects.popitem(last=False)
+
+    def _describe(self, known: _Object) -> None:
+        """Make a description of what an entry says, or of that and an EXT_FTI, as soon as it is enough."""
+        entry = known.entry
+        if entry.oti is not None and entry.transfer_length is not None:
+            self._cut(known, entry.oti, entry.transfer_length)
+            return
+        held = self._held.get(entry.toi)
+        told = (symbols.header.fti for symbols in held.symbols) if held is not None else ()
+        if (fti := next(filter(None, told), None)) is not None:
+            self._cut(known, *fti)
+
+    def _cut(self, known: _Object, oti: Oti, length: int) -> None:
+        """Describe an object that is cut so, and give on what was held of it."""
+        entry = known.entry
+        try:
+            name = safe_name(entry.location)
+        except UnsafeNameError:
+            known.refused = UNSAFE_NAME
+        else:
+            known.blocks = Blocks(oti, length)  # which the parsers of both have tried
+            known.description = ObjectDescription(
+                toi=entry.toi,
+                name=name,
+                length=length,
+                content_length=entry.content_length,
+                oti=oti,
+                encoding=entry.encoding,
+                md5=entry.md5 or None,
+                expires=float(known.expires),
+            )
+            self._news.append(known.description)
+        for symbols in self._unhold(entry.toi):
+            self._give(known, symbols)
+
+    def _forget_expired(self) -> None:
+        wall = self._wall()
+        for toi in [toi for toi, known in self._objects.items() if known.expires <= wall]:
+            del self._objects[toi]
+
+    # -- what waits for a description
+
+    def _hold(self, toi: int, symbols: _Symbols, now: float) -> None:
+        number, size = len(symbols.payloads), sum(map(len, symbols.payloads))
+        if self.held + number > HELD_MAX or self._held_bytes + size > HELD_MAX_BYTES:
+            self._drop(NO_FDT, number)
+            return
+        held = self._held.setdefault(toi, _Held(now + HOLD_SECONDS))
+        held.symbols.append(symbols._replace(payloads=[*map(bytes, symbols.payloads)]))
+        self._count_held(number, size)
+
+    def _unhold(self, toi: int) -> list[_Symbols]:
+        """Hold nothing of an object any more. Returns what was held."""
+        if (held := self._held.pop(toi, None)) is None:
+            return []
+        payloads = [payload for symbols in held.symbols for payload in symbols.payloads]
+        self._count_held(-len(payloads), -sum(map(len, payloads)))
+        return held.symbols
+
+    def _count_held(self, number: int, size: int) -> None:
+        self.held += number
+        self._held_bytes += size
+        self.deadline = next(iter(self._held.values())).until if self._held else math.inf
+
+
+def _is_cut_so(blocks: Blocks, sbn: int, told: int | None) -> bool:
+    """Return True if a block has as many symbols as a payload ID told, if it told that."""
+    return told is None or (sbn < blocks.count and blocks.symbols(sbn) == told)
