@@ -41,6 +41,8 @@ STRIPE_BLOCKS_MAX = 64
 # How often the FDT is sent before the first symbol of a pass, and with a stripe.
 FDT_AT_START = 4
 FDT_OF_STRIPE_MIN = 3
+# The FDT instance ids that a carousel may use up on average: after a restart the next ones are free then.
+INSTANCES_PER_SECOND = 16
 # Repair symbols begin anew after this many times the source symbols of the block.
 REPAIR_CYCLE = 4
 
@@ -112,10 +114,10 @@ class _BlockOnAir:
 
 
 class _Instance(NamedTuple):
-    """An FDT instance: the same id for the same bytes, as long as it lives (RFC 6726 section 3.4.1)."""
+    """An FDT instance: one id for the same bytes, as long as they hold (RFC 6726 section 3.4.1)."""
 
-    packets: Datagrams
-    renew_at: float  # seconds since the epoch
+    number: int
+    expires: int  # seconds since the epoch
 
 
 class Carousel:
@@ -143,8 +145,9 @@ class Carousel:
         self._make_repair = make_repair
         self._fdt_copies = max(FDT_OF_STRIPE_MIN, 1 + repair_symbols(1, loss))
         self._fdt_room = max_datagram - FDT_HEADER_BYTES
-        self._fdt_id = -1  # of the next FDT instance; it begins with the time
-        self._instances: dict[tuple[int, ...], _Instance] = {}  # on air, by the TOIs that they describe
+        self._next_instance = -1  # it begins with the time
+        self._instances: dict[tuple[int, ...], _Instance] = {}  # that hold, by the TOIs that they describe
+        self._packets: dict[_Instance, Datagrams] = {}  # of those on air
         self._given_up: set[int] = set()  # TOIs of files that have changed in this pass
         self._steps: Iterator[Datagrams] = iter(())
         self._now = 0.0
@@ -160,6 +163,7 @@ class Carousel:
         self.changed = []
         self._given_up.clear()
         self._life = life
+        self._instances = {key: one for key, one in self._instances.items() if one.expires > self._now}
         self._steps = self._pass(files)
 
     def next(self, now: float) -> Datagrams | None:
@@ -174,7 +178,7 @@ class Carousel:
         copies = FDT_AT_START
         for stripe in self._stripes(files):
             groups = self._groups(stripe)
-            self._instances = {key: self._instances[key] for key in groups if key in self._instances}
+            self._packets.clear()
             for _ in range(copies):
                 yield from self._describe(groups)
             copies = 1
@@ -235,8 +239,9 @@ class Carousel:
                 block.put(datagrams, first, block.source[first:end])
                 if (at + 1) * turns // (len(stripe) + 1) == turn:  # one after another: each takes its time
                     block.encode(self._make_repair)
-            self.progress.source_sent += len(datagrams.headers)
-            yield datagrams
+            if datagrams.headers:
+                self.progress.source_sent += len(datagrams.headers)
+                yield datagrams
         for block in stripe:
             block.encode(self._make_repair)
             block.source = []
@@ -246,8 +251,9 @@ class Carousel:
             for block in stripe:
                 first, end = _share(block.repair_count, turn, turns)
                 block.put(datagrams, block.source_count + block.skip + first, block.repair[first:end])
-            self.progress.repair_sent += len(datagrams.headers)
-            yield datagrams
+            if datagrams.headers:
+                self.progress.repair_sent += len(datagrams.headers)
+                yield datagrams
 
     def _load(self, block: _BlockOnAir) -> None:
         if block.file.toi in self._given_up:
@@ -275,21 +281,26 @@ class Carousel:
         """The FDT instances of groups of files, and the packets of those that are empty."""
         for key, files in groups.items():
             instance = self._instances.get(key)
-            if instance is None or self._now >= instance.renew_at:
-                instance = self._instances[key] = self._instance(files)
-            yield instance.packets
+            if instance is None or instance.expires - self._now < self._life / 2:
+                instance = self._instances[key] = self._new_instance()
+            if instance not in self._packets:
+                self._packets[instance] = self._build(instance, files)
+            yield self._packets[instance]
 
-    def _instance(self, files: Sequence[SourceFile]) -> _Instance:
-        expires = int(self._now + self._life)
-        data = fdt.build(fdt.FdtInstance(expires, tuple(map(_entry, files))))
-        if self._fdt_id < 0:  # after a restart most likely not one that receivers still have
-            self._fdt_id = int(self._now)
-        packets = alc.fdt_packets(self._session, self._fdt_id % alc.FDT_IDS, data, self._fdt_room)
-        self._fdt_id += 1
+    def _new_instance(self) -> _Instance:
+        if self._next_instance < 0:  # after a restart not one that receivers still have
+            self._next_instance = int(INSTANCES_PER_SECOND * self._now)
+        number = self._next_instance % alc.FDT_IDS
+        self._next_instance += 1
+        return _Instance(number, int(self._now + self._life))
+
+    def _build(self, instance: _Instance, files: Sequence[SourceFile]) -> Datagrams:
+        data = fdt.build(fdt.FdtInstance(instance.expires, tuple(map(_entry, files))))
+        packets = alc.fdt_packets(self._session, instance.number, data, self._fdt_room)
         packets += [
             alc.empty_object(self._session, file.toi, file.oti.scheme) for file in files if not file.length
         ]
-        return _Instance(Datagrams(packets, [b""] * len(packets)), self._now + self._life / 2)
+        return Datagrams(packets, [b""] * len(packets))
 
 
 def _turns_of(counts: Sequence[int]) -> int:

@@ -194,9 +194,7 @@ class Catalog:
 
     def _changed(self, file: SourceFile, cause: str, number: int = 0) -> ChangedError:
         self._known.pop(file.name, None)
-        return ChangedError(
-            f"cannot send {shown('/'.join(file.name))}", cause, waits="sending it anew", errno=number
-        )
+        return ChangedError(f"cannot send {shown('/'.join(file.name))}", cause, errno=number)
 
     def _failed(self, error: OSError) -> SourceError:
         number = error.errno or 0

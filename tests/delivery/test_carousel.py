@@ -196,6 +196,22 @@ class TestDescription:
         assert second == first + 1
         assert receiver.expires[second] == int(NOW + LIFE / 2 + LIFE)
 
+    def test_it_is_the_same_in_each_pass(self, tmp_path: Path) -> None:
+        write(tmp_path / "tree", *([700] * 200))
+        carousel = carousel_of(tmp_path / "tree")
+        receiver = rebuilt(pass_of(carousel, 0))
+        instances = dict(receiver.instances)
+        assert len(instances) > 100
+        receiver.take(pass_of(carousel, 1, NOW + 1000))
+        assert receiver.instances == instances
+
+    def test_a_restart_takes_other_ids(self, tmp_path: Path) -> None:
+        write(tmp_path / "tree", *([700] * 50))
+        receiver = rebuilt(pass_of(carousel_of(tmp_path / "tree"), 0))
+        first = len(receiver.instances)
+        receiver.take(pass_of(carousel_of(tmp_path / "tree"), 0, NOW + first / 16))
+        assert len(receiver.instances) == 2 * first
+
     def test_instances_are_of_one_packet(self, tmp_path: Path) -> None:
         files = write(tmp_path / "tree", *([100] * 40))
         receiver = Rebuilding(SESSION)
@@ -225,7 +241,7 @@ class TestDescription:
     def test_ids_wrap(self, tmp_path: Path) -> None:
         write(tmp_path / "tree", 5)
         carousel = carousel_of(tmp_path / "tree")
-        now = float((1700 << 20) - 1)
+        now = ((1700 << 20) - 1) / 16
         receiver = rebuilt(pass_of(carousel, 0, now) + pass_of(carousel, 1, now + LIFE))
         assert list(receiver.instances) == [(1 << 20) - 1, 0]
 
@@ -248,7 +264,7 @@ class TestChange:
             receiver.take(batch)
         assert receiver.files() == {name: files[name] for name in ("001", "002")}
         assert [str(error) for error in carousel.changed] == [
-            "cannot send 000: it has changed since it was scanned; sending it anew"
+            "cannot send 000: it has changed since it was scanned"
         ]
         while not carousel._catalog.scan():
             pass

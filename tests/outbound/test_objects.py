@@ -160,6 +160,16 @@ class TestSource:
             assert receiver.files() == contents(tree)
             assert source.files.given_up == 0
             assert source.nap == 0
+            assert source.state == "finished"
+
+    def test_a_file_that_changes_in_the_last_pass(self, tree: Path) -> None:
+        with opened(tree) as source:
+            while source.files.pass_number == 0:
+                source.read()
+            (tree / "one").write_bytes(b"two")
+            (tree / "deep" / "odd").unlink()
+            assert rebuilt(round_of(source)).keys() == {"empty", "deep/even", "deep/er/large"}
+            assert source.state == "finished, but for 2 files that changed under way"
 
     def test_status(self, tree: Path) -> None:
         (tree / "link").symlink_to("one")

@@ -174,5 +174,7 @@ class ObjectsSource(Source):
         self._sending = False
         self.nap = CHANGED_PAUSE_SECONDS if self._carousel.changed else 0.0
         if self.rounds == self._last_round:
-            self.finished, self.state = True, "finished"
+            lost = len(self._carousel.changed)
+            self.finished = True
+            self.state = f"finished, but for {lost} files that changed under way" if lost else "finished"
             self._codec.close()
