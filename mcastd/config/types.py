@@ -20,6 +20,7 @@ from mcastd.config.addresses import (
     parse_one_interface,
     parse_source_address,
 )
+from mcastd.config.keys import parse_secret_place, parse_secret_places, parse_verifying_keys
 from mcastd.config.numbers import (
     format_dscp,
     format_duration,
@@ -122,5 +123,8 @@ OneInterface = Annotated[str, PlainValidator(parse_one_interface)]
 MetricsAddress = Annotated[str, PlainValidator(parse_metrics)]
 FilePath = Annotated[Path, PlainValidator(parse_path)]
 DirectoryPath = Annotated[Path, PlainValidator(parse_directory)]
+SecretPlace = Annotated[str, PlainValidator(parse_secret_place)]
+SecretPlaces = Annotated[tuple[str, ...], PlainValidator(parse_secret_places)]
+VerifyingKeys = Annotated[tuple[str, ...], PlainValidator(parse_verifying_keys)]
 SocketPath = Annotated[Path, PlainValidator(parse_socket_path)]
 WorkerName = Annotated[str, AfterValidator(check_name)]

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from mcastd.config import addresses, numbers, types
+from mcastd.config import addresses, keys, numbers, types
 from mcastd.config.addresses import (
     Interfaces,
     may_meet,
@@ -26,6 +26,7 @@ from mcastd.config.addresses import (
     parse_one_interface,
     parse_source_address,
 )
+from mcastd.config.keys import parse_secret_place, parse_secret_places, parse_verifying_keys
 from mcastd.config.numbers import (
     format_duration,
     format_mode,
@@ -48,6 +49,9 @@ from mcastd.ip import stays_on_link
 from mcastd.net import interfaces
 
 parse_size = size(1)
+PUBLIC = "ed25519:3UAXw+hDiVqStwqnTRt+vJyYLM8uxJaMwM1V8Sr0Zgw="  # RFC 8032 section 7.1, test 2
+SECRET = "TM0ImyjlltqdtsNGyREeD1uKMZ81q6YnpNqM9u1PqPs="
+LONG = "/etc/mcastd/keys/images/distribution/groupkey"  # as long as a key, of a key's characters
 HUGE = 1 << 20_000  # more digits than Python prints
 
 
@@ -185,9 +189,51 @@ def test_an_interface_address_is_normalised() -> None:
     assert parse_interface("2001:DB8:0::1") == "2001:db8::1"
 
 
+@pytest.mark.parametrize("place", ["/etc/mcastd/keys/images.key", "images.key", "/a b", "_x", LONG])
+def test_where_a_secret_key_is(place: str) -> None:
+    assert parse_secret_place(place) == place
+    assert parse_secret_places(place) == (place,)
+    assert parse_secret_places([place, "old.key"]) == (place, "old.key")
+    assert parse_verifying_keys([place, PUBLIC]) == (place, PUBLIC)
+
+
+def test_a_verifying_key_is_a_text_or_a_place() -> None:
+    assert parse_verifying_keys(PUBLIC) == (PUBLIC,)
+    assert parse_verifying_keys(["/etc/mcastd/images.pub", PUBLIC]) == ("/etc/mcastd/images.pub", PUBLIC)
+
+
+@pytest.mark.parametrize("parse", [parse_secret_place, parse_secret_places, parse_verifying_keys])
+@pytest.mark.parametrize("secret", [SECRET, SECRET[:-1], SECRET + "=", f"ed25519-secret:{SECRET}"])
+def test_a_secret_in_the_configuration_is_refused_and_not_repeated(
+    parse: Callable[[object], object], secret: str
+) -> None:
+    with pytest.raises(ValueError, match="put it into a file of its own, and name that") as refused:
+        parse(secret)
+    assert SECRET[:8] not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("parse", "value", "reason"),
     [
+        (parse_secret_place, 3, "must be the absolute path of a key file, or the name of a .*, not 3"),
+        (parse_secret_place, "", 'credential, not ""'),
+        (parse_secret_place, "keys/images.key", 'credential, not "keys/images.key"'),
+        (parse_secret_place, "/etc/mcastd/", 'credential, not "/etc/mcastd/"'),
+        (parse_secret_place, "/a\0b", r'credential, not "/a\\x00b"'),
+        (parse_secret_place, "a b", 'credential, not "a b"'),
+        (parse_secret_place, "..", 'credential, not ".."'),
+        (parse_secret_place, "x" * 256, "credential, not"),
+        (parse_secret_place, ["/a"], "not an array"),
+        (parse_secret_place, PUBLIC, 'is a verifying key, which goes into "verify_keys"'),
+        (parse_secret_place, "/etc/x.sign.pub", "is the public half of a pair; name the file without .pub"),
+        (parse_secret_places, [], "must have from 1 to 16 keys, not 0"),
+        (parse_secret_places, [f"/{number}" for number in range(17)], "must have from 1 to 16 keys, not 17"),
+        (parse_secret_places, ["/a", "/b", "/a"], '"/a" is there twice'),
+        (parse_secret_places, ["/a", ["/b"]], "not an array"),
+        (parse_verifying_keys, PUBLIC[:-1], "a verifying key is .* 32 bytes in base64, 44 characters"),
+        (parse_verifying_keys, "ed25519:" + "A" * 43 + "=", "is random"),
+        (parse_verifying_keys, [PUBLIC, PUBLIC], "is there twice"),
+        (parse_verifying_keys, 7, 'must be a verifying key like "ed25519:...", the absolute path .*, not 7'),
         (parse_duration, -1, "must be from 0 to 366 days, not -1"),
         (parse_duration, "-5s", r'must be a number of seconds, or a span .*, not "-5s"'),
         (parse_duration, float("nan"), "must be a number of seconds.*, not nan"),
@@ -329,7 +375,7 @@ def test_longest_paths_are_taken() -> None:
 
 PARSERS = [
     getattr(module, name)
-    for module in (addresses, numbers, types)
+    for module in (addresses, keys, numbers, types)
     for name in dir(module)
     if name.startswith("parse_")
 ] + [
