@@ -171,7 +171,8 @@ def download_wheels(destination: Path, pythons: set[str]) -> None:
     """From the package index, outside the root: what we depend on, and what builds our own wheel."""
     constraints = PROJECT / "packaging" / "deb-bundled" / "constraints.txt"
     project = roots.PYPROJECT["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["fast"], "setuptools", "wheel"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["fast"], *extras["files"], "setuptools", "wheel"]
     for python in pythons:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:"]
         platforms = [f"--platform={platform}" for platform in WHEEL_PLATFORMS]

@@ -34,12 +34,16 @@ PART = (
     "tests/metrics",
     "tests/outbound",
     "tests/supervisor",
+    "tests/delivery/test_keys.py",
+    "tests/protocols/test_manifest.py",
+    "tests/protocols/test_seal.py",
     "tests/daemon/test_life.py::test_stop_worker_and_start_worker",
     "tests/daemon/test_life.py::test_a_worker_starts_by_itself_when_the_cause_goes_away",
     "tests/daemon/test_life.py::test_a_bad_reload_changes_nothing_and_tells_the_caller",
     "tests/net/test_batch.py",
     "tests/net/test_burst.py",
     "tests/test_journal.py",
+    "tests/test_keytext.py",
     "tests/test_threads.py",
     "--ignore=tests/console/test_top.py",
 )
@@ -47,12 +51,11 @@ PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--numprocesses=3", "-
 
 _PROJECT = PYPROJECT["project"]
 SUPPORTED = re.findall(r"Python :: (3\.\d+)$", "\n".join(_PROJECT["classifiers"]), re.MULTILINE)
-LIBRARIES = [*_PROJECT["dependencies"], *_PROJECT["optional-dependencies"]["fast"]]
+_EXTRAS = _PROJECT["optional-dependencies"]
+LIBRARIES = [*_PROJECT["dependencies"], *_EXTRAS["fast"], *_EXTRAS["files"]]
 # Not the linters, which see the same everywhere, nor again what is a library, nor what most have no wheel of.
 TOOLS = [
-    tool
-    for tool in _PROJECT["optional-dependencies"]["dev"]
-    if tool not in LIBRARIES and not re.match("mypy|ruff|flute-alc", tool)
+    tool for tool in _EXTRAS["dev"] if tool not in LIBRARIES and not re.match("mypy|ruff|flute-alc", tool)
 ]
 
 # The Debian that has a Python; and what this part of the tests uses beside it.

@@ -52,7 +52,11 @@ def _as_debian(requirement: str) -> str:
 
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
 LIBRARIES = tuple(map(_as_debian, PYPROJECT["project"]["dependencies"]))
-FASTER = tuple(map(_as_debian, PYPROJECT["project"]["optional-dependencies"]["fast"]))  # what is recommended
+_EXTRAS = PYPROJECT["project"]["optional-dependencies"]
+# What our package recommends: all extras that Debian has.
+RECOMMENDED = tuple(
+    _as_debian(extra) for extra in (*_EXTRAS["fast"], *_EXTRAS["files"]) if not extra.startswith("raptorq")
+)
 
 # A host as a user has it, with what our package depends on: `apt install ./mcastd_*.deb` takes no network.
 HOST = ("systemd", "systemd-sysv", "dbus", "python3", "logrotate", "iproute2", "procps", "libpam-systemd")
@@ -64,7 +68,7 @@ ROOTS = {
         Root(
             "trixie",
             "trixie",
-            (*HOST, *LIBRARIES, *FASTER, "adduser", "bash-completion", "fish", "zsh", "rpm"),
+            (*HOST, *LIBRARIES, *RECOMMENDED, "adduser", "bash-completion", "fish", "zsh", "rpm"),
         ),
         Root("bookworm", "bookworm", (*HOST, "adduser")),
         Root(
