@@ -165,11 +165,11 @@ class ObjectSealer:
 
     def _seal(self, sbn: int, first: int, symbols: Sequence[bytes]) -> list[bytes]:
         encrypt, toi, header = self._aead.encrypt, self._toi, self._header
-        sealed = []
-        for esi, symbol in enumerate(symbols, start=first):
-            payload_id = self._scheme.identify(sbn, esi)
-            sealed.append(encrypt(toi + payload_id, symbol, header + payload_id))
-        return sealed
+        start = int.from_bytes(self._scheme.identify(sbn, first))  # the ESI is the lower part of a payload id
+        return [
+            encrypt(toi + (payload_id := number.to_bytes(4)), symbol, header + payload_id)
+            for number, symbol in enumerate(symbols, start)
+        ]
 
 
 class ObjectOpener:
