@@ -1,0 +1,101 @@
+"""Whole files from a channel's source to a subscription's directory, through memory: both halves agree."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from mcastd import log
+from mcastd.config import DirectoryOutput, FluteInbound, OutboundChannel
+from mcastd.delivery.names import PARTIAL_DIRECTORY
+from mcastd.inbound.flute import FluteSequencer
+from mcastd.inbound.sinks.account import Account
+from mcastd.inbound.sinks.directory import DirectorySink
+from mcastd.inbound.sinks.formats import FORMATS
+from mcastd.net.link import ListBatch
+from mcastd.outbound.sources import open_source
+from mcastd.protocols import raptorq
+
+pytestmark = pytest.mark.usefixtures("no_fd_leak")
+needs_library = pytest.mark.skipif(not raptorq.available(), reason="raptorq is not installed")
+
+
+class Way:
+    """A source, a loss, and a directory. Time stands still."""
+
+    def __init__(self, source: Path, received: Path, protect: str, loss: float) -> None:
+        protocol = {"kind": "flute", "protect": protect}
+        channel = {
+            "source": source,
+            "group": "239.255.1.2",
+            "port": 9190,
+            "rate": "1Gbit",
+            "protocol": protocol,
+        }
+        self.source = open_source(OutboundChannel.model_validate(channel | {"repeat": "forever"}))
+        self.dropped: Counter[str] = Counter()
+        self.sequencer = FluteSequencer(FluteInbound(), self.dropped)
+        output = DirectoryOutput(path=received)
+        self.sink = DirectorySink(
+            output,
+            FORMATS["raw"](lambda: "239.255.1.2", str),
+            Account(output, log.get_logger()),
+            decode=raptorq.decode,
+        )
+        self.sink.open()
+        self.arrived = 0
+        self._loss = loss
+        self._chance = random.Random(protect)
+
+    def round(self) -> None:
+        rounds = self.source.rounds
+        while self.source.rounds == rounds:
+            datagrams = [one for one in self.source.read() if self._chance.random() >= self._loss]
+            self.arrived += len(datagrams)
+            for batch in self.sequencer.feed(ListBatch(datagrams)):
+                self.sink.write(batch)
+
+    def close(self) -> None:
+        self.source.restart()
+        self.sink.close(for_good=True)
+
+
+def files_below(path: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(path)): file.read_bytes()
+        for file in path.rglob("*")
+        if file.is_file() and PARTIAL_DIRECTORY not in file.parts
+    }
+
+
+@pytest.mark.parametrize(
+    ("protect", "loss"),
+    [
+        ("0%", 0.0),
+        pytest.param("5%", 0.05, marks=needs_library),
+        pytest.param("20%", 0.2, marks=needs_library),
+    ],
+)
+def test_each_pass_brings_what_has_changed(tmp_path: Path, protect: str, loss: float) -> None:
+    source, received = tmp_path / "source", tmp_path / "received"
+    (source / "deep" / "er").mkdir(parents=True)
+    sizes = {"empty": 0, "one": 1, "deep/even": 2896, "deep/odd": 2897, "deep/er/large": 3_000_001}
+    for name, size in sizes.items():
+        (source / name).write_bytes(random.Random(size).randbytes(size))
+    way = Way(source, received, protect, loss)
+    try:
+        way.round()
+        assert files_below(received) == files_below(source)
+        (source / "deep" / "odd").write_bytes(b"other")
+        (source / "new").write_bytes(b"!" * 5000)
+        way.round()
+        assert files_below(received) == files_below(source)
+        counters = way.sink.counters
+        assert way.arrived == counters.written
+        assert not way.dropped
+        assert not counters.dropped
+    finally:
+        way.close()
