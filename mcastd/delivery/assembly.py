@@ -104,6 +104,7 @@ class Assembly:
         self.present = 0  # source symbols of the file
         self.blocks = blocks
         self.trouble: OSError | None = None  # what kept symbols from the file when it was last written
+        self.stalled = False  # a block of which enough has come could not be written: see retry()
         self.cannot_repair: NotInstalledError | CodecError | None = None
         self._repairs = description.oti.scheme == RAPTORQ
         if self._repairs and blocks.count and blocks.size(0) > BLOCK_MAX_BYTES:
@@ -203,12 +204,11 @@ class Assembly:
 
         Returns False if one has to wait still: ``trouble`` says why.
         """
+        self.stalled = False
         for sbn, block in list(self._open.items()):
-            if self._suffices(block):
-                self.trouble = None
-                self._finish(sbn, block)
-                if self.trouble is not None:
-                    return False
+            self._finish(sbn, block)
+            if self.stalled:
+                return False
         return True
 
     def examine_next(self) -> bool:
@@ -342,24 +342,21 @@ class Assembly:
 
     # -- blocks
 
-    def _suffices(self, block: _Block) -> bool:
-        """Return True if so much of a block has come that it may be completed."""
-        return not block.missing or (bool(block.repair) and len(block.repair) >= block.missing + block.failed)
-
     def _finish(self, sbn: int, block: _Block) -> None:
         """Complete a block if enough of it has come: decode and verify it, and write its holes."""
-        if not self._suffices(block):
+        if block.missing and (not block.repair or len(block.repair) < block.missing + block.failed):
             return
         if block.missing:
             try:
                 data = self._decoded(sbn, block)
             except OSError as error:
-                self.trouble = error
+                self.trouble, self.stalled = error, True
                 return
             if data is None:
                 return
             right = self._is_block(sbn, hashlib.sha256(data).digest()) if self._hashed else True
             if right and not self._fill(sbn, block, data):
+                self.stalled = True
                 return
         else:
             right = not self._hashed or self._has(self.fd, sbn)

@@ -194,8 +194,8 @@ class Reception:
 
         Returns the monotonic time when there is more to do; None: there is nothing.
         """
-        for known in [known for known in self._queue.values() if known.again <= now]:
-            while self._step(known, now):
+        for known in list(self._queue.values()):
+            while known.again <= now and self._step(known, now):
                 if is_over():
                     return now
             if is_over():
@@ -248,7 +248,7 @@ class Reception:
             content.require_receivable(known.description, self._size_max)
             self._landing.require_free(known.description.name)
             if len(self.receiving) >= self._receiving_max:
-                self._set_aside(next(iter(self.receiving.values())))
+                self._make_room(now)
             self._open(known)
         except RefusedError as error:
             self._refuse(known, error, now)
@@ -260,6 +260,13 @@ class Reception:
             self._set(known, ObjectState.RECEIVING)
         self._queue[known.description.toi] = known
         return known.assembly is not None
+
+    def _make_room(self, now: float) -> None:
+        """Have the object that was touched longest ago give up its place: it lands if it is complete."""
+        oldest = next(iter(self.receiving.values()))
+        while oldest.assembly is not None and oldest.assembly.complete and self._step(oldest, now):
+            pass
+        self._set_aside(oldest)
 
     def _open(self, known: Received) -> None:
         """Raises RefusedError, OSError."""
@@ -289,8 +296,8 @@ class Reception:
         self.receiving[toi] = self.receiving.pop(toi)
         left = assembly.take(run.sbn, run.esi, run.symbols)
         if assembly.trouble is not known.trouble:
-            self._note(known, assembly.trouble)
-        if assembly.complete or assembly.trouble is not None:
+            self._note(known, assembly.trouble, known.again)
+        if assembly.complete or assembly.stalled:
             self._queue[toi] = known
         return left, assembly.trouble
 
@@ -318,7 +325,7 @@ class Reception:
 
     def _look(self, known: Received, assembly: Assembly, now: float) -> bool:
         """See what of an object is there already, and whether there is room now for what has come."""
-        if assembly.trouble is not None:
+        if assembly.stalled:
             waits = not assembly.retry()
             self._note(known, assembly.trouble, now + RETRY_SECONDS if waits else 0.0)
             if waits:

@@ -268,6 +268,15 @@ def test_the_object_that_was_silent_longest_gives_up_its_place(output: Output) -
     assert output.reception.counts.surplus >= many[1].blocks.symbols(0)  # its first block was found again
 
 
+def test_what_is_complete_lands_before_it_gives_up_its_place(output: Output) -> None:
+    many = [SentObject(20, seed=seed, signed=False) for seed in range(9)]
+    for sent in many:
+        output.give_all(sent)
+    assert output.states() == {ObjectState.LANDED: 6, ObjectState.RECEIVING: 3}
+    output.work()
+    assert all(output.has(sent) for sent in many)
+
+
 def test_too_many_objects_are_not_kept_in_mind(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "OBJECTS_MAX", 2)
     many = [SentObject(100, seed=seed) for seed in range(3)]
@@ -444,6 +453,30 @@ def test_a_file_that_the_disk_has_lost_begins_anew(output: Output, monkeypatch: 
     output.receive(sent)
     assert output.has(sent)
     assert output.reception.counts.source == 2 * sent.blocks.total
+
+
+def test_what_waits_for_room_is_not_decoded_again_with_each_symbol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = SentObject(256)
+    output = Output(tmp_path, [sent])
+    output.give(sent, 0, symbols=sent.run(0, 0, 7))
+    output.give(sent, 1, symbols=sent.run(1, 0, 3))
+    for name in ("pwrite", "pwritev"):
+        monkeypatch.setattr(os, name, failing(errno.ENOSPC, []))
+    output.give(sent, 0, 8, sent.run(0, 8, 1))
+    output.work()
+    decodes = sent.decodes
+    for _ in range(5):
+        output.give(sent, 1, 3, sent.run(1, 3))
+        output.work()
+    assert sent.decodes == decodes
+    monkeypatch.undo()
+    output.now += RETRY_SECONDS
+    output.give(sent, 1)
+    output.work()
+    assert output.has(sent)
+    output.close()
 
 
 @pytest.mark.root
