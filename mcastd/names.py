@@ -11,6 +11,11 @@ def short_name(worker: str) -> str:
     return worker.partition("/")[2]
 
 
+def as_table(worker: str) -> str:
+    """``inbound.news``: as its table is called in the configuration."""
+    return worker.replace("/", ".", 1)
+
+
 def is_meant(worker: str, name: str) -> bool:
     """Return True if ``name``, as a person gives it, means this worker: its full name, or its short one."""
     return name in (worker, short_name(worker))

@@ -294,16 +294,15 @@ def _outputs(config: Config) -> Iterator[tuple[Location, OutputSettings]]:
 
 
 def _sources(config: Config) -> Iterator[tuple[Location, Path]]:
-    """Every file or pipe that a channel reads, with its location."""
-    for name, channel in config.outbound.items():
-        if (path := channel.source.file) is not None:
-            yield ("outbound", name, "source"), path
+    """Every file or pipe that a worker sends, with its location."""
+    for name, worker in config.workers().items():
+        yield from (((*name.split("/"), *key), path) for key, path in worker.reads())
 
 
 def _written(config: Config) -> Iterator[tuple[Location, OutputPath]]:
-    """Every path that an output writes, with its location."""
-    for location, output in _outputs(config):
-        yield from (((*location, written.key), written) for written in output.paths())
+    """Every path that a worker writes, with its location."""
+    for name, worker in config.workers().items():
+        yield from (((*name.split("/"), *key), written) for key, written in worker.writes())
 
 
 def _devices(config: Config) -> Iterator[Complaint]:

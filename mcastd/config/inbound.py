@@ -7,11 +7,22 @@ from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from mcastd.config.addresses import may_meet
 from mcastd.config.model import GroupSettings
-from mcastd.config.output import OutputSettings
+from mcastd.config.output import OutputPath, OutputSettings
 from mcastd.config.outputs import OUTPUTS, OutputTables
 from mcastd.config.protocols import INBOUND_PROTOCOLS, InboundProtocol, RawInbound
-from mcastd.config.types import AnyInterface, BufferSize, Group, Moment, Period, Port, SourceAddress, Switch
+from mcastd.config.types import (
+    AnyInterface,
+    BufferSize,
+    Group,
+    Location,
+    Moment,
+    Period,
+    Port,
+    SourceAddress,
+    Switch,
+)
 from mcastd.config.words import choose, show
 from mcastd.ip import Address, Interfaces
 
@@ -79,6 +90,14 @@ class InboundSubscription(GroupSettings):
             if protocol is not None and output.takes_objects != protocol.gives_objects:
                 raise ValueError(_not_together(protocol, output))
         return outputs
+
+    def writes(self) -> Iterable[tuple[Location, OutputPath]]:
+        for index, output in enumerate(self.output):
+            yield from ((("output", index, written.key), written) for written in output.paths())
+
+    def hears(self, sender: GroupSettings) -> bool:
+        filtered = self.sources or self.exclude_sources
+        return sender.is_heard_here and not filtered and may_meet(sender.interface, self.interface)
 
     @field_validator("sources", "exclude_sources")
     @classmethod

@@ -1,4 +1,4 @@
-"""Channels that would send for ever what they have sent: a subscription writes it to their source.
+"""Workers that would send for ever what they have sent: one that receives it writes it to their source.
 
 Pure. What a host adds (two addresses of one interface) is not known here. That two paths lead to one file
 is known once they are open: opened.py.
@@ -9,74 +9,62 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from mcastd.config.addresses import may_meet
-from mcastd.config.types import normal
-
-if TYPE_CHECKING:
-    from mcastd.config.inbound import InboundSubscription
-    from mcastd.config.outbound import OutboundChannel
+from mcastd.config.model import GroupSettings, WorkerSettings
+from mcastd.config.types import Location, normal
+from mcastd.names import as_table
 
 
 class Loop(NamedTuple):
-    """A channel whose datagrams come back to it, also by others."""
+    """A worker whose datagrams come back to it, maybe by way of others. Workers have their full names."""
 
-    channel: str
+    sender: str
+    key: Location  # in its table, of the source
     source: Path
-    subscription: str  # receives what the channel sends
-    writes: tuple[Path, ...]  # its outputs that are the source of this channel, or of others that follow
+    receiver: str  # receives what the sender sends
+    writes: tuple[Path, ...]  # paths of the receiver that are the source of this sender, or of the next one
 
     def __str__(self) -> str:
         written = " and ".join(map(str, self.writes))
         return (
-            f"what it sends comes back to it for ever: inbound.{self.subscription} receives its group, and"
+            f"what it sends comes back to it for ever: {as_table(self.receiver)} receives its group, and"
             f" writes {written}"
         )
 
 
-def loops(
-    outbound: Mapping[str, OutboundChannel],
-    inbound: Mapping[str, InboundSubscription],
-    file: Callable[[Path], object] = normal,
-) -> Iterator[Loop]:
-    """The channels whose datagrams come back to them. ``file`` is the same for paths of the same file."""
-    read = {name: path for name, channel in outbound.items() if (path := channel.source.file) is not None}
-    sent_from: dict[object, list[str]] = defaultdict(list)  # channels by the file that they read
-    for name, path in read.items():
+def loops(workers: Mapping[str, WorkerSettings], file: Callable[[Path], object] = normal) -> Iterator[Loop]:
+    """Those among ``workers`` (by full name) whose datagrams come back to them.
+
+    ``file`` returns the same for paths of the same file.
+    """
+    groups = {name: worker for name, worker in workers.items() if isinstance(worker, GroupSettings)}
+    read = {name: (key, path) for name, worker in groups.items() for key, path in worker.reads()}
+    sent_from: dict[object, list[str]] = defaultdict(list)  # senders by the file that they read
+    for name, (_, path) in read.items():
         sent_from[file(path)].append(name)
+    written = {name: [one.path for _, one in worker.writes()] for name, worker in groups.items()}
     receivers: dict[tuple[object, int], list[str]] = defaultdict(list)
-    for name, subscription in inbound.items():
-        if any(file(path) in sent_from for path in written_by(subscription)):
-            receivers[subscription.group, subscription.port].append(name)
-    # By channel: the channels that send on what it sends, each with the subscription between them
+    for name, paths in written.items():
+        if any(file(path) in sent_from for path in paths):
+            receivers[groups[name].group, groups[name].port].append(name)
+    # By sender: those that send on what it sends, each with the receiver between them
     by_way_of: dict[str, dict[str, str]] = {
         name: {
             follower: receiver
-            for receiver in receivers.get((channel.group, channel.port), ())
-            if _hears(inbound[receiver], channel)
-            for path in written_by(inbound[receiver])
+            for receiver in receivers.get((groups[name].group, groups[name].port), ())
+            if groups[receiver].hears(groups[name])
+            for path in written[receiver]
             for follower in sent_from.get(file(path), ())
         }
-        for name, channel in outbound.items()
+        for name in read
         if receivers
     }
     for name in _in_circles(by_way_of):
         first = next(iter(by_way_of[name].values()))
-        sources = {file(read[follower]) for follower in by_way_of[name]}
-        paths = [path for path in written_by(inbound[first]) if file(path) in sources]
-        yield Loop(name, read[name], first, tuple(paths))
-
-
-def written_by(subscription: InboundSubscription) -> list[Path]:
-    """The paths that its outputs write."""
-    return [written.path for output in subscription.output for written in output.paths()]
-
-
-def _hears(subscription: InboundSubscription, channel: OutboundChannel) -> bool:
-    """Return True if a subscription surely receives a channel on this host, without a filter of sources."""
-    filtered = subscription.sources or subscription.exclude_sources
-    return channel.loop and not filtered and may_meet(channel.interface, subscription.interface)
+        sources = {file(read[follower][1]) for follower in by_way_of[name]}
+        paths = [path for path in written[first] if file(path) in sources]
+        yield Loop(name, *read[name], first, tuple(paths))
 
 
 def _in_circles(follow: Mapping[str, Mapping[str, str]]) -> list[str]:

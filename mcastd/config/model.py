@@ -8,6 +8,7 @@ those between keys, and between workers, come together in :class:`Conflicts`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -15,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from mcastd.config.addresses import interface_address, interfaces_in
 from mcastd.config.types import Location, Switch
 from mcastd.ip import Address, Interfaces
+
+if TYPE_CHECKING:
+    from mcastd.config.output import OutputPath
 
 Setting = TypeVar("Setting", str | None, Interfaces | None)
 
@@ -48,6 +52,14 @@ class WorkerSettings(Model):
         """
         return ()
 
+    def reads(self) -> Iterable[tuple[Location, Path]]:
+        """Each file, pipe or directory that it sends, with its key in the worker's table."""
+        return ()
+
+    def writes(self) -> Iterable[tuple[Location, OutputPath]]:
+        """Each path that it writes, with its key in the worker's table."""
+        return ()
+
 
 class GroupSettings(WorkerSettings):
     """What a worker for one group and port is configured with."""
@@ -71,3 +83,12 @@ class GroupSettings(WorkerSettings):
 
     def ways(self) -> Iterable[tuple[Interfaces | None, Address]]:
         return ((self.interface, self.group),)
+
+    @property
+    def is_heard_here(self) -> bool:
+        """True if receivers on this host get what it sends."""
+        return False
+
+    def hears(self, sender: GroupSettings) -> bool:
+        """Return True if it surely receives what ``sender`` sends to the same group and port on this host."""
+        return False

@@ -11,7 +11,6 @@ from typing import NamedTuple
 from mcastd.config.loops import Loop, loops
 from mcastd.config.types import normal
 from mcastd.config.whole import Config
-from mcastd.names import short_name, table_of
 from mcastd.paths import FileIdentity
 
 
@@ -62,15 +61,15 @@ class OpenFiles:
                 del self._names[identity]
 
     def _loop(self, worker: str, identity: FileIdentity, known: dict[str, object]) -> Loop | None:
-        """The loop that a worker is in by the file of ``identity``, which a channel's source is."""
+        """The loop that a worker is in by the file of ``identity``: it sends it or writes it."""
 
         def file(path: Path) -> object:
             return known.get(normal(path), normal(path))
 
-        config = self._config().of_enabled()
-        sends = table_of(worker) == "outbound"
-        for loop in loops(config.outbound, config.inbound, file):
-            if short_name(worker) == loop.channel if sends else file(loop.source) == identity:
+        workers = self._config().workers()
+        sends = worker in workers and any(workers[worker].reads())
+        for loop in loops(workers, file):
+            if worker == loop.sender if sends else file(loop.source) == identity:
                 return loop
         return None
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -102,6 +103,13 @@ class OutboundChannel(GroupSettings):
         if interval is not None and info.data.get("rate") is not None:
             raise ValueError('contradicts "rate"; keep one of the two')
         return interval
+
+    def reads(self) -> Iterable[tuple[Location, Path]]:
+        return () if self.source.file is None else [(("source",), self.source.file)]
+
+    @property
+    def is_heard_here(self) -> bool:
+        return self.loop
 
     @field_validator("rate", "interval")
     @classmethod

@@ -85,9 +85,9 @@ class Config(Model):
             for index, output in enumerate(subscription.output)
         ]
         written = [
-            (name, (*location, one.key), normal(one.path), one)
-            for name, location, output in outputs
-            for one in output.paths()
+            (name, (*name.split("/"), *key), normal(one.path), one)
+            for name, settings in self.workers().items()
+            for key, one in settings.writes()
         ]
         rotated = {path: name for name, _, path, one in written if one.rotated}
         directories = {path: name for name, _, path, one in written if stat.S_ISDIR(one.type)}
@@ -96,18 +96,17 @@ class Config(Model):
             if path in uses:
                 yield at, f"{show(path)} is already {uses[path]}"
             elif stem in rotated and re.fullmatch("[1-9][0-9]{0,9}", number):
-                yield at, f"{show(path)} is a name that inbound/{rotated[stem]} rotates its output to"
+                yield at, f"{show(path)} is a name that {rotated[stem]} rotates its output to"
             elif inside := next((up for up in map(str, Path(path).parents) if up in directories), ""):
                 yield (
                     at,
-                    f"{show(path)} is in {show(inside)}, where inbound/{directories[inside]} receives files",
+                    f"{show(path)} is in {show(inside)}, where {directories[inside]} receives files",
                 )
-            uses.setdefault(path, f"an output of inbound/{name}")
+            uses.setdefault(path, f"an output of {name}")
         labels: set[tuple[str, str]] = set()
         for name, location, output in outputs:
             if not output.paths() and (name, output.label) in labels:
                 yield location, f"{show(output.label)} is already an output of inbound/{name}"
             labels.add((name, output.label))
-        enabled = self.of_enabled()
-        for loop in loops(enabled.outbound, enabled.inbound):
-            yield ("outbound", loop.channel, "source"), f"{loop}; send to another group, or write elsewhere"
+        for loop in loops(self.workers()):
+            yield (*loop.sender.split("/"), *loop.key), f"{loop}; send to another group, or write elsewhere"

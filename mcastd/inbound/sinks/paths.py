@@ -15,6 +15,7 @@ from pathlib import Path
 from mcastd import paths
 from mcastd.config import OpenFilesOf
 from mcastd.errors import SinkError, UnsafePathError
+from mcastd.names import as_table
 from mcastd.paths import KINDS, FileIdentity, Place
 
 # At least this long between two checks that a path still names the open file.
@@ -30,7 +31,7 @@ def require_no_loop(files: OpenFilesOf | None, path: Path, of: FileIdentity) -> 
     if files is not None and (loop := files.opened(path, of)):
         raise SinkError(
             f"cannot write to {path}",
-            f"it is the file that outbound.{loop.channel} sends, and what is written would be sent for ever",
+            f"it is the file that {as_table(loop.sender)} sends, and what is written would be sent for ever",
             "send to another group, or write elsewhere",
             reason=LOOP,
         )
