@@ -23,8 +23,9 @@ lint: $(VENV)/installed-dev
 	@$(BIN)/ruff format --check .
 
 types: $(VENV)/installed-dev
-	@echo "types: mypy (half a minute, when it has not run before)"
+	@echo "types: mypy (a minute, when it has not run before)"
 	@$(BIN)/mypy mcastd
+	@$(BIN)/mypy --config-file tests/mypy.ini tests
 
 unit: programs $(VENV)/installed-dev system-packages
 	@echo "tests in network namespaces: pytest (some minutes)"
