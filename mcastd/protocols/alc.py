@@ -14,8 +14,9 @@ finds them by columns: a header costs Python once for each stretch, a datagram n
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from mcastd.protocols import lct
@@ -128,6 +129,8 @@ class _Form(NamedTuple):
     header: AlcHeader
     scheme: Scheme
     payload_at: int
+    carries: bool  # AlcHeader.has_payload
+    esi_mask: int  # the bits of the ESI in a payload ID
     unpack: Callable[[PacketBytes], tuple[Any, ...]]  # gives the header, as it is, and the payload ID
 
 
@@ -156,8 +159,8 @@ class PacketReader:
         start, window = 0, len(datagrams)
         while start < len(datagrams):
             try:
-                header, scheme, payload_at, unpack = self._form(datagrams[start])
-                if size <= payload_at or not header.has_payload:
+                header, scheme, payload_at, carries, esi_mask, unpack = self._form(datagrams[start])
+                if size <= payload_at or not carries:
                     packet = parse(datagrams[start])
                     where = packet.sbn, packet.esi, packet.block_symbols
                     stretches.append(Stretch(header, index + start, 1, min(size, payload_at), *where))
@@ -166,13 +169,14 @@ class PacketReader:
             except Malformed:
                 start += 1
                 continue
-            if start + 1 == len(datagrams):
+            if start + 1 == len(datagrams):  # as most are that come one by one
                 where = scheme.locate(unpack(datagrams[start])[1])
                 stretches.append(Stretch(header, index + start, 1, payload_at, *where))
                 return
-            headers, ids = zip(*map(unpack, datagrams[start : start + window]), strict=True)
+            rows = datagrams[start : start + window] if start else datagrams
+            headers, ids = zip(*map(unpack, rows), strict=True)
             count = _end_of_run(headers, 0)
-            for at, end in _consecutive(ids[:count], (1 << scheme.esi_bits) - 1):
+            for at, end in _consecutive(ids[:count], esi_mask):
                 where = scheme.locate(ids[at])
                 stretches.append(Stretch(header, index + start + at, end - at, payload_at, *where))
             start += count
@@ -185,8 +189,14 @@ class PacketReader:
         if (form := self._forms.get(key)) is None:
             header = parse_header(datagram)
             scheme = SCHEMES[header.scheme]
-            unpack = _unpacker(header.size, scheme.payload_id.format)
-            form = _Form(header, scheme, header.size + scheme.payload_id.size, unpack)
+            form = _Form(
+                header,
+                scheme,
+                header.size + scheme.payload_id.size,
+                header.has_payload,
+                (1 << scheme.esi_bits) - 1,
+                _unpacker(header.size, scheme.payload_id.format),
+            )
             if len(self._forms) >= REMEMBERED_HEADERS:
                 self._forms.clear()
             self._forms[key] = form
@@ -207,18 +217,13 @@ def _end_of_run(values: Sequence[object], start: int) -> int:
     return next((index for index in range(start + 1, len(values)) if values[index] != first), len(values))
 
 
-def _consecutive(ids: Sequence[int], esi_mask: int) -> Iterator[tuple[int, int]]:
+def _consecutive(ids: Sequence[int], esi_mask: int) -> Sequence[tuple[int, int]]:
     """Where runs of consecutive payload IDs within a block begin, and the index behind their end."""
     first, count = ids[0], len(ids)
     if (first & esi_mask) + count - 1 <= esi_mask and ids == (*range(first, first + count),):
-        yield 0, count
-        return
-    start = 0
-    for index in range(1, count):
-        if ids[index] != ids[index - 1] + 1 or not ids[index] & esi_mask:
-            yield start, index
-            start = index
-    yield start, count
+        return ((0, count),)
+    breaks = [at for at in range(1, count) if ids[at] != ids[at - 1] + 1 or not ids[at] & esi_mask]
+    return [*pairwise((0, *breaks, count))]
 
 
 class SymbolHeaders:
