@@ -1,0 +1,146 @@
+"""Whole files from one host to another, by daemons as they run, over a wire that loses datagrams."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.daemon import RunningDaemon
+from support.host import Host, connect
+from support.wait import wait_for
+
+from mcastd.protocols import raptorq
+
+pytestmark = pytest.mark.slow
+
+GROUP = 'group = "239.255.7.1"\nport = 9190\ninterface = "eth0"\n'
+LOSES = "table inet loss {{ chain input {{ type filter hook input priority 0; udp dport 9190 {} drop; }}; }}"
+FIVE_PERCENT = "numgen random mod 100 < 5"
+
+
+@pytest.fixture
+def hosts() -> Iterator[tuple[Host, Host]]:
+    """Two hosts on a cable."""
+    with Host() as left, Host() as right:
+        connect(left, "eth0", right, "eth0")
+        for number, host in enumerate((left, right), 1):
+            host.ip(f"addr add 10.9.7.{number}/24 dev eth0")
+        yield left, right
+
+
+def lose(host: Host, what: str) -> None:
+    """Have a host lose what matches of the datagrams that come."""
+    command = host.enter(["nft", "-f", "-"])
+    rules = f"flush ruleset\n{LOSES.format(what)}\n"
+    subprocess.run(command, input=rules, check=True, text=True, capture_output=True)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Files of all sizes, in directories, with names that are not easy."""
+    chance = random.Random(14)
+    root = tmp_path / "tree"
+    for name, size in (
+        ("empty", 0),
+        ("one byte", 1),
+        ("images/a%20b+ü.img", 3_000_001),
+        ("images/deep/er/small", 1448),
+        (os.fsdecode(b"images/caf\xe9"), 200_000),
+    ):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(chance.randbytes(size))
+    return root
+
+
+def content(root: Path) -> dict[str, bytes]:
+    """What is in the files below a directory, but for those on their way."""
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() and not path.relative_to(root).parts[0].startswith(".mcastd")
+    }
+
+
+def sending(tmp_path: Path, host: Host, tree: Path, *protocol: str, rate: str = "40Mbit") -> RunningDaemon:
+    (tmp_path / "sender").mkdir(exist_ok=True)
+    table = ", ".join(('kind = "flute"', *protocol))
+    text = f'[outbound.images]\n{GROUP}source = "{tree}"\nprotocol = {{ {table} }}\n'
+    text += f'rate = "{rate}"\nrepeat = "forever"\nttl = 1\n'
+    return RunningDaemon(tmp_path / "sender", text, enter=host.enter([]))
+
+
+def receiving(tmp_path: Path, host: Host) -> RunningDaemon:
+    (tmp_path / "receiver").mkdir(exist_ok=True)
+    output = f'{{ kind = "directory", path = "{tmp_path}/received", mode = "0604" }}'
+    text = f'[inbound.images]\n{GROUP}protocol = "flute"\noutput = {output}\n'
+    return RunningDaemon(tmp_path / "receiver", text, enter=host.enter([]))
+
+
+def require_accounted(daemon: RunningDaemon) -> None:
+    def accounted() -> bool:
+        status = daemon.worker("inbound/images")["status"]
+        counters, (output,) = status["counters"], status["outputs"]
+        told = output["counters"]["written"] + sum(output["counters"]["dropped"].values())
+        received = counters["received"] - counters["held"] - sum(counters["dropped"].values())
+        return bool(told == received)
+
+    wait_for(accounted, "each datagram accounted for")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("loss", ["", FIVE_PERCENT])
+def test_a_tree_comes_whole(hosts: tuple[Host, Host], tmp_path: Path, tree: Path, loss: str) -> None:
+    left, right = hosts
+    if loss and not raptorq.available():
+        pytest.skip("raptorq is not installed")
+    if loss:
+        lose(right, loss)
+    received = tmp_path / "received"
+    with receiving(tmp_path, right) as receiver, sending(tmp_path, left, tree):
+        wait_for(lambda: received.is_dir() and content(received) == content(tree), "all files")
+        assert {stat.S_IMODE(path.stat().st_mode) for path in received.rglob("*") if path.is_file()} == {
+            0o604
+        }
+        require_accounted(receiver)
+        (output,) = receiver.worker("inbound/images")["status"]["outputs"]
+        objects = output["objects"]
+        assert objects["states"]["landed"] == 5
+        assert (objects["restored"] > 0) is bool(loss)
+        landed = {event["object"] for event in receiver.events("object.landed")}
+        assert len(landed) == 5
+
+
+@pytest.mark.root
+def test_without_repair_what_is_lost_comes_with_another_pass(
+    hosts: tuple[Host, Host], tmp_path: Path, tree: Path
+) -> None:
+    left, right = hosts
+    lose(right, FIVE_PERCENT)
+    received = tmp_path / "received"
+    with receiving(tmp_path, right), sending(tmp_path, left, tree, 'protect = "0%"'):
+        wait_for(lambda: received.is_dir() and content(received) == content(tree), "all files")
+
+
+@pytest.mark.root
+def test_a_receiver_that_is_killed_leaves_no_half_file(
+    hosts: tuple[Host, Host], tmp_path: Path, tree: Path
+) -> None:
+    left, right = hosts
+    received = tmp_path / "received"
+    with sending(tmp_path, left, tree, rate="8Mbit"):
+        with receiving(tmp_path, right) as receiver:
+            wait_for(lambda: receiver.worker("inbound/images")["status"]["counters"]["received"] > 500)
+            receiver.process.send_signal(signal.SIGKILL)
+            receiver.process.wait()
+        whole = content(tree)
+        assert content(received).items() <= whole.items()
+        with receiving(tmp_path, right):
+            wait_for(lambda: content(received) == whole, "all files")
+    assert [name for name in os.listdir(received) if name.startswith(".")] == []
