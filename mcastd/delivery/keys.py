@@ -13,7 +13,7 @@ import pwd
 import shlex
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -108,7 +108,8 @@ def make_signing_pair(path: Path) -> VerifyingKey:
     try:
         _make(path.with_name(path.name + PUBLIC_SUFFIX), public, PUBLIC_MODE)
     except KeyFileError:
-        os.unlink(path)
+        with suppress(OSError):
+            os.unlink(path)
         raise
     return public
 
@@ -121,7 +122,8 @@ def _read(place: Place, what: str, *, secret: bool) -> str:
             raise KeyFileError(what, "it is no regular file", reason="not-a-file")
         # Credentials are in a directory that systemd shows to the service alone, where the group's bits are
         # the mask of an access list (acl(5)), not the group's.
-        if str(place.path.parent) != os.environ.get(CREDENTIALS):
+        directory = os.environ.get(CREDENTIALS)
+        if directory is None or place.path.parent != Path(directory):
             _require_closed(found.st_mode, place.path, what, secret=secret)
         return os.read(fd, KEY_FILE_MAX_BYTES).decode(errors="replace")
     finally:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 TAG_BYTES = 16
-NONCE_BYTES = 12
 SIGNATURE_BYTES = 64
 
 
@@ -34,12 +33,6 @@ def _library() -> Iterator[None]:
         cause = "the Python library cryptography is not installed" if absent else f"it does not load: {error}"
         way_out = "apt install python3-cryptography, or pip install 'mcastd[files]'"
         raise MissingLibraryError("cannot use keys", cause, way_out) from error
-
-
-def require_library() -> None:
-    """Load the library. Raises MissingLibraryError."""
-    with _library():
-        import cryptography.hazmat.primitives.ciphers.aead  # noqa: F401, PLC0415
 
 
 def cipher(key: bytes) -> AESGCM:

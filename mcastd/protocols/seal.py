@@ -22,8 +22,8 @@ different symbols, nor two different headers. Nobody has to take care of that: i
   which tells nobody more; and a file that has changed has another key, even under the same TOI.
 - *Only those bytes are sealed.* An :class:`ObjectSealer` takes a :class:`HashedBlock`, which has hashed its
   own copy of the bytes, and refuses one whose hash is not the object's. It cuts the source symbols itself,
-  and has the code make the repair symbols, which follow from the block and their number alone. There is no
-  way to hand it a symbol.
+  and has the code make the repair symbols, which follow from the block and their number alone. It makes the
+  header, too, without flags and extensions. There is no way to hand it a symbol or a header.
 - *Each run has a salt of its own*, drawn at random by :class:`SealingSession`. So a daemon that starts again,
   two channels, and two senders that share a group key have different keys for the same TOI. Should two have
   one salt after all, as two copies of one virtual machine, the first point still holds.
@@ -49,7 +49,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from mcastd.keytext import KEY_ID_BYTES, GroupKey
-from mcastd.protocols import fec, raptorq
+from mcastd.protocols import fec, lct, raptorq
 from mcastd.protocols.crypto import TAG_BYTES, cipher, derive, invalid_tag
 from mcastd.protocols.manifest import SALT_BYTES, Part, Sealing, pack_oti
 
@@ -120,17 +120,19 @@ class SealingSession:
         self.sealing = Sealing(key.id, os.urandom(SALT_BYTES))
         """For the manifest."""
 
-    def sealer(self, header: bytes, part: Part) -> ObjectSealer:
-        """What seals the packets of an object, which have all the same LCT header."""
-        return ObjectSealer(self._key, self.sealing.salt, header, part)
+    def sealer(self, tsi: int, part: Part) -> ObjectSealer:
+        """What seals the packets of an object in the LCT session ``tsi``."""
+        return ObjectSealer(self._key, self.sealing.salt, tsi, part)
 
 
 class ObjectSealer:
     """Seals the symbols of one object."""
 
-    def __init__(self, key: GroupKey, salt: bytes, header: bytes, part: Part) -> None:
-        self._aead = _object_cipher(key, salt, header, part)
-        self._header = header
+    def __init__(self, key: GroupKey, salt: bytes, tsi: int, part: Part) -> None:
+        """Raises ValueError for what has no sealed packets: payload ids or a TOI of more than 32 bits."""
+        self.header = _object_header(tsi, part)
+        """The LCT header of all packets of the object: a payload id and a payload follow it."""
+        self._aead = _object_cipher(key, salt, self.header, part)
         self._part = part
         self._blocks = fec.Blocks(part.oti, part.length)
         self._scheme = fec.scheme_of(part.oti.scheme)
@@ -164,7 +166,7 @@ class ObjectSealer:
             raise NotTheBlockError(f"block {sbn} of object {self._part.toi} has changed")
 
     def _seal(self, sbn: int, first: int, symbols: Sequence[bytes]) -> list[bytes]:
-        encrypt, toi, header = self._aead.encrypt, self._toi, self._header
+        encrypt, toi, header = self._aead.encrypt, self._toi, self.header
         start = int.from_bytes(self._scheme.identify(sbn, first))  # the ESI is the lower part of a payload id
         return [
             encrypt(toi + (payload_id := number.to_bytes(4)), symbol, header + payload_id)
@@ -175,19 +177,20 @@ class ObjectSealer:
 class ObjectOpener:
     """Opens the packets of one object, as the manifest describes it."""
 
-    def __init__(self, key: GroupKey, salt: bytes, header: bytes, part: Part) -> None:
-        """``header`` is that of the sender's packets: a packet with another one is forged."""
-        self._aead = _object_cipher(key, salt, header, part)
-        self._header = header
+    def __init__(self, key: GroupKey, salt: bytes, tsi: int, part: Part) -> None:
+        """Raises ValueError for what has no sealed packets."""
+        self.header = _object_header(tsi, part)
+        """The LCT header of all packets of the object: whatever has another one is forged."""
+        self._aead = _object_cipher(key, salt, self.header, part)
         self._toi = _TOI.pack(part.toi)
         self._invalid = invalid_tag()
 
     def open(self, payload_ids: Iterable[int], payloads: Sequence[Buffer]) -> list[bytes | None]:
-        """The symbols of packets with one header, None for each that is forged.
+        """The symbols of packets with the ``header``, None for each that is forged.
 
         A payload id is the 32 bits after the header as a number; for a run of symbols that is a range.
         """
-        decrypt, toi, header, invalid = self._aead.decrypt, self._toi, self._header, self._invalid
+        decrypt, toi, header, invalid = self._aead.decrypt, self._toi, self.header, self._invalid
         opened: list[bytes | None] = []
         for number, payload in zip(payload_ids, payloads, strict=True):
             payload_id = number.to_bytes(4)
@@ -198,10 +201,15 @@ class ObjectOpener:
         return opened
 
 
-def _object_cipher(key: GroupKey, salt: bytes, header: bytes, part: Part) -> AESGCM:
-    """The cipher of an object, whose key commits to all that its symbols follow from."""
+def _object_header(tsi: int, part: Part) -> bytes:
+    """Without flags and extensions, so that it is the same in all packets. Raises ValueError."""
     if fec.scheme_of(part.oti.scheme).payload_id.size != _PAYLOAD_ID.size:
         raise ValueError(f"FEC encoding id {part.oti.scheme} has payload ids for which a nonce has no room")
+    return lct.build(tsi, part.toi, part.oti.scheme)
+
+
+def _object_cipher(key: GroupKey, salt: bytes, header: bytes, part: Part) -> AESGCM:
+    """The cipher of an object, whose key commits to all that its packets follow from."""
     described = hashlib.sha256()
     for field in (header, _TOI.pack(part.toi), _TOI.pack(part.length), pack_oti(part.oti), *part.hashes):
         described.update(len(field).to_bytes(4) + field)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import FrozenInstanceError, replace
 
@@ -76,9 +78,9 @@ def opened(opener: ObjectOpener, sealed: dict[int, bytes]) -> list[bytes | None]
 
 def test_symbols_are_sealed_and_opened() -> None:
     session = SealingSession(KEY)
-    sealed = all_source(session.sealer(HEADER, PART), PART)
+    sealed = all_source(session.sealer(TSI, PART), PART)
     assert {len(payload) - 16 for payload in sealed.values()} == {100, 45}
-    opener = ObjectOpener(KEY, session.sealing.salt, HEADER, PART)
+    opener = ObjectOpener(KEY, session.sealing.salt, TSI, PART)
     assert opened(opener, sealed) == [DATA[at : at + 100] for at in range(0, len(DATA), 100)]
     assert not any(symbol in b"".join(sealed.values()) for symbol in (DATA[:16], DATA[100:116]))
     assert session.sealing.key_id == KEY.id
@@ -87,10 +89,9 @@ def test_symbols_are_sealed_and_opened() -> None:
 @needs_codec
 def test_repair_symbols_are_made_of_the_block_and_opened() -> None:
     part = described(DATA, CODED)
-    header = lct.build(TSI, TOI, fec.RAPTORQ)
     session = SealingSession(KEY)
-    sealer = session.sealer(header, part)
-    opener = ObjectOpener(KEY, session.sealing.salt, header, part)
+    sealer = session.sealer(TSI, part)
+    opener = ObjectOpener(KEY, session.sealing.salt, TSI, part)
     source = opened(opener, all_source(sealer, part))
     assert b"".join(symbol or b"" for symbol in source) == DATA.ljust(23 * 104, b"\0")
     wanted = raptorq.repair(block(part, 1).data, 104, 3, 2)
@@ -101,7 +102,7 @@ def test_repair_symbols_are_made_of_the_block_and_opened() -> None:
 
 
 def test_a_run_is_sealed_by_any_pieces() -> None:
-    sealer = ObjectSealer(KEY, SALT, HEADER, PART)
+    sealer = ObjectSealer(KEY, SALT, TSI, PART)
     whole = sealer.source(1, block(PART, 1), 0, 99)
     assert len(whole) == 8
     assert sealer.source(1, block(PART, 1), 2, 3) == whole[2:5]
@@ -140,52 +141,47 @@ def changed(data: bytes) -> bytes:
 def in_later_passes() -> None:
     session = SealingSession(KEY)
     for _ in range(2):
-        all_source(session.sealer(HEADER, PART), PART)
+        all_source(session.sealer(TSI, PART), PART)
 
 
 def after_a_restart() -> None:
     for data in (DATA, changed(DATA)):
         part = described(data, NO_CODE)
-        all_source(SealingSession(KEY).sealer(HEADER, part), part, data)
+        all_source(SealingSession(KEY).sealer(TSI, part), part, data)
 
 
 def of_a_file_that_changed() -> None:
     session = SealingSession(KEY)
     for data in (DATA, changed(DATA)):
         part = described(data, NO_CODE)
-        all_source(session.sealer(HEADER, part), part, data)
+        all_source(session.sealer(TSI, part), part, data)
 
 
 def of_a_file_cut_otherwise() -> None:
     session = SealingSession(KEY)
     for oti in (NO_CODE, replace(NO_CODE, symbol_size=99), replace(NO_CODE, block_symbols=12)):
         part = described(DATA, oti)
-        all_source(session.sealer(HEADER, part), part)
+        all_source(session.sealer(TSI, part), part)
 
 
 def of_a_file_that_grew() -> None:
     session = SealingSession(KEY)
     for data in (DATA, DATA + b"x"):
         part = described(data, NO_CODE)
-        all_source(session.sealer(HEADER, part), part, data)
+        all_source(session.sealer(TSI, part), part, data)
 
 
 def of_two_channels_and_two_senders() -> None:
     for tsi in (3, 4, 3):
-        header = lct.build(tsi, TOI, fec.NO_CODE)
         data = DATA if tsi == 3 else changed(DATA)
         part = described(data, NO_CODE)
-        all_source(SealingSession(KEY).sealer(header, part), part, data)
+        all_source(SealingSession(KEY).sealer(tsi, part), part, data)
 
 
-def with_flags_or_extensions() -> None:
+def in_two_lct_sessions() -> None:
     session = SealingSession(KEY)
-    for header in (
-        HEADER,
-        lct.build(TSI, TOI, fec.NO_CODE, close_object=True),
-        lct.build(TSI, TOI, fec.NO_CODE, fec.build_fti(NO_CODE, len(DATA))),
-    ):
-        all_source(session.sealer(header, PART), PART)
+    for tsi in (TSI, TSI + 1):
+        all_source(session.sealer(tsi, PART), PART)
 
 
 def of_announcements() -> None:
@@ -202,7 +198,7 @@ CASES = [
     of_a_file_cut_otherwise,
     of_a_file_that_grew,
     of_two_channels_and_two_senders,
-    with_flags_or_extensions,
+    in_two_lct_sessions,
 ]
 
 
@@ -233,7 +229,7 @@ def test_the_recorder_would_show_it(recorder: type[Recorder], monkeypatch: pytes
 
 
 def test_bytes_that_are_not_the_blocks_are_not_sealed() -> None:
-    sealer = ObjectSealer(KEY, SALT, HEADER, PART)
+    sealer = ObjectSealer(KEY, SALT, TSI, PART)
     right = block(PART, 1)
     for data in (changed(DATA)[800:1600], right.data[:-1], right.data + b"\0", b"", block(PART, 0).data):
         with pytest.raises(NotTheBlockError):
@@ -253,6 +249,16 @@ def test_a_hashed_block_is_its_own_copy_and_stays() -> None:
             setattr(hashed, name, b"")
 
 
+def test_the_header_of_an_object_is_one_and_has_no_flags() -> None:
+    sealer = SealingSession(KEY).sealer(TSI, PART)
+    assert sealer.header == ObjectOpener(KEY, SALT, TSI, PART).header == HEADER
+    parsed = lct.parse(sealer.header)
+    assert (parsed.tsi, parsed.toi, parsed.codepoint) == (TSI, TOI, fec.NO_CODE)
+    assert (parsed.close_session, parsed.close_object, dict(parsed.extensions)) == (False, False, {})
+    with pytest.raises(ValueError, match="TOI"):
+        ObjectSealer(KEY, SALT, TSI, replace(PART, toi=1 << 32))
+
+
 def test_each_session_and_announcement_draws_its_salt() -> None:
     salts = {SealingSession(KEY).sealing.salt for _ in range(3)}
     salts |= {AnnouncementSealer(KEY, "images", 1, HEADER, 0).seal(0, b"")[20:52] for _ in range(3)}
@@ -270,12 +276,12 @@ def test_a_payload_id_of_an_announcement_is_sealed_once() -> None:
 def test_a_scheme_whose_payload_ids_do_not_fit_is_refused() -> None:
     oti = fec.Oti(fec.SMALL_BLOCK, 100, 10)
     with pytest.raises(ValueError, match="no room"):
-        ObjectSealer(KEY, SALT, HEADER, described(DATA, oti))
+        ObjectSealer(KEY, SALT, TSI, described(DATA, oti))
 
 
 # -- what an outsider may try with the packets of an object
 
-SEALED = all_source(ObjectSealer(KEY, SALT, HEADER, PART), PART)
+SEALED = all_source(ObjectSealer(KEY, SALT, TSI, PART), PART)
 FIRST = identify(PART, 1, 2)
 
 
@@ -285,10 +291,10 @@ def opens(
     *,
     key: GroupKey = KEY,
     salt: bytes = SALT,
-    header: bytes = HEADER,
+    tsi: int = TSI,
     part: Part = PART,
 ) -> bytes | None:
-    (symbol,) = ObjectOpener(key, salt, header, part).open([payload_id], [payload])
+    (symbol,) = ObjectOpener(key, salt, tsi, part).open([payload_id], [payload])
     return symbol
 
 
@@ -300,10 +306,7 @@ def test_nothing_forged_or_moved_is_opened() -> None:
         "another ESI": opens(payload, identify(PART, 1, 3)),
         "another SBN": opens(payload, identify(PART, 0, 2)),
         "another TOI": opens(payload, part=replace(PART, toi=TOI + 1)),
-        "the header of another TOI": opens(payload, header=lct.build(TSI, TOI + 1, 0)),
-        "another session": opens(payload, header=lct.build(TSI + 1, TOI, 0)),
-        "the A flag": opens(payload, header=lct.build(TSI, TOI, 0, close_session=True)),
-        "the B flag": opens(payload, header=lct.build(TSI, TOI, 0, close_object=True)),
+        "another session": opens(payload, tsi=TSI + 1),
         "another salt": opens(payload, salt=SALT[::-1]),
         "another key": opens(payload, key=OTHER_KEY),
         "another length": opens(payload, part=longer),
@@ -320,7 +323,7 @@ def test_nothing_forged_or_moved_is_opened() -> None:
 
 def test_every_bit_of_a_packet_is_authenticated() -> None:
     payload = SEALED[FIRST]
-    opener = ObjectOpener(KEY, SALT, HEADER, PART)
+    opener = ObjectOpener(KEY, SALT, TSI, PART)
     flipped = [
         payload[:at] + bytes((payload[at] ^ 1 << at % 8,)) + payload[at + 1 :] for at in range(len(payload))
     ]
@@ -328,7 +331,7 @@ def test_every_bit_of_a_packet_is_authenticated() -> None:
 
 
 def test_forged_packets_among_others_cost_only_themselves() -> None:
-    opener = ObjectOpener(KEY, SALT, HEADER, PART)
+    opener = ObjectOpener(KEY, SALT, TSI, PART)
     start = identify(PART, 1, 0)
     payloads: list[bytes | memoryview] = [SEALED[start + esi] for esi in range(8)]
     payloads[3], payloads[6] = b"forged" * 20, memoryview(SEALED[start])
@@ -451,3 +454,12 @@ def test_the_bytes_are_those_of_the_first_version() -> None:
         == "fa53f38ee82153320d87f933d102d2aff00c4a810364ea693aebb809e42c47b0"
     )
     assert Sealing(KEY.id, SALT).salt == SALT
+
+
+def test_nobody_loads_the_library_before_there_is_a_key() -> None:
+    code = """import sys
+import mcastd.build, mcastd.cli, mcastd.daemon, mcastd.delivery.keys, mcastd.delivery.serials
+import mcastd.protocols.manifest, mcastd.protocols.seal
+print([name for name in sys.modules if name.partition(".")[0] in ("cryptography", "_cffi_backend")])"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"
