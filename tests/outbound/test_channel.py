@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address
@@ -17,6 +16,7 @@ from unittest import mock
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.channel import running
 from support.wait import wait_for
 
 from mcastd import clock
@@ -73,29 +73,11 @@ class Bench:
     @contextmanager
     def running(self, failing: str = "") -> Iterator[Context]:
         """A run in another thread: told to stop at the end, or failing by itself, with that text."""
-        ready = threading.Event()
-        context = Context(ready.set).open()
-        failures: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                self.channel.run(context)
-            except BaseException as error:
-                failures.append(error)
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        try:
-            wait_for(lambda: ready.is_set() or failures, "ready")
-            yield context
-            wait_for(lambda: failures or not failing, f"failing: {failing}")
-        finally:
-            context.send(Signal.STOP)
-            thread.join(10)
-            assert not thread.is_alive(), "it does not stop"
-            context.close()
-            assert self.link.closed
-            assert failing in str(failures) if failing else not failures, failures
+        with running(self.channel) as run:
+            yield run.context
+            wait_for(lambda: run.failures or not failing, f"failing: {failing}")
+        assert self.link.closed
+        assert failing in str(run.failures) if failing else not run.failures, run.failures
 
     def wait_sent(self, count: int) -> None:
         wait_for(lambda: len(self.link.sent) >= count, f"{count} datagrams")

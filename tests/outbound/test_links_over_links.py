@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from support.channel import running
 from support.wait import wait_for
 
 from mcastd import clock
@@ -21,7 +21,6 @@ from mcastd.net.payloads import ListPayloads, Payloads
 from mcastd.outbound.channel import Channel
 from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.sources import open_source
-from mcastd.worker import Context, Signal
 
 LINES = [b"line %d\n" % number for number in range(7)]
 
@@ -71,24 +70,9 @@ class Bench:
     @contextmanager
     def running(self) -> Iterator[list[BaseException]]:
         """A run in another thread, with what it raises. At the end it is told to stop."""
-        context, failures = Context().open(), []
-
-        def run() -> None:
-            try:
-                self.channel.run(context)
-            except BaseException as error:
-                failures.append(error)
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        try:
-            yield failures
-        finally:
-            context.send(Signal.STOP)
-            thread.join(10)
-            context.close()
-            self.channel.close()
-        assert not thread.is_alive(), "it does not stop"
+        with running(self.channel) as run:
+            yield run.failures
+        self.channel.close()
         assert self.first.closed
         assert self.second.closed
 
