@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
 from mcastd.config.addresses import may_meet
 from mcastd.config.explain import Complaint
+from mcastd.config.groups import LINK_CONTROL, ethernet_address, is_bounded, is_public, is_source_specific
 from mcastd.config.inbound import DEFAULT_RECEIVE_BUFFER, GATHERING_BUFFER_MIN_BYTES, InboundSubscription
 from mcastd.config.numbers import format_duration, format_rate, format_size
 from mcastd.config.outbound import ETHERNET_PAYLOAD, OutboundChannel
@@ -27,13 +28,10 @@ UNRESTRICTED_TTL = 128
 JSON_BITS_PER_SECOND = 500_000_000
 # A rate below this was hardly meant: a datagram of 125 bytes takes more than a second.
 SLOW_BITS_PER_SECOND = 1000
-LINK_CONTROL, SSM = IPv4Network("224.0.0.0/24"), IPv4Network("232.0.0.0/8")
-OWNED = (IPv4Network("233.0.0.0/8"), IPv4Network("234.0.0.0/8"))  # by AS (RFC 3180), by prefix (RFC 6034)
 PRIVATE_TO_THE_UNIT = ("/tmp/", "/var/tmp/")
 SELDOM_ENOUGH_SECONDS = 10.0
 # What there may be below /dev beside devices.
 NO_DEVICES = ("/dev/shm/", "/dev/mqueue/", "/dev/fd/", "/dev/std")
-ADMINISTRATIVE = IPv4Network("239.0.0.0/8")  # RFC 2365
 # Directories in which everybody may make files.
 SHARED = {"/tmp", "/var/tmp", "/dev/shm"}
 
@@ -73,13 +71,13 @@ def _reach(channel: OutboundChannel) -> Advice:
             "ttl",
             f"{ttl} reaches no further than 1: no router forwards {group}; take a group that is routed",
         )
-    elif ttl >= UNRESTRICTED_TTL or (ttl > SITE_TTL and not _is_bounded(group)):
+    elif ttl >= UNRESTRICTED_TTL or (ttl > SITE_TTL and not is_bounded(group)):
         yield (
             "ttl",
             f"{ttl} is far beyond any site: what a loop or a router without a boundary lets out goes as far;"
             " set the number of networks that it has to cross",
         )
-    if _leaves(channel) and _is_public(group):
+    if _leaves(channel) and is_public(group):
         own = "239.0.0.0/8 (RFC 2365)" if group.version == 4 else "ff15::/16 or ff18::/16 (RFC 4291)"
         yield (
             "group",
@@ -163,7 +161,7 @@ OF_A_CHANNEL: tuple[Callable[[OutboundChannel], Advice], ...] = (
 
 
 def _without_sources(subscription: InboundSubscription) -> Advice:
-    if _is_source_specific(subscription.group) and not subscription.sources:
+    if is_source_specific(subscription.group) and not subscription.sources:
         yield (
             "sources",
             f"none are named, but {subscription.group} is source-specific: routers ignore a join"
@@ -363,38 +361,3 @@ def _shared_pipes(config: Config) -> Iterator[Complaint]:
                 location,
                 f"outbound.{first} reads this pipe, too: each gets a part; give every one a pipe",
             )
-
-
-# -- addresses
-
-
-def _scope(group: IPv6Address) -> int:
-    return group.packed[1] & 0x0F
-
-
-def _is_bounded(group: Address) -> bool:
-    """Return True if boundaries of networks keep the group within an organization (RFC 2365, RFC 7346)."""
-    return group in ADMINISTRATIVE if isinstance(group, IPv4Address) else _scope(group) <= 8
-
-
-def _is_source_specific(group: Address) -> bool:
-    """RFC 4607: 232/8 and ff3x::/32."""
-    if isinstance(group, IPv4Address):
-        return group in SSM
-    return group.packed[1] >> 4 == 3 and group.packed[2:4] == b"\0\0"
-
-
-def _is_public(group: Address) -> bool:
-    """Return True if routers forward the group world-wide, and IANA alone assigns it."""
-    if isinstance(group, IPv6Address):
-        return (
-            _scope(group) == 0xE and not group.packed[1] & 0x20
-        )  # with the flag P it is its prefix's owner's
-    return not any(group in network for network in (LINK_CONTROL, SSM, *OWNED, ADMINISTRATIVE))
-
-
-def ethernet_address(group: Address) -> bytes:
-    """The MAC address that ``group`` is sent to: RFC 1112 section 6.4, RFC 2464 section 7."""
-    if isinstance(group, IPv4Address):
-        return b"\x01\x00\x5e" + (int(group) & 0x7F_FFFF).to_bytes(3)
-    return b"\x33\x33" + group.packed[12:]
