@@ -216,7 +216,7 @@ class Channel:
                 self._wait_for_source(context, link)
             elif when <= clock.monotonic():
                 context.wait(0)  # without it a channel that always has something to send has no heartbeat
-            elif self._shared is not None and not self._busy and self._handover.is_possible():
+            elif self._shared is not None and self._may_be_lent and self._handover.is_possible():
                 self._lend(context, self._shared, when)
             else:
                 context.sleep_until(when)
@@ -259,6 +259,10 @@ class Channel:
         return min(schedule.deadline, link.deadline) if self._sizes else -math.inf
 
     # -- while little is sent at a time: the shared sender does it, this thread waits for signals
+
+    @property
+    def _may_be_lent(self) -> bool:
+        return not self._busy and not self._source.slow
 
     def _lend(self, context: Context, shared: SharedSender, when: float) -> None:
         """Let the shared sender send, from ``when`` on, until a signal needs this thread."""

@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from support.flute import Rebuilding
@@ -23,6 +24,7 @@ from mcastd.net.receiver import SocketReceiver
 from mcastd.net.sender import SocketSender
 from mcastd.net.sockets import free_port
 from mcastd.outbound.channel import Channel
+from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.sources import open_source
 from mcastd.outbound.sources.objects import ObjectsSource
 from mcastd.outbound.sources.source import NAP_MAX_SECONDS
@@ -237,8 +239,11 @@ class TestFaults:
 
 class TestChannel:
     @contextmanager
-    def running(self, config: OutboundChannel, link: FakeSender) -> Iterator[tuple[Channel, Context]]:
-        channel = Channel("outbound/images", config, lambda _: link, open_source(config))
+    def running(
+        self, config: OutboundChannel, link: FakeSender, shared: SharedSender | None = None
+    ) -> Iterator[tuple[Channel, Context]]:
+        source = open_source(config)
+        channel = Channel("outbound/images", config, lambda _: link, source, shared=shared)
         context = Context().open()
         thread = threading.Thread(target=channel.run, args=(context,))
         thread.start()
@@ -274,6 +279,21 @@ class TestChannel:
                 datagram for datagram in link.sent if datagram[12:16] != bytes(4) and len(datagram) > 20
             ]
             assert len(symbols) == len(set(symbols))
+
+    def test_its_own_thread_sends(self, tree: Path) -> None:
+        """Others that the shared thread sends for would wait while a block is hashed."""
+        config = settings_of(
+            tree / "deep" / "odd", rate="100kbit"
+        )  # three datagrams a second and FDT packets
+        link = FakeSender()
+        shared = SharedSender()
+        with (
+            mock.patch.object(Channel, "_lend", side_effect=AssertionError("it was lent")),
+            self.running(config, link, shared) as (channel, _),
+        ):
+            wait_for(lambda: len(link.sent) >= 5, "some datagrams")
+            assert channel._source.slow
+        shared.close()
 
     def test_other_settings_of_the_protocol_need_a_new_run(self, tree: Path) -> None:
         config = settings_of(tree)

@@ -53,6 +53,8 @@ class ObjectsSource(Source):
     pass as another object.
     """
 
+    slow = True  # blocks are hashed, and repair symbols made
+
     def __init__(
         self,
         path: Path,

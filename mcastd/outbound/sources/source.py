@@ -24,6 +24,8 @@ class Source(ABC):
     position = 0  # bytes read of this round
     nap = 0.0  # seconds after which to call read() again, when there was nothing
     state = "ready"  # for people
+    # A read takes milliseconds or more: the channel's own thread does it, and not one that sends for others.
+    slow = False
     # When its datagrams are due, if it knows: it does if its settings say has_schedule.
     schedule: Schedule | None = None
 
