@@ -14,7 +14,8 @@ from mcastd.protocols.fec import Oti
 class ObjectDescription:
     """A file that is sent as an object: what its sender says of it, and what nobody has checked.
 
-    A sender may describe an object again, with more or with other words; by its TOI it is the same.
+    A sender may describe an object again, with more or with other words; in its session it is the same by its
+    TOI.
     """
 
     toi: int
@@ -25,6 +26,8 @@ class ObjectDescription:
     content_length: int | None
     """Bytes of the file: others than ``length`` if it is encoded; None: not told."""
     oti: Oti
+    session: int = 0
+    """The TSI. In another session the same TOI is another object."""
     encoding: str = ""
     """How the file is encoded on the wire, as "gzip"; "": it is not."""
     md5: bytes | None = None
@@ -44,11 +47,12 @@ class ObjectDescription:
 
     def is_like(self, other: ObjectDescription) -> bool:
         """Return True if both may be of one object: what cannot change is the same, but for hashes."""
-        return self._lasting == other._lasting
+        digests = {self.md5, other.md5} - {None}
+        return self._lasting == other._lasting and len(digests) < 2
 
     @property
     def _lasting(self) -> tuple[object, ...]:
-        return self.toi, self.name, self.length, self.oti, self.encoding
+        return self.session, self.toi, self.name, self.length, self.oti, self.encoding
 
 
 class Run(NamedTuple):

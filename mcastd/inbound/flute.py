@@ -256,6 +256,7 @@ class FluteSequencer:
             known.blocks = Blocks(oti, length)  # which the parsers of both have tried
             known.description = ObjectDescription(
                 toi=entry.toi,
+                session=self._session or 0,
                 name=name,
                 length=length,
                 content_length=entry.content_length,

@@ -11,6 +11,7 @@ import random
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -346,6 +347,16 @@ def test_other_content_of_the_same_number_begins_anew(output: Output) -> None:
     output.receive(new)
     assert output.has(new)
     assert output.states() == {ObjectState.LANDED: 1}
+
+
+@pytest.mark.parametrize("changes", [{"session": 8}, {"md5": hashlib.md5(bytes(256)).digest()}])
+def test_what_only_its_session_or_digest_tells_from_another_begins_anew(
+    output: Output, changes: dict[str, Any]
+) -> None:
+    output.receive(SentObject(256, signed=False))
+    new = SentObject(bytes(256), signed=False, **changes)
+    output.receive(new)
+    assert output.has(new)
 
 
 def test_hashes_that_do_not_fit_are_refused(output: Output) -> None:

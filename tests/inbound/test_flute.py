@@ -256,6 +256,7 @@ def test_objects_of_the_session_before_are_others(fed: Fed) -> None:
     assert fed.sequencer.held == 1, "its number means nothing any more"
     fed.feed(*table(FileEntry(2, "two", 5, 5, OTI), tsi=8))
     assert fed.news[-1] == (2, "two")
+    assert len({each.session for batch in fed.batches for each in batch.news}) == 2
     assert fed.symbols == {(2, 0, 0): b"short"}
 
 
