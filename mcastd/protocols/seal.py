@@ -167,10 +167,9 @@ class ObjectSealer:
 
     def _seal(self, sbn: int, first: int, symbols: Sequence[bytes]) -> list[bytes]:
         encrypt, toi, header = self._aead.encrypt, self._toi, self.header
-        start = int.from_bytes(self._scheme.identify(sbn, first))  # the ESI is the lower part of a payload id
         return [
             encrypt(toi + (payload_id := number.to_bytes(4)), symbol, header + payload_id)
-            for number, symbol in enumerate(symbols, start)
+            for number, symbol in enumerate(symbols, _payload_id(self._scheme, sbn, first))
         ]
 
 
@@ -182,23 +181,29 @@ class ObjectOpener:
         self.header = _object_header(tsi, part)
         """The LCT header of all packets of the object: whatever has another one is forged."""
         self._aead = _object_cipher(key, salt, self.header, part)
+        self._scheme = fec.scheme_of(part.oti.scheme)
         self._toi = _TOI.pack(part.toi)
         self._invalid = invalid_tag()
 
-    def open(self, payload_ids: Iterable[int], payloads: Sequence[Buffer]) -> list[bytes | None]:
-        """The symbols of packets with the ``header``, None for each that is forged.
+    def open(self, sbn: int, esi: int, payloads: Sequence[Buffer]) -> list[bytes | None]:
+        """The symbols ``esi`` and on of a block, of packets with the ``header``; None for what is forged.
 
-        A payload id is the 32 bits after the header as a number; for a run of symbols that is a range.
+        Raises ValueError if the scheme has no such symbol.
         """
         decrypt, toi, header, invalid = self._aead.decrypt, self._toi, self.header, self._invalid
         opened: list[bytes | None] = []
-        for number, payload in zip(payload_ids, payloads, strict=True):
+        for number, payload in enumerate(payloads, _payload_id(self._scheme, sbn, esi)):
             payload_id = number.to_bytes(4)
             try:
                 opened.append(decrypt(toi + payload_id, payload, header + payload_id))
             except invalid:
                 opened.append(None)
         return opened
+
+
+def _payload_id(scheme: fec.Scheme, sbn: int, esi: int) -> int:
+    """A payload ID as a number: that of the next symbol is one higher, since the ESI is its lower part."""
+    return int.from_bytes(scheme.identify(sbn, esi))
 
 
 def _object_header(tsi: int, part: Part) -> bytes:

@@ -55,22 +55,22 @@ def block(part: Part, sbn: int, data: bytes = DATA) -> HashedBlock:
     return HashedBlock(data[blocks.offset(sbn) : blocks.offset(sbn) + blocks.size(sbn)])
 
 
-def identify(part: Part, sbn: int, esi: int) -> int:
-    return int.from_bytes(fec.scheme_of(part.oti.scheme).identify(sbn, esi))
+Payloads = dict[tuple[int, int], bytes]  # by SBN and ESI
 
 
-def all_source(sealer: ObjectSealer, part: Part, data: bytes = DATA) -> dict[int, bytes]:
-    """Payloads by payload id."""
-    sealed = {}
+def all_source(sealer: ObjectSealer, part: Part, data: bytes = DATA) -> Payloads:
+    sealed: Payloads = {}
     blocks = fec.Blocks(part.oti, part.length)
     for sbn in range(blocks.count):
         payloads = sealer.source(sbn, block(part, sbn, data), 0, blocks.symbols(sbn))
-        sealed |= {identify(part, sbn, esi): payload for esi, payload in enumerate(payloads)}
+        sealed |= {(sbn, esi): payload for esi, payload in enumerate(payloads)}
     return sealed
 
 
-def opened(opener: ObjectOpener, sealed: dict[int, bytes]) -> list[bytes | None]:
-    return opener.open(sealed, list(sealed.values()))
+def opened(opener: ObjectOpener, sealed: Payloads) -> list[bytes | None]:
+    blocks = sorted({sbn for sbn, _ in sealed})
+    runs = [[payload for (at, _), payload in sealed.items() if at == sbn] for sbn in blocks]
+    return [symbol for sbn, run in zip(blocks, runs, strict=True) for symbol in opener.open(sbn, 0, run)]
 
 
 # -- there and back
@@ -95,8 +95,7 @@ def test_repair_symbols_are_made_of_the_block_and_opened() -> None:
     source = opened(opener, all_source(sealer, part))
     assert b"".join(symbol or b"" for symbol in source) == DATA.ljust(23 * 104, b"\0")
     wanted = raptorq.repair(block(part, 1).data, 104, 3, 2)
-    ids = [identify(part, 1, 11 + 2 + number) for number in range(3)]
-    assert opener.open(ids, sealer.repair(1, block(part, 1), 3, 2)) == wanted
+    assert opener.open(1, 11 + 2, sealer.repair(1, block(part, 1), 3, 2)) == wanted
     with pytest.raises(NotTheBlockError):
         sealer.repair(1, block(part, 0), 3)
 
@@ -282,29 +281,29 @@ def test_a_scheme_whose_payload_ids_do_not_fit_is_refused() -> None:
 # -- what an outsider may try with the packets of an object
 
 SEALED = all_source(ObjectSealer(KEY, SALT, TSI, PART), PART)
-FIRST = identify(PART, 1, 2)
+PLACE = 1, 2  # SBN and ESI
 
 
 def opens(
     payload: bytes,
-    payload_id: int = FIRST,
+    place: tuple[int, int] = PLACE,
     *,
     key: GroupKey = KEY,
     salt: bytes = SALT,
     tsi: int = TSI,
     part: Part = PART,
 ) -> bytes | None:
-    (symbol,) = ObjectOpener(key, salt, tsi, part).open([payload_id], [payload])
+    (symbol,) = ObjectOpener(key, salt, tsi, part).open(*place, [payload])
     return symbol
 
 
 def test_nothing_forged_or_moved_is_opened() -> None:
-    payload = SEALED[FIRST]
+    payload = SEALED[PLACE]
     assert opens(payload) == DATA[1000:1100]
     longer = Part(TOI, PART.length + 1, PART.oti, PART.hashes)
     others = {
-        "another ESI": opens(payload, identify(PART, 1, 3)),
-        "another SBN": opens(payload, identify(PART, 0, 2)),
+        "another ESI": opens(payload, (1, 3)),
+        "another SBN": opens(payload, (0, 2)),
         "another TOI": opens(payload, part=replace(PART, toi=TOI + 1)),
         "another session": opens(payload, tsi=TSI + 1),
         "another salt": opens(payload, salt=SALT[::-1]),
@@ -322,28 +321,34 @@ def test_nothing_forged_or_moved_is_opened() -> None:
 
 
 def test_every_bit_of_a_packet_is_authenticated() -> None:
-    payload = SEALED[FIRST]
+    payload = SEALED[PLACE]
     opener = ObjectOpener(KEY, SALT, TSI, PART)
     flipped = [
         payload[:at] + bytes((payload[at] ^ 1 << at % 8,)) + payload[at + 1 :] for at in range(len(payload))
     ]
-    assert opener.open([FIRST] * len(flipped), flipped) == [None] * len(flipped)
+    assert [opener.open(*PLACE, [one]) for one in flipped] == [[None]] * len(flipped)
 
 
 def test_forged_packets_among_others_cost_only_themselves() -> None:
     opener = ObjectOpener(KEY, SALT, TSI, PART)
-    start = identify(PART, 1, 0)
-    payloads: list[bytes | memoryview] = [SEALED[start + esi] for esi in range(8)]
-    payloads[3], payloads[6] = b"forged" * 20, memoryview(SEALED[start])
-    found = opener.open(range(start, start + 8), payloads)
+    payloads: list[bytes | memoryview] = [SEALED[1, esi] for esi in range(8)]
+    payloads[3], payloads[6] = b"forged" * 20, memoryview(SEALED[1, 0])
+    found = opener.open(1, 0, payloads)
     assert [at for at, symbol in enumerate(found) if symbol is None] == [3, 6]
     assert found[7] == DATA[1500:1600]
 
 
-@given(st.binary(max_size=200), st.integers(0, 2**32 - 1))
+@given(st.binary(max_size=200), st.integers(0, 2**16 - 1), st.integers(0, 2**16 - 1))
 @settings(max_examples=100)
-def test_no_bytes_of_others_are_opened(payload: bytes, payload_id: int) -> None:
-    assert opens(payload, payload_id) is None
+def test_no_bytes_of_others_are_opened(payload: bytes, sbn: int, esi: int) -> None:
+    assert opens(payload, (sbn, esi)) is None
+
+
+def test_numbers_that_no_packet_has_are_refused() -> None:
+    for place in ((1 << 16, 0), (0, 1 << 16), (-1, 0), (0, -1)):
+        with pytest.raises(ValueError, match="no symbol"):
+            opens(SEALED[PLACE], place)
+    assert opens(SEALED[PLACE], ((1 << 16) - 1, (1 << 16) - 1)) is None
 
 
 # -- announcements
@@ -450,7 +455,7 @@ def test_any_payload_is_opened_or_refused(payload: bytes, begins: bool) -> None:
 def test_the_bytes_are_those_of_the_first_version() -> None:
     """Another version of mcastd opens them: this has to fail when they change."""
     assert (
-        hashlib.sha256(SEALED[FIRST]).hexdigest()
+        hashlib.sha256(SEALED[PLACE]).hexdigest()
         == "fa53f38ee82153320d87f933d102d2aff00c4a810364ea693aebb809e42c47b0"
     )
     assert Sealing(KEY.id, SALT).salt == SALT
