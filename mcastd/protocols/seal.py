@@ -146,18 +146,19 @@ class ObjectSealer:
         self._require(sbn, block)
         size, last = self._part.oti.symbol_size, min(first + count, self._blocks.symbols(sbn))
         symbols = [block.data[at * size : (at + 1) * size] for at in range(first, last)]
-        if (
-            symbols and self._part.oti.scheme == fec.RAPTORQ
-        ):  # the last one is filled up: RFC 6330 section 4.4
+        # The last source symbol of an object is filled up with zeros (RFC 6330 section 4.4.1.2).
+        if symbols and self._part.oti.scheme == fec.RAPTORQ:
             symbols[-1] = symbols[-1].ljust(size, b"\0")
         return self._seal(sbn, first, symbols)
 
     def repair(self, sbn: int, block: HashedBlock, count: int, skip: int = 0) -> list[bytes]:
         """The payloads of ``count`` repair symbols after the first ``skip`` ones: ESI K + ``skip`` and on.
 
-        Raises NotTheBlockError, and what :func:`raptorq.repair` raises.
+        Raises NotTheBlockError, ValueError if the object has no such code, and what raptorq.repair() raises.
         """
         self._require(sbn, block)
+        if self._part.oti.scheme != fec.RAPTORQ:
+            raise ValueError(f"no repair symbols are made with FEC encoding id {self._part.oti.scheme}")
         symbols = raptorq.repair(block.data, self._part.oti.symbol_size, count, skip)
         return self._seal(sbn, self._blocks.symbols(sbn) + skip, symbols)
 
@@ -273,12 +274,12 @@ class AnnouncementOpener:
             cause = f"it is sealed by the key {key_id.hex()}, which is not here"
             raise NotOpenedError(SealReason.WRONG_KEY, cause)
         aead = self._known.get(prefix) or _announcement_cipher(key, self._channel, salt)
-        packed = _PAYLOAD_ID.pack(payload_id)
         try:
+            packed = _PAYLOAD_ID.pack(payload_id)
             symbol = aead.decrypt(_TOI.pack(toi) + packed, payload[_PREFIX.size :], header + packed + prefix)
-        except invalid_tag():
+        except (invalid_tag(), struct.error):  # struct.error: no nonce has room for such a TOI or payload id
             raise NotOpenedError(
-                SealReason.FORGED, "nobody of this group and channel has sealed it"
+                SealReason.FORGED, "nobody in this group sealed it for this channel"
             ) from None
         self._known[prefix] = aead  # only now: what is forged takes no place
         self._known.move_to_end(prefix)

@@ -100,6 +100,11 @@ def test_repair_symbols_are_made_of_the_block_and_opened() -> None:
         sealer.repair(1, block(part, 0), 3)
 
 
+def test_without_a_code_there_is_no_repair() -> None:
+    with pytest.raises(ValueError, match="no repair symbols"):
+        ObjectSealer(KEY, SALT, TSI, PART).repair(0, block(PART, 0), 1)
+
+
 def test_a_run_is_sealed_by_any_pieces() -> None:
     sealer = ObjectSealer(KEY, SALT, TSI, PART)
     whole = sealer.source(1, block(PART, 1), 0, 99)
@@ -410,6 +415,8 @@ def test_an_announcement_of_another_key_is_told_from_a_forged_one() -> None:
     assert refusal(opener, right, header=lct.build(TSI, 0, 0)) == "forged"
     closing = lct.build(TSI, 0, 0, fec.build_fti(NO_CODE, 300), close_session=True)
     assert refusal(opener, right, header=closing) == "forged"
+    assert refusal(opener, right, toi=1 << 100) == "forged"  # as an LCT header can have it
+    assert refusal(opener, right, number=1 << 40) == "forged"
     assert opener.open(FDT_HEADER, 0, 1, right).symbol == b"piece 1 of it"
 
 
