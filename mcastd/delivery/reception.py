@@ -135,6 +135,7 @@ class Reception:
         self.states: Counter[ObjectState] = Counter()
         self.receiving: dict[int, Received] = {}  # by TOI; what was touched last is the last
         self.troubled: dict[int, Received] = {}  # those of which the file system has not taken something
+        self.unrepaired: dict[int, Received] = {}  # those for which there is no code
         self._objects: dict[int, Received] = {}  # all, by TOI
         self._named: dict[tuple[str, ...], Received] = {}  # of each name the one that was described last
         self._queue: dict[int, Received] = {}  # have something to do beside receiving
@@ -297,6 +298,8 @@ class Reception:
         left = assembly.take(run.sbn, run.esi, run.symbols)
         if assembly.trouble is not known.trouble:
             self._note(known, assembly.trouble, known.again)
+        if assembly.cannot_repair is not None:
+            self.unrepaired[toi] = known
         if assembly.complete or assembly.stalled:
             self._queue[toi] = known
         return left, assembly.trouble
@@ -411,6 +414,7 @@ class Reception:
             known.assembly.close()
             known.assembly = None
             del self.receiving[known.description.toi]
+            self.unrepaired.pop(known.description.toi, None)
         if known.partial is not None:
             if known.partial.fd >= 0:
                 self._landing.discard(known.partial)

@@ -67,13 +67,12 @@ class DirectorySink(Sink):
         self._landing = Landing(config.path)
         self._counts = SymbolCounts(dropped=account.counters.dropped)
         self._reception: Reception | None = None  # while the directory is open
-        self._unrepaired = ""  # why files that are being received cannot be repaired
         self._expire_at = self._sweep_at = 0.0  # monotonic time
 
     @property
     def problem(self) -> str:
         """Also what keeps files from being repaired, while some wait for that."""
-        return self._account.problem or self._unrepaired
+        return self._account.problem or _unrepaired(self._reception)
 
     def open(self) -> None:
         self.tick(self._now())
@@ -90,8 +89,9 @@ class DirectorySink(Sink):
         written, dropped = counts.written_bytes, counts.dropped.total()
         for description in batch.news:
             reception.describe(description, now)
+        wall = self._wall()
         for run in batch.runs:
-            untaken, trouble = reception.take(run, now, self._wall())
+            untaken, trouble = reception.take(run, now, wall)
             if untaken:
                 self._account.drop(untaken, trouble or OSError(errno.EAGAIN, "it waits for its next try"))
         dropped = counts.dropped.total() - dropped  # also what the account has dropped: it is one Counter
@@ -154,7 +154,6 @@ class DirectorySink(Sink):
         end = now + WORK_SECONDS
         more_at = reception.work(now, lambda: self._now() >= end)
         self.deadline = min(self._expire_at, math.inf if more_at is None else more_at)
-        self._unrepaired = next((why for one in reception.receiving.values() if (why := one.unrepaired)), "")
         if (trouble := next((one.trouble for one in reception.troubled.values()), None)) is None:
             self._account.recovered()
             return
@@ -188,8 +187,14 @@ class DirectorySink(Sink):
             surplus=counts.surplus,
             restored=counts.restored,
             wrong_blocks=counts.wrong_blocks,
-            unrepaired=self._unrepaired,
+            unrepaired=_unrepaired(receiving),
         )
+
+
+def _unrepaired(reception: Reception | None) -> str:
+    """Why files that are being received cannot be repaired; "": nothing hinders it. For any thread."""
+    waiting = () if reception is None else list(reception.unrepaired.values())
+    return next((why for one in waiting if (why := one.unrepaired)), "")
 
 
 def _present(states: Mapping[ObjectState, int]) -> dict[str, int]:
