@@ -26,7 +26,7 @@ class OutboundCounters:
     dropped: Counter[str] = field(default_factory=Counter)  # given up, by reason
     lines_split: int = 0  # lines longer than max_datagram, each sent as several datagrams
     rounds: int = 0  # times that the whole source has been sent
-    late: int = 0  # sent more than a millisecond and more than one period after their deadline
+    late: int = 0  # sent after the tolerance of Pacer, and more than one period after their deadline
 
 
 class SourceCounts:

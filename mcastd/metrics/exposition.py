@@ -121,7 +121,7 @@ CHANNEL: tuple[Family[ScrapedWorker[OutboundCounters]], ...] = (
     _counter("sent_bytes", "Payload of these datagrams.", lambda of: of.counters.sent_bytes),
     _counter(
         "late_datagrams",
-        "Datagrams sent more than a millisecond after their time.",
+        "Datagrams sent more than a millisecond after their time; of whole files, a tenth of a second.",
         lambda of: of.counters.late,
     ),
     _counter(

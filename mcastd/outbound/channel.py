@@ -23,7 +23,7 @@ from mcastd.handover import BUSY_VISITS, Handover
 from mcastd.log import get_logger
 from mcastd.net.link import Sender
 from mcastd.net.payloads import ListPayloads, Payloads
-from mcastd.outbound.pacing import Pacer, Schedule
+from mcastd.outbound.pacing import FILES_TOLERANCE, TOLERANCE, Pacer, Schedule
 from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.sources.source import NAP_MAX_SECONDS, Source
 from mcastd.outbound.watcher import Watcher
@@ -84,7 +84,7 @@ class Channel:
         self._link: Sender | None = None
         self._described: SenderDescription | None = None  # the link, as it was seen last
         self._source = source
-        self._schedule: Schedule = source.schedule or Pacer(*_pace(config))
+        self._schedule: Schedule = source.schedule or self._pacer(config)
         # From one read: sent up to index _next; emptied when all is sent
         self._pending: Payloads = ListPayloads()
         self._sizes: Sequence[int] = []  # of these, in bytes
@@ -138,12 +138,15 @@ class Channel:
         self._config = settings
         return True
 
+    def _pacer(self, config: OutboundChannel) -> Pacer:
+        return Pacer(*_pace(config), tolerance=FILES_TOLERANCE if config.protocol.of_files else TOLERANCE)
+
     def _apply(self) -> None:
         """Go over to the settings of now. The place in the source stays, and what was read of it."""
         config, before = self._config, self._applied
         if self._source.schedule is None and _pace(config) != _pace(before):
             late = self._schedule.late
-            self._schedule = Pacer(*_pace(config))
+            self._schedule = self._pacer(config)
             self._schedule.late = late
         if config.interface != before.interface:
             self._identity = self._identity._replace(interface=label_of(config.interface))

@@ -9,7 +9,9 @@ from itertools import accumulate
 from typing import Protocol
 
 BURST = 0.001  # seconds' worth of a rate that may go at once, unless it is told otherwise
-TOLERANCE = 0.001  # seconds after a deadline that are not called late
+# Seconds after a deadline that are not called late; of files, since a block is read and hashed in between.
+TOLERANCE = 0.001
+FILES_TOLERANCE = 0.1
 CATCH_UP = 2  # times the rate at which a backlog goes
 STALL = 1.0  # seconds after a deadline that are not caught up
 
@@ -47,12 +49,21 @@ class Pacer:
     pace; a ``rate`` of 0 pauses.
     """
 
-    def __init__(self, interval: float | None, rate: int | None, burst: float = BURST) -> None:
+    def __init__(
+        self,
+        interval: float | None,
+        rate: int | None,
+        burst: float = BURST,
+        *,
+        tolerance: float = TOLERANCE,
+    ) -> None:
         """One of ``interval`` in seconds and ``rate`` in bits of payload per second. At a rate, what is due
-        within ``burst`` seconds may go along with what is due now."""
+        within ``burst`` seconds may go along with what is due now. What is sent up to ``tolerance`` seconds
+        after its deadline is not late."""
         if (interval is None) == (rate is None):
             raise ValueError("pacing takes an interval or a rate")
-        self.late = 0  # datagrams sent more than a millisecond and more than one period after their deadline
+        self.late = 0  # datagrams sent after the tolerance, and more than one period after their deadline
+        self._tolerance = tolerance
         self._interval = interval
         self._rate = rate
         self._burst = burst
@@ -99,11 +110,13 @@ class Pacer:
         if len(sizes) == 1:
             was_due, self._spent = self._due_at, self._spent + (1 if self._interval else 8 * sizes[0])
             self._due_at = self._at(self._spent)
-            if was_due < now - TOLERANCE and self._due_at < now:  # the period ends at the next one's deadline
+            if (
+                was_due < now - self._tolerance and self._due_at < now
+            ):  # the period ends at the next one's deadline
                 self.late += 1
         else:
             spent = self._line_up(sizes)
-            past_tolerance = bisect_left(spent, now - TOLERANCE, hi=len(sizes), key=self._at)
+            past_tolerance = bisect_left(spent, now - self._tolerance, hi=len(sizes), key=self._at)
             past_period = bisect_left(spent, now, lo=1, key=self._at) - 1
             self.late += min(past_tolerance, past_period)
             self._spent = spent[-1]

@@ -96,6 +96,14 @@ def test_a_long_backlog_is_not_burst(pacer: Pacer) -> None:
     assert pacer.late == 1
 
 
+@pytest.mark.parametrize(("tolerance", "late"), [(0.001, 100), (0.007, 40), (0.1, 0)])
+def test_what_comes_within_the_tolerance_is_not_late(tolerance: float, late: int) -> None:
+    pacer = Pacer(None, 8_000_000, tolerance=tolerance)  # 1000 bytes a millisecond, ten datagrams of 100
+    pacer.sent(START, [100])
+    pacer.sent(START + 0.01105, [100] * 110)  # the first was due 10.95 ms ago, the last 0.05 ms
+    assert pacer.late == late
+
+
 def test_an_interval_above_a_second_is_late_by_more_than_itself_before_it_starts_anew() -> None:
     pacer = Pacer(2.0, None)
     send_due(pacer, START, [1])
