@@ -40,6 +40,7 @@ MALFORMED = "malformed"  # it is no packet of FLUTE, or contradicts what is said
 FOREIGN_SESSION = "foreign-session"
 NO_FDT = "no-fdt"  # its object was not described in time, or too much waits for that
 REFUSED = "refused"  # it is of an FDT instance that is not taken
+EXPIRED = "expired"  # the FDT instance says nothing any more, or a clock is wrong
 # Descriptions that are kept: those that were told last. A sender repeats those of what it sends.
 OBJECTS_MAX = 20_000
 # Datagrams that are held until their objects are described; bytes of their payloads; and for how long.
@@ -89,7 +90,7 @@ class _Held:
 class FluteSequencer:
     """A :class:`~mcastd.inbound.protocols.Sequencer`, whose batches are SymbolBatches."""
 
-    reasons: Sequence[str] = (MALFORMED, FOREIGN_SESSION, NO_FDT, REFUSED, UNSAFE_NAME)
+    reasons: Sequence[str] = (MALFORMED, FOREIGN_SESSION, NO_FDT, REFUSED, EXPIRED, UNSAFE_NAME)
 
     def __init__(
         self,
@@ -205,10 +206,11 @@ class FluteSequencer:
         for esi, payload in enumerate(symbols.payloads, symbols.esi):
             try:
                 found = self._tables.take(symbols.header, symbols.sbn, esi, payload, wall)
-                if found is not None and found.expires <= wall:  # RFC 6726 section 3.3
-                    raise Malformed("expired", "an FDT instance says nothing when it has expired")
             except Malformed:
                 self._drop(REFUSED, 1)
+                continue
+            if found is not None and found.expires <= wall:  # RFC 6726 section 3.3
+                self._drop(EXPIRED, 1)
                 continue
             if found is not None:
                 self._take_entries(found)

@@ -307,7 +307,6 @@ def test_a_name_that_leads_elsewhere_is_dropped_by_its_reason(fed: Fed, location
         fdt_packets(7, 5, b"<!DOCTYPE a>", 1400),
         fdt_packets(7, 5, b"no XML", 1400, "gzip"),
         fdt_packets(7, 5, bytes((1 << 20) + 1), 60_000)[:1],
-        table(ENTRIES[1], expires=int(WALL)),
         [build_header(7, 0, NO_CODE, b"\xc0\x20\0\5") + bytes(44)],  # without EXT_FTI
         [fdt_packets(7, 5, bytes(100), 50)[0][:-1]],
         [fdt_packets(7, 5, bytes(100), 50)[0] + b"1"],
@@ -319,6 +318,13 @@ def test_an_fdt_that_is_not_taken_is_refused_each_time(fed: Fed, packets: Sequen
     assert fed.dropped == {"refused": 2}
     fed.feed(*table(ENTRIES[1]))
     assert fed.news == [(1, "d/file 1")]
+
+
+def test_an_fdt_that_has_expired_says_nothing(fed: Fed) -> None:
+    packets = table(ENTRIES[1], expires=int(WALL))
+    fed.feed(*packets, *packets)
+    assert fed.dropped == {"expired": 2}
+    assert fed.news == []
 
 
 def test_repair_symbols_of_an_fdt_are_not_needed(fed: Fed) -> None:
@@ -344,7 +350,7 @@ def test_a_description_that_holds_no_more_is_forgotten(fed: Fed) -> None:
     fed.wall, fed.now = float(LATER), fed.now + flute.EXPIRE_SECONDS
     fed.feed(*symbols(1)[1:2], *TABLE)
     assert fed.sequencer.held == 1
-    assert fed.dropped == {"refused": len(TABLE)}
+    assert fed.dropped == {"expired": len(TABLE)}
 
 
 # -- bounds
@@ -374,6 +380,8 @@ def test_descriptions_are_bounded_and_the_last_ones_stay(fed: Fed, monkeypatch: 
     for toi in range(1, 100):
         fed.feed(*table(FileEntry(toi, f"a{toi}", 5, 5, OTI), number=toi))
     assert [*fed.sequencer._objects] == [*range(90, 100)]
+    fed.feed(*table(FileEntry(90, "a90", 5, 5, OTI), number=90), *table(FileEntry(1, "a1", 5, 5, OTI)))
+    assert [*fed.sequencer._objects] == [*range(92, 100), 90, 1]
     fed.feed(*symbols(2, tsi=7))
     assert fed.sequencer.held == 1
 
