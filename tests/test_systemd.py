@@ -205,4 +205,5 @@ def test_an_instance_differs_in_its_paths_only() -> None:
         ),
         ("RuntimeDirectory=mcastd", "RuntimeDirectory=mcastd/%i"),
         ("LogsDirectory=mcastd", "LogsDirectory=mcastd/%i"),
+        ("StateDirectory=mcastd", "StateDirectory=mcastd/%i"),
     ]

@@ -28,10 +28,19 @@ from mcastd.protocols.manifest import SERIAL_MAX, Seen
 # No file of ours is longer.
 STATE_MAX_BYTES = 256
 STATE_MODE = 0o600
+# Where state is kept without systemd; with it, $STATE_DIRECTORY says (StateDirectory= in systemd.exec(5)).
+STATE_DIRECTORY = Path("/var/lib/mcastd")
+
 Signer = VerifyingKey | GroupKey
 """Who vouches for a manifest: who signed it; if nobody did, those who have the key that it was sealed by."""
 
 _LINE = re.compile(rb"mcastd-serial 1 ([0-9]{1,20}) ([0-9a-f]{64})\n")
+
+
+def state_directory() -> Path:
+    """The directory of this daemon's state."""
+    given = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    return Path(given) if given else STATE_DIRECTORY
 
 
 class StateError(McastdError):

@@ -180,6 +180,14 @@ def test_what_is_no_file_is_told(tmp_path: Path) -> None:
     assert kept.serials.newest(SIGNER, "images") == seen(41)
 
 
+def test_systemd_says_where_state_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STATE_DIRECTORY", raising=False)
+    assert serials.state_directory() == Path("/var/lib/mcastd")
+    for told, directory in (("/var/lib/mcastd/a", "/var/lib/mcastd/a"), ("/x:/y", "/x")):
+        monkeypatch.setenv("STATE_DIRECTORY", told)
+        assert serials.state_directory() == Path(directory)
+
+
 # -- the serial of the next manifest
 
 
