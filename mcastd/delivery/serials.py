@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -69,8 +69,16 @@ class Serials:
         self._unwritten: set[Path] = set()
         self._told: dict[Path, str] = {}  # the reason told last
 
-    def newest(self, signer: Signer, channel: str) -> Seen | None:
-        """The newest manifest that was taken; None if none is known."""
+    def newest(self, signers: Iterable[Signer], channel: str) -> Seen | None:
+        """The newest manifest that was taken of any of ``signers``; None if none is known.
+
+        Name all that are trusted now: else, once a channel has a new signer, the last manifest of the one
+        before could come back.
+        """
+        taken = (self._newest(signer, channel) for signer in signers)
+        return max((seen for seen in taken if seen is not None), default=None)
+
+    def _newest(self, signer: Signer, channel: str) -> Seen | None:
         path = self._path(signer, channel)
         if path not in self._known:
             self._known[path] = self._read(path)
@@ -79,7 +87,7 @@ class Serials:
     def keep(self, signer: Signer, channel: str, seen: Seen) -> None:
         """Remember a manifest that is taken, here and on disk. An older one than is known changes nothing."""
         path = self._path(signer, channel)
-        newest = self.newest(signer, channel)
+        newest = self._newest(signer, channel)
         if newest is not None and newest.serial > seen.serial:
             return
         if newest != seen or path in self._unwritten:
@@ -91,7 +99,7 @@ class Serials:
 
         So it rises when the state is lost, and when the clock steps back. Raises SerialsExhaustedError.
         """
-        newest = self.newest(signer, channel)
+        newest = self._newest(signer, channel)
         serial = max(now_ns, 0 if newest is None else newest.serial + 1)
         if serial > SERIAL_MAX:
             raise SerialsExhaustedError(

@@ -80,8 +80,14 @@ class Sender:
 class Receiver:
     """What a receiver does, without a network: it counts what it does not take by reason."""
 
-    def __init__(self, state: Path, keys: tuple[GroupKey, ...] = (NEW, OLD)) -> None:
+    def __init__(
+        self,
+        state: Path,
+        keys: tuple[GroupKey, ...] = (NEW, OLD),
+        signers: tuple[SigningKey, ...] = (SIGN,),
+    ) -> None:
         self.keys = key_ring(keys)
+        self.signers = [verifying_key(key) for key in signers]
         self.dropped: list[str] = []
         self.told: list[StateError] = []
         self.serials = Serials(state, self.told.append)
@@ -113,11 +119,11 @@ class Receiver:
             self.dropped.append(error.reason)
 
     def _manifest(self, data: bytes, now: float) -> None:
-        verified = verify(data, [verifying_key(SIGN)])
+        verified = verify(data, self.signers)
         manifest, signer = verified.manifest, verified.signer
         assert signer is not None
         assert manifest.sealing is not None
-        require_current(verified, "images", self.serials.newest(signer, "images"), now)
+        require_current(verified, "images", self.serials.newest(self.signers, "images"), now)
         self.serials.keep(signer, "images", Seen(manifest.serial, verified.digest))
         self._openers.clear()
         for file in manifest.files:
@@ -193,6 +199,15 @@ def test_a_session_of_before_that_is_replayed_is_refused(tmp_path: Path) -> None
     assert started_again.dropped[0] == "rolled-back"
     started_again.take(after.announcement + after.objects)
     assert started_again.files == {"a": b"new"}
+
+
+def test_the_last_manifest_of_a_signer_before_does_not_come_back(tmp_path: Path) -> None:
+    before, after = Sender({"a": b"old"}, 41, sign=MEMBERS), Sender({"a": b"new"}, 42)
+    receiver = Receiver(tmp_path, signers=(SIGN, MEMBERS))
+    for sender in (before, after, before):
+        receiver.take(sender.announcement + sender.objects)
+    assert receiver.files == {"a": b"new"}
+    assert receiver.dropped[0] == "rolled-back"
 
 
 def test_a_member_can_read_and_not_speak_for_the_sender(tmp_path: Path) -> None:

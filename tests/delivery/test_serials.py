@@ -41,7 +41,7 @@ class Kept:
 def test_what_was_taken_is_known_after_a_restart(tmp_path: Path) -> None:
     directory = tmp_path / "state" / "mcastd"
     before = Kept(directory)
-    assert before.serials.newest(SIGNER, "images") is None
+    assert before.serials.newest([SIGNER], "images") is None
     before.serials.keep(SIGNER, "images", seen(41))
     before.serials.keep(SIGNER, "images", seen(43, 2))
     before.serials.keep(OTHER, "images", seen(7))
@@ -49,13 +49,23 @@ def test_what_was_taken_is_known_after_a_restart(tmp_path: Path) -> None:
     before.serials.keep(GROUP, "images", seen(5, 4))
     after = Kept(directory)
     for kept in (before, after):
-        assert kept.serials.newest(SIGNER, "images") == seen(43, 2)
-        assert kept.serials.newest(OTHER, "images") == seen(7)
-        assert kept.serials.newest(SIGNER, "backups") == seen(2**64 - 1, 3)
-        assert kept.serials.newest(GROUP, "images") == seen(5, 4)
+        assert kept.serials.newest([SIGNER], "images") == seen(43, 2)
+        assert kept.serials.newest([OTHER], "images") == seen(7)
+        assert kept.serials.newest([SIGNER], "backups") == seen(2**64 - 1, 3)
+        assert kept.serials.newest([GROUP], "images") == seen(5, 4)
         assert kept.told == []
     assert len(list(directory.iterdir())) == 4
     assert {stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()} == {0o600}
+
+
+def test_of_several_signers_the_newest_counts(tmp_path: Path) -> None:
+    kept = Kept(tmp_path).serials
+    kept.keep(SIGNER, "images", seen(41, 9))
+    kept.keep(OTHER, "images", seen(43, 2))
+    for one in (kept, Kept(tmp_path).serials):
+        assert one.newest([SIGNER, OTHER], "images") == one.newest([OTHER, SIGNER], "images") == seen(43, 2)
+        assert one.newest([SIGNER], "images") == seen(41, 9)  # who is not trusted any more does not count
+        assert one.newest([], "images") is None
 
 
 def test_an_older_serial_changes_nothing(tmp_path: Path) -> None:
@@ -63,7 +73,7 @@ def test_an_older_serial_changes_nothing(tmp_path: Path) -> None:
     kept.serials.keep(SIGNER, "images", seen(41))
     kept.serials.keep(SIGNER, "images", seen(40, 9))
     for one in (kept, Kept(tmp_path)):
-        assert one.serials.newest(SIGNER, "images") == seen(41)
+        assert one.serials.newest([SIGNER], "images") == seen(41)
 
 
 def test_the_same_one_again_is_not_written_again(tmp_path: Path) -> None:
@@ -100,12 +110,12 @@ def test_state_that_makes_no_sense_is_told_once_and_written_anew(tmp_path: Path,
     (path,) = tmp_path.iterdir()
     path.write_bytes(content)
     kept = Kept(tmp_path)
-    assert kept.serials.newest(SIGNER, "images") is None
-    assert kept.serials.newest(SIGNER, "images") is None
+    assert kept.serials.newest([SIGNER], "images") is None
+    assert kept.serials.newest([SIGNER], "images") is None
     assert kept.take_reasons() == ["corrupt"]
     kept.serials.keep(SIGNER, "images", seen(44))
     assert kept.told == []
-    assert Kept(tmp_path).serials.newest(SIGNER, "images") == seen(44)
+    assert Kept(tmp_path).serials.newest([SIGNER], "images") == seen(44)
 
 
 @given(st.binary(max_size=120) | st.from_regex(rb"\Amcastd-serial 1 [0-9]{1,21} [0-9a-f]{63,65}\n?\Z"))
@@ -114,7 +124,7 @@ def test_state_that_makes_no_sense_is_told_once_and_written_anew(tmp_path: Path,
 def test_any_state_is_read_or_told(tmp_path: Path, content: bytes) -> None:
     kept = Kept(tmp_path)
     kept.serials._path(SIGNER, "images").write_bytes(content)
-    found = kept.serials.newest(SIGNER, "images")
+    found = kept.serials.newest([SIGNER], "images")
     assert kept.take_reasons() == ([] if found else ["corrupt"])
     if found:
         assert 0 <= found.serial < 2**64
@@ -138,11 +148,11 @@ def test_a_disk_that_takes_nothing_is_told_once_and_tried_again(
         assert (error.reason, error.errno) == ("unwritable", errno.EROFS)
         assert "cannot keep the newest serial in " in str(error)
         assert kept.take_reasons() == ["unwritable"]
-        assert kept.serials.newest(SIGNER, "images") == seen(43)
-        assert Kept(tmp_path).serials.newest(SIGNER, "images") == seen(41)
+        assert kept.serials.newest([SIGNER], "images") == seen(43)
+        assert Kept(tmp_path).serials.newest([SIGNER], "images") == seen(41)
     kept.serials.keep(SIGNER, "images", seen(43))  # the carousel brings it again
     assert kept.told == []
-    assert Kept(tmp_path).serials.newest(SIGNER, "images") == seen(43)
+    assert Kept(tmp_path).serials.newest([SIGNER], "images") == seen(43)
     with monkeypatch.context() as patch:
         patch.setattr(serials, "_replace", fail)
         kept.serials.keep(SIGNER, "images", seen(44))
@@ -163,9 +173,9 @@ def test_what_is_half_written_replaces_nothing(
         patch.setattr(os, call, fail)
         kept.serials.keep(SIGNER, "images", seen(42))
     assert kept.take_reasons() == ["unwritable"]
-    assert Kept(tmp_path).serials.newest(SIGNER, "images") == seen(41)
+    assert Kept(tmp_path).serials.newest([SIGNER], "images") == seen(41)
     kept.serials.keep(SIGNER, "images", seen(43))
-    assert Kept(tmp_path).serials.newest(SIGNER, "images") == seen(43)
+    assert Kept(tmp_path).serials.newest([SIGNER], "images") == seen(43)
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -173,11 +183,11 @@ def test_what_is_no_file_is_told(tmp_path: Path) -> None:
     kept = Kept(tmp_path)
     path = kept.serials._path(SIGNER, "images")
     path.mkdir()
-    assert kept.serials.newest(SIGNER, "images") is None
+    assert kept.serials.newest([SIGNER], "images") is None
     assert kept.take_reasons() == ["unreadable"]
     kept.serials.keep(SIGNER, "images", seen(41))
     assert kept.take_reasons() == ["unwritable"]
-    assert kept.serials.newest(SIGNER, "images") == seen(41)
+    assert kept.serials.newest([SIGNER], "images") == seen(41)
 
 
 def test_systemd_says_where_state_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
