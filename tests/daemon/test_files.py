@@ -9,10 +9,12 @@ import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.daemon import RunningDaemon
 from support.host import Host, connect
+from support.mounts import tmpfs
 from support.wait import wait_for
 
 from mcastd.protocols import raptorq
@@ -76,11 +78,19 @@ def sending(tmp_path: Path, host: Host, tree: Path, *protocol: str, rate: str = 
     return RunningDaemon(tmp_path / "sender", text, enter=host.enter([]))
 
 
+def subscription(path: Path, *more: str) -> str:
+    output = f'{{ kind = "directory", path = "{path}", mode = "0604" }}'
+    return "\n".join([f'[inbound.images]\n{GROUP}protocol = "flute"\noutput = {output}', *more, ""])
+
+
 def receiving(tmp_path: Path, host: Host) -> RunningDaemon:
     (tmp_path / "receiver").mkdir(exist_ok=True)
-    output = f'{{ kind = "directory", path = "{tmp_path}/received", mode = "0604" }}'
-    text = f'[inbound.images]\n{GROUP}protocol = "flute"\noutput = {output}\n'
-    return RunningDaemon(tmp_path / "receiver", text, enter=host.enter([]))
+    return RunningDaemon(tmp_path / "receiver", subscription(tmp_path / "received"), enter=host.enter([]))
+
+
+def output_of(daemon: RunningDaemon) -> dict[str, Any]:
+    (output,) = daemon.worker("inbound/images")["status"]["outputs"]
+    return dict(output)
 
 
 def require_accounted(daemon: RunningDaemon) -> None:
@@ -109,8 +119,7 @@ def test_a_tree_comes_whole(hosts: tuple[Host, Host], tmp_path: Path, tree: Path
             0o604
         }
         require_accounted(receiver)
-        (output,) = receiver.worker("inbound/images")["status"]["outputs"]
-        objects = output["objects"]
+        objects = output_of(receiver)["objects"]
         assert objects["states"]["landed"] == 5
         assert (objects["restored"] > 0) is bool(loss)
         landed = {event["object"] for event in receiver.events("object.landed")}
@@ -144,3 +153,39 @@ def test_a_receiver_that_is_killed_leaves_no_half_file(
         with receiving(tmp_path, right):
             wait_for(lambda: content(received) == whole, "all files")
     assert [name for name in os.listdir(received) if name.startswith(".")] == []
+
+
+@pytest.mark.root
+def test_a_reload_and_a_sender_that_is_started_anew_cost_nothing(
+    hosts: tuple[Host, Host], tmp_path: Path, tree: Path
+) -> None:
+    left, right = hosts
+    received = tmp_path / "received"
+    with receiving(tmp_path, right) as receiver:
+        with sending(tmp_path, left, tree, rate="8Mbit"):
+            wait_for(lambda: output_of(receiver)["objects"]["source"] > 500, "a part of the files")
+            receiver.write(subscription(received, 'expect_every = "1h"'))
+            assert receiver.ctl("reload").returncode == 0
+            wait_for(lambda: content(received) == content(tree), "all files")
+        before = output_of(receiver)["objects"]
+        with sending(tmp_path, left, tree):
+            wait_for(lambda: output_of(receiver)["objects"]["surplus"] > before["surplus"] + 3000, "a pass")
+        after = output_of(receiver)["objects"]
+        assert (after["states"], after["source"]) == (before["states"], before["source"])
+        assert len(receiver.events("object.landed")) == 5
+        require_accounted(receiver)
+
+
+@pytest.mark.root
+def test_a_disk_that_fills_makes_files_wait(hosts: tuple[Host, Host], tmp_path: Path, tree: Path) -> None:
+    left, right = hosts
+    received = tmp_path / "received"
+    with tmpfs(received, "4m"):
+        (received / "filling").write_bytes(bytes(2_000_000))
+        with receiving(tmp_path, right) as receiver, sending(tmp_path, left, tree):
+            wait_for(lambda: output_of(receiver)["reason"] == "no-space", "a full disk")
+            wait_for(lambda: "no space" in receiver.worker("inbound/images")["detail"], "it is said")
+            (received / "filling").unlink()
+            wait_for(lambda: content(received) == content(tree), "all files")
+            wait_for(lambda: output_of(receiver)["error"] is None, "no error")
+            require_accounted(receiver)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.mounts import tmpfs
 
 from mcastd.delivery.landing import IN_USE, LEFTOVER_SECONDS, Landing, Partial, settle
 from mcastd.delivery.names import PARTIAL_DIRECTORY, UnsafeNameError
@@ -204,14 +205,12 @@ def test_a_file_whose_name_another_one_has_as_a_directory_is_refused(landing: La
 
 
 @pytest.mark.root
-def test_a_directory_on_another_file_system_is_refused(
-    tmp_path: Path, mounted: Callable[[Path, str], None]
-) -> None:
-    mounted(tmp_path / "images", "64k")
-    landing = Landing(tmp_path)
-    landing.open()
-    assert refusal(landing).reason == OTHER_FILE_SYSTEM
-    landing.close()
+def test_a_directory_on_another_file_system_is_refused(tmp_path: Path) -> None:
+    with tmpfs(tmp_path / "images", "64k"):
+        landing = Landing(tmp_path)
+        landing.open()
+        assert refusal(landing).reason == OTHER_FILE_SYSTEM
+        landing.close()
 
 
 def test_a_rename_that_leaves_the_file_system_is_refused(
