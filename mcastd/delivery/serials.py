@@ -6,7 +6,7 @@ Each has a file of its own with one line, which is replaced at once or not at al
 
 A disk that fails, or a file that makes no sense, stops nobody. What is known in memory goes on to hold; what
 is not known is as on a host that receives for the first time, where ``expires`` bounds what can be replayed.
-It is told once, and again after it changed.
+It is told once, and again when it comes again after a success.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ class Serials:
     """What was taken of each signer and channel. Used by one thread."""
 
     def __init__(self, directory: Path, tell: Callable[[StateError], None]) -> None:
-        """``tell`` is called with what is wrong with the state, once until it changes."""
+        """``tell`` is called with what is wrong with the state, once until it could be written."""
         self._directory = directory
         self._tell = tell
         self._known: dict[Path, Seen | None] = {}
         self._unwritten: set[Path] = set()
-        self._told: dict[Path, str] = {}  # the reason told last
+        self._told: set[tuple[Path, str]] = set()  # reasons, since it was written
 
     def newest(self, signers: Iterable[Signer], channel: str) -> Seen | None:
         """The newest manifest that was taken of any of ``signers``; None if none is known.
@@ -92,7 +92,9 @@ class Serials:
             return
         if newest != seen or path in self._unwritten:
             self._known[path] = seen
-            self._write(path, seen)
+            on_disk = self._read(path)
+            if on_disk is None or on_disk.serial <= seen.serial:  # else another worker has taken a newer one
+                self._write(path, seen)
 
     def next(self, signer: Signer, channel: str, now_ns: int) -> int:
         """The serial of the manifest that a sender makes next: the time, or more if that was used already.
@@ -142,11 +144,11 @@ class Serials:
             self._say(path, _state_error(what, error, "unwritable"))
         else:
             self._unwritten.discard(path)
-            self._told.pop(path, None)
+            self._told = {told for told in self._told if told[0] != path}
 
     def _say(self, path: Path, error: StateError) -> None:
-        if self._told.get(path) != error.reason:
-            self._told[path] = error.reason
+        if (path, error.reason) not in self._told:
+            self._told.add((path, error.reason))
             self._tell(error)
 
 

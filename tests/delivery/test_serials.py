@@ -68,6 +68,16 @@ def test_of_several_signers_the_newest_counts(tmp_path: Path) -> None:
         assert one.newest([], "images") is None
 
 
+def test_two_workers_of_one_channel_keep_the_newest(tmp_path: Path) -> None:
+    first, second = Kept(tmp_path).serials, Kept(tmp_path).serials
+    assert first.newest([SIGNER], "images") is second.newest([SIGNER], "images") is None
+    first.keep(SIGNER, "images", seen(42))
+    second.keep(SIGNER, "images", seen(41, 9))
+    assert Kept(tmp_path).serials.newest([SIGNER], "images") == seen(42)
+    second.keep(SIGNER, "images", seen(43, 8))
+    assert Kept(tmp_path).serials.newest([SIGNER], "images") == seen(43, 8)
+
+
 def test_an_older_serial_changes_nothing(tmp_path: Path) -> None:
     kept = Kept(tmp_path)
     kept.serials.keep(SIGNER, "images", seen(41))
@@ -187,7 +197,9 @@ def test_what_is_no_file_is_told(tmp_path: Path) -> None:
     assert kept.take_reasons() == ["unreadable"]
     kept.serials.keep(SIGNER, "images", seen(41))
     assert kept.take_reasons() == ["unwritable"]
-    assert kept.serials.newest([SIGNER], "images") == seen(41)
+    kept.serials.keep(SIGNER, "images", seen(42))
+    assert kept.take_reasons() == []
+    assert kept.serials.newest([SIGNER], "images") == seen(42)
 
 
 def test_systemd_says_where_state_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
