@@ -35,6 +35,7 @@ PART = (
     "tests/outbound",
     "tests/supervisor",
     "tests/delivery/test_keys.py",
+    "tests/protocols/test_fdt.py",
     "tests/protocols/test_manifest.py",
     "tests/protocols/test_seal.py",
     "tests/daemon/test_life.py::test_stop_worker_and_start_worker",
