@@ -105,11 +105,8 @@ class _BlockOnAir:
 
     def put(self, datagrams: Datagrams, esi: int, symbols: Sequence[bytes | memoryview]) -> None:
         """Add ``symbols``, from ``esi`` on, to datagrams."""
-        if not symbols:
-            return
-        head = self.head
-        first = int.from_bytes(fec.SCHEMES[self.file.oti.scheme].identify(self.sbn, esi))
-        datagrams.headers.extend([head + number.to_bytes(4) for number in range(first, first + len(symbols))])
+        esis = range(esi, esi + len(symbols))
+        datagrams.headers.extend(alc.symbol_headers(self.head, self.file.oti.scheme, self.sbn, esis))
         datagrams.bodies.extend(symbols)
 
 

@@ -33,6 +33,8 @@ FDT_IDS = 1 << 20
 REMEMBERED_HEADERS = 256
 # Datagrams that a reader unpacks at least for a header.
 WINDOW_MIN_DATAGRAMS = 4
+# ESIs whose bytes are kept: those of the blocks that are mostly sent, and of their repair symbols.
+KEPT_ESIS = 8192
 
 PacketBytes = bytes | memoryview
 
@@ -226,29 +228,27 @@ def _consecutive(ids: Sequence[int], esi_mask: int) -> Sequence[tuple[int, int]]
     return [*pairwise((0, *breaks, count))]
 
 
-class SymbolHeaders:
-    """Headers and payload IDs of symbols of one block at a time, in one piece of memory.
+def symbol_headers(header: bytes, encoding_id: int, sbn: int, esis: range) -> list[bytes]:
+    """Headers and payload IDs of symbols of a block, of which ``header`` is the LCT header.
 
-    ``views`` has those of the symbols in order. Another block is one store for each byte of its number, for
-    however many symbols.
+    Raises ValueError for numbers that a payload ID has no room for.
     """
+    scheme = SCHEMES[encoding_id]
+    if not esis:
+        return []
+    size = scheme.esi_bits // 8
+    start = header + scheme.identify(sbn, esis[-1])[:-size]
+    if esis.start < 0:
+        raise ValueError(f"no symbol {esis.start}")
+    if esis.stop > KEPT_ESIS:
+        return [start + esi.to_bytes(size, "big") for esi in esis]
+    return [*map(start.__add__, _esis(size)[esis.start : esis.stop : esis.step])]
 
-    def __init__(self, header: bytes, encoding_id: int, symbols: range) -> None:
-        """``header`` is an LCT header; ``symbols`` are consecutive ESIs of block 0 at first."""
-        scheme = self._scheme = SCHEMES[encoding_id]
-        self._count = len(symbols)
-        self._at = len(header)
-        self.size = self._at + scheme.payload_id.size
-        self.memory = bytearray(b"".join(header + scheme.identify(0, esi) for esi in symbols))
-        view = memoryview(self.memory)
-        self.views = [view[start : start + self.size] for start in range(0, len(view), self.size)]
 
-    def set_block(self, sbn: int, block_symbols: int = 0) -> None:
-        """Have those of another block: the views change with it. Raises ValueError if it has no number."""
-        scheme = self._scheme
-        number = scheme.identify(sbn, 0, block_symbols)[: -(scheme.esi_bits // 8)]
-        for at, byte in enumerate(number, self._at):
-            self.memory[at :: self.size] = bytes((byte,)) * self._count
+@cache
+def _esis(size: int) -> list[bytes]:
+    """The first ESIs, as a payload ID has them in ``size`` bytes."""
+    return [esi.to_bytes(size, "big") for esi in range(min(KEPT_ESIS, 1 << 8 * size))]
 
 
 def fdt_packets(tsi: int, fdt_id: int, data: bytes, symbol_size: int, encoding: str = "") -> list[bytes]:

@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 
 from mcastd.protocols import lct
 from mcastd.protocols.alc import (
+    KEPT_ESIS,
     REMEMBERED_HEADERS,
     AlcHeader,
     AlcPacket,
     PacketBytes,
     PacketReader,
-    SymbolHeaders,
     empty_object,
     fdt_packets,
     parse,
+    symbol_headers,
 )
 from mcastd.protocols.fec import (
     NO_CODE,
@@ -274,26 +275,25 @@ def test_any_change_of_a_packet_is_a_packet_or_refused(kind: bytes, at: int, val
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_headers_of_a_block_become_those_of_another(scheme: int) -> None:
-    more = extension(99, b"anything")
-    header = build(7, 9, scheme, more)
+def test_headers_of_a_block(scheme: int) -> None:
+    header = build(7, 9, scheme, extension(99, b"anything"))
     form = SCHEMES[scheme]
-    headers = SymbolHeaders(header, scheme, range(10, 14))
-    assert headers.size == len(header) + form.payload_id.size
-    for sbn in (0, form.blocks - 1, 0x61 % form.blocks):
-        headers.set_block(sbn)
-        assert [bytes(view) for view in headers.views] == [
-            header + form.identify(sbn, esi) for esi in range(10, 14)
-        ]
-    with pytest.raises(ValueError, match="no symbol"):
-        headers.set_block(form.blocks)
+    last = (1 << form.esi_bits) - 1
+    for sbn in (0, form.blocks - 1, 0x61626364 % form.blocks):
+        for esis in (range(10, 14), range(3, 10, 3), range(last - 2, last + 1), range(5, 5)):
+            assert symbol_headers(header, scheme, sbn, esis) == [
+                header + form.identify(sbn, esi) for esi in esis
+            ]
+    for sbn, esis in ((form.blocks, range(1)), (0, range(last, last + 2)), (0, range(-1, 2))):
+        with pytest.raises(ValueError, match="no symbol"):
+            symbol_headers(header, scheme, sbn, esis)
 
 
-def test_headers_tell_the_symbols_of_a_block_where_there_is_room() -> None:
-    headers = SymbolHeaders(build(7, 9, SMALL_BLOCK), SMALL_BLOCK, range(3))
-    headers.set_block(0x01020304, 0x0506)
-    assert [parse(bytes(view) + SYMBOL)[1:4] for view in headers.views] == [
-        (0x01020304, esi, 0x0506) for esi in range(3)
+@pytest.mark.parametrize("esis", [range(KEPT_ESIS - 2, KEPT_ESIS), range(KEPT_ESIS - 2, KEPT_ESIS + 2)])
+def test_headers_of_symbols_beyond_those_whose_numbers_are_kept(esis: range) -> None:
+    header = build(7, 9, RAPTORQ)
+    assert symbol_headers(header, RAPTORQ, 3, esis) == [
+        header + SCHEMES[RAPTORQ].identify(3, esi) for esi in esis
     ]
 
 

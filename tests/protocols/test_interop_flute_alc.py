@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mcastd.protocols.alc import PacketReader, SymbolHeaders, empty_object, fdt_packets
+from mcastd.protocols.alc import PacketReader, empty_object, fdt_packets, symbol_headers
 from mcastd.protocols.fdt import FdtInstance, FileEntry, build, parse
 from mcastd.protocols.fec import NO_CODE, RAPTORQ, REED_SOLOMON, SMALL_BLOCK, Blocks, Oti, build_fti, raptorq
 from mcastd.protocols.lct import build as build_header
@@ -108,13 +108,13 @@ def sent(scheme: int, *, inband: bool) -> Iterator[bytes]:
     for toi, oti, content in objects:
         more = build_fti(oti, len(content)) if inband else b""
         blocks = Blocks(oti, len(content))
-        headers = SymbolHeaders(build_header(TSI, toi, scheme, more), scheme, range(oti.block_symbols))
+        header = build_header(TSI, toi, scheme, more)
         for sbn in range(blocks.count):
-            headers.set_block(sbn)
+            headers = symbol_headers(header, scheme, sbn, range(blocks.symbols(sbn)))
             start, stop = blocks.offset(sbn), blocks.offset(sbn) + blocks.size(sbn)
-            for header, at in zip(headers.views, range(start, stop, SYMBOL), strict=False):
+            for head, at in zip(headers, range(start, stop, SYMBOL), strict=True):
                 symbol = content[at : min(at + SYMBOL, stop)]
-                yield bytes(header) + (symbol.ljust(SYMBOL, b"\0") if scheme == RAPTORQ else symbol)
+                yield head + (symbol.ljust(SYMBOL, b"\0") if scheme == RAPTORQ else symbol)
         if not content:
             yield empty_object(TSI, toi, scheme, more)
 
