@@ -98,9 +98,10 @@ class Landing:
 
     def sweep(self, now: float) -> None:
         """Remove what earlier runs have left and no later one can use; ``now`` is in seconds since 1970."""
-        for name in os.listdir(self._partials):
-            if name in self._names:
-                continue
+        left: list[str] = []
+        with suppress(OSError):
+            left = [name for name in os.listdir(self._partials) if name not in self._names]
+        for name in left:
             with suppress(OSError):
                 found = os.stat(name, dir_fd=self._partials, follow_symlinks=False)
                 if name.startswith(_ONCE) or now - found.st_mtime > LEFTOVER_SECONDS:
@@ -174,7 +175,8 @@ class Landing:
     def _release(self, partial: Partial) -> None:
         self._names.discard(partial.name)
         fd, partial.fd, partial.name = partial.fd, -1, ""
-        os.close(fd)
+        with suppress(OSError):  # of a lost write: what was to be kept is on the disk already
+            os.close(fd)
 
     def _open_partials(self) -> int:
         with suppress(FileExistsError):

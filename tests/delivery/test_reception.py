@@ -20,6 +20,7 @@ from support.mounts import tmpfs
 from support.objects import NO_CODE, RAPTORQ, SentObject, decode_of
 
 from mcastd.delivery import reception as module
+from mcastd.delivery.assembly import Decode
 from mcastd.delivery.description import ObjectDescription, Run
 from mcastd.delivery.landing import Landing
 from mcastd.delivery.names import PARTIAL_DIRECTORY
@@ -33,6 +34,7 @@ from mcastd.delivery.reception import (
     Reception,
 )
 from mcastd.delivery.refused import IN_THE_WAY, TOO_LARGE, UNSAFE_NAME, WRONG_DIGEST
+from mcastd.protocols.fec import REED_SOLOMON, SMALL_BLOCK, Oti
 
 LARGEST = 1 << 20
 
@@ -47,9 +49,10 @@ class Output:
         *,
         mode: int | None = None,
         receiving_max: int = 3,
+        decode: Decode | None = None,
     ) -> None:
         self.path = path
-        self.senders = senders
+        self.decode = decode or decode_of(senders)
         self.now, self.wall = 1000.0, 1e9
         self.outcomes: list[Outcome] = []
         self.given = self.untaken = 0
@@ -63,7 +66,7 @@ class Output:
         self.landing.sweep(self.wall)
         self.reception = Reception(
             self.landing,
-            decode_of(self.senders),
+            self.decode,
             *self._settings,
             on_outcome=self.outcomes.append,
             receiving_max=self._receiving_max,
@@ -565,6 +568,73 @@ def test_a_directory_has_whole_files_or_none(
         assert output.has(sent)
     output.close()
     assert PARTIAL_DIRECTORY not in os.listdir(output.path)
+
+
+NUMBERS = st.sampled_from([0, 1, 7, 100, 1000, LARGEST, LARGEST + 1, (1 << 40) - 1, (1 << 48) - 1])
+OTIS = st.builds(
+    Oti,
+    st.sampled_from([NO_CODE, REED_SOLOMON, SMALL_BLOCK]),
+    st.sampled_from([1, 16, 0xFFFF]),
+    st.sampled_from([1, 5, 255, 0xFFFFFFFF]),
+) | st.builds(
+    Oti,
+    st.just(RAPTORQ),
+    st.sampled_from([8, 16, 0xFFF8]),
+    st.just(5),
+    st.integers(1, 255),
+    st.integers(1, 2),
+    st.just(4),
+)
+PARTS = st.sampled_from(["a", "b", "..", "", ".mcastd-partial", "x/y", "\0", "é", "x" * 256, "\ud800"])
+DESCRIPTIONS = st.builds(
+    ObjectDescription,
+    toi=st.integers(1, 3),
+    name=st.lists(PARTS, max_size=3).map(tuple),
+    length=NUMBERS,
+    content_length=NUMBERS | st.none(),
+    oti=OTIS,
+    session=st.integers(0, 1),
+    encoding=st.sampled_from(["", "", "gzip", "deflate", "br"]),
+    md5=st.none() | st.just(bytes(16)),
+    mode=st.none() | st.sampled_from([0, 0o777, 0o6777, -1]),
+    mtime_ns=st.none() | st.integers(),
+    hashes=st.none() | st.lists(st.just(bytes(32)), max_size=3).map(tuple),
+    expires=st.sampled_from([0.0, 2e9, math.inf]),
+)
+RUNS = st.builds(
+    Run,
+    DESCRIPTIONS,
+    st.integers(-1, 3),
+    st.integers(-1, 9),
+    st.lists(st.sampled_from([b"", b"1", bytes(8), bytes(16)]), max_size=6),
+)
+
+
+@settings(max_examples=80)
+@given(st.lists(RUNS | DESCRIPTIONS, max_size=8))
+def test_whatever_is_described_is_received_or_refused_below_the_directory(
+    tmp_path_factory: pytest.TempPathFactory, told: list[Run | ObjectDescription]
+) -> None:
+    above = tmp_path_factory.mktemp("above")
+    output = Output(above / "out", decode=lambda size, symbols, _: bytes(size * symbols))
+    given = untaken = 0
+    for each in told:
+        if isinstance(each, Run):
+            left, _ = output.reception.take(each, output.now, output.wall)
+            given, untaken = given + len(each.symbols), untaken + left
+        else:
+            output.reception.describe(each, output.now)
+        output.work()
+        output.now += 10
+    counts = output.reception.counts
+    taken = counts.source + counts.repair + counts.duplicate + counts.surplus + counts.dropped.total()
+    assert taken + untaken == given
+    assert all(number >= 0 for number in output.reception.states.values())
+    output.reception.expire(math.inf)
+    assert output.reception.receiving == output.reception.troubled == output.reception.unrepaired == {}
+    assert not any(name.startswith("once-") for name in output.partials)
+    output.close()
+    assert os.listdir(above) == ["out"]
 
 
 def killed_without_a_word(output: Output) -> None:
