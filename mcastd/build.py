@@ -1,4 +1,4 @@
-"""From settings to a worker on real sockets: the one way, for the daemon and for ``mcastctl``'s own."""
+"""Makes workers on real sockets from their settings, for the daemon and for ``mcastctl``'s own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mcastd.worker import Worker
 
 
 def open_sender(channel: OutboundChannel, host: Callable[[], Host] = look) -> Sender:
-    """The way to the channel's group. Raises LinkError if there is none now."""
+    """Open a link to the channel's group. Raises LinkError if that is not possible now."""
     return SocketSender(
         channel.group,
         channel.port,
@@ -42,7 +42,7 @@ def open_receiver(
     host: Callable[[], Host] = look,
     memberships: Memberships | None = None,
 ) -> Receiver:
-    """The subscription's group, joined. Raises LinkError if that is not possible on any interface now."""
+    """Join the subscription's group. Raises LinkError if that is not possible on any interface now."""
     return SocketReceiver(
         subscription.group,
         subscription.port,
@@ -62,7 +62,7 @@ OpenReceiver = Callable[[InboundSubscription, bool, Callable[[], Host], Membersh
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What workers are made with beside their settings. With the defaults each works for itself alone."""
+    """What workers are made with beside their settings. With the defaults they share nothing."""
 
     # Returns the picture of the interfaces.
     host: Callable[[], Host] = look
@@ -72,7 +72,7 @@ class Parts:
     watcher: Watcher | None = None
     ends: Ends | None = None
     files: OpenFiles | None = None
-    # How a worker opens what its settings name: tools and tests have something else in its place.
+    # These open what the settings name: tools and tests put others in their place.
     open_source: OpenSource = open_source
     open_sender: OpenSender = open_sender
     open_receiver: OpenReceiver = open_receiver
@@ -116,5 +116,5 @@ FACTORIES: dict[type[WorkerSettings], Callable[[str, Any, Parts], Worker]] = {
 
 
 def build(name: str, settings: WorkerSettings, parts: Parts = ALONE) -> Worker:
-    """The worker of a full name, ``outbound/news``, for its settings, on real sockets."""
+    """Make the worker of a full name, ``outbound/news``, for its settings."""
     return FACTORIES[type(settings)](name, settings, parts)

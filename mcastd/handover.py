@@ -20,13 +20,13 @@ from mcastd.worker import Context, Signal
 
 # After this many busy visits in a row a worker goes on by itself: a single one may have been late.
 BUSY_VISITS = 4
-# How long a worker whose visit hung goes on by itself: twice as long each time, if it happens again soon.
+# A worker whose visit hung serves itself for this long, and twice as long each time if it happens again soon.
 ALONE_SECONDS = 10.0
 ALONE_MAX_SECONDS = 640.0
 
 
 class Seclusion:
-    """Until when a worker is to leave a shared thread alone, because its visits held up the others."""
+    """The time for which a worker serves itself, because its visits held up the others of a shared thread."""
 
     __slots__ = ("_seconds", "_until")
 
@@ -35,7 +35,7 @@ class Seclusion:
         self._until = -math.inf  # monotonic
 
     def begin(self, now: float) -> None:
-        """A visit hung. What happened longer ago than the longest seclusion is forgotten."""
+        """A visit hung at monotonic time ``now``. One longer ago than the longest time is forgotten."""
         soon = now < self._until + ALONE_MAX_SECONDS
         self._seconds = min(2 * self._seconds, ALONE_MAX_SECONDS) if soon else ALONE_SECONDS
         self._until = now + self._seconds
@@ -50,8 +50,8 @@ class Handover:
     __slots__ = ("_failure", "_seclusion", "lent_by", "lock")
 
     def __init__(self) -> None:
-        # Its holder may use the link, which stays as it is meanwhile. The worker's own thread needs it to
-        # change or close the link; to use it, only while the link is lent.
+        # Its holder may use the link, which nobody changes meanwhile. The worker's own thread takes it to
+        # change or close the link; to use the link it takes it only while the link is lent.
         self.lock = threading.Lock()
         self.lent_by: Context | None = None  # the worker's, while its link is lent; set with the lock held
         self._failure: Exception | None = None  # raised in a visit, for the worker's own thread
@@ -100,7 +100,7 @@ class Handover:
         context.send(Signal.HANDOVER)
 
     def hand_back(self) -> None:
-        """A visit takes long: the worker's own thread had better wait for what it waits for."""
+        """A visit takes long: after it, the worker's own thread waits for whatever hangs."""
         self._seclusion.begin(clock.monotonic())
         if (context := self.lent_by) is not None:
             context.send(Signal.HANDOVER)

@@ -1,4 +1,4 @@
-"""Workers at work: the one composition for the daemon, the commands that run workers, and the demo."""
+"""Composes what workers run with, for the daemon, the commands that run workers, and the demo."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ NETWORK_CALM_SECONDS = 2.0
 class Runtime:
     """A supervisor, the watch of the network that its workers see, and the threads that they share.
 
-    ``config`` returns the configuration of now. ``parts`` replaces what workers are made with, but for what
-    they share here. ``on_change`` is called, from any thread, when a worker says something else of itself.
+    ``config`` returns the configuration in force. ``parts`` is what workers are made with, except for what
+    they share here. ``on_change`` is called, from any thread, when the state or detail of a worker changes.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Runtime:
         )
 
     def wakes(self, workers: int) -> None:
-        """Share the interpreter among ``workers`` that start, or look at the network, all at once."""
+        """Set the switch interval for ``workers`` that start, or look at the network, all at once."""
         if workers and workers >= self._woken:
             self._woken, self._woken_at = workers, clock.monotonic()
             share_interpreter(workers)
@@ -56,7 +56,7 @@ class Runtime:
         """To be called about once a second."""
         if not self._woken or clock.monotonic() - self._woken_at <= NETWORK_CALM_SECONDS:
             return
-        if not self.supervisor.not_attempted():  # else a start of many is still under way
+        if not self.supervisor.not_attempted():  # no start of many is still under way
             self._woken = 0
             share_interpreter(0)
 

@@ -1,4 +1,4 @@
-"""What channels and subscriptions say of themselves: one definition for those who make and who read it.
+"""The status of channels and subscriptions: one definition for the workers that make it and all that read it.
 
 As JSON each class is an object of its fields, in their order: see codec.py.
 """
@@ -66,7 +66,7 @@ class ReceiverDescription:
     interfaces: tuple[str, ...]  # on which the group is joined, in order
     receive_buffer: int  # bytes of the smallest, in the measure of SO_RCVBUF
     reading: str  # by which system call
-    coalesced: bool  # whether the kernel may hand over several datagrams in one piece
+    coalesced: bool  # the kernel may hand over several datagrams in one piece
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,14 +133,14 @@ class OutputStatus:
 
 @dataclass(frozen=True, slots=True)
 class ClosedOutputs:
-    """The outputs that there are no more."""
+    """Outputs that were closed for good."""
 
     dropped: Mapping[str, int]  # by reason
 
 
 @dataclass(frozen=True, slots=True)
 class Hanging:
-    """An output that does not answer."""
+    """An output that has not answered a call for too long."""
 
     path: str
     seconds: float
@@ -155,7 +155,7 @@ class ReceiveBuffer:
     advice: str | None  # if it is too small
 
 
-# The age of the last overflow where a daemon does not tell it.
+# The age of the last overflow in a status that lacks it, as of an older daemon.
 UNKNOWN_AGE = math.inf
 
 

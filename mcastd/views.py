@@ -1,7 +1,7 @@
-"""What is told of the daemon and its workers, of whatever kind: one definition for both ends of the socket.
+"""The daemon and its workers as seen over the control socket: one definition for both ends.
 
 As JSON (the control socket, ``mcastctl status --json``) each class is an object of its fields, in their
-order: see codec.py. What a worker says of itself has a class for each kind: see status.py.
+order: see codec.py. The status of a worker has a class for each kind: see status.py.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ class Status:
 
 
 Told = Mapping[str, object] | Status
-"""A status as another process told it, maybe of another version, or as it was made in this one."""
+"""A status as JSON from another process, maybe of another version, or as an object of this one."""
 S = TypeVar("S", bound=Status)
 
 
 def as_kind(kind: type[S], told: Told | None) -> S:
-    """What ``told`` has of a status of this kind; what it has not is as if nothing were known."""
+    """Return ``told`` as a status of this kind; fields that it lacks are as if nothing were known."""
     if isinstance(told, kind):
         return told
     return from_json(kind, as_json(told) if isinstance(told, Status) else told)
@@ -40,8 +40,8 @@ class WorkerView:
     since: float  # seconds in this state
     detail: str  # why it is not active, or what it does
     restarts: int  # runs that failed
-    troubled: bool = False  # not as it should be: the detail says why
-    # Of the error that the detail tells of, if it tells of one
+    troubled: bool = False  # not as it should be, for the reason in the detail
+    # Of the error that the detail describes, if there is one
     errno: str = ""  # its name, "EPERM"; "" if the kernel has no part in it
     way_out: str = ""  # what a person can do
     waits: str = ""  # what the worker does meanwhile: "waiting for it"

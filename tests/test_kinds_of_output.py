@@ -13,10 +13,12 @@ from support.objects import ObjectsSettings, SentObject
 from support.wait import wait_for
 
 from mcastd import log
-from mcastd.build import Parts, build
+from mcastd.build import FACTORIES, Parts, build
 from mcastd.config import (
     INBOUND_PROTOCOLS,
+    OUTBOUND_PROTOCOLS,
     OUTPUTS,
+    SOURCES,
     Config,
     FileOutput,
     InboundSubscription,
@@ -32,13 +34,15 @@ from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Severity
 from mcastd.doctor.subject import Subject
 from mcastd.errors import ConfigError
+from mcastd.inbound import protocols as inbound_protocols
 from mcastd.inbound.sinks import FORMATS, SINKS, Sink, make_sink
 from mcastd.inbound.subscription import Subscription
 from mcastd.inbound.symbols import SymbolBatch
-from mcastd.metrics.exposition import Exposition
+from mcastd.metrics.exposition import OF_KIND, Exposition
 from mcastd.net.fake import FakeReceiver
 from mcastd.net.link import Batch, ListBatch, Origin
-from mcastd.outbound.sources import Source
+from mcastd.outbound import protocols as outbound_protocols
+from mcastd.outbound.sources import OPENERS, OPENERS_OF_FILES, Source
 from mcastd.supervisor import Supervisor
 
 ORIGIN = Origin("192.0.2.1", 5000, 1, 1)
@@ -70,6 +74,16 @@ def configured(text: str, directory: Path) -> Config:
 def test_every_kind_of_output_has_its_sink_and_every_format_its_class() -> None:
     assert SINKS.keys() == set(OUTPUTS.models.values())
     assert FORMATS.keys() == set(get_args(FormatName))
+
+
+def test_every_kind_of_anything_else_has_what_is_made_of_it() -> None:
+    files = {kind for kind, model in OUTBOUND_PROTOCOLS.models.items() if model.of_files}
+    assert OPENERS.keys() == SOURCES.models.keys()
+    assert OPENERS_OF_FILES.keys() == files
+    assert outbound_protocols.PROTOCOLS.keys() == OUTBOUND_PROTOCOLS.models.keys()
+    assert inbound_protocols.PROTOCOLS.keys() == INBOUND_PROTOCOLS.models.keys()
+    assert FACTORIES.keys() == set(Config.kinds().values())
+    assert OF_KIND.keys() <= Config.kinds().keys()
 
 
 # -- an output, with a format

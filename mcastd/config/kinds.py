@@ -30,9 +30,9 @@ class Kinds(Generic[Settings]):
     """
 
     def __init__(self, *models: type[Settings], short: str, words: str, brief: bool = True) -> None:
-        """A string stands for the table that has it as its key ``short``; ``words`` say what it is.
+        """A string stands for a table with that value at the key ``short``; errors call it ``words``.
 
-        Where it says all, dump() writes it as a string again if it is to be ``brief``.
+        If ``brief``, dump() writes a table that has no other key as a string again.
         """
         self.models = {str(model.model_fields["kind"].default): model for model in models}
         self.first = next(iter(self.models))
@@ -56,7 +56,7 @@ class Kinds(Generic[Settings]):
         return self.models.get(kind) if isinstance(kind, str) else None
 
     def dump(self, settings: Settings) -> object:
-        """As TOML has it: a string if that says all, else a table."""
+        """Return the value for TOML: a string if that is enough, else a table."""
         alone = self._brief and settings.model_fields_set <= {"kind", self._short}
         if alone and (self._short == "kind" or settings.kind == self.first):
             return str(getattr(settings, self._short))
@@ -70,7 +70,7 @@ class Kinds(Generic[Settings]):
         raise ValueError(f"must be {self._words} or a table, not {show(value)}")
 
     def _no_such_kind(self, kind: object) -> ValidationError:
-        """As pydantic has it for a union of models."""
+        """Return the error that pydantic raises for a union of models."""
         expected = ", ".join(f"'{known}'" for known in self.models)
         context = {"discriminator": "'kind'", "tag": str(kind), "expected_tags": expected}
         details = InitErrorDetails(type="union_tag_invalid", input={"kind": kind}, ctx=context)

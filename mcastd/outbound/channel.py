@@ -23,24 +23,24 @@ from mcastd.handover import BUSY_VISITS, Handover
 from mcastd.log import get_logger
 from mcastd.net.link import Sender
 from mcastd.net.payloads import ListPayloads, Payloads
-from mcastd.outbound.pacing import FILES_TOLERANCE, TOLERANCE, Pacer, Schedule
+from mcastd.outbound.pacing import FILES_TOLERANCE_SECONDS, TOLERANCE_SECONDS, Pacer, Schedule
 from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.sources.source import NAP_MAX_SECONDS, Source
 from mcastd.outbound.watcher import Watcher
 from mcastd.status import ChannelStatus, SenderDescription, SenderStatus
 from mcastd.worker import Books, Context, Signal, Vitals, WorkerIdentity
 
-# Errors of send(2) while the kernel has no room: the same is sent again after a pause.
-FULL = {errno.EAGAIN, errno.ENOBUFS}
+# Errors of send(2) while the kernel has no room: the datagram is sent again after a pause.
+FULL_ERRNOS = {errno.EAGAIN, errno.ENOBUFS}
 # Errors of send(2) that metrics show from the start, as 0.
 REFUSALS = ("EAGAIN", "EMSGSIZE", "ENETUNREACH", "ENOBUFS", "EPERM")
 TOO_BIG = "too-big"
 NO_CARRIER = "no-carrier"
 # Settings that a run takes over. Any other needs a new run, which begins the source anew.
 UPDATABLE = ("interface", "ttl", "loop", "dscp", "interval", "rate", "burst")
-# At most so many datagrams are handed to the link at once.
-BATCH = 512
-# A full link is left alone for the first of these, doubled up to the second while it takes nothing.
+# At most this many datagrams are handed to the link at once.
+BATCH_DATAGRAMS = 512
+# After the link was full nothing is sent for the first of these, doubled up to the second.
 PAUSE_SECONDS = 0.001
 PAUSE_MAX_SECONDS = 0.064
 # A channel that sends this many datagrams at a time, BUSY_VISITS times in a row, is busy and sends for
@@ -78,18 +78,19 @@ class Channel:
         self._watcher = watcher
         self._shared = shared
         self._handover = Handover()
-        self._busy = False  # much is sent at a time
-        self._streak = 0  # times in a row at which it was otherwise
-        self._pause = 0.0  # seconds that the full link is left alone
+        self._busy = False  # BUSY_DATAGRAMS or more are sent at a time
+        self._streak = 0  # times in a row that this was otherwise
+        self._pause = 0.0  # seconds until a full link is tried again
         self._link: Sender | None = None
         self._described: SenderDescription | None = None  # the link, as it was seen last
         self._source = source
         self._schedule: Schedule = source.schedule or self._pacer(config)
-        # From one read: sent up to index _next; emptied when all is sent
+        # What one read gave: it is sent up to index _next, and emptied when all is sent
         self._pending: Payloads = ListPayloads()
-        self._sizes: Sequence[int] = []  # of these, in bytes
+        self._sizes: Sequence[int] = []  # of the pending ones, in bytes
         self._next = 0
-        self._window = BATCH  # of these, how many are looked at next: about as many as are due at a time
+        # How many of them are looked at next: about as many as are due at a time
+        self._window = BATCH_DATAGRAMS
         self._log = get_logger(worker=name)
         self._identity = WorkerIdentity(
             str(config.group),
@@ -99,8 +100,8 @@ class Channel:
             reasons=(TOO_BIG, NO_CARRIER),
         )
         self._last: float | None = None  # monotonic time of the last datagram that the kernel took
-        self._said_too_big = False
-        self._said_carrier: bool | None = None  # what was said to be ready: None: nothing
+        self._logged_too_big = False
+        self._reported_carrier: bool | None = None  # as last given to the context; None: not in this run
 
     def __repr__(self) -> str:
         turn = "with others" if self._handover.lent_by else "alone"
@@ -110,7 +111,7 @@ class Channel:
         if not self._pending:
             if self._source.finished:
                 self._source.restart()
-            # Before it says that it is ready: a source with nothing to send is an error
+            # Before the worker is ready: a source with nothing to send is an error
             self._refill(context)
             self._schedule.idle(clock.monotonic())
         again = False
@@ -139,10 +140,13 @@ class Channel:
         return True
 
     def _pacer(self, config: OutboundChannel) -> Pacer:
-        return Pacer(*_pace(config), tolerance=FILES_TOLERANCE if config.protocol.of_files else TOLERANCE)
+        return Pacer(
+            *_pace(config),
+            tolerance=FILES_TOLERANCE_SECONDS if config.protocol.of_files else TOLERANCE_SECONDS,
+        )
 
     def _apply(self) -> None:
-        """Go over to the settings of now. The place in the source stays, and what was read of it."""
+        """Apply changed settings. The place in the source stays, and what was read of it."""
         config, before = self._config, self._applied
         if self._source.schedule is None and _pace(config) != _pace(before):
             late = self._schedule.late
@@ -160,7 +164,7 @@ class Channel:
 
     def status(self, patience: Patience | None = None) -> ChannelStatus:
         config, source, link, way = self._config, self._source, self._link, self._described
-        pending, sent = self._pending, self._next  # two reads: in between the worker may have taken new ones
+        pending, sent = self._pending, self._next  # two reads: the worker may replace both in between
         return ChannelStatus(
             group=str(config.group),
             port=config.port,
@@ -198,13 +202,13 @@ class Channel:
         return Books(self._identity, self.counters, self._last, pending=max(0, len(pending) - sent))
 
     def _transmit(self, context: Context, link: Sender) -> bool:
-        """Send until told to stop, or until a source that ends has been sent.
+        """Send until a signal says stop, or until the source has ended and all is sent.
 
-        Returns True if there are other settings, which need another link, and there is more to send.
+        Returns True if settings that need another link were changed, and there is more to send.
         """
         self._pause = 0.0
-        self._said_carrier = None
-        self._said_too_big = False
+        self._reported_carrier = None
+        self._logged_too_big = False
         while not context.stopping:
             context.take(NOT_FOR_US)
             if context.take(Signal.NETWORK):
@@ -214,11 +218,11 @@ class Channel:
             when = self._send_next(context, link)
             if when is None and self._source.finished and not link.held:
                 return False
-            self._say_ready(context, link)
+            self._report(context, link)
             if when is None:
                 self._wait_for_source(context, link)
             elif when <= clock.monotonic():
-                context.wait(0)  # without it a channel that always has something to send has no heartbeat
+                context.wait(0)  # the heartbeat of a channel that always has something to send
             elif self._shared is not None and self._may_be_lent and self._handover.is_possible():
                 self._lend(context, self._shared, when)
             else:
@@ -228,13 +232,13 @@ class Channel:
     def _send_next(self, context: Context, link: Sender) -> float | None:
         """Send what is due, or read on.
 
-        Returns when to go on, in monotonic seconds, ``-inf`` for at once; None if the source has nothing now.
+        Returns when to go on, in monotonic seconds, ``-inf`` for at once; None: the source has nothing now.
         """
         now, schedule, first = clock.monotonic(), self._schedule, self._next
         if link.deadline <= now:
             link.tick(now)
         if not self._sizes:
-            # The read may have taken long: before anything is sent, the signals are looked at
+            # The read may have taken long: look at the signals before anything is sent
             return -math.inf if self._refill(context) else None
         sizes = self._sizes[first : first + self._window]
         due = schedule.due(now, sizes)
@@ -247,7 +251,7 @@ class Channel:
             self.counters.late = schedule.late
             self._last, self._pause = now, 0.0
             self._next = first = first + done
-            self._window = min(2 * done + 2, BATCH)
+            self._window = min(2 * done + 2, BATCH_DATAGRAMS)
             if first == len(self._sizes):
                 self._pending, self._sizes, self._next = ListPayloads(), [], 0
         if (done >= BUSY_DATAGRAMS) is self._busy:
@@ -268,7 +272,7 @@ class Channel:
         return not self._busy and not self._source.slow
 
     def _lend(self, context: Context, shared: SharedSender, when: float) -> None:
-        """Let the shared sender send, from ``when`` on, until a signal needs this thread."""
+        """Let the shared sender send from ``when`` on, until a signal needs this thread."""
 
         def wait() -> None:
             context.wait()
@@ -277,7 +281,7 @@ class Channel:
         self._handover.lend(context, partial(shared.add, self, when), partial(shared.remove, self), wait)
 
     def send_due(self) -> float | None:
-        """Send what is due, in the shared sender's thread. See :class:`~mcastd.outbound.shared.Timed`."""
+        """Send what is due, in the shared sender's thread: see :class:`~mcastd.outbound.shared.Timed`."""
         handover = self._handover
         with handover.lock:
             link, context = self._link, handover.lent_by
@@ -288,7 +292,7 @@ class Channel:
             except Exception as error:
                 handover.end(context, error)
                 return None
-            if when is None or self._busy or link.carrier is not self._said_carrier:
+            if when is None or self._busy or link.carrier is not self._reported_carrier:
                 handover.end(context)
                 return None
             return when
@@ -300,34 +304,37 @@ class Channel:
     def device(self) -> int:
         return self._source.device
 
-    def _say_ready(self, context: Context, link: Sender) -> None:
-        """Not before the first datagram that is due has gone: a way that refuses them all is no way."""
-        if self._said_carrier is link.carrier:
+    def _report(self, context: Context, link: Sender) -> None:
+        """Tell the supervisor that the channel works, and about the carrier, if that has changed.
+
+        This comes after the first datagram that was due has gone: a link may refuse all of them.
+        """
+        if self._reported_carrier is link.carrier:
             return
         detail = f"to {self._config.group} port {self._config.port}, {self._schedule}"
         interface = "" if self._described is None else self._described.interface
         if not link.carrier:
             detail += f"; {interface} has no carrier: what is sent now is lost"
             self._log.warning("carrier.lost", interface=interface)
-        elif self._said_carrier is not None:
+        elif self._reported_carrier is not None:
             self._log.info("carrier.returned", interface=interface)
-        self._said_carrier = link.carrier
+        self._reported_carrier = link.carrier
         context.ready(detail, degraded=not link.carrier)
 
     def _follow(self, link: Sender) -> None:
         link.network_changed()
-        self._said_too_big = False
+        self._logged_too_big = False
         if self._described != link.describe():
             self._described = link.describe()
             self._log.info("link.moved", **as_json(self._described))
 
     def _send(self, link: Sender, batch: Payloads, sizes: Sequence[int]) -> int:
-        """Hand over a batch; how many of it are done with. Fewer than all: the link is full for now."""
+        """Hand a batch to the link. Returns how many were sent or dropped; less than all if it is full."""
         try:
             sent = link.send(batch)
         except LinkError as error:
             self.counters.refused[errno.errorcode.get(error.errno, "other")] += 1
-            if error.errno in FULL:
+            if error.errno in FULL_ERRNOS:
                 return 0
             if error.errno != errno.EMSGSIZE:
                 raise
@@ -342,15 +349,15 @@ class Channel:
         return sent
 
     def _drop_too_big(self, error: LinkError) -> None:
-        """A datagram too long for the way can never go: it takes its turn, and the next one follows."""
+        """Drop a datagram that is too long for the link, so that the next one follows when it is due."""
         self.counters.dropped[TOO_BIG] += 1
-        if not self._said_too_big:
-            self._said_too_big = True
+        if not self._logged_too_big:
+            self._logged_too_big = True
             way_out = "set a lower max_datagram"
             self._log.warning("datagram.dropped", reason=TOO_BIG, error=str(error), way_out=way_out)
 
     def _refill(self, context: Context) -> bool:
-        """Read on, when everything is sent; whether there is something to send. Raises SourceError."""
+        """Read on, when all is sent. Returns True if there is something to send. Raises SourceError."""
         context.waits_for = self._config.source.label
         try:
             pending = self._source.read()
@@ -366,7 +373,7 @@ class Channel:
         source, fd = self._source, self._source.fileno()
         if fd is not None:
             context.watch(fd, select.POLLIN)
-        # Soon after there was something this thread looks again itself
+        # Soon after it had something, this thread looks again itself
         watched = source.nap >= NAP_MAX_SECONDS and (
             self._watcher is not None
             and self._watcher.watch(self, source.has_news, lambda: context.send(Signal.SOURCE), source.device)

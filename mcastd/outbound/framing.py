@@ -16,7 +16,8 @@ from mcastd.net.payloads import Chunks, ListPayloads, Payloads
 Framing = Literal["line", "chunk", "file"]
 
 
-READ_SIZE = 65_536  # bytes
+# Of a source that is not fast, this much is read at once.
+READ_BYTES = 65_536
 
 
 class Framer(Protocol):
@@ -37,7 +38,7 @@ class Framer(Protocol):
         """Return what is left at the end of the stream; the next feed() begins another one."""
 
 
-def make_framer(framing: Framing, max_datagram: int, read_size: int = READ_SIZE) -> Framer:
+def make_framer(framing: Framing, max_datagram: int, read_size: int = READ_BYTES) -> Framer:
     """The framer for a channel's settings; ``max_datagram`` is in bytes of payload.
 
     ``read_size`` is how much of a file in chunks is best read at once, in bytes; lines are found in little,
@@ -58,25 +59,25 @@ class LineFramer:
     But no UTF-8 character is cut in two, if a datagram can hold it.
     """
 
-    appetite = READ_SIZE
+    appetite = READ_BYTES
 
     def __init__(self, max_datagram: int) -> None:
         self.lines_split = 0
         self._max = max_datagram
         self._rest = b""  # of a line that has not ended: less than a datagram and a character
-        self._within_line = False  # whether the last payload ended without a newline
+        self._within_line = False  # the last payload ended without a newline
 
     def feed(self, data: bytes) -> ListPayloads:
         lines = BytesIO(self._rest + data).readlines()
         self._rest = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
-        short = len(self._rest) < self._max + LOOKAHEAD and max(map(len, lines), default=0) <= self._max
+        short = len(self._rest) < self._max + LOOKAHEAD_BYTES and max(map(len, lines), default=0) <= self._max
         if short and not self._within_line:
             return ListPayloads(lines)
         pieces: list[bytes] = []
         for line in lines:
             pieces += self._cut(line)
             self._within_line = False
-        *whole, self._rest = self._cut(self._rest, self._max + LOOKAHEAD)
+        *whole, self._rest = self._cut(self._rest, self._max + LOOKAHEAD_BYTES)
         return ListPayloads(pieces + whole)
 
     def finish(self) -> ListPayloads:
@@ -97,15 +98,15 @@ class LineFramer:
         return [*pieces, line[start:]]
 
 
-# Bytes behind a cut that show whether it is in a character
-LOOKAHEAD = 3
+# With this many bytes behind a cut it shows if a character of UTF-8 is cut.
+LOOKAHEAD_BYTES = 3
 
 
 def _character_start(text: bytes, start: int, end: int) -> int:
     """``end``, or the start of the UTF-8 character around it, if that is behind ``start``."""
     if text[end] & 0xC0 != 0x80:  # a byte that only comes within a character
         return end
-    for at in range(end - 1, max(start, end - 1 - LOOKAHEAD), -1):
+    for at in range(end - 1, max(start, end - 1 - LOOKAHEAD_BYTES), -1):
         if text[at] >= 0xC0:  # that begins one
             length = 2 if text[at] < 0xE0 else 3 if text[at] < 0xF0 else 4
             try:
@@ -121,7 +122,7 @@ class ChunkFramer:
 
     lines_split = 0
 
-    def __init__(self, max_datagram: int, read_size: int = READ_SIZE) -> None:
+    def __init__(self, max_datagram: int, read_size: int = READ_BYTES) -> None:
         self._size = max_datagram
         self._read_size = max(1, read_size // max_datagram) * max_datagram
         self._rest = b""
@@ -144,7 +145,7 @@ class ChunkFramer:
 class FileFramer:
     """The whole source in one datagram. What is too long is refused as soon as that shows, and forgotten."""
 
-    appetite = READ_SIZE
+    appetite = READ_BYTES
     lines_split = 0
 
     def __init__(self) -> None:

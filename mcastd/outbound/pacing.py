@@ -8,12 +8,16 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Protocol
 
-BURST = 0.001  # seconds' worth of a rate that may go at once, unless it is told otherwise
-# Seconds after a deadline that are not called late; of files, since a block is read and hashed in between.
-TOLERANCE = 0.001
-FILES_TOLERANCE = 0.1
-CATCH_UP = 2  # times the rate at which a backlog goes
-STALL = 1.0  # seconds after a deadline that are not caught up
+# By default, what is due at a rate within this time may go at once.
+BURST_SECONDS = 0.001
+# A datagram that goes no later than the first after its deadline is not late; one of a file, no later than
+# the second: a block is read and hashed in between.
+TOLERANCE_SECONDS = 0.001
+FILES_TOLERANCE_SECONDS = 0.1
+# A backlog is sent at this multiple of the rate.
+CATCH_UP_FACTOR = 2
+# A sender that is further behind than this does not catch up.
+STALL_SECONDS = 1.0
 
 
 class Schedule(Protocol):
@@ -53,9 +57,9 @@ class Pacer:
         self,
         interval: float | None,
         rate: int | None,
-        burst: float = BURST,
+        burst: float = BURST_SECONDS,
         *,
-        tolerance: float = TOLERANCE,
+        tolerance: float = TOLERANCE_SECONDS,
     ) -> None:
         """One of ``interval`` in seconds and ``rate`` in bits of payload per second. At a rate, what is due
         within ``burst`` seconds may go along with what is due now. What is sent up to ``tolerance`` seconds
@@ -67,7 +71,7 @@ class Pacer:
         self._interval = interval
         self._rate = rate
         self._burst = burst
-        self._stall = max(STALL, interval or 0)  # seconds
+        self._stall = max(STALL_SECONDS, interval or 0)  # seconds
         self._start = -math.inf
         self._resting_until = -math.inf
         self._spent = 0  # datagrams (interval) or bits (rate) sent since the start: whole, so no drift
@@ -123,7 +127,7 @@ class Pacer:
             self._due_at = self._at(self._spent)
         self.deadline = self._due_at
         if self._rate:
-            self._resting_until = now + self._burst / CATCH_UP
+            self._resting_until = now + self._burst / CATCH_UP_FACTOR
             self.deadline = max(self._due_at, self._resting_until)
 
     def idle(self, now: float) -> None:

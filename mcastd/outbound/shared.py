@@ -18,7 +18,7 @@ from typing import Protocol
 from mcastd import clock
 from mcastd.replaceable import ReplaceableThread
 
-# How long one visit may take before another thread goes on with the other channels.
+# A visit may take this long before another thread goes on with the other channels.
 VISIT_MAX_SECONDS = 0.1
 # With more channels than this, each sleep takes TICK_SECONDS or more, so that one wake-up serves several.
 PUNCTUAL_CHANNELS = 16
@@ -27,25 +27,25 @@ TICK_SECONDS = 0.000_25
 REST_SECONDS = 0.005
 # The longest sleep. Not threading.TIMEOUT_MAX: not every sem_clockwait(3) takes 292 years.
 SLEEP_MAX_SECONDS = 3600.0
-# Beyond so many entries of channels that have left, the schedule is made anew without them.
-VOID_MAX = 64
+# With more entries of channels that have left than this, the schedule is made anew without them.
+VOID_ENTRIES_MAX = 64
 
 
 class Timed(Protocol):
-    """What the shared sender sees of a channel that it sends for."""
+    """A channel as the shared sender sees it."""
 
     def send_due(self) -> float | None:
-        """Send what is due. Returns when to be called again, in monotonic seconds.
+        """Send what is due. Returns when to be called again, in monotonic seconds. It must not raise.
 
-        None: the channel's own thread goes on, and no call follows. Raises nothing.
+        None: the channel's own thread goes on, and no call follows.
         """
 
     def hand_back(self) -> None:
-        """The shared sender sends for it no more: a visit is too long, of it or of others on its device."""
+        """Take note that no visit follows: one of it or of another on its device takes too long."""
 
     @property
     def device(self) -> int:
-        """Of the file system that its source is on; 0 if unknown."""
+        """The device of the file system that its source is on; 0 if unknown."""
 
 
 # When a channel is due; a number of its own, so that heapq never compares channels; the channel.
@@ -53,7 +53,7 @@ _Entry = tuple[float, int, Timed]
 
 
 class SharedSender:
-    """Sends for channels by their deadlines. It has no thread until the first channel comes."""
+    """Sends for channels by their deadlines. Its thread starts with the first channel."""
 
     def __init__(self) -> None:
         self._thread = ReplaceableThread(
@@ -61,7 +61,7 @@ class SharedSender:
         )
         self._lock = self._thread.lock  # not held during a visit
         self._entries: dict[Timed, _Entry | None] = {}  # None while it is visited
-        self._hanging: set[Timed] = set()  # visited, too long, by threads that are replaced
+        self._hanging: set[Timed] = set()  # still visited by threads that were replaced
         self._schedule: list[_Entry] = []  # a heap; entries that are not in _entries count no more
         self._numbers = itertools.count()
         self._alarm = threading.Lock()  # always held; released to end the thread's sleep
@@ -69,14 +69,14 @@ class SharedSender:
         self._wakes_at = 0.0  # monotonic seconds: when its sleep ends by itself; 0 while it is awake
 
     def add(self, channel: Timed, when: float) -> bool:
-        """Call its ``send_due`` at ``when``, and then when it says. Returns False if no thread can be had."""
+        """Call its ``send_due`` at ``when``, then as it returns. Returns False if there is no thread."""
         with self._lock:
             try:
                 self._thread.begin()
             except RuntimeError:  # no more threads
                 return False
             self._schedule_at(channel, when)
-            if len(self._schedule) > 2 * len(self._entries) + VOID_MAX:
+            if len(self._schedule) > 2 * len(self._entries) + VOID_ENTRIES_MAX:
                 self._schedule = [entry for entry in self._entries.values() if entry is not None]
                 heapq.heapify(self._schedule)
             if when < self._wakes_at:
@@ -84,7 +84,7 @@ class SharedSender:
         return True
 
     def remove(self, channel: Timed) -> None:
-        """No visit begins after this, unless it does already. Harmless if it was handed back."""
+        """Begin no further visit. Harmless if the channel was handed back."""
         with self._lock:
             self._entries.pop(channel, None)
 

@@ -1,10 +1,11 @@
 """One thread that watches all sources at rest, so that a thousand workers need not wake each second.
 
-Not inotify(7): it misses what another host writes to a network file system. A stat(2) a second of each of a
-thousand sources costs about a thousandth of a core.
+It uses stat(2), since inotify(7) misses what another host writes to a network file system. A call a second
+for each of a thousand sources costs about a thousandth of a core.
 
 A look at a source hangs while its file system does. Then another thread goes on with the others. The source,
-and those on the same file system, go back to their channels: each looks itself, and is named if that hangs.
+and those on the same file system, go back to their channels: each looks itself, and the status names it if
+that hangs.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ LOOK_MAX_SECONDS = 0.5
 
 class _Watched(NamedTuple):
     has_news: Callable[[], bool]
-    tell: Callable[[], None]
+    wake: Callable[[], None]
     device: int
 
 
@@ -38,9 +39,9 @@ class Watcher:
         self._some = threading.Event()  # set while there are sources to watch
 
     def watch(
-        self, who: object, has_news: Callable[[], bool], tell: Callable[[], None], device: int = 0
+        self, channel: object, has_news: Callable[[], bool], wake: Callable[[], None], device: int = 0
     ) -> bool:
-        """Ask ``has_news`` once a second until :meth:`forget`; call ``tell`` if it has, or if it hangs.
+        """Call ``has_news`` once a second until :meth:`forget`; call ``wake`` if it is true, or hangs.
 
         ``device`` is the file system of the source, 0 if unknown. Returns False if no thread can be had: then
         the caller has to look itself.
@@ -50,19 +51,19 @@ class Watcher:
                 self._thread.begin()
             except RuntimeError:  # no more threads
                 return False
-            self._watched[who] = _Watched(has_news, tell, device)
+            self._watched[channel] = _Watched(has_news, wake, device)
             self._some.set()
         return True
 
-    def forget(self, who: object) -> None:
+    def forget(self, channel: object) -> None:
         with self._thread.lock:
-            self._watched.pop(who, None)
+            self._watched.pop(channel, None)
 
     def close(self) -> None:
         self._thread.close(self._some.set)
 
     def _hand_back(self) -> None:
-        """A look takes long: have another thread look after the others. The lock is held."""
+        """A look takes long: let another thread watch the others. The lock is held."""
         stuck = self._watched.get(self._thread.at)
         try:
             self._thread.replace()
@@ -70,10 +71,10 @@ class Watcher:
             return
         if stuck is None:  # its channel has ended
             return
-        for who, watched in list(self._watched.items()):
+        for channel, watched in list(self._watched.items()):
             if watched is stuck or watched.device == stuck.device != 0:
-                del self._watched[who]
-                watched.tell()
+                del self._watched[channel]
+                watched.wake()
 
     # -- the thread
 
@@ -86,12 +87,12 @@ class Watcher:
                 watched = list(self._watched)
                 if not watched:
                     self._some.clear()
-            for who in watched:
+            for channel in watched:
                 with thread.lock:
-                    if (one := self._watched.get(who)) is None:
+                    if (one := self._watched.get(channel)) is None:
                         continue
                     thread.steps += 1
-                    thread.at = who
+                    thread.at = channel
                     if not thread.busy.is_set():
                         thread.busy.set()
                 has_news = one.has_news()
@@ -99,7 +100,7 @@ class Watcher:
                     if thread.current is not me:
                         return
                     thread.at = None
-                    if has_news and self._watched.get(who) is one:
-                        one.tell()
+                    if has_news and self._watched.get(channel) is one:
+                        one.wake()
             thread.busy.clear()
             thread.closed.wait(LOOK_EVERY_SECONDS if watched else 0)

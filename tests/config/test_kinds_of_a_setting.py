@@ -32,7 +32,8 @@ class Numbers(SourceSettings):
 
 @pytest.fixture(autouse=True)
 def numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SOURCES.models, "numbers", Numbers)
+    """The one kind beside files, whatever others there are."""
+    monkeypatch.setattr(SOURCES, "models", {"file": FileSourceSettings, "numbers": Numbers})
 
 
 def complaints(**keys: object) -> list[str]:

@@ -320,6 +320,7 @@ def test_status_and_the_last_word(tmp_path: Path, make_run: Callable[..., Run]) 
                 "way_out": "",
                 "reason": None,
                 "received_before": 0,
+                "objects": None,
             }
         ],
         "closed_outputs": {"dropped": {}},

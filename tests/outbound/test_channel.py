@@ -25,7 +25,7 @@ from mcastd.config import OutboundChannel
 from mcastd.errors import LinkError, SourceError
 from mcastd.net.fake import FakeSender
 from mcastd.net.payloads import ListPayloads
-from mcastd.outbound.channel import BATCH, Channel
+from mcastd.outbound.channel import BATCH_DATAGRAMS, Channel
 from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.sources import open_source
 from mcastd.worker import Context, Signal, Vitals
@@ -201,7 +201,8 @@ class Moody(FakeSender):
 
 moods = st.lists(
     st.one_of(
-        st.integers(0, BATCH), st.sampled_from([-errno.ENETUNREACH, -errno.EPERM, -errno.ENODEV, -errno.EIO])
+        st.integers(0, BATCH_DATAGRAMS),
+        st.sampled_from([-errno.ENETUNREACH, -errno.EPERM, -errno.ENODEV, -errno.EIO]),
     ),
     max_size=12,
 )
@@ -470,7 +471,7 @@ def test_a_busy_channel_shows_that_it_lives(bench: Any) -> None:
     with recording_waits(stop_after=100) as (context, waits):
         it.channel.run(context)
     assert waits == [0.0] * 100
-    assert len(it.link.sent) <= 100 * BATCH
+    assert len(it.link.sent) <= 100 * BATCH_DATAGRAMS
 
 
 def test_network_changes_reach_the_link_and_not_the_pace(bench: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcastd.outbound.pacing import BURST, CATCH_UP, STALL, Pacer
+from mcastd.outbound.pacing import BURST_SECONDS, CATCH_UP_FACTOR, STALL_SECONDS, Pacer
 
 START = 1000.0
 naps = st.lists(st.floats(0, 0.9), min_size=1, max_size=60)
@@ -28,7 +28,7 @@ def test_an_interval_is_kept_whenever_it_is_looked_at(interval: float, naps: lis
     assert send_due(pacer, START, [1] * 64) == 1
     sent = 1
     for now in accumulate(naps, initial=START):
-        if now - pacer.deadline > STALL:
+        if now - pacer.deadline > STALL_SECONDS:
             return  # 64 at a time are too slow for this interval
         count = send_due(pacer, now, [1] * 64)
         sent += count
@@ -43,14 +43,14 @@ def test_a_rate_is_kept_but_for_a_millisecond(rate: int, sizes: list[int], naps:
     assert send_due(pacer, START, sizes) == 1
     bits = 8 * sizes[0]
     for now in accumulate(naps, initial=START):
-        if now - (START + bits / rate) > STALL:
+        if now - (START + bits / rate) > STALL_SECONDS:
             return
         was_due = pacer.deadline <= now
         count = send_due(pacer, now, sizes)
         assert bool(count) == was_due
-        assert START + (bits + 8 * sum(sizes[: count - 1])) / rate <= now + BURST or not count
+        assert START + (bits + 8 * sum(sizes[: count - 1])) / rate <= now + BURST_SECONDS or not count
         bits += 8 * sum(sizes[:count])
-        rested = now + BURST / CATCH_UP if count else pacer.deadline
+        rested = now + BURST_SECONDS / CATCH_UP_FACTOR if count else pacer.deadline
         assert pacer.deadline == max(START + bits / rate, rested)
 
 

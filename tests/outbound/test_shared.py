@@ -17,7 +17,7 @@ from mcastd.config import OutboundChannel
 from mcastd.handover import Seclusion
 from mcastd.net.fake import FakeSender
 from mcastd.outbound.channel import BUSY_DATAGRAMS, Channel
-from mcastd.outbound.shared import PUNCTUAL_CHANNELS, VOID_MAX, SharedSender
+from mcastd.outbound.shared import PUNCTUAL_CHANNELS, VOID_ENTRIES_MAX, SharedSender
 from mcastd.outbound.sources import open_source
 from mcastd.worker import Context, Signal
 
@@ -117,10 +117,10 @@ def test_one_that_leaves_and_returns_during_a_visit_is_visited_once_in_its_time(
 
 def test_those_that_come_and_go_leave_nothing_behind(shared: SharedSender) -> None:
     channel = Ticking(1)
-    for _ in range(10 * VOID_MAX):
+    for _ in range(10 * VOID_ENTRIES_MAX):
         shared.add(channel, clock.monotonic() + 3600)
         shared.remove(channel)
-    assert len(shared._schedule) <= VOID_MAX + 2
+    assert len(shared._schedule) <= VOID_ENTRIES_MAX + 2
 
 
 def test_one_that_hangs_holds_up_nobody_and_is_handed_back(

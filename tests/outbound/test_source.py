@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mcastd.errors import SourceError
-from mcastd.outbound.framing import READ_SIZE, make_framer
+from mcastd.outbound.framing import READ_BYTES, make_framer
 from mcastd.outbound.sources.file import NAP_MAX_SECONDS, NAP_MIN_SECONDS, FileSource
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
@@ -90,12 +90,12 @@ class TestRounds:
             assert not source.finished
 
     @pytest.mark.parametrize(
-        ("framing", "size", "first"), [("line", 16, READ_SIZE // 16), ("chunk", 10, READ_SIZE // 10)]
+        ("framing", "size", "first"), [("line", 16, READ_BYTES // 16), ("chunk", 10, READ_BYTES // 10)]
     )
     def test_a_long_file_comes_in_bounded_reads(
         self, path: Path, open_source: Any, framing: str, size: int, first: int
     ) -> None:
-        data = b"".join(b"%015d\n" % number for number in range(3 * READ_SIZE // 16)) + b"."
+        data = b"".join(b"%015d\n" % number for number in range(3 * READ_BYTES // 16)) + b"."
         path.write_bytes(data)
         source = open_source(path, framing, size)
         assert len(source.read()) == first
@@ -104,25 +104,25 @@ class TestRounds:
         assert b"".join(read_all(source)) == data
 
     def test_deleted_while_it_is_read(self, path: Path, open_source: Any) -> None:
-        path.write_bytes(b"line\n" * READ_SIZE)
+        path.write_bytes(b"line\n" * READ_BYTES)
         source = open_source(path, repeat=2)
         payloads = source.read()
         path.unlink()
-        while source.rounds == 0 and len(payloads) < READ_SIZE:
+        while source.rounds == 0 and len(payloads) < READ_BYTES:
             payloads += source.read()
         with pytest.raises(SourceError, match="no such file"):
             source.read()
-        assert payloads == [b"line\n"] * READ_SIZE
+        assert payloads == [b"line\n"] * READ_BYTES
         path.write_bytes(b"again\n")
         assert read_all(source) == [b"again\n"]
         assert source.finished
 
     def test_cut_short_while_it_is_read(self, path: Path, open_source: Any) -> None:
-        path.write_bytes(b"line\n" * READ_SIZE)
+        path.write_bytes(b"line\n" * READ_BYTES)
         source = open_source(path)
         first = b"".join(source.read())
         path.write_bytes(b"short\n")
-        assert (first + b"".join(read_all(source)))[READ_SIZE:] == b""
+        assert (first + b"".join(read_all(source)))[READ_BYTES:] == b""
         assert source.finished
 
     @pytest.mark.parametrize("framing", ["line", "chunk", "file"])
@@ -181,14 +181,14 @@ class TestRefused:
     def test_a_read_error_loses_nothing(
         self, path: Path, open_source: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        path.write_bytes(b"line 0\n" * READ_SIZE)
+        path.write_bytes(b"line 0\n" * READ_BYTES)
         source = open_source(path)
         payloads = source.read()
         with monkeypatch.context() as patch:
             patch.setattr(os, "pread", fail_with_eio)
             with pytest.raises(SourceError, match="input/output error; trying again"):
                 source.read()
-        assert payloads + read_all(source) == [b"line 0\n"] * READ_SIZE
+        assert payloads + read_all(source) == [b"line 0\n"] * READ_BYTES
 
     def test_another_file_after_a_read_error(
         self, path: Path, open_source: Any, monkeypatch: pytest.MonkeyPatch
@@ -205,7 +205,7 @@ class TestRefused:
         assert read_all(source) == [b"unfinished", b"new\n"]
 
     def test_too_long_for_one_datagram_then_shorter(self, path: Path, open_source: Any) -> None:
-        path.write_bytes(b"x" * 3 * READ_SIZE)
+        path.write_bytes(b"x" * 3 * READ_BYTES)
         source = open_source(path, "file")
         for _ in range(2):
             with pytest.raises(SourceError, match="65,507"):

@@ -16,7 +16,7 @@ from typing import Literal
 from mcastd.config import FileSourceSettings, OpenFilesOf, OutboundChannel
 from mcastd.errors import SourceError, UnsafePathError, reason_of
 from mcastd.net.payloads import ListPayloads, Payloads
-from mcastd.outbound.framing import READ_SIZE, Framer, make_framer
+from mcastd.outbound.framing import READ_BYTES, Framer, make_framer
 from mcastd.outbound.sources.source import NAP_MAX_SECONDS, Source
 from mcastd.paths import KINDS, OF_FILES, FileIdentity, identity, place_of
 
@@ -49,8 +49,8 @@ def open_source(channel: OutboundChannel, files: OpenFilesOf | None = None) -> S
 def _read_size(rate: int | None, interval: float | None) -> int:
     """Bytes to read at once: of a fast channel some ten bursts, since the end of what was read ends one."""
     if rate is None:
-        return READ_SIZE if interval else FAST_READ_BYTES
-    return min(max(READ_SIZE, int(rate / 8 * READ_AHEAD_SECONDS)), FAST_READ_BYTES)
+        return READ_BYTES if interval else FAST_READ_BYTES
+    return min(max(READ_BYTES, int(rate / 8 * READ_AHEAD_SECONDS)), FAST_READ_BYTES)
 
 
 class FileSource(Source):
@@ -274,7 +274,7 @@ class FileSource(Source):
         try:
             self._open()
         except SourceError:
-            self.close()  # what was read goes first; the next read() tells
+            self.close()  # what was read goes first; the next read() raises the error
         self.state, self.nap = "waiting for a writer", NAP_MAX_SECONDS
         return self._framer.finish()
 

@@ -1,4 +1,4 @@
-"""What a channel sees of its source. Each kind is a module beside this one."""
+"""The base of every kind of source, as a channel sees it. Each kind is a module beside this one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ NAP_MAX_SECONDS = 1.0
 class Source(ABC):
     """Gives payloads to be sent, in order. It outlives the channel's runs.
 
-    A kind has at least its own :meth:`read` and :meth:`restart`; the rest is as for a source that always has
-    something, until it is ``finished``.
+    A kind has to implement :meth:`read` and :meth:`restart`; the rest fits a source that always has something
+    until it is ``finished``.
     """
 
     finished = False  # nothing will ever come, unless it is restarted
-    rounds = 0  # times that all of it was read, and taken from read()
+    rounds = 0  # times that all of it was returned by read()
     position = 0  # bytes read of this round
     nap = 0.0  # seconds after which to call read() again, when there was nothing
     state = "ready"  # for people
@@ -36,7 +36,7 @@ class Source(ABC):
 
     @property
     def device(self) -> int:
-        """Of the file system that it is on; 0 if unknown."""
+        """The device of the file system that it is on; 0 if unknown."""
         return 0
 
     @property
