@@ -148,7 +148,8 @@ def test_a_made_up_output_runs_is_reloaded_and_seen(
     before = configured(TEXT, tmp_path)
     supervisor.apply(diff(Config(), before), before.workers(), 10)
     wait_for(lambda: supervisor.view("inbound/news").state == "active")
-    ((_, worker),) = supervisor._roll()
+    ((_, thread),) = supervisor._roll()
+    worker = thread.worker
     assert isinstance(worker, Subscription)
     a, b = worker.sinks
     assert isinstance(a, MemorySink)

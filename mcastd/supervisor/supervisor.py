@@ -38,7 +38,7 @@ class Supervisor:
         self._threads: dict[str, WorkerThread] = {}
         self._unstarted: set[str] = set()  # workers whose thread could not be started
         self._edition = object()  # replaced when what the headlines say has changed
-        self._called: tuple[object, list[tuple[Headline, Worker]]] = (self._edition, [])
+        self._called: tuple[object, list[tuple[Headline, WorkerThread]]] = (self._edition, [])
         self._abandoned: list[WorkerThread] = []  # threads that did not end when told to
         self._unanswered: dict[str, str] = {}  # by worker: which path does not answer, in words
         self._beginning = threading.Lock()  # held to start a worker, and to forbid all starts
@@ -149,19 +149,22 @@ class Supervisor:
 
     def vitals(self) -> dict[str, Vitals]:
         """What each worker has done."""
-        return {name: thread.worker.vitals() for name, thread in self._threads.copy().items()}
+        return {
+            name: thread.ask(thread.worker.vitals, Vitals()) for name, thread in self._threads.copy().items()
+        }
 
     def books(self) -> list[tuple[Headline, Books]]:
         """All workers, by name, with all that they count."""
-        return [(headline, worker.books()) for headline, worker in self._roll()]
+        asked = ((headline, thread.ask(thread.worker.books, None)) for headline, thread in self._roll())
+        return [(headline, books) for headline, books in asked if books is not None]
 
-    def _roll(self) -> list[tuple[Headline, Worker]]:
+    def _roll(self) -> list[tuple[Headline, WorkerThread]]:
         """All workers, by name; made anew only after :meth:`_changed`."""
         edition, roll = self._called
         if edition is not self._edition:
             edition = self._edition  # first: what changes from here on is in the next one
             threads = sorted(self._threads.copy().items())
-            roll = [(thread.headline(), thread.worker) for _, thread in threads]
+            roll = [(thread.headline(), thread) for _, thread in threads]
             self._called = edition, roll
         return roll
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from mcastd import clock, log
 from mcastd.bounded import Patience
@@ -16,9 +17,10 @@ from mcastd.names import table_of
 from mcastd.supervisor.restart import Backoff
 from mcastd.supervisor.state import ATTEMPTED, TROUBLED, Event, State, after
 from mcastd.threads import NoThreadError, Thread
-from mcastd.views import WorkerView
+from mcastd.views import Told, WorkerView
 from mcastd.worker import Context, Headline, Signal, Worker
 
+T = TypeVar("T")
 # At most this long between two attempts.
 RETRY_MAX_SECONDS = 5.0
 # The same after an error whose end the network watch notices at once.
@@ -60,6 +62,7 @@ class WorkerThread:
         self._restarts = 0
         self._said = ""  # the reason that was logged last, so that it is logged once
         self._busy_since: float | None = None  # the context's, as look_if_hung() saw it last
+        self._faulty = False  # it raised an error when it was asked, which was logged
         self.hung = ""  # what it hangs in, and since when; "" if it does not hang
         self._thread = threading.Thread()  # another one is started in its place
 
@@ -173,8 +176,22 @@ class WorkerThread:
                 detail, troubled = "; ".join(filter(None, [self.hung, detail])), True
             return Headline(self.worker.name, state, self._since, detail, self._restarts, troubled, error)
 
+    def ask(self, question: Callable[[], T], otherwise: T) -> T:
+        """Return what a method of the worker returns; ``otherwise`` if it raises an error, which is a bug.
+
+        So a bug in one worker keeps no answer of the others back. It is logged once.
+        """
+        try:
+            return question()
+        except Exception:
+            if not self._faulty:
+                self._faulty = True
+                self._log.exception("worker.crashed", detail="while it was asked")
+            return otherwise
+
     def view(self, patience: Patience | None = None) -> WorkerView:
         name, state, since, detail, restarts, troubled, error = self.headline()
+        unknown: Told = {}
         return WorkerView(
             name=name,
             kind=table_of(name),
@@ -186,7 +203,7 @@ class WorkerThread:
             errno=error.code if error else "",
             way_out=error.way_out if error else "",
             waits=error.waits if error else "",
-            status=self.worker.status(patience),
+            status=self.ask(lambda: self.worker.status(patience), unknown),
         )
 
     def _main(self) -> None:

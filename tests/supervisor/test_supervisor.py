@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
+from unittest import mock
 
 import pytest
 from structlog.testing import capture_logs
@@ -19,7 +20,7 @@ from mcastd.supervisor import Supervisor
 from mcastd.supervisor.restart import Backoff
 from mcastd.supervisor.state import State
 from mcastd.supervisor.thread import WorkerThread
-from mcastd.worker import Context, Signal, Vitals
+from mcastd.worker import Books, Context, Signal, Vitals, WorkerIdentity
 
 Run = Callable[["Puppet", Context], None]
 
@@ -304,6 +305,28 @@ def test_apply_touches_only_what_differs_and_ends_the_old_before_it_starts_the_n
     views = stage.supervisor.views()
     assert [view.name for view in views] == ["inbound/a", "inbound/b", "inbound/d"]
     assert len({id(view.status["patience"]) for view in views}) == 1  # they do not wait for each by itself
+
+
+def test_a_worker_that_fails_when_it_is_asked_costs_the_others_no_answer(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.runs = {"inbound/a": work, "inbound/b": work}
+    stage.apply(added=("inbound/a", "inbound/b"))
+    books = Books(WorkerIdentity("", 0, ""), None, None)
+    monkeypatch.setattr(Puppet, "books", lambda _: books, raising=False)
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    for question in ("status", "vitals", "books"):
+        monkeypatch.setattr(stage.puppets["inbound/a"], question, fail, raising=False)
+    with capture_logs() as log:
+        for _ in range(2):
+            a, b = stage.supervisor.views()
+            assert (a.state, a.status, b.status) == ("active", {}, {"counters": {}, "patience": mock.ANY})
+            assert stage.supervisor.vitals() == {"inbound/a": Vitals(), "inbound/b": Vitals(datagrams=1)}
+            assert [(one.name, of) for one, of in stage.supervisor.books()] == [("inbound/b", books)]
+    assert [event["event"] for event in log] == ["worker.crashed"], "once"
 
 
 def test_a_network_change_ends_the_back_off_of_a_link_error(
