@@ -37,17 +37,21 @@ def run(tmp_path: Path, make_run: Callable[..., Run]) -> Run:
 
 
 def test_a_sink_that_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    link = run.start()
-    link.deliver(b"1", b"2")
+    run.waiting = [b"1", b"2"]
+    run.start()
     run.received(2)
+    run.stop()
+    run.context.take(Signal.STOP)
     monkeypatch.setattr(run.worker.sinks[1], "write", fail)
-    link.deliver(b"3", b"4", b"5")
+    run.waiting = [b"3", b"4", b"5"]
+    run.start()
     run.join()
     assert isinstance(run.failure, ZeroDivisionError)
     assert accounts(run) == [(5, 0), (2, 3), (2, 3)]
     assert run.worker.vitals().dropped == 6
     monkeypatch.undo()
-    run.start().deliver(b"6")
+    run.waiting = [b"6"]
+    run.start()
     run.received(6)
     assert accounts(run) == [(6, 0), (3, 3), (3, 3)]
 
@@ -60,9 +64,9 @@ def test_a_sink_that_fails_after_it_has_counted_some(run: Run, monkeypatch: pyte
         write(batch)
         fail()
 
-    link = run.start()
     monkeypatch.setattr(sink, "write", write_and_fail)
-    link.deliver(b"1", b"2")
+    run.waiting = [b"1", b"2"]
+    run.start()
     run.join()
     assert accounts(run) == [(2, 0), (2, 0), (0, 2)]
 
@@ -75,8 +79,8 @@ def test_a_protocol_that_fails(
     monkeypatch.setattr(tardy.Tardy, method, fail)
     run = make_run(file_output(tmp_path / "a"), file_output(tmp_path / "b"), protocol=TARDY)
     tardy.remove()
-    link = run.start()
-    link.deliver(b"1", b"2", b"", b"3", b"4")
+    run.waiting = [b"1", b"2", b"", b"3", b"4"]
+    run.start()
     if method == "expire":
         run.context.send(Signal.STOP)
     run.join()
