@@ -24,6 +24,12 @@ NAMESPACE = "urn:ietf:params:xml:ns:fdt"
 INSTANCE_MAX_BYTES = 1 << 20
 FILES_MAX = 10_000
 LOCATION_MAX_BYTES = 4096
+# What makes one datagram much work is refused: more files than these that are not taken, elements that are
+# deeper in each other, and more than so many times the bytes that are sent, if it is more than some.
+LEFT_OUT_MAX = 256
+DEPTH_MAX = 32
+DECODED_MAX_RATIO = 64
+DECODED_MIN_BYTES = 1 << 16
 # The largest numbers: a TOI has 112 bits in LCT, a length 48 in RFC 5052.
 TOI_MAX = (1 << 112) - 1
 LENGTH_MAX = (1 << 48) - 1
@@ -157,8 +163,9 @@ def parse(data: bytes, now: float, encoding: str = "") -> FdtInstance:
 def _decoded(data: bytes, encoding: str) -> bytes:
     """Raises Malformed, also for what would be too long."""
     decoder = zlib.decompressobj(WINDOW_BITS[encoding])
+    most = min(INSTANCE_MAX_BYTES, max(DECODED_MIN_BYTES, DECODED_MAX_RATIO * len(data)))
     try:
-        decoded = decoder.decompress(data, INSTANCE_MAX_BYTES)
+        decoded = decoder.decompress(data, most)
     except zlib.error as error:
         raise Malformed("fdt-encoding", f"an FDT instance is no {encoding}: {error}") from None
     if not decoder.eof:
@@ -186,6 +193,8 @@ class _Reader:
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         local = name.rpartition(" ")[2]
         self._depth += 1
+        if self._depth > DEPTH_MAX:
+            raise Malformed("xml", f"an FDT instance has elements more than {DEPTH_MAX} deep in each other")
         if self._depth == 1:
             if local != "FDT-Instance":
                 raise Malformed("xml", f"the root is {local[:80]!r}, and no FDT-Instance")
@@ -200,6 +209,10 @@ class _Reader:
                 self._take(_entry(attributes, self._common | attributes))
             except Malformed as error:
                 self.left_out.append(error.with_traceback(None))  # which would keep what it was found in
+                if len(self.left_out) > LEFT_OUT_MAX:
+                    raise Malformed(
+                        "fdt-files", f"more than {LEFT_OUT_MAX} files are not taken; the last one: {error}"
+                    ) from None
 
     def _end(self, _: str) -> None:
         self._depth -= 1
@@ -270,7 +283,7 @@ def _base64(attributes: Attributes, name: str, size: int) -> bytes:
 
 
 def _location(uri: str) -> str:
-    match = _URI.match(uri.strip())
+    match = _URI.match(uri.strip()) if len(uri) <= 4 * LOCATION_MAX_BYTES else None
     path = unquote(match[1] if match else "", errors="surrogateescape").lstrip("/")
     if not 0 < len(path.encode("utf-8", "surrogateescape")) <= LOCATION_MAX_BYTES:
         raise Malformed("location", f"Content-Location {uri[:80]!r} names no file")
