@@ -50,7 +50,7 @@ class Handover:
     __slots__ = ("_failure", "_seclusion", "lent_by", "lock")
 
     def __init__(self) -> None:
-        # Its holder may use the link, which nobody changes meanwhile. The worker's own thread takes it to
+        # Its holder may use the link, which no thread changes meanwhile. The worker's own thread takes it to
         # change or close the link; to use the link it takes it only while the link is lent.
         self.lock = threading.Lock()
         self.lent_by: Context | None = None  # the worker's, while its link is lent; set with the lock held

@@ -18,16 +18,16 @@ class Status:
     """The settings and counters of a worker at one moment: the base of each kind's own dataclass."""
 
 
-Told = Mapping[str, object] | Status
+AnyStatus = Mapping[str, object] | Status
 """A status as JSON from another process, maybe of another version, or as an object of this one."""
 S = TypeVar("S", bound=Status)
 
 
-def as_kind(kind: type[S], told: Told | None) -> S:
-    """Return ``told`` as a status of this kind; fields that it lacks are as if nothing were known."""
-    if isinstance(told, kind):
-        return told
-    return from_json(kind, as_json(told) if isinstance(told, Status) else told)
+def as_kind(kind: type[S], status: AnyStatus | None) -> S:
+    """Return ``status`` as one of this kind; fields that it lacks get their empty values."""
+    if isinstance(status, kind):
+        return status
+    return from_json(kind, as_json(status) if isinstance(status, Status) else status)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class WorkerView:
     errno: str = ""  # its name, "EPERM"; "" if the kernel has no part in it
     way_out: str = ""  # what a person can do
     waits: str = ""  # what the worker does meanwhile: "waiting for it"
-    status: Told  # the worker's own: settings and counters
+    status: AnyStatus  # the worker's own: settings and counters
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from mcastd.codec import as_json
 from mcastd.console.text import span
 from mcastd.printable import printable
-from mcastd.views import DaemonView, Status, Told, WorkerView, as_kind
+from mcastd.views import AnyStatus, DaemonView, Status, WorkerView, as_kind
 
 UNITS = {
     " s": re.compile(r"_age$|_every$|^(interval|max_latency|burst)$"),
@@ -117,7 +117,7 @@ def scalar(value: object, key: str = "") -> str:
     return f"{round(value, 3) if isinstance(value, float) else value}{unit}"
 
 
-def datagrams(status: Told) -> tuple[int, int]:
+def datagrams(status: AnyStatus) -> tuple[int, int]:
     """How many a worker sent or received, and how many were lost on this host, by it or by the kernel."""
     totals = as_kind(Totals, status)
     own, closed = totals.counters, totals.closed_outputs

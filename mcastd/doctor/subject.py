@@ -8,7 +8,7 @@ from typing import Generic, TypeGuard, TypeVar
 
 from mcastd.config import WorkerSettings
 from mcastd.names import is_meant
-from mcastd.views import S, Told, WorkerView, as_kind
+from mcastd.views import AnyStatus, S, WorkerView, as_kind
 
 Kind = TypeVar("Kind", bound=WorkerSettings)
 Settings_co = TypeVar("Settings_co", bound=WorkerSettings, covariant=True)
@@ -22,8 +22,8 @@ class Subject(Generic[Settings_co]):
     settings: Settings_co
     state: str = ""  # see supervisor/state.py
     detail: str = ""  # why it is not active
-    status: Told | None = None  # of now
-    earlier: Told | None = None  # the status when the watch began
+    status: AnyStatus | None = None  # of now
+    earlier: AnyStatus | None = None  # the status when the watch began
     errno: str = ""  # of the error that the detail tells of: "EPERM"; "" if it has none
     way_out: str = ""  # of this error; or, if there is none, what the worker does meanwhile
 

@@ -235,7 +235,7 @@ class Subscription:
         return self._seen
 
     def _serve(self, context: Context) -> None:
-        """Receive until a signal says stop, or the link fails; deliver what has come by then."""
+        """Receive until STOP, or until the link fails; deliver what has come by then."""
         quiet = True
         try:
             while not context.stopping:

@@ -202,7 +202,7 @@ class Channel:
         return Books(self._identity, self.counters, self._last, pending=max(0, len(pending) - sent))
 
     def _transmit(self, context: Context, link: Sender) -> bool:
-        """Send until a signal says stop, or until the source has ended and all is sent.
+        """Send until STOP, or until the source has ended and all is sent.
 
         Returns True if settings that need another link were changed, and there is more to send.
         """

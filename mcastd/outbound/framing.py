@@ -42,7 +42,7 @@ def make_framer(framing: Framing, max_datagram: int, read_size: int = READ_BYTES
     """The framer for a channel's settings; ``max_datagram`` is in bytes of payload.
 
     ``read_size`` is how much of a file in chunks is best read at once, in bytes; lines are found in little,
-    since nobody else gets the interpreter meanwhile.
+    since no other thread gets the interpreter meanwhile.
     """
     match framing:
         case "line":

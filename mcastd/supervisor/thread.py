@@ -17,7 +17,7 @@ from mcastd.names import table_of
 from mcastd.supervisor.restart import Backoff
 from mcastd.supervisor.state import ATTEMPTED, TROUBLED, Event, State, after
 from mcastd.threads import NoThreadError, Thread
-from mcastd.views import Told, WorkerView
+from mcastd.views import AnyStatus, WorkerView
 from mcastd.worker import Context, Headline, Signal, Worker
 
 T = TypeVar("T")
@@ -191,7 +191,7 @@ class WorkerThread:
 
     def view(self, patience: Patience | None = None) -> WorkerView:
         name, state, since, detail, restarts, troubled, error = self.headline()
-        unknown: Told = {}
+        unknown: AnyStatus = {}
         return WorkerView(
             name=name,
             kind=table_of(name),

@@ -192,7 +192,7 @@ class FileSource(Source):
         """Open what the path names. Raises OSError, SourceError, UnsafePathError.
 
         A file or FIFO of another user is what was asked for, in whatever directory it lies. So is a hard
-        link: the kernel lets nobody make one of a file that they may not read and write, see
+        link: the kernel lets no user make one of a file that they may not read and write, see
         fs.protected_hardlinks.
         """
         if self._fd >= 0 and identity(os.stat(self._path)) == self._identity:

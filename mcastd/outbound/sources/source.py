@@ -26,7 +26,7 @@ class Source(ABC):
     state = "ready"  # for people
     # A read takes milliseconds or more: the channel's own thread does it, and not one that sends for others.
     slow = False
-    # When its datagrams are due, if it knows: it does if its settings say has_schedule.
+    # When its datagrams are due; only where its settings have has_schedule.
     schedule: Schedule | None = None
 
     @property
