@@ -98,6 +98,28 @@ class OutputCounters:
         self.dropped.update(before.dropped)
 
 
+@dataclass(slots=True)
+class SymbolCounts:
+    """What became of the symbols of an output's objects. Each is counted once in the first five."""
+
+    source: int = 0  # written to their place
+    repair: int = 0  # kept to repair a block
+    duplicate: int = 0  # of a block that had them already
+    surplus: int = 0  # of a block that needed none
+    dropped: Counter[str] = field(default_factory=Counter)  # by reason
+    written_bytes: int = 0  # to files, those of restored symbols included
+    restored: int = 0  # source symbols that did not come, and were made of repair symbols
+    repaired_blocks: int = 0  # that were completed by these
+    wrong_blocks: int = 0  # thrown away
+    failed_decodes: int = 0
+
+    def go_on_from(self, before: SymbolCounts) -> None:
+        """Count on from where another output ended, but for what was dropped: its counters have that."""
+        for field_ in fields(self):
+            if field_.name != "dropped":
+                setattr(self, field_.name, getattr(before, field_.name))
+
+
 def copy_of(counters: T) -> T:
     """What was counted until now: the worker goes on counting."""
     copied = copy(counters)

@@ -11,13 +11,14 @@ import os
 import select
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from mcastd import clock
 from mcastd.bounded import Patience
-from mcastd.counters import OutputCounters
+from mcastd.counters import OutputCounters, SymbolCounts
 from mcastd.errors import McastdError
+from mcastd.status import FilesStatus
 from mcastd.views import Status
 
 # poll(2) takes no more than 24 days; waking once a day costs nothing.
@@ -203,12 +204,20 @@ class Vitals(NamedTuple):
     held: int = 0  # received, and kept by a protocol for now
 
 
+class ObjectBooks(NamedTuple):
+    """What an output that takes files counts beside datagrams. Both are live."""
+
+    symbols: SymbolCounts
+    states: Mapping[str, int]  # files by state: those of now, and all that ever expired
+
+
 class OutputIdentity(NamedTuple):
     """One output of a subscription, and where it is counted."""
 
     label: str  # what tells it from the subscription's other outputs: a file's path
     counters: OutputCounters  # live
     reasons: Sequence[str]  # for which it may drop
+    objects: ObjectBooks | None = None  # of an output that takes files
 
 
 class WorkerIdentity(NamedTuple):
@@ -230,6 +239,7 @@ class Books(NamedTuple):
     last_datagram: float | None  # monotonic seconds
     # of a channel
     pending: int = 0  # datagrams read from the source and not sent yet
+    files: FilesStatus | None = None  # of one that sends files whole
     # of a subscription
     overflow: int = 0  # as in Vitals
     stale: bool = False

@@ -21,11 +21,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from mcastd.counters import SymbolCounts
 from mcastd.delivery import blockfile
 from mcastd.delivery.description import ObjectDescription
 from mcastd.delivery.names import shown
 from mcastd.delivery.refused import BAD_DESCRIPTION, RefusedError
-from mcastd.delivery.symbols import HASH, MALFORMED, MEMORY, OVERHEAD_BYTES, Allowance, SymbolCounts
+from mcastd.delivery.symbols import HASH, MALFORMED, MEMORY, OVERHEAD_BYTES, Allowance
 from mcastd.protocols.fec import RAPTORQ, Blocks
 from mcastd.protocols.lct import Malformed
 from mcastd.protocols.raptorq import BLOCK_MAX_BYTES, SYMBOL_IDS, CodecError, NotInstalledError
@@ -358,6 +359,7 @@ class Assembly:
             if right and not self._fill(sbn, block, data):
                 self.stalled = True
                 return
+            self._counts.repaired_blocks += right
         else:
             right = not self._hashed or self._has(self.fd, sbn)
         if not right:

@@ -21,12 +21,13 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from mcastd.counters import SymbolCounts
 from mcastd.delivery import content
 from mcastd.delivery.assembly import Assembly, Decode
 from mcastd.delivery.description import ObjectDescription, Run
 from mcastd.delivery.landing import Landing, Partial, settle
 from mcastd.delivery.refused import RefusedError
-from mcastd.delivery.symbols import Allowance, SymbolCounts
+from mcastd.delivery.symbols import Allowance
 from mcastd.protocols.raptorq import NotInstalledError
 
 # Objects that are described, of which each takes some memory.
@@ -127,12 +128,13 @@ class Reception:
         mode: int | None = None,
         *,
         counts: SymbolCounts | None = None,
+        states: Counter[str] | None = None,
         on_outcome: Callable[[Outcome], object] = lambda _: None,
         receiving_max: int = RECEIVING_MAX,
     ) -> None:
         """Files get the permission bits ``mode``; None: those that their sender says."""
         self.counts = SymbolCounts() if counts is None else counts
-        self.states: Counter[ObjectState] = Counter()
+        self.states: Counter[str] = Counter() if states is None else states
         self.receiving: dict[int, Received] = {}  # by TOI; what was touched last is the last
         self.troubled: dict[int, Received] = {}  # those of which the file system has not taken something
         self.unrepaired: dict[int, Received] = {}  # those for which there is no code

@@ -1,9 +1,6 @@
-"""What the objects of an output may take of memory, and what became of their symbols."""
+"""What the objects of an output may take of memory, and why a symbol is dropped."""
 
 from __future__ import annotations
-
-from collections import Counter
-from dataclasses import dataclass, field
 
 # What Python takes for a symbol or a block beside its bytes.
 OVERHEAD_BYTES = 200
@@ -32,18 +29,3 @@ class Allowance:
 
     def give(self, size: int) -> None:
         self.left += size
-
-
-@dataclass(slots=True)
-class SymbolCounts:
-    """What became of the symbols of an output's objects. Each is counted once in the first five."""
-
-    source: int = 0  # written to their place
-    repair: int = 0  # kept to repair a block
-    duplicate: int = 0  # of a block that had them already
-    surplus: int = 0  # of a block that needed none
-    dropped: Counter[str] = field(default_factory=Counter)  # by reason
-    written_bytes: int = 0  # to files, those of restored symbols included
-    restored: int = 0  # source symbols that did not come, and were made of repair symbols
-    wrong_blocks: int = 0  # thrown away
-    failed_decodes: int = 0

@@ -45,7 +45,7 @@ class Outputs:
         self.queueing = [sink for sink in self.sinks if sink.may_queue]
         self.need_metadata = need_metadata(self._sinks)
         self.identities = tuple(
-            OutputIdentity(settings.label, sink.counters, (*sink.reasons, CRASHED))
+            OutputIdentity(settings.label, sink.counters, (*sink.reasons, CRASHED), sink.objects)
             for settings, sink in self._sinks.items()
         )
         # One list, replaced as a whole: so a thread that adds them up counts each output once
@@ -71,8 +71,11 @@ class Outputs:
         before = {settings.label: sink for settings, sink in ending.items()}
         for settings in new:
             if (old := before.pop(settings.label, None)) is not None:
-                self._sinks[settings].counters.go_on_from(old.counters)
-                self._began[self._sinks[settings]] = self._began[old]
+                sink = self._sinks[settings]
+                sink.counters.go_on_from(old.counters)
+                if sink.objects is not None and old.objects is not None:
+                    sink.objects.symbols.go_on_from(old.objects.symbols)
+                self._began[sink] = self._began[old]
         for sink in before.values():
             self._closed.update(sink.counters.dropped)
         self._began = {sink: self._began.get(sink, received) for sink in self._sinks.values()}

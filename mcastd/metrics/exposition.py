@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from mcastd import clock
-from mcastd.counters import InboundCounters, OutboundCounters
+from mcastd.counters import InboundCounters, OutboundCounters, SymbolCounts
 from mcastd.names import table_of
 from mcastd.printable import printable
-from mcastd.worker import Books, Headline, OutputIdentity, WorkerIdentity
+from mcastd.status import FilesStatus
+from mcastd.worker import Books, Headline, ObjectBooks, OutputIdentity, WorkerIdentity
 
 # Workers in a column: one text of megabytes would cost more for its memory than for what it says.
 PART_WORKERS = 128
@@ -34,6 +35,9 @@ class ScrapedWorker(NamedTuple, Generic[Counters]):
     headline: Headline
     books: Books
     counters: Counters
+
+
+OfChannel = ScrapedWorker[OutboundCounters]
 
 
 class Family(NamedTuple, Generic[Of]):
@@ -80,6 +84,16 @@ def _gauge(name: str, text: str, value: Callable[[Of], Any], label: str = "", fo
     return Family(f"mcastd_{name}", "gauge", text, value, label, form)
 
 
+def _of_files(value: Callable[[FilesStatus], Any], without: Any = None) -> Callable[[OfChannel], Any]:
+    """Takes a value of a channel's files; ``without`` if it sends none whole."""
+    return lambda of: without if of.books.files is None else value(of.books.files)
+
+
+def _of_objects(value: Callable[[ObjectBooks], Any], without: Any = None) -> Callable[[OutputIdentity], Any]:
+    """Takes a value of an output's files; ``without`` if it takes none."""
+    return lambda of: without if of.objects is None else value(of.objects)
+
+
 def _timestamp(name: str, text: str, value: Callable[[Of], float | None]) -> Family[Of]:
     return Family(f"mcastd_{name}_timestamp_seconds", "gauge", text, value, form="%.3f", monotonic=True)
 
@@ -111,7 +125,7 @@ DROPPED = (
     "dropped_datagrams",
     "Datagrams given up, by reason: by an output, or by a channel or protocol (output empty).",
 )
-CHANNEL: tuple[Family[ScrapedWorker[OutboundCounters]], ...] = (
+CHANNEL: tuple[Family[OfChannel], ...] = (
     *WORKER,
     _counter(
         "sent_datagrams",
@@ -143,6 +157,26 @@ CHANNEL: tuple[Family[ScrapedWorker[OutboundCounters]], ...] = (
         lambda identity: identity.refusals,
     ),
     _counts(*DROPPED, lambda of: of.counters.dropped, "reason", lambda identity: identity.reasons),
+    _gauge("source_files", "Files of the pass under way.", _of_files(lambda files: files.files)),
+    _gauge("source_bytes", "Bytes of these.", _of_files(lambda files: files.total_bytes)),
+    _gauge(
+        "pass_number",
+        "The pass over all files that is under way, from 1.",
+        _of_files(lambda files: files.pass_number),
+    ),
+    _gauge(
+        "pass_ratio",
+        "How much of it has gone, from 0 to 1.",
+        _of_files(lambda files: files.pass_percent / 100),
+    ),
+    Family(
+        "mcastd_unsent_files",
+        "gauge",
+        "Files below the source that are not sent, by reason.",
+        _of_files(lambda files: files.refused, NO_COUNTS),
+        "reason",
+        known=lambda _: (),
+    ),
 )
 SUBSCRIPTION: tuple[Family[ScrapedWorker[InboundCounters]], ...] = (
     *WORKER,
@@ -186,6 +220,14 @@ SUBSCRIPTION: tuple[Family[ScrapedWorker[InboundCounters]], ...] = (
         lambda of: of.books.receive_buffer,
     ),
 )
+# What becomes of a symbol that is taken: each is in one of these.
+USES = ("source", "repair", "duplicate", "surplus")
+
+
+def _by_use(symbols: SymbolCounts) -> Mapping[str, int]:
+    return {use: getattr(symbols, use) for use in USES}
+
+
 OUTPUT: tuple[Family[OutputIdentity], ...] = (
     _counter("written_datagrams", "Datagrams written to an output.", lambda of: of.counters.written),
     _counter(
@@ -195,6 +237,37 @@ OUTPUT: tuple[Family[OutputIdentity], ...] = (
     ),
     _gauge("queued_datagrams", "Datagrams that wait for an output's reader.", lambda of: of.counters.queued),
     _counts(*DROPPED, lambda of: of.counters.dropped, "reason", lambda output: output.reasons),
+    Family(
+        "mcastd_files",
+        "gauge",
+        "Files of an output, by state; of expired ones all that ever were.",
+        _of_objects(lambda objects: _copy(objects.states), NO_COUNTS),
+        "state",
+        known=_of_objects(lambda objects: tuple(objects.states), ()),
+    ),
+    _counts(
+        "received_symbols",
+        "Datagrams of files that were taken: written (source), kept (repair), there already (duplicate),"
+        " or not needed (surplus).",
+        _of_objects(lambda objects: _by_use(objects.symbols), NO_COUNTS),
+        "use",
+        _of_objects(lambda _: USES, ()),
+    ),
+    _counter(
+        "restored_symbols",
+        "Source symbols that did not come, and were made of repair symbols.",
+        _of_objects(lambda objects: objects.symbols.restored),
+    ),
+    _counter(
+        "repaired_blocks",
+        "Blocks of files that were completed so.",
+        _of_objects(lambda objects: objects.symbols.repaired_blocks),
+    ),
+    _counter(
+        "wrong_blocks",
+        "Blocks of files that were not what was signed, and were thrown away.",
+        _of_objects(lambda objects: objects.symbols.wrong_blocks),
+    ),
 )
 # By the kind of worker; one that has no line here has what all have.
 OF_KIND: dict[str, tuple[Family[Any], ...]] = {"outbound": CHANNEL, "inbound": SUBSCRIPTION}

@@ -199,7 +199,13 @@ class Channel:
         way = self._described
         if way is not None and way.interface != self._identity.interface:
             self._identity = self._identity._replace(interface=way.interface)
-        return Books(self._identity, self.counters, self._last, pending=max(0, len(pending) - sent))
+        return Books(
+            self._identity,
+            self.counters,
+            self._last,
+            pending=max(0, len(pending) - sent),
+            files=self._source.files,
+        )
 
     def _transmit(self, context: Context, link: Sender) -> bool:
         """Send until STOP, or until the source has ended and all is sent.

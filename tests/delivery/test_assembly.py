@@ -15,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.objects import NO_CODE, RAPTORQ, SentObject
 
+from mcastd.counters import SymbolCounts
 from mcastd.delivery import assembly as module
 from mcastd.delivery.assembly import BLOCKS_MAX, Assembly
 from mcastd.delivery.description import ObjectDescription
 from mcastd.delivery.refused import BAD_DESCRIPTION, RefusedError
-from mcastd.delivery.symbols import HASH, MALFORMED, MEMORY, OVERHEAD_BYTES, Allowance, SymbolCounts
+from mcastd.delivery.symbols import HASH, MALFORMED, MEMORY, OVERHEAD_BYTES, Allowance
 from mcastd.protocols import raptorq
 from mcastd.protocols.fec import REED_SOLOMON, SMALL_BLOCK, Oti
 from mcastd.protocols.raptorq import CodecError, NotInstalledError
@@ -185,7 +186,7 @@ def test_repair_symbols_stand_for_any_others(receive: Callable[..., Receiving]) 
     receiving.give(0, 9, sent.run(0, 9, 2))
     assert receiving.counted == SymbolCounts(source=5, repair=2)
     receiving.give(0, 11, sent.run(0, 11, 4))
-    assert receiving.counted == SymbolCounts(source=5, repair=3, surplus=3, restored=3)
+    assert receiving.counted == SymbolCounts(source=5, repair=3, surplus=3, restored=3, repaired_blocks=1)
     receiving.give(0, 0, sent.run(0))
     assert receiving.counts.surplus == 11
     receiving.give(1, 8, sent.run(1, 8, 8))
@@ -201,7 +202,7 @@ def test_source_and_repair_symbols_come_in_one_run(receive: Callable[..., Receiv
     receiving = receive(sent)
     receiving.give(0, 2, sent.run(0, 2, 9))
     receiving.require_whole()
-    assert receiving.counted == SymbolCounts(source=6, repair=2, surplus=1, restored=2)
+    assert receiving.counted == SymbolCounts(source=6, repair=2, surplus=1, restored=2, repaired_blocks=1)
 
 
 def test_one_more_is_waited_for_when_as_many_as_are_missing_do_not_suffice(
@@ -221,7 +222,9 @@ def test_one_more_is_waited_for_when_as_many_as_are_missing_do_not_suffice(
     assert receiving.counts.failed_decodes == 2
     receiving.give(0, 23, sent.run(0, 23, 1))
     receiving.require_whole()
-    assert receiving.counted == SymbolCounts(source=6, repair=4, duplicate=1, restored=2, failed_decodes=2)
+    assert receiving.counted == SymbolCounts(
+        source=6, repair=4, duplicate=1, restored=2, repaired_blocks=1, failed_decodes=2
+    )
 
 
 def test_repair_is_kept_within_the_allowance(receive: Callable[..., Receiving]) -> None:
@@ -406,6 +409,7 @@ def test_a_block_that_is_decoded_waits_for_room(
     room.left = PLENTY
     receiving.assembly.retry()
     receiving.require_whole()
+    assert receiving.counted.repaired_blocks == 2
 
 
 # -- what an earlier run has left, and the file that has the name

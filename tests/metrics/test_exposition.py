@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
+from typing import cast
 
 from metrics.conftest import House, parse, values
 from support.wait import wait_for
@@ -16,13 +17,29 @@ from mcastd.counters import InboundCounters, OutboundCounters
 from mcastd.metrics.exposition import PART_WORKERS, Exposition, Row, families
 from mcastd.metrics.server import Metrics
 from mcastd.net.link import Origin
+from mcastd.status import FilesStatus
 
 MakeHouse = Callable[..., House]
+FILES = FilesStatus(
+    files=111,
+    total_bytes=112,
+    refused={"link": 113},
+    refusals=(),
+    given_up=0,
+    pass_number=114,
+    pass_percent=37.5,
+    repair_percent=0.0,
+)
 GROUP = {"group": "239.255.1.2", "port": 9190}
 
 
 def rendered(exposition: Exposition, rows: list[Row]) -> str:
     return b"".join(exposition.render(rows)).decode()
+
+
+def directory(name: str) -> dict[str, str]:
+    """An output that takes files."""
+    return {"kind": "directory", "path": f"/srv/{name}"}
 
 
 def test_a_subscription_and_its_outputs(house: MakeHouse, tmp_path: Path) -> None:
@@ -113,7 +130,7 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
     a = House(
         {
             "outbound": {"a": {**GROUP, "source": "/s"}},
-            "inbound": {"a": {**GROUP, "output": [str(tmp_path / "x"), str(tmp_path / "y")]}},
+            "inbound": {"a": {**GROUP, "protocol": "flute", "output": [*map(directory, "xy")]}},
         }
     )
     monotonic = clock.monotonic()
@@ -124,10 +141,15 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
         of = output.counters
         of.written, of.written_bytes, of.queued = base + 1, base + 2, base + 3
         of.dropped["no-space"] = base + 4
+        assert output.objects is not None
+        symbols, states = output.objects.symbols, cast(dict[str, int], output.objects.states)
+        symbols.source, symbols.restored = base + 5, base + 6
+        symbols.repaired_blocks, symbols.wrong_blocks = base + 7, base + 8
+        states["landed"] = base + 9
     rows = [
         (
             out_head._replace(restarts=101, state="failed"),
-            out._replace(counters=sent, pending=108, last_datagram=monotonic - 109),
+            out._replace(counters=sent, pending=108, last_datagram=monotonic - 109, files=FILES),
         ),
         (
             head._replace(restarts=201, state="active"),
@@ -166,6 +188,11 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
         ("refused_sends_total", *channel): 107,
         ("pending_datagrams", *channel): 108,
         ("dropped_datagrams_total", *channel): 110,
+        ("source_files", *channel): 111,
+        ("source_bytes", *channel): 112,
+        ("unsent_files", *channel): 113,
+        ("pass_number", *channel): 114,
+        ("pass_ratio", *channel): 0.375,
         ("worker_info", *subscription): 1,
         ("worker_state", *subscription): 1,
         ("worker_restarts_total", *subscription): 201,
@@ -187,6 +214,11 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
                     "written_bytes_total",
                     "queued_datagrams",
                     "dropped_datagrams_total",
+                    "received_symbols_total",
+                    "restored_symbols_total",
+                    "repaired_blocks_total",
+                    "wrong_blocks_total",
+                    "files",
                 ),
                 start=1,
             )
@@ -320,6 +352,34 @@ def test_a_worker_made_anew_counts_from_the_start(tmp_path: Path) -> None:
         assert values(samples, "mcastd_received_datagrams_total") == {"inbound/a": written}
 
 
+def test_symbols_and_files_are_told_apart_by_what_became_of_them() -> None:
+    """From the start, and of outputs that take files alone."""
+    a = House(
+        {
+            "inbound": {
+                "a": {**GROUP, "protocol": "flute", "output": [directory("x")]},
+                "b": {**GROUP, "output": "/y"},
+            },
+            "outbound": {"a": {**GROUP, "source": "/s"}},
+        }
+    )
+    samples = parse(rendered(Exposition(), a.rows()))
+    states = {"waiting", "receiving", "complete", "verified", "landed", "refused", "expired"}
+    assert values(samples, "mcastd_files", "state") == dict.fromkeys(states, 0)
+    uses = {"source": 1, "repair": 2, "duplicate": 3, "surplus": 4}
+    objects = a.workers["inbound/a"].books().identity.outputs[0].objects
+    assert objects is not None
+    for use, number in uses.items():
+        setattr(objects.symbols, use, number)
+    samples = parse(rendered(Exposition(), a.rows()))
+    assert values(samples, "mcastd_received_symbols_total", "use") == uses
+    assert values(samples, "mcastd_received_symbols_total") == {"inbound/a": 4}  # the last of its samples
+    for name in ("restored_symbols_total", "repaired_blocks_total", "wrong_blocks_total"):
+        assert values(samples, f"mcastd_{name}") == {"inbound/a": 0}
+    for name in ("source_files", "source_bytes", "pass_number", "pass_ratio", "unsent_files"):
+        assert values(samples, f"mcastd_{name}") == {}
+
+
 def test_every_reason_is_known_from_the_start(tmp_path: Path) -> None:
     """By the sources: a reason that appears late is one whose first drop rate() does not see."""
     a = House({"inbound": {"a": {**GROUP, "output": ["/x/file", {"kind": "fifo", "path": "/x/pipe"}]}}})
@@ -336,14 +396,26 @@ def test_every_reason_is_known_from_the_start(tmp_path: Path) -> None:
 def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_text("a\n")
+    files = tmp_path / "files"
+    files.mkdir()
+    (files / "whole").write_bytes(bytes(5000))
+    (files / "elsewhere").symlink_to(source)
+    received = {"kind": "directory", "path": str(tmp_path / "received")}
+    plain = {"protocol": {"kind": "flute", "protect": "0%"}, "rate": "1Gbit"}
     a = house(
-        outbound={"a": {**GROUP, "source": source}},
+        outbound={"a": {**GROUP, "source": source}, "b": {**GROUP, "source": files, **plain}},
         inbound={
-            "a": {**GROUP, "output": [str(tmp_path / "a.log"), {"kind": "fifo", "path": str(tmp_path / "p")}]}
+            "a": {
+                **GROUP,
+                "output": [str(tmp_path / "a.log"), {"kind": "fifo", "path": str(tmp_path / "p")}],
+            },
+            "b": {**GROUP, "protocol": "flute", "output": [received]},
         },
     )
-    a.receivers["a"].deliver(b"x")
-    wait_for(lambda: [headline.state for headline, _ in a.rows()] == ["finished", "active"])
+    for receiver in a.receivers.values():
+        receiver.deliver(b"x")
+    states = ["finished", "finished", "active", "active"]
+    wait_for(lambda: [headline.state for headline, _ in a.rows()] == states)
     wait_for(lambda: all(books.last_datagram for _, books in a.rows()))
     text = b"".join(Metrics(a.rows).text())
     result = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)

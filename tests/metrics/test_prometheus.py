@@ -90,6 +90,11 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     target = f"127.0.0.1:{free_port()}"
     source = directory / "news"
     source.write_text("".join(f"{number}\n" for number in range(SENT)))
+    files = directory / "files"
+    files.mkdir()
+    (files / "whole").write_bytes(bytes(50_000))
+    (files / "elsewhere").symlink_to(source)
+    images = 'group = "239.255.9.8"\nport = 9198\n'
     group = 'group = "239.255.9.7"\nport = 9197\n'
     config = f"""
         [daemon]
@@ -105,6 +110,16 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         [inbound.waiting]
         {group} output = "{directory}/waiting.log"
         interface = "eth7"
+        [outbound.images]
+        {images} source = "{files}"
+        interface = "lo"
+        protocol = {{ kind = "flute", protect = "0%" }}
+        rate = "10Mbit"
+        repeat = "forever"
+        [inbound.images]
+        {images} output = {{ kind = "directory", path = "{directory}/received" }}
+        interface = "lo"
+        protocol = "flute"
     """
     with RunningDaemon(directory, config.replace("        ", "")):
         server = Prometheus(directory, target)
@@ -133,6 +148,9 @@ def test_it_answers_what_the_daemon_has_counted(prometheus: Prometheus) -> None:
     wait_for(lambda: [float(row["value"][1]) for row in prometheus.query(books)] == [SENT, SENT])
     assert value('mcastd_dropped_datagrams_total{reason="no-reader"}') == SENT
     assert value("mcastd_build_info * 3") == 3
+    wait_for(lambda: value('mcastd_files{worker="inbound/images",state="landed"}') == 1)
+    assert value("mcastd_source_bytes") == 50_000
+    assert value('mcastd_unsent_files{reason="link"}') == 1
 
 
 def test_each_alert_is_evaluated_and_the_one_that_is_true_is_pending(prometheus: Prometheus) -> None:
@@ -146,6 +164,7 @@ def test_each_alert_is_evaluated_and_the_one_that_is_true_is_pending(prometheus:
     states = wait_for(alerts)
     assert states is not None
     assert states.pop("McastdWorkerNotActive") == "pending"
+    assert states.pop("McastdFilesUnsent") == "pending"
     assert states.pop("McastdReceiveBufferSmall") in ("inactive", "pending")  # by the host's rmem_max
     states.pop("McastdSenderLate")  # by how busy the host is
     assert set(states.values()) == {"inactive"}

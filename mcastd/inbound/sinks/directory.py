@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import math
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import replace
 
 from mcastd import clock
 from mcastd.clock import Clock
 from mcastd.config import DirectoryOutput
+from mcastd.counters import SymbolCounts
 from mcastd.delivery import refused, symbols
 from mcastd.delivery.assembly import Decode
 from mcastd.delivery.codec_process import CodecProcess
@@ -17,7 +18,6 @@ from mcastd.delivery.landing import IN_USE, Landing
 from mcastd.delivery.names import shown
 from mcastd.delivery.reception import REASONS as OBJECT_REASONS
 from mcastd.delivery.reception import ObjectState, Outcome, Received, Reception
-from mcastd.delivery.symbols import SymbolCounts
 from mcastd.errors import SinkError, UnsafePathError, reason_of
 from mcastd.inbound.sinks.account import TROUBLES, Account
 from mcastd.inbound.sinks.format import Format
@@ -27,6 +27,7 @@ from mcastd.inbound.sinks.sink import Sink
 from mcastd.inbound.symbols import SymbolBatch
 from mcastd.net.link import Batch
 from mcastd.status import ObjectsStatus, ObjectStatus, OutputStatus
+from mcastd.worker import ObjectBooks
 
 # Work beside receiving is interrupted after this long, since datagrams wait meanwhile.
 WORK_SECONDS = 0.02
@@ -66,6 +67,8 @@ class DirectorySink(Sink):
         self._decode = decode or self._codec.decode
         self._landing = Landing(config.path)
         self._counts = SymbolCounts(dropped=account.counters.dropped)
+        self._states: Counter[str] = Counter(dict.fromkeys(map(str, ObjectState), 0))
+        self.objects = ObjectBooks(self._counts, self._states)
         self._reception: Reception | None = None  # while the directory is open
         self._expire_at = self._sweep_at = 0.0  # monotonic time
 
@@ -139,6 +142,7 @@ class DirectorySink(Sink):
                 config.max_size,
                 config.mode,
                 counts=self._counts,
+                states=self._states,
                 on_outcome=self._note,
             )
         return self._reception
@@ -179,7 +183,7 @@ class DirectorySink(Sink):
         counts, receiving = self._counts, self._reception  # once: it may be closed meanwhile
         latest = [] if receiving is None else list(receiving.receiving.values())[-NAMED_OBJECTS:]
         return ObjectsStatus(
-            states={} if receiving is None else _present(receiving.states),
+            states={state: number for state, number in list(self._states.items()) if number},
             receiving=tuple(_status(one) for one in reversed(latest)),
             source=counts.source,
             repair=counts.repair,
@@ -195,10 +199,6 @@ def _unrepaired(reception: Reception | None) -> str:
     """Why files that are being received cannot be repaired; "": nothing hinders it. For any thread."""
     waiting = () if reception is None else list(reception.unrepaired.values())
     return next((why for one in waiting if (why := one.unrepaired)), "")
-
-
-def _present(states: Mapping[ObjectState, int]) -> dict[str, int]:
-    return {state.value: number for state, number in list(states.items()) if number}
 
 
 def _status(received: Received) -> ObjectStatus:

@@ -10,6 +10,7 @@ from mcastd.counters import OutputCounters
 from mcastd.inbound.sinks.account import Account
 from mcastd.net.link import Batch
 from mcastd.status import OutputStatus
+from mcastd.worker import ObjectBooks
 
 
 class Sink(ABC):
@@ -28,6 +29,8 @@ class Sink(ABC):
     slow: bool = False
     # False: it is never pending or blocked, and is not asked.
     may_queue: bool = False
+    # What it counts of files, if it takes files.
+    objects: ObjectBooks | None = None
     # Monotonic time at which tick() is due; infinity while nothing is.
     deadline: float = math.inf
 
