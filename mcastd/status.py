@@ -95,7 +95,7 @@ class ObjectStatus:
     """A file that is being received."""
 
     name: str  # its path below the directory
-    state: str  # a delivery.reception.ObjectState
+    state: str  # a delivery.received.ObjectState
     length: int  # bytes that are sent of it
     percent: float  # of its source symbols that are there
     blocks: int

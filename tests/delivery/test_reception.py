@@ -24,15 +24,8 @@ from mcastd.delivery.assembly import Decode
 from mcastd.delivery.description import ObjectDescription, Run
 from mcastd.delivery.landing import Landing
 from mcastd.delivery.names import PARTIAL_DIRECTORY
-from mcastd.delivery.reception import (
-    OVERDUE,
-    REFUSED_SECONDS,
-    RETRY_SECONDS,
-    TOO_MANY,
-    ObjectState,
-    Outcome,
-    Reception,
-)
+from mcastd.delivery.received import ObjectState, Outcome
+from mcastd.delivery.reception import OVERDUE, REFUSED_SECONDS, RETRY_SECONDS, TOO_MANY, Reception
 from mcastd.delivery.refused import IN_THE_WAY, TOO_LARGE, UNSAFE_NAME, WRONG_DIGEST
 from mcastd.protocols.fec import REED_SOLOMON, SMALL_BLOCK, Oti
 

@@ -16,8 +16,9 @@ from mcastd.delivery.assembly import Decode
 from mcastd.delivery.codec_process import CodecProcess
 from mcastd.delivery.landing import IN_USE, Landing
 from mcastd.delivery.names import shown
+from mcastd.delivery.received import ObjectState, Outcome, Received
 from mcastd.delivery.reception import REASONS as OBJECT_REASONS
-from mcastd.delivery.reception import ObjectState, Outcome, Received, Reception
+from mcastd.delivery.reception import Reception
 from mcastd.errors import SinkError, UnsafePathError, reason_of
 from mcastd.inbound.sinks.account import TROUBLES, Account
 from mcastd.inbound.sinks.format import Format

@@ -1,0 +1,85 @@
+"""How far an object has come.
+
+```
+                first symbol            last block             hashes, MD5           renamed
+   WAITING  ------------------>  RECEIVING  --->  COMPLETE  ------------->  VERIFIED  ---->  LANDED
+      ^                              |                |                        |
+      |   others needed its place    |                v                        v
+      +------------------------------+            REFUSED, for a while: its reason may go
+
+   and EXPIRED, from any state: nothing describes it any more
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from mcastd.delivery.assembly import Assembly
+from mcastd.delivery.description import ObjectDescription
+from mcastd.delivery.landing import Partial
+from mcastd.delivery.refused import RefusedError
+from mcastd.protocols.raptorq import NotInstalledError
+
+
+class ObjectState(StrEnum):
+    WAITING = "waiting"
+    RECEIVING = "receiving"
+    COMPLETE = "complete"
+    VERIFIED = "verified"
+    LANDED = "landed"
+    REFUSED = "refused"
+    EXPIRED = "expired"
+
+
+@dataclass(slots=True, eq=False)
+class Received:
+    """An object, and how far it has come. Other threads may read it."""
+
+    description: ObjectDescription
+    state: ObjectState = ObjectState.WAITING
+    refused: RefusedError | None = None  # the last time
+    trouble: OSError | None = None  # what the file system did not take the last time
+    again: float = 0.0  # monotonic time before which it is not tried again
+    partial: Partial | None = None
+    assembly: Assembly | None = None  # there is one as long as there is a partial file
+    finishing: Generator[None, None, None] | None = None
+
+    @property
+    def percent(self) -> float:
+        """How much of it is there."""
+        assembly = self.assembly  # once: it may land meanwhile
+        if assembly is None or not assembly.blocks.total:
+            return 100.0 if self.state is ObjectState.LANDED else 0.0
+        return 100.0 * assembly.present / assembly.blocks.total
+
+    @property
+    def blocks(self) -> int:
+        """Source blocks, while it is received."""
+        assembly = self.assembly
+        return 0 if assembly is None else assembly.blocks.count
+
+    @property
+    def blocks_done(self) -> int:
+        assembly = self.assembly
+        return 0 if assembly is None else assembly.blocks.count - assembly.left
+
+    @property
+    def unrepaired(self) -> str:
+        """Why what is missing of it cannot be repaired; "": it can, or that was not tried."""
+        assembly = self.assembly
+        if assembly is None or (error := assembly.cannot_repair) is None:
+            return ""
+        cause = error.cause if isinstance(error, NotInstalledError) else str(error)
+        return f"cannot repair: {cause}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """An object has landed or was refused."""
+
+    description: ObjectDescription
+    refused: RefusedError | None = None  # None: it has landed
+    unchanged: bool = False  # the file that had its name was the object already
