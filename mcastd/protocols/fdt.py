@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 from xml.parsers import expat
-from xml.sax.saxutils import quoteattr
 
 from mcastd.protocols.fec import RAPTORQ, SMALL_BLOCK, Oti, described
 from mcastd.protocols.lct import Malformed
@@ -42,6 +41,11 @@ ENCODINGS = ("", "zlib", "deflate", "gzip")
 # What zlib calls these formats: see zlib.decompressobj().
 WINDOW_BITS = {"zlib": 15, "deflate": -15, "gzip": 31}
 
+# What cannot stand for itself in an attribute's value (XML 1.0, sections 2.4 and 3.3.3). xml.sax has this as
+# well, and half of the modules for HTTP with it.
+_ESCAPED = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\t": "&#9;", "\n": "&#10;", "\r": "&#13;"}
+)
 _NO_ENCODING = {"", "null", "identity"}
 _MD5_BYTES = 16
 _NUMBER = re.compile(r"\+?([0-9]{1,40})", re.ASCII)
@@ -107,7 +111,7 @@ def build(instance: FdtInstance) -> bytes:
 
 
 def _text(attributes: Attributes) -> str:
-    return "".join(f" {name}={quoteattr(value)}" for name, value in attributes.items())
+    return "".join(f' {name}="{value.translate(_ESCAPED)}"' for name, value in attributes.items())
 
 
 def _attributes(entry: FileEntry) -> dict[str, str]:
