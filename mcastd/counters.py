@@ -111,6 +111,8 @@ class SymbolCounts:
     restored: int = 0  # source symbols that did not come, and were made of repair symbols
     repaired_blocks: int = 0  # that were completed by these
     wrong_blocks: int = 0  # thrown away
+    expected: int = 0  # source symbols of blocks of which a whole pass over them was heard
+    lost: int = 0  # of these, those that did not come with that pass
     failed_decodes: int = 0
 
     def go_on_from(self, before: SymbolCounts) -> None:

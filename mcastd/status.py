@@ -45,7 +45,7 @@ class ChannelStatus(Status):
     group: str
     port: int
     ttl: int
-    framing: str
+    framing: str | None  # None: its protocol sends files
     max_datagram: int  # bytes
     pacing: str  # in words
     protocol: str  # its kind: "raw"
@@ -100,6 +100,7 @@ class ObjectStatus:
     percent: float  # of its source symbols that are there
     blocks: int
     blocks_done: int
+    seconds_left: float | None  # as fast as it has come so far; None: not known
     trouble: str  # what the file system did not take; "": nothing
 
 
@@ -114,6 +115,9 @@ class ObjectsStatus:
     duplicate: int
     surplus: int  # of blocks that needed none
     restored: int  # source symbols that did not come and were repaired
+    repaired_blocks: int  # completed so
+    loss_percent: float | None  # of the source symbols in a pass; None: none was heard from its beginning
+    short_blocks: int  # of those that are received: one pass with all its repair did not complete them
     wrong_blocks: int  # thrown away since their hash was wrong
     unrepaired: str  # why those that are being received cannot be repaired; "": nothing hinders it
 
@@ -121,7 +125,7 @@ class ObjectsStatus:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputStatus:
     kind: str
-    format: str
+    format: str | None  # None: it takes files
     path: str  # its label: the path that it writes, or what stands for an output that writes none
     counters: OutputCounters
     error: str | None  # what is wrong, in words; None: nothing

@@ -7,13 +7,18 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mcastd.codec import as_json
-from mcastd.console.text import span
+from mcastd.codec import as_json, from_json
+from mcastd.console.text import plural, scaled, span
 from mcastd.printable import printable
+from mcastd.status import ObjectStatus
 from mcastd.views import AnyStatus, DaemonView, Status, WorkerView, as_kind
 
+# Fields that a worker or output may not have: without one, nothing is shown of it.
+OPTIONAL = {"files", "format", "framing", "loss_percent", "objects", "seconds_left"}
+# Bytes of which people want to know the magnitude.
+SCALED = {"total_bytes"}
 UNITS = {
-    " s": re.compile(r"_age$|_every$|^(interval|max_latency|burst)$"),
+    " s": re.compile(r"_age$|_every$|^(seconds|interval|max_latency|burst)$"),
     " bytes": re.compile(r"_bytes$|^(asked|had|receive_buffer|queue|max_datagram|mtu|position|room)$"),
     " bit/s": re.compile(r"^rate$"),
     " %": re.compile(r"_percent$"),
@@ -95,6 +100,11 @@ def details(workers: Sequence[WorkerView]) -> Iterator[str]:
 
 def tree(values: Mapping[str, object], indent: str) -> Iterator[str]:
     for key, value in values.items():
+        if value is None and key in OPTIONAL:
+            continue
+        if key == "receiving" and isinstance(value, list):
+            yield from (f"{indent}{received(from_json(ObjectStatus, one))}" for one in value)
+            continue
         groups = value if isinstance(value, list) else [value]
         tables = [group for group in groups if isinstance(group, dict) and group]
         if tables and len(tables) == len(groups):
@@ -105,6 +115,19 @@ def tree(values: Mapping[str, object], indent: str) -> Iterator[str]:
             yield f"{indent}{printable(key)}: {', '.join(scalar(one, key) for one in groups) or '-'}"
 
 
+def received(file: ObjectStatus) -> str:
+    """A file that is being received, in a line."""
+    parts = [
+        f"{printable(file.name)}: {file.percent:.1f} % of {scaled(file.length, 'B')}",
+        f"{file.blocks_done} of {plural(file.blocks, 'block')}",
+    ]
+    if file.seconds_left is not None:
+        parts.append(f"done in about {span(file.seconds_left)}")
+    if file.trouble:
+        parts.append(printable(file.trouble))
+    return f"{printable(file.state)} " + ", ".join(parts)
+
+
 def scalar(value: object, key: str = "") -> str:
     """A value with its unit, which follows from its key."""
     if value is None or value == {}:
@@ -113,6 +136,8 @@ def scalar(value: object, key: str = "") -> str:
         return "yes" if value else "no"
     if not isinstance(value, int | float):
         return printable(value)
+    if key in SCALED:
+        return scaled(value, "B")
     unit = next((unit for unit, keys in UNITS.items() if keys.search(key)), "")
     return f"{round(value, 3) if isinstance(value, float) else value}{unit}"
 

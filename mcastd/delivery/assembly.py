@@ -38,6 +38,8 @@ BLOCK_SYMBOLS_MAX = 1 << 16
 # Repair symbols of a block that are kept beyond those that are missing. Decoding fails once in 256 with as
 # many as are missing, and once in 16 million with two more (RFC 6330, section 5.1).
 SPARE_SYMBOLS = 2
+# A block that begins, or goes back, by more than this part of its symbols has not only been reordered.
+REORDERED_PART = 8
 OPEN, UNSEEN, SAME, DONE = range(4)
 
 
@@ -58,6 +60,10 @@ class _Block:
     repair: dict[int, bytes] = field(default_factory=dict)  # by encoding symbol id
     failed: int = 0  # attempts to decode it
     wrong: bool = False  # it was thrown away
+    heard: bool = True  # the pass that is under way was heard from the beginning of the block
+    last: int = 0  # encoding symbol id of the last symbol that came
+    measured: bool = False  # what that pass has lost is counted
+    short: bool = False  # all of its repair has come, and did not suffice
 
 
 def blocks_of(description: ObjectDescription) -> Blocks:
@@ -103,6 +109,8 @@ class Assembly:
         self.fd = fd
         self.left = blocks.count  # blocks that are neither DONE nor SAME
         self.present = 0  # source symbols of the file
+        self.examined = 0  # those that were found in what was there before
+        self.short = 0  # blocks that all repair of a pass did not complete: they wait for the next one
         self.blocks = blocks
         self.trouble: OSError | None = None  # what kept symbols from the file when it was last written
         self.stalled = False  # a block of which enough has come could not be written: see retry()
@@ -188,7 +196,7 @@ class Assembly:
         if (self._examine(sbn) if state == UNSEEN else state) != OPEN:
             counts.surplus += number
             return 0
-        block = self._open.get(sbn) or self._begin(sbn)
+        block = self._open.get(sbn) or self._begin(sbn, esi)
         if block is None:
             counts.dropped[MEMORY] += number
             return 0
@@ -243,12 +251,13 @@ class Assembly:
 
     # -- symbols
 
-    def _begin(self, sbn: int) -> _Block | None:
+    def _begin(self, sbn: int, esi: int) -> _Block | None:
         """A map for a block; None if there is no memory left for it."""
         symbols = self.blocks.symbols(sbn)
         if not self._allowance.take(symbols + OVERHEAD_BYTES):
             return None
-        block = self._open[sbn] = _Block(bytearray(symbols), symbols)
+        heard = esi <= symbols // REORDERED_PART
+        block = self._open[sbn] = _Block(bytearray(symbols), symbols, heard=heard, last=esi)
         return block
 
     def _give_back(self, block: _Block) -> None:
@@ -276,6 +285,9 @@ class Assembly:
         counts = self._counts
         sources = min(len(symbols), max(0, len(block.have) - esi))
         taken = new = kept = 0
+        if esi < block.last - len(block.have) // REORDERED_PART:
+            self._begin_pass(block)
+        block.last = esi + len(symbols) - 1
         if sources:
             taken, new = self._store(
                 sbn, block, esi, symbols[:sources] if sources < len(symbols) else symbols
@@ -284,6 +296,8 @@ class Assembly:
             if new:
                 self._finish(sbn, block)
         if taken == sources:
+            if sources < len(symbols):
+                self._measure(block)
             while taken < len(symbols) and self._states[sbn] == OPEN and not block.wrong:
                 if self._keep(block, esi + taken, symbols[taken]):
                     kept += 1
@@ -341,6 +355,21 @@ class Assembly:
             return True
         return False
 
+    def _begin_pass(self, block: _Block) -> None:
+        """Note that the sender begins the block again, which one pass did not complete."""
+        self._measure(block)
+        if block.heard and block.last >= len(block.have) and not block.short:
+            block.short = True
+            self.short += 1
+        block.heard = True
+
+    def _measure(self, block: _Block) -> None:
+        """Count what the first pass over the source symbols has lost of a block."""
+        if block.heard and not block.measured:
+            self._counts.expected += len(block.have)
+            self._counts.lost += block.missing
+        block.measured = True
+
     # -- blocks
 
     def _finish(self, sbn: int, block: _Block) -> None:
@@ -365,10 +394,10 @@ class Assembly:
         if not right:
             self._throw_away(sbn, block)
             return
+        self._measure(block)
         self._states[sbn] = DONE
         self.left -= 1
-        del self._open[sbn]
-        self._give_back(block)
+        self._close(sbn, block)
 
     def _decoded(self, sbn: int, block: _Block) -> memoryview | None:
         """The bytes of a block, of what has come of it; None if that does not suffice. Raises OSError."""
@@ -420,6 +449,10 @@ class Assembly:
         self._counts.wrong_blocks += 1
         self.present -= len(block.have) - block.missing
         block.wrong = True
+        self._close(sbn, block)
+
+    def _close(self, sbn: int, block: _Block) -> None:
+        self.short -= block.short
         del self._open[sbn]
         self._give_back(block)
 
@@ -434,6 +467,7 @@ class Assembly:
         if state != OPEN:
             self.left -= 1
             self.present += self.blocks.symbols(sbn)
+            self.examined += self.blocks.symbols(sbn)
         return state
 
     def _has(self, fd: int, sbn: int) -> bool:

@@ -43,6 +43,7 @@ class Received:
     refused: RefusedError | None = None  # the last time
     trouble: OSError | None = None  # what the file system did not take the last time
     again: float = 0.0  # monotonic time before which it is not tried again
+    began: float = 0.0  # monotonic time when it began to be received
     partial: Partial | None = None
     assembly: Assembly | None = None  # there is one as long as there is a partial file
     finishing: Generator[None, None, None] | None = None
@@ -55,6 +56,13 @@ class Received:
             return 100.0 if self.state is ObjectState.LANDED else 0.0
         return 100.0 * assembly.present / assembly.blocks.total
 
+    def seconds_left(self, now: float) -> float | None:
+        """How long the rest takes, as fast as it came until monotonic ``now``; None if that is not known."""
+        assembly = self.assembly
+        if assembly is None or (came := assembly.present - assembly.examined) <= 0:
+            return None
+        return (assembly.blocks.total - assembly.present) * (now - self.began) / came
+
     @property
     def blocks(self) -> int:
         """Source blocks, while it is received."""
@@ -65,6 +73,12 @@ class Received:
     def blocks_done(self) -> int:
         assembly = self.assembly
         return 0 if assembly is None else assembly.blocks.count - assembly.left
+
+    @property
+    def short(self) -> int:
+        """Blocks that one pass with all its repair did not complete."""
+        assembly = self.assembly
+        return 0 if assembly is None else assembly.short
 
     @property
     def unrepaired(self) -> str:

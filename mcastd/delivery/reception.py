@@ -186,6 +186,7 @@ class Reception:
             self._set(known, ObjectState.WAITING)
         else:
             self.receiving[known.description.toi] = known
+            known.began = now
             self._set(known, ObjectState.RECEIVING)
         self._queue[known.description.toi] = known
         return known.assembly is not None

@@ -169,7 +169,7 @@ class Channel:
             group=str(config.group),
             port=config.port,
             ttl=config.ttl,
-            framing=config.framing,
+            framing=None if config.protocol.of_files else config.framing,
             max_datagram=config.max_datagram,
             pacing=str(self._schedule),
             protocol=config.protocol.kind,

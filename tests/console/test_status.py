@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from mcastd.codec import from_json
-from mcastd.console.status import overview
+from mcastd.codec import as_json, from_json
+from mcastd.console.status import overview, tree
+from mcastd.status import ChannelStatus, FilesStatus, ObjectsStatus, ObjectStatus, OutputStatus
 from mcastd.views import DaemonView, WorkerView
 
 
@@ -20,3 +21,53 @@ def test_a_table_fits_its_terminal_and_cuts_nothing() -> None:
     assert " ".join(line.strip() for line in lines).count(reason) == 2
     assert lines[-1].endswith("0  on eth0")
     assert len(list(overview(daemon, views, None))) == 4  # in a pipe, one line each
+
+
+def test_a_file_is_a_line_and_what_does_not_apply_is_left_out() -> None:
+    """An output of files has no format, a channel of files no framing, and a raw one no files."""
+    first = ObjectStatus(
+        name="images/a\x1b.img",
+        state="receiving",
+        length=26_214_400,
+        percent=44.06,
+        blocks=18,
+        blocks_done=7,
+        seconds_left=123.4,
+        trouble="",
+    )
+    second = ObjectStatus(
+        name="b",
+        state="complete",
+        length=1203,
+        percent=100.0,
+        blocks=1,
+        blocks_done=1,
+        seconds_left=None,
+        trouble="no space left on device",
+    )
+    objects = ObjectsStatus(
+        states={"landed": 301, "receiving": 2},
+        receiving=(first, second),
+        source=302,
+        repair=303,
+        duplicate=304,
+        surplus=305,
+        restored=306,
+        repaired_blocks=307,
+        loss_percent=4.8765,
+        short_blocks=308,
+        wrong_blocks=309,
+        unrepaired="",
+    )
+    shown = list(tree(as_json(objects), ""))
+    assert "receiving images/a\\x1b.img: 44.1 % of 26.2 MB, 7 of 18 blocks, done in about 2min 3s" in shown
+    assert "complete b: 100.0 % of 1,203 B, 1 of 1 block, no space left on device" in shown
+    assert "loss_percent: 4.877 %" in shown
+    unknown = list(tree(as_json(from_json(ObjectsStatus, {})), ""))
+    assert not [line for line in unknown if line.startswith(("loss", "receiving"))]
+    output = list(tree(as_json(from_json(OutputStatus, {"kind": "directory"})), ""))
+    assert not [line for line in output if line.startswith(("format", "objects"))]
+    channel = list(tree(as_json(from_json(ChannelStatus, {})), ""))
+    assert not [line for line in channel if line.startswith(("framing", "files"))]
+    files = as_json(from_json(FilesStatus, {"total_bytes": 12_345_678, "pass_percent": 30.5}))
+    assert {"total_bytes: 12.3 MB", "pass_percent: 30.5 %"} <= set(tree(files, ""))

@@ -121,7 +121,8 @@ def test_a_tree_comes_whole(hosts: tuple[Host, Host], tmp_path: Path, tree: Path
         require_accounted(receiver)
         objects = output_of(receiver)["objects"]
         assert objects["states"]["landed"] == 5
-        assert (objects["restored"] > 0) is bool(loss)
+        assert (objects["restored"] > 0) is (objects["repaired_blocks"] > 0) is bool(loss)
+        assert (objects["loss_percent"] > 1) is bool(loss)
         landed = {event["object"] for event in receiver.events("object.landed")}
         assert len(landed) == 5
 

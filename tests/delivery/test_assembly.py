@@ -67,8 +67,12 @@ class Receiving:
 
     @property
     def counted(self) -> SymbolCounts:
-        """Its counts, but for bytes."""
-        return replace(self.counts, written_bytes=0)
+        """Its counts, but for bytes and the loss."""
+        return replace(self.counts, written_bytes=0, expected=0, lost=0)
+
+    @property
+    def loss(self) -> tuple[int, int]:
+        return self.counts.expected, self.counts.lost
 
     @property
     def content(self) -> bytes:
@@ -410,6 +414,66 @@ def test_a_block_that_is_decoded_waits_for_room(
     receiving.assembly.retry()
     receiving.require_whole()
     assert receiving.counted.repaired_blocks == 2
+
+
+# -- how much is lost
+
+
+def test_the_loss_of_a_block_is_counted_once_when_its_first_pass_is_over(
+    receive: Callable[..., Receiving],
+) -> None:
+    sent = SentObject(512)  # four blocks of eight
+    receiving = receive(sent)
+    receiving.give(0, 0, sent.run(0, 0, 5))
+    assert receiving.loss == (0, 0)  # the others may come yet
+    receiving.give(0, 8, sent.run(0, 8, 1))
+    assert receiving.loss == (8, 3)  # repair follows on the last of them
+    receiving.give_block(1)
+    assert receiving.loss == (16, 3)
+    for esi, number in ((1, 1), (0, 1), (2, 6)):  # reordered: nothing is lost
+        receiving.give(2, esi, sent.run(2, esi, number))
+    assert receiving.loss == (24, 3)
+    receiving.give(3, 0, sent.run(3, 0, 1))
+    receiving.give(3, 6, sent.run(3, 6, 1))
+    receiving.give(3, 1, sent.run(3, 1, 1))  # without a code the next pass follows
+    assert receiving.loss == (32, 9)
+    receiving.give_block(3)
+    receiving.give_block(0)
+    assert receiving.loss == (32, 9)
+    receiving.require_whole()
+
+
+def test_of_a_block_that_began_before_no_loss_is_counted(receive: Callable[..., Receiving]) -> None:
+    sent = SentObject(128)
+    receiving = receive(sent)
+    receiving.give(0, 3, sent.run(0, 3, 2))
+    receiving.give(0, 8, sent.run(0, 8, 1))
+    receiving.give(0, 0, sent.run(0, 0, 1))
+    assert receiving.assembly.short == 0
+    receiving.give_block(0)
+    assert receiving.loss == (0, 0)
+    receiving.require_whole()
+
+
+def test_a_block_that_all_repair_of_a_pass_did_not_complete_is_told_until_it_is_done(
+    receive: Callable[..., Receiving],
+) -> None:
+    sent = SentObject(256)
+    receiving = receive(sent)
+    for sbn in (0, 1):
+        receiving.give(sbn, 0, sent.run(sbn, 0, 4))
+        receiving.give(sbn, 8, sent.run(sbn, 8, 2))
+        assert receiving.assembly.short == 0
+    receiving.give(0, 0, sent.run(0, 0, 1))
+    assert receiving.assembly.short == 1
+    receiving.give(1, 1, sent.run(1, 1, 1))
+    assert receiving.assembly.short == 2
+    receiving.give_block(0)
+    assert receiving.assembly.short == 1
+    receiving.give(1, 8, sent.run(1, 8, 4))
+    assert receiving.assembly.short == 0
+    assert receiving.loss == (16, 8)
+    receiving.require_whole()
 
 
 # -- what an earlier run has left, and the file that has the name

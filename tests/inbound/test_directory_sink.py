@@ -125,17 +125,23 @@ def test_files_land_and_each_datagram_is_counted(receive: Callable[..., Received
 def test_what_is_being_received_is_shown_latest_first(receive: Callable[..., Received]) -> None:
     received = receive()
     received.write(run(SENT, 0), run(OTHER, 0, 0, 3), run(SENT, 1, 0, 1), run(SENT, 1, 0, 1))
+    received.time.monotonic += 18
     objects = received.sink.status().objects
     assert objects is not None
     shown = [
-        (one.name, one.state, one.length, round(one.percent), one.blocks_done, one.blocks)
+        (one.name, one.state, one.length, round(one.percent), one.blocks_done, one.blocks, one.seconds_left)
         for one in objects.receiving
     ]
     assert shown == [
-        ("images/0.img", "receiving", 250, 56, 1, 2),
-        ("images/1.img", "receiving", 100, 43, 0, 1),
+        ("images/0.img", "receiving", 250, 56, 1, 2, 14),
+        ("images/1.img", "receiving", 100, 43, 0, 1, 24),
     ]
     assert (objects.duplicate, objects.surplus, objects.unrepaired) == (1, 0, "")
+    assert (objects.loss_percent, objects.short_blocks) == (0, 0)
+    received.write(run(OTHER, 0, 7, 1), run(OTHER, 0, 0, 1))  # repair, and the next pass
+    objects = received.sink.status().objects
+    assert objects is not None
+    assert (objects.loss_percent, objects.short_blocks) == (100 * 4 / 15, 1)
     assert from_json(ObjectsStatus, as_json(objects)) == objects
 
 

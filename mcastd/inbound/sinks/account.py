@@ -108,7 +108,7 @@ class Account:
         config = self._config
         return OutputStatus(
             kind=config.kind,
-            format=config.format,
+            format=None if config.takes_objects else config.format,
             path=config.label,
             counters=copy_of(self.counters),
             error=None if trouble is None else str(trouble),

@@ -182,15 +182,19 @@ class DirectorySink(Sink):
     def _objects(self) -> ObjectsStatus:
         """For any thread: what it reads may change meanwhile."""
         counts, receiving = self._counts, self._reception  # once: it may be closed meanwhile
-        latest = [] if receiving is None else list(receiving.receiving.values())[-NAMED_OBJECTS:]
+        now, expected = self._now(), counts.expected
+        objects = [] if receiving is None else list(receiving.receiving.values())
         return ObjectsStatus(
             states={state: number for state, number in list(self._states.items()) if number},
-            receiving=tuple(_status(one) for one in reversed(latest)),
+            receiving=tuple(_status(one, now) for one in objects[: -NAMED_OBJECTS - 1 : -1]),
             source=counts.source,
             repair=counts.repair,
             duplicate=counts.duplicate,
             surplus=counts.surplus,
             restored=counts.restored,
+            repaired_blocks=counts.repaired_blocks,
+            loss_percent=100 * counts.lost / expected if expected else None,
+            short_blocks=sum(one.short for one in objects),
             wrong_blocks=counts.wrong_blocks,
             unrepaired=_unrepaired(receiving),
         )
@@ -202,7 +206,7 @@ def _unrepaired(reception: Reception | None) -> str:
     return next((why for one in waiting if (why := one.unrepaired)), "")
 
 
-def _status(received: Received) -> ObjectStatus:
+def _status(received: Received, now: float) -> ObjectStatus:
     trouble = received.trouble
     return ObjectStatus(
         name=received.description.path,
@@ -211,5 +215,6 @@ def _status(received: Received) -> ObjectStatus:
         percent=received.percent,
         blocks=received.blocks,
         blocks_done=received.blocks_done,
+        seconds_left=received.seconds_left(now),
         trouble="" if trouble is None else reason_of(trouble),
     )
