@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mcastd.handover import ALONE_MAX_SECONDS, ALONE_SECONDS, Seclusion
+from mcastd.handover import ALONE_MAX_SECONDS, ALONE_SECONDS, Handover, Seclusion
+from mcastd.worker import Context
 
 NOW = 1000.0
 
@@ -31,3 +32,16 @@ def test_what_was_long_ago_is_forgotten() -> None:
     seclusion = Seclusion()
     assert [seconds(seclusion, NOW), seconds(seclusion, NOW + 11)] == [ALONE_SECONDS, 2 * ALONE_SECONDS]
     assert seconds(seclusion, NOW + 32 + ALONE_MAX_SECONDS) == ALONE_SECONDS
+
+
+def test_a_worker_that_no_thread_can_visit_serves_itself() -> None:
+    """There is no thread to be had: it does not wait for visits that never come."""
+    handover, context, done = Handover(), Context().open(), []
+    try:
+        again = handover.lend(
+            context, lambda: False, lambda: done.append("remove"), lambda: done.append("wait")
+        )
+        assert (again, handover.lent_by, done) == (False, None, ["remove"])
+        assert not handover.is_possible()
+    finally:
+        context.close()

@@ -237,6 +237,13 @@ def test_what_another_version_tells_is_understood_as_far_as_it_is_known() -> Non
     assert from_json(ChannelStatus, None) == from_json(ChannelStatus, {})
 
 
+def test_what_an_older_daemon_lacks_has_its_default_and_a_whole_number_is_a_float() -> None:
+    status = from_json(SubscriptionStatus, {"last_datagram_age": 3, "max_latency": 2})
+    assert (status.protocol, status.last_overflow_age) == ("raw", math.inf)
+    assert (status.last_datagram_age, status.max_latency) == (3, 2)
+    assert from_json(VitalsView, {"last_datagram_age": True}).last_datagram_age is None
+
+
 def test_what_json_has_no_number_for_is_null() -> None:
     assert as_json([1.5, math.inf, -math.inf, math.nan, 3]) == [1.5, None, None, None, 3]
 

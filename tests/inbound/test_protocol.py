@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 from support import tardy
+from support.audited import Audited
 from support.subscription import Run, file_output, lost
 from support.wait import wait_for
 
 from mcastd.config import InboundSubscription
 from mcastd.inbound.protocols import make_protocol
 from mcastd.inbound.subscription import Subscription
-from mcastd.net.link import ListBatch
+from mcastd.net.link import Batch, ListBatch
 from mcastd.worker import Signal
 
 LONG = {"kind": "tardy", "hold": 3600}
@@ -44,16 +45,27 @@ def test_the_made_up_one_is_one() -> None:
     dropped: Counter[str] = Counter()
     protocol = make_protocol(tardy.TardySettings(), dropped)
     assert protocol is not None
+    audited = Audited(protocol, dropped)
     given = []
     for number in range(5):
         payloads = [b"%d%d" % (number, each) for each in range(number)]
-        given += [bytes(p) for batch in protocol.feed(ListBatch([*payloads, b""])) for p in batch.payloads]
-        fed = sum(range(number + 1)) + number + 1
-        assert fed == len(given) + protocol.held + dropped["empty"]
-    assert protocol.held == 5
+        given += [bytes(p) for batch in audited.feed(ListBatch([*payloads, b""])) for p in batch.payloads]
+    assert (audited.fed, protocol.held, dropped) == (15, 5, {"empty": 5})
     assert protocol.deadline < math.inf
-    given += [bytes(p) for batch in protocol.expire(math.inf) for p in batch.payloads]
+    given += [bytes(p) for batch in audited.expire(math.inf) for p in batch.payloads]
     assert (len(set(given)), protocol.held, protocol.deadline) == (10, 0, math.inf)
+
+
+@pytest.mark.parametrize("times", [0, 2])
+def test_one_whose_sum_is_wrong_is_found(times: int) -> None:
+    class Miscounting(tardy.Tardy):
+        def feed(self, batch: Batch) -> Iterator[Batch]:
+            return iter([batch] * times)
+
+    dropped: Counter[str] = Counter()
+    audited = Audited(Miscounting(tardy.TardySettings(), dropped), dropped)
+    with pytest.raises(AssertionError):
+        audited.feed(ListBatch([b"a"]))
 
 
 def test_what_it_holds_is_delivered_in_time(tmp_path: Path, make_run: Callable[..., Run]) -> None:
