@@ -80,8 +80,11 @@ CAUSES: tuple[Cause, ...] = (
     _cause("membership-lost", *NOT_AT_WORK),
     _cause("membership-differs"),
     _cause("receive-buffer-small"),
-    _cause("overflow-now", "overflow-earlier"),
+    _cause("overflow-now", "overflow-earlier", "loss-above-protection"),
     _cause("overflow-earlier"),
+    # whole files
+    _cause("files-expired", "files-undescribed"),
+    _cause("files-undescribed"),
     # the outputs
     _cause("output-directory", *LOSING),
     _cause("output-unwritable", *LOSING),
@@ -90,7 +93,8 @@ CAUSES: tuple[Cause, ...] = (
     # Its reader's service does not see a pipe that is private to ours, so that no reader opens it.
     _cause("output-private", "fifo-no-reader"),
     _cause("fifo-no-reader", *LOSING),
-    _cause("files-unrepaired"),
+    _cause("files-unrepaired", "loss-above-protection"),
+    _cause("loss-above-protection"),
     _cause("files-refused"),
     _cause("output-failing"),
     # what the worker says, where nothing above explains it

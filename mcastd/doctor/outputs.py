@@ -22,6 +22,7 @@ from mcastd.doctor.files import seen
 from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.permits import Permit, permit, permit_directory, private_directory, refused, user
 from mcastd.doctor.quoting import command, toml
+from mcastd.doctor.received_files import hindered
 from mcastd.doctor.subject import Subject
 from mcastd.inbound.sinks.account import EXPECTED
 from mcastd.paths import KINDS
@@ -216,35 +217,14 @@ def _reader(looked: Looked) -> Iterator[Finding]:
     )
 
 
-def _objects(looked: Looked) -> Iterator[Finding]:
-    """What keeps single files from a directory while others come."""
-    state, path = looked.state, looked.output.label
-    if state is None or state.objects is None:
-        return
-    objects = state.objects
-    if objects.unrepaired:
-        yield Finding(
-            "files-unrepaired",
-            Severity.WARNING,
-            f"what is lost of the files for {path} comes only with another pass: {objects.unrepaired}",
-            (looked.said, f"unrepaired: {objects.unrepaired} (status)"),
-            "install the library raptorq if it is missing: pip install 'mcastd[files]'",
-        )
-    if refused := objects.states.get("refused", 0):
-        yield Finding(
-            "files-refused",
-            Severity.WARNING,
-            f"{refused} of the files for {path} are refused",
-            (
-                looked.said,
-                f"states: {dict(objects.states)}; dropped: {dict(state.counters.dropped)} (status)",
-            ),
-            "the log says why for each, and what to do: object.refused",
-        )
+def _files(looked: Looked) -> Iterator[Finding]:
+    output, state = looked.output, looked.state
+    if isinstance(output, DirectoryOutput) and state is not None and state.objects is not None:
+        yield from hindered(output, looked.said, state, state.objects)
 
 
 # By the settings of a kind of output: what its paths, and its error, do not tell.
 CHECKS: Mapping[type[OutputSettings], Callable[[Looked], Iterator[Finding]]] = {
-    DirectoryOutput: _objects,
+    DirectoryOutput: _files,
     FifoOutput: _reader,
 }

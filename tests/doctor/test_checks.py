@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mcastd.config import DirectoryOutput, InboundSubscription, OutboundChannel
+from mcastd.config import DirectoryOutput, FluteInbound, InboundSubscription, OutboundChannel, RawInbound
 from mcastd.doctor import (
     configuration,
     files,
@@ -23,6 +23,7 @@ from mcastd.doctor import (
     neighbours,
     outputs,
     permits,
+    received_files,
     sending,
     surroundings,
     worker,
@@ -396,6 +397,36 @@ def test_source(tmp_path: Path, make: Any, expected: list[tuple[str, str]]) -> N
 
 
 @pytest.mark.parametrize(
+    ("before", "now", "expected"),
+    [
+        (None, {"held": 3, "dropped": {"no-fdt": 4, "expired": 5}}, []),
+        ({}, {"held": 3}, []),  # what describes them may be on its way
+        ({"dropped": {"no-fdt": 4, "expired": 5}}, {"dropped": {"no-fdt": 4, "expired": 5}}, []),
+        ({"held": 3}, {"held": 6}, [("files-undescribed", "broken")]),
+        ({"dropped": {"no-fdt": 4}}, {"dropped": {"no-fdt": 7}}, [("files-undescribed", "broken")]),
+        ({"dropped": {"expired": 4}}, {"dropped": {"expired": 5}}, [("files-expired", "broken")]),
+        ({"held": 3}, {"held": 6, "dropped": {"expired": 5}}, [("files-expired", "broken")]),
+    ],
+)
+def test_files_that_nothing_describes(
+    tmp_path: Path,
+    before: dict[str, object] | None,
+    now: dict[str, object],
+    expected: list[tuple[str, str]],
+) -> None:
+    settings = inbound(output=str(tmp_path / "news")).settings
+    for protocol, found in ((FluteInbound(), expected), (RawInbound(), [])):
+        subject = Subject(
+            "inbound/news",
+            settings.model_copy(update={"protocol": protocol}),
+            "active",
+            status={"counters": now},
+            earlier=None if before is None else {"counters": before},
+        )
+        assert said(received_files.descriptions, subject, Given()) == found
+
+
+@pytest.mark.parametrize(
     ("make", "expected"),
     [
         (lambda path: path.mkdir(), []),
@@ -438,20 +469,21 @@ def test_a_fifo(tmp_path: Path, before: Any, now: Any, expected: list[tuple[str,
 
 
 @pytest.mark.parametrize(
-    ("unrepaired", "states", "expected"),
+    ("objects", "expected"),
     [
-        ("", {"landed": 5, "receiving": 2}, []),
-        ("cannot repair: raptorq is not installed", {"receiving": 3}, [("files-unrepaired", "warning")]),
-        ("", {"refused": 4}, [("files-refused", "warning")]),
+        ({"states": {"landed": 5, "receiving": 2}, "loss_percent": 40.0}, []),
+        ({"unrepaired": "cannot repair: raptorq is not installed"}, [("files-unrepaired", "warning")]),
+        ({"short_blocks": 3}, [("loss-above-protection", "warning")]),
+        ({"states": {"refused": 4}}, [("files-refused", "warning")]),
     ],
 )
 def test_a_directory_of_files(
-    tmp_path: Path, unrepaired: str, states: dict[str, int], expected: list[tuple[str, str]]
+    tmp_path: Path, objects: dict[str, object], expected: list[tuple[str, str]]
 ) -> None:
     output = DirectoryOutput(path=tmp_path)
     settings = inbound(output=str(tmp_path / "news")).settings.model_copy(update={"output": (output,)})
     status = told(tmp_path, None, None)
-    status["outputs"][0]["objects"] = {"unrepaired": unrepaired, "states": states}
+    status["outputs"][0]["objects"] = objects
     subject = Subject("inbound/news", settings, "active", status=status, earlier=status)
     assert said(outputs.outputs, subject, Given()) == expected
 

@@ -1,0 +1,77 @@
+"""A sender of files (FLUTE) in the test's process, which sends some of the same datagrams never, or late."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import cycle
+from pathlib import Path
+
+from mcastd.delivery.carousel import Carousel, symbol_size_of
+from mcastd.delivery.catalog import Catalog
+from mcastd.protocols import fec, lct
+from support.host import Host
+from support.inside import sender
+
+MAX_DATAGRAM = 1000
+PAUSE_SECONDS = 0.001
+
+
+def one_pass(path: Path, now: float, *, loss: float) -> list[bytes]:
+    """The datagrams of one pass over the files at ``path``, sent at ``now``, seconds since 1970."""
+    catalog = Catalog(path, symbol_size_of(MAX_DATAGRAM), protected=loss > 0)
+    with contextlib.closing(catalog):
+        while not catalog.scan():
+            pass
+        carousel = Carousel(catalog, session=7, max_datagram=MAX_DATAGRAM, loss=loss, interleave=8)
+        carousel.begin(0, 3600.0)
+        sent: list[bytes] = []
+        while (datagrams := carousel.next(now)) is not None:
+            sent += map(b"".join, zip(datagrams.headers, datagrams.bodies, strict=True))
+    return sent
+
+
+def located(datagram: bytes) -> tuple[int | None, int]:
+    """The TOI and the encoding symbol id of a datagram."""
+    header = lct.parse(datagram)
+    payload_id = int.from_bytes(datagram[header.size : header.size + 4])
+    return header.toi, fec.scheme_of(header.codepoint).locate(payload_id)[1]
+
+
+@contextlib.contextmanager
+def carousel_of(
+    host: Host,
+    to: tuple[str, int],
+    path: Path,
+    *,
+    loses: Callable[[int | None, int], bool] = lambda toi, esi: False,
+    loss: float = 0.05,
+    late: float = 0.0,
+) -> Iterator[None]:
+    """Send the same pass on net0 again and again, but nothing whose TOI and symbol id ``loses`` names.
+
+    ``loss`` is what it is protected against; ``late`` is how many seconds the sender's clock is slow.
+    """
+    datagrams = [
+        datagram
+        for datagram in one_pass(path, time.time() - late, loss=loss)
+        if not loses(*located(datagram))
+    ]
+    over = threading.Event()
+
+    def run() -> None:
+        with sender(host, "net0", "10.6.0.2") as sock:
+            for datagram in cycle(datagrams):
+                sock.sendto(datagram, to)
+                if over.wait(PAUSE_SECONDS):
+                    return
+
+    thread = threading.Thread(target=run, name="carousel")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
