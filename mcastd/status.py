@@ -109,6 +109,8 @@ class ObjectsStatus:
     """The files of an output, and what became of their symbols. Those are datagrams."""
 
     states: Mapping[str, int]  # files by state; "expired" counts all that ever were
+    total_bytes: int  # of the files that are or will be received, as they are sent
+    present_bytes: int  # of these, what is there
     receiving: tuple[ObjectStatus, ...]  # those that were touched last, latest first
     source: int  # written to their place
     repair: int  # kept to repair a block

@@ -77,6 +77,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
         "runtime",
         "control",
         "console",
+        "delivery",
     },
     "ctl": LEAVES | {"config", "control", "console", "adhoc", "doctor"},
 }

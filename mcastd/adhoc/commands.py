@@ -35,7 +35,16 @@ from mcastd.printable import printable
 @click.option("--raw", "output", flag_value="raw", help="The bytes alone, for a pipe or a file.")
 @click.option("--json", "output", flag_value="json", help="An object a line, the summary last.")
 @click.option("--quiet", "output", flag_value="quiet", help="Only the summary.")
-@click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N datagrams.")
+@click.option(
+    "--flute",
+    "directory",
+    type=click.Path(file_okay=False),
+    metavar="DIR",
+    help="Receive whole files (FLUTE) into DIR, which is made if it is missing.",
+)
+@click.option(
+    "--count", type=click.IntRange(min=1), metavar="N", help="End after N datagrams; with --flute, files."
+)
 @click.option("--for", "span", metavar="TIME", help='End after this time, like "10s".')
 def listen(
     *,
@@ -43,23 +52,34 @@ def listen(
     interfaces: tuple[str, ...],
     sources: tuple[str, ...],
     output: str | None,
+    directory: str | None,
     count: int | None,
     span: str | None,
 ) -> None:
     """Receive a group and show what comes, without daemon or configuration.
 
     GROUP:PORT is like 239.255.1.2:9190 or [ff15::1]:9190. Rates and the summary are on stderr. What `mcastctl
-    send --numbered` sends is checked for losses.
+    send --numbered` sends is checked for losses. With --flute, files are received instead, as `mcastctl send
+    --flute` or a channel of the daemon sends them: each lands in DIR when it is whole, and is then named on
+    stdout.
 
     Exit status: 0 if something came and nothing numbered was lost, 1 if not, or if the output is broken, 2 if
-    the command line is wrong.
+    the command line is wrong. With --flute, 0 if N files came, or without --count all that were begun.
     """
     with _translated():
         from mcastd.adhoc import listen as listening  # noqa: PLC0415 - not for `mcastctl status`
         from mcastd.adhoc.settings import duration  # noqa: PLC0415
 
-        config = listening.settings(group, interfaces, sources)
         seconds = math.inf if span is None else duration("--for", span)
+        if directory is not None:
+            from mcastd.adhoc import listen_files  # noqa: PLC0415
+
+            if output not in {None, "json", "quiet"}:
+                raise Refused(f"--{output} shows datagrams; with --flute there are files")
+            config = listen_files.settings(group, directory, interfaces, sources)
+            as_json, quiet = output == "json", output == "quiet"
+            sys.exit(listen_files.listen(config, limit=count, seconds=seconds, as_json=as_json, quiet=quiet))
+        config = listening.settings(group, interfaces, sources)
         sys.exit(listening.listen(config, output or "auto", limit=count, seconds=seconds))
 
 
@@ -83,6 +103,21 @@ def listen(
 @click.option("--text", metavar="TEXT", help="Send this, in one datagram.")
 @click.option("--numbered", is_flag=True, help="Number what is sent; without FILE, send numbers alone.")
 @click.option("--size", type=int, metavar="BYTES", help="Of a datagram of --numbered without FILE.")
+@click.option(
+    "--flute",
+    "path",
+    type=click.Path(),
+    metavar="PATH",
+    help="Send a file, or all files of a directory, as whole files (FLUTE).",
+)
+@click.option(
+    "--protect",
+    metavar="PERCENT",
+    help='The loss of datagrams that --flute makes up for, 5% if not said; "0%" needs no raptorq.',
+)
+@click.option(
+    "--interleave", type=int, metavar="N", help="Blocks of --flute that are on air at once, 8 if not said."
+)
 @click.option("--no-loop", is_flag=True, help="Not to receivers on this host.")
 @click.option("--dscp", metavar="NAME", help='DiffServ code point, like "CS5" or 0 to 63.')
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON, on stdout.")
@@ -100,6 +135,9 @@ def send(
     text: str | None,
     numbered: bool,
     size: int | None,
+    path: str | None,
+    protect: str | None,
+    interleave: int | None,
     no_loop: bool,
     dscp: str | None,
     as_json: bool,
@@ -107,7 +145,8 @@ def send(
     """Send a FILE, standard input, a text, or numbered datagrams to a group, without daemon or configuration.
 
     GROUP:PORT is like 239.255.1.2:9190 or [ff15::1]:9190. Standard input (no FILE, or -) goes line by line as
-    it comes: at a terminal, each line as it is typed.
+    it comes: at a terminal, each line as it is typed. --flute PATH sends files to any number of `mcastctl
+    listen --flute DIR`, which receive them whole though datagrams are lost.
 
     Exit status: 0 if all was sent, 1 if not, 2 if the command line is wrong, 130 if Ctrl-C ended what
     has an end of its own.
@@ -129,6 +168,25 @@ def send(
             "loop": False if no_loop else None,
             "dscp": number_or_word(dscp),
         }
+        if path is not None:
+            from mcastd.adhoc import send_files  # noqa: PLC0415
+
+            others = {
+                "FILE": file is not None,
+                "--text": text is not None,
+                "--numbered": numbered,
+                "--size": size is not None,
+                "--interval": interval is not None,
+                f"--{framing}": framing is not None,
+            }
+            if contradiction := next((option for option, given in others.items() if given), None):
+                raise Refused(f"{contradiction} contradicts --flute, which sends whole files at a --rate")
+            files_keys = {**keys, "framing": None}  # of --chunk there is the size alone
+            config = send_files.settings(group, path, protect=protect, interleave=interleave, keys=files_keys)
+            sys.exit(send_files.send(config, as_json=as_json))
+        if protect is not None or interleave is not None:
+            option = "--interleave" if protect is None else "--protect"
+            raise Refused(f"{option} is for --flute")
         plan = sending.plan(group, file, text=text, numbers=numbered, size=size, keys=keys)
         sys.exit(sending.send(plan, as_json=as_json))
 

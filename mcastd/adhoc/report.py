@@ -93,12 +93,16 @@ def received_lines(report: Summary) -> Iterator[str]:
         lost_here = heard["lost"] - sum(stream["lost"] for stream in report["streams"])
         if lost_here:
             yield f"  lost {lost_here:,} more in runs heard before these"
+    yield from overflow_lines(report)
+    if report.get("not_shown"):
+        yield f"{plural(report['not_shown'], 'datagram')} not shown: the output was too slow"
+
+
+def overflow_lines(report: Summary) -> Iterator[str]:
     if report["overflow"]:
         yield f"overflow {report['overflow']:,}: dropped by this host, since its receive buffer was full"
         if advice := report["receive_buffer"]["advice"]:
             yield f"  {advice}"
-    if report.get("not_shown"):
-        yield f"{plural(report['not_shown'], 'datagram')} not shown: the output was too slow"
 
 
 def _stream_lines(stream: Summary) -> Iterator[str]:

@@ -24,6 +24,9 @@ OPTIONS = {  # by key of the configuration
     "max_datagram": "--chunk",
     "repeat": "--count",
     "dscp": "--dscp",
+    "protect": "--protect",
+    "interleave": "--interleave",
+    "path": "--flute",  # of an output
 }
 
 
@@ -57,7 +60,7 @@ def configure(section: str, name: str, settings: Mapping[str, object]) -> Config
     except ValidationError as error:
         reasons = []
         for complaint in explain(error, data):
-            key = str(complaint.location[2])
+            key = next(part for part in reversed(complaint.location) if isinstance(part, str))
             reasons.append(f"{OPTIONS.get(key, key)} {complaint.reason}")
         raise Refused("\n".join(reasons)) from None
 

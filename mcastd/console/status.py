@@ -16,7 +16,7 @@ from mcastd.views import AnyStatus, DaemonView, Status, WorkerView, as_kind
 # Fields that a worker or output may not have: without one, nothing is shown of it.
 OPTIONAL = {"files", "format", "framing", "loss_percent", "objects", "seconds_left"}
 # Bytes of which people want to know the magnitude.
-SCALED = {"total_bytes"}
+SCALED = {"present_bytes", "total_bytes"}
 UNITS = {
     " s": re.compile(r"_age$|_every$|^(seconds|interval|max_latency|burst)$"),
     " bytes": re.compile(r"_bytes$|^(asked|had|receive_buffer|queue|max_datagram|mtu|position|room)$"),

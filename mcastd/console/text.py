@@ -56,6 +56,13 @@ def age(seconds: float | None) -> str:
     return f"{max(0, int(seconds))}s"
 
 
+def bar(part: float, width: int = 20) -> str:
+    """How much of something is done, 0 to 1: ``[#####---------------]  25%``. It is full only at the end."""
+    part = min(max(0.0, part), 1.0)
+    full = int(part * width)
+    return f"[{'#' * full}{'-' * (width - full)}] {int(100 * part):3}%"
+
+
 BLOCKS = " ▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = " .:-=+*#@"
 

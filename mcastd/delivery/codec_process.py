@@ -113,6 +113,7 @@ class CodecProcess:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,  # where the library prints the place of a panic
+                    process_group=0,  # Ctrl-C on a terminal is for us: we end it when it is not needed
                 )
             except BaseException:
                 ours.close()

@@ -61,6 +61,7 @@ class Reception:
         """Files get the permission bits ``mode``; None: those that their sender says."""
         self.counts = SymbolCounts() if counts is None else counts
         self.states: Counter[str] = Counter() if states is None else states
+        self.lengths: Counter[ObjectState] = Counter()  # bytes on the wire of the objects in each state
         self.receiving: dict[int, Received] = {}  # by TOI; what was touched last is the last
         self.troubled: dict[int, Received] = {}  # those of which the file system has not taken something
         self.unrepaired: dict[int, Received] = {}  # those for which there is no code
@@ -87,6 +88,7 @@ class Reception:
         if known is None and len(self._objects) < OBJECTS_MAX:
             known = self._objects[description.toi] = Received(description)
             self.states[ObjectState.WAITING] += 1
+            self.lengths[ObjectState.WAITING] += description.length
             if (older := self._named.get(description.name)) is not None:
                 self._set_aside(older)
                 self._set(older, ObjectState.EXPIRED)
@@ -353,6 +355,7 @@ class Reception:
         self._set_aside(known)
         self._note(known, None)
         self.states[known.state] -= 1
+        self.lengths[known.state] -= known.description.length
         del self._objects[known.description.toi]
         self._queue.pop(known.description.toi, None)
         if self._named.get(known.description.name) is known:
@@ -367,6 +370,9 @@ class Reception:
             self.troubled.pop(known.description.toi, None)
 
     def _set(self, known: Received, state: ObjectState) -> None:
+        length = known.description.length
         self.states[known.state] -= 1
+        self.lengths[known.state] -= length
         known.state = state
         self.states[state] += 1
+        self.lengths[state] += length

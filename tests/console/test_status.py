@@ -47,6 +47,8 @@ def test_a_file_is_a_line_and_what_does_not_apply_is_left_out() -> None:
     )
     objects = ObjectsStatus(
         states={"landed": 301, "receiving": 2},
+        total_bytes=310_400_000,
+        present_bytes=311_400_000,
         receiving=(first, second),
         source=302,
         repair=303,
@@ -63,6 +65,7 @@ def test_a_file_is_a_line_and_what_does_not_apply_is_left_out() -> None:
     assert "receiving images/a\\x1b.img: 44.1 % of 26.2 MB, 7 of 18 blocks, done in about 2min 3s" in shown
     assert "complete b: 100.0 % of 1,203 B, 1 of 1 block, no space left on device" in shown
     assert "loss_percent: 4.877 %" in shown
+    assert {"total_bytes: 310 MB", "present_bytes: 311 MB"} <= set(shown)
     unknown = list(tree(as_json(from_json(ObjectsStatus, {})), ""))
     assert not [line for line in unknown if line.startswith(("loss", "receiving"))]
     output = list(tree(as_json(from_json(OutputStatus, {"kind": "directory"})), ""))

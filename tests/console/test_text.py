@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mcastd.console.text import span
+from mcastd.console.text import bar, span
 from mcastd.printable import printable
 
 
@@ -37,3 +37,18 @@ def test_spans(seconds: float, text: str) -> None:
 )
 def test_terminals_are_safe_from_it(value: object, text: str) -> None:
     assert printable(value) == text
+
+
+@pytest.mark.parametrize(
+    ("part", "text"),
+    [
+        (0.0, "[----------]   0%"),
+        (0.456, "[####------]  45%"),
+        (0.999, "[#########-]  99%"),
+        (1.0, "[##########] 100%"),
+        (1.5, "[##########] 100%"),
+        (-0.5, "[----------]   0%"),
+    ],
+)
+def test_a_bar_is_full_at_the_end_only(part: float, text: str) -> None:
+    assert bar(part, 10) == text

@@ -119,6 +119,7 @@ def test_files_land_and_each_datagram_is_counted(receive: Callable[..., Received
     objects = status.objects
     assert objects is not None
     assert objects.states == {"landed": 2}
+    assert (objects.total_bytes, objects.present_bytes) == (350, 350)
     assert (objects.source, objects.repair, objects.restored) == (20, 3, 3)
 
 
@@ -136,6 +137,7 @@ def test_what_is_being_received_is_shown_latest_first(receive: Callable[..., Rec
         ("images/0.img", "receiving", 250, 56, 1, 2, 14),
         ("images/1.img", "receiving", 100, 43, 0, 1, 24),
     ]
+    assert (objects.total_bytes, objects.present_bytes) == (350, 140 + 42)  # 14 of 25 symbols, 3 of 7
     assert (objects.duplicate, objects.surplus, objects.unrepaired) == (1, 0, "")
     assert (objects.loss_percent, objects.short_blocks) == (0, 0)
     received.write(run(OTHER, 0, 7, 1), run(OTHER, 0, 0, 1))  # repair, and the next pass

@@ -217,7 +217,7 @@ class TestFaults:
             with pytest.raises(SourceError) as caught:
                 source.read()
             assert caught.value.cause.startswith("raptorq is not installed")
-            assert caught.value.way_out == "pip install 'mcastd[files]', or set protect = \"0%\""
+            assert caught.value.way_out == "set protect = \"0%\", or pip install 'mcastd[files]'"
         with opened(tree, "0%") as source:
             assert rebuilt(round_of(source)) == contents(tree)
 

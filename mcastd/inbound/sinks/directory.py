@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
 from mcastd import clock
@@ -37,6 +38,8 @@ EXPIRE_SECONDS = 10.0
 SWEEP_SECONDS = 3600.0
 # Objects that a status names, those that were touched last.
 NAMED_OBJECTS = 20
+# States of objects that are not and will not be received, as things are.
+_NOT_RECEIVED = {ObjectState.REFUSED, ObjectState.EXPIRED}
 
 
 class DirectorySink(Sink):
@@ -59,11 +62,14 @@ class DirectorySink(Sink):
         now: Clock = clock.monotonic,
         wall: Clock = clock.wall,
         decode: Decode | None = None,
+        on_outcome: Callable[[Outcome], object] = lambda _: None,
     ) -> None:
+        """``on_outcome`` is called, in the thread that writes, when an object has landed or was refused."""
         super().__init__(account)
         self._config = config
         self._now = now
         self._wall = wall
+        self._on_outcome = on_outcome
         self._codec = CodecProcess()
         self._decode = decode or self._codec.decode
         self._landing = Landing(config.path)
@@ -168,7 +174,7 @@ class DirectorySink(Sink):
             self.deadline = now + RETRY_SECONDS
 
     def _note(self, outcome: Outcome) -> None:
-        """Log that an object has landed or was refused."""
+        """Log that an object has landed or was refused, and pass it on."""
         log, description = self._account.log, outcome.description
         named = {**self._config.named, "object": shown(description.path)}
         if outcome.refused is not None:
@@ -178,14 +184,18 @@ class DirectorySink(Sink):
             log.debug("object.unchanged", **named)
         else:
             log.info("object.landed", **named, length=description.length)
+        self._on_outcome(outcome)
 
     def _objects(self) -> ObjectsStatus:
         """For any thread: what it reads may change meanwhile."""
         counts, receiving = self._counts, self._reception  # once: it may be closed meanwhile
         now, expected = self._now(), counts.expected
         objects = [] if receiving is None else list(receiving.receiving.values())
+        lengths = {} if receiving is None else dict(receiving.lengths)
         return ObjectsStatus(
             states={state: number for state, number in list(self._states.items()) if number},
+            total_bytes=sum(length for state, length in lengths.items() if state not in _NOT_RECEIVED),
+            present_bytes=lengths.get(ObjectState.LANDED, 0) + sum(map(_present_bytes, objects)),
             receiving=tuple(_status(one, now) for one in objects[: -NAMED_OBJECTS - 1 : -1]),
             source=counts.source,
             repair=counts.repair,
@@ -204,6 +214,10 @@ def _unrepaired(reception: Reception | None) -> str:
     """Why files that are being received cannot be repaired; "": nothing hinders it. For any thread."""
     waiting = () if reception is None else list(reception.unrepaired.values())
     return next((why for one in waiting if (why := one.unrepaired)), "")
+
+
+def _present_bytes(received: Received) -> int:
+    return int(received.percent * received.description.length / 100)
 
 
 def _status(received: Received, now: float) -> ObjectStatus:

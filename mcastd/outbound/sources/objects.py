@@ -16,7 +16,7 @@ from mcastd.config import FluteOutbound, OpenFilesOf, OutboundChannel
 from mcastd.delivery.carousel import Carousel, symbol_size_of
 from mcastd.delivery.catalog import Catalog, RefusedFile
 from mcastd.delivery.codec_process import CodecProcess
-from mcastd.errors import SourceError
+from mcastd.errors import SettingChange, SourceError
 from mcastd.log import get_logger
 from mcastd.net.payloads import HeadedPayloads, ListPayloads, Payloads
 from mcastd.outbound.sources.source import Source
@@ -143,7 +143,7 @@ class ObjectsSource(Source):
             raise SourceError(
                 f"cannot send {self._path}",
                 "raptorq is not installed, which makes the repair symbols",
-                "pip install 'mcastd[files]', or set protect = \"0%\"",
+                SettingChange("protect", '"0%"', ", or pip install 'mcastd[files]'"),
             )
         catalog = self._catalog
         if not catalog.scan():

@@ -1,0 +1,263 @@
+"""``mcastctl send --flute`` and ``listen --flute``: whole files between real hosts."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from adhoc.conftest import Pair
+from click.testing import CliRunner
+from support.adhoc import Listening, ctl, enter
+from support.daemon import MCASTCTL
+from support.terminal import Terminal
+from support.wait import wait_for
+
+from mcastd.ctl import main
+from mcastd.protocols import raptorq
+
+GROUP, PORT = "239.255.1.2", 9190
+TO = f"{GROUP}:{PORT}"
+ETH0 = ("-i", "eth0")
+FAST = ("--rate", "40Mbit")
+needs_library = pytest.mark.skipif(not raptorq.available(), reason="raptorq is not installed")
+# Without repair symbols, so that a test needs no library.
+PLAIN = ("--protect", "0%")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    chance = random.Random(14)
+    root = tmp_path / "tree"
+    for name, size in (
+        ("empty", 0),
+        ("one byte", 1),
+        ("images/lab.img", 2_000_003),
+        ("images/ü/small", 1448),
+    ):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(chance.randbytes(size))
+    return root
+
+
+def content(root: Path) -> dict[str, bytes]:
+    """All files below a directory, those on their way too."""
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def lose(enter_host: list[str], what: str) -> None:
+    chain = f"chain c {{ type filter hook input priority 0; udp dport {PORT} {what} drop; }}"
+    rules = f"table inet loss {{ {chain}; }}"
+    subprocess.run([*enter_host, "nft", "-f", "-"], input=rules, text=True, check=True)
+
+
+@pytest.mark.parametrize("loss", ["", pytest.param("numgen random mod 100 < 3", marks=needs_library)])
+def test_a_tree_arrives_byte_for_byte(pair: Pair, tmp_path: Path, tree: Path, loss: str) -> None:
+    if loss:
+        lose(enter(pair.right), loss)
+    protect = () if loss else PLAIN
+    repeat = ("--repeat", "2") if loss else ()  # 1 % of chances are left by one pass
+    received = tmp_path / "received"
+    with Listening(pair.right, GROUP, PORT, *ETH0, "--flute", str(received), "--count", "4") as listening:
+        result = ctl(pair.left, "send", "--flute", str(tree), TO, *ETH0, *FAST, *protect, *repeat)
+        assert result.returncode == 0, result.stderr
+        assert listening.wait() == 0
+    assert content(received) == content(tree)
+    landed = {
+        f"landed {name}, {len(data):,} byte{'' if len(data) == 1 else 's'}"
+        for name, data in content(tree).items()
+    }
+    assert set(listening.out.splitlines()) == landed
+    assert "landed 4 files, 2,001,452 bytes\n" in listening.err
+    assert ("that were lost are restored" in listening.err) is bool(loss)
+    times = "2 times, with " if loss else "once\n"
+    assert f"sent 4 files, 2,001,452 bytes, {times}" in result.stderr
+
+
+def test_a_file_for_programs(pair: Pair, tmp_path: Path, tree: Path) -> None:
+    received, file = tmp_path / "received", tree / "images" / "lab.img"
+    arguments = ("--flute", "received", "--json", "--count", "1")
+    previous = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        listening = Listening(pair.right, GROUP, PORT, *ETH0, *arguments)
+    finally:
+        os.chdir(previous)
+    with listening:
+        result = ctl(
+            pair.left, "send", "--flute", "lab.img", TO, *ETH0, *FAST, *PLAIN, "--json", cwd=file.parent
+        )
+        assert result.returncode == 0, result.stderr
+        assert listening.wait() == 0
+    path = str(received / "lab.img")
+    assert listening.records == [{"landed": "lab.img", "path": path, "bytes": 2_000_003, "unchanged": False}]
+    counts = {key: listening.summary[key] for key in ("landed", "landed_bytes", "refused", "incomplete")}
+    assert counts == {"landed": 1, "landed_bytes": 2_000_003, "refused": {}, "incomplete": 0}
+    assert (received / "lab.img").read_bytes() == file.read_bytes()
+    os.umask(umask := os.umask(0))
+    assert stat.S_IMODE((received / "lab.img").stat().st_mode) == 0o666 & ~umask
+    summary = json.loads(result.stdout)["summary"]
+    assert (summary["files"]["files"], summary["files"]["total_bytes"], summary["passes"]) == (
+        1,
+        2_000_003,
+        1,
+    )
+
+
+def test_what_is_not_sent_and_what_is_refused_is_named(pair: Pair, tmp_path: Path, tree: Path) -> None:
+    (tree / "link").symlink_to("empty")
+    received = tmp_path / "received"
+    (received / "one byte").mkdir(parents=True)
+    with Listening(pair.right, GROUP, PORT, *ETH0, "--flute", str(received), "--json") as listening:
+        result = ctl(pair.left, "send", "--flute", str(tree), TO, *ETH0, *FAST, *PLAIN)
+        assert result.returncode == 1
+        assert "not sent: link: it is a symbolic link\n" in result.stderr
+        wait_for(lambda: len(content(received)) == 3, "the others")
+        assert listening.interrupt() == 1
+    refused = [one for one in listening.records if "refused" in one]
+    assert [(one["refused"], one["reason"]) for one in refused] == [("one byte", "in-the-way")]
+    assert listening.summary["refused"] == {"one byte": "in-the-way"}
+    assert "refused 1 file: one byte\n" in listening.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_end_in_the_middle_leaves_nothing_half(
+    pair: Pair, tmp_path: Path, tree: Path, number: signal.Signals
+) -> None:
+    received = tmp_path / "received"
+    command = ["send", "--flute", str(tree / "images"), TO, *ETH0, *PLAIN, "--rate", "1Mbit"]
+    with Listening(pair.right, GROUP, PORT, *ETH0, "--flute", str(received)) as listening:
+        sending = subprocess.Popen(
+            [*enter(pair.left), *MCASTCTL, *command], stderr=subprocess.PIPE, text=True
+        )
+        try:
+            wait_for(lambda: list(received.glob(".mcastd-partial/*")) or _open_below(listening, received))
+            assert listening.interrupt(number) == 1
+            sending.send_signal(number)
+            _, err = sending.communicate(timeout=60)
+        finally:
+            sending.kill()
+            sending.wait()
+    assert sending.returncode == 128 + number
+    assert re.search(r"^stopped at \d+% of pass 1 of 2 files, 2,001,451 bytes$", err, re.MULTILINE)
+    assert content(received).items() <= content(tree / "images").items()
+    assert "lab.img" not in content(received)
+    assert [name for name in os.listdir(received) if name.startswith(".")] == []
+    assert re.search(r"incomplete, and gone: \d files?: .*lab\.img \(\d+%\)", listening.err)
+
+
+def _open_below(listening: Listening, directory: Path) -> bool:
+    """Return True if the command has something open in a directory that is no directory, of any name."""
+    for link in Path(f"/proc/{listening.process.pid}/fd").iterdir():
+        try:
+            target = os.readlink(link)
+            size = link.stat().st_size
+        except OSError:
+            continue
+        if target.startswith(f"{directory}/") and target.endswith("(deleted)") and size:
+            return True
+    return False
+
+
+def test_datagrams_that_are_no_files_are_told(pair: Pair, tmp_path: Path) -> None:
+    arguments = ("--flute", str(tmp_path / "received"), "--for", "4s")
+    with Listening(pair.right, GROUP, PORT, *ETH0, *arguments) as listening:
+        assert ctl(pair.left, "send", TO, *ETH0, "--text", "hello").returncode == 0
+        assert listening.wait() == 1
+    assert "1 datagram came, and none tells of a file (dropped: malformed 1)\n" in listening.err
+    assert "is it sent by `mcastctl send --flute`" in listening.err
+    assert "landed 0 files" in listening.err
+
+
+def test_silence_is_told_and_a_directory_in_use(pair: Pair, tmp_path: Path) -> None:
+    arguments = (*ETH0, "--flute", str(tmp_path / "received"), "--for", "4s")
+    with Listening(pair.right, GROUP, PORT, *arguments) as listening:
+        other = ctl(pair.right, "listen", "239.255.1.3:9191", *arguments)
+        assert listening.wait() == 1
+    assert "nothing received in 3 s. What there is:" in listening.err
+    assert "received nothing in 4.0 s\n" in listening.err
+    assert other.returncode == 1
+    assert "another process does; give each a directory of its own" in other.stderr
+
+
+def test_no_such_file_and_an_empty_directory(pair: Pair, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name, words in (("none", "no such file or directory"), ("empty", "there are no files in it")):
+        result = ctl(pair.left, "send", "--flute", name, TO, *ETH0, *PLAIN, cwd=tmp_path)
+        assert (result.returncode, words in result.stderr) == (1, True), result.stderr
+
+
+WITHOUT = "import sys; sys.modules['raptorq'] = None; from mcastd.entry import mcastctl; mcastctl()"
+
+
+def test_without_the_library_the_way_out_is_named(pair: Pair, tmp_path: Path, tree: Path) -> None:
+    def send(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", WITHOUT, "send", "--flute", str(tree), TO, *ETH0, *FAST, *arguments]
+        return subprocess.run([*enter(pair.left), *command], capture_output=True, text=True, check=False)
+
+    result = send()
+    assert result.returncode == 1
+    assert "raptorq is not installed, which makes the repair symbols; give --protect 0%" in result.stderr
+    assert "pip install 'mcastd[files]'" in result.stderr
+    assert send(*PLAIN).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["send", "--flute", "tree", "10.0.0.1:9190"], "GROUP 10.0.0.1 is not a multicast address"),
+        (["send", "--flute", "-", TO], "--flute sends a file or a directory"),
+        (["send", "--flute", "tree", TO, "file"], "FILE contradicts --flute"),
+        (["send", "--flute", "tree", TO, "--text", "x"], "--text contradicts --flute"),
+        (["send", "--flute", "tree", TO, "--numbered"], "--numbered contradicts --flute"),
+        (["send", "--flute", "tree", TO, "--line"], "--line contradicts --flute"),
+        (["send", "--flute", "tree", TO, "--size", "99"], "--size contradicts --flute"),
+        (["send", "--flute", "tree", TO, "--interval", "1s"], "--interval contradicts --flute"),
+        (["send", "--flute", "tree", TO, "--protect", "much"], "--protect must be a percentage"),
+        (
+            ["send", "--flute", "tree", TO, "--interleave", "65"],
+            "--interleave must be a whole number from 1 to 64",
+        ),
+        (["send", "--flute", "tree", TO, "--rate", "fast"], "--rate must be a number of bits per second"),
+        (
+            ["send", "--flute", "tree", TO, "--repeat", "often"],
+            '--count must be "once", "forever" or a count',
+        ),
+        (["send", "--flute", "tree", TO, "--chunk", "255"], "--chunk must be at least 256"),
+        (["send", TO, "file", "--protect", "5%"], "--protect is for --flute"),
+        (["send", TO, "file", "--interleave", "3"], "--interleave is for --flute"),
+        (["listen", "--flute", "in", TO, "--hex"], "--hex shows datagrams; with --flute there are files"),
+        (["listen", "--flute", "in", TO, "--raw"], "--raw shows datagrams"),
+        (["listen", "--flute", "in", TO, "--source", "fd00::1"], "--source fd00::1 is IPv6"),
+        (["listen", "--flute", "in", TO, "--count", "0"], "--count"),
+    ],
+)
+def test_a_wrong_command_line_is_refused_in_its_own_words(arguments: list[str], words: str) -> None:
+    result = CliRunner().invoke(main, arguments)
+    assert words in result.output
+    assert result.exit_code == 2
+
+
+def test_progress_on_a_terminal(pair: Pair, tmp_path: Path, tree: Path) -> None:
+    listen = ["listen", "--flute", str(tmp_path / "r"), TO, *ETH0, "--count", "4"]
+    send = ["send", "--flute", str(tree), TO, *ETH0, *PLAIN, "--rate", "3Mbit"]
+    with Terminal(pair.right.enter([*MCASTCTL, *listen]), columns=100) as receiver:
+        receiver.wait(f"receiving {GROUP} port {PORT} on eth0 into ")
+        with Terminal(pair.left.enter([*MCASTCTL, *send]), columns=100) as sender:
+            sender.wait("at 3 Mbit/s")
+            progress = r"\[#+-+\] +\d+%  "
+            sender.wait(lambda screen: re.search(progress + r"4 files  .*bit/s  \d+s to go", screen), "a bar")
+            receiver.wait(lambda screen: re.search(progress + r"\d of 4 files  .*lab\.img", screen), "a bar")
+            screens = receiver.wait("ended with 0"), sender.wait("ended with 0")
+    for screen in screens:
+        assert "[#" not in screen  # the line is gone
+        assert all(len(line) <= 100 for line in screen.split("\n"))
+    assert "landed images/lab.img, 2,000,003 bytes" in screens[0].split("\n")
