@@ -253,7 +253,7 @@ def _entry(own: Attributes, said: Attributes) -> FileEntry:
         oti=None if transfer is None or "FEC-OTI-FEC-Encoding-ID" not in said else _oti(said, transfer),
         encoding=encoding,
         md5=_base64(own, "Content-MD5", _MD5_BYTES) if "Content-MD5" in own else b"",
-        content_type=said.get("Content-Type", ""),
+        content_type=said.get("Content-Type", "")[:_COMMON_CHARACTERS],
     )
 
 

@@ -360,6 +360,12 @@ def test_a_toi_has_one_description() -> None:
     assert [error.reason for error in found.left_out] == ["toi"]
 
 
+def test_of_a_content_type_not_all_is_kept() -> None:
+    """Whoever keeps the entry keeps it, too."""
+    (entry,) = parse(instance(ONE.replace("/>", f' Content-Type="{"b" * 100_000}"/>')), NOW).files
+    assert entry.content_type == "b" * 200
+
+
 def test_what_an_instance_says_of_all_is_not_read_at_length_for_each() -> None:
     """Half a MiB that each of 8000 files has from its instance costs no more than to read the text."""
     said = 'Expires="3000000000" Content-Type="%s"'
