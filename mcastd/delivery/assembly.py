@@ -40,6 +40,9 @@ BLOCK_SYMBOLS_MAX = 1 << 16
 SPARE_SYMBOLS = 2
 # A block that begins, or goes back, by more than this part of its symbols has not only been reordered.
 REORDERED_PART = 8
+# This part of the allowance, 1 / MAPS_SHARE, is for maps alone: should more be lost than can be repaired, the
+# blocks that wait with their repair symbols keep no others from beginning.
+MAPS_SHARE = 2
 OPEN, UNSEEN, SAME, DONE = range(4)
 
 
@@ -348,7 +351,7 @@ class Assembly:
             counts.duplicate += 1
         elif not self._repairs or len(block.repair) >= block.missing + SPARE_SYMBOLS + block.failed:
             counts.surplus += 1
-        elif not self._allowance.take(len(symbol) + OVERHEAD_BYTES):
+        elif not self._allowance.take(len(symbol) + OVERHEAD_BYTES, self._allowance.size // MAPS_SHARE):
             counts.dropped[MEMORY] += 1
         else:
             block.repair[esi] = bytes(symbol)

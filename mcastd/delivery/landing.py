@@ -89,8 +89,11 @@ class Landing:
         self._root = self._partials = -1
 
     def is_moved(self) -> bool:
-        """Return True if the path leads elsewhere by now, or to nothing."""
+        """Return True if the path leads elsewhere by now, or to nothing, or no file can be received there."""
         try:
+            partials = os.stat(PARTIAL_DIRECTORY, dir_fd=self._root, follow_symlinks=False)
+            if identity(partials) != identity(os.fstat(self._partials)):
+                return True
             with place_of(self._path) as place:
                 return place.identity() != identity(os.fstat(self._root))
         except (OSError, UnsafePathError):

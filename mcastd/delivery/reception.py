@@ -6,7 +6,8 @@ symbols are received.
 
 from __future__ import annotations
 
-from collections import Counter
+import sys
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Generator
 
 from mcastd.counters import SymbolCounts
@@ -18,8 +19,10 @@ from mcastd.delivery.received import ObjectState, Outcome, Received
 from mcastd.delivery.refused import RefusedError
 from mcastd.delivery.symbols import Allowance
 
-# Objects that are described, of which each takes some memory.
+# Objects that are described, of which each takes some memory, and bytes that their names take of it. Beyond,
+# the one that has waited longest for a symbol is forgotten.
 OBJECTS_MAX = 200_000
+NAMES_MAX_BYTES = 64 << 20
 # Objects that are received at a time, with two descriptors each at most.
 RECEIVING_MAX = 128
 # What all objects together may take for maps of their blocks and for repair symbols.
@@ -67,6 +70,8 @@ class Reception:
         self.unrepaired: dict[int, Received] = {}  # those for which there is no code
         self._objects: dict[int, Received] = {}  # all, by TOI
         self._named: dict[tuple[str, ...], Received] = {}  # of each name the one that was described last
+        self._waiting: OrderedDict[int, Received] = OrderedDict()  # by TOI; the longest is the first
+        self._names_bytes = 0
         self._queue: dict[int, Received] = {}  # have something to do beside receiving
         self._landing = landing
         self._decode = decode
@@ -82,13 +87,17 @@ class Reception:
         Of objects of one name the one that was described last is received.
         """
         known = self._objects.get(description.toi)
-        if known is not None and not self._describe_again(known, description, now):
+        if known is not None and (
+            known.state is ObjectState.EXPIRED  # another has got its name, and gives it back
+            or not self._describe_again(known, description, now)
+        ):
             self._forget(known)
             known = None
-        if known is None and len(self._objects) < OBJECTS_MAX:
-            known = self._objects[description.toi] = Received(description)
+        if known is None and self._has_room_for(description):
+            known = self._objects[description.toi] = self._waiting[description.toi] = Received(description)
             self.states[ObjectState.WAITING] += 1
             self.lengths[ObjectState.WAITING] += description.length
+            self._names_bytes += _name_bytes(description)
             if (older := self._named.get(description.name)) is not None:
                 self._set_aside(older)
                 self._set(older, ObjectState.EXPIRED)
@@ -103,7 +112,7 @@ class Reception:
         """
         description, counts, number = run.description, self.counts, len(run.symbols)
         known = self._objects.get(description.toi)
-        if known is None or known.description is not description:
+        if known is None or (known.description is not description and known.state is not ObjectState.EXPIRED):
             self.describe(description, now)
             known = self._objects.get(description.toi)
         if known is None:
@@ -147,6 +156,15 @@ class Reception:
             self._forget(known)
 
     # -- one object
+
+    def _has_room_for(self, description: ObjectDescription) -> bool:
+        """Return True if one more object can be kept in mind: maybe instead of others that wait."""
+        size = _name_bytes(description)
+        while len(self._objects) >= OBJECTS_MAX or self._names_bytes + size > NAMES_MAX_BYTES:
+            if not self._waiting:
+                return False
+            self._forget(next(iter(self._waiting.values())))
+        return True
 
     def _describe_again(self, known: Received, description: ObjectDescription, now: float) -> bool:
         """Returns False if it is another object than the one that is known."""
@@ -357,6 +375,8 @@ class Reception:
         self.states[known.state] -= 1
         self.lengths[known.state] -= known.description.length
         del self._objects[known.description.toi]
+        self._names_bytes -= _name_bytes(known.description)
+        self._waiting.pop(known.description.toi, None)
         self._queue.pop(known.description.toi, None)
         if self._named.get(known.description.name) is known:
             del self._named[known.description.name]
@@ -376,3 +396,11 @@ class Reception:
         known.state = state
         self.states[state] += 1
         self.lengths[state] += length
+        if state is ObjectState.WAITING:
+            self._waiting[known.description.toi] = known
+        else:
+            self._waiting.pop(known.description.toi, None)
+
+
+def _name_bytes(description: ObjectDescription) -> int:
+    return sum(map(sys.getsizeof, description.name))

@@ -15,14 +15,15 @@ REASONS = (HASH, MALFORMED, MEMORY)
 class Allowance:
     """Bytes of memory that all objects of one output may take together."""
 
-    __slots__ = ("left",)
+    __slots__ = ("left", "size")
 
     def __init__(self, size: int) -> None:
+        self.size = size
         self.left = size
 
-    def take(self, size: int) -> bool:
-        """Returns True if there was so much left; then it is taken."""
-        if size > self.left:
+    def take(self, size: int, leave: int = 0) -> bool:
+        """Returns True if there was so much left beside ``leave``; then it is taken."""
+        if size + leave > self.left:
             return False
         self.left -= size
         return True

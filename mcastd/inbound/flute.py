@@ -16,6 +16,7 @@ What the close flags say (A, B) anybody can say: they are ignored.
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -41,12 +42,16 @@ FOREIGN_SESSION = "foreign-session"
 NO_FDT = "no-fdt"  # its object was not described in time, or too much waits for that
 REFUSED = "refused"  # it is of an FDT instance that is not taken
 EXPIRED = "expired"  # the FDT instance says nothing any more, or a clock is wrong
-# Descriptions that are kept: those that were told last. A sender repeats those of what it sends.
+# Descriptions that are kept: those that were told last. A sender repeats those of what it sends. And bytes
+# that their locations take of memory.
 OBJECTS_MAX = 20_000
+LOCATIONS_MAX_BYTES = 16 << 20
 # Datagrams that are held until their objects are described; bytes of their payloads; and for how long.
 HELD_MAX = 16_384
 HELD_MAX_BYTES = 16 << 20
 HOLD_SECONDS = 30.0
+# An object gives its name back to one that had it before, if that is told again and it was not for so long.
+UNTOLD_SECONDS = 10.0
 # A session that is silent for so long gives its place to another one.
 SILENT_SECONDS = 30.0
 # Between looks for descriptions that hold no more.
@@ -59,6 +64,7 @@ class _Object:
 
     entry: FileEntry
     expires: int
+    told: float = -math.inf  # monotonic time when an instance said it last
     description: ObjectDescription | None = None
     blocks: Blocks | None = None  # of the description
     refused: str = ""  # why its datagrams are dropped
@@ -111,6 +117,8 @@ class FluteSequencer:
         self._heard_at = -math.inf  # monotonic time of the session's last datagram
         self._tables = FdtReception()
         self._objects: OrderedDict[int, _Object] = OrderedDict()  # by TOI; what was told last is the last
+        self._named: dict[str, _Object] = {}  # by location: which of them has it
+        self._locations_bytes = 0
         self._expire_at = -math.inf  # monotonic time
         self._held: OrderedDict[int, _Held] = OrderedDict()  # by TOI; what began first is the first
         self._held_bytes = 0
@@ -162,7 +170,7 @@ class FluteSequencer:
         if toi is None or not len(symbols.payloads[0]):
             self._descriptive += number
         elif toi == 0:
-            self._take_table(symbols)
+            self._take_table(symbols, now)
         elif known is None or known.lacks_cut:
             self._hold(toi, symbols, now)
         else:
@@ -181,7 +189,8 @@ class FluteSequencer:
         """Objects of another session have the same numbers."""
         self.expire(math.inf)
         self._session = tsi
-        self._objects = OrderedDict()
+        for toi in [*self._objects]:
+            self._forget(toi)
         self._tables = FdtReception()
 
     def _give(self, known: _Object, symbols: _Symbols) -> None:
@@ -200,7 +209,7 @@ class FluteSequencer:
 
     # -- descriptions
 
-    def _take_table(self, symbols: _Symbols) -> None:
+    def _take_table(self, symbols: _Symbols, now: float) -> None:
         """Take datagrams of an FDT instance."""
         wall = self._wall()
         for esi, payload in enumerate(symbols.payloads, symbols.esi):
@@ -213,28 +222,43 @@ class FluteSequencer:
                 self._drop(EXPIRED, 1)
                 continue
             if found is not None:
-                self._take_entries(found)
+                self._take_entries(found, now)
             self._descriptive += 1
             self._descriptive_bytes += len(payload)
 
-    def _take_entries(self, instance: FdtInstance) -> None:
+    def _take_entries(self, instance: FdtInstance, now: float) -> None:
         """Note what an instance says, whether it is new or came again."""
         for entry in instance.files:
             known = self._objects.get(entry.toi)
             if known is None or (known.entry is not entry and known.entry != entry):
+                if known is not None:
+                    self._forget(entry.toi)
                 known = self._objects[entry.toi] = _Object(entry, instance.expires)
+                self._named[entry.location] = known
+                self._locations_bytes += sys.getsizeof(entry.location)
                 self._describe(known)
             elif instance.expires > known.expires:
                 known.expires = instance.expires
                 if known.description is not None:
                     known.description = replace(known.description, expires=float(instance.expires))
                     self._news.append(known.description)
-            elif known.description is not None and not known.description.length:
+            elif known.description is not None and (
                 # It has no symbol that tells of it, and an output may have begun meanwhile
+                not known.description.length or self._has_name_again(known, now)
+            ):
                 self._news.append(known.description)
+            known.told = now
             self._objects.move_to_end(entry.toi)
-            if len(self._objects) > OBJECTS_MAX:
-                self._objects.popitem(last=False)
+            while len(self._objects) > OBJECTS_MAX or self._locations_bytes > LOCATIONS_MAX_BYTES:
+                self._forget(next(iter(self._objects)))
+
+    def _has_name_again(self, known: _Object, now: float) -> bool:
+        """Return True if an object that is told again takes its name back, as when a file is restored."""
+        having = self._named.get(known.entry.location)
+        if having is known or (having is not None and now < having.told + UNTOLD_SECONDS):
+            return False
+        self._named[known.entry.location] = known
+        return True
 
     def _describe(self, known: _Object) -> None:
         """Make a description of what an entry says, or of that and an EXT_FTI, as soon as it is enough."""
@@ -274,7 +298,13 @@ class FluteSequencer:
     def _forget_expired(self) -> None:
         wall = self._wall()
         for toi in [toi for toi, known in self._objects.items() if known.expires <= wall]:
-            del self._objects[toi]
+            self._forget(toi)
+
+    def _forget(self, toi: int) -> None:
+        known = self._objects.pop(toi)
+        self._locations_bytes -= sys.getsizeof(known.entry.location)
+        if self._named.get(known.entry.location) is known:
+            del self._named[known.entry.location]
 
     # -- what waits for a description
 

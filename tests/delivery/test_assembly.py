@@ -234,13 +234,27 @@ def test_one_more_is_waited_for_when_as_many_as_are_missing_do_not_suffice(
 def test_repair_is_kept_within_the_allowance(receive: Callable[..., Receiving]) -> None:
     sent = SentObject(256)
     block, symbol = 8 + OVERHEAD_BYTES, 16 + OVERHEAD_BYTES
-    receiving = receive(sent, block + 3 * symbol)
-    receiving.give(0, 8, sent.run(0, 8, 4))
-    assert receiving.counted == SymbolCounts(repair=3, dropped=receiving.counts.dropped)
-    assert receiving.counts.dropped == {MEMORY: 1}
-    receiving.give(1, 0, sent.run(1, 0, 2))
-    assert receiving.counts.dropped == {MEMORY: 3}
+    receiving = receive(sent, 2 * (block + 3 * symbol))
+    receiving.give(0, 8, sent.run(0, 8, 8))
+    kept, dropped = receiving.counts.repair, receiving.counts.dropped[MEMORY]
+    assert (kept, dropped) == (3, 5)
+    assert receiving.allowance.left == block + 3 * symbol
+    receiving.give(1, 0, sent.run(1, 0, 2))  # another block can begin
+    assert receiving.counts.source == 2
+    receiving.give(1, 8, sent.run(1, 8, 2))
+    assert receiving.counts.dropped == {MEMORY: 7}
     receiving.give(0, 0, sent.run(0, 0, 5))  # gives the memory back
+    receiving.give_block(1)
+    receiving.require_whole()
+
+
+def test_maps_are_kept_within_the_allowance(receive: Callable[..., Receiving]) -> None:
+    sent = SentObject(256)
+    receiving = receive(sent, 8 + OVERHEAD_BYTES)
+    receiving.give(0, 0, sent.run(0, 0, 5))
+    receiving.give_block(1)
+    assert receiving.counts.dropped == {MEMORY: 8}
+    receiving.give_block(0)
     receiving.give_block(1)
     receiving.require_whole()
 

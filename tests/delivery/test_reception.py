@@ -296,6 +296,34 @@ def test_of_one_name_the_object_that_was_described_last_is_received(output: Outp
     assert output.has(new)
 
 
+def test_a_name_goes_back_to_the_object_that_is_described_again(output: Output) -> None:
+    old, new = SentObject(256), SentObject(200, seed=7, name=("images", "0.img"))
+    for sent in (old, new, old, new):
+        output.reception.describe(sent.description, output.now)
+        output.receive(sent)
+        assert output.has(sent)
+        assert output.states()[ObjectState.LANDED] == 1
+    assert output.reception.counts.dropped == {}
+
+
+@pytest.mark.parametrize(("bound", "most"), [("OBJECTS_MAX", 3), ("NAMES_MAX_BYTES", 1000)])
+def test_what_waits_gives_its_place_to_what_is_described_later(
+    output: Output, monkeypatch: pytest.MonkeyPatch, bound: str, most: int
+) -> None:
+    """Whoever describes what never comes keeps nobody out."""
+    monkeypatch.setattr(module, bound, most)
+    landed, real = SentObject(100), SentObject(100, seed=1)
+    output.receive(landed)
+    for seed in range(2, 60):
+        output.reception.describe(SentObject(100, seed=seed).description, output.now)
+    output.receive(real)
+    assert output.has(real)
+    assert output.reception.counts.dropped == {}
+    states = output.states()
+    assert states[ObjectState.LANDED] == 2
+    assert 0 < states[ObjectState.WAITING] < 10
+
+
 def test_what_nothing_describes_any_more_is_forgotten(output: Output) -> None:
     landed, half, refused = (SentObject(256, seed=seed, expires=output.wall + 10 + seed) for seed in range(3))
     output.receive(landed)

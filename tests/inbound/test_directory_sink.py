@@ -230,6 +230,17 @@ def test_a_directory_that_was_removed_is_made_anew(receive: Callable[..., Receiv
     assert (received.path / "images/0.img").read_bytes() == SENT.data
 
 
+def test_the_place_of_partial_files_is_made_anew(receive: Callable[..., Received]) -> None:
+    received = receive()
+    received.sink.open()
+    (received.path / PARTIAL_DIRECTORY).rmdir()
+    received.write(*whole(SENT))
+    received.tick(RETRY_SECONDS)
+    received.write(*whole(SENT))
+    assert (received.path / "images/0.img").read_bytes() == SENT.data
+    assert received.sink.status().error is None
+
+
 def test_a_directory_that_was_moved_is_let_go_at_a_reopen(receive: Callable[..., Received]) -> None:
     received = receive()
     received.write(*whole(SENT))

@@ -198,6 +198,19 @@ def test_an_object_may_be_described_again(fed: Fed) -> None:
     assert fed.symbols[1, 0, 0] == b"other"
 
 
+def test_a_file_that_is_restored_is_told_of_again(fed: Fed) -> None:
+    """It is the object of before; meanwhile another one had its name."""
+    old, other = (table(FileEntry(toi, "d/file 1", 5 + toi, 5 + toi, OTI), number=toi) for toi in (1, 2))
+    fed.feed(*old, *other, *old, *other, *old)
+    assert [toi for toi, _ in fed.news] == [1, 2], "both are told all the time: the last one counts"
+    fed.now += flute.UNTOLD_SECONDS
+    fed.feed(*old, *old, *other)
+    assert [toi for toi, _ in fed.news] == [1, 2, 1]
+    fed.now += flute.UNTOLD_SECONDS
+    fed.feed(*other)
+    assert [toi for toi, _ in fed.news] == [1, 2, 1, 2]
+
+
 def test_a_sender_that_was_started_anew_may_use_the_same_numbers(fed: Fed) -> None:
     """The same instance id, of the same length, says something else."""
     for at in (160, 200):  # where symbols are cut: before and behind what is another
@@ -384,6 +397,16 @@ def test_descriptions_are_bounded_and_the_last_ones_stay(fed: Fed, monkeypatch: 
     assert [*fed.sequencer._objects] == [*range(92, 100), 90, 1]
     fed.feed(*symbols(2, tsi=7))
     assert fed.sequencer.held == 1
+
+
+def test_descriptions_are_bounded_in_bytes(fed: Fed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flute, "LOCATIONS_MAX_BYTES", 10_000)
+    for toi in range(1, 100):
+        long = f"{toi}" + 200 * "\N{PILE OF POO}"  # four bytes for each character
+        fed.feed(*table(FileEntry(toi, long, 5, 5, OTI), number=toi, size=9000))
+    assert [*fed.sequencer._objects] == [*range(89, 100)]
+    assert len(fed.sequencer._named) == 11
+    assert fed.sequencer._locations_bytes <= 10_000
 
 
 def test_fdt_instances_are_bounded(fed: Fed, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,7 +169,7 @@ class DirectorySink(Sink):
             self._account.recovered()
             return
         self._account.drop(0, trouble)
-        if trouble.errno in {errno.ENOENT, errno.ESTALE} and self._landing.is_moved():
+        if self._landing.is_moved():
             self.close()  # the next attempt makes it anew
             self.deadline = now + RETRY_SECONDS
 
