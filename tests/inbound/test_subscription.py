@@ -168,6 +168,7 @@ class Queue:
     slow = blocked = False
     may_queue = True
     problem = ""
+    objects = None
 
     def __init__(self, *, timed: bool = False) -> None:
         self.counters = OutputCounters()
