@@ -7,6 +7,7 @@ import random
 import signal
 import stat
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,14 @@ from typing import Any
 import pytest
 from support.daemon import RunningDaemon
 from support.host import Host, connect
+from support.inside import sender
 from support.mounts import tmpfs
 from support.wait import wait_for
 
-from mcastd.protocols import raptorq
+from mcastd.protocols import lct, raptorq
+from mcastd.protocols.alc import fdt_packets
+from mcastd.protocols.fdt import FdtInstance, FileEntry, build
+from mcastd.protocols.fec import NO_CODE, SCHEMES, Oti
 
 pytestmark = pytest.mark.slow
 
@@ -190,3 +195,118 @@ def test_a_disk_that_fills_makes_files_wait(hosts: tuple[Host, Host], tmp_path: 
             wait_for(lambda: content(received) == content(tree), "all files")
             wait_for(lambda: output_of(receiver)["error"] is None, "no error")
             require_accounted(receiver)
+
+
+# An outage: once, when a part of the file has come.
+OUTAGE = """
+    table inet loss {
+        quota before { over 1500000 bytes }
+        quota outage { %d bytes }
+        chain input {
+            type filter hook input priority 0
+            udp dport 9190 quota name before quota name outage counter drop
+        }
+    }
+"""
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not raptorq.available(), reason="raptorq is not installed")
+def test_an_outage_of_150_datagrams_is_repaired_in_one_pass(hosts: tuple[Host, Host], tmp_path: Path) -> None:
+    left, right = hosts
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "lab.img").write_bytes(random.Random(150).randbytes(12_000_007))
+    datagram = 1472 + 28
+    rules = OUTAGE % (151 * datagram)
+    command = right.enter(["nft", "-f", "-"])
+    subprocess.run(command, input=rules, check=True, text=True, capture_output=True)
+    received = tmp_path / "received"
+    with receiving(tmp_path, right) as receiver, sending(tmp_path, left, tree, "interleave = 8"):
+        wait_for(lambda: received.is_dir() and content(received) == content(tree), "the file")
+        objects = output_of(receiver)["objects"]
+        assert objects["restored"] >= 150
+        assert objects["duplicate"] == 0, "nothing of it had to come again"
+
+
+@pytest.mark.root
+def test_files_that_change_while_they_are_sent_come_as_they_are_now(
+    hosts: tuple[Host, Host], tmp_path: Path
+) -> None:
+    """Written to, cut, replaced by a link, and restored with its time, as from a backup."""
+    left, right = hosts
+    tree, received = tmp_path / "tree", tmp_path / "received"
+    tree.mkdir()
+    chance = random.Random(25)
+    for name in ("written", "cut", "link", "restored"):
+        (tree / name).write_bytes(chance.randbytes(1_000_003))
+    before, times = content(tree), (tree / "restored").stat()
+    with receiving(tmp_path, right) as receiver, sending(tmp_path, left, tree):
+        wait_for(lambda: output_of(receiver)["objects"]["source"] > 1000, "a part of the files")
+        with (tree / "written").open("r+b") as file:
+            file.seek(900_000)
+            file.write(b"another")
+        os.truncate(tree / "cut", 500_000)
+        (tree / "link").unlink()
+        (tree / "link").symlink_to("/etc/passwd")
+        (tree / "restored").write_bytes(b"for a while")
+        after = {name: data for name, data in content(tree).items() if name != "link"}
+
+        def came() -> bool:
+            have = content(received) if received.is_dir() else {}
+            assert all(data in (before[name], after.get(name)) for name, data in have.items())
+            return after.items() <= have.items()
+
+        wait_for(came, "the files as they are now")
+        (tree / "restored").write_bytes(before["restored"])
+        os.utime(tree / "restored", ns=(times.st_atime_ns, times.st_mtime_ns))
+        wait_for(lambda: content(received)["restored"] == before["restored"], "what was restored")
+        require_accounted(receiver)
+
+
+def forged(chance: random.Random) -> Iterator[bytes]:
+    """What somebody else sends into a session: tables that lie, and symbols of anything."""
+    oti = Oti(NO_CODE, 1, 1)
+    expires = int(time.time()) + 100_000
+    for number in range(30):
+        entries = [
+            FileEntry(number * 1000 + each + 1, location, length, length, oti)
+            for each in range(300)
+            for location, length in [
+                ((f"../../e{each}", 9), (f"/{'d/' * 31}{each}", 1 << 15), (f"{'é' * 100}{each}", 1 << 15))[
+                    each % 3
+                ]
+            ]
+        ]
+        entries.append(
+            FileEntry(number * 1000 + 900, "huge", 1 << 40, 1 << 40, Oti(NO_CODE, 65_528, 1 << 15))
+        )
+        yield from fdt_packets(7, number, build(FdtInstance(expires, tuple(entries))), 1400)
+        for _ in range(300):
+            toi = number * 1000 + chance.randrange(1, 1000)
+            header = lct.build(7, toi, NO_CODE, close_session=True, close_object=True)
+            yield header + SCHEMES[NO_CODE].identify(chance.randrange(1 << 15), 0) + b"x"
+        yield chance.randbytes(200)
+
+
+@pytest.mark.root
+def test_whoever_floods_a_session_neither_leaves_the_directory_nor_takes_the_memory(
+    hosts: tuple[Host, Host], tmp_path: Path
+) -> None:
+    left, right = hosts
+    received = tmp_path / "received"
+    with receiving(tmp_path, right) as receiver, sender(left, "eth0", "10.9.7.1") as attacker:
+        before = resident(receiver)
+        for packet in forged(random.Random(666)):
+            attacker.sendto(packet, ("239.255.7.1", 9190))
+        require_accounted(receiver)
+        assert resident(receiver) - before < 100 << 20
+        assert output_of(receiver)["counters"]["written"] > 0
+    assert {path.name for path in tmp_path.iterdir()} == {"received", "receiver"}
+    assert not (received / "huge").exists()
+
+
+def resident(daemon: RunningDaemon) -> int:
+    """Memory that a daemon has, in bytes."""
+    pages = int(Path(f"/proc/{daemon.process.pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGESIZE")
