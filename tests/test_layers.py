@@ -78,6 +78,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
         "control",
         "console",
         "delivery",
+        "protocols",
     },
     "ctl": LEAVES | {"config", "control", "console", "adhoc", "doctor"},
 }

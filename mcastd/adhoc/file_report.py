@@ -131,12 +131,13 @@ def coming(status: SubscriptionStatus, bits: float) -> str:
 
 
 class Hints:
-    """What to look at while nothing comes, nothing is described, or nothing comes any more: each once."""
+    """What to do while nothing comes, is described, can be repaired, or comes any more: each is said once."""
 
-    def __init__(self, patience: float) -> None:
-        """``patience`` is in seconds."""
+    def __init__(self, patience: float, *, repairs: bool) -> None:
+        """``patience`` is in seconds; ``repairs``: the library that repairs files is installed."""
         self._patience = patience
         self._said_silent = self._said_undescribed = self._said_over = False
+        self._said_unrepaired = repairs
 
     def lines(self, status: SubscriptionStatus, elapsed: float) -> Sequence[str]:
         """What is to be said now, ``elapsed`` seconds after the beginning."""
@@ -147,6 +148,11 @@ class Hints:
         if received and elapsed >= self._patience and not any(objects.states.values()):
             said, self._said_undescribed = self._said_undescribed, True
             return [] if said else _undescribed(status)
+        if objects.unrepaired and not self._said_unrepaired:
+            self._said_unrepaired = True
+            return [
+                "  pip install 'mcastd[files]' on this host; without it, another pass brings what is missing"
+            ]
         over = age is not None and age >= self._patience and _unfinished(objects) > 0
         said, self._said_over = self._said_over, over
         return _over(objects, self._patience) if over and not said else []

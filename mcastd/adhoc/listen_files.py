@@ -26,6 +26,7 @@ from mcastd.inbound.sinks import FORMATS, Means, Sink
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.directory import DirectorySink
 from mcastd.printable import printable
+from mcastd.protocols import raptorq
 from mcastd.status import SubscriptionStatus
 
 # The permission bits of a file that nobody restricts: less the umask of who calls the command.
@@ -119,7 +120,7 @@ class _Listening:
                 f"receiving {status.group} port {status.port} {report.where(status)} {into}; Ctrl-C ends it"
             )
         tick, since, size = session.began + RATES_SECONDS, session.began, 0
-        hints = file_report.Hints(SILENCE_SECONDS)
+        hints = file_report.Hints(SILENCE_SECONDS, repairs=raptorq.available())
         while session.wait(min(deadline, tick)):
             now = clock.monotonic()
             self._show_outcomes()

@@ -203,6 +203,28 @@ def test_no_such_file_and_an_empty_directory(pair: Pair, tmp_path: Path) -> None
         assert (result.returncode, words in result.stderr) == (1, True), result.stderr
 
 
+@needs_library
+def test_a_receiver_without_the_library_names_the_way_out(pair: Pair, tmp_path: Path, tree: Path) -> None:
+    """Its helper process looks for the library by itself: here it finds one that cannot be loaded."""
+    shadow = tmp_path / "shadow"
+    shadow.mkdir()
+    (shadow / "raptorq.py").write_text("raise ImportError('none')\n")
+    lose(enter(pair.right), "numgen inc mod 50 == 30")
+    received, images = tmp_path / "received", tree / "images"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(shadow), prepend=os.pathsep)
+        listening = Listening(pair.right, GROUP, PORT, *ETH0, "--flute", str(received), "--count", "2")
+    with listening:
+        assert ctl(pair.left, "send", "--flute", str(images), TO, *ETH0, *FAST).returncode == 0
+        told = said(listening, "nothing came for 3 s, and 1 file is incomplete")
+        assert "cannot repair: raptorq is not installed" in told
+        assert "  pip install 'mcastd[files]' on this host" in told
+        again = ctl(pair.left, "send", "--flute", str(images), TO, *ETH0, *FAST, "--repeat", "3")
+        assert again.returncode == 0
+        assert listening.wait() == 0
+    assert content(received) == content(images)
+
+
 WITHOUT = "import sys; sys.modules['raptorq'] = None; from mcastd.entry import mcastctl; mcastctl()"
 
 
