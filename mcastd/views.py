@@ -87,6 +87,8 @@ class VitalsView:
     last_source: str
     last_datagram_age: float | None  # seconds
     held: int = 0
+    files: int = 0
+    files_percent: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,13 +202,16 @@ class Vitals(NamedTuple):
     last_source: str = ""  # address that the last datagram came from
     last_datagram: float | None = None  # monotonic seconds, of the last one received or sent
     held: int = 0  # received, and kept by a protocol for now
+    files: int = 0  # that have landed, or that are sent whole
+    files_percent: float | None = None  # of those that are being received, or of a pass; None: there are none
 
 
 class ObjectBooks(NamedTuple):
-    """What an output that takes files counts beside datagrams. Both are live."""
+    """What an output that takes files counts beside datagrams. All of it is live."""
 
     symbols: SymbolCounts
     states: Mapping[str, int]  # files by state: those of now, and all that ever expired
+    percent: Callable[[], float | None]  # of those that are being received; None: there are none
 
 
 class OutputIdentity(NamedTuple):

@@ -30,6 +30,8 @@ class Line:
     lost: int = 0  # on this host: given up by protocols or outputs, or dropped by the kernel
     overflow: int = 0  # the latter alone
     held: int = 0  # kept by a protocol for now
+    files: int = 0  # that have landed, or that are sent whole
+    files_percent: float | None = None  # of those that are being received, or of a pass
     stale: bool = False
     source: str = ""
     last: float | None = None  # when the last datagram was, on the clock of feed()'s ``now``
@@ -59,6 +61,7 @@ ORDERS: dict[str, tuple[Key, bool]] = {  # by column: what is compared, and whet
     "BIT/S": (lambda line: line.bits, True),
     "LOST": (lambda line: line.lost, True),
     "OVFL": (lambda line: line.overflow, True),
+    "FILES": (lambda line: line.files, True),
     "SOURCE": (lambda line: line.source, False),
     "AGE": (lambda line: -float("inf") if line.last is None else line.last, False),  # never, then the oldest
 }
@@ -132,6 +135,7 @@ def _advance(line: Line, vitals: VitalsView | None, passed: float | None, now: f
         line.overflow = vitals.overflow
         line.lost = vitals.dropped + line.overflow
         line.held = vitals.held
+        line.files, line.files_percent = vitals.files, vitals.files_percent
         line.stale = vitals.stale
         line.source = printable(vitals.last_source)
         last = vitals.last_datagram_age

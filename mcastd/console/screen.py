@@ -24,6 +24,7 @@ HELP = """
   MINUTE           PKT/S in the last minute, each worker by its own measure
   LOST             datagrams lost on this host: by outputs, or by the kernel
   OVFL             of these, dropped by the kernel at a full receive buffer
+  FILES            landed, and % of those to come; or sent, and % of the pass
   SOURCE, AGE      who sent the last datagram, and how long ago it came or went
 """.strip("\n").split("\n")
 
@@ -63,6 +64,7 @@ class Column:
 
 NAME = Column("NAME", lambda line, _: line.name, 12, 40, words=True)
 STATE = Column("STATE", lambda line, _: line.condition, 6, 12, words=True)
+FILES = Column("FILES", lambda line, _: files(line), 10, 10)
 MINUTE = Column("MINUTE", lambda line, _: "", 6, 60)
 COLUMNS = (
     NAME,
@@ -72,10 +74,27 @@ COLUMNS = (
     MINUTE,
     Column("LOST", lambda line, _: short(line.lost), 5, 5),
     Column("OVFL", lambda line, _: short(line.overflow), 5, 5),
+    FILES,
     Column("SOURCE", lambda line, _: line.source or "-", 15, 39, words=True),
     Column("AGE", lambda line, now: age(None if line.last is None else now - line.last), 4, 4),
 )
-DISPENSABLE = ("SOURCE", "AGE", "MINUTE", "OVFL", "BIT/S", "LOST", "PKT/S", "STATE")  # the first goes first
+DISPENSABLE = (
+    "SOURCE",
+    "AGE",
+    "MINUTE",
+    "OVFL",
+    "FILES",
+    "BIT/S",
+    "LOST",
+    "PKT/S",
+    "STATE",
+)  # the first goes first
+
+
+def files(line: Line) -> str:
+    """The files of a worker and how much of the others has come or gone: ``12 44%``; "" without any."""
+    percent = "" if line.files_percent is None else f" {line.files_percent:.0f}%"
+    return f"{short(line.files)}{percent}" if line.files or percent else ""
 
 
 def arrange(lines: Sequence[Line], width: int) -> dict[str, int]:
@@ -83,7 +102,8 @@ def arrange(lines: Sequence[Line], width: int) -> dict[str, int]:
 
     The same for all lines, seen or not, so that nothing moves while one scrolls.
     """
-    wanted = {column.title: column.least for column in COLUMNS}
+    with_files = any(map(files, lines))
+    wanted = {column.title: column.least for column in COLUMNS if column is not FILES or with_files}
     wanted["NAME"] = min(max([NAME.least, *(len(line.name) for line in lines)]), NAME.most)
     wanted["STATE"] = max([STATE.least, *(len(STATE.text(line, 0)) for line in lines)])
     for title in DISPENSABLE:
@@ -92,7 +112,7 @@ def arrange(lines: Sequence[Line], width: int) -> dict[str, int]:
         if len(wanted) > 1 and wanted["NAME"] > 16:  # a name that is cut is still one
             wanted["NAME"] = max(16, wanted["NAME"] + room(wanted, width))
         if room(wanted, width) < 0:
-            del wanted[title]
+            wanted.pop(title, None)
     wanted["NAME"] = max(1, wanted["NAME"] + min(0, room(wanted, width)))
     for title, most in (("SOURCE", max([0, *(len(line.source) for line in lines)])), ("MINUTE", MINUTE.most)):
         if title in wanted:
@@ -257,7 +277,8 @@ def plain(board: Board, now: float, time: str, *, titled: bool) -> Iterator[str]
     for line in lines:
         last = age(None if line.last is None else now - line.last)
         held = f"  held {line.held}" if line.held else ""
-        tail = f"{line.source or '-'}{held}{f'  {line.detail}' if line.idle else ''}"
+        whole = f"  files {files(line)}" if files(line) else ""
+        tail = f"{line.source or '-'}{held}{whole}{f'  {line.detail}' if line.idle else ''}"
         yield (
             f"{time} {line.name:{width}} {line.condition:12} {line.rate:>8.1f} {line.bits:>14.0f}"
             f" {line.lost:>11} {line.overflow:>11} {last:>6} {tail}"

@@ -113,6 +113,12 @@ class Outputs:
         # A copy of each: the worker goes on counting
         return sum(sum(dict(dropped).values()) for dropped in self._losses if dropped)
 
+    def files(self) -> tuple[int, float | None]:
+        """Files that have landed, and how much of the others the output has that has least, in percent."""
+        books = [sink.objects for sink in self.sinks if sink.objects is not None]
+        percents = [percent for one in books if (percent := one.percent()) is not None]
+        return sum(one.states["landed"] for one in books), min(percents, default=None)
+
     def problems(self) -> Iterator[str]:
         """Why outputs cannot be written, one line for each that cannot."""
         return (problem for sink in self.sinks if (problem := sink.problem))

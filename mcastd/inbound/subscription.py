@@ -189,6 +189,7 @@ class Subscription:
 
     def vitals(self) -> Vitals:
         counters = self.counters
+        files, files_percent = self._outputs.files()
         return Vitals(
             datagrams=counters.received,
             payload_bytes=counters.received_bytes,
@@ -198,6 +199,8 @@ class Subscription:
             stale=self._condition.stale,
             last_source=self._intake.sources.last,
             last_datagram=self._intake.last,
+            files=files,
+            files_percent=files_percent,
         )
 
     def books(self) -> Books:

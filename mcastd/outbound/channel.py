@@ -184,7 +184,7 @@ class Channel:
         )
 
     def vitals(self) -> Vitals:
-        counters = self.counters
+        counters, files = self.counters, self._source.files
         return Vitals(
             datagrams=counters.sent,
             payload_bytes=counters.sent_bytes,
@@ -192,6 +192,8 @@ class Channel:
             refused=sum(dict(counters.refused).values()),
             late=counters.late,
             last_datagram=self._last,
+            files=0 if files is None else files.files,
+            files_percent=None if files is None else files.pass_percent,
         )
 
     def books(self) -> Books:

@@ -89,6 +89,22 @@ def test_styles_tell_what_is_wrong() -> None:
     assert style_of(line) == "red"
 
 
+def test_files_have_a_column_where_there_are_some() -> None:
+    board = make_board(3)
+    whole = {"files": 1234, "files_percent": 44.4}
+    board.feed(
+        reply(2.0, vitals("inbound/w00", 1234, **whole), vitals("inbound/w01", files_percent=0.0)), 2.0
+    )
+    title, *rows = text(board, View(100, 24, now=3.0))[2:]
+    at = title.index("FILES") + len("FILES")
+    assert [line[:at].rpartition("  ")[2].strip() for line in rows] == ["1.2k 44%", "0 0%", ""]
+    assert "FILES" not in text(board, View(30, 24))[2]
+    exact = list(plain(board, 3.0, "12:00:00", titled=False))
+    assert ["  files 1.2k 44%" in line for line in exact] == [True, False, False]
+    board.order = "FILES"
+    assert board.wanted()[0].name == "inbound/w00"
+
+
 def test_trouble_and_help_are_shown() -> None:
     board, view = make_board(30), View(80, 24)
     assert text(board, replace(view, trouble="daemon gone"))[0] == "daemon gone"

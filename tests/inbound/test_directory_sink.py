@@ -140,6 +140,8 @@ def test_what_is_being_received_is_shown_latest_first(receive: Callable[..., Rec
     assert (objects.total_bytes, objects.present_bytes) == (350, 140 + 42)  # 14 of 25 symbols, 3 of 7
     assert (objects.duplicate, objects.surplus, objects.unrepaired) == (1, 0, "")
     assert (objects.loss_percent, objects.short_blocks) == (0, 0)
+    assert received.sink.objects is not None
+    assert received.sink.objects.percent() == 100 * 12 / 23
     received.write(run(OTHER, 0, 7, 1), run(OTHER, 0, 0, 1))  # repair, and the next pass
     objects = received.sink.status().objects
     assert objects is not None
@@ -349,6 +351,8 @@ def test_a_subscription_receives_files(
     wait_for(lambda: sink.counters.written == 17)
     assert counters.dropped == {"unknown": 1}
     wait_for(lambda: landed(running) == 1)
+    vitals = running.worker.vitals()
+    assert (vitals.files, vitals.files_percent) == (1, None)
 
 
 # -- in the configuration

@@ -75,7 +75,7 @@ class DirectorySink(Sink):
         self._landing = Landing(config.path)
         self._counts = SymbolCounts(dropped=account.counters.dropped)
         self._states: Counter[str] = Counter(dict.fromkeys(map(str, ObjectState), 0))
-        self.objects = ObjectBooks(self._counts, self._states)
+        self.objects = ObjectBooks(self._counts, self._states, self._percent)
         self._reception: Reception | None = None  # while the directory is open
         self._expire_at = self._sweep_at = 0.0  # monotonic time
 
@@ -185,6 +185,14 @@ class DirectorySink(Sink):
         else:
             log.info("object.landed", **named, length=description.length)
         self._on_outcome(outcome)
+
+    def _percent(self) -> float | None:
+        """How much is there of what is being received. For any thread."""
+        receiving = self._reception
+        objects = [] if receiving is None else list(receiving.receiving.values())
+        assemblies = [one.assembly for one in objects if one.assembly is not None]
+        total = sum(one.blocks.total for one in assemblies)
+        return 100 * sum(one.present for one in assemblies) / total if total else None
 
     def _objects(self) -> ObjectsStatus:
         """For any thread: what it reads may change meanwhile."""
