@@ -94,9 +94,7 @@ def outcome_line(outcome: Outcome) -> str:
     name = printable(outcome.description.path)
     if (refused := outcome.refused) is not None:
         return f"refused {name}: {printable('; '.join(filter(None, (refused.cause, refused.way_out))))}"
-    return (
-        f"landed {name}, {plural(size_of(outcome), 'byte')}{', as it was there' if outcome.unchanged else ''}"
-    )
+    return f"landed {name}, {plural(size_of(outcome), 'byte')}{', unchanged' if outcome.unchanged else ''}"
 
 
 def outcome_record(outcome: Outcome, directory: str) -> Summary:
@@ -210,7 +208,7 @@ def received_lines(result: Summary) -> Iterator[str]:
     if not result["received"]:
         yield f"received nothing in {result['listened']:.1f} s"
         return
-    unchanged = f", {result['unchanged']:,} as they were there" if result["unchanged"] else ""
+    unchanged = f", {result['unchanged']:,} of them unchanged" if result["unchanged"] else ""
     yield f"landed {plural(result['landed'], 'file')}, {plural(result['landed_bytes'], 'byte')}{unchanged}"
     if result["refused"]:
         yield f"refused {plural(len(result['refused']), 'file')}: {_named(result['refused'])}"
