@@ -355,6 +355,28 @@ def test_a_subscription_receives_files(
     assert (vitals.files, vitals.files_percent) == (1, None)
 
 
+def test_counts_go_on_when_settings_of_an_output_change(
+    objects: None, make_run: Callable[..., Running], tmp_path: Path
+) -> None:
+    output = {"kind": "directory", "path": tmp_path / "out"}
+    running = make_run(output, protocol="objects")
+    link = running.start()
+    link.deliver(bytes([SENT.description.toi]), *(datagram(SENT, 0, esi) for esi in range(8)))
+    (sink,) = running.worker.sinks
+    wait_for(lambda: sink.counters.written == 9)
+    changed = InboundSubscription(
+        group="239.255.1.2", port=9190, protocol="objects", output=[{**output, "mode": "0600"}]
+    )
+    assert running.worker.update(changed)
+    running.context.send(Signal.NETWORK)
+    wait_for(lambda: running.worker.sinks != (sink,))
+    link.deliver(*(datagram(SENT, 1, esi) for esi in range(8)))
+    (sink,) = running.worker.sinks
+    wait_for(lambda: sink.counters.written == 17)
+    assert sink.objects is not None
+    assert sink.objects.symbols.source == 16
+
+
 # -- in the configuration
 
 
