@@ -24,14 +24,12 @@ _ENDED = {ObjectState.LANDED, ObjectState.REFUSED, ObjectState.EXPIRED}
 # -- sending
 
 
-def beginning(status: ChannelStatus, rate: int) -> str:
-    """The first line of a sender, whose ``rate`` is in bits per second."""
-    link = status.link
-    by = f" on {link.interface} from {link.address}" if link else ""
-    return (
-        f"sending {printable(status.source)} to {status.group} port {status.port}{by}, ttl {status.ttl},"
-        f" at {scaled(rate, 'bit/s')} (--rate); Ctrl-C ends it"
-    )
+def beginning(status: ChannelStatus, rate: int, protect: float) -> Iterator[str]:
+    """The first lines of a sender: ``rate`` in bits per second, ``protect`` in percent."""
+    by = f" on {status.link.interface} from {status.link.address}" if status.link else ""
+    to = f"{status.group} port {status.port}{by}, ttl {status.ttl}"
+    yield f"sending {printable(status.source)} to {to}; Ctrl-C ends it"
+    yield f"  at {scaled(rate, 'bit/s')} (--rate), for receivers that lose up to {protect:g}% (--protect)"
 
 
 def going(status: ChannelStatus, bits: float, elapsed: float) -> str:
@@ -122,7 +120,9 @@ def coming(status: SubscriptionStatus, bits: float) -> str:
         f"{landed:,} of {plural(landed + _unfinished(objects), 'file')}",
         scaled(bits, "bit/s"),
     ]
-    if left and bits:
+    if not left and not _unfinished(objects):
+        words.append("Ctrl-C ends it")
+    elif left and bits:
         words.append(f"{span(8 * left / bits)} to go")
     words += [printable(one.name) for one in objects.receiving[:1]]
     return "  ".join(words)

@@ -15,7 +15,7 @@ from mcastd.adhoc.session import INTERRUPTED, Session
 from mcastd.adhoc.settings import configure, endpoint
 from mcastd.adhoc.sources import Outgoing
 from mcastd.build import Parts, open_sender
-from mcastd.config import Config
+from mcastd.config import Config, FluteOutbound
 from mcastd.console.live import write_all
 from mcastd.status import ChannelStatus
 
@@ -62,7 +62,10 @@ def _watch(session: Session, config: Config) -> None:
     """Until the end: show the progress."""
     line, channel = session.line, config.outbound["send"]
     if line.on:
-        line.say(file_report.beginning(session.status(ChannelStatus), channel.rate or 0))
+        assert isinstance(channel.protocol, FluteOutbound)
+        status, protect = session.status(ChannelStatus), channel.protocol.protect
+        for words in file_report.beginning(status, channel.rate or 0, protect):
+            line.say(words)
     since, size = session.began, 0
     while session.view().state != "finished" and session.wait(
         since + PROGRESS_SECONDS if line.on else math.inf

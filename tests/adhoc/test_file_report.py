@@ -95,6 +95,8 @@ def test_how_far_a_listener_is() -> None:
     assert file_report.coming(status, 8_000) == (
         "[#####---------------]  25%  3 of 6 files  8,000 bit/s  30s to go  images/a\\x1b.img"
     )
+    done = subscription(12, 0.1, states={"landed": 1}, total_bytes=40_000, present_bytes=40_000)
+    assert file_report.coming(done, 0) == "[####################] 100%  1 of 1 file  0 bit/s  Ctrl-C ends it"
 
 
 def test_each_hint_is_given_once_and_in_its_time() -> None:

@@ -282,7 +282,7 @@ def test_progress_on_a_terminal(pair: Pair, tmp_path: Path, tree: Path) -> None:
     with Terminal(pair.right.enter([*MCASTCTL, *listen]), columns=100) as receiver:
         receiver.wait(f"receiving {GROUP} port {PORT} on eth0 into ")
         with Terminal(pair.left.enter([*MCASTCTL, *send]), columns=100) as sender:
-            sender.wait("at 3 Mbit/s")
+            sender.wait("  at 3 Mbit/s (--rate), for receivers that lose up to 0% (--protect)")
             progress = r"\[#+-+\] +\d+%  "
             sender.wait(lambda screen: re.search(progress + r"4 files  .*bit/s  \d+s to go", screen), "a bar")
             receiver.wait(lambda screen: re.search(progress + r"\d of 4 files  .*lab\.img", screen), "a bar")
