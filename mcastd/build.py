@@ -91,7 +91,7 @@ def _channel(name: str, settings: OutboundChannel, parts: Parts) -> Channel:
         name,
         settings,
         lambda wanted: protocol(parts.open_sender(wanted, parts.host)),
-        parts.open_source(settings, parts.files_of(name)),
+        parts.open_source(settings, parts.files_of(name), name),
         parts.watcher,
         shared=parts.sender,
     )

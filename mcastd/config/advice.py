@@ -15,6 +15,7 @@ from mcastd.config.inbound import DEFAULT_RECEIVE_BUFFER, GATHERING_BUFFER_MIN_B
 from mcastd.config.numbers import format_duration, format_rate, format_size
 from mcastd.config.outbound import ETHERNET_PAYLOAD, OutboundChannel
 from mcastd.config.output import OutputPath, OutputSettings
+from mcastd.config.protocols import FluteInbound, FluteOutbound
 from mcastd.config.types import Location, normal
 from mcastd.config.whole import Config
 from mcastd.config.words import show
@@ -147,6 +148,16 @@ def _crawls(channel: OutboundChannel) -> Advice:
         yield "rate", f'{rate} is so many bits a second; for Mbit write "{rate}Mbit"'
 
 
+def _sealed_unsigned(channel: OutboundChannel) -> Advice:
+    protocol = channel.protocol
+    if isinstance(protocol, FluteOutbound) and protocol.key is not None and protocol.sign_key is None:
+        yield (
+            "protocol",
+            "its files are sealed and not signed: each receiver has the key, and could send files as if from"
+            " here; set sign_key (mcastd keygen --sign makes one), and verify_keys at the receivers",
+        )
+
+
 OF_A_CHANNEL: tuple[Callable[[OutboundChannel], Advice], ...] = (
     _reach,
     _reserved,
@@ -155,6 +166,7 @@ OF_A_CHANNEL: tuple[Callable[[OutboundChannel], Advice], ...] = (
     _unpaced,
     _burst_of_nothing,
     _crawls,
+    _sealed_unsigned,
 )
 
 # -- one subscription
@@ -188,10 +200,21 @@ def _restless(subscription: InboundSubscription) -> Advice:
         )
 
 
+def _takes_unsigned(subscription: InboundSubscription) -> Advice:
+    protocol = subscription.protocol
+    if isinstance(protocol, FluteInbound) and protocol.keys and not protocol.verify_keys:
+        yield (
+            "protocol",
+            "files are taken from everybody who has the key, which are all receivers; set verify_keys to the"
+            " key that the sender signs with",
+        )
+
+
 OF_A_SUBSCRIPTION: tuple[Callable[[InboundSubscription], Advice], ...] = (
     _without_sources,
     _shallow,
     _restless,
+    _takes_unsigned,
 )
 
 OF_ONE_WORKER: dict[str, tuple[Callable[[Any], Advice], ...]] = {

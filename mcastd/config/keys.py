@@ -33,12 +33,12 @@ def parse_secret_place(value: object) -> str:
 
 def parse_secret_places(value: object) -> tuple[str, ...]:
     """Where several keys are: ``keys``."""
-    return _several(value, parse_secret_place)
+    return _several(value, parse_secret_place, PLACE)
 
 
 def parse_verifying_keys(value: object) -> tuple[str, ...]:
     """Keys that verify, each as it is or where it is: ``verify_keys``."""
-    return _several(value, _verifying_key)
+    return _several(value, _verifying_key, VERIFYING)
 
 
 def _verifying_key(value: object) -> str:
@@ -70,8 +70,10 @@ def _place(value: object, expected: str) -> str:
     return value
 
 
-def _several(value: object, parse: Callable[[object], str]) -> tuple[str, ...]:
+def _several(value: object, parse: Callable[[object], str], expected: str) -> tuple[str, ...]:
     """One value, or an array of some."""
+    if not isinstance(value, str | list | tuple):
+        raise ValueError(f"must be {expected}, or an array of these, not {show(value)}")  # noqa: TRY004
     values = tuple(value) if isinstance(value, list | tuple) else (value,)
     if not 1 <= len(values) <= KEYS_MAX:
         raise ValueError(f"must have from 1 to {KEYS_MAX} keys, not {len(values)}")

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mcastd.config.kinds import Kinds, OfKind
-from mcastd.config.types import Interleave, Percent, SessionNumber
+from mcastd.config.model import Conflicts
+from mcastd.config.types import (
+    ChannelName,
+    Interleave,
+    Percent,
+    SecretPlace,
+    SecretPlaces,
+    SessionNumber,
+    VerifyingKeys,
+)
 
 
 class OutboundProtocol(OfKind):
@@ -46,6 +55,33 @@ class FluteOutbound(OutboundProtocol):
         1,
         description="The number of the session (TSI), by which those of one sender to one group differ.",
     )
+    sign_key: SecretPlace | None = Field(
+        None,
+        description="The file of the signing key, or the name of its systemd credential: a signed manifest of"
+        " all files is sent along, and receivers with the verifying key take no others.",
+    )
+    key: SecretPlace | None = Field(
+        None,
+        description="The file of the group key, or the name of its credential: all that is sent is sealed by"
+        " it, and only who has it can read it, or send what is taken for it.",
+    )
+    channel: ChannelName | None = Field(
+        None,
+        description="The name that the manifest says, which receivers have to expect; absent: the worker's.",
+    )
+
+    @property
+    def is_secured(self) -> bool:
+        """Return True if there is a manifest."""
+        return self.sign_key is not None or self.key is not None
+
+    @model_validator(mode="after")
+    def _channel_applies(self) -> FluteOutbound:
+        if self.channel is not None and not self.is_secured:
+            raise Conflicts(
+                [(("channel",), 'is of a manifest, and there is none without "sign_key" or "key"')]
+            )
+        return self
 
 
 class InboundProtocol(OfKind):
@@ -72,6 +108,33 @@ class FluteInbound(InboundProtocol):
         description="The number of the session (TSI) that is received; absent: the first that is heard, and"
         " another one when that has been silent for 30 s.",
     )
+    verify_keys: VerifyingKeys = Field(
+        (),
+        description="Verifying keys, or the files that they are in: only files of a manifest that was signed"
+        " with the key of one of them are taken.",
+    )
+    keys: SecretPlaces = Field(
+        (),
+        description="Files of group keys, or names of credentials: only what is sealed by one of them is"
+        " taken.",
+    )
+    channel: ChannelName | None = Field(
+        None,
+        description="The name that the manifest has to say: that of the sender's channel; absent: the"
+        " subscription's.",
+    )
+
+    @property
+    def is_secured(self) -> bool:
+        """Return True if files are taken only as a manifest has them."""
+        return bool(self.verify_keys or self.keys)
+
+    @model_validator(mode="after")
+    def _channel_applies(self) -> FluteInbound:
+        if self.channel is not None and not self.is_secured:
+            cause = 'is of a manifest, and none is taken without "verify_keys" or "keys"'
+            raise Conflicts([(("channel",), cause)])
+        return self
 
 
 OUTBOUND_PROTOCOLS = Kinds[OutboundProtocol](

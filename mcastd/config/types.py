@@ -92,6 +92,13 @@ def check_name(name: str) -> str:
     return name
 
 
+def parse_channel_name(value: object) -> str:
+    """The name of a channel, as its manifest says it."""
+    if not isinstance(value, str):
+        raise ValueError(f"must be a name as those of channels are, not {show(value)}")  # noqa: TRY004
+    return check_name(value)
+
+
 Duration = Annotated[
     float, PlainValidator(parse_duration), PlainSerializer(format_duration, when_used="json")
 ]
@@ -127,4 +134,5 @@ SecretPlace = Annotated[str, PlainValidator(parse_secret_place)]
 SecretPlaces = Annotated[tuple[str, ...], PlainValidator(parse_secret_places)]
 VerifyingKeys = Annotated[tuple[str, ...], PlainValidator(parse_verifying_keys)]
 SocketPath = Annotated[Path, PlainValidator(parse_socket_path)]
+ChannelName = Annotated[str, PlainValidator(parse_channel_name)]
 WorkerName = Annotated[str, AfterValidator(check_name)]

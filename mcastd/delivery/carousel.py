@@ -18,13 +18,14 @@ What is sent is read a stripe at a time: no more than its blocks and their repai
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
 from mcastd.delivery.catalog import BLOCK_SYMBOLS, Catalog, ChangedError, SourceFile
 from mcastd.delivery.protection import repair_symbols
 from mcastd.protocols import alc, fdt, fec, lct, raptorq
+from mcastd.protocols.seal import HashedBlock, MakeRepair, ObjectSealer
 
 # Bytes before each symbol: LCT header and FEC payload ID.
 HEADER_BYTES = lct.BUILT_BYTES + 4
@@ -47,8 +48,12 @@ INSTANCES_PER_SECOND = 16
 REPAIR_CYCLE = 4
 
 
-# As raptorq.repair(): a block, the size of its symbols, how many repair symbols, and how many to skip.
-MakeRepair = Callable[[bytes, int, int, int], list[bytes]]
+# Packets of the manifest that go with each description of what is on air: of a small tree that is all of it.
+MANIFEST_PACKETS_AT_ONCE = 8
+
+
+# What seals the packets of a file.
+Seal = Callable[[SourceFile], ObjectSealer]
 
 
 class Datagrams(NamedTuple):
@@ -84,24 +89,34 @@ class _BlockOnAir:
     source_count: int
     repair_count: int
     skip: int  # repair symbols that were sent before
-    data: bytes = b""
-    source: list[bytes | memoryview] = field(default_factory=list)
+    sealer: ObjectSealer | None = None  # None: it is sent for all to read
+    data: HashedBlock | None = None
+    source: Sequence[bytes | memoryview] = ()
     repair: Sequence[bytes] = ()
 
     def load(self, catalog: Catalog) -> None:
         """Read the source symbols. Raises ChangedError."""
         size = self.file.oti.symbol_size
         self.data = catalog.read(self.file, self.sbn)
-        view = memoryview(self.data)
-        self.source = [view[start : start + size] for start in range(0, len(view), size)]
+        if self.sealer is not None:
+            self.source = self.sealer.source(self.sbn, self.data, 0, self.source_count)
+            return
+        view = memoryview(self.data.data)
+        source = [view[start : start + size] for start in range(0, len(view), size)]
         if self.file.oti.scheme == fec.RAPTORQ:  # without a code the last one is sent as it is
-            self.source[-1] = bytes(self.source[-1]).ljust(size, b"\0")
+            source[-1] = memoryview(bytes(source[-1]).ljust(size, b"\0"))
+        self.source = source
 
     def encode(self, make_repair: MakeRepair) -> None:
         """Make the repair symbols. Raises CodecError, NotInstalledError."""
-        if self.data and self.repair_count:
-            self.repair = make_repair(self.data, self.file.oti.symbol_size, self.repair_count, self.skip)
-        self.data = b""
+        data, self.data = self.data, None
+        if data is None or not self.repair_count:
+            return
+        if self.sealer is not None:
+            self.repair = self.sealer.repair(self.sbn, data, self.repair_count, self.skip)
+        else:
+            size = self.file.oti.symbol_size
+            self.repair = make_repair(data.data, size, self.repair_count, self.skip)
 
     def put(self, datagrams: Datagrams, esi: int, symbols: Sequence[bytes | memoryview]) -> None:
         """Add ``symbols``, from ``esi`` on, to datagrams."""
@@ -146,15 +161,23 @@ class Carousel:
         self._instances: dict[tuple[int, ...], _Instance] = {}  # that hold, by the TOIs that they describe
         self._packets: dict[_Instance, Datagrams] = {}  # of those on air
         self._given_up: set[int] = set()  # TOIs of files that have changed in this pass
+        self._manifest: Sequence[bytes] = ()  # its packets
+        self._manifest_at = 0  # the next of them
+        self._seal: Seal | None = None
         self._steps: Iterator[Datagrams] = iter(())
         self._now = 0.0
         self._life = 0.0
 
-    def begin(self, number: int, life: float) -> None:
+    def begin(
+        self, number: int, life: float, manifest: Sequence[bytes] = (), seal: Seal | None = None
+    ) -> None:
         """Begin pass ``number``, counted from 0, over the files that the catalog has now.
 
         What is said of a file is to hold for ``life`` seconds: longer than until it is said again.
+        ``manifest`` has the packets of their manifest, if there is one; with ``seal`` the files are sealed,
+        and described there alone.
         """
+        self._manifest, self._manifest_at, self._seal = manifest, 0, seal
         files = self._catalog.files
         self.progress = Progress(number, len(files), sum(file.blocks.total for file in files))
         self.changed = []
@@ -173,6 +196,8 @@ class Carousel:
 
     def _pass(self, files: Sequence[SourceFile]) -> Iterator[Datagrams]:
         copies = FDT_AT_START
+        if len(self._manifest) > MANIFEST_PACKETS_AT_ONCE:
+            yield Datagrams([*self._manifest], [b""] * len(self._manifest))
         for stripe in self._stripes(files):
             groups = self._groups(stripe)
             self._packets.clear()
@@ -213,10 +238,12 @@ class Carousel:
         if file.oti.scheme == fec.RAPTORQ and count:
             repair = repair_symbols(file.blocks.symbols(0), self._loss, count)
         head = lct.build(self._session, file.toi, file.oti.scheme)
+        sealer = None if self._seal is None else self._seal(file)
         for sbn in range(count):
             symbols = file.blocks.symbols(sbn)
             cycle = max(1, REPAIR_CYCLE * symbols // repair) if repair else 1
-            yield _BlockOnAir(file, sbn, head, symbols, repair, self.progress.number % cycle * repair)
+            skip = self.progress.number % cycle * repair
+            yield _BlockOnAir(file, sbn, head, symbols, repair, skip, sealer)
         if not count:
             yield _BlockOnAir(file, 0, head, 0, 0, 0)
 
@@ -241,7 +268,7 @@ class Carousel:
                 yield datagrams
         for block in stripe:
             block.encode(self._make_repair)
-            block.source = []
+            block.source = ()
         turns = _turns_of([block.repair_count for block in stripe])
         for turn in range(turns):
             datagrams = Datagrams([], [])
@@ -262,7 +289,12 @@ class Carousel:
             self.changed.append(error)
 
     def _groups(self, stripe: Sequence[_BlockOnAir]) -> dict[tuple[int, ...], list[SourceFile]]:
-        """The files of a stripe, as each FDT instance describes them, by their TOIs."""
+        """The files of a stripe, as each FDT instance describes them, by their TOIs.
+
+        None if they are sealed: what nobody is to read is not named, either.
+        """
+        if self._seal is not None:
+            return {}
         groups: list[list[SourceFile]] = []
         left = 0
         for file in {block.file.toi: block.file for block in stripe}.values():
@@ -275,7 +307,15 @@ class Carousel:
         return {tuple(file.toi for file in group): group for group in groups}
 
     def _describe(self, groups: Mapping[tuple[int, ...], Sequence[SourceFile]]) -> Iterator[Datagrams]:
-        """The FDT instances of groups of files, and the packets of those that are empty."""
+        """The manifest, the FDT instances of groups of files, and the packets of those that are empty.
+
+        Of a manifest that has many packets some, and the next ones with the next description.
+        """
+        if self._manifest:
+            count, start = min(len(self._manifest), MANIFEST_PACKETS_AT_ONCE), self._manifest_at
+            self._manifest_at = (start + count) % len(self._manifest)
+            packets = [self._manifest[at % len(self._manifest)] for at in range(start, start + count)]
+            yield Datagrams(packets, [b""] * count)
         for key, files in groups.items():
             instance = self._instances.get(key)
             if instance is None or instance.expires - self._now < self._life / 2:

@@ -24,6 +24,8 @@ from mcastd.errors import McastdError, SourceError, UnsafePathError, reason_of
 from mcastd.paths import KINDS, OF_DIRECTORIES, OF_FILES, FileIdentity, identity, place_of
 from mcastd.protocols import fec, raptorq
 from mcastd.protocols.lct import Malformed
+from mcastd.protocols.manifest_packets import MANIFEST_TOI
+from mcastd.protocols.seal import HashedBlock
 
 # Source symbols of a block, if the object has no more blocks than its FEC scheme has numbers for.
 BLOCK_SYMBOLS = 1024
@@ -149,8 +151,8 @@ class Catalog:
         self.refused, self.refusals = scan.refused, tuple(scan.refusals)
         return True
 
-    def read(self, file: SourceFile, sbn: int) -> bytes:
-        """The bytes of a source block. Raises ChangedError if they are not those that were scanned.
+    def read(self, file: SourceFile, sbn: int) -> HashedBlock:
+        """A source block. Raises ChangedError if its bytes are not those that were scanned.
 
         The next scan then hashes the file again.
         """
@@ -165,9 +167,10 @@ class Catalog:
             raise self._changed(file, error.cause) from error
         except OSError as error:
             raise self._changed(file, reason_of(error), error.errno or 0) from error
-        if len(data) != size or hashlib.sha256(data).digest() != file.hashes[sbn]:
+        block = HashedBlock(data)
+        if len(data) != size or block.digest != file.hashes[sbn]:
             raise self._changed(file, "it has changed since it was scanned")
-        return data
+        return block
 
     def close(self) -> None:
         """End the scan under way, if there is one."""
@@ -213,7 +216,7 @@ class _Scan:
         self.files: dict[tuple[str, ...], SourceFile] = {}
         self.refused: Counter[str] = Counter()
         self.refusals: list[RefusedFile] = []
-        self._tois = {file.toi for file in known.values()}
+        self._tois = {MANIFEST_TOI, *(file.toi for file in known.values())}
         self._symbol_size = symbol_size
         self._protected = protected
         self._known = known

@@ -11,6 +11,10 @@ received, and another one when that has been silent for a while. Senders are not
 same TSI in one group disturb each other, unless the subscription names its ``sources``.
 
 What the close flags say (A, B) anybody can say: they are ignored.
+
+With keys, manifests take the place of FDT instances, of which nothing is then believed: an object is received
+if the current manifest has it, in the session in which that came, and its blocks have to have the hashes that
+it says. Where it is sealed, each datagram is opened first.
 """
 
 from __future__ import annotations
@@ -25,22 +29,38 @@ from typing import NamedTuple
 from mcastd import clock
 from mcastd.clock import Clock
 from mcastd.config import FluteInbound
+from mcastd.delivery import keys
 from mcastd.delivery.description import ObjectDescription, Run
-from mcastd.delivery.names import UnsafeNameError, safe_name
+from mcastd.delivery.manifest_reception import (
+    MALFORMED,
+    REFUSED,
+    REPLAYED,
+    ManifestPacket,
+    ManifestReception,
+    NotTakenError,
+)
+from mcastd.delivery.names import UnsafeNameError, require_safe, safe_name
 from mcastd.delivery.refused import UNSAFE_NAME
+from mcastd.delivery.serials import Serials, StateError, state_directory
 from mcastd.inbound.symbols import SymbolBatch
+from mcastd.keytext import GroupKey, VerifyingKey
+from mcastd.log import get_logger
+from mcastd.names import short_name
 from mcastd.net.link import Batch
 from mcastd.protocols.alc import AlcHeader, PacketBytes, PacketReader, Stretch
 from mcastd.protocols.fdt import FdtInstance, FileEntry
 from mcastd.protocols.fdt_reception import FdtReception
 from mcastd.protocols.fec import Blocks, Oti
-from mcastd.protocols.lct import Malformed
+from mcastd.protocols.lct import BUILT_BYTES, Malformed
+from mcastd.protocols.manifest import ManifestFile, Part, Verified
+from mcastd.protocols.manifest_packets import MANIFEST_TOI, is_plain
+from mcastd.protocols.seal import ObjectOpener, SealReason, is_announcement
 
-# Reasons to drop a datagram.
-MALFORMED = "malformed"  # it is no packet of FLUTE, or contradicts what is said of its object
+# Reasons to drop a datagram, beside MALFORMED: it is no packet of FLUTE, or contradicts what is said of its
+# object; REFUSED: it is of an FDT instance or a manifest that is not taken; REPLAYED: of a manifest that was
+# replaced; and those of SealReason.
 FOREIGN_SESSION = "foreign-session"
 NO_FDT = "no-fdt"  # its object was not described in time, or too much waits for that
-REFUSED = "refused"  # it is of an FDT instance that is not taken
 EXPIRED = "expired"  # the FDT instance says nothing any more, or a clock is wrong
 # Descriptions that are kept: those that were told last. A sender repeats those of what it sends. And bytes
 # that their locations take of memory.
@@ -62,12 +82,13 @@ EXPIRE_SECONDS = 10.0
 class _Object:
     """What is said of an object, and what of that can be used."""
 
-    entry: FileEntry
+    entry: FileEntry | None  # None: a manifest says it
     expires: int
     told: float = -math.inf  # monotonic time when an instance said it last
     description: ObjectDescription | None = None
     blocks: Blocks | None = None  # of the description
     refused: str = ""  # why its datagrams are dropped
+    opener: ObjectOpener | None = None  # None: it is not sealed
 
     @property
     def lacks_cut(self) -> bool:
@@ -96,18 +117,29 @@ class _Held:
 class FluteSequencer:
     """A :class:`~mcastd.inbound.protocols.Sequencer`, whose batches are SymbolBatches."""
 
-    reasons: Sequence[str] = (MALFORMED, FOREIGN_SESSION, NO_FDT, REFUSED, EXPIRED, UNSAFE_NAME)
+    reasons: Sequence[str] = (
+        *(MALFORMED, FOREIGN_SESSION, NO_FDT, REFUSED, EXPIRED, UNSAFE_NAME),
+        *(SealReason.FORGED, SealReason.WRONG_KEY, REPLAYED),
+    )
 
     def __init__(
         self,
         settings: FluteInbound,
         dropped: Counter[str],
+        worker: str = "",
         *,
         now: Clock = clock.monotonic,
         wall: Clock = clock.wall,
     ) -> None:
         self.held = 0
         self.deadline = math.inf
+        self._settings = settings
+        self._channel = settings.channel or short_name(worker)
+        self._log = get_logger(worker=worker)
+        self._keys: tuple[tuple[GroupKey, ...], tuple[VerifyingKey, ...]] = (), ()
+        self._manifests: ManifestReception | None = None  # there is one from open() on, if there are keys
+        self._listed: dict[int, tuple[ManifestFile, Part]] = {}  # by TOI, as the current manifest has it
+        self._told_refusal: object = None  # of the last manifest that was refused, until one is taken
         self._dropped = dropped
         self._now = now
         self._wall = wall
@@ -126,6 +158,25 @@ class FluteSequencer:
         self._news: list[ObjectDescription] = []
         self._descriptive = 0  # datagrams without a symbol of an object
         self._descriptive_bytes = 0
+
+    def open(self) -> None:
+        """Read the keys, if the settings name some. Without them nothing is taken.
+
+        Raises KeyFileError, MissingLibraryError.
+        """
+        settings = self._settings
+        if not settings.is_secured:
+            return
+        group_keys = tuple(keys.read_key(GroupKey, place) for place in settings.keys)
+        signers = tuple(keys.read_verifying_key(told) for told in settings.verify_keys)
+        if self._manifests is None or (group_keys, signers) != self._keys:
+            serials = Serials(state_directory(), self._tell_state)
+            self._manifests = ManifestReception(self._channel, group_keys, signers, serials)
+            self._keys = group_keys, signers
+            self._list(())
+
+    def _tell_state(self, error: StateError) -> None:
+        self._log.warning("state.failed", error=str(error), reason=error.reason)
 
     def feed(self, batch: Batch) -> Iterable[Batch]:
         datagrams, now = batch.payloads, self._now()
@@ -150,6 +201,10 @@ class FluteSequencer:
         self._runs, self._news, self._descriptive, self._descriptive_bytes = [], [], 0, 0
         return given
 
+    def _count_descriptive(self, symbols: _Symbols) -> None:
+        self._descriptive += len(symbols.payloads)
+        self._descriptive_bytes += sum(map(len, symbols.payloads))
+
     def _drop(self, reason: str, number: int) -> None:
         if number:
             self._dropped[reason] += number
@@ -158,12 +213,15 @@ class FluteSequencer:
 
     def _take(self, stretch: Stretch, datagrams: Sequence[PacketBytes], now: float) -> None:
         header, toi, number = stretch.header, stretch.header.toi, stretch.length
+        if self._settings.is_secured:
+            self._take_secured(stretch, datagrams, now)
+            return
         if not self._is_ours(header.tsi, now):
             self._drop(FOREIGN_SESSION, number)
             return
-        symbols = _Symbols(
-            header, stretch.sbn, stretch.esi, stretch.block_symbols, stretch.payloads(datagrams)
-        )
+        symbols = _symbols(stretch, datagrams)
+        if toi == MANIFEST_TOI and self._ignore_manifest(symbols):
+            return
         known = self._objects.get(toi) if toi else None
         if known is not None and known.lacks_cut and header.fti is not None:
             self._cut(known, *header.fti)
@@ -175,6 +233,17 @@ class FluteSequencer:
             self._hold(toi, symbols, now)
         else:
             self._give(known, symbols)
+
+    def _ignore_manifest(self, symbols: _Symbols) -> bool:
+        """Take no notice of packets of a manifest. Returns False if they are of another object."""
+        number, payload = len(symbols.payloads), symbols.payloads[0]
+        if is_announcement(payload):
+            self._drop(SealReason.WRONG_KEY, number)
+            return True
+        if is_plain(payload):
+            self._count_descriptive(symbols)
+            return True
+        return False
 
     def _is_ours(self, tsi: int, now: float) -> bool:
         """Return True for the session that is received: maybe from now on."""
@@ -198,14 +267,135 @@ class FluteSequencer:
         description, blocks, header = known.description, known.blocks, symbols.header
         if description is None or blocks is None:
             self._drop(known.refused, len(symbols.payloads))
+        elif header.tsi != description.session:  # it was held before the session was known
+            self._drop(FOREIGN_SESSION, len(symbols.payloads))
         elif (
             header.scheme != description.oti.scheme
             or header.fti not in (None, (description.oti, description.length))
             or not _is_cut_so(blocks, symbols.sbn, symbols.block_symbols)
         ):
             self._drop(MALFORMED, len(symbols.payloads))
+        elif known.opener is not None:
+            self._give_opened(known.opener, description, symbols)
         else:
             self._runs.append(Run(description, symbols.sbn, symbols.esi, symbols.payloads))
+
+    # -- with keys
+
+    def _take_secured(self, stretch: Stretch, datagrams: Sequence[PacketBytes], now: float) -> None:
+        """As _take, where there are to be keys."""
+        header, toi, manifests = stretch.header, stretch.header.toi, self._manifests
+        if manifests is None:
+            self._drop(REFUSED, stretch.length)
+            return
+        symbols = _symbols(stretch, datagrams)
+        if toi == MANIFEST_TOI and self._settings.session in {None, header.tsi}:
+            raw = bytes(datagrams[stretch.start][: header.size])
+            for esi, payload in enumerate(symbols.payloads, symbols.esi):
+                self._take_announcement(manifests, ManifestPacket(header, raw, symbols.sbn, esi, payload))
+        elif self._session not in {None, header.tsi}:
+            self._drop(FOREIGN_SESSION, stretch.length)
+        elif not toi or not len(symbols.payloads[0]):
+            # What an FDT or an empty packet says is not believed; in a sealed session the sender has none
+            if manifests.keys:
+                self._drop(SealReason.FORGED, stretch.length)
+            else:
+                self._count_descriptive(symbols)
+        elif (known := self._known(toi)) is None:
+            self._hold(toi, symbols, now)
+        else:
+            self._give(known, symbols)
+
+    def _take_announcement(self, manifests: ManifestReception, packet: ManifestPacket) -> None:
+        """Take a packet of a manifest, and go by that if it is complete."""
+        try:
+            taken = manifests.take(packet, self._wall())
+        except NotTakenError as error:
+            self._drop(error.reason, 1)
+            if error.manifest is not None and error.manifest != self._told_refusal:
+                self._told_refusal = error.manifest
+                self._log.warning("manifest.refused", reason=error.manifest, cause=str(error))
+            return
+        self._descriptive += 1
+        self._descriptive_bytes += len(packet.payload)
+        if taken is not None:
+            self._go_by(taken, packet.header.tsi)
+
+    def _go_by(self, taken: Verified, session: int) -> None:
+        """Receive what a manifest lists, in the session in which it came."""
+        self._session, self._told_refusal = session, None
+        manifest, signer = taken.manifest, "" if taken.signer is None else taken.signer.text
+        self._log.info("manifest.taken", serial=manifest.serial, files=len(manifest.files), signer=signer)
+        self._list(manifest.files)
+        for toi in [toi for toi in self._held if toi in self._listed]:
+            known = self._known(toi)
+            assert known is not None
+            for symbols in self._unhold(toi):
+                self._give(known, symbols)
+
+    def _list(self, files: Iterable[ManifestFile]) -> None:
+        """Receive these files from now on, and no others."""
+        self._objects = OrderedDict()
+        self._listed = {part.toi: (file, part) for file in files for part in file.parts}
+        for toi in [toi for toi, (_, part) in self._listed.items() if not part.length]:
+            self._known(toi)  # it has no symbol that tells of it
+
+    def _known(self, toi: int) -> _Object | None:
+        """The object of a TOI, if the current manifest has it. It is described when it is first asked for."""
+        if (known := self._objects.get(toi)) is not None or (listed := self._listed.get(toi)) is None:
+            return known
+        assert self._manifests is not None
+        assert self._manifests.current is not None
+        assert self._session is not None
+        file, part = listed
+        manifest = self._manifests.current.manifest
+        known = self._objects[toi] = _Object(None, manifest.expires)
+        try:
+            require_safe(file.name)
+        except UnsafeNameError:
+            known.refused = UNSAFE_NAME
+            return known
+        if len(file.parts) != 1:
+            known.refused = REFUSED  # no output puts parts together
+            return known
+        if manifest.sealing is not None:
+            key = self._manifests.keys[manifest.sealing.key_id]
+            try:
+                known.opener = ObjectOpener(key, manifest.sealing.salt, self._session, part)
+            except ValueError:
+                known.refused = REFUSED
+                return known
+        known.blocks = Blocks(part.oti, part.length)
+        known.description = ObjectDescription(
+            toi=toi,
+            session=self._session,
+            name=file.name,
+            length=part.length,
+            content_length=part.length,
+            oti=part.oti,
+            mode=file.mode,
+            mtime_ns=file.mtime_ns,
+            hashes=part.hashes,
+            expires=float(manifest.expires),
+        )
+        self._news.append(known.description)
+        return known
+
+    def _give_opened(self, opener: ObjectOpener, description: ObjectDescription, symbols: _Symbols) -> None:
+        """Give on the symbols that are sealed as they are to be."""
+        header, number = symbols.header, len(symbols.payloads)
+        if header.size != BUILT_BYTES or header.close_session or header.close_object:
+            self._drop(SealReason.FORGED, number)  # another header than that of the object
+            return
+        opened = opener.open(symbols.sbn, symbols.esi, symbols.payloads)
+        self._drop(SealReason.FORGED, opened.count(None))
+        start = 0
+        while start < number:
+            end = opened.index(None, start) if None in opened[start:] else number
+            run = [symbol for symbol in opened[start:end] if symbol is not None]
+            if run:
+                self._runs.append(Run(description, symbols.sbn, symbols.esi + start, run))
+            start += len(run) + 1  # the one after a run is forged
 
     # -- descriptions
 
@@ -254,6 +444,7 @@ class FluteSequencer:
 
     def _has_name_again(self, known: _Object, now: float) -> bool:
         """Return True if an object that is told again takes its name back, as when a file is restored."""
+        assert known.entry is not None
         having = self._named.get(known.entry.location)
         if having is known or (having is not None and now < having.told + UNTOLD_SECONDS):
             return False
@@ -263,6 +454,7 @@ class FluteSequencer:
     def _describe(self, known: _Object) -> None:
         """Make a description of what an entry says, or of that and an EXT_FTI, as soon as it is enough."""
         entry = known.entry
+        assert entry is not None
         if entry.oti is not None and entry.transfer_length is not None:
             self._cut(known, entry.oti, entry.transfer_length)
             return
@@ -274,6 +466,7 @@ class FluteSequencer:
     def _cut(self, known: _Object, oti: Oti, length: int) -> None:
         """Describe an object that is cut so, and give on what was held of it."""
         entry = known.entry
+        assert entry is not None
         try:
             name = safe_name(entry.location)
         except UnsafeNameError:
@@ -297,11 +490,17 @@ class FluteSequencer:
 
     def _forget_expired(self) -> None:
         wall = self._wall()
+        if self._manifests is not None:
+            self._manifests.expire(wall)
+            if self._manifests.current is None:
+                self._list(())
+            return
         for toi in [toi for toi, known in self._objects.items() if known.expires <= wall]:
             self._forget(toi)
 
     def _forget(self, toi: int) -> None:
         known = self._objects.pop(toi)
+        assert known.entry is not None  # with keys all are replaced at once: _list()
         self._locations_bytes -= sys.getsizeof(known.entry.location)
         if self._named.get(known.entry.location) is known:
             del self._named[known.entry.location]
@@ -329,6 +528,12 @@ class FluteSequencer:
         self.held += number
         self._held_bytes += size
         self.deadline = next(iter(self._held.values())).until if self._held else math.inf
+
+
+def _symbols(stretch: Stretch, datagrams: Sequence[PacketBytes]) -> _Symbols:
+    return _Symbols(
+        stretch.header, stretch.sbn, stretch.esi, stretch.block_symbols, stretch.payloads(datagrams)
+    )
 
 
 def _is_cut_so(blocks: Blocks, sbn: int, told: int | None) -> bool:

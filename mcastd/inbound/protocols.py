@@ -25,6 +25,9 @@ class Sequencer(Protocol):
     held: int  # datagrams that it holds now
     deadline: float  # monotonic seconds when :meth:`expire` is due; ``inf`` is never
 
+    def open(self) -> None:
+        """Called when a run begins: read what the settings name. Raises McastdError."""
+
     def feed(self, batch: Batch) -> Iterable[Batch]:
         """Take a batch, whose buffers are not kept. Returns what may go on now, in order; maybe nothing."""
 
@@ -32,17 +35,17 @@ class Sequencer(Protocol):
         """Return what it has held for long enough; at ``inf`` all that it holds: no datagram follows."""
 
 
-def _raw(_: InboundProtocol, __: Counter[str]) -> None:
+def _raw(_: InboundProtocol, __: Counter[str], ___: str) -> None:
     return None
 
 
-# By kind: makes the protocol of its settings. It counts what it drops, by reason, in the Counter. None: all
-# datagrams go on as they are.
-PROTOCOLS: dict[str, Callable[[Any, Counter[str]], Sequencer | None]] = {
+# By kind: makes the protocol of its settings, for a worker of that name. It counts what it drops, by reason,
+# in the Counter. None: all datagrams go on as they are.
+PROTOCOLS: dict[str, Callable[[Any, Counter[str], str], Sequencer | None]] = {
     "raw": _raw,
     "flute": FluteSequencer,
 }
 
 
-def make_protocol(settings: InboundProtocol, dropped: Counter[str]) -> Sequencer | None:
-    return PROTOCOLS[settings.kind](settings, dropped)
+def make_protocol(settings: InboundProtocol, dropped: Counter[str], worker: str) -> Sequencer | None:
+    return PROTOCOLS[settings.kind](settings, dropped, worker)

@@ -99,6 +99,7 @@ class Subscription:
         config = self._config
         if config.protocol != self._applied.protocol:
             self._set_protocol(config)
+        self._open_protocol()
         self._applied = config
         self._filter = source_filter(config)
         self._identify(config)
@@ -292,6 +293,7 @@ class Subscription:
         if config is not applied:
             if config.protocol != applied.protocol:
                 self._set_protocol(config)
+                self._open_protocol()
             self._change_outputs()
             self._set_alarms(context, link)
             link.set_metadata(self._outputs.need_metadata)
@@ -330,6 +332,7 @@ class Subscription:
         self._identify(config)
         self._condition.forget_overflow(self._overflow_before)
         self._set_protocol(config)
+        self._open_protocol()
         self._change_outputs()
         with self._intake.at_outputs():
             for sink in self.sinks:
@@ -344,9 +347,14 @@ class Subscription:
 
     def _set_protocol(self, config: InboundSubscription) -> None:
         """Deliver what the old protocol holds, and begin with that of ``config``; the counts go on."""
-        protocol = make_protocol(config.protocol, self.counters.dropped)
+        protocol = make_protocol(config.protocol, self.counters.dropped, self.name)
         self._intake.change_protocol(protocol)
         self._identity = self._identity._replace(reasons=() if protocol is None else tuple(protocol.reasons))
+
+    def _open_protocol(self) -> None:
+        """Raises McastdError."""
+        if (protocol := self._intake.protocol) is not None:
+            protocol.open()
 
     def _keep_time(self) -> None:
         now = clock.monotonic()

@@ -160,6 +160,11 @@ def build(manifest: Manifest, key: SigningKey | None) -> bytes:
     return b"".join((_MAGIC, signature, body))
 
 
+def digest_of(data: bytes) -> bytes:
+    """What :attr:`Verified.digest` is of a manifest that was built here."""
+    return hashlib.sha512(data[_HEAD_BYTES:]).digest()[:HASH_BYTES]
+
+
 def verify(data: bytes, keys: Collection[VerifyingKey]) -> Verified:
     """The manifest that ``data`` is, signed by one of ``keys``. Raises ManifestRefusedError.
 

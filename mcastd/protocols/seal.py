@@ -43,7 +43,7 @@ import hashlib
 import os
 import struct
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 Buffer = bytes | bytearray | memoryview
+# As raptorq.repair(): a block, the size of its symbols, how many repair symbols, and how many to skip.
+MakeRepair = Callable[[bytes, int, int, int], list[bytes]]
 
 # Bytes by which a sealed packet is longer than one that is not.
 OBJECT_OVERHEAD_BYTES = TAG_BYTES
@@ -115,21 +117,26 @@ class HashedBlock:
 class SealingSession:
     """What one run of a sender seals by: a group key, and a salt that it has for itself."""
 
-    def __init__(self, key: GroupKey) -> None:
+    def __init__(self, key: GroupKey, make_repair: MakeRepair = raptorq.repair) -> None:
+        """``make_repair`` is the code, maybe in another process. It must give what raptorq.repair() gives."""
         self._key = key
+        self._make_repair = make_repair
         self.sealing = Sealing(key.id, os.urandom(SALT_BYTES))
         """For the manifest."""
 
     def sealer(self, tsi: int, part: Part) -> ObjectSealer:
         """What seals the packets of an object in the LCT session ``tsi``."""
-        return ObjectSealer(self._key, self.sealing.salt, tsi, part)
+        return ObjectSealer(self._key, self.sealing.salt, tsi, part, self._make_repair)
 
 
 class ObjectSealer:
     """Seals the symbols of one object."""
 
-    def __init__(self, key: GroupKey, salt: bytes, tsi: int, part: Part) -> None:
+    def __init__(
+        self, key: GroupKey, salt: bytes, tsi: int, part: Part, make_repair: MakeRepair = raptorq.repair
+    ) -> None:
         """Raises ValueError for what has no sealed packets: payload ids or a TOI of more than 32 bits."""
+        self._make_repair = make_repair
         self.header = _object_header(tsi, part)
         """The LCT header of all packets of the object: a payload id and a payload follow it."""
         self._aead = _object_cipher(key, salt, self.header, part)
@@ -159,7 +166,7 @@ class ObjectSealer:
         self._require(sbn, block)
         if self._part.oti.scheme != fec.RAPTORQ:
             raise ValueError(f"no repair symbols are made with FEC encoding id {self._part.oti.scheme}")
-        symbols = raptorq.repair(block.data, self._part.oti.symbol_size, count, skip)
+        symbols = self._make_repair(block.data, self._part.oti.symbol_size, count, skip)
         return self._seal(sbn, self._blocks.symbols(sbn) + skip, symbols)
 
     def _require(self, sbn: int, block: HashedBlock) -> None:

@@ -73,11 +73,17 @@ def test_nothing_is_advised_of_a_worker_that_is_not_enabled() -> None:
         ({"interval": 0}, {"interval"}),
         ({"interval": 0, "follow": True}, set()),
         ({"interval": 0, "ttl": 0}, set()),
+        ({"protocol": {"kind": "flute", "key": "k"}, "rate": "1Mbit"}, {"protocol"}),
+        ({"protocol": {"kind": "flute", "key": "k", "sign_key": "s"}, "rate": "1Mbit"}, set()),
+        ({"protocol": {"kind": "flute", "sign_key": "s"}, "rate": "1Mbit"}, set()),
     ],
     ids=str,
 )
 def test_a_channel(channel: dict[str, object], keys: set[str]) -> None:
     assert advised(channel) == keys
+
+
+FILES: dict[str, object] = {"output": {"kind": "directory", "path": "/y"}}
 
 
 @pytest.mark.parametrize(
@@ -93,6 +99,9 @@ def test_a_channel(channel: dict[str, object], keys: set[str]) -> None:
         ({"receive_buffer": "1023KiB"}, {"receive_buffer"}),
         ({"receive_buffer": "64KiB", "max_latency": 0}, set()),
         ({"output": [{"kind": "file", "path": "/y", "format": "json"}]}, set()),
+        (FILES | {"protocol": {"kind": "flute", "keys": "k"}}, {"protocol"}),
+        (FILES | {"protocol": {"kind": "flute", "keys": "k", "verify_keys": "v"}}, set()),
+        (FILES | {"protocol": {"kind": "flute", "verify_keys": "v"}}, set()),
     ],
     ids=str,
 )

@@ -105,8 +105,17 @@ def test_what_is_wrong_is_said_where_it_stands(source: object, said: str) -> Non
             "protocol.interleave: must be a whole number from 1 to 64, not 65",
         ),
         (
-            {"rate": "3Mbit", "protocol": {"kind": "flute", "key": "/etc/key"}},
-            "protocol.key: unknown key; known are kind, protect, interleave, session",
+            {"rate": "3Mbit", "protocol": {"kind": "flute", "keys": "/etc/key"}},
+            'protocol.keys: unknown key; did you mean "key"?',
+        ),
+        (
+            {"rate": "3Mbit", "protocol": {"kind": "flute", "key": "etc/key"}},
+            "protocol.key: must be the absolute path of a key file, or the name of a systemd credential,"
+            ' not "etc/key"',
+        ),
+        (
+            {"rate": "3Mbit", "protocol": {"kind": "flute", "channel": "images"}},
+            'protocol.channel: is of a manifest, and there is none without "sign_key" or "key"',
         ),
     ],
 )

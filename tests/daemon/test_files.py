@@ -19,6 +19,7 @@ from support.inside import sender
 from support.mounts import tmpfs
 from support.wait import wait_for
 
+from mcastd.delivery.keys import make_group_key, make_signing_pair
 from mcastd.protocols import lct, raptorq
 from mcastd.protocols.alc import fdt_packets
 from mcastd.protocols.fdt import FdtInstance, FileEntry, build
@@ -75,12 +76,14 @@ def content(root: Path) -> dict[str, bytes]:
     }
 
 
-def sending(tmp_path: Path, host: Host, tree: Path, *protocol: str, rate: str = "40Mbit") -> RunningDaemon:
+def sending(
+    tmp_path: Path, host: Host, tree: Path, *protocol: str, rate: str = "40Mbit", **env: str
+) -> RunningDaemon:
     (tmp_path / "sender").mkdir(exist_ok=True)
     table = ", ".join(('kind = "flute"', *protocol))
     text = f'[outbound.images]\n{GROUP}source = "{tree}"\nprotocol = {{ {table} }}\n'
     text += f'rate = "{rate}"\nrepeat = "forever"\nttl = 1\n'
-    return RunningDaemon(tmp_path / "sender", text, enter=host.enter([]))
+    return RunningDaemon(tmp_path / "sender", text, enter=host.enter([]), **env)
 
 
 def subscription(path: Path, *more: str) -> str:
@@ -130,6 +133,49 @@ def test_a_tree_comes_whole(hosts: tuple[Host, Host], tmp_path: Path, tree: Path
         assert (objects["loss_percent"] > 1) is bool(loss)
         landed = {event["object"] for event in receiver.events("object.landed")}
         assert len(landed) == 5
+
+
+@pytest.mark.root
+def test_signed_and_sealed_files_come_to_who_has_the_keys(
+    hosts: tuple[Host, Host], tmp_path: Path, tree: Path
+) -> None:
+    pytest.importorskip("cryptography")
+    left, right = hosts
+    keys, received = tmp_path / "keys", tmp_path / "received"
+    keys.mkdir(mode=0o700)
+    make_signing_pair(keys / "sign")
+    make_group_key(keys / "group")
+    protocol = (
+        f'{{ kind = "flute", verify_keys = "{keys}/sign.pub", keys = "{keys}/here", channel = "pictures" }}'
+    )
+    text = subscription(received).replace('"flute"', protocol)
+    secured = ('protect = "0%"', f'sign_key = "{keys}/sign"', f'key = "{keys}/group"', 'channel = "pictures"')
+    (tmp_path / "receiver").mkdir()
+
+    def receiver() -> RunningDaemon:
+        state = str(tmp_path / "state of receiver")
+        return RunningDaemon(tmp_path / "receiver", text, enter=right.enter([]), STATE_DIRECTORY=state)
+
+    def sender() -> RunningDaemon:
+        state = str(tmp_path / "state of sender")
+        return sending(tmp_path, left, tree, *secured, STATE_DIRECTORY=state)
+
+    with receiver() as waiting:
+        with sender():
+            wait_for(
+                lambda: "mcastd keygen" in waiting.worker("inbound/images")["detail"], "it says what it lacks"
+            )
+            os.link(keys / "group", keys / "here")
+            wait_for(lambda: received.is_dir() and content(received) == content(tree), "all files", 60)
+            require_accounted(waiting)
+        (tree / "one byte").write_bytes(b"more than one")
+        with sender():
+            wait_for(lambda: content(received) == content(tree), "what has changed")
+    with receiver() as again, sender():
+        wait_for(lambda: again.events("manifest.taken"), "a manifest after a restart")
+        wait_for(lambda: output_of(again)["objects"]["states"].get("landed") == 5, "files that are there")
+        assert not again.worker("inbound/images")["status"]["counters"]["dropped"].get("forged")
+    assert content(received) == content(tree)
 
 
 @pytest.mark.root

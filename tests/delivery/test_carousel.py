@@ -19,6 +19,7 @@ from mcastd.delivery.carousel import Carousel, symbol_size_of
 from mcastd.delivery.catalog import Catalog, SourceFile, cut
 from mcastd.delivery.protection import repair_symbols
 from mcastd.protocols import fec, lct, raptorq
+from mcastd.protocols.seal import HashedBlock
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
 needs_library = pytest.mark.skipif(not raptorq.available(), reason="raptorq is not installed")
@@ -292,9 +293,9 @@ class FakeCatalog:
             for toi, (size, oti) in enumerate(zip(sizes, otis, strict=True), 1)
         ]
 
-    def read(self, file: SourceFile, sbn: int) -> bytes:
+    def read(self, file: SourceFile, sbn: int) -> HashedBlock:
         self.read_blocks.append((file.toi, sbn))
-        return bytes(file.blocks.size(sbn))
+        return HashedBlock(bytes(file.blocks.size(sbn)))
 
 
 @settings(max_examples=25, deadline=None)

@@ -186,12 +186,14 @@ class TestScan:
                 self.data = data
 
             def digest(self) -> bytes:
-                return b"\xff\xff\xff\xff" + bytes(28)  # 0 follows it, and is the FDT's
+                return b"\xff\xff\xff\xfe" + bytes(
+                    28
+                )  # the manifest's TOI follows, and 0, which is the FDT's
 
         monkeypatch.setattr(catalog_module.hashlib, "sha256", Same)
         catalog = catalog_of(tree)
         first = scanned(catalog)
-        assert sorted(file.toi for file in first.values()) == [1, 2, 0xFFFFFFFF]
+        assert sorted(file.toi for file in first.values()) == [1, 2, 0xFFFFFFFE]
         (tree / "a-new-one").write_bytes(b"!")
         second = scanned(catalog)
         assert second.pop("a-new-one").toi == 3
@@ -290,10 +292,10 @@ class TestRead:
     def test_blocks_are_those_of_the_file(self, tree: Path) -> None:
         catalog = catalog_of(tree)
         kernel = scanned(catalog)["v2/boot/kernel"]
-        whole = b"".join(catalog.read(kernel, sbn) for sbn in range(3))
+        whole = b"".join(catalog.read(kernel, sbn).data for sbn in range(3))
         assert whole == (tree / "v2/boot/kernel").read_bytes()
         alone = catalog_of(tree / "v2" / "name.txt")
-        assert alone.read(scanned(alone)["name.txt"], 0) == b"linux"
+        assert alone.read(scanned(alone)["name.txt"], 0).data == b"linux"
 
     @pytest.mark.parametrize("how", ["written", "shorter", "replaced", "gone", "link", "directory"])
     def test_a_file_that_has_changed_is_noticed(self, tree: Path, how: str) -> None:
@@ -332,4 +334,4 @@ class TestRead:
             catalog.read(file, 0)
         again = scanned(catalog)["v2/name.txt"]
         assert again.toi != file.toi
-        assert catalog.read(again, 0) == b"LINUX"
+        assert catalog.read(again, 0).data == b"LINUX"

@@ -504,7 +504,7 @@ def test_junk_of_any_kind_is_taken_apart_or_dropped(junk: list[bytes], at: int, 
 
 
 def test_the_kind_is_known() -> None:
-    assert isinstance(make_protocol(FluteInbound(), Counter()), FluteSequencer)
+    assert isinstance(make_protocol(FluteInbound(), Counter(), "inbound/x"), FluteSequencer)
 
 
 def test_files_of_a_channel_land_with_what_was_lost_in_a_pass_from_the_next(

@@ -126,8 +126,11 @@ class Objects:
     held = 0
     deadline = math.inf
 
-    def __init__(self, _: ObjectsSettings, dropped: Counter[str]) -> None:
+    def __init__(self, _: ObjectsSettings, dropped: Counter[str], __: str = "") -> None:
         self.dropped = dropped
+
+    def open(self) -> None:
+        pass
 
     def feed(self, batch: Batch) -> Iterator[Batch]:
         runs, news = [], []

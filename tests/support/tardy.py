@@ -32,11 +32,14 @@ class TardySettings(InboundProtocol):
 class Tardy:
     reasons = (EMPTY,)
 
-    def __init__(self, settings: TardySettings, dropped: Counter[str]) -> None:
+    def __init__(self, settings: TardySettings, dropped: Counter[str], _: str = "") -> None:
         self.settings, self.dropped = settings, dropped
         self.kept: list[bytes] = []
         self.fed = 0
         self.deadline = math.inf
+
+    def open(self) -> None:
+        pass
 
     @property
     def held(self) -> int:

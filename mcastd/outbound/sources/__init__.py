@@ -11,7 +11,8 @@ from mcastd.config import OpenFilesOf, OutboundChannel
 from mcastd.outbound.sources import file, objects
 from mcastd.outbound.sources.source import Source
 
-OpenSource = Callable[[OutboundChannel, OpenFilesOf | None], Source]
+# Takes a channel's settings, the files that others of this process have open, and the channel's full name.
+OpenSource = Callable[[OutboundChannel, OpenFilesOf | None, str], Source]
 
 # By kind: opens the source of a channel's settings.
 OPENERS: dict[str, OpenSource] = {"file": file.open_source}
@@ -19,11 +20,11 @@ OPENERS: dict[str, OpenSource] = {"file": file.open_source}
 OPENERS_OF_FILES: dict[str, OpenSource] = {"flute": objects.open_source}
 
 
-def open_source(channel: OutboundChannel, files: OpenFilesOf | None = None) -> Source:
+def open_source(channel: OutboundChannel, files: OpenFilesOf | None = None, worker: str = "") -> Source:
     """The source that a channel's settings name. What it reads is opened when it is first read."""
     protocol = channel.protocol
     opener = OPENERS_OF_FILES[protocol.kind] if protocol.of_files else OPENERS[channel.source.kind]
-    return opener(channel, files)
+    return opener(channel, files, worker)
 
 
 __all__ = ["OPENERS", "OpenSource", "Source", "open_source"]

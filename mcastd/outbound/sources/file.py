@@ -37,7 +37,7 @@ def _wrong_size(fd: int) -> int | None:
     return size if has_last is (size == 0) and os.fstat(fd).st_size == size else None
 
 
-def open_source(channel: OutboundChannel, files: OpenFilesOf | None = None) -> Source:
+def open_source(channel: OutboundChannel, files: OpenFilesOf | None = None, _: str = "") -> Source:
     """A source of ``kind = "file"``, which the channel's settings name."""
     settings = channel.source
     assert isinstance(settings, FileSourceSettings)

@@ -8,20 +8,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from mcastd import clock
 from mcastd.config import FluteOutbound, OpenFilesOf, OutboundChannel
-from mcastd.delivery.carousel import Carousel, symbol_size_of
+from mcastd.delivery.announcer import Announcer
+from mcastd.delivery.carousel import Carousel, Seal, symbol_size_of
 from mcastd.delivery.catalog import Catalog, RefusedFile
 from mcastd.delivery.codec_process import CodecProcess
-from mcastd.errors import SettingChange, SourceError
+from mcastd.delivery.keys import KeyFileError, read_key
+from mcastd.delivery.serials import Serials, SerialsExhaustedError, StateError, state_directory
+from mcastd.errors import McastdError, SettingChange, SourceError
+from mcastd.keytext import GroupKey, SigningKey
 from mcastd.log import get_logger
+from mcastd.names import short_name
 from mcastd.net.payloads import HeadedPayloads, ListPayloads, Payloads
 from mcastd.outbound.sources.source import Source
 from mcastd.protocols import raptorq
+from mcastd.protocols.crypto import MissingLibraryError
+from mcastd.protocols.manifest import ManifestRefusedError
 from mcastd.protocols.raptorq import CodecError
+from mcastd.protocols.seal import OBJECT_OVERHEAD_BYTES
 from mcastd.status import FilesStatus
 
 # What is said of a file holds for this many seconds, or for as many passes if they take longer: until then a
@@ -36,13 +45,18 @@ LOGGED_FILES = 20
 CHANGED_PAUSE_SECONDS = 0.5
 
 
-def open_source(channel: OutboundChannel, _: OpenFilesOf | None = None) -> ObjectsSource:
+def open_source(channel: OutboundChannel, _: OpenFilesOf | None = None, worker: str = "") -> ObjectsSource:
     """The source of a channel whose protocol is ``flute``."""
     protocol, path = channel.protocol, channel.source.file
     assert isinstance(protocol, FluteOutbound)
     assert path is not None
     return ObjectsSource(
-        path, protocol, max_datagram=channel.max_datagram, rate=channel.rate, repeat=channel.repeat
+        path,
+        protocol,
+        worker,
+        max_datagram=channel.max_datagram,
+        rate=channel.rate,
+        repeat=channel.repeat,
     )
 
 
@@ -59,6 +73,7 @@ class ObjectsSource(Source):
         self,
         path: Path,
         protocol: FluteOutbound,
+        worker: str = "",
         *,
         max_datagram: int,
         rate: int | None,
@@ -74,7 +89,12 @@ class ObjectsSource(Source):
         self._last_round = self._repeat
         self._wall = wall
         self._codec = CodecProcess()
-        self._symbol_size = symbol_size_of(max_datagram)
+        self._protocol = protocol
+        self._channel = protocol.channel or short_name(worker)
+        self._max_datagram = max_datagram
+        self._announcer: Announcer | None = None  # there is one while files are sent, if there are keys
+        sealed = OBJECT_OVERHEAD_BYTES if protocol.key is not None else 0
+        self._symbol_size = symbol_size_of(max_datagram - sealed)
         self._catalog = Catalog(path, self._symbol_size, protected=self._protected)
         self._carousel = Carousel(
             self._catalog,
@@ -134,6 +154,7 @@ class ObjectsSource(Source):
         self.finished = self._sending = False
         self.position = 0
         self._last_round = self.rounds + self._repeat
+        self._announcer = None  # the keys are read anew
         self._catalog.close()
         self._codec.close()
 
@@ -145,6 +166,7 @@ class ObjectsSource(Source):
                 "raptorq is not installed, which makes the repair symbols",
                 SettingChange("protect", '"0%"', ", or pip install 'mcastd[files]'"),
             )
+        self._announcer = self._announcer or self._make_announcer()
         catalog = self._catalog
         if not catalog.scan():
             self.state = f"scanning: {catalog.found} files so far"
@@ -162,14 +184,57 @@ class ObjectsSource(Source):
             )
         self._begin_pass()
 
+    def _make_announcer(self) -> Announcer | None:
+        """Read the keys, if the settings name some. Raises SourceError."""
+        protocol = self._protocol
+        if not protocol.is_secured:
+            return None
+        sign, seal = protocol.sign_key, protocol.key
+        try:
+            return Announcer(
+                self._channel,
+                protocol.session,
+                self._max_datagram,
+                sign_key=None if sign is None else read_key(SigningKey, sign),
+                key=None if seal is None else read_key(GroupKey, seal),
+                serials=Serials(state_directory(), self._tell_state),
+                make_repair=self._codec.repair,
+            )
+        except (KeyFileError, MissingLibraryError) as error:
+            raise self._unsent(error) from error
+
+    def _unsent(self, error: McastdError) -> SourceError:
+        return SourceError(
+            f"cannot send {self._path}", f"{error.what}: {error.cause}", error.way_out, waits="trying again"
+        )
+
+    def _tell_state(self, error: StateError) -> None:
+        self._log.warning("state.failed", error=str(error), reason=error.reason)
+
     def _begin_pass(self) -> None:
         self._total_bytes = sum(file.length for file in self._catalog.files)
         seconds = 8 * self._total_bytes / self._rate if self._rate else math.inf
         life = min(max(DESCRIBED_SECONDS, DESCRIBED_PASSES * seconds), DESCRIBED_MAX_SECONDS)
-        self._carousel.begin(self.rounds, life)
+        manifest, seal = self._announced(life)
+        self._carousel.begin(self.rounds, life, manifest, seal)
         self._told_changed = 0
         self.position = 0
         self._sending, self.state = True, "sending"
+
+    def _announced(self, life: float) -> tuple[Sequence[bytes], Seal | None]:
+        """The packets of the manifest, and what seals the files. Raises SourceError."""
+        announcer = self._announcer
+        if announcer is None:
+            return (), None
+        try:
+            packets = announcer.packets(self._catalog.files, self._wall(), life)
+        except ManifestRefusedError as error:
+            raise SourceError(
+                f"cannot announce the files of {self._path}", str(error), waits="trying again"
+            ) from error
+        except SerialsExhaustedError as error:
+            raise self._unsent(error) from error
+        return packets, None if self._protocol.key is None else announcer.seal
 
     def _end_pass(self) -> None:
         self.rounds += 1

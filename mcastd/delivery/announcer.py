@@ -1,0 +1,87 @@
+"""What a sender with keys says of its files: a manifest, signed or sealed or both, and its packets.
+
+A manifest stays the same, to the byte, while it says what there is: receivers that have it take no notice of
+its packets. It is made anew when the files have changed, and when half of its life is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mcastd.delivery.catalog import SourceFile
+from mcastd.delivery.serials import Serials, Signer
+from mcastd.keytext import GroupKey, SigningKey
+from mcastd.protocols.crypto import verifying_key
+from mcastd.protocols.manifest import Manifest, ManifestFile, Part, Seen, build, digest_of
+from mcastd.protocols.manifest_packets import MANIFEST_TOI, manifest_packets
+from mcastd.protocols.raptorq import repair
+from mcastd.protocols.seal import AnnouncementSealer, MakeRepair, ObjectSealer, SealingSession
+
+NANOSECONDS = 1_000_000_000
+
+
+class Announcer:
+    """Makes the manifests of one channel, and what seals its files. Used by one thread, for one run."""
+
+    def __init__(
+        self,
+        channel: str,
+        session: int,
+        max_datagram: int,
+        *,
+        sign_key: SigningKey | None,
+        key: GroupKey | None,
+        serials: Serials,
+        make_repair: MakeRepair = repair,
+    ) -> None:
+        """``session`` is the TSI. Raises ValueError without either key, MissingLibraryError."""
+        signer = key if sign_key is None else verifying_key(sign_key)
+        if signer is None:
+            raise ValueError("nothing is announced without a key")
+        self._signer: Signer = signer
+        self._channel = channel
+        self._session = session
+        self._max_datagram = max_datagram
+        self._sign_key = sign_key
+        self._key = key
+        self._serials = serials
+        self._sealing = None if key is None else SealingSession(key, make_repair)
+        self._files: Sequence[SourceFile] = ()
+        self._renew_at = 0.0  # seconds since the epoch
+        self._packets: Sequence[bytes] = ()
+
+    def seal(self, file: SourceFile) -> ObjectSealer:
+        """What seals the packets of a file, if there is a key."""
+        assert self._sealing is not None
+        return self._sealing.sealer(self._session, _part(file))
+
+    def packets(self, files: Sequence[SourceFile], now: float, life: float) -> Sequence[bytes]:
+        """The packets of a manifest of ``files`` that holds for ``life / 2`` seconds at least.
+
+        ``now`` is in seconds since the epoch. Raises ManifestRefusedError, SerialsExhaustedError.
+        """
+        if self._packets and files == self._files and self._renew_at - life / 2 <= now < self._renew_at:
+            return self._packets
+        serial = self._serials.next(self._signer, self._channel, int(now * NANOSECONDS))
+        manifest = Manifest(
+            self._channel,
+            serial,
+            int(now),
+            int(now + life),
+            tuple(ManifestFile(file.name, file.mode, file.mtime_ns, (_part(file),)) for file in files),
+            None if self._sealing is None else self._sealing.sealing,
+        )
+        data = build(manifest, self._sign_key)
+        self._serials.keep(self._signer, self._channel, Seen(serial, digest_of(data)))
+        key = self._key
+        sealer = None if key is None else lambda header: self._sealer(key, serial, header)
+        self._packets = manifest_packets(self._session, data, serial, self._max_datagram, sealer)
+        self._files, self._renew_at = files, now + life / 2
+        return self._packets
+
+    def _sealer(self, key: GroupKey, serial: int, header: bytes) -> AnnouncementSealer:
+        return AnnouncementSealer(key, self._channel, serial, header, MANIFEST_TOI)
+
+
+def _part(file: SourceFile) -> Part:
+    return Part(file.toi, file.length, file.oti, file.hashes)

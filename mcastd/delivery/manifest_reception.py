@@ -1,0 +1,205 @@
+"""The manifest of a channel on its way: from its packets to one that is complete, signed and current.
+
+Nothing of a manifest is believed before all of it has come and its signature is right. Until then its packets
+are only kept, in bounded memory: those of another serial, header or salt apart from each other.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from mcastd.delivery.serials import Serials, Signer
+from mcastd.keytext import GroupKey, VerifyingKey
+from mcastd.protocols.alc import AlcHeader
+from mcastd.protocols.fec import NO_CODE, Blocks, Oti, scheme_of
+from mcastd.protocols.lct import Malformed
+from mcastd.protocols.manifest import (
+    MANIFEST_MAX_BYTES,
+    ManifestReason,
+    ManifestRefusedError,
+    Seen,
+    Verified,
+    require_current,
+    verify,
+)
+from mcastd.protocols.manifest_packets import read_plain
+from mcastd.protocols.seal import (
+    Announced,
+    AnnouncementOpener,
+    Buffer,
+    NotOpenedError,
+    SealReason,
+    is_announcement,
+    key_ring,
+)
+
+# Manifests of which packets are kept at a time, and the bytes of these.
+COMING_MAX = 8
+COMING_MAX_BYTES = MANIFEST_MAX_BYTES + (16 << 20)
+
+# Reasons to take no packet of a manifest, beside those of SealReason.
+MALFORMED = "malformed"
+REFUSED = "refused"
+REPLAYED = "replayed"
+OTHER_SESSION = "foreign-session"  # the current one comes in another session than before
+
+
+class ManifestPacket(NamedTuple):
+    """A packet of the object MANIFEST_TOI."""
+
+    header: AlcHeader
+    raw: bytes  # the LCT header as it came
+    sbn: int
+    esi: int
+    payload: Buffer
+
+
+class NotTakenError(ValueError):
+    """A packet of a manifest is not taken, for a ``reason`` to drop it.
+
+    ``manifest`` is why the whole manifest is refused, of which it was the last packet.
+    """
+
+    def __init__(self, reason: str, message: str, manifest: ManifestReason | None = None) -> None:
+        self.reason = reason
+        self.manifest = manifest
+        super().__init__(message)
+
+
+@dataclass(slots=True)
+class _ComingManifest:
+    """A manifest of which something has come."""
+
+    oti: Oti
+    length: int
+    blocks: Blocks
+    symbols: dict[int, bytes] = field(default_factory=dict)  # by their numbers
+    bytes: int = 0
+
+
+class ManifestReception:
+    """Takes the packets of one channel's manifests. Used by one thread."""
+
+    def __init__(
+        self,
+        channel: str,
+        keys: Collection[GroupKey],
+        signers: Collection[VerifyingKey],
+        serials: Serials,
+    ) -> None:
+        """With ``keys`` only what is sealed by one of them is taken, with ``signers`` what one has signed.
+
+        Raises ValueError without either, MissingLibraryError.
+        """
+        if not keys and not signers:
+            raise ValueError("without any key everybody's manifest would be taken")
+        self.keys = key_ring(keys)
+        self.current: Verified | None = None
+        self._channel = channel
+        self._signers = signers
+        self._serials = serials
+        self._opener = AnnouncementOpener(self.keys, channel) if keys else None
+        self._session: int | None = None  # in which the current one came
+        self._coming: OrderedDict[tuple[object, ...], _ComingManifest] = (
+            OrderedDict()
+        )  # the one used last at the end
+
+    @property
+    def _trusted(self) -> Collection[Signer]:
+        return self._signers or self.keys.values()
+
+    def take(self, packet: ManifestPacket, wall: float) -> Verified | None:
+        """Take a packet; ``wall`` is the time since 1970, in seconds.
+
+        Returns a manifest when all of it has come; it is then the current one. Raises NotTakenError.
+        """
+        found = self._read(packet)
+        newest = self._serials.newest(self._trusted, self._channel)
+        if newest is not None and found.serial < newest.serial:
+            raise NotTakenError(REPLAYED, f"serial {found.serial}, after {newest.serial} before")
+        if self.current is not None and self.current.manifest.serial == found.serial:
+            if self._session != packet.header.tsi:
+                raise NotTakenError(OTHER_SESSION, f"it came in session {self._session} before")
+            return None
+        if (data := self._add(packet, found)) is None:
+            return None
+        try:
+            verified = self._verified(data, found, newest, wall)
+        except ManifestRefusedError as error:
+            reason = REPLAYED if error.reason is ManifestReason.ROLLED_BACK else REFUSED
+            raise NotTakenError(reason, str(error), error.reason) from error
+        self.current, self._session = verified, packet.header.tsi
+        self._coming.clear()
+        return verified
+
+    def expire(self, wall: float) -> None:
+        """Forget the current manifest if it holds no more."""
+        if self.current is not None and self.current.manifest.expires <= wall:
+            self.current = None
+
+    def _read(self, packet: ManifestPacket) -> Announced:
+        header, raw, sbn, esi, payload = packet
+        if self._opener is None:
+            if is_announcement(payload):
+                raise NotTakenError(SealReason.WRONG_KEY, "it is sealed, and there is no key here")
+            try:
+                return read_plain(payload)
+            except Malformed as error:
+                raise NotTakenError(MALFORMED, str(error)) from error
+        number = int.from_bytes(scheme_of(header.scheme).identify(sbn, esi))
+        try:
+            return self._opener.open(raw, header.toi or 0, number, payload)
+        except NotOpenedError as error:
+            raise NotTakenError(error.reason, str(error)) from error
+
+    def _add(self, packet: ManifestPacket, found: Announced) -> bytes | None:
+        """Keep a symbol. Returns the manifest if it was the last one. Raises NotTakenError."""
+        header, _, sbn, esi, _ = packet
+        oti, length = header.fti or (None, 0)
+        if oti is None or oti.scheme != NO_CODE or not 0 < length <= MANIFEST_MAX_BYTES:
+            raise NotTakenError(MALFORMED, "no manifest is cut so")
+        key = header.tsi, found.serial, found.salt, oti, length
+        coming = self._coming.get(key) or _ComingManifest(oti, length, Blocks(oti, length))
+        blocks = coming.blocks
+        if sbn >= blocks.count or esi >= blocks.symbols(sbn):
+            raise NotTakenError(MALFORMED, "no manifest of its length has that symbol")
+        number = blocks.first(sbn) + esi
+        if len(found.symbol) != min(oti.symbol_size, length - number * oti.symbol_size):
+            raise NotTakenError(MALFORMED, f"a symbol of {len(found.symbol)} bytes")
+        if coming.symbols.get(number, found.symbol) != found.symbol:
+            coming = _ComingManifest(
+                oti, length, blocks
+            )  # somebody has sent what is wrong: it may be what was kept
+        if number not in coming.symbols:
+            coming.symbols[number] = found.symbol
+            coming.bytes += len(found.symbol)
+        self._coming[key] = coming
+        self._coming.move_to_end(key)
+        if len(coming.symbols) == blocks.total:
+            del self._coming[key]
+            return b"".join(coming.symbols[number] for number in range(blocks.total))
+        while len(self._coming) > 1 and (
+            len(self._coming) > COMING_MAX
+            or sum(each.bytes for each in self._coming.values()) > COMING_MAX_BYTES
+        ):
+            self._coming.popitem(last=False)
+        return None
+
+    def _verified(self, data: bytes, found: Announced, newest: Seen | None, wall: float) -> Verified:
+        """Raises ManifestRefusedError, NotTakenError."""
+        verified = verify(data, self._signers)
+        manifest, sealing = verified.manifest, verified.manifest.sealing
+        if manifest.serial != found.serial or (sealing is None) is (self._opener is not None):
+            raise NotTakenError(REFUSED, "its packets do not say what it says", ManifestReason.MALFORMED)
+        key = None if sealing is None else self.keys.get(sealing.key_id)
+        if sealing is not None and key is None:
+            cause = f"its objects are sealed by the key {sealing.key_id.hex()}, which is not here"
+            raise NotTakenError(SealReason.WRONG_KEY, cause)
+        require_current(verified, self._channel, newest, wall)
+        signer = verified.signer or key
+        assert signer is not None
+        self._serials.keep(signer, self._channel, Seen(manifest.serial, verified.digest))
+        return verified

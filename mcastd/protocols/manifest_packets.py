@@ -1,0 +1,68 @@
+"""The packets of a manifest: an object of its own, which no FDT describes, cut without a code.
+
+```
+  sealed   LCT header with EXT_FTI, payload id | announcement (seal.py)
+  plain    LCT header with EXT_FTI, payload id | "mcm\\1"  serial 8 | symbol
+```
+
+Other receivers of FLUTE take no notice of it. The serial before each symbol keeps those of two manifests
+apart, and says at once which are of one that was replaced.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+from mcastd.protocols import fec, lct
+from mcastd.protocols.lct import Malformed
+from mcastd.protocols.seal import ANNOUNCEMENT_OVERHEAD_BYTES, Announced, AnnouncementSealer, Buffer
+
+# The TOI of manifests. No file has it.
+MANIFEST_TOI = (1 << 32) - 1
+# Before the payload of its packets: LCT header, EXT_FTI, and payload ID.
+MANIFEST_HEADER_BYTES = lct.BUILT_BYTES + 16 + 4
+
+_BLOCK_SYMBOLS = 1024
+_MAGIC = b"mcm\1"
+_PLAIN = struct.Struct(">4sQ")
+
+
+def manifest_packets(
+    tsi: int,
+    data: bytes,
+    serial: int,
+    max_datagram: int,
+    sealer: Callable[[bytes], AnnouncementSealer] | None = None,
+) -> list[bytes]:
+    """The packets of a manifest, at most ``max_datagram`` bytes each.
+
+    ``sealer`` makes what seals them from their LCT header; without it all can read them.
+    """
+    overhead = _PLAIN.size if sealer is None else ANNOUNCEMENT_OVERHEAD_BYTES
+    size = max_datagram - MANIFEST_HEADER_BYTES - overhead
+    oti = fec.Oti(fec.NO_CODE, size, _BLOCK_SYMBOLS)
+    header = lct.build(tsi, MANIFEST_TOI, fec.NO_CODE, fec.build_fti(oti, len(data)))
+    seal = None if sealer is None else sealer(header).seal
+    blocks, identify = fec.Blocks(oti, len(data)), fec.scheme_of(fec.NO_CODE).identify
+    plain, packets = _PLAIN.pack(_MAGIC, serial), []
+    for sbn in range(blocks.count):
+        for esi in range(blocks.symbols(sbn)):
+            at = (blocks.first(sbn) + esi) * size
+            payload_id, symbol = identify(sbn, esi), data[at : at + size]
+            payload = plain + symbol if seal is None else seal(int.from_bytes(payload_id), symbol)
+            packets.append(header + payload_id + payload)
+    return packets
+
+
+def is_plain(payload: Buffer) -> bool:
+    """Return True if a payload begins as that of a manifest which all can read."""
+    return len(payload) >= _PLAIN.size and payload[: len(_MAGIC)] == _MAGIC
+
+
+def read_plain(payload: Buffer) -> Announced:
+    """The symbol of a packet that is not sealed. Raises Malformed."""
+    if not is_plain(payload):
+        raise Malformed("manifest", "it does not begin as a packet of a manifest")
+    _, serial = _PLAIN.unpack_from(payload)
+    return Announced(bytes(payload[_PLAIN.size :]), b"", serial)

@@ -1,0 +1,309 @@
+"""Files from a channel with keys to a subscription with keys, through memory: who is believed."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcastd import clock, log
+from mcastd.config import DirectoryOutput, FluteInbound, OutboundChannel
+from mcastd.delivery.keys import KeyFileError, make_group_key, make_signing_pair
+from mcastd.delivery.names import PARTIAL_DIRECTORY
+from mcastd.errors import SourceError
+from mcastd.inbound.flute import FluteSequencer
+from mcastd.inbound.sinks.account import Account
+from mcastd.inbound.sinks.directory import DirectorySink
+from mcastd.inbound.sinks.formats import FORMATS
+from mcastd.net.link import ListBatch
+from mcastd.outbound.sources import open_source
+from mcastd.protocols import alc, fec, lct, raptorq
+from mcastd.protocols.manifest_packets import MANIFEST_TOI, manifest_packets
+
+pytest.importorskip("cryptography")
+pytestmark = pytest.mark.usefixtures("no_fd_leak")
+needs_library = pytest.mark.skipif(not raptorq.available(), reason="raptorq is not installed")
+
+SIZES = {"empty": 0, "one": 1, "deep/even": 2896, "deep/odd": 2897, "deep/er/large": 300_001}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with a tree, two pairs for signing (a, b), and two group keys (1, 2)."""
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
+    for name, size in SIZES.items():
+        path = tmp_path / "source" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(random.Random(size).randbytes(size))
+    for name in "ab":
+        make_signing_pair(tmp_path / name)
+    for name in "12":
+        make_group_key(tmp_path / name)
+    return tmp_path
+
+
+class Sender:
+    """A run of a channel. It makes one pass at a time."""
+
+    def __init__(self, place: Path, *, sign: str = "", key: str = "", protect: str = "0%") -> None:
+        protocol = {"kind": "flute", "protect": protect, "session": 7}
+        protocol |= {"sign_key": str(place / sign)} if sign else {}
+        protocol |= {"key": str(place / key)} if key else {}
+        channel = {"source": place / "source", "group": "239.255.1.2", "port": 9190, "rate": "1Gbit"}
+        settings = OutboundChannel.model_validate(channel | {"protocol": protocol, "repeat": "forever"})
+        self.source = open_source(settings, None, "outbound/images")
+
+    def a_pass(self) -> list[bytes]:
+        rounds, datagrams = self.source.rounds, list[bytes]()
+        while self.source.rounds == rounds:
+            datagrams += [bytes(one) for one in self.source.read()]
+        return datagrams
+
+
+class Receiver:
+    """A run of a subscription."""
+
+    def __init__(self, place: Path, *, name: str = "images", **protocol: Any) -> None:
+        named = {key: [str(place / one) for one in places] for key, places in protocol.items()}
+        self.path = place / "received"
+        self.dropped: Counter[str] = Counter()
+        settings = FluteInbound.model_validate(named)
+        self.sequencer = FluteSequencer(settings, self.dropped, f"inbound/{name}")
+        self.sequencer.open()
+        output = DirectoryOutput(path=self.path)
+        self.sink = DirectorySink(
+            output,
+            FORMATS["raw"](lambda: "239.255.1.2", str),
+            Account(output, log.get_logger()),
+            decode=raptorq.decode,
+        )
+        self.sink.open()
+        self.fed = 0
+
+    def take(self, datagrams: list[bytes]) -> None:
+        self.fed += len(datagrams)
+        for start in range(0, len(datagrams), 37):
+            for batch in self.sequencer.feed(ListBatch(datagrams[start : start + 37])):
+                self.sink.write(batch)
+        for _ in range(200):  # what takes long is done in steps
+            if self.sink.deadline > clock.monotonic():
+                break
+            self.sink.tick(clock.monotonic())
+
+    @property
+    def accounted(self) -> int:
+        counters = self.sink.counters
+        here = self.dropped.total() + self.sequencer.held
+        return here + counters.written + counters.dropped.total()
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        return files_below(self.path)
+
+
+def files_below(path: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(path)): file.read_bytes()
+        for file in path.rglob("*")
+        if file.is_file() and PARTIAL_DIRECTORY not in file.parts
+    }
+
+
+@pytest.fixture
+def sender(place: Path) -> Iterator[Callable[..., Sender]]:
+    made: list[Sender] = []
+
+    def make(**keys: str) -> Sender:
+        made.append(Sender(place, **keys))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.source.restart()
+
+
+@pytest.fixture
+def receiver(place: Path) -> Iterator[Callable[..., Receiver]]:
+    made: list[Receiver] = []
+
+    def make(**settings: Any) -> Receiver:
+        made.append(Receiver(place, **settings))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.sink.close(for_good=True)
+        assert one.accounted == one.fed
+
+
+MakeSender = Callable[..., Sender]
+MakeReceiver = Callable[..., Receiver]
+SIGNED = {"verify_keys": ["a.pub"]}
+SEALED = {"verify_keys": ["a.pub"], "keys": ["1"]}
+
+
+def toi_of(datagram: bytes) -> int:
+    return lct.parse(datagram).toi or 0
+
+
+def flipped(datagram: bytes) -> bytes:
+    return datagram[:-1] + bytes([datagram[-1] ^ 1])
+
+
+@pytest.mark.parametrize(
+    ("sent", "received"),
+    [
+        ({"sign": "a"}, SIGNED),
+        ({"sign": "a"}, {}),  # without keys its FDT is believed
+        ({"key": "1"}, {"keys": ["1"]}),
+        ({"sign": "a", "key": "1"}, SEALED),
+        ({"sign": "a", "key": "1"}, {"keys": ["2", "1"]}),
+        pytest.param({"sign": "a", "key": "1", "protect": "20%"}, SEALED, marks=needs_library),
+        pytest.param({"sign": "a", "protect": "20%"}, SIGNED, marks=needs_library),
+    ],
+)
+def test_each_pass_brings_what_has_changed(
+    place: Path, sender: MakeSender, receiver: MakeReceiver, sent: dict[str, str], received: dict[str, Any]
+) -> None:
+    sending, receiving = sender(**sent), receiver(**received)
+    loss, chance = 0.1 if "protect" in sent else 0.0, random.Random(3)
+    for odd in (b"other", b"third"):
+        receiving.take([one for one in sending.a_pass() if chance.random() >= loss])
+        assert receiving.files == files_below(place / "source")
+        (place / "source" / "deep" / "odd").write_bytes(odd)
+    assert not receiving.dropped
+    assert max(map(len, sending.a_pass())) <= 1472
+
+
+@pytest.mark.parametrize(
+    ("sent", "received", "reason"),
+    [
+        ({}, SIGNED, "no-fdt"),
+        ({"sign": "b"}, SIGNED, "refused"),
+        ({"sign": "a", "key": "1"}, SIGNED, "wrong-key"),
+        ({"sign": "a", "key": "1"}, {}, "wrong-key"),
+        ({"sign": "a", "key": "2"}, SEALED, "wrong-key"),
+        ({"sign": "b", "key": "1"}, SEALED, "refused"),
+        ({"key": "1"}, SEALED, "refused"),
+        ({"sign": "a"}, SEALED, "forged"),
+        ({}, SEALED, "forged"),
+        ({"sign": "a"}, SIGNED | {"name": "other"}, "refused"),
+    ],
+)
+def test_what_is_not_signed_and_sealed_as_it_is_to_be_is_refused(
+    sender: MakeSender, receiver: MakeReceiver, sent: dict[str, str], received: dict[str, Any], reason: str
+) -> None:
+    receiving = receiver(**received)
+    receiving.take(sender(**sent).a_pass())
+    list(receiving.sequencer.expire(float("inf")))
+    assert receiving.files == {}
+    assert receiving.dropped[reason]
+    assert receiving.dropped.keys() <= {reason, "no-fdt"}
+
+
+def test_an_outsider_changes_nothing_in_a_sealed_session(
+    place: Path, sender: MakeSender, receiver: MakeReceiver
+) -> None:
+    sending, receiving = sender(sign="a", key="1"), receiver(**SEALED)
+    before = sending.a_pass()
+    (place / "source" / "one").write_bytes(b"newer")
+    datagrams = sending.a_pass()
+    old = [one for one in before if toi_of(one) == MANIFEST_TOI]
+    new = [one for one in datagrams if toi_of(one) == MANIFEST_TOI]
+    objects = [one for one in datagrams if toi_of(one) != MANIFEST_TOI]
+    assert b"deep" not in b"".join(datagrams)  # no name is to be read, and no FDT
+    assert not [one for one in datagrams if toi_of(one) == 0]
+    receiving.take(new[:1])
+    oti = fec.Oti(fec.NO_CODE, 100, 8)
+    outsiders = {
+        "forged": [
+            *map(flipped, objects),
+            *map(flipped, new),
+            *(bytes([one[0], one[1] | 3, *one[2:]]) for one in objects),  # the close flags A and B
+            *alc.fdt_packets(7, 3, b"an FDT", 100),
+            lct.build(7, MANIFEST_TOI, fec.NO_CODE, fec.build_fti(oti, 6)) + bytes(4) + b"x" * 6,
+            *manifest_packets(7, b"manifest", 2**63, 1472),
+        ],
+        "replayed": old,
+        "foreign-session": [one[:11] + b"\x08" + one[12:] for one in objects],
+    }
+    for reason, forged in outsiders.items():
+        receiving.take(forged)
+        assert receiving.dropped[reason] == len(forged)
+    assert receiving.dropped.keys() == outsiders.keys()
+    assert receiving.files.keys() <= {"empty"}
+    for one in objects:
+        receiving.take([flipped(one), one, old[0]])
+    assert receiving.files == files_below(place / "source")
+
+
+def test_a_wrong_block_of_a_signed_session_is_thrown_away(
+    place: Path, sender: MakeSender, receiver: MakeReceiver
+) -> None:
+    sending, receiving = sender(sign="a"), receiver(**SIGNED)
+    receiving.take(
+        [flipped(one) if toi_of(one) not in {0, MANIFEST_TOI} else one for one in sending.a_pass()]
+    )
+    assert receiving.files == {"empty": b""}
+    assert receiving.sink.counters.dropped["hash"]
+    receiving.take(sending.a_pass())
+    assert receiving.files == files_below(place / "source")
+
+
+def test_both_ends_are_started_anew(place: Path, sender: MakeSender, receiver: MakeReceiver) -> None:
+    first = sender(sign="a", key="1")
+    old = first.a_pass()
+    stopped = receiver(**SEALED)
+    stopped.take(old[: len(old) // 2])
+    stopped.sink.close()
+    second = sender(sign="a", key="1")  # its salt and its serial are others
+    receiving = receiver(**SEALED)
+    receiving.take(second.a_pass())
+    assert receiving.files == files_below(place / "source")
+    assert not receiving.dropped
+    receiving.sink.close()
+    again = receiver(**SEALED)
+    again.take(old)  # the state directory knows that they were replaced
+    list(again.sequencer.expire(float("inf")))
+    assert again.dropped["replayed"]
+    assert again.dropped.keys() == {"replayed", "no-fdt"}
+
+
+def test_keys_are_rotated(place: Path, sender: MakeSender, receiver: MakeReceiver) -> None:
+    receiving = receiver(verify_keys=["a.pub", "b.pub"], keys=["1", "2"])
+    for sign, key, content in (("a", "1", b"of a"), ("b", "1", b"of b"), ("b", "2", b"of 2")):
+        (place / "source" / "one").write_bytes(content)
+        receiving.take(sender(sign=sign, key=key).a_pass())
+        assert receiving.files["one"] == content
+    assert not receiving.dropped
+
+
+def test_a_key_that_others_can_read_is_said(place: Path, sender: MakeSender, receiver: MakeReceiver) -> None:
+    (place / "1").chmod(0o644)
+    with pytest.raises(KeyFileError, match="chmod 600"):
+        receiver(**SEALED)
+    sending = sender(sign="a", key="1")
+    with pytest.raises(SourceError, match="chmod 600"):
+        sending.source.read()
+    (place / "1").chmod(0o600)
+    assert sending.a_pass()
+
+
+def test_without_its_keys_a_subscription_takes_nothing(place: Path, sender: MakeSender) -> None:
+    dropped: Counter[str] = Counter()
+    settings = FluteInbound.model_validate({"verify_keys": [str(place / "a.pub")]})
+    sequencer = FluteSequencer(settings, dropped, "inbound/images")  # it was not opened
+    datagrams = sender(sign="a").a_pass()
+    (given,) = sequencer.feed(ListBatch(datagrams))
+    assert len(given) == 0
+    assert dropped == {"refused": len(datagrams)}
+
+
+def test_a_manifest_stays_while_nothing_has_changed(sender: MakeSender) -> None:
+    sending = sender(sign="a", key="1")
+    first, second = ({one for one in sending.a_pass() if toi_of(one) == MANIFEST_TOI} for _ in range(2))
+    assert first == second
