@@ -49,6 +49,26 @@ def test_it_gives_what_the_library_gives(codec: CodecProcess) -> None:
 
 
 @needs_raptorq
+def test_it_can_begin_before_it_is_needed(codec: CodecProcess) -> None:
+    codec.prepare()
+    process = codec.pid
+    assert process is not None
+    codec.prepare()
+    assert len(codec.repair(BLOCK, SIZE, 2)) == 2
+    assert codec.pid == process
+
+
+def test_where_none_can_begin_the_first_call_says_so(
+    codec: CodecProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nonexistent")
+    codec.prepare()
+    assert codec.pid is None
+    with pytest.raises(CodecError):
+        codec.repair(BLOCK, SIZE, 1)
+
+
+@needs_raptorq
 def test_a_block_as_large_as_there_can_be(codec: CodecProcess) -> None:
     size = 1440
     count = raptorq.source_symbols_max(size)

@@ -28,6 +28,7 @@ from mcastd.inbound.sinks.paths import RETRY_SECONDS, UNSAFE_PATH
 from mcastd.inbound.sinks.sink import Sink
 from mcastd.inbound.symbols import SymbolBatch
 from mcastd.net.link import Batch
+from mcastd.protocols.fec import RAPTORQ
 from mcastd.status import ObjectsStatus, ObjectStatus, OutputStatus
 from mcastd.worker import ObjectBooks
 
@@ -71,6 +72,7 @@ class DirectorySink(Sink):
         self._wall = wall
         self._on_outcome = on_outcome
         self._codec = CodecProcess()
+        self._has_codec = decode is None
         self._decode = decode or self._codec.decode
         self._landing = Landing(config.path)
         self._counts = SymbolCounts(dropped=account.counters.dropped)
@@ -99,6 +101,8 @@ class DirectorySink(Sink):
         written, dropped = counts.written_bytes, counts.dropped.total()
         for description in batch.news:
             reception.describe(description, now)
+            if description.oti.scheme == RAPTORQ and self._has_codec and self._codec.pid is None:
+                self._codec.prepare()  # datagrams would be lost while the first block waits for it
         wall = self._wall()
         for run in batch.runs:
             untaken, trouble = reception.take(run, now, wall)
