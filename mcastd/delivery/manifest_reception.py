@@ -38,7 +38,10 @@ from mcastd.protocols.seal import (
 
 # Manifests of which packets are kept at a time, and the bytes of these.
 COMING_MAX = 8
-COMING_MAX_BYTES = MANIFEST_MAX_BYTES + (16 << 20)
+COMING_MAX_BYTES = 2 * MANIFEST_MAX_BYTES
+# Bytes of memory that a symbol takes beside its own. Senders have none shorter than SYMBOL_MIN_BYTES.
+SYMBOL_COST_BYTES = 128
+SYMBOL_MIN_BYTES = 64
 
 # Reasons to take no packet of a manifest, beside those of SealReason.
 MALFORMED = "malformed"
@@ -77,7 +80,7 @@ class _ComingManifest:
     length: int
     blocks: Blocks
     symbols: dict[int, bytes] = field(default_factory=dict)  # by their numbers
-    bytes: int = 0
+    bytes: int = 0  # of memory
 
 
 class ManifestReception:
@@ -159,7 +162,12 @@ class ManifestReception:
         """Keep a symbol. Returns the manifest if it was the last one. Raises NotTakenError."""
         header, _, sbn, esi, _ = packet
         oti, length = header.fti or (None, 0)
-        if oti is None or oti.scheme != NO_CODE or not 0 < length <= MANIFEST_MAX_BYTES:
+        if (
+            oti is None
+            or oti.scheme != NO_CODE
+            or oti.symbol_size < SYMBOL_MIN_BYTES
+            or not 0 < length <= MANIFEST_MAX_BYTES
+        ):
             raise NotTakenError(MALFORMED, "no manifest is cut so")
         key = header.tsi, found.serial, found.salt, oti, length
         coming = self._coming.get(key) or _ComingManifest(oti, length, Blocks(oti, length))
@@ -175,7 +183,7 @@ class ManifestReception:
             )  # somebody has sent what is wrong: it may be what was kept
         if number not in coming.symbols:
             coming.symbols[number] = found.symbol
-            coming.bytes += len(found.symbol)
+            coming.bytes += len(found.symbol) + SYMBOL_COST_BYTES
         self._coming[key] = coming
         self._coming.move_to_end(key)
         if len(coming.symbols) == blocks.total:

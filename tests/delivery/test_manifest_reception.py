@@ -1,0 +1,133 @@
+"""Packets of manifests from anybody: each is taken, or dropped for one reason, in bounded memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mcastd.delivery.manifest_reception import (
+    COMING_MAX,
+    ManifestPacket,
+    ManifestReception,
+    NotTakenError,
+)
+from mcastd.delivery.serials import Serials
+from mcastd.keytext import GroupKey, SigningKey
+from mcastd.protocols import alc, fec, lct
+from mcastd.protocols.lct import Malformed
+from mcastd.protocols.manifest import Manifest, build
+from mcastd.protocols.manifest_packets import MANIFEST_TOI, manifest_packets
+
+pytest.importorskip("cryptography")
+from mcastd.protocols.crypto import verifying_key
+
+SIGN = SigningKey(bytes(range(32)))
+GROUP = GroupKey(bytes(range(1, 33)))
+NOW = 1_790_000_000
+
+
+def reception_in(path: Path, *keys: GroupKey) -> ManifestReception:
+    return ManifestReception("images", keys, [verifying_key(SIGN)], Serials(path, lambda _: None))
+
+
+def packet_of(datagram: bytes) -> ManifestPacket:
+    packet = alc.parse(datagram)
+    size = packet.header.size
+    return ManifestPacket(packet.header, datagram[:size], packet.sbn, packet.esi, packet.payload)
+
+
+def reason(reception: ManifestReception, datagram: bytes) -> str:
+    """Why a packet is dropped; "" if it is taken."""
+    try:
+        reception.take(packet_of(datagram), NOW)
+    except NotTakenError as error:
+        return error.reason
+    return ""
+
+
+def signed(serial: int, channel: str = "images") -> bytes:
+    return build(Manifest(channel, serial, NOW, NOW + 100, ()), SIGN)
+
+
+def test_without_any_key_there_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="without any key"):
+        ManifestReception("images", [], [], Serials(tmp_path, lambda _: None))
+
+
+def test_it_comes_in_any_order_among_others_of_its_length(tmp_path: Path) -> None:
+    reception = reception_in(tmp_path)
+    older, newer = (manifest_packets(5, signed(serial), serial, 120) for serial in (41, 43))
+    assert len(newer) == 2
+    assert [reason(reception, one) for one in (newer[1], older[0], newer[1], newer[0])] == [""] * 4
+    assert reception.current is not None
+    assert reception.current.manifest.serial == 43
+    assert [reason(reception, one) for one in older] == ["replayed"] * 2
+    elsewhere = manifest_packets(6, signed(43), 43, 120)
+    assert {reason(reception, one) for one in elsewhere} == {"foreign-session"}
+    reception.expire(NOW + 99)
+    assert reception.current is not None
+    reception.expire(NOW + 100)
+    assert reception.current is None
+
+
+def test_a_wrong_symbol_costs_what_had_come_and_no_more(tmp_path: Path) -> None:
+    reception = reception_in(tmp_path)
+    first, second = manifest_packets(5, signed(43), 43, 120)
+    wrong = first[:-1] + bytes([first[-1] ^ 1])
+    assert [reason(reception, one) for one in (wrong, first, second)] == [""] * 3
+    assert reception.current is not None
+
+
+@pytest.mark.parametrize(
+    ("oti", "length", "esi", "payload"),
+    [
+        (fec.Oti(fec.NO_CODE, 63, 9), 63, 0, b"x" * 63),  # symbols too short
+        (fec.Oti(fec.NO_CODE, 64, 9), 64, 1, b"x" * 64),  # no such symbol
+        (fec.Oti(fec.NO_CODE, 64, 9), 65, 1, b"x" * 2),  # longer than the last one is
+        (fec.Oti(fec.NO_CODE, 64, 2**15), (64 << 20) + 1, 0, b"x" * 64),  # more than a manifest has
+    ],
+)
+def test_what_no_sender_sends_is_malformed(
+    tmp_path: Path, oti: fec.Oti, length: int, esi: int, payload: bytes
+) -> None:
+    header = lct.build(5, MANIFEST_TOI, fec.NO_CODE, fec.build_fti(oti, length))
+    datagram = header + esi.to_bytes(4) + b"mcm\1" + bytes(8) + payload
+    assert reason(reception_in(tmp_path), datagram) == "malformed"
+    assert reason(reception_in(tmp_path), lct.build(5, MANIFEST_TOI, 0) + datagram[-80:]) == "malformed"
+
+
+def test_those_that_never_come_whole_make_room(tmp_path: Path) -> None:
+    reception = reception_in(tmp_path)
+    for serial in range(1, 50):
+        assert reason(reception, manifest_packets(5, signed(serial), serial, 120)[0]) == ""
+        assert len(reception._coming) <= COMING_MAX
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(["plain", "sealed"]),
+    st.integers(0, 200),
+    st.binary(max_size=40),
+    st.tuples(
+        st.integers(0, 2**48 - 1) | st.integers(1, 300),
+        st.integers(0, 2**16 - 1),
+        st.integers(0, 2**32 - 1),
+    ),
+)
+def test_anything_is_dropped_for_a_reason(
+    tmp_path: Path, way: str, cut: int, tail: bytes, said: tuple[int, int, int]
+) -> None:
+    length, size, block = said
+    reception = reception_in(tmp_path, *([GROUP] if way == "sealed" else []))
+    good = manifest_packets(5, signed(7), 7, 1400)[0]
+    fti = lct.extension(lct.EXT_FTI, length.to_bytes(6) + bytes(2) + size.to_bytes(2) + block.to_bytes(4))
+    for datagram in (good[:cut] + tail, lct.build(5, MANIFEST_TOI, 0, fti) + good[36:]):
+        try:
+            packet_of(datagram)
+        except Malformed:
+            continue
+        assert reason(reception, datagram) in {"", "malformed", "refused", "forged", "wrong-key"}
+        assert reception.current is None or reception.current.manifest.serial == 7
