@@ -108,13 +108,13 @@ class FluteInbound(InboundProtocol):
         description="The number of the session (TSI) that is received; absent: the first that is heard, and"
         " another one when that has been silent for 30 s.",
     )
-    verify_keys: VerifyingKeys = Field(
-        (),
+    verify_keys: VerifyingKeys | None = Field(
+        None,
         description="Verifying keys, or the files that they are in: only files of a manifest that was signed"
         " with the key of one of them are taken.",
     )
-    keys: SecretPlaces = Field(
-        (),
+    keys: SecretPlaces | None = Field(
+        None,
         description="Files of group keys, or names of credentials: only what is sealed by one of them is"
         " taken.",
     )

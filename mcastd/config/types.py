@@ -131,8 +131,13 @@ MetricsAddress = Annotated[str, PlainValidator(parse_metrics)]
 FilePath = Annotated[Path, PlainValidator(parse_path)]
 DirectoryPath = Annotated[Path, PlainValidator(parse_directory)]
 SecretPlace = Annotated[str, PlainValidator(parse_secret_place)]
-SecretPlaces = Annotated[tuple[str, ...], PlainValidator(parse_secret_places)]
-VerifyingKeys = Annotated[tuple[str, ...], PlainValidator(parse_verifying_keys)]
+# As lists: a protocol's table is serialized once by itself, and again in that of its worker (kinds.py).
+SecretPlaces = Annotated[
+    tuple[str, ...], PlainValidator(parse_secret_places), PlainSerializer(list, when_used="json")
+]
+VerifyingKeys = Annotated[
+    tuple[str, ...], PlainValidator(parse_verifying_keys), PlainSerializer(list, when_used="json")
+]
 SocketPath = Annotated[Path, PlainValidator(parse_socket_path)]
 ChannelName = Annotated[str, PlainValidator(parse_channel_name)]
 WorkerName = Annotated[str, AfterValidator(check_name)]

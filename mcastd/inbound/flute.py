@@ -167,8 +167,8 @@ class FluteSequencer:
         settings = self._settings
         if not settings.is_secured:
             return
-        group_keys = tuple(keys.read_key(GroupKey, place) for place in settings.keys)
-        signers = tuple(keys.read_verifying_key(told) for told in settings.verify_keys)
+        group_keys = tuple(keys.read_key(GroupKey, place) for place in settings.keys or ())
+        signers = tuple(keys.read_verifying_key(told) for told in settings.verify_keys or ())
         if self._manifests is None or (group_keys, signers) != self._keys:
             serials = Serials(state_directory(), self._tell_state)
             self._manifests = ManifestReception(self._channel, group_keys, signers, serials)

@@ -154,6 +154,17 @@ def test_a_dump_says_it_shortly_and_is_read_as_the_same(
     assert Config.model_validate(again) == config
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("keys", [{"verify_keys": ["/k.pub", "pub"]}, {"keys": ["/k", "cred"]}])
+def test_a_dump_has_the_keys_of_files(keys: dict[str, list[str]]) -> None:
+    protocol = {"kind": "flute", **keys, "channel": "pictures"}
+    table = {"group": "239.1.1.1", "port": 9, "output": {"kind": "directory", "path": "/y"}}
+    config = Config.model_validate({"inbound": {"news": table | {"protocol": protocol}}})
+    again = tomllib.loads(dump(config))
+    assert again["inbound"]["news"]["protocol"] == protocol
+    assert Config.model_validate(again) == config
+
+
 def test_each_kind_is_named_by_its_model() -> None:
     for kinds in (SOURCES, OUTBOUND_PROTOCOLS, INBOUND_PROTOCOLS):
         for kind, model in kinds.models.items():
