@@ -50,7 +50,7 @@ class Sender:
     """A run of a channel. It makes one pass at a time."""
 
     def __init__(self, place: Path, *, sign: str = "", key: str = "", protect: str = "0%") -> None:
-        protocol = {"kind": "flute", "protect": protect, "session": 7}
+        protocol = {"kind": "flute", "protect": protect, "session": 7, "interleave": 1}
         protocol |= {"sign_key": str(place / sign)} if sign else {}
         protocol |= {"key": str(place / key)} if key else {}
         channel = {"source": place / "source", "group": "239.255.1.2", "port": 9190, "rate": "1Gbit"}
@@ -271,6 +271,24 @@ def test_both_ends_are_started_anew(place: Path, sender: MakeSender, receiver: M
     list(again.sequencer.expire(float("inf")))
     assert again.dropped["replayed"]
     assert again.dropped.keys() == {"replayed", "no-fdt"}
+
+
+@pytest.mark.parametrize("key", ["", "1"])
+def test_a_receiver_that_is_started_anew_goes_on_with_what_it_had(
+    place: Path, sender: MakeSender, receiver: MakeReceiver, key: str
+) -> None:
+    received = SEALED if key else SIGNED
+    (place / "source" / "long").write_bytes(random.Random(9).randbytes(4_000_000))  # three blocks
+    datagrams = sender(sign="a", key=key).a_pass()
+    last_block = next(at for at, one in enumerate(datagrams) if one[16:18] == b"\0\2")
+    stopped = receiver(**received)
+    stopped.take(datagrams[: last_block + 50])
+    assert "long" not in stopped.files
+    stopped.sink.close()
+    again = receiver(**received)
+    again.take([one for one in datagrams if toi_of(one) == MANIFEST_TOI] + datagrams[last_block:])
+    assert again.files == files_below(place / "source")
+    assert again.sink.counters.dropped.total() == 0
 
 
 def test_keys_are_rotated(place: Path, sender: MakeSender, receiver: MakeReceiver) -> None:

@@ -11,6 +11,7 @@ import pytest
 from mcastd.delivery.carousel import Carousel
 from mcastd.delivery.catalog import Catalog
 from mcastd.protocols import raptorq
+from mcastd.protocols.manifest_packets import manifest_packets
 
 flute = pytest.importorskip(
     "flute", reason="needs flute-alc, which has wheels for x86_64 and Python up to 3.11 only"
@@ -21,8 +22,12 @@ CONTENT = {"empty": b"", "d/one": b"1", "d/megabyte": random.Random(20261126).ra
 
 
 @pytest.mark.skipif(not raptorq.available(), reason="needs raptorq, which is not installed")
+@pytest.mark.parametrize("manifest", [b"", random.Random(7).randbytes(20_011)], ids=["plain", "signed"])
 @pytest.mark.parametrize(("lost", "passes"), [(0.0, 1), (0.05, 1), (0.15, 3)])
-def test_files_of_a_channel_are_received_whole_over_loss(tmp_path: Path, lost: float, passes: int) -> None:
+def test_files_of_a_channel_are_received_whole_over_loss(
+    tmp_path: Path, lost: float, passes: int, manifest: bytes
+) -> None:
+    """It takes no notice of a manifest, whatever that says."""
     for name, content in CONTENT.items():
         path = tmp_path / "source" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,10 +44,11 @@ def test_files_of_a_channel_are_received_whole_over_loss(tmp_path: Path, lost: f
         flute.receiver.ObjectWriterBuilder(str(target)),
         flute.receiver.Config(),
     )
+    packets = manifest_packets(SESSION, manifest, 43, 1468) if manifest else []
     dice = random.Random(f"lost {lost}")
     dropped = 0
     for number in range(passes):
-        carousel.begin(number, 3600.0)
+        carousel.begin(number, 3600.0, packets)
         while (datagrams := carousel.next(time.time())) is not None:
             for datagram in zip(*datagrams, strict=True):
                 if dice.random() < lost:
