@@ -139,7 +139,7 @@ def test_check_dump_prints_what_check_accepts(tmp_path: Path) -> None:
 def test_the_configurations_that_are_shown_work(tmp_path: Path) -> None:
     shown = [(ROOT / name).read_text() for name in ("README.md", "docs/CONFIGURATION.md")]
     blocks = re.findall(r"```toml\n(.*?)```", "".join(shown), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 5
     for number, block in enumerate(blocks):
         config = tmp_path / f"{number}.toml"
         config.write_text(block)

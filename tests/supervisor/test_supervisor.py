@@ -312,6 +312,7 @@ def test_a_worker_that_fails_when_it_is_asked_costs_the_others_no_answer(
 ) -> None:
     stage.runs = {"inbound/a": work, "inbound/b": work}
     stage.apply(added=("inbound/a", "inbound/b"))
+    assert stage.supervisor.wait_attempted(DEADLINE_SECONDS)
     books = Books(WorkerIdentity("", 0, ""), None, None)
     monkeypatch.setattr(Puppet, "books", lambda _: books, raising=False)
 

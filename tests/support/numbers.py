@@ -59,6 +59,6 @@ class Counted(SenderAround):
 def add() -> None:
     """Add the kinds to this process."""
     SOURCES.models["numbers"] = NumbersSettings
-    sources.OPENERS["numbers"] = lambda channel, _: Numbers(channel.source.most)
+    sources.OPENERS["numbers"] = lambda channel, *_: Numbers(channel.source.most)
     OUTBOUND_PROTOCOLS.models["counted"] = CountedSettings
     protocols.PROTOCOLS["counted"] = lambda _: Counted
