@@ -134,7 +134,7 @@ def no_fd_leak() -> Iterator[None]:
         return len(after) <= len(before)
 
     with suppress(AssertionError):
-        wait_for(closed, timeout=10)
+        wait_for(closed)
     assert len(after) <= len(before), {
         fd: os.readlink(f"/proc/self/fd/{fd}")
         for fd in after - before

@@ -374,10 +374,7 @@ def test_it_is_read_with_others_while_it_is_quiet_and_alone_while_it_is_busy(
         for _ in range(20):
             deliver(1)
             assert run.worker.status().reading == "with others"
-        link.deliver(*[b"%06d" % number for number in range(len(sent), len(sent) + 50 * BUSY_DATAGRAMS)])
-        sent.extend(b"%06d" % number for number in range(len(sent), len(sent) + 50 * BUSY_DATAGRAMS))
-        run.received(len(sent))
-        run.reading("alone")
+        wait_for(lambda: deliver(50 * BUSY_DATAGRAMS) or run.worker.status().reading == "alone", "alone")
         link.deliver(b"%06d" % len(sent))  # a look at the time, when it has been quiet for long enough
         sent.append(b"%06d" % len(sent))
         while run.worker.status().reading == "alone":
