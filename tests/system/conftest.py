@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -85,7 +85,8 @@ def space(possible: None) -> Iterator[Path]:
             fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
-        shutil.rmtree(directory)
+        # Several times as fast as shutil.rmtree(), for root directories of Debian
+        subprocess.run(["rm", "-rf", "--one-file-system", directory], check=True)
 
 
 @contextmanager
