@@ -7,14 +7,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from support.trees import directory_sink, files_below
 
-from mcastd import log
-from mcastd.config import DirectoryOutput, FluteInbound, OutboundChannel
-from mcastd.delivery.names import PARTIAL_DIRECTORY
+from mcastd.config import FluteInbound, OutboundChannel
 from mcastd.inbound.flute import FluteSequencer
-from mcastd.inbound.sinks.account import Account
-from mcastd.inbound.sinks.directory import DirectorySink
-from mcastd.inbound.sinks.formats import FORMATS
 from mcastd.net.link import ListBatch
 from mcastd.outbound.sources import open_source
 from mcastd.protocols import raptorq
@@ -38,14 +34,7 @@ class Way:
         self.source = open_source(OutboundChannel.model_validate(channel | {"repeat": "forever"}))
         self.dropped: Counter[str] = Counter()
         self.sequencer = FluteSequencer(FluteInbound(), self.dropped)
-        output = DirectoryOutput(path=received)
-        self.sink = DirectorySink(
-            output,
-            FORMATS["raw"](lambda: "239.255.1.2", str),
-            Account(output, log.get_logger()),
-            decode=raptorq.decode,
-        )
-        self.sink.open()
+        self.sink = directory_sink(received)
         self.arrived = 0
         self._loss = loss
         self._chance = random.Random(protect)
@@ -61,14 +50,6 @@ class Way:
     def close(self) -> None:
         self.source.restart()
         self.sink.close(for_good=True)
-
-
-def files_below(path: Path) -> dict[str, bytes]:
-    return {
-        str(file.relative_to(path)): file.read_bytes()
-        for file in path.rglob("*")
-        if file.is_file() and PARTIAL_DIRECTORY not in file.parts
-    }
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.trees import directory_sink, files_below
 
-from mcastd import clock, log
-from mcastd.config import DirectoryOutput, FluteInbound, OutboundChannel
+from mcastd import clock
+from mcastd.config import FluteInbound, OutboundChannel
 from mcastd.delivery.keys import KeyFileError, make_group_key, make_signing_pair
-from mcastd.delivery.names import PARTIAL_DIRECTORY
 from mcastd.errors import SourceError
 from mcastd.inbound.flute import FluteSequencer
-from mcastd.inbound.sinks.account import Account
-from mcastd.inbound.sinks.directory import DirectorySink
-from mcastd.inbound.sinks.formats import FORMATS
 from mcastd.net.link import ListBatch
 from mcastd.outbound.sources import open_source
 from mcastd.protocols import alc, fec, lct, raptorq
@@ -74,14 +71,7 @@ class Receiver:
         settings = FluteInbound.model_validate(named)
         self.sequencer = FluteSequencer(settings, self.dropped, f"inbound/{name}")
         self.sequencer.open()
-        output = DirectoryOutput(path=self.path)
-        self.sink = DirectorySink(
-            output,
-            FORMATS["raw"](lambda: "239.255.1.2", str),
-            Account(output, log.get_logger()),
-            decode=raptorq.decode,
-        )
-        self.sink.open()
+        self.sink = directory_sink(self.path)
         self.fed = 0
 
     def take(self, datagrams: list[bytes]) -> None:
@@ -103,14 +93,6 @@ class Receiver:
     @property
     def files(self) -> dict[str, bytes]:
         return files_below(self.path)
-
-
-def files_below(path: Path) -> dict[str, bytes]:
-    return {
-        str(file.relative_to(path)): file.read_bytes()
-        for file in path.rglob("*")
-        if file.is_file() and PARTIAL_DIRECTORY not in file.parts
-    }
 
 
 @pytest.fixture

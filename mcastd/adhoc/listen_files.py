@@ -29,7 +29,7 @@ from mcastd.printable import printable
 from mcastd.protocols import raptorq
 from mcastd.status import SubscriptionStatus
 
-# The permission bits of a file that nobody restricts: less the umask of who calls the command.
+# The permission bits of a new file before the umask of the command takes some away.
 FILE_MODE = 0o666
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mcastd.clock import NANO
 from mcastd.delivery.catalog import SourceFile
 from mcastd.delivery.serials import Serials, Signer
 from mcastd.keytext import GroupKey, SigningKey
@@ -16,8 +17,6 @@ from mcastd.protocols.manifest import Manifest, ManifestFile, Part, Seen, build,
 from mcastd.protocols.manifest_packets import MANIFEST_TOI, manifest_packets
 from mcastd.protocols.raptorq import repair
 from mcastd.protocols.seal import AnnouncementSealer, MakeRepair, ObjectSealer, SealingSession
-
-NANOSECONDS = 1_000_000_000
 
 
 class Announcer:
@@ -62,7 +61,7 @@ class Announcer:
         """
         if self._packets and files == self._files and self._renew_at - life / 2 <= now < self._renew_at:
             return self._packets
-        serial = self._serials.next(self._signer, self._channel, int(now * NANOSECONDS))
+        serial = self._serials.next(self._signer, self._channel, int(now * NANO))
         manifest = Manifest(
             self._channel,
             serial,

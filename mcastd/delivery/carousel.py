@@ -341,7 +341,7 @@ class Carousel:
 
 
 def _turns_of(counts: Sequence[int]) -> int:
-    """The turns that blocks of so many symbols take. Each block has its share in each turn."""
+    """Return how many turns blocks take that have ``counts`` symbols; each sends a part in each turn."""
     most = max(counts)
     return max(-(-most // RUN_SYMBOLS), min(most, sum(counts) // TURN_DATAGRAMS))
 

@@ -12,7 +12,7 @@ from mcastd.protocols.fec import Oti
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectDescription:
-    """A file that is sent as an object: what its sender says of it, and what nobody has checked.
+    """What a sender says of a file that it sends as an object. Nothing of it has been checked.
 
     A sender may describe an object again, with more or with other words; in its session it is the same by its
     TOI.

@@ -315,7 +315,7 @@ def _enter(directory: int, part: str, make: int | None) -> int:
             raise
     os.mkdir(part, 0o700, dir_fd=directory)
     inner = os.open(part, _DIRECTORY, dir_fd=directory)
-    with suppress(OSError):  # those who may read the file may enter; nobody else may write
+    with suppress(OSError):  # enterable by all that may read the file, writable by the owner alone
         os.fchmod(inner, 0o700 | (make & 0o044) | (make & 0o044) >> 2)
     with suppress(OSError):
         os.fsync(directory)

@@ -106,9 +106,8 @@ class ManifestReception:
         self._serials = serials
         self._opener = AnnouncementOpener(self.keys, channel) if keys else None
         self._session: int | None = None  # in which the current one came
-        self._coming: OrderedDict[tuple[object, ...], _ComingManifest] = (
-            OrderedDict()
-        )  # the one used last at the end
+        # The one that was used last is the last
+        self._coming: OrderedDict[tuple[object, ...], _ComingManifest] = OrderedDict()
 
     @property
     def _trusted(self) -> Collection[Signer]:
@@ -178,9 +177,8 @@ class ManifestReception:
         if len(found.symbol) != min(oti.symbol_size, length - number * oti.symbol_size):
             raise NotTakenError(MALFORMED, f"a symbol of {len(found.symbol)} bytes")
         if coming.symbols.get(number, found.symbol) != found.symbol:
-            coming = _ComingManifest(
-                oti, length, blocks
-            )  # somebody has sent what is wrong: it may be what was kept
+            # One of the two is forged, and it may be the one that was kept: begin anew
+            coming = _ComingManifest(oti, length, blocks)
         if number not in coming.symbols:
             coming.symbols[number] = found.symbol
             coming.bytes += len(found.symbol) + SYMBOL_COST_BYTES

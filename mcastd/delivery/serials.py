@@ -32,7 +32,7 @@ STATE_MODE = 0o600
 STATE_DIRECTORY = Path("/var/lib/mcastd")
 
 Signer = VerifyingKey | GroupKey
-"""Who vouches for a manifest: who signed it; if nobody did, those who have the key that it was sealed by."""
+"""The key that a serial is counted for: that of the signature, or of the seal of an unsigned manifest."""
 
 _LINE = re.compile(rb"mcastd-serial 1 ([0-9]{1,20}) ([0-9a-f]{64})\n")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import signal
 import stat
@@ -18,6 +17,7 @@ from click.testing import CliRunner
 from support.adhoc import Listening, ctl, enter
 from support.daemon import MCASTCTL
 from support.terminal import Terminal
+from support.trees import grow_tree, lose
 from support.wait import wait_for
 
 from mcastd.ctl import main
@@ -34,29 +34,13 @@ PLAIN = ("--protect", "0%")
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    chance = random.Random(14)
-    root = tmp_path / "tree"
-    for name, size in (
-        ("empty", 0),
-        ("one byte", 1),
-        ("images/lab.img", 2_000_003),
-        ("images/ü/small", 1448),
-    ):
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(chance.randbytes(size))
-    return root
+    sizes = {"empty": 0, "one byte": 1, "images/lab.img": 2_000_003, "images/ü/small": 1448}
+    return grow_tree(tmp_path / "tree", sizes)
 
 
 def content(root: Path) -> dict[str, bytes]:
     """All files below a directory, those on their way too."""
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-
-
-def lose(enter_host: list[str], what: str) -> None:
-    chain = f"chain c {{ type filter hook input priority 0; udp dport {PORT} {what} drop; }}"
-    rules = f"table inet loss {{ {chain}; }}"
-    subprocess.run([*enter_host, "nft", "-f", "-"], input=rules, text=True, check=True)
 
 
 @pytest.mark.parametrize("loss", ["", pytest.param("numgen random mod 100 < 3", marks=needs_library)])

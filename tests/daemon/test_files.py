@@ -17,6 +17,7 @@ from support.daemon import RunningDaemon
 from support.host import Host, connect
 from support.inside import sender
 from support.mounts import tmpfs
+from support.trees import files_below, grow_tree, lose
 from support.wait import wait_for
 
 from mcastd.delivery.keys import make_group_key, make_signing_pair
@@ -28,7 +29,6 @@ from mcastd.protocols.fec import NO_CODE, SCHEMES, Oti
 pytestmark = pytest.mark.slow
 
 GROUP = 'group = "239.255.7.1"\nport = 9190\ninterface = "eth0"\n'
-LOSES = "table inet loss {{ chain input {{ type filter hook input priority 0; udp dport 9190 {} drop; }}; }}"
 FIVE_PERCENT = "numgen random mod 100 < 5"
 
 
@@ -42,38 +42,17 @@ def hosts() -> Iterator[tuple[Host, Host]]:
         yield left, right
 
 
-def lose(host: Host, what: str) -> None:
-    """Have a host lose what matches of the datagrams that come."""
-    command = host.enter(["nft", "-f", "-"])
-    rules = f"flush ruleset\n{LOSES.format(what)}\n"
-    subprocess.run(command, input=rules, check=True, text=True, capture_output=True)
-
-
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """Files of all sizes, in directories, with names that are not easy."""
-    chance = random.Random(14)
-    root = tmp_path / "tree"
-    for name, size in (
-        ("empty", 0),
-        ("one byte", 1),
-        ("images/a%20b+ü.img", 3_000_001),
-        ("images/deep/er/small", 1448),
-        (os.fsdecode(b"images/caf\xe9"), 200_000),
-    ):
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(chance.randbytes(size))
-    return root
-
-
-def content(root: Path) -> dict[str, bytes]:
-    """What is in the files below a directory, but for those on their way."""
-    return {
-        str(path.relative_to(root)): path.read_bytes()
-        for path in root.rglob("*")
-        if path.is_file() and not path.relative_to(root).parts[0].startswith(".mcastd")
+    sizes = {
+        "empty": 0,
+        "one byte": 1,
+        "images/a%20b+ü.img": 3_000_001,
+        "images/deep/er/small": 1448,
+        os.fsdecode(b"images/caf\xe9"): 200_000,
     }
+    return grow_tree(tmp_path / "tree", sizes)
 
 
 def sending(
@@ -119,10 +98,10 @@ def test_a_tree_comes_whole(hosts: tuple[Host, Host], tmp_path: Path, tree: Path
     if loss and not raptorq.available():
         pytest.skip("raptorq is not installed")
     if loss:
-        lose(right, loss)
+        lose(right.enter([]), loss)
     received = tmp_path / "received"
     with receiving(tmp_path, right) as receiver, sending(tmp_path, left, tree):
-        wait_for(lambda: received.is_dir() and content(received) == content(tree), "all files")
+        wait_for(lambda: received.is_dir() and files_below(received) == files_below(tree), "all files")
         assert {stat.S_IMODE(path.stat().st_mode) for path in received.rglob("*") if path.is_file()} == {
             0o604
         }
@@ -166,16 +145,18 @@ def test_signed_and_sealed_files_come_to_who_has_the_keys(
                 lambda: "mcastd keygen" in waiting.worker("inbound/images")["detail"], "it says what it lacks"
             )
             os.link(keys / "group", keys / "here")
-            wait_for(lambda: received.is_dir() and content(received) == content(tree), "all files", 60)
+            wait_for(
+                lambda: received.is_dir() and files_below(received) == files_below(tree), "all files", 60
+            )
             require_accounted(waiting)
         (tree / "one byte").write_bytes(b"more than one")
         with sender():
-            wait_for(lambda: content(received) == content(tree), "what has changed")
+            wait_for(lambda: files_below(received) == files_below(tree), "what has changed")
     with receiver() as again, sender():
         wait_for(lambda: again.events("manifest.taken"), "a manifest after a restart")
         wait_for(lambda: output_of(again)["objects"]["states"].get("landed") == 5, "files that are there")
         assert not again.worker("inbound/images")["status"]["counters"]["dropped"].get("forged")
-    assert content(received) == content(tree)
+    assert files_below(received) == files_below(tree)
 
 
 @pytest.mark.root
@@ -183,10 +164,10 @@ def test_without_repair_what_is_lost_comes_with_another_pass(
     hosts: tuple[Host, Host], tmp_path: Path, tree: Path
 ) -> None:
     left, right = hosts
-    lose(right, FIVE_PERCENT)
+    lose(right.enter([]), FIVE_PERCENT)
     received = tmp_path / "received"
     with receiving(tmp_path, right), sending(tmp_path, left, tree, 'protect = "0%"'):
-        wait_for(lambda: received.is_dir() and content(received) == content(tree), "all files")
+        wait_for(lambda: received.is_dir() and files_below(received) == files_below(tree), "all files")
 
 
 @pytest.mark.root
@@ -200,10 +181,10 @@ def test_a_receiver_that_is_killed_leaves_no_half_file(
             wait_for(lambda: receiver.worker("inbound/images")["status"]["counters"]["received"] > 500)
             receiver.process.send_signal(signal.SIGKILL)
             receiver.process.wait()
-        whole = content(tree)
-        assert content(received).items() <= whole.items()
+        whole = files_below(tree)
+        assert files_below(received).items() <= whole.items()
         with receiving(tmp_path, right):
-            wait_for(lambda: content(received) == whole, "all files")
+            wait_for(lambda: files_below(received) == whole, "all files")
     assert [name for name in os.listdir(received) if name.startswith(".")] == []
 
 
@@ -218,7 +199,7 @@ def test_a_reload_and_a_sender_that_is_started_anew_cost_nothing(
             wait_for(lambda: output_of(receiver)["objects"]["source"] > 500, "a part of the files")
             receiver.write(subscription(received, 'expect_every = "1h"'))
             assert receiver.ctl("reload").returncode == 0
-            wait_for(lambda: content(received) == content(tree), "all files")
+            wait_for(lambda: files_below(received) == files_below(tree), "all files")
         before = output_of(receiver)["objects"]
         with sending(tmp_path, left, tree):
             wait_for(lambda: output_of(receiver)["objects"]["surplus"] > before["surplus"] + 3000, "a pass")
@@ -238,7 +219,7 @@ def test_a_disk_that_fills_makes_files_wait(hosts: tuple[Host, Host], tmp_path: 
             wait_for(lambda: output_of(receiver)["reason"] == "no-space", "a full disk")
             wait_for(lambda: "no space" in receiver.worker("inbound/images")["detail"], "it is said")
             (received / "filling").unlink()
-            wait_for(lambda: content(received) == content(tree), "all files")
+            wait_for(lambda: files_below(received) == files_below(tree), "all files")
             wait_for(lambda: output_of(receiver)["error"] is None, "no error")
             require_accounted(receiver)
 
@@ -269,7 +250,7 @@ def test_an_outage_of_150_datagrams_is_repaired_in_one_pass(hosts: tuple[Host, H
     subprocess.run(command, input=rules, check=True, text=True, capture_output=True)
     received = tmp_path / "received"
     with receiving(tmp_path, right) as receiver, sending(tmp_path, left, tree, "interleave = 8"):
-        wait_for(lambda: received.is_dir() and content(received) == content(tree), "the file")
+        wait_for(lambda: received.is_dir() and files_below(received) == files_below(tree), "the file")
         objects = output_of(receiver)["objects"]
         assert objects["restored"] >= 150
         assert objects["duplicate"] == 0, "nothing of it had to come again"
@@ -286,7 +267,7 @@ def test_files_that_change_while_they_are_sent_come_as_they_are_now(
     chance = random.Random(25)
     for name in ("written", "cut", "link", "restored"):
         (tree / name).write_bytes(chance.randbytes(1_000_003))
-    before, times = content(tree), (tree / "restored").stat()
+    before, times = files_below(tree), (tree / "restored").stat()
     with receiving(tmp_path, right) as receiver, sending(tmp_path, left, tree):
         wait_for(lambda: output_of(receiver)["objects"]["source"] > 1000, "a part of the files")
         with (tree / "written").open("r+b") as file:
@@ -296,17 +277,17 @@ def test_files_that_change_while_they_are_sent_come_as_they_are_now(
         (tree / "link").unlink()
         (tree / "link").symlink_to("/etc/passwd")
         (tree / "restored").write_bytes(b"for a while")
-        after = {name: data for name, data in content(tree).items() if name != "link"}
+        after = {name: data for name, data in files_below(tree).items() if name != "link"}
 
         def came() -> bool:
-            have = content(received) if received.is_dir() else {}
+            have = files_below(received) if received.is_dir() else {}
             assert all(data in (before[name], after.get(name)) for name, data in have.items())
             return after.items() <= have.items()
 
         wait_for(came, "the files as they are now")
         (tree / "restored").write_bytes(before["restored"])
         os.utime(tree / "restored", ns=(times.st_atime_ns, times.st_mtime_ns))
-        wait_for(lambda: content(received)["restored"] == before["restored"], "what was restored")
+        wait_for(lambda: files_below(received)["restored"] == before["restored"], "what was restored")
         require_accounted(receiver)
 
 

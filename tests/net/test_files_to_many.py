@@ -13,12 +13,10 @@ import pytest
 from support.daemon import RunningDaemon
 from support.host import Host
 from support.switch import Switch
+from support.trees import lose
 from support.wait import wait_for
 
 GROUP = 'group = "239.255.7.1"\nport = 9190\ninterface = "eth0"\n'
-LOSES = (
-    "table inet loss {{ chain input {{ type filter hook input priority 0; udp dport 9190 {} drop; }}; }}\n"
-)
 
 
 def sent_bytes(host: Host) -> int:
@@ -26,12 +24,6 @@ def sent_bytes(host: Host) -> int:
     command = host.enter(["ip", "-s", "-j", "link", "show", "eth0"])
     answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return int(json.loads(answer)[0]["stats64"]["tx"]["bytes"])
-
-
-def lose(host: Host, percent: int) -> None:
-    """Have a host lose so much of what comes, each datagram by itself."""
-    rules = LOSES.format(f"numgen random mod 100 < {percent}")
-    subprocess.run(host.enter(["nft", "-f", "-"]), input=rules, check=True, text=True, capture_output=True)
 
 
 @pytest.mark.root
@@ -54,7 +46,7 @@ def test_a_file_reaches_all_hosts_in_one_pass(tmp_path: Path, count: int, percen
         for number in range(1, count + 1):
             host = stack.enter_context(Host())
             switch.plug(host, "eth0", f"10.9.0.{number}/24")
-            lose(host, percent)
+            lose(host.enter([]), f"numgen random mod 100 < {percent}")
             here = tmp_path / f"h{number}"
             here.mkdir()
             output = f'{{ kind = "directory", path = "{here}/received" }}'
