@@ -105,6 +105,17 @@ class ObjectStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NoticesStatus:
+    """The pipe that gets a line for each file that has landed."""
+
+    path: str
+    written: int  # lines that the pipe has taken
+    queued: int  # lines that wait for a slow reader
+    dropped: Mapping[str, int]  # lines by reason
+    error: str | None  # what is wrong, in words; None: nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectsStatus:
     """The files of an output, and what became of their symbols. Those are datagrams."""
 
@@ -122,6 +133,7 @@ class ObjectsStatus:
     short_blocks: int  # of those that are received: one pass with all its repair did not complete them
     wrong_blocks: int  # thrown away since their hash was wrong
     unrepaired: str  # why those that are being received cannot be repaired; "": nothing hinders it
+    notices: NoticesStatus | None = None  # None: no pipe is told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from mcastd.config.output import OutputPath, OutputSettings, dated
-from mcastd.config.types import DirectoryPath, Mode, Size
+from mcastd.config.types import DirectoryPath, FilePath, Mode, Size
 
 
 class DirectoryOutput(OutputSettings):
@@ -27,6 +27,11 @@ class DirectoryOutput(OutputSettings):
         description='The permission bits of the files, like "0640"; absent: those that a signed manifest has,'
         ' else "0640".',
     )
+    notify: FilePath | None = Field(
+        None,
+        description="The path of a named pipe, made if it is missing, that gets a line for each file that has"
+        " landed: its path.",
+    )
 
     @property
     def format(self) -> str:
@@ -37,9 +42,15 @@ class DirectoryOutput(OutputSettings):
     def label(self) -> str:
         return str(self.path)
 
+    @property
+    def named(self) -> dict[str, str]:
+        return {"path": self.label}
+
     def paths(self) -> tuple[OutputPath, ...]:
-        return (OutputPath(self.path, type=stat.S_IFDIR),)
+        told = () if self.notify is None else (OutputPath(self.notify, "notify", stat.S_IFIFO),)
+        return (OutputPath(self.path, type=stat.S_IFDIR), *told)
 
     def advice(self) -> Iterator[tuple[str, str]]:
-        if found := dated(self.path):
-            yield "path", found
+        for written in self.paths():
+            if found := dated(written.path):
+                yield written.key, found

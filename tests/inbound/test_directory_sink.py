@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -27,10 +29,11 @@ from mcastd.inbound.protocols import PROTOCOLS
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.directory import EXPIRE_SECONDS, DirectorySink
 from mcastd.inbound.sinks.formats import FORMATS
+from mcastd.inbound.sinks.notices import line_of
 from mcastd.inbound.sinks.paths import RETRY_SECONDS
 from mcastd.inbound.symbols import SymbolBatch
 from mcastd.protocols.raptorq import NotInstalledError
-from mcastd.status import ObjectsStatus
+from mcastd.status import NoticesStatus, ObjectsStatus
 from mcastd.worker import Signal
 
 SENT = SentObject(250, expires=2e9)
@@ -320,6 +323,102 @@ def test_after_a_restart_it_goes_on(receive: Callable[..., Received]) -> None:
     assert again.sink.counters.written_bytes == 250 - 128
 
 
+# -- lines in a pipe for what has landed
+
+
+def reading(pipe: Path) -> int:
+    return os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+
+
+def notices(received: Received) -> NoticesStatus:
+    objects = received.sink.status().objects
+    assert objects is not None
+    assert objects.notices is not None
+    return objects.notices
+
+
+def test_a_pipe_gets_a_line_for_each_file_that_lands(
+    receive: Callable[..., Received], tmp_path: Path
+) -> None:
+    pipe = tmp_path / "run" / "landed"
+    received = receive(notify=pipe)
+    received.sink.open()
+    reader = reading(pipe)
+    try:
+        received.write(*whole(OTHER), run(SENT, 0))
+        assert os.read(reader, 4096) == f"{received.path}/images/1.img\n".encode()
+        received.write(run(SENT, 1))
+        assert os.read(reader, 4096) == f"{received.path}/images/0.img\n".encode()
+        received.sink.close()
+        again = receive(notify=pipe)
+        again.write(*whole(OTHER))  # it was there: nothing lands
+        again.tick()
+        assert again.states() == {"landed": 1}
+        assert (notices(again).written, notices(again).dropped) == (0, {})
+    finally:
+        os.close(reader)
+
+
+def test_a_newline_ends_a_line_and_is_none_of_a_name(tmp_path: Path) -> None:
+    assert line_of(tmp_path / "a\nb\\n\udce9") == os.fsencode(tmp_path) + b"/a\\nb\\\\n\xe9\n"
+
+
+def test_lines_without_a_reader_are_counted_and_said_once(
+    receive: Callable[..., Received], tmp_path: Path
+) -> None:
+    received = receive(notify=tmp_path / "landed")
+    with capture_logs() as logs:
+        received.write(*whole(OTHER), *whole(SENT))
+    assert received.states() == {"landed": 2}
+    told = notices(received)
+    assert told.dropped == {"no-reader": 2}
+    assert (told.written, told.path) == (0, str(tmp_path / "landed"))
+    assert [one["reason"] for one in logs if one["event"] == "output.failed"] == ["no-reader"]
+    assert (received.sink.problem, received.sink.counters.dropped) == ("", {})
+    objects = received.sink.status().objects
+    assert objects is not None
+    assert from_json(ObjectsStatus, as_json(objects)) == objects
+
+
+def test_a_slow_reader_holds_up_nothing(receive: Callable[..., Received], tmp_path: Path) -> None:
+    pipe = tmp_path / "landed"
+    received = receive(notify=pipe)
+    received.sink.open()
+    reader = reading(pipe)
+    try:
+        received.sink.open()  # this gives the pipe its size
+        room = fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
+        writer = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        os.write(writer, b"." * (room - 1))
+        os.close(writer)
+        received.write(*whole(OTHER), *whole(SENT))
+        assert received.states() == {"landed": 2}
+        assert (notices(received).queued, notices(received).dropped) == (2, {})
+        assert received.sink.pending or received.sink.deadline < math.inf
+        assert os.read(reader, room) == b"." * (room - 1)
+        received.sink.flush()
+        lines = [f"{received.path}/images/{number}.img" for number in (1, 0)]
+        assert os.read(reader, 4096).decode().splitlines() == lines
+        assert received.sink.pending is None
+    finally:
+        os.close(reader)
+
+
+def test_what_is_no_pipe_gets_no_line_and_is_a_problem(
+    receive: Callable[..., Received], tmp_path: Path
+) -> None:
+    (tmp_path / "landed").write_bytes(b"")
+    received = receive(notify=tmp_path / "landed")
+    received.write(*whole(OTHER))
+    assert received.states() == {"landed": 1}
+    assert "it is not a FIFO but a regular file" in str(received.sink.status().objects)
+    assert received.sink.problem.startswith(f"cannot write to {tmp_path}/landed")
+    (tmp_path / "landed").unlink()
+    received.sink.reopen()
+    assert (tmp_path / "landed").is_fifo()
+    assert received.sink.problem == ""
+
+
 # -- in a subscription
 
 
@@ -408,6 +507,20 @@ def test_files_need_a_protocol_that_gives_them(objects: None, tmp_path: Path) ->
         with pytest.raises(ConfigError) as refused:
             loaded(text, tmp_path)
         assert words in str(refused.value)
+
+
+def test_a_pipe_for_lines_is_no_other_output_and_not_among_the_files(objects: None, tmp_path: Path) -> None:
+    table = 'output = {{ kind = "directory", path = "/srv/images", notify = "{}" }}\n'
+    files = 'protocol = "objects"\n' + table
+    assert loaded(files.format("/run/landed"), tmp_path).output[0].named == {"path": "/srv/images"}
+    for path, words in (
+        ("/srv/images", '"/srv/images" is already an output of inbound/images'),
+        ("/srv/images/landed", '"/srv/images/landed" is in "/srv/images"'),
+        ("landed", "must be an absolute path"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(words)) as refused:
+            loaded(files.format(path), tmp_path)
+        assert "output.notify" in str(refused.value)
 
 
 def test_nothing_else_is_written_in_a_directory_of_files(objects: None, tmp_path: Path) -> None:

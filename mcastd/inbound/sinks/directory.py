@@ -24,6 +24,7 @@ from mcastd.errors import SinkError, UnsafePathError, reason_of
 from mcastd.inbound.sinks.account import TROUBLES, Account
 from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.means import ALONE, Means
+from mcastd.inbound.sinks.notices import LandingNotices
 from mcastd.inbound.sinks.paths import RETRY_SECONDS, UNSAFE_PATH
 from mcastd.inbound.sinks.sink import Sink
 from mcastd.inbound.symbols import SymbolBatch
@@ -58,7 +59,7 @@ class DirectorySink(Sink):
         config: DirectoryOutput,
         _format: Format,
         account: Account,
-        _means: Means = ALONE,
+        means: Means = ALONE,
         *,
         now: Clock = clock.monotonic,
         wall: Clock = clock.wall,
@@ -68,6 +69,8 @@ class DirectorySink(Sink):
         """``on_outcome`` is called, in the thread that writes, when an object has landed or was refused."""
         super().__init__(account)
         self._config = config
+        self._notices = None if config.notify is None else LandingNotices(config.notify, account.log, means)
+        self.may_queue = self._notices is not None
         self._now = now
         self._wall = wall
         self._on_outcome = on_outcome
@@ -80,13 +83,26 @@ class DirectorySink(Sink):
         self.objects = ObjectBooks(self._counts, self._states, self._percent)
         self._reception: Reception | None = None  # while the directory is open
         self._expire_at = self._sweep_at = 0.0  # monotonic time
+        self._again = math.inf  # monotonic time when the directory has something to do
 
     @property
     def problem(self) -> str:
-        """Also what keeps files from being repaired, while some wait for that."""
-        return self._account.problem or _unrepaired(self._reception)
+        """Also what keeps files from being repaired, while some wait for that, and lines from the pipe."""
+        told = "" if self._notices is None else self._notices.problem
+        return self._account.problem or _unrepaired(self._reception) or told
+
+    @property
+    def pending(self) -> int | None:
+        return None if self._notices is None else self._notices.pending
+
+    def flush(self) -> None:
+        if self._notices is not None:
+            self._notices.flush()
+            self._plan(self._again)
 
     def open(self) -> None:
+        if self._notices is not None:
+            self._notices.open()
         self.tick(self._now())
 
     def write(self, batch: Batch) -> None:
@@ -96,7 +112,7 @@ class DirectorySink(Sink):
             reception = self._prepare(now)
         except (OSError, SinkError) as error:
             self._account.drop(len(batch), error)
-            self.deadline = now + RETRY_SECONDS
+            self._plan(now + RETRY_SECONDS)
             return
         written, dropped = counts.written_bytes, counts.dropped.total()
         for description in batch.news:
@@ -113,25 +129,38 @@ class DirectorySink(Sink):
         self._go_on(reception, now)
 
     def tick(self, now: float) -> None:
+        if self._notices is not None and self._notices.deadline <= now:
+            self._notices.tick(now)
         try:
             reception = self._prepare(now)
         except (OSError, SinkError) as error:
             self._account.drop(0, error)
-            self.deadline = now + RETRY_SECONDS
+            self._plan(now + RETRY_SECONDS)
         else:
             self._go_on(reception, now)
 
+    def _plan(self, again: float) -> None:
+        """Have tick() called at monotonic time ``again``, or before that if the pipe has something to do."""
+        self._again = again
+        self.deadline = again if self._notices is None else min(again, self._notices.deadline)
+
     def reopen(self) -> None:
         if self._reception is not None and self._landing.is_moved():
-            self.close()
+            self._let_go()
         self.open()
 
     def close(self, *, for_good: bool = False) -> None:
+        self._let_go(for_good=for_good)
+        self._codec.close()
+        if self._notices is not None:
+            self._notices.close(for_good=for_good)
+
+    def _let_go(self, *, for_good: bool = False) -> None:
+        """Close the directory; it is opened again with the next batch."""
         if self._reception is not None:
             self._reception.close(for_good=for_good)
             self._reception = None
         self._landing.close()
-        self._codec.close()
 
     def status(self) -> OutputStatus:
         return replace(self._account.status(), objects=self._objects())
@@ -168,14 +197,14 @@ class DirectorySink(Sink):
             self._landing.sweep(self._wall())
         end = now + WORK_SECONDS
         more_at = reception.work(now, lambda: self._now() >= end)
-        self.deadline = min(self._expire_at, math.inf if more_at is None else more_at)
+        self._plan(min(self._expire_at, math.inf if more_at is None else more_at))
         if (trouble := next((one.trouble for one in reception.troubled.values()), None)) is None:
             self._account.recovered()
             return
         self._account.drop(0, trouble)
         if self._landing.is_moved():
-            self.close()  # the next attempt makes it anew
-            self.deadline = now + RETRY_SECONDS
+            self._let_go()  # the next attempt makes it anew
+            self._plan(now + RETRY_SECONDS)
 
     def _note(self, outcome: Outcome) -> None:
         """Log that an object has landed or was refused, and pass it on."""
@@ -188,6 +217,8 @@ class DirectorySink(Sink):
             log.debug("object.unchanged", **named)
         else:
             log.info("object.landed", **named, length=description.length)
+            if self._notices is not None:
+                self._notices.tell(self._config.path.joinpath(*description.name))
         self._on_outcome(outcome)
 
     def _percent(self) -> float | None:
@@ -219,6 +250,7 @@ class DirectorySink(Sink):
             short_blocks=sum(one.short for one in objects),
             wrong_blocks=counts.wrong_blocks,
             unrepaired=_unrepaired(receiving),
+            notices=None if self._notices is None else self._notices.told(),
         )
 
 
