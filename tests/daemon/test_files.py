@@ -110,7 +110,7 @@ def test_a_tree_comes_whole(hosts: tuple[Host, Host], tmp_path: Path, tree: Path
         assert objects["states"]["landed"] == 5
         assert (objects["restored"] > 0) is (objects["repaired_blocks"] > 0) is bool(loss)
         assert (objects["loss_percent"] > 1) is bool(loss)
-        landed = {event["object"] for event in receiver.events("object.landed")}
+        landed = {event["object"] for event in receiver.wait_events("object.landed", 5)}
         assert len(landed) == 5
 
 
@@ -205,7 +205,7 @@ def test_a_reload_and_a_sender_that_is_started_anew_cost_nothing(
             wait_for(lambda: output_of(receiver)["objects"]["surplus"] > before["surplus"] + 3000, "a pass")
         after = output_of(receiver)["objects"]
         assert (after["states"], after["source"]) == (before["states"], before["source"])
-        assert len(receiver.events("object.landed")) == 5
+        assert len(receiver.wait_events("object.landed", 5)) == 5
         require_accounted(receiver)
 
 

@@ -78,7 +78,7 @@ def test_the_others_follow_on_and_all_commands_answer(mount: Mount, tmp_path: Pa
             if skipped["worker"]
         ] == [("source", True)] * 2
         wait_for(lambda: any(f"waits for {bad}" in m.get("STATUS", "") for m in daemon.messages), "systemd's")
-        [event] = [e for e in daemon.events("worker.blocked") if e["worker"] == "outbound/bad"]
+        [event] = daemon.wait_events("worker.blocked", worker="outbound/bad")
         assert event["reason"].startswith(f"waits for {bad}: no answer for ")
 
         daemon.write(config + channel("another", good, 104))

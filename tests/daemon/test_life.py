@@ -55,7 +55,7 @@ def test_ready_comes_when_all_have_tried_and_status_says_who_waits_for_what(tmp_
         assert workers["inbound/b"]["state"] == "auto-restart"
         assert "no such interface (have: lo); waiting for it" in workers["inbound/b"]["detail"]
         assert str(tmp_path / "missing.txt") in workers["outbound/c"]["detail"]
-        waiting = {event["worker"] for event in daemon.events("worker.waiting")}
+        waiting = {event["worker"] for event in daemon.wait_events("worker.waiting", 2)}
         assert waiting == {"inbound/b", "outbound/c"}
         answer = daemon.ctl("status")
         assert answer.returncode == 3
@@ -78,7 +78,7 @@ def test_a_worker_starts_by_itself_when_the_cause_goes_away(tmp_path: Path) -> N
         daemon.wait_state("outbound/news", "finished")
         send(b"hello\n", interface="late0")
         wait_for(lambda: output.exists() and output.read_bytes() == b"hello\n")
-        assert len(daemon.events("worker.waiting")) == 2  # once for each, however many attempts
+        assert len(daemon.wait_events("worker.waiting", 2)) == 2  # once for each, however many attempts
 
 
 def test_a_reload_returns_when_changed_workers_have_their_change_or_say_why_not(tmp_path: Path) -> None:
@@ -208,15 +208,14 @@ def test_an_unchanged_subscription_under_load_loses_nothing_across_20_reloads(tm
                 assert answer.returncode == 0, answer.stderr
         finally:
             stop()
-        assert len(daemon.events("config.reloaded")) == 20
+        assert len(daemon.wait_events("config.reloaded", 20)) == 20
         wait_for(lambda: kept.stat().st_size >= 9 * len(sent))
         assert kept.read_bytes() == b"".join(sent)
         worker = daemon.worker("inbound/kept")
         assert worker["restarts"] == 0
         counters = worker["status"]["counters"]
         assert (counters["received"], counters["overflow"]) == (len(sent), 0)
-        starts = [event for event in daemon.events("worker.activated") if event["worker"] == "inbound/kept"]
-        assert len(starts) == 1
+        assert len(daemon.wait_events("worker.activated", worker="inbound/kept")) == 1
 
 
 def test_a_subscription_that_changes_under_load_loses_nothing_that_it_need_not(tmp_path: Path) -> None:
@@ -248,7 +247,7 @@ def test_a_subscription_that_changes_under_load_loses_nothing_that_it_need_not(t
         assert kept.read_bytes() == b"".join(sent)
         counters = daemon.worker("inbound/kept")["status"]["counters"]
         assert (counters["received"], counters["overflow"]) == (len(sent), 0)
-        assert len(daemon.events("worker.activated")) == 1
+        assert len(daemon.wait_events("worker.activated")) == 1
 
 
 @pytest.mark.parametrize("how", ["SIGUSR1", "mcastctl"])
@@ -338,12 +337,12 @@ def test_what_is_unwise_is_logged_at_the_start_and_by_a_reload(tmp_path: Path) -
         return outbound("a", tmp_path / "missing.txt").replace("ttl = 0", f"ttl = {ttl}")
 
     with RunningDaemon(tmp_path, config(255)) as daemon:
-        (said,) = daemon.events("config.advised")
+        (said,) = daemon.wait_events("config.advised")
         assert said["level"] == "warning"
         assert "outbound.a.ttl: warning: 255 is" in said["warning"]
         daemon.write(config(200))
         assert daemon.ctl("reload").returncode == 0
-        assert "outbound.a.ttl: warning: 200 is" in daemon.events("config.advised")[1]["warning"]
+        assert "outbound.a.ttl: warning: 200 is" in daemon.wait_events("config.advised", 2)[1]["warning"]
         daemon.write(config(1))
         assert daemon.ctl("reload").returncode == 0
         assert len(daemon.events("config.advised")) == 2

@@ -279,7 +279,7 @@ def test_a_silent_subscription_is_stale_until_it_receives_again(stack: ExitStack
             worker = daemon.worker("inbound/news")
             assert worker["state"] == "active"
             assert "stale" in worker["detail"]
-            assert len(daemon.events("subscription.silent")) == round_
+            assert len(daemon.wait_events("subscription.silent", round_)) == round_
             if round_ > 1:
                 assert worker["status"]["last_datagram_age"] > 0.25
             link.sendto(b"x", (GROUP, PORT))
@@ -408,7 +408,9 @@ def test_what_a_firewall_refuses_is_counted_by_errno_and_not_as_sent(
         assert set(counters(daemon, "outbound/news")["refused"]) == {"EPERM"}
         assert daemon.ctl("stop-worker", "outbound/news").returncode == 0
         assert sent(daemon) == tap.counted()
-        assert len(daemon.events("worker.waiting")) == times  # once each time, however many attempts
+        assert (
+            len(daemon.wait_events("worker.waiting", times)) == times
+        )  # once each time, however many attempts
 
 
 def test_what_an_interface_refuses_as_it_goes_down_is_counted(stack: ExitStack, tmp_path: Path) -> None:

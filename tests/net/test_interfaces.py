@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.daemon import RunningDaemon
@@ -163,11 +164,9 @@ class Net:
                 f"{worker} does not wait for {reason!r}: {self.daemon.worker(worker)}"
             ) from None
 
-    def waitings(self, worker: str) -> list[str]:
-        """The reasons that were logged for a worker that waits."""
-        return [
-            event["reason"] for event in self.daemon.events("worker.waiting") if event["worker"] == worker
-        ]
+    def waitings(self, worker: str, count: int) -> list[str]:
+        """The reasons that were logged for a worker that waits: ``count`` are waited for."""
+        return [event["reason"] for event in self.daemon.wait_events("worker.waiting", count, worker=worker)]
 
     def causes(self, worker: str) -> list[str]:
         """What was logged of a worker's troubles and recoveries, oldest first."""
@@ -310,7 +309,7 @@ def test_source_filters_and_their_change_on_reload(  # noqa: PLR0917 - a column 
     new = net.daemon.worker("inbound/ssm")
     assert (new["restarts"], new["state"]) == (old["restarts"], "active")
     assert new["since"] >= old["since"]  # its age: it goes on growing
-    assert len(net.daemon.events("worker.activated")) == 1
+    assert len(net.daemon.wait_events("worker.activated")) == 1
     status = new["status"]
     assert status[setting] == list(reversed(leaving)) if setting == "sources" else status["sources"] == []
     assert status["by_source"]["top"][family.address(0, 2)] == len(kept.sent)
@@ -389,7 +388,7 @@ def test_a_reload_of_interfaces_leaves_no_group_that_stays(net: Net, family: Fam
     assert net.output("news") == talker.sent
     assert ("port0", "TO_IN") not in wire.kinds(family.group)
     assert net.daemon.worker("inbound/news")["restarts"] == 0
-    assert len(net.daemon.events("worker.activated")) == 1
+    assert len(net.daemon.wait_events("worker.activated")) == 1
 
 
 def test_who_listens_on_a_port_of_a_bridge_is_told_so(net: Net) -> None:
@@ -436,9 +435,12 @@ def test_who_listens_where_nothing_can_arrive_is_told_so(net: Net, family: Famil
     wait_told("")
     assert net.daemon.ctl("status").returncode == 0
     names = ("reception.hindered", "reception.cleared")
-    log = [e for e in net.daemon.events() if e["event"] in names and e["worker"] == "inbound/name"]
-    assert [e["event"] for e in log if "no carrier" in e.get("reason", "")] == ["reception.hindered"]
-    assert log[-1]["event"] == "reception.cleared"
+
+    def log() -> list[dict[str, Any]]:
+        return [e for e in net.daemon.events() if e["event"] in names and e["worker"] == "inbound/name"]
+
+    wait_for(lambda: log() and log()[-1]["event"] == "reception.cleared")
+    assert [e["event"] for e in log() if "no carrier" in e.get("reason", "")] == ["reception.hindered"]
 
 
 # -- interfaces that come and go
@@ -658,7 +660,7 @@ def test_address_appears_late(net: Net, family: Family) -> None:
     net.give_address(0)
     for name in ("outbound/named", "outbound/address", "inbound/address"):
         net.daemon.wait_state(name, "active")
-        assert len(net.waitings(name)) <= 1
+        assert len(net.waitings(name, 0)) <= 1
     wait_for(lambda: {ear.hear() for _ in range(20)} == {(AGAIN, family.address(0, 1))}, "this source alone")
     talker = net.talker(family)
     talker.send(5)
@@ -849,8 +851,7 @@ def test_rejoin_every_reports_without_any_event(net: Net, family: Family) -> Non
     net.daemon.write(net.inbound("often", family) + net.inbound("held", family))
     assert net.daemon.ctl("reload").returncode == 0
     assert net.daemon.worker("inbound/often")["restarts"] == 0
-    starts = [e for e in net.daemon.events("worker.activated") if e["worker"] == "inbound/often"]
-    assert len(starts) == 1
+    assert len(net.daemon.wait_events("worker.activated", worker="inbound/often")) == 1
 
 
 def test_expect_every_tells_of_silence_and_of_its_end(net: Net, family: Family) -> None:
@@ -957,7 +958,7 @@ def test_a_firewall_that_refuses_is_named_counted_and_outlived(net: Net, family:
         return net.daemon.worker("outbound/news")["status"]["counters"]["refused"].get("EPERM", 0)
 
     wait_for(lambda: refused() >= 3)  # it goes on trying
-    assert len(net.waitings("outbound/news")) == 1
+    assert len(net.waitings("outbound/news", 1)) == 1
     assert ear.heard() == []
     nft("delete table inet t")
     net.daemon.wait_state("outbound/news", "active")  # by itself: nobody tells of a firewall
@@ -966,7 +967,7 @@ def test_a_firewall_that_refuses_is_named_counted_and_outlived(net: Net, family:
     assert set(status["counters"]["refused"]) == {"EPERM"}
     nft(rule)
     net.wait_waiting("outbound/news", "firewall")
-    assert len(net.waitings("outbound/news")) == 2
+    assert len(net.waitings("outbound/news", 2)) == 2
 
 
 # -- the netlink socket

@@ -174,7 +174,7 @@ def test_what_goes_to_an_interface_without_carrier_is_not_called_sent(wire: None
             lambda: [m["STATUS"] for m in daemon.messages if "no carrier" in m.get("STATUS", "")]
         )
         assert "outbound/a: to" in summary[0]
-        [event] = daemon.events("carrier.lost")
+        [event] = daemon.wait_events("carrier.lost")
         assert (event["worker"], event["interface"]) == ("outbound/a", "out0")
         ip("link set in0 up")
         wait_for(lambda: counters()["sent"] > sent)

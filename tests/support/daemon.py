@@ -142,6 +142,18 @@ class RunningDaemon:
         events = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
         return [event for event in events if not name or event["event"] == name]
 
+    def wait_events(self, name: str, count: int = 1, **fields: str) -> list[dict[str, Any]]:
+        """Wait for ``count`` events or more of that name and ``fields``, and return all of them.
+
+        A thread of its own writes the log: an event may be read later than what ``status`` tells of it.
+        """
+
+        def logged() -> list[dict[str, Any]]:
+            return [e for e in self.events(name) if fields.items() <= e.items()]
+
+        wait_for(lambda: len(logged()) >= count, f"{count} x {name} {fields or ''}")
+        return logged()
+
     def threads(self) -> int:
         return len(os.listdir(f"/proc/{self.process.pid}/task"))
 
