@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,6 +43,25 @@ from mcastd.printable import printable
     help="Receive whole files (FLUTE) into DIR, which is made if it is missing.",
 )
 @click.option(
+    "--verify-key",
+    "verify_keys",
+    multiple=True,
+    type=click.Path(),
+    metavar="KEY|PATH",
+    help="With --flute, only files that the key's owner has signed; repeatable.",
+)
+@click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    type=click.Path(),
+    metavar="PATH",
+    help="With --flute, only files that are sealed by this group key; repeatable.",
+)
+@click.option(
+    "--channel", metavar="NAME", help='With keys, the name that the sender signs, "mcastctl" if not said.'
+)
+@click.option(
     "--count", type=click.IntRange(min=1), metavar="N", help="End after N datagrams; with --flute, files."
 )
 @click.option("--for", "span", metavar="TIME", help='End after this time, like "10s".')
@@ -53,6 +72,9 @@ def listen(
     sources: tuple[str, ...],
     output: str | None,
     directory: str | None,
+    verify_keys: tuple[str, ...],
+    keys: tuple[str, ...],
+    channel: str | None,
     count: int | None,
     span: str | None,
 ) -> None:
@@ -61,7 +83,7 @@ def listen(
     GROUP:PORT is like 239.255.1.2:9190 or [ff15::1]:9190. Rates and the summary are on stderr. What `mcastctl
     send --numbered` sends is checked for losses. With --flute, files are received instead, as `mcastctl send
     --flute` or a channel of the daemon sends them: each lands in DIR when it is whole, and is then named on
-    stdout.
+    stdout. Keys are made by `mcastd keygen`.
 
     Exit status: 0 if something came and nothing numbered was lost, 1 if not, or if the output is broken, 2 if
     the command line is wrong. With --flute, 0 if N files came, or without --count all that were begun.
@@ -72,13 +94,15 @@ def listen(
 
         seconds = math.inf if span is None else duration("--for", span)
         if directory is not None:
-            from mcastd.adhoc import listen_files  # noqa: PLC0415
+            from mcastd.adhoc import file_keys, listen_files  # noqa: PLC0415
 
             if output not in {None, "json", "quiet"}:
                 raise Refused(f"--{output} shows datagrams; with --flute there are files")
-            config = listen_files.settings(group, directory, interfaces, sources)
+            secured = file_keys.of_receiver(verify_keys, keys, channel)
+            config = listen_files.settings(group, directory, interfaces, sources, secured)
             as_json, quiet = output == "json", output == "quiet"
             sys.exit(listen_files.listen(config, limit=count, seconds=seconds, as_json=as_json, quiet=quiet))
+        _require_flute({"--verify-key": verify_keys, "--key": keys, "--channel": channel is not None})
         config = listening.settings(group, interfaces, sources)
         sys.exit(listening.listen(config, output or "auto", limit=count, seconds=seconds))
 
@@ -118,6 +142,19 @@ def listen(
 @click.option(
     "--interleave", type=int, metavar="N", help="Blocks of --flute that are on air at once, 8 if not said."
 )
+@click.option(
+    "--sign-key",
+    type=click.Path(),
+    metavar="PATH",
+    help="Sign the files of --flute with this key, for `listen --verify-key`.",
+)
+@click.option(
+    "--key",
+    type=click.Path(),
+    metavar="PATH",
+    help="Seal all of --flute by this group key: only who has it can read the files.",
+)
+@click.option("--channel", metavar="NAME", help='With keys, the name to sign, "mcastctl" if not said.')
 @click.option("--no-loop", is_flag=True, help="Not to receivers on this host.")
 @click.option("--dscp", metavar="NAME", help='DiffServ code point, like "CS5" or 0 to 63.')
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON, on stdout.")
@@ -138,6 +175,9 @@ def send(
     path: str | None,
     protect: str | None,
     interleave: int | None,
+    sign_key: str | None,
+    key: str | None,
+    channel: str | None,
     no_loop: bool,
     dscp: str | None,
     as_json: bool,
@@ -157,7 +197,7 @@ def send(
 
         if chunk is not None and framing is not None:
             raise Refused(f"--chunk contradicts --{framing}; keep one of the two")
-        keys = {
+        settings = {
             "interface": interface,
             "ttl": ttl,
             "rate": rate,
@@ -169,7 +209,7 @@ def send(
             "dscp": number_or_word(dscp),
         }
         if path is not None:
-            from mcastd.adhoc import send_files  # noqa: PLC0415
+            from mcastd.adhoc import file_keys, send_files  # noqa: PLC0415
 
             others = {
                 "FILE": file is not None,
@@ -181,13 +221,20 @@ def send(
             }
             if contradiction := next((option for option, given in others.items() if given), None):
                 raise Refused(f"{contradiction} contradicts --flute, which sends whole files at a --rate")
-            files_keys = {**keys, "framing": None}  # of --chunk there is the size alone
-            config = send_files.settings(group, path, protect=protect, interleave=interleave, keys=files_keys)
+            settings["framing"] = None  # of --chunk there is the size alone
+            secured = file_keys.of_sender(sign_key, key, channel)
+            protocol = {"protect": protect, "interleave": interleave, **secured}
+            config = send_files.settings(group, path, protocol=protocol, channel=settings)
             sys.exit(send_files.send(config, as_json=as_json))
-        if protect is not None or interleave is not None:
-            option = "--interleave" if protect is None else "--protect"
-            raise Refused(f"{option} is for --flute")
-        plan = sending.plan(group, file, text=text, numbers=numbered, size=size, keys=keys)
+        of_files = {
+            "--protect": protect,
+            "--interleave": interleave,
+            "--sign-key": sign_key,
+            "--key": key,
+            "--channel": channel,
+        }
+        _require_flute({option: value is not None for option, value in of_files.items()})
+        plan = sending.plan(group, file, text=text, numbers=numbered, size=size, keys=settings)
         sys.exit(sending.send(plan, as_json=as_json))
 
 
@@ -205,6 +252,12 @@ def groups(socket: Path, interface: str | None, as_json: bool) -> None:
         from mcastd.adhoc import groups as joined  # noqa: PLC0415 - not for `mcastctl status`
 
         joined.show(socket, interface, as_json=as_json)
+
+
+def _require_flute(given: Mapping[str, object]) -> None:
+    """Raises Refused if any of these options is given: they are for --flute."""
+    if option := next((option for option, value in given.items() if value), None):
+        raise Refused(f"{option} is for --flute")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from mcastd.adhoc import report
 from mcastd.adhoc.outcomes import FileOutcomes, size_of
 from mcastd.adhoc.report import Summary
 from mcastd.codec import as_json
+from mcastd.config import FluteOutbound
 from mcastd.console.text import bar, plural, scaled, span
 from mcastd.delivery.received import ObjectState, Outcome
 from mcastd.printable import printable
@@ -24,12 +25,17 @@ _ENDED = {ObjectState.LANDED, ObjectState.REFUSED, ObjectState.EXPIRED}
 # -- sending
 
 
-def beginning(status: ChannelStatus, rate: int, protect: float) -> Iterator[str]:
-    """The first lines of a sender: ``rate`` in bits per second, ``protect`` in percent."""
+def beginning(status: ChannelStatus, rate: int, protocol: FluteOutbound) -> Iterator[str]:
+    """The first lines of a sender: ``rate`` in bits per second."""
     by = f" on {status.link.interface} from {status.link.address}" if status.link else ""
     to = f"{status.group} port {status.port}{by}, ttl {status.ttl}"
     yield f"sending {printable(status.source)} to {to}; Ctrl-C ends it"
-    yield f"  at {scaled(rate, 'bit/s')} (--rate), for receivers that lose up to {protect:g}% (--protect)"
+    loss = f"for receivers that lose up to {protocol.protect:g}% (--protect)"
+    yield f"  at {scaled(rate, 'bit/s')} (--rate), {loss}"
+    if protocol.is_secured:
+        signed = "signed (--sign-key)" if protocol.sign_key else ""
+        sealed = "sealed (--key)" if protocol.key else ""
+        yield f"  {' and '.join(filter(None, (signed, sealed)))}, on channel {protocol.channel} (--channel)"
 
 
 def going(status: ChannelStatus, bits: float, elapsed: float) -> str:

@@ -7,12 +7,13 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from structlog.typing import FilteringBoundLogger
 
 from mcastd import clock
 from mcastd.adhoc import file_report, report
+from mcastd.adhoc.file_keys import keep_serials
 from mcastd.adhoc.listen import RATES_SECONDS, SILENCE_SECONDS
 from mcastd.adhoc.outcomes import FileOutcomes
 from mcastd.adhoc.session import Session
@@ -33,14 +34,24 @@ from mcastd.status import SubscriptionStatus
 FILE_MODE = 0o666
 
 
-def settings(group: str, directory: str, interfaces: tuple[str, ...], sources: tuple[str, ...]) -> Config:
-    """The configuration of one subscription, from the command line. Raises Refused."""
+def settings(
+    group: str,
+    directory: str,
+    interfaces: tuple[str, ...],
+    sources: tuple[str, ...],
+    keys: Mapping[str, object],
+) -> Config:
+    """The configuration of one subscription, from the command line. Raises Refused.
+
+    ``keys`` are settings of its protocol. With some, the files get the modes that they have at the sender.
+    """
     address, port = endpoint(group)
-    os.umask(umask := os.umask(0))
-    mode = f"0{FILE_MODE & ~umask:o}"
-    output = {"kind": "directory", "path": os.path.abspath(directory), "mode": mode}
+    output = {"kind": "directory", "path": os.path.abspath(directory)}
+    if not keys:
+        os.umask(umask := os.umask(0))
+        output["mode"] = f"0{FILE_MODE & ~umask:o}"
     named = {"group": address, "port": port, "interface": interfaces or None, "sources": list(sources)}
-    return configure("inbound", "listen", {**named, "protocol": "flute", "output": output})
+    return configure("inbound", "listen", {**named, "protocol": {"kind": "flute", **keys}, "output": output})
 
 
 def listen(
@@ -56,6 +67,7 @@ def listen(
     The exit status is 0 if ``limit`` files came or, without a limit, all that were on their way; else 1.
     Raises McastdError.
     """
+    keep_serials()
     return _Listening(config, limit, as_json=as_json, quiet=quiet).run(seconds)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from mcastd import clock
 from mcastd.adhoc import Refused, file_report
+from mcastd.adhoc.file_keys import keep_serials
 from mcastd.adhoc.send import DEFAULT_RATE, PROGRESS_SECONDS
 from mcastd.adhoc.session import INTERRUPTED, Session
 from mcastd.adhoc.settings import configure, endpoint
@@ -21,20 +22,20 @@ from mcastd.status import ChannelStatus
 
 
 def settings(
-    group: str, path: str, *, protect: str | None, interleave: int | None, keys: Mapping[str, object]
+    group: str, path: str, *, protocol: Mapping[str, object], channel: Mapping[str, object]
 ) -> Config:
-    """The configuration of one channel, from the command line.
+    """The configuration of one channel, from the command line: its settings, and those of its protocol.
 
-    ``keys`` are a channel's, None where nothing is said. Raises Refused.
+    They are None where nothing is said. Raises Refused.
     """
     if path == "-":
         raise Refused("--flute sends a file or a directory: standard input is neither")
     address, port = endpoint(group)
-    options = {"kind": "flute", "protect": protect, "interleave": interleave}
-    protocol = {key: value for key, value in options.items() if value is not None}
-    named = {"group": address, "port": port, "source": os.path.abspath(path), "protocol": protocol}
-    rate = keys.get("rate")
-    return configure("outbound", "send", {**named, **keys, "rate": DEFAULT_RATE if rate is None else rate})
+    said = {key: value for key, value in protocol.items() if value is not None}
+    flute = {"kind": "flute", **said}
+    named = {"group": address, "port": port, "source": os.path.abspath(path), "protocol": flute}
+    rate = channel.get("rate")
+    return configure("outbound", "send", {**named, **channel, "rate": DEFAULT_RATE if rate is None else rate})
 
 
 def send(config: Config, *, as_json: bool) -> int:
@@ -43,6 +44,7 @@ def send(config: Config, *, as_json: bool) -> int:
     0: all files went. 1: a file was not sent, or a datagram dropped. 128 and the number of the signal that
     ended what has an end of its own. Raises McastdError.
     """
+    keep_serials()
     outgoing = Outgoing(numbers=False)
     parts = Parts(open_sender=lambda channel, host: outgoing.by(open_sender(channel, host)))
     with Session(config, parts) as session:
@@ -63,8 +65,8 @@ def _watch(session: Session, config: Config) -> None:
     line, channel = session.line, config.outbound["send"]
     if line.on:
         assert isinstance(channel.protocol, FluteOutbound)
-        status, protect = session.status(ChannelStatus), channel.protocol.protect
-        for words in file_report.beginning(status, channel.rate or 0, protect):
+        status = session.status(ChannelStatus)
+        for words in file_report.beginning(status, channel.rate or 0, channel.protocol):
             line.say(words)
     since, size = session.began, 0
     while session.view().state != "finished" and session.wait(

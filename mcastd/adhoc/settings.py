@@ -26,6 +26,11 @@ OPTIONS = {  # by key of the configuration
     "dscp": "--dscp",
     "protect": "--protect",
     "interleave": "--interleave",
+    "sign_key": "--sign-key",
+    "key": "--key",
+    "verify_keys": "--verify-key",
+    "keys": "--key",
+    "channel": "--channel",
     "path": "--flute",  # of an output
 }
 

@@ -23,6 +23,11 @@ _CREDENTIAL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
 _LIKE_A_KEY = re.compile(r"[A-Za-z0-9+][A-Za-z0-9+/]{39,63}=*|[A-Za-z0-9+/]{43}=")
 
 
+def looks_secret(word: str) -> bool:
+    """Return True if a word is a secret key itself, maybe with a mistake, and not the place of one."""
+    return kind_of(word) is SigningKey or _LIKE_A_KEY.fullmatch(word) is not None
+
+
 def parse_secret_place(value: object) -> str:
     """Where a secret key is: ``key``, ``sign_key``."""
     place = _place(value, PLACE)
@@ -56,7 +61,7 @@ def _place(value: object, expected: str) -> str:
     kind = kind_of(value)
     if kind is VerifyingKey:
         raise ValueError(f'{show(value)} is a verifying key, which goes into "verify_keys"')
-    if kind is SigningKey or _LIKE_A_KEY.fullmatch(value):
+    if looks_secret(value):
         noun, sign = (SigningKey.noun, "--sign ") if kind is SigningKey else (GroupKey.noun, "")
         raise ValueError(
             f"is {noun} itself: who may read the configuration would have it; put it into a file of its own,"

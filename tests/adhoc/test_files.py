@@ -16,11 +16,13 @@ from adhoc.conftest import Pair
 from click.testing import CliRunner
 from support.adhoc import Listening, ctl, enter
 from support.daemon import MCASTCTL
+from support.forked import mcastctl
 from support.terminal import Terminal
 from support.trees import grow_tree, lose
 from support.wait import wait_for
 
 from mcastd.ctl import main
+from mcastd.delivery.keys import make_group_key, make_signing_pair
 from mcastd.protocols import raptorq
 
 GROUP, PORT = "239.255.1.2", 9190
@@ -209,6 +211,94 @@ def test_a_receiver_without_the_library_names_the_way_out(pair: Pair, tmp_path: 
     assert content(received) == content(images)
 
 
+class Keys:
+    """A pair for signing, two group keys, and a home whose state the commands keep."""
+
+    def __init__(self, directory: Path, patch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("cryptography")
+        self.verifying = make_signing_pair(directory / "sign").text
+        self.sign, self.public = str(directory / "sign"), str(directory / "sign.pub")
+        self.one, self.other = str(directory / "one.key"), str(directory / "other.key")
+        for path in (self.one, self.other):
+            make_group_key(Path(path))
+        self.home = directory / "home"
+        patch.setenv("HOME", str(self.home))
+        patch.delenv("XDG_STATE_HOME", raising=False)
+
+
+@pytest.fixture
+def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Keys:
+    return Keys(tmp_path, monkeypatch)
+
+
+def test_signed_and_sealed_files_arrive_with_mode_and_time(
+    pair: Pair, tmp_path: Path, tree: Path, keys: Keys
+) -> None:
+    image, received = tree / "images" / "lab.img", tmp_path / "received"
+    image.chmod(0o751)
+    os.utime(image, ns=(1_700_000_000_123_456_789, 1_700_000_001_123_456_789))
+    secrets = ("--verify-key", keys.verifying, "--key", keys.other, "--key", keys.one, "--channel", "lab")
+    arguments = (*ETH0, "--flute", str(received), "--count", "4", *secrets)
+    signed = ("--sign-key", "sign", "--key", "one.key", "--channel", "lab")
+    with Listening(pair.right, GROUP, PORT, *arguments) as listening:
+        result = ctl(pair.left, "send", "--flute", str(tree), TO, *ETH0, *FAST, *PLAIN, *signed, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert listening.wait() == 0
+    assert content(received) == content(tree)
+    found = (received / "images" / "lab.img").stat()
+    assert (stat.S_IMODE(found.st_mode), found.st_mtime_ns) == (0o751, 1_700_000_001_123_456_789)
+    kept = {path.name.rpartition("-")[2] for path in (keys.home / ".local/state/mcastd").iterdir()}
+    assert kept == {"lab"}
+
+
+def test_files_of_other_keys_or_none_are_not_taken(
+    pair: Pair, tmp_path: Path, tree: Path, keys: Keys
+) -> None:
+    """The last one is taken, so that the others are known to have come."""
+    received = tmp_path / "received"
+    secrets = ("--verify-key", "sign.pub", "--key", "one.key")
+    previous = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        arguments = (*ETH0, "--flute", "received", "--count", "4", *secrets)
+        listening = Listening(pair.right, GROUP, PORT, *arguments)
+    finally:
+        os.chdir(previous)
+    with listening:
+        for given in (
+            ["--key", keys.one],
+            ["--sign-key", keys.sign, "--key", keys.other],
+            ["--sign-key", keys.sign, "--key", keys.one],
+        ):
+            assert not received.exists() or content(received) == {}
+            result = ctl(pair.left, "send", "--flute", str(tree), TO, *ETH0, *FAST, *PLAIN, *given)
+            assert result.returncode == 0, result.stderr
+        assert listening.wait() == 0
+    assert content(received) == content(tree)
+    dropped = listening.err.partition("  dropped: ")[2]
+    assert "wrong-key" in dropped
+    assert "refused" in dropped
+
+
+def test_a_key_that_cannot_be_had_is_told_as_the_daemon_tells_it(
+    pair: Pair, tmp_path: Path, tree: Path, keys: Keys
+) -> None:
+    os.chmod(keys.other, 0o640)
+    missing, network = tmp_path / "missing", f"/proc/{pair.right.pid}/ns/net"
+    exposed = f"{keys.other}: its mode 0640 opens it to others than its owner; chmod 600 {keys.other}"
+    none = f"{missing}: no such file or directory; copy it there, or make one: mcastd keygen {missing}"
+    kind = (
+        f"{keys.sign}: this is a signing key, not a verifying key; a signing key's public half is in PATH.pub"
+    )
+    for words, path, option, place, cause in (
+        ("send", tree, "--key", keys.other, f"cannot send {tree}: cannot read a group key from {exposed}"),
+        ("listen", tmp_path, "--key", missing, f"cannot read a group key from {none}"),
+        ("listen", tmp_path, "--verify-key", keys.sign, f"cannot read a verifying key from {kind}"),
+    ):
+        result = mcastctl(words, TO, *ETH0, "--flute", str(path), option, str(place), network=network)
+        assert (result.returncode, result.stderr) == (1, f"mcastctl: cannot {words}: {cause}\n")
+
+
 WITHOUT = "import sys; sys.modules['raptorq'] = None; from mcastd.entry import mcastctl; mcastctl()"
 
 
@@ -248,6 +338,22 @@ def test_without_the_library_the_way_out_is_named(pair: Pair, tmp_path: Path, tr
         (["send", "--flute", "tree", TO, "--chunk", "255"], "--chunk must be at least 256"),
         (["send", TO, "file", "--protect", "5%"], "--protect is for --flute"),
         (["send", TO, "file", "--interleave", "3"], "--interleave is for --flute"),
+        (["send", TO, "file", "--sign-key", "sign"], "--sign-key is for --flute"),
+        (["send", TO, "file", "--key", "one.key"], "--key is for --flute"),
+        (["send", TO, "file", "--channel", "lab"], "--channel is for --flute"),
+        (["send", "--flute", "tree", TO, "--channel", "lab"], "none without --sign-key or --key"),
+        (["send", "--flute", "tree", TO, "--key", "k", "--channel", "/"], "--channel a name is up to 64"),
+        (["send", "--flute", "tree", TO, "--sign-key", "a.pub"], 'a.pub" is the public half of a pair'),
+        (["send", "--flute", "tree", TO, "--key", "A" * 43 + "="], "--key is a key itself, which others see"),
+        (["send", "--flute", "tree", TO, "--sign-key", "ed25519-secret:A"], "--sign-key is a key itself"),
+        (["send", "--flute", "tree", TO, "--key", "ed25519:A"], "--key is a verifying key"),
+        (["listen", TO, "--verify-key", "a.pub"], "--verify-key is for --flute"),
+        (["listen", TO, "--key", "one.key"], "--key is for --flute"),
+        (["listen", TO, "--channel", "lab"], "--channel is for --flute"),
+        (["listen", "--flute", "in", TO, "--channel", "lab"], "none without --verify-key or --key"),
+        (["listen", "--flute", "in", TO, "--key", "ed25519-secret:A"], "--key is a key itself"),
+        (["listen", "--flute", "in", TO, "--verify-key", "ed25519:A"], '--verify-key "ed25519:A": a verify'),
+        (["listen", "--flute", "in", TO, *("--key", "k") * 2], 'k" is there twice'),
         (["listen", "--flute", "in", TO, "--hex"], "--hex shows datagrams; with --flute there are files"),
         (["listen", "--flute", "in", TO, "--raw"], "--raw shows datagrams"),
         (["listen", "--flute", "in", TO, "--source", "fd00::1"], "--source fd00::1 is IPv6"),
@@ -260,16 +366,19 @@ def test_a_wrong_command_line_is_refused_in_its_own_words(arguments: list[str], 
     assert result.exit_code == 2
 
 
-def test_progress_on_a_terminal(pair: Pair, tmp_path: Path, tree: Path) -> None:
-    listen = ["listen", "--flute", str(tmp_path / "r"), TO, *ETH0, "--count", "4"]
-    send = ["send", "--flute", str(tree), TO, *ETH0, *PLAIN, "--rate", "3Mbit"]
+def test_progress_on_a_terminal(pair: Pair, tmp_path: Path, tree: Path, keys: Keys) -> None:
+    secrets = ["--verify-key", keys.public, "--key", keys.one]
+    listen = ["listen", "--flute", str(tmp_path / "r"), TO, *ETH0, "--count", "4", *secrets]
+    signed = ["--sign-key", keys.sign, "--key", keys.one]
+    send = ["send", "--flute", str(tree), TO, *ETH0, *PLAIN, "--rate", "3Mbit", *signed]
     with Terminal(pair.right.enter([*MCASTCTL, *listen]), columns=100) as receiver:
         receiver.wait(f"receiving {GROUP} port {PORT} on eth0 into ")
         with Terminal(pair.left.enter([*MCASTCTL, *send]), columns=100) as sender:
             sender.wait("  at 3 Mbit/s (--rate), for receivers that lose up to 0% (--protect)")
+            sender.wait("  signed (--sign-key) and sealed (--key), on channel mcastctl (--channel)")
             progress = r"\[#+-+\] +\d+%  "
             sender.wait(lambda screen: re.search(progress + r"4 files  .*bit/s  \d+s to go", screen), "a bar")
-            receiver.wait(lambda screen: re.search(progress + r"\d of 4 files  .*lab\.img", screen), "a bar")
+            receiver.wait(lambda screen: re.search(progress + r"\d of \d files?  .*lab\.img", screen), "bar")
             screens = receiver.wait("ended with 0"), sender.wait("ended with 0")
     for screen in screens:
         assert "[#" not in screen  # the line is gone
