@@ -12,12 +12,12 @@ import pytest
 from support.trees import directory_sink, files_below
 
 from mcastd import clock
-from mcastd.config import FluteInbound, OutboundChannel
+from mcastd.config import FluteInbound, FluteOutbound, OutboundChannel
 from mcastd.delivery.keys import KeyFileError, make_group_key, make_signing_pair
 from mcastd.errors import SourceError
 from mcastd.inbound.flute import FluteSequencer
 from mcastd.net.link import ListBatch
-from mcastd.outbound.sources import open_source
+from mcastd.outbound.sources.objects import ObjectsSource
 from mcastd.protocols import alc, fec, lct, raptorq
 from mcastd.protocols.manifest_packets import MANIFEST_TOI, manifest_packets
 
@@ -46,13 +46,30 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class Sender:
     """A run of a channel. It makes one pass at a time."""
 
-    def __init__(self, place: Path, *, sign: str = "", key: str = "", protect: str = "0%") -> None:
+    def __init__(
+        self,
+        place: Path,
+        *,
+        sign: str = "",
+        key: str = "",
+        protect: str = "0%",
+        object_max: int | None = None,
+    ) -> None:
         protocol = {"kind": "flute", "protect": protect, "session": 7, "interleave": 1}
         protocol |= {"sign_key": str(place / sign)} if sign else {}
         protocol |= {"key": str(place / key)} if key else {}
         channel = {"source": place / "source", "group": "239.255.1.2", "port": 9190, "rate": "1Gbit"}
         settings = OutboundChannel.model_validate(channel | {"protocol": protocol, "repeat": "forever"})
-        self.source = open_source(settings, None, "outbound/images")
+        assert isinstance(settings.protocol, FluteOutbound)
+        self.source = ObjectsSource(
+            place / "source",
+            settings.protocol,
+            "outbound/images",
+            max_datagram=settings.max_datagram,
+            rate=settings.rate,
+            repeat="forever",
+            object_max=object_max,
+        )
 
     def a_pass(self) -> list[bytes]:
         rounds, datagrams = self.source.rounds, list[bytes]()
@@ -99,7 +116,7 @@ class Receiver:
 def sender(place: Path) -> Iterator[Callable[..., Sender]]:
     made: list[Sender] = []
 
-    def make(**keys: str) -> Sender:
+    def make(**keys: Any) -> Sender:
         made.append(Sender(place, **keys))
         return made[-1]
 
@@ -253,6 +270,53 @@ def test_both_ends_are_started_anew(place: Path, sender: MakeSender, receiver: M
     list(again.sequencer.expire(float("inf")))
     assert again.dropped["replayed"]
     assert again.dropped.keys() == {"replayed", "no-fdt"}
+
+
+@pytest.mark.parametrize(
+    ("sent", "received"),
+    [
+        ({"sign": "a"}, SIGNED),
+        pytest.param({"sign": "a", "key": "1", "protect": "20%"}, SEALED, marks=needs_library),
+    ],
+)
+def test_a_file_that_is_too_large_for_one_object_comes_in_parts(
+    place: Path, sender: MakeSender, receiver: MakeReceiver, sent: dict[str, str], received: dict[str, Any]
+) -> None:
+    large = place / "source" / "deep" / "er" / "large"
+    with large.open("r+b") as file:  # most of it is a hole
+        file.truncate(9_000_001)
+        file.seek(8_500_000)
+        file.write(b"not in the first part")
+    sending = sender(object_max=4_000_000, **sent)
+    datagrams = sending.a_pass()
+    assert (sending.source.files.files, sending.source.files.total_bytes) == (
+        5,
+        sum(path.stat().st_size for path in (place / "source").rglob("*") if path.is_file()),
+    )
+    loss, chance = 0.1 if "protect" in sent else 0.0, random.Random(3)
+    arrived = [one for one in datagrams if chance.random() >= loss]
+    stopped = receiver(**received)
+    stopped.take(arrived[: len(arrived) * 2 // 3])
+    assert "deep/er/large" not in stopped.files
+    stopped.sink.close()
+    again = receiver(**received)
+    manifest = [one for one in arrived if toi_of(one) == MANIFEST_TOI]
+    again.take(manifest + arrived[len(arrived) * 2 // 3 - 200 * len(sent) :])
+    again.take(sending.a_pass())
+    assert again.files == files_below(place / "source")
+    with large.open("r+b") as file:
+        file.seek(5_000_000)
+        file.write(b"a block of the second part is another")
+    before = again.sink.counters.written_bytes
+    again.take(sending.a_pass())
+    assert again.files == files_below(place / "source")
+    block = 1024 * 1448
+    assert again.sink.counters.written_bytes - before <= block
+    other = place / "other"
+    unsigned = Receiver(other)
+    unsigned.take(sending.a_pass())  # nothing tells it that these belong together
+    assert "deep/er/large" not in unsigned.files
+    unsigned.sink.close(for_good=True)
 
 
 @pytest.mark.parametrize("key", ["", "1"])

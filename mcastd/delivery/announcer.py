@@ -6,7 +6,8 @@ its packets. It is made anew when the files have changed, and when half of its l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 from mcastd.clock import NANO
 from mcastd.delivery.catalog import SourceFile
@@ -67,7 +68,7 @@ class Announcer:
             serial,
             int(now),
             int(now + life),
-            tuple(ManifestFile(file.name, file.mode, file.mtime_ns, (_part(file),)) for file in files),
+            tuple(map(_file, _by_name(files))),
             None if self._sealing is None else self._sealing.sealing,
         )
         data = build(manifest, self._sign_key)
@@ -80,6 +81,16 @@ class Announcer:
 
     def _sealer(self, key: GroupKey, serial: int, header: bytes) -> AnnouncementSealer:
         return AnnouncementSealer(key, self._channel, serial, header, MANIFEST_TOI)
+
+
+def _by_name(files: Sequence[SourceFile]) -> Iterator[list[SourceFile]]:
+    """The parts of each file, in their order, which is that in which they are given."""
+    return (list(parts) for _, parts in groupby(files, lambda file: file.name))
+
+
+def _file(parts: Sequence[SourceFile]) -> ManifestFile:
+    first = parts[0]
+    return ManifestFile(first.name, first.mode, first.mtime_ns, tuple(map(_part, parts)))
 
 
 def _part(file: SourceFile) -> Part:

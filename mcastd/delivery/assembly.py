@@ -23,7 +23,7 @@ from typing import Protocol
 
 from mcastd.counters import SymbolCounts
 from mcastd.delivery import blockfile
-from mcastd.delivery.description import ObjectDescription
+from mcastd.delivery.description import BLOCKS_MAX, ObjectDescription
 from mcastd.delivery.names import shown
 from mcastd.delivery.refused import BAD_DESCRIPTION, RefusedError
 from mcastd.delivery.symbols import HASH, MALFORMED, MEMORY, OVERHEAD_BYTES, Allowance
@@ -31,8 +31,6 @@ from mcastd.protocols.fec import RAPTORQ, Blocks
 from mcastd.protocols.lct import Malformed
 from mcastd.protocols.raptorq import BLOCK_MAX_BYTES, SYMBOL_IDS, CodecError, NotInstalledError
 
-# Blocks of an object, of which each takes a byte.
-BLOCKS_MAX = 1 << 16
 # Source symbols of a block, of which each takes a byte while it is received.
 BLOCK_SYMBOLS_MAX = 1 << 16
 # Repair symbols of a block that are kept beyond those that are missing. Decoding fails once in 256 with as
@@ -71,17 +69,19 @@ class _Block:
 
 def blocks_of(description: ObjectDescription) -> Blocks:
     """The source blocks of an object that can be received. Raises RefusedError."""
-    oti, hashes = description.oti, description.hashes
+    hashes = description.hashes
     try:
-        blocks = Blocks(oti, description.length)
+        blocks = description.blocks()
     except Malformed as error:
         raise _bad(description, str(error)) from error
     if blocks.count > BLOCKS_MAX:
         raise _bad(description, f"it has {blocks.count} blocks, more than {BLOCKS_MAX}")
-    if blocks.count and blocks.symbols(0) > BLOCK_SYMBOLS_MAX:
-        raise _bad(description, f"its blocks have {blocks.symbols(0)} symbols, more than {BLOCK_SYMBOLS_MAX}")
-    if oti.sub_blocks != 1:
-        raise _bad(description, f"its blocks are divided into {oti.sub_blocks} sub-blocks, not into symbols")
+    if blocks.largest > BLOCK_SYMBOLS_MAX:
+        raise _bad(description, f"its blocks have {blocks.largest} symbols, more than {BLOCK_SYMBOLS_MAX}")
+    for oti in (description.oti, *(oti for _, oti in description.parts)):
+        if oti.sub_blocks != 1:
+            cause = f"its blocks are divided into {oti.sub_blocks} sub-blocks, not into symbols"
+            raise _bad(description, cause)
     if hashes is not None and len(hashes) != blocks.count:
         raise _bad(description, f"it has {blocks.count} blocks and {len(hashes)} hashes")
     return blocks
@@ -119,8 +119,8 @@ class Assembly:
         self.stalled = False  # a block of which enough has come could not be written: see retry()
         self.cannot_repair: NotInstalledError | CodecError | None = None
         self._repairs = description.oti.scheme == RAPTORQ
-        if self._repairs and blocks.count and blocks.size(0) > BLOCK_MAX_BYTES:
-            self.cannot_repair = CodecError("block-size", f"blocks of {blocks.size(0)} bytes are too large")
+        if self._repairs and (size := blocks.largest * blocks.symbol_size) > BLOCK_MAX_BYTES:
+            self.cannot_repair = CodecError("block-size", f"blocks of {size} bytes are too large")
             self._repairs = False
         self._decode = decode
         self._counts = counts

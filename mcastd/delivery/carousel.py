@@ -160,7 +160,7 @@ class Carousel:
         self._next_instance = -1  # it begins with the time
         self._instances: dict[tuple[int, ...], _Instance] = {}  # that hold, by the TOIs that they describe
         self._packets: dict[_Instance, Datagrams] = {}  # of those on air
-        self._given_up: set[int] = set()  # TOIs of files that have changed in this pass
+        self._given_up: set[tuple[str, ...]] = set()  # names of files that have changed in this pass
         self._manifest: Sequence[bytes] = ()  # its packets
         self._manifest_at = 0  # the next of them
         self._seal: Seal | None = None
@@ -179,7 +179,8 @@ class Carousel:
         """
         self._manifest, self._manifest_at, self._seal = manifest, 0, seal
         files = self._catalog.files
-        self.progress = Progress(number, len(files), sum(file.blocks.total for file in files))
+        count = sum(not file.offset for file in files)
+        self.progress = Progress(number, count, sum(file.blocks.total for file in files))
         self.changed = []
         self._given_up.clear()
         self._life = life
@@ -280,24 +281,25 @@ class Carousel:
                 yield datagrams
 
     def _load(self, block: _BlockOnAir) -> None:
-        if block.file.toi in self._given_up:
+        if block.file.name in self._given_up:
             return
         try:
             block.load(self._catalog)
         except ChangedError as error:
-            self._given_up.add(block.file.toi)
+            self._given_up.add(block.file.name)
             self.changed.append(error)
 
     def _groups(self, stripe: Sequence[_BlockOnAir]) -> dict[tuple[int, ...], list[SourceFile]]:
         """The files of a stripe, as each FDT instance describes them, by their TOIs.
 
-        None if they are sealed: what nobody is to read is not named, either.
+        None if they are sealed: what nobody is to read is not named, either. And no parts of files, which a
+        manifest alone puts together.
         """
         if self._seal is not None:
             return {}
         groups: list[list[SourceFile]] = []
         left = 0
-        for file in {block.file.toi: block.file for block in stripe}.values():
+        for file in {block.file.toi: block.file for block in stripe if not block.file.is_part}.values():
             size = len(fdt.build(fdt.FdtInstance(0, (_entry(file),)))) - _EMPTY_INSTANCE_BYTES
             if size > left or not groups:
                 groups.append([])

@@ -1,5 +1,7 @@
 """What there is to send: a file, or the regular files of a tree, each cut into source blocks and hashed.
 
+A file that is too large for one object goes as several, where a manifest says that they belong together.
+
 A scan finds what is new, gone or changed. It works in steps, so that a tree of many files keeps nobody
 waiting, and hashes only files whose size, time of change, inode or mode is another than before. A file that
 has changed is another object, with another TOI. The TOI is made of all that receivers are told of an object:
@@ -16,9 +18,12 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Generator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from mcastd.delivery.description import BLOCKS_MAX
 from mcastd.delivery.names import COMPONENTS_MAX, UnsafeNameError, require_safe, shown
 from mcastd.errors import McastdError, SourceError, UnsafePathError, reason_of
 from mcastd.paths import KINDS, OF_DIRECTORIES, OF_FILES, FileIdentity, identity, place_of
@@ -41,13 +46,13 @@ NAMED_REFUSALS = 100
 CHANGING = "changing"  # it was written while it was read
 LINK = "link"
 NOT_A_FILE = "not-a-file"
-TOO_LARGE = "too-large"  # for one object
+TOO_LARGE = "too-large"  # for one object, or for receivers
 UNREADABLE = "unreadable"
 UNSAFE_NAME = "unsafe-name"  # receivers would refuse it
 
 
 class TooLargeError(ValueError):
-    """A file has more bytes than one object can have."""
+    """A file has more bytes than one object can have, or more blocks than receivers take."""
 
 
 class ChangedError(McastdError):
@@ -56,21 +61,28 @@ class ChangedError(McastdError):
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file as it was scanned, which is one object."""
+    """A file as it was scanned, which is one object; or a part of one that is too large for that."""
 
     name: tuple[str, ...]  # below the tree; of a single file its own
     toi: int
-    length: int  # bytes
+    length: int  # bytes of the object
     mode: int  # permission bits
     mtime_ns: int
     identity: FileIdentity
     oti: fec.Oti
     blocks: fec.Blocks
     hashes: tuple[bytes, ...]  # SHA-256 of each source block
+    offset: int  # where it begins in the file
+    size: int  # bytes of the file
+
+    @property
+    def is_part(self) -> bool:
+        """Return True if others have to come with it."""
+        return self.length != self.size
 
     def matches(self, found: os.stat_result) -> bool:
         """Return True if a file that is found is the same, as far as can be seen without reading it."""
-        return (self.length, self.mtime_ns, self.identity, self.mode) == _seen(found)
+        return (self.size, self.mtime_ns, self.identity, self.mode) == _seen(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,19 +115,48 @@ def cut(length: int, symbol_size: int, *, protected: bool) -> fec.Oti:
     return oti
 
 
+def parts_of(
+    length: int, symbol_size: int, *, protected: bool, object_max: int | None = None
+) -> list[tuple[int, fec.Oti]]:
+    """How a file is cut into objects: the length of each, and how it is cut into blocks.
+
+    If it is longer than one object can be, or than ``object_max`` bytes, it is several: all but the last have
+    whole symbols, in at most as many blocks as RaptorQ numbers, of BLOCK_SYMBOLS. Raises TooLargeError.
+    """
+    if object_max is None or length <= object_max:
+        with suppress(TooLargeError):
+            return [(length, cut(length, symbol_size, protected=protected))]
+    of_block = min(BLOCK_SYMBOLS, raptorq.source_symbols_max(symbol_size)) if protected else BLOCK_SYMBOLS
+    if length > (most := BLOCKS_MAX * of_block * symbol_size):
+        raise TooLargeError(f"{length:,} bytes; receivers take at most {most:,}")
+    part = fec.RAPTORQ_BLOCKS * of_block * symbol_size
+    if object_max is not None:
+        part = max(1, min(part, object_max) // symbol_size) * symbol_size
+    lengths = [min(part, length - start) for start in range(0, length, part)]
+    return [(each, cut(each, symbol_size, protected=protected)) for each in lengths]
+
+
 class Catalog:
     """The files of a source. Used by one thread. What it has open between steps :meth:`close` closes."""
 
-    def __init__(self, path: Path, symbol_size: int, *, protected: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        symbol_size: int,
+        *,
+        protected: bool,
+        divided: bool = False,
+        object_max: int | None = None,
+    ) -> None:
+        """With ``divided`` a file that is too large for one object, or than ``object_max``, goes in parts."""
         self.files: tuple[SourceFile, ...] = ()  # of the last whole scan, in the order of their names
         self.refused: Counter[str] = Counter()  # of that scan, by reason
         self.refusals: tuple[RefusedFile, ...] = ()  # some of these
         self.version = 0  # how often a scan has found something other than the one before
         self.found = 0  # files that the scan under way has found
         self._path = path
-        self._symbol_size = symbol_size
-        self._protected = protected
-        self._known: dict[tuple[str, ...], SourceFile] = {}
+        self._cut = _Cut(symbol_size, protected, divided, object_max)
+        self._known: dict[tuple[str, ...], tuple[SourceFile, ...]] = {}
         self._scan: _Scan | None = None  # under way
         self._steps: Generator[int, None, None] | None = None  # that are left of it
 
@@ -125,7 +166,7 @@ class Catalog:
         The next call then begins another one. Raises SourceError if the source cannot be read.
         """
         if self._scan is None or self._steps is None:
-            self._scan = _Scan(self._symbol_size, self._protected, self._known)
+            self._scan = _Scan(self._cut, self._known)
             self._steps = self._scan.run(self._path)
         scan, done = self._scan, 0
         try:
@@ -147,7 +188,7 @@ class Catalog:
         if scan.files != self._known:
             self.version += 1
         self._known = scan.files
-        self.files = tuple(scan.files[name] for name in sorted(scan.files))
+        self.files = tuple(part for name in sorted(scan.files) for part in scan.files[name])
         self.refused, self.refusals = scan.refused, tuple(scan.refusals)
         return True
 
@@ -160,7 +201,8 @@ class Catalog:
         try:
             fd = self._open(file)
             try:
-                data = _read(fd, size, file.blocks.offset(sbn)) if file.matches(os.fstat(fd)) else b""
+                start = file.offset + file.blocks.offset(sbn)
+                data = _read(fd, size, start) if file.matches(os.fstat(fd)) else b""
             finally:
                 os.close(fd)
         except UnsafePathError as error:
@@ -209,16 +251,30 @@ class Catalog:
         return SourceError(f"cannot read {self._path}", cause, way_out, waits=waits, errno=number)
 
 
+class _Cut(NamedTuple):
+    """How files are cut."""
+
+    symbol_size: int
+    protected: bool
+    divided: bool
+    object_max: int | None
+
+    def parts(self, length: int) -> list[tuple[int, fec.Oti]]:
+        """Raises TooLargeError."""
+        if not self.divided:
+            return [(length, cut(length, self.symbol_size, protected=self.protected))]
+        return parts_of(length, self.symbol_size, protected=self.protected, object_max=self.object_max)
+
+
 class _Scan:
     """One scan: what it has found so far. ``known`` is what the one before found."""
 
-    def __init__(self, symbol_size: int, protected: bool, known: dict[tuple[str, ...], SourceFile]) -> None:
-        self.files: dict[tuple[str, ...], SourceFile] = {}
+    def __init__(self, cut: _Cut, known: dict[tuple[str, ...], tuple[SourceFile, ...]]) -> None:
+        self.files: dict[tuple[str, ...], tuple[SourceFile, ...]] = {}
         self.refused: Counter[str] = Counter()
         self.refusals: list[RefusedFile] = []
-        self._tois = {MANIFEST_TOI, *(file.toi for file in known.values())}
-        self._symbol_size = symbol_size
-        self._protected = protected
+        self._tois = {MANIFEST_TOI, *(part.toi for parts in known.values() for part in parts)}
+        self._cut = cut
         self._known = known
 
     def run(self, path: Path) -> Generator[int, None, None]:
@@ -271,12 +327,13 @@ class _Scan:
         """Take in a regular file. Raises OSError."""
         name = (*above, last)
         known = self._known.get(name)
-        if known is not None and known.matches(found):
+        if known is not None and known[0].matches(found):
             self._add(known)
             return
         try:
             require_safe(name)
-            oti = cut(found.st_size, self._symbol_size, protected=self._protected)
+            cuts = self._cut.parts(found.st_size)
+            blocks = [fec.Blocks(oti, part) for part, oti in cuts]
         except UnsafeNameError as error:
             self._refuse(name, UNSAFE_NAME, error.cause)
             return
@@ -288,22 +345,35 @@ class _Scan:
             yield OPEN_COST_BYTES
             if not stat.S_ISREG(os.fstat(fd).st_mode):  # the name was given to another in between
                 return
-            blocks, hashes = fec.Blocks(oti, found.st_size), []
-            for sbn in range(blocks.count):
-                hashes.append(hashlib.sha256(_read(fd, blocks.size(sbn), blocks.offset(sbn))).digest())
-                yield blocks.size(sbn)
+            hashes: list[tuple[bytes, ...]] = []
+            start = 0
+            for part in blocks:
+                of_part: list[bytes] = []
+                for sbn in range(part.count):
+                    data = _read(fd, part.size(sbn), start + part.offset(sbn))
+                    of_part.append(hashlib.sha256(data).digest())
+                    yield part.size(sbn)
+                hashes.append(tuple(of_part))
+                start += part.length
             if _seen(os.fstat(fd)) != _seen(found):
                 self._refuse(name, CHANGING, "it is being written")
                 return
         finally:
             os.close(fd)
-        length, mtime_ns, which, mode = _seen(found)
-        toi = self._free_toi(repr((name, length, mtime_ns, mode, oti, hashes)).encode())
-        self._add(SourceFile(name, toi, length, mode, mtime_ns, which, oti, blocks, tuple(hashes)))
+        size, mtime_ns, which, mode = _seen(found)
+        parts, start = [], 0
+        for (length, oti), part, digests in zip(cuts, blocks, hashes, strict=True):
+            toi = self._free_toi(repr((name, start, size, length, mtime_ns, mode, oti, digests)).encode())
+            parts.append(
+                SourceFile(name, toi, length, mode, mtime_ns, which, oti, part, digests, start, size)
+            )
+            self._tois.add(toi)
+            start += length
+        self._add(tuple(parts))
 
-    def _add(self, file: SourceFile) -> None:
-        self._tois.add(file.toi)
-        self.files[file.name] = file
+    def _add(self, parts: tuple[SourceFile, ...]) -> None:
+        self._tois.update(part.toi for part in parts)
+        self.files[parts[0].name] = parts
 
     def _refuse(self, name: tuple[str, ...], reason: str, cause: str) -> None:
         self.refused[reason] += 1

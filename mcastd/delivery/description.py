@@ -7,7 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mcastd.protocols.fec import Oti
+from mcastd.protocols.fec import Blocks, JoinedBlocks, Oti
+from mcastd.protocols.manifest import ManifestFile
+
+# Blocks of a file that receivers take. Each takes a byte while it is received.
+BLOCKS_MAX = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +30,9 @@ class ObjectDescription:
     content_length: int | None
     """Bytes of the file: others than ``length`` if it is encoded; None: not told."""
     oti: Oti
+    parts: tuple[tuple[int, Oti], ...] = ()
+    """If it is sent as several objects: how long each is, and how it is cut. Their blocks are numbered
+    through; ``toi`` and ``oti`` are those of the first."""
     session: int = 0
     """The TSI. In another session the same TOI is another object."""
     encoding: str = ""
@@ -45,6 +52,10 @@ class ObjectDescription:
     def path(self) -> str:
         return "/".join(self.name)
 
+    def blocks(self) -> Blocks:
+        """Its source blocks. Raises Malformed."""
+        return JoinedBlocks(self.parts) if self.parts else Blocks(self.oti, self.length)
+
     def is_like(self, other: ObjectDescription) -> bool:
         """Return True if both may be of one object: what cannot change is the same, but for hashes."""
         digests = {self.md5, other.md5} - {None}
@@ -52,7 +63,25 @@ class ObjectDescription:
 
     @property
     def _lasting(self) -> tuple[object, ...]:
-        return self.session, self.toi, self.name, self.length, self.oti, self.encoding
+        return self.session, self.toi, self.name, self.length, self.oti, self.parts, self.encoding
+
+
+def of_manifest(file: ManifestFile, session: int, expires: int) -> ObjectDescription:
+    """What a manifest says of a file, in the LCT session in which it came, until it expires."""
+    first, parts = file.parts[0], file.parts
+    return ObjectDescription(
+        toi=first.toi,
+        session=session,
+        name=file.name,
+        length=file.length,
+        content_length=file.length,
+        oti=first.oti,
+        parts=tuple((part.length, part.oti) for part in parts) if len(parts) > 1 else (),
+        mode=file.mode,
+        mtime_ns=file.mtime_ns,
+        hashes=tuple(digest for part in parts for digest in part.hashes),
+        expires=float(expires),
+    )
 
 
 class Run(NamedTuple):

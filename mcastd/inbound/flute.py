@@ -30,7 +30,7 @@ from mcastd import clock
 from mcastd.clock import Clock
 from mcastd.config import FluteInbound
 from mcastd.delivery import keys
-from mcastd.delivery.description import ObjectDescription, Run
+from mcastd.delivery.description import ObjectDescription, Run, of_manifest
 from mcastd.delivery.manifest_reception import (
     MALFORMED,
     REFUSED,
@@ -52,7 +52,7 @@ from mcastd.protocols.fdt import FdtInstance, FileEntry
 from mcastd.protocols.fdt_reception import FdtReception
 from mcastd.protocols.fec import Blocks, Oti
 from mcastd.protocols.lct import BUILT_BYTES, Malformed
-from mcastd.protocols.manifest import ManifestFile, Part, Verified
+from mcastd.protocols.manifest import ManifestFile, Part, Sealing, Verified
 from mcastd.protocols.manifest_packets import MANIFEST_TOI, is_plain
 from mcastd.protocols.seal import ObjectOpener, SealReason, is_announcement
 
@@ -86,7 +86,9 @@ class _Object:
     expires: int
     told: float = -math.inf  # monotonic time when an instance said it last
     description: ObjectDescription | None = None
-    blocks: Blocks | None = None  # of the description
+    blocks: Blocks | None = None  # of the object
+    cut: tuple[Oti, int] | None = None  # how the object is cut, and its length
+    first_block: int = 0  # of the description, if the object is a part of the file
     refused: str = ""  # why its datagrams are dropped
     opener: ObjectOpener | None = None  # None: it is not sealed
 
@@ -138,7 +140,7 @@ class FluteSequencer:
         self._log = get_logger(worker=worker)
         self._keys: tuple[tuple[GroupKey, ...], tuple[VerifyingKey, ...]] = (), ()
         self._manifests: ManifestReception | None = None  # there is one from open() on, if there are keys
-        self._listed: dict[int, tuple[ManifestFile, Part]] = {}  # by TOI, as the current manifest has it
+        self._listed: dict[int, ManifestFile] = {}  # by the TOIs of its parts, in the current manifest
         self._told_refusal: object = None  # of the last manifest that was refused, until one is taken
         self._dropped = dropped
         self._now = now
@@ -264,21 +266,23 @@ class FluteSequencer:
 
     def _give(self, known: _Object, symbols: _Symbols) -> None:
         """Give on symbols of an object that is described, unless they contradict that."""
-        description, blocks, header = known.description, known.blocks, symbols.header
-        if description is None or blocks is None:
+        description, blocks, cut, header = known.description, known.blocks, known.cut, symbols.header
+        if description is None or blocks is None or cut is None:
             self._drop(known.refused, len(symbols.payloads))
         elif header.tsi != description.session:  # it was held before the session was known
             self._drop(FOREIGN_SESSION, len(symbols.payloads))
         elif (
-            header.scheme != description.oti.scheme
-            or header.fti not in (None, (description.oti, description.length))
+            header.scheme != cut[0].scheme
+            or header.fti not in (None, cut)
             or not _is_cut_so(blocks, symbols.sbn, symbols.block_symbols)
         ):
             self._drop(MALFORMED, len(symbols.payloads))
         elif known.opener is not None:
-            self._give_opened(known.opener, description, symbols)
+            self._give_opened(known.opener, known.first_block, description, symbols)
         else:
-            self._runs.append(Run(description, symbols.sbn, symbols.esi, symbols.payloads))
+            self._runs.append(
+                Run(description, known.first_block + symbols.sbn, symbols.esi, symbols.payloads)
+            )
 
     # -- with keys
 
@@ -336,52 +340,48 @@ class FluteSequencer:
     def _list(self, files: Iterable[ManifestFile]) -> None:
         """Receive these files from now on, and no others."""
         self._objects = OrderedDict()
-        self._listed = {part.toi: (file, part) for file in files for part in file.parts}
-        for toi in [toi for toi, (_, part) in self._listed.items() if not part.length]:
+        self._listed = {part.toi: file for file in files for part in file.parts}
+        for toi in [toi for toi, file in self._listed.items() if not file.length]:
             self._known(toi)  # it has no symbol that tells of it
 
     def _known(self, toi: int) -> _Object | None:
         """The object of a TOI, if the current manifest has it. It is described when it is first asked for."""
-        if (known := self._objects.get(toi)) is not None or (listed := self._listed.get(toi)) is None:
+        if (known := self._objects.get(toi)) is not None or (file := self._listed.get(toi)) is None:
             return known
         assert self._manifests is not None
         assert self._manifests.current is not None
         assert self._session is not None
-        file, part = listed
         manifest = self._manifests.current.manifest
-        known = self._objects[toi] = _Object(None, manifest.expires)
+        objects = [_Object(None, manifest.expires) for _ in file.parts]
+        self._objects.update((part.toi, known) for part, known in zip(file.parts, objects, strict=True))
         try:
             require_safe(file.name)
-        except UnsafeNameError:
-            known.refused = UNSAFE_NAME
-            return known
-        if len(file.parts) != 1:
-            known.refused = REFUSED  # no output puts parts together
-            return known
-        if manifest.sealing is not None:
-            key = self._manifests.keys[manifest.sealing.key_id]
-            try:
-                known.opener = ObjectOpener(key, manifest.sealing.salt, self._session, part)
-            except ValueError:
-                known.refused = REFUSED
-                return known
-        known.blocks = Blocks(part.oti, part.length)
-        known.description = ObjectDescription(
-            toi=toi,
-            session=self._session,
-            name=file.name,
-            length=part.length,
-            content_length=part.length,
-            oti=part.oti,
-            mode=file.mode,
-            mtime_ns=file.mtime_ns,
-            hashes=part.hashes,
-            expires=float(manifest.expires),
-        )
-        self._news.append(known.description)
-        return known
+            description = of_manifest(file, self._session, manifest.expires)
+            description.blocks()
+            openers = [self._opener(manifest.sealing, part) for part in file.parts]
+        except (UnsafeNameError, ValueError) as error:
+            for known in objects:
+                known.refused = UNSAFE_NAME if isinstance(error, UnsafeNameError) else REFUSED
+            return self._objects[toi]
+        first_block = 0
+        for part, known, opener in zip(file.parts, objects, openers, strict=True):
+            known.description, known.first_block, known.opener = description, first_block, opener
+            known.blocks, known.cut = Blocks(part.oti, part.length), (part.oti, part.length)
+            first_block += known.blocks.count
+        self._news.append(description)
+        return self._objects[toi]
 
-    def _give_opened(self, opener: ObjectOpener, description: ObjectDescription, symbols: _Symbols) -> None:
+    def _opener(self, sealing: Sealing | None, part: Part) -> ObjectOpener | None:
+        """What opens the packets of an object, if it is sealed. Raises ValueError if it cannot be."""
+        if sealing is None:
+            return None
+        assert self._manifests is not None
+        assert self._session is not None
+        return ObjectOpener(self._manifests.keys[sealing.key_id], sealing.salt, self._session, part)
+
+    def _give_opened(
+        self, opener: ObjectOpener, first_block: int, description: ObjectDescription, symbols: _Symbols
+    ) -> None:
         """Give on the symbols that are sealed as they are to be."""
         header, number = symbols.header, len(symbols.payloads)
         if header.size != BUILT_BYTES or header.close_session or header.close_object:
@@ -394,7 +394,7 @@ class FluteSequencer:
             end = opened.index(None, start) if None in opened[start:] else number
             run = [symbol for symbol in opened[start:end] if symbol is not None]
             if run:
-                self._runs.append(Run(description, symbols.sbn, symbols.esi + start, run))
+                self._runs.append(Run(description, first_block + symbols.sbn, symbols.esi + start, run))
             start += len(run) + 1  # the one after a run is forged
 
     # -- descriptions
@@ -472,7 +472,10 @@ class FluteSequencer:
         except UnsafeNameError:
             known.refused = UNSAFE_NAME
         else:
-            known.blocks = Blocks(oti, length)  # which the parsers of both have tried
+            known.blocks, known.cut = (
+                Blocks(oti, length),
+                (oti, length),
+            )  # which the parsers of both have tried
             known.description = ObjectDescription(
                 toi=entry.toi,
                 session=self._session or 0,
@@ -537,5 +540,5 @@ def _symbols(stretch: Stretch, datagrams: Sequence[PacketBytes]) -> _Symbols:
 
 
 def _is_cut_so(blocks: Blocks, sbn: int, told: int | None) -> bool:
-    """Return True if a block has as many symbols as a payload ID told, if it told that."""
-    return told is None or (sbn < blocks.count and blocks.symbols(sbn) == told)
+    """Return True if there is such a block, and if it has as many symbols as a payload ID told, if it did."""
+    return sbn < blocks.count and told in {None, blocks.symbols(sbn)}

@@ -14,8 +14,10 @@ wide the numbers are in a packet, is a matter of the FEC scheme: no code and "sm
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from mcastd.protocols.lct import EXT_FTI, Malformed, extension
 
@@ -186,15 +188,19 @@ class Blocks:
         told = oti.scheme == RAPTORQ
         self.count = min(oti.blocks, self.total) if told else _ceil(self.total, oti.block_symbols)
         self._least_symbols, self._larger = divmod(self.total, self.count) if self.count else (0, 0)
-        largest = self._least_symbols + (self._larger > 0)
         if (
             not 0 <= length < 1 << 8 * scheme.length_bytes
             or self.count > scheme.blocks
-            or largest > scheme.block_symbols
+            or self.largest > scheme.block_symbols
         ):
             raise Malformed(
-                "oti", f"{scheme.name} has no {length} bytes in {self.count} blocks of {largest} symbols"
+                "oti", f"{scheme.name} has no {length} bytes in {self.count} blocks of {self.largest} symbols"
             )
+
+    @property
+    def largest(self) -> int:
+        """Source symbols of the largest block; 0 if there is none."""
+        return self._least_symbols + (self._larger > 0)
 
     def symbols(self, sbn: int) -> int:
         """Source symbols of a block."""
@@ -217,6 +223,47 @@ class Blocks:
     def _check(self, sbn: int) -> None:
         if not 0 <= sbn < self.count:
             raise IndexError(f"no block {sbn} of {self.count}")
+
+
+class JoinedBlocks(Blocks):
+    """The source blocks of several objects that are one file, numbered through."""
+
+    __slots__ = ("_firsts", "_parts", "_symbols_before")
+
+    def __init__(self, parts: Sequence[tuple[int, Oti]]) -> None:
+        """``parts`` are the length of each object, and how it is cut.
+
+        Raises Malformed unless all symbols but the last are whole, and of one size and scheme.
+        """
+        if not parts:
+            raise Malformed("oti", "a file has no parts")
+        first = parts[0][1]
+        self._parts = [Blocks(oti, length) for length, oti in parts]
+        if any((oti.scheme, oti.symbol_size) != (first.scheme, first.symbol_size) for _, oti in parts):
+            raise Malformed("oti", "parts of a file are cut into symbols of different kinds")
+        if any(not length or length % first.symbol_size for length, _ in parts[:-1]) or not parts[-1][0]:
+            raise Malformed("oti", "a part of a file is empty, or ends within a symbol")
+        self.symbol_size = first.symbol_size
+        self.length = sum(length for length, _ in parts)
+        self._firsts = [0, *accumulate(part.count for part in self._parts)]
+        self._symbols_before = [0, *accumulate(part.total for part in self._parts)]
+        self.count, self.total = self._firsts.pop(), self._symbols_before.pop()
+
+    @property
+    def largest(self) -> int:
+        return max(part.largest for part in self._parts)
+
+    def symbols(self, sbn: int) -> int:
+        part = self._part(sbn)
+        return self._parts[part].symbols(sbn - self._firsts[part])
+
+    def first(self, sbn: int) -> int:
+        part = self._part(sbn)
+        return self._symbols_before[part] + self._parts[part].first(sbn - self._firsts[part])
+
+    def _part(self, sbn: int) -> int:
+        self._check(sbn)
+        return bisect_right(self._firsts, sbn) - 1
 
 
 def _ceil(dividend: int, divisor: int) -> int:

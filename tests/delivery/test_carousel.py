@@ -289,7 +289,7 @@ class FakeCatalog:
         sizes = [64 * count for count in symbols]
         otis = [cut(size, 64, protected=protected) for size in sizes]
         self.files = [
-            SourceFile((str(toi),), toi, size, 0o644, 0, (0, 0), oti, fec.Blocks(oti, size), ())
+            SourceFile((str(toi),), toi, size, 0o644, 0, (0, 0), oti, fec.Blocks(oti, size), (), 0, size)
             for toi, (size, oti) in enumerate(zip(sizes, otis, strict=True), 1)
         ]
 

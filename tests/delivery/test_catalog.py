@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mcastd.delivery import catalog as catalog_module
-from mcastd.delivery.catalog import Catalog, ChangedError, SourceFile, TooLargeError, cut
+from mcastd.delivery.catalog import Catalog, ChangedError, SourceFile, TooLargeError, cut, parts_of
 from mcastd.errors import SourceError
 from mcastd.protocols import fec
 
@@ -95,6 +95,58 @@ class TestCut:
         assert cut(largest, 1448, protected=True).block_symbols == 6517
         with pytest.raises(TooLargeError, match=r"at most 2,406,337,080"):
             cut(largest + 1, 1448, protected=True)
+
+
+class TestParts:
+    @pytest.mark.parametrize(
+        ("protected", "lengths"),
+        [
+            (True, [378_101_760] * 6 + [2_406_337_081 - 6 * 378_101_760]),
+            (False, [2_406_337_081]),
+        ],
+    )
+    def test_a_file_a_little_over_the_limit(self, protected: bool, lengths: list[int]) -> None:
+        parts = parts_of(6517 * 255 * 1448 + 1, 1448, protected=protected)
+        assert [length for length, _ in parts] == lengths
+        assert {oti.block_symbols for _, oti in parts[:6]} == {1024}
+
+    def test_a_file_at_the_limit_is_one_object(self) -> None:
+        assert len(parts_of(6517 * 255 * 1448, 1448, protected=True)) == 1
+        assert len(parts_of(960, 96, protected=True, object_max=960)) == 1
+        assert [length for length, _ in parts_of(1000, 96, protected=True, object_max=500)] == [480, 480, 40]
+
+    @pytest.mark.parametrize("symbol_size", [1448, 65_480])
+    def test_the_largest(self, symbol_size: int) -> None:
+        of_block = min(1024, (9 << 20) // symbol_size)
+        most = 65_536 * of_block * symbol_size
+        blocks = fec.JoinedBlocks(parts_of(most, symbol_size, protected=True))
+        assert (blocks.count, blocks.largest, blocks.length) == (65_536, of_block, most)
+        for length in (most + 1, 1 << 62):
+            with pytest.raises(TooLargeError, match="receivers take at most"):
+                parts_of(length, symbol_size, protected=True)
+
+    def test_parts_are_read_at_their_places(self, tree: Path) -> None:
+        with (tree / "v2/boot/kernel").open("r+b") as file:
+            file.truncate(300_001)
+        catalog = Catalog(tree, SYMBOL_BYTES, protected=True, divided=True, object_max=120_000)
+        scanned(catalog)
+        kernel = [file for file in catalog.files if file.name[-1] == "kernel"]
+        assert [(part.offset, part.length, part.size) for part in kernel] == [
+            (0, 120_000, 300_001),
+            (120_000, 120_000, 300_001),
+            (240_000, 60_001, 300_001),
+        ]
+        assert all(part.is_part for part in kernel)
+        assert len({part.toi for part in catalog.files}) == 5
+        whole = b"".join(catalog.read(part, sbn).data for part in kernel for sbn in range(part.blocks.count))
+        assert whole == (tree / "v2/boot/kernel").read_bytes()
+        before, version = catalog.files, catalog.version
+        scanned(catalog)
+        assert (catalog.files, catalog.version) == (before, version)
+        with (tree / "v2/boot/kernel").open("r+b") as file:
+            file.write(b"!")
+        with pytest.raises(ChangedError):
+            catalog.read(kernel[2], 0)  # a part of another file than the one that was scanned
 
 
 class TestScan:

@@ -15,6 +15,7 @@ from mcastd.protocols.fec import (
     SCHEMES,
     SMALL_BLOCK,
     Blocks,
+    JoinedBlocks,
     Oti,
     build_fti,
     described,
@@ -34,6 +35,47 @@ def refusal(*told: int, **more: int) -> str:
     with pytest.raises(Malformed) as refused:
         Oti(*told, **more)
     return refused.value.reason
+
+
+# -- several objects that are one file
+
+
+@given(st.data())
+@settings(max_examples=50, deadline=None)
+def test_blocks_of_parts_follow_one_another(data: st.DataObject) -> None:
+    size, number = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 5))
+    lengths = [size * data.draw(st.integers(1, 40)) for _ in range(number - 1)]
+    lengths.append(data.draw(st.integers(1, 40 * size)))
+    parts = [(length, Oti(NO_CODE, size, data.draw(st.integers(1, 7)))) for length in lengths]
+    joined, each = JoinedBlocks(parts), [Blocks(oti, length) for length, oti in parts]
+    assert sizes(joined) == [symbols for blocks in each for symbols in sizes(blocks)]
+    assert joined.largest == max(sizes(joined))
+    offsets = [joined.offset(sbn) for sbn in range(joined.count)]
+    ends = [offset + joined.size(sbn) for sbn, offset in enumerate(offsets)]
+    assert [*offsets[1:], joined.length] == ends
+    assert (offsets[0], joined.length, joined.total) == (0, sum(lengths), -(-sum(lengths) // size))
+    for sbn in (-1, joined.count):
+        with pytest.raises(IndexError):
+            joined.symbols(sbn)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [],
+        [(20, Oti(NO_CODE, 10, 3)), (20, Oti(NO_CODE, 5, 3))],
+        [
+            (16, Oti(NO_CODE, 8, 3)),
+            (16, described(RAPTORQ, 16, {"symbol_size": 8, "blocks": 1, "alignment": 8})),
+        ],
+        [(21, Oti(NO_CODE, 10, 3)), (20, Oti(NO_CODE, 10, 3))],
+        [(0, Oti(NO_CODE, 10, 3)), (20, Oti(NO_CODE, 10, 3))],
+        [(20, Oti(NO_CODE, 10, 3)), (0, Oti(NO_CODE, 10, 3))],
+    ],
+)
+def test_parts_that_are_no_file(parts: list[tuple[int, Oti]]) -> None:
+    with pytest.raises(Malformed):
+        JoinedBlocks(parts)
 
 
 # -- blocks

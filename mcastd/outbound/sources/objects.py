@@ -79,8 +79,12 @@ class ObjectsSource(Source):
         rate: int | None,
         repeat: int | Literal["forever"] = 1,
         wall: clock.Clock = clock.wall,
+        object_max: int | None = None,
     ) -> None:
-        """``rate`` is in bits per second: it tells how long a pass takes."""
+        """``rate`` is in bits per second: it tells how long a pass takes.
+
+        With keys, files of more than ``object_max`` bytes go in parts; None: those that must.
+        """
         self.state = "not opened"
         self._path = path
         self._protected = protocol.protect > 0
@@ -95,7 +99,13 @@ class ObjectsSource(Source):
         self._announcer: Announcer | None = None  # there is one while files are sent, if there are keys
         sealed = OBJECT_OVERHEAD_BYTES if protocol.key is not None else 0
         self._symbol_size = symbol_size_of(max_datagram - sealed)
-        self._catalog = Catalog(path, self._symbol_size, protected=self._protected)
+        self._catalog = Catalog(
+            path,
+            self._symbol_size,
+            protected=self._protected,
+            divided=protocol.is_secured,
+            object_max=object_max,
+        )
         self._carousel = Carousel(
             self._catalog,
             session=protocol.session,
