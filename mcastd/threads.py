@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +15,8 @@ from mcastd.errors import McastdError
 BEGIN_SECONDS = 2.0
 # The same after one that was given up, until one begins: hundreds may be started in a row.
 BEGIN_AGAIN_SECONDS = 0.1
+# Bytes of a thread's name that the kernel keeps: proc_pid_comm(5).
+COMM_BYTES = 15
 
 
 class NoThreadError(McastdError, RuntimeError):
@@ -64,4 +69,16 @@ class Thread(threading.Thread):
         with self._turn:
             self._begun = not self._given_up
         if self._begun:
+            if sys.version_info < (3, 14):  # later ones do it themselves
+                _name_in_the_kernel(self.name)
             super().run()
+
+
+def _name_in_the_kernel(name: str) -> None:
+    """Have ``ps -L`` and ``top -H`` show the name of this thread."""
+    with contextlib.suppress(OSError):  # no descriptor, or no /proc: it works without a name
+        fd = os.open(f"/proc/self/task/{threading.get_native_id()}/comm", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, name.encode(errors="replace")[:COMM_BYTES])
+        finally:
+            os.close(fd)

@@ -91,3 +91,12 @@ def test_a_daemon_with_too_few_threads_says_so(tmp_path: Path, most: int) -> Non
     assert "Traceback" not in result.stderr
     (said,) = [line for line in result.stderr.splitlines() if line.startswith("mcastd: cannot start")]
     assert "thread" in said
+
+
+def test_the_kernel_has_its_name() -> None:
+    """Which ps(1) and top(1) show; the interpreter tells the kernel from 3.14 on."""
+    seen: list[str] = []
+    thread = Thread(lambda: seen.append(Path("/proc/thread-self/comm").read_text()), "outbound/news-of-today")
+    thread.start()
+    thread.join()
+    assert seen == ["outbound/news-o\n"]

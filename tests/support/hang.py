@@ -1,4 +1,6 @@
-"""Hold the busiest thread of a process in the middle of its work: `python3 hang.py PID`, until both are gone.
+"""Hold the busiest thread of a process in the middle of its work, until both are gone.
+
+`python3 hang.py PID NAME...` looks at the threads that have one of these names (proc_pid_comm(5)).
 
 A thread that waits for something has every right to, so it is let run until it enters a system call that
 receives or writes, and is not let go (ptrace(2)). Needs nothing but Python.
@@ -30,26 +32,27 @@ def ptrace(request: int, thread: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def busiest(pid: int) -> int:
-    """The thread that has waited for something 100 times more often than any other since we look."""
-    before = waits(pid)
+def busiest(pid: int, names: set[str]) -> int:
+    """The first of the threads with these names that has waited for something 100 times since we look."""
+    before = waits(pid, names)
     while True:
         time.sleep(0.01)
-        more = sorted((count - before.get(thread, 0), thread) for thread, count in waits(pid).items())
-        if more[-1][0] > more[-2][0] + 100:
-            return more[-1][1]
+        for thread, count in waits(pid, names).items():
+            if count > before.get(thread, 0) + 100:
+                return thread
 
 
-def waits(pid: int) -> dict[int, int]:
+def waits(pid: int, names: set[str]) -> dict[int, int]:
     return {
         int(task.name): int(re.findall(r"^voluntary_ctxt_switches:\s*(\d+)", status, re.MULTILINE)[0])
         for task in Path(f"/proc/{pid}/task").iterdir()
+        if (task / "comm").read_text().rstrip("\n") in names
         for status in [(task / "status").read_text()]
     }
 
 
-def main(pid: int) -> None:
-    thread = busiest(pid)
+def main(pid: int, names: set[str]) -> None:
+    thread = busiest(pid, names)
     ptrace(PTRACE_SEIZE, thread)
     ptrace(PTRACE_INTERRUPT, thread)
     os.waitpid(thread, WALL)
@@ -63,4 +66,4 @@ def main(pid: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), set(sys.argv[2:]))

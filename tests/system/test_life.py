@@ -74,7 +74,7 @@ def test_one_hung_worker_is_named_and_no_reason_to_restart_the_others(machine: M
     set_watchdog(machine, "2s")
     pid = machine.main_pid()
     feed = Feed(machine, "239.255.1.2", 9190)
-    command = machine.enter("python3", "-", str(pid))
+    command = machine.enter("python3", "-", str(pid), "reader", "inbound/news")
     with HANG.open() as script, subprocess.Popen(command, stdin=script, stdout=subprocess.PIPE) as debugger:
         assert debugger.stdout is not None
         assert debugger.stdout.readline() == b"held\n"
