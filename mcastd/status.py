@@ -116,6 +116,14 @@ class NoticesStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TreeStatus:
+    """A tree that is exchanged as a whole."""
+
+    switched: bool  # the tree that its sender lists is the one in place
+    missing: int  # files that it still lacks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectsStatus:
     """The files of an output, and what became of their symbols. Those are datagrams."""
 
@@ -134,6 +142,7 @@ class ObjectsStatus:
     wrong_blocks: int  # thrown away since their hash was wrong
     unrepaired: str  # why those that are being received cannot be repaired; "": nothing hinders it
     notices: NoticesStatus | None = None  # None: no pipe is told
+    tree: TreeStatus | None = None  # None: files are exchanged each by itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.trees import directory_sink, files_below
+from support.secured import Receiver, Sender
+from support.trees import files_below
 
-from mcastd import clock
-from mcastd.config import FluteInbound, FluteOutbound, OutboundChannel
+from mcastd.config import FluteInbound
 from mcastd.delivery.keys import KeyFileError, make_group_key, make_signing_pair
 from mcastd.errors import SourceError
 from mcastd.inbound.flute import FluteSequencer
 from mcastd.net.link import ListBatch
-from mcastd.outbound.sources.objects import ObjectsSource
 from mcastd.protocols import alc, fec, lct, raptorq
 from mcastd.protocols.manifest_packets import MANIFEST_TOI, manifest_packets
 
@@ -41,75 +40,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in "12":
         make_group_key(tmp_path / name)
     return tmp_path
-
-
-class Sender:
-    """A run of a channel. It makes one pass at a time."""
-
-    def __init__(
-        self,
-        place: Path,
-        *,
-        sign: str = "",
-        key: str = "",
-        protect: str = "0%",
-        object_max: int | None = None,
-    ) -> None:
-        protocol = {"kind": "flute", "protect": protect, "session": 7, "interleave": 1}
-        protocol |= {"sign_key": str(place / sign)} if sign else {}
-        protocol |= {"key": str(place / key)} if key else {}
-        channel = {"source": place / "source", "group": "239.255.1.2", "port": 9190, "rate": "1Gbit"}
-        settings = OutboundChannel.model_validate(channel | {"protocol": protocol, "repeat": "forever"})
-        assert isinstance(settings.protocol, FluteOutbound)
-        self.source = ObjectsSource(
-            place / "source",
-            settings.protocol,
-            "outbound/images",
-            max_datagram=settings.max_datagram,
-            rate=settings.rate,
-            repeat="forever",
-            object_max=object_max,
-        )
-
-    def a_pass(self) -> list[bytes]:
-        rounds, datagrams = self.source.rounds, list[bytes]()
-        while self.source.rounds == rounds:
-            datagrams += [bytes(one) for one in self.source.read()]
-        return datagrams
-
-
-class Receiver:
-    """A run of a subscription."""
-
-    def __init__(self, place: Path, *, name: str = "images", **protocol: Any) -> None:
-        named = {key: [str(place / one) for one in places] for key, places in protocol.items()}
-        self.path = place / "received"
-        self.dropped: Counter[str] = Counter()
-        settings = FluteInbound.model_validate(named)
-        self.sequencer = FluteSequencer(settings, self.dropped, f"inbound/{name}")
-        self.sequencer.open()
-        self.sink = directory_sink(self.path)
-        self.fed = 0
-
-    def take(self, datagrams: list[bytes]) -> None:
-        self.fed += len(datagrams)
-        for start in range(0, len(datagrams), 37):
-            for batch in self.sequencer.feed(ListBatch(datagrams[start : start + 37])):
-                self.sink.write(batch)
-        for _ in range(200):  # what takes long is done in steps
-            if self.sink.deadline > clock.monotonic():
-                break
-            self.sink.tick(clock.monotonic())
-
-    @property
-    def accounted(self) -> int:
-        counters = self.sink.counters
-        here = self.dropped.total() + self.sequencer.held
-        return here + counters.written + counters.dropped.total()
-
-    @property
-    def files(self) -> dict[str, bytes]:
-        return files_below(self.path)
 
 
 @pytest.fixture

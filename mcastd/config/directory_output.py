@@ -27,11 +27,20 @@ class DirectoryOutput(OutputSettings):
         description='The permission bits of the files, like "0640"; absent: those that a signed manifest has,'
         ' else "0640".',
     )
+    atomic: Literal["file", "tree"] = Field(
+        "file",
+        description="What is exchanged at once: each file where it stands, or the whole tree of a manifest,"
+        ' at "current" in the directory.',
+    )
     notify: FilePath | None = Field(
         None,
         description="The path of a named pipe, made if it is missing, that gets a line for each file that has"
-        " landed: its path.",
+        " landed, or each tree that was switched to: its path.",
     )
+
+    @property
+    def needs_listing(self) -> bool:
+        return self.atomic == "tree"
 
     @property
     def format(self) -> str:

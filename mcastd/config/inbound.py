@@ -89,6 +89,11 @@ class InboundSubscription(GroupSettings):
         for output in outputs:
             if protocol is not None and output.takes_objects != protocol.gives_objects:
                 raise ValueError(_not_together(protocol, output))
+            if protocol is not None and output.needs_listing and not protocol.lists_objects:
+                raise ValueError(
+                    'atomic = "tree" needs a manifest, which says what belongs to the tree: let protocol have'
+                    ' "verify_keys" or "keys", and its sender "sign_key" or "key"'
+                )
         return outputs
 
     def writes(self) -> Iterable[tuple[Location, OutputPath]]:

@@ -34,6 +34,11 @@ class OutputSettings(OfKind):
     # It takes the objects of a protocol (InboundProtocol.gives_objects), and no datagrams.
     takes_objects: ClassVar[bool] = False
 
+    @property
+    def needs_listing(self) -> bool:
+        """Return True if it takes objects only of a protocol that lists all there are (lists_objects)."""
+        return False
+
     if TYPE_CHECKING:  # a kind declares it where it wants it among its other keys
 
         @property

@@ -90,6 +90,11 @@ class InboundProtocol(OfKind):
     # It gives objects, for outputs that take these (OutputSettings.takes_objects), and no datagrams.
     gives_objects: ClassVar[bool] = False
 
+    @property
+    def lists_objects(self) -> bool:
+        """Return True if it says, too, which objects there are in all (SymbolBatch.listing)."""
+        return False
+
 
 class RawInbound(InboundProtocol):
     """What comes, as it comes."""
@@ -128,6 +133,10 @@ class FluteInbound(InboundProtocol):
     def is_secured(self) -> bool:
         """Return True if files are taken only as a manifest has them."""
         return bool(self.verify_keys or self.keys)
+
+    @property
+    def lists_objects(self) -> bool:
+        return self.is_secured
 
     @model_validator(mode="after")
     def _channel_applies(self) -> FluteInbound:

@@ -14,7 +14,7 @@ from mcastd.status import ObjectStatus
 from mcastd.views import AnyStatus, DaemonView, Status, WorkerView, as_kind
 
 # Fields that a worker or output may not have: without one, nothing is shown of it.
-OPTIONAL = {"files", "format", "framing", "loss_percent", "notices", "objects", "seconds_left"}
+OPTIONAL = {"files", "format", "framing", "loss_percent", "notices", "objects", "seconds_left", "tree"}
 # Bytes of which people want to know the magnitude.
 SCALED = {"present_bytes", "total_bytes"}
 UNITS = {

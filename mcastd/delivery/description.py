@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mcastd.protocols.fec import Blocks, JoinedBlocks, Oti
+from mcastd.protocols.lct import Malformed
 from mcastd.protocols.manifest import ManifestFile
 
 # Blocks of a file that receivers take. Each takes a byte while it is received.
@@ -54,7 +55,12 @@ class ObjectDescription:
 
     def blocks(self) -> Blocks:
         """Its source blocks. Raises Malformed."""
-        return JoinedBlocks(self.parts) if self.parts else Blocks(self.oti, self.length)
+        if not self.parts:
+            return Blocks(self.oti, self.length)
+        joined = JoinedBlocks(self.parts)
+        if joined.length != self.length:
+            raise Malformed("oti", f"its parts have {joined.length} bytes together, not {self.length}")
+        return joined
 
     def is_like(self, other: ObjectDescription) -> bool:
         """Return True if both may be of one object: what cannot change is the same, but for hashes."""
@@ -82,6 +88,15 @@ def of_manifest(file: ManifestFile, session: int, expires: int) -> ObjectDescrip
         hashes=tuple(digest for part in parts for digest in part.hashes),
         expires=float(expires),
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Listing:
+    """All files that there are to be: what a manifest lists, in the LCT session in which it came."""
+
+    files: tuple[ManifestFile, ...]
+    session: int
+    expires: int  # seconds since 1970
 
 
 class Run(NamedTuple):

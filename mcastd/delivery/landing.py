@@ -36,7 +36,7 @@ LEFTOVER_SECONDS = 7 * 86_400.0
 # The reason of a SinkError: another process receives into the directory.
 IN_USE = "in-use"
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 # How a file system says that it has no files without a name (open(2), O_TMPFILE).
 _NO_ANONYMOUS_FILES = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL}
@@ -65,6 +65,11 @@ class Landing:
         self._owner = -1  # uid of the files that we make there
         self._anonymous = False  # files without a name are possible there
         self._names: set[str] = set()  # of the partial files in use
+
+    @property
+    def _files(self) -> int:
+        """The directory below which files land."""
+        return self._root
 
     def open(self) -> None:
         """Open the directory, made if it is missing. Raises UnsafePathError, SinkError (``IN_USE``)."""
@@ -130,14 +135,15 @@ class Landing:
 
     def current(self, name: Sequence[str]) -> int | None:
         """The file of ours that has the name now, open for reading; None if there is none."""
-        with self._parent_of(name) as parent:
-            if parent is None:
-                return None
-            with suppress(OSError, RefusedError):
-                self._require_ours(parent, name)
-                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-                return os.open(name[-1], flags, dir_fd=parent)
-        return None
+        return self._open_ours(self._files, name)
+
+    def adopt(self, fd: int, name: Sequence[str], mode: int, mtime_ns: int | None) -> bool:
+        """Have the file that :meth:`current` gave, which is the object already, as if it had landed.
+
+        Returns False if it has to be copied for that. Raises RefusedError, and OSError as :func:`settle`.
+        """
+        settle(fd, mode, mtime_ns)
+        return True
 
     def land(self, partial: Partial, name: Sequence[str], mode: int) -> None:
         """Give a whole file its name, in place of what of ours has it; :func:`settle` it before.
@@ -158,8 +164,12 @@ class Landing:
                     raise _other_file_system(name) from error
                 raise
             self._release(partial)
-            with suppress(OSError):  # it has landed: at worst a crash of the host takes the name back
-                os.fsync(parent)
+            self._settle_names(parent)
+
+    def _settle_names(self, directory: int) -> None:
+        """Have the names in a directory on the disk: at worst a crash of the host takes a new one back."""
+        with suppress(OSError):
+            os.fsync(directory)
 
     def set_aside(self, partial: Partial) -> None:
         """Close a file that is not whole yet; a later run finds it if it is resumable."""
@@ -184,7 +194,7 @@ class Landing:
     def _open_partials(self) -> int:
         with suppress(FileExistsError):
             os.mkdir(PARTIAL_DIRECTORY, 0o700, dir_fd=self._root)
-        fd = os.open(PARTIAL_DIRECTORY, _DIRECTORY, dir_fd=self._root)
+        fd = os.open(PARTIAL_DIRECTORY, DIRECTORY_FLAGS, dir_fd=self._root)
         try:
             self._require_alone(fd)
             with suppress(OSError):  # not every file system has modes
@@ -243,13 +253,24 @@ class Landing:
         partial.name = name
         self._names.add(name)
 
+    def _open_ours(self, root: int, name: Sequence[str]) -> int | None:
+        """Open the file of ours that has a name below a directory, for reading; None if there is none."""
+        with self._parent_of(name, root=root) as parent, suppress(OSError, RefusedError):
+            if parent is not None:
+                self._require_ours(parent, name)
+                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+                return os.open(name[-1], flags, dir_fd=parent)
+        return None
+
     @contextmanager
-    def _parent_of(self, name: Sequence[str], make: int | None = None) -> Iterator[int | None]:
+    def _parent_of(
+        self, name: Sequence[str], make: int | None = None, root: int | None = None
+    ) -> Iterator[int | None]:
         """The directory of a name, open; None if it is missing, unless it is to be made for files of a mode.
 
         Raises RefusedError if something else is in the way, or another file system.
         """
-        directory = os.dup(self._root)
+        directory = os.dup(self._files if root is None else root)
         try:
             for number, part in enumerate(name[:-1], 1):
                 try:
@@ -298,7 +319,7 @@ def _open_root(path: Path) -> int:
     with place_of(path, make=True) as place:
         with suppress(FileExistsError):
             os.mkdir(place.name, PARENT_MODE, dir_fd=place.directory)
-        fd = os.open(place.name, _DIRECTORY, dir_fd=place.directory)
+        fd = os.open(place.name, DIRECTORY_FLAGS, dir_fd=place.directory)
         owner = os.fstat(fd).st_uid
         if place.ours or owner in {0, os.geteuid()}:
             return fd
@@ -309,12 +330,12 @@ def _open_root(path: Path) -> int:
 def _enter(directory: int, part: str, make: int | None) -> int:
     """Open a directory in another one; with ``make``, make it for files of that mode if it is missing."""
     try:
-        return os.open(part, _DIRECTORY, dir_fd=directory)
+        return os.open(part, DIRECTORY_FLAGS, dir_fd=directory)
     except FileNotFoundError:
         if make is None:
             raise
     os.mkdir(part, 0o700, dir_fd=directory)
-    inner = os.open(part, _DIRECTORY, dir_fd=directory)
+    inner = os.open(part, DIRECTORY_FLAGS, dir_fd=directory)
     with suppress(OSError):  # enterable by all that may read the file, writable by the owner alone
         os.fchmod(inner, 0o700 | (make & 0o044) | (make & 0o044) >> 2)
     with suppress(OSError):

@@ -17,6 +17,8 @@ NAME_BYTES_MAX = 2048
 COMPONENTS_MAX = 32
 # The directory of files that are being received, in the output directory.
 PARTIAL_DIRECTORY = ".mcastd-partial"
+# The directory of whole trees, where these are exchanged at once.
+TREES_DIRECTORY = ".mcastd-trees"
 
 
 class Unsafe(StrEnum):
@@ -29,7 +31,7 @@ class Unsafe(StrEnum):
     NOT_A_NAME = "it has characters that no file system takes"
     TOO_LONG = f"it is longer than {NAME_BYTES_MAX} bytes, or a part of it than {COMPONENT_BYTES_MAX}"
     TOO_DEEP = f"it has more than {COMPONENTS_MAX} parts"
-    RESERVED = f"it begins with {PARTIAL_DIRECTORY}, where files are received"
+    RESERVED = f"it begins with {PARTIAL_DIRECTORY} or {TREES_DIRECTORY}, where files are received"
 
 
 class UnsafeNameError(RefusedError):
@@ -76,6 +78,6 @@ def _fault(name: Sequence[str]) -> Unsafe | None:
         Unsafe.SLASH: "/" in whole,
         Unsafe.CONTROL: any(unicodedata.category(character) == "Cc" for character in whole),
         # Some file systems do not tell upper case from lower
-        Unsafe.RESERVED: name[:1] and name[0].casefold() == PARTIAL_DIRECTORY,
+        Unsafe.RESERVED: name[:1] and name[0].casefold() in {PARTIAL_DIRECTORY, TREES_DIRECTORY},
     }
     return next((fault for fault, found in faults.items() if found), None)

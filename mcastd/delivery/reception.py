@@ -18,6 +18,7 @@ from mcastd.delivery.landing import Landing, settle
 from mcastd.delivery.received import ObjectState, Outcome, Received
 from mcastd.delivery.refused import RefusedError
 from mcastd.delivery.symbols import Allowance
+from mcastd.errors import SinkError
 
 # Objects that are described, of which each takes some memory, and bytes that their names take of it. Beyond,
 # the one that has waited longest for a symbol is forgotten.
@@ -80,6 +81,11 @@ class Reception:
         self._on_outcome = on_outcome
         self._receiving_max = receiving_max
         self._allowance = Allowance(ALLOWANCE_BYTES)
+
+    @property
+    def trouble(self) -> OSError | SinkError | None:
+        """What the file system does not take now."""
+        return next((one.trouble for one in self.troubled.values()), None)
 
     def describe(self, description: ObjectDescription, now: float) -> None:
         """Note what a sender says of an object. One of no bytes comes by that alone.
@@ -297,9 +303,13 @@ class Reception:
         """Make a complete object a file, in steps. Raises RefusedError, OSError."""
         description, partial = known.description, known.partial
         assert partial is not None
-        mode = next(mode for mode in (self._mode, description.mode, MODE) if mode is not None)
-        if not description.encoding and assembly.unchanged and assembly.current is not None:
-            settle(assembly.current, mode, description.mtime_ns)
+        mode, current = self._mode_of(description), assembly.current
+        if (
+            not description.encoding
+            and assembly.unchanged
+            and current is not None
+            and self._landing.adopt(current, description.name, mode, description.mtime_ns)
+        ):
             self._end(known, Outcome(description, unchanged=True))
             return
         while assembly.copy_next():
@@ -326,6 +336,10 @@ class Reception:
             if decoded is not None and decoded.fd >= 0:
                 self._landing.discard(decoded)
         self._end(known, Outcome(description))
+
+    def _mode_of(self, description: ObjectDescription) -> int:
+        """The permission bits that its file gets."""
+        return next(mode for mode in (self._mode, description.mode, MODE) if mode is not None)
 
     def _end(self, known: Received, outcome: Outcome) -> None:
         self._discard(known)

@@ -30,7 +30,7 @@ from mcastd import clock
 from mcastd.clock import Clock
 from mcastd.config import FluteInbound
 from mcastd.delivery import keys
-from mcastd.delivery.description import ObjectDescription, Run, of_manifest
+from mcastd.delivery.description import Listing, ObjectDescription, Run, of_manifest
 from mcastd.delivery.manifest_reception import (
     MALFORMED,
     REFUSED,
@@ -141,6 +141,7 @@ class FluteSequencer:
         self._keys: tuple[tuple[GroupKey, ...], tuple[VerifyingKey, ...]] = (), ()
         self._manifests: ManifestReception | None = None  # there is one from open() on, if there are keys
         self._listed: dict[int, ManifestFile] = {}  # by the TOIs of its parts, in the current manifest
+        self._listing: Listing | None = None  # for outputs, of the current manifest
         self._told_refusal: object = None  # of the last manifest that was refused, until one is taken
         self._dropped = dropped
         self._now = now
@@ -176,6 +177,7 @@ class FluteSequencer:
             self._manifests = ManifestReception(self._channel, group_keys, signers, serials)
             self._keys = group_keys, signers
             self._list(())
+            self._listing = None
 
     def _tell_state(self, error: StateError) -> None:
         self._log.warning("state.failed", error=str(error), reason=error.reason)
@@ -199,7 +201,9 @@ class FluteSequencer:
 
     def _given(self) -> SymbolBatch:
         """What has gathered while a batch was fed."""
-        given = SymbolBatch(self._runs, self._news, self._descriptive, self._descriptive_bytes)
+        given = SymbolBatch(
+            self._runs, self._news, self._descriptive, self._descriptive_bytes, listing=self._listing
+        )
         self._runs, self._news, self._descriptive, self._descriptive_bytes = [], [], 0, 0
         return given
 
@@ -331,6 +335,7 @@ class FluteSequencer:
         manifest, signer = taken.manifest, "" if taken.signer is None else taken.signer.text
         self._log.info("manifest.taken", serial=manifest.serial, files=len(manifest.files), signer=signer)
         self._list(manifest.files)
+        self._listing = Listing(manifest.files, session, manifest.expires)
         for toi in [toi for toi in self._held if toi in self._listed]:
             known = self._known(toi)
             assert known is not None
@@ -497,6 +502,7 @@ class FluteSequencer:
             self._manifests.expire(wall)
             if self._manifests.current is None:
                 self._list(())
+                self._listing = None
             return
         for toi in [toi for toi, known in self._objects.items() if known.expires <= wall]:
             self._forget(toi)

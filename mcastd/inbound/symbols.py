@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mcastd.delivery.description import ObjectDescription, Run
+from mcastd.delivery.description import Listing, ObjectDescription, Run
 from mcastd.net.link import IOV_MAX, Origin
 
 
@@ -21,6 +21,8 @@ class SymbolBatch:
     """Datagrams that had a part of a description, and no symbol: an output counts them as written."""
     descriptive_bytes: int = 0
     """Bytes of their payloads."""
+    listing: Listing | None = None
+    """All files that there are to be, if the protocol knows; the same object until that is another."""
     truncated: int = 0
     sources: Sequence[tuple[str, int]] = ()
     origins: Sequence[Origin] = ()

@@ -614,6 +614,7 @@ DESCRIPTIONS = st.builds(
     length=NUMBERS,
     content_length=NUMBERS | st.none(),
     oti=OTIS,
+    parts=st.just(()) | st.lists(st.tuples(NUMBERS, OTIS), max_size=3).map(tuple),
     session=st.integers(0, 1),
     encoding=st.sampled_from(["", "", "gzip", "deflate", "br"]),
     md5=st.none() | st.just(bytes(16)),

@@ -501,7 +501,12 @@ def test_files_need_a_protocol_that_gives_them(objects: None, tmp_path: Path) ->
         ('output = { kind = "directory", path = "srv" }\n', 'must be an absolute path, not "srv"'),
         ('output = { kind = "directory", path = "/" }\n', "must be an absolute path"),
         ('output = { kind = "directory", path = "/srv/.." }\n', "names a directory"),
-        ('output = { kind = "directory", path = "/srv", atomic = "tree" }\n', "unknown key"),
+        ('output = { kind = "directory", path = "/srv", atomic = "both" }\n', '"file" or "tree"'),
+        (
+            'protocol = "flute"\noutput = { kind = "directory", path = "/srv", atomic = "tree" }\n',
+            'atomic = "tree" needs a manifest, which says what belongs to the tree: let protocol have'
+            ' "verify_keys" or "keys"',
+        ),
         ('output = { kind = "directory", path = "/srv", format = "json" }\n', "belongs into the table"),
     ):
         with pytest.raises(ConfigError) as refused:

@@ -6,6 +6,7 @@ import random
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mcastd import log
 from mcastd.config import DirectoryOutput
@@ -47,9 +48,9 @@ def lose(enter_host: Sequence[str], what: str, port: int = 9190) -> None:
     subprocess.run(command, input=rules, check=True, text=True, capture_output=True)
 
 
-def directory_sink(path: Path) -> DirectorySink:
+def directory_sink(path: Path, **settings: Any) -> DirectorySink:
     """A sink that receives into a directory, open, which repairs in the test's own process."""
-    output = DirectoryOutput(path=path)
+    output = DirectoryOutput(path=path, **settings)
     account = Account(output, log.get_logger())
     sink = DirectorySink(output, FORMATS["raw"](lambda: "239.255.1.2", str), account, decode=raptorq.decode)
     sink.open()

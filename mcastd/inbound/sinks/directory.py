@@ -7,6 +7,8 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from mcastd import clock
 from mcastd.clock import Clock
@@ -20,6 +22,8 @@ from mcastd.delivery.names import shown
 from mcastd.delivery.received import ObjectState, Outcome, Received
 from mcastd.delivery.reception import REASONS as OBJECT_REASONS
 from mcastd.delivery.reception import Reception
+from mcastd.delivery.tree_reception import TreeReception
+from mcastd.delivery.trees import CURRENT, TreeLanding
 from mcastd.errors import SinkError, UnsafePathError, reason_of
 from mcastd.inbound.sinks.account import TROUBLES, Account
 from mcastd.inbound.sinks.format import Format
@@ -30,7 +34,7 @@ from mcastd.inbound.sinks.sink import Sink
 from mcastd.inbound.symbols import SymbolBatch
 from mcastd.net.link import Batch
 from mcastd.protocols.fec import RAPTORQ
-from mcastd.status import ObjectsStatus, ObjectStatus, OutputStatus
+from mcastd.status import ObjectsStatus, ObjectStatus, OutputStatus, TreeStatus
 from mcastd.worker import ObjectBooks
 
 # Work beside receiving is interrupted after this long, since datagrams wait meanwhile.
@@ -77,7 +81,7 @@ class DirectorySink(Sink):
         self._codec = CodecProcess()
         self._has_codec = decode is None
         self._decode = decode or self._codec.decode
-        self._landing = Landing(config.path)
+        self._landing = TreeLanding(config.path) if config.atomic == "tree" else Landing(config.path)
         self._counts = SymbolCounts(dropped=account.counters.dropped)
         self._states: Counter[str] = Counter(dict.fromkeys(map(str, ObjectState), 0))
         self.objects = ObjectBooks(self._counts, self._states, self._percent)
@@ -115,6 +119,8 @@ class DirectorySink(Sink):
             self._plan(now + RETRY_SECONDS)
             return
         written, dropped = counts.written_bytes, counts.dropped.total()
+        if isinstance(reception, TreeReception) and batch.listing is not None:
+            reception.go_by(batch.listing, now)
         for description in batch.news:
             reception.describe(description, now)
             if description.oti.scheme == RAPTORQ and self._has_codec and self._codec.pid is None:
@@ -168,23 +174,20 @@ class DirectorySink(Sink):
     def _prepare(self, now: float) -> Reception:
         """Have the directory open. Raises OSError, SinkError."""
         if self._reception is None:
+            landing, config = self._landing, self._config
             try:
-                self._landing.open()
+                landing.open()
             except UnsafePathError as error:
                 way_out = "give a path in a directory of the daemon's own"
                 raise SinkError(
                     f"cannot receive into {self._config.path}", error.cause, way_out, reason=UNSAFE_PATH
                 ) from error
-            config = self._config
-            self._reception = Reception(
-                self._landing,
-                self._decode,
-                config.max_size,
-                config.mode,
-                counts=self._counts,
-                states=self._states,
-                on_outcome=self._note,
-            )
+            settings = self._decode, config.max_size, config.mode
+            books: dict[str, Any] = {"counts": self._counts, "states": self._states, "on_outcome": self._note}
+            if isinstance(landing, TreeLanding):
+                self._reception = TreeReception(landing, *settings, on_tree=self._note_tree, **books)
+            else:
+                self._reception = Reception(landing, *settings, **books)
         return self._reception
 
     def _go_on(self, reception: Reception, now: float) -> None:
@@ -198,7 +201,7 @@ class DirectorySink(Sink):
         end = now + WORK_SECONDS
         more_at = reception.work(now, lambda: self._now() >= end)
         self._plan(min(self._expire_at, math.inf if more_at is None else more_at))
-        if (trouble := next((one.trouble for one in reception.troubled.values()), None)) is None:
+        if (trouble := reception.trouble) is None:
             self._account.recovered()
             return
         self._account.drop(0, trouble)
@@ -215,11 +218,21 @@ class DirectorySink(Sink):
             log.warning("object.refused", **named, reason=outcome.refused.reason, error=error)
         elif outcome.unchanged:
             log.debug("object.unchanged", **named)
+        elif self._config.atomic == "tree":  # nobody sees it yet
+            log.debug("object.landed", **named, length=description.length)
         else:
             log.info("object.landed", **named, length=description.length)
-            if self._notices is not None:
-                self._notices.tell(self._config.path.joinpath(*description.name))
+            self._tell(self._config.path.joinpath(*description.name))
         self._on_outcome(outcome)
+
+    def _note_tree(self, tree: str, files: int) -> None:
+        """Log that another tree is current, and pass it on."""
+        self._account.log.info("tree.switched", **self._config.named, tree=tree, files=files)
+        self._tell(self._config.path / CURRENT)
+
+    def _tell(self, path: Path) -> None:
+        if self._notices is not None:
+            self._notices.tell(path)
 
     def _percent(self) -> float | None:
         """How much is there of what is being received. For any thread."""
@@ -250,6 +263,7 @@ class DirectorySink(Sink):
             short_blocks=sum(one.short for one in objects),
             wrong_blocks=counts.wrong_blocks,
             unrepaired=_unrepaired(receiving),
+            tree=_tree(receiving),
             notices=None if self._notices is None else self._notices.told(),
         )
 
@@ -258,6 +272,12 @@ def _unrepaired(reception: Reception | None) -> str:
     """Why files that are being received cannot be repaired; "": nothing hinders it. For any thread."""
     waiting = () if reception is None else list(reception.unrepaired.values())
     return next((why for one in waiting if (why := one.unrepaired)), "")
+
+
+def _tree(reception: Reception | None) -> TreeStatus | None:
+    if not isinstance(reception, TreeReception):
+        return None
+    return TreeStatus(switched=reception.switched, missing=len(reception.missing))
 
 
 def _present_bytes(received: Received) -> int:
