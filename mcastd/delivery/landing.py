@@ -40,6 +40,8 @@ DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 # How a file system says that it has no files without a name (open(2), O_TMPFILE).
 _NO_ANONYMOUS_FILES = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL}
+# Errors that tell that a path leads to nothing, or that what it led to is no more.
+_GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE}
 # Names of files that no later run can use begin with it.
 _ONCE = "once-"
 
@@ -94,15 +96,20 @@ class Landing:
         self._root = self._partials = -1
 
     def is_moved(self) -> bool:
-        """Return True if the path leads elsewhere by now, or to nothing, or no file can be received there."""
+        """Return True if the path leads elsewhere by now, or to nothing, or no file can be received there.
+
+        False while that cannot be asked, as for want of descriptors.
+        """
         try:
             partials = os.stat(PARTIAL_DIRECTORY, dir_fd=self._root, follow_symlinks=False)
             if identity(partials) != identity(os.fstat(self._partials)):
                 return True
             with place_of(self._path) as place:
                 return place.identity() != identity(os.fstat(self._root))
-        except (OSError, UnsafePathError):
+        except UnsafePathError:
             return True
+        except OSError as error:
+            return error.errno in _GONE
 
     def sweep(self, now: float) -> None:
         """Remove what earlier runs have left and no later one can use; ``now`` is in seconds since 1970."""

@@ -7,6 +7,7 @@ import fcntl
 import math
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -256,6 +257,48 @@ def test_a_directory_that_was_moved_is_let_go_at_a_reopen(receive: Callable[...,
     received.write(*whole(SENT))
     assert (received.path / "images/0.img").read_bytes() == SENT.data
     assert os.listdir(received.path.with_name("moved")) == ["images"]
+
+
+@pytest.mark.parametrize("how", ["moved", "removed", "another"])
+def test_a_directory_that_the_path_leads_to_no_more_is_let_go_by_itself(
+    receive: Callable[..., Received], how: str
+) -> None:
+    received = receive()
+    received.write(*whole(SENT))
+    away = received.path.with_name("away")
+    match how:
+        case "moved":
+            received.path.rename(away)
+        case "removed":
+            shutil.rmtree(received.path)
+        case "another":
+            received.path.rename(away)
+            received.path.mkdir()
+    received.tick(EXPIRE_SECONDS)
+    received.write(*whole(SENT))
+    assert (received.path / "images/0.img").read_bytes() == SENT.data
+    assert received.states() == {"landed": 1}
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_what_is_on_its_way_outlives_a_shortage(
+    receive: Callable[..., Received], monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    received = receive()
+    unsigned = SentObject(250, seed=1, signed=False, expires=2e9)
+    received.write(*whole(unsigned)[:-1])
+    open_file = os.open
+
+    def short(*args: Any, **named: Any) -> int:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "open", short)
+    received.write(run(SENT, 0, 0, 2))  # it cannot be begun
+    assert received.sink.status().error is not None
+    received.tick(EXPIRE_SECONDS)
+    monkeypatch.setattr(os, "open", open_file)
+    received.write(whole(unsigned)[-1])
+    assert (received.path / "images/1.img").read_bytes() == unsigned.data
 
 
 def test_work_that_takes_long_is_interrupted_and_gone_on_with(

@@ -39,7 +39,8 @@ from mcastd.worker import ObjectBooks
 
 # Work beside receiving is interrupted after this long, since datagrams wait meanwhile.
 WORK_SECONDS = 0.02
-# Between looks for descriptions that hold no more, and for what is left of earlier runs.
+# Between looks for descriptions that hold no more, and whether the path leads elsewhere; and for what is left
+# of earlier runs.
 EXPIRE_SECONDS = 10.0
 SWEEP_SECONDS = 3600.0
 # Objects that a status names, those that were touched last.
@@ -192,7 +193,8 @@ class DirectorySink(Sink):
 
     def _go_on(self, reception: Reception, now: float) -> None:
         """Do what is due beside receiving, for a moment, and say what is wrong."""
-        if now >= self._expire_at:
+        look = now >= self._expire_at
+        if look:
             self._expire_at = now + EXPIRE_SECONDS
             reception.expire(self._wall())
         if now >= self._sweep_at:
@@ -203,10 +205,11 @@ class DirectorySink(Sink):
         self._plan(min(self._expire_at, math.inf if more_at is None else more_at))
         if (trouble := reception.trouble) is None:
             self._account.recovered()
-            return
-        self._account.drop(0, trouble)
-        if self._landing.is_moved():
-            self._let_go()  # the next attempt makes it anew
+        else:
+            self._account.drop(0, trouble)
+        if (look or trouble is not None) and self._landing.is_moved():
+            self._account.log.info("output.moved", **self._config.named)
+            self._let_go()  # the next attempt makes it anew, and all files come again
             self._plan(now + RETRY_SECONDS)
 
     def _note(self, outcome: Outcome) -> None:
