@@ -60,6 +60,7 @@ class _Block:
     missing: int  # source symbols
     repair: dict[int, bytes] = field(default_factory=dict)  # by encoding symbol id
     failed: int = 0  # attempts to decode it
+    unasked: bool = False  # the code could not be asked: the same symbols may suffice
     wrong: bool = False  # it was thrown away
     heard: bool = True  # the pass that is under way was heard from the beginning of the block
     last: int = 0  # encoding symbol id of the last symbol that came
@@ -116,7 +117,7 @@ class Assembly:
         self.short = 0  # blocks that all repair of a pass did not complete: they wait for the next one
         self.blocks = blocks
         self.trouble: OSError | None = None  # what kept symbols from the file when it was last written
-        self.stalled = False  # a block of which enough has come could not be written: see retry()
+        self.stalled = False  # a block of which enough has come could not be completed: see retry()
         self.cannot_repair: NotInstalledError | CodecError | None = None
         self._repairs = description.oti.scheme == RAPTORQ
         if self._repairs and (size := blocks.largest * blocks.symbol_size) > BLOCK_MAX_BYTES:
@@ -212,9 +213,9 @@ class Assembly:
         return self._add(sbn, block, esi, fitting)
 
     def retry(self) -> bool:
-        """Complete blocks that could not be written when enough of them had come.
+        """Complete blocks that could not be decoded or written when enough of them had come.
 
-        Returns False if one has to wait still: ``trouble`` says why.
+        Returns False if one has to wait still: ``trouble`` says why, or ``cannot_repair``.
         """
         self.stalled = False
         for sbn, block in list(self._open.items()):
@@ -377,7 +378,8 @@ class Assembly:
 
     def _finish(self, sbn: int, block: _Block) -> None:
         """Complete a block if enough of it has come: decode and verify it, and write its holes."""
-        if block.missing and (not block.repair or len(block.repair) < block.missing + block.failed):
+        wanted = 1 if block.unasked else block.missing + block.failed
+        if block.missing and (not block.repair or len(block.repair) < wanted):
             return
         if block.missing:
             try:
@@ -408,6 +410,7 @@ class Assembly:
         data = os.pread(self.fd, self.blocks.size(sbn), self.blocks.offset(sbn))
         padded = memoryview(data.ljust(number * size, b"\0"))
         sources = ((i, padded[i * size : (i + 1) * size]) for i in range(number) if block.have[i])
+        block.unasked = False
         try:
             decoded = self._decode(size, number, [*sources, *block.repair.items()])
         except (NotInstalledError, CodecError) as error:
@@ -415,7 +418,8 @@ class Assembly:
             if not isinstance(error, CodecError) or error.reason != "library":
                 self._keep_no_repair()
                 return None
-            decoded = None  # it may do better with the next symbol
+            decoded = None  # it may do better with the next symbol, or by itself: see retry()
+            block.unasked = self.stalled = True
         if decoded is None:
             block.failed += 1
             self._counts.failed_decodes += 1

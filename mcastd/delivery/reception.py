@@ -6,6 +6,7 @@ symbols are received.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Generator
@@ -241,8 +242,12 @@ class Reception:
                 found=partial.found,
                 current=current,
             )
-        except BaseException:
-            landing.discard(partial)
+        except BaseException as error:
+            if current is not None:
+                os.close(current)
+            # What an earlier run has left of it is good for the next attempt
+            let_go = landing.discard if isinstance(error, RefusedError) else landing.set_aside
+            let_go(partial)
             raise
         known.partial = partial
 

@@ -28,6 +28,7 @@ from mcastd.delivery.received import ObjectState, Outcome
 from mcastd.delivery.reception import OVERDUE, REFUSED_SECONDS, RETRY_SECONDS, TOO_MANY, Reception
 from mcastd.delivery.refused import IN_THE_WAY, TOO_LARGE, UNSAFE_NAME, WRONG_DIGEST
 from mcastd.protocols.fec import REED_SOLOMON, SMALL_BLOCK, Oti
+from mcastd.protocols.raptorq import CodecError
 
 LARGEST = 1 << 20
 
@@ -407,6 +408,68 @@ def test_a_restart_goes_on_where_the_last_run_was(output: Output) -> None:
     output.work()
     assert output.has(sent)
     assert output.reception.counts.source == 16
+
+
+def test_a_block_is_repaired_when_the_code_is_back(tmp_path: Path) -> None:
+    """No symbol comes any more that would have it tried again."""
+    sent = SentObject(128)
+    failing = [CodecError("library", "the codec's process failed: cannot allocate memory")] * 3
+
+    def decode(*asked: Any) -> bytes | None:
+        if failing:
+            raise failing.pop()
+        return sent.decode(*asked)
+
+    output = Output(tmp_path / "out", decode=decode)
+    output.give(sent, 0, 1, sent.run(0, 1, 8))
+    output.work()
+    assert next(iter(output.reception.unrepaired.values())).unrepaired
+    assert output.work() == output.now + RETRY_SECONDS
+    for _ in range(2):
+        output.now += RETRY_SECONDS
+        output.work()
+    assert output.has(sent)
+    assert not output.reception.unrepaired
+    output.close()
+
+
+def test_what_an_earlier_run_left_outlives_an_attempt_that_fails(
+    output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = SentObject(512)
+    output.give(sent, 0)
+    output.close()
+    output.open()
+
+    def short(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(Landing, "current", short)
+    assert output.give(sent, 1) is not None
+    monkeypatch.undo()
+    output.now += RETRY_SECONDS
+    for sbn in (1, 2, 3):
+        output.give(sent, sbn)
+    output.work()
+    assert output.has(sent)
+    assert output.reception.counts.source == 24
+
+
+def test_a_file_that_cannot_be_as_long_leaves_nothing_open(
+    output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output.receive(SentObject(128))
+    longer = SentObject(512, toi=7)  # a new version
+
+    def limited(*_: object) -> None:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    monkeypatch.setattr(os, "ftruncate", limited)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        assert output.give(longer, 0) is not None
+        output.now += RETRY_SECONDS
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_file_that_is_there_already_is_not_received_again(output: Output) -> None:
