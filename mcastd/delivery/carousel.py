@@ -95,7 +95,7 @@ class _BlockOnAir:
     repair: Sequence[bytes] = ()
 
     def load(self, catalog: Catalog) -> None:
-        """Read the source symbols. Raises ChangedError."""
+        """Read the source symbols. Raises ChangedError, SourceError."""
         size = self.file.oti.symbol_size
         self.data = catalog.read(self.file, self.sbn)
         if self.sealer is not None:
@@ -190,7 +190,8 @@ class Carousel:
     def next(self, now: float) -> Datagrams | None:
         """The next datagrams; None at the end of the pass. ``now`` is in seconds since the epoch.
 
-        Raises CodecError and NotInstalledError if repair symbols cannot be made; that ends the pass.
+        Raises CodecError and NotInstalledError if repair symbols cannot be made, SourceError if nothing can
+        be read now; that ends the pass.
         """
         self._now = now
         return next(self._steps, None)

@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from mcastd.delivery.description import BLOCKS_MAX
 from mcastd.delivery.names import COMPONENTS_MAX, UnsafeNameError, require_safe, shown
-from mcastd.errors import McastdError, SourceError, UnsafePathError, reason_of
+from mcastd.errors import SHORTAGES, McastdError, SourceError, UnsafePathError, reason_of
 from mcastd.paths import KINDS, OF_DIRECTORIES, OF_FILES, FileIdentity, identity, place_of
 from mcastd.protocols import fec, raptorq
 from mcastd.protocols.lct import Malformed
@@ -195,7 +195,8 @@ class Catalog:
     def read(self, file: SourceFile, sbn: int) -> HashedBlock:
         """A source block. Raises ChangedError if its bytes are not those that were scanned.
 
-        The next scan then hashes the file again.
+        The next scan then hashes the file again. Raises SourceError if it cannot be read for want of
+        descriptors or memory.
         """
         size = file.blocks.size(sbn)
         try:
@@ -208,6 +209,8 @@ class Catalog:
         except UnsafePathError as error:
             raise self._changed(file, error.cause) from error
         except OSError as error:
+            if error.errno in SHORTAGES:
+                raise self._failed(error) from error
             raise self._changed(file, reason_of(error), error.errno or 0) from error
         block = HashedBlock(data)
         if len(data) != size or block.digest != file.hashes[sbn]:
@@ -317,6 +320,8 @@ class _Scan:
                 except FileNotFoundError:  # it has gone meanwhile
                     continue
                 except OSError as error:
+                    if error.errno in SHORTAGES:  # it says nothing of the file
+                        raise
                     self._refuse((*above, name), UNREADABLE, reason_of(error))
         finally:
             os.close(directory)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -310,6 +312,28 @@ class TestRefused:
         assert [refused.reason for refused in catalog.refusals] == ["changing"]
         assert "v2/boot/kernel" in scanned(catalog)
 
+    @pytest.mark.parametrize("call", ["open", "stat"])
+    def test_a_shortage_says_nothing_of_a_file(
+        self, tree: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    ) -> None:
+        catalog = catalog_of(tree)
+        before = scanned(catalog)
+        (tree / "v2" / "boot" / "kernel").chmod(0o600)  # it is to be hashed again
+        real = getattr(os, call)
+
+        def short(path: Any, *args: Any, **named: Any) -> Any:
+            if path == "kernel":
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return real(path, *args, **named)
+
+        monkeypatch.setattr(os, call, short)
+        with pytest.raises(SourceError, match="too many open files; trying again"):
+            scanned(catalog)
+        assert {"/".join(file.name): file for file in catalog.files} == before
+        monkeypatch.undo()
+        assert scanned(catalog).keys() == before.keys()
+        assert not catalog.refused
+
     def test_many_are_counted_and_some_named(self, tree: Path) -> None:
         for at in range(catalog_module.NAMED_REFUSALS + 7):
             (tree / f"link{at}").symlink_to("/")
@@ -374,6 +398,19 @@ class TestRead:
         with pytest.raises(ChangedError, match=r"^cannot send v2/name.txt: "):
             catalog.read(file, 0)
         assert scanned(catalog).get("v2/name.txt") != file
+
+    def test_a_shortage_is_no_change(self, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        catalog = catalog_of(tree)
+        file = scanned(catalog)["v2/name.txt"]
+
+        def short(*args: Any, **named: Any) -> int:
+            raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+
+        monkeypatch.setattr(os, "open", short)
+        with pytest.raises(SourceError, match="too many open files in system; trying again"):
+            catalog.read(file, 0)
+        monkeypatch.undo()
+        assert catalog.read(file, 0).data == b"linux"
 
     def test_what_changed_unseen_is_hashed_again(self, tree: Path) -> None:
         catalog = catalog_of(tree)

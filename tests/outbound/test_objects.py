@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import select
 import threading
@@ -235,6 +237,23 @@ class TestFaults:
             source._carousel._make_repair = real
             assert source.rounds == 0
             assert rebuilt(round_of(source)) == contents(tree)
+
+    def test_a_shortage(self, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with opened(tree) as source:
+            while not source.read():
+                pass
+            real = os.open
+
+            def short(*_: Any, **named: Any) -> int:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+            monkeypatch.setattr(os, "open", short)
+            with pytest.raises(SourceError, match="too many open files; trying again"):
+                round_of(source)
+            monkeypatch.setattr(os, "open", real)
+            assert source.rounds == 0
+            assert rebuilt(round_of(source)) == contents(tree)
+            assert source.files.given_up == 0
 
 
 class TestChannel:

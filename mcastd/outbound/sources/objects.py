@@ -148,8 +148,11 @@ class ObjectsSource(Source):
             return ListPayloads()
         try:
             datagrams = self._carousel.next(self._wall())
-        except CodecError as error:
+        except SourceError:
             self._sending = False  # the pass begins anew
+            raise
+        except CodecError as error:
+            self._sending = False
             raise SourceError(f"cannot send {self._path}", str(error), waits="trying again") from error
         for changed in self._carousel.changed[self._told_changed : LOGGED_FILES]:
             self._log.warning("file.changed", error=str(changed))
