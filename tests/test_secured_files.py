@@ -183,6 +183,17 @@ def test_a_wrong_block_of_a_signed_session_is_thrown_away(
     assert receiving.files == files_below(place / "source")
 
 
+@pytest.mark.parametrize("key", ["", "1"])
+def test_an_output_that_begins_later_gets_all_files(
+    place: Path, sender: MakeSender, receiver: MakeReceiver, key: str
+) -> None:
+    sending, receiving = sender(sign="a", key=key), receiver(**(SEALED if key else SIGNED))
+    receiving.take(sending.a_pass())
+    receiving.give_to(place / "another")
+    receiving.take(sending.a_pass())
+    assert receiving.files == files_below(place / "source")
+
+
 def test_both_ends_are_started_anew(place: Path, sender: MakeSender, receiver: MakeReceiver) -> None:
     first = sender(sign="a", key="1")
     old = first.a_pass()

@@ -142,6 +142,7 @@ class FluteSequencer:
         self._manifests: ManifestReception | None = None  # there is one from open() on, if there are keys
         self._listed: dict[int, ManifestFile] = {}  # by the TOIs of its parts, in the current manifest
         self._listing: Listing | None = None  # for outputs, of the current manifest
+        self._empty: Sequence[int] = ()  # TOIs of those that have no bytes
         self._told_refusal: object = None  # of the last manifest that was refused, until one is taken
         self._dropped = dropped
         self._now = now
@@ -328,6 +329,9 @@ class FluteSequencer:
         self._descriptive_bytes += len(packet.payload)
         if taken is not None:
             self._go_by(taken, packet.header.tsi)
+        elif packet.sbn == packet.esi == 0:  # once each time that it comes again
+            described = (self._objects[toi].description for toi in self._empty)
+            self._news += filter(None, described)  # an output may have begun meanwhile
 
     def _go_by(self, taken: Verified, session: int) -> None:
         """Receive what a manifest lists, in the session in which it came."""
@@ -346,7 +350,8 @@ class FluteSequencer:
         """Receive these files from now on, and no others."""
         self._objects = OrderedDict()
         self._listed = {part.toi: file for file in files for part in file.parts}
-        for toi in [toi for toi, file in self._listed.items() if not file.length]:
+        self._empty = [toi for toi, file in self._listed.items() if not file.length]
+        for toi in self._empty:
             self._known(toi)  # it has no symbol that tells of it
 
     def _known(self, toi: int) -> _Object | None:

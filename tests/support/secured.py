@@ -85,6 +85,12 @@ class Receiver:
                 break
             self.sink.tick(clock.monotonic())
 
+    def give_to(self, path: Path) -> None:
+        """Receive into another directory from now on, as after a reload."""
+        self.sink.close(for_good=True)
+        self.fed -= self.sink.counters.written + self.sink.counters.dropped.total()
+        self.path, self.sink = path, directory_sink(path)
+
     @property
     def accounted(self) -> int:
         counters = self.sink.counters
