@@ -222,7 +222,7 @@ class _Reader:
         self._depth -= 1
 
     def _take(self, entry: FileEntry) -> None:
-        if entry.toi in self.files:
+        if self.files.get(entry.toi, entry) != entry:  # the same again, as some senders have it, says nothing
             raise Malformed("toi", f"TOI {entry.toi} is described twice")
         self.files[entry.toi] = entry
 

@@ -360,6 +360,12 @@ def test_a_toi_has_one_description() -> None:
     assert [error.reason for error in found.left_out] == ["toi"]
 
 
+def test_the_same_description_again_says_nothing() -> None:
+    """Some senders describe a file once more each time that they send it."""
+    found = parse(instance(ONE * 2 * LEFT_OUT_MAX), NOW)
+    assert (len(found.files), found.left_out) == (1, ())
+
+
 def test_of_a_content_type_not_all_is_kept() -> None:
     """Whoever keeps the entry keeps it, too."""
     (entry,) = parse(instance(ONE.replace("/>", f' Content-Type="{"b" * 100_000}"/>')), NOW).files
