@@ -41,7 +41,7 @@ _FILE = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 # How a file system says that it has no files without a name (open(2), O_TMPFILE).
 _NO_ANONYMOUS_FILES = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL}
 # Errors that tell that a path leads to nothing, or that what it led to is no more.
-_GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE}
+GONE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE}
 # Names of files that no later run can use begin with it.
 _ONCE = "once-"
 
@@ -109,7 +109,7 @@ class Landing:
         except UnsafePathError:
             return True
         except OSError as error:
-            return error.errno in _GONE
+            return error.errno in GONE
 
     def sweep(self, now: float) -> None:
         """Remove what earlier runs have left and no later one can use; ``now`` is in seconds since 1970."""

@@ -29,7 +29,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from mcastd.delivery.landing import DIRECTORY_FLAGS, LEFTOVER_SECONDS, Landing, settle
+from mcastd.delivery.landing import DIRECTORY_FLAGS, GONE, LEFTOVER_SECONDS, Landing, settle
 from mcastd.delivery.names import TREES_DIRECTORY
 from mcastd.delivery.refused import IN_THE_WAY, RefusedError
 from mcastd.errors import SinkError, UnsafePathError
@@ -87,8 +87,8 @@ class TreeLanding(Landing):
             return True
         try:
             trees = os.stat(TREES_DIRECTORY, dir_fd=self._root, follow_symlinks=False)
-        except OSError:
-            return True
+        except OSError as error:
+            return error.errno in GONE
         return identity(trees) != identity(os.fstat(self._trees))
 
     # -- trees
