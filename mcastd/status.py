@@ -27,6 +27,25 @@ class SenderStatus(SenderDescription):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestStatus:
+    """The signed or sealed list of files that a channel sends, or that a subscription goes by."""
+
+    serial: int | None  # None: there is none now
+    signer: str  # the verifying key of its signature; "": it is not signed
+    issued: int | None  # seconds since 1970
+    expires: int | None  # the same: from then on it does not hold
+    files: int
+    total_bytes: int  # of these
+    refused: str  # why the last one was not taken, if that came since: a protocols.manifest.ManifestReason
+    refusal: str  # the same in words
+
+
+NO_MANIFEST = ManifestStatus(
+    serial=None, signer="", issued=None, expires=None, files=0, total_bytes=0, refused="", refusal=""
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FilesStatus:
     """Files that a channel sends whole, in passes over all of them."""
 
@@ -38,6 +57,8 @@ class FilesStatus:
     pass_number: int  # from 1; 0: none has begun
     pass_percent: float  # of it that has gone
     repair_percent: float  # repair symbols of that, on top of the source symbols
+    described_seconds: float | None = None  # for which at least what is said of them holds; None: not known
+    manifest: ManifestStatus | None = None  # None: it has no keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +223,7 @@ class SubscriptionStatus(Status):
     last_source: str
     by_source: BySource
     protocol: str = "raw"  # its kind
+    manifest: ManifestStatus | None = None  # None: it goes by none
     outputs: tuple[OutputStatus, ...]
     closed_outputs: ClosedOutputs
     hanging: Hanging | None  # an output, for too long

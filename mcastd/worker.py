@@ -18,7 +18,7 @@ from mcastd import clock
 from mcastd.bounded import Patience
 from mcastd.counters import OutputCounters, SymbolCounts
 from mcastd.errors import McastdError
-from mcastd.status import FilesStatus
+from mcastd.status import FilesStatus, ManifestStatus
 from mcastd.views import Status
 
 # poll(2) takes no more than 24 days; waking once a day costs nothing.
@@ -250,6 +250,7 @@ class Books(NamedTuple):
     memberships_wanted: int = 0
     receive_buffer: int | None = None  # bytes that the kernel gave; None: there is no socket now
     receive_buffer_asked: int = 0
+    manifest: ManifestStatus | None = None  # that it goes by, if it goes by one
 
 
 class Worker(Protocol):

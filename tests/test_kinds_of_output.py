@@ -38,7 +38,8 @@ from mcastd.inbound import protocols as inbound_protocols
 from mcastd.inbound.sinks import FORMATS, SINKS, Sink, make_sink
 from mcastd.inbound.subscription import Subscription
 from mcastd.inbound.symbols import SymbolBatch
-from mcastd.metrics.exposition import OF_KIND, Exposition
+from mcastd.metrics.exposition import Exposition
+from mcastd.metrics.families import OF_KIND
 from mcastd.net.fake import FakeReceiver
 from mcastd.net.link import Batch, ListBatch, Origin
 from mcastd.outbound import protocols as outbound_protocols

@@ -38,7 +38,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
     "outbound": LEAVES | {"worker", "handover", "config", "net", "protocols", "delivery"},
     "inbound": LEAVES | {"worker", "handover", "config", "net", "protocols", "delivery"},
     "supervisor": LEAVES | {"worker", "config"},
-    "doctor": LEAVES | {"config", "net", "inbound"},
+    "doctor": LEAVES | {"config", "net", "protocols", "delivery", "inbound"},
     "process": LEAVES,
     "reloads": LEAVES,
     "ondisk": LEAVES | {"config"},

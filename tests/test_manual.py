@@ -13,7 +13,7 @@ import pytest
 import roots
 
 from mcastd import __version__, cli, ctl
-from mcastd.metrics.exposition import families
+from mcastd.metrics.families import families
 
 
 @pytest.fixture(scope="module")

@@ -83,6 +83,28 @@ def flipped(datagram: bytes) -> bytes:
     return datagram[:-1] + bytes([datagram[-1] ^ 1])
 
 
+def test_both_ends_tell_of_the_same_manifest(place: Path, sender: MakeSender, receiver: MakeReceiver) -> None:
+    by_a, by_b, taker = sender(sign="a", key="1"), sender(sign="b", key="1"), receiver(**SEALED)
+    assert by_a.source.files is not None
+    assert by_a.source.files.manifest is None  # the keys are read when the first pass begins
+    taker.take(by_b.a_pass())
+    other = taker.sequencer.manifest
+    assert other is not None
+    assert (other.serial, other.files, other.refused) == (None, 0, "signature")
+    assert other.refusal == "no key that is trusted has signed it"
+    taker.take(by_a.a_pass())
+    sent, taken = by_a.source.files.manifest, taker.sequencer.manifest
+    assert sent == taken
+    assert sent is not None
+    assert sent.signer == (place / "a.pub").read_text().strip()
+    assert (sent.files, sent.total_bytes, sent.refused) == (len(SIZES), sum(SIZES.values()), "")
+    assert sent.issued is not None
+    assert sent.expires == sent.issued + 3600
+    assert by_a.source.files.described_seconds == 1800
+    taker.take(by_b.a_pass())
+    assert taker.sequencer.manifest is taken
+
+
 @pytest.mark.parametrize(
     ("sent", "received"),
     [

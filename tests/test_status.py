@@ -6,10 +6,11 @@ import json
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -19,6 +20,7 @@ from mcastd.codec import as_json, from_json
 from mcastd.config import InboundSubscription, OutboundChannel
 from mcastd.counters import InboundCounters, OutboundCounters, OutputCounters, copy_of, growth
 from mcastd.errors import SinkError
+from mcastd.inbound.protocols import Sequencer
 from mcastd.inbound.subscription import Subscription
 from mcastd.net.fake import FakeReceiver, FakeSender
 from mcastd.net.link import Load
@@ -27,8 +29,10 @@ from mcastd.outbound.channel import Channel
 from mcastd.outbound.framing import make_framer
 from mcastd.outbound.sources.file import FileSource
 from mcastd.status import (
+    NO_MANIFEST,
     ChannelStatus,
     FilesStatus,
+    ManifestStatus,
     MembershipStatus,
     ReceiverDescription,
     SubscriptionStatus,
@@ -55,7 +59,12 @@ CHANNEL = """{
   "pacing": "every 0.25 s", "protocol": "raw", "source": "/srv/news", "source_state": "at rest",
   "files": {
     "files": 301, "total_bytes": 302, "refused": {"link": 303}, "refusals": ["a: it is a symbolic link"],
-    "given_up": 304, "pass_number": 305, "pass_percent": 30.5, "repair_percent": 10.25
+    "given_up": 304, "pass_number": 305, "pass_percent": 30.5, "repair_percent": 10.25,
+    "described_seconds": 306.5,
+    "manifest": {
+      "serial": 307, "signer": "ed25519:abc", "issued": 308, "expires": 309, "files": 310, "total_bytes": 311,
+      "refused": "", "refusal": ""
+    }
   },
   "position": 4711, "pending": 6, "repeat": 7,
   "counters": {
@@ -85,6 +94,10 @@ SUBSCRIPTION = """{
     "192.0.2.17": 26, "192.0.2.16": 25, "192.0.2.15": 24, "192.0.2.14": 23, "192.0.2.13": 22,
     "192.0.2.12": 21}, "rest": 20},
   "protocol": "raw",
+  "manifest": {
+    "serial": null, "signer": "", "issued": null, "expires": null, "files": 0, "total_bytes": 0,
+    "refused": "expired", "refusal": "it expired 228 s ago"
+  },
   "outputs": [
     {
       "kind": "file", "format": "lines", "path": "/srv/a",
@@ -119,6 +132,17 @@ class SourceOfFiles(FileSource):
         pass_number=305,
         pass_percent=30.5,
         repair_percent=10.25,
+        described_seconds=306.5,
+        manifest=ManifestStatus(
+            serial=307,
+            signer="ed25519:abc",
+            issued=308,
+            expires=309,
+            files=310,
+            total_bytes=311,
+            refused="",
+            refusal="",
+        ),
     )
 
 
@@ -185,6 +209,10 @@ def subscription(monkeypatch: pytest.MonkeyPatch) -> Subscription:
         intake.sources.add(f"192.0.2.{number}", number + 9)
     intake.sources.add("192.0.2.10", 30)
     intake.last = NOW - 209
+    intake.protocol = cast(
+        Sequencer,
+        SimpleNamespace(manifest=replace(NO_MANIFEST, refused="expired", refusal="it expired 228 s ago")),
+    )
     intake._context, intake._asked_at = Context(), NOW - 220
     intake._context.waits_for = "/srv/b"
     condition.stale = True

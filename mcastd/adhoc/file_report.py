@@ -14,7 +14,8 @@ from mcastd.config import FluteOutbound
 from mcastd.console.text import bar, plural, scaled, span
 from mcastd.delivery.received import ObjectState, Outcome
 from mcastd.printable import printable
-from mcastd.status import ChannelStatus, ObjectsStatus, SubscriptionStatus
+from mcastd.protocols.seal import SealReason
+from mcastd.status import NO_MANIFEST, ChannelStatus, ObjectsStatus, SubscriptionStatus
 
 # Of files that did not come, or were not sent, this many are named.
 NAMED_FILES = 5
@@ -116,14 +117,17 @@ def outcome_record(outcome: Outcome, directory: str) -> Summary:
 
 def coming(status: SubscriptionStatus, bits: float) -> str:
     """The live line of a listener: how much of what is described is there, and the last second's rate."""
-    objects = _objects(status)
-    if not objects.total_bytes:
+    objects, manifest = _objects(status), status.manifest or NO_MANIFEST
+    # What a manifest lists is described when something of it comes
+    total_bytes = max(objects.total_bytes, manifest.total_bytes)
+    if not total_bytes:
         return f"{status.counters.received:,} datagrams received  {scaled(bits, 'bit/s')}"
-    left = objects.total_bytes - objects.present_bytes
+    left = total_bytes - objects.present_bytes
     landed = objects.states.get(ObjectState.LANDED, 0)
+    files = max(landed + _unfinished(objects), manifest.files)
     words = [
-        bar(objects.present_bytes / objects.total_bytes),
-        f"{landed:,} of {plural(landed + _unfinished(objects), 'file')}",
+        bar(objects.present_bytes / total_bytes),
+        f"{landed:,} of {plural(files, 'file')}",
         scaled(bits, "bit/s"),
     ]
     if not left and not _unfinished(objects):
@@ -165,9 +169,14 @@ class Hints:
 def _undescribed(status: SubscriptionStatus) -> Sequence[str]:
     dropped = _dropped(status)
     reasons = f" (dropped: {report.by_reason(dropped)})" if dropped else ""
+    way_out = '  is it sent by `mcastctl send --flute`, or by a channel with protocol = "flute"?'
+    if dropped[SealReason.WRONG_KEY]:
+        way_out = "  it is sealed: give --key the group key that the sender has"
+    elif status.manifest is not None and status.manifest.refused:
+        way_out = f"  a manifest came, which is not taken: {printable(status.manifest.refusal)}"
     return [
         f"{plural(status.counters.received, 'datagram')} came, and none tells of a file{reasons}",
-        '  is it sent by `mcastctl send --flute`, or by a channel with protocol = "flute"?',
+        way_out,
     ]
 
 

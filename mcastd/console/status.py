@@ -6,6 +6,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from mcastd.codec import as_json, from_json
 from mcastd.console.text import plural, scaled, span
@@ -14,11 +15,16 @@ from mcastd.status import ObjectStatus
 from mcastd.views import AnyStatus, DaemonView, Status, WorkerView, as_kind
 
 # Fields that a worker or output may not have: without one, nothing is shown of it.
-OPTIONAL = {"files", "format", "framing", "loss_percent", "notices", "objects", "seconds_left", "tree"}
+OPTIONAL = {
+    *("described_seconds", "files", "format", "framing", "loss_percent", "manifest", "notices", "objects"),
+    *("seconds_left", "tree"),
+}
+# Seconds since 1970, of which people want to know the date.
+TIMES = {"expires", "issued"}
 # Bytes of which people want to know the magnitude.
 SCALED = {"present_bytes", "total_bytes"}
 UNITS = {
-    " s": re.compile(r"_age$|_every$|^(seconds|interval|max_latency|burst)$"),
+    " s": re.compile(r"_age$|_every$|_seconds$|^(seconds|interval|max_latency|burst)$"),
     " bytes": re.compile(r"_bytes$|^(asked|had|receive_buffer|queue|max_datagram|mtu|position|room)$"),
     " bit/s": re.compile(r"^rate$"),
     " %": re.compile(r"_percent$"),
@@ -136,6 +142,8 @@ def scalar(value: object, key: str = "") -> str:
         return "yes" if value else "no"
     if not isinstance(value, int | float):
         return printable(value)
+    if key in TIMES:
+        return datetime.fromtimestamp(value).astimezone().isoformat(sep=" ")
     if key in SCALED:
         return scaled(value, "B")
     unit = next((unit for unit, keys in UNITS.items() if keys.search(key)), "")

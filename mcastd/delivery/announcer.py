@@ -11,6 +11,7 @@ from itertools import groupby
 
 from mcastd.clock import NANO
 from mcastd.delivery.catalog import SourceFile
+from mcastd.delivery.manifest_status import status_of
 from mcastd.delivery.serials import Serials, Signer
 from mcastd.keytext import GroupKey, SigningKey
 from mcastd.protocols.crypto import verifying_key
@@ -18,6 +19,7 @@ from mcastd.protocols.manifest import Manifest, ManifestFile, Part, Seen, build,
 from mcastd.protocols.manifest_packets import MANIFEST_TOI, manifest_packets
 from mcastd.protocols.raptorq import repair
 from mcastd.protocols.seal import AnnouncementSealer, MakeRepair, ObjectSealer, SealingSession
+from mcastd.status import NO_MANIFEST
 
 
 class Announcer:
@@ -49,6 +51,7 @@ class Announcer:
         self._files: Sequence[SourceFile] = ()
         self._renew_at = 0.0  # seconds since the epoch
         self._packets: Sequence[bytes] = ()
+        self.status = NO_MANIFEST  # of the one that is sent, for any thread
 
     def seal(self, file: SourceFile) -> ObjectSealer:
         """What seals the packets of a file, if there is a key."""
@@ -77,6 +80,7 @@ class Announcer:
         sealer = None if key is None else lambda header: self._sealer(key, serial, header)
         self._packets = manifest_packets(self._session, data, serial, self._max_datagram, sealer)
         self._files, self._renew_at = files, now + life / 2
+        self.status = status_of(manifest, None if self._sign_key is None else verifying_key(self._sign_key))
         return self._packets
 
     def _sealer(self, key: GroupKey, serial: int, header: bytes) -> AnnouncementSealer:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from mcastd.delivery.manifest_status import status_of
 from mcastd.delivery.serials import Serials, Signer
 from mcastd.keytext import GroupKey, VerifyingKey
 from mcastd.protocols.alc import AlcHeader
@@ -35,6 +36,7 @@ from mcastd.protocols.seal import (
     is_announcement,
     key_ring,
 )
+from mcastd.status import NO_MANIFEST
 
 # Manifests of which packets are kept at a time, and the bytes of these.
 COMING_MAX = 8
@@ -101,6 +103,7 @@ class ManifestReception:
             raise ValueError("without any key everybody's manifest would be taken")
         self.keys = key_ring(keys)
         self.current: Verified | None = None
+        self.status = NO_MANIFEST  # of the current one, for any thread
         self._channel = channel
         self._signers = signers
         self._serials = serials
@@ -132,8 +135,10 @@ class ManifestReception:
             verified = self._verified(data, found, newest, wall)
         except ManifestRefusedError as error:
             reason = REPLAYED if error.reason is ManifestReason.ROLLED_BACK else REFUSED
+            self.status = replace(self.status, refused=error.reason.value, refusal=str(error))
             raise NotTakenError(reason, str(error), error.reason) from error
         self.current, self._session = verified, packet.header.tsi
+        self.status = status_of(verified.manifest, verified.signer)
         self._coming.clear()
         return verified
 
@@ -141,6 +146,7 @@ class ManifestReception:
         """Forget the current manifest if it holds no more."""
         if self.current is not None and self.current.manifest.expires <= wall:
             self.current = None
+            self.status = NO_MANIFEST
 
     def _read(self, packet: ManifestPacket) -> Announced:
         header, raw, sbn, esi, payload = packet

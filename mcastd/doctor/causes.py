@@ -57,6 +57,7 @@ CAUSES: tuple[Cause, ...] = (
     _cause("loop-off", "stale"),
     _cause("two-senders"),
     _cause("queue-full"),
+    _cause("cycle-too-long"),
     # the port
     _cause("port-taken", "cross-talk", "membership-lost", *NOT_AT_WORK),
     # in, from the wire to the socket
@@ -82,14 +83,18 @@ CAUSES: tuple[Cause, ...] = (
     _cause("receive-buffer-small"),
     _cause("overflow-now", "overflow-earlier", "loss-above-protection"),
     _cause("overflow-earlier"),
+    _cause("backlog-full", beside=True),
     # whole files
-    _cause("files-expired", "files-undescribed"),
+    _cause("wrong-key"),
+    _cause("clock-wrong"),
+    _cause("manifest-refused"),
     _cause("files-undescribed"),
     # the outputs
     _cause("output-directory", *LOSING),
     _cause("output-unwritable", *LOSING),
     _cause("output-wrong-kind", *LOSING),
-    _cause("disk-full", *LOSING),
+    _cause("disk-full", "no-room", *LOSING),
+    _cause("no-room"),
     # Its reader's service does not see a pipe that is private to ours, so that no reader opens it.
     _cause("output-private", "fifo-no-reader"),
     _cause("fifo-no-reader", *LOSING),

@@ -41,6 +41,7 @@ CHECKS: tuple[tuple[Check, type[WorkerSettings]], ...] = (
     (sending.ttl, OutboundChannel),
     (sending.loop, InboundSubscription),
     (sending.two_senders, OutboundChannel),
+    (sending.cycle, OutboundChannel),
     (departure.departure, OutboundChannel),
     (reports.routers, OutboundChannel),
     (neighbours.port, InboundSubscription),
@@ -60,6 +61,7 @@ HOST_CHECKS: tuple[HostCheck, ...] = (
     configuration.configuration,
     configuration.daemon,
     surroundings.netlink,
+    surroundings.backlog,
     surroundings.wsl,
     surroundings.container,
 )

@@ -1,48 +1,146 @@
-"""What keeps whole files from being received: no description, clocks, loss, no code, limits."""
+"""What keeps whole files from being received: no description, keys, clocks, loss, no code, no room."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 
-from mcastd.config import DirectoryOutput, InboundSubscription
+from mcastd.config import DirectoryOutput, FluteInbound, InboundSubscription
+from mcastd.delivery.manifest_reception import REPLAYED
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity
 from mcastd.doctor.quoting import command
 from mcastd.doctor.seen import received_meanwhile
 from mcastd.doctor.subject import Subject
 from mcastd.inbound.flute import EXPIRED, NO_FDT
-from mcastd.status import ObjectsStatus, OutputStatus, SubscriptionStatus
+from mcastd.protocols.manifest import ManifestReason
+from mcastd.protocols.seal import SealReason
+from mcastd.status import NO_MANIFEST, ManifestStatus, ObjectsStatus, OutputStatus, SubscriptionStatus
 
 # A reason to refuse a file: it is larger than the output's max_size.
 TOO_LARGE = "too-large"
+COMPARE_CLOCKS = f"compare the time here with the sender's: {command('timedatectl')}"
 
 
 def descriptions(subject: Subject[InboundSubscription], _evidence: Evidence) -> Iterator[Said]:
-    """Check that what comes of files is described by an FDT (RFC 6726 section 3.4) that holds."""
-    if not subject.settings.protocol.gives_objects or subject.earlier is None:
+    """Check that what comes of files is described: by a manifest that is taken, or by an FDT that holds."""
+    protocol = subject.settings.protocol
+    if not isinstance(protocol, FluteInbound) or subject.earlier is None:
         return
-    now, before = subject.now(SubscriptionStatus).counters, subject.before(SubscriptionStatus).counters
-    grown = received_meanwhile(subject).dropped
-    given_up, expired = grown[NO_FDT], now.dropped[EXPIRED]
-    waits = given_up or (now.held and before.held)
-    if grown[EXPIRED] or (waits and expired):
+    if not protocol.is_secured:
+        yield from _by_fdt(subject)
+        return
+    manifest = subject.now(SubscriptionStatus).manifest or NO_MANIFEST
+    if manifest.serial is None:  # else it goes by that, whatever else comes
+        yield from _by_manifest(subject, protocol, manifest)
+
+
+def _by_fdt(subject: Subject[InboundSubscription]) -> Iterator[Finding]:
+    """What keeps files from being described without keys (RFC 6726 section 3.4)."""
+    now, grown = subject.now(SubscriptionStatus).counters, received_meanwhile(subject).dropped
+    expired, sealed = now.dropped[EXPIRED], grown[SealReason.WRONG_KEY]
+    if sealed:
         yield Finding(
-            "files-expired",
+            "wrong-key",
+            Severity.BROKEN,
+            "the files that come are sealed, and it has no key",
+            (f"dropped as {SealReason.WRONG_KEY}: {sealed} datagrams meanwhile (status)",),
+            _name_key(subject),
+        )
+    elif grown[EXPIRED] or (_waits(subject) and expired):
+        yield Finding(
+            "clock-wrong",
             Severity.BROKEN,
             "what is said of the files that come has expired when it comes: a clock is wrong, here or there",
             (f"dropped as {EXPIRED}: {expired} datagrams of FDT instances (status)",),
-            f"compare the time here with the sender's: {command('timedatectl')}; of another sender of FLUTE"
-            " also how long it says that its FDT holds (Expires)",
+            f"{COMPARE_CLOCKS}; of another sender of FLUTE also for how long its FDT holds (Expires)",
         )
-    elif waits:
+    elif waits := _waits(subject):
         yield Finding(
             "files-undescribed",
             Severity.BROKEN,
             "parts of files come, but nothing that says which files they are: no FDT (RFC 6726)",
-            (f"waiting for an FDT: {now.held} datagrams, and {given_up} given up meanwhile (status)",),
+            (waits,),
             "see whether the sender sends its FDT (object 0) to the same group and port, and whether all"
             f" comes from one sender: sources in {subject.table}",
         )
+
+
+def _by_manifest(
+    subject: Subject[InboundSubscription], protocol: FluteInbound, manifest: ManifestStatus
+) -> Iterator[Finding]:
+    """Why no manifest is taken, where keys ask for one."""
+    grown = received_meanwhile(subject).dropped
+    refused, said = manifest.refused, f"manifest: {manifest.refused}: {manifest.refusal} (status)"
+    table, again = subject.table, _started_again(subject)
+    if sealed := grown[SealReason.WRONG_KEY]:
+        here = "none of its keys opens them" if protocol.keys else "it has no key"
+        key = command("sha256sum", *protocol.keys or ())
+        yield Finding(
+            "wrong-key",
+            Severity.BROKEN,
+            f"the files that come are sealed, and {here}",
+            (f"dropped as {SealReason.WRONG_KEY}: {sealed} datagrams meanwhile (status)",),
+            f"compare it with the sender's: {key}; copy that to this host, then: {again}"
+            if protocol.keys
+            else _name_key(subject),
+        )
+    elif refused == ManifestReason.SIGNATURE:
+        yield Finding(
+            "wrong-key",
+            Severity.BROKEN,
+            "the manifest that comes is signed by another key than those in verify_keys",
+            (said,),
+            f"copy the file beside the sender's sign_key, which ends in .pub, to this host, and name it in"
+            f" verify_keys of protocol in {table}; then: {again}",
+        )
+    elif refused in {ManifestReason.EXPIRED, ManifestReason.NOT_YET_VALID}:
+        yield Finding(
+            "clock-wrong",
+            Severity.BROKEN,
+            f"the manifest that comes does not hold now: {manifest.refusal}",
+            (said,),
+            COMPARE_CLOCKS,
+        )
+    elif refused or grown[REPLAYED]:
+        other = refused == ManifestReason.OTHER_CHANNEL
+        yield Finding(
+            "manifest-refused",
+            Severity.BROKEN,
+            f"the manifest that comes is not taken: {manifest.refusal or 'a newer one was taken before'}",
+            (said if refused else f"dropped as {REPLAYED}: {grown[REPLAYED]} datagrams meanwhile (status)",),
+            f"set channel of protocol in {table} to the name of the channel that sends"
+            if other
+            else "set the sender's clock, by which it numbers manifests; of what somebody replays, nothing",
+        )
+    elif waits := _waits(subject):
+        yield Finding(
+            "files-undescribed",
+            Severity.BROKEN,
+            "parts of files come, but no manifest that says which files they are",
+            (waits,),
+            "see whether the sender has keys (sign_key, key), and sends to the same group and port",
+        )
+
+
+def _waits(subject: Subject[InboundSubscription]) -> str:
+    """What waits for a description, in words; "" if nothing does for long."""
+    now, before = subject.now(SubscriptionStatus).counters, subject.before(SubscriptionStatus).counters
+    given_up = received_meanwhile(subject).dropped[NO_FDT]
+    if not given_up and not (now.held and before.held):
+        return ""
+    return f"waiting to be described: {now.held} datagrams, and {given_up} given up meanwhile (status)"
+
+
+def _name_key(subject: Subject[InboundSubscription]) -> str:
+    """What to do where there is no key, and one is needed."""
+    return f"copy the sender's key file to this host, and name it in keys of protocol in {subject.table}"
+
+
+def _started_again(subject: Subject[InboundSubscription]) -> str:
+    """The commands after which a worker has read its keys again."""
+    return f"mcastctl stop-worker {subject.name}; mcastctl start-worker {subject.name}"
 
 
 def hindered(
@@ -68,6 +166,7 @@ def hindered(
             (said, f"loss: {met}; blocks that a pass did not complete: {objects.short_blocks} (status)"),
             "look for where it is lost, between here and the sender; or set protect there to more than that",
         )
+    yield from _room(output, said, objects)
     if refused := objects.states.get("refused", 0):
         fix = "the log says why for each, and what to do: object.refused"
         if state.counters.dropped[TOO_LARGE]:
@@ -79,3 +178,23 @@ def hindered(
             (said, f"states: {dict(objects.states)}; dropped: {dict(state.counters.dropped)} (status)"),
             fix,
         )
+
+
+def _room(output: DirectoryOutput, said: str, objects: ObjectsStatus) -> Iterator[Finding]:
+    """Compare what is still to come with what is free."""
+    missing = objects.total_bytes - objects.present_bytes
+    with suppress(OSError):  # what is wrong with the directory is told apart
+        found = os.statvfs(output.path)
+        free = (found.f_bfree if os.geteuid() == 0 else found.f_bavail) * found.f_frsize
+        if found.f_blocks and found.f_frsize <= free < missing:
+            yield Finding(
+                "no-room",
+                Severity.WARNING,
+                f"the files for {output.path} have no room: {missing} bytes are to come, {free} are free",
+                (
+                    said,
+                    f"present: {objects.present_bytes} of {objects.total_bytes} bytes (status)",
+                    f"free: {free} bytes (statvfs {output.path})",
+                ),
+                f"make room: {command('du', '-x', output.path.parent)}; or name a directory elsewhere",
+            )

@@ -13,6 +13,7 @@ from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.subject import Subject
 from mcastd.ip import Address, stays_on_link
 from mcastd.net.interfaces import Interface
+from mcastd.status import ChannelStatus
 
 RTF_UP, RTF_GATEWAY = 0x1, 0x2  # linux/route.h
 USED = RTF_UP | RTF_GATEWAY
@@ -103,3 +104,28 @@ def two_senders(subject: Subject[OutboundChannel], evidence: Evidence) -> Iterat
             (f"the same group {settings.group} and port {settings.port} (configuration)",),
             f"another port in {subject.table}, if that is not what is meant",
         )
+
+
+def cycle(subject: Subject[OutboundChannel], _evidence: Evidence) -> Iterator[Said]:
+    """Check that what is said of files holds until it is said again, in the next pass."""
+    files, rate = subject.now(ChannelStatus).files, subject.settings.rate
+    if files is None or files.described_seconds is None or not rate:
+        return
+    bits = 8 * files.total_bytes * (1 + files.repair_percent / 100)
+    if bits <= rate * files.described_seconds:
+        return
+    enough = -(-bits // (1000 * files.described_seconds))
+    line = f'rate = "{enough:.0f}kbit"'
+    yield Finding(
+        "cycle-too-long",
+        Severity.WARNING,
+        f"a pass over its files takes {bits / rate:.0f} s, but what it says of them holds only for"
+        f" {files.described_seconds:.0f} s: until it is said again, receivers forget what they have",
+        (
+            f"rate = {rate} bit/s ({subject.table})",
+            f"files: {files.total_bytes} bytes, and {files.repair_percent:.0f} % of repair;"
+            f" described_seconds: {files.described_seconds:.0f} (status)",
+        ),
+        f"{line} in {subject.table}, or more; or send fewer files",
+        ways=(Way(table=subject.table, lines=(line,)),),
+    )

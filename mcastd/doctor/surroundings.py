@@ -8,10 +8,13 @@ from collections.abc import Iterator
 
 from mcastd.config import GroupSettings
 from mcastd.doctor.evidence import Evidence
-from mcastd.doctor.finding import Finding, Said, Severity
+from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.subject import Subject
 from mcastd.errors import CannotAskError
+from mcastd.net.tables import BACKLOG_DROPPED
 
+# What a backlog is to have at least: the kernel's default is 1000 packets.
+BACKLOG_PACKETS = 10_000
 KINDS = {
     "veth": "one end of a pair: what it reaches is decided by the bridge or namespace at the other end",
     "bridge": "a software bridge, which may snoop IGMP without a querier",
@@ -40,6 +43,26 @@ def netlink(evidence: Evidence) -> Iterator[Said]:
             f"the kernel cannot be asked for interfaces and routes: {error.cause}",
             (f"socket(AF_NETLINK): {errno.errorcode.get(error.errno, error.errno)}",),
             error.way_out or error.waits,
+        )
+
+
+def backlog(evidence: Evidence) -> Iterator[Said]:
+    """Check that the queues between network cards and protocols were never full: one for each processor."""
+    dropped = 0 if evidence.observation is None else evidence.observation.grown(BACKLOG_DROPPED)
+    if dropped:
+        key = "net/core/netdev_max_backlog"
+        most = int(evidence.sysctl(key) or 0)
+        fix = f"sysctl net.core.netdev_max_backlog={max(BACKLOG_PACKETS, 4 * most)}"
+        yield Finding(
+            "backlog-full",
+            Severity.HINT,
+            "this host drops packets before any socket: the queue in front of its protocols is full",
+            (
+                f"{dropped} dropped in {evidence.watched:.3g} s (/proc/net/softnet_stat)",
+                f"net.core.netdev_max_backlog = {most} (/proc/sys/{key})",
+            ),
+            f"{fix}; if they still grow, its processors are too busy",
+            ways=(Way(command=fix),),
         )
 
 

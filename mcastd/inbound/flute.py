@@ -55,6 +55,7 @@ from mcastd.protocols.lct import BUILT_BYTES, Malformed
 from mcastd.protocols.manifest import ManifestFile, Part, Sealing, Verified
 from mcastd.protocols.manifest_packets import MANIFEST_TOI, is_plain
 from mcastd.protocols.seal import ObjectOpener, SealReason, is_announcement
+from mcastd.status import ManifestStatus
 
 # Reasons to drop a datagram, beside MALFORMED: it is no packet of FLUTE, or contradicts what is said of its
 # object; REFUSED: it is of an FDT instance or a manifest that is not taken; REPLAYED: of a manifest that was
@@ -162,6 +163,10 @@ class FluteSequencer:
         self._news: list[ObjectDescription] = []
         self._descriptive = 0  # datagrams without a symbol of an object
         self._descriptive_bytes = 0
+
+    @property
+    def manifest(self) -> ManifestStatus | None:
+        return None if self._manifests is None else self._manifests.status
 
     def open(self) -> None:
         """Read the keys, if the settings name some. Without them nothing is taken.

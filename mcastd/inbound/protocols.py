@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from mcastd.config import InboundProtocol
 from mcastd.inbound.flute import FluteSequencer
 from mcastd.net.link import Batch
+from mcastd.status import ManifestStatus
 
 
 class Sequencer(Protocol):
@@ -24,6 +25,10 @@ class Sequencer(Protocol):
     reasons: Sequence[str]  # all reasons for which it may drop
     held: int  # datagrams that it holds now
     deadline: float  # monotonic seconds when :meth:`expire` is due; ``inf`` is never
+
+    @property
+    def manifest(self) -> ManifestStatus | None:
+        """The list of files that it goes by, if it goes by one. For any thread."""
 
     def open(self) -> None:
         """Called when a run begins: read what the settings name. Raises McastdError."""

@@ -24,7 +24,14 @@ from mcastd.inbound.sinks import ALONE, MakeSink, Means, Sink, make_sink
 from mcastd.inbound.turns import Turns
 from mcastd.net.interfaces import interface_name
 from mcastd.net.link import NOT_LINKED, Glance, Receiver, SourceFilter
-from mcastd.status import BySource, ClosedOutputs, MembershipStatus, ReceiverDescription, SubscriptionStatus
+from mcastd.status import (
+    BySource,
+    ClosedOutputs,
+    ManifestStatus,
+    MembershipStatus,
+    ReceiverDescription,
+    SubscriptionStatus,
+)
 from mcastd.worker import Books, Context, Signal, Vitals, WorkerIdentity
 
 
@@ -173,6 +180,7 @@ class Subscription:
             memberships=memberships,
             counters=replace(intake.counters, overflow=overflow),
             protocol=config.protocol.kind,
+            manifest=self._manifest,
             stale=condition.stale,
             last_overflow_age=condition.overflow_age,
             last_datagram_age=None if last is None else clock.monotonic() - last,
@@ -219,7 +227,13 @@ class Subscription:
             memberships_wanted=wanted,
             receive_buffer=buffer,
             receive_buffer_asked=self._config.receive_buffer,
+            manifest=self._manifest,
         )
+
+    @property
+    def _manifest(self) -> ManifestStatus | None:
+        protocol = self._intake.protocol
+        return None if protocol is None else protocol.manifest
 
     def _glance(self) -> Glance:
         """Return the link as it is now; while it is in use, which may take long, as it was last seen.

@@ -21,6 +21,8 @@ from mcastd.ip import Address
 
 NET = "/proc/thread-self/net"  # /proc/net is the main thread's; where ProcSubset=pid there is none
 SYSCTL = "/proc/sys/net"
+# Among counters(): packets that the queues in front of the protocols dropped, of this and all namespaces.
+BACKLOG_DROPPED = "BacklogDropped"
 # USER_HZ: the unit of the tables' timers.
 TICKS_PER_SECOND = 100
 
@@ -336,7 +338,17 @@ def counters() -> dict[str, int]:
     found: dict[str, int] = {}
     for table in ("snmp", "netstat", "snmp6"):
         found |= parse_counters(_lines(table))
+    found[BACKLOG_DROPPED] = parse_softnet(_lines("softnet_stat"))
     return found
+
+
+def parse_softnet(lines: Iterable[str]) -> int:
+    """Packets that the backlogs of all processors have dropped: proc_net_softnet(5), the second number."""
+    dropped = 0
+    for line in lines:
+        with contextlib.suppress(*_MALFORMED):
+            dropped += int(line.split()[1], 16)
+    return dropped
 
 
 def sysctl(name: str) -> str | None:

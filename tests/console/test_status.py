@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
+import pytest
+
 from mcastd.codec import as_json, from_json
 from mcastd.console.status import overview, tree
-from mcastd.status import ChannelStatus, FilesStatus, ObjectsStatus, ObjectStatus, OutputStatus
+from mcastd.status import NO_MANIFEST, ChannelStatus, FilesStatus, ObjectsStatus, ObjectStatus, OutputStatus
 from mcastd.views import DaemonView, WorkerView
 
 
@@ -74,3 +79,23 @@ def test_a_file_is_a_line_and_what_does_not_apply_is_left_out() -> None:
     assert not [line for line in channel if line.startswith(("framing", "files"))]
     files = as_json(from_json(FilesStatus, {"total_bytes": 12_345_678, "pass_percent": 30.5}))
     assert {"total_bytes: 12.3 MB", "pass_percent: 30.5 %"} <= set(tree(files, ""))
+    assert not [line for line in tree(files, "") if line.startswith(("described_seconds", "manifest"))]
+
+
+def test_the_times_of_a_manifest_are_dates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC-1")
+    time.tzset()
+    try:
+        manifest = replace(NO_MANIFEST, serial=301, issued=1_764_150_000, files=302, total_bytes=12_345_678)
+        shown = list(tree(as_json(manifest), ""))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert shown[:6] == [
+        "serial: 301",
+        "signer: -",
+        "issued: 2025-11-26 10:40:00+01:00",
+        "expires: -",
+        "files: 302",
+        "total_bytes: 12.3 MB",
+    ]

@@ -32,11 +32,12 @@ from mcastd.doctor.evidence import Evidence, Troubles
 from mcastd.doctor.examine import CHECKS
 from mcastd.doctor.finding import Finding, Skipped
 from mcastd.doctor.subject import Subject, is_of
-from mcastd.doctor.watch import Observation
+from mcastd.doctor.watch import Kernel, Observation
 from mcastd.errors import CannotAskError
 from mcastd.net import tables
 from mcastd.net.interfaces import Host, Interface
 from mcastd.net.routes import NO_ROUTE, Route
+from mcastd.net.ruleset import Ruleset
 
 UP, LOOPBACK, RUNNING, MULTICAST = 0x1, 0x8, 0x40, 0x1000
 ALL = UP | RUNNING | MULTICAST
@@ -404,8 +405,10 @@ def test_source(tmp_path: Path, make: Any, expected: list[tuple[str, str]]) -> N
         ({"dropped": {"no-fdt": 4, "expired": 5}}, {"dropped": {"no-fdt": 4, "expired": 5}}, []),
         ({"held": 3}, {"held": 6}, [("files-undescribed", "broken")]),
         ({"dropped": {"no-fdt": 4}}, {"dropped": {"no-fdt": 7}}, [("files-undescribed", "broken")]),
-        ({"dropped": {"expired": 4}}, {"dropped": {"expired": 5}}, [("files-expired", "broken")]),
-        ({"held": 3}, {"held": 6, "dropped": {"expired": 5}}, [("files-expired", "broken")]),
+        ({"dropped": {"expired": 4}}, {"dropped": {"expired": 5}}, [("clock-wrong", "broken")]),
+        ({"held": 3}, {"held": 6, "dropped": {"expired": 5}}, [("clock-wrong", "broken")]),
+        ({"dropped": {"wrong-key": 4}}, {"dropped": {"wrong-key": 5}}, [("wrong-key", "broken")]),
+        ({"dropped": {"wrong-key": 5}}, {"dropped": {"wrong-key": 5}}, []),
     ],
 )
 def test_files_that_nothing_describes(
@@ -486,6 +489,94 @@ def test_a_directory_of_files(
     status["outputs"][0]["objects"] = objects
     subject = Subject("inbound/news", settings, "active", status=status, earlier=status)
     assert said(outputs.outputs, subject, Given()) == expected
+
+
+SIGNED = {"kind": "flute", "verify_keys": ["/etc/a.pub"]}
+SEALED = {**SIGNED, "keys": ["/etc/one key", "/etc/two"]}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "grown", "manifest", "expected", "fix"),
+    [
+        (SIGNED, {}, {}, [], ""),
+        (SIGNED, {"wrong-key": 5}, {"serial": 7}, [], ""),  # another session beside
+        (
+            SIGNED,
+            {"wrong-key": 5},
+            {},
+            ["wrong-key"],
+            "copy the sender's key file to this host, and name it in",
+        ),
+        (SEALED, {"wrong-key": 5}, {}, ["wrong-key"], "sha256sum '/etc/one key' /etc/two; copy that to this"),
+        (SIGNED, {}, {"refused": "signature"}, ["wrong-key"], "which ends in .pub"),
+        (SIGNED, {}, {"refused": "signature", "serial": 7}, [], ""),
+        (SIGNED, {}, {"refused": "expired"}, ["clock-wrong"], "timedatectl"),
+        (SIGNED, {}, {"refused": "not-yet-valid"}, ["clock-wrong"], "timedatectl"),
+        (SIGNED, {}, {"refused": "other-channel"}, ["manifest-refused"], "set channel of protocol in"),
+        (SIGNED, {}, {"refused": "rolled-back"}, ["manifest-refused"], "set the sender's clock"),
+        (SIGNED, {"replayed": 5}, {}, ["manifest-refused"], "set the sender's clock"),
+        (SIGNED, {"no-fdt": 5}, {}, ["files-undescribed"], "see whether the sender has keys"),
+        (SEALED, {"no-fdt": 5, "wrong-key": 5}, {}, ["wrong-key"], "mcastctl stop-worker inbound/news"),
+    ],
+)
+def test_a_manifest_that_is_not_taken(
+    *,
+    protocol: dict[str, object],
+    grown: dict[str, int],
+    manifest: dict[str, object],
+    expected: list[str],
+    fix: str,
+) -> None:
+    output = {"kind": "directory", "path": "/srv/received"}
+    status = {"counters": {"dropped": grown}, "manifest": {"refusal": "for a cause", **manifest}}
+    subject = replace(inbound(status, protocol=protocol, output=output), earlier={"counters": {}})
+    found = [one for one in received_files.descriptions(subject, Given()) if isinstance(one, Finding)]
+    assert [(one.cause, one.severity) for one in found] == [(cause, "broken") for cause in expected]
+    assert all(fix in one.fix for one in found)
+    if "refused" in manifest:
+        assert all("for a cause" in one.evidence[0] for one in found)
+
+
+@pytest.mark.parametrize(
+    ("rate", "repair", "expected"),
+    [("800kbit", 0.0, ""), ("799kbit", 0.0, "800kbit"), ("800kbit", 10.0, "880kbit")],
+)
+def test_a_pass_that_outlasts_what_it_says(rate: str, repair: float, expected: str) -> None:
+    files_status = {"total_bytes": 1_000_000, "repair_percent": repair, "described_seconds": 10.0}
+    subject = replace(
+        outbound(source="/srv", rate=rate, protocol={"kind": "flute"}), status={"files": files_status}
+    )
+    found = [one for one in sending.cycle(subject, Given()) if isinstance(one, Finding)]
+    assert [(one.cause, one.severity) for one in found] == [("cycle-too-long", "warning")] * bool(expected)
+    assert [one.ways[0].lines for one in found] == [(f'rate = "{expected}"',)] * bool(expected)
+    assert said(sending.cycle, replace(subject, status={"files": {"total_bytes": 1}}), Given()) == []
+    assert said(sending.cycle, outbound(), Given()) == []
+
+
+def test_a_backlog_that_drops() -> None:
+    def kernel(dropped: int) -> Kernel:
+        return Kernel({tables.BACKLOG_DROPPED: dropped}, (), Ruleset())
+
+    evidence = Given(text={"/proc/sys/net/core/netdev_max_backlog": "3000"})
+    assert list(surroundings.backlog(evidence)) == []
+    for now, expected in ((7, []), (12, ["backlog-full"])):
+        evidence.observation = Observation(2.0, before=kernel(7), after=kernel(now))
+        found = [one for one in surroundings.backlog(evidence) if isinstance(one, Finding)]
+        assert [one.cause for one in found] == expected
+    (finding,) = found
+    assert finding.evidence[0] == "5 dropped in 2 s (/proc/net/softnet_stat)"
+    assert finding.ways[0].command == "sysctl net.core.netdev_max_backlog=12000"
+
+
+def test_what_is_to_come_of_files_and_has_no_room(tmp_path: Path) -> None:
+    output = DirectoryOutput(path=tmp_path)
+    settings = inbound(output=str(tmp_path / "news")).settings.model_copy(update={"output": (output,)})
+    free = os.statvfs(tmp_path).f_bfree * os.statvfs(tmp_path).f_frsize
+    for more, expected in ((-free // 2, []), (free, [("no-room", "warning")])):
+        status = told(tmp_path, None, None)
+        status["outputs"][0]["objects"] = {"total_bytes": free + more + 1000, "present_bytes": 1000}
+        subject = Subject("inbound/news", settings, "active", status=status, earlier=status)
+        assert said(outputs.outputs, subject, Given()) == expected
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,20 @@ tests/doctor/README.md draws the network.
 from __future__ import annotations
 
 import contextlib
-import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.badly import carousel_of
-from support.faults import inbound
+from support.badly import Secrets, carousel_of
+from support.faults import configured, inbound
 from support.gallery import Case, Fault, Lab, show
+from support.trees import grow_tree
 from support.wait import wait_for
 
+from mcastd.delivery.keys import make_group_key, make_signing_pair, read_key
+from mcastd.keytext import GroupKey, SigningKey
 from mcastd.protocols import raptorq
 
 pytestmark = pytest.mark.skipif(not raptorq.available(), reason="raptorq is not installed")
@@ -25,22 +28,36 @@ TO = ("239.255.6.4", 9194)
 FILE_BYTES = 100_000
 
 
-def receiving(directory: str = "DIR/received", *more: str) -> str:
+def receiving(directory: str = "DIR/received", *more: str, protocol: str = '"flute"') -> str:
     output = ", ".join(('kind = "directory"', f'path = "{directory}"', *more))
     group, port = TO
     where = f'group = "{group}"', f"port = {port}"
-    return inbound(*where, 'protocol = "flute"', f"output = {{ {output} }}")
+    return inbound(*where, f"protocol = {protocol}", f"output = {{ {output} }}")
 
 
-def sent(until: Callable[[dict[str, Any]], object], size: int = FILE_BYTES, **badly: Any) -> Fault:
-    """A file of ``size`` bytes is sent, until the subscription's status is as the fault makes it."""
+def sending(rate: str) -> str:
+    return (
+        f'[outbound.news]\ngroup = "{TO[0]}"\nport = {TO[1]}\ninterface = "eth0"\nsource = "DIR/files"\n'
+        f'protocol = {{ kind = "flute", protect = "0%" }}\nrepeat = "forever"\nrate = "{rate}"\n'
+    )
+
+
+def sent(
+    until: Callable[[dict[str, Any]], object],
+    size: int = FILE_BYTES,
+    keys: Callable[[Path], Secrets] | None = None,
+    **badly: Any,
+) -> Fault:
+    """A file of ``size`` bytes is sent, until the subscription's status is as the fault makes it.
+
+    ``keys`` reads those of the sender in the directory of the test.
+    """
 
     @contextlib.contextmanager
     def fault(lab: Lab) -> Iterator[None]:
-        files = lab.directory / "files"
-        files.mkdir()
-        (files / "image").write_bytes(random.Random(size).randbytes(size))
-        with carousel_of(lab.there, TO, files, **badly):
+        files = grow_tree(lab.directory / "files", {"image": size})
+        secrets = None if keys is None else keys(lab.directory)
+        with carousel_of(lab.there, TO, files, secrets=secrets, **badly):
             wait_for(lambda: until(lab.daemon.worker("inbound/news")["status"]), "the fault shows")
             yield
 
@@ -61,6 +78,44 @@ def without_the_code(lab: Lab) -> Iterator[None]:
     yield
 
 
+@contextlib.contextmanager
+def with_keys(lab: Lab) -> Iterator[None]:
+    """Each end has keys of its own."""
+    pytest.importorskip("cryptography")
+    for end in ("here", "there"):
+        make_signing_pair(lab.directory / f"{end}.sign")
+        make_group_key(lab.directory / f"{end}.key")
+    yield
+
+
+@contextlib.contextmanager
+def with_files(lab: Lab) -> Iterator[None]:
+    grow_tree(lab.directory / "files", {"image": FILE_BYTES})
+    yield
+
+
+def signed(directory: Path, by: str = "there") -> Secrets:
+    """The sender's, as the next."""
+    return Secrets("news", read_key(SigningKey, str(directory / f"{by}.sign")), None)
+
+
+def sealed(directory: Path) -> Secrets:
+    return Secrets("news", None, read_key(GroupKey, str(directory / "there.key")))
+
+
+def copied(suffix: str) -> Callable[[Lab, str], None]:
+    """The file of a key is copied from the sender, and the commands of the fix are carried out."""
+
+    def carry_out(lab: Lab, fix: str) -> None:
+        shutil.copyfile(lab.directory / f"there{suffix}", lab.directory / f"here{suffix}")
+        lab.shell(fix.partition("then: ")[2])
+
+    return carry_out
+
+
+WITH_KEY = '{ kind = "flute", keys = "DIR/here.key" }'
+WITH_PUBLIC_KEY = '{ kind = "flute", verify_keys = "DIR/here.sign.pub" }'
+STATE = ("env", "STATE_DIRECTORY=DIR/state")
 SMALL_DISK = ("sh", "-c", 'mkdir -p "$0" && mount -t tmpfs -o size=64k tmpfs "$0" && exec "$@"', "DIR/disk")
 
 CASES = [
@@ -72,11 +127,66 @@ CASES = [
         by_hand="the sender is another host's",
     ),
     Case(
-        "files-expired",
+        "clock-wrong",
         "broken",
         receiving(),
         sent(lambda status: status["counters"]["dropped"].get("expired"), late=86_400.0),
         by_hand="which clock is wrong is for a person to see",
+    ),
+    Case(
+        "clock-wrong",
+        "broken",
+        receiving(protocol=WITH_PUBLIC_KEY),
+        sent(
+            lambda status: status["manifest"]["refused"] == "not-yet-valid",
+            keys=lambda directory: signed(directory, "here"),
+            late=-86_400.0,
+        ),
+        prepare=with_keys,
+        wrap=STATE,
+        variant="of-a-manifest",
+        by_hand="which clock is wrong is for a person to see",
+    ),
+    Case(
+        "wrong-key",
+        "broken",
+        receiving(protocol=WITH_KEY),
+        sent(lambda status: status["counters"]["dropped"].get("wrong-key"), keys=sealed),
+        prepare=with_keys,
+        wrap=STATE,
+        variant="sealed",
+        by_hand="only a person can bring the key",
+        hand=copied(".key"),
+    ),
+    Case(
+        "wrong-key",
+        "broken",
+        receiving(protocol=WITH_PUBLIC_KEY),
+        sent(lambda status: status["manifest"]["refused"] == "signature", keys=signed),
+        prepare=with_keys,
+        wrap=STATE,
+        variant="signed",
+        by_hand="only a person can bring the key",
+        hand=copied(".sign.pub"),
+    ),
+    Case(
+        "cycle-too-long",
+        "warning",
+        sending("1Mbit"),
+        configured(sending("100")),
+        worker="outbound/news",
+        prepare=with_files,
+    ),
+    Case(
+        "no-room",
+        "warning",
+        receiving("DIR/disk"),
+        sent(
+            lambda status: objects_of(status)["states"].get("receiving"),
+            loses=lambda toi, esi: toi != 0 and esi >= 10,
+        ),
+        wrap=("unshare", "--mount", *SMALL_DISK),
+        by_hand="what may go is for a person to say",
     ),
     Case(
         "loss-above-protection",

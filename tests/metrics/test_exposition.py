@@ -5,21 +5,26 @@ from __future__ import annotations
 import subprocess
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import cast
 
+import pytest
 from metrics.conftest import House, parse, values
 from support.wait import wait_for
 
 from mcastd import clock
 from mcastd.counters import InboundCounters, OutboundCounters
-from mcastd.metrics.exposition import PART_WORKERS, Exposition, Row, families
+from mcastd.delivery.keys import make_group_key
+from mcastd.metrics.exposition import PART_WORKERS, Exposition, Row
+from mcastd.metrics.families import families
 from mcastd.metrics.server import Metrics
 from mcastd.net.link import Origin
-from mcastd.status import FilesStatus
+from mcastd.status import NO_MANIFEST, FilesStatus
 
 MakeHouse = Callable[..., House]
+MANIFEST = replace(NO_MANIFEST, files=115, issued=116, expires=117)
 FILES = FilesStatus(
     files=111,
     total_bytes=112,
@@ -29,6 +34,7 @@ FILES = FilesStatus(
     pass_number=114,
     pass_percent=37.5,
     repair_percent=0.0,
+    manifest=MANIFEST,
 )
 GROUP = {"group": "239.255.1.2", "port": 9190}
 
@@ -162,6 +168,7 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
                 receive_buffer=208,
                 last_datagram=monotonic - 209,
                 receive_buffer_asked=210,
+                manifest=replace(NO_MANIFEST, files=211, issued=212, expires=213),
             ),
         ),
     ]
@@ -193,6 +200,9 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
         ("unsent_files", *channel): 113,
         ("pass_number", *channel): 114,
         ("pass_ratio", *channel): 0.375,
+        ("manifest_files", *channel): 115,
+        ("manifest_issued_timestamp_seconds", *channel): 116,
+        ("manifest_expires_timestamp_seconds", *channel): 117,
         ("worker_info", *subscription): 1,
         ("worker_state", *subscription): 1,
         ("worker_restarts_total", *subscription): 201,
@@ -205,6 +215,9 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
         ("memberships_wanted", *subscription): 207,
         ("receive_buffer_bytes", *subscription): 208,
         ("receive_buffer_asked_bytes", *subscription): 210,
+        ("manifest_files", *subscription): 211,
+        ("manifest_issued_timestamp_seconds", *subscription): 212,
+        ("manifest_expires_timestamp_seconds", *subscription): 213,
         **{
             (name, "inbound/a", output): base + number
             for output, base in (("x", 300), ("y", 400))
@@ -393,7 +406,10 @@ def test_every_reason_is_known_from_the_start(tmp_path: Path) -> None:
     assert Counter(file) == Counter(books.identity.outputs[0].reasons)
 
 
-def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path) -> None:
+def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cryptography")
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
+    make_group_key(tmp_path / "key")
     source = tmp_path / "source"
     source.write_text("a\n")
     files = tmp_path / "files"
@@ -401,9 +417,12 @@ def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path) -> None:
     (files / "whole").write_bytes(bytes(5000))
     (files / "elsewhere").symlink_to(source)
     received = {"kind": "directory", "path": str(tmp_path / "received")}
-    plain = {"protocol": {"kind": "flute", "protect": "0%"}, "rate": "1Gbit"}
+    sealed = {"kind": "flute", "protect": "0%", "key": str(tmp_path / "key")}
     a = house(
-        outbound={"a": {**GROUP, "source": source}, "b": {**GROUP, "source": files, **plain}},
+        outbound={
+            "a": {**GROUP, "source": source},
+            "b": {**GROUP, "source": files, "protocol": sealed, "rate": "1Gbit"},
+        },
         inbound={
             "a": {
                 **GROUP,

@@ -17,7 +17,8 @@ from support.daemon import RunningDaemon
 from support.ports import free_port
 from support.wait import wait_for
 
-from mcastd.metrics.exposition import families
+from mcastd.delivery.keys import make_group_key
+from mcastd.metrics.families import families
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
 RULES = PACKAGING / "prometheus" / "mcastd.rules.yml"
@@ -90,6 +91,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     target = f"127.0.0.1:{free_port()}"
     source = directory / "news"
     source.write_text("".join(f"{number}\n" for number in range(SENT)))
+    pytest.importorskip("cryptography")
+    make_group_key(directory / "key")
     files = directory / "files"
     files.mkdir()
     (files / "whole").write_bytes(bytes(50_000))
@@ -113,18 +116,20 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         [outbound.images]
         {images} source = "{files}"
         interface = "lo"
-        protocol = {{ kind = "flute", protect = "0%" }}
+        protocol = {{ kind = "flute", protect = "0%", key = "{directory}/key" }}
         rate = "10Mbit"
         repeat = "forever"
         [inbound.images]
         {images} output = {{ kind = "directory", path = "{directory}/received" }}
         interface = "lo"
-        protocol = "flute"
+        protocol = {{ kind = "flute", keys = "{directory}/key" }}
     """
-    with RunningDaemon(directory, config.replace("        ", "")):
+    state = str(directory / "state")
+    with RunningDaemon(directory, config.replace("        ", ""), STATE_DIRECTORY=state):
         server = Prometheus(directory, target)
         try:
             server.wait_ready()
+            wait_for(lambda: server.query("mcastd_manifest_files{worker='inbound/images'} > 0"), "a manifest")
             yield server
         finally:
             server.close()

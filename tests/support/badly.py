@@ -8,29 +8,64 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import cycle
 from pathlib import Path
+from typing import NamedTuple
 
+from mcastd.delivery.announcer import Announcer
 from mcastd.delivery.carousel import Carousel, symbol_size_of
 from mcastd.delivery.catalog import Catalog
+from mcastd.delivery.serials import Serials, StateError
+from mcastd.keytext import GroupKey, SigningKey
 from mcastd.protocols import fec, lct
+from mcastd.protocols.seal import OBJECT_OVERHEAD_BYTES
 from support.host import Host
 from support.inside import sender
 
 MAX_DATAGRAM = 1000
 PAUSE_SECONDS = 0.001
+SESSION = 7
+LIFE_SECONDS = 3600.0
 
 
-def one_pass(path: Path, now: float, *, loss: float) -> list[bytes]:
+class Secrets(NamedTuple):
+    """What a sender signs and seals with, and what of."""
+
+    channel: str
+    sign_key: SigningKey | None
+    key: GroupKey | None
+
+
+def one_pass(path: Path, now: float, *, loss: float, secrets: Secrets | None = None) -> list[bytes]:
     """The datagrams of one pass over the files at ``path``, sent at ``now``, seconds since 1970."""
-    catalog = Catalog(path, symbol_size_of(MAX_DATAGRAM), protected=loss > 0)
+    announcer = None if secrets is None else _announcer(secrets, path.with_name("state of the sender"))
+    sealed = OBJECT_OVERHEAD_BYTES if secrets is not None and secrets.key is not None else 0
+    catalog = Catalog(path, symbol_size_of(MAX_DATAGRAM - sealed), protected=loss > 0)
     with contextlib.closing(catalog):
         while not catalog.scan():
             pass
-        carousel = Carousel(catalog, session=7, max_datagram=MAX_DATAGRAM, loss=loss, interleave=8)
-        carousel.begin(0, 3600.0)
+        carousel = Carousel(catalog, session=SESSION, max_datagram=MAX_DATAGRAM, loss=loss, interleave=8)
+        if announcer is None:
+            carousel.begin(0, LIFE_SECONDS)
+        else:
+            packets = announcer.packets(catalog.files, now, LIFE_SECONDS)
+            carousel.begin(0, LIFE_SECONDS, packets, announcer.seal if sealed else None)
         sent: list[bytes] = []
         while (datagrams := carousel.next(now)) is not None:
             sent += map(b"".join, zip(datagrams.headers, datagrams.bodies, strict=True))
     return sent
+
+
+def _announcer(secrets: Secrets, state: Path) -> Announcer:
+    def tell(error: StateError) -> None:
+        raise error
+
+    return Announcer(
+        secrets.channel,
+        SESSION,
+        MAX_DATAGRAM,
+        sign_key=secrets.sign_key,
+        key=secrets.key,
+        serials=Serials(state, tell),
+    )
 
 
 def located(datagram: bytes) -> tuple[int | None, int]:
@@ -49,6 +84,7 @@ def carousel_of(
     loses: Callable[[int | None, int], bool] = lambda toi, esi: False,
     loss: float = 0.05,
     late: float = 0.0,
+    secrets: Secrets | None = None,
 ) -> Iterator[None]:
     """Send the same pass on net0 again and again, but nothing whose TOI and symbol id ``loses`` names.
 
@@ -56,7 +92,7 @@ def carousel_of(
     """
     datagrams = [
         datagram
-        for datagram in one_pass(path, time.time() - late, loss=loss)
+        for datagram in one_pass(path, time.time() - late, loss=loss, secrets=secrets)
         if not loses(*located(datagram))
     ]
     over = threading.Event()

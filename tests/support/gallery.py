@@ -122,7 +122,8 @@ class Case:
     arguments: Sequence[str] = ()  # for the doctor
     lab: str = "two wires"
     variant: str = ""
-    by_hand: str = ""  # why no program can carry out the fix: then ending the fault stands for it
+    by_hand: str = ""  # why no program can carry out the fix: then ending the fault stands for it, or ...
+    hand: Callable[[Lab, str], None] | None = None  # does what a person would, as the fix says
 
     @property
     def name(self) -> str:
@@ -166,6 +167,9 @@ def scene(
             if first["ways"]:
                 mend(case, lab, first, first["ways"][number])
                 record("mended", case.name)
+            elif case.hand is not None:
+                case.hand(lab, first["fix"])
+                require_gone(case, lab)
         finally:
             with contextlib.suppress(subprocess.CalledProcessError):  # what it undoes may be mended
                 fault.__exit__(None, None, None)
@@ -201,12 +205,17 @@ def mend(case: Case, lab: Lab, finding: dict[str, Any], way: dict[str, Any]) -> 
         lab.shell(way["command"])
     if way["lines"]:
         lab.reload(changed(lab.daemon.config.read_text(), way["table"], way["lines"]))
+    require_gone(case, lab)
+
+
+def require_gone(case: Case, lab: Lab) -> None:
+    """Wait until the doctor does not find the fault any more."""
 
     def gone() -> bool:
         _, report = lab.doctor(*case.arguments)
         return (case.worker, case.cause) not in {(one["worker"], one["cause"]) for one in report["findings"]}
 
-    wait_for(gone, f"{finding} mended by {way}", timeout=150)  # each look takes seconds
+    wait_for(gone, f"{case.name} mended", timeout=150)  # each look takes seconds
 
 
 def changed(config: str, table: str, lines: Sequence[str]) -> str:

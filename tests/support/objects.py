@@ -125,6 +125,7 @@ class Objects:
     reasons = ("unknown",)
     held = 0
     deadline = math.inf
+    manifest = None
 
     def __init__(self, _: ObjectsSettings, dropped: Counter[str], __: str = "") -> None:
         self.dropped = dropped

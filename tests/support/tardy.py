@@ -31,6 +31,7 @@ class TardySettings(InboundProtocol):
 
 class Tardy:
     reasons = (EMPTY,)
+    manifest = None
 
     def __init__(self, settings: TardySettings, dropped: Counter[str], _: str = "") -> None:
         self.settings, self.dropped = settings, dropped

@@ -116,13 +116,14 @@ class ObjectsSource(Source):
         )
         self._sending = False  # a pass is under way
         self._total_bytes = 0
+        self._described: float | None = None  # seconds for which at least what is said of the files holds
         self._told_changed = 0  # files that were given up in this pass, and logged
         self._told_refusals: tuple[RefusedFile, ...] = ()
         self._log = get_logger(source=str(path))
 
     @property
     def files(self) -> FilesStatus:
-        catalog, progress = self._catalog, self._carousel.progress
+        catalog, progress, announcer = self._catalog, self._carousel.progress, self._announcer
         source, sent, repair = progress.source_symbols, progress.source_sent, progress.repair_sent
         return FilesStatus(
             files=progress.files,
@@ -133,6 +134,8 @@ class ObjectsSource(Source):
             pass_number=self.rounds + self._sending,
             pass_percent=100 * sent / source if source else 0.0,
             repair_percent=100 * repair / sent if sent else 0.0,
+            described_seconds=self._described,
+            manifest=None if announcer is None else announcer.status,
         )
 
     def read(self) -> Payloads:
@@ -230,6 +233,7 @@ class ObjectsSource(Source):
         life = min(max(DESCRIBED_SECONDS, DESCRIBED_PASSES * seconds), DESCRIBED_MAX_SECONDS)
         manifest, seal = self._announced(life)
         self._carousel.begin(self.rounds, life, manifest, seal)
+        self._described = life / 2  # it is said anew when half of its life is over
         self._told_changed = 0
         self.position = 0
         self._sending, self.state = True, "sending"

@@ -1,0 +1,300 @@
+"""The metrics of workers and outputs: each has its name, what it says, and where its value is taken from.
+
+Labels are bounded: by the configuration, by the interfaces that the host had, by the reasons and errnos that
+there are. None of their values comes from the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from mcastd.counters import InboundCounters, OutboundCounters, SymbolCounts
+from mcastd.status import FilesStatus, ManifestStatus
+from mcastd.worker import Books, Headline, ObjectBooks, OutputIdentity
+
+NO_COUNTS: Mapping[str, int] = {}
+# What a value is taken from: a worker as ScrapedWorker, or an output.
+Of = TypeVar("Of")
+Counters = TypeVar("Counters")
+
+
+class ScrapedWorker(NamedTuple, Generic[Counters]):
+    """A worker at this scrape."""
+
+    headline: Headline
+    books: Books
+    counters: Counters
+
+
+OfChannel = ScrapedWorker[OutboundCounters]
+
+
+class Family(NamedTuple, Generic[Of]):
+    """One metric: its name, what it says, and the value that it takes from a worker or an output."""
+
+    name: str  # whole: that of a counter ends in "_total"
+    kind: str  # counter or gauge
+    help: str
+    value: Callable[[Of], Any]  # None: there is no sample now
+    label: str = ""  # that a sample has beside those of its worker or output
+    form: str = "%s"  # how the value is written
+    # What values of the label an identity or an output knows. If there is this, the value is counts by label.
+    known: Callable[[Any], Sequence[str]] | None = None
+    monotonic: bool = False  # the value is in monotonic seconds, and written as Unix time
+
+    def head(self) -> bytes:
+        return f"# HELP {self.name} {self.help}\n# TYPE {self.name} {self.kind}\n".encode()
+
+    def line(self, labels: str) -> str:
+        """A sample without its value, and without that of ``label``: for the ``%`` operator."""
+        more = f',{self.label}="%s"' if self.label else ""
+        return f"{self.name}{{{labels}{more}}} {self.form}\n"
+
+
+def _counter(name: str, text: str, value: Callable[[Of], int]) -> Family[Of]:
+    return Family(f"mcastd_{name}_total", "counter", text, value)
+
+
+def _counts(
+    name: str,
+    text: str,
+    value: Callable[[Of], Mapping[str, int]],
+    label: str,
+    known: Callable[[Any], Sequence[str]],
+) -> Family[Of]:
+    """Counters by a label, a sample for each known value of it from the start.
+
+    Of a sample that appears late, rate() misses what it had then.
+    """
+    return Family(
+        f"mcastd_{name}_total", "counter", text, lambda of: copy_of_counts(value(of)), label, known=known
+    )
+
+
+def _gauge(name: str, text: str, value: Callable[[Of], Any], label: str = "", form: str = "%s") -> Family[Of]:
+    return Family(f"mcastd_{name}", "gauge", text, value, label, form)
+
+
+def _of_files(value: Callable[[FilesStatus], Any], without: Any = None) -> Callable[[OfChannel], Any]:
+    """Takes a value of a channel's files; ``without`` if it sends none whole."""
+    return lambda of: without if of.books.files is None else value(of.books.files)
+
+
+def _of_objects(value: Callable[[ObjectBooks], Any], without: Any = None) -> Callable[[OutputIdentity], Any]:
+    """Takes a value of an output's files; ``without`` if it takes none."""
+    return lambda of: without if of.objects is None else value(of.objects)
+
+
+def _timestamp(name: str, text: str, value: Callable[[Of], float | None]) -> Family[Of]:
+    return Family(f"mcastd_{name}_timestamp_seconds", "gauge", text, value, form="%.3f", monotonic=True)
+
+
+def copy_of_counts(counts: Mapping[str, int]) -> Mapping[str, int]:
+    """As it is now: the worker goes on counting."""
+    return dict(counts) if counts else NO_COUNTS
+
+
+def _of_manifest(
+    manifest: Callable[[Books], ManifestStatus | None],
+) -> tuple[Family[ScrapedWorker[Any]], ...]:
+    """Of the manifest that a channel sends, or that a subscription goes by."""
+
+    def value(take: Callable[[ManifestStatus], Any]) -> Callable[[ScrapedWorker[Any]], Any]:
+        return lambda of: None if (found := manifest(of.books)) is None else take(found)
+
+    return (
+        _gauge("manifest_files", "Files of the manifest that holds now.", value(lambda one: one.files)),
+        _gauge(
+            "manifest_issued_timestamp_seconds",
+            "When it was made, Unix time of its sender: the same where the same files are to be.",
+            value(lambda one: one.issued),
+        ),
+        _gauge(
+            "manifest_expires_timestamp_seconds",
+            "When it ends to hold, Unix time.",
+            value(lambda one: one.expires),
+        ),
+    )
+
+
+INFO: Family[Any] = _gauge(
+    "worker_info", "What does not change while a worker is there, as labels; always 1.", lambda _: 1
+)
+WORKER: tuple[Family[ScrapedWorker[Any]], ...] = (
+    INFO,
+    _gauge(
+        "worker_state",
+        "1 for the state that the worker is in, as systemd would name it.",
+        lambda of: of.headline.state,
+        "state",
+        "1",
+    ),
+    _counter(
+        "worker_restarts",
+        "Runs that failed, for a cause in the log and in mcastctl status.",
+        lambda of: of.headline.restarts,
+    ),
+    _timestamp(
+        "last_datagram",
+        "When the last datagram was sent or received, Unix time.",
+        lambda of: of.books.last_datagram,
+    ),
+)
+DROPPED = (
+    "dropped_datagrams",
+    "Datagrams given up, by reason: by an output, or by a channel or protocol (output empty).",
+)
+CHANNEL: tuple[Family[OfChannel], ...] = (
+    *WORKER,
+    _counter(
+        "sent_datagrams",
+        "Datagrams that the kernel took for an interface with a carrier.",
+        lambda of: of.counters.sent,
+    ),
+    _counter("sent_bytes", "Payload of these datagrams.", lambda of: of.counters.sent_bytes),
+    _counter(
+        "late_datagrams",
+        "Datagrams sent more than a millisecond after their time; of whole files, a tenth of a second.",
+        lambda of: of.counters.late,
+    ),
+    _counter(
+        "split_lines",
+        "Lines longer than max_datagram, each sent as several datagrams.",
+        lambda of: of.counters.lines_split,
+    ),
+    _counter("source_rounds", "Times that the whole source has been sent.", lambda of: of.counters.rounds),
+    _gauge(
+        "pending_datagrams",
+        "Datagrams that were read from the source and not sent yet.",
+        lambda of: of.books.pending,
+    ),
+    _counts(
+        "refused_sends",
+        "Times that the kernel refused to send, by errno; tried again or dropped.",
+        lambda of: of.counters.refused,
+        "errno",
+        lambda identity: identity.refusals,
+    ),
+    _counts(*DROPPED, lambda of: of.counters.dropped, "reason", lambda identity: identity.reasons),
+    _gauge("source_files", "Files of the pass under way.", _of_files(lambda files: files.files)),
+    _gauge("source_bytes", "Bytes of these.", _of_files(lambda files: files.total_bytes)),
+    _gauge(
+        "pass_number",
+        "The pass over all files that is under way, from 1.",
+        _of_files(lambda files: files.pass_number),
+    ),
+    _gauge(
+        "pass_ratio",
+        "How much of it has gone, from 0 to 1.",
+        _of_files(lambda files: files.pass_percent / 100),
+    ),
+    Family(
+        "mcastd_unsent_files",
+        "gauge",
+        "Files below the source that are not sent, by reason.",
+        _of_files(lambda files: files.refused, NO_COUNTS),
+        "reason",
+        known=lambda _: (),
+    ),
+    *_of_manifest(lambda books: None if books.files is None else books.files.manifest),
+)
+SUBSCRIPTION: tuple[Family[ScrapedWorker[InboundCounters]], ...] = (
+    *WORKER,
+    _counter("received_datagrams", "Datagrams taken from the kernel.", lambda of: of.counters.received),
+    _counter(
+        "received_bytes",
+        "Payload of the datagrams taken from the kernel.",
+        lambda of: of.counters.received_bytes,
+    ),
+    _counter(
+        "truncated_datagrams",
+        "Datagrams cut because they were longer than a receive slot.",
+        lambda of: of.counters.truncated,
+    ),
+    _counter(
+        "overflow_datagrams",
+        "Datagrams that the kernel dropped at a full receive buffer.",
+        lambda of: of.books.overflow,
+    ),
+    _gauge("held_datagrams", "Datagrams that the protocol keeps for now.", lambda of: of.counters.held),
+    _counts(*DROPPED, lambda of: of.counters.dropped, "reason", lambda identity: identity.reasons),
+    _gauge(
+        "subscription_stale",
+        "1 while nothing has come for longer than expect_every.",
+        lambda of: int(of.books.stale),
+    ),
+    _gauge(
+        "memberships_wanted",
+        "Interfaces on which a subscription at work is to join its group.",
+        lambda of: of.books.memberships_wanted,
+    ),
+    _gauge("memberships", "Interfaces on which the group is joined.", lambda of: of.books.memberships),
+    _gauge(
+        "receive_buffer_asked_bytes",
+        "The receive buffer that was asked for.",
+        lambda of: of.books.receive_buffer_asked,
+    ),
+    _gauge(
+        "receive_buffer_bytes",
+        "The receive buffer that the kernel gave: the smallest, if several.",
+        lambda of: of.books.receive_buffer,
+    ),
+    *_of_manifest(lambda books: books.manifest),
+)
+# What becomes of a symbol that is taken: each is in one of these.
+USES = ("source", "repair", "duplicate", "surplus")
+
+
+def _by_use(symbols: SymbolCounts) -> Mapping[str, int]:
+    return {use: getattr(symbols, use) for use in USES}
+
+
+OUTPUT: tuple[Family[OutputIdentity], ...] = (
+    _counter("written_datagrams", "Datagrams written to an output.", lambda of: of.counters.written),
+    _counter(
+        "written_bytes",
+        "Bytes written to an output, its framing included.",
+        lambda of: of.counters.written_bytes,
+    ),
+    _gauge("queued_datagrams", "Datagrams that wait for an output's reader.", lambda of: of.counters.queued),
+    _counts(*DROPPED, lambda of: of.counters.dropped, "reason", lambda output: output.reasons),
+    Family(
+        "mcastd_files",
+        "gauge",
+        "Files of an output, by state; of expired ones all that ever were.",
+        _of_objects(lambda objects: copy_of_counts(objects.states), NO_COUNTS),
+        "state",
+        known=_of_objects(lambda objects: tuple(objects.states), ()),
+    ),
+    _counts(
+        "received_symbols",
+        "Datagrams of files that were taken: written (source), kept (repair), there already (duplicate),"
+        " or not needed (surplus).",
+        _of_objects(lambda objects: _by_use(objects.symbols), NO_COUNTS),
+        "use",
+        _of_objects(lambda _: USES, ()),
+    ),
+    _counter(
+        "restored_symbols",
+        "Source symbols that did not come, and were made of repair symbols.",
+        _of_objects(lambda objects: objects.symbols.restored),
+    ),
+    _counter(
+        "repaired_blocks",
+        "Blocks of files that were completed so.",
+        _of_objects(lambda objects: objects.symbols.repaired_blocks),
+    ),
+    _counter(
+        "wrong_blocks",
+        "Blocks of files that were not what was signed, and were thrown away.",
+        _of_objects(lambda objects: objects.symbols.wrong_blocks),
+    ),
+)
+# By the kind of worker; one that has no line here has what all have.
+OF_KIND: dict[str, tuple[Family[Any], ...]] = {"outbound": CHANNEL, "inbound": SUBSCRIPTION}
+
+
+def families() -> dict[str, Family[Any]]:
+    """All there are, by name: what channels and outputs have in common stands once."""
+    return {family.name: family for of_one in (*OF_KIND.values(), OUTPUT) for family in of_one}
