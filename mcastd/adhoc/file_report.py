@@ -14,6 +14,7 @@ from mcastd.config import FluteOutbound
 from mcastd.console.text import bar, plural, scaled, span
 from mcastd.delivery.received import ObjectState, Outcome
 from mcastd.printable import printable
+from mcastd.protocols import raptorq
 from mcastd.protocols.seal import SealReason
 from mcastd.status import NO_MANIFEST, ChannelStatus, ObjectsStatus, SubscriptionStatus
 
@@ -158,9 +159,7 @@ class Hints:
             return [] if said else _undescribed(status)
         if objects.unrepaired and not self._said_unrepaired:
             self._said_unrepaired = True
-            return [
-                "  pip install 'mcastd[files]' on this host; without it, another pass brings what is missing"
-            ]
+            return [f"  {raptorq.INSTALL} on this host; without it, another pass brings what is missing"]
         over = age is not None and age >= self._patience and _unfinished(objects) > 0
         said, self._said_over = self._said_over, over
         return _over(objects, self._patience) if over and not said else []

@@ -14,6 +14,7 @@ from mcastd.doctor.quoting import command
 from mcastd.doctor.seen import received_meanwhile
 from mcastd.doctor.subject import Subject
 from mcastd.inbound.flute import EXPIRED, NO_FDT
+from mcastd.protocols import raptorq
 from mcastd.protocols.manifest import ManifestReason
 from mcastd.protocols.seal import SealReason
 from mcastd.status import NO_MANIFEST, ManifestStatus, ObjectsStatus, OutputStatus, SubscriptionStatus
@@ -38,17 +39,15 @@ def descriptions(subject: Subject[InboundSubscription], _evidence: Evidence) -> 
 
 def _by_fdt(subject: Subject[InboundSubscription]) -> Iterator[Finding]:
     """What keeps files from being described without keys (RFC 6726 section 3.4)."""
-    now, grown = subject.now(SubscriptionStatus).counters, received_meanwhile(subject).dropped
-    expired, sealed = now.dropped[EXPIRED], grown[SealReason.WRONG_KEY]
-    if sealed:
+    if sealed := _dropped(subject, SealReason.WRONG_KEY):
         yield Finding(
             "wrong-key",
             Severity.BROKEN,
             "the files that come are sealed, and it has no key",
-            (f"dropped as {SealReason.WRONG_KEY}: {sealed} datagrams meanwhile (status)",),
+            (f"dropped as {SealReason.WRONG_KEY}: {sealed} datagrams (status)",),
             _name_key(subject),
         )
-    elif grown[EXPIRED] or (_waits(subject) and expired):
+    elif expired := _dropped(subject, EXPIRED):
         yield Finding(
             "clock-wrong",
             Severity.BROKEN,
@@ -71,17 +70,17 @@ def _by_manifest(
     subject: Subject[InboundSubscription], protocol: FluteInbound, manifest: ManifestStatus
 ) -> Iterator[Finding]:
     """Why no manifest is taken, where keys ask for one."""
-    grown = received_meanwhile(subject).dropped
+    replayed = _dropped(subject, REPLAYED)
     refused, said = manifest.refused, f"manifest: {manifest.refused}: {manifest.refusal} (status)"
     table, again = subject.table, _started_again(subject)
-    if sealed := grown[SealReason.WRONG_KEY]:
+    if sealed := _dropped(subject, SealReason.WRONG_KEY):
         here = "none of its keys opens them" if protocol.keys else "it has no key"
         key = command("sha256sum", *protocol.keys or ())
         yield Finding(
             "wrong-key",
             Severity.BROKEN,
             f"the files that come are sealed, and {here}",
-            (f"dropped as {SealReason.WRONG_KEY}: {sealed} datagrams meanwhile (status)",),
+            (f"dropped as {SealReason.WRONG_KEY}: {sealed} datagrams (status)",),
             f"compare it with the sender's: {key}; copy that to this host, then: {again}"
             if protocol.keys
             else _name_key(subject),
@@ -103,13 +102,13 @@ def _by_manifest(
             (said,),
             COMPARE_CLOCKS,
         )
-    elif refused or grown[REPLAYED]:
+    elif refused or replayed:
         other = refused == ManifestReason.OTHER_CHANNEL
         yield Finding(
             "manifest-refused",
             Severity.BROKEN,
             f"the manifest that comes is not taken: {manifest.refusal or 'a newer one was taken before'}",
-            (said if refused else f"dropped as {REPLAYED}: {grown[REPLAYED]} datagrams meanwhile (status)",),
+            (said if refused else f"dropped as {REPLAYED}: {replayed} datagrams (status)",),
             f"set channel of protocol in {table} to the name of the channel that sends"
             if other
             else "set the sender's clock, by which it numbers manifests; of what somebody replays, nothing",
@@ -122,6 +121,12 @@ def _by_manifest(
             (waits,),
             "see whether the sender has keys (sign_key, key), and sends to the same group and port",
         )
+
+
+def _dropped(subject: Subject[InboundSubscription], reason: str) -> int:
+    """Datagrams that were dropped for a reason; 0 if none was lately, and nothing waits to be described."""
+    lately = received_meanwhile(subject).dropped[reason]
+    return subject.now(SubscriptionStatus).counters.dropped[reason] if lately or _waits(subject) else 0
 
 
 def _waits(subject: Subject[InboundSubscription]) -> str:
@@ -154,7 +159,7 @@ def hindered(
             Severity.WARNING,
             f"what is lost of the files for {path} comes only with another pass: {objects.unrepaired}",
             (said, f"unrepaired: {objects.unrepaired} (status)"),
-            "install the library raptorq if it is missing: pip install 'mcastd[files]'",
+            f"install the library raptorq if it is missing: {raptorq.INSTALL}",
         )
     if objects.short_blocks:
         loss = objects.loss_percent

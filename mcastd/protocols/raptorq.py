@@ -20,6 +20,8 @@ from types import ModuleType
 
 from mcastd.errors import McastdError
 
+# How a user gets the library.
+INSTALL = "apt install mcastd-raptorq, or pip install 'mcastd[files]'"
 # The library divides larger blocks into sub-blocks (RFC 6330 section 4.4.1.2), for a decoder of 10 MiB: their
 # source symbols are no longer slices of the data.
 BLOCK_MAX_BYTES = 9 << 20
@@ -40,7 +42,7 @@ class NotInstalledError(McastdError):
     """The library that makes and uses repair symbols is not installed."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(what, "raptorq is not installed", "pip install 'mcastd[files]'")
+        super().__init__(what, "raptorq is not installed", INSTALL)
 
 
 class CodecError(ValueError):

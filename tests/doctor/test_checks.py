@@ -409,6 +409,11 @@ def test_source(tmp_path: Path, make: Any, expected: list[tuple[str, str]]) -> N
         ({"held": 3}, {"held": 6, "dropped": {"expired": 5}}, [("clock-wrong", "broken")]),
         ({"dropped": {"wrong-key": 4}}, {"dropped": {"wrong-key": 5}}, [("wrong-key", "broken")]),
         ({"dropped": {"wrong-key": 5}}, {"dropped": {"wrong-key": 5}}, []),
+        (
+            {"held": 3, "dropped": {"wrong-key": 5}},
+            {"held": 6, "dropped": {"wrong-key": 5}},
+            [("wrong-key", "broken")],
+        ),
     ],
 )
 def test_files_that_nothing_describes(

@@ -219,7 +219,7 @@ class TestFaults:
             with pytest.raises(SourceError) as caught:
                 source.read()
             assert caught.value.cause.startswith("raptorq is not installed")
-            assert caught.value.way_out == "set protect = \"0%\", or pip install 'mcastd[files]'"
+            assert caught.value.way_out == f'set protect = "0%", or {raptorq.INSTALL}'
         with opened(tree, "0%") as source:
             assert rebuilt(round_of(source)) == contents(tree)
 

@@ -155,7 +155,8 @@ class TestLibrary:
     def test_without_it_the_way_out_is_named(self) -> None:
         assert not raptorq.available()
         with pytest.raises(
-            NotInstalledError, match=r"raptorq is not installed; pip install 'mcastd\[files\]'"
+            NotInstalledError,
+            match=r"raptorq is not installed; apt install mcastd-raptorq, or pip install 'mcastd\[files\]'",
         ):
             repair(bytes(64), 64, 1)
         with pytest.raises(NotInstalledError, match=r"^cannot repair: "):

@@ -180,7 +180,7 @@ class ObjectsSource(Source):
             raise SourceError(
                 f"cannot send {self._path}",
                 "raptorq is not installed, which makes the repair symbols",
-                SettingChange("protect", '"0%"', ", or pip install 'mcastd[files]'"),
+                SettingChange("protect", '"0%"', f", or {raptorq.INSTALL}"),
             )
         self._announcer = self._announcer or self._make_announcer()
         catalog = self._catalog
