@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 from support.trees import directory_sink, files_below
 
+from mcastd import clock
 from mcastd.config import FluteInbound, OutboundChannel
 from mcastd.inbound.flute import FluteSequencer
 from mcastd.net.link import ListBatch
 from mcastd.outbound.sources import open_source
-from mcastd.protocols import raptorq
+from mcastd.protocols import lct, raptorq
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
 needs_library = pytest.mark.skipif(not raptorq.available(), reason="raptorq is not installed")
@@ -39,13 +42,19 @@ class Way:
         self._loss = loss
         self._chance = random.Random(protect)
 
-    def round(self) -> None:
+    def round(self, damage: Callable[[bytes], bytes] = bytes) -> None:
         rounds = self.source.rounds
         while self.source.rounds == rounds:
-            datagrams = [one for one in self.source.read() if self._chance.random() >= self._loss]
+            datagrams = [
+                damage(bytes(one)) for one in self.source.read() if self._chance.random() >= self._loss
+            ]
             self.arrived += len(datagrams)
             for batch in self.sequencer.feed(ListBatch(datagrams)):
                 self.sink.write(batch)
+        for _ in range(1000):  # what takes long is done in steps
+            if self.sink.deadline > clock.monotonic():
+                break
+            self.sink.tick(clock.monotonic())
 
     def close(self) -> None:
         self.source.restart()
@@ -78,5 +87,34 @@ def test_each_pass_brings_what_has_changed(tmp_path: Path, protect: str, loss: f
         assert way.arrived == counters.written
         assert not way.dropped
         assert not counters.dropped
+    finally:
+        way.close()
+
+
+@pytest.mark.parametrize(("protect", "loss"), [("0%", 0.0), pytest.param("10%", 0.02, marks=needs_library)])
+def test_what_others_have_damaged_is_not_taken_for_the_file(
+    tmp_path: Path, protect: str, loss: float
+) -> None:
+    source, received = tmp_path / "source", tmp_path / "received"
+    source.mkdir()
+    (source / "damaged").write_bytes(random.Random(1).randbytes(400_000))
+    (source / "small").write_bytes(b"another")
+    way = Way(source, received, protect, loss)
+
+    def damage(datagram: bytes) -> bytes:
+        """Another byte at the end of some symbols: repair symbols, if there are some."""
+        header, esi = lct.parse(datagram), int.from_bytes(datagram[18:20])
+        if header.toi == 0 or len(datagram) < 1000 or (esi < 277 and protect != "0%"):
+            return datagram
+        return datagram[:-1] + bytes([datagram[-1] ^ 1])
+
+    try:
+        with capture_logs() as logs:
+            way.round(damage)
+        assert files_below(received) == {"small": b"another"}
+        assert [one["reason"] for one in logs if one["event"] == "object.refused"] == ["wrong-digest"]
+        for _ in range(2):
+            way.round()
+        assert files_below(received) == files_below(source)
     finally:
         way.close()

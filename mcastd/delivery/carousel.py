@@ -355,7 +355,9 @@ def _share(count: int, turn: int, turns: int) -> tuple[int, int]:
 
 
 def _entry(file: SourceFile) -> fdt.FileEntry:
-    return fdt.FileEntry(file.toi, "/".join(file.name), file.length, file.length, file.oti)
+    return fdt.FileEntry(
+        file.toi, "/".join(file.name), file.length, file.length, file.oti, md5=file.md5 or b""
+    )
 
 
 _EMPTY_INSTANCE_BYTES = len(fdt.build(fdt.FdtInstance(0, ())))

@@ -74,6 +74,7 @@ class SourceFile:
     hashes: tuple[bytes, ...]  # SHA-256 of each source block
     offset: int  # where it begins in the file
     size: int  # bytes of the file
+    md5: bytes | None = None  # of the file, if that is told
 
     @property
     def is_part(self) -> bool:
@@ -147,8 +148,12 @@ class Catalog:
         protected: bool,
         divided: bool = False,
         object_max: int | None = None,
+        digested: bool = False,
     ) -> None:
-        """With ``divided`` a file that is too large for one object, or than ``object_max``, goes in parts."""
+        """With ``divided`` a file that is too large for one object, or than ``object_max``, goes in parts.
+
+        With ``digested`` the MD5 of files is told of them, which takes about as long again as to hash them.
+        """
         self.files: tuple[SourceFile, ...] = ()  # of the last whole scan, in the order of their names
         self.refused: Counter[str] = Counter()  # of that scan, by reason
         self.refusals: tuple[RefusedFile, ...] = ()  # some of these
@@ -156,6 +161,7 @@ class Catalog:
         self.found = 0  # files that the scan under way has found
         self._path = path
         self._cut = _Cut(symbol_size, protected, divided, object_max)
+        self._digested = digested
         self._known: dict[tuple[str, ...], tuple[SourceFile, ...]] = {}
         self._scan: _Scan | None = None  # under way
         self._steps: Generator[int, None, None] | None = None  # that are left of it
@@ -166,7 +172,7 @@ class Catalog:
         The next call then begins another one. Raises SourceError if the source cannot be read.
         """
         if self._scan is None or self._steps is None:
-            self._scan = _Scan(self._cut, self._known)
+            self._scan = _Scan(self._cut, self._digested, self._known)
             self._steps = self._scan.run(self._path)
         scan, done = self._scan, 0
         try:
@@ -272,12 +278,15 @@ class _Cut(NamedTuple):
 class _Scan:
     """One scan: what it has found so far. ``known`` is what the one before found."""
 
-    def __init__(self, cut: _Cut, known: dict[tuple[str, ...], tuple[SourceFile, ...]]) -> None:
+    def __init__(
+        self, cut: _Cut, digested: bool, known: dict[tuple[str, ...], tuple[SourceFile, ...]]
+    ) -> None:
         self.files: dict[tuple[str, ...], tuple[SourceFile, ...]] = {}
         self.refused: Counter[str] = Counter()
         self.refusals: list[RefusedFile] = []
         self._tois = {MANIFEST_TOI, *(part.toi for parts in known.values() for part in parts)}
         self._cut = cut
+        self._digested = digested
         self._known = known
 
     def run(self, path: Path) -> Generator[int, None, None]:
@@ -351,12 +360,15 @@ class _Scan:
             if not stat.S_ISREG(os.fstat(fd).st_mode):  # the name was given to another in between
                 return
             hashes: list[tuple[bytes, ...]] = []
+            md5 = hashlib.md5(usedforsecurity=False) if self._digested else None
             start = 0
             for part in blocks:
                 of_part: list[bytes] = []
                 for sbn in range(part.count):
                     data = _read(fd, part.size(sbn), start + part.offset(sbn))
                     of_part.append(hashlib.sha256(data).digest())
+                    if md5 is not None:
+                        md5.update(data)
                     yield part.size(sbn)
                 hashes.append(tuple(of_part))
                 start += part.length
@@ -366,12 +378,12 @@ class _Scan:
         finally:
             os.close(fd)
         size, mtime_ns, which, mode = _seen(found)
+        digest = None if md5 is None else md5.digest()
         parts, start = [], 0
         for (length, oti), part, digests in zip(cuts, blocks, hashes, strict=True):
             toi = self._free_toi(repr((name, start, size, length, mtime_ns, mode, oti, digests)).encode())
-            parts.append(
-                SourceFile(name, toi, length, mode, mtime_ns, which, oti, part, digests, start, size)
-            )
+            of_object = toi, length, mode, mtime_ns, which, oti, part, digests, start, size, digest
+            parts.append(SourceFile(name, *of_object))
             self._tois.add(toi)
             start += length
         self._add(tuple(parts))

@@ -41,7 +41,8 @@ def check(source: int, target: int | None, description: ObjectDescription, size_
     becomes no longer than was told, and than ``size_max``. Raises RefusedError, OSError.
     """
     # Content-MD5 is that of the file (RFC 6726 section 3.4.2), or, as in HTTP, of what is sent (RFC 2616)
-    of_file, as_sent = (hashlib.md5(usedforsecurity=False) for _ in range(2))
+    as_sent = hashlib.md5(usedforsecurity=False)
+    of_file = as_sent if target is None else hashlib.md5(usedforsecurity=False)
     told = description.content_length
     limit = size_max if told is None else told
     made = 0
@@ -51,8 +52,8 @@ def check(source: int, target: int | None, description: ObjectDescription, size_
             made += len(piece)
             if made > limit:
                 raise _refused(description, TOO_LARGE, f"decoded it has more than {limit} bytes")
-            of_file.update(piece)
             if target is not None:
+                of_file.update(piece)
                 _append(target, piece)
             yield
     except zlib.error as error:

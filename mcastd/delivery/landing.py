@@ -29,10 +29,14 @@ from pathlib import Path
 from mcastd.delivery.names import PARTIAL_DIRECTORY, require_safe, shown
 from mcastd.delivery.refused import IN_THE_WAY, OTHER_FILE_SYSTEM, RefusedError
 from mcastd.errors import SinkError, UnsafePathError
-from mcastd.paths import KINDS, PARENT_MODE, identity, place_of
+from mcastd.paths import KINDS, PARENT_MODE, FileIdentity, identity, place_of
 
 # After so long without a write, what was left of an unfinished file is removed.
 LEFTOVER_SECONDS = 7 * 86_400.0
+# Larger files are waited for by themselves when they are written to the disk.
+TOGETHER_MAX_BYTES = 1 << 20
+# Directories that are kept open until their names are on the disk.
+UNSETTLED_MAX = 64
 # The reason of a SinkError: another process receives into the directory.
 IN_USE = "in-use"
 
@@ -67,6 +71,7 @@ class Landing:
         self._owner = -1  # uid of the files that we make there
         self._anonymous = False  # files without a name are possible there
         self._names: set[str] = set()  # of the partial files in use
+        self._unsettled: dict[FileIdentity, int] = {}  # directories with new names, open
 
     @property
     def _files(self) -> int:
@@ -87,6 +92,7 @@ class Landing:
 
     def close(self) -> None:
         """Let go of the directory. The directory of partial files is removed if nothing is in it."""
+        self.settle_names()
         if self._partials >= 0:
             with suppress(OSError):
                 os.rmdir(PARTIAL_DIRECTORY, dir_fd=self._root)
@@ -153,7 +159,9 @@ class Landing:
         return True
 
     def land(self, partial: Partial, name: Sequence[str], mode: int) -> None:
-        """Give a whole file its name, in place of what of ours has it; :func:`settle` it before.
+        """Give a whole file its name, in place of what of ours has it.
+
+        :func:`settle` it before, and :meth:`settle_names` after it and some others.
 
         Who may read it by its ``mode`` may enter the directories that are made for it. The partial file is
         closed, unless this raises: also RefusedError.
@@ -171,12 +179,22 @@ class Landing:
                     raise _other_file_system(name) from error
                 raise
             self._release(partial)
-            self._settle_names(parent)
+            self._changed(parent)
 
-    def _settle_names(self, directory: int) -> None:
-        """Have the names in a directory on the disk: at worst a crash of the host takes a new one back."""
-        with suppress(OSError):
-            os.fsync(directory)
+    def settle_names(self) -> None:
+        """Have the names of landed files on the disk: until then a crash of the host may take them back."""
+        unsettled, self._unsettled = self._unsettled, {}
+        for directory in unsettled.values():
+            with suppress(OSError):  # at worst a crash takes them back still
+                os.fsync(directory)
+            os.close(directory)
+
+    def _changed(self, directory: int) -> None:
+        """Note that names in a directory are to be settled."""
+        if (which := identity(os.fstat(directory))) not in self._unsettled:
+            if len(self._unsettled) >= UNSETTLED_MAX:
+                self.settle_names()
+            self._unsettled[which] = os.dup(directory)
 
     def set_aside(self, partial: Partial) -> None:
         """Close a file that is not whole yet; a later run finds it if it is resumable."""
@@ -307,17 +325,25 @@ class Landing:
             raise _in_the_way(name, name, parent)
 
 
-def settle(fd: int, mode: int, mtime_ns: int | None) -> None:
-    """Give a file its permission bits and time of modification, and have it on the disk.
+def prepare(fd: int, mode: int, mtime_ns: int | None) -> None:
+    """Give a file its permission bits and time of modification, and have it on its way to the disk.
 
-    Set-user-ID and the like are left out, and so is what the file system does not have. Raises OSError: then
-    nobody knows what of the file is on the disk.
+    Set-user-ID and the like are left out, and so is what the file system does not have. The kernel begins to
+    write: of files that are prepared together and then settled, most wait for one commit of its journal.
     """
     with suppress(OSError):
         os.fchmod(fd, mode & 0o777)
     if mtime_ns is not None:
         with suppress(OSError, OverflowError):
             os.utime(fd, ns=(mtime_ns, mtime_ns))
+    with suppress(OSError):
+        if os.fstat(fd).st_size <= TOGETHER_MAX_BYTES:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)  # what is being written stays in memory
+
+
+def settle(fd: int, mode: int, mtime_ns: int | None) -> None:
+    """Prepare a file, and have it on the disk. Raises OSError: then nobody knows what of it is there."""
+    prepare(fd, mode, mtime_ns)
     os.fsync(fd)
 
 

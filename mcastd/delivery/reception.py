@@ -6,6 +6,7 @@ symbols are received.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections import Counter, OrderedDict
@@ -15,9 +16,9 @@ from mcastd.counters import SymbolCounts
 from mcastd.delivery import content
 from mcastd.delivery.assembly import Assembly, Decode
 from mcastd.delivery.description import ObjectDescription, Run
-from mcastd.delivery.landing import Landing, settle
+from mcastd.delivery.landing import Landing, prepare, settle
 from mcastd.delivery.received import ObjectState, Outcome, Received
-from mcastd.delivery.refused import RefusedError
+from mcastd.delivery.refused import WRONG_DIGEST, RefusedError
 from mcastd.delivery.symbols import Allowance
 from mcastd.errors import SinkError
 
@@ -33,6 +34,10 @@ ALLOWANCE_BYTES = 32 << 20
 REFUSED_SECONDS = 60.0
 # After so long what the file system did not take is tried again.
 RETRY_SECONDS = 5.0
+# An object that gives way to smaller ones on a full disk begins anew after so long.
+GIVE_WAY_SECONDS = 60.0
+# How a file system says that it is full.
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 # The permission bits of a file where neither the output nor the sender says any.
 MODE = 0o640
 
@@ -137,16 +142,21 @@ class Reception:
         return 0, None
 
     def work(self, now: float, is_over: Callable[[], bool]) -> float | None:
-        """Go on with what takes long, an object after the other, until ``is_over``.
+        """Go on with what takes long, a step of each object in turn, until ``is_over``.
 
+        So those that are complete are on their way to the disk before the first of them is waited for.
         Returns the monotonic time when there is more to do; None: there is nothing.
         """
-        for known in list(self._queue.values()):
-            while known.again <= now and self._step(known, now):
+        more = True
+        while more:
+            more = False
+            for known in list(self._queue.values()):
+                more |= known.again <= now and self._step(known, now)
                 if is_over():
-                    return now
-            if is_over():
-                break
+                    more = False
+                    break
+        self._landing.settle_names()
+        self._give_way(now)
         return min((known.again for known in self._queue.values()), default=None)
 
     def expire(self, wall: float) -> None:
@@ -224,6 +234,21 @@ class Reception:
         while oldest.assembly is not None and oldest.assembly.complete and self._step(oldest, now):
             pass
         self._set_aside(oldest)
+
+    def _give_way(self, now: float) -> None:
+        """On a full disk have the largest of several objects begin anew later: others get its room."""
+        trouble = next((one.trouble for one in self.troubled.values() if _is_full(one.trouble)), None)
+        if trouble is None:
+            return
+        having = [(one, each) for one in self.receiving.values() if (each := one.assembly) and each.present]
+        if len(having) < 2:
+            return
+        largest, _ = max(having, key=lambda pair: (pair[1].blocks.length, -pair[1].present))
+        self._stop_finishing(largest)
+        self._discard(largest)
+        self._note(largest, trouble, now + GIVE_WAY_SECONDS)
+        self._set(largest, ObjectState.WAITING)
+        self._queue[largest.description.toi] = largest
 
     def _open(self, known: Received) -> None:
         """Raises RefusedError, OSError."""
@@ -330,6 +355,8 @@ class Reception:
             if description.hashes is not None or description.md5:
                 self._set(known, ObjectState.VERIFIED)
             whole = decoded or partial
+            prepare(whole.fd, mode, description.mtime_ns)
+            yield
             try:
                 settle(whole.fd, mode, description.mtime_ns)
             except OSError:  # what is read from now on may not be what is on the disk
@@ -360,7 +387,8 @@ class Reception:
         else:
             self._discard(known)
             self._set(known, ObjectState.REFUSED)
-        known.again = now + REFUSED_SECONDS
+        # What was damaged on its way may be right the next time; what else was wrong may have gone later
+        known.again = now if error.reason == WRONG_DIGEST else now + REFUSED_SECONDS
 
     def _set_aside(self, known: Received) -> None:
         """Let others have its place. What has come stays on the disk if it can be gone on with."""
@@ -419,6 +447,10 @@ class Reception:
             self._waiting[known.description.toi] = known
         else:
             self._waiting.pop(known.description.toi, None)
+
+
+def _is_full(trouble: OSError | None) -> bool:
+    return trouble is not None and trouble.errno in _FULL
 
 
 def _name_bytes(description: ObjectDescription) -> int:

@@ -185,7 +185,7 @@ class TreeReception(Reception):
         if not self._is_whole:
             return
         if not self._trees.has_tree(self._tree):
-            yield from self._trees.settle_names()
+            yield from self._trees.settle_tree()
         self._trees.switch(self._tree)
         self.switched = True
         self._on_tree(self._tree, len(self._objects))

@@ -126,8 +126,8 @@ class TreeLanding(Landing):
             self._before = os.open(current, DIRECTORY_FLAGS, dir_fd=self._trees)
         _keep_only(self._building, (), names)  # at once: what has gone may be in the way of what comes
 
-    def settle_names(self) -> Iterator[None]:
-        """Have the names in the tree that is built on the disk, a directory in each step."""
+    def settle_tree(self) -> Iterator[None]:
+        """Have all names in the tree that is built on the disk, a directory in each step."""
         yield from _settle_names(self._building)
 
     def switch(self, tree: str) -> None:
@@ -222,8 +222,8 @@ class TreeLanding(Landing):
             raise
         return True
 
-    def _settle_names(self, directory: int) -> None:
-        """Nothing: settle_names() does it, once for all files of a directory."""
+    def _changed(self, directory: int) -> None:
+        """Nothing is to be done: settle_tree() does it, once for all files of a directory."""
 
     # -- directories
 

@@ -19,13 +19,21 @@ from hypothesis import strategies as st
 from support.mounts import tmpfs
 from support.objects import NO_CODE, RAPTORQ, SentObject, decode_of
 
+from mcastd.delivery import landing
 from mcastd.delivery import reception as module
 from mcastd.delivery.assembly import Decode
 from mcastd.delivery.description import ObjectDescription, Run
 from mcastd.delivery.landing import Landing
 from mcastd.delivery.names import PARTIAL_DIRECTORY
 from mcastd.delivery.received import ObjectState, Outcome
-from mcastd.delivery.reception import OVERDUE, REFUSED_SECONDS, RETRY_SECONDS, TOO_MANY, Reception
+from mcastd.delivery.reception import (
+    GIVE_WAY_SECONDS,
+    OVERDUE,
+    REFUSED_SECONDS,
+    RETRY_SECONDS,
+    TOO_MANY,
+    Reception,
+)
 from mcastd.delivery.refused import IN_THE_WAY, TOO_LARGE, UNSAFE_NAME, WRONG_DIGEST
 from mcastd.protocols.fec import REED_SOLOMON, SMALL_BLOCK, Oti
 from mcastd.protocols.raptorq import CodecError
@@ -160,7 +168,7 @@ def test_an_object_goes_through_its_states(output: Output) -> None:
     while received.state is not ObjectState.LANDED:
         output.reception.work(output.now, lambda: True)
         seen.append(received.state)
-    assert seen == [ObjectState.COMPLETE, ObjectState.LANDED]
+    assert seen == [ObjectState.COMPLETE, ObjectState.VERIFIED, ObjectState.LANDED]
     assert received.percent == 100.0
 
 
@@ -226,12 +234,45 @@ def test_an_empty_file_that_was_refused_is_tried_again(output: Output) -> None:
 
 
 def test_a_wrong_digest_is_refused_and_a_right_one_verified(output: Output) -> None:
-    sent = SentObject(100, signed=False, md5=bytes(16))
-    assert output.receive(sent).refused is not None
+    sent = SentObject(100, signed=False)
+    sent.description = sent.described(md5=hashlib.md5(sent.data).digest())
+    damaged = sent.run(0)
+    damaged[3] = bytes(16)
+    output.give(sent, 0, 0, damaged)
+    output.work()
+    (refused,) = output.outcomes
+    assert refused.refused is not None
+    assert refused.refused.reason == WRONG_DIGEST
     assert output.states() == {ObjectState.REFUSED: 1}
-    output.give_all(sent)
-    assert output.reception.counts.dropped == {WRONG_DIGEST: sent.blocks.total}
     assert not output.file(sent).exists()
+    assert output.receive(sent).refused is None  # with the next symbols it begins anew
+    assert output.has(sent)
+
+
+def test_files_that_come_together_wait_for_the_disk_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = [SentObject(20, seed=number) for number in range(7)]
+    large = SentObject(100_001, 4096, 128, seed=7)
+    monkeypatch.setattr(landing, "TOGETHER_MAX_BYTES", 100_000)
+    output = Output(tmp_path / "out", tree, receiving_max=10)
+    called: list[str] = []
+    for name in ("posix_fadvise", "fsync", "rename"):
+        real = getattr(os, name)
+        monkeypatch.setattr(
+            os,
+            name,
+            lambda *args, name=name, real=real, **more: (called.append(name), real(*args, **more))[1],
+        )
+    for sent in [*tree, large]:
+        output.give_all(sent)
+    output.work()
+    assert all(output.has(sent) for sent in [*tree, large])
+    assert called[:7] == ["posix_fadvise"] * 7  # on their way to the disk, before the first is waited for
+    assert called.count("rename") == 8
+    assert called.count("fsync") == 1 + 8 + 1  # the directory that was made, each file, and their directory
+    assert called[-1] == "fsync"
+    output.close()
 
 
 @pytest.mark.parametrize("signed", [True, False])
@@ -595,6 +636,45 @@ def test_a_disk_that_fills_makes_objects_wait_and_nothing_else(tmp_path: Path, n
         output.receive(sent)
         assert output.has(sent)
         assert output.untaken > 0
+        output.close()
+
+
+@pytest.mark.root
+def test_of_files_that_are_too_many_for_the_disk_those_land_that_fit(
+    tmp_path: Path, no_fd_leak: None
+) -> None:
+    sizes = [400_000, 300_000, 350_000, 250_000, 900_000]
+    tree = [
+        SentObject(size, 1000, 20, NO_CODE, seed=seed, signed=seed != 2) for seed, size in enumerate(sizes)
+    ]
+    symbols = [
+        (sent, sbn, esi)
+        for sent in tree
+        for sbn in range(sent.blocks.count)
+        for esi in range(sent.blocks.symbols(sbn))
+    ]
+    random.Random(5).shuffle(symbols)  # all of them are on air at once
+    with tmpfs(tmp_path / "small", "720k") as path:
+        output = Output(path, receiving_max=10)
+
+        def a_pass() -> set[int]:
+            for sent, sbn, esi in symbols:
+                output.give(sent, sbn, esi, [sent.symbol(sbn, esi)])
+                output.work()
+            output.now += 2 * GIVE_WAY_SECONDS
+            return {
+                sent.description.length for sent in tree if output.file(sent).exists() and output.has(sent)
+            }
+
+        landed = [a_pass() for _ in range(6)]
+        assert landed[-1] == {300_000, 250_000}
+        assert output.states()[ObjectState.LANDED] == 2
+        for sent in tree[1], tree[3]:
+            output.file(sent).unlink()
+        for _ in range(6):
+            landed.append(a_pass())
+        assert landed[-1] & {400_000, 350_000}
+        output.reception.close(for_good=True)
         output.close()
 
 
