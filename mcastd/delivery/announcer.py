@@ -12,6 +12,7 @@ from itertools import groupby
 from mcastd.clock import NANO
 from mcastd.delivery.catalog import SourceFile
 from mcastd.delivery.manifest_status import status_of
+from mcastd.delivery.protection import repair_symbols
 from mcastd.delivery.serials import Serials, Signer
 from mcastd.keytext import GroupKey, SigningKey
 from mcastd.protocols.crypto import verifying_key
@@ -34,9 +35,13 @@ class Announcer:
         sign_key: SigningKey | None,
         key: GroupKey | None,
         serials: Serials,
+        loss: float = 0.0,
         make_repair: MakeRepair = repair,
     ) -> None:
-        """``session`` is the TSI. Raises ValueError without either key, MissingLibraryError."""
+        """``session`` is the TSI, ``loss`` what a manifest survives when all its packets are sent once.
+
+        Raises ValueError without either key, MissingLibraryError.
+        """
         signer = key if sign_key is None else verifying_key(sign_key)
         if signer is None:
             raise ValueError("nothing is announced without a key")
@@ -47,6 +52,8 @@ class Announcer:
         self._sign_key = sign_key
         self._key = key
         self._serials = serials
+        self._loss = loss
+        self._make_repair = make_repair
         self._sealing = None if key is None else SealingSession(key, make_repair)
         self._files: Sequence[SourceFile] = ()
         self._renew_at = 0.0  # seconds since the epoch
@@ -61,7 +68,8 @@ class Announcer:
     def packets(self, files: Sequence[SourceFile], now: float, life: float) -> Sequence[bytes]:
         """The packets of a manifest of ``files`` that holds for ``life / 2`` seconds at least.
 
-        ``now`` is in seconds since the epoch. Raises ManifestRefusedError, SerialsExhaustedError.
+        ``now`` is in seconds since the epoch. Raises ManifestRefusedError, SerialsExhaustedError, and
+        CodecError and NotInstalledError if repair symbols cannot be made.
         """
         if self._packets and files == self._files and self._renew_at - life / 2 <= now < self._renew_at:
             return self._packets
@@ -78,10 +86,21 @@ class Announcer:
         self._serials.keep(self._signer, self._channel, Seen(serial, digest_of(data)))
         key = self._key
         sealer = None if key is None else lambda header: self._sealer(key, serial, header)
-        self._packets = manifest_packets(self._session, data, serial, self._max_datagram, sealer)
+        self._packets = manifest_packets(
+            self._session,
+            data,
+            serial,
+            self._max_datagram,
+            sealer,
+            protect=self._repair_symbols if self._loss else None,
+            make_repair=self._make_repair,
+        )
         self._files, self._renew_at = files, now + life / 2
         self.status = status_of(manifest, None if self._sign_key is None else verifying_key(self._sign_key))
         return self._packets
+
+    def _repair_symbols(self, symbols: int, blocks: int) -> int:
+        return repair_symbols(symbols, self._loss, blocks)
 
     def _sealer(self, key: GroupKey, serial: int, header: bytes) -> AnnouncementSealer:
         return AnnouncementSealer(key, self._channel, serial, header, MANIFEST_TOI)

@@ -6,16 +6,18 @@ are only kept, in bounded memory: those of another serial, header or salt apart 
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from mcastd.delivery.assembly import Decode
 from mcastd.delivery.manifest_status import status_of
 from mcastd.delivery.serials import Serials, Signer
 from mcastd.keytext import GroupKey, VerifyingKey
+from mcastd.protocols import raptorq
 from mcastd.protocols.alc import AlcHeader
-from mcastd.protocols.fec import NO_CODE, Blocks, Oti, scheme_of
+from mcastd.protocols.fec import NO_CODE, RAPTORQ, Blocks, Oti, scheme_of
 from mcastd.protocols.lct import Malformed
 from mcastd.protocols.manifest import (
     MANIFEST_MAX_BYTES,
@@ -27,6 +29,7 @@ from mcastd.protocols.manifest import (
     verify,
 )
 from mcastd.protocols.manifest_packets import read_plain
+from mcastd.protocols.raptorq import CodecError, NotInstalledError
 from mcastd.protocols.seal import (
     Announced,
     AnnouncementOpener,
@@ -44,6 +47,8 @@ COMING_MAX_BYTES = 2 * MANIFEST_MAX_BYTES
 # Bytes of memory that a symbol takes beside its own. Senders have none shorter than SYMBOL_MIN_BYTES.
 SYMBOL_COST_BYTES = 128
 SYMBOL_MIN_BYTES = 64
+# After so many attempts to decode a block only its source symbols are kept: some of the others are wrong.
+FAILED_DECODES_MAX = 8
 
 # Reasons to take no packet of a manifest, beside those of SealReason.
 MALFORMED = "malformed"
@@ -81,8 +86,49 @@ class _ComingManifest:
     oti: Oti
     length: int
     blocks: Blocks
-    symbols: dict[int, bytes] = field(default_factory=dict)  # by their numbers
-    bytes: int = 0  # of memory
+    whole: dict[int, bytes] = field(default_factory=dict)  # blocks by their numbers
+    memory: int = 0  # bytes
+    _open: dict[int, dict[int, bytes]] = field(default_factory=dict)  # symbols of the others, by SBN and ESI
+    _failed: Counter[int] = field(default_factory=Counter)  # attempts to decode, by SBN
+
+    def contradicts(self, sbn: int, esi: int, symbol: bytes) -> bool:
+        """Return True if another symbol has come in its place."""
+        if (whole := self.whole.get(sbn)) is None:
+            return self._open.get(sbn, {}).get(esi, symbol) != symbol
+        place = whole[esi * self.oti.symbol_size :][: len(symbol)]
+        return not symbol.startswith(place)
+
+    def add(self, sbn: int, esi: int, symbol: bytes, decode: Decode) -> None:
+        """Keep a symbol, and complete its block if it is enough."""
+        count = self.blocks.symbols(sbn)
+        if sbn in self.whole or (esi >= count and self._failed[sbn] > FAILED_DECODES_MAX):
+            return
+        symbols = self._open.setdefault(sbn, {})
+        if esi in symbols:
+            return
+        symbols[esi] = symbol
+        self.memory += len(symbol) + SYMBOL_COST_BYTES
+        if len(symbols) < count:
+            return
+        if sum(each < count for each in symbols) == count:
+            block: bytes | None = b"".join(symbols[number] for number in range(count))
+        elif len(symbols) >= count + self._failed[sbn]:
+            block = self._decoded(sbn, symbols, decode)
+        else:
+            return
+        if block is not None:
+            self.whole[sbn] = block[: self.blocks.size(sbn)]
+            del self._open[sbn]
+            self.memory -= sum(len(each) + SYMBOL_COST_BYTES for each in symbols.values()) - len(block)
+
+    def _decoded(self, sbn: int, symbols: dict[int, bytes], decode: Decode) -> bytes | None:
+        try:
+            block = decode(self.oti.symbol_size, self.blocks.symbols(sbn), [*symbols.items()])
+        except (CodecError, NotInstalledError):
+            self._failed[sbn] = FAILED_DECODES_MAX  # all source symbols have to come
+            block = None
+        self._failed[sbn] += block is None
+        return block
 
 
 class ManifestReception:
@@ -94,6 +140,8 @@ class ManifestReception:
         keys: Collection[GroupKey],
         signers: Collection[VerifyingKey],
         serials: Serials,
+        *,
+        decode: Decode = raptorq.decode,
     ) -> None:
         """With ``keys`` only what is sealed by one of them is taken, with ``signers`` what one has signed.
 
@@ -107,6 +155,7 @@ class ManifestReception:
         self._channel = channel
         self._signers = signers
         self._serials = serials
+        self._decode = decode
         self._opener = AnnouncementOpener(self.keys, channel) if keys else None
         self._session: int | None = None  # in which the current one came
         # The one that was used last is the last
@@ -169,7 +218,8 @@ class ManifestReception:
         oti, length = header.fti or (None, 0)
         if (
             oti is None
-            or oti.scheme != NO_CODE
+            or oti.scheme not in {NO_CODE, RAPTORQ}
+            or oti.sub_blocks != 1
             or oti.symbol_size < SYMBOL_MIN_BYTES
             or not 0 < length <= MANIFEST_MAX_BYTES
         ):
@@ -177,25 +227,23 @@ class ManifestReception:
         key = header.tsi, found.serial, found.salt, oti, length
         coming = self._coming.get(key) or _ComingManifest(oti, length, Blocks(oti, length))
         blocks = coming.blocks
-        if sbn >= blocks.count or esi >= blocks.symbols(sbn):
+        if sbn >= blocks.count or (oti.scheme == NO_CODE and esi >= blocks.symbols(sbn)):
             raise NotTakenError(MALFORMED, "no manifest of its length has that symbol")
-        number = blocks.first(sbn) + esi
-        if len(found.symbol) != min(oti.symbol_size, length - number * oti.symbol_size):
+        rest = length - (blocks.first(sbn) + esi) * oti.symbol_size
+        if len(found.symbol) != (min(oti.symbol_size, rest) if oti.scheme == NO_CODE else oti.symbol_size):
             raise NotTakenError(MALFORMED, f"a symbol of {len(found.symbol)} bytes")
-        if coming.symbols.get(number, found.symbol) != found.symbol:
+        if coming.contradicts(sbn, esi, found.symbol):
             # One of the two is forged, and it may be the one that was kept: begin anew
             coming = _ComingManifest(oti, length, blocks)
-        if number not in coming.symbols:
-            coming.symbols[number] = found.symbol
-            coming.bytes += len(found.symbol) + SYMBOL_COST_BYTES
         self._coming[key] = coming
         self._coming.move_to_end(key)
-        if len(coming.symbols) == blocks.total:
+        coming.add(sbn, esi, found.symbol, self._decode)
+        if len(coming.whole) == blocks.count:
             del self._coming[key]
-            return b"".join(coming.symbols[number] for number in range(blocks.total))
+            return b"".join(coming.whole[number] for number in range(blocks.count))
         while len(self._coming) > 1 and (
             len(self._coming) > COMING_MAX
-            or sum(each.bytes for each in self._coming.values()) > COMING_MAX_BYTES
+            or sum(each.memory for each in self._coming.values()) > COMING_MAX_BYTES
         ):
             self._coming.popitem(last=False)
         return None

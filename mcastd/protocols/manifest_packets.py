@@ -1,4 +1,4 @@
-"""The packets of a manifest: an object of its own, which no FDT describes, cut without a code.
+"""The packets of a manifest: an object of its own, which no FDT describes.
 
 ```
   sealed   LCT header with EXT_FTI, payload id | announcement (seal.py)
@@ -14,9 +14,15 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from mcastd.protocols import fec, lct
+from mcastd.protocols import fec, lct, raptorq
 from mcastd.protocols.lct import Malformed
-from mcastd.protocols.seal import ANNOUNCEMENT_OVERHEAD_BYTES, Announced, AnnouncementSealer, Buffer
+from mcastd.protocols.seal import (
+    ANNOUNCEMENT_OVERHEAD_BYTES,
+    Announced,
+    AnnouncementSealer,
+    Buffer,
+    MakeRepair,
+)
 
 # The TOI of manifests. No file has it.
 MANIFEST_TOI = (1 << 32) - 1
@@ -24,6 +30,7 @@ MANIFEST_TOI = (1 << 32) - 1
 MANIFEST_HEADER_BYTES = lct.BUILT_BYTES + 16 + 4
 
 _BLOCK_SYMBOLS = 1024
+_ALIGNMENT_BYTES = 8  # of symbols, with RaptorQ
 _MAGIC = b"mcm\1"
 _PLAIN = struct.Struct(">4sQ")
 
@@ -34,24 +41,40 @@ def manifest_packets(
     serial: int,
     max_datagram: int,
     sealer: Callable[[bytes], AnnouncementSealer] | None = None,
+    *,
+    protect: Callable[[int, int], int] | None = None,
+    make_repair: MakeRepair = raptorq.repair,
 ) -> list[bytes]:
-    """The packets of a manifest, at most ``max_datagram`` bytes each.
+    """The packets of a manifest, at most ``max_datagram`` bytes each, those of several blocks in turns.
 
-    ``sealer`` makes what seals them from their LCT header; without it all can read them.
+    ``sealer`` makes what seals them from their LCT header; without it all can read them. ``protect`` says how
+    many repair symbols a block gets, by its source symbols and the number of blocks; without it, or if one
+    packet is enough, there is no code. Raises what ``make_repair`` raises.
     """
     overhead = _PLAIN.size if sealer is None else ANNOUNCEMENT_OVERHEAD_BYTES
     size = max_datagram - MANIFEST_HEADER_BYTES - overhead
-    oti = fec.Oti(fec.NO_CODE, size, _BLOCK_SYMBOLS)
-    header = lct.build(tsi, MANIFEST_TOI, fec.NO_CODE, fec.build_fti(oti, len(data)))
+    if protect is None or len(data) <= size:
+        protect, oti = None, fec.Oti(fec.NO_CODE, size, _BLOCK_SYMBOLS)
+    else:
+        size -= size % _ALIGNMENT_BYTES
+        oti = fec.raptorq(len(data), size, _BLOCK_SYMBOLS, _ALIGNMENT_BYTES)
+    header = lct.build(tsi, MANIFEST_TOI, oti.scheme, fec.build_fti(oti, len(data)))
     seal = None if sealer is None else sealer(header).seal
-    blocks, identify = fec.Blocks(oti, len(data)), fec.scheme_of(fec.NO_CODE).identify
-    plain, packets = _PLAIN.pack(_MAGIC, serial), []
+    blocks, identify = fec.Blocks(oti, len(data)), fec.scheme_of(oti.scheme).identify
+    symbols = []
     for sbn in range(blocks.count):
-        for esi in range(blocks.symbols(sbn)):
-            at = (blocks.first(sbn) + esi) * size
-            payload_id, symbol = identify(sbn, esi), data[at : at + size]
-            payload = plain + symbol if seal is None else seal(int.from_bytes(payload_id), symbol)
-            packets.append(header + payload_id + payload)
+        block = data[blocks.offset(sbn) :][: blocks.size(sbn)]
+        symbols.append([block[start : start + size] for start in range(0, len(block), size)])
+        if protect is not None:
+            symbols[sbn][-1] = symbols[sbn][-1].ljust(size, b"\0")
+            symbols[sbn] += make_repair(block, size, protect(blocks.largest, blocks.count), 0)
+    plain, packets = _PLAIN.pack(_MAGIC, serial), []
+    for esi in range(max(map(len, symbols))):
+        for sbn in range(blocks.count):
+            if esi < len(symbols[sbn]):
+                payload_id, symbol = identify(sbn, esi), symbols[sbn][esi]
+                payload = plain + symbol if seal is None else seal(int.from_bytes(payload_id), symbol)
+                packets.append(header + payload_id + payload)
     return packets
 
 

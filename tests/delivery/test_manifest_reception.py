@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,11 @@ from mcastd.delivery.manifest_reception import (
 )
 from mcastd.delivery.serials import Serials
 from mcastd.keytext import GroupKey, SigningKey
-from mcastd.protocols import alc, fec, lct
+from mcastd.protocols import alc, fec, lct, raptorq
 from mcastd.protocols.lct import Malformed
-from mcastd.protocols.manifest import Manifest, build
+from mcastd.protocols.manifest import Manifest, ManifestFile, Part, Sealing, build
 from mcastd.protocols.manifest_packets import MANIFEST_TOI, manifest_packets
+from mcastd.protocols.seal import AnnouncementSealer
 
 pytest.importorskip("cryptography")
 from mcastd.protocols.crypto import verifying_key
@@ -71,6 +73,74 @@ def test_it_comes_in_any_order_among_others_of_its_length(tmp_path: Path) -> Non
     assert reception.current is not None
     reception.expire(NOW + 100)
     assert reception.current is None
+
+
+def long(serial: int) -> bytes:
+    """A manifest of two blocks in packets of 112 bytes."""
+    oti = fec.Oti(fec.NO_CODE, 64, 9)
+    files = [
+        ManifestFile((f"{n:04}",), 0o644, n, (Part(n + 1, 64, oti, (bytes([n % 251]) * 32,)),))
+        for n in range(1700)
+    ]
+    return build(Manifest("images", serial, NOW, NOW + 100, tuple(files)), SIGN)
+
+
+@pytest.mark.skipif(not raptorq.available(), reason="raptorq is not installed")
+@pytest.mark.parametrize("sealed", [False, True])
+def test_what_is_lost_of_a_manifest_is_repaired(tmp_path: Path, sealed: bool) -> None:
+    keys = [GROUP] if sealed else []
+    data = (
+        build(Manifest("images", 43, NOW, NOW + 100, (), Sealing(GROUP.id, bytes(32))), SIGN)
+        if sealed
+        else long(43)
+    )
+    sealer = (
+        (lambda header: AnnouncementSealer(GROUP, "images", 43, header, MANIFEST_TOI)) if sealed else None
+    )
+    asked: list[tuple[int, int]] = []
+
+    def protect(symbols: int, blocks: int) -> int:
+        asked.append((symbols, blocks))
+        return symbols // 2 + 3
+
+    datagrams = manifest_packets(5, data, 43, 176 if sealed else 112, sealer, protect=protect)
+    assert len(set(asked)) == 1
+    assert asked[0][1] == (1 if sealed else 2)
+    reception = reception_in(tmp_path, *keys)
+    chance = random.Random(8)
+    arrived = [one for one in datagrams if chance.random() >= 0.2]
+    chance.shuffle(arrived)
+    assert {reason(reception, one) for one in arrived} == {""}
+    assert reception.current is not None
+    assert reception.current.manifest.serial == 43
+
+
+@pytest.mark.skipif(not raptorq.available(), reason="raptorq is not installed")
+def test_without_the_library_all_of_a_manifest_has_to_come(tmp_path: Path) -> None:
+    def missing(*_: object) -> bytes:
+        raise raptorq.NotInstalledError("cannot repair")
+
+    datagrams = manifest_packets(5, long(43), 43, 112, protect=lambda symbols, _: symbols // 2)
+    reception = ManifestReception(
+        "images", [], [verifying_key(SIGN)], Serials(tmp_path, lambda _: None), decode=missing
+    )
+    for lost in (3, 5):
+        assert {reason(reception, one) for at, one in enumerate(datagrams) if at % 7 != lost} == {""}
+    assert reception.current is not None
+
+
+@pytest.mark.skipif(not raptorq.available(), reason="raptorq is not installed")
+@pytest.mark.parametrize("at", [0, -1])
+def test_a_forged_symbol_of_a_manifest_costs_a_pass(tmp_path: Path, at: int) -> None:
+    datagrams = manifest_packets(5, long(43), 43, 112, protect=lambda symbols, _: symbols // 2)
+    reception = reception_in(tmp_path)
+    forged = datagrams[at][:-1] + bytes([datagrams[at][-1] ^ 1])
+    others = [one for one in datagrams if one != datagrams[at]]
+    reasons = [reason(reception, one) for one in (forged, *reversed(others))]
+    assert set(reasons) <= {"", "refused"}
+    for one in datagrams:
+        reason(reception, one)
+    assert reception.current is not None
 
 
 def test_a_wrong_symbol_costs_what_had_come_and_no_more(tmp_path: Path) -> None:

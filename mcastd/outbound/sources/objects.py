@@ -105,6 +105,7 @@ class ObjectsSource(Source):
             protected=self._protected,
             divided=protocol.is_secured,
             object_max=object_max,
+            digested=protocol.key is None,  # else nothing but the manifest tells of files
         )
         self._carousel = Carousel(
             self._catalog,
@@ -214,6 +215,7 @@ class ObjectsSource(Source):
                 sign_key=None if sign is None else read_key(SigningKey, sign),
                 key=None if seal is None else read_key(GroupKey, seal),
                 serials=Serials(state_directory(), self._tell_state),
+                loss=protocol.protect / 100,
                 make_repair=self._codec.repair,
             )
         except (KeyFileError, MissingLibraryError) as error:
@@ -245,7 +247,7 @@ class ObjectsSource(Source):
             return (), None
         try:
             packets = announcer.packets(self._catalog.files, self._wall(), life)
-        except ManifestRefusedError as error:
+        except (ManifestRefusedError, CodecError) as error:
             raise SourceError(
                 f"cannot announce the files of {self._path}", str(error), waits="trying again"
             ) from error
