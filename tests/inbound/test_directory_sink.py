@@ -314,7 +314,7 @@ def test_work_that_takes_long_is_interrupted_and_gone_on_with(
 
     monkeypatch.setattr(Landing, "land", slowly)
     received.write(news=slow)
-    assert received.states() == {"landed": 1, "waiting": 1}
+    assert received.states() == {"landed": 1, "verified": 1}
     assert received.sink.deadline <= received.time.monotonic
     received.tick()
     assert received.states() == {"landed": 2}
