@@ -90,6 +90,7 @@ CAUSES: tuple[Cause, ...] = (
     _cause("manifest-refused"),
     _cause("files-undescribed"),
     # the outputs
+    _cause("output-hanging", "overflow-now", "overflow-earlier"),
     _cause("output-directory", *LOSING),
     _cause("output-unwritable", *LOSING),
     _cause("output-wrong-kind", *LOSING),

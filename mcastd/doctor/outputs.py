@@ -178,7 +178,10 @@ def _moved(subject: Subject[InboundSubscription], output: OutputSettings, path: 
 
 def _room(output: Path, said: str) -> Iterator[Finding]:
     path = next(one for one in (output, *output.parents) if os.path.exists(one))
-    room = os.statvfs(path)
+    try:
+        room = os.statvfs(path)
+    except OSError:  # not every file system tells, as one of FUSE without statfs
+        return
     free = (room.f_bfree if os.geteuid() == 0 else room.f_bavail) * room.f_frsize
     if room.f_blocks and free < room.f_frsize:
         yield Finding(

@@ -38,6 +38,15 @@ def worker(subject: Subject[WorkerSettings], _evidence: Evidence) -> Iterator[Sa
                 ways=(Way(command=start),),
             )
     status = subject.now(SubscriptionStatus)
+    if status.hanging is not None:
+        path, seconds = status.hanging.path, status.hanging.seconds
+        yield Finding(
+            "output-hanging",
+            Severity.BROKEN,
+            f"its output {path} does not answer: what comes is lost once the receive buffer is full",
+            (f"no answer for {seconds:.0f} s; overflow: {status.counters.overflow} (status)",),
+            "see whether its disk, or the server of its mount, answers: dmesg",
+        )
     if status.stale:
         age = status.last_datagram_age
         last = "no datagram ever" if age is None else f"last datagram {age:.0f} s ago"

@@ -20,6 +20,7 @@ import pytest
 from support.daemon import RunningDaemon
 from support.faults import LINK_LOCAL, SAME, both, configured, edited, inbound, ip, news, outbound, undone
 from support.gallery import AS_A_SERVICE, GROUP, PORT, Case, Fault, Lab, show
+from support.hung import Mount, mounted
 from support.inside import inside, sysctl
 from support.stolen import sockets
 from support.strangers import STRANGER, give_away
@@ -80,6 +81,29 @@ def sending_from(address: str) -> Fault:
         wait_for(lambda: lab.daemon.worker("outbound/news")["status"]["link"]["address"] == address)
 
     return undone(make)
+
+
+MOUNTS: dict[Path, Mount] = {}  # by the directory of the case
+
+
+@contextlib.contextmanager
+def a_mount(lab: Lab) -> Iterator[None]:
+    """A mount whose server may hang."""
+    with mounted(lab.directory / "mount") as mount:
+        MOUNTS[lab.directory] = mount
+        yield
+
+
+@contextlib.contextmanager
+def hangs(lab: Lab) -> Iterator[None]:
+    """Its server answers whoever looks, and nobody who writes."""
+    mount = MOUNTS.pop(lab.directory)
+    mount.hang("write")
+    try:
+        wait_for(lambda: lab.daemon.worker("inbound/news")["status"]["hanging"])
+        yield
+    finally:
+        mount.answer()
 
 
 @contextlib.contextmanager
@@ -583,6 +607,14 @@ CASES = [
         prepare=news,
         worker="outbound/news",
         variant="may-grow",
+    ),
+    Case(
+        "output-hanging",
+        "broken",
+        inbound('output = "DIR/mount/news.log"'),
+        hangs,
+        prepare=a_mount,
+        by_hand="only its server can answer",
     ),
     Case(
         "output-directory",
