@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mcastd.delivery.keys import sync_directory
-from mcastd.errors import McastdError, UnsafePathError, reason_of
+from mcastd.errors import SHORTAGES, McastdError, UnsafePathError, reason_of
 from mcastd.keytext import GroupKey, VerifyingKey
 from mcastd.paths import place_of
 from mcastd.printable import printable
@@ -67,6 +67,7 @@ class Serials:
         self._tell = tell
         self._known: dict[Path, Seen | None] = {}
         self._unwritten: set[Path] = set()
+        self._unread: set[Path] = set()  # for want of descriptors or memory: they are read again
         self._told: set[tuple[Path, str]] = set()  # reasons, since it was written
 
     def newest(self, signers: Iterable[Signer], channel: str) -> Seen | None:
@@ -80,8 +81,9 @@ class Serials:
 
     def _newest(self, signer: Signer, channel: str) -> Seen | None:
         path = self._path(signer, channel)
-        if path not in self._known:
-            self._known[path] = self._read(path)
+        if path not in self._known or path in self._unread:
+            both = self._known.get(path), self._read(path)
+            self._known[path] = max(filter(None, both), default=None)
         return self._known[path]
 
     def keep(self, signer: Signer, channel: str, seen: Seen) -> None:
@@ -116,6 +118,7 @@ class Serials:
 
     def _read(self, path: Path) -> Seen | None:
         what = f"cannot read the newest serial from {printable(path)}"
+        self._unread.discard(path)
         try:
             with place_of(path) as place:
                 fd = place.open(os.O_RDONLY)
@@ -127,6 +130,8 @@ class Serials:
             return None
         except (OSError, UnsafePathError) as error:
             self._say(path, _state_error(what, error, "unreadable"))
+            if isinstance(error, OSError) and error.errno in SHORTAGES:
+                self._unread.add(path)
             return None
         if found is None or int(found[1]) > SERIAL_MAX:
             way_out = "the next manifest is taken as the first one, and written there"

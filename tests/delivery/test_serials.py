@@ -189,6 +189,25 @@ def test_what_is_half_written_replaces_nothing(
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENOMEM])
+def test_what_cannot_be_read_for_a_shortage_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    Kept(tmp_path).serials.keep(SIGNER, "images", seen(43))
+    kept = Kept(tmp_path)
+
+    def short(*_: object, **named: object) -> int:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "open", short)
+    assert kept.serials.newest([SIGNER], "images") is None
+    kept.serials.keep(SIGNER, "images", seen(41, 2))  # an old one, which is replayed
+    assert kept.take_reasons() == ["unreadable", "unwritable"]
+    monkeypatch.undo()
+    assert kept.serials.newest([SIGNER], "images") == seen(43)
+    assert Kept(tmp_path).serials.newest([SIGNER], "images") == seen(43)
+
+
 def test_what_is_no_file_is_told(tmp_path: Path) -> None:
     kept = Kept(tmp_path)
     path = kept.serials._path(SIGNER, "images")
