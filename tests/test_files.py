@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
-from support.trees import directory_sink, files_below
+from support.trees import directory_sink, files_below, grow_tree
 
 from mcastd import clock
 from mcastd.config import FluteInbound, OutboundChannel
@@ -48,6 +48,7 @@ class Way:
             datagrams = [
                 damage(bytes(one)) for one in self.source.read() if self._chance.random() >= self._loss
             ]
+            datagrams = [one for one in datagrams if one]
             self.arrived += len(datagrams)
             for batch in self.sequencer.feed(ListBatch(datagrams)):
                 self.sink.write(batch)
@@ -115,6 +116,30 @@ def test_what_others_have_damaged_is_not_taken_for_the_file(
         assert [one["reason"] for one in logs if one["event"] == "object.refused"] == ["wrong-digest"]
         for _ in range(2):
             way.round()
+        assert files_below(received) == files_below(source)
+    finally:
+        way.close()
+
+
+@pytest.mark.parametrize("protect", ["0%", pytest.param("5%", marks=needs_library)])
+def test_who_joins_late_begins_at_once_and_has_all_with_the_next_pass(tmp_path: Path, protect: str) -> None:
+    source, received = tmp_path / "source", tmp_path / "received"
+    sizes = {f"{number:03}": 1500 + number for number in range(300)} | {"large": 3_000_001}
+    grow_tree(source, sizes)
+    way = Way(source, received, protect, 0.0)
+    sent, total = 0, 2400
+
+    def late(datagram: bytes) -> bytes:
+        nonlocal sent
+        sent += 1
+        return datagram if sent > total // 2 else b""
+
+    try:
+        way.round(late)
+        early = files_below(received)
+        assert len(early) > 20  # of those that began after it had joined
+        assert "large" not in early or protect != "0%"
+        way.round()
         assert files_below(received) == files_below(source)
     finally:
         way.close()

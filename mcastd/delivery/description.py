@@ -36,6 +36,8 @@ class ObjectDescription:
     through; ``toi`` and ``oti`` are those of the first."""
     session: int = 0
     """The TSI. In another session the same TOI is another object."""
+    sender: str = ""
+    """The address of the sender, by which sessions of one TSI differ; "": it is not told by that."""
     encoding: str = ""
     """How the file is encoded on the wire, as "gzip"; "": it is not."""
     md5: bytes | None = None
@@ -69,7 +71,16 @@ class ObjectDescription:
 
     @property
     def _lasting(self) -> tuple[object, ...]:
-        return self.session, self.toi, self.name, self.length, self.oti, self.parts, self.encoding
+        return (
+            self.sender,
+            self.session,
+            self.toi,
+            self.name,
+            self.length,
+            self.oti,
+            self.parts,
+            self.encoding,
+        )
 
 
 def of_manifest(file: ManifestFile, session: int, expires: int) -> ObjectDescription:

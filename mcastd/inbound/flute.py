@@ -6,9 +6,9 @@
                                              +-- others: held until they are described -----+--> runs
 ```
 
-A TSI names a session among those of one sender. Where the settings have none, the first that is heard is
-received, and another one when that has been silent for a while. Senders are not told apart: two that use the
-same TSI in one group disturb each other, unless the subscription names its ``sources``.
+A session is named by the address of its sender and a TSI among those (RFC 5651 section 2). The first that is
+heard with a TSI of the settings, or any where they have none, is received, and another one when that has been
+silent for a while: what others send meanwhile is none of its datagrams.
 
 What the close flags say (A, B) anybody can say: they are ignored.
 
@@ -42,6 +42,7 @@ from mcastd.delivery.manifest_reception import (
 from mcastd.delivery.names import UnsafeNameError, require_safe, safe_name
 from mcastd.delivery.refused import UNSAFE_NAME
 from mcastd.delivery.serials import Serials, StateError, state_directory
+from mcastd.inbound.senders import by_sender
 from mcastd.inbound.symbols import SymbolBatch
 from mcastd.keytext import GroupKey, VerifyingKey
 from mcastd.log import get_logger
@@ -151,6 +152,8 @@ class FluteSequencer:
         self._reader = PacketReader()
         self._any_session = settings.session is None
         self._session = settings.session
+        self._sender = ""  # address of the sender of what is taken
+        self._heard = ""  # that of the sender whose session is received
         self._heard_at = -math.inf  # monotonic time of the session's last datagram
         self._tables = FdtReception()
         self._objects: OrderedDict[int, _Object] = OrderedDict()  # by TOI; what was told last is the last
@@ -189,14 +192,15 @@ class FluteSequencer:
         self._log.warning("state.failed", error=str(error), reason=error.reason)
 
     def feed(self, batch: Batch) -> Iterable[Batch]:
-        datagrams, now = batch.payloads, self._now()
+        now = self._now()
         if now >= self._expire_at:
             self._expire_at = now + EXPIRE_SECONDS
             self._forget_expired()
-        stretches = self._reader.read(datagrams)
-        self._drop(MALFORMED, len(datagrams) - sum(stretch.length for stretch in stretches))
-        for stretch in stretches:
-            self._take(stretch, datagrams, now)
+        for self._sender, datagrams in by_sender(batch):
+            stretches = self._reader.read(datagrams)
+            self._drop(MALFORMED, len(datagrams) - sum(stretch.length for stretch in stretches))
+            for stretch in stretches:
+                self._take(stretch, datagrams, now)
         yield self._given()
 
     def expire(self, now: float) -> Iterable[Batch]:
@@ -259,8 +263,9 @@ class FluteSequencer:
 
     def _is_ours(self, tsi: int, now: float) -> bool:
         """Return True for the session that is received: maybe from now on."""
-        if tsi != self._session:
-            if not self._any_session or now < self._heard_at + SILENT_SECONDS:
+        if (self._sender, tsi) != (self._heard, self._session):
+            named = self._any_session or tsi == self._session
+            if not named or now < self._heard_at + SILENT_SECONDS:
                 return False
             self._begin_session(tsi)
         self._heard_at = now
@@ -269,7 +274,7 @@ class FluteSequencer:
     def _begin_session(self, tsi: int) -> None:
         """Objects of another session have the same numbers."""
         self.expire(math.inf)
-        self._session = tsi
+        self._session, self._heard = tsi, self._sender
         for toi in [*self._objects]:
             self._forget(toi)
         self._tables = FdtReception()
@@ -494,6 +499,7 @@ class FluteSequencer:
             known.description = ObjectDescription(
                 toi=entry.toi,
                 session=self._session or 0,
+                sender=self._heard,
                 name=name,
                 length=length,
                 content_length=entry.content_length,

@@ -50,10 +50,10 @@ class Fed:
         self.batches: list[SymbolBatch] = []
         self.symbols: dict[tuple[int, int, int], bytes] = {}  # by TOI, SBN and ESI
 
-    def feed(self, *datagrams: bytes) -> SymbolBatch:
+    def feed(self, *datagrams: bytes, senders: Sequence[str] = ()) -> SymbolBatch:
         """Feed a batch whose buffers are overwritten afterwards. What was fed is given, dropped or held."""
         buffers = [memoryview(bytearray(datagram)) for datagram in datagrams]
-        (batch,) = self.sequencer.feed(ListBatch(buffers))
+        (batch,) = self.sequencer.feed(ListBatch(buffers, addresses=senders))
         assert isinstance(batch, SymbolBatch)
         self._note(batch)
         for buffer in buffers:
@@ -271,6 +271,30 @@ def test_objects_of_the_session_before_are_others(fed: Fed) -> None:
     assert fed.news[-1] == (2, "two")
     assert len({each.session for batch in fed.batches for each in batch.news}) == 2
     assert fed.symbols == {(2, 0, 0): b"short"}
+
+
+@pytest.mark.parametrize("session", [None, 7])
+def test_two_senders_of_one_session_number_are_not_mixed(session: int | None) -> None:
+    fed = Fed(session=session)
+    other = {toi: data[::-1] for toi, data in CONTENT.items()}
+    first = [*TABLE, *symbols(1), *symbols(2)]
+    second = [*TABLE, *symbols(1, data=other[1]), *symbols(2, data=other[2])]
+    sent = [("10.9.7.1", TABLE[0])]
+    sent += [
+        (address, one)
+        for pair in zip(first, second, strict=True)
+        for address, one in zip(("10.9.7.1", "10.9.7.2"), pair, strict=True)
+    ]
+    for start in range(0, len(sent), 5):
+        part = sent[start : start + 5]
+        fed.feed(*(one for _, one in part), senders=[address for address, _ in part])
+    assert {toi: fed.content(toi) for toi in CONTENT} == CONTENT
+    assert fed.dropped == {"foreign-session": len(second)}
+    fed.now += SILENT_SECONDS
+    before = fed.batches[0].news[0]
+    batch = fed.feed(*second, senders=["10.9.7.2"] * len(second))
+    assert {toi: fed.content(toi) for toi in CONTENT} == other
+    assert not before.is_like(batch.news[0]), "an output begins it anew"
 
 
 def test_a_session_that_is_named_is_the_only_one() -> None:
