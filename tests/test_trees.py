@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -15,6 +16,7 @@ import pytest
 from structlog.testing import capture_logs
 from support.secured import Receiver, Sender
 
+from mcastd import clock
 from mcastd.delivery.keys import make_group_key, make_signing_pair
 from mcastd.delivery.landing import LEFTOVER_SECONDS
 from mcastd.delivery.names import PARTIAL_DIRECTORY, TREES_DIRECTORY
@@ -198,6 +200,40 @@ def test_a_tree_that_is_still_there_is_switched_to_at_once(
     receiver.take(manifest_of(sender.a_pass()))
     assert current(receiver).resolve() == first
     assert content(current(receiver)) == old
+
+
+def test_a_tree_that_comes_back_while_another_is_built_leaves_nothing_to_sweep(
+    place: Path, sender: Sender, receiver: Receiver
+) -> None:
+    receiver.take(sender.a_pass())
+    file = place / "source" / "one"
+    kept, data = file.stat(), file.read_bytes()
+    replace(file, b"!")
+    receiver.take(manifest_of(sender.a_pass()))
+    assert "building" in trees(receiver)
+    replace(file, data)
+    os.utime(file, ns=(1, kept.st_mtime_ns))
+    receiver.take(manifest_of(sender.a_pass()))
+    receiver.sink._landing.sweep(clock.wall() + LEFTOVER_SECONDS + 10)
+    assert trees(receiver) == [current(receiver).resolve().name]
+    assert content(current(receiver)) == content(place / "source")
+
+
+def test_a_directory_in_which_no_tree_can_be_built_is_tried_again(
+    place: Path, sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TreeLanding, "build", failing)
+        receiver.take(sender.a_pass())
+        assert "read-only" in receiver.sink.problem.lower()
+    assert receiver.sink._reception is not None
+    receiver.sink._reception._chores_at = 0.0  # type: ignore[attr-defined]  # as if some seconds had passed
+    receiver.take(sender.a_pass())
+    assert content(current(receiver)) == content(place / "source")
+    assert receiver.sink.problem == ""
 
 
 def test_another_listing_goes_on_with_what_was_built(place: Path, sender: Sender, receiver: Receiver) -> None:

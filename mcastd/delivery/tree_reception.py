@@ -14,6 +14,7 @@ current tree. Each is believed for its hashes alone.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
@@ -53,7 +54,7 @@ class TreeReception(Reception):
         self._lacking = 0  # files of it that cannot come
         self._chores: Generator[None, None, None] | None = None
         self._tree_trouble: OSError | SinkError | None = None
-        self._chores_at = 0.0  # monotonic time before which they are not tried again
+        self._chores_at = -math.inf  # monotonic time before which they are not tried again
 
     @property
     def trouble(self) -> OSError | SinkError | None:
@@ -61,7 +62,7 @@ class TreeReception(Reception):
 
     def go_by(self, listing: Listing, now: float) -> None:
         """Have the files that a manifest lists as the current tree."""
-        if listing is self._listing:
+        if listing is self._listing or now < self._chores_at:
             return
         before, self._listing = self._listing, listing
         described = [of_manifest(file, listing.session, listing.expires) for file in listing.files]
@@ -79,7 +80,8 @@ class TreeReception(Reception):
         try:
             there = self._prepare(described)
         except OSError as error:
-            self._listing, self._tree_trouble = None, error  # it is listed again with the next batch
+            self._listing, self._tree_trouble = None, error
+            self._chores_at = now + RETRY_SECONDS  # then it is told again, with the next batch
             return
         self.missing = set() if there else listed
         for description in described:
@@ -118,6 +120,7 @@ class TreeReception(Reception):
         if self._listing is not None and self._listing.expires <= wall:
             self._listing, self._tree = None, ""
             self._stop_chores()
+            self._trees.rest()
 
     def close(self, *, for_good: bool = False) -> None:
         self._stop_chores()
@@ -138,6 +141,7 @@ class TreeReception(Reception):
         """Returns True if the tree is whole already; else it is built from here on. Raises OSError."""
         self.switched = self._trees.current_tree() == self._tree
         if self.switched or self._trees.has_tree(self._tree):
+            self._trees.rest()
             return True
         self._trees.build({description.name for description in described})
         return False

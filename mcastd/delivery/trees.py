@@ -72,7 +72,7 @@ class TreeLanding(Landing):
             raise
 
     def close(self) -> None:
-        self._close_trees()
+        self.rest()
         if self._trees >= 0:
             with suppress(OSError):
                 os.rmdir(_BUILDING, dir_fd=self._trees)
@@ -108,12 +108,18 @@ class TreeLanding(Landing):
             return bool(_TREE.fullmatch(tree)) and stat.S_ISDIR(found.st_mode)
         return False
 
+    def rest(self) -> None:
+        """Build no tree for now. What there is of one stays for the next :meth:`build` or :meth:`sweep`."""
+        for fd in {self._building, self._before} - {-1}:
+            os.close(fd)
+        self._building = self._before = -1
+
     def build(self, names: Collection[tuple[str, ...]]) -> None:
         """Let files of these names land in a tree that is not whole yet: one that is there in part, or anew.
 
         Of the whole trees all but the current one are given up, to be removed by :meth:`clear`.
         """
-        self._close_trees()
+        self.rest()
         current = self.current_tree()
         for tree in os.listdir(self._trees):
             if _TREE.fullmatch(tree) and tree != current:
@@ -141,7 +147,7 @@ class TreeLanding(Landing):
             os.fsync(self._building)
             os.rename(_BUILDING, tree, src_dir_fd=self._trees, dst_dir_fd=self._trees)
             os.fsync(self._trees)
-        self._close_trees()
+        self.rest()
         link = _LINK + os.urandom(12).hex()
         os.symlink(f"{TREES_DIRECTORY}/{tree}", link, dir_fd=self._trees)
         try:
@@ -163,7 +169,7 @@ class TreeLanding(Landing):
 
     def abandon(self) -> None:
         """Remove what there is of the tree that is built."""
-        self._close_trees()
+        self.rest()
         with suppress(FileNotFoundError):
             self._give_up(_BUILDING)
         for _ in self.clear():
@@ -244,11 +250,6 @@ class TreeLanding(Landing):
     def _mode(self) -> int:
         """The permission bits of trees: who may enter the directory may enter them."""
         return 0o700 | os.fstat(self._root).st_mode & 0o055
-
-    def _close_trees(self) -> None:
-        for fd in {self._building, self._before} - {-1}:
-            os.close(fd)
-        self._building = self._before = -1
 
     def _give_up(self, tree: str) -> None:
         os.rename(tree, _OLD + os.urandom(12).hex(), src_dir_fd=self._trees, dst_dir_fd=self._trees)

@@ -189,6 +189,62 @@ def test_a_receiver_that_is_killed_leaves_no_half_file(
 
 
 @pytest.mark.root
+def test_a_tree_is_exchanged_at_once_also_by_a_daemon_that_is_killed(
+    hosts: tuple[Host, Host], tmp_path: Path, tree: Path
+) -> None:
+    pytest.importorskip("cryptography")
+    left, right = hosts
+    keys, received, pipe = tmp_path / "keys", tmp_path / "received", tmp_path / "landed"
+    keys.mkdir(mode=0o700)
+    make_signing_pair(keys / "sign")
+    protocol = f'{{ kind = "flute", verify_keys = "{keys}/sign.pub" }}'
+    text = subscription(received).replace('"flute"', protocol)
+    text = text.replace('mode = "0604"', f'atomic = "tree", notify = "{pipe}"')
+    current, state = received / "current", str(tmp_path / "state of receiver")
+    (tmp_path / "receiver").mkdir()
+
+    def receiver() -> RunningDaemon:
+        return RunningDaemon(tmp_path / "receiver", text, enter=right.enter([]), STATE_DIRECTORY=state)
+
+    def seen() -> dict[str, bytes]:
+        return files_below(current.resolve()) if current.exists() else {}
+
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with sending(
+        tmp_path,
+        left,
+        tree,
+        'protect = "0%"',
+        f'sign_key = "{keys}/sign"',
+        rate="8Mbit",
+        STATE_DIRECTORY=str(tmp_path / "state of sender"),
+    ):
+        with receiver() as first:
+            wait_for(lambda: first.worker("inbound/images")["status"]["counters"]["received"] > 500)
+            first.process.send_signal(signal.SIGKILL)
+            first.process.wait()
+        whole = files_below(tree)
+        assert seen() in ({}, whole)
+        with receiver() as second:
+            wait_for(lambda: seen() == whole, "the tree", 60)
+            (tree / "one byte").write_bytes(b"2")
+            changed = files_below(tree)
+
+            def exchanged() -> bool:
+                found = seen()
+                assert found in (whole, changed)
+                return found == changed
+
+            wait_for(exchanged, "the next tree", 60)
+            wait_for(lambda: len(second.events("tree.switched")) == 2, "it is logged")
+    lines = os.read(reader, 4096).decode().splitlines()
+    os.close(reader)
+    assert lines
+    assert set(lines) == {str(current)}
+
+
+@pytest.mark.root
 def test_a_reload_and_a_sender_that_is_started_anew_cost_nothing(
     hosts: tuple[Host, Host], tmp_path: Path, tree: Path
 ) -> None:
