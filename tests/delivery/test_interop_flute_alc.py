@@ -1,15 +1,24 @@
-"""What a channel sends, received by flute-alc, another FLUTE: repaired by its code of our symbols."""
+"""Files between us and flute-alc, another FLUTE: ours repaired by its code, its taken by our subscription."""
 
 from __future__ import annotations
 
+import hashlib
 import random
 import time
+from collections import Counter
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.trees import directory_sink, files_below
 
+from mcastd import clock
+from mcastd.config import FluteInbound
 from mcastd.delivery.carousel import Carousel
 from mcastd.delivery.catalog import Catalog
+from mcastd.inbound.flute import FluteSequencer
+from mcastd.net.link import ListBatch
 from mcastd.protocols import raptorq
 from mcastd.protocols.manifest_packets import manifest_packets
 
@@ -18,10 +27,25 @@ flute = pytest.importorskip(
 )
 
 SESSION = 5
+LARGE_BYTES = 100_000_003
 CONTENT = {"empty": b"", "d/one": b"1", "d/megabyte": random.Random(20261126).randbytes(1_000_003)}
 
 
-@pytest.mark.skipif(not raptorq.available(), reason="needs raptorq, which is not installed")
+needs_library = pytest.mark.skipif(not raptorq.available(), reason="needs raptorq, which is not installed")
+
+
+def receiver_into(target: Path) -> Any:
+    """A receiver of flute-alc that writes files into a directory, which is made."""
+    target.mkdir()
+    return flute.receiver.Receiver(
+        flute.receiver.UDPEndpoint("239.255.7.1", 9190),
+        SESSION,
+        flute.receiver.ObjectWriterBuilder(str(target)),
+        flute.receiver.Config(),
+    )
+
+
+@needs_library
 @pytest.mark.parametrize("manifest", [b"", random.Random(7).randbytes(20_011)], ids=["plain", "signed"])
 @pytest.mark.parametrize(("lost", "passes"), [(0.0, 1), (0.05, 1), (0.15, 3)])
 def test_files_of_a_channel_are_received_whole_over_loss(
@@ -37,13 +61,7 @@ def test_files_of_a_channel_are_received_whole_over_loss(
         pass
     carousel = Carousel(catalog, session=SESSION, max_datagram=1468, loss=0.05, interleave=8)
     target = tmp_path / "target"
-    target.mkdir()
-    receiver = flute.receiver.Receiver(
-        flute.receiver.UDPEndpoint("239.255.7.1", 9190),
-        SESSION,
-        flute.receiver.ObjectWriterBuilder(str(target)),
-        flute.receiver.Config(),
-    )
+    receiver = receiver_into(target)
     packets = manifest_packets(SESSION, manifest, 43, 1468) if manifest else []
     dice = random.Random(f"lost {lost}")
     dropped = 0
@@ -58,3 +76,62 @@ def test_files_of_a_channel_are_received_whole_over_loss(
     assert (dropped > 20) == (lost > 0)
     files = (path for path in target.rglob("*") if path.is_file())
     assert {str(path.relative_to(target)): path.read_bytes() for path in files} == CONTENT
+
+
+def digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@pytest.mark.parametrize(("lost", "protect"), [(0.0, 0.0), pytest.param(0.05, 0.05, marks=needs_library)])
+def test_a_large_file_of_a_channel_is_received_whole(tmp_path: Path, lost: float, protect: float) -> None:
+    """Without a code, and with RaptorQ over the loss that it is to survive.
+
+    It keeps 10 MiB of blocks that are not complete, and gives up a file that needs more at once.
+    """
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    (source / "large").write_bytes(random.Random(6).randbytes(LARGE_BYTES))
+    catalog = Catalog(source, 1448, protected=protect > 0)
+    while not catalog.scan():
+        pass
+    carousel = Carousel(catalog, session=SESSION, max_datagram=1468, loss=protect, interleave=6)
+    carousel.begin(0, 3600.0)
+    receiver, dice = receiver_into(target), random.Random(5)
+    sent = dropped = 0
+    while (datagrams := carousel.next(time.time())) is not None:
+        for datagram in zip(*datagrams, strict=True):
+            sent += 1
+            if lost and dice.random() < lost:
+                dropped += 1
+            else:
+                receiver.push(b"".join(datagram))
+    assert (dropped > 3000) is (lost > 0)
+    assert sent * 1448 < 1.16 * LARGE_BYTES
+    assert digest_of(target / "large") == digest_of(source / "large")
+
+
+def test_a_large_file_of_flute_alc_is_received_whole(tmp_path: Path) -> None:
+    content = random.Random(7).randbytes(LARGE_BYTES)
+    oti = flute.sender.Oti.new_no_code(1448, 1024)
+    sender = flute.sender.Sender(SESSION, oti, flute.sender.Config())
+    sender.add_object_from_buffer(content, "application/octet-stream", "file:///d/large", None)
+    sender.publish()
+    dropped: Counter[str] = Counter()
+    sequencer = FluteSequencer(FluteInbound(), dropped)
+    sink = directory_sink(tmp_path / "received")
+    datagrams, fed = iter(sender.read, None), 0
+    while some := [bytes(datagram) for datagram in islice(datagrams, 128)]:
+        fed += len(some)
+        assert fed < 2 * LARGE_BYTES // 1448
+        for batch in sequencer.feed(ListBatch(some)):
+            sink.write(batch)
+    for _ in range(10_000):  # what takes long is done in steps
+        if sink.deadline > clock.monotonic():
+            break
+        sink.tick(clock.monotonic())
+    landed = files_below(tmp_path / "received")
+    sink.close(for_good=True)
+    assert dropped.total() == sink.counters.dropped.total() == 0
+    assert [*landed] == ["d/large"]
+    assert hashlib.sha256(landed["d/large"]).digest() == hashlib.sha256(content).digest()
