@@ -29,25 +29,30 @@ def descriptions(subject: Subject[InboundSubscription], _evidence: Evidence) -> 
     protocol = subject.settings.protocol
     if not isinstance(protocol, FluteInbound) or subject.earlier is None:
         return
-    if not protocol.is_secured:
-        yield from _by_fdt(subject)
-        return
     manifest = subject.now(SubscriptionStatus).manifest or NO_MANIFEST
-    if manifest.serial is None:  # else it goes by that, whatever else comes
-        yield from _by_manifest(subject, protocol, manifest)
+    if manifest.serial is not None:  # it goes by that, whatever else comes
+        return
+    if sealed := _dropped(subject, SealReason.WRONG_KEY):
+        here = "none of its keys opens them" if protocol.keys else "it has no key"
+        yield Finding(
+            "wrong-key",
+            Severity.BROKEN,
+            f"the files that come are sealed, and {here}",
+            (f"dropped as {SealReason.WRONG_KEY}: {sealed} datagrams (status)",),
+            f"compare {command('sha256sum', *protocol.keys)} with the sender's, copy that to this host, then:"
+            f" {_started_again(subject)}"
+            if protocol.keys
+            else f"copy the sender's key file to this host, and name it in keys in {subject.table}",
+        )
+    elif protocol.is_secured:
+        yield from _by_manifest(subject, manifest)
+    else:
+        yield from _by_fdt(subject)
 
 
 def _by_fdt(subject: Subject[InboundSubscription]) -> Iterator[Finding]:
     """What keeps files from being described without keys (RFC 6726 section 3.4)."""
-    if sealed := _dropped(subject, SealReason.WRONG_KEY):
-        yield Finding(
-            "wrong-key",
-            Severity.BROKEN,
-            "the files that come are sealed, and it has no key",
-            (f"dropped as {SealReason.WRONG_KEY}: {sealed} datagrams (status)",),
-            _name_key(subject),
-        )
-    elif expired := _dropped(subject, EXPIRED):
+    if expired := _dropped(subject, EXPIRED):
         yield Finding(
             "clock-wrong",
             Severity.BROKEN,
@@ -66,33 +71,18 @@ def _by_fdt(subject: Subject[InboundSubscription]) -> Iterator[Finding]:
         )
 
 
-def _by_manifest(
-    subject: Subject[InboundSubscription], protocol: FluteInbound, manifest: ManifestStatus
-) -> Iterator[Finding]:
+def _by_manifest(subject: Subject[InboundSubscription], manifest: ManifestStatus) -> Iterator[Finding]:
     """Why no manifest is taken, where keys ask for one."""
     replayed = _dropped(subject, REPLAYED)
     refused, said = manifest.refused, f"manifest: {manifest.refused}: {manifest.refusal} (status)"
-    table, again = subject.table, _started_again(subject)
-    if sealed := _dropped(subject, SealReason.WRONG_KEY):
-        here = "none of its keys opens them" if protocol.keys else "it has no key"
-        key = command("sha256sum", *protocol.keys or ())
-        yield Finding(
-            "wrong-key",
-            Severity.BROKEN,
-            f"the files that come are sealed, and {here}",
-            (f"dropped as {SealReason.WRONG_KEY}: {sealed} datagrams (status)",),
-            f"compare it with the sender's: {key}; copy that to this host, then: {again}"
-            if protocol.keys
-            else _name_key(subject),
-        )
-    elif refused == ManifestReason.SIGNATURE:
+    if refused == ManifestReason.SIGNATURE:
         yield Finding(
             "wrong-key",
             Severity.BROKEN,
             "the manifest that comes is signed by another key than those in verify_keys",
             (said,),
             f"copy the file beside the sender's sign_key, which ends in .pub, to this host, and name it in"
-            f" verify_keys of protocol in {table}; then: {again}",
+            f" verify_keys of protocol in {subject.table}; then: {_started_again(subject)}",
         )
     elif refused in {ManifestReason.EXPIRED, ManifestReason.NOT_YET_VALID}:
         yield Finding(
@@ -109,9 +99,10 @@ def _by_manifest(
             Severity.BROKEN,
             f"the manifest that comes is not taken: {manifest.refusal or 'a newer one was taken before'}",
             (said if refused else f"dropped as {REPLAYED}: {replayed} datagrams (status)",),
-            f"set channel of protocol in {table} to the name of the channel that sends"
+            f"set channel of protocol in {subject.table} to the name of the channel that sends"
             if other
-            else "set the sender's clock, by which it numbers manifests; of what somebody replays, nothing",
+            else "set the sender's clock, which numbers its manifests; if somebody replays what was sent"
+            " before, nothing is wrong here",
         )
     elif waits := _waits(subject):
         yield Finding(
@@ -136,11 +127,6 @@ def _waits(subject: Subject[InboundSubscription]) -> str:
     if not given_up and not (now.held and before.held):
         return ""
     return f"waiting to be described: {now.held} datagrams, and {given_up} given up meanwhile (status)"
-
-
-def _name_key(subject: Subject[InboundSubscription]) -> str:
-    """What to do where there is no key, and one is needed."""
-    return f"copy the sender's key file to this host, and name it in keys of protocol in {subject.table}"
 
 
 def _started_again(subject: Subject[InboundSubscription]) -> str:
