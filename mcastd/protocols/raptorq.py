@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from importlib import import_module
 from types import ModuleType
 
@@ -118,9 +117,11 @@ def require_symbol(symbol_size: int, number: int, symbol: bytes | memoryview) ->
         raise CodecError("symbol-size", f"a symbol of {len(symbol)} bytes among those of {symbol_size}")
 
 
-@cache
 def _library() -> ModuleType | None:
-    """Loaded when it is first needed: it is optional, and only who sends or receives files needs it."""
+    """Loaded when it is first needed: it is optional, and only who sends or receives files needs it.
+
+    Where it is missing it is looked for each time: it may be installed meanwhile.
+    """
     try:
         return import_module("raptorq")
     except ImportError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import random
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,8 @@ needs_library = pytest.mark.skipif(not raptorq.available(), reason="raptorq is n
 
 
 @pytest.fixture
-def without_library(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def without_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "raptorq", None)
-    raptorq._library.cache_clear()
-    yield
-    raptorq._library.cache_clear()
 
 
 def symbols_of(block: bytes, size: int) -> list[bytes]:
