@@ -15,6 +15,7 @@ from mcastd.config import (
     Config,
     DaemonSettings,
     FileOutput,
+    FluteInbound,
     FluteOutbound,
     InboundSubscription,
     OutboundChannel,
@@ -37,6 +38,49 @@ def test_it_is_valid_and_says_what_it_is_for(path: Path, tmp_path: Path) -> None
     assert examine(path) == (config, []), "no false alarm"
     (tmp_path / "again.toml").write_text(dump(config))
     assert load(tmp_path / "again.toml") == config
+
+
+def shown(document: Path) -> list[str]:
+    """The configurations in a document: not what is a line or two of one."""
+    blocks = re.findall(r"^```toml\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
+    return [block for block in blocks if re.search(r"\A(?:#.*\n)*\[", block)]
+
+
+DOCS = ETC.parent / "docs"
+SHOWN = [
+    (path.name, number, text)
+    for path in (ETC.parent / "README.md", *sorted(DOCS.glob("*.md")))
+    for number, text in enumerate(shown(path))
+]
+
+
+@pytest.mark.parametrize(("document", "number", "text"), SHOWN, ids=lambda part: str(part)[:20])
+def test_what_a_document_shows_is_valid_and_wise(
+    document: str, number: int, text: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mcastd.toml").write_text(text)
+    config, warnings = examine(tmp_path / "mcastd.toml")
+    assert config.workers()
+    assert warnings == [], (document, number)
+
+
+def test_both_ends_of_the_cookbook_fit_together(tmp_path: Path) -> None:
+    texts = shown(DOCS / "COOKBOOK.md")
+    assert len(texts) == 6
+    for one, other in zip(texts[::2], texts[1::2], strict=True):
+        (tmp_path / "one.toml").write_text(one)
+        (tmp_path / "other.toml").write_text(other)
+        (name, sender), (taken, receiver) = (
+            *load(tmp_path / "one.toml").outbound.items(),
+            *load(tmp_path / "other.toml").inbound.items(),
+        )
+        assert (name, sender.group, sender.port) == (taken, receiver.group, receiver.port)
+        out, into = sender.protocol, receiver.protocol
+        assert isinstance(out, FluteOutbound)
+        assert isinstance(into, FluteInbound)
+        assert into.session in {None, out.session}
+        assert into.verify_keys == (f"{out.sign_key}.pub",)
+        assert into.keys == (None if out.key is None else (out.key,))
 
 
 def test_the_reference_is_what_is_installed_and_every_key() -> None:
