@@ -77,6 +77,7 @@ class ChannelStatus(Status):
     pending: int  # datagrams that were read and not sent yet
     repeat: int | str  # rounds, or "forever"
     counters: OutboundCounters
+    hanging: Hanging | None = None  # the source, for too long
     link: SenderStatus | None  # None: there is none now
 
 
@@ -188,7 +189,7 @@ class ClosedOutputs:
 
 @dataclass(frozen=True, slots=True)
 class Hanging:
-    """An output that has not answered a call for too long."""
+    """A source or an output that has not answered a call for too long."""
 
     path: str
     seconds: float

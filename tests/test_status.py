@@ -71,6 +71,7 @@ CHANNEL = """{
     "sent": 101, "sent_bytes": 102, "refused": {"EPERM": 103, "ENOBUFS": 104}, "dropped": {"too-big": 105},
     "lines_split": 106, "rounds": 107, "late": 108
   },
+  "hanging": {"path": "/srv/news", "seconds": 109.0},
   "link": {"interface": "fake0", "address": "192.0.2.9", "sending": "gso"}
 }"""
 SUBSCRIPTION = """{
@@ -233,8 +234,11 @@ def flattened(text: str) -> str:
     return json.dumps(json.loads(text))
 
 
-def test_a_channel_tells_each_value_in_its_place() -> None:
-    assert json.dumps(as_json(channel().status())) == flattened(CHANNEL)
+def test_a_channel_tells_each_value_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcastd.clock.monotonic", lambda: NOW)
+    worker = channel()
+    worker._asked_at = NOW - 109
+    assert json.dumps(as_json(worker.status())) == flattened(CHANNEL)
 
 
 def test_a_subscription_tells_each_value_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:

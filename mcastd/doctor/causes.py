@@ -33,6 +33,7 @@ CAUSES: tuple[Cause, ...] = (
     _cause("no-netlink", *NOT_AT_WORK),
     _cause("netlink-forbidden"),
     # the source
+    _cause("source-hanging"),
     _cause("source-missing", *NOT_AT_WORK),
     _cause("source-unsafe", *NOT_AT_WORK),
     _cause("source-unreadable", *NOT_AT_WORK),

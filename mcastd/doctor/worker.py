@@ -38,15 +38,25 @@ def worker(subject: Subject[WorkerSettings], _evidence: Evidence) -> Iterator[Sa
                 ways=(Way(command=start),),
             )
     status = subject.now(SubscriptionStatus)
-    if status.hanging is not None:
-        path, seconds = status.hanging.path, status.hanging.seconds
-        yield Finding(
-            "output-hanging",
-            Severity.BROKEN,
-            f"its output {path} does not answer: what comes is lost once the receive buffer is full",
-            (f"no answer for {seconds:.0f} s; overflow: {status.counters.overflow} (status)",),
-            "see whether its disk, or the server of its mount, answers: dmesg",
-        )
+    if (hanging := status.hanging) is not None:  # a channel's status has it, too
+        answer = f"no answer for {hanging.seconds:.0f} s"
+        fix = "see whether its disk, or the server of its mount, answers: dmesg"
+        if subject.settings.sends:
+            yield Finding(
+                "source-hanging",
+                Severity.BROKEN,
+                f"its source {hanging.path} does not answer: nothing is sent",
+                (f"{answer} (status)",),
+                fix,
+            )
+        else:
+            yield Finding(
+                "output-hanging",
+                Severity.BROKEN,
+                f"its output {hanging.path} does not answer: what comes is lost once the buffer is full",
+                (f"{answer}; overflow: {status.counters.overflow} (status)",),
+                fix,
+            )
     if status.stale:
         age = status.last_datagram_age
         last = "no datagram ever" if age is None else f"last datagram {age:.0f} s ago"

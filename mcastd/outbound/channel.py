@@ -27,8 +27,8 @@ from mcastd.outbound.pacing import FILES_TOLERANCE_SECONDS, TOLERANCE_SECONDS, P
 from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.sources.source import NAP_MAX_SECONDS, Source
 from mcastd.outbound.watcher import Watcher
-from mcastd.status import ChannelStatus, SenderDescription, SenderStatus
-from mcastd.worker import Books, Context, Signal, Vitals, WorkerIdentity
+from mcastd.status import ChannelStatus, Hanging, SenderDescription, SenderStatus
+from mcastd.worker import ANSWER_SECONDS, Books, Context, Signal, Vitals, WorkerIdentity
 
 # Errors of send(2) while the kernel has no room: the datagram is sent again after a pause.
 FULL_ERRNOS = {errno.EAGAIN, errno.ENOBUFS}
@@ -100,6 +100,7 @@ class Channel:
             reasons=(TOO_BIG, NO_CARRIER),
         )
         self._last: float | None = None  # monotonic time of the last datagram that the kernel took
+        self._asked_at: float | None = None  # monotonic time when the source was asked; None: it has answered
         self._logged_too_big = False
         self._reported_carrier: bool | None = None  # as last given to the context; None: not in this run
 
@@ -180,8 +181,15 @@ class Channel:
             pending=max(0, len(pending) - sent),
             repeat=config.repeat,
             counters=copy_of(self.counters),
+            hanging=self._hanging(),
             link=SenderStatus(way.interface, way.address, link.sending) if link and way else None,
         )
+
+    def _hanging(self) -> Hanging | None:
+        """Return the source if it has not answered for ANSWER_SECONDS. For any thread."""
+        asked_at = self._asked_at
+        seconds = 0.0 if asked_at is None else clock.monotonic() - asked_at
+        return Hanging(self._config.source.label, seconds) if seconds > ANSWER_SECONDS else None
 
     def vitals(self) -> Vitals:
         counters, files = self.counters, self._source.files
@@ -366,11 +374,11 @@ class Channel:
 
     def _refill(self, context: Context) -> bool:
         """Read on, when all is sent. Returns True if there is something to send. Raises SourceError."""
-        context.waits_for = self._config.source.label
+        context.waits_for, self._asked_at = self._config.source.label, clock.monotonic()
         try:
             pending = self._source.read()
         finally:
-            context.waits_for = ""
+            context.waits_for, self._asked_at = "", None
         self.counters.rounds = self._source.rounds
         self.counters.lines_split = self._source.lines_split
         self._pending, self._sizes = pending, pending.sizes

@@ -90,20 +90,25 @@ MOUNTS: dict[Path, Mount] = {}  # by the directory of the case
 def a_mount(lab: Lab) -> Iterator[None]:
     """A mount whose server may hang."""
     with mounted(lab.directory / "mount") as mount:
+        (mount.path / "news.txt").write_text("something happened\n")
         MOUNTS[lab.directory] = mount
         yield
 
 
-@contextlib.contextmanager
-def hangs(lab: Lab) -> Iterator[None]:
-    """Its server answers whoever looks, and nobody who writes."""
-    mount = MOUNTS.pop(lab.directory)
-    mount.hang("write")
-    try:
-        wait_for(lambda: lab.daemon.worker("inbound/news")["status"]["hanging"])
-        yield
-    finally:
-        mount.answer()
+def hangs(call: str, worker: str) -> Fault:
+    """Its server answers whoever looks, and no ``call`` of a worker."""
+
+    @contextlib.contextmanager
+    def fault(lab: Lab) -> Iterator[None]:
+        mount = MOUNTS.pop(lab.directory)
+        mount.hang(call)
+        try:
+            wait_for(lambda: lab.daemon.worker(worker)["status"]["hanging"])
+            yield
+        finally:
+            mount.answer()
+
+    return fault
 
 
 @contextlib.contextmanager
@@ -582,6 +587,15 @@ CASES = [
         variant="directory",
     ),
     Case(
+        "source-hanging",
+        "broken",
+        outbound('source = "DIR/mount/news.txt"'),
+        hangs("read", "outbound/news"),
+        prepare=a_mount,
+        worker="outbound/news",
+        by_hand="only its server can answer",
+    ),
+    Case(
         "source-not-a-file",
         "broken",
         outbound(),
@@ -612,7 +626,7 @@ CASES = [
         "output-hanging",
         "broken",
         inbound('output = "DIR/mount/news.log"'),
-        hangs,
+        hangs("write", "inbound/news"),
         prepare=a_mount,
         by_hand="only its server can answer",
     ),
