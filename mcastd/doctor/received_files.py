@@ -13,7 +13,7 @@ from mcastd.doctor.finding import Finding, Said, Severity
 from mcastd.doctor.quoting import command
 from mcastd.doctor.seen import received_meanwhile
 from mcastd.doctor.subject import Subject
-from mcastd.inbound.flute import EXPIRED, NO_FDT
+from mcastd.inbound.given import EXPIRED, NO_FDT
 from mcastd.protocols import raptorq
 from mcastd.protocols.manifest import ManifestReason
 from mcastd.protocols.seal import SealReason

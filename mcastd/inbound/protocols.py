@@ -23,8 +23,14 @@ class Sequencer(Protocol):
     """
 
     reasons: Sequence[str]  # all reasons for which it may drop
-    held: int  # datagrams that it holds now
-    deadline: float  # monotonic seconds when :meth:`expire` is due; ``inf`` is never
+
+    @property
+    def held(self) -> int:
+        """Datagrams that it holds now."""
+
+    @property
+    def deadline(self) -> float:
+        """Monotonic seconds when :meth:`expire` is due; ``inf`` is never."""
 
     @property
     def manifest(self) -> ManifestStatus | None:

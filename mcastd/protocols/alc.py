@@ -7,8 +7,9 @@
                an object, mostly
 ```
 
-So a batch is mostly some stretches of datagrams with one header and consecutive payload IDs. A PacketReader
-finds them by columns: a header costs Python once for each stretch, a datagram next to nothing.
+So a batch is mostly stretches of datagrams with one header, and these are mostly runs of consecutive symbols
+of some blocks in turn. A PacketReader finds them by columns: a header costs Python once for each stretch, a
+run some steps, a datagram next to nothing.
 """
 
 from __future__ import annotations
@@ -68,21 +69,31 @@ class AlcPacket(NamedTuple):
     payload: PacketBytes
 
 
-class Stretch(NamedTuple):
-    """Datagrams of a batch that follow one another: of one header, with consecutive symbols of one block."""
+class Symbols(NamedTuple):
+    """Consecutive symbols of one block, a datagram each."""
 
-    header: AlcHeader
-    start: int  # index of the first one in the batch
-    length: int  # datagrams
-    payload_at: int  # bytes before the payload in each
     sbn: int
     esi: int  # of the first one
     block_symbols: int | None  # as in AlcPacket
+    payloads: Sequence[PacketBytes]  # all of one length
 
-    def payloads(self, datagrams: Sequence[PacketBytes]) -> list[PacketBytes]:
-        """What the datagrams of the batch have behind header and payload ID: all as long as the first."""
-        at = self.payload_at
-        return [datagram[at:] for datagram in datagrams[self.start : self.start + self.length]]
+
+class Stretch(NamedTuple):
+    """Datagrams of a batch that follow one another and have one header."""
+
+    header: AlcHeader
+    raw: bytes  # the LCT header as it came
+    runs: list[Symbols]  # without any payload it is one datagram
+
+    @property
+    def length(self) -> int:
+        """Datagrams."""
+        return sum(len(run.payloads) for run in self.runs)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the payloads."""
+        return sum(len(run.payloads) * len(run.payloads[0]) for run in self.runs)
 
 
 def parse_header(datagram: PacketBytes) -> AlcHeader:
@@ -129,10 +140,10 @@ class _Form(NamedTuple):
     """What a reader knows of all datagrams with one header."""
 
     header: AlcHeader
+    raw: bytes  # as it came
     scheme: Scheme
-    payload_at: int
+    payload_at: int  # bytes before a payload
     carries: bool  # AlcHeader.has_payload
-    esi_mask: int  # the bits of the ESI in a payload ID
     unpack: Callable[[PacketBytes], tuple[Any, ...]]  # gives the header, as it is, and the payload ID
 
 
@@ -143,44 +154,38 @@ class PacketReader:
         self._forms: dict[bytes, _Form] = {}  # by the bytes of the header
 
     def read(self, datagrams: Sequence[PacketBytes]) -> list[Stretch]:
-        """The datagrams in order but for those that are malformed, which are in no stretch."""
+        """The datagrams but for those that are malformed, which are in no stretch.
+
+        Stretches are in order. Within one of them a run goes on where the turns of other blocks are over.
+        """
         stretches: list[Stretch] = []
         sizes = [*map(len, datagrams)]
         start = 0
         while start < len(sizes):
             stop = _end_of_run(sizes, start)
-            alike = datagrams if stop - start == len(sizes) else datagrams[start:stop]
-            self._read(alike, start, sizes[start], stretches)
+            self._read(datagrams if stop - start == len(sizes) else datagrams[start:stop], stretches)
             start = stop
         return stretches
 
-    def _read(
-        self, datagrams: Sequence[PacketBytes], index: int, size: int, stretches: list[Stretch]
-    ) -> None:
-        """Datagrams of ``size`` bytes each; the first one is at ``index`` in its batch."""
-        start, window = 0, len(datagrams)
+    def _read(self, datagrams: Sequence[PacketBytes], stretches: list[Stretch]) -> None:
+        """Datagrams of one size."""
+        start, window, size = 0, len(datagrams), len(datagrams[0])
         while start < len(datagrams):
             try:
-                header, scheme, payload_at, carries, esi_mask, unpack = self._form(datagrams[start])
+                header, raw, scheme, payload_at, carries, unpack = self._form(datagrams[start])
                 if size <= payload_at or not carries:
-                    packet = parse(datagrams[start])
-                    where = packet.sbn, packet.esi, packet.block_symbols
-                    stretches.append(Stretch(header, index + start, 1, min(size, payload_at), *where))
+                    _, sbn, esi, block_symbols, payload = parse(datagrams[start])
+                    stretches.append(Stretch(header, raw, [Symbols(sbn, esi, block_symbols, [payload])]))
                     start += 1
                     continue
             except Malformed:
                 start += 1
                 continue
-            if start + 1 == len(datagrams):  # as most are that come one by one
-                where = scheme.locate(unpack(datagrams[start])[1])
-                stretches.append(Stretch(header, index + start, 1, payload_at, *where))
-                return
             rows = datagrams[start : start + window] if start else datagrams
             headers, ids = zip(*map(unpack, rows), strict=True)
             count = _end_of_run(headers, 0)
-            for at, end in _consecutive(ids[:count], esi_mask):
-                where = scheme.locate(ids[at])
-                stretches.append(Stretch(header, index + start + at, end - at, payload_at, *where))
+            payloads = [row[payload_at:] for row in (rows if count == len(rows) else rows[:count])]
+            stretches.append(Stretch(header, raw, _runs(scheme, ids[:count], payloads)))
             start += count
             # Where headers change often, do not unpack all that is left for each of them
             window = max(WINDOW_MIN_DATAGRAMS, 2 * count)
@@ -193,10 +198,10 @@ class PacketReader:
             scheme = SCHEMES[header.scheme]
             form = _Form(
                 header,
+                key,
                 scheme,
                 header.size + scheme.payload_id.size,
                 header.has_payload,
-                (1 << scheme.esi_bits) - 1,
                 _unpacker(header.size, scheme.payload_id.format),
             )
             if len(self._forms) >= REMEMBERED_HEADERS:
@@ -219,13 +224,23 @@ def _end_of_run(values: Sequence[object], start: int) -> int:
     return next((index for index in range(start + 1, len(values)) if values[index] != first), len(values))
 
 
-def _consecutive(ids: Sequence[int], esi_mask: int) -> Sequence[tuple[int, int]]:
-    """Where runs of consecutive payload IDs within a block begin, and the index behind their end."""
-    first, count = ids[0], len(ids)
+def _runs(scheme: Scheme, ids: Sequence[int], payloads: list[PacketBytes]) -> list[Symbols]:
+    """The runs of consecutive payload IDs, each within a block, in the order of their first ones."""
+    first, count, esi_mask = ids[0], len(ids), (1 << scheme.esi_bits) - 1
     if (first & esi_mask) + count - 1 <= esi_mask and ids == (*range(first, first + count),):
-        return ((0, count),)
+        return [Symbols(*scheme.locate(first), payloads)]
     breaks = [at for at in range(1, count) if ids[at] != ids[at - 1] + 1 or not ids[at] & esi_mask]
-    return [*pairwise((0, *breaks, count))]
+    runs: list[Symbols] = []
+    open_ends: dict[int, list[PacketBytes]] = {}  # payloads of runs, by the ID that would go on with them
+    for start, stop in pairwise((0, *breaks, count)):
+        first, part = ids[start], payloads[start:stop]
+        if first & esi_mask and (run := open_ends.pop(first, None)) is not None:
+            run += part
+        else:
+            run = part
+            runs.append(Symbols(*scheme.locate(first), run))
+        open_ends[first + stop - start] = run
+    return runs
 
 
 def symbol_headers(header: bytes, encoding_id: int, sbn: int, esis: range) -> list[bytes]:

@@ -19,8 +19,10 @@ from support.wait import wait_for
 from mcastd.config import FluteInbound
 from mcastd.delivery.carousel import Carousel
 from mcastd.delivery.catalog import Catalog
-from mcastd.inbound import flute
-from mcastd.inbound.flute import HOLD_SECONDS, SILENT_SECONDS, FluteSequencer
+from mcastd.inbound import described, flute, held
+from mcastd.inbound.described import SILENT_SECONDS, DescribedObjects
+from mcastd.inbound.flute import FluteSequencer
+from mcastd.inbound.held import HOLD_SECONDS
 from mcastd.inbound.protocols import make_protocol
 from mcastd.inbound.symbols import SymbolBatch
 from mcastd.net.link import ListBatch
@@ -61,6 +63,12 @@ class Fed:
         self.fed += len(datagrams)
         self._balance()
         return batch
+
+    @property
+    def objects(self) -> DescribedObjects:
+        objects = self.sequencer._objects
+        assert isinstance(objects, DescribedObjects)
+        return objects
 
     def expire(self, now: float) -> None:
         assert list(self.sequencer.expire(now)) == []
@@ -203,10 +211,10 @@ def test_a_file_that_is_restored_is_told_of_again(fed: Fed) -> None:
     old, other = (table(FileEntry(toi, "d/file 1", 5 + toi, 5 + toi, OTI), number=toi) for toi in (1, 2))
     fed.feed(*old, *other, *old, *other, *old)
     assert [toi for toi, _ in fed.news] == [1, 2], "both are told all the time: the last one counts"
-    fed.now += flute.UNTOLD_SECONDS
+    fed.now += described.UNTOLD_SECONDS
     fed.feed(*old, *old, *other)
     assert [toi for toi, _ in fed.news] == [1, 2, 1]
-    fed.now += flute.UNTOLD_SECONDS
+    fed.now += described.UNTOLD_SECONDS
     fed.feed(*other)
     assert [toi for toi, _ in fed.news] == [1, 2, 1, 2]
 
@@ -394,48 +402,48 @@ def test_a_description_that_holds_no_more_is_forgotten(fed: Fed) -> None:
 
 
 def test_what_is_held_is_bounded_in_number(fed: Fed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flute, "HELD_MAX", 20)
+    monkeypatch.setattr(held, "HELD_MAX", 20)
     for toi in range(1, 100):
         fed.feed(*symbols(2), build_header(7, toi + 2, NO_CODE) + bytes(44))
     assert (fed.sequencer.held, fed.dropped) == (20, {"no-fdt": 178})
-    assert len(fed.sequencer._held) <= 20
+    assert len(fed.sequencer._held.tois()) <= 20
     fed.feed(*TABLE)
     assert fed.sequencer.held < 20
 
 
 def test_what_is_held_is_bounded_in_bytes(fed: Fed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flute, "HELD_MAX_BYTES", 1000)
+    monkeypatch.setattr(held, "HELD_MAX_BYTES", 1000)
     for toi in range(1, 100):
         fed.feed(build_header(7, toi, NO_CODE) + bytes(304))
-    assert (fed.sequencer.held, fed.sequencer._held_bytes) == (3, 900)
+    assert (fed.sequencer.held, fed.sequencer._held._bytes) == (3, 900)
     fed.expire(math.inf)
-    assert (fed.sequencer.held, fed.sequencer._held_bytes) == (0, 0)
+    assert (fed.sequencer.held, fed.sequencer._held._bytes) == (0, 0)
 
 
 def test_descriptions_are_bounded_and_the_last_ones_stay(fed: Fed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flute, "OBJECTS_MAX", 10)
+    monkeypatch.setattr(described, "OBJECTS_MAX", 10)
     for toi in range(1, 100):
         fed.feed(*table(FileEntry(toi, f"a{toi}", 5, 5, OTI), number=toi))
-    assert [*fed.sequencer._objects] == [*range(90, 100)]
+    assert [*fed.objects._objects] == [*range(90, 100)]
     fed.feed(*table(FileEntry(90, "a90", 5, 5, OTI), number=90), *table(FileEntry(1, "a1", 5, 5, OTI)))
-    assert [*fed.sequencer._objects] == [*range(92, 100), 90, 1]
+    assert [*fed.objects._objects] == [*range(92, 100), 90, 1]
     fed.feed(*symbols(2, tsi=7))
     assert fed.sequencer.held == 1
 
 
 def test_descriptions_are_bounded_in_bytes(fed: Fed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flute, "LOCATIONS_MAX_BYTES", 10_000)
+    monkeypatch.setattr(described, "LOCATIONS_MAX_BYTES", 10_000)
     for toi in range(1, 100):
         long = f"{toi}" + 200 * "\N{PILE OF POO}"  # four bytes for each character
         fed.feed(*table(FileEntry(toi, long, 5, 5, OTI), number=toi, size=9000))
-    assert [*fed.sequencer._objects] == [*range(89, 100)]
-    assert len(fed.sequencer._named) == 11
-    assert fed.sequencer._locations_bytes <= 10_000
+    assert [*fed.objects._objects] == [*range(89, 100)]
+    assert len(fed.objects._named) == 11
+    assert fed.objects._locations_bytes <= 10_000
 
 
 def test_fdt_instances_are_bounded(fed: Fed, monkeypatch: pytest.MonkeyPatch) -> None:
     fed.feed(*TABLE)
-    tables = fed.sequencer._tables
+    tables = fed.objects._tables
     large = fdt_packets(7, 0, bytes(1 << 20), 60_000)
     for number in range(50):
         fed.feed(large[0].replace(b"\xc0\x20\0\0", bytes((0xC0, 0x20, 0, number))))

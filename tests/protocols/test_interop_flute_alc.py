@@ -54,10 +54,11 @@ def received(datagrams: list[bytes]) -> dict[str, bytes]:
                 cut[header.toi, header.fdt_id] = header.fti
             encodings[header.fdt_id] = header.encoding
             of_object = symbols[header.toi, header.fdt_id]
-            for index, payload in enumerate(stretch.payloads(batch)):
-                of_object[stretch.sbn, stretch.esi + index] = bytes(payload)
-            if stretch.block_symbols is not None:
-                told[header.toi, header.fdt_id][stretch.sbn] = stretch.block_symbols
+            for run in stretch.runs:
+                for index, payload in enumerate(run.payloads):
+                    of_object[run.sbn, run.esi + index] = bytes(payload)
+                if run.block_symbols is not None:
+                    told[header.toi, header.fdt_id][run.sbn] = run.block_symbols
     files = {}
     for toi, fdt_id in [*cut]:
         if toi == 0:
