@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import replace
 
 from mcastd.counters import SymbolCounts
 from mcastd.delivery import blockfile
+from mcastd.delivery.block import Decode, PartialBlock
 from mcastd.delivery.description import BLOCKS_MAX, ObjectDescription
 from mcastd.delivery.names import shown
 from mcastd.delivery.refused import BAD_DESCRIPTION, RefusedError
@@ -36,36 +36,10 @@ BLOCK_SYMBOLS_MAX = 1 << 16
 # Repair symbols of a block that are kept beyond those that are missing. Decoding fails once in 256 with as
 # many as are missing, and once in 16 million with two more (RFC 6330, section 5.1).
 SPARE_SYMBOLS = 2
-# A block that begins, or goes back, by more than this part of its symbols has not only been reordered.
-REORDERED_PART = 8
 # This part of the allowance, 1 / MAPS_SHARE, is for maps alone: should more be lost than can be repaired, the
 # blocks that wait with their repair symbols keep no others from beginning.
 MAPS_SHARE = 2
 OPEN, UNSEEN, SAME, DONE = range(4)
-
-
-class Decode(Protocol):
-    """raptorq.decode(): a block of its symbols, None if they do not suffice. Raises NotInstalledError."""
-
-    def __call__(
-        self, symbol_size: int, source_symbols: int, symbols: Iterable[tuple[int, bytes | memoryview]]
-    ) -> bytes | None: ...
-
-
-@dataclass(slots=True)
-class _Block:
-    """A block of which something has come, and not enough."""
-
-    have: bytearray  # a byte for each source symbol: 1 if it is in the file
-    missing: int  # source symbols
-    repair: dict[int, bytes] = field(default_factory=dict)  # by encoding symbol id
-    failed: int = 0  # attempts to decode it
-    unasked: bool = False  # the code could not be asked: the same symbols may suffice
-    wrong: bool = False  # it was thrown away
-    heard: bool = True  # the pass that is under way was heard from the beginning of the block
-    last: int = 0  # encoding symbol id of the last symbol that came
-    measured: bool = False  # what that pass has lost is counted
-    short: bool = False  # all of its repair has come, and did not suffice
 
 
 def blocks_of(description: ObjectDescription) -> Blocks:
@@ -131,7 +105,7 @@ class Assembly:
         seen = description.hashes is None or not (found or current is not None)
         self._states = bytearray([OPEN if seen else UNSEEN]) * blocks.count
         self._unseen = 0  # no block before it is UNSEEN
-        self._open: dict[int, _Block] = {}
+        self._open: dict[int, PartialBlock] = {}
 
     @property
     def complete(self) -> bool:
@@ -196,14 +170,14 @@ class Assembly:
         if not (0 <= sbn < self.blocks.count and 0 <= esi <= SYMBOL_IDS - number):
             counts.dropped[MALFORMED] += number
             return 0
-        state = self._states[sbn]
-        if (self._examine(sbn) if state == UNSEEN else state) != OPEN:
-            counts.surplus += number
-            return 0
-        block = self._open.get(sbn) or self._begin(sbn, esi)
-        if block is None:
-            counts.dropped[MEMORY] += number
-            return 0
+        if (block := self._open.get(sbn)) is None:
+            state = self._states[sbn]
+            if (self._examine(sbn) if state == UNSEEN else state) != OPEN:
+                counts.surplus += number
+                return 0
+            if (block := self._begin(sbn, esi)) is None:
+                counts.dropped[MEMORY] += number
+                return 0
         fitting = self._fitting(sbn, esi, symbols)
         if fitting is None:  # one by one, since some may be right
             if number > 1:
@@ -219,9 +193,10 @@ class Assembly:
         """
         self.stalled = False
         for sbn, block in list(self._open.items()):
-            self._finish(sbn, block)
-            if self.stalled:
-                return False
+            if block.suffices:
+                self._finish(sbn, block)
+                if self.stalled:
+                    return False
         return True
 
     def examine_next(self) -> bool:
@@ -255,16 +230,16 @@ class Assembly:
 
     # -- symbols
 
-    def _begin(self, sbn: int, esi: int) -> _Block | None:
+    def _begin(self, sbn: int, esi: int) -> PartialBlock | None:
         """A map for a block; None if there is no memory left for it."""
         symbols = self.blocks.symbols(sbn)
         if not self._allowance.take(symbols + OVERHEAD_BYTES):
             return None
-        heard = esi <= symbols // REORDERED_PART
-        block = self._open[sbn] = _Block(bytearray(symbols), symbols, heard=heard, last=esi)
+        offset, size = self.blocks.offset(sbn), self.blocks.size(sbn)
+        block = self._open[sbn] = PartialBlock.begin(offset, size, symbols, esi)
         return block
 
-    def _give_back(self, block: _Block) -> None:
+    def _give_back(self, block: PartialBlock) -> None:
         size = self.blocks.symbol_size + OVERHEAD_BYTES
         self._allowance.give(len(block.have) + OVERHEAD_BYTES + size * len(block.repair))
         block.repair = {}
@@ -274,40 +249,38 @@ class Assembly:
     ) -> Sequence[bytes | memoryview] | None:
         """The symbols, the object's last one cut where that ends; None if one is not of the right size."""
         size = self.blocks.symbol_size
-        sizes = list(map(len, symbols))
-        last = self.blocks.symbols(sbn) - 1 - esi
-        if sbn == self.blocks.count - 1 and 0 <= last < len(sizes):
-            rest = self.blocks.size(sbn) - (self.blocks.symbols(sbn) - 1) * size
-            if sizes[last] == rest:
-                sizes[last] = size  # sent short, as without a code
-            elif sizes[last] == size:
-                symbols = [*symbols[:last], symbols[last][:rest], *symbols[last + 1 :]]
+        sizes = [*map(len, symbols)]
+        if sbn == self.blocks.count - 1:
+            last = self.blocks.symbols(sbn) - 1
+            if 0 <= last - esi < len(sizes):
+                rest = self.blocks.size(sbn) - last * size
+                at = last - esi
+                if sizes[at] == rest:
+                    sizes[at] = size  # sent short, as without a code
+                elif sizes[at] == size:
+                    symbols = [*symbols[:at], symbols[at][:rest], *symbols[at + 1 :]]
         return symbols if sizes.count(size) == len(sizes) else None
 
-    def _add(self, sbn: int, block: _Block, esi: int, symbols: Sequence[bytes | memoryview]) -> int:
+    def _add(self, sbn: int, block: PartialBlock, esi: int, symbols: Sequence[bytes | memoryview]) -> int:
         """Write and keep symbols of the right size; see :meth:`take`."""
-        counts = self._counts
-        sources = min(len(symbols), max(0, len(block.have) - esi))
+        counts, number = self._counts, len(symbols)
+        sources = min(number, max(0, len(block.have) - esi))
         taken = new = kept = 0
-        if esi < block.last - len(block.have) // REORDERED_PART:
-            self._begin_pass(block)
-        block.last = esi + len(symbols) - 1
+        self.short += block.hear(esi, esi + number - 1, counts)
         if sources:
-            taken, new = self._store(
-                sbn, block, esi, symbols[:sources] if sources < len(symbols) else symbols
-            )
+            taken, new = self._store(block, esi, symbols if sources == number else symbols[:sources])
             counts.duplicate += taken - new
-            if new:
+            if new and block.suffices:
                 self._finish(sbn, block)
-        if taken == sources:
-            if sources < len(symbols):
-                self._measure(block)
-            while taken < len(symbols) and self._states[sbn] == OPEN and not block.wrong:
+        if sources < number and taken == sources:
+            block.measure(counts)
+            while taken < number and self._states[sbn] == OPEN and not block.wrong:
                 if self._keep(block, esi + taken, symbols[taken]):
                     kept += 1
-                    self._finish(sbn, block)
+                    if block.suffices:
+                        self._finish(sbn, block)
                 taken += 1
-            rest, taken = len(symbols) - taken, len(symbols)
+            rest, taken = number - taken, number
             if block.wrong:
                 counts.dropped[HASH] += rest
             else:
@@ -317,35 +290,27 @@ class Assembly:
         else:
             counts.source += new
             counts.repair += kept
-        return len(symbols) - taken
+        return number - taken
 
-    def _store(
-        self, sbn: int, block: _Block, esi: int, symbols: Sequence[bytes | memoryview]
-    ) -> tuple[int, int]:
+    def _store(self, block: PartialBlock, esi: int, symbols: Sequence[bytes | memoryview]) -> tuple[int, int]:
         """Write source symbols to their places, where there is none yet: the first one that came counts.
 
         Returns how many of the first ones are in the file now, and how many of these were not before.
         """
-        have, size = block.have, self.blocks.symbol_size
-        begin, end, new = self.blocks.offset(sbn), esi + len(symbols), 0
-        at = have.find(0, esi, end)
-        while at >= 0:
-            stop = have.find(1, at, end)
-            stop = end if stop < 0 else stop
-            part = symbols[at - esi : stop - esi]
+        size, new = self.blocks.symbol_size, 0
+        for at, stop in block.holes(esi, esi + len(symbols)):
+            part = symbols if stop - at == len(symbols) else symbols[at - esi : stop - esi]
             whole = (stop - at - 1) * size + len(part[-1])
-            written = self._write(part, begin + at * size, whole)
+            written = self._write(part, block.offset + at * size, whole)
             stored = stop - at if written == whole else written // size
-            have[at : at + stored] = b"\1" * stored
-            block.missing -= stored
+            block.fill(at, at + stored)
             self.present += stored
             new += stored
             if written < whole:
                 return at + stored - esi, new
-            at = have.find(0, stop, end)
         return len(symbols), new
 
-    def _keep(self, block: _Block, esi: int, symbol: bytes | memoryview) -> bool:
+    def _keep(self, block: PartialBlock, esi: int, symbol: bytes | memoryview) -> bool:
         """Keep a repair symbol, if the block needs it. Returns True if it is kept."""
         counts = self._counts
         if esi in block.repair:
@@ -359,38 +324,20 @@ class Assembly:
             return True
         return False
 
-    def _begin_pass(self, block: _Block) -> None:
-        """Note that the sender begins the block again, which one pass did not complete."""
-        self._measure(block)
-        if block.heard and block.last >= len(block.have) and not block.short:
-            block.short = True
-            self.short += 1
-        block.heard = True
-
-    def _measure(self, block: _Block) -> None:
-        """Count what the first pass over the source symbols has lost of a block."""
-        if block.heard and not block.measured:
-            self._counts.expected += len(block.have)
-            self._counts.lost += block.missing
-        block.measured = True
-
     # -- blocks
 
-    def _finish(self, sbn: int, block: _Block) -> None:
-        """Complete a block if enough of it has come: decode and verify it, and write its holes."""
-        wanted = 1 if block.unasked else block.missing + block.failed
-        if block.missing and (not block.repair or len(block.repair) < wanted):
-            return
+    def _finish(self, sbn: int, block: PartialBlock) -> None:
+        """Complete a block of which enough has come: decode and verify it, and write its holes."""
         if block.missing:
             try:
-                data = self._decoded(sbn, block)
+                data = self._decoded(block)
             except OSError as error:
                 self.trouble, self.stalled = error, True
                 return
             if data is None:
                 return
             right = self._is_block(sbn, hashlib.sha256(data).digest()) if self._hashed else True
-            if right and not self._fill(sbn, block, data):
+            if right and not self._fill(block, data):
                 self.stalled = True
                 return
             self._counts.repaired_blocks += right
@@ -399,20 +346,16 @@ class Assembly:
         if not right:
             self._throw_away(sbn, block)
             return
-        self._measure(block)
+        block.measure(self._counts)
         self._states[sbn] = DONE
         self.left -= 1
         self._close(sbn, block)
 
-    def _decoded(self, sbn: int, block: _Block) -> memoryview | None:
+    def _decoded(self, block: PartialBlock) -> memoryview | None:
         """The bytes of a block, of what has come of it; None if that does not suffice. Raises OSError."""
-        size, number = self.blocks.symbol_size, len(block.have)
-        data = os.pread(self.fd, self.blocks.size(sbn), self.blocks.offset(sbn))
-        padded = memoryview(data.ljust(number * size, b"\0"))
-        sources = ((i, padded[i * size : (i + 1) * size]) for i in range(number) if block.have[i])
         block.unasked = False
         try:
-            decoded = self._decode(size, number, [*sources, *block.repair.items()])
+            decoded = self._decode(block, self.fd, self.blocks.symbol_size)
         except (NotInstalledError, CodecError) as error:
             self.cannot_repair = error
             if not isinstance(error, CodecError) or error.reason != "library":
@@ -425,7 +368,7 @@ class Assembly:
             self._counts.failed_decodes += 1
             return None
         self.cannot_repair = None
-        return memoryview(decoded)[: self.blocks.size(sbn)]
+        return memoryview(decoded)[: block.size]
 
     def _keep_no_repair(self) -> None:
         """Let go of repair symbols: there is no code for them, and will be none."""
@@ -434,31 +377,26 @@ class Assembly:
             self._allowance.give((self.blocks.symbol_size + OVERHEAD_BYTES) * len(block.repair))
             block.repair = {}
 
-    def _fill(self, sbn: int, block: _Block, data: memoryview) -> bool:
+    def _fill(self, block: PartialBlock, data: memoryview) -> bool:
         """Write the holes of a block. Returns False if ``trouble`` keeps it from that."""
-        have, size, offset = block.have, self.blocks.symbol_size, self.blocks.offset(sbn)
-        at = have.find(0)
-        while at >= 0:
-            stop = have.find(1, at)
-            stop = len(have) if stop < 0 else stop
+        size = self.blocks.symbol_size
+        for at, stop in block.holes():
             hole = data[at * size : stop * size]
-            if self._write([hole], offset + at * size, len(hole)) < len(hole):
+            if self._write([hole], block.offset + at * size, len(hole)) < len(hole):
                 return False
-            have[at:stop] = b"\1" * (stop - at)
-            block.missing -= stop - at
+            block.fill(at, stop)
             self.present += stop - at
             self._counts.restored += stop - at
-            at = have.find(0, stop)
         return True
 
-    def _throw_away(self, sbn: int, block: _Block) -> None:
+    def _throw_away(self, sbn: int, block: PartialBlock) -> None:
         """Begin a block anew: some of its symbols are not what was signed, and nothing tells which."""
         self._counts.wrong_blocks += 1
         self.present -= len(block.have) - block.missing
         block.wrong = True
         self._close(sbn, block)
 
-    def _close(self, sbn: int, block: _Block) -> None:
+    def _close(self, sbn: int, block: PartialBlock) -> None:
         self.short -= block.short
         del self._open[sbn]
         self._give_back(block)

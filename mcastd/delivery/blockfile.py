@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Sequence
 from contextlib import suppress
 
-# Buffers that one pwritev(2) takes on Linux.
+# Buffers that one pwritev(2) or preadv(2) takes on Linux.
 IOV_MAX = 1024
 # Bytes that are read at once: they stay in the processor's cache until they are hashed.
 PIECE_BYTES = 1 << 18
@@ -27,6 +28,15 @@ def write(
     except OSError as error:
         return written, error
     return written, None
+
+
+def read(fd: int, buffers: Sequence[memoryview], offset: int, size: int) -> None:
+    """Fill ``buffers`` with ``size`` bytes of a file. Raises OSError, also if it ends before."""
+    for start in range(0, len(buffers), IOV_MAX):
+        taken = os.preadv(fd, buffers[start : start + IOV_MAX], offset)
+        offset, size = offset + taken, size - taken
+    if size:
+        raise OSError(errno.EIO, "the file has become shorter")
 
 
 def digest(fd: int, offset: int, size: int) -> bytes | None:

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from mcastd.delivery.assembly import Decode
+from mcastd.delivery.block import DecodeSymbols
 from mcastd.delivery.manifest_status import status_of
 from mcastd.delivery.serials import Serials, Signer
 from mcastd.keytext import GroupKey, VerifyingKey
@@ -98,7 +98,7 @@ class _ComingManifest:
         place = whole[esi * self.oti.symbol_size :][: len(symbol)]
         return not symbol.startswith(place)
 
-    def add(self, sbn: int, esi: int, symbol: bytes, decode: Decode) -> None:
+    def add(self, sbn: int, esi: int, symbol: bytes, decode: DecodeSymbols) -> None:
         """Keep a symbol, and complete its block if it is enough."""
         count = self.blocks.symbols(sbn)
         if sbn in self.whole or (esi >= count and self._failed[sbn] > FAILED_DECODES_MAX):
@@ -121,7 +121,7 @@ class _ComingManifest:
             del self._open[sbn]
             self.memory -= sum(len(each) + SYMBOL_COST_BYTES for each in symbols.values()) - len(block)
 
-    def _decoded(self, sbn: int, symbols: dict[int, bytes], decode: Decode) -> bytes | None:
+    def _decoded(self, sbn: int, symbols: dict[int, bytes], decode: DecodeSymbols) -> bytes | None:
         try:
             block = decode(self.oti.symbol_size, self.blocks.symbols(sbn), [*symbols.items()])
         except (CodecError, NotInstalledError):
@@ -141,7 +141,7 @@ class ManifestReception:
         signers: Collection[VerifyingKey],
         serials: Serials,
         *,
-        decode: Decode = raptorq.decode,
+        decode: DecodeSymbols = raptorq.decode,
     ) -> None:
         """With ``keys`` only what is sealed by one of them is taken, with ``signers`` what one has signed.
 

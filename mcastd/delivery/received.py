@@ -19,6 +19,7 @@ from enum import StrEnum
 
 from mcastd.delivery.assembly import Assembly
 from mcastd.delivery.description import ObjectDescription
+from mcastd.delivery.finishing import Ending
 from mcastd.delivery.landing import Partial
 from mcastd.delivery.refused import RefusedError
 from mcastd.protocols.raptorq import NotInstalledError
@@ -46,7 +47,7 @@ class Received:
     began: float = 0.0  # monotonic time when it began to be received
     partial: Partial | None = None
     assembly: Assembly | None = None  # there is one as long as there is a partial file
-    finishing: Generator[None, None, None] | None = None
+    finishing: Generator[None, None, Ending] | None = None  # it is being made a file
 
     @property
     def percent(self) -> float:

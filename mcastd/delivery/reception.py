@@ -10,13 +10,15 @@ import errno
 import os
 import sys
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 
 from mcastd.counters import SymbolCounts
 from mcastd.delivery import content
-from mcastd.delivery.assembly import Assembly, Decode
+from mcastd.delivery.assembly import Assembly
+from mcastd.delivery.block import Decode
 from mcastd.delivery.description import ObjectDescription, Run
-from mcastd.delivery.landing import Landing, prepare, settle
+from mcastd.delivery.finishing import Ending, NotSettledError, finish
+from mcastd.delivery.landing import Landing
 from mcastd.delivery.received import ObjectState, Outcome, Received
 from mcastd.delivery.refused import WRONG_DIGEST, RefusedError
 from mcastd.delivery.symbols import Allowance
@@ -73,6 +75,7 @@ class Reception:
         self.states: Counter[str] = Counter() if states is None else states
         self.lengths: Counter[ObjectState] = Counter()  # bytes on the wire of the objects in each state
         self.receiving: dict[int, Received] = {}  # by TOI; what was touched last is the last
+        self._touched: Received | None = None  # the last of these
         self.troubled: dict[int, Received] = {}  # those of which the file system has not taken something
         self.unrepaired: dict[int, Received] = {}  # those for which there is no code
         self._objects: dict[int, Received] = {}  # all, by TOI
@@ -124,6 +127,13 @@ class Reception:
         """
         description, counts, number = run.description, self.counts, len(run.symbols)
         known = self._objects.get(description.toi)
+        if (
+            known is not None
+            and known.description is description
+            and known.assembly is not None
+            and description.expires > wall
+        ):
+            return self._add(known, known.assembly, run)  # as nearly all are
         if known is None or (known.description is not description and known.state is not ObjectState.EXPIRED):
             self.describe(description, now)
             known = self._objects.get(description.toi)
@@ -131,8 +141,10 @@ class Reception:
             counts.dropped[TOO_MANY] += number
         elif known.state is ObjectState.EXPIRED or description.expires <= wall:
             counts.dropped[OVERDUE] += number
-        elif known.assembly is not None or (known.state in _TO_BEGIN and self._begin(known, now)):
-            return self._add(known, run)
+        elif known.assembly is not None:
+            return self._add(known, known.assembly, run)
+        elif known.state in _TO_BEGIN and (assembly := self._begin(known, now)) is not None:
+            return self._add(known, assembly, run)
         elif known.state is ObjectState.WAITING:
             return number, known.trouble
         elif known.state is ObjectState.REFUSED and known.refused is not None:
@@ -205,10 +217,10 @@ class Reception:
             known.description = description
         return description.hashes in {before.hashes, None}
 
-    def _begin(self, known: Received, now: float) -> bool:
-        """Receive an object from here on. Returns False if that is not possible now."""
+    def _begin(self, known: Received, now: float) -> Assembly | None:
+        """Receive an object from here on. Returns None if that is not possible now."""
         if now < known.again:
-            return False
+            return None
         self._note(known, None)
         try:
             content.require_receivable(known.description, self._size_max)
@@ -222,11 +234,11 @@ class Reception:
             self._note(known, error, now + RETRY_SECONDS)
             self._set(known, ObjectState.WAITING)
         else:
-            self.receiving[known.description.toi] = known
+            self.receiving[known.description.toi] = self._touched = known
             known.began = now
             self._set(known, ObjectState.RECEIVING)
         self._queue[known.description.toi] = known
-        return known.assembly is not None
+        return known.assembly
 
     def _make_room(self, now: float) -> None:
         """Have the object that was touched longest ago give up its place: it lands if it is complete."""
@@ -276,17 +288,18 @@ class Reception:
             raise
         known.partial = partial
 
-    def _add(self, known: Received, run: Run) -> tuple[int, OSError | None]:
-        assembly, toi = known.assembly, run.description.toi
-        assert assembly is not None
-        self.receiving[toi] = self.receiving.pop(toi)
+    def _add(self, known: Received, assembly: Assembly, run: Run) -> tuple[int, OSError | None]:
+        if known is not self._touched:
+            toi = run.description.toi
+            self.receiving[toi] = self.receiving.pop(toi)
+            self._touched = known
         left = assembly.take(run.sbn, run.esi, run.symbols)
         if assembly.trouble is not known.trouble:
             self._note(known, assembly.trouble, known.again)
         if assembly.cannot_repair is not None:
-            self.unrepaired[toi] = known
-        if assembly.complete or assembly.stalled:
-            self._queue[toi] = known
+            self.unrepaired[run.description.toi] = known
+        if assembly.stalled or not assembly.left:
+            self._queue[run.description.toi] = known
         return left, assembly.trouble
 
     def _step(self, known: Received, now: float) -> bool:
@@ -295,7 +308,11 @@ class Reception:
             if known.assembly is None:
                 self._note(known, None)
                 # One of no bytes has no symbol that would begin it
-                more = not known.description.length and known.state in _TO_BEGIN and self._begin(known, now)
+                more = (
+                    not known.description.length
+                    and known.state in _TO_BEGIN
+                    and self._begin(known, now) is not None
+                )
             elif known.finishing is None and not known.assembly.complete:
                 more = self._look(known, known.assembly, now)
             else:
@@ -321,53 +338,36 @@ class Reception:
         return assembly.examine_next() or assembly.complete
 
     def _go_on(self, known: Received, assembly: Assembly) -> bool:
+        """Go on with making a complete object a file. Raises RefusedError, OSError."""
         if known.finishing is None:
+            assert known.partial is not None
             self._set(known, ObjectState.COMPLETE)
-            known.finishing = self._finish(known, assembly)
-        for _ in known.finishing:
-            return True
-        known.finishing = None
-        return known.assembly is not None
-
-    def _finish(self, known: Received, assembly: Assembly) -> Generator[None, None, None]:
-        """Make a complete object a file, in steps. Raises RefusedError, OSError."""
-        description, partial = known.description, known.partial
-        assert partial is not None
-        mode, current = self._mode_of(description), assembly.current
-        if (
-            not description.encoding
-            and assembly.unchanged
-            and current is not None
-            and self._landing.adopt(current, description.name, mode, description.mtime_ns)
-        ):
-            self._end(known, Outcome(description, unchanged=True))
-            return
-        while assembly.copy_next():
-            yield
-        if not assembly.complete:  # that file has changed meanwhile
-            self._set(known, ObjectState.RECEIVING)
-            return
-        decoded = self._landing.begin(description.name, resumable=False) if description.encoding else None
+            known.finishing = finish(
+                self._landing,
+                assembly,
+                known.partial,
+                mode=self._mode_of(known.description),
+                size_max=self._size_max,
+                on_verified=lambda: self._set(known, ObjectState.VERIFIED),
+            )
         try:
-            if decoded is not None or (description.md5 and description.hashes is None):
-                target = None if decoded is None else decoded.fd
-                yield from content.check(partial.fd, target, description, self._size_max)
-            if description.hashes is not None or description.md5:
-                self._set(known, ObjectState.VERIFIED)
-            whole = decoded or partial
-            prepare(whole.fd, mode, description.mtime_ns)
-            yield
-            try:
-                settle(whole.fd, mode, description.mtime_ns)
-            except OSError:  # what is read from now on may not be what is on the disk
+            next(known.finishing)
+        except StopIteration as end:
+            ending: Ending = end.value
+        except (RefusedError, OSError) as error:
+            known.finishing = None
+            if isinstance(error, NotSettledError):
                 self._discard(known)
                 self._set(known, ObjectState.WAITING)
-                raise
-            self._landing.land(whole, description.name, mode)
-        finally:
-            if decoded is not None and decoded.fd >= 0:
-                self._landing.discard(decoded)
-        self._end(known, Outcome(description))
+            raise
+        else:
+            return True
+        known.finishing = None
+        if ending is Ending.INCOMPLETE:
+            self._set(known, ObjectState.RECEIVING)
+        else:
+            self._end(known, Outcome(known.description, unchanged=ending is Ending.UNCHANGED))
+        return known.assembly is not None
 
     def _mode_of(self, description: ObjectDescription) -> int:
         """The permission bits that its file gets."""
@@ -410,6 +410,7 @@ class Reception:
             known.assembly.close()
             known.assembly = None
             del self.receiving[known.description.toi]
+            self._touched = None
             self.unrepaired.pop(known.description.toi, None)
         if known.partial is not None:
             if known.partial.fd >= 0:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 from mcastd.delivery import blockfile
-from mcastd.delivery.assembly import Decode
+from mcastd.delivery.block import Decode
 from mcastd.delivery.description import Listing, ObjectDescription, of_manifest
 from mcastd.delivery.names import UnsafeNameError, require_safe
 from mcastd.delivery.received import ObjectState, Outcome, Received

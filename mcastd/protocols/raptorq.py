@@ -34,7 +34,7 @@ _SYMBOL_MIN_BYTES = 64
 SYMBOL_MAX_BYTES = 65_528
 
 # The library puts the number of the source block (8 bits) and of the symbol (24 bits) before each symbol.
-_PAYLOAD_ID_BYTES = 4
+NUMBER_BYTES = 4
 
 
 class NotInstalledError(McastdError):
@@ -81,10 +81,10 @@ def repair(block: bytes | memoryview, symbol_size: int, count: int, skip: int = 
     data = _fill(block, symbol_size, size, symbols)
     with _panics_caught():
         packets = library.Encoder.with_defaults(data, size).get_encoded_packets(skip + count)
-    if len(packets) != symbols + skip + count or packets[symbols - 1][_PAYLOAD_ID_BYTES:] != data[-size:]:
+    if len(packets) != symbols + skip + count or packets[symbols - 1][NUMBER_BYTES:] != data[-size:]:
         raise CodecError("library", f"raptorq has divided a block of {symbols} symbols of {size} bytes")
-    end = _PAYLOAD_ID_BYTES + symbol_size
-    return [packet[_PAYLOAD_ID_BYTES:end] for packet in packets[symbols + skip :]]
+    end = NUMBER_BYTES + symbol_size
+    return [packet[NUMBER_BYTES:end] for packet in packets[symbols + skip :]]
 
 
 def decode(
@@ -95,26 +95,36 @@ def decode(
     The last source symbol is filled up with zeros. Returns None if these symbols do not suffice: with one
     more they may. Symbols that come twice do no harm. Raises CodecError, NotInstalledError.
     """
+    return decode_packed(symbol_size, source_symbols, pack(symbol_size, symbols))
+
+
+def pack(symbol_size: int, symbols: Iterable[tuple[int, bytes | memoryview]]) -> bytes:
+    """Symbols one after another, each after its encoding symbol id in 4 bytes. Raises CodecError."""
+    pieces: list[bytes | memoryview] = []
+    for number, symbol in symbols:
+        if not 0 <= number < SYMBOL_IDS:
+            raise CodecError("symbol-number", f"{number} is no encoding symbol id")
+        if len(symbol) != symbol_size:
+            raise CodecError("symbol-size", f"a symbol of {len(symbol)} bytes among those of {symbol_size}")
+        pieces += number.to_bytes(NUMBER_BYTES), symbol
+    return b"".join(pieces)
+
+
+def decode_packed(symbol_size: int, source_symbols: int, packed: bytes | memoryview) -> bytes | None:
+    """The same as :func:`decode`, of what :func:`pack` gives."""
     size = _filled(symbol_size)
     _require_block(symbol_size, source_symbols)
     library = _require("cannot repair")
-    filling = bytes(size - symbol_size)
+    filling, step = bytes(size - symbol_size), NUMBER_BYTES + symbol_size
     with _panics_caught():
         decoder = library.Decoder.with_defaults(source_symbols * size, size)
-        for number, symbol in symbols:
-            require_symbol(symbol_size, number, symbol)
-            block: bytes | None = decoder.decode(b"".join((number.to_bytes(4), symbol, filling)))
+        for at in range(0, len(packed), step):
+            # The library has symbol ids after the number of the block, which is 0 as their highest byte is
+            packet = bytes(packed[at : at + step])
+            block: bytes | None = decoder.decode(packet + filling if filling else packet)
             if block is not None:
                 return block if not filling else _cut(block, symbol_size, size)
     return None
-
-
-def require_symbol(symbol_size: int, number: int, symbol: bytes | memoryview) -> None:
-    """Raises CodecError if this is no symbol of a block with symbols of ``symbol_size`` bytes."""
-    if not 0 <= number < SYMBOL_IDS:
-        raise CodecError("symbol-number", f"{number} is no encoding symbol id")
-    if len(symbol) != symbol_size:
-        raise CodecError("symbol-size", f"a symbol of {len(symbol)} bytes among those of {symbol_size}")
 
 
 def _library() -> ModuleType | None:

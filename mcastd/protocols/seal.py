@@ -174,11 +174,9 @@ class ObjectSealer:
             raise NotTheBlockError(f"block {sbn} of object {self._part.toi} has changed")
 
     def _seal(self, sbn: int, first: int, symbols: Sequence[bytes]) -> list[bytes]:
-        encrypt, toi, header = self._aead.encrypt, self._toi, self.header
-        return [
-            encrypt(toi + (payload_id := number.to_bytes(4)), symbol, header + payload_id)
-            for number, symbol in enumerate(symbols, _payload_id(self._scheme, sbn, first))
-        ]
+        ids = _payload_ids(self._scheme, sbn, first, len(symbols))
+        nonces, authenticated = map(self._toi.__add__, ids), map(self.header.__add__, ids)
+        return [*map(self._aead.encrypt, nonces, symbols, authenticated)]
 
 
 class ObjectOpener:
@@ -198,20 +196,27 @@ class ObjectOpener:
 
         Raises ValueError if the scheme has no such symbol.
         """
-        decrypt, toi, header, invalid = self._aead.decrypt, self._toi, self.header, self._invalid
-        opened: list[bytes | None] = []
-        for number, payload in enumerate(payloads, _payload_id(self._scheme, sbn, esi)):
-            payload_id = number.to_bytes(4)
-            try:
-                opened.append(decrypt(toi + payload_id, payload, header + payload_id))
-            except invalid:
-                opened.append(None)
-        return opened
+        ids = _payload_ids(self._scheme, sbn, esi, len(payloads))
+        nonces, authenticated = map(self._toi.__add__, ids), map(self.header.__add__, ids)
+        try:
+            return [*map(self._aead.decrypt, nonces, payloads, authenticated)]
+        except self._invalid:  # not all are right: one by one
+            return [*map(self._open_one, ids, payloads)]
+
+    def _open_one(self, payload_id: bytes, payload: Buffer) -> bytes | None:
+        try:
+            return self._aead.decrypt(self._toi + payload_id, payload, self.header + payload_id)
+        except self._invalid:
+            return None
 
 
-def _payload_id(scheme: fec.Scheme, sbn: int, esi: int) -> int:
-    """A payload ID as a number: that of the next symbol is one higher, since the ESI is its lower part."""
-    return int.from_bytes(scheme.identify(sbn, esi))
+def _payload_ids(scheme: fec.Scheme, sbn: int, esi: int, number: int) -> list[bytes]:
+    """The payload IDs of symbols in a row, in 4 bytes each: the ESI is the lower part. Raises ValueError."""
+    if not number:
+        return []
+    scheme.identify(sbn, esi + number - 1)
+    first = int.from_bytes(scheme.identify(sbn, esi))
+    return [each.to_bytes(4) for each in range(first, first + number)]
 
 
 def _object_header(tsi: int, part: Part) -> bytes:

@@ -18,6 +18,7 @@ from support.objects import NO_CODE, RAPTORQ, SentObject
 from mcastd.counters import SymbolCounts
 from mcastd.delivery import assembly as module
 from mcastd.delivery.assembly import BLOCKS_MAX, Assembly
+from mcastd.delivery.block import by_symbols
 from mcastd.delivery.description import ObjectDescription
 from mcastd.delivery.refused import BAD_DESCRIPTION, RefusedError
 from mcastd.delivery.symbols import HASH, MALFORMED, MEMORY, OVERHEAD_BYTES, Allowance
@@ -43,7 +44,7 @@ class Receiving:
         self.assembly = Assembly(
             description or self.sent.description,
             self.fd,
-            self.sent.decode,
+            by_symbols(self.sent.decode),
             self.counts,
             self.allowance,
             **settings,  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ import pytest
 from support.wait import wait_for
 
 from mcastd.delivery import codec_process
+from mcastd.delivery.block import PartialBlock
 from mcastd.delivery.codec_process import CodecProcess
 from mcastd.protocols import raptorq
 from mcastd.protocols.raptorq import CodecError, NotInstalledError
@@ -30,22 +31,68 @@ def codec(no_fd_leak: None) -> Iterator[CodecProcess]:
     codec.close()
 
 
+class File:
+    """A file with a block in it, behind other bytes."""
+
+    OFFSET = 1234
+
+    def __init__(self) -> None:
+        self.fd = os.memfd_create("object")
+
+    def partial(
+        self, block: bytes, symbol_size: int, *, lost: set[int], repair: dict[int, bytes]
+    ) -> PartialBlock:
+        """Write the block but for what is ``lost`` of it."""
+        have = bytearray(at not in lost for at in range(-(-len(block) // symbol_size)))
+        os.ftruncate(self.fd, self.OFFSET + len(block))
+        os.pwrite(self.fd, block, self.OFFSET)
+        for at in lost:
+            hole = bytes(len(block[at * symbol_size :][:symbol_size]))
+            os.pwrite(self.fd, hole, self.OFFSET + at * symbol_size)
+        return PartialBlock(self.OFFSET, len(block), have, len(lost), repair)
+
+
+@pytest.fixture
+def file(no_fd_leak: None) -> Iterator[File]:
+    file = File()
+    yield file
+    os.close(file.fd)
+
+
 needs_raptorq = pytest.mark.skipif(not raptorq.available(), reason="needs raptorq: pip install raptorq")
 
 
 @needs_raptorq
-def test_it_gives_what_the_library_gives(codec: CodecProcess) -> None:
+def test_it_gives_what_the_library_gives(codec: CodecProcess, file: File) -> None:
     assert codec.pid is None
     made = codec.repair(BLOCK, SIZE, 9, skip=3)
     assert made == raptorq.repair(BLOCK, SIZE, 9, skip=3)
     assert codec.repair(memoryview(BLOCK), SIZE, 0) == []
     pid = codec.pid
-    source = [BLOCK[at : at + SIZE].ljust(SIZE, b"\0") for at in range(0, len(BLOCK), SIZE)]
-    symbols = [(number, symbol) for number, symbol in enumerate(source) if number % 5]
-    assert codec.decode(SIZE, 40, symbols) is None, "32 of 40"
-    symbols += [(43 + number, memoryview(symbol)) for number, symbol in enumerate(made)]
-    assert codec.decode(SIZE, 40, symbols) == BLOCK + bytes(5)
+    partial = file.partial(BLOCK, SIZE, lost={0, 7, 12, 13, 22, 29, 38, 39}, repair={})
+    partial.repair = dict(enumerate(made, 43))
+    assert codec.decode(partial, file.fd, SIZE) == BLOCK + bytes(5)
+    partial = file.partial(BLOCK, SIZE, lost={3}, repair={44: made[1]})
+    assert codec.decode(partial, file.fd, SIZE) == BLOCK + bytes(5), "with the last one, which is shorter"
     assert codec.pid == pid, "it is one process"
+
+
+@needs_raptorq
+def test_it_says_that_symbols_do_not_suffice(codec: CodecProcess, file: File) -> None:
+    source = [BLOCK[at * SIZE :][:SIZE] for at in range(2)]
+    partial = file.partial(BLOCK, SIZE, lost={0, 1, 30}, repair=dict(enumerate([*source, source[0]])))
+    assert codec.decode(partial, file.fd, SIZE) is None, "one of them is there twice"
+
+
+@needs_raptorq
+def test_a_file_that_ends_before_the_block_is_an_error_of_the_file(codec: CodecProcess, file: File) -> None:
+    repair = dict(enumerate(raptorq.repair(BLOCK, SIZE, 1), 40))
+    partial = file.partial(BLOCK, SIZE, lost={3}, repair=repair)
+    os.ftruncate(file.fd, partial.offset + partial.size - 1)
+    with pytest.raises(OSError, match="shorter"):
+        codec.decode(partial, file.fd, SIZE)
+    os.pwrite(file.fd, BLOCK, partial.offset)
+    assert codec.decode(partial, file.fd, SIZE) == BLOCK + bytes(5)
 
 
 @needs_raptorq
@@ -69,24 +116,24 @@ def test_where_none_can_begin_the_first_call_says_so(
 
 
 @needs_raptorq
-def test_a_block_as_large_as_there_can_be(codec: CodecProcess) -> None:
+def test_a_block_as_large_as_there_can_be(codec: CodecProcess, file: File) -> None:
     size = 1440
     count = raptorq.source_symbols_max(size)
     block = random.Random(8).randbytes(count * size)
-    symbols = [(number, memoryview(block)[number * size : (number + 1) * size]) for number in range(count)]
-    repair = list(enumerate(codec.repair(block, size, 3), count))
-    assert codec.decode(size, count, symbols[:17] + symbols[18:] + repair) == block
+    repair = dict(enumerate(codec.repair(block, size, 3), count))
+    assert codec.decode(file.partial(block, size, lost={17}, repair=repair), file.fd, size) == block
+    with pytest.raises(CodecError) as caught:
+        codec.repair(block, size, count + 1)
+    assert caught.value.reason == "block-size"
 
 
 @needs_raptorq
-def test_it_refuses_as_the_library_does(codec: CodecProcess) -> None:
+def test_it_refuses_as_the_library_does(codec: CodecProcess, file: File) -> None:
     for ask, reason in (
         (lambda: codec.repair(BLOCK, 0, 1), "symbol-size"),
         (lambda: codec.repair(BLOCK, SIZE, -1), "symbol-number"),
         (lambda: codec.repair(b"", SIZE, 1), "block-size"),
-        (lambda: codec.decode(SIZE, 0, []), "block-size"),
-        (lambda: codec.decode(SIZE, 2, [(0, b"short")]), "symbol-size"),
-        (lambda: codec.decode(SIZE, 2, [(1 << 24, bytes(SIZE))]), "symbol-number"),
+        (lambda: codec.decode(PartialBlock(0, 0, bytearray(), 0), file.fd, SIZE), "block-size"),
     ):
         with pytest.raises(CodecError) as caught:
             ask()
@@ -94,14 +141,16 @@ def test_it_refuses_as_the_library_does(codec: CodecProcess) -> None:
     assert len(codec.repair(BLOCK, SIZE, 2)) == 2, "it goes on"
 
 
-def test_without_the_library_it_says_so(codec: CodecProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_it_says_so(
+    codec: CodecProcess, file: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(
         codec_process, "_PROGRAM", f"import sys; sys.modules['raptorq'] = None; {codec_process._PROGRAM}"
     )
     with pytest.raises(NotInstalledError, match="cannot make repair symbols: raptorq is not installed"):
         codec.repair(BLOCK, SIZE, 1)
     with pytest.raises(NotInstalledError, match="cannot repair"):
-        codec.decode(SIZE, 1, [])
+        codec.decode(file.partial(BLOCK, SIZE, lost={3}, repair={41: bytes(SIZE)}), file.fd, SIZE)
 
 
 @needs_raptorq

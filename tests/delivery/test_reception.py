@@ -21,7 +21,7 @@ from support.objects import NO_CODE, RAPTORQ, SentObject, decode_of
 
 from mcastd.delivery import landing
 from mcastd.delivery import reception as module
-from mcastd.delivery.assembly import Decode
+from mcastd.delivery.block import Decode, by_symbols
 from mcastd.delivery.description import ObjectDescription, Run
 from mcastd.delivery.landing import Landing
 from mcastd.delivery.names import PARTIAL_DIRECTORY
@@ -461,7 +461,7 @@ def test_a_block_is_repaired_when_the_code_is_back(tmp_path: Path) -> None:
             raise failing.pop()
         return sent.decode(*asked)
 
-    output = Output(tmp_path / "out", decode=decode)
+    output = Output(tmp_path / "out", decode=by_symbols(decode))
     output.give(sent, 0, 1, sent.run(0, 1, 8))
     output.work()
     assert next(iter(output.reception.unrepaired.values())).unrepaired
@@ -781,7 +781,7 @@ def test_whatever_is_described_is_received_or_refused_below_the_directory(
     tmp_path_factory: pytest.TempPathFactory, told: list[Run | ObjectDescription]
 ) -> None:
     above = tmp_path_factory.mktemp("above")
-    output = Output(above / "out", decode=lambda size, symbols, _: bytes(size * symbols))
+    output = Output(above / "out", decode=lambda block, _, size: bytes(size * len(block.have)))
     given = untaken = 0
     for each in told:
         if isinstance(each, Run):

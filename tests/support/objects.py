@@ -6,13 +6,14 @@ import hashlib
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from mcastd.config import InboundProtocol
+from mcastd.delivery.block import Decode, by_symbols
 from mcastd.delivery.description import ObjectDescription, Run
 from mcastd.inbound.symbols import SymbolBatch
 from mcastd.net.link import Batch
@@ -91,9 +92,7 @@ class SentObject:
         return bytes([block[0] ^ 1]) + block[1:]
 
 
-def decode_of(
-    senders: Iterable[SentObject],
-) -> Callable[[int, int, Iterable[tuple[int, bytes | memoryview]]], bytes | None]:
+def decode_of(senders: Iterable[SentObject]) -> Decode:
     """Decodes the symbols of several objects."""
     by_toi = {sent.description.toi: sent for sent in senders}
 
@@ -104,7 +103,7 @@ def decode_of(
         toi = next(symbol[1] for esi, symbol in given if esi >= source_symbols)
         return by_toi[toi].decode(symbol_size, source_symbols, given)
 
-    return decode
+    return by_symbols(decode)
 
 
 class ObjectsSettings(InboundProtocol):

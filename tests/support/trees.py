@@ -10,6 +10,7 @@ from typing import Any
 
 from mcastd import log
 from mcastd.config import DirectoryOutput
+from mcastd.delivery.block import by_symbols
 from mcastd.delivery.names import PARTIAL_DIRECTORY
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.directory import DirectorySink
@@ -52,6 +53,7 @@ def directory_sink(path: Path, **settings: Any) -> DirectorySink:
     """A sink that receives into a directory, open, which repairs in the test's own process."""
     output = DirectoryOutput(path=path, **settings)
     account = Account(output, log.get_logger())
-    sink = DirectorySink(output, FORMATS["raw"](lambda: "239.255.1.2", str), account, decode=raptorq.decode)
+    raw = FORMATS["raw"](lambda: "239.255.1.2", str)
+    sink = DirectorySink(output, raw, account, decode=by_symbols(raptorq.decode))
     sink.open()
     return sink

@@ -15,7 +15,7 @@ from mcastd.clock import Clock
 from mcastd.config import DirectoryOutput
 from mcastd.counters import SymbolCounts
 from mcastd.delivery import refused, symbols
-from mcastd.delivery.assembly import Decode
+from mcastd.delivery.block import Decode
 from mcastd.delivery.codec_process import CodecProcess
 from mcastd.delivery.landing import IN_USE, Landing
 from mcastd.delivery.names import shown
