@@ -100,7 +100,8 @@ class HeadedPayloads:
         return HeadedPayloads(self._headers[start:stop], self._bodies[start:stop], self.sizes[start:stop])
 
     def alike(self, most: int) -> int:
-        return _alike(islice(self.sizes, most))
+        sizes = self.sizes[:most]
+        return len(sizes) if sizes.count(sizes[0]) == len(sizes) else _alike(sizes)
 
     def pieces(self) -> Sequence[bytes | memoryview]:
         return [*chain.from_iterable(zip(self._headers, self._bodies, strict=True))]
