@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Without which Pythons `make pythons` fails, as in PROMISED='3.13 3.14'; others are left out if they cannot be had.
 PROMISED ?=
 
-.PHONY: demo test programs lint types unit pythons bench deb deb-bundled rpm system-packages clean
+.PHONY: demo test programs lint types unit pythons bench deb deb-raptorq deb-bundled rpm system-packages clean
 
 demo: $(VENV)/installed
 	$(BIN)/mcastd demo
@@ -38,7 +38,7 @@ pythons: programs $(VENV)/installed-dev
 	@$(BIN)/python packaging/pythons.py $(PROMISED)
 
 # Packages, each built in a clean root of its own, into dist/.
-deb deb-bundled rpm:
+deb deb-raptorq deb-bundled rpm:
 	@$(PYTHON) packaging/build.py $@
 
 # What tests/system needs: pytest has no network to make it with. Where that is impossible, these tests say why.

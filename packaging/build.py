@@ -1,4 +1,4 @@
-"""Build the packages, each in a clean root of its own, into dist/: ``build.py [deb] [deb-bundled] [rpm]``.
+"""Build the packages, each in a clean root of its own, into dist/: ``build.py [deb] [deb-raptorq] ...``.
 
 The version is that of mcastd/__init__.py, and each package's changelog is CHANGELOG.md. What is built already
 from the same files is not built again.
@@ -30,6 +30,7 @@ IMPOSSIBLE = DIST / "no-system-tests"  # why, if the tests' packages could not b
 MAINTAINER = "{name} <{email}>".format(**roots.PYPROJECT["project"]["authors"][0])
 HOMEPAGE: str = roots.PYPROJECT["project"]["urls"]["Homepage"]
 BUNDLES = {"deb12": "3.11", "ubuntu24.04": "3.12"}  # the systems that need one, and their Python
+ROOT_PYTHON = "3.13"  # of Debian 13
 WHEEL_PLATFORMS = ("manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
 
@@ -126,13 +127,41 @@ def build_deb(destination: Path) -> None:
             root,
             "cd /build/mcastd && dpkg-buildpackage -us -uc >/build/log 2>&1 || { cat /build/log; exit 1; }",
         )
-        # Not --fail-on, which also counts what is overridden.
+        require_no_tags(root)
+        collect(root / "build", destination)
+
+
+def build_raptorq(destination: Path) -> None:
+    """The module of one wheel, known by its hash, for Debian 13 and newer; fails on any tag of lintian."""
+    with roots.unpacked("trixie-build") as root:
+        tree = root / "build" / "mcastd-raptorq"
+        debian = tree / "debian"
+        shutil.copytree(PROJECT / "packaging" / "deb-raptorq", debian)
+        (debian / "control.in").rename(debian / "control")
+        (debian / "source").mkdir()
+        (debian / "source" / "format").write_text("3.0 (native)\n")
+        for name in ("control", "changelog"):
+            text = (debian / name).read_text()
+            (debian / name).write_text(text.replace("@MAINTAINER@", MAINTAINER))
+        wheel = ["--no-deps", f"--requirement={debian / 'requirements.txt'}", "--require-hashes"]
+        download(tree / "wheels", ROOT_PYTHON, *wheel)
         roots.run_in(
             root,
-            "cd /build && lintian -EvI --pedantic --allow-root *.changes >lintian.txt || true; "
-            "! grep -E '^[A-Z]: ' lintian.txt | grep -v '^N: '",
+            "cd /build/mcastd-raptorq && dpkg-buildpackage -b -us -uc >/build/log 2>&1"
+            " || { cat /build/log; exit 1; }",
         )
+        require_no_tags(root)
         collect(root / "build", destination)
+
+
+def require_no_tags(root: Path) -> None:
+    """Raises CalledProcessError if lintian finds fault with what was built in a root."""
+    # Not --fail-on, which also counts what is overridden.
+    roots.run_in(
+        root,
+        "cd /build && lintian -EvI --pedantic --allow-root *.changes >lintian.txt || true; "
+        "! grep -E '^[A-Z]: ' lintian.txt | grep -v '^N: '",
+    )
 
 
 def build_bundled(destination: Path) -> None:
@@ -174,17 +203,17 @@ def download_wheels(destination: Path, pythons: set[str]) -> None:
     extras = project["optional-dependencies"]
     wanted = [*project["dependencies"], *extras["fast"], *extras["files"], "setuptools", "wheel"]
     for python in pythons:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:"]
-        platforms = [f"--platform={platform}" for platform in WHEEL_PLATFORMS]
-        where = [
-            f"--python-version={python}",
-            *platforms,
-            f"--dest={destination}",
-            f"--constraint={constraints}",
-        ]
-        result = subprocess.run([*command, *where, *wanted], capture_output=True, text=True, check=False)
-        if result.returncode:
-            raise Impossible(f"pip download failed:\n{result.stderr[-2000:]}")
+        download(destination, python, f"--constraint={constraints}", *wanted)
+
+
+def download(destination: Path, python: str, *what: str) -> None:
+    """Download wheels for a version of Python from the package index. Raises Impossible."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:"]
+    platforms = [f"--platform={platform}" for platform in WHEEL_PLATFORMS]
+    where = [f"--python-version={python}", *platforms, f"--dest={destination}"]
+    result = subprocess.run([*command, *where, *what], capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise Impossible(f"pip download failed:\n{result.stderr[-2000:]}")
 
 
 def build_rpm(destination: Path) -> None:
@@ -211,6 +240,7 @@ def collect(built: Path, destination: Path) -> None:
 
 BUILDERS: dict[str, tuple[Callable[[Path], None], str]] = {  # with the root that each needs
     "deb": (build_deb, "trixie-build"),
+    "deb-raptorq": (build_raptorq, "trixie-build"),
     "deb-bundled": (build_bundled, "bookworm-build"),
     "rpm": (build_rpm, "trixie-build"),
 }

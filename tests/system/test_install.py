@@ -52,7 +52,7 @@ def test_each_package_of_the_readme_is_one_that_is_built(possible: None) -> None
     )
     found = [path for name in named for path in PROJECT.glob(name)]
     packages = [path for path in PROJECT.glob("dist/*/*") if path.suffix in (".deb", ".rpm")]
-    assert len(named) == 4
+    assert len(named) == 5
     assert sorted(found) == sorted(packages)
 
 
