@@ -252,3 +252,19 @@ def test_the_alerts_fire_when_they_should_and_only_then() -> None:
         assert f"eval_time: 15m, alertname: {alert}}}" in tested, (
             f"{alert} is not seen to be silent when all is well"
         )
+
+
+def test_the_queries_of_the_cookbook_ask_for_metrics_that_there_are(tmp_path: Path) -> None:
+    cookbook = (PACKAGING.parent / "docs" / "COOKBOOK.md").read_text()
+    queries = [
+        line
+        for block in re.findall(r"```promql\n(.*?)```", cookbook, re.DOTALL)
+        for line in block.split("\n")
+    ]
+    rules = [{"record": f"q{number}", "expr": query} for number, query in enumerate(filter(None, queries))]
+    assert len(rules) == 2
+    path = tmp_path / "rules.yml"  # JSON is YAML
+    path.write_text(json.dumps({"groups": [{"name": "cookbook", "rules": rules}]}))
+    result = subprocess.run(["promtool", "check", "rules", path], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert names_in(" ".join(queries)) <= set(families())
