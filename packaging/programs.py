@@ -48,6 +48,7 @@ FOR_BENCH = {
     "gcc": "gcc",
     "ip": "iproute2",
     "multicat": "multicat",
+    "nft": "nftables",
     "setpriv": "util-linux",
     "socat": "socat",
     "udp-receiver": "udpcast",

@@ -19,7 +19,9 @@ from bench import (
     rows_churn,
     rows_cost,
     rows_file,
+    rows_hosts,
     rows_many,
+    rows_objects,
     rows_paced,
     rows_receive,
     rows_send,
@@ -51,6 +53,10 @@ ROWS: dict[str, Callable[[Bench], list[report.Result]]] = {
     "paced": rows_paced.paced,
     "cost": rows_cost.cost,
     "file": rows_file.whole_file,
+    "files-in": rows_objects.receive,
+    "files-out": rows_objects.send_files,
+    "files-memory": rows_objects.memory,
+    "files-hosts": rows_hosts.hosts,
     "intervals": rows_time.intervals,
 }
 

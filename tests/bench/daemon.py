@@ -107,7 +107,8 @@ class Daemon:
             with contextlib.suppress(TimeoutError):
                 if b"READY=1" in notified.recv(65536):
                     return
-        raise RuntimeError(f"mcastd is not ready:\n{self._lab.log.read_text()[-3000:]}")
+        said = self._lab.log.read_text(errors="replace")[-3000:]
+        raise RuntimeError(f"mcastd is not ready:\n{said}")
 
     def write(self, workers: str) -> None:
         settings = f'[daemon]\nlog_level = "warning"\ncontrol_socket = "{self.control}"\n'

@@ -1,0 +1,290 @@
+"""Rows on whole files: what reception, repair and sending cost, and the memory that a large file takes."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from bench.context import Bench
+from bench.daemon import Daemon, channel, subscription
+from bench.lab import INTERFACE, MIB, Address, Lab
+from bench.measure import Samples, middle, ratio
+from bench.objects import send, session
+from bench.processes import family
+from bench.receivers import DEEP
+from bench.report import Check, Result, at_least, at_most, times
+from bench.sending import random_file
+from mcastd.protocols import raptorq
+
+PLAIN, SEALED, LOSSY = "mcastd", "mcastd, sealed", "mcastd, 5 % lost"
+WRITES, CODEC, SENDTO = "C recvmmsg + writev", "raptorq alone", "C sendto"
+LOST = 0.05
+# Of a symbol and a block as a channel has them.
+SYMBOL_BYTES, BLOCK_SYMBOLS = 1448, 1024
+DATAGRAM_BYTES = 1472
+# Of a file whose datagrams all fit into the receive buffer.
+FITTING_MIB = 40
+TIMEOUT = 120.0
+
+
+class Files:
+    """A daemon that receives whole files; each round is another one, since what it has it does not take."""
+
+    def __init__(
+        self, bench: Bench, stack: contextlib.ExitStack, *, lost: float = 0.0, key: Path | None = None
+    ) -> None:
+        self._lab: Lab = bench.lab
+        self._size = bench.choose(FITTING_MIB, 10) * MIB
+        self._lost, self._key = lost, key
+        self._address = self._lab.new_address()
+        self._output = self._lab.new_path("files")
+        protocol = '"flute"' if key is None else f'{{ kind = "flute", channel = "bench", keys = ["{key}"] }}'
+        settings = {"receive_buffer": DEEP, "protocol": protocol}
+        target = f'{{ kind = "directory", path = "{self._output}" }}'
+        self._daemon = Daemon(
+            self._lab, bench.checkout, subscription("one", *self._address, target, settings), stack
+        )
+
+    def drain(self) -> dict[str, float]:
+        """CPU ns a datagram, and MB/s a core, of a file whose datagrams were all in the receive buffer.
+
+        The codec's process counts with the daemon.
+        """
+        lab, program = self._lab, self._daemon.program
+        sent = session(lab, self._size, self._address, lost=self._lost, key=self._key)
+        lab.wait_quiet(program.cpu, [self._address.port], TIMEOUT, "the receiving daemon")
+        drops = lab.socket_state(self._address.port).drops
+        program.pause()
+        before = program.cpu()
+        try:
+            send(lab, sent.datagrams, self._address)
+        finally:
+            program.resume()
+        landed = self._output / sent.file.name
+        with contextlib.suppress(RuntimeError):  # the check says that it has not come whole
+            lab.wait_for(landed.exists, "the file")
+        lab.wait_quiet(program.cpu, [self._address.port], TIMEOUT, "the receiving daemon")
+        cpu = program.cpu() - before
+        intact = landed.exists() and landed.read_bytes() == sent.file.read_bytes()
+        drops = lab.socket_state(self._address.port).drops - drops
+        for path in (landed, sent.file):
+            path.unlink(missing_ok=True)
+        rate = self._size / 1e6 / (cpu / 1e9)
+        number = len(sent.datagrams)
+        return {"cpu": cpu / number, "MB/s a core": rate, "intact": float(intact), "overflow": float(drops)}
+
+
+def _reference(bench: Bench, stack: contextlib.ExitStack) -> Callable[[], dict[str, float]]:
+    """The same datagrams to a program in C that appends them to a file."""
+    lab = bench.lab
+    receiver = bench.cast(stack).reference("recvmmsg", DEEP)
+    size = bench.choose(FITTING_MIB, 10) * MIB
+
+    def run() -> dict[str, float]:
+        sent = session(lab, size, receiver.address)
+        receiver.wait_quiet()
+        receiver.program.pause()
+        before = receiver.mark()
+        try:
+            send(lab, sent.datagrams, receiver.address)
+        finally:
+            receiver.program.resume()
+        receiver.wait_quiet()
+        after = receiver.mark()
+        sent.file.unlink()
+        receiver.release()
+        return {"cpu": (after.cpu - before.cpu) / len(sent.datagrams), "overflow": after.drops - before.drops}
+
+    return run
+
+
+def _codec_alone() -> dict[str, float]:
+    """What repairing a block costs, with nothing around it."""
+    block = os.urandom(BLOCK_SYMBOLS * SYMBOL_BYTES)
+    lost = int(BLOCK_SYMBOLS * LOST)
+    repair = raptorq.repair(block, SYMBOL_BYTES, lost + 2)
+    symbols = [
+        (number, block[number * SYMBOL_BYTES :][:SYMBOL_BYTES]) for number in range(lost, BLOCK_SYMBOLS)
+    ]
+    packed = raptorq.pack(SYMBOL_BYTES, [*symbols, *enumerate(repair, BLOCK_SYMBOLS)])
+    rounds, start = 10, time.thread_time()
+    for _ in range(rounds):
+        raptorq.decode_packed(SYMBOL_BYTES, BLOCK_SYMBOLS, packed)
+    spent = (time.thread_time() - start) / rounds
+    return {"cpu": spent * 1e9 / BLOCK_SYMBOLS, "MB/s a core": len(block) / 1e6 / spent}
+
+
+def receive(bench: Bench) -> list[Result]:
+    """A file from the receive buffer to the directory: plain, sealed, and with losses to repair."""
+    lab = bench.lab
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_state(lab))
+        key = lab.new_path("key")
+        key.write_bytes(base64.b64encode(os.urandom(32)) + b"\n")
+        key.chmod(0o600)
+        contestants = {
+            PLAIN: Files(bench, stack).drain,
+            SEALED: Files(bench, stack, key=key).drain,
+            WRITES: _reference(bench, stack),
+            LOSSY: Files(bench, stack, lost=LOST).drain,
+            CODEC: _codec_alone,
+        }
+        samples = bench.interleave("receive files", contestants)
+    of_c = ratio(samples, PLAIN, WRITES, "cpu")
+    of_plain = ratio(samples, SEALED, PLAIN, "cpu")
+    of_codec = ratio(samples, LOSSY, CODEC, "MB/s a core")
+    speed = middle(samples, LOSSY, "MB/s a core")
+    intact = [value for name in (PLAIN, SEALED, LOSSY) for value in samples[name]["intact"]]
+    notes = [f"{LOST:.0%} of the datagrams are left out, and repair symbols sent for it"]
+    if speed is not None:
+        notes.append(f"with {LOST:.0%} lost {speed:,.0f} MB/s a core, the codec's process in it")
+    return [
+        Result(
+            f"receive a file of {bench.choose(FITTING_MIB, 10)} MiB, {SYMBOL_BYTES} B a symbol",
+            samples,
+            [
+                Check("intact in every round", f"{sum(intact):.0f} of {len(intact)}", all(intact)),
+                at_most(f"CPU of {WRITES}", of_c, 1.6),
+                at_most("sealed: CPU of plain", of_plain, 1.8),
+                at_least("repairing: MB/s of the codec alone", of_codec, 0.7),
+            ],
+            cpu=middle(samples, PLAIN, "cpu"),
+            of_c=times(CPU=of_c),
+            notes=notes,
+        )
+    ]
+
+
+@contextlib.contextmanager
+def _state(lab: Lab) -> Iterator[None]:
+    """Serials of manifests are kept in the laboratory, by what sends and by the daemons that are started."""
+    before = os.environ.get("STATE_DIRECTORY")
+    directory = lab.new_path("state")
+    directory.mkdir()
+    os.environ["STATE_DIRECTORY"] = str(directory)
+    try:
+        yield
+    finally:
+        del os.environ["STATE_DIRECTORY"]
+        if before is not None:
+            os.environ["STATE_DIRECTORY"] = before
+
+
+class FilesSender:
+    """A daemon with a channel of whole files, which sends them once each time that it is started."""
+
+    def __init__(
+        self, bench: Bench, stack: contextlib.ExitStack, file: Path, protect: str, to: Address
+    ) -> None:
+        self._lab: Lab = bench.lab
+        self._size = file.stat().st_size
+        settings = {
+            "rate": '"40Gbit"',
+            "max_datagram": DATAGRAM_BYTES,
+            "protocol": f'{{ kind = "flute", protect = "{protect}" }}',
+        }
+        text = channel("one", *to, file, settings)
+        self._daemon = Daemon(self._lab, bench.checkout, text, stack, host=self._lab.sender)
+        self._daemon.wait_state("outbound/one", "finished", timeout=TIMEOUT)
+
+    def send(self) -> dict[str, float]:
+        """CPU ns a datagram: of reading, hashing and sending, and of making repair symbols."""
+        program = self._daemon.program
+        self._lab.wait_quiet(program.cpu, [], TIMEOUT, "the channel")
+        cpu, started = program.cpu(), time.monotonic()
+        self._daemon.call("Start", name="outbound/one")
+        worker = self._daemon.wait_state("outbound/one", "finished", timeout=TIMEOUT)
+        seconds = time.monotonic() - started
+        self._lab.wait_quiet(program.cpu, [], TIMEOUT, "the channel")
+        cpu = program.cpu() - cpu
+        sent = worker["status"]["counters"]["sent"]  # it begins anew with each start
+        return {"cpu": cpu / sent, "MB/s a core": self._size / 1e6 / (cpu / 1e9), "seconds": seconds}
+
+
+def send_files(bench: Bench) -> list[Result]:
+    """A file that has been sent before, once more: read, hashed and sent without a receiver."""
+    lab = bench.lab
+    size = bench.choose(128, 32) * MIB
+    with contextlib.ExitStack() as stack:
+        file = random_file(lab.new_path("file"), size)
+        stack.callback(file.unlink)
+        to = lab.new_address()
+
+        def reference() -> dict[str, float]:
+            command = (lab.program("send"), str(file), str(DATAGRAM_BYTES), INTERFACE, to.group)
+            with contextlib.ExitStack() as sending:
+                started = lab.start(lab.sender, *command, str(to.port), "0", stack=sending)
+                found = started.result(TIMEOUT)
+            return {"cpu": found["cpu"] / found["sent"], "seconds": found["elapsed"]}
+
+        samples = bench.interleave(
+            "send files",
+            {
+                PLAIN: FilesSender(bench, stack, file, "0%", lab.new_address()).send,
+                "mcastd, for 5 % loss": FilesSender(bench, stack, file, "5%", lab.new_address()).send,
+                SENDTO: reference,
+            },
+        )
+    of_c = ratio(samples, PLAIN, SENDTO, "cpu")
+    return [
+        Result(
+            f"send a file of {size // MIB} MiB as whole, {DATAGRAM_BYTES} B",
+            samples,
+            [at_most(f"CPU of {SENDTO}", of_c, 0.6)],
+            cpu=middle(samples, PLAIN, "cpu"),
+            of_c=times(CPU=of_c),
+            notes=["each block is hashed before it is sent: a file that changes under way is seen"],
+        )
+    ]
+
+
+def memory(bench: Bench) -> list[Result]:
+    """The most memory that both ends take for a large file, with their codec's processes."""
+    lab = bench.lab
+    size = bench.choose(1536, 192) * MIB
+    samples: Samples = {PLAIN: {}}
+    with contextlib.ExitStack() as stack:
+        file, output, to = lab.new_path("large"), lab.new_path("files"), lab.new_address()
+        with file.open("wb") as large:
+            large.truncate(size)  # of zeros: what they are is no matter
+        target = f'{{ kind = "directory", path = "{output}", max_size = "2GiB" }}'
+        settings = {"receive_buffer": DEEP, "protocol": '"flute"'}
+        receiver = Daemon(lab, bench.checkout, subscription("one", *to, target, settings), stack)
+        sending = {"rate": '"1500Mbit"', "protocol": '{ kind = "flute", protect = "1%" }'}
+        sender = Daemon(lab, bench.checkout, channel("one", *to, file, sending), stack, host=lab.sender)
+        started = time.monotonic()
+        sender.wait_state("outbound/one", "finished", timeout=TIMEOUT)
+        landed = output / file.name
+        with contextlib.suppress(RuntimeError):
+            lab.wait_for(landed.exists, "the file")
+        whole = landed.exists() and landed.stat().st_size == size
+        seconds = time.monotonic() - started
+        peaks = {"receiving": _peak(receiver), "sending": _peak(sender)}
+        lost = receiver.accounted("inbound/one")
+    samples[PLAIN] = {**{f"{end} MiB": [value / MIB] for end, value in peaks.items()}, "seconds": [seconds]}
+    return [
+        Result(
+            f"memory for a file of {size / (1 << 30):.2g} GiB",
+            samples,
+            [
+                Check("whole", "yes" if whole else "no", whole),
+                at_most("receiver's RSS", peaks["receiving"] / MIB, 120, " MiB"),
+                at_most("sender's RSS", peaks["sending"] / MIB, 120, " MiB"),
+            ],
+            notes=[f"lost: {lost or 'nothing'}"],
+        )
+    ]
+
+
+def _peak(daemon: Daemon) -> int:
+    """The most that a daemon and its processes had in memory, each at its own time; in bytes."""
+    total = 0
+    for pid in family(daemon.program.pid):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                total += int(line.split()[1]) << 10
+    return total
