@@ -301,6 +301,8 @@ class Landing:
                 try:
                     inner = _enter(directory, part, make)
                 except FileNotFoundError:
+                    if make is not None:  # the output directory itself was removed
+                        raise
                     yield None
                     return
                 except OSError as error:

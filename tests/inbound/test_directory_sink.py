@@ -236,6 +236,19 @@ def test_a_directory_that_was_removed_is_made_anew(receive: Callable[..., Receiv
     assert (received.path / "images/0.img").read_bytes() == SENT.data
 
 
+def test_a_directory_that_is_removed_while_a_file_comes_is_made_anew(
+    receive: Callable[..., Received],
+) -> None:
+    received = receive()
+    received.write(*whole(SENT)[:-1])
+    shutil.rmtree(received.path)
+    received.write(whole(SENT)[-1])  # it is whole, and cannot land
+    assert received.sink.status().error is not None
+    received.tick(RETRY_SECONDS)
+    received.write(*whole(SENT))
+    assert (received.path / "images/0.img").read_bytes() == SENT.data
+
+
 def test_the_place_of_partial_files_is_made_anew(receive: Callable[..., Received]) -> None:
     received = receive()
     received.sink.open()
