@@ -82,6 +82,7 @@ CAUSES: tuple[Cause, ...] = (
     _cause("membership-lost", *NOT_AT_WORK),
     _cause("membership-differs"),
     _cause("receive-buffer-small"),
+    _cause("output-hanging", "overflow-now", "overflow-earlier"),
     _cause("overflow-now", "overflow-earlier", "loss-above-protection"),
     _cause("overflow-earlier"),
     _cause("backlog-full", beside=True),
@@ -91,7 +92,6 @@ CAUSES: tuple[Cause, ...] = (
     _cause("manifest-refused"),
     _cause("files-undescribed"),
     # the outputs
-    _cause("output-hanging", "overflow-now", "overflow-earlier"),
     _cause("output-directory", *LOSING),
     _cause("output-unwritable", *LOSING),
     _cause("output-wrong-kind", *LOSING),

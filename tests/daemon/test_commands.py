@@ -136,21 +136,13 @@ def test_check_dump_prints_what_check_accepts(tmp_path: Path) -> None:
     assert mcastd("check", "--config", str(again), "--dump").stdout == dumped.stdout
 
 
-def test_the_configurations_that_are_shown_work(tmp_path: Path) -> None:
-    shown = [(ROOT / name).read_text() for name in ("README.md", "docs/CONFIGURATION.md")]
-    blocks = re.findall(r"```toml\n(.*?)```", "".join(shown), re.DOTALL)
-    assert len(blocks) == 5
-    for number, block in enumerate(blocks):
-        config = tmp_path / f"{number}.toml"
-        config.write_text(block)
-        result = mcastd("check", "--config", str(config))
-        assert result.returncode == 0, result.stderr
+def test_the_first_configuration_that_is_shown_works(tmp_path: Path) -> None:
+    """That all others are taken, tests/config/test_config_shipped.py shows."""
+    block = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
     news = tmp_path / "news.log"
     config = tmp_path / "run.toml"
-    text = (
-        blocks[0]
-        .replace("/dev/shm/mcastd/news.log", str(news))
-        .replace("/dev/shm/mcastd/control", str(tmp_path / "control"))
+    text = block.replace("/dev/shm/mcastd/news.log", str(news)).replace(
+        "/dev/shm/mcastd/control", str(tmp_path / "control")
     )
     config.write_text(text.replace("/etc/os-release", str(ROOT / "README.md")))
     process = subprocess.Popen([*MCASTD, "run", "--config", str(config)], stderr=subprocess.PIPE)
