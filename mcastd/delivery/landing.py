@@ -128,6 +128,11 @@ class Landing:
                 if name.startswith(_ONCE) or now - found.st_mtime > LEFTOVER_SECONDS:
                     os.unlink(name, dir_fd=self._partials)
 
+    def has_space_for(self, size: int) -> bool:
+        """Return True if the file system says that it has so many bytes left for us (quotas aside)."""
+        found = os.fstatvfs(self._root)
+        return found.f_bavail * found.f_frsize >= size
+
     def require_free(self, name: Sequence[str]) -> None:
         """Raises RefusedError if a file cannot land as ``name``, as far as that is known before."""
         require_safe(name)

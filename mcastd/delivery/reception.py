@@ -36,7 +36,7 @@ ALLOWANCE_BYTES = 32 << 20
 REFUSED_SECONDS = 60.0
 # After so long what the file system did not take is tried again.
 RETRY_SECONDS = 5.0
-# An object that gives way to smaller ones on a full disk begins anew after so long.
+# An object that gave way to smaller ones on a full disk begins anew after so long, or when it has room.
 GIVE_WAY_SECONDS = 60.0
 # How a file system says that it is full.
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -219,7 +219,7 @@ class Reception:
 
     def _begin(self, known: Received, now: float) -> Assembly | None:
         """Receive an object from here on. Returns None if that is not possible now."""
-        if now < known.again:
+        if now < known.again or self._waits_for_room(known, now):
             return None
         self._note(known, None)
         try:
@@ -258,9 +258,18 @@ class Reception:
         largest, _ = max(having, key=lambda pair: (pair[1].blocks.length, -pair[1].present))
         self._stop_finishing(largest)
         self._discard(largest)
-        self._note(largest, trouble, now + GIVE_WAY_SECONDS)
+        self._note(largest, trouble, now + RETRY_SECONDS)
+        largest.gives_way_until = now + GIVE_WAY_SECONDS
         self._set(largest, ObjectState.WAITING)
         self._queue[largest.description.toi] = largest
+
+    def _waits_for_room(self, known: Received, now: float) -> bool:
+        """Return True if an object that gave way to others still has none."""
+        if now >= known.gives_way_until or self._landing.has_space_for(known.description.length):
+            known.gives_way_until = 0.0
+            return False
+        self._note(known, known.trouble, now + RETRY_SECONDS)
+        return True
 
     def _open(self, known: Received) -> None:
         """Raises RefusedError, OSError."""
@@ -305,7 +314,9 @@ class Reception:
     def _step(self, known: Received, now: float) -> bool:
         """Do a part of what an object needs beside symbols. Returns False if no more can be done now."""
         try:
-            if known.assembly is None:
+            if known.assembly is None and self._waits_for_room(known, now):
+                more = False
+            elif known.assembly is None:
                 self._note(known, None)
                 # One of no bytes has no symbol that would begin it
                 more = (

@@ -640,6 +640,36 @@ def test_a_disk_that_fills_makes_objects_wait_and_nothing_else(tmp_path: Path, n
 
 
 @pytest.mark.root
+def test_what_gave_way_begins_anew_as_soon_as_there_is_room(tmp_path: Path, no_fd_leak: None) -> None:
+    small, large = (
+        SentObject(size, 1000, 20, NO_CODE, seed=seed) for seed, size in enumerate((300_000, 420_000))
+    )
+    with tmpfs(tmp_path / "small", "600k") as path:
+        output = Output(path)
+
+        def a_pass() -> None:
+            for sbn in range(large.blocks.count):
+                for sent in small, large:
+                    if sbn < sent.blocks.count:
+                        output.give(sent, sbn)
+                        output.work()
+
+        a_pass()
+        output.now += RETRY_SECONDS
+        a_pass()
+        assert output.has(small)
+        output.now += RETRY_SECONDS
+        a_pass()
+        assert not output.file(large).exists()  # it waits
+        output.file(small).unlink()
+        assert 4 * RETRY_SECONDS < GIVE_WAY_SECONDS
+        output.now += RETRY_SECONDS
+        a_pass()
+        assert output.has(large)
+        output.close()
+
+
+@pytest.mark.root
 def test_of_files_that_are_too_many_for_the_disk_those_land_that_fit(
     tmp_path: Path, no_fd_leak: None
 ) -> None:
