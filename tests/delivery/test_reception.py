@@ -644,7 +644,7 @@ def test_what_gave_way_begins_anew_as_soon_as_there_is_room(tmp_path: Path, no_f
     small, large = (
         SentObject(size, 1000, 20, NO_CODE, seed=seed) for seed, size in enumerate((300_000, 420_000))
     )
-    with tmpfs(tmp_path / "small", "600k") as path:
+    with tmpfs(tmp_path / "small", "500k") as path:
         output = Output(path)
 
         def a_pass() -> None:
