@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from support.secured import Receiver, Sender
-from support.trees import files_below
+from support.trees import files_below, grow_tree
 
 from mcastd.config import FluteInbound
 from mcastd.delivery.keys import KeyFileError, make_group_key, make_signing_pair
@@ -31,10 +31,7 @@ SIZES = {"empty": 0, "one": 1, "deep/even": 2896, "deep/odd": 2897, "deep/er/lar
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with a tree, two pairs for signing (a, b), and two group keys (1, 2)."""
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
-    for name, size in SIZES.items():
-        path = tmp_path / "source" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(random.Random(size).randbytes(size))
+    grow_tree(tmp_path / "source", SIZES)
     for name in "ab":
         make_signing_pair(tmp_path / name)
     for name in "12":

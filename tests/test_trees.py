@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import shutil
 import signal
 import stat
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 from support.secured import Receiver, Sender
+from support.trees import grow_tree
 
 from mcastd import clock
 from mcastd.delivery.keys import make_group_key, make_signing_pair
@@ -37,10 +37,7 @@ SEEN = Callable[[], dict[str, bytes]]
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with a tree, a pair for signing, and a group key."""
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
-    for name, size in SIZES.items():
-        path = tmp_path / "source" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(random.Random(size).randbytes(size))
+    grow_tree(tmp_path / "source", SIZES)
     make_signing_pair(tmp_path / "a")
     make_group_key(tmp_path / "1")
     return tmp_path

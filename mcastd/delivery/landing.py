@@ -129,7 +129,7 @@ class Landing:
                     os.unlink(name, dir_fd=self._partials)
 
     def has_space_for(self, size: int) -> bool:
-        """Return True if the file system says that it has so many bytes left for us (quotas aside)."""
+        """Return True if the file system has ``size`` bytes free: statvfs(3), which knows no quota."""
         found = os.fstatvfs(self._root)
         return found.f_bavail * found.f_frsize >= size
 
@@ -349,7 +349,7 @@ def prepare(fd: int, mode: int, mtime_ns: int | None) -> None:
 
 
 def settle(fd: int, mode: int, mtime_ns: int | None) -> None:
-    """Prepare a file, and have it on the disk. Raises OSError: then nobody knows what of it is there."""
+    """Prepare a file and write it to the disk. Raises OSError: then any part of it may be missing there."""
     prepare(fd, mode, mtime_ns)
     os.fsync(fd)
 

@@ -248,7 +248,7 @@ class TreeLanding(Landing):
         return trees
 
     def _mode(self) -> int:
-        """The permission bits of trees: who may enter the directory may enter them."""
+        """The permission bits of a tree: as the output directory, but only its owner may write."""
         return 0o700 | os.fstat(self._root).st_mode & 0o055
 
     def _give_up(self, tree: str) -> None:

@@ -35,7 +35,7 @@ class KnownObject:
 
     @property
     def lacks_cut(self) -> bool:
-        """Return True if nobody has said how the object is cut."""
+        """Return True if no description has told the length and the blocks of the object."""
         return self.description is None and not self.refused
 
 

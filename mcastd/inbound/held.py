@@ -1,4 +1,4 @@
-"""Datagrams of objects that nobody has described yet: kept in copies, for a while and in bounded memory."""
+"""Copies of datagrams whose object is not described yet, kept for a while, in bounded memory."""
 
 from __future__ import annotations
 
