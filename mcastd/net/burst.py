@@ -84,6 +84,9 @@ class Burst:
         self.offload = Offload()
         self._offload_until = math.inf  # monotonic seconds; infinity: nothing was refused
         self._size = 0  # bytes of the last datagram that was tried
+        # Segments of this many bytes are prepared: how many go in one call, and the control message for them
+        self._segment_size = self._segments = 0
+        self._ancillary: list[tuple[int, int, bytes]] = []
         self._queue: _Queue | None = None  # made when it is needed: most channels send one at a time
         # Datagrams that the last call tried to send in one piece and that found no room (ENOBUFS); else 0
         self.refused = 0
@@ -125,41 +128,42 @@ class Burst:
 
     def send(self, payloads: Payloads) -> int:
         """Send in order; how many the kernel took. Raises OSError if it refused the first."""
-        accepted, count = 0, len(payloads)
+        count = len(payloads)
+        if count == 1:
+            return self.one(payloads[0])
+        accepted = self._some(payloads, count)
         while accepted < count:
             try:
-                if self._is_single():
-                    accepted += self.one(payloads[accepted])
-                    continue
-                rest = payloads.part(accepted, count) if accepted else payloads
-                accepted += self._some(rest)
-            except OSError:
-                if accepted:  # the next call meets it again
-                    break
-                raise
+                accepted += self._some(payloads.part(accepted, count), count - accepted)
+            except OSError:  # the next call meets it again
+                break
         return accepted
 
-    def _some(self, payloads: Payloads) -> int:
-        """Send some of the first; how many. Raises OSError if the first is refused."""
+    def _some(self, payloads: Payloads, left: int) -> int:
+        """Send some of the first of the ``left``; how many. Raises OSError if the first is refused."""
+        if left == 1 or (self._single_until and self._is_single()):
+            return self.one(payloads[0])
         self.refused = 0
-        size = self._size = len(payloads[0])
         if self._offload_until < math.inf and self._now() >= self._offload_until:
-            self.offload, self._offload_until = Offload(), math.inf
-        while (most := self.offload.segments_of(size)) and len(payloads) > 1:
-            count = payloads.alike(most)
-            if count < min(SEGMENTS_MIN, max(2, len(payloads))):
+            self._learn(Offload(), math.inf)
+        size, alike = payloads.alike(SEGMENTS_MAX)
+        self._size = size
+        while True:
+            if size != self._segment_size:
+                self._prepare(size)
+            count = min(alike, self._segments)
+            if count < SEGMENTS_MIN and (count < left or count < 2):
                 break
-            pieces = payloads.part(0, count).pieces()
             try:
-                self._sock.sendmsg(pieces, [(_abi.SOL_UDP, _abi.UDP_SEGMENT, _uint16.pack(size))])
+                self._sock.sendmsg(payloads.pieces(count), self._ancillary)
             except OSError as error:
                 if (offload := self.offload.without(error, size)) is None:
                     self._refuse(error, count)
                     raise
-                self.offload, self._offload_until = offload, self._now() + OFFLOAD_SECONDS
+                self._learn(offload, self._now() + OFFLOAD_SECONDS)
             else:
                 return count
-        if len(payloads) == 1 or not HAVE_SENDMMSG:
+        if not HAVE_SENDMMSG:
             return self.one(payloads[0])
         if self._queue is None:
             self._queue = _Queue()
@@ -168,6 +172,17 @@ class Burst:
         except OSError as error:
             self._refuse(error, 1)
             raise
+
+    def _learn(self, offload: Offload, until: float) -> None:
+        """Take ``offload`` for what is possible ``until`` then, in monotonic seconds."""
+        self.offload, self._offload_until = offload, until
+        self._prepare(self._segment_size)
+
+    def _prepare(self, size: int) -> None:
+        """Prepare to send segments of ``size`` bytes."""
+        self._segment_size = size
+        self._segments = self.offload.segments_of(size)
+        self._ancillary = [(_abi.SOL_UDP, _abi.UDP_SEGMENT, _uint16.pack(size))]
 
 
 DONTWAIT = int(socket.MSG_DONTWAIT)

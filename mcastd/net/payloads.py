@@ -24,30 +24,31 @@ class Payloads(Protocol):
     def part(self, start: int, stop: int) -> Payloads:
         """Those from ``start`` up to ``stop``."""
 
-    def alike(self, most: int) -> int:
-        """How many of the first ``most`` are of one size; the last of them may be shorter, but not empty.
+    def alike(self, most: int) -> tuple[int, int]:
+        """The size of the first in bytes, and how many of the first ``most`` are of that size: the last of
+        them may be shorter, but not empty.
 
         Asked only if there are some, with ``most`` of at least 1.
         """
 
-    def pieces(self) -> Sequence[bytes | memoryview]:
-        """The bytes of all, datagram after datagram, in as few buffers as they lie in: a few for each at
-        most, since one system call takes 1024 (IOV_MAX)."""
+    def pieces(self, count: int) -> Sequence[bytes | memoryview]:
+        """The bytes of the first ``count``, datagram after datagram, in as few buffers as they lie in: a few
+        for each at most, since one system call takes 1024 (IOV_MAX)."""
 
     def gone(self, count: int) -> None:
         """The next ``count`` were sent or dropped. Nobody asks for them any more: their memory is free."""
 
 
-def _alike(sizes: Iterable[int]) -> int:
-    """How many of the first payloads are alike, by their sizes: see :meth:`Payloads.alike`."""
+def _alike(sizes: Iterable[int]) -> tuple[int, int]:
+    """See :meth:`Payloads.alike`."""
     first, count = -1, 0
     for size in sizes:
         if size != first:
             if count:
-                return count + (0 < size < first)
+                return first, count + (0 < size < first)
             first = size
         count += 1
-    return count
+    return first, count
 
 
 class ListPayloads(list[bytes | memoryview]):
@@ -62,11 +63,11 @@ class ListPayloads(list[bytes | memoryview]):
     def part(self, start: int, stop: int) -> ListPayloads:
         return ListPayloads(self[start:stop])
 
-    def alike(self, most: int) -> int:
+    def alike(self, most: int) -> tuple[int, int]:
         return _alike(map(len, islice(self, most)))
 
-    def pieces(self) -> Sequence[bytes | memoryview]:
-        return self
+    def pieces(self, count: int) -> Sequence[bytes | memoryview]:
+        return self if count == len(self) else self[:count]
 
     def gone(self, count: int) -> None:
         """Nothing is kept for them but this list."""
@@ -99,12 +100,13 @@ class HeadedPayloads:
     def part(self, start: int, stop: int) -> HeadedPayloads:
         return HeadedPayloads(self._headers[start:stop], self._bodies[start:stop], self.sizes[start:stop])
 
-    def alike(self, most: int) -> int:
+    def alike(self, most: int) -> tuple[int, int]:
         sizes = self.sizes[:most]
-        return len(sizes) if sizes.count(sizes[0]) == len(sizes) else _alike(sizes)
+        first = sizes[0]
+        return (first, len(sizes)) if sizes.count(first) == len(sizes) else _alike(sizes)
 
-    def pieces(self) -> Sequence[bytes | memoryview]:
-        return [*chain.from_iterable(zip(self._headers, self._bodies, strict=True))]
+    def pieces(self, count: int) -> Sequence[bytes | memoryview]:
+        return [*chain.from_iterable(zip(self._headers[:count], self._bodies[:count], strict=True))]
 
     def gone(self, count: int) -> None:
         """As in ListPayloads."""
@@ -113,34 +115,39 @@ class HeadedPayloads:
 class Chunks:
     """Payloads of one size that lie one after another."""
 
-    __slots__ = ("_data", "_size")
+    __slots__ = ("_count", "_data", "_size")
 
-    def __init__(self, data: bytes | memoryview, size: int) -> None:
-        self._data = memoryview(data)  # a multiple of the size
-        self._size = size  # bytes of each
+    def __init__(self, data: memoryview, size: int, count: int) -> None:
+        """``count`` payloads of ``size`` bytes each, all of ``data``."""
+        self._data = data
+        self._size = size
+        self._count = count
 
     @property
     def sizes(self) -> list[int]:
-        return [self._size] * len(self)
+        return [self._size] * self._count
 
     def __len__(self) -> int:
-        return len(self._data) // self._size
+        return self._count
 
     def __iter__(self) -> Iterator[memoryview]:
-        return map(self.__getitem__, range(len(self)))
+        return map(self.__getitem__, range(self._count))
 
     def __getitem__(self, index: int, /) -> memoryview:
-        start = range(0, len(self._data), self._size)[index]
-        return self._data[start : start + self._size]
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        return self._data[index * self._size : (index + 1) * self._size]
 
     def part(self, start: int, stop: int) -> Chunks:
-        return Chunks(self._data[start * self._size : stop * self._size], self._size)
+        size = self._size
+        stop = min(stop, self._count)
+        return Chunks(self._data[start * size : stop * size], size, stop - start)
 
-    def alike(self, most: int) -> int:
-        return min(most, len(self))
+    def alike(self, most: int) -> tuple[int, int]:
+        return self._size, min(most, self._count)
 
-    def pieces(self) -> Sequence[memoryview]:
-        return [self._data]
+    def pieces(self, count: int) -> Sequence[memoryview]:
+        return [self._data if count == self._count else self._data[: count * self._size]]
 
     def gone(self, count: int) -> None:
         """As in ListPayloads."""

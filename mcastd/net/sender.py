@@ -152,8 +152,6 @@ class SocketSender:
         if self._heard:
             return self._send_on(payloads.part(0, self._heard))
         try:
-            if len(payloads) == 1:
-                return self._burst.one(payloads[0])
             return self._burst.send(payloads)
         finally:
             if self._loop:

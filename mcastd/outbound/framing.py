@@ -133,9 +133,10 @@ class ChunkFramer:
 
     def feed(self, data: bytes) -> Payloads:
         data = self._rest + data
-        whole = len(data) - len(data) % self._size
+        count = len(data) // self._size
+        whole = count * self._size
         self._rest = data[whole:]
-        return Chunks(memoryview(data)[:whole], self._size)
+        return Chunks(memoryview(data)[:whole], self._size, count)
 
     def finish(self) -> Payloads:
         rest, self._rest = self._rest, b""

@@ -106,7 +106,7 @@ def test_what_is_sent_arrives_whatever_its_sizes(link: Link) -> None:
 def test_chunks_arrive(link: Link, size: int, count: int) -> None:
     data = random.Random(size).randbytes(min(count, max(3, 2_000_000 // size)) * size)
     expected = [data[start : start + size] for start in range(0, len(data), size)]
-    assert link.pass_on(Chunks(data, size)) == expected
+    assert link.pass_on(Chunks(memoryview(data), size, len(expected))) == expected
 
 
 def test_an_empty_datagram_behind_equal_ones_goes_too(link: Link) -> None:
@@ -179,7 +179,7 @@ def test_a_refusal_of_segments_is_met_once(
     with ExitStack() as stack:
         link = Link(stack, monkeypatch, "sendmmsg")
         assert link.sender.sending == "gso"
-        assert link.pass_on(Chunks(b"y" * 1000, 100)) == [b"y" * 100] * 10
+        assert link.pass_on(Chunks(memoryview(b"y" * 1000), 100, 10)) == [b"y" * 100] * 10
         assert link.sender.sending == "sendmmsg"
         monkeypatch.setattr(Refusing, "sendmsg", None)  # it is not called again
         assert link.pass_on([b"x" * 100] * 200) == [b"x" * 100] * 200
@@ -248,10 +248,10 @@ def test_a_full_socket_loses_nothing(link: Link) -> None:
     calls = iter([0, 0, 1, 0, 1, 1])
 
     class Full(Burst):
-        def _some(self, payloads: Any) -> int:
+        def _some(self, payloads: Any, left: int) -> int:
             if next(calls, 0):
                 raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-            return super()._some(payloads)
+            return super()._some(payloads, left)
 
     link.sender._burst = Full(link.sender._sock)
     sent, refused = 0, 0

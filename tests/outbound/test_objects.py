@@ -144,7 +144,7 @@ class TestSource:
         with opened(tree) as source:
             while not (payloads := source.read()) or len(payloads) < 16:
                 pass
-            pieces = payloads.part(0, 16).pieces()
+            pieces = payloads.part(0, 16).pieces(16)
             assert [len(piece) for piece in pieces[::2]] == [20] * 16
             assert isinstance(pieces[1], memoryview)
 
