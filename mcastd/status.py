@@ -143,6 +143,7 @@ class TreeStatus:
 
     switched: bool  # the tree that its sender lists is the one in place
     missing: int  # files that it still lacks
+    switches: int  # times that a tree was exchanged for another
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

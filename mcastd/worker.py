@@ -12,13 +12,14 @@ import select
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from mcastd import clock
 from mcastd.bounded import Patience
 from mcastd.counters import OutputCounters, SymbolCounts
 from mcastd.errors import McastdError
-from mcastd.status import FilesStatus, ManifestStatus
+from mcastd.status import FilesStatus, ManifestStatus, TreeStatus
 from mcastd.views import Status
 
 # poll(2) takes no more than 24 days; waking once a day costs nothing.
@@ -212,6 +213,8 @@ class ObjectBooks(NamedTuple):
     symbols: SymbolCounts
     states: Mapping[str, int]  # files by state: those of now, and all that ever expired
     percent: Callable[[], float | None]  # of those that are being received; None: there are none
+    tree: Callable[[], TreeStatus] | None = None  # where whole trees are exchanged
+    notices: OutputIdentity | None = None  # the pipe that gets a line for each, which is counted there
 
 
 class OutputIdentity(NamedTuple):
@@ -251,6 +254,7 @@ class Books(NamedTuple):
     receive_buffer: int | None = None  # bytes that the kernel gave; None: there is no socket now
     receive_buffer_asked: int = 0
     manifest: ManifestStatus | None = None  # that it goes by, if it goes by one
+    refused_manifests: Mapping[str, int] = MappingProxyType({})  # by reason
 
 
 class Worker(Protocol):

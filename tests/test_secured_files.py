@@ -18,6 +18,7 @@ from mcastd.errors import SourceError
 from mcastd.inbound.flute import FluteSequencer
 from mcastd.net.link import ListBatch
 from mcastd.protocols import alc, fec, lct, raptorq
+from mcastd.protocols.manifest import ManifestReason
 from mcastd.protocols.manifest_packets import MANIFEST_TOI, manifest_packets
 
 pytest.importorskip("cryptography")
@@ -89,6 +90,10 @@ def test_both_ends_tell_of_the_same_manifest(place: Path, sender: MakeSender, re
     assert other is not None
     assert (other.serial, other.files, other.refused) == (None, 0, "signature")
     assert other.refusal == "no key that is trusted has signed it"
+    refused = taker.sequencer.refused_manifests
+    assert refused["signature"] >= 1
+    assert {*refused} == {*map(str, ManifestReason)}  # each from the start, or rate() misses the first
+    assert refused.total() == refused["signature"]
     taker.take(by_a.a_pass())
     sent, taken = by_a.source.files.manifest, taker.sequencer.manifest
     assert sent == taken

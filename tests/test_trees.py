@@ -111,7 +111,7 @@ def test_nothing_is_seen_of_a_tree_before_all_of_it_is_there(
     (switched,) = [one for one in logs if one["event"] == "tree.switched"]
     assert (switched["files"], switched["path"]) == (4, str(receiver.path))
     assert not [one for one in logs if one["event"] == "object.landed" and one["log_level"] != "debug"]
-    assert "TreeStatus(switched=True, missing=0)" in str(receiver.sink.status().objects)
+    assert "TreeStatus(switched=True, missing=0, switches=1)" in str(receiver.sink.status().objects)
     before = receiver.sink.counters.written_bytes
     receiver.take(sender.a_pass())
     assert receiver.sink.counters.written_bytes == before

@@ -142,9 +142,11 @@ class ManifestReception:
         serials: Serials,
         *,
         decode: DecodeSymbols = raptorq.decode,
+        refused: Counter[str] | None = None,
     ) -> None:
         """With ``keys`` only what is sealed by one of them is taken, with ``signers`` what one has signed.
 
+        Manifests that came whole and were not taken are counted in ``refused``, by reason.
         Raises ValueError without either, MissingLibraryError.
         """
         if not keys and not signers:
@@ -156,6 +158,7 @@ class ManifestReception:
         self._signers = signers
         self._serials = serials
         self._decode = decode
+        self._refused: Counter[str] = Counter() if refused is None else refused
         self._opener = AnnouncementOpener(self.keys, channel) if keys else None
         self._session: int | None = None  # in which the current one came
         # The one that was used last is the last
@@ -184,6 +187,7 @@ class ManifestReception:
             verified = self._verified(data, found, newest, wall)
         except ManifestRefusedError as error:
             reason = REPLAYED if error.reason is ManifestReason.ROLLED_BACK else REFUSED
+            self._refused[error.reason.value] += 1
             self.status = replace(self.status, refused=error.reason.value, refusal=str(error))
             raise NotTakenError(reason, str(error), error.reason) from error
         self.current, self._session = verified, packet.header.tsi
@@ -253,7 +257,7 @@ class ManifestReception:
         verified = verify(data, self._signers)
         manifest, sealing = verified.manifest, verified.manifest.sealing
         if manifest.serial != found.serial or (sealing is None) is (self._opener is not None):
-            raise NotTakenError(REFUSED, "its packets do not say what it says", ManifestReason.MALFORMED)
+            raise ManifestRefusedError(ManifestReason.MALFORMED, "its packets do not say what it says")
         key = None if sealing is None else self.keys.get(sealing.key_id)
         if sealing is not None and key is None:
             cause = f"its objects are sealed by the key {sealing.key_id.hex()}, which is not here"

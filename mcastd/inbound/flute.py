@@ -34,6 +34,7 @@ from mcastd.log import get_logger
 from mcastd.names import short_name
 from mcastd.net.link import Batch
 from mcastd.protocols.alc import PacketReader
+from mcastd.protocols.manifest import ManifestReason
 from mcastd.protocols.seal import SealReason
 from mcastd.status import ManifestStatus
 
@@ -66,6 +67,7 @@ class FluteSequencer:
         self._wall = wall
         self._reader = PacketReader()
         self._given = Given(dropped)
+        self.refused_manifests: Counter[str] = Counter(dict.fromkeys(map(str, ManifestReason), 0))
         self._held = Held()
         self._expire_at = 0.0  # monotonic time
         self._keys: tuple[tuple[GroupKey, ...], tuple[VerifyingKey, ...]] = (), ()
@@ -98,7 +100,9 @@ class FluteSequencer:
         signers = tuple(keys.read_verifying_key(told) for told in settings.verify_keys or ())
         if self._objects is None or (group_keys, signers) != self._keys:
             serials = Serials(state_directory(), self._tell_state)
-            manifests = ManifestReception(self._channel, group_keys, signers, serials)
+            manifests = ManifestReception(
+                self._channel, group_keys, signers, serials, refused=self.refused_manifests
+            )
             self._objects = ListedObjects(self._given, self._held, settings.session, manifests, self._log)
             self._keys = group_keys, signers
             self._given.listing = None

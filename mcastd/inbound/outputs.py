@@ -72,9 +72,7 @@ class Outputs:
         for settings in new:
             if (old := before.pop(settings.label, None)) is not None:
                 sink = self._sinks[settings]
-                sink.counters.go_on_from(old.counters)
-                if sink.objects is not None and old.objects is not None:
-                    sink.objects.symbols.go_on_from(old.objects.symbols)
+                sink.go_on_from(old)
                 self._began[sink] = self._began[old]
         for sink in before.values():
             self._closed.update(sink.counters.dropped)

@@ -7,7 +7,7 @@ without a clock.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from mcastd.config import InboundProtocol
@@ -23,6 +23,10 @@ class Sequencer(Protocol):
     """
 
     reasons: Sequence[str]  # all reasons for which it may drop
+
+    @property
+    def refused_manifests(self) -> Mapping[str, int]:
+        """How many manifests came whole and were not taken, by reason; live. For any thread."""
 
     @property
     def held(self) -> int:

@@ -228,6 +228,9 @@ class Subscription:
             receive_buffer=buffer,
             receive_buffer_asked=self._config.receive_buffer,
             manifest=self._manifest,
+            refused_manifests={}
+            if self._intake.protocol is None
+            else self._intake.protocol.refused_manifests,
         )
 
     @property

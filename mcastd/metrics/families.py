@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from mcastd.counters import InboundCounters, OutboundCounters, SymbolCounts
-from mcastd.status import FilesStatus, ManifestStatus
+from mcastd.status import FilesStatus, ManifestStatus, TreeStatus
 from mcastd.worker import Books, Headline, ObjectBooks, OutputIdentity
 
 NO_COUNTS: Mapping[str, int] = {}
@@ -84,6 +84,11 @@ def _of_files(value: Callable[[FilesStatus], Any], without: Any = None) -> Calla
 def _of_objects(value: Callable[[ObjectBooks], Any], without: Any = None) -> Callable[[OutputIdentity], Any]:
     """Takes a value of an output's files; ``without`` if it takes none."""
     return lambda of: without if of.objects is None else value(of.objects)
+
+
+def _of_tree(value: Callable[[TreeStatus], Any]) -> Callable[[OutputIdentity], Any]:
+    """Takes a value of an output's tree; None if its files land each by itself."""
+    return _of_objects(lambda objects: None if objects.tree is None else value(objects.tree()))
 
 
 def _timestamp(name: str, text: str, value: Callable[[Of], float | None]) -> Family[Of]:
@@ -241,9 +246,23 @@ SUBSCRIPTION: tuple[Family[ScrapedWorker[InboundCounters]], ...] = (
         lambda of: of.books.receive_buffer,
     ),
     *_of_manifest(lambda books: books.manifest),
+    _counts(
+        "refused_manifests",
+        "Manifests that came whole and were not taken, by reason.",
+        lambda of: of.books.refused_manifests,
+        "reason",
+        lambda _: (),
+    ),
 )
 # What becomes of a symbol that is taken: each is in one of these.
 USES = ("source", "repair", "duplicate", "surplus")
+
+
+def _of_notices(
+    value: Callable[[OutputIdentity], Any], without: Any = None
+) -> Callable[[OutputIdentity], Any]:
+    """Takes a value of the pipe that is told of an output's files; ``without`` if none is."""
+    return _of_objects(lambda of: without if of.notices is None else value(of.notices), without)
 
 
 def _by_use(symbols: SymbolCounts) -> Mapping[str, int]:
@@ -289,6 +308,28 @@ OUTPUT: tuple[Family[OutputIdentity], ...] = (
         "wrong_blocks",
         "Blocks of files that were not what was signed, and were thrown away.",
         _of_objects(lambda objects: objects.symbols.wrong_blocks),
+    ),
+    _counter(
+        "switched_trees",
+        "Times that a whole tree was exchanged for another.",
+        _of_tree(lambda tree: tree.switches),
+    ),
+    _gauge(
+        "tree_missing_files",
+        "Files that the tree which is listed lacks before it is switched to.",
+        _of_tree(lambda tree: tree.missing),
+    ),
+    _counter(
+        "written_notices",
+        "Lines that the pipe of an output's notify has taken, one for each file.",
+        _of_notices(lambda pipe: pipe.counters.written),
+    ),
+    _counts(
+        "dropped_notices",
+        "Lines that this pipe did not take, by reason.",
+        _of_notices(lambda pipe: pipe.counters.dropped, NO_COUNTS),
+        "reason",
+        _of_notices(lambda pipe: pipe.reasons, ()),
     ),
 )
 # By the kind of worker; one that has no line here has what all have.

@@ -436,6 +436,26 @@ def test_lines_without_a_reader_are_counted_and_said_once(
     assert from_json(ObjectsStatus, as_json(objects)) == objects
 
 
+def test_what_was_counted_of_lines_and_symbols_goes_on_with_another_output(
+    receive: Callable[..., Received], tmp_path: Path
+) -> None:
+    received = receive(notify=tmp_path / "landed")
+    received.write(*whole(OTHER), *whole(SENT))
+    received.sink.close()
+    other = receive(notify=tmp_path / "landed", mode="0604")
+    other.sink.go_on_from(received.sink)
+    assert (notices(other).written, notices(other).dropped) == (0, {"no-reader": 2})
+    before, after = received.sink.objects, other.sink.objects
+    assert before is not None
+    assert after is not None
+    assert after.symbols == before.symbols
+    assert after.symbols.source
+    assert other.sink.counters == received.sink.counters
+    assert after.notices is not None
+    assert after.notices.counters.dropped == {"no-reader": 2}
+    assert after.tree is None
+
+
 def test_a_slow_reader_holds_up_nothing(receive: Callable[..., Received], tmp_path: Path) -> None:
     pipe = tmp_path / "landed"
     received = receive(notify=pipe)

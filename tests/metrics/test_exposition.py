@@ -21,7 +21,8 @@ from mcastd.metrics.exposition import PART_WORKERS, Exposition, Row
 from mcastd.metrics.families import families
 from mcastd.metrics.server import Metrics
 from mcastd.net.link import Origin
-from mcastd.status import NO_MANIFEST, FilesStatus
+from mcastd.status import NO_MANIFEST, FilesStatus, TreeStatus
+from mcastd.worker import OutputIdentity
 
 MakeHouse = Callable[..., House]
 MANIFEST = replace(NO_MANIFEST, files=115, issued=116, expires=117)
@@ -36,6 +37,8 @@ FILES = FilesStatus(
     repair_percent=0.0,
     manifest=MANIFEST,
 )
+# Outputs that exchange whole trees need keys.
+PROTOCOL = {"kind": "flute", "keys": ["/etc/mcastd/key"]}
 GROUP = {"group": "239.255.1.2", "port": 9190}
 
 
@@ -45,7 +48,7 @@ def rendered(exposition: Exposition, rows: list[Row]) -> str:
 
 def directory(name: str) -> dict[str, str]:
     """An output that takes files."""
-    return {"kind": "directory", "path": f"/srv/{name}"}
+    return {"kind": "directory", "path": f"/srv/{name}", "atomic": "tree", "notify": f"/run/{name}"}
 
 
 def test_a_subscription_and_its_outputs(house: MakeHouse, tmp_path: Path) -> None:
@@ -136,13 +139,14 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
     a = House(
         {
             "outbound": {"a": {**GROUP, "source": "/s"}},
-            "inbound": {"a": {**GROUP, "protocol": "flute", "output": [*map(directory, "xy")]}},
+            "inbound": {"a": {**GROUP, "protocol": PROTOCOL, "output": [*map(directory, "xy")]}},
         }
     )
     monotonic = clock.monotonic()
     (head, into), (out_head, out) = sorted(a.rows())
     sent = OutboundCounters(sent=102, sent_bytes=103, late=104, lines_split=105, rounds=106)
     sent.refused["ENOBUFS"], sent.dropped["too-big"] = 107, 110
+    outputs: list[OutputIdentity] = []
     for base, output in zip((300, 400), into.identity.outputs, strict=True):
         of = output.counters
         of.written, of.written_bytes, of.queued = base + 1, base + 2, base + 3
@@ -152,6 +156,12 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
         symbols.source, symbols.restored = base + 5, base + 6
         symbols.repaired_blocks, symbols.wrong_blocks = base + 7, base + 8
         states["landed"] = base + 9
+        notices = output.objects.notices
+        assert notices is not None
+        notices.counters.written, notices.counters.dropped["full"] = base + 10, base + 11
+        tree = TreeStatus(switched=False, missing=base + 12, switches=base + 13)
+        identity = output._replace(objects=output.objects._replace(tree=lambda tree=tree: tree))
+        outputs.append(identity)
     rows = [
         (
             out_head._replace(restarts=101, state="failed"),
@@ -160,6 +170,7 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
         (
             head._replace(restarts=201, state="active"),
             into._replace(
+                identity=into.identity._replace(outputs=tuple(outputs)),
                 counters=InboundCounters(received=202, received_bytes=203, truncated=204),
                 overflow=205,
                 stale=True,
@@ -169,6 +180,7 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
                 last_datagram=monotonic - 209,
                 receive_buffer_asked=210,
                 manifest=replace(NO_MANIFEST, files=211, issued=212, expires=213),
+                refused_manifests={"signature": 214},
             ),
         ),
     ]
@@ -218,6 +230,7 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
         ("manifest_files", *subscription): 211,
         ("manifest_issued_timestamp_seconds", *subscription): 212,
         ("manifest_expires_timestamp_seconds", *subscription): 213,
+        ("refused_manifests_total", *subscription): 214,
         **{
             (name, "inbound/a", output): base + number
             for output, base in (("x", 300), ("y", 400))
@@ -232,6 +245,10 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
                     "repaired_blocks_total",
                     "wrong_blocks_total",
                     "files",
+                    "written_notices_total",
+                    "dropped_notices_total",
+                    "tree_missing_files",
+                    "switched_trees_total",
                 ),
                 start=1,
             )
@@ -370,7 +387,7 @@ def test_symbols_and_files_are_told_apart_by_what_became_of_them() -> None:
     a = House(
         {
             "inbound": {
-                "a": {**GROUP, "protocol": "flute", "output": [directory("x")]},
+                "a": {**GROUP, "protocol": PROTOCOL, "output": [directory("x")]},
                 "b": {**GROUP, "output": "/y"},
             },
             "outbound": {"a": {**GROUP, "source": "/s"}},
@@ -416,7 +433,7 @@ def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path, monkeypatch: 
     files.mkdir()
     (files / "whole").write_bytes(bytes(5000))
     (files / "elsewhere").symlink_to(source)
-    received = {"kind": "directory", "path": str(tmp_path / "received")}
+    received = {**directory("b"), "path": str(tmp_path / "received"), "notify": str(tmp_path / "landed")}
     slowly = {"rate": "1Mbit", "repeat": "forever"}
     sealed = {"kind": "flute", "protect": "0%", "key": str(tmp_path / "key"), "channel": "b"}
     a = house(
@@ -429,7 +446,11 @@ def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path, monkeypatch: 
                 **GROUP,
                 "output": [str(tmp_path / "a.log"), {"kind": "fifo", "path": str(tmp_path / "p")}],
             },
-            "b": {**GROUP, "protocol": "flute", "output": [received]},
+            "b": {
+                **GROUP,
+                "protocol": {"kind": "flute", "keys": [str(tmp_path / "key")]},
+                "output": [received],
+            },
         },
     )
     for receiver in a.receivers.values():

@@ -97,6 +97,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     files.mkdir()
     (files / "whole").write_bytes(bytes(50_000))
     (files / "elsewhere").symlink_to(source)
+    whole = f'atomic = "tree", notify = "{directory}/landed"'
     images = 'group = "239.255.9.8"\nport = 9198\n'
     group = 'group = "239.255.9.7"\nport = 9197\n'
     config = f"""
@@ -120,7 +121,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         rate = "10Mbit"
         repeat = "forever"
         [inbound.images]
-        {images} output = {{ kind = "directory", path = "{directory}/received" }}
+        {images} output = {{ kind = "directory", path = "{directory}/received", {whole} }}
         interface = "lo"
         protocol = {{ kind = "flute", keys = "{directory}/key" }}
     """
@@ -143,7 +144,8 @@ def test_it_answers_what_the_daemon_has_counted(prometheus: Prometheus) -> None:
     received = 'mcastd_received_datagrams_total{worker="inbound/news",group="239.255.9.7",interface="lo"}'
     wait_for(lambda: value(received) == SENT)
     assert value('mcastd_sent_datagrams_total{worker="outbound/news"}') == SENT
-    assert value('mcastd_worker_state{worker="outbound/news",state="finished"}') == 1
+    finished = 'mcastd_worker_state{worker="outbound/news",state="finished"}'
+    wait_for(lambda: value(finished) == 1)
     # received = written + dropped + queued, of each output
     books = (
         "mcastd_written_datagrams_total + on (worker, output) mcastd_queued_datagrams"
@@ -154,6 +156,9 @@ def test_it_answers_what_the_daemon_has_counted(prometheus: Prometheus) -> None:
     assert value('mcastd_dropped_datagrams_total{reason="no-reader"}') == SENT
     assert value("mcastd_build_info * 3") == 3
     wait_for(lambda: value('mcastd_files{worker="inbound/images",state="landed"}') == 1)
+    wait_for(lambda: value("mcastd_switched_trees_total") == 1)
+    assert value("mcastd_tree_missing_files") == 0
+    wait_for(lambda: value('mcastd_dropped_notices_total{reason="no-reader"}') == 1)  # that of the tree
     assert value("mcastd_source_bytes") == 50_000
     assert value('mcastd_unsent_files{reason="link"}') == 1
 

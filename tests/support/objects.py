@@ -125,6 +125,7 @@ class Objects:
     held = 0
     deadline = math.inf
     manifest = None
+    refused_manifests: ClassVar[dict[str, int]] = {}
 
     def __init__(self, _: ObjectsSettings, dropped: Counter[str], __: str = "") -> None:
         self.dropped = dropped

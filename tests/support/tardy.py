@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -32,6 +32,7 @@ class TardySettings(InboundProtocol):
 class Tardy:
     reasons = (EMPTY,)
     manifest = None
+    refused_manifests: ClassVar[dict[str, int]] = {}
 
     def __init__(self, settings: TardySettings, dropped: Counter[str], _: str = "") -> None:
         self.settings, self.dropped = settings, dropped

@@ -85,10 +85,25 @@ class DirectorySink(Sink):
         self._landing = TreeLanding(config.path) if config.atomic == "tree" else Landing(config.path)
         self._counts = SymbolCounts(dropped=account.counters.dropped)
         self._states: Counter[str] = Counter(dict.fromkeys(map(str, ObjectState), 0))
-        self.objects = ObjectBooks(self._counts, self._states, self._percent)
+        self._switches = 0  # times that a tree was switched to
+        self.objects = ObjectBooks(
+            self._counts,
+            self._states,
+            self._percent,
+            self._tree if config.atomic == "tree" else None,
+            None if self._notices is None else self._notices.identity(),
+        )
         self._reception: Reception | None = None  # while the directory is open
         self._expire_at = self._sweep_at = 0.0  # monotonic time
         self._again = math.inf  # monotonic time when the directory has something to do
+
+    def go_on_from(self, before: Sink) -> None:
+        super().go_on_from(before)
+        if isinstance(before, DirectorySink):
+            self._counts.go_on_from(before._counts)
+            self._switches = before._switches
+            if self._notices is not None and before._notices is not None:
+                self._notices.go_on_from(before._notices)
 
     @property
     def problem(self) -> str:
@@ -230,6 +245,7 @@ class DirectorySink(Sink):
 
     def _note_tree(self, tree: str, files: int) -> None:
         """Log that another tree is current, and pass it on."""
+        self._switches += 1
         self._account.log.info("tree.switched", **self._config.named, tree=tree, files=files)
         self._tell(self._config.path / CURRENT)
 
@@ -244,6 +260,15 @@ class DirectorySink(Sink):
         assemblies = [one.assembly for one in objects if one.assembly is not None]
         total = sum(one.blocks.total for one in assemblies)
         return 100 * sum(one.present for one in assemblies) / total if total else None
+
+    def _tree(self) -> TreeStatus:
+        """For any thread."""
+        reception = self._reception
+        if not isinstance(reception, TreeReception):  # the directory is not open
+            return TreeStatus(switched=False, missing=0, switches=self._switches)
+        return TreeStatus(
+            switched=reception.switched, missing=len(reception.missing), switches=self._switches
+        )
 
     def _objects(self) -> ObjectsStatus:
         """For any thread: what it reads may change meanwhile."""
@@ -266,7 +291,7 @@ class DirectorySink(Sink):
             short_blocks=sum(one.short for one in objects),
             wrong_blocks=counts.wrong_blocks,
             unrepaired=_unrepaired(receiving),
-            tree=_tree(receiving),
+            tree=self._tree() if self._config.atomic == "tree" else None,
             notices=None if self._notices is None else self._notices.told(),
         )
 
@@ -275,12 +300,6 @@ def _unrepaired(reception: Reception | None) -> str:
     """Why files that are being received cannot be repaired; "": nothing hinders it. For any thread."""
     waiting = () if reception is None else list(reception.unrepaired.values())
     return next((why for one in waiting if (why := one.unrepaired)), "")
-
-
-def _tree(reception: Reception | None) -> TreeStatus | None:
-    if not isinstance(reception, TreeReception):
-        return None
-    return TreeStatus(switched=reception.switched, missing=len(reception.missing))
 
 
 def _present_bytes(received: Received) -> int:

@@ -14,6 +14,7 @@ from mcastd.inbound.sinks.formats import Raw
 from mcastd.inbound.sinks.means import ALONE, Means
 from mcastd.net.link import ListBatch
 from mcastd.status import NoticesStatus
+from mcastd.worker import OutputIdentity
 
 
 class LandingNotices(FifoSink):
@@ -22,6 +23,9 @@ class LandingNotices(FifoSink):
     def __init__(self, path: Path, log: FilteringBoundLogger, means: Means = ALONE) -> None:
         config = FifoOutput(path=path)
         super().__init__(config, Raw(lambda: "", str), Account(config, log), means)
+
+    def identity(self) -> OutputIdentity:
+        return OutputIdentity(str(self._path), self.counters, self.reasons)
 
     def tell(self, path: Path) -> None:
         self.write(ListBatch([line_of(path)]))

@@ -41,6 +41,10 @@ class Sink(ABC):
     def counters(self) -> OutputCounters:
         return self._account.counters
 
+    def go_on_from(self, before: Sink) -> None:
+        """Count on from where another sink of the same label ended."""
+        self.counters.go_on_from(before.counters)
+
     @property
     def problem(self) -> str:
         """Why it does not take datagrams now, in one line; "" while it works. Read by other threads."""
