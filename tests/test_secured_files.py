@@ -12,6 +12,7 @@ import pytest
 from support.secured import Receiver, Sender
 from support.trees import files_below, grow_tree
 
+from mcastd import clock
 from mcastd.config import FluteInbound
 from mcastd.delivery.keys import KeyFileError, make_group_key, make_signing_pair
 from mcastd.errors import SourceError
@@ -336,3 +337,38 @@ def test_a_manifest_stays_while_nothing_has_changed(sender: MakeSender) -> None:
     sending = sender(sign="a", key="1")
     first, second = ({one for one in sending.a_pass() if toi_of(one) == MANIFEST_TOI} for _ in range(2))
     assert first == second
+
+
+def test_a_manifest_is_renewed_within_a_long_pass(
+    sender: MakeSender, receiver: MakeReceiver, place: Path
+) -> None:
+    """A pass takes longer than it would, as the link is full or the rate is lowered: no manifest expires."""
+    now = [clock.wall() - 1801]
+    sending = sender(sign="a", key="1", wall=lambda: now[0])
+    first = {one for one in sending.some(30) if toi_of(one) == MANIFEST_TOI}
+    status = sending.source.files.manifest
+    assert (status.issued, status.expires) == (int(now[0]), int(now[0] + 3600))
+    now[0] += 1799
+    again = sending.some(30)
+    assert {one for one in again if toi_of(one) == MANIFEST_TOI} <= first
+    assert sending.source.files.manifest is status
+    now[0] += 2
+    rest = sending.a_pass()
+    assert sending.source.rounds == 1
+    assert first.isdisjoint(rest)
+    assert sending.source.files.manifest.expires == int(now[0] + 3600)
+    taker = receiver(**SEALED)
+    taker.take([*rest, *sending.a_pass()])  # the rest of that pass, and what came before it of the next
+    assert taker.files == files_below(place / "source")
+    assert not taker.dropped
+
+
+def test_a_manifest_holds_for_as_long_as_passes_take_at_another_rate(sender: MakeSender) -> None:
+    now = clock.wall()
+    sending = sender(sign="a", wall=lambda: now)
+    sending.some(30)
+    sending.source.set_pace(1000, None)
+    sending.some(1)
+    passes = 4 * 8 * sum(SIZES.values()) / 1000
+    assert sending.source.files.manifest.expires == int(now + 3600)  # until half of that is over it is kept
+    assert sending.source.files.described_seconds == passes / 2

@@ -12,7 +12,7 @@ from mcastd.adhoc import numbered
 from mcastd.errors import SourceError, reason_of
 from mcastd.net.link import Sender, SenderAround
 from mcastd.net.payloads import ListPayloads, Payloads
-from mcastd.outbound.framing import Framer
+from mcastd.outbound.framing import READ_BYTES, Framer
 from mcastd.outbound.sources.source import NAP_MAX_SECONDS, Source
 
 # Datagrams that are made at once.
@@ -42,7 +42,7 @@ class StreamSource(Source):
     def read(self) -> Payloads:
         while not self.finished and self._poll.poll(0):
             try:
-                data = os.read(self._fd, self._framer.appetite)
+                data = os.read(self._fd, self._framer.appetite())
             except OSError as error:
                 what = "cannot read standard input"
                 raise SourceError(what, reason_of(error), errno=error.errno or 0) from error
@@ -85,9 +85,8 @@ class Headed:
     def lines_split(self) -> int:
         return self._framer.lines_split
 
-    @property
-    def appetite(self) -> int:
-        return self._framer.appetite
+    def appetite(self, read_bytes: int = READ_BYTES) -> int:
+        return self._framer.appetite(read_bytes)
 
     def feed(self, data: bytes) -> Payloads:
         return ListPayloads(ROOM + payload for payload in self._framer.feed(data))

@@ -6,7 +6,7 @@ its packets. It is made anew when the files have changed, and when half of its l
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
 from mcastd.clock import NANO
@@ -56,14 +56,15 @@ class Announcer:
         self._make_repair = make_repair
         self._sealing = None if key is None else SealingSession(key, make_repair)
         self._files: Sequence[SourceFile] = ()
-        self._renew_at = 0.0  # seconds since the epoch
+        self.renew_at = 0.0  # when half of the life of the last manifest is over, in seconds since the epoch
         self._packets: Sequence[bytes] = ()
         self.status = NO_MANIFEST  # of the one that is sent, for any thread
 
-    def seal(self, file: SourceFile) -> ObjectSealer:
-        """What seals the packets of a file, if there is a key."""
-        assert self._sealing is not None
-        return self._sealing.sealer(self._session, _part(file))
+    @property
+    def sealer(self) -> Callable[[SourceFile], ObjectSealer] | None:
+        """What gives the sealer of each file; None without a key."""
+        sealing = self._sealing
+        return None if sealing is None else lambda file: sealing.sealer(self._session, _part(file))
 
     def packets(self, files: Sequence[SourceFile], now: float, life: float) -> Sequence[bytes]:
         """The packets of a manifest of ``files`` that holds for ``life / 2`` seconds at least.
@@ -71,7 +72,7 @@ class Announcer:
         ``now`` is in seconds since the epoch. Raises ManifestRefusedError, SerialsExhaustedError, and
         CodecError and NotInstalledError if repair symbols cannot be made.
         """
-        if self._packets and files == self._files and self._renew_at - life / 2 <= now < self._renew_at:
+        if self._packets and files == self._files and self.renew_at - life / 2 <= now < self.renew_at:
             return self._packets
         serial = self._serials.next(self._signer, self._channel, int(now * NANO))
         manifest = Manifest(
@@ -85,7 +86,7 @@ class Announcer:
         data = build(manifest, self._sign_key)
         self._serials.keep(self._signer, self._channel, Seen(serial, digest_of(data)))
         key = self._key
-        sealer = None if key is None else lambda header: self._sealer(key, serial, header)
+        sealer = None if key is None else lambda header: self._announcement(key, serial, header)
         self._packets = manifest_packets(
             self._session,
             data,
@@ -95,14 +96,14 @@ class Announcer:
             protect=self._repair_symbols if self._loss else None,
             make_repair=self._make_repair,
         )
-        self._files, self._renew_at = files, now + life / 2
+        self._files, self.renew_at = files, now + life / 2
         self.status = status_of(manifest, None if self._sign_key is None else verifying_key(self._sign_key))
         return self._packets
 
     def _repair_symbols(self, symbols: int, blocks: int) -> int:
         return repair_symbols(symbols, self._loss, blocks)
 
-    def _sealer(self, key: GroupKey, serial: int, header: bytes) -> AnnouncementSealer:
+    def _announcement(self, key: GroupKey, serial: int, header: bytes) -> AnnouncementSealer:
         return AnnouncementSealer(key, self._channel, serial, header, MANIFEST_TOI)
 
 

@@ -168,22 +168,24 @@ class Carousel:
         self._now = 0.0
         self._life = 0.0
 
-    def begin(
-        self, number: int, life: float, manifest: Sequence[bytes] = (), seal: Seal | None = None
-    ) -> None:
+    def describe(self, life: float, manifest: Sequence[bytes] = ()) -> None:
+        """Say, from now on, what holds for ``life`` seconds: longer than until it is said again.
+
+        ``manifest`` has the packets of the files' manifest, if there is one.
+        """
+        self._life, self._manifest, self._manifest_at = life, manifest, 0
+
+    def begin(self, number: int, seal: Seal | None = None) -> None:
         """Begin pass ``number``, counted from 0, over the files that the catalog has now.
 
-        What is said of a file is to hold for ``life`` seconds: longer than until it is said again.
-        ``manifest`` has the packets of their manifest, if there is one; with ``seal`` the files are sealed,
-        and described there alone.
+        With ``seal`` they are sealed, and described in a manifest alone.
         """
-        self._manifest, self._manifest_at, self._seal = manifest, 0, seal
+        self._seal = seal
         files = self._catalog.files
         count = sum(not file.offset for file in files)
         self.progress = Progress(number, count, sum(file.blocks.total for file in files))
         self.changed = []
         self._given_up.clear()
-        self._life = life
         self._instances = {key: one for key, one in self._instances.items() if one.expires > self._now}
         self._steps = self._pass(files)
 

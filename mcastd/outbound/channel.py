@@ -150,6 +150,7 @@ class Channel:
         """Apply changed settings. The place in the source stays, and what was read of it."""
         config, before = self._config, self._applied
         if self._source.schedule is None and _pace(config) != _pace(before):
+            self._source.set_pace(config.rate, config.interval)
             late = self._schedule.late
             self._schedule = self._pacer(config)
             self._schedule.late = late

@@ -23,9 +23,8 @@ READ_BYTES = 65_536
 class Framer(Protocol):
     """Cuts a stream of bytes into datagram payloads. Keeps little more than a datagram between calls."""
 
-    @property
-    def appetite(self) -> int:
-        """How many bytes are best fed next."""
+    def appetite(self, read_bytes: int = READ_BYTES) -> int:
+        """How many bytes are best fed next, of a source of which ``read_bytes`` are best read at once."""
 
     @property
     def lines_split(self) -> int:
@@ -38,17 +37,13 @@ class Framer(Protocol):
         """Return what is left at the end of the stream; the next feed() begins another one."""
 
 
-def make_framer(framing: Framing, max_datagram: int, read_size: int = READ_BYTES) -> Framer:
-    """The framer for a channel's settings; ``max_datagram`` is in bytes of payload.
-
-    ``read_size`` is how much of a file in chunks is best read at once, in bytes; lines are found in little,
-    since no other thread gets the interpreter meanwhile.
-    """
+def make_framer(framing: Framing, max_datagram: int) -> Framer:
+    """The framer for a channel's settings; ``max_datagram`` is in bytes of payload."""
     match framing:
         case "line":
             return LineFramer(max_datagram)
         case "chunk":
-            return ChunkFramer(max_datagram, read_size)
+            return ChunkFramer(max_datagram)
         case "file":
             return FileFramer()
 
@@ -59,13 +54,15 @@ class LineFramer:
     But no UTF-8 character is cut in two, if a datagram can hold it.
     """
 
-    appetite = READ_BYTES
-
     def __init__(self, max_datagram: int) -> None:
         self.lines_split = 0
         self._max = max_datagram
         self._rest = b""  # of a line that has not ended: less than a datagram and a character
         self._within_line = False  # the last payload ended without a newline
+
+    def appetite(self, _: int = READ_BYTES) -> int:
+        """Little at once: while lines are found no other thread gets the interpreter."""
+        return READ_BYTES
 
     def feed(self, data: bytes) -> ListPayloads:
         lines = BytesIO(self._rest + data).readlines()
@@ -122,14 +119,12 @@ class ChunkFramer:
 
     lines_split = 0
 
-    def __init__(self, max_datagram: int, read_size: int = READ_BYTES) -> None:
+    def __init__(self, max_datagram: int) -> None:
         self._size = max_datagram
-        self._read_size = max(1, read_size // max_datagram) * max_datagram
         self._rest = b""
 
-    @property
-    def appetite(self) -> int:
-        return self._read_size - len(self._rest)
+    def appetite(self, read_bytes: int = READ_BYTES) -> int:
+        return max(1, read_bytes // self._size) * self._size - len(self._rest)
 
     def feed(self, data: bytes) -> Payloads:
         data = self._rest + data
@@ -146,11 +141,13 @@ class ChunkFramer:
 class FileFramer:
     """The whole source in one datagram. What is too long is refused as soon as that shows, and forgotten."""
 
-    appetite = READ_BYTES
     lines_split = 0
 
     def __init__(self) -> None:
         self._whole = b""
+
+    def appetite(self, _: int = READ_BYTES) -> int:
+        return READ_BYTES
 
     def feed(self, data: bytes) -> ListPayloads:
         self._whole += data

@@ -41,7 +41,8 @@ def carousel_of(
 
 def batches(carousel: Carousel, number: int = 0, now: float = NOW) -> Iterator[list[bytes]]:
     """The datagrams of a pass, as they are given."""
-    carousel.begin(number, LIFE)
+    carousel.describe(LIFE)
+    carousel.begin(number)
     while (datagrams := carousel.next(now)) is not None:
         yield [b"".join(each) for each in zip(datagrams.headers, datagrams.bodies, strict=True)]
 

@@ -24,7 +24,7 @@ from mcastd.codec import as_json
 from mcastd.config import OutboundChannel
 from mcastd.errors import LinkError, SourceError
 from mcastd.net.fake import FakeSender
-from mcastd.net.payloads import ListPayloads
+from mcastd.net.payloads import ListPayloads, Payloads
 from mcastd.outbound.channel import BATCH_DATAGRAMS, Channel
 from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.sources import open_source
@@ -452,6 +452,26 @@ def test_other_settings_of_the_way_and_the_pace_keep_the_place_in_the_source(ben
     assert it.channel.counters.late >= before
     for other in ({"port": 9191}, {"framing": "file"}, {"repeat": "forever"}, {"max_datagram": 99}):
         assert not it.channel.update(it.config.model_copy(update=other))
+
+
+def test_another_rate_has_more_read_at_once(path: Path) -> None:
+    """What is read at once is sent at once: of a fast channel it is some bursts."""
+    path.write_bytes(bytes(range(250)) * 4000)
+    it = Bench(path, framing="chunk", max_datagram=1000, rate=8000)
+    read, sizes = it.channel._source.read, list[int]()
+
+    def noting() -> Payloads:
+        payloads = read()
+        sizes.append(len(payloads))
+        return payloads
+
+    with mock.patch.object(it.channel._source, "read", noting), it.running() as context:
+        it.wait_sent(1)
+        assert it.channel.update(it.config.model_copy(update={"rate": 240_000_000}))
+        context.send(Signal.NETWORK)
+        it.wait_sent(1000)
+    assert sizes[:5] == [65, 300, 300, 300, 35]
+    assert b"".join(it.link.sent) == path.read_bytes()
 
 
 def test_it_stops_while_the_link_is_full(bench: Any) -> None:

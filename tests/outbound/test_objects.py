@@ -82,10 +82,14 @@ def round_of(source: ObjectsSource) -> list[bytes]:
     return datagrams
 
 
-def rebuilt(datagrams: list[bytes]) -> dict[str, bytes]:
+def rebuilding(datagrams: list[bytes]) -> Rebuilding:
     receiver = Rebuilding(SESSION)
     receiver.take(datagrams)
-    return receiver.files()
+    return receiver
+
+
+def rebuilt(datagrams: list[bytes]) -> dict[str, bytes]:
+    return rebuilding(datagrams).files()
 
 
 class TestSource:
@@ -199,6 +203,23 @@ class TestSource:
             assert 8 < source.files.repair_percent < 12
 
 
+def test_another_pace_changes_how_long_files_are_described(tree: Path) -> None:
+    """Passes take longer then, or less long: receivers keep what they have for four of them."""
+    with opened(tree, rate="1Gbit", repeat="forever") as source:
+        receiver = Rebuilding(SESSION)
+        while source.files.pass_number == 0:
+            source.read()
+        receiver.take(map(bytes, source.read()))
+        (first,) = receiver.expires.values()
+        for rate, seconds in ((10_000, 2 * 8 * 2_002_898 / 10_000), (None, 15 * 86_400), (10**8, 1800)):
+            source.set_pace(rate, None)
+            receiver.take(round_of(source))
+            assert source.files.described_seconds == seconds
+        last = max(receiver.expires.values())
+        assert first + 30 * 86_400 - 3600 - 1 <= last <= first + 30 * 86_400 - 3600 + 10
+        assert receiver.files() == contents(tree)
+
+
 class TestFaults:
     def test_nothing_there_yet(self, tmp_path: Path) -> None:
         with opened(tmp_path / "images") as source:
@@ -298,6 +319,21 @@ class TestChannel:
                 datagram for datagram in link.sent if datagram[12:16] != bytes(4) and len(datagram) > 20
             ]
             assert len(symbols) == len(set(symbols))
+
+    def test_another_rate_tells_how_long_the_files_are_described(self, tree: Path) -> None:
+        config = settings_of(tree, rate="10kbit", repeat="forever")
+        link = FakeSender()
+
+        def described(channel: Channel) -> float | None:
+            files = channel.status().files
+            assert files is not None
+            return files.described_seconds
+
+        with self.running(config, link) as (channel, context):
+            wait_for(lambda: described(channel) == 2 * 8 * 2_002_898 / 10_000, "two passes")
+            assert channel.update(config.model_copy(update={"rate": 10**9}))
+            context.send(Signal.NETWORK)
+            wait_for(lambda: described(channel) == 1800, "half an hour")
 
     def test_its_own_thread_sends(self, tree: Path) -> None:
         """Others that the shared thread sends for would wait while a block is hashed."""

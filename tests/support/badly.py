@@ -44,10 +44,11 @@ def one_pass(path: Path, now: float, *, loss: float, secrets: Secrets | None = N
             pass
         carousel = Carousel(catalog, session=SESSION, max_datagram=MAX_DATAGRAM, loss=loss, interleave=8)
         if announcer is None:
-            carousel.begin(0, LIFE_SECONDS)
+            carousel.describe(LIFE_SECONDS)
+            carousel.begin(0)
         else:
-            packets = announcer.packets(catalog.files, now, LIFE_SECONDS)
-            carousel.begin(0, LIFE_SECONDS, packets, announcer.seal if sealed else None)
+            carousel.describe(LIFE_SECONDS, announcer.packets(catalog.files, now, LIFE_SECONDS))
+            carousel.begin(0, announcer.sealer)
         sent: list[bytes] = []
         while (datagrams := carousel.next(now)) is not None:
             sent += map(b"".join, zip(datagrams.headers, datagrams.bodies, strict=True))

@@ -6,6 +6,7 @@ Keys are named by their files in the test's directory; what is sent is ``source`
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,7 @@ class Sender:
         key: str = "",
         protect: str = "0%",
         object_max: int | None = None,
+        wall: clock.Clock = clock.wall,
     ) -> None:
         protocol = {"kind": "flute", "protect": protect, "session": 7, "interleave": 1}
         protocol |= {"sign_key": str(place / sign)} if sign else {}
@@ -46,11 +48,20 @@ class Sender:
             rate=settings.rate,
             repeat="forever",
             object_max=object_max,
+            wall=wall,
         )
 
     def a_pass(self) -> list[bytes]:
+        """The datagrams of a pass, or of what is left of it."""
+        return self._read(math.inf)
+
+    def some(self, count: int) -> list[bytes]:
+        """The next datagrams of a pass, at least ``count``."""
+        return self._read(count)
+
+    def _read(self, most: float) -> list[bytes]:
         rounds, datagrams = self.source.rounds, list[bytes]()
-        while self.source.rounds == rounds:
+        while self.source.rounds == rounds and len(datagrams) < most:
             datagrams += [bytes(one) for one in self.source.read()]
         return datagrams
 

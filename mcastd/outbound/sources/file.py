@@ -41,12 +41,13 @@ def open_source(channel: OutboundChannel, files: OpenFilesOf | None = None, _: s
     """A source of ``kind = "file"``, which the channel's settings name."""
     settings = channel.source
     assert isinstance(settings, FileSourceSettings)
-    read_size = _read_size(channel.rate, channel.interval)
-    framer = make_framer(channel.framing, channel.max_datagram - channel.protocol.overhead, read_size)
-    return FileSource(settings.path, framer, repeat=channel.repeat, follow=channel.follow, files=files)
+    framer = make_framer(channel.framing, channel.max_datagram - channel.protocol.overhead)
+    source = FileSource(settings.path, framer, repeat=channel.repeat, follow=channel.follow, files=files)
+    source.set_pace(channel.rate, channel.interval)
+    return source
 
 
-def _read_size(rate: int | None, interval: float | None) -> int:
+def _read_bytes(rate: int | None, interval: float | None) -> int:
     """Bytes to read at once: of a fast channel some ten bursts, since the end of what was read ends one."""
     if rate is None:
         return READ_BYTES if interval else FAST_READ_BYTES
@@ -80,6 +81,7 @@ class FileSource(Source):
         self.state = "not opened"
         self._path = path
         self._framer = framer
+        self._read_bytes = READ_BYTES  # at once
         self._repeat: float = math.inf if repeat == "forever" else repeat
         self._last_round = self._repeat
         self._follow = follow
@@ -139,6 +141,9 @@ class FileSource(Source):
         if identity(status) != self._identity:
             return status.st_size > 0 or not stat.S_ISREG(status.st_mode)
         return not self._is_fifo and status.st_size != self.position
+
+    def set_pace(self, rate: int | None, interval: float | None) -> None:
+        self._read_bytes = _read_bytes(rate, interval)
 
     def restart(self) -> None:
         """Begin again, as if nothing had been read."""
@@ -225,10 +230,11 @@ class FileSource(Source):
     def _read(self) -> bytes | None:
         """The next bytes: empty at a file's end or without a writer, None while a FIFO's writer is silent."""
         try:
+            appetite = self._framer.appetite(self._read_bytes)
             if self._is_fifo:
-                data = os.read(self._fd, self._framer.appetite)
+                data = os.read(self._fd, appetite)
             else:
-                data = os.pread(self._fd, self._framer.appetite, self.position)
+                data = os.pread(self._fd, appetite, self.position)
         except BlockingIOError:
             self.state, self.nap = "waiting for the writer", NAP_MAX_SECONDS
             return None

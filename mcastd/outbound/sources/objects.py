@@ -15,7 +15,7 @@ from typing import Literal
 from mcastd import clock
 from mcastd.config import FluteOutbound, OpenFilesOf, OutboundChannel
 from mcastd.delivery.announcer import Announcer
-from mcastd.delivery.carousel import Carousel, Seal, symbol_size_of
+from mcastd.delivery.carousel import Carousel, symbol_size_of
 from mcastd.delivery.catalog import Catalog, RefusedFile
 from mcastd.delivery.codec_process import CodecProcess
 from mcastd.delivery.keys import KeyFileError, read_key
@@ -81,7 +81,7 @@ class ObjectsSource(Source):
         wall: clock.Clock = clock.wall,
         object_max: int | None = None,
     ) -> None:
-        """``rate`` is in bits per second: it tells how long a pass takes.
+        """``rate`` is in bits per second, until :meth:`set_pace`: it tells how long a pass takes.
 
         With keys, files of more than ``object_max`` bytes go in parts; None: those that must.
         """
@@ -118,6 +118,7 @@ class ObjectsSource(Source):
         self._sending = False  # a pass is under way
         self._total_bytes = 0
         self._described: float | None = None  # seconds for which at least what is said of the files holds
+        self._describe_at = -math.inf  # when it has to be said anew, in seconds since the epoch
         self._told_changed = 0  # files that were given up in this pass, and logged
         self._told_refusals: tuple[RefusedFile, ...] = ()
         self._log = get_logger(source=str(path))
@@ -150,8 +151,11 @@ class ObjectsSource(Source):
         if not self._sending:
             self._scan()
             return ListPayloads()
+        now = self._wall()
         try:
-            datagrams = self._carousel.next(self._wall())
+            if now >= self._describe_at:
+                self._describe(now)
+            datagrams = self._carousel.next(now)
         except SourceError:
             self._sending = False  # the pass begins anew
             raise
@@ -166,6 +170,10 @@ class ObjectsSource(Source):
             return ListPayloads()
         self.position = min(self._total_bytes, self._carousel.progress.source_sent * self._symbol_size)
         return HeadedPayloads(datagrams.headers, datagrams.bodies)
+
+    def set_pace(self, rate: int | None, interval: float | None) -> None:
+        self._rate = rate
+        self._describe_at = -math.inf
 
     def restart(self) -> None:
         self.finished = self._sending = False
@@ -231,29 +239,33 @@ class ObjectsSource(Source):
 
     def _begin_pass(self) -> None:
         self._total_bytes = sum(file.length for file in self._catalog.files)
-        seconds = 8 * self._total_bytes / self._rate if self._rate else math.inf
-        life = min(max(DESCRIBED_SECONDS, DESCRIBED_PASSES * seconds), DESCRIBED_MAX_SECONDS)
-        manifest, seal = self._announced(life)
-        self._carousel.begin(self.rounds, life, manifest, seal)
-        self._described = life / 2  # it is said anew when half of its life is over
+        self._describe(self._wall())
+        self._carousel.begin(self.rounds, None if self._announcer is None else self._announcer.sealer)
         self._told_changed = 0
         self.position = 0
         self._sending, self.state = True, "sending"
 
-    def _announced(self, life: float) -> tuple[Sequence[bytes], Seal | None]:
-        """The packets of the manifest, and what seals the files. Raises SourceError."""
+    def _describe(self, now: float) -> None:
+        """Say how long what is said of the files holds, by the pace that they have. Raises SourceError."""
+        seconds = 8 * self._total_bytes / self._rate if self._rate else math.inf
+        life = min(max(DESCRIBED_SECONDS, DESCRIBED_PASSES * seconds), DESCRIBED_MAX_SECONDS)
+        self._carousel.describe(life, self._manifest(now, life))
+        self._described = life / 2  # it is said anew when half of its life is over
+        self._describe_at = math.inf if self._announcer is None else self._announcer.renew_at
+
+    def _manifest(self, now: float, life: float) -> Sequence[bytes]:
+        """Its packets; none without keys. Raises SourceError."""
         announcer = self._announcer
         if announcer is None:
-            return (), None
+            return ()
         try:
-            packets = announcer.packets(self._catalog.files, self._wall(), life)
+            return announcer.packets(self._catalog.files, now, life)
         except (ManifestRefusedError, CodecError) as error:
             raise SourceError(
                 f"cannot announce the files of {self._path}", str(error), waits="trying again"
             ) from error
         except SerialsExhaustedError as error:
             raise self._unsent(error) from error
-        return packets, None if self._protocol.key is None else announcer.seal
 
     def _end_pass(self) -> None:
         self.rounds += 1

@@ -55,6 +55,9 @@ class Source(ABC):
         Raises SourceError, and may then be called again. Called once all of the last ones are done with.
         """
 
+    def set_pace(self, rate: int | None, interval: float | None) -> None:
+        """Take the channel's pace, which a reload may change: bits per second, or seconds a datagram."""
+
     def has_news(self) -> bool:
         """Return True if read() may find something by now. For any thread, while the source is at rest."""
         return False
