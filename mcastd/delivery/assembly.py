@@ -34,7 +34,8 @@ from mcastd.protocols.raptorq import BLOCK_MAX_BYTES, SYMBOL_IDS, CodecError, No
 # Source symbols of a block, of which each takes a byte while it is received.
 BLOCK_SYMBOLS_MAX = 1 << 16
 # Repair symbols of a block that are kept beyond those that are missing. Decoding fails once in 256 with as
-# many as are missing, and once in 16 million with two more (RFC 6330, section 5.1).
+# many as are missing, and once in 16 million with two more. RFC 6330 section 5.8 asks for less: once in 100,
+# and once in a million.
 SPARE_SYMBOLS = 2
 # This part of the allowance, 1 / MAPS_SHARE, is for maps alone: should more be lost than can be repaired, the
 # blocks that wait with their repair symbols keep no others from beginning.
