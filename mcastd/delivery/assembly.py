@@ -29,7 +29,7 @@ from mcastd.delivery.refused import BAD_DESCRIPTION, RefusedError
 from mcastd.delivery.symbols import HASH, MALFORMED, MEMORY, OVERHEAD_BYTES, Allowance
 from mcastd.protocols.fec import RAPTORQ, Blocks
 from mcastd.protocols.lct import Malformed
-from mcastd.protocols.raptorq import BLOCK_MAX_BYTES, SYMBOL_IDS, CodecError, NotInstalledError
+from mcastd.protocols.raptorq import BLOCK_MAX_BYTES, SYMBOL_IDS, CodecError, CodecReason, NotInstalledError
 
 # Source symbols of a block, of which each takes a byte while it is received.
 BLOCK_SYMBOLS_MAX = 1 << 16
@@ -96,7 +96,7 @@ class Assembly:
         self.cannot_repair: NotInstalledError | CodecError | None = None
         self._repairs = description.oti.scheme == RAPTORQ
         if self._repairs and (size := blocks.largest * blocks.symbol_size) > BLOCK_MAX_BYTES:
-            self.cannot_repair = CodecError("block-size", f"blocks of {size} bytes are too large")
+            self.cannot_repair = CodecError(CodecReason.BLOCK_SIZE, f"blocks of {size} bytes are too large")
             self._repairs = False
         self._decode = decode
         self._counts = counts
@@ -359,7 +359,7 @@ class Assembly:
             decoded = self._decode(block, self.fd, self.blocks.symbol_size)
         except (NotInstalledError, CodecError) as error:
             self.cannot_repair = error
-            if not isinstance(error, CodecError) or error.reason != "library":
+            if not isinstance(error, CodecError) or error.reason is not CodecReason.LIBRARY:
                 self._keep_no_repair()
                 return None
             decoded = None  # it may do better with the next symbol, or by itself: see retry()

@@ -32,7 +32,7 @@ from mcastd.delivery import blockfile
 from mcastd.delivery.block import PartialBlock
 from mcastd.errors import reason_of
 from mcastd.protocols import raptorq
-from mcastd.protocols.raptorq import NUMBER_BYTES, CodecError, NotInstalledError
+from mcastd.protocols.raptorq import NUMBER_BYTES, CodecError, CodecReason, NotInstalledError
 
 # A block takes milliseconds. A process that has not answered after this long is given up.
 ANSWER_SECONDS = 30.0
@@ -70,7 +70,7 @@ class CodecProcess:
     """``repair`` as in :mod:`mcastd.protocols.raptorq`, and a :class:`~mcastd.delivery.block.Decode`.
 
     For any thread, one call at a time. A process that cannot be had, or fails, is a CodecError with the
-    reason ``library``.
+    reason ``LIBRARY``.
     """
 
     def __init__(self) -> None:
@@ -119,13 +119,15 @@ class CodecProcess:
         asked = request.size
         made = max(request.repair_symbols, request.source_symbols) * request.symbol_size
         if asked > ASKED_MAX_BYTES or made > ANSWER_MAX_BYTES:
-            raise CodecError("block-size", f"the codec's process does not make {made} bytes of {asked}")
+            raise CodecError(
+                CodecReason.BLOCK_SIZE, f"the codec's process does not make {made} bytes of {asked}"
+            )
         try:
             with memoryview(self._begin()[1]) as memory:
                 yield memory
         except _FailedError as error:
             self._end()
-            raise CodecError("library", f"the codec's process failed: {error}") from error
+            raise CodecError(CodecReason.LIBRARY, f"the codec's process failed: {error}") from error
 
     def _ask(self, request: _Request) -> memoryview | None:
         """Have done what stands in the memory. Raises CodecError, NotInstalledError, _FailedError."""
@@ -142,7 +144,7 @@ class CodecProcess:
             raise NotInstalledError(text)
         if status == _REFUSED:
             reason, _, cause = text.partition(" ")
-            raise CodecError(reason, cause)
+            raise CodecError(CodecReason(reason), cause)
         return None
 
     def _begin(self) -> tuple[socket.socket, mmap.mmap]:

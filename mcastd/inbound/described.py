@@ -1,8 +1,8 @@
 """The objects of a session without keys, as its FDT instances describe them (RFC 6726 section 3.4).
 
-A session is named by the address of its sender and a TSI among those (RFC 5651 section 5.1). The first that is
-heard with a TSI of the settings, or any where they have none, is received, and another one when that has been
-silent for a while: what others send meanwhile is none of its datagrams.
+A session is named by the address of its sender and a TSI among those (RFC 5651 section 5.1). The first that
+is heard with a TSI of the settings, or any where they have none, is received, and another one when that has
+been silent for a while: what others send meanwhile is none of its datagrams.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from importlib import import_module
 from types import ModuleType
 
@@ -44,13 +45,19 @@ class NotInstalledError(McastdError):
         super().__init__(what, "raptorq is not installed", INSTALL)
 
 
+class CodecReason(StrEnum):
+    """Why the codec does not give what was asked for."""
+
+    SYMBOL_SIZE = "symbol-size"
+    BLOCK_SIZE = "block-size"
+    SYMBOL_NUMBER = "symbol-number"
+    LIBRARY = "library"  # what was asked for is right, and failed
+
+
 class CodecError(ValueError):
-    """What was asked for is beyond the code or the library; ``reason`` says what.
+    """What was asked for is beyond the code or the library; a program can decide on the ``reason``."""
 
-    ``symbol-size``, ``block-size``, ``symbol-number``; ``library``: what was asked for is right, and failed.
-    """
-
-    def __init__(self, reason: str, text: str) -> None:
+    def __init__(self, reason: CodecReason, text: str) -> None:
         super().__init__(text)
         self.reason = reason
 
@@ -76,13 +83,17 @@ def repair(block: bytes | memoryview, symbol_size: int, count: int, skip: int = 
     symbols = -(-len(block) // symbol_size)
     _require_block(symbol_size, symbols)
     if count < 0 or skip < 0 or symbols + skip + count > SYMBOL_IDS:
-        raise CodecError("symbol-number", f"{count} repair symbols after {skip} are more than there can be")
+        raise CodecError(
+            CodecReason.SYMBOL_NUMBER, f"{count} repair symbols after {skip} are more than there can be"
+        )
     library = _require("cannot make repair symbols")
     data = _fill(block, symbol_size, size, symbols)
     with _panics_caught():
         packets = library.Encoder.with_defaults(data, size).get_encoded_packets(skip + count)
     if len(packets) != symbols + skip + count or packets[symbols - 1][NUMBER_BYTES:] != data[-size:]:
-        raise CodecError("library", f"raptorq has divided a block of {symbols} symbols of {size} bytes")
+        raise CodecError(
+            CodecReason.LIBRARY, f"raptorq has divided a block of {symbols} symbols of {size} bytes"
+        )
     end = NUMBER_BYTES + symbol_size
     return [packet[NUMBER_BYTES:end] for packet in packets[symbols + skip :]]
 
@@ -103,9 +114,11 @@ def pack(symbol_size: int, symbols: Iterable[tuple[int, bytes | memoryview]]) ->
     pieces: list[bytes | memoryview] = []
     for number, symbol in symbols:
         if not 0 <= number < SYMBOL_IDS:
-            raise CodecError("symbol-number", f"{number} is no encoding symbol id")
+            raise CodecError(CodecReason.SYMBOL_NUMBER, f"{number} is no encoding symbol id")
         if len(symbol) != symbol_size:
-            raise CodecError("symbol-size", f"a symbol of {len(symbol)} bytes among those of {symbol_size}")
+            raise CodecError(
+                CodecReason.SYMBOL_SIZE, f"a symbol of {len(symbol)} bytes among those of {symbol_size}"
+            )
         pieces += number.to_bytes(NUMBER_BYTES), symbol
     return b"".join(pieces)
 
@@ -148,7 +161,7 @@ def _filled(symbol_size: int) -> int:
     """The size in bytes to which symbols are filled up for the library."""
     if not 1 <= symbol_size <= SYMBOL_MAX_BYTES:
         raise CodecError(
-            "symbol-size", f"symbols of {symbol_size} bytes; 1 to {SYMBOL_MAX_BYTES} is possible"
+            CodecReason.SYMBOL_SIZE, f"symbols of {symbol_size} bytes; 1 to {SYMBOL_MAX_BYTES} is possible"
         )
     return max(_SYMBOL_MIN_BYTES, -(-symbol_size // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES)
 
@@ -157,7 +170,8 @@ def _require_block(symbol_size: int, symbols: int) -> None:
     most = source_symbols_max(symbol_size)
     if not 1 <= symbols <= most:
         raise CodecError(
-            "block-size", f"a block of {symbols} symbols of {symbol_size} bytes; 1 to {most} is possible"
+            CodecReason.BLOCK_SIZE,
+            f"a block of {symbols} symbols of {symbol_size} bytes; 1 to {most} is possible",
         )
 
 
@@ -181,4 +195,4 @@ def _panics_caught() -> Iterator[None]:
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # no Exception, of a module that cannot be imported
             raise
-        raise CodecError("library", f"raptorq failed: {'; '.join(map(str, error.args))}") from error
+        raise CodecError(CodecReason.LIBRARY, f"raptorq failed: {'; '.join(map(str, error.args))}") from error

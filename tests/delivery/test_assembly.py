@@ -24,7 +24,7 @@ from mcastd.delivery.refused import BAD_DESCRIPTION, RefusedError
 from mcastd.delivery.symbols import HASH, MALFORMED, MEMORY, OVERHEAD_BYTES, Allowance
 from mcastd.protocols import raptorq
 from mcastd.protocols.fec import REED_SOLOMON, SMALL_BLOCK, Oti
-from mcastd.protocols.raptorq import CodecError, NotInstalledError
+from mcastd.protocols.raptorq import CodecError, CodecReason, NotInstalledError
 
 PLENTY = 1 << 30
 
@@ -261,7 +261,7 @@ def test_maps_are_kept_within_the_allowance(receive: Callable[..., Receiving]) -
 
 
 @pytest.mark.parametrize(
-    "error", [NotInstalledError("cannot repair"), CodecError("block-size", "raptorq takes less")]
+    "error", [NotInstalledError("cannot repair"), CodecError(CodecReason.BLOCK_SIZE, "raptorq takes less")]
 )
 def test_without_a_code_what_is_missing_is_waited_for(
     receive: Callable[..., Receiving], error: Exception
@@ -301,7 +301,7 @@ def test_the_real_code_repairs(receive: Callable[..., Receiving]) -> None:
 
 def test_a_code_that_fails_once_is_tried_again(receive: Callable[..., Receiving]) -> None:
     sent = SentObject(128)
-    decode, errors = sent.decode, [CodecError("library", "its process has ended")]
+    decode, errors = sent.decode, [CodecError(CodecReason.LIBRARY, "its process has ended")]
 
     def failing(*args: Any) -> bytes | None:
         if errors:

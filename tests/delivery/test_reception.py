@@ -36,7 +36,7 @@ from mcastd.delivery.reception import (
 )
 from mcastd.delivery.refused import IN_THE_WAY, TOO_LARGE, UNSAFE_NAME, WRONG_DIGEST
 from mcastd.protocols.fec import REED_SOLOMON, SMALL_BLOCK, Oti
-from mcastd.protocols.raptorq import CodecError
+from mcastd.protocols.raptorq import CodecError, CodecReason
 
 LARGEST = 1 << 20
 
@@ -454,7 +454,7 @@ def test_a_restart_goes_on_where_the_last_run_was(output: Output) -> None:
 def test_a_block_is_repaired_when_the_code_is_back(tmp_path: Path) -> None:
     """No symbol comes any more that would have it tried again."""
     sent = SentObject(128)
-    failing = [CodecError("library", "the codec's process failed: cannot allocate memory")] * 3
+    failing = [CodecError(CodecReason.LIBRARY, "the codec's process failed: cannot allocate memory")] * 3
 
     def decode(*asked: Any) -> bytes | None:
         if failing:

@@ -250,7 +250,9 @@ class TestFaults:
             real = source._codec.repair
 
             def fails(*_: Any) -> list[bytes]:
-                raise raptorq.CodecError("library", "the codec's process failed: it has ended")
+                raise raptorq.CodecError(
+                    raptorq.CodecReason.LIBRARY, "the codec's process failed: it has ended"
+                )
 
             source._carousel._make_repair = fails
             with pytest.raises(SourceError, match="it has ended; trying again"):
