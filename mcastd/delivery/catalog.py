@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 from mcastd.delivery.description import BLOCKS_MAX
 from mcastd.delivery.names import COMPONENTS_MAX, UnsafeNameError, require_safe, shown
+from mcastd.delivery.refused import TOO_LARGE, UNSAFE_NAME
 from mcastd.errors import SHORTAGES, McastdError, SourceError, UnsafePathError, reason_of
 from mcastd.paths import KINDS, OF_DIRECTORIES, OF_FILES, FileIdentity, identity, place_of
 from mcastd.protocols import fec, raptorq
@@ -42,13 +43,11 @@ OPEN_COST_BYTES = 64 << 10
 # Of the files that are refused, this many are named; the others are counted.
 NAMED_REFUSALS = 100
 
-# Reasons to refuse a file.
+# Reasons to refuse a file, beside those for which receivers would: TOO_LARGE, UNSAFE_NAME.
 CHANGING = "changing"  # it was written while it was read
 LINK = "link"
 NOT_A_FILE = "not-a-file"
-TOO_LARGE = "too-large"  # for one object, or for receivers
 UNREADABLE = "unreadable"
-UNSAFE_NAME = "unsafe-name"  # receivers would refuse it
 
 
 class TooLargeError(ValueError):

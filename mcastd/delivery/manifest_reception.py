@@ -14,6 +14,7 @@ from typing import NamedTuple
 from mcastd.delivery.block import DecodeSymbols
 from mcastd.delivery.manifest_status import status_of
 from mcastd.delivery.serials import Serials, Signer
+from mcastd.delivery.symbols import MALFORMED
 from mcastd.keytext import GroupKey, VerifyingKey
 from mcastd.protocols import raptorq
 from mcastd.protocols.alc import AlcHeader
@@ -50,11 +51,10 @@ SYMBOL_MIN_BYTES = 64
 # After so many attempts to decode a block only its source symbols are kept: some of the others are wrong.
 FAILED_DECODES_MAX = 8
 
-# Reasons to take no packet of a manifest, beside those of SealReason.
-MALFORMED = "malformed"
+# Reasons to take no packet of a manifest, beside MALFORMED and those of SealReason.
 REFUSED = "refused"
 REPLAYED = "replayed"
-OTHER_SESSION = "foreign-session"  # the current one comes in another session than before
+FOREIGN_SESSION = "foreign-session"  # the current one comes in another session than before
 
 
 class ManifestPacket(NamedTuple):
@@ -179,7 +179,7 @@ class ManifestReception:
             raise NotTakenError(REPLAYED, f"serial {found.serial}, after {newest.serial} before")
         if self.current is not None and self.current.manifest.serial == found.serial:
             if self._session != packet.header.tsi:
-                raise NotTakenError(OTHER_SESSION, f"it came in session {self._session} before")
+                raise NotTakenError(FOREIGN_SESSION, f"it came in session {self._session} before")
             return None
         if (data := self._add(packet, found)) is None:
             return None

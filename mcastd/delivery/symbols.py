@@ -7,7 +7,7 @@ OVERHEAD_BYTES = 200
 
 # Reasons to drop a symbol.
 HASH = "hash"  # the block that it was for is not what was signed, and was thrown away
-MALFORMED = "malformed"  # the object has no such block, or no symbol of that size
+MALFORMED = "malformed"  # the object, or the manifest, has no such block, or no symbol of that size
 MEMORY = "memory"  # maps and repair symbols of all objects have used up their allowance
 REASONS = (HASH, MALFORMED, MEMORY)
 

@@ -8,6 +8,8 @@ from contextlib import suppress
 
 from mcastd.config import DirectoryOutput, FluteInbound, InboundSubscription
 from mcastd.delivery.manifest_reception import REPLAYED
+from mcastd.delivery.received import ObjectState
+from mcastd.delivery.refused import TOO_LARGE
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity
 from mcastd.doctor.quoting import command
@@ -19,8 +21,6 @@ from mcastd.protocols.manifest import ManifestReason
 from mcastd.protocols.seal import SealReason
 from mcastd.status import NO_MANIFEST, ManifestStatus, ObjectsStatus, OutputStatus, SubscriptionStatus
 
-# A reason to refuse a file: it is larger than the output's max_size.
-TOO_LARGE = "too-large"
 COMPARE_CLOCKS = f"compare the time here with the sender's: {command('timedatectl')}"
 
 
@@ -158,7 +158,7 @@ def hindered(
             "look for where it is lost, between here and the sender; or set protect there to more than that",
         )
     yield from _room(output, said, objects)
-    if refused := objects.states.get("refused", 0):
+    if refused := objects.states.get(ObjectState.REFUSED, 0):
         fix = "the log says why for each, and what to do: object.refused"
         if state.counters.dropped[TOO_LARGE]:
             fix = f"max_size of this output is {output.max_size:,} bytes: raise it if they are wanted; {fix}"

@@ -13,10 +13,10 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 
 from mcastd.delivery.description import ObjectDescription
-from mcastd.delivery.manifest_reception import REFUSED
+from mcastd.delivery.manifest_reception import FOREIGN_SESSION, REFUSED
 from mcastd.delivery.names import UnsafeNameError, safe_name
 from mcastd.delivery.refused import UNSAFE_NAME
-from mcastd.inbound.given import EXPIRED, FOREIGN_SESSION, NO_FDT, Given, KnownObject
+from mcastd.inbound.given import EXPIRED, NO_FDT, Given, KnownObject
 from mcastd.inbound.held import Held
 from mcastd.protocols.alc import Stretch
 from mcastd.protocols.fdt import FdtInstance, FileEntry

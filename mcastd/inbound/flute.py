@@ -21,11 +21,12 @@ from mcastd import clock
 from mcastd.clock import Clock
 from mcastd.config import FluteInbound
 from mcastd.delivery import keys
-from mcastd.delivery.manifest_reception import MALFORMED, REFUSED, REPLAYED, ManifestReception
+from mcastd.delivery.manifest_reception import FOREIGN_SESSION, REFUSED, REPLAYED, ManifestReception
 from mcastd.delivery.refused import UNSAFE_NAME
 from mcastd.delivery.serials import Serials, StateError, state_directory
+from mcastd.delivery.symbols import MALFORMED
 from mcastd.inbound.described import DescribedObjects
-from mcastd.inbound.given import EXPIRED, FOREIGN_SESSION, NO_FDT, Given
+from mcastd.inbound.given import EXPIRED, NO_FDT, Given
 from mcastd.inbound.held import Held
 from mcastd.inbound.listed import ListedObjects
 from mcastd.inbound.senders import by_sender

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from mcastd.delivery.description import Listing, ObjectDescription, Run
-from mcastd.delivery.manifest_reception import MALFORMED
+from mcastd.delivery.manifest_reception import FOREIGN_SESSION
+from mcastd.delivery.symbols import MALFORMED
 from mcastd.inbound.symbols import SymbolBatch
 from mcastd.protocols.alc import Stretch, Symbols
 from mcastd.protocols.fec import Blocks, Oti
 from mcastd.protocols.lct import BUILT_BYTES
 from mcastd.protocols.seal import ObjectOpener, SealReason
 
-# Reasons to drop a datagram, beside MALFORMED: it is no packet of FLUTE, or contradicts what is said of its
-# object.
-FOREIGN_SESSION = "foreign-session"
+# Reasons to drop a datagram, beside those of manifest_reception.py and SealReason, and beside MALFORMED: it
+# is no packet of FLUTE, or contradicts what is said of its object.
 NO_FDT = "no-fdt"  # its object was not described in time, or too much waits for that
 EXPIRED = "expired"  # the FDT instance says nothing any more, or a clock is wrong
 

@@ -10,10 +10,16 @@ from collections.abc import Iterable, Sequence
 from structlog.typing import FilteringBoundLogger
 
 from mcastd.delivery.description import Listing, of_manifest
-from mcastd.delivery.manifest_reception import REFUSED, ManifestPacket, ManifestReception, NotTakenError
+from mcastd.delivery.manifest_reception import (
+    FOREIGN_SESSION,
+    REFUSED,
+    ManifestPacket,
+    ManifestReception,
+    NotTakenError,
+)
 from mcastd.delivery.names import UnsafeNameError, require_safe
 from mcastd.delivery.refused import UNSAFE_NAME
-from mcastd.inbound.given import FOREIGN_SESSION, NO_FDT, Given, KnownObject
+from mcastd.inbound.given import NO_FDT, Given, KnownObject
 from mcastd.inbound.held import Held
 from mcastd.protocols.alc import Stretch
 from mcastd.protocols.fec import Blocks
