@@ -31,8 +31,6 @@ from mcastd.protocols.seal import HashedBlock, MakeRepair, ObjectSealer
 HEADER_BYTES = lct.BUILT_BYTES + 4
 # The same in an FDT packet, which has the extensions EXT_FDT and EXT_FTI.
 FDT_HEADER_BYTES = HEADER_BYTES + 4 + 16
-# The size of symbols is a multiple of this.
-SYMBOL_ALIGNMENT = 8
 # Symbols of one block in a row: enough for a receiver to take them in one piece.
 RUN_SYMBOLS = 16
 # A turn has at least about this many datagrams, if there are enough blocks: runs of small ones are shorter.
@@ -46,8 +44,6 @@ FDT_OF_STRIPE_MIN = 3
 INSTANCES_PER_SECOND = 16
 # Repair symbols begin anew after this many times the source symbols of the block.
 REPAIR_CYCLE = 4
-
-
 # Packets of the manifest that go with each description of what is on air: of a small tree that is all of it.
 MANIFEST_PACKETS_AT_ONCE = 8
 
@@ -76,7 +72,8 @@ class Progress:
 
 def symbol_size_of(max_datagram: int) -> int:
     """The largest symbols for datagrams of ``max_datagram`` bytes of payload, in bytes."""
-    return (max_datagram - HEADER_BYTES) // SYMBOL_ALIGNMENT * SYMBOL_ALIGNMENT
+    size = max_datagram - HEADER_BYTES
+    return size - size % fec.RAPTORQ_ALIGNMENT_BYTES
 
 
 @dataclass(slots=True)

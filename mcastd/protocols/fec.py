@@ -26,10 +26,12 @@ NO_CODE = 0
 REED_SOLOMON = 5
 RAPTORQ = 6
 SMALL_BLOCK = 129
-# RaptorQ: source symbols of the largest block (RFC 6330 section 5.1.2), and blocks at most: their number is
-# told in 8 bits, and is at least 1.
-RAPTORQ_BLOCK_SYMBOLS = 56403
+# RaptorQ: source symbols of the largest block (K'_max in RFC 6330 section 5.1.2), and blocks at most: their
+# number is told in 8 bits, and is at least 1.
+RAPTORQ_BLOCK_SYMBOLS = 56_403
 RAPTORQ_BLOCKS = 255
+# RaptorQ: bytes of which the size of symbols is a multiple, where we send them.
+RAPTORQ_ALIGNMENT_BYTES = 8
 
 _SHORT_ID = struct.Struct(">I")
 _LONG_ID = struct.Struct(">Q")
@@ -270,7 +272,9 @@ def _ceil(dividend: int, divisor: int) -> int:
     return -(-dividend // divisor)
 
 
-def raptorq(length: int, symbol_size: int, block_symbols: int, alignment: int = 8) -> Oti:
+def raptorq(
+    length: int, symbol_size: int, block_symbols: int, alignment: int = RAPTORQ_ALIGNMENT_BYTES
+) -> Oti:
     """How to send ``length`` bytes with RaptorQ, in blocks of at most ``block_symbols``.
 
     Raises Malformed if that takes more than 255 blocks, or if the symbol size is not aligned.

@@ -30,7 +30,6 @@ MANIFEST_TOI = (1 << 32) - 1
 MANIFEST_HEADER_BYTES = lct.BUILT_BYTES + 16 + 4
 
 _BLOCK_SYMBOLS = 1024
-_ALIGNMENT_BYTES = 8  # of symbols, with RaptorQ
 _MAGIC = b"mcm\1"
 _PLAIN = struct.Struct(">4sQ")
 
@@ -56,8 +55,8 @@ def manifest_packets(
     if protect is None or len(data) <= size:
         protect, oti = None, fec.Oti(fec.NO_CODE, size, _BLOCK_SYMBOLS)
     else:
-        size -= size % _ALIGNMENT_BYTES
-        oti = fec.raptorq(len(data), size, _BLOCK_SYMBOLS, _ALIGNMENT_BYTES)
+        size -= size % fec.RAPTORQ_ALIGNMENT_BYTES
+        oti = fec.raptorq(len(data), size, _BLOCK_SYMBOLS)
     header = lct.build(tsi, MANIFEST_TOI, oti.scheme, fec.build_fti(oti, len(data)))
     seal = None if sealer is None else sealer(header).seal
     blocks, identify = fec.Blocks(oti, len(data)), fec.scheme_of(oti.scheme).identify

@@ -19,16 +19,15 @@ from importlib import import_module
 from types import ModuleType
 
 from mcastd.errors import McastdError
+from mcastd.protocols.fec import RAPTORQ, RAPTORQ_BLOCK_SYMBOLS, SCHEMES
 
 # How a user gets the library.
 INSTALL = "apt install mcastd-raptorq, or pip install 'mcastd[files]'"
 # The library divides larger blocks into sub-blocks (RFC 6330 section 4.4.1.2), for a decoder of 10 MiB: their
 # source symbols are no longer slices of the data.
 BLOCK_MAX_BYTES = 9 << 20
-# Source symbols of a block, K'_max in RFC 6330 section 5.1.2.
-SYMBOLS_MAX = 56_403
-# Encoding symbol ids have 24 bits, RFC 6330 section 3.2.
-SYMBOL_IDS = 1 << 24
+# Encoding symbol ids that there are.
+SYMBOL_IDS = 1 << SCHEMES[RAPTORQ].esi_bits
 # The library takes symbols of multiples of 8 bytes, from 64 to what can be counted in 16 bits.
 _ALIGNMENT_BYTES = 8
 _SYMBOL_MIN_BYTES = 64
@@ -69,7 +68,7 @@ def available() -> bool:
 
 def source_symbols_max(symbol_size: int) -> int:
     """The most source symbols of ``symbol_size`` bytes that a block may have. Raises CodecError."""
-    return min(SYMBOLS_MAX, BLOCK_MAX_BYTES // _filled(symbol_size))
+    return min(RAPTORQ_BLOCK_SYMBOLS, BLOCK_MAX_BYTES // _filled(symbol_size))
 
 
 def repair(block: bytes | memoryview, symbol_size: int, count: int, skip: int = 0) -> list[bytes]:
