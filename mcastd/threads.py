@@ -19,6 +19,19 @@ BEGIN_AGAIN_SECONDS = 0.1
 COMM_BYTES = 15
 
 
+def processor_seconds(task: int) -> float | None:
+    """How long a thread of this process has run so far, or was ready to run and waited for a processor.
+
+    ``task`` is its native id. None if that cannot be asked: proc_pid_schedstat(5) is an option of the kernel.
+    """
+    try:
+        with open(f"/proc/self/task/{task}/schedstat") as file:
+            ran, waited, _ = file.read().split()
+    except (OSError, ValueError):
+        return None
+    return (int(ran) + int(waited)) / 1e9
+
+
 class NoThreadError(McastdError, RuntimeError):
     """The process may have no more threads, or there is no memory for one."""
 

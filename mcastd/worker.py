@@ -20,6 +20,7 @@ from mcastd.bounded import Patience
 from mcastd.counters import OutputCounters, SymbolCounts
 from mcastd.errors import McastdError
 from mcastd.status import FilesStatus, ManifestStatus, TreeStatus
+from mcastd.threads import processor_seconds
 from mcastd.views import Status
 
 # poll(2) takes no more than 24 days; waking once a day costs nothing.
@@ -28,6 +29,8 @@ WAIT_MAX_SECONDS = 86_400.0
 SHORT_NAP_SECONDS = 0.005
 # After this many seconds a file that a worker waits for counts as one that does not answer
 ANSWER_SECONDS = 2.0
+# A thread that has run for this share of the time, or was ready to run, works; one that hangs does neither.
+WORKING_SHARE = 0.01
 # poll(2) counts whole milliseconds; the rest of a deadline is slept exactly.
 POLL_SLACK_SECONDS = 0.002
 
@@ -45,6 +48,15 @@ class Signal(enum.Flag):
 
 
 NONE = Signal.NONE
+
+
+class _Look(NamedTuple):
+    """A look at the thread of a worker that has been at one thing for a while."""
+
+    busy_since: float
+    at: float  # monotonic seconds
+    processor: float | None  # seconds: see threads.processor_seconds
+    working: bool
 
 
 class Context:
@@ -70,6 +82,8 @@ class Context:
         # What the worker may be in a system call for: a path, or words like "its outputs"; "" if none.
         # Such a call hangs while the disk or server does, and a new process would not help.
         self.waits_for = ""
+        self._task = 0  # native id of the worker's thread
+        self._look: _Look | None = None  # the last one
 
     # -- the supervisor's side
 
@@ -97,7 +111,32 @@ class Context:
         """Which path has not answered the worker for a while, and for how long, in words; "" if none."""
         path, since = self.waits_for, self._busy_since
         seconds = 0.0 if since is None else now - since
-        return f"waits for {path}: no answer for {seconds:.0f} s" if path and seconds > ANSWER_SECONDS else ""
+        if not path or self.is_working(now) or seconds <= ANSWER_SECONDS:
+            return ""
+        return f"waits for {path}: no answer for {seconds:.0f} s"
+
+    def is_working(self, now: float) -> bool:
+        """Return True if what the worker has been at for a while only takes long: its thread runs.
+
+        Or it would, if it got a processor. It takes two looks to see that; until then the answer is True.
+        For any thread.
+        """
+        since, look = self._busy_since, self._look
+        if since is None or now - since <= ANSWER_SECONDS / 2:
+            return False
+        if look is None or look.busy_since != since:
+            self._look = _Look(since, now, processor_seconds(self._task), working=True)
+            return True
+        if (passed := now - look.at) < ANSWER_SECONDS / 4:
+            return look.working
+        processor = processor_seconds(self._task)
+        working = (
+            processor is not None
+            and look.processor is not None
+            and processor - look.processor > WORKING_SHARE * passed
+        )
+        self._look = _Look(since, now, processor, working)
+        return working
 
     def close(self) -> None:
         with self._lock:
@@ -126,6 +165,7 @@ class Context:
 
     def begin(self) -> None:
         """A run begins: the heartbeat counts from here, so that a hang before the first wait shows, too."""
+        self._task = threading.get_native_id()
         self._busy_since = clock.monotonic()
         self.degraded = False
 

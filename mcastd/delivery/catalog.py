@@ -37,7 +37,7 @@ from mcastd.protocols.seal import HashedBlock
 BLOCK_SYMBOLS = 1024
 # Bytes that are hashed in one step of a scan. To look at a file or directory takes about as long as to hash
 # ENTRY_COST_BYTES, to open one OPEN_COST_BYTES.
-STEP_BYTES = 32 << 20
+STEP_BYTES = 4 << 20
 ENTRY_COST_BYTES = 16 << 10
 OPEN_COST_BYTES = 64 << 10
 # Of the files that are refused, this many are named; the others are counted.
@@ -157,7 +157,7 @@ class Catalog:
         self.refused: Counter[str] = Counter()  # of that scan, by reason
         self.refusals: tuple[RefusedFile, ...] = ()  # some of these
         self.version = 0  # how often a scan has found something other than the one before
-        self.found = 0  # files that the scan under way has found
+        self.progress = ""  # of the scan under way, in words
         self._path = path
         self._cut = _Cut(symbol_size, protected, divided, object_max)
         self._digested = digested
@@ -177,8 +177,8 @@ class Catalog:
         try:
             for cost in self._steps:
                 done += cost
-                self.found = len(scan.files)
                 if done >= step:
+                    self.progress = scan.progress
                     return False
         except UnsafePathError as error:
             self.close()
@@ -284,9 +284,19 @@ class _Scan:
         self.refused: Counter[str] = Counter()
         self.refusals: list[RefusedFile] = []
         self._tois = {MANIFEST_TOI, *(part.toi for parts in known.values() for part in parts)}
+        self._hashing: tuple[str, int, int] | None = None  # a file: bytes of it so far, and of all of it
         self._cut = cut
         self._digested = digested
         self._known = known
+
+    @property
+    def progress(self) -> str:
+        """How far it is, in words."""
+        found = f"{len(self.files)} files so far"
+        if self._hashing is None:
+            return found
+        name, done, size = self._hashing
+        return f"{found}, {100 * done // size} % of {name}"
 
     def run(self, path: Path) -> Generator[int, None, None]:
         """Scan a path; what each step has cost, in bytes. Raises OSError, SourceError, UnsafePathError."""
@@ -368,6 +378,8 @@ class _Scan:
                     of_part.append(hashlib.sha256(data).digest())
                     if md5 is not None:
                         md5.update(data)
+                    if found.st_size > STEP_BYTES:
+                        self._hashing = shown(last), start + part.offset(sbn) + len(data), found.st_size
                     yield part.size(sbn)
                 hashes.append(tuple(of_part))
                 start += part.length
@@ -375,6 +387,7 @@ class _Scan:
                 self._refuse(name, CHANGING, "it is being written")
                 return
         finally:
+            self._hashing = None
             os.close(fd)
         size, mtime_ns, which, mode = _seen(found)
         digest = None if md5 is None else md5.digest()

@@ -136,6 +136,8 @@ class Intake:
 
     def hanging(self) -> Hanging | None:
         """Return the output that has not answered for ANSWER_SECONDS, if there is one. For any thread."""
-        path = self._context.waits_for if self._context is not None else ""
-        seconds = clock.monotonic() - self._asked_at
-        return Hanging(path, seconds) if path and seconds > ANSWER_SECONDS else None
+        context, now = self._context, clock.monotonic()
+        if context is None or not (path := context.waits_for) or context.is_working(now):
+            return None
+        seconds = now - self._asked_at
+        return Hanging(path, seconds) if seconds > ANSWER_SECONDS else None

@@ -100,9 +100,11 @@ class Channel:
             reasons=(TOO_BIG, NO_CARRIER),
         )
         self._last: float | None = None  # monotonic time of the last datagram that the kernel took
+        self._asking: Context | None = None  # of the run that asked the source last
         self._asked_at: float | None = None  # monotonic time when the source was asked; None: it has answered
         self._logged_too_big = False
         self._reported_carrier: bool | None = None  # as last given to the context; None: not in this run
+        self._reported_preparing = ""  # the same of the source
 
     def __repr__(self) -> str:
         turn = "with others" if self._handover.lent_by else "alone"
@@ -189,8 +191,12 @@ class Channel:
     def _hanging(self) -> Hanging | None:
         """Return the source if it has not answered for ANSWER_SECONDS. For any thread."""
         asked_at = self._asked_at
-        seconds = 0.0 if asked_at is None else clock.monotonic() - asked_at
-        return Hanging(self._config.source.label, seconds) if seconds > ANSWER_SECONDS else None
+        if asked_at is None or (context := self._asking) is None:
+            return None
+        now = clock.monotonic()
+        if context.is_working(now) or now - asked_at <= ANSWER_SECONDS:
+            return None
+        return Hanging(self._config.source.label, now - asked_at)
 
     def vitals(self) -> Vitals:
         counters, files = self.counters, self._source.files
@@ -322,20 +328,24 @@ class Channel:
         return self._source.device
 
     def _report(self, context: Context, link: Sender) -> None:
-        """Tell the supervisor that the channel works, and about the carrier, if that has changed.
+        """Tell the supervisor that the channel works, and about carrier and source, if that has changed.
 
         This comes after the first datagram that was due has gone: a link may refuse all of them.
         """
-        if self._reported_carrier is link.carrier:
+        reported, preparing = self._reported_carrier, self._source.preparing
+        if reported is link.carrier and preparing == self._reported_preparing:
             return
         detail = f"to {self._config.group} port {self._config.port}, {self._schedule}"
+        if preparing:
+            detail += f"; {preparing}"
         interface = "" if self._described is None else self._described.interface
         if not link.carrier:
             detail += f"; {interface} has no carrier: what is sent now is lost"
-            self._log.warning("carrier.lost", interface=interface)
-        elif self._reported_carrier is not None:
+            if reported is not link.carrier:
+                self._log.warning("carrier.lost", interface=interface)
+        elif reported is False:
             self._log.info("carrier.returned", interface=interface)
-        self._reported_carrier = link.carrier
+        self._reported_carrier, self._reported_preparing = link.carrier, preparing
         context.ready(detail, degraded=not link.carrier)
 
     def _follow(self, link: Sender) -> None:
@@ -375,6 +385,7 @@ class Channel:
 
     def _refill(self, context: Context) -> bool:
         """Read on, when all is sent. Returns True if there is something to send. Raises SourceError."""
+        self._asking = context
         context.waits_for, self._asked_at = self._config.source.label, clock.monotonic()
         try:
             pending = self._source.read()

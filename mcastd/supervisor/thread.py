@@ -129,7 +129,7 @@ class WorkerThread:
             since is not None
             and since == self._busy_since
             and now - since > HANG_SECONDS
-            and not self.unanswered(now)
+            and not self._context.waits_for
         )
         self._busy_since = since
         if hangs == bool(self.hung):

@@ -181,12 +181,24 @@ class TestScan:
         found, steps = [], 0
         while not catalog.scan(5 * (catalog_module.ENTRY_COST_BYTES + catalog_module.OPEN_COST_BYTES)):
             assert catalog.files == ()
-            found.append(catalog.found)
+            found.append(int(catalog.progress.partition(" files so far")[0]))
             steps += 1
         assert 10 <= steps < 16
         assert found == sorted(found)
         assert len(catalog.files) == 53
         assert list(scanned(catalog_of(tree))) == ["/".join(file.name) for file in catalog.files]
+
+    def test_of_a_large_file_it_says_how_far_it_is(self, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(catalog_module, "STEP_BYTES", 10)
+        catalog, said = catalog_of(tree), []
+        while not catalog.scan(1):
+            said.append(catalog.progress)
+        of_one = [each for each in said if each.endswith(" % of kernel")]
+        shares = [int(each.partition(", ")[2].split()[0]) for each in of_one]
+        assert len(shares) == 3
+        assert shares == sorted({*shares})
+        assert (shares[0] > 0, shares[-1]) == (True, 100)
+        assert {each.partition(" files")[0] for each in of_one} == {"1"}
 
     def test_only_what_changed_is_hashed_again(self, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         hashing = Hashing(monkeypatch)

@@ -19,6 +19,7 @@ from support.flute import Rebuilding
 from support.wait import wait_for
 
 from mcastd.config import OutboundChannel
+from mcastd.delivery.catalog import Catalog
 from mcastd.errors import SourceError
 from mcastd.net.fake import FakeSender
 from mcastd.net.payloads import HeadedPayloads
@@ -307,6 +308,24 @@ class TestChannel:
             assert (status.files.files, status.counters.rounds, status.protocol) == (5, 2, "flute")
             assert status.counters.sent == len(link.sent)
             assert rebuilt(link.sent) == contents(tree)
+
+    def test_while_it_scans_it_says_so_and_not_once_it_sends(
+        self, tree: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        link, go_on = FakeSender(), threading.Event()
+        scan = Catalog.scan
+
+        def slowly(catalog: Catalog) -> bool:
+            catalog.progress = "13 files so far"
+            return go_on.is_set() and scan(catalog)
+
+        monkeypatch.setattr(Catalog, "scan", slowly)
+        with self.running(settings_of(tree, rate="1Mbit"), link) as (_, context):
+            detail = "to 239.255.1.2 port 9190, 1,000,000 bit/s"
+            wait_for(lambda: context.detail == f"{detail}; scanning: 13 files so far", "the scan")
+            go_on.set()
+            wait_for(lambda: context.detail == detail, "the first pass")
+            assert not context.degraded
 
     def test_a_reload_under_way_costs_nothing(self, tree: Path) -> None:
         config = settings_of(tree, rate="10Mbit")

@@ -506,8 +506,7 @@ def test_a_worker_that_waits_for_a_path_is_named_and_no_case_for_the_watchdog(
     hung = [headline.name for headline in stage.supervisor.headlines() if "hangs" in headline.detail]
     assert hung == ["inbound/slow"]
     with capture_logs() as logs:
-        stage.supervisor.notice_unanswered()
-        stage.supervisor.notice_unanswered()
+        wait_for(lambda: stage.supervisor.notice_unanswered() or logs)
         headline = stage.supervisor.headlines()[2]
         assert (headline.name, headline.detail) == ("outbound/stuck", "waits for /mnt/x: no answer for 0 s")
         assert headline.troubled

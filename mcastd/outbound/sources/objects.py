@@ -177,6 +177,7 @@ class ObjectsSource(Source):
 
     def restart(self) -> None:
         self.finished = self._sending = False
+        self.preparing = ""
         self.position = 0
         self._last_round = self.rounds + self._repeat
         self._announcer = None  # the keys are read anew
@@ -194,8 +195,9 @@ class ObjectsSource(Source):
         self._announcer = self._announcer or self._make_announcer()
         catalog = self._catalog
         if not catalog.scan():
-            self.state = f"scanning: {catalog.found} files so far"
+            self.state = self.preparing = f"scanning: {catalog.progress}"
             return
+        self.preparing = ""
         if catalog.refusals != self._told_refusals:
             self._told_refusals = catalog.refusals
             for refused in catalog.refusals[:LOGGED_FILES]:

@@ -24,6 +24,7 @@ class Source(ABC):
     position = 0  # bytes read of this round
     nap = 0.0  # seconds after which to call read() again, when there was nothing
     state = "ready"  # for people
+    preparing = ""  # the same, while it does something that may take long before it has more to send
     # A read takes milliseconds or more: the channel's own thread does it, and not one that sends for others.
     slow = False
     # When its datagrams are due; only where its settings have has_schedule.

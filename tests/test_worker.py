@@ -1,0 +1,72 @@
+"""What a worker's context tells of its thread: whether it hangs at a path, or works."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from support.wait import wait_for
+
+from mcastd import clock, worker
+from mcastd.threads import processor_seconds
+from mcastd.worker import Context
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "ANSWER_SECONDS", 0.2)
+
+
+@contextmanager
+def at_a_path(*, hangs: bool) -> Iterator[Context]:
+    """A thread that is at a path: it hangs, or computes."""
+    context, end = Context(), threading.Event()
+
+    def run() -> None:
+        context.begin()
+        context.waits_for = "/mnt/x"
+        if hangs:
+            end.wait(30)
+        while not end.is_set():
+            sum(range(1000))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        wait_for(lambda: context.waits_for)
+        yield context
+    finally:
+        end.set()
+        thread.join(30)
+
+
+def test_what_hangs_is_named() -> None:
+    with at_a_path(hangs=True) as context:
+        wait_for(lambda: context.unanswered(clock.monotonic()))
+        assert context.unanswered(clock.monotonic()).startswith("waits for /mnt/x: no answer for ")
+        assert not context.is_working(clock.monotonic())
+
+
+def test_what_only_takes_long_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    with at_a_path(hangs=False) as context:
+        since, looks = context.busy_since, []
+        assert since is not None
+        wait_for(lambda: looks.append(context.unanswered(clock.monotonic())) or clock.monotonic() > since + 2)
+        assert {*looks} == {""}
+        assert context.is_working(clock.monotonic())
+        monkeypatch.setattr(worker, "processor_seconds", lambda _: None)  # as on a kernel that does not tell
+        wait_for(lambda: context.unanswered(clock.monotonic()))
+
+
+def test_a_wait_is_no_work() -> None:
+    assert not Context().is_working(clock.monotonic())
+
+
+def test_the_time_of_a_thread_is_that_in_which_it_ran_or_was_ready_to() -> None:
+    task = threading.get_native_id()
+    before = processor_seconds(task)
+    assert before is not None
+    wait_for(lambda: (sum(range(10_000)), (processor_seconds(task) or 0) - before > 0.01)[1])
+    assert processor_seconds(2**22 + 1) is None
