@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcastd.outbound.pacing import BURST_SECONDS, CATCH_UP_FACTOR, STALL_SECONDS, Pacer
+from mcastd.outbound.pacing import (
+    BURST_SECONDS,
+    CATCH_UP_FACTOR,
+    FILES_TOLERANCE_SECONDS,
+    STALL_SECONDS,
+    Pacer,
+)
 
 START = 1000.0
 naps = st.lists(st.floats(0, 0.9), min_size=1, max_size=60)
@@ -180,3 +186,26 @@ def test_equal_sizes_are_lined_up_like_others(size: int, count: int, spent: int)
     expected = list(accumulate([8 * size] * count, initial=spent))
     assert list(pacer._line_up([size] * count)) == expected
     assert list(pacer._line_up([size] * count + [size + 1]))[:-1] == expected
+
+
+@pytest.mark.parametrize(
+    ("burst", "least", "most"),
+    [
+        (BURST_SECONDS, 0.10, 0.15),  # one datagram with each turn
+        (0.02, 0.93, 1.0),
+    ],
+)
+def test_a_sender_that_seldom_gets_a_turn_sends_less_and_counts_it_as_late(
+    burst: float, least: float, most: float
+) -> None:
+    rate, sizes, pause, seconds = 8_000_000, [1428] * 512, 0.011, 30.0
+    pacer = Pacer(None, rate, burst, tolerance=FILES_TOLERANCE_SECONDS)
+    now, sent = START, 0
+    while now < START + seconds:
+        due = pacer.due(now, sizes)
+        assert 8 * sum(sizes[:due]) <= max(rate * burst, 8 * sizes[0])
+        pacer.sent(now, sizes[:due])
+        sent += due
+        now = max(now, pacer.deadline) + pause
+    assert least < 8 * 1428 * sent / (rate * seconds) < most
+    assert pacer.late > 0.8 * sent
