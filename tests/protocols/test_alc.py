@@ -314,7 +314,7 @@ def test_headers_of_a_block(scheme: int) -> None:
             symbol_headers(header, scheme, sbn, esis)
 
 
-@pytest.mark.parametrize("esis", [range(KEPT_ESIS - 2, KEPT_ESIS), range(KEPT_ESIS - 2, KEPT_ESIS + 2)])
+@pytest.mark.parametrize("esis", [range(KEPT_ESIS - 2, KEPT_ESIS + beyond) for beyond in (0, 1, 2)])
 def test_headers_of_symbols_beyond_those_whose_numbers_are_kept(esis: range) -> None:
     header = build(7, 9, RAPTORQ)
     assert symbol_headers(header, RAPTORQ, 3, esis) == [

@@ -12,6 +12,7 @@ from mcastd.protocols import fdt_reception
 from mcastd.protocols.alc import fdt_packets, parse
 from mcastd.protocols.fdt import FdtInstance, FileEntry, build
 from mcastd.protocols.fdt_reception import FdtReception
+from mcastd.protocols.fec import RAPTORQ, Oti
 from mcastd.protocols.lct import Malformed
 
 WALL = 1_800_000_000.0
@@ -127,9 +128,31 @@ def test_what_is_kept_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(reception._whole) == 2
 
 
+def test_the_map_of_what_has_come_counts_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With symbols of one byte it is as large as the instance."""
+    monkeypatch.setattr(fdt_reception, "COMING_MAX_BYTES", 700)
+    reception = FdtReception()
+    for number in (1, 2):
+        take(reception, packets("a", number, size=1)[0])
+    assert [*reception._coming] == [2]
+
+
 def test_the_last_one_is_kept_however_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fdt_reception, "COMING_MAX_BYTES", 1)
     assert take(FdtReception(), *packets("a")) == ["a"]
+
+
+def test_an_instance_in_sub_blocks_is_refused() -> None:
+    """Their symbols are no pieces of it (RFC 6330 section 4.4.1.2)."""
+    header = parse(packets("a")[0]).header
+    for sub_blocks in (1, 2):
+        oti = Oti(RAPTORQ, 80, 3, blocks=1, sub_blocks=sub_blocks)
+        told = header._replace(scheme=RAPTORQ, fti=(oti, 200))
+        if sub_blocks == 1:
+            assert FdtReception().take(told, 0, 0, bytes(80), WALL) is None
+        else:
+            with pytest.raises(Malformed, match="not taken"):
+                FdtReception().take(told, 0, 0, bytes(80), WALL)
 
 
 @settings(max_examples=60)

@@ -317,9 +317,9 @@ def test_numbers_that_a_payload_id_has_no_room_for(scheme: int) -> None:
     form = SCHEMES[scheme]
     last = (form.blocks - 1, (1 << form.esi_bits) - 1)
     assert form.locate(int.from_bytes(form.identify(*last), "big"))[:2] == last
-    for sbn, esi in ((form.blocks, 0), (0, 1 << form.esi_bits), (-1, 0), (0, -1)):
+    for where in ((form.blocks, 0), (0, 1 << form.esi_bits), (-1, 0), (0, -1), (0, 0, 1 << 16), (0, 0, -1)):
         with pytest.raises(ValueError, match="no symbol"):
-            form.identify(sbn, esi)
+            form.identify(*where)
 
 
 def test_an_oti_is_a_value() -> None:

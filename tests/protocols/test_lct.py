@@ -87,6 +87,14 @@ def test_the_first_extension_of_a_type_counts_and_unknown_ones_are_skipped() -> 
     assert parsed.extensions == {99: b"unknown\0\0\0"[:10], EXT_TIME: b"first\0", 200: b"end"}
 
 
+def test_extensions_of_types_from_128_on_have_no_length() -> None:
+    """RFC 5651 section 5.2.1: up to 127 they say how many words they have."""
+    extensions = extension(127, b"seven words or less") + extension(128, b"abc")
+    assert (extensions[:2], extensions[-4:]) == (b"\x7f\x06", b"\x80abc")
+    parsed = parse(header(extensions=extensions))
+    assert parsed.extensions == {127: b"seven words or less\0\0\0", 128: b"abc"}
+
+
 @pytest.mark.parametrize(
     ("packet", "reason"),
     [
