@@ -23,13 +23,15 @@ NAMESPACE = "urn:ietf:params:xml:ns:fdt"
 INSTANCE_MAX_BYTES = 1 << 20
 FILES_MAX = 10_000
 LOCATION_MAX_BYTES = 4096
-# What makes one datagram much work is refused: more files than these that are not taken, elements that are
-# deeper in each other, and more than so many times the bytes that are sent, if it is more than some.
+# Bounds of the work that one datagram can make. Entries that are not taken, and the depth of elements in each
+# other: with more of them the instance is refused.
 LEFT_OUT_MAX = 256
 DEPTH_MAX = 32
+# Decoded, an instance has at most this many times the bytes that were sent, or DECODED_MIN_BYTES if that is
+# more.
 DECODED_MAX_RATIO = 64
 DECODED_MIN_BYTES = 1 << 16
-# The largest numbers: a TOI has 112 bits in LCT, a length 48 in RFC 5052.
+# The largest numbers: a TOI has 112 bits (RFC 5651 section 5.1), a length 48 (RFC 5052 section 6.2.4).
 TOI_MAX = (1 << 112) - 1
 LENGTH_MAX = (1 << 48) - 1
 # Seconds from the epoch of NTP to that of Unix (RFC 5905 section 6), and of an era of NTP.
@@ -58,8 +60,8 @@ _OTI_FIELDS = {
     "FEC-OTI-Max-Number-of-Encoding-Symbols": "max_symbols",
     "FEC-OTI-FEC-Instance-ID": "instance",
 }
-# Attributes that an instance may have for all of its files, and characters that are kept of their values:
-# these are read for each file.
+# Attributes that an instance may have for all of its files. They are read for each file: so of each value
+# only the first _COMMON_CHARACTERS are kept.
 _COMMON = (
     *("Content-Type", "Content-Encoding", "FEC-OTI-FEC-Encoding-ID", "FEC-OTI-Scheme-Specific-Info"),
     *_OTI_FIELDS,

@@ -135,9 +135,7 @@ class Oti:
 
     scheme: int  # FEC encoding id
     symbol_size: int  # bytes
-    block_symbols: (
-        int  # at most, source symbols in a block; with RaptorQ it follows from length and ``blocks``
-    )
+    block_symbols: int  # at most, source symbols in a block; with RaptorQ it follows from ``blocks``
     blocks: int = 0  # RaptorQ only: source blocks of the object
     sub_blocks: int = 1  # RaptorQ only: in a block; if several, symbols are no pieces of the object
     alignment: int = 8  # RaptorQ only: bytes, of which the symbol size is a multiple
@@ -187,8 +185,10 @@ class Blocks:
         self.length = length
         self.symbol_size = oti.symbol_size
         self.total = _ceil(length, oti.symbol_size)  # source symbols of the object
-        told = oti.scheme == RAPTORQ
-        self.count = min(oti.blocks, self.total) if told else _ceil(self.total, oti.block_symbols)
+        if oti.scheme == RAPTORQ:
+            self.count = min(oti.blocks, self.total)
+        else:
+            self.count = _ceil(self.total, oti.block_symbols)
         self._least_symbols, self._larger = divmod(self.total, self.count) if self.count else (0, 0)
         if (
             not 0 <= length < 1 << 8 * scheme.length_bytes
