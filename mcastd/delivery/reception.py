@@ -397,6 +397,7 @@ class Reception:
             self._end(known, Outcome(known.description, error))
         else:
             self._discard(known)
+            self._note(known, None)
             self._set(known, ObjectState.REFUSED)
         # What was damaged on its way may be right the next time; what else was wrong may have gone later
         known.again = now if error.reason == WRONG_DIGEST else now + REFUSED_SECONDS

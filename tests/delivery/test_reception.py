@@ -583,6 +583,26 @@ def test_a_file_that_cannot_land_waits_for_room(output: Output, monkeypatch: pyt
     assert output.has(sent)
 
 
+def test_what_is_refused_again_is_no_longer_a_trouble_of_the_disk(
+    output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = SentObject(100)
+    output.file(sent).mkdir(parents=True)
+    output.give_all(sent)
+    output.file(sent).rmdir()
+    output.now += REFUSED_SECONDS
+    output.give_all(sent)
+    monkeypatch.setattr(Landing, "land", failing(errno.ENOSPC, []))
+    output.work()
+    assert output.reception.trouble is not None
+    monkeypatch.undo()
+    output.file(sent).mkdir()
+    output.now += RETRY_SECONDS
+    output.work()
+    assert output.states() == {ObjectState.REFUSED: 1}
+    assert output.reception.trouble is None
+
+
 def test_a_file_that_the_disk_has_lost_begins_anew(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     sent = SentObject(256)
     output.give_all(sent)
