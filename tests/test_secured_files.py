@@ -133,6 +133,20 @@ def test_each_pass_brings_what_has_changed(
     assert max(map(len, sending.a_pass())) <= 1472
 
 
+def test_what_was_held_of_another_session_is_foreign_once_the_session_is_known(
+    place: Path, sender: MakeSender, receiver: MakeReceiver
+) -> None:
+    sending, receiving = sender(sign="a"), receiver(**SIGNED)
+    datagrams = sending.a_pass()
+    symbols = [one for one in datagrams if toi_of(one) not in {0, MANIFEST_TOI} and len(one) > 20]
+    elsewhere = [one[:8] + (2).to_bytes(4) + one[12:] for one in symbols[:9]]  # another TSI
+    receiving.take(elsewhere)
+    assert receiving.sequencer.held == 9
+    receiving.take(datagrams)
+    assert receiving.dropped == {"foreign-session": 9}
+    assert receiving.files == files_below(place / "source")
+
+
 @pytest.mark.parametrize(
     ("sent", "received", "reason"),
     [
