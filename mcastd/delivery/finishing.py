@@ -7,7 +7,8 @@ from enum import Enum, auto
 
 from mcastd.delivery import content
 from mcastd.delivery.assembly import Assembly
-from mcastd.delivery.landing import Landing, Partial, prepare, settle
+from mcastd.delivery.landing import Landing, Partial
+from mcastd.delivery.settling import prepare, settle
 
 
 class Ending(Enum):

@@ -26,21 +26,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcastd.delivery.names import PARTIAL_DIRECTORY, require_safe, shown
-from mcastd.delivery.refused import IN_THE_WAY, OTHER_FILE_SYSTEM, RefusedError
+from mcastd.delivery.directories import DIRECTORY_FLAGS, in_the_way, open_root, other_file_system, parent_of
+from mcastd.delivery.names import PARTIAL_DIRECTORY, require_safe
+from mcastd.delivery.refused import RefusedError
+from mcastd.delivery.settling import UnsettledNames, settle
 from mcastd.errors import SinkError, UnsafePathError
-from mcastd.paths import KINDS, PARENT_MODE, FileIdentity, identity, place_of
+from mcastd.paths import identity, place_of
 
 # After so long without a write, what was left of an unfinished file is removed.
 LEFTOVER_SECONDS = 7 * 86_400.0
-# Larger files are waited for by themselves when they are written to the disk.
-TOGETHER_MAX_BYTES = 1 << 20
-# Directories that are kept open until their names are on the disk.
-UNSETTLED_MAX = 64
 # The reason of a SinkError: another process receives into the directory.
 IN_USE = "in-use"
 
-DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 # How a file system says that it has no files without a name (open(2), O_TMPFILE).
 _NO_ANONYMOUS_FILES = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL}
@@ -71,7 +68,7 @@ class Landing:
         self._owner = -1  # uid of the files that we make there
         self._anonymous = False  # files without a name are possible there
         self._names: set[str] = set()  # of the partial files in use
-        self._unsettled: dict[FileIdentity, int] = {}  # directories with new names, open
+        self._unsettled = UnsettledNames()
 
     @property
     def _files(self) -> int:
@@ -83,7 +80,7 @@ class Landing:
         if self._root >= 0:
             return
         try:
-            self._root = _open_root(self._path)
+            self._root = open_root(self._path)
             self._partials = self._open_partials()
             self._probe()
         except BaseException:
@@ -181,25 +178,18 @@ class Landing:
                 os.rename(partial.name, name[-1], src_dir_fd=self._partials, dst_dir_fd=parent)
             except OSError as error:
                 if error.errno == errno.EXDEV:
-                    raise _other_file_system(name) from error
+                    raise other_file_system(name) from error
                 raise
             self._release(partial)
             self._changed(parent)
 
     def settle_names(self) -> None:
         """Have the names of landed files on the disk: until then a crash of the host may take them back."""
-        unsettled, self._unsettled = self._unsettled, {}
-        for directory in unsettled.values():
-            with suppress(OSError):  # at worst a crash takes them back still
-                os.fsync(directory)
-            os.close(directory)
+        self._unsettled.settle()
 
     def _changed(self, directory: int) -> None:
         """Note that names in a directory are to be settled."""
-        if (which := identity(os.fstat(directory))) not in self._unsettled:
-            if len(self._unsettled) >= UNSETTLED_MAX:
-                self.settle_names()
-            self._unsettled[which] = os.dup(directory)
+        self._unsettled.note(directory)
 
     def set_aside(self, partial: Partial) -> None:
         """Close a file that is not whole yet; a later run finds it if it is resumable."""
@@ -296,31 +286,11 @@ class Landing:
     def _parent_of(
         self, name: Sequence[str], make: int | None = None, root: int | None = None
     ) -> Iterator[int | None]:
-        """The directory of a name, open; None if it is missing, unless it is to be made for files of a mode.
-
-        Raises RefusedError if something else is in the way, or another file system.
-        """
-        directory = os.dup(self._files if root is None else root)
-        try:
-            for number, part in enumerate(name[:-1], 1):
-                try:
-                    inner = _enter(directory, part, make)
-                except FileNotFoundError:
-                    if make is not None:  # the output directory itself was removed
-                        raise
-                    yield None
-                    return
-                except OSError as error:
-                    if error.errno in {errno.ENOTDIR, errno.ELOOP}:
-                        raise _in_the_way(name, name[:number], directory) from error
-                    raise
-                os.close(directory)
-                directory = inner
-            if os.fstat(directory).st_dev != os.fstat(self._root).st_dev:
-                raise _other_file_system(name)
-            yield directory
-        finally:
-            os.close(directory)
+        """The directory of a name, open: see :func:`parent_of`. It is on the file system of the output."""
+        with parent_of(self._files if root is None else root, name, make) as parent:
+            if parent is not None and os.fstat(parent).st_dev != os.fstat(self._root).st_dev:
+                raise other_file_system(name)
+            yield parent
 
     def _require_ours(self, parent: int, name: Sequence[str]) -> None:
         """Raises RefusedError if what has the name is not a regular file of ours."""
@@ -329,79 +299,8 @@ class Landing:
         except FileNotFoundError:
             return
         if not stat.S_ISREG(found.st_mode) or found.st_uid != self._owner:
-            raise _in_the_way(name, name, parent)
-
-
-def prepare(fd: int, mode: int, mtime_ns: int | None) -> None:
-    """Give a file its permission bits and time of modification, and have it on its way to the disk.
-
-    Set-user-ID and the like are left out, and so is what the file system does not have. The kernel begins to
-    write: of files that are prepared together and then settled, most wait for one commit of its journal.
-    """
-    with suppress(OSError):
-        os.fchmod(fd, mode & 0o777)
-    if mtime_ns is not None:
-        with suppress(OSError, OverflowError):
-            os.utime(fd, ns=(mtime_ns, mtime_ns))
-    with suppress(OSError):
-        if os.fstat(fd).st_size <= TOGETHER_MAX_BYTES:
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)  # what is being written stays in memory
-
-
-def settle(fd: int, mode: int, mtime_ns: int | None) -> None:
-    """Prepare a file and write it to the disk. Raises OSError: then any part of it may be missing there."""
-    prepare(fd, mode, mtime_ns)
-    os.fsync(fd)
-
-
-def _open_root(path: Path) -> int:
-    """Raises OSError, UnsafePathError."""
-    with place_of(path, make=True) as place:
-        with suppress(FileExistsError):
-            os.mkdir(place.name, PARENT_MODE, dir_fd=place.directory)
-        fd = os.open(place.name, DIRECTORY_FLAGS, dir_fd=place.directory)
-        owner = os.fstat(fd).st_uid
-        if place.ours or owner in {0, os.geteuid()}:
-            return fd
-        os.close(fd)
-        raise UnsafePathError(path, f"it belongs to uid {owner}", owner)
-
-
-def _enter(directory: int, part: str, make: int | None) -> int:
-    """Open a directory in another one; with ``make``, make it for files of that mode if it is missing."""
-    try:
-        return os.open(part, DIRECTORY_FLAGS, dir_fd=directory)
-    except FileNotFoundError:
-        if make is None:
-            raise
-    os.mkdir(part, 0o700, dir_fd=directory)
-    inner = os.open(part, DIRECTORY_FLAGS, dir_fd=directory)
-    with suppress(OSError):  # enterable by all that may read the file, writable by the owner alone
-        os.fchmod(inner, 0o700 | (make & 0o044) | (make & 0o044) >> 2)
-    with suppress(OSError):
-        os.fsync(directory)
-    return inner
+            raise in_the_way(name, name, parent)
 
 
 def _digest(name: Sequence[str]) -> str:
     return hashlib.sha256(os.fsencode("/".join(name))).hexdigest()[:32]
-
-
-def _in_the_way(name: Sequence[str], at: Sequence[str], directory: int) -> RefusedError:
-    found = os.stat(at[-1], dir_fd=directory, follow_symlinks=False)
-    what = KINDS.get(stat.S_IFMT(found.st_mode), "a symbolic link")
-    return RefusedError(
-        shown("/".join(name)),
-        f"{shown('/'.join(at))} is {what} of uid {found.st_uid}, and stays as it is",
-        "move it away, or receive into another directory",
-        reason=IN_THE_WAY,
-    )
-
-
-def _other_file_system(name: Sequence[str]) -> RefusedError:
-    return RefusedError(
-        shown("/".join(name)),
-        "its directory is on another file system than the output",
-        "receive it by an output for that directory",
-        reason=OTHER_FILE_SYSTEM,
-    )

@@ -29,9 +29,11 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from mcastd.delivery.landing import DIRECTORY_FLAGS, GONE, LEFTOVER_SECONDS, Landing, settle
+from mcastd.delivery.directories import DIRECTORY_FLAGS
+from mcastd.delivery.landing import GONE, LEFTOVER_SECONDS, Landing
 from mcastd.delivery.names import TREES_DIRECTORY
 from mcastd.delivery.refused import IN_THE_WAY, RefusedError
+from mcastd.delivery.settling import settle
 from mcastd.errors import SinkError, UnsafePathError
 from mcastd.paths import KINDS, identity
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from support.mounts import tmpfs
 
-from mcastd.delivery.landing import IN_USE, LEFTOVER_SECONDS, Landing, Partial, settle
+from mcastd.delivery.landing import IN_USE, LEFTOVER_SECONDS, Landing, Partial
 from mcastd.delivery.names import PARTIAL_DIRECTORY, UnsafeNameError
 from mcastd.delivery.refused import IN_THE_WAY, OTHER_FILE_SYSTEM, RefusedError
+from mcastd.delivery.settling import settle
 from mcastd.errors import SinkError, UnsafePathError
 
 NAME = ("images", "lab.img")

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from support.mounts import tmpfs
 from support.objects import NO_CODE, RAPTORQ, SentObject, decode_of
 
-from mcastd.delivery import landing
 from mcastd.delivery import reception as module
+from mcastd.delivery import settling
 from mcastd.delivery.block import Decode, by_symbols
 from mcastd.delivery.description import ObjectDescription, Run
 from mcastd.delivery.landing import Landing
@@ -254,7 +254,7 @@ def test_files_that_come_together_wait_for_the_disk_together(
 ) -> None:
     tree = [SentObject(20, seed=number) for number in range(7)]
     large = SentObject(100_001, 4096, 128, seed=7)
-    monkeypatch.setattr(landing, "TOGETHER_MAX_BYTES", 100_000)
+    monkeypatch.setattr(settling, "TOGETHER_MAX_BYTES", 100_000)
     output = Output(tmp_path / "out", tree, receiving_max=10)
     called: list[str] = []
     for name in ("posix_fadvise", "fsync", "rename"):
