@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from mcastd.config import DirectoryOutput, FluteInbound, InboundSubscription
-from mcastd.delivery.manifest_reception import REPLAYED
+from mcastd.delivery.manifest_reception import REFUSED, REPLAYED
 from mcastd.delivery.received import ObjectState
 from mcastd.delivery.refused import TOO_LARGE
 from mcastd.doctor.evidence import Evidence
@@ -21,6 +21,8 @@ from mcastd.protocols.manifest import ManifestReason
 from mcastd.protocols.seal import SealReason
 from mcastd.status import NO_MANIFEST, ManifestStatus, ObjectsStatus, OutputStatus, SubscriptionStatus
 
+# Reasons to refuse a manifest that a clock is to blame for.
+OF_CLOCKS = {ManifestReason.EXPIRED, ManifestReason.NOT_YET_VALID}
 COMPARE_CLOCKS = f"compare the time here with the sender's: {command('timedatectl')}"
 
 
@@ -31,6 +33,9 @@ def descriptions(subject: Subject[InboundSubscription], _evidence: Evidence) -> 
         return
     manifest = subject.now(SubscriptionStatus).manifest or NO_MANIFEST
     if manifest.serial is not None:  # it goes by that, whatever else comes
+        # Who is not trusted gets no manifest as far as a look at its times
+        if manifest.refused in OF_CLOCKS and received_meanwhile(subject).dropped[REFUSED]:
+            yield _clock_wrong(manifest, Severity.WARNING)
         return
     if sealed := _dropped(subject, SealReason.WRONG_KEY):
         here = "none of its keys opens them" if protocol.keys else "it has no key"
@@ -74,7 +79,7 @@ def _by_fdt(subject: Subject[InboundSubscription]) -> Iterator[Finding]:
 def _by_manifest(subject: Subject[InboundSubscription], manifest: ManifestStatus) -> Iterator[Finding]:
     """Why no manifest is taken, where keys ask for one."""
     replayed = _dropped(subject, REPLAYED)
-    refused, said = manifest.refused, f"manifest: {manifest.refused}: {manifest.refusal} (status)"
+    refused, said = manifest.refused, _refusal(manifest)
     if refused == ManifestReason.SIGNATURE:
         yield Finding(
             "wrong-key",
@@ -84,14 +89,8 @@ def _by_manifest(subject: Subject[InboundSubscription], manifest: ManifestStatus
             f"copy the file beside the sender's sign_key, which ends in .pub, to this host, and name it in"
             f" verify_keys of protocol in {subject.table}; then: {_started_again(subject)}",
         )
-    elif refused in {ManifestReason.EXPIRED, ManifestReason.NOT_YET_VALID}:
-        yield Finding(
-            "clock-wrong",
-            Severity.BROKEN,
-            f"the manifest that comes does not hold now: {manifest.refusal}",
-            (said,),
-            COMPARE_CLOCKS,
-        )
+    elif refused in OF_CLOCKS:
+        yield _clock_wrong(manifest, Severity.BROKEN)
     elif refused or replayed:
         other = refused == ManifestReason.OTHER_CHANNEL
         yield Finding(
@@ -112,6 +111,15 @@ def _by_manifest(subject: Subject[InboundSubscription], manifest: ManifestStatus
             (waits,),
             "see whether the sender has keys (sign_key, key), and sends to the same group and port",
         )
+
+
+def _clock_wrong(manifest: ManifestStatus, severity: Severity) -> Finding:
+    conclusion = f"the manifest that comes does not hold now: {manifest.refusal}"
+    return Finding("clock-wrong", severity, conclusion, (_refusal(manifest),), COMPARE_CLOCKS)
+
+
+def _refusal(manifest: ManifestStatus) -> str:
+    return f"manifest: {manifest.refused}: {manifest.refusal} (status)"
 
 
 def _dropped(subject: Subject[InboundSubscription], reason: str) -> int:
