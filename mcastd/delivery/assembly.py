@@ -162,7 +162,7 @@ class Assembly:
         return True
 
     def take(self, sbn: int, esi: int, symbols: Sequence[bytes | memoryview]) -> int:
-        """Take symbols ``esi``, ``esi + 1``, ... of block ``sbn``, and count them.
+        """Take symbols ``esi``, ``esi + 1``, ... of block ``sbn``, all of one size, and count them.
 
         Returns how many of the last ones are not taken and not counted, since ``trouble`` keeps them from the
         file: then none of these is lost to the object for good, if it is sent again.
@@ -179,10 +179,7 @@ class Assembly:
             if (block := self._begin(sbn, esi)) is None:
                 counts.dropped[MEMORY] += number
                 return 0
-        fitting = self._fitting(sbn, esi, symbols)
-        if fitting is None:  # one by one, since some may be right
-            if number > 1:
-                return sum(self.take(sbn, esi + at, symbols[at : at + 1]) for at in range(number))
+        if (fitting := self._fitting(sbn, esi, symbols)) is None:
             counts.dropped[MALFORMED] += number
             return 0
         return self._add(sbn, block, esi, fitting)
@@ -248,19 +245,16 @@ class Assembly:
     def _fitting(
         self, sbn: int, esi: int, symbols: Sequence[bytes | memoryview]
     ) -> Sequence[bytes | memoryview] | None:
-        """The symbols, the object's last one cut where that ends; None if one is not of the right size."""
-        size = self.blocks.symbol_size
-        sizes = [*map(len, symbols)]
-        if sbn == self.blocks.count - 1:
-            last = self.blocks.symbols(sbn) - 1
-            if 0 <= last - esi < len(sizes):
-                rest = self.blocks.size(sbn) - last * size
-                at = last - esi
-                if sizes[at] == rest:
-                    sizes[at] = size  # sent short, as without a code
-                elif sizes[at] == size:
-                    symbols = [*symbols[:at], symbols[at][:rest], *symbols[at + 1 :]]
-        return symbols if sizes.count(size) == len(sizes) else None
+        """The symbols, the object's last one cut where that ends; None if they are not of the right size."""
+        size, came, end = self.blocks.symbol_size, len(symbols[0]), esi + len(symbols)
+        if sbn == self.blocks.count - 1 and esi < (count := self.blocks.symbols(sbn)) <= end:
+            last = count - 1 - esi
+            rest = self.blocks.size(sbn) - (count - 1) * size
+            if len(symbols) == 1 and came == rest:
+                return symbols  # sent short, as without a code: then it is alone
+            if came == size and rest < size:
+                symbols = [*symbols[:last], symbols[last][:rest], *symbols[last + 1 :]]
+        return symbols if came == size else None
 
     def _add(self, sbn: int, block: PartialBlock, esi: int, symbols: Sequence[bytes | memoryview]) -> int:
         """Write and keep symbols of the right size; see :meth:`take`."""

@@ -23,7 +23,7 @@ def write(
         written = os.pwritev(fd, buffers[:IOV_MAX], offset)
         if written < size:  # the disk is nearly full, or there are more than one call takes
             rest = memoryview(b"".join(buffers))
-            while written < size:
+            while written < len(rest):
                 written += os.pwrite(fd, rest[written:], offset + written)
     except OSError as error:
         return written, error

@@ -111,7 +111,7 @@ class Listing:
 
 
 class Run(NamedTuple):
-    """Symbols ``esi``, ``esi + 1``, ... of one source block, a datagram each.
+    """Symbols ``esi``, ``esi + 1``, ... of one source block, a datagram each, all of one size.
 
     Their buffers are valid for as long as those of the batch.
     """

@@ -117,8 +117,8 @@ class FluteSequencer:
             self._expire_at = now + EXPIRE_SECONDS
             objects.expire(wall)
         left = len(batch)
-        for sender, datagrams in by_sender(batch):
-            for stretch in self._reader.read(datagrams):
+        for sender, rows in by_sender(batch):
+            for stretch in self._reader.read(rows):
                 left -= stretch.length
                 if objects is not None:
                     objects.take(stretch, sender, now, wall)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mcastd.delivery.description import Listing, ObjectDescription, Run
 from mcastd.net.link import IOV_MAX, Origin
+from mcastd.rows import Rows, listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,10 @@ class SymbolBatch:
     @property
     def payloads(self) -> Sequence[bytes | memoryview]:
         return [symbol for run in self.runs for symbol in run.symbols]
+
+    @property
+    def rows(self) -> Sequence[Rows]:
+        return listed(self.payloads)
 
     @property
     def size(self) -> int:

@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 from mcastd.bounded import Patience
 from mcastd.net.payloads import Payloads
+from mcastd.rows import Rows, listed
 from mcastd.status import MembershipStatus, ReceiverDescription, SenderDescription
 
 IOV_MAX = 1024  # buffers that one writev(2) takes on Linux
@@ -72,6 +73,10 @@ class Batch(Protocol):
     def payloads(self) -> Sequence[bytes | memoryview]: ...
 
     @property
+    def rows(self) -> Sequence[Rows]:
+        """The same payloads, those in a row of one size together: for who reads them by columns."""
+
+    @property
     def origins(self) -> Sequence[Origin]:
         """One for each payload; empty if the receiver was opened without metadata."""
 
@@ -106,6 +111,10 @@ class ListBatch:
     @property
     def sources(self) -> Sequence[tuple[str, int]]:
         return [(address, len(list(run))) for address, run in groupby(self.addresses)]
+
+    @property
+    def rows(self) -> Sequence[Rows]:
+        return listed(self.payloads)
 
     def write(self, fd: int) -> int:
         return os.writev(fd, self.payloads[:IOV_MAX])

@@ -29,6 +29,7 @@ from mcastd.clock import NANO
 from mcastd.net import _abi, _libc
 from mcastd.net.link import NOTHING, Batch, Origin
 from mcastd.net.slots import LARGE_BATCH_BYTES, SLOT, SLOTS, STRIDE, Senders, Slots, segments
+from mcastd.rows import Rows
 
 # MSG_TRUNC: the length that a datagram had, were it ever longer than a slot. A number: an enum's | is slow.
 RECEIVE_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_TRUNC)
@@ -231,6 +232,10 @@ class BareBatch:
     def payloads(self) -> Sequence[memoryview]:
         return [slot[:length] for slot, length in zip(self._arena.slots.views, self._lengths, strict=False)]
 
+    @property
+    def rows(self) -> Sequence[Rows]:
+        return self._arena.slots.rows(self._lengths)
+
     def write(self, fd: int) -> int:
         if len(self._lengths) == 1:
             return os.write(fd, self._arena.slots.views[0][: self.size])
@@ -313,6 +318,10 @@ class MmsgBatch:
             return [slot[:length] for slot, length in zip(slots, lengths, strict=False)]
         packets = zip(slots, lengths, self._sizes, strict=False)
         return [segment for packet in packets for segment in segments(*packet)]
+
+    @property
+    def rows(self) -> Sequence[Rows]:
+        return self._arena.slots.rows(self._lengths, self._sizes if self._coalesced else ())
 
     @property
     def origins(self) -> Sequence[Origin]:

@@ -13,8 +13,11 @@ kernel has coalesced (UDP_GRO, linux/udp.h). So nothing is cut.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+
+from mcastd.rows import RowMemory, SpacedRows
 
 # Bytes of a slot: neither a UDP datagram nor a coalesced packet is longer.
 SLOT = 1 << 16
@@ -33,8 +36,30 @@ class Slots:
         # Private: pages of a shared mapping, which is Python's default, could not be given back
         self.memory = mmap.mmap(-1, STRIDE * SLOTS, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         view = memoryview(self.memory)
+        self._rows = RowMemory(view)
         self.views = [view[start : start + SLOT] for start in range(0, STRIDE * SLOTS, STRIDE)]
         self.swollen = False  # some of the batches were of many large datagrams
+
+    def rows(self, lengths: Sequence[int], sizes: Sequence[int] = ()) -> list[SpacedRows]:
+        """The datagrams of packets of these lengths, in a slot each.
+
+        ``sizes`` are those of the segments of each packet; 0: it is one datagram.
+        """
+        memory, rows = self._rows, []
+        if not any(sizes):
+            start = 0
+            for length, group in groupby(lengths):
+                number = len([*group])
+                rows.append(SpacedRows(memory, 0, STRIDE, size=length, count=number, skip=start))
+                start += number
+            return rows
+        for start, length, size in zip(range(0, STRIDE * SLOTS, STRIDE), lengths, sizes, strict=False):
+            whole, rest = divmod(length, size) if 0 < size < length else (0, length)
+            if whole:
+                rows.append(SpacedRows(memory, start, size, size=size, count=whole))
+            if rest or not whole:
+                rows.append(SpacedRows(memory, start + whole * size, STRIDE, size=rest, count=1))
+        return rows
 
     def shrink(self) -> None:
         """Give back to the kernel what a burst of large datagrams needed."""

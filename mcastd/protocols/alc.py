@@ -15,15 +15,17 @@ run some steps, a datagram next to nothing.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from itertools import pairwise
-from typing import Any, NamedTuple
+from itertools import compress, pairwise, repeat
+from operator import ne, sub
+from typing import NamedTuple
 
 from mcastd.protocols import lct
 from mcastd.protocols.fdt import ENCODINGS
 from mcastd.protocols.fec import NO_CODE, SCHEMES, Oti, Scheme, build_fti, parse_fti, scheme_of
 from mcastd.protocols.lct import EXT_CENC, EXT_FDT, EXT_FTI, Malformed, extension
+from mcastd.rows import WORD_BYTES, Rows
 
 # Versions of FLUTE in EXT_FDT: of RFC 6726, which is sent, and of RFC 3926.
 FLUTE_VERSION = 2
@@ -32,7 +34,7 @@ FLUTE_VERSIONS = (1, FLUTE_VERSION)
 FDT_IDS = 1 << 20
 # Headers that a reader remembers. A session with times in its headers has a new one in each packet.
 REMEMBERED_HEADERS = 256
-# Datagrams that a reader unpacks at least for a header.
+# Datagrams that a reader looks through at least for a header.
 WINDOW_MIN_DATAGRAMS = 4
 # ESIs whose bytes are kept: those of the blocks that are mostly sent, and of their repair symbols.
 KEPT_ESIS = 8192
@@ -144,7 +146,14 @@ class _Form(NamedTuple):
     scheme: Scheme
     payload_at: int  # bytes before a payload
     carries: bool  # AlcHeader.has_payload
-    unpack: Callable[[PacketBytes], tuple[Any, ...]]  # gives the header, as it is, and the payload ID
+
+
+class _Datagrams(NamedTuple):
+    """Datagrams with payloads that follow one another and have one header and size."""
+
+    form: _Form
+    ids: tuple[int, ...]  # payload IDs
+    payloads: list[PacketBytes]
 
 
 class PacketReader:
@@ -153,42 +162,53 @@ class PacketReader:
     def __init__(self) -> None:
         self._forms: dict[bytes, _Form] = {}  # by the bytes of the header
 
-    def read(self, datagrams: Sequence[PacketBytes]) -> list[Stretch]:
+    def read(self, batch: Iterable[Rows]) -> list[Stretch]:
         """The datagrams but for those that are malformed, which are in no stretch.
 
         Stretches are in order. Within one of them a run goes on where the turns of other blocks are over.
         """
         stretches: list[Stretch] = []
-        sizes = [*map(len, datagrams)]
-        start = 0
-        while start < len(sizes):
-            stop = _end_of_run(sizes, start)
-            self._read(datagrams if stop - start == len(sizes) else datagrams[start:stop], stretches)
-            start = stop
+        open_part: _Datagrams | None = (
+            None  # what follows may go on with it, as the next packet of segments does
+        )
+        for rows in batch:
+            for found in self._read(rows):
+                if open_part is not None and isinstance(found, _Datagrams) and _goes_on(open_part, found):
+                    ids, payloads = open_part.ids + found.ids, open_part.payloads + found.payloads
+                    open_part = _Datagrams(found.form, ids, payloads)
+                    continue
+                if open_part is not None:
+                    stretches.append(_stretch(open_part))
+                open_part = None
+                if isinstance(found, _Datagrams):
+                    open_part = found
+                else:
+                    stretches.append(found)
+        if open_part is not None:
+            stretches.append(_stretch(open_part))
         return stretches
 
-    def _read(self, datagrams: Sequence[PacketBytes], stretches: list[Stretch]) -> None:
-        """Datagrams of one size."""
-        start, window, size = 0, len(datagrams), len(datagrams[0])
-        while start < len(datagrams):
+    def _read(self, rows: Rows) -> Iterator[_Datagrams | Stretch]:
+        """What is found in datagrams of one size."""
+        start, window = 0, len(rows)
+        while start < len(rows):
+            datagram = rows.row(start)
             try:
-                header, raw, scheme, payload_at, carries, unpack = self._form(datagrams[start])
-                if size <= payload_at or not carries:
-                    _, sbn, esi, block_symbols, payload = parse(datagrams[start])
-                    stretches.append(Stretch(header, raw, [Symbols(sbn, esi, block_symbols, [payload])]))
+                form = self._form(datagram)
+                if rows.size <= form.payload_at or not form.carries:
+                    _, sbn, esi, block_symbols, payload = parse(datagram)
+                    yield Stretch(form.header, form.raw, [Symbols(sbn, esi, block_symbols, [payload])])
                     start += 1
                     continue
             except Malformed:
                 start += 1
                 continue
-            rows = datagrams[start : start + window] if start else datagrams
-            headers, ids = zip(*map(unpack, rows), strict=True)
-            count = _end_of_run(headers, 0)
-            payloads = [row[payload_at:] for row in (rows if count == len(rows) else rows[:count])]
-            stretches.append(Stretch(header, raw, _runs(scheme, ids[:count], payloads)))
-            start += count
-            # Where headers change often, do not unpack all that is left for each of them
-            window = max(WINDOW_MIN_DATAGRAMS, 2 * count)
+            stop = _end_of_header(form.raw, rows, start, min(start + window, len(rows)))
+            ids = _payload_ids(form, rows, start, stop)
+            yield _Datagrams(form, ids, rows.tails(form.payload_at, start, stop))
+            # Where headers change often, do not look through all that is left for each of them
+            window = max(WINDOW_MIN_DATAGRAMS, 2 * (stop - start))
+            start = stop
 
     def _form(self, datagram: PacketBytes) -> _Form:
         """Raises Malformed."""
@@ -202,7 +222,6 @@ class PacketReader:
                 scheme,
                 header.size + scheme.payload_id.size,
                 header.has_payload,
-                _unpacker(header.size, scheme.payload_id.format),
             )
             if len(self._forms) >= REMEMBERED_HEADERS:
                 self._forms.clear()
@@ -210,36 +229,56 @@ class PacketReader:
         return form
 
 
-@cache
-def _unpacker(size: int, payload_id: str) -> Callable[[PacketBytes], tuple[Any, ...]]:
-    """What takes from a datagram its header, of ``size`` bytes, as it is, and its payload ID."""
-    return struct.Struct(f">{size}s{payload_id[1:]}").unpack_from
+def _goes_on(before: _Datagrams, part: _Datagrams) -> bool:
+    return before.form is part.form and len(before.payloads[0]) == len(part.payloads[0])
 
 
-def _end_of_run(values: Sequence[object], start: int) -> int:
-    """The index behind the values that are all equal to the first of them, at ``start``."""
-    first = values[start]
-    if start == 0 and values.count(first) == len(values):
-        return len(values)
-    return next((index for index in range(start + 1, len(values)) if values[index] != first), len(values))
+def _end_of_header(raw: bytes, rows: Rows, start: int, stop: int) -> int:
+    """The index behind the rows from ``start`` on, and before ``stop``, that have the header of the first."""
+    for at in range(0, len(raw), WORD_BYTES):
+        word, column = raw[at : at + WORD_BYTES], rows.words(at, start, stop)
+        if column != word * (stop - start):
+            places = range(0, len(column), WORD_BYTES)
+            stop = start + next(
+                index for index, place in enumerate(places) if column[place : place + WORD_BYTES] != word
+            )
+    return stop
+
+
+def _payload_ids(form: _Form, rows: Rows, start: int, stop: int) -> tuple[int, ...]:
+    columns = [
+        struct.unpack(f">{stop - start}I", rows.words(at, start, stop))
+        for at in range(form.header.size, form.payload_at, WORD_BYTES)
+    ]
+    if len(columns) == 1:
+        return columns[0]
+    return tuple([upper << 32 | lower for upper, lower in zip(*columns, strict=True)])
+
+
+def _stretch(part: _Datagrams) -> Stretch:
+    form, ids, payloads = part
+    return Stretch(form.header, form.raw, _runs(form.scheme, ids, payloads))
 
 
 def _runs(scheme: Scheme, ids: Sequence[int], payloads: list[PacketBytes]) -> list[Symbols]:
     """The runs of consecutive payload IDs, each within a block, in the order of their first ones."""
-    first, count, esi_mask = ids[0], len(ids), (1 << scheme.esi_bits) - 1
-    if (first & esi_mask) + count - 1 <= esi_mask and ids == (*range(first, first + count),):
-        return [Symbols(*scheme.locate(first), payloads)]
-    breaks = [at for at in range(1, count) if ids[at] != ids[at - 1] + 1 or not ids[at] & esi_mask]
+    count, esis = len(ids), 1 << scheme.esi_bits
+    breaks = compress(range(1, count), map(ne, map(sub, ids[1:], ids), repeat(1)))
     runs: list[Symbols] = []
     open_ends: dict[int, list[PacketBytes]] = {}  # payloads of runs, by the ID that would go on with them
-    for start, stop in pairwise((0, *breaks, count)):
-        first, part = ids[start], payloads[start:stop]
-        if first & esi_mask and (run := open_ends.pop(first, None)) is not None:
-            run += part
-        else:
-            run = part
-            runs.append(Symbols(*scheme.locate(first), run))
-        open_ends[first + stop - start] = run
+    for begin, stop in pairwise((0, *breaks, count)):
+        start = begin
+        while start < stop:
+            first = ids[start]
+            end = min(stop, start + esis - first % esis)  # a block ends with its last ESI
+            part = payloads[start:end]
+            if first % esis and (run := open_ends.pop(first, None)) is not None:
+                run += part
+            else:
+                run = part
+                runs.append(Symbols(*scheme.locate(first), run))
+            open_ends[first + end - start] = run
+            start = end
     return runs
 
 

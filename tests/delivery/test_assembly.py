@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,12 @@ class Receiving:
         )
 
     def give(self, sbn: int, esi: int, symbols: list[bytes]) -> int:
-        """Returns how many are not taken."""
-        left = self.assembly.take(sbn, esi, [memoryview(symbol) for symbol in symbols])
+        """Give symbols, those in a row of one size together. Returns how many are not taken."""
+        left = 0
+        for _, group in groupby(symbols, len):
+            run = [*map(memoryview, group)]
+            left += self.assembly.take(sbn, esi, run)
+            esi += len(run)
         self.given += len(symbols) - left
         assert self.accounted == self.given
         return left

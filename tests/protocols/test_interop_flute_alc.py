@@ -14,6 +14,7 @@ from mcastd.protocols.alc import PacketReader, empty_object, fdt_packets, symbol
 from mcastd.protocols.fdt import FdtInstance, FileEntry, build, parse
 from mcastd.protocols.fec import NO_CODE, RAPTORQ, REED_SOLOMON, SMALL_BLOCK, Blocks, Oti, build_fti, raptorq
 from mcastd.protocols.lct import build as build_header
+from mcastd.rows import listed
 
 flute = pytest.importorskip(
     "flute", reason="needs flute-alc, which has wheels for x86_64 and Python up to 3.11 only"
@@ -45,7 +46,7 @@ def received(datagrams: list[bytes]) -> dict[str, bytes]:
     encodings: dict[int | None, str] = {}
     for start in range(0, len(datagrams), 44):
         batch = datagrams[start : start + 44]
-        stretches = reader.read(batch)
+        stretches = reader.read(listed(batch))
         assert sum(stretch.length for stretch in stretches) == len(batch)
         for stretch in stretches:
             header = stretch.header

@@ -1,0 +1,135 @@
+"""Datagrams of one size in a row, read by columns: one step of Python for all of them, not for each.
+
+```
+  row 0   | header | payload id | payload . . . |
+  row 1   | header | payload id | payload . . . |      words(at): a column of 4 bytes
+  row 2   | header | payload id | payload . . . |      tails(at): all columns from there on
+          ^ 0               ^ at
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Protocol
+
+WORD_BYTES = 4
+# Views of rows that are kept for the next batch in the same memory; and groups of at least this many rows,
+# since fewer are made anew as quickly.
+KEPT_VIEWS = 8192
+KEPT_ROWS_MIN = 16
+
+RowBytes = bytes | memoryview
+
+
+class Rows(Protocol):
+    """Byte strings of one size. What it gives is valid for as long as the batch that they are of."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of each."""
+
+    def __len__(self) -> int: ...
+
+    def row(self, index: int) -> RowBytes: ...
+
+    def words(self, at: int, start: int, stop: int) -> bytes:
+        """The 4 bytes from ``at`` of the rows from ``start`` to before ``stop``, one after another."""
+
+    def tails(self, at: int, start: int, stop: int) -> list[RowBytes]:
+        """The same rows, each without its first ``at`` bytes."""
+
+
+class ListedRows:
+    """Rows that may be anywhere."""
+
+    def __init__(self, rows: Sequence[RowBytes]) -> None:
+        """All of one size; at least one."""
+        self.size = len(rows[0])
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def row(self, index: int) -> RowBytes:
+        return self._rows[index]
+
+    def words(self, at: int, start: int, stop: int) -> bytes:
+        return b"".join([row[at : at + WORD_BYTES] for row in self._rows[start:stop]])
+
+    def tails(self, at: int, start: int, stop: int) -> list[RowBytes]:
+        return [row[at:] for row in self._rows[start:stop]]
+
+
+def listed(rows: Iterable[RowBytes]) -> list[ListedRows]:
+    """Byte strings of any sizes, those in a row of one size together."""
+    return [ListedRows([*group]) for _, group in groupby(rows, len)]
+
+
+class RowMemory:
+    """Memory in which rows lie at equal distances, again and again, so that views of them are kept."""
+
+    def __init__(self, memory: memoryview) -> None:
+        """``memory`` has whole words."""
+        self.bytes = memory
+        self.words = memory.cast("I")
+        self._kept: dict[tuple[int, int, int, int], list[memoryview]] = {}
+        self._kept_number = 0
+
+    def views(self, start: int, stride: int, columns: slice, first: int, stop: int) -> list[memoryview]:
+        """Views of the rows from ``first`` to before ``stop``, of which row 0 begins at ``start``."""
+        if stop - first < KEPT_ROWS_MIN:
+            return self._make(start, stride, columns, first, stop)
+        key = start, stride, columns.start, columns.stop
+        views = self._kept.get(key, [])
+        if (known := len(views)) < stop:
+            if self._kept_number + stop - known > KEPT_VIEWS:
+                self._kept.clear()
+                self._kept_number, known, views = 0, 0, []
+            views += self._make(start, stride, columns, known, stop)
+            self._kept[key] = views
+            self._kept_number += stop - known
+        return views[first:stop]
+
+    def _make(self, start: int, stride: int, columns: slice, first: int, stop: int) -> list[memoryview]:
+        memory, begin, size = self.bytes, start + columns.start, columns.stop - columns.start
+        places = range(begin + first * stride, begin + stop * stride, stride)
+        return [memory[place : place + size] for place in places]
+
+
+class SpacedRows:
+    """Rows at equal distances in one memory: ``count`` of them after the first ``skip``.
+
+    RowBytes 0 begins at ``start``, and row 1 ``stride`` bytes behind that.
+    """
+
+    def __init__(
+        self, memory: RowMemory, start: int, stride: int, *, size: int, count: int, skip: int = 0
+    ) -> None:
+        self.size = size
+        self._memory = memory
+        self._start = start
+        self._stride = stride
+        self._count = count
+        self._skip = skip
+
+    def __len__(self) -> int:
+        return self._count
+
+    def row(self, index: int) -> memoryview:
+        start = self._start + (self._skip + index) * self._stride
+        return self._memory.bytes[start : start + self.size]
+
+    def words(self, at: int, start: int, stop: int) -> bytes:
+        begin, stride = self._start + (self._skip + start) * self._stride + at, self._stride
+        end = begin + (stop - start - 1) * stride + WORD_BYTES
+        if begin % WORD_BYTES or stride % WORD_BYTES:
+            memory = self._memory.bytes
+            return b"".join([memory[place : place + WORD_BYTES] for place in range(begin, end, stride)])
+        column = self._memory.words[begin // WORD_BYTES : end // WORD_BYTES : stride // WORD_BYTES]
+        return column.tobytes()
+
+    def tails(self, at: int, start: int, stop: int) -> list[RowBytes]:
+        skip, columns = self._skip, slice(at, self.size)
+        return [*self._memory.views(self._start, self._stride, columns, skip + start, skip + stop)]
