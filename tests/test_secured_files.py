@@ -147,6 +147,17 @@ def test_what_was_held_of_another_session_is_foreign_once_the_session_is_known(
     assert receiving.files == files_below(place / "source")
 
 
+def test_of_the_session_that_is_named_alone_a_manifest_is_taken(place: Path, sender: MakeSender) -> None:
+    datagrams = sender(sign="a").a_pass()  # in session 7
+    for session, foreign in ((8, len(datagrams)), (7, 0)):
+        settings = FluteInbound(session=session, verify_keys=(str(place / "a.pub"),))
+        dropped: Counter[str] = Counter()
+        sequencer = FluteSequencer(settings, dropped, "inbound/images")
+        sequencer.open()
+        assert sum(len(batch) for batch in sequencer.feed(ListBatch(datagrams))) == len(datagrams) - foreign
+        assert dropped["foreign-session"] == foreign
+
+
 @pytest.mark.parametrize(
     ("sent", "received", "reason"),
     [

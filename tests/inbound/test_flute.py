@@ -145,6 +145,13 @@ def test_a_session_in_its_order(fed: Fed) -> None:
     assert not fed.dropped
 
 
+def test_a_description_has_what_its_entry_says(fed: Fed) -> None:
+    entry = FileEntry(4, "d/packed", 900, 70, OTI, encoding="gzip", md5=bytes(range(16)))
+    (description,) = fed.feed(*table(entry)).news
+    assert (description.content_length, description.length) == (900, 70)
+    assert (description.encoding, description.md5) == ("gzip", bytes(range(16)))
+
+
 def test_what_comes_before_the_fdt_is_held_and_given_on(fed: Fed) -> None:
     for packet in [*symbols(1), *symbols(2)]:
         assert len(fed.feed(packet)) == 0
