@@ -158,6 +158,20 @@ def test_of_the_session_that_is_named_alone_a_manifest_is_taken(place: Path, sen
         assert dropped["foreign-session"] == foreign
 
 
+def test_without_a_manifest_that_holds_what_comes_is_held(place: Path, sender: MakeSender) -> None:
+    datagrams = sender(sign="a").a_pass()
+    symbols = [one for one in datagrams if toi_of(one) not in {0, MANIFEST_TOI} and len(one) > 20]
+    settings, now, wall = FluteInbound(verify_keys=(str(place / "a.pub"),)), 50.0, clock.wall()
+    sequencer = FluteSequencer(settings, Counter(), "inbound/images", now=lambda: now, wall=lambda: wall)
+    sequencer.open()
+    (batch,) = sequencer.feed(ListBatch(datagrams))
+    assert len(batch) == len(datagrams)
+    for seconds, held in ((3500.0, 0), (3700.0, len(symbols))):
+        now, wall = now + seconds, wall + seconds
+        (batch,) = sequencer.feed(ListBatch(symbols))
+        assert (len(batch), sequencer.held) == (len(symbols) - held, held)
+
+
 @pytest.mark.parametrize(
     ("sent", "received", "reason"),
     [

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from urllib.parse import quote, unquote
 from xml.parsers import expat
 
-from mcastd.protocols.fec import RAPTORQ, SMALL_BLOCK, Oti, described
+from mcastd.protocols.fec import RAPTORQ, SMALL_BLOCK, Oti, oti_of
 from mcastd.protocols.lct import Malformed
 
 NAMESPACE = "urn:ietf:params:xml:ns:fdt"
@@ -267,7 +267,7 @@ def _oti(said: Attributes, transfer_length: int) -> Oti:
         told |= {"blocks": blocks, "sub_blocks": high << 8 | low, "alignment": alignment}
     if not told.keys() >= {"symbol_size", "blocks" if scheme == RAPTORQ else "block_symbols"}:
         raise Malformed("oti", "the size of symbols or blocks is not told")
-    return described(scheme, transfer_length, told)
+    return oti_of(scheme, transfer_length, told)
 
 
 def _number(attributes: Attributes, name: str, *, least: int = 0, most: int = (1 << 64) - 1) -> int:

@@ -281,10 +281,10 @@ def raptorq(
     """
     blocks = max(1, _ceil(_ceil(length, symbol_size), block_symbols))
     told = {"symbol_size": symbol_size, "blocks": blocks, "alignment": alignment}
-    return described(RAPTORQ, length, told)
+    return oti_of(RAPTORQ, length, told)
 
 
-def described(scheme: int, length: int, told: Mapping[str, int]) -> Oti:
+def oti_of(scheme: int, length: int, told: Mapping[str, int]) -> Oti:
     """The Oti of an object of ``length`` bytes, by the fields that are told of it. Raises Malformed.
 
     Only fields that the scheme has in EXT_FTI are taken. With RaptorQ the largest block follows from their
@@ -320,4 +320,4 @@ def parse_fti(encoding_id: int, content: bytes) -> tuple[Oti, int]:
         raise Malformed("fti", f"EXT_FTI of {scheme.name} has {scheme.fti.size} bytes, not {len(content)}")
     size, *values = scheme.fti.unpack(content)
     length = int.from_bytes(size, "big")
-    return described(encoding_id, length, dict(zip(scheme.fti_fields, values, strict=True))), length
+    return oti_of(encoding_id, length, dict(zip(scheme.fti_fields, values, strict=True))), length

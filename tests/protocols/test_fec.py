@@ -18,7 +18,7 @@ from mcastd.protocols.fec import (
     JoinedBlocks,
     Oti,
     build_fti,
-    described,
+    oti_of,
     parse_fti,
     raptorq,
 )
@@ -66,7 +66,7 @@ def test_blocks_of_parts_follow_one_another(data: st.DataObject) -> None:
         [(20, Oti(NO_CODE, 10, 3)), (20, Oti(NO_CODE, 5, 3))],
         [
             (16, Oti(NO_CODE, 8, 3)),
-            (16, described(RAPTORQ, 16, {"symbol_size": 8, "blocks": 1, "alignment": 8})),
+            (16, oti_of(RAPTORQ, 16, {"symbol_size": 8, "blocks": 1, "alignment": 8})),
         ],
         [(21, Oti(NO_CODE, 10, 3)), (20, Oti(NO_CODE, 10, 3))],
         [(0, Oti(NO_CODE, 10, 3)), (20, Oti(NO_CODE, 10, 3))],
@@ -90,7 +90,7 @@ def test_the_number_of_blocks_follows_from_the_largest() -> None:
 
 def test_raptorq_obeys_the_number_of_blocks() -> None:
     """RFC 6330 section 4.4.1.2: with a largest block of 3, 9 symbols would be in 3 blocks and not in 4."""
-    blocks = Blocks(described(RAPTORQ, 81, {"symbol_size": 10, "blocks": 4, "alignment": 2}), 81)
+    blocks = Blocks(oti_of(RAPTORQ, 81, {"symbol_size": 10, "blocks": 4, "alignment": 2}), 81)
     assert sizes(blocks) == [3, 2, 2, 2]
     assert [blocks.first(sbn) for sbn in range(4)] == [0, 3, 5, 7]
     assert [blocks.offset(sbn) for sbn in range(4)] == [0, 30, 50, 70]
@@ -286,11 +286,11 @@ def test_what_is_sent_is_what_is_understood(length: int, words: int, most: int) 
 
 def test_the_largest_block_told_for_raptorq_does_not_count() -> None:
     told = {"symbol_size": 10, "blocks": 4, "alignment": 2}
-    assert described(RAPTORQ, 81, {**told, "block_symbols": 77}) == described(RAPTORQ, 81, told)
-    assert described(RAPTORQ, 81, told).block_symbols == 3
+    assert oti_of(RAPTORQ, 81, {**told, "block_symbols": 77}) == oti_of(RAPTORQ, 81, told)
+    assert oti_of(RAPTORQ, 81, told).block_symbols == 3
     for wrong in ({"blocks": 0}, {"symbol_size": 0}):
         with pytest.raises(Malformed):
-            described(RAPTORQ, 81, {**told, **wrong})
+            oti_of(RAPTORQ, 81, {**told, **wrong})
 
 
 # -- payload ids
