@@ -59,6 +59,15 @@ def test_without_any_key_there_is_none(tmp_path: Path) -> None:
         ManifestReception("images", [], [], Serials(tmp_path, lambda _: None))
 
 
+def test_its_packets_have_to_say_its_serial(tmp_path: Path) -> None:
+    """Else a replayed manifest could come by packets that nobody has signed, as one that is newer."""
+    reception = reception_in(tmp_path)
+    first, second = manifest_packets(5, signed(43), 44, 120)
+    assert [reason(reception, one) for one in (first, second)] == ["", "refused"]
+    assert reception.current is None
+    assert [reason(reception, one) for one in manifest_packets(5, signed(42), 42, 120)] == ["", ""]
+
+
 def test_it_comes_in_any_order_among_others_of_its_length(tmp_path: Path) -> None:
     reception = reception_in(tmp_path)
     older, newer = (manifest_packets(5, signed(serial), serial, 120) for serial in (41, 43))

@@ -28,7 +28,7 @@ from mcastd.delivery.names import PARTIAL_DIRECTORY
 from mcastd.errors import ConfigError
 from mcastd.inbound.protocols import PROTOCOLS
 from mcastd.inbound.sinks.account import Account
-from mcastd.inbound.sinks.directory import EXPIRE_SECONDS, DirectorySink
+from mcastd.inbound.sinks.directory import EXPIRE_SECONDS, SWEEP_SECONDS, DirectorySink
 from mcastd.inbound.sinks.formats import FORMATS
 from mcastd.inbound.sinks.notices import line_of
 from mcastd.inbound.sinks.paths import RETRY_SECONDS
@@ -342,6 +342,34 @@ def test_what_nothing_describes_any_more_is_forgotten(receive: Callable[..., Rec
     assert received.states() == {"expired": 1}
     received.write(run(SENT, 0))
     assert received.sink.counters.dropped == {"expired": 8}
+
+
+def test_what_will_not_come_is_not_awaited(receive: Callable[..., Received]) -> None:
+    """Of two objects of a name the first is not received any more, and what is too large never was."""
+    received = receive(max_size=900)
+    names = (("a",), ("a",), ("b",))
+    first, second, large = (
+        SentObject(length, seed=seed, name=name)
+        for seed, (length, name) in enumerate(zip((250, 100, 1000), names, strict=True))
+    )
+    received.write(run(large, 0), news=(first, second, large))
+    objects = received.sink.status().objects
+    assert objects is not None
+    assert objects.states == {"expired": 1, "waiting": 1, "refused": 1}
+    assert (objects.total_bytes, objects.present_bytes) == (100, 0)
+
+
+def test_what_earlier_runs_have_left_is_removed_every_hour(receive: Callable[..., Received]) -> None:
+    received = receive()
+    received.sink.open()
+    left = received.path / PARTIAL_DIRECTORY / "5f3a"
+    for _ in range(2):
+        left.touch()
+        os.utime(left, (5e8, 5e8))
+        received.tick(SWEEP_SECONDS - 1)
+        assert left.exists()
+        received.tick(1)
+        assert not left.exists()
 
 
 def test_what_cannot_be_repaired_is_said_while_it_is_missing(receive: Callable[..., Received]) -> None:
