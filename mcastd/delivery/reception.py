@@ -82,6 +82,7 @@ class Reception:
         self._named: dict[tuple[str, ...], Received] = {}  # of each name the one that was described last
         self._waiting: OrderedDict[int, Received] = OrderedDict()  # by TOI; the longest is the first
         self._names_bytes = 0
+        self._session: tuple[str, int] | None = None  # sender and TSI, for which others were forgotten last
         self._queue: dict[int, Received] = {}  # have something to do beside receiving
         self._landing = landing
         self._decode = decode
@@ -190,10 +191,28 @@ class Reception:
         """Return True if one more object can be kept in mind: maybe instead of others that wait."""
         size = _name_bytes(description)
         while len(self._objects) >= OBJECTS_MAX or self._names_bytes + size > NAMES_MAX_BYTES:
-            if not self._waiting:
+            if self._waiting:
+                self._forget(next(iter(self._waiting.values())))
+            elif not self._forget_other_sessions(description):
                 return False
-            self._forget(next(iter(self._waiting.values())))
         return True
+
+    def _forget_other_sessions(self, description: ObjectDescription) -> bool:
+        """Forget all objects of other sessions than that of an object, which is now received instead.
+
+        Returns False if there are none: that is looked for once in each session.
+        """
+        if self._session == (description.sender, description.session):
+            return False
+        self._session = description.sender, description.session
+        others = [
+            known
+            for known in self._objects.values()
+            if (known.description.sender, known.description.session) != self._session
+        ]
+        for known in others:
+            self._forget(known)
+        return bool(others)
 
     def _describe_again(self, known: Received, description: ObjectDescription, now: float) -> bool:
         """Returns False if it is another object than the one that is known."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from mcastd.protocols.alc import AlcHeader, PacketBytes
 from mcastd.protocols.fdt import INSTANCE_MAX_BYTES, FdtInstance, parse
@@ -51,13 +52,43 @@ class _Whole:
         return len(self.data) + ENTRY_BYTES * (1 + files)
 
 
+Kept = TypeVar("Kept", _Coming, _Whole)
+
+
+class _Recent(Generic[Kept]):
+    """Instances by their ids: those that were used last, as many as there is room for, and one at least."""
+
+    def __init__(self, number_max: int, bytes_max: int) -> None:
+        self._number_max = number_max
+        self._bytes_max = bytes_max
+        self._bytes = 0  # of all: to add them up for each instance that comes would cost more than the rest
+        self._kept: OrderedDict[int, Kept] = OrderedDict()
+
+    def use(self, fdt_id: int) -> Kept | None:
+        kept = self._kept.get(fdt_id)
+        if kept is not None:
+            self._kept.move_to_end(fdt_id)
+        return kept
+
+    def keep(self, fdt_id: int, kept: Kept) -> None:
+        """Have it instead of what has that id, and forget what was not used for the longest time."""
+        self.forget(fdt_id)
+        self._kept[fdt_id] = kept
+        self._bytes += kept.bytes
+        while len(self._kept) > 1 and (len(self._kept) > self._number_max or self._bytes > self._bytes_max):
+            self.forget(next(iter(self._kept)))
+
+    def forget(self, fdt_id: int) -> None:
+        if (kept := self._kept.pop(fdt_id, None)) is not None:
+            self._bytes -= kept.bytes
+
+
 class FdtReception:
     """The FDT instances of one session."""
 
     def __init__(self) -> None:
-        # By their ids, the one that was used last at the end
-        self._coming: OrderedDict[int, _Coming] = OrderedDict()
-        self._whole: OrderedDict[int, _Whole] = OrderedDict()
+        self._coming = _Recent[_Coming](COMING_MAX, COMING_MAX_BYTES)
+        self._whole = _Recent[_Whole](WHOLE_MAX, WHOLE_MAX_BYTES)
 
     def take(
         self, header: AlcHeader, sbn: int, esi: int, payload: PacketBytes, wall: float
@@ -83,26 +114,24 @@ class FdtReception:
         if not size <= len(payload) <= oti.symbol_size:
             raise Malformed("symbol", f"a symbol of {len(payload)} bytes has to have {size}")
         told, symbol = (oti, length, header.encoding), bytes(payload[:size])
-        whole = self._whole.get(header.fdt_id)
+        whole = self._whole.use(header.fdt_id)
         if whole is not None and whole.told == told and whole.data[at : at + size] == symbol:
-            self._whole.move_to_end(header.fdt_id)
             instance = _said(whole.instance)
             return None if number else instance
-        self._whole.pop(header.fdt_id, None)
-        coming = self._coming.get(header.fdt_id)
+        self._whole.forget(header.fdt_id)
+        coming = self._coming.use(header.fdt_id)
         if (
             coming is None
             or coming.told != told
             or (coming.have[number] and coming.data[at : at + size] != symbol)
         ):
-            coming = self._coming[header.fdt_id] = _Coming(told, bytearray(length), bytearray(blocks.total))
+            coming = _Coming(told, bytearray(length), bytearray(blocks.total))
+            self._coming.keep(header.fdt_id, coming)
         coming.data[at : at + size] = symbol
         coming.have[number] = 1
-        self._coming.move_to_end(header.fdt_id)
-        _bound(self._coming, COMING_MAX, COMING_MAX_BYTES)
         if 0 in coming.have:
             return None
-        del self._coming[header.fdt_id]
+        self._coming.forget(header.fdt_id)
         return self._complete(header.fdt_id, told, bytes(coming.data), wall)
 
     def _complete(self, fdt_id: int, told: tuple[Oti, int, str], data: bytes, wall: float) -> FdtInstance:
@@ -110,9 +139,7 @@ class FdtReception:
             instance: FdtInstance | Malformed = parse(data, wall, told[2])
         except Malformed as error:
             instance = error.with_traceback(None)
-        self._whole[fdt_id] = _Whole(told, data, instance)
-        self._whole.move_to_end(fdt_id)
-        _bound(self._whole, WHOLE_MAX, WHOLE_MAX_BYTES)
+        self._whole.keep(fdt_id, _Whole(told, data, instance))
         return _said(instance)
 
 
@@ -120,12 +147,3 @@ def _said(instance: FdtInstance | Malformed) -> FdtInstance:
     if isinstance(instance, Malformed):
         raise Malformed(instance.reason, str(instance))
     return instance
-
-
-def _bound(
-    kept: OrderedDict[int, _Coming] | OrderedDict[int, _Whole], number_max: int, bytes_max: int
-) -> None:
-    """Forget what was not used for the longest time; the last one stays."""
-    size = sum(each.bytes for each in kept.values())
-    while len(kept) > 1 and (len(kept) > number_max or size > bytes_max):
-        size -= kept.popitem(last=False)[1].bytes

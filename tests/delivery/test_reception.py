@@ -327,6 +327,23 @@ def test_too_many_objects_are_not_kept_in_mind(output: Output, monkeypatch: pyte
     assert output.states() == {ObjectState.LANDED: 2}
 
 
+@pytest.mark.parametrize("other", [{"sender": "10.0.0.9"}, {"session": 9}])
+def test_what_landed_of_a_session_that_is_over_keeps_no_other_one_out(
+    output: Output, monkeypatch: pytest.MonkeyPatch, other: dict[str, Any]
+) -> None:
+    """Else a burst of small files from anybody would close the directory to all who come later."""
+    monkeypatch.setattr(module, "OBJECTS_MAX", 3)
+    for seed in range(3):
+        output.receive(SentObject(100, seed=seed))
+    real = [SentObject(100, seed=seed, **other) for seed in range(3, 7)]
+    for sent in real:
+        output.receive(sent)
+    assert all(output.has(sent) for sent in real[:3])
+    assert not (output.path / "images/6.img").exists(), "the bound holds in one session"
+    assert output.reception.counts.dropped == {TOO_MANY: real[3].blocks.total}
+    assert output.states() == {ObjectState.LANDED: 3}
+
+
 def test_of_one_name_the_object_that_was_described_last_is_received(output: Output) -> None:
     old, new = SentObject(256), SentObject(256, seed=7, name=("images", "0.img"))
     output.give(old, 0)

@@ -454,18 +454,18 @@ def test_fdt_instances_are_bounded(fed: Fed, monkeypatch: pytest.MonkeyPatch) ->
     large = fdt_packets(7, 0, bytes(1 << 20), 60_000)
     for number in range(50):
         fed.feed(large[0].replace(b"\xc0\x20\0\0", bytes((0xC0, 0x20, 0, number))))
-        assert sum(each.bytes for each in tables._coming.values()) <= fdt_reception.COMING_MAX_BYTES
-    assert len(tables._coming) == 3
+        assert sum(each.bytes for each in tables._coming._kept.values()) <= fdt_reception.COMING_MAX_BYTES
+    assert len(tables._coming._kept) == 3
     for number in range(50):
         fed.feed(table(ENTRIES[1], number=number, size=100)[0])
-    assert len(tables._coming) == fdt_reception.COMING_MAX
-    monkeypatch.setattr(fdt_reception, "WHOLE_MAX_BYTES", 10_000)
+    assert len(tables._coming._kept) == fdt_reception.COMING_MAX
+    monkeypatch.setattr(tables._whole, "_bytes_max", 10_000)
     for number in range(50):
         fed.feed(*table(ENTRIES[1], number=number))
-    assert 1 < len(tables._whole) < 5
-    monkeypatch.setattr(fdt_reception, "WHOLE_MAX", 2)
+    assert 1 < len(tables._whole._kept) < 5
+    monkeypatch.setattr(tables._whole, "_number_max", 2)
     fed.feed(*TABLE)
-    assert len(tables._whole) == 2
+    assert len(tables._whole._kept) == 2
 
 
 # -- books
