@@ -77,6 +77,7 @@ class Announcer:
         serial = self._serials.next(self._signer, self._channel, int(now * NANO))
         manifest = Manifest(
             self._channel,
+            self._session,
             serial,
             int(now),
             int(now + life),

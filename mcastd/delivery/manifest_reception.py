@@ -29,7 +29,7 @@ from mcastd.protocols.manifest import (
     require_current,
     verify,
 )
-from mcastd.protocols.manifest_packets import read_plain
+from mcastd.protocols.manifest_packets import BLOCK_SYMBOLS, read_plain
 from mcastd.protocols.raptorq import CodecError, NotInstalledError
 from mcastd.protocols.seal import (
     Announced,
@@ -54,7 +54,7 @@ FAILED_DECODES_MAX = 8
 # Reasons to take no packet of a manifest, beside MALFORMED and those of SealReason.
 REFUSED = "refused"
 REPLAYED = "replayed"
-FOREIGN_SESSION = "foreign-session"  # the current one comes in another session than before
+FOREIGN_SESSION = "foreign-session"  # it is not of the session in which it comes
 
 
 class ManifestPacket(NamedTuple):
@@ -160,7 +160,6 @@ class ManifestReception:
         self._decode = decode
         self._refused: Counter[str] = Counter() if refused is None else refused
         self._opener = AnnouncementOpener(self.keys, channel) if keys else None
-        self._session: int | None = None  # in which the current one came
         # The one that was used last is the last
         self._coming: OrderedDict[tuple[object, ...], _ComingManifest] = OrderedDict()
 
@@ -178,19 +177,19 @@ class ManifestReception:
         if newest is not None and found.serial < newest.serial:
             raise NotTakenError(REPLAYED, f"serial {found.serial}, after {newest.serial} before")
         if self.current is not None and self.current.manifest.serial == found.serial:
-            if self._session != packet.header.tsi:
-                raise NotTakenError(FOREIGN_SESSION, f"it came in session {self._session} before")
+            if (session := self.current.manifest.session) != packet.header.tsi:
+                raise NotTakenError(FOREIGN_SESSION, f"it is of session {session}")
             return None
         if (data := self._add(packet, found)) is None:
             return None
         try:
-            verified = self._verified(data, found, newest, wall)
+            verified = self._verified(data, packet.header.tsi, found, newest, wall)
         except ManifestRefusedError as error:
             reason = REPLAYED if error.reason is ManifestReason.ROLLED_BACK else REFUSED
             self._refused[error.reason.value] += 1
             self.status = replace(self.status, refused=error.reason.value, refusal=str(error))
             raise NotTakenError(reason, str(error), error.reason) from error
-        self.current, self._session = verified, packet.header.tsi
+        self.current = verified
         self.status = status_of(verified.manifest, verified.signer)
         self._coming.clear()
         return verified
@@ -231,6 +230,8 @@ class ManifestReception:
         key = header.tsi, found.serial, found.salt, oti, length
         coming = self._coming.get(key) or _ComingManifest(oti, length, Blocks(oti, length))
         blocks = coming.blocks
+        if blocks.largest > BLOCK_SYMBOLS:
+            raise NotTakenError(MALFORMED, "to repair so large a block would keep all workers waiting")
         if sbn >= blocks.count or (oti.scheme == NO_CODE and esi >= blocks.symbols(sbn)):
             raise NotTakenError(MALFORMED, "no manifest of its length has that symbol")
         rest = length - (blocks.first(sbn) + esi) * oti.symbol_size
@@ -252,12 +253,18 @@ class ManifestReception:
             self._coming.popitem(last=False)
         return None
 
-    def _verified(self, data: bytes, found: Announced, newest: Seen | None, wall: float) -> Verified:
+    def _verified(
+        self, data: bytes, session: int, found: Announced, newest: Seen | None, wall: float
+    ) -> Verified:
         """Raises ManifestRefusedError, NotTakenError."""
         verified = verify(data, self._signers)
         manifest, sealing = verified.manifest, verified.manifest.sealing
         if manifest.serial != found.serial or (sealing is None) is (self._opener is not None):
             raise ManifestRefusedError(ManifestReason.MALFORMED, "its packets do not say what it says")
+        if manifest.session != session:
+            raise NotTakenError(
+                FOREIGN_SESSION, f"it is of session {manifest.session}, and came in {session}"
+            )
         key = None if sealing is None else self.keys.get(sealing.key_id)
         if sealing is not None and key is None:
             cause = f"its objects are sealed by the key {sealing.key_id.hex()}, which is not here"

@@ -2,7 +2,7 @@
 
 ```
   manifest   "mcastd\\0\\1"  signature of 64 bytes, or zeros if nobody signs   body
-  body       serial 64   issued 64   expires 64   channel 8 + n                    numbers in bits, big-endian
+  body       serial 64   issued 64   expires 64   session 32   channel 8 + n       numbers in bits, big-endian
              sealed 8: 0, or 1 and then key id 8 bytes, salt 32 bytes
              number of cuts 32   number of files 32
              each cut, which is how objects are divided: all fields of an Oti
@@ -57,7 +57,7 @@ _HEAD_BYTES = len(_MAGIC) + SIGNATURE_BYTES
 _DOMAIN = b"mcastd manifest v1\0"
 _CHANNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
-_BODY = struct.Struct(">QQQB")
+_BODY = struct.Struct(">QQQIB")
 _SEALED = struct.Struct(f">{KEY_ID_BYTES}s{SALT_BYTES}s")
 _COUNTS = struct.Struct(">II")
 _CUT = struct.Struct(">BHIIHBIH")
@@ -121,6 +121,7 @@ class Sealing(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Manifest:
     channel: str
+    session: int  # the TSI of its packets and of those of its objects: else anybody could send it in another
     serial: int  # a later manifest of the channel has a higher one
     issued: int  # seconds since 1970
     expires: int  # seconds since 1970: from then on it does not hold
@@ -233,7 +234,10 @@ def _encoded(manifest: Manifest) -> Iterator[bytes]:
             files.append(_PART.pack(part.toi, part.length, cuts.setdefault(part.oti, len(cuts))))
             files += part.hashes
     channel = manifest.channel.encode("ascii")
-    yield _BODY.pack(manifest.serial, manifest.issued, manifest.expires, len(channel)) + channel
+    yield (
+        _BODY.pack(manifest.serial, manifest.issued, manifest.expires, manifest.session, len(channel))
+        + channel
+    )
     yield b"\0" if manifest.sealing is None else b"\1" + _SEALED.pack(*manifest.sealing)
     yield _COUNTS.pack(len(cuts), len(manifest.files))
     yield from map(pack_oti, cuts)
@@ -269,7 +273,7 @@ def _order(name: bytes) -> bytes:
 def _parsed(body: bytes) -> Manifest:
     """The manifest of a body whose signature is right. Raises ManifestRefusedError."""
     try:
-        serial, issued, expires, size = _BODY.unpack_from(body)
+        serial, issued, expires, session, size = _BODY.unpack_from(body)
         at = _BODY.size
         channel = body[at : at + size].decode("ascii")
         at += size
@@ -288,7 +292,8 @@ def _parsed(body: bytes) -> Manifest:
             raise _malformed("no channel has its name, or it never holds")
         otis = [Oti(*_CUT.unpack_from(body, at + number * _CUT.size)) for number in range(cuts)]
         at += cuts * _CUT.size
-        return Manifest(channel, serial, issued, expires, tuple(_files(body, at, files, otis)), sealing)
+        listed = tuple(_files(body, at, files, otis))
+        return Manifest(channel, session, serial, issued, expires, listed, sealing)
     except (struct.error, UnicodeDecodeError, Malformed) as error:
         raise _malformed(str(error)) from None
 

@@ -28,8 +28,9 @@ from mcastd.protocols.seal import (
 MANIFEST_TOI = (1 << 32) - 1
 # Before the payload of its packets: LCT header, EXT_FTI, and payload ID.
 MANIFEST_HEADER_BYTES = lct.BUILT_BYTES + 16 + 4
+# Source symbols of a block, at most.
+BLOCK_SYMBOLS = 1024
 
-_BLOCK_SYMBOLS = 1024
 _MAGIC = b"mcm\1"
 _PLAIN = struct.Struct(">4sQ")
 
@@ -53,10 +54,10 @@ def manifest_packets(
     overhead = _PLAIN.size if sealer is None else ANNOUNCEMENT_OVERHEAD_BYTES
     size = max_datagram - MANIFEST_HEADER_BYTES - overhead
     if protect is None or len(data) <= size:
-        protect, oti = None, fec.Oti(fec.NO_CODE, size, _BLOCK_SYMBOLS)
+        protect, oti = None, fec.Oti(fec.NO_CODE, size, BLOCK_SYMBOLS)
     else:
         size -= size % fec.RAPTORQ_ALIGNMENT_BYTES
-        oti = fec.raptorq(len(data), size, _BLOCK_SYMBOLS)
+        oti = fec.raptorq(len(data), size, BLOCK_SYMBOLS)
     header = lct.build(tsi, MANIFEST_TOI, oti.scheme, fec.build_fti(oti, len(data)))
     seal = None if sealer is None else sealer(header).seal
     blocks, identify = fec.Blocks(oti, len(data)), fec.scheme_of(oti.scheme).identify

@@ -51,7 +51,7 @@ def reason(reception: ManifestReception, datagram: bytes) -> str:
 
 
 def signed(serial: int, channel: str = "images") -> bytes:
-    return build(Manifest(channel, serial, NOW, NOW + 100, ()), SIGN)
+    return build(Manifest(channel, 5, serial, NOW, NOW + 100, ()), SIGN)
 
 
 def test_without_any_key_there_is_none(tmp_path: Path) -> None:
@@ -84,6 +84,29 @@ def test_it_comes_in_any_order_among_others_of_its_length(tmp_path: Path) -> Non
     assert reception.current is None
 
 
+def test_what_is_sent_again_in_another_session_keeps_nobody_from_the_one_that_it_is_of(
+    tmp_path: Path,
+) -> None:
+    """Whoever can read a manifest can do so, before its receivers have it."""
+    reception = reception_in(tmp_path)
+    (moved,) = manifest_packets(6, signed(43), 43, 1400)
+    assert reason(reception, moved) == "foreign-session"
+    assert (reception.current, reception.status.refused) == (None, "")
+    (right,) = manifest_packets(5, signed(43), 43, 1400)
+    assert [reason(reception, one) for one in (right, moved, right)] == ["", "foreign-session", ""]
+    assert reception.current is not None
+
+
+def test_blocks_are_no_larger_than_those_that_are_repaired_in_a_moment(tmp_path: Path) -> None:
+    """Meanwhile no other worker has the interpreter: a second for 50,000 symbols."""
+    reception = reception_in(tmp_path)
+    for symbols, expected in [(1024, ""), (1025, "malformed")]:
+        oti = fec.raptorq(64 * symbols, 64, symbols)
+        header = lct.build(5, MANIFEST_TOI, oti.scheme, fec.build_fti(oti, 64 * symbols))
+        packet = header + bytes(4) + manifest_packets(5, signed(7), 7, 1400)[0][36:48] + bytes(64)
+        assert reason(reception, packet) == expected
+
+
 def long(serial: int) -> bytes:
     """A manifest of two blocks in packets of 112 bytes."""
     oti = fec.Oti(fec.NO_CODE, 64, 9)
@@ -91,7 +114,7 @@ def long(serial: int) -> bytes:
         ManifestFile((f"{n:04}",), 0o644, n, (Part(n + 1, 64, oti, (bytes([n % 251]) * 32,)),))
         for n in range(1700)
     ]
-    return build(Manifest("images", serial, NOW, NOW + 100, tuple(files)), SIGN)
+    return build(Manifest("images", 5, serial, NOW, NOW + 100, tuple(files)), SIGN)
 
 
 @pytest.mark.skipif(not raptorq.available(), reason="raptorq is not installed")
@@ -99,7 +122,7 @@ def long(serial: int) -> bytes:
 def test_what_is_lost_of_a_manifest_is_repaired(tmp_path: Path, sealed: bool) -> None:
     keys = [GROUP] if sealed else []
     data = (
-        build(Manifest("images", 43, NOW, NOW + 100, (), Sealing(GROUP.id, bytes(32))), SIGN)
+        build(Manifest("images", 5, 43, NOW, NOW + 100, (), Sealing(GROUP.id, bytes(32))), SIGN)
         if sealed
         else long(43)
     )

@@ -66,7 +66,7 @@ class Sender:
             for sbn, block in enumerate(held):
                 payloads = sealer.source(sbn, block, 0, blocks.symbols(sbn))
                 self.objects += [(sealer.header, sbn, esi, payload) for esi, payload in enumerate(payloads)]
-        manifest = Manifest("images", serial, NOW, NOW + 1000, tuple(described), session.sealing)
+        manifest = Manifest("images", TSI, serial, NOW, NOW + 1000, tuple(described), session.sealing)
         data = build(manifest, sign)
         oti = fec.Oti(fec.NO_CODE, 300, 1000)
         header = lct.build(TSI, MANIFEST_TOI, fec.NO_CODE, fec.build_fti(oti, len(data)))

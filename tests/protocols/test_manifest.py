@@ -52,6 +52,7 @@ def file(*name: str, toi: int = 7, blocks: int = 1) -> ManifestFile:
 def made(*files: ManifestFile, **fields: object) -> Manifest:
     values: dict[str, object] = {
         "channel": "images",
+        "session": 9,
         "serial": 41,
         "issued": ISSUED,
         "expires": EXPIRES,
@@ -99,6 +100,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
     salt = draw(st.binary(min_size=32, max_size=32))
     return Manifest(
         channel=draw(st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9_.-]{0,9}\Z")),
+        session=draw(st.integers(0, 2**32 - 1)),
         serial=draw(st.integers(0, 2**64 - 1)),
         issued=draw(st.integers(0, ISSUED)),
         expires=draw(st.integers(ISSUED + 1, manifest.TIME_MAX_SECONDS)),
@@ -128,9 +130,9 @@ def test_the_bytes_are_those_of_the_first_version() -> None:
     """Another version of mcastd reads them: this has to fail when they change."""
     data = build(made(file("etc", "motd", toi=9, blocks=2), file("a", toi=3)), KEY)
     assert data[:8] == b"mcastd\0\1"
-    assert data[72:100] == struct.pack(">QQQB", 41, ISSUED, EXPIRES, 6) + b"ima"
+    assert data[72:104] == struct.pack(">QQQIB", 41, ISSUED, EXPIRES, 9, 6) + b"ima"
     assert (
-        hashlib.sha256(data).hexdigest() == "441bac94cabf68ac6fad67b74f15597f4c88d81273a8df2ac738757ed63acddf"
+        hashlib.sha256(data).hexdigest() == "bda14ccb62e8b967b478345b73b770a07a79698c67f2ab9b0d5c2d4cb69c658b"
     )
 
 
@@ -295,6 +297,8 @@ def test_steps_of_the_clock_are_followed() -> None:
         made(file("a"), channel="../x"),
         made(file("a"), channel="x" * 65),
         made(file("a"), channel="b\u00e4r"),
+        made(file("a"), session=-1),
+        made(file("a"), session=2**32),
         made(file("a"), serial=-1),
         made(file("a"), serial=2**64),
         made(file("a"), expires=ISSUED),
@@ -312,7 +316,7 @@ def test_no_manifest_is_built_that_would_be_refused(value: Manifest) -> None:
 
 
 ONE = made(file("a", toi=5), sealing=None)
-HEAD = struct.pack(">QQQB", 41, ISSUED, EXPIRES, 6) + b"images\0"
+HEAD = struct.pack(">QQQIB", 41, ISSUED, EXPIRES, 9, 6) + b"images\0"
 CUT = manifest.pack_oti(NO_CODE)
 LAST_OF_ONE = struct.pack(">HHqH", 1, 0o640, 0, 1) + b"a" + struct.pack(">QQI", 5, 9, 0) + hashes(1)[0]
 
