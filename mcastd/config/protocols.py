@@ -95,6 +95,11 @@ class InboundProtocol(OfKind):
         """Return True if it says, too, which objects there are in all (SymbolBatch.listing)."""
         return False
 
+    @property
+    def tells_senders_apart(self) -> bool:
+        """Return True if what it does with a datagram depends on the sender's address."""
+        return False
+
 
 class RawInbound(InboundProtocol):
     """What comes, as it comes."""
@@ -137,6 +142,10 @@ class FluteInbound(InboundProtocol):
     @property
     def lists_objects(self) -> bool:
         return self.is_secured
+
+    @property
+    def tells_senders_apart(self) -> bool:
+        return not self.is_secured
 
     @model_validator(mode="after")
     def _channel_applies(self) -> FluteInbound:

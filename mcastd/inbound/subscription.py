@@ -111,6 +111,7 @@ class Subscription:
         self._filter = source_filter(config)
         self._identify(config)
         self._turns.link = self._open_link(config, self._outputs.need_metadata)
+        self._turns.link.tell_senders_apart(config.protocol.tells_senders_apart)
         try:
             self._begin(context, self._turns.link)
             self._serve(context)
@@ -314,6 +315,7 @@ class Subscription:
             self._change_outputs()
             self._set_alarms(context, link)
             link.set_metadata(self._outputs.need_metadata)
+            link.tell_senders_apart(config.protocol.tells_senders_apart)
             if config.coalesce != applied.coalesce:
                 link.set_coalesce(config.coalesce)
             if config.receive_buffer != applied.receive_buffer:
@@ -339,6 +341,7 @@ class Subscription:
         joined: then the run is over.
         """
         link = self._open_link(config, need_metadata(config.output))
+        link.tell_senders_apart(config.protocol.tells_senders_apart)
         try:
             self._turns.forget(context)
             self._drain()

@@ -33,6 +33,7 @@ class FakeReceiver:
 
     def __init__(self, metadata: bool = True) -> None:
         self.metadata = metadata
+        self.senders_apart = False  # as it was told: its batches always have all
         self.closed = False
         self.left = False
         self.coalesce = True
@@ -102,6 +103,9 @@ class FakeReceiver:
 
     def set_metadata(self, wanted: bool) -> None:
         self.metadata = wanted
+
+    def tell_senders_apart(self, wanted: bool) -> None:
+        self.senders_apart = wanted
 
     def rejoin(self) -> None:
         self.rejoins += 1

@@ -195,6 +195,12 @@ class Receiver(Protocol):
     def set_metadata(self, wanted: bool) -> None:
         """Give origins and times with the next batch, or no more."""
 
+    def tell_senders_apart(self, wanted: bool) -> None:
+        """Have ``sources`` of the next batch say who sent each datagram, or no more.
+
+        Else, while one sender is heard, what comes from another may count as that one's.
+        """
+
     def rejoin(self) -> None:
         """Have the memberships reported again, in case the network has forgotten them.
 

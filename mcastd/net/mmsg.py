@@ -100,7 +100,7 @@ class MmsgArena:
         return bytes(self._headers)
 
     def receive(self, sock: socket.socket, ifindex: int) -> Batch:
-        if (every := ifindex > 0 or self.senders.several) is not self._every:
+        if (every := ifindex > 0 or self.senders.several or self.senders.each) is not self._every:
             self._every, self._used = every, SLOTS
         ctypes.memmove(self._headers_at, self._fresh[every], self._used * HEADER_BYTES)
         self._used = 0

@@ -231,6 +231,9 @@ class SocketReceiver:
         for sock in [*self._sockets.values(), *self._leaving]:
             sock.set_metadata(wanted)
 
+    def tell_senders_apart(self, wanted: bool) -> None:
+        self._senders.each = wanted
+
     def set_coalesce(self, wanted: bool) -> None:
         self.idle()
         self._coalesce = wanted

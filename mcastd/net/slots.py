@@ -75,6 +75,7 @@ class Senders:
     last: str = ""  # address of the last one that was looked at
     last_name: bytes = b""  # its struct sockaddr
     several: bool = False  # there are several addresses
+    each: bool = False  # that of each datagram is to be known, though one alone was heard so far
 
 
 def segments(slot: memoryview, length: int, size: int) -> Iterator[memoryview]:

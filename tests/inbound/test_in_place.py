@@ -72,6 +72,24 @@ def test_a_path_goes_from_one_output_to_another(tmp_path: Path, make_run: Callab
     assert not link.metadata
 
 
+def test_senders_are_told_apart_where_a_protocol_goes_by_them(
+    tmp_path: Path, make_run: Callable[..., Run]
+) -> None:
+    received = {"kind": "directory", "path": tmp_path / "received"}
+    run = make_run(file_output(tmp_path / "a"))
+    link = run.start()
+    assert not link.senders_apart
+    change(run, received, protocol="flute")
+    assert link.senders_apart
+    change(run, file_output(tmp_path / "a"))
+    assert not link.senders_apart
+    new = go_over(run, received, protocol="flute", group="239.255.1.9")
+    assert new.senders_apart
+    run.stop()
+    run.context.take(Signal.STOP)
+    assert run.start().senders_apart
+
+
 def test_what_a_closed_output_dropped_is_not_forgotten(tmp_path: Path, make_run: Callable[..., Run]) -> None:
     run = make_run(fifo_output(tmp_path / "a"), file_output(tmp_path / "b"))
     run.start().deliver(b"1", b"2", b"3")

@@ -96,6 +96,21 @@ def test_each_datagram_has_its_own_source(stack: ExitStack) -> None:
     assert sources == expected
 
 
+def test_one_datagram_of_another_is_told_apart_where_that_matters(stack: ExitStack) -> None:
+    """Where only a sample is named, it would count as one of those around it."""
+    receiver, sender = pair(stack)
+    receiver.tell_senders_apart(True)
+    ip("addr add 127.0.1.9/32 dev lo")
+    stack.callback(ip, "addr del 127.0.1.9/32 dev lo")
+    other = stack.enter_context(closing(SocketSender(GROUP, sender._port, interface="127.0.1.9")))
+    sender.send(ListPayloads([b"first"]))
+    first = sender.describe().address
+    assert take(receiver) == ([b"first"], [first])
+    for number in range(60):
+        assert (other if number == 21 else sender).send(ListPayloads([b"%d" % number])) == 1
+    assert take(receiver)[1] == [first] * 21 + ["127.0.1.9"] + [first] * 38
+
+
 def test_families_take_turns(stack: ExitStack) -> None:
     ip("link add left type veth peer name right")
     stack.callback(ip, "link del left")

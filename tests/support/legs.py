@@ -57,7 +57,7 @@ class Legs:
     idle, leave, rejoin, network_changed = map(_both, ("idle", "leave", "rejoin", "network_changed"))
     set_filter, set_interface = map(_both, ("set_filter", "set_interface"))
     set_receive_buffer, set_coalesce = map(_both, ("set_receive_buffer", "set_coalesce"))
-    set_metadata = _both("set_metadata")
+    set_metadata, tell_senders_apart = map(_both, ("set_metadata", "tell_senders_apart"))
 
     def load(self) -> Load:
         return Load(sum(leg.load().overflow for leg in self.legs), 0.0, self.legs[0].load().buffer)
