@@ -26,6 +26,8 @@ FOR_TESTS = {
     "make": "make",
     "ensurepip": "python3-venv",
     "bridge": "iproute2",
+    "capinfos": "wireshark-common",
+    "dumpcap": "wireshark-common",
     "gcc": "gcc",
     "hexdump": "bsdextrautils",
     "ip": "iproute2",

@@ -34,6 +34,7 @@ from mcastd.printable import printable
 @click.option("--hex", "output", flag_value="hex", help="As a hexdump.")
 @click.option("--raw", "output", flag_value="raw", help="The bytes alone, for a pipe or a file.")
 @click.option("--json", "output", flag_value="json", help="An object a line, the summary last.")
+@click.option("--pcapng", "output", flag_value="pcapng", help="A capture, for Wireshark or a file.")
 @click.option("--quiet", "output", flag_value="quiet", help="Only the summary.")
 @click.option(
     "--flute",

@@ -9,7 +9,7 @@ import os
 import sys
 
 from mcastd import clock
-from mcastd.adhoc import report, shown
+from mcastd.adhoc import Refused, report, shown
 from mcastd.adhoc.session import Session
 from mcastd.adhoc.settings import configure, endpoint
 from mcastd.adhoc.sink import Listener, Printer
@@ -18,7 +18,7 @@ from mcastd.config import Config
 from mcastd.console.live import write_all
 from mcastd.console.text import plural
 from mcastd.errors import reason_of
-from mcastd.inbound.sinks.format import Format
+from mcastd.inbound.sinks.format import Format, Stream
 from mcastd.inbound.sinks.formats import FORMATS as OF_OUTPUTS
 from mcastd.net.interfaces import interface_name
 from mcastd.status import SubscriptionStatus
@@ -43,12 +43,21 @@ def settings(group: str, interfaces: tuple[str, ...], sources: tuple[str, ...]) 
 def listen(config: Config, output: str, *, limit: int | None = None, seconds: float = math.inf) -> int:
     """Receive and show until told to stop, ``limit`` datagrams have come, or ``seconds`` are over.
 
-    ``output`` is ``auto``, ``text``, ``hex``, ``raw``, ``json`` or ``quiet``. The exit status: 0 if something
-    came, and of what is numbered all; else 1. Raises McastdError.
+    ``output`` is ``auto``, ``text``, ``hex``, ``raw``, ``json``, ``pcapng`` or ``quiet``. The exit status: 0
+    if something came, and of what is numbered all; else 1. Raises McastdError, Refused.
     """
-    session = Session(config, Parts(make_sink=lambda *_: listener))
-    group = str(config.inbound["listen"].group)
-    printer = None if output == "quiet" else _make_printer(output, group, session)
+    if output == "pcapng" and os.isatty(sys.stdout.fileno()):
+        raise Refused("--pcapng writes no text: let it go to a file or a program, as in > capture.pcapng")
+    session = Session(config, Parts(make_sink=lambda _, stream, *__: listener.listen_to(stream)))
+    wanted = config.inbound["listen"]
+    stream = Stream(
+        lambda: str(wanted.group),
+        interface_name,
+        lambda: wanted.port,
+        "mcastctl listen",
+        lambda: listener.overflow,
+    )
+    printer = None if output == "quiet" else _make_printer(output, stream, session)
     listener = Listener(printer, limit, session.wake)
     with session:
         _watch(session, listener, printer, session.began + seconds)
@@ -67,18 +76,15 @@ def listen(config: Config, output: str, *, limit: int | None = None, seconds: fl
     return 0 if whole and listener.tally.received and not listener.tracker.counts.lost else 1
 
 
-def _make_printer(output: str, group: str, session: Session) -> Printer:
+def _make_printer(output: str, stream: Stream, session: Session) -> Printer:
     for_eyes = os.isatty(sys.stdout.fileno())
 
     def write_above(data: bytes) -> None:
         with session.line.above():
             _write(data)
 
-    format: Format
-    if body := BODIES.get(output):
-        format = shown.Shown(body, lambda: group, interface_name)
-    else:
-        format = FORMATS[output](lambda: group, interface_name)
+    body = BODIES.get(output)
+    format = FORMATS[output](stream) if body is None else shown.Shown(body, stream)
     gap = _gap if output in BODIES else lambda _count: b""
     return Printer(write_above if for_eyes else _write, format, gap, session.wake, for_eyes=for_eyes)
 

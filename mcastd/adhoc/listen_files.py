@@ -7,7 +7,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from structlog.typing import FilteringBoundLogger
 
@@ -23,7 +23,7 @@ from mcastd.config import Config, DirectoryOutput, OutputSettings
 from mcastd.console.live import write_all
 from mcastd.delivery.received import Outcome
 from mcastd.errors import McastdError, reason_of
-from mcastd.inbound.sinks import FORMATS, Means, Sink
+from mcastd.inbound.sinks import FORMATS, Means, Sink, Stream
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.directory import DirectorySink
 from mcastd.printable import printable
@@ -107,13 +107,12 @@ class _Listening:
     def _make_sink(
         self,
         output: OutputSettings,
-        group: Callable[[], str],
-        interface_name: Callable[[int], str],
+        stream: Stream,
         log: FilteringBoundLogger,
         means: Means,
     ) -> Sink:
         assert isinstance(output, DirectoryOutput)
-        format = FORMATS[output.format](group, interface_name)
+        format = FORMATS[output.format](stream)
         return DirectorySink(output, format, Account(output, log), means, on_outcome=self._outcomes.add)
 
     def _require_output(self) -> None:

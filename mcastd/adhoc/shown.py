@@ -11,7 +11,7 @@ from datetime import datetime
 
 from mcastd.adhoc import numbered
 from mcastd.clock import NANO
-from mcastd.inbound.sinks.format import Format
+from mcastd.inbound.sinks.format import Format, Stream
 from mcastd.inbound.sinks.json_lines import JsonLines
 from mcastd.inbound.sinks.records import Made, Record, Records
 from mcastd.net.link import Batch, Origin
@@ -29,15 +29,15 @@ class Shown(Format):
 
     needs_metadata = True
 
-    def __init__(self, body: Body, group: Callable[[], str], interface_name: Callable[[int], str]) -> None:
-        super().__init__(group, interface_name)
+    def __init__(self, body: Body, stream: Stream) -> None:
+        super().__init__(stream)
         self._body = body
 
     def records(self, batch: Batch) -> Records:
         return Made(list(map(self._each, batch.payloads, batch.origins, batch.times)))
 
     def _each(self, payload: Record, origin: Origin, time: int) -> bytes:
-        head = heading(len(payload), origin, time, self._interface_name(origin.ifindex))
+        head = heading(len(payload), origin, time, self._stream.interface_name(origin.ifindex))
         return "\n".join([head, *self._body(bytes(payload)), ""]).encode()
 
 

@@ -12,7 +12,7 @@ from mcastd.adhoc.loss import Tracker
 from mcastd.clock import NANO
 from mcastd.counters import OutputCounters, SourceCounts, copy_of
 from mcastd.errors import reason_of
-from mcastd.inbound.sinks.format import Format
+from mcastd.inbound.sinks.format import Format, Stream
 from mcastd.inbound.sinks.sink import Sink
 from mcastd.net.link import Batch, ListBatch
 from mcastd.status import OutputStatus
@@ -96,6 +96,16 @@ class Printer:
         self._thread.join(self._linger)
 
     def _run(self) -> None:
+        try:
+            self._print_all()
+        except OSError as error:
+            self.error = error
+            self._on_error()
+
+    def _print_all(self) -> None:
+        revision, head = self._format.revision, self._format.head()
+        if head:
+            self._write(head)
         while True:
             with self._change:
                 self._change.wait_for(lambda: self._waiting or self._closing)
@@ -103,20 +113,21 @@ class Printer:
                     return
                 waiting, self._waiting = self._waiting, deque()
                 self._room = self._most
-            try:
-                self._print(waiting)
-            except OSError as error:
-                self.error = error
-                self._on_error()
-                return
+            revision = self._print(waiting, revision)
             if self._pause and not self._closing:
                 threading.Event().wait(self._pause)
 
-    def _print(self, waiting: Iterable[tuple[int, ListBatch]]) -> None:
+    def _print(self, waiting: Iterable[tuple[int, ListBatch]], revision: int | None) -> int | None:
+        """Write batches, to an output with the head of a revision; return the revision that it has then."""
+        format = self._format
         for skipped, batch in waiting:
-            text = b"".join(self._format.records(batch).payloads)
+            text = b"".join(format.records(batch).payloads)
+            if format.revision != revision:
+                text = format.head(revision) + text
+                revision = format.revision
             self._write(self._gap(skipped) + text if skipped else text)
             self.shown += len(batch)
+        return revision
 
 
 @dataclass(slots=True)
@@ -140,6 +151,8 @@ class Listener(Sink):
     """The Sink: counts, tracks and prints up to ``limit`` datagrams, then calls ``on_limit``."""
 
     def __init__(self, printer: Printer | None, limit: int | None, on_limit: Callable[[], None]) -> None:
+        self.overflow = 0  # datagrams that the kernel has dropped so far
+        self._stream: Stream | None = None
         self._counters = OutputCounters()
         self.tally = Tally()
         self.tracker = Tracker()
@@ -147,6 +160,11 @@ class Listener(Sink):
         self._printer = printer
         self._limit = limit
         self._on_limit = on_limit
+
+    def listen_to(self, stream: Stream) -> Listener:
+        """Be the output of a subscription; returns itself."""
+        self._stream = stream
+        return self
 
     @property
     def counters(self) -> OutputCounters:
@@ -184,6 +202,8 @@ class Listener(Sink):
                 self.sources.add(origin.source, 1)
         self.tracker.take(payloads, origins, times)
         if self._printer is not None:
+            if self._stream is not None:
+                self.overflow = self._stream.overflow()
             self._printer.offer(batch, count)
         if self._limit == tally.received:
             self._on_limit()

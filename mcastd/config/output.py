@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 from mcastd.config.kinds import OfKind
 from mcastd.ip import Address, Interfaces
 
-FormatName = Literal["raw", "lines", "json"]
-FORMAT = "How a datagram is written: its bytes, a line, or a line of JSON with its metadata."
+FormatName = Literal["raw", "lines", "json", "pcapng"]
+FORMAT = (
+    "How a datagram is written: its bytes, a line, a line of JSON with its metadata, or a packet of a capture"
+    " (pcapng), as Wireshark reads it."
+)
 
 # Conversions of strftime(3) that are used in names of recordings.
 _DATES = re.compile("%[YymdFHMSTs]")

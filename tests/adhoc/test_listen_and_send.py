@@ -15,6 +15,7 @@ import pytest
 from adhoc.conftest import Pair
 from click.testing import CliRunner
 from support.adhoc import Listening, ctl, enter
+from support.captures import packets
 from support.daemon import MCASTCTL, RunningDaemon
 from support.inside import inside, sender
 from support.peer import Ear, Talker
@@ -72,6 +73,49 @@ def test_a_file_arrives_byte_for_byte_as_the_daemon_sends_it(pair: Pair, tmp_pat
     assert out == file.read_bytes()
     assert "received 380 datagrams, 500,001 bytes" in err.decode()
     assert "sent 380 datagrams, 500,001 bytes" in result.stderr
+
+
+@pytest.mark.parametrize(("group", "size"), [(GROUP, 1316), ("ff15::1", 40)])
+def test_a_capture_has_what_dumpcap_has_of_the_same_datagrams(
+    pair: Pair, tmp_path: Path, group: str, size: int
+) -> None:
+    ours, theirs, file = tmp_path / "ours", tmp_path / "theirs", tmp_path / "file"
+    file.write_bytes(os.urandom(20 * size - 7))
+    capture = [program("dumpcap"), "-q", "-i", "eth0", "-f", "udp", "-c", "20", "-w", str(theirs)]
+    with subprocess.Popen(pair.right.enter(capture), stderr=subprocess.DEVNULL) as dumpcap:
+        wait_for(lambda: theirs.exists() and theirs.stat().st_size, "dumpcap's capture begun")
+        with Listening(pair.right, group, PORT, *ETH0, "--pcapng", "--count", "20") as listening:
+            to = f"[{group}]:{PORT}" if ":" in group else f"{group}:{PORT}"
+            arguments = (
+                "send",
+                to,
+                str(file),
+                *ETH0,
+                "--chunk",
+                str(size),
+                "--ttl",
+                "3",
+                "--interval",
+                "1ms",
+            )
+            result = ctl(pair.left, *arguments)
+            assert result.returncode == 0, result.stderr
+            out, err = listening.process.communicate(timeout=60)
+        assert listening.process.returncode == 0, err
+        assert dumpcap.wait(60) == 0
+    ours.write_bytes(out)
+    ip = ("ipv6.src", "ipv6.dst", "ipv6.hlim") if ":" in group else ("ip.src", "ip.dst", "ip.ttl")
+    fields = *ip, "udp.srcport", "udp.dstport", "udp.payload", "frame.time_epoch", "frame.interface_name"
+    assert packets(ours, *fields) == packets(theirs, *fields)
+
+
+def test_a_capture_does_not_go_to_a_terminal(pair: Pair) -> None:
+    master, slave = pty.openpty()
+    command = pair.right.enter([*MCASTCTL, "listen", TO, "--pcapng"])
+    ran = subprocess.run(command, stdout=slave, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(slave)
+    os.close(master)
+    assert (ran.returncode, "let it go to a file or a program" in ran.stderr) == (2, True)
 
 
 def test_lines_of_standard_input_and_a_file_and_a_whole_file(pair: Pair, tmp_path: Path) -> None:

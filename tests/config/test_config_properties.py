@@ -27,7 +27,7 @@ IPV4_GROUPS |= st.sampled_from(["232.1.1.1", "239.255.0.1", "239.128.0.1", "239.
 IPV6_GROUPS = st.integers(0, 0xFFFF).map(lambda n: f"ff15::{n:x}")
 IPV6_GROUPS |= st.sampled_from(["ff35::1", "ff3e::8000:1", "ff1e::1", "ff0e::101"])
 FORMATS = {
-    "format": st.sampled_from(["raw", "lines", "json"]),
+    "format": st.sampled_from(["raw", "lines", "json", "pcapng"]),
     "mode": st.integers(0, 0o777) | st.just("0600"),
 }
 

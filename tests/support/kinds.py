@@ -21,7 +21,7 @@ class Pairs(Format):
 
     HEAD = b"PAIRS\n"
 
-    def head(self) -> bytes:
+    def head(self, since: int | None = None) -> bytes:
         return self.HEAD
 
     def records(self, batch: Batch) -> Records:

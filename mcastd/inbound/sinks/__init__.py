@@ -13,17 +13,15 @@ from mcastd.inbound.sinks.directory import DirectorySink
 from mcastd.inbound.sinks.ends import PIPES, Ends
 from mcastd.inbound.sinks.fifo import FifoSink
 from mcastd.inbound.sinks.file import FileSink
-from mcastd.inbound.sinks.format import Format
+from mcastd.inbound.sinks.format import Format, Stream
 from mcastd.inbound.sinks.formats import FORMATS
 from mcastd.inbound.sinks.means import ALONE, Means
 from mcastd.inbound.sinks.sink import Sink
 
-__all__ = ["ALONE", "FORMATS", "PIPES", "SINKS", "Ends", "MakeSink", "Means", "Sink", "make_sink"]
+__all__ = ["ALONE", "FORMATS", "PIPES", "SINKS", "Ends", "MakeSink", "Means", "Sink", "Stream", "make_sink"]
 
 # Makes the sink of an output's settings: see make_sink().
-MakeSink = Callable[
-    [OutputSettings, Callable[[], str], Callable[[int], str], FilteringBoundLogger, Means], Sink
-]
+MakeSink = Callable[[OutputSettings, Stream, FilteringBoundLogger, Means], Sink]
 
 # By the settings of a kind of output (see config.OUTPUTS): makes its sink. Nothing is opened yet.
 SINKS: dict[type[OutputSettings], Callable[[Any, Format, Account, Means], Sink]] = {
@@ -35,14 +33,9 @@ SINKS: dict[type[OutputSettings], Callable[[Any, Format, Account, Means], Sink]]
 
 def make_sink(
     output: OutputSettings,
-    group: Callable[[], str],
-    interface_name: Callable[[int], str],
+    stream: Stream,
     log: FilteringBoundLogger,
     means: Means = ALONE,
 ) -> Sink:
-    """The sink that an output's settings describe; nothing is opened yet.
-
-    ``group`` returns the group that is received now, ``interface_name`` the name of an ifindex.
-    """
-    format = FORMATS[output.format](group, interface_name)
-    return SINKS[type(output)](output, format, Account(output, log), means)
+    """The sink that an output's settings describe; nothing is opened yet."""
+    return SINKS[type(output)](output, FORMATS[output.format](stream), Account(output, log), means)

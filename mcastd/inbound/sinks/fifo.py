@@ -30,7 +30,7 @@ from mcastd.inbound.sinks.paths import (
 )
 from mcastd.inbound.sinks.pipe import capacity, enlarge, has_reader, room
 from mcastd.inbound.sinks.queue import RecordQueue
-from mcastd.inbound.sinks.records import Made, fitting, made, part, whole
+from mcastd.inbound.sinks.records import Made, fitting, headed, made, part, whole
 from mcastd.inbound.sinks.sink import Sink
 from mcastd.net.link import Batch
 from mcastd.paths import OF_FILES, FileIdentity, identity
@@ -82,6 +82,7 @@ class FifoSink(Sink):
         self._fd = -1
         self._identity: FileIdentity = (0, 0)  # of the FIFO that is open
         self._queue = RecordQueue()
+        self._revision: int | None = None  # of the head that the reader has; None: of none that counts
         self._starved = False  # the pipe has some room, but not enough for the next record
         self._unread = 0  # bytes in the pipe when it last had too little room
         self._pause = 0.0  # seconds until the next look for room
@@ -106,6 +107,9 @@ class FifoSink(Sink):
             self._account.drop(len(records), error)
             self._plan_retry()
             return
+        if self._format.revision != self._revision:
+            records = headed(self._format.head(self._revision), records)
+            self._revision = self._format.revision
         written = 0
         if not self._queue.records and records.size <= room(self._fd)[1]:
             try:
@@ -201,8 +205,10 @@ class FifoSink(Sink):
         try:
             require_no_loop(self._files, self._path, self._identity)
             enlarge(self._fd, PIPE_BYTES)
-            if is_new and (head := self._format.head()):
-                self._begin(head)
+            if is_new:
+                if head := self._format.head():
+                    self._begin(head)
+                self._revision = self._format.revision
         except (OSError, SinkError) as error:
             self._disconnect(error)
             raise
@@ -335,7 +341,7 @@ class FifoSink(Sink):
             self._ends.leave(self._identity, self._fd)
         else:
             self._ends.close(self._identity, self._fd)
-        self._fd = -1
+        self._fd, self._revision = -1, None
         self.counters.queued = 0
         self._starved = False
 

@@ -33,6 +33,7 @@ from mcastd.paths import FileIdentity, Place, identity
 
 NOT_A_FILE = "not-a-file"
 ROTATION = "rotation"
+FOREIGN = "foreign-content"
 # The wall clock is looked at again after this long at most, since it may be set.
 CLOCK_LOOK_SECONDS = 60.0
 
@@ -50,7 +51,7 @@ class FileSink(Sink):
     the file, and dropped.
     """
 
-    reasons = (*TROUBLES, NOT_A_FILE, UNSAFE_PATH, LOOP, ROTATION)
+    reasons = (*TROUBLES, NOT_A_FILE, UNSAFE_PATH, LOOP, ROTATION, FOREIGN)
 
     def __init__(
         self,
@@ -77,6 +78,8 @@ class FileSink(Sink):
         self._identity: FileIdentity = (0, 0)
         self._size = 0  # bytes in the file
         self._head = b""  # what the file begins with
+        self._revision: int | None = None  # of the head that the file has; None: of none that counts
+        self._safe_revision: int | None = None  # the same, of what is on the disk
         self._unsynced = (0, 0)  # datagrams and bytes at the end of the file that are not on the disk yet
         self._period = 0  # the period of rotate_every in which the file was last written, since the epoch
         self._turned = -math.inf  # monotonic time of the last rotation by time
@@ -147,7 +150,7 @@ class FileSink(Sink):
             self._take_back(self._torn_at)
         if every := self._config.rotate_every:
             self._turn(every)
-        if not self._size:
+        if not self._size or self._format.revision != self._revision:
             self._begin()
         self._prepared = True
 
@@ -184,7 +187,7 @@ class FileSink(Sink):
             self._fd = self._open_at(place)
             try:
                 require_no_loop(self._files, self._path, identity(os.fstat(self._fd)))
-                _remove_part_of(self._head, self._fd, place)
+                self._remove_part(place)
                 found = os.fstat(self._fd)
             except BaseException:
                 self._release()
@@ -208,6 +211,7 @@ class FileSink(Sink):
     def _release(self) -> None:
         fd, torn_at = self._fd, self._torn_at
         self._fd, self._torn_at = -1, None
+        self._revision = self._safe_revision = None
         if torn_at is not None:  # the file is closed next: cut it now or never
             with contextlib.suppress(OSError):
                 os.ftruncate(fd, torn_at)
@@ -217,9 +221,11 @@ class FileSink(Sink):
             os.close(fd)
 
     def _begin(self) -> None:
-        """Write the head into an empty file. It ends no datagram."""
-        if self._head:
-            self._append(Made([self._head], [0]))
+        """Write the head into a file that has none, or what it lacks of it. It ends no datagram."""
+        revision = self._format.revision
+        if head := self._format.head(self._revision if self._size else None):
+            self._append(Made([head], [0]))
+        self._revision = revision
 
     def _append_below(self, limit: int, records: Made) -> None:
         """Append; rotate the file before a record that would make it larger than ``limit`` bytes."""
@@ -285,9 +291,11 @@ class FileSink(Sink):
             os.fdatasync(self._fd)
         except OSError:
             end = os.fstat(self._fd).st_size if self._torn_at is None else self._torn_at
+            self._revision = self._safe_revision  # what is taken back may have a head in it
             self._take_back(max(0, end - size))
             raise
         self._account.wrote(datagrams, size)
+        self._safe_revision = self._revision
 
     def _rotate(self) -> None:
         """End the file, and begin a new one. Raises OSError, SinkError."""
@@ -322,21 +330,31 @@ class FileSink(Sink):
             place.remove(name)
         self._prune(place)
 
+    def _remove_part(self, place: Place) -> None:
+        """Cut the end of a file that a crash has left inside its head or a record. Raises SinkError."""
+        if not (size := os.fstat(self._fd).st_size):
+            return
+        try:
+            reading = place.open(os.O_RDONLY)
+        except PermissionError:  # the file may be writable and not readable: it stays
+            return
+        try:
+            part_of_head = size < len(self._head) and self._head.startswith(os.pread(reading, size, 0))
+            end = 0 if part_of_head else self._format.whole(reading, size)
+        finally:
+            os.close(reading)
+        if end is None:
+            raise SinkError(
+                f"cannot append to {self._path}",
+                f"there is something else than {self._config.format} in it",
+                "move the file away, or name another path",
+                reason=FOREIGN,
+            )
+        if end < size:
+            os.ftruncate(self._fd, end)
+
     def _prune(self, place: Place) -> None:
         """Delete the files beyond PATH.keep, up to the first name that is missing."""
         with contextlib.suppress(OSError):
             for n in itertools.count(self._config.keep + 1):
                 place.remove(f"{place.name}.{n}")
-
-
-def _remove_part_of(head: bytes, fd: int, place: Place) -> None:
-    """Empty a file that ends within its head: a crash while the head is written leaves such a file."""
-    if not 0 < os.fstat(fd).st_size < len(head):
-        return
-    with contextlib.suppress(PermissionError):  # the file may be writable and not readable: it stays
-        reading = place.open(os.O_RDONLY)
-        try:
-            if head.startswith(os.pread(reading, len(head), 0)):
-                os.ftruncate(fd, 0)
-        finally:
-            os.close(reading)

@@ -4,29 +4,49 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from mcastd.inbound.sinks.records import Records
 from mcastd.net.link import Batch
 
 
-class Format(ABC):
-    """How an output's datagrams are written: one object for each output.
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What a format may ask about the stream whose datagrams it writes."""
 
-    ``group`` returns the group that is received now, ``interface_name`` the name of an ifindex.
-    """
+    group: Callable[[], str]  # returns the group that is received now
+    interface_name: Callable[[int], str]  # returns the name of an ifindex
+    port: Callable[[], int] = int  # returns the port that is received now
+    worker: str = ""  # the name of the subscription
+    overflow: Callable[[], int] = int  # returns how many datagrams the kernel has dropped so far
+
+
+class Format(ABC):
+    """How an output's datagrams are written: one object for each output."""
 
     needs_metadata = False  # True: it writes the origins and times of a batch
+    # Not None: the head grows. The records that were made last need the head of this revision before them,
+    # wherever they are written; what another object of the format has written does not count.
+    revision: int | None = None
 
-    def __init__(self, group: Callable[[], str], interface_name: Callable[[int], str]) -> None:
-        self._group = group
-        self._interface_name = interface_name
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
 
-    def head(self) -> bytes:
+    def head(self, since: int | None = None) -> bytes:
         """The bytes that a new file begins with, and that each new reader of a pipe gets first.
 
-        They count as no datagram.
+        They count as no datagram. With ``since`` they are those that a file or reader with the head of that
+        revision still lacks.
         """
         return b""
+
+    def whole(self, fd: int, size: int) -> int | None:
+        """Return where the records of a file end that are whole: a crash may have cut the last one.
+
+        ``fd`` can be read, and has ``size`` bytes, more than none. None: it has something else in it, and
+        nothing can be appended. Raises OSError.
+        """
+        return size
 
     @abstractmethod
     def records(self, batch: Batch) -> Records:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mcastd.inbound.sinks.capture import Capture
 from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.json_lines import JsonLines
 from mcastd.inbound.sinks.records import Made, Records
@@ -22,4 +23,4 @@ class Lines(Format):
         return Made([p if p[-1:] == b"\n" else b"".join((p, b"\n")) for p in batch.payloads])
 
 
-FORMATS: dict[str, type[Format]] = {"raw": Raw, "lines": Lines, "json": JsonLines}
+FORMATS: dict[str, type[Format]] = {"raw": Raw, "lines": Lines, "json": JsonLines, "pcapng": Capture}

@@ -42,12 +42,12 @@ class JsonLines(Format):
         first = min(times)
         if first and max(times) // NANO == first // NANO and origins.count(origins[0]) == len(origins):
             try:
-                return self._stream(batch.payloads, origins[0], times)
+                return self._of_one_sender(batch.payloads, origins[0], times)
             except UnicodeDecodeError:
                 pass
         return Made(list(self._each(batch.payloads, origins, times)))
 
-    def _stream(self, payloads: Sequence[Record], origin: Origin, times: Sequence[int]) -> Records:
+    def _of_one_sender(self, payloads: Sequence[Record], origin: Origin, times: Sequence[int]) -> Records:
         """Texts of one sender, all of one second: as usual. Raises UnicodeDecodeError if one is no text."""
         second = times[0] // NANO
         base, head, sender = second * NANO, _stamp(second), self._sender(origin)
@@ -80,9 +80,9 @@ class JsonLines(Format):
     def _sender(self, origin: Origin) -> bytes:
         """The middle of a record, from its source up to its length."""
         source, port, ifindex, ttl = origin
-        interface = quote(self._interface_name(ifindex)) if ifindex else "null"
+        interface = quote(self._stream.interface_name(ifindex)) if ifindex else "null"
         text = (
-            f'"source":{quote(source)},"source_port":{port},"port":{port},"group":{quote(self._group())},'
+            f'"source":{quote(source)},"source_port":{port},"port":{port},"group":{quote(self._stream.group())},'
             f'"interface":{interface},"ttl":{ttl if ttl >= 0 else "null"},"length":'
         )
         return text.encode(errors="replace")  # an interface's name may be no UTF-8

@@ -62,12 +62,15 @@ class RecordQueue:
     def evict(self, limit: int, *, oldest: bool) -> int:
         """Remove records, the oldest or the newest first, until the queue has no more than ``limit`` bytes.
 
-        A record that is partly written stays, and so does one whole record, however large.
+        A record that is partly written stays, and so do heads, and one whole record, however large.
         """
         evicted = 0
         keep = 2 if self.started else 1
-        at = keep - 1 if oldest else -1
+        at, step = (keep - 1, 1) if oldest else (-1, -1)
         while self.size > limit and len(self.records) > keep:
+            if not self._datagrams[at]:
+                at, keep = at + step, keep + 1
+                continue
             self.size -= len(self.records[at]) + RECORD_OVERHEAD_BYTES
             evicted += self._datagrams[at]
             del self.records[at], self._datagrams[at]

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from mcastd.net.link import IOV_MAX
+
 Record = bytes | memoryview
 
 
@@ -35,8 +37,8 @@ class Records(Protocol):
 class Made:
     """Records that were made one by one.
 
-    ``datagrams`` has, for each record, how many datagrams end with it: 2 for one of two datagrams, 0 for each
-    but the last of those that one datagram became. None: each is one datagram.
+    ``datagrams`` has, for each record, how many datagrams end with it: 2 for one of two datagrams, 0 for a
+    head, which is kept where records are given up, since those after it need it. None: each is one datagram.
     """
 
     payloads: Sequence[Record]
@@ -75,9 +77,38 @@ class Joined:
         return os.write(fd, self.data)
 
 
+@dataclass(frozen=True, slots=True)
+class Pieced:
+    """Records in three pieces for each datagram: what stands before it, the datagram, what stands after."""
+
+    pieces: Sequence[Record]
+
+    @property
+    def size(self) -> int:
+        return size_of(self.pieces)
+
+    @property
+    def payloads(self) -> Sequence[Record]:
+        pieces = iter(self.pieces)
+        return [b"".join(record) for record in zip(pieces, pieces, pieces, strict=True)]
+
+    def __len__(self) -> int:
+        return len(self.pieces) // 3
+
+    def write(self, fd: int) -> int:
+        return os.writev(fd, self.pieces[:IOV_MAX])
+
+
 def made(records: Records) -> Made:
     """The same records one by one."""
     return records if isinstance(records, Made) else Made(records.payloads)
+
+
+def headed(head: bytes, records: Records) -> Made:
+    """The same records one by one, with a head before them."""
+    rest = made(records)
+    counts = [1] * len(rest.payloads) if rest.datagrams is None else rest.datagrams
+    return Made([head, *rest.payloads], [0, *counts])
 
 
 def part(records: Made, begin: int, end: int | None = None) -> Made:
