@@ -35,7 +35,7 @@ from mcastd.doctor.finding import Finding, Severity
 from mcastd.doctor.subject import Subject
 from mcastd.errors import ConfigError
 from mcastd.inbound import protocols as inbound_protocols
-from mcastd.inbound.sinks import FORMATS, SINKS, Sink, Stream, make_sink
+from mcastd.inbound.sinks import FORMATS, SINKS, Sink, StreamFacts, make_sink
 from mcastd.inbound.subscription import Subscription
 from mcastd.inbound.symbols import SymbolBatch
 from mcastd.metrics.exposition import Exposition
@@ -226,7 +226,7 @@ def sink(request: pytest.FixtureRequest, made_up: None, tmp_path: Path, no_fd_le
     protocol = "objects" if OUTPUTS.models[request.param].takes_objects else "raw"
     told = {"protocol": protocol, "output": table}
     (settings,) = InboundSubscription(group="239.255.1.2", port=9190, **told).output
-    sink = make_sink(settings, Stream(lambda: "239.255.1.2", str), log.get_logger())
+    sink = make_sink(settings, StreamFacts(lambda: "239.255.1.2", str), log.get_logger())
     yield sink
     sink.close(for_good=True)
 

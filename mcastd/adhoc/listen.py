@@ -18,7 +18,7 @@ from mcastd.config import Config
 from mcastd.console.live import write_all
 from mcastd.console.text import plural
 from mcastd.errors import reason_of
-from mcastd.inbound.sinks.format import Format, Stream
+from mcastd.inbound.sinks.format import Format, StreamFacts
 from mcastd.inbound.sinks.formats import FORMATS as OF_OUTPUTS
 from mcastd.net.interfaces import interface_name
 from mcastd.status import SubscriptionStatus
@@ -50,7 +50,7 @@ def listen(config: Config, output: str, *, limit: int | None = None, seconds: fl
         raise Refused("--pcapng writes no text: let it go to a file or a program, as in > capture.pcapng")
     session = Session(config, Parts(make_sink=lambda _, stream, *__: listener.listen_to(stream)))
     wanted = config.inbound["listen"]
-    stream = Stream(
+    stream = StreamFacts(
         lambda: str(wanted.group),
         interface_name,
         lambda: wanted.port,
@@ -76,7 +76,7 @@ def listen(config: Config, output: str, *, limit: int | None = None, seconds: fl
     return 0 if whole and listener.tally.received and not listener.tracker.counts.lost else 1
 
 
-def _make_printer(output: str, stream: Stream, session: Session) -> Printer:
+def _make_printer(output: str, stream: StreamFacts, session: Session) -> Printer:
     for_eyes = os.isatty(sys.stdout.fileno())
 
     def write_above(data: bytes) -> None:

@@ -23,7 +23,7 @@ from mcastd.config import Config, DirectoryOutput, OutputSettings
 from mcastd.console.live import write_all
 from mcastd.delivery.received import Outcome
 from mcastd.errors import McastdError, reason_of
-from mcastd.inbound.sinks import FORMATS, Means, Sink, Stream
+from mcastd.inbound.sinks import FORMATS, Means, Sink, StreamFacts
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.directory import DirectorySink
 from mcastd.printable import printable
@@ -107,7 +107,7 @@ class _Listening:
     def _make_sink(
         self,
         output: OutputSettings,
-        stream: Stream,
+        stream: StreamFacts,
         log: FilteringBoundLogger,
         means: Means,
     ) -> Sink:

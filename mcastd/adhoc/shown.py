@@ -11,7 +11,7 @@ from datetime import datetime
 
 from mcastd.adhoc import numbered
 from mcastd.clock import NANO
-from mcastd.inbound.sinks.format import Format, Stream
+from mcastd.inbound.sinks.format import Format, StreamFacts
 from mcastd.inbound.sinks.json_lines import JsonLines
 from mcastd.inbound.sinks.records import Made, Record, Records
 from mcastd.net.link import Batch, Origin
@@ -29,7 +29,7 @@ class Shown(Format):
 
     needs_metadata = True
 
-    def __init__(self, body: Body, stream: Stream) -> None:
+    def __init__(self, body: Body, stream: StreamFacts) -> None:
         super().__init__(stream)
         self._body = body
 

@@ -12,7 +12,7 @@ from mcastd.adhoc.loss import Tracker
 from mcastd.clock import NANO
 from mcastd.counters import OutputCounters, SourceCounts, copy_of
 from mcastd.errors import reason_of
-from mcastd.inbound.sinks.format import Format, Stream
+from mcastd.inbound.sinks.format import Format, StreamFacts
 from mcastd.inbound.sinks.sink import Sink
 from mcastd.net.link import Batch, ListBatch
 from mcastd.status import OutputStatus
@@ -152,7 +152,7 @@ class Listener(Sink):
 
     def __init__(self, printer: Printer | None, limit: int | None, on_limit: Callable[[], None]) -> None:
         self.overflow = 0  # datagrams that the kernel has dropped so far
-        self._stream: Stream | None = None
+        self._stream: StreamFacts | None = None
         self._counters = OutputCounters()
         self.tally = Tally()
         self.tracker = Tracker()
@@ -161,7 +161,7 @@ class Listener(Sink):
         self._limit = limit
         self._on_limit = on_limit
 
-    def listen_to(self, stream: Stream) -> Listener:
+    def listen_to(self, stream: StreamFacts) -> Listener:
         """Be the output of a subscription; returns itself."""
         self._stream = stream
         return self

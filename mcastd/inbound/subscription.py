@@ -20,7 +20,7 @@ from mcastd.inbound.intake import Intake
 from mcastd.inbound.outputs import Outputs, need_metadata
 from mcastd.inbound.protocols import make_protocol
 from mcastd.inbound.reader import Reader
-from mcastd.inbound.sinks import ALONE, MakeSink, Means, Sink, Stream, make_sink
+from mcastd.inbound.sinks import ALONE, MakeSink, Means, Sink, StreamFacts, make_sink
 from mcastd.inbound.turns import Turns
 from mcastd.net.interfaces import interface_name
 from mcastd.net.link import NOT_LINKED, Glance, Receiver, SourceFilter
@@ -64,7 +64,7 @@ class Subscription:
         self._config = self._applied = config
         self._open_link = open_link
         self._log = log.get_logger(worker=name)
-        stream = Stream(
+        stream = StreamFacts(
             lambda: self._identity.group, interface_name, lambda: self._identity.port, name, self._overflow
         )
         self._outputs = Outputs(

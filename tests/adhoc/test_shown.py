@@ -13,7 +13,7 @@ from support.programs import program
 
 from mcastd.adhoc import numbered, shown
 from mcastd.clock import NANO
-from mcastd.inbound.sinks.format import Stream
+from mcastd.inbound.sinks.format import StreamFacts
 from mcastd.inbound.sinks.json_lines import JsonLines
 from mcastd.net.link import ListBatch, Origin
 
@@ -23,7 +23,9 @@ TIME = 1_764_019_199_123_456_789
 
 def show(body: shown.Body, *payloads: bytes, origin: Origin = SENDER, time: int = TIME) -> list[str]:
     batch = ListBatch(payloads, [origin] * len(payloads), [time] * len(payloads))
-    records = shown.Shown(body, Stream(lambda: "239.1.1.1", lambda ifindex: f"eth{ifindex}")).records(batch)
+    records = shown.Shown(body, StreamFacts(lambda: "239.1.1.1", lambda ifindex: f"eth{ifindex}")).records(
+        batch
+    )
     assert len(records) == len(payloads)
     return b"".join(records.payloads).decode().splitlines()
 
@@ -94,7 +96,7 @@ def test_hexdump_is_that_of_hexdump(tmp_path: Path) -> None:
 def test_json_for_a_terminal_has_nothing_that_it_obeys_and_is_the_same_json() -> None:
     evil = 'caf\u00e9 \x9b2J\x85\u202e\u2028\ufeff\U000e0041\x1b[31m \\ "'.encode()
     batch = ListBatch([evil, b"plain", b"\x9b"], [Origin("10.0.0.1", 7, 1, 3)] * 3, [NANO] * 3)
-    stream = Stream(lambda: "239.1.1.1", lambda _: "eth\x9b0")
+    stream = StreamFacts(lambda: "239.1.1.1", lambda _: "eth\x9b0")
     made = b"".join(shown.HarmlessJson(stream).records(batch).payloads).decode()
     assert "caf\u00e9" in made
     lines = made.splitlines()

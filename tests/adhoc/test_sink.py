@@ -11,7 +11,7 @@ from support.wait import wait_for
 
 from mcastd.adhoc import sink
 from mcastd.adhoc.sink import PIPE_QUEUE_BYTES, TERMINAL_QUEUE_BYTES, Listener, Printer
-from mcastd.inbound.sinks.format import Stream
+from mcastd.inbound.sinks.format import StreamFacts
 from mcastd.inbound.sinks.formats import Lines
 from mcastd.net.link import ListBatch, Origin
 
@@ -28,7 +28,11 @@ def printer(
     write: Callable[[bytes], None], *, for_eyes: bool = False, on_error: Callable[[], None] = lambda: None
 ) -> Printer:
     return Printer(
-        write, Lines(Stream(str, str)), lambda count: b"(%d not shown)\n" % count, on_error, for_eyes=for_eyes
+        write,
+        Lines(StreamFacts(str, str)),
+        lambda count: b"(%d not shown)\n" % count,
+        on_error,
+        for_eyes=for_eyes,
     )
 
 

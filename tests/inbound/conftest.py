@@ -17,7 +17,7 @@ from mcastd.inbound.sinks import Ends, Means, fifo
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.fifo import FifoSink
 from mcastd.inbound.sinks.file import FileSink
-from mcastd.inbound.sinks.format import Format, Stream
+from mcastd.inbound.sinks.format import Format, StreamFacts
 from mcastd.inbound.sinks.formats import FORMATS
 from mcastd.net.link import Batch, ListBatch, Origin
 
@@ -29,7 +29,7 @@ Writev = Callable[[int, Sequence[Any]], int]
 
 
 def _format(name: str) -> Format:
-    return FORMATS[name](Stream(lambda: "239.255.1.2", lambda ifindex: f"eth{ifindex}"))
+    return FORMATS[name](StreamFacts(lambda: "239.255.1.2", lambda ifindex: f"eth{ifindex}"))
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from mcastd.inbound.intake import Intake
 from mcastd.inbound.outputs import Outputs
 from mcastd.inbound.sinks import ALONE
 from mcastd.inbound.sinks.account import Account
-from mcastd.inbound.sinks.format import Stream
+from mcastd.inbound.sinks.format import StreamFacts
 from mcastd.inbound.sinks.formats import Raw
 from mcastd.net.fake import FakeReceiver
 from mcastd.worker import Context
@@ -32,7 +32,9 @@ class Bench:
         self.condition = Condition(log.get_logger())
         self.intake = Intake(Outputs(lambda _: self.sink, [], log.get_logger()))
         output = MemoryOutput(name="a")
-        self.sink = MemorySink(output, Raw(Stream(lambda: "", str)), Account(output, log.get_logger()), ALONE)
+        self.sink = MemorySink(
+            output, Raw(StreamFacts(lambda: "", str)), Account(output, log.get_logger()), ALONE
+        )
         self.ticks: list[float] = []
         self.sink.tick = self.ticks.append  # type: ignore[method-assign]
         self.link = FakeReceiver()

@@ -18,7 +18,7 @@ from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.capture import FRAMES_MAX, Capture
 from mcastd.inbound.sinks.fifo import FifoSink
 from mcastd.inbound.sinks.file import FOREIGN, FileSink
-from mcastd.inbound.sinks.format import Stream
+from mcastd.inbound.sinks.format import StreamFacts
 from mcastd.net.link import ListBatch, Origin
 
 ETH = Origin("192.0.2.1", 5000, 2, 64)
@@ -34,8 +34,8 @@ class Kernel:
     group = "239.255.1.2"
     port = 9190
 
-    def stream(self) -> Stream:
-        return Stream(
+    def stream(self) -> StreamFacts:
+        return StreamFacts(
             lambda: self.group,
             lambda ifindex: f"eth{ifindex}",
             lambda: self.port,

@@ -29,7 +29,7 @@ from mcastd.errors import ConfigError
 from mcastd.inbound.protocols import PROTOCOLS
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.directory import EXPIRE_SECONDS, SWEEP_SECONDS, DirectorySink
-from mcastd.inbound.sinks.format import Stream
+from mcastd.inbound.sinks.format import StreamFacts
 from mcastd.inbound.sinks.formats import FORMATS
 from mcastd.inbound.sinks.notices import line_of
 from mcastd.inbound.sinks.paths import RETRY_SECONDS
@@ -55,7 +55,7 @@ class Received:
         config = DirectoryOutput(path=path, **settings)
         self.sink = DirectorySink(
             config,
-            FORMATS["raw"](Stream(lambda: "239.255.1.2", str)),
+            FORMATS["raw"](StreamFacts(lambda: "239.255.1.2", str)),
             Account(config, log.get_logger()),
             now=lambda: self.time.monotonic,
             wall=lambda: self.time.wall,

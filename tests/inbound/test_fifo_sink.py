@@ -23,7 +23,7 @@ from mcastd.config import FifoOutput
 from mcastd.inbound.sinks import Ends, fifo
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.fifo import PIPE_BYTES, FifoSink
-from mcastd.inbound.sinks.format import Stream
+from mcastd.inbound.sinks.format import StreamFacts
 from mcastd.inbound.sinks.formats import Lines
 from mcastd.inbound.sinks.queue import RECORD_OVERHEAD_BYTES
 from mcastd.net.link import Batch, ListBatch
@@ -373,7 +373,7 @@ def test_each_datagram_is_accounted_for_and_none_is_torn(
     with TemporaryDirectory() as directory:
         path = Path(directory, "pipe")
         config = FifoOutput(kind="fifo", path=path, when_full=when_full, queue=queue, format="lines")
-        sink = FifoSink(config, Lines(Stream(str, str)), Account(config, log.get_logger()))
+        sink = FifoSink(config, Lines(StreamFacts(str, str)), Account(config, log.get_logger()))
         sink.open()
         counters = sink.counters
         reader = Reader(path)
@@ -426,7 +426,7 @@ def test_a_reader_that_stalls_finds_whole_records_whatever_happens(
         patch.setattr(fifo, "LINGER_SECONDS", 0.0)
         path = Path(directory, "pipe")
         config = FifoOutput(kind="fifo", path=path, format="lines")
-        sink = FifoSink(config, Lines(Stream(str, str)), Account(config, log.get_logger()))
+        sink = FifoSink(config, Lines(StreamFacts(str, str)), Account(config, log.get_logger()))
         sink.open()
         reader, data = Reader(path), b""
         for step in steps:

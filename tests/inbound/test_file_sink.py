@@ -23,7 +23,7 @@ from mcastd import log
 from mcastd.config import FileOutput
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.file import CLOCK_LOOK_SECONDS, FileSink
-from mcastd.inbound.sinks.format import Stream
+from mcastd.inbound.sinks.format import StreamFacts
 from mcastd.inbound.sinks.formats import FORMATS
 from mcastd.inbound.sinks.records import Record
 from mcastd.net.link import Batch, ListBatch, Origin
@@ -301,7 +301,7 @@ def test_no_torn_record_ever(name: str, rooms: list[int], batches: list[list[byt
         def writev(fd: int, records: Sequence[Record]) -> int:
             return Disk(next(cuts, 1 << 20)).writev(fd, records)
 
-        format = FORMATS[name](Stream(lambda: "239.1.1.1", str))
+        format = FORMATS[name](StreamFacts(lambda: "239.1.1.1", str))
         config = FileOutput(kind="file", path=path, format=name)
         sink = FileSink(config, format, Account(config, log.get_logger()))
         offered: list[bytes] = []
@@ -355,7 +355,7 @@ from mcastd.codec import as_json
 from mcastd.config import FileOutput
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.file import FileSink
-from mcastd.inbound.sinks.format import Stream
+from mcastd.inbound.sinks.format import StreamFacts
 from mcastd.inbound.sinks.formats import Lines
 from mcastd.net.link import ListBatch
 
@@ -366,7 +366,7 @@ if how == "tmpfs":
 else:
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
 config = FileOutput(kind="file", path=path, format="lines")
-sink = FileSink(config, Lines(Stream(str, str)), Account(config, log.get_logger()))
+sink = FileSink(config, Lines(StreamFacts(str, str)), Account(config, log.get_logger()))
 for n in range(100):
     sink.write(ListBatch([b"%d " % n + b"x" * 1000, b"y" * 500]))
 full = path.read_bytes().splitlines(True)
@@ -434,7 +434,7 @@ def test_no_file_is_larger_than_allowed(limit: int, keep: int, batches: list[lis
     with TemporaryDirectory() as directory:
         path = Path(directory, "log")
         config = FileOutput(kind="file", path=path, rotate_size=limit, keep=keep)
-        sink = FileSink(config, FORMATS["raw"](Stream(str, str)), Account(config, log.get_logger()))
+        sink = FileSink(config, FORMATS["raw"](StreamFacts(str, str)), Account(config, log.get_logger()))
         stream = b""
         for number, sizes in enumerate(batches):
             payloads = [bytes([65 + number]) * size for size in sizes]

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mcastd.inbound.sinks import json_lines
-from mcastd.inbound.sinks.format import Stream
+from mcastd.inbound.sinks.format import StreamFacts
 from mcastd.inbound.sinks.formats import FORMATS
 from mcastd.net.link import Batch, ListBatch, Origin
 
@@ -41,19 +41,21 @@ def escaper(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def as_json(batch: Batch, interface_name=lambda ifindex: f"eth{ifindex}") -> list[bytes]:
-    return list(FORMATS["json"](Stream(lambda: "239.255.1.2", interface_name)).records(batch).payloads)
+    return list(FORMATS["json"](StreamFacts(lambda: "239.255.1.2", interface_name)).records(batch).payloads)
 
 
 def test_raw_hands_on_the_buffers_themselves() -> None:
     payloads = [b"", memoryview(b"abc"), b"\0\n"]
-    records = FORMATS["raw"](Stream(str, str)).records(ListBatch(payloads))
+    records = FORMATS["raw"](StreamFacts(str, str)).records(ListBatch(payloads))
     assert records.payloads is payloads
     assert (len(records), records.size) == (3, 5)
 
 
 def test_lines_ends_each_payload_with_one_newline() -> None:
     payloads = [b"", b"a", b"b\n", b"\n", memoryview(b"c"), memoryview(b"d\n"), b"e\r"]
-    assert [bytes(r) for r in FORMATS["lines"](Stream(str, str)).records(ListBatch(payloads)).payloads] == [
+    assert [
+        bytes(r) for r in FORMATS["lines"](StreamFacts(str, str)).records(ListBatch(payloads)).payloads
+    ] == [
         b"\n",
         b"a\n",
         b"b\n",

@@ -21,7 +21,7 @@ from mcastd.inbound.sinks import Ends, Means, fifo
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.fifo import FifoSink
 from mcastd.inbound.sinks.file import FileSink
-from mcastd.inbound.sinks.format import Stream
+from mcastd.inbound.sinks.format import StreamFacts
 from mcastd.inbound.sinks.queue import RECORD_OVERHEAD_BYTES, RecordQueue
 from mcastd.inbound.sinks.records import Made
 from mcastd.net.link import ListBatch
@@ -36,7 +36,7 @@ class LongHead(Pairs):
 def file_sink(path: Path, more: dict[str, Any] | None = None, **settings: Any) -> FileSink:
     config = FileOutput(path=path, **settings)
     account = Account(config, log.get_logger())
-    return FileSink(config, Pairs(Stream(str, str)), account, look_every=0, **(more or {}))
+    return FileSink(config, Pairs(StreamFacts(str, str)), account, look_every=0, **(more or {}))
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def make_fifo(no_fd_leak: None) -> Iterator[Callable[..., FifoSink]]:
     def make(path: Path, format: type[Pairs] = Pairs, ends: Ends | None = None) -> FifoSink:
         config = FifoOutput(path=path)
         account = Account(config, log.get_logger())
-        sinks.append(FifoSink(config, format(Stream(str, str)), account, Means(ends), look_every=0))
+        sinks.append(FifoSink(config, format(StreamFacts(str, str)), account, Means(ends), look_every=0))
         return sinks[-1]
 
     yield make

@@ -14,7 +14,7 @@ from mcastd.delivery.block import by_symbols
 from mcastd.delivery.names import PARTIAL_DIRECTORY
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.directory import DirectorySink
-from mcastd.inbound.sinks.format import Stream
+from mcastd.inbound.sinks.format import StreamFacts
 from mcastd.inbound.sinks.formats import FORMATS
 from mcastd.protocols import raptorq
 from support.programs import program
@@ -54,7 +54,7 @@ def directory_sink(path: Path, **settings: Any) -> DirectorySink:
     """A sink that receives into a directory, open, which repairs in the test's own process."""
     output = DirectoryOutput(path=path, **settings)
     account = Account(output, log.get_logger())
-    raw = FORMATS["raw"](Stream(lambda: "239.255.1.2", str))
+    raw = FORMATS["raw"](StreamFacts(lambda: "239.255.1.2", str))
     sink = DirectorySink(output, raw, account, decode=by_symbols(raptorq.decode))
     sink.open()
     return sink

@@ -13,15 +13,26 @@ from mcastd.inbound.sinks.directory import DirectorySink
 from mcastd.inbound.sinks.ends import PIPES, Ends
 from mcastd.inbound.sinks.fifo import FifoSink
 from mcastd.inbound.sinks.file import FileSink
-from mcastd.inbound.sinks.format import Format, Stream
+from mcastd.inbound.sinks.format import Format, StreamFacts
 from mcastd.inbound.sinks.formats import FORMATS
 from mcastd.inbound.sinks.means import ALONE, Means
 from mcastd.inbound.sinks.sink import Sink
 
-__all__ = ["ALONE", "FORMATS", "PIPES", "SINKS", "Ends", "MakeSink", "Means", "Sink", "Stream", "make_sink"]
+__all__ = [
+    "ALONE",
+    "FORMATS",
+    "PIPES",
+    "SINKS",
+    "Ends",
+    "MakeSink",
+    "Means",
+    "Sink",
+    "StreamFacts",
+    "make_sink",
+]
 
 # Makes the sink of an output's settings: see make_sink().
-MakeSink = Callable[[OutputSettings, Stream, FilteringBoundLogger, Means], Sink]
+MakeSink = Callable[[OutputSettings, StreamFacts, FilteringBoundLogger, Means], Sink]
 
 # By the settings of a kind of output (see config.OUTPUTS): makes its sink. Nothing is opened yet.
 SINKS: dict[type[OutputSettings], Callable[[Any, Format, Account, Means], Sink]] = {
@@ -33,7 +44,7 @@ SINKS: dict[type[OutputSettings], Callable[[Any, Format, Account, Means], Sink]]
 
 def make_sink(
     output: OutputSettings,
-    stream: Stream,
+    stream: StreamFacts,
     log: FilteringBoundLogger,
     means: Means = ALONE,
 ) -> Sink:

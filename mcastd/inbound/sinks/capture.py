@@ -6,7 +6,7 @@ import ipaddress
 import os
 
 from mcastd import __version__
-from mcastd.inbound.sinks.format import Format, Stream
+from mcastd.inbound.sinks.format import Format, StreamFacts
 from mcastd.inbound.sinks.records import Pieced, Record, Records
 from mcastd.net.link import Batch, Origin
 from mcastd.protocols import pcapng
@@ -26,7 +26,7 @@ class Capture(Format):
 
     needs_metadata = True
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: StreamFacts) -> None:
         super().__init__(stream)
         self.revision: int | None = 0  # how many interfaces are described
         self._numbers: dict[int, int] = {}  # of interfaces, by ifindex

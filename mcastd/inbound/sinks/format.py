@@ -11,7 +11,7 @@ from mcastd.net.link import Batch
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
+class StreamFacts:
     """What a format may ask about the stream whose datagrams it writes."""
 
     group: Callable[[], str]  # returns the group that is received now
@@ -29,7 +29,7 @@ class Format(ABC):
     # wherever they are written; what another object of the format has written does not count.
     revision: int | None = None
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: StreamFacts) -> None:
         self._stream = stream
 
     def head(self, since: int | None = None) -> bytes:

@@ -10,7 +10,7 @@ from structlog.typing import FilteringBoundLogger
 from mcastd.config import FifoOutput
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.fifo import FifoSink
-from mcastd.inbound.sinks.format import Stream
+from mcastd.inbound.sinks.format import StreamFacts
 from mcastd.inbound.sinks.formats import Raw
 from mcastd.inbound.sinks.means import ALONE, Means
 from mcastd.net.link import ListBatch
@@ -23,7 +23,7 @@ class LandingNotices(FifoSink):
 
     def __init__(self, path: Path, log: FilteringBoundLogger, means: Means = ALONE) -> None:
         config = FifoOutput(path=path)
-        super().__init__(config, Raw(Stream(lambda: "", str)), Account(config, log), means)
+        super().__init__(config, Raw(StreamFacts(lambda: "", str)), Account(config, log), means)
 
     def identity(self) -> OutputIdentity:
         return OutputIdentity(str(self._path), self.counters, self.reasons)
