@@ -27,13 +27,8 @@ def batch(*payloads: bytes, origins: list[Origin] | None = None, time: int = SEC
 def printer(
     write: Callable[[bytes], None], *, for_eyes: bool = False, on_error: Callable[[], None] = lambda: None
 ) -> Printer:
-    return Printer(
-        write,
-        Lines(StreamFacts(str, str)),
-        lambda count: b"(%d not shown)\n" % count,
-        on_error,
-        for_eyes=for_eyes,
-    )
+    lines = Lines(StreamFacts(str, str))
+    return Printer(write, lines, lambda count: b"(%d not shown)\n" % count, on_error, for_eyes=for_eyes)
 
 
 class SlowOutput:

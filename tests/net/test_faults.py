@@ -41,7 +41,7 @@ PORT, OTHER_PORT = 9272, 9273
 ANY, SECOND, SPECIFIC = "239.72.0.1", "239.72.0.2", "232.72.0.3"
 ANY6, LINK6, SPECIFIC6 = "ff15::72:1", "ff02::72:2", "ff35::72:3"
 
-StreamFacts = tuple[str, str, int, str]  # interface of the host, group, port, source
+Stream = tuple[str, str, int, str]  # interface of the host, group, port, source
 
 
 def address(wire: int, last: int, version: int = 4) -> str:
@@ -52,7 +52,7 @@ def source(wire: int, group: str, last: int = 2) -> str:
     return address(wire, last, 6 if ":" in group else 4)
 
 
-def stream(wire: int, group: str, last: int = 2, port: int = PORT) -> StreamFacts:
+def stream(wire: int, group: str, last: int = 2, port: int = PORT) -> Stream:
     return (f"eth{wire}", group, port, source(wire, group, last))
 
 
@@ -69,8 +69,8 @@ class Subscription:
 
     group: str
     interface: str | None
-    wanted: frozenset[StreamFacts]
-    allowed: frozenset[StreamFacts]
+    wanted: frozenset[Stream]
+    allowed: frozenset[Stream]
     port: int = PORT
     filter: dict[str, list[str]] = field(default_factory=dict)
     format: str = "lines"
@@ -272,10 +272,10 @@ class Output:
         self._offset = 0
         self._rest = b""
         self._since = 0.0
-        self._seen: set[tuple[StreamFacts, int]] = set()
+        self._seen: set[tuple[Stream, int]] = set()
         self.count = self.repeated = 0
-        self.streams: set[StreamFacts] = set()
-        self.fresh: dict[StreamFacts, float] = {}  # when the first was sent, of those sent after mark()
+        self.streams: set[Stream] = set()
+        self.fresh: dict[Stream, float] = {}  # when the first was sent, of those sent after mark()
 
     def mark(self, since: float) -> None:
         self._since = since
@@ -352,7 +352,7 @@ def test_a_minute_of_faults(stack: ExitStack, tmp_path: Path) -> None:
             stdout=subprocess.PIPE,
         )
 
-        def missing() -> dict[str, set[StreamFacts]]:
+        def missing() -> dict[str, set[Stream]]:
             """By subscription, the streams of which nothing has come that was sent after the mark."""
             for output in outputs.values():
                 output.read()

@@ -18,7 +18,7 @@ import sys
 import time
 
 
-class StreamFacts:
+class Stream:
     def __init__(self, interface: str, source: str, group: str, port: int, label: str) -> None:
         self.interface, self.source, self.to = interface, source, (group, port)
         self.head = f"{label} {group} {port} {source}"
@@ -58,7 +58,7 @@ class StreamFacts:
 
 def main() -> None:
     interval = float(sys.argv[1])
-    streams = [StreamFacts(*arguments) for arguments in json.loads(sys.argv[2])]
+    streams = [Stream(*arguments) for arguments in json.loads(sys.argv[2])]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     deadline = time.monotonic()
     with contextlib.suppress(SystemExit):

@@ -44,7 +44,7 @@ class Talker:
         self.close()
 
 
-class StreamFacts:
+class Stream:
     """A talker that sends without a pause, up to 1,000 datagrams a second, as long as the context lasts."""
 
     LONGEST = 60_000  # datagrams
@@ -58,7 +58,7 @@ class StreamFacts:
         while not self._stop.wait(0.001) and len(self._talker.sent) < self.LONGEST:
             self._talker.send()
 
-    def __enter__(self) -> StreamFacts:
+    def __enter__(self) -> Stream:
         self._thread.start()
         return self
 
