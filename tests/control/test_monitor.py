@@ -88,7 +88,7 @@ def test_only_what_changed_is_told() -> None:
 # -- over the socket
 
 
-def watch(path: Path, interval: float = LONG, timeout: float = 10) -> Iterator[Message]:
+def watch(path: Path, interval: float = LONG, timeout: float = 60) -> Iterator[Message]:
     with ControlClient(path, timeout) as client:
         yield from client.stream("io.mcastd.Monitor", interval=interval)
 
@@ -225,10 +225,12 @@ def _answer(listener: socket.socket, answer: bytes) -> None:
 # -- those who do not read
 
 
-def test_who_reads_late_gets_the_newest(server: ControlServer, path: Path, daemon: Any) -> None:
+def test_who_reads_late_gets_the_newest(path: Path, daemon: Any) -> None:
     daemon.workers = daemon.workers * 700  # of one name in the end; so large is a reply of them all
     daemon.workers = [replace(w, name=f"inbound/{n}", detail="x" * 100) for n, w in enumerate(daemon.workers)]
-    with closing(watch(path, 0.1)) as slow, closing(watch(path)) as prompt:
+    server = ControlServer(path, daemon, timeout=300.0)  # on a busy machine the rounds below take a minute
+    server.start()
+    with closing(server), closing(watch(path, 0.1)) as slow, closing(watch(path)) as prompt:
         assert len(next(slow)["states"]) == 2100
         assert len(next(prompt)["states"]) == 2100
         for number in range(30):  # each more than a socket holds

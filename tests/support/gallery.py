@@ -215,7 +215,7 @@ def require_gone(case: Case, lab: Lab) -> None:
         _, report = lab.doctor(*case.arguments)
         return (case.worker, case.cause) not in {(one["worker"], one["cause"]) for one in report["findings"]}
 
-    wait_for(gone, f"{case.name} mended", timeout=150)  # each look takes seconds
+    wait_for(gone, f"{case.name} mended", timeout=240)  # each look takes seconds
 
 
 def changed(config: str, table: str, lines: Sequence[str]) -> str:
