@@ -55,7 +55,7 @@ def read_key(kind: type[SomeKey], place: str) -> SomeKey:
     path = path_of(place)
     what = f"cannot read {kind.noun} from {printable(path)}"
     ways_out = {
-        errno.ENOENT: f"copy it there, or make one: {_command(kind, path)}",
+        errno.ENOENT: _to_have(kind, path),
         errno.EACCES: f"chown {_own_name()} {shlex.quote(str(path))}",
     }
     with _explained(what, ways_out), place_of(path) as found:
@@ -186,10 +186,20 @@ def _explained(what: str, ways_out: Mapping[int, str]) -> Iterator[None]:
         raise KeyFileError(what, reason_of(error), way_out, reason=reason, errno=number) from error
 
 
+def _to_have(kind: type[WrittenKey], path: Path) -> str:
+    """What to do about a key that is not there. A new pair's public half would verify nothing that is sent."""
+    if kind is VerifyingKey:
+        return f"copy it there from the sender, where it is beside sign_key, as PATH{PUBLIC_SUFFIX}"
+    return f"copy it there, or make one: {_command(kind, path)}"
+
+
 def _instead(kind: type[WrittenKey], path: Path, error: NotAKeyError) -> str:
     """What to do about a file that has no such key."""
     if error.reason == "other-kind":
-        return "a signing key's public half is in PATH.pub" if kind is VerifyingKey else "name the right file"
+        public = f"a signing key's public half is in PATH{PUBLIC_SUFFIX} at the sender"
+        return public if kind is VerifyingKey else "name the right file"
+    if kind is VerifyingKey:
+        return _to_have(kind, path)
     return f"make another: {_command(kind, path.with_name(path.name + '.new'))}"
 
 

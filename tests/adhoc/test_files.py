@@ -288,7 +288,8 @@ def test_a_key_that_cannot_be_had_is_told_as_the_daemon_tells_it(
     exposed = f"{keys.other}: its mode 0640 opens it to others than its owner; chmod 600 {keys.other}"
     none = f"{missing}: no such file or directory; copy it there, or make one: mcastd keygen {missing}"
     kind = (
-        f"{keys.sign}: this is a signing key, not a verifying key; a signing key's public half is in PATH.pub"
+        f"{keys.sign}: this is a signing key, not a verifying key;"
+        " a signing key's public half is in PATH.pub at the sender"
     )
     for words, path, option, place, cause in (
         ("send", tree, "--key", keys.other, f"cannot send {tree}: cannot read a group key from {exposed}"),

@@ -210,6 +210,13 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, no_fd_leak: 
     )
 
 
+def test_no_pair_is_made_in_place_of_a_public_half_that_is_missing_or_broken(tmp_path: Path) -> None:
+    # What is signed by the sender's key no other public half verifies
+    copied = "copy it there from the sender, where it is beside sign_key, as PATH.pub"
+    assert refusal(VerifyingKey, str(tmp_path / "none")).way_out == copied
+    assert refusal(VerifyingKey, written(tmp_path / "empty", b"")).way_out == copied
+
+
 @pytest.mark.root
 def test_a_key_of_another_user_is_refused_with_the_fix(tmp_path: Path) -> None:
     place = written(tmp_path / "images.key", GroupKey(SECRET).text)
