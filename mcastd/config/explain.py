@@ -15,12 +15,14 @@ from mcastd.config.daemon import DaemonSettings
 from mcastd.config.kinds import kinds_among
 from mcastd.config.model import Conflicts
 from mcastd.config.outputs import OUTPUTS
+from mcastd.config.protocols import INBOUND_PROTOCOLS, OUTBOUND_PROTOCOLS
 from mcastd.config.types import Location
 from mcastd.config.whole import Config
 from mcastd.config.words import choose, show
 
-# Similarity (difflib) from which a key of another table was hardly meant: "source" and "sources" have 0.92.
-SIMILARITY_MIN = 0.9
+# Similarity (difflib) from which a key of another table was hardly meant: "source" and "sources" have 0.92,
+# "key" and "keys" 0.86.
+SIMILARITY_MIN = 0.85
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,12 @@ def _unknown(key: str, model: type[BaseModel]) -> str:
         (DaemonSettings, "[daemon]"),
         *((settings, f"[{table}.NAME]") for table, settings in Config.kinds().items()),
         *((output, f'the table of an output of kind = "{kind}"') for kind, output in OUTPUTS.models.items()),
+        *(
+            (protocol, f"protocol = {{ kind = {show(kind)}, {key} = ... }} of [{table}.NAME]")
+            for table, kinds in (("outbound", OUTBOUND_PROTOCOLS), ("inbound", INBOUND_PROTOCOLS))
+            for kind, protocol in kinds.models.items()
+            if key != "kind"  # each has one
+        ),
     ]
     elsewhere = [place for other, place in places if key in other.model_fields and other is not model]
     hint = _did_you_mean(key, known)

@@ -301,6 +301,12 @@ def test_a_long_array_and_a_long_string_with_one_error(refused: Refused) -> None
         ('log_level = "debug"', "unknown key; it belongs into [daemon]"),
         ("ttl = 3", "unknown key; it belongs into [outbound.NAME]"),
         ('source = "10.0.0.1"', 'unknown key; did you mean "sources"? "source" belongs into [outbound.NAME]'),
+        (
+            'verify_keys = "/x.pub"',
+            'belongs into protocol = { kind = "flute", verify_keys = ... } of [inbound.NAME]',
+        ),
+        ('protocol = { kind = "flute", sign_key = "/x" }', "sign_key = ... } of [outbound.NAME]"),
+        ('protocol = { kind = "flute", key = "/x" }', 'did you mean "keys"? "key" belongs into protocol = {'),
         ('output = { path = "/x", when_full = "block" }', 'of an output of kind = "fifo"'),
     ],
 )
