@@ -36,7 +36,7 @@ class ManifestStatus:
     expires: int | None  # the same: from then on it does not hold
     files: int
     total_bytes: int  # of these
-    refused: str  # why the last one was not taken, if that came since: a protocols.manifest.ManifestReason
+    refused: str  # why the last one was not taken, if that came since: a ManifestReason, or a SealReason
     refusal: str  # the same in words
 
 

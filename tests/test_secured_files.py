@@ -196,6 +196,9 @@ def test_what_is_not_signed_and_sealed_as_it_is_to_be_is_refused(
     assert receiving.files == {}
     assert receiving.dropped[reason]
     assert receiving.dropped.keys() <= {reason, "no-fdt"}
+    if (manifest := receiving.sequencer.manifest) is not None and sent and reason != "refused":
+        assert (manifest.serial, manifest.refused) == (None, reason)
+        assert manifest.refusal
 
 
 def test_an_outsider_changes_nothing_in_a_sealed_session(

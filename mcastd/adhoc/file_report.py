@@ -15,6 +15,7 @@ from mcastd.console.text import bar, plural, scaled, span
 from mcastd.delivery.received import ObjectState, Outcome
 from mcastd.printable import printable
 from mcastd.protocols import raptorq
+from mcastd.protocols.manifest import ManifestReason
 from mcastd.protocols.seal import SealReason
 from mcastd.status import NO_MANIFEST, ChannelStatus, ObjectsStatus, SubscriptionStatus
 
@@ -173,6 +174,8 @@ def _undescribed(status: SubscriptionStatus) -> Sequence[str]:
         way_out = "  it is sealed: give --key the group key that the sender has"
     elif status.manifest is not None and status.manifest.refused:
         way_out = f"  a manifest came, which is not taken: {printable(status.manifest.refusal)}"
+        if status.manifest.refused in {ManifestReason.OTHER_CHANNEL, SealReason.FORGED}:
+            way_out += "; give --channel as the sender has it"
     return [
         f"{plural(status.counters.received, 'datagram')} came, and none tells of a file{reasons}",
         way_out,

@@ -172,7 +172,11 @@ class ManifestReception:
 
         Returns a manifest when all of it has come; it is then the current one. Raises NotTakenError.
         """
-        found = self._read(packet)
+        try:
+            found = self._read(packet)
+        except NotTakenError as error:
+            self._note_unread(error)
+            raise
         newest = self._serials.newest(self._trusted, self._channel)
         if newest is not None and found.serial < newest.serial:
             raise NotTakenError(REPLAYED, f"serial {found.serial}, after {newest.serial} before")
@@ -199,6 +203,11 @@ class ManifestReception:
         if self.current is not None and self.current.manifest.expires <= wall:
             self.current = None
             self.status = NO_MANIFEST
+
+    def _note_unread(self, error: NotTakenError) -> None:
+        """While no manifest holds, let the status say why a packet of one cannot be read."""
+        if self.current is None and error.reason in {SealReason.FORGED, SealReason.WRONG_KEY}:
+            self.status = replace(self.status, refused=str(error.reason), refusal=str(error))
 
     def _read(self, packet: ManifestPacket) -> Announced:
         header, raw, sbn, esi, payload = packet

@@ -293,7 +293,7 @@ class Subscription:
         self.report(context, link)
 
     def report(self, context: Context, link: Receiver, *, ready: bool = False) -> None:
-        self._condition.report(context, self._config, link, self._outputs, ready=ready)
+        self._condition.report(context, self._config, link, self._outputs, self._manifest, ready=ready)
 
     def next_alarm(self) -> float:
         return self._alarms.deadline

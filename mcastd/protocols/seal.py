@@ -279,7 +279,7 @@ class AnnouncementOpener:
     def open(self, header: bytes, toi: int, payload_id: int, payload: Buffer) -> Announced:
         """The symbol of a packet. Raises NotOpenedError; for FORGED nothing that it says is right."""
         if not is_announcement(payload):
-            raise NotOpenedError(SealReason.FORGED, "it is not sealed as an announcement")
+            raise NotOpenedError(SealReason.FORGED, "it is not sealed")
         prefix = bytes(payload[: _PREFIX.size])
         _, key_id, serial, salt = _PREFIX.unpack(prefix)
         if (key := self._keys.get(key_id)) is None:
@@ -291,7 +291,7 @@ class AnnouncementOpener:
             symbol = aead.decrypt(_TOI.pack(toi) + packed, payload[_PREFIX.size :], header + packed + prefix)
         except (invalid_tag(), struct.error):  # struct.error: no nonce has room for such a TOI or payload id
             raise NotOpenedError(
-                SealReason.FORGED, "nobody in this group sealed it for this channel"
+                SealReason.FORGED, f"it is forged, or sealed for another channel than {self._channel}"
             ) from None
         self._known[prefix] = aead  # only now: what is forged takes no place
         self._known.move_to_end(prefix)

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
+from support.secured import Sender
 from support.subscription import Run, fifo_output, file_output
 from support.wait import wait_for
 
 from mcastd import clock
 from mcastd.bounded import STATUS_PATIENCE_SECONDS, Patience
+from mcastd.delivery.keys import make_group_key
 from mcastd.worker import Signal
 
 DETAIL = "receiving 239.255.1.2 port 9190"
@@ -58,6 +60,24 @@ def test_an_output_that_cannot_be_written_is_said_until_it_works_again(
     path.rmdir()
     run.start()
     said(run)
+
+
+def test_a_manifest_that_is_refused_is_said_until_one_is_taken(
+    tmp_path: Path, make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cryptography")
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))
+    for key in ("ours", "theirs"):
+        make_group_key(tmp_path / key)
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "one").write_bytes(b"1")
+    protocol = {"kind": "flute", "keys": [str(tmp_path / "ours")], "channel": "images"}
+    run = make_run({"kind": "directory", "path": str(tmp_path / "received")}, protocol=protocol)
+    link = run.start()
+    for key, cause in (("theirs", ("takes no files: a manifest is refused", "is not here")), ("ours", ())):
+        link.deliver(*Sender(tmp_path, key=key).a_pass())
+        said(run, *cause)
+    wait_for((tmp_path / "received" / "one").exists)
 
 
 def test_an_absent_reader_is_no_trouble(tmp_path: Path, make_run: Callable[..., Run]) -> None:
