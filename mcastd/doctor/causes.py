@@ -59,6 +59,7 @@ CAUSES: tuple[Cause, ...] = (
     _cause("two-senders"),
     _cause("queue-full"),
     _cause("cycle-too-long"),
+    _cause("files-unsent"),
     # the port
     _cause("port-taken", "cross-talk", "membership-lost", *NOT_AT_WORK),
     # in, from the wire to the socket
@@ -87,6 +88,7 @@ CAUSES: tuple[Cause, ...] = (
     _cause("overflow-earlier"),
     _cause("backlog-full", beside=True),
     # whole files
+    _cause("wrong-session"),
     _cause("wrong-key"),
     _cause("clock-wrong"),
     _cause("manifest-refused"),

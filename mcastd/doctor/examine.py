@@ -42,6 +42,7 @@ CHECKS: tuple[tuple[Check, type[WorkerSettings]], ...] = (
     (sending.loop, InboundSubscription),
     (sending.two_senders, OutboundChannel),
     (sending.cycle, OutboundChannel),
+    (sending.unsent, OutboundChannel),
     (departure.departure, OutboundChannel),
     (reports.routers, OutboundChannel),
     (neighbours.port, InboundSubscription),

@@ -15,7 +15,7 @@ from mcastd.doctor.finding import Finding, Said, Severity
 from mcastd.doctor.quoting import command
 from mcastd.doctor.seen import received_meanwhile
 from mcastd.doctor.subject import Subject
-from mcastd.inbound.given import EXPIRED, NO_FDT
+from mcastd.inbound.given import EXPIRED, FOREIGN_SESSION, NO_FDT
 from mcastd.protocols import raptorq
 from mcastd.protocols.manifest import ManifestReason
 from mcastd.protocols.seal import SealReason
@@ -37,7 +37,20 @@ def descriptions(subject: Subject[InboundSubscription], _evidence: Evidence) -> 
         if manifest.refused in OF_CLOCKS and received_meanwhile(subject).dropped[REFUSED]:
             yield _clock_wrong(manifest, Severity.WARNING)
         return
-    if sealed := _dropped(subject, SealReason.WRONG_KEY):
+    if protocol.session is not None and _is_elsewhere(subject):
+        foreign = subject.now(SubscriptionStatus).counters.dropped[FOREIGN_SESSION]
+        yield Finding(
+            "wrong-session",
+            Severity.BROKEN,
+            "what comes is of another session than the one that it is to receive",
+            (
+                f"session = {protocol.session} (protocol in {subject.table})",
+                f"dropped as {FOREIGN_SESSION}: {foreign} datagrams (status)",
+            ),
+            f"set session of protocol in {subject.table} to the one of the channel that sends, which is 1 if"
+            " that says none; or take it away: then the first session that is heard is received",
+        )
+    elif sealed := _dropped(subject, SealReason.WRONG_KEY):
         here = "none of its keys opens them" if protocol.keys else "it has no key"
         yield Finding(
             "wrong-key",
@@ -92,16 +105,12 @@ def _by_manifest(subject: Subject[InboundSubscription], manifest: ManifestStatus
     elif refused in OF_CLOCKS:
         yield _clock_wrong(manifest, Severity.BROKEN)
     elif refused or replayed:
-        other = refused == ManifestReason.OTHER_CHANNEL
         yield Finding(
             "manifest-refused",
             Severity.BROKEN,
             f"the manifest that comes is not taken: {manifest.refusal or 'a newer one was taken before'}",
             (said if refused else f"dropped as {REPLAYED}: {replayed} datagrams (status)",),
-            f"set channel of protocol in {subject.table} to the name of the channel that sends"
-            if other
-            else "set the sender's clock, which numbers its manifests; if somebody replays what was sent"
-            " before, nothing is wrong here",
+            _to_have_taken(subject, refused),
         )
     elif waits := _waits(subject):
         yield Finding(
@@ -120,6 +129,26 @@ def _clock_wrong(manifest: ManifestStatus, severity: Severity) -> Finding:
 
 def _refusal(manifest: ManifestStatus) -> str:
     return f"manifest: {manifest.refused}: {manifest.refusal} (status)"
+
+
+def _to_have_taken(subject: Subject[InboundSubscription], refused: str) -> str:
+    """What to do about a manifest that is refused: for this reason, or as it is older ("")."""
+    channel = f"set channel of protocol in {subject.table} to the name of the channel that sends"
+    if refused == ManifestReason.OTHER_CHANNEL:
+        return channel
+    if refused == SealReason.FORGED:
+        return f"{channel}; if that has no key, give it the one of keys here"
+    return (
+        "set the sender's clock, which numbers its manifests; if somebody replays what was sent before,"
+        " nothing is wrong here"
+    )
+
+
+def _is_elsewhere(subject: Subject[InboundSubscription]) -> bool:
+    """Return True if what comes is of other sessions, and nothing of the one that is named was described."""
+    status = subject.now(SubscriptionStatus)
+    described = any(output.objects is not None and output.objects.states for output in status.outputs)
+    return bool(status.counters.dropped[FOREIGN_SESSION]) and not described and not status.counters.held
 
 
 def _dropped(subject: Subject[InboundSubscription], reason: str) -> int:
@@ -173,7 +202,7 @@ def hindered(
         yield Finding(
             "files-refused",
             Severity.WARNING,
-            f"{refused} of the files for {path} are refused",
+            f"{refused} of the files for {path} {'is' if refused == 1 else 'are'} refused",
             (said, f"states: {dict(objects.states)}; dropped: {dict(state.counters.dropped)} (status)"),
             fix,
         )

@@ -1,4 +1,4 @@
-"""What the settings of a channel keep from receivers: TTL, loop, a second sender."""
+"""What a channel keeps from receivers: by its TTL, its loop, a second sender, files that it does not send."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 
 from mcastd.config import InboundSubscription, OutboundChannel
+from mcastd.delivery import catalog
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
+from mcastd.doctor.permits import group, user
+from mcastd.doctor.quoting import command
 from mcastd.doctor.subject import Subject
 from mcastd.ip import Address, stays_on_link
 from mcastd.net.interfaces import Interface
@@ -17,6 +20,10 @@ from mcastd.status import ChannelStatus
 
 RTF_UP, RTF_GATEWAY = 0x1, 0x2  # linux/route.h
 USED = RTF_UP | RTF_GATEWAY
+# Reasons for which no file is sent that are often meant, or over with the next pass.
+PASSING = {catalog.LINK, catalog.CHANGING}
+# Of the files that are not sent, this many are named.
+NAMED_FILES = 5
 
 
 def ttl(subject: Subject[OutboundChannel], evidence: Evidence) -> Iterator[Said]:
@@ -128,4 +135,25 @@ def cycle(subject: Subject[OutboundChannel], _evidence: Evidence) -> Iterator[Sa
         ),
         f"{line} in {subject.table}, or more; or send fewer files",
         ways=(Way(table=subject.table, lines=(line,)),),
+    )
+
+
+def unsent(subject: Subject[OutboundChannel], _evidence: Evidence) -> Iterator[Said]:
+    """Check that all files below a source are sent."""
+    files, path = subject.now(ChannelStatus).files, subject.settings.source.file
+    if files is None or path is None or not files.refused:
+        return
+    fixes = []
+    if files.refused.get(catalog.UNREADABLE):
+        as_group = command("chgrp", "-R", group(), path), command("chmod", "-R", "g+rX", path)
+        fixes.append(f"let user {user()} read them: {' && '.join(as_group)}")
+    if files.refused.get(catalog.TOO_LARGE):
+        fixes.append(f"with sign_key in protocol of {subject.table} larger files are sent, in parts")
+    fixes.append("move what is not to be sent elsewhere; the log says why for each: file.refused")
+    yield Finding(
+        "files-unsent",
+        Severity.WARNING if files.refused.keys() - PASSING else Severity.HINT,
+        f"some of what is below {path} is not sent",
+        (f"refused: {dict(files.refused)} (status)", *files.refusals[:NAMED_FILES]),
+        "; ".join(fixes),
     )

@@ -529,6 +529,16 @@ SEALED = {**SIGNED, "keys": ["/etc/one key", "/etc/two"]}
         (SIGNED, {}, {"refused": "other-channel"}, ["manifest-refused"], "set channel of protocol in"),
         (SIGNED, {}, {"refused": "rolled-back"}, ["manifest-refused"], "set the sender's clock"),
         (SIGNED, {"replayed": 5}, {}, ["manifest-refused"], "set the sender's clock"),
+        (SIGNED, {}, {"refused": "forged"}, ["manifest-refused"], "if that has no key, give it"),
+        (SIGNED, {"foreign-session": 5}, {}, [], ""),  # of any session
+        (
+            SIGNED | {"session": 77},
+            {"foreign-session": 5},
+            {},
+            ["wrong-session"],
+            "set session of protocol in",
+        ),
+        (SIGNED | {"session": 77}, {"foreign-session": 5}, {"serial": 7}, [], ""),
         (SIGNED, {"no-fdt": 5}, {}, ["files-undescribed"], "see whether the sender has keys"),
         (SEALED, {"no-fdt": 5, "wrong-key": 5}, {}, ["wrong-key"], "mcastctl stop-worker inbound/news"),
     ],
@@ -566,6 +576,22 @@ def test_a_pass_that_outlasts_what_it_says(rate: str, repair: float, expected: s
     assert [one.ways[0].lines for one in found] == [(f'rate = "{expected}"',)] * bool(expected)
     assert said(sending.cycle, replace(subject, status={"files": {"total_bytes": 1}}), Given()) == []
     assert said(sending.cycle, outbound(), Given()) == []
+
+
+def test_files_that_are_not_sent() -> None:
+    for refused, expected, fix in (
+        ({}, [], ""),
+        ({"link": 2, "changing": 3}, ["hint"], "move what is not to be sent elsewhere"),
+        ({"link": 2, "unreadable": 4}, ["warning"], "chmod -R g+rX /srv"),
+        ({"too-large": 5}, ["warning"], "with sign_key in protocol of [outbound.news] larger files are sent"),
+    ):
+        files_status = {"refused": refused, "refusals": ["one: permission denied"]}
+        subject = outbound(source="/srv", rate="1kbit", protocol={"kind": "flute"})
+        subject = replace(subject, status={"files": files_status})
+        found = [one for one in sending.unsent(subject, Given()) if isinstance(one, Finding)]
+        assert [(one.cause, one.severity) for one in found] == [("files-unsent", each) for each in expected]
+        assert all(fix in one.fix and one.evidence[1] == "one: permission denied" for one in found)
+    assert said(sending.unsent, outbound(), Given()) == []
 
 
 def test_a_backlog_that_drops() -> None:
@@ -610,6 +636,30 @@ def test_a_directory_that_is_to_have_files(
     output = DirectoryOutput(path=tmp_path / "images")
     settings = inbound(output=str(tmp_path / "news")).settings.model_copy(update={"output": (output,)})
     assert said(outputs.outputs, Subject("inbound/news", settings, "active"), Given()) == expected
+
+
+@pytest.mark.root
+def test_a_directory_that_cannot_be_made_is_to_be_made_itself(tmp_path: Path) -> None:
+    for directory in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        directory.chmod(0o755)
+    subject = inbound(protocol="flute", output={"kind": "directory", "path": str(tmp_path / "images")})
+    os.seteuid(65_534)
+    try:
+        found = [one for one in outputs.outputs(subject, Given()) if isinstance(one, Finding)]
+    finally:
+        os.seteuid(0)
+    assert [(one.cause, one.fix) for one in found] == [
+        ("output-directory", f"install -d -o nobody -g root {tmp_path}/images")
+    ]
+
+
+def test_a_pipe_of_notices_is_named_by_its_key(tmp_path: Path) -> None:
+    (tmp_path / "notices").touch()
+    output = {"kind": "directory", "path": str(tmp_path), "notify": str(tmp_path / "notices")}
+    found = list(outputs.outputs(inbound(protocol="flute", output=output), Given()))
+    assert [(one.cause, one.fix) for one in found if isinstance(one, Finding)] == [
+        ("output-wrong-kind", "give another path as notify of output in [inbound.news]")
+    ]
 
 
 def test_an_output_below_what_is_no_directory(tmp_path: Path) -> None:

@@ -94,13 +94,23 @@ def with_files(lab: Lab) -> Iterator[None]:
     yield
 
 
+@contextlib.contextmanager
+def one_unreadable(lab: Lab) -> Iterator[None]:
+    locked = lab.directory / "files" / "locked"
+    locked.write_bytes(b"of its owner alone")
+    locked.chmod(0)
+    wait_for(lambda: lab.daemon.worker("outbound/news")["status"]["files"]["refused"], "it is not sent")
+    yield
+    locked.unlink()
+
+
 def signed(directory: Path, by: str = "there") -> Secrets:
     """The sender's, as the next."""
     return Secrets("news", read_key(SigningKey, str(directory / f"{by}.sign")), None)
 
 
-def sealed(directory: Path) -> Secrets:
-    return Secrets("news", None, read_key(GroupKey, str(directory / "there.key")))
+def sealed(directory: Path, by: str = "there") -> Secrets:
+    return Secrets("news", None, read_key(GroupKey, str(directory / f"{by}.key")))
 
 
 def copied(suffix: str) -> Callable[[Lab, str], None]:
@@ -168,6 +178,35 @@ CASES = [
         variant="signed",
         by_hand="only a person can bring the key",
         hand=copied(".sign.pub"),
+    ),
+    Case(
+        "manifest-refused",
+        "broken",
+        receiving(protocol=f'{WITH_KEY[:-2]}, channel = "views" }}'),
+        sent(
+            lambda status: status["manifest"]["refused"] == "forged",
+            keys=lambda directory: sealed(directory, "here"),
+        ),
+        prepare=with_keys,
+        wrap=STATE,
+        variant="sealed-for-another-channel",
+        by_hand="which channel is meant is for a person to say",
+    ),
+    Case(
+        "wrong-session",
+        "broken",
+        receiving(protocol='{ kind = "flute", session = 77 }'),
+        sent(lambda status: status["counters"]["dropped"].get("foreign-session")),
+        by_hand="which session is meant is for a person to say",
+    ),
+    Case(
+        "files-unsent",
+        "warning",
+        sending("1Mbit"),
+        one_unreadable,
+        worker="outbound/news",
+        prepare=with_files,
+        by_hand="who may read it is for a person to say",
     ),
     Case(
         "cycle-too-long",
