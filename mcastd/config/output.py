@@ -30,6 +30,11 @@ class OutputPath(NamedTuple):
     type: int = stat.S_IFREG  # of what is made there, as in st_mode: a regular file, S_IFIFO or S_IFDIR
     rotated: bool = False  # PATH.1, PATH.2 and so on are the output's, too
 
+    @property
+    def setting(self) -> str:
+        """What a path is called in the table of the subscription: "output", or the key beside its path."""
+        return "output" if self.key == "path" else f"{self.key} of output"
+
 
 class OutputSettings(OfKind):
     """The table of an output: each kind has its own, with at least these fields."""

@@ -187,7 +187,7 @@ def _explained(what: str, ways_out: Mapping[int, str]) -> Iterator[None]:
 
 
 def _to_have(kind: type[WrittenKey], path: Path) -> str:
-    """What to do about a key that is not there. A new pair's public half would verify nothing that is sent."""
+    """What to do about a key that is not there. The public half of a new pair would verify nothing."""
     if kind is VerifyingKey:
         return f"copy it there from the sender, where it is beside sign_key, as PATH{PUBLIC_SUFFIX}"
     return f"copy it there, or make one: {_command(kind, path)}"

@@ -70,7 +70,8 @@ def source(subject: Subject[OutboundChannel], _evidence: Evidence) -> Iterator[S
             Severity.BROKEN,
             f"its source {path} is {KINDS.get(kind, 'something else')}, and cannot be sent",
             (said, f"{path}: {KINDS.get(kind)} (stat)"),
-            f"name a file or a {'directory' if files else 'FIFO'} as source in {subject.table}",
+            f"name a file or a {'directory' if files else 'FIFO'} as source in {subject.table}"
+            + (', or let it have protocol = "flute", and a rate' if kind == stat.S_IFDIR else ""),
         )
     elif kind == stat.S_IFREG and not files and not subject.settings.follow and _is_empty(path, found):
         may_grow = subject.settings.repeat == 1 and subject.settings.framing != "file"

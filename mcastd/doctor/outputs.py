@@ -77,7 +77,7 @@ def _output(subject: Subject[InboundSubscription], looked: Looked) -> Iterator[S
 def _written(subject: Subject[InboundSubscription], looked: Looked, one: OutputPath) -> list[Finding]:
     findings = list(_path(subject, looked, one))
     if not findings and one.type != stat.S_IFIFO:
-        findings = list(_room(one.path, looked.said))
+        findings = list(_room(one, looked.said))
     return findings
 
 
@@ -120,7 +120,7 @@ def _path(subject: Subject[InboundSubscription], looked: Looked, written: Output
                 Severity.BROKEN,
                 f"its output {path} is not {KINDS[wanted]} but {KINDS.get(kind, 'something else')}",
                 (said, f"{path}: {KINDS.get(kind)} (stat)"),
-                f"give another path as output in {subject.table}"
+                f"give another path as {written.setting} in {subject.table}"
                 + (f", or write to what is there: {line}" if line else ""),
                 ways=(Way(table=subject.table, lines=(line,)),) if line else (),
             )
@@ -140,13 +140,14 @@ def _path(subject: Subject[InboundSubscription], looked: Looked, written: Output
     nearest = next(parent for parent in path.parents if os.path.exists(parent) or parent == parent.parent)
     if refusal := refused(nearest, os.W_OK | os.X_OK):
         where, why = refusal
-        fix, directory = permit(where, os.X_OK), path.parent
+        base = path if wanted == stat.S_IFDIR else path.parent
+        fix, directory = permit(where, os.X_OK), base
         if where == nearest:
-            fix, directory = permit_directory(path.parent)
+            fix, directory = permit_directory(base)
         words, way = fix.words, fix.way
-        if directory != path.parent:
+        if directory != base:
             line = _moved(subject, output, directory / path.name)
-            there = f"{line or f'give a path in {directory} as output'} in {subject.table}"
+            there = f"{line or f'give a path in {directory} as {written.setting}'} in {subject.table}"
             words = f"{words}; then {there}" if words else there
             way = replace(way, table=subject.table, lines=(line,)) if line else Way()
         yield Finding(
@@ -163,7 +164,7 @@ def _path(subject: Subject[InboundSubscription], looked: Looked, written: Output
             Severity.BROKEN,
             f"its output {path} cannot be created: {nearest} is no directory",
             (said, f"{nearest}: {KINDS.get(stat.S_IFMT(nearest.stat().st_mode))} (stat)"),
-            f"give another path as output in {subject.table}",
+            f"give another path as {written.setting} in {subject.table}",
         )
 
 
@@ -176,7 +177,8 @@ def _moved(subject: Subject[InboundSubscription], output: OutputSettings, path: 
     return f'output = {{ kind = "{kind}", path = {toml(str(path))} }}'
 
 
-def _room(output: Path, said: str) -> Iterator[Finding]:
+def _room(written: OutputPath, said: str) -> Iterator[Finding]:
+    output = written.path
     path = next(one for one in (output, *output.parents) if os.path.exists(one))
     try:
         room = os.statvfs(path)
@@ -189,7 +191,8 @@ def _room(output: Path, said: str) -> Iterator[Finding]:
             Severity.BROKEN,
             f"the file system of its output {output} is full: datagrams are dropped until there is room",
             (said, f"free: {free} of {room.f_blocks * room.f_frsize} bytes (statvfs {path})"),
-            f"make room: {command('du', '-x', path.parent)}; rotate_size and keep bound what an output takes",
+            f"make room: {command('du', '-x', path.parent)}"
+            + ("; rotate_size and keep bound what an output takes" if written.type == stat.S_IFREG else ""),
         )
     elif room.f_files and not room.f_ffree and not output.exists():
         yield Finding(

@@ -215,7 +215,10 @@ class FileSource(Source):
 
     def _require_readable(self, status: os.stat_result) -> None:
         if (kind := stat.S_IFMT(status.st_mode)) not in _READABLE:
-            raise self._error(f"it is {KINDS.get(kind, 'something else')}", "name a file or a FIFO")
+            way_out = "name a file or a FIFO"
+            if kind == stat.S_IFDIR:
+                way_out += ', or set a rate and protocol = "flute", which sends all files of it'
+            raise self._error(f"it is {KINDS.get(kind, 'something else')}", way_out)
 
     def _require_no_loop(self, fd: int, status: os.stat_result) -> None:
         """Close ``fd`` and raise SourceError if what is sent from it would come back to it for ever."""
