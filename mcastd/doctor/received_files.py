@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from mcastd.config import DirectoryOutput, FluteInbound, InboundSubscription
-from mcastd.delivery.manifest_reception import REFUSED, REPLAYED
+from mcastd.delivery.manifest_reception import FOREIGN_SESSION, REFUSED, REPLAYED
 from mcastd.delivery.received import ObjectState
 from mcastd.delivery.refused import TOO_LARGE
 from mcastd.doctor.evidence import Evidence
@@ -15,7 +15,7 @@ from mcastd.doctor.finding import Finding, Said, Severity
 from mcastd.doctor.quoting import command
 from mcastd.doctor.seen import received_meanwhile
 from mcastd.doctor.subject import Subject
-from mcastd.inbound.given import EXPIRED, FOREIGN_SESSION, NO_FDT
+from mcastd.inbound.given import EXPIRED, NO_FDT
 from mcastd.protocols import raptorq
 from mcastd.protocols.manifest import ManifestReason
 from mcastd.protocols.seal import SealReason

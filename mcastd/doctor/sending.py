@@ -9,6 +9,7 @@ from ipaddress import ip_address
 
 from mcastd.config import InboundSubscription, OutboundChannel
 from mcastd.delivery import catalog
+from mcastd.delivery.refused import TOO_LARGE
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.permits import group, user
@@ -147,7 +148,7 @@ def unsent(subject: Subject[OutboundChannel], _evidence: Evidence) -> Iterator[S
     if files.refused.get(catalog.UNREADABLE):
         as_group = command("chgrp", "-R", group(), path), command("chmod", "-R", "g+rX", path)
         fixes.append(f"let user {user()} read them: {' && '.join(as_group)}")
-    if files.refused.get(catalog.TOO_LARGE):
+    if files.refused.get(TOO_LARGE):
         fixes.append(f"with sign_key in protocol of {subject.table} larger files are sent, in parts")
     fixes.append("move what is not to be sent elsewhere; the log says why for each: file.refused")
     yield Finding(
