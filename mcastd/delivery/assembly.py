@@ -23,44 +23,13 @@ from dataclasses import replace
 from mcastd.counters import SymbolCounts
 from mcastd.delivery import blockfile
 from mcastd.delivery.block import Decode, PartialBlock
-from mcastd.delivery.description import BLOCKS_MAX, ObjectDescription
-from mcastd.delivery.names import shown
-from mcastd.delivery.refused import BAD_DESCRIPTION, RefusedError
+from mcastd.delivery.description import ObjectDescription
+from mcastd.delivery.receivable import blocks_of
+from mcastd.delivery.repair import Repair
 from mcastd.delivery.symbols import HASH, MALFORMED, MEMORY, OVERHEAD_BYTES, Allowance
-from mcastd.protocols.fec import RAPTORQ, Blocks
-from mcastd.protocols.lct import Malformed
-from mcastd.protocols.raptorq import BLOCK_MAX_BYTES, SYMBOL_IDS, CodecError, CodecReason, NotInstalledError
+from mcastd.protocols.raptorq import SYMBOL_IDS, CodecError, NotInstalledError
 
-# Source symbols of a block, of which each takes a byte while it is received.
-BLOCK_SYMBOLS_MAX = 1 << 16
-# Repair symbols of a block that are kept beyond those that are missing. Decoding fails once in 256 with as
-# many as are missing, and once in 16 million with two more. RFC 6330 section 5.8 asks for less: once in 100,
-# and once in a million.
-SPARE_SYMBOLS = 2
-# This part of the allowance, 1 / MAPS_SHARE, is for maps alone: should more be lost than can be repaired, the
-# blocks that wait with their repair symbols keep no others from beginning.
-MAPS_SHARE = 2
 OPEN, UNSEEN, SAME, DONE = range(4)
-
-
-def blocks_of(description: ObjectDescription) -> Blocks:
-    """The source blocks of an object that can be received. Raises RefusedError."""
-    hashes = description.hashes
-    try:
-        blocks = description.blocks()
-    except Malformed as error:
-        raise _bad(description, str(error)) from error
-    if blocks.count > BLOCKS_MAX:
-        raise _bad(description, f"it has {blocks.count} blocks, more than {BLOCKS_MAX}")
-    if blocks.largest > BLOCK_SYMBOLS_MAX:
-        raise _bad(description, f"its blocks have {blocks.largest} symbols, more than {BLOCK_SYMBOLS_MAX}")
-    for oti in (description.oti, *(oti for _, oti in description.parts)):
-        if oti.sub_blocks != 1:
-            cause = f"its blocks are divided into {oti.sub_blocks} sub-blocks, not into symbols"
-            raise _bad(description, cause)
-    if hashes is not None and len(hashes) != blocks.count:
-        raise _bad(description, f"it has {blocks.count} blocks and {len(hashes)} hashes")
-    return blocks
 
 
 class Assembly:
@@ -93,12 +62,7 @@ class Assembly:
         self.blocks = blocks
         self.trouble: OSError | None = None  # what kept symbols from the file when it was last written
         self.stalled = False  # a block of which enough has come could not be completed: see retry()
-        self.cannot_repair: NotInstalledError | CodecError | None = None
-        self._repairs = description.oti.scheme == RAPTORQ
-        if self._repairs and (size := blocks.largest * blocks.symbol_size) > BLOCK_MAX_BYTES:
-            self.cannot_repair = CodecError(CodecReason.BLOCK_SIZE, f"blocks of {size} bytes are too large")
-            self._repairs = False
-        self._decode = decode
+        self._repair = Repair(blocks, description.oti.scheme, decode, counts, allowance)
         self._counts = counts
         self._allowance = allowance
         self._found = found
@@ -112,6 +76,11 @@ class Assembly:
     def complete(self) -> bool:
         """Return True if nothing more need be received."""
         return not self.left
+
+    @property
+    def cannot_repair(self) -> NotInstalledError | CodecError | None:
+        """Why blocks cannot be repaired now, or ever."""
+        return self._repair.hindrance
 
     @property
     def unchanged(self) -> bool:
@@ -238,9 +207,8 @@ class Assembly:
         return block
 
     def _give_back(self, block: PartialBlock) -> None:
-        size = self.blocks.symbol_size + OVERHEAD_BYTES
-        self._allowance.give(len(block.have) + OVERHEAD_BYTES + size * len(block.repair))
-        block.repair = {}
+        self._repair.let_go([block])
+        self._allowance.give(len(block.have) + OVERHEAD_BYTES)
 
     def _fitting(
         self, sbn: int, esi: int, symbols: Sequence[bytes | memoryview]
@@ -270,7 +238,7 @@ class Assembly:
         if sources < number and taken == sources:
             block.measure(counts)
             while taken < number and self._states[sbn] == OPEN and not block.wrong:
-                if self._keep(block, esi + taken, symbols[taken]):
+                if self._repair.keep(block, esi + taken, symbols[taken]):
                     kept += 1
                     if block.suffices:
                         self._finish(sbn, block)
@@ -305,31 +273,20 @@ class Assembly:
                 return at + stored - esi, new
         return len(symbols), new
 
-    def _keep(self, block: PartialBlock, esi: int, symbol: bytes | memoryview) -> bool:
-        """Keep a repair symbol, if the block needs it. Returns True if it is kept."""
-        counts = self._counts
-        if esi in block.repair:
-            counts.duplicate += 1
-        elif not self._repairs or len(block.repair) >= block.missing + SPARE_SYMBOLS + block.failed:
-            counts.surplus += 1
-        elif not self._allowance.take(len(symbol) + OVERHEAD_BYTES, self._allowance.size // MAPS_SHARE):
-            counts.dropped[MEMORY] += 1
-        else:
-            block.repair[esi] = bytes(symbol)
-            return True
-        return False
-
     # -- blocks
 
     def _finish(self, sbn: int, block: PartialBlock) -> None:
         """Complete a block of which enough has come: decode and verify it, and write its holes."""
         if block.missing:
             try:
-                data = self._decoded(block)
+                data = self._repair.decode(block, self.fd)
             except OSError as error:
                 self.trouble, self.stalled = error, True
                 return
             if data is None:
+                self.stalled = self.stalled or block.unasked
+                if not self._repair.is_possible:
+                    self._repair.let_go(self._open.values())
                 return
             right = self._is_block(sbn, hashlib.sha256(data).digest()) if self._hashed else True
             if right and not self._fill(block, data):
@@ -345,32 +302,6 @@ class Assembly:
         self._states[sbn] = DONE
         self.left -= 1
         self._close(sbn, block)
-
-    def _decoded(self, block: PartialBlock) -> memoryview | None:
-        """The bytes of a block, of what has come of it; None if that does not suffice. Raises OSError."""
-        block.unasked = False
-        try:
-            decoded = self._decode(block, self.fd, self.blocks.symbol_size)
-        except (NotInstalledError, CodecError) as error:
-            self.cannot_repair = error
-            if not isinstance(error, CodecError) or error.reason is not CodecReason.LIBRARY:
-                self._keep_no_repair()
-                return None
-            decoded = None  # it may do better with the next symbol, or by itself: see retry()
-            block.unasked = self.stalled = True
-        if decoded is None:
-            block.failed += 1
-            self._counts.failed_decodes += 1
-            return None
-        self.cannot_repair = None
-        return memoryview(decoded)[: block.size]
-
-    def _keep_no_repair(self) -> None:
-        """Let go of repair symbols: there is no code for them, and will be none."""
-        self._repairs = False
-        for block in self._open.values():
-            self._allowance.give((self.blocks.symbol_size + OVERHEAD_BYTES) * len(block.repair))
-            block.repair = {}
 
     def _fill(self, block: PartialBlock, data: memoryview) -> bool:
         """Write the holes of a block. Returns False if ``trouble`` keeps it from that."""
@@ -427,12 +358,3 @@ class Assembly:
         written, self.trouble = blockfile.write(self.fd, buffers, offset, size)
         self._counts.written_bytes += written
         return written
-
-
-def _bad(description: ObjectDescription, cause: str) -> RefusedError:
-    return RefusedError(
-        shown(description.path),
-        cause,
-        "its sender has to describe it otherwise",
-        reason=BAD_DESCRIPTION,
-    )

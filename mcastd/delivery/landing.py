@@ -125,7 +125,7 @@ class Landing:
                 if name.startswith(_ONCE) or now - found.st_mtime > LEFTOVER_SECONDS:
                     os.unlink(name, dir_fd=self._partials)
 
-    def has_space_for(self, size: int) -> bool:
+    def has_free_bytes(self, size: int) -> bool:
         """Return True if the file system has ``size`` bytes free: statvfs(3), which knows no quota."""
         found = os.fstatvfs(self._root)
         return found.f_bavail * found.f_frsize >= size

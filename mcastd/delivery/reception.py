@@ -6,14 +6,11 @@ symbols are received.
 
 from __future__ import annotations
 
-import errno
-import os
-import sys
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable
 
 from mcastd.counters import SymbolCounts
-from mcastd.delivery import content
+from mcastd.delivery import beginning, room
 from mcastd.delivery.assembly import Assembly
 from mcastd.delivery.block import Decode
 from mcastd.delivery.description import ObjectDescription, Run
@@ -21,13 +18,10 @@ from mcastd.delivery.finishing import Ending, NotSettledError, finish
 from mcastd.delivery.landing import Landing
 from mcastd.delivery.received import ObjectState, Outcome, Received
 from mcastd.delivery.refused import WRONG_DIGEST, RefusedError
+from mcastd.delivery.register import Register
 from mcastd.delivery.symbols import Allowance
 from mcastd.errors import SinkError
 
-# Objects that are described, of which each takes some memory, and bytes that their names take of it. Beyond,
-# the one that has waited longest for a symbol is forgotten.
-OBJECTS_MAX = 200_000
-NAMES_MAX_BYTES = 64 << 20
 # Objects that are received at a time, with two descriptors each at most.
 RECEIVING_MAX = 128
 # What all objects together may take for maps of their blocks and for repair symbols.
@@ -38,8 +32,6 @@ REFUSED_SECONDS = 60.0
 RETRY_SECONDS = 5.0
 # An object that gave way to smaller ones on a full disk begins anew after so long, or when it has room.
 GIVE_WAY_SECONDS = 60.0
-# How a file system says that it is full.
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 # The permission bits of a file where neither the output nor the sender says any.
 MODE = 0o640
 
@@ -72,22 +64,16 @@ class Reception:
     ) -> None:
         """Files get the permission bits ``mode``; None: those that their sender says."""
         self.counts = SymbolCounts() if counts is None else counts
-        self.states: Counter[str] = Counter() if states is None else states
-        self.lengths: Counter[ObjectState] = Counter()  # bytes on the wire of the objects in each state
+        self._register = Register(Counter() if states is None else states)
+        self.states, self.lengths = self._register.states, self._register.lengths
+        self._objects = self._register.objects
         self.receiving: dict[int, Received] = {}  # by TOI; what was touched last is the last
         self._touched: Received | None = None  # the last of these
         self.troubled: dict[int, Received] = {}  # those of which the file system has not taken something
         self.unrepaired: dict[int, Received] = {}  # those for which there is no code
-        self._objects: dict[int, Received] = {}  # all, by TOI
-        self._named: dict[tuple[str, ...], Received] = {}  # of each name the one that was described last
-        self._waiting: OrderedDict[int, Received] = OrderedDict()  # by TOI; the longest is the first
-        self._names_bytes = 0
-        self._session: tuple[str, int] | None = None  # sender and TSI, for which others were forgotten last
         self._queue: dict[int, Received] = {}  # have something to do beside receiving
-        self._landing = landing
-        self._decode = decode
-        self._size_max = size_max
-        self._mode = mode
+        self._landing, self._decode = landing, decode
+        self._size_max, self._mode = size_max, mode
         self._on_outcome = on_outcome
         self._receiving_max = receiving_max
         self._allowance = Allowance(ALLOWANCE_BYTES)
@@ -109,15 +95,11 @@ class Reception:
         ):
             self._forget(known)
             known = None
-        if known is None and self._has_room_for(description):
-            known = self._objects[description.toi] = self._waiting[description.toi] = Received(description)
-            self.states[ObjectState.WAITING] += 1
-            self.lengths[ObjectState.WAITING] += description.length
-            self._names_bytes += _name_bytes(description)
-            if (older := self._named.get(description.name)) is not None:
+        if known is None and self._make_place_for(description):
+            known, older = self._register.add(description)
+            if older is not None:
                 self._set_aside(older)
                 self._set(older, ObjectState.EXPIRED)
-            self._named[description.name] = known
             if not description.length:
                 self._queue[description.toi] = known
 
@@ -187,32 +169,14 @@ class Reception:
 
     # -- one object
 
-    def _has_room_for(self, description: ObjectDescription) -> bool:
-        """Return True if one more object can be kept in mind: maybe instead of others that wait."""
-        size = _name_bytes(description)
-        while len(self._objects) >= OBJECTS_MAX or self._names_bytes + size > NAMES_MAX_BYTES:
-            if self._waiting:
-                self._forget(next(iter(self._waiting.values())))
-            elif not self._forget_other_sessions(description):
+    def _make_place_for(self, description: ObjectDescription) -> bool:
+        """Return True if one more object can be known: maybe since others are forgotten."""
+        while self._register.is_full_for(description):
+            if not (others := self._register.replaceable_by(description)):
                 return False
+            for known in others:
+                self._forget(known)
         return True
-
-    def _forget_other_sessions(self, description: ObjectDescription) -> bool:
-        """Forget all objects of other sessions than that of an object, which is now received instead.
-
-        Returns False if there are none: that is looked for once in each session.
-        """
-        if self._session == (description.sender, description.session):
-            return False
-        self._session = description.sender, description.session
-        others = [
-            known
-            for known in self._objects.values()
-            if (known.description.sender, known.description.session) != self._session
-        ]
-        for known in others:
-            self._forget(known)
-        return bool(others)
 
     def _describe_again(self, known: Received, description: ObjectDescription, now: float) -> bool:
         """Returns False if it is another object than the one that is known."""
@@ -238,15 +202,16 @@ class Reception:
 
     def _begin(self, known: Received, now: float) -> Assembly | None:
         """Receive an object from here on. Returns None if that is not possible now."""
-        if now < known.again or self._waits_for_room(known, now):
+        if now < known.again or known.gives_way_until:  # its step sees when others leave room for it
             return None
         self._note(known, None)
         try:
-            content.require_receivable(known.description, self._size_max)
-            self._landing.require_free(known.description.name)
+            beginning.require_receivable(self._landing, known.description, self._size_max)
             if len(self.receiving) >= self._receiving_max:
-                self._make_room(now)
-            self._open(known)
+                self._end_oldest(now)
+            known.partial, known.assembly = beginning.begin(
+                self._landing, known.description, self._decode, self.counts, self._allowance
+            )
         except RefusedError as error:
             self._refuse(known, error, now)
         except OSError as error:
@@ -259,7 +224,7 @@ class Reception:
         self._queue[known.description.toi] = known
         return known.assembly
 
-    def _make_room(self, now: float) -> None:
+    def _end_oldest(self, now: float) -> None:
         """Have the object that was touched longest ago give up its place: it lands if it is complete."""
         oldest = next(iter(self.receiving.values()))
         while oldest.assembly is not None and oldest.assembly.complete and self._step(oldest, now):
@@ -268,53 +233,23 @@ class Reception:
 
     def _give_way(self, now: float) -> None:
         """On a full disk have the largest of several objects begin anew later: others get its room."""
-        trouble = next((one.trouble for one in self.troubled.values() if _is_full(one.trouble)), None)
-        if trouble is None:
+        trouble = room.full_disk(self.troubled.values())
+        if trouble is None or (giving := room.largest(self.receiving.values())) is None:
             return
-        having = [(one, each) for one in self.receiving.values() if (each := one.assembly) and each.present]
-        if len(having) < 2:
-            return
-        largest, _ = max(having, key=lambda pair: (pair[1].blocks.length, -pair[1].present))
-        self._stop_finishing(largest)
-        self._discard(largest)
-        self._note(largest, trouble, now + RETRY_SECONDS)
-        largest.gives_way_until = now + GIVE_WAY_SECONDS
-        self._set(largest, ObjectState.WAITING)
-        self._queue[largest.description.toi] = largest
+        self._stop_finishing(giving)
+        self._discard(giving)
+        self._note(giving, trouble, now + RETRY_SECONDS)
+        giving.gives_way_until = now + GIVE_WAY_SECONDS
+        self._set(giving, ObjectState.WAITING)
+        self._queue[giving.description.toi] = giving
 
-    def _waits_for_room(self, known: Received, now: float) -> bool:
-        """Return True if an object that gave way to others still has none."""
-        if now >= known.gives_way_until or self._landing.has_space_for(known.description.length):
+    def _still_gives_way(self, known: Received, now: float) -> bool:
+        """Return True if an object that gave way to others has no room on the disk yet."""
+        if now >= known.gives_way_until or self._landing.has_free_bytes(known.description.length):
             known.gives_way_until = 0.0
             return False
         self._note(known, known.trouble, now + RETRY_SECONDS)
         return True
-
-    def _open(self, known: Received) -> None:
-        """Raises RefusedError, OSError."""
-        description, landing = known.description, self._landing
-        signed = description.hashes is not None
-        partial = landing.begin(description.name, resumable=signed)
-        current = None
-        try:
-            current = landing.current(description.name) if signed else None
-            known.assembly = Assembly(
-                description,
-                partial.fd,
-                self._decode,
-                self.counts,
-                self._allowance,
-                found=partial.found,
-                current=current,
-            )
-        except BaseException as error:
-            if current is not None:
-                os.close(current)
-            # What an earlier run has left of it is good for the next attempt
-            let_go = landing.discard if isinstance(error, RefusedError) else landing.set_aside
-            let_go(partial)
-            raise
-        known.partial = partial
 
     def _add(self, known: Received, assembly: Assembly, run: Run) -> tuple[int, OSError | None]:
         if known is not self._touched:
@@ -332,28 +267,26 @@ class Reception:
 
     def _step(self, known: Received, now: float) -> bool:
         """Do a part of what an object needs beside symbols. Returns False if no more can be done now."""
+        more = False
         try:
-            if known.assembly is None and self._waits_for_room(known, now):
-                more = False
-            elif known.assembly is None:
-                self._note(known, None)
-                # One of no bytes has no symbol that would begin it
-                more = (
-                    not known.description.length
-                    and known.state in _TO_BEGIN
-                    and self._begin(known, now) is not None
-                )
+            if known.assembly is None:
+                if not self._still_gives_way(known, now):
+                    self._note(known, None)
+                    # One of no bytes has no symbol that would begin it
+                    more = (
+                        not known.description.length
+                        and known.state in _TO_BEGIN
+                        and self._begin(known, now) is not None
+                    )
             elif known.finishing is None and not known.assembly.complete:
                 more = self._look(known, known.assembly, now)
             else:
                 more = self._go_on(known, known.assembly)
         except RefusedError as error:
             self._refuse(known, error, now)
-            more = False
         except OSError as error:
             known.finishing = None
             self._note(known, error, now + RETRY_SECONDS)
-            more = False
         if not more and known.again <= now:
             self._queue.pop(known.description.toi, None)
         return more
@@ -451,14 +384,8 @@ class Reception:
     def _forget(self, known: Received) -> None:
         self._set_aside(known)
         self._note(known, None)
-        self.states[known.state] -= 1
-        self.lengths[known.state] -= known.description.length
-        del self._objects[known.description.toi]
-        self._names_bytes -= _name_bytes(known.description)
-        self._waiting.pop(known.description.toi, None)
+        self._register.remove(known)
         self._queue.pop(known.description.toi, None)
-        if self._named.get(known.description.name) is known:
-            del self._named[known.description.name]
 
     def _note(self, known: Received, trouble: OSError | None, again: float = 0.0) -> None:
         """Note what the file system says now, and when it is asked again."""
@@ -469,21 +396,4 @@ class Reception:
             self.troubled.pop(known.description.toi, None)
 
     def _set(self, known: Received, state: ObjectState) -> None:
-        length = known.description.length
-        self.states[known.state] -= 1
-        self.lengths[known.state] -= length
-        known.state = state
-        self.states[state] += 1
-        self.lengths[state] += length
-        if state is ObjectState.WAITING:
-            self._waiting[known.description.toi] = known
-        else:
-            self._waiting.pop(known.description.toi, None)
-
-
-def _is_full(trouble: OSError | None) -> bool:
-    return trouble is not None and trouble.errno in _FULL
-
-
-def _name_bytes(description: ObjectDescription) -> int:
-    return sum(map(sys.getsizeof, description.name))
+        self._register.set(known, state)

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from support.objects import NO_CODE, RAPTORQ, SentObject
 
 from mcastd.counters import SymbolCounts
-from mcastd.delivery import assembly as module
-from mcastd.delivery.assembly import BLOCKS_MAX, Assembly
+from mcastd.delivery.assembly import Assembly
 from mcastd.delivery.block import by_symbols
-from mcastd.delivery.description import ObjectDescription
+from mcastd.delivery.description import BLOCKS_MAX, ObjectDescription
+from mcastd.delivery.receivable import blocks_of
 from mcastd.delivery.refused import BAD_DESCRIPTION, RefusedError
 from mcastd.delivery.symbols import HASH, MALFORMED, MEMORY, OVERHEAD_BYTES, Allowance
 from mcastd.protocols import raptorq
@@ -657,7 +657,7 @@ def test_what_contradicts_itself_or_has_no_bounds_is_refused(
         toi=1, name=("a",), length=length, content_length=length, oti=oti, hashes=hashes
     )
     with pytest.raises(RefusedError) as refused:
-        module.blocks_of(description)
+        blocks_of(description)
     assert refused.value.reason == BAD_DESCRIPTION
 
 

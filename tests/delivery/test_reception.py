@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from support.mounts import tmpfs
 from support.objects import NO_CODE, RAPTORQ, SentObject, decode_of
 
-from mcastd.delivery import reception as module
+from mcastd.delivery import register as module
 from mcastd.delivery import settling
 from mcastd.delivery.block import Decode, by_symbols
 from mcastd.delivery.description import ObjectDescription, Run
