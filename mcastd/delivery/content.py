@@ -12,8 +12,9 @@ from mcastd.delivery.names import shown
 from mcastd.delivery.refused import BAD_DESCRIPTION, BAD_ENCODING, TOO_LARGE, WRONG_DIGEST, RefusedError
 from mcastd.protocols.fdt import WINDOW_BITS
 
-# Bytes that are read, or made by decoding, in one step.
-STEP_BYTES = 1 << 20
+# Bytes that are read, or made by decoding, in one step: they stay in the processor's cache until they are
+# hashed.
+STEP_BYTES = 1 << 18
 
 _SENDER = "its sender has to describe it otherwise"
 
