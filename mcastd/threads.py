@@ -22,7 +22,7 @@ COMM_BYTES = 15
 def processor_seconds(task: int) -> float | None:
     """How long a thread of this process has run so far, or was ready to run and waited for a processor.
 
-    ``task`` is its native id. None if that cannot be asked: proc_pid_schedstat(5) is an option of the kernel.
+    ``task`` is its native id. The kernel adds a wait when it is over. None if that cannot be asked.
     """
     try:
         with open(f"/proc/self/task/{task}/schedstat") as file:
@@ -30,6 +30,16 @@ def processor_seconds(task: int) -> float | None:
     except (OSError, ValueError):
         return None
     return (int(ran) + int(waited)) / 1e9
+
+
+def is_ready(task: int) -> bool:
+    """Return True if a thread of this process runs now, or would if it got a processor: proc_pid_stat(5)."""
+    try:
+        with open(f"/proc/self/task/{task}/stat", "rb") as file:
+            state = file.read().rpartition(b")")[2].split()[0]  # the name of a thread may hold anything
+    except (OSError, IndexError):
+        return False
+    return state == b"R"
 
 
 class NoThreadError(McastdError, RuntimeError):

@@ -20,7 +20,7 @@ from mcastd.bounded import Patience
 from mcastd.counters import OutputCounters, SymbolCounts
 from mcastd.errors import McastdError
 from mcastd.status import FilesStatus, ManifestStatus, TreeStatus
-from mcastd.threads import processor_seconds
+from mcastd.threads import is_ready, processor_seconds
 from mcastd.views import Status
 
 # poll(2) takes no more than 24 days; waking once a day costs nothing.
@@ -130,7 +130,7 @@ class Context:
         if (passed := now - look.at) < ANSWER_SECONDS / 4:
             return look.working
         processor = processor_seconds(self._task)
-        working = (
+        working = is_ready(self._task) or (
             processor is not None
             and look.processor is not None
             and processor - look.processor > WORKING_SHARE * passed

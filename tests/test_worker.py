@@ -10,7 +10,7 @@ import pytest
 from support.wait import wait_for
 
 from mcastd import clock, worker
-from mcastd.threads import processor_seconds
+from mcastd.threads import is_ready, processor_seconds
 from mcastd.worker import Context
 
 
@@ -42,6 +42,13 @@ def at_a_path(*, hangs: bool) -> Iterator[Context]:
         thread.join(30)
 
 
+def looks_for(seconds: float, context: Context) -> set[str]:
+    """All that is said of the thread meanwhile."""
+    said, end = set(), clock.monotonic() + seconds
+    wait_for(lambda: said.add(context.unanswered(clock.monotonic())) or clock.monotonic() > end)
+    return said
+
+
 def test_what_hangs_is_named() -> None:
     with at_a_path(hangs=True) as context:
         wait_for(lambda: context.unanswered(clock.monotonic()))
@@ -51,12 +58,11 @@ def test_what_hangs_is_named() -> None:
 
 def test_what_only_takes_long_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     with at_a_path(hangs=False) as context:
-        since, looks = context.busy_since, []
-        assert since is not None
-        wait_for(lambda: looks.append(context.unanswered(clock.monotonic())) or clock.monotonic() > since + 2)
-        assert {*looks} == {""}
+        assert looks_for(2.0, context) == {""}
         assert context.is_working(clock.monotonic())
-        monkeypatch.setattr(worker, "processor_seconds", lambda _: None)  # as on a kernel that does not tell
+        monkeypatch.setattr(worker, "processor_seconds", lambda _: 0.0)  # as while it waits for a processor
+        assert looks_for(1.0, context) == {""}
+        monkeypatch.setattr(worker, "is_ready", lambda _: False)
         wait_for(lambda: context.unanswered(clock.monotonic()))
 
 
@@ -69,4 +75,5 @@ def test_the_time_of_a_thread_is_that_in_which_it_ran_or_was_ready_to() -> None:
     before = processor_seconds(task)
     assert before is not None
     wait_for(lambda: (sum(range(10_000)), (processor_seconds(task) or 0) - before > 0.01)[1])
-    assert processor_seconds(2**22 + 1) is None
+    assert is_ready(task)
+    assert (processor_seconds(2**22 + 1), is_ready(2**22 + 1)) == (None, False)

@@ -28,6 +28,8 @@ WATCHED_RETRY_MAX_SECONDS = 60.0
 WATCHED_ERRNOS = {errno.ENODEV, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.ENETDOWN}
 # Seconds at work on one thing after which a worker hangs: nothing that it does takes a tenth of that.
 HANG_SECONDS = 5.0
+# One that runs, or would if it got a processor, is given this long.
+WORK_SECONDS = 60.0
 SHORTAGE_WAY_OUT, TRYING_AGAIN = "raise LimitNOFILE= or TasksMax= of the service", "trying again"
 PACKAGE = Path(__file__).parent.parent
 DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40  # levels of the log
@@ -124,11 +126,11 @@ class WorkerThread:
 
         It takes two looks that see the same: when the whole process was stopped, all workers are late.
         """
-        since = self._context.busy_since
+        since, working = self._context.busy_since, self._context.is_working(now)
         hangs = (
             since is not None
             and since == self._busy_since
-            and now - since > HANG_SECONDS
+            and (bool(self.hung) or now - since > (WORK_SECONDS if working else HANG_SECONDS))
             and not self._context.waits_for
         )
         self._busy_since = since
@@ -136,7 +138,11 @@ class WorkerThread:
             return False
         if hangs and since is not None:
             began = time.strftime("%H:%M:%S", time.localtime(clock.wall() - (now - since)))
-            self.hung = f"hangs in {self._place()} since {began}, as a disk or mount that is gone makes it"
+            self.hung = (
+                f"works in {self._place()} since {began}, and comes to no end"
+                if working
+                else f"hangs in {self._place()} since {began}, as a disk or mount that is gone makes it"
+            )
             self._log.error("worker.hung", reason=self.hung)
         else:
             self.hung = ""

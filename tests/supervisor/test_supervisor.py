@@ -13,6 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 from support.wait import DEADLINE_SECONDS, wait_for
 
+from mcastd import clock
 from mcastd.bounded import Patience
 from mcastd.config import Changes, Config
 from mcastd.errors import LinkError, SourceError
@@ -426,6 +427,36 @@ def test_a_worker_that_hangs_is_named_with_the_place_until_it_goes_on(
         ("worker.recovered", "inbound/hung"),
     ]
     assert stage.supervisor.headlines()[0].detail == "at work"
+
+
+def test_a_worker_that_only_takes_long_does_not_hang_before_a_minute(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcastd.worker.ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr("mcastd.supervisor.thread.HANG_SECONDS", 0.1)
+    monkeypatch.setattr("mcastd.supervisor.thread.WORK_SECONDS", 1.5)
+    end = threading.Event()
+
+    def compute(_: Puppet, context: Context) -> None:
+        context.ready("on its way")
+        context.wait(0)
+        while not end.is_set():
+            sum(range(1000))
+        work(_, context)
+
+    stage.runs = {"inbound/a": compute}
+    stage.apply(added=("inbound/a",))
+    wait_for(lambda: stage.state("inbound/a") == "active")
+    began = clock.monotonic()
+    with capture_logs() as logs:
+        wait_for(stage.supervisor.look_for_hung)
+        assert clock.monotonic() > began + 1
+        detail = stage.supervisor.headlines()[0].detail
+        end.set()
+        wait_for(lambda: not stage.supervisor.look_for_hung())
+    assert detail.startswith("works in ")
+    assert detail.endswith(", and comes to no end; on its way")
+    assert [log["event"] for log in logs if log["log_level"] == "error"] == ["worker.hung"]
 
 
 def test_a_worker_that_was_late_since_the_whole_process_was_stopped_does_not_hang() -> None:
