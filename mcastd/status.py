@@ -56,7 +56,7 @@ class FilesStatus:
     given_up: int  # in the pass under way: they changed, and go with the next one
     pass_number: int  # from 1; 0: none has begun
     pass_percent: float  # of it that has gone
-    repair_percent: float  # repair symbols of that, on top of the source symbols
+    repair_percent: float  # repair symbols of the blocks that have been on air in it, of their source symbols
     described_seconds: float | None = None  # for which at least what is said of them holds; None: not known
     manifest: ManifestStatus | None = None  # None: it has no keys
 

@@ -68,6 +68,9 @@ class Progress:
     source_symbols: int = 0
     source_sent: int = 0  # of these
     repair_sent: int = 0
+    # Of the blocks that have been on air, all their symbols: repair goes after the source of a stripe.
+    source_begun: int = 0
+    repair_begun: int = 0
 
 
 def symbol_size_of(max_datagram: int) -> int:
@@ -244,6 +247,8 @@ class Carousel:
             symbols = file.blocks.symbols(sbn)
             cycle = max(1, REPAIR_CYCLE * symbols // repair) if repair else 1
             skip = self.progress.number % cycle * repair
+            self.progress.source_begun += symbols
+            self.progress.repair_begun += repair
             yield _BlockOnAir(file, sbn, head, symbols, repair, skip, sealer)
         if not count:
             yield _BlockOnAir(file, 0, head, 0, 0, 0)

@@ -353,6 +353,7 @@ def test_progress(tmp_path: Path) -> None:
         110,
     )
     assert progress.repair_sent == repair_symbols(100, 0.05) + repair_symbols(10, 0.05)
+    assert (progress.source_begun, progress.repair_begun) == (110, progress.repair_sent)
 
 
 def test_an_empty_pass(tmp_path: Path) -> None:

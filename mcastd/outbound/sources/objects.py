@@ -126,7 +126,7 @@ class ObjectsSource(Source):
     @property
     def files(self) -> FilesStatus:
         catalog, progress, announcer = self._catalog, self._carousel.progress, self._announcer
-        source, sent, repair = progress.source_symbols, progress.source_sent, progress.repair_sent
+        source, begun = progress.source_symbols, progress.source_begun
         return FilesStatus(
             files=progress.files,
             total_bytes=self._total_bytes,
@@ -134,8 +134,8 @@ class ObjectsSource(Source):
             refusals=tuple(f"{refused.name}: {refused.cause}" for refused in catalog.refusals),
             given_up=len(self._carousel.changed),
             pass_number=self.rounds + self._sending,
-            pass_percent=100 * sent / source if source else 0.0,
-            repair_percent=100 * repair / sent if sent else 0.0,
+            pass_percent=100 * progress.source_sent / source if source else 0.0,
+            repair_percent=100 * progress.repair_begun / begun if begun else 0.0,
             described_seconds=self._described,
             manifest=None if announcer is None else announcer.status,
         )
