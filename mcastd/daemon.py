@@ -70,15 +70,18 @@ class Daemon:
         self._reloaded: tuple[float, Changes] | None = None  # the last one that changed something, and when
         self._stopping = False
         self._failed = False  # by a bug of ours, at the start
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # a worker's state changed
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # readable once the start has failed
         self._ends = Ends(systemd.DescriptorStore(), systemd.take_stored(PIPES))
         self._control = ControlServer(self._socket, self)
         self._runtime = Runtime(lambda: self._config, self._worker_changed, Parts(ends=self._ends))
         self._supervisor = self._runtime.supervisor
-        self._metrics = MetricsServer(self._supervisor.books, self._wake_up)
+        self._chores = Chores(
+            self._supervisor, self._runtime.serves_none, self._summary, self._begin_unstarted
+        )
+        self._metrics = MetricsServer(self._supervisor.books, self._chores.note_change)
 
     def _worker_changed(self) -> None:
-        os.eventfd_write(self._wake, 1)
+        self._chores.note_change()
         self._control.changed()
 
     def run(self) -> int:
@@ -119,15 +122,12 @@ class Daemon:
         except Exception:
             self._log.exception("daemon.failed")
             self._failed = True
-            self._wake_up()
+            os.eventfd_write(self._wake, 1)
 
     def _advise(self) -> None:
         """Log what is unwise in the configuration."""
         for warning in self._warnings:
             self._log.warning("config.advised", warning=str(warning))
-
-    def _wake_up(self) -> None:
-        os.eventfd_write(self._wake, 1)
 
     def _summary(self) -> str:
         problems = self._runtime.network.problem, self._metrics.problem, log.problem()
@@ -145,12 +145,9 @@ class Daemon:
         poll = select.poll()
         poll.register(signals, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
-        chores = Chores(self._supervisor, self._runtime.serves_none, self._summary, self._begin_unstarted)
+        chores = self._chores
         while not self._failed:
             ready = dict(poll.poll(chores.next_due()))
-            if self._wake in ready:
-                os.eventfd_read(self._wake)
-                chores.status_changed()
             if signals.fileno() in ready:
                 for number in signals.take():
                     if number in (signal.SIGTERM, signal.SIGINT):

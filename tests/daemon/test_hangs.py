@@ -38,7 +38,7 @@ def hanging_stat(path, *rest, **more):
     return stat(path, *rest, **more)
 os.stat = hanging_stat
 import mcastd.supervisor.thread as thread, mcastd.inbound.intake as intake, mcastd.chores as chores
-thread.HANG_SECONDS, chores.Chores.HUNG_EVERY = 0.3, 0.1
+thread.HANG_SECONDS, chores.Chores.LOOK_EVERY = 0.3, 0.1
 deliver = intake.Intake._deliver
 def hanging_deliver(self, *arguments):
     hang(self._outputs.writing[0][1])
