@@ -69,13 +69,15 @@ def configure(log_format: LogFormat, level: str, stream: TextIO | None = None) -
     }
     if log_format == "journal" and detect(stream) == "journal":
         chains["journal"].insert(1, Journal())
+    lines = _Lines(stream)
+    logger = _LineLogger(lines)
     structlog.configure(
         processors=[structlog.processors.add_log_level, *chains[log_format]],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=lambda *_: structlog.WriteLogger(cast(TextIO, _Lines(stream))),
+        logger_factory=lambda *_: logger,
         cache_logger_on_first_use=False,  # so that a reload changes the level of loggers already made
     )
-    logging.basicConfig(stream=cast(TextIO, _Lines(stream)), level=logging.WARNING, force=True)
+    logging.basicConfig(stream=cast(TextIO, lines), level=logging.WARNING, force=True)
 
 
 def make_printable(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -105,6 +107,22 @@ class _Lines(io.TextIOBase):
         else:
             _write(self._fd, text.encode(errors="backslashreplace"))
         return len(text)
+
+
+class _LineLogger:
+    """Writes what structlog has rendered: one for all loggers and threads, so that a call is cheap.
+
+    It has no lock, as each line is written whole. structlog's own has one: a thread that holds it would wait
+    for the thread that writes, and that one, which logs as well, for the lock.
+    """
+
+    def __init__(self, lines: _Lines) -> None:
+        self._lines = lines
+
+    def _write(self, line: str) -> None:
+        self._lines.write(line + "\n")
+
+    debug = info = warning = error = critical = _write
 
 
 def _write(fd: int, line: bytes) -> None:
