@@ -115,24 +115,37 @@ def place_of(path: Path, *, make: bool = False) -> Iterator[Place]:
         links = 0
         while True:
             name = names.pop() if names else "."
-            link, magic = _link(directory, name)
-            if link is not None:
-                link = _followed(path, directory, name)
-                links += 1
-                if links > LINKS_MAX:
-                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-                inner = os.open("/" if link.is_absolute() else ".", OF_DIRECTORIES, dir_fd=directory)
-                names += reversed(link.parts[1:] if link.is_absolute() else link.parts)
-            elif names:
-                flags = OF_DIRECTORIES if magic else OF_DIRECTORIES | os.O_NOFOLLOW
-                inner = _enter(directory, name, flags, make)
-            else:
-                yield Place(path, directory, name, _is_ours(directory), magic)
-                return
+            inner = _directory(directory, name) if names else None
+            if inner is None:
+                link, magic = _link(directory, name)
+                if link is not None:
+                    link = _followed(path, directory, name)
+                    links += 1
+                    if links > LINKS_MAX:
+                        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+                    inner = os.open("/" if link.is_absolute() else ".", OF_DIRECTORIES, dir_fd=directory)
+                    names += reversed(link.parts[1:] if link.is_absolute() else link.parts)
+                elif names:
+                    flags = OF_DIRECTORIES if magic else OF_DIRECTORIES | os.O_NOFOLLOW
+                    inner = _enter(directory, name, flags, make)
+                else:
+                    yield Place(path, directory, name, _is_ours(directory), magic)
+                    return
             os.close(directory)
             directory = inner
     finally:
         os.close(directory)
+
+
+def _directory(directory: int, name: str) -> int | None:
+    """Open a directory; None if the name is that of a link, of something else, or of nothing.
+
+    Most names in a path are of directories: so each of them takes one system call.
+    """
+    try:
+        return os.open(name, OF_DIRECTORIES | os.O_NOFOLLOW, dir_fd=directory)
+    except OSError:
+        return None
 
 
 def _link(directory: int, name: str) -> tuple[PurePath | None, bool]:
