@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from mcastd.config.words import show
@@ -136,6 +137,7 @@ def interfaces_in(interface: Interfaces | None) -> tuple[str, ...]:
     return interface if isinstance(interface, tuple) else (interface,)
 
 
+@lru_cache(maxsize=4096)
 def interface_address(interface: str | None) -> Address | None:
     """The address in a parsed ``interface``, None if it is a name."""
     return _address(interface)

@@ -61,6 +61,8 @@ class Outputs:
         The others are closed before new ones are opened, since a label may pass from one to another: then its
         counters go on. ``received`` is the number of datagrams that the outputs were given so far.
         """
+        if list(self._sinks) == list(wanted):
+            return
         ending = {settings: sink for settings, sink in self._sinks.items() if settings not in wanted}
         new = [settings for settings in wanted if settings not in self._sinks]
         labels = {settings.label for settings in wanted}

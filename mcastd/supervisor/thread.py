@@ -66,18 +66,19 @@ class WorkerThread:
         self._busy_since: float | None = None  # the context's, as look_if_hung() saw it last
         self._faulty = False  # it raised an error when it was asked, which was logged
         self.hung = ""  # what it hangs in, and since when; "" if it does not hang
-        self._thread = threading.Thread()  # another one is started in its place
+        self._thread: Thread | None = None  # None: it could not be started yet
 
     def start(self) -> None:
         """Raises OSError or RuntimeError if no file descriptor or thread can be had; call it again, then."""
-        self._thread = Thread(target=self._main, name=self.worker.name)
+        thread = Thread(target=self._main, name=self.worker.name)
         try:
             self._context.open()
             size = threading.stack_size(STACK_BYTES)  # process-wide: set it, start this thread, restore it
             try:
-                self._thread.start()
+                thread.start()
             finally:
                 threading.stack_size(size)
+            self._thread = thread
         except (OSError, RuntimeError) as error:
             self._context.close()
             self._apply(Event.START)
@@ -91,7 +92,7 @@ class WorkerThread:
     def send(self, signal: Signal) -> None:
         if signal is Signal.STOP:
             self._apply(Event.STOP)
-            if self._thread.ident is None:  # it could not be started
+            if self._thread is None:
                 self._apply(Event.END)
         self._context.send(signal)
 
@@ -112,8 +113,9 @@ class WorkerThread:
 
     def join(self, timeout: float) -> bool:
         """Wait for at most ``timeout`` seconds. Returns True if the thread has ended."""
-        if self._thread.ident is not None:
-            self._thread.join(max(0.0, timeout))
+        if self._thread is None:
+            return True
+        self._thread.join(max(0.0, timeout))
         return not self._thread.is_alive()
 
     @property
@@ -151,7 +153,7 @@ class WorkerThread:
 
     def _place(self) -> str:
         """Where in the program the thread is: the innermost function that is ours."""
-        frame = sys._current_frames().get(self._thread.ident or 0)
+        frame = sys._current_frames().get((self._thread and self._thread.ident) or 0)
         while frame is not None:
             path = Path(frame.f_code.co_filename)
             if path.is_relative_to(PACKAGE):
