@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
 from mcastd import clock, log
@@ -22,6 +23,10 @@ _ByInterface = dict[Interfaces | None, list[tuple[str, Address]]]
 
 # How long apply() waits for what has to be at work before it goes on, and returns.
 ATTEMPTS_SECONDS = 1.0
+# Workers that are at their first attempt at a time, when many start.
+BEGINNERS_MAX = 4
+# A first attempt that takes longer keeps no other worker waiting.
+BEGINNER_SECONDS = 0.05
 
 
 class Supervisor:
@@ -67,13 +72,10 @@ class Supervisor:
         self._settings = kept | {name: wanted[name] for name in (*changes.changed, *changes.added)}
         new = {name: wanted[name] for name in (*restarting, *changes.added)}
         senders = [name for name, settings in new.items() if settings.sends]
-        for name in new:
-            if name not in senders:
-                self._begin(name)
+        self._begin_all(name for name, settings in new.items() if not settings.sends)
         if senders or len(restarting) < len(changes.changed):
             self.wait_attempted(attempts_end - clock.monotonic())
-        for name in senders:
-            self._begin(name)
+        self._begin_all(senders)
 
     def start(self, name: str) -> None:
         """Start a stopped or finished worker from the beginning; have one that waits try again at once."""
@@ -248,6 +250,23 @@ class Supervisor:
                 if not self._closed:
                     self._start(name)
         return bool(self._unstarted)
+
+    def _begin_all(self, names: Iterable[str]) -> None:
+        """Start workers, of which BEGINNERS_MAX are at their first attempt at a time.
+
+        Thousands at once would keep taking the interpreter from one another. One that hangs is not waited
+        for long, and all of them together for no more than ATTEMPTS_SECONDS.
+        """
+        beginners: deque[WorkerThread] = deque()
+        patience = ATTEMPTS_SECONDS
+        for name in names:
+            self._begin(name)
+            if (thread := self._threads.get(name)) is not None:
+                beginners.append(thread)
+            if len(beginners) == BEGINNERS_MAX:
+                seconds = min(BEGINNER_SECONDS, patience)
+                if not beginners.popleft().attempted.wait(seconds):
+                    patience -= seconds
 
     def _begin(self, name: str) -> None:
         with self._beginning:

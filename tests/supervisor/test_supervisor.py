@@ -17,7 +17,7 @@ from mcastd import clock
 from mcastd.bounded import Patience
 from mcastd.config import Changes, Config
 from mcastd.errors import LinkError, SourceError
-from mcastd.supervisor import Supervisor
+from mcastd.supervisor import Supervisor, supervisor
 from mcastd.supervisor.restart import Backoff
 from mcastd.supervisor.state import State
 from mcastd.supervisor.thread import WorkerThread
@@ -490,6 +490,50 @@ def test_a_close_overtakes_an_apply_and_nothing_starts_after_it(stage: Stage) ->
     applying.join(10)
     assert not applying.is_alive()
     assert "inbound/late" not in stage.puppets
+
+
+def test_of_many_workers_a_few_are_at_their_first_attempt_at_a_time(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "BEGINNER_SECONDS", DEADLINE_SECONDS)
+    monkeypatch.setattr(supervisor, "ATTEMPTS_SECONDS", DEADLINE_SECONDS)
+    gate = threading.Event()
+
+    def begin_slowly(puppet: Puppet, context: Context) -> None:
+        gate.wait()
+        work(puppet, context)
+
+    names = tuple(f"outbound/{number}" for number in range(3 * supervisor.BEGINNERS_MAX))
+    stage.runs = dict.fromkeys(names, begin_slowly)
+    applying = threading.Thread(target=stage.apply, kwargs={"added": names})
+    applying.start()
+
+    def begun() -> int:
+        return sum(puppet.runs for puppet in stage.puppets.copy().values())
+
+    wait_for(lambda: begun() == supervisor.BEGINNERS_MAX, "the first few")
+    assert len(stage.puppets) == supervisor.BEGINNERS_MAX
+    gate.set()
+    wait_for(lambda: begun() == len(names), "all of them")
+    applying.join()
+
+
+def test_workers_that_hang_at_their_first_attempt_do_not_keep_others_from_starting(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "BEGINNER_SECONDS", 0.02)
+    monkeypatch.setattr(supervisor, "ATTEMPTS_SECONDS", 0.05)
+    gate = threading.Event()
+
+    def hang(puppet: Puppet, context: Context) -> None:
+        gate.wait()
+
+    names = tuple(f"outbound/{number}" for number in range(20))
+    stage.runs = {**dict.fromkeys(names, hang), names[-1]: work}
+    stage.apply(added=names)
+    wait_for(lambda: stage.state(names[-1]) == State.ACTIVE, "the last one")
+    assert stage.state(names[0]) == State.ACTIVATING
+    gate.set()
 
 
 def test_the_summary_counts_and_gives_reasons(stage: Stage) -> None:
