@@ -63,6 +63,11 @@ from mcastd.printable import printable
     "--channel", metavar="NAME", help='With keys, the name that the sender signs, "mcastctl" if not said.'
 )
 @click.option(
+    "--replace",
+    is_flag=True,
+    help="With --flute and without keys, receive into a DIR that has files, which may be replaced.",
+)
+@click.option(
     "--count", type=click.IntRange(min=1), metavar="N", help="End after N datagrams; with --flute, files."
 )
 @click.option("--for", "span", metavar="TIME", help='End after this time, like "10s".')
@@ -76,6 +81,7 @@ def listen(
     verify_keys: tuple[str, ...],
     keys: tuple[str, ...],
     channel: str | None,
+    replace: bool,
     count: int | None,
     span: str | None,
 ) -> None:
@@ -101,9 +107,12 @@ def listen(
                 raise Refused(f"--{output} shows datagrams; with --flute there are files")
             secured = file_keys.of_receiver(verify_keys, keys, channel)
             config = listen_files.settings(group, directory, interfaces, sources, secured)
+            if not (secured or replace):
+                listen_files.require_empty(directory)
             as_json, quiet = output == "json", output == "quiet"
             sys.exit(listen_files.listen(config, limit=count, seconds=seconds, as_json=as_json, quiet=quiet))
-        _require_flute({"--verify-key": verify_keys, "--key": keys, "--channel": channel is not None})
+        of_files = {"--verify-key": verify_keys, "--key": keys, "--channel": channel is not None}
+        _require_flute({**of_files, "--replace": replace})
         config = listening.settings(group, interfaces, sources)
         sys.exit(listening.listen(config, output or "auto", limit=count, seconds=seconds))
 

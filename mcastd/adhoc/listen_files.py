@@ -21,6 +21,7 @@ from mcastd.adhoc.settings import configure, endpoint
 from mcastd.build import Parts
 from mcastd.config import Config, DirectoryOutput, OutputSettings
 from mcastd.console.live import write_all
+from mcastd.delivery.names import PARTIAL_DIRECTORY
 from mcastd.delivery.received import Outcome
 from mcastd.errors import McastdError, reason_of
 from mcastd.inbound.sinks import FORMATS, Means, Sink, StreamFacts
@@ -52,6 +53,23 @@ def settings(
         output["mode"] = f"0{FILE_MODE & ~umask:o}"
     named = {"group": address, "port": port, "interface": interfaces or None, "sources": list(sources)}
     return configure("inbound", "listen", {**named, "protocol": {"kind": "flute", **keys}, "output": output})
+
+
+def require_empty(directory: str) -> None:
+    """Raises McastdError if there is something in the directory.
+
+    Its files are the user's own, as are those that are received: nothing tells which may be replaced.
+    """
+    try:
+        found = {*os.listdir(directory)} - {PARTIAL_DIRECTORY}
+    except OSError:  # it is made, or what is wrong with it is met when it is opened
+        return
+    if found:
+        raise McastdError(
+            f"cannot receive into {printable(directory)}",
+            "there is something in it, and without keys anybody in the network could replace it",
+            "name a new directory, use --verify-key or --key, or allow it with --replace",
+        )
 
 
 def listen(

@@ -162,6 +162,21 @@ def said(listening: Listening, words: str) -> str:
     return "".join(lines)
 
 
+def test_what_the_user_has_is_given_to_nobody_without_keys(pair: Pair, tmp_path: Path) -> None:
+    """In a home directory anybody in the network could replace what a shell runs."""
+    home = grow_tree(tmp_path / "home", {".profile": 31})
+    into = (TO, *ETH0, "--flute", str(home))
+    result = ctl(pair.right, "listen", *into)
+    assert result.returncode == 1
+    assert f"cannot receive into {home}: there is something in it, and without keys anybody" in result.stderr
+    mine, theirs = content(home), grow_tree(tmp_path / "theirs", {".profile": 57})
+    with Listening(pair.right, GROUP, PORT, *into[1:], "--replace", "--count", "1") as listening:
+        assert content(home) == mine
+        assert ctl(pair.left, "send", "--flute", str(theirs), TO, *ETH0, *FAST, *PLAIN).returncode == 0
+        assert listening.wait() == 0
+    assert content(home) == content(theirs)
+
+
 def test_datagrams_that_are_no_files_are_told(pair: Pair, tmp_path: Path) -> None:
     with Listening(pair.right, GROUP, PORT, *ETH0, "--flute", str(tmp_path / "received")) as listening:
         assert ctl(pair.left, "send", TO, *ETH0, "--text", "hello").returncode == 0
@@ -351,6 +366,7 @@ def test_without_the_library_the_way_out_is_named(pair: Pair, tmp_path: Path, tr
         (["listen", TO, "--verify-key", "a.pub"], "--verify-key is for --flute"),
         (["listen", TO, "--key", "one.key"], "--key is for --flute"),
         (["listen", TO, "--channel", "lab"], "--channel is for --flute"),
+        (["listen", TO, "--replace"], "--replace is for --flute"),
         (["listen", "--flute", "in", TO, "--channel", "lab"], "none without --verify-key or --key"),
         (["listen", "--flute", "in", TO, "--key", "ed25519-secret:A"], "--key is a key itself"),
         (["listen", "--flute", "in", TO, "--verify-key", "ed25519:A"], '--verify-key "ed25519:A": a verify'),
