@@ -15,6 +15,8 @@ from mcastd.protocols.fdt import WINDOW_BITS
 # Bytes that are read, or made by decoding, in one step: they stay in the processor's cache until they are
 # hashed.
 STEP_BYTES = 1 << 18
+# Bytes that are given to zlib at once: after each member of gzip, which may have 20, it copies what is left.
+GIVEN_BYTES = 1 << 14
 
 _SENDER = "its sender has to describe it otherwise"
 
@@ -82,8 +84,9 @@ def _hashed(pieces: Iterable[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
 def _inflated(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
     """What is packed into ``pieces``, at most STEP_BYTES with each item. Raises zlib.error."""
     inflate = None
-    for piece in pieces:
-        data, more = piece, False
+    given = (piece[at : at + GIVEN_BYTES] for piece in pieces for at in range(0, len(piece), GIVEN_BYTES))
+    for each in given:
+        data, more = each, False
         while data or more:
             if inflate is None:
                 inflate = zlib.decompressobj(_window(encoding, data))

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcastd.delivery.content import STEP_BYTES, check, require_receivable
+from mcastd.delivery.content import GIVEN_BYTES, STEP_BYTES, check, require_receivable
 from mcastd.delivery.description import ObjectDescription
 from mcastd.delivery.refused import BAD_DESCRIPTION, BAD_ENCODING, TOO_LARGE, WRONG_DIGEST, RefusedError
 from mcastd.protocols.fec import Oti
@@ -73,6 +73,28 @@ def test_a_file_is_what_was_packed(encoding: str, content: bytes, told: bool) ->
 def test_http_calls_zlib_deflate() -> None:
     sent = zlib.compress(CONTENT)
     assert checked(sent, described(sent, encoding="deflate", content_length=len(CONTENT)))[0] == CONTENT
+
+
+def test_many_members_do_not_cost_a_copy_of_all_that_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second for a MiB of empty ones, which anybody can send."""
+    most, begin = 0, zlib.decompressobj
+
+    class Inflate:
+        def __init__(self, window: int) -> None:
+            self.inflate = begin(window)
+
+        def decompress(self, data: bytes, size: int) -> bytes:
+            nonlocal most
+            most = max(most, len(data))
+            return self.inflate.decompress(data, size)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.inflate, name)
+
+    monkeypatch.setattr(zlib, "decompressobj", Inflate)
+    packed = gzip.compress(b"") * 3000 + gzip.compress(CONTENT)
+    assert checked(packed, described(packed, encoding="gzip", content_length=len(CONTENT)))[0] == CONTENT
+    assert 0 < most <= GIVEN_BYTES < len(packed)
 
 
 def test_gzip_may_have_several_members() -> None:
