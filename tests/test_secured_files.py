@@ -201,6 +201,23 @@ def test_what_is_not_signed_and_sealed_as_it_is_to_be_is_refused(
         assert manifest.refusal
 
 
+def test_an_outsider_fills_no_log_with_refused_manifests(
+    sender: MakeSender, receiver: MakeReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reason is said once until a manifest is taken, whichever come in turns."""
+    logged: list[str] = []
+    receiving = receiver(**SIGNED)
+    monkeypatch.setattr(
+        receiving.sequencer._objects._log, "warning", lambda *_, reason, **__: logged.append(reason)
+    )
+    of_another = sender(sign="b").a_pass()
+    signed = next(one for one in of_another if toi_of(one) == MANIFEST_TOI)
+    none = signed[:48] + b"?" + signed[49:]  # its first byte, behind header, payload ID and serial
+    receiving.take([signed, none] * 9)
+    assert logged == ["signature", "malformed"]
+    assert receiving.dropped == {"refused": 18}
+
+
 def test_an_outsider_changes_nothing_in_a_sealed_session(
     place: Path, sender: MakeSender, receiver: MakeReceiver
 ) -> None:

@@ -23,7 +23,7 @@ from mcastd.inbound.given import NO_FDT, Given, KnownObject
 from mcastd.inbound.held import Held
 from mcastd.protocols.alc import Stretch
 from mcastd.protocols.fec import Blocks
-from mcastd.protocols.manifest import ManifestFile, Part, Sealing, Verified
+from mcastd.protocols.manifest import ManifestFile, ManifestReason, Part, Sealing, Verified
 from mcastd.protocols.manifest_packets import MANIFEST_TOI
 from mcastd.protocols.seal import ObjectOpener, SealReason
 from mcastd.status import ManifestStatus
@@ -50,7 +50,7 @@ class ListedObjects:
         self._listed: dict[int, ManifestFile] = {}  # by the TOIs of its parts, in the current manifest
         self._empty: Sequence[int] = ()  # TOIs of those that have no bytes
         self._objects: dict[int, KnownObject] = {}  # those of them that were asked for, by TOI
-        self._told_refusal: object = None  # of the last manifest that was refused, until one is taken
+        self._told_refusals: set[ManifestReason] = set()  # those that were logged since a manifest was taken
 
     @property
     def status(self) -> ManifestStatus:
@@ -94,8 +94,8 @@ class ListedObjects:
             taken = self._manifests.take(packet, wall)
         except NotTakenError as error:
             self._given.drop(error.reason, 1)
-            if error.manifest is not None and error.manifest != self._told_refusal:
-                self._told_refusal = error.manifest
+            if error.manifest is not None and error.manifest not in self._told_refusals:
+                self._told_refusals.add(error.manifest)
                 self._log.warning("manifest.refused", reason=error.manifest, cause=str(error))
             return
         self._given.count_descriptive(1, len(packet.payload))
@@ -108,7 +108,8 @@ class ListedObjects:
 
     def _go_by(self, taken: Verified, session: int) -> None:
         """Receive what a manifest lists, in the session in which it came."""
-        self._session, self._told_refusal = session, None
+        self._session = session
+        self._told_refusals.clear()
         manifest, signer = taken.manifest, "" if taken.signer is None else taken.signer.text
         self._log.info("manifest.taken", serial=manifest.serial, files=len(manifest.files), signer=signer)
         self._list(manifest.files)
