@@ -70,6 +70,12 @@ def test_byte_strings_of_one_size_in_a_row_are_together() -> None:
     assert listed([]) == []
 
 
+def test_datagrams_of_one_size_are_one_group() -> None:
+    slots = Slots()
+    assert [(each.size, len(each)) for each in slots.rows([1472] * 5)] == [(1472, 5)]
+    assert [(each.size, len(each)) for each in slots.rows([1472, 1472, 92])] == [(1472, 2), (92, 1)]
+
+
 @pytest.mark.parametrize("segment", [0, 1472, 1471])
 def test_rows_of_slots_are_the_datagrams_of_their_packets(segment: int) -> None:
     slots, dice = Slots(), random.Random(segment)

@@ -45,7 +45,10 @@ class Slots:
 
         ``sizes`` are those of the segments of each packet; 0: it is one datagram.
         """
-        memory, rows = self._rows, []
+        memory, count = self._rows, len(lengths)
+        if not sizes and lengths.count(lengths[0]) == count:
+            return [SpacedRows(memory, 0, STRIDE, size=lengths[0], count=count)]
+        rows: list[SpacedRows] = []
         if not any(sizes):
             start = 0
             for length, group in groupby(lengths):
