@@ -142,9 +142,11 @@ def cycle(subject: Subject[OutboundChannel], _evidence: Evidence) -> Iterator[Sa
 def unsent(subject: Subject[OutboundChannel], _evidence: Evidence) -> Iterator[Said]:
     """Check that all files below a source are sent."""
     files, path = subject.now(ChannelStatus).files, subject.settings.source.file
-    if files is None or path is None or not files.refused:
+    if files is None or path is None or not (files.refused or files.given_up):
         return
     fixes = []
+    if files.given_up or files.refused.get(catalog.CHANGING):
+        fixes.append("write files beside the source and rename them into it: one that changes is given up")
     if files.refused.get(catalog.UNREADABLE):
         as_group = command("chgrp", "-R", group(), path), command("chmod", "-R", "g+rX", path)
         fixes.append(f"let user {user()} read them: {' && '.join(as_group)}")
@@ -155,6 +157,9 @@ def unsent(subject: Subject[OutboundChannel], _evidence: Evidence) -> Iterator[S
         "files-unsent",
         Severity.WARNING if files.refused.keys() - PASSING else Severity.HINT,
         f"some of what is below {path} is not sent",
-        (f"refused: {dict(files.refused)} (status)", *files.refusals[:NAMED_FILES]),
+        (
+            f"refused: {dict(files.refused)}; given_up: {files.given_up} (status)",
+            *files.refusals[:NAMED_FILES],
+        ),
         "; ".join(fixes),
     )
