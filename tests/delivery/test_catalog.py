@@ -45,6 +45,21 @@ def scanned(catalog: Catalog) -> dict[str, SourceFile]:
     raise AssertionError("the scan does not end")
 
 
+def test_a_file_that_another_has_replaced_is_another(tree: Path) -> None:
+    """As by cp -p and mv: with the same size, time and mode."""
+    catalog, name = catalog_of(tree), tree / "v2" / "name.txt"
+    before = scanned(catalog)["v2/name.txt"]
+    other = tree / "other"
+    other.write_bytes(b"hurds")
+    other.chmod(0o640)
+    os.utime(other, ns=(before.mtime_ns, before.mtime_ns))
+    other.rename(name)
+    after = scanned(catalog)["v2/name.txt"]
+    assert (after.length, after.mtime_ns, after.mode) == (before.length, before.mtime_ns, before.mode)
+    assert after.hashes != before.hashes
+    assert after.toi != before.toi
+
+
 class Hashing:
     """Counts what is hashed."""
 

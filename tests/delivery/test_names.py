@@ -51,6 +51,7 @@ def test_a_path_below_any_directory_is_taken(location: str, name: tuple[str, ...
         ("x" * 256, Unsafe.TOO_LONG),
         ("é" * 128, Unsafe.TOO_LONG),
         ("/".join(["x" * 250] * 9), Unsafe.TOO_LONG),
+        ("/".join([*["x" * 255] * 7, "x" * 127, "x" * 128]), Unsafe.TOO_LONG),  # 2049 bytes with its slashes
         ("/".join("x" * 33), Unsafe.TOO_DEEP),
         (".mcastd-partial/5f3a", Unsafe.RESERVED),
         (".MCASTD-Partial", Unsafe.RESERVED),

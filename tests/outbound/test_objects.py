@@ -18,7 +18,7 @@ import pytest
 from support.flute import Rebuilding
 from support.wait import wait_for
 
-from mcastd.config import OutboundChannel
+from mcastd.config import FluteOutbound, OutboundChannel
 from mcastd.delivery.catalog import Catalog
 from mcastd.errors import SourceError
 from mcastd.net.fake import FakeSender
@@ -106,6 +106,25 @@ class TestSource:
         with opened(tree, "5%") as source:
             arrived = [datagram for datagram in round_of(source) if chance.random() > 0.05]
             assert rebuilt(arrived) == contents(tree)
+
+    def test_its_position_is_how_much_of_the_files_has_gone(self, tree: Path) -> None:
+        with opened(tree) as source:
+            gone = 0
+            while not source.finished:
+                symbols = [len(datagram) - 20 for datagram in source.read() if any(datagram[12:16])]
+                gone += sum(symbols)
+                assert gone <= source.position <= 2_002_898
+                assert source.position - gone < 4 * 1448, "but for symbols that are short"
+            assert gone == source.position == 2_002_898
+
+    def test_what_is_sent_for_months_is_described_for_one(self, tree: Path) -> None:
+        protocol = settings_of(tree).protocol
+        assert isinstance(protocol, FluteOutbound)
+        source = ObjectsSource(tree, protocol, max_datagram=1472, rate=8)
+        while not source.position:
+            source.read()
+        assert source.files.described_seconds == 15 * 86_400
+        source.restart()
 
     def test_repeated_with_what_is_there_by_then(self, tree: Path) -> None:
         with opened(tree, repeat=3) as source:
