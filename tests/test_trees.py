@@ -118,6 +118,31 @@ def test_nothing_is_seen_of_a_tree_before_all_of_it_is_there(
     assert receiver.sink.counters.dropped == {}
 
 
+def test_all_of_a_tree_is_on_the_disk_before_it_is_switched_to(
+    place: Path, sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled: set[int] = set()
+    at_switch: list[set[int]] = []
+    fsync, symlink = os.fsync, os.symlink
+
+    def settle(fd: int) -> None:
+        settled.add(os.fstat(fd).st_ino)
+        fsync(fd)
+
+    def link(*paths: str, **where: Any) -> None:
+        at_switch.append(settled.copy())
+        symlink(*paths, **where)
+
+    monkeypatch.setattr(os, "fsync", settle)
+    monkeypatch.setattr(os, "symlink", link)
+    receiver.take(sender.a_pass())
+    tree = current(receiver).resolve()
+    inodes = {path.stat().st_ino for path in (tree, *tree.rglob("*"))}
+    assert len(inodes) == 1 + 2 + len(SIZES)
+    assert len(at_switch) == 1
+    assert inodes <= at_switch[0]
+
+
 def test_what_has_not_changed_is_linked_and_not_waited_for(
     place: Path, sender: Sender, receiver: Receiver
 ) -> None:

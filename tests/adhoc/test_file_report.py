@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from mcastd.adhoc import file_report
 from mcastd.adhoc.file_report import Hints
+from mcastd.adhoc.report import Summary
 from mcastd.codec import from_json
-from mcastd.status import ChannelStatus, SubscriptionStatus
+from mcastd.status import NO_MANIFEST, ChannelStatus, SubscriptionStatus
 
 
 def channel(repeat: int | str, rounds: int = 0, **files: Any) -> ChannelStatus:
@@ -65,8 +67,29 @@ def test_what_was_sent_and_what_was_not() -> None:
         "not sent: 3 more",
         "not sent whole in the last pass: 2 files that changed under way",
     ]
-    whole = channel(2, rounds=2, pass_number=2)
-    assert file_report.all_sent(file_report.sent(whole, whole, 0.0))
+
+
+def test_what_keeps_a_sender_from_having_sent_all() -> None:
+    def result(**files: Any) -> Summary:
+        status = channel(2, rounds=2, pass_number=2, **files)
+        return file_report.sent(status, status, 0.0)
+
+    assert file_report.all_sent(result())
+    assert list(file_report.sent_lines(result())) == [
+        "sent 41 files, 30,000 bytes, 2 times",
+        "sent 7 datagrams, 700 bytes",
+    ]
+    assert not file_report.all_sent(result(given_up=1))
+    assert not file_report.all_sent(result(refused={"link": 1}))
+    assert not file_report.all_sent(result() | {"dropped": {"EPERM": 1}})
+    assert not file_report.all_sent(result() | {"sent": 0})
+
+
+def test_what_keeps_a_listener_from_having_all() -> None:
+    result: Summary = {"landed": 3, "refused": {}, "incomplete": 0}
+    assert file_report.all_landed(result)
+    for lacking in ({"landed": 0}, {"refused": {"a": "too-large"}}, {"incomplete": 1}):
+        assert not file_report.all_landed(result | lacking)
 
 
 def subscription(
@@ -94,6 +117,10 @@ def test_how_far_a_listener_is() -> None:
     )
     assert file_report.coming(status, 8_000) == (
         "[#####---------------]  25%  3 of 6 files  8,000 bit/s  30s to go  images/a\\x1b.img"
+    )
+    told = {"files": 16, "total_bytes": 80_000}
+    assert file_report.coming(replace(status, manifest=replace(NO_MANIFEST, **told)), 8_000) == (
+        "[##------------------]  12%  3 of 16 files  8,000 bit/s  1min 10s to go  images/a\\x1b.img"
     )
     done = subscription(12, 0.1, states={"landed": 1}, total_bytes=40_000, present_bytes=40_000)
     assert file_report.coming(done, 0) == "[####################] 100%  1 of 1 file  0 bit/s  Ctrl-C ends it"

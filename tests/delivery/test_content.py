@@ -97,6 +97,15 @@ def test_many_members_do_not_cost_a_copy_of_all_that_follows(monkeypatch: pytest
     assert 0 < most <= GIVEN_BYTES < len(packed)
 
 
+def test_what_begins_nearly_like_zlib_is_deflate_still() -> None:
+    """The check bits of a header of zlib fit one stream in 31."""
+    packed = ((PACKERS["deflate"](content), content) for content in map(os.urandom, range(1, 2000)))
+    sent, content = next(
+        pair for pair in packed if int.from_bytes(pair[0][:2]) % 31 == 0 and pair[0][0] & 15 != 8
+    )
+    assert checked(sent, described(sent, encoding="deflate", content_length=len(content)))[0] == content
+
+
 def test_gzip_may_have_several_members() -> None:
     sent = gzip.compress(CONTENT) + gzip.compress(b"") + gzip.compress(b"more")
     assert checked(sent, described(sent, encoding="gzip", content_length=None))[0] == CONTENT + b"more"

@@ -468,6 +468,18 @@ def test_a_restart_goes_on_where_the_last_run_was(output: Output) -> None:
     assert output.reception.counts.source == 16
 
 
+def test_what_was_found_does_not_tell_how_fast_the_rest_comes(output: Output) -> None:
+    sent = SentObject(256)  # 16 symbols
+    output.give(sent, 0)
+    output.close()
+    output.open()
+    output.give(sent, 1, 0, sent.run(1, 0, 2))
+    output.work()
+    (received,) = output.reception.receiving.values()
+    assert received.percent == 100 * 10 / 16
+    assert received.seconds_left(output.now + 4) == 12, "2 came in 4 s, and 6 are missing"
+
+
 def test_a_block_is_repaired_when_the_code_is_back(tmp_path: Path) -> None:
     """No symbol comes any more that would have it tried again."""
     sent = SentObject(128)

@@ -19,6 +19,7 @@ from support.flute import Rebuilding
 from support.wait import wait_for
 
 from mcastd.config import FluteOutbound, OutboundChannel
+from mcastd.delivery.carousel import Progress
 from mcastd.delivery.catalog import Catalog
 from mcastd.errors import SourceError
 from mcastd.net.fake import FakeSender
@@ -116,6 +117,11 @@ class TestSource:
                 assert gone <= source.position <= 2_002_898
                 assert source.position - gone < 4 * 1448, "but for symbols that are short"
             assert gone == source.position == 2_002_898
+
+    def test_a_pass_is_told_by_its_source_symbols_and_repair_on_top_of_them(self, tree: Path) -> None:
+        with opened(tree) as source:
+            source._carousel.progress = Progress(0, 5, source_symbols=200, source_sent=50, repair_sent=10)
+            assert (source.files.pass_percent, source.files.repair_percent) == (25, 20)
 
     def test_what_is_sent_for_months_is_described_for_one(self, tree: Path) -> None:
         protocol = settings_of(tree).protocol
