@@ -237,6 +237,18 @@ def test_one_more_is_waited_for_when_as_many_as_are_missing_do_not_suffice(
     )
 
 
+def test_more_is_kept_for_a_block_the_more_often_decoding_has_failed(
+    receive: Callable[..., Receiving],
+) -> None:
+    sent = SentObject(128)
+    sent.short = [1, 2, 3, 4, 5]
+    receiving = receive(sent)
+    receiving.give(0, 0, sent.run(0, 0, 6))
+    receiving.give(0, 20, sent.run(0, 20, 7))
+    receiving.require_whole()
+    assert (receiving.counts.repair, receiving.counts.failed_decodes) == (7, 5)
+
+
 def test_repair_is_kept_within_the_allowance(receive: Callable[..., Receiving]) -> None:
     sent = SentObject(256)
     block, symbol = 8 + OVERHEAD_BYTES, 16 + OVERHEAD_BYTES

@@ -346,14 +346,11 @@ def test_what_nothing_describes_any_more_is_forgotten(receive: Callable[..., Rec
 
 
 def test_what_will_not_come_is_not_awaited(receive: Callable[..., Received]) -> None:
-    """Of two objects of a name the first is not received any more, and what is too large never was."""
+    """Of objects of one name, or of one TOI, the last is received, and what is too large never was."""
     received = receive(max_size=900)
-    names = (("a",), ("a",), ("b",))
-    first, second, large = (
-        SentObject(length, seed=seed, name=name)
-        for seed, (length, name) in enumerate(zip((250, 100, 1000), names, strict=True))
-    )
-    received.write(run(large, 0), news=(first, second, large))
+    of_name, of_toi = SentObject(250, name=("a",)), SentObject(170, seed=1, name=("b",))
+    last, large = SentObject(100, seed=1, name=("a",)), SentObject(1000, seed=2)
+    received.write(run(large, 0), news=(of_name, of_toi, last, large))
     objects = received.sink.status().objects
     assert objects is not None
     assert objects.states == {"expired": 1, "waiting": 1, "refused": 1}
