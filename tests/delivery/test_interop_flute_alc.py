@@ -66,7 +66,8 @@ def test_files_of_a_channel_are_received_whole_over_loss(
     dice = random.Random(f"lost {lost}")
     dropped = 0
     for number in range(passes):
-        carousel.begin(number, 3600.0, packets)
+        carousel.describe(3600.0, packets)
+        carousel.begin(number)
         while (datagrams := carousel.next(time.time())) is not None:
             for datagram in zip(*datagrams, strict=True):
                 if dice.random() < lost:
@@ -96,7 +97,8 @@ def test_a_large_file_of_a_channel_is_received_whole(tmp_path: Path, lost: float
     while not catalog.scan():
         pass
     carousel = Carousel(catalog, session=SESSION, max_datagram=1468, loss=protect, interleave=6)
-    carousel.begin(0, 3600.0)
+    carousel.describe(3600.0)
+    carousel.begin(0)
     receiver, dice = receiver_into(target), random.Random(5)
     sent = dropped = 0
     while (datagrams := carousel.next(time.time())) is not None:

@@ -562,7 +562,8 @@ def test_files_of_a_channel_land_with_what_was_lost_in_a_pass_from_the_next(
     link = run.start()
     sent = 0
     for number, lost in enumerate((0.2, 0.0)):
-        carousel.begin(number, 3600.0)
+        carousel.describe(3600.0)
+        carousel.begin(number)
         while (datagrams := carousel.next(time.time())) is not None:
             batch = [b"".join(each) for each in zip(*datagrams, strict=True)]
             kept = [datagram for datagram in batch if dice.random() >= lost]
