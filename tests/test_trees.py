@@ -192,6 +192,20 @@ def test_what_differs_in_its_mode_or_time_alone_is_copied(
     assert content(current(receiver)) == content(place / "source")
 
 
+def test_a_mode_or_a_time_alone_makes_another_tree(place: Path, sender: Sender, receiver: Receiver) -> None:
+    one = place / "source" / "one"
+    receiver.take(sender.a_pass())
+    seen = {current(receiver).resolve()}
+    for change in (lambda: one.chmod(0o600), lambda: os.utime(one, ns=(1, 1_500_000_000_000_000_000))):
+        change()
+        receiver.take(manifest_of(sender.a_pass()))
+        seen.add(current(receiver).resolve())
+        found, wanted = (current(receiver) / "one").stat(), one.stat()
+        assert stat.S_IMODE(found.st_mode) == stat.S_IMODE(wanted.st_mode)
+        assert found.st_mtime_ns == wanted.st_mtime_ns
+    assert len(seen) == 3
+
+
 def test_files_become_directories_and_directories_files(
     place: Path, sender: Sender, receiver: Receiver
 ) -> None:

@@ -260,6 +260,14 @@ def test_a_name_is_a_credential_of_systemd(tmp_path: Path, monkeypatch: pytest.M
     assert "LoadCredential=images.key:" in error.way_out
 
 
+def test_a_file_beside_the_credentials_is_no_credential(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path / "images.key", GroupKey(SECRET).text, 0o440)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "credentials"))
+    assert refusal(GroupKey, str(tmp_path / "images.key")).reason == "exposed"
+
+
 # -- the command
 
 
