@@ -120,6 +120,10 @@ def _read(place: Place, what: str, *, secret: bool) -> str:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise KeyFileError(what, "it is no regular file", reason="not-a-file")
+        # In a directory that others may write, who put the file there decides what is in it
+        if not place.ours and found.st_uid not in {0, os.geteuid()}:
+            way_out = "move it to a directory that nobody else may write"
+            raise KeyFileError(what, f"it belongs to uid {found.st_uid}", way_out, reason="unsafe-path")
         # Credentials are in a directory that systemd shows to the service alone, where the group's bits are
         # the mask of an access list (acl(5)), not the group's.
         directory = os.environ.get(CREDENTIALS)

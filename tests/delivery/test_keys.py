@@ -242,6 +242,19 @@ def test_no_link_of_others_is_followed_to_a_key(tmp_path: Path) -> None:
     assert refusal(GroupKey, str(link)).reason == "unsafe-path"
 
 
+@pytest.mark.root
+def test_in_a_directory_of_all_no_key_of_another_is_taken(tmp_path: Path) -> None:
+    """Its owner could exchange it at any time, as in /tmp. Where nobody else may write, root has put it."""
+    place = written(tmp_path / "images.key", GroupKey(SECRET).text)
+    os.chown(place, 65_534, 65_534)
+    assert read_key(GroupKey, place) == GroupKey(SECRET)
+    tmp_path.chmod(0o1777)
+    error = refusal(GroupKey, place)
+    assert (error.reason, error.cause) == ("unsafe-path", "it belongs to uid 65534")
+    os.chown(place, 0, 0)
+    assert read_key(GroupKey, place) == GroupKey(SECRET)
+
+
 # -- credentials of systemd
 
 
