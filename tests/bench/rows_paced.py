@@ -1,15 +1,19 @@
-"""The rows on many channels that each send now and then: what they cost together, how punctual each is."""
+"""The rows on many channels that each send now and then: what they cost together, how punctual each is.
+
+The reference is a C program that does the same from memory, with one thread; the daemon is stopped meanwhile.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import time
+from typing import NamedTuple
 
 from bench.context import Bench
 from bench.daemon import Daemon, channel
-from bench.lab import Address
-from bench.measure import middle
-from bench.report import Result, at_most
+from bench.lab import INTERFACE, SENDER, Address
+from bench.measure import middle, ratio
+from bench.report import Result, at_most, times
 from bench.rows_many import after
 from bench.rows_send import Probe
 from bench.rows_time import lateness, one_by_one, percentile
@@ -22,6 +26,38 @@ PROBED = 20  # of the slow ones, evenly spread
 PACED = 100
 PACED_FIRST = Address("239.249.1.1", 25_000)
 SIZE = 1316
+PACED_RATE = 8_000_000  # bits a second
+TOGETHER = 3  # datagrams that a channel sends at once, among many
+TICK, SLOW_TICK = 500_000, 1_000_000  # ns
+SETTLING = 0.5  # seconds after the daemon was stopped
+
+
+class Load(NamedTuple):
+    """What ``many.c`` is to send: see there."""
+
+    sockets: int
+    size: int  # bytes of each datagram
+    together: int  # datagrams in each send
+    period: int  # ns
+    tick: int  # ns
+
+
+def reference(bench: Bench, daemon: Daemon, to: Address, load: Load) -> dict[str, float]:
+    """What C takes of a core, in percent, while the daemon is stopped; nothing if it could not keep up."""
+    lab, seconds = bench.lab, bench.choose(6, 3)
+    numbers = map(str, load)
+    command = (lab.program("many"), *numbers, INTERFACE, SENDER, to.group, str(to.port), str(seconds))
+    daemon.program.pause()
+    try:
+        with contextlib.ExitStack() as stack:
+            found = lab.start(lab.sender, *command, stack=stack).result(60)
+    finally:
+        daemon.program.resume()
+        time.sleep(SETTLING)
+    expected = 1e9 / load.period * load.sockets * load.together
+    if found["sent"] / found["elapsed"] < 0.97 * expected:
+        return {}
+    return {"core": found["cpu"] / found["elapsed"] / 1e7}
 
 
 def slow(bench: Bench) -> list[Result]:
@@ -44,7 +80,15 @@ def slow(bench: Bench) -> list[Result]:
             late = [x for probe in probes for x in lateness(one_by_one(probe.arrivals()), SLOW_INTERVAL)]
             return {"core": core, "late_p50_ms": percentile(late, 0.5), "late_p99_ms": percentile(late, 0.99)}
 
-        samples = bench.interleave(f"{SLOW} channels of 100 ms", {"mcastd": run})
+        def of_c() -> dict[str, float]:
+            core = reference(
+                bench, daemon, SLOW_FIRST, Load(SLOW, len("news\n"), 1, SLOW_INTERVAL, SLOW_TICK)
+            )
+            for probe in probes:
+                probe.arrivals()
+            return core
+
+        samples = bench.interleave(f"{SLOW} channels of 100 ms", {"mcastd": run, "C": of_c})
     return [
         Result(
             f"{SLOW} channels, a datagram each 100 ms",
@@ -53,6 +97,7 @@ def slow(bench: Bench) -> list[Result]:
                 at_most("CPU", middle(samples, "mcastd", "core"), 15, " % of a core"),
                 at_most("p99 late", middle(samples, "mcastd", "late_p99_ms"), 2, " ms"),
             ],
+            of_c=times(CPU=ratio(samples, "mcastd", "C", "core")),
             notes=[f"{PROBED} of them, late against each one's line through its most punctual datagram"],
         )
     ]
@@ -82,7 +127,12 @@ def paced(bench: Bench) -> list[Result]:
             of_sent = 1000 * (now_late - late) / max(1, now_sent - sent)
             return {"core": core, "late": of_sent, "mbit": rate}
 
-        samples = bench.interleave(f"{PACED} channels of 8 Mbit/s", {"mcastd": run})
+        def of_c(together: int) -> dict[str, float]:
+            period = round(together * SIZE * 8 / PACED_RATE * 1e9)
+            return reference(bench, daemon, PACED_FIRST, Load(PACED, SIZE, together, period, TICK))
+
+        contestants = {"mcastd": run, "C": lambda: of_c(TOGETHER), "C one by one": lambda: of_c(1)}
+        samples = bench.interleave(f"{PACED} channels of 8 Mbit/s", contestants)
     return [
         Result(
             f"{PACED} channels of 8 Mbit/s, {SIZE} B",
@@ -91,6 +141,7 @@ def paced(bench: Bench) -> list[Result]:
                 at_most("CPU", middle(samples, "mcastd", "core"), 30, " % of a core"),
                 at_most("late", middle(samples, "mcastd", "late"), 1, " of 1,000"),
             ],
+            of_c=times(CPU=ratio(samples, "mcastd", "C", "core")),
             notes=["late by the daemon's own counter; no receiver: the other host drops at once"],
         )
     ]
