@@ -13,7 +13,7 @@ from mcastd.config.explain import Complaint
 from mcastd.config.groups import LINK_CONTROL, ethernet_address, is_bounded, is_public, is_source_specific
 from mcastd.config.inbound import DEFAULT_RECEIVE_BUFFER, GATHERING_BUFFER_MIN_BYTES, InboundSubscription
 from mcastd.config.numbers import format_duration, format_rate, format_size
-from mcastd.config.outbound import ETHERNET_PAYLOAD, OutboundChannel
+from mcastd.config.outbound import DEFAULT_BURST, ETHERNET_PAYLOAD, OutboundChannel
 from mcastd.config.output import OutputPath, OutputSettings
 from mcastd.config.protocols import FluteInbound, FluteOutbound
 from mcastd.config.types import Location, normal
@@ -119,9 +119,10 @@ def _fragments(channel: OutboundChannel) -> Advice:
 
 
 def _bursts(channel: OutboundChannel) -> Advice:
-    size = int((channel.rate or 0) / 8 * channel.burst)
+    seconds = DEFAULT_BURST if channel.burst is None else channel.burst
+    size = int((channel.rate or 0) / 8 * seconds)
     if size > DEFAULT_RECEIVE_BUFFER:
-        rate, burst = format_rate(channel.rate or 0), format_duration(channel.burst)
+        rate, burst = format_rate(channel.rate or 0), format_duration(seconds)
         yield (
             "burst",
             f"{burst} of {rate} is {size:,} bytes at once: more than switches and receivers hold,"
@@ -138,7 +139,7 @@ def _unpaced(channel: OutboundChannel) -> Advice:
 
 
 def _burst_of_nothing(channel: OutboundChannel) -> Advice:
-    if channel.rate is None and channel.burst != OutboundChannel.model_fields["burst"].default:
+    if channel.rate is None and channel.burst is not None:
         yield "burst", "does nothing without a rate, of which it is a part; set rate, or leave it out"
 
 

@@ -28,6 +28,8 @@ from mcastd.config.types import (
 from mcastd.ip import MAX_DATAGRAM_BYTES
 
 DEFAULT_INTERVAL = 2.0  # seconds
+# Seconds of a rate that may go at once, where no burst is set.
+DEFAULT_BURST = 0.001
 # The least max_datagram of a protocol that sends files, in bytes: what describes them fits a few datagrams.
 FILES_DATAGRAM_MIN = 256
 ETHERNET_PAYLOAD = {4: 1472, 6: 1452}  # bytes: 1500 less the IP and UDP headers, by IP version
@@ -69,9 +71,10 @@ class OutboundChannel(GroupSettings):
         default_factory=_default_interval,
         description="The time between datagrams in seconds, 2 if there is no rate; 0 is as fast as possible.",
     )
-    burst: BurstSpan = Field(
-        0.001,
-        description="How much of the rate may go at once, in seconds; less is smoother, and costs more.",
+    burst: BurstSpan | None = Field(
+        None,
+        description="How much of the rate may go at once, in seconds; absent, 0.001, and where many channels"
+        " send, up to 3 datagrams, if none goes more than 3 ms early.",
     )
     interface: OneInterface | None = Field(
         None,

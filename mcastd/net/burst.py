@@ -15,6 +15,7 @@ import math
 import socket
 import struct
 from array import array
+from collections.abc import Callable
 from itertools import islice
 from typing import NamedTuple
 
@@ -87,6 +88,7 @@ class Burst:
         # Segments of this many bytes are prepared: how many go in one call, and the control message for them
         self._segment_size = self._segments = 0
         self._ancillary: list[tuple[int, int, bytes]] = []
+        self._option = 0  # bytes: longer buffers are cut into segments of this size (UDP_SEGMENT); 0: none is
         self._queue: _Queue | None = None  # made when it is needed: most channels send one at a time
         # Datagrams that the last call tried to send in one piece and that found no room (ENOBUFS); else 0
         self.refused = 0
@@ -126,8 +128,33 @@ class Burst:
             raise
         return 1
 
+    def prepare(self, size: int, count: int) -> Callable[[bytes | memoryview], object] | None:
+        """See :meth:`mcastd.net.link.Sender.prepare`."""
+        self._forget_refusals()
+        if count > 1 and (self._is_single() or count > self.offload.segments_of(size)):
+            return None
+        try:
+            self._set_option(size if count > 1 else 0)
+        except OSError as error:
+            self._learn_from(error, size)
+            return None
+        self._size = size
+        return self._sock.send
+
+    def note_refusal(self, error: OSError, size: int, count: int) -> None:
+        """Take note that what :meth:`prepare` returned has raised ``error``."""
+        self.refused = 0
+        if count == 1 or not self._learn_from(error, size):
+            self._refuse(error, count)
+
+    def withdraw(self) -> None:
+        """Use nothing any more that :meth:`prepare` returned. Raises OSError."""
+        self._set_option(0)
+
     def send(self, payloads: Payloads) -> int:
         """Send in order; how many the kernel took. Raises OSError if it refused the first."""
+        if self._option:
+            self._set_option(0)
         count = len(payloads)
         if count == 1:
             return self.one(payloads[0])
@@ -144,8 +171,7 @@ class Burst:
         if left == 1 or (self._single_until and self._is_single()):
             return self.one(payloads[0])
         self.refused = 0
-        if self._offload_until < math.inf and self._now() >= self._offload_until:
-            self._learn(Offload(), math.inf)
+        self._forget_refusals()
         size, alike = payloads.alike(SEGMENTS_MAX)
         self._size = size
         while True:
@@ -157,10 +183,9 @@ class Burst:
             try:
                 self._sock.sendmsg(payloads.pieces(count), self._ancillary)
             except OSError as error:
-                if (offload := self.offload.without(error, size)) is None:
+                if not self._learn_from(error, size):
                     self._refuse(error, count)
                     raise
-                self._learn(offload, self._now() + OFFLOAD_SECONDS)
             else:
                 return count
         if not HAVE_SENDMMSG:
@@ -172,6 +197,23 @@ class Burst:
         except OSError as error:
             self._refuse(error, 1)
             raise
+
+    def _set_option(self, size: int) -> None:
+        if size != self._option:
+            self._sock.setsockopt(_abi.SOL_UDP, _abi.UDP_SEGMENT, size)
+            self._option = size
+
+    def _learn_from(self, error: OSError, size: int) -> bool:
+        """Return True if ``error`` shows what GSO cannot do for segments of ``size`` bytes."""
+        offload = self.offload.without(error, size)
+        if offload is None:
+            return False
+        self._learn(offload, self._now() + OFFLOAD_SECONDS)
+        return True
+
+    def _forget_refusals(self) -> None:
+        if self._offload_until < math.inf and self._now() >= self._offload_until:
+            self._learn(Offload(), math.inf)
 
     def _learn(self, offload: Offload, until: float) -> None:
         """Take ``offload`` for what is possible ``until`` then, in monotonic seconds."""

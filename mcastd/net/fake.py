@@ -20,7 +20,7 @@ from mcastd.net.link import (
     Origin,
     SourceFilter,
 )
-from mcastd.net.payloads import Payloads
+from mcastd.net.payloads import ListPayloads, Payloads
 from mcastd.status import MembershipStatus, ReceiverDescription, SenderDescription
 
 ANYBODY = Origin(source="192.0.2.1", port=5000, ifindex=1, ttl=1)
@@ -165,6 +165,24 @@ class FakeSender:
             if self.room is not None:
                 self.room -= 1
         return accepted
+
+    def prepare(self, size: int, count: int) -> Callable[[bytes | memoryview], object]:
+        def send(data: bytes | memoryview) -> None:
+            step = len(data) if count == 1 else size
+            payloads = ListPayloads(data[at : at + step] for at in range(0, max(1, len(data)), max(1, step)))
+            number = self.errors.popleft() if self.errors else 0
+            if self.room is not None and self.room < len(payloads):
+                number = errno.EAGAIN
+            if self.largest is not None and step > self.largest:
+                number = errno.EMSGSIZE
+            if number:
+                raise OSError(number, os.strerror(number))
+            self.send(payloads)
+
+        return send
+
+    def note_refusal(self, error: OSError, size: int, count: int) -> None:
+        """The same error comes with the next send, if it still holds."""
 
     def tick(self, now: float) -> None:
         """Never called: there is no deadline."""

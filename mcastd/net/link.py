@@ -235,6 +235,18 @@ class Sender(Protocol):
         A refusal further on ends the call, and the next one meets it: so all that it took is counted.
         """
 
+    def prepare(self, size: int, count: int) -> Callable[[bytes | memoryview], object] | None:
+        """Returns a function that sends a buffer in one call, for less than :meth:`send` costs.
+
+        The buffer has up to ``count`` datagrams of ``size`` bytes, one after another, the last maybe shorter;
+        or a single one of any size if ``count`` is 1. The function never blocks. It raises OSError if the
+        kernel took none of them: :meth:`note_refusal` takes that. It may be used until this object is next
+        called to send or to prepare. None: use :meth:`send`, there is nothing cheaper now.
+        """
+
+    def note_refusal(self, error: OSError, size: int, count: int) -> None:
+        """Take note that what :meth:`prepare` returned has raised ``error``, for ``count`` datagrams."""
+
     @property
     def deadline(self) -> float:
         """Monotonic seconds when :meth:`tick` is due; ``inf`` is never. It may change with each call of the
@@ -278,6 +290,13 @@ class SenderAround:
 
     def send(self, payloads: Payloads) -> int:
         return self._link.send(payloads)
+
+    def prepare(self, size: int, count: int) -> Callable[[bytes | memoryview], object] | None:
+        """Nothing: what a protocol adds to datagrams is not in the buffers."""
+        return None
+
+    def note_refusal(self, error: OSError, size: int, count: int) -> None:
+        """Never called: nothing is prepared."""
 
     @property
     def deadline(self) -> float:

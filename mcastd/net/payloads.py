@@ -35,6 +35,9 @@ class Payloads(Protocol):
         """The bytes of the first ``count``, datagram after datagram, in as few buffers as they lie in: a few
         for each at most, since one system call takes 1024 (IOV_MAX)."""
 
+    def buffers(self, start: int, stop: int, count: int) -> list[bytes | memoryview]:
+        """Those from ``start`` up to ``stop``, ``count`` of them in each buffer; the last may have fewer."""
+
     def gone(self, count: int) -> None:
         """The next ``count`` were sent or dropped. Nobody asks for them any more: their memory is free."""
 
@@ -49,6 +52,13 @@ def _alike(sizes: Iterable[int]) -> tuple[int, int]:
             first = size
         count += 1
     return first, count
+
+
+def _buffers(payloads: Sequence[bytes | memoryview], count: int) -> list[bytes | memoryview]:
+    """See :meth:`Payloads.buffers`."""
+    if count == 1:
+        return list(payloads)
+    return [b"".join(payloads[at : at + count]) for at in range(0, len(payloads), count)]
 
 
 class ListPayloads(list[bytes | memoryview]):
@@ -68,6 +78,9 @@ class ListPayloads(list[bytes | memoryview]):
 
     def pieces(self, count: int) -> Sequence[bytes | memoryview]:
         return self if count == len(self) else self[:count]
+
+    def buffers(self, start: int, stop: int, count: int) -> list[bytes | memoryview]:
+        return _buffers(self[start:stop], count)
 
     def gone(self, count: int) -> None:
         """Nothing is kept for them but this list."""
@@ -107,6 +120,9 @@ class HeadedPayloads:
 
     def pieces(self, count: int) -> Sequence[bytes | memoryview]:
         return [*chain.from_iterable(zip(self._headers[:count], self._bodies[:count], strict=True))]
+
+    def buffers(self, start: int, stop: int, count: int) -> list[bytes | memoryview]:
+        return _buffers([*self.part(start, stop)], count)
 
     def gone(self, count: int) -> None:
         """As in ListPayloads."""
@@ -148,6 +164,10 @@ class Chunks:
 
     def pieces(self, count: int) -> Sequence[memoryview]:
         return [self._data if count == self._count else self._data[: count * self._size]]
+
+    def buffers(self, start: int, stop: int, count: int) -> list[bytes | memoryview]:
+        data, step = self._data[: stop * self._size], count * self._size
+        return [data[at : at + step] for at in range(start * self._size, len(data), step)]
 
     def gone(self, count: int) -> None:
         """As in ListPayloads."""

@@ -148,6 +148,14 @@ class SocketSender:
             what = f"cannot send to {self._group} on {self._way.interface}"
             raise refused(error, what, self._group, self._setting) from error
 
+    def prepare(self, size: int, count: int) -> Callable[[bytes | memoryview], object] | None:
+        return None if self._heard else self._burst.prepare(size, count)
+
+    def note_refusal(self, error: OSError, size: int, count: int) -> None:
+        self._burst.note_refusal(error, size, count)
+        if self._loop:
+            self._heard = self._burst.refused
+
     def _send(self, payloads: Payloads) -> int:
         if self._heard:
             return self._send_on(payloads.part(0, self._heard))
@@ -207,6 +215,8 @@ class SocketSender:
             self._way = wanted
             self._sock.close()
             self._sock = self._open()
+        else:
+            self._burst.withdraw()
         # What was learned of the way may hold no more, even if it looks the same: it may have changed twice
         self._burst = Burst(self._sock)
         return another

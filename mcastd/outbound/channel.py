@@ -1,7 +1,8 @@
 """The outbound worker: source -> framing -> pacing -> link, in batches.
 
 While little is to be sent at a time, the shared sender (shared.py) does it when it is due, and the channel's
-own thread waits for signals.
+own thread waits for signals. For it the next bursts are made ready in advance (plan.py), and accounted for
+when all of them have gone; until then, whoever looks at the channel counts those that have.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from mcastd.log import get_logger
 from mcastd.net.link import Sender
 from mcastd.net.payloads import ListPayloads, Payloads
 from mcastd.outbound.pacing import FILES_TOLERANCE_SECONDS, TOLERANCE_SECONDS, Pacer, Schedule
+from mcastd.outbound.plan import BurstPlan
 from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.sources.source import NAP_MAX_SECONDS, Source
 from mcastd.outbound.watcher import Watcher
@@ -43,6 +45,8 @@ BATCH_DATAGRAMS = 512
 # After the link was full nothing is sent for the first of these, doubled up to the second.
 PAUSE_SECONDS = 0.001
 PAUSE_MAX_SECONDS = 0.064
+# Of at most this many datagrams a plan is made.
+PLANNED_DATAGRAMS_MAX = 512
 # A channel that sends this many datagrams at a time, BUSY_VISITS times in a row, is busy and sends for
 # itself, until it has sent fewer as many times in a row.
 BUSY_DATAGRAMS = 16
@@ -50,7 +54,7 @@ BUSY_DATAGRAMS = 16
 NOT_FOR_US = Signal.REOPEN | Signal.RETRY | Signal.SOURCE
 
 
-def _pace(config: OutboundChannel) -> tuple[float | None, int | None, float]:
+def _pace(config: OutboundChannel) -> tuple[float | None, int | None, float | None]:
     return config.interval, config.rate, config.burst
 
 
@@ -89,6 +93,7 @@ class Channel:
         self._pending: Payloads = ListPayloads()
         self._sizes: Sequence[int] = []  # of the pending ones, in bytes
         self._next = 0
+        self._plan: BurstPlan | None = None  # what the shared sender sends, from index _next on
         # How many of them are looked at next: about as many as are due at a time
         self._window = BATCH_DATAGRAMS
         self._log = get_logger(worker=name)
@@ -168,7 +173,7 @@ class Channel:
 
     def status(self, patience: Patience | None = None) -> ChannelStatus:
         config, source, link, way = self._config, self._source, self._link, self._described
-        pending, sent = self._pending, self._next  # two reads: the worker may replace both in between
+        counters = self._counted()
         return ChannelStatus(
             group=str(config.group),
             port=config.port,
@@ -181,9 +186,9 @@ class Channel:
             source_state=source.state,
             files=source.files,
             position=source.position,
-            pending=max(0, len(pending) - sent),
+            pending=self._count_pending(),
             repeat=config.repeat,
-            counters=copy_of(self.counters),
+            counters=copy_of(counters),
             hanging=self._hanging(),
             link=SenderStatus(way.interface, way.address, link.sending) if link and way else None,
         )
@@ -199,30 +204,48 @@ class Channel:
         return Hanging(self._config.source.label, now - asked_at)
 
     def vitals(self) -> Vitals:
-        counters, files = self.counters, self._source.files
+        counters, files = self._counted(), self._source.files
         return Vitals(
             datagrams=counters.sent,
             payload_bytes=counters.sent_bytes,
             dropped=sum(dict(counters.dropped).values()),  # copies: the worker goes on counting
             refused=sum(dict(counters.refused).values()),
             late=counters.late,
-            last_datagram=self._last,
+            last_datagram=self._last_datagram(),
             files=0 if files is None else files.files,
             files_percent=None if files is None else files.pass_percent,
         )
 
     def books(self) -> Books:
-        pending, sent = self._pending, self._next
         way = self._described
         if way is not None and way.interface != self._identity.interface:
             self._identity = self._identity._replace(interface=way.interface)
         return Books(
             self._identity,
-            self.counters,
-            self._last,
-            pending=max(0, len(pending) - sent),
+            self._counted(),
+            self._last_datagram(),
+            pending=self._count_pending(),
             files=self._source.files,
         )
+
+    # What goes by a plan is accounted for later. For any thread: the one that sends may go on in between.
+
+    def _counted(self) -> OutboundCounters:
+        """The counters, with what has gone of the plan."""
+        plan = self._plan
+        if plan is None:
+            return self.counters
+        counters = copy_of(self.counters)
+        plan.add_to(counters)
+        return counters
+
+    def _count_pending(self) -> int:
+        pending, gone, plan = self._pending, self._next, self._plan
+        return max(0, len(pending) - gone - (0 if plan is None else plan.sent))
+
+    def _last_datagram(self) -> float | None:
+        plan = self._plan
+        return self._last if plan is None or not plan.sent_at else plan.sent_at[-1]
 
     def _transmit(self, context: Context, link: Sender) -> bool:
         """Send until STOP, or until the source has ended and all is sent.
@@ -247,7 +270,7 @@ class Channel:
             elif when <= clock.monotonic():
                 context.wait(0)  # the heartbeat of a channel that always has something to send
             elif self._shared is not None and self._may_be_lent and self._handover.is_possible():
-                self._lend(context, self._shared, when)
+                self._lend(context, link, self._shared, when)
             else:
                 context.sleep_until(when)
         return False
@@ -269,14 +292,11 @@ class Channel:
             return min(schedule.deadline, link.deadline)
         done = self._send(link, self._pending.part(first, first + due), sizes)
         if done:
-            self._pending.gone(done)
             schedule.sent(now, sizes[:done])
             self.counters.late = schedule.late
             self._last, self._pause = now, 0.0
-            self._next = first = first + done
             self._window = min(2 * done + 2, BATCH_DATAGRAMS)
-            if first == len(self._sizes):
-                self._pending, self._sizes, self._next = ListPayloads(), [], 0
+            self._pass_on(done)
         if (done >= BUSY_DATAGRAMS) is self._busy:
             self._streak = 0
         elif self._streak < BUSY_VISITS - 1:
@@ -284,9 +304,19 @@ class Channel:
         else:
             self._busy, self._streak = not self._busy, 0
         if done < due:
-            self._pause = min(max(PAUSE_SECONDS, 2 * self._pause), PAUSE_MAX_SECONDS)
-            return min(now + self._pause, link.deadline)
+            return min(now + self._lengthen_pause(), link.deadline)
         return min(schedule.deadline, link.deadline) if self._sizes else -math.inf
+
+    def _lengthen_pause(self) -> float:
+        self._pause = min(max(PAUSE_SECONDS, 2 * self._pause), PAUSE_MAX_SECONDS)
+        return self._pause
+
+    def _pass_on(self, count: int) -> None:
+        """The next ``count`` datagrams were sent or dropped."""
+        self._pending.gone(count)
+        self._next += count
+        if self._next == len(self._sizes):
+            self._pending, self._sizes, self._next = ListPayloads(), [], 0
 
     # -- while little is sent at a time: the shared sender does it, this thread waits for signals
 
@@ -294,16 +324,59 @@ class Channel:
     def _may_be_lent(self) -> bool:
         return not self._busy and not self._source.slow
 
-    def _lend(self, context: Context, shared: SharedSender, when: float) -> None:
+    def _make_plan(self, link: Sender) -> BurstPlan | None:
+        """Make the next bursts ready; None if they have to be sent by :meth:`_send_next`."""
+        if self._pause or not link.carrier:
+            return None
+        first, now = self._next, clock.monotonic()
+        sizes = self._sizes[first : first + PLANNED_DATAGRAMS_MAX]
+        crowded = self._shared is not None and self._shared.is_crowded()
+        for gather in (True, False) if crowded else (False,):  # what gathers may not go in one piece
+            timetable = self._schedule.timetable(now, sizes, gather)
+            if timetable is None or timetable.burst >= BUSY_DATAGRAMS:
+                return None
+            if (send := link.prepare(sizes[0], timetable.burst)) is not None:
+                buffers = self._pending.buffers(first, first + timetable.datagrams, timetable.burst)
+                return BurstPlan(timetable, sizes, buffers, send, self.counters)
+        return None
+
+    def _settle(self, link: Sender) -> bool:
+        """Account for what has gone of the plan, which ends. Returns False if the link was full then."""
+        plan = self._plan
+        if plan is None:
+            return True
+        done = plan.sent
+        if done:
+            self._schedule.followed(plan.timetable, plan.sent_at)
+            self.counters.sent += done
+            self.counters.sent_bytes += sum(plan.sizes[:done])
+            self.counters.late = self._schedule.late
+            self._last, self._streak = plan.sent_at[-1], 0
+        self._plan = None
+        if done:
+            self._pass_on(done)
+        if plan.error is None:
+            return True
+        refused = plan.timetable.sent(len(plan.sent_at) + 1) - done
+        link.note_refusal(plan.error, plan.sizes[done], refused)
+        if plan.error.errno not in FULL_ERRNOS:
+            return True  # the next send meets it again
+        self._count_refusal(plan.error)
+        return False
+
+    def _lend(self, context: Context, link: Sender, shared: SharedSender, when: float) -> None:
         """Let the shared sender send from ``when`` on, until a signal needs this thread."""
 
         def wait() -> None:
             context.wait()
             context.take(NOT_FOR_US)
 
-        self._handover.lend(context, partial(shared.add, self, when), partial(shared.remove, self), wait)
+        try:
+            self._handover.lend(context, partial(shared.add, self, when), partial(shared.remove, self), wait)
+        finally:
+            self._settle(link)
 
-    def send_due(self) -> float | None:
+    def send_due(self) -> float | BurstPlan | None:
         """Send what is due, in the shared sender's thread: see :class:`~mcastd.outbound.shared.Timed`."""
         handover = self._handover
         with handover.lock:
@@ -311,7 +384,7 @@ class Channel:
             if link is None or context is None:
                 return None
             try:
-                when = self._send_next(context, link)
+                when = self._visit(context, link)
             except Exception as error:
                 handover.end(context, error)
                 return None
@@ -319,6 +392,19 @@ class Channel:
                 handover.end(context)
                 return None
             return when
+
+    def _visit(self, context: Context, link: Sender) -> float | BurstPlan | None:
+        """Make a plan; or send what is due, and return when to go on: see :meth:`_send_next`."""
+        if not self._settle(link):
+            return clock.monotonic() + self._lengthen_pause()
+        refilled = not self._sizes
+        if refilled and not self._refill(context):
+            return None
+        self._plan = self._make_plan(link)
+        if self._plan is not None:
+            return self._plan
+        # The read may have taken long: look at the signals before anything is sent
+        return -math.inf if refilled else self._send_next(context, link)
 
     def hand_back(self) -> None:
         self._handover.hand_back()
@@ -360,7 +446,7 @@ class Channel:
         try:
             sent = link.send(batch)
         except LinkError as error:
-            self.counters.refused[errno.errorcode.get(error.errno, "other")] += 1
+            self._count_refusal(error)
             if error.errno in FULL_ERRNOS:
                 return 0
             if error.errno != errno.EMSGSIZE:
@@ -374,6 +460,9 @@ class Channel:
         elif sent:
             counters.dropped[NO_CARRIER] += sent
         return sent
+
+    def _count_refusal(self, error: LinkError | OSError) -> None:
+        self.counters.refused[errno.errorcode.get(error.errno or 0, "other")] += 1
 
     def _drop_too_big(self, error: LinkError) -> None:
         """Drop a datagram that is too long for the link, so that the next one follows when it is due."""

@@ -6,10 +6,17 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Protocol
+from operator import sub
+from typing import NamedTuple, Protocol
 
-# By default, what is due at a rate within this time may go at once.
-BURST_SECONDS = 0.001
+from mcastd.config.outbound import DEFAULT_BURST
+
+# Where no burst is set and one thread sends for many channels, up to this many datagrams of one size go
+# together, as far as none of them goes more than GATHERED_SECONDS before it is due.
+GATHERED_DATAGRAMS = 3
+GATHERED_SECONDS = 0.003
+# The most bursts of a timetable.
+TIMETABLE_BURSTS = 32
 # A datagram that goes no later than the first after its deadline is not late; one of a file, no later than
 # the second: a block is read and hashed in between.
 TOLERANCE_SECONDS = 0.001
@@ -18,6 +25,34 @@ FILES_TOLERANCE_SECONDS = 0.1
 CATCH_UP_FACTOR = 2
 # A sender that is further behind than this does not catch up.
 STALL_SECONDS = 1.0
+
+
+class Timetable(NamedTuple):
+    """When the next bursts are due. All times are in seconds, deadlines in those of the monotonic clock."""
+
+    begins_at: float  # the first one goes then, or later
+    deadlines: Sequence[float]  # when the first datagram of each burst is due
+    burst: int  # datagrams in each of them; the last one may have fewer
+    datagrams: int  # in all bursts
+    rest: float  # from one burst to the next at least, however late it is
+    period: float  # from the deadline of one datagram to that of the next
+    tolerance: float  # what goes that much after its deadline is not late
+
+    def sent(self, bursts: int) -> int:
+        """How many datagrams the first ``bursts`` have."""
+        return min(bursts * self.burst, self.datagrams)
+
+    def late(self, sent_at: Sequence[float]) -> int:
+        """How many datagrams were late, of the first bursts, which went at the times ``sent_at``."""
+        if not sent_at or max(map(sub, sent_at, self.deadlines)) <= max(self.tolerance, self.period):
+            return 0
+        late = 0
+        for burst, delay in enumerate(map(sub, sent_at, self.deadlines)):
+            past_tolerance = math.ceil((delay - self.tolerance) / self.period)
+            past_period = math.ceil(delay / self.period) - 1
+            count = self.sent(burst + 1) - self.sent(burst)
+            late += max(0, min(past_tolerance, past_period, count))
+        return late
 
 
 class Schedule(Protocol):
@@ -38,6 +73,15 @@ class Schedule(Protocol):
     def sent(self, now: float, sizes: Sequence[int]) -> None:
         """Datagrams of ``sizes`` bytes have gone, all of them due at ``now``."""
 
+    def timetable(self, now: float, sizes: Sequence[int], gather: bool) -> Timetable | None:
+        """When the next datagrams, of ``sizes`` bytes, are due; None: ask :meth:`due`.
+
+        With ``gather``, some may go a little early, along with others.
+        """
+
+    def followed(self, timetable: Timetable, sent_at: Sequence[float]) -> None:
+        """The first bursts of the last timetable, one or more, have gone at the times ``sent_at``."""
+
     def idle(self, now: float) -> None:
         """There was nothing to send until ``now``: deadlines passed are no credit for what comes next."""
 
@@ -57,20 +101,21 @@ class Pacer:
         self,
         interval: float | None,
         rate: int | None,
-        burst: float = BURST_SECONDS,
+        burst: float | None = None,
         *,
         tolerance: float = TOLERANCE_SECONDS,
     ) -> None:
         """One of ``interval`` in seconds and ``rate`` in bits of payload per second. At a rate, what is due
-        within ``burst`` seconds may go along with what is due now. What is sent up to ``tolerance`` seconds
-        after its deadline is not late."""
+        within ``burst`` seconds may go along with what is due now; None: within DEFAULT_BURST, and more of
+        them may gather. What is sent up to ``tolerance`` seconds after its deadline is not late."""
         if (interval is None) == (rate is None):
             raise ValueError("pacing takes an interval or a rate")
         self.late = 0  # datagrams sent after the tolerance, and more than one period after their deadline
         self._tolerance = tolerance
         self._interval = interval
         self._rate = rate
-        self._burst = burst
+        self._burst = DEFAULT_BURST if burst is None else burst
+        self._may_gather = burst is None
         self._stall = max(STALL_SECONDS, interval or 0)  # seconds
         self._start = -math.inf
         self._resting_until = -math.inf
@@ -128,6 +173,37 @@ class Pacer:
         self.deadline = self._due_at
         if self._rate:
             self._resting_until = now + self._burst / CATCH_UP_FACTOR
+            self.deadline = max(self._due_at, self._resting_until)
+
+    def timetable(self, now: float, sizes: Sequence[int], gather: bool) -> Timetable | None:
+        if not -math.inf < self._due_at >= now - self._stall or not sizes:
+            return None
+        spent, start, rate, rest = self._spent, self._start, self._rate, 0.0
+        if self._interval:
+            burst, period = 1, self._interval
+            total = min(len(sizes), TIMETABLE_BURSTS)
+            deadlines = [start + (spent + index) * period for index in range(total)]
+        elif rate and (bits := 8 * sizes[0]):
+            period = bits / rate
+            burst = max(1, round(self._burst * rate) // bits)
+            if gather and self._may_gather:
+                burst = max(burst, min(GATHERED_DATAGRAMS, 1 + int(GATHERED_SECONDS / period)))
+            total = min(len(sizes), TIMETABLE_BURSTS * burst)
+            if sizes[:total].count(sizes[0]) != total:
+                return None
+            rest = max(self._burst, burst * period) / CATCH_UP_FACTOR
+            deadlines = [start + at / rate for at in range(spent, spent + total * bits, burst * bits)]
+        else:
+            return None
+        return Timetable(self.deadline, deadlines, burst, total, rest, period, self._tolerance)
+
+    def followed(self, timetable: Timetable, sent_at: Sequence[float]) -> None:
+        units = 1 if self._interval else round(timetable.period * (self._rate or 0))
+        self._spent += timetable.sent(len(sent_at)) * units
+        self.late += timetable.late(sent_at)
+        self.deadline = self._due_at = self._at(self._spent)
+        if self._rate:
+            self._resting_until = sent_at[-1] + timetable.rest
             self.deadline = max(self._due_at, self._resting_until)
 
     def idle(self, now: float) -> None:

@@ -4,6 +4,9 @@ With a thread each, hundreds of channels wake thousands of times a second, and m
 handing the interpreter from one to the next. Here one thread wakes, sends what is due of every channel, and
 sleeps until the next deadline. A channel that sends much at a time sends for itself (see channel.py).
 
+A channel is visited for what may take a while, as reading its source may. A visit may return a plan, whose
+bursts the thread then sends itself. That never blocks: it is done with the lock held, for all that are due.
+
 If a visit takes long, as when a disk hangs, another thread goes on with the others. If a second one hangs on
 that file system meanwhile, all channels of it send for themselves: each would take its time from the others.
 """
@@ -11,33 +14,40 @@ that file system meanwhile, all channels of it send for themselves: each would t
 from __future__ import annotations
 
 import heapq
-import itertools
+import math
 import threading
+from collections import deque
 from typing import Protocol
 
 from mcastd import clock
+from mcastd.outbound.pacing import STALL_SECONDS
+from mcastd.outbound.plan import BurstPlan
 from mcastd.replaceable import ReplaceableThread
 
 # A visit may take this long before another thread goes on with the other channels.
 VISIT_MAX_SECONDS = 0.1
-# With more channels than this, each sleep takes TICK_SECONDS or more, so that one wake-up serves several.
+# With more channels than this, each is served at the first tick after its deadline, so that one wake-up
+# serves several; at a slow tick if the deadline is SLOW_SECONDS or more away.
 PUNCTUAL_CHANNELS = 16
-TICK_SECONDS = 0.000_25
+TICKS_PER_SECOND = 2000
+SLOW_TICKS_PER_SECOND = 1000
+SLOW_SECONDS = 0.01
 # During a sleep longer than this, the deputy sleeps as well: nothing can hang.
 REST_SECONDS = 0.005
 # The longest sleep. Not threading.TIMEOUT_MAX: not every sem_clockwait(3) takes 292 years.
 SLEEP_MAX_SECONDS = 3600.0
-# With more entries of channels that have left than this, the schedule is made anew without them.
+# After this many channels have left, and more than there are, the schedule is made anew without them.
 VOID_ENTRIES_MAX = 64
 
 
 class Timed(Protocol):
     """A channel as the shared sender sees it."""
 
-    def send_due(self) -> float | None:
-        """Send what is due. Returns when to be called again, in monotonic seconds. It must not raise.
+    def send_due(self) -> float | BurstPlan | None:
+        """Send what is due. It must not raise.
 
-        None: the channel's own thread goes on, and no call follows.
+        Returns when to be called again, in monotonic seconds. A plan: when that has ended. None: not at all,
+        the channel's own thread goes on.
         """
 
     def hand_back(self) -> None:
@@ -48,8 +58,15 @@ class Timed(Protocol):
         """The device of the file system that its source is on; 0 if unknown."""
 
 
-# When a channel is due; a number of its own, so that heapq never compares channels; the channel.
-_Entry = tuple[float, int, Timed]
+class _Entry:
+    """A channel, from :meth:`SharedSender.add` on until it leaves."""
+
+    __slots__ = ("channel", "has_left", "plan")
+
+    def __init__(self, channel: Timed) -> None:
+        self.channel = channel
+        self.plan: BurstPlan | None = None  # None: the channel is visited when it is due
+        self.has_left = False
 
 
 class SharedSender:
@@ -60,10 +77,12 @@ class SharedSender:
             "sender", self._send, self._hand_back, step_max_seconds=VISIT_MAX_SECONDS
         )
         self._lock = self._thread.lock  # not held during a visit
-        self._entries: dict[Timed, _Entry | None] = {}  # None while it is visited
+        self._entries: dict[Timed, _Entry] = {}
         self._hanging: set[Timed] = set()  # still visited by threads that were replaced
-        self._schedule: list[_Entry] = []  # a heap; entries that are not in _entries count no more
-        self._numbers = itertools.count()
+        self._schedule: dict[float, list[_Entry]] = {}  # what is due, by monotonic seconds
+        self._times: list[float] = []  # a heap of the times in it
+        self._visits: deque[_Entry] = deque()  # those that are to be visited now
+        self._void = 0  # entries that have left since the schedule was made anew, and may be in it
         self._alarm = threading.Lock()  # always held; released to end the thread's sleep
         self._alarm.acquire()
         self._wakes_at = 0.0  # monotonic seconds: when its sleep ends by itself; 0 while it is awake
@@ -75,18 +94,21 @@ class SharedSender:
                 self._thread.begin()
             except RuntimeError:  # no more threads
                 return False
-            self._schedule_at(channel, when)
-            if len(self._schedule) > 2 * len(self._entries) + VOID_ENTRIES_MAX:
-                self._schedule = [entry for entry in self._entries.values() if entry is not None]
-                heapq.heapify(self._schedule)
+            self._drop(channel)
+            entry = self._entries[channel] = _Entry(channel)
+            self._put(entry, when, clock.monotonic())
             if when < self._wakes_at:
                 self._wake()
         return True
 
     def remove(self, channel: Timed) -> None:
-        """Begin no further visit. Harmless if the channel was handed back."""
+        """Begin no further visit, send nothing more of a plan. Harmless if the channel was handed back."""
         with self._lock:
-            self._entries.pop(channel, None)
+            self._drop(channel)
+
+    def is_crowded(self) -> bool:
+        """Returns True if there are so many channels that one wake-up serves several. For any thread."""
+        return len(self._entries) > PUNCTUAL_CHANNELS
 
     def is_mute(self) -> bool:
         """Returns True if a visit hangs, and there is no thread to go on with the others."""
@@ -97,10 +119,31 @@ class SharedSender:
 
     # -- with the lock held
 
-    def _schedule_at(self, channel: Timed, when: float) -> None:
-        entry = when, next(self._numbers), channel
-        self._entries[channel] = entry
-        heapq.heappush(self._schedule, entry)
+    def _put(self, entry: _Entry, when: float, now: float) -> None:
+        """Have a channel served at ``when``. If that is past, it comes after those that are due by now."""
+        if when <= now:
+            when = now
+        elif len(self._entries) > PUNCTUAL_CHANNELS:
+            ticks = TICKS_PER_SECOND if when - now < SLOW_SECONDS else SLOW_TICKS_PER_SECOND
+            when = math.ceil(when * ticks) / ticks
+        due = self._schedule.get(when)
+        if due is None:
+            self._schedule[when] = [entry]
+            heapq.heappush(self._times, when)
+        else:
+            due.append(entry)
+
+    def _drop(self, channel: Timed) -> None:
+        entry = self._entries.pop(channel, None)
+        if entry is None:
+            return
+        entry.has_left, entry.plan = True, None
+        self._void += 1
+        if self._void > len(self._entries) + VOID_ENTRIES_MAX:
+            left = {when: [one for one in due if not one.has_left] for when, due in self._schedule.items()}
+            self._schedule = {when: due for when, due in left.items() if due}
+            self._times = sorted(self._schedule)
+            self._void = 0
 
     def _wake(self) -> None:
         self._wakes_at = 0.0
@@ -119,57 +162,88 @@ class SharedSender:
             handed_back.update(channel for channel in self._entries if channel.device == stuck.device)
         self._hanging.add(stuck)
         for channel in handed_back:
-            self._entries.pop(channel, None)
+            self._drop(channel)
             channel.hand_back()
 
-    def _take_due(self, now: float) -> Timed | None:
-        """The channel that is due first, if one is."""
-        schedule = self._schedule
-        while schedule and schedule[0][0] <= now:
-            entry = heapq.heappop(schedule)
-            channel = entry[2]
-            if self._entries.get(channel) is entry:
-                self._entries[channel] = None
-                return channel
-        return None
+    def _take_up(self, entry: _Entry, result: float | BurstPlan | None, now: float) -> None:
+        """Go on as a visit has returned it."""
+        if result is None:
+            self._drop(entry.channel)
+        elif isinstance(result, BurstPlan):
+            entry.plan = result
+            self._put(entry, result.timetable.begins_at, now)
+        else:
+            self._put(entry, result, now)
 
-    def _sleep_seconds(self, now: float) -> float:
-        """Until the next deadline."""
-        wait = min(self._schedule[0][0] - now, SLEEP_MAX_SECONDS) if self._schedule else SLEEP_MAX_SECONDS
-        return max(wait, TICK_SECONDS) if len(self._entries) > PUNCTUAL_CHANNELS else wait
+    def _serve_due(self, now: float) -> None:
+        """Send the bursts of plans that are due by now, and note which channels are to be visited."""
+        while self._times and self._times[0] <= now:
+            when = heapq.heappop(self._times)
+            is_stalled = now - when > STALL_SECONDS  # the schedules begin anew
+            for entry in self._schedule.pop(when):
+                plan = entry.plan
+                if plan is None or is_stalled:
+                    self._visits.append(entry)
+                    continue
+                data, next_at = plan.waiting.pop()
+                at = clock.monotonic()
+                try:
+                    plan.send(data)
+                except OSError as error:
+                    plan.error = error
+                    self._visits.append(entry)
+                    continue
+                plan.sent_at.append(at)
+                if next_at == math.inf:
+                    self._visits.append(entry)
+                else:
+                    rested_at = at + plan.rest
+                    self._put(entry, next_at if next_at > rested_at else rested_at, at)
+
+    def _next_visit(self) -> _Entry | None:
+        while self._visits:
+            entry = self._visits.popleft()
+            if not entry.has_left:
+                entry.plan = None
+                return entry
+        return None
 
     # -- its thread
 
     def _send(self) -> None:
-        """Visit what is due, sleep until the next deadline, and so on."""
+        """Serve what is due, sleep until the next deadline, and so on."""
         thread, me = self._thread, threading.current_thread()
         thread.busy.set()
-        visited: Timed | None = None
-        when: float | None = None
+        visited: _Entry | None = None
+        result: float | BurstPlan | None = None
         while True:
             with self._lock:
                 if thread.current is not me or thread.closed.is_set():
                     if visited is not None:
-                        self._hanging.discard(visited)
+                        self._hanging.discard(visited.channel)
                     return
                 now = clock.monotonic()
-                if visited is not None and visited in self._entries and self._entries[visited] is None:
-                    if when is None:
-                        del self._entries[visited]
-                    else:  # one that is late, or has more at once, comes after those that are due by now
-                        self._schedule_at(visited, max(when, now))
-                thread.at = visited = self._take_due(now)
+                if visited is not None and not visited.has_left:
+                    self._take_up(visited, result, now)
+                self._serve_due(now)
+                visited = self._next_visit()
                 if visited is not None:
+                    thread.at = visited.channel
                     thread.steps += 1
                 else:
-                    seconds = self._sleep_seconds(now)
+                    thread.at = None
+                    now = clock.monotonic()  # sending took a while
+                    seconds = (
+                        min(self._times[0] - now, SLEEP_MAX_SECONDS) if self._times else SLEEP_MAX_SECONDS
+                    )
                     self._wakes_at = now + seconds
                     if seconds > REST_SECONDS:
                         thread.busy.clear()
             if visited is not None:
-                when = visited.send_due()
+                result = visited.channel.send_due()
             else:
-                self._alarm.acquire(timeout=seconds)
+                if seconds > 0:
+                    self._alarm.acquire(timeout=seconds)
                 self._wakes_at = 0.0
                 if not thread.busy.is_set():
                     thread.busy.set()

@@ -383,7 +383,6 @@ group = "239.255.1.2"
 port = 9190
 ttl = 1
 rate = "64kbit"
-burst = "1ms"
 framing = "line"
 max_datagram = 1472
 repeat = "once"

@@ -130,6 +130,7 @@ COMMENTED = [number for number, line in enumerate(LINES) if re.match(r"# \w+ = "
 ABSENT_BY_DEFAULT = {
     "metrics",
     "rate",
+    "burst",
     "sources",
     "exclude_sources",
     "expect_every",

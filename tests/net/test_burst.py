@@ -262,3 +262,48 @@ def test_a_full_socket_loses_nothing(link: Link) -> None:
             refused += error.errno == errno.EAGAIN
     assert refused == 1  # that of a call's very first
     assert link.taken() == payloads
+
+
+def test_what_is_prepared_goes_in_one_call_and_leaves_no_trace(link: Link) -> None:
+    data = bytes(range(250)) * 4
+    send = link.sender.prepare(100, 3)
+    if link.way != "gso":
+        assert send is None
+        assert link.sender.prepare(100, 3) is None, "it is tried with at most 64 segments, too"
+        assert link.sender.sending == link.way
+    else:
+        assert send is not None
+        for start, stop in ((0, 300), (300, 600), (600, 750), (750, 800)):
+            send(data[start:stop])
+        assert link.taken() == [data[at : min(at + 100, 750)] for at in range(0, 750, 100)] + [data[750:800]]
+    # A longer one is not cut by what was prepared before, by whatever way it goes
+    for longer in ([data], [data, data[:700]], [data] * 9):
+        link.sender.prepare(100, 3)
+        assert link.pass_on(longer) == longer
+    link.sender.prepare(100, 3)
+    single = link.sender.prepare(100, 1)
+    assert single is not None
+    for size in (700, 1000, 0):
+        single(data[:size])
+    assert link.taken() == [data[:700], data, b""]
+    link.sender.prepare(100, 3)
+    link.sender.network_changed()
+    assert link.pass_on([data]) == [data], "it is another Burst on the same socket"
+
+
+def test_a_refusal_of_what_was_prepared_is_learned_from(
+    no_fd_leak: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as stack:
+        link = Link(stack, monkeypatch, "gso")
+        for error in (errno.EINVAL, errno.EIO):
+            assert link.sender.prepare(1000, 2)
+            link.sender.note_refusal(OSError(error, "an interface that cannot do it"), 1000, 65)
+            assert link.sender.prepare(1000, 65) is None, "at most 64 then, or none"
+        assert link.sender.prepare(1000, 2) is None
+        assert link.sender.prepare(1000, 1)
+        link.sender.note_refusal(OSError(errno.EINVAL, "not about segments"), 1000, 1)
+        link.sender.network_changed()
+        link.sender.note_refusal(OSError(errno.EMSGSIZE, "too long for a segment"), 1000, 2)
+        assert link.sender.prepare(1000, 2) is None
+        assert link.sender.prepare(999, 2)

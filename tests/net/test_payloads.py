@@ -39,6 +39,22 @@ def test_a_part_is_of_the_same_kind(payloads: Payloads, start: int, stop: int) -
     assert b"".join(part.pieces(1)) == b"".join(EQUAL[start:stop][:1])
 
 
+@pytest.mark.parametrize(
+    ("start", "stop", "count", "expected"),
+    [
+        (0, 4, 1, [b"one", b"two", b"six", b"ten"]),
+        (1, 4, 2, [b"twosix", b"ten"]),
+        (0, 3, 3, [b"onetwosix"]),
+        (2, 3, 2, [b"six"]),
+        (1, 1, 2, []),
+    ],
+)
+def test_several_go_in_each_buffer(
+    payloads: Payloads, start: int, stop: int, count: int, expected: list[bytes]
+) -> None:
+    assert [bytes(buffer) for buffer in payloads.buffers(start, stop, count)] == expected
+
+
 def test_what_lies_together_is_one_piece() -> None:
     assert len(Chunks(memoryview(b"onetwosix"), 3, 3).part(1, 3).pieces(2)) == 1
 

@@ -101,6 +101,43 @@ def test_what_the_queue_has_no_room_for_is_sent_later(
         assert here == payloads
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_was_prepared_and_has_no_room_is_sent_later(wire: None, no_fd_leak: None, count: int) -> None:
+    queue("tbf", "rate", "8mbit", "burst", "70000", "limit", "70000")
+    payloads = [(b"%05d" % number).ljust(1000, b"y") for number in range(300)]
+    port, group = free_port(), GROUPS[4]
+    with ExitStack() as stack:
+        far, near = (
+            SocketReceiver(group, port, interface=name, receive_buffer=8 << 20) for name in ("in0", "out0")
+        )
+        sender = SocketSender(group, port, interface="out0")
+        for one in (far, near, sender):
+            stack.callback(one.close)
+        sent, refused = 0, 0
+        while sent < len(payloads):
+            next_ones = payloads[sent : sent + count]
+            try:
+                if (send := sender.prepare(1000, len(next_ones))) is None:
+                    sent += sender.send(ListPayloads(next_ones))
+                else:
+                    send(b"".join(next_ones))
+                    sent += len(next_ones)
+            except LinkError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                time.sleep(0.002)
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                sender.note_refusal(error, 1000, len(next_ones))
+                refused += 1
+        assert refused > 0
+        arrived: list[bytes] = []
+        wait_for(lambda: arrived.extend(taken(far)) or len(arrived) >= len(payloads))
+        assert arrived == payloads
+        assert taken(near) == payloads, "receivers on this host get no second copy"
+
+
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_queue_that_cuts_segments_up_drops_few_of_them_unseen(
     wire: None, no_fd_leak: None, version: int

@@ -10,12 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mcastd.config.outbound import DEFAULT_BURST
 from mcastd.outbound.pacing import (
-    BURST_SECONDS,
     CATCH_UP_FACTOR,
     FILES_TOLERANCE_SECONDS,
+    GATHERED_SECONDS,
     STALL_SECONDS,
+    TIMETABLE_BURSTS,
     Pacer,
+    Timetable,
 )
 
 START = 1000.0
@@ -54,9 +57,9 @@ def test_a_rate_is_kept_but_for_a_millisecond(rate: int, sizes: list[int], naps:
         was_due = pacer.deadline <= now
         count = send_due(pacer, now, sizes)
         assert bool(count) == was_due
-        assert START + (bits + 8 * sum(sizes[: count - 1])) / rate <= now + BURST_SECONDS or not count
+        assert START + (bits + 8 * sum(sizes[: count - 1])) / rate <= now + DEFAULT_BURST or not count
         bits += 8 * sum(sizes[:count])
-        rested = now + BURST_SECONDS / CATCH_UP_FACTOR if count else pacer.deadline
+        rested = now + DEFAULT_BURST / CATCH_UP_FACTOR if count else pacer.deadline
         assert pacer.deadline == max(START + bits / rate, rested)
 
 
@@ -191,7 +194,7 @@ def test_equal_sizes_are_lined_up_like_others(size: int, count: int, spent: int)
 @pytest.mark.parametrize(
     ("burst", "least", "most"),
     [
-        (BURST_SECONDS, 0.10, 0.15),  # one datagram with each turn
+        (DEFAULT_BURST, 0.10, 0.15),  # one datagram with each turn
         (0.02, 0.93, 1.0),
     ],
 )
@@ -209,3 +212,122 @@ def test_a_sender_that_seldom_gets_a_turn_sends_less_and_counts_it_as_late(
         now = max(now, pacer.deadline) + pause
     assert least < 8 * 1428 * sent / (rate * seconds) < most
     assert pacer.late > 0.8 * sent
+
+
+def follow(pacer: Pacer, timetable: Timetable, delays: Sequence[float]) -> list[float]:
+    """Send the bursts of a timetable, each that much after it may go."""
+    sent_at: list[float] = []
+    for due_at, delay in zip(timetable.deadlines, delays, strict=False):
+        rested_at = sent_at[-1] + timetable.rest if sent_at else timetable.begins_at
+        sent_at.append(max(due_at, rested_at) + delay)
+    if sent_at:
+        pacer.followed(timetable, sent_at)
+    return sent_at
+
+
+@given(
+    pace=st.one_of(
+        st.tuples(st.floats(1e-4, 10), st.none(), st.none()),
+        st.tuples(st.none(), st.integers(10_000, 10**9), st.sampled_from([None, 0.0005, 0.02])),
+    ),
+    size=st.integers(1, 2000),
+    count=st.integers(1, 100),
+    delays=st.lists(st.one_of(st.just(0.0), st.floats(0, 0.9)), min_size=1, max_size=16),
+)
+def test_what_follows_a_timetable_is_like_what_is_asked_for(
+    pace: tuple[float | None, int | None, float | None],
+    size: int,
+    count: int,
+    delays: list[float],
+) -> None:
+    followed, asked = Pacer(*pace), Pacer(*pace)
+    for pacer in (followed, asked):
+        pacer.sent(START, [size])
+    sizes = [size] * count
+    timetable = followed.timetable(START, sizes, gather=False)
+    assert timetable is not None
+    assert timetable.begins_at == followed.deadline
+    before = 0
+    for burst, at in enumerate(follow(followed, timetable, delays)):
+        if at - asked._due_at > STALL_SECONDS:
+            return  # the schedule begins anew: no plan is followed so far
+        sent = timetable.sent(burst + 1)
+        assert asked._due_at == pytest.approx(timetable.deadlines[burst])
+        assert asked.due(at, sizes[before:]) >= sent - before
+        asked.sent(at, sizes[before:sent])
+        before = sent
+    assert followed._spent == asked._spent
+    assert followed._due_at == pytest.approx(asked._due_at)
+    assert followed.deadline >= asked.deadline - 1e-6
+    assert abs(followed.late - asked.late) <= 1, "but for a rounding"
+
+
+@pytest.mark.parametrize(
+    ("rate", "burst", "gathered"),
+    [
+        (8_000_000, None, 3),  # 1.25 ms each
+        (4_000_000, None, 2),
+        (3_000_000, None, 1),
+        (100_000_000, None, 10),  # what goes within a millisecond is more
+        (8_000_000, 0.001, 1),
+        (8_000_000, 0.0026, 2),
+    ],
+)
+def test_some_gather_if_none_goes_much_too_early(rate: int, burst: float | None, gathered: int) -> None:
+    pacer = Pacer(None, rate, burst)
+    pacer.sent(START, [1250])
+    timetable = pacer.timetable(START, [1250] * 500, gather=True)
+    assert timetable is not None
+    assert timetable.burst == gathered
+    assert len(timetable.deadlines) == TIMETABLE_BURSTS
+    assert timetable.datagrams == gathered * TIMETABLE_BURSTS
+    assert burst is not None or (gathered - 1) * timetable.period <= max(GATHERED_SECONDS, DEFAULT_BURST)
+    assert timetable.rest * CATCH_UP_FACTOR == pytest.approx(
+        max(burst or DEFAULT_BURST, gathered * 1e4 / rate)
+    )
+
+
+def test_the_last_burst_of_a_timetable_may_be_shorter() -> None:
+    pacer = Pacer(None, 8_000_000)
+    pacer.sent(START, [1000])
+    timetable = pacer.timetable(START, [1000] * 8, gather=True)
+    assert timetable is not None
+    assert [timetable.sent(bursts) for bursts in range(4)] == [0, 3, 6, 8]
+    assert timetable.late([START + 10] * 3) == 8
+    pacer.followed(timetable, timetable.deadlines)
+    assert pacer.deadline == pytest.approx(START + 0.009)
+    assert pacer.late == 0
+
+
+def test_a_backlog_that_follows_a_timetable_is_caught_up_at_twice_the_rate() -> None:
+    pacer = Pacer(None, 8_000_000)
+    pacer.sent(START, [1000])
+    timetable = pacer.timetable(START + 0.5, [1000] * 48, gather=True)
+    assert timetable is not None
+    sent_at = follow(pacer, timetable._replace(begins_at=START + 0.5), [0.0] * 16)
+    assert sent_at == pytest.approx([START + 0.5 + 0.0015 * burst for burst in range(16)])
+    assert pacer.late == 48
+    assert pacer.deadline == pytest.approx(sent_at[-1] + 0.0015)
+
+
+@pytest.mark.parametrize(
+    ("pacer", "sizes"),
+    [
+        (Pacer(0, None), [5, 5]),
+        (Pacer(None, 0), [5, 5]),
+        (Pacer(None, 1_000_000), [5, 6]),
+        (Pacer(None, 1_000_000), [0, 0]),
+        (Pacer(1, None), []),
+    ],
+)
+def test_what_cannot_be_told_beforehand_has_no_timetable(pacer: Pacer, sizes: list[int]) -> None:
+    assert pacer.timetable(START, sizes, gather=True) is None, "it has not begun"
+    pacer.sent(START, [7])
+    assert pacer.timetable(START, sizes, gather=True) is None
+
+
+def test_a_long_backlog_has_no_timetable() -> None:
+    pacer = Pacer(0.01, None)
+    pacer.sent(START, [1])
+    assert pacer.timetable(START + 1, [1, 1], gather=False)
+    assert pacer.timetable(START + 1.02, [1, 1], gather=False) is None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
+from operator import ge
 from pathlib import Path
 from unittest import mock
 
@@ -14,9 +17,12 @@ from support.wait import wait_for
 
 from mcastd import clock, replaceable
 from mcastd.config import OutboundChannel
+from mcastd.counters import OutboundCounters
 from mcastd.handover import Seclusion
 from mcastd.net.fake import FakeSender
 from mcastd.outbound.channel import BUSY_DATAGRAMS, Channel
+from mcastd.outbound.pacing import Timetable
+from mcastd.outbound.plan import BurstPlan
 from mcastd.outbound.shared import PUNCTUAL_CHANNELS, VOID_ENTRIES_MAX, SharedSender
 from mcastd.outbound.sources import open_source
 from mcastd.worker import Context, Signal
@@ -40,7 +46,7 @@ class Ticking:
         self.handed_back = threading.Event()
         self.during: Callable[[], object] = lambda: None
 
-    def send_due(self) -> float | None:
+    def send_due(self) -> float | BurstPlan | None:
         self.visits.append(clock.monotonic())
         self.during()
         self.left -= 1
@@ -211,6 +217,98 @@ def test_nobody_wakes_while_nothing_is_due(shared: SharedSender) -> None:
     assert time.clock_gettime(time.pthread_getcpuclockid(leader.ident or 0)) - before < 0.05
 
 
+class Planning(Ticking):
+    """Has a plan of ``bursts`` at each visit, a burst every ``interval`` seconds."""
+
+    def __init__(self, interval: float, bursts: int, rest: float = 0.0) -> None:
+        super().__init__(interval)
+        self.bursts = bursts
+        self.rest = rest
+        self.plans: list[BurstPlan] = []
+        self.begins_at = clock.monotonic()
+        self.sent: list[tuple[str, bytes]] = []
+        self.errors: dict[bytes, OSError] = {}
+
+    def _send(self, data: bytes | memoryview) -> None:
+        if error := self.errors.pop(bytes(data), None):
+            raise error
+        self.sent.append((threading.current_thread().name, bytes(data)))
+
+    def send_due(self) -> BurstPlan:
+        super().send_due()
+        deadlines = [self.begins_at + number * self.interval for number in range(self.bursts)]
+        timetable = Timetable(deadlines[0], deadlines, 1, self.bursts, self.rest, self.interval, 0.001)
+        buffers = [b"%d" % number for number in range(self.bursts)]
+        plan = BurstPlan(timetable, [1] * self.bursts, list(buffers), self._send, OutboundCounters())
+        self.plans.append(plan)
+        self.begins_at = deadlines[-1] + self.interval
+        return plan
+
+    def visited(self, times: int) -> Callable[[], bool]:
+        return lambda: len(self.visits) >= times
+
+
+@pytest.mark.parametrize("others", [0, PUNCTUAL_CHANNELS])
+def test_a_plan_is_followed_before_the_next_visit(shared: SharedSender, others: int) -> None:
+    for _ in range(others):
+        shared.add(Ticking(1), clock.monotonic() + 3600)
+    channel = Planning(0.003, bursts=5)
+    shared.add(channel, 0.0)
+    wait_for(channel.visited(3), "two plans")
+    shared.remove(channel)
+    assert shared.is_crowded() is False, "it has left"
+    assert channel.sent[:10] == [("sender", b"%d" % (number % 5)) for number in range(10)]
+    for plan in channel.plans[:2]:
+        assert not plan.waiting
+        assert len(plan.sent_at) == 5
+        assert all(map(ge, plan.sent_at, plan.timetable.deadlines)), "none goes before it is due"
+
+
+def test_of_a_plan_nothing_goes_once_the_channel_has_left(shared: SharedSender) -> None:
+    channel, other = Planning(0.002, bursts=1000), Ticking(0.001)
+    shared.add(channel, 0.0)
+    shared.add(other, 0.0)
+    wait_for(lambda: len(channel.sent) > 3, "some")
+    shared.remove(channel)
+    gone = len(channel.sent)
+    seen = len(other.visits)
+    wait_for(lambda: len(other.visits) > seen + 20, "the other's visits")
+    assert len(channel.sent) == gone == len(channel.plans[0].sent_at)
+    assert len(channel.plans[0].waiting) == 1000 - gone
+
+
+def test_what_is_late_of_a_plan_goes_after_a_rest_each(shared: SharedSender) -> None:
+    channel = Planning(0.001, bursts=20, rest=0.004)
+    channel.begins_at -= 0.5
+    shared.add(channel, 0.0)
+    wait_for(channel.visited(2), "all of it")
+    sent_at = channel.plans[0].sent_at
+    assert all(later - earlier >= 0.004 for earlier, later in pairwise(sent_at))
+
+
+def test_an_error_ends_a_plan_with_a_visit(shared: SharedSender) -> None:
+    channel = Planning(0.001, bursts=10)
+    error = channel.errors[b"4"] = OSError(errno.ENOBUFS, "it is full")
+    shared.add(channel, 0.0)
+    wait_for(channel.visited(2), "the visit")
+    shared.remove(channel)
+    assert channel.plans[0].error is error
+    assert len(channel.plans[0].sent_at) == 4
+    assert len(channel.plans[0].waiting) == 5
+
+
+def test_a_plan_of_long_ago_ends_with_a_visit(shared: SharedSender, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcastd.outbound.shared.STALL_SECONDS", 0.05)
+    channel, stops = Planning(0.02, bursts=10), Ticking(1)
+    shared.add(channel, 0.0)
+    wait_for(lambda: channel.sent, "the first")
+    stops.during = lambda: time.sleep(0.08)  # less than what is called a hang
+    shared.add(stops, 0.0)
+    wait_for(channel.visited(2), "the visit")
+    assert len(channel.plans[0].sent_at) < 10
+    assert channel.plans[0].error is None
+
+
 class Sending:
     """A channel in a thread of its own, beside the shared sender."""
 
@@ -300,6 +398,9 @@ def test_a_source_that_hangs_is_named_and_holds_up_nobody(
                 end.wait(60)
             return super().send(payloads)  # type: ignore[arg-type]
 
+        def prepare(self, size: int, count: int) -> None:
+            """What is prepared never hangs."""
+
     source = tmp_path / "source"
     source.write_bytes(b"news\n" * 100)
     stuck = Sending(shared, Hanging(), source=str(source), interval=0.005, repeat="forever")
@@ -317,3 +418,107 @@ def test_a_source_that_hangs_is_named_and_holds_up_nobody(
     for sending in (stuck, other):
         sending.stop()
         assert not sending.failures
+
+
+class Piecewise(Watched):
+    """Notes what was prepared, and how each call went."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prepared: list[tuple[int, int]] = []
+        self.noted: list[tuple[int | None, int, int]] = []
+
+    def prepare(self, size: int, count: int) -> Callable[[bytes | memoryview], object]:
+        self.prepared.append((size, count))
+        return super().prepare(size, count)
+
+    def note_refusal(self, error: OSError, size: int, count: int) -> None:
+        self.noted.append((error.errno, size, count))
+
+
+def crowd(shared: SharedSender) -> None:
+    for _ in range(PUNCTUAL_CHANNELS):
+        shared.add(Ticking(1), clock.monotonic() + 3600)
+
+
+@pytest.mark.parametrize(("burst", "gathered"), [({}, 3), ({"burst": "1ms"}, 1)])
+def test_among_many_some_gather_unless_a_burst_is_set(
+    shared: SharedSender, tmp_path: Path, burst: dict[str, str], gathered: int
+) -> None:
+    crowd(shared)
+    source = tmp_path / "source"
+    data = b"".join(b"%04d" % number * 250 for number in range(200))
+    source.write_bytes(data)
+    link = Piecewise()
+    settings = {"framing": "chunk", "max_datagram": 1000, "rate": "6400kbit", **burst}
+    sending = Sending(shared, link, source=str(source), **settings)
+    wait_for(lambda: sending.channel.counters.rounds == 1 and len(link.sent) == 200, "all of it")
+    sending.stop()
+    assert b"".join(link.sent) == data
+    assert set(link.prepared) == {(1000, gathered)}
+    assert max(count for _, count in link.by) == gathered
+
+
+def test_a_channel_that_is_taken_back_amid_a_plan_misses_nothing(
+    shared: SharedSender, tmp_path: Path
+) -> None:
+    crowd(shared)
+    source = tmp_path / "source"
+    data = b"".join(b"%04d" % number * 250 for number in range(400))
+    source.write_bytes(data)
+    link = Piecewise()
+    settings = {"framing": "chunk", "max_datagram": 1000, "rate": "6400kbit"}
+    sending = Sending(shared, link, source=str(source), **settings)
+    channel = sending.channel
+    for least in range(0, 250, 50):
+        wait_for(lambda: len(link.sent) > least, "some")  # noqa: B023 # it is called at once
+        sending.context.send(Signal.NETWORK)
+        wait_for(lambda: not sending.context.asked(Signal.NETWORK), "that it is heard")
+    wait_for(lambda: channel.counters.rounds == 1 and len(link.sent) == 400, "all of it")
+    sending.stop()
+    assert b"".join(link.sent) == data
+    assert (channel.counters.sent, channel.counters.sent_bytes) == (400, 400_000)
+    assert {name for name, _ in link.by} > {"sender"}, "its own thread sent some"
+
+
+def test_what_has_gone_of_a_plan_is_seen_at_once(shared: SharedSender, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"".join(b"line %d\n" % number for number in range(100, 200)))
+    link = Watched()
+    sending = Sending(shared, link, source=str(source), interval=0.3)
+    channel = sending.channel
+    wait_for(lambda: len(link.sent) >= 3, "some of a plan")
+    assert channel.counters.sent < 3, "accounted for later"
+    wait_for(lambda: channel.vitals().datagrams >= 3, "what is seen")
+    status, books, vitals = channel.status(), channel.books(), channel.vitals()
+    assert 3 <= status.counters.sent <= books.counters.sent <= vitals.datagrams
+    assert status.counters.sent_bytes == 9 * status.counters.sent
+    assert vitals.last_datagram is not None
+    assert clock.monotonic() - vitals.last_datagram < 30
+    assert books.pending <= 97
+    sending.stop()
+    assert channel.counters.sent == len(link.sent)
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EMSGSIZE])
+def test_a_refusal_amid_a_plan_is_counted_and_met_again(
+    shared: SharedSender, tmp_path: Path, number: int
+) -> None:
+    crowd(shared)
+    source = tmp_path / "source"
+    data = b"".join(b"%04d" % number * 250 for number in range(60))
+    source.write_bytes(data)
+    link = Piecewise()
+    settings = {"framing": "chunk", "max_datagram": 1000, "rate": "6400kbit", "repeat": "forever"}
+    sending = Sending(shared, link, source=str(source), **settings)
+    wait_for(lambda: link.by and link.by[-1][0] == "sender", "a plan")
+    link.errors.append(number)
+    wait_for(lambda: link.noted, "the refusal")
+    seen = len(link.sent)
+    wait_for(lambda: len(link.sent) > seen + 60, "all that follows")
+    sending.stop()
+    assert not sending.failures
+    assert link.noted == [(number, 1000, 3)]
+    assert sending.channel.counters.refused == ({"EAGAIN": 1} if number == errno.EAGAIN else {})
+    whole = b"".join(link.sent)
+    assert whole == (data * 100)[: len(whole)]

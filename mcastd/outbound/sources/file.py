@@ -22,9 +22,11 @@ from mcastd.paths import KINDS, OF_FILES, FileIdentity, identity, place_of
 
 # Seconds until the next look at a file that has just grown.
 NAP_MIN_SECONDS = 0.05
-# A channel with a rate reads what it sends in this time at once, but no more than FAST_READ_BYTES.
+# A fast channel with a rate reads what it sends in this time at once, but no more than FAST_READ_BYTES.
 READ_AHEAD_SECONDS = 0.01
 FAST_READ_BYTES = 1 << 20
+# Any channel with a rate reads as much as this at once: what is done once for each read costs less so.
+PACED_READ_BYTES = 2 * READ_BYTES
 
 _READABLE = (stat.S_IFREG, stat.S_IFIFO)
 _WAYS_OUT = {errno.EACCES: "allow the user that mcastd runs as to read it"}
@@ -51,7 +53,7 @@ def _read_bytes(rate: int | None, interval: float | None) -> int:
     """Bytes to read at once: of a fast channel some ten bursts, since the end of what was read ends one."""
     if rate is None:
         return READ_BYTES if interval else FAST_READ_BYTES
-    return min(max(READ_BYTES, int(rate / 8 * READ_AHEAD_SECONDS)), FAST_READ_BYTES)
+    return min(max(PACED_READ_BYTES, int(rate / 8 * READ_AHEAD_SECONDS)), FAST_READ_BYTES)
 
 
 class FileSource(Source):
