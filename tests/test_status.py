@@ -237,7 +237,7 @@ def flattened(text: str) -> str:
 def test_a_channel_tells_each_value_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mcastd.clock.monotonic", lambda: NOW)
     worker = channel()
-    worker._asked_at = NOW - 109
+    worker._asking, worker._asked_at = Context(), NOW - 109
     assert json.dumps(as_json(worker.status())) == flattened(CHANNEL)
 
 
