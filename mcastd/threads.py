@@ -62,6 +62,11 @@ class _Begun(threading.Event):
         return super().wait(timeout)
 
 
+# Of all threads that have begun: an event takes a kilobyte, and there may be thousands.
+_HAS_BEGUN = _Begun()
+_HAS_BEGUN.set()
+
+
 class Thread(threading.Thread):
     """A daemon thread. It may die before its first line, if there is no memory for a frame of Python's.
 
@@ -81,7 +86,9 @@ class Thread(threading.Thread):
             super().start()
         except RuntimeError as error:
             raise NoThreadError(self.name) from error
-        if not self._started.is_set():
+        if self._started.is_set():
+            self._started = _HAS_BEGUN
+        else:
             with self._turn:
                 self._given_up = not self._begun
         _Begun.lately_given_up = self._given_up
