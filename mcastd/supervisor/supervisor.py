@@ -25,8 +25,10 @@ _ByInterface = dict[Interfaces | None, list[tuple[str, Address]]]
 ATTEMPTS_SECONDS = 1.0
 # Workers that are at their first attempt at a time, when many start.
 BEGINNERS_MAX = 4
-# A first attempt that takes longer keeps no other worker waiting.
-BEGINNER_SECONDS = 0.05
+# A first attempt that takes longer keeps no other worker waiting: on a busy machine, none takes that long.
+BEGINNER_SECONDS = 0.2
+# The same for all of them together.
+BEGINNERS_SECONDS = 2.0
 
 
 class Supervisor:
@@ -255,10 +257,10 @@ class Supervisor:
         """Start workers, of which BEGINNERS_MAX are at their first attempt at a time.
 
         Thousands at once would keep taking the interpreter from one another. One that hangs is not waited
-        for long, and all of them together for no more than ATTEMPTS_SECONDS.
+        for long, and all of them together for no more than BEGINNERS_SECONDS.
         """
         beginners: deque[WorkerThread] = deque()
-        patience = ATTEMPTS_SECONDS
+        patience = BEGINNERS_SECONDS
         for name in names:
             self._begin(name)
             if (thread := self._threads.get(name)) is not None:

@@ -496,7 +496,7 @@ def test_of_many_workers_a_few_are_at_their_first_attempt_at_a_time(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "BEGINNER_SECONDS", DEADLINE_SECONDS)
-    monkeypatch.setattr(supervisor, "ATTEMPTS_SECONDS", DEADLINE_SECONDS)
+    monkeypatch.setattr(supervisor, "BEGINNERS_SECONDS", DEADLINE_SECONDS)
     gate = threading.Event()
 
     def begin_slowly(puppet: Puppet, context: Context) -> None:
@@ -522,7 +522,7 @@ def test_workers_that_hang_at_their_first_attempt_do_not_keep_others_from_starti
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "BEGINNER_SECONDS", 0.02)
-    monkeypatch.setattr(supervisor, "ATTEMPTS_SECONDS", 0.05)
+    monkeypatch.setattr(supervisor, "BEGINNERS_SECONDS", 0.05)
     gate = threading.Event()
 
     def hang(puppet: Puppet, context: Context) -> None:
