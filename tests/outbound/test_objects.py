@@ -120,7 +120,9 @@ class TestSource:
 
     def test_a_pass_is_told_by_its_source_symbols_and_repair_on_top_of_them(self, tree: Path) -> None:
         with opened(tree) as source:
-            source._carousel.progress = Progress(0, 5, source_symbols=200, source_sent=50, repair_sent=10)
+            source._carousel.progress = Progress(
+                0, 5, source_symbols=200, source_sent=50, repair_sent=7, source_begun=60, repair_begun=12
+            )
             assert (source.files.pass_percent, source.files.repair_percent) == (25, 20)
 
     def test_what_is_sent_for_months_is_described_for_one(self, tree: Path) -> None:

@@ -378,15 +378,13 @@ def test_what_an_instance_says_of_all_is_not_read_at_length_for_each() -> None:
     said = 'Expires="3000000000" Content-Type="%s" Content-Encoding="%s"'
     files = "".join(f'<File TOI="{toi}" Content-Location="a"/>' for toi in range(1, 8001))
     before = time.process_time()
-    found = parse(
-        instance(files, said % ("A" * (INSTANCE_MAX_BYTES // 4), " " * (INSTANCE_MAX_BYTES // 4))), NOW
-    )
+    found = parse(instance(files, said % ("A" * 100_000, " " * (INSTANCE_MAX_BYTES // 2))), NOW)
     took = time.process_time() - before
     assert len(found.files) == 8000
     assert {len(each.content_type) for each in found.files} == {200}
     before = time.process_time()
     parse(instance(files, said % ("A", " ")), NOW)
-    assert took < 20 * (time.process_time() - before)
+    assert took < 5 * (time.process_time() - before)
 
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=20)
