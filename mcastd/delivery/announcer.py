@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
 from mcastd.clock import NANO
-from mcastd.delivery.catalog import SourceFile
 from mcastd.delivery.manifest_status import status_of
 from mcastd.delivery.protection import repair_symbols
+from mcastd.delivery.scan import SourceFile
 from mcastd.delivery.serials import Serials, Signer
 from mcastd.keytext import GroupKey, SigningKey
 from mcastd.protocols.crypto import verifying_key

@@ -17,15 +17,18 @@ What is sent is read a stripe at a time: no more than its blocks and their repai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
-from mcastd.delivery.catalog import BLOCK_SYMBOLS, Catalog, ChangedError, SourceFile
+from mcastd.delivery.catalog import Catalog, ChangedError
+from mcastd.delivery.division import BLOCK_SYMBOLS
+from mcastd.delivery.on_air import BlockOnAir, Datagrams, Room, Seal, none, whole
 from mcastd.delivery.protection import repair_symbols
+from mcastd.delivery.scan import SourceFile
 from mcastd.protocols import alc, fdt, fec, lct, raptorq
-from mcastd.protocols.seal import HashedBlock, MakeRepair, ObjectSealer
+from mcastd.protocols.seal import MakeRepair
 
 # Bytes before each symbol: LCT header and FEC payload ID.
 HEADER_BYTES = lct.BUILT_BYTES + 4
@@ -35,6 +38,8 @@ FDT_HEADER_BYTES = HEADER_BYTES + 4 + 16
 RUN_SYMBOLS = 16
 # A turn has at least about this many datagrams, if there are enough blocks: runs of small ones are shorter.
 TURN_DATAGRAMS = 128
+# Turns are given together up to about this many datagrams: so each costs less.
+PLAN_DATAGRAMS = 512
 # Blocks of a stripe, if they are small. It is also how many files are on air at once.
 STRIPE_BLOCKS_MAX = 64
 # How often the FDT is sent before the first symbol of a pass, and with a stripe.
@@ -46,17 +51,6 @@ INSTANCES_PER_SECOND = 16
 REPAIR_CYCLE = 4
 # Packets of the manifest that go with each description of what is on air: of a small tree that is all of it.
 MANIFEST_PACKETS_AT_ONCE = 8
-
-
-# What seals the packets of a file.
-Seal = Callable[[SourceFile], ObjectSealer]
-
-
-class Datagrams(NamedTuple):
-    """Datagrams in order, each a header and what follows it."""
-
-    headers: list[bytes]
-    bodies: list[bytes | memoryview]
 
 
 @dataclass(slots=True)
@@ -77,52 +71,6 @@ def symbol_size_of(max_datagram: int) -> int:
     """The largest symbols for datagrams of ``max_datagram`` bytes of payload, in bytes."""
     size = max_datagram - HEADER_BYTES
     return size - size % fec.RAPTORQ_ALIGNMENT_BYTES
-
-
-@dataclass(slots=True)
-class _BlockOnAir:
-    """A source block on air."""
-
-    file: SourceFile
-    sbn: int
-    head: bytes  # the LCT header of each of its packets
-    source_count: int
-    repair_count: int
-    skip: int  # repair symbols that were sent before
-    sealer: ObjectSealer | None = None  # None: it is sent for all to read
-    data: HashedBlock | None = None
-    source: Sequence[bytes | memoryview] = ()
-    repair: Sequence[bytes] = ()
-
-    def load(self, catalog: Catalog) -> None:
-        """Read the source symbols. Raises ChangedError, SourceError."""
-        size = self.file.oti.symbol_size
-        self.data = catalog.read(self.file, self.sbn)
-        if self.sealer is not None:
-            self.source = self.sealer.source(self.sbn, self.data, 0, self.source_count)
-            return
-        view = memoryview(self.data.data)
-        source = [view[start : start + size] for start in range(0, len(view), size)]
-        if self.file.oti.scheme == fec.RAPTORQ:  # without a code the last one is sent as it is
-            source[-1] = memoryview(bytes(source[-1]).ljust(size, b"\0"))
-        self.source = source
-
-    def encode(self, make_repair: MakeRepair) -> None:
-        """Make the repair symbols. Raises CodecError, NotInstalledError."""
-        data, self.data = self.data, None
-        if data is None or not self.repair_count:
-            return
-        if self.sealer is not None:
-            self.repair = self.sealer.repair(self.sbn, data, self.repair_count, self.skip)
-        else:
-            size = self.file.oti.symbol_size
-            self.repair = make_repair(data.data, size, self.repair_count, self.skip)
-
-    def put(self, datagrams: Datagrams, esi: int, symbols: Sequence[bytes | memoryview]) -> None:
-        """Add ``symbols``, from ``esi`` on, to datagrams."""
-        esis = range(esi, esi + len(symbols))
-        datagrams.headers.extend(alc.symbol_headers(self.head, self.file.oti.scheme, self.sbn, esis))
-        datagrams.bodies.extend(symbols)
 
 
 class _Instance(NamedTuple):
@@ -155,6 +103,7 @@ class Carousel:
         self._loss = loss
         self._interleave = interleave
         self._make_repair = make_repair
+        self._room = Room(catalog.symbol_size)
         self._fdt_copies = max(FDT_OF_STRIPE_MIN, 1 + repair_symbols(1, loss))
         self._fdt_room = max_datagram - FDT_HEADER_BYTES
         self._next_instance = -1  # it begins with the time
@@ -198,11 +147,17 @@ class Carousel:
         self._now = now
         return next(self._steps, None)
 
+    def close(self) -> None:
+        """End the pass, if there is one, and give back the memory of what was on air."""
+        self._steps = iter(())
+        self._room.close()
+
     def _pass(self, files: Sequence[SourceFile]) -> Iterator[Datagrams]:
         copies = FDT_AT_START
         if len(self._manifest) > MANIFEST_PACKETS_AT_ONCE:
-            yield Datagrams([*self._manifest], [b""] * len(self._manifest))
+            yield whole(self._manifest)
         for stripe in self._stripes(files):
+            self._place(stripe)
             groups = self._groups(stripe)
             self._packets.clear()
             for _ in range(copies):
@@ -211,20 +166,20 @@ class Carousel:
             total = sum(block.source_count + block.repair_count for block in stripe)
             large = sum(block.source_count > BLOCK_SYMBOLS // 2 for block in stripe)
             of_stripe, sent, described = max(self._fdt_copies, large), 0, 0
-            for datagrams in self._turns(stripe):
+            for datagrams in self._turns(stripe, min(PLAN_DATAGRAMS, total // of_stripe)):
                 yield datagrams
-                sent += len(datagrams.headers)
+                sent += len(datagrams.sizes)
                 if sent * of_stripe >= (described + 1) * total:
                     described = sent * of_stripe // total
                     yield from self._describe(groups)
             for _ in range(described, of_stripe):  # of empty files, and those that were given up
                 yield from self._describe(groups)
 
-    def _stripes(self, files: Sequence[SourceFile]) -> Iterator[list[_BlockOnAir]]:
+    def _stripes(self, files: Sequence[SourceFile]) -> Iterator[list[BlockOnAir]]:
         """The blocks of all files, in stripes as equal as can be of at most ``interleave`` large ones."""
         count = sum(max(1, file.blocks.count) for file in files)
         width = -(-count // -(-count // self._interleave)) if count else 0
-        stripe: list[_BlockOnAir] = []
+        stripe: list[BlockOnAir] = []
         symbols = 0
         for block in chain.from_iterable(map(self._blocks, files)):
             symbols += block.source_count
@@ -236,7 +191,7 @@ class Carousel:
         if stripe:
             yield stripe
 
-    def _blocks(self, file: SourceFile) -> Iterator[_BlockOnAir]:
+    def _blocks(self, file: SourceFile) -> Iterator[BlockOnAir]:
         """The blocks of a file; one without symbols of an empty file."""
         count, repair = file.blocks.count, 0
         if file.oti.scheme == fec.RAPTORQ and count:
@@ -249,52 +204,79 @@ class Carousel:
             skip = self.progress.number % cycle * repair
             self.progress.source_begun += symbols
             self.progress.repair_begun += repair
-            yield _BlockOnAir(file, sbn, head, symbols, repair, skip, sealer)
+            yield BlockOnAir(file, sbn, head, symbols, repair, skip, sealer)
         if not count:
-            yield _BlockOnAir(file, 0, head, 0, 0, 0)
+            yield BlockOnAir(file, 0, head, 0, 0, 0)
 
-    def _turns(self, stripe: Sequence[_BlockOnAir]) -> Iterator[Datagrams]:
-        """The symbols of a stripe, some of each block in turn, source symbols first."""
-        turns = _turns_of([block.source_count for block in stripe])
+    def _turns(self, stripe: Sequence[BlockOnAir], most: int) -> Iterator[Datagrams]:
+        """The symbols of a stripe, some of each block in turn, source symbols first.
+
+        ``most`` at a time, or those of one turn, if they are more.
+        """
+        for datagrams in self._source_turns(stripe, most):
+            self.progress.source_sent += len(datagrams.sizes)
+            yield datagrams
+        for datagrams in self._repair_turns(stripe, most):
+            self.progress.repair_sent += len(datagrams.sizes)
+            yield datagrams
+
+    def _source_turns(self, stripe: Sequence[BlockOnAir], most: int) -> Iterator[Datagrams]:
+        turns, of_turn = _turns_of([block.source_count for block in stripe])
+        datagrams = none()
         for turn in range(turns):
-            datagrams = Datagrams([], [])
             for at, block in enumerate(stripe):
                 first, end = _share(block.source_count, turn, turns)
-                if first == 0 < end and not block.source:
-                    if datagrams.headers:  # they go at once, not after more has been read
-                        self.progress.source_sent += len(datagrams.headers)
-                        yield datagrams
-                        datagrams = Datagrams([], [])
+                is_read = first == 0 < end
+                is_encoded = (at + 1) * turns // (len(stripe) + 1) == turn  # one after another
+                # What there is goes before a block is read or encoded, which takes its time
+                if datagrams.sizes and (
+                    is_read or is_encoded or (at == 0 and len(datagrams.sizes) + of_turn > most)
+                ):
+                    yield datagrams
+                    datagrams = none()
+                if is_read:
                     self._load(block)
-                block.put(datagrams, first, block.source[first:end])
-                if (at + 1) * turns // (len(stripe) + 1) == turn:  # one after another: each takes its time
+                if block.source is not None:
+                    datagrams.add(block.source, first, end)
+                if is_encoded:
                     block.encode(self._make_repair)
-            if datagrams.headers:
-                self.progress.source_sent += len(datagrams.headers)
-                yield datagrams
+        if datagrams.sizes:
+            yield datagrams
         for block in stripe:
             block.encode(self._make_repair)
-            block.source = ()
-        turns = _turns_of([block.repair_count for block in stripe])
-        for turn in range(turns):
-            datagrams = Datagrams([], [])
-            for block in stripe:
-                first, end = _share(block.repair_count, turn, turns)
-                block.put(datagrams, block.source_count + block.skip + first, block.repair[first:end])
-            if datagrams.headers:
-                self.progress.repair_sent += len(datagrams.headers)
-                yield datagrams
+            block.source = None
 
-    def _load(self, block: _BlockOnAir) -> None:
+    def _repair_turns(self, stripe: Sequence[BlockOnAir], most: int) -> Iterator[Datagrams]:
+        turns, of_turn = _turns_of([block.repair_count for block in stripe])
+        datagrams = none()
+        for turn in range(turns):
+            if datagrams.sizes and len(datagrams.sizes) + of_turn > most:
+                yield datagrams
+                datagrams = none()
+            for block in stripe:
+                if block.repair is not None:
+                    datagrams.add(block.repair, *_share(block.repair_count, turn, turns))
+        if datagrams.sizes:
+            yield datagrams
+
+    def _place(self, stripe: Sequence[BlockOnAir]) -> None:
+        """Give each block that is not sealed its place in the room."""
+        place = 0
+        for block in stripe:
+            if block.sealer is None:
+                block.place, place = place, place + block.source_count
+        self._room.grow(place)
+
+    def _load(self, block: BlockOnAir) -> None:
         if block.file.name in self._given_up:
             return
         try:
-            block.load(self._catalog)
+            block.load(self._catalog, self._room)
         except ChangedError as error:
             self._given_up.add(block.file.name)
             self.changed.append(error)
 
-    def _groups(self, stripe: Sequence[_BlockOnAir]) -> dict[tuple[int, ...], list[SourceFile]]:
+    def _groups(self, stripe: Sequence[BlockOnAir]) -> dict[tuple[int, ...], list[SourceFile]]:
         """The files of a stripe, as each FDT instance describes them, by their TOIs.
 
         None if they are sealed: what nobody is to read is not named, either. And no parts of files, which a
@@ -322,7 +304,7 @@ class Carousel:
             count, start = min(len(self._manifest), MANIFEST_PACKETS_AT_ONCE), self._manifest_at
             self._manifest_at = (start + count) % len(self._manifest)
             packets = [self._manifest[at % len(self._manifest)] for at in range(start, start + count)]
-            yield Datagrams(packets, [b""] * count)
+            yield whole(packets)
         for key, files in groups.items():
             instance = self._instances.get(key)
             if instance is None or instance.expires - self._now < self._life / 2:
@@ -344,13 +326,17 @@ class Carousel:
         packets += [
             alc.empty_object(self._session, file.toi, file.oti.scheme) for file in files if not file.length
         ]
-        return Datagrams(packets, [b""] * len(packets))
+        return whole(packets)
 
 
-def _turns_of(counts: Sequence[int]) -> int:
-    """Return how many turns blocks take that have ``counts`` symbols; each sends a part in each turn."""
-    most = max(counts)
-    return max(-(-most // RUN_SYMBOLS), min(most, sum(counts) // TURN_DATAGRAMS))
+def _turns_of(counts: Sequence[int]) -> tuple[int, int]:
+    """Return how many turns blocks take that have ``counts`` symbols, and how many symbols a turn has.
+
+    Each block sends a part in each turn.
+    """
+    most, total = max(counts), sum(counts)
+    turns = max(-(-most // RUN_SYMBOLS), min(most, total // TURN_DATAGRAMS))
+    return turns, -(-total // max(1, turns))
 
 
 def _share(count: int, turn: int, turns: int) -> tuple[int, int]:

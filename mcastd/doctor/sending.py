@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 
 from mcastd.config import InboundSubscription, OutboundChannel
-from mcastd.delivery import catalog
 from mcastd.delivery.refused import TOO_LARGE
+from mcastd.delivery.scan import CHANGING, LINK, UNREADABLE
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.permits import group, user
@@ -22,7 +22,7 @@ from mcastd.status import ChannelStatus
 RTF_UP, RTF_GATEWAY = 0x1, 0x2  # linux/route.h
 USED = RTF_UP | RTF_GATEWAY
 # Reasons for which no file is sent that are often meant, or over with the next pass.
-PASSING = {catalog.LINK, catalog.CHANGING}
+PASSING = {LINK, CHANGING}
 # Of the files that are not sent, this many are named.
 NAMED_FILES = 5
 
@@ -145,9 +145,9 @@ def unsent(subject: Subject[OutboundChannel], _evidence: Evidence) -> Iterator[S
     if files is None or path is None or not (files.refused or files.given_up):
         return
     fixes = []
-    if files.given_up or files.refused.get(catalog.CHANGING):
+    if files.given_up or files.refused.get(CHANGING):
         fixes.append("write files beside the source and rename them into it: one that changes is given up")
-    if files.refused.get(catalog.UNREADABLE):
+    if files.refused.get(UNREADABLE):
         as_group = command("chgrp", "-R", group(), path), command("chmod", "-R", "g+rX", path)
         fixes.append(f"let user {user()} read them: {' && '.join(as_group)}")
     if files.refused.get(TOO_LARGE):

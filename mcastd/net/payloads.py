@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
-from operator import add
+from itertools import islice
 from typing import Protocol
 
 
@@ -89,29 +88,25 @@ class ListPayloads(list[bytes | memoryview]):
 class HeadedPayloads:
     """Payloads of two pieces each: a header, and a body that lies elsewhere and is not copied."""
 
-    __slots__ = ("_bodies", "_headers", "sizes")
+    __slots__ = ("_pieces", "sizes")
 
-    def __init__(
-        self,
-        headers: Sequence[bytes],
-        bodies: Sequence[bytes | memoryview],
-        sizes: Sequence[int] | None = None,
-    ) -> None:
-        self._headers = headers
-        self._bodies = bodies
-        self.sizes = [*map(add, map(len, headers), map(len, bodies))] if sizes is None else sizes
+    def __init__(self, pieces: Sequence[bytes | memoryview], sizes: Sequence[int]) -> None:
+        """``pieces`` are a header, its body, the next header, and so on; ``sizes`` the bytes of both."""
+        self._pieces = pieces
+        self.sizes = sizes
 
     def __len__(self) -> int:
-        return len(self._headers)
+        return len(self.sizes)
 
     def __iter__(self) -> Iterator[bytes]:
-        return map(b"".join, zip(self._headers, self._bodies, strict=True))
+        return map(b"".join, zip(self._pieces[::2], self._pieces[1::2], strict=True))
 
     def __getitem__(self, index: int, /) -> bytes:
-        return b"".join((self._headers[index], self._bodies[index]))
+        self.sizes[index]  # raises IndexError
+        return b"".join(self._pieces[2 * index : 2 * index + 2])
 
     def part(self, start: int, stop: int) -> HeadedPayloads:
-        return HeadedPayloads(self._headers[start:stop], self._bodies[start:stop], self.sizes[start:stop])
+        return HeadedPayloads(self._pieces[2 * start : 2 * stop], self.sizes[start:stop])
 
     def alike(self, most: int) -> tuple[int, int]:
         sizes = self.sizes[:most]
@@ -119,7 +114,7 @@ class HeadedPayloads:
         return (first, len(sizes)) if sizes.count(first) == len(sizes) else _alike(sizes)
 
     def pieces(self, count: int) -> Sequence[bytes | memoryview]:
-        return [*chain.from_iterable(zip(self._headers[:count], self._bodies[:count], strict=True))]
+        return self._pieces[: 2 * count]
 
     def buffers(self, start: int, stop: int, count: int) -> list[bytes | memoryview]:
         return _buffers([*self.part(start, stop)], count)

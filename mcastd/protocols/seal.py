@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 Buffer = bytes | bytearray | memoryview
 # As raptorq.repair(): a block, the size of its symbols, how many repair symbols, and how many to skip.
-MakeRepair = Callable[[bytes, int, int, int], list[bytes]]
+MakeRepair = Callable[[bytes | memoryview, int, int, int], list[bytes]]
 
 # Bytes by which a sealed packet is longer than one that is not.
 OBJECT_OVERHEAD_BYTES = TAG_BYTES

@@ -6,13 +6,16 @@ import errno
 import hashlib
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mcastd.delivery import catalog as catalog_module
-from mcastd.delivery.catalog import Catalog, ChangedError, SourceFile, TooLargeError, cut, parts_of
+from mcastd.delivery import scan as scan_module
+from mcastd.delivery.catalog import Catalog, ChangedError
+from mcastd.delivery.division import TooLargeError, cut, parts_of
+from mcastd.delivery.scan import SourceFile
 from mcastd.errors import SourceError
 from mcastd.protocols import fec
 
@@ -60,18 +63,35 @@ def test_a_file_that_another_has_replaced_is_another(tree: Path) -> None:
     assert after.toi != before.toi
 
 
+def read_into(catalog: Catalog, file: SourceFile, sbn: int) -> bytes:
+    """A block as the carousel reads it to send it for all to read."""
+    place = bytearray(file.blocks.size(sbn) + 7)
+    catalog.read_into(memoryview(place)[:-7], file, sbn)
+    assert place[-7:] == bytes(7)
+    return bytes(place[:-7])
+
+
+def read(catalog: Catalog, file: SourceFile, sbn: int) -> bytes:
+    """A block as the carousel reads it to seal it."""
+    return catalog.read(file, sbn).data
+
+
+Read = Callable[[Catalog, SourceFile, int], bytes]
+WAYS_TO_READ: list[Read] = [read, read_into]
+
+
 class Hashing:
     """Counts what is hashed."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sizes: list[int] = []
-        real = catalog_module._read
+        real = scan_module.read_at
 
         def read(fd: int, size: int, offset: int) -> bytes:
             self.sizes.append(size)
             return real(fd, size, offset)
 
-        monkeypatch.setattr(catalog_module, "_read", read)
+        monkeypatch.setattr(scan_module, "read_at", read)
 
     def taken(self) -> list[int]:
         sizes, self.sizes = self.sizes, []
@@ -194,7 +214,7 @@ class TestScan:
             (tree / f"{at:02}").write_bytes(b"x" * at)
         catalog = catalog_of(tree)
         found, steps = [], 0
-        while not catalog.scan(5 * (catalog_module.ENTRY_COST_BYTES + catalog_module.OPEN_COST_BYTES)):
+        while not catalog.scan(5 * (scan_module.ENTRY_COST_BYTES + scan_module.OPEN_COST_BYTES)):
             assert catalog.files == ()
             found.append(int(catalog.progress.partition(" files so far")[0]))
             steps += 1
@@ -204,7 +224,7 @@ class TestScan:
         assert list(scanned(catalog_of(tree))) == ["/".join(file.name) for file in catalog.files]
 
     def test_of_a_large_file_it_says_how_far_it_is(self, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(catalog_module, "STEP_BYTES", 10)
+        monkeypatch.setattr(scan_module, "STEP_BYTES", 10)
         catalog, said = catalog_of(tree), []
         while not catalog.scan(1):
             said.append(catalog.progress)
@@ -271,7 +291,7 @@ class TestScan:
                     28
                 )  # the manifest's TOI follows, and 0, which is the FDT's
 
-        monkeypatch.setattr(catalog_module.hashlib, "sha256", Same)
+        monkeypatch.setattr(scan_module.hashlib, "sha256", Same)
         catalog = catalog_of(tree)
         first = scanned(catalog)
         assert sorted(file.toi for file in first.values()) == [1, 2, 0xFFFFFFFE]
@@ -362,12 +382,12 @@ class TestRefused:
         assert not catalog.refused
 
     def test_many_are_counted_and_some_named(self, tree: Path) -> None:
-        for at in range(catalog_module.NAMED_REFUSALS + 7):
+        for at in range(scan_module.NAMED_REFUSALS + 7):
             (tree / f"link{at}").symlink_to("/")
         catalog = catalog_of(tree)
         scanned(catalog)
-        assert len(catalog.refusals) == catalog_module.NAMED_REFUSALS
-        assert catalog.refused["link"] == catalog_module.NAMED_REFUSALS + 7
+        assert len(catalog.refusals) == scan_module.NAMED_REFUSALS
+        assert catalog.refused["link"] == scan_module.NAMED_REFUSALS + 7
 
     def test_a_source_that_is_not_there(self, tree: Path) -> None:
         catalog = catalog_of(tree / "nothing")
@@ -391,17 +411,18 @@ class TestRefused:
             catalog_of(tree / "disk").scan()
 
 
+@pytest.mark.parametrize("read", WAYS_TO_READ)
 class TestRead:
-    def test_blocks_are_those_of_the_file(self, tree: Path) -> None:
+    def test_blocks_are_those_of_the_file(self, read: Read, tree: Path) -> None:
         catalog = catalog_of(tree)
         kernel = scanned(catalog)["v2/boot/kernel"]
-        whole = b"".join(catalog.read(kernel, sbn).data for sbn in range(3))
+        whole = b"".join(read(catalog, kernel, sbn) for sbn in range(3))
         assert whole == (tree / "v2/boot/kernel").read_bytes()
         alone = catalog_of(tree / "v2" / "name.txt")
-        assert alone.read(scanned(alone)["name.txt"], 0).data == b"linux"
+        assert read(alone, scanned(alone)["name.txt"], 0) == b"linux"
 
     @pytest.mark.parametrize("how", ["written", "shorter", "replaced", "gone", "link", "directory"])
-    def test_a_file_that_has_changed_is_noticed(self, tree: Path, how: str) -> None:
+    def test_a_file_that_has_changed_is_noticed(self, read: Read, tree: Path, how: str) -> None:
         catalog = catalog_of(tree)
         path = tree / "v2" / "name.txt"
         file = scanned(catalog)["v2/name.txt"]
@@ -423,10 +444,10 @@ class TestRead:
                 (tree / "v2").rename(tree.parent / "v2")
                 (tree / "v2").symlink_to(tree.parent / "v2")
         with pytest.raises(ChangedError, match=r"^cannot send v2/name.txt: "):
-            catalog.read(file, 0)
+            read(catalog, file, 0)
         assert scanned(catalog).get("v2/name.txt") != file
 
-    def test_a_shortage_is_no_change(self, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_shortage_is_no_change(self, read: Read, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         catalog = catalog_of(tree)
         file = scanned(catalog)["v2/name.txt"]
 
@@ -435,11 +456,11 @@ class TestRead:
 
         monkeypatch.setattr(os, "open", short)
         with pytest.raises(SourceError, match="too many open files in system; trying again"):
-            catalog.read(file, 0)
+            read(catalog, file, 0)
         monkeypatch.undo()
-        assert catalog.read(file, 0).data == b"linux"
+        assert read(catalog, file, 0) == b"linux"
 
-    def test_what_changed_unseen_is_hashed_again(self, tree: Path) -> None:
+    def test_what_changed_unseen_is_hashed_again(self, read: Read, tree: Path) -> None:
         catalog = catalog_of(tree)
         path = tree / "v2" / "name.txt"
         file = scanned(catalog)["v2/name.txt"]
@@ -447,7 +468,7 @@ class TestRead:
         os.utime(path, ns=(1, file.mtime_ns))
         assert scanned(catalog)["v2/name.txt"] == file  # it cannot be seen
         with pytest.raises(ChangedError):
-            catalog.read(file, 0)
+            read(catalog, file, 0)
         again = scanned(catalog)["v2/name.txt"]
         assert again.toi != file.toi
-        assert catalog.read(again, 0).data == b"LINUX"
+        assert read(catalog, again, 0) == b"LINUX"

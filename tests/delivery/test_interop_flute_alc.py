@@ -6,11 +6,12 @@ import hashlib
 import random
 import time
 from collections import Counter
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.flute import joined, pass_of
 from support.trees import directory_sink, files_below
 
 from mcastd import clock
@@ -69,11 +70,11 @@ def test_files_of_a_channel_are_received_whole_over_loss(
         carousel.describe(3600.0, packets)
         carousel.begin(number)
         while (datagrams := carousel.next(time.time())) is not None:
-            for datagram in zip(*datagrams, strict=True):
+            for datagram in joined(datagrams):
                 if dice.random() < lost:
                     dropped += 1
                 else:
-                    receiver.push(b"".join(datagram))
+                    receiver.push(datagram)
     assert (dropped > 20) == (lost > 0)
     files = (path for path in target.rglob("*") if path.is_file())
     assert {str(path.relative_to(target)): path.read_bytes() for path in files} == CONTENT
@@ -97,17 +98,14 @@ def test_a_large_file_of_a_channel_is_received_whole(tmp_path: Path, lost: float
     while not catalog.scan():
         pass
     carousel = Carousel(catalog, session=SESSION, max_datagram=1468, loss=protect, interleave=6)
-    carousel.describe(3600.0)
-    carousel.begin(0)
     receiver, dice = receiver_into(target), random.Random(5)
     sent = dropped = 0
-    while (datagrams := carousel.next(time.time())) is not None:
-        for datagram in zip(*datagrams, strict=True):
-            sent += 1
-            if lost and dice.random() < lost:
-                dropped += 1
-            else:
-                receiver.push(b"".join(datagram))
+    for datagram in chain.from_iterable(pass_of(carousel, 0, 3600.0, time.time)):
+        sent += 1
+        if lost and dice.random() < lost:
+            dropped += 1
+        else:
+            receiver.push(datagram)
     assert (dropped > 3000) is (lost > 0)
     assert sent * 1448 < 1.16 * LARGE_BYTES
     assert digest_of(target / "large") == digest_of(source / "large")

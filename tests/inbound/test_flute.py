@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.flute import pass_of
 from support.subscription import Run
 from support.wait import wait_for
 
@@ -562,10 +563,7 @@ def test_files_of_a_channel_land_with_what_was_lost_in_a_pass_from_the_next(
     link = run.start()
     sent = 0
     for number, lost in enumerate((0.2, 0.0)):
-        carousel.describe(3600.0)
-        carousel.begin(number)
-        while (datagrams := carousel.next(time.time())) is not None:
-            batch = [b"".join(each) for each in zip(*datagrams, strict=True)]
+        for batch in pass_of(carousel, number, 3600.0, time.time):
             kept = [datagram for datagram in batch if dice.random() >= lost]
             link.deliver(*kept)
             sent += len(kept)

@@ -15,7 +15,7 @@ EQUAL = [b"one", b"two", b"six", b"ten"]
     params=[
         ListPayloads(EQUAL),
         Chunks(memoryview(b"".join(EQUAL)), 3, 4),
-        HeadedPayloads([payload[:1] for payload in EQUAL], [memoryview(payload)[1:] for payload in EQUAL]),
+        HeadedPayloads([piece for one in EQUAL for piece in (one[:1], memoryview(one)[1:])], [3] * 4),
     ],
     ids=["list", "chunks", "headed"],
 )
@@ -61,7 +61,7 @@ def test_what_lies_together_is_one_piece() -> None:
 
 def test_headers_and_bodies_are_not_joined_to_be_sent() -> None:
     body = bytes(1448)
-    headed = HeadedPayloads([b"header"] * SEGMENTS_MAX, [body] * SEGMENTS_MAX)
+    headed = HeadedPayloads([b"header", body] * SEGMENTS_MAX, [1454] * SEGMENTS_MAX)
     pieces = headed.pieces(SEGMENTS_MAX)
     assert pieces[1] is body
     assert len(pieces) == 2 * SEGMENTS_MAX < IOV_MAX
@@ -83,9 +83,8 @@ def test_how_many_are_alike(payloads: Payloads) -> None:
 )
 def test_how_many_of_any_sizes_are_alike(sizes: list[int], alike: int) -> None:
     assert ListPayloads(b"x" * size for size in sizes).alike(9) == (sizes[0], alike)
-    headed = HeadedPayloads(
-        [b"x" * (size // 2) for size in sizes], [b"y" * (size - size // 2) for size in sizes]
-    )
+    halves = [half for size in sizes for half in (b"x" * (size // 2), b"y" * (size - size // 2))]
+    headed = HeadedPayloads(halves, sizes)
     assert headed.alike(9) == (sizes[0], alike)
 
 

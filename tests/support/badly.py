@@ -17,6 +17,7 @@ from mcastd.delivery.serials import Serials, StateError
 from mcastd.keytext import GroupKey, SigningKey
 from mcastd.protocols import fec, lct
 from mcastd.protocols.seal import OBJECT_OVERHEAD_BYTES
+from support.flute import joined
 from support.host import Host
 from support.inside import sender
 
@@ -51,7 +52,7 @@ def one_pass(path: Path, now: float, *, loss: float, secrets: Secrets | None = N
             carousel.begin(0, announcer.sealer)
         sent: list[bytes] = []
         while (datagrams := carousel.next(now)) is not None:
-            sent += map(b"".join, zip(datagrams.headers, datagrams.bodies, strict=True))
+            sent += joined(datagrams)
     return sent
 
 

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
+from mcastd.delivery.carousel import Carousel
+from mcastd.delivery.on_air import Datagrams
 from mcastd.protocols import fdt, fec, lct, raptorq
+
+
+def pass_of(carousel: Carousel, number: int, life: float, now: Callable[[], float]) -> Iterator[list[bytes]]:
+    """The datagrams of pass ``number``, as they are given. What it says holds for ``life`` seconds."""
+    carousel.describe(life)
+    carousel.begin(number)
+    while (datagrams := carousel.next(now())) is not None:
+        yield joined(datagrams)
+
+
+def joined(datagrams: Datagrams) -> list[bytes]:
+    """Each datagram of headers and bodies."""
+    return [*map(b"".join, zip(datagrams.pieces[::2], datagrams.pieces[1::2], strict=True))]
 
 
 class Rebuilding:

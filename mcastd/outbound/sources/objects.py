@@ -16,9 +16,10 @@ from mcastd import clock
 from mcastd.config import FluteOutbound, OpenFilesOf, OutboundChannel
 from mcastd.delivery.announcer import Announcer
 from mcastd.delivery.carousel import Carousel, symbol_size_of
-from mcastd.delivery.catalog import Catalog, RefusedFile
+from mcastd.delivery.catalog import Catalog
 from mcastd.delivery.codec_process import CodecProcess
 from mcastd.delivery.keys import KeyFileError, read_key
+from mcastd.delivery.scan import RefusedFile
 from mcastd.delivery.serials import Serials, SerialsExhaustedError, StateError, state_directory
 from mcastd.errors import McastdError, SettingChange, SourceError
 from mcastd.keytext import GroupKey, SigningKey
@@ -169,7 +170,7 @@ class ObjectsSource(Source):
             self._end_pass()
             return ListPayloads()
         self.position = min(self._total_bytes, self._carousel.progress.source_sent * self._symbol_size)
-        return HeadedPayloads(datagrams.headers, datagrams.bodies)
+        return HeadedPayloads(datagrams.pieces, datagrams.sizes)
 
     def set_pace(self, rate: int | None, interval: float | None) -> None:
         self._rate = rate
@@ -181,6 +182,7 @@ class ObjectsSource(Source):
         self.position = 0
         self._last_round = self.rounds + self._repeat
         self._announcer = None  # the keys are read anew
+        self._carousel.close()
         self._catalog.close()
         self._codec.close()
 
@@ -277,4 +279,5 @@ class ObjectsSource(Source):
             lost = len(self._carousel.changed)
             self.finished = True
             self.state = f"finished, but for {lost} files that changed under way" if lost else "finished"
+            self._carousel.close()
             self._codec.close()
