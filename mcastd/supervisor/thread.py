@@ -46,16 +46,21 @@ CHANGES = {
 # Of a worker's thread: with the default of 8 MiB, two thousand of them take 16 GiB of address space.
 STACK_BYTES = 256 << 10
 
+# Of all workers that have had their attempt: an event takes a kilobyte, and there may be thousands.
+_HAS_ATTEMPTED = threading.Event()
+_HAS_ATTEMPTED.set()
+
 
 class WorkerThread:
     """One worker in one thread, from start to its end; a new start is a new WorkerThread."""
 
     def __init__(self, worker: Worker, on_change: Callable[[], None] = lambda: None) -> None:
         self.worker = worker
-        self.attempted = threading.Event()  # with its present settings it works, or has said why it cannot
+        # Set: with its present settings it works, or has said why it cannot. Replaced with the lock held
+        self.attempted = threading.Event()
         self._on_change = on_change
         self._log = log.get_logger(worker=worker.name)
-        self._context = Context(self._ready, self.attempted.set)
+        self._context = Context(self._ready, self._note_attempt)
         self._lock = threading.Lock()  # state, since, detail and error change together
         self._state = State.INACTIVE
         self._since = clock.monotonic()
@@ -105,7 +110,8 @@ class WorkerThread:
         if anew or not self.worker.update(settings):
             return False
         if not self.hung and not self.unanswered(clock.monotonic()):
-            self.attempted.clear()
+            with self._lock:
+                self.attempted = threading.Event()
         self.send(Signal.NETWORK)
         if self._state is State.AUTO_RESTART:
             self.send(Signal.RETRY)
@@ -310,12 +316,17 @@ class WorkerThread:
                 self._detail, self._error = detail, error
             self._state = state
         if changed and state in ATTEMPTED:
-            self.attempted.set()
+            self._note_attempt()
         if changed:
             self._log_change(before, state, detail)
         if changed or detail:
             self._on_change()
         return changed
+
+    def _note_attempt(self) -> None:
+        with self._lock:
+            self.attempted.set()
+            self.attempted = _HAS_ATTEMPTED
 
     def _log_change(self, before: State, state: State, reason: str) -> None:
         """Log a transition. An attempt that failed for the same reason as the one before: at level debug."""
