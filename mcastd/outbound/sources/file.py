@@ -25,7 +25,8 @@ NAP_MIN_SECONDS = 0.05
 # A fast channel with a rate reads what it sends in this time at once, but no more than FAST_READ_BYTES.
 READ_AHEAD_SECONDS = 0.01
 FAST_READ_BYTES = 1 << 20
-# Any channel with a rate reads as much as this at once: what is done once for each read costs less so.
+# Up to PACED_READ_BYTES it is what it sends in this time: what is done once for each read costs less so.
+PACED_READ_SECONDS = 0.15
 PACED_READ_BYTES = 2 * READ_BYTES
 
 _READABLE = (stat.S_IFREG, stat.S_IFIFO)
@@ -53,7 +54,8 @@ def _read_bytes(rate: int | None, interval: float | None) -> int:
     """Bytes to read at once: of a fast channel some ten bursts, since the end of what was read ends one."""
     if rate is None:
         return READ_BYTES if interval else FAST_READ_BYTES
-    return min(max(PACED_READ_BYTES, int(rate / 8 * READ_AHEAD_SECONDS)), FAST_READ_BYTES)
+    paced = min(int(rate / 8 * PACED_READ_SECONDS), PACED_READ_BYTES)
+    return min(max(READ_BYTES, paced, int(rate / 8 * READ_AHEAD_SECONDS)), FAST_READ_BYTES)
 
 
 class FileSource(Source):
