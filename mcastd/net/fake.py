@@ -166,7 +166,7 @@ class FakeSender:
                 self.room -= 1
         return accepted
 
-    def prepare(self, size: int, count: int) -> Callable[[bytes | memoryview], object]:
+    def prepare(self, size: int, count: int) -> Callable[[bytes | memoryview], object] | None:
         def send(data: bytes | memoryview) -> None:
             step = len(data) if count == 1 else size
             payloads = ListPayloads(data[at : at + step] for at in range(0, max(1, len(data)), max(1, step)))
