@@ -24,11 +24,11 @@ _ByInterface = dict[Interfaces | None, list[tuple[str, Address]]]
 # How long apply() waits for what has to be at work before it goes on, and returns.
 ATTEMPTS_SECONDS = 1.0
 # Workers that are at their first attempt at a time, when many start.
-BEGINNERS_MAX = 4
+BEGINNERS_MAX = 2
 # A first attempt that takes longer keeps no other worker waiting: on a busy machine, none takes that long.
 BEGINNER_SECONDS = 0.2
-# The same for all of them together.
-BEGINNERS_SECONDS = 2.0
+# The same for all of them together: where each is slow, as on a slow disk, the rest begin side by side.
+BEGINNERS_SECONDS = 5.0
 
 
 class Supervisor:
@@ -266,9 +266,9 @@ class Supervisor:
             if (thread := self._threads.get(name)) is not None:
                 beginners.append(thread)
             if len(beginners) == BEGINNERS_MAX:
-                seconds = min(BEGINNER_SECONDS, patience)
-                if not beginners.popleft().attempted.wait(seconds):
-                    patience -= seconds
+                since = clock.monotonic()
+                beginners.popleft().attempted.wait(min(BEGINNER_SECONDS, patience))
+                patience = max(0.0, patience - (clock.monotonic() - since))
 
     def _begin(self, name: str) -> None:
         with self._beginning:
