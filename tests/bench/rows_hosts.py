@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import os
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -24,14 +26,24 @@ from bench.report import Check, Result, at_most
 from bench.rows_file import digest
 from bench.sending import random_file
 
-HOSTS, FEW_HOSTS = (1, 10), (2,)
 LOSSES, FEW_LOSSES = (0, 1, 5), (5,)  # percent, at each host for itself
-RATE = "100Mbit"
-RATE_KBIT = 100_000
 GROUP, PORT = "239.255.7.1", 9190
 INTERFACE = "eth0"
 UDPCAST_PORT, UFTP_PORT = 9000, 1044
-TIMEOUT = 60.0
+# Of one transmission, in seconds. It takes two; one with feedback and losses a few times as long.
+TIMEOUT = 20.0
+
+
+class Scale(NamedTuple):
+    """A file to some hosts. All of them are on this machine: so many receive less at a time."""
+
+    hosts: int
+    size: int  # bytes
+    rate: int  # Mbit/s
+
+
+SCALES = (Scale(1, 16 * MIB, 100), Scale(10, 16 * MIB, 100), Scale(50, 4 * MIB, 20))
+FEW_SCALES = (Scale(2, 2 * MIB, 100),)
 
 
 class Ended(NamedTuple):
@@ -67,32 +79,43 @@ class Hosts:
 
 
 class Trial:
-    """Sends one file to hosts by different means."""
+    """Sends one file to hosts by different means. Those of mcastd are started once, and stay."""
 
-    def __init__(self, bench: Bench, hosts: Hosts, file: Path) -> None:
+    def __init__(
+        self, bench: Bench, hosts: Hosts, file: Path, rate: int, stack: contextlib.ExitStack
+    ) -> None:
         self._bench, self._lab, self._hosts, self._file = bench, bench.lab, hosts, file
+        self._rate = rate  # Mbit/s
         self._digest = digest(file)
+        self._daemons = self._outputs()
+        for host, output in zip(hosts.receivers, self._daemons, strict=True):
+            lines = [f'group = "{GROUP}"', f"port = {PORT}", f'interface = "{INTERFACE}"']
+            lines += ['protocol = "flute"', f'output = {{ kind = "directory", path = "{output}" }}']
+            text = "\n".join(["[inbound.one]", *lines, ""])
+            Daemon(bench.lab, bench.checkout, text, stack, host=host)
 
     def mcastd(self, percent: int) -> Ended:
         """One pass, with repair symbols for the loss."""
         lab, hosts = self._lab, self._hosts
         hosts.lose(percent, PORT)
-        outputs = self._outputs()
+        file = lab.new_path("file")  # another name: what is there is not taken again
+        os.link(self._file, file)
+        files = [output / file.name for output in self._daemons]
+        settings = {
+            "rate": f'"{self._rate}Mbit"',
+            "protocol": f'{{ kind = "flute", protect = "{percent}%" }}',
+        }
+        text = channel("one", GROUP, PORT, file, settings).replace('"bench0"', f'"{INTERFACE}"')
         with contextlib.ExitStack() as stack:
-            for host, output in zip(hosts.receivers, outputs, strict=True):
-                lines = [f'group = "{GROUP}"', f"port = {PORT}", f'interface = "{INTERFACE}"']
-                lines += ['protocol = "flute"', f'output = {{ kind = "directory", path = "{output}" }}']
-                Daemon(lab, self._bench.checkout, "\n".join(["[inbound.one]", *lines, ""]), stack, host=host)
-            settings = {"rate": f'"{RATE}"', "protocol": f'{{ kind = "flute", protect = "{percent}%" }}'}
-            text = channel("one", GROUP, PORT, self._file, settings).replace('"bench0"', f'"{INTERFACE}"')
+            stack.callback(file.unlink)
             before, started = hosts.wire(), time.monotonic()
             sender = Daemon(lab, self._bench.checkout, text, stack, host=hosts.sender)
             sender.wait_state("outbound/one", "finished", timeout=TIMEOUT)
             seconds = time.monotonic() - started - sender.start_time
             wire = hosts.wire() - before
             with contextlib.suppress(RuntimeError):
-                lab.wait_for(lambda: self._intact(outputs) == len(outputs), "the file at all hosts")
-        return Ended(self._intact(outputs), seconds, wire)
+                lab.wait_for(lambda: self._intact(files) == len(files), "the file at all hosts")
+        return Ended(self._intact(files), seconds, wire)
 
     def udpcast(self, percent: int) -> Ended:
         """With its feedback: what is missing is asked for."""
@@ -104,7 +127,7 @@ class Trial:
             [(program("udp-receiver"), "--file", str(each / self._file.name), *common) for each in outputs],
             (
                 *(program("udp-sender"), "--file", str(self._file), *common, "--nopointopoint"),
-                *("--min-receivers", str(len(outputs)), "--max-bitrate", f"{RATE_KBIT}k"),
+                *("--min-receivers", str(len(outputs)), "--max-bitrate", f"{self._rate}m"),
             ),
             outputs,
         )
@@ -117,7 +140,7 @@ class Trial:
             percent,
             UFTP_PORT,
             [(program("uftpd"), "-d", "-D", str(each), *common) for each in outputs],
-            (program("uftp"), *common, "-R", str(RATE_KBIT), str(self._file)),
+            (program("uftp"), *common, "-R", str(1000 * self._rate), str(self._file)),
             outputs,
         )
 
@@ -127,8 +150,7 @@ class Trial:
             output.mkdir()
         return outputs
 
-    def _intact(self, outputs: Sequence[Path]) -> int:
-        files = [output / self._file.name for output in outputs]
+    def _intact(self, files: Sequence[Path]) -> int:
         return sum(file.exists() and digest(file) == self._digest for file in files)
 
     def _programs(
@@ -156,50 +178,63 @@ class Trial:
             seconds = time.monotonic() - started
             wire = hosts.wire() - before
             time.sleep(0.5)  # receivers close their files
-        return Ended(self._intact(outputs), seconds, wire)
+        return Ended(self._intact([output / self._file.name for output in outputs]), seconds, wire)
 
 
 def hosts(bench: Bench) -> list[Result]:
-    """A file at 100 Mbit/s to one host and to ten, which lose nothing, a little, and much."""
+    """A file to one host and to many, which lose nothing, a little, and much."""
     lab: Lab = bench.lab
-    size = bench.choose(16, 2) * MIB
     results = []
-    for count in bench.choose(HOSTS, FEW_HOSTS):
+    for scale in bench.choose(SCALES, FEW_SCALES):
         with contextlib.ExitStack() as stack:
-            file = random_file(lab.new_path("file"), size)
+            file = random_file(lab.new_path("file"), scale.size)
             stack.callback(file.unlink)
-            trial = Trial(bench, Hosts(count, stack), file)
+            trial = Trial(bench, Hosts(scale.hosts, stack), file, scale.rate, stack)
             means: dict[str, Callable[[int], Ended]] = {
                 "mcastd": trial.mcastd,
                 "udpcast": trial.udpcast,
                 "uftp": trial.uftp,
             }
             for percent in bench.choose(LOSSES, FEW_LOSSES):
-                lab.say(f"{count} hosts that lose {percent} %")
-                ended = {name: send(percent) for name, send in means.items()}
-                results.append(_result(count, percent, size, ended))
+                lab.say(f"{scale.hosts} hosts that lose {percent} %")
+                ended = {name: _attempt(lab, name, send, percent) for name, send in means.items()}
+                results.append(_result(scale, percent, ended))
     return results
 
 
-def _result(count: int, percent: int, size: int, ended: dict[str, Ended]) -> Result:
+def _attempt(lab: Lab, name: str, send: Callable[[int], Ended], percent: int) -> Ended:
+    """What came of it. One that fails has brought the file to nobody: the others go on."""
+    try:
+        ended = send(percent)
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+        lab.say(f"  {name} has failed: {error}")
+        return Ended(0, math.nan, 0)
+    lab.say(f"  {name}: {ended.intact} intact, {ended.seconds:.1f} s, {ended.wire:,} B")
+    return ended
+
+
+def _result(scale: Scale, percent: int, ended: dict[str, Ended]) -> Result:
     samples: Samples = {
-        name: {"intact": [one.intact], "seconds": [one.seconds], "wire %": [100 * one.wire / size]}
+        name: {"intact": [one.intact], "seconds": [one.seconds], "wire %": [100 * one.wire / scale.size]}
         for name, one in ended.items()
     }
-    ours = ended["mcastd"]
+    ours, count = ended["mcastd"], scale.hosts
     checks = [Check("every host has the file", f"{ours.intact} of {count}", ours.intact == count)]
     shown = []
     for name, other in ended.items():
         if name == "mcastd":
             continue
+        if other.intact < count:  # it has sent less, or for longer, than those that have it would take
+            shown.append(f"{name} to {other.intact} of {count} alone")
+            continue
         wire = ours.wire / other.wire
         shown.append(f"{name} wire {wire:.2f}x, time {ours.seconds / other.seconds:.2f}x")
-        if count > 1 and percent and other.intact == count:  # else it has sent less, and nobody all
+        if count > 1 and percent:
             checks.append(at_most(f"bytes on the wire of {name}", wire, 1))
     return Result(
-        f"a file of {size // MIB} MiB to {count} host{'s' * (count > 1)}, {percent} % lost at each",
+        f"a file of {scale.size // MIB} MiB to {count} host{'s' * (count > 1)}, {percent} % lost at each",
         samples,
         checks,
         of_peers="; ".join(shown),
-        notes=[f"{RATE}; one transmission of each, in turn; the others have a return path"],
+        notes=[f"{scale.rate} Mbit/s; one transmission of each, in turn; the others have a return path"],
     )
