@@ -102,7 +102,9 @@ def test_what_is_not_sent_and_what_is_refused_is_named(pair: Pair, tmp_path: Pat
     (tree / "link").symlink_to("empty")
     received = tmp_path / "received"
     (received / "one byte").mkdir(parents=True)
-    with Listening(pair.right, GROUP, PORT, *ETH0, "--flute", str(received), "--json") as listening:
+    with Listening(
+        pair.right, GROUP, PORT, *ETH0, "--flute", str(received), "--replace", "--json"
+    ) as listening:
         result = ctl(pair.left, "send", "--flute", str(tree), TO, *ETH0, *FAST, *PLAIN)
         assert result.returncode == 1
         assert "not sent: link: it is a symbolic link\n" in result.stderr

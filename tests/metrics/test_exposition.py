@@ -415,7 +415,7 @@ def test_every_reason_is_known_from_the_start(tmp_path: Path) -> None:
     a = House({"inbound": {"a": {**GROUP, "output": ["/x/file", {"kind": "fifo", "path": "/x/pipe"}]}}})
     ((_, books),) = a.rows()
     file, pipe = (set(output.reasons) for output in books.identity.outputs)
-    assert file - pipe == {"not-a-file", "rotation"}
+    assert file - pipe == {"not-a-file", "rotation", "foreign-content"}
     assert pipe - file == {"not-a-fifo", "no-reader", "reader-gone", "full", "too-large", "stopped"}
     common = {"no-space", "file-too-large", "permission", "no-descriptors", "io-error", "unsafe-path", "loop"}
     common.add("crashed")

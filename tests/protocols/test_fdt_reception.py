@@ -134,7 +134,7 @@ def test_the_map_of_what_has_come_counts_as_well(monkeypatch: pytest.MonkeyPatch
     reception = FdtReception()
     for number in (1, 2):
         take(reception, packets("a", number, size=1)[0])
-    assert [*reception._coming] == [2]
+    assert [*reception._coming._kept] == [2]
 
 
 def test_the_last_one_is_kept_however_large(monkeypatch: pytest.MonkeyPatch) -> None:
