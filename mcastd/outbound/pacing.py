@@ -172,7 +172,8 @@ class Pacer:
             self._due_at = self._at(self._spent)
         self.deadline = self._due_at
         if self._rate:
-            self._resting_until = now + self._burst / CATCH_UP_FACTOR
+            took = min(self._burst, 8 * sum(sizes) / self._rate)  # seconds of the rate
+            self._resting_until = now + took / CATCH_UP_FACTOR
             self.deadline = max(self._due_at, self._resting_until)
 
     def timetable(self, now: float, sizes: Sequence[int], gather: bool) -> Timetable | None:
@@ -191,7 +192,7 @@ class Pacer:
             total = min(len(sizes), TIMETABLE_BURSTS * burst)
             if sizes[:total].count(sizes[0]) != total:
                 return None
-            rest = max(self._burst, burst * period) / CATCH_UP_FACTOR
+            rest = burst * period / CATCH_UP_FACTOR
             deadlines = [start + at / rate for at in range(spent, spent + total * bits, burst * bits)]
         else:
             return None
