@@ -61,7 +61,8 @@ class Hosts:
         switch = stack.enter_context(Switch())
         self.sender, *self.receivers = [stack.enter_context(Host()) for _ in range(count + 1)]
         for number, host in enumerate((self.sender, *self.receivers), 1):
-            switch.plug(host, INTERFACE, f"10.9.1.{number}/24")
+            # udpcast looks for its partner at the broadcast address, which ip(8) sets only if asked
+            switch.plug(host, INTERFACE, f"10.9.1.{number}/24 brd +")
             host.ip(f"route add 224.0.0.0/4 dev {INTERFACE}")
 
     def lose(self, percent: int, port: int) -> None:
