@@ -395,14 +395,16 @@ class Channel:
 
     def _visit(self, context: Context, link: Sender) -> float | BurstPlan | None:
         """Make a plan; or send what is due, and return when to go on: see :meth:`_send_next`."""
+        failed = self._plan is not None and self._plan.error is not None
         if not self._settle(link):
             return clock.monotonic() + self._lengthen_pause()
         refilled = not self._sizes
         if refilled and not self._refill(context):
             return None
-        self._plan = self._make_plan(link)
-        if self._plan is not None:
-            return self._plan
+        if not failed:  # else what the plan has met is to be met by a send, which raises it or learns of it
+            self._plan = self._make_plan(link)
+            if self._plan is not None:
+                return self._plan
         # The read may have taken long: look at the signals before anything is sent
         return -math.inf if refilled else self._send_next(context, link)
 

@@ -106,7 +106,8 @@ def test_what_is_wrong_is_said_where_it_stands(source: object, said: str) -> Non
         ),
         (
             {"rate": "3Mbit", "protocol": {"kind": "flute", "keys": "/etc/key"}},
-            'protocol.keys: unknown key; did you mean "key"?',
+            'protocol.keys: unknown key; did you mean "key"? "keys" belongs into protocol = { kind = "flute",'
+            " keys = ... } of [inbound.NAME]",
         ),
         (
             {"rate": "3Mbit", "protocol": {"kind": "flute", "key": "etc/key"}},

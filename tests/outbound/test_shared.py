@@ -522,3 +522,20 @@ def test_a_refusal_amid_a_plan_is_counted_and_met_again(
     assert sending.channel.counters.refused == ({"EAGAIN": 1} if number == errno.EAGAIN else {})
     whole = b"".join(link.sent)
     assert whole == (data * 100)[: len(whole)]
+
+
+def test_a_link_that_refuses_all_ends_the_run_with_the_send_after_a_plan(
+    shared: SharedSender, tmp_path: Path
+) -> None:
+    crowd(shared)
+    source = tmp_path / "source"
+    source.write_bytes(b"x" * 60_000)
+    link = Piecewise()
+    settings = {"framing": "chunk", "max_datagram": 1000, "rate": "6400kbit", "repeat": "forever"}
+    sending = Sending(shared, link, source=str(source), **settings)
+    wait_for(lambda: link.by and link.by[-1][0] == "sender", "a plan")
+    link.errors.extend([errno.EPERM] * 50)
+    wait_for(lambda: sending.failures, "the end of the run")
+    sending.stop()
+    assert link.noted == [(errno.EPERM, 1000, 3)]
+    assert len(link.errors) == 48
