@@ -21,6 +21,8 @@ TIMETABLE_BURSTS = 32
 # the second: a block is read and hashed in between.
 TOLERANCE_SECONDS = 0.001
 FILES_TOLERANCE_SECONDS = 0.1
+# A product of seconds and a rate may be that much too small for the whole number of bits that it is.
+ROUNDING_BITS = 1e-3
 # A backlog is sent at this multiple of the rate.
 CATCH_UP_FACTOR = 2
 # A sender that is further behind than this does not catch up.
@@ -186,7 +188,7 @@ class Pacer:
             deadlines = [start + (spent + index) * period for index in range(total)]
         elif rate and (bits := 8 * sizes[0]):
             period = bits / rate
-            burst = max(1, round(self._burst * rate) // bits)
+            burst = max(1, int(self._burst * rate + ROUNDING_BITS) // bits)
             if gather and self._may_gather:
                 burst = max(burst, min(GATHERED_DATAGRAMS, 1 + int(GATHERED_SECONDS / period)))
             total = min(len(sizes), TIMETABLE_BURSTS * burst)

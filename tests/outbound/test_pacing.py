@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mcastd.config.outbound import DEFAULT_BURST
@@ -237,6 +237,8 @@ def follow(pacer: Pacer, timetable: Timetable, delays: Sequence[float]) -> list[
     return sent_at
 
 
+@example(pace=(None, 15_500, None), size=1, count=2, delays=[0.0])
+@example(pace=(0.8836254762899176, None, None), size=1, count=2, delays=[0.8836254762899176] * 2)
 @given(
     pace=st.one_of(
         st.tuples(st.floats(1e-4, 10), st.none(), st.none()),
@@ -259,10 +261,11 @@ def test_what_follows_a_timetable_is_like_what_is_asked_for(
     timetable = followed.timetable(START, sizes, gather=False)
     assert timetable is not None
     assert timetable.begins_at == followed.deadline
-    before = 0
+    before = near = 0
     for burst, at in enumerate(follow(followed, timetable, delays)):
         if at - asked._due_at > STALL_SECONDS:
             return  # the schedule begins anew: no plan is followed so far
+        near += timetable.burst * is_near_late(at - timetable.deadlines[burst], timetable)
         sent = timetable.sent(burst + 1)
         assert asked._due_at == pytest.approx(timetable.deadlines[burst])
         assert asked.due(at, sizes[before:]) >= sent - before
@@ -271,7 +274,13 @@ def test_what_follows_a_timetable_is_like_what_is_asked_for(
     assert followed._spent == asked._spent
     assert followed._due_at == pytest.approx(asked._due_at)
     assert followed.deadline >= asked.deadline - 1e-6
-    assert abs(followed.late - asked.late) <= 1, "but for a rounding"
+    assert abs(followed.late - asked.late) <= max(1, near), "but for roundings"
+
+
+def is_near_late(delay: float, timetable: Timetable) -> bool:
+    """Return True if a rounding decides whether a datagram was late."""
+    periods = delay / timetable.period
+    return delay > timetable.tolerance - 1e-6 and abs(periods - round(periods)) < 1e-6
 
 
 @pytest.mark.parametrize(
