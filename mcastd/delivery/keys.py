@@ -120,7 +120,7 @@ def _read(place: Place, what: str, *, secret: bool) -> str:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise KeyFileError(what, "it is no regular file", reason="not-a-file")
-        # In a directory that others may write, who put the file there decides what is in it
+        # Others may have put it into such a directory: its owner tells who has
         if not place.ours and found.st_uid not in {0, os.geteuid()}:
             way_out = "move it to a directory that nobody else may write"
             raise KeyFileError(what, f"it belongs to uid {found.st_uid}", way_out, reason="unsafe-path")

@@ -74,7 +74,7 @@ class Batch(Protocol):
 
     @property
     def rows(self) -> Sequence[Rows]:
-        """The same payloads, those in a row of one size together: for who reads them by columns."""
+        """The same payloads, to be read by columns: each Rows has neighbours of one size."""
 
     @property
     def origins(self) -> Sequence[Origin]:
@@ -196,7 +196,7 @@ class Receiver(Protocol):
         """Give origins and times with the next batch, or no more."""
 
     def tell_senders_apart(self, wanted: bool) -> None:
-        """Have ``sources`` of the next batch say who sent each datagram, or no more.
+        """From the next batch on, have ``sources`` be exact to the datagram, or, with False, no longer.
 
         Else, while one sender is heard, what comes from another may count as that one's.
         """

@@ -107,7 +107,7 @@ class SharedSender:
             self._drop(channel)
 
     def is_crowded(self) -> bool:
-        """Returns True if there are so many channels that one wake-up serves several. For any thread."""
+        """Return True if one wake-up serves several channels, since there are many. For any thread."""
         return len(self._entries) > PUNCTUAL_CHANNELS
 
     def is_mute(self) -> bool:

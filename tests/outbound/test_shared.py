@@ -441,17 +441,23 @@ def crowd(shared: SharedSender) -> None:
         shared.add(Ticking(1), clock.monotonic() + 3600)
 
 
+def send_thousands(
+    shared: SharedSender, link: Piecewise, source: Path, count: int, **more: str
+) -> tuple[Sending, bytes]:
+    """A channel among many that sends ``count`` datagrams of 1,000 bytes; it, and what it sends."""
+    crowd(shared)
+    data = b"".join(b"%04d" % number * 250 for number in range(count))
+    source.write_bytes(data)
+    settings = {"framing": "chunk", "max_datagram": 1000, "rate": "6400kbit", **more}
+    return Sending(shared, link, source=str(source), **settings), data
+
+
 @pytest.mark.parametrize(("burst", "gathered"), [({}, 3), ({"burst": "1ms"}, 1)])
 def test_among_many_some_gather_unless_a_burst_is_set(
     shared: SharedSender, tmp_path: Path, burst: dict[str, str], gathered: int
 ) -> None:
-    crowd(shared)
-    source = tmp_path / "source"
-    data = b"".join(b"%04d" % number * 250 for number in range(200))
-    source.write_bytes(data)
     link = Piecewise()
-    settings = {"framing": "chunk", "max_datagram": 1000, "rate": "6400kbit", **burst}
-    sending = Sending(shared, link, source=str(source), **settings)
+    sending, data = send_thousands(shared, link, tmp_path / "source", 200, **burst)
     wait_for(lambda: sending.channel.counters.rounds == 1 and len(link.sent) == 200, "all of it")
     sending.stop()
     assert b"".join(link.sent) == data
@@ -462,13 +468,8 @@ def test_among_many_some_gather_unless_a_burst_is_set(
 def test_a_channel_that_is_taken_back_amid_a_plan_misses_nothing(
     shared: SharedSender, tmp_path: Path
 ) -> None:
-    crowd(shared)
-    source = tmp_path / "source"
-    data = b"".join(b"%04d" % number * 250 for number in range(400))
-    source.write_bytes(data)
     link = Piecewise()
-    settings = {"framing": "chunk", "max_datagram": 1000, "rate": "6400kbit"}
-    sending = Sending(shared, link, source=str(source), **settings)
+    sending, data = send_thousands(shared, link, tmp_path / "source", 400)
     channel = sending.channel
     for least in range(0, 250, 50):
         wait_for(lambda: len(link.sent) > least, "some")  # noqa: B023 # it is called at once
@@ -504,13 +505,8 @@ def test_what_has_gone_of_a_plan_is_seen_at_once(shared: SharedSender, tmp_path:
 def test_a_refusal_amid_a_plan_is_counted_and_met_again(
     shared: SharedSender, tmp_path: Path, number: int
 ) -> None:
-    crowd(shared)
-    source = tmp_path / "source"
-    data = b"".join(b"%04d" % number * 250 for number in range(60))
-    source.write_bytes(data)
     link = Piecewise()
-    settings = {"framing": "chunk", "max_datagram": 1000, "rate": "6400kbit", "repeat": "forever"}
-    sending = Sending(shared, link, source=str(source), **settings)
+    sending, data = send_thousands(shared, link, tmp_path / "source", 60, repeat="forever")
     wait_for(lambda: link.by and link.by[-1][0] == "sender", "a plan")
     link.errors.append(number)
     wait_for(lambda: link.noted, "the refusal")
@@ -527,12 +523,8 @@ def test_a_refusal_amid_a_plan_is_counted_and_met_again(
 def test_a_link_that_refuses_all_ends_the_run_with_the_send_after_a_plan(
     shared: SharedSender, tmp_path: Path
 ) -> None:
-    crowd(shared)
-    source = tmp_path / "source"
-    source.write_bytes(b"x" * 60_000)
     link = Piecewise()
-    settings = {"framing": "chunk", "max_datagram": 1000, "rate": "6400kbit", "repeat": "forever"}
-    sending = Sending(shared, link, source=str(source), **settings)
+    sending, _ = send_thousands(shared, link, tmp_path / "source", 60, repeat="forever")
     wait_for(lambda: link.by and link.by[-1][0] == "sender", "a plan")
     link.errors.extend([errno.EPERM] * 50)
     wait_for(lambda: sending.failures, "the end of the run")

@@ -12,7 +12,7 @@ from mcastd.net.link import Batch, Origin
 from mcastd.protocols import pcapng
 from mcastd.protocols.pcapng import Frame
 
-# What stands around payloads is kept for so many pairs of sender and length. Beyond it is made anew.
+# Frames that are kept, one for each pair of sender and length. With more, all are made anew.
 FRAMES_MAX = 4096
 
 
