@@ -28,6 +28,8 @@ FOR_TESTS = {
     "bridge": "iproute2",
     "capinfos": "wireshark-common",
     "dumpcap": "wireshark-common",
+    "ffmpeg": "ffmpeg",
+    "ffprobe": "ffmpeg",
     "gcc": "gcc",
     "hexdump": "bsdextrautils",
     "ip": "iproute2",
