@@ -45,7 +45,7 @@ _PES_WITHOUT_TIMES = frozenset((0xBC, 0xBE, 0xBF, 0xF0, 0xF1, 0xF2, 0xF8, 0xFF))
 Bytes = bytes | bytearray | memoryview
 
 
-class Header(NamedTuple):
+class PacketHeader(NamedTuple):
     """The four bytes that a packet begins with."""
 
     pid: int
@@ -57,7 +57,7 @@ class Header(NamedTuple):
     counter: int  # continuity_counter, 0 to 15: one more with each packet of its PID that has a payload
 
 
-class Clock(NamedTuple):
+class ClockSample(NamedTuple):
     """A packet that has a PCR."""
 
     at: int  # where it begins
@@ -66,9 +66,9 @@ class Clock(NamedTuple):
     is_discontinuous: bool  # the clock begins anew here (discontinuity_indicator)
 
 
-def header_at(data: Bytes, at: int) -> Header:
+def header_at(data: Bytes, at: int) -> PacketHeader:
     first, low, control = data[at + 1], data[at + 2], data[at + 3]
-    return Header(
+    return PacketHeader(
         (first & 0x1F) << 8 | low,
         bool(first & 0x80),
         bool(first & 0x40),
@@ -106,7 +106,7 @@ def pcr_bytes(pcr: int) -> bytes:
     return (base << 15 | 0x7E00 | extension).to_bytes(6)
 
 
-def clocks(data: bytes | bytearray, start: int = 0) -> Iterator[Clock]:
+def clocks(data: bytes | bytearray, start: int = 0) -> Iterator[ClockSample]:
     """The packets that have a PCR, of the whole ones from ``start`` on."""
     stop = start + (len(data) - start) // PACKET_BYTES * PACKET_BYTES
     adapted = data[start + 3 : stop : PACKET_BYTES].translate(_IS_ADAPTED)
@@ -116,7 +116,7 @@ def clocks(data: bytes | bytearray, start: int = 0) -> Iterator[Clock]:
     while found >= 0:
         at = start + found * PACKET_BYTES
         if (pcr := pcr_at(data, at)) is not None:
-            yield Clock(at, pid_at(data, at), pcr, is_discontinuous_at(data, at))
+            yield ClockSample(at, pid_at(data, at), pcr, is_discontinuous_at(data, at))
         found = both.find(1, found + 1)
 
 

@@ -13,7 +13,7 @@ from support.programs import program
 from support.transport import film, packet, pes
 
 from mcastd.protocols import ts
-from mcastd.protocols.ts import PACKET_BYTES, PCR_MODULUS, PTS_MODULUS, Clock, Header
+from mcastd.protocols.ts import PACKET_BYTES, PCR_MODULUS, PTS_MODULUS, ClockSample, PacketHeader
 
 PCR = (0x1_5A3C_96E1 * 300) + 217
 
@@ -28,7 +28,7 @@ def probed(path: Path, *arguments: str) -> dict[str, list[dict[str, str]]]:
 def test_each_field_of_a_header_has_its_own_bits() -> None:
     for at in (0, 188):
         data = b"\x47" * at + bytes((0x47, 0x12, 0x34, 0x1B)) + bytes(184)
-        assert ts.header_at(data, at) == Header(0x1234, False, False, 0, False, True, 11)
+        assert ts.header_at(data, at) == PacketHeader(0x1234, False, False, 0, False, True, 11)
     flags = [
         bytes((0x47, first, 0x34, control)) for first, control in ((0x81, 0), (0x41, 0), (1, 0x80), (1, 0x20))
     ]
@@ -43,10 +43,10 @@ def test_each_field_of_a_header_has_its_own_bits() -> None:
 def test_a_clock_is_found_among_packets_without_one() -> None:
     data = packet(0x21, 3) + packet(0x22, 4, pcr=PCR) + packet(0x23, 5, adaptation=b"\0")
     data += packet(0x24, 6, pcr=PCR + 1, discontinuous=True)
-    assert [*ts.clocks(data)] == [Clock(188, 0x22, PCR, False), Clock(564, 0x24, PCR + 1, True)]
+    assert [*ts.clocks(data)] == [ClockSample(188, 0x22, PCR, False), ClockSample(564, 0x24, PCR + 1, True)]
     assert [*ts.clocks(b"xyz" + data + b"more", 3)] == [
-        Clock(191, 0x22, PCR, False),
-        Clock(567, 0x24, PCR + 1, True),
+        ClockSample(191, 0x22, PCR, False),
+        ClockSample(567, 0x24, PCR + 1, True),
     ]
     assert [clock.pcr for clock in ts.clocks(data, 188)] == [PCR, PCR + 1]
     assert [*ts.clocks(data[:375])] == []  # the packet is not whole
@@ -119,7 +119,7 @@ def test_any_bytes_are_read(data: bytes, start: int) -> None:
     for clock in ts.clocks(data, start):
         assert (clock.at - start) % PACKET_BYTES == 0
         assert 0 <= clock.pcr < PCR_MODULUS
-        assert clock == Clock(
+        assert clock == ClockSample(
             clock.at,
             ts.pid_at(data, clock.at),
             ts.pcr_at(data, clock.at),
