@@ -7,6 +7,8 @@ import json
 import math
 import os
 import sys
+from dataclasses import replace
+from functools import partial
 
 from mcastd import clock
 from mcastd.adhoc import Refused, report, shown
@@ -20,7 +22,6 @@ from mcastd.console.text import plural
 from mcastd.errors import reason_of
 from mcastd.inbound.sinks.format import Format, StreamFacts
 from mcastd.inbound.sinks.formats import FORMATS as OF_OUTPUTS
-from mcastd.net.interfaces import interface_name
 from mcastd.status import SubscriptionStatus
 
 # Seconds without a datagram after which the trouble so far is shown.
@@ -49,20 +50,13 @@ def listen(config: Config, output: str, *, limit: int | None = None, seconds: fl
     if output == "pcapng" and os.isatty(sys.stdout.fileno()):
         raise Refused("--pcapng writes no text: let it go to a file or a program, as in > capture.pcapng")
     session = Session(config, Parts(make_sink=lambda _, stream, *__: listener.listen_to(stream)))
-    wanted = config.inbound["listen"]
-    stream = StreamFacts(
-        lambda: str(wanted.group),
-        interface_name,
-        lambda: wanted.port,
-        "mcastctl listen",
-        lambda: listener.overflow,
-    )
-    printer = None if output == "quiet" else _make_printer(output, stream, session)
-    listener = Listener(printer, limit, session.wake)
+    make_printer = None if output == "quiet" else partial(_make_printer, output, session)
+    listener = Listener(limit, session.wake, make_printer)
     with session:
-        _watch(session, listener, printer, session.began + seconds)
+        _watch(session, listener, session.began + seconds)
         listened = clock.monotonic() - session.began
         receive_buffer = session.status(SubscriptionStatus).receive_buffer
+    printer = listener.printer
     result = report.received(
         listener,
         listened,
@@ -76,7 +70,8 @@ def listen(config: Config, output: str, *, limit: int | None = None, seconds: fl
     return 0 if whole and listener.tally.received and not listener.tracker.counts.lost else 1
 
 
-def _make_printer(output: str, stream: StreamFacts, session: Session) -> Printer:
+def _make_printer(output: str, session: Session, stream: StreamFacts) -> Printer:
+    stream = replace(stream, worker="mcastctl listen")
     for_eyes = os.isatty(sys.stdout.fileno())
 
     def write_above(data: bytes) -> None:
@@ -89,9 +84,9 @@ def _make_printer(output: str, stream: StreamFacts, session: Session) -> Printer
     return Printer(write_above if for_eyes else _write, format, gap, session.wake, for_eyes=for_eyes)
 
 
-def _watch(session: Session, listener: Listener, printer: Printer | None, deadline: float) -> None:
+def _watch(session: Session, listener: Listener, deadline: float) -> None:
     """Until the end: show rates, say what is wrong."""
-    line, tally = session.line, listener.tally
+    line, tally, printer = session.line, listener.tally, listener.printer
     silence = session.began + SILENCE_SECONDS
     tick = session.began + RATES_SECONDS if line.on else math.inf
     since, datagrams, size = session.began, 0, 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mcastd import clock
 from mcastd.adhoc.loss import Tracker
@@ -150,20 +150,29 @@ class Tally:
 class Listener(Sink):
     """The Sink: counts, tracks and prints up to ``limit`` datagrams, then calls ``on_limit``."""
 
-    def __init__(self, printer: Printer | None, limit: int | None, on_limit: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        limit: int | None,
+        on_limit: Callable[[], None],
+        make_printer: Callable[[StreamFacts], Printer] | None = None,
+    ) -> None:
         self.overflow = 0  # datagrams that the kernel has dropped so far
-        self._stream: StreamFacts | None = None
+        self.printer: Printer | None = None  # from the time when there is a subscription
+        self._make_printer = make_printer
+        self._look_for_overflow: Callable[[], int] = int
         self._counters = OutputCounters()
         self.tally = Tally()
         self.tracker = Tracker()
         self.sources = SourceCounts()
-        self._printer = printer
         self._limit = limit
         self._on_limit = on_limit
 
     def listen_to(self, stream: StreamFacts) -> Listener:
         """Be the output of a subscription; returns itself."""
-        self._stream = stream
+        self._look_for_overflow = stream.overflow
+        if self._make_printer is not None:
+            # The printer's thread must not look at the link: it gets what the subscription's thread has seen
+            self.printer = self._make_printer(replace(stream, overflow=lambda: self.overflow))
         return self
 
     @property
@@ -201,19 +210,18 @@ class Listener(Sink):
             for origin in origins:
                 self.sources.add(origin.source, 1)
         self.tracker.take(payloads, origins, times)
-        if self._printer is not None:
-            if self._stream is not None:
-                self.overflow = self._stream.overflow()
-            self._printer.offer(batch, count)
+        if self.printer is not None:
+            self.overflow = self._look_for_overflow()
+            self.printer.offer(batch, count)
         if self._limit == tally.received:
             self._on_limit()
 
     def close(self, *, for_good: bool = False) -> None:
-        if self._printer is not None:
-            self._printer.close()
+        if self.printer is not None:
+            self.printer.close()
 
     def status(self) -> OutputStatus:
-        trouble = self._printer.error if self._printer is not None else None
+        trouble = self.printer.error if self.printer is not None else None
         return OutputStatus(
             kind="terminal",
             format="",

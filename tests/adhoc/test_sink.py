@@ -131,7 +131,7 @@ def test_an_output_that_hangs_does_not_hold_up_the_end_for_ever(
 
 def test_no_more_than_the_limit_counts() -> None:
     reached: list[int] = []
-    listener = Listener(None, 3, lambda: reached.append(listener.tally.received))
+    listener = Listener(3, lambda: reached.append(listener.tally.received))
     listener.write(batch(b"12", b"34"))
     assert not listener.full
     listener.write(batch(b"56", b"78"))
@@ -143,7 +143,7 @@ def test_no_more_than_the_limit_counts() -> None:
 
 
 def test_sources_and_time_are_counted() -> None:
-    listener = Listener(None, None, lambda: None)
+    listener = Listener(None, lambda: None)
     listener.write(batch(b"1", time=SECOND))
     listener.write(batch(b"2", b"3", origins=[ALICE, BOB], time=3 * SECOND))
     assert listener.sources.top(9) == ({ALICE.source: 2, BOB.source: 1}, 0)
