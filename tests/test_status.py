@@ -152,12 +152,12 @@ def channel() -> Channel:
     config = OutboundChannel.model_validate({**settings, "ttl": 3, "framing": "line", "max_datagram": 1316})
     source = SourceOfFiles(Path("/srv/news"), make_framer("line", 1316))
     worker = Channel("outbound/news", config, lambda _: FakeSender(), source)
-    worker.counters = OutboundCounters(
+    worker._outlet.counters = OutboundCounters(
         101, 102, Counter(EPERM=103, ENOBUFS=104), Counter({"too-big": 105}), 106, 107, 108
     )
     worker._source.position = 4711
     worker._source.state = "at rest"
-    worker._pending, worker._next = ListPayloads([b"x"] * 8), 2
+    worker._outlet._pending, worker._outlet._next = ListPayloads([b"x"] * 8), 2
     worker._link = FakeSender()
     worker._link.sending = "gso"
     worker._described = worker._link.describe()
@@ -237,7 +237,7 @@ def flattened(text: str) -> str:
 def test_a_channel_tells_each_value_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mcastd.clock.monotonic", lambda: NOW)
     worker = channel()
-    worker._asking, worker._asked_at = Context(), NOW - 109
+    worker._outlet._asking, worker._outlet._asked_at = Context(), NOW - 109
     assert json.dumps(as_json(worker.status())) == flattened(CHANNEL)
 
 

@@ -25,8 +25,9 @@ from mcastd.config import OutboundChannel
 from mcastd.errors import LinkError, SourceError
 from mcastd.net.fake import FakeSender
 from mcastd.net.payloads import ListPayloads, Payloads
-from mcastd.outbound.channel import BATCH_DATAGRAMS, Channel
+from mcastd.outbound.channel import Channel
 from mcastd.outbound.framing import EVEN_CHUNKS, READ_BYTES
+from mcastd.outbound.outlet import BATCH_DATAGRAMS
 from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.sources import open_source
 from mcastd.worker import Context, Signal, Vitals
@@ -174,7 +175,7 @@ def test_finished_holds_no_memory_and_no_file(bench: Any) -> None:
     it = bench()
     fds = os.listdir("/proc/self/fd")
     it.run()
-    assert it.channel._pending == []
+    assert it.channel._outlet._pending == []
     assert os.listdir("/proc/self/fd") == fds
 
 

@@ -20,7 +20,8 @@ from mcastd.config import OutboundChannel
 from mcastd.counters import OutboundCounters
 from mcastd.handover import Seclusion
 from mcastd.net.fake import FakeSender
-from mcastd.outbound.channel import BUSY_DATAGRAMS, Channel
+from mcastd.outbound.channel import Channel
+from mcastd.outbound.outlet import BUSY_DATAGRAMS
 from mcastd.outbound.pacing import Timetable
 from mcastd.outbound.plan import BurstPlan
 from mcastd.outbound.shared import PUNCTUAL_CHANNELS, VOID_ENTRIES_MAX, SharedSender
