@@ -38,9 +38,12 @@ _PCR_FIELD_BYTES = 7
 # By byte 3, and by byte 5: 1 if there is an adaptation field; if it has a PCR.
 _IS_ADAPTED = bytes(byte & _ADAPTATION and 1 for byte in range(256))
 _IS_TIMED = bytes(byte & _PCR and 1 for byte in range(256))
+_BEGINS_UNIT = bytes(byte >> 6 & 1 for byte in range(256))
 _PES_START = b"\0\0\1"
 # Stream ids whose PES packets have no header with times (table 2-21): maps, padding, private 2, ECM, EMM, ...
 _PES_WITHOUT_TIMES = frozenset((0xBC, 0xBE, 0xBF, 0xF0, 0xF1, 0xF2, 0xF8, 0xFF))
+# Stream ids of sound and pictures, and the one that stands for further ones.
+_MEDIA = frozenset((*range(0xC0, 0xF0), 0xFD))
 
 Bytes = bytes | bytearray | memoryview
 
@@ -64,6 +67,16 @@ class ClockSample(NamedTuple):
     pid: int
     pcr: int  # ticks of 27 MHz, less than PCR_MODULUS
     is_discontinuous: bool  # the clock begins anew here (discontinuity_indicator)
+
+
+class Unit(NamedTuple):
+    """A PES packet with times."""
+
+    pid: int
+    pts_at: int  # where its PTS stands
+    dts_at: int | None  # where its DTS stands; None: it has none
+    decoded: int  # ticks of 90 kHz: its DTS, or its PTS if it has no other
+    is_media: bool  # sound or pictures, by its stream id
 
 
 def header_at(data: Bytes, at: int) -> PacketHeader:
@@ -144,6 +157,20 @@ def pes_times_at(data: Bytes, at: int) -> tuple[int | None, int | None]:
         return None, None
     has_dts = flags == 3 and length >= 10 and start + 19 <= end
     return start + 9, start + 14 if has_dts else None
+
+
+def units(data: bytes | bytearray) -> Iterator[Unit]:
+    """The whole packets in which a PES packet begins that has times."""
+    stop = len(data) // PACKET_BYTES * PACKET_BYTES
+    begins = data[1:stop:PACKET_BYTES].translate(_BEGINS_UNIT)
+    found = begins.find(1)
+    while found >= 0:
+        at = found * PACKET_BYTES
+        pts, dts = pes_times_at(data, at)
+        if pts is not None:
+            is_media = data[payload_at(data, at) + 3] in _MEDIA
+            yield Unit(pid_at(data, at), pts, dts, time_at(data, dts or pts), is_media)
+        found = begins.find(1, found + 1)
 
 
 def time_at(data: Bytes, at: int) -> int:
