@@ -59,6 +59,10 @@ class Intake:
                 break
         return taken
 
+    def take_next(self, link: Receiver) -> int:
+        """Take the next batch, for which the link may wait a moment. Returns the number of its datagrams."""
+        return self._accept(link.receive(True))
+
     def drain(self, link: Receiver) -> None:
         """Leave the group, take what was queued in the kernel by then, deliver what the protocol holds."""
         link.leave()

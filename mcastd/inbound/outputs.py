@@ -125,11 +125,17 @@ class Outputs:
 
     def blocked(self) -> bool:
         """Return True if an output has no room, and reception is to wait for it."""
-        return bool(self.queueing) and any(sink.blocked for sink in self.queueing)
+        for sink in self.queueing:  # noqa: SIM110 - asked for each batch, a generator would be felt
+            if sink.blocked:
+                return True
+        return False
 
     def queued(self) -> bool:
         """Return True if an output has datagrams that are not written yet."""
-        return bool(self.queueing) and any(sink.counters.queued for sink in self.queueing)
+        for sink in self.queueing:  # noqa: SIM110 - the same
+            if sink.counters.queued:
+                return True
+        return False
 
     def blocking(self) -> list[str]:
         """The labels of the outputs that have no room."""

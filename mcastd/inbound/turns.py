@@ -34,6 +34,9 @@ CALM_DATAGRAMS_PER_SECOND = 16_000
 CALM_SECONDS = 0.25
 # Time between two looks at how full the receive buffer is.
 LOAD_LOOK_SECONDS = 0.01
+# Signals that end the turn of the worker's own thread, and those that it sees to between batches.
+ENDING = Signal.STOP | Signal.NETWORK
+NEEDED = ENDING | Signal.REOPEN
 # A subscription with a longer max_latency reads alone: the shared reader wakes as its strictest one wants.
 SHARED_LATENCY_MAX_SECONDS = 0.01
 
@@ -177,7 +180,9 @@ class Turns:
         pause = 0.0
         since = looked = calm_since = clock.monotonic()
         recently = 0  # datagrams since calm_since
-        while not context.asked(Signal.STOP | Signal.NETWORK):
+        # A protocol may have more to do before the next datagram comes
+        at_once = not self.max_latency and intake.protocol is None
+        while not context.asked(ENDING):
             if pause:
                 context.nap(pause)
             else:
@@ -196,6 +201,8 @@ class Turns:
             # While it is stale no alarm is set that would end that
             if taken and self._condition.stale:
                 life.attend(context, link)
+            if taken and at_once:
+                taken += self._take_at_once(context, link)
             now = clock.monotonic()
             pause = gather.wait(taken, now - since, load.filled)
             if not link.emptied or load.buffer < GATHERING_BUFFER_MIN_BYTES or outputs.queued():
@@ -209,6 +216,21 @@ class Turns:
                     return True
                 recently, calm_since = 0, now
         return False
+
+    def _take_at_once(self, context: Context, link: Receiver) -> int:
+        """Take each batch as it comes, with nothing else in between. Returns the number of datagrams.
+
+        For the time between two looks at all else; or until none comes for a moment, there is a signal, a
+        deadline of the link, or an output that has to wait.
+        """
+        intake, outputs = self._intake, self._outputs
+        until = clock.monotonic() + LOAD_LOOK_SECONDS
+        taken = 0
+        while not context.asked(NEEDED) and not outputs.queued() and (count := intake.take_next(link)):
+            taken += count
+            if (now := intake.heard) >= until or now >= link.deadline:
+                break
+        return taken
 
     def _until_alarm(self) -> float | None:
         """Seconds until the next alarm, which is noted; None: there is none."""

@@ -41,6 +41,8 @@ SO_BINDTOIFINDEX = 62
 SO_DETACH_FILTER = 27
 SO_MEMINFO = 55
 SO_RCVBUFFORCE = 33
+SO_RCVTIMEO = 20
+MSG_WAITFORONE = 0x10000
 SO_TIMESTAMPNS = 35
 SOL_UDP = 17
 UDP_GRO = 104
@@ -152,6 +154,7 @@ rtnexthop = struct.Struct("=HBBi")  # len, flags, hops, ifindex
 rtmsg = struct.Struct("=BBBBBBBBI")  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
 tpacket_auxdata = struct.Struct("=IIIHHHH")  # status, len, snaplen, mac, net, vlan_tci, vlan_tpid
 timespec = struct.Struct("@ll")
+timeval = struct.Struct("@ll")
 sock_extended_err = struct.Struct("=IBBBxII")  # errno, origin, type, code, info, data (linux/errqueue.h)
 SO_EE_ORIGIN_LOCAL = 1
 cmsghdr = struct.Struct("@Lii0L")  # cmsg_len, cmsg_level, cmsg_type

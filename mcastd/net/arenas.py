@@ -33,9 +33,10 @@ class Arena(Protocol):
     slots: Slots
     senders: Senders  # of the receiver that has leased it; a batch notes there those that it is asked for
 
-    def receive(self, sock: socket.socket, ifindex: int) -> Batch:
-        """What ``sock`` has, without blocking: up to SLOTS packets. Raises OSError.
+    def receive(self, sock: socket.socket, ifindex: int, wait: bool = False) -> Batch:
+        """What ``sock`` has: up to SLOTS packets. Raises OSError.
 
+        With ``wait`` it may wait for the first of them for as long as the socket does (SO_RCVTIMEO).
         ``ifindex`` is the interface that it receives from, for the origins; 0: neither they nor the times are
         asked for.
         """

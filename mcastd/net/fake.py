@@ -6,6 +6,7 @@ import contextlib
 import errno
 import math
 import os
+import select
 from collections import deque
 from collections.abc import Callable
 
@@ -26,6 +27,8 @@ from mcastd.status import MembershipStatus, ReceiverDescription, SenderDescripti
 ANYBODY = Origin(source="192.0.2.1", port=5000, ifindex=1, ttl=1)
 # Datagrams that receive() returns at most, like the real receiver.
 BATCH_DATAGRAMS = 64
+# The longest wait for a datagram in receive().
+WAIT_SECONDS = 0.005
 
 
 class FakeReceiver:
@@ -63,7 +66,9 @@ class FakeReceiver:
     def fileno(self) -> int:
         return self._event
 
-    def receive(self) -> Batch:
+    def receive(self, wait: bool = False) -> Batch:
+        if wait:
+            select.select([self._event], [], [], WAIT_SECONDS)
         taken: list[tuple[bytes, Origin]] = []
         with contextlib.suppress(BlockingIOError):
             while len(taken) < BATCH_DATAGRAMS:

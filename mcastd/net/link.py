@@ -162,8 +162,12 @@ class Receiver(Protocol):
     def fileno(self) -> int:
         """To wait on: readable when a batch can be received. Another one after ``network_changed``."""
 
-    def receive(self) -> Batch:
-        """Take what has arrived, up to a bounded number of datagrams, without blocking; maybe none."""
+    def receive(self, wait: bool = False) -> Batch:
+        """Take what has arrived, up to a bounded number of datagrams, without blocking; maybe none.
+
+        With ``wait``, a receiver that can do that in the same system call waits for the first of them, for a
+        few milliseconds at most.
+        """
 
     def tick(self, now: float) -> None:
         """Do what was due at the deadline: a receiver over others keeps time so. Raises LinkError."""

@@ -33,6 +33,8 @@ from mcastd.rows import Rows
 
 # MSG_TRUNC: the length that a datagram had, were it ever longer than a slot. A number: an enum's | is slow.
 RECEIVE_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_TRUNC)
+# The same for a call that may wait for the first datagram, and takes only what has come by then.
+WAITING_FLAGS = int(_abi.MSG_WAITFORONE | socket.MSG_TRUNC)
 # Bytes of a struct mmsghdr, and of a sender's name, which is a struct sockaddr_in6 at most.
 HEADER_BYTES = ctypes.sizeof(_libc.mmsghdr)
 NAME_BYTES = ctypes.sizeof(_libc.sockaddr)
@@ -99,15 +101,16 @@ class MmsgArena:
             self._headers[index].msg_hdr.msg_namelen = NAME_BYTES
         return bytes(self._headers)
 
-    def receive(self, sock: socket.socket, ifindex: int) -> Batch:
+    def receive(self, sock: socket.socket, ifindex: int, wait: bool = False) -> Batch:
         if (every := ifindex > 0 or self.senders.several or self.senders.each) is not self._every:
             self._every, self._used = every, SLOTS
         ctypes.memmove(self._headers_at, self._fresh[every], self._used * HEADER_BYTES)
         self._used = 0
         most = self._most
         try:
-            count = _libc.recvmmsg(sock.fileno(), self._headers_at, most, RECEIVE_FLAGS)
-        except BlockingIOError:
+            flags = WAITING_FLAGS if wait else RECEIVE_FLAGS
+            count = _libc.recvmmsg(sock.fileno(), self._headers_at, most, flags)
+        except (BlockingIOError, InterruptedError):
             self.full = False
             return NOTHING
         self._used = count

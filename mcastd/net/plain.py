@@ -25,7 +25,7 @@ class PlainArena:
         self.full = False
         self.senders = Senders()  # not needed: each packet has its sender's name
 
-    def receive(self, sock: socket.socket, ifindex: int) -> Batch:
+    def receive(self, sock: socket.socket, ifindex: int, wait: bool = False) -> Batch:
         self.full = True
         payloads: list[bytes | memoryview] = []
         origins: list[Origin] = []
@@ -33,7 +33,9 @@ class PlainArena:
         truncated = 0
         try:
             for slot in self.slots.views:
-                length, ancillary, flags, address = sock.recvmsg_into([slot], CONTROL_BYTES)
+                length, ancillary, flags, address = sock.recvmsg_into(
+                    [slot], CONTROL_BYTES, socket.MSG_DONTWAIT
+                )
                 truncated += bool(flags & socket.MSG_TRUNC)
                 control = {(level, kind): data for level, kind, data in ancillary}
                 datagrams = list(segments(slot, length, _segment_size(control)))

@@ -178,12 +178,12 @@ class SocketReceiver:
     def fileno(self) -> int:
         return self._only.fileno() if self._only is not None else self._poll.fileno()
 
-    def receive(self) -> Batch:
+    def receive(self, wait: bool = False) -> Batch:
         arena = self._arena
         if arena is None:
             arena = self._arena = self._pool.lease(self._senders)
         if self._only is not None:
-            batch = self._only.receive(arena)
+            batch = self._only.receive(arena, wait)
             self.emptied = not arena.full
             return batch
         batch = self._receive(arena)

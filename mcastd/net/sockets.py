@@ -25,6 +25,10 @@ from mcastd.net.membership import Membership, Memberships
 # Asked for often:
 SOL_SOCKET, SO_MEMINFO, MEMINFO_SIZE = socket.SOL_SOCKET, _abi.SO_MEMINFO, _abi.sk_meminfo.size
 
+# The longest wait for a datagram in the call that receives it: a signal to the worker may wait that long.
+WAIT_MICROSECONDS = 5000
+SECOND_MICROSECONDS = 1_000_000
+
 WAYS_OUT: dict[int, str | SettingChange] = {
     errno.EADDRINUSE: "another program has this port for itself alone; stop it, or choose another port",
     errno.EACCES: "ports below 1024 need CAP_NET_BIND_SERVICE",
@@ -104,7 +108,9 @@ class ReceivingSocket:
 
     def _prepare(self, receive_buffer: int) -> None:
         sock = self._sock
-        sock.setblocking(False)
+        # For receive() with ``wait`` alone: all else is asked for with MSG_DONTWAIT
+        wait = _abi.timeval.pack(*divmod(WAIT_MICROSECONDS, SECOND_MICROSECONDS))
+        sock.setsockopt(socket.SOL_SOCKET, _abi.SO_RCVTIMEO, wait)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.set_receive_buffer(receive_buffer)
         if self._coalesce:
@@ -158,10 +164,10 @@ class ReceivingSocket:
     def fileno(self) -> int:
         return self._sock.fileno()
 
-    def receive(self, arena: Arena) -> Batch:
-        """Take what has arrived, up to a batch, into ``arena``."""
+    def receive(self, arena: Arena, wait: bool = False) -> Batch:
+        """Take what has arrived, up to a batch, into ``arena``; with ``wait``, maybe wait for it a moment."""
         try:
-            return arena.receive(self._sock, self.interface.index if self._metadata else 0)
+            return arena.receive(self._sock, self.interface.index if self._metadata else 0, wait)
         except OSError as error:
             raise self._broken(error) from error
 

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import math
 import os
+import select
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -217,6 +218,39 @@ def test_reopen_does_not_end_the_readers_input(
     sink.reopen()
     with pytest.raises(BlockingIOError):  # an end of file would be b""
         os.read(reader._fd, 1)
+
+
+def test_what_a_pipe_takes_whole_is_written_without_a_look_at_its_room(
+    path: Path, make_fifo: MakeFifo, make_batch: MakeBatch, attach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = make_fifo(path)
+    sink.open()
+    reader = attach()
+    sink.write(make_batch(b"."))
+    looks: list[int] = []
+    look = fifo.room
+    monkeypatch.setattr(fifo, "room", lambda fd: looks.append(fd) or look(fd))
+    sink.write(make_batch(b"a" * 1365, b"b" * 1365, b"c" * (select.PIPE_BUF - 2730)))
+    assert not looks
+    sink.write(make_batch(b"d" * 2000, b"e" * (select.PIPE_BUF - 1999)))
+    assert len(looks) == 1
+    assert len(reader.read()) == 1 + select.PIPE_BUF + select.PIPE_BUF + 1
+    assert sink.counters.written == 6
+
+
+def test_what_a_pipe_does_not_take_whole_is_not_begun(
+    path: Path, make_fifo: MakeFifo, make_batch: MakeBatch, attach
+) -> None:
+    sink = make_fifo(path)
+    sink.open()
+    reader = attach()
+    sink.write(make_batch(b"."))
+    reader.read()
+    reader.shrink()
+    sink.write(make_batch(b"x" * (PAGE - 5)))
+    sink.write(make_batch(b"abc", b"def"))  # one byte more than there is room for
+    assert (sink.counters.written, sink.counters.queued) == (2, 2)
+    assert drained(sink, reader) == b"x" * (PAGE - 5) + b"abcdef"
 
 
 # -- readers that are slow

@@ -394,6 +394,41 @@ def test_who_cannot_be_visited_is_alone(tmp_path: Path, make_run: Callable[..., 
         assert run.worker.status().reading == "alone"
 
 
+@pytest.mark.parametrize("make_run", ["alone"], indirect=True)
+def test_with_no_latency_signals_are_seen_to_amid_a_stream(
+    tmp_path: Path, make_run: Callable[..., Run]
+) -> None:
+    path, moved = tmp_path / "a", tmp_path / "a.1"
+    run = make_run(file_output(path, format="lines"), max_latency=0)
+    link = run.start()
+    sent = 0
+    ends = threading.Event()
+
+    def stream() -> None:
+        nonlocal sent
+        while not ends.wait(0.0005):
+            link.deliver(b"%d" % sent)
+            sent += 1
+
+    thread = threading.Thread(target=stream)
+    thread.start()
+    try:
+        wait_for(lambda: run.worker.counters.received > 50, "a stream")
+        path.rename(moved)
+        run.context.send(Signal.REOPEN)
+        wait_for(lambda: path.exists() and path.stat().st_size > 0, "the new file")
+        assert run.worker.update(run.worker._config.model_copy(update={"expect_every": 7.5}))
+        run.context.send(Signal.NETWORK)
+        wait_for(lambda: link.network_changes == 1, "the change")
+        assert run.worker.status().hanging is None
+    finally:
+        ends.set()
+        thread.join()
+    run.received(sent)
+    run.stop()
+    assert (moved.read_text() + path.read_text()).split() == [*map(str, range(sent))]
+
+
 @with_others
 def test_max_latency_changes_without_a_new_link(tmp_path: Path, make_run: Callable[..., Run]) -> None:
     run = make_run(file_output(tmp_path / "a"))

@@ -6,6 +6,8 @@ import ipaddress
 import mmap
 import random
 import select
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 
@@ -14,7 +16,7 @@ from support.host import ip
 from support.wait import wait_for
 
 from mcastd.ip import MAX_DATAGRAM_BYTES
-from mcastd.net import arenas
+from mcastd.net import arenas, sockets
 from mcastd.net.interfaces import look
 from mcastd.net.payloads import ListPayloads
 from mcastd.net.receiver import SocketReceiver
@@ -59,6 +61,40 @@ def take(receiver: SocketReceiver) -> tuple[list[bytes], list[str]]:
         assert len(sources) == len(payloads)
     receiver.idle()
     return payloads, sources
+
+
+def test_a_call_that_may_wait_takes_what_comes_meanwhile(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setattr(sockets, "WAIT_MICROSECONDS", 60_250_000)
+    receiver, sender = pair(stack)
+    later = threading.Timer(0.05, sender.send, [ListPayloads([b"a", b"bc"])])
+    later.start()
+    received = [*map(bytes, receiver.receive(True).payloads)]
+    later.join()
+    if request.node.callspec.params["stack"] == "plain":  # it cannot wait so
+        assert not received
+    else:
+        assert received[0] == b"a"
+    if len(received) < 2:
+        received += take(receiver)[0]
+    assert received == [b"a", b"bc"]
+
+
+def test_a_wait_ends_by_itself_and_by_a_signal(stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    receiver, sender = pair(stack)
+    assert not receiver.receive(True)
+    assert receiver.emptied
+    monkeypatch.setattr(sockets, "WAIT_MICROSECONDS", 60_250_000)
+    other, _ = pair(stack)
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    stack.callback(signal.signal, signal.SIGALRM, before)
+    stack.callback(signal.setitimer, signal.ITIMER_REAL, 0)
+    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+    assert not other.receive(True)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    sender.send(ListPayloads([b"a"]))
+    assert take(receiver)[0] == [b"a"]
 
 
 def test_datagrams_of_all_sizes_by_the_thousand(stack: ExitStack) -> None:

@@ -40,7 +40,7 @@ class Legs:
     def fileno(self) -> int:
         return self._poll.fileno()
 
-    def receive(self) -> Batch:
+    def receive(self, wait: bool = False) -> Batch:
         batches = [leg.receive() for leg in self.legs]
         self.emptied = all(leg.emptied for leg in self.legs)
         payloads = dict.fromkeys(bytes(one) for one in chain(*(batch.payloads for batch in batches)))

@@ -111,13 +111,15 @@ class FifoSink(Sink):
             records = headed(self._format.head(self._revision), records)
             self._revision = self._format.revision
         written = 0
-        if not self._queue.records and records.size <= room(self._fd)[1]:
+        # PIPE_BUF bytes are taken whole, or not at all: pipe(7)
+        size = records.size
+        if not self._queue.records and (size <= select.PIPE_BUF or size <= room(self._fd)[1]):
             try:
                 written = records.write(self._fd)
             except OSError:  # flush() meets the same error, and handles it
                 pass
             else:
-                if written == records.size:
+                if written == size:
                     self._account.wrote(len(records), written)
                     self._account.recovered()
                     return
