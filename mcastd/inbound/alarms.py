@@ -29,6 +29,8 @@ class Alarms:
         self._condition = condition
         self._intake = intake
         self._alarms: list[Alarm] = []
+        self._duties: list[tuple[Callable[[], float], Callable[[float], object]]] = []  # of those that ring
+        self._link: Receiver | None = None
         self._rejoined = 0.0  # monotonic time of the last rejoin, or of the start of the run
 
     def begin(self, now: float) -> None:
@@ -42,9 +44,20 @@ class Alarms:
 
     def ring(self, now: float) -> None:
         """Do all that is due at monotonic time ``now``."""
-        for deadline, ring in self._alarms:
-            if ring is not None and now >= deadline():
+        for deadline, ring in self._duties:
+            if now >= deadline():
                 ring(now)
+
+    def note_silence(self, now: float, expected: float | None) -> None:
+        """Note if nothing has come for ``expected`` seconds. What waits in the kernel has come."""
+        condition, intake = self._condition, self._intake
+        if condition.blocked or (expected and now >= intake.heard + expected and self._has_more()):
+            intake.heard = now
+        condition.note_silence(now, intake.heard, expected)
+
+    def _has_more(self) -> bool:
+        """Return True if datagrams wait in the kernel: this process was stopped, or had no processor."""
+        return self._link is not None and self._link.load().filled > 0
 
     def set(
         self, config: InboundSubscription, link: Receiver, sinks: Iterable[Sink], retry: Callable[[], None]
@@ -82,4 +95,5 @@ class Alarms:
             alarms.append(Alarm(lambda: math.inf if condition.stale else intake.heard + expected))
         if every is not None:
             alarms.append(Alarm(lambda: self._rejoined + every, rejoin))
-        self._alarms = alarms
+        self._link, self._alarms = link, alarms
+        self._duties = [(deadline, ring) for deadline, ring in alarms if ring is not None]

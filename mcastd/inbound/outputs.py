@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from structlog.typing import FilteringBoundLogger
@@ -119,9 +119,9 @@ class Outputs:
         percents = [percent for one in books if (percent := one.percent()) is not None]
         return sum(one.states["landed"] for one in books), min(percents, default=None)
 
-    def problems(self) -> Iterator[str]:
+    def problems(self) -> list[str]:
         """Why outputs cannot be written, one line for each that cannot."""
-        return (problem for sink in self.sinks if (problem := sink.problem))
+        return [problem for sink in self.sinks if (problem := sink.problem)]
 
     def blocked(self) -> bool:
         """Return True if an output has no room, and reception is to wait for it."""

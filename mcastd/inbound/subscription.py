@@ -289,7 +289,9 @@ class Subscription:
             with self._intake.at_outputs():
                 for sink in self.sinks:
                     sink.reopen()
-        self._keep_time()
+        now = clock.monotonic()
+        self._alarms.ring(now)
+        self._alarms.note_silence(now, self._config.expect_every)
         self.report(context, link)
 
     def report(self, context: Context, link: Receiver, *, ready: bool = False) -> None:
@@ -378,22 +380,6 @@ class Subscription:
         """Raises McastdError."""
         if (protocol := self._intake.protocol) is not None:
             protocol.open()
-
-    def _keep_time(self) -> None:
-        now = clock.monotonic()
-        self._alarms.ring(now)
-        expected = self._config.expect_every
-        # What waits in the kernel meanwhile is no silence
-        if self._condition.blocked or (
-            expected and now >= self._intake.heard + expected and self._has_more()
-        ):
-            self._intake.heard = now
-        self._condition.note_silence(now, self._intake.heard, expected)
-
-    def _has_more(self) -> bool:
-        """Return True if datagrams wait in the kernel: this process was stopped, or had no processor."""
-        link = self._turns.link
-        return link is not None and link.load().filled > 0
 
     def _drain(self) -> None:
         if self._turns.link is not None:

@@ -32,8 +32,8 @@ BUSY_DATAGRAMS = 64
 # Below this rate, measured over CALM_SECONDS, a subscription is read with others again.
 CALM_DATAGRAMS_PER_SECOND = 16_000
 CALM_SECONDS = 0.25
-# Time between two looks at how full the receive buffer is.
-LOAD_LOOK_SECONDS = 0.01
+# Time between two looks at all but the datagrams, while these come fast.
+LOOK_SECONDS = 0.01
 # Signals that end the turn of the worker's own thread, and those that it sees to between batches.
 ENDING = Signal.STOP | Signal.NETWORK
 NEEDED = ENDING | Signal.REOPEN
@@ -180,8 +180,9 @@ class Turns:
         pause = 0.0
         since = looked = calm_since = clock.monotonic()
         recently = 0  # datagrams since calm_since
-        # A protocol may have more to do before the next datagram comes
-        at_once = not self.max_latency and intake.protocol is None
+        # A protocol may have something to do before the next look
+        exact = intake.protocol is not None
+        at_once = not self.max_latency and not exact
         while not context.asked(ENDING):
             if pause:
                 context.nap(pause)
@@ -193,8 +194,10 @@ class Turns:
                 for sink in outputs.queueing:
                     if sink.pending in ready:
                         sink.flush()
-            life.attend(context, link)
-            if since - looked >= LOAD_LOOK_SECONDS:
+            is_time = since - looked >= LOOK_SECONDS
+            if is_time or not pause or exact or link.deadline < math.inf or context.asked(Signal.REOPEN):
+                life.attend(context, link)
+            if is_time:
                 looked, load = since, link.load()
                 life.note_overflow(load.overflow)
             taken = intake.take(link)
@@ -224,7 +227,7 @@ class Turns:
         deadline of the link, or an output that has to wait.
         """
         intake, outputs = self._intake, self._outputs
-        until = clock.monotonic() + LOAD_LOOK_SECONDS
+        until = clock.monotonic() + LOOK_SECONDS
         taken = 0
         while not context.asked(NEEDED) and not outputs.queued() and (count := intake.take_next(link)):
             taken += count

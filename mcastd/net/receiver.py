@@ -134,7 +134,7 @@ class SocketReceiver:
 
     @property
     def trouble(self) -> str:
-        return "; ".join(str(error) for _, error in self._refusals.values())
+        return "; ".join(str(error) for _, error in self._refusals.values()) if self._refusals else ""
 
     def _open(self, interface: Interface, *, bind: bool = True) -> ReceivingSocket:
         sock = ReceivingSocket(

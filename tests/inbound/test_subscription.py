@@ -395,11 +395,12 @@ def test_who_cannot_be_visited_is_alone(tmp_path: Path, make_run: Callable[..., 
 
 
 @pytest.mark.parametrize("make_run", ["alone"], indirect=True)
-def test_with_no_latency_signals_are_seen_to_amid_a_stream(
-    tmp_path: Path, make_run: Callable[..., Run]
+@pytest.mark.parametrize("max_latency", [0, 0.001])
+def test_signals_are_seen_to_amid_a_stream(
+    tmp_path: Path, make_run: Callable[..., Run], max_latency: float
 ) -> None:
     path, moved = tmp_path / "a", tmp_path / "a.1"
-    run = make_run(file_output(path, format="lines"), max_latency=0)
+    run = make_run(file_output(path, format="lines"), max_latency=max_latency)
     link = run.start()
     sent = 0
     ends = threading.Event()
@@ -407,8 +408,8 @@ def test_with_no_latency_signals_are_seen_to_amid_a_stream(
     def stream() -> None:
         nonlocal sent
         while not ends.wait(0.0005):
-            link.deliver(b"%d" % sent)
-            sent += 1
+            link.deliver(*(b"%d" % number for number in range(sent, sent + 4)))
+            sent += 4
 
     thread = threading.Thread(target=stream)
     thread.start()
