@@ -25,6 +25,7 @@ class OutboundCounters:
     refused: Counter[str] = field(default_factory=Counter)  # by errno name; tried again unless dropped
     dropped: Counter[str] = field(default_factory=Counter)  # given up, by reason
     lines_split: int = 0  # lines longer than max_datagram, each sent as several datagrams
+    skipped_bytes: int = 0  # of a transport stream, between its packets: left out
     rounds: int = 0  # times that the whole source has been sent
     late: int = 0  # sent after the tolerance of Pacer, and more than one period after their deadline
 

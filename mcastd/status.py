@@ -69,6 +69,7 @@ class ChannelStatus(Status):
     framing: str | None  # None: its protocol sends files
     max_datagram: int  # bytes
     pacing: str  # in words
+    rate: int | None = None  # bits per second, by the clock in the source; None: there is none, or not yet
     protocol: str  # its kind: "raw"
     source: str  # what it is called: its path
     source_state: str

@@ -56,7 +56,7 @@ class Colours:
 
 CHANNEL = """{
   "group": "239.255.1.2", "port": 9190, "ttl": 3, "framing": "line", "max_datagram": 1316,
-  "pacing": "every 0.25 s", "protocol": "raw", "source": "/srv/news", "source_state": "at rest",
+  "pacing": "every 0.25 s", "rate": 111, "protocol": "raw", "source": "/srv/news", "source_state": "at rest",
   "files": {
     "files": 301, "total_bytes": 302, "refused": {"link": 303}, "refusals": ["a: it is a symbolic link"],
     "given_up": 304, "pass_number": 305, "pass_percent": 30.5, "repair_percent": 10.25,
@@ -69,7 +69,7 @@ CHANNEL = """{
   "position": 4711, "pending": 6, "repeat": 7,
   "counters": {
     "sent": 101, "sent_bytes": 102, "refused": {"EPERM": 103, "ENOBUFS": 104}, "dropped": {"too-big": 105},
-    "lines_split": 106, "rounds": 107, "late": 108
+    "lines_split": 106, "skipped_bytes": 110, "rounds": 107, "late": 108
   },
   "hanging": {"path": "/srv/news", "seconds": 109.0},
   "link": {"interface": "fake0", "address": "192.0.2.9", "sending": "gso"}
@@ -124,6 +124,7 @@ SUBSCRIPTION = """{
 
 
 class SourceOfFiles(FileSource):
+    rate = 111.4
     files = FilesStatus(
         files=301,
         total_bytes=302,
@@ -153,7 +154,7 @@ def channel() -> Channel:
     source = SourceOfFiles(Path("/srv/news"), make_framer("line", 1316))
     worker = Channel("outbound/news", config, lambda _: FakeSender(), source)
     worker._outlet.counters = OutboundCounters(
-        101, 102, Counter(EPERM=103, ENOBUFS=104), Counter({"too-big": 105}), 106, 107, 108
+        101, 102, Counter(EPERM=103, ENOBUFS=104), Counter({"too-big": 105}), 106, 110, 107, 108
     )
     worker._source.position = 4711
     worker._source.state = "at rest"

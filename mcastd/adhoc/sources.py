@@ -78,6 +78,9 @@ class Repeated(Source):
 class Headed:
     """A Framer that leaves room for a number at the head of each payload."""
 
+    skipped_bytes = 0
+    rate = None
+
     def __init__(self, framer: Framer) -> None:
         self._framer = framer
 

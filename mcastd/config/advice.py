@@ -139,7 +139,7 @@ def _unpaced(channel: OutboundChannel) -> Advice:
 
 
 def _burst_of_nothing(channel: OutboundChannel) -> Advice:
-    if channel.rate is None and channel.burst is not None:
+    if channel.rate is None and channel.timing is None and channel.burst is not None:
         yield "burst", "does nothing without a rate, of which it is a part; set rate, or leave it out"
 
 

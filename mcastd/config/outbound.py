@@ -30,6 +30,8 @@ from mcastd.ip import MAX_DATAGRAM_BYTES
 DEFAULT_INTERVAL = 2.0  # seconds
 # Seconds of a rate that may go at once, where no burst is set.
 DEFAULT_BURST = 0.001
+# Bytes of a packet of a transport stream.
+PACKET_BYTES = 188
 # The least max_datagram of a protocol that sends files, in bytes: what describes them fits a few datagrams.
 FILES_DATAGRAM_MIN = 256
 ETHERNET_PAYLOAD = {4: 1472, 6: 1452}  # bytes: 1500 less the IP and UDP headers, by IP version
@@ -39,7 +41,7 @@ def _default_interval(valid: dict[str, Any]) -> float | None:
     """None where a rate, or the source itself, says when datagrams go."""
     source: SourceSettings | None = valid.get("source")
     paced = valid.get("rate") is not None or (source is not None and source.has_schedule)
-    return None if paced else DEFAULT_INTERVAL
+    return None if paced or valid.get("timing") is not None else DEFAULT_INTERVAL
 
 
 def _default_max_datagram(valid: dict[str, Any]) -> int:
@@ -64,6 +66,16 @@ class OutboundChannel(GroupSettings):
         1,
         description="How many networks a datagram may cross, 0 to 255; 0 stays on this host, 1 on the link.",
     )
+    timing: Literal["pcr"] | None = Field(
+        None,
+        description='The times in the source, instead of interval and rate: "pcr" is the program clock of a'
+        " transport stream.",
+    )
+    late: Literal["catch-up", "resume"] | None = Field(
+        None,
+        description='With timing, what a sender does that is behind: "catch-up", as it is if absent, sends at'
+        ' twice the pace, and up to a second is made up for so; "resume" goes on from there if it is 0.1 s.',
+    )
     rate: Rate | None = Field(
         None, description="The constant rate of payload in bits per second, instead of interval; 0 is paused."
     )
@@ -74,21 +86,27 @@ class OutboundChannel(GroupSettings):
     burst: BurstSpan | None = Field(
         None,
         description="How much of the rate may go at once, in seconds; absent, 0.001, and where many channels"
-        " send, up to 3 datagrams, if none goes more than 3 ms early.",
+        " send, up to 3 datagrams, if none goes more than 3 ms early; with timing, 0.0001.",
     )
     interface: OneInterface | None = Field(
         None,
         description="The interface it is sent on, by name or local address; absent, the route decides.",
     )
-    framing: Literal["line", "chunk", "file"] = Field(
+    framing: Literal["line", "chunk", "file", "ts"] = Field(
         "line",
-        description="What a datagram is: a line, a chunk of max_datagram bytes, or the whole file.",
+        description="What a datagram is: a line, a chunk of max_datagram bytes, the whole file, or as many"
+        " whole packets of a transport stream (ts) as fit.",
     )
     max_datagram: PayloadSize = Field(
         default_factory=_default_max_datagram,
         description="The largest payload in bytes; the default fits Ethernet: 1472 (IPv4) or 1452 (IPv6).",
     )
     repeat: Repeat = Field(1, description='How often the source is sent: "once", a count, or "forever".')
+    seam: Literal["continuous", "raw"] | None = Field(
+        None,
+        description='How a transport stream is repeated: "continuous", as it is if absent, has clock, times'
+        ' and counters go on, so that a player sees no seam; "raw" is as the file has them.',
+    )
     follow: Switch = Field(
         False, description="Whether to keep sending what is appended to the source, as tail -F does."
     )
@@ -118,6 +136,8 @@ class OutboundChannel(GroupSettings):
     @classmethod
     def _pace_applies(cls, pace: float | None, info: ValidationInfo) -> float | None:
         source: SourceSettings | None = info.data.get("source")
+        if pace is not None and info.data.get("timing") is not None:
+            raise ValueError('contradicts "timing"; keep one of the two')
         if pace is not None and source is not None and source.has_schedule:
             raise ValueError(
                 f'does not apply to a source of kind = "{source.kind}", which has a schedule of its own'
@@ -147,10 +167,22 @@ class OutboundChannel(GroupSettings):
         return self
 
     def _contradictions(self) -> Iterator[tuple[Location, str]]:
+        """What contradicts other keys."""
+        if self.protocol.of_files:
+            yield from self._contradictions_of_files()
+        if self.timing is not None and self.framing != "ts":
+            yield ("timing",), f'"{self.timing}" needs framing = "ts"'
+        if self.timing is None and self.late is not None:
+            yield ("late",), "does nothing without timing"
+        if self.framing != "ts" and self.seam is not None:
+            yield ("seam",), 'does not apply to framing other than "ts"'
+        least = PACKET_BYTES + self.protocol.overhead
+        if self.framing == "ts" and self.max_datagram < least:
+            yield ("max_datagram",), f'must be at least {least} with framing = "ts", for one packet'
+
+    def _contradictions_of_files(self) -> Iterator[tuple[Location, str]]:
         """What contradicts a protocol that sends whole files."""
         kind = self.protocol.kind
-        if not self.protocol.of_files:
-            return
         if self.source.file is None:
             yield ("source",), f'must be the path of a file or directory, for protocol = "{kind}" sends files'
         if self.rate is None:

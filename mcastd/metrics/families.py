@@ -168,6 +168,11 @@ CHANNEL: tuple[Family[OfChannel], ...] = (
         "Lines longer than max_datagram, each sent as several datagrams.",
         lambda of: of.counters.lines_split,
     ),
+    _counter(
+        "skipped_bytes",
+        "Bytes between the packets of a transport stream, which were left out.",
+        lambda of: of.counters.skipped_bytes,
+    ),
     _counter("source_rounds", "Times that the whole source has been sent.", lambda of: of.counters.rounds),
     _gauge(
         "pending_datagrams",

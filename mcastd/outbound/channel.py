@@ -114,7 +114,9 @@ class Channel:
         if not isinstance(settings, OutboundChannel):
             return False
         # Another group begins a file anew; what was read of a FIFO and not sent cannot be had again
-        keys = UPDATABLE if self._source.fileno() is None else (*UPDATABLE, "group", "port")
+        keys: tuple[str, ...] = UPDATABLE if self._source.fileno() is None else (*UPDATABLE, "group", "port")
+        if self._source.schedule is not None:
+            keys = tuple(key for key in keys if key != "burst")  # the schedule has it
         old = {key: getattr(self._config, key) for key in keys}
         if settings.model_copy(update=old) != self._config:
             return False
@@ -155,6 +157,7 @@ class Channel:
             framing=None if config.protocol.of_files else config.framing,
             max_datagram=config.max_datagram,
             pacing=str(outlet.schedule),
+            rate=None if source.rate is None else round(source.rate),
             protocol=config.protocol.kind,
             source=config.source.label,
             source_state=source.state,

@@ -1,7 +1,7 @@
 """How a source's bytes become datagrams: pure, incremental, and bounded in memory.
 
-A framer loses, adds and reorders nothing: its payloads joined are what it was fed, and where they are cut
-does not depend on how the bytes were fed.
+A framer loses, adds and reorders nothing, but for what is no packet where those are sent (transport.py): its
+payloads joined are what it was fed, and where they are cut does not depend on how the bytes were fed.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from typing import Literal, Protocol
 from mcastd.errors import SourceError
 from mcastd.ip import MAX_DATAGRAM_BYTES
 from mcastd.net.payloads import Chunks, ListPayloads, Payloads
+from mcastd.outbound.timed import TimedSchedule
+from mcastd.outbound.transport import TransportFramer
 
-Framing = Literal["line", "chunk", "file"]
+Framing = Literal["line", "chunk", "file", "ts"]
 
 
 # Of a source that is not fast, this much is read at once.
@@ -30,6 +32,14 @@ class Framer(Protocol):
     def lines_split(self) -> int:
         """Lines longer than max_datagram so far, over all streams."""
 
+    @property
+    def skipped_bytes(self) -> int:
+        """Bytes that were left out so far, being no packets of a transport stream; over all streams."""
+
+    @property
+    def rate(self) -> float | None:
+        """Bits per second, as a clock in the stream has it now; None: there is no such clock."""
+
     def feed(self, data: bytes) -> Payloads:
         """Take the next bytes; return the payloads that they complete. May raise SourceError."""
 
@@ -37,8 +47,17 @@ class Framer(Protocol):
         """Return what is left at the end of the stream; the next feed() begins another one."""
 
 
-def make_framer(framing: Framing, max_datagram: int) -> Framer:
-    """The framer for a channel's settings; ``max_datagram`` is in bytes of payload."""
+def make_framer(
+    framing: Framing,
+    max_datagram: int,
+    *,
+    schedule: TimedSchedule | None = None,
+    seamless: bool = False,
+) -> Framer:
+    """The framer for a channel's settings; ``max_datagram`` is in bytes of payload.
+
+    ``schedule`` and ``seamless`` are for :class:`~mcastd.outbound.transport.TransportFramer`.
+    """
     match framing:
         case "line":
             return LineFramer(max_datagram)
@@ -46,6 +65,8 @@ def make_framer(framing: Framing, max_datagram: int) -> Framer:
             return ChunkFramer(max_datagram)
         case "file":
             return FileFramer()
+        case "ts":
+            return TransportFramer(max_datagram, schedule=schedule, seamless=seamless)
 
 
 class LineFramer:
@@ -53,6 +74,9 @@ class LineFramer:
 
     But no UTF-8 character is cut in two, if a datagram can hold it.
     """
+
+    skipped_bytes = 0
+    rate = None
 
     def __init__(self, max_datagram: int) -> None:
         self.lines_split = 0
@@ -121,7 +145,8 @@ EVEN_CHUNKS = 12
 class ChunkFramer:
     """Datagrams of ``max_datagram`` bytes; the last one may be shorter."""
 
-    lines_split = 0
+    lines_split = skipped_bytes = 0
+    rate = None
 
     def __init__(self, max_datagram: int) -> None:
         self._size = max_datagram
@@ -148,7 +173,8 @@ class ChunkFramer:
 class FileFramer:
     """The whole source in one datagram. What is too long is refused as soon as that shows, and forgotten."""
 
-    lines_split = 0
+    lines_split = skipped_bytes = 0
+    rate = None
 
     def __init__(self) -> None:
         self._whole = b""

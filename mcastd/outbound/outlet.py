@@ -151,6 +151,7 @@ class Outlet:
             context.waits_for, self._asked_at = "", None
         self.counters.rounds = self._source.rounds
         self.counters.lines_split = self._source.lines_split
+        self.counters.skipped_bytes = self._source.skipped_bytes
         self._pending, self._sizes = pending, pending.sizes
         return bool(self._sizes)
 

@@ -20,6 +20,7 @@ from mcastd.config import (
     InboundSubscription,
     OutboundChannel,
 )
+from mcastd.config.model import Conflicts
 
 CHANNEL = {"source": "/srv/news.txt", "group": "239.255.1.2", "port": 9190}
 SUBSCRIPTION = {"group": "239.255.1.2", "port": 9190, "output": "/var/log/news.log"}
@@ -286,3 +287,32 @@ def test_every_key_is_described_in_a_sentence(model: type[BaseModel]) -> None:
     for name, field in model.model_fields.items():
         assert field.description, name
         assert field.description.endswith("."), name
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "words"),
+    [
+        ({"timing": "pcr"}, "timing", 'needs framing = "ts"'),
+        ({"framing": "ts", "timing": "pcr", "rate": 1}, "rate", 'contradicts "timing"'),
+        ({"framing": "ts", "timing": "pcr", "interval": 1}, "interval", 'contradicts "timing"'),
+        ({"framing": "ts", "late": "resume"}, "late", "does nothing without timing"),
+        ({"framing": "chunk", "seam": "raw"}, "seam", "does not apply to framing"),
+        ({"framing": "ts", "max_datagram": 187}, "max_datagram", "at least 188"),
+    ],
+)
+def test_keys_of_transport_streams_that_do_not_fit(settings: dict[str, object], key: str, words: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        channel(**settings)
+    (error,) = [e for e in caught.value.errors() if e["type"] != "default_factory_not_called"]
+    conflicts = error.get("ctx", {}).get("error")
+    if isinstance(conflicts, Conflicts):
+        ((location, reason),) = conflicts.found
+    else:
+        location, reason = error["loc"], error["msg"]
+    assert location == (key,)
+    assert words in reason
+
+
+def test_a_transport_stream_at_the_times_of_its_clock_has_no_other_pace() -> None:
+    assert channel(framing="ts", timing="pcr").interval is None
+    assert channel(framing="ts").interval == 2.0

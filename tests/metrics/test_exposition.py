@@ -145,6 +145,7 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
     monotonic = clock.monotonic()
     (head, into), (out_head, out) = sorted(a.rows())
     sent = OutboundCounters(sent=102, sent_bytes=103, late=104, lines_split=105, rounds=106)
+    sent.skipped_bytes = 118
     sent.refused["ENOBUFS"], sent.dropped["too-big"] = 107, 110
     outputs: list[OutputIdentity] = []
     for base, output in zip((300, 400), into.identity.outputs, strict=True):
@@ -203,6 +204,7 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
         ("sent_bytes_total", *channel): 103,
         ("late_datagrams_total", *channel): 104,
         ("split_lines_total", *channel): 105,
+        ("skipped_bytes_total", *channel): 118,
         ("source_rounds_total", *channel): 106,
         ("refused_sends_total", *channel): 107,
         ("pending_datagrams", *channel): 108,

@@ -689,6 +689,7 @@ def test_status_says_what_there_is_to_know(bench: Any, path: Path) -> None:
         "refused": {"ENETUNREACH": 1},
         "dropped": {},
         "lines_split": 0,
+        "skipped_bytes": 0,
         "rounds": 0,
         "late": 0,
     }

@@ -9,7 +9,8 @@ import errno
 import math
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,7 @@ from mcastd.errors import SourceError, UnsafePathError, reason_of
 from mcastd.net.payloads import ListPayloads, Payloads
 from mcastd.outbound.framing import READ_BYTES, Framer, make_framer
 from mcastd.outbound.sources.source import NAP_MAX_SECONDS, Source
+from mcastd.outbound.timed import TimedSchedule
 from mcastd.paths import KINDS, OF_FILES, FileIdentity, identity, place_of
 
 # Seconds until the next look at a file that has just grown.
@@ -44,9 +46,18 @@ def open_source(channel: OutboundChannel, files: OpenFilesOf | None = None, _: s
     """A source of ``kind = "file"``, which the channel's settings name."""
     settings = channel.source
     assert isinstance(settings, FileSourceSettings)
-    framer = make_framer(channel.framing, channel.max_datagram - channel.protocol.overhead)
-    source = FileSource(settings.path, framer, repeat=channel.repeat, follow=channel.follow, files=files)
-    source.set_pace(channel.rate, channel.interval)
+    schedule = None if channel.timing is None else TimedSchedule(channel.burst, channel.late or "catch-up")
+    framer = make_framer(
+        channel.framing,
+        channel.max_datagram - channel.protocol.overhead,
+        schedule=schedule,
+        seamless=channel.seam != "raw" and channel.repeat != 1,
+    )
+    source = FileSource(
+        settings.path, framer, repeat=channel.repeat, follow=channel.follow, files=files, schedule=schedule
+    )
+    if schedule is None:
+        source.set_pace(channel.rate, channel.interval)
     return source
 
 
@@ -81,8 +92,11 @@ class FileSource(Source):
         repeat: int | Literal["forever"] = 1,
         follow: bool = False,
         files: OpenFilesOf | None = None,
+        schedule: TimedSchedule | None = None,
     ) -> None:
+        """``schedule``: the one that the framer tells when datagrams are due, if it knows that."""
         self.state = "not opened"
+        self.schedule = schedule
         self._path = path
         self._framer = framer
         self._read_bytes = READ_BYTES  # at once
@@ -97,6 +111,14 @@ class FileSource(Source):
     @property
     def lines_split(self) -> int:
         return self._framer.lines_split
+
+    @property
+    def skipped_bytes(self) -> int:
+        return self._framer.skipped_bytes
+
+    @property
+    def rate(self) -> float | None:
+        return self._framer.rate
 
     def fileno(self) -> int | None:
         """The descriptor that turns readable when there is more, if the source is a FIFO."""
@@ -115,7 +137,7 @@ class FileSource(Source):
         while not self.finished:
             if self._fd < 0:
                 self._open()
-            if self.position == 0 and (unfinished := self._framer.finish()):  # by the file before this one
+            if self.position == 0 and (unfinished := self._finish()):  # by the file before this one
                 return unfinished
             replaced = self._follow and self._is_replaced()  # asked first: an end seen after that is final
             data = self._read()
@@ -130,7 +152,7 @@ class FileSource(Source):
             elif self._follow:
                 self.nap = min(max(NAP_MIN_SECONDS, 2 * self.nap), NAP_MAX_SECONDS)
                 return ListPayloads()
-            elif unfinished := self._framer.finish():
+            elif unfinished := self._finish():
                 return unfinished
             else:
                 self._end_round()
@@ -152,7 +174,10 @@ class FileSource(Source):
     def restart(self) -> None:
         """Begin again, as if nothing had been read."""
         self.close()
-        self._framer.finish()
+        with suppress(SourceError):
+            self._framer.finish()
+        if isinstance(self.schedule, TimedSchedule):
+            self.schedule.restart()
         self.finished = False
         self.position = 0
         self._last_round = self.rounds + self._repeat
@@ -254,8 +279,18 @@ class FileSource(Source):
         return data
 
     def _feed(self, data: bytes) -> Payloads:
-        try:
+        with self._from_the_start():
             return self._framer.feed(data)
+
+    def _finish(self) -> Payloads:
+        with self._from_the_start():
+            return self._framer.finish()
+
+    @contextmanager
+    def _from_the_start(self) -> Iterator[None]:
+        """After an error of the framer, the file is read again from its start."""
+        try:
+            yield
         except SourceError:
             self.close()
             self.position = 0
@@ -289,7 +324,7 @@ class FileSource(Source):
         except SourceError:
             self.close()  # what was read goes first; the next read() raises the error
         self.state, self.nap = "waiting for a writer", NAP_MAX_SECONDS
-        return self._framer.finish()
+        return self._finish()
 
     def _is_replaced(self) -> bool:
         """Return True if a followed path now names another, not empty file, or the file got shorter."""

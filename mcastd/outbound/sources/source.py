@@ -36,6 +36,16 @@ class Source(ABC):
         return 0
 
     @property
+    def skipped_bytes(self) -> int:
+        """Bytes that were left out, ever, since they are not of what is sent."""
+        return 0
+
+    @property
+    def rate(self) -> float | None:
+        """Bits per second, as a clock in what is read has it now; None: it has none. For any thread."""
+        return None
+
+    @property
     def device(self) -> int:
         """The device of the file system that it is on; 0 if unknown."""
         return 0

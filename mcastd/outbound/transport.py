@@ -1,0 +1,147 @@
+"""Datagrams of whole packets of a transport stream: ``framing = "ts"``, and with it ``timing = "pcr"``.
+
+```
+  bytes -> packets (ts_packets) -> as of one stream, where it is repeated (ts_restamp) -> when each is due
+  (program_clock) -> datagrams
+```
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from mcastd.errors import ANY_TEXT, SettingChange, SourceError
+from mcastd.net.payloads import Chunks, ListPayloads, Payloads
+from mcastd.outbound.timed import TimedSchedule
+from mcastd.protocols.program_clock import NoClockError, ProgramClock, TimedBytes
+from mcastd.protocols.ts import PACKET_BYTES, PCR_HZ, PROTECTED_PACKET_BYTES, TIMED_PACKET_BYTES
+from mcastd.protocols.ts_packets import NotTransportStreamError, PacketCutter
+from mcastd.protocols.ts_restamp import Restamper
+
+# What is read at once of a stream whose rate is known is what it sends in this time, up to these bytes: what
+# is done once for each read costs less so.
+READ_SECONDS = 0.15
+READ_BYTES_MAX = 131_072
+_WHAT = "cannot send the source as a transport stream"
+_KNOWN_LENGTHS = {
+    TIMED_PACKET_BYTES: "those of Blu-ray discs and cameras (.m2ts)",
+    PROTECTED_PACKET_BYTES: "those of DVB with parity bytes",
+}
+
+
+class TransportFramer:
+    """A :class:`~mcastd.outbound.framing.Framer`: as many whole packets in each datagram as fit.
+
+    The last datagram of a stream, or of a round of it, may have fewer. What is no packet is left out and
+    counted. With a ``schedule``, datagrams come when it is known when they are due, and the schedule is told.
+    """
+
+    lines_split = 0
+
+    def __init__(
+        self, max_datagram: int, *, schedule: TimedSchedule | None = None, seamless: bool = False
+    ) -> None:
+        """``max_datagram`` in bytes; ``seamless``: a stream goes on where the one before it has ended."""
+        self._size = max_datagram // PACKET_BYTES * PACKET_BYTES
+        self._cutter = PacketCutter()
+        self._restamper = Restamper() if seamless else None
+        self._clock = ProgramClock()
+        self._schedule = schedule
+        self._packets = b""  # that are not in a datagram yet
+        self._stretches: deque[TimedBytes] = (
+            deque()
+        )  # of them, from the first on, as far as their times are known
+        self._ticks = 0.0  # when the first of them is due
+
+    @property
+    def skipped_bytes(self) -> int:
+        return self._cutter.skipped
+
+    @property
+    def rate(self) -> float | None:
+        return self._clock.rate
+
+    def appetite(self, read_bytes: int = READ_BYTES_MAX) -> int:
+        """Whole datagrams."""
+        if self._clock.rate is not None:
+            read_bytes = max(read_bytes, min(int(self._clock.rate / 8 * READ_SECONDS), READ_BYTES_MAX))
+        count = max(1, read_bytes // self._size)
+        return count * self._size + self._cutter.wanted
+
+    def feed(self, data: bytes) -> Payloads:
+        try:
+            packets = self._cutter.feed(data)
+            again = self._restamper
+            return self._cut(self._take(packets if again is None else again.feed(packets)))
+        except (NotTransportStreamError, NoClockError) as error:
+            raise self._refused(error) from error
+
+    def finish(self) -> Payloads:
+        try:
+            packets, again = self._cutter.finish(), self._restamper
+            self._take(packets if again is None else again.feed(packets))
+            if again is not None:
+                self._take(again.finish())
+            if self._schedule is not None:
+                self._stretches += self._clock.finish()
+            return self._cut(len(self._packets), is_end=True)
+        except (NotTransportStreamError, NoClockError) as error:
+            raise self._refused(error) from error
+
+    def _take(self, packets: bytes | bytearray) -> int:
+        """Take the next packets. Returns how many bytes of those that are held are ready to be sent."""
+        self._packets += packets
+        if self._schedule is None:
+            return len(self._packets)
+        self._stretches += self._clock.feed(packets)
+        return sum(stretch.size for stretch in self._stretches)
+
+    def _cut(self, ready: int, *, is_end: bool = False) -> Payloads:
+        """Make datagrams of the first ``ready`` bytes; the last may be shorter if this is the end."""
+        size = self._size
+        length = ready if is_end else ready // size * size
+        if not length:
+            return ListPayloads()
+        data, self._packets = memoryview(self._packets)[:length], self._packets[length:]
+        if self._schedule is not None:
+            self._schedule.expect(self._times(length))
+        if length % size:
+            return ListPayloads(data[at : at + size] for at in range(0, length, size))
+        return Chunks(data, size, length // size)
+
+    def _times(self, length: int) -> list[float]:
+        """When the datagrams of the next ``length`` bytes are due, and when the one after, in seconds."""
+        times: list[float] = []
+        at = due = 0
+        while at < length or (self._stretches and not self._stretches[0].size):
+            stretch = self._stretches.popleft()
+            if at + stretch.size > length:
+                part = stretch.ticks * (length - at) / stretch.size
+                self._stretches.appendleft(TimedBytes(at + stretch.size - length, stretch.ticks - part))
+                stretch = TimedBytes(length - at, part)
+            end = at + stretch.size
+            while due < end:
+                times.append((self._ticks + stretch.ticks * (due - at) / stretch.size) / PCR_HZ)
+                due += self._size
+            at, self._ticks = end, self._ticks + stretch.ticks
+        return [*times, self._ticks / PCR_HZ]
+
+    def _refused(self, error: NotTransportStreamError | NoClockError) -> SourceError:
+        """Forget the stream. Returns what is wrong with it."""
+        self._cutter.begin()
+        self._clock = ProgramClock()
+        if self._restamper is not None:
+            self._restamper = Restamper()
+        self._packets = b""
+        self._stretches.clear()
+        if isinstance(error, NoClockError):
+            way_out = SettingChange("rate", ANY_TEXT, ' instead of timing = "pcr"')
+            return SourceError(_WHAT, "it has no program clock (PCR) to be timed by", way_out)
+        if error.length in _KNOWN_LENGTHS:
+            return SourceError(
+                _WHAT,
+                f"its packets have {error.length} bytes, {_KNOWN_LENGTHS[error.length]}, not {PACKET_BYTES}",
+                "convert it: ffmpeg -i FILE -map 0 -c copy NEW.ts",
+            )
+        way_out = SettingChange("framing", '"chunk"', ", which sends any bytes")
+        return SourceError(_WHAT, f"it has no packets of {PACKET_BYTES} bytes", way_out)

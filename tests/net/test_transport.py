@@ -1,0 +1,96 @@
+"""A film on the wire: at the times of its clock, and without a seam, as programs not ours see it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from support.captures import packets
+from support.daemon import RunningDaemon
+from support.host import Host, connect
+from support.programs import program
+from support.transport import film
+from support.wait import wait_for
+
+from mcastd.protocols import ts
+from mcastd.protocols.ts import PACKET_BYTES, PCR_HZ
+
+pytestmark = pytest.mark.root
+GROUP, PORT = "239.192.1.1", 5004
+ROUNDS = 4
+PACKETS = 7  # in a datagram
+# A machine that has other work may send a datagram that much after its time.
+SPREAD_MAX_SECONDS = 0.8
+
+
+class Played(NamedTuple):
+    times: Sequence[float]  # when each datagram was on the wire, in seconds
+    payloads: Sequence[bytes]
+    status: dict[str, Any]  # of the channel
+    capture: Path
+
+
+def play(directory: Path, source: Path, **settings: object) -> Played:
+    """Have a channel send a film, and dumpcap see it at the other end of a cable."""
+    capture = directory / "wire.pcapng"
+    datagrams = ROUNDS * -(-source.stat().st_size // (PACKETS * PACKET_BYTES))
+    keys = {"source": str(source), "group": GROUP, "port": PORT, "interface": "eth0", "framing": "ts"}
+    keys |= {"timing": "pcr", "repeat": ROUNDS, **settings}
+    text = "\n".join(["[outbound.tv]", *(f"{key} = {value!r}" for key, value in keys.items()), ""])
+    with Host() as left, Host() as right:
+        connect(left, "eth0", right, "eth0")
+        left.ip("address add 10.0.0.1/24 dev eth0")
+        command = [program("dumpcap"), "-q", "-i", "eth0", "-f", f"udp port {PORT}", "-c", str(datagrams)]
+        with subprocess.Popen(
+            right.enter([*command, "-w", str(capture)]), stderr=subprocess.DEVNULL
+        ) as dumpcap:
+            try:
+                wait_for(lambda: capture.exists() and capture.stat().st_size, "dumpcap's capture begun")
+                with RunningDaemon(directory, text, enter=left.enter(())) as daemon:
+                    status = daemon.wait_state("outbound/tv", "finished")["status"]
+                assert dumpcap.wait(60) == 0
+            finally:
+                dumpcap.terminate()
+    rows = packets(capture, "frame.time_epoch", "udp.payload")
+    times, payloads = zip(*((float(time), bytes.fromhex(payload)) for time, payload in rows), strict=True)
+    return Played(times, payloads, status, capture)
+
+
+def assert_in_time(times: Sequence[float], payloads: Sequence[bytes], rate: float) -> None:
+    """Each clock value came at its time, but for its place in the datagram, of which all comes at once."""
+    places = [
+        (time, (sample.pcr / PCR_HZ) - sample.at * 8 / rate)
+        for time, payload in zip(times, payloads, strict=True)
+        for sample in ts.clocks(payload)
+    ]
+    assert len(places) > 40
+    delays = [time - due for time, due in places]
+    assert max(delays) - min(delays) < SPREAD_MAX_SECONDS
+
+
+def decode(data: bytes, path: Path) -> str:
+    """What ffmpeg has to say of a stream."""
+    path.write_bytes(data)
+    command = [program("ffmpeg"), "-v", "warning", "-i", str(path), "-f", "null", "-"]
+    return subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=True
+    ).stderr
+
+
+@pytest.mark.parametrize("muxrate", ["1M", None])
+def test_a_film_that_is_repeated_comes_in_time_and_has_no_seam(tmp_path: Path, muxrate: str | None) -> None:
+    source = film(tmp_path / "film.ts", seconds=1, muxrate=muxrate)
+    played = play(tmp_path, source)
+    data = b"".join(played.payloads)
+    assert len(data) == ROUNDS * source.stat().st_size
+    assert {len(payload) % PACKET_BYTES for payload in played.payloads} == {0}
+    clocks = [sample.pcr for sample in ts.clocks(data)]
+    seconds = (clocks[-1] - clocks[0]) / PCR_HZ
+    assert (ROUNDS - 1) * 0.9 < seconds < ROUNDS * 1.1
+    assert_in_time(played.times, played.payloads, 8 * len(data) / seconds)
+    assert played.status["counters"]["rounds"] == ROUNDS
+    assert played.status["rate"] == pytest.approx(8 * len(data) / seconds, rel=0.2)
+    assert decode(data, tmp_path / "seen.ts") == ""

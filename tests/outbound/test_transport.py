@@ -1,0 +1,177 @@
+"""Transport streams as datagrams: whole packets, at the times of their clock, round after round."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.transport import packet
+
+from mcastd.errors import SourceError
+from mcastd.outbound.framing import make_framer
+from mcastd.outbound.sources.file import FileSource
+from mcastd.outbound.timed import TimedSchedule
+from mcastd.protocols import ts
+from mcastd.protocols.ts import PACKET_BYTES, PCR_HZ
+
+MS = PCR_HZ // 1000
+DATAGRAM = 7 * PACKET_BYTES
+
+
+class Noted(TimedSchedule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[list[float]] = []
+
+    def expect(self, times: Sequence[float]) -> None:
+        self.times.append(list(times))
+        super().expect(times)
+
+
+def film(count: int = 100, start: int = 0) -> bytes:
+    """A packet a millisecond, every fifth with a clock."""
+    return b"".join(
+        packet(0x100, number, pcr=start + number * MS) if number % 5 == 0 else packet(0x101, number)
+        for number in range(count)
+    )
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 4000), st.integers(188, 1500))
+def test_datagrams_have_as_many_whole_packets_as_fit_by_any_cut(size: int, max_datagram: int) -> None:
+    data = film()
+    framer = make_framer("ts", max_datagram)
+    payloads = [bytes(one) for at in range(0, len(data), size) for one in framer.feed(data[at : at + size])]
+    payloads += map(bytes, framer.finish())
+    assert b"".join(payloads) == data
+    whole = max_datagram // PACKET_BYTES * PACKET_BYTES
+    assert {len(one) for one in payloads[:-1]} <= {whole}
+    assert 0 < len(payloads[-1]) <= whole
+    assert framer.skipped_bytes == 0
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 40_000))
+def test_each_datagram_has_the_time_of_its_first_packet_by_any_cut(size: int) -> None:
+    data, noted = film(), Noted()
+    framer = make_framer("ts", 1472, schedule=noted)
+    sizes = [one for at in range(0, len(data), size) for one in framer.feed(data[at : at + size]).sizes]
+    last = framer.finish()
+    assert [*sizes, *last.sizes] == [DATAGRAM] * 14 + [2 * PACKET_BYTES]
+    times = [time for some in noted.times for time in some[:-1]]
+    assert times == pytest.approx([number * 0.007 for number in range(15)])
+    assert noted.times[-1][-1] == pytest.approx(0.1)
+    assert framer.rate == pytest.approx(8 * PACKET_BYTES * 1000)
+
+
+def test_datagrams_come_as_soon_as_their_time_is_known() -> None:
+    noted = Noted()
+    framer = make_framer("ts", 1472, schedule=noted)
+    data = film()
+    assert len(framer.feed(data[: 10 * PACKET_BYTES])) == 0  # the clock of packet 10 is to come
+    assert len(framer.feed(data[10 * PACKET_BYTES : 11 * PACKET_BYTES])) == 1
+    assert noted.times == [[pytest.approx(0), pytest.approx(0.007)]]
+
+
+def read_all(source: FileSource) -> bytes:
+    data = b""
+    while not source.finished:
+        data += b"".join(source.read())
+    return data
+
+
+@pytest.mark.parametrize("seamless", [True, False])
+def test_a_repeated_file_goes_on_in_time(tmp_path: Path, seamless: bool) -> None:
+    path, noted = tmp_path / "film.ts", Noted()
+    path.write_bytes(film())
+    framer = make_framer("ts", 1472, schedule=noted, seamless=seamless)
+    data = read_all(FileSource(path, framer, repeat=3, schedule=noted))
+    assert len(data) == 3 * len(film())
+    assert (data == 3 * film()) is not seamless
+    times = [time for some in noted.times for time in some[:-1]]
+    expected = [number * 0.1 + place * 0.007 for number in range(3) for place in range(15)]
+    assert times == pytest.approx(expected)
+    clocks = [sample.pcr // MS for sample in ts.clocks(data)]
+    assert clocks == ([*range(0, 300, 5)] if seamless else [*range(0, 100, 5)] * 3)
+
+
+def test_a_file_that_is_replaced_between_rounds_is_taken(tmp_path: Path) -> None:
+    path, noted = tmp_path / "film.ts", Noted()
+    path.write_bytes(film())
+    framer = make_framer("ts", 1472, schedule=noted, seamless=True)
+    source = FileSource(path, framer, repeat=2, schedule=noted)
+    data = b""
+    while source.rounds == 0:
+        data += b"".join(source.read())
+        if len(data) == len(film()) and source.rounds == 0:
+            (tmp_path / "next").write_bytes(film(50, start=70_000 * MS))
+            os.replace(tmp_path / "next", path)
+    data += read_all(source)
+    assert [sample.pcr // MS for sample in ts.clocks(data)] == [*range(0, 150, 5)]
+
+
+def test_a_followed_file_that_grows_is_sent_as_its_times_are_known(tmp_path: Path) -> None:
+    path, noted = tmp_path / "film.ts", Noted()
+    data = film()
+    path.write_bytes(data[:3000])
+    source = FileSource(path, make_framer("ts", 1472, schedule=noted), follow=True, schedule=noted)
+    assert b"".join(source.read()) == data[:DATAGRAM]
+    assert len(source.read()) == 0
+    with path.open("ab") as file:
+        file.write(data[3000:])
+    rest = b"".join(source.read())
+    assert rest == data[DATAGRAM : 13 * DATAGRAM]  # the clock after them is to come
+
+
+@pytest.mark.parametrize(
+    ("data", "key", "words"),
+    [
+        (b"".join(bytes(4) + film()[at : at + 188] for at in range(0, 9400, 188)), None, "192 bytes.*ffmpeg"),
+        (
+            b"".join(film()[at : at + 188] + bytes(16) for at in range(0, 9400, 188)),
+            None,
+            "204 bytes.*ffmpeg",
+        ),
+        (b"line\n" * 50_000, "framing", "no packets of 188 bytes"),
+        (b"short", "framing", "no packets"),
+        (packet(0x101, 1) * 99, "rate", "no program clock"),
+        (packet(0x101, 1, pcr=5) + packet(0x101, 1) * 99, "rate", "no program clock"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_again_and_again(
+    tmp_path: Path, data: bytes, key: str | None, words: str
+) -> None:
+    path, noted = tmp_path / "film.ts", Noted()
+    path.write_bytes(data)
+    source = FileSource(path, make_framer("ts", 1472, schedule=noted), schedule=noted)
+    for _ in range(2):
+        with pytest.raises(SourceError, match=words) as refused:
+            read_all(source)
+        assert (refused.value.change.key if refused.value.change else None) == key
+        assert source.position == 0
+    path.write_bytes(film())
+    assert read_all(source) == film()  # mended
+    source.restart()
+
+
+def test_bytes_between_packets_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "film.ts"
+    path.write_bytes(film(50) + b"noise" + film(50) + b"half")
+    source = FileSource(path, make_framer("ts", 1472), repeat=2)
+    assert read_all(source) == 4 * film(50)
+    assert source.skipped_bytes == 18
+
+
+def test_a_stop_in_the_middle_of_what_is_no_stream_is_no_error(tmp_path: Path) -> None:
+    path, noted = tmp_path / "film.ts", Noted()
+    path.write_bytes(film())
+    source = FileSource(path, make_framer("ts", 1472, schedule=noted), schedule=noted)
+    source.read()
+    source._framer.feed(b"?" * 5)
+    source.restart()
+    assert source.schedule is noted
+    assert read_all(source) == film()
