@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -396,6 +397,24 @@ def test_a_manifest_stays_while_nothing_has_changed(sender: MakeSender) -> None:
     sending = sender(sign="a", key="1")
     first, second = ({one for one in sending.a_pass() if toi_of(one) == MANIFEST_TOI} for _ in range(2))
     assert first == second
+
+
+def test_no_md5_is_made_of_files_that_a_manifest_alone_tells_of(
+    sender: MakeSender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes as long as all other hashing. Where they are signed and not sealed an FDT tells it, too."""
+    made: list[str] = []
+    md5 = hashlib.md5
+
+    def counting(*data: bytes, **said: bool) -> hashlib._Hash:
+        made.append("md5")
+        return md5(*data, **said)
+
+    monkeypatch.setattr(hashlib, "md5", counting)
+    sender(sign="a", key="1").a_pass()
+    assert not made
+    sender(sign="a").a_pass()
+    assert len(made) == len(SIZES)
 
 
 def test_a_manifest_is_renewed_within_a_long_pass(

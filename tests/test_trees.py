@@ -25,6 +25,7 @@ from mcastd.delivery.trees import TreeLanding
 from mcastd.errors import SinkError, UnsafePathError
 from mcastd.protocols import lct
 from mcastd.protocols.manifest_packets import MANIFEST_TOI
+from mcastd.status import TreeStatus
 
 pytest.importorskip("cryptography")
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
@@ -282,6 +283,38 @@ def test_another_listing_goes_on_with_what_was_built(place: Path, sender: Sender
     assert content(current(receiver)) == content(place / "source")
     assert receiver.sink.counters.written_bytes - written < 20_000
     assert not os.listdir(receiver.path / PARTIAL_DIRECTORY)
+
+
+def test_a_tree_that_comes_in_another_session_under_way_is_gone_on_with(
+    place: Path, sender: Sender, receiver: Receiver
+) -> None:
+    """What has landed is there: none of it is awaited in the other session."""
+    datagrams = sender.a_pass()
+    last = toi_of(next(one for one in reversed(datagrams) if toi_of(one) != MANIFEST_TOI))
+    receiver.take([one for one in datagrams if toi_of(one) != last])
+    assert not current(receiver).exists()
+    moved = Sender(place, sign="a", key="1", session=8)
+    try:
+        receiver.take([one for one in moved.a_pass() if toi_of(one) in {MANIFEST_TOI, last}])
+    finally:
+        moved.source.restart()
+    assert content(current(receiver)) == content(place / "source")
+    objects = receiver.sink.status().objects
+    assert objects is not None
+    assert objects.states == {"landed": len(SIZES)}
+    assert objects.tree == TreeStatus(switched=True, missing=0, switches=1)
+
+
+def test_what_was_built_of_a_tree_that_is_listed_no_more_is_swept(
+    place: Path, sender: Sender, receiver: Receiver
+) -> None:
+    receiver.take(sender.a_pass()[:-3])
+    assert trees(receiver) == ["building"]
+    reception = receiver.sink._reception
+    assert reception is not None
+    reception.expire(clock.wall() + 30 * 86_400)
+    receiver.sink._landing.sweep(clock.wall() + LEFTOVER_SECONDS + 60)
+    assert trees(receiver) == []
 
 
 def test_a_pipe_gets_a_line_for_each_tree(place: Path, sender: Sender) -> None:

@@ -244,6 +244,17 @@ class TestDescription:
         closing = [toi for toi, _, _ in map(located, sent) if toi]
         assert min(map(closing.count, receiver.closed)) >= 4
 
+    def test_those_that_hold_no_more_are_forgotten(self, tmp_path: Path) -> None:
+        """A tree that changes all the time has other objects with each pass."""
+        carousel = carousel_of(tmp_path / "tree") if write(tmp_path / "tree", 5) else None
+        assert carousel is not None
+        for number in range(5):
+            (tmp_path / "tree" / "000").write_bytes(bytes(100 + number))
+            while not carousel._catalog.scan():
+                pass
+            pass_of(carousel, number, NOW + number * LIFE / 2)
+            assert len(carousel._instances) <= 3
+
     def test_ids_wrap(self, tmp_path: Path) -> None:
         write(tmp_path / "tree", 5)
         carousel = carousel_of(tmp_path / "tree")

@@ -14,7 +14,7 @@ from support.mounts import tmpfs
 from mcastd.delivery.landing import IN_USE, LEFTOVER_SECONDS, Landing, Partial
 from mcastd.delivery.names import PARTIAL_DIRECTORY, UnsafeNameError
 from mcastd.delivery.refused import IN_THE_WAY, OTHER_FILE_SYSTEM, RefusedError
-from mcastd.delivery.settling import settle
+from mcastd.delivery.settling import UNSETTLED_MAX, UnsettledNames, settle
 from mcastd.errors import SinkError, UnsafePathError
 
 NAME = ("images", "lab.img")
@@ -362,3 +362,22 @@ def test_a_directory_that_takes_no_file_is_not_opened(
     put(landing, b"x", ("a",))
     landing.close()
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_no_more_directories_stay_open_than_are_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_fd_leak: None
+) -> None:
+    """Files may land in any number of directories before their names are waited for."""
+    settled: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: settled.append(os.fstat(fd).st_ino))
+    unsettled, inodes = UnsettledNames(), []
+    for number in range(UNSETTLED_MAX + 3):
+        (path := tmp_path / f"{number:03}").mkdir()
+        inodes.append(path.stat().st_ino)
+        directory = os.open(path, os.O_RDONLY)
+        unsettled.note(directory)
+        unsettled.note(directory)
+        os.close(directory)
+    assert settled == inodes[:UNSETTLED_MAX]
+    unsettled.settle()
+    assert settled == inodes

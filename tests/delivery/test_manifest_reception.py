@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mcastd.delivery import manifest_reception
 from mcastd.delivery.manifest_reception import (
     COMING_MAX,
     ManifestPacket,
@@ -206,6 +207,25 @@ def test_those_that_never_come_whole_make_room(tmp_path: Path) -> None:
     for serial in range(1, 50):
         assert reason(reception, manifest_packets(5, signed(serial), serial, 120)[0]) == ""
         assert len(reception._coming) <= COMING_MAX
+
+
+def test_a_block_that_is_whole_takes_no_more_memory_than_its_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its symbols have gone: counted still, they would cost another manifest its place."""
+    monkeypatch.setattr(manifest_reception, "COMING_MAX_BYTES", 300_000)
+    reception = reception_in(tmp_path)
+    first, second = (manifest_packets(5, long(serial), serial, 112) for serial in (41, 43))
+    of_block_0 = [at for at, one in enumerate(first) if packet_of(one).sbn == 0]
+    assert 900 < len(of_block_0) <= 1024
+    for at in of_block_0:  # 64 kB as a block, 190 kB as symbols
+        assert reason(reception, first[at]) == ""
+    for at in of_block_0[1:]:
+        assert reason(reception, second[at]) == ""
+    for at in {*range(len(first))} - {*of_block_0}:
+        reason(reception, first[at])
+    assert reception.current is not None
+    assert reception.current.manifest.serial == 41
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -32,9 +32,10 @@ class Sender:
         key: str = "",
         protect: str = "0%",
         object_max: int | None = None,
+        session: int = 7,
         wall: clock.Clock = clock.wall,
     ) -> None:
-        protocol = {"kind": "flute", "protect": protect, "session": 7, "interleave": 1}
+        protocol = {"kind": "flute", "protect": protect, "session": session, "interleave": 1}
         protocol |= {"sign_key": str(place / sign)} if sign else {}
         protocol |= {"key": str(place / key)} if key else {}
         channel = {"source": place / "source", "group": "239.255.1.2", "port": 9190, "rate": "1Gbit"}
