@@ -114,7 +114,6 @@ class SymbolCounts:
     wrong_blocks: int = 0  # thrown away
     expected: int = 0  # source symbols of blocks of which a whole pass over them was heard
     lost: int = 0  # of these, those that did not come with that pass
-    failed_decodes: int = 0
 
     def go_on_from(self, before: SymbolCounts) -> None:
         """Count on from where another output ended, but for what was dropped: its counters have that."""

@@ -102,8 +102,10 @@ class Place:
 
 
 @contextmanager
-def place_of(path: Path, *, make: bool = False) -> Iterator[Place]:
+def place_of(path: Path, *, make: bool = False, mode: int = PARENT_MODE) -> Iterator[Place]:
     """Follow ``path`` to the last name in it; with ``make``, make the directories that are missing.
+
+    They get the permission bits ``mode``.
 
     Symbolic links are followed as the kernel does, but not those that others may have put there:
     UnsafePathError. Raises OSError as well. The walk goes from open directory to open directory, so that
@@ -127,7 +129,7 @@ def place_of(path: Path, *, make: bool = False) -> Iterator[Place]:
                     names += reversed(link.parts[1:] if link.is_absolute() else link.parts)
                 elif names:
                     flags = OF_DIRECTORIES if magic else OF_DIRECTORIES | os.O_NOFOLLOW
-                    inner = _enter(directory, name, flags, make)
+                    inner = _enter(directory, name, flags, mode if make else None)
                 else:
                     yield Place(path, directory, name, _is_ours(directory), magic)
                     return
@@ -163,12 +165,13 @@ def _link(directory: int, name: str) -> tuple[PurePath | None, bool]:
     return PurePath(link), False
 
 
-def _enter(directory: int, name: str, flags: int, make: bool) -> int:
-    if make:
+def _enter(directory: int, name: str, flags: int, mode: int | None) -> int:
+    """Open a directory; with ``mode``, make it if it is missing."""
+    if mode is not None:
         with suppress(FileNotFoundError):
             return os.open(name, flags, dir_fd=directory)
         with suppress(FileExistsError):
-            os.mkdir(name, PARENT_MODE, dir_fd=directory)
+            os.mkdir(name, mode, dir_fd=directory)
     return os.open(name, flags, dir_fd=directory)
 
 

@@ -159,6 +159,20 @@ def test_of_the_session_that_is_named_alone_a_manifest_is_taken(place: Path, sen
         assert dropped["foreign-session"] == foreign
 
 
+def test_it_says_so_while_manifests_of_another_session_come_than_the_one_of_its_settings(
+    place: Path, sender: MakeSender
+) -> None:
+    datagrams = sender(sign="a").a_pass()
+    settings = FluteInbound(verify_keys=(str(place / "a.pub"),), session=8)
+    sequencer = FluteSequencer(settings, Counter(), "inbound/images")
+    sequencer.open()
+    assert sequencer.problem == ""
+    list(sequencer.feed(ListBatch(datagrams)))
+    assert sequencer.problem == "takes no files: session 7 comes, and it is to receive 8"
+    list(sequencer.feed(ListBatch(sender(sign="a", session=8).a_pass())))
+    assert sequencer.problem == ""
+
+
 def test_without_a_manifest_that_holds_what_comes_is_held(place: Path, sender: MakeSender) -> None:
     datagrams = sender(sign="a").a_pass()
     symbols = [one for one in datagrams if toi_of(one) not in {0, MANIFEST_TOI} and len(one) > 20]

@@ -329,6 +329,19 @@ def test_a_pipe_gets_a_line_for_each_tree(place: Path, sender: Sender) -> None:
         receiver.sink.close(for_good=True)
 
 
+def test_a_tree_of_more_files_than_are_allowed_is_not_switched_to(place: Path, sender: Sender) -> None:
+    receiver = receiver_of(place, max_files=len(SIZES) - 1)
+    with capture_logs() as logs:
+        receiver.take(sender.a_pass())
+    assert not current(receiver).exists()
+    assert [one["reason"] for one in logs if one["event"] == "object.refused"] == ["too-many"]
+    receiver.sink.close(for_good=True)
+    receiver = receiver_of(place, max_files=len(SIZES))
+    receiver.take(sender.a_pass())
+    assert content(current(receiver)) == content(place / "source")
+    receiver.sink.close(for_good=True)
+
+
 def test_a_tree_that_lacks_a_file_is_not_switched_to(place: Path, sender: Sender) -> None:
     receiver = receiver_of(place, max_size=100_000)
     try:

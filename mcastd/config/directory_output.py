@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from mcastd.config.output import OutputPath, OutputSettings, dated
-from mcastd.config.types import DirectoryPath, FilePath, Mode, Size
+from mcastd.config.types import DirectoryPath, FileCount, FilePath, Mode, Size
 
 
 class DirectoryOutput(OutputSettings):
@@ -21,6 +21,11 @@ class DirectoryOutput(OutputSettings):
     path: DirectoryPath = Field(description="The path of the directory, made if it is missing.")
     max_size: Size = Field(
         16 << 30, description="The largest file that is received, in bytes; larger ones are refused."
+    )
+    max_files: FileCount = Field(
+        200_000,
+        description="The most files that the directory may have, whoever made them; those beyond are refused,"
+        " and a tree with more is not received.",
     )
     mode: Mode | None = Field(
         None,

@@ -115,6 +115,7 @@ PayloadSize = Annotated[int, PlainValidator(whole_number(1, MAX_DATAGRAM_BYTES))
 Interleave = Annotated[int, PlainValidator(whole_number(1, 64))]
 SessionNumber = Annotated[int, PlainValidator(whole_number(0, 0xFFFFFFFF))]
 Keep = Annotated[int, PlainValidator(whole_number(0, 10_000))]
+FileCount = Annotated[int, PlainValidator(whole_number(1, 1_000_000_000))]
 Dscp = Annotated[int, PlainValidator(parse_dscp), PlainSerializer(format_dscp, when_used="json")]
 Mode = Annotated[int, PlainValidator(parse_mode), PlainSerializer(format_mode, when_used="json")]
 Repeat = Annotated[

@@ -14,10 +14,13 @@ from mcastd.delivery.refused import RefusedError
 from mcastd.delivery.symbols import Allowance
 
 
-def require_receivable(landing: Landing, description: ObjectDescription, size_max: int) -> None:
-    """Raises RefusedError for an object that cannot land, as far as that is known before; OSError."""
+def require_receivable(landing: Landing, description: ObjectDescription, size_max: int) -> bool:
+    """Raises RefusedError for an object that cannot land, as far as that is known before; OSError.
+
+    Returns True if no file has its name yet.
+    """
     content.require_receivable(description, size_max)
-    landing.require_free(description.name)
+    return landing.require_free(description.name)
 
 
 def begin(

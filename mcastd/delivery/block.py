@@ -29,7 +29,7 @@ class PartialBlock:
     missing: int  # source symbols
     repair: dict[int, bytes] = field(default_factory=dict)  # by encoding symbol id
     failed: int = 0  # attempts to decode it
-    unasked: bool = False  # the code could not be asked: the same symbols may suffice
+    unasked: bool = False  # the codec failed for a reason of its own: the same symbols may suffice
     wrong: bool = False  # it was thrown away
     heard: bool = True  # the pass that is under way was heard from the beginning of the block
     last: int = 0  # encoding symbol id of the last symbol that came

@@ -8,8 +8,8 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 
-# Buffers that one pwritev(2) or preadv(2) takes on Linux.
-IOV_MAX = 1024
+# Buffers that one pwritev(2) or preadv(2) takes.
+IOV_MAX = os.sysconf("SC_IOV_MAX")
 # Bytes that are read at once: they stay in the processor's cache until they are hashed.
 PIECE_BYTES = 1 << 18
 

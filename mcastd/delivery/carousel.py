@@ -17,13 +17,13 @@ What is sent is read a stripe at a time: no more than its blocks and their repai
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
 from mcastd.delivery.catalog import Catalog, ChangedError
-from mcastd.delivery.division import BLOCK_SYMBOLS
 from mcastd.delivery.on_air import BlockOnAir, Datagrams, Room, Seal, none, whole
 from mcastd.delivery.protection import repair_symbols
 from mcastd.delivery.scan import SourceFile
@@ -31,9 +31,9 @@ from mcastd.protocols import alc, fdt, fec, lct, raptorq
 from mcastd.protocols.seal import MakeRepair
 
 # Bytes before each symbol: LCT header and FEC payload ID.
-HEADER_BYTES = lct.BUILT_BYTES + 4
+HEADER_BYTES = lct.BUILT_BYTES + fec.SHORT_ID_BYTES
 # The same in an FDT packet, which has the extensions EXT_FDT and EXT_FTI.
-FDT_HEADER_BYTES = HEADER_BYTES + 4 + 16
+FDT_HEADER_BYTES = HEADER_BYTES + 4 + fec.EXT_FTI_BYTES
 # Symbols of one block in a row: enough for a receiver to take them in one piece.
 RUN_SYMBOLS = 16
 # A turn has at least about this many datagrams, if there are enough blocks: runs of small ones are shorter.
@@ -45,8 +45,6 @@ STRIPE_BLOCKS_MAX = 64
 # How often the FDT is sent before the first symbol of a pass, and with a stripe.
 FDT_AT_START = 4
 FDT_OF_STRIPE_MIN = 3
-# The FDT instance ids that a carousel may use up on average: after a restart the next ones are free then.
-INSTANCES_PER_SECOND = 16
 # Repair symbols begin anew after this many times the source symbols of the block.
 REPAIR_CYCLE = 4
 # Packets of the manifest that go with each description of what is on air: of a small tree that is all of it.
@@ -71,6 +69,18 @@ def symbol_size_of(max_datagram: int) -> int:
     """The largest symbols for datagrams of ``max_datagram`` bytes of payload, in bytes."""
     size = max_datagram - HEADER_BYTES
     return size - size % fec.RAPTORQ_ALIGNMENT_BYTES
+
+
+def first_instance(now: float, life: float) -> int:
+    """The id of the first FDT instance of a run that begins ``now``, in seconds since the epoch.
+
+    No instance of an earlier run may have it that still holds (RFC 6726 section 3.4.1), and nothing is kept
+    of those. So the ids follow the clock, once round in at least twice the ``life`` of an instance: when one
+    comes again, what had it before has expired. That time is a power of two: so it is the same for lives that
+    are about the same.
+    """
+    seconds = 1 << math.ceil(math.log2(2 * life))
+    return int(now * alc.FDT_IDS / seconds) % alc.FDT_IDS
 
 
 class _Instance(NamedTuple):
@@ -164,7 +174,7 @@ class Carousel:
                 yield from self._describe(groups)
             copies = 1
             total = sum(block.source_count + block.repair_count for block in stripe)
-            large = sum(block.source_count > BLOCK_SYMBOLS // 2 for block in stripe)
+            large = sum(block.source_count > fec.BLOCK_SYMBOLS // 2 for block in stripe)
             of_stripe, sent, described = max(self._fdt_copies, large), 0, 0
             for datagrams in self._turns(stripe, min(PLAN_DATAGRAMS, total // of_stripe)):
                 yield datagrams
@@ -183,7 +193,7 @@ class Carousel:
         symbols = 0
         for block in chain.from_iterable(map(self._blocks, files)):
             symbols += block.source_count
-            small = symbols <= width * BLOCK_SYMBOLS and len(stripe) < STRIPE_BLOCKS_MAX
+            small = symbols <= width * fec.BLOCK_SYMBOLS and len(stripe) < STRIPE_BLOCKS_MAX
             if len(stripe) >= width and not small:
                 yield stripe
                 stripe, symbols = [], block.source_count
@@ -314,8 +324,8 @@ class Carousel:
             yield self._packets[instance]
 
     def _new_instance(self) -> _Instance:
-        if self._next_instance < 0:  # after a restart not one that receivers still have
-            self._next_instance = int(INSTANCES_PER_SECOND * self._now)
+        if self._next_instance < 0:
+            self._next_instance = first_instance(self._now, self._life)
         number = self._next_instance % alc.FDT_IDS
         self._next_instance += 1
         return _Instance(number, int(self._now + self._life))

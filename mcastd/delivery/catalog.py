@@ -47,7 +47,6 @@ class Catalog:
         self.files: tuple[SourceFile, ...] = ()  # of the last whole scan, in the order of their names
         self.refused: Counter[str] = Counter()  # of that scan, by reason
         self.refusals: tuple[RefusedFile, ...] = ()  # some of these
-        self.version = 0  # how often a scan has found something other than the one before
         self.progress = ""  # of the scan under way, in words
         self.symbol_size = symbol_size  # bytes, of all files
         self._path = path
@@ -82,8 +81,6 @@ class Catalog:
             self.close()
             raise
         self._steps = self._scan = None
-        if scan.files != self._known:
-            self.version += 1
         self._known = scan.files
         self.files = tuple(part for name in sorted(scan.files) for part in scan.files[name])
         self.refused, self.refusals = scan.refused, tuple(scan.refusals)

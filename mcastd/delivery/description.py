@@ -13,6 +13,8 @@ from mcastd.protocols.manifest import ManifestFile
 
 # Blocks of a file that receivers take. Each takes a byte while it is received.
 BLOCKS_MAX = 1 << 16
+# Between looks for descriptions that hold no more.
+EXPIRE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +113,7 @@ class Listing:
 
 
 class Run(NamedTuple):
-    """Symbols ``esi``, ``esi + 1``, ... of one source block, a datagram each, all of one size.
+    """Symbols ``esi``, ``esi + 1``, ... of one source block, all of one size.
 
     Their buffers are valid for as long as those of the batch.
     """
@@ -120,3 +122,8 @@ class Run(NamedTuple):
     sbn: int
     esi: int
     symbols: Sequence[bytes | memoryview]
+    together: bool = False  # all in one datagram; else each has a datagram of its own
+
+    @property
+    def datagrams(self) -> int:
+        return 1 if self.together else len(self.symbols)

@@ -17,17 +17,25 @@ from mcastd.paths import KINDS, PARENT_MODE, place_of
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def open_root(path: Path) -> int:
-    """Open an output directory, made if it is missing. Raises OSError, UnsafePathError."""
-    with place_of(path, make=True) as place:
+def open_root(path: Path, mode: int = PARENT_MODE) -> int:
+    """Open an output directory; if it is missing it is made with the permission bits ``mode``.
+
+    Raises OSError, UnsafePathError.
+    """
+    with place_of(path, make=True, mode=mode) as place:
         with suppress(FileExistsError):
-            os.mkdir(place.name, PARENT_MODE, dir_fd=place.directory)
+            os.mkdir(place.name, mode, dir_fd=place.directory)
         fd = os.open(place.name, DIRECTORY_FLAGS, dir_fd=place.directory)
         owner = os.fstat(fd).st_uid
         if place.ours or owner in {0, os.geteuid()}:
             return fd
         os.close(fd)
         raise UnsafePathError(path, f"it belongs to uid {owner}", owner)
+
+
+def mode_around(mode: int) -> int:
+    """The mode of a directory for files of ``mode``: who may read them may enter, its owner may write."""
+    return 0o700 | (mode & 0o044) | (mode & 0o044) >> 2
 
 
 @contextmanager
@@ -67,8 +75,8 @@ def _enter(directory: int, part: str, make: int | None) -> int:
             raise
     os.mkdir(part, 0o700, dir_fd=directory)
     inner = os.open(part, DIRECTORY_FLAGS, dir_fd=directory)
-    with suppress(OSError):  # enterable by all that may read the file, writable by the owner alone
-        os.fchmod(inner, 0o700 | (make & 0o044) | (make & 0o044) >> 2)
+    with suppress(OSError):
+        os.fchmod(inner, mode_around(make))
     with suppress(OSError):
         os.fsync(directory)
     return inner

@@ -7,10 +7,8 @@ from typing import NamedTuple
 
 from mcastd.delivery.description import BLOCKS_MAX
 from mcastd.protocols import fec, raptorq
+from mcastd.protocols.fec import BLOCK_SYMBOLS
 from mcastd.protocols.lct import Malformed
-
-# Source symbols of a block, if the object has no more blocks than its FEC scheme has numbers for.
-BLOCK_SYMBOLS = 1024
 
 
 class TooLargeError(ValueError):

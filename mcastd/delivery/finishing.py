@@ -14,7 +14,8 @@ from mcastd.delivery.settling import prepare, settle
 class Ending(Enum):
     """How it ended."""
 
-    LANDED = auto()
+    LANDED = auto()  # in place of a file that had the name
+    ADDED = auto()  # and no file had the name
     UNCHANGED = auto()  # the file that has the name was the object already
     INCOMPLETE = auto()  # that file changed while a part of it was copied: something is to be received again
 
@@ -64,8 +65,8 @@ def finish(
             settle(whole.fd, mode, description.mtime_ns)
         except OSError as error:
             raise NotSettledError(error.errno, error.strerror) from error
-        landing.land(whole, description.name, mode)
+        is_new = landing.land(whole, description.name, mode)
     finally:
         if decoded is not None and decoded.fd >= 0:
             landing.discard(decoded)
-    return Ending.LANDED
+    return Ending.ADDED if is_new else Ending.LANDED

@@ -26,12 +26,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcastd.delivery.directories import DIRECTORY_FLAGS, in_the_way, open_root, other_file_system, parent_of
+from mcastd.delivery.directories import (
+    DIRECTORY_FLAGS,
+    in_the_way,
+    mode_around,
+    open_root,
+    other_file_system,
+    parent_of,
+)
 from mcastd.delivery.names import PARTIAL_DIRECTORY, require_safe
 from mcastd.delivery.refused import RefusedError
 from mcastd.delivery.settling import UnsettledNames, settle
 from mcastd.errors import SinkError, UnsafePathError
-from mcastd.paths import identity, place_of
+from mcastd.paths import PARENT_MODE, identity, place_of
 
 # After so long without a write, what was left of an unfinished file is removed.
 LEFTOVER_SECONDS = 7 * 86_400.0
@@ -61,8 +68,10 @@ class Partial:
 class Landing:
     """An output directory. One thread uses it; :meth:`open` comes first. All raise OSError."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mode: int | None = None) -> None:
+        """If it is missing it is made for files of ``mode``; None: those of which nothing is known."""
         self._path = path
+        self._root_mode = PARENT_MODE if mode is None else mode_around(mode)
         self._root = -1
         self._partials = -1
         self._owner = -1  # uid of the files that we make there
@@ -80,7 +89,7 @@ class Landing:
         if self._root >= 0:
             return
         try:
-            self._root = open_root(self._path)
+            self._root = open_root(self._path, self._root_mode)
             self._partials = self._open_partials()
             self._probe()
         except BaseException:
@@ -130,12 +139,24 @@ class Landing:
         found = os.fstatvfs(self._root)
         return found.f_bavail * found.f_frsize >= size
 
-    def require_free(self, name: Sequence[str]) -> None:
-        """Raises RefusedError if a file cannot land as ``name``, as far as that is known before."""
+    def count_files(self, most: float) -> int:
+        """How many files there are, whoever made them; at least ``most`` if there are more."""
+        count = 0
+        for _, directories, files, _ in os.fwalk(".", dir_fd=self._files):
+            directories[:] = [name for name in directories if name != PARTIAL_DIRECTORY]
+            count += len(files)
+            if count >= most:
+                break
+        return count
+
+    def require_free(self, name: Sequence[str]) -> bool:
+        """Raises RefusedError if a file cannot land as ``name``, as far as that is known before.
+
+        Returns True if no file has that name.
+        """
         require_safe(name)
         with self._parent_of(name) as parent:
-            if parent is not None:
-                self._require_ours(parent, name)
+            return parent is None or self._require_ours(parent, name)
 
     def begin(self, name: Sequence[str], *, resumable: bool) -> Partial:
         """A file to receive ``name`` into: what an earlier run has left of it if it is ``resumable``.
@@ -160,8 +181,8 @@ class Landing:
         settle(fd, mode, mtime_ns)
         return True
 
-    def land(self, partial: Partial, name: Sequence[str], mode: int) -> None:
-        """Give a whole file its name, in place of what of ours has it.
+    def land(self, partial: Partial, name: Sequence[str], mode: int) -> bool:
+        """Give a whole file its name, in place of what of ours has it. Returns True if nothing had it.
 
         :func:`settle` it before, and :meth:`settle_names` after it and some others.
 
@@ -171,7 +192,7 @@ class Landing:
         require_safe(name)
         with self._parent_of(name, make=mode) as parent:
             assert parent is not None
-            self._require_ours(parent, name)
+            is_new = self._require_ours(parent, name)
             if not partial.name:
                 self._link(partial)
             try:
@@ -182,6 +203,7 @@ class Landing:
                 raise
             self._release(partial)
             self._changed(parent)
+        return is_new
 
     def settle_names(self) -> None:
         """Have the names of landed files on the disk: until then a crash of the host may take them back."""
@@ -292,14 +314,18 @@ class Landing:
                 raise other_file_system(name)
             yield parent
 
-    def _require_ours(self, parent: int, name: Sequence[str]) -> None:
-        """Raises RefusedError if what has the name is not a regular file of ours."""
+    def _require_ours(self, parent: int, name: Sequence[str]) -> bool:
+        """Raises RefusedError if what has the name is not a regular file of ours.
+
+        Returns True if nothing has it.
+        """
         try:
             found = os.stat(name[-1], dir_fd=parent, follow_symlinks=False)
         except FileNotFoundError:
-            return
+            return True
         if not stat.S_ISREG(found.st_mode) or found.st_uid != self._owner:
             raise in_the_way(name, name, parent)
+        return False
 
 
 def _digest(name: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ from mcastd.delivery.symbols import MALFORMED
 from mcastd.keytext import GroupKey, VerifyingKey
 from mcastd.protocols import raptorq
 from mcastd.protocols.alc import AlcHeader
-from mcastd.protocols.fec import NO_CODE, RAPTORQ, Blocks, Oti, scheme_of
+from mcastd.protocols.fec import BLOCK_SYMBOLS, NO_CODE, RAPTORQ, Blocks, Oti, scheme_of
 from mcastd.protocols.lct import Malformed
 from mcastd.protocols.manifest import (
     MANIFEST_MAX_BYTES,
@@ -29,7 +29,7 @@ from mcastd.protocols.manifest import (
     require_current,
     verify,
 )
-from mcastd.protocols.manifest_packets import BLOCK_SYMBOLS, read_plain
+from mcastd.protocols.manifest_packets import read_plain
 from mcastd.protocols.raptorq import CodecError, NotInstalledError
 from mcastd.protocols.seal import (
     Announced,

@@ -6,6 +6,7 @@ symbols are received.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 
@@ -14,10 +15,11 @@ from mcastd.delivery import beginning, room
 from mcastd.delivery.assembly import Assembly
 from mcastd.delivery.block import Decode
 from mcastd.delivery.description import ObjectDescription, Run
+from mcastd.delivery.file_limit import FileLimit, too_many
 from mcastd.delivery.finishing import Ending, NotSettledError, finish
 from mcastd.delivery.landing import Landing
 from mcastd.delivery.received import ObjectState, Outcome, Received
-from mcastd.delivery.refused import WRONG_DIGEST, RefusedError
+from mcastd.delivery.refused import TOO_MANY, WRONG_DIGEST, RefusedError
 from mcastd.delivery.register import Register
 from mcastd.delivery.symbols import Allowance
 from mcastd.errors import SinkError
@@ -37,8 +39,7 @@ MODE = 0o640
 
 # Reasons to drop a symbol, beside those of refused.py and symbols.py.
 OVERDUE = "expired"  # the description of its object holds no more
-TOO_MANY = "too-many"  # objects
-REASONS = (OVERDUE, TOO_MANY)
+REASONS = (OVERDUE,)
 
 # States in which a symbol makes an object be received.
 _TO_BEGIN = {ObjectState.WAITING, ObjectState.REFUSED}
@@ -61,8 +62,12 @@ class Reception:
         states: Counter[str] | None = None,
         on_outcome: Callable[[Outcome], object] = lambda _: None,
         receiving_max: int = RECEIVING_MAX,
+        files_max: float = math.inf,
     ) -> None:
-        """Files get the permission bits ``mode``; None: those that their sender says."""
+        """Files get the permission bits ``mode``; None: those that their sender says.
+
+        One that would be the first beyond ``files_max`` in the directory is refused.
+        """
         self.counts = SymbolCounts() if counts is None else counts
         self._register = Register(Counter() if states is None else states)
         self.states, self.lengths = self._register.states, self._register.lengths
@@ -73,6 +78,8 @@ class Reception:
         self.unrepaired: dict[int, Received] = {}  # those for which there is no code
         self._queue: dict[int, Received] = {}  # have something to do beside receiving
         self._landing, self._decode = landing, decode
+        self._files_max = files_max
+        self._file_limit = FileLimit(files_max, landing.count_files)
         self._size_max, self._mode = size_max, mode
         self._on_outcome = on_outcome
         self._receiving_max = receiving_max
@@ -206,7 +213,8 @@ class Reception:
             return None
         self._note(known, None)
         try:
-            beginning.require_receivable(self._landing, known.description, self._size_max)
+            if beginning.require_receivable(self._landing, known.description, self._size_max):
+                self._require_place(known.description, now)
             if len(self.receiving) >= self._receiving_max:
                 self._end_oldest(now)
             known.partial, known.assembly = beginning.begin(
@@ -223,6 +231,11 @@ class Reception:
             self._set(known, ObjectState.RECEIVING)
         self._queue[known.description.toi] = known
         return known.assembly
+
+    def _require_place(self, description: ObjectDescription, now: float) -> None:
+        """Raises RefusedError if the directory may have no other file; OSError."""
+        if self._file_limit.is_met(len(self.receiving), now):
+            raise too_many(description, self._files_max)
 
     def _end_oldest(self, now: float) -> None:
         """Have the object that was touched longest ago give up its place: it lands if it is complete."""
@@ -326,6 +339,8 @@ class Reception:
         else:
             return True
         known.finishing = None
+        if ending is Ending.ADDED:
+            self._file_limit.note_new()
         if ending is Ending.INCOMPLETE:
             self._set(known, ObjectState.RECEIVING)
         else:

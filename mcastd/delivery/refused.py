@@ -12,6 +12,8 @@ IN_THE_WAY = "in-the-way"
 OTHER_FILE_SYSTEM = "other-file-system"
 # It is larger than what is allowed, or becomes so when it is decoded.
 TOO_LARGE = "too-large"
+# There are as many files as there may be, or as many objects as can be known.
+TOO_MANY = "too-many"
 # What is said of its blocks contradicts itself, or passes all bounds.
 BAD_DESCRIPTION = "bad-description"
 # It is encoded in a way that is not known, or not as it says.
@@ -24,6 +26,7 @@ REASONS = (
     IN_THE_WAY,
     OTHER_FILE_SYSTEM,
     TOO_LARGE,
+    TOO_MANY,
     UNSAFE_NAME,
     WRONG_DIGEST,
 )

@@ -68,7 +68,6 @@ class Repair:
             block.unasked = True
         if decoded is None:
             block.failed += 1
-            self._counts.failed_decodes += 1
             return None
         self.hindrance = None
         return memoryview(decoded)[: block.size]

@@ -22,7 +22,8 @@ from typing import Any
 from mcastd.delivery import blockfile
 from mcastd.delivery.block import Decode
 from mcastd.delivery.description import Listing, ObjectDescription, of_manifest
-from mcastd.delivery.names import UnsafeNameError, require_safe
+from mcastd.delivery.file_limit import too_many
+from mcastd.delivery.names import require_safe
 from mcastd.delivery.received import ObjectState, Outcome, Received
 from mcastd.delivery.reception import RETRY_SECONDS, Reception
 from mcastd.delivery.refused import RefusedError
@@ -84,10 +85,12 @@ class TreeReception(Reception):
             self._chores_at = now + RETRY_SECONDS  # then it is told again, with the next batch
             return
         self.missing = set() if there else listed
-        for description in described:
+        for number, description in enumerate(described):
             try:
                 require_safe(description.name)
-            except UnsafeNameError as error:
+                if number >= self._files_max:
+                    raise too_many(description, self._files_max)
+            except RefusedError as error:
                 self._lacking += 1
                 self._on_outcome(Outcome(description, error))
                 continue

@@ -53,8 +53,8 @@ class TreeLanding(Landing):
     A tree is named by 32 hexadecimal digits.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, mode: int | None = None) -> None:
+        super().__init__(path, mode)
         self._trees = -1
         self._building = -1
         self._before = -1  # the tree that is current while another one is built

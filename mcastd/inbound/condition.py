@@ -10,8 +10,7 @@ from mcastd import clock
 from mcastd.config import InboundSubscription
 from mcastd.inbound.outputs import Outputs
 from mcastd.net.link import Receiver
-from mcastd.printable import printable
-from mcastd.status import ManifestStatus, ReceiveBuffer
+from mcastd.status import ReceiveBuffer
 from mcastd.worker import Context
 
 # The status names a reader that has taken nothing for this long.
@@ -107,15 +106,17 @@ class Condition:
         config: InboundSubscription,
         link: Receiver,
         outputs: Outputs,
-        manifest: ManifestStatus | None = None,
+        problem: str = "",
         *,
         ready: bool = False,
     ) -> None:
-        """Give the context what is not as it should be, if that has changed, or the worker is ``ready``."""
+        """Give the context what is not as it should be, if that has changed, or the worker is ``ready``.
+
+        ``problem`` is that of the protocol.
+        """
         troubles = [trouble for trouble in (link.trouble, link.problem) if trouble]
         troubles += outputs.problems()
-        if manifest is not None and manifest.serial is None and manifest.refused:
-            troubles.append(f"takes no files: a manifest is refused: {printable(manifest.refusal)}")
+        troubles += [problem] if problem else []
         if not outputs.blocked():
             self._blocked_since = None
         elif self._blocked_since is None:

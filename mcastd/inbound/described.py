@@ -30,7 +30,8 @@ from mcastd.protocols.seal import SealReason, is_announcement
 # that their locations take of memory.
 OBJECTS_MAX = 20_000
 LOCATIONS_MAX_BYTES = 16 << 20
-# An object gives its name back to one that had it before, if that is told again and it was not for so long.
+# Of two objects of one name, the one that was described before gets the name back when it is described again
+# and the other one was not for this long.
 UNTOLD_SECONDS = 10.0
 # A session that is silent for so long gives its place to another one.
 SILENT_SECONDS = 30.0
@@ -41,6 +42,7 @@ class _Entered(KnownObject):
     """An object as an entry of an FDT instance describes it."""
 
     entry: FileEntry
+    is_cut_in_band: bool = False  # as an EXT_FTI said, not its entry
     told: float = -math.inf  # monotonic time when an instance said it last
 
 
@@ -55,6 +57,8 @@ class DescribedObjects:
         self._session = session
         self._heard = ""  # address of the sender whose session is received
         self._heard_at = -math.inf  # monotonic time of the session's last datagram
+        self.heard_session: int | None = None
+        """Another session than that of the settings, which comes while nothing of that one ever came."""
         self._tables = FdtReception()
         self._objects: OrderedDict[int, _Entered] = OrderedDict()  # by TOI; what was told last is the last
         self._named: dict[str, _Entered] = {}  # by location: which of them has it
@@ -69,8 +73,8 @@ class DescribedObjects:
         if toi == MANIFEST_TOI and self._ignore_manifest(stretch):
             return
         known = self._objects.get(toi) if toi else None
-        if known is not None and known.lacks_cut and header.fti is not None:
-            self._cut(known, *header.fti)
+        if known is not None and header.fti is not None and not known.is_cut_in_band:
+            self._cut_in_band(known, *header.fti)
         if toi is None or not stretch.runs[0].payloads[0]:
             self._given.count_descriptive(stretch.length, 0)
         elif toi == 0:
@@ -101,8 +105,10 @@ class DescribedObjects:
     def _is_ours(self, sender: str, tsi: int, now: float) -> bool:
         """Return True for the session that is received: maybe from now on."""
         if (sender, tsi) != (self._heard, self._session):
-            named = self._any_session or tsi == self._session
-            if not named or now < self._heard_at + SILENT_SECONDS:
+            if not self._any_session and tsi != self._session:
+                self.heard_session = None if self._heard else tsi
+                return False
+            if now < self._heard_at + SILENT_SECONDS:
                 return False
             self._begin_session(sender, tsi)
         self._heard_at = now
@@ -111,7 +117,7 @@ class DescribedObjects:
     def _begin_session(self, sender: str, tsi: int) -> None:
         """Objects of another session have the same numbers."""
         self._given.drop(NO_FDT, self._held.give_up(math.inf))
-        self._session, self._heard = tsi, sender
+        self._session, self._heard, self.heard_session = tsi, sender, None
         for toi in [*self._objects]:
             self._forget(toi)
         self._tables = FdtReception()
@@ -144,7 +150,7 @@ class DescribedObjects:
                 known = self._objects[entry.toi] = _Entered(instance.expires, entry=entry)
                 self._named[entry.location] = known
                 self._locations_bytes += sys.getsizeof(entry.location)
-                self._describe(known)
+                self._describe_if_cut_is_told(known)
             elif instance.expires > known.expires:
                 known.expires = instance.expires
                 if known.description is not None:
@@ -168,17 +174,22 @@ class DescribedObjects:
         self._named[known.entry.location] = known
         return True
 
-    def _describe(self, known: _Entered) -> None:
+    def _describe_if_cut_is_told(self, known: _Entered) -> None:
         """Make a description of what an entry says, or of that and an EXT_FTI, as soon as it is enough."""
         entry = known.entry
-        if entry.oti is not None and entry.transfer_length is not None:
-            self._cut(known, entry.oti, entry.transfer_length)
-            return
         told = (stretch.header.fti for stretch in self._held.of(entry.toi))
         if (fti := next(filter(None, told), None)) is not None:
-            self._cut(known, *fti)
+            self._cut_in_band(known, *fti)
+        elif entry.oti is not None and entry.transfer_length is not None:
+            self._describe_as_cut(known, entry.oti, entry.transfer_length)
 
-    def _cut(self, known: _Entered, oti: Oti, length: int) -> None:
+    def _cut_in_band(self, known: _Entered, oti: Oti, length: int) -> None:
+        """Go by the first EXT_FTI that comes. It counts more than an entry (RFC 6726 section 5)."""
+        known.is_cut_in_band = True
+        if known.cut != (oti, length):
+            self._describe_as_cut(known, oti, length)
+
+    def _describe_as_cut(self, known: _Entered, oti: Oti, length: int) -> None:
         """Describe an object that is cut so, and give on what was held of it."""
         entry = known.entry
         try:

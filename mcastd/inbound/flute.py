@@ -21,6 +21,7 @@ from mcastd import clock
 from mcastd.clock import Clock
 from mcastd.config import FluteInbound
 from mcastd.delivery import keys
+from mcastd.delivery.description import EXPIRE_SECONDS
 from mcastd.delivery.manifest_reception import FOREIGN_SESSION, REFUSED, REPLAYED, ManifestReception
 from mcastd.delivery.refused import UNSAFE_NAME
 from mcastd.delivery.serials import Serials, StateError, state_directory
@@ -34,13 +35,11 @@ from mcastd.keytext import GroupKey, VerifyingKey
 from mcastd.log import get_logger
 from mcastd.names import short_name
 from mcastd.net.link import Batch
+from mcastd.printable import printable
 from mcastd.protocols.alc import PacketReader
 from mcastd.protocols.manifest import ManifestReason
 from mcastd.protocols.seal import SealReason
 from mcastd.status import ManifestStatus
-
-# Between looks for descriptions that hold no more.
-EXPIRE_SECONDS = 10.0
 
 
 class FluteSequencer:
@@ -80,6 +79,16 @@ class FluteSequencer:
     @property
     def manifest(self) -> ManifestStatus | None:
         return self._objects.status if isinstance(self._objects, ListedObjects) else None
+
+    @property
+    def problem(self) -> str:
+        manifest, objects = self.manifest, self._objects
+        if manifest is not None and manifest.serial is None and manifest.refused:
+            return f"takes no files: a manifest is refused: {printable(manifest.refusal)}"
+        if objects is not None and objects.heard_session is not None:
+            wanted = self._settings.session
+            return f"takes no files: session {objects.heard_session} comes, and it is to receive {wanted}"
+        return ""
 
     @property
     def held(self) -> int:

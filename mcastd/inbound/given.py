@@ -11,14 +11,14 @@ from mcastd.delivery.manifest_reception import FOREIGN_SESSION
 from mcastd.delivery.symbols import MALFORMED
 from mcastd.inbound.symbols import SymbolBatch
 from mcastd.protocols.alc import Stretch, Symbols
-from mcastd.protocols.fec import Blocks, Oti
-from mcastd.protocols.lct import BUILT_BYTES
+from mcastd.protocols.fec import Blocks, Oti, parted
+from mcastd.protocols.lct import BUILT_BYTES, Malformed
 from mcastd.protocols.seal import ObjectOpener, SealReason
 
 # Reasons to drop a datagram, beside those of manifest_reception.py and SealReason, and beside MALFORMED: it
 # is no packet of FLUTE, or contradicts what is said of its object.
 NO_FDT = "no-fdt"  # its object was not described in time, or too much waits for that
-EXPIRED = "expired"  # the FDT instance says nothing any more, or a clock is wrong
+EXPIRED = "expired"  # the FDT instance had expired when it came: it came late, or a clock is wrong
 
 
 @dataclass(slots=True)
@@ -90,10 +90,24 @@ class Given:
                     self.drop(MALFORMED, len(run.payloads))
                     continue
                 sbn = known.first_block + run.sbn
-                if known.opener is None:
+                if known.opener is None and len(run.payloads[0]) > blocks.symbol_size:
+                    self._give_several(description, blocks, sbn, run)
+                elif known.opener is None:
                     self._runs.append(Run(description, sbn, run.esi, run.payloads))
                 else:
                     self._give_opened(known.opener, description, sbn, run)
+
+    def _give_several(
+        self, description: ObjectDescription, blocks: Blocks, sbn: int, symbols: Symbols
+    ) -> None:
+        """Give on symbols of which each datagram has several (RFC 6330 section 4.4.2)."""
+        for esi, payload in enumerate(symbols.payloads, symbols.esi):
+            try:
+                pieces = parted(blocks, symbols.sbn, esi, payload)
+            except Malformed:
+                self.drop(MALFORMED, 1)
+            else:
+                self._runs.append(Run(description, sbn, esi, pieces, together=True))
 
     def _give_opened(
         self, opener: ObjectOpener, description: ObjectDescription, sbn: int, symbols: Symbols

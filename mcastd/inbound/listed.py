@@ -47,6 +47,8 @@ class ListedObjects:
         self._session = session
         self._manifests = manifests
         self._log = log
+        self.heard_session: int | None = None
+        """Another session than that of the settings, whose manifests come, while that one has none."""
         self._listed: dict[int, ManifestFile] = {}  # by the TOIs of its parts, in the current manifest
         self._empty: Sequence[int] = ()  # TOIs of those that have no bytes
         self._objects: dict[int, KnownObject] = {}  # those of them that were asked for, by TOI
@@ -60,8 +62,11 @@ class ListedObjects:
         """``now`` is monotonic time, ``wall`` the time since 1970, in seconds."""
         header, toi = stretch.header, stretch.header.toi
         if toi == MANIFEST_TOI and self._required_session in {None, header.tsi}:
+            self.heard_session = None
             self._take_manifest(stretch, wall)
         elif self._session not in {None, header.tsi}:
+            if toi == MANIFEST_TOI and self.status.serial is None and self._required_session is not None:
+                self.heard_session = header.tsi
             self._given.drop(FOREIGN_SESSION, stretch.length)
         elif not toi or not stretch.runs[0].payloads[0]:
             # What an FDT or an empty packet says is not believed; in a sealed session the sender has none

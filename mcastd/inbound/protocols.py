@@ -40,6 +40,10 @@ class Sequencer(Protocol):
     def manifest(self) -> ManifestStatus | None:
         """The list of files that it goes by, if it goes by one. For any thread."""
 
+    @property
+    def problem(self) -> str:
+        """What keeps it from what it is to receive, in words; "" if nothing does. For any thread."""
+
     def open(self) -> None:
         """Called when a run begins: read what the settings name. Raises McastdError."""
 

@@ -242,6 +242,11 @@ class Subscription:
         protocol = self._intake.protocol
         return None if protocol is None else protocol.manifest
 
+    @property
+    def _problem(self) -> str:
+        protocol = self._intake.protocol
+        return "" if protocol is None else protocol.problem
+
     def _glance(self) -> Glance:
         """Return the link as it is now; while it is in use, which may take long, as it was last seen.
 
@@ -295,7 +300,7 @@ class Subscription:
         self.report(context, link)
 
     def report(self, context: Context, link: Receiver, *, ready: bool = False) -> None:
-        self._condition.report(context, self._config, link, self._outputs, self._manifest, ready=ready)
+        self._condition.report(context, self._config, link, self._outputs, self._problem, ready=ready)
 
     def next_alarm(self) -> float:
         return self._alarms.deadline

@@ -13,7 +13,7 @@ from mcastd.rows import Rows, listed
 
 @dataclass(frozen=True, slots=True)
 class SymbolBatch:
-    """A Batch for an output that takes objects. Each symbol is a datagram."""
+    """A Batch for an output that takes objects. Each symbol is a datagram, as a rule."""
 
     runs: Sequence[Run] = ()
     news: Sequence[ObjectDescription] = ()
@@ -30,7 +30,7 @@ class SymbolBatch:
     times: Sequence[int] = ()
 
     def __len__(self) -> int:
-        return sum(len(run.symbols) for run in self.runs) + self.descriptive
+        return sum(run.datagrams for run in self.runs) + self.descriptive
 
     @property
     def payloads(self) -> Sequence[bytes | memoryview]:

@@ -63,7 +63,7 @@ _OTI_FIELDS = {
 # Attributes that an instance may have for all of its files. They are read for each file: so of each value
 # only the first _COMMON_CHARACTERS are kept.
 _COMMON = (
-    *("Content-Type", "Content-Encoding", "FEC-OTI-FEC-Encoding-ID", "FEC-OTI-Scheme-Specific-Info"),
+    *("Content-Encoding", "FEC-OTI-FEC-Encoding-ID", "FEC-OTI-Scheme-Specific-Info"),
     *_OTI_FIELDS,
 )
 _COMMON_CHARACTERS = 200
@@ -86,7 +86,6 @@ class FileEntry:
     oti: Oti | None = None  # None: EXT_FTI tells it
     encoding: str = ""  # one of ENCODINGS
     md5: bytes = b""  # of the file; empty: not told
-    content_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +94,12 @@ class FdtInstance:
 
     expires: int  # seconds since the epoch
     files: tuple[FileEntry, ...]
-    complete: bool = False  # there will be no other files in the session
     left_out: tuple[Malformed, ...] = ()  # for each entry that is not taken, why
 
 
 def build(instance: FdtInstance) -> bytes:
     """An instance as XML. Raises ValueError if it is longer than what is taken."""
     root = {"xmlns": NAMESPACE, "Expires": str((instance.expires + NTP_EPOCH_SECONDS) % NTP_ERA_SECONDS)}
-    if instance.complete:
-        root["Complete"] = "true"
     files = "\n".join(f"<File{_text(_attributes(entry))}/>" for entry in instance.files)
     text = f'<?xml version="1.0" encoding="UTF-8"?>\n<FDT-Instance{_text(root)}>\n{files}\n</FDT-Instance>\n'
     data = text.encode()
@@ -123,8 +119,6 @@ def _attributes(entry: FileEntry) -> dict[str, str]:
         attributes["Content-Length"] = str(entry.content_length)
     if entry.transfer_length not in (None, entry.content_length):
         attributes["Transfer-Length"] = str(entry.transfer_length)
-    if entry.content_type:
-        attributes["Content-Type"] = entry.content_type
     if entry.encoding:
         attributes["Content-Encoding"] = entry.encoding
     if entry.md5:
@@ -161,9 +155,8 @@ def parse(data: bytes, now: float, encoding: str = "") -> FdtInstance:
         raise Malformed("xml", f"an FDT instance is no XML: {error}") from None
     expires = _number(reader.root, "Expires", most=NTP_ERA_SECONDS - 1) - NTP_EPOCH_SECONDS
     eras = round((now - expires) / NTP_ERA_SECONDS)
-    complete = reader.root.get("Complete", "").strip() in ("true", "1")
     files = tuple(reader.files.values())
-    return FdtInstance(expires + eras * NTP_ERA_SECONDS, files, complete, tuple(reader.left_out))
+    return FdtInstance(expires + eras * NTP_ERA_SECONDS, files, tuple(reader.left_out))
 
 
 def _decoded(data: bytes, encoding: str) -> bytes:
@@ -255,7 +248,6 @@ def _entry(own: Attributes, said: Attributes) -> FileEntry:
         oti=None if transfer is None or "FEC-OTI-FEC-Encoding-ID" not in said else _oti(said, transfer),
         encoding=encoding,
         md5=_base64(own, "Content-MD5", _MD5_BYTES) if "Content-MD5" in own else b"",
-        content_type=said.get("Content-Type", "")[:_COMMON_CHARACTERS],
     )
 
 

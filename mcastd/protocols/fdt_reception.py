@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from mcastd.protocols.alc import AlcHeader, PacketBytes
 from mcastd.protocols.fdt import INSTANCE_MAX_BYTES, FdtInstance, parse
-from mcastd.protocols.fec import Blocks, Oti
+from mcastd.protocols.fec import Blocks, Oti, parted
 from mcastd.protocols.lct import Malformed
 
 # What is kept of instances that are coming, and of those that have come: how many, and their bytes in memory.
@@ -29,7 +29,7 @@ ENTRY_BYTES = 1000
 class _Coming:
     """An instance of which something has come."""
 
-    told: tuple[Oti, int, str]  # how it is cut, its length and its encoding
+    form: tuple[Oti, int, str]  # how it is cut, its length and its encoding
     data: bytearray
     have: bytearray  # 1 for each source symbol that has come
 
@@ -42,7 +42,7 @@ class _Coming:
 class _Whole:
     """An instance that has come."""
 
-    told: tuple[Oti, int, str]
+    form: tuple[Oti, int, str]
     data: bytes
     instance: FdtInstance | Malformed
 
@@ -111,39 +111,43 @@ class FdtReception:
         number = blocks.first(sbn) + esi
         at = number * oti.symbol_size
         size = min(oti.symbol_size, length - at)
-        if not size <= len(payload) <= oti.symbol_size:
+        if len(payload) > oti.symbol_size:
+            symbols = enumerate(parted(blocks, sbn, esi, payload), esi)
+            found = [self.take(header, sbn, number, symbol, wall) for number, symbol in symbols]
+            return next(filter(None, found), None)
+        if len(payload) < size:
             raise Malformed("symbol", f"a symbol of {len(payload)} bytes has to have {size}")
-        told, symbol = (oti, length, header.encoding), bytes(payload[:size])
+        form, symbol = (oti, length, header.encoding), bytes(payload[:size])
         whole = self._whole.use(header.fdt_id)
-        if whole is not None and whole.told == told and whole.data[at : at + size] == symbol:
-            instance = _said(whole.instance)
+        if whole is not None and whole.form == form and whole.data[at : at + size] == symbol:
+            instance = _instance_or_raise(whole.instance)
             return None if number else instance
         self._whole.forget(header.fdt_id)
         coming = self._coming.use(header.fdt_id)
         if (
             coming is None
-            or coming.told != told
+            or coming.form != form
             or (coming.have[number] and coming.data[at : at + size] != symbol)
         ):
-            coming = _Coming(told, bytearray(length), bytearray(blocks.total))
+            coming = _Coming(form, bytearray(length), bytearray(blocks.total))
             self._coming.keep(header.fdt_id, coming)
         coming.data[at : at + size] = symbol
         coming.have[number] = 1
         if 0 in coming.have:
             return None
         self._coming.forget(header.fdt_id)
-        return self._complete(header.fdt_id, told, bytes(coming.data), wall)
+        return self._complete(header.fdt_id, form, bytes(coming.data), wall)
 
-    def _complete(self, fdt_id: int, told: tuple[Oti, int, str], data: bytes, wall: float) -> FdtInstance:
+    def _complete(self, fdt_id: int, form: tuple[Oti, int, str], data: bytes, wall: float) -> FdtInstance:
         try:
-            instance: FdtInstance | Malformed = parse(data, wall, told[2])
+            instance: FdtInstance | Malformed = parse(data, wall, form[2])
         except Malformed as error:
             instance = error.with_traceback(None)
-        self._whole.keep(fdt_id, _Whole(told, data, instance))
-        return _said(instance)
+        self._whole.keep(fdt_id, _Whole(form, data, instance))
+        return _instance_or_raise(instance)
 
 
-def _said(instance: FdtInstance | Malformed) -> FdtInstance:
+def _instance_or_raise(instance: FdtInstance | Malformed) -> FdtInstance:
     if isinstance(instance, Malformed):
         raise Malformed(instance.reason, str(instance))
     return instance

@@ -32,6 +32,16 @@ RAPTORQ_BLOCK_SYMBOLS = 56_403
 RAPTORQ_BLOCKS = 255
 # RaptorQ: bytes of which the size of symbols is a multiple, where we send them.
 RAPTORQ_ALIGNMENT_BYTES = 8
+# Symbols that are taken of one packet, at most: each costs as much as a packet.
+PACKET_SYMBOLS_MAX = 64
+
+# Source symbols of a block, at most, that we send: the codec takes some 4 ms for one.
+BLOCK_SYMBOLS = 1024
+# Bytes of EXT_FTI and of a payload ID as we send them: with no code, and with RaptorQ.
+EXT_FTI_BYTES = 16
+SHORT_ID_BYTES = 4
+
+Bytes = bytes | memoryview
 
 _SHORT_ID = struct.Struct(">I")
 _LONG_ID = struct.Struct(">Q")
@@ -266,6 +276,38 @@ class JoinedBlocks(Blocks):
     def _part(self, sbn: int) -> int:
         self._check(sbn)
         return bisect_right(self._firsts, sbn) - 1
+
+
+def source_symbols(oti: Oti, block: Bytes) -> list[Bytes]:
+    """The source symbols of a block. The last one of an object may be short; RaptorQ's is filled up.
+
+    It is filled up with zeros, RFC 6330 section 4.4.1.2.
+    """
+    size = oti.symbol_size
+    symbols: list[Bytes] = [block[start : start + size] for start in range(0, len(block), size)]
+    if symbols and oti.scheme == RAPTORQ:
+        symbols[-1] = bytes(symbols[-1]).ljust(size, b"\0")
+    return symbols
+
+
+def parted(blocks: Blocks, sbn: int, esi: int, payload: Bytes) -> list[Bytes]:
+    """The symbols in the payload of one packet, of which the first has the number ``esi``.
+
+    A packet may have any number of them (RFC 6330 section 4.4.2). All are whole but the last one of the
+    object, which is filled up if it is short. Raises Malformed for others, and for more than
+    PACKET_SYMBOLS_MAX.
+    """
+    size = blocks.symbol_size
+    if len(payload) > PACKET_SYMBOLS_MAX * size:
+        raise Malformed("symbols", f"a packet has more than {PACKET_SYMBOLS_MAX} symbols")
+    symbols: list[Bytes] = [payload[start : start + size] for start in range(0, len(payload), size)]
+    if symbols and (missing := size - len(symbols[-1])):
+        count = blocks.symbols(sbn)
+        is_last = (sbn, esi + len(symbols)) == (blocks.count - 1, count)
+        if not is_last or missing != count * size - blocks.size(sbn):
+            raise Malformed("symbols", f"a packet has {len(payload)} bytes of symbols of {size}")
+        symbols[-1] = bytes(symbols[-1]) + bytes(missing)
+    return symbols
 
 
 def _ceil(dividend: int, divisor: int) -> int:

@@ -27,9 +27,7 @@ from mcastd.protocols.seal import (
 # The TOI of manifests. No file has it.
 MANIFEST_TOI = (1 << 32) - 1
 # Before the payload of its packets: LCT header, EXT_FTI, and payload ID.
-MANIFEST_HEADER_BYTES = lct.BUILT_BYTES + 16 + 4
-# Source symbols of a block, at most.
-BLOCK_SYMBOLS = 1024
+MANIFEST_HEADER_BYTES = lct.BUILT_BYTES + fec.EXT_FTI_BYTES + fec.SHORT_ID_BYTES
 
 _MAGIC = b"mcm\1"
 _PLAIN = struct.Struct(">4sQ")
@@ -54,19 +52,18 @@ def manifest_packets(
     overhead = _PLAIN.size if sealer is None else ANNOUNCEMENT_OVERHEAD_BYTES
     size = max_datagram - MANIFEST_HEADER_BYTES - overhead
     if protect is None or len(data) <= size:
-        protect, oti = None, fec.Oti(fec.NO_CODE, size, BLOCK_SYMBOLS)
+        protect, oti = None, fec.Oti(fec.NO_CODE, size, fec.BLOCK_SYMBOLS)
     else:
         size -= size % fec.RAPTORQ_ALIGNMENT_BYTES
-        oti = fec.raptorq(len(data), size, BLOCK_SYMBOLS)
+        oti = fec.raptorq(len(data), size, fec.BLOCK_SYMBOLS)
     header = lct.build(tsi, MANIFEST_TOI, oti.scheme, fec.build_fti(oti, len(data)))
     seal = None if sealer is None else sealer(header).seal
     blocks, identify = fec.Blocks(oti, len(data)), fec.scheme_of(oti.scheme).identify
     symbols = []
     for sbn in range(blocks.count):
         block = data[blocks.offset(sbn) :][: blocks.size(sbn)]
-        symbols.append([block[start : start + size] for start in range(0, len(block), size)])
+        symbols.append(fec.source_symbols(oti, block))
         if protect is not None:
-            symbols[sbn][-1] = symbols[sbn][-1].ljust(size, b"\0")
             symbols[sbn] += make_repair(block, size, protect(blocks.largest, blocks.count), 0)
     plain, packets = _PLAIN.pack(_MAGIC, serial), []
     for esi in range(max(map(len, symbols))):

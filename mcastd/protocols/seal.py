@@ -151,12 +151,8 @@ class ObjectSealer:
         Raises NotTheBlockError.
         """
         self._require(sbn, block)
-        size, last = self._part.oti.symbol_size, min(first + count, self._blocks.symbols(sbn))
-        symbols = [block.data[at * size : (at + 1) * size] for at in range(first, last)]
-        # The last source symbol of an object is filled up with zeros (RFC 6330 section 4.4.1.2).
-        if symbols and self._part.oti.scheme == fec.RAPTORQ:
-            symbols[-1] = symbols[-1].ljust(size, b"\0")
-        return self._seal(sbn, first, symbols)
+        symbols = fec.source_symbols(self._part.oti, block.data)
+        return self._seal(sbn, first, symbols[first : first + count])
 
     def repair(self, sbn: int, block: HashedBlock, count: int, skip: int = 0) -> list[bytes]:
         """The payloads of ``count`` repair symbols after the first ``skip`` ones: ESI K + ``skip`` and on.
@@ -173,7 +169,7 @@ class ObjectSealer:
         if block.digest != self._part.hashes[sbn] or len(block.data) != self._blocks.size(sbn):
             raise NotTheBlockError(f"block {sbn} of object {self._part.toi} has changed")
 
-    def _seal(self, sbn: int, first: int, symbols: Sequence[bytes]) -> list[bytes]:
+    def _seal(self, sbn: int, first: int, symbols: Sequence[Buffer]) -> list[bytes]:
         ids = _payload_ids(self._scheme, sbn, first, len(symbols))
         nonces, authenticated = map(self._toi.__add__, ids), map(self.header.__add__, ids)
         return [*map(self._aead.encrypt, nonces, symbols, authenticated)]

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from support import flute
 from support.flute import Rebuilding
 
-from mcastd.delivery.carousel import PLAN_DATAGRAMS, Carousel, symbol_size_of
+from mcastd.delivery.carousel import PLAN_DATAGRAMS, Carousel, first_instance, symbol_size_of
 from mcastd.delivery.catalog import Catalog
 from mcastd.delivery.division import cut
 from mcastd.delivery.protection import repair_symbols
 from mcastd.delivery.scan import SourceFile
-from mcastd.protocols import fec, lct, raptorq
+from mcastd.protocols import alc, fec, lct, raptorq
 
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
 needs_library = pytest.mark.skipif(not raptorq.available(), reason="raptorq is not installed")
@@ -215,7 +215,7 @@ class TestDescription:
         write(tmp_path / "tree", *([700] * 50))
         receiver = rebuilt(pass_of(carousel_of(tmp_path / "tree"), 0))
         first = len(receiver.instances)
-        receiver.take(pass_of(carousel_of(tmp_path / "tree"), 0, NOW + first / 16))
+        receiver.take(pass_of(carousel_of(tmp_path / "tree"), 0, NOW + first / 128))
         assert len(receiver.instances) == 2 * first
 
     def test_instances_are_of_one_packet(self, tmp_path: Path) -> None:
@@ -255,10 +255,18 @@ class TestDescription:
             pass_of(carousel, number, NOW + number * LIFE / 2)
             assert len(carousel._instances) <= 3
 
+    @pytest.mark.parametrize("life", [1.0, LIFE, 20 * 3600.0, 30 * 86_400.0])
+    def test_no_id_comes_again_while_what_had_it_holds(self, life: float) -> None:
+        """Whenever a run begins: with fewer instances than there are ids in the time since the last one."""
+        for number in range(1, 50):
+            begins = NOW + number * life / 49
+            ahead = (first_instance(begins, life) - first_instance(NOW, life)) % alc.FDT_IDS
+            assert 5000 < ahead < alc.FDT_IDS - 5000
+
     def test_ids_wrap(self, tmp_path: Path) -> None:
         write(tmp_path / "tree", 5)
         carousel = carousel_of(tmp_path / "tree")
-        now = ((1700 << 20) - 1) / 16
+        now = ((13_600 << 20) - 1) / 128
         receiver = rebuilt(pass_of(carousel, 0, now) + pass_of(carousel, 1, now + LIFE))
         assert list(receiver.instances) == [(1 << 20) - 1, 0]
 

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,17 @@ from mcastd import log
 from mcastd.codec import as_json, from_json
 from mcastd.config import INBOUND_PROTOCOLS, DirectoryOutput, InboundSubscription
 from mcastd.config.load import load
-from mcastd.delivery.description import Run
+from mcastd.delivery.description import EXPIRE_SECONDS, Run
 from mcastd.delivery.landing import Landing
 from mcastd.delivery.names import PARTIAL_DIRECTORY
+from mcastd.delivery.reception import RETRY_SECONDS
 from mcastd.errors import ConfigError
 from mcastd.inbound.protocols import PROTOCOLS
 from mcastd.inbound.sinks.account import Account
-from mcastd.inbound.sinks.directory import EXPIRE_SECONDS, SWEEP_SECONDS, DirectorySink
+from mcastd.inbound.sinks.directory import SWEEP_SECONDS, DirectorySink
 from mcastd.inbound.sinks.format import StreamFacts
 from mcastd.inbound.sinks.formats import FORMATS
 from mcastd.inbound.sinks.notices import line_of
-from mcastd.inbound.sinks.paths import RETRY_SECONDS
 from mcastd.inbound.symbols import SymbolBatch
 from mcastd.protocols.raptorq import NotInstalledError
 from mcastd.status import NoticesStatus, ObjectsStatus
@@ -100,6 +101,61 @@ def run(sent: SentObject, sbn: int, esi: int = 0, number: int | None = None) -> 
 
 def whole(sent: SentObject) -> list[Run]:
     return [run(sent, sbn) for sbn in range(sent.blocks.count)]
+
+
+def together(sent: SentObject, sbn: int, esi: int, number: int) -> Run:
+    return run(sent, sbn, esi, number)._replace(together=True)
+
+
+def test_a_datagram_of_several_symbols_is_counted_once(receive: Callable[..., Received]) -> None:
+    received = receive()
+    received.write(together(SENT, 0, 0, 3), together(SENT, 0, 8, 4), together(SENT, 0, 8, 2), news=(SENT,))
+    objects = received.sink.status().objects
+    assert objects is not None
+    assert (objects.source, objects.repair, objects.duplicate) == (3, 4, 2)
+    assert received.sink.counters.written == 4
+    other = SENT.described(session=9, name=("a", "..", "b"))
+    nowhere = together(SENT, 0, 0, 3)._replace(sbn=5)
+    received.write(nowhere, together(SENT, 0, 6, 2)._replace(description=other))
+    assert received.sink.counters.written == 4
+    assert received.sink.counters.dropped == {"malformed": 1, "unsafe-name": 1}
+
+
+def test_there_are_no_more_files_than_are_allowed(receive: Callable[..., Received], tmp_path: Path) -> None:
+    """Whoever made them. What has a name already is replaced all the same."""
+    (tmp_path / "out" / "deep").mkdir(parents=True)
+    (tmp_path / "out" / "deep" / "mine").touch()
+    sent = [SentObject(20, seed=seed, expires=2e9) for seed in range(4)]
+    received = receive(max_files=3, decode=decode_of(sent))
+    for each in sent:
+        received.write(*whole(each), news=(each,))
+    assert sorted(os.listdir(received.path / "images")) == ["0.img", "1.img"]
+    assert received.states() == {"landed": 2, "refused": 2}
+    assert received.sink.counters.dropped == {"too-many": 4}
+    changed = SentObject(33, seed=0, toi=9, expires=2e9)
+    received.write(*whole(changed), news=(changed,))
+    assert (received.path / "images/0.img").read_bytes() == changed.data
+    (received.path / "deep" / "mine").unlink()
+    received.time.monotonic += 61
+    received.write(*whole(sent[2]))
+    assert sorted(os.listdir(received.path / "images")) == ["0.img", "1.img", "2.img"]
+    received.write(*whole(sent[3]))
+    assert received.sink.counters.dropped == {"too-many": 6}
+
+
+def test_files_on_their_way_count_as_well(receive: Callable[..., Received]) -> None:
+    received = receive(max_files=1)
+    received.write(run(SENT, 0, 0, 3), *whole(OTHER), news=(SENT, OTHER))
+    assert received.states() == {"receiving": 1, "refused": 1}
+
+
+@pytest.mark.parametrize(("mode", "made"), [(None, 0o750), ("0644", 0o755), ("0600", 0o700)])
+def test_who_may_read_its_files_may_enter_a_directory_that_is_made(
+    receive: Callable[..., Received], mode: str | None, made: int
+) -> None:
+    received = receive(mode=mode)
+    received.sink.open()
+    assert stat.S_IMODE(received.path.stat().st_mode) == made
 
 
 def test_files_land_and_each_datagram_is_counted(receive: Callable[..., Received]) -> None:

@@ -20,7 +20,8 @@ from support.wait import wait_for
 from mcastd.config import FluteInbound
 from mcastd.delivery.carousel import Carousel
 from mcastd.delivery.catalog import Catalog
-from mcastd.inbound import described, flute, held
+from mcastd.delivery.description import EXPIRE_SECONDS
+from mcastd.inbound import described, held
 from mcastd.inbound.described import SILENT_SECONDS, DescribedObjects
 from mcastd.inbound.flute import FluteSequencer
 from mcastd.inbound.held import HOLD_SECONDS
@@ -256,6 +257,71 @@ def test_how_an_object_is_cut_may_stand_in_its_packets(fed: Fed, order: str) -> 
     assert fed.sequencer.held == 0
 
 
+@pytest.mark.parametrize("order", ["fdt first", "symbols first"])
+def test_what_its_packets_say_of_an_object_counts_more_than_the_fdt(fed: Fed, order: str) -> None:
+    """RFC 6726 section 5. The first that says so counts, and an FDT that comes again changes nothing."""
+    in_band = Oti(NO_CODE, 40, 4)
+    table_of_3 = table(ENTRIES[1])
+    (first, *others) = symbols(1, more=build_fti(in_band, 200))
+    for datagrams in (
+        ([*table_of_3, first], [first, *table_of_3])[order == "symbols first"],
+        table_of_3,
+        others,
+    ):
+        fed.feed(*datagrams)
+    assert fed.batches[-1].runs[-1].description.oti == in_band
+    (last,) = {each.oti.block_symbols for each in fed.batches[0].news[-1:]}
+    assert last == 4
+    assert not any(batch.news for batch in fed.batches[1:])
+    assert not fed.dropped
+    fed.feed(*symbols(1, more=build_fti(OTI, 200)))
+    assert fed.dropped == {"malformed": 5}
+
+
+@pytest.mark.parametrize("scheme", [NO_CODE, RAPTORQ])
+@pytest.mark.parametrize("padded", [True, False])
+def test_a_datagram_may_have_several_symbols(fed: Fed, scheme: int, padded: bool) -> None:
+    """RFC 6330 section 4.4.2. Only the last symbol of the object may lack what fills it up."""
+    content = bytes(range(190))
+    oti = Oti(NO_CODE, 40, 3) if scheme == NO_CODE else raptorq(190, 40, 3)
+    fed.feed(*table(FileEntry(4, "a", 190, 190, oti)))
+    header, identify = build_header(7, 4, scheme), SCHEMES[scheme].identify
+    last = content[120:].ljust(80 if padded else 0, b"\0")
+    batch = fed.feed(
+        header + identify(0, 0) + content[:40],
+        header + identify(0, 1) + content[40:120],
+        header + identify(1, 0) + last,
+        header + identify(1, 2) + bytes(3 * 40),
+    )
+    assert len(batch) == 4
+    assert [(run.sbn, run.esi, len(run.symbols), run.together) for run in batch.runs] == [
+        *((0, 0, 1, False), (0, 1, 2, True)),
+        *((1, 0, 2, True), (1, 2, 3, True)),
+    ]
+    assert (
+        b"".join(fed.symbols[4, *place] for place in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1)))[:190]
+        == content
+    )
+    fed.feed(
+        header + identify(0, 1) + content[40:119],  # a part of one that is not the last
+        header + identify(1, 0) + content[120:189],
+        header + identify(1, 2) + bytes(65 * 40),
+    )
+    assert fed.dropped == {"malformed": 3}
+
+
+def test_an_fdt_may_have_several_symbols_in_a_datagram(fed: Fed) -> None:
+    pieces = table(*ENTRIES.values(), size=64)
+    assert len(pieces) > 6
+    head = pieces[0][: -64 - 4]
+    whole = b"".join(piece[len(head) + 4 :] for piece in pieces)
+    for first in range(0, len(pieces), 3):
+        payload_id = SCHEMES[NO_CODE].identify(0, first)
+        fed.feed(head + payload_id + whole[first * 64 : (first + 3) * 64])
+    assert len(fed.news) == 3
+    assert not fed.dropped
+
+
 def test_an_empty_object_may_be_cut_by_its_one_packet(fed: Fed) -> None:
     fed.feed(*table(FileEntry(3, "empty", None, None)))
     fed.feed(empty_object(7, 3, RAPTORQ, build_fti(raptorq(0, 1448, 9), 0)))
@@ -263,6 +329,17 @@ def test_an_empty_object_may_be_cut_by_its_one_packet(fed: Fed) -> None:
 
 
 # -- sessions
+
+
+def test_it_says_so_while_another_session_comes_than_the_one_of_its_settings() -> None:
+    fed = Fed(session=8)
+    assert fed.sequencer.problem == ""
+    fed.feed(*TABLE)
+    assert fed.sequencer.problem == "takes no files: session 7 comes, and it is to receive 8"
+    fed.feed(*table(ENTRIES[1], tsi=8), senders=["10.0.0.8"])
+    assert fed.sequencer.problem == ""
+    fed.feed(*TABLE)
+    assert fed.sequencer.problem == ""
 
 
 def test_the_first_session_is_received_until_it_is_silent(fed: Fed) -> None:
@@ -336,6 +413,7 @@ def test_what_contradicts_the_description_is_malformed(fed: Fed) -> None:
     fed.feed(*table(ENTRIES[1], FileEntry(4, "small", 200, 200, small)))
     fed.feed(
         build_header(7, 1, RAPTORQ) + bytes(44),
+        *symbols(1, more=build_fti(OTI, 200))[:1],
         *symbols(1, more=build_fti(OTI, 199))[:1],
         *symbols(1, more=build_fti(Oti(NO_CODE, 40, 4), 200))[:1],
         build_header(7, 4, SMALL_BLOCK) + scheme.identify(0, 0, 2) + bytes(40),
@@ -343,7 +421,7 @@ def test_what_contradicts_the_description_is_malformed(fed: Fed) -> None:
         build_header(7, 4, SMALL_BLOCK) + scheme.identify(1, 1, 2) + b"fine".ljust(40),
     )
     assert fed.dropped == {"malformed": 5}
-    assert fed.symbols == {(4, 1, 1): b"fine".ljust(40)}
+    assert fed.symbols == {(1, 0, 0): CONTENT[1][:40], (4, 1, 1): b"fine".ljust(40)}
 
 
 @pytest.mark.parametrize("location", ["../etc/passwd", "a//b", "a/../../b", "%00", "x" * 300])
@@ -400,7 +478,7 @@ def test_close_flags_close_nothing(fed: Fed) -> None:
 
 def test_a_description_that_holds_no_more_is_forgotten(fed: Fed) -> None:
     fed.feed(*TABLE, *symbols(1)[:1])
-    fed.wall, fed.now = float(LATER), fed.now + flute.EXPIRE_SECONDS
+    fed.wall, fed.now = float(LATER), fed.now + EXPIRE_SECONDS
     fed.feed(*symbols(1)[1:2], *TABLE)
     assert fed.sequencer.held == 1
     assert fed.dropped == {"expired": len(TABLE)}

@@ -32,7 +32,7 @@ EXPIRES = 1_800_003_600
 ENTRIES = (
     FileEntry(1, "images/a b%ä&\"<'.img", 1_000_000, 1_000_000, raptorq(1_000_000, 1448, 300)),
     FileEntry(2, "empty", 0, 0, Oti(NO_CODE, 1400, 64), md5=bytes(range(16))),
-    FileEntry(3, "b.gz", 5000, 700, Oti(REED_SOLOMON, 1300, 60, max_symbols=66), "gzip", b"", "text/plain"),
+    FileEntry(3, "b.gz", 5000, 700, Oti(REED_SOLOMON, 1300, 60, max_symbols=66), "gzip"),
     FileEntry(1 << 31, "odd \udcff name", 9, 9, Oti(SMALL_BLOCK, 1200, 50, max_symbols=55, instance=7)),
     FileEntry(5, "told by EXT_FTI", None, None),
 )
@@ -66,16 +66,15 @@ def left_out(files: str) -> list[str]:
 
 
 def test_what_is_built_is_what_is_understood() -> None:
-    for complete in (False, True):
-        sent = FdtInstance(EXPIRES, ENTRIES, complete)
-        assert parse(build(sent), NOW) == sent
+    sent = FdtInstance(EXPIRES, ENTRIES)
+    assert parse(build(sent), NOW) == sent
 
 
 def test_what_is_built_is_as_the_rfc_has_it() -> None:
     entry = FileEntry(7, "d/mb 1", 2900, 2900, raptorq(2900, 1448, 1), md5=b"0123456789abcdef")
-    assert build(FdtInstance(EXPIRES, (entry,), complete=True)).decode() == (
+    assert build(FdtInstance(EXPIRES, (entry,))).decode() == (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
-        '<FDT-Instance xmlns="urn:ietf:params:xml:ns:fdt" Expires="4008992400" Complete="true">\n'
+        '<FDT-Instance xmlns="urn:ietf:params:xml:ns:fdt" Expires="4008992400">\n'
         '<File TOI="7" Content-Location="file:///d/mb%201" Content-Length="2900"'
         ' Content-MD5="MDEyMzQ1Njc4OWFiY2RlZg==" FEC-OTI-FEC-Encoding-ID="6"'
         ' FEC-OTI-Encoding-Symbol-Length="1448" FEC-OTI-Maximum-Source-Block-Length="1"'
@@ -129,9 +128,7 @@ def test_files_have_what_their_instance_says_of_all() -> None:
         ' Content-Encoding="gzip" Content-Length="5" TOI="9" Content-MD5="AAAAAAAAAAAAAAAAAAAAAA=="'
     )
     found = entry('Transfer-Length="900"', common)
-    assert found == FileEntry(
-        1, "a", None, 900, Oti(REED_SOLOMON, 1400, 60, max_symbols=66), "gzip", b"", "text/css"
-    )
+    assert found == FileEntry(1, "a", None, 900, Oti(REED_SOLOMON, 1400, 60, max_symbols=66), "gzip")
     for none in ("null", "identity", "Identity", " "):
         own = entry(f'Content-Length="900" FEC-OTI-FEC-Encoding-ID="0" Content-Encoding="{none}"', common)
         assert (own.oti, own.encoding) == (Oti(NO_CODE, 1400, 60), "")
@@ -214,13 +211,6 @@ def test_a_location_is_the_path_of_a_uri(uri: str, location: str) -> None:
 def test_an_instance_expires_in_the_closest_era(now: int, ntp: int, expected: int) -> None:
     assert parse(instance(attributes=f'Expires="{ntp}"'), now).expires == expected
     assert f'Expires="{ntp}"'.encode() in build(FdtInstance(expected, ()))
-
-
-@pytest.mark.parametrize("text", ["true", "1", " true "])
-def test_an_instance_may_be_complete(text: str) -> None:
-    attributes = f'Expires="3000000000" Complete="{text}"'
-    assert parse(instance(attributes=attributes), NOW).complete
-    assert not parse(instance(attributes=attributes.replace(text, "false")), NOW).complete
 
 
 def test_an_instance_may_be_encoded() -> None:
@@ -367,21 +357,14 @@ def test_the_same_description_again_says_nothing() -> None:
     assert (len(found.files), found.left_out) == (1, ())
 
 
-def test_of_a_content_type_not_all_is_kept() -> None:
-    """Whoever keeps the entry keeps it, too."""
-    (entry,) = parse(instance(ONE.replace("/>", f' Content-Type="{"b" * 100_000}"/>')), NOW).files
-    assert entry.content_type == "b" * 200
-
-
 def test_what_an_instance_says_of_all_is_not_read_at_length_for_each() -> None:
     """Half a MiB that each of 8000 files has from its instance costs no more than to read the text."""
-    said = 'Expires="3000000000" Content-Type="%s" Content-Encoding="%s"'
+    said = 'Expires="3000000000" FEC-OTI-Scheme-Specific-Info="%s" Content-Encoding="%s"'
     files = "".join(f'<File TOI="{toi}" Content-Location="a"/>' for toi in range(1, 8001))
     before = time.process_time()
     found = parse(instance(files, said % ("A" * 100_000, " " * (INSTANCE_MAX_BYTES // 2))), NOW)
     took = time.process_time() - before
     assert len(found.files) == 8000
-    assert {len(each.content_type) for each in found.files} == {200}
     before = time.process_time()
     parse(instance(files, said % ("A", " ")), NOW)
     assert took < 5 * (time.process_time() - before)

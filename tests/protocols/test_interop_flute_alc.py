@@ -105,7 +105,7 @@ def sent(scheme: int, *, inband: bool) -> Iterator[bytes]:
         oti = raptorq(length, SYMBOL, 100) if scheme == RAPTORQ else Oti(NO_CODE, SYMBOL, 64)
         entries.append(FileEntry(toi, name, length, length, oti, md5=hashlib.md5(content).digest()))
         objects.append((toi, oti, content))
-    table = build(FdtInstance(int(NOW) + 3600, tuple(entries), complete=True))
+    table = build(FdtInstance(int(NOW) + 3600, tuple(entries)))
     yield from fdt_packets(TSI, 3, table, SYMBOL)
     for toi, oti, content in objects:
         more = build_fti(oti, len(content)) if inband else b""

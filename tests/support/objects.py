@@ -126,6 +126,7 @@ class Objects:
     deadline = math.inf
     manifest = None
     refused_manifests: ClassVar[dict[str, int]] = {}
+    problem: ClassVar[str] = ""
 
     def __init__(self, _: ObjectsSettings, dropped: Counter[str], __: str = "") -> None:
         self.dropped = dropped

@@ -33,6 +33,7 @@ class Tardy:
     reasons = (EMPTY,)
     manifest = None
     refused_manifests: ClassVar[dict[str, int]] = {}
+    problem: ClassVar[str] = ""
 
     def __init__(self, settings: TardySettings, dropped: Counter[str], _: str = "") -> None:
         self.settings, self.dropped = settings, dropped

@@ -17,11 +17,12 @@ from mcastd.counters import SymbolCounts
 from mcastd.delivery import refused, symbols
 from mcastd.delivery.block import Decode
 from mcastd.delivery.codec_process import CodecProcess
+from mcastd.delivery.description import EXPIRE_SECONDS
 from mcastd.delivery.landing import IN_USE, Landing
 from mcastd.delivery.names import shown
 from mcastd.delivery.received import ObjectState, Outcome, Received
 from mcastd.delivery.reception import REASONS as OBJECT_REASONS
-from mcastd.delivery.reception import Reception
+from mcastd.delivery.reception import RETRY_SECONDS, Reception
 from mcastd.delivery.tree_reception import TreeReception
 from mcastd.delivery.trees import CURRENT, TreeLanding
 from mcastd.errors import SinkError, UnsafePathError, reason_of
@@ -29,7 +30,7 @@ from mcastd.inbound.sinks.account import TROUBLES, Account
 from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.means import ALONE, Means
 from mcastd.inbound.sinks.notices import LandingNotices
-from mcastd.inbound.sinks.paths import RETRY_SECONDS, UNSAFE_PATH
+from mcastd.inbound.sinks.paths import UNSAFE_PATH
 from mcastd.inbound.sinks.sink import Sink
 from mcastd.inbound.symbols import SymbolBatch
 from mcastd.net.link import Batch
@@ -39,9 +40,7 @@ from mcastd.worker import ObjectBooks
 
 # Work beside receiving is interrupted after this long, since datagrams wait meanwhile.
 WORK_SECONDS = 0.02
-# Between looks for descriptions that hold no more, and whether the path leads elsewhere; and for what is left
-# of earlier runs.
-EXPIRE_SECONDS = 10.0
+# Between looks for what is left of earlier runs.
 SWEEP_SECONDS = 3600.0
 # Objects that a status names, those that were touched last.
 NAMED_OBJECTS = 20
@@ -82,7 +81,8 @@ class DirectorySink(Sink):
         self._codec = CodecProcess()
         self._has_codec = decode is None
         self._decode = decode or self._codec.decode
-        self._landing = TreeLanding(config.path) if config.atomic == "tree" else Landing(config.path)
+        landing = TreeLanding if config.atomic == "tree" else Landing
+        self._landing = landing(config.path, config.mode)
         self._counts = SymbolCounts(dropped=account.counters.dropped)
         self._states: Counter[str] = Counter(dict.fromkeys(map(str, ObjectState), 0))
         self._switches = 0  # times that a tree was switched to
@@ -143,7 +143,10 @@ class DirectorySink(Sink):
                 self._codec.prepare()  # datagrams would be lost while the first block waits for it
         wall = self._wall()
         for run in batch.runs:
+            before = counts.dropped.copy() if run.together else None
             untaken, trouble = reception.take(run, now, wall)
+            if before is not None:
+                untaken = _count_once(counts.dropped, before, untaken)
             if untaken:
                 self._account.drop(untaken, trouble or OSError(errno.EAGAIN, "it waits for its next try"))
         dropped = counts.dropped.total() - dropped  # also what the account has dropped: it is one Counter
@@ -199,7 +202,12 @@ class DirectorySink(Sink):
                     f"cannot receive into {self._config.path}", error.cause, way_out, reason=UNSAFE_PATH
                 ) from error
             settings = self._decode, config.max_size, config.mode
-            books: dict[str, Any] = {"counts": self._counts, "states": self._states, "on_outcome": self._note}
+            books: dict[str, Any] = {
+                "counts": self._counts,
+                "states": self._states,
+                "on_outcome": self._note,
+                "files_max": config.max_files,
+            }
             if isinstance(landing, TreeLanding):
                 self._reception = TreeReception(landing, *settings, on_tree=self._note_tree, **books)
             else:
@@ -294,6 +302,22 @@ class DirectorySink(Sink):
             tree=self._tree() if self._config.atomic == "tree" else None,
             notices=None if self._notices is None else self._notices.told(),
         )
+
+
+def _count_once(dropped: Counter[str], before: Counter[str], untaken: int) -> int:
+    """Count a datagram once that had several symbols: dropped if any of them was, for one reason.
+
+    ``before`` is what was dropped until then. Returns how many datagrams were not taken, 0 or 1, of which
+    ``untaken`` symbols were not.
+    """
+    grown = dropped - before
+    for reason in grown:
+        dropped[reason] = before[reason]
+    if untaken:
+        return 1
+    for reason in list(grown)[:1]:
+        dropped[reason] += 1
+    return 0
 
 
 def _unrepaired(reception: Reception | None) -> str:
