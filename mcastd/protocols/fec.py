@@ -41,7 +41,7 @@ BLOCK_SYMBOLS = 1024
 EXT_FTI_BYTES = 16
 SHORT_ID_BYTES = 4
 
-Bytes = bytes | memoryview
+SymbolBytes = bytes | memoryview
 
 _SHORT_ID = struct.Struct(">I")
 _LONG_ID = struct.Struct(">Q")
@@ -278,19 +278,19 @@ class JoinedBlocks(Blocks):
         return bisect_right(self._firsts, sbn) - 1
 
 
-def source_symbols(oti: Oti, block: Bytes) -> list[Bytes]:
+def source_symbols(oti: Oti, block: SymbolBytes) -> list[SymbolBytes]:
     """The source symbols of a block. The last one of an object may be short; RaptorQ's is filled up.
 
     It is filled up with zeros, RFC 6330 section 4.4.1.2.
     """
     size = oti.symbol_size
-    symbols: list[Bytes] = [block[start : start + size] for start in range(0, len(block), size)]
+    symbols: list[SymbolBytes] = [block[start : start + size] for start in range(0, len(block), size)]
     if symbols and oti.scheme == RAPTORQ:
         symbols[-1] = bytes(symbols[-1]).ljust(size, b"\0")
     return symbols
 
 
-def parted(blocks: Blocks, sbn: int, esi: int, payload: Bytes) -> list[Bytes]:
+def parted(blocks: Blocks, sbn: int, esi: int, payload: SymbolBytes) -> list[SymbolBytes]:
     """The symbols in the payload of one packet, of which the first has the number ``esi``.
 
     A packet may have any number of them (RFC 6330 section 4.4.2). All are whole but the last one of the
@@ -300,7 +300,7 @@ def parted(blocks: Blocks, sbn: int, esi: int, payload: Bytes) -> list[Bytes]:
     size = blocks.symbol_size
     if len(payload) > PACKET_SYMBOLS_MAX * size:
         raise Malformed("symbols", f"a packet has more than {PACKET_SYMBOLS_MAX} symbols")
-    symbols: list[Bytes] = [payload[start : start + size] for start in range(0, len(payload), size)]
+    symbols: list[SymbolBytes] = [payload[start : start + size] for start in range(0, len(payload), size)]
     if symbols and (missing := size - len(symbols[-1])):
         count = blocks.symbols(sbn)
         is_last = (sbn, esi + len(symbols)) == (blocks.count - 1, count)
