@@ -5,11 +5,14 @@
  *   PERIOD    ns from one send of a socket to its next; the sockets are spread evenly over it
  *   TICK      ns: it wakes at multiples of this, and sends what is due
  *   GROUP     and PORT of the first socket; each further one has the next of both
- * What it sends is in memory. Prints what it sent, in which time (s), and the CPU time of it (ns).
+ * What it sends is in memory. Prints what it sent, how many of these were late, in which time (s), and the CPU
+ * time of it (ns). Late is what goes more than TOLERANCE and more than a datagram's period after its time, as the
+ * daemon counts it.
  */
 #define _GNU_SOURCE
 #include "common.h"
 
+#define TOLERANCE 1000000 /* ns */
 #define ROOM 65536 /* bytes of each socket, so that what is sent is not always in the caches */
 
 static int open_one(const char *interface, const char *address, struct sockaddr_in to, int segment)
@@ -24,6 +27,15 @@ static int open_one(const char *interface, const char *address, struct sockaddr_
     if (segment && setsockopt(fd, IPPROTO_UDP, UDP_SEGMENT, &segment, sizeof segment))
         die("UDP_SEGMENT");
     return fd;
+}
+
+/* How many of the datagrams of a send, a period apart, are late that the first is late by so much. */
+static int count_late(int64_t delay, int64_t period, int together)
+{
+    int late = 0;
+    for (int i = 0; i < together; i++, delay -= period)
+        late += delay > TOLERANCE && delay > period;
+    return late;
 }
 
 int main(int argc, char **argv)
@@ -48,7 +60,7 @@ int main(int argc, char **argv)
         fds[i] = open_one(argv[6], argv[7], to, together > 1 ? size : 0);
         due[i] = start + period * i / count;
     }
-    unsigned long long sent = 0;
+    unsigned long long sent = 0, late = 0;
     int64_t cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
     while (now < start + seconds * SECOND) {
         for (int i = 0; i < count; i++)
@@ -56,12 +68,13 @@ int main(int argc, char **argv)
                 char *piece = data + (size_t)i * ROOM + (size_t)(turn[i]++ % turns) * size * together;
                 if (send(fds[i], piece, (size_t)size * together, 0) < 0 && errno != ENOBUFS && errno != EAGAIN)
                     die("send");
+                late += count_late(clock_ns(CLOCK_MONOTONIC) - due[i], period / together, together);
                 sent += together;
             }
         sleep_until((now / tick + 1) * tick);
         now = clock_ns(CLOCK_MONOTONIC);
     }
-    printf("{\"sent\": %llu, \"elapsed\": %.6f, \"cpu\": %lld}\n", sent, (now - start) / 1e9,
+    printf("{\"sent\": %llu, \"late\": %llu, \"elapsed\": %.6f, \"cpu\": %lld}\n", sent, late, (now - start) / 1e9,
            (long long)(clock_ns(CLOCK_PROCESS_CPUTIME_ID) - cpu));
     return 0;
 }
