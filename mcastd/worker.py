@@ -149,7 +149,7 @@ class Context:
 
     @property
     def stopping(self) -> bool:
-        return Signal.STOP in self.signals
+        return self.asked(Signal.STOP)
 
     def asked(self, signal: Signal) -> bool:
         """Return True if ``signal``, or one of several, was sent and is not taken yet."""

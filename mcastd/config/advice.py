@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv6Address
+from os.path import dirname
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,11 @@ def advise(config: Config, *, for_unit: bool = False) -> list[Complaint]:
         for name, settings in config.of_kind(table).items():
             for check in checks:
                 found += (Complaint((table, name, key), why) for key, why in check(settings))
-    for compare in (*BETWEEN_WORKERS, *OF_FILES, _shared_pipes, _open_to_all):
+    for compare in (*BETWEEN_WORKERS, _of_kinds, _open_to_all):
         found += compare(config)
-    if for_unit:
-        found += _private_paths(config)
+    paths = NamedPaths(config)
+    for look in (*OF_FILES, _private_paths) if for_unit else OF_FILES:
+        found += look(paths)
     return found
 
 
@@ -288,19 +290,36 @@ BETWEEN_WORKERS: tuple[Callable[[Config], Iterator[Complaint]], ...] = (_senders
 # -- files
 
 
-def _prepared_by_others(config: Config) -> Iterator[Complaint]:
+class NamedPaths:
+    """The paths that a configuration names, each with its location in the models."""
+
+    def __init__(self, config: Config) -> None:
+        self.control_socket: tuple[Location, Path] = (
+            ("daemon", "control_socket"),
+            config.daemon.control_socket,
+        )
+        self.sources: list[tuple[Location, Path]] = []  # files and pipes that workers send
+        self.written: list[tuple[Location, OutputPath]] = []  # what workers write
+        for name, worker in config.workers().items():
+            table = tuple(name.split("/"))
+            self.sources += [((*table, *key), path) for key, path in worker.reads()]
+            self.written += [((*table, *key), written) for key, written in worker.writes()]
+
+    def outputs(self) -> list[tuple[Location, Path]]:
+        return [(location, written.path) for location, written in self.written]
+
+
+def _prepared_by_others(paths: NamedPaths) -> Iterator[Complaint]:
     """Where anybody can put a file or a link before it is made."""
-    files: list[tuple[Location, Path]] = [(("daemon", "control_socket"), config.daemon.control_socket)]
-    files += [(location, written.path) for location, written in _written(config)]
-    for location, path in files:
-        if str(path.parent) in SHARED:
+    for location, path in [paths.control_socket, *paths.outputs()]:
+        if dirname(path) in SHARED:
             yield Complaint(
                 location,
                 f"everybody may write in {path.parent}, and put a file or link there first, which the daemon"
                 " then refuses to use; take a directory of its own, as /run/mcastd or /var/log/mcastd",
             )
-    for location, path in _sources(config):
-        if str(path.parent) in SHARED:
+    for location, path in paths.sources:
+        if dirname(path) in SHARED:
             yield Complaint(
                 location,
                 f"everybody may write in {path.parent}, and put a file there, which the daemon then sends;"
@@ -315,24 +334,10 @@ def _outputs(config: Config) -> Iterator[tuple[Location, OutputSettings]]:
             yield ("inbound", name, "output", index), output
 
 
-def _sources(config: Config) -> Iterator[tuple[Location, Path]]:
-    """Every file or pipe that a worker sends, with its location."""
-    for name, worker in config.workers().items():
-        yield from (((*name.split("/"), *key), path) for key, path in worker.reads())
-
-
-def _written(config: Config) -> Iterator[tuple[Location, OutputPath]]:
-    """Every path that a worker writes, with its location."""
-    for name, worker in config.workers().items():
-        yield from (((*name.split("/"), *key), written) for key, written in worker.writes())
-
-
-def _devices(config: Config) -> Iterator[Complaint]:
+def _devices(paths: NamedPaths) -> Iterator[Complaint]:
     """Neither a source nor an output may be one."""
-    named: list[tuple[Location, Path]] = [(location, written.path) for location, written in _written(config)]
-    named += _sources(config)
-    for location, path in named:
-        if normal(path).startswith("/dev/") and not normal(path).startswith(NO_DEVICES):
+    for location, path in [*paths.outputs(), *paths.sources]:
+        if (named := normal(path)).startswith("/dev/") and not named.startswith(NO_DEVICES):
             yield Complaint(location, f"{path} is a device, which is refused; name a file or a FIFO")
 
 
@@ -342,21 +347,11 @@ def _of_kinds(config: Config) -> Iterator[Complaint]:
         yield from (Complaint((*location, key), why) for key, why in output.advice())
 
 
-OF_FILES: tuple[Callable[[Config], Iterator[Complaint]], ...] = (
-    _prepared_by_others,
-    _devices,
-    _of_kinds,
-)
-
-
-def _private_paths(config: Config) -> Iterator[Complaint]:
+def _private_paths(paths: NamedPaths) -> Iterator[Complaint]:
     """What the unit has in a /tmp of its own."""
-    named: list[tuple[Location, Path]] = [(("daemon", "control_socket"), config.daemon.control_socket)]
-    named += _sources(config)
-    named += [(location, written.path) for location, written in _written(config)]
-    for location, path in named:
-        if normal(path).startswith(PRIVATE_TO_THE_UNIT):
-            top = "/var/tmp" if normal(path).startswith("/var/tmp/") else "/tmp"
+    for location, path in [paths.control_socket, *paths.sources, *paths.outputs()]:
+        if (named := normal(path)).startswith(PRIVATE_TO_THE_UNIT):
+            top = "/var/tmp" if named.startswith("/var/tmp/") else "/tmp"
             yield Complaint(
                 location,
                 f"the systemd unit has a {top} of its own (PrivateTmp): nobody else sees {show(str(path))}"
@@ -374,14 +369,21 @@ def _open_to_all(config: Config) -> Iterator[Complaint]:
         )
 
 
-def _shared_pipes(config: Config) -> Iterator[Complaint]:
+def _shared_pipes(paths: NamedPaths) -> Iterator[Complaint]:
     """Channels that read one pipe: each line goes to one of them. A pipe is what a subscription makes one."""
-    pipes = {normal(written.path) for _, written in _written(config) if written.type == stat.S_IFIFO}
+    pipes = {normal(written.path) for _, written in paths.written if written.type == stat.S_IFIFO}
     readers: dict[str, str] = {}
-    for location, source in _sources(config):
+    for location, source in paths.sources if pipes else ():
         path, name = normal(source), str(location[1])
         if path in pipes and (first := readers.setdefault(path, name)) != name:
             yield Complaint(
                 location,
                 f"outbound.{first} reads this pipe, too: each gets a part; give every one a pipe",
             )
+
+
+OF_FILES: tuple[Callable[[NamedPaths], Iterator[Complaint]], ...] = (
+    _prepared_by_others,
+    _devices,
+    _shared_pipes,
+)

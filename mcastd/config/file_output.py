@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -14,7 +13,7 @@ from mcastd.config.types import FilePath, Keep, Mode, Period, Size, Switch
 
 ROTATE_EVERY_MIN_SECONDS = 1.0
 # Where the packages' logrotate rotates *.log, here and one directory below.
-LOGS = Path("/var/log/mcastd")
+LOGS = "/var/log/mcastd"
 
 
 class FileOutput(OutputSettings):
@@ -48,7 +47,7 @@ class FileOutput(OutputSettings):
 
     def advice(self) -> Iterator[tuple[str, str]]:
         every = self.rotate_every
-        if LOGS in self.path.parents:
+        if self.label.startswith(f"{LOGS}/"):
             yield from self._rotated_by_whom()
         if not self._is_rotated and self.keep != FileOutput.model_fields["keep"].default:
             yield "keep", "does nothing without rotate_size or rotate_every; set one, or leave it out"

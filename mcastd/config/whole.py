@@ -97,7 +97,9 @@ class Config(Model):
                 yield at, f"{show(path)} is already {uses[path]}"
             elif stem in rotated and re.fullmatch("[1-9][0-9]{0,9}", number):
                 yield at, f"{show(path)} is a name that {rotated[stem]} rotates its output to"
-            elif inside := next((up for up in map(str, Path(path).parents) if up in directories), ""):
+            elif directories and (
+                inside := next((up for up in map(str, Path(path).parents) if up in directories), "")
+            ):
                 yield (
                     at,
                     f"{show(path)} is in {show(inside)}, where {directories[inside]} receives files",

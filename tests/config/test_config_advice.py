@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mcastd.config import Config, examine
+from mcastd.config import Config, InboundSubscription, OutboundChannel, examine
 from mcastd.config.advice import advise
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -284,3 +284,20 @@ def test_an_output_is_not_rotated_all_the_time() -> None:
     output = {"kind": "file", "path": "/y"}
     assert advised(None, {"output": {**output, "rotate_every": "1us"}}) == {"rotate_every"}
     assert advised(None, {"output": {**output, "rotate_every": "1s"}}) == set()
+
+
+def test_a_worker_is_asked_once_for_its_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be thousands, and each path is looked at in several ways."""
+    asked: list[str] = []
+    writes, reads = InboundSubscription.writes, OutboundChannel.reads
+    monkeypatch.setattr(InboundSubscription, "writes", lambda self: asked.append("writes") or writes(self))
+    monkeypatch.setattr(OutboundChannel, "reads", lambda self: asked.append("reads") or reads(self))
+    config = Config.model_validate(
+        {
+            "outbound": {"a": {"source": "/x", "group": "239.1.2.3", "port": 9}},
+            "inbound": {"a": {"output": "/y", "group": "239.1.2.4", "port": 9}},
+        }
+    )
+    asked.clear()
+    advise(config, for_unit=True)
+    assert sorted(asked) == ["reads", "writes"]
