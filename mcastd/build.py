@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from mcastd.config import InboundSubscription, OpenFiles, OpenFilesOf, OutboundChannel, WorkerSettings
@@ -16,7 +16,8 @@ from mcastd.net.membership import Memberships
 from mcastd.net.receiver import SocketReceiver
 from mcastd.net.sender import SocketSender
 from mcastd.outbound.channel import Channel
-from mcastd.outbound.protocols import make_protocol
+from mcastd.outbound.protocols import Sending, make_protocol
+from mcastd.outbound.rtp import RtpStreams
 from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.sources import OpenSource, open_source
 from mcastd.outbound.watcher import Watcher
@@ -72,6 +73,7 @@ class Parts:
     watcher: Watcher | None = None
     ends: Ends | None = None
     files: OpenFiles | None = None
+    streams: RtpStreams = field(default_factory=RtpStreams)
     # These open what the settings name: tools and tests put others in their place.
     open_source: OpenSource = open_source
     open_sender: OpenSender = open_sender
@@ -86,8 +88,11 @@ ALONE = Parts()
 
 
 def _channel(name: str, settings: OutboundChannel, parts: Parts) -> Channel:
-    protocol = make_protocol(settings.protocol)
-    return Channel(
+    def due_at(now: float, sizes: Sequence[int]) -> Sequence[float]:
+        return channel.due_at(now, sizes)
+
+    protocol = make_protocol(settings.protocol, Sending(name, due_at, parts.streams))
+    channel = Channel(
         name,
         settings,
         lambda wanted: protocol(parts.open_sender(wanted, parts.host)),
@@ -95,6 +100,7 @@ def _channel(name: str, settings: OutboundChannel, parts: Parts) -> Channel:
         parts.watcher,
         shared=parts.sender,
     )
+    return channel
 
 
 def _subscription(name: str, settings: InboundSubscription, parts: Parts) -> Subscription:

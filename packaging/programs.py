@@ -13,7 +13,11 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
+
+# GStreamer's plugin for RTP, which its tools need beside themselves.
+GST_RTP = f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}/gstreamer-1.0/libgstrtpmanager.so"
 
 FOR_PACKAGES = {
     "git": "git",
@@ -31,6 +35,8 @@ FOR_TESTS = {
     "ffmpeg": "ffmpeg",
     "ffprobe": "ffmpeg",
     "gcc": "gcc",
+    "gst-launch-1.0": "gstreamer1.0-tools",
+    GST_RTP: "gstreamer1.0-plugins-good",
     "hexdump": "bsdextrautils",
     "ip": "iproute2",
     "mandoc": "mandoc",
@@ -48,8 +54,12 @@ FOR_TESTS = {
     "/usr/include/stdio.h": "libc6-dev",
 }
 FOR_BENCH = {
+    "chrt": "util-linux",
     "dumpcap": "wireshark-common",
+    "ffmpeg": "ffmpeg",
     "gcc": "gcc",
+    "gst-launch-1.0": "gstreamer1.0-tools",
+    "ingests": "multicat",
     "ip": "iproute2",
     "multicat": "multicat",
     "nft": "nftables",

@@ -23,6 +23,7 @@ from mcastd.config.protocols import (
     OutboundProtocol,
     RawInbound,
     RawOutbound,
+    RtpOutbound,
 )
 from mcastd.config.sources import SOURCES, FileSourceSettings, SourceSettings
 from mcastd.config.whole import Config
@@ -58,6 +59,7 @@ __all__ = [
     "OutputSettings",
     "RawInbound",
     "RawOutbound",
+    "RtpOutbound",
     "SourceSettings",
     "WorkerSettings",
     "diff",

@@ -16,7 +16,7 @@ from mcastd.config.inbound import DEFAULT_RECEIVE_BUFFER, GATHERING_BUFFER_MIN_B
 from mcastd.config.numbers import format_duration, format_rate, format_size
 from mcastd.config.outbound import DEFAULT_BURST, ETHERNET_PAYLOAD, OutboundChannel
 from mcastd.config.output import OutputPath, OutputSettings
-from mcastd.config.protocols import FluteInbound, FluteOutbound
+from mcastd.config.protocols import FluteInbound, FluteOutbound, RtpOutbound
 from mcastd.config.types import Location, normal
 from mcastd.config.whole import Config
 from mcastd.config.words import show
@@ -145,6 +145,15 @@ def _burst_of_nothing(channel: OutboundChannel) -> Advice:
         yield "burst", "does nothing without a rate, of which it is a part; set rate, or leave it out"
 
 
+def _odd_rtp(channel: OutboundChannel) -> Advice:
+    if isinstance(channel.protocol, RtpOutbound) and channel.port % 2:
+        yield (
+            "port",
+            f"{channel.port} is odd: RTP has the even ports, and its reports the odd ones (RFC 3550);"
+            f" take {channel.port - 1 or 2}",
+        )
+
+
 def _crawls(channel: OutboundChannel) -> Advice:
     rate = channel.rate
     if rate is not None and 0 < rate < SLOW_BITS_PER_SECOND:
@@ -168,6 +177,7 @@ OF_A_CHANNEL: tuple[Callable[[OutboundChannel], Advice], ...] = (
     _bursts,
     _unpaced,
     _burst_of_nothing,
+    _odd_rtp,
     _crawls,
     _sealed_unsigned,
 )

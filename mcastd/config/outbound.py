@@ -112,8 +112,8 @@ class OutboundChannel(GroupSettings):
     )
     protocol: Annotated[OutboundProtocol, OUTBOUND_PROTOCOLS] = Field(
         RawOutbound(),
-        description='How it stands on the wire: "raw" is as the source gives it, "flute" is as whole files;'
-        " or a table with kind.",
+        description='How it stands on the wire: "raw" is as the source gives it, "rtp" has an RTP header,'
+        ' "flute" is as whole files; or a table with kind.',
     )
     loop: Switch = Field(True, description="Whether receivers on this host get the datagrams too.")
     dscp: Dscp = Field(0, description='The DiffServ code point, by name like "CS5" or number from 0 to 63.')
@@ -176,9 +176,9 @@ class OutboundChannel(GroupSettings):
             yield ("late",), "does nothing without timing"
         if self.framing != "ts" and self.seam is not None:
             yield ("seam",), 'does not apply to framing other than "ts"'
-        least = PACKET_BYTES + self.protocol.overhead
-        if self.framing == "ts" and self.max_datagram < least:
-            yield ("max_datagram",), f'must be at least {least} with framing = "ts", for one packet'
+        least = self.protocol.overhead + (PACKET_BYTES if self.framing == "ts" else 1)
+        if self.max_datagram < least:
+            yield ("max_datagram",), f"must be at least {least}, for what is sent and what is put around it"
 
     def _contradictions_of_files(self) -> Iterator[tuple[Location, str]]:
         """What contradicts a protocol that sends whole files."""

@@ -11,10 +11,12 @@ from mcastd.config.model import Conflicts
 from mcastd.config.types import (
     ChannelName,
     Interleave,
+    PayloadType,
     Percent,
     SecretPlace,
     SecretPlaces,
     SessionNumber,
+    Ssrc,
     VerifyingKeys,
 )
 
@@ -35,6 +37,24 @@ class RawOutbound(OutboundProtocol):
     """What the source gives, as it is."""
 
     kind: Literal["raw"] = Field("raw", description='"raw".')
+
+
+class RtpOutbound(OutboundProtocol):
+    """RTP (RFC 3550): a header before each datagram, with its number and the time when it was due."""
+
+    kind: Literal["rtp"] = Field("rtp", description='"rtp".')
+    payload_type: PayloadType = Field(
+        33, description="The payload type in the header; 33 is a transport stream (RFC 3551)."
+    )
+    ssrc: Ssrc | None = Field(
+        None,
+        description="The number that the stream is known by, as 0x1234ABCD; absent: a random one, which stays"
+        " as long as the daemon runs.",
+    )
+
+    @property
+    def overhead(self) -> int:
+        return 12
 
 
 class FluteOutbound(OutboundProtocol):
@@ -156,7 +176,7 @@ class FluteInbound(InboundProtocol):
 
 
 OUTBOUND_PROTOCOLS = Kinds[OutboundProtocol](
-    RawOutbound, FluteOutbound, short="kind", words="the name of a protocol"
+    RawOutbound, RtpOutbound, FluteOutbound, short="kind", words="the name of a protocol"
 )
 INBOUND_PROTOCOLS = Kinds[InboundProtocol](
     RawInbound, FluteInbound, short="kind", words="the name of a protocol"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 
@@ -87,6 +87,10 @@ class Channel:
     def counters(self) -> OutboundCounters:
         """Without what has gone of a plan that has not ended."""
         return self._outlet.counters
+
+    def due_at(self, now: float, sizes: Sequence[int]) -> Sequence[float]:
+        """When the next datagrams, of ``sizes`` bytes, are due: for the thread that has the link."""
+        return self._outlet.schedule.targets(now, sizes)
 
     def run(self, context: Context) -> None:
         outlet = self._outlet

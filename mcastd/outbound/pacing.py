@@ -69,6 +69,9 @@ class Schedule(Protocol):
     def __str__(self) -> str:
         """For people."""
 
+    def targets(self, now: float, sizes: Sequence[int]) -> Sequence[float]:
+        """When the next datagrams, of ``sizes`` bytes, are due, in monotonic seconds, if not at ``now``."""
+
     def due(self, now: float, sizes: Sequence[int]) -> int:
         """How many of the next datagrams, of ``sizes`` bytes of payload, may go now."""
 
@@ -130,6 +133,11 @@ class Pacer:
         if self._rate is not None:
             return f"{self._rate:,} bit/s" if self._rate else "paused (rate 0)"
         return f"every {self._interval:g} s" if self._interval else "as fast as the kernel takes it"
+
+    def targets(self, now: float, sizes: Sequence[int]) -> Sequence[float]:
+        if self._interval == 0 or now - self._due_at > self._stall:
+            return [now] * len(sizes)
+        return [self._at(spent) for spent in self._line_up(sizes)[:-1]]
 
     def due(self, now: float, sizes: Sequence[int]) -> int:
         """At a rate, those due within the burst go along with one that is due now."""

@@ -60,9 +60,10 @@ class TimedSchedule:
         """What was expected does not come; the next datagram is due at once."""
         self._times, self._next, self._start, self.deadline = (), 0, None, -math.inf
 
-    def targets(self, now: float, sizes: Sequence[int]) -> list[float]:
-        """When the next datagrams are due, in monotonic seconds."""
-        start = now - self._times[self._next] if self._start is None else self._start
+    def targets(self, now: float, sizes: Sequence[int]) -> Sequence[float]:
+        start = self._start
+        if start is None or now - self._due_at > self._stall:
+            start = now - self._times[self._next]
         return [start + time for time in self._times[self._next : self._next + len(sizes)]]
 
     def due(self, now: float, sizes: Sequence[int]) -> int:

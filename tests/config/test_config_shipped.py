@@ -19,6 +19,7 @@ from mcastd.config import (
     FluteOutbound,
     InboundSubscription,
     OutboundChannel,
+    RtpOutbound,
     dump,
     examine,
     load,
@@ -116,6 +117,7 @@ def test_nothing_leaves_the_host_unasked() -> None:
         InboundSubscription,
         *SOURCES.models.values(),
         FluteOutbound,
+        RtpOutbound,
         *OUTPUTS.models.values(),
     ],
 )
@@ -173,7 +175,7 @@ def test_each_commented_key_can_be_uncommented(number: int, tmp_path: Path) -> N
     config = load(tmp_path / "mcastd.toml")
     (key,) = tomllib.loads(LINES[number].removeprefix("# "))
     (output,) = config.inbound["news"].output
-    others = not isinstance(output, FileOutput) or config.outbound["news"].protocol.of_files
+    others = not isinstance(output, FileOutput) or config.outbound["news"].protocol.kind != "raw"
     if key not in ABSENT_BY_DEFAULT and not others:
         expected = load(REFERENCE)
         shown = output.model_copy(update={"rotate_size": None, "rotate_every": None})

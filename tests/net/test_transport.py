@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import programs
 import pytest
 from support.captures import packets
 from support.daemon import RunningDaemon
@@ -16,6 +17,7 @@ from support.transport import film
 from support.wait import wait_for
 
 from mcastd.protocols import ts
+from mcastd.protocols.rtp import HEADER_BYTES, MPEG_TS_CLOCK_HZ, TIMESTAMPS, read_packet
 from mcastd.protocols.ts import PACKET_BYTES, PCR_HZ
 
 pytestmark = pytest.mark.root
@@ -33,13 +35,17 @@ class Played(NamedTuple):
     capture: Path
 
 
+def configuration(source: Path, settings: Mapping[str, object]) -> str:
+    keys = {"source": str(source), "group": GROUP, "port": PORT, "interface": "eth0", "framing": "ts"}
+    keys |= {"timing": "pcr", **settings}
+    return "\n".join(["[outbound.tv]", *(f"{key} = {value!r}" for key, value in keys.items()), ""])
+
+
 def play(directory: Path, source: Path, **settings: object) -> Played:
     """Have a channel send a film, and dumpcap see it at the other end of a cable."""
     capture = directory / "wire.pcapng"
     datagrams = ROUNDS * -(-source.stat().st_size // (PACKETS * PACKET_BYTES))
-    keys = {"source": str(source), "group": GROUP, "port": PORT, "interface": "eth0", "framing": "ts"}
-    keys |= {"timing": "pcr", "repeat": ROUNDS, **settings}
-    text = "\n".join(["[outbound.tv]", *(f"{key} = {value!r}" for key, value in keys.items()), ""])
+    text = configuration(source, {"repeat": ROUNDS, **settings})
     with Host() as left, Host() as right:
         connect(left, "eth0", right, "eth0")
         left.ip("address add 10.0.0.1/24 dev eth0")
@@ -94,3 +100,54 @@ def test_a_film_that_is_repeated_comes_in_time_and_has_no_seam(tmp_path: Path, m
     assert played.status["counters"]["rounds"] == ROUNDS
     assert played.status["rate"] == pytest.approx(8 * len(data) / seconds, rel=0.2)
     assert decode(data, tmp_path / "seen.ts") == ""
+
+
+def test_gstreamer_receives_it_by_rtp(tmp_path: Path) -> None:
+    program(programs.GST_RTP)
+    source, seen = film(tmp_path / "film.ts", seconds=1), tmp_path / "seen.ts"
+    datagrams = -(-source.stat().st_size // (PACKETS * PACKET_BYTES))
+    caps = f"application/x-rtp,media=video,clock-rate={MPEG_TS_CLOCK_HZ},encoding-name=MP2T,payload=33"
+    receiver = ("udpsrc", f"multicast-group={GROUP}", f"port={PORT}", "multicast-iface=eth0", f"caps={caps}")
+    elements = ("!", "rtpjitterbuffer", "!", "rtpmp2tdepay", "!", "filesink", f"location={seen}")
+    with Host() as left, Host() as right:
+        connect(left, "eth0", right, "eth0")
+        for host, address in ((left, "10.0.0.1"), (right, "10.0.0.2")):
+            host.ip(f"address add {address}/24 dev eth0")
+        counted = (*receiver, f"num-buffers={datagrams}", *elements)
+        player = right.start("gst-launch-1.0", "-q", *counted, stdout=subprocess.DEVNULL)
+        wait_for(lambda: joined(right), "GStreamer has joined the group")
+        settings = {"protocol": "rtp", "repeat": 1}
+        with RunningDaemon(tmp_path, configuration(source, settings), enter=left.enter(())) as daemon:
+            daemon.wait_state("outbound/tv", "finished")
+            assert player.wait(60) == 0
+    assert seen.read_bytes() == source.read_bytes()
+
+
+def joined(host: Host) -> bool:
+    command = host.enter(["ip", "maddress", "show", "dev", "eth0"])
+    return GROUP in subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+
+
+def test_rtp_is_complete_and_in_time_over_three_seams(tmp_path: Path) -> None:
+    source = film(tmp_path / "film.ts", seconds=1)
+    played = play(tmp_path, source, protocol="rtp")
+    bodies = [payload[HEADER_BYTES:] for payload in played.payloads]
+    assert decode(b"".join(bodies), tmp_path / "seen.ts") == ""
+    command = [program("tshark"), "-n", "-r", str(played.capture), "-d", f"udp.port=={PORT},rtp"]
+    ran = subprocess.run(
+        [*command, "-q", "-z", "rtp,streams"], capture_output=True, text=True, timeout=60, check=True
+    )
+    (row,) = [line.split() for line in ran.stdout.splitlines() if GROUP in line]
+    assert str(len(bodies)) in row
+    assert row[row.index(str(len(bodies))) + 1 :][:2] == ["0", "(0.0%)"], ran.stdout
+    headers = [packet for packet in map(read_packet, played.payloads) if packet is not None]
+    stamps = [(packet.timestamp - headers[0].timestamp) % TIMESTAMPS / MPEG_TS_CLOCK_HZ for packet in headers]
+    delays = [time - stamp for time, stamp in zip(played.times, stamps, strict=True)]
+    assert max(delays) - min(delays) < SPREAD_MAX_SECONDS
+    clocks = [
+        (stamp, sample.pcr / PCR_HZ)
+        for stamp, body in zip(stamps, bodies, strict=True)
+        for sample in ts.clocks(body)
+    ]
+    (first, first_pcr), (last, last_pcr) = clocks[0], clocks[-1]
+    assert last - first == pytest.approx(last_pcr - first_pcr, rel=0.01)

@@ -61,4 +61,4 @@ def add() -> None:
     SOURCES.models["numbers"] = NumbersSettings
     sources.OPENERS["numbers"] = lambda channel, *_: Numbers(channel.source.most)
     OUTBOUND_PROTOCOLS.models["counted"] = CountedSettings
-    protocols.PROTOCOLS["counted"] = lambda _: Counted
+    protocols.PROTOCOLS["counted"] = lambda *_: Counted
