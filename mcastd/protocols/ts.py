@@ -35,9 +35,8 @@ _ADAPTATION, _PAYLOAD, _COUNTER = 0x20, 0x10, 0x0F
 _DISCONTINUITY, _PCR = 0x80, 0x10
 # Bytes of an adaptation field that has flags and a PCR.
 _PCR_FIELD_BYTES = 7
-# By byte 3, and by byte 5: 1 if there is an adaptation field; if it has a PCR.
+# By byte 3: 1 if there is an adaptation field. By byte 1: 1 if a unit begins.
 _IS_ADAPTED = bytes(byte & _ADAPTATION and 1 for byte in range(256))
-_IS_TIMED = bytes(byte & _PCR and 1 for byte in range(256))
 _BEGINS_UNIT = bytes(byte >> 6 & 1 for byte in range(256))
 _PES_START = b"\0\0\1"
 # Stream ids whose PES packets have no header with times (table 2-21): maps, padding, private 2, ECM, EMM, ...
@@ -123,14 +122,12 @@ def clocks(data: bytes | bytearray, start: int = 0) -> Iterator[ClockSample]:
     """The packets that have a PCR, of the whole ones from ``start`` on."""
     stop = start + (len(data) - start) // PACKET_BYTES * PACKET_BYTES
     adapted = data[start + 3 : stop : PACKET_BYTES].translate(_IS_ADAPTED)
-    timed = data[start + 5 : stop : PACKET_BYTES].translate(_IS_TIMED)
-    both = (int.from_bytes(adapted) & int.from_bytes(timed)).to_bytes(len(adapted))
-    found = both.find(1)
+    found = adapted.find(1)
     while found >= 0:
         at = start + found * PACKET_BYTES
-        if (pcr := pcr_at(data, at)) is not None:
+        if data[at + 5] & _PCR and (pcr := pcr_at(data, at)) is not None:
             yield ClockSample(at, pid_at(data, at), pcr, is_discontinuous_at(data, at))
-        found = both.find(1, found + 1)
+        found = adapted.find(1, found + 1)
 
 
 def payload_at(data: Bytes, at: int) -> int:

@@ -175,3 +175,59 @@ def test_a_stop_in_the_middle_of_what_is_no_stream_is_no_error(tmp_path: Path) -
     source.restart()
     assert source.schedule is noted
     assert read_all(source) == film()
+
+
+def test_what_one_writer_of_a_pipe_leaves_goes_and_the_next_one_is_taken(tmp_path: Path) -> None:
+    path, noted = tmp_path / "live.ts", Noted()
+    os.mkfifo(path)
+    source = FileSource(path, make_framer("ts", 1472, schedule=noted), schedule=noted)
+    assert len(source.read()) == 0
+    data = b""
+    for part in (film(30), film(20, start=5000 * MS)):
+        with path.open("wb") as writer:
+            writer.write(part)
+            writer.flush()
+            data += b"".join(source.read())
+            assert len(source.read()) == 0  # the writer is silent: the clock after these is to come
+        data += b"".join(source.read())
+    assert data == film(30) + film(20, start=5000 * MS)
+    times = [time for some in noted.times for time in some[:-1]]
+    assert times == pytest.approx(
+        [place * 0.007 for place in range(5)] + [0.03 + place * 0.007 for place in range(3)]
+    )
+    source.close()
+
+
+pieces = st.one_of(
+    st.binary(max_size=600),
+    st.integers(0, 20).map(film),
+    st.integers(0, 1 << 33).map(lambda start: film(9, start=300 * start)),
+    st.just(packet(0x101, 1, pcr=1, discontinuous=True)),
+)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.lists(pieces, max_size=9), max_size=4), st.booleans())
+def test_any_bytes_become_whole_packets_in_time_or_are_refused(
+    rounds: list[list[bytes]], seamless: bool
+) -> None:
+    noted, taken, sent = Noted(), 0, 0
+    framer = make_framer("ts", 1472, schedule=noted, seamless=seamless)
+    try:
+        for parts in rounds:
+            payloads = []
+            for part in parts:
+                taken += len(part)
+                payloads.append(framer.feed(part))
+            payloads.append(framer.finish())
+            for some in filter(len, payloads):
+                assert all(len(one) % PACKET_BYTES == 0 and 0 < len(one) <= DATAGRAM for one in some)
+                assert {bytes(one[::PACKET_BYTES]) for one in some} <= {
+                    b"\x47" * count for count in range(1, 8)
+                }
+                sent += sum(some.sizes)
+    except SourceError:
+        return
+    assert sent + framer.skipped_bytes == taken
+    due = [time for some in noted.times for time in some]
+    assert due == sorted(due)
