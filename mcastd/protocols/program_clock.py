@@ -12,6 +12,7 @@ Between two PCRs bytes take equal times, so a variable rate is kept, too.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from mcastd.protocols.ts import PCR_HZ, PCR_MODULUS, ClockSample, clocks
@@ -116,17 +117,17 @@ class ProgramClock:
         elif self._pid is not None:
             self.jumps += 1
             if self._pace is not None:
-                self._tell(stretches)
+                self._tell(stretches, JUMP_TICKS)
         self._pid, self._pcr, self._may_change = clock.pid, clock.pcr, False
         self._since, self._told = 0, 0.0
 
-    def _tell(self, stretches: list[TimedBytes]) -> None:
-        """Have all that waits take as long as at the last rate."""
+    def _tell(self, stretches: list[TimedBytes], most: float = math.inf) -> None:
+        """Have all that waits take as long as at the last rate, but no more than ``most`` ticks."""
         if not self._waiting:
             return
         if self._pace is None:
             raise NoClockError
-        ticks = self._waiting / self._pace
+        ticks = min(self._waiting / self._pace, most)
         stretches.append(TimedBytes(self._waiting, ticks))
         self._told += ticks
         self._waiting = 0

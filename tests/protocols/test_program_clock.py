@@ -89,6 +89,12 @@ def test_one_clock_that_is_wrong_does_not_hold_up_the_stream() -> None:
     assert spans(ProgramClock(), data) == [(4, 4)] * 5
 
 
+def test_a_rate_that_cannot_be_holds_for_a_second_at_most() -> None:
+    """Two clocks side by side that are almost a second apart: one of them is wrong."""
+    data = stream((0, 99), (100 * MS, 0), (1050 * MS, 99), (200 * MS, 99), (300 * MS, 0))
+    assert spans(ProgramClock(), data) == [(100, 100), (1, 950), (100, 1000), (100, 100), (1, 1)]
+
+
 def test_the_clock_of_one_pid_is_followed_and_another_when_that_falls_silent() -> None:
     both = b"".join(
         packet(0x21, 1, pcr=number * 10 * MS) + packet(0x31, 1, pcr=(5000 + number * 20) * MS)
