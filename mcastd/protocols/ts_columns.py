@@ -21,13 +21,16 @@ class PidColumn:
     def __init__(self) -> None:
         self.keys: dict[int, int] = {}  # by PID
         self._factor = _FACTORS[0]
+        self._is_full = False  # there were more PIDs than can be told apart
         self._make_tables()
 
     def of(self, packets: bytes | bytearray) -> bytes | None:
-        """A key for each of the whole packets; None: there are too many PIDs to tell them apart so.
+        """A key for each of the whole packets; None: there are too many PIDs to tell them apart so, for good.
 
         Keys hold until this is called again.
         """
+        if self._is_full:
+            return None
         first, low = packets[1::PACKET_BYTES], packets[2::PACKET_BYTES]
         high = first.translate(_LOW_FIVE_BITS)
         while True:
@@ -47,6 +50,7 @@ class PidColumn:
                 self.keys, self._factor = keys, factor
                 self._make_tables()
                 return True
+        self._is_full = True
         return False
 
     def _make_tables(self) -> None:

@@ -64,7 +64,7 @@ class Restamper:
         rest = self._give(self._waiting) if self._waiting else b""
         self._waiting = b""
         if self._turns:
-            self._turns = {}
+            self._turns, self._column = {}, PidColumn()
             self._is_first = self._is_placed = False
         return rest
 

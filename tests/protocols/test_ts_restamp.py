@@ -110,6 +110,7 @@ def test_many_pids_go_on_as_well() -> None:
     data = b"".join(packet(pid, pid // 7) for pid in range(0, 8190, 7) for _ in range(1))
     column = PidColumn()
     assert column.of(data) is None
+    assert column.of(packet(0x100, 1)) is None  # it is not tried again and again
     _, again = repeated([data], [data])
     assert counters(again) == {pid: [(pid // 7 + 1) % 16] for pid in range(0, 8190, 7)}
     few, later = repeated([data[: 9 * PACKET_BYTES], data], [data[: 9 * PACKET_BYTES]])
