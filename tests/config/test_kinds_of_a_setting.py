@@ -127,7 +127,7 @@ def test_what_contradicts_a_protocol_of_files(keys: dict[str, object], said: str
 @pytest.mark.parametrize(("protocol", "key"), [("rau", "protocol"), ({"kind": "rau"}, "protocol.kind")])
 def test_an_unknown_protocol(protocol: object, key: str) -> None:
     assert complaints(protocol=protocol) == [
-        f'outbound.news.{key}: must be "raw" or "flute", not "rau"; did you mean "raw"?'
+        f'outbound.news.{key}: must be "raw", "rtp" or "flute", not "rau"; did you mean "raw"?'
     ]
 
 
