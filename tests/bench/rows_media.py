@@ -146,8 +146,10 @@ def _of_rate(bench: Bench, rate: str, priority: Sequence[str]) -> Samples:
         with contextlib.ExitStack() as stack:
             filtered = ("-q", "-i", INTERFACE, "-f", f"udp port {to.port}", "-w", str(capture))
             dumpcap = lab.start(lab.receiver, program("dumpcap"), *filtered, stack=stack)
-            lab.wait_for(capture.exists, "dumpcap's file")
+            lab.wait_for(lambda: capture.exists() and capture.stat().st_size > 0, "dumpcap's file")
+            empty = capture.stat().st_size
             player.play(Show(lab, path, to, rate, priority), stack)
+            lab.wait_for(lambda: capture.stat().st_size > empty, f"the first datagrams of {player.name}")
             time.sleep(seconds + SKIPPED)
             dumpcap.stop()
         seen = read(capture, to.port)
