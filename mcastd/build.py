@@ -15,6 +15,7 @@ from mcastd.net.link import Receiver, Sender
 from mcastd.net.membership import Memberships
 from mcastd.net.receiver import SocketReceiver
 from mcastd.net.sender import SocketSender
+from mcastd.outbound.announcer import SessionAnnouncer
 from mcastd.outbound.channel import Channel
 from mcastd.outbound.protocols import Sending, make_protocol
 from mcastd.outbound.rtp import RtpStreams
@@ -71,6 +72,7 @@ class Parts:
     reader: Reader | None = None
     sender: SharedSender | None = None
     watcher: Watcher | None = None
+    announcer: SessionAnnouncer | None = None
     ends: Ends | None = None
     files: OpenFiles | None = None
     streams: RtpStreams = field(default_factory=RtpStreams)
@@ -99,6 +101,7 @@ def _channel(name: str, settings: OutboundChannel, parts: Parts) -> Channel:
         parts.open_source(settings, parts.files_of(name), name),
         parts.watcher,
         shared=parts.sender,
+        announcer=parts.announcer,
     )
     return channel
 

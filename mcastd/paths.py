@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from mcastd.errors import UnsafePathError
@@ -26,6 +26,8 @@ KINDS = {
     stat.S_IFSOCK: "a socket",
 }
 PARENT_MODE = 0o750
+# Characters of a name that are part of the name it is written by.
+NAME_KEPT = 100
 # Symbolic links in one path, as the kernel allows (path_resolution(7)).
 LINKS_MAX = 40
 OF_DIRECTORIES = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -197,3 +199,21 @@ def _is_ours(directory: int) -> bool:
     # Who owns / is root, too, where a user namespace has no number of its own for root
     trusted = {0, os.geteuid(), os.stat("/").st_uid}
     return found.st_uid in trusted and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def replace_file(path: Path, data: bytes, mode: int) -> None:
+    """Write a file so that whoever reads it has the old content or the new one, whole.
+
+    Directories that are missing are made. Raises OSError, and UnsafePathError.
+    """
+    with place_of(path, make=True) as place:
+        new = replace(place, name=f".{place.name[:NAME_KEPT]}.{os.urandom(6).hex()}")
+        with open(new.create(0, mode), "wb") as file:
+            try:
+                file.write(data)
+                file.flush()
+                os.fchmod(file.fileno(), mode)
+                place.rename(new.name, place.name)
+            except BaseException:
+                place.remove(new.name)
+                raise

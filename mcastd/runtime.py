@@ -12,6 +12,7 @@ from mcastd.config import Config, OpenFiles
 from mcastd.inbound.reader import Reader
 from mcastd.net.membership import Memberships
 from mcastd.net.watch import NetworkWatch
+from mcastd.outbound.announcer import SessionAnnouncer
 from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.watcher import Watcher
 from mcastd.process import share_interpreter
@@ -36,6 +37,7 @@ class Runtime:
         self.supervisor = Supervisor(lambda name, settings: build(name, settings, self._parts), on_change)
         self.network = NetworkWatch(lambda change: self.supervisor.network_changed(change, self.wakes))
         self._reader, self._sender, self._watcher = Reader(), SharedSender(), Watcher()
+        self._announcer = SessionAnnouncer(self.network.host)
         self._parts = replace(
             parts,
             host=self.network.host,
@@ -43,6 +45,7 @@ class Runtime:
             reader=self._reader,
             sender=self._sender,
             watcher=self._watcher,
+            announcer=self._announcer,
             files=OpenFiles(config),
         )
 
@@ -67,5 +70,5 @@ class Runtime:
     def close(self) -> None:
         """End what the workers share. They have ended before, or never will."""
         with ExitStack() as stack:
-            for shared in (self.network, self._reader, self._watcher, self._sender):
+            for shared in (self.network, self._announcer, self._reader, self._watcher, self._sender):
                 stack.callback(shared.close)

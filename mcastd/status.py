@@ -62,6 +62,18 @@ class FilesStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AnnouncementStatus:
+    """How a channel is announced."""
+
+    group: str  # that it is announced to
+    interval: float  # seconds, on average
+    sent: int  # announcements, without deletions
+    failed: int  # that could not be sent
+    error: str | None  # why the last one could not, in words; None: it was sent
+    file_error: str | None  # the same of the file of the description
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelStatus(Status):
     group: str
     port: int
@@ -79,6 +91,7 @@ class ChannelStatus(Status):
     repeat: int | str  # rounds, or "forever"
     counters: OutboundCounters
     hanging: Hanging | None = None  # the source, for too long
+    announcement: AnnouncementStatus | None = None  # None: it is not announced
     link: SenderStatus | None  # None: there is none now
 
 

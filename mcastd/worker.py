@@ -19,7 +19,7 @@ from mcastd import clock
 from mcastd.bounded import Patience
 from mcastd.counters import OutputCounters, SymbolCounts
 from mcastd.errors import McastdError
-from mcastd.status import FilesStatus, ManifestStatus, TreeStatus
+from mcastd.status import AnnouncementStatus, FilesStatus, ManifestStatus, TreeStatus
 from mcastd.threads import is_ready, processor_seconds
 from mcastd.views import Status
 
@@ -286,6 +286,7 @@ class Books(NamedTuple):
     # of a channel
     pending: int = 0  # datagrams read from the source and not sent yet
     files: FilesStatus | None = None  # of one that sends files whole
+    announcement: AnnouncementStatus | None = None  # of one that is announced
     # of a subscription
     overflow: int = 0  # as in Vitals
     stale: bool = False

@@ -25,11 +25,13 @@ from mcastd.inbound.subscription import Subscription
 from mcastd.net.fake import FakeReceiver, FakeSender
 from mcastd.net.link import Load
 from mcastd.net.payloads import ListPayloads
+from mcastd.outbound.announcer import SessionAnnouncer
 from mcastd.outbound.channel import Channel
 from mcastd.outbound.framing import make_framer
 from mcastd.outbound.sources.file import FileSource
 from mcastd.status import (
     NO_MANIFEST,
+    AnnouncementStatus,
     ChannelStatus,
     FilesStatus,
     ManifestStatus,
@@ -72,6 +74,10 @@ CHANNEL = """{
     "lines_split": 106, "skipped_bytes": 110, "rounds": 107, "late": 108
   },
   "hanging": {"path": "/srv/news", "seconds": 109.0},
+  "announcement": {
+    "group": "239.255.255.255", "interval": 30.5, "sent": 312, "failed": 313, "error": "cannot send: no way",
+    "file_error": "cannot write /srv/a.sdp: no room"
+  },
   "link": {"interface": "fake0", "address": "192.0.2.9", "sending": "gso"}
 }"""
 SUBSCRIPTION = """{
@@ -123,6 +129,16 @@ SUBSCRIPTION = """{
 }"""
 
 
+ANNOUNCEMENT = AnnouncementStatus(
+    group="239.255.255.255",
+    interval=30.5,
+    sent=312,
+    failed=313,
+    error="cannot send: no way",
+    file_error="cannot write /srv/a.sdp: no room",
+)
+
+
 class SourceOfFiles(FileSource):
     rate = 111.4
     files = FilesStatus(
@@ -162,6 +178,7 @@ def channel() -> Channel:
     worker._link = FakeSender()
     worker._link.sending = "gso"
     worker._described = worker._link.describe()
+    worker._announcer = cast(SessionAnnouncer, SimpleNamespace(status=lambda _: ANNOUNCEMENT))
     return worker
 
 

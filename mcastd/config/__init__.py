@@ -1,6 +1,7 @@
 """Configuration: TOML in; a frozen Config, or every problem, out."""
 
 from mcastd.config.addresses import label_of, means_several
+from mcastd.config.announce import Announcing
 from mcastd.config.daemon import DaemonSettings
 from mcastd.config.diff import Changes, diff
 from mcastd.config.directory_output import DirectoryOutput
@@ -36,6 +37,7 @@ __all__ = [
     "OUTBOUND_PROTOCOLS",
     "OUTPUTS",
     "SOURCES",
+    "Announcing",
     "Changes",
     "Config",
     "DaemonSettings",

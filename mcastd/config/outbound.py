@@ -8,7 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from mcastd.config.announce import ANNOUNCEMENTS, Announcing
 from mcastd.config.model import Conflicts, GroupSettings
+from mcastd.config.output import OutputPath
 from mcastd.config.protocols import OUTBOUND_PROTOCOLS, OutboundProtocol, RawOutbound
 from mcastd.config.sources import SOURCES, SourceSettings
 from mcastd.config.types import (
@@ -116,6 +118,10 @@ class OutboundChannel(GroupSettings):
         ' "flute" is as whole files; or a table with kind.',
     )
     loop: Switch = Field(True, description="Whether receivers on this host get the datagrams too.")
+    announce: Annotated[Announcing | None, ANNOUNCEMENTS] = Field(
+        None,
+        description="Whether it is announced by SAP, so that players find it: true, or a table for more.",
+    )
     dscp: Dscp = Field(0, description='The DiffServ code point, by name like "CS5" or number from 0 to 63.')
 
     @field_validator("interval")
@@ -127,6 +133,10 @@ class OutboundChannel(GroupSettings):
 
     def reads(self) -> Iterable[tuple[Location, Path]]:
         return () if self.source.file is None else [(("source",), self.source.file)]
+
+    def writes(self) -> Iterable[tuple[Location, OutputPath]]:
+        path = None if self.announce is None else self.announce.sdp
+        return () if path is None else [(("announce", "sdp"), OutputPath(path, "sdp"))]
 
     @property
     def is_heard_here(self) -> bool:
@@ -179,6 +189,13 @@ class OutboundChannel(GroupSettings):
         least = self.protocol.overhead + (PACKET_BYTES if self.framing == "ts" else 1)
         if self.max_datagram < least:
             yield ("max_datagram",), f"must be at least {least}, for what is sent and what is put around it"
+        announced_to = None if self.announce is None else self.announce.group
+        if announced_to is not None and announced_to.version != self.group.version:
+            yield (
+                ("announce", "group"),
+                f"{announced_to} is IPv{announced_to.version}, but the channel's group {self.group} is"
+                f" IPv{self.group.version}",
+            )
 
     def _contradictions_of_files(self) -> Iterator[tuple[Location, str]]:
         """What contradicts a protocol that sends whole files."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,15 @@ from mcastd.config.types import (
 )
 
 
+class MediaLine(NamedTuple):
+    """What the description of a session says of a channel (SDP, RFC 8866 section 5.14)."""
+
+    kind: str  # "video", "application" and so on
+    transport: str
+    format: str
+    attributes: tuple[tuple[str, str], ...] = ()  # names and values
+
+
 class OutboundProtocol(OfKind):
     """What every protocol of a channel has. What it does to datagrams: ``outbound/protocols.py``."""
 
@@ -31,6 +40,12 @@ class OutboundProtocol(OfKind):
     def overhead(self) -> int:
         """Bytes by which a datagram on the wire is longer than what the source gave."""
         return 0
+
+    def media_line(self, framing: str) -> MediaLine:
+        """What an announcement says of a channel with this protocol and ``framing``."""
+        if framing == "ts":
+            return MediaLine("video", "udp", "33", (("rtpmap", "33 MP2T/90000"),))
+        return MediaLine("application", "udp", "octet-stream")
 
 
 class RawOutbound(OutboundProtocol):
@@ -89,6 +104,10 @@ class FluteOutbound(OutboundProtocol):
         None,
         description="The name that the manifest says, which receivers have to expect; absent: the worker's.",
     )
+
+    def media_line(self, framing: str) -> MediaLine:
+        """As 3GPP TS 26.346 section 7.3 has FLUTE in SDP."""
+        return MediaLine("application", "FLUTE/UDP", "0", (("flute-tsi", str(self.session)),))
 
     @property
     def is_secured(self) -> bool:

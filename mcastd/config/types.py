@@ -48,6 +48,8 @@ Location = tuple[str | int, ...]  # of a value in the configuration: keys and in
 
 # What sockaddr_un holds beside the final NUL: unix(7).
 SUN_PATH_BYTES = 107
+# Of the name of a session: an announcement is to be below 1000 bytes in all (RFC 2974 section 6).
+SESSION_NAME_BYTES = 200
 
 
 def normal(path: Path) -> str:
@@ -99,6 +101,15 @@ def parse_channel_name(value: object) -> str:
     return check_name(value)
 
 
+def parse_session_name(value: object) -> str:
+    """The name of a session, as its description has it (RFC 8866 section 5.3)."""
+    if not isinstance(value, str) or not 0 < len(value.encode(errors="replace")) <= SESSION_NAME_BYTES:
+        raise ValueError(f"must be a name of up to {SESSION_NAME_BYTES} bytes, not {show(value)}")
+    if not value.isprintable() or not value.strip():
+        raise ValueError(f"{show(value)} is not printable: nobody could read it in a list")
+    return value
+
+
 Duration = Annotated[
     float, PlainValidator(parse_duration), PlainSerializer(format_duration, when_used="json")
 ]
@@ -143,4 +154,5 @@ VerifyingKeys = Annotated[
 ]
 SocketPath = Annotated[Path, PlainValidator(parse_socket_path)]
 ChannelName = Annotated[str, PlainValidator(parse_channel_name)]
+SessionName = Annotated[str, PlainValidator(parse_session_name)]
 WorkerName = Annotated[str, AfterValidator(check_name)]

@@ -52,7 +52,7 @@ class Family(NamedTuple, Generic[Of]):
         return f"{self.name}{{{labels}{more}}} {self.form}\n"
 
 
-def _counter(name: str, text: str, value: Callable[[Of], int]) -> Family[Of]:
+def _counter(name: str, text: str, value: Callable[[Of], int | None]) -> Family[Of]:
     return Family(f"mcastd_{name}_total", "counter", text, value)
 
 
@@ -208,6 +208,16 @@ CHANNEL: tuple[Family[OfChannel], ...] = (
         known=lambda _: (),
     ),
     *_of_manifest(lambda books: None if books.files is None else books.files.manifest),
+    _counter(
+        "announcements",
+        "Announcements of the channel that were sent, by SAP.",
+        lambda of: None if of.books.announcement is None else of.books.announcement.sent,
+    ),
+    _counter(
+        "failed_announcements",
+        "Announcements that could not be sent.",
+        lambda of: None if of.books.announcement is None else of.books.announcement.failed,
+    ),
 )
 SUBSCRIPTION: tuple[Family[ScrapedWorker[InboundCounters]], ...] = (
     *WORKER,

@@ -20,19 +20,20 @@ from mcastd.counters import OutboundCounters
 from mcastd.handover import Handover
 from mcastd.log import get_logger
 from mcastd.net.link import Sender
+from mcastd.outbound.announcer import SessionAnnouncer
 from mcastd.outbound.outlet import NO_CARRIER, TOO_BIG, Outlet
 from mcastd.outbound.pacing import FILES_TOLERANCE_SECONDS, TOLERANCE_SECONDS, Pacer
 from mcastd.outbound.plan import BurstPlan
 from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.sources.source import NAP_MAX_SECONDS, Source
 from mcastd.outbound.watcher import Watcher
-from mcastd.status import ChannelStatus, SenderDescription, SenderStatus
+from mcastd.status import AnnouncementStatus, ChannelStatus, SenderDescription, SenderStatus
 from mcastd.worker import Books, Context, Signal, Vitals, WorkerIdentity
 
 # Errors of send(2) that metrics show from the start, as 0.
 REFUSALS = ("EAGAIN", "EMSGSIZE", "ENETUNREACH", "ENOBUFS", "EPERM")
 # Settings that a run takes over. Any other needs a new run, which begins the source anew.
-UPDATABLE = ("interface", "ttl", "loop", "dscp", "interval", "rate", "burst")
+UPDATABLE = ("interface", "ttl", "loop", "dscp", "interval", "rate", "burst", "announce")
 # Signals without effect here: there is no output file, no back-off to end, and the source is read already.
 NOT_FOR_US = Signal.REOPEN | Signal.RETRY | Signal.SOURCE
 
@@ -57,12 +58,14 @@ class Channel:
         watcher: Watcher | None = None,
         *,
         shared: SharedSender | None = None,
+        announcer: SessionAnnouncer | None = None,
     ) -> None:
         self.name = name
         self._config = self._applied = config
         self._open_link = open_link
         self._watcher = watcher
         self._shared = shared
+        self._announcer = announcer
         self._handover = Handover()
         self._link: Sender | None = None
         self._described: SenderDescription | None = None  # the link, as it was seen last
@@ -105,6 +108,7 @@ class Channel:
             self._apply()
             with closing(self._open_link(self._applied)) as link:
                 self._link, self._described = link, link.describe()
+                self._announce()
                 if again:
                     context.taken_over()
                 again = True
@@ -113,6 +117,8 @@ class Channel:
                         return
                 finally:
                     self._link = None
+                    if self._announcer is not None:
+                        self._announcer.withdraw(self.name)
 
     def update(self, settings: object) -> bool:
         if not isinstance(settings, OutboundChannel):
@@ -126,6 +132,10 @@ class Channel:
             return False
         self._config = settings
         return True
+
+    def _announce(self) -> None:
+        if self._announcer is not None and self._described is not None:
+            self._announcer.announce(self.name, self._applied, self._described)
 
     def _pacer(self, config: OutboundChannel) -> Pacer:
         return Pacer(
@@ -171,6 +181,7 @@ class Channel:
             repeat=config.repeat,
             counters=outlet.copy_counted(),
             hanging=outlet.hanging(),
+            announcement=self._announced(),
             link=SenderStatus(way.interface, way.address, link.sending) if link and way else None,
         )
 
@@ -197,7 +208,11 @@ class Channel:
             self._outlet.last,
             pending=self._outlet.pending,
             files=self._source.files,
+            announcement=self._announced(),
         )
+
+    def _announced(self) -> AnnouncementStatus | None:
+        return None if self._announcer is None else self._announcer.status(self.name)
 
     def _transmit(self, context: Context, link: Sender) -> bool:
         """Send until STOP, or until the source has ended and all is sent.
@@ -296,6 +311,7 @@ class Channel:
         if self._described != link.describe():
             self._described = link.describe()
             self._log.info("link.moved", **as_json(self._described))
+            self._announce()
 
     def _wait_for_source(self, context: Context, link: Sender) -> None:
         """Wait until the source may have more, or until the link's deadline."""

@@ -115,7 +115,7 @@ class _Filter(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Part:
+class _Section:
     """The lines of the session, or of a medium."""
 
     connection: _Connection | None = None
@@ -136,7 +136,7 @@ class _MediumLine(NamedTuple):
 
 def parse(data: bytes) -> SessionDescription:
     """Read a description. Raises Malformed, whose text names the line."""
-    session, opened = _Part(), list[tuple[_MediumLine, _Part]]()
+    session, opened = _Section(), list[tuple[_MediumLine, _Section]]()
     part, known = session, _SESSION_LINES
     for number, line in _lines(data):
         letter, value = line[0], line[2:]
@@ -146,7 +146,7 @@ def parse(data: bytes) -> SessionDescription:
             if letter == "m":
                 if len(opened) == MEDIA_MAX:
                     raise Malformed("too-many-media", f"it has more than {MEDIA_MAX} media")
-                part, known = _Part(), _MEDIUM_LINES
+                part, known = _Section(), _MEDIUM_LINES
                 opened.append((_medium_line(value), part))
             else:
                 _take(part, letter, value)
@@ -191,7 +191,7 @@ def _lines(data: bytes) -> Iterator[tuple[int, str]]:
             yield number, text
 
 
-def _take(part: _Part, letter: str, value: str) -> None:
+def _take(part: _Section, letter: str, value: str) -> None:
     """Take note of a line. Raises Malformed."""
     if letter == "c":
         # Of several, which are layers of one medium, the first is what everybody has to receive
@@ -282,7 +282,7 @@ def _filter(text: str) -> _Filter:
     )
 
 
-def _medium(line: _MediumLine, part: _Part, session: _Part) -> Medium:
+def _medium(line: _MediumLine, part: _Section, session: _Section) -> Medium:
     """A medium, with what the session says for all. Raises Malformed."""
     connection = part.connection or session.connection
     address = connection and connection.address

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from mcastd.config import (
     OUTPUTS,
     SOURCES,
+    Announcing,
     Config,
     DaemonSettings,
     FileOutput,
@@ -118,6 +119,7 @@ def test_nothing_leaves_the_host_unasked() -> None:
         *SOURCES.models.values(),
         FluteOutbound,
         RtpOutbound,
+        Announcing,
         *OUTPUTS.models.values(),
     ],
 )
@@ -175,9 +177,10 @@ def test_each_commented_key_can_be_uncommented(number: int, tmp_path: Path) -> N
     config = load(tmp_path / "mcastd.toml")
     (key,) = tomllib.loads(LINES[number].removeprefix("# "))
     (output,) = config.inbound["news"].output
-    others = not isinstance(output, FileOutput) or config.outbound["news"].protocol.kind != "raw"
+    news = config.outbound["news"]
+    others = not isinstance(output, FileOutput) or news.protocol.kind != "raw" or news.announce is not None
     if key not in ABSENT_BY_DEFAULT and not others:
         expected = load(REFERENCE)
         shown = output.model_copy(update={"rotate_size": None, "rotate_every": None})
-        news = config.inbound["news"].model_copy(update={"output": (shown,)})
-        assert Config(daemon=config.daemon, outbound=config.outbound, inbound={"news": news}) == expected
+        heard = config.inbound["news"].model_copy(update={"output": (shown,)})
+        assert Config(daemon=config.daemon, outbound=config.outbound, inbound={"news": heard}) == expected

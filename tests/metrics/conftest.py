@@ -11,6 +11,7 @@ from mcastd.config import Config
 from mcastd.inbound.subscription import Subscription
 from mcastd.metrics.exposition import Row
 from mcastd.net.fake import FakeReceiver, FakeSender
+from mcastd.outbound.announcer import SessionAnnouncer
 from mcastd.outbound.channel import Channel
 from mcastd.outbound.sources import open_source
 from mcastd.supervisor.thread import WorkerThread
@@ -39,10 +40,15 @@ class House:
         config = Config.model_validate(tables)
         self.receivers = {name: FakeReceiver() for name in config.inbound}
         self.senders = {name: FakeSender() for name in config.outbound}
+        self._announcer = SessionAnnouncer(open_sender=lambda *_: FakeSender())
         self.workers: dict[str, Channel | Subscription] = {
             **{
                 f"outbound/{name}": Channel(
-                    f"outbound/{name}", channel, lambda _, n=name: self.senders[n], open_source(channel)
+                    f"outbound/{name}",
+                    channel,
+                    lambda _, n=name: self.senders[n],
+                    open_source(channel),
+                    announcer=self._announcer,
                 )
                 for name, channel in config.outbound.items()
             },
@@ -70,6 +76,7 @@ class House:
             thread.send(Signal.STOP)
         for thread in self._threads:
             assert thread.join(10)
+        self._announcer.close()
 
 
 @pytest.fixture

@@ -21,11 +21,14 @@ from mcastd.metrics.exposition import PART_WORKERS, Exposition, Row
 from mcastd.metrics.families import families
 from mcastd.metrics.server import Metrics
 from mcastd.net.link import Origin
-from mcastd.status import NO_MANIFEST, FilesStatus, TreeStatus
+from mcastd.status import NO_MANIFEST, AnnouncementStatus, FilesStatus, TreeStatus
 from mcastd.worker import OutputIdentity
 
 MakeHouse = Callable[..., House]
 MANIFEST = replace(NO_MANIFEST, files=115, issued=116, expires=117)
+ANNOUNCEMENT = AnnouncementStatus(
+    group="239.255.255.255", interval=30.0, sent=118, failed=119, error=None, file_error=None
+)
 FILES = FilesStatus(
     files=111,
     total_bytes=112,
@@ -166,7 +169,9 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
     rows = [
         (
             out_head._replace(restarts=101, state="failed"),
-            out._replace(counters=sent, pending=108, last_datagram=monotonic - 109, files=FILES),
+            out._replace(counters=sent, pending=108, last_datagram=monotonic - 109, files=FILES)._replace(
+                announcement=ANNOUNCEMENT
+            ),
         ),
         (
             head._replace(restarts=201, state="active"),
@@ -217,6 +222,8 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
         ("manifest_files", *channel): 115,
         ("manifest_issued_timestamp_seconds", *channel): 116,
         ("manifest_expires_timestamp_seconds", *channel): 117,
+        ("announcements_total", *channel): 118,
+        ("failed_announcements_total", *channel): 119,
         ("worker_info", *subscription): 1,
         ("worker_state", *subscription): 1,
         ("worker_restarts_total", *subscription): 201,
@@ -408,7 +415,14 @@ def test_symbols_and_files_are_told_apart_by_what_became_of_them() -> None:
     assert values(samples, "mcastd_received_symbols_total") == {"inbound/a": 4}  # the last of its samples
     for name in ("restored_symbols_total", "repaired_blocks_total", "wrong_blocks_total"):
         assert values(samples, f"mcastd_{name}") == {"inbound/a": 0}
-    for name in ("source_files", "source_bytes", "pass_number", "pass_ratio", "unsent_files"):
+    for name in (
+        "source_files",
+        "source_bytes",
+        "pass_number",
+        "pass_ratio",
+        "unsent_files",
+        "announcements_total",
+    ):
         assert values(samples, f"mcastd_{name}") == {}
 
 
@@ -441,7 +455,7 @@ def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path, monkeypatch: 
     a = house(
         outbound={
             "a": {**GROUP, "source": source},
-            "b": {**GROUP, "source": files, "protocol": sealed, **slowly},
+            "b": {**GROUP, "source": files, "protocol": sealed, "announce": True, **slowly},
         },
         inbound={
             "a": {

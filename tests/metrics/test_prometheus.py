@@ -118,6 +118,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         {images} source = "{files}"
         interface = "lo"
         protocol = {{ kind = "flute", protect = "0%", key = "{directory}/key" }}
+        announce = true
         rate = "10Mbit"
         repeat = "forever"
         [inbound.images]

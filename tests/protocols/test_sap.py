@@ -135,7 +135,9 @@ def test_tshark_reads_it(tmp_path: Path) -> None:
     capture = tmp_path / "sap.pcapng"
     blocks = [pcapng.section("", "test"), pcapng.interface("x", "")]
     for packet in (announced, deleted):
-        headers = pcapng.udp_headers((IPV4, 40_000), (IPv4Address("239.195.255.255"), sap.PORT), 8, len(packet))
+        headers = pcapng.udp_headers(
+            (IPV4, 40_000), (IPv4Address("239.195.255.255"), sap.PORT), 8, len(packet)
+        )
         frame = pcapng.Frame(0, headers, len(packet))
         blocks += [frame.before(1, packet), packet, frame.after]
     capture.write_bytes(b"".join(blocks))

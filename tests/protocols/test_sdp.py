@@ -240,7 +240,7 @@ def media(draw: st.DrawFn) -> Medium:
 ORIGINS = st.builds(SessionOrigin, WORDS, NUMBERS.map(str), NUMBERS, (IPV4 | IPV6).map(str))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(media(), max_size=4), ORIGINS, TEXTS, TEXTS)
 def test_what_is_built_is_read_the_same(
     streams: list[Medium], origin: SessionOrigin, name: str, information: str
@@ -258,7 +258,7 @@ def test_what_is_built_is_read_the_same(
 PIECES = [line + b"\r\n" for line in (*ST_2110.split(b"\r\n"), *build(OURS).split(b"\r\n"))]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.lists(st.one_of(st.sampled_from(PIECES), st.binary(max_size=12)), max_size=30))
 def test_any_bytes_are_read_or_refused(pieces: list[bytes]) -> None:
     data = b"v=0\r\n" + b"".join(pieces)
@@ -267,7 +267,7 @@ def test_any_bytes_are_read_or_refused(pieces: list[bytes]) -> None:
             read(data)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_a_damaged_description_is_read_or_refused(data: st.DataObject) -> None:
     text = bytearray(ST_2110)

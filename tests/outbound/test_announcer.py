@@ -1,0 +1,295 @@
+"""Channels announced by SAP: what is said of them, when, and that no channel waits for it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.channel import running
+from support.wait import wait_for
+
+from mcastd.config import OutboundChannel
+from mcastd.errors import LinkError
+from mcastd.ip import Address
+from mcastd.net.fake import FakeSender
+from mcastd.net.link import Sender
+from mcastd.outbound import announcer as module
+from mcastd.outbound.announcement import Announcement, announcement, describe, interval_of
+from mcastd.outbound.announcer import SessionAnnouncer
+from mcastd.outbound.channel import Channel
+from mcastd.outbound.sources import open_source
+from mcastd.protocols import sap, sdp
+from mcastd.status import AnnouncementStatus, SenderDescription
+from mcastd.worker import Signal
+
+WAY = SenderDescription("eth7", "192.0.2.9")
+
+
+def channel(announce: object = True, **keys: Any) -> OutboundChannel:
+    settings = {"source": "/news", "group": "239.192.1.2", "port": 5004, "ttl": 8, "announce": announce}
+    return OutboundChannel(**(settings | keys))
+
+
+def described(
+    of: OutboundChannel, worker: str = "outbound/news", version: int = 17
+) -> sdp.SessionDescription:
+    assert of.announce is not None
+    return sdp.parse(describe(worker, of, WAY, of.announce, version))
+
+
+@dataclass
+class Network:
+    """What was sent, by group."""
+
+    sent: list[tuple[str, sap.SapPacket]] = field(default_factory=list)
+    opened: list[tuple[str, int]] = field(default_factory=list)  # by which interface, with which TTL
+    refusal: str = ""  # an address cannot be had
+
+    def open(self, group: Address, channel: OutboundChannel, interface: str) -> Sender:
+        if self.refusal:
+            raise LinkError("cannot send", self.refusal, errno=errno.ENODEV)
+        self.opened.append((interface, channel.ttl))
+        return _Recorder(self, str(group))
+
+    def kinds(self) -> list[str]:
+        return ["deletion" if packet.deletion else "announcement" for _, packet in self.sent]
+
+
+class _Recorder(FakeSender):
+    def __init__(self, network: Network, group: str) -> None:
+        super().__init__()
+        self._network, self._group = network, group
+
+    def close(self) -> None:
+        self._network.sent += [(self._group, sap.parse(packet)) for packet in self.sent]
+
+
+@contextmanager
+def announcing(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[SessionAnnouncer, Network]]:
+    """With intervals of hundredths of what is configured, so that 30 s are 0.3."""
+    monkeypatch.setattr(module, "interval_of", lambda *of: interval_of(*of) / 100)
+    monkeypatch.setattr(module, "GRACE_SECONDS", 0.1)
+    network = Network()
+    with closing(SessionAnnouncer(open_sender=network.open)) as one:
+        yield one, network
+
+
+def status(of: SessionAnnouncer, worker: str = "outbound/news") -> AnnouncementStatus:
+    found = of.status(worker)
+    assert found is not None
+    return found
+
+
+# -- what is said
+
+
+def test_what_is_said_of_a_channel() -> None:
+    session = described(channel())
+    (medium,) = session.media
+    assert (session.name, session.origin.user, session.origin.version, session.origin.address) == (
+        "news",
+        "mcastd",
+        17,
+        "192.0.2.9",
+    )
+    assert (medium.address, medium.port, medium.ttl) == (ip_address("239.192.1.2"), 5004, 8)
+    assert medium.sources == (ip_address("192.0.2.9"),)
+    assert (medium.kind, medium.transport, medium.formats) == ("application", "udp", ("octet-stream",))
+    assert described(channel({"name": "All News"})).name == "All News"
+
+
+def test_a_protocol_says_its_own_media_line(tmp_path: Path) -> None:
+    flute = channel(protocol={"kind": "flute", "session": 7}, rate="1Mbit", source=str(tmp_path))
+    (medium,) = described(flute).media
+    assert (medium.kind, medium.transport, medium.formats) == ("application", "FLUTE/UDP", ("0",))
+    assert ("flute-tsi", "7") in medium.attributes
+
+
+def test_a_session_keeps_its_number_and_has_one_of_its_own() -> None:
+    again, other = described(channel(), version=18), described(channel(), "outbound/tv")
+    assert again.origin.identity == described(channel()).origin.identity != other.origin.identity
+
+
+def test_another_message_after_a_change_and_for_each_channel() -> None:
+    settings = channel()
+    assert settings.announce is not None
+
+    said = settings.announce
+
+    def made(
+        before: Announcement | None = None,
+        taken: Collection[int] = (),
+        address: str = "192.0.2.9",
+        version: int = 1,
+    ) -> Announcement:
+        way = replace(WAY, address=address)
+        return announcement("outbound/news", settings, way, said, before=before, version=version, taken=taken)
+
+    first = made()
+    assert made(first, version=2) is first, "nothing has changed"
+    moved = made(first, address="192.0.2.10", version=3)
+    assert moved.message != first.message
+    assert sdp.parse(moved.description).origin.version == 3
+    assert made(taken={first.message}).message == first.message % 0xFFFF + 1
+    assert made(taken=set(range(first.message, 0x10000))).message == 1
+
+
+def test_many_announcements_are_seldom_ones() -> None:
+    settings = channel({"interval": "40s"}).announce
+    assert settings is not None
+    assert interval_of(settings, 1, 500) == 40
+    assert interval_of(settings, 100, 500) == 100, "100 x 500 bytes at 4000 bit/s"
+
+
+# -- when
+
+
+def test_a_channel_is_announced_again_and_again_and_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    with announcing(monkeypatch) as (one, network):
+        one.announce("outbound/news", channel(), WAY)
+        wait_for(lambda: len(network.sent) >= 3, "three announcements")
+        assert status(one).group == "239.195.255.255"
+        assert status(one).sent >= 3
+        one.withdraw("outbound/news")
+        assert one.status("outbound/news") is None
+        wait_for(lambda: network.kinds()[-1] == "deletion", "the deletion")
+        first, last = network.sent[0][1], network.sent[-1][1]
+        assert {group for group, _ in network.sent} == {"239.195.255.255"}
+        assert set(network.opened) == {("eth7", 8)}
+        assert (
+            (first.origin, first.message)
+            == (last.origin, last.message)
+            == (ip_address("192.0.2.9"), last.message)
+        )
+        assert sdp.origin_in(last.payload) == sdp.parse(first.payload).origin
+        assert network.kinds().count("deletion") == 1
+
+
+def test_what_begins_again_at_once_is_not_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a setting changes that listeners do not see."""
+    with announcing(monkeypatch) as (one, network):
+        monkeypatch.setattr(module, "GRACE_SECONDS", 30.0)
+        one.announce("outbound/news", channel(), WAY)
+        wait_for(lambda: len(network.sent) == 1, "an announcement")
+        one.withdraw("outbound/news")
+        one.announce("outbound/news", channel(rate="2Mbit"), WAY)
+        wait_for(lambda: len(network.sent) >= 2, "another one")
+        assert network.sent[0] == network.sent[1]
+
+
+def test_what_has_changed_is_deleted_and_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    with announcing(monkeypatch) as (one, network):
+        one.announce("outbound/news", channel({"interval": "1h"}), WAY)
+        wait_for(lambda: len(network.sent) == 1, "an announcement")
+        one.announce("outbound/news", channel({"interval": "1h"}), SenderDescription("eth8", "192.0.2.10"))
+        wait_for(lambda: len(network.sent) == 3, "the change")
+        old, gone, new = (packet for _, packet in network.sent)
+        assert network.kinds() == ["announcement", "deletion", "announcement"]
+        assert (gone.origin, gone.message) == (old.origin, old.message)
+        assert (str(new.origin), new.message != old.message) == ("192.0.2.10", True)
+        assert [interface for interface, _ in network.opened] == ["eth7", "eth7", "eth8"]
+
+
+def test_all_are_deleted_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    with announcing(monkeypatch) as (one, network):
+        one.announce("outbound/news", channel({"interval": "1h"}), WAY)
+        one.announce("outbound/tv", channel({"interval": "1h", "group": "239.255.255.254"}, port=5006), WAY)
+        one.announce("outbound/quiet", channel(announce=False), WAY)
+        wait_for(lambda: len(network.sent) == 2, "both")
+        assert one.status("outbound/quiet") is None
+    assert sorted(network.kinds()) == ["announcement", "announcement", "deletion", "deletion"]
+    assert {group for group, _ in network.sent} == {"239.195.255.255", "239.255.255.254"}
+
+
+def test_what_cannot_be_sent_is_said_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with announcing(monkeypatch) as (one, network):
+        network.refusal = "no such interface"
+        one.announce("outbound/news", channel(), WAY)
+        wait_for(lambda: status(one).failed >= 2, "two attempts")
+        assert (status(one).sent, status(one).error) == (0, "cannot send: no such interface")
+        network.refusal = ""
+        wait_for(lambda: status(one).sent, "an announcement")
+        wait_for(lambda: status(one).error is None, "no error")
+
+
+# -- the file
+
+
+def test_the_description_is_a_file_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "made" / "news.sdp"
+    with announcing(monkeypatch) as (one, network):
+        one.announce("outbound/news", channel({"sdp": str(path), "interval": "1h"}), WAY)
+        wait_for(path.exists, "the file")
+        assert sdp.parse(path.read_bytes()).name == "news"
+        assert path.stat().st_mode & 0o777 == 0o644
+        one.announce("outbound/news", channel({"sdp": str(path), "interval": "1h"}, port=5006), WAY)
+        wait_for(lambda: sdp.parse(path.read_bytes()).media[0].port == 5006, "the new one")
+        assert os.listdir(path.parent) == ["news.sdp"]
+        wait_for(lambda: len(network.sent) == 3, "the change")
+    assert path.exists(), "it stays"
+
+
+def test_a_file_that_cannot_be_written_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    blocking = tmp_path / "blocking"
+    blocking.write_text("no directory")
+    with announcing(monkeypatch) as (one, network):
+        one.announce("outbound/news", channel({"sdp": f"{blocking}/news.sdp"}), WAY)
+        wait_for(lambda: status(one).file_error, "the error")
+        assert status(one).file_error == f"cannot write {blocking}/news.sdp: not a directory"
+        wait_for(lambda: len(network.sent) >= 2, "announcements all the same")
+        blocking.unlink()
+        wait_for(lambda: status(one).file_error is None, "no error")
+        assert (blocking / "news.sdp").exists()
+
+
+def test_a_disk_that_hangs_costs_a_channel_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    hung = threading.Event()
+    monkeypatch.setattr(module, "FILE_SECONDS", 0.05)
+    monkeypatch.setattr(module, "replace_file", lambda *_: hung.wait(60))
+    try:
+        with announcing(monkeypatch) as (one, network):
+            one.announce("outbound/news", channel({"sdp": f"{tmp_path}/news.sdp"}), WAY)
+            one.announce("outbound/tv", channel(), WAY)
+            wait_for(lambda: status(one, "outbound/tv").sent >= 2, "the other one")
+            wait_for(lambda: "does not answer" in str(status(one).file_error), "the error")
+            assert network.sent
+    finally:
+        hung.set()
+
+
+# -- a channel
+
+
+def test_a_channel_is_announced_while_it_sends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source = tmp_path / "news"
+    source.write_text("a\nb\n")
+    settings = channel({"name": "First"}, source=str(source), repeat="forever", interval="10ms")
+    with announcing(monkeypatch) as (one, network):
+        made = Channel(
+            "outbound/news",
+            settings,
+            lambda _: FakeSender(),
+            open_source(settings, None, "outbound/news"),
+            announcer=one,
+        )
+        with running(made) as run:
+            wait_for(lambda: network.sent, "an announcement")
+            assert made.status().announcement is not None
+            assert made.books().announcement is not None
+            sent = made.counters.rounds
+            assert made.update(settings.model_copy(update={"announce": channel({"name": "Second"}).announce}))
+            run.context.send(Signal.NETWORK)
+            wait_for(
+                lambda: any(b"s=Second\r\n" in packet.payload for _, packet in network.sent), "the other name"
+            )
+            assert made.counters.rounds >= sent
+        wait_for(lambda: network.kinds()[-1] == "deletion", "the deletion")
+        assert made.status().announcement is None
