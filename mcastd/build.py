@@ -6,7 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mcastd.config import InboundSubscription, OpenFiles, OpenFilesOf, OutboundChannel, WorkerSettings
+from mcastd.config import (
+    Discover,
+    InboundSubscription,
+    OpenFiles,
+    OpenFilesOf,
+    OutboundChannel,
+    WorkerSettings,
+)
+from mcastd.discovery.discovery import Discovery
 from mcastd.inbound.reader import Reader
 from mcastd.inbound.sinks import Ends, MakeSink, Means, make_sink
 from mcastd.inbound.subscription import Subscription, source_filter
@@ -22,7 +30,11 @@ from mcastd.outbound.rtp import RtpStreams
 from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.sources import OpenSource, open_source
 from mcastd.outbound.watcher import Watcher
+from mcastd.protocols import sap
 from mcastd.worker import Worker
+
+# The kernel's buffer for announcements of one group, in bytes: some hundreds of them.
+ANNOUNCEMENTS_BUFFER = 256 << 10
 
 
 def open_sender(channel: OutboundChannel, host: Callable[[], Host] = look) -> Sender:
@@ -117,10 +129,28 @@ def _subscription(name: str, settings: InboundSubscription, parts: Parts) -> Sub
     )
 
 
+def _discovery(name: str, settings: Discover, parts: Parts) -> Discovery:
+    return Discovery(
+        name,
+        settings,
+        lambda wanted, group: SocketReceiver(
+            group,
+            sap.PORT,
+            interface=wanted.interface,
+            receive_buffer=ANNOUNCEMENTS_BUFFER,
+            metadata=True,
+            coalesce=False,
+            host=parts.host,
+            memberships=parts.memberships,
+        ),
+    )
+
+
 # By the settings of a kind of worker (see Config.kinds): makes one of its name, settings and parts.
 FACTORIES: dict[type[WorkerSettings], Callable[[str, Any, Parts], Worker]] = {
     OutboundChannel: _channel,
     InboundSubscription: _subscription,
+    Discover: _discovery,
 }
 
 

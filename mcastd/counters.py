@@ -13,7 +13,7 @@ from copy import copy
 from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
-T = TypeVar("T", bound="OutboundCounters | InboundCounters | OutputCounters")
+T = TypeVar("T", bound="OutboundCounters | InboundCounters | OutputCounters | DiscoveryCounters")
 
 
 @dataclass(slots=True)
@@ -82,6 +82,16 @@ class InboundCounters:
     overflow: int = 0  # dropped by the kernel at a full receive buffer: not in received
     held: int = 0  # of received: kept by the protocol for now
     dropped: Counter[str] = field(default_factory=Counter)  # of received: given up by the protocol, by reason
+
+
+@dataclass(slots=True)
+class DiscoveryCounters:
+    """What a worker that hears announcements took from its links, and what became of sessions."""
+
+    received: int = 0
+    received_bytes: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)  # of received: not taken, by reason
+    ended: Counter[str] = field(default_factory=Counter)  # sessions that are no longer kept, by reason
 
 
 @dataclass(slots=True)

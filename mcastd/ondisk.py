@@ -79,7 +79,7 @@ class OnDisk:
             return self._verdict
 
     def _compare(self, running: Config) -> Verdict:
-        files = self._files()
+        files = self._files(running)
         with self._lock:
             if self._seen is not None and self._seen[0] == files and self._seen[1] is running:
                 return self._verdict
@@ -95,8 +95,11 @@ class OnDisk:
             self._seen, self._verdict = (files, running), verdict
         return verdict
 
-    def _files(self) -> Files:
+    def _files(self, running: Config | None = None) -> Files:
+        """Those of the configuration; with ``running``, the descriptions that this one names, too."""
         paths = [self.path, *sorted(Path(f"{self.path}.d").glob("*.toml"))]
+        inbound = () if running is None else running.inbound.values()
+        paths += (Path(one.sdp.path) for one in inbound if one.sdp is not None and one.sdp.path)
         found = []
         for path in paths:
             try:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mcastd.counters import InboundCounters, OutboundCounters, OutputCounters
+from mcastd.counters import DiscoveryCounters, InboundCounters, OutboundCounters, OutputCounters
 from mcastd.views import Status
 
 
@@ -247,3 +247,42 @@ class SubscriptionStatus(Status):
     reading: str  # "with others" or "alone"
     receive_buffer: ReceiveBuffer
     link: ReceiverDescription | None  # None: there is none now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediumStatus:
+    """One stream of a session."""
+
+    kind: str  # "video", "audio" and so on
+    group: str  # "": its description says none
+    port: int
+    ttl: int | None
+    transport: str  # "RTP/AVP", "udp" and so on
+    encoding: str  # "MP2T/90000"; or the formats of its description
+    sources: tuple[str, ...]  # the only senders; none: any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionStatus:
+    """A session that was heard."""
+
+    name: str
+    media: tuple[MediumStatus, ...]
+    sender: str  # the address that its announcements come from
+    interface: str  # that they come by
+    announced_to: str  # the group that they are sent to
+    age: float  # seconds since it was first heard
+    last_age: float  # the same of the last time
+    interval: float | None  # seconds between announcements, on average; None: it was heard once
+    sdp: str  # its description
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiscoveryStatus(Status):
+    interface: str | tuple[str, ...] | None  # the setting
+    groups: tuple[str, ...]  # of announcements, that are joined
+    refused: Mapping[str, str]  # those that are not, each with the cause in words
+    overflow: int  # packets that the kernel dropped at full receive buffers
+    counters: DiscoveryCounters
+    heard: int  # sessions that are kept
+    sessions: tuple[SessionStatus, ...]  # those that were heard first last

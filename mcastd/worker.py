@@ -294,6 +294,7 @@ class Books(NamedTuple):
     memberships_wanted: int = 0
     receive_buffer: int | None = None  # bytes that the kernel gave; None: there is no socket now
     receive_buffer_asked: int = 0
+    sessions: int = 0  # of a worker that hears announcements: those that it keeps
     manifest: ManifestStatus | None = None  # that it goes by, if it goes by one
     refused_manifests: Mapping[str, int] = MappingProxyType({})  # by reason
 

@@ -91,7 +91,7 @@ def keys() -> Iterator[str]:
             yield ".br"
             required = "Required." if field.is_required() else f"Default: {as_toml(defaults.get(key))}."
             yield from roff(f"{required} Example:")
-            yield f".Dl {key} = {of_model[key]}".replace('"', r"\(dq")
+            yield f".Dl {key} = {of_model[key]}".replace("\\", r"\e").replace('"', r"\(dq")
         yield ".El"
 
 

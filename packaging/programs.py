@@ -43,6 +43,7 @@ FOR_TESTS = {
     "nft": "nftables",
     "prometheus": "prometheus",
     "promtool": "prometheus",
+    "sapserver": "minisapserver",
     "smcrouted": "smcroute",
     "socat": "socat",
     "sysctl": "procps",

@@ -1,4 +1,4 @@
-"""The commands ``mcastctl listen``, ``send`` and ``groups``: arguments in, exit codes out."""
+"""The commands ``mcastctl listen``, ``send``, ``discover`` and ``groups``: arguments in, exit codes out."""
 
 from __future__ import annotations
 
@@ -246,6 +246,42 @@ def send(
         _require_flute({option: value is not None for option, value in of_files.items()})
         plan = sending.plan(group, file, text=text, numbers=numbered, size=size, keys=settings)
         sys.exit(sending.send(plan, as_json=as_json))
+
+
+@click.command(short_help="Show the sessions that are announced in the network.")
+@click.option(
+    "-i",
+    "--interface",
+    "interfaces",
+    multiple=True,
+    metavar="NAME",
+    help='By name, pattern like "eth*", address, or "all"; repeatable; else the route to each group decides.',
+)
+@click.option(
+    "--group",
+    "groups",
+    multiple=True,
+    metavar="GROUP",
+    help="Only what is announced to this group; repeatable; else those of all scopes.",
+)
+@click.option("--for", "span", metavar="TIME", help='End after this time, like "1min".')
+@click.option("--json", "as_json", is_flag=True, help="An object a line, with the description (SDP).")
+def discover(
+    *, interfaces: tuple[str, ...], groups: tuple[str, ...], span: str | None, as_json: bool
+) -> None:
+    """Show the sessions that are announced by SAP, without daemon or configuration.
+
+    Each is shown when it is first heard: as a rule they are announced each 30 s, by some programs each 5 min.
+
+    Exit status: 0 if there was one, 1 if not, 2 if the command line is wrong.
+    """
+    with _translated():
+        from mcastd.adhoc import discover as discovering  # noqa: PLC0415 - not for `mcastctl status`
+        from mcastd.adhoc.settings import duration  # noqa: PLC0415
+
+        seconds = math.inf if span is None else duration("--for", span)
+        config = discovering.settings(interfaces, groups)
+        sys.exit(discovering.discover(config, seconds=seconds, as_json_lines=as_json))
 
 
 @click.command(short_help="Show who joined what on this host.")

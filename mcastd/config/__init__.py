@@ -5,6 +5,7 @@ from mcastd.config.announce import Announcing
 from mcastd.config.daemon import DaemonSettings
 from mcastd.config.diff import Changes, diff
 from mcastd.config.directory_output import DirectoryOutput
+from mcastd.config.discover import Discover
 from mcastd.config.fifo_output import FifoOutput
 from mcastd.config.file_output import FileOutput
 from mcastd.config.inbound import DEFAULT_RECEIVE_BUFFER, GATHERING_BUFFER_MIN_BYTES, InboundSubscription
@@ -42,6 +43,7 @@ __all__ = [
     "Config",
     "DaemonSettings",
     "DirectoryOutput",
+    "Discover",
     "FifoOutput",
     "FileOutput",
     "FileSourceSettings",

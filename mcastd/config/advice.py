@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mcastd.config.addresses import may_meet
+from mcastd.config.description import legs_of
 from mcastd.config.explain import Complaint
 from mcastd.config.groups import LINK_CONTROL, ethernet_address, is_bounded, is_public, is_source_specific
 from mcastd.config.inbound import DEFAULT_RECEIVE_BUFFER, GATHERING_BUFFER_MIN_BYTES, InboundSubscription
@@ -223,12 +224,24 @@ def _takes_unsigned(subscription: InboundSubscription) -> Advice:
         )
 
 
+def _one_way(subscription: InboundSubscription) -> Advice:
+    described, group, port = subscription.sdp, subscription.group, subscription.port
+    if described is not None and (ways := len(legs_of(described, group, port))) > 1:
+        yield (
+            "sdp",
+            f"one stream is described by {ways} ways, of which {group} port {port} is received; another"
+            " subscription, with group and port of another way, receives that",
+        )
+
+
 OF_A_SUBSCRIPTION: tuple[Callable[[InboundSubscription], Advice], ...] = (
     _without_sources,
     _shallow,
     _restless,
     _takes_unsigned,
+    _one_way,
 )
+
 
 OF_ONE_WORKER: dict[str, tuple[Callable[[Any], Advice], ...]] = {
     "outbound": OF_A_CHANNEL,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from mcastd.config.addresses import may_meet
-from mcastd.config.model import GroupSettings
+from mcastd.config.description import contradictions, filled, parse_description
+from mcastd.config.model import Conflicts, GroupSettings
 from mcastd.config.output import OutputPath, OutputSettings
 from mcastd.config.outputs import OUTPUTS, OutputTables
 from mcastd.config.protocols import INBOUND_PROTOCOLS, InboundProtocol, RawInbound
@@ -20,6 +21,7 @@ from mcastd.config.types import (
     Moment,
     Period,
     Port,
+    SessionDescribed,
     SourceAddress,
     Switch,
 )
@@ -34,6 +36,11 @@ GATHERING_BUFFER_MIN_BYTES = 1 << 20
 class InboundSubscription(GroupSettings):
     """A group that is received into outputs: ``[inbound.NAME]``."""
 
+    sdp: SessionDescribed | None = Field(
+        None,
+        description="The path of a description (SDP), read with the configuration, or its text: group, port"
+        " and sources are those of its stream.",
+    )
     group: Group = Field(description="The multicast address that is received, IPv4 or IPv6.")
     port: Port = Field(description="The UDP port that is received.")
     interface: AnyInterface | None = Field(
@@ -76,6 +83,21 @@ class InboundSubscription(GroupSettings):
     output: OutputTables = Field(
         description="Where datagrams go: a file's path, a table with kind and path, or an array of these."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _described(cls, keys: Any) -> Any:
+        """Fill in what a description says. It is the stream that the keys mean, if there are several."""
+        if not isinstance(keys, dict) or keys.get("sdp") is None:
+            return keys
+        try:
+            description = parse_description(keys["sdp"])
+            said = filled(description, keys)
+        except ValueError as error:
+            raise Conflicts([(("sdp",), str(error))]) from None
+        if found := [((key,), why) for key, why in contradictions(description, said, keys)]:
+            raise Conflicts(found)
+        return {**said, **keys, "sdp": description}
 
     def ways(self) -> Iterable[tuple[Interfaces | None, Address]]:
         return (*super().ways(), *(way for output in self.output for way in output.ways()))

@@ -15,7 +15,9 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
+from mcastd.bounded import ask
 from mcastd.config.advice import advise
+from mcastd.config.description import DescriptionFile
 from mcastd.config.explain import Complaint, as_written, explain
 from mcastd.config.positions import nearest, positions
 from mcastd.config.whole import Config
@@ -26,6 +28,8 @@ from mcastd.printable import printable, toml_escaped
 STDIN = Path("-")
 # Enough for a hundred thousand workers; a larger file is the wrong one.
 FILE_MAX_BYTES = 16 << 20
+# A description of a session on a disk that has not answered after this long is not read.
+DESCRIPTION_SECONDS = 2.0
 # Parts of a dotted key, or of a table's header: tomllib's time grows with the square of their number.
 MAX_KEY_PARTS = 32
 _PART = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
@@ -64,6 +68,7 @@ def examine(path: Path) -> tuple[Config, Sequence[ConfigProblem]]:
         tables = _merge_all(files)
         if not tables:
             raise _refusal(path, "declares nothing; add an [outbound.NAME] or [inbound.NAME] table")
+        _read_descriptions(tables)
         config = _validate(tables, files)
         warnings = [
             Complaint(as_written(advice.location, tables), advice.reason)
@@ -82,9 +87,30 @@ def _validate(tables: dict[str, Any], files: Sequence[_File]) -> Config:
         raise ConfigError(_locate(explain(error, tables), files)) from None
 
 
+def _read_descriptions(tables: dict[str, Any]) -> None:
+    """Put the file in place of each path that ``sdp`` of a subscription names."""
+    subscriptions = tables.get("inbound")
+    for table in subscriptions.values() if isinstance(subscriptions, dict) else ():
+        path = table.get("sdp") if isinstance(table, dict) else None
+        if isinstance(path, str) and path.startswith("/"):
+            table["sdp"] = _description(path)
+
+
+def _description(path: str) -> DescriptionFile:
+    try:
+        return DescriptionFile(path, ask(lambda: _content(Path(path)), DESCRIPTION_SECONDS, "sdp"))
+    except TimeoutError:
+        return DescriptionFile(path, b"", "cannot be read: its disk or mount does not answer")
+    except OSError as error:
+        return DescriptionFile(path, b"", f"cannot be read: {reason_of(error)}")
+    except ConfigError as error:
+        return DescriptionFile(path, b"", error.problems[0].reason)
+
+
 def dump(config: Config) -> str:
     """The configuration as TOML, defaults included; it loads to an equal one."""
-    text = tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+    tables = config.model_dump(mode="json", exclude_none=True)
+    text = tomli_w.dumps({name: table for name, table in tables.items() if table})
     return "".join(c if c == "\n" or c.isprintable() else toml_escaped(c) for c in text)
 
 

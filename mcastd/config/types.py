@@ -20,6 +20,7 @@ from mcastd.config.addresses import (
     parse_one_interface,
     parse_source_address,
 )
+from mcastd.config.description import Description, parse_description
 from mcastd.config.keys import parse_secret_place, parse_secret_places, parse_verifying_keys
 from mcastd.config.numbers import (
     format_dscp,
@@ -155,4 +156,9 @@ VerifyingKeys = Annotated[
 SocketPath = Annotated[Path, PlainValidator(parse_socket_path)]
 ChannelName = Annotated[str, PlainValidator(parse_channel_name)]
 SessionName = Annotated[str, PlainValidator(parse_session_name)]
+SessionDescribed = Annotated[
+    Description,
+    PlainValidator(parse_description),
+    PlainSerializer(lambda described: described.written, when_used="json"),
+]
 WorkerName = Annotated[str, AfterValidator(check_name)]

@@ -11,6 +11,7 @@ from typing import get_args, get_origin
 from pydantic import Field, model_validator
 
 from mcastd.config.daemon import DaemonSettings
+from mcastd.config.discover import Discover
 from mcastd.config.inbound import InboundSubscription
 from mcastd.config.loops import loops
 from mcastd.config.model import Conflicts, Model, WorkerSettings
@@ -28,6 +29,7 @@ class Config(Model):
     daemon: DaemonSettings = Field(default_factory=DaemonSettings, description="The daemon itself.")
     outbound: dict[WorkerName, OutboundChannel] = Field({}, description="Outbound channels by name.")
     inbound: dict[WorkerName, InboundSubscription] = Field({}, description="Inbound subscriptions by name.")
+    discover: dict[WorkerName, Discover] = Field({}, description="Listeners to announcements by name.")
 
     @classmethod
     def kinds(cls) -> dict[str, type[WorkerSettings]]:

@@ -11,7 +11,7 @@ from datetime import datetime
 from mcastd.codec import as_json, from_json
 from mcastd.console.text import plural, scaled, span
 from mcastd.printable import printable
-from mcastd.status import ObjectStatus
+from mcastd.status import ObjectStatus, SessionStatus
 from mcastd.views import AnyStatus, DaemonView, Status, WorkerView, as_kind
 
 # Fields that a worker or output may not have: without one, nothing is shown of it.
@@ -111,6 +111,9 @@ def tree(values: Mapping[str, object], indent: str) -> Iterator[str]:
         if key == "receiving" and isinstance(value, list):
             yield from (f"{indent}{received(from_json(ObjectStatus, one))}" for one in value)
             continue
+        if key == "sessions" and isinstance(value, list):
+            yield from (f"{indent}{announced(from_json(SessionStatus, one))}" for one in value)
+            continue
         groups = value if isinstance(value, list) else [value]
         tables = [group for group in groups if isinstance(group, dict) and group]
         if tables and len(tables) == len(groups):
@@ -132,6 +135,16 @@ def received(file: ObjectStatus) -> str:
     if file.trouble:
         parts.append(printable(file.trouble))
     return f"{printable(file.state)} " + ", ".join(parts)
+
+
+def announced(session: SessionStatus) -> str:
+    """A session that was heard, in a line."""
+    media = (
+        f"{one.kind} {one.transport} {one.encoding} to {one.group or '-'} port {one.port}"
+        for one in session.media
+    )
+    ages = f"heard {span(session.last_age)} ago, first {span(session.age)} ago"
+    return printable(f"session {session.name}: {', '.join(media)}; from {session.sender}, {ages}")
 
 
 def scalar(value: object, key: str = "") -> str:

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from mcastd.counters import InboundCounters, OutboundCounters, SymbolCounts
+from mcastd.counters import DiscoveryCounters, InboundCounters, OutboundCounters, SymbolCounts
 from mcastd.status import FilesStatus, ManifestStatus, TreeStatus
 from mcastd.worker import Books, Headline, ObjectBooks, OutputIdentity
 
 NO_COUNTS: Mapping[str, int] = {}
+# Why a session is no longer kept.
+SESSION_ENDINGS = ("deleted", "expired", "evicted")
 # What a value is taken from: a worker as ScrapedWorker, or an output.
 Of = TypeVar("Of")
 Counters = TypeVar("Counters")
@@ -219,8 +221,8 @@ CHANNEL: tuple[Family[OfChannel], ...] = (
         lambda of: None if of.books.announcement is None else of.books.announcement.failed,
     ),
 )
-SUBSCRIPTION: tuple[Family[ScrapedWorker[InboundCounters]], ...] = (
-    *WORKER,
+# Of whatever receives.
+_RECEIVED: tuple[Family[ScrapedWorker[Any]], ...] = (
     _counter("received_datagrams", "Datagrams taken from the kernel.", lambda of: of.counters.received),
     _counter(
         "received_bytes",
@@ -228,17 +230,21 @@ SUBSCRIPTION: tuple[Family[ScrapedWorker[InboundCounters]], ...] = (
         lambda of: of.counters.received_bytes,
     ),
     _counter(
-        "truncated_datagrams",
-        "Datagrams cut because they were longer than a receive slot.",
-        lambda of: of.counters.truncated,
-    ),
-    _counter(
         "overflow_datagrams",
         "Datagrams that the kernel dropped at a full receive buffer.",
         lambda of: of.books.overflow,
     ),
-    _gauge("held_datagrams", "Datagrams that the protocol keeps for now.", lambda of: of.counters.held),
     _counts(*DROPPED, lambda of: of.counters.dropped, "reason", lambda identity: identity.reasons),
+)
+SUBSCRIPTION: tuple[Family[ScrapedWorker[InboundCounters]], ...] = (
+    *WORKER,
+    *_RECEIVED,
+    _counter(
+        "truncated_datagrams",
+        "Datagrams cut because they were longer than a receive slot.",
+        lambda of: of.counters.truncated,
+    ),
+    _gauge("held_datagrams", "Datagrams that the protocol keeps for now.", lambda of: of.counters.held),
     _gauge(
         "subscription_stale",
         "1 while nothing has come for longer than expect_every.",
@@ -267,6 +273,20 @@ SUBSCRIPTION: tuple[Family[ScrapedWorker[InboundCounters]], ...] = (
         lambda of: of.books.refused_manifests,
         "reason",
         lambda _: (),
+    ),
+)
+DISCOVERY: tuple[Family[ScrapedWorker[DiscoveryCounters]], ...] = (
+    *WORKER,
+    *_RECEIVED,
+    _gauge(
+        "sessions", "Sessions that are announced, as far as they were heard.", lambda of: of.books.sessions
+    ),
+    _counts(
+        "ended_sessions",
+        "Sessions that are no longer kept, by reason.",
+        lambda of: of.counters.ended,
+        "reason",
+        lambda _: SESSION_ENDINGS,
     ),
 )
 # What becomes of a symbol that is taken: each is in one of these.
@@ -348,7 +368,11 @@ OUTPUT: tuple[Family[OutputIdentity], ...] = (
     ),
 )
 # By the kind of worker; one that has no line here has what all have.
-OF_KIND: dict[str, tuple[Family[Any], ...]] = {"outbound": CHANNEL, "inbound": SUBSCRIPTION}
+OF_KIND: dict[str, tuple[Family[Any], ...]] = {
+    "outbound": CHANNEL,
+    "inbound": SUBSCRIPTION,
+    "discover": DISCOVERY,
+}
 
 
 def families() -> dict[str, Family[Any]]:

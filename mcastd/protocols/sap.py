@@ -48,8 +48,8 @@ _SCOPES = {
     # "Local" is 239.255.0.0/16. All else of 239.0.0.0/8 has no scope of its own, and is announced here, too
     IPv4Network("239.0.0.0/8"): IPv4Address("239.255.255.255"),
 }
-# Scopes of IPv6 (RFC 4291 section 2.7, RFC 7346): interface, link, realm, admin, site, organization, global.
-_IPV6_SCOPES = (0x1, 0x2, 0x3, 0x4, 0x5, 0x8, 0xE)
+# Scopes of IPv6 beyond one interface: link, realm, admin, site, organization, global (RFC 7346).
+_IPV6_SCOPES = (0x2, 0x3, 0x4, 0x5, 0x8, 0xE)
 
 
 def _of_ipv6_scope(scope: int) -> IPv6Address:
@@ -57,7 +57,7 @@ def _of_ipv6_scope(scope: int) -> IPv6Address:
     return IPv6Address(bytes([0xFF, scope]) + bytes(10) + b"\x00\x02\x7f\xfe")
 
 
-# All groups in which something may be announced.
+# The groups of all scopes in which something may be announced.
 GROUPS: tuple[Address, ...] = (_GLOBAL, *_SCOPES.values(), *map(_of_ipv6_scope, _IPV6_SCOPES))
 
 

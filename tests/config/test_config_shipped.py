@@ -15,6 +15,7 @@ from mcastd.config import (
     Announcing,
     Config,
     DaemonSettings,
+    Discover,
     FileOutput,
     FluteInbound,
     FluteOutbound,
@@ -25,6 +26,8 @@ from mcastd.config import (
     examine,
     load,
 )
+from mcastd.outbound.announcement import describe
+from mcastd.status import SenderDescription
 
 ETC = Path(__file__).parents[2] / "etc"
 MAIN = ETC / "mcastd.toml"
@@ -49,6 +52,8 @@ def shown(document: Path) -> list[str]:
 
 
 DOCS = ETC.parent / "docs"
+# By which way the cookbook's channel "stage" sends.
+STAGE = SenderDescription("eth0", "192.0.2.10")
 SHOWN = [
     (path.name, number, text)
     for path in (ETC.parent / "README.md", *sorted(DOCS.glob("*.md")))
@@ -56,14 +61,36 @@ SHOWN = [
 ]
 
 
+def with_description(text: str, tmp_path: Path) -> str:
+    """A configuration of the cookbook, which names a description that is here somewhere else."""
+    path = tmp_path / "stage.sdp"
+    config = Config.model_validate(
+        tomllib.loads(next(one for one in shown(DOCS / "COOKBOOK.md") if ".stage" in one))
+    )
+    channel = config.outbound["stage"]
+    assert channel.announce is not None
+    path.write_bytes(describe("outbound/stage", channel, STAGE, channel.announce, 1))
+    return text.replace("/etc/mcastd/stage.sdp", str(path))
+
+
 @pytest.mark.parametrize(("document", "number", "text"), SHOWN, ids=lambda part: str(part)[:20])
 def test_what_a_document_shows_is_valid_and_wise(
     document: str, number: int, text: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "mcastd.toml").write_text(text)
+    (tmp_path / "mcastd.toml").write_text(with_description(text, tmp_path))
     config, warnings = examine(tmp_path / "mcastd.toml")
     assert config.workers()
     assert warnings == [], (document, number)
+
+
+def test_what_the_cookbook_announces_is_received(tmp_path: Path) -> None:
+    sends, receives = (text for text in shown(DOCS / "COOKBOOK.md") if ".stage]" in text)
+    path = tmp_path / "mcastd.toml"
+    path.write_text(with_description(receives, tmp_path))
+    channel = Config.model_validate(tomllib.loads(sends)).outbound["stage"]
+    received = load(path).inbound["stage"]
+    assert (received.group, received.port) == (channel.group, channel.port)
+    assert list(map(str, received.sources)) == [STAGE.address]
 
 
 def test_both_ends_of_the_cookbook_fit_together(tmp_path: Path) -> None:
@@ -116,6 +143,7 @@ def test_nothing_leaves_the_host_unasked() -> None:
         DaemonSettings,
         OutboundChannel,
         InboundSubscription,
+        Discover,
         *SOURCES.models.values(),
         FluteOutbound,
         RtpOutbound,
@@ -143,6 +171,7 @@ ABSENT_BY_DEFAULT = {
     "rotate_every",
     "timing",
     "late",
+    "sdp",
     "seam",
 }
 # What a key needs beside it.

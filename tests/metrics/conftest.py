@@ -8,6 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from mcastd.config import Config
+from mcastd.discovery.discovery import Discovery
 from mcastd.inbound.subscription import Subscription
 from mcastd.metrics.exposition import Row
 from mcastd.net.fake import FakeReceiver, FakeSender
@@ -41,7 +42,7 @@ class House:
         self.receivers = {name: FakeReceiver() for name in config.inbound}
         self.senders = {name: FakeSender() for name in config.outbound}
         self._announcer = SessionAnnouncer(open_sender=lambda *_: FakeSender())
-        self.workers: dict[str, Channel | Subscription] = {
+        self.workers: dict[str, Channel | Discovery | Subscription] = {
             **{
                 f"outbound/{name}": Channel(
                     f"outbound/{name}",
@@ -58,6 +59,10 @@ class House:
                 )
                 for name, one in config.inbound.items()
             },
+        }
+        self.workers |= {
+            f"discover/{name}": Discovery(f"discover/{name}", one, lambda *_: FakeReceiver())
+            for name, one in config.discover.items()
         }
         self._threads = [WorkerThread(worker) for worker in self.workers.values()]
 

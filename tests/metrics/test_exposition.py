@@ -15,8 +15,9 @@ from metrics.conftest import House, parse, values
 from support.wait import wait_for
 
 from mcastd import clock
-from mcastd.counters import InboundCounters, OutboundCounters
+from mcastd.counters import DiscoveryCounters, InboundCounters, OutboundCounters
 from mcastd.delivery.keys import make_group_key
+from mcastd.discovery.sessions import REASONS
 from mcastd.metrics.exposition import PART_WORKERS, Exposition, Row
 from mcastd.metrics.families import families
 from mcastd.metrics.server import Metrics
@@ -426,6 +427,28 @@ def test_symbols_and_files_are_told_apart_by_what_became_of_them() -> None:
         assert values(samples, f"mcastd_{name}") == {}
 
 
+def test_what_a_worker_counts_that_hears_announcements(house: MakeHouse) -> None:
+    a = house(discover={"a": {"groups": [GROUP["group"]], "interface": "eth0"}})
+    worker = a.workers["discover/a"]
+    counters = worker.counters
+    assert isinstance(counters, DiscoveryCounters)
+    counters.received, counters.received_bytes = 301, 302
+    counters.dropped["encrypted"], counters.ended["evicted"] = 303, 304
+    ((headline, books),) = a.rows()
+    samples = parse(rendered(Exposition(), [(headline, books._replace(overflow=305, sessions=306))]))
+    for name, value in {
+        "received_datagrams_total": 301,
+        "received_bytes_total": 302,
+        "overflow_datagrams_total": 305,
+        "sessions": 306,
+    }.items():
+        assert values(samples, f"mcastd_{name}") == {"discover/a": value}, name
+    dropped = values(samples, "mcastd_dropped_datagrams_total", "reason")
+    assert dropped == dict.fromkeys(REASONS, 0) | {"encrypted": 303}
+    ended = values(samples, "mcastd_ended_sessions_total", "reason")
+    assert ended == {"deleted": 0, "expired": 0, "evicted": 304}
+
+
 def test_every_reason_is_known_from_the_start(tmp_path: Path) -> None:
     """By the sources: a reason that appears late is one whose first drop rate() does not see."""
     a = House({"inbound": {"a": {**GROUP, "output": ["/x/file", {"kind": "fifo", "path": "/x/pipe"}]}}})
@@ -457,6 +480,7 @@ def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path, monkeypatch: 
             "a": {**GROUP, "source": source},
             "b": {**GROUP, "source": files, "protocol": sealed, "announce": True, **slowly},
         },
+        discover={"a": {}},
         inbound={
             "a": {
                 **GROUP,
@@ -471,9 +495,11 @@ def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path, monkeypatch: 
     )
     for receiver in a.receivers.values():
         receiver.deliver(b"x")
-    states = ["finished", "active", "active", "active"]
+    states = ["finished", "active", "active", "active", "active"]
     wait_for(lambda: [headline.state for headline, _ in a.rows()] == states)
-    wait_for(lambda: all(books.last_datagram for _, books in a.rows()))
+    wait_for(
+        lambda: all(books.last_datagram for headline, books in a.rows() if headline.name != "discover/a")
+    )
     text = b"".join(Metrics(a.rows).text())
     result = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")

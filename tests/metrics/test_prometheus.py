@@ -125,6 +125,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         {images} output = {{ kind = "directory", path = "{directory}/received", {whole} }}
         interface = "lo"
         protocol = {{ kind = "flute", keys = "{directory}/key" }}
+        [discover.lo]
+        interface = "lo"
     """
     state = str(directory / "state")
     with RunningDaemon(directory, config.replace("        ", ""), STATE_DIRECTORY=state):

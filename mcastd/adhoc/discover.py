@@ -1,0 +1,93 @@
+"""``mcastctl discover``: the daemon's own worker that hears announcements, and what it hears as lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import click
+
+from mcastd import clock
+from mcastd.adhoc.session import Session
+from mcastd.adhoc.settings import configure
+from mcastd.build import Parts
+from mcastd.codec import as_json
+from mcastd.config import Config
+from mcastd.console.text import plural, span
+from mcastd.printable import printable
+from mcastd.status import DiscoveryStatus, MediumStatus, SessionStatus
+
+# Seconds between two looks at what was heard.
+LOOK_SECONDS = 0.25
+COLUMNS = ("GROUP", "MEDIUM", "FROM", "NAME")
+WIDTHS = (22, 30, 16)
+
+
+def settings(interfaces: tuple[str, ...], groups: tuple[str, ...]) -> Config:
+    """The configuration of one worker, from the command line. Raises Refused."""
+    return configure(
+        "discover", "discover", {"interface": interfaces or None, "groups": list(groups) or None}
+    )
+
+
+def discover(config: Config, *, seconds: float, as_json_lines: bool) -> int:
+    """Show each session when it is first heard, until told to stop or ``seconds`` are over.
+
+    The exit status: 0 if there was one. Raises McastdError.
+    """
+    session = Session(config, Parts())
+    shown: dict[tuple[str, str, str], SessionStatus] = {}
+    with session:
+        deadline = session.began + seconds
+        if session.line.on:
+            groups = plural(len(session.status(DiscoveryStatus).groups), "group")
+            session.line.say(f"listening in {groups}; sessions are announced each 30 s or so; Ctrl-C ends it")
+        while True:
+            status = session.status(DiscoveryStatus)
+            for one in reversed(status.sessions):
+                key = one.sender, one.announced_to, one.sdp
+                if key not in shown:
+                    with session.line.above():
+                        _show(one, first=not shown, as_json_lines=as_json_lines)
+                    shown[key] = one
+            left = deadline - clock.monotonic()
+            if left <= 0 or not session.wait(clock.monotonic() + min(LOOK_SECONDS, left)):
+                break
+        counters = session.status(DiscoveryStatus).counters
+        listened = clock.monotonic() - session.began
+    dropped = "".join(f", {count} {printable(reason)}" for reason, count in sorted(counters.dropped.items()))
+    packets = plural(counters.received, "packet")
+    session.line.say(f"{plural(len(shown), 'session')} in {span(listened)}, by {packets}{dropped}")
+    return 0 if shown else 1
+
+
+def _show(session: SessionStatus, *, first: bool, as_json_lines: bool) -> None:
+    if as_json_lines:
+        click.echo(json.dumps(as_json(session)))
+        return
+    if first:
+        click.echo(_row(*COLUMNS))
+    for line in lines(session):
+        click.echo(line)
+
+
+def lines(session: SessionStatus) -> Iterator[str]:
+    """A line for each medium; those after the first without the name."""
+    for number, medium in enumerate(session.media or (None,)):
+        name = session.name if number == 0 else '"'
+        yield _row(_where(medium), _what(medium), session.sender, name)
+
+
+def _row(*cells: str) -> str:
+    aligned = [f"{printable(cell):{width}}" for cell, width in zip(cells, WIDTHS, strict=False)]
+    return "  ".join([*aligned, printable(cells[-1])])
+
+
+def _where(medium: MediumStatus | None) -> str:
+    if medium is None or not medium.group:
+        return "-"
+    return f"[{medium.group}]:{medium.port}" if ":" in medium.group else f"{medium.group}:{medium.port}"
+
+
+def _what(medium: MediumStatus | None) -> str:
+    return "-" if medium is None else " ".join((medium.kind, medium.transport, medium.encoding))

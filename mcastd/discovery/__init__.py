@@ -1,0 +1,1 @@
+"""Sessions that others announce: heard, kept for a while, and listed."""
