@@ -204,9 +204,13 @@ def _is_ours(directory: int) -> bool:
 def replace_file(path: Path, data: bytes, mode: int) -> None:
     """Write a file so that whoever reads it has the old content or the new one, whole.
 
-    Directories that are missing are made. Raises OSError, and UnsafePathError.
+    Directories that are missing are made; what is no regular file is left. Raises OSError, and
+    UnsafePathError.
     """
     with place_of(path, make=True) as place:
+        with suppress(FileNotFoundError):
+            if not stat.S_ISREG(place.look().st_mode):
+                raise FileExistsError(errno.EEXIST, "it is there, and no regular file")
         new = replace(place, name=f".{place.name[:NAME_KEPT]}.{os.urandom(6).hex()}")
         with open(new.create(0, mode), "wb") as file:
             try:

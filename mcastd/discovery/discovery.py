@@ -17,9 +17,10 @@ from mcastd.net.link import Receiver
 from mcastd.status import DiscoveryStatus, MediumStatus, SessionStatus
 from mcastd.worker import Books, Context, Signal, Vitals, WorkerIdentity
 
-# After something has come, nothing is taken for this long: announcements are in no hurry, and a flood of them
-# takes no more than a part of a processor.
+# After something has come, nothing is taken for this long, and for so many times as long as it took to read:
+# announcements are in no hurry, and a flood of them takes no more than a tenth of a processor.
 REST_SECONDS = 0.02
+REST_TIMES = 9
 # Between two looks at what holds no longer, and at groups that could not be joined.
 LOOK_SECONDS = 60.0
 # Sessions that a status has, those that were heard first last.
@@ -68,8 +69,9 @@ class Discovery:
                     self._count_overflow()
                     look_at = now + LOOK_SECONDS
                 for fd in context.wait(look_at - clock.monotonic()):
+                    began = clock.monotonic()
                     self._receive(*self._watched[fd])
-                    context.nap(REST_SECONDS)
+                    context.nap(max(REST_SECONDS, REST_TIMES * (clock.monotonic() - began)))
         finally:
             self._watch(context, {})
             links, self._links = self._links, {}

@@ -61,12 +61,16 @@ class HeardSession:
     """A session that is announced."""
 
     place: HeardAt
-    text: bytes  # its description
-    description: SessionDescription
+    text: bytes  # its description, which takes less memory than what is read of it
+    identity: _Identity | None
     first: float  # monotonic seconds when it was first heard, in any version
     last: float  # the same of the last time
     heard: int  # how often
     ends: float | None  # monotonic seconds; None: it says no end
+
+    @property
+    def description(self) -> SessionDescription:
+        return sdp.parse(self.text)
 
     @property
     def interval(self) -> float | None:
@@ -136,7 +140,7 @@ class Sessions:
                 first, heard = before.first, before.heard + 1
         if len(self._sessions) >= SESSIONS_MAX:
             self._evict()
-        self._sessions[key] = HeardSession(place, text, description, first, now, heard, ends)
+        self._sessions[key] = HeardSession(place, text, identity, first, now, heard, ends)
         self._by_sender[place.sender] += 1
         if identity:
             self._keys[identity] = key
@@ -164,9 +168,8 @@ class Sessions:
         self._by_sender[key.sender] -= 1
         if not self._by_sender[key.sender]:
             del self._by_sender[key.sender]
-        identity = _identity(key.sender, session.description)
-        if identity and self._keys.get(identity) == key:
-            del self._keys[identity]
+        if session.identity and self._keys.get(session.identity) == key:
+            del self._keys[session.identity]
         return session
 
 

@@ -29,7 +29,7 @@ MEDIA_TYPE = "application/sdp"
 DESCRIPTION_MAX_BYTES = 16_384
 LINES_MAX = 1000
 MEDIA_MAX = 64
-SOURCES_MAX = 64  # of a medium
+SOURCES_MAX = 64  # in the filters of a medium, or of the session
 # Seconds from 1900, where NTP counts from, to 1970.
 NTP_TO_UNIX_SECONDS = 2_208_988_800
 
@@ -205,6 +205,8 @@ def _take(part: _Section, letter: str, value: str) -> None:
         name, colon, text = value.partition(":")
         if name == "source-filter":
             part.filters.append(_filter(text))
+            if sum(len(one.sources) for one in part.filters) > SOURCES_MAX:
+                raise Malformed("source-filter", f"there are more than {SOURCES_MAX} sources")
         elif name == "mid":
             part.mid = text.strip()
         elif name == "group" and text.split()[:1] == ["DUP"]:
@@ -271,14 +273,12 @@ def _filter(text: str) -> _Filter:
     if len(words) < 5 or words[0] not in ("incl", "excl") or words[1] != "IN":
         raise Malformed("source-filter", "it needs incl or excl, IN, a family, a group and sources")
     mode, _, family, group, *sources = words
-    if len(sources) > SOURCES_MAX:
-        raise Malformed("source-filter", f"a source filter has more than {SOURCES_MAX} sources")
     if family == "*":  # RFC 4570 section 3.1: of either family, which goes with names
         family = "IP6" if ":" in group + sources[0] else "IP4"
     return _Filter(
         mode == "incl",
         None if group == "*" else _address(family, group),
-        tuple(dict.fromkeys(_address(family, source) for source in sources)),
+        tuple(_address(family, source) for source in sources),
     )
 
 
@@ -302,8 +302,6 @@ def _medium(line: _MediumLine, part: _Section, session: _Section) -> Medium:
         )
         for include in (True, False)
     }
-    if max(map(len, chosen.values())) > SOURCES_MAX:
-        raise Malformed("source-filter", f"a medium has more than {SOURCES_MAX} sources")
     return Medium(
         **line._asdict(),
         address=address,

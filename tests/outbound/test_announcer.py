@@ -250,6 +250,18 @@ def test_a_file_that_cannot_be_written_is_said(monkeypatch: pytest.MonkeyPatch, 
         assert (blocking / "news.sdp").exists()
 
 
+def test_what_is_no_regular_file_is_left(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(FileExistsError, match="no regular file"):
+        module.replace_file(pipe, b"v=0", 0o644)
+    assert pipe.is_fifo()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "aim")
+    module.replace_file(link, b"v=0", 0o644)
+    assert (link.is_symlink(), (tmp_path / "aim").read_bytes()) == (True, b"v=0")
+
+
 def test_a_disk_that_hangs_costs_a_channel_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     hung = threading.Event()
     monkeypatch.setattr(module, "FILE_SECONDS", 0.05)

@@ -275,3 +275,11 @@ def test_a_damaged_description_is_read_or_refused(data: st.DataObject) -> None:
         text[data.draw(st.integers(0, len(text) - 1))] = data.draw(st.integers(0, 255))
     with suppress(Malformed):
         assert all(len(one.sources) <= sdp.SOURCES_MAX for one in parse(bytes(text)).media)
+
+
+def test_sources_of_the_session_hold_for_each_of_many_media() -> None:
+    sources = 63 * " 192.0.2.1"
+    head = f"{HEAD}c=IN IP4 239.1.1.1\na=source-filter: incl IN IP4 *{sources}\n"
+    session = parse((head + 64 * "m=a 1 u x\n" + 700 * "a=a:b\n").encode())
+    assert session.media[63].sources == session.media[0].sources
+    assert len(session.media[0].sources) == 1
