@@ -71,6 +71,13 @@ class RtpOutbound(OutboundProtocol):
     def overhead(self) -> int:
         return 12
 
+    def media_line(self, framing: str) -> MediaLine:
+        """A transport stream, if that is what is sent; else both ends have to know what the payload is."""
+        number = str(self.payload_type)
+        if framing == "ts":
+            return MediaLine("video", "RTP/AVP", number, (("rtpmap", f"{number} MP2T/90000"),))
+        return MediaLine("application", "RTP/AVP", number)
+
 
 class FluteOutbound(OutboundProtocol):
     """Whole files, as FLUTE has them (RFC 6726), with repair symbols of RaptorQ (RFC 6330)."""

@@ -113,6 +113,16 @@ def test_a_protocol_says_its_own_media_line(tmp_path: Path) -> None:
     assert ("flute-tsi", "7") in medium.attributes
 
 
+@pytest.mark.parametrize(
+    ("protocol", "transport", "payload_type"),
+    [("raw", "udp", "33"), ("rtp", "RTP/AVP", "33"), ({"kind": "rtp", "payload_type": 96}, "RTP/AVP", "96")],
+)
+def test_a_transport_stream_is_what_players_play(protocol: object, transport: str, payload_type: str) -> None:
+    (medium,) = described(channel(protocol=protocol, framing="ts", timing="pcr")).media
+    assert (medium.kind, medium.transport, medium.formats) == ("video", transport, (payload_type,))
+    assert ("rtpmap", f"{payload_type} MP2T/90000") in medium.attributes
+
+
 def test_a_session_keeps_its_number_and_has_one_of_its_own() -> None:
     again, other = described(channel(), version=18), described(channel(), "outbound/tv")
     assert again.origin.identity == described(channel()).origin.identity != other.origin.identity
