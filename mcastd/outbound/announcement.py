@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from mcastd import __version__
@@ -28,6 +28,9 @@ class Announcement:
     message: int  # with the address it is the version's own among those of this daemon
     description: bytes
 
+    def says_the_same_as(self, other: Announcement) -> bool:
+        return (self.group, self.way, self.description) == (other.group, other.way, other.description)
+
     @property
     def packet(self) -> bytes:
         return sap.build(ip_address(self.way.address), self.message, self.description)
@@ -50,7 +53,7 @@ def announcement(
     version: int,
     taken: Collection[int],
 ) -> Announcement:
-    """What is to be announced now: ``before`` itself, if it says the same already.
+    """What is to be announced now: the version that ``before`` is of, if it says the same already.
 
     ``version`` is that of the description if it is another one; ``taken`` has the messages that others of
     this daemon have.
@@ -59,7 +62,7 @@ def announcement(
     if before is not None and (before.way, before.group) == (way, group):
         same = describe(worker, channel, way, announcing, sdp.origin_in(before.description).version)
         if same == before.description:
-            return before
+            return replace(before, channel=channel)
     description = describe(worker, channel, way, announcing, version)
     message = sap.message_of(description)
     while message in taken:

@@ -144,10 +144,14 @@ class SessionAnnouncer:
         while (session := self._next()) is not None:
             with self._changed:
                 wanted = None if self._closed else session.wanted
-            if wanted is None:
-                self._delete(session)
-            else:
-                self._announce(session, *wanted)
+            try:
+                if wanted is None:
+                    self._delete(session)
+                else:
+                    self._announce(session, *wanted)
+            except Exception as error:  # it must not cost the others their announcements
+                session.log.exception("announcement.crashed")
+                session.error = f"it failed: {type(error).__name__}: {reason_of(error)}"
             with self._changed:
                 if wanted is None and (session.wanted is None or self._closed):
                     del self._sessions[session.worker]
@@ -173,7 +177,7 @@ class SessionAnnouncer:
     def _announce(
         self, session: _Session, channel: OutboundChannel, announcing: Announcing, way: SenderDescription
     ) -> None:
-        before = session.made
+        before, session.interval = session.made, announcing.interval
         with self._changed:
             others = [one.made for one in self._sessions.values() if one.made and one is not session]
         made = announcement(
@@ -185,7 +189,7 @@ class SessionAnnouncer:
             version=int(clock.wall()) + NTP_TO_UNIX_SECONDS,
             taken={one.message for one in others},
         )
-        if before is not None and made is not before:
+        if before is not None and not made.says_the_same_as(before):
             self._delete(session)
         packet = made.packet
         together = 1 + sum(one.group == made.group for one in others)

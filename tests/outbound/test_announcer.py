@@ -144,12 +144,27 @@ def test_another_message_after_a_change_and_for_each_channel() -> None:
         return announcement("outbound/news", settings, way, said, before=before, version=version, taken=taken)
 
     first = made()
-    assert made(first, version=2) is first, "nothing has changed"
+    assert made(first, version=2) == first, "nothing has changed"
     moved = made(first, address="192.0.2.10", version=3)
     assert moved.message != first.message
     assert sdp.parse(moved.description).origin.version == 3
     assert made(taken={first.message}).message == first.message % 0xFFFF + 1
     assert made(taken=set(range(first.message, 0x10000))).message == 1
+
+
+def test_what_no_description_says_is_taken_over() -> None:
+    """A description has no TTL of IPv6, and yet its announcement goes as far as the stream does."""
+    way, said = SenderDescription("eth7", "2001:db8::9"), channel().announce
+    assert said is not None
+
+    def made(ttl: int, before: Announcement | None = None) -> Announcement:
+        settings = channel(group="ff15::1", ttl=ttl)
+        return announcement("outbound/six", settings, way, said, before=before, version=1, taken=())
+
+    first = made(3)
+    second = made(4, first)
+    assert second.says_the_same_as(first)
+    assert (first.channel.ttl, second.channel.ttl) == (3, 4)
 
 
 def test_many_announcements_are_seldom_ones() -> None:
@@ -228,6 +243,21 @@ def test_what_cannot_be_sent_is_said_and_tried_again(monkeypatch: pytest.MonkeyP
         network.refusal = ""
         wait_for(lambda: status(one).sent, "an announcement")
         wait_for(lambda: status(one).error is None, "no error")
+
+
+def test_a_fault_of_one_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with announcing(monkeypatch) as (one, network):
+
+        def fail(group: Address, channel: OutboundChannel, interface: str) -> Sender:
+            if channel.port != 5004:
+                raise IndexError
+            return network.open(group, channel, interface)
+
+        monkeypatch.setattr(one, "_open_sender", fail)
+        one.announce("outbound/faulty", channel({"interval": "300ms"}, port=5006), WAY)
+        one.announce("outbound/news", channel(), WAY)
+        wait_for(lambda: status(one).sent >= 2, "announcements")
+        assert str(status(one, "outbound/faulty").error).startswith("it failed: IndexError")
 
 
 # -- the file
