@@ -13,7 +13,9 @@ from copy import copy
 from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
-T = TypeVar("T", bound="OutboundCounters | InboundCounters | OutputCounters | DiscoveryCounters")
+T = TypeVar(
+    "T", bound="OutboundCounters | InboundCounters | OutputCounters | DiscoveryCounters | SequenceCounters"
+)
 
 
 @dataclass(slots=True)
@@ -107,6 +109,16 @@ class OutputCounters:
         """Count on from where another output at the same path ended, so that nothing ever counts down."""
         self.written, self.written_bytes = before.written, before.written_bytes
         self.dropped.update(before.dropped)
+
+
+@dataclass(slots=True)
+class SequenceCounters:
+    """What the numbers of datagrams say of their way through the network."""
+
+    lost: int = 0  # numbers that did not come: see sequence.order
+    duplicated: int = 0  # datagrams that came again
+    reordered: int = 0  # datagrams that came after later ones
+    restarts: int = 0  # times that the numbers began anew
 
 
 @dataclass(slots=True)

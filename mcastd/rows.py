@@ -10,8 +10,11 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import groupby
+from struct import Struct
 from typing import Protocol
 
 WORD_BYTES = 4
@@ -20,7 +23,16 @@ WORD_BYTES = 4
 KEPT_VIEWS = 8192
 KEPT_ROWS_MIN = 16
 
+# Of so many rows at most, cells are unpacked: the columns of more are copied word by word.
+UNPACKED_ROWS_MAX = 32
+
 RowBytes = bytes | memoryview
+
+
+@lru_cache(maxsize=256)
+def _cells(size: int, gap: int, count: int) -> Struct:
+    """Unpacks ``count`` cells of ``size`` bytes, with ``gap`` bytes between them."""
+    return Struct(f"{size}s" + f"{gap}x{size}s" * (count - 1))
 
 
 class Rows(Protocol):
@@ -36,6 +48,9 @@ class Rows(Protocol):
 
     def words(self, at: int, start: int, stop: int) -> bytes:
         """The 4 bytes from ``at`` of the rows from ``start`` to before ``stop``, one after another."""
+
+    def cells(self, at: int, size: int) -> bytes:
+        """``size`` bytes from ``at`` of all rows, one after another. Both are whole words."""
 
     def tails(self, at: int, start: int, stop: int) -> list[RowBytes]:
         """The same rows, each without its first ``at`` bytes."""
@@ -57,6 +72,9 @@ class ListedRows:
 
     def words(self, at: int, start: int, stop: int) -> bytes:
         return b"".join([row[at : at + WORD_BYTES] for row in self._rows[start:stop]])
+
+    def cells(self, at: int, size: int) -> bytes:
+        return b"".join([row[at : at + size] for row in self._rows])
 
     def tails(self, at: int, start: int, stop: int) -> list[RowBytes]:
         return [row[at:] for row in self._rows[start:stop]]
@@ -129,6 +147,23 @@ class SpacedRows:
             return b"".join([memory[place : place + WORD_BYTES] for place in range(begin, end, stride)])
         column = self._memory.words[begin // WORD_BYTES : end // WORD_BYTES : stride // WORD_BYTES]
         return column.tobytes()
+
+    def cells(self, at: int, size: int) -> bytes:
+        count, stride = self._count, self._stride
+        begin = self._start + self._skip * stride + at
+        if count <= UNPACKED_ROWS_MAX:
+            return b"".join(_cells(size, stride - size, count).unpack_from(self._memory.bytes, begin))
+        if begin % WORD_BYTES or stride % WORD_BYTES:
+            memory = self._memory.bytes
+            end = begin + count * stride
+            return b"".join([memory[place : place + size] for place in range(begin, end, stride)])
+        first, step, words = begin // WORD_BYTES, stride // WORD_BYTES, size // WORD_BYTES
+        cells = array("I", bytes(count * size))
+        columns, memory = memoryview(cells), self._memory.words
+        for word in range(words):
+            start = first + word
+            columns[word::words] = memory[start : start + (count - 1) * step + 1 : step]
+        return cells.tobytes()
 
     def tails(self, at: int, start: int, stop: int) -> list[RowBytes]:
         skip, columns = self._skip, slice(at, self.size)

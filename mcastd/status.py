@@ -9,7 +9,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mcastd.counters import DiscoveryCounters, InboundCounters, OutboundCounters, OutputCounters
+from mcastd.counters import (
+    DiscoveryCounters,
+    InboundCounters,
+    OutboundCounters,
+    OutputCounters,
+    SequenceCounters,
+)
 from mcastd.views import Status
 
 
@@ -219,6 +225,37 @@ class ReceiveBuffer:
     advice: str | None  # if it is too small
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JitterStatus:
+    """The jitter of RFC 3550 section 6.4.1, in seconds."""
+
+    now: float
+    mean: float  # of the estimates after each datagram
+    most: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NumberedSender:
+    """One sender of numbered datagrams, and what became of these in the network."""
+
+    address: str
+    stream: str  # what tells its streams apart: the SSRC, or the session; "": there is nothing
+    payload_type: int | None  # of RTP
+    datagrams: int  # that came in order, late, or again
+    counters: SequenceCounters
+    missing: int  # numbers that have not come, and still may
+    age: float  # seconds since the last datagram
+    jitter: JitterStatus | None  # None: it is not measured
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequenceStatus:
+    """What the numbers of datagrams say of their way through the network."""
+
+    counters: SequenceCounters  # of all senders, those that are forgotten by now, too
+    senders: tuple[NumberedSender, ...]  # those that were heard last, latest first
+
+
 # The age of the last overflow in a status that lacks it, as of an older daemon.
 UNKNOWN_AGE = math.inf
 
@@ -240,6 +277,7 @@ class SubscriptionStatus(Status):
     by_source: BySource
     protocol: str = "raw"  # its kind
     manifest: ManifestStatus | None = None  # None: it goes by none
+    sequence: SequenceStatus | None = None  # None: its datagrams have no numbers that it reads
     outputs: tuple[OutputStatus, ...]
     closed_outputs: ClosedOutputs
     hanging: Hanging | None  # an output, for too long

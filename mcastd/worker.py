@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 
 from mcastd import clock
 from mcastd.bounded import Patience
-from mcastd.counters import OutputCounters, SymbolCounts
+from mcastd.counters import OutputCounters, SequenceCounters, SymbolCounts
 from mcastd.errors import McastdError
 from mcastd.status import AnnouncementStatus, FilesStatus, ManifestStatus, TreeStatus
 from mcastd.threads import is_ready, processor_seconds
@@ -245,6 +245,7 @@ class Vitals(NamedTuple):
     held: int = 0  # received, and kept by a protocol for now
     files: int = 0  # that have landed, or that are sent whole
     files_percent: float | None = None  # of those that are being received, or of a pass; None: there are none
+    lost: int = 0  # in the network, by the numbers of datagrams: in none of the others
 
 
 class ObjectBooks(NamedTuple):
@@ -297,6 +298,8 @@ class Books(NamedTuple):
     sessions: int = 0  # of a worker that hears announcements: those that it keeps
     manifest: ManifestStatus | None = None  # that it goes by, if it goes by one
     refused_manifests: Mapping[str, int] = MappingProxyType({})  # by reason
+    sequence: SequenceCounters | None = None  # live; None: its datagrams have no numbers that it reads
+    jitter: float | None = None  # seconds, of the stream that was heard last; None: it is not measured
 
 
 class Worker(Protocol):

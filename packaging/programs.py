@@ -25,7 +25,13 @@ FOR_PACKAGES = {
     "zstd": "zstd",
     "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",
 }
+_PLUGINS = f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}/gstreamer-1.0"
+GSTREAMER_PLUGINS = {
+    f"{_PLUGINS}/libgstnetsim.so": "gstreamer1.0-plugins-bad",
+    f"{_PLUGINS}/libgstudp.so": "gstreamer1.0-plugins-good",
+}
 FOR_TESTS = {
+    **GSTREAMER_PLUGINS,
     **FOR_PACKAGES,
     "make": "make",
     "ensurepip": "python3-venv",

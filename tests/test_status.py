@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
@@ -18,12 +19,19 @@ import mcastd.control
 from mcastd.bounded import Patience
 from mcastd.codec import as_json, from_json
 from mcastd.config import InboundSubscription, OutboundChannel
-from mcastd.counters import InboundCounters, OutboundCounters, OutputCounters, copy_of, growth
+from mcastd.counters import (
+    InboundCounters,
+    OutboundCounters,
+    OutputCounters,
+    SequenceCounters,
+    copy_of,
+    growth,
+)
 from mcastd.errors import SinkError
-from mcastd.inbound.protocols import Sequencer
+from mcastd.inbound.sequencer import Sequencer
 from mcastd.inbound.subscription import Subscription
 from mcastd.net.fake import FakeReceiver, FakeSender
-from mcastd.net.link import Load
+from mcastd.net.link import Batch, Load
 from mcastd.net.payloads import ListPayloads
 from mcastd.outbound.announcer import SessionAnnouncer
 from mcastd.outbound.channel import Channel
@@ -34,9 +42,12 @@ from mcastd.status import (
     AnnouncementStatus,
     ChannelStatus,
     FilesStatus,
+    JitterStatus,
     ManifestStatus,
     MembershipStatus,
+    NumberedSender,
     ReceiverDescription,
+    SequenceStatus,
     SubscriptionStatus,
 )
 from mcastd.views import DaemonView, MonitorView, ReloadView, VitalsView, WorkerView, as_kind
@@ -104,6 +115,14 @@ SUBSCRIPTION = """{
   "manifest": {
     "serial": null, "signer": "", "issued": null, "expires": null, "files": 0, "total_bytes": 0,
     "refused": "expired", "refusal": "it expired 228 s ago"
+  },
+  "sequence": {
+    "counters": {"lost": 241, "duplicated": 242, "reordered": 243, "restarts": 244},
+    "senders": [{
+      "address": "192.0.2.11", "stream": "0x01020304", "payload_type": 230, "datagrams": 231,
+      "counters": {"lost": 232, "duplicated": 233, "reordered": 234, "restarts": 235}, "missing": 236,
+      "age": 237.5, "jitter": {"now": 238.5, "mean": 239.5, "most": 240.5}
+    }]
   },
   "outputs": [
     {
@@ -211,6 +230,30 @@ class Linked(FakeReceiver):
         return ReceiverDescription(("eth0", "eth1"), 222, "recvmmsg", True)
 
 
+class Said(Sequencer):
+    """It says something of all that a protocol may say."""
+
+    def feed(self, batch: Batch) -> Iterable[Batch]:
+        return (batch,)
+
+    def describe(self, status: SubscriptionStatus) -> SubscriptionStatus:
+        sender = NumberedSender(
+            address="192.0.2.11",
+            stream="0x01020304",
+            payload_type=230,
+            datagrams=231,
+            counters=SequenceCounters(232, 233, 234, 235),
+            missing=236,
+            age=237.5,
+            jitter=JitterStatus(now=238.5, mean=239.5, most=240.5),
+        )
+        return replace(
+            status,
+            manifest=replace(NO_MANIFEST, refused="expired", refusal="it expired 228 s ago"),
+            sequence=SequenceStatus(counters=SequenceCounters(241, 242, 243, 244), senders=(sender,)),
+        )
+
+
 def subscription(monkeypatch: pytest.MonkeyPatch) -> Subscription:
     output = [
         {"kind": "file", "format": "lines", "path": "/srv/a"},
@@ -228,10 +271,7 @@ def subscription(monkeypatch: pytest.MonkeyPatch) -> Subscription:
         intake.sources.add(f"192.0.2.{number}", number + 9)
     intake.sources.add("192.0.2.10", 30)
     intake.last = NOW - 209
-    intake.protocol = cast(
-        Sequencer,
-        SimpleNamespace(manifest=replace(NO_MANIFEST, refused="expired", refusal="it expired 228 s ago")),
-    )
+    intake.protocol = Said()
     intake._context, intake._asked_at = Context(), NOW - 220
     intake._context.waits_for = "/srv/b"
     condition.stale = True

@@ -22,10 +22,14 @@ from mcastd.config.protocols import (
     FluteInbound,
     FluteOutbound,
     InboundProtocol,
+    MoldInbound,
+    NumberedInbound,
     OutboundProtocol,
     RawInbound,
     RawOutbound,
+    RtpInbound,
     RtpOutbound,
+    SequenceInbound,
 )
 from mcastd.config.sources import SOURCES, FileSourceSettings, SourceSettings
 from mcastd.config.whole import Config
@@ -54,6 +58,8 @@ __all__ = [
     "InboundSubscription",
     "Interfaces",
     "Kinds",
+    "MoldInbound",
+    "NumberedInbound",
     "OfKind",
     "OpenFiles",
     "OpenFilesOf",
@@ -63,7 +69,9 @@ __all__ = [
     "OutputSettings",
     "RawInbound",
     "RawOutbound",
+    "RtpInbound",
     "RtpOutbound",
+    "SequenceInbound",
     "SourceSettings",
     "WorkerSettings",
     "diff",

@@ -12,7 +12,7 @@ from mcastd.config.description import contradictions, filled, parse_description
 from mcastd.config.model import Conflicts, GroupSettings
 from mcastd.config.output import OutputPath, OutputSettings
 from mcastd.config.outputs import OUTPUTS, OutputTables
-from mcastd.config.protocols import INBOUND_PROTOCOLS, InboundProtocol, RawInbound
+from mcastd.config.protocols import INBOUND_PROTOCOLS, InboundProtocol, NumberedInbound, RawInbound
 from mcastd.config.types import (
     AnyInterface,
     BufferSize,
@@ -80,6 +80,11 @@ class InboundSubscription(GroupSettings):
         description='What stands on the wire: "raw" is written as it comes, "flute" is whole files; or a'
         " table with kind.",
     )
+    reorder: Moment = Field(
+        0.0,
+        description="How long numbered datagrams are held back for one that is missing, in seconds, so that"
+        " they go on in order; 0 is not at all.",
+    )
     output: OutputTables = Field(
         description="Where datagrams go: a file's path, a table with kind and path, or an array of these."
     )
@@ -111,12 +116,29 @@ class InboundSubscription(GroupSettings):
         for output in outputs:
             if protocol is not None and output.takes_objects != protocol.gives_objects:
                 raise ValueError(_not_together(protocol, output))
+            if protocol is not None and output.format == "payload" and not protocol.has_payload:
+                carriers = [kind for kind, model in INBOUND_PROTOCOLS.models.items() if model.has_payload]
+                raise ValueError(
+                    f'format = "payload" takes off the headers of a protocol, and {show(protocol.kind)} has'
+                    f" none that are known; set protocol to {choose(carriers)}"
+                )
             if protocol is not None and output.needs_listing and not protocol.lists_objects:
                 raise ValueError(
                     'atomic = "tree" needs a manifest, which says what belongs to the tree: let protocol have'
                     ' "verify_keys" or "keys", and its sender "sign_key" or "key"'
                 )
         return outputs
+
+    @field_validator("reorder")
+    @classmethod
+    def _numbers_to_order_by(cls, reorder: float, info: ValidationInfo) -> float:
+        protocol: InboundProtocol | None = info.data.get("protocol")
+        if reorder and protocol is not None and not isinstance(protocol, NumberedInbound):
+            numbered = [
+                kind for kind, one in INBOUND_PROTOCOLS.models.items() if issubclass(one, NumberedInbound)
+            ]
+            raise ValueError(f"needs datagrams with numbers; set protocol to {choose(numbered)}")
+        return reorder
 
     def writes(self) -> Iterable[tuple[Location, OutputPath]]:
         for index, output in enumerate(self.output):

@@ -200,6 +200,13 @@ def whole_number(lowest: int, highest: int) -> Callable[[object], int]:
     return parse
 
 
+def parse_number_size(value: object) -> int:
+    """The bytes of a number in a datagram."""
+    if isinstance(value, int) and not isinstance(value, bool) and value in {1, 2, 4, 8}:
+        return value
+    raise ValueError(f"must be 1, 2, 4 or 8 bytes, not {show(value)}")
+
+
 def parse_dscp(value: object) -> int:
     """A DiffServ code point by name or number."""
     if isinstance(value, str) and value.upper() in DSCP:

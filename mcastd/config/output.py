@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 from mcastd.config.kinds import OfKind
 from mcastd.ip import Address, Interfaces
 
-FormatName = Literal["raw", "lines", "json", "pcapng"]
+FormatName = Literal["raw", "payload", "lines", "json", "pcapng"]
 FORMAT = (
-    "How a datagram is written: its bytes, a line, a line of JSON with its metadata, or a packet of a capture"
-    " (pcapng), as Wireshark reads it."
+    "How a datagram is written: its bytes, those that RTP carries (payload), a line, a line of JSON with its"
+    " metadata, or a packet of a capture (pcapng), as Wireshark reads it."
 )
 
 # Conversions of strftime(3) that are used in names of recordings.

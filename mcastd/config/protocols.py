@@ -10,15 +10,23 @@ from mcastd.config.kinds import Kinds, OfKind
 from mcastd.config.model import Conflicts
 from mcastd.config.types import (
     ChannelName,
+    ClockRate,
+    FieldOffset,
     Interleave,
+    MoldSession,
+    NumberSize,
     PayloadType,
     Percent,
     SecretPlace,
     SecretPlaces,
     SessionNumber,
     Ssrc,
+    Switch,
     VerifyingKeys,
 )
+
+# Number and count are read together.
+FIELDS_APART_MAX_BYTES = 64
 
 
 class MediaLine(NamedTuple):
@@ -146,6 +154,14 @@ class InboundProtocol(OfKind):
         """Return True if what it does with a datagram depends on the sender's address."""
         return False
 
+    # What it carries can be written without its headers: format = "payload".
+    has_payload: ClassVar[bool] = False
+
+    @property
+    def needs_metadata(self) -> bool:
+        """Return True if it needs the origins and times of datagrams."""
+        return False
+
 
 class RawInbound(InboundProtocol):
     """What comes, as it comes."""
@@ -201,9 +217,93 @@ class FluteInbound(InboundProtocol):
         return self
 
 
+class NumberedInbound(InboundProtocol):
+    """Datagrams that their sender has numbered."""
+
+    @property
+    def tells_senders_apart(self) -> bool:
+        return True
+
+
+class RtpInbound(NumberedInbound):
+    """RTP (RFC 3550): one stream of one sender."""
+
+    has_payload: ClassVar[bool] = True
+
+    kind: Literal["rtp"] = Field("rtp", description='"rtp".')
+    payload_type: PayloadType | None = Field(
+        None, description="The payload type that is received; absent: that of the first packet of a stream."
+    )
+    ssrc: Ssrc | None = Field(
+        None,
+        description="The stream that is received, as 0x1234ABCD; absent: the first that is heard, and another"
+        " one when that has been silent for a second.",
+    )
+    clock_rate: ClockRate | None = Field(
+        None,
+        description="Steps of the timestamp in a second, for the jitter; absent: as RFC 3551 has it for the"
+        " payload type, 90000 for those that it leaves open.",
+    )
+    jitter: Switch = Field(
+        True, description="Whether the jitter is measured, for which datagrams are received with their times."
+    )
+
+    @property
+    def needs_metadata(self) -> bool:
+        return self.jitter
+
+
+class MoldInbound(NumberedInbound):
+    """MoldUDP64: numbered messages of one session, as exchanges send them."""
+
+    kind: Literal["moldudp64"] = Field("moldudp64", description='"moldudp64".')
+    session: MoldSession | None = Field(
+        None,
+        description="The session that is received, up to 10 characters; absent: the first that is heard, and"
+        " another one when that has been silent for a second.",
+    )
+
+
+class SequenceInbound(NumberedInbound):
+    """Datagrams with a number in them, of each sender by itself."""
+
+    kind: Literal["sequence"] = Field("sequence", description='"sequence".')
+    offset: FieldOffset = Field(description="Where in a datagram its number is, in bytes from the beginning.")
+    size: NumberSize = Field(description="How many bytes the number has: 1, 2, 4 or 8.")
+    byte_order: Literal["big", "little"] = Field(
+        "big", description='Which byte of it comes first: "big" is network byte order.'
+    )
+    count_offset: FieldOffset | None = Field(
+        None,
+        description="Where it says how many numbers the datagram has, if it may have several, one for each of"
+        " its messages.",
+    )
+    count_size: NumberSize | None = Field(None, description="How many bytes that has; absent: 1.")
+
+    @model_validator(mode="after")
+    def _fields_are_apart(self) -> SequenceInbound:
+        count, size = self.count_offset, self.count_size or 1
+        if count is None:
+            if self.count_size is not None:
+                cause = 'is of a count, and where that is "count_offset" does not say'
+                raise Conflicts([(("count_size",), cause)])
+        elif count < self.offset + self.size and self.offset < count + size:
+            raise Conflicts([(("count_offset",), "is where the number is")])
+        elif max(count, self.offset) - min(count, self.offset) > FIELDS_APART_MAX_BYTES:
+            cause = f"is more than {FIELDS_APART_MAX_BYTES} bytes from the number"
+            raise Conflicts([(("count_offset",), cause)])
+        return self
+
+
 OUTBOUND_PROTOCOLS = Kinds[OutboundProtocol](
     RawOutbound, RtpOutbound, FluteOutbound, short="kind", words="the name of a protocol"
 )
 INBOUND_PROTOCOLS = Kinds[InboundProtocol](
-    RawInbound, FluteInbound, short="kind", words="the name of a protocol"
+    RawInbound,
+    FluteInbound,
+    RtpInbound,
+    MoldInbound,
+    SequenceInbound,
+    short="kind",
+    words="the name of a protocol",
 )

@@ -35,6 +35,7 @@ from mcastd.config.numbers import (
     parse_duration,
     parse_mode,
     parse_moment,
+    parse_number_size,
     parse_percent,
     parse_period,
     parse_rate,
@@ -111,6 +112,13 @@ def parse_session_name(value: object) -> str:
     return value
 
 
+def parse_mold_session(value: object) -> str:
+    """The session of MoldUDP64, which is filled up with blanks on the wire."""
+    if isinstance(value, str) and 1 <= len(value) <= 10 and value.isascii() and value.isprintable():
+        return value.rstrip()
+    raise ValueError(f"must be up to 10 characters of ASCII, not {show(value)}")
+
+
 Duration = Annotated[
     float, PlainValidator(parse_duration), PlainSerializer(format_duration, when_used="json")
 ]
@@ -128,6 +136,10 @@ Interleave = Annotated[int, PlainValidator(whole_number(1, 64))]
 SessionNumber = Annotated[int, PlainValidator(whole_number(0, 0xFFFFFFFF))]
 PayloadType = Annotated[int, PlainValidator(whole_number(0, 127))]
 Ssrc = Annotated[int, PlainValidator(whole_number(0, 0xFFFFFFFF))]
+ClockRate = Annotated[int, PlainValidator(whole_number(1, 1_000_000_000))]
+FieldOffset = Annotated[int, PlainValidator(whole_number(0, 1400))]
+NumberSize = Annotated[int, PlainValidator(parse_number_size)]
+MoldSession = Annotated[str, PlainValidator(parse_mold_session)]
 Keep = Annotated[int, PlainValidator(whole_number(0, 10_000))]
 FileCount = Annotated[int, PlainValidator(whole_number(1, 1_000_000_000))]
 Dscp = Annotated[int, PlainValidator(parse_dscp), PlainSerializer(format_dscp, when_used="json")]

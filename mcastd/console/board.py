@@ -29,6 +29,7 @@ class Line:
     payload_bytes: int = 0
     lost: int = 0  # on this host: given up by protocols or outputs, or dropped by the kernel
     overflow: int = 0  # the latter alone
+    network: int = 0  # lost in the network, by the numbers of datagrams
     held: int = 0  # kept by a protocol for now
     files: int = 0  # that have landed, or that are sent whole
     files_percent: float | None = None  # of those that are being received, or of a pass
@@ -61,6 +62,7 @@ ORDERS: dict[str, tuple[Key, bool]] = {  # by column: what is compared, and whet
     "BIT/S": (lambda line: line.bits, True),
     "LOST": (lambda line: line.lost, True),
     "OVFL": (lambda line: line.overflow, True),
+    "NET": (lambda line: line.network, True),
     "FILES": (lambda line: line.files, True),
     "SOURCE": (lambda line: line.source, False),
     "AGE": (lambda line: -float("inf") if line.last is None else line.last, False),  # never, then the oldest
@@ -134,6 +136,7 @@ def _advance(line: Line, vitals: VitalsView | None, passed: float | None, now: f
         line.datagrams, line.payload_bytes = vitals.datagrams, vitals.payload_bytes
         line.overflow = vitals.overflow
         line.lost = vitals.dropped + line.overflow
+        line.network = vitals.lost
         line.held = vitals.held
         line.files, line.files_percent = vitals.files, vitals.files_percent
         line.stale = vitals.stale

@@ -64,6 +64,7 @@ class Column:
 
 NAME = Column("NAME", lambda line, _: line.name, 12, 40, words=True)
 STATE = Column("STATE", lambda line, _: line.condition, 6, 12, words=True)
+NETWORK = Column("NET", lambda line, _: short(line.network), 5, 5)
 FILES = Column("FILES", lambda line, _: files(line), 10, 10)
 MINUTE = Column("MINUTE", lambda line, _: "", 6, 60)
 COLUMNS = (
@@ -74,6 +75,7 @@ COLUMNS = (
     MINUTE,
     Column("LOST", lambda line, _: short(line.lost), 5, 5),
     Column("OVFL", lambda line, _: short(line.overflow), 5, 5),
+    NETWORK,
     FILES,
     Column("SOURCE", lambda line, _: line.source or "-", 15, 39, words=True),
     Column("AGE", lambda line, now: age(None if line.last is None else now - line.last), 4, 4),
@@ -85,6 +87,7 @@ DISPENSABLE = (
     "OVFL",
     "FILES",
     "BIT/S",
+    "NET",
     "LOST",
     "PKT/S",
     "STATE",
@@ -102,8 +105,9 @@ def arrange(lines: Sequence[Line], width: int) -> dict[str, int]:
 
     The same for all lines, seen or not, so that nothing moves while one scrolls.
     """
-    with_files = any(map(files, lines))
-    wanted = {column.title: column.least for column in COLUMNS if column is not FILES or with_files}
+    absent = [] if any(map(files, lines)) else [FILES]
+    absent += [] if any(line.network for line in lines) else [NETWORK]
+    wanted = {column.title: column.least for column in COLUMNS if column not in absent}
     wanted["NAME"] = min(max([NAME.least, *(len(line.name) for line in lines)]), NAME.most)
     wanted["STATE"] = max([STATE.least, *(len(STATE.text(line, 0)) for line in lines)])
     for title in DISPENSABLE:
@@ -277,8 +281,9 @@ def plain(board: Board, now: float, time: str, *, titled: bool) -> Iterator[str]
     for line in lines:
         last = age(None if line.last is None else now - line.last)
         held = f"  held {line.held}" if line.held else ""
+        network = f"  network lost {line.network}" if line.network else ""
         whole = f"  files {files(line)}" if files(line) else ""
-        tail = f"{line.source or '-'}{held}{whole}{f'  {line.detail}' if line.idle else ''}"
+        tail = f"{line.source or '-'}{network}{held}{whole}{f'  {line.detail}' if line.idle else ''}"
         yield (
             f"{time} {line.name:{width}} {line.condition:12} {line.rate:>8.1f} {line.bits:>14.0f}"
             f" {line.lost:>11} {line.overflow:>11} {last:>6} {tail}"

@@ -84,8 +84,14 @@ CAUSES: tuple[Cause, ...] = (
     _cause("membership-differs"),
     _cause("receive-buffer-small"),
     _cause("output-hanging", "overflow-now", "overflow-earlier"),
-    _cause("overflow-now", "overflow-earlier", "loss-above-protection"),
-    _cause("overflow-earlier"),
+    # What the kernel drops here lacks a number, too
+    _cause(
+        *("overflow-now", "overflow-earlier", "loss-above-protection"),
+        *("network-loss-now", "network-loss-earlier"),
+    ),
+    _cause("overflow-earlier", "network-loss-earlier"),
+    _cause("network-loss-now", "network-loss-earlier"),
+    _cause("network-loss-earlier"),
     _cause("backlog-full", beside=True),
     # whole files
     _cause("wrong-session"),

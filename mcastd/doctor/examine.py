@@ -21,6 +21,7 @@ from mcastd.doctor import (
     received_files,
     reports,
     sending,
+    sequences,
     surroundings,
     worker,
 )
@@ -53,6 +54,7 @@ CHECKS: tuple[tuple[Check, type[WorkerSettings]], ...] = (
     (memberships.membership, InboundSubscription),
     (memberships.receive_buffer, InboundSubscription),
     (memberships.overflow, InboundSubscription),
+    (sequences.network_loss, InboundSubscription),
     (received_files.descriptions, InboundSubscription),
     (outputs.outputs, InboundSubscription),
     (worker.worker, WorkerSettings),

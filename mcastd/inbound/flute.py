@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from mcastd import clock
 from mcastd.clock import Clock
@@ -31,6 +32,7 @@ from mcastd.inbound.given import EXPIRED, NO_FDT, Given
 from mcastd.inbound.held import Held
 from mcastd.inbound.listed import ListedObjects
 from mcastd.inbound.senders import by_sender
+from mcastd.inbound.sequencer import Sequencer
 from mcastd.keytext import GroupKey, VerifyingKey
 from mcastd.log import get_logger
 from mcastd.names import short_name
@@ -39,11 +41,12 @@ from mcastd.printable import printable
 from mcastd.protocols.alc import PacketReader
 from mcastd.protocols.manifest import ManifestReason
 from mcastd.protocols.seal import SealReason
-from mcastd.status import ManifestStatus
+from mcastd.status import ManifestStatus, SubscriptionStatus
+from mcastd.worker import Books
 
 
-class FluteSequencer:
-    """A :class:`~mcastd.inbound.protocols.Sequencer`, whose batches are SymbolBatches."""
+class FluteSequencer(Sequencer):
+    """Its batches are SymbolBatches."""
 
     # REFUSED: of an FDT instance or a manifest that is not taken; REPLAYED: of a manifest that was replaced
     reasons: Sequence[str] = (
@@ -89,6 +92,12 @@ class FluteSequencer:
             wanted = self._settings.session
             return f"takes no files: session {objects.heard_session} comes, and it is to receive {wanted}"
         return ""
+
+    def describe(self, status: SubscriptionStatus) -> SubscriptionStatus:
+        return replace(status, manifest=self.manifest)
+
+    def enter(self, books: Books) -> Books:
+        return books._replace(manifest=self.manifest, refused_manifests=self.refused_manifests)
 
     @property
     def held(self) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from mcastd import clock
 from mcastd.counters import InboundCounters, SourceCounts
 from mcastd.inbound.outputs import Outputs
-from mcastd.inbound.protocols import Sequencer
+from mcastd.inbound.sequencer import Sequencer
 from mcastd.net.link import Batch, Receiver
 from mcastd.status import Hanging
 from mcastd.worker import ANSWER_SECONDS, Context

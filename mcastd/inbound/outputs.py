@@ -43,7 +43,6 @@ class Outputs:
         self.sinks = tuple(self._sinks.values())
         self.writing = [(sink, settings.label) for settings, sink in self._sinks.items()]
         self.queueing = [sink for sink in self.sinks if sink.may_queue]
-        self.need_metadata = need_metadata(self._sinks)
         self.identities = tuple(
             OutputIdentity(settings.label, sink.counters, (*sink.reasons, CRASHED), sink.objects)
             for settings, sink in self._sinks.items()

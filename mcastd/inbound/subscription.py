@@ -27,7 +27,6 @@ from mcastd.net.link import NOT_LINKED, Glance, Receiver, SourceFilter
 from mcastd.status import (
     BySource,
     ClosedOutputs,
-    ManifestStatus,
     MembershipStatus,
     ReceiverDescription,
     SubscriptionStatus,
@@ -109,11 +108,13 @@ class Subscription:
         config = self._config
         if config.protocol != self._applied.protocol:
             self._set_protocol(config)
+        elif self._intake.protocol is not None:
+            self._intake.protocol.hold_back(config.reorder)
         self._open_protocol()
         self._applied = config
         self._filter = source_filter(config)
         self._identify(config)
-        self._turns.link = self._open_link(config, self._outputs.need_metadata)
+        self._turns.link = self._open_link(config, self._needs_metadata(config))
         self._turns.link.tell_senders_apart(config.protocol.tells_senders_apart)
         try:
             self._begin(context, self._turns.link)
@@ -175,7 +176,7 @@ class Subscription:
         described, memberships = self._linked
         top, rest = intake.sources.top()
         had = None if described is None else described.receive_buffer
-        return SubscriptionStatus(
+        status = SubscriptionStatus(
             group=str(config.group),
             port=config.port,
             interface=config.interface,
@@ -184,7 +185,6 @@ class Subscription:
             memberships=memberships,
             counters=replace(intake.counters, overflow=overflow),
             protocol=config.protocol.kind,
-            manifest=self._manifest,
             stale=condition.stale,
             last_overflow_age=condition.overflow_age,
             last_datagram_age=None if last is None else clock.monotonic() - last,
@@ -199,11 +199,12 @@ class Subscription:
             receive_buffer=condition.receive_buffer(config, had),
             link=described,
         )
+        return status if (protocol := intake.protocol) is None else protocol.describe(status)
 
     def vitals(self) -> Vitals:
         counters = self.counters
         files, files_percent = self._outputs.files()
-        return Vitals(
+        vitals = Vitals(
             datagrams=counters.received,
             payload_bytes=counters.received_bytes,
             dropped=self._outputs.dropped() + sum(dict(counters.dropped).values()),
@@ -215,13 +216,14 @@ class Subscription:
             files=files,
             files_percent=files_percent,
         )
+        return vitals if (protocol := self._intake.protocol) is None else protocol.note(vitals)
 
     def books(self) -> Books:
         overflow, buffer, interfaces, wanted = self._glance()
         identity = self._identity
         if interfaces and interfaces[0] != identity.interface and not means_several(self._config.interface):
             self._identity = identity = identity._replace(interface=interfaces[0])
-        return Books(
+        books = Books(
             identity,
             self.counters,
             self._intake.last,
@@ -231,16 +233,8 @@ class Subscription:
             memberships_wanted=wanted,
             receive_buffer=buffer,
             receive_buffer_asked=self._config.receive_buffer,
-            manifest=self._manifest,
-            refused_manifests={}
-            if self._intake.protocol is None
-            else self._intake.protocol.refused_manifests,
         )
-
-    @property
-    def _manifest(self) -> ManifestStatus | None:
-        protocol = self._intake.protocol
-        return None if protocol is None else protocol.manifest
+        return books if (protocol := self._intake.protocol) is None else protocol.enter(books)
 
     @property
     def _problem(self) -> str:
@@ -322,9 +316,11 @@ class Subscription:
             if config.protocol != applied.protocol:
                 self._set_protocol(config)
                 self._open_protocol()
+            elif self._intake.protocol is not None:
+                self._intake.protocol.hold_back(config.reorder)
             self._change_outputs()
             self._set_alarms(context, link)
-            link.set_metadata(self._outputs.need_metadata)
+            link.set_metadata(self._needs_metadata(config))
             link.tell_senders_apart(config.protocol.tells_senders_apart)
             if config.coalesce != applied.coalesce:
                 link.set_coalesce(config.coalesce)
@@ -344,13 +340,17 @@ class Subscription:
         if (described := link.describe()) != before:
             self._log.info("link.moved", **as_json(described))
 
+    @staticmethod
+    def _needs_metadata(config: InboundSubscription) -> bool:
+        return config.protocol.needs_metadata or need_metadata(config.output)
+
     def _go_over(self, context: Context, config: InboundSubscription) -> None:
         """Receive another stream. It is joined before the old one is left.
 
         What came of the old one goes to the old outputs first. Raises LinkError if the new one cannot be
         joined: then the run is over.
         """
-        link = self._open_link(config, need_metadata(config.output))
+        link = self._open_link(config, self._needs_metadata(config))
         link.tell_senders_apart(config.protocol.tells_senders_apart)
         try:
             self._turns.forget(context)
@@ -378,6 +378,8 @@ class Subscription:
     def _set_protocol(self, config: InboundSubscription) -> None:
         """Deliver what the old protocol holds, and begin with that of ``config``; the counts go on."""
         protocol = make_protocol(config.protocol, self.counters.dropped, self.name)
+        if protocol is not None:
+            protocol.hold_back(config.reorder)
         self._intake.change_protocol(protocol)
         self._identity = self._identity._replace(reasons=() if protocol is None else tuple(protocol.reasons))
 

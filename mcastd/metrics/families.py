@@ -9,7 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from mcastd.counters import DiscoveryCounters, InboundCounters, OutboundCounters, SymbolCounts
+from mcastd.counters import (
+    DiscoveryCounters,
+    InboundCounters,
+    OutboundCounters,
+    SequenceCounters,
+    SymbolCounts,
+)
 from mcastd.status import FilesStatus, ManifestStatus, TreeStatus
 from mcastd.worker import Books, Headline, ObjectBooks, OutputIdentity
 
@@ -123,6 +129,13 @@ def _of_manifest(
             value(lambda one: one.expires),
         ),
     )
+
+
+def _of_sequence(
+    value: Callable[[SequenceCounters], int],
+) -> Callable[[ScrapedWorker[InboundCounters]], Any]:
+    """Takes a value of what the numbers of datagrams say; None if they have none."""
+    return lambda of: None if of.books.sequence is None else value(of.books.sequence)
 
 
 INFO: Family[Any] = _gauge(
@@ -266,6 +279,27 @@ SUBSCRIPTION: tuple[Family[ScrapedWorker[InboundCounters]], ...] = (
         "The receive buffer that the kernel gave: the smallest, if several.",
         lambda of: of.books.receive_buffer,
     ),
+    _counter(
+        "lost_numbers",
+        "Numbers of datagrams, or of messages in them, that the network did not deliver.",
+        _of_sequence(lambda counters: counters.lost),
+    ),
+    _counter(
+        "duplicated_datagrams",
+        "Datagrams that the network delivered again.",
+        _of_sequence(lambda counters: counters.duplicated),
+    ),
+    _counter(
+        "reordered_datagrams",
+        "Datagrams that the network delivered after later ones.",
+        _of_sequence(lambda counters: counters.reordered),
+    ),
+    _counter(
+        "sequence_restarts",
+        "Times that a sender began to number anew, or another one took its place.",
+        _of_sequence(lambda counters: counters.restarts),
+    ),
+    _gauge("jitter_seconds", "The jitter of RTP (RFC 3550).", lambda of: of.books.jitter, form="%.9f"),
     *_of_manifest(lambda books: books.manifest),
     _counts(
         "refused_manifests",

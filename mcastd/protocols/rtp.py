@@ -1,10 +1,10 @@
-"""RTP packets (RFC 3550 section 5): headers read by columns or one by one, taken off, and built.
+"""RTP packets (RFC 3550 section 5): headers read, taken off, and built.
 
 ```
   0               1               2               3
-  | V=2 P X CC    | M    PT       | sequence                      |     words(0)
-  | timestamp                                                     |     words(4)
-  | SSRC                                                          |     words(8)
+  | V=2 P X CC    | M    PT       | sequence                      |
+  | timestamp                                                     |
+  | SSRC                                                          |
   | CC words of CSRC . . .  | with X: profile, length, that many words . . .
   | payload . . .           | with P: padding, of which the last byte is its length
 ```
@@ -17,7 +17,6 @@ import sys
 from array import array
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from mcastd.rows import RowBytes, Rows
 
@@ -115,48 +114,9 @@ def payloads(rows: Rows) -> list[RowBytes]:
     return [packet[slice(*(payload_span(packet) or (0, None)))] for packet in packets]
 
 
-class RtpColumns:
-    """The fixed headers of packets, each field as a column. Every packet has HEADER_BYTES at least.
-
-    It says nothing about what follows the fixed headers: whether that is sound, :func:`payload_span` knows.
-    Columns are read when they are asked for, while the rows are valid.
-    """
-
-    def __init__(self, rows: Sequence[Rows]) -> None:
-        self._rows = rows
-        self.heads = self._words(0)  # 4 bytes of each
-
-    def _words(self, at: int) -> bytes:
-        rows = self._rows
-        if len(rows) == 1:
-            return rows[0].words(at, 0, len(rows[0]))
-        return b"".join([one.words(at, 0, len(one)) for one in rows])
-
-    def __len__(self) -> int:
-        return len(self.heads) // 4
-
-    @property
-    def firsts(self) -> bytes:
-        """Version, padding, extension and CSRC count: a byte of each."""
-        return self.heads[::4]
-
-    @property
-    def seconds(self) -> bytes:
-        """Marker and payload type: a byte of each."""
-        return self.heads[1::4]
-
-    @property
-    def sequences(self) -> list[int]:
-        return memoryview(_native(array("H", self.heads)))[1::2].tolist()
-
-    @cached_property
-    def ssrcs(self) -> bytes:
-        """4 bytes of each."""
-        return self._words(8)
-
-    @property
-    def timestamps(self) -> array[int]:
-        return _native(array("I", self._words(4)))
+def timestamps(headers: bytes) -> list[int]:
+    """The timestamps of fixed headers, one after another."""
+    return memoryview(_native(array("I", headers)))[1 :: HEADER_BYTES // 4].tolist()
 
 
 def _native(column: array[int]) -> array[int]:

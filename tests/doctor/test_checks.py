@@ -25,6 +25,7 @@ from mcastd.doctor import (
     permits,
     received_files,
     sending,
+    sequences,
     surroundings,
     worker,
 )
@@ -321,6 +322,36 @@ SOURCES = ["10.6.0.2"]
 )
 def test_report_version(subject: Subject, text: dict[str, str], expected: list[tuple[str, str]]) -> None:
     assert said(memberships.report_version, subject, Given(eth(), text=text)) == expected
+
+
+def lost(number: int, overflow: int = 0) -> dict[str, Any]:
+    """The status of a subscription that misses so many numbers."""
+    sender = {"address": "192.0.2.7", "counters": {"lost": number}}
+    return {
+        "counters": {"overflow": overflow},
+        "sequence": {"counters": {"lost": number}, "senders": [sender]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "expected"),
+    [
+        ({}, {}, []),
+        (lost(0), lost(0), []),
+        (lost(7), lost(2), [("network-loss-now", "broken")]),
+        (lost(7, 9), lost(2, 3), [("network-loss-now", "broken")]),
+        (lost(7), lost(7), [("network-loss-earlier", "hint")]),
+        (lost(7, 4), {}, [("network-loss-earlier", "hint")]),  # nobody watched
+    ],
+)
+def test_network_loss(now: dict[str, Any], before: dict[str, Any], expected: list[tuple[str, str]]) -> None:
+    settings = inbound().settings
+    subject = Subject("inbound/news", settings, "active", status=now, earlier=before)
+    evidence = Given(eth(), seconds=1.0)
+    assert said(sequences.network_loss, subject, evidence) == expected
+    for found in sequences.network_loss(subject, evidence):
+        assert isinstance(found, Finding)
+        assert ("not this host" in found.what) == (now["counters"]["overflow"] == 0)
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,15 @@ def test_raw_hands_on_the_buffers_themselves() -> None:
     assert (len(records), records.size) == (3, 5)
 
 
+def test_payload_takes_rtp_off() -> None:
+    head = bytes([0x80, 33]) + bytes(10)
+    with_all = bytes([0xB1, 33]) + bytes(10) + b"csrc" + b"\xbe\xde\0\1exte" + b"film\0\2"
+    payloads = [head + b"one", memoryview(head + b"two"), with_all, head]
+    records = FORMATS["payload"](StreamFacts(str, str)).records(ListBatch(payloads))
+    assert [*map(bytes, records.payloads)] == [b"one", b"two", b"film", b""]
+    assert (len(records), records.size) == (4, 10)
+
+
 def test_lines_ends_each_payload_with_one_newline() -> None:
     payloads = [b"", b"a", b"b\n", b"\n", memoryview(b"c"), memoryview(b"d\n"), b"e\r"]
     assert [

@@ -15,7 +15,7 @@ from metrics.conftest import House, parse, values
 from support.wait import wait_for
 
 from mcastd import clock
-from mcastd.counters import DiscoveryCounters, InboundCounters, OutboundCounters
+from mcastd.counters import DiscoveryCounters, InboundCounters, OutboundCounters, SequenceCounters
 from mcastd.delivery.keys import make_group_key
 from mcastd.discovery.sessions import REASONS
 from mcastd.metrics.exposition import PART_WORKERS, Exposition, Row
@@ -188,6 +188,8 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
                 receive_buffer_asked=210,
                 manifest=replace(NO_MANIFEST, files=211, issued=212, expires=213),
                 refused_manifests={"signature": 214},
+                sequence=SequenceCounters(lost=215, duplicated=216, reordered=217, restarts=218),
+                jitter=219.5,
             ),
         ),
     ]
@@ -241,6 +243,11 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
         ("manifest_issued_timestamp_seconds", *subscription): 212,
         ("manifest_expires_timestamp_seconds", *subscription): 213,
         ("refused_manifests_total", *subscription): 214,
+        ("lost_numbers_total", *subscription): 215,
+        ("duplicated_datagrams_total", *subscription): 216,
+        ("reordered_datagrams_total", *subscription): 217,
+        ("sequence_restarts_total", *subscription): 218,
+        ("jitter_seconds", *subscription): 219.5,
         **{
             (name, "inbound/a", output): base + number
             for output, base in (("x", 300), ("y", 400))
@@ -486,6 +493,7 @@ def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path, monkeypatch: 
                 **GROUP,
                 "output": [str(tmp_path / "a.log"), {"kind": "fifo", "path": str(tmp_path / "p")}],
             },
+            "c": {**GROUP, "output": str(tmp_path / "c.log"), "protocol": "rtp"},
             "b": {
                 **GROUP,
                 "protocol": {"kind": "flute", "keys": [str(tmp_path / "key")]},

@@ -114,6 +114,10 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         [inbound.waiting]
         {group} output = "{directory}/waiting.log"
         interface = "eth7"
+        [inbound.rtp]
+        {group} output = "{directory}/rtp.log"
+        interface = "lo"
+        protocol = "rtp"
         [outbound.images]
         {images} source = "{files}"
         interface = "lo"

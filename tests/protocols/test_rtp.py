@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from mcastd.protocols import rtp
 from mcastd.protocols.rtp import (
     HEADER_BYTES,
-    RtpColumns,
     RtpPacket,
     build_headers,
     is_rtcp,
     payload_span,
     read_packet,
+    timestamps,
 )
 from mcastd.rows import RowMemory, SpacedRows, listed
 
@@ -127,7 +127,9 @@ def test_whatever_comes_is_read_or_is_no_rtp(junk: bytes, begin: bytes) -> None:
 
 @settings(max_examples=40)
 @given(st.lists(st.sampled_from(PARTS), min_size=1, max_size=40), st.integers(0, 1 << 30))
-def test_columns_are_what_each_packet_says(parts: list[dict[str, int]], seed: int) -> None:
+def test_packets_of_all_shapes_are_read_together_as_each_by_itself(
+    parts: list[dict[str, int]], seed: int
+) -> None:
     generator = random.Random(seed)
     packets = []
     for one in parts:
@@ -136,23 +138,22 @@ def test_columns_are_what_each_packet_says(parts: list[dict[str, int]], seed: in
         made[1] &= 0xBF  # no RTCP
         packets.append(bytes(made))
     read = [read_packet(one) for one in packets]
-    columns = RtpColumns(listed(packets))
-    assert len(columns) == len(packets)
-    assert columns.sequences == [one.sequence for one in read]
-    assert [*columns.timestamps] == [one.timestamp for one in read]
-    assert columns.ssrcs == b"".join([one.ssrc.to_bytes(4, "big") for one in read])
-    assert [*columns.firsts] == [one[0] for one in packets]
-    assert [*columns.seconds] == [one.payload_type | one.marker << 7 for one in read]
+    heads = b"".join([one[:HEADER_BYTES] for one in packets])
+    assert timestamps(heads) == [one.timestamp for one in read if one is not None]
+    for rows in listed(packets):
+        of_rows = [rows.row(index) for index in range(len(rows))]
+        spans = [payload_span(one) for one in of_rows]
+        assert rtp.payloads(rows) == [
+            one[slice(*span)] for one, span in zip(of_rows, spans, strict=True) if span
+        ]
 
 
-def test_columns_and_payloads_are_read_from_slots() -> None:
+def test_payloads_are_read_from_slots() -> None:
     packets = [packet(sequence=number) for number in (7, 300, 65535, 2)]
     memory = bytearray(40 * 4)
     for number, one in enumerate(packets):
         memory[40 * number : 40 * number + len(one)] = one
     rows = SpacedRows(RowMemory(memoryview(memory)), 0, 40, size=len(packets[0]), count=4)
-    columns = RtpColumns([rows])
-    assert columns.sequences == [7, 300, 65535, 2]
     assert rtp.payloads(rows) == [PAYLOAD] * 4
 
 
@@ -182,6 +183,5 @@ def test_headers_that_are_built_are_those_that_others_read(
 
 def test_sequence_numbers_wrap_more_than_once_in_what_is_built() -> None:
     built = build_headers(33, 65_530, range(65_560), 1)
-    assert RtpColumns(listed([built[at : at + 12] for at in range(0, len(built), 12)])).sequences == [
-        number % 65_536 for number in range(65_530, 131_090)
-    ]
+    numbers = [int.from_bytes(built[at : at + 2], "big") for at in range(2, len(built), HEADER_BYTES)]
+    assert numbers == [number % 65_536 for number in range(65_530, 131_090)]

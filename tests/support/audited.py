@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from mcastd.inbound.protocols import Sequencer
+from mcastd.inbound.sequencer import Sequencer
 from mcastd.net.link import Batch
 
 

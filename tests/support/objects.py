@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -15,6 +14,7 @@ from pydantic import Field
 from mcastd.config import InboundProtocol
 from mcastd.delivery.block import Decode, by_symbols
 from mcastd.delivery.description import ObjectDescription, Run
+from mcastd.inbound.sequencer import Sequencer
 from mcastd.inbound.symbols import SymbolBatch
 from mcastd.net.link import Batch
 from mcastd.protocols.fec import NO_CODE, RAPTORQ, Blocks, Oti, raptorq
@@ -114,7 +114,7 @@ class ObjectsSettings(InboundProtocol):
     kind: Literal["objects"] = Field("objects", description='"objects".')
 
 
-class Objects:
+class Objects(Sequencer):
     """A datagram is a symbol after its TOI, SBN and ESI, or a TOI alone, which describes the object.
 
     It knows what is sent: ``SENT``, by TOI.
@@ -122,17 +122,9 @@ class Objects:
 
     SENT: ClassVar[dict[int, SentObject]] = {}
     reasons = ("unknown",)
-    held = 0
-    deadline = math.inf
-    manifest = None
-    refused_manifests: ClassVar[dict[str, int]] = {}
-    problem: ClassVar[str] = ""
 
     def __init__(self, _: ObjectsSettings, dropped: Counter[str], __: str = "") -> None:
         self.dropped = dropped
-
-    def open(self) -> None:
-        pass
 
     def feed(self, batch: Batch) -> Iterator[Batch]:
         runs, news = [], []
@@ -145,9 +137,6 @@ class Objects:
             else:
                 runs.append(Run(sent.description, datagram[1], datagram[2], [datagram[3:]]))
         yield SymbolBatch(runs, news, descriptive=len(news), descriptive_bytes=len(news))
-
-    def expire(self, now: float) -> Iterator[Batch]:
-        return iter(())
 
 
 def datagram(sent: SentObject, sbn: int, esi: int) -> bytes:

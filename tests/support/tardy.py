@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ from mcastd import clock
 from mcastd.config import INBOUND_PROTOCOLS, InboundProtocol
 from mcastd.config.types import Period
 from mcastd.inbound.protocols import PROTOCOLS
+from mcastd.inbound.sequencer import Sequencer
 from mcastd.net.link import Batch, ListBatch
 
 # A program for `python -c`: what follows it on the command line is that of `python -m mcastd`.
@@ -29,20 +30,14 @@ class TardySettings(InboundProtocol):
     hold: Period = Field(1.0, description="For how long, in seconds.")
 
 
-class Tardy:
+class Tardy(Sequencer):
     reasons = (EMPTY,)
-    manifest = None
-    refused_manifests: ClassVar[dict[str, int]] = {}
-    problem: ClassVar[str] = ""
+    deadline = math.inf
 
     def __init__(self, settings: TardySettings, dropped: Counter[str], _: str = "") -> None:
         self.settings, self.dropped = settings, dropped
         self.kept: list[bytes] = []
         self.fed = 0
-        self.deadline = math.inf
-
-    def open(self) -> None:
-        pass
 
     @property
     def held(self) -> int:

@@ -7,6 +7,7 @@ from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.json_lines import JsonLines
 from mcastd.inbound.sinks.records import Made, Records
 from mcastd.net.link import Batch
+from mcastd.protocols import rtp
 
 
 class Raw(Format):
@@ -16,6 +17,13 @@ class Raw(Format):
         return batch
 
 
+class Payload(Format):
+    """What RTP carries: its headers, extensions and padding are taken off."""
+
+    def records(self, batch: Batch) -> Records:
+        return Made([payload for rows in batch.rows for payload in rtp.payloads(rows)])
+
+
 class Lines(Format):
     """A line for each datagram: a newline is added where the payload does not end with one."""
 
@@ -23,4 +31,10 @@ class Lines(Format):
         return Made([p if p[-1:] == b"\n" else b"".join((p, b"\n")) for p in batch.payloads])
 
 
-FORMATS: dict[str, type[Format]] = {"raw": Raw, "lines": Lines, "json": JsonLines, "pcapng": Capture}
+FORMATS: dict[str, type[Format]] = {
+    "raw": Raw,
+    "payload": Payload,
+    "lines": Lines,
+    "json": JsonLines,
+    "pcapng": Capture,
+}

@@ -1,0 +1,148 @@
+"""The kinds of numbered datagrams: where in them their numbers stand, and what is none of theirs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from mcastd import clock
+from mcastd.clock import Clock
+from mcastd.config import MoldInbound, RtpInbound, SequenceInbound
+from mcastd.inbound.sequenced import (
+    OTHER_PAYLOAD_TYPE,
+    OTHER_SENDER,
+    OTHER_STREAM,
+    SILENT_SECONDS,
+    TOO_MANY_SENDERS,
+    NumberedSequencer,
+    OfStream,
+)
+from mcastd.printable import printable
+from mcastd.protocols import moldudp64, rtp
+from mcastd.rows import RowBytes, Rows
+from mcastd.sequence.columns import Cells, Field
+from mcastd.sequence.jitter import Jitter
+from mcastd.sequence.order import Numbering
+from mcastd.sequence.stream import Wire
+
+# Reasons to drop a datagram.
+NOT_RTP = "not-rtp"
+RTCP = "rtcp"  # reports, which may share the port
+NOT_MOLDUDP64 = "not-moldudp64"
+TOO_SHORT = "too-short"  # it ends before its number does
+# The clock of payload types that RFC 3551 leaves open: that of video.
+DYNAMIC_CLOCK_HZ = 90_000
+
+
+class RtpSequencer(NumberedSequencer):
+    """``protocol = "rtp"``."""
+
+    own_reasons = (NOT_RTP, RTCP, OTHER_STREAM, OTHER_SENDER, OTHER_PAYLOAD_TYPE)
+
+    def __init__(
+        self, settings: RtpInbound, dropped: Counter[str], _: str = "", *, now: Clock = clock.monotonic
+    ) -> None:
+        ssrc_field = Field(8, 4)
+        # All of the first two bytes but the marker
+        cells = Cells(Field(2, 2), identity=ssrc_field, fixed=0xFF7F << 80)
+        wire = Wire(cells, Numbering.of_size(cells.numbers), ssrc_field, _ssrc)
+        ssrc = settings.ssrc
+        super().__init__(wire, None if ssrc is None else ssrc.to_bytes(4, "big"), dropped, now)
+        self._settings = settings
+        self.measures_jitter = settings.jitter
+
+    def _refusal(self, datagram: RowBytes) -> str:
+        if rtp.is_rtcp(datagram):
+            return RTCP
+        return NOT_RTP if rtp.payload_span(datagram) is None else ""
+
+    def _begin(self, stream: OfStream, datagram: RowBytes) -> None:
+        wanted, heard = self._settings.payload_type, datagram[1] & rtp.PAYLOAD_TYPE_MASK
+        self._receive(stream, heard if wanted is None else wanted)
+
+    def _receive(self, stream: OfStream, payload_type: int) -> None:
+        """Receive this payload type of a stream."""
+        stream.payload_type = payload_type
+        stream.payload_type_heard = self._now()
+        stream.fixed = (rtp.PLAIN << 8 | payload_type) << 80 | int.from_bytes(stream.identity, "big")
+        if self._settings.jitter:
+            clock_hz = self._settings.clock_rate or rtp.CLOCKS_HZ.get(payload_type, DYNAMIC_CLOCK_HZ)
+            stream.jitter = Jitter(clock_hz)
+
+    def _is_foreign(self, stream: OfStream, datagram: RowBytes, now: float) -> bool:
+        heard = datagram[1] & rtp.PAYLOAD_TYPE_MASK
+        if heard != stream.payload_type:
+            settled = self._settings.payload_type is not None
+            if settled or now < stream.payload_type_heard + SILENT_SECONDS:
+                return True
+            self._receive(stream, heard)
+        stream.payload_type_heard = now
+        return False
+
+    def _measure(self, stream: OfStream, column: bytes, times: Sequence[int]) -> None:
+        assert stream.jitter is not None
+        stream.jitter.feed(rtp.timestamps(column), times)
+
+
+def _ssrc(identity: bytes) -> str:
+    return f"0x{identity.hex().upper()}"
+
+
+class MoldSequencer(NumberedSequencer):
+    """``protocol = "moldudp64"``."""
+
+    own_reasons = (NOT_MOLDUDP64, OTHER_STREAM, OTHER_SENDER)
+
+    def __init__(
+        self, settings: MoldInbound, dropped: Counter[str], _: str = "", *, now: Clock = clock.monotonic
+    ) -> None:
+        session_field = Field(0, moldudp64.SESSION_BYTES)
+        cells = Cells(
+            Field(moldudp64.NUMBER_AT, 8),
+            Field(moldudp64.COUNT_AT, 2),
+            count_max=moldudp64.END - 1,
+            identity=session_field,
+        )
+        # A session has each number once: whatever the distance, what is behind has come late, or again
+        numbering = Numbering(cells.numbers, dropout=cells.numbers // 4, misorder=cells.numbers // 4)
+        session = settings.session
+        wanted = None if session is None else session.ljust(moldudp64.SESSION_BYTES).encode()
+        wire = Wire(cells, numbering, session_field, _session)
+        super().__init__(wire, wanted, dropped, now)
+
+    def _refusal(self, datagram: RowBytes) -> str:
+        is_one = len(datagram) >= moldudp64.HEADER_BYTES and moldudp64.messages(datagram) >= 0
+        return "" if is_one else NOT_MOLDUDP64
+
+    def _fits(self, rows: Sequence[Rows], count: int) -> bool:
+        size = min([one.size for one in rows])
+        return moldudp64.HEADER_BYTES + moldudp64.LENGTH_BYTES * count <= size
+
+    def _count(self, datagram: RowBytes) -> int:
+        return moldudp64.messages(datagram)
+
+
+def _session(identity: bytes) -> str:
+    return printable(identity.decode("ascii", "backslashreplace").rstrip())
+
+
+class FieldSequencer(NumberedSequencer):
+    """``protocol = { kind = "sequence", ... }``."""
+
+    own_reasons = (TOO_SHORT, TOO_MANY_SENDERS)
+    is_exclusive = False
+
+    def __init__(
+        self, settings: SequenceInbound, dropped: Counter[str], _: str = "", *, now: Clock = clock.monotonic
+    ) -> None:
+        number = Field(settings.offset, settings.size)
+        count = None
+        if settings.count_offset is not None:
+            count = Field(settings.count_offset, settings.count_size or 1)
+        cells = Cells(number, count, byte_order=settings.byte_order)
+        wire = Wire(cells, Numbering.of_size(cells.numbers), None, lambda _: "")
+        super().__init__(wire, None, dropped, now)
+        self._bytes = max(one.end for one in (number, count) if one is not None)
+
+    def _refusal(self, datagram: RowBytes) -> str:
+        return TOO_SHORT if len(datagram) < self._bytes else ""

@@ -1,0 +1,387 @@
+"""``protocol = "rtp"``, ``"moldudp64"``, ``"sequence"``: numbered datagrams, and what became of them.
+
+```
+  datagrams --+-- a batch in order, of the stream that is received: goes on as it is
+              |
+              +-- any other: one by one --> which stream? --> which place in it? --+--> goes on
+                                                                                   +--> is dropped, by reason
+                                                                                   +--> waits for the next one
+```
+
+Of RTP and MoldUDP64 one stream is received; a number at a place tells the order of each sender, and no more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from mcastd import clock
+from mcastd.clock import Clock
+from mcastd.counters import SequenceCounters, copy_of
+from mcastd.inbound.sequencer import Sequencer
+from mcastd.inbound.sorting import Numbered, Sorting, addresses_of, joined
+from mcastd.net.link import Batch, ListBatch
+from mcastd.rows import RowBytes, Rows
+from mcastd.sequence.order import LATE_SECONDS, Arrival, Order
+from mcastd.sequence.reorder import HeldRoom, Reorder, Turn
+from mcastd.sequence.stream import NumberedStream, Wire
+from mcastd.status import JitterStatus, NumberedSender, SequenceStatus, SubscriptionStatus
+from mcastd.worker import Books, Vitals
+
+# Reasons to drop a datagram.
+DUPLICATE = "duplicate"  # it has come before
+LATE = "late"  # later ones have gone on, since it was not waited for so long: see hold_back()
+STRAY = "stray"  # its number is far off, or it is the first of a stream, and its successor did not come
+OTHER_SENDER = "other-sender"  # another sender's than the one that is received
+OTHER_STREAM = "other-stream"  # of another SSRC or session than the one that is received
+TOO_MANY_SENDERS = "too-many-senders"
+OTHER_PAYLOAD_TYPE = "other-payload-type"
+
+# Another stream is received in place of one that has been silent for so long.
+SILENT_SECONDS = 1.0
+# Streams that may become the one that is received; of more, those that were heard last.
+CANDIDATES_MAX = 16
+# Senders whose order is kept, where all are received.
+SENDERS_MAX = 64
+# Of these, the status shows those that were heard last.
+SENDERS_SHOWN = 10
+
+
+OfStream = NumberedStream[ListBatch]
+
+
+class NumberedSequencer(Sequencer):
+    """What all kinds of numbered datagrams have in common."""
+
+    own_reasons: Sequence[str] = ()
+    is_exclusive = True  # one stream is received, and no other beside it
+    measures_jitter = False
+
+    def __init__(
+        self, wire: Wire, wanted: bytes | None, dropped: Counter[str], now: Clock = clock.monotonic
+    ) -> None:
+        """``wanted`` is the identity of the stream that is received; None: any."""
+        self.reasons = (*self.own_reasons, DUPLICATE, STRAY, LATE)
+        self.total = SequenceCounters()
+        self._wire = wire
+        self._wanted = wanted
+        self._dropped = dropped
+        self._now = now
+        self._streams: dict[tuple[str, bytes], OfStream] = {}
+        self._last: OfStream | None = None  # the one that was heard last
+        # Of streams that may be received next: the number that would confirm them
+        self._candidates: OrderedDict[tuple[str, bytes], int] = OrderedDict()
+        self._aside: ListBatch | None = None  # a datagram that waits for its successor
+        self._aside_until = math.inf  # monotonic seconds
+        self._hold_seconds = 0.0
+        self._room = HeldRoom()
+
+    # -- what is seen of it
+
+    @property
+    def held(self) -> int:
+        return self._room.number + (self._aside is not None)
+
+    @property
+    def deadline(self) -> float:
+        found = self._aside_until
+        for stream in self._streams.values():
+            found = min(found, stream.order.deadline)
+            if stream.reorder is not None:
+                found = min(found, stream.reorder.deadline)
+        return found
+
+    def describe(self, status: SubscriptionStatus) -> SubscriptionStatus:
+        now = self._now()
+        streams = sorted(self._streams.copy().values(), key=lambda one: -one.heard)
+        senders = [self._sender(one, now) for one in streams[:SENDERS_SHOWN]]
+        return replace(status, sequence=SequenceStatus(counters=copy_of(self.total), senders=(*senders,)))
+
+    def _sender(self, stream: OfStream, now: float) -> NumberedSender:
+        jitter = stream.jitter
+        return NumberedSender(
+            address=stream.address,
+            stream=self._wire.describe(stream.identity),
+            payload_type=stream.payload_type,
+            datagrams=stream.datagrams,
+            counters=copy_of(stream.counters),
+            missing=stream.order.missing,
+            age=now - stream.heard,
+            jitter=None
+            if jitter is None
+            else JitterStatus(now=jitter.value, mean=jitter.mean, most=jitter.most),
+        )
+
+    def enter(self, books: Books) -> Books:
+        jitter = None if (last := self._last) is None else last.jitter
+        seconds = (0.0 if self.measures_jitter else None) if jitter is None else jitter.value
+        return books._replace(sequence=self.total, jitter=seconds)
+
+    def note(self, vitals: Vitals) -> Vitals:
+        return vitals._replace(lost=self.total.lost)
+
+    # -- a kind's own
+
+    def _refusal(self, datagram: RowBytes) -> str:
+        """Why a datagram is none of this protocol; "" if it is one."""
+        raise NotImplementedError
+
+    def _fits(self, rows: Sequence[Rows], count: int) -> bool:
+        """Return True if datagrams of these sizes may have ``count`` numbers each."""
+        return True
+
+    def _begin(self, stream: OfStream, datagram: RowBytes) -> None:
+        """A stream begins with this datagram."""
+
+    def _is_foreign(self, stream: OfStream, datagram: RowBytes, now: float) -> bool:
+        """Return True for a datagram that has its place in a stream, but is not to be received."""
+        return False
+
+    def _measure(self, stream: OfStream, column: bytes, times: Sequence[int]) -> None:
+        """Take the kernel's times of datagrams of one stream, with their cells."""
+
+    # -- datagrams
+
+    def feed(self, batch: Batch) -> Iterable[Batch]:
+        now, stream = self._now(), self._last
+        if stream is not None and not self._room.number and self._goes_on(batch, stream):
+            stream.heard = now
+            stream.datagrams += len(batch)
+            if stream.reorder is not None:
+                stream.reorder.next = stream.order.next
+            return (batch,)
+        return self._sort(batch, now)
+
+    def hold_back(self, seconds: float) -> None:
+        self._hold_seconds = seconds
+        for stream in self._streams.values():
+            self._begin_order(stream)
+
+    def _begin_order(self, stream: OfStream) -> None:
+        """Put what comes of a stream in order from now on, or no longer: then what is held is due."""
+        seconds = self._hold_seconds
+        if stream.reorder is not None:
+            stream.reorder.seconds = seconds
+            if not seconds and not len(stream.reorder):
+                stream.reorder = None
+        elif seconds:
+            stream.reorder = Reorder(seconds, self._wire.numbering.numbers, stream.order.next, self._room)
+
+    def expire(self, now: float) -> Iterable[Batch]:
+        due: list[ListBatch] = []
+        for stream in self._streams.values():
+            stream.order.expire(now)
+            if (reorder := stream.reorder) is not None:
+                due += reorder.expire(now)
+                if not reorder.seconds:
+                    stream.reorder = None
+        if (aside := self._aside) is not None and now >= self._aside_until:
+            self._aside, self._aside_until = None, math.inf
+            if now == math.inf:
+                due.append(aside)
+            else:
+                self._dropped[STRAY] += 1
+        return joined(due)
+
+    def _column_of(self, batch: Batch, rows: Sequence[Rows], stream: OfStream) -> bytes:
+        """The cells of a batch, if all of it is of the sender of a stream, and long enough; b"" if not."""
+        sources, cells = batch.sources, self._wire.cells
+        if len(sources) > 1 or (sources and sources[0][0] != stream.address):
+            return b""
+        if len(rows) == 1:
+            return rows[0].cells(cells.at, cells.size) if rows[0].size >= cells.end else b""
+        if min([one.size for one in rows]) < cells.end:
+            return b""
+        return b"".join([one.cells(cells.at, cells.size) for one in rows])
+
+    def _goes_on(self, batch: Batch, stream: OfStream) -> bool:
+        """Return True if all datagrams of a batch go on in order with this stream, and count them there."""
+        rows, order = batch.rows, stream.order
+        column = self._column_of(batch, rows, stream)
+        if not column or (count := self._wire.cells.in_order(column, stream.fixed, order.next)) < 0:
+            return False
+        if count != len(batch) and not self._fits(rows, count // len(batch)):
+            return False
+        order.advance(count)
+        if stream.jitter is not None and (times := batch.times):
+            self._measure(stream, column, times)
+        return True
+
+    def _sort(self, batch: Batch, now: float) -> Iterator[Batch]:
+        sorting = Sorting(batch, now)
+        stream = self._last
+        if stream is None or not self._sort_by_columns(sorting, stream):
+            for index, (datagram, address) in enumerate(
+                zip(batch.payloads, addresses_of(batch), strict=True)
+            ):
+                self._sort_one(sorting, index, datagram, address)
+        if sorting.aside is not None:
+            self._aside = sorting.copy(sorting.aside)
+            self._aside_until = now + LATE_SECONDS
+        if sorting.given == [*range(len(batch))]:
+            yield batch
+        elif sorting.given:
+            yield sorting.picked(sorting.given)
+
+    def _sort_by_columns(self, sorting: Sorting, stream: OfStream) -> bool:
+        """Sort a batch of which all is of one stream, if it is. Returns True if so."""
+        batch, cells = sorting.batch, self._wire.cells
+        rows = batch.rows
+        column = self._column_of(batch, rows, stream)
+        if not column or not cells.have_fixed(column, stream.fixed):
+            return False
+        counts = cells.counts_of(column)
+        if counts is not None and not self._fits(rows, max(counts)):
+            return False
+        numbers = cells.numbers_of(column)
+        places = dict(stream.order.walk(numbers, counts, sorting.now))
+        stream.heard = sorting.now
+        stream.datagrams += len(batch)
+        if stream.jitter is not None and (times := batch.times):
+            if Arrival.RESTART in places.values():
+                stream.jitter.begin_anew()
+            self._measure(stream, column, times)
+        for index, number in enumerate(numbers):
+            one = Numbered(index, number, 1 if counts is None else counts[index])
+            self._put(sorting, one, places.get(index, Arrival.NEXT), stream)
+        return True
+
+    def _sort_one(self, sorting: Sorting, index: int, datagram: RowBytes, address: str) -> None:
+        if reason := self._refusal(datagram):
+            self._dropped[reason] += 1
+            return
+        wire, now = self._wire, sorting.now
+        number, count = wire.cells.number(datagram), self._count(datagram)
+        key = address, wire.identity_of(datagram)
+        stream = self._streams.get(key)
+        if stream is None:
+            if not self._may_begin(sorting, index, key, number, count):
+                return
+            stream = self._begin_stream(sorting, key, datagram, number)
+            stream.order.advance(count)
+            arrival = Arrival.NEXT
+        else:
+            arrival = stream.order.place(number, count, now)
+        stream.heard = now
+        stream.datagrams += 1
+        self._last = stream
+        if stream.jitter is not None:
+            if arrival is Arrival.RESTART:
+                stream.jitter.begin_anew()
+            self._measure_one(stream, sorting.picked([index]))
+        is_foreign = self._is_foreign(stream, datagram, now)
+        self._put(sorting, Numbered(index, number, count), arrival, stream, is_foreign=is_foreign)
+
+    def _count(self, datagram: RowBytes) -> int:
+        return self._wire.cells.count(datagram)
+
+    def _may_begin(
+        self, sorting: Sorting, index: int, key: tuple[str, bytes], number: int, count: int
+    ) -> bool:
+        """Return True if another stream is to be received from this datagram on; else that is sorted."""
+        if not self.is_exclusive:
+            if len(self._streams) < SENDERS_MAX or self._forget_silent(sorting):
+                return True
+            self._dropped[TOO_MANY_SENDERS] += 1
+            return False
+        identity, last = key[1], self._last
+        if self._wanted is not None and identity != self._wanted:
+            self._dropped[OTHER_STREAM] += 1
+            return False
+        if last is not None and sorting.now < last.heard + SILENT_SECONDS:
+            self._dropped[OTHER_SENDER if identity == last.identity else OTHER_STREAM] += 1
+            return False
+        if self._candidates.get(key) == number:
+            return True
+        self._candidates[key] = (number + count) % self._wire.numbering.numbers
+        self._candidates.move_to_end(key)
+        if len(self._candidates) > CANDIDATES_MAX:
+            self._candidates.popitem(last=False)
+        self._put_aside(sorting, index)
+        return False
+
+    def _begin_stream(
+        self, sorting: Sorting, key: tuple[str, bytes], datagram: RowBytes, number: int
+    ) -> OfStream:
+        """Begin to receive a stream, of RTP and MoldUDP64 in place of another one."""
+        wire = self._wire
+        stream = OfStream(*key, Order(wire.numbering, number, self.total), wire.cells.fixed_of(datagram))
+        self._begin(stream, datagram)
+        if self.is_exclusive:
+            self._candidates.clear()
+            if (last := self._last) is not None:
+                self.total.restarts += 1
+                self._forget(sorting, last)
+            self._release(sorting)
+            stream.datagrams = 1  # the first one, which has waited for this one
+            if stream.jitter is not None:
+                self._measure_one(stream, sorting.picked(sorting.given[-1:]))
+        self._begin_order(stream)
+        self._streams[key] = stream
+        return stream
+
+    def _measure_one(self, stream: OfStream, one: ListBatch) -> None:
+        if one.times:
+            cells = self._wire.cells
+            self._measure(stream, bytes(one.payloads[0][cells.at : cells.end]), one.times)
+
+    def _forget_silent(self, sorting: Sorting) -> bool:
+        """Forget the sender that has been silent for longest, if it has for long enough."""
+        stream = min(self._streams.values(), key=lambda one: one.heard)
+        if sorting.now < stream.heard + SILENT_SECONDS:
+            return False
+        self._forget(sorting, stream)
+        return True
+
+    def _forget(self, sorting: Sorting, stream: OfStream) -> None:
+        """Receive nothing more of a stream; what is held of it goes on."""
+        stream.order.expire(math.inf)
+        if stream.reorder is not None:
+            sorting.given += stream.reorder.expire(math.inf)
+        del self._streams[stream.address, stream.identity]
+
+    def _put(
+        self, sorting: Sorting, one: Numbered, arrival: Arrival, stream: OfStream, *, is_foreign: bool = False
+    ) -> None:
+        """Have a datagram go where its arrival says."""
+        index, number, count, reorder = one.index, one.number, one.count, stream.reorder
+        if arrival is Arrival.RESTART:
+            if reorder is not None:
+                sorting.given += reorder.expire(math.inf)
+                reorder.next = number
+            self._release(sorting)
+        if arrival is Arrival.DUPLICATE:
+            self._dropped[DUPLICATE] += 1
+        elif is_foreign:
+            self._dropped[OTHER_PAYLOAD_TYPE] += 1
+            if reorder is not None and reorder.turn(number, count) is Turn.NOW:
+                sorting.given += reorder.go_on(number, count)
+        elif arrival is Arrival.STRAY:
+            self._put_aside(sorting, index)
+        elif reorder is None:
+            sorting.given.append(index)
+        elif (turn := reorder.turn(number, count)) is Turn.NOW:
+            sorting.given += [index, *reorder.go_on(number, count)]
+        elif turn is Turn.LATER:
+            copy = sorting.copy(index)
+            sorting.given += reorder.hold(number, count, copy, copy.size, sorting.now)
+        else:
+            self._dropped[LATE] += 1
+
+    def _put_aside(self, sorting: Sorting, index: int) -> None:
+        """Have a datagram wait for its successor, in place of another one that did."""
+        if self._aside is not None or sorting.aside is not None:
+            self._dropped[STRAY] += 1
+        self._aside, self._aside_until, sorting.aside = None, math.inf, index
+
+    def _release(self, sorting: Sorting) -> None:
+        """Let the datagram that waits for its successor go on."""
+        if sorting.aside is not None:
+            sorting.given.append(sorting.aside)
+            sorting.aside = None
+        elif self._aside is not None:
+            sorting.given.append(self._aside)
+            self._aside, self._aside_until = None, math.inf

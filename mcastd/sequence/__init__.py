@@ -1,0 +1,1 @@
+"""Numbered datagrams: gaps, order, and what may be repaired of them. No socket, no clock."""

@@ -1,0 +1,154 @@
+"""Where the numbers of datagrams stand, and whether those of a batch are in order: one comparison for all.
+
+A cell is what stands in each datagram around its number, as one integer: in order, each cell is the one
+before it plus a step. So all cells of a column together are one large integer that can be computed:
+
+```
+  | cell | cell+step | cell+2*step | ...   =   cell * | 1 | 1 | 1 | ...   +   step * | 0 | 1 | 2 | ...
+```
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mcastd.rows import WORD_BYTES, RowBytes
+
+ByteOrder = Literal["big", "little"]
+# Cells that are compared at once, and the most for which the integers are kept.
+LANES_MAX = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A number without sign in a datagram."""
+
+    offset: int  # bytes
+    size: int  # bytes
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.size
+
+
+class Cells:
+    """Reads the numbers of datagrams in which they stand at the same place."""
+
+    def __init__(
+        self,
+        number: Field,
+        count: Field | None = None,
+        *,
+        count_max: float = math.inf,
+        byte_order: ByteOrder = "big",
+        identity: Field | None = None,
+        fixed: int = 0,
+    ) -> None:
+        """``count`` says how many numbers a datagram has, from ``number`` on; without it, one each.
+
+        A count above ``count_max`` stands for something else, and is never in order. ``identity`` is what
+        tells streams apart. All datagrams of a stream have the same there, and in the bits ``fixed`` of the
+        cell.
+        """
+        fields = [field for field in (number, count, identity) if field is not None]
+        end = max(field.end for field in fields)
+        self.at = min(field.offset for field in fields) // WORD_BYTES * WORD_BYTES
+        self.size = -(-(end - self.at) // WORD_BYTES) * WORD_BYTES
+        self.end = self.at + self.size  # a datagram has to be so long
+        self.numbers = 1 << 8 * number.size  # they count modulo this
+        self._order = byte_order
+        self._number = number
+        self._count = count
+        self._shift = self._shift_of(number)
+        self._number_mask = (self.numbers - 1) << self._shift
+        self._count_max = count_max
+        self._count_shift, self._count_mask = 0, 0
+        if count is not None:
+            self._count_shift = self._shift_of(count)
+            self._count_mask = ((1 << 8 * count.size) - 1) << self._count_shift
+        if identity is not None:
+            fixed |= ((1 << 8 * identity.size) - 1) << self._shift_of(identity)
+        self._fixed = fixed & ~(self._number_mask | self._count_mask)
+        self._mask = self._number_mask | self._count_mask | self._fixed
+        self._lanes: dict[int, tuple[int, int, int]] = {}
+
+    def _shift_of(self, field: Field) -> int:
+        behind = self.end - field.end if self._order == "big" else field.offset - self.at
+        return 8 * behind
+
+    def number(self, datagram: RowBytes) -> int:
+        field = self._number
+        return int.from_bytes(datagram[field.offset : field.end], self._order)
+
+    def count(self, datagram: RowBytes) -> int:
+        """How many numbers it has."""
+        if (field := self._count) is None:
+            return 1
+        return int.from_bytes(datagram[field.offset : field.end], self._order)
+
+    def fixed_of(self, datagram: RowBytes) -> int:
+        """The bits of its cell that all cells of its stream have in common."""
+        return int.from_bytes(datagram[self.at : self.end], self._order) & self._fixed if self._fixed else 0
+
+    def have_fixed(self, column: bytes, fixed: int) -> bool:
+        """Return True if these bits are so in all cells of a column."""
+        if not self._fixed:
+            return True
+        size, order, mask = self.size, self._order, self._fixed
+        cells = [int.from_bytes(column[at : at + size], order) & mask for at in range(0, len(column), size)]
+        return cells.count(fixed) == len(cells)
+
+    def numbers_of(self, column: bytes) -> list[int]:
+        """The number of each cell in a column."""
+        return self._values(column, self._shift, self.numbers - 1)
+
+    def counts_of(self, column: bytes) -> list[int] | None:
+        """The count of each cell in a column; None: each has one number."""
+        mask = self._count_mask >> self._count_shift
+        return self._values(column, self._count_shift, mask) if mask else None
+
+    def _values(self, column: bytes, shift: int, mask: int) -> list[int]:
+        size, order = self.size, self._order
+        cells = [int.from_bytes(column[at : at + size], order) for at in range(0, len(column), size)]
+        return [cell >> shift & mask for cell in cells]
+
+    def in_order(self, column: bytes, fixed: int, number: int) -> int:
+        """How many numbers the cells of a column have, if they go on in order from ``number``; -1 if not.
+
+        ``number`` may have wrapped often. A column in which it wraps is not seen as in order.
+        """
+        size, order, shift = self.size, self._order, self._shift
+        number &= self.numbers - 1
+        cell, each, step = fixed | number << shift, 1, 1 << shift
+        if self._count_mask:
+            count = int.from_bytes(column[:size], order) & self._count_mask
+            each = count >> self._count_shift
+            if each > self._count_max:
+                return -1
+            cell, step = cell | count, each << shift
+        cells = len(column) // size
+        if number + each * (cells - 1) >= self.numbers:
+            return -1
+        if cells <= LANES_MAX:
+            ones, ramp, mask = self._lanes.get(cells) or self._make_lanes(cells)
+            return each * cells if int.from_bytes(column, order) & mask == cell * ones + step * ramp else -1
+        for begin in range(0, cells, LANES_MAX):
+            part = column[begin * size : (begin + LANES_MAX) * size]
+            if self.in_order(part, fixed, number + each * begin) != each * (len(part) // size):
+                return -1
+        return each * cells
+
+    def _make_lanes(self, cells: int) -> tuple[int, int, int]:
+        """The integers with 1, with 0, 1, 2, ... and with the mask in each cell."""
+
+        def lanes(values: Sequence[int]) -> int:
+            return int.from_bytes(
+                b"".join([value.to_bytes(self.size, self._order) for value in values]), self._order
+            )
+
+        made = lanes([1] * cells), lanes(range(cells)), lanes([self._mask] * cells)
+        self._lanes[cells] = made
+        return made

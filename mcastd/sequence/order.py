@@ -1,0 +1,198 @@
+"""The order of one sender's datagrams by their numbers: what was lost, doubled, out of order, restarted.
+
+The rules of RFC 3550 appendix A.1, for numbers of any size. A number that is missing may still come: it
+counts as lost when it is MAX_MISORDER behind, or after LATE_SECONDS, and what is lost stays so.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mcastd.counters import SequenceCounters
+
+# RFC 3550 appendix A.1.
+MAX_DROPOUT = 3000
+MAX_MISORDER = 100
+# Of numbers that never wrap in practice, a jump ahead is an outage, and only a very large one a restart.
+WIDE_DROPOUT = 1 << 20
+# A missing number is lost when it has not come for so long.
+LATE_SECONDS = 1.0
+# Gaps that are kept at a time; of more, the oldest are lost.
+GAPS_MAX = 128
+
+
+class Arrival(enum.Enum):
+    """How a datagram has arrived, by its number."""
+
+    NEXT = enum.auto()  # goes on from the last one, maybe after a gap
+    LATE = enum.auto()  # fills a gap
+    DUPLICATE = enum.auto()  # was there before
+    STRAY = enum.auto()  # far off: if its successor comes, the sender has begun anew
+    RESTART = enum.auto()  # is that successor
+
+
+@dataclass(frozen=True, slots=True)
+class Numbering:
+    """How numbers count."""
+
+    numbers: int  # modulo this
+    dropout: int  # a jump ahead that is at least so large is no gap
+    misorder: int  # a number that is further behind is none that comes late
+
+    @classmethod
+    def of_size(cls, numbers: int) -> Numbering:
+        dropout = MAX_DROPOUT if numbers <= 1 << 16 else WIDE_DROPOUT
+        return cls(numbers, min(dropout, numbers // 4), min(MAX_MISORDER, numbers // 4))
+
+
+@dataclass(slots=True)
+class _Gap:
+    """Numbers that are missing."""
+
+    begin: int
+    end: int
+    since: float  # monotonic seconds
+    lost: bool = False  # they count as lost: what still comes of them is late, and new
+
+
+class Order:
+    """The order of one stream of numbers. It counts for the stream, and in ``total`` for all."""
+
+    def __init__(self, numbering: Numbering, number: int, total: SequenceCounters) -> None:
+        """``number`` is the first one that is expected."""
+        self.counters = SequenceCounters()
+        self.next = number  # expected; it counts on where numbers wrap
+        self._numbering = numbering
+        self._total = total
+        self._gaps: list[_Gap] = []  # in order, so also by time
+        self._suspected = -1  # the number that would confirm a restart; -1: none would
+
+    @property
+    def deadline(self) -> float:
+        """When the next missing number counts as lost, in monotonic seconds."""
+        return next((gap.since + LATE_SECONDS for gap in self._gaps if not gap.lost), math.inf)
+
+    @property
+    def missing(self) -> int:
+        """Numbers that have not come, and still may."""
+        return sum(gap.end - gap.begin for gap in [*self._gaps] if not gap.lost)
+
+    def unwrap(self, number: int) -> int:
+        """The number that is meant, as near as can be to the one that is expected."""
+        numbers = self._numbering.numbers
+        return self.next + (number - self.next + numbers // 2) % numbers - numbers // 2
+
+    def advance(self, count: int) -> None:
+        """``count`` numbers have come in order."""
+        self.next += count
+        if self._gaps:
+            self._settle(self.next - self._numbering.misorder)
+
+    def place(self, number: int, count: int, now: float) -> Arrival:
+        """Take a datagram with ``count`` numbers from ``number`` on, at monotonic time ``now``."""
+        place = self._place(number, count, now)
+        if place is Arrival.DUPLICATE:
+            self.counters.duplicated += 1
+            self._total.duplicated += 1
+        elif place is Arrival.LATE:
+            self.counters.reordered += 1
+            self._total.reordered += 1
+        elif place is Arrival.RESTART:
+            self.counters.restarts += 1
+            self._total.restarts += 1
+        return place
+
+    def _place(self, number: int, count: int, now: float) -> Arrival:
+        numbering = self._numbering
+        begin = self.unwrap(number)
+        ahead = begin - self.next
+        if 0 <= ahead < numbering.dropout - 1:
+            if ahead:
+                self._gaps.append(_Gap(self.next, begin, now))
+                if len(self._gaps) > GAPS_MAX:
+                    self._settle(self._gaps[0].end)
+            self.advance(begin + count - self.next)
+            return Arrival.NEXT
+        if -numbering.misorder <= ahead < 0:
+            if begin + count > self.next:  # the end of it is new
+                self.advance(begin + count - self.next)
+                return Arrival.NEXT
+            if not count:
+                return Arrival.NEXT
+            return Arrival.LATE if self._fill(begin, begin + count) else Arrival.DUPLICATE
+        if number == self._suspected:
+            self._settle(self.next)
+            self.next, self._suspected = number + count, -1
+            return Arrival.RESTART
+        self._suspected = (number + count) % numbering.numbers
+        return Arrival.STRAY
+
+    def _fill(self, begin: int, end: int) -> bool:
+        """These numbers have come. Returns True if one of them was missing."""
+        filled = False
+        left: list[_Gap] = []
+        for gap in self._gaps:
+            if gap.end <= begin or end <= gap.begin:
+                left.append(gap)
+                continue
+            filled = True
+            if gap.begin < begin:
+                left.append(_Gap(gap.begin, begin, gap.since, gap.lost))
+            if end < gap.end:
+                left.append(_Gap(end, gap.end, gap.since, gap.lost))
+        self._gaps = left
+        return filled
+
+    def walk(
+        self, numbers: Sequence[int], counts: Sequence[int] | None, now: float
+    ) -> list[tuple[int, Arrival]]:
+        """Take datagrams in a row. Returns the index and the place of those that are not NEXT.
+
+        ``counts`` are those of :meth:`place`; None: each has one number.
+        """
+        found: list[tuple[int, Arrival]] = []
+        if counts is not None:
+            for index, (number, count) in enumerate(zip(numbers, counts, strict=True)):
+                if (place := self.place(number, count, now)) is not Arrival.NEXT:
+                    found.append((index, place))
+            return found
+        mask, begin = self._numbering.numbers - 1, 0
+        expected = self.next & mask
+        for index, number in enumerate(numbers):
+            if number == expected:
+                expected = number + 1 & mask
+                continue
+            self.advance(index - begin)
+            if (place := self.place(number, 1, now)) is not Arrival.NEXT:
+                found.append((index, place))
+            expected, begin = self.next & mask, index + 1
+        self.advance(len(numbers) - begin)
+        return found
+
+    def expire(self, now: float) -> None:
+        """Count as lost what has been missing for LATE_SECONDS; at ``inf``, all that is missing."""
+        for gap in self._gaps:
+            if gap.since + LATE_SECONDS > now:
+                break
+            self._lose(gap, gap.end)
+
+    def _lose(self, gap: _Gap, end: int) -> None:
+        """Count the numbers of a gap as lost, up to ``end``."""
+        if not gap.lost:
+            self.counters.lost += end - gap.begin
+            self._total.lost += end - gap.begin
+            gap.lost = end == gap.end
+
+    def _settle(self, number: int) -> None:
+        """Count as lost what is missing before ``number``, and do not wait for it any longer."""
+        gaps = self._gaps
+        while gaps and (gap := gaps[0]).begin < number:
+            end = min(gap.end, number)
+            self._lose(gap, end)
+            if end == gap.end:
+                del gaps[0]
+            else:
+                gap.begin = end

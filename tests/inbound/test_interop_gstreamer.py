@@ -1,0 +1,139 @@
+"""RTP over a bad network that GStreamer makes (netsim), as tshark and we count it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import programs
+import pytest
+from support.daemon import RunningDaemon
+from support.ports import free_port
+from support.programs import program
+from support.wait import wait_for
+
+GROUP, PORT = "239.255.9.7", 9197
+COUNT, SSRC, PAYLOAD_BYTES = 1200, 0x1234ABCD, 200
+# The sequence number wraps among them.
+FIRST = 65_000
+# A second without news: what the network delays by some milliseconds has come.
+SETTLED_SECONDS = 1.0
+
+
+def packet(number: int) -> bytes:
+    """Of MPEG-TS, 90 steps of its clock after the one before it: one in a millisecond."""
+    head = struct.pack(">BBHII", 0x80, 33, (FIRST + number) % 65_536, 90 * number, SSRC)
+    return head + b"%06d" % number + bytes(PAYLOAD_BYTES - 6)
+
+
+@contextlib.contextmanager
+def network(into: int, faults: str) -> Iterator[None]:
+    """Datagrams to a port go to the group, unless something happens to them."""
+    pipeline = (
+        f"udpsrc address=127.0.0.1 port={into} caps=application/x-rtp ! netsim {faults}"
+        f" ! udpsink host={GROUP} port={PORT} auto-multicast=true multicast-iface=lo sync=false"
+    )
+    for plugin in programs.GSTREAMER_PLUGINS:
+        program(plugin)
+    gst = subprocess.Popen(["timeout", "60", program("gst-launch-1.0"), "-q", *pipeline.split()])
+    try:
+        yield
+    finally:
+        gst.terminate()
+        gst.wait(30)
+
+
+def send(into: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.connect(("127.0.0.1", into))
+
+        def is_there() -> bool:
+            """A datagram to a port that nobody has is refused, which the next one is told."""
+            try:
+                sender.send(b"")
+                time.sleep(0.01)
+                sender.send(b"")
+            except ConnectionRefusedError:
+                return False
+            return True
+
+        wait_for(is_there, "GStreamer")
+        begin = time.monotonic()
+        for number in range(COUNT):
+            time.sleep(max(0.0, begin + 0.001 * number - time.monotonic()))
+            sender.send(packet(number))
+
+
+def settled(daemon: RunningDaemon) -> dict[str, Any]:
+    """The status of the subscription when nothing comes any more, and nothing is waited for."""
+
+    def look() -> dict[str, Any] | None:
+        before = daemon.worker("inbound/tv")["status"]
+        time.sleep(SETTLED_SECONDS)
+        after = daemon.worker("inbound/tv")["status"]
+        same = before["counters"] == after["counters"] and not after["counters"]["held"]
+        return after if same and after["sequence"]["senders"] else None
+
+    found = wait_for(look, "the end")
+    assert found is not None
+    return found
+
+
+def streams(capture: Path, *options: str) -> list[str]:
+    as_rtp = ["-d", f"udp.port=={PORT},rtp", *options]
+    command = [program("tshark"), "-n", "-r", str(capture), *as_rtp]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        "drop-probability=0",
+        "drop-probability=0.02",
+        "drop-probability=0.02 duplicate-probability=0.02 delay-probability=0.03 min-delay=2 max-delay=8",
+    ],
+    ids=["none", "drop", "all"],
+)
+def test_it_is_in_order_and_only_what_was_dropped_is_lost(tmp_path: Path, faults: str) -> None:
+    table = f'group = "{GROUP}"\nport = {PORT}\ninterface = "lo"\ncoalesce = false\n'
+    config = f"""
+[inbound.tv]
+{table}protocol = "rtp"
+reorder = "500ms"
+output = {{ kind = "file", path = "{tmp_path}/tv.ts", format = "payload" }}
+[inbound.all]
+{table}output = {{ kind = "file", path = "{tmp_path}/all.pcapng", format = "pcapng" }}
+"""
+    into = free_port()
+    with RunningDaemon(tmp_path, config) as daemon, network(into, faults):
+        send(into)
+        status = settled(daemon)
+        wait_for(lambda: daemon.worker("inbound/all")["status"]["counters"]["received"] >= 0.9 * COUNT)
+    counters, (sender,) = status["sequence"]["counters"], status["sequence"]["senders"]
+    came = streams(tmp_path / "all.pcapng", "-Y", "rtp", "-T", "fields", "-e", "rtp.seq")
+    assert counters["lost"] == COUNT - len(set(came))
+    assert counters["duplicated"] == len(came) - len(set(came))
+    assert status["counters"]["dropped"].get("duplicate", 0) == counters["duplicated"]
+    written = (tmp_path / "tv.ts").read_bytes()
+    numbers = [int(written[at : at + 6]) for at in range(0, len(written), PAYLOAD_BYTES)]
+    assert numbers == sorted({(int(number) - FIRST) % 65_536 for number in came})
+    assert (counters["lost"] > 0) == ("0.02" in faults)
+    if "delay" in faults:
+        assert counters["reordered"] > 0
+        return
+    table = " ".join(streams(tmp_path / "all.pcapng", "-q", "-z", "rtp,streams"))
+    found = re.search(r" (-?\d+) \([-.0-9]+%\)" + 6 * r" ([.0-9]+)", table)
+    assert found is not None, table
+    lost, *_, mean, most = found.groups()
+    jitter = sender["jitter"]
+    assert (int(lost), counters["duplicated"], counters["reordered"]) == (counters["lost"], 0, 0)
+    assert float(most) == pytest.approx(1000 * jitter["most"], abs=0.0011)
+    if not counters["lost"]:  # else the mean of tshark has the numbers that are missing in it
+        assert float(mean) == pytest.approx(1000 * jitter["mean"], abs=0.0011)

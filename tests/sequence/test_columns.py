@@ -1,0 +1,123 @@
+"""Numbers by columns: one comparison finds whether a batch is in order, and what each says."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcastd.rows import RowMemory, Rows, SpacedRows, listed
+from mcastd.sequence.columns import LANES_MAX, ByteOrder, Cells, Field
+
+FIXED = 0x80  # of the first byte of each datagram
+
+
+def put(datagram: bytearray, field: Field, value: int, order: ByteOrder) -> None:
+    datagram[field.offset : field.end] = (value % (1 << 8 * field.size)).to_bytes(field.size, order)
+
+
+def column(rows: Rows, cells: Cells) -> bytes:
+    return rows.cells(cells.at, cells.size)
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> tuple[Field, Field | None, ByteOrder]:
+    number = Field(draw(st.integers(0, 9)), draw(st.sampled_from([1, 2, 4, 8])))
+    count = draw(st.none() | st.builds(Field, st.just(number.end), st.sampled_from([1, 2, 4])))
+    return number, count, draw(st.sampled_from(["big", "little"]))
+
+
+@settings(max_examples=25)
+@given(layouts(), st.integers(1, 40), st.integers(0, 3), st.integers(0, 250), st.data())
+def test_a_batch_in_order_is_seen_and_any_other_is_not(
+    layout: tuple[Field, Field | None, ByteOrder], count: int, each: int, first: int, data: st.DataObject
+) -> None:
+    number, count_field, order = layout
+    each = each if count_field else 1
+    generator = random.Random(count)
+    cells = Cells(number, count_field, byte_order=order)
+    datagrams = []
+    for index in range(count):
+        made = bytearray(generator.randbytes(32))
+        put(made, number, first + each * index, order)
+        if count_field is not None:
+            put(made, count_field, each, order)
+        datagrams.append(made)
+    (rows,) = listed(map(bytes, datagrams))
+    found = column(rows, cells)
+    numbers = [(first + each * index) % cells.numbers for index in range(count)]
+    assert cells.numbers_of(found) == numbers
+    assert cells.counts_of(found) == (None if count_field is None else [each] * count)
+    assert [cells.number(one) for one in datagrams] == numbers
+    assert [cells.count(one) for one in datagrams] == [each] * count
+    wraps = first + each * (count - 1) >= cells.numbers
+    assert cells.in_order(found, 0, first) == (-1 if wraps else each * count)
+    # One that is wrong
+    index = data.draw(st.integers(0, count - 1))
+    wrong = data.draw(st.integers(1, cells.numbers - 1))
+    put(datagrams[index], number, numbers[index] + wrong, order)
+    (rows,) = listed(map(bytes, datagrams))
+    assert cells.in_order(column(rows, cells), 0, first) == -1
+
+
+@pytest.mark.parametrize("count", [LANES_MAX, LANES_MAX + 1, 3 * LANES_MAX + 7])
+@pytest.mark.parametrize("each", [1, 5])
+def test_a_long_column_is_compared_in_parts(count: int, each: int) -> None:
+    cells = Cells(Field(4, 8), Field(12, 2))
+    head = b"abcd"
+    datagrams = [
+        head + (700 + each * index).to_bytes(8, "big") + each.to_bytes(2, "big") for index in range(count)
+    ]
+    padded = [one + bytes(2) for one in datagrams]
+    (rows,) = listed(padded)
+    assert cells.in_order(column(rows, cells), 0, 700) == each * count
+    padded[-1], padded[-2] = padded[-2], padded[-1]
+    (rows,) = listed(padded)
+    assert cells.in_order(column(rows, cells), 0, 700) == -1
+
+
+def test_what_is_fixed_has_to_be_so_and_the_rest_may_be_anything() -> None:
+    cells = Cells(Field(2, 2), fixed=0xFF7F << 16)
+    made = [b"\x80\x21\x12\x34", b"\x80\xa1\x12\x35", b"\x80\x21\x12\x36"]
+    fixed = cells.fixed_of(made[0])
+    assert fixed == cells.fixed_of(made[1]) == 0x80210000
+    assert cells.in_order(b"".join(made), fixed, 0x1234) == 3
+    assert cells.have_fixed(b"".join(made), fixed)
+    for wrong in (b"\x90\x21", b"\x80\x22"):
+        other = b"".join([made[0], wrong + made[1][2:], made[2]])
+        assert cells.in_order(other, fixed, 0x1234) == -1
+        assert not cells.have_fixed(other, fixed)
+
+
+def test_a_number_that_wraps_is_left_to_others_and_never_taken_for_another() -> None:
+    cells = Cells(Field(2, 2), fixed=0xFF7F << 16)
+    made = [b"\x80\x21\xff\xff", b"\x80\x22\0\0"]  # as a carry would make it
+    assert cells.in_order(b"".join(made), 0x80210000, 0xFFFF) == -1
+    whole = Cells(Field(0, 8))
+    assert whole.in_order(b"\xff" * 8, 0, (1 << 64) - 1) == 1
+    assert whole.in_order(b"\xff" * 8 + bytes(8), 0, (1 << 64) - 1) == -1
+    assert whole.in_order(b"\xff" * 7 + b"\xfe", 0, (1 << 64) - 2) == 1
+    assert whole.in_order(b"\0" * 8, 0, 1 << 64) == 1  # numbers count on
+
+
+def test_a_count_that_stands_for_something_else_is_not_in_order() -> None:
+    cells = Cells(Field(0, 2), Field(2, 2), count_max=9)
+    assert cells.in_order(b"\0\x07\0\x09", 0, 7) == 9
+    assert cells.in_order(b"\0\x07\0\x0a", 0, 7) == -1
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 6), st.integers(1, 9), st.integers(0, 3), st.integers(1, 4), st.integers(0, 9))
+def test_cells_are_read_from_memory_as_from_a_list(
+    start: int, count: int, at_words: int, size_words: int, gap: int
+) -> None:
+    size = 4 * (at_words + size_words) + 3
+    stride = size + gap
+    memory = random.Random(start).randbytes((start + (count + 2) * stride) // 4 * 4 + 8)
+    spaced = SpacedRows(RowMemory(memoryview(memory)), start, stride, size=size, count=count, skip=1)
+    datagrams = [bytes(spaced.row(index)) for index in range(count)]
+    (rows,) = listed(datagrams)
+    expected = b"".join([one[4 * at_words : 4 * (at_words + size_words)] for one in datagrams])
+    assert spaced.cells(4 * at_words, 4 * size_words) == rows.cells(4 * at_words, 4 * size_words) == expected

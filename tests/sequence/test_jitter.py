@@ -1,0 +1,58 @@
+"""The jitter of RFC 3550 A.8, against its text."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from mcastd.sequence.jitter import Jitter
+
+
+def by_the_book(stamps: list[int], times: list[int], clock_hz: int) -> list[float]:
+    """The estimate after each datagram but the first, as A.8 computes it, in seconds."""
+    found, jitter = [], 0.0
+    transit = None
+    for stamp, time in zip(stamps, times, strict=True):
+        now = (time - times[0]) * clock_hz / 1e9 - stamp
+        if transit is not None:
+            jitter += (abs(now - transit) - jitter) / 16
+            found.append(jitter / clock_hz)
+        transit = now
+    return found
+
+
+@pytest.mark.parametrize("size", [1, 7, 400])
+def test_it_is_that_of_the_rfc_however_the_stream_is_cut(size: int) -> None:
+    generator = random.Random(3)
+    stamps = [5000 + 1234 * number for number in range(400)]
+    times = [10**18 + 13_711_111 * number + generator.randrange(4_000_000) for number in range(400)]
+    expected = by_the_book(stamps, times, 90_000)
+    jitter = Jitter(90_000)
+    for begin in range(0, 400, size):
+        jitter.feed(stamps[begin : begin + size], times[begin : begin + size])
+    assert jitter.differences == 399
+    assert jitter.value == pytest.approx(expected[-1], rel=1e-6)
+    assert jitter.most == pytest.approx(max(expected), rel=1e-6)
+    assert jitter.mean == pytest.approx(sum(expected) / 399, rel=1e-6)
+
+
+def test_timestamps_wrap_and_run_back() -> None:
+    jitter = Jitter(1000)
+    top = 1 << 32
+    jitter.feed([top - 20, top - 10, 0, 10, 0], [10**9 + step * 10**7 for step in (0, 1, 2, 3, 2)])
+    assert jitter.value == pytest.approx(0)
+    jitter.feed([10], [10**9 + 5 * 10**7])  # 30 ms where the stamps say 10
+    assert jitter.value == pytest.approx(0.020 / 16)
+
+
+def test_datagrams_without_a_time_are_left_out_and_a_new_beginning_has_none_before_it() -> None:
+    jitter = Jitter(1000)
+    jitter.feed([], [])
+    jitter.feed([5, 10, 20], [0, 10**9, 10**9 + 10**7])
+    assert (jitter.differences, jitter.value) == (1, pytest.approx(0))
+    jitter.feed([7777], [0])
+    jitter.begin_anew()
+    jitter.feed([900_000, 900_010], [10**9 + 10**8, 10**9 + 10**8 + 26 * 10**6])
+    assert jitter.differences == 2
+    assert jitter.value == pytest.approx(0.016 / 16)
