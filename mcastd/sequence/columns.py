@@ -11,15 +11,17 @@ before it plus a step. So all cells of a column together are one large integer t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from mcastd.rows import WORD_BYTES, RowBytes
 
 ByteOrder = Literal["big", "little"]
-# Cells that are compared at once, and the most for which the integers are kept.
+# Cells that are compared at once.
 LANES_MAX = 256
+# Of so many sizes of batches the integers are kept.
+LANES_KEPT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class Cells:
             fixed |= ((1 << 8 * identity.size) - 1) << self._shift_of(identity)
         self._fixed = fixed & ~(self._number_mask | self._count_mask)
         self._mask = self._number_mask | self._count_mask | self._fixed
-        self._lanes: dict[int, tuple[int, int, int]] = {}
+        self._lanes: dict[int, _Lanes] = {}  # by the number of cells
 
     def _shift_of(self, field: Field) -> int:
         behind = self.end - field.end if self._order == "big" else field.offset - self.at
@@ -120,35 +122,58 @@ class Cells:
 
         ``number`` may have wrapped often. A column in which it wraps is not seen as in order.
         """
-        size, order, shift = self.size, self._order, self._shift
+        size, order = self.size, self._order
         number &= self.numbers - 1
-        cell, each, step = fixed | number << shift, 1, 1 << shift
+        each = 1
         if self._count_mask:
-            count = int.from_bytes(column[:size], order) & self._count_mask
-            each = count >> self._count_shift
+            each = (int.from_bytes(column[:size], order) & self._count_mask) >> self._count_shift
             if each > self._count_max:
                 return -1
-            cell, step = cell | count, each << shift
         cells = len(column) // size
         if number + each * (cells - 1) >= self.numbers:
             return -1
-        if cells <= LANES_MAX:
-            ones, ramp, mask = self._lanes.get(cells) or self._make_lanes(cells)
-            return each * cells if int.from_bytes(column, order) & mask == cell * ones + step * ramp else -1
-        for begin in range(0, cells, LANES_MAX):
-            part = column[begin * size : (begin + LANES_MAX) * size]
-            if self.in_order(part, fixed, number + each * begin) != each * (len(part) // size):
-                return -1
-        return each * cells
+        if cells > LANES_MAX:
+            for begin in range(0, cells, LANES_MAX):
+                part = column[begin * size : (begin + LANES_MAX) * size]
+                if self.in_order(part, fixed, number + each * begin) != each * (len(part) // size):
+                    return -1
+            return each * cells
+        lanes = self._lanes.get(cells)
+        if lanes is None or lanes.fixed != fixed:
+            lanes = self._make_lanes(cells, fixed)
+        expected = lanes.start + number * lanes.ones + each * lanes.ramp
+        return each * cells if int.from_bytes(column, order) & lanes.mask == expected else -1
 
-    def _make_lanes(self, cells: int) -> tuple[int, int, int]:
-        """The integers with 1, with 0, 1, 2, ... and with the mask in each cell."""
-
-        def lanes(values: Sequence[int]) -> int:
-            return int.from_bytes(
-                b"".join([value.to_bytes(self.size, self._order) for value in values]), self._order
-            )
-
-        made = lanes([1] * cells), lanes(range(cells)), lanes([self._mask] * cells)
+    def _make_lanes(self, cells: int, fixed: int) -> _Lanes:
+        if len(self._lanes) >= LANES_KEPT:
+            self._lanes.clear()
+        ones, ramp = _ones_and_ramp(self.size, self._order, cells)
+        made = _Lanes(
+            fixed,
+            start=fixed * ones,
+            ones=ones << self._shift,
+            # A count is the same in each cell: it comes in as often as numbers are stepped over
+            ramp=(ramp << self._shift) + (ones << self._count_shift if self._count_mask else 0),
+            mask=self._mask * ones,
+        )
         self._lanes[cells] = made
         return made
+
+
+@dataclass(frozen=True, slots=True)
+class _Lanes:
+    """Large integers of some number of cells, for one stream."""
+
+    fixed: int
+    start: int  # what is fixed, in each cell
+    ones: int  # 1 where the number stands, in each cell
+    ramp: int  # 0, 1, 2, ... there; and 1 where the count stands
+    mask: int  # what is compared, in each cell
+
+
+@lru_cache(maxsize=64)
+def _ones_and_ramp(size: int, order: ByteOrder, cells: int) -> tuple[int, int]:
+    """Integers with 1, and with 0, 1, 2, ... in cells of ``size`` bytes."""
+    ones = int.from_bytes((1).to_bytes(size, order) * cells, order)
+    ramp = int.from_bytes(b"".join([index.to_bytes(size, order) for index in range(cells)]), order)
+    return ones, ramp

@@ -26,6 +26,7 @@ from bench import (
     rows_paced,
     rows_receive,
     rows_send,
+    rows_sequence,
     rows_time,
 )
 from bench.context import Bench
@@ -60,6 +61,7 @@ ROWS: dict[str, Callable[[Bench], list[report.Result]]] = {
     "files-memory": rows_objects.memory,
     "files-hosts": rows_hosts.hosts,
     "intervals": rows_time.intervals,
+    "rtp-order": rows_sequence.order,
 }
 
 

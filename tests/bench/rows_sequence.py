@@ -1,0 +1,108 @@
+"""Rows on numbered datagrams: what it costs to see that a batch is in order."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from bench.context import Bench
+from bench.measure import Samples, middle
+from bench.report import Check, Result, at_most
+from mcastd.config import RtpInbound
+from mcastd.inbound.numbered import RtpSequencer
+from mcastd.net.slots import Slots
+from mcastd.rows import Rows
+
+SENDER = "192.0.2.7"
+HEADER = struct.Struct(">BBHII")
+# Of seven packets of MPEG-TS.
+PAYLOAD_BYTES = 1316
+# Datagrams of a contestant in a round.
+DATAGRAMS = 200_000
+# By the size of a batch, in ns a datagram.
+ORDER_GOALS = {10: 150.0, 256: 60.0}
+
+
+class PreparedBatch:
+    """Packets of RTP in their slots, as an arena has them; whoever wrote them is not measured."""
+
+    truncated = 0
+    origins = ()
+
+    def __init__(self, slots: Slots, count: int, times: Sequence[int]) -> None:
+        self.sources: Sequence[tuple[str, int]] = [(SENDER, count)]
+        self.times = times
+        self.size = count * (HEADER.size + PAYLOAD_BYTES)
+        self._count = count
+        self._slots = slots
+        self._lengths = [HEADER.size + PAYLOAD_BYTES] * count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def payloads(self) -> Sequence[memoryview]:
+        return [slot[:length] for slot, length in zip(self._slots.views, self._lengths, strict=False)]
+
+    @property
+    def rows(self) -> Sequence[Rows]:
+        return self._slots.rows(self._lengths)
+
+    def write(self, fd: int) -> int:
+        raise NotImplementedError
+
+
+def _cost(count: int, *, jitter: bool) -> dict[str, float]:
+    """CPU ns a datagram, in batches of ``count``."""
+    slots, dropped = Slots(), Counter[str]()
+    sequencer = RtpSequencer(RtpInbound(jitter=jitter), dropped)
+    number, spent, measured = 0, 0, 0
+    clock = _clock_ns()
+    while measured < DATAGRAMS:
+        begin = number
+        for view in slots.views[:count]:
+            HEADER.pack_into(view, 0, 0x80, 33, number % 65_536, 24 * number % (1 << 32), 7)
+            number += 1
+        times = [1_000_000_000 + 266_667 * one for one in range(begin, number)] if jitter else ()
+        batch = PreparedBatch(slots, count, times)
+        before = time.process_time_ns()
+        given = sequencer.feed(batch)
+        spent += time.process_time_ns() - before - clock
+        measured += count
+        assert sum(map(len, given)) == count
+    assert not dropped
+    return {"ns": spent / measured}
+
+
+def _clock_ns() -> float:
+    """What it costs to ask for the time, which is in what is measured."""
+    begin = time.process_time_ns()
+    for _ in range(1000):
+        time.process_time_ns()
+    return (time.process_time_ns() - begin) / 1000
+
+
+def order(bench: Bench) -> list[Result]:
+    """RTP in order: the numbers of a batch, and with the jitter of each."""
+
+    def contestant(count: int, jitter: bool) -> Callable[[], dict[str, float]]:
+        return lambda: _cost(count, jitter=jitter)
+
+    contestants = {
+        f"{count} a batch{', jitter' if jitter else ''}": contestant(count, jitter)
+        for count in ORDER_GOALS
+        for jitter in (False, True)
+    }
+    samples: Samples = bench.interleave("RTP in order", contestants)
+    checks: list[Check] = [
+        at_most(f"at {count} a batch", middle(samples, f"{count} a batch", "ns"), goal, " ns")
+        for count, goal in ORDER_GOALS.items()
+    ]
+    notes = [
+        f"with jitter {middle(samples, f'{count} a batch, jitter', 'ns'):,.0f} ns at {count} a batch"
+        for count in ORDER_GOALS
+    ]
+    largest = f"{max(ORDER_GOALS)} a batch"
+    return [Result("RTP order", samples, checks, cpu=middle(samples, largest, "ns"), notes=notes)]
