@@ -227,11 +227,11 @@ class ReceiveBuffer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JitterStatus:
-    """The jitter of RFC 3550 section 6.4.1, in seconds."""
+    """The jitter of RFC 3550 section 6.4.1, in milliseconds."""
 
-    now: float
-    mean: float  # of the estimates after each datagram
-    most: float
+    now_ms: float
+    mean_ms: float  # of the estimates after each datagram
+    most_ms: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -121,7 +121,7 @@ SUBSCRIPTION = """{
     "senders": [{
       "address": "192.0.2.11", "stream": "0x01020304", "payload_type": 230, "datagrams": 231,
       "counters": {"lost": 232, "duplicated": 233, "reordered": 234, "restarts": 235}, "missing": 236,
-      "age": 237.5, "jitter": {"now": 238.5, "mean": 239.5, "most": 240.5}
+      "age": 237.5, "jitter": {"now_ms": 238.5, "mean_ms": 239.5, "most_ms": 240.5}
     }]
   },
   "outputs": [
@@ -245,7 +245,7 @@ class Said(Sequencer):
             counters=SequenceCounters(232, 233, 234, 235),
             missing=236,
             age=237.5,
-            jitter=JitterStatus(now=238.5, mean=239.5, most=240.5),
+            jitter=JitterStatus(now_ms=238.5, mean_ms=239.5, most_ms=240.5),
         )
         return replace(
             status,

@@ -27,6 +27,7 @@ UNITS = {
     " s": re.compile(r"_age$|_every$|_seconds$|^(seconds|interval|max_latency|burst)$"),
     " bytes": re.compile(r"_bytes$|^(asked|had|receive_buffer|queue|max_datagram|mtu|position|room)$"),
     " bit/s": re.compile(r"^rate$"),
+    " ms": re.compile(r"_ms$"),
     " %": re.compile(r"_percent$"),
 }
 

@@ -25,6 +25,7 @@ from mcastd.inbound.sequencer import Sequencer
 from mcastd.inbound.sorting import Numbered, Sorting, addresses_of, joined
 from mcastd.net.link import Batch, ListBatch
 from mcastd.rows import RowBytes, Rows
+from mcastd.sequence.jitter import Jitter
 from mcastd.sequence.order import LATE_SECONDS, Arrival, Order
 from mcastd.sequence.reorder import HeldRoom, Reorder, Turn
 from mcastd.sequence.stream import NumberedStream, Wire
@@ -110,9 +111,7 @@ class NumberedSequencer(Sequencer):
             counters=copy_of(stream.counters),
             missing=stream.order.missing,
             age=now - stream.heard,
-            jitter=None
-            if jitter is None
-            else JitterStatus(now=jitter.value, mean=jitter.mean, most=jitter.most),
+            jitter=None if jitter is None else _described(jitter),
         )
 
     def enter(self, books: Books) -> Books:
@@ -192,7 +191,8 @@ class NumberedSequencer(Sequencer):
         if len(sources) > 1 or (sources and sources[0][0] != stream.address):
             return b""
         if len(rows) == 1:
-            return rows[0].cells(cells.at, cells.size) if rows[0].size >= cells.end else b""
+            (one,) = rows
+            return one.cells(cells.at, cells.size) if one.size >= cells.end else b""
         if min([one.size for one in rows]) < cells.end:
             return b""
         return b"".join([one.cells(cells.at, cells.size) for one in rows])
@@ -385,3 +385,7 @@ class NumberedSequencer(Sequencer):
         elif self._aside is not None:
             sorting.given.append(self._aside)
             self._aside, self._aside_until = None, math.inf
+
+
+def _described(jitter: Jitter) -> JitterStatus:
+    return JitterStatus(now_ms=1000 * jitter.value, mean_ms=1000 * jitter.mean, most_ms=1000 * jitter.most)

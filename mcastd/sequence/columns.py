@@ -141,19 +141,21 @@ class Cells:
         lanes = self._lanes.get(cells)
         if lanes is None or lanes.fixed != fixed:
             lanes = self._make_lanes(cells, fixed)
-        expected = lanes.start + number * lanes.ones + each * lanes.ramp
+        expected = lanes.of_zero + number * lanes.ones
+        if each != 1:
+            expected += (each - 1) * lanes.ramp
         return each * cells if int.from_bytes(column, order) & lanes.mask == expected else -1
 
     def _make_lanes(self, cells: int, fixed: int) -> _Lanes:
         if len(self._lanes) >= LANES_KEPT:
             self._lanes.clear()
         ones, ramp = _ones_and_ramp(self.size, self._order, cells)
+        step = (ramp << self._shift) + (ones << self._count_shift if self._count_mask else 0)
         made = _Lanes(
             fixed,
-            start=fixed * ones,
+            of_zero=fixed * ones + step,
             ones=ones << self._shift,
-            # A count is the same in each cell: it comes in as often as numbers are stepped over
-            ramp=(ramp << self._shift) + (ones << self._count_shift if self._count_mask else 0),
+            ramp=step,
             mask=self._mask * ones,
         )
         self._lanes[cells] = made
@@ -165,9 +167,9 @@ class _Lanes:
     """Large integers of some number of cells, for one stream."""
 
     fixed: int
-    start: int  # what is fixed, in each cell
+    of_zero: int  # cells in order from number 0 on, with a count of 1
     ones: int  # 1 where the number stands, in each cell
-    ramp: int  # 0, 1, 2, ... there; and 1 where the count stands
+    ramp: int  # what each more of the count adds: 0, 1, 2, ... there, and 1 where the count stands
     mask: int  # what is compared, in each cell
 
 

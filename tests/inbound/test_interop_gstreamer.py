@@ -79,7 +79,7 @@ def settled(daemon: RunningDaemon) -> dict[str, Any]:
         time.sleep(SETTLED_SECONDS)
         after = daemon.worker("inbound/tv")["status"]
         same = before["counters"] == after["counters"] and not after["counters"]["held"]
-        return after if same and after["sequence"]["senders"] else None
+        return after if same and after["counters"]["received"] > 0.9 * COUNT else None
 
     found = wait_for(look, "the end")
     assert found is not None
@@ -118,12 +118,14 @@ output = {{ kind = "file", path = "{tmp_path}/tv.ts", format = "payload" }}
         wait_for(lambda: daemon.worker("inbound/all")["status"]["counters"]["received"] >= 0.9 * COUNT)
     counters, (sender,) = status["sequence"]["counters"], status["sequence"]["senders"]
     came = streams(tmp_path / "all.pcapng", "-Y", "rtp", "-T", "fields", "-e", "rtp.seq")
-    assert counters["lost"] == COUNT - len(set(came))
+    arrived = {(int(number) - FIRST) % 65_536 for number in came}
+    # Of what is dropped before the first or after the last that comes, nobody knows
+    assert counters["lost"] == max(arrived) - min(arrived) + 1 - len(arrived)
     assert counters["duplicated"] == len(came) - len(set(came))
     assert status["counters"]["dropped"].get("duplicate", 0) == counters["duplicated"]
     written = (tmp_path / "tv.ts").read_bytes()
     numbers = [int(written[at : at + 6]) for at in range(0, len(written), PAYLOAD_BYTES)]
-    assert numbers == sorted({(int(number) - FIRST) % 65_536 for number in came})
+    assert numbers == sorted(arrived)
     assert (counters["lost"] > 0) == ("0.02" in faults)
     if "delay" in faults:
         assert counters["reordered"] > 0
@@ -134,6 +136,6 @@ output = {{ kind = "file", path = "{tmp_path}/tv.ts", format = "payload" }}
     lost, *_, mean, most = found.groups()
     jitter = sender["jitter"]
     assert (int(lost), counters["duplicated"], counters["reordered"]) == (counters["lost"], 0, 0)
-    assert float(most) == pytest.approx(1000 * jitter["most"], abs=0.0011)
+    assert float(most) == pytest.approx(jitter["most_ms"], abs=0.0011)
     if not counters["lost"]:  # else the mean of tshark has the numbers that are missing in it
-        assert float(mean) == pytest.approx(1000 * jitter["mean"], abs=0.0011)
+        assert float(mean) == pytest.approx(jitter["mean_ms"], abs=0.0011)
