@@ -14,6 +14,7 @@ Of RTP and MoldUDP64 one stream is received; a number at a place tells the order
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -124,9 +125,9 @@ class NumberedSequencer(Sequencer):
 
     # -- a kind's own
 
+    @abstractmethod
     def _refusal(self, datagram: RowBytes) -> str:
         """Why a datagram is none of this protocol; "" if it is one."""
-        raise NotImplementedError
 
     def _fits(self, rows: Sequence[Rows], count: int) -> bool:
         """Return True if datagrams of these sizes may have ``count`` numbers each."""
@@ -224,7 +225,7 @@ class NumberedSequencer(Sequencer):
         if sorting.given == [*range(len(batch))]:
             yield batch
         elif sorting.given:
-            yield sorting.picked(sorting.given)
+            yield sorting.picked()
 
     def _sort_by_columns(self, sorting: Sorting, stream: OfStream) -> bool:
         """Sort a batch of which all is of one stream, if it is. Returns True if so."""
@@ -271,7 +272,7 @@ class NumberedSequencer(Sequencer):
         if stream.jitter is not None:
             if arrival is Arrival.RESTART:
                 stream.jitter.begin_anew()
-            self._measure_one(stream, sorting.picked([index]))
+            self._measure_one(stream, sorting.copy(index))
         is_foreign = self._is_foreign(stream, datagram, now)
         self._put(sorting, Numbered(index, number, count), arrival, stream, is_foreign=is_foreign)
 
@@ -318,7 +319,8 @@ class NumberedSequencer(Sequencer):
             self._release(sorting)
             stream.datagrams = 1  # the first one, which has waited for this one
             if stream.jitter is not None:
-                self._measure_one(stream, sorting.picked(sorting.given[-1:]))
+                first = sorting.given[-1]
+                self._measure_one(stream, first if isinstance(first, ListBatch) else sorting.copy(first))
         self._begin_order(stream)
         self._streams[key] = stream
         return stream

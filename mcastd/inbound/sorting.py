@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from mcastd.net.link import Batch, ListBatch
+from mcastd.net.link import Batch, ListBatch, Origin
+
+_Columns = tuple[Sequence[bytes | memoryview], Sequence[Origin], Sequence[int], Sequence[str]]
 
 
 @dataclass(slots=True)
@@ -19,24 +21,32 @@ class Sorting:
     given: list[int | ListBatch] = field(default_factory=list)
     aside: int | None = None  # the index of one that waits for its successor
 
+    _columns: _Columns | None = None
+
+    @property
+    def columns(self) -> _Columns:
+        """Payloads, origins, times and senders of the batch, made when they are first asked for."""
+        if self._columns is None:
+            batch = self.batch
+            self._columns = batch.payloads, batch.origins, batch.times, addresses_of(batch)
+        return self._columns
+
     def copy(self, index: int) -> ListBatch:
         """A datagram, to be kept when the batch has gone."""
-        picked = self.picked([index])
-        return replace(picked, payloads=[bytes(picked.payloads[0])])
+        payloads, origins, times, addresses = self.columns
+        part = slice(index, index + 1)
+        return ListBatch([bytes(payloads[index])], origins[part], times[part], addresses=addresses[part])
 
-    def picked(self, given: Sequence[int | ListBatch]) -> ListBatch:
-        batch = self.batch
-        payloads, origins, times, addresses = batch.payloads, batch.origins, batch.times, addresses_of(batch)
-        of_batch = payloads, origins, times, addresses
-        found: list[list[Any]] = [[], [], [], []]
-        for one in given:
-            of_one = (
-                (one.payloads, one.origins, one.times, one.addresses)
-                if isinstance(one, ListBatch)
-                else of_batch
-            )
-            index = 0 if isinstance(one, ListBatch) else one
-            for column, values in zip(found, of_one, strict=True):
+    def picked(self) -> ListBatch:
+        """What goes on."""
+        of_batch = self.columns
+        found: tuple[list[Any], ...] = [], [], [], []
+        for one in self.given:
+            if isinstance(one, ListBatch):
+                index, columns = 0, (one.payloads, one.origins, one.times, one.addresses)
+            else:
+                index, columns = one, of_batch
+            for column, values in zip(found, columns, strict=True):
                 if values:
                     column.append(values[index])
         return _whole(*found)

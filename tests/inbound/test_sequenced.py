@@ -18,6 +18,7 @@ from support.wait import wait_for
 
 from mcastd.config import InboundSubscription, MoldInbound, RtpInbound, SequenceInbound
 from mcastd.counters import SequenceCounters
+from mcastd.inbound import sorting
 from mcastd.inbound.numbered import FieldSequencer, MoldSequencer, RtpSequencer
 from mcastd.inbound.sequenced import CANDIDATES_MAX, SENDERS_MAX, SILENT_SECONDS, NumberedSequencer
 from mcastd.net.link import ListBatch, Origin
@@ -351,6 +352,17 @@ def test_a_gap_is_waited_for_so_long_and_what_comes_later_is_late() -> None:
     assert taking.feed(rtp(3), rtp(7), rtp(5)) == [rtp(7)]
     assert taking.dropped == {"late": 2}
     assert taking.counted == SequenceCounters(reordered=2), "the network lost none"
+
+
+def test_a_batch_is_taken_apart_once_however_much_of_it_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    apart = []
+    addresses_of = sorting.addresses_of
+    monkeypatch.setattr(sorting, "addresses_of", lambda batch: apart.append(1) or addresses_of(batch))
+    taking = held_back(of_rtp())
+    taking.feed(*map(rtp, range(3)))
+    apart.clear()
+    taking.feed(*map(rtp, range(4, 204)))
+    assert (taking.sequencer.held, len(apart)) == (200, 1)
 
 
 def test_it_keeps_origins_and_times() -> None:
