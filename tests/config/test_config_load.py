@@ -401,6 +401,7 @@ receive_buffer = "4MiB"
 coalesce = true
 max_latency = "1ms"
 protocol = "raw"
+reorder = "0s"
 output = [
     { kind = "file", path = "/x", format = "raw", keep = 7, mode = "0640", fsync = false },
 ]
