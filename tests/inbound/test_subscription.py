@@ -312,6 +312,7 @@ def test_status_and_the_last_word(tmp_path: Path, make_run: Callable[..., Run]) 
         },
         "protocol": "raw",
         "manifest": None,
+        "sequence": None,
         "outputs": [
             {
                 "kind": "file",
