@@ -113,7 +113,7 @@ class Listing:
 
 
 class Run(NamedTuple):
-    """Symbols ``esi``, ``esi + 1``, ... of one source block, all of one size.
+    """Symbols ``esi``, ``esi + 1``, ... of one source block, all of one size; at least one.
 
     Their buffers are valid for as long as those of the batch.
     """

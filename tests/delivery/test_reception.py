@@ -850,7 +850,7 @@ RUNS = st.builds(
     DESCRIPTIONS,
     st.integers(-1, 3),
     st.integers(-1, 9),
-    st.lists(st.sampled_from([b"", b"1", bytes(8), bytes(16)]), max_size=6),
+    st.lists(st.sampled_from([b"", b"1", bytes(8), bytes(16)]), min_size=1, max_size=6),
 )
 
 
