@@ -186,18 +186,23 @@ class Carousel:
                 yield from self._describe(groups)
 
     def _stripes(self, files: Sequence[SourceFile]) -> Iterator[list[BlockOnAir]]:
-        """The blocks of all files, in stripes as equal as can be of at most ``interleave`` large ones."""
+        """The blocks of all files, in stripes as equal as can be of at most ``interleave`` large ones.
+
+        Of blocks of more than BLOCK_SYMBOLS, which only the largest files have, there are fewer: an outage of
+        as many datagrams does as little harm, and they take no more memory.
+        """
         count = sum(max(1, file.blocks.count) for file in files)
         width = -(-count // -(-count // self._interleave)) if count else 0
+        most = width * fec.BLOCK_SYMBOLS
         stripe: list[BlockOnAir] = []
         symbols = 0
         for block in chain.from_iterable(map(self._blocks, files)):
-            symbols += block.source_count
-            small = symbols <= width * fec.BLOCK_SYMBOLS and len(stripe) < STRIPE_BLOCKS_MAX
-            if len(stripe) >= width and not small:
+            small = symbols + block.source_count <= most and len(stripe) < STRIPE_BLOCKS_MAX
+            if not small and (len(stripe) >= width or symbols >= most):
                 yield stripe
-                stripe, symbols = [], block.source_count
+                stripe, symbols = [], 0
             stripe.append(block)
+            symbols += block.source_count
         if stripe:
             yield stripe
 

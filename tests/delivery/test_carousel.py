@@ -324,6 +324,16 @@ class FakeCatalog:
         assert len(place) == file.blocks.size(sbn)
 
 
+@pytest.mark.parametrize(("symbols", "widths"), [(255 * 1024, {8, 7}), (255 * 4000, {3}), (255 * 9000, {1})])
+def test_blocks_of_large_files_take_no_more_memory(symbols: int, widths: set[int]) -> None:
+    catalog: Any = FakeCatalog(symbols, protected=True)
+    carousel = Carousel(catalog, session=SESSION, max_datagram=256, loss=0.05, interleave=8)
+    stripes = [[block.source_count for block in stripe] for stripe in carousel._stripes(catalog.files)]
+    assert {*map(len, stripes)} == widths
+    assert max(map(sum, stripes)) < 12_500
+    assert sum(map(sum, stripes)) == symbols
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.sampled_from([0, 1, 2, 15, 16, 17, 130, 1025, 2100]), max_size=8),
