@@ -61,7 +61,6 @@ class Assembly:
         self.short = 0  # blocks that all repair of a pass did not complete: they wait for the next one
         self.blocks = blocks
         self.trouble: OSError | None = None  # what kept symbols from the file when it was last written
-        self.stalled = False  # a block of which enough has come could not be completed: see retry()
         self._repair = Repair(blocks, description.oti.scheme, decode, counts, allowance)
         self._counts = counts
         self._allowance = allowance
@@ -71,6 +70,17 @@ class Assembly:
         self._states = bytearray([OPEN if seen else UNSEEN]) * blocks.count
         self._unseen = 0  # no block before it is UNSEEN
         self._open: dict[int, PartialBlock] = {}
+        self._stalled: dict[int, PartialBlock] = {}  # of which enough has come, and that are not complete
+
+    @property
+    def stalled(self) -> bool:
+        """Return True if a block of which enough has come could not be completed: see :meth:`retry`."""
+        return bool(self._stalled)
+
+    @property
+    def is_decoding(self) -> bool:
+        """Return True if a block is with the codec: it is worth while to retry in a moment."""
+        return any(block.decoding for block in self._stalled.values())
 
     @property
     def complete(self) -> bool:
@@ -102,7 +112,7 @@ class Assembly:
         """Give back what it has of the allowance, and close the file of that name."""
         for block in self._open.values():
             self._give_back(block)
-        self._open = {}
+        self._open, self._stalled = {}, {}
         if self._current is not None:
             os.close(self._current)
             self._current = None
@@ -156,14 +166,14 @@ class Assembly:
     def retry(self) -> bool:
         """Complete blocks that could not be decoded or written when enough of them had come.
 
-        Returns False if one has to wait still: ``trouble`` says why, or ``cannot_repair``.
+        Returns False if one has to wait still: ``trouble`` says why, ``cannot_repair`` or ``is_decoding``.
         """
-        self.stalled = False
-        for sbn, block in list(self._open.items()):
+        for sbn, block in list(self._stalled.items()):
+            del self._stalled[sbn]
             if block.suffices:
                 self._finish(sbn, block)
-                if self.stalled:
-                    return False
+            if sbn in self._stalled:
+                return False
         return True
 
     def examine_next(self) -> bool:
@@ -207,6 +217,7 @@ class Assembly:
         return block
 
     def _give_back(self, block: PartialBlock) -> None:
+        block.closed = True
         self._repair.let_go([block])
         self._allowance.give(len(block.have) + OVERHEAD_BYTES)
 
@@ -233,14 +244,14 @@ class Assembly:
         if sources:
             taken, new = self._store(block, esi, symbols if sources == number else symbols[:sources])
             counts.duplicate += taken - new
-            if new and block.suffices:
+            if new and block.may_end:
                 self._finish(sbn, block)
         if sources < number and taken == sources:
             block.measure(counts)
             while taken < number and self._states[sbn] == OPEN and not block.wrong:
                 if self._repair.keep(block, esi + taken, symbols[taken]):
                     kept += 1
-                    if block.suffices:
+                    if block.may_end:
                         self._finish(sbn, block)
                 taken += 1
             rest, taken = number - taken, number
@@ -281,16 +292,18 @@ class Assembly:
             try:
                 data = self._repair.decode(block, self.fd)
             except OSError as error:
-                self.trouble, self.stalled = error, True
+                self.trouble = error
+                self._stalled[sbn] = block
                 return
             if data is None:
-                self.stalled = self.stalled or block.unasked
+                if block.unasked or block.suffices:  # more of it has come since the codec was asked
+                    self._stalled[sbn] = block
                 if not self._repair.is_possible:
                     self._repair.let_go(self._open.values())
                 return
             right = self._is_block(sbn, hashlib.sha256(data).digest()) if self._hashed else True
             if right and not self._fill(block, data):
-                self.stalled = True
+                self._stalled[sbn] = block
                 return
             self._counts.repaired_blocks += right
         else:
@@ -325,6 +338,7 @@ class Assembly:
     def _close(self, sbn: int, block: PartialBlock) -> None:
         self.short -= block.short
         del self._open[sbn]
+        self._stalled.pop(sbn, None)
         self._give_back(block)
 
     def _examine(self, sbn: int) -> int:

@@ -30,7 +30,9 @@ class PartialBlock:
     repair: dict[int, bytes] = field(default_factory=dict)  # by encoding symbol id
     failed: int = 0  # attempts to decode it
     unasked: bool = False  # the codec failed for a reason of its own: the same symbols may suffice
+    decoding: bool = False  # the codec has not answered yet: its owner asks again by itself
     wrong: bool = False  # it was thrown away
+    closed: bool = False  # it is done, or was given up: nobody waits for it to be decoded
     heard: bool = True  # the pass that is under way was heard from the beginning of the block
     last: int = 0  # encoding symbol id of the last symbol that came
     measured: bool = False  # what that pass has lost is counted
@@ -48,6 +50,11 @@ class PartialBlock:
         """Return True if it is whole, or an attempt to decode it is worth while."""
         wanted = 1 if self.unasked else max(1, self.missing + self.failed)
         return not self.missing or len(self.repair) >= wanted
+
+    @property
+    def may_end(self) -> bool:
+        """Return True if a symbol that has come may be the last: it is whole, or to be decoded now."""
+        return not self.missing or (not self.decoding and self.suffices)
 
     def holes(self, start: int = 0, end: int | None = None) -> Iterator[tuple[int, int]]:
         """Where source symbols from ``start`` to before ``end`` are missing: the first, and behind the last.
@@ -99,11 +106,15 @@ class PartialBlock:
         self.measured = True
 
 
+class NotYetDecodedError(Exception):
+    """The codec decodes this block, or another one: it has to be asked again."""
+
+
 class Decode(Protocol):
     """The bytes of a block, its last symbol filled up; None if what has come does not suffice.
 
     ``fd`` is the file. What is returned is valid until the next call. Raises OSError if the file cannot be
-    read, CodecError, NotInstalledError.
+    read, CodecError, NotInstalledError, NotYetDecodedError.
     """
 
     def __call__(self, block: PartialBlock, fd: int, symbol_size: int) -> bytes | memoryview | None: ...

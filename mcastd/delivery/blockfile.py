@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 
-# Buffers that one pwritev(2) or preadv(2) takes.
+# Buffers that one pwritev(2) takes.
 IOV_MAX = os.sysconf("SC_IOV_MAX")
 # Bytes that are read at once: they stay in the processor's cache until they are hashed.
 PIECE_BYTES = 1 << 18
@@ -30,12 +30,12 @@ def write(
     return written, None
 
 
-def read(fd: int, buffers: Sequence[memoryview], offset: int, size: int) -> None:
-    """Fill ``buffers`` with ``size`` bytes of a file. Raises OSError, also if it ends before."""
-    for start in range(0, len(buffers), IOV_MAX):
-        taken = os.preadv(fd, buffers[start : start + IOV_MAX], offset)
-        offset, size = offset + taken, size - taken
-    if size:
+def read(fd: int, place: memoryview, offset: int) -> None:
+    """Fill ``place`` with bytes of a file. Raises OSError, also if it ends before."""
+    filled = 0
+    while filled < len(place) and (count := os.preadv(fd, [place[filled:]], offset + filled)):
+        filled += count
+    if filled < len(place):
         raise OSError(errno.EIO, "the file has become shorter")
 
 

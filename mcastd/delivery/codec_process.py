@@ -10,6 +10,9 @@ The library holds the interpreter lock for 4 ms a block, in which no other worke
       symbols or block           <-- memory of both ----
 ```
 
+Symbols are received while it decodes a block: :meth:`CodecProcess.decode_meanwhile` asks, and is called again
+for the answer.
+
 The process ends when the daemon's end of the socket is closed, however the daemon ends. If it dies, as for
 want of memory, the call under way fails, and the next one begins another process.
 """
@@ -18,6 +21,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import select
 import socket
 import struct
 import subprocess
@@ -25,11 +29,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import lru_cache
+from itertools import compress
 from typing import NamedTuple
 
+from mcastd import clock
 from mcastd.delivery import blockfile
-from mcastd.delivery.block import PartialBlock
+from mcastd.delivery.block import NotYetDecodedError, PartialBlock
 from mcastd.errors import reason_of
 from mcastd.protocols import raptorq
 from mcastd.protocols.raptorq import NUMBER_BYTES, CodecError, CodecReason, NotInstalledError
@@ -38,8 +43,8 @@ from mcastd.protocols.raptorq import NUMBER_BYTES, CodecError, CodecReason, NotI
 ANSWER_SECONDS = 30.0
 
 _REPAIR, _DECODE = 1, 2
-# Bytes of the memory that both have: a part for what is asked, which may be all symbols of a block with their
-# numbers, and behind it one for the answer. What no call has touched takes no room.
+# Bytes of the memory that both have: a part for what is asked, which may be a block and as many repair
+# symbols, and behind it one for the answer. What no call has touched takes no room.
 ASKED_MAX_BYTES = 2 * raptorq.BLOCK_MAX_BYTES
 ANSWER_MAX_BYTES = raptorq.BLOCK_MAX_BYTES
 MEMORY_BYTES = ASKED_MAX_BYTES + ANSWER_MAX_BYTES
@@ -61,9 +66,9 @@ class _Request(NamedTuple):
     what: int
     symbol_size: int
     source_symbols: int  # of the block that is to be decoded
-    repair_symbols: int  # that are to be made
+    repair_symbols: int  # that are to be made, or that have come
     skip: int  # repair symbols before these
-    size: int  # bytes of what is asked: a block, or symbols as raptorq.pack() gives them
+    size: int  # bytes of what is asked: a block, or what has come of one (see _put_symbols)
 
 
 class CodecProcess:
@@ -78,6 +83,8 @@ class CodecProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._memory: mmap.mmap | None = None  # as long as there is a process
+        self._decoding: PartialBlock | None = None  # what the process was asked for, and has to answer
+        self._answer_by = 0.0  # monotonic time
 
     @property
     def pid(self) -> int | None:
@@ -93,12 +100,33 @@ class CodecProcess:
         return [made[at : at + symbol_size] for at in range(0, len(made), symbol_size)]
 
     def decode(self, block: PartialBlock, fd: int, symbol_size: int) -> memoryview | None:
-        count = len(block.have)
-        packets = count - block.missing + len(block.repair)
-        request = _Request(_DECODE, symbol_size, count, 0, 0, packets * (NUMBER_BYTES + symbol_size))
+        request = _request_for(block, symbol_size)
         with self._lock, self._memory_for(request) as memory:
             _put_symbols(memory, block, fd, symbol_size)
             return self._ask(request)
+
+    def decode_meanwhile(self, block: PartialBlock, fd: int, symbol_size: int) -> memoryview | None:
+        """The same in several calls: raises NotYetDecodedError until the process has answered.
+
+        It decodes one block at a time; those that were ``closed`` meanwhile are not waited for. What comes of
+        a block after the first call is not decoded with the rest.
+        """
+        with self._lock:
+            asked = self._decoding
+            with self._failures_told():
+                if asked is not None and not self._has_answered():
+                    raise NotYetDecodedError
+                if asked is block:
+                    self._decoding = None
+                    return self._take_answer()
+            if asked is not None and not asked.closed:
+                raise NotYetDecodedError
+            request = _request_for(block, symbol_size)
+            with self._memory_for(request) as memory:
+                _put_symbols(memory, block, fd, symbol_size)
+                self._send(request)
+                self._decoding, self._answer_by = block, clock.monotonic() + ANSWER_SECONDS
+        raise NotYetDecodedError
 
     def prepare(self) -> None:
         """Begin the process now, which takes a fifth of a second, so that the first call waits for less."""
@@ -115,25 +143,60 @@ class CodecProcess:
 
     @contextmanager
     def _memory_for(self, request: _Request) -> Iterator[memoryview]:
-        """The memory for what is asked. Raises CodecError."""
+        """The memory for what is asked. Raises CodecError.
+
+        An answer that was not taken is given up.
+        """
         asked = request.size
-        made = max(request.repair_symbols, request.source_symbols) * request.symbol_size
+        symbols = request.repair_symbols if request.what == _REPAIR else request.source_symbols
+        made = symbols * request.symbol_size
         if asked > ASKED_MAX_BYTES or made > ANSWER_MAX_BYTES:
             raise CodecError(
                 CodecReason.BLOCK_SIZE, f"the codec's process does not make {made} bytes of {asked}"
             )
-        try:
+        with self._failures_told():
+            if self._decoding is not None:
+                self._decoding = None
+                with suppress(CodecError, NotInstalledError):
+                    self._take_answer()
             with memoryview(self._begin()[1]) as memory:
                 yield memory
+
+    @contextmanager
+    def _failures_told(self) -> Iterator[None]:
+        """End a process that fails, with a CodecError."""
+        try:
+            yield
         except _FailedError as error:
             self._end()
             raise CodecError(CodecReason.LIBRARY, f"the codec's process failed: {error}") from error
 
+    def _has_answered(self) -> bool:
+        """Return True if the process has answered, or has ended. Raises _FailedError once it is overdue."""
+        poll = select.poll()
+        poll.register(self._begin()[0], select.POLLIN)
+        if poll.poll(0):
+            return True
+        if clock.monotonic() >= self._answer_by:
+            raise _FailedError("it does not answer")
+        return False
+
     def _ask(self, request: _Request) -> memoryview | None:
         """Have done what stands in the memory. Raises CodecError, NotInstalledError, _FailedError."""
+        self._send(request)
+        return self._take_answer()
+
+    def _send(self, request: _Request) -> None:
+        """Raises _FailedError."""
+        try:
+            self._begin()[0].sendall(_REQUEST.pack(*request))
+        except OSError as error:
+            raise _FailedError(reason_of(error)) from error
+
+    def _take_answer(self) -> memoryview | None:
+        """Wait for the answer. Raises CodecError, NotInstalledError, _FailedError."""
         connection, memory = self._begin()
         try:
-            connection.sendall(_REQUEST.pack(*request))
             status, size = _ANSWER.unpack(_take(connection, _ANSWER.size))
             text = "" if status == _DONE else _take(connection, size).decode()
         except (OSError, EOFError) as error:
@@ -182,7 +245,7 @@ class CodecProcess:
 
     def _end(self) -> None:
         process, connection, memory = self._process, self._socket, self._memory
-        self._process = self._socket = self._memory = None
+        self._process = self._socket = self._memory = self._decoding = None
         if connection is not None:
             connection.close()
         if memory is not None:
@@ -191,6 +254,13 @@ class CodecProcess:
         if process is not None:
             process.kill()
             process.wait()
+
+
+def _request_for(block: PartialBlock, symbol_size: int) -> _Request:
+    """To decode what has come of a block."""
+    count, repair = len(block.have), len(block.repair)
+    size = count * (symbol_size + 1) + repair * (NUMBER_BYTES + symbol_size)
+    return _Request(_DECODE, symbol_size, count, repair, 0, size)
 
 
 def _take(connection: socket.socket, size: int) -> bytearray:
@@ -205,32 +275,30 @@ def _take(connection: socket.socket, size: int) -> bytearray:
 
 
 def _put_symbols(memory: memoryview, block: PartialBlock, fd: int, symbol_size: int) -> None:
-    """Write the symbols of a block one after another, as raptorq.pack() has them; ``fd`` is the file.
+    """Write what has come of a block: its bytes in the file, which of its symbols are there, repair symbols.
 
-    Its source symbols are read to their places at once, and repair symbols put in the places of those that
-    are missing. Raises OSError.
+    ``fd`` is the file. Raises OSError.
     """
-    count, step = len(block.have), NUMBER_BYTES + symbol_size
-    places = range(0, count * step, step)
-    numbers = _numbers(count)
-    for at in range(NUMBER_BYTES):
-        memory[at : count * step : step] = numbers[at::NUMBER_BYTES]
-    slots = [memory[place + NUMBER_BYTES : place + step] for place in places]
-    try:
-        blockfile.read(fd, slots, block.offset, block.size)
-    finally:
-        slots.clear()  # an error has this frame in its traceback, and they keep the memory from being closed
-    filling = count * symbol_size - block.size
-    memory[count * step - filling : count * step] = bytes(filling)
-    holes = [at for at, has in enumerate(block.have) if not has]
-    spare = range(count, count + len(block.repair) - len(holes))
-    for place, (number, symbol) in zip([*holes, *spare], block.repair.items(), strict=True):
-        memory[place * step : (place + 1) * step] = number.to_bytes(NUMBER_BYTES) + symbol
+    end = len(block.have) * symbol_size
+    with memory[: block.size] as place:
+        blockfile.read(fd, place, block.offset)
+    memory[block.size : end] = bytes(end - block.size)
+    pieces: list[bytes | bytearray] = [block.have]
+    for number, symbol in block.repair.items():
+        pieces += number.to_bytes(NUMBER_BYTES), symbol
+    rest = b"".join(pieces)
+    memory[end : end + len(rest)] = rest
 
 
-@lru_cache(maxsize=2)
-def _numbers(count: int) -> bytes:
-    return struct.pack(f">{count}I", *range(count))
+def _symbols(request: _Request, memory: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """The symbols that stand in the memory, with their numbers."""
+    size, count = request.symbol_size, request.source_symbols
+    end = count * size
+    for number in compress(range(count), memory[end : end + count]):
+        yield number, memory[number * size : (number + 1) * size]
+    for at in range(end + count, request.size, NUMBER_BYTES + size):
+        place = at + NUMBER_BYTES
+        yield int.from_bytes(memory[at:place]), memory[place : place + size]
 
 
 def serve() -> None:
@@ -261,8 +329,8 @@ def _answer(request: _Request, memory: mmap.mmap) -> tuple[int, bytes]:
         if request.what == _REPAIR:
             block = memory[: request.size]
             return _DONE, b"".join(raptorq.repair(block, size, request.repair_symbols, request.skip))
-        with memoryview(memory) as view, view[: request.size] as packed:
-            decoded = raptorq.decode_packed(size, request.source_symbols, packed)
+        with memoryview(memory) as view:
+            decoded = raptorq.decode(size, request.source_symbols, _symbols(request, view))
     except NotInstalledError as error:
         return _NOT_INSTALLED, error.what.encode()
     except CodecError as error:

@@ -32,6 +32,8 @@ ALLOWANCE_BYTES = 32 << 20
 REFUSED_SECONDS = 60.0
 # After so long what the file system did not take is tried again.
 RETRY_SECONDS = 5.0
+# After so long the codec is asked whether it has decoded a block.
+DECODING_SECONDS = 0.005
 # An object that gave way to smaller ones on a full disk begins anew after so long, or when it has room.
 GIVE_WAY_SECONDS = 60.0
 # The permission bits of a file where neither the output nor the sender says any.
@@ -308,7 +310,8 @@ class Reception:
         """See what of an object is there already, and whether there is room now for what has come."""
         if assembly.stalled:
             waits = not assembly.retry()
-            self._note(known, assembly.trouble, now + RETRY_SECONDS if waits else 0.0)
+            wait = DECODING_SECONDS if assembly.is_decoding else RETRY_SECONDS
+            self._note(known, assembly.trouble, now + wait if waits else 0.0)
             if waits:
                 return False
         return assembly.examine_next() or assembly.complete

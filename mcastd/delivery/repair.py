@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mcastd.counters import SymbolCounts
-from mcastd.delivery.block import Decode, PartialBlock
+from mcastd.delivery.block import Decode, NotYetDecodedError, PartialBlock
 from mcastd.delivery.symbols import MEMORY, OVERHEAD_BYTES, Allowance
 from mcastd.protocols.fec import RAPTORQ, Blocks
 from mcastd.protocols.raptorq import BLOCK_MAX_BYTES, CodecError, CodecReason, NotInstalledError
@@ -53,12 +53,15 @@ class Repair:
     def decode(self, block: PartialBlock, fd: int) -> memoryview | None:
         """The bytes of a block, of what has come of it; None if that does not suffice, or ``hindrance``.
 
-        If the code could not be asked, the block is ``unasked``: the same symbols may suffice. ``fd`` is the
-        file. Raises OSError.
+        If the codec failed for a reason of its own, or decodes still, the block is ``unasked``: the same
+        symbols may suffice. ``fd`` is the file. Raises OSError.
         """
-        block.unasked = False
+        block.unasked = block.decoding = False
         try:
             decoded = self._decode(block, fd, self._symbol_size)
+        except NotYetDecodedError:
+            block.unasked = block.decoding = True
+            return None
         except (NotInstalledError, CodecError) as error:
             self.hindrance = error
             if not isinstance(error, CodecError) or error.reason is not CodecReason.LIBRARY:

@@ -105,34 +105,21 @@ def decode(
     The last source symbol is filled up with zeros. Returns None if these symbols do not suffice: with one
     more they may. Symbols that come twice do no harm. Raises CodecError, NotInstalledError.
     """
-    return decode_packed(symbol_size, source_symbols, pack(symbol_size, symbols))
-
-
-def pack(symbol_size: int, symbols: Iterable[tuple[int, bytes | memoryview]]) -> bytes:
-    """Symbols one after another, each after its encoding symbol id in 4 bytes. Raises CodecError."""
-    pieces: list[bytes | memoryview] = []
-    for number, symbol in symbols:
-        if not 0 <= number < SYMBOL_IDS:
-            raise CodecError(CodecReason.SYMBOL_NUMBER, f"{number} is no encoding symbol id")
-        if len(symbol) != symbol_size:
-            raise CodecError(
-                CodecReason.SYMBOL_SIZE, f"a symbol of {len(symbol)} bytes among those of {symbol_size}"
-            )
-        pieces += number.to_bytes(NUMBER_BYTES), symbol
-    return b"".join(pieces)
-
-
-def decode_packed(symbol_size: int, source_symbols: int, packed: bytes | memoryview) -> bytes | None:
-    """The same as :func:`decode`, of what :func:`pack` gives."""
     size = _filled(symbol_size)
     _require_block(symbol_size, source_symbols)
     library = _require("cannot repair")
-    filling, step = bytes(size - symbol_size), NUMBER_BYTES + symbol_size
+    filling = bytes(size - symbol_size)
     with _panics_caught():
         decoder = library.Decoder.with_defaults(source_symbols * size, size)
-        for at in range(0, len(packed), step):
+        for number, symbol in symbols:
+            if not 0 <= number < SYMBOL_IDS:
+                raise CodecError(CodecReason.SYMBOL_NUMBER, f"{number} is no encoding symbol id")
+            if len(symbol) != symbol_size:
+                raise CodecError(
+                    CodecReason.SYMBOL_SIZE, f"a symbol of {len(symbol)} bytes among those of {symbol_size}"
+                )
             # The library has symbol ids after the number of the block, which is 0 as their highest byte is
-            packet = bytes(packed[at : at + step])
+            packet = number.to_bytes(NUMBER_BYTES) + symbol
             block: bytes | None = decoder.decode(packet + filling if filling else packet)
             if block is not None:
                 return block if not filling else _cut(block, symbol_size, size)

@@ -18,7 +18,7 @@ from support.objects import NO_CODE, RAPTORQ, SentObject
 
 from mcastd.counters import SymbolCounts
 from mcastd.delivery.assembly import Assembly
-from mcastd.delivery.block import by_symbols
+from mcastd.delivery.block import NotYetDecodedError, by_symbols
 from mcastd.delivery.description import BLOCKS_MAX, ObjectDescription
 from mcastd.delivery.receivable import blocks_of
 from mcastd.delivery.refused import BAD_DESCRIPTION, RefusedError
@@ -330,6 +330,65 @@ def test_a_code_that_fails_once_is_tried_again(receive: Callable[..., Receiving]
     receiving.give(0, 9, sent.run(0, 9, 1))
     assert receiving.assembly.cannot_repair is None
     receiving.require_whole()
+
+
+class Slow:
+    """A code that answers when it is allowed to, as another process does."""
+
+    def __init__(self, sent: SentObject) -> None:
+        self._decode = sent.decode
+        self.asked: list[Any] = []  # the symbols of the first call for a block, until that is answered
+        self.answers = False
+        sent.decode = self  # type: ignore[assignment]
+
+    def __call__(self, *args: Any) -> bytes | None:
+        if not self.asked:
+            self.asked.append((*args[:2], list(args[2])))
+        if not self.answers:
+            raise NotYetDecodedError
+        return self._decode(*self.asked.pop())
+
+
+def test_symbols_are_taken_while_a_block_is_decoded(receive: Callable[..., Receiving]) -> None:
+    sent = SentObject(256)
+    slow, receiving = Slow(sent), receive(sent)
+    receiving.give(0, 2, sent.run(0, 2, 8))
+    assert (receiving.assembly.stalled, receiving.assembly.is_decoding) == (True, True)
+    receiving.give(0, 1, sent.run(0, 1, 1))
+    receiving.give(1, 0, sent.run(1))
+    assert not receiving.assembly.retry()
+    slow.answers = True
+    assert receiving.assembly.retry()
+    assert (receiving.assembly.stalled, receiving.assembly.is_decoding) == (False, False)
+    receiving.require_whole()
+    assert receiving.counted == SymbolCounts(source=15, repair=2, restored=1, repaired_blocks=1)
+
+
+def test_a_block_that_comes_whole_while_it_is_decoded_is_done(receive: Callable[..., Receiving]) -> None:
+    sent = SentObject(128)
+    slow, receiving = Slow(sent), receive(sent)
+    receiving.give(0, 1, sent.run(0, 1, 8))
+    assert len(slow.asked) == 1
+    receiving.give(0, 0, sent.run(0, 0, 1))
+    assert not receiving.assembly.stalled
+    assert receiving.assembly.retry()
+    receiving.require_whole()
+    assert receiving.counted == SymbolCounts(source=8, repair=1)
+
+
+def test_what_has_come_since_is_tried_if_the_symbols_before_it_do_not_suffice(
+    receive: Callable[..., Receiving],
+) -> None:
+    """No other symbol may come."""
+    sent = SentObject(128)
+    sent.short = [1]
+    slow, receiving = Slow(sent), receive(sent)
+    receiving.give(0, 2, sent.run(0, 2, 9))
+    slow.answers = True
+    while receiving.assembly.stalled:
+        receiving.assembly.retry()
+    receiving.require_whole()
+    assert sent.short == []
 
 
 @pytest.mark.parametrize("scheme", [NO_CODE, REED_SOLOMON, SMALL_BLOCK])

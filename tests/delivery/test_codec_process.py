@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from support.wait import wait_for
 
 from mcastd.delivery import codec_process
-from mcastd.delivery.block import PartialBlock
+from mcastd.delivery.block import NotYetDecodedError, PartialBlock
 from mcastd.delivery.codec_process import CodecProcess
 from mcastd.protocols import raptorq
 from mcastd.protocols.raptorq import CodecError, NotInstalledError
@@ -177,6 +178,100 @@ def test_one_that_hangs_is_given_up(codec: CodecProcess) -> None:
     with pytest.raises(CodecError, match="timed out"):
         codec.repair(BLOCK, SIZE, 1)
     assert len(codec.repair(BLOCK, SIZE, 5)) == 5
+
+
+class Asked:
+    """Blocks that are decoded while others are received."""
+
+    def __init__(self, codec: CodecProcess, file: File) -> None:
+        self.codec, self.file = codec, file
+        self.repair = dict(enumerate(raptorq.repair(BLOCK, SIZE, 3), 40))
+
+    def partial(self, *lost: int) -> PartialBlock:
+        some = dict(list(self.repair.items())[: len(lost)])
+        block = self.file.partial(BLOCK, SIZE, lost={*lost}, repair=some)
+        os.pwrite(self.file.fd, BLOCK, File.OFFSET)  # all are of one place: what they lack differs
+        return block
+
+    def answered(self, block: PartialBlock) -> bytes | None:
+        """What the process says of a block, once it does."""
+        answer: list[memoryview | None] = []
+
+        def ask() -> bool:
+            with suppress(NotYetDecodedError):
+                answer.append(self.codec.decode_meanwhile(block, self.file.fd, SIZE))
+            return bool(answer)
+
+        wait_for(ask, "the answer")
+        return None if answer[0] is None else bytes(answer[0])
+
+
+@pytest.fixture
+def asked(codec: CodecProcess, file: File) -> Asked:
+    return Asked(codec, file)
+
+
+@needs_raptorq
+def test_a_block_is_decoded_while_others_wait_for_their_turn(asked: Asked) -> None:
+    first, second, third = asked.partial(3), asked.partial(3, 5), asked.partial(7, 8)
+    for block in (first, second, third, first):
+        if block is not first or asked.codec.pid is None:
+            with pytest.raises(NotYetDecodedError):
+                asked.codec.decode_meanwhile(block, asked.file.fd, SIZE)
+    assert asked.answered(first) == BLOCK + bytes(5)
+    with pytest.raises(NotYetDecodedError):
+        asked.codec.decode_meanwhile(third, asked.file.fd, SIZE)
+    third.closed = True  # nobody waits for it any more
+    assert asked.answered(second) == BLOCK + bytes(5)
+    assert asked.codec.decode(second, asked.file.fd, SIZE) == BLOCK + bytes(5)
+
+
+@needs_raptorq
+def test_symbols_that_do_not_suffice_are_said_to_who_has_asked(asked: Asked) -> None:
+    source = [BLOCK[at * SIZE :][:SIZE] for at in range(2)]
+    short = asked.file.partial(BLOCK, SIZE, lost={0, 1, 30}, repair=dict(enumerate([*source, source[0]])))
+    assert asked.answered(short) is None, "one of them is there twice"
+    assert asked.answered(asked.partial(3)) == BLOCK + bytes(5)
+
+
+@needs_raptorq
+def test_one_that_dies_while_it_decodes_fails_the_block_and_the_next_has_another(asked: Asked) -> None:
+    block = asked.partial(3)
+    asked.codec.prepare()
+    pid = asked.codec.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(NotYetDecodedError):
+        asked.codec.decode_meanwhile(block, asked.file.fd, SIZE)
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(CodecError, match="process failed") as caught:
+        asked.answered(block)
+    assert caught.value.reason == "library"
+    assert asked.answered(block) == BLOCK + bytes(5)
+    assert asked.codec.pid != pid
+
+
+@needs_raptorq
+def test_one_that_hangs_while_it_decodes_is_given_up(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec_process, "ANSWER_SECONDS", 0.3)
+    asked.codec.prepare()
+    assert asked.codec.pid is not None
+    os.kill(asked.codec.pid, signal.SIGSTOP)
+    block, other = asked.partial(3), asked.partial(4)
+    with pytest.raises(NotYetDecodedError):
+        asked.codec.decode_meanwhile(block, asked.file.fd, SIZE)
+    with pytest.raises(CodecError, match="does not answer"):
+        asked.answered(other)
+    monkeypatch.undo()
+    assert asked.answered(block) == BLOCK + bytes(5)
+
+
+@needs_raptorq
+def test_a_call_that_waits_gives_up_what_is_decoded_meanwhile(asked: Asked) -> None:
+    with pytest.raises(NotYetDecodedError):
+        asked.codec.decode_meanwhile(asked.partial(3), asked.file.fd, SIZE)
+    assert asked.codec.repair(BLOCK, SIZE, 3) == [*asked.repair.values()]
+    assert asked.answered(asked.partial(6)) == BLOCK + bytes(5)
 
 
 def test_where_no_process_can_be_had_it_is_an_error_of_the_call(

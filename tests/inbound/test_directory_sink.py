@@ -23,6 +23,7 @@ from mcastd import log
 from mcastd.codec import as_json, from_json
 from mcastd.config import INBOUND_PROTOCOLS, DirectoryOutput, InboundSubscription
 from mcastd.config.load import load
+from mcastd.delivery.block import NotYetDecodedError
 from mcastd.delivery.description import EXPIRE_SECONDS, Run
 from mcastd.delivery.landing import Landing
 from mcastd.delivery.names import PARTIAL_DIRECTORY
@@ -141,6 +142,26 @@ def test_there_are_no_more_files_than_are_allowed(receive: Callable[..., Receive
     assert sorted(os.listdir(received.path / "images")) == ["0.img", "1.img", "2.img"]
     received.write(*whole(sent[3]))
     assert received.sink.counters.dropped == {"too-many": 6}
+
+
+def test_while_a_block_is_decoded_the_output_asks_again_in_a_moment(
+    receive: Callable[..., Received],
+) -> None:
+    waits, code = [1, 1], decode_of([SENT])
+
+    def decode(*args: Any) -> bytes | memoryview | None:
+        if waits:
+            waits.pop()
+            raise NotYetDecodedError
+        return code(*args)
+
+    received = receive(decode=decode)
+    received.write(run(SENT, 1), run(SENT, 0, 2, 8), news=(SENT,))
+    assert 0 < received.sink.deadline - received.time.monotonic < 0.01
+    assert (received.sink.problem, received.states()) == ("", {"receiving": 1})
+    received.tick(0.01)
+    assert received.states() == {"landed": 1}
+    assert (received.path / "images/0.img").read_bytes() == SENT.data
 
 
 def test_files_on_their_way_count_as_well(receive: Callable[..., Received]) -> None:

@@ -80,7 +80,7 @@ class DirectorySink(Sink):
         self._on_outcome = on_outcome
         self._codec = CodecProcess()
         self._has_codec = decode is None
-        self._decode = decode or self._codec.decode
+        self._decode = decode or self._codec.decode_meanwhile
         landing = TreeLanding if config.atomic == "tree" else Landing
         self._landing = landing(config.path, config.mode)
         self._counts = SymbolCounts(dropped=account.counters.dropped)
