@@ -31,6 +31,7 @@ from mcastd.config.protocols import (
     RtpOutbound,
     SequenceInbound,
 )
+from mcastd.config.recording import StreamSelection
 from mcastd.config.sources import SOURCES, FileSourceSettings, SourceSettings
 from mcastd.config.whole import Config
 from mcastd.ip import Interfaces
@@ -73,6 +74,7 @@ __all__ = [
     "RtpOutbound",
     "SequenceInbound",
     "SourceSettings",
+    "StreamSelection",
     "WorkerSettings",
     "diff",
     "dump",

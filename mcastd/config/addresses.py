@@ -49,6 +49,13 @@ def parse_group(value: object) -> Address:
     return address
 
 
+def parse_address(value: object) -> Address:
+    """An address that datagrams went to, multicast or not."""
+    if (address := _address(value)) is None:
+        raise ValueError(f'must be an address like "239.255.1.2" or "ff15::1", not {show(value)}')
+    return address
+
+
 def parse_source_address(value: object) -> Address:
     """A unicast address that datagrams come from."""
     address = _address(value)

@@ -113,7 +113,7 @@ def _reserved(channel: OutboundChannel) -> Advice:
 
 def _fragments(channel: OutboundChannel) -> Advice:
     most = ETHERNET_PAYLOAD[channel.group.version]
-    if channel.framing != "file" and channel.max_datagram > most and _leaves(channel):
+    if channel.framing not in {"file", "capture"} and channel.max_datagram > most and _leaves(channel):
         yield (
             "max_datagram",
             f"{channel.max_datagram} is more than an Ethernet frame carries: unless the MTU is larger all the"

@@ -24,6 +24,8 @@ from mcastd.config.types import (
     Port,
     Rate,
     Repeat,
+    Selected,
+    Speed,
     Switch,
     Ttl,
 )
@@ -34,6 +36,8 @@ DEFAULT_INTERVAL = 2.0  # seconds
 DEFAULT_BURST = 0.001
 # Bytes of a packet of a transport stream.
 PACKET_BYTES = 188
+# The framing that a timing needs.
+TIMED_FRAMINGS = {"pcr": "ts", "capture": "capture"}
 # The least max_datagram of a protocol that sends files, in bytes: what describes them fits a few datagrams.
 FILES_DATAGRAM_MIN = 256
 ETHERNET_PAYLOAD = {4: 1472, 6: 1452}  # bytes: 1500 less the IP and UDP headers, by IP version
@@ -48,7 +52,7 @@ def _default_interval(valid: dict[str, Any]) -> float | None:
 
 def _default_max_datagram(valid: dict[str, Any]) -> int:
     """From the keys before it that are valid: if ``group`` is not, the channel is refused anyway."""
-    if valid.get("framing") == "file" or "group" not in valid:
+    if valid.get("framing") in {"file", "capture"} or "group" not in valid:
         return MAX_DATAGRAM_BYTES
     return ETHERNET_PAYLOAD[valid["group"].version]
 
@@ -68,10 +72,10 @@ class OutboundChannel(GroupSettings):
         1,
         description="How many networks a datagram may cross, 0 to 255; 0 stays on this host, 1 on the link.",
     )
-    timing: Literal["pcr"] | None = Field(
+    timing: Literal["pcr", "capture"] | None = Field(
         None,
         description='The times in the source, instead of interval and rate: "pcr" is the program clock of a'
-        " transport stream.",
+        ' transport stream, "capture" is when the datagrams of a recording came.',
     )
     late: Literal["catch-up", "resume"] | None = Field(
         None,
@@ -94,10 +98,19 @@ class OutboundChannel(GroupSettings):
         None,
         description="The interface it is sent on, by name or local address; absent, the route decides.",
     )
-    framing: Literal["line", "chunk", "file", "ts"] = Field(
+    framing: Literal["line", "chunk", "file", "ts", "capture"] = Field(
         "line",
-        description="What a datagram is: a line, a chunk of max_datagram bytes, the whole file, or as many"
-        " whole packets of a transport stream (ts) as fit.",
+        description="What a datagram is: a line, a chunk of max_datagram bytes, the whole file, as many"
+        " whole packets of a transport stream (ts) as fit, or what was one in a capture.",
+    )
+    select: Selected | None = Field(
+        None,
+        description="Of a capture, the stream that is sent, by group and port that it went to; absent, the"
+        " only one in it.",
+    )
+    speed: Speed | None = Field(
+        None,
+        description='With timing = "capture", how many times as fast as it was recorded; absent, as fast.',
     )
     max_datagram: PayloadSize = Field(
         default_factory=_default_max_datagram,
@@ -159,6 +172,8 @@ class OutboundChannel(GroupSettings):
     def _max_datagram_applies(cls, length: int, info: ValidationInfo) -> int:
         if info.data.get("framing") == "file" and length != MAX_DATAGRAM_BYTES:
             raise ValueError('does not apply to framing = "file", which sends the whole file as one datagram')
+        if info.data.get("framing") == "capture" and length != MAX_DATAGRAM_BYTES:
+            raise ValueError('does not apply to framing = "capture": datagrams are as long as they were')
         return length
 
     @field_validator("follow")
@@ -180,8 +195,11 @@ class OutboundChannel(GroupSettings):
         """What contradicts other keys."""
         if self.protocol.of_files:
             yield from self._contradictions_of_files()
-        if self.timing is not None and self.framing != "ts":
-            yield ("timing",), f'"{self.timing}" needs framing = "ts"'
+        else:
+            yield from self._contradictions_of_recordings()
+        framing = TIMED_FRAMINGS.get(self.timing or "", self.framing)
+        if self.framing != framing:
+            yield ("timing",), f'"{self.timing}" needs framing = "{framing}"'
         if self.timing is None and self.late is not None:
             yield ("late",), "does nothing without timing"
         if self.framing != "ts" and self.seam is not None:
@@ -196,6 +214,15 @@ class OutboundChannel(GroupSettings):
                 f"{announced_to} is IPv{announced_to.version}, but the channel's group {self.group} is"
                 f" IPv{self.group.version}",
             )
+
+    def _contradictions_of_recordings(self) -> Iterator[tuple[Location, str]]:
+        """What is for recordings alone, or not for them."""
+        if self.framing == "capture" and self.source.file is None:
+            yield ("framing",), f'does not apply to a source of kind = "{self.source.kind}"'
+        if self.framing != "capture" and self.select is not None:
+            yield ("select",), 'needs framing = "capture"'
+        if self.timing != "capture" and self.speed is not None:
+            yield ("speed",), 'needs timing = "capture"'
 
     def _contradictions_of_files(self) -> Iterator[tuple[Location, str]]:
         """What contradicts a protocol that sends whole files."""

@@ -43,6 +43,7 @@ from mcastd.config.numbers import (
     size,
     whole_number,
 )
+from mcastd.config.recording import StreamSelection, format_selection, parse_selection, parse_speed
 from mcastd.config.words import show
 from mcastd.ip import MAX_DATAGRAM_BYTES, Address, Interfaces
 
@@ -148,6 +149,10 @@ Repeat = Annotated[
     int | Literal["forever"],
     PlainValidator(parse_repeat),
     PlainSerializer(format_repeat, when_used="json"),
+]
+Speed = Annotated[float, PlainValidator(parse_speed)]
+Selected = Annotated[
+    StreamSelection, PlainValidator(parse_selection), PlainSerializer(format_selection, when_used="json")
 ]
 Switch = StrictBool
 Group = Annotated[Address, PlainValidator(parse_group)]

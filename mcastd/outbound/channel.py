@@ -77,7 +77,7 @@ class Channel:
             config.port,
             label_of(config.interface),
             refusals=REFUSALS,
-            reasons=(TOO_BIG, NO_CARRIER),
+            reasons=(TOO_BIG, NO_CARRIER, *source.reasons),
         )
         self._reported_carrier: bool | None = None  # as last given to the context; None: not in this run
         self._reported_preparing = ""  # the same of the source

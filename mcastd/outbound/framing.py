@@ -15,7 +15,7 @@ from mcastd.net.payloads import Chunks, ListPayloads, Payloads
 from mcastd.outbound.timed import TimedSchedule
 from mcastd.outbound.transport import TransportFramer
 
-Framing = Literal["line", "chunk", "file", "ts"]
+Framing = Literal["line", "chunk", "file", "ts", "capture"]
 
 
 # Of a source that is not fast, this much is read at once.
@@ -67,6 +67,8 @@ def make_framer(
             return FileFramer()
         case "ts":
             return TransportFramer(max_datagram, schedule=schedule, seamless=seamless)
+        case "capture":
+            raise ValueError("recordings have a source of their own")
 
 
 class LineFramer:

@@ -152,6 +152,8 @@ class Outlet:
         self.counters.rounds = self._source.rounds
         self.counters.lines_split = self._source.lines_split
         self.counters.skipped_bytes = self._source.skipped_bytes
+        for reason, count in self._source.dropped.items():
+            self.counters.dropped[reason] = count
         self._pending, self._sizes = pending, pending.sizes
         return bool(self._sizes)
 

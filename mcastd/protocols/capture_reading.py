@@ -23,6 +23,7 @@ INTERFACES_MAX = 65_536
 # Reasons to skip a packet, beside those of captured_packets.Unusable.
 LINK_TYPE = "link-type"  # its link type is not one of captured_packets.LINKS
 NO_INTERFACE = "no-interface"  # the interface that it names was not described
+REASONS = (*Unusable, LINK_TYPE, NO_INTERFACE)
 
 # By the first bytes of a file: its byte order, and the nanoseconds in a unit of its fractions of a second.
 _PCAP = {
@@ -90,15 +91,20 @@ class Selection(NamedTuple):
 ALL = Selection()
 
 
+def is_capture(head: bytes) -> bool:
+    """Return True if a file that begins with these bytes, four or more, is a capture."""
+    return _Pcap.is_begun(head) or _Pcapng.is_begun(head)
+
+
 class CaptureReader:
     """Reads a capture, of the format that its first bytes show."""
 
-    def __init__(self, selection: Selection = ALL) -> None:
-        # Packets, by reason: of a stream that is wanted, as far as that is known.
-        self.skipped: Counter[str] = Counter()
+    def __init__(self, selection: Selection = ALL, skipped: Counter[str] | None = None) -> None:
+        """``skipped`` counts packets by reason: those of a wanted stream, as far as that is known."""
+        self.skipped = Counter[str]() if skipped is None else skipped
         self.others = 0  # packets that are not of UDP
         self.broken: BrokenCapture | None = None  # all that could be read was returned, nothing else will be
-        self._selection = selection
+        self.selection = selection
         self._format: _Pcap | _Pcapng | None = None  # None: the first bytes have not come
         self._rest = b""  # what was not used of the last piece
         self._offset = 0  # of that in the file
@@ -131,7 +137,7 @@ class CaptureReader:
     def finish(self) -> BrokenCapture | None:
         """The file has ended. Returns what keeps it from being whole; None: nothing does."""
         if self.broken is None and (self._rest or self._skip or self._format is None):
-            if self._format is None and not _Pcap.is_begun(self._rest) and not _Pcapng.is_begun(self._rest):
+            if self._format is None and not is_capture(self._rest):
                 self.broken = BrokenCapture(Break.NO_CAPTURE, 0, "it is too short to be a capture")
             else:
                 self.broken = BrokenCapture(Break.CUT, self._offset, "the last block is cut")
@@ -152,7 +158,7 @@ class CaptureReader:
         return self._format is not None
 
     def _read(self, data: bytes, format: _Pcap | _Pcapng) -> list[Recorded]:
-        wanted, wanted_port = self._selection
+        wanted, wanted_port = self.selection
         view = memoryview(data)
         recorded: list[Recorded] = []
         for time, link, start, stop in format.packets(data, self.skipped):

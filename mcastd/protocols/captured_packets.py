@@ -25,7 +25,7 @@ class Unusable(StrEnum):
 
 # Where a payload begins and ends in the bytes that were given; the address that it went to, of 4 or 16 bytes,
 # and the port.
-Datagram = tuple[int, int, bytes, int]
+UdpPayload = tuple[int, int, bytes, int]
 
 
 class Fault(NamedTuple):
@@ -71,7 +71,7 @@ class Link:
         self._plain = struct.Struct(f">{before}{_IPV4[1:]}{_UDP_HEADER}")
         self._plain_type = b"" if type_at is None else _IPV4_TYPE
 
-    def datagram(self, data: bytes, start: int, stop: int) -> Datagram | Fault | None:
+    def datagram(self, data: bytes, start: int, stop: int) -> UdpPayload | Fault | None:
         """The datagram in the packet of ``data`` from ``start`` up to ``stop``; None: it is not of UDP."""
         plain = self._plain
         at = start + plain.size
@@ -88,7 +88,7 @@ class Link:
                 return at, end, destination, port
         return self._find(data, start, stop)
 
-    def _find(self, data: bytes, start: int, stop: int) -> Datagram | Fault | None:
+    def _find(self, data: bytes, start: int, stop: int) -> UdpPayload | Fault | None:
         """The same, of any packet."""
         at = start + self._header
         if self._type_at is not None and at <= stop:
@@ -122,7 +122,7 @@ LINKS = {
 }
 
 
-def _in_ipv4(data: bytes, at: int, stop: int) -> Datagram | Fault | None:
+def _in_ipv4(data: bytes, at: int, stop: int) -> UdpPayload | Fault | None:
     if at + _IPV4_BYTES > stop:
         return Fault(Unusable.SNAPPED, b"")
     first, size, fragment, protocol, destination = _FIND_IPV4.unpack_from(data, at)
@@ -136,7 +136,7 @@ def _in_ipv4(data: bytes, at: int, stop: int) -> Datagram | Fault | None:
     return _in_udp(data, at + header, at + size, stop, destination)
 
 
-def _in_ipv6(data: bytes, at: int, stop: int) -> Datagram | Fault | None:
+def _in_ipv6(data: bytes, at: int, stop: int) -> UdpPayload | Fault | None:
     if at + _IPV6_BYTES > stop:
         return Fault(Unusable.SNAPPED, b"")
     size, kind, destination = _IPV6.unpack_from(data, at)
@@ -160,7 +160,7 @@ def _in_ipv6(data: bytes, at: int, stop: int) -> Datagram | Fault | None:
     return _in_udp(data, at, end, stop, destination)
 
 
-def _in_udp(data: bytes, at: int, end: int, stop: int, destination: bytes) -> Datagram | Fault:
+def _in_udp(data: bytes, at: int, end: int, stop: int, destination: bytes) -> UdpPayload | Fault:
     """The datagram at ``at``, of a packet that ends at ``end``, and whose capture ends at ``stop``."""
     if at + _UDP_BYTES > end:
         return Fault(Unusable.MALFORMED, destination)

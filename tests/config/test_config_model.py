@@ -116,6 +116,9 @@ def test_models_are_frozen() -> None:
         channel().ttl = 3  # type: ignore[misc]
 
 
+RECORDED = {"framing": "capture", "timing": "capture"}
+
+
 @pytest.mark.parametrize(
     ("settings", "key", "reason"),
     [
@@ -124,6 +127,15 @@ def test_models_are_frozen() -> None:
         ({"follow": True, "repeat": "forever"}, "follow", 'contradicts "repeat"'),
         ({"follow": True, "framing": "file"}, "follow", 'contradicts framing = "file"'),
         ({"max_datagram": 1472, "framing": "file"}, "max_datagram", "does not apply"),
+        ({"max_datagram": 1472, "framing": "capture"}, "max_datagram", "as long as they were"),
+        ({**RECORDED, "rate": 1}, "rate", 'contradicts "timing"'),
+        ({**RECORDED, "interval": 1}, "interval", 'contradicts "timing"'),
+        ({**RECORDED, "speed": 0}, "speed", "must be a number from 0.001 to 1000, not 0"),
+        ({**RECORDED, "speed": True}, "speed", "not true"),
+        ({"framing": "capture", "select": {}}, "select", "must be a table of group and port"),
+        ({"framing": "capture", "select": {"ports": 1}}, "select", "must be a table of group and port"),
+        ({"framing": "capture", "select": {"port": 0}}, "select", "must be a whole number from 1 to 65535"),
+        ({"framing": "capture", "select": {"group": "x"}}, "select", "must be an address"),
         ({"interface": "all"}, "interface", "inbound subscriptions"),
         ({"interface": "fe80::1"}, "interface", "fe80::1 is IPv6, but the group 239.255.1.2 is IPv4"),
     ],
@@ -153,6 +165,9 @@ def test_what_a_subscription_cannot_be(settings: dict[str, object], key: str, re
         {"follow": True, "framing": "chunk"},
         {"max_datagram": 65_507, "framing": "file"},
         {"interface": "fe80::1", "group": "ff02::1"},
+        {"framing": "capture", "rate": "8Mbit"},
+        {"framing": "capture", "timing": "capture", "speed": 0.5, "follow": True},
+        {"framing": "capture", "select": {"group": "192.0.2.9"}, "repeat": "forever"},
     ],
 )
 def test_what_a_channel_can_be(settings: dict[str, object]) -> None:

@@ -61,13 +61,23 @@ def channels(path: str) -> st.SearchStrategy[dict[str, Any]]:
             "follow": st.booleans(),
         },
     ) | st.fixed_dictionaries(
-        {"framing": st.sampled_from(["line", "file"])},
+        {"framing": st.sampled_from(["line", "file", "capture"])},
         optional={"repeat": st.integers(1, 1 << 40) | st.sampled_from(["once", "forever"])},
+    )
+    recorded = st.fixed_dictionaries(
+        {"framing": st.just("capture"), "timing": st.just("capture")},
+        optional={
+            "speed": st.floats(0.001, 1000),
+            "select": st.fixed_dictionaries(
+                {"port": st.integers(1, 65_535)}, optional={"group": IPV4_GROUPS}
+            ),
+        },
     )
     base = settings(
         {"source": path, "group": IPV4_GROUPS | IPV6_GROUPS, "port": st.integers(1, 65_535)}, optional
     )
-    return st.tuples(base, pace, cut).map(lambda parts: parts[0] | parts[1] | parts[2])
+    paced = st.tuples(base, pace, cut).map(lambda parts: parts[0] | parts[1] | parts[2])
+    return paced | st.tuples(base, recorded).map(lambda parts: parts[0] | parts[1])
 
 
 def outputs(path: str) -> st.SearchStrategy[Any]:
@@ -145,6 +155,8 @@ KNOWN_KEYS = st.sampled_from(
         "rate",
         "interface",
         "framing",
+        "timing",
+        "select",
         "repeat",
         "sources",
         "output",

@@ -175,6 +175,8 @@ ABSENT_BY_DEFAULT = {
     "late",
     "sdp",
     "seam",
+    "speed",
+    "select",
 }
 # What a key needs beside it.
 NEEDED = {
@@ -182,6 +184,8 @@ NEEDED = {
     "reorder": ['protocol = "rtp"'],
     "late": ['framing = "ts"', 'timing = "pcr"'],
     "seam": ['framing = "ts"'],
+    "speed": ['framing = "capture"', 'timing = "capture"'],
+    "select": ['framing = "capture"'],
 }
 
 

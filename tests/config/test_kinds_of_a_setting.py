@@ -74,6 +74,24 @@ def test_what_is_wrong_is_said_where_it_stands(source: object, said: str) -> Non
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
+        ({"timing": "capture"}, 'timing: "capture" needs framing = "capture"'),
+        ({"timing": "pcr", "framing": "capture"}, 'timing: "pcr" needs framing = "ts"'),
+        ({"select": {"port": 9190}}, 'select: needs framing = "capture"'),
+        ({"framing": "capture", "speed": 2}, 'speed: needs timing = "capture"'),
+        ({"framing": "ts", "timing": "pcr", "speed": 2}, 'speed: needs timing = "capture"'),
+        (
+            {"framing": "capture", "source": {"kind": "numbers"}},
+            'framing: does not apply to a source of kind = "numbers"',
+        ),
+    ],
+)
+def test_what_is_of_recordings_alone(keys: dict[str, object], said: str) -> None:
+    assert complaints(**keys) == [f"outbound.news.{said}"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
         ({}, 'rate: protocol = "flute" needs a rate: no receiver tells the sender to slow down'),
         (
             {"interval": 0},

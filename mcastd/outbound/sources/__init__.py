@@ -1,6 +1,7 @@
 """Where a channel's datagrams come from: a module and a line for each kind of ``config/sources.py``.
 
-A protocol that sends whole files makes the datagrams itself: it has a source of its own.
+A protocol that sends whole files makes the datagrams itself: it has a source of its own. So has a framing
+that is more than a way to cut bytes.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mcastd.config import OpenFilesOf, OutboundChannel
-from mcastd.outbound.sources import file, objects
+from mcastd.outbound.sources import file, objects, recording
 from mcastd.outbound.sources.source import Source
 
 # Takes a channel's settings, the files that others of this process have open, and the channel's full name.
@@ -19,11 +20,17 @@ OPENERS: dict[str, OpenSource] = {"file": file.open_source}
 # By the kind of protocol, for those that send files.
 OPENERS_OF_FILES: dict[str, OpenSource] = {"flute": objects.open_source}
 
+# By such a framing.
+OPENERS_OF_FRAMING: dict[str, OpenSource] = {"capture": recording.open_source}
+
 
 def open_source(channel: OutboundChannel, files: OpenFilesOf | None = None, worker: str = "") -> Source:
     """The source that a channel's settings name. What it reads is opened when it is first read."""
     protocol = channel.protocol
-    opener = OPENERS_OF_FILES[protocol.kind] if protocol.of_files else OPENERS[channel.source.kind]
+    if protocol.of_files:
+        opener = OPENERS_OF_FILES[protocol.kind]
+    else:
+        opener = OPENERS_OF_FRAMING.get(channel.framing) or OPENERS[channel.source.kind]
     return opener(channel, files, worker)
 
 

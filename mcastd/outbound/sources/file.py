@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from mcastd.config import FileSourceSettings, OpenFilesOf, OutboundChannel
-from mcastd.errors import SourceError, UnsafePathError, reason_of
+from mcastd.errors import SettingChange, SourceError, UnsafePathError, reason_of
 from mcastd.net.payloads import ListPayloads, Payloads
 from mcastd.outbound.framing import READ_BYTES, Framer, make_framer
 from mcastd.outbound.sources.source import NAP_MAX_SECONDS, Source
@@ -84,6 +84,8 @@ class FileSource(Source):
     The position outlives an error: the next :meth:`read` goes on where the last one stopped.
     """
 
+    _is_sparse = False  # it may be that much has to be read for one payload: a read() is one piece
+
     def __init__(
         self,
         path: Path,
@@ -137,12 +139,14 @@ class FileSource(Source):
         while not self.finished:
             if self._fd < 0:
                 self._open()
+            if not self._is_prepared():
+                break
             if self.position == 0 and (unfinished := self._finish()):  # by the file before this one
                 return unfinished
             replaced = self._follow and self._is_replaced()  # asked first: an end seen after that is final
             data = self._read()
             if data:
-                if payloads := self._feed(data):
+                if (payloads := self._feed(data)) or self._is_sparse:
                     return payloads
             elif self._is_fifo:
                 return ListPayloads() if data is None else self._end_writers()
@@ -190,6 +194,13 @@ class FileSource(Source):
                 self._files.closed(self._path)
         self._fd = -1
         self._is_fifo = False
+
+    def _is_prepared(self) -> bool:
+        """Look on at what is open, before any of it is read. Returns True when that is done.
+
+        Raises SourceError.
+        """
+        return True
 
     def _open(self) -> None:
         """Open what the path names now, in place of what is open.
@@ -343,5 +354,7 @@ class FileSource(Source):
         waits = "waiting for it to be created" if number == errno.ENOENT else "trying again"
         return self._error(reason_of(error), _WAYS_OUT.get(number, ""), waits=waits, number=number)
 
-    def _error(self, cause: str, way_out: str = "", *, waits: str = "", number: int = 0) -> SourceError:
+    def _error(
+        self, cause: str, way_out: str | SettingChange = "", *, waits: str = "", number: int = 0
+    ) -> SourceError:
         return SourceError(f"cannot read {self._path}", cause, way_out, waits=waits, errno=number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 from mcastd.net.payloads import Payloads
 from mcastd.outbound.pacing import Schedule
@@ -27,7 +28,9 @@ class Source(ABC):
     preparing = ""  # the same, while it does something that may take long before it has more to send
     # A read takes milliseconds or more: the channel's own thread does it, and not one that sends for others.
     slow = False
-    # When its datagrams are due; only where its settings have has_schedule.
+    # Why it may give up some of what it has, each a label of the counter `dropped`.
+    reasons: tuple[str, ...] = ()
+    # When its datagrams are due; only where the channel's settings have has_schedule.
     schedule: Schedule | None = None
 
     @property
@@ -44,6 +47,11 @@ class Source(ABC):
     def rate(self) -> float | None:
         """Bits per second, as a clock in what is read has it now; None: it has none. For any thread."""
         return None
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """What it could not give, ever, by reason: datagrams or parts of them."""
+        return {}
 
     @property
     def device(self) -> int:

@@ -1,0 +1,61 @@
+"""When the datagrams of a recording are due: from the times in it to those of a TimedSchedule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mcastd.clock import NANO
+
+# What is further back in time than this is by another clock: it is due at once, and what follows is as far
+# behind it as it was recorded. What is less far back was overtaken: it is due at once, that is all.
+STEP_BACK_NANOSECONDS = NANO
+# From the last datagram of a round to the first of the next, where a round has no distances.
+ROUND_GAP_NANOSECONDS = NANO
+
+
+class RecordedTimes:
+    """Datagrams are as far apart as they were recorded, ``speed`` times as fast; times never run back."""
+
+    def __init__(self, speed: float = 1.0) -> None:
+        self._per_second = NANO * speed  # nanoseconds of the recording
+        self.restart()
+
+    def restart(self) -> None:
+        """What comes next has nothing to do with what was before."""
+        # In nanoseconds:
+        self._latest = 0  # when the last datagram is due; 0 is the first one
+        self._shift = 0  # what is added to the times of the recording
+        self._began = 0  # when the first datagram of this round is due
+        self._count = 0  # datagrams of this round
+        self._gap = 0  # from the last datagram of the round before this one to its first
+
+    def begin_round(self) -> None:
+        """The recording begins anew: its first datagram follows after the mean distance of the others."""
+        if self._count:
+            self._gap = self._distance() or ROUND_GAP_NANOSECONDS
+        self._count = 0
+
+    def seconds(self, times: Sequence[int]) -> list[float]:
+        """When the next datagrams are due, one or more, which came at ``times`` in nanoseconds, and when one
+        after them would be, by their mean distance."""
+        if not self._count:
+            self._latest = self._began = self._latest + self._gap
+            self._shift = self._latest - times[0]
+        latest, shift = self._latest, self._shift
+        due: list[int] = []
+        for recorded in times:
+            time = recorded + shift
+            if time < latest:
+                if time < latest - STEP_BACK_NANOSECONDS:
+                    shift += latest - time
+                time = latest
+            latest = time
+            due.append(time)
+        self._latest, self._shift = latest, shift
+        self._count += len(due)
+        due.append(latest + self._distance())
+        return [time / self._per_second for time in due]
+
+    def _distance(self) -> int:
+        """The mean distance of the datagrams of this round."""
+        return (self._latest - self._began) // max(1, self._count - 1)

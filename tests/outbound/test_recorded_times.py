@@ -1,0 +1,88 @@
+"""When recorded datagrams are due: their distances, however the clock went that recorded them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcastd.clock import NANO
+from mcastd.outbound.recorded_times import ROUND_GAP_NANOSECONDS, STEP_BACK_NANOSECONDS, RecordedTimes
+
+EPOCH = 1_764_019_199 * NANO  # what recorded times begin with
+MILLISECOND = NANO // 1000
+
+
+def due(times: RecordedTimes, *milliseconds: float) -> list[float]:
+    """When datagrams that came then are due, and one after them, in milliseconds."""
+    seconds = times.seconds([EPOCH + round(each * MILLISECOND) for each in milliseconds])
+    return [round(1000 * each, 6) for each in seconds]
+
+
+def test_distances_are_those_of_the_recording() -> None:
+    times = RecordedTimes()
+    assert due(times, 5, 7, 7, 20) == [0, 2, 2, 15, 20]
+    assert due(times, 26) == [21, 26.25]
+    assert due(times, 3_600_026) == [3_600_021, 3_600_021 + 720_004.2]  # a gap is kept
+
+
+def test_a_speed() -> None:
+    assert due(RecordedTimes(2.5), 5, 10, 30) == [0, 2, 10, 15]
+
+
+def test_what_was_overtaken_is_due_at_once_and_moves_nothing() -> None:
+    times = RecordedTimes()
+    assert due(times, 0, 10, 7, 12)[:-1] == [0, 10, 10, 12]
+    assert due(times, 11, 15)[:-1] == [12, 15]
+    assert due(times, 15 - STEP_BACK_NANOSECONDS // MILLISECOND, 16)[:-1] == [15, 16]
+
+
+def test_another_clock_goes_on_from_there() -> None:
+    times = RecordedTimes()
+    assert due(times, 5000, 5004, 3, 9)[:-1] == [0, 4, 4, 10]
+    assert due(times, 10, 13, -7_000_000, -6_999_998)[:-1] == [11, 14, 14, 16]
+
+
+def test_rounds_follow_each_other_at_the_mean_distance() -> None:
+    times = RecordedTimes()
+    for began in (0, 14 + 7, 35 + 7):
+        assert due(times, 2, 4)[:-1] == [began, began + 2]
+        assert due(times, 16) == [began + 14, began + 21]
+        times.begin_round()
+
+
+@pytest.mark.parametrize("first", [[5], [5, 5]])
+def test_a_round_without_distances_is_not_repeated_at_once(first: list[float]) -> None:
+    times = RecordedTimes()
+    assert due(times, *first) == [0] * (len(first) + 1)
+    times.begin_round()
+    times.begin_round()  # a round of nothing
+    assert due(times, *first)[0] == ROUND_GAP_NANOSECONDS / MILLISECOND
+
+
+def test_a_restart_forgets_all() -> None:
+    times = RecordedTimes()
+    due(times, 0, 10)
+    times.begin_round()
+    times.restart()
+    assert due(times, -50, -40) == [0, 10, 20]
+
+
+@given(
+    st.lists(st.lists(st.integers(-3 * NANO, 3 * NANO), min_size=1, max_size=9), max_size=6), st.booleans()
+)
+def test_times_never_run_back(reads: list[list[int]], rounds: bool) -> None:
+    times, time, all_due = RecordedTimes(3), EPOCH, [0.0]
+    for steps in reads:
+        recorded = []
+        for step in steps:
+            time += step
+            recorded.append(time)
+        *now_due, after = times.seconds(recorded)
+        all_due += now_due
+        assert after >= now_due[-1]
+        if rounds:
+            times.begin_round()
+    assert all(one <= other for one, other in pairwise(all_due))
