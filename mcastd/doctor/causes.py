@@ -60,6 +60,7 @@ CAUSES: tuple[Cause, ...] = (
     _cause("queue-full"),
     _cause("cycle-too-long"),
     _cause("files-unsent"),
+    _cause("announcement-failing"),
     # the port
     _cause("port-taken", "cross-talk", "membership-lost", *NOT_AT_WORK),
     # in, from the wire to the socket

@@ -44,6 +44,7 @@ CHECKS: tuple[tuple[Check, type[WorkerSettings]], ...] = (
     (sending.two_senders, OutboundChannel),
     (sending.cycle, OutboundChannel),
     (sending.unsent, OutboundChannel),
+    (sending.announced, OutboundChannel),
     (departure.departure, OutboundChannel),
     (reports.routers, OutboundChannel),
     (neighbours.port, InboundSubscription),

@@ -1,4 +1,4 @@
-"""What a channel keeps from receivers: by its TTL, its loop, a second sender, files that it does not send."""
+"""What a channel keeps from receivers: by TTL, loop, a second sender, unsent files, failing announcements."""
 
 from __future__ import annotations
 
@@ -163,3 +163,27 @@ def unsent(subject: Subject[OutboundChannel], _evidence: Evidence) -> Iterator[S
         ),
         "; ".join(fixes),
     )
+
+
+def announced(subject: Subject[OutboundChannel], _evidence: Evidence) -> Iterator[Said]:
+    """Check that the channel is announced, and its description is written, as its settings say."""
+    announcement = subject.now(ChannelStatus).announcement
+    if announcement is None:
+        return
+    key = f"announce in {subject.table}"
+    if announcement.error:
+        yield Finding(
+            "announcement-failing",
+            Severity.WARNING,
+            "it sends, but it is not announced",
+            (f"{announcement.error} (status)",),
+            f"let {announcement.group} be sent to on its interface, or take another group for {key}",
+        )
+    if announcement.file_error:
+        yield Finding(
+            "announcement-failing",
+            Severity.WARNING,
+            "it sends, but the file of its description is not written",
+            (f"{announcement.file_error} (status)",),
+            f"a path that user {user()} can write, for sdp of {key}",
+        )

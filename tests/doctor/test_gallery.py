@@ -83,6 +83,12 @@ def sending_from(address: str) -> Fault:
     return undone(make)
 
 
+def undescribed(lab: Lab) -> None:
+    """The description of the channel goes below what is no directory."""
+    lab.reload(outbound('announce = { sdp = "DIR/mcastd.toml/news.sdp" }'))
+    wait_for(lambda: lab.daemon.worker("outbound/news")["status"]["announcement"]["file_error"])
+
+
 MOUNTS: dict[Path, Mount] = {}  # by the directory of the case
 
 
@@ -466,6 +472,15 @@ CASES = [
         prepare=news,
         worker="outbound/news",
         by_hand="which port is meant",
+    ),
+    Case(
+        "announcement-failing",
+        "warning",
+        outbound("announce = true"),
+        undone(undescribed),
+        prepare=news,
+        worker="outbound/news",
+        by_hand="where the file is to be is for a person to say",
     ),
     Case(
         "igmp-forced",
