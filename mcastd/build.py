@@ -25,6 +25,7 @@ from mcastd.net.receiver import SocketReceiver
 from mcastd.net.sender import SocketSender
 from mcastd.outbound.announcer import SessionAnnouncer
 from mcastd.outbound.channel import Channel
+from mcastd.outbound.legs import Leg, Legs
 from mcastd.outbound.protocols import Sending, make_protocol
 from mcastd.outbound.rtp import RtpStreams
 from mcastd.outbound.shared import SharedSender
@@ -105,15 +106,25 @@ def _channel(name: str, settings: OutboundChannel, parts: Parts) -> Channel:
     def due_at(now: float, sizes: Sequence[int]) -> Sequence[float]:
         return channel.due_at(now, sizes)
 
+    def open_sender(wanted: OutboundChannel) -> Sender:
+        return parts.open_sender(wanted, parts.host)
+
+    def open_link(wanted: OutboundChannel) -> Sender:
+        for leg, of_leg in zip(legs, wanted.legs(), strict=False):
+            leg.settings = of_leg
+        return protocol(Legs(legs) if legs else open_sender(wanted))
+
+    legs = [Leg(of_leg, open_sender) for of_leg in settings.legs()] if settings.copies else []
     protocol = make_protocol(settings.protocol, Sending(name, due_at, parts.streams))
     channel = Channel(
         name,
         settings,
-        lambda wanted: protocol(parts.open_sender(wanted, parts.host)),
+        open_link,
         parts.open_source(settings, parts.files_of(name), name),
         parts.watcher,
         shared=parts.sender,
         announcer=parts.announcer,
+        legs=legs,
     )
     return channel
 

@@ -33,6 +33,19 @@ class SenderStatus(SenderDescription):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LegStatus:
+    """One of the ways of a channel that has copies."""
+
+    group: str
+    port: int
+    interface: str | None  # None: it has none now
+    sent: int  # datagrams
+    refused: dict[str, int]  # calls, by errno name
+    dropped: dict[str, int]  # datagrams that another leg has sent and this one has not, by reason
+    trouble: str  # what keeps it from sending; ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestStatus:
     """The signed or sealed list of files that a channel sends, or that a subscription goes by."""
 
@@ -99,6 +112,7 @@ class ChannelStatus(Status):
     hanging: Hanging | None = None  # the source, for too long
     announcement: AnnouncementStatus | None = None  # None: it is not announced
     link: SenderStatus | None  # None: there is none now
+    legs: tuple[LegStatus, ...] = ()  # with copies: each way, the channel's own first
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,7 @@ def tables() -> Iterator[tuple[str, type[BaseModel]]]:
             yield (section if field.annotation is model else f"[{section}.NAME]"), model
             for key, inner in model.model_fields.items():
                 for table in models_in(inner):
-                    if list(table.model_fields) != ["kind"]:  # that its kind alone says
+                    if kind_of(table) and list(table.model_fields) != ["kind"]:  # that its kind alone says
                         yield f'[{section}.NAME.{key}], kind = "{kind_of(table)}"', table
 
 
@@ -178,6 +178,8 @@ def _type_of(annotation: object, metadata: Sequence[object]) -> str:
         return choose([str(word) for word in get_args(annotation)])
     if annotation is bool:
         return "true or false"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f"a table with {', '.join(annotation.model_fields)}"
     if get_origin(annotation) is tuple:
         each = _type_of(get_args(annotation)[0], ())
         return f"{each}, or an array of these" if parsers else f"an array, of which each is {each}"

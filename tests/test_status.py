@@ -27,7 +27,7 @@ from mcastd.counters import (
     copy_of,
     growth,
 )
-from mcastd.errors import SinkError
+from mcastd.errors import LinkError, SinkError
 from mcastd.inbound.sequencer import Sequencer
 from mcastd.inbound.subscription import Subscription
 from mcastd.net.fake import FakeReceiver, FakeSender
@@ -36,6 +36,7 @@ from mcastd.net.payloads import ListPayloads
 from mcastd.outbound.announcer import SessionAnnouncer
 from mcastd.outbound.channel import Channel
 from mcastd.outbound.framing import make_framer
+from mcastd.outbound.legs import Leg
 from mcastd.outbound.sources.file import FileSource
 from mcastd.status import (
     NO_MANIFEST,
@@ -89,7 +90,13 @@ CHANNEL = """{
     "group": "239.255.255.255", "interval": 30.5, "sent": 312, "failed": 313, "error": "cannot send: no way",
     "file_error": "cannot write /srv/a.sdp: no room"
   },
-  "link": {"interface": "fake0", "address": "192.0.2.9", "sending": "gso"}
+  "link": {"interface": "fake0", "address": "192.0.2.9", "sending": "gso"},
+  "legs": [
+    {
+      "group": "239.255.1.2", "port": 9190, "interface": null, "sent": 112, "refused": {"EAGAIN": 113},
+      "dropped": {"full": 114}, "trouble": "cannot send: no route; add one"
+    }
+  ]
 }"""
 SUBSCRIPTION = """{
   "group": "239.255.1.3", "port": 9191, "interface": ["eth0", "eth1"], "sources": ["192.0.2.1"],
@@ -191,6 +198,10 @@ def channel() -> Channel:
     worker._outlet.counters = OutboundCounters(
         101, 102, Counter(EPERM=103, ENOBUFS=104), Counter({"too-big": 105}), 106, 110, 107, 108
     )
+    leg = Leg(config, lambda _: FakeSender())
+    leg.sent, leg.refused, leg.dropped = 112, Counter(EAGAIN=113), Counter(full=114)
+    leg.error = LinkError("cannot send", "no route", "add one")
+    worker._legs = [leg]
     worker._source.position = 4711
     worker._source.state = "at rest"
     worker._outlet._pending, worker._outlet._next = ListPayloads([b"x"] * 8), 2

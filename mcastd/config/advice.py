@@ -146,6 +146,20 @@ def _burst_of_nothing(channel: OutboundChannel) -> Advice:
         yield "burst", "does nothing without a rate, of which it is a part; set rate, or leave it out"
 
 
+def _copies(channel: OutboundChannel) -> Advice:
+    own, *copies = channel.legs()
+    for leg in copies:
+        assert isinstance(leg, OutboundChannel)
+        for check in (_reach, _reserved):
+            yield from (("copies", why) for _, why in check(leg))
+        if leg.interface == own.interface and _leaves(leg):
+            by = leg.interface or "the same route"
+            yield (
+                "copies",
+                f"{leg.group} leaves by {by}, as the channel does: what fails there fails for both",
+            )
+
+
 def _odd_rtp(channel: OutboundChannel) -> Advice:
     if isinstance(channel.protocol, RtpOutbound) and channel.port % 2:
         yield (
@@ -179,6 +193,7 @@ OF_A_CHANNEL: tuple[Callable[[OutboundChannel], Advice], ...] = (
     _unpaced,
     _burst_of_nothing,
     _odd_rtp,
+    _copies,
     _crawls,
     _sealed_unsigned,
 )

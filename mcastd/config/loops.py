@@ -52,8 +52,9 @@ def loops(workers: Mapping[str, WorkerSettings], file: Callable[[Path], object] 
     by_way_of: dict[str, dict[str, str]] = {
         name: {
             follower: receiver
-            for receiver in receivers.get((groups[name].group, groups[name].port), ())
-            if groups[receiver].hears(groups[name])
+            for leg in groups[name].legs()
+            for receiver in receivers.get((leg.group, leg.port), ())
+            if groups[receiver].hears(leg)
             for path in written[receiver]
             for follower in sent_from.get(file(path), ())
         }

@@ -84,6 +84,10 @@ class GroupSettings(WorkerSettings):
     def ways(self) -> Iterable[tuple[Interfaces | None, Address]]:
         return ((self.interface, self.group),)
 
+    def legs(self) -> Sequence[GroupSettings]:
+        """The same settings once for each group and port that it sends to; its own come first."""
+        return (self,)
+
     @property
     def is_heard_here(self) -> bool:
         """True if receivers on this host get what it sends."""

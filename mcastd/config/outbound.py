@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from mcastd.config.addresses import interface_address
 from mcastd.config.announce import ANNOUNCEMENTS, Announcing
-from mcastd.config.model import Conflicts, GroupSettings
+from mcastd.config.model import Conflicts, GroupSettings, Model
 from mcastd.config.output import OutputPath
 from mcastd.config.protocols import OUTBOUND_PROTOCOLS, OutboundProtocol, RawOutbound
 from mcastd.config.sources import SOURCES, SourceSettings
@@ -29,7 +30,7 @@ from mcastd.config.types import (
     Switch,
     Ttl,
 )
-from mcastd.ip import MAX_DATAGRAM_BYTES
+from mcastd.ip import MAX_DATAGRAM_BYTES, Address, Interfaces
 
 DEFAULT_INTERVAL = 2.0  # seconds
 # Seconds of a rate that may go at once, where no burst is set.
@@ -55,6 +56,16 @@ def _default_max_datagram(valid: dict[str, Any]) -> int:
     if valid.get("framing") in {"file", "capture"} or "group" not in valid:
         return MAX_DATAGRAM_BYTES
     return ETHERNET_PAYLOAD[valid["group"].version]
+
+
+class Copy(Model):
+    """Where the datagrams of a channel go once more."""
+
+    group: Group = Field(description="The multicast address.")
+    port: Port | None = Field(None, description="The UDP port; absent: the channel's.")
+    interface: OneInterface | None = Field(
+        None, description="The interface it is sent on; absent, the route decides."
+    )
 
 
 class OutboundChannel(GroupSettings):
@@ -130,6 +141,11 @@ class OutboundChannel(GroupSettings):
         description='How it stands on the wire: "raw" is as the source gives it, "rtp" has an RTP header,'
         ' "flute" is as whole files; or a table with kind.',
     )
+    copies: tuple[Copy, ...] = Field(
+        (),
+        description="Where the same datagrams go once more, as another way to the same receivers: tables with"
+        " group, and maybe port and interface. One way that is down does not stop the others.",
+    )
     loop: Switch = Field(True, description="Whether receivers on this host get the datagrams too.")
     announce: Annotated[Announcing | None, ANNOUNCEMENTS] = Field(
         None,
@@ -143,6 +159,16 @@ class OutboundChannel(GroupSettings):
         if interval is not None and info.data.get("rate") is not None:
             raise ValueError('contradicts "rate"; keep one of the two')
         return interval
+
+    def ways(self) -> Iterable[tuple[Interfaces | None, Address]]:
+        return ((leg.interface, leg.group) for leg in self.legs())
+
+    def legs(self) -> Sequence[OutboundChannel]:
+        copies = (
+            {"group": copy.group, "port": copy.port or self.port, "interface": copy.interface, "copies": ()}
+            for copy in self.copies
+        )
+        return (self, *(self.model_copy(update=copy) for copy in copies))
 
     def reads(self) -> Iterable[tuple[Location, Path]]:
         return () if self.source.file is None else [(("source",), self.source.file)]
@@ -193,6 +219,7 @@ class OutboundChannel(GroupSettings):
 
     def _contradictions(self) -> Iterator[tuple[Location, str]]:
         """What contradicts other keys."""
+        yield from self._contradictions_of_copies()
         if self.protocol.of_files:
             yield from self._contradictions_of_files()
         else:
@@ -223,6 +250,20 @@ class OutboundChannel(GroupSettings):
             yield ("select",), 'needs framing = "capture"'
         if self.timing != "capture" and self.speed is not None:
             yield ("speed",), 'needs timing = "capture"'
+
+    def _contradictions_of_copies(self) -> Iterator[tuple[Location, str]]:
+        taken: list[tuple[object, ...]] = []
+        for number, leg in enumerate(self.legs(), -1):
+            address, place = interface_address(leg.interface), ("copies", number)
+            if address is not None and address.version != leg.group.version and number >= 0:
+                yield (
+                    (*place, "interface"),
+                    f"{address} is IPv{address.version}, but the group {leg.group} is IPv{leg.group.version}",
+                )
+            way = leg.group, leg.port, leg.interface
+            if way in taken:
+                yield place, f"{leg.group} port {leg.port} is sent to already, by the same interface"
+            taken.append(way)
 
     def _contradictions_of_files(self) -> Iterator[tuple[Location, str]]:
         """What contradicts a protocol that sends whole files."""

@@ -21,6 +21,7 @@ from mcastd.handover import Handover
 from mcastd.log import get_logger
 from mcastd.net.link import Sender
 from mcastd.outbound.announcer import SessionAnnouncer
+from mcastd.outbound.legs import Leg
 from mcastd.outbound.outlet import NO_CARRIER, TOO_BIG, Outlet
 from mcastd.outbound.pacing import FILES_TOLERANCE_SECONDS, TOLERANCE_SECONDS, Pacer
 from mcastd.outbound.plan import BurstPlan
@@ -59,8 +60,11 @@ class Channel:
         *,
         shared: SharedSender | None = None,
         announcer: SessionAnnouncer | None = None,
+        legs: Sequence[Leg] = (),
     ) -> None:
+        """``legs``: the ways of each link, if it has several."""
         self.name = name
+        self._legs = legs
         self._config = self._applied = config
         self._open_link = open_link
         self._watcher = watcher
@@ -81,6 +85,7 @@ class Channel:
         )
         self._reported_carrier: bool | None = None  # as last given to the context; None: not in this run
         self._reported_preparing = ""  # the same of the source
+        self._reported_troubles: Sequence[str] = ()  # the same of the legs
 
     def __repr__(self) -> str:
         turn = "with others" if self._handover.lent_by else "alone"
@@ -183,6 +188,7 @@ class Channel:
             hanging=outlet.hanging(),
             announcement=self._announced(),
             link=SenderStatus(way.interface, way.address, link.sending) if link and way else None,
+            legs=tuple(leg.status() for leg in self._legs),
         )
 
     def vitals(self) -> Vitals:
@@ -222,6 +228,7 @@ class Channel:
         outlet = self._outlet
         outlet.begin()
         self._reported_carrier = None
+        self._reported_troubles = ()
         while not context.stopping:
             context.take(NOT_FOR_US)
             if context.take(Signal.NETWORK):
@@ -272,7 +279,7 @@ class Channel:
             except Exception as error:
                 handover.end(context, error)
                 return None
-            if when is None or self._outlet.is_busy or link.carrier is not self._reported_carrier:
+            if when is None or self._outlet.is_busy or self._has_changed(link):
                 handover.end(context)
                 return None
             return when
@@ -284,13 +291,23 @@ class Channel:
     def device(self) -> int:
         return self._source.device
 
+    def _troubles(self) -> Sequence[str]:
+        """What keeps each leg from sending that does not."""
+        return [f"to {leg.settings.group}: {trouble}" for leg in self._legs if (trouble := leg.trouble)]
+
+    def _has_changed(self, link: Sender) -> bool:
+        """Return True if the state of its ways is another than was reported."""
+        if link.carrier is not self._reported_carrier:
+            return True
+        return bool(self._legs) and self._troubles() != self._reported_troubles
+
     def _report(self, context: Context, link: Sender) -> None:
         """Tell the supervisor that the channel works, and about carrier and source, if that has changed.
 
         This comes after the first datagram that was due has gone: a link may refuse all of them.
         """
         reported, preparing = self._reported_carrier, self._source.preparing
-        if reported is link.carrier and preparing == self._reported_preparing:
+        if not self._has_changed(link) and preparing == self._reported_preparing:
             return
         detail = f"to {self._config.group} port {self._config.port}, {self._outlet.schedule}"
         if preparing:
@@ -302,8 +319,14 @@ class Channel:
                 self._log.warning("carrier.lost", interface=interface)
         elif reported is False:
             self._log.info("carrier.returned", interface=interface)
+        troubles = self._troubles()
+        for trouble in troubles:
+            detail += f"; {trouble}"
+            if trouble not in self._reported_troubles:
+                self._log.warning("leg.failed", reason=trouble)
         self._reported_carrier, self._reported_preparing = link.carrier, preparing
-        context.ready(detail, degraded=not link.carrier)
+        self._reported_troubles = troubles
+        context.ready(detail, degraded=bool(troubles) or not link.carrier)
 
     def _follow(self, link: Sender) -> None:
         link.network_changed()

@@ -388,6 +388,7 @@ max_datagram = 1472
 repeat = "once"
 follow = false
 protocol = "raw"
+copies = []
 loop = true
 dscp = "CS5"
 

@@ -331,3 +331,34 @@ def test_keys_of_transport_streams_that_do_not_fit(settings: dict[str, object], 
 def test_a_transport_stream_at_the_times_of_its_clock_has_no_other_pace() -> None:
     assert channel(framing="ts", timing="pcr").interval is None
     assert channel(framing="ts").interval == 2.0
+
+
+def test_copies_are_the_same_channel_elsewhere() -> None:
+    one = channel(
+        ttl=3, copies=[{"group": "239.192.2.1", "interface": "eth1"}, {"group": "239.1.1.1", "port": 7}]
+    )
+    assert [(str(leg.group), leg.port, leg.interface, leg.ttl) for leg in one.legs()] == [
+        ("239.255.1.2", 9190, None, 3),
+        ("239.192.2.1", 9190, "eth1", 3),
+        ("239.1.1.1", 7, None, 3),
+    ]
+    assert [(way, str(group)) for way, group in one.ways()] == [
+        (None, "239.255.1.2"),
+        ("eth1", "239.192.2.1"),
+        (None, "239.1.1.1"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("copy", "key", "words"),
+    [
+        ({"group": "239.255.1.2"}, ("copies", 0), "is sent to already"),
+        ({"group": "239.255.1.3", "interface": "fe80::1"}, ("copies", 0, "interface"), "is IPv6"),
+    ],
+)
+def test_a_copy_that_does_not_fit(copy: dict[str, object], key: tuple[object, ...], words: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        channel(copies=[copy])
+    ((location, reason),) = caught.value.errors()[0]["ctx"]["error"].found
+    assert location == key
+    assert words in reason

@@ -177,6 +177,7 @@ ABSENT_BY_DEFAULT = {
     "seam",
     "speed",
     "select",
+    "copies",
 }
 # What a key needs beside it.
 NEEDED = {

@@ -11,6 +11,7 @@ import programs
 import pytest
 from support.captures import packets
 from support.daemon import RunningDaemon
+from support.frames import UdpFrames
 from support.host import Host, connect
 from support.programs import program
 from support.transport import film
@@ -121,6 +122,31 @@ def test_gstreamer_receives_it_by_rtp(tmp_path: Path) -> None:
             daemon.wait_state("outbound/tv", "finished")
             assert player.wait(60) == 0
     assert seen.read_bytes() == source.read_bytes()
+
+
+def test_a_copy_has_the_same_packets_and_goes_on_alone(tmp_path: Path) -> None:
+    source, copy = film(tmp_path / "film.ts", seconds=1), "239.193.1.1"
+    text = configuration(source, {"protocol": "rtp", "repeat": 1, "interface": "eth1"})
+    text += f'copies = [{{ group = "{copy}", interface = "eth0" }}]\n'
+    with Host() as left, Host() as right:
+        for name, address in (("eth0", "10.0.0.1"), ("eth1", "10.0.1.1")):
+            connect(left, name, right, name)
+            left.ip(f"address add {address}/24 dev {name}")
+        with (
+            UdpFrames(right, "eth1", GROUP) as own,
+            UdpFrames(right, "eth0", copy) as copied,
+            RunningDaemon(tmp_path, text, enter=left.enter(())) as daemon,
+        ):
+            daemon.wait_state("outbound/tv", "finished")
+            wait_for(lambda: len(own.all()) == len(copied.all()) > 0, "both have arrived")
+            assert own.payloads() == copied.payloads()
+            first, second = daemon.worker("outbound/tv")["status"]["legs"]
+            assert first["sent"] == second["sent"] == len(own.all())
+            left.ip("link set eth1 down")
+            assert daemon.ctl("start-worker", "outbound/tv").returncode == 0
+            wait_for(lambda: len(copied.all()) == 2 * len(own.all()), "the other has gone on")
+            bodies = [payload[HEADER_BYTES:] for payload in copied.payloads()]
+    assert b"".join(bodies) == 2 * source.read_bytes()
 
 
 def joined(host: Host) -> bool:

@@ -1,0 +1,208 @@
+"""The same datagrams by several ways: a leg that is down does not stop the others."""
+
+from __future__ import annotations
+
+import errno
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from mcastd import clock
+from mcastd.clock import Clock
+from mcastd.config import OutboundChannel
+from mcastd.errors import LinkError
+from mcastd.net.link import Sender
+from mcastd.net.payloads import Payloads
+from mcastd.outbound.outlet import FULL_ERRNOS, NO_CARRIER
+from mcastd.status import LegStatus, SenderDescription
+
+# A leg that could not be opened is tried again after this long, and when the network has changed.
+RETRY_SECONDS = 1.0
+
+
+class Leg:
+    """One way, and what became of the datagrams on it. It outlives the links of its channel."""
+
+    def __init__(self, settings: OutboundChannel, open_sender: Callable[[OutboundChannel], Sender]) -> None:
+        """``open_sender`` raises LinkError while there is no way."""
+        self.settings = settings  # group, port and interface are its own
+        self.sent = 0  # datagrams
+        self.refused: Counter[str] = Counter()  # calls that the kernel refused, by errno name
+        self.dropped: Counter[str] = Counter()  # datagrams that another leg has sent and this one has not
+        self.error: LinkError | None = None  # what keeps it from sending
+        self.link: Sender | None = None
+        self._open_sender = open_sender
+
+    @property
+    def trouble(self) -> str:
+        """What keeps it from sending, in words, or "". For any thread."""
+        error, link = self.error, self.link
+        if error is not None:
+            return error.trouble
+        return "" if link is None or link.carrier else f"{link.describe().interface} has no carrier"
+
+    def status(self) -> LegStatus:
+        """For any thread."""
+        link = self.link
+        return LegStatus(
+            group=str(self.settings.group),
+            port=self.settings.port,
+            interface=None if link is None else link.describe().interface,
+            sent=self.sent,
+            refused=dict(self.refused.copy()),
+            dropped=dict(self.dropped.copy()),
+            trouble=self.trouble,
+        )
+
+    def open(self) -> None:
+        """Open its link, unless it is open. What is in the way is its ``error``."""
+        if self.link is None:
+            try:
+                self.link, self.error = self._open_sender(self.settings), None
+            except LinkError as error:
+                self.error = error
+
+    def follow_network(self) -> None:
+        if self.link is None:
+            self.open()
+            return
+        try:
+            self.link.network_changed()
+        except LinkError as error:
+            self.fail(error)
+
+    def fail(self, error: LinkError) -> None:
+        self.close()
+        self.error = error
+
+    def close(self) -> None:
+        if self.link is not None:
+            self.link.close()
+            self.link = None
+
+    def refuse(self, error: LinkError | OSError) -> None:
+        self.refused[errno.errorcode.get(error.errno or 0, "other")] += 1
+
+    def account(self, taken: int, most: int, why: str) -> None:
+        """Of ``most`` datagrams that some leg took, this one took ``taken``; if fewer, then since ``why``."""
+        if self.link is not None and not self.link.carrier:
+            self.dropped[NO_CARRIER] += most
+            return
+        self.sent += taken
+        if taken < most:
+            self.dropped[why] += most - taken
+
+
+class Legs:
+    """A Sender that sends by each of its legs. What one took is sent; all refuse if each does."""
+
+    held = 0
+
+    def __init__(self, legs: Sequence[Leg], now: Clock = clock.monotonic) -> None:
+        """Opens them. Raises LinkError, that of the first, if none can be opened."""
+        self._legs = legs
+        self._now = now
+        self._retry_at = math.inf
+        for leg in legs:
+            leg.open()
+        self._look()
+
+    def _look(self) -> None:
+        """See which legs are open: another look is due while some are not. Raises LinkError if none is."""
+        errors = [leg.error for leg in self._legs if leg.link is None and leg.error is not None]
+        self._retry_at = self._now() + RETRY_SECONDS if errors else math.inf
+        if len(errors) == len(self._legs):
+            raise errors[0]
+
+    @property
+    def _open(self) -> list[tuple[Leg, Sender]]:
+        return [(leg, leg.link) for leg in self._legs if leg.link is not None]
+
+    def send(self, payloads: Payloads) -> int:
+        taken: dict[Leg, int] = {}
+        errors: dict[Leg, LinkError] = {}
+        for leg, link in self._open:
+            try:
+                taken[leg] = link.send(payloads)
+            except LinkError as error:
+                leg.refuse(error)
+                errors[leg] = error
+        most = max(taken.values(), default=0)
+        for leg, refusal in errors.items():
+            if refusal.errno not in FULL_ERRNOS and refusal.errno != errno.EMSGSIZE:
+                leg.fail(refusal)
+        if not taken:
+            self._look()
+            raise next(iter(errors.values()))
+        self._account(taken, most, {leg: refusal.code for leg, refusal in errors.items()})
+        self._look()
+        return most
+
+    def _account(self, taken: dict[Leg, int], most: int, why: dict[Leg, str]) -> None:
+        for leg in self._legs:
+            reason = why.get(leg) or ("full" if leg.link is not None else "no-way")
+            leg.account(taken.get(leg, 0), most, reason)
+
+    def prepare(self, size: int, count: int) -> Callable[[bytes | memoryview], object] | None:
+        """See Sender. What it returns raises the OSError of the first leg if none took it."""
+        sends = []
+        for leg, link in self._open:
+            if (send := link.prepare(size, count)) is None:
+                return None
+            sends.append((leg, link, send))
+
+        def send_by_each(data: bytes | memoryview) -> None:
+            datagrams = 1 if count == 1 else -(-len(data) // size)
+            taken: dict[Leg, int] = {}
+            errors: dict[Leg, OSError] = {}
+            for leg, link, send in sends:
+                try:
+                    send(data)
+                except OSError as error:
+                    leg.refuse(error)
+                    link.note_refusal(error, size, datagrams)
+                    errors[leg] = error
+                else:
+                    taken[leg] = datagrams
+            if not taken:
+                raise next(iter(errors.values()))
+            names = {leg: errno.errorcode.get(one.errno or 0, "other") for leg, one in errors.items()}
+            self._account(taken, datagrams, names)
+
+        return send_by_each
+
+    def note_refusal(self, error: OSError, size: int, count: int) -> None:
+        """Each leg was told of its own."""
+
+    @property
+    def deadline(self) -> float:
+        return min([self._retry_at, *(link.deadline for _, link in self._open)])
+
+    def tick(self, now: float) -> None:
+        for _, link in self._open:
+            if link.deadline <= now:
+                link.tick(now)
+        if self._retry_at <= now:
+            for leg in self._legs:
+                leg.open()
+            self._look()
+
+    def network_changed(self) -> None:
+        for leg in self._legs:
+            leg.follow_network()
+        self._look()
+
+    def describe(self) -> SenderDescription:
+        return self._open[0][1].describe()
+
+    @property
+    def carrier(self) -> bool:
+        return any(link.carrier for _, link in self._open)
+
+    @property
+    def sending(self) -> str:
+        return self._open[0][1].sending
+
+    def close(self) -> None:
+        for leg in self._legs:
+            leg.close()

@@ -1,0 +1,142 @@
+"""The same datagrams by several legs: each has its own account, and one that is down stops nothing."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+import pytest
+
+from mcastd.config import OutboundChannel
+from mcastd.errors import LinkError
+from mcastd.net.fake import FakeSender
+from mcastd.net.link import Sender
+from mcastd.net.payloads import Chunks, ListPayloads
+from mcastd.outbound.legs import RETRY_SECONDS, Leg, Legs
+
+CHANNEL = OutboundChannel.model_validate({"source": "/srv/x", "group": "239.192.1.1", "port": 5004})
+LINES = [b"line %d\n" % number for number in range(5)]
+
+
+class Way:
+    """Opens links of a leg, unless it is blocked."""
+
+    def __init__(self, *, blocked: bool = False) -> None:
+        self.blocked = blocked
+        self.links: list[FakeSender] = []
+
+    def __call__(self) -> Sender:
+        if self.blocked:
+            raise LinkError("cannot send", "no such interface", errno=errno.ENODEV)
+        self.links.append(FakeSender())
+        return self.links[-1]
+
+    @property
+    def sent(self) -> list[bytes]:
+        return [payload for link in self.links for payload in link.sent]
+
+
+class Watch:
+    now = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def pair(one: Way, other: Way) -> tuple[Leg, Leg, Callable[[], Legs], Watch]:
+    first, second, watch = Leg(CHANNEL, lambda _: one()), Leg(CHANNEL, lambda _: other()), Watch()
+    return first, second, lambda: Legs((first, second), watch), watch
+
+
+def test_each_leg_gets_the_same() -> None:
+    one, other = Way(), Way()
+    first, second, make, _ = pair(one, other)
+    legs = make()
+    assert legs.send(ListPayloads(LINES)) == 5
+    assert one.sent == other.sent == LINES
+    assert (first.sent, second.sent, first.dropped, second.dropped) == (5, 5, {}, {})
+    assert legs.deadline == float("inf")
+    legs.close()
+    assert all(link.closed for way in (one, other) for link in way.links)
+
+
+def test_what_one_has_no_room_for_is_dropped_there_alone() -> None:
+    one, other = Way(), Way()
+    first, second, make, _ = pair(one, other)
+    legs = make()
+    one.links[0].room = 2
+    assert legs.send(ListPayloads(LINES)) == 5
+    assert (one.sent, other.sent) == (LINES[:2], LINES)
+    assert (first.sent, first.dropped, second.sent, second.dropped) == (2, {"full": 3}, 5, {})
+    assert legs.send(ListPayloads(LINES)) == 5
+    assert (first.refused, first.dropped) == ({"EAGAIN": 1}, {"full": 3, "EAGAIN": 5})
+    other.links[0].room = 0
+    with pytest.raises(LinkError) as refused:
+        legs.send(ListPayloads(LINES))
+    assert refused.value.errno == errno.EAGAIN
+    assert (first.dropped["EAGAIN"], second.dropped) == (5, {})  # it is sent again
+
+
+@pytest.mark.parametrize("down", [0, 1])
+def test_one_that_is_down_stops_nothing_and_comes_back(down: int) -> None:
+    ways = Way(), Way()
+    first, second, make, watch = pair(*ways)
+    ways[down].blocked = True
+    legs = make()
+    leg = (first, second)[down]
+    assert leg.error is not None
+    assert leg.error.errno == errno.ENODEV
+    assert legs.send(ListPayloads(LINES)) == 5
+    assert (leg.sent, leg.dropped) == (0, {"no-way": 5})
+    assert legs.deadline == watch.now + RETRY_SECONDS
+    ways[down].blocked = False
+    watch.now = legs.deadline
+    legs.tick(watch.now)
+    assert (leg.error, legs.deadline) == (None, float("inf"))
+    assert legs.send(ListPayloads(LINES)) == 5
+    assert ways[down].sent == LINES
+    ways[1 - down].links[0].errors.append(errno.ENETUNREACH)  # now the other
+    assert legs.send(ListPayloads(LINES)) == 5
+    legs.network_changed()
+    assert legs.send(ListPayloads(LINES)) == 5
+    assert len(ways[1 - down].links) == 2
+
+
+def test_without_any_there_is_no_way() -> None:
+    *_, make, _ = pair(Way(blocked=True), Way(blocked=True))
+    with pytest.raises(LinkError, match="no such interface"):
+        make()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_is_prepared_goes_by_each(count: int) -> None:
+    one, other = Way(), Way()
+    first, second, make, _ = pair(one, other)
+    send = make().prepare(4, count)
+    assert send is not None
+    data = b"abcdefghijkl"
+    buffers = Chunks(memoryview(data), 4, 3).buffers(0, 3, count)
+    one.links[0].errors.append(errno.ENOBUFS)
+    for buffer in buffers:
+        send(buffer)
+    assert b"".join(other.sent) == data
+    assert b"".join(one.sent) == data[4 * count :]
+    assert (first.sent, first.dropped, first.refused) == (3 - count, {"ENOBUFS": count}, {"ENOBUFS": 1})
+    assert (second.sent, second.dropped) == (3, {})
+    for way in (one, other):
+        way.links[0].errors.append(errno.EAGAIN)
+    with pytest.raises(OSError, match="unavailable"):
+        send(buffers[0])
+    assert (first.sent, second.sent) == (3 - count, 3)
+
+
+def test_without_a_carrier_nothing_counts_as_sent() -> None:
+    one, other = Way(), Way()
+    first, second, make, _ = pair(one, other)
+    legs = make()
+    one.links[0].carrier = False
+    assert legs.carrier
+    assert legs.send(ListPayloads(LINES)) == 5
+    assert (first.sent, first.dropped, second.sent) == (0, {"no-carrier": 5}, 5)
+    other.links[0].carrier = False
+    assert not legs.carrier
