@@ -19,7 +19,7 @@ from typing import IO, Any
 import click
 
 from mcastd import __version__, codec
-from mcastd.adhoc.commands import discover, groups, listen, send
+from mcastd.adhoc.commands import discover, groups, listen, replay, send
 from mcastd.console import findings
 from mcastd.console.options import json_option, probe_option, watch_option
 from mcastd.console.program import Program
@@ -235,7 +235,7 @@ def call_for_each(socket: Path, name: str, doing: str, method: str) -> None:
             client.call(method, name=worker.name)
 
 
-for command in (listen, send, discover, groups):
+for command in (listen, send, replay, discover, groups):
     main.add_command(command)
 
 

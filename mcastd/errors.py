@@ -23,6 +23,7 @@ class SettingChange:
     value: str = ""  # as TOML has it; ANY_TEXT, or "", leaves it to the user
     then: str = ""  # what follows in the sentence
     verb: str = "set"
+    argument: str = ""  # the value as an option of a command has it, if that is not the same
 
     def __str__(self) -> str:
         return f"{self.verb} {self.key}{f' = {self.value}' if self.value else ''}{self.then}"
@@ -30,7 +31,7 @@ class SettingChange:
     def by_option(self, option: str) -> str:
         """The same for a command, which has ``option`` for the key: ``give --interface eth0, or ...``."""
         verb = "give" if self.verb == "set" else self.verb
-        value = "" if self.value == ANY_TEXT else self.value.strip('"')
+        value = self.argument or ("" if self.value == ANY_TEXT else self.value.strip('"'))
         return " ".join(filter(None, (verb, option, value))) + self.then
 
 

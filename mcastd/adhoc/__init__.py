@@ -1,4 +1,4 @@
-"""``mcastctl listen``, ``send``, ``groups``: for the minutes in which one finds out whether a network works.
+"""``mcastctl listen``, ``send``, ``replay``, ``groups``: to find out in minutes whether a network works.
 
 Without configuration or daemon, on the daemon's own workers: a subscription whose output is this terminal,
 a channel whose source may be this keyboard. With ``--flute``, whole files from here to there.

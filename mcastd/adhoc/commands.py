@@ -1,4 +1,4 @@
-"""The commands ``mcastctl listen``, ``send``, ``discover`` and ``groups``: arguments in, exit codes out."""
+"""``mcastctl listen``, ``send``, ``replay``, ``discover`` and ``groups``: arguments in, exit codes out."""
 
 from __future__ import annotations
 
@@ -245,6 +245,63 @@ def send(
         }
         _require_flute({option: value is not None for option, value in of_files.items()})
         plan = sending.plan(group, file, text=text, numbers=numbered, size=size, keys=settings)
+        sys.exit(sending.send(plan, as_json=as_json))
+
+
+@click.command(short_help="Send a recording again.")
+@click.argument("file", type=click.Path())
+@click.argument("group", metavar="GROUP:PORT")
+@click.option(
+    "-i", "--interface", metavar="NAME", help="By name or local address; else the route to the group decides."
+)
+@click.option("--ttl", type=int, metavar="N", help="How many networks a datagram may cross, 1 if not said.")
+@click.option("--select", metavar="GROUP:PORT", help="Which stream of the recording, if it has several.")
+@click.option("--speed", type=float, metavar="N", help="How many times as fast as it was recorded.")
+@click.option("--rate", metavar="RATE", help='Of payload, like "10Mbit", in place of the recorded times.')
+@click.option("--interval", metavar="TIME", help="Between datagrams, in place of the recorded times.")
+@click.option("--count", "--repeat", "count", metavar="N|forever", help="How often it is sent.")
+@click.option("--no-loop", is_flag=True, help="Not to receivers on this host.")
+@click.option("--dscp", metavar="NAME", help='DiffServ code point, like "CS5" or 0 to 63.')
+@click.option("--json", "as_json", is_flag=True, help="The summary as JSON, on stdout.")
+def replay(
+    *,
+    file: str,
+    group: str,
+    interface: str | None,
+    ttl: int | None,
+    select: str | None,
+    speed: float | None,
+    rate: str | None,
+    interval: str | None,
+    count: str | None,
+    no_loop: bool,
+    dscp: str | None,
+    as_json: bool,
+) -> None:
+    """Send the datagrams of a recording to a group, as far apart as they came, without daemon or config.
+
+    FILE is a capture (pcap, pcapng), as `mcastctl listen --pcapng`, tcpdump or Wireshark write it, or a
+    stream that multicat has recorded. GROUP:PORT is like 239.255.1.2:9190 or [ff15::1]:9190.
+
+    Exit status: 0 if all was sent, 1 if not, 2 if the command line is wrong, 130 if Ctrl-C ended what
+    has an end of its own.
+    """
+    with _translated():
+        from mcastd.adhoc import replay as replaying  # noqa: PLC0415 - not for `mcastctl status`
+        from mcastd.adhoc import send as sending  # noqa: PLC0415
+        from mcastd.adhoc.settings import number_or_word  # noqa: PLC0415
+
+        settings = {
+            "interface": interface,
+            "ttl": ttl,
+            "speed": speed,
+            "rate": rate,
+            "interval": interval,
+            "repeat": number_or_word(count),
+            "loop": False if no_loop else None,
+            "dscp": number_or_word(dscp),
+        }
+        plan = replaying.plan(file, group, select=select, keys=settings)
         sys.exit(sending.send(plan, as_json=as_json))
 
 

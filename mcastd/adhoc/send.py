@@ -21,6 +21,8 @@ from mcastd.ip import MAX_DATAGRAM_BYTES
 from mcastd.outbound.framing import make_framer
 from mcastd.outbound.sources import Source, open_source
 from mcastd.outbound.sources.file import FileSource
+from mcastd.outbound.sources.recording import RecordingSource
+from mcastd.printable import printable
 from mcastd.status import ChannelStatus
 
 STDIN = "/dev/stdin"
@@ -33,12 +35,17 @@ PROGRESS_SECONDS = 1.0
 @dataclass(frozen=True, slots=True)
 class Plan:
     config: Config
-    payload: bytes | None  # sent again and again; None: there is a FILE, or standard input
-    numbers: bool
+    payload: bytes | None = None  # sent again and again; None: there is a FILE, or standard input
+    numbers: bool = False
 
     @property
     def channel(self) -> OutboundChannel:
-        return self.config.outbound["send"]
+        (channel,) = self.config.outbound.values()
+        return channel
+
+    @property
+    def is_recording(self) -> bool:
+        return self.channel.framing == "capture"
 
     @property
     def from_stdin(self) -> bool:
@@ -102,17 +109,18 @@ def _payload(text: str | None, numbers: bool, size: int | None) -> bytes:
 def send(plan: Plan, *, as_json: bool) -> int:
     """Send until all is sent, or until told to stop; the exit status.
 
-    0: all that there was went. 1: something was dropped. 128 and the number of the signal that ended what has
-    an end of its own. Raises McastdError.
+    0: all that there was went. 1: something was dropped, or a recording could not be read to its end. 128 and
+    the number of the signal that ended what has an end of its own. Raises McastdError.
     """
     total = plan.channel.repeat if plan.payload is not None else "forever"
     outgoing = Outgoing(numbers=plan.numbers, total=total)
 
+    source = _source(plan)
     parts = Parts(
-        open_source=lambda *_: _source(plan),
+        open_source=lambda *_: source,
         open_sender=lambda channel, host: outgoing.by(open_sender(channel, host)),
     )
-    with Session(plan.config, parts) as session:
+    with Session(plan.config, parts, gives_up=plan.is_recording) as session:
         _watch(session, plan)
     counters = session.status(ChannelStatus).counters
     result = report.sent(counters, outgoing.last - outgoing.first)
@@ -120,9 +128,13 @@ def send(plan: Plan, *, as_json: bool) -> int:
         session.line.say(line)
     if as_json:
         write_all(sys.stdout.fileno(), json.dumps({"summary": result}).encode() + b"\n")
+    broken = source.broken if isinstance(source, RecordingSource) else None
+    if broken is not None:
+        name = printable(plan.channel.source.label)
+        session.line.say(f"mcastctl: {name}: after {broken.offset:,} bytes {broken.cause}")
     if session.ended_by and not plan.endless:
         return INTERRUPTED + session.ended_by
-    return 1 if result["dropped"] or not result["sent"] else 0
+    return 1 if result["dropped"] or not result["sent"] or broken is not None else 0
 
 
 def _source(plan: Plan) -> Source:

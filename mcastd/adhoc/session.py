@@ -13,7 +13,7 @@ from mcastd.adhoc.settings import OPTIONS
 from mcastd.build import Parts
 from mcastd.config import Config, diff
 from mcastd.console.live import LiveLine
-from mcastd.errors import McastdError
+from mcastd.errors import McastdError, SourceError
 from mcastd.names import short_name
 from mcastd.printable import printable
 from mcastd.process import Signals, prepare_process
@@ -32,7 +32,8 @@ WELL = {"active", "finished"}
 class Session:
     """Entered, it starts the one worker of ``config``, made with ``parts``; left, that has ended."""
 
-    def __init__(self, config: Config, parts: Parts) -> None:
+    def __init__(self, config: Config, parts: Parts, *, gives_up: bool = False) -> None:
+        """``gives_up``: a source that cannot be read ends the session, at any time."""
         log.configure("console", "error")
         prepare_process()
         self.line = LiveLine()
@@ -41,6 +42,7 @@ class Session:
         self.ended_by = 0  # a signal's number
         self._config = config
         self._parts = parts
+        self._gives_up = gives_up
         self._trouble = ""
         self._wake = -1
         self._stack = ExitStack()
@@ -96,7 +98,10 @@ class Session:
         os.close(wake)
 
     def wait(self, until: float) -> bool:
-        """Until that monotonic time, or until something happened; False: a signal asks to end."""
+        """Until that monotonic time, or until something happened; False: a signal asks to end.
+
+        Raises McastdError if the session gives up.
+        """
         if self.ended_by:
             return False
         left = max(0.0, until - clock.monotonic())
@@ -123,6 +128,8 @@ class Session:
     def _say_trouble(self) -> None:
         headline = self._headline()
         detail = "" if headline.state in WELL else _trouble_of(headline)
+        if self._gives_up and isinstance(headline.error, SourceError):
+            raise McastdError(f"cannot {short_name(self.name)}", detail)
         if detail and detail != self._trouble:
             self.line.say(f"mcastctl: {printable(detail)}; going on when that is over")
         self._trouble = detail

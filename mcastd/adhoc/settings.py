@@ -31,6 +31,8 @@ OPTIONS = {  # by key of the configuration
     "verify_keys": "--verify-key",
     "keys": "--key",
     "channel": "--channel",
+    "select": "--select",
+    "speed": "--speed",
     "path": "--flute",  # of an output
     "groups": "--group",
 }
@@ -44,12 +46,12 @@ def duration(option: str, text: str) -> float:
         raise Refused(f"{option} {error}") from None
 
 
-def endpoint(text: str) -> tuple[str, int]:
+def endpoint(text: str, argument: str = "GROUP:PORT") -> tuple[str, int]:
     """Group and port of ``239.1.1.2:9190`` or ``[ff15::1]:9190``, the group not looked at. Raises Refused."""
     found = re.fullmatch(r"(?:\[([^][]*)\]|([^][:]*)):([0-9]{1,9})", text)
     if not found:
         example = f"[{text.rpartition(':')[0]}]:9190" if text.count(":") > 1 else "239.255.1.2:9190"
-        raise Refused(f'GROUP:PORT must be a group and a port like "{example}", not "{text}"')
+        raise Refused(f'{argument} must be a group and a port like "{example}", not "{text}"')
     return found[1] or found[2] or "", int(found[3])
 
 

@@ -30,7 +30,7 @@ COMMANDS = {
     "mcastd": ("run", "check", "demo", "doctor", "keygen"),
     "mcastctl": (
         *("status", "top", "doctor", "reload", "reopen", "start-worker", "stop-worker"),
-        *("listen", "send", "discover", "groups"),
+        *("listen", "send", "replay", "discover", "groups"),
     ),
 }
 OF_THE_SERVICE = ("start", "stop", "restart", "enable", "disable")

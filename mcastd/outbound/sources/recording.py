@@ -26,7 +26,7 @@ from mcastd.outbound.sources.file import FileSource
 from mcastd.outbound.timed import TimedSchedule
 from mcastd.paths import FileIdentity, identity, place_of
 from mcastd.protocols import multicat
-from mcastd.protocols.capture_reading import ALL, REASONS, CaptureReader, Selection, is_capture
+from mcastd.protocols.capture_reading import ALL, REASONS, BrokenCapture, CaptureReader, Selection, is_capture
 from mcastd.protocols.captured_packets import Unusable
 
 # Bytes of a recording that are looked through at once for its streams.
@@ -88,6 +88,7 @@ class RecordingSource(FileSource):
         self._known: FileIdentity | None = None  # the file of which it is known what it is
         self._refusal: tuple[object, SourceError] | None = None  # of which state of a file, and why
         self._given = 0  # datagrams of this round
+        self.broken: BrokenCapture | None = None  # why the last round ended before the file did
         self._times_fd = -1  # of multicat's times
         self._log = get_logger(source=str(path))
 
@@ -191,13 +192,14 @@ class RecordingSource(FileSource):
             cause = "no datagram in it is selected"
         shown = streams or survey.streams
         named = [f"{_named(stream)} ({count:,})" for stream, count in shown.most_common(STREAMS_NAMED)]
-        others = len(shown) - len(named)
-        cause += f": {', '.join(named)}{f' and {others} others' if others else ''}"
+        unnamed = len(shown) - len(named)
+        cause += f": {', '.join(named)}{f' and {unnamed} others' if unnamed else ''}"
+        others = ", or another of these" if len(shown) > 1 else ""
         (address, port), _ = shown.most_common(1)[0]
-        value = f'{{ group = "{ip_address(address)}", port = {port} }}'
-        return self._error(
-            cause, SettingChange("select", value, ", or another of these" if len(shown) > 1 else "")
-        )
+        group = ip_address(address)
+        value = f'{{ group = "{group}", port = {port} }}'
+        argument = f"{group}:{port}" if group.version == 4 else f"[{group}]:{port}"
+        return self._error(cause, SettingChange("select", value, others, argument=argument))
 
     def _not_a_capture(self, head: bytes) -> SourceError:
         reader = CaptureReader()
@@ -208,7 +210,8 @@ class RecordingSource(FileSource):
         return self._error(f"{cause}, and {name}, which multicat writes, is not beside it", "name a capture")
 
     def _end_round(self) -> None:
-        broken, given, self._given = self._recorded.broken, self._given, 0
+        self.broken = broken = self._recorded.broken
+        given, self._given = self._given, 0
         if broken is not None:
             self._log.warning(
                 "recording.broken", reason=broken.reason, offset=broken.offset, cause=broken.cause
