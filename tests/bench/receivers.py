@@ -18,6 +18,9 @@ from bench.processes import Program
 DEEP, DEFAULT = 64 * MIB, 4 * MIB  # receive buffers: to be filled and drained, and as the daemon has it
 BUFFERED = 1 << 16  # bytes that C recv and dumpcap may still hold: they write through a buffer of their own
 PCAP_OVERHEAD = 16 + 14 + 20 + 8  # bytes beside a payload: pcap's record, Ethernet, IP, UDP
+# Bytes beside the payload by format, where the output tells how many datagrams are in it. Of pcapng, for
+# payloads of whole words: a block's head and end, IP, UDP.
+OVERHEADS = {"raw": 0, "pcapng": 28 + 4 + 20 + 8}
 
 
 class Mark(NamedTuple):
@@ -112,7 +115,7 @@ class Cast:
         target = f'{{ kind = "file", path = "{output}", format = "{form}" }}'
         text = subscription("one", *address, target, settings)
         daemon = Daemon(self.lab, self._checkout, text, self._stack)
-        overhead = 0 if form == "raw" else None
+        overhead = OVERHEADS.get(form)
         output.touch()
         return Receiver(name, daemon.program, address, output, self.lab, overhead=overhead, daemon=daemon)
 

@@ -98,11 +98,11 @@ def _loss_free(bench: Bench, size: int) -> Samples:
 
         contestants = {receiver.name: run(receiver) for receiver in receivers}
         capture = LossFree(size=size, seconds=seconds)
-        contestants["dumpcap"] = lambda: _with_dumpcap(bench, capture)
+        contestants["dumpcap"] = lambda: with_dumpcap(bench, capture)
         return bench.interleave(f"receive raw {size} B: highest loss-free rate", contestants)
 
 
-def _with_dumpcap(bench: Bench, run: Callable[[Receiver], dict[str, float]]) -> dict[str, float]:
+def with_dumpcap(bench: Bench, run: Callable[[Receiver], dict[str, float]]) -> dict[str, float]:
     """It runs only for its own turn: a capture makes every datagram on the interface dearer."""
     with contextlib.ExitStack() as stack:
         return run(bench.cast(stack).dumpcap(DEFAULT))
@@ -127,7 +127,7 @@ def at_rates(bench: Bench) -> list[Result]:
                 return steady(receiver, size=1316, rate=rate, seconds=seconds)
 
             contestants: dict[str, Run] = {one.name: partial(run, one) for one in receivers}
-            contestants["dumpcap"] = partial(_with_dumpcap, bench, run)
+            contestants["dumpcap"] = partial(with_dumpcap, bench, run)
             samples = bench.interleave(f"receive raw 1316 B at {rate:,}/s", contestants)
         late = _latencies(bench, rate)
         ratios = {name: ratio(samples, "mcastd", name, "cpu") for name in samples if name != "mcastd"}
