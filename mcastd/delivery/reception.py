@@ -274,11 +274,14 @@ class Reception:
         left = assembly.take(run.sbn, run.esi, run.symbols)
         if assembly.trouble is not known.trouble:
             self._note(known, assembly.trouble, known.again)
-        if assembly.cannot_repair is not None:
-            self.unrepaired[run.description.toi] = known
+        self._note_hindrance(known, assembly)
         if assembly.stalled or not assembly.left:
             self._queue[run.description.toi] = known
         return left, assembly.trouble
+
+    def _note_hindrance(self, known: Received, assembly: Assembly) -> None:
+        if assembly.cannot_repair is not None:
+            self.unrepaired[known.description.toi] = known
 
     def _step(self, known: Received, now: float) -> bool:
         """Do a part of what an object needs beside symbols. Returns False if no more can be done now."""
@@ -310,6 +313,7 @@ class Reception:
         """See what of an object is there already, and whether there is room now for what has come."""
         if assembly.stalled:
             waits = not assembly.retry()
+            self._note_hindrance(known, assembly)
             wait = DECODING_SECONDS if assembly.is_decoding else RETRY_SECONDS
             self._note(known, assembly.trouble, now + wait if waits else 0.0)
             if waits:

@@ -21,7 +21,7 @@ from support.objects import NO_CODE, RAPTORQ, SentObject, decode_of
 
 from mcastd.delivery import register as module
 from mcastd.delivery import settling
-from mcastd.delivery.block import Decode, by_symbols
+from mcastd.delivery.block import Decode, NotYetDecodedError, by_symbols
 from mcastd.delivery.description import ObjectDescription, Run
 from mcastd.delivery.landing import Landing
 from mcastd.delivery.names import PARTIAL_DIRECTORY
@@ -36,7 +36,7 @@ from mcastd.delivery.reception import (
 )
 from mcastd.delivery.refused import IN_THE_WAY, TOO_LARGE, UNSAFE_NAME, WRONG_DIGEST
 from mcastd.protocols.fec import REED_SOLOMON, SMALL_BLOCK, Oti
-from mcastd.protocols.raptorq import CodecError, CodecReason
+from mcastd.protocols.raptorq import CodecError, CodecReason, NotInstalledError
 
 LARGEST = 1 << 20
 
@@ -478,6 +478,23 @@ def test_what_was_found_does_not_tell_how_fast_the_rest_comes(output: Output) ->
     (received,) = output.reception.receiving.values()
     assert received.percent == 100 * 10 / 16
     assert received.seconds_left(output.now + 4) == 12, "2 came in 4 s, and 6 are missing"
+
+
+def test_why_nothing_is_repaired_is_told_when_the_codec_says_so_late(tmp_path: Path) -> None:
+    """No symbol comes any more by which it would be noticed."""
+    sent = SentObject(128)
+    answers: list[Exception] = [NotInstalledError("cannot repair"), NotYetDecodedError()]
+
+    def decode(*_: Any) -> None:
+        raise answers.pop()
+
+    output = Output(tmp_path / "out", decode=decode)
+    output.give(sent, 0, 1, sent.run(0, 1, 8))
+    assert not output.reception.unrepaired
+    output.work()
+    (one,) = output.reception.unrepaired.values()
+    assert one.unrepaired == "cannot repair: raptorq is not installed"
+    output.close()
 
 
 def test_a_block_is_repaired_when_the_code_is_back(tmp_path: Path) -> None:
