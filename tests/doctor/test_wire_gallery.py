@@ -228,7 +228,7 @@ CASES = [
         "warning",
         inbound(),
         chain("input", f"udp dport {PORT} numgen random mod 2 == 0 drop"),
-        arguments=("--watch", "3s"),  # enough to see that not all arrive, of a loaded machine too
+        arguments=("--watch", "6s"),  # enough to see that not all arrive, of a loaded machine too
         variant="half",
     ),
     Case(
