@@ -27,6 +27,10 @@ ROUNDING_BITS = 1e-3
 CATCH_UP_FACTOR = 2
 # A sender that is further behind than this does not catch up.
 STALL_SECONDS = 1.0
+# Of a source with a rate, what it sends in this time is read at once, up to these bytes: what is done once
+# for each read costs less so.
+PACED_READ_SECONDS = 0.15
+PACED_READ_BYTES = 131_072
 
 
 class Timetable(NamedTuple):
@@ -237,3 +241,8 @@ class Pacer:
 
     def _at(self, spent: int) -> float:
         return self._start + (spent * self._interval if self._interval else spent / (self._rate or 1))
+
+
+def paced_read_bytes(rate: float) -> int:
+    """How many bytes are best read at once of a source that is sent at ``rate`` bits per second."""
+    return min(int(rate / 8 * PACED_READ_SECONDS), PACED_READ_BYTES)

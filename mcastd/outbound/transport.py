@@ -12,16 +12,13 @@ from collections import deque
 
 from mcastd.errors import ANY_TEXT, SettingChange, SourceError
 from mcastd.net.payloads import Chunks, ListPayloads, Payloads
+from mcastd.outbound.pacing import PACED_READ_BYTES, paced_read_bytes
 from mcastd.outbound.timed import TimedSchedule
 from mcastd.protocols.program_clock import NoClockError, ProgramClock, TimedBytes
 from mcastd.protocols.ts import PACKET_BYTES, PCR_HZ, PROTECTED_PACKET_BYTES, TIMED_PACKET_BYTES
 from mcastd.protocols.ts_packets import NotTransportStreamError, PacketCutter
 from mcastd.protocols.ts_restamp import Restamper
 
-# What is read at once of a stream whose rate is known is what it sends in this time, up to these bytes: what
-# is done once for each read costs less so.
-READ_SECONDS = 0.15
-READ_BYTES_MAX = 131_072
 _WHAT = "cannot send the source as a transport stream"
 _KNOWN_LENGTHS = {
     TIMED_PACKET_BYTES: "those of Blu-ray discs and cameras (.m2ts)",
@@ -61,10 +58,10 @@ class TransportFramer:
     def rate(self) -> float | None:
         return self._clock.rate
 
-    def appetite(self, read_bytes: int = READ_BYTES_MAX) -> int:
+    def appetite(self, read_bytes: int = PACED_READ_BYTES) -> int:
         """Whole datagrams."""
         if self._clock.rate is not None:
-            read_bytes = max(read_bytes, min(int(self._clock.rate / 8 * READ_SECONDS), READ_BYTES_MAX))
+            read_bytes = max(read_bytes, paced_read_bytes(self._clock.rate))
         count = max(1, read_bytes // self._size)
         return count * self._size + self._cutter.wanted
 

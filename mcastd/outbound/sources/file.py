@@ -18,6 +18,7 @@ from mcastd.config import FileSourceSettings, OpenFilesOf, OutboundChannel
 from mcastd.errors import SettingChange, SourceError, UnsafePathError, reason_of
 from mcastd.net.payloads import ListPayloads, Payloads
 from mcastd.outbound.framing import READ_BYTES, Framer, make_framer
+from mcastd.outbound.pacing import paced_read_bytes
 from mcastd.outbound.sources.source import NAP_MAX_SECONDS, Source
 from mcastd.outbound.timed import TimedSchedule
 from mcastd.paths import KINDS, OF_FILES, FileIdentity, identity, place_of
@@ -27,9 +28,6 @@ NAP_MIN_SECONDS = 0.05
 # A fast channel with a rate reads what it sends in this time at once, but no more than FAST_READ_BYTES.
 READ_AHEAD_SECONDS = 0.01
 FAST_READ_BYTES = 1 << 20
-# Up to PACED_READ_BYTES it is what it sends in this time: what is done once for each read costs less so.
-PACED_READ_SECONDS = 0.15
-PACED_READ_BYTES = 2 * READ_BYTES
 
 _READABLE = (stat.S_IFREG, stat.S_IFIFO)
 _WAYS_OUT = {errno.EACCES: "allow the user that mcastd runs as to read it"}
@@ -65,8 +63,7 @@ def _read_bytes(rate: int | None, interval: float | None) -> int:
     """Bytes to read at once: of a fast channel some ten bursts, since the end of what was read ends one."""
     if rate is None:
         return READ_BYTES if interval else FAST_READ_BYTES
-    paced = min(int(rate / 8 * PACED_READ_SECONDS), PACED_READ_BYTES)
-    return min(max(READ_BYTES, paced, int(rate / 8 * READ_AHEAD_SECONDS)), FAST_READ_BYTES)
+    return min(max(READ_BYTES, paced_read_bytes(rate), int(rate / 8 * READ_AHEAD_SECONDS)), FAST_READ_BYTES)
 
 
 class FileSource(Source):
