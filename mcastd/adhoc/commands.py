@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
@@ -14,17 +15,36 @@ from mcastd.adhoc import Refused
 from mcastd.errors import McastdError
 from mcastd.printable import printable
 
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+# Options that several commands have.
+_INTERFACE = click.option(
+    "-i", "--interface", metavar="NAME", help="By name or local address; else the route to the group decides."
+)
+_TTL = click.option(
+    "--ttl", type=int, metavar="N", help="How many networks a datagram may cross, 1 if not said."
+)
+_NO_LOOP = click.option("--no-loop", is_flag=True, help="Not to receivers on this host.")
+_DSCP = click.option("--dscp", metavar="NAME", help='DiffServ code point, like "CS5" or 0 to 63.')
+_SUMMARY_AS_JSON = click.option("--json", "as_json", is_flag=True, help="The summary as JSON, on stdout.")
+
+
+def _interfaces(group: str) -> Callable[[Command], Command]:
+    """``-i`` of a command that receives from several; ``group`` is what the route is asked for without it."""
+    return click.option(
+        "-i",
+        "--interface",
+        "interfaces",
+        multiple=True,
+        metavar="NAME",
+        help='By name, pattern like "eth*", address, or "all"; repeatable;'
+        f" else the route to {group} decides.",
+    )
+
 
 @click.command(short_help="Receive a group and show what comes.")
 @click.argument("group", metavar="GROUP:PORT")
-@click.option(
-    "-i",
-    "--interface",
-    "interfaces",
-    multiple=True,
-    metavar="NAME",
-    help='By name, pattern like "eth*", address, or "all"; repeatable; else the route to the group decides.',
-)
+@_interfaces("the group")
 @click.option(
     "--source", "sources", multiple=True, metavar="ADDRESS", help="Only from this sender (SSM); repeatable."
 )
@@ -120,10 +140,8 @@ def listen(
 @click.command(short_help="Send to a group.")
 @click.argument("group", metavar="GROUP:PORT")
 @click.argument("file", required=False, type=click.Path(allow_dash=True))
-@click.option(
-    "-i", "--interface", metavar="NAME", help="By name or local address; else the route to the group decides."
-)
-@click.option("--ttl", type=int, metavar="N", help="How many networks a datagram may cross, 1 if not said.")
+@_INTERFACE
+@_TTL
 @click.option(
     "--rate", metavar="RATE", help='Of payload, like "10Mbit", which is what a file goes at if not said.'
 )
@@ -165,9 +183,9 @@ def listen(
     help="Seal all of --flute by this group key: only who has it can read the files.",
 )
 @click.option("--channel", metavar="NAME", help='With keys, the name to sign, "mcastctl" if not said.')
-@click.option("--no-loop", is_flag=True, help="Not to receivers on this host.")
-@click.option("--dscp", metavar="NAME", help='DiffServ code point, like "CS5" or 0 to 63.')
-@click.option("--json", "as_json", is_flag=True, help="The summary as JSON, on stdout.")
+@_NO_LOOP
+@_DSCP
+@_SUMMARY_AS_JSON
 def send(
     *,
     group: str,
@@ -251,18 +269,16 @@ def send(
 @click.command(short_help="Send a recording again.")
 @click.argument("file", type=click.Path())
 @click.argument("group", metavar="GROUP:PORT")
-@click.option(
-    "-i", "--interface", metavar="NAME", help="By name or local address; else the route to the group decides."
-)
-@click.option("--ttl", type=int, metavar="N", help="How many networks a datagram may cross, 1 if not said.")
+@_INTERFACE
+@_TTL
 @click.option("--select", metavar="GROUP:PORT", help="Which stream of the recording, if it has several.")
 @click.option("--speed", type=float, metavar="N", help="How many times as fast as it was recorded.")
 @click.option("--rate", metavar="RATE", help='Of payload, like "10Mbit", in place of the recorded times.')
 @click.option("--interval", metavar="TIME", help="Between datagrams, in place of the recorded times.")
 @click.option("--count", "--repeat", "count", metavar="N|forever", help="How often it is sent.")
-@click.option("--no-loop", is_flag=True, help="Not to receivers on this host.")
-@click.option("--dscp", metavar="NAME", help='DiffServ code point, like "CS5" or 0 to 63.')
-@click.option("--json", "as_json", is_flag=True, help="The summary as JSON, on stdout.")
+@_NO_LOOP
+@_DSCP
+@_SUMMARY_AS_JSON
 def replay(
     *,
     file: str,
@@ -306,14 +322,7 @@ def replay(
 
 
 @click.command(short_help="Show the sessions that are announced in the network.")
-@click.option(
-    "-i",
-    "--interface",
-    "interfaces",
-    multiple=True,
-    metavar="NAME",
-    help='By name, pattern like "eth*", address, or "all"; repeatable; else the route to each group decides.',
-)
+@_interfaces("each group")
 @click.option(
     "--group",
     "groups",
