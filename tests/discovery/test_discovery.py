@@ -164,6 +164,17 @@ def config(directory: Path, more: str = "") -> str:
     return f'[daemon]\nlog_format = "json"\ncontrol_socket = "{directory}/control"\n{more}'
 
 
+@contextmanager
+def hearing_alone(directory: Path) -> Iterator[tuple[Host, RunningDaemon]]:
+    """A host on its own, and a daemon there that hears what is announced on it."""
+    with Host() as host:
+        host.ip("link set lo multicast on")
+        host.ip("route add 224.0.0.0/4 dev lo")
+        discover = config(directory, '[discover.lo]\ninterface = "lo"\n')
+        with RunningDaemon(directory, discover, enter=host.enter([])) as daemon:
+            yield host, daemon
+
+
 def names(daemon: RunningDaemon) -> set[str]:
     return {session["name"] for session in daemon.worker("discover/lo")["status"]["sessions"]}
 
@@ -232,33 +243,23 @@ def test_what_minisapserver_announces_is_found(tmp_path: Path) -> None:
         "[global]\nsap_delay=1\n\n[program]\nname=Das Erste\nuser=somebody\nmachine=here\n"
         "site=http://example.com\naddress=239.255.4.7\nport=5008\n"
     )
-    with Host() as host:
-        host.ip("link set lo multicast on")
-        host.ip("route add 224.0.0.0/4 dev lo")
-        with RunningDaemon(
-            tmp_path, config(tmp_path, '[discover.lo]\ninterface = "lo"\n'), enter=host.enter([])
-        ) as daemon:
-            host.start(sapserver, "-c", str(settings))
-            wait_for(lambda: names(daemon) == {"Das Erste"}, "what it announces")
-            (session,) = daemon.worker("discover/lo")["status"]["sessions"]
-            (medium,) = session["media"]
-            assert (medium["group"], medium["port"], medium["ttl"]) == ("239.255.4.7", 5008, 255)
+    with hearing_alone(tmp_path) as (host, daemon):
+        host.start(sapserver, "-c", str(settings))
+        wait_for(lambda: names(daemon) == {"Das Erste"}, "what it announces")
+        (session,) = daemon.worker("discover/lo")["status"]["sessions"]
+        (medium,) = session["media"]
+        assert (medium["group"], medium["port"], medium["ttl"]) == ("239.255.4.7", 5008, 255)
 
 
 def test_what_ffmpeg_announces_is_found(tmp_path: Path) -> None:
     ffmpeg = program("ffmpeg")
-    with Host() as host:
-        host.ip("link set lo multicast on")
-        host.ip("route add 224.0.0.0/4 dev lo")
-        with RunningDaemon(
-            tmp_path, config(tmp_path, '[discover.lo]\ninterface = "lo"\n'), enter=host.enter([])
-        ) as daemon:
-            to = "sap://239.255.4.8:5010?announce_addr=239.255.255.255&ttl=1"
-            made = ("-re", "-f", "lavfi", "-i", "testsrc=size=64x48:rate=5", "-c:v", "mpeg2video", "-t", "30")
-            host.start(ffmpeg, "-v", "error", *made, "-metadata", "title=Bars", "-f", "sap", to)
-            wait_for(lambda: names(daemon) == {"Bars"}, "what it announces")
-            (session,) = daemon.worker("discover/lo")["status"]["sessions"]
-            assert (session["media"][0]["group"], session["media"][0]["port"]) == ("239.255.4.8", 5010)
+    with hearing_alone(tmp_path) as (host, daemon):
+        to = "sap://239.255.4.8:5010?announce_addr=239.255.255.255&ttl=1"
+        made = ("-re", "-f", "lavfi", "-i", "testsrc=size=64x48:rate=5", "-c:v", "mpeg2video", "-t", "30")
+        host.start(ffmpeg, "-v", "error", *made, "-metadata", "title=Bars", "-f", "sap", to)
+        wait_for(lambda: names(daemon) == {"Bars"}, "what it announces")
+        (session,) = daemon.worker("discover/lo")["status"]["sessions"]
+        assert (session["media"][0]["group"], session["media"][0]["port"]) == ("239.255.4.8", 5010)
 
 
 def test_ffmpeg_takes_our_description(tmp_path: Path) -> None:
