@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from mcastd import clock
 from mcastd.adhoc import Refused, numbered, report
 from mcastd.adhoc.session import INTERRUPTED, Session
-from mcastd.adhoc.settings import configure, endpoint
+from mcastd.adhoc.settings import configure_sender, endpoint
 from mcastd.adhoc.sources import ROOM, Headed, Outgoing, Repeated, StreamSource
 from mcastd.build import Parts, open_sender
 from mcastd.config import Config, OutboundChannel
@@ -87,7 +87,7 @@ def plan(
     if text is None and made and settings.get("repeat") is None:
         settings["repeat"] = "forever"
     payload = _payload(text, numbers, size) if made else None
-    config = configure("outbound", "send", settings)
+    config = configure_sender(settings)
     if numbers and not made and config.outbound["send"].max_datagram <= numbered.SIZE:
         raise Refused(f"--chunk must be more than {numbered.SIZE} bytes, which --numbered takes")
     return Plan(config, payload, numbers)

@@ -13,7 +13,7 @@ from mcastd.adhoc import Refused, file_report
 from mcastd.adhoc.file_keys import keep_serials
 from mcastd.adhoc.send import DEFAULT_RATE, PROGRESS_SECONDS
 from mcastd.adhoc.session import INTERRUPTED, Session
-from mcastd.adhoc.settings import configure, endpoint
+from mcastd.adhoc.settings import configure_sender, endpoint
 from mcastd.adhoc.sources import Outgoing
 from mcastd.build import Parts, open_sender
 from mcastd.config import Config, FluteOutbound
@@ -35,7 +35,7 @@ def settings(
     flute = {"kind": "flute", **said}
     named = {"group": address, "port": port, "source": os.path.abspath(path), "protocol": flute}
     rate = channel.get("rate")
-    return configure("outbound", "send", {**named, **channel, "rate": DEFAULT_RATE if rate is None else rate})
+    return configure_sender({**named, **channel, "rate": DEFAULT_RATE if rate is None else rate})
 
 
 def send(config: Config, *, as_json: bool) -> int:

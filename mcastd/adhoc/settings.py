@@ -73,6 +73,14 @@ def configure(section: str, name: str, settings: Mapping[str, object]) -> Config
         raise Refused("\n".join(reasons)) from None
 
 
+def configure_sender(settings: Mapping[str, object]) -> Config:
+    """The configuration of one channel, "send". Raises Refused, also if nothing would ever go."""
+    config = configure("outbound", "send", settings)
+    if config.outbound["send"].rate == 0:  # a channel of the daemon is paused by that
+        raise Refused('--rate 0 sends nothing; give one like "10Mbit"')
+    return config
+
+
 def number_or_word(text: str | None) -> int | str | None:
     """A whole number as TOML would give it; else the text, for the model to judge."""
     return int(text) if text is not None and re.fullmatch(r"[0-9]{1,18}", text) else text

@@ -90,6 +90,7 @@ def test_a_file_for_programs(pair: Pair, tmp_path: Path, tree: Path) -> None:
     assert (received / "lab.img").read_bytes() == file.read_bytes()
     os.umask(umask := os.umask(0))
     assert stat.S_IMODE((received / "lab.img").stat().st_mode) == 0o666 & ~umask
+    assert stat.S_IMODE(received.stat().st_mode) == 0o777 & ~(umask | 0o022)
     summary = json.loads(result.stdout)["summary"]
     assert (summary["files"]["files"], summary["files"]["total_bytes"], summary["passes"]) == (
         1,
@@ -340,6 +341,7 @@ def test_without_the_library_the_way_out_is_named(pair: Pair, tmp_path: Path, tr
         (["send", "--flute", "tree", TO, "file"], "FILE contradicts --flute"),
         (["send", "--flute", "tree", TO, "--text", "x"], "--text contradicts --flute"),
         (["send", "--flute", "tree", TO, "--numbered"], "--numbered contradicts --flute"),
+        (["send", "--flute", "tree", TO, "--rate", "0"], '--rate 0 sends nothing; give one like "10Mbit"'),
         (["send", "--flute", "tree", TO, "--line"], "--line contradicts --flute"),
         (["send", "--flute", "tree", TO, "--size", "99"], "--size contradicts --flute"),
         (["send", "--flute", "tree", TO, "--interval", "1s"], "--interval contradicts --flute"),

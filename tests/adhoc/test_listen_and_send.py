@@ -210,6 +210,7 @@ def test_no_route_no_interface_no_port(pair: Pair) -> None:
         (["listen", TO, "--count", "0"], "--count"),
         (["send", TO, "--ttl", "256"], "--ttl must be a whole number from 0 to 255"),
         (["send", TO, "file", "--rate", "fast"], "--rate must be a number of bits per second"),
+        (["send", TO, "file", "--rate", "0"], "--rate 0 sends nothing"),
         (["send", TO, "file", "--rate", "1Mbit", "--interval", "1"], "--interval contradicts --rate"),
         (["send", TO, "file", "--chunk", "0"], "--chunk must be a whole number from 1 to 65507"),
         (["send", TO, "file", "--chunk", "9", "--line"], "--chunk contradicts --line"),
