@@ -59,6 +59,7 @@ CAUSES: tuple[Cause, ...] = (
     _cause("two-senders"),
     _cause("queue-full"),
     _cause("cycle-too-long"),
+    _cause("rate-not-kept"),
     _cause("files-unsent"),
     _cause("announcement-failing"),
     # the port

@@ -43,6 +43,7 @@ CHECKS: tuple[tuple[Check, type[WorkerSettings]], ...] = (
     (sending.loop, InboundSubscription),
     (sending.two_senders, OutboundChannel),
     (sending.cycle, OutboundChannel),
+    (sending.pace, OutboundChannel),
     (sending.unsent, OutboundChannel),
     (sending.announced, OutboundChannel),
     (departure.departure, OutboundChannel),

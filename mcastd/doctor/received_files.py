@@ -9,7 +9,7 @@ from contextlib import suppress
 from mcastd.config import DirectoryOutput, FluteInbound, InboundSubscription
 from mcastd.delivery.manifest_reception import FOREIGN_SESSION, REFUSED, REPLAYED
 from mcastd.delivery.received import ObjectState
-from mcastd.delivery.refused import TOO_LARGE
+from mcastd.delivery.refused import TOO_LARGE, TOO_MANY
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity
 from mcastd.doctor.quoting import command
@@ -199,6 +199,8 @@ def hindered(
         fix = "the log says why for each, and what to do: object.refused"
         if state.counters.dropped[TOO_LARGE]:
             fix = f"max_size of this output is {output.max_size:,} bytes: raise it if they are wanted; {fix}"
+        elif state.counters.dropped[TOO_MANY]:
+            fix = f"max_files of this output is {output.max_files:,}: raise it, or remove some files; {fix}"
         yield Finding(
             "files-refused",
             Severity.WARNING,

@@ -14,6 +14,7 @@ from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.permits import group, user
 from mcastd.doctor.quoting import command
+from mcastd.doctor.seen import sent_meanwhile
 from mcastd.doctor.subject import Subject
 from mcastd.ip import Address, stays_on_link
 from mcastd.net.interfaces import Interface
@@ -23,6 +24,9 @@ RTF_UP, RTF_GATEWAY = 0x1, 0x2  # linux/route.h
 USED = RTF_UP | RTF_GATEWAY
 # Reasons for which no file is sent that are often meant, or over with the next pass.
 PASSING = {LINK, CHANGING}
+# A channel of files keeps its rate if it reaches this part of it.
+KEPT_SHARE = 0.8
+PASS_MIN_SECONDS = 0.1
 # Of the files that are not sent, this many are named.
 NAMED_FILES = 5
 
@@ -135,6 +139,34 @@ def cycle(subject: Subject[OutboundChannel], _evidence: Evidence) -> Iterator[Sa
             f" described_seconds: {files.described_seconds:.0f} (status)",
         ),
         f"{line} in {subject.table}, or more; or send fewer files",
+        ways=(Way(table=subject.table, lines=(line,)),),
+    )
+
+
+def pace(subject: Subject[OutboundChannel], evidence: Evidence) -> Iterator[Said]:
+    """Check that files go at their channel's rate: each block is read, hashed and encoded before it goes."""
+    rate, seconds = subject.settings.rate, evidence.observation.seconds if evidence.observation else 0.0
+    files, before = subject.now(ChannelStatus).files, subject.before(ChannelStatus).files
+    if not rate or not seconds or files is None or before is None or not before.pass_number:
+        return
+    grown = sent_meanwhile(subject)
+    reached = 8 * grown.sent_bytes / seconds
+    # What the kernel refuses is told apart. Of passes that take no time, most is to look the files through
+    if not grown.sent or grown.refused.total() or 8 * files.total_bytes < PASS_MIN_SECONDS * rate:
+        return
+    if reached >= KEPT_SHARE * rate:
+        return
+    line = f'rate = "{max(1, reached / 2000):.0f}kbit"'
+    yield Finding(
+        "rate-not-kept",
+        Severity.WARNING,
+        f"its files go at {reached:,.0f} bit/s, not at {rate:,}: this host makes and sends them no faster",
+        (
+            f"rate = {rate} bit/s ({subject.table})",
+            f"sent: {grown.sent_bytes} bytes in {seconds:.1f} s, {grown.late} datagrams late (status)",
+        ),
+        f"{line} in {subject.table}; or set protect there to less, or give the daemon more of the processor"
+        " (CPUWeight= of its unit)",
         ways=(Way(table=subject.table, lines=(line,)),),
     )
 

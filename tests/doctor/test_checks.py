@@ -609,6 +609,34 @@ def test_a_pass_that_outlasts_what_it_says(rate: str, repair: float, expected: s
     assert said(sending.cycle, outbound(), Given()) == []
 
 
+@pytest.mark.parametrize(
+    ("sent_bytes", "total_bytes", "passes", "refused", "expected"),
+    [
+        (790_000, 1_000_000, 1, 0, 'rate = "1580kbit"'),
+        (810_000, 1_000_000, 1, 0, ""),
+        (790_000, 40_000, 1, 0, ""),  # a pass is over at once: most of the time is between them
+        (790_000, 1_000_000, 0, 0, ""),  # it was looked through
+        (790_000, 1_000_000, 1, 3, ""),  # the kernel took no more
+        (0, 1_000_000, 1, 0, ""),
+    ],
+)
+def test_a_rate_that_is_not_kept(
+    sent_bytes: int, total_bytes: int, passes: int, refused: int, expected: str
+) -> None:
+    """At 4 Mbit/s a million bytes go in two seconds."""
+    subject = outbound(source="/srv", rate="4Mbit", protocol={"kind": "flute"})
+    files = {"total_bytes": total_bytes, "pass_number": passes}
+    counters = {"sent": sent_bytes // 1000, "sent_bytes": sent_bytes, "refused": {"ENOBUFS": refused}}
+    subject = replace(
+        subject, earlier={"files": files, "counters": {}}, status={"files": files, "counters": counters}
+    )
+    found = [one for one in sending.pace(subject, Given(seconds=2.0)) if isinstance(one, Finding)]
+    assert [(one.cause, one.severity) for one in found] == [("rate-not-kept", "warning")] * bool(expected)
+    assert [one.ways[0].lines for one in found] == [(expected,)] * bool(expected)
+    assert said(sending.pace, subject, Given()) == []
+    assert said(sending.pace, outbound(rate="1Mbit"), Given(seconds=2.0)) == []
+
+
 def test_files_that_are_not_sent() -> None:
     for refused, expected, fix in (
         ({}, [], ""),

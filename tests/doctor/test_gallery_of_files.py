@@ -26,6 +26,7 @@ pytestmark = pytest.mark.skipif(not raptorq.available(), reason="raptorq is not 
 
 TO = ("239.255.6.4", 9194)
 FILE_BYTES = 100_000
+LARGE_BYTES = 70_000_000
 
 
 def receiving(directory: str = "DIR/received", *more: str, protocol: str = '"flute"') -> str:
@@ -92,6 +93,23 @@ def with_keys(lab: Lab) -> Iterator[None]:
 def with_files(lab: Lab) -> Iterator[None]:
     grow_tree(lab.directory / "files", {"image": FILE_BYTES})
     yield
+
+
+@contextlib.contextmanager
+def with_a_large_file(lab: Lab) -> Iterator[None]:
+    """One of zeros, which takes no room."""
+    (lab.directory / "files").mkdir()
+    with (lab.directory / "files" / "image").open("wb") as file:
+        file.truncate(LARGE_BYTES)
+    yield
+
+
+@contextlib.contextmanager
+def at_once(lab: Lab) -> Iterator[None]:
+    """A rate at which no host makes repair symbols."""
+    with configured(sending("5Gbit").replace('"0%"', '"5%"'))(lab):
+        wait_for(lambda: lab.daemon.worker("outbound/news")["status"]["files"]["pass_number"], "a pass")
+        yield
 
 
 @contextlib.contextmanager
@@ -207,6 +225,14 @@ CASES = [
         worker="outbound/news",
         prepare=with_files,
         by_hand="who may read it is for a person to say",
+    ),
+    Case(
+        "rate-not-kept",
+        "warning",
+        sending("1Mbit"),
+        at_once,
+        worker="outbound/news",
+        prepare=with_a_large_file,
     ),
     Case(
         "cycle-too-long",
