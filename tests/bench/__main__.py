@@ -16,6 +16,7 @@ from pathlib import Path
 
 from bench import (
     report,
+    rows_beside,
     rows_churn,
     rows_cost,
     rows_file,
@@ -63,6 +64,7 @@ ROWS: dict[str, Callable[[Bench], list[report.Result]]] = {
     "files-out": rows_objects.send_files,
     "files-memory": rows_objects.memory,
     "files-hosts": rows_hosts.hosts,
+    "files-beside": rows_beside.beside_files,
     "intervals": rows_time.intervals,
     "rtp-order": rows_sequence.order,
 }

@@ -280,6 +280,39 @@ def test_a_disk_that_fills_makes_files_wait(hosts: tuple[Host, Host], tmp_path: 
             require_accounted(receiver)
 
 
+@pytest.mark.root
+@pytest.mark.skipif(not raptorq.available(), reason="raptorq is not installed")
+def test_what_is_beside_files_in_a_daemon_loses_nothing(hosts: tuple[Host, Host], tmp_path: Path) -> None:
+    """A stream at 1 ms is sent and received by a daemon that sends a file, and receives and repairs it."""
+    left, _ = hosts
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "lab.img").write_bytes(random.Random(31).randbytes(9_000_001))
+    lines = "".join(f"{number}\n" for number in range(1500))
+    (tmp_path / "lines").write_text(lines)
+    lose(left.enter([]), FIVE_PERCENT)
+    beside = 'group = "239.255.7.2"\nport = 9191\ninterface = "eth0"\n'
+    received, stream = tmp_path / "received", tmp_path / "stream"
+    listening = subscription(received)
+    listening += (
+        f'[inbound.stream]\n{beside}output = {{ kind = "file", path = "{stream}", format = "raw" }}\n'
+    )
+    protocol = 'protocol = { kind = "flute", protect = "5%" }\nrate = "40Mbit"\nrepeat = "forever"'
+    speaking = f'[outbound.images]\n{GROUP}source = "{tmp_path}/tree"\n{protocol}\n'
+    speaking += (
+        f'[outbound.stream]\n{beside}source = "{tmp_path}/lines"\ninterval = "1ms"\nframing = "line"\n'
+    )
+    (tmp_path / "daemon").mkdir()
+    with RunningDaemon(tmp_path / "daemon", listening, enter=left.enter([])) as daemon:
+        daemon.write(listening + speaking)
+        daemon.call("Reload")
+        # Twenty times as long as it takes alone
+        wait_for(lambda: stream.stat().st_size >= len(lines), "the stream", timeout=30)
+        assert stream.read_text() == lines
+        assert daemon.worker("inbound/stream")["status"]["counters"]["overflow"] == 0
+        wait_for(lambda: files_below(received) == files_below(tmp_path / "tree"), "the file")
+        assert output_of(daemon)["objects"]["restored"] > 0
+
+
 # An outage: once, when a part of the file has come.
 OUTAGE = """
     table inet loss {
