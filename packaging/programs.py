@@ -51,7 +51,7 @@ FOR_TESTS = {
     "nft": "nftables",
     "prometheus": "prometheus",
     "promtool": "prometheus",
-    "sapserver": "minisapserver",
+    "sapserver": "minisapserver",  # Debian 13 has none
     "smcrouted": "smcroute",
     "socat": "socat",
     "sysctl": "procps",
@@ -112,16 +112,25 @@ def install(wanted: dict[str, str]) -> None:
         print(f"missing, and not installed without root and apt: {names}", flush=True)
         return
     print(f"installing what is missing, by apt: {names}", flush=True)
-    said = ""
-    for command in (["update"], ["install", "--yes", "--no-install-recommends", *packages]):
-        result = subprocess.run(
-            ["apt-get", "--quiet=2", *command],
-            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive", "PATH": PATH},
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        said += result.stderr
-    if result.returncode:
-        print(f"apt could not install it:\n{said}", flush=True)
+    updated = _apt("apt-get", "--quiet=2", "update")
+    # A line for each version that can be had: "name | version | from where".
+    lines = _apt("apt-cache", "madison", *packages).stdout.splitlines()
+    offered = {line.partition("|")[0].strip() for line in lines}
+    if absent := [package for package in packages if package not in offered]:
+        print(f"apt has no package {' '.join(absent)}\n{updated.stderr}", end="", flush=True)
+    if not (packages := [package for package in packages if package in offered]):
+        return
+    installed = _apt("apt-get", "--quiet=2", "install", "--yes", "--no-install-recommends", *packages)
+    if installed.returncode:
+        print(f"apt could not install it:\n{updated.stderr}{installed.stderr}", flush=True)
+
+
+def _apt(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive", "PATH": PATH},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

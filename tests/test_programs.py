@@ -83,6 +83,41 @@ def test_what_is_missing_is_named_where_it_cannot_be_installed(names: dict[str, 
     assert ran.stdout == f"missing, and not installed without root and apt: {words}\n"
 
 
+FAKE_APT = """#!/bin/sh
+echo "$0 $*" >> {log}
+case $1 in
+madison) echo "  ours | 1.2 | http://mirror.invalid main amd64 Packages"; echo "ours | 1.1 | /var/lib/dpkg" ;;
+*) echo "from apt-get" >&2; exit {status} ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("status", [0, 100])
+def test_what_one_system_has_no_package_of_keeps_nothing_else_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], status: int
+) -> None:
+    log = tmp_path / "log"
+    for name in ("apt-get", "apt-cache"):
+        fake = tmp_path / name
+        fake.write_text(FAKE_APT.format(log=log, status=status))
+        fake.chmod(0o755)
+    monkeypatch.setattr(programs, "PATH", f"{tmp_path}:{programs.PATH}")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    programs.install({"/no/such/file": "ours", "/no/such/other": "theirs"})
+    said = "installing what is missing, by apt: ours theirs\napt has no package theirs\nfrom apt-get\n"
+    if status:
+        said += "apt could not install it:\nfrom apt-get\nfrom apt-get\n\n"
+    assert capsys.readouterr().out == said
+    assert log.read_text().splitlines() == [
+        f"{tmp_path}/apt-get --quiet=2 update",
+        f"{tmp_path}/apt-cache madison ours theirs",
+        f"{tmp_path}/apt-get --quiet=2 install --yes --no-install-recommends ours",
+    ]
+    log.unlink()
+    programs.install({"/no/such/other": "theirs"})
+    assert len(log.read_text().splitlines()) == 2
+
+
 def test_nothing_is_built_for_systems_that_cannot_boot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
