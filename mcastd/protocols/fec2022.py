@@ -1,0 +1,187 @@
+"""Forward error correction of RTP streams by rows and columns: SMPTE ST 2022-1, formerly Pro-MPEG CoP #3.
+
+The media packets are written row by row into a matrix of L columns and D rows. A FEC packet has the exclusive
+or of those of one column or one row, and recovers one of them that is lost:
+
+```
+            offset L
+     +---- column 0 ----+
+     |                  |
+     s      s+1    s+2  ...  s+L-1      row 0: offset 1, count L
+     s+L    s+L+1  ...
+     s+2L   ...                         column 0: offset L, count D
+```
+
+Columns go to the media's port + 2, rows to port + 4. A FEC packet is an RTP packet of its own numbering:
+
+```
+   0    V=2 | P, X, CC of the media packets    M of these, payload type 96     sequence number
+   4    timestamp
+   8    SSRC
+   12   SNBase, low 16 bits                    length recovery
+   16   E | payload type recovery              mask: 0
+   20   timestamp recovery
+   24   N | D | type: 0 | index                offset    count (NA)    SNBase, high 8 bits
+   28   payload recovery ...
+```
+
+P, X, CC and M are recovered by those bits of its own RTP header, as RFC 2733 has it. So it may look as if it
+had a list of sources or padding, and has none.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import OrderedDict, defaultdict
+from typing import NamedTuple
+
+# Where the media's sequence numbers come round.
+SEQUENCES = 1 << 16
+# Media packets that are kept, to recover others by them. A matrix has 100 by the standard; some senders let
+# it have 400, and what recovers a packet may come one matrix later.
+KEPT_PACKETS = 1024
+# FEC packets that are kept since more than one of what they cover is missing.
+KEPT_FEC_PACKETS = 512
+
+_RTP = struct.Struct(">BBHII")
+_FEC = struct.Struct(">HHBxxxIBBBx")
+HEADER_BYTES = _RTP.size + _FEC.size
+_COVERED_BITS = 0x3F  # P, X and CC, of an RTP header's first byte
+_VERSION_BITS = 0x80
+_MARKER_BIT = 0x80
+_TYPE_BITS = 0x38
+
+
+class FecPacket(NamedTuple):
+    """The exclusive or of the media packets of a row or column."""
+
+    sequences: tuple[int, ...]  # of these packets
+    flags: int  # P, X and CC
+    marker_and_type: int  # M and the payload type
+    length: int  # of all behind the fixed header
+    timestamp: int
+    payload: int  # bytes as an integer, the first one lowest
+    payload_size: int  # bytes
+
+
+def parse_fec(packet: bytes | memoryview) -> FecPacket | None:
+    """Read the payload of a datagram to port + 2 or port + 4. Returns None if it is no such packet."""
+    if len(packet) < HEADER_BYTES:
+        return None
+    first, second, _, _, _ = _RTP.unpack_from(packet)
+    base, length, payload_type, timestamp, kind, offset, count = _FEC.unpack_from(packet, _RTP.size)
+    span = offset * (count - 1) + 1
+    if (
+        first & ~_COVERED_BITS != _VERSION_BITS
+        or kind & _TYPE_BITS
+        or not offset
+        or not 0 < span < KEPT_PACKETS
+    ):
+        return None
+    body = packet[HEADER_BYTES:]
+    return FecPacket(
+        sequences=tuple(number % SEQUENCES for number in range(base, base + span, offset)),
+        flags=first & _COVERED_BITS,
+        marker_and_type=second & _MARKER_BIT | payload_type & ~_MARKER_BIT,
+        length=length,
+        timestamp=timestamp,
+        payload=int.from_bytes(body, "little"),
+        payload_size=len(body),
+    )
+
+
+class FecDecoder:
+    """Recovers lost packets of one RTP stream. ``recovered`` counts them."""
+
+    def __init__(self) -> None:
+        self.recovered = 0
+        self._latest = 0  # sequence number
+        self._media: OrderedDict[int, bytes] = OrderedDict()  # by sequence number, in order of arrival
+        self._waiting: OrderedDict[tuple[int, ...], FecPacket] = OrderedDict()  # by what they cover
+        self._lacking: defaultdict[int, set[tuple[int, ...]]] = defaultdict(set)  # these, by what is missing
+
+    def take_media(self, sequence: int, packet: bytes) -> list[tuple[int, bytes]]:
+        """Take a whole media packet, of 12 bytes at least. Returns the packets that are recovered by it, each
+        with its sequence number."""
+        if sequence in self._media:
+            return []
+        if not self._media or (sequence - self._latest) % SEQUENCES < SEQUENCES // 2:
+            self._latest = sequence
+        self._keep(sequence, packet)
+        return self._recover_from(sequence) if sequence in self._lacking else []
+
+    def take_fec(self, packet: FecPacket) -> list[tuple[int, bytes]]:
+        """Take a FEC packet. Returns the packets that are recovered by it."""
+        if not self._media or packet.sequences in self._waiting or not self._is_near(packet):
+            return []
+        missing = [number for number in packet.sequences if number not in self._media]
+        if len(missing) > 1:
+            self._wait(packet, missing)
+            return []
+        return self._recover_all([packet]) if missing else []
+
+    def _is_near(self, packet: FecPacket) -> bool:
+        """Return True if what it covers may still be kept: what was given up already is not lost."""
+        age = (self._latest - packet.sequences[0]) % SEQUENCES
+        return age < KEPT_PACKETS - 1 or age >= SEQUENCES - KEPT_PACKETS
+
+    def _keep(self, sequence: int, packet: bytes) -> None:
+        self._media[sequence] = packet
+        if len(self._media) > KEPT_PACKETS:
+            self._media.popitem(last=False)
+
+    def _wait(self, packet: FecPacket, missing: list[int]) -> None:
+        if len(self._waiting) == KEPT_FEC_PACKETS:
+            self._forget(next(iter(self._waiting)))
+        self._waiting[packet.sequences] = packet
+        for number in missing:
+            self._lacking[number].add(packet.sequences)
+
+    def _forget(self, covered: tuple[int, ...]) -> None:
+        del self._waiting[covered]
+        for number in covered:
+            if (waiting := self._lacking.get(number)) is not None:
+                waiting.discard(covered)
+                if not waiting:
+                    del self._lacking[number]
+
+    def _recover_from(self, sequence: int) -> list[tuple[int, bytes]]:
+        """Recover what the packet of that number, which has come, makes possible."""
+        return self._recover_all([self._waiting[covered] for covered in self._lacking.get(sequence, ())])
+
+    def _recover_all(self, packets: list[FecPacket]) -> list[tuple[int, bytes]]:
+        recovered: list[tuple[int, bytes]] = []
+        while packets:
+            packet = packets.pop()
+            missing = [number for number in packet.sequences if number not in self._media]
+            if len(missing) > 1:
+                continue
+            if packet.sequences in self._waiting:
+                self._forget(packet.sequences)
+            if missing and self._is_near(packet) and (made := self._make(packet, missing[0])) is not None:
+                self._keep(missing[0], made)
+                recovered.append((missing[0], made))
+                packets += [self._waiting[covered] for covered in self._lacking.get(missing[0], ())]
+        self.recovered += len(recovered)
+        return recovered
+
+    def _make(self, packet: FecPacket, missing: int) -> bytes | None:
+        """The packet that is missing; None if what is there cannot be of one stream."""
+        flags, marker_and_type, length = packet.flags, packet.marker_and_type, packet.length
+        timestamp, payload, ssrc = packet.timestamp, packet.payload, 0
+        for number in packet.sequences:
+            if number == missing:
+                continue
+            media = self._media[number]
+            first, second, _, at, ssrc = _RTP.unpack_from(media)
+            flags ^= first & _COVERED_BITS
+            marker_and_type ^= second
+            length ^= len(media) - _RTP.size
+            timestamp ^= at
+            payload ^= int.from_bytes(media[_RTP.size :], "little")
+        if len(packet.sequences) == 1:
+            ssrc = _RTP.unpack_from(next(reversed(self._media.values())))[4]
+        if length > packet.payload_size or payload.bit_length() > 8 * length:
+            return None
+        header = _RTP.pack(_VERSION_BITS | flags, marker_and_type, missing, timestamp, ssrc)
+        return header + payload.to_bytes(length, "little")
