@@ -80,6 +80,22 @@ class NumberedSequencer(Sequencer):
         self._aside_until = math.inf  # monotonic seconds
         self._hold_seconds = 0.0
         self._room = HeldRoom()
+        # The numbers of the batch that was given on last, if it was fed just so, and all of it is NEXT:
+        # a range if it has each from first to last; else None
+        self.numbers: Sequence[int] | None = None
+
+    @property
+    def wire(self) -> Wire:
+        return self._wire
+
+    @property
+    def stream(self) -> OfStream | None:
+        """The stream that was heard last."""
+        return self._last
+
+    def count(self, datagram: RowBytes) -> int:
+        """How many numbers a datagram of this protocol has."""
+        return self._count(datagram)
 
     # -- what is seen of it
 
@@ -147,7 +163,10 @@ class NumberedSequencer(Sequencer):
 
     def feed(self, batch: Batch) -> Iterable[Batch]:
         now, stream = self._now(), self._last
+        self.numbers = None
+        begin = 0 if stream is None else stream.order.next
         if stream is not None and not self._room.number and self._goes_on(batch, stream):
+            self.numbers = range(begin, stream.order.next)
             stream.heard = now
             stream.datagrams += len(batch)
             if stream.reorder is not None:
@@ -185,6 +204,28 @@ class NumberedSequencer(Sequencer):
             else:
                 self._dropped[STRAY] += 1
         return joined(due)
+
+    def restore(self, datagrams: Sequence[ListBatch]) -> Iterable[Batch]:
+        """Take datagrams of the stream that is received, which did not come, and were made of others.
+
+        Each is a batch by itself. What was not missing, or comes too late, is dropped.
+        """
+        stream, now = self._last, self._now()
+        assert stream is not None
+        given: list[ListBatch] = []
+        for one in datagrams:
+            number, reorder = self._wire.cells.number(one.payloads[0]), stream.reorder
+            if not stream.order.restore(number, now):
+                self._dropped[DUPLICATE] += 1
+            elif reorder is None:
+                given.append(one)
+            elif (turn := reorder.turn(number, 1)) is Turn.NOW:
+                given += [one, *reorder.go_on(number, 1)]
+            elif turn is Turn.LATER:
+                given += reorder.hold(number, 1, one, one.size, now)
+            else:
+                self._dropped[LATE] += 1
+        return joined(given)
 
     def _column_of(self, batch: Batch, rows: Sequence[Rows], stream: OfStream) -> bytes:
         """The cells of a batch, if all of it is of the sender of a stream, and long enough; b"" if not."""
@@ -245,6 +286,10 @@ class NumberedSequencer(Sequencer):
             if Arrival.RESTART in places.values():
                 stream.jitter.begin_anew()
             self._measure(stream, column, times)
+        if not places and counts is None and stream.reorder is None:
+            sorting.given += range(len(batch))
+            self.numbers = numbers
+            return True
         for index, number in enumerate(numbers):
             one = Numbered(index, number, 1 if counts is None else counts[index])
             self._put(sorting, one, places.get(index, Arrival.NEXT), stream)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from mcastd.net.link import Batch, ListBatch, Origin
+from mcastd.rows import RowBytes, Rows
+
+# So many are taken from a batch one by one, rather than have all of it taken apart.
+FEW_DATAGRAMS = 8
 
 _Columns = tuple[Sequence[bytes | memoryview], Sequence[Origin], Sequence[int], Sequence[str]]
 
@@ -33,9 +38,28 @@ class Sorting:
 
     def copy(self, index: int) -> ListBatch:
         """A datagram, to be kept when the batch has gone."""
+        return self.copies(index, index + 1)
+
+    def copies(self, begin: int, end: int) -> ListBatch:
+        """The datagrams from ``begin`` to before ``end``, to be kept."""
         payloads, origins, times, addresses = self.columns
-        part = slice(index, index + 1)
-        return ListBatch([bytes(payloads[index])], origins[part], times[part], addresses=addresses[part])
+        part = slice(begin, end)
+        copied = [*map(bytes, payloads[part])]
+        return ListBatch(copied, origins[part], times[part], addresses=addresses[part])
+
+    def part(self, begin: int, end: int) -> ListBatch:
+        """The same, for as long as the batch is there."""
+        sources = self.batch.sources
+        if (
+            self._columns is None
+            and end - begin <= FEW_DATAGRAMS
+            and len(sources) == 1
+            and not self.batch.times
+        ):
+            return ListBatch(_some(self.batch.rows, begin, end), addresses=[sources[0][0]] * (end - begin))
+        payloads, origins, times, addresses = self.columns
+        part = slice(begin, end)
+        return ListBatch(payloads[part], origins[part], times[part], addresses=addresses[part])
 
     def picked(self) -> ListBatch:
         """What goes on."""
@@ -50,6 +74,15 @@ class Sorting:
                 if values:
                     column.append(values[index])
         return _whole(*found)
+
+
+def _some(rows: Iterable[Rows], begin: int, end: int) -> list[RowBytes]:
+    """The datagrams from ``begin`` to before ``end``."""
+    found: list[RowBytes] = []
+    for some in rows:
+        found += map(some.row, range(max(begin, 0), min(end, len(some))))
+        begin, end = begin - len(some), end - len(some)
+    return found
 
 
 def _whole(payloads: list[Any], origins: list[Any], times: list[Any], addresses: list[Any]) -> ListBatch:
@@ -73,15 +106,16 @@ class Numbered:
     count: int  # of its numbers
 
 
-def joined(held: Sequence[ListBatch]) -> Iterable[Batch]:
-    """Held datagrams as one batch; nothing if there are none."""
-    if held:
-        columns = [(one.payloads[0], one.origins, one.times, one.addresses[0]) for one in held]
+def joined(parts: Sequence[ListBatch]) -> Iterable[Batch]:
+    """Datagrams in a row as one batch; nothing if there are none."""
+    if len(parts) == 1:
+        yield parts[0]
+    elif parts:
         yield _whole(
-            [column[0] for column in columns],
-            [column[1][0] for column in columns if column[1]],
-            [column[2][0] for column in columns if column[2]],
-            [column[3] for column in columns],
+            [*chain.from_iterable(part.payloads for part in parts)],
+            [*chain.from_iterable(part.origins for part in parts)],
+            [*chain.from_iterable(part.times for part in parts)],
+            [*chain.from_iterable(part.addresses for part in parts)],
         )
 
 

@@ -11,6 +11,8 @@ before it plus a step. So all cells of a column together are one large integer t
 from __future__ import annotations
 
 import math
+import sys
+from array import array
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -22,6 +24,8 @@ ByteOrder = Literal["big", "little"]
 LANES_MAX = 256
 # Of so many sizes of batches the integers are kept.
 LANES_KEPT = 64
+# Type codes of array(3), by the size of a number in bytes.
+_ARRAY_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,11 @@ class Cells:
         behind = self.end - field.end if self._order == "big" else field.offset - self.at
         return 8 * behind
 
+    @property
+    def has_counts(self) -> bool:
+        """Return True if a datagram says how many numbers it has."""
+        return self._count is not None
+
     def number(self, datagram: RowBytes) -> int:
         field = self._number
         return int.from_bytes(datagram[field.offset : field.end], self._order)
@@ -99,21 +108,31 @@ class Cells:
         """Return True if these bits are so in all cells of a column."""
         if not self._fixed:
             return True
-        size, order, mask = self.size, self._order, self._fixed
-        cells = [int.from_bytes(column[at : at + size], order) & mask for at in range(0, len(column), size)]
-        return cells.count(fixed) == len(cells)
+        width = LANES_MAX * self.size
+        for begin in range(0, len(column), width):
+            part = column[begin : begin + width]
+            lanes = self._lanes_of(len(part) // self.size, fixed)
+            if int.from_bytes(part, self._order) & lanes.fixed_mask != lanes.all_fixed:
+                return False
+        return True
 
     def numbers_of(self, column: bytes) -> list[int]:
         """The number of each cell in a column."""
-        return self._values(column, self._shift, self.numbers - 1)
+        return self._values(column, self._number, self._shift)
 
     def counts_of(self, column: bytes) -> list[int] | None:
         """The count of each cell in a column; None: each has one number."""
-        mask = self._count_mask >> self._count_shift
-        return self._values(column, self._count_shift, mask) if mask else None
+        return None if self._count is None else self._values(column, self._count, self._count_shift)
 
-    def _values(self, column: bytes, shift: int, mask: int) -> list[int]:
-        size, order = self.size, self._order
+    def _values(self, column: bytes, field: Field, shift: int) -> list[int]:
+        size, order, at = self.size, self._order, field.offset - self.at
+        code = _ARRAY_CODES.get(field.size)
+        if code is not None and not at % field.size and not size % field.size:
+            values = array(code, column)[at // field.size :: size // field.size]
+            if order != sys.byteorder:
+                values.byteswap()
+            return values.tolist()
+        mask = (1 << 8 * field.size) - 1
         cells = [int.from_bytes(column[at : at + size], order) for at in range(0, len(column), size)]
         return [cell >> shift & mask for cell in cells]
 
@@ -138,13 +157,15 @@ class Cells:
                 if self.in_order(part, fixed, number + each * begin) != each * (len(part) // size):
                     return -1
             return each * cells
-        lanes = self._lanes.get(cells)
-        if lanes is None or lanes.fixed != fixed:
-            lanes = self._make_lanes(cells, fixed)
+        lanes = self._lanes_of(cells, fixed)
         expected = lanes.of_zero + number * lanes.ones
         if each != 1:
             expected += (each - 1) * lanes.ramp
         return each * cells if int.from_bytes(column, order) & lanes.mask == expected else -1
+
+    def _lanes_of(self, cells: int, fixed: int) -> _Lanes:
+        lanes = self._lanes.get(cells)
+        return lanes if lanes is not None and lanes.fixed == fixed else self._make_lanes(cells, fixed)
 
     def _make_lanes(self, cells: int, fixed: int) -> _Lanes:
         if len(self._lanes) >= LANES_KEPT:
@@ -153,6 +174,8 @@ class Cells:
         step = (ramp << self._shift) + (ones << self._count_shift if self._count_mask else 0)
         made = _Lanes(
             fixed,
+            all_fixed=fixed * ones,
+            fixed_mask=self._fixed * ones,
             of_zero=fixed * ones + step,
             ones=ones << self._shift,
             ramp=step,
@@ -167,6 +190,8 @@ class _Lanes:
     """Large integers of some number of cells, for one stream."""
 
     fixed: int
+    all_fixed: int  # its bits in each cell, and nothing else
+    fixed_mask: int  # the bits of each cell in which all are alike
     of_zero: int  # cells in order from number 0 on, with a count of 1
     ones: int  # 1 where the number stands, in each cell
     ramp: int  # what each more of the count adds: 0, 1, 2, ... there, and 1 where the count stands

@@ -146,6 +146,13 @@ class Order:
         self._gaps = left
         return filled
 
+    def restore(self, number: int, now: float) -> bool:
+        """Take a number that did not come, and was made of others. Returns True if it was missing."""
+        begin = self.unwrap(number)
+        if begin >= self.next:
+            return self._place(number, 1, now) is Arrival.NEXT
+        return self._fill(begin, begin + 1)
+
     def walk(
         self, numbers: Sequence[int], counts: Sequence[int] | None, now: float
     ) -> list[tuple[int, Arrival]]:
