@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from mcastd.config import (
+    FEC_PORTS,
     Discover,
     InboundSubscription,
     OpenFiles,
@@ -19,6 +21,7 @@ from mcastd.inbound.reader import Reader
 from mcastd.inbound.sinks import Ends, MakeSink, Means, make_sink
 from mcastd.inbound.subscription import Subscription, source_filter
 from mcastd.net.interfaces import Host, look
+from mcastd.net.legs import ReceivingLegs
 from mcastd.net.link import Receiver, Sender
 from mcastd.net.membership import Memberships
 from mcastd.net.receiver import SocketReceiver
@@ -57,18 +60,33 @@ def open_receiver(
     host: Callable[[], Host] = look,
     memberships: Memberships | None = None,
 ) -> Receiver:
-    """Join the subscription's group. Raises LinkError if that is not possible on any interface now."""
-    return SocketReceiver(
-        subscription.group,
-        subscription.port,
-        interface=subscription.interface,
-        source_filter=source_filter(subscription),
-        receive_buffer=subscription.receive_buffer,
-        metadata=metadata,
-        coalesce=subscription.coalesce,
-        host=host,
-        memberships=memberships,
-    )
+    """Join the subscription's group, by each leg. Raises LinkError if that is not possible on any interface
+    now."""
+
+    def open_leg(leg: InboundSubscription) -> Receiver:
+        return SocketReceiver(
+            leg.group,
+            leg.port,
+            interface=leg.interface,
+            source_filter=source_filter(leg),
+            receive_buffer=leg.receive_buffer,
+            metadata=metadata,
+            coalesce=leg.coalesce,
+            host=host,
+            memberships=memberships,
+        )
+
+    if subscription.fec:
+        ports = [
+            (name, subscription.port + more)
+            for name, more in zip(("media", "column", "row"), (0, *FEC_PORTS), strict=True)
+        ]
+        beside = [(name, subscription.model_copy(update={"port": port})) for name, port in ports]
+        return ReceivingLegs([(name, partial(open_leg, part)) for name, part in beside], protect=False)
+    if not subscription.legs:
+        return open_leg(subscription)
+    ways = zip(subscription.legs, subscription.by_leg(), strict=True)
+    return ReceivingLegs([(leg.label, partial(open_leg, settings)) for leg, settings in ways])
 
 
 OpenSender = Callable[[OutboundChannel, Callable[[], Host]], Sender]
@@ -110,11 +128,11 @@ def _channel(name: str, settings: OutboundChannel, parts: Parts) -> Channel:
         return parts.open_sender(wanted, parts.host)
 
     def open_link(wanted: OutboundChannel) -> Sender:
-        for leg, of_leg in zip(legs, wanted.legs(), strict=False):
+        for leg, of_leg in zip(legs, wanted.by_leg(), strict=False):
             leg.settings = of_leg
         return protocol(Legs(legs) if legs else open_sender(wanted))
 
-    legs = [Leg(of_leg, open_sender) for of_leg in settings.legs()] if settings.copies else []
+    legs = [Leg(of_leg, open_sender) for of_leg in settings.by_leg()] if settings.copies else []
     protocol = make_protocol(settings.protocol, Sending(name, due_at, parts.streams))
     channel = Channel(
         name,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, field, fields
 from typing import TypeVar
@@ -72,6 +73,16 @@ class SourceCounts:
             counts[last] += run
         top = dict(counts.most_common(number))
         return top, rest + counts.total() - sum(top.values())
+
+
+# Reasons for which a subscription's protocol drops what is there already, or has served its purpose.
+EXPECTED_REASONS = frozenset({"other-leg", "fec"})
+
+
+def losses(dropped: Mapping[str, int]) -> int:
+    """How many of these are lost, as far as this host can tell."""
+    counts = dict(dropped)  # the worker goes on counting
+    return sum(counts.values()) - sum(counts.get(reason, 0) for reason in EXPECTED_REASONS)
 
 
 @dataclass(slots=True)

@@ -266,8 +266,31 @@ class NumberedSender:
 class SequenceStatus:
     """What the numbers of datagrams say of their way through the network."""
 
-    counters: SequenceCounters  # of all senders, those that are forgotten by now, too
-    senders: tuple[NumberedSender, ...]  # those that were heard last, latest first
+    counters: SequenceCounters  # of all senders, those that are forgotten by now, too; of what legs make one
+    senders: tuple[NumberedSender, ...]  # those that were heard last, latest first; or that of each leg
+    missing: int | None = None  # numbers that no leg has brought yet; None: there are no legs
+    repaired: int | None = None  # datagrams that did not come, and were made of repair; None: there is none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedLeg:
+    """One of the ways by which the stream of a subscription comes."""
+
+    group: str = ""
+    port: int = 0
+    interface: str | tuple[str, ...] | None = None  # the setting
+    joined: tuple[str, ...] = ()  # interfaces
+    received: int  # datagrams
+    received_bytes: int
+    first: int  # of these, that no other leg had brought before
+    lost: int | None  # numbers that it did not bring; None: its datagrams have none
+    overflow: int = 0  # dropped by the kernel at its full receive buffer, since the run began
+    skew_ms: float | None  # by which the last copy that was timed came later than the first; None: none was
+    most_skew_ms: float | None  # the largest of these
+    sender: str  # the address that the stream comes from; "": none came
+    age: float | None  # seconds since the last datagram
+    silent: bool  # it brings nothing, while others go on
+    trouble: str = ""  # what keeps it from receiving
 
 
 # The age of the last overflow in a status that lacks it, as of an older daemon.
@@ -292,6 +315,9 @@ class SubscriptionStatus(Status):
     protocol: str = "raw"  # its kind
     manifest: ManifestStatus | None = None  # None: it goes by none
     sequence: SequenceStatus | None = None  # None: its datagrams have no numbers that it reads
+    legs: tuple[ReceivedLeg, ...] = ()
+    shared_interface: str = ""  # that all legs come by, so that they fail together
+    shared_sender: str = ""  # that all legs come from
     outputs: tuple[OutputStatus, ...]
     closed_outputs: ClosedOutputs
     hanging: Hanging | None  # an output, for too long

@@ -258,6 +258,16 @@ class ObjectBooks(NamedTuple):
     notices: OutputIdentity | None = None  # the pipe that gets a line for each, which is counted there
 
 
+class LegBooks(NamedTuple):
+    """One of the ways by which the stream of a subscription comes: as status.ReceivedLeg."""
+
+    received: int
+    first: int
+    lost: int | None
+    skew: float | None  # seconds
+    silent: bool
+
+
 class OutputIdentity(NamedTuple):
     """One output of a subscription, and where it is counted."""
 
@@ -300,6 +310,9 @@ class Books(NamedTuple):
     refused_manifests: Mapping[str, int] = MappingProxyType({})  # by reason
     sequence: SequenceCounters | None = None  # live; None: its datagrams have no numbers that it reads
     jitter: float | None = None  # seconds, of the stream that was heard last; None: it is not measured
+    repaired: int | None = None  # as status.SequenceStatus
+    legs: tuple[LegBooks, ...] = ()
+    legs_share: bool = False  # an interface or a sender, so that they fail together
 
 
 class Worker(Protocol):

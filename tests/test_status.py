@@ -31,7 +31,7 @@ from mcastd.errors import LinkError, SinkError
 from mcastd.inbound.sequencer import Sequencer
 from mcastd.inbound.subscription import Subscription
 from mcastd.net.fake import FakeReceiver, FakeSender
-from mcastd.net.link import Batch, Load
+from mcastd.net.link import Batch, Glance, Load
 from mcastd.net.payloads import ListPayloads
 from mcastd.outbound.announcer import SessionAnnouncer
 from mcastd.outbound.channel import Channel
@@ -47,6 +47,7 @@ from mcastd.status import (
     ManifestStatus,
     MembershipStatus,
     NumberedSender,
+    ReceivedLeg,
     ReceiverDescription,
     SequenceStatus,
     SubscriptionStatus,
@@ -129,8 +130,17 @@ SUBSCRIPTION = """{
       "address": "192.0.2.11", "stream": "0x01020304", "payload_type": 230, "datagrams": 231,
       "counters": {"lost": 232, "duplicated": 233, "reordered": 234, "restarts": 235}, "missing": 236,
       "age": 237.5, "jitter": {"now_ms": 238.5, "mean_ms": 239.5, "most_ms": 240.5}
-    }]
+    }],
+    "missing": 245, "repaired": 255
   },
+  "legs": [
+    {
+      "group": "239.255.1.4", "port": 246, "interface": ["wg*", "eth2"], "joined": ["eth2"], "received": 247,
+      "received_bytes": 248, "first": 249, "lost": 250, "overflow": 251, "skew_ms": 252.5,
+      "most_skew_ms": 253.5, "sender": "192.0.2.31", "age": 254.5, "silent": true, "trouble": "eth2 is down"
+    }
+  ],
+  "shared_interface": "eth3", "shared_sender": "192.0.2.32",
   "outputs": [
     {
       "kind": "file", "format": "lines", "path": "/srv/a",
@@ -162,6 +172,25 @@ ANNOUNCEMENT = AnnouncementStatus(
     failed=313,
     error="cannot send: no way",
     file_error="cannot write /srv/a.sdp: no room",
+)
+
+
+LEG = ReceivedLeg(
+    group="239.255.1.4",
+    port=246,
+    interface=("wg*", "eth2"),
+    joined=("eth2",),
+    received=247,
+    received_bytes=248,
+    first=249,
+    lost=250,
+    overflow=251,
+    skew_ms=252.5,
+    most_skew_ms=253.5,
+    sender="192.0.2.31",
+    age=254.5,
+    silent=True,
+    trouble="eth2 is down",
 )
 
 
@@ -237,6 +266,9 @@ class Linked(FakeReceiver):
     def load(self) -> Load:
         return Load(207)
 
+    def glance(self) -> Glance:
+        return super().glance()._replace(overflow=207, shared="eth3")
+
     def describe(self) -> ReceiverDescription:
         return ReceiverDescription(("eth0", "eth1"), 222, "recvmmsg", True)
 
@@ -261,7 +293,11 @@ class Said(Sequencer):
         return replace(
             status,
             manifest=replace(NO_MANIFEST, refused="expired", refusal="it expired 228 s ago"),
-            sequence=SequenceStatus(counters=SequenceCounters(241, 242, 243, 244), senders=(sender,)),
+            sequence=SequenceStatus(
+                counters=SequenceCounters(241, 242, 243, 244), senders=(sender,), missing=245, repaired=255
+            ),
+            legs=(LEG,),
+            shared_sender="192.0.2.32",
         )
 
 

@@ -8,8 +8,14 @@ from mcastd.config.directory_output import DirectoryOutput
 from mcastd.config.discover import Discover
 from mcastd.config.fifo_output import FifoOutput
 from mcastd.config.file_output import FileOutput
-from mcastd.config.inbound import DEFAULT_RECEIVE_BUFFER, GATHERING_BUFFER_MIN_BYTES, InboundSubscription
+from mcastd.config.inbound import (
+    DEFAULT_RECEIVE_BUFFER,
+    FEC_PORTS,
+    GATHERING_BUFFER_MIN_BYTES,
+    InboundSubscription,
+)
 from mcastd.config.kinds import Kinds, OfKind, kinds_among
+from mcastd.config.legs import LegSettings
 from mcastd.config.load import dump, examine, load
 from mcastd.config.model import GroupSettings, WorkerSettings
 from mcastd.config.opened import OpenFiles, OpenFilesOf
@@ -38,6 +44,7 @@ from mcastd.ip import Interfaces
 
 __all__ = [
     "DEFAULT_RECEIVE_BUFFER",
+    "FEC_PORTS",
     "GATHERING_BUFFER_MIN_BYTES",
     "INBOUND_PROTOCOLS",
     "OUTBOUND_PROTOCOLS",
@@ -59,6 +66,7 @@ __all__ = [
     "InboundSubscription",
     "Interfaces",
     "Kinds",
+    "LegSettings",
     "MoldInbound",
     "NumberedInbound",
     "OfKind",

@@ -9,7 +9,7 @@ from os.path import dirname
 from pathlib import Path
 from typing import Any
 
-from mcastd.config.addresses import may_meet
+from mcastd.config.addresses import may_meet, means_several
 from mcastd.config.description import legs_of
 from mcastd.config.explain import Complaint
 from mcastd.config.groups import LINK_CONTROL, ethernet_address, is_bounded, is_public, is_source_specific
@@ -147,7 +147,7 @@ def _burst_of_nothing(channel: OutboundChannel) -> Advice:
 
 
 def _copies(channel: OutboundChannel) -> Advice:
-    own, *copies = channel.legs()
+    own, *copies = channel.by_leg()
     for leg in copies:
         assert isinstance(leg, OutboundChannel)
         for check in (_reach, _reserved):
@@ -202,12 +202,13 @@ OF_A_CHANNEL: tuple[Callable[[OutboundChannel], Advice], ...] = (
 
 
 def _without_sources(subscription: InboundSubscription) -> Advice:
-    if is_source_specific(subscription.group) and not subscription.sources:
-        yield (
-            "sources",
-            f"none are named, but {subscription.group} is source-specific: routers ignore a join"
-            " without (RFC 4604); name the senders",
-        )
+    for leg in subscription.by_leg():
+        if is_source_specific(leg.group) and not leg.sources:
+            yield (
+                "legs" if subscription.legs else "sources",
+                f"none are named, but {leg.group} is source-specific: routers ignore a join"
+                " without (RFC 4604); name the senders",
+            )
 
 
 def _shallow(subscription: InboundSubscription) -> Advice:
@@ -239,13 +240,22 @@ def _takes_unsigned(subscription: InboundSubscription) -> Advice:
         )
 
 
+def _legs_of_one_interface(subscription: InboundSubscription) -> Advice:
+    own, *others = subscription.by_leg()
+    interface = own.interface
+    if others and not means_several(interface) and all(leg.interface == interface for leg in others):
+        yield "legs", f"all come by {interface or 'the same route'}: what fails there fails for all"
+
+
 def _one_way(subscription: InboundSubscription) -> Advice:
     described, group, port = subscription.sdp, subscription.group, subscription.port
-    if described is not None and (ways := len(legs_of(described, group, port))) > 1:
+    if described is None or subscription.legs:
+        return
+    if (ways := len(legs_of(described, group, port))) > 1:
         yield (
             "sdp",
-            f"one stream is described by {ways} ways, of which {group} port {port} is received; another"
-            " subscription, with group and port of another way, receives that",
+            f"one stream is described by {ways} ways, of which {group} port {port} is received; a protocol"
+            " with numbers, and no group and port, receives it by all of them",
         )
 
 
@@ -254,6 +264,7 @@ OF_A_SUBSCRIPTION: tuple[Callable[[InboundSubscription], Advice], ...] = (
     _shallow,
     _restless,
     _takes_unsigned,
+    _legs_of_one_interface,
     _one_way,
 )
 
@@ -301,9 +312,13 @@ def _local_receivers(config: Config) -> Iterator[Complaint]:
     for sender, channel in config.outbound.items():
         channels.setdefault((channel.group, channel.port), []).append((sender, channel))
     for name, subscription in config.inbound.items():
-        for sender, channel in channels.get((subscription.group, subscription.port), ()):
-            if not may_meet(channel.interface, subscription.interface):
-                continue
+        heard = (
+            (sender, channel)
+            for leg in subscription.by_leg()
+            for sender, channel in channels.get((leg.group, leg.port), ())
+            if may_meet(channel.interface, leg.interface)
+        )
+        for sender, channel in heard:
             if not channel.loop:
                 why = f"false keeps it from inbound.{name} on this host, which receives this group; set true"
                 yield Complaint(("outbound", sender, "loop"), why)

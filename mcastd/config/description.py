@@ -100,13 +100,35 @@ def legs_of(description: Description, group: Address, port: int) -> tuple[Medium
 
 def filled(description: Description, keys: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of a subscription that a description says. Raises ValueError."""
-    medium = stream_of(description, keys)
+    return _keys_of(stream_of(description, keys))
+
+
+def _keys_of(medium: Medium) -> dict[str, Any]:
     said: dict[str, Any] = {"group": medium.address, "port": medium.port}
     if medium.sources:
         said["sources"] = medium.sources
     elif medium.excluded:
         said["exclude_sources"] = medium.excluded
     return said
+
+
+def legs_described(description: Description, said: Mapping[str, Any], keys: Mapping[str, Any]) -> list[Any]:
+    """The ``legs`` of a subscription to the stream ``said``: a table for each way by which it is sent.
+
+    ``legs`` among the keys may say more of each, as its interface; without, that of the subscription is for
+    all. Raises ValueError.
+    """
+    ways = [_keys_of(medium) for medium in legs_of(description, said["group"], said["port"])]
+    given = keys.get("legs")
+    if given is None:
+        interface = {"interface": keys["interface"]} if "interface" in keys else {}
+        return [{**way, **interface} for way in ways]
+    if not isinstance(given, list | tuple) or len(given) != len(ways):
+        raise ValueError(f"{description.named} describes {len(ways)} ways: legs has to have a table for each")
+    for way, leg in zip(ways, given, strict=True):
+        if isinstance(leg, dict) and (found := [*contradictions(description, way, leg)]):
+            raise ValueError(f"{found[0][0]} of a leg {found[0][1]}")
+    return [{**way, **leg} if isinstance(leg, dict) else leg for way, leg in zip(ways, given, strict=True)]
 
 
 def contradictions(

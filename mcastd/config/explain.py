@@ -13,7 +13,9 @@ from pydantic_core import ErrorDetails
 
 from mcastd.config.daemon import DaemonSettings
 from mcastd.config.kinds import kinds_among
+from mcastd.config.legs import LegSettings
 from mcastd.config.model import Conflicts
+from mcastd.config.outbound import Copy
 from mcastd.config.outputs import OUTPUTS
 from mcastd.config.protocols import INBOUND_PROTOCOLS, OUTBOUND_PROTOCOLS
 from mcastd.config.types import Location
@@ -135,6 +137,8 @@ def _model(location: Location, data: Mapping[str, Any]) -> type[BaseModel]:
             kinds = kinds_among(workers[table].model_fields[key].metadata)
             model = kinds.model_of(data[table][name][key]) if kinds else None
             return model or Config
+        case (_, _, ("legs" | "copies") as key, _, _):
+            return LegSettings if key == "legs" else Copy
         case ("inbound", _, "output", _, _):
             output: Any = data
             for part in as_written(location[:-1], data):

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from mcastd.config.addresses import may_meet
-from mcastd.config.description import contradictions, filled, parse_description
+from mcastd.config.description import (
+    Description,
+    contradictions,
+    filled,
+    legs_described,
+    legs_of,
+    parse_description,
+)
+from mcastd.config.legs import (
+    KEYS_OF_A_LEG,
+    LEGS_MIN,
+    LegSettings,
+    check_sources,
+    contradictions_of_legs,
+    of_first_leg,
+)
 from mcastd.config.model import Conflicts, GroupSettings
 from mcastd.config.output import OutputPath, OutputSettings
 from mcastd.config.outputs import OUTPUTS, OutputTables
-from mcastd.config.protocols import INBOUND_PROTOCOLS, InboundProtocol, NumberedInbound, RawInbound
+from mcastd.config.protocols import (
+    INBOUND_PROTOCOLS,
+    InboundProtocol,
+    NumberedInbound,
+    RawInbound,
+    RtpInbound,
+)
 from mcastd.config.types import (
     AnyInterface,
     BufferSize,
@@ -29,6 +50,13 @@ from mcastd.config.words import choose, show
 from mcastd.ip import Address, Interfaces
 
 DEFAULT_RECEIVE_BUFFER = 4 << 20  # bytes
+# How long what is missing of one leg is waited for by the others: ST 2022-7 class B, moderate skew.
+DEFAULT_MAX_SKEW_SECONDS = 0.05
+# The ports of columns and rows, counted from that of the media (SMPTE ST 2022-1).
+FEC_PORTS = 2, 4
+PORT_MAX = 65_535
+# How long a gap is waited for with repair, if reorder does not say it: two matrices of 100 at 5 Mbit/s.
+FEC_HOLD_SECONDS = 0.5
 # With a smaller receive buffer datagrams are taken at once: it holds too few to let them gather.
 GATHERING_BUFFER_MIN_BYTES = 1 << 20
 
@@ -40,6 +68,21 @@ class InboundSubscription(GroupSettings):
         None,
         description="The path of a description (SDP), read with the configuration, or its text: group, port"
         " and sources are those of its stream.",
+    )
+    legs: tuple[LegSettings, ...] = Field(
+        (),
+        description="The ways by which one stream comes, each with group and port, and maybe interface and"
+        " sources, instead of these: what is lost by one is taken from another.",
+    )
+    merge: Literal["sequence", "payload"] = Field(
+        "sequence",
+        description='How copies by several legs are told: by the numbers of protocol, or, with "payload", as'
+        " datagrams that are equal.",
+    )
+    max_skew: Moment | None = Field(
+        None,
+        description="How much later than the first a leg may be, in seconds: what is missing is waited for so"
+        " long, 0.05 if absent; 0 is not at all, the first copy goes on at once.",
     )
     group: Group = Field(description="The multicast address that is received, IPv4 or IPv6.")
     port: Port = Field(description="The UDP port that is received.")
@@ -85,6 +128,11 @@ class InboundSubscription(GroupSettings):
         description="How long numbered datagrams are held back for one that is missing, in seconds, so that"
         " they go on in order; 0 is not at all.",
     )
+    fec: Switch = Field(
+        False,
+        description="Whether repair of RTP is received beside it, on port + 2 and port + 4 (SMPTE ST 2022-1),"
+        " and what is lost is made of it; reorder is then 0.5 s if it is 0.",
+    )
     output: OutputTables = Field(
         description="Where datagrams go: a file's path, a table with kind and path, or an array of these."
     )
@@ -93,16 +141,84 @@ class InboundSubscription(GroupSettings):
     @classmethod
     def _described(cls, keys: Any) -> Any:
         """Fill in what a description says. It is the stream that the keys mean, if there are several."""
-        if not isinstance(keys, dict) or keys.get("sdp") is None:
+        if not isinstance(keys, dict):
             return keys
-        try:
-            description = parse_description(keys["sdp"])
-            said = filled(description, keys)
-        except ValueError as error:
-            raise Conflicts([(("sdp",), str(error))]) from None
-        if found := [((key,), why) for key, why in contradictions(description, said, keys)]:
+        if keys.get("sdp") is not None:
+            try:
+                description = parse_description(keys["sdp"])
+                said = filled(description, keys)
+                found = [((key,), why) for key, why in contradictions(description, said, keys)]
+                keys = {**said, **keys, "sdp": description, **_legs_of(description, said, keys)}
+            except ValueError as error:
+                raise Conflicts([(("sdp",), str(error))]) from None
+            if found:
+                raise Conflicts(found)
+        return {**of_first_leg(keys.get("legs")), **keys}
+
+    @property
+    def hold_back(self) -> float:
+        """Seconds for which its protocol holds back datagrams for one that is missing."""
+        if self.fec:
+            return self.reorder or FEC_HOLD_SECONDS
+        if not self.legs:
+            return self.reorder
+        return DEFAULT_MAX_SKEW_SECONDS if self.max_skew is None else self.max_skew
+
+    @property
+    def needs_metadata(self) -> bool:
+        """Return True if what is done with datagrams before the outputs needs their origins and times."""
+        return self.protocol.needs_metadata or (bool(self.legs) and self.merge == "payload")
+
+    def receives_as(self, other: InboundSubscription) -> bool:
+        """Return True if it receives the same stream as ``other``, by the same ways."""
+        keys = "group", "port", "legs", "merge", "fec"
+        return all(getattr(self, key) == getattr(other, key) for key in keys)
+
+    def by_leg(self) -> Sequence[InboundSubscription]:
+        if not self.legs:
+            return (self,)
+        ways = ({key: getattr(leg, key) for key in KEYS_OF_A_LEG} for leg in self.legs)
+        return [self.model_copy(update={**way, "legs": ()}) for way in ways]
+
+    @model_validator(mode="after")
+    def _legs_fit(self) -> InboundSubscription:
+        if found := list(self._contradictions()):
             raise Conflicts(found)
-        return {**said, **keys, "sdp": description}
+        return self
+
+    def _contradictions(self) -> Iterator[tuple[Location, str]]:
+        """What legs and repair contradict, and what does nothing without them."""
+        yield from self._contradictions_of_fec()
+        yield from contradictions_of_legs(self.legs, {key: getattr(self, key) for key in KEYS_OF_A_LEG})
+        if not self.legs:
+            for key, value in (("merge", self.merge != "sequence"), ("max_skew", self.max_skew is not None)):
+                if value:
+                    yield (key,), "does nothing without legs"
+            return
+        if self.reorder:
+            yield ("reorder",), 'does not apply to "legs": "max_skew" says how long is waited'
+        numbered = isinstance(self.protocol, NumberedInbound)
+        if self.merge == "sequence" and not numbered:
+            others = ' or merge to "payload"' if isinstance(self.protocol, RawInbound) else ""
+            yield (
+                ("protocol",),
+                f"legs are merged by numbers, and {show(self.protocol.kind)} has none; set protocol to"
+                f" {choose(_numbered_kinds())}{others}",
+            )
+        if self.merge == "payload" and not isinstance(self.protocol, RawInbound):
+            yield ("merge",), f'"payload" does not apply to protocol = {show(self.protocol.kind)}'
+        if self.merge == "payload" and self.max_skew == 0:
+            yield ("max_skew",), 'must be more than 0 for merge = "payload": a copy is one for so long'
+
+    def _contradictions_of_fec(self) -> Iterator[tuple[Location, str]]:
+        if not self.fec:
+            return
+        if not isinstance(self.protocol, RtpInbound):
+            yield ("fec",), 'is repair of RTP; set protocol to "rtp"'
+        if self.legs:
+            yield ("fec",), 'does not apply to "legs": one is the repair of the other'
+        if self.port > PORT_MAX - FEC_PORTS[-1]:
+            yield ("port",), f"{self.port} leaves no room for the repair, on port + 2 and port + 4"
 
     def ways(self) -> Iterable[tuple[Interfaces | None, Address]]:
         return (*super().ways(), *(way for output in self.output for way in output.ways()))
@@ -134,10 +250,7 @@ class InboundSubscription(GroupSettings):
     def _numbers_to_order_by(cls, reorder: float, info: ValidationInfo) -> float:
         protocol: InboundProtocol | None = info.data.get("protocol")
         if reorder and protocol is not None and not isinstance(protocol, NumberedInbound):
-            numbered = [
-                kind for kind, one in INBOUND_PROTOCOLS.models.items() if issubclass(one, NumberedInbound)
-            ]
-            raise ValueError(f"needs datagrams with numbers; set protocol to {choose(numbered)}")
+            raise ValueError(f"needs datagrams with numbers; set protocol to {choose(_numbered_kinds())}")
         return reorder
 
     def writes(self) -> Iterable[tuple[Location, OutputPath]]:
@@ -151,17 +264,34 @@ class InboundSubscription(GroupSettings):
     @field_validator("sources", "exclude_sources")
     @classmethod
     def _sources_of_family(cls, sources: tuple[Address, ...], info: ValidationInfo) -> tuple[Address, ...]:
-        group: Address | None = info.data.get("group")
         if info.field_name == "exclude_sources" and sources and info.data.get("sources"):
             raise ValueError('contradicts "sources"; keep one of the two')
-        seen: set[Address] = set()
-        for source in sources:
-            if group is not None and source.version != group.version:
-                raise ValueError(f"{source} is IPv{source.version}, but the group is IPv{group.version}")
-            if source in seen:
-                raise ValueError(f"{source} is named twice")
-            seen.add(source)
+        check_sources(sources, info.data.get("group"))
         return sources
+
+
+def _legs_of(description: Description, said: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The legs that a description says, of a subscription that names none of them, and can merge all."""
+    if not keys.get("legs", True):  # there are none, as dump() writes it
+        return {}
+    if "legs" not in keys:
+        if (
+            len(legs_of(description, said["group"], said["port"])) < LEGS_MIN
+            or {"group", "port"} & keys.keys()
+        ):
+            return {}
+        try:
+            protocol = INBOUND_PROTOCOLS.model_of(keys.get("protocol", {}))
+        except ValueError:  # which is said of that key
+            return {}
+        if protocol is None or not issubclass(protocol, NumberedInbound):
+            return {}
+    return {"legs": legs_described(description, said, keys)}
+
+
+def _numbered_kinds() -> list[str]:
+    """The protocols whose datagrams have numbers."""
+    return [kind for kind, model in INBOUND_PROTOCOLS.models.items() if issubclass(model, NumberedInbound)]
 
 
 def _not_together(protocol: InboundProtocol, output: OutputSettings) -> str:

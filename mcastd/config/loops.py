@@ -44,17 +44,18 @@ def loops(workers: Mapping[str, WorkerSettings], file: Callable[[Path], object] 
     for name, (_, path) in read.items():
         sent_from[file(path)].append(name)
     written = {name: [one.path for _, one in worker.writes()] for name, worker in groups.items()}
-    receivers: dict[tuple[object, int], list[str]] = defaultdict(list)
+    receivers: dict[tuple[object, int], list[tuple[str, GroupSettings]]] = defaultdict(list)
     for name, paths in written.items():
         if any(file(path) in sent_from for path in paths):
-            receivers[groups[name].group, groups[name].port].append(name)
+            for leg in groups[name].by_leg():
+                receivers[leg.group, leg.port].append((name, leg))
     # By sender: those that send on what it sends, each with the receiver between them
     by_way_of: dict[str, dict[str, str]] = {
         name: {
             follower: receiver
-            for leg in groups[name].legs()
-            for receiver in receivers.get((leg.group, leg.port), ())
-            if groups[receiver].hears(leg)
+            for leg in groups[name].by_leg()
+            for receiver, receiving in receivers.get((leg.group, leg.port), ())
+            if receiving.hears(leg)
             for path in written[receiver]
             for follower in sent_from.get(file(path), ())
         }

@@ -61,6 +61,16 @@ class WorkerSettings(Model):
         return ()
 
 
+def check_interface(interface: Interfaces | None, group: Address | None) -> None:
+    """Raise ValueError if ``interface`` has an address of another family than ``group``."""
+    for each in interfaces_in(interface):
+        address = interface_address(each)
+        if group is not None and address is not None and address.version != group.version:
+            raise ValueError(
+                f"{address} is IPv{address.version}, but the group {group} is IPv{group.version}"
+            )
+
+
 class GroupSettings(WorkerSettings):
     """What a worker for one group and port is configured with."""
 
@@ -72,20 +82,14 @@ class GroupSettings(WorkerSettings):
     @field_validator("interface", check_fields=False)
     @classmethod
     def _interface_of_family(cls, interface: Setting, info: ValidationInfo) -> Setting:
-        group: Address | None = info.data.get("group")
-        for each in interfaces_in(interface):
-            address = interface_address(each)
-            if group is not None and address is not None and address.version != group.version:
-                raise ValueError(
-                    f"{address} is IPv{address.version}, but the group {group} is IPv{group.version}"
-                )
+        check_interface(interface, info.data.get("group"))
         return interface
 
     def ways(self) -> Iterable[tuple[Interfaces | None, Address]]:
-        return ((self.interface, self.group),)
+        return ((leg.interface, leg.group) for leg in self.by_leg())
 
-    def legs(self) -> Sequence[GroupSettings]:
-        """The same settings once for each group and port that it sends to; its own come first."""
+    def by_leg(self) -> Sequence[GroupSettings]:
+        """The same settings once for each group and port that it sends to or receives; its own come first."""
         return (self,)
 
     @property

@@ -30,7 +30,7 @@ from mcastd.config.types import (
     Switch,
     Ttl,
 )
-from mcastd.ip import MAX_DATAGRAM_BYTES, Address, Interfaces
+from mcastd.ip import MAX_DATAGRAM_BYTES
 
 DEFAULT_INTERVAL = 2.0  # seconds
 # Seconds of a rate that may go at once, where no burst is set.
@@ -160,10 +160,7 @@ class OutboundChannel(GroupSettings):
             raise ValueError('contradicts "rate"; keep one of the two')
         return interval
 
-    def ways(self) -> Iterable[tuple[Interfaces | None, Address]]:
-        return ((leg.interface, leg.group) for leg in self.legs())
-
-    def legs(self) -> Sequence[OutboundChannel]:
+    def by_leg(self) -> Sequence[OutboundChannel]:
         copies = (
             {"group": copy.group, "port": copy.port or self.port, "interface": copy.interface, "copies": ()}
             for copy in self.copies
@@ -253,7 +250,7 @@ class OutboundChannel(GroupSettings):
 
     def _contradictions_of_copies(self) -> Iterator[tuple[Location, str]]:
         taken: list[tuple[object, ...]] = []
-        for number, leg in enumerate(self.legs(), -1):
+        for number, leg in enumerate(self.by_leg(), -1):
             address, place = interface_address(leg.interface), ("copies", number)
             if address is not None and address.version != leg.group.version and number >= 0:
                 yield (

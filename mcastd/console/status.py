@@ -10,6 +10,7 @@ from datetime import datetime
 
 from mcastd.codec import as_json, from_json
 from mcastd.console.text import plural, scaled, span
+from mcastd.counters import losses
 from mcastd.printable import printable
 from mcastd.status import ObjectStatus, SessionStatus
 from mcastd.views import AnyStatus, DaemonView, Status, WorkerView, as_kind
@@ -18,6 +19,7 @@ from mcastd.views import AnyStatus, DaemonView, Status, WorkerView, as_kind
 OPTIONAL = {
     *("described_seconds", "files", "format", "framing", "loss_percent", "manifest", "notices", "objects"),
     *("announcement", "jitter", "payload_type", "seconds_left", "sequence", "tree"),
+    *("missing", "repaired"),
 }
 # Seconds since 1970, of which people want to know the date.
 TIMES = {"expires", "issued"}
@@ -169,4 +171,4 @@ def datagrams(status: AnyStatus) -> tuple[int, int]:
     totals = as_kind(Totals, status)
     own, closed = totals.counters, totals.closed_outputs
     dropped = (own.dropped, closed.dropped, *(output.counters.dropped for output in totals.outputs))
-    return own.sent or own.received, own.overflow + sum(sum(counts.values()) for counts in dropped)
+    return own.sent or own.received, own.overflow + sum(map(losses, dropped))

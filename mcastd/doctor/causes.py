@@ -92,6 +92,9 @@ CAUSES: tuple[Cause, ...] = (
         *("network-loss-now", "network-loss-earlier"),
     ),
     _cause("overflow-earlier", "network-loss-earlier"),
+    # Where both legs come by one way, and that fails, none is left to go on
+    _cause("leg-silent"),
+    _cause("legs-shared"),
     _cause("network-loss-now", "network-loss-earlier"),
     _cause("network-loss-earlier"),
     _cause("backlog-full", beside=True),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mcastd.config import GroupSettings, InboundSubscription, OutboundChannel, WorkerSettings
-from mcastd.doctor.subject import Subject, is_of
+from mcastd.doctor.subject import Subject, by_leg, is_of
 from mcastd.doctor.watch import Observation
 from mcastd.errors import CannotAskError, LinkError
 from mcastd.ip import Address
@@ -104,8 +104,9 @@ class Evidence:
     def _by_group(self) -> dict[tuple[Address, int], list[Subject[GroupSettings]]]:
         found: dict[tuple[Address, int], list[Subject[GroupSettings]]] = defaultdict(list)
         for one in self.subjects:
-            if is_of(one, GroupSettings):
-                found[one.settings.group, one.settings.port].append(one)
+            for part in by_leg(one):
+                if is_of(part, GroupSettings):
+                    found[part.settings.group, part.settings.port].append(part)
         return found
 
     @cached_property
@@ -120,8 +121,8 @@ class Evidence:
     @cached_property
     def owners(self) -> Owners:
         """The processes with sockets on the workers' ports. Reads the open files of all processes."""
-        settings = [one.settings for one in self.subjects]
-        ports = {each.port for each in settings if isinstance(each, InboundSubscription)}
+        settings = [one.settings for one in self.subjects if is_of(one, InboundSubscription)]
+        ports = {leg.port for each in settings for leg in each.by_leg()}
         return tables.owners(sock.inode for port in ports for sock in self.sockets.get(port, ()))
 
     def exists(self, path: str) -> bool:

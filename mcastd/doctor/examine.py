@@ -15,6 +15,7 @@ from mcastd.doctor import (
     departure,
     files,
     interfaces,
+    legs,
     memberships,
     neighbours,
     outputs,
@@ -28,7 +29,7 @@ from mcastd.doctor import (
 from mcastd.doctor.causes import BESIDE, EXPLAINS, RANK
 from mcastd.doctor.evidence import NO_TROUBLES, Evidence, Troubles
 from mcastd.doctor.finding import Finding, Report, Said, Severity, Skipped
-from mcastd.doctor.subject import Subject, is_of
+from mcastd.doctor.subject import Subject, by_leg, is_of
 from mcastd.doctor.watch import Watch
 from mcastd.errors import SHORTAGES, McastdError, reason_of
 
@@ -56,6 +57,7 @@ CHECKS: tuple[tuple[Check, type[WorkerSettings]], ...] = (
     (memberships.membership, InboundSubscription),
     (memberships.receive_buffer, InboundSubscription),
     (memberships.overflow, InboundSubscription),
+    (legs.legs, InboundSubscription),
     (sequences.network_loss, InboundSubscription),
     (received_files.descriptions, InboundSubscription),
     (outputs.outputs, InboundSubscription),
@@ -71,6 +73,14 @@ HOST_CHECKS: tuple[HostCheck, ...] = (
     surroundings.container,
 )
 
+# These look at one group and port, so at each leg of a subscription by itself.
+OF_EACH_LEG: frozenset[Callable[..., Iterator[Said]]] = frozenset(
+    {
+        *(interfaces.interface, sending.loop, neighbours.port, delivery.delivery),
+        *(reports.answers, reports.querier, surroundings.kind_of_interface),
+        *(memberships.report_version, memberships.membership, memberships.overflow),
+    }
+)
 # These look at files, whose disk or server may never answer.
 TOUCH_PATHS: frozenset[Callable[..., Iterator[Said]]] = frozenset({files.source, outputs.outputs})
 PATH_SECONDS = 0.5
@@ -119,7 +129,10 @@ def observe(
     With ``probe`` a datagram is sent to the group of each subscription that is meant; else nothing is.
     """
     groups = [
-        one.settings.group for one in take() if (of is None or one.name in of) and is_of(one, GroupSettings)
+        leg.group
+        for one in take()
+        if (of is None or one.name in of) and is_of(one, GroupSettings)
+        for leg in one.settings.by_leg()
     ]
     watch = Watch(groups) if seconds > 0 else None
     try:
@@ -156,12 +169,22 @@ def examine(
     for subject in subjects:
         for check, kind in checks:
             if is_of(subject, kind):
-                said += (replace(one, worker=subject.name) for one in _run(check, subject, evidence))
+                for part in by_leg(subject) if check in OF_EACH_LEG else [subject]:
+                    found = _run(check, part, evidence)
+                    said += (replace(_of_part(one, part, subject), worker=subject.name) for one in found)
     for host_check in host_checks:
         said += _run(host_check, evidence)
     workers = tuple(subject.name for subject in subjects)
     names = (*(name_of(check) for check, _ in checks), *map(name_of, host_checks))
     return in_order(said, workers, names, evidence.watched, alone=alone)
+
+
+def _of_part(said: Said, part: Subject[WorkerSettings], whole: Subject[WorkerSettings]) -> Said:
+    """What is said of a leg, with its name; a line of the configuration would be another key for it."""
+    if part is whole or not isinstance(said, Finding) or not is_of(part, GroupSettings):
+        return said
+    leg = f"leg {part.settings.group} port {part.settings.port}"
+    return replace(said, what=f"{leg}: {said.what}", ways=tuple(way for way in said.ways if way.command))
 
 
 def in_order(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeGuard, TypeVar
 
-from mcastd.config import WorkerSettings
+from mcastd.config import InboundSubscription, WorkerSettings
 from mcastd.names import is_meant
+from mcastd.status import SubscriptionStatus
 from mcastd.views import AnyStatus, S, WorkerView, as_kind
 
 Kind = TypeVar("Kind", bound=WorkerSettings)
@@ -56,6 +57,39 @@ class Subject(Generic[Settings_co]):
     @property
     def running(self) -> bool:
         return self.state == "active"
+
+
+def by_leg(subject: Subject[WorkerSettings]) -> list[Subject[WorkerSettings]]:
+    """A subscription once for each of its legs, as if that were all of it; any other worker as it is."""
+    settings = subject.settings
+    if not isinstance(settings, InboundSubscription) or not settings.legs:
+        return [subject]
+    return [
+        replace(
+            subject,
+            settings=leg,
+            status=_of_leg(subject.status, index, leg),
+            earlier=_of_leg(subject.earlier, index, leg),
+        )
+        for index, leg in enumerate(settings.by_leg())
+    ]
+
+
+def _of_leg(status: AnyStatus | None, index: int, settings: InboundSubscription) -> AnyStatus | None:
+    """A status with what one leg has received in place of what all have."""
+    known = as_kind(SubscriptionStatus, status)
+    if status is None or index >= len(known.legs):
+        return status
+    leg = known.legs[index]
+    counters = replace(
+        known.counters, received=leg.received, received_bytes=leg.received_bytes, overflow=leg.overflow
+    )
+    memberships = tuple(
+        one
+        for one in known.memberships
+        if one.group == str(settings.group) and (one.interface in leg.joined or one.actual is None)
+    )
+    return replace(known, counters=counters, memberships=memberships)
 
 
 def is_of(subject: Subject[WorkerSettings], kind: type[Kind]) -> TypeGuard[Subject[Kind]]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from mcastd.config import GroupSettings, InboundSubscription
-from mcastd.doctor.subject import Subject
+from mcastd.doctor.subject import Subject, by_leg, is_of
 from mcastd.errors import LinkError
 from mcastd.ip import Address
 from mcastd.net import firewall, tables
@@ -125,7 +125,8 @@ class Watch:
         self._before = self._kernel()
         self._part(0)
         if probe:
-            self._probes = {one.name: sent for one in subjects if (sent := _probe(one)) is not None}
+            parts = [part for one in subjects for part in by_leg(one) if is_of(part, GroupSettings)]
+            self._probes = {one.name: sent for one in parts if (sent := _probe(one)) is not None}
         self._part(seconds)
         if probe and self._probes:
             time.sleep(SETTLE_SECONDS)

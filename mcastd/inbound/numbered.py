@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mcastd import clock
 from mcastd.clock import Clock
@@ -40,12 +41,22 @@ class RtpSequencer(NumberedSequencer):
     own_reasons = (NOT_RTP, RTCP, OTHER_STREAM, OTHER_SENDER, OTHER_PAYLOAD_TYPE)
 
     def __init__(
-        self, settings: RtpInbound, dropped: Counter[str], _: str = "", *, now: Clock = clock.monotonic
+        self,
+        settings: RtpInbound,
+        dropped: Counter[str],
+        _: str = "",
+        *,
+        misorder: int | None = None,
+        now: Clock = clock.monotonic,
     ) -> None:
+        """``misorder``: a number may be so far behind, and still come late; None: as RFC 3550 has it."""
         ssrc_field = Field(8, 4)
         # All of the first two bytes but the marker
         cells = Cells(Field(2, 2), identity=ssrc_field, fixed=0xFF7F << 80)
-        wire = Wire(cells, Numbering.of_size(cells.numbers), ssrc_field, _ssrc)
+        numbering = Numbering.of_size(cells.numbers)
+        if misorder is not None:
+            numbering = replace(numbering, misorder=misorder)
+        wire = Wire(cells, numbering, ssrc_field, _ssrc)
         ssrc = settings.ssrc
         super().__init__(wire, None if ssrc is None else ssrc.to_bytes(4, "big"), dropped, now)
         self._settings = settings
@@ -129,7 +140,7 @@ def _session(identity: bytes) -> str:
 class FieldSequencer(NumberedSequencer):
     """``protocol = { kind = "sequence", ... }``."""
 
-    own_reasons = (TOO_SHORT, TOO_MANY_SENDERS)
+    own_reasons: Sequence[str] = (TOO_SHORT, TOO_MANY_SENDERS)
     is_exclusive = False
 
     def __init__(
@@ -146,3 +157,10 @@ class FieldSequencer(NumberedSequencer):
 
     def _refusal(self, datagram: RowBytes) -> str:
         return TOO_SHORT if len(datagram) < self._bytes else ""
+
+
+class OneFieldSequencer(FieldSequencer):
+    """The same of one sender alone, as of each leg that is merged with others."""
+
+    own_reasons = (TOO_SHORT, OTHER_STREAM, OTHER_SENDER)
+    is_exclusive = True

@@ -10,9 +10,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from mcastd.config import InboundProtocol
+from mcastd.config import InboundProtocol, InboundSubscription, RtpInbound
 from mcastd.inbound.flute import FluteSequencer
-from mcastd.inbound.numbered import FieldSequencer, MoldSequencer, RtpSequencer
+from mcastd.inbound.matching import MatchingSequencer
+from mcastd.inbound.merging import MergingSequencer
+from mcastd.inbound.numbered import FieldSequencer, MoldSequencer, OneFieldSequencer, RtpSequencer
+from mcastd.inbound.repairing import RepairingSequencer
+from mcastd.inbound.sequenced import NumberedSequencer
 from mcastd.inbound.sequencer import Sequencer
 
 
@@ -31,5 +35,24 @@ PROTOCOLS: dict[str, Callable[[Any, Counter[str], str], Sequencer | None]] = {
 }
 
 
-def make_protocol(settings: InboundProtocol, dropped: Counter[str], worker: str) -> Sequencer | None:
-    return PROTOCOLS[settings.kind](settings, dropped, worker)
+# The same, by kind, of one leg that is merged with others.
+OF_A_LEG: dict[str, Callable[[Any, Counter[str], str], NumberedSequencer]] = {
+    "rtp": RtpSequencer,
+    "moldudp64": MoldSequencer,
+    "sequence": OneFieldSequencer,
+}
+
+
+def make_protocol(subscription: InboundSubscription, dropped: Counter[str], worker: str) -> Sequencer | None:
+    settings = subscription.protocol
+    if subscription.fec:
+        assert isinstance(settings, RtpInbound)
+        return RepairingSequencer(settings, dropped, worker)
+    if not subscription.legs:
+        return PROTOCOLS[settings.kind](settings, dropped, worker)
+    labels = [leg.label for leg in subscription.legs]
+    if subscription.merge == "payload":
+        return MatchingSequencer(labels, dropped, worker)
+    return MergingSequencer(
+        labels, lambda: OF_A_LEG[settings.kind](settings, dropped, worker), dropped, worker
+    )

@@ -27,6 +27,7 @@ class Sorting:
     aside: int | None = None  # the index of one that waits for its successor
 
     _columns: _Columns | None = None
+    _rows: Sequence[Rows] = ()
 
     @property
     def columns(self) -> _Columns:
@@ -49,14 +50,10 @@ class Sorting:
 
     def part(self, begin: int, end: int) -> ListBatch:
         """The same, for as long as the batch is there."""
-        sources = self.batch.sources
-        if (
-            self._columns is None
-            and end - begin <= FEW_DATAGRAMS
-            and len(sources) == 1
-            and not self.batch.times
-        ):
-            return ListBatch(_some(self.batch.rows, begin, end), addresses=[sources[0][0]] * (end - begin))
+        batch, count = self.batch, end - begin
+        if self._columns is None and count <= FEW_DATAGRAMS and len(batch.sources) == 1 and not batch.times:
+            self._rows = self._rows or batch.rows
+            return ListBatch(_some(self._rows, begin, end), addresses=[batch.sources[0][0]] * count)
         payloads, origins, times, addresses = self.columns
         part = slice(begin, end)
         return ListBatch(payloads[part], origins[part], times[part], addresses=addresses[part])

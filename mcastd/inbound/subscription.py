@@ -12,18 +12,19 @@ from mcastd import clock, log
 from mcastd.bounded import Patience
 from mcastd.codec import as_json
 from mcastd.config import InboundSubscription, label_of, means_several
-from mcastd.counters import InboundCounters
+from mcastd.counters import InboundCounters, losses
 from mcastd.errors import LinkError, McastdError
 from mcastd.inbound.alarms import Alarms
 from mcastd.inbound.condition import Condition
 from mcastd.inbound.intake import Intake
+from mcastd.inbound.legs import with_ways
 from mcastd.inbound.outputs import Outputs, need_metadata
 from mcastd.inbound.protocols import make_protocol
 from mcastd.inbound.reader import Reader
 from mcastd.inbound.sinks import ALONE, MakeSink, Means, Sink, StreamFacts, make_sink
 from mcastd.inbound.turns import Turns
 from mcastd.net.interfaces import interface_name
-from mcastd.net.link import NOT_LINKED, Glance, Receiver, SourceFilter
+from mcastd.net.link import NOT_LINKED, Glance, LegLink, Receiver, SourceFilter
 from mcastd.status import (
     BySource,
     ClosedOutputs,
@@ -84,6 +85,7 @@ class Subscription:
         self._seen = NOT_LINKED  # the link as another thread last saw it
         # The same in full, for the status
         self._linked: tuple[ReceiverDescription | None, tuple[MembershipStatus, ...]] = None, ()
+        self._legs: tuple[LegLink, ...] = ()  # the same of the links that it is made of
 
     def __repr__(self) -> str:
         read = "with others" if self._turns.handover.lent_by else "alone"
@@ -106,10 +108,10 @@ class Subscription:
             self._change_outputs()
             self._outputs.open()  # before the link, which may have to wait: so a reader finds its FIFO early
         config = self._config
-        if config.protocol != self._applied.protocol:
+        if config.protocol != self._applied.protocol or not config.receives_as(self._applied):
             self._set_protocol(config)
         elif self._intake.protocol is not None:
-            self._intake.protocol.hold_back(config.reorder)
+            self._intake.protocol.hold_back(config.hold_back)
         self._open_protocol()
         self._applied = config
         self._filter = source_filter(config)
@@ -169,6 +171,7 @@ class Subscription:
             if held:
                 link = turns.link
                 self._linked = (None, ()) if link is None else (link.describe(), link.memberships(patience))
+                self._legs = () if link is None else link.by_leg()
                 overflow = self._overflow()
                 condition.note_overflow(overflow)
         if not held:  # the link is in use, maybe by a write that hangs: take what was seen last
@@ -198,8 +201,10 @@ class Subscription:
             reading="with others" if turns.handover.lent_by else "alone",
             receive_buffer=condition.receive_buffer(config, had),
             link=described,
+            shared_interface=self._glance().shared,
         )
-        return status if (protocol := intake.protocol) is None else protocol.describe(status)
+        status = status if (protocol := intake.protocol) is None else protocol.describe(status)
+        return with_ways(status, config.legs, self._legs)
 
     def vitals(self) -> Vitals:
         counters = self.counters
@@ -207,7 +212,7 @@ class Subscription:
         vitals = Vitals(
             datagrams=counters.received,
             payload_bytes=counters.received_bytes,
-            dropped=self._outputs.dropped() + sum(dict(counters.dropped).values()),
+            dropped=self._outputs.dropped() + losses(counters.dropped),
             overflow=self._glance().overflow,
             held=counters.held,
             stale=self._condition.stale,
@@ -219,7 +224,7 @@ class Subscription:
         return vitals if (protocol := self._intake.protocol) is None else protocol.note(vitals)
 
     def books(self) -> Books:
-        overflow, buffer, interfaces, wanted = self._glance()
+        overflow, buffer, interfaces, wanted, shared = self._glance()
         identity = self._identity
         if interfaces and interfaces[0] != identity.interface and not means_several(self._config.interface):
             self._identity = identity = identity._replace(interface=interfaces[0])
@@ -233,6 +238,7 @@ class Subscription:
             memberships_wanted=wanted,
             receive_buffer=buffer,
             receive_buffer_asked=self._config.receive_buffer,
+            legs_share=bool(shared),
         )
         return books if (protocol := self._intake.protocol) is None else protocol.enter(books)
 
@@ -309,7 +315,7 @@ class Subscription:
     def _follow(self, context: Context, link: Receiver) -> None:
         """Apply changed settings, and follow the host's interfaces."""
         before, config, applied = link.describe(), self._config, self._applied
-        if (config.group, config.port) != (applied.group, applied.port):
+        if not config.receives_as(applied):
             self._go_over(context, config)
             return
         if config is not applied:
@@ -317,7 +323,7 @@ class Subscription:
                 self._set_protocol(config)
                 self._open_protocol()
             elif self._intake.protocol is not None:
-                self._intake.protocol.hold_back(config.reorder)
+                self._intake.protocol.hold_back(config.hold_back)
             self._change_outputs()
             self._set_alarms(context, link)
             link.set_metadata(self._needs_metadata(config))
@@ -342,7 +348,7 @@ class Subscription:
 
     @staticmethod
     def _needs_metadata(config: InboundSubscription) -> bool:
-        return config.protocol.needs_metadata or need_metadata(config.output)
+        return config.needs_metadata or need_metadata(config.output)
 
     def _go_over(self, context: Context, config: InboundSubscription) -> None:
         """Receive another stream. It is joined before the old one is left.
@@ -377,9 +383,9 @@ class Subscription:
 
     def _set_protocol(self, config: InboundSubscription) -> None:
         """Deliver what the old protocol holds, and begin with that of ``config``; the counts go on."""
-        protocol = make_protocol(config.protocol, self.counters.dropped, self.name)
+        protocol = make_protocol(config, self.counters.dropped, self.name)
         if protocol is not None:
-            protocol.hold_back(config.reorder)
+            protocol.hold_back(config.hold_back)
         self._intake.change_protocol(protocol)
         self._identity = self._identity._replace(reasons=() if protocol is None else tuple(protocol.reasons))
 

@@ -17,7 +17,7 @@ from mcastd.counters import (
     SymbolCounts,
 )
 from mcastd.status import FilesStatus, ManifestStatus, TreeStatus
-from mcastd.worker import Books, Headline, ObjectBooks, OutputIdentity
+from mcastd.worker import Books, Headline, LegBooks, ObjectBooks, OutputIdentity
 
 NO_COUNTS: Mapping[str, int] = {}
 # Why a session is no longer kept.
@@ -136,6 +136,24 @@ def _of_sequence(
 ) -> Callable[[ScrapedWorker[InboundCounters]], Any]:
     """Takes a value of what the numbers of datagrams say; None if they have none."""
     return lambda of: None if of.books.sequence is None else value(of.books.sequence)
+
+
+def _by_leg(
+    value: Callable[[LegBooks], float | None],
+) -> Callable[[ScrapedWorker[InboundCounters]], Mapping[str, float]]:
+    """Takes a value of each leg, by its place among them from 1; nothing where there is none."""
+
+    def take(of: ScrapedWorker[InboundCounters]) -> Mapping[str, float]:
+        found = ((str(place), value(leg)) for place, leg in enumerate(of.books.legs, 1))
+        return {place: number for place, number in found if number is not None}
+
+    return take
+
+
+def _of_legs(
+    name: str, kind: str, text: str, value: Callable[[LegBooks], float | None], form: str = "%s"
+) -> Family[ScrapedWorker[InboundCounters]]:
+    return Family(f"mcastd_{name}", kind, text, _by_leg(value), "leg", form, known=lambda _: ())
 
 
 INFO: Family[Any] = _gauge(
@@ -299,7 +317,48 @@ SUBSCRIPTION: tuple[Family[ScrapedWorker[InboundCounters]], ...] = (
         "Times that a sender began to number anew, or another one took its place.",
         _of_sequence(lambda counters: counters.restarts),
     ),
+    _counter(
+        "repaired_datagrams",
+        "Datagrams that the network did not deliver, and that were made of repair (fec).",
+        lambda of: of.books.repaired,
+    ),
     _gauge("jitter_seconds", "The jitter of RTP (RFC 3550).", lambda of: of.books.jitter, form="%.9f"),
+    _of_legs(
+        "leg_datagrams_total",
+        "counter",
+        "Datagrams that came by each leg of a subscription.",
+        lambda leg: leg.received,
+    ),
+    _of_legs(
+        "leg_first_datagrams_total",
+        "counter",
+        "Of these, those that no other leg had brought before.",
+        lambda leg: leg.first,
+    ),
+    _of_legs(
+        "leg_lost_numbers_total",
+        "counter",
+        "Numbers, or datagrams without numbers, that a leg did not bring.",
+        lambda leg: leg.lost,
+    ),
+    _of_legs(
+        "leg_skew_seconds",
+        "gauge",
+        "How much later than by the first leg the last copy that was timed came.",
+        lambda leg: leg.skew,
+        "%.6f",
+    ),
+    _of_legs(
+        "leg_silent",
+        "gauge",
+        "1 while a leg brings nothing, and another goes on.",
+        lambda leg: int(leg.silent),
+    ),
+    _gauge(
+        "legs_unprotected",
+        "1 while all legs come by one interface or from one sender, so that they fail together.",
+        lambda of: int(of.books.legs_share) if of.books.legs else None,
+    ),
     *_of_manifest(lambda books: books.manifest),
     _counts(
         "refused_manifests",

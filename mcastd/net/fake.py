@@ -16,6 +16,7 @@ from mcastd.net.link import (
     ANY_SOURCE,
     Batch,
     Glance,
+    LegLink,
     ListBatch,
     Load,
     Origin,
@@ -37,6 +38,7 @@ class FakeReceiver:
     def __init__(self, metadata: bool = True) -> None:
         self.metadata = metadata
         self.senders_apart = False  # as it was told: its batches always have all
+        self.joined = "fake0"
         self.closed = False
         self.left = False
         self.coalesce = True
@@ -125,10 +127,13 @@ class FakeReceiver:
         return Load(self.dropped_by_kernel, self.filled, 4 << 20)
 
     def glance(self) -> Glance:
-        return Glance(self.dropped_by_kernel, 4 << 20, ("fake0",), 1)
+        return Glance(self.dropped_by_kernel, 4 << 20, (self.joined,), 1)
+
+    def by_leg(self) -> tuple[LegLink, ...]:
+        return ()
 
     def describe(self) -> ReceiverDescription:
-        return ReceiverDescription(("fake0",), self.receive_buffer, "fake", self.coalesce)
+        return ReceiverDescription((self.joined,), self.receive_buffer, "fake", self.coalesce)
 
     def close(self) -> None:
         if not self.closed:

@@ -16,7 +16,8 @@ from mcastd import clock
 from mcastd.bounded import Patience
 from mcastd.errors import LinkError
 from mcastd.ip import Interfaces
-from mcastd.net.link import NOTHING, Batch, Glance, Load, Origin, Receiver, SourceFilter
+from mcastd.net.link import NOTHING, Batch, Glance, LegLink, Load, Origin, Receiver, SourceFilter
+from mcastd.net.reopening import Reopened, some_failed
 from mcastd.rows import Rows
 from mcastd.status import MembershipStatus, ReceiverDescription
 
@@ -29,73 +30,61 @@ OpenLeg = Callable[[], Receiver]  # raises LinkError
 class LegBatch:
     """A batch, and by which leg it came: ``leg`` counts from 0."""
 
-    __slots__ = ("_batch", "leg")
+    __slots__ = ("leg", "whole")
 
     def __init__(self, batch: Batch, leg: int) -> None:
-        self._batch = batch
+        self.whole = batch
         self.leg = leg
 
     def __len__(self) -> int:
-        return len(self._batch)
+        return len(self.whole)
 
     @property
     def size(self) -> int:
-        return self._batch.size
+        return self.whole.size
 
     @property
     def truncated(self) -> int:
-        return self._batch.truncated
+        return self.whole.truncated
 
     @property
     def sources(self) -> Sequence[tuple[str, int]]:
-        return self._batch.sources
+        return self.whole.sources
 
     @property
     def payloads(self) -> Sequence[bytes | memoryview]:
-        return self._batch.payloads
+        return self.whole.payloads
 
     @property
     def rows(self) -> Sequence[Rows]:
-        return self._batch.rows
+        return self.whole.rows
 
     @property
     def origins(self) -> Sequence[Origin]:
-        return self._batch.origins
+        return self.whole.origins
 
     @property
     def times(self) -> Sequence[int]:
-        return self._batch.times
+        return self.whole.times
 
     def write(self, fd: int) -> int:
-        return self._batch.write(fd)
+        return self.whole.write(fd)
 
 
-class _Leg:
+class _Leg(Reopened[Receiver]):
     """One way: its receiver, or why there is none."""
 
     def __init__(self, index: int, label: str, open_leg: OpenLeg) -> None:
+        super().__init__(open_leg)
         self.index = index
         self.label = label
-        self._open = open_leg
-        self.link: Receiver | None = None
         self.failing: Receiver | None = None  # it has left, and is closed once it is read empty
-        self.error: LinkError | None = None  # why it has no link
         self._overflow_before = 0  # of receivers that are closed
 
-    def follow(self) -> None:
-        """Have a link, or follow a change of the network."""
-        try:
-            if self.link is None:
-                self.link = self._open()
-            else:
-                self.link.network_changed()
-            self.error = None
-        except LinkError as error:
-            self.error = error
-            if self.link is not None:
-                self.link.leave()
-                self.close_failing()
-                self.failing, self.link = self.link, None
+    def release(self, link: Receiver) -> None:
+        link.leave()
+        self.close_failing()
+        self.failing = link
 
     def receive(self) -> Batch:
         """What has come by it; the last of a link that failed comes first."""
@@ -127,16 +116,32 @@ class _Leg:
 
     def close(self) -> None:
         self.close_failing()
+        super().close()
+
+    @property
+    def problem(self) -> str:
         if self.link is not None:
-            self.link.close()
-            self.link = None
+            return self.link.problem
+        return "" if self.error is None else self.error.trouble
+
+    def as_seen(self) -> LegLink:
+        link = self.link
+        if link is None:
+            return LegLink((), self.overflow_before(), self.problem)
+        trouble = "; ".join(words for words in (link.trouble, link.problem) if words)
+        return LegLink(link.glance().interfaces, self.overflow_before() + link.load().overflow, trouble)
 
 
-class Legs:
+class ReceivingLegs:
     """A Receiver around several. Its threads are those of :class:`~mcastd.net.receiver.SocketReceiver`."""
 
-    def __init__(self, legs: Sequence[tuple[str, OpenLeg]]) -> None:
-        """Open each, by what it is called in words. Raises LinkError if none of them can be had now."""
+    def __init__(self, legs: Sequence[tuple[str, OpenLeg]], *, protect: bool = True) -> None:
+        """Open each, by what it is called in words. Raises LinkError if none of them can be had now.
+
+        ``protect``: one is there for the case that another fails, so that a common interface is a problem.
+        """
+        self._protect = protect
+        self._shared = ""  # the interface that all of them have in common
         self._legs = [_Leg(index, label, open_leg) for index, (label, open_leg) in enumerate(legs)]
         # What all legs were told, by its name: whoever is opened again is told the same
         self._told: dict[str, Callable[[Receiver], None]] = {}
@@ -157,16 +162,19 @@ class Legs:
         """Have each leg follow, and open those that there are not. Raises LinkError if none is left."""
         before = self._links()
         for leg in self._legs:
-            leg.follow()
+            leg.follow_network()
         for link in self._links():
             if link not in before:
                 for tell in self._told.values():
                     tell(link)
         self._wait_on_links()
-        errors = [leg.error for leg in self._legs if leg.error is not None]
-        self._reopen_at = clock.monotonic() + RETRY_SECONDS if errors else None
-        if len(errors) == len(self._legs):
-            raise errors[0]
+        self._shared = self._shared_interface() if self._protect else ""
+        self._reopen_at = clock.monotonic() + RETRY_SECONDS if some_failed(self._legs) else None
+
+    def _shared_interface(self) -> str:
+        """The interface that all legs are received by; "" if they are by several."""
+        joined = [set(link.glance().interfaces) for link in self._links()]
+        return min(set.intersection(*joined), default="") if len(joined) > 1 else ""
 
     def _wait_on_links(self) -> None:
         for descriptor in self._polled:
@@ -182,8 +190,8 @@ class Legs:
     def fileno(self) -> int:
         return self._poll.fileno()
 
-    def receive(self) -> Batch:
-        """Take what has come by one leg; the others have their turn with the next calls."""
+    def receive(self, wait: bool = False) -> Batch:
+        """Take what has come by one leg; the others have their turn with the next calls. It never waits."""
         for _ in self._legs:
             leg = self._legs[self._next]
             self._next = (self._next + 1) % len(self._legs)
@@ -219,7 +227,11 @@ class Legs:
 
     @property
     def problem(self) -> str:
-        return _joined((leg.label, leg.link.problem if leg.link else str(leg.error)) for leg in self._legs)
+        problem = _joined((leg.label, leg.problem) for leg in self._legs)
+        if not self._shared:
+            return problem
+        shared = f"all legs come by {self._shared}: what fails there fails for all"
+        return f"{problem}; {shared}" if problem else shared
 
     @property
     def on_lost(self) -> Callable[[], None]:
@@ -239,10 +251,10 @@ class Legs:
             tell(link)
 
     def set_filter(self, source_filter: SourceFilter) -> None:
-        self._tell("filter", lambda link: link.set_filter(source_filter))
+        """Each leg has a filter of its own, and another one makes other legs."""
 
     def set_interface(self, setting: Interfaces | None) -> None:
-        """Each leg has an interface of its own, and another one makes other legs."""
+        """The same of its interface."""
 
     def set_receive_buffer(self, size: int) -> None:
         self._tell("receive_buffer", lambda link: link.set_receive_buffer(size))
@@ -284,7 +296,11 @@ class Legs:
             buffer=min(buffers, default=None),
             interfaces=tuple(chain.from_iterable(seen.interfaces for seen in glances)),
             wanted=sum(seen.wanted for seen in glances) + len(self._legs) - len(glances),
+            shared=self._shared,
         )
+
+    def by_leg(self) -> tuple[LegLink, ...]:
+        return tuple(leg.as_seen() for leg in self._legs)
 
     def describe(self) -> ReceiverDescription:
         described = [link.describe() for link in self._links()]

@@ -138,6 +138,15 @@ class Glance(NamedTuple):
     buffer: int | None  # as in Load; None: there is no socket
     interfaces: tuple[str, ...]  # names of those that it has joined on, in order
     wanted: int  # interfaces that it would be on
+    shared: str = ""  # of a link over several that are to protect from each other's failure: see LegLink
+
+
+class LegLink(NamedTuple):
+    """One of the links that a link is made of."""
+
+    interfaces: tuple[str, ...]  # as in Glance; where all legs have one in common, that fails for all
+    overflow: int  # as in Load
+    trouble: str  # what keeps it from receiving, in words; ""
 
 
 NOT_LINKED = Glance(0, None, (), 0)  # what is seen where there is no receiver
@@ -147,9 +156,15 @@ class Receiver(Protocol):
     """An open subscription to one group and port."""
 
     emptied: bool  # the last batch was all that had come
-    retry_at: float | None  # monotonic time when ``network_changed`` is due, since a membership was refused
-    deadline: float  # monotonic time when ``tick`` is due; ``inf``: never, as for a socket
     on_lost: Callable[[], None]  # set by the user; called by any thread: ``network_changed`` is due now
+
+    @property
+    def retry_at(self) -> float | None:
+        """Monotonic time when ``network_changed`` is due, since a membership was refused."""
+
+    @property
+    def deadline(self) -> float:
+        """Monotonic time when ``tick`` is due; ``inf``: never, as for a socket."""
 
     @property
     def trouble(self) -> str:
@@ -219,6 +234,9 @@ class Receiver(Protocol):
 
     def glance(self) -> Glance:
         """For threads that look at all receivers often: as a rule it makes no system call."""
+
+    def by_leg(self) -> tuple[LegLink, ...]:
+        """What a link over several has by each; none for any other."""
 
     def describe(self) -> ReceiverDescription: ...
 

@@ -17,7 +17,7 @@ from mcastd.ip import Address, Interfaces
 from mcastd.net.arenas import READING, Arena, pools
 from mcastd.net.drops import drops
 from mcastd.net.interfaces import Host, Interface, absence, look, named_in
-from mcastd.net.link import ANY_SOURCE, NOT_LINKED, NOTHING, Batch, Glance, Load, SourceFilter
+from mcastd.net.link import ANY_SOURCE, NOT_LINKED, NOTHING, Batch, Glance, LegLink, Load, SourceFilter
 from mcastd.net.membership import Memberships
 from mcastd.net.slots import Senders
 from mcastd.net.sockets import ReceivingSocket
@@ -283,6 +283,9 @@ class SocketReceiver:
 
     def _joined(self) -> list[str]:
         return sorted(sock.interface.name for sock in self._sockets.values() if sock.membership.joined)
+
+    def by_leg(self) -> tuple[LegLink, ...]:
+        return ()
 
     def describe(self) -> ReceiverDescription:
         coalesced = self._coalesce and all(sock.coalesces for sock in self._sockets.values())

@@ -13,6 +13,7 @@ from mcastd.config import OutboundChannel
 from mcastd.errors import LinkError
 from mcastd.net.link import Sender
 from mcastd.net.payloads import Payloads
+from mcastd.net.reopening import Reopened, some_failed
 from mcastd.outbound.outlet import FULL_ERRNOS, NO_CARRIER
 from mcastd.status import LegStatus, SenderDescription
 
@@ -20,18 +21,16 @@ from mcastd.status import LegStatus, SenderDescription
 RETRY_SECONDS = 1.0
 
 
-class Leg:
+class Leg(Reopened[Sender]):
     """One way, and what became of the datagrams on it. It outlives the links of its channel."""
 
     def __init__(self, settings: OutboundChannel, open_sender: Callable[[OutboundChannel], Sender]) -> None:
         """``open_sender`` raises LinkError while there is no way."""
+        super().__init__(lambda: open_sender(self.settings))
         self.settings = settings  # group, port and interface are its own
         self.sent = 0  # datagrams
         self.refused: Counter[str] = Counter()  # calls that the kernel refused, by errno name
         self.dropped: Counter[str] = Counter()  # datagrams that another leg has sent and this one has not
-        self.error: LinkError | None = None  # what keeps it from sending
-        self.link: Sender | None = None
-        self._open_sender = open_sender
 
     @property
     def trouble(self) -> str:
@@ -53,32 +52,6 @@ class Leg:
             dropped=dict(self.dropped.copy()),
             trouble=self.trouble,
         )
-
-    def open(self) -> None:
-        """Open its link, unless it is open. What is in the way is its ``error``."""
-        if self.link is None:
-            try:
-                self.link, self.error = self._open_sender(self.settings), None
-            except LinkError as error:
-                self.error = error
-
-    def follow_network(self) -> None:
-        if self.link is None:
-            self.open()
-            return
-        try:
-            self.link.network_changed()
-        except LinkError as error:
-            self.fail(error)
-
-    def fail(self, error: LinkError) -> None:
-        self.close()
-        self.error = error
-
-    def close(self) -> None:
-        if self.link is not None:
-            self.link.close()
-            self.link = None
 
     def refuse(self, error: LinkError | OSError) -> None:
         self.refused[errno.errorcode.get(error.errno or 0, "other")] += 1
@@ -109,10 +82,9 @@ class Legs:
 
     def _look(self) -> None:
         """See which legs are open: another look is due while some are not. Raises LinkError if none is."""
-        errors = [leg.error for leg in self._legs if leg.link is None and leg.error is not None]
-        self._retry_at = self._now() + RETRY_SECONDS if errors else math.inf
-        if len(errors) == len(self._legs):
-            raise errors[0]
+        self._retry_at = self._now() + RETRY_SECONDS
+        if not some_failed(self._legs):
+            self._retry_at = math.inf
 
     @property
     def _open(self) -> list[tuple[Leg, Sender]]:

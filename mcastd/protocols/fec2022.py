@@ -100,6 +100,16 @@ class FecDecoder:
         self._waiting: OrderedDict[tuple[int, ...], FecPacket] = OrderedDict()  # by what they cover
         self._lacking: defaultdict[int, set[tuple[int, ...]]] = defaultdict(set)  # these, by what is missing
 
+    @property
+    def waiting(self) -> int:
+        """FEC packets that are kept: each may yet recover one media packet."""
+        return len(self._waiting)
+
+    def forget_old(self) -> None:
+        """Forget the FEC packets that came first, if what they cover was given up."""
+        while self._waiting and not self._is_near(packet := next(iter(self._waiting.values()))):
+            self._forget(packet.sequences)
+
     def take_media(self, sequence: int, packet: bytes) -> list[tuple[int, bytes]]:
         """Take a whole media packet, of 12 bytes at least. Returns the packets that are recovered by it, each
         with its sequence number."""

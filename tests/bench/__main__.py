@@ -67,6 +67,7 @@ ROWS: dict[str, Callable[[Bench], list[report.Result]]] = {
     "files-beside": rows_beside.beside_files,
     "intervals": rows_time.intervals,
     "rtp-order": rows_sequence.order,
+    "legs": rows_sequence.legs,
 }
 
 

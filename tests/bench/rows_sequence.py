@@ -1,7 +1,8 @@
-"""Rows on numbered datagrams: what it costs to see that a batch is in order."""
+"""Rows on numbered datagrams: what it costs to see that a batch is in order, and to merge two legs."""
 
 from __future__ import annotations
 
+import random
 import struct
 import time
 from collections import Counter
@@ -11,7 +12,9 @@ from bench.context import Bench
 from bench.measure import Samples, middle
 from bench.report import Check, Result, at_most
 from mcastd.config import RtpInbound
+from mcastd.inbound.merging import MergingSequencer
 from mcastd.inbound.numbered import RtpSequencer
+from mcastd.net.legs import LegBatch
 from mcastd.net.slots import Slots
 from mcastd.rows import Rows
 
@@ -23,6 +26,10 @@ PAYLOAD_BYTES = 1316
 DATAGRAMS = 200_000
 # By the size of a batch, in ns a datagram.
 ORDER_GOALS = {10: 150.0, 256: 60.0}
+# Datagrams in a batch of each leg.
+LEGS_BATCH = 256
+# By how many of each leg are lost, in ns that merging a pair costs beside the order of each leg.
+LEGS_GOALS = {0.0: 20.0, 0.01: 450.0}
 
 
 class PreparedBatch:
@@ -106,3 +113,48 @@ def order(bench: Bench) -> list[Result]:
     ]
     largest = f"{max(ORDER_GOALS)} a batch"
     return [Result("RTP order", samples, checks, cpu=middle(samples, largest, "ns"), notes=notes)]
+
+
+def _pairs(loss: float, *, merge: bool) -> dict[str, float]:
+    """CPU ns a pair of datagrams; each leg loses some of its own. Without ``merge``: their orders."""
+    chance, dropped = random.Random(7), Counter[str]()
+    settings = RtpInbound(jitter=False)
+    orders = [RtpSequencer(settings, dropped) for _ in range(2)]
+    merging = MergingSequencer(["A", "B"], lambda: RtpSequencer(settings, dropped), dropped, "inbound/bench")
+    merging.hold_back(0.05)
+    slots = [Slots(), Slots()]
+    number, spent, clock = 0, 0, _clock_ns()
+    while number < DATAGRAMS:
+        batches = []
+        for leg in (0, 1):
+            numbers = [one for one in range(number, number + LEGS_BATCH) if chance.random() >= loss]
+            for view, one in zip(slots[leg].views, numbers, strict=False):
+                HEADER.pack_into(view, 0, 0x80, 33, one % 65_536, 24 * one % (1 << 32), 7)
+            batches.append(PreparedBatch(slots[leg], len(numbers), ()))
+        number += LEGS_BATCH
+        before = time.process_time_ns()
+        for leg, batch in enumerate(batches):
+            for _ in merging.feed(LegBatch(batch, leg)) if merge else orders[leg].feed(batch):
+                pass
+        spent += time.process_time_ns() - before - clock
+    return {"ns": spent / number}
+
+
+def legs(bench: Bench) -> list[Result]:
+    """Two legs of RTP merged, beside the order of each of them alone."""
+
+    def contestant(loss: float, *, merge: bool) -> Callable[[], dict[str, float]]:
+        return lambda: _pairs(loss, merge=merge)
+
+    contestants = {
+        f"{loss:.0%} lost, {name}": contestant(loss, merge=merge)
+        for loss in LEGS_GOALS
+        for name, merge in (("merged", True), ("orders", False))
+    }
+    samples: Samples = bench.interleave("two legs", contestants)
+    checks: list[Check] = []
+    for loss, goal in LEGS_GOALS.items():
+        merged, orders = (middle(samples, f"{loss:.0%} lost, {name}", "ns") for name in ("merged", "orders"))
+        beside = None if merged is None or orders is None else merged - orders
+        checks.append(at_most(f"{loss:.0%} lost by each, beside their orders", beside, goal, " ns a pair"))
+    return [Result("Two legs", samples, checks, cpu=middle(samples, "0% lost, merged", "ns"))]

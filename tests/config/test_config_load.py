@@ -394,6 +394,8 @@ dscp = "CS5"
 
 [inbound."a.b"]
 enabled = true
+legs = []
+merge = "sequence"
 group = "ff15::1"
 port = 1
 sources = []
@@ -403,6 +405,7 @@ coalesce = true
 max_latency = "1ms"
 protocol = "raw"
 reorder = "0s"
+fec = false
 output = [
     { kind = "file", path = "/x", format = "raw", keep = 7, mode = "0640", fsync = false },
 ]

@@ -337,7 +337,7 @@ def test_copies_are_the_same_channel_elsewhere() -> None:
     one = channel(
         ttl=3, copies=[{"group": "239.192.2.1", "interface": "eth1"}, {"group": "239.1.1.1", "port": 7}]
     )
-    assert [(str(leg.group), leg.port, leg.interface, leg.ttl) for leg in one.legs()] == [
+    assert [(str(leg.group), leg.port, leg.interface, leg.ttl) for leg in one.by_leg()] == [
         ("239.255.1.2", 9190, None, 3),
         ("239.192.2.1", 9190, "eth1", 3),
         ("239.1.1.1", 7, None, 3),

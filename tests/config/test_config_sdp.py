@@ -103,6 +103,37 @@ def test_one_stream_by_two_ways(tmp_path: Path) -> None:
     assert received(Files(tmp_path, LEGS, 'group = "239.0.2.1"').load()) == ("239.0.2.1", 5006, [], [])
 
 
+def test_one_stream_by_two_ways_is_received_by_both_if_it_has_numbers(tmp_path: Path) -> None:
+    files = Files(tmp_path, LEGS, 'protocol = "rtp"\ninterface = "eth0"')
+    one = files.load()
+    assert [received(leg) for leg in one.by_leg()] == [
+        ("239.0.1.1", 5004, ["192.168.1.1"], []),
+        ("239.0.2.1", 5006, [], []),
+    ]
+    assert [leg.interface for leg in one.legs] == ["eth0", "eth0"]
+    assert received(one) == ("239.0.1.1", 5004, ["192.168.1.1"], [])
+    files.toml.write_text(dump(load(files.toml)))
+    assert files.load() == one
+    alone = Files(tmp_path, LEGS, 'protocol = "rtp"\nport = 5006').load()
+    assert (alone.legs, alone.port) == ((), 5006)
+
+
+def test_legs_say_more_of_the_ways_that_are_described(tmp_path: Path) -> None:
+    def legs(tables: str) -> Files:
+        return Files(tmp_path, LEGS, f'protocol = "rtp"\nlegs = [{tables}]')
+
+    one = legs('{ interface = "eth0" }, { interface = "eth1", sources = ["192.168.2.1"] }').load()
+    assert [leg.interface for leg in one.legs] == ["eth0", "eth1"]
+    assert [received(leg) for leg in one.by_leg()] == [
+        ("239.0.1.1", 5004, ["192.168.1.1"], []),
+        ("239.0.2.1", 5006, ["192.168.2.1"], []),
+    ]
+    assert legs("{}").refusal() == "sdp: SDP describes 2 ways: legs has to have a table for each"
+    assert legs("{ port = 5 }, {}").refusal() == (
+        "sdp: port of a leg contradicts SDP, which has 5004; leave one of the two out"
+    )
+
+
 def test_one_of_several_streams(tmp_path: Path) -> None:
     assert received(Files(tmp_path, TWO, "port = 5010").load()) == ("239.192.1.3", 5010, [], [])
     assert Files(tmp_path, TWO).refusal() == (

@@ -178,11 +178,19 @@ ABSENT_BY_DEFAULT = {
     "speed",
     "select",
     "copies",
+    "legs",
+    "max_skew",
 }
+LEGS = (
+    'legs = [{ group = "239.255.1.2", port = 9190, interface = "lo" }, { group = "239.255.3.3", port = 9 }]'
+)
+
 # What a key needs beside it.
 NEEDED = {
     "timing": ['framing = "ts"'],
     "reorder": ['protocol = "rtp"'],
+    "legs": ['protocol = "rtp"'],
+    "max_skew": ['protocol = "rtp"', LEGS],
     "late": ['framing = "ts"', 'timing = "pcr"'],
     "seam": ['framing = "ts"'],
     "speed": ['framing = "capture"', 'timing = "capture"'],

@@ -313,6 +313,9 @@ def test_status_and_the_last_word(tmp_path: Path, make_run: Callable[..., Run]) 
         "protocol": "raw",
         "manifest": None,
         "sequence": None,
+        "legs": [],
+        "shared_interface": "",
+        "shared_sender": "",
         "outputs": [
             {
                 "kind": "file",

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from mcastd.config import Config
+from mcastd.config import Config, InboundSubscription
 from mcastd.discovery.discovery import Discovery
 from mcastd.inbound.subscription import Subscription
 from mcastd.metrics.exposition import Row
 from mcastd.net.fake import FakeReceiver, FakeSender
+from mcastd.net.legs import ReceivingLegs
+from mcastd.net.link import Receiver
 from mcastd.outbound.announcer import SessionAnnouncer
 from mcastd.outbound.channel import Channel
 from mcastd.outbound.sources import open_source
@@ -55,7 +57,7 @@ class House:
             },
             **{
                 f"inbound/{name}": Subscription(
-                    f"inbound/{name}", one, lambda _, __, n=name: self.receivers[n]
+                    f"inbound/{name}", one, lambda wanted, _, n=name: self._link(wanted, self.receivers[n])
                 )
                 for name, one in config.inbound.items()
             },
@@ -65,6 +67,15 @@ class House:
             for name, one in config.discover.items()
         }
         self._threads = [WorkerThread(worker) for worker in self.workers.values()]
+
+    @staticmethod
+    def _link(settings: InboundSubscription, receiver: FakeReceiver) -> Receiver:
+        """With legs or repair, the receiver is one of two; the other has got what the tests deliver to it."""
+        if not settings.legs and not settings.fec:
+            return receiver
+        other = FakeReceiver()
+        other.deliver(b"x")
+        return ReceivingLegs([("one", lambda: receiver), ("other", lambda: other)])
 
     def rows(self) -> list[Row]:
         return [(thread.headline(), thread.worker.books()) for thread in self._threads]

@@ -23,7 +23,7 @@ from mcastd.metrics.families import families
 from mcastd.metrics.server import Metrics
 from mcastd.net.link import Origin
 from mcastd.status import NO_MANIFEST, AnnouncementStatus, FilesStatus, TreeStatus
-from mcastd.worker import OutputIdentity
+from mcastd.worker import LegBooks, OutputIdentity
 
 MakeHouse = Callable[..., House]
 MANIFEST = replace(NO_MANIFEST, files=115, issued=116, expires=117)
@@ -190,6 +190,9 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
                 refused_manifests={"signature": 214},
                 sequence=SequenceCounters(lost=215, duplicated=216, reordered=217, restarts=218),
                 jitter=219.5,
+                legs=(LegBooks(received=220, first=221, lost=222, skew=223.5, silent=True),),
+                legs_share=True,
+                repaired=224,
             ),
         ),
     ]
@@ -248,6 +251,13 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
         ("reordered_datagrams_total", *subscription): 217,
         ("sequence_restarts_total", *subscription): 218,
         ("jitter_seconds", *subscription): 219.5,
+        ("leg_datagrams_total", *subscription): 220,
+        ("leg_first_datagrams_total", *subscription): 221,
+        ("leg_lost_numbers_total", *subscription): 222,
+        ("leg_skew_seconds", *subscription): 223.5,
+        ("leg_silent", *subscription): 1,
+        ("legs_unprotected", *subscription): 1,
+        ("repaired_datagrams_total", *subscription): 224,
         **{
             (name, "inbound/a", output): base + number
             for output, base in (("x", 300), ("y", 400))
@@ -493,7 +503,12 @@ def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path, monkeypatch: 
                 **GROUP,
                 "output": [str(tmp_path / "a.log"), {"kind": "fifo", "path": str(tmp_path / "p")}],
             },
-            "c": {**GROUP, "output": str(tmp_path / "c.log"), "protocol": "rtp"},
+            "c": {**GROUP, "output": str(tmp_path / "c.log"), "protocol": "rtp", "fec": True},
+            "d": {
+                "legs": [GROUP, {**GROUP, "interface": "eth8"}],
+                "merge": "payload",
+                "output": str(tmp_path / "d.log"),
+            },
             "b": {
                 **GROUP,
                 "protocol": {"kind": "flute", "keys": [str(tmp_path / "key")]},
@@ -503,7 +518,7 @@ def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path, monkeypatch: 
     )
     for receiver in a.receivers.values():
         receiver.deliver(b"x")
-    states = ["finished", *["active"] * 5]
+    states = ["finished", *["active"] * 6]
     wait_for(lambda: [headline.state for headline, _ in a.rows()] == states)
     wait_for(
         lambda: all(books.last_datagram for headline, books in a.rows() if headline.name != "discover/a")

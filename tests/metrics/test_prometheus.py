@@ -100,6 +100,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     whole = f'atomic = "tree", notify = "{directory}/landed"'
     images = 'group = "239.255.9.8"\nport = 9198\n'
     group = 'group = "239.255.9.7"\nport = 9197\n'
+    leg = 'group = "239.255.9.7", port = 9197'
     config = f"""
         [daemon]
         control_socket = "{directory}/control"
@@ -118,6 +119,11 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         {group} output = "{directory}/rtp.log"
         interface = "lo"
         protocol = "rtp"
+        fec = true
+        [inbound.both]
+        legs = [{{ {leg}, interface = "lo" }}, {{ {leg}, interface = "127.0.0.1" }}]
+        merge = "payload"
+        output = "{directory}/both.log"
         [outbound.images]
         {images} source = "{files}"
         interface = "lo"
@@ -177,12 +183,14 @@ def test_each_alert_is_evaluated_and_the_one_that_is_true_is_pending(prometheus:
         healths = {rule["health"] for rule in group["rules"]}
         states = {rule["name"]: rule["state"] for rule in group["rules"]}
         expected = {states["McastdWorkerNotActive"], states["McastdFilesUnsent"]}
+        expected.add(states["McastdLegsUnprotected"])
         return states if healths == {"ok"} and "inactive" not in expected else None
 
     states = wait_for(alerts)
     assert states is not None
     assert states.pop("McastdWorkerNotActive") == "pending"
     assert states.pop("McastdFilesUnsent") == "pending"
+    assert states.pop("McastdLegsUnprotected") == "pending"  # both are by lo
     assert states.pop("McastdReceiveBufferSmall") in ("inactive", "pending")  # by the host's rmem_max
     states.pop("McastdSenderLate")  # by how busy the host is
     assert set(states.values()) == {"inactive"}

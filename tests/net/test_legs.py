@@ -10,8 +10,8 @@ import pytest
 
 from mcastd.errors import LinkError
 from mcastd.net.fake import BATCH_DATAGRAMS, FakeReceiver
-from mcastd.net.legs import LegBatch, Legs
-from mcastd.net.link import SourceFilter
+from mcastd.net.legs import LegBatch, ReceivingLegs
+from mcastd.net.link import LegLink
 
 
 class Ways:
@@ -25,10 +25,11 @@ class Ways:
         if (error := self.refused[leg]) is not None:
             raise error
         self.opened[leg].append(FakeReceiver())
+        self.opened[leg][-1].joined = f"fake{leg}"
         return self.opened[leg][-1]
 
-    def legs(self) -> Legs:
-        return Legs([("A", lambda: self.open(0)), ("B", lambda: self.open(1))])
+    def legs(self) -> ReceivingLegs:
+        return ReceivingLegs([("A", lambda: self.open(0)), ("B", lambda: self.open(1))])
 
     def refuse(self, leg: int, why: str) -> None:
         """The link that there is fails, and another one cannot be had."""
@@ -44,7 +45,7 @@ def ways(no_fd_leak: None) -> Iterator[Ways]:
     assert all(link.closed for links in ways.opened for link in links)
 
 
-def taken(legs: Legs) -> list[tuple[int, list[bytes]]]:
+def taken(legs: ReceivingLegs) -> list[tuple[int, list[bytes]]]:
     """All that there is: the leg and payloads of each batch."""
     batches = []
     for _ in range(50):
@@ -104,7 +105,6 @@ def test_a_leg_that_cannot_be_had_is_named_and_opened_when_it_can(ways: Ways) ->
     legs.set_coalesce(False)
     legs.set_receive_buffer(77_000)
     legs.tell_senders_apart(True)
-    legs.set_filter(SourceFilter(exclude=False))
     ways.refused[1] = None
     legs.network_changed()
     assert legs.problem == ""
@@ -112,7 +112,6 @@ def test_a_leg_that_cannot_be_had_is_named_and_opened_when_it_can(ways: Ways) ->
     (second,) = ways.opened[1]
     assert (second.metadata, second.coalesce, second.receive_buffer) == (False, False, 77_000)
     assert second.senders_apart
-    assert second.source_filter == SourceFilter(exclude=False)
     second.on_lost()
     assert lost == [1]
     second.deliver(b"b")
@@ -141,6 +140,23 @@ def test_what_came_by_a_leg_that_fails_is_given_first(ways: Ways) -> None:
     legs.network_changed()
     ways.opened[1][1].deliver(b"again")
     assert taken(legs) == [(1, [b"again"])]
+    legs.close()
+
+
+def test_each_leg_is_seen_by_itself_and_what_they_have_in_common(ways: Ways) -> None:
+    legs = ways.legs()
+    (left,), (right,) = ways.opened
+    left.dropped_by_kernel, right.dropped_by_kernel, right.trouble, right.problem = 5, 7, "refused", "down"
+    assert legs.by_leg() == (LegLink(("fake0",), 5, ""), LegLink(("fake1",), 7, "refused; down"))
+    assert legs.glance().shared == ""
+    right.joined, right.problem = "fake0", ""
+    legs.network_changed()
+    assert legs.glance().shared == "fake0"
+    assert legs.problem == "all legs come by fake0: what fails there fails for all"
+    ways.refuse(1, "it was deleted")
+    legs.network_changed()
+    assert legs.problem == "B: cannot join: it was deleted"
+    assert legs.by_leg()[1] == LegLink((), 7, "cannot join: it was deleted")
     legs.close()
 
 
@@ -173,7 +189,7 @@ def test_each_leg_is_told_and_asked(ways: Ways) -> None:
     assert (left.ticks, right.ticks) == ([], [5.0])
     left.filled, right.filled = 0.25, 0.5
     assert legs.load().filled == 0.5
-    assert legs.describe().interfaces == ("fake0", "fake0")
+    assert legs.describe().interfaces == ("fake0", "fake1")
     left.retry_at = 9.0
     assert legs.retry_at == 9.0
     legs.leave()

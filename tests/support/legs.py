@@ -65,6 +65,9 @@ class Legs:
     def glance(self) -> Glance:
         return self.legs[0].glance()._replace(overflow=self.load().overflow)
 
+    def by_leg(self) -> tuple[Any, ...]:
+        return ()
+
     def describe(self) -> Any:
         return self.legs[0].describe()
 

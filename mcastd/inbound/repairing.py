@@ -1,0 +1,150 @@
+"""``fec = true``: RTP with the repair of SMPTE ST 2022-1, which comes beside it on two further ports.
+
+```
+  port       media   --> order, what comes after a gap is held --+--> in order, each once
+  port + 2   columns --+                                         |
+  port + 4   rows    --+--> protocols/fec2022.py: what is lost --+
+```
+
+A repair packet is held while it may recover something, and dropped when it cannot any more. The packet that
+it recovers takes its place among all that was received.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+from mcastd import clock
+from mcastd.clock import Clock
+from mcastd.config import RtpInbound
+from mcastd.inbound.numbered import RtpSequencer
+from mcastd.inbound.sequenced import OTHER_SENDER, OfStream
+from mcastd.inbound.sequencer import Sequencer
+from mcastd.inbound.sorting import Sorting
+from mcastd.net.legs import LegBatch
+from mcastd.net.link import Batch, ListBatch
+from mcastd.protocols.fec2022 import KEPT_PACKETS, FecDecoder, parse_fec
+from mcastd.status import SubscriptionStatus
+from mcastd.worker import Books, Vitals
+
+# Reasons to drop a datagram.
+FEC = "fec"  # a repair packet that recovers nothing, or nothing any more: it is expected
+NOT_FEC = "not-fec"
+
+# The links of the subscription, by their place; columns and rows are told by what stands in them.
+MEDIA = 0
+
+
+class RepairingSequencer(Sequencer):
+    """One stream of RTP, and what repairs it."""
+
+    def __init__(
+        self, settings: RtpInbound, dropped: Counter[str], worker: str, now: Clock = clock.monotonic
+    ) -> None:
+        # What is recovered may be of a matrix before: until then it is not lost
+        self._order = RtpSequencer(settings, dropped, worker, misorder=KEPT_PACKETS, now=now)
+        self.reasons = (*self._order.reasons, FEC, NOT_FEC)
+        self.repaired = 0
+        self._dropped = dropped
+        self._now = now
+        self._decoder = FecDecoder()
+        self._of: tuple[OfStream | None, int] = None, 0  # the stream that it decodes, and restarts of that
+        self._accounted = (
+            0  # repair packets that the decoder took, less those that recovered one or are dropped
+        )
+
+    # -- what is seen of it
+
+    @property
+    def held(self) -> int:
+        return self._order.held + self._decoder.waiting
+
+    @property
+    def deadline(self) -> float:
+        return self._order.deadline
+
+    def describe(self, status: SubscriptionStatus) -> SubscriptionStatus:
+        status = self._order.describe(status)
+        sequence = status.sequence
+        return (
+            status
+            if sequence is None
+            else replace(status, sequence=replace(sequence, repaired=self.repaired))
+        )
+
+    def enter(self, books: Books) -> Books:
+        return self._order.enter(books)._replace(repaired=self.repaired)
+
+    def note(self, vitals: Vitals) -> Vitals:
+        return self._order.note(vitals)
+
+    # -- datagrams
+
+    def hold_back(self, seconds: float) -> None:
+        self._order.hold_back(seconds)
+
+    def feed(self, batch: Batch) -> Iterable[Batch]:
+        assert isinstance(batch, LegBatch), "what a link over several gives"
+        if batch.leg == MEDIA:
+            yield from self._order.feed(batch.whole)
+            self._follow_stream()
+            yield from self._take_media(batch.whole)
+        else:
+            yield from self._take_repair(batch.whole)
+        self._settle()
+
+    def expire(self, now: float) -> Iterable[Batch]:
+        yield from self._order.expire(now)
+        if now == math.inf:
+            self._forget()
+
+    def _follow_stream(self) -> None:
+        """Begin anew with another stream, or where that begins anew."""
+        of = self._order.stream, self._order.total.restarts
+        if of != self._of:
+            self._of = of
+            self._forget()
+
+    def _forget(self) -> None:
+        self._decoder = FecDecoder()
+        self._settle()
+
+    def _take_media(self, batch: Batch) -> Iterable[Batch]:
+        if (stream := self._order.stream) is None:
+            return
+        sorting, wire = Sorting(batch, self._now()), self._order.wire
+        for index, datagram in enumerate(batch.payloads):
+            if len(datagram) < wire.cells.end or wire.identity_of(datagram) != stream.identity:
+                continue
+            recovered = self._decoder.take_media(wire.cells.number(datagram), bytes(datagram))
+            if recovered:
+                yield from self._restore(recovered, sorting.copy(index))
+        self._decoder.forget_old()
+
+    def _take_repair(self, batch: Batch) -> Iterable[Batch]:
+        sorting, stream = Sorting(batch, self._now()), self._order.stream
+        for index, (datagram, address) in enumerate(zip(batch.payloads, sorting.columns[3], strict=True)):
+            if (packet := parse_fec(datagram)) is None:
+                self._dropped[NOT_FEC] += 1
+            elif stream is None or address != stream.address:
+                self._dropped[FEC if stream is None else OTHER_SENDER] += 1
+            else:
+                self._accounted += 1
+                if recovered := self._decoder.take_fec(packet):
+                    yield from self._restore(recovered, sorting.copy(index))
+
+    def _restore(self, recovered: list[tuple[int, bytes]], like: ListBatch) -> Iterable[Batch]:
+        """Have packets take their place in the stream, as if they had come with ``like``."""
+        self._accounted -= len(recovered)
+        packets = [replace(like, payloads=[packet]) for _, packet in recovered]
+        before = self._dropped.total()
+        yield from self._order.restore(packets)
+        self.repaired += len(packets) - (self._dropped.total() - before)
+
+    def _settle(self) -> None:
+        """Drop the repair packets that the decoder keeps no longer."""
+        self._dropped[FEC] += self._accounted - self._decoder.waiting
+        self._accounted = self._decoder.waiting

@@ -1,0 +1,244 @@
+"""One stream of numbers out of several copies of it: each number goes on once, by whichever copy comes first.
+
+```
+  leg A   7  8  9     11 12
+  leg B   7  8  9  10
+          gone     ^  ^ held until 10 has come, by whichever leg, or was waited for long enough
+                   next
+```
+
+What comes is taken in runs of numbers, since most of what is lost leaves long ones.
+"""
+
+from __future__ import annotations
+
+import bisect
+import enum
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Generic
+
+from mcastd.counters import SequenceCounters
+from mcastd.sequence.order import GAPS_MAX, LATE_SECONDS
+from mcastd.sequence.reorder import HeldRoom, Item
+
+
+class Fate(enum.Enum):
+    """What becomes of numbers that have come."""
+
+    NEW = enum.auto()  # they go on
+    EARLY = enum.auto()  # they are held: others have to go before them
+    COPY = enum.auto()  # another leg had them first
+    LATE = enum.auto()  # later ones have gone on, and these were given up
+
+
+@dataclass(slots=True)
+class _Hole:
+    """Numbers that later ones went before."""
+
+    begin: int
+    end: int
+    since: float  # monotonic seconds
+    lost: bool  # they count as lost
+
+
+@dataclass(slots=True)
+class _HeldRun(Generic[Item]):
+    begin: int
+    end: int
+    items: Item
+    datagrams: int
+    size: int  # bytes
+    since: float  # monotonic seconds
+
+
+class Merge(Generic[Item]):
+    """What of a stream has gone on, what is held, and what is missing. Items are runs that are held."""
+
+    def __init__(
+        self, seconds: float, numbers: int, number: int, room: HeldRoom, total: SequenceCounters
+    ) -> None:
+        """What is missing is waited for ``seconds``; at 0 the first copy of each number goes on at once.
+
+        Numbers count modulo ``numbers``; ``number`` is the first one. It counts in ``total``.
+        """
+        self.seconds = seconds
+        self.next = number  # after the last one that has gone on; counts on where numbers wrap
+        self._numbers = numbers
+        self._room = room
+        self._total = total
+        self._first = number
+        self._whole_from = number  # all from here to the next one have gone on
+        self._holes: list[_Hole] = []  # before the next one, in order
+        self._held: list[_HeldRun[Item]] = []  # behind the next one, in order of their numbers
+        self._waiting_since = math.inf  # monotonic seconds: since when the next one is missing
+
+    @property
+    def is_waiting(self) -> bool:
+        """Return True if something is held."""
+        return bool(self._held)
+
+    @property
+    def missing(self) -> int:
+        """Numbers that have not come, and still may."""
+        found, at = sum(hole.end - hole.begin for hole in [*self._holes] if not hole.lost), self.next
+        for held in [*self._held]:
+            found += max(0, held.begin - at)
+            at = max(at, held.end)
+        return found
+
+    @property
+    def deadline(self) -> float:
+        """When :meth:`expire` is due, in monotonic seconds."""
+        lost_at = next((hole.since + LATE_SECONDS for hole in self._holes if not hole.lost), math.inf)
+        return min(lost_at, self.waits_until)
+
+    @property
+    def waits_until(self) -> float:
+        """How long what is missing is waited for now, in monotonic seconds; ``inf``: nothing is held."""
+        return self._waiting_since + self.seconds
+
+    def wait_until(self, at: float) -> None:
+        """Wait for what is missing at least so long."""
+        self._waiting_since = max(self._waiting_since, at - self.seconds)
+
+    def advance(self, end: int) -> None:
+        """All before this number has gone on; nothing is held."""
+        self.next = end
+
+    def ahead(self, number: int) -> int:
+        """How far a number is ahead of the next one, as near as can be."""
+        half = self._numbers // 2
+        return (number - self.next + half) % self._numbers - half
+
+    def has_all(self, begin: int, end: int) -> bool:
+        """Return True if all numbers from ``begin`` to before ``end`` have surely gone on."""
+        return end <= self.next and begin >= self._whole_from
+
+    def fates(self, begin: int, end: int, now: float) -> Iterator[tuple[int, int, Fate]]:
+        """What becomes of the numbers from ``begin`` to before ``end``, part by part.
+
+        Before it is asked for the next part, :meth:`go_on` has to be called with those that are NEW, and
+        :meth:`hold` with those that are EARLY.
+        """
+        while begin < end:
+            stop, fate = self._fate(begin, end, now)
+            yield begin, stop, fate
+            begin = stop
+
+    def fate(self, begin: int, end: int, now: float) -> Fate:
+        """What becomes of one datagram that has all these numbers. If some of them are new, it is."""
+        fates = []
+        while begin < end:
+            begin, fate = self._fate(begin, end, now)
+            fates.append(fate)
+        return next(fate for fate in (Fate.NEW, Fate.EARLY, Fate.LATE, Fate.COPY) if fate in fates)
+
+    def _fate(self, begin: int, end: int, now: float) -> tuple[int, Fate]:
+        """What becomes of these numbers, up to the first one with another fate."""
+        if begin < self.next:
+            return self._fate_of_past(begin, min(end, self.next))
+        held = self._held
+        behind = bisect.bisect_right(held, begin, key=_begin_of)
+        if behind and held[behind - 1].end > begin:
+            return min(end, held[behind - 1].end), Fate.COPY
+        stop = min(end, held[behind].begin) if behind < len(held) else end
+        if begin == self.next:
+            return stop, Fate.NEW
+        if self.seconds or held:
+            return stop, Fate.EARLY
+        self._leave_out(begin, now, lost=False)
+        return stop, Fate.NEW
+
+    def _fate_of_past(self, begin: int, end: int) -> tuple[int, Fate]:
+        if begin < self._first:
+            return min(end, self._first), Fate.LATE
+        for hole in self._holes if begin < self._whole_from else ():
+            if begin < hole.begin:
+                return min(end, hole.begin), Fate.COPY
+            if begin < hole.end:
+                return min(end, hole.end), Fate.LATE if self.seconds else Fate.NEW
+        return end, Fate.COPY
+
+    def go_on(self, begin: int, end: int, datagrams: int = 1) -> list[Item]:
+        """These numbers, of so many datagrams, go on. Returns what follows them at once."""
+        if begin < self.next:
+            self._fill(begin, end)
+        if end <= self.next:
+            self._total.reordered += datagrams
+            return []
+        self.next = end
+        return self._following() if self._held else []
+
+    def _following(self) -> list[Item]:
+        found: list[Item] = []
+        held, behind = self._held, 0
+        for one in held:
+            if one.begin > self.next:
+                break
+            self.next = max(self.next, one.end)
+            self._room.number -= one.datagrams
+            self._room.bytes -= one.size
+            found.append(one.items)
+            behind += 1
+        del held[:behind]
+        self._waiting_since = min((one.since for one in held), default=math.inf)
+        return found
+
+    def hold(self, begin: int, end: int, items: Item, now: float, *, datagrams: int, size: int) -> list[Item]:
+        """Hold a run of datagrams of ``size`` bytes. Returns what goes on since there is no room for more."""
+        bisect.insort(self._held, _HeldRun(begin, end, items, datagrams, size, now), key=_begin_of)
+        self._waiting_since = min(self._waiting_since, now)
+        self._room.number += datagrams
+        self._room.bytes += size
+        found: list[Item] = []
+        while self._room.is_overfull and self._held:
+            found += self._wait_no_longer(now)
+        return found
+
+    def expire(self, now: float) -> list[Item]:
+        """Return what has waited for long enough, in order; at ``inf`` all that is held."""
+        for hole in self._holes:
+            if hole.since + LATE_SECONDS <= now:
+                self._lose(hole)
+        found: list[Item] = []
+        while self._held and self._waiting_since + self.seconds <= now:
+            found += self._wait_no_longer(now)
+        return found
+
+    def _wait_no_longer(self, now: float) -> list[Item]:
+        """Go on without what is missing before what is held."""
+        self._leave_out(self._held[0].begin, now, lost=True)
+        return self._following()
+
+    def _leave_out(self, end: int, now: float, *, lost: bool) -> None:
+        """Go on with number ``end``, without those before it."""
+        hole = _Hole(self.next, end, now, lost=False)
+        if lost:
+            self._lose(hole)
+        self._holes.append(hole)
+        self.next = self._whole_from = end
+        if len(self._holes) > GAPS_MAX:
+            self._lose(self._holes.pop(0))
+
+    def _lose(self, hole: _Hole) -> None:
+        """Count the numbers of a hole as lost, once."""
+        if not hole.lost:
+            hole.lost = True
+            self._total.lost += hole.end - hole.begin
+
+    def _fill(self, begin: int, end: int) -> None:
+        """These numbers have come after later ones."""
+        left: list[_Hole] = []
+        for hole in self._holes:
+            if hole.begin < begin:
+                left.append(_Hole(hole.begin, min(hole.end, begin), hole.since, hole.lost))
+            if end < hole.end:
+                left.append(_Hole(max(hole.begin, end), hole.end, hole.since, hole.lost))
+        self._holes = left
+        self._whole_from = left[-1].end if left else self._first
+
+
+def _begin_of(held: _HeldRun[Any]) -> int:
+    return held.begin
