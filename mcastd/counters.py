@@ -7,6 +7,7 @@ what the subscription's protocol holds or has dropped.
 
 from __future__ import annotations
 
+import enum
 import threading
 from collections import Counter
 from collections.abc import Mapping
@@ -15,7 +16,9 @@ from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
 T = TypeVar(
-    "T", bound="OutboundCounters | InboundCounters | OutputCounters | DiscoveryCounters | SequenceCounters"
+    "T",
+    bound="OutboundCounters | InboundCounters | OutputCounters | DiscoveryCounters | SequenceCounters"
+    " | TransportCounters",
 )
 
 
@@ -130,6 +133,31 @@ class SequenceCounters:
     duplicated: int = 0  # datagrams that came again
     reordered: int = 0  # datagrams that came after later ones
     restarts: int = 0  # times that the numbers began anew
+
+
+class TransportCheck(enum.StrEnum):
+    """A check of a transport stream, by its name in ETSI TR 101 290 section 5.2; the last is ours."""
+
+    SYNC_LOSS = "TS_sync_loss"
+    SYNC_BYTE = "Sync_byte_error"
+    PAT = "PAT_error"
+    CONTINUITY = "Continuity_count_error"
+    PMT = "PMT_error"
+    PID = "PID_error"
+    TRANSPORT = "Transport_error"
+    CRC = "CRC_error"
+    PCR_REPETITION = "PCR_repetition_error"
+    PCR_DISCONTINUITY = "PCR_discontinuity_indicator_error"
+    DATAGRAM = "Datagram_error"  # it does not consist of whole packets
+
+
+@dataclass(slots=True)
+class TransportCounters:
+    """What the checks of a transport stream have found."""
+
+    packets: int = 0  # that were in sync
+    lost: int = 0  # packets that are missing by the continuity counters, which count to 16
+    errors: Counter[str] = field(default_factory=lambda: Counter({str(check): 0 for check in TransportCheck}))
 
 
 @dataclass(slots=True)

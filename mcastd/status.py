@@ -5,6 +5,7 @@ As JSON each class is an object of its fields, in their order: see codec.py.
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from mcastd.counters import (
     OutboundCounters,
     OutputCounters,
     SequenceCounters,
+    TransportCounters,
 )
 from mcastd.views import Status
 
@@ -293,6 +295,55 @@ class ReceivedLeg:
     trouble: str = ""  # what keeps it from receiving
 
 
+class TransportTrouble(enum.StrEnum):
+    """Why what comes cannot be shown as it is meant to be, the gravest first."""
+
+    NO_SYNC = "no-sync"  # it is no transport stream
+    NO_PAT = "no-pat"
+    NO_PMT = "no-pmt"
+    NO_PID = "no-pid"  # a stream that a program map tells of does not come
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PidStatus:
+    """What comes of one PID of a transport stream."""
+
+    pid: int
+    type: int | None  # of the stream, as a program map says it (H.222.0 table 2-34); None: none does
+    packets: int  # with payload
+    rate: int  # bits per second, in the last second
+    continuity_errors: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramStatus:
+    """A program of a transport stream."""
+
+    number: int
+    map_pid: int
+    clock_pid: int | None  # None: its map has not come
+    pids: tuple[int, ...]  # of its streams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransportStatus:
+    """What the checks of a transport stream say. Jitter and delay factor are those of the last second."""
+
+    trouble: TransportTrouble | None  # None: it can be shown
+    resembles_rtp: bool  # what is no transport stream may be one in RTP
+    counters: TransportCounters
+    last_error_ages: Mapping[str, float]  # seconds since the last error, by check, of those that had some
+    rate: int | None  # bits per second, as it arrives; None: not known yet
+    clock_rate: int | None  # the same by its program clock
+    clock_jitter_ms: float | None  # of arrivals against the clock, from the earliest to the latest
+    most_clock_jitter_ms: float
+    delay_factor_ms: float | None  # RFC 4445
+    most_delay_factor_ms: float
+    loss_rate: float  # packets that were missing in the last second: the media loss rate of RFC 4445
+    programs: tuple[ProgramStatus, ...]  # as many as are shown
+    pids: tuple[PidStatus, ...]  # the same, of the highest rates
+
+
 # The age of the last overflow in a status that lacks it, as of an older daemon.
 UNKNOWN_AGE = math.inf
 
@@ -318,6 +369,7 @@ class SubscriptionStatus(Status):
     legs: tuple[ReceivedLeg, ...] = ()
     shared_interface: str = ""  # that all legs come by, so that they fail together
     shared_sender: str = ""  # that all legs come from
+    ts: TransportStatus | None = None  # None: what is in them is not checked
     outputs: tuple[OutputStatus, ...]
     closed_outputs: ClosedOutputs
     hanging: Hanging | None  # an output, for too long

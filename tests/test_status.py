@@ -24,6 +24,7 @@ from mcastd.counters import (
     OutboundCounters,
     OutputCounters,
     SequenceCounters,
+    TransportCounters,
     copy_of,
     growth,
 )
@@ -47,10 +48,14 @@ from mcastd.status import (
     ManifestStatus,
     MembershipStatus,
     NumberedSender,
+    PidStatus,
+    ProgramStatus,
     ReceivedLeg,
     ReceiverDescription,
     SequenceStatus,
     SubscriptionStatus,
+    TransportStatus,
+    TransportTrouble,
 )
 from mcastd.views import DaemonView, MonitorView, ReloadView, VitalsView, WorkerView, as_kind
 from mcastd.worker import Context
@@ -141,6 +146,14 @@ SUBSCRIPTION = """{
     }
   ],
   "shared_interface": "eth3", "shared_sender": "192.0.2.32",
+  "ts": {
+    "trouble": "no-pid", "resembles_rtp": false,
+    "counters": {"packets": 351, "lost": 352, "errors": {"PAT_error": 353, "CRC_error": 354}},
+    "last_error_ages": {"PAT_error": 355.5}, "rate": 356, "clock_rate": 357, "clock_jitter_ms": 358.5,
+    "most_clock_jitter_ms": 359.5, "delay_factor_ms": 360.5, "most_delay_factor_ms": 361.5,
+    "loss_rate": 362.5, "programs": [{"number": 363, "map_pid": 364, "clock_pid": 365, "pids": [366, 367]}],
+    "pids": [{"pid": 366, "type": 27, "packets": 368, "rate": 369, "continuity_errors": 370}]
+  },
   "outputs": [
     {
       "kind": "file", "format": "lines", "path": "/srv/a",
@@ -191,6 +204,20 @@ LEG = ReceivedLeg(
     age=254.5,
     silent=True,
     trouble="eth2 is down",
+TRANSPORT = TransportStatus(
+    trouble=TransportTrouble.NO_PID,
+    resembles_rtp=False,
+    counters=TransportCounters(351, 352, Counter(PAT_error=353, CRC_error=354)),
+    last_error_ages={"PAT_error": 355.5},
+    rate=356,
+    clock_rate=357,
+    clock_jitter_ms=358.5,
+    most_clock_jitter_ms=359.5,
+    delay_factor_ms=360.5,
+    most_delay_factor_ms=361.5,
+    loss_rate=362.5,
+    programs=(ProgramStatus(number=363, map_pid=364, clock_pid=365, pids=(366, 367)),),
+    pids=(PidStatus(pid=366, type=27, packets=368, rate=369, continuity_errors=370),),
 )
 
 
@@ -298,6 +325,8 @@ class Said(Sequencer):
             ),
             legs=(LEG,),
             shared_sender="192.0.2.32",
+            sequence=SequenceStatus(counters=SequenceCounters(241, 242, 243, 244), senders=(sender,)),
+            ts=TRANSPORT,
         )
 
 

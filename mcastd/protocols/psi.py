@@ -59,6 +59,11 @@ class Sections:
         self._begun = bytearray()
         self._is_within = False  # a section has begun, and what follows belongs to it
 
+    @property
+    def is_idle(self) -> bool:
+        """Return True if nothing has begun."""
+        return not self._is_within
+
     def feed(self, payload: Bytes, starts_unit: bool) -> list[bytes]:
         """Take the payload of the next packet. Returns the sections that are complete, not checked yet."""
         if starts_unit:

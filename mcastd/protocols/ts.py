@@ -112,6 +112,20 @@ def pcr_at(data: Bytes, at: int) -> int | None:
     return ((value >> 15) * 300 + (value & 0x1FF)) % PCR_MODULUS
 
 
+def clock_at(data: bytes, at: int) -> tuple[int, int | None, bool, bool]:
+    """What a packet with an adaptation field says of a clock, in one call, which is what a packet costs.
+
+    Returns its PID, its PCR or None, whether it is discontinuous, and whether it is damaged.
+    """
+    _, first, low, _, length, flags = data[at : at + 6]
+    pcr = None
+    if flags & _PCR and _PCR_FIELD_BYTES <= length <= PACKET_BYTES - 5:
+        value = int.from_bytes(data[at + 6 : at + 12])
+        pcr = ((value >> 15) * 300 + (value & 0x1FF)) % PCR_MODULUS
+    is_discontinuous = length > 0 and flags & _DISCONTINUITY > 0
+    return (first & 0x1F) << 8 | low, pcr, is_discontinuous, first & 0x80 > 0
+
+
 def pcr_bytes(pcr: int) -> bytes:
     """The six bytes of a PCR, which stand at 6 in a packet."""
     base, extension = divmod(pcr % PCR_MODULUS, 300)

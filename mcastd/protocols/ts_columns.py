@@ -21,7 +21,7 @@ class PidColumn:
     def __init__(self) -> None:
         self.keys: dict[int, int] = {}  # by PID
         self._factor = _FACTORS[0]
-        self._is_full = False  # there were more PIDs than can be told apart
+        self.is_full = False  # there were more PIDs than can be told apart
         self._make_tables()
 
     def of(self, packets: bytes | bytearray) -> bytes | None:
@@ -29,9 +29,12 @@ class PidColumn:
 
         Keys hold until this is called again.
         """
-        if self._is_full:
+        return self.of_columns(packets[1::PACKET_BYTES], packets[2::PACKET_BYTES])
+
+    def of_columns(self, first: bytes | bytearray, low: bytes | bytearray) -> bytes | None:
+        """The same, of the bytes 1 and 2 of the packets."""
+        if self.is_full:
             return None
-        first, low = packets[1::PACKET_BYTES], packets[2::PACKET_BYTES]
         high = first.translate(_LOW_FIVE_BITS)
         while True:
             mixed = int.from_bytes(high.translate(self._mix)) ^ int.from_bytes(low)
@@ -50,7 +53,7 @@ class PidColumn:
                 self.keys, self._factor = keys, factor
                 self._make_tables()
                 return True
-        self._is_full = True
+        self.is_full = True
         return False
 
     def _make_tables(self) -> None:

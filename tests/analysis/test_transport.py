@@ -1,0 +1,327 @@
+"""Checks of a transport stream: each error is counted by its name, and by no other; any bytes do no harm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.transport import Multiplex, association, packet, program_map, section, table_packet
+
+from mcastd.analysis.transport import FORGET_NANOS, TransportAnalysis
+from mcastd.clock import NANO
+from mcastd.counters import TransportCheck
+from mcastd.protocols.ts import NULL_PID, PACKET_BYTES, PCR_HZ, PCR_MODULUS
+from mcastd.status import TransportTrouble
+
+MAP, VIDEO, AUDIO, PROGRAM = Multiplex.MAP, Multiplex.VIDEO, Multiplex.AUDIO, Multiplex.PROGRAM
+MS = PCR_HZ // 1000
+# Arrivals are the kernel's times: nanoseconds since 1970.
+START = 1_790_000_000 * NANO
+
+
+class Checked:
+    """An analysis, and what it has found."""
+
+    def __init__(self) -> None:
+        self.analysis = TransportAnalysis()
+        self._counters: dict[int, int] = {}
+
+    def at(self, seconds: float, *payloads: bytes) -> None:
+        """These datagrams arrive at this time."""
+        arrivals = [START + round(seconds * NANO)] * len(payloads)
+        self.analysis.feed(payloads, arrivals, 50.0 + seconds)
+
+    def counter(self, pid: int) -> int:
+        self._counters[pid] = self._counters.get(pid, 0) + 1
+        return self._counters[pid]
+
+    def table(self, pid: int, table: bytes) -> bytes:
+        return table_packet(pid, self.counter(pid), table)
+
+    def pat(self) -> bytes:
+        return self.table(0, association({0: 0x10, PROGRAM: MAP}))
+
+    def pmt(self, streams: dict[int, int] | None = None) -> bytes:
+        return self.table(MAP, program_map(PROGRAM, VIDEO, streams or {VIDEO: 0x1B, 0x1F0: 0x06}))
+
+    def video(self) -> bytes:
+        return packet(VIDEO, self.counter(VIDEO))
+
+    @property
+    def errors(self) -> dict[str, int]:
+        return {check: count for check, count in self.analysis.counters.errors.items() if count}
+
+
+def test_a_good_stream_has_no_errors_and_its_programs_and_rates_are_known() -> None:
+    checked, mux = Checked(), Multiplex()
+    second = round(1 / (7 * mux.PACKET_SECONDS))
+    for number, datagram in enumerate(mux.datagrams(4 * second)):
+        checked.at(number * 7 * mux.PACKET_SECONDS, datagram)
+    analysis = checked.analysis
+    assert (checked.errors, analysis.trouble, analysis.loss_rate) == ({}, None, 0)
+    assert analysis.tables.programs == {PROGRAM: MAP}
+    assert analysis.tables.maps[PROGRAM].streams == {VIDEO: 0x1B, AUDIO: 0x04}
+    assert analysis.clocks.bit_rate == pytest.approx(mux.RATE, rel=1e-6)
+    assert analysis.delivery.bit_rate == pytest.approx(mux.RATE, rel=0.01)
+    assert analysis.clocks.jitter == pytest.approx(0, abs=1e-6)
+    # RFC 4445: no less than what one datagram brings
+    assert analysis.delivery.delay_factor == pytest.approx(7 * mux.PACKET_SECONDS, rel=0.01)
+    rates = {pid: count.bit_rate for pid, count in analysis.continuity.pids.items()}
+    assert sum(rates.values()) == pytest.approx(mux.RATE, rel=0.01)
+    assert rates[NULL_PID] == pytest.approx(mux.RATE / 17, rel=0.1)
+    assert max(rates, key=lambda pid: rates[pid]) == VIDEO
+    assert analysis.tables.pids >= {0, MAP}
+
+
+@pytest.mark.parametrize(
+    ("marks", "losses", "is_lost"),
+    [
+        ("GGGG", 0, False),
+        ("GxGG", 0, False),
+        ("GxxG", 1, True),
+        ("xx", 1, True),
+        ("GxxGGGG", 1, True),
+        ("xxGGGGG", 1, False),
+        ("xxGGGxGGGGG", 1, False),
+        ("xxGGGGGxGxx", 2, True),
+    ],
+)
+@pytest.mark.parametrize("together", [False, True])
+def test_sync_is_lost_by_two_packets_and_found_by_five(
+    marks: str, losses: int, is_lost: bool, together: bool
+) -> None:
+    checked = Checked()
+    packets = [checked.video() for _ in marks]
+    made = [one if mark == "G" else b"\xb8" + one[1:] for one, mark in zip(packets, marks, strict=True)]
+    for datagram in [b"".join(made)] if together else made:
+        checked.at(0.0, datagram)
+    errors = checked.analysis.counters.errors
+    assert errors[TransportCheck.SYNC_LOSS] == losses
+    assert errors[TransportCheck.SYNC_BYTE] == marks.count("x")
+    assert (checked.analysis.trouble is TransportTrouble.NO_SYNC) == is_lost
+    assert checked.analysis.counters.packets == marks.count("G")
+
+
+def test_what_is_not_of_whole_packets_is_counted_and_what_looks_like_rtp_is_told() -> None:
+    checked = Checked()
+    checked.at(0.0, checked.video(), b"", checked.video() + b"more", checked.video())
+    checked.at(0.1, b"text" * 50)
+    assert checked.errors.pop(TransportCheck.CONTINUITY) == 1  # of the packet that had more behind it
+    assert checked.errors == {
+        TransportCheck.CONTINUITY: 1,
+        TransportCheck.DATAGRAM: 3,
+        TransportCheck.SYNC_LOSS: 1,
+    }
+    assert not checked.analysis.resembles_rtp
+    for _ in range(2):
+        checked.at(0.2, b"\x80\x21" + bytes(10) + 7 * checked.video())
+    assert checked.analysis.resembles_rtp
+    assert checked.analysis.trouble is TransportTrouble.NO_SYNC
+    assert checked.analysis.error_times[TransportCheck.DATAGRAM] == 50.2
+    assert checked.analysis.error_times[TransportCheck.CONTINUITY] == 50.0
+
+
+def test_a_table_that_comes_too_seldom_is_an_error_each_half_second() -> None:
+    checked = Checked()
+    checked.at(0.0, checked.pat() + checked.pmt())
+    for quarter in range(1, 8):
+        checked.at(quarter / 4, checked.pmt())
+    # At 0.75 and 1.5
+    assert checked.errors == {TransportCheck.PAT: 2}
+    checked.at(2.1, checked.pat() + checked.pmt())
+    assert checked.errors == {TransportCheck.PAT: 3}
+    checked.at(2.6, checked.pat())
+    assert checked.errors == {TransportCheck.PAT: 3}, "half a second is not too long"
+
+
+def test_a_stream_without_tables_is_in_trouble_until_they_come() -> None:
+    checked = Checked()
+
+    def play(begin: int, end: int, *kinds: Callable[[], bytes]) -> None:
+        """These packets every 0.4 s."""
+        for step in range(begin, end):
+            checked.at(step * 0.4, *(kind() for kind in kinds))
+
+    play(0, 16, checked.video)
+    assert checked.analysis.trouble is TransportTrouble.NO_PAT
+    play(16, 32, checked.pat)
+    assert checked.analysis.trouble is TransportTrouble.NO_PMT
+    play(32, 36, checked.pat, checked.pmt, checked.video)
+    assert checked.analysis.trouble is None
+    before = checked.errors
+    assert before.keys() == {TransportCheck.PAT, TransportCheck.PMT}
+    play(36, 52, checked.pat, checked.pmt)
+    assert checked.analysis.trouble is TransportTrouble.NO_PID
+    assert checked.analysis.tables.absent_pid == VIDEO, "of the other one nobody expects that it comes"
+    assert checked.errors == before | {TransportCheck.PID: 1}
+    play(52, 56, checked.pat, checked.pmt, checked.video)
+    assert checked.analysis.trouble is None
+
+
+def test_a_silence_is_no_fault_of_the_tables() -> None:
+    checked = Checked()
+    for minute in range(3):
+        checked.at(60.0 * minute, checked.pat(), checked.pmt(), checked.video())
+        checked.at(60.0 * minute + 0.3, checked.video())
+    assert (checked.errors, checked.analysis.trouble) == ({}, None)
+
+
+def test_a_table_that_cannot_be_read_is_an_error_of_its_kind() -> None:
+    checked = Checked()
+    checked.at(0.0, checked.pat() + checked.pmt())
+    scrambled = bytearray(checked.pat())
+    scrambled[3] |= 0x80
+    checked.at(0.1, bytes(scrambled))
+    assert checked.errors == {TransportCheck.PAT: 1}
+    checked.at(0.2, checked.table(0, program_map(PROGRAM, VIDEO, {})))
+    assert checked.errors == {TransportCheck.PAT: 2}
+    scrambled = bytearray(checked.pmt())
+    scrambled[3] |= 0xC0
+    checked.at(0.2, bytes(scrambled))
+    checked.at(0.2, checked.table(MAP, section(2, PROGRAM, b"\xe1\x01\xf0")))
+    assert checked.errors == {TransportCheck.PAT: 2, TransportCheck.PMT: 2}
+    wrong = association({PROGRAM: MAP})
+    for pid in (0, 0x11, MAP):
+        checked.at(0.2, checked.table(pid, wrong[:-1] + bytes((wrong[-1] ^ 1,))))
+    assert checked.errors == {TransportCheck.PAT: 2, TransportCheck.PMT: 2, TransportCheck.CRC: 3}
+    # A section of private data has no CRC that is known, nor has one with the time
+    checked.at(0.3, checked.table(0x14, b"\x70\x70\x05time!"))
+    assert checked.errors == {TransportCheck.PAT: 2, TransportCheck.PMT: 2, TransportCheck.CRC: 3}
+
+
+def test_programs_follow_the_table_and_its_parts() -> None:
+    checked = Checked()
+    first, second = association({1: 0x101, 2: 0x102}, last=1), association({3: 0x103}, part=1, last=1)
+    checked.at(0.0, checked.table(0, first) + checked.table(0, second))
+    assert checked.analysis.tables.programs == {1: 0x101, 2: 0x102, 3: 0x103}
+    checked.at(0.1, checked.table(0x102, program_map(2, 0x202, {0x202: 2})))
+    checked.at(0.1, checked.table(0x103, program_map(2, 0x203, {0x203: 2})))
+    assert {number: one.clock_pid for number, one in checked.analysis.tables.maps.items()} == {2: 0x202}
+    checked.at(0.2, checked.table(0, association({5: 0x105}, version=2)))
+    assert (checked.analysis.tables.programs, checked.analysis.tables.maps) == ({5: 0x105}, {})
+    assert not checked.analysis.tables.pids & {0x101, 0x102, 0x103}
+
+
+def clock_at(
+    checked: Checked, seconds: float, ticks: float, *, flagged: bool = False, pid: int = VIDEO
+) -> None:
+    pcr = round(ticks) % PCR_MODULUS
+    one = packet(pid, checked.counter(pid), pcr=pcr, discontinuous=flagged)
+    checked.at(seconds, checked.pat() + checked.pmt() + one)
+
+
+@pytest.mark.parametrize(
+    ("values", "errors"),
+    [
+        ([0, 40, 80, 180], {}),
+        ([0, 40, 141], {TransportCheck.PCR_REPETITION: 1}),
+        ([0, 40, 40, 80], {}),
+        ([0, 40, 1041], {TransportCheck.PCR_DISCONTINUITY: 1}),
+        ([5000, 5040, 5000, 5040], {TransportCheck.PCR_DISCONTINUITY: 1}),
+        ([-60, -20, 20], {}),  # it wraps
+    ],
+)
+def test_each_fault_of_a_clock_is_counted(values: list[int], errors: dict[str, int]) -> None:
+    checked = Checked()
+    for number, value in enumerate(values):
+        clock_at(checked, number / 25, value * MS)
+        clock_at(checked, number / 25, (number * 40 + 7) * MS, pid=AUDIO)  # another one, which goes on
+    assert checked.errors == errors
+
+
+def test_a_clock_that_says_that_it_begins_anew_may() -> None:
+    checked = Checked()
+    for number, (value, flagged) in enumerate([(0, False), (40, False), (90_000, True), (90_040, False)]):
+        clock_at(checked, number / 25, value * MS, flagged=flagged)
+    assert checked.errors == {}
+
+
+def test_the_jitter_of_a_clock_is_how_far_it_arrives_from_its_time() -> None:
+    checked, mux = Checked(), Multiplex()
+    late = {5: 0.003, 9: -0.002}  # for 40 datagrams, in each second
+    for number, datagram in enumerate(mux.datagrams(3 * 760)):
+        checked.at(number * 7 * mux.PACKET_SECONDS + late.get(number % 760 // 40, 0.0), datagram)
+    assert checked.analysis.clocks.jitter == pytest.approx(0.005, abs=1e-5)
+    assert checked.analysis.clocks.most_jitter == checked.analysis.clocks.jitter
+    assert checked.errors == {}
+
+
+def test_an_arrival_of_a_clock_that_was_set_back_is_no_error() -> None:
+    checked, mux = Checked(), Multiplex()
+    for number, datagram in enumerate(mux.datagrams(1600)):
+        checked.at(number * 7 * mux.PACKET_SECONDS - 4000 * (number > 700), datagram)
+    assert checked.errors == {}
+    assert checked.analysis.delivery.most_delay_factor < 0.01
+
+
+def test_without_arrivals_the_time_of_the_batch_stands_for_them() -> None:
+    analysis, mux = TransportAnalysis(), Multiplex()
+    for number in range(300):
+        analysis.feed([*mux.datagrams(10)], (), 100 + number * 70 * mux.PACKET_SECONDS)
+    assert not analysis.counters.errors.total()
+    assert analysis.clocks.bit_rate == pytest.approx(mux.RATE, rel=1e-6)
+    assert analysis.delivery.delay_factor == pytest.approx(70 * mux.PACKET_SECONDS, rel=0.01)
+
+
+def outcome(datagrams: Sequence[bytes], sizes: Sequence[int]) -> tuple[object, ...]:
+    analysis, at, turn = TransportAnalysis(), 0, 0
+    while at < len(datagrams):
+        some = datagrams[at : at + sizes[turn % len(sizes)]]
+        analysis.feed(some, [START + (at + n) * 3_000_000 for n in range(len(some))], 50.0 + at * 0.003)
+        at, turn = at + len(some), turn + 1
+    return analysis.counters, analysis.tables.programs, analysis.sync.is_lost, analysis.trouble
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 59), st.integers(0, 1315), st.integers(0, 255)), max_size=12),
+    st.lists(st.integers(1, 20), min_size=1, max_size=4),
+    st.lists(st.binary(max_size=600), max_size=3),
+)
+def test_bytes_that_were_changed_count_the_same_however_they_are_cut(
+    changes: list[tuple[int, int, int]], sizes: list[int], strangers: list[bytes]
+) -> None:
+    datagrams = [*map(bytearray, Multiplex().datagrams(60))]
+    for number, at, byte in changes:
+        datagrams[number][at] = byte
+    made = [*map(bytes, datagrams[:40]), *strangers, *map(bytes, datagrams[40:])]
+    assert outcome(made, sizes)[0] == outcome(made, [1])[0]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.lists(st.binary(max_size=4 * PACKET_BYTES), min_size=1, max_size=5), max_size=6),
+    st.booleans(),
+)
+def test_any_bytes_do_no_harm(batches: list[list[bytes]], whole: bool) -> None:
+    analysis = TransportAnalysis()
+    for number, batch in enumerate(batches):
+        cut = [(b"\x47" + one).ljust(2 * PACKET_BYTES, b"\x47")[: 2 * PACKET_BYTES] for one in batch]
+        analysis.feed(cut if whole else batch, [], 10.0 * number)
+    assert min(analysis.counters.errors.values()) >= 0
+    assert analysis.counters.packets <= 8 * 30
+
+
+def test_what_is_kept_is_bounded() -> None:
+    analysis = TransportAnalysis()
+    number = 0
+    for second in range(3):
+        packets = b"".join(packet(pid, number) for pid in range(0x20, 0x1FFF))
+        for at in range(0, len(packets), 7 * PACKET_BYTES * 50):
+            number += 1
+            analysis.feed([packets[at : at + 7 * PACKET_BYTES * 50]], (), float(second))
+        programs = {one: 0x20 + one for one in range(1, 240)}
+        for part in range(256):
+            table = association(programs, part=part, last=255, version=second)
+            first, rest = (b"\0" + table)[:184], table[183:]
+            analysis.feed([packet(0, number, payload=first, starts=True)], (), float(second))
+            for begin in range(0, len(rest), 184):
+                number += 1
+                analysis.feed([packet(0, number, payload=rest[begin : begin + 184])], (), float(second))
+    assert len(analysis.tables.programs) <= 256
+    assert len(analysis.continuity.pids) <= 1 << 13
+    analysis.feed([packet(0x77, 0)], (), 3.0 + FORGET_NANOS / NANO)
+    analysis.feed([packet(0x77, 1)], (), 5.0 + FORGET_NANOS / NANO)
+    assert analysis.continuity.pids.keys() == {0x77}
