@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 
 from mcastd import clock
 from mcastd.bounded import Patience
-from mcastd.counters import OutputCounters, SequenceCounters, SymbolCounts
+from mcastd.counters import OutputCounters, SequenceCounters, SymbolCounts, TransportCounters
 from mcastd.errors import McastdError
 from mcastd.status import AnnouncementStatus, FilesStatus, ManifestStatus, TreeStatus
 from mcastd.threads import is_ready, processor_seconds
@@ -288,6 +288,15 @@ class WorkerIdentity(NamedTuple):
     outputs: tuple[OutputIdentity, ...] = ()  # of a subscription
 
 
+class TransportBooks(NamedTuple):
+    """What is counted and measured of a transport stream: see status.TransportStatus. 0: not known yet."""
+
+    counters: TransportCounters  # live
+    bit_rate: float  # as it arrives
+    clock_jitter: float  # seconds
+    delay_factor: float  # seconds
+
+
 class Books(NamedTuple):
     """All that a worker counts: for metrics, of every worker, every second. The counters are live."""
 
@@ -313,6 +322,7 @@ class Books(NamedTuple):
     repaired: int | None = None  # as status.SequenceStatus
     legs: tuple[LegBooks, ...] = ()
     legs_share: bool = False  # an interface or a sender, so that they fail together
+    ts: TransportBooks | None = None  # None: what is in its datagrams is not checked
 
 
 class Worker(Protocol):

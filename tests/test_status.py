@@ -204,6 +204,7 @@ LEG = ReceivedLeg(
     age=254.5,
     silent=True,
     trouble="eth2 is down",
+)
 TRANSPORT = TransportStatus(
     trouble=TransportTrouble.NO_PID,
     resembles_rtp=False,
@@ -325,7 +326,6 @@ class Said(Sequencer):
             ),
             legs=(LEG,),
             shared_sender="192.0.2.32",
-            sequence=SequenceStatus(counters=SequenceCounters(241, 242, 243, 244), senders=(sender,)),
             ts=TRANSPORT,
         )
 

@@ -75,6 +75,7 @@ class TransportAnalysis:
         self.loss_rate = 0.0  # packets a second that were missing between the last two looks
         self.arrival = 0  # of the last datagram, in nanoseconds; 0: nothing has come
         self.heard = 0.0  # the same in monotonic seconds
+        self._is_timed = False  # arrivals were told
         self.sync = Sync(self.counters)
         self.continuity = Continuity(self.counters)
         self.tables = Tables(self.counters)
@@ -92,10 +93,14 @@ class TransportAnalysis:
     ) -> None:
         """Take the payloads of datagrams, at least one, with their arrivals in nanoseconds.
 
-        Without arrivals they have all come ``now``, in monotonic seconds. ``sizes`` are their bytes, if these
-        are known.
+        Without arrivals they came with those before them, which had some; without any, ``now``, in monotonic
+        seconds. ``sizes`` are their bytes, if these are known.
         """
-        arrivals = times if len(times) == len(payloads) and all(times) else [int(now * NANO)] * len(payloads)
+        arrivals = times
+        if len(times) == len(payloads) and all(times):
+            self._is_timed = True
+        else:
+            arrivals = [self.arrival if self._is_timed else int(now * NANO)] * len(payloads)
         gap = arrivals[0] - self.arrival
         if gap < -RUN_BACK_NANOS:
             self._begin_anew(arrivals[0])

@@ -123,6 +123,11 @@ class InboundSubscription(GroupSettings):
         description='What stands on the wire: "raw" is written as it comes, "flute" is whole files; or a'
         " table with kind.",
     )
+    payload: Literal["ts"] | None = Field(
+        None,
+        description='What is in the datagrams, or in their RTP: "ts" is an MPEG transport stream, which is'
+        " checked after TR 101 290; absent, nothing is looked at.",
+    )
     reorder: Moment = Field(
         0.0,
         description="How long numbered datagrams are held back for one that is missing, in seconds, so that"
@@ -167,7 +172,8 @@ class InboundSubscription(GroupSettings):
     @property
     def needs_metadata(self) -> bool:
         """Return True if what is done with datagrams before the outputs needs their origins and times."""
-        return self.protocol.needs_metadata or (bool(self.legs) and self.merge == "payload")
+        matches = bool(self.legs) and self.merge == "payload"
+        return self.protocol.needs_metadata or matches or self.payload is not None
 
     def receives_as(self, other: InboundSubscription) -> bool:
         """Return True if it receives the same stream as ``other``, by the same ways."""
@@ -245,6 +251,18 @@ class InboundSubscription(GroupSettings):
                 )
         return outputs
 
+    @field_validator("payload")
+    @classmethod
+    def _payload_of_protocol(cls, payload: str | None, info: ValidationInfo) -> str | None:
+        protocol: InboundProtocol | None = info.data.get("protocol")
+        if payload is not None and protocol is not None and not protocol.has_known_payload:
+            carriers = [kind for kind, one in INBOUND_PROTOCOLS.models.items() if one.has_known_payload]
+            raise ValueError(
+                f"is looked for in datagrams as they come or in RTP, and protocol is {show(protocol.kind)};"
+                f" set protocol to {choose(carriers)}"
+            )
+        return payload
+
     @field_validator("reorder")
     @classmethod
     def _numbers_to_order_by(cls, reorder: float, info: ValidationInfo) -> float:
@@ -252,6 +270,10 @@ class InboundSubscription(GroupSettings):
         if reorder and protocol is not None and not isinstance(protocol, NumberedInbound):
             raise ValueError(f"needs datagrams with numbers; set protocol to {choose(_numbered_kinds())}")
         return reorder
+
+    def has_protocol_of(self, other: InboundSubscription) -> bool:
+        """Return True if what is between link and outputs may stay, where these settings follow others."""
+        return (self.protocol, self.payload) == (other.protocol, other.payload)
 
     def writes(self) -> Iterable[tuple[Location, OutputPath]]:
         for index, output in enumerate(self.output):

@@ -156,6 +156,8 @@ class InboundProtocol(OfKind):
 
     # What it carries can be written without its headers: format = "payload".
     has_payload: ClassVar[bool] = False
+    # What it carries can be looked at: payload = "ts".
+    has_known_payload: ClassVar[bool] = False
 
     @property
     def needs_metadata(self) -> bool:
@@ -165,6 +167,8 @@ class InboundProtocol(OfKind):
 
 class RawInbound(InboundProtocol):
     """What comes, as it comes."""
+
+    has_known_payload: ClassVar[bool] = True
 
     kind: Literal["raw"] = Field("raw", description='"raw".')
 
@@ -229,6 +233,7 @@ class RtpInbound(NumberedInbound):
     """RTP (RFC 3550): one stream of one sender."""
 
     has_payload: ClassVar[bool] = True
+    has_known_payload: ClassVar[bool] = True
 
     kind: Literal["rtp"] = Field("rtp", description='"rtp".')
     payload_type: PayloadType | None = Field(

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from mcastd.codec import as_json, from_json
 from mcastd.console.text import plural, scaled, span
 from mcastd.counters import losses
 from mcastd.printable import printable
-from mcastd.status import ObjectStatus, SessionStatus
+from mcastd.status import ObjectStatus, PidStatus, ProgramStatus, SessionStatus
 from mcastd.views import AnyStatus, DaemonView, Status, WorkerView, as_kind
 
 # Fields that a worker or output may not have: without one, nothing is shown of it.
 OPTIONAL = {
     *("described_seconds", "files", "format", "framing", "loss_percent", "manifest", "notices", "objects"),
-    *("announcement", "jitter", "payload_type", "seconds_left", "sequence", "tree"),
+    *("announcement", "jitter", "payload_type", "seconds_left", "sequence", "tree", "ts"),
     *("missing", "repaired"),
 }
 # Seconds since 1970, of which people want to know the date.
@@ -28,7 +29,7 @@ SCALED = {"present_bytes", "total_bytes"}
 UNITS = {
     " s": re.compile(r"_age$|_every$|_seconds$|^(seconds|interval|max_latency|burst)$"),
     " bytes": re.compile(r"_bytes$|^(asked|had|receive_buffer|queue|max_datagram|mtu|position|room)$"),
-    " bit/s": re.compile(r"^rate$"),
+    " bit/s": re.compile(r"^(clock_)?rate$"),
     " ms": re.compile(r"_ms$"),
     " %": re.compile(r"_percent$"),
 }
@@ -111,11 +112,9 @@ def tree(values: Mapping[str, object], indent: str) -> Iterator[str]:
     for key, value in values.items():
         if value is None and key in OPTIONAL:
             continue
-        if key == "receiving" and isinstance(value, list):
-            yield from (f"{indent}{received(from_json(ObjectStatus, one))}" for one in value)
-            continue
-        if key == "sessions" and isinstance(value, list):
-            yield from (f"{indent}{announced(from_json(SessionStatus, one))}" for one in value)
+        if key in LISTED and isinstance(value, list) and all(isinstance(one, dict) for one in value):
+            kind, line = LISTED[key]
+            yield from (f"{indent}{line(from_json(kind, one))}" for one in value)
             continue
         groups = value if isinstance(value, list) else [value]
         tables = [group for group in groups if isinstance(group, dict) and group]
@@ -148,6 +147,30 @@ def announced(session: SessionStatus) -> str:
     )
     ages = f"heard {span(session.last_age)} ago, first {span(session.age)} ago"
     return printable(f"session {session.name}: {', '.join(media)}; from {session.sender}, {ages}")
+
+
+def program(one: ProgramStatus) -> str:
+    """A program of a transport stream, in a line."""
+    if one.clock_pid is None:
+        return f"program {one.number}: map {one.map_pid}, which has not come"
+    pids = ", ".join(map(str, one.pids)) or "none"
+    return f"program {one.number}: map {one.map_pid}, clock {one.clock_pid}, PIDs {pids}"
+
+
+def carried(one: PidStatus) -> str:
+    """What comes of a PID of a transport stream, in a line."""
+    kind = "" if one.type is None else f" of type 0x{one.type:02x}"
+    errors = plural(one.continuity_errors, "error")
+    return f"PID {one.pid}{kind}: {scaled(one.rate, 'bit/s')}, {plural(one.packets, 'packet')}, {errors}"
+
+
+# Lists of which each element is a line.
+LISTED: dict[str, tuple[type[Any], Callable[[Any], str]]] = {
+    "receiving": (ObjectStatus, received),
+    "sessions": (SessionStatus, announced),
+    "programs": (ProgramStatus, program),
+    "pids": (PidStatus, carried),
+}
 
 
 def scalar(value: object, key: str = "") -> str:

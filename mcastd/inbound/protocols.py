@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mcastd.config import InboundProtocol, InboundSubscription, RtpInbound
+from mcastd.inbound.checked import CheckedSequencer
 from mcastd.inbound.flute import FluteSequencer
 from mcastd.inbound.matching import MatchingSequencer
 from mcastd.inbound.merging import MergingSequencer
@@ -44,6 +45,15 @@ OF_A_LEG: dict[str, Callable[[Any, Counter[str], str], NumberedSequencer]] = {
 
 
 def make_protocol(subscription: InboundSubscription, dropped: Counter[str], worker: str) -> Sequencer | None:
+    protocol = _make_unchecked(subscription, dropped, worker)
+    if subscription.payload is None:
+        return protocol
+    return CheckedSequencer(subscription.protocol.kind, protocol)
+
+
+def _make_unchecked(
+    subscription: InboundSubscription, dropped: Counter[str], worker: str
+) -> Sequencer | None:
     settings = subscription.protocol
     if subscription.fec:
         assert isinstance(settings, RtpInbound)

@@ -108,7 +108,7 @@ class Subscription:
             self._change_outputs()
             self._outputs.open()  # before the link, which may have to wait: so a reader finds its FIFO early
         config = self._config
-        if config.protocol != self._applied.protocol or not config.receives_as(self._applied):
+        if not (config.has_protocol_of(self._applied) and config.receives_as(self._applied)):
             self._set_protocol(config)
         elif self._intake.protocol is not None:
             self._intake.protocol.hold_back(config.hold_back)
@@ -319,7 +319,7 @@ class Subscription:
             self._go_over(context, config)
             return
         if config is not applied:
-            if config.protocol != applied.protocol:
+            if not config.has_protocol_of(applied):
                 self._set_protocol(config)
                 self._open_protocol()
             elif self._intake.protocol is not None:

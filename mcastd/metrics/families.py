@@ -17,7 +17,7 @@ from mcastd.counters import (
     SymbolCounts,
 )
 from mcastd.status import FilesStatus, ManifestStatus, TreeStatus
-from mcastd.worker import Books, Headline, LegBooks, ObjectBooks, OutputIdentity
+from mcastd.worker import Books, Headline, LegBooks, ObjectBooks, OutputIdentity, TransportBooks
 
 NO_COUNTS: Mapping[str, int] = {}
 # Why a session is no longer kept.
@@ -36,6 +36,7 @@ class ScrapedWorker(NamedTuple, Generic[Counters]):
 
 
 OfChannel = ScrapedWorker[OutboundCounters]
+OfSubscription = ScrapedWorker[InboundCounters]
 
 
 class Family(NamedTuple, Generic[Of]):
@@ -131,9 +132,7 @@ def _of_manifest(
     )
 
 
-def _of_sequence(
-    value: Callable[[SequenceCounters], int],
-) -> Callable[[ScrapedWorker[InboundCounters]], Any]:
+def _of_sequence(value: Callable[[SequenceCounters], int]) -> Callable[[OfSubscription], Any]:
     """Takes a value of what the numbers of datagrams say; None if they have none."""
     return lambda of: None if of.books.sequence is None else value(of.books.sequence)
 
@@ -154,6 +153,11 @@ def _of_legs(
     name: str, kind: str, text: str, value: Callable[[LegBooks], float | None], form: str = "%s"
 ) -> Family[ScrapedWorker[InboundCounters]]:
     return Family(f"mcastd_{name}", kind, text, _by_leg(value), "leg", form, known=lambda _: ())
+
+
+def _of_ts(value: Callable[[TransportBooks], Any], without: Any = None) -> Callable[[OfSubscription], Any]:
+    """Takes a value of a transport stream; ``without`` if none is checked."""
+    return lambda of: without if of.books.ts is None else value(of.books.ts)
 
 
 INFO: Family[Any] = _gauge(
@@ -267,7 +271,7 @@ _RECEIVED: tuple[Family[ScrapedWorker[Any]], ...] = (
     ),
     _counts(*DROPPED, lambda of: of.counters.dropped, "reason", lambda identity: identity.reasons),
 )
-SUBSCRIPTION: tuple[Family[ScrapedWorker[InboundCounters]], ...] = (
+SUBSCRIPTION: tuple[Family[OfSubscription], ...] = (
     *WORKER,
     *_RECEIVED,
     _counter(
@@ -358,6 +362,41 @@ SUBSCRIPTION: tuple[Family[ScrapedWorker[InboundCounters]], ...] = (
         "legs_unprotected",
         "1 while all legs come by one interface or from one sender, so that they fail together.",
         lambda of: int(of.books.legs_share) if of.books.legs else None,
+    ),
+    _counts(
+        "ts_errors",
+        "Errors of the transport stream in a subscription's datagrams, by the check of TR 101 290.",
+        _of_ts(lambda ts: ts.counters.errors, NO_COUNTS),
+        "check",
+        lambda _: (),
+    ),
+    _counter(
+        "ts_packets",
+        "Packets of the transport stream that came.",
+        _of_ts(lambda ts: ts.counters.packets),
+    ),
+    _counter(
+        "ts_lost_packets",
+        "Packets of it that are missing by their continuity counters, which count to 16.",
+        _of_ts(lambda ts: ts.counters.lost),
+    ),
+    _gauge(
+        "ts_bytes_per_second",
+        "Its rate as it arrives.",
+        _of_ts(lambda ts: ts.bit_rate / 8),
+        form="%.0f",
+    ),
+    _gauge(
+        "ts_clock_jitter_seconds",
+        "How far its program clock arrived from its time in a second, from the earliest to the latest.",
+        _of_ts(lambda ts: ts.clock_jitter),
+        form="%.6f",
+    ),
+    _gauge(
+        "mdi_delay_factor_seconds",
+        "The delay factor of it in a second (RFC 4445): what a buffer has to hold.",
+        _of_ts(lambda ts: ts.delay_factor),
+        form="%.6f",
     ),
     *_of_manifest(lambda books: books.manifest),
     _counts(

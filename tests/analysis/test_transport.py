@@ -265,6 +265,15 @@ def test_without_arrivals_the_time_of_the_batch_stands_for_them() -> None:
     assert analysis.delivery.delay_factor == pytest.approx(70 * mux.PACKET_SECONDS, rel=0.01)
 
 
+def test_what_has_no_arrival_came_with_what_was_before_it() -> None:
+    checked, mux = Checked(), Multiplex()
+    for number in range(100):
+        checked.at(number * 14 * mux.PACKET_SECONDS, *mux.datagrams(1))
+        checked.analysis.feed([*mux.datagrams(1)], [0], 5.0)
+    assert checked.errors == {}
+    assert checked.analysis.arrival == START + round(99 * 14 * mux.PACKET_SECONDS * NANO)
+
+
 def outcome(datagrams: Sequence[bytes], sizes: Sequence[int]) -> tuple[object, ...]:
     analysis, at, turn = TransportAnalysis(), 0, 0
     while at < len(datagrams):

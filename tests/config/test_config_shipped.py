@@ -173,6 +173,7 @@ ABSENT_BY_DEFAULT = {
     "rotate_every",
     "timing",
     "late",
+    "payload",
     "sdp",
     "seam",
     "speed",

@@ -9,7 +9,16 @@ import pytest
 
 from mcastd.codec import as_json, from_json
 from mcastd.console.status import overview, tree
-from mcastd.status import NO_MANIFEST, ChannelStatus, FilesStatus, ObjectsStatus, ObjectStatus, OutputStatus
+from mcastd.status import (
+    NO_MANIFEST,
+    ChannelStatus,
+    FilesStatus,
+    ObjectsStatus,
+    ObjectStatus,
+    OutputStatus,
+    PidStatus,
+    ProgramStatus,
+)
 from mcastd.views import DaemonView, WorkerView
 
 
@@ -98,4 +107,23 @@ def test_the_times_of_a_manifest_are_dates(monkeypatch: pytest.MonkeyPatch) -> N
         "expires: -",
         "files: 302",
         "total_bytes: 12.3 MB",
+    ]
+
+
+def test_programs_and_pids_of_a_transport_stream_are_a_line_each() -> None:
+    programs = [
+        ProgramStatus(number=7, map_pid=256, clock_pid=257, pids=(257, 258)),
+        ProgramStatus(number=8, map_pid=300, clock_pid=None, pids=()),
+    ]
+    pids = [
+        PidStatus(pid=257, type=0x1B, packets=4711, rate=6_543_210, continuity_errors=1),
+        PidStatus(pid=0, type=None, packets=12, rate=15_040, continuity_errors=0),
+    ]
+    shown = {"programs": [*map(as_json, programs)], "pids": [*map(as_json, pids)], "clock_rate": 8_000_000}
+    assert [*tree(shown, "  ")] == [
+        "  program 7: map 256, clock 257, PIDs 257, 258",
+        "  program 8: map 300, which has not come",
+        "  PID 257 of type 0x1b: 6.54 Mbit/s, 4,711 packets, 1 error",
+        "  PID 0: 15 kbit/s, 12 packets, 0 errors",
+        "  clock_rate: 8000000 bit/s",
     ]

@@ -15,7 +15,13 @@ from metrics.conftest import House, parse, values
 from support.wait import wait_for
 
 from mcastd import clock
-from mcastd.counters import DiscoveryCounters, InboundCounters, OutboundCounters, SequenceCounters
+from mcastd.counters import (
+    DiscoveryCounters,
+    InboundCounters,
+    OutboundCounters,
+    SequenceCounters,
+    TransportCounters,
+)
 from mcastd.delivery.keys import make_group_key
 from mcastd.discovery.sessions import REASONS
 from mcastd.metrics.exposition import PART_WORKERS, Exposition, Row
@@ -23,7 +29,7 @@ from mcastd.metrics.families import families
 from mcastd.metrics.server import Metrics
 from mcastd.net.link import Origin
 from mcastd.status import NO_MANIFEST, AnnouncementStatus, FilesStatus, TreeStatus
-from mcastd.worker import LegBooks, OutputIdentity
+from mcastd.worker import LegBooks, OutputIdentity, TransportBooks
 
 MakeHouse = Callable[..., House]
 MANIFEST = replace(NO_MANIFEST, files=115, issued=116, expires=117)
@@ -193,6 +199,9 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
                 legs=(LegBooks(received=220, first=221, lost=222, skew=223.5, silent=True),),
                 legs_share=True,
                 repaired=224,
+                ts=TransportBooks(
+                    TransportCounters(225, 226, Counter(PAT_error=227)), 8 * 228.4, 229.5, 230.5
+                ),
             ),
         ),
     ]
@@ -258,6 +267,12 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
         ("leg_silent", *subscription): 1,
         ("legs_unprotected", *subscription): 1,
         ("repaired_datagrams_total", *subscription): 224,
+        ("ts_packets_total", *subscription): 225,
+        ("ts_lost_packets_total", *subscription): 226,
+        ("ts_errors_total", *subscription): 227,
+        ("ts_bytes_per_second", *subscription): 228,
+        ("ts_clock_jitter_seconds", *subscription): 229.5,
+        ("mdi_delay_factor_seconds", *subscription): 230.5,
         **{
             (name, "inbound/a", output): base + number
             for output, base in (("x", 300), ("y", 400))
@@ -503,7 +518,13 @@ def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path, monkeypatch: 
                 **GROUP,
                 "output": [str(tmp_path / "a.log"), {"kind": "fifo", "path": str(tmp_path / "p")}],
             },
-            "c": {**GROUP, "output": str(tmp_path / "c.log"), "protocol": "rtp", "fec": True},
+            "c": {
+                **GROUP,
+                "output": str(tmp_path / "c.log"),
+                "protocol": "rtp",
+                "fec": True,
+                "payload": "ts",
+            },
             "d": {
                 "legs": [GROUP, {**GROUP, "interface": "eth8"}],
                 "merge": "payload",

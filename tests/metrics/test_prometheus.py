@@ -120,6 +120,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         interface = "lo"
         protocol = "rtp"
         fec = true
+        payload = "ts"
         [inbound.both]
         legs = [{{ {leg}, interface = "lo" }}, {{ {leg}, interface = "127.0.0.1" }}]
         merge = "payload"
