@@ -26,6 +26,8 @@ NOT_AT_WORK = ("worker-waiting", "stale")
 DEAF = ("membership-lost", "nothing-arrives", *NOT_AT_WORK)
 # What follows from a cause that keeps an output from being written.
 LOSING = ("output-failing",)
+# What follows where packets of a transport stream do not come.
+TS_ERRORS = ("ts-errors-now", "ts-errors-earlier")
 
 CAUSES: tuple[Cause, ...] = (
     _cause("worker-crashed", *NOT_AT_WORK),
@@ -89,14 +91,17 @@ CAUSES: tuple[Cause, ...] = (
     # What the kernel drops here lacks a number, too
     _cause(
         *("overflow-now", "overflow-earlier", "loss-above-protection"),
-        *("network-loss-now", "network-loss-earlier"),
+        *("network-loss-now", "network-loss-earlier", *TS_ERRORS),
     ),
-    _cause("overflow-earlier", "network-loss-earlier"),
+    _cause("overflow-earlier", "network-loss-earlier", "ts-errors-earlier"),
     # Where both legs come by one way, and that fails, none is left to go on
     _cause("leg-silent"),
     _cause("legs-shared"),
-    _cause("network-loss-now", "network-loss-earlier"),
-    _cause("network-loss-earlier"),
+    _cause("network-loss-now", "network-loss-earlier", *TS_ERRORS),
+    _cause("network-loss-earlier", "ts-errors-earlier"),
+    _cause("ts-unusable", *TS_ERRORS),
+    _cause("ts-errors-now", "ts-errors-earlier"),
+    _cause("ts-errors-earlier"),
     _cause("backlog-full", beside=True),
     # whole files
     _cause("wrong-session"),

@@ -24,6 +24,7 @@ from mcastd.doctor import (
     sending,
     sequences,
     surroundings,
+    transport_streams,
     worker,
 )
 from mcastd.doctor.causes import BESIDE, EXPLAINS, RANK
@@ -59,6 +60,8 @@ CHECKS: tuple[tuple[Check, type[WorkerSettings]], ...] = (
     (memberships.overflow, InboundSubscription),
     (legs.legs, InboundSubscription),
     (sequences.network_loss, InboundSubscription),
+    (transport_streams.unusable, InboundSubscription),
+    (transport_streams.errors, InboundSubscription),
     (received_files.descriptions, InboundSubscription),
     (outputs.outputs, InboundSubscription),
     (worker.worker, WorkerSettings),

@@ -27,6 +27,7 @@ from mcastd.doctor import (
     sending,
     sequences,
     surroundings,
+    transport_streams,
     worker,
 )
 from mcastd.doctor.evidence import Evidence, Troubles
@@ -352,6 +353,60 @@ def test_network_loss(now: dict[str, Any], before: dict[str, Any], expected: lis
     for found in sequences.network_loss(subject, evidence):
         assert isinstance(found, Finding)
         assert ("not this host" in found.what) == (now["counters"]["overflow"] == 0)
+
+
+def stream(errors: dict[str, int], trouble: str | None = None, **more: object) -> dict[str, Any]:
+    """The status of a subscription whose transport stream has had these errors."""
+    ages = dict.fromkeys(errors, 7.5)
+    return {"ts": {"trouble": trouble, "counters": {"errors": errors}, "last_error_ages": ages, **more}}
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "expected"),
+    [
+        ({}, {}, []),
+        (stream({}), stream({}), []),
+        (stream({"PAT_error": 0}), {}, []),
+        (
+            stream({"PAT_error": 3, "CRC_error": 9}),
+            stream({"PAT_error": 1, "CRC_error": 9}),
+            ["ts-errors-now"],
+        ),
+        (stream({"PAT_error": 3}), stream({"PAT_error": 3}), ["ts-errors-earlier"]),
+        (stream({"PAT_error": 3}), {}, ["ts-errors-earlier"]),  # nobody watched
+    ],
+)
+def test_errors_of_a_transport_stream(
+    now: dict[str, Any], before: dict[str, Any], expected: list[str]
+) -> None:
+    subject = Subject("inbound/news", inbound().settings, "active", status=now, earlier=before)
+    found = [*transport_streams.errors(subject, Given(eth(), seconds=1.0))]
+    assert [one.cause for one in found if isinstance(one, Finding)] == expected
+    if expected == ["ts-errors-now"]:
+        assert isinstance(found[0], Finding)
+        assert found[0].evidence[0] == "PAT_error 2 in 1 s"
+
+
+@pytest.mark.parametrize(
+    ("trouble", "resembles_rtp", "part"),
+    [
+        ("no-sync", False, "188 bytes"),
+        ("no-sync", True, "188 bytes"),
+        ("no-pat", True, "PAT"),
+        ("no-pmt", False, "PMT"),
+        ("no-pid", False, "pictures"),
+    ],
+)
+def test_a_stream_that_cannot_be_shown(trouble: str, resembles_rtp: bool, part: str) -> None:
+    subject = inbound(stream({"PAT_error": 3}, trouble, resembles_rtp=resembles_rtp))
+    (found,) = transport_streams.unusable(subject, Given(eth()))
+    assert isinstance(found, Finding)
+    assert (found.cause, found.severity) == ("ts-unusable", "broken")
+    assert part in found.what
+    assert [way.lines for way in found.ways] == [('protocol = "rtp"',)] * (
+        resembles_rtp and trouble == "no-sync"
+    )
+    assert not [*transport_streams.unusable(inbound(stream({"PAT_error": 3})), Given(eth()))]
 
 
 @pytest.mark.parametrize(

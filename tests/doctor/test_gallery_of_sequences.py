@@ -1,14 +1,16 @@
-"""Numbered datagrams that the network loses, made for real: see test_gallery.py."""
+"""Numbered datagrams that the network loses, and transport streams, made for real: see test_gallery.py."""
 
 from __future__ import annotations
 
 import contextlib
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from support.faults import inbound
 from support.gallery import GROUP, PORT, Case, Lab, show
+from support.transport import Multiplex
 from support.wait import wait_for
 
 
@@ -43,4 +45,76 @@ def test_the_network_is_named_first_and_not_this_host(
         skipping,
         by_hand="it is the network's",
     )
+    show(case, lab, tmp_path, record_property)
+
+
+class OftenTold(Multiplex):
+    """With its tables so often that a busy machine does not make them too seldom."""
+
+    TABLES_EVERY = 14
+
+
+class Player:
+    """Sends a transport stream in place of what the lab sends, well or badly."""
+
+    def __init__(self) -> None:
+        self.lost_each = 0  # of so many datagrams one does not come
+        self.is_rtp = False
+
+    @contextlib.contextmanager
+    def play(self, lab: Lab) -> Iterator[None]:
+        over = threading.Event()
+
+        def run() -> None:
+            stream, number = OftenTold(), 0
+            while not over.wait(0.005):
+                number += 1
+                (datagram,) = stream.datagrams(1)
+                header = struct.pack(">BBHII", 0x80, 33, number % 65_536, 450 * number, 7) * self.is_rtp
+                if not self.lost_each or number % self.lost_each:
+                    lab.talker._socket.sendto(header + datagram, (GROUP, PORT))
+
+        thread = threading.Thread(target=run, name="player")
+        lab.talking.clear()
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            lab.talking.set()
+
+    @contextlib.contextmanager
+    def lose(self, lab: Lab) -> Iterator[None]:
+        self.lost_each = 3
+        wait_for(lambda: errors(lab)["Continuity_count_error"])
+        yield
+        self.lost_each = 0
+
+    @contextlib.contextmanager
+    def wrap(self, lab: Lab) -> Iterator[None]:
+        self.is_rtp = True
+        wait_for(lambda: errors(lab)["TS_sync_loss"])
+        yield
+
+
+def errors(lab: Lab) -> dict[str, int]:
+    found: dict[str, int] = lab.daemon.worker("inbound/news")["status"]["ts"]["counters"]["errors"]
+    return found
+
+
+def test_errors_of_a_transport_stream_are_named(
+    lab: Callable[[str], Lab], tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    player = Player()
+    config = inbound('payload = "ts"')
+    case = Case("ts-errors-now", "warning", config, player.lose, prepare=player.play, by_hand="as above")
+    show(case, lab, tmp_path, record_property)
+
+
+def test_a_transport_stream_that_comes_in_rtp_is_read_as_such(
+    lab: Callable[[str], Lab], tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    player = Player()
+    case = Case("ts-unusable", "broken", inbound('payload = "ts"'), player.wrap, prepare=player.play)
     show(case, lab, tmp_path, record_property)
