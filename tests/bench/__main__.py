@@ -16,6 +16,7 @@ from pathlib import Path
 
 from bench import (
     report,
+    rows_analysis,
     rows_beside,
     rows_churn,
     rows_cost,
@@ -68,6 +69,7 @@ ROWS: dict[str, Callable[[Bench], list[report.Result]]] = {
     "intervals": rows_time.intervals,
     "rtp-order": rows_sequence.order,
     "legs": rows_sequence.legs,
+    "ts-checks": rows_analysis.checks,
 }
 
 

@@ -33,18 +33,21 @@ LEGS_GOALS = {0.0: 20.0, 0.01: 450.0}
 
 
 class PreparedBatch:
-    """Packets of RTP in their slots, as an arena has them; whoever wrote them is not measured."""
+    """Datagrams in their slots, as an arena has them; whoever wrote them is not measured."""
 
     truncated = 0
     origins = ()
 
-    def __init__(self, slots: Slots, count: int, times: Sequence[int]) -> None:
+    def __init__(
+        self, slots: Slots, count: int, times: Sequence[int], header_bytes: int = HEADER.size
+    ) -> None:
+        """Each has PAYLOAD_BYTES behind a header."""
         self.sources: Sequence[tuple[str, int]] = [(SENDER, count)]
         self.times = times
-        self.size = count * (HEADER.size + PAYLOAD_BYTES)
+        self.size = count * (header_bytes + PAYLOAD_BYTES)
         self._count = count
         self._slots = slots
-        self._lengths = [HEADER.size + PAYLOAD_BYTES] * count
+        self._lengths = [header_bytes + PAYLOAD_BYTES] * count
 
     def __len__(self) -> int:
         return self._count
@@ -66,7 +69,7 @@ def _cost(count: int, *, jitter: bool) -> dict[str, float]:
     slots, dropped = Slots(), Counter[str]()
     sequencer = RtpSequencer(RtpInbound(jitter=jitter), dropped)
     number, spent, measured = 0, 0, 0
-    clock = _clock_ns()
+    clock = clock_ns()
     while measured < DATAGRAMS:
         begin = number
         for view in slots.views[:count]:
@@ -83,7 +86,7 @@ def _cost(count: int, *, jitter: bool) -> dict[str, float]:
     return {"ns": spent / measured}
 
 
-def _clock_ns() -> float:
+def clock_ns() -> float:
     """What it costs to ask for the time, which is in what is measured."""
     begin = time.process_time_ns()
     for _ in range(1000):
@@ -123,7 +126,7 @@ def _pairs(loss: float, *, merge: bool) -> dict[str, float]:
     merging = MergingSequencer(["A", "B"], lambda: RtpSequencer(settings, dropped), dropped, "inbound/bench")
     merging.hold_back(0.05)
     slots = [Slots(), Slots()]
-    number, spent, clock = 0, 0, _clock_ns()
+    number, spent, clock = 0, 0, clock_ns()
     while number < DATAGRAMS:
         batches = []
         for leg in (0, 1):
