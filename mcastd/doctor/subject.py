@@ -77,19 +77,20 @@ def by_leg(subject: Subject[WorkerSettings]) -> list[Subject[WorkerSettings]]:
 
 def _of_leg(status: AnyStatus | None, index: int, settings: InboundSubscription) -> AnyStatus | None:
     """A status with what one leg has received in place of what all have."""
+    if status is None:
+        return None
     known = as_kind(SubscriptionStatus, status)
-    if status is None or index >= len(known.legs):
-        return status
+    memberships = tuple(one for one in known.memberships if one.group == str(settings.group))
+    if index >= len(known.legs):  # nobody runs it
+        return replace(known, memberships=memberships)
     leg = known.legs[index]
-    counters = replace(
-        known.counters, received=leg.received, received_bytes=leg.received_bytes, overflow=leg.overflow
+    return replace(
+        known,
+        counters=replace(
+            known.counters, received=leg.received, received_bytes=leg.received_bytes, overflow=leg.overflow
+        ),
+        memberships=tuple(one for one in memberships if one.interface in leg.joined or one.actual is None),
     )
-    memberships = tuple(
-        one
-        for one in known.memberships
-        if one.group == str(settings.group) and (one.interface in leg.joined or one.actual is None)
-    )
-    return replace(known, counters=counters, memberships=memberships)
 
 
 def is_of(subject: Subject[WorkerSettings], kind: type[Kind]) -> TypeGuard[Subject[Kind]]:

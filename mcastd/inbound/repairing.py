@@ -13,9 +13,10 @@ it recovers takes its place among all that was received.
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import NamedTuple
 
 from mcastd import clock
 from mcastd.clock import Clock
@@ -26,7 +27,7 @@ from mcastd.inbound.sequencer import Sequencer
 from mcastd.inbound.sorting import Sorting
 from mcastd.net.legs import LegBatch
 from mcastd.net.link import Batch, ListBatch
-from mcastd.protocols.fec2022 import KEPT_PACKETS, FecDecoder, parse_fec
+from mcastd.protocols.fec2022 import KEPT_FEC_PACKETS, KEPT_PACKETS, FecDecoder, FecPacket, parse_fec
 from mcastd.status import SubscriptionStatus
 from mcastd.worker import Books, Vitals
 
@@ -34,8 +35,19 @@ from mcastd.worker import Books, Vitals
 FEC = "fec"  # a repair packet that recovers nothing, or nothing any more: it is expected
 NOT_FEC = "not-fec"
 
+# What was sent before a repair packet, to another port, is surely read in this time: it is not lost.
+READ_SECONDS = 0.02
+
 # The links of the subscription, by their place; columns and rows are told by what stands in them.
 MEDIA = 0
+
+
+class _Aside(NamedTuple):
+    """A repair packet that waits."""
+
+    due: float  # monotonic seconds
+    packet: FecPacket
+    datagram: ListBatch  # what it came as
 
 
 class RepairingSequencer(Sequencer):
@@ -52,28 +64,28 @@ class RepairingSequencer(Sequencer):
         self._now = now
         self._decoder = FecDecoder()
         self._of: tuple[OfStream | None, int] = None, 0  # the stream that it decodes, and restarts of that
-        self._accounted = (
-            0  # repair packets that the decoder took, less those that recovered one or are dropped
-        )
+        self._aside: deque[_Aside] = deque()
+        self._accounted = 0  # repair packets that were taken, but for those that recovered one or are dropped
 
     # -- what is seen of it
 
     @property
     def held(self) -> int:
-        return self._order.held + self._decoder.waiting
+        return self._order.held + self._waiting
+
+    @property
+    def _waiting(self) -> int:
+        """Repair packets that may yet be of use."""
+        return self._decoder.waiting + len(self._aside)
 
     @property
     def deadline(self) -> float:
-        return self._order.deadline
+        return min(self._order.deadline, self._aside[0].due if self._aside else math.inf)
 
     def describe(self, status: SubscriptionStatus) -> SubscriptionStatus:
         status = self._order.describe(status)
-        sequence = status.sequence
-        return (
-            status
-            if sequence is None
-            else replace(status, sequence=replace(sequence, repaired=self.repaired))
-        )
+        assert status.sequence is not None
+        return replace(status, sequence=replace(status.sequence, repaired=self.repaired))
 
     def enter(self, books: Books) -> Books:
         return self._order.enter(books)._replace(repaired=self.repaired)
@@ -93,13 +105,15 @@ class RepairingSequencer(Sequencer):
             self._follow_stream()
             yield from self._take_media(batch.whole)
         else:
-            yield from self._take_repair(batch.whole)
+            self._put_aside(batch.whole)
         self._settle()
 
     def expire(self, now: float) -> Iterable[Batch]:
+        yield from self._take_repair(now)
         yield from self._order.expire(now)
         if now == math.inf:
             self._forget()
+        self._settle()
 
     def _follow_stream(self) -> None:
         """Begin anew with another stream, or where that begins anew."""
@@ -110,31 +124,41 @@ class RepairingSequencer(Sequencer):
 
     def _forget(self) -> None:
         self._decoder = FecDecoder()
+        self._aside.clear()
         self._settle()
 
     def _take_media(self, batch: Batch) -> Iterable[Batch]:
         if (stream := self._order.stream) is None:
             return
-        sorting, wire = Sorting(batch, self._now()), self._order.wire
-        for index, datagram in enumerate(batch.payloads):
-            if len(datagram) < wire.cells.end or wire.identity_of(datagram) != stream.identity:
-                continue
-            recovered = self._decoder.take_media(wire.cells.number(datagram), bytes(datagram))
-            if recovered:
-                yield from self._restore(recovered, sorting.copy(index))
+        wire = self._order.wire
+        recovered = self._decoder.take_media(
+            (wire.cells.number(datagram), bytes(datagram))
+            for datagram in batch.payloads
+            if len(datagram) >= wire.cells.end and wire.identity_of(datagram) == stream.identity
+        )
+        if recovered:
+            yield from self._restore(recovered, Sorting(batch, self._now()).copy(len(batch) - 1))
         self._decoder.forget_old()
 
-    def _take_repair(self, batch: Batch) -> Iterable[Batch]:
+    def _put_aside(self, batch: Batch) -> None:
+        """Have repair wait until the media that was sent before it is read."""
         sorting, stream = Sorting(batch, self._now()), self._order.stream
         for index, (datagram, address) in enumerate(zip(batch.payloads, sorting.columns[3], strict=True)):
             if (packet := parse_fec(datagram)) is None:
                 self._dropped[NOT_FEC] += 1
-            elif stream is None or address != stream.address:
-                self._dropped[FEC if stream is None else OTHER_SENDER] += 1
+            elif stream is not None and address != stream.address:
+                self._dropped[OTHER_SENDER] += 1
+            elif stream is None or len(self._aside) == KEPT_FEC_PACKETS:
+                self._dropped[FEC] += 1
             else:
                 self._accounted += 1
-                if recovered := self._decoder.take_fec(packet):
-                    yield from self._restore(recovered, sorting.copy(index))
+                self._aside.append(_Aside(sorting.now + READ_SECONDS, packet, sorting.copy(index)))
+
+    def _take_repair(self, now: float) -> Iterable[Batch]:
+        while self._aside and self._aside[0].due <= now:
+            aside = self._aside.popleft()
+            if recovered := self._decoder.take_fec(aside.packet):
+                yield from self._restore(recovered, aside.datagram)
 
     def _restore(self, recovered: list[tuple[int, bytes]], like: ListBatch) -> Iterable[Batch]:
         """Have packets take their place in the stream, as if they had come with ``like``."""
@@ -146,5 +170,6 @@ class RepairingSequencer(Sequencer):
 
     def _settle(self) -> None:
         """Drop the repair packets that the decoder keeps no longer."""
-        self._dropped[FEC] += self._accounted - self._decoder.waiting
-        self._accounted = self._decoder.waiting
+        waiting = self._waiting
+        self._dropped[FEC] += self._accounted - waiting
+        self._accounted = waiting

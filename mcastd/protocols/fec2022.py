@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import struct
 from collections import OrderedDict, defaultdict
+from collections.abc import Iterable
 from typing import NamedTuple
 
 # Where the media's sequence numbers come round.
@@ -110,15 +111,21 @@ class FecDecoder:
         while self._waiting and not self._is_near(packet := next(iter(self._waiting.values()))):
             self._forget(packet.sequences)
 
-    def take_media(self, sequence: int, packet: bytes) -> list[tuple[int, bytes]]:
-        """Take a whole media packet, of 12 bytes at least. Returns the packets that are recovered by it, each
-        with its sequence number."""
-        if sequence in self._media:
-            return []
-        if not self._media or (sequence - self._latest) % SEQUENCES < SEQUENCES // 2:
-            self._latest = sequence
-        self._keep(sequence, packet)
-        return self._recover_from(sequence) if sequence in self._lacking else []
+    def take_media(self, packets: Iterable[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+        """Take media packets that came together, each with its sequence number, whole, of 12 bytes at least.
+
+        Returns the packets that are recovered by them, in the same way.
+        """
+        waited_for: list[int] = []
+        for sequence, packet in packets:
+            if sequence in self._media:
+                continue
+            if not self._media or (sequence - self._latest) % SEQUENCES < SEQUENCES // 2:
+                self._latest = sequence
+            self._keep(sequence, packet)
+            if sequence in self._lacking:
+                waited_for.append(sequence)
+        return [one for sequence in waited_for for one in self._recover_from(sequence)]
 
     def take_fec(self, packet: FecPacket) -> list[tuple[int, bytes]]:
         """Take a FEC packet. Returns the packets that are recovered by it."""

@@ -14,7 +14,7 @@ from support.repair import matrix, media, of_ffmpeg
 
 from mcastd.codec import from_json
 from mcastd.config import RtpInbound
-from mcastd.inbound.repairing import RepairingSequencer
+from mcastd.inbound.repairing import READ_SECONDS, RepairingSequencer
 from mcastd.net.legs import LegBatch
 from mcastd.net.link import ListBatch
 from mcastd.protocols.fec2022 import parse_fec
@@ -40,8 +40,12 @@ class Repairing:
         self.audited = Audited(self.repairing, self.dropped)
 
     def feed(self, link: int, *datagrams: bytes, sender: str = SENDER) -> list[bytes]:
+        """What goes on of datagrams; of repair, after what was sent before it has surely been read."""
         batch = ListBatch(datagrams, addresses=[sender] * len(datagrams))
-        return [bytes(one) for given in self.audited.feed(LegBatch(batch, link)) for one in given.payloads]
+        gone = self.audited.feed(LegBatch(batch, link))
+        if link != MEDIA:
+            gone += self.audited.expire(self.now + READ_SECONDS)
+        return [bytes(one) for given in gone for one in given.payloads]
 
     def expire(self, now: float) -> list[bytes]:
         return [bytes(one) for given in self.audited.expire(now) for one in given.payloads]
@@ -73,6 +77,34 @@ def test_what_is_lost_is_made_of_repair_and_goes_on_in_its_place() -> None:
         0,
         0,
     )
+
+
+def test_repair_that_is_read_before_its_media_makes_nothing_of_it() -> None:
+    packets = media(100, COLUMNS * ROWS)
+    sent, repair = [*packets.values()], matrix(packets, 100, COLUMNS, ROWS)
+    repairing = Repairing()
+    repairing.feed(MEDIA, *sent[:7])
+    batch = ListBatch(repair[COLUMNS:], addresses=[SENDER] * ROWS)
+    assert repairing.audited.feed(LegBatch(batch, ROW)) == []
+    assert repairing.repairing.held == ROWS
+    assert repairing.repairing.deadline == 100.0 + READ_SECONDS
+    assert repairing.feed(MEDIA, *sent[7:]) == sent[7:]
+    assert repairing.expire(100.0 + READ_SECONDS) == []
+    assert (repairing.repairing.repaired, repairing.dropped, repairing.repairing.held) == (
+        0,
+        {"fec": ROWS},
+        0,
+    )
+
+
+def test_a_batch_of_media_is_taken_as_a_whole() -> None:
+    packets = media(100, COLUMNS * ROWS)
+    sent, repair = [*packets.values()], matrix(packets, 100, COLUMNS, ROWS)
+    repairing = Repairing()
+    repairing.feed(MEDIA, *sent[:3])
+    assert repairing.feed(ROW, repair[COLUMNS]) == []
+    assert repairing.feed(MEDIA, *sent[3:]) == sent[3:]
+    assert (repairing.repairing.repaired, repairing.dropped["duplicate"]) == (0, 0)
 
 
 def test_what_comes_after_it_was_made_is_a_duplicate() -> None:

@@ -1,8 +1,9 @@
-"""One stream by two wires, of which one is pulled, comes back, is deleted, and made again."""
+"""One stream by two ways, of which one fails and comes back; one that is repaired by what is beside it."""
 
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from support.daemon import RunningDaemon
 from support.host import Host, connect
 from support.peer import Talker
+from support.repair import matrix, media
 from support.wait import wait_for
 
 pytestmark = pytest.mark.root
@@ -101,3 +103,90 @@ output = "{output}"
     left, right = counters["legs"]
     assert left["first"] + right["first"] == sent
     assert right["first"] >= 5 * AT_ONCE
+
+
+def test_the_copies_of_a_channel_are_the_legs_of_a_subscription(tmp_path: Path) -> None:
+    """Over the loopback interface, with another max_skew meanwhile."""
+    source, output = tmp_path / "film", tmp_path / "seen"
+    source.write_bytes(bytes(number * 7 % 251 for number in range(300_000)))
+    legs = ", ".join(f'{{ group = "{group}", port = {PORT}, interface = "lo" }}' for group in GROUPS)
+    config = f"""
+[outbound.tv]
+source = "{source}"
+group = "{GROUPS[0]}"
+port = {PORT}
+interface = "lo"
+framing = "chunk"
+max_datagram = 500
+protocol = "rtp"
+rate = "4Mbit"
+copies = [{{ group = "{GROUPS[1]}", interface = "lo" }}]
+[inbound.tv]
+legs = [{legs}]
+protocol = "rtp"
+max_skew = "1s"
+output = {{ kind = "file", path = "{output}", format = "payload" }}
+"""
+    with RunningDaemon(tmp_path, config) as daemon:
+        wait_for(lambda: output.stat().st_size > 10_000, "some of it")
+        daemon.write(config.replace('max_skew = "1s"', 'max_skew = "0.7s"'))
+        assert daemon.ctl("reload").returncode == 0
+        wait_for(lambda: output.stat().st_size == source.stat().st_size, "all of it", timeout=60)
+        sent = daemon.worker("outbound/tv")["status"]["counters"]["sent"]
+        seen = wait_for(lambda: both(daemon, sent), "both legs")
+    assert seen is not None
+    assert output.read_bytes() == source.read_bytes()
+    assert seen["counters"]["dropped"] == {"other-leg": sent}
+    assert seen["sequence"]["counters"] == {"lost": 0, "duplicated": 0, "reordered": 0, "restarts": 0}
+    assert len(seen["sequence"]["senders"]) == 2
+    assert seen["shared_interface"] == "lo"
+
+
+def both(daemon: RunningDaemon, count: int) -> dict[str, Any] | None:
+    """The status of the subscription when each leg has brought so many datagrams."""
+    found: dict[str, Any] = daemon.worker("inbound/tv")["status"]
+    return found if [leg["received"] for leg in found["legs"]] == [count, count] else None
+
+
+def test_what_is_lost_is_repaired_by_what_comes_on_the_ports_beside(tmp_path: Path) -> None:
+    packets = media(65_500, 4 * 40)
+    sent, output = [*packets.values()], tmp_path / "seen"
+    lost = {9, 17, 55, 100, 101, 102}
+    config = f"""
+[inbound.tv]
+group = "{GROUPS[0]}"
+port = {PORT}
+interface = "lo"
+protocol = "rtp"
+fec = true
+reorder = "1s"
+coalesce = false
+output = {{ kind = "file", path = "{output}", format = "payload" }}
+"""
+    with (
+        RunningDaemon(tmp_path, config) as daemon,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+    ):
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+        for block in range(0, len(sent), 40):
+            for at in range(block, block + 40):
+                if at not in lost:
+                    sender.sendto(sent[at], (GROUPS[0], PORT))
+            repair = matrix(packets, (65_500 + block) % 65_536, 8, 5)
+            for more, some in ((2, repair[:8]), (4, repair[8:])):
+                for packet in some:
+                    sender.sendto(packet, (GROUPS[0], PORT + more))
+        received = len(sent) - len(lost) + 4 * 13
+
+        def repaired() -> dict[str, Any] | None:
+            found: dict[str, Any] = daemon.worker("inbound/tv")["status"]
+            whole = found["sequence"]["repaired"] == len(lost) and found["counters"]["received"] == received
+            return found if whole and not found["counters"]["held"] else None
+
+        status = wait_for(repaired, "the repair")
+        assert status is not None
+    assert output.read_bytes() == b"".join(packet[12:] for packet in sent)
+    assert status["counters"]["dropped"] == {"fec": 4 * 13 - len(lost)}
+    assert status["sequence"]["counters"]["lost"] == 0
+    (file,) = status["outputs"]
+    assert file["counters"]["written"] == len(sent) == received - (4 * 13 - len(lost))

@@ -20,7 +20,7 @@ def decode(packets: dict[int, bytes], fec: Sequence[bytes], lost: set[int]) -> d
     recovered = []
     for number, packet in packets.items():
         if number not in lost:
-            recovered += decoder.take_media(number, packet)
+            recovered += decoder.take_media([(number, packet)])
     for packet in fec:
         parsed = parse_fec(packet)
         assert parsed is not None
@@ -63,20 +63,20 @@ def test_fec_that_came_before_the_media_waits_for_it() -> None:
     packets = media(65530, 12)
     decoder = FecDecoder()
     first, *others = packets
-    decoder.take_media(first, packets[first])
+    decoder.take_media([(first, packets[first])])
     parsed = parse_fec(protection(packets, first, 1, 12))
     assert parsed is not None
     assert decoder.take_fec(parsed) == []
     for number in others[:-2]:
-        assert decoder.take_media(number, packets[number]) == []
-    assert decoder.take_media(others[-2], packets[others[-2]]) == [(others[-1], packets[others[-1]])]
+        assert decoder.take_media([(number, packets[number])]) == []
+    assert decoder.take_media([(others[-2], packets[others[-2]])]) == [(others[-1], packets[others[-1]])]
 
 
 def test_what_was_given_up_long_ago_is_not_lost() -> None:
     packets = media(0, 2 * KEPT_PACKETS)
     decoder = FecDecoder()
     for number, packet in packets.items():
-        decoder.take_media(number, packet)
+        decoder.take_media([(number, packet)])
     old, young = (parse_fec(protection(packets, base, 1, 2)) for base in (10, 2 * KEPT_PACKETS - 20))
     assert old is not None
     assert young is not None
@@ -89,7 +89,7 @@ def test_fec_of_another_stream_recovers_nothing() -> None:
     ours, theirs = media(0, 6), media(3, 6)
     decoder = FecDecoder()
     for number in (0, 1, 2, 3, 4):
-        decoder.take_media(number, ours[number])
+        decoder.take_media([(number, ours[number])])
     shorter = bytearray(protection(ours, 0, 1, 6))
     shorter[14:16] = bytes(2)  # the length recovery
     parsed = parse_fec(bytes(shorter))
@@ -103,7 +103,7 @@ def test_fec_of_another_stream_recovers_nothing() -> None:
 def test_what_waits_is_bounded() -> None:
     decoder = FecDecoder()
     packets = media(0, 8)
-    decoder.take_media(0, packets[0])
+    decoder.take_media([(0, packets[0])])
     for count in range(2, 6):
         for base in range(1, 300):
             covered = struct.pack(">HHBxxxIBBBB", base, 9, 33, 0, 0, 1, count, 0)
@@ -119,7 +119,7 @@ def test_what_waits_is_bounded() -> None:
 def test_any_bytes(packet: bytes) -> None:
     decoder = FecDecoder()
     for number, known in media(0, 3).items():
-        decoder.take_media(number, known)
+        decoder.take_media([(number, known)])
     parsed = parse_fec(packet)
     if parsed is not None:
         assert len(packet) >= HEADER_BYTES
@@ -133,7 +133,7 @@ def test_forged_fec_gives_a_packet_or_none(base: int, offset: int, count: int, b
     decoder = FecDecoder()
     packets = media(0, 8)
     for number in (0, 1, 2, 4, 5, 7):
-        decoder.take_media(number, packets[number])
+        decoder.take_media([(number, packets[number])])
     header = struct.pack(">BBHIIHHBxxxIBBBB", 0x80, 96, 1, 0, 0, base, 60, 33, 0, 0, offset, count, 0)
     parsed = parse_fec(header + body)
     assert parsed is not None
