@@ -39,14 +39,10 @@ class LegAccount:
     skew: float | None = None  # seconds by which the last copy that was timed came later than the first
     most_skew: float | None = None  # the largest of these
     silent: bool = False
-    # Something that another leg brought first, and this one has not yet: what (see the kind), and when
+    # Something that another leg brought first, and this one has not yet: what (see the kind), and when. Of
+    # all that is awaited at a time, one is timed.
     awaited: Any = None
     awaited_since: float = math.inf  # monotonic seconds
-
-    def expect(self, what: object, now: float) -> None:
-        """Another leg has brought this. Of what is awaited at a time, one is timed."""
-        if self.awaited is None:
-            self.awaited, self.awaited_since = what, now
 
     def end_wait(self, skew: float | None = None) -> None:
         """What was awaited has come, so much later; or never will."""
@@ -108,14 +104,14 @@ class LegsSequencer(Sequencer):
 
     def feed(self, batch: Batch) -> Iterable[Batch]:
         assert isinstance(batch, LegBatch), "what a link over legs gives"
-        leg, now = self.legs[batch.leg], self._now()
-        leg.received += len(batch)
-        leg.received_bytes += batch.size
+        leg, whole, now = self.legs[batch.leg], batch.whole, self._now()
+        leg.received += len(whole)
+        leg.received_bytes += whole.size
         leg.heard = now
         if leg.silent:
             leg.silent = False
             self._log.info("leg.resumed", leg=leg.label)
-        return self.take(leg, batch.whole, now)
+        return self.take(leg, whole, now)
 
     def hold_back(self, seconds: float) -> None:
         self.hold_seconds = seconds
@@ -125,8 +121,8 @@ class LegsSequencer(Sequencer):
         leg.first += datagrams
         self._went_on = now
         for other in self.legs:
-            if other is not leg:
-                other.expect(what, now)
+            if other.awaited is None and other is not leg:
+                other.awaited, other.awaited_since = what, now
 
     # -- silence, and what the legs have in common
 

@@ -11,7 +11,6 @@ Each leg has the whole of its protocol: which stream it is, what that leg lost, 
 
 from __future__ import annotations
 
-import bisect
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -142,9 +141,12 @@ class MergingSequencer(LegsSequencer):
             self._merge.seconds = seconds
 
     def take(self, leg: LegAccount, batch: Batch, now: float) -> Iterable[Batch]:
-        given: list[Batch] = []
         order = self._places[leg.index].order
-        for one in order.feed(batch):
+        ordered = order.feed(batch)
+        if isinstance(order.numbers, range):  # all of the batch goes on in order
+            return self._take_ordered(leg, batch, order.numbers, now)
+        given: list[Batch] = []
+        for one in ordered:
             given += self._take_ordered(leg, one, order.numbers, now)
         return given
 
@@ -192,7 +194,7 @@ class MergingSequencer(LegsSequencer):
         at = 0
         if begins_anew and known is not None and (at := self._beginning(stream, batch, numbers)):
             if known.identity == self._identity and not place.behind_until:
-                self._put(taking, numbers, range(at))
+                self._put(taking, numbers, range(at), _breaks(numbers, at))
             else:
                 self._dropped[LATE] += at
         # One that waited for its successor, which never came, is of no stream
@@ -200,7 +202,8 @@ class MergingSequencer(LegsSequencer):
         if reason := self._admit(taking, identity, numbers[at], begins_anew=begins_anew):
             self._dropped[reason] += count - at
         else:
-            self._put(taking, numbers, range(at, count), is_ascending=is_ascending)
+            breaks = place.order.breaks if is_ascending else _breaks(numbers, count)
+            self._put(taking, numbers, range(at, count), breaks)
         return joined(taking.parts)
 
     def _beginning(self, stream: OfStream | None, batch: Batch, numbers: Sequence[int]) -> int:
@@ -267,12 +270,10 @@ class MergingSequencer(LegsSequencer):
             if other is not taking.leg:
                 place.behind_until = taking.sorting.now + SILENT_SECONDS + self.hold_seconds
 
-    def _put(
-        self, taking: _Taking, numbers: Sequence[int], which: range, *, is_ascending: bool = False
-    ) -> None:
+    def _put(self, taking: _Taking, numbers: Sequence[int], which: range, breaks: Sequence[int]) -> None:
         """Have datagrams of a batch go where they belong: on, or into what is held, or nowhere.
 
-        ``is_ascending``: their numbers are, and each is none that came late.
+        ``breaks`` are the indices at which numbers do not go on by one.
         """
         merge, now = self._merge, taking.sorting.now
         assert merge is not None
@@ -280,8 +281,7 @@ class MergingSequencer(LegsSequencer):
             self._put_each(taking, numbers, which)
             return
         index = which.start
-        while index < which.stop:
-            end = _run_end(numbers, index, which.stop, is_ascending=is_ascending)
+        for end in (*[one for one in breaks if one > index], which.stop):
             begin = merge.next + merge.ahead(numbers[index])
             for first, stop, fate in merge.fates(begin, begin + end - index, now):
                 datagrams = slice(index + first - begin, index + stop - begin)
@@ -348,15 +348,6 @@ class MergingSequencer(LegsSequencer):
             leg.end_wait(now - leg.awaited_since if now is not None and begin <= awaited else None)
 
 
-def _run_end(numbers: Sequence[int], begin: int, end: int, *, is_ascending: bool) -> int:
-    """The index up to which numbers go on by one each, from that at ``begin``."""
-    if isinstance(numbers, range):
-        return end
-    first = numbers[begin] - begin
-    if is_ascending:  # a number that wraps looks as if it began a run, which does no harm
-
-        def is_further(index: int) -> bool:
-            return numbers[index] - index != first
-
-        return bisect.bisect_left(range(end), True, begin, end, key=is_further)
-    return next((index for index in range(begin, end) if numbers[index] - index != first), end)
+def _breaks(numbers: Sequence[int], end: int) -> list[int]:
+    """The indices before ``end`` at which a number is not the one after the one before it."""
+    return [index for index in range(1, end) if numbers[index] != numbers[index - 1] + 1]

@@ -81,8 +81,9 @@ class NumberedSequencer(Sequencer):
         self._hold_seconds = 0.0
         self._room = HeldRoom()
         # The numbers of the batch that was given on last, if it was fed just so, and all of it is NEXT:
-        # a range if it has each from first to last; else None
+        # a range if it has each from first to last, and else with the indices behind gaps; or None
         self.numbers: Sequence[int] | None = None
+        self.breaks: Sequence[int] = ()
 
     @property
     def wire(self) -> Wire:
@@ -163,7 +164,7 @@ class NumberedSequencer(Sequencer):
 
     def feed(self, batch: Batch) -> Iterable[Batch]:
         now, stream = self._now(), self._last
-        self.numbers = None
+        self.numbers, self.breaks = None, ()
         begin = 0 if stream is None else stream.order.next
         if stream is not None and not self._room.number and self._goes_on(batch, stream):
             self.numbers = range(begin, stream.order.next)
@@ -288,7 +289,7 @@ class NumberedSequencer(Sequencer):
             self._measure(stream, column, times)
         if not places and counts is None and stream.reorder is None:
             sorting.given += range(len(batch))
-            self.numbers = numbers
+            self.numbers, self.breaks = numbers, stream.order.breaks
             return True
         for index, number in enumerate(numbers):
             one = Numbered(index, number, 1 if counts is None else counts[index])

@@ -17,7 +17,7 @@ import enum
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Generic
+from typing import Generic
 
 from mcastd.counters import SequenceCounters
 from mcastd.sequence.order import GAPS_MAX, LATE_SECONDS
@@ -72,6 +72,7 @@ class Merge(Generic[Item]):
         self._whole_from = number  # all from here to the next one have gone on
         self._holes: list[_Hole] = []  # before the next one, in order
         self._held: list[_HeldRun[Item]] = []  # behind the next one, in order of their numbers
+        self._begins: list[int] = []  # the first number of each
         self._waiting_since = math.inf  # monotonic seconds: since when the next one is missing
 
     @property
@@ -140,10 +141,10 @@ class Merge(Generic[Item]):
         if begin < self.next:
             return self._fate_of_past(begin, min(end, self.next))
         held = self._held
-        behind = bisect.bisect_right(held, begin, key=_begin_of)
+        behind = bisect.bisect_right(self._begins, begin)
         if behind and held[behind - 1].end > begin:
             return min(end, held[behind - 1].end), Fate.COPY
-        stop = min(end, held[behind].begin) if behind < len(held) else end
+        stop = min(end, self._begins[behind]) if behind < len(held) else end
         if begin == self.next:
             return stop, Fate.NEW
         if self.seconds or held:
@@ -182,13 +183,15 @@ class Merge(Generic[Item]):
             self._room.bytes -= one.size
             found.append(one.items)
             behind += 1
-        del held[:behind]
+        del held[:behind], self._begins[:behind]
         self._waiting_since = min((one.since for one in held), default=math.inf)
         return found
 
     def hold(self, begin: int, end: int, items: Item, now: float, *, datagrams: int, size: int) -> list[Item]:
         """Hold a run of datagrams of ``size`` bytes. Returns what goes on since there is no room for more."""
-        bisect.insort(self._held, _HeldRun(begin, end, items, datagrams, size, now), key=_begin_of)
+        at = bisect.bisect_right(self._begins, begin)
+        self._begins.insert(at, begin)
+        self._held.insert(at, _HeldRun(begin, end, items, datagrams, size, now))
         self._waiting_since = min(self._waiting_since, now)
         self._room.number += datagrams
         self._room.bytes += size
@@ -238,7 +241,3 @@ class Merge(Generic[Item]):
                 left.append(_Hole(max(hole.begin, end), hole.end, hole.since, hole.lost))
         self._holes = left
         self._whole_from = left[-1].end if left else self._first
-
-
-def _begin_of(held: _HeldRun[Any]) -> int:
-    return held.begin

@@ -68,6 +68,8 @@ class Order:
         self._numbering = numbering
         self._total = total
         self._gaps: list[_Gap] = []  # in order, so also by time
+        # Indices of the last walk at which a number was not the one after the one before it
+        self.breaks: list[int] = []
         self._suspected = -1  # the number that would confirm a restart; -1: none would
 
     @property
@@ -161,6 +163,7 @@ class Order:
         ``counts`` are those of :meth:`place`; None: each has one number.
         """
         found: list[tuple[int, Arrival]] = []
+        self.breaks = breaks = []
         if counts is not None:
             for index, (number, count) in enumerate(zip(numbers, counts, strict=True)):
                 if (place := self.place(number, count, now)) is not Arrival.NEXT:
@@ -172,6 +175,7 @@ class Order:
             if number == expected:
                 expected = number + 1 & mask
                 continue
+            breaks.append(index)
             self.advance(index - begin)
             if (place := self.place(number, 1, now)) is not Arrival.NEXT:
                 found.append((index, place))
