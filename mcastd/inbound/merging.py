@@ -116,14 +116,14 @@ class MergingSequencer(LegsSequencer):
         senders = [sender for one in found if one is not None for sender in one.senders]
         merge = self._merge
         sequence = SequenceStatus(
-            counters=copy_of(self._counted()), senders=(*senders,), missing=merge.missing if merge else 0
+            counters=self._counted(), senders=(*senders,), missing=merge.missing if merge else 0
         )
         return replace(status, sequence=sequence)
 
     def _counted(self) -> SequenceCounters:
         """What became of the merged stream; what came twice by one leg is counted there."""
-        self.total.duplicated = sum(place.order.total.duplicated for place in self._places)
-        return self.total
+        duplicated = sum(place.order.total.duplicated for place in self._places)
+        return replace(copy_of(self.total), duplicated=duplicated)
 
     def enter(self, books: Books) -> Books:
         jitters = [place.order.enter(books).jitter for place in self._places]

@@ -119,16 +119,22 @@ class _Leg(Reopened[Receiver]):
         super().close()
 
     @property
+    def trouble(self) -> str:
+        """As of a Receiver: for any thread."""
+        return "" if (link := self.link) is None else link.trouble
+
+    @property
     def problem(self) -> str:
-        if self.link is not None:
-            return self.link.problem
-        return "" if self.error is None else self.error.trouble
+        """The same; or why there is no link."""
+        if (link := self.link) is not None:
+            return link.problem
+        return "" if (error := self.error) is None else error.trouble
 
     def as_seen(self) -> LegLink:
         link = self.link
         if link is None:
             return LegLink((), self.overflow_before(), self.problem)
-        trouble = "; ".join(words for words in (link.trouble, link.problem) if words)
+        trouble = "; ".join(words for words in (self.trouble, self.problem) if words)
         return LegLink(link.glance().interfaces, self.overflow_before() + link.load().overflow, trouble)
 
 
@@ -223,7 +229,7 @@ class ReceivingLegs:
 
     @property
     def trouble(self) -> str:
-        return _joined((leg.label, leg.link.trouble if leg.link else "") for leg in self._legs)
+        return _joined((leg.label, leg.trouble) for leg in self._legs)
 
     @property
     def problem(self) -> str:
