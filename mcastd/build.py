@@ -17,6 +17,7 @@ from mcastd.config import (
     WorkerSettings,
 )
 from mcastd.discovery.discovery import Discovery
+from mcastd.inbound.keeper import Diagnose
 from mcastd.inbound.reader import Reader
 from mcastd.inbound.sinks import Ends, MakeSink, Means, make_sink
 from mcastd.inbound.subscription import Subscription, source_filter
@@ -107,6 +108,8 @@ class Parts:
     ends: Ends | None = None
     files: OpenFiles | None = None
     streams: RtpStreams = field(default_factory=RtpStreams)
+    # Says what is wrong with a subscription, for its captures.
+    diagnose: Diagnose = lambda *_: ()
     # These open what the settings name: tools and tests put others in their place.
     open_source: OpenSource = open_source
     open_sender: OpenSender = open_sender
@@ -155,6 +158,7 @@ def _subscription(name: str, settings: InboundSubscription, parts: Parts) -> Sub
         reader=parts.reader,
         make_sink=parts.make_sink,
         means=Means(parts.ends, parts.files_of(name)),
+        diagnose=parts.diagnose,
     )
 
 

@@ -19,6 +19,7 @@ from mcastd.config import Changes, Config, WorkerSettings, diff
 from mcastd.control.commands import NoSuchWorker
 from mcastd.control.protocol import Message
 from mcastd.control.server import ControlServer
+from mcastd.doctor.brief import in_brief
 from mcastd.doctor.evidence import Troubles
 from mcastd.doctor.examine import consult
 from mcastd.doctor.subject import Subject, named
@@ -73,7 +74,9 @@ class Daemon:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # readable once the start has failed
         self._ends = Ends(systemd.DescriptorStore(), systemd.take_stored(PIPES))
         self._control = ControlServer(self._socket, self)
-        self._runtime = Runtime(lambda: self._config, self._worker_changed, Parts(ends=self._ends))
+        self._runtime = Runtime(
+            lambda: self._config, self._worker_changed, Parts(ends=self._ends, diagnose=in_brief)
+        )
         self._supervisor = self._runtime.supervisor
         self._chores = Chores(
             self._supervisor, self._runtime.serves_none, self._summary, self._begin_unstarted

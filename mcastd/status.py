@@ -344,6 +344,20 @@ class TransportStatus:
     pids: tuple[PidStatus, ...]  # the same, of the highest rates
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptStatus:
+    """What is kept of what was received last, and the captures that were made of it."""
+
+    datagrams: int
+    memory_bytes: int
+    captures: int  # that were written
+    failed: int  # that could not be written
+    last_capture: str | None  # path
+    last_capture_age: float | None  # seconds
+    last_reasons: tuple[str, ...]  # what it was made for: "network-loss", "overflow", "silence"
+    error: str | None  # why captures cannot be written, in words; None: they can
+
+
 # The age of the last overflow in a status that lacks it, as of an older daemon.
 UNKNOWN_AGE = math.inf
 
@@ -370,6 +384,7 @@ class SubscriptionStatus(Status):
     shared_interface: str = ""  # that all legs come by, so that they fail together
     shared_sender: str = ""  # that all legs come from
     ts: TransportStatus | None = None  # None: what is in them is not checked
+    kept: KeptStatus | None = None  # None: nothing is kept
     outputs: tuple[OutputStatus, ...]
     closed_outputs: ClosedOutputs
     hanging: Hanging | None  # an output, for too long

@@ -19,7 +19,7 @@ from mcastd import clock
 from mcastd.bounded import Patience
 from mcastd.counters import OutputCounters, SequenceCounters, SymbolCounts, TransportCounters
 from mcastd.errors import McastdError
-from mcastd.status import AnnouncementStatus, FilesStatus, ManifestStatus, TreeStatus
+from mcastd.status import AnnouncementStatus, FilesStatus, KeptStatus, ManifestStatus, TreeStatus
 from mcastd.threads import is_ready, processor_seconds
 from mcastd.views import Status
 
@@ -318,6 +318,7 @@ class Books(NamedTuple):
     manifest: ManifestStatus | None = None  # that it goes by, if it goes by one
     refused_manifests: Mapping[str, int] = MappingProxyType({})  # by reason
     sequence: SequenceCounters | None = None  # live; None: its datagrams have no numbers that it reads
+    kept: KeptStatus | None = None  # None: nothing is kept
     jitter: float | None = None  # seconds, of the stream that was heard last; None: it is not measured
     repaired: int | None = None  # as status.SequenceStatus
     legs: tuple[LegBooks, ...] = ()

@@ -18,7 +18,7 @@ import pytest
 import mcastd.control
 from mcastd.bounded import Patience
 from mcastd.codec import as_json, from_json
-from mcastd.config import InboundSubscription, OutboundChannel
+from mcastd.config import InboundSubscription, KeepBefore, OutboundChannel
 from mcastd.counters import (
     InboundCounters,
     OutboundCounters,
@@ -29,6 +29,7 @@ from mcastd.counters import (
     growth,
 )
 from mcastd.errors import LinkError, SinkError
+from mcastd.inbound.keeper import Keeper, Loss, Losses
 from mcastd.inbound.sequencer import Sequencer
 from mcastd.inbound.subscription import Subscription
 from mcastd.net.fake import FakeReceiver, FakeSender
@@ -153,6 +154,11 @@ SUBSCRIPTION = """{
     "most_clock_jitter_ms": 359.5, "delay_factor_ms": 360.5, "most_delay_factor_ms": 361.5,
     "loss_rate": 362.5, "programs": [{"number": 363, "map_pid": 364, "clock_pid": 365, "pids": [366, 367]}],
     "pids": [{"pid": 366, "type": 27, "packets": 368, "rate": 369, "continuity_errors": 370}]
+  },
+  "kept": {
+    "datagrams": 0, "memory_bytes": 0, "captures": 256, "failed": 257, "last_capture": "/srv/c/news.pcapng",
+    "last_capture_age": 258.5, "last_reasons": ["network-loss"],
+    "error": "cannot write captures to /srv/c: no room"
   },
   "outputs": [
     {
@@ -348,6 +354,11 @@ def subscription(monkeypatch: pytest.MonkeyPatch) -> Subscription:
     intake.sources.add("192.0.2.10", 30)
     intake.last = NOW - 209
     intake.protocol = Said()
+    keep = KeepBefore(time=10.0, directory=Path("/srv/c"))
+    keeper = Keeper(keep, worker._stream, worker._log, worker._losses, worker._destinations, now=lambda: NOW)
+    keeper._captures, keeper._failed, keeper._cause = 256, 257, "no room"
+    keeper._last = Path("/srv/c/news.pcapng"), NOW - 258.5, Loss(Losses(), Losses(lost=1), 0.0)
+    intake.keeper = keeper
     intake._context, intake._asked_at = Context(), NOW - 220
     intake._context.waits_for = "/srv/b"
     condition.stale = True

@@ -14,6 +14,7 @@ from mcastd.config.inbound import (
     GATHERING_BUFFER_MIN_BYTES,
     InboundSubscription,
 )
+from mcastd.config.keep_before import KeepBefore
 from mcastd.config.kinds import Kinds, OfKind, kinds_among
 from mcastd.config.legs import LegSettings
 from mcastd.config.load import dump, examine, load
@@ -65,6 +66,7 @@ __all__ = [
     "InboundProtocol",
     "InboundSubscription",
     "Interfaces",
+    "KeepBefore",
     "Kinds",
     "LegSettings",
     "MoldInbound",

@@ -16,6 +16,7 @@ from mcastd.config.description import (
     legs_of,
     parse_description,
 )
+from mcastd.config.keep_before import KEEPING, KeepBefore
 from mcastd.config.legs import (
     KEYS_OF_A_LEG,
     LEGS_MIN,
@@ -137,6 +138,11 @@ class InboundSubscription(GroupSettings):
         False,
         description="Whether repair of RTP is received beside it, on port + 2 and port + 4 (SMPTE ST 2022-1),"
         " and what is lost is made of it; reorder is then 0.5 s if it is 0.",
+    )
+    keep_before: Annotated[KeepBefore | None, KEEPING] = Field(
+        None,
+        description="How much of what was received last is kept in memory, in seconds, to become a capture"
+        " when datagrams are lost or none come; or a table for more.",
     )
     output: OutputTables = Field(
         description="Where datagrams go: a file's path, a table with kind and path, or an array of these."

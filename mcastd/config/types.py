@@ -128,6 +128,8 @@ BurstSpan = Annotated[float, PlainValidator(parse_burst), PlainSerializer(format
 Moment = Annotated[float, PlainValidator(parse_moment), PlainSerializer(format_duration, when_used="json")]
 Size = Annotated[int, PlainValidator(size(1)), PlainSerializer(format_size, when_used="json")]
 BufferSize = Annotated[int, PlainValidator(size(1, 1 << 30)), PlainSerializer(format_size, when_used="json")]
+# A batch of ordinary datagrams takes less than the smallest.
+KeptSize = Annotated[int, PlainValidator(size(1 << 20)), PlainSerializer(format_size, when_used="json")]
 Rate = Annotated[int, PlainValidator(parse_rate), PlainSerializer(format_rate, when_used="json")]
 Percent = Annotated[float, PlainValidator(parse_percent), PlainSerializer(format_percent, when_used="json")]
 Port = Annotated[int, PlainValidator(whole_number(1, 65_535))]

@@ -19,8 +19,8 @@ from mcastd.views import AnyStatus, DaemonView, Status, WorkerView, as_kind
 # Fields that a worker or output may not have: without one, nothing is shown of it.
 OPTIONAL = {
     *("described_seconds", "files", "format", "framing", "loss_percent", "manifest", "notices", "objects"),
-    *("announcement", "jitter", "payload_type", "seconds_left", "sequence", "tree", "ts"),
     *("missing", "repaired"),
+    *("announcement", "jitter", "kept", "payload_type", "seconds_left", "sequence", "tree", "ts"),
 }
 # Seconds since 1970, of which people want to know the date.
 TIMES = {"expires", "issued"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mcastd.config import DEFAULT_RECEIVE_BUFFER, InboundSubscription
+from mcastd.doctor.captured import captured
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Skipped, Way
 from mcastd.doctor.quoting import sysctl
@@ -135,7 +136,7 @@ def overflow(subject: Subject[InboundSubscription], evidence: Evidence) -> Itera
             "overflow-now",
             Severity.BROKEN,
             "it loses datagrams now: its receive buffer is full, and the kernel drops what comes",
-            (f"{now - before} dropped in {seconds:.3g} s", read),
+            (f"{now - before} dropped in {seconds:.3g} s", read, *captured(status)),
             fix,
             ways=ways,
         )
@@ -145,7 +146,7 @@ def overflow(subject: Subject[InboundSubscription], evidence: Evidence) -> Itera
             "overflow-earlier",
             Severity.WARNING,
             f"it has lost datagrams at a full receive buffer before{when}, but none while being watched",
-            (read,),
+            (read, *captured(status)),
             fix,
             ways=ways,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mcastd.config import InboundSubscription
+from mcastd.doctor.captured import captured
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity
 from mcastd.doctor.subject import Subject
@@ -43,6 +44,7 @@ def network_loss(subject: Subject[InboundSubscription], evidence: Evidence) -> I
             (
                 f"{lost - before} numbers missing in {evidence.watched:.3g} s; the kernel dropped {here}",
                 read,
+                *captured(status),
             ),
             FIX,
         )
@@ -52,6 +54,6 @@ def network_loss(subject: Subject[InboundSubscription], evidence: Evidence) -> I
             "network-loss-earlier",
             Severity.HINT,
             f"the network has lost datagrams before{blame}, but none while being watched",
-            (read, f"overflow = {overflow}"),
+            (read, f"overflow = {overflow}", *captured(status)),
             FIX,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mcastd.config import WorkerSettings
+from mcastd.doctor.captured import captured
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.subject import Subject
@@ -65,7 +66,7 @@ def worker(subject: Subject[WorkerSettings], _evidence: Evidence) -> Iterator[Sa
             "stale",
             Severity.BROKEN,
             f"nothing came for more than the {expected:g} s in which something is expected",
-            (f"expect_every = {expected:g} s ({subject.table}); {last} (status)",),
+            (f"expect_every = {expected:g} s ({subject.table}); {last} (status)", *captured(status)),
             "see whether its sender runs, and whether this host hears it: mcastctl doctor --watch 10s",
         )
 

@@ -91,6 +91,8 @@ class Alarms:
         ]
         if (protocol := intake.protocol) is not None:
             alarms.append(Alarm(lambda: protocol.deadline, intake.expire))
+        if (keeper := intake.keeper) is not None:
+            alarms.append(Alarm(lambda: keeper.deadline, keeper.tick))
         if expected is not None:
             alarms.append(Alarm(lambda: math.inf if condition.stale else intake.heard + expected))
         if every is not None:

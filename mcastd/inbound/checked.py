@@ -70,6 +70,11 @@ class CheckedSequencer(Sequencer):
         return 0 if self._protocol is None else self._protocol.held
 
     @property
+    def lost(self) -> int:
+        """Of the other protocol; of packets in plain UDP, those that their continuity counters lack."""
+        return self.analysis.counters.lost if self._protocol is None else self._protocol.lost
+
+    @property
     def deadline(self) -> float:
         if self._is_news:
             return -math.inf

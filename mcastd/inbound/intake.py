@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from mcastd import clock
 from mcastd.counters import InboundCounters, SourceCounts
+from mcastd.inbound.keeper import Keeper
 from mcastd.inbound.outputs import Outputs
 from mcastd.inbound.sequencer import Sequencer
 from mcastd.net.link import Batch, Receiver
@@ -27,6 +28,7 @@ class Intake:
         "_outputs",
         "counters",
         "heard",
+        "keeper",
         "last",
         "protocol",
         "sources",
@@ -41,6 +43,7 @@ class Intake:
         self.heard = 0.0
         self._outputs = outputs
         self.protocol: Sequencer | None = None  # None: datagrams go to the outputs as they come
+        self.keeper: Keeper | None = None  # None: nothing is kept of what comes
         self._context: Context | None = None  # of the run
         self._asked_at = 0.0  # monotonic time of the last call of an output: see Context.waits_for
 
@@ -107,6 +110,8 @@ class Intake:
                 self._deliver(batch)
             else:
                 self._deliver_all(protocol.feed(batch), protocol)
+            if self.keeper is not None:
+                self.keeper.add(batch, self.last)
         return count
 
     def _deliver_all(self, batches: Iterable[Batch], protocol: Sequencer) -> None:

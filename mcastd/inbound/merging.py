@@ -103,6 +103,10 @@ class MergingSequencer(LegsSequencer):
         found = min([super().deadline, *[place.order.deadline for place in self._places]])
         return found if self._merge is None else min(found, self._merge.deadline)
 
+    @property
+    def lost(self) -> int:
+        return self.total.lost
+
     def lost_by(self, leg: LegAccount) -> int:
         return self._places[leg.index].order.total.lost
 

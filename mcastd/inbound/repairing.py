@@ -79,6 +79,10 @@ class RepairingSequencer(Sequencer):
         return self._decoder.waiting + len(self._aside)
 
     @property
+    def lost(self) -> int:
+        return self._order.lost
+
+    @property
     def deadline(self) -> float:
         return min(self._order.deadline, self._aside[0].due if self._aside else math.inf)
 

@@ -105,6 +105,10 @@ class NumberedSequencer(Sequencer):
         return self._room.number + (self._aside is not None)
 
     @property
+    def lost(self) -> int:
+        return self.total.lost
+
+    @property
     def deadline(self) -> float:
         found = self._aside_until
         for stream in self._streams.values():

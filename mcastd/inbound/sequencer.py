@@ -28,6 +28,11 @@ class Sequencer(ABC):
         return 0
 
     @property
+    def lost(self) -> int:
+        """Numbers that the network did not deliver so far, if datagrams have numbers that it reads."""
+        return 0
+
+    @property
     def deadline(self) -> float:
         """Monotonic seconds when :meth:`expire` is due; ``inf`` is never."""
         return math.inf

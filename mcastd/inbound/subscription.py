@@ -5,18 +5,19 @@ intake.py moves datagrams from the link to the outputs, turns.py decides in whic
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from mcastd import clock, log
 from mcastd.bounded import Patience
 from mcastd.codec import as_json
-from mcastd.config import InboundSubscription, label_of, means_several
+from mcastd.config import FEC_PORTS, InboundSubscription, label_of, means_several
 from mcastd.counters import InboundCounters, losses
 from mcastd.errors import LinkError, McastdError
 from mcastd.inbound.alarms import Alarms
 from mcastd.inbound.condition import Condition
 from mcastd.inbound.intake import Intake
+from mcastd.inbound.keeper import Diagnose, Keeper, Loss, Losses, Symptoms
 from mcastd.inbound.legs import with_ways
 from mcastd.inbound.outputs import Outputs, need_metadata
 from mcastd.inbound.protocols import make_protocol
@@ -59,12 +60,14 @@ class Subscription:
         reader: Reader | None = None,
         make_sink: MakeSink = make_sink,
         means: Means = ALONE,
+        diagnose: Diagnose = lambda *_: (),
     ) -> None:
         self.name = name
         self._config = self._applied = config
         self._open_link = open_link
         self._log = log.get_logger(worker=name)
-        stream = StreamFacts(
+        self._diagnose = diagnose
+        self._stream = stream = StreamFacts(
             lambda: self._identity.group, interface_name, lambda: self._identity.port, name, self._overflow
         )
         self._outputs = Outputs(
@@ -79,6 +82,7 @@ class Subscription:
         self._intake = Intake(self._outputs)
         self._alarms = Alarms(self._condition, self._intake)
         self._set_protocol(config)
+        self._set_keeper(config)
         self._turns = Turns(self, self._intake, self._outputs, self._condition, reader)
         self._turns.max_latency = config.max_latency
         self._overflow_before = 0  # of links that are closed by now
@@ -113,6 +117,7 @@ class Subscription:
         elif self._intake.protocol is not None:
             self._intake.protocol.hold_back(config.hold_back)
         self._open_protocol()
+        self._set_keeper(config)
         self._applied = config
         self._filter = source_filter(config)
         self._identify(config)
@@ -159,6 +164,8 @@ class Subscription:
         return True
 
     def close(self) -> None:
+        if (keeper := self._intake.keeper) is not None:
+            keeper.close()
         with self._intake.at_outputs():
             self._outputs.close()
         self._log.info("subscription.closed", **self._totals())
@@ -188,6 +195,7 @@ class Subscription:
             memberships=memberships,
             counters=replace(intake.counters, overflow=overflow),
             protocol=config.protocol.kind,
+            kept=None if intake.keeper is None else intake.keeper.status(),
             stale=condition.stale,
             last_overflow_age=condition.overflow_age,
             last_datagram_age=None if last is None else clock.monotonic() - last,
@@ -239,13 +247,16 @@ class Subscription:
             receive_buffer=buffer,
             receive_buffer_asked=self._config.receive_buffer,
             legs_share=bool(shared),
+            kept=None if (keeper := self._intake.keeper) is None else keeper.status(),
         )
         return books if (protocol := self._intake.protocol) is None else protocol.enter(books)
 
     @property
     def _problem(self) -> str:
-        protocol = self._intake.protocol
-        return "" if protocol is None else protocol.problem
+        """Of the protocol, or of what is kept."""
+        protocol, keeper = self._intake.protocol, self._intake.keeper
+        problem = "" if protocol is None else protocol.problem
+        return problem or ("" if keeper is None else keeper.problem)
 
     def _glance(self) -> Glance:
         """Return the link as it is now; while it is in use, which may take long, as it was last seen.
@@ -297,6 +308,13 @@ class Subscription:
         now = clock.monotonic()
         self._alarms.ring(now)
         self._alarms.note_silence(now, self._config.expect_every)
+        if (keeper := self._intake.keeper) is not None:
+            keeper.look(now)
+        self.report(context, link)
+
+    def rest(self, context: Context, link: Receiver) -> None:
+        if self._intake.keeper is not None:
+            self.note_overflow(link.load().overflow)
         self.report(context, link)
 
     def report(self, context: Context, link: Receiver, *, ready: bool = False) -> None:
@@ -311,6 +329,8 @@ class Subscription:
     def note_overflow(self, overflow: int) -> None:
         self.counters.overflow = self._overflow_before + overflow
         self._condition.note_overflow(self.counters.overflow)
+        if (keeper := self._intake.keeper) is not None:
+            keeper.look(clock.monotonic())
 
     def _follow(self, context: Context, link: Receiver) -> None:
         """Apply changed settings, and follow the host's interfaces."""
@@ -325,6 +345,7 @@ class Subscription:
             elif self._intake.protocol is not None:
                 self._intake.protocol.hold_back(config.hold_back)
             self._change_outputs()
+            self._set_keeper(config)
             self._set_alarms(context, link)
             link.set_metadata(self._needs_metadata(config))
             link.tell_senders_apart(config.protocol.tells_senders_apart)
@@ -348,7 +369,8 @@ class Subscription:
 
     @staticmethod
     def _needs_metadata(config: InboundSubscription) -> bool:
-        return config.needs_metadata or need_metadata(config.output)
+        is_kept = config.keep_before is not None
+        return is_kept or config.needs_metadata or need_metadata(config.output)
 
     def _go_over(self, context: Context, config: InboundSubscription) -> None:
         """Receive another stream. It is joined before the old one is left.
@@ -364,12 +386,15 @@ class Subscription:
         finally:
             self._end_link()
             self._turns.link = link
+            if (keeper := self._intake.keeper) is not None:
+                keeper.end_stream()
         self._filter, self._applied = source_filter(config), config
         self._identify(config)
         self._condition.forget_overflow(self._overflow_before)
         self._set_protocol(config)
         self._open_protocol()
         self._change_outputs()
+        self._set_keeper(config)
         with self._intake.at_outputs():
             for sink in self.sinks:
                 sink.reopen()  # this finds a loop, if what is written is now sent to the new group
@@ -388,6 +413,44 @@ class Subscription:
             protocol.hold_back(config.hold_back)
         self._intake.change_protocol(protocol)
         self._identity = self._identity._replace(reasons=() if protocol is None else tuple(protocol.reasons))
+
+    def _set_keeper(self, config: InboundSubscription) -> None:
+        """Keep what comes as the settings say; what was kept stays."""
+        keeper, wanted = self._intake.keeper, config.keep_before
+        if keeper is not None and not config.receives_as(self._applied):
+            keeper.end_stream()
+        if wanted is None:
+            if keeper is not None:
+                keeper.end_stream()
+                self._intake.keeper = None
+        elif keeper is None:
+            self._intake.keeper = Keeper(
+                wanted, self._stream, self._log, self._losses, self._destinations, explain=self._explain
+            )
+        else:
+            keeper.change(wanted)
+
+    def _losses(self) -> Losses:
+        intake = self._intake
+        lost = 0 if intake.protocol is None else intake.protocol.lost
+        return Losses(lost, intake.counters.overflow, self._condition.stale)
+
+    def _destinations(self) -> Sequence[tuple[str, int]]:
+        """Group and port of each link, as their batches have their place."""
+        config = self._applied
+        if config.fec:
+            return [(str(config.group), config.port + more) for more in (0, *FEC_PORTS)]
+        return [(str(leg.group), leg.port) for leg in config.by_leg()]
+
+    def _explain(self, loss: Loss) -> Sequence[str]:
+        """What the doctor would say of a loss while it is under way. For any thread."""
+        now, before = self.status(), loss.before
+        sequence = now.sequence and replace(
+            now.sequence, counters=replace(now.sequence.counters, lost=before.lost)
+        )
+        earlier = replace(now, counters=replace(now.counters, overflow=before.overflow), sequence=sequence)
+        symptoms = Symptoms("; ".join(self._condition.troubles), now, earlier, clock.wall() - loss.at)
+        return self._diagnose(self.name, self._applied, symptoms)
 
     def _open_protocol(self) -> None:
         """Raises McastdError."""

@@ -47,6 +47,9 @@ class Life(Protocol):
     def attend(self, context: Context, link: Receiver) -> None:
         """Do what signals and alarms ask for, and report the condition."""
 
+    def rest(self, context: Context, link: Receiver) -> None:
+        """The thread is about to wait, maybe for long: look at what it would miss meanwhile, and report."""
+
     def report(self, context: Context, link: Receiver) -> None:
         """Tell the supervisor what is not as it should be, if that has changed."""
 
@@ -142,6 +145,8 @@ class Turns:
             if link is None or context is None:
                 return 0
             try:
+                if (keeper := self._intake.keeper) is not None:
+                    self._life.note_overflow(link.load().overflow)  # as it is before there is room again
                 taken = self._intake.take(link)
                 link.idle()
                 self._streak = self._streak + 1 if taken >= BUSY_DATAGRAMS else 0
@@ -156,6 +161,8 @@ class Turns:
                 # So does one with an output in trouble, or with a deadline before the alarm waited for
                 if (protocol := self._intake.protocol) is not None:
                     quiet = quiet and protocol.deadline >= self._alarm
+                if keeper is not None:
+                    quiet = quiet and keeper.deadline >= self._alarm
                 for sink in self._outputs.sinks:
                     quiet = quiet and not sink.problem and sink.deadline >= self._alarm
             except Exception as error:
@@ -188,7 +195,7 @@ class Turns:
                 context.nap(pause)
             else:
                 link.idle()
-                life.report(context, link)
+                life.rest(context, link)
                 self._watch(context, self._wanted(link))
                 ready = context.wait(self._until_alarm())
                 for sink in outputs.queueing:
@@ -197,7 +204,7 @@ class Turns:
             is_time = since - looked >= LOOK_SECONDS
             if is_time or not pause or exact or link.deadline < math.inf or context.asked(Signal.REOPEN):
                 life.attend(context, link)
-            if is_time:
+            if is_time or (not pause and intake.keeper is not None):  # what is dropped is before what comes
                 looked, load = since, link.load()
                 life.note_overflow(load.overflow)
             taken = intake.take(link)

@@ -16,7 +16,7 @@ from mcastd.counters import (
     SequenceCounters,
     SymbolCounts,
 )
-from mcastd.status import FilesStatus, ManifestStatus, TreeStatus
+from mcastd.status import FilesStatus, KeptStatus, ManifestStatus, TreeStatus
 from mcastd.worker import Books, Headline, LegBooks, ObjectBooks, OutputIdentity, TransportBooks
 
 NO_COUNTS: Mapping[str, int] = {}
@@ -158,6 +158,11 @@ def _of_legs(
 def _of_ts(value: Callable[[TransportBooks], Any], without: Any = None) -> Callable[[OfSubscription], Any]:
     """Takes a value of a transport stream; ``without`` if none is checked."""
     return lambda of: without if of.books.ts is None else value(of.books.ts)
+
+
+def _of_kept(value: Callable[[KeptStatus], int]) -> Callable[[ScrapedWorker[InboundCounters]], Any]:
+    """Takes a value of what is kept; None if nothing is."""
+    return lambda of: None if of.books.kept is None else value(of.books.kept)
 
 
 INFO: Family[Any] = _gauge(
@@ -397,6 +402,15 @@ SUBSCRIPTION: tuple[Family[OfSubscription], ...] = (
         "The delay factor of it in a second (RFC 4445): what a buffer has to hold.",
         _of_ts(lambda ts: ts.delay_factor),
         form="%.6f",
+    ),
+    _gauge(
+        "kept_bytes",
+        "Memory of what is kept of what came last, for captures.",
+        _of_kept(lambda kept: kept.memory_bytes),
+    ),
+    _counter("captures", "Captures of a loss that were written.", _of_kept(lambda kept: kept.captures)),
+    _counter(
+        "failed_captures", "Captures of a loss that could not be written.", _of_kept(lambda kept: kept.failed)
     ),
     *_of_manifest(lambda books: books.manifest),
     _counts(

@@ -41,14 +41,20 @@ _DONT_FRAGMENT = 0x4000
 
 Endpoint = tuple[Address, int]  # an address and a port
 
+# Bytes of a comment on a section: the length of an option is 16 bits.
+COMMENT_MAX_BYTES = 1 << 15
 # Bytes of the longest block that is written: a packet with a comment.
 BLOCK_MAX_BYTES = 1 << 17
 
 
-def section(os_name: str, program: str) -> bytes:
-    """The header that a section begins with."""
+def section(os_name: str, program: str, comment: str = "") -> bytes:
+    """The header that a section begins with, with a comment on all of it, cut after COMMENT_MAX_BYTES."""
     fixed = struct.pack("<IHHq", _BYTE_ORDER, 1, 0, _LENGTH_UNKNOWN)
-    return _block(_SECTION, fixed, (_OS, os_name.encode()), (_PROGRAM, program.encode()))
+    options = [(_OS, os_name.encode()), (_PROGRAM, program.encode())]
+    if comment:
+        cut = comment.encode(errors="replace")[:COMMENT_MAX_BYTES].decode(errors="ignore")
+        options.insert(0, (_COMMENT, cut.encode()))
+    return _block(_SECTION, fixed, *options)
 
 
 def interface(name: str, description: str) -> bytes:

@@ -21,6 +21,7 @@ from mcastd.config import (
     FluteInbound,
     FluteOutbound,
     InboundSubscription,
+    KeepBefore,
     OutboundChannel,
     RtpOutbound,
     dump,
@@ -149,6 +150,7 @@ def test_nothing_leaves_the_host_unasked() -> None:
         FluteOutbound,
         RtpOutbound,
         Announcing,
+        KeepBefore,
         *INBOUND_PROTOCOLS.models.values(),
         *OUTPUTS.models.values(),
     ],
@@ -175,6 +177,7 @@ ABSENT_BY_DEFAULT = {
     "late",
     "payload",
     "sdp",
+    "keep_before",
     "seam",
     "speed",
     "select",
@@ -225,7 +228,8 @@ def test_each_commented_key_can_be_uncommented(number: int, tmp_path: Path) -> N
     (output,) = config.inbound["news"].output
     news = config.outbound["news"]
     others = not isinstance(output, FileOutput) or news.protocol.kind != "raw" or news.announce is not None
-    others = others or config.inbound["news"].protocol.kind != "raw"
+    heard_news = config.inbound["news"]
+    others = others or heard_news.protocol.kind != "raw" or heard_news.keep_before is not None
     if key not in ABSENT_BY_DEFAULT and not others:
         expected = load(REFERENCE)
         shown = output.model_copy(update={"rotate_size": None, "rotate_every": None})

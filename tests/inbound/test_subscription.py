@@ -316,6 +316,8 @@ def test_status_and_the_last_word(tmp_path: Path, make_run: Callable[..., Run]) 
         "legs": [],
         "shared_interface": "",
         "shared_sender": "",
+        "ts": None,
+        "kept": None,
         "outputs": [
             {
                 "kind": "file",

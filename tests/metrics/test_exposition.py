@@ -28,13 +28,23 @@ from mcastd.metrics.exposition import PART_WORKERS, Exposition, Row
 from mcastd.metrics.families import families
 from mcastd.metrics.server import Metrics
 from mcastd.net.link import Origin
-from mcastd.status import NO_MANIFEST, AnnouncementStatus, FilesStatus, TreeStatus
+from mcastd.status import NO_MANIFEST, AnnouncementStatus, FilesStatus, KeptStatus, TreeStatus
 from mcastd.worker import LegBooks, OutputIdentity, TransportBooks
 
 MakeHouse = Callable[..., House]
 MANIFEST = replace(NO_MANIFEST, files=115, issued=116, expires=117)
 ANNOUNCEMENT = AnnouncementStatus(
     group="239.255.255.255", interval=30.0, sent=118, failed=119, error=None, file_error=None
+)
+KEPT = KeptStatus(
+    datagrams=234,
+    memory_bytes=231,
+    captures=232,
+    failed=233,
+    last_capture=None,
+    last_capture_age=None,
+    last_reasons=(),
+    error=None,
 )
 FILES = FilesStatus(
     files=111,
@@ -202,6 +212,7 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
                 ts=TransportBooks(
                     TransportCounters(225, 226, Counter(PAT_error=227)), 8 * 228.4, 229.5, 230.5
                 ),
+                kept=KEPT,
             ),
         ),
     ]
@@ -273,6 +284,9 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
         ("ts_bytes_per_second", *subscription): 228,
         ("ts_clock_jitter_seconds", *subscription): 229.5,
         ("mdi_delay_factor_seconds", *subscription): 230.5,
+        ("kept_bytes", *subscription): 231,
+        ("captures_total", *subscription): 232,
+        ("failed_captures_total", *subscription): 233,
         **{
             (name, "inbound/a", output): base + number
             for output, base in (("x", 300), ("y", 400))
@@ -529,6 +543,7 @@ def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path, monkeypatch: 
                 "legs": [GROUP, {**GROUP, "interface": "eth8"}],
                 "merge": "payload",
                 "output": str(tmp_path / "d.log"),
+                "keep_before": {"time": "10s", "directory": str(tmp_path / "captures")},
             },
             "b": {
                 **GROUP,

@@ -121,6 +121,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         protocol = "rtp"
         fec = true
         payload = "ts"
+        keep_before = "10s"
         [inbound.both]
         legs = [{{ {leg}, interface = "lo" }}, {{ {leg}, interface = "127.0.0.1" }}]
         merge = "payload"

@@ -26,8 +26,10 @@ class Capture(Format):
 
     needs_metadata = True
 
-    def __init__(self, stream: StreamFacts) -> None:
+    def __init__(self, stream: StreamFacts, comment: str = "") -> None:
+        """``comment`` is on each section."""
         super().__init__(stream)
+        self._comment = comment
         self.revision: int | None = 0  # how many interfaces are described
         self._numbers: dict[int, int] = {}  # of interfaces, by ifindex
         self._descriptions: list[bytes] = []
@@ -39,7 +41,8 @@ class Capture(Format):
         if since is not None:
             return b"".join(self._descriptions[since:])
         system = os.uname()
-        section = pcapng.section(f"{system.sysname} {system.release}", f"mcastd {__version__}")
+        program = f"mcastd {__version__}"
+        section = pcapng.section(f"{system.sysname} {system.release}", program, self._comment)
         return b"".join((section, *self._descriptions))
 
     def whole(self, fd: int, size: int) -> int | None:
