@@ -22,6 +22,7 @@ from mcastd.config.types import (
     Location,
     OneInterface,
     PayloadSize,
+    Period,
     Port,
     Rate,
     Repeat,
@@ -122,6 +123,11 @@ class OutboundChannel(GroupSettings):
     speed: Speed | None = Field(
         None,
         description='With timing = "capture", how many times as fast as it was recorded; absent, as fast.',
+    )
+    max_gap: Period | None = Field(
+        None,
+        description='With timing = "capture", the longest time between two datagrams, in seconds of the'
+        " recording: a longer one is shortened to it; absent, each is kept.",
     )
     max_datagram: PayloadSize = Field(
         default_factory=_default_max_datagram,
@@ -245,8 +251,9 @@ class OutboundChannel(GroupSettings):
             yield ("framing",), f'does not apply to a source of kind = "{self.source.kind}"'
         if self.framing != "capture" and self.select is not None:
             yield ("select",), 'needs framing = "capture"'
-        if self.timing != "capture" and self.speed is not None:
-            yield ("speed",), 'needs timing = "capture"'
+        for key in ("speed", "max_gap"):
+            if self.timing != "capture" and getattr(self, key) is not None:
+                yield (key,), 'needs timing = "capture"'
 
     def _contradictions_of_copies(self) -> Iterator[tuple[Location, str]]:
         taken: list[tuple[object, ...]] = []

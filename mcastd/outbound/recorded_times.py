@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from mcastd.clock import NANO
@@ -14,10 +15,14 @@ ROUND_GAP_NANOSECONDS = NANO
 
 
 class RecordedTimes:
-    """Datagrams are as far apart as they were recorded, ``speed`` times as fast; times never run back."""
+    """Datagrams are as far apart as they were recorded, ``speed`` times as fast; times never run back.
 
-    def __init__(self, speed: float = 1.0) -> None:
+    What is longer than ``max_gap`` seconds of the recording is shortened to it: what follows comes earlier.
+    """
+
+    def __init__(self, speed: float = 1.0, max_gap: float | None = None) -> None:
         self._per_second = NANO * speed  # nanoseconds of the recording
+        self._max_gap = math.inf if max_gap is None else round(max_gap * NANO)  # nanoseconds of it, too
         self.restart()
 
     def restart(self) -> None:
@@ -41,7 +46,7 @@ class RecordedTimes:
         if not self._count:
             self._latest = self._began = self._latest + self._gap
             self._shift = self._latest - times[0]
-        latest, shift = self._latest, self._shift
+        latest, shift, max_gap = self._latest, self._shift, self._max_gap
         due: list[int] = []
         for recorded in times:
             time = recorded + shift
@@ -49,6 +54,9 @@ class RecordedTimes:
                 if time < latest - STEP_BACK_NANOSECONDS:
                     shift += latest - time
                 time = latest
+            elif time - latest > max_gap:
+                shift -= time - latest - int(max_gap)
+                time = latest + int(max_gap)
             latest = time
             due.append(time)
         self._latest, self._shift = latest, shift

@@ -68,6 +68,7 @@ def channels(path: str) -> st.SearchStrategy[dict[str, Any]]:
         {"framing": st.just("capture"), "timing": st.just("capture")},
         optional={
             "speed": st.floats(0.001, 1000),
+            "max_gap": st.integers(1, 100_000),
             "select": st.fixed_dictionaries(
                 {"port": st.integers(1, 65_535)}, optional={"group": IPV4_GROUPS}
             ),

@@ -179,6 +179,7 @@ ABSENT_BY_DEFAULT = {
     "sdp",
     "keep_before",
     "seam",
+    "max_gap",
     "speed",
     "select",
     "copies",
@@ -197,6 +198,7 @@ NEEDED = {
     "max_skew": ['protocol = "rtp"', LEGS],
     "late": ['framing = "ts"', 'timing = "pcr"'],
     "seam": ['framing = "ts"'],
+    "max_gap": ['framing = "capture"', 'timing = "capture"'],
     "speed": ['framing = "capture"', 'timing = "capture"'],
     "select": ['framing = "capture"'],
 }

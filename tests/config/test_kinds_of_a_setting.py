@@ -78,6 +78,7 @@ def test_what_is_wrong_is_said_where_it_stands(source: object, said: str) -> Non
         ({"timing": "pcr", "framing": "capture"}, 'timing: "pcr" needs framing = "ts"'),
         ({"select": {"port": 9190}}, 'select: needs framing = "capture"'),
         ({"framing": "capture", "speed": 2}, 'speed: needs timing = "capture"'),
+        ({"framing": "capture", "max_gap": "1s"}, 'max_gap: needs timing = "capture"'),
         ({"framing": "ts", "timing": "pcr", "speed": 2}, 'speed: needs timing = "capture"'),
         (
             {"framing": "capture", "source": {"kind": "numbers"}},

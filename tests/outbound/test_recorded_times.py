@@ -32,6 +32,25 @@ def test_a_speed() -> None:
     assert due(RecordedTimes(2.5), 5, 10, 30) == [0, 2, 10, 15]
 
 
+def test_what_is_longer_than_the_longest_gap_is_shortened_to_it() -> None:
+    times = RecordedTimes(max_gap=0.5)
+    assert due(times, 0, 500, 1001, 1003)[:-1] == [0, 500, 1000, 1002], "not by more, nor what follows"
+    assert due(times, 3_600_000, 3_600_004)[:-1] == [1502, 1506], "also between two reads"
+    damaged = (1 << 63) // MILLISECOND
+    assert due(times, damaged, 3_600_010, 3_600_011)[:-1] == [2006, 2006, 2007], "a time that was damaged"
+
+
+def test_the_longest_gap_is_of_the_recording_whatever_the_speed() -> None:
+    assert due(RecordedTimes(4, max_gap=0.1), 0, 80, 480, 488)[:-1] == [0, 20, 45, 47]
+
+
+@given(st.lists(st.integers(0, 1 << 63), min_size=1, max_size=30), st.integers(1, NANO))
+def test_nobody_waits_longer_than_the_longest_gap(recorded: list[int], gap: int) -> None:
+    times = RecordedTimes(max_gap=gap / NANO)
+    seconds = times.seconds(recorded)[:-1]
+    assert all(0 <= later - earlier <= gap / NANO * 1.001 + 1e-6 for earlier, later in pairwise(seconds))
+
+
 def test_what_was_overtaken_is_due_at_once_and_moves_nothing() -> None:
     times = RecordedTimes()
     assert due(times, 0, 10, 7, 12)[:-1] == [0, 10, 10, 12]

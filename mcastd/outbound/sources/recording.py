@@ -52,6 +52,7 @@ def open_source(channel: OutboundChannel, files: OpenFilesOf | None = None, _: s
         files=files,
         schedule=None if channel.timing is None else TimedSchedule(channel.burst, channel.late or "catch-up"),
         speed=channel.speed or 1.0,
+        max_gap=channel.max_gap,
     )
 
 
@@ -75,6 +76,7 @@ class RecordingSource(FileSource):
         files: OpenFilesOf | None = None,
         schedule: TimedSchedule | None = None,
         speed: float = 1.0,
+        max_gap: float | None = None,
     ) -> None:
         """``schedule`` is told the times of the recording; None: the channel has a pace of its own."""
         self._wanted = ALL if select is None else Selection(select.address, select.port)
@@ -82,7 +84,7 @@ class RecordingSource(FileSource):
         self._recorded: RecordedFramer = CaptureFramer(self._wanted, self._skipped)
         super().__init__(path, self._recorded, repeat=repeat, follow=follow, files=files, schedule=schedule)
         self._timed = schedule
-        self._times = RecordedTimes(speed)
+        self._times = RecordedTimes(speed, max_gap)
         self._looks = None in self._wanted  # for its streams, before any of it is sent
         self._survey: Survey | None = None  # there is one meanwhile
         self._known: FileIdentity | None = None  # the file of which it is known what it is
