@@ -91,7 +91,7 @@ class Clocks:
 
     def begin_anew(self) -> None:
         """The clock of arrivals has been set."""
-        self._first = None
+        self._first = self._followed = None
 
     def _begin(self, first: _Arrival) -> None:
         """Begin a window."""

@@ -58,8 +58,9 @@ class _TablePackets:
         """The last packet behind its header, if whole sections were in it, and nothing wrong with them."""
         self.flags = 0, 0  # in its header
         self.came: list[tuple[_Presence, TransportCheck]] = []  # what came with it
+        self.counter: int | None = None  # of the last packet with payload
+        self._payload = b""  # of the same packet: one that comes twice is the same
         self._sections = Sections()
-        self._counter: int | None = None  # of the last packet with payload
 
     @property
     def is_idle(self) -> bool:
@@ -67,12 +68,13 @@ class _TablePackets:
 
     def feed(self, data: bytes, at: int, header: ts.PacketHeader) -> list[bytes]:
         """Take a packet. Returns the sections that are complete."""
-        if not header.has_payload or header.counter == self._counter:
+        payload = data[ts.payload_at(data, at) : at + ts.PACKET_BYTES]
+        if not header.has_payload or (header.counter == self.counter and payload == self._payload):
             return []
-        if self._counter is not None and header.counter != self._counter + 1 & 0xF:
+        if self.counter is not None and header.counter != self.counter + 1 & 0xF:
             self._sections.lost()
-        self._counter = header.counter
-        return self._sections.feed(data[ts.payload_at(data, at) : at + ts.PACKET_BYTES], header.starts_unit)
+        self.counter, self._payload = header.counter, payload
+        return self._sections.feed(payload, header.starts_unit)
 
 
 class Tables:
@@ -100,6 +102,7 @@ class Tables:
         if (packets := self._packets.get(pid)) is None:
             packets = self._packets[pid] = _TablePackets()
         if content == packets.known and (first, control >> 4) == packets.flags:
+            packets.counter = control & 0xF
             for presence, check in packets.came:
                 self._note(presence, check, when)
             return
@@ -206,9 +209,8 @@ class Tables:
         self.pids = _FIXED_PIDS.union(self.programs.values())
         self.maps = {number: one for number, one in self.maps.items() if number in self.programs}
         self._pmts = {number: self._pmts.get(number) or _Presence(when, when) for number in self.programs}
-        self._packets = {
-            pid: one for pid, one in self._packets.items() if pid in _FIXED_PIDS
-        }  # what is known of maps may be of other programs now
+        # What is known of the packets of maps may be of other programs now
+        self._packets = {pid: one for pid, one in self._packets.items() if pid in _FIXED_PIDS}
         self._due = 0
 
     def _take_pmt(self, pid: int, section: bytes, when: int) -> tuple[_Presence, TransportCheck] | None:

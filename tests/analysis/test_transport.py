@@ -204,6 +204,18 @@ def test_programs_follow_the_table_and_its_parts() -> None:
     assert not checked.analysis.tables.pids & {0x101, 0x102, 0x103}
 
 
+def test_a_table_that_changes_is_seen_whatever_its_counter_is() -> None:
+    for repetitions in range(20):
+        checked = Checked()
+        for number in range(repetitions):
+            checked.at(number / 5, checked.pat())
+        for _ in range(15 * (repetitions % 2)):  # of which this host sees nothing
+            checked.counter(0)
+        checked.at(repetitions / 5, checked.table(0, association({9: 0x109}, version=2)))
+        assert checked.analysis.tables.programs == {9: 0x109}
+        assert checked.errors.get(TransportCheck.CRC, 0) == 0
+
+
 def clock_at(
     checked: Checked, seconds: float, ticks: float, *, flagged: bool = False, pid: int = VIDEO
 ) -> None:

@@ -21,6 +21,7 @@ from mcastd.config import InboundProtocol, InboundSubscription, RawInbound, RtpI
 from mcastd.counters import TransportCheck
 from mcastd.inbound.checked import CheckedSequencer
 from mcastd.inbound.protocols import make_protocol
+from mcastd.net.legs import LegBatch
 from mcastd.net.link import Batch, ListBatch
 from mcastd.status import SubscriptionStatus
 from mcastd.worker import Signal
@@ -54,6 +55,33 @@ class Checking:
     @property
     def errors(self) -> dict[str, int]:
         return {check: count for check, count in self.sequencer.analysis.counters.errors.items() if count}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "merge"), [(RtpInbound(jitter=False), "sequence"), (RawInbound(), "payload")]
+)
+def test_what_legs_make_one_is_checked_as_one(protocol: InboundProtocol, merge: str) -> None:
+    legs = [{"group": GROUP, "port": 9190}, {"group": "239.255.1.3", "port": 9191}]
+    config = InboundSubscription.model_validate(
+        {"legs": legs, "merge": merge, "output": "/x", "protocol": protocol, "payload": "ts"}
+    )
+    assert config.needs_metadata
+    dropped: Counter[str] = Counter()
+    made = make_protocol(config, dropped, "inbound/tv")
+    assert isinstance(made, CheckedSequencer)
+    made.hold_back(config.hold_back)
+    audited = Audited(made, dropped)
+    datagrams = [*Multiplex().datagrams(60)]
+    came = datagrams if merge == "payload" else in_rtp(datagrams)
+    lost = ({7, 20, 21}, {9, 33})  # by each leg
+    for begin in range(0, 60, 5):
+        for leg, sender in enumerate(("192.0.2.7", "192.0.2.8")):
+            some = [came[number] for number in range(begin, begin + 5) if number not in lost[leg]]
+            audited.feed(LegBatch(ListBatch(some, addresses=[sender] * len(some)), leg))
+    audited.expire(math.inf)
+    assert made.analysis.counters.packets == 420
+    if merge == "sequence":  # else the order is that of arrival
+        assert not made.analysis.counters.errors.total()
 
 
 def test_a_batch_goes_on_as_it_is() -> None:
