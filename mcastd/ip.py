@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 Address = IPv4Address | IPv6Address
@@ -22,6 +23,48 @@ SCOPES_OF_ONE_INTERFACE = {1, 2}
 
 # Characters that make a name of an interface a pattern, glob(7).
 _WILDCARDS = frozenset("*?[")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFilter:
+    """Which sources of a group are received: all but ``sources`` (EXCLUDE), or these alone (INCLUDE).
+
+    The words of RFC 3376 section 2. Its text is ``any``, ``include ADDRESS, ...``, ``exclude ADDRESS, ...``
+    or ``none``.
+    """
+
+    exclude: bool = True
+    sources: tuple[Address, ...] = ()
+
+    def __str__(self) -> str:
+        if not self.sources:
+            return "any" if self.exclude else "none"
+        mode = "exclude" if self.exclude else "include"
+        return f"{mode} {', '.join(map(str, sorted(self.sources, key=int)))}"
+
+    def wants(self, source: Address) -> bool:
+        """Return True if datagrams of ``source`` pass."""
+        return (source in self.sources) != self.exclude
+
+
+ANY_SOURCE = SourceFilter()
+NO_SOURCE = SourceFilter(exclude=False)
+
+
+def merged(filters: Iterable[SourceFilter]) -> SourceFilter:
+    """Return what lets in each source that one of ``filters`` wants, and no other: RFC 3376 section 3.2."""
+    excluded: set[Address] | None = None
+    included: set[Address] = set()
+    for one in filters:
+        if not one.exclude:
+            included.update(one.sources)
+        elif excluded is None:
+            excluded = set(one.sources)
+        else:
+            excluded.intersection_update(one.sources)
+    if excluded is None:
+        return SourceFilter(False, tuple(sorted(included, key=int)))
+    return SourceFilter(True, tuple(sorted(excluded - included, key=int)))
 
 
 def stays_on_link(group: Address) -> bool:

@@ -33,6 +33,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
     "delivery": LEAVES | {"protocols"},
     "sequence": LEAVES,
     "analysis": LEAVES | {"protocols"},
+    "querier": LEAVES | {"protocols"},
     "config": LEAVES | {"protocols"},
     "systemd": LEAVES,
     "control": LEAVES | {"worker"},

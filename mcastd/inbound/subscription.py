@@ -24,8 +24,9 @@ from mcastd.inbound.protocols import make_protocol
 from mcastd.inbound.reader import Reader
 from mcastd.inbound.sinks import ALONE, MakeSink, Means, Sink, StreamFacts, make_sink
 from mcastd.inbound.turns import Turns
+from mcastd.ip import SourceFilter
 from mcastd.net.interfaces import interface_name
-from mcastd.net.link import NOT_LINKED, Glance, LegLink, Receiver, SourceFilter
+from mcastd.net.link import NOT_LINKED, Glance, LegLink, Receiver
 from mcastd.status import (
     BySource,
     ClosedOutputs,

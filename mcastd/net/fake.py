@@ -12,15 +12,14 @@ from collections.abc import Callable
 
 from mcastd.bounded import Patience
 from mcastd.errors import LinkError
+from mcastd.ip import ANY_SOURCE, SourceFilter
 from mcastd.net.link import (
-    ANY_SOURCE,
     Batch,
     Glance,
     LegLink,
     ListBatch,
     Load,
     Origin,
-    SourceFilter,
 )
 from mcastd.net.payloads import ListPayloads, Payloads
 from mcastd.status import MembershipStatus, ReceiverDescription, SenderDescription

@@ -13,8 +13,8 @@ import contextlib
 import socket
 from collections.abc import Iterator
 
+from mcastd.ip import ANY_SOURCE, SourceFilter
 from mcastd.net import _abi, bpf
-from mcastd.net.link import ANY_SOURCE, SourceFilter
 
 NONE = SourceFilter(exclude=False)
 SOURCE_OFFSET = {4: 12, 6: 8}  # bytes from the beginning of the IP header

@@ -9,37 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
 from itertools import groupby
 from typing import NamedTuple, Protocol
 
 from mcastd.bounded import Patience
+from mcastd.ip import SourceFilter
 from mcastd.net.payloads import Payloads
 from mcastd.rows import Rows, listed
 from mcastd.status import MembershipStatus, ReceiverDescription, SenderDescription
 
 IOV_MAX = 1024  # buffers that one writev(2) takes on Linux
-
-
-@dataclass(frozen=True, slots=True)
-class SourceFilter:
-    """Which sources a subscription receives: all but ``sources`` (EXCLUDE), or these alone (INCLUDE).
-
-    The words of RFC 3376 section 2. Its text is ``any``, ``include ADDRESS, ...`` or
-    ``exclude ADDRESS, ...``.
-    """
-
-    exclude: bool = True
-    sources: tuple[IPv4Address | IPv6Address, ...] = ()
-
-    def __str__(self) -> str:
-        if not self.sources:
-            return "any" if self.exclude else "none"
-        mode = "exclude" if self.exclude else "include"
-        return f"{mode} {', '.join(map(str, sorted(self.sources, key=int)))}"
-
-
-ANY_SOURCE = SourceFilter()
 
 
 class Origin(NamedTuple):

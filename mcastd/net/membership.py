@@ -15,11 +15,10 @@ from ipaddress import IPv4Address, IPv6Address
 from mcastd import clock
 from mcastd.bounded import Patience
 from mcastd.errors import LinkError, reason_of
-from mcastd.ip import Address
+from mcastd.ip import Address, SourceFilter
 from mcastd.net import _abi
 from mcastd.net.guard import SourceGuard
 from mcastd.net.interfaces import Host, Interface
-from mcastd.net.link import SourceFilter
 from mcastd.net.tables import sysctl
 
 try:

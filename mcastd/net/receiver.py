@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from mcastd import clock
 from mcastd.bounded import Patience
 from mcastd.errors import CannotAskError, LinkError
-from mcastd.ip import Address, Interfaces
+from mcastd.ip import ANY_SOURCE, Address, Interfaces, SourceFilter
 from mcastd.net.arenas import READING, Arena, pools
 from mcastd.net.drops import drops
 from mcastd.net.interfaces import Host, Interface, absence, look, named_in
-from mcastd.net.link import ANY_SOURCE, NOT_LINKED, NOTHING, Batch, Glance, LegLink, Load, SourceFilter
+from mcastd.net.link import NOT_LINKED, NOTHING, Batch, Glance, LegLink, Load
 from mcastd.net.membership import Memberships
 from mcastd.net.slots import Senders
 from mcastd.net.sockets import ReceivingSocket

@@ -13,13 +13,13 @@ import socket
 from collections.abc import Callable
 
 from mcastd.errors import LinkError, SettingChange, reason_of
-from mcastd.ip import Address
+from mcastd.ip import Address, SourceFilter
 from mcastd.net import _abi
 from mcastd.net.arenas import Arena
 from mcastd.net.drops import drops
 from mcastd.net.guard import SourceGuard
 from mcastd.net.interfaces import Interface
-from mcastd.net.link import Batch, Load, SourceFilter
+from mcastd.net.link import Batch, Load
 from mcastd.net.membership import Membership, Memberships
 
 # Asked for often:

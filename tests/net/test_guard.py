@@ -19,10 +19,11 @@ import pytest
 from support.host import Host, connect
 from support.inside import inside, sender, sysctl
 
+from mcastd.ip import SourceFilter
 from mcastd.net import _abi, bpf
 from mcastd.net._libc import getsockopt
 from mcastd.net.guard import program
-from mcastd.net.link import Receiver, SourceFilter
+from mcastd.net.link import Receiver
 from mcastd.net.membership import Membership
 from mcastd.net.receiver import SocketReceiver
 from mcastd.net.sockets import free_port

@@ -11,9 +11,9 @@ from ipaddress import ip_address
 import pytest
 from support.programs import ONLY_PROCESSES_IN_PROC
 
+from mcastd.ip import ANY_SOURCE
 from mcastd.net.guard import SourceGuard
 from mcastd.net.interfaces import Host, look
-from mcastd.net.link import ANY_SOURCE
 from mcastd.net.membership import Membership, Memberships
 
 GROUP = ip_address("239.255.9.77")

@@ -17,10 +17,9 @@ from support.wait import wait_for
 
 from mcastd.config.addresses import parse_interface
 from mcastd.errors import CannotAskError, LinkError
-from mcastd.ip import MAX_DATAGRAM_BYTES
+from mcastd.ip import MAX_DATAGRAM_BYTES, SourceFilter
 from mcastd.net.arenas import pools
 from mcastd.net.interfaces import Host, look
-from mcastd.net.link import SourceFilter
 from mcastd.net.membership import Memberships
 from mcastd.net.payloads import ListPayloads
 from mcastd.net.receiver import SocketReceiver

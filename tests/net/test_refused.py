@@ -17,8 +17,8 @@ from support.wait import wait_for
 
 from mcastd import clock
 from mcastd.errors import LinkError
+from mcastd.ip import SourceFilter
 from mcastd.net.interfaces import Interface, look
-from mcastd.net.link import SourceFilter
 from mcastd.net.membership import NOBODY, Membership, Memberships
 from mcastd.net.receiver import RETRY_MAX_SECONDS, SocketReceiver
 from mcastd.net.sockets import free_port

@@ -1,0 +1,121 @@
+"""Which router asks the members of a network, and when it does: RFC 3376 section 6.6.2, RFC 3810 section 7.6.
+
+The router with the lowest address asks. The others take its robustness and interval over while they hear it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from mcastd.ip import Address
+from mcastd.protocols.membership import (
+    DEFAULT_QUERY_INTERVAL_SECONDS,
+    DEFAULT_ROBUSTNESS,
+    MembershipQuery,
+    MembershipReport,
+    Speaks,
+)
+from mcastd.querier.listeners import Listeners
+from mcastd.querier.timing import Timing
+
+
+class Querier:
+    """This router on one network, in one family.
+
+    ``address`` is this router's there, from which it asks. With None it has none: it asks as long as nobody
+    else does. ``speaks`` is the version of its queries; hosts of older versions answer those of newer ones.
+    """
+
+    def __init__(
+        self, timing: Timing, address: Address | None, now: float, *, speaks: Speaks = Speaks.SOURCES
+    ) -> None:
+        self.listeners = Listeners(timing)
+        self.speaks = speaks
+        # The router that asks here in our place; None: we do.
+        self.other: Address | None = None
+        # Queries of older versions that others have sent: all routers of a network have to be set alike.
+        self.older_heard = 0
+        self._timing = timing
+        self._address = address
+        self._other_until = -math.inf
+        self._startup_left = timing.robustness
+        self._ask_at = now
+
+    def __repr__(self) -> str:
+        return f"<Querier {'asks' if self.other is None else f'hears {self.other}'}, {self.listeners!r}>"
+
+    def hear(self, source: Address, message: MembershipQuery | MembershipReport, now: float) -> set[Address]:
+        """Take a message from ``source``. Returns the groups of which something else is wanted now."""
+        if isinstance(message, MembershipReport):
+            return self.listeners.hear(message, now)
+        if source != self._address:
+            self._hear_query(source, message, now)
+        return set()
+
+    def move(self, address: Address | None, now: float) -> None:
+        """Ask from another address. Who has the lowest one is seen anew."""
+        if address != self._address:
+            self._address = address
+            self._take_over(now)
+
+    @property
+    def deadline(self) -> float:
+        """When tick() is to be called next, in monotonic seconds: never after something is due."""
+        return min(self._ask_at if self.other is None else self._other_until, self.listeners.deadline)
+
+    def tick(self, now: float) -> tuple[set[Address], list[MembershipQuery]]:
+        """Do what is due. Returns the groups of which something else is wanted now, and queries to send."""
+        if self.other is not None and self._other_until <= now:
+            self._take_over(now)
+        changed, queries = self.listeners.tick(now)
+        if self.other is not None:
+            return changed, []
+        if self._ask_at <= now:
+            timing = self._timing
+            self._startup_left -= 1
+            starting = self._startup_left > 0
+            self._ask_at = now + (timing.startup_interval if starting else timing.query_interval)
+            general = MembershipQuery(
+                response_seconds=timing.response,
+                robustness=timing.robustness,
+                interval_seconds=timing.query_interval,
+            )
+            queries.insert(0, general)
+        return changed, [self._as_spoken(query) for query in queries if self._may_send(query)]
+
+    def _hear_query(self, source: Address, query: MembershipQuery, now: float) -> None:
+        """Let a router with a lower address ask; one without an address is none, as a switch that snoops."""
+        if query.speaks < self.speaks:
+            self.older_heard += 1
+        if source.is_unspecified or (self._address is not None and int(source) > int(self._address)):
+            return
+        if self.other is not None and source != self.other and int(source) > int(self.other):
+            return
+        timing = self._timing
+        if query.speaks is Speaks.SOURCES:
+            timing = replace(
+                timing,
+                robustness=query.robustness or DEFAULT_ROBUSTNESS,
+                query_interval=query.interval_seconds or DEFAULT_QUERY_INTERVAL_SECONDS,
+            )
+        self.other = source
+        self._other_until = now + timing.other_querier
+        self.listeners.asks = False
+        self.listeners.timing = timing
+        self.listeners.overhear(query, now)
+
+    def _take_over(self, now: float) -> None:
+        self.other = None
+        self.listeners.asks = True
+        self.listeners.timing = self._timing
+        self._ask_at = now
+
+    def _may_send(self, query: MembershipQuery) -> bool:
+        """Older versions have no queries for sources, and IGMPv1 none for a group."""
+        if self.speaks is Speaks.SOURCES:
+            return True
+        return not query.sources and (query.group is None or self.speaks is Speaks.LEAVES)
+
+    def _as_spoken(self, query: MembershipQuery) -> MembershipQuery:
+        return query if self.speaks is Speaks.SOURCES else replace(query, speaks=self.speaks)

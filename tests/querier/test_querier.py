@@ -1,0 +1,140 @@
+"""Who asks on a network, and when: two and three routers that hear one another, in virtual time."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import pytest
+
+from mcastd.ip import ANY_SOURCE
+from mcastd.protocols.membership import GroupRecord, MembershipQuery, RecordKind, MembershipReport, Speaks
+from mcastd.querier.querier import Querier
+from mcastd.querier.timing import Timing
+
+TIMING = Timing(robustness=3, query_interval=20.0, response=4.0, last_member_interval=1.5)
+GROUP = ip_address("239.1.1.1")
+LOW, MIDDLE, HIGH = map(ip_address, ("192.0.2.1", "192.0.2.5", "192.0.2.9"))
+JOINED = MembershipReport((GroupRecord(RecordKind.TO_EXCLUDE, GROUP),))
+LEFT = MembershipReport((GroupRecord(RecordKind.TO_INCLUDE, GROUP),))
+
+
+def run(querier: Querier, until: float) -> list[tuple[float, MembershipQuery]]:
+    """What it sends until then, each at its deadline."""
+    sent = []
+    while (now := querier.deadline) <= until:
+        _, queries = querier.tick(now)
+        sent += [(now, query) for query in queries]
+    return sent
+
+
+def test_a_router_alone_asks_soon_and_then_each_interval() -> None:
+    querier = Querier(TIMING, MIDDLE, 100.0)
+    sent = run(querier, 150.0)
+    assert [now for now, _ in sent] == [100.0, 105.0, 110.0, 130.0, 150.0]
+    assert {query for _, query in sent} == {MembershipQuery(None, (), 4.0, False, 3, 20.0)}
+
+
+def test_what_a_host_leaves_is_asked_for() -> None:
+    querier = Querier(TIMING, MIDDLE, 100.0)
+    run(querier, 120.0)
+    assert querier.hear(HIGH, JOINED, 121.0) == {GROUP}
+    assert querier.hear(HIGH, LEFT, 122.0) == set()
+    sent = run(querier, 129.0)
+    assert sent == [(now, MembershipQuery(GROUP, (), 1.5, False, 3, 20.0)) for now in (122.0, 123.5, 125.0)]
+    assert querier.listeners.filter(GROUP) is None
+
+
+def test_the_lowest_address_asks() -> None:
+    querier = Querier(TIMING, MIDDLE, 100.0)
+    querier.hear(HIGH, MembershipQuery(), 101.0)
+    querier.hear(MIDDLE, MembershipQuery(), 101.0)  # our own, by loop
+    querier.hear(ip_address("0.0.0.0"), MembershipQuery(), 101.0)  # a switch without an address
+    assert querier.other is None
+    querier.hear(LOW, MembershipQuery(robustness=2, interval_seconds=30.0), 103.0)
+    assert querier.other == LOW
+    querier.hear(HIGH, JOINED, 104.0)
+    querier.hear(
+        HIGH, MembershipQuery(robustness=7, interval_seconds=100.0), 104.0
+    )  # of one that does not yield yet
+    assert run(querier, 163.0) == []
+    assert querier.listeners.filter(GROUP) == ANY_SOURCE
+    assert querier.listeners.deadline == 168.0  # 2 x 30 + 4 after it was reported
+
+
+def test_the_interval_of_the_one_who_asks_counts() -> None:
+    querier = Querier(TIMING, MIDDLE, 100.0)
+    querier.hear(LOW, MembershipQuery(robustness=2, interval_seconds=30.0), 103.0)
+    querier.hear(HIGH, JOINED, 104.0)
+    querier.hear(HIGH, LEFT, 105.0)
+    assert querier.deadline == 165.0  # 2 x 30 + 4 / 2 after its query
+    querier.hear(LOW, MembershipQuery(GROUP, robustness=2, interval_seconds=30.0), 106.0)
+    assert querier.deadline == 109.0  # 2 x 1.5 after the query of the group
+    assert querier.tick(109.0) == ({GROUP}, [])
+    querier.hear(LOW, MembershipQuery(robustness=0, interval_seconds=0.0), 110.0)
+    assert querier.listeners.timing.robustness == 2
+    assert querier.listeners.timing.query_interval == 125.0
+
+
+def test_who_asked_is_followed_when_it_has_gone() -> None:
+    querier = Querier(TIMING, MIDDLE, 100.0)
+    querier.hear(LOW, MembershipQuery(robustness=2, interval_seconds=30.0), 103.0)
+    sent = run(querier, 190.0)
+    assert [now for now, _ in sent][:1] == [165.0]
+    assert sent[0][1].robustness == 3
+    assert querier.other is None
+    assert querier.listeners.asks
+
+
+def test_a_router_that_gets_an_address_looks_anew() -> None:
+    querier = Querier(TIMING, None, 100.0)
+    querier.hear(HIGH, MembershipQuery(), 101.0)
+    assert querier.other == HIGH
+    querier.move(LOW, 102.0)
+    assert [now for now, _ in run(querier, 103.0)] == [102.0]
+    querier.move(LOW, 104.0)
+    assert run(querier, 104.0) == []
+    querier.hear(HIGH, MembershipQuery(), 105.0)
+    assert querier.other is None
+
+
+def test_three_routers_agree() -> None:
+    """Each hears what the others send at once."""
+    routers = {address: Querier(TIMING, address, 100.0) for address in (HIGH, LOW, MIDDLE)}
+    sent: dict[object, list[float]] = {address: [] for address in routers}
+    gone = False
+    while (now := min(router.deadline for router in routers.values())) < 400.0:
+        if now >= 200.0 and not gone:
+            gone = True
+            del routers[LOW]
+            continue
+        for address, router in list(routers.items()):
+            _, queries = router.tick(now)
+            for query in queries:
+                sent[address].append(now)
+                for other in routers.values():
+                    other.hear(address, query, now)
+    assert sent[HIGH] == [100.0, 252.0]  # before it heard of the others, each time
+    assert [moment for moment in sent[LOW] if moment > 110] == [130.0, 150.0, 170.0, 190.0]
+    assert sent[MIDDLE][:4] == [252.0, 257.0, 262.0, 282.0]  # 3 x 20 + 4 / 2 after 190
+
+
+@pytest.mark.parametrize(("speaks", "queries"), [(Speaks.JOINS, 1), (Speaks.LEAVES, 4)])
+def test_queries_of_older_versions(speaks: Speaks, queries: int) -> None:
+    querier = Querier(TIMING, MIDDLE, 100.0, speaks=speaks)
+    run(querier, 110.0)
+    querier.hear(HIGH, JOINED, 125.0)
+    querier.hear(HIGH, MembershipReport((GroupRecord(RecordKind.IS_INCLUDE, GROUP, (LOW,)),)), 125.0)
+    querier.hear(HIGH, LEFT, 126.0)
+    sent = [query for _, query in run(querier, 130.0)]
+    assert len(sent) == queries
+    assert {query.speaks for query in sent} == {speaks}
+    assert not any(query.sources for query in sent)
+
+
+def test_queries_of_older_versions_are_noticed() -> None:
+    querier = Querier(TIMING, MIDDLE, 100.0)
+    querier.hear(LOW, MembershipQuery(speaks=Speaks.LEAVES, interval_seconds=99.0), 101.0)
+    assert (querier.older_heard, querier.other) == (1, LOW)
+    assert querier.listeners.timing == TIMING
+    querier.hear(HIGH, JOINED, 102.0)
+    assert querier.listeners.filter(GROUP) == ANY_SOURCE
