@@ -13,8 +13,8 @@ from mcastd.protocols.internet import ICMPV6, internet_checksum, pseudo_header
 from mcastd.protocols.membership import (
     GroupRecord,
     MembershipQuery,
-    RecordKind,
     MembershipReport,
+    RecordKind,
     Speaks,
     build_records,
     decode_time,

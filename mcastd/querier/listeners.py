@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from mcastd.ip import Address, SourceFilter
-from mcastd.protocols.membership import GroupRecord, MembershipQuery, RecordKind, MembershipReport, Speaks
+from mcastd.protocols.membership import GroupRecord, MembershipQuery, MembershipReport, RecordKind, Speaks
 from mcastd.querier.timing import Timing
 
 # Of one network: what strangers report is bounded.

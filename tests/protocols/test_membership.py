@@ -29,8 +29,8 @@ from mcastd.protocols.internet import (
 from mcastd.protocols.membership import (
     GroupRecord,
     MembershipQuery,
-    RecordKind,
     MembershipReport,
+    RecordKind,
     Speaks,
     decode_time,
     encode_time,

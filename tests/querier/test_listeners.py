@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcastd.ip import ANY_SOURCE, Address, SourceFilter
-from mcastd.protocols.membership import GroupRecord, MembershipQuery, RecordKind, MembershipReport, Speaks
+from mcastd.protocols.membership import GroupRecord, MembershipQuery, MembershipReport, RecordKind, Speaks
 from mcastd.querier.listeners import QUERIED_SOURCES_MAX, Listeners
 from mcastd.querier.timing import Timing
 

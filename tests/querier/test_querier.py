@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from mcastd.ip import ANY_SOURCE
-from mcastd.protocols.membership import GroupRecord, MembershipQuery, RecordKind, MembershipReport, Speaks
+from mcastd.protocols.membership import GroupRecord, MembershipQuery, MembershipReport, RecordKind, Speaks
 from mcastd.querier.querier import Querier
 from mcastd.querier.timing import Timing
 
