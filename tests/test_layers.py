@@ -28,7 +28,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
     "entry": {"cli", "ctl"},
     "worker": LEAVES,
     "handover": LEAVES | {"worker"},
-    "net": LEAVES,
+    "net": LEAVES | {"protocols"},
     "protocols": LEAVES,
     "delivery": LEAVES | {"protocols"},
     "sequence": LEAVES,

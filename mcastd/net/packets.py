@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from mcastd.ip import Address
+from mcastd.protocols.internet import internet_checksum
+from mcastd.protocols.membership import decode_time
 
 IGMP, PIM, ICMPV6, FRAGMENT = socket.IPPROTO_IGMP, 103, socket.IPPROTO_ICMPV6, socket.IPPROTO_FRAGMENT
 _EXTENSIONS = (socket.IPPROTO_HOPOPTS, socket.IPPROTO_ROUTING, socket.IPPROTO_DSTOPTS)
@@ -129,10 +131,12 @@ def _igmp(body: bytes, source: Address) -> MembershipMessage | None:
     kind, code, group = body[0], body[1], ipaddress.IPv4Address(body[4:8])
     match kind:
         case 0x11:
-            if _checksum(body) or 8 < len(body) < 12:  # RFC 3376 sections 4.1.2 and 7.1: ignored by all
+            if (
+                internet_checksum(body) or 8 < len(body) < 12
+            ):  # RFC 3376 sections 4.1.2 and 7.1: ignored by all
                 return None
             version = 3 if len(body) >= 12 else 2 if code else 1
-            within = _response(code, 4) / 10 if code else 10.0  # RFC 2236 section 4: version 1 has none
+            within = decode_time(code, 4) / 10 if code else 10.0  # RFC 2236 section 4: version 1 has none
             return MembershipMessage(source, "IGMP", version, "query", _asked(group), within)
         case 0x12 | 0x16:
             return MembershipMessage(source, "IGMP", 1 if kind == 0x12 else 2, "report", (group,))
@@ -152,21 +156,12 @@ def _mld(body: bytes, source: Address, to: Address, hops: int) -> MembershipMess
     group, code = ipaddress.IPv6Address(body[8:24]), int.from_bytes(body[4:6], "big")
     if kind == 130:
         pseudo = source.packed + to.packed + struct.pack("!II", len(body), ICMPV6)
-        if not source.is_link_local or hops != 1 or _checksum(pseudo + body):  # RFC 3810 section 6.2
+        if not source.is_link_local or hops != 1 or internet_checksum(pseudo + body):  # RFC 3810 section 6.2
             return None
         version = 2 if len(body) >= 28 else 1
-        within = (_response(code, 12) if version == 2 else code) / 1000
+        within = (decode_time(code, 12) if version == 2 else code) / 1000
         return MembershipMessage(source, "MLD", version, "query", _asked(group), within)
     return MembershipMessage(source, "MLD", 1, "report" if kind == 131 else "leave", (group,))
-
-
-def _checksum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071): 0 over data that has a right one in it."""
-    data += bytes(len(data) % 2)
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
 
 
 def _asked(group: Address) -> tuple[Address, ...]:
@@ -184,11 +179,3 @@ def _wanted(body: bytes, width: int) -> Iterator[Address]:
         if sources or kind not in _INCLUDE:
             yield ipaddress.ip_address(packed)
         position += 4 + width * (1 + sources) + auxiliary * 4
-
-
-def _response(code: int, mantissa: int) -> int:
-    """A Max Resp Code: as it stands below its top bit, floating point from there (RFC 3376 section 4.1.1)."""
-    if code < 1 << (mantissa + 3):
-        return code
-    exponent = code >> mantissa & 7
-    return (code & ((1 << mantissa) - 1) | 1 << mantissa) << (exponent + 3)
