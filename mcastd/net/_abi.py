@@ -1,7 +1,8 @@
 """The kernel's numbers and structs that Python's socket module lacks, under their C names.
 
 From linux/in.h, linux/in6.h, linux/udp.h, linux/if_packet.h, asm-generic/socket.h, linux/netlink.h,
-linux/rtnetlink.h, linux/pkt_sched.h, linux/if_addr.h and linux/if_link.h. Imports nothing of the project, and
+linux/rtnetlink.h, linux/pkt_sched.h, linux/if_addr.h, linux/if_link.h, linux/mroute.h, linux/mroute6.h and
+linux/icmpv6.h. Imports nothing of the project, and
 no ctypes: see ``_libc.py`` for that.
 """
 
@@ -20,7 +21,9 @@ from mcastd.ip import Address
 ETH_P_ALL = 3
 ETH_P_IP = 0x0800
 ETH_P_IPV6 = 0x86DD
+ICMPV6_FILTER = 1
 IP_MULTICAST_ALL = 49
+IP_PKTINFO = 8
 IP_RECVERR = 11
 IP_RECVTTL = 12
 IPV6_MULTICAST_ALL = 29
@@ -141,6 +144,30 @@ IFF_LOOPBACK = 0x8
 IFF_NOARP = 0x80
 IFF_MULTICAST = 0x1000
 IFF_RUNNING = 0x40
+
+# Multicast routing: option numbers are the same in both families, MRT_* and MRT6_*
+MAXVIFS = 32
+MRT_ADD_MFC = 204
+MRT_ADD_VIF = 202
+MRT_ASSERT = 207
+MRT_DEL_MFC = 205
+MRT_DEL_VIF = 203
+MRT_DONE = 201
+MRT_INIT = 200
+IGMPMSG_NOCACHE = 1
+IGMPMSG_WRONGVIF = 2
+SIOCGETSGCNT = 0x89E1
+VIFF_USE_IFINDEX = 0x8
+vifctl = struct.Struct("@HBBIi4x")  # vifi, flags, threshold, rate_limit, lcl_ifindex
+mfcctl = struct.Struct("@4s4sH32sxxIIIi")  # origin, mcastgrp, parent, ttls, and four that are not read
+mif6ctl = struct.Struct("@HBBHI")  # mifi, flags, threshold, pifi, rate_limit
+mf6cctl = struct.Struct("@28s28sH2x32s")  # origin, mcastgrp, parent, ifset
+sioc_sg_req = struct.Struct("@4s4sLLL")  # src, grp, pktcnt, bytecnt, wrong_if
+sioc_sg_req6 = struct.Struct("@28s28sLLL")
+igmpmsg = struct.Struct("@8xBBBB4s4s")  # msgtype, mbz, vif, vif_hi, src, dst
+mrt6msg = struct.Struct("@BBHI16s16s")  # mbz, msgtype, mif, pad, src, dst
+in_pktinfo = struct.Struct("@i4s4s")  # ifindex, spec_dst, addr
+in6_pktinfo = struct.Struct("@16si")  # addr, ifindex
 
 nlmsghdr = struct.Struct("=IHHII")  # len, type, flags, seq, pid
 rtattr = struct.Struct("=HH")  # len, type

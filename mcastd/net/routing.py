@@ -1,0 +1,319 @@
+"""The kernel's multicast routing of one family: who owns this socket says what goes from where to where.
+
+IPv4 is linux/mroute.h, IPv6 linux/mroute6.h. A datagram without a route is held by the kernel for a moment,
+which says so (:class:`NoRoute`); a route lets it, and all after it, pass without this program. Routes last as
+long as the socket: a copy of its descriptor, as systemd keeps one, keeps them through a restart.
+
+CAP_NET_RAW is all that this takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import socket
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import Literal
+
+from mcastd.errors import LinkError, reason_of
+from mcastd.ip import Address
+from mcastd.net import _abi
+
+# More do not fit into the kernel's set of outgoing interfaces.
+INTERFACES_MAX = _abi.MAXVIFS
+# What one call of take() reads at most, so that whoever sends much does not keep others from being served.
+TAKEN_MAX = 256
+
+# IGMP and MLD messages, and what the kernel says, are shorter than this, but for reports of many groups.
+_MESSAGE_BYTES = 65_536
+_CONTROL_BYTES = 256
+# The filter of ICMPV6_FILTER has a bit for each type that is kept out: all but those of MLD.
+_MLD_TYPES = (130, 131, 132, 143)
+_RELAY = 'set engine = "relay"'
+_WAYS_OUT = {
+    errno.EADDRINUSE: "another program routes multicast on this host (smcrouted, pimd, mrouted, FRR ...):"
+    f" stop it, or {_RELAY}",
+    errno.EPERM: f"this takes CAP_NET_RAW: see the drop-in for bridges in the manual, or {_RELAY}",
+    errno.ENOPROTOOPT: f"this kernel has no multicast routing (CONFIG_IP_MROUTE): {_RELAY}",
+}
+_FULL = f'the kernel routes among {INTERFACES_MAX} interfaces: name fewer in "from" and "to"'
+
+
+@dataclass(frozen=True, slots=True)
+class NoRoute:
+    """A datagram came for which there is no route."""
+
+    ifindex: int  # where it came
+    source: Address
+    group: Address
+
+
+@dataclass(frozen=True, slots=True)
+class WrongInterface:
+    """A datagram came on another interface than its route says."""
+
+    ifindex: int
+    source: Address
+    group: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A message of IGMP or MLD: ``message`` is what stands behind the IP headers."""
+
+    ifindex: int
+    source: Address
+    destination: Address
+    message: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RouteCount:
+    """What has gone by one route."""
+
+    packets: int  # of GSO, the kernel counts what travels together as one
+    bytes: int
+    wrong_interface: int
+
+
+class RoutingTable:
+    """What this program has the kernel route. For one thread.
+
+    ``kept`` is the socket of a run before, with all its routes.
+    """
+
+    def __init__(self, version: Literal[4, 6], kept: socket.socket | None = None) -> None:
+        """Raises LinkError: another program owns the kernel's routing, or CAP_NET_RAW is missing."""
+        self._family: _Ipv4 | _Ipv6 = _Ipv4() if version == 4 else _Ipv6()
+        self._numbers: dict[int, int] = {}  # by ifindex: the kernel's number of the interface
+        if kept is not None:
+            self._socket = kept
+            return
+        what = f"cannot route IPv{version} multicast"
+        try:
+            self._socket = socket.socket(self._family.af, socket.SOCK_RAW, self._family.protocol)
+        except OSError as error:
+            raise _refused(what, error) from error
+        try:
+            self._socket.setblocking(False)
+            self._set(_abi.MRT_INIT, 1)
+            self._set(_abi.MRT_ASSERT, 1)
+            self._family.listen(self._socket)
+        except OSError as error:
+            self._socket.close()
+            raise _refused(what, error) from error
+
+    def __repr__(self) -> str:
+        return f"<RoutingTable IPv{self._family.version}, {len(self._numbers)} interfaces>"
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    @property
+    def interfaces(self) -> frozenset[int]:
+        """The indices of the interfaces that take part."""
+        return frozenset(self._numbers)
+
+    def add(self, ifindex: int) -> None:
+        """Have an interface take part: it receives all groups from now on. Raises LinkError."""
+        if ifindex in self._numbers:
+            return
+        if ifindex > self._family.ifindex_max:
+            cause = f"the kernel has room for indices up to {self._family.ifindex_max} there, and this is {ifindex}"
+            raise LinkError("cannot route multicast by one more interface", cause, _RELAY, errno=errno.ERANGE)
+        free = (number for number in range(INTERFACES_MAX) if number not in self._numbers.values())
+        try:
+            if (number := next(free, None)) is None:
+                raise OSError(errno.ENFILE, "too many interfaces")
+            self._set(_abi.MRT_ADD_VIF, self._family.interface(number, ifindex))
+        except OSError as error:
+            raise _refused("cannot route multicast by one more interface", error) from error
+        self._numbers[ifindex] = number
+
+    def remove(self, ifindex: int) -> None:
+        """Take an interface out. Routes to it stay, without it; one that has gone is out already."""
+        number = self._numbers.pop(ifindex, None)
+        if number is not None:
+            with contextlib.suppress(OSError):  # it has gone
+                self._set(_abi.MRT_DEL_VIF, self._family.interface(number, ifindex))
+
+    def route(self, source: Address, group: Address, came_by: int, to: Mapping[int, int]) -> None:
+        """Send what ``source`` sends to ``group``, and comes by one interface, to others, or to none.
+
+        ``to`` has for each interface the TTL that a datagram must exceed; IPv6 has no such limit. A route
+        takes the place of the one that there was. Raises LinkError.
+        """
+        numbers = {self._numbers[ifindex]: ttl for ifindex, ttl in to.items() if ifindex in self._numbers}
+        entry = self._family.route(source, group, self._numbers[came_by], numbers)
+        try:
+            self._set(_abi.MRT_ADD_MFC, entry)
+        except OSError as error:
+            raise _refused(f"cannot route {group} from {source}", error) from error
+
+    def unroute(self, source: Address, group: Address, came_by: int) -> None:
+        """Take a route away; it may have gone."""
+        entry = self._family.route(source, group, self._numbers.get(came_by, 0), {})
+        with contextlib.suppress(OSError):
+            self._set(_abi.MRT_DEL_MFC, entry)
+
+    def count(self, source: Address, group: Address) -> RouteCount | None:
+        """What has gone by a route. Returns None if there is no such route."""
+        request = bytearray(self._family.count(source, group))
+        try:
+            fcntl.ioctl(self._socket, _abi.SIOCGETSGCNT, request)
+        except OSError:
+            return None
+        return RouteCount(*struct.unpack_from("@LLL", request, len(request) - struct.calcsize("@LLL")))
+
+    def listen(self, ifindex: int) -> None:
+        """Hear what the members on an interface report, to routers alone too. Raises LinkError."""
+        for group in self._family.report_groups:
+            try:
+                self._set(_abi.MCAST_JOIN_GROUP, _abi.group_req(ifindex, group))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:  # joined before
+                    raise _refused(f"cannot join {group}", error) from error
+
+    def take(self) -> Iterator[NoRoute | WrongInterface | Heard]:
+        """What the kernel and the members have said since."""
+        indices = {number: ifindex for ifindex, number in self._numbers.items()}
+        for _ in range(TAKEN_MAX):
+            try:
+                packet, control, _, address = self._socket.recvmsg(_MESSAGE_BYTES, _CONTROL_BYTES)
+            except BlockingIOError:
+                return
+            if (upcall := self._family.upcall(packet)) is None:
+                if (heard := self._family.heard(packet, control, address)) is not None:
+                    yield heard
+                continue
+            kind, number, source, group = upcall
+            if (ifindex := indices.get(number)) is None:
+                continue
+            if kind == _abi.IGMPMSG_NOCACHE:
+                yield NoRoute(ifindex, source, group)
+            elif kind == _abi.IGMPMSG_WRONGVIF:
+                yield WrongInterface(ifindex, source, group)
+
+    def close(self) -> None:
+        """Give the kernel's routing up: all routes go, unless somebody has a copy of the descriptor."""
+        self._socket.close()
+
+    def _set(self, option: int, value: int | bytes) -> None:
+        self._socket.setsockopt(self._family.level, option, value)
+
+
+class _Ipv4:
+    """The structs of linux/mroute.h."""
+
+    version: Literal[4] = 4
+    af = socket.AF_INET
+    level = socket.IPPROTO_IP
+    protocol = socket.IPPROTO_IGMP
+    ifindex_max = (1 << 31) - 1
+    # Where members send what routers are to hear: RFC 3376 section 4.2.14, RFC 2236 section 9.
+    report_groups = (IPv4Address("224.0.0.22"), IPv4Address("224.0.0.2"))
+
+    @staticmethod
+    def listen(sock: socket.socket) -> None:
+        sock.setsockopt(socket.IPPROTO_IP, _abi.IP_PKTINFO, 1)
+
+    @staticmethod
+    def interface(number: int, ifindex: int) -> bytes:
+        return _abi.vifctl.pack(number, _abi.VIFF_USE_IFINDEX, 1, 0, ifindex)
+
+    @staticmethod
+    def route(source: Address, group: Address, came_by: int, to: Mapping[int, int]) -> bytes:
+        ttls = bytearray(_abi.MAXVIFS)
+        for number, ttl in to.items():
+            ttls[number] = ttl
+        return _abi.mfcctl.pack(source.packed, group.packed, came_by, bytes(ttls), 0, 0, 0, 0)
+
+    @staticmethod
+    def count(source: Address, group: Address) -> bytes:
+        return _abi.sioc_sg_req.pack(source.packed, group.packed, 0, 0, 0)
+
+    @staticmethod
+    def upcall(packet: bytes) -> tuple[int, int, Address, Address] | None:
+        """It stands where an IP header would, with 0 for its protocol."""
+        if len(packet) < _abi.igmpmsg.size:
+            return None
+        kind, zero, low, high, source, group = _abi.igmpmsg.unpack_from(packet)
+        return None if zero else (kind, high << 8 | low, IPv4Address(source), IPv4Address(group))
+
+    @staticmethod
+    def heard(packet: bytes, control: list[tuple[int, int, bytes]], _address: object) -> Heard | None:
+        header = 4 * (packet[0] & 0x0F)
+        for level, kind, data in control:
+            if (level, kind) == (socket.IPPROTO_IP, _abi.IP_PKTINFO):
+                ifindex, _, _ = _abi.in_pktinfo.unpack_from(data)
+                source, destination = IPv4Address(packet[12:16]), IPv4Address(packet[16:20])
+                return Heard(ifindex, source, destination, packet[header:])
+        return None
+
+
+class _Ipv6:
+    """The structs of linux/mroute6.h."""
+
+    version: Literal[6] = 6
+    af = socket.AF_INET6
+    level = socket.IPPROTO_IPV6
+    protocol = socket.IPPROTO_ICMPV6
+    ifindex_max = (1 << 16) - 1  # mif6c_pifi is so short
+    # RFC 3810 section 5.2.14, RFC 2710 section 8.
+    report_groups = (IPv6Address("ff02::16"), IPv6Address("ff02::2"))
+
+    @staticmethod
+    def listen(sock: socket.socket) -> None:
+        kept_out = [0xFFFFFFFF] * 8
+        for kind in _MLD_TYPES:
+            kept_out[kind // 32] &= ~(1 << kind % 32)
+        sock.setsockopt(socket.IPPROTO_ICMPV6, _abi.ICMPV6_FILTER, struct.pack("@8I", *kept_out))
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+
+    @staticmethod
+    def interface(number: int, ifindex: int) -> bytes:
+        return _abi.mif6ctl.pack(number, 0, 1, ifindex, 0)
+
+    @staticmethod
+    def route(source: Address, group: Address, came_by: int, to: Mapping[int, int]) -> bytes:
+        words = [0] * 8
+        for number in to:
+            words[number // 32] |= 1 << number % 32
+        return _abi.mf6cctl.pack(_sockaddr(source), _sockaddr(group), came_by, struct.pack("@8I", *words))
+
+    @staticmethod
+    def count(source: Address, group: Address) -> bytes:
+        return _abi.sioc_sg_req6.pack(_sockaddr(source), _sockaddr(group), 0, 0, 0)
+
+    @staticmethod
+    def upcall(packet: bytes) -> tuple[int, int, Address, Address] | None:
+        """It stands where an ICMPv6 message would, with 0 for its type."""
+        if len(packet) < _abi.mrt6msg.size:
+            return None
+        zero, kind, number, _, source, group = _abi.mrt6msg.unpack_from(packet)
+        return None if zero else (kind, number, IPv6Address(source), IPv6Address(group))
+
+    @staticmethod
+    def heard(packet: bytes, control: list[tuple[int, int, bytes]], address: object) -> Heard | None:
+        assert isinstance(address, tuple)
+        for level, kind, data in control:
+            if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
+                destination, ifindex = _abi.in6_pktinfo.unpack_from(data)
+                source = IPv6Address(address[0].partition("%")[0])
+                return Heard(ifindex, source, IPv6Address(destination), packet)
+        return None
+
+
+def _sockaddr(address: Address) -> bytes:
+    """``struct sockaddr_in6``."""
+    return _abi.sockaddr_storage(address)[:28]
+
+
+def _refused(what: str, error: OSError) -> LinkError:
+    number = error.errno or 0
+    way_out = _FULL if number == errno.ENFILE else _WAYS_OUT.get(number, "")
+    return LinkError(what, reason_of(error), way_out, errno=number)

@@ -1,0 +1,270 @@
+"""The kernel's multicast routing, as a bridge has it: a sender and two receivers, each on its own link."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+import pytest
+from support.host import Host, connect
+from support.inside import ifindex, inside, listener, sender, sysctl, taken
+from support.wait import wait_for
+
+from mcastd.errors import LinkError
+from mcastd.ip import Address
+from mcastd.net.routing import INTERFACES_MAX, Heard, NoRoute, RoutingTable, WrongInterface
+from mcastd.protocols import igmp, mld
+from mcastd.protocols.membership import GroupRecord, MembershipReport, RecordKind
+
+PORT = 9190
+GROUPS: dict[int, Address] = {4: ip_address("239.255.9.7"), 6: ip_address("ff15::9:7")}
+OTHERS: dict[int, Address] = {4: ip_address("239.255.9.8"), 6: ip_address("ff15::9:8")}
+SOURCES: dict[int, Address] = {4: ip_address("10.9.1.9"), 6: ip_address("fd00:9:0:1::9")}
+
+
+@dataclass(frozen=True)
+class Lab:
+    router: Host
+    sender: Host
+    receivers: tuple[Host, Host]
+
+    def index(self, number: int) -> int:
+        """The router's interface to the sender (0), or to a receiver."""
+        return ifindex(self.router, f"r{number}")
+
+    def sending(self, version: int, ttl: int = 8) -> socket.socket:
+        sock = sender(self.sender, "eth0", str(SOURCES[version]))
+        level, option = (
+            (socket.IPPROTO_IP, socket.IP_MULTICAST_TTL)
+            if version == 4
+            else (socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS)
+        )
+        sock.setsockopt(level, option, ttl)
+        return sock
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with contextlib.ExitStack() as stack:
+        hosts = [stack.enter_context(Host()) for _ in range(4)]
+        router, *others = hosts
+        for number, host in enumerate(others):
+            connect(router, f"r{number}", host, "eth0")
+            for one, name, last in ((router, f"r{number}", 1), (host, "eth0", 9)):
+                one.ip(f"addr add 10.9.{number + 1}.{last}/24 dev {name}")
+                one.ip(f"addr add fd00:9:0:{number + 1}::{last}/64 dev {name} nodad")
+            for name in ("all", "eth0"):
+                sysctl(host, **{f"ipv4__conf__{name}__rp_filter": 0})
+        sysctl(router, ipv4__conf__all__rp_filter=0, ipv6__conf__all__forwarding=1)
+        yield Lab(router, others[0], (others[1], others[2]))
+
+
+@pytest.fixture(params=[4, 6])
+def version(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+@pytest.fixture
+def table(lab: Lab, version: int) -> Iterator[RoutingTable]:
+    with inside(lab.router):
+        made = RoutingTable(4 if version == 4 else 6)
+    for number in range(3):
+        made.add(lab.index(number))
+    yield made
+    made.close()
+
+
+def until(table: RoutingTable, kind: type) -> object:
+    """The next thing of that kind that is said."""
+    found: list[object] = []
+
+    def said() -> bool:
+        found.extend(one for one in table.take() if isinstance(one, kind))
+        return bool(found)
+
+    wait_for(said, kind.__name__)
+    return found[0]
+
+
+def test_a_datagram_without_a_route_tells_and_goes_when_there_is_one(
+    lab: Lab, table: RoutingTable, version: int
+) -> None:
+    group, source = GROUPS[version], SOURCES[version]
+    with contextlib.ExitStack() as stack:
+        heard = [
+            stack.enter_context(listener(host, version, PORT, ("eth0", str(group)))) for host in lab.receivers
+        ]
+        sock = stack.enter_context(lab.sending(version))
+        sock.sendto(b"first", (str(group), PORT))
+        assert until(table, NoRoute) == NoRoute(lab.index(0), source, group)
+        table.route(source, group, lab.index(0), {lab.index(1): 1})
+        sock.sendto(b"second", (str(group), PORT))
+        got: list[bytes] = []
+        wait_for(lambda: (got.extend(taken(heard[0])), len(got) == 2)[-1], "both, by the route")
+        assert got == [b"first", b"second"]
+        assert taken(heard[1]) == []
+        count = table.count(source, group)
+        assert count is not None
+        assert (count.packets, count.wrong_interface) == (2, 0)
+
+        table.route(source, group, lab.index(0), {lab.index(1): 1, lab.index(2): 1})
+        sock.sendto(b"third", (str(group), PORT))
+        wait_for(lambda: taken(heard[1]) == [b"third"], "it, by the new route")
+        table.unroute(source, group, lab.index(0))
+        assert table.count(source, group) is None
+
+
+def test_a_route_to_nowhere_keeps_the_kernel_quiet(lab: Lab, table: RoutingTable, version: int) -> None:
+    group, source = OTHERS[version], SOURCES[version]
+    with lab.sending(version) as sock:
+        sock.sendto(b"x", (str(group), PORT))
+        until(table, NoRoute)
+        table.route(source, group, lab.index(0), {})
+        sock.sendto(b"y", (str(group), PORT))
+        wait_for(lambda: (found := table.count(source, group)) is not None and found.packets == 2)
+        assert not [one for one in table.take() if isinstance(one, NoRoute)]
+
+
+def test_what_comes_by_another_interface_is_told(lab: Lab, table: RoutingTable, version: int) -> None:
+    group, source = GROUPS[version], SOURCES[version]
+    table.route(source, group, lab.index(1), {lab.index(0): 1, lab.index(2): 1})
+    with lab.sending(version) as sock:
+        sock.sendto(b"x", (str(group), PORT))
+        assert until(table, WrongInterface) == WrongInterface(lab.index(0), source, group)
+        wait_for(lambda: (found := table.count(source, group)) is not None and found.wrong_interface == 1)
+
+
+def test_a_ttl_has_to_exceed_what_an_interface_asks_for(lab: Lab) -> None:
+    group, source = GROUPS[4], SOURCES[4]
+    with contextlib.ExitStack() as stack:
+        with inside(lab.router):
+            table = stack.enter_context(contextlib.closing(RoutingTable(4)))
+        for number in range(3):
+            table.add(lab.index(number))
+        table.route(source, group, lab.index(0), {lab.index(1): 5, lab.index(2): 2})
+        heard = [stack.enter_context(listener(host, 4, PORT, ("eth0", str(group)))) for host in lab.receivers]
+        for ttl in (2, 3, 5, 6):
+            with lab.sending(4, ttl) as sock:
+                sock.sendto(b"%d" % ttl, (str(group), PORT))
+        got: tuple[list[bytes], list[bytes]] = ([], [])
+
+        def arrived() -> bool:
+            for sock, so_far in zip(heard, got, strict=True):
+                so_far.extend(taken(sock))
+            return [len(one) for one in got] == [1, 3]
+
+        wait_for(arrived)
+        assert got == ([b"6"], [b"3", b"5", b"6"])
+
+
+def test_members_are_heard_as_they_report(lab: Lab, table: RoutingTable, version: int) -> None:
+    group = GROUPS[version]
+    table.listen(lab.index(1))
+    table.listen(lab.index(1))
+    with listener(lab.receivers[0], version, PORT, ("eth0", str(group))):
+        heard: list[Heard] = []
+
+        def reported() -> bool:
+            heard.extend(one for one in table.take() if isinstance(one, Heard) and group in _groups(one))
+            return bool(heard)
+
+        wait_for(reported, "the kernel of the receiver reports")
+    message = heard[0]
+    assert message.ifindex == lab.index(1)
+    if version == 4:
+        assert (message.source, message.destination) == (ip_address("10.9.2.9"), igmp.ALL_IGMPV3_ROUTERS)
+    else:
+        assert message.source.is_link_local or message.source.is_unspecified  # RFC 3810 section 5.2.13
+        assert message.destination == mld.ALL_MLDV2_ROUTERS
+    assert GroupRecord(RecordKind.TO_EXCLUDE, group) in _records(message)
+
+
+def _records(heard: Heard) -> tuple[GroupRecord, ...]:
+    if heard.source.version == 4:
+        found = igmp.read(heard.message)
+    else:
+        assert heard.source.version == heard.destination.version == 6
+        found = mld.read(heard.message, heard.source, heard.destination)
+    return found.records if isinstance(found, MembershipReport) else ()
+
+
+def _groups(heard: Heard) -> set[Address]:
+    return {record.group for record in _records(heard)}
+
+
+def test_routing_has_one_owner(lab: Lab, table: RoutingTable, version: int) -> None:
+    with pytest.raises(LinkError) as refused, inside(lab.router):
+        RoutingTable(4 if version == 4 else 6)
+    assert refused.value.errno == errno.EADDRINUSE
+    assert "another program routes multicast on this host" in str(refused.value)
+    assert len(table.interfaces) == 3
+
+
+def test_a_kept_descriptor_keeps_the_routes(lab: Lab, version: int) -> None:
+    group, source = GROUPS[version], SOURCES[version]
+    family: tuple[int, int] = (
+        (socket.AF_INET, socket.IPPROTO_IGMP) if version == 4 else (socket.AF_INET6, socket.IPPROTO_ICMPV6)
+    )
+    with inside(lab.router):
+        before = RoutingTable(4 if version == 4 else 6)
+    for number in range(3):
+        before.add(lab.index(number))
+    before.route(source, group, lab.index(0), {lab.index(1): 1})
+    kept = os.dup(before.fileno())
+    before.close()
+    after = RoutingTable(4 if version == 4 else 6, socket.socket(family[0], socket.SOCK_RAW, family[1], kept))
+    with (
+        contextlib.closing(after),
+        listener(lab.receivers[0], version, PORT, ("eth0", str(group))) as heard,
+        lab.sending(version) as sock,
+    ):
+        sock.sendto(b"still", (str(group), PORT))
+        wait_for(lambda: taken(heard) == [b"still"], "the route of before")
+    with inside(lab.router):
+        RoutingTable(4 if version == 4 else 6).close()  # it was given up with the last descriptor
+
+
+def test_interfaces_that_have_gone_make_room(version: int) -> None:
+    with Host() as host, contextlib.ExitStack() as stack:
+        with inside(host):
+            table = stack.enter_context(contextlib.closing(RoutingTable(4 if version == 4 else 6)))
+        for number in range(INTERFACES_MAX + 1):
+            host.ip(f"link add d{number} type veth peer name p{number}")
+            host.ip(f"link set d{number} up")
+        indices = [ifindex(host, f"d{number}") for number in range(INTERFACES_MAX + 1)]
+        for index in indices[:-1]:
+            table.add(index)
+        table.add(indices[3])
+        with pytest.raises(LinkError, match=f"the kernel routes among {INTERFACES_MAX} interfaces"):
+            table.add(indices[-1])
+        host.ip("link del d3")
+        table.remove(indices[3])
+        table.remove(indices[3])
+        table.add(indices[-1])
+        assert table.interfaces == set(indices) - {indices[3]}
+        table.remove(indices[4])
+        with pytest.raises(LinkError) as gone:
+            table.add(60_000)
+        assert gone.value.errno in (errno.EADDRNOTAVAIL, errno.ENODEV)
+        with pytest.raises(LinkError) as too_large:
+            table.add(70_000)
+        assert too_large.value.errno == (errno.ERANGE if version == 6 else gone.value.errno)
+
+
+def test_without_the_capability_it_says_what_is_missing() -> None:
+    code = (
+        "import os, mcastd.net.routing as r\n"
+        "os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
+        "try: r.RoutingTable(4)\n"
+        "except r.LinkError as error: print(error.errno, error)\n"
+    )
+    with Host() as host:
+        said = host.python("-c", code, stdout=-1).communicate(timeout=60)[0].decode()
+    assert said.startswith(
+        f"{errno.EPERM} cannot route IPv4 multicast: operation not permitted; this takes CAP_NET_RAW"
+    )
