@@ -15,8 +15,8 @@ from itertools import chain
 from mcastd import clock
 from mcastd.bounded import Patience
 from mcastd.errors import LinkError
-from mcastd.ip import Interfaces
-from mcastd.net.link import NOTHING, Batch, Glance, LegLink, Load, Origin, Receiver, SourceFilter
+from mcastd.ip import Interfaces, SourceFilter
+from mcastd.net.link import NOTHING, Batch, Glance, LegLink, Load, Origin, Receiver
 from mcastd.net.reopening import Reopened, some_failed
 from mcastd.rows import Rows
 from mcastd.status import MembershipStatus, ReceiverDescription

@@ -123,7 +123,7 @@ class RoutingTable:
         if ifindex in self._numbers:
             return
         if ifindex > self._family.ifindex_max:
-            cause = f"the kernel has room for indices up to {self._family.ifindex_max} there, and this is {ifindex}"
+            cause = f"its index is {ifindex}, and there the kernel has room for {self._family.ifindex_max}"
             raise LinkError("cannot route multicast by one more interface", cause, _RELAY, errno=errno.ERANGE)
         free = (number for number in range(INTERFACES_MAX) if number not in self._numbers.values())
         try:
