@@ -27,7 +27,7 @@ _OVER = -math.inf
 
 
 @dataclass(slots=True)
-class _Group:
+class _GroupState:
     """Times are on the monotonic clock, in seconds."""
 
     until: float = _OVER  # of EXCLUDE mode: the group timer
@@ -85,7 +85,7 @@ class Listeners:
         self.timing = timing
         self.asks = True
         self.refused = 0
-        self._groups: dict[Address, _Group] = {}
+        self._groups: dict[Address, _GroupState] = {}
         self._visits: list[tuple[float, Address]] = []  # a heap; entries of other times than visit_at are old
         self._groups_max = groups_max
         self._sources_max = sources_max
@@ -161,7 +161,7 @@ class Listeners:
             if len(self._groups) >= self._groups_max:
                 self.refused += 1
                 return False
-            state = self._groups[group] = _Group()
+            state = self._groups[group] = _GroupState()
         before = state.filter()
         self._note_version(state, record.kind, speaks, now)
         self._apply(state, record, now)
@@ -171,7 +171,7 @@ class Listeners:
             self._plan(group, state)
         return state.filter() != before
 
-    def _note_version(self, state: _Group, kind: RecordKind, speaks: Speaks, now: float) -> None:
+    def _note_version(self, state: _GroupState, kind: RecordKind, speaks: Speaks, now: float) -> None:
         """A host of an older version shows by its reports, not when it leaves."""
         if kind is RecordKind.TO_INCLUDE:
             return
@@ -180,7 +180,7 @@ class Listeners:
         elif speaks is Speaks.LEAVES:
             state.leaves_until = now + self.timing.membership
 
-    def _apply(self, state: _Group, record: GroupRecord, now: float) -> None:
+    def _apply(self, state: _GroupState, record: GroupRecord, now: float) -> None:
         """The tables of RFC 3376 sections 6.4.1 and 6.4.2, and of RFC 3810 section 7.4."""
         kind, said = record.kind, set(record.sources)
         # Hosts of older versions want all sources, and may want the group when others leave: section 7.3.2.
@@ -213,28 +213,28 @@ class Listeners:
                     self._query_sources(state, said, now)
                 state.until = later
 
-    def _set(self, state: _Group, sources: Iterable[Address], until: float) -> None:
+    def _set(self, state: _GroupState, sources: Iterable[Address], until: float) -> None:
         for source in sources:
             if source in state.sources or len(state.sources) < self._sources_max:
                 state.sources[source] = until
             else:
                 self.refused += 1
 
-    def _query_sources(self, state: _Group, sources: Iterable[Address], now: float) -> None:
+    def _query_sources(self, state: _GroupState, sources: Iterable[Address], now: float) -> None:
         """Send Q(G, sources), as often as ``robustness`` says: RFC 3376 section 6.6.3.2."""
         soon = now + self.timing.last_member
         if self.asks and (lowered := _lower(state, sources, soon)):
             state.source_asks.update(dict.fromkeys(lowered, self.timing.robustness))
             state.ask_at = now
 
-    def _query_group(self, state: _Group, now: float) -> None:
+    def _query_group(self, state: _GroupState, now: float) -> None:
         """Send Q(G), as often as ``robustness`` says: RFC 3376 section 6.6.3.1."""
         if self.asks and state.excludes:
             state.until = min(state.until, now + self.timing.last_member)
             state.asks = self.timing.robustness
             state.ask_at = now
 
-    def _ask(self, group: Address, state: _Group, now: float) -> Iterator[MembershipQuery]:
+    def _ask(self, group: Address, state: _GroupState, now: float) -> Iterator[MembershipQuery]:
         """The queries of one group that are due; the next ones follow in a while."""
         timing = self.timing
         soon = now + timing.last_member
@@ -256,7 +256,7 @@ class Listeners:
         more = state.asks or state.source_asks
         state.ask_at = now + timing.last_member_interval if more else math.inf
 
-    def _plan(self, group: Address, state: _Group) -> None:
+    def _plan(self, group: Address, state: _GroupState) -> None:
         """Visit the group when something of it is due."""
         due = state.due
         if due < state.visit_at:
@@ -264,7 +264,7 @@ class Listeners:
             heapq.heappush(self._visits, (due, group))
 
 
-def _lower(state: _Group, sources: Iterable[Address], soon: float) -> list[Address]:
+def _lower(state: _GroupState, sources: Iterable[Address], soon: float) -> list[Address]:
     """Have the timers of ``sources`` end at ``soon``. Returns those that would have run longer."""
     lowered = [source for source in sources if state.sources.get(source, soon) > soon]
     state.sources.update(dict.fromkeys(lowered, soon))

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import struct
-import subprocess
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.captures import packets
 from support.packets import ip4
-from support.programs import program
+from support.wire import pcap
 
 from mcastd.protocols.amt import (
     LINUX_P_FLAG,
@@ -103,17 +102,14 @@ def test_any_bytes_are_a_message_or_none(first: int, second: int, rest: bytes) -
 
 
 def test_tshark_reads_what_is_built(tmp_path: Path) -> None:
-    packets = []
+    sent = []
     for message, _ in MESSAGES.values():
         body = build(message)
         udp = struct.pack("!HHHH", 40000, 2268, 8 + len(body), 0) + body
         head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0)
-        packets.append(head + IPv4Address("192.0.2.1").packed + IPv4Address("192.0.2.2").packed + udp)
+        sent.append(head + IPv4Address("192.0.2.1").packed + IPv4Address("192.0.2.2").packed + udp)
     capture = tmp_path / "messages.pcap"
-    header = bytes.fromhex("d4c3b2a1020004000000000000000000ffff000065000000")
-    capture.write_bytes(
-        header + b"".join(bytes(8) + len(one).to_bytes(4, "little") * 2 + one for one in packets)
-    )
+    capture.write_bytes(pcap(sent))
     fields = {
         "type": "amt.type",
         "discovery": "amt.discovery_nonce",
@@ -129,11 +125,8 @@ def test_tshark_reads_what_is_built(tmp_path: Path) -> None:
         "igmp": "igmp.type",
         "group": "igmp.maddr",
     }
-    named = [argument for field in fields.values() for argument in ("-e", field)]
-    command = [program("tshark"), "-r", str(capture), "-T", "json", *named]
-    out = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    layers = [one["_source"]["layers"] for one in json.loads(out)]
-    told = [{key: layer[field][0] for key, field in fields.items() if field in layer} for layer in layers]
+    shown = packets(capture, *fields.values())
+    told = [{key: text for key, text in zip(fields, of_packet, strict=True) if text} for of_packet in shown]
     nonce, mac = f"0x{NONCE.hex()}", f"0x{int.from_bytes(MAC):016x}"
     asked = {"request": nonce, "mac": mac, "group": "0.0.0.0"}
     assert told == [
