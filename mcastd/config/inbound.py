@@ -281,6 +281,11 @@ class InboundSubscription(GroupSettings):
         """Return True if what is between link and outputs may stay, where these settings follow others."""
         return (self.protocol, self.payload) == (other.protocol, other.payload)
 
+    def goes_on_from(self, other: InboundSubscription) -> bool:
+        """Return True if it receives the stream of ``other`` by other legs, of which one is the same."""
+        stays = self.merge == other.merge and self.has_protocol_of(other)
+        return stays and any(leg in other.legs for leg in self.legs)
+
     def writes(self) -> Iterable[tuple[Location, OutputPath]]:
         for index, output in enumerate(self.output):
             yield from ((("output", index, written.key), written) for written in output.paths())

@@ -7,7 +7,7 @@ was dropped.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mcastd import clock
@@ -87,6 +87,9 @@ class CheckedSequencer(Sequencer):
     def hold_back(self, seconds: float) -> None:
         if self._protocol is not None:
             self._protocol.hold_back(seconds)
+
+    def change_legs(self, labels: Sequence[str]) -> bool:
+        return self._protocol is not None and self._protocol.change_legs(labels)
 
     def feed(self, batch: Batch) -> Iterable[Batch]:
         return self._check((batch,) if self._protocol is None else self._protocol.feed(batch))

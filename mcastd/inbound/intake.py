@@ -66,12 +66,16 @@ class Intake:
         """Take the next batch, for which the link may wait a moment. Returns the number of its datagrams."""
         return self._accept(link.receive(True))
 
-    def drain(self, link: Receiver) -> None:
-        """Leave the group, take what was queued in the kernel by then, deliver what the protocol holds."""
+    def drain(self, link: Receiver, *, goes_on: bool = False) -> None:
+        """Leave the group, take what was queued in the kernel by then, deliver what the protocol holds.
+
+        If the stream ``goes_on``, by another link, the protocol holds it until then.
+        """
         link.leave()
         while batch := link.receive():
             self._accept(batch)
-        self.expire(math.inf)
+        if not goes_on:
+            self.expire(math.inf)
 
     def change_protocol(self, protocol: Sequencer | None) -> None:
         """Deliver what the present protocol holds, then use another."""

@@ -26,7 +26,7 @@ OTHER_LEG = "other-leg"
 SILENT_SECONDS = 1.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class LegAccount:
     """What has come by one leg."""
 

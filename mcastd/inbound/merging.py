@@ -20,7 +20,7 @@ from mcastd import clock
 from mcastd.clock import Clock
 from mcastd.counters import SequenceCounters, copy_of
 from mcastd.inbound.legs import OTHER_LEG, SILENT_SECONDS, LegAccount, LegsSequencer
-from mcastd.inbound.sequenced import LATE, OTHER_STREAM, NumberedSequencer, OfStream
+from mcastd.inbound.sequenced import LATE, OTHER_STREAM, STRAY, NumberedSequencer, OfStream
 from mcastd.inbound.sorting import Sorting, joined
 from mcastd.net.link import Batch, ListBatch
 from mcastd.sequence.merge import Fate, Merge
@@ -81,8 +81,12 @@ class MergingSequencer(LegsSequencer):
         now: Clock = clock.monotonic,
     ) -> None:
         super().__init__(labels, dropped, worker, now)
-        self._places = [_Place(make_order()) for _ in labels]
-        order = self._places[0].order
+        self._make_order = make_order
+        # Replaced, never changed: others read it
+        self._places = {leg: _Place(make_order()) for leg in self.legs}
+        # Of all legs that ever were
+        self._totals = [place.order.total for place in self._places.values()]
+        order = self._places[self.legs[0]].order
         self.reasons = tuple(dict.fromkeys([*order.reasons, OTHER_STREAM, LATE, OTHER_LEG]))
         self.total = SequenceCounters()
         self._wire = order.wire
@@ -96,11 +100,11 @@ class MergingSequencer(LegsSequencer):
 
     @property
     def held(self) -> int:
-        return self._room.number + sum([place.order.held for place in self._places])
+        return self._room.number + sum([place.order.held for place in self._places.values()])
 
     @property
     def deadline(self) -> float:
-        found = min([super().deadline, *[place.order.deadline for place in self._places]])
+        found = min([super().deadline, *[place.order.deadline for place in self._places.values()]])
         return found if self._merge is None else min(found, self._merge.deadline)
 
     @property
@@ -108,15 +112,15 @@ class MergingSequencer(LegsSequencer):
         return self.total.lost
 
     def lost_by(self, leg: LegAccount) -> int:
-        return self._places[leg.index].order.total.lost
+        return self._places[leg].order.total.lost
 
     def sender_of(self, leg: LegAccount) -> str:
-        stream = self._places[leg.index].stream
+        stream = self._places[leg].stream
         return "" if stream is None else stream.address
 
     def describe(self, status: SubscriptionStatus) -> SubscriptionStatus:
         status = super().describe(status)
-        found = [place.order.describe(status).sequence for place in self._places]
+        found = [place.order.describe(status).sequence for place in self._places.values()]
         senders = [sender for one in found if one is not None for sender in one.senders]
         merge = self._merge
         sequence = SequenceStatus(
@@ -126,11 +130,11 @@ class MergingSequencer(LegsSequencer):
 
     def _counted(self) -> SequenceCounters:
         """What became of the merged stream; what came twice by one leg is counted there."""
-        duplicated = sum(place.order.total.duplicated for place in self._places)
+        duplicated = sum(total.duplicated for total in self._totals)
         return replace(copy_of(self.total), duplicated=duplicated)
 
     def enter(self, books: Books) -> Books:
-        jitters = [place.order.enter(books).jitter for place in self._places]
+        jitters = [place.order.enter(books).jitter for place in self._places.values()]
         known = [jitter for jitter in jitters if jitter is not None]
         return super().enter(books)._replace(sequence=self._counted(), jitter=max(known, default=None))
 
@@ -144,8 +148,27 @@ class MergingSequencer(LegsSequencer):
         if self._merge is not None:
             self._merge.seconds = seconds
 
+    def change_legs(self, labels: Sequence[str]) -> bool:
+        before, legs = [*self.legs], list[LegAccount]()
+        for index, label in enumerate(labels):
+            leg = next((one for one in before if one.label == label), None) or LegAccount(index, label)
+            if leg in before:
+                before.remove(leg)
+            leg.index = index
+            leg.end_wait()
+            legs.append(leg)
+        # What waits for its successor by a leg that there is no longer
+        self._dropped[STRAY] += sum(self._places[leg].order.held for leg in before)
+        places = {leg: self._places.get(leg) or _Place(self._make_order()) for leg in legs}
+        self._totals += [place.order.total for leg, place in places.items() if leg not in self._places]
+        self._places = {**self._places, **places}
+        self.legs = legs
+        self._places = places
+        self.note_senders()
+        return True
+
     def take(self, leg: LegAccount, batch: Batch, now: float) -> Iterable[Batch]:
-        order = self._places[leg.index].order
+        order = self._places[leg].order
         ordered = order.feed(batch)
         if isinstance(order.numbers, range):  # all of the batch goes on in order
             return self._take_ordered(leg, batch, order.numbers, now)
@@ -159,7 +182,7 @@ class MergingSequencer(LegsSequencer):
     ) -> Iterable[Batch]:
         """Take what the order of a leg lets go on. ``numbers``: see NumberedSequencer."""
         merge = self._merge
-        if merge is not None and isinstance(numbers, range) and self._places[leg.index].is_settled:
+        if merge is not None and isinstance(numbers, range) and self._places[leg].is_settled:
             begin = merge.next + merge.ahead(numbers.start)
             end = begin + len(numbers)
             if begin == merge.next < end and not merge.is_waiting:
@@ -174,7 +197,7 @@ class MergingSequencer(LegsSequencer):
     def expire(self, now: float) -> Iterable[Batch]:
         super().expire(now)
         given: list[Batch] = []
-        for leg, place in zip(self.legs, self._places, strict=True):
+        for leg, place in self._places.items():
             for batch in place.order.expire(now):
                 given += self._take_ordered(leg, batch, None, min(now, self._now()))
         if (merge := self._merge) is None:
@@ -186,7 +209,7 @@ class MergingSequencer(LegsSequencer):
     # -- what is not simply in order
 
     def _sort(self, leg: LegAccount, sorting: Sorting, numbers: Sequence[int] | None) -> Iterable[Batch]:
-        place, batch, count = self._places[leg.index], sorting.batch, len(sorting.batch)
+        place, batch, count = self._places[leg], sorting.batch, len(sorting.batch)
         stream, known = place.order.stream, place.stream
         is_ascending = numbers is not None and len(numbers) == count
         if numbers is None or not is_ascending:
@@ -228,7 +251,7 @@ class MergingSequencer(LegsSequencer):
         Returns the reason to drop what has come; "" if it is to be merged. ``begins_anew``: so it does for
         the order of the leg.
         """
-        place, now = self._places[taking.leg.index], taking.sorting.now
+        place, now = self._places[taking.leg], taking.sorting.now
         merge, numbering = self._merge, self._wire.numbering
         patience = SILENT_SECONDS + self.hold_seconds
         if merge is None:
@@ -269,7 +292,7 @@ class MergingSequencer(LegsSequencer):
             taking.parts += self._merge.expire(math.inf)
         self.total.restarts += 1
         self._begin(identity, number)
-        for other, place in zip(self.legs, self._places, strict=True):
+        for other, place in self._places.items():
             other.end_wait()
             if other is not taking.leg:
                 place.behind_until = taking.sorting.now + SILENT_SECONDS + self.hold_seconds
@@ -295,7 +318,7 @@ class MergingSequencer(LegsSequencer):
     def _put_each(self, taking: _Taking, numbers: Sequence[int], which: range) -> None:
         """The same where each datagram has a count of numbers, and legs may cut them otherwise."""
         leg, sorting = taking.leg, taking.sorting
-        merge, order = self._merge, self._places[leg.index].order
+        merge, order = self._merge, self._places[leg].order
         assert merge is not None
         for index in which:
             count = order.count(sorting.batch.payloads[index])
@@ -338,7 +361,7 @@ class MergingSequencer(LegsSequencer):
     # -- accounts
 
     def _note_new(self, leg: LegAccount, begin: int, end: int, datagrams: int, now: float) -> None:
-        self._places[leg.index].rejoined_at = None
+        self._places[leg].rejoined_at = None
         self._note_passed(leg, begin, end, None)
         self.go_on(leg, datagrams, now, end - 1)
 

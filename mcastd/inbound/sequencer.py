@@ -43,6 +43,10 @@ class Sequencer(ABC):
     def hold_back(self, seconds: float) -> None:
         """From now on hold back datagrams so long for one that is missing; 0: not at all."""
 
+    def change_legs(self, labels: Sequence[str]) -> bool:
+        """Go on with the same stream by other legs, called so, if that is possible. Returns True if it is."""
+        return False
+
     @abstractmethod
     def feed(self, batch: Batch) -> Iterable[Batch]:
         """Take a batch, whose buffers are not kept. Returns what may go on now, in order; maybe nothing."""

@@ -374,16 +374,17 @@ class Subscription:
         return is_kept or config.needs_metadata or need_metadata(config.output)
 
     def _go_over(self, context: Context, config: InboundSubscription) -> None:
-        """Receive another stream. It is joined before the old one is left.
+        """Receive another stream, or the same by other legs. It is joined before the old one is left.
 
         What came of the old one goes to the old outputs first. Raises LinkError if the new one cannot be
         joined: then the run is over.
         """
+        goes_on = config.goes_on_from(self._applied)
         link = self._open_link(config, self._needs_metadata(config))
         link.tell_senders_apart(config.protocol.tells_senders_apart)
         try:
             self._turns.forget(context)
-            self._drain()
+            self._drain(goes_on=goes_on)
         finally:
             self._end_link()
             self._turns.link = link
@@ -392,8 +393,12 @@ class Subscription:
         self._filter, self._applied = source_filter(config), config
         self._identify(config)
         self._condition.forget_overflow(self._overflow_before)
-        self._set_protocol(config)
-        self._open_protocol()
+        protocol = self._intake.protocol if goes_on else None
+        if protocol is not None and protocol.change_legs([leg.label for leg in config.legs]):
+            protocol.hold_back(config.hold_back)
+        else:
+            self._set_protocol(config)
+            self._open_protocol()
         self._change_outputs()
         self._set_keeper(config)
         with self._intake.at_outputs():
@@ -458,9 +463,9 @@ class Subscription:
         if (protocol := self._intake.protocol) is not None:
             protocol.open()
 
-    def _drain(self) -> None:
+    def _drain(self, *, goes_on: bool = False) -> None:
         if self._turns.link is not None:
-            self._intake.drain(self._turns.link)
+            self._intake.drain(self._turns.link, goes_on=goes_on)
 
     def _overflow(self) -> int:
         link = self._turns.link

@@ -143,14 +143,17 @@ def _lossy(loss: float) -> list[tuple[PreparedBatch, PreparedBatch]]:
     """A batch of each leg, of the same numbers but for those that it lost; and so on."""
     chance = random.Random(7)
 
-    def lossy(begin: int) -> PreparedBatch:
+    def lossy(begin: int, sender: str) -> PreparedBatch:
         slots = Slots()
         numbers = [one for one in range(begin, begin + LEGS_BATCH) if chance.random() >= loss]
         for view, number in zip(slots.views, numbers, strict=False):
             HEADER.pack_into(view, 0, 0x80, 33, number % 65_536, 24 * number % (1 << 32), 7)
-        return PreparedBatch(slots, len(numbers), ())
+        batch = PreparedBatch(slots, len(numbers), ())
+        batch.sources = [(sender, len(numbers))]
+        return batch
 
-    return [(lossy(LEGS_BATCH * pair), lossy(LEGS_BATCH * pair)) for pair in range(LEGS_PAIRS)]
+    begins = range(0, LEGS_PAIRS * LEGS_BATCH, LEGS_BATCH)
+    return [(lossy(begin, "192.0.2.7"), lossy(begin, "192.0.2.8")) for begin in begins]
 
 
 def legs(bench: Bench) -> list[Result]:

@@ -40,7 +40,7 @@ class Merged:
         assert isinstance(made, MergingSequencer)
         self.merging = made
         made._now = lambda: self.now
-        for place in made._places:
+        for place in made._places.values():
             place.order._now = lambda: self.now
         made.hold_back(subscription.hold_back)
         self.audited = Audited(made, self.dropped)
@@ -165,7 +165,7 @@ def test_a_leg_that_was_away_goes_on_where_the_other_is() -> None:
     merged.now += 1.2
     assert merged.feed(0, *many(9_010, 9_030)) == many(9_020, 9_030)
     assert merged.counted.restarts == 0
-    assert merged.merging._places[0].is_settled
+    assert merged.merging._places[merged.merging.legs[0]].is_settled
     assert merged.dropped.keys() == {"other-leg"}
 
 
@@ -258,6 +258,25 @@ def test_what_is_held_goes_on_at_the_end() -> None:
     lone = Merged()
     assert lone.feed(0, rtp(1)) == lone.feed(1, rtp(1)) == []
     assert lone.expire(math.inf) == [rtp(1)]
+
+
+def test_other_legs_go_on_where_the_stream_is() -> None:
+    merged = Merged()
+    merged.begin(1, 2)
+    assert merged.feed(0, *many(4, 8)) == []
+    assert merged.feed(1, rtp(40_000)) == []
+    assert merged.merging.held == 5
+    kept, _ = merged.merging.legs
+    assert merged.merging.change_legs(["239.3.3.3:5008", kept.label, "239.4.4.4:5010"])
+    assert merged.audited.expire(merged.now) == []
+    assert merged.dropped["stray"] == 1, "of the leg that there is no longer"
+    assert merged.merging.legs[1] is kept
+    assert [leg.index for leg in merged.merging.legs] == [0, 1, 2]
+    for leg in (0, 2):
+        assert merged.feed(leg, *many(1, 3), sender="192.0.2.9") == []
+    assert merged.feed(2, rtp(3), sender="192.0.2.9") == many(3, 8)
+    assert merged.feed(1, rtp(8), sender=SENDERS[0]) == [rtp(8)]
+    assert (merged.counted.lost, merged.counted.restarts) == (0, 0)
 
 
 # -- accounts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -103,6 +104,61 @@ output = "{output}"
     left, right = counters["legs"]
     assert left["first"] + right["first"] == sent
     assert right["first"] >= 5 * AT_ONCE
+
+
+def test_other_legs_at_a_reload_cost_nothing(tmp_path: Path) -> None:
+    """A leg is named by its address, and back, while datagrams come all the time."""
+    output, over = tmp_path / "news", threading.Event()
+
+    def config(second: str) -> str:
+        legs = ", ".join(
+            f'{{ group = "{group}", port = {PORT}, interface = "{by}" }}'
+            for group, by in zip(GROUPS, ("eth0", second), strict=True)
+        )
+        return f"""
+[inbound.news]
+legs = [{legs}]
+protocol = {{ kind = "sequence", offset = 0, size = 4 }}
+max_skew = "1s"
+output = "{output}"
+"""
+
+    sent = 0
+
+    def send() -> None:
+        nonlocal sent
+        while not over.wait(0.002):
+            wires.send([sent])
+            sent += 1
+
+    with ExitStack() as stack:
+        wires = Wires(stack)
+        daemon = stack.enter_context(RunningDaemon(tmp_path, config("eth1"), enter=wires.here.enter(())))
+        wait_for(lambda: len(daemon.worker("inbound/news")["status"]["memberships"]) == 2, "both legs")
+        thread = threading.Thread(target=send, name="news")
+        thread.start()
+        try:
+            for second in ("10.31.1.1", "eth1"):
+                begun = sent
+                wait_for(lambda begun=begun: sent > begun + 50, "some datagrams")
+                daemon.write(config(second))
+                assert daemon.ctl("reload").returncode == 0
+                wait_for(
+                    lambda by=second: (
+                        [leg["interface"] for leg in daemon.worker("inbound/news")["status"]["legs"]]
+                        == ["eth0", by]
+                    )
+                )
+            wait_for(lambda begun=sent: sent > begun + 50, "some more")
+        finally:
+            over.set()
+            thread.join()
+        wait_for(lambda: output.stat().st_size == 4 * sent, "all of it")
+        wait_for(lambda: len(daemon.events("link.replaced")) == 2)
+        status = daemon.worker("inbound/news")["status"]
+    numbers = [int.from_bytes(output.read_bytes()[at : at + 4], "big") for at in range(0, 4 * sent, 4)]
+    assert numbers == [*range(sent)]
+    assert status["sequence"]["counters"]["lost"] == 0
 
 
 def test_the_copies_of_a_channel_are_the_legs_of_a_subscription(tmp_path: Path) -> None:
