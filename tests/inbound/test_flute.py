@@ -17,7 +17,7 @@ from support.flute import pass_of
 from support.subscription import Run
 from support.wait import wait_for
 
-from mcastd.config import FluteInbound
+from mcastd.config import FluteInbound, InboundSubscription
 from mcastd.delivery.carousel import Carousel
 from mcastd.delivery.catalog import Catalog
 from mcastd.delivery.description import EXPIRE_SECONDS
@@ -622,7 +622,10 @@ def test_junk_of_any_kind_is_taken_apart_or_dropped(junk: list[bytes], at: int, 
 
 
 def test_the_kind_is_known() -> None:
-    assert isinstance(make_protocol(FluteInbound(), Counter(), "inbound/x"), FluteSequencer)
+    settings = {"group": "239.255.1.2", "port": 9190, "protocol": "flute"}
+    settings["output"] = {"kind": "directory", "path": "/srv/x"}
+    config = InboundSubscription.model_validate(settings)
+    assert isinstance(make_protocol(config, Counter(), "inbound/x"), FluteSequencer)
 
 
 def test_files_of_a_channel_land_with_what_was_lost_in_a_pass_from_the_next(

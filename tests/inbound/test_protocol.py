@@ -37,13 +37,14 @@ def accounts(worker: Subscription) -> tuple[int, int, int, int]:
 
 def test_raw_is_no_protocol() -> None:
     config = InboundSubscription(group="239.255.1.2", port=9190, output="/x")
-    assert make_protocol(config.protocol, Counter(), "inbound/x") is None
+    assert make_protocol(config, Counter(), "inbound/x") is None
 
 
 def test_the_made_up_one_is_one() -> None:
     """The contract: each datagram is given on once, dropped or held, and nothing is held after the end."""
     dropped: Counter[str] = Counter()
-    protocol = make_protocol(tardy.TardySettings(), dropped, "inbound/x")
+    config = InboundSubscription(group="239.255.1.2", port=9190, output="/x", protocol="tardy")
+    protocol = make_protocol(config, dropped, "inbound/x")
     assert protocol is not None
     audited = Audited(protocol, dropped)
     given = []
