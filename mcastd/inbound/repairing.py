@@ -24,7 +24,7 @@ from mcastd.config import RtpInbound
 from mcastd.inbound.numbered import RtpSequencer
 from mcastd.inbound.sequenced import OTHER_SENDER, OfStream
 from mcastd.inbound.sequencer import Sequencer
-from mcastd.inbound.sorting import Sorting
+from mcastd.inbound.sorting import Sorting, addresses_of
 from mcastd.net.legs import LegBatch
 from mcastd.net.link import Batch, ListBatch
 from mcastd.protocols.fec2022 import KEPT_FEC_PACKETS, KEPT_PACKETS, FecDecoder, FecPacket, parse_fec
@@ -135,10 +135,13 @@ class RepairingSequencer(Sequencer):
         if (stream := self._order.stream) is None:
             return
         wire = self._order.wire
+        # Anybody may send this SSRC, and what others send neither is repaired nor repairs anything
         recovered = self._decoder.take_media(
             (wire.cells.number(datagram), bytes(datagram))
-            for datagram in batch.payloads
-            if len(datagram) >= wire.cells.end and wire.identity_of(datagram) == stream.identity
+            for datagram, address in zip(batch.payloads, addresses_of(batch), strict=True)
+            if address == stream.address
+            and len(datagram) >= wire.cells.end
+            and wire.identity_of(datagram) == stream.identity
         )
         if recovered:
             yield from self._restore(recovered, Sorting(batch, self._now()).copy(len(batch) - 1))
@@ -148,10 +151,10 @@ class RepairingSequencer(Sequencer):
         """Have repair wait until the media that was sent before it is read."""
         sorting, stream = Sorting(batch, self._now()), self._order.stream
         for index, (datagram, address) in enumerate(zip(batch.payloads, sorting.columns[3], strict=True)):
-            if (packet := parse_fec(datagram)) is None:
-                self._dropped[NOT_FEC] += 1
-            elif stream is not None and address != stream.address:
+            if stream is not None and address != stream.address:  # before it costs anything
                 self._dropped[OTHER_SENDER] += 1
+            elif (packet := parse_fec(datagram)) is None:
+                self._dropped[NOT_FEC] += 1
             elif stream is None or len(self._aside) == KEPT_FEC_PACKETS:
                 self._dropped[FEC] += 1
             else:

@@ -236,3 +236,18 @@ def test_all_that_ffmpeg_protects_is_made_byte_for_byte() -> None:
         left -= alone
     assert gone == [packet for at, packet in enumerate(sent) if at not in left]
     assert repairing.repairing.repaired == len(lost) - len(left) > 0.9 * len(lost)
+
+
+def test_what_another_sender_sends_neither_stops_repair_nor_gets_into_what_is_repaired() -> None:
+    packets = media(1000, COLUMNS * ROWS)
+    repair, sent = matrix(packets, 1000, COLUMNS, ROWS), [*packets.values()]
+    far = sent[0][:2] + (22_000).to_bytes(2) + sent[0][4:]
+    forged = [sent[at][:12] + bytes(len(sent[at]) - 12) for at in (9, 16)]  # of the column and row of the lost
+    for strange in ([far], forged):
+        repairing = Repairing()
+        gone = repairing.feed(MEDIA, *sent[:8])
+        assert repairing.feed(MEDIA, *strange, sender="192.0.2.66") == []
+        gone += repairing.feed(MEDIA, *[sent[at] for at in range(8, len(sent)) if at != 17])
+        gone += repairing.feed(COLUMN, *repair[:COLUMNS]) + repairing.feed(ROW, *repair[COLUMNS:])
+        assert gone == sent
+        assert (repairing.repairing.repaired, repairing.dropped["other-sender"]) == (1, len(strange))
