@@ -138,9 +138,10 @@ class Continuity:
     def _take_each(
         self, count: PidCount, key: int, column: bytes, control: bytes, breaks: Collection[int]
     ) -> None:
-        for index, (found, byte) in enumerate(zip(column, control, strict=True)):
-            if found == key:
-                self._take(count, byte, is_break=index in breaks)
+        index = column.find(key)
+        while index >= 0:
+            self._take(count, control[index], is_break=index in breaks)
+            index = column.find(key, index + 1)
 
     def _take(self, count: PidCount, control: int, *, is_break: bool) -> None:
         counter = control & _COUNTER_MASK

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from mcastd.analysis.continuity import PidCount
 from mcastd.clock import NANO
@@ -198,14 +199,18 @@ class Tables:
         return self._pat, TransportCheck.PAT
 
     def _associate(self, association: Association, when: int) -> None:
-        version = association.stream, association.version
-        if version != self._version:
+        version, place = (association.stream, association.version), association.number
+        is_new = version != self._version
+        if is_new:
             self._version, self._parts = version, {}
-        if self._parts.get(association.number) == association.programs:
+        # The 256 sections of a table may have 260,000 programs, and each section may change all the time
+        room = PROGRAMS_MAX - sum(len(part) for at, part in self._parts.items() if at != place)
+        programs = ((number, pid) for number, pid in association.programs.items() if number)
+        part = dict(islice(programs, room))
+        if part == self._parts.get(place, {}) and not is_new:
             return
-        self._parts[association.number] = association.programs
-        found = {number: pid for part in self._parts.values() for number, pid in part.items() if number}
-        self.programs = dict([*found.items()][:PROGRAMS_MAX])
+        self._parts[place] = part
+        self.programs = {number: pid for part in self._parts.values() for number, pid in part.items()}
         self.pids = _FIXED_PIDS.union(self.programs.values())
         self.maps = {number: one for number, one in self.maps.items() if number in self.programs}
         self._pmts = {number: self._pmts.get(number) or _Presence(when, when) for number in self.programs}

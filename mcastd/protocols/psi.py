@@ -18,6 +18,9 @@ _STUFFING = 0xFF  # where no further section begins, until the end of a payload
 _HEAD_BYTES = 3  # of a section, up to its length
 _LONG_HEAD_BYTES = 8
 _CRC_BYTES = 4
+# No table has shorter sections: with a CRC, and without (that of the time is the shortest, ETSI EN 300 468
+# section 5.2.5). What follows a shorter one in a packet is not looked at.
+_LONG_MIN_BYTES, _SHORT_MIN_BYTES = _LONG_HEAD_BYTES + _CRC_BYTES, 8
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
@@ -85,15 +88,20 @@ class Sections:
         begun = self._begun
         begun += data
         done: list[bytes] = []
-        while len(begun) >= _HEAD_BYTES and begun[0] != _STUFFING:
-            length = _HEAD_BYTES + (int.from_bytes(begun[1:3]) & 0xFFF)
+        at, end = 0, len(begun)
+        while end - at >= _HEAD_BYTES and begun[at] != _STUFFING:
+            length = _HEAD_BYTES + _length(begun, at + 1)
             if length > SECTION_MAX_BYTES:
                 self.lost()
                 return done
-            if len(begun) < length:
+            if end - at < length:
+                break
+            done.append(bytes(begun[at : at + length]))
+            if length < (_LONG_MIN_BYTES if begun[at + 1] & 0x80 else _SHORT_MIN_BYTES):
+                self.lost()  # 60 of these in a packet would cost as much as 60 tables
                 return done
-            done.append(bytes(begun[:length]))
-            del begun[:length]
+            at += length
+        del begun[:at]
         if begun and begun[0] == _STUFFING:
             self.lost()
         return done
@@ -137,7 +145,7 @@ def parse_map(section: bytes) -> ProgramMap:
     return ProgramMap(program, version, is_current, int.from_bytes(body[:2]) & 0x1FFF, streams)
 
 
-def _length(data: bytes, at: int) -> int:
+def _length(data: Bytes, at: int) -> int:
     return int.from_bytes(data[at : at + 2]) & 0xFFF
 
 

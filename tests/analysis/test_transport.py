@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -346,3 +349,45 @@ def test_what_is_kept_is_bounded() -> None:
     analysis.feed([packet(0x77, 0)], (), 3.0 + FORGET_NANOS / NANO)
     analysis.feed([packet(0x77, 1)], (), 5.0 + FORGET_NANOS / NANO)
     assert analysis.continuity.pids.keys() == {0x77}
+
+
+def steps(packets: Sequence[bytes]) -> int:
+    """The lines of Python that an analysis takes for a datagram of each packet, all in one batch."""
+    analysis, lines = TransportAnalysis(), 0
+
+    def trace(_frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal lines
+        lines += event == "line"
+        return trace
+
+    tracer = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        analysis.feed(packets, (), 50.0)
+    finally:
+        sys.settrace(tracer)
+    return lines
+
+
+def test_what_is_made_to_cost_most_costs_about_as_much_as_a_table() -> None:
+    usual = 150  # lines for a packet with a table, at most
+    breaks = [packet(0x100 + number, number, adaptation=b"\x80") for number in range(200)]
+    assert steps(breaks) < len(breaks) * usual
+    for kind in (b"\x42\x00\x00", b"\x42\x80\x00"):  # a packet has room for 61 sections that are empty
+        empty = [packet(0x11, number, payload=b"\0" + kind * 61, starts=True) for number in range(50)]
+        assert steps(empty) < len(empty) * usual
+
+
+def test_programs_of_all_parts_of_a_table_are_bounded_together() -> None:
+    checked = Checked()
+    for part in range(256):
+        programs = {40 * part + number: 0x20 + number for number in range(1, 41)}
+        checked.at(0.0, checked.table(0, association(programs, part=part, last=255)))
+    tables = checked.analysis.tables
+    assert tables.programs == {number: 0x20 + (number % 40 or 40) for number in range(1, 257)}
+    assert sum(len(part) for part in tables._parts.values()) == 256
+    checked.at(0.1, checked.table(0, association({1: 0x30}, part=0, last=255)))
+    checked.at(0.2, checked.table(0, association({0x900: 0x31, 0x901: 0x32}, part=255, last=255)))
+    assert len(tables.programs) == 256 - 40 + 3
+    checked.at(0.3, checked.table(0, association({}, version=2)))
+    assert tables.programs == {}

@@ -242,7 +242,9 @@ def test_what_another_sender_sends_neither_stops_repair_nor_gets_into_what_is_re
     packets = media(1000, COLUMNS * ROWS)
     repair, sent = matrix(packets, 1000, COLUMNS, ROWS), [*packets.values()]
     far = sent[0][:2] + (22_000).to_bytes(2) + sent[0][4:]
-    forged = [sent[at][:12] + bytes(len(sent[at]) - 12) for at in (9, 16)]  # of the column and row of the lost
+    forged = [
+        sent[at][:12] + bytes(len(sent[at]) - 12) for at in (9, 16)
+    ]  # of the column and row of the lost
     for strange in ([far], forged):
         repairing = Repairing()
         gone = repairing.feed(MEDIA, *sent[:8])
