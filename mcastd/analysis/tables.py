@@ -57,7 +57,7 @@ class _TablePackets:
     def __init__(self) -> None:
         self.known = b""
         """The last packet behind its header, if whole sections were in it, and nothing wrong with them."""
-        self.flags = 0, 0  # in its header
+        self.flags = 0  # in its header
         self.came: list[tuple[_Presence, TransportCheck]] = []  # what came with it
         self.counter: int | None = None  # of the last packet with payload
         self._payload = b""  # of the same packet: one that comes twice is the same
@@ -102,10 +102,12 @@ class Tables:
         pid = (first & 0x1F) << 8 | data[at + 2]
         if (packets := self._packets.get(pid)) is None:
             packets = self._packets[pid] = _TablePackets()
-        if content == packets.known and (first, control >> 4) == packets.flags:
+        if content == packets.known and first << 4 | control >> 4 == packets.flags:
             packets.counter = control & 0xF
             for presence, check in packets.came:
-                self._note(presence, check, when)
+                if when > presence.counted + TABLE_NANOS:
+                    self._errors[check] += 1
+                presence.seen = presence.counted = when
             return
         packets.known, packets.came = b"", []
         errors, programs = self._errors.total(), self.programs
@@ -120,7 +122,7 @@ class Tables:
                 packets.came.append(came)
         is_whole = was_idle and packets.is_idle and header.starts_unit
         if is_whole and errors == self._errors.total() and programs is self.programs:
-            packets.known, packets.flags = content, (first, control >> 4)
+            packets.known, packets.flags = content, first << 4 | control >> 4
 
     def look(self, when: int) -> None:
         """Count the tables that should have come by now."""
@@ -170,9 +172,8 @@ class Tables:
 
     def _note(self, presence: _Presence, check: TransportCheck, when: int) -> None:
         """A table came that has to come again and again."""
-        if when > presence.counted + TABLE_NANOS:
-            self._errors[check] += 1
-        presence.seen = presence.counted = when
+        self._errors[check] += presence.is_due(when, TABLE_NANOS)
+        presence.came(when)
 
     def _take_section(self, pid: int, section: bytes, when: int) -> tuple[_Presence, TransportCheck] | None:
         """Take a section. Returns what came with it, if that has to come again and again."""

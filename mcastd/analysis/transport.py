@@ -47,10 +47,13 @@ _IS_OF_CLOCK = bytes(1 if byte & 0x90 else 0 for byte in range(256))
 class _Arrivals:
     """When the packets of a batch came."""
 
-    def __init__(self, packets: Sequence[int], arrivals: Sequence[int]) -> None:
-        """``packets`` is how many are of each datagram."""
-        self._per_datagram = packets[0] if packets.count(packets[0]) == len(packets) else 0
-        self._ends = [] if self._per_datagram else [*accumulate(packets)]
+    def __init__(self, packets: int | Sequence[int], arrivals: Sequence[int]) -> None:
+        """``packets`` is how many are of each datagram, one number if they are the same."""
+        self._per_datagram, self._ends = 0, list[int]()
+        if isinstance(packets, int):
+            self._per_datagram = packets
+        else:
+            self._ends = [*accumulate(packets)]
         self._arrivals = arrivals
 
     def of(self, packet: int) -> tuple[int, int]:
@@ -117,11 +120,11 @@ class TransportAnalysis:
             and self.sync.is_steady
             and packets[::PACKET_BYTES].count(_SYNC) == len(packets) // PACKET_BYTES
         ):
-            numbers = [size // PACKET_BYTES] * len(sizes)
+            self._take(packets, _Arrivals(size // PACKET_BYTES, arrivals))
         else:
             packets, numbers = self._synchronized(payloads)
-        if packets:
-            self._take(packets, _Arrivals(numbers, arrivals))
+            if packets:
+                self._take(packets, _Arrivals(numbers, arrivals))
         if [*self.counters.errors.values()] != self._counted:
             self._note_errors(now)
 
@@ -191,10 +194,11 @@ class TransportAnalysis:
     def _take_clocks(self, packets: bytes, control: bytes, arrivals: _Arrivals) -> dict[int, set[int]]:
         """Take program clocks. Returns the packets with a discontinuity_indicator: their indexes, by PID."""
         breaks: dict[int, set[int]] = {}
-        flags = int.from_bytes(packets[5::PACKET_BYTES].translate(_IS_OF_CLOCK))
-        flags &= int.from_bytes(control.translate(_IS_ADAPTED))
-        flagged, before = flags.to_bytes(len(control)), self.counters.packets
-        for index in _ones(flagged):
+        if 1 not in (adapted := control.translate(_IS_ADAPTED)):
+            return breaks
+        flags = int.from_bytes(packets[5::PACKET_BYTES].translate(_IS_OF_CLOCK)) & int.from_bytes(adapted)
+        before = self.counters.packets
+        for index in _ones(flags.to_bytes(len(control))):
             pid, pcr, is_break, is_damaged = ts.clock_at(packets, index * PACKET_BYTES)
             if is_damaged:
                 continue

@@ -42,6 +42,9 @@ SizedPayloads = tuple[list[RowBytes], list[int]]
 
 def _whole(batch: Batch) -> SizedPayloads:
     rows = batch.rows
+    if len(rows) == 1:
+        (one,) = rows
+        return one.tails(0, 0, len(one)), [one.size] * len(one)
     payloads = [payload for one in rows for payload in one.tails(0, 0, len(one))]
     return payloads, [size for one in rows for size in [one.size] * len(one)]
 

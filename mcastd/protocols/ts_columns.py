@@ -39,7 +39,8 @@ class PidColumn:
         while True:
             mixed = int.from_bytes(high.translate(self._mix)) ^ int.from_bytes(low)
             column = mixed.to_bytes(len(low))
-            if column.translate(self._high) == high and column.translate(self._low) == low:
+            # A key and the high byte that it was made with tell the low one
+            if column.translate(self._high) == high:
                 return column
             if not self._learn({one << 8 | other for one, other in set(zip(high, low, strict=True))}):
                 return None
@@ -57,8 +58,8 @@ class PidColumn:
         return False
 
     def _make_tables(self) -> None:
-        high, low = bytearray((_NO_PID,)) * 256, bytearray(256)
+        high = bytearray((_NO_PID,)) * 256
         for pid, key in self.keys.items():
-            high[key], low[key] = pid >> 8, pid & 0xFF
-        self._high, self._low = bytes(high), bytes(low)
+            high[key] = pid >> 8
+        self._high = bytes(high)
         self._mix = bytes(byte * self._factor & 0xFF for byte in range(256))

@@ -20,6 +20,9 @@ from support.wait import wait_for
 from mcastd.config import InboundProtocol, InboundSubscription, RawInbound, RtpInbound
 from mcastd.counters import TransportCheck
 from mcastd.inbound.checked import CheckedSequencer
+from mcastd.inbound.legs import LegsSequencer
+from mcastd.inbound.matching import MatchingSequencer
+from mcastd.inbound.merging import MergingSequencer
 from mcastd.inbound.protocols import make_protocol
 from mcastd.net.legs import LegBatch
 from mcastd.net.link import Batch, ListBatch
@@ -58,9 +61,12 @@ class Checking:
 
 
 @pytest.mark.parametrize(
-    ("protocol", "merge"), [(RtpInbound(jitter=False), "sequence"), (RawInbound(), "payload")]
+    ("protocol", "merge", "kind"),
+    [(RtpInbound(jitter=False), "sequence", MergingSequencer), (RawInbound(), "payload", MatchingSequencer)],
 )
-def test_what_legs_make_one_is_checked_as_one(protocol: InboundProtocol, merge: str) -> None:
+def test_what_legs_make_one_is_checked_as_one(
+    protocol: InboundProtocol, merge: str, kind: type[LegsSequencer]
+) -> None:
     legs = [{"group": GROUP, "port": 9190}, {"group": "239.255.1.3", "port": 9191}]
     config = InboundSubscription.model_validate(
         {"legs": legs, "merge": merge, "output": "/x", "protocol": protocol, "payload": "ts"}
@@ -69,6 +75,12 @@ def test_what_legs_make_one_is_checked_as_one(protocol: InboundProtocol, merge: 
     dropped: Counter[str] = Counter()
     made = make_protocol(config, dropped, "inbound/tv")
     assert isinstance(made, CheckedSequencer)
+    merging = made._protocol
+    assert isinstance(merging, kind)
+    merging._now = lambda: 100.0  # however long this machine takes, it is at once
+    if isinstance(merging, MergingSequencer):
+        for place in merging._places:
+            place.order._now = lambda: 100.0
     made.hold_back(config.hold_back)
     audited = Audited(made, dropped)
     datagrams = [*Multiplex().datagrams(60)]
