@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 
 from mcastd import clock, log
 from mcastd.bounded import Patience
@@ -23,8 +24,10 @@ REST_SECONDS = 0.02
 REST_TIMES = 9
 # Between two looks at what holds no longer, and at groups that could not be joined.
 LOOK_SECONDS = 60.0
-# Sessions that a status has, those that were heard first last.
+# Sessions that a status has, those that were heard first last, and bytes of their descriptions: in JSON each
+# may take six, and twice, and a reply has no more than 16 MiB.
 LISTED_MAX = 200
+LISTED_MAX_BYTES = 512 << 10
 # Signals without effect here.
 NOT_FOR_US = Signal.REOPEN | Signal.SOURCE | Signal.HANDOVER
 
@@ -89,7 +92,7 @@ class Discovery:
 
     def status(self, patience: Patience | None = None) -> DiscoveryStatus:
         now = clock.monotonic()
-        heard = sorted(self._sessions.listed(), key=lambda session: session.first, reverse=True)
+        heard = self._sessions.listed()
         return DiscoveryStatus(
             interface=self._config.interface,
             groups=tuple(map(str, self._links)),
@@ -97,7 +100,7 @@ class Discovery:
             overflow=self._overflow,
             counters=copy_of(self.counters),
             heard=len(heard),
-            sessions=tuple(_told(session, now) for session in heard[:LISTED_MAX]),
+            sessions=tuple(_told(session, now) for session in listed(heard)),
         )
 
     def vitals(self) -> Vitals:
@@ -177,8 +180,27 @@ class Discovery:
         self._overflow = self._overflow_before + sum(link.load().overflow for link in self._links.values())
 
 
+def listed(heard: Iterable[HeardSession]) -> list[HeardSession]:
+    """The sessions that a status has, latest first. Those of a sender of many keep out none of others."""
+    latest = sorted(heard, key=lambda session: session.first, reverse=True)
+    places, of_sender = list[tuple[int, HeardSession]](), Counter[str]()
+    for session in latest:
+        of_sender[session.place.sender] += 1
+        places.append((of_sender[session.place.sender], session))
+    found, size = list[HeardSession](), 0
+    for _, session in sorted(places, key=lambda place: place[0]):
+        if len(found) < LISTED_MAX and size + len(session.text) <= LISTED_MAX_BYTES:
+            found.append(session)
+            size += len(session.text)
+    return sorted(found, key=lambda session: session.first, reverse=True)
+
+
 def _told(session: HeardSession, now: float) -> SessionStatus:
     description, place = session.description, session.place
+    sources = dict[int, tuple[str, ...]]()  # by their tuple, which media have in common
+    for medium in description.media:
+        if id(medium.sources) not in sources:
+            sources[id(medium.sources)] = tuple(map(str, medium.sources))
     return SessionStatus(
         name=description.name,
         media=tuple(
@@ -189,7 +211,7 @@ def _told(session: HeardSession, now: float) -> SessionStatus:
                 ttl=medium.ttl,
                 transport=medium.transport,
                 encoding=medium.encoding or " ".join(medium.formats),
-                sources=tuple(map(str, medium.sources)),
+                sources=sources[id(medium.sources)],
             )
             for medium in description.media
         ),

@@ -155,10 +155,11 @@ def parse(data: bytes) -> SessionDescription:
     if "o" not in session.texts or "s" not in session.texts:
         raise Malformed("incomplete", "it lacks its origin (o=) or its name (s=)")
     ends = None if not session.ends or 0 in session.ends else max(session.ends) - NTP_TO_UNIX_SECONDS
+    shared = dict[tuple[int | None, tuple[int, ...]], _Sources]()
     return SessionDescription(
         origin=_origin(session.texts["o"]),
         name=session.texts["s"].strip(),
-        media=tuple(_medium(line, part, session) for line, part in opened),
+        media=tuple(_medium(line, part, session, shared) for line, part in opened),
         information=session.texts.get("i", "").strip(),
         ends=ends,
         duplicates=_duplicates(session.groups, [part.mid for _, part in opened]),
@@ -282,36 +283,53 @@ def _filter(text: str) -> _Filter:
     )
 
 
-def _medium(line: _MediumLine, part: _Section, session: _Section) -> Medium:
-    """A medium, with what the session says for all. Raises Malformed."""
+_Sources = tuple[tuple[Address, ...], tuple[Address, ...]]  # included, and excluded
+
+
+def _medium(
+    line: _MediumLine,
+    part: _Section,
+    session: _Section,
+    shared: dict[tuple[int | None, tuple[int, ...]], _Sources],
+) -> Medium:
+    """A medium, with what the session says for all. Raises Malformed.
+
+    ``shared`` are sources by the filters of the session that they are of: those of 64 media may be the same.
+    """
     connection = part.connection or session.connection
     address = connection and connection.address
     # RFC 4570 section 3: what the medium says of a group replaces what the session says of it
-    filters = [one for one in part.filters if one.group in (None, address)] or [
-        one for one in session.filters if one.group in (None, address)
-    ]
-    chosen = {
-        include: tuple(
-            dict.fromkeys(
-                source
-                for one in filters
-                if one.include is include
-                for source in one.sources
-                if address is None or source.version == address.version
-            )
-        )
-        for include in (True, False)
-    }
+    if own := _filters_of(address, part.filters):
+        included, excluded = _sources(own, address)
+    else:
+        found = _filters_of(address, session.filters)
+        key = None if address is None else address.version, tuple(map(id, found))
+        if key not in shared:
+            shared[key] = _sources(found, address)
+        included, excluded = shared[key]
     return Medium(
         **line._asdict(),
         address=address,
         ttl=connection and connection.ttl,
         addresses=connection.addresses if connection else 1,
-        sources=chosen[True],
-        excluded=chosen[False],
+        sources=included,
+        excluded=excluded,
         mid=part.mid,
         attributes=tuple(part.attributes),
     )
+
+
+def _filters_of(address: Address | None, filters: Sequence[_Filter]) -> list[_Filter]:
+    return [one for one in filters if one.group in (None, address)]
+
+
+def _sources(filters: Sequence[_Filter], address: Address | None) -> _Sources:
+    """The sources that filters include, and those that they exclude, of the family of ``address``."""
+    found: dict[bool, dict[Address, None]] = {True: {}, False: {}}
+    for one in filters:
+        of_family = (source for source in one.sources if address is None or source.version == address.version)
+        found[one.include].update(dict.fromkeys(of_family))
+    return tuple(found[True]), tuple(found[False])
 
 
 def _duplicates(groups: Sequence[Sequence[str]], mids: Sequence[str]) -> tuple[tuple[int, ...], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -10,10 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mcastd.codec import as_json
+from mcastd.config import Discover
+from mcastd.control.protocol import REPLY_MAX_BYTES
 from mcastd.counters import DiscoveryCounters
 from mcastd.discovery import sessions as module
+from mcastd.discovery.discovery import LISTED_MAX, LISTED_MAX_BYTES, Discovery, listed
 from mcastd.discovery.sessions import REASONS, SESSIONS_MAX, HeardAt, HeardSession, Sessions
 from mcastd.metrics.families import SESSION_ENDINGS
+from mcastd.net.fake import FakeReceiver
 from mcastd.protocols import sap, sdp
 from mcastd.protocols.sdp import NTP_TO_UNIX_SECONDS
 
@@ -193,3 +199,35 @@ def test_whatever_comes_the_books_agree(events: list[tuple[bytes, HeardAt, int]]
         assert heard.sessions._by_sender.total() == len(listed)
         assert set(heard.sessions._keys.values()) <= heard.sessions._sessions.keys()
         assert all(session.expires > heard.now for session in listed)
+
+
+def test_a_status_of_the_largest_sessions_is_no_longer_than_a_reply_may_be() -> None:
+    worker = Discovery("discover/lan", Discover(), lambda *_: FakeReceiver())
+    for session in range(SESSIONS_MAX):
+        start = text("\1" * 99, session)
+        largest = start + b"i=" + b"\xff" * (sdp.DESCRIPTION_MAX_BYTES - len(start) - 2)
+        worker._sessions.feed(packet(largest, session + 1), HERE, 1.0, WALL)
+    status = worker.status()
+    assert status.heard == SESSIONS_MAX
+    assert len(status.sessions) == LISTED_MAX_BYTES // sdp.DESCRIPTION_MAX_BYTES
+    assert len(json.dumps(as_json(status))) < REPLY_MAX_BYTES / 3
+
+
+def test_a_sender_of_many_keeps_none_of_others_out_of_the_list() -> None:
+    heard = Heard()
+    heard.feed(packet(text("Ours"), message=1))
+    for session in range(400):
+        heard.feed(packet(text(f"Flood {session}", session=session), session + 1), ELSEWHERE, after=0.01)
+    names = [session.description.name for session in listed(heard.sessions.listed())]
+    assert names == [*(f"Flood {session}" for session in range(399, 200, -1)), "Ours"]
+    assert len(names) == LISTED_MAX
+
+
+def test_sources_of_the_session_are_kept_once_for_all_media() -> None:
+    sources = " ".join(f"192.0.2.{host}" for host in range(1, 51))
+    lines = [f"a=source-filter: incl IN IP4 * {sources}", "c=IN IP4 239.1.1.1", "m=video 5004 RTP/AVP 33"]
+    lines += ["m=audio 5006 RTP/AVP 14", "c=IN IP4 239.1.1.2", "m=audio 5008 RTP/AVP 14", "c=IN IP6 ff3e::1"]
+    first, second, third = sdp.parse("\n".join(["v=0", "o=- 7 1 IN IP4 a.b", "s=N", *lines]).encode()).media
+    assert len(first.sources) == 50
+    assert first.sources is second.sources
+    assert third.sources == ()
