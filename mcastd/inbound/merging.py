@@ -204,6 +204,8 @@ class MergingSequencer(LegsSequencer):
             return given
         if now < math.inf and now - merge.waits_until > STALL_SECONDS:
             merge.wait_until(now + READ_SECONDS)
+        if strays := merge.give_up_strays(now):
+            self._dropped[STRAY] += strays
         return [*given, *joined(merge.expire(now))]
 
     # -- what is not simply in order
@@ -269,6 +271,9 @@ class MergingSequencer(LegsSequencer):
             if not is_same or abs(ahead) >= far:
                 if others_go_on:
                     return OTHER_STREAM
+                self._begin_anew(taking, identity, number)
+            elif now >= self._went_on + patience and merge.is_missed(number):
+                # One datagram far ahead, whoever sent it, and this leg goes on where it was
                 self._begin_anew(taking, identity, number)
             elif begins_anew and not is_behind:
                 place.rejoined_at = now

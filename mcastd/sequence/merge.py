@@ -74,6 +74,9 @@ class Merge(Generic[Item]):
         self._held: list[_HeldRun[Item]] = []  # behind the next one, in order of their numbers
         self._begins: list[int] = []  # the first number of each
         self._waiting_since = math.inf  # monotonic seconds: since when the next one is missing
+        # The same, when the next one came last. If others are held then, those before them still come: the
+        # leg that brought them is ahead
+        self._came_at = -math.inf
 
     @property
     def is_waiting(self) -> bool:
@@ -93,12 +96,17 @@ class Merge(Generic[Item]):
     def deadline(self) -> float:
         """When :meth:`expire` is due, in monotonic seconds."""
         lost_at = next((hole.since + LATE_SECONDS for hole in self._holes if not hole.lost), math.inf)
-        return min(lost_at, self.waits_until)
+        return min(lost_at, self.waits_until, self._waiting_since + self.seconds + LATE_SECONDS)
 
     @property
     def waits_until(self) -> float:
         """How long what is missing is waited for now, in monotonic seconds; ``inf``: nothing is held."""
-        return self._waiting_since + self.seconds
+        return max(self._waiting_since, self._came_at) + self.seconds
+
+    def is_missed(self, number: int) -> bool:
+        """Return True if a number has not gone on, but later ones have."""
+        begin = self.next + self.ahead(number)
+        return begin < self.next and any(hole.begin <= begin < hole.end for hole in [*self._holes])
 
     def wait_until(self, at: float) -> None:
         """Wait for what is missing at least so long."""
@@ -146,6 +154,7 @@ class Merge(Generic[Item]):
             return min(end, held[behind - 1].end), Fate.COPY
         stop = min(end, self._begins[behind]) if behind < len(held) else end
         if begin == self.next:
+            self._came_at = now
             return stop, Fate.NEW
         if self.seconds or held:
             return stop, Fate.EARLY
@@ -206,9 +215,24 @@ class Merge(Generic[Item]):
             if hole.since + LATE_SECONDS <= now:
                 self._lose(hole)
         found: list[Item] = []
-        while self._held and self._waiting_since + self.seconds <= now:
+        while self._held and self.waits_until <= now:
             found += self._wait_no_longer(now)
         return found
+
+    def give_up_strays(self, now: float) -> int:
+        """Forget what is held for long while all before it goes on: its numbers are far off. Returns how many
+        datagrams that are; if they are of the stream after all, another leg brings them in their turn."""
+        since = now - LATE_SECONDS - self.seconds
+        if not self._held or self._came_at < since:
+            return 0
+        strays = [one for one in self._held if one.since <= since]
+        self._held = [one for one in self._held if one.since > since]
+        self._begins = [one.begin for one in self._held]
+        self._waiting_since = min((one.since for one in self._held), default=math.inf)
+        for one in strays:
+            self._room.number -= one.datagrams
+            self._room.bytes -= one.size
+        return sum(one.datagrams for one in strays)
 
     def _wait_no_longer(self, now: float) -> list[Item]:
         """Go on without what is missing before what is held."""

@@ -6,7 +6,7 @@ import math
 import random
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -413,3 +413,42 @@ def test_whatever_comes_is_accounted_for(
         merged.expire(merged.now)
     merged.expire(math.inf)
     assert merged.merging.held == 0
+
+
+def ahead(protocol: str) -> tuple[Callable[[int], bytes], bytes]:
+    """Makes datagrams of a protocol; and one that is far ahead of all of them."""
+    return (rtp, rtp(2_900)) if protocol == "rtp" else (lambda number: mold(number, 1), mold(1 << 40, 1))
+
+
+@pytest.mark.parametrize("protocol", ["rtp", "moldudp64"])
+def test_one_datagram_far_ahead_takes_nothing_from_those_that_come(protocol: str) -> None:
+    merged = Merged(protocol)
+    make, far = ahead(protocol)
+    first, gone, sent = [make(1), make(2)], list[bytes](), [make(number) for number in range(3, 1_500)]
+    assert merged.feed(0, *first) == first
+    assert merged.feed(1, *first) == []
+    assert merged.feed(0, far) == []
+    for datagram in sent:
+        gone += merged.feed(0, datagram) + merged.feed(1, datagram)
+        gone += merged.expire(merged.now + 0.001)
+    assert gone == sent
+    assert (merged.dropped["stray"], merged.dropped["late"], merged.merging.held) == (1, 0, 0)
+    assert merged.counted == SequenceCounters()
+
+
+@pytest.mark.parametrize("protocol", ["rtp", "moldudp64"])
+def test_after_one_datagram_far_ahead_in_a_pause_the_stream_goes_on_soon(protocol: str) -> None:
+    merged = Merged(protocol)
+    make, far = ahead(protocol)
+    first, gone, sent = [make(1), make(2)], list[bytes](), [make(number) for number in range(3, 203)]
+    merged.feed(0, *first)
+    merged.feed(1, *first)
+    assert merged.feed(0, far) == []
+    merged.expire(100.04)
+    assert merged.expire(100.05) == [far]
+    for datagram in sent:
+        gone += merged.feed(1, datagram)
+        gone += merged.expire(merged.now + 0.01)
+    assert gone == sent[-len(gone) :]
+    assert len(gone) > 90  # those after a second, and max_skew
+    assert merged.counted.restarts == 1

@@ -171,3 +171,38 @@ def test_each_number_goes_on_once_and_what_both_lack_is_lost(
     assert sorted(gone) == sorted(had)
     assert not seconds or gone == sorted(had)
     assert merging.total.lost == (max(had) + 1 - first - len(had) if had else 0)
+
+
+def test_numbers_far_ahead_are_waited_for_as_long_as_those_before_them_come() -> None:
+    merging = Merging()
+    merging.run(100, 103)
+    assert merging.run(2_000, 2_002) == []
+    for begin in range(103, 193):
+        merging.now += 0.02
+        assert merging.expire(merging.now) == []
+        assert merging.run(begin, begin + 1) == [begin]
+    assert (merging.merge.give_up_strays(50.0 + LATE_SECONDS), merging.room.number) == (0, 2)
+    assert merging.merge.deadline == 50.05 + LATE_SECONDS
+    assert (merging.merge.give_up_strays(merging.now), merging.room) == (2, HeldRoom())
+    assert merging.run(193, 2_003) == numbers(193, 2_003)
+    assert (merging.total, merging.merge.deadline) == (SequenceCounters(), math.inf)
+
+
+def test_what_follows_a_gap_that_ends_in_time_is_no_stray() -> None:
+    merging = Merging(2.0)
+    merging.run(100, 103)
+    merging.run(110, 112)
+    merging.now += 2.5
+    assert merging.run(103, 105) == [103, 104]
+    assert merging.merge.give_up_strays(merging.now) == 0
+    assert merging.run(105, 110) == numbers(105, 112)
+    assert merging.merge.is_missed(107) is False
+
+
+def test_a_number_is_missed_if_only_later_ones_have_gone_on() -> None:
+    merging = Merging()
+    merging.run(100, 103)
+    merging.run(105, 108)
+    assert not merging.merge.is_missed(103)
+    merging.expire(50.05)
+    assert [number for number in range(99, 112) if merging.merge.is_missed(number)] == [103, 104]
