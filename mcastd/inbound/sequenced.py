@@ -172,7 +172,7 @@ class NumberedSequencer(Sequencer):
         begin = 0 if stream is None else stream.order.next
         if stream is not None and not self._room.number and self._goes_on(batch, stream):
             self.numbers = range(begin, stream.order.next)
-            stream.heard = now
+            stream.heard = stream.order.went_on = now
             stream.datagrams += len(batch)
             if stream.reorder is not None:
                 stream.reorder.next = stream.order.next

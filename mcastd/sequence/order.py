@@ -71,6 +71,7 @@ class Order:
         # Indices of the last walk at which a number was not the one after the one before it
         self.breaks: list[int] = []
         self._suspected = -1  # the number that would confirm a restart; -1: none would
+        self.went_on = -math.inf  # monotonic seconds when the number that was expected, or a later one, came
 
     @property
     def deadline(self) -> float:
@@ -112,6 +113,7 @@ class Order:
         begin = self.unwrap(number)
         ahead = begin - self.next
         if 0 <= ahead < numbering.dropout - 1:
+            self.went_on = now
             if ahead:
                 self._gaps.append(_Gap(self.next, begin, now))
                 if len(self._gaps) > GAPS_MAX:
@@ -119,18 +121,32 @@ class Order:
             self.advance(begin + count - self.next)
             return Arrival.NEXT
         if -numbering.misorder <= ahead < 0:
-            if begin + count > self.next:  # the end of it is new
-                self.advance(begin + count - self.next)
-                return Arrival.NEXT
-            if not count:
-                return Arrival.NEXT
-            return Arrival.LATE if self._fill(begin, begin + count) else Arrival.DUPLICATE
+            return self._place_behind(number, begin, count, now)
         if number == self._suspected:
-            self._settle(self.next)
-            self.next, self._suspected = number + count, -1
-            return Arrival.RESTART
+            return self._restart(number + count)
         self._suspected = (number + count) % numbering.numbers
         return Arrival.STRAY
+
+    def _place_behind(self, number: int, begin: int, count: int, now: float) -> Arrival:
+        if begin + count > self.next:  # the end of it is new
+            self.went_on = now
+            self.advance(begin + count - self.next)
+            return Arrival.NEXT
+        if not count:
+            return Arrival.NEXT
+        is_far = begin < self.next - MAX_MISORDER
+        if not self._fill(begin, begin + count):
+            return Arrival.DUPLICATE
+        if is_far and now >= self.went_on + LATE_SECONDS:
+            # Only such ones come: one datagram was far ahead, whoever sent it, and the stream is still here
+            return self._restart(number + count)
+        return Arrival.LATE
+
+    def _restart(self, number: int) -> Arrival:
+        """The stream goes on with this number, wherever it was."""
+        self._settle(self.next)
+        self.next, self._suspected = number, -1
+        return Arrival.RESTART
 
     def _fill(self, begin: int, end: int) -> bool:
         """These numbers have come. Returns True if one of them was missing."""
@@ -180,6 +196,8 @@ class Order:
             if (place := self.place(number, 1, now)) is not Arrival.NEXT:
                 found.append((index, place))
             expected, begin = self.next & mask, index + 1
+        if begin < len(numbers):
+            self.went_on = now
         self.advance(len(numbers) - begin)
         return found
 

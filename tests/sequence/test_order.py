@@ -198,3 +198,17 @@ def test_walking_with_counts_is_placing_each() -> None:
     assert one.walk(numbers, counts, 1.0) == [(3, LATE), (4, DUPLICATE)]
     assert told == [NEXT, NEXT, NEXT, LATE, DUPLICATE, NEXT]
     assert one.counters == other.counters
+
+
+def test_one_number_far_ahead_does_not_hold_up_those_that_come_for_ever() -> None:
+    """Of numbers that never come again, as those of MoldUDP64, all that is behind is late."""
+    one = order(100, Numbering(1 << 64, 1 << 62, 1 << 62))
+    assert places(one, 100, 1 << 40) == [NEXT, NEXT]
+    assert places(one, 101, now=50.9) == [LATE]
+    assert one.walk([102, 103, 104], None, 51.0) == [(0, RESTART)]
+    assert (one.next, one.counters.reordered, one.counters.restarts, one.missing) == (105, 1, 1, 0)
+    assert places(one, 105, 107, 106, now=52.5) == [NEXT, NEXT, LATE]
+    assert one.walk([108, 109], None, 70.0) == []
+    assert places(one, 1_000, now=80.0) == [NEXT]
+    # What is near may be late by any time, and what has come does not come again
+    assert places(one, 950, 109, now=90.0) == [LATE, DUPLICATE]
