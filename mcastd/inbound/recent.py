@@ -10,9 +10,11 @@ from typing import NamedTuple
 from mcastd.net.legs import LegBatch
 from mcastd.net.link import Batch, ListBatch, Origin
 
-# Memory in bytes that a batch takes beside its datagrams, and a datagram beside its payload, at most.
+# Memory in bytes that a batch takes beside its datagrams, a datagram beside its payload, and each origin of a
+# batch that has several, at most: senders of a flood may all differ.
 BATCH_BYTES = 600
 DATAGRAM_BYTES = 20
+ORIGIN_BYTES = 240
 
 
 class RecentBatch(NamedTuple):
@@ -29,7 +31,8 @@ class RecentBatch(NamedTuple):
     @property
     def memory(self) -> int:
         """Bytes that it takes, at most."""
-        return len(self.payloads) + DATAGRAM_BYTES * len(self.sizes) + BATCH_BYTES
+        origins = 0 if len(self.origins) == 1 else len({*map(id, self.origins)})
+        return len(self.payloads) + DATAGRAM_BYTES * len(self.sizes) + ORIGIN_BYTES * origins + BATCH_BYTES
 
     def unpacked(self) -> ListBatch:
         origins = self.origins if len(self.origins) > 1 else [*self.origins] * len(self.sizes)

@@ -112,3 +112,21 @@ def test_no_more_memory_is_used_than_it_says(count: int, size: int) -> None:
     finally:
         tracemalloc.stop()
     assert MEMORY_MAX / 2 < after - before <= recent.memory <= MEMORY_MAX
+
+
+def test_neither_is_it_if_each_datagram_has_another_sender() -> None:
+    recent, number = Recent(10.0, MEMORY_MAX), 0
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        while recent.datagrams == number:
+            origins = [
+                Origin(f"ff02:ffff:ffff:ffff:ffff:ffff:{number + one:04x}:1", 5000 + number, 7, 3)
+                for one in range(64)
+            ]
+            recent.add(batch(*[b""] * 64, origins=origins, time=TIME + number), 100.0, 0)
+            number += 64
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert MEMORY_MAX / 3 < after - before <= MEMORY_MAX
