@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mcastd.counters import (
     DiscoveryCounters,
@@ -27,6 +27,8 @@ class SenderDescription:
 
     interface: str
     address: str  # that it sends from
+    # What receivers tell its stream from others by, as the SSRC of RTP; None: nothing does
+    stream: str | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from mcastd.errors import McastdError
@@ -30,6 +31,16 @@ def processor_seconds(task: int) -> float | None:
     except (OSError, ValueError):
         return None
     return (int(ran) + int(waited)) / 1e9
+
+
+def waited_seconds() -> float:
+    """How long the threads of this process have waited for a processor so far, all together."""
+    waited = 0
+    with contextlib.suppress(OSError):  # no /proc
+        for task in os.listdir("/proc/self/task"):
+            with contextlib.suppress(OSError):  # it has ended
+                waited += int(Path(f"/proc/self/task/{task}/schedstat").read_text().split()[1])
+    return waited / 1e9
 
 
 def is_ready(task: int) -> bool:

@@ -268,6 +268,14 @@ class LegBooks(NamedTuple):
     silent: bool
 
 
+class SentLegBooks(NamedTuple):
+    """One of the ways of a channel with copies."""
+
+    sent: int  # datagrams
+    dropped: int  # datagrams that another way has sent and this one has not
+    works: bool
+
+
 class OutputIdentity(NamedTuple):
     """One output of a subscription, and where it is counted."""
 
@@ -307,6 +315,7 @@ class Books(NamedTuple):
     pending: int = 0  # datagrams read from the source and not sent yet
     files: FilesStatus | None = None  # of one that sends files whole
     announcement: AnnouncementStatus | None = None  # of one that is announced
+    sent_legs: Sequence[SentLegBooks] = ()  # of one with copies: its own way first
     # of a subscription
     overflow: int = 0  # as in Vitals
     stale: bool = False

@@ -97,7 +97,7 @@ CHANNEL = """{
     "group": "239.255.255.255", "interval": 30.5, "sent": 312, "failed": 313, "error": "cannot send: no way",
     "file_error": "cannot write /srv/a.sdp: no room"
   },
-  "link": {"interface": "fake0", "address": "192.0.2.9", "sending": "gso"},
+  "link": {"interface": "fake0", "address": "192.0.2.9", "stream": "0x01020304", "sending": "gso"},
   "legs": [
     {
       "group": "239.255.1.2", "port": 9190, "interface": null, "sent": 112, "refused": {"EAGAIN": 113},
@@ -270,7 +270,7 @@ def channel() -> Channel:
     worker._outlet._pending, worker._outlet._next = ListPayloads([b"x"] * 8), 2
     worker._link = FakeSender()
     worker._link.sending = "gso"
-    worker._described = worker._link.describe()
+    worker._described = replace(worker._link.describe(), stream="0x01020304")
     worker._announcer = cast(SessionAnnouncer, SimpleNamespace(status=lambda _: ANNOUNCEMENT))
     return worker
 

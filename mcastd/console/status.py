@@ -20,7 +20,7 @@ from mcastd.views import AnyStatus, DaemonView, Status, WorkerView, as_kind
 OPTIONAL = {
     *("described_seconds", "files", "format", "framing", "loss_percent", "manifest", "notices", "objects"),
     *("missing", "repaired"),
-    *("announcement", "jitter", "kept", "payload_type", "seconds_left", "sequence", "tree", "ts"),
+    *("announcement", "jitter", "kept", "payload_type", "seconds_left", "sequence", "stream", "tree", "ts"),
 }
 # Seconds since 1970, of which people want to know the date.
 TIMES = {"expires", "issued"}

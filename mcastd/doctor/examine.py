@@ -11,10 +11,12 @@ from mcastd.bounded import ask
 from mcastd.config import GroupSettings, InboundSubscription, OutboundChannel, WorkerSettings
 from mcastd.doctor import (
     configuration,
+    copies,
     delivery,
     departure,
     files,
     interfaces,
+    lateness,
     legs,
     memberships,
     neighbours,
@@ -48,6 +50,8 @@ CHECKS: tuple[tuple[Check, type[WorkerSettings]], ...] = (
     (sending.pace, OutboundChannel),
     (sending.unsent, OutboundChannel),
     (sending.announced, OutboundChannel),
+    (copies.copies, OutboundChannel),
+    (lateness.lateness, OutboundChannel),
     (departure.departure, OutboundChannel),
     (reports.routers, OutboundChannel),
     (neighbours.port, InboundSubscription),

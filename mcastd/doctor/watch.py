@@ -23,6 +23,7 @@ from mcastd.net.sender import SocketSender
 from mcastd.net.tables import UdpSocket
 from mcastd.net.tap import Flow, FlowKey, SeenMessage, Tap, Traffic
 from mcastd.status import SubscriptionStatus
+from mcastd.threads import waited_seconds
 
 PROBE = b"mcastd probe: sent by `doctor --probe`, to be ignored\n"
 LOOK_EVERY_SECONDS = 0.5  # whether somebody still waits for what is seen
@@ -38,6 +39,7 @@ class Kernel:
     sockets: tuple[UdpSocket, ...]
     rules: Ruleset
     queues: Mapping[int, Queue] = field(default_factory=dict)  # that interfaces send through, by ifindex
+    waited: float = 0.0  # seconds that threads of this process waited for a processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ class Watch:
         version = 6 if self._versions == {6} else 4
         rules = firewall.read(version) if self._tap else Ruleset(unread=self._blind)
         sockets = (*tables.udp_sockets(4), *tables.udp_sockets(6))
-        return Kernel(tables.counters(), sockets, rules, queues())
+        return Kernel(tables.counters(), sockets, rules, queues(), waited_seconds())
 
 
 def _probe(subject: Subject[GroupSettings]) -> str | None:

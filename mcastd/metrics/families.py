@@ -17,7 +17,7 @@ from mcastd.counters import (
     SymbolCounts,
 )
 from mcastd.status import FilesStatus, KeptStatus, ManifestStatus, TreeStatus
-from mcastd.worker import Books, Headline, LegBooks, ObjectBooks, OutputIdentity, TransportBooks
+from mcastd.worker import Books, Headline, LegBooks, ObjectBooks, OutputIdentity, SentLegBooks, TransportBooks
 
 NO_COUNTS: Mapping[str, int] = {}
 # Why a session is no longer kept.
@@ -149,6 +149,15 @@ def _by_leg(
     return take
 
 
+def _of_sent_legs(name: str, kind: str, text: str, value: Callable[[SentLegBooks], int]) -> Family[OfChannel]:
+    """Takes a value of each way of a channel with copies, by its place among them from 1."""
+
+    def take(of: OfChannel) -> Mapping[str, int]:
+        return {str(place): value(leg) for place, leg in enumerate(of.books.sent_legs, 1)}
+
+    return Family(f"mcastd_{name}", kind, text, take, "leg", known=lambda _: ())
+
+
 def _of_legs(
     name: str, kind: str, text: str, value: Callable[[LegBooks], float | None], form: str = "%s"
 ) -> Family[ScrapedWorker[InboundCounters]]:
@@ -259,6 +268,24 @@ CHANNEL: tuple[Family[OfChannel], ...] = (
         "failed_announcements",
         "Announcements that could not be sent.",
         lambda of: None if of.books.announcement is None else of.books.announcement.failed,
+    ),
+    _of_sent_legs(
+        "leg_sent_datagrams_total",
+        "counter",
+        "Datagrams that the kernel took for each leg of a channel with copies.",
+        lambda leg: leg.sent,
+    ),
+    _of_sent_legs(
+        "leg_dropped_datagrams_total",
+        "counter",
+        "Datagrams that another leg of the channel has sent and this one has not.",
+        lambda leg: leg.dropped,
+    ),
+    _of_sent_legs(
+        "leg_works",
+        "gauge",
+        "1 for a leg by which the channel can send, 0 for one that is down.",
+        lambda leg: int(leg.works),
     ),
 )
 # Of whatever receives.

@@ -187,7 +187,7 @@ class Channel:
             counters=outlet.copy_counted(),
             hanging=outlet.hanging(),
             announcement=self._announced(),
-            link=SenderStatus(way.interface, way.address, link.sending) if link and way else None,
+            link=SenderStatus(**as_json(way), sending=link.sending) if link and way else None,
             legs=tuple(leg.status() for leg in self._legs),
         )
 
@@ -215,6 +215,7 @@ class Channel:
             pending=self._outlet.pending,
             files=self._source.files,
             announcement=self._announced(),
+            sent_legs=[leg.books() for leg in self._legs],
         )
 
     def _announced(self) -> AnnouncementStatus | None:

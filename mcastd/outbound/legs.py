@@ -16,6 +16,7 @@ from mcastd.net.payloads import Payloads
 from mcastd.net.reopening import Reopened, some_failed
 from mcastd.outbound.outlet import FULL_ERRNOS, NO_CARRIER
 from mcastd.status import LegStatus, SenderDescription
+from mcastd.worker import SentLegBooks
 
 # A leg that could not be opened is tried again after this long, and when the network has changed.
 RETRY_SECONDS = 1.0
@@ -52,6 +53,10 @@ class Leg(Reopened[Sender]):
             dropped=dict(self.dropped.copy()),
             trouble=self.trouble,
         )
+
+    def books(self) -> SentLegBooks:
+        """For any thread."""
+        return SentLegBooks(self.sent, sum(self.dropped.copy().values()), not self.trouble)
 
     def refuse(self, error: LinkError | OSError) -> None:
         self.refused[errno.errorcode.get(error.errno or 0, "other")] += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import chain
 
 from mcastd import clock
@@ -12,6 +13,7 @@ from mcastd.net.link import Sender, SenderAround
 from mcastd.net.payloads import HeadedPayloads, Payloads
 from mcastd.outbound.pacing import TIMETABLE_BURSTS
 from mcastd.protocols.rtp import HEADER_BYTES, MPEG_TS_CLOCK_HZ, SEQUENCE_NUMBERS, TIMESTAMPS, build_headers
+from mcastd.status import SenderDescription
 
 # Takes the time now and the sizes of the next datagrams; returns when each is due, in monotonic seconds.
 DueAt = Callable[[float, Sequence[int]], Sequence[float]]
@@ -50,6 +52,9 @@ class RtpSender(SenderAround):
         self._ssrc = stream.ssrc if settings.ssrc is None else settings.ssrc
         self._stream = stream
         self._due_at = due_at
+
+    def describe(self) -> SenderDescription:
+        return replace(self._link.describe(), stream=f"0x{self._ssrc:08x}")
 
     def _headers(self, sizes: Sequence[int]) -> Sequence[bytes]:
         """The headers of the next packets, which are due in this order."""

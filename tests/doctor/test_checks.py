@@ -17,8 +17,10 @@ import pytest
 from mcastd.config import DirectoryOutput, FluteInbound, InboundSubscription, OutboundChannel, RawInbound
 from mcastd.doctor import (
     configuration,
+    copies,
     files,
     interfaces,
+    lateness,
     memberships,
     neighbours,
     outputs,
@@ -323,6 +325,57 @@ SOURCES = ["10.6.0.2"]
 )
 def test_report_version(subject: Subject, text: dict[str, str], expected: list[tuple[str, str]]) -> None:
     assert said(memberships.report_version, subject, Given(eth(), text=text)) == expected
+
+
+def leg(port: int, trouble: str = "") -> dict[str, Any]:
+    return {"group": "239.255.1.9", "port": port, "sent": 5, "dropped": {"no-way": 7}, "trouble": trouble}
+
+
+def test_a_way_that_is_down_is_named_with_what_mends_its_interface() -> None:
+    subject = outbound(copies=[{"group": "239.255.1.9", "interface": "eth1", "port": 9191}])
+    down = eth(3, flags=MULTICAST, addresses=("10.6.1.1",))
+    well = {"legs": [leg(9190), leg(9191)]}
+    assert said(copies.copies, replace(subject, status=well), Given(eth(), down)) == []
+    ill = replace(subject, status={"legs": [leg(9190), leg(9191, "eth1 has no carrier")]})
+    (found,) = copies.copies(ill, Given(eth(), down))
+    assert isinstance(found, Finding)
+    assert (found.cause, found.severity, found.fix) == ("leg-down", "warning", "ip link set eth1 up")
+    assert "239.255.1.9 port 9191" in found.what
+    (found,) = copies.copies(ill, Given(eth(), eth(3, addresses=("10.6.1.1",))))
+    assert isinstance(found, Finding)
+    assert found.fix == "journalctl -u mcastd MCASTD_WORKER=outbound/news", "the interface is well"
+
+
+RECORDED = {"framing": "capture", "timing": "capture"}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        (RECORDED, 5, 0.5, os.SCHED_OTHER, ["sends-late"]),
+        (RECORDED, 3, 0.5, os.SCHED_OTHER, []),  # so few may be anything
+        (RECORDED, 5, 0.004, os.SCHED_OTHER, []),  # it did not wait for a processor
+        (RECORDED, 5, 0.5, os.SCHED_FIFO, []),
+        ({"interval": "1ms"}, 5, 0.5, os.SCHED_OTHER, []),  # it has no times to keep
+    ],
+)
+def test_lateness(
+    case: tuple[dict[str, Any], int, float, int, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, late, waited, policy, expected = case
+    monkeypatch.setattr(os, "sched_getscheduler", lambda _: policy)
+    monkeypatch.delenv("INVOCATION_ID", raising=False)
+    before, after = ({"counters": {"sent": sent, "late": of}} for sent, of in ((100, 2), (500, 2 + late)))
+    subject = replace(outbound(**settings), status=after, earlier=before)
+    given = Given(eth(), seconds=1.0)
+    assert given.observation is not None
+    kernel = Kernel({}, (), Ruleset(), waited=7.0)
+    given.observation = replace(given.observation, before=kernel, after=replace(kernel, waited=7.0 + waited))
+    found = [*lateness.lateness(subject, given)]
+    assert [one.cause for one in found if isinstance(one, Finding)] == expected
+    for one in found:
+        assert isinstance(one, Finding)
+        assert one.fix == f"chrt --all-tasks --fifo --pid 10 {os.getpid()}"
 
 
 def lost(number: int, overflow: int = 0) -> dict[str, Any]:

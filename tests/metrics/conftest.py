@@ -16,6 +16,7 @@ from mcastd.net.legs import ReceivingLegs
 from mcastd.net.link import Receiver
 from mcastd.outbound.announcer import SessionAnnouncer
 from mcastd.outbound.channel import Channel
+from mcastd.outbound.legs import Leg
 from mcastd.outbound.sources import open_source
 from mcastd.supervisor.thread import WorkerThread
 
@@ -52,6 +53,7 @@ class House:
                     lambda _, n=name: self.senders[n],
                     open_source(channel),
                     announcer=self._announcer,
+                    legs=[Leg(of_leg, lambda _: FakeSender()) for of_leg in channel.by_leg()],
                 )
                 for name, channel in config.outbound.items()
             },

@@ -29,7 +29,7 @@ from mcastd.metrics.families import families
 from mcastd.metrics.server import Metrics
 from mcastd.net.link import Origin
 from mcastd.status import NO_MANIFEST, AnnouncementStatus, FilesStatus, KeptStatus, TreeStatus
-from mcastd.worker import LegBooks, OutputIdentity, TransportBooks
+from mcastd.worker import LegBooks, OutputIdentity, SentLegBooks, TransportBooks
 
 MakeHouse = Callable[..., House]
 MANIFEST = replace(NO_MANIFEST, files=115, issued=116, expires=117)
@@ -187,7 +187,7 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
         (
             out_head._replace(restarts=101, state="failed"),
             out._replace(counters=sent, pending=108, last_datagram=monotonic - 109, files=FILES)._replace(
-                announcement=ANNOUNCEMENT
+                announcement=ANNOUNCEMENT, sent_legs=[SentLegBooks(120, 121, works=True)]
             ),
         ),
         (
@@ -250,6 +250,9 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
         ("manifest_expires_timestamp_seconds", *channel): 117,
         ("announcements_total", *channel): 118,
         ("failed_announcements_total", *channel): 119,
+        ("leg_sent_datagrams_total", *channel): 120,
+        ("leg_dropped_datagrams_total", *channel): 121,
+        ("leg_works", *channel): 1,
         ("worker_info", *subscription): 1,
         ("worker_state", *subscription): 1,
         ("worker_restarts_total", *subscription): 201,
@@ -523,7 +526,7 @@ def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path, monkeypatch: 
     sealed = {"kind": "flute", "protect": "0%", "key": str(tmp_path / "key"), "channel": "b"}
     a = house(
         outbound={
-            "a": {**GROUP, "source": source},
+            "a": {**GROUP, "source": source, "copies": [{"group": "239.255.1.3"}]},
             "b": {**GROUP, "source": files, "protocol": sealed, "announce": True, **slowly},
         },
         discover={"a": {}},

@@ -109,6 +109,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         {group} source = "{source}"
         interface = "lo"
         interval = "1ms"
+        copies = [{{ group = "239.255.1.9", interface = "lo" }}]
         [inbound.news]
         {group} output = ["{directory}/news.log", {{ kind = "fifo", path = "{directory}/pipe" }}]
         interface = "lo"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -140,3 +141,10 @@ def test_without_a_carrier_nothing_counts_as_sent() -> None:
     assert (first.sent, first.dropped, second.sent) == (0, {"no-carrier": 5}, 5)
     other.links[0].carrier = False
     assert not legs.carrier
+
+
+def test_each_has_books() -> None:
+    one, other = Leg(CHANNEL, lambda _: FakeSender()), Leg(CHANNEL, lambda _: FakeSender())
+    one.sent, one.dropped = 3, Counter(full=4, EAGAIN=5)
+    other.error = LinkError("cannot send", "no such interface")
+    assert [leg.books() for leg in (one, other)] == [(3, 9, True), (0, 0, False)]
