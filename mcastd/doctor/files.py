@@ -65,13 +65,14 @@ def source(subject: Subject[OutboundChannel], _evidence: Evidence) -> Iterator[S
     found = path.stat()
     files = subject.settings.protocol.of_files
     if (kind := stat.S_IFMT(found.st_mode)) not in (stat.S_IFREG, stat.S_IFDIR if files else stat.S_IFIFO):
+        may_be_files = kind == stat.S_IFDIR and subject.settings.framing != "capture"
         yield Finding(
             "source-not-a-file",
             Severity.BROKEN,
             f"its source {path} is {KINDS.get(kind, 'something else')}, and cannot be sent",
             (said, f"{path}: {KINDS.get(kind)} (stat)"),
             f"name a file or a {'directory' if files else 'FIFO'} as source in {subject.table}"
-            + (', or let it have protocol = "flute", and a rate' if kind == stat.S_IFDIR else ""),
+            + (', or let it have protocol = "flute", and a rate' if may_be_files else ""),
         )
     elif kind == stat.S_IFREG and not files and not subject.settings.follow and _is_empty(path, found):
         may_grow = subject.settings.repeat == 1 and subject.settings.framing != "file"

@@ -21,7 +21,7 @@ from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.files import seen
 from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.permits import Permit, permit, permit_directory, private_directory, refused, user
-from mcastd.doctor.quoting import command, toml
+from mcastd.doctor.quoting import command, counted, toml
 from mcastd.doctor.received_files import hindered
 from mcastd.doctor.subject import Subject
 from mcastd.inbound.sinks.account import EXPECTED
@@ -69,7 +69,7 @@ def _output(subject: Subject[InboundSubscription], looked: Looked) -> Iterator[S
             "output-failing",
             Severity.BROKEN,
             state.error,
-            (looked.said, f"its error and drops: {dict(state.counters.dropped)} (status)"),
+            (looked.said, f"its error and drops: {counted(state.counters.dropped)} (status)"),
             state.way_out or "see the log",
         )
 
@@ -218,7 +218,7 @@ def _reader(looked: Looked) -> Iterator[Finding]:
         f"nobody reads the pipe {path}: what comes is dropped"
         if lost
         else f"nobody read the pipe {path} when it was last tried; nothing came since",
-        (looked.said, f"error: {state.error}; dropped: {dict(now)} (status)"),
+        (looked.said, f"error: {state.error} (status)", f"dropped: {counted(now)} (status)"),
         f"start its reader: {command('cat', path)}",
     )
 

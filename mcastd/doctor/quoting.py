@@ -6,6 +6,7 @@ An interface's name may hold anything but blanks, slashes and colons, and root c
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from mcastd.printable import toml_escaped
@@ -17,6 +18,11 @@ _ESCAPED = {'"': r"\"", "\\": r"\\"}
 def command(*words: object) -> str:
     """A command of these words for a shell."""
     return shlex.join(map(str, words))
+
+
+def counted(numbers: Mapping[str, int]) -> str:
+    """Numbers by what they count, such as ``full: 3, no-reader: 1,200``; ``-`` if there are none."""
+    return ", ".join(f"{what}: {number:,}" for what, number in numbers.items()) or "-"
 
 
 def sysctl(*keys: str) -> str:

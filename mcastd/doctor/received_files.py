@@ -12,7 +12,7 @@ from mcastd.delivery.received import ObjectState
 from mcastd.delivery.refused import TOO_LARGE, TOO_MANY
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity
-from mcastd.doctor.quoting import command
+from mcastd.doctor.quoting import command, counted
 from mcastd.doctor.seen import received_meanwhile
 from mcastd.doctor.subject import Subject
 from mcastd.inbound.given import EXPIRED, NO_FDT
@@ -205,7 +205,11 @@ def hindered(
             "files-refused",
             Severity.WARNING,
             f"{refused} of the files for {path} {'is' if refused == 1 else 'are'} refused",
-            (said, f"states: {dict(objects.states)}; dropped: {dict(state.counters.dropped)} (status)"),
+            (
+                said,
+                f"states: {counted(objects.states)} (status)",
+                f"dropped: {counted(state.counters.dropped)} (status)",
+            ),
             fix,
         )
 

@@ -13,7 +13,7 @@ from mcastd.delivery.scan import CHANGING, LINK, UNREADABLE
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.permits import group, user
-from mcastd.doctor.quoting import command
+from mcastd.doctor.quoting import command, counted
 from mcastd.doctor.seen import sent_meanwhile
 from mcastd.doctor.subject import Subject
 from mcastd.ip import Address, stays_on_link
@@ -190,7 +190,7 @@ def unsent(subject: Subject[OutboundChannel], _evidence: Evidence) -> Iterator[S
         Severity.WARNING if files.refused.keys() - PASSING else Severity.HINT,
         f"some of what is below {path} is not sent",
         (
-            f"refused: {dict(files.refused)}; given_up: {files.given_up} (status)",
+            f"refused: {counted(files.refused)}; given_up: {files.given_up} (status)",
             *files.refusals[:NAMED_FILES],
         ),
         "; ".join(fixes),

@@ -613,6 +613,8 @@ def test_a_fifo(tmp_path: Path, before: Any, now: Any, expected: list[tuple[str,
     earlier, status = (told(path, error, reason, no_reader=count) for error, reason, count in (before, now))
     subject = Subject("inbound/news", settings, "active", status=status, earlier=earlier)
     assert said(outputs.outputs, subject, Given()) == expected
+    for finding in outputs.outputs(subject, Given()):
+        assert isinstance(finding, Skipped) or "{" not in "".join(finding.evidence)
 
 
 @pytest.mark.parametrize(
