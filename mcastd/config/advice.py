@@ -15,9 +15,9 @@ from mcastd.config.explain import Complaint
 from mcastd.config.groups import LINK_CONTROL, ethernet_address, is_bounded, is_public, is_source_specific
 from mcastd.config.inbound import DEFAULT_RECEIVE_BUFFER, GATHERING_BUFFER_MIN_BYTES, InboundSubscription
 from mcastd.config.numbers import format_duration, format_rate, format_size
-from mcastd.config.outbound import DEFAULT_BURST, ETHERNET_PAYLOAD, OutboundChannel
+from mcastd.config.outbound import DEFAULT_BURST, ETHERNET_PAYLOAD, TIMED_FRAMINGS, OutboundChannel
 from mcastd.config.output import OutputPath, OutputSettings
-from mcastd.config.protocols import FluteInbound, FluteOutbound, RtpOutbound
+from mcastd.config.protocols import FluteInbound, FluteOutbound, RtpInbound, RtpOutbound
 from mcastd.config.types import Location, normal
 from mcastd.config.whole import Config
 from mcastd.config.words import show
@@ -35,6 +35,8 @@ PRIVATE_TO_THE_UNIT = ("/tmp/", "/var/tmp/")
 SELDOM_ENOUGH_SECONDS = 10.0
 # What there may be below /dev beside devices.
 NO_DEVICES = ("/dev/shm/", "/dev/mqueue/", "/dev/fd/", "/dev/std")
+# What a file is named that begins as a capture does.
+CAPTURES = {".pcapng", ".pcap"}
 # Directories in which everybody may make files.
 SHARED = {"/tmp", "/var/tmp", "/dev/shm"}
 
@@ -141,6 +143,19 @@ def _unpaced(channel: OutboundChannel) -> Advice:
         )
 
 
+def _at_no_time_of_its_own(channel: OutboundChannel) -> Advice:
+    if channel.timing is not None or channel.rate is not None or "interval" in channel.model_fields_set:
+        return
+    for timing, framing in TIMED_FRAMINGS.items():
+        if channel.framing == framing and channel.interval is not None:
+            every = format_duration(channel.interval)
+            yield (
+                "framing",
+                f'without timing a datagram goes every {every}; timing = "{timing}" sends at the times in the'
+                " source, rate at a constant one",
+            )
+
+
 def _burst_of_nothing(channel: OutboundChannel) -> Advice:
     if channel.rate is None and channel.timing is None and channel.burst is not None:
         yield "burst", "does nothing without a rate, of which it is a part; set rate, or leave it out"
@@ -191,6 +206,7 @@ OF_A_CHANNEL: tuple[Callable[[OutboundChannel], Advice], ...] = (
     _fragments,
     _bursts,
     _unpaced,
+    _at_no_time_of_its_own,
     _burst_of_nothing,
     _odd_rtp,
     _copies,
@@ -247,6 +263,22 @@ def _legs_of_one_interface(subscription: InboundSubscription) -> Advice:
         yield "legs", f"all come by {interface or 'the same route'}: what fails there fails for all"
 
 
+def _named_otherwise(subscription: InboundSubscription) -> Advice:
+    """Outputs whose names promise to a program what it does not find in them."""
+    for output in subscription.output:
+        if output.takes_objects or output.format not in {"raw", "lines", "json"}:
+            continue
+        for path in (written.path for written in output.paths()):
+            if path.suffix in CAPTURES:
+                yield "output", f'{path} is no capture as {output.format}; set format = "pcapng"'
+            elif path.suffix == ".ts" and isinstance(subscription.protocol, RtpInbound):
+                yield (
+                    "output",
+                    f"{path} has the headers of RTP in it, which is no transport stream for a player; set"
+                    ' format = "payload"',
+                )
+
+
 def _one_way(subscription: InboundSubscription) -> Advice:
     described, group, port = subscription.sdp, subscription.group, subscription.port
     if described is None or subscription.legs:
@@ -265,6 +297,7 @@ OF_A_SUBSCRIPTION: tuple[Callable[[InboundSubscription], Advice], ...] = (
     _restless,
     _takes_unsigned,
     _legs_of_one_interface,
+    _named_otherwise,
     _one_way,
 )
 
