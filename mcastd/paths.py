@@ -201,13 +201,18 @@ def _is_ours(directory: int) -> bool:
     return found.st_uid in trusted and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
+def mode_around(mode: int) -> int:
+    """The mode of a directory for files of ``mode``: who may read them may enter, its owner may write."""
+    return 0o700 | (mode & 0o044) | (mode & 0o044) >> 2
+
+
 def replace_file(path: Path, data: bytes, mode: int) -> None:
     """Write a file so that whoever reads it has the old content or the new one, whole.
 
-    Directories that are missing are made; what is no regular file is left. Raises OSError, and
-    UnsafePathError.
+    Directories that are missing are made, and whoever may read the file may enter them; what is no regular
+    file is left. Raises OSError, and UnsafePathError.
     """
-    with place_of(path, make=True) as place:
+    with place_of(path, make=True, mode=mode_around(mode)) as place:
         with suppress(FileNotFoundError):
             if not stat.S_ISREG(place.look().st_mode):
                 raise FileExistsError(errno.EEXIST, "it is there, and no regular file")

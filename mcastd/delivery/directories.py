@@ -12,7 +12,7 @@ from pathlib import Path
 from mcastd.delivery.names import shown
 from mcastd.delivery.refused import IN_THE_WAY, OTHER_FILE_SYSTEM, RefusedError
 from mcastd.errors import UnsafePathError
-from mcastd.paths import KINDS, PARENT_MODE, place_of
+from mcastd.paths import KINDS, PARENT_MODE, mode_around, place_of
 
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -31,11 +31,6 @@ def open_root(path: Path, mode: int = PARENT_MODE) -> int:
             return fd
         os.close(fd)
         raise UnsafePathError(path, f"it belongs to uid {owner}", owner)
-
-
-def mode_around(mode: int) -> int:
-    """The mode of a directory for files of ``mode``: who may read them may enter, its owner may write."""
-    return 0o700 | (mode & 0o044) | (mode & 0o044) >> 2
 
 
 @contextmanager

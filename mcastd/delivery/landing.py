@@ -29,7 +29,6 @@ from pathlib import Path
 from mcastd.delivery.directories import (
     DIRECTORY_FLAGS,
     in_the_way,
-    mode_around,
     open_root,
     other_file_system,
     parent_of,
@@ -38,7 +37,7 @@ from mcastd.delivery.names import PARTIAL_DIRECTORY, require_safe
 from mcastd.delivery.refused import RefusedError
 from mcastd.delivery.settling import UnsettledNames, settle
 from mcastd.errors import SinkError, UnsafePathError
-from mcastd.paths import PARENT_MODE, identity, place_of
+from mcastd.paths import PARENT_MODE, identity, mode_around, place_of
 
 # After so long without a write, what was left of an unfinished file is removed.
 LEFTOVER_SECONDS = 7 * 86_400.0

@@ -270,6 +270,7 @@ def test_the_description_is_a_file_too(monkeypatch: pytest.MonkeyPatch, tmp_path
         wait_for(path.exists, "the file")
         assert sdp.parse(path.read_bytes()).name == "news"
         assert path.stat().st_mode & 0o777 == 0o644
+        assert path.parent.stat().st_mode & 0o777 == 0o755, "players may enter where they may read"
         one.announce("outbound/news", channel({"sdp": str(path), "interval": "1h"}, port=5006), WAY)
         wait_for(lambda: sdp.parse(path.read_bytes()).media[0].port == 5006, "the new one")
         assert os.listdir(path.parent) == ["news.sdp"]
