@@ -32,6 +32,7 @@ OPTIONS = {  # by key of the configuration
     "keys": "--key",
     "channel": "--channel",
     "select": "--select",
+    "protocol": "--flute",
     "speed": "--speed",
     "path": "--flute",  # of an output
     "groups": "--group",

@@ -35,6 +35,8 @@ from mcastd.worker import Books, Context, Signal, Vitals, WorkerIdentity
 REFUSALS = ("EAGAIN", "EMSGSIZE", "ENETUNREACH", "ENOBUFS", "EPERM")
 # Settings that a run takes over. Any other needs a new run, which begins the source anew.
 UPDATABLE = ("interface", "ttl", "loop", "dscp", "interval", "rate", "burst", "announce")
+# What the clock in a source says of its rate holds for this long after a datagram.
+RATE_SECONDS = 1.0
 # Signals without effect here: there is no output file, no back-off to end, and the source is read already.
 NOT_FOR_US = Signal.REOPEN | Signal.RETRY | Signal.SOURCE
 
@@ -176,7 +178,7 @@ class Channel:
             framing=None if config.protocol.of_files else config.framing,
             max_datagram=config.max_datagram,
             pacing=str(outlet.schedule),
-            rate=None if source.rate is None else round(source.rate),
+            rate=self._source_rate(),
             protocol=config.protocol.kind,
             source=config.source.label,
             source_state=source.state,
@@ -190,6 +192,13 @@ class Channel:
             link=SenderStatus(**as_json(way), sending=link.sending) if link and way else None,
             legs=tuple(leg.status() for leg in self._legs),
         )
+
+    def _source_rate(self) -> int | None:
+        """Bits per second by the clock in the source; None: it has none, or nothing went for a second."""
+        rate, last = self._source.rate, self._outlet.last
+        if rate is None or last is None or clock.monotonic() - last > RATE_SECONDS:
+            return None
+        return round(rate)
 
     def vitals(self) -> Vitals:
         counters, files = self._outlet.counted(), self._source.files

@@ -140,5 +140,7 @@ class TransportFramer:
                 f"its packets have {error.length} bytes, {_KNOWN_LENGTHS[error.length]}, not {PACKET_BYTES}",
                 "convert it: ffmpeg -i FILE -map 0 -c copy NEW.ts",
             )
-        way_out = SettingChange("framing", '"chunk"', ", which sends any bytes")
+        pace = "" if self._schedule is None else ', with a rate instead of timing = "pcr"'
+        then = f", which sends any bytes{pace}; or make it one: ffmpeg -i FILE -c copy -f mpegts NEW.ts"
+        way_out = SettingChange("framing", '"chunk"', then)
         return SourceError(_WHAT, f"it has no packets of {PACKET_BYTES} bytes", way_out)

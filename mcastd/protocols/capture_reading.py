@@ -103,6 +103,7 @@ class CaptureReader:
         """``skipped`` counts packets by reason: those of a wanted stream, as far as that is known."""
         self.skipped = Counter[str]() if skipped is None else skipped
         self.others = 0  # packets that are not of UDP
+        self.compressed_by = ""  # which program, if that is why it is no capture
         self.broken: BrokenCapture | None = None  # all that could be read was returned, nothing else will be
         self.selection = selection
         self._format: _Pcap | _Pcapng | None = None  # None: the first bytes have not come
@@ -152,8 +153,9 @@ class CaptureReader:
         elif _Pcapng.is_begun(data):
             self._format = _Pcapng()
         else:
-            compressed = [name for magic, name in _COMPRESSED.items() if data.startswith(magic)]
-            cause = f"it is compressed by {compressed[0]}" if compressed else "it is neither pcap nor pcapng"
+            known = (name for magic, name in _COMPRESSED.items() if data.startswith(magic))
+            compressed = self.compressed_by = next(known, "")
+            cause = f"it is compressed by {compressed}" if compressed else "it is neither pcap nor pcapng"
             self.broken = BrokenCapture(Break.NO_CAPTURE, 0, cause)
         return self._format is not None
 

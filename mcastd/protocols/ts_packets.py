@@ -63,7 +63,9 @@ class PacketCutter:
             at = rest.find(SYNC)
             while 0 <= at <= len(rest) - PACKET_BYTES and not packets:
                 whole = (len(rest) - at) // PACKET_BYTES
-                if rest[at : at + whole * PACKET_BYTES : PACKET_BYTES] == SYNC * whole:
+                # In what has no other packets, a letter at the right place before the end is none by itself
+                enough = 1 if self._found_any or at == self._searched == 0 else 2
+                if whole >= enough and rest[at : at + whole * PACKET_BYTES : PACKET_BYTES] == SYNC * whole:
                     packets = rest[at : at + whole * PACKET_BYTES]
                 at = rest.find(SYNC, at + 1)
         found_any = self._found_any or bool(packets)

@@ -615,6 +615,16 @@ def test_a_thousand_at_ten_milliseconds_go_each_in_its_time(
     assert it.channel.counters.late == 0
 
 
+def test_the_rate_by_a_clock_is_that_of_the_last_second(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    it = bench()
+    it.run()
+    monkeypatch.setattr(it.channel, "_source", mock.Mock(wraps=it.channel._source, rate=417_938.4))
+    last = it.channel.vitals().last_datagram
+    for passed, rate in ((0.9, 417_938), (1.1, None)):
+        monkeypatch.setattr(clock, "monotonic", lambda passed=passed: last + passed)
+        assert it.channel._source_rate() == rate
+
+
 @ALONE
 def test_what_a_followed_file_gets_after_a_rest_is_not_burst(
     bench: Any, path: Path, monkeypatch: pytest.MonkeyPatch

@@ -151,7 +151,6 @@ def test_no_stream_at_all(path: Path, opened: Opened) -> None:
     ("data", "cause"),
     [
         (b"GET / HTTP/1.1\r\n\r\n", "neither pcap nor pcapng"),
-        (b"\x1f\x8b\x08" + bytes(50), "gzip"),
         (b"ab", "neither"),
     ],
 )
@@ -160,6 +159,18 @@ def test_what_is_no_capture_is_refused(path: Path, opened: Opened, data: bytes, 
     error = error_of(opened())
     assert cause in error.cause
     assert "tv.aux" in error.cause
+
+
+def test_what_is_compressed_has_to_be_unpacked(path: Path, opened: Opened) -> None:
+    path.write_bytes(b"\x1f\x8b\x08" + bytes(50))
+    error = error_of(opened())
+    assert (error.cause, error.way_out.partition(",")[0]) == ("it is compressed by gzip", "unpack it first")
+
+
+def test_a_directory_is_no_recording_by_any_protocol(path: Path, opened: Opened) -> None:
+    path.mkdir()
+    with pytest.raises(SourceError, match=r"it is a directory; name a file or a FIFO$"):
+        opened().read()
 
 
 def test_an_empty_file_waits_for_content(path: Path, opened: Opened) -> None:

@@ -157,8 +157,10 @@ class TestRefused:
         assert source.read() == [b"here\n"]
 
     def test_directory(self, tmp_path: Path, open_source: Any) -> None:
-        with pytest.raises(SourceError, match="it is a directory; name a file or a FIFO"):
+        with pytest.raises(SourceError, match=r"it is a directory; .* name a file or a FIFO") as refused:
             open_source(tmp_path).read()
+        assert refused.value.change is not None  # as mcastctl says it
+        assert refused.value.change.by_option("--flute").startswith(f"give --flute {tmp_path} and a rate")
 
     def test_device(self, open_source: Any) -> None:
         with pytest.raises(SourceError, match="it is a character device"):

@@ -62,6 +62,15 @@ def test_a_stream_of_few_packets_is_one_at_its_end() -> None:
     assert cut(STREAM[:PACKET_BYTES])[0] == STREAM[:PACKET_BYTES]
 
 
+def test_a_letter_at_the_right_place_before_the_end_is_no_packet_where_there_are_no_others() -> None:
+    text = b"text " * 400
+    tail = b"G" + b"x" * (PACKET_BYTES - 1)
+    for data in (text + tail, b"some" + tail):
+        with pytest.raises(NotTransportStreamError):
+            cut(data)
+    assert cut(STREAM + text + tail)[0] == STREAM + tail
+
+
 @pytest.mark.parametrize(("length", "before", "after"), [(192, 4, 0), (204, 0, 16)])
 def test_packets_of_another_length_are_named(length: int, before: int, after: int) -> None:
     data = b"".join(bytes(before) + one + bytes(after) for one in split(STREAM, PACKET_BYTES))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -81,6 +82,7 @@ class FileSource(Source):
     The position outlives an error: the next :meth:`read` goes on where the last one stopped.
     """
 
+    _may_send_directory = True  # by another protocol
     _is_sparse = False  # it may be that much has to be read for one payload: a read() is one piece
 
     def __init__(
@@ -252,9 +254,10 @@ class FileSource(Source):
 
     def _require_readable(self, status: os.stat_result) -> None:
         if (kind := stat.S_IFMT(status.st_mode)) not in _READABLE:
-            way_out = "name a file or a FIFO"
-            if kind == stat.S_IFDIR:
-                way_out += ', or set a rate and protocol = "flute", which sends all files of it'
+            way_out: str | SettingChange = "name a file or a FIFO"
+            if kind == stat.S_IFDIR and self._may_send_directory:
+                then = f" and a rate, which sends all files of it, or {way_out}"
+                way_out = SettingChange("protocol", '"flute"', then, argument=shlex.quote(str(self._path)))
             raise self._error(f"it is {KINDS.get(kind, 'something else')}", way_out)
 
     def _require_no_loop(self, fd: int, status: os.stat_result) -> None:

@@ -65,6 +65,7 @@ class RecordingSource(FileSource):
 
     reasons = REASONS
     _is_sparse = True
+    _may_send_directory = False
 
     def __init__(
         self,
@@ -208,6 +209,8 @@ class RecordingSource(FileSource):
         reader.feed(head.ljust(HEAD_BYTES, b"\0"))
         broken = reader.finish()
         cause = "it is no capture" if broken is None else broken.cause
+        if reader.compressed_by:
+            return self._error(cause, "unpack it first, and name what comes of it")
         name = self._path.with_suffix(".aux").name
         return self._error(f"{cause}, and {name}, which multicat writes, is not beside it", "name a capture")
 
