@@ -762,7 +762,7 @@ def test_files_that_are_not_sent() -> None:
         assert all(fix in one.fix and one.evidence[1] == "one: permission denied" for one in found)
     subject = replace(subject, status={"files": {"given_up": 6}})
     (finding,) = (one for one in sending.unsent(subject, Given()) if isinstance(one, Finding))
-    assert (finding.severity, finding.evidence) == ("hint", ("refused: {}; given_up: 6 (status)",))
+    assert (finding.severity, finding.evidence) == ("hint", ("refused: -; given_up: 6 (status)",))
     assert "rename them into it" in finding.fix
     assert said(sending.unsent, outbound(), Given()) == []
 
