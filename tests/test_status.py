@@ -383,6 +383,7 @@ def test_a_channel_tells_each_value_in_its_place(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("mcastd.clock.monotonic", lambda: NOW)
     worker = channel()
     worker._outlet._asking, worker._outlet._asked_at = Context(), NOW - 109
+    worker._outlet._last = NOW - 0.5  # later than the rate by a clock holds, there is none
     assert json.dumps(as_json(worker.status())) == flattened(CHANNEL)
 
 
