@@ -705,5 +705,10 @@ def test_status_says_what_there_is_to_know(bench: Any, path: Path) -> None:
     }
     assert (status["group"], status["port"], status["ttl"]) == ("239.255.1.2", 9190, 3)
     assert (status["source"], status["position"]) == (str(path), len(TEXT))
-    assert status["link"] == {"interface": "fake0", "address": "192.0.2.9", "sending": "send"}
+    assert status["link"] == {
+        "interface": "fake0",
+        "address": "192.0.2.9",
+        "sending": "send",
+        "stream": None,
+    }
     assert it.channel.status().link is None
