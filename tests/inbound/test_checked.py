@@ -79,7 +79,7 @@ def test_what_legs_make_one_is_checked_as_one(
     assert isinstance(merging, kind)
     merging._now = lambda: 100.0  # however long this machine takes, it is at once
     if isinstance(merging, MergingSequencer):
-        for place in merging._places:
+        for place in merging._places.values():
             place.order._now = lambda: 100.0
     made.hold_back(config.hold_back)
     audited = Audited(made, dropped)
