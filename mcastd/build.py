@@ -61,8 +61,7 @@ def open_receiver(
     host: Callable[[], Host] = look,
     memberships: Memberships | None = None,
 ) -> Receiver:
-    """Join the subscription's group, by each leg. Raises LinkError if that is not possible on any interface
-    now."""
+    """Join the subscription's group, by each leg. Raises LinkError if no interface takes it now."""
 
     def open_leg(leg: InboundSubscription) -> Receiver:
         return SocketReceiver(

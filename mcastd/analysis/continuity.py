@@ -19,7 +19,7 @@ from typing import NamedTuple
 from mcastd.counters import TransportCheck, TransportCounters
 from mcastd.protocols.ts import NULL_PID
 
-# PIDs of a group: so many can be told apart beside a counter in one byte, and one more for all others.
+# PIDs of a group: the upper four bits of a byte tell them apart, beside the counter; one value is for others.
 GROUP_PIDS = 15
 # Counters in order, of more packets than a batch can have.
 _IN_ORDER = bytes(range(16)) * 8192

@@ -12,7 +12,7 @@ from mcastd.config.model import Model, Setting, check_interface
 from mcastd.config.types import AnyInterface, Group, Location, Port, SourceAddress
 from mcastd.ip import Address
 
-# One way alone is a subscription without legs; of more than these nobody has heard.
+# One way alone is a subscription without legs.
 LEGS_MIN, LEGS_MAX = 2, 8
 # What a leg has of its own, in place of the subscription's.
 KEYS_OF_A_LEG = ("group", "port", "interface", "sources", "exclude_sources")

@@ -81,7 +81,7 @@ def _of_leg(status: AnyStatus | None, index: int, settings: InboundSubscription)
         return None
     known = as_kind(SubscriptionStatus, status)
     memberships = tuple(one for one in known.memberships if one.group == str(settings.group))
-    if index >= len(known.legs):  # nobody runs it
+    if index >= len(known.legs):  # the daemon does not run this leg
         return replace(known, memberships=memberships)
     leg = known.legs[index]
     return replace(

@@ -117,7 +117,7 @@ class LegsSequencer(Sequencer):
         self.hold_seconds = seconds
 
     def go_on(self, leg: LegAccount, datagrams: int, now: float, what: object) -> None:
-        """Note that a leg brought so many new datagrams, of which ``what`` stands for the last."""
+        """Note that a leg brought a number of new datagrams; ``what`` stands for the last of them."""
         leg.first += datagrams
         self._went_on = now
         for other in self.legs:
