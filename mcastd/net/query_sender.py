@@ -11,14 +11,7 @@ from typing import Literal
 from mcastd.errors import LinkError, reason_of
 from mcastd.ip import Address
 from mcastd.net import _abi, bpf
-
-# RFC 2113.
-_ROUTER_ALERT_4 = bytes.fromhex("94040000")
-# struct ip6_hbh: the kernel writes the next header; length beyond 8 bytes, Router Alert for MLD (RFC 2711),
-# and PadN without data.
-_ROUTER_ALERT_6 = bytes.fromhex("0000050200000100")
-# Internetwork control, RFC 3376 section 4.
-_TOS = 0xC0
+from mcastd.protocols.internet import MEMBERSHIP_TOS, MEMBERSHIP_TTL, ROUTER_ALERT_4, router_alert_6
 
 
 class QuerySender:
@@ -46,13 +39,13 @@ class QuerySender:
         if self._version == 4:
             return {
                 socket.IP_MULTICAST_LOOP: 0,
-                socket.IP_MULTICAST_TTL: 1,
-                socket.IP_OPTIONS: _ROUTER_ALERT_4,
-                socket.IP_TOS: _TOS,
+                socket.IP_MULTICAST_TTL: MEMBERSHIP_TTL,
+                socket.IP_OPTIONS: ROUTER_ALERT_4,
+                socket.IP_TOS: MEMBERSHIP_TOS,
             }
         return {
-            socket.IPV6_HOPOPTS: _ROUTER_ALERT_6,
-            socket.IPV6_MULTICAST_HOPS: 1,
+            socket.IPV6_HOPOPTS: router_alert_6(0),  # the kernel writes the next header
+            socket.IPV6_MULTICAST_HOPS: MEMBERSHIP_TTL,
             socket.IPV6_MULTICAST_LOOP: 0,
         }
 

@@ -1,4 +1,4 @@
-"""The kernel's multicast routing of one family: who owns this socket says what goes from where to where.
+"""The kernel's multicast routing of one family: the owner of this socket sets the routes.
 
 IPv4 is linux/mroute.h, IPv6 linux/mroute6.h. A datagram without a route is held by the kernel for a moment,
 which says so (:class:`NoRoute`); a route lets it, and all after it, pass without this program. Routes last as
@@ -22,6 +22,7 @@ from typing import Literal
 from mcastd.errors import LinkError, reason_of
 from mcastd.ip import Address
 from mcastd.net import _abi
+from mcastd.protocols import igmp, mld
 
 # More do not fit into the kernel's set of outgoing interfaces.
 INTERFACES_MAX = _abi.MAXVIFS
@@ -102,7 +103,7 @@ class RoutingTable:
             self._socket.setblocking(False)
             self._set(_abi.MRT_INIT, 1)
             self._set(_abi.MRT_ASSERT, 1)
-            self._family.listen(self._socket)
+            self._family.ask_for_interfaces(self._socket)
         except OSError as error:
             self._socket.close()
             raise _refused(what, error) from error
@@ -199,7 +200,7 @@ class RoutingTable:
                 yield WrongInterface(ifindex, source, group)
 
     def close(self) -> None:
-        """Give the kernel's routing up: all routes go, unless somebody has a copy of the descriptor."""
+        """Close the socket: all routes end, unless a copy of its descriptor is open."""
         self._socket.close()
 
     def _set(self, option: int, value: int | bytes) -> None:
@@ -215,10 +216,10 @@ class _Ipv4:
     protocol = socket.IPPROTO_IGMP
     ifindex_max = (1 << 31) - 1
     # Where members send what routers are to hear: RFC 3376 section 4.2.14, RFC 2236 section 9.
-    report_groups = (IPv4Address("224.0.0.22"), IPv4Address("224.0.0.2"))
+    report_groups = (igmp.ALL_IGMPV3_ROUTERS, igmp.ALL_ROUTERS)
 
     @staticmethod
-    def listen(sock: socket.socket) -> None:
+    def ask_for_interfaces(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_IP, _abi.IP_PKTINFO, 1)
 
     @staticmethod
@@ -264,10 +265,10 @@ class _Ipv6:
     protocol = socket.IPPROTO_ICMPV6
     ifindex_max = (1 << 16) - 1  # mif6c_pifi is so short
     # RFC 3810 section 5.2.14, RFC 2710 section 8.
-    report_groups = (IPv6Address("ff02::16"), IPv6Address("ff02::2"))
+    report_groups = (mld.ALL_MLDV2_ROUTERS, mld.ALL_ROUTERS)
 
     @staticmethod
-    def listen(sock: socket.socket) -> None:
+    def ask_for_interfaces(sock: socket.socket) -> None:
         kept_out = [0xFFFFFFFF] * 8
         for kind in _MLD_TYPES:
             kept_out[kind // 32] &= ~(1 << kind % 32)

@@ -16,10 +16,11 @@ from mcastd.protocols.membership import (
     MembershipReport,
     RecordKind,
     Speaks,
+    build_asked,
     build_records,
     decode_time,
     encode_time,
-    read_addresses,
+    read_asked,
     read_records,
 )
 
@@ -35,14 +36,11 @@ _OLD_REPORTS = {
     0x17: (RecordKind.TO_INCLUDE, Speaks.LEAVES),
 }
 _OLD = struct.Struct("!BBH4s")
-_QUERY_3 = struct.Struct("!BBH")
 _REPORT = struct.Struct("!B3xHH")
 _CHECKSUM = slice(2, 4)
 _WIDTH = 4
 _TICKS_PER_SECOND = 10
 _MANTISSA = 4
-_SUPPRESS = 0x08
-_ROBUSTNESS_MAX = 7
 _NO_GROUP = bytes(4)
 # A query of version 1 has no time: RFC 3376 section 7.2.1.
 _VERSION_1_SECONDS = 10.0
@@ -74,21 +72,8 @@ def _read_query(message: bytes, code: int, packed: bytes) -> MembershipQuery | N
         speaks = Speaks.LEAVES if code else Speaks.JOINS
         seconds = code / _TICKS_PER_SECOND if code else _VERSION_1_SECONDS
         return MembershipQuery(group, response_seconds=seconds, speaks=speaks)
-    if len(message) < _OLD.size + _QUERY_3.size:
-        return None
-    flags, interval, count = _QUERY_3.unpack_from(message, _OLD.size)
-    start = _OLD.size + _QUERY_3.size
-    end = start + _WIDTH * count
-    if end > len(message):
-        return None
-    return MembershipQuery(
-        group,
-        tuple(read_addresses(message[start:end], _WIDTH)),
-        decode_time(code, _MANTISSA) / _TICKS_PER_SECOND,
-        bool(flags & _SUPPRESS),
-        flags & _ROBUSTNESS_MAX,
-        decode_time(interval, _MANTISSA),
-    )
+    seconds = decode_time(code, _MANTISSA) / _TICKS_PER_SECOND
+    return read_asked(message, _OLD.size, _WIDTH, group, seconds)
 
 
 def build_query(query: MembershipQuery) -> bytes:
@@ -99,12 +84,8 @@ def build_query(query: MembershipQuery) -> bytes:
         return _finish(_OLD.pack(_QUERY, 0, 0, packed))
     if query.speaks is Speaks.LEAVES:
         return _finish(_OLD.pack(_QUERY, min(max(1, ticks), 255), 0, packed))
-    robustness = query.robustness if query.robustness <= _ROBUSTNESS_MAX else 0
-    flags = (_SUPPRESS if query.suppress else 0) | robustness
-    interval = encode_time(int(query.interval_seconds), _MANTISSA)
     head = _OLD.pack(_QUERY, encode_time(ticks, _MANTISSA), 0, packed)
-    sources = b"".join(source.packed for source in query.sources)
-    return _finish(head + _QUERY_3.pack(flags, interval, len(query.sources)) + sources)
+    return _finish(head + build_asked(query))
 
 
 def build_reports(records: Iterable[GroupRecord], max_bytes: int) -> Iterator[bytes]:

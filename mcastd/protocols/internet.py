@@ -21,10 +21,10 @@ _IPV4 = struct.Struct("!BBHHHBBH4s4s")
 _IPV6 = struct.Struct("!IHBB16s16s")
 _MORE_FRAGMENTS, _FRAGMENT_OFFSET = 0x2000, 0x1FFF
 _DO_NOT_FRAGMENT = 0x4000
-_ROUTER_ALERT_4 = bytes.fromhex("94040000")
+ROUTER_ALERT_4 = bytes.fromhex("94040000")
 _ALERT_OPTION_4, _END_4, _NO_OPERATION_4 = 0x94, 0, 1
 # Hop-by-hop options: the next header, its length beyond 8 bytes, Router Alert for MLD, and PadN without data.
-_ROUTER_ALERT_6 = struct.Struct("!BB4sBB")
+_HOP_BY_HOP_OPTIONS = struct.Struct("!BB4sBB")
 _ALERT_6 = bytes.fromhex("05020000")
 _ALERT_OPTION_6, _PAD_6 = 5, 0
 _HOP_BY_HOP = 0
@@ -142,18 +142,23 @@ def _alerts_6(options: bytes) -> bool:
     return False
 
 
+def router_alert_6(following: int) -> bytes:
+    """Return the hop-by-hop header with Router Alert for MLD; ``following`` is the next header."""
+    return _HOP_BY_HOP_OPTIONS.pack(following, 0, _ALERT_6, 1, 0)
+
+
 def build_ip(packet: IpPacket, tos: int = 0) -> bytes:
     """Build a whole packet. Its body has the checksum of its own protocol already."""
     source, destination = packet.source, packet.destination
     if isinstance(source, IPv4Address):
-        options = _ROUTER_ALERT_4 if packet.router_alert else b""
+        options = ROUTER_ALERT_4 if packet.router_alert else b""
         size = _IPV4.size + len(options)
         fields = (0x40 | size // 4, tos, size + len(packet.body), 0, _DO_NOT_FRAGMENT, packet.ttl)
         ends = source.packed, destination.packed
         header = _IPV4.pack(*fields, packet.protocol, 0, *ends) + options
         checksum = internet_checksum(header)
         return _IPV4.pack(*fields, packet.protocol, checksum, *ends) + options + packet.body
-    options = _ROUTER_ALERT_6.pack(packet.protocol, 0, _ALERT_6, 1, 0) if packet.router_alert else b""
+    options = router_alert_6(packet.protocol) if packet.router_alert else b""
     following = _HOP_BY_HOP if packet.router_alert else packet.protocol
     first = 6 << 28 | tos << 20
     length = len(options) + len(packet.body)

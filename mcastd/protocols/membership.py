@@ -19,6 +19,11 @@ DEFAULT_ROBUSTNESS = 2
 DEFAULT_QUERY_INTERVAL_SECONDS = 125.0
 
 _RECORD = struct.Struct("!BBH")
+# What a query of IGMPv3 or MLDv2 has behind its group: flag S and robustness, interval, number of sources.
+_ASKED = struct.Struct("!BBH")
+_SUPPRESS = 0x08
+_ROBUSTNESS_MAX = 7
+_INTERVAL_MANTISSA = 4
 
 
 class RecordKind(IntEnum):
@@ -90,6 +95,39 @@ def encode_time(value: int, mantissa: int) -> int:
     if exponent > 7:
         return 2 * linear - 1
     return linear | exponent << mantissa | value >> (exponent + 3) & ((1 << mantissa) - 1)
+
+
+def read_asked(
+    message: bytes, at: int, width: int, group: Address | None, response_seconds: float
+) -> MembershipQuery | None:
+    """Read what a query of IGMPv3 or MLDv2 has from ``at`` on, behind its group.
+
+    Its addresses have ``width`` bytes. Returns None if it is not whole.
+    """
+    if at + _ASKED.size > len(message):
+        return None
+    flags, interval, count = _ASKED.unpack_from(message, at)
+    start = at + _ASKED.size
+    end = start + width * count
+    if end > len(message):
+        return None
+    return MembershipQuery(
+        group,
+        tuple(read_addresses(message[start:end], width)),
+        response_seconds,
+        bool(flags & _SUPPRESS),
+        flags & _ROBUSTNESS_MAX,
+        decode_time(interval, _INTERVAL_MANTISSA),
+    )
+
+
+def build_asked(query: MembershipQuery) -> bytes:
+    """Build what a query of IGMPv3 or MLDv2 has behind its group. A robustness without a code is 0."""
+    robustness = query.robustness if query.robustness <= _ROBUSTNESS_MAX else 0
+    flags = (_SUPPRESS if query.suppress else 0) | robustness
+    interval = encode_time(int(query.interval_seconds), _INTERVAL_MANTISSA)
+    sources = b"".join(source.packed for source in query.sources)
+    return _ASKED.pack(flags, interval, len(query.sources)) + sources
 
 
 def read_records(message: bytes, width: int) -> tuple[GroupRecord, ...] | None:

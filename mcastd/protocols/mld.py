@@ -16,10 +16,11 @@ from mcastd.protocols.membership import (
     MembershipReport,
     RecordKind,
     Speaks,
+    build_asked,
     build_records,
     decode_time,
     encode_time,
-    read_addresses,
+    read_asked,
     read_records,
 )
 
@@ -31,14 +32,11 @@ _QUERY, _REPORT_2 = 130, 143
 # What a message of version 1 says of its group: the report, and the done.
 _OLD_REPORTS = {131: RecordKind.IS_EXCLUDE, 132: RecordKind.TO_INCLUDE}
 _OLD = struct.Struct("!BBHHH16s")
-_QUERY_2 = struct.Struct("!BBH")
 _REPORT = struct.Struct("!B3xHH")
 _CHECKSUM = slice(2, 4)
 _WIDTH = 16
 _TICKS_PER_SECOND = 1000
-_RESPONSE_MANTISSA, _INTERVAL_MANTISSA = 12, 4
-_SUPPRESS = 0x08
-_ROBUSTNESS_MAX = 7
+_RESPONSE_MANTISSA = 12
 _NO_GROUP = bytes(_WIDTH)
 
 
@@ -69,21 +67,8 @@ def _read_query(message: bytes, code: int, packed: bytes) -> MembershipQuery | N
         return None
     if len(message) == _OLD.size:
         return MembershipQuery(group, response_seconds=code / _TICKS_PER_SECOND, speaks=Speaks.LEAVES)
-    if len(message) < _OLD.size + _QUERY_2.size:
-        return None
-    flags, interval, count = _QUERY_2.unpack_from(message, _OLD.size)
-    start = _OLD.size + _QUERY_2.size
-    end = start + _WIDTH * count
-    if end > len(message):
-        return None
-    return MembershipQuery(
-        group,
-        tuple(read_addresses(message[start:end], _WIDTH)),
-        decode_time(code, _RESPONSE_MANTISSA) / _TICKS_PER_SECOND,
-        bool(flags & _SUPPRESS),
-        flags & _ROBUSTNESS_MAX,
-        decode_time(interval, _INTERVAL_MANTISSA),
-    )
+    seconds = decode_time(code, _RESPONSE_MANTISSA) / _TICKS_PER_SECOND
+    return read_asked(message, _OLD.size, _WIDTH, group, seconds)
 
 
 def build_query(query: MembershipQuery, source: IPv6Address, destination: IPv6Address) -> bytes:
@@ -93,13 +78,8 @@ def build_query(query: MembershipQuery, source: IPv6Address, destination: IPv6Ad
     if query.speaks is not Speaks.SOURCES:
         old = _OLD.pack(_QUERY, 0, 0, min(ticks, 0xFFFF), 0, packed)
         return _finish(old, source, destination)
-    robustness = query.robustness if query.robustness <= _ROBUSTNESS_MAX else 0
-    flags = (_SUPPRESS if query.suppress else 0) | robustness
-    interval = encode_time(int(query.interval_seconds), _INTERVAL_MANTISSA)
     head = _OLD.pack(_QUERY, 0, 0, encode_time(ticks, _RESPONSE_MANTISSA), 0, packed)
-    sources = b"".join(one.packed for one in query.sources)
-    message = head + _QUERY_2.pack(flags, interval, len(query.sources)) + sources
-    return _finish(message, source, destination)
+    return _finish(head + build_asked(query), source, destination)
 
 
 def build_reports(
