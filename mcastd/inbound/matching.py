@@ -43,7 +43,8 @@ class MatchingSequencer(LegsSequencer):
         self, labels: Sequence[str], dropped: Counter[str], worker: str, now: Clock = clock.monotonic
     ) -> None:
         super().__init__(labels, dropped, worker, now)
-        self._lacked: dict[bytes, deque[_Remembered]] = {}  # by payload, those that some leg may still bring
+        # By payload and index of a leg: those that this leg may still bring
+        self._lacked: dict[tuple[bytes, int], deque[_Remembered]] = {}
         self._in_order: deque[_Remembered] = deque()  # all of them, and some that all legs have brought
         self._bytes = 0  # of these
         self._lost = [0] * len(labels)
@@ -81,23 +82,22 @@ class MatchingSequencer(LegsSequencer):
 
     def _answers(self, leg: LegAccount, payload: bytes, arrived: float) -> bool:
         """Return True if a datagram is the copy of one that another leg brought."""
-        lacked = self._lacked.get(payload, ())
-        for one in lacked:
-            if leg.index in one.lacking and abs(arrived - one.arrived) <= self.hold_seconds:
+        for one in self._lacked.get((payload, leg.index), ()):
+            if abs(arrived - one.arrived) <= self.hold_seconds:
                 break
         else:
             return False
         one.lacking.discard(leg.index)
+        self._drop(one, leg.index)
         if leg.awaited is one:
             leg.end_wait(max(0.0, arrived - one.arrived))
-        if not one.lacking:
-            self._drop(one)
         return True
 
     def _remember(self, leg: LegAccount, payload: bytes, arrived: float, now: float) -> None:
         lacking = {other.index for other in self.legs if other is not leg}
         one = _Remembered(payload, lacking, arrived, now)
-        self._lacked.setdefault(payload, deque()).append(one)
+        for index in lacking:
+            self._lacked.setdefault((payload, index), deque()).append(one)
         self._in_order.append(one)
         self._bytes += len(payload)
         self.go_on(leg, 1, now, one)
@@ -110,15 +110,14 @@ class MatchingSequencer(LegsSequencer):
         ):
             one = in_order.popleft()
             self._bytes -= len(one.payload)
-            if one.lacking:
-                for index in one.lacking:
-                    self._lost[index] += 1
-                one.lacking.clear()
-                self._drop(one)
+            for index in one.lacking:
+                self._lost[index] += 1
+                self._drop(one, index)
+            one.lacking.clear()
 
-    def _drop(self, one: _Remembered) -> None:
-        """No leg can bring it any more."""
-        lacked = self._lacked[one.payload]
+    def _drop(self, one: _Remembered, index: int) -> None:
+        """That leg cannot bring it any more."""
+        lacked = self._lacked[one.payload, index]
         lacked.remove(one)
         if not lacked:
-            del self._lacked[one.payload]
+            del self._lacked[one.payload, index]
