@@ -17,8 +17,8 @@ from typing import TypeVar
 
 T = TypeVar(
     "T",
-    bound="OutboundCounters | InboundCounters | OutputCounters | DiscoveryCounters | SequenceCounters"
-    " | TransportCounters",
+    bound="OutboundCounters | InboundCounters | OutputCounters | DiscoveryCounters | BridgeCounters"
+    " | SequenceCounters | TransportCounters",
 )
 
 
@@ -78,8 +78,9 @@ class SourceCounts:
         return top, rest + counts.total() - sum(top.values())
 
 
-# Reasons for which a subscription's protocol drops what is there already, or has served its purpose.
-EXPECTED_REASONS = frozenset({"other-leg", "fec"})
+# Reasons for which a subscription's protocol drops what is there already, or has served its purpose, and for
+# which a bridge drops what nobody wants.
+EXPECTED_REASONS = frozenset({"other-leg", "fec", "unwanted"})
 
 
 def losses(dropped: Mapping[str, int]) -> int:
@@ -108,6 +109,20 @@ class DiscoveryCounters:
     received_bytes: int = 0
     dropped: Counter[str] = field(default_factory=Counter)  # of received: not taken, by reason
     ended: Counter[str] = field(default_factory=Counter)  # sessions that are no longer kept, by reason
+
+
+@dataclass(slots=True)
+class BridgeCounters:
+    """What came for a bridge, and what became of it: received = forwarded + dropped.
+
+    Datagrams as the kernel counts them: several that were sent in one piece (GSO) and stay in it are one.
+    """
+
+    received: int = 0
+    received_bytes: int = 0  # with their IP headers
+    forwarded: int = 0  # to one interface or more
+    forwarded_bytes: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)  # by reason
 
 
 @dataclass(slots=True)

@@ -42,6 +42,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
     "inbound": LEAVES
     | {"worker", "handover", "config", "net", "protocols", "delivery", "sequence", "analysis"},
     "discovery": LEAVES | {"worker", "config", "net", "protocols"},
+    "bridge": LEAVES | {"worker", "config", "net", "protocols", "querier"},
     "supervisor": LEAVES | {"worker", "config"},
     "doctor": LEAVES | {"config", "net", "protocols", "delivery", "inbound"},
     "process": LEAVES,

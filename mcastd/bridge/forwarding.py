@@ -1,0 +1,250 @@
+"""Which datagrams go from where to where, by the rules of all bridges, and which routes that takes. Pure.
+
+The kernel has one route for a source and a group, whoever wants it: so the rules of all bridges are looked
+at together. A datagram that no rule takes gets a route as well, to nowhere: without it the kernel would hold
+each one, and ask again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
+
+from mcastd.counters import BridgeCounters
+from mcastd.ip import Address, stays_on_link
+from mcastd.net.routing import RouteCount
+
+Prefix = IPv4Network | IPv6Network
+# Returns True if members on an interface, by its index, want what a source sends to a group.
+Wants = Callable[[int, Address, Address], bool]
+
+# Routes of one family at most. One more takes the place of the one that was in use longest ago.
+ROUTES_MAX = 65_536
+# A route is removed when nothing has come by it for so long: what is wanted still gets another one at once.
+IDLE_SECONDS = 300.0
+
+# What becomes of a datagram that a bridge takes: it goes on, or is dropped for one of these reasons.
+FORWARDED = "forwarded"
+NO_INTERFACE, UNWANTED, WRONG_INTERFACE = "no-interface", "unwanted", "wrong-interface"
+REASONS = (NO_INTERFACE, UNWANTED, WRONG_INTERFACE)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What one bridge forwards, in one family, among the interfaces that there are now, by their indices."""
+
+    came_by: frozenset[int]
+    to: Mapping[int, int]  # the TTL that a datagram must exceed to go there
+    groups: tuple[Prefix, ...]
+    sources: tuple[Prefix, ...] = ()  # none: any
+    joined: bool = False  # only where members want it
+
+    @property
+    def interfaces(self) -> frozenset[int]:
+        return self.came_by | self.to.keys()
+
+    def has_group(self, group: Address) -> bool:
+        return not stays_on_link(group) and any(group in prefix for prefix in self.groups)
+
+    def has_source(self, source: Address) -> bool:
+        return not self.sources or any(source in prefix for prefix in self.sources)
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What becomes of what a source sends to a group, and comes by one interface."""
+
+    to: Mapping[int, int]
+    bridges: Mapping[str, str]  # by the name of each that takes it: FORWARDED, or one of REASONS
+
+
+@dataclass(frozen=True, slots=True)
+class RouteChange:
+    """A route that the kernel is to have. ``to`` is as in Course; None: it is to have none."""
+
+    source: Address
+    group: Address
+    came_by: int
+    to: Mapping[int, int] | None
+
+
+@dataclass(slots=True)
+class BridgedRoute:
+    """A route that the kernel has."""
+
+    source: Address
+    group: Address
+    came_by: int
+    course: Course
+    since: float  # monotonic seconds
+    last: float  # the same, when datagrams of it were seen last
+    count: RouteCount = field(default_factory=lambda: RouteCount(0, 0, 0))
+
+
+def decide(rules: Mapping[str, Rule], came_by: int, source: Address, group: Address, wants: Wants) -> Course:
+    """Say where it goes. Nothing goes back to where it came from."""
+    to: dict[int, int] = {}
+    bridges: dict[str, str] = {}
+    for name, rule in rules.items():
+        if came_by not in rule.came_by or not rule.has_group(group) or not rule.has_source(source):
+            continue
+        others = {ifindex: ttl for ifindex, ttl in rule.to.items() if ifindex != came_by}
+        wanted = {one: ttl for one, ttl in others.items() if not rule.joined or wants(one, source, group)}
+        bridges[name] = FORWARDED if wanted else UNWANTED if others else NO_INTERFACE
+        for ifindex, ttl in wanted.items():
+            to[ifindex] = min(ttl, to.get(ifindex, ttl))
+    return Course(to, bridges)
+
+
+class Forwarding:
+    """The routes of one family: what the kernel has, as far as what is returned here was done.
+
+    ``count`` says what has gone by a route so far; None: the kernel has none. ``counters`` are those of the
+    bridges, by name.
+    """
+
+    def __init__(
+        self,
+        count: Callable[[Address, Address], RouteCount | None],
+        wants: Wants = lambda *_: True,
+        *,
+        routes_max: int = ROUTES_MAX,
+    ) -> None:
+        self.counters: dict[str, BridgeCounters] = {}
+        self.evicted = 0  # routes that made room for others
+        self._count = count
+        self._wants = wants
+        self._routes_max = routes_max
+        self._rules: dict[str, Rule] = {}
+        self._routes: dict[tuple[Address, Address], BridgedRoute] = {}  # in the order of their last use
+        self._of_group: dict[Address, dict[tuple[Address, Address], BridgedRoute]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Forwarding {len(self._routes)} routes of {len(self._rules)} bridges>"
+
+    def __len__(self) -> int:
+        return len(self._routes)
+
+    def routes(self) -> Iterable[BridgedRoute]:
+        """All routes, the one that was in use last at the end."""
+        return self._routes.values()
+
+    def set_rules(self, rules: Mapping[str, Rule], now: float) -> list[RouteChange]:
+        """Go over to other rules. A route from an interface that takes part no more is removed."""
+        self._rules = dict(rules)
+        taking_part = {ifindex for rule in rules.values() for ifindex in rule.interfaces}
+        gone = [route for route in self._routes.values() if route.came_by not in taking_part]
+        return [self._remove(route, now) for route in gone] + self._renew(self._routes.values(), now)
+
+    def members_changed(self, groups: Iterable[Address], now: float) -> list[RouteChange]:
+        """Go over to what members want of these groups by now."""
+        found = (route for group in groups for route in self._of_group.get(group, {}).values())
+        return self._renew(found, now)
+
+    def arrived(self, came_by: int, source: Address, group: Address, now: float) -> list[RouteChange]:
+        """A datagram came for which the kernel has no route."""
+        changes = []
+        key = source, group
+        if (before := self._routes.get(key)) is not None:
+            self._forget(before)
+        elif len(self._routes) >= self._routes_max:
+            self.evicted += 1
+            changes.append(self._remove(next(iter(self._routes.values())), now))
+        course = decide(self._rules, came_by, source, group, self._wants)
+        route = BridgedRoute(source, group, came_by, course, now, now)
+        self._routes[key] = route
+        self._of_group.setdefault(group, {})[key] = route
+        return [*changes, RouteChange(source, group, came_by, course.to)]
+
+    def came_elsewhere(self, came_by: int, source: Address, group: Address, now: float) -> list[RouteChange]:
+        """A datagram came by another interface than its route says: that may be where it is to come from."""
+        route = self._routes.get((source, group))
+        if route is None or route.came_by == came_by or route.course.to:
+            return []
+        course = decide(self._rules, came_by, source, group, self._wants)
+        if not course.to:
+            return []
+        self._account(route, now)
+        route.came_by, route.course = came_by, course
+        return [RouteChange(source, group, came_by, course.to)]
+
+    def look(self, now: float) -> list[RouteChange]:
+        """Count what has gone by all routes, and remove those that are in use no more.
+
+        What comes by another interface alone gets another route, from there, with its next datagram.
+        """
+        changes, used = [], []
+        for route in list(self._routes.values()):
+            before = route.count
+            if not self._account(route, now):
+                self._forget(route)
+            elif route.count.packets != before.packets:
+                used.append(route)
+            elif route.count.wrong_interface != before.wrong_interface or now - route.last >= IDLE_SECONDS:
+                self._forget(route)
+                changes.append(RouteChange(route.source, route.group, route.came_by, None))
+        for route in used:
+            key = route.source, route.group
+            self._routes[key] = self._routes.pop(key)
+        return changes
+
+    def forget(self, source: Address, group: Address) -> None:
+        """The kernel has not taken a route."""
+        if (route := self._routes.get((source, group))) is not None:
+            self._forget(route)
+
+    def _renew(self, routes: Iterable[BridgedRoute], now: float) -> list[RouteChange]:
+        changes = []
+        for route in routes:
+            course = decide(self._rules, route.came_by, route.source, route.group, self._wants)
+            if course == route.course:
+                continue
+            self._account(route, now)
+            other = course.to != route.course.to
+            route.course = course
+            if other:
+                changes.append(RouteChange(route.source, route.group, route.came_by, course.to))
+        return changes
+
+    def _remove(self, route: BridgedRoute, now: float) -> RouteChange:
+        self._account(route, now)
+        self._forget(route)
+        return RouteChange(route.source, route.group, route.came_by, None)
+
+    def _forget(self, route: BridgedRoute) -> None:
+        key = route.source, route.group
+        del self._routes[key]
+        of_group = self._of_group[route.group]
+        del of_group[key]
+        if not of_group:
+            del self._of_group[route.group]
+
+    def _account(self, route: BridgedRoute, now: float) -> bool:
+        """Count what has gone by a route since the last time. Returns False if the kernel has none."""
+        if (count := self._count(route.source, route.group)) is None:
+            return False
+        packets = count.packets - route.count.packets
+        size = count.bytes - route.count.bytes
+        wrong = count.wrong_interface - route.count.wrong_interface
+        route.count = count
+        if packets:
+            route.last = now
+        if not packets and not wrong:
+            return True
+        for name, became in route.course.bridges.items():
+            if (counters := self.counters.get(name)) is None:
+                continue
+            counters.received += packets
+            counters.received_bytes += size
+            if became == FORWARDED:
+                counters.forwarded += packets
+                counters.forwarded_bytes += size
+            elif packets:
+                counters.dropped[became] += packets
+            rule = self._rules.get(name)
+            if wrong and rule is not None and len(rule.came_by) > 1:
+                # Of one bridge with several ways in: the kernel does not say by which of them
+                counters.received += wrong
+                counters.dropped[WRONG_INTERFACE] += wrong
+        return True

@@ -1,0 +1,312 @@
+"""What goes from where to where: by table, and beside a plain account of the same datagrams."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from ipaddress import ip_address, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcastd.bridge.forwarding import (
+    FORWARDED,
+    IDLE_SECONDS,
+    NO_INTERFACE,
+    UNWANTED,
+    WRONG_INTERFACE,
+    Forwarding,
+    RouteChange,
+    Rule,
+    decide,
+)
+from mcastd.counters import BridgeCounters
+from mcastd.ip import Address
+from mcastd.net.routing import RouteCount
+
+LEFT, RIGHT, UP, DOWN = 3, 5, 8, 13
+SOURCE, OTHER_SOURCE = ip_address("10.1.0.2"), ip_address("10.7.0.3")
+NEWS, FILMS, LOCAL = ip_address("239.1.1.1"), ip_address("239.2.0.9"), ip_address("224.0.0.251")
+BYTES = 1344
+
+
+def rule(
+    came_by: set[int],
+    to: Mapping[int, int],
+    *groups: str,
+    sources: tuple[str, ...] = (),
+    joined: bool = False,
+) -> Rule:
+    return Rule(
+        frozenset(came_by),
+        to,
+        tuple(map(ip_network, groups)),
+        tuple(map(ip_network, sources)),
+        joined,
+    )
+
+
+class Kernel:
+    """Routes datagrams as the kernel does, by what it was told."""
+
+    def __init__(self, **options: int) -> None:
+        self.routes: dict[tuple[Address, Address], tuple[int, dict[int, int]]] = {}
+        self.counts: dict[tuple[Address, Address], RouteCount] = {}
+        self.members: set[tuple[int, Address, Address]] = set()
+        self.forwarding = Forwarding(
+            lambda source, group: self.counts.get((source, group)),
+            lambda *one: one in self.members,
+            **options,
+        )
+        self.asked = 0
+
+    def apply(self, changes: list[RouteChange]) -> None:
+        for change in changes:
+            key = change.source, change.group
+            if change.to is None:
+                del self.routes[key], self.counts[key]
+            else:
+                self.routes[key] = change.came_by, dict(change.to)
+                self.counts.setdefault(key, RouteCount(0, 0, 0))
+
+    def send(self, came_by: int, source: Address, group: Address, now: float) -> set[int]:
+        """Returns the interfaces that it goes to."""
+        key = source, group
+        if key not in self.routes:
+            self.asked += 1
+            self.apply(self.forwarding.arrived(came_by, source, group, now))
+        from_there, to = self.routes[key]
+        packets, size, wrong = (getattr(self.counts[key], name) for name in RouteCount.__slots__)
+        if from_there != came_by:
+            self.counts[key] = RouteCount(packets, size, wrong + 1)
+            if came_by in to:  # linux/ipmr.c tells of no others
+                self.apply(self.forwarding.came_elsewhere(came_by, source, group, now))
+            return set()
+        self.counts[key] = RouteCount(packets + 1, size + BYTES, wrong)
+        return set(to)
+
+    def look(self, now: float) -> None:
+        self.apply(self.forwarding.look(now))
+
+
+RULES = {
+    "tv": rule({LEFT}, {RIGHT: 5, DOWN: 1}, "239.1.0.0/16"),
+    "also": rule({LEFT, UP}, {RIGHT: 3}, "239.1.1.0/24", "239.2.0.0/16", sources=("10.1.0.0/24",)),
+    "wanted": rule({UP}, {DOWN: 1, RIGHT: 1}, "224.0.0.0/4", joined=True),
+    "nowhere": rule({DOWN}, {}, "239.1.1.1/32"),
+    "both": rule({RIGHT, DOWN}, {RIGHT: 1, DOWN: 1}, "239.2.0.0/16"),
+}
+MEMBERS = {(DOWN, OTHER_SOURCE, NEWS), (RIGHT, SOURCE, FILMS)}
+
+
+@pytest.mark.parametrize(
+    ("came_by", "source", "group", "to", "bridges"),
+    [
+        (LEFT, SOURCE, NEWS, {RIGHT: 3, DOWN: 1}, {"tv": FORWARDED, "also": FORWARDED}),
+        (LEFT, OTHER_SOURCE, NEWS, {RIGHT: 5, DOWN: 1}, {"tv": FORWARDED}),
+        (LEFT, OTHER_SOURCE, FILMS, {}, {}),
+        (UP, OTHER_SOURCE, NEWS, {DOWN: 1}, {"wanted": FORWARDED}),
+        (UP, SOURCE, NEWS, {RIGHT: 3}, {"also": FORWARDED, "wanted": UNWANTED}),
+        (UP, SOURCE, FILMS, {RIGHT: 1}, {"also": FORWARDED, "wanted": FORWARDED}),
+        (UP, SOURCE, LOCAL, {}, {}),
+        (DOWN, SOURCE, NEWS, {}, {"nowhere": NO_INTERFACE}),
+        (DOWN, SOURCE, FILMS, {RIGHT: 1}, {"both": FORWARDED}),
+        (RIGHT, SOURCE, FILMS, {DOWN: 1}, {"both": FORWARDED}),
+        (99, SOURCE, NEWS, {}, {}),
+    ],
+)
+def test_where_a_datagram_goes(
+    came_by: int, source: Address, group: Address, to: dict[int, int], bridges: dict[str, str]
+) -> None:
+    course = decide(RULES, came_by, source, group, lambda *one: one in MEMBERS)
+    assert (course.to, course.bridges) == (to, bridges)
+
+
+def test_ipv6_goes_by_the_same_rules() -> None:
+    rules = {"six": rule({LEFT}, {RIGHT: 1}, "ff15::/64", sources=("fd00:9::/64",))}
+    source, group = ip_address("fd00:9::2"), ip_address("ff15::9:7")
+    assert decide(rules, LEFT, source, group, lambda *_: False).to == {RIGHT: 1}
+    assert not decide(rules, LEFT, ip_address("fd00:8::2"), group, lambda *_: False).bridges
+    everything = {"six": rule({LEFT}, {RIGHT: 1}, "ff00::/8")}
+    assert not decide(everything, LEFT, source, ip_address("ff02::fb"), lambda *_: False).bridges
+
+
+def test_what_no_rule_takes_is_asked_for_once() -> None:
+    kernel = Kernel()
+    for now in range(3):
+        assert kernel.send(LEFT, SOURCE, NEWS, now) == set()
+    assert (kernel.asked, kernel.routes) == (1, {(SOURCE, NEWS): (LEFT, {})})
+
+
+def test_other_rules_and_members_change_the_routes_that_there_are() -> None:
+    kernel = Kernel()
+    forwarding = kernel.forwarding
+    counters = forwarding.counters["tv"] = BridgeCounters()
+    kernel.apply(forwarding.set_rules({"tv": rule({LEFT}, {RIGHT: 1}, "239.1.0.0/16", joined=True)}, 0))
+    assert kernel.send(LEFT, SOURCE, NEWS, 1) == set()
+    kernel.members.add((RIGHT, SOURCE, NEWS))
+    assert kernel.send(LEFT, SOURCE, NEWS, 2) == set()
+    kernel.apply(forwarding.members_changed({NEWS}, 3))
+    assert kernel.send(LEFT, SOURCE, NEWS, 4) == {RIGHT}
+    kernel.apply(forwarding.set_rules({"tv": rule({LEFT}, {RIGHT: 1, DOWN: 1}, "239.1.0.0/16")}, 5))
+    assert kernel.send(LEFT, SOURCE, NEWS, 6) == {RIGHT, DOWN}
+    kernel.apply(forwarding.set_rules({"tv": rule({LEFT}, {DOWN: 1}, "239.1.0.0/16")}, 7))
+    assert kernel.send(LEFT, SOURCE, NEWS, 8) == {DOWN}
+    kernel.look(9)
+    assert (counters.received, counters.forwarded, counters.dropped) == (5, 3, {UNWANTED: 2})
+    assert (counters.received_bytes, counters.forwarded_bytes) == (5 * BYTES, 3 * BYTES)
+    assert kernel.asked == 1
+
+
+def test_a_route_from_an_interface_that_takes_part_no_more_is_removed() -> None:
+    """The kernel may give its number to another one."""
+    kernel = Kernel()
+    kernel.apply(kernel.forwarding.set_rules({"tv": rule({LEFT, UP}, {RIGHT: 1}, "239.0.0.0/8")}, 0))
+    counters = kernel.forwarding.counters["tv"] = BridgeCounters()
+    kernel.send(LEFT, SOURCE, NEWS, 1)
+    kernel.send(UP, SOURCE, FILMS, 1)
+    kernel.apply(kernel.forwarding.set_rules({"tv": rule({UP}, {RIGHT: 1}, "239.0.0.0/8")}, 2))
+    assert set(kernel.routes) == {(SOURCE, FILMS)}
+    assert counters.forwarded == 1, "what had gone by it was counted"
+
+
+def test_a_route_without_datagrams_is_removed_and_comes_back() -> None:
+    kernel = Kernel()
+    kernel.apply(kernel.forwarding.set_rules({"tv": rule({LEFT}, {RIGHT: 1}, "239.1.0.0/16")}, 0))
+    kernel.send(LEFT, SOURCE, NEWS, 1)
+    kernel.send(LEFT, OTHER_SOURCE, NEWS, 1)
+    kernel.look(2)
+    kernel.send(LEFT, SOURCE, NEWS, 200)
+    kernel.look(201)
+    kernel.look(2 + IDLE_SECONDS)
+    assert set(kernel.routes) == {(SOURCE, NEWS)}
+    assert kernel.send(LEFT, OTHER_SOURCE, NEWS, 400) == {RIGHT}
+
+
+def test_a_source_that_moves_gets_another_route() -> None:
+    kernel = Kernel()
+    kernel.apply(kernel.forwarding.set_rules({"tv": rule({LEFT, UP}, {RIGHT: 1}, "239.1.0.0/16")}, 0))
+    counters = kernel.forwarding.counters["tv"] = BridgeCounters()
+    assert kernel.send(LEFT, SOURCE, NEWS, 1) == {RIGHT}
+    assert kernel.send(UP, SOURCE, NEWS, 1) == set(), "the same by two ways goes on once"
+    kernel.look(2)
+    assert kernel.routes[SOURCE, NEWS][0] == LEFT
+    assert kernel.send(UP, SOURCE, NEWS, 3) == set()
+    kernel.look(4)
+    assert kernel.send(UP, SOURCE, NEWS, 5) == {RIGHT}
+    kernel.look(6)
+    assert (counters.received, counters.forwarded, counters.dropped) == (4, 2, {WRONG_INTERFACE: 2})
+
+
+def test_a_source_that_was_seen_first_where_nothing_is_taken() -> None:
+    """A route to nowhere does not hold it when the kernel tells that it comes by another interface."""
+    kernel = Kernel()
+    forwarding = kernel.forwarding
+    kernel.apply(forwarding.set_rules({"tv": rule({LEFT}, {RIGHT: 1}, "239.1.0.0/16")}, 0))
+    kernel.send(RIGHT, SOURCE, NEWS, 1)
+    assert forwarding.came_elsewhere(LEFT, SOURCE, FILMS, 2) == []
+    assert forwarding.came_elsewhere(RIGHT, SOURCE, NEWS, 2) == []
+    kernel.apply(forwarding.came_elsewhere(LEFT, SOURCE, NEWS, 2))
+    assert kernel.send(LEFT, SOURCE, NEWS, 3) == {RIGHT}
+    assert forwarding.came_elsewhere(RIGHT, SOURCE, NEWS, 4) == [], "it goes by its route"
+
+
+def test_one_route_too_many_takes_the_place_of_the_one_that_was_in_use_longest_ago() -> None:
+    kernel = Kernel(routes_max=2)
+    kernel.send(LEFT, SOURCE, NEWS, 1)
+    kernel.send(LEFT, SOURCE, FILMS, 2)
+    kernel.look(3)
+    kernel.send(LEFT, SOURCE, NEWS, 4)
+    kernel.look(5)
+    kernel.send(LEFT, OTHER_SOURCE, NEWS, 6)
+    assert set(kernel.routes) == {(SOURCE, NEWS), (OTHER_SOURCE, NEWS)}
+    assert (kernel.forwarding.evicted, len(kernel.forwarding)) == (1, 2)
+
+
+def test_a_route_that_the_kernel_has_lost_or_not_taken_is_made_anew() -> None:
+    kernel = Kernel()
+    kernel.apply(kernel.forwarding.set_rules({"tv": rule({LEFT}, {RIGHT: 1}, "239.1.0.0/16")}, 0))
+    kernel.send(LEFT, SOURCE, NEWS, 1)
+    kernel.routes.clear()
+    kernel.counts.clear()
+    assert kernel.send(LEFT, SOURCE, NEWS, 2) == {RIGHT}
+    kernel.routes.clear()
+    kernel.counts.clear()
+    kernel.look(3)
+    assert len(kernel.forwarding) == 0
+    kernel.send(LEFT, SOURCE, NEWS, 4)
+    kernel.forwarding.forget(SOURCE, NEWS)
+    kernel.forwarding.forget(SOURCE, NEWS)
+    assert len(kernel.forwarding) == 0
+
+
+# -- beside a plain account
+
+INTERFACES = [LEFT, RIGHT, UP]
+SOURCES = [SOURCE, OTHER_SOURCE]
+GROUPS = [NEWS, FILMS, LOCAL]
+HOME = {SOURCE: LEFT, OTHER_SOURCE: UP}
+rules = st.builds(
+    rule,
+    st.sets(st.sampled_from(INTERFACES), min_size=1),
+    st.dictionaries(st.sampled_from(INTERFACES), st.integers(1, 3)),
+    st.sampled_from(["239.1.0.0/16", "239.0.0.0/8", "224.0.0.0/4"]),
+    sources=st.sampled_from([(), ("10.1.0.0/24",)]),
+    joined=st.booleans(),
+)
+steps = st.one_of(
+    st.tuples(st.just("rules"), st.dictionaries(st.sampled_from("abc"), rules)),
+    st.tuples(
+        st.just("member"),
+        st.tuples(st.sampled_from(INTERFACES), st.sampled_from(SOURCES), st.sampled_from(GROUPS)),
+    ),
+    st.tuples(st.just("send"), st.tuples(st.sampled_from(SOURCES), st.sampled_from(GROUPS))),
+    st.tuples(st.just("look"), st.sampled_from([1.0, IDLE_SECONDS])),
+)
+
+
+@given(st.lists(steps, max_size=40))
+def test_each_datagram_goes_where_the_rules_of_that_moment_say(script: list[tuple[str, object]]) -> None:
+    kernel = Kernel(routes_max=3)
+    forwarding = kernel.forwarding
+    counters = {name: BridgeCounters() for name in "abc"}
+    forwarding.counters = dict(counters)
+    current: dict[str, Rule] = {}
+    plain = {name: Counter[str]() for name in "abc"}
+    now = 0.0
+    for kind, what in script:
+        now += 0.1
+        if kind == "rules":
+            assert isinstance(what, dict)
+            current = what
+            kernel.apply(forwarding.set_rules(current, now))
+        elif kind == "member":
+            kernel.members ^= {what}  # type: ignore[arg-type]
+            assert isinstance(what, tuple)
+            kernel.apply(forwarding.members_changed({what[2]}, now))
+        elif kind == "look":
+            assert isinstance(what, float)
+            now += what
+            kernel.look(now)
+        else:
+            assert isinstance(what, tuple)
+            source, group = what
+            went: set[int] = set()
+            for name, one in current.items():
+                prefix = one.groups[0]
+                if HOME[source] not in one.came_by or group not in prefix or group == LOCAL:
+                    continue
+                if one.sources and source != SOURCE:
+                    continue
+                others = [i for i in one.to if i != HOME[source]]
+                to = [i for i in others if not one.joined or (i, source, group) in kernel.members]
+                went.update(to)
+                plain[name][FORWARDED if to else UNWANTED if others else NO_INTERFACE] += 1
+            assert kernel.send(HOME[source], source, group, now) == went
+    kernel.look(now)
+    for name, of_bridge in counters.items():
+        expected = plain[name]
+        assert of_bridge.forwarded == expected.pop(FORWARDED, 0)
+        assert of_bridge.dropped == expected
+        assert of_bridge.received == of_bridge.forwarded + sum(of_bridge.dropped.values())
