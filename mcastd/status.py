@@ -277,6 +277,15 @@ class SequenceStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Misfit:
+    """Why nothing of what comes is received, though it comes: a setting, or the sender, is another one."""
+
+    reason: str  # for which it is dropped
+    comes: str  # what comes, and what is to be received, in words
+    setting: str = ""  # what the protocol would need, as ``payload_type = 96``; "": unknown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedLeg:
     """One of the ways by which the stream of a subscription comes."""
 
@@ -295,6 +304,7 @@ class ReceivedLeg:
     age: float | None  # seconds since the last datagram
     silent: bool  # it brings nothing, while others go on
     trouble: str = ""  # what keeps it from receiving
+    misfit: Misfit | None = None  # None: something of what comes by it is accepted
 
 
 class TransportTrouble(enum.StrEnum):
@@ -380,6 +390,7 @@ class SubscriptionStatus(Status):
     last_source: str
     by_source: BySource
     protocol: str = "raw"  # its kind
+    misfit: Misfit | None = None  # None: something of what comes is accepted
     manifest: ManifestStatus | None = None  # None: it goes by none
     sequence: SequenceStatus | None = None  # None: its datagrams have no numbers that it reads
     legs: tuple[ReceivedLeg, ...] = ()

@@ -48,6 +48,7 @@ from mcastd.status import (
     JitterStatus,
     ManifestStatus,
     MembershipStatus,
+    Misfit,
     NumberedSender,
     PidStatus,
     ProgramStatus,
@@ -126,6 +127,7 @@ SUBSCRIPTION = """{
     "192.0.2.17": 26, "192.0.2.16": 25, "192.0.2.15": 24, "192.0.2.14": 23, "192.0.2.13": 22,
     "192.0.2.12": 21}, "rest": 20},
   "protocol": "raw",
+  "misfit": {"reason": "not-rtp", "comes": "what comes is no RTP", "setting": "protocol = \\"raw\\""},
   "manifest": {
     "serial": null, "signer": "", "issued": null, "expires": null, "files": 0, "total_bytes": 0,
     "refused": "expired", "refusal": "it expired 228 s ago"
@@ -143,7 +145,8 @@ SUBSCRIPTION = """{
     {
       "group": "239.255.1.4", "port": 246, "interface": ["wg*", "eth2"], "joined": ["eth2"], "received": 247,
       "received_bytes": 248, "first": 249, "lost": 250, "overflow": 251, "skew_ms": 252.5,
-      "most_skew_ms": 253.5, "sender": "192.0.2.31", "age": 254.5, "silent": true, "trouble": "eth2 is down"
+      "most_skew_ms": 253.5, "sender": "192.0.2.31", "age": 254.5, "silent": true, "trouble": "eth2 is down",
+      "misfit": {"reason": "too-short", "comes": "datagrams of 7 bytes come", "setting": ""}
     }
   ],
   "shared_interface": "eth3", "shared_sender": "192.0.2.32",
@@ -210,6 +213,7 @@ LEG = ReceivedLeg(
     age=254.5,
     silent=True,
     trouble="eth2 is down",
+    misfit=Misfit(reason="too-short", comes="datagrams of 7 bytes come"),
 )
 TRANSPORT = TransportStatus(
     trouble=TransportTrouble.NO_PID,
@@ -326,6 +330,7 @@ class Said(Sequencer):
         )
         return replace(
             status,
+            misfit=Misfit(reason="not-rtp", comes="what comes is no RTP", setting='protocol = "raw"'),
             manifest=replace(NO_MANIFEST, refused="expired", refusal="it expired 228 s ago"),
             sequence=SequenceStatus(
                 counters=SequenceCounters(241, 242, 243, 244), senders=(sender,), missing=245, repaired=255

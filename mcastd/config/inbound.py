@@ -104,7 +104,8 @@ class InboundSubscription(GroupSettings):
     )
     expect_every: Period | None = Field(
         None,
-        description="How long the group may be silent, in seconds, before the subscription is called stale.",
+        description="How long the group may be silent, in seconds, before the subscription is called stale;"
+        " what its protocol refuses is silence, too.",
     )
     receive_buffer: BufferSize = Field(
         DEFAULT_RECEIVE_BUFFER,

@@ -97,6 +97,8 @@ CAUSES: tuple[Cause, ...] = (
     ),
     _cause("overflow-earlier", "network-loss-earlier", "ts-errors-earlier"),
     # Where both legs come by one way, and that fails, none is left to go on
+    _cause("all-refused", "network-loss-now", "network-loss-earlier", "ts-unusable", *TS_ERRORS, "stale"),
+    _cause("leg-refused"),
     _cause("leg-silent"),
     _cause("legs-shared"),
     _cause("network-loss-now", "network-loss-earlier", *TS_ERRORS),

@@ -63,6 +63,7 @@ CHECKS: tuple[tuple[Check, type[WorkerSettings]], ...] = (
     (memberships.receive_buffer, InboundSubscription),
     (memberships.overflow, InboundSubscription),
     (legs.legs, InboundSubscription),
+    (sequences.refused, InboundSubscription),
     (sequences.network_loss, InboundSubscription),
     (transport_streams.unusable, InboundSubscription),
     (transport_streams.errors, InboundSubscription),

@@ -1,4 +1,4 @@
-"""What the numbers of a subscription's datagrams say of the network."""
+"""What numbered datagrams say of the network, and why none of them may be received though they come."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mcastd.doctor.captured import captured
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity
 from mcastd.doctor.subject import Subject
-from mcastd.status import SubscriptionStatus
+from mcastd.status import Misfit, SubscriptionStatus
 
 FIX = (
     "look for it on the way: ports with errors or full queues (ethtool -S, the switch's counters), Wi-Fi, a"
@@ -57,3 +57,38 @@ def network_loss(subject: Subject[InboundSubscription], evidence: Evidence) -> I
             (read, f"overflow = {overflow}", *captured(status)),
             FIX,
         )
+
+
+def refused(subject: Subject[InboundSubscription], _: Evidence) -> Iterator[Said]:
+    """Check that the settings of the protocol fit what comes: of all of it, or of a leg."""
+    status = subject.now(SubscriptionStatus)
+    if (misfit := status.misfit) is not None:
+        yield Finding(
+            "all-refused",
+            Severity.BROKEN,
+            f"datagrams come, and none of them is received: {misfit.comes}",
+            (_counted(misfit, status),),
+            _way_out(misfit, subject),
+        )
+    labels = [leg.label for leg in subject.settings.legs]
+    for label, leg in zip(labels, status.legs, strict=False):
+        if (misfit := leg.misfit) is not None:
+            yield Finding(
+                "leg-refused",
+                Severity.WARNING,
+                f"leg {label} brings nothing of use, so nothing protects the others: {misfit.comes}",
+                (f"received {leg.received} by it", _counted(misfit, status)),
+                _way_out(misfit, subject),
+            )
+
+
+def _counted(misfit: Misfit, status: SubscriptionStatus) -> str:
+    return f"dropped as {misfit.reason}: {status.counters.dropped[misfit.reason]} datagrams (status)"
+
+
+def _way_out(misfit: Misfit, subject: Subject[InboundSubscription]) -> str:
+    sender = "see what its sender sends, and whether group and port are those that are meant"
+    if not (setting := misfit.setting):
+        return sender
+    where = subject.table if setting.startswith("protocol") else f"protocol of {subject.table}"
+    return f"{setting} in {where}, if that is what is meant; else {sender}"

@@ -49,9 +49,12 @@ class Alarms:
                 ring(now)
 
     def note_silence(self, now: float, expected: float | None) -> None:
-        """Note if nothing has come for ``expected`` seconds. What waits in the kernel has come."""
+        """Note if nothing has come for ``expected`` seconds. What waits in the kernel has come, if this
+        process has read nothing meanwhile.
+        """
         condition, intake = self._condition, self._intake
-        if condition.blocked or (expected and now >= intake.heard + expected and self._has_more()):
+        read = max(intake.heard, intake.last or 0.0)
+        if condition.blocked or (expected and now >= read + expected and self._has_more()):
             intake.heard = now
         condition.note_silence(now, intake.heard, expected)
 

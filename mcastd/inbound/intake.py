@@ -38,8 +38,8 @@ class Intake:
         self.counters = InboundCounters()
         self.sources = SourceCounts()
         self.last: float | None = None  # monotonic time of the last datagram
-        # Silence counts from this monotonic time: of the last datagram, of the beginning of the run, or when
-        # an output last kept datagrams waiting in the kernel
+        # Silence counts from this monotonic time: of the last datagram that its protocol took, of the
+        # beginning of the run, or when an output last kept datagrams waiting in the kernel
         self.heard = 0.0
         self._outputs = outputs
         self.protocol: Sequencer | None = None  # None: datagrams go to the outputs as they come
@@ -109,21 +109,26 @@ class Intake:
             counters.truncated += batch.truncated
             for source, number in batch.sources:
                 self.sources.add(source, number)
-            self.last = self.heard = self._asked_at = clock.monotonic()
+            self.last = self._asked_at = now = clock.monotonic()
             if (protocol := self.protocol) is None:
+                self.heard = now
                 self._deliver(batch)
-            else:
-                self._deliver_all(protocol.feed(batch), protocol)
+            elif self._deliver_all(protocol.feed(batch), protocol):
+                self.heard = now
             if self.keeper is not None:
                 self.keeper.add(batch, self.last)
         return count
 
-    def _deliver_all(self, batches: Iterable[Batch], protocol: Sequencer) -> None:
+    def _deliver_all(self, batches: Iterable[Batch], protocol: Sequencer) -> bool:
+        """Give batches to each output. Returns False if there was nothing to give, or to hold."""
+        goes_on = False
         for batch in batches:
             if len(batch):
                 self._asked_at = clock.monotonic()
                 self._deliver(batch)
-        self.counters.held = protocol.held
+                goes_on = True
+        before, self.counters.held = self.counters.held, protocol.held
+        return goes_on or self.counters.held > before
 
     def _deliver(self, batch: Batch) -> None:
         """Give a batch to each output."""

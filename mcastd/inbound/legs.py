@@ -17,7 +17,7 @@ from mcastd.config import LegSettings
 from mcastd.inbound.sequencer import Sequencer
 from mcastd.net.legs import LegBatch
 from mcastd.net.link import Batch, LegLink
-from mcastd.status import ReceivedLeg, SubscriptionStatus
+from mcastd.status import Misfit, ReceivedLeg, SubscriptionStatus
 from mcastd.worker import Books, LegBooks
 
 # The reason of a datagram that another leg had first: it is expected (counters.EXPECTED_REASONS).
@@ -100,6 +100,10 @@ class LegsSequencer(Sequencer):
     def sender_of(self, leg: LegAccount) -> str:
         """The address that its stream comes from; "" if none has come."""
 
+    def misfit_of(self, leg: LegAccount) -> Misfit | None:
+        """Why nothing of what comes by a leg is accepted; None: something is."""
+        return None
+
     # -- datagrams
 
     def feed(self, batch: Batch) -> Iterable[Batch]:
@@ -158,6 +162,8 @@ class LegsSequencer(Sequencer):
     @property
     def problem(self) -> str:
         troubles = [f"leg {leg.label} is silent" for leg in self.legs if leg.silent]
+        misfits = [(leg, self.misfit_of(leg)) for leg in self.legs]
+        troubles += [f"leg {leg.label} brings nothing of use: {one.comes}" for leg, one in misfits if one]
         if self._shared_sender:
             troubles.append(f"all legs come from {self._shared_sender}: what fails there fails for all")
         return "; ".join(troubles)
@@ -175,6 +181,7 @@ class LegsSequencer(Sequencer):
                 sender=self.sender_of(leg),
                 silent=leg.silent,
                 age=None if leg.heard == -math.inf else now - leg.heard,
+                misfit=self.misfit_of(leg),
             )
             for leg in self.legs
         )

@@ -20,12 +20,13 @@ from mcastd import clock
 from mcastd.clock import Clock
 from mcastd.counters import SequenceCounters, copy_of
 from mcastd.inbound.legs import OTHER_LEG, SILENT_SECONDS, LegAccount, LegsSequencer
+from mcastd.inbound.misfits import Misfits
 from mcastd.inbound.sequenced import LATE, OTHER_STREAM, STRAY, NumberedSequencer, OfStream
 from mcastd.inbound.sorting import Sorting, joined
 from mcastd.net.link import Batch, ListBatch
 from mcastd.sequence.merge import Fate, Merge
 from mcastd.sequence.reorder import HeldRoom
-from mcastd.status import SequenceStatus, SubscriptionStatus
+from mcastd.status import Misfit, SequenceStatus, SubscriptionStatus
 from mcastd.worker import Books, Vitals
 
 # Datagrams without numbers, as heartbeats, go on by one leg; by another when none has come for so long.
@@ -41,6 +42,7 @@ class _Place:
     """Where a leg stands in the merged stream."""
 
     order: NumberedSequencer
+    misfits: Misfits  # of the merge, of what this order lets go on
     stream: OfStream | None = None  # that was admitted
     restarts: int = 0  # of its order, that the merge knows of
     # Another leg has seen the sender begin anew: until then this one still brings what was before
@@ -83,7 +85,7 @@ class MergingSequencer(LegsSequencer):
         super().__init__(labels, dropped, worker, now)
         self._make_order = make_order
         # Replaced, never changed: others read it
-        self._places = {leg: _Place(make_order()) for leg in self.legs}
+        self._places = {leg: self._new_place() for leg in self.legs}
         # Of all legs that ever were
         self._totals = [place.order.total for place in self._places.values()]
         order = self._places[self.legs[0]].order
@@ -96,6 +98,9 @@ class MergingSequencer(LegsSequencer):
         self._heartbeat_of: LegAccount | None = None
         self._heartbeat_at = -math.inf  # monotonic seconds
 
+    def _new_place(self) -> _Place:
+        return _Place(self._make_order(), Misfits(self._explain))
+
     # -- what is seen of it
 
     @property
@@ -104,7 +109,9 @@ class MergingSequencer(LegsSequencer):
 
     @property
     def deadline(self) -> float:
-        found = min([super().deadline, *[place.order.deadline for place in self._places.values()]])
+        found = super().deadline
+        for place in self._places.values():
+            found = min(found, place.order.deadline, place.misfits.deadline)
         return found if self._merge is None else min(found, self._merge.deadline)
 
     @property
@@ -117,6 +124,17 @@ class MergingSequencer(LegsSequencer):
     def sender_of(self, leg: LegAccount) -> str:
         stream = self._places[leg].stream
         return "" if stream is None else stream.address
+
+    def misfit_of(self, leg: LegAccount) -> Misfit | None:
+        place = self._places[leg]
+        return place.order.misfit or place.misfits.told
+
+    def _explain(self, reason: str, head: bytes, _: int) -> Misfit:
+        comes, merged = map(self._wire.describe, (self._wire.identity_of(head), self._identity))
+        text = f"stream {comes} comes by it, and {merged} by another"
+        if comes == merged:
+            text = "its numbers are far from those of another"
+        return Misfit(reason=reason, comes=text)
 
     def describe(self, status: SubscriptionStatus) -> SubscriptionStatus:
         status = super().describe(status)
@@ -159,7 +177,7 @@ class MergingSequencer(LegsSequencer):
             legs.append(leg)
         # What waits for its successor by a leg that there is no longer
         self._dropped[STRAY] += sum(self._places[leg].order.held for leg in before)
-        places = {leg: self._places.get(leg) or _Place(self._make_order()) for leg in legs}
+        places = {leg: self._places.get(leg) or self._new_place() for leg in legs}
         self._totals += [place.order.total for leg, place in places.items() if leg not in self._places]
         self._places = {**self._places, **places}
         self.legs = legs
@@ -198,6 +216,7 @@ class MergingSequencer(LegsSequencer):
         super().expire(now)
         given: list[Batch] = []
         for leg, place in self._places.items():
+            place.misfits.look(now)
             for batch in place.order.expire(now):
                 given += self._take_ordered(leg, batch, None, min(now, self._now()))
         if (merge := self._merge) is None:
@@ -230,7 +249,10 @@ class MergingSequencer(LegsSequencer):
         identity = self._wire.identity_of(batch.payloads[-1]) if stream is None else stream.identity
         if reason := self._admit(taking, identity, numbers[at], begins_anew=begins_anew):
             self._dropped[reason] += count - at
+            if reason == OTHER_STREAM:
+                place.misfits.refuse(reason, batch.payloads[-1], sorting.now)
         else:
+            place.misfits.accept()
             breaks = place.order.breaks if is_ascending else _breaks(numbers, count)
             self._put(taking, numbers, range(at, count), breaks)
         return joined(taking.parts)

@@ -19,12 +19,13 @@ from mcastd.inbound.sequenced import (
     OfStream,
 )
 from mcastd.printable import printable
-from mcastd.protocols import moldudp64, rtp
+from mcastd.protocols import moldudp64, rtp, ts
 from mcastd.rows import RowBytes, Rows
 from mcastd.sequence.columns import Cells, Field
 from mcastd.sequence.jitter import Jitter
 from mcastd.sequence.order import Numbering
 from mcastd.sequence.stream import Wire
+from mcastd.status import Misfit
 
 # Reasons to drop a datagram.
 NOT_RTP = "not-rtp"
@@ -67,6 +68,27 @@ class RtpSequencer(NumberedSequencer):
             return RTCP
         return NOT_RTP if rtp.payload_span(datagram) is None else ""
 
+    def _explain(self, reason: str, head: bytes, size: int) -> Misfit:
+        settings = self._settings
+        if reason == OTHER_STREAM and settings.ssrc is not None:
+            comes = _ssrc(self._wire.identity_of(head))
+            wanted = _ssrc(settings.ssrc.to_bytes(4, "big"))
+            text = f"SSRC {comes} comes, and ssrc = {wanted} is to be received"
+            return Misfit(reason=reason, comes=text, setting=f"ssrc = {comes}")
+        if reason == OTHER_PAYLOAD_TYPE:
+            heard = head[1] & rtp.PAYLOAD_TYPE_MASK
+            text = f"payload type {heard} comes, and payload_type = {settings.payload_type} is to be received"
+            return Misfit(reason=reason, comes=text, setting=f"payload_type = {heard}")
+        if reason == RTCP:
+            text = "reports (RTCP) come, and no RTP, which mostly has the port before theirs"
+            return Misfit(reason=reason, comes=text)
+        if reason == NOT_RTP and head[:1] == ts.SYNC and not size % ts.PACKET_BYTES:
+            text = "what comes is no RTP: it looks like a transport stream in plain UDP"
+            return Misfit(reason=reason, comes=text, setting='protocol = "raw"')
+        if reason == NOT_RTP:
+            return Misfit(reason=reason, comes="what comes is no RTP")
+        return super()._explain(reason, head, size)
+
     def _begin(self, stream: OfStream, datagram: RowBytes) -> None:
         wanted, heard = self._settings.payload_type, datagram[1] & rtp.PAYLOAD_TYPE_MASK
         self._receive(stream, heard if wanted is None else wanted)
@@ -79,6 +101,10 @@ class RtpSequencer(NumberedSequencer):
         if self._settings.jitter:
             clock_hz = self._settings.clock_rate or rtp.CLOCKS_HZ.get(payload_type, DYNAMIC_CLOCK_HZ)
             stream.jitter = Jitter(clock_hz)
+
+    def _unwanted(self, datagram: RowBytes) -> str:
+        wanted = self._settings.payload_type
+        return "" if wanted in {None, datagram[1] & rtp.PAYLOAD_TYPE_MASK} else OTHER_PAYLOAD_TYPE
 
     def _is_foreign(self, stream: OfStream, datagram: RowBytes, now: float) -> bool:
         heard = datagram[1] & rtp.PAYLOAD_TYPE_MASK
@@ -121,6 +147,15 @@ class MoldSequencer(NumberedSequencer):
         wire = Wire(cells, numbering, session_field, _session)
         super().__init__(wire, wanted, dropped, now)
 
+    def _explain(self, reason: str, head: bytes, size: int) -> Misfit:
+        if reason == OTHER_STREAM and self._wanted is not None:
+            comes, wanted = map(_session, (self._wire.identity_of(head), self._wanted))
+            text = f'session "{comes}" comes, and session = "{wanted}" is to be received'
+            return Misfit(reason=reason, comes=text, setting=f'session = "{comes}"')
+        if reason == NOT_MOLDUDP64:
+            return Misfit(reason=reason, comes="what comes is no MoldUDP64")
+        return super()._explain(reason, head, size)
+
     def _refusal(self, datagram: RowBytes) -> str:
         is_one = len(datagram) >= moldudp64.HEADER_BYTES and moldudp64.messages(datagram) >= 0
         return "" if is_one else NOT_MOLDUDP64
@@ -154,6 +189,12 @@ class FieldSequencer(NumberedSequencer):
         wire = Wire(cells, Numbering.of_size(cells.numbers), None, lambda _: "")
         super().__init__(wire, None, dropped, now)
         self._bytes = max(one.end for one in (number, count) if one is not None)
+
+    def _explain(self, reason: str, head: bytes, size: int) -> Misfit:
+        if reason == TOO_SHORT:
+            text = f"datagrams of {size} bytes come, and number and count of each end at byte {self._bytes}"
+            return Misfit(reason=reason, comes=text)
+        return super()._explain(reason, head, size)
 
     def _refusal(self, datagram: RowBytes) -> str:
         return TOO_SHORT if len(datagram) < self._bytes else ""

@@ -83,6 +83,10 @@ class RepairingSequencer(Sequencer):
         return self._order.lost
 
     @property
+    def problem(self) -> str:
+        return self._order.problem
+
+    @property
     def deadline(self) -> float:
         return min(self._order.deadline, self._aside[0].due if self._aside else math.inf)
 

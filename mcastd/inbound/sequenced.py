@@ -22,6 +22,7 @@ from dataclasses import replace
 from mcastd import clock
 from mcastd.clock import Clock
 from mcastd.counters import SequenceCounters, copy_of
+from mcastd.inbound.misfits import Misfits
 from mcastd.inbound.sequencer import Sequencer
 from mcastd.inbound.sorting import Numbered, Sorting, addresses_of, joined
 from mcastd.net.link import Batch, ListBatch
@@ -30,7 +31,7 @@ from mcastd.sequence.jitter import Jitter
 from mcastd.sequence.order import LATE_SECONDS, Arrival, Order
 from mcastd.sequence.reorder import HeldRoom, Reorder, Turn
 from mcastd.sequence.stream import NumberedStream, Wire
-from mcastd.status import JitterStatus, NumberedSender, SequenceStatus, SubscriptionStatus
+from mcastd.status import JitterStatus, Misfit, NumberedSender, SequenceStatus, SubscriptionStatus
 from mcastd.worker import Books, Vitals
 
 # Reasons to drop a datagram.
@@ -41,6 +42,9 @@ OTHER_SENDER = "other-sender"  # another sender's than the one that is received
 OTHER_STREAM = "other-stream"  # of another SSRC or session than the one that is received
 TOO_MANY_SENDERS = "too-many-senders"
 OTHER_PAYLOAD_TYPE = "other-payload-type"
+
+# What comes where each datagram's number is far from that of the one before it.
+FAR_NUMBERS = "the numbers of what comes are all far from each other, so they are none, or stand elsewhere"
 
 # Another stream is received in place of one that has been silent for so long.
 SILENT_SECONDS = 1.0
@@ -80,6 +84,7 @@ class NumberedSequencer(Sequencer):
         self._aside_until = math.inf  # monotonic seconds
         self._hold_seconds = 0.0
         self._room = HeldRoom()
+        self._misfits = Misfits(self._explain)
         # The numbers of the batch that was given on last, if it was fed just so, and all of it is NEXT:
         # a range if it has each from first to last, and else with the indices behind gaps; or None
         self.numbers: Sequence[int] | None = None
@@ -109,8 +114,17 @@ class NumberedSequencer(Sequencer):
         return self.total.lost
 
     @property
+    def misfit(self) -> Misfit | None:
+        """Why it accepts nothing of what comes; None: it does, or nothing comes."""
+        return self._misfits.told
+
+    @property
+    def problem(self) -> str:
+        return self._misfits.problem
+
+    @property
     def deadline(self) -> float:
-        found = self._aside_until
+        found = min(self._aside_until, self._misfits.deadline)
         for stream in self._streams.values():
             found = min(found, stream.order.deadline)
             if stream.reorder is not None:
@@ -121,7 +135,8 @@ class NumberedSequencer(Sequencer):
         now = self._now()
         streams = sorted(self._streams.copy().values(), key=lambda one: -one.heard)
         senders = [self._sender(one, now) for one in streams[:SENDERS_SHOWN]]
-        return replace(status, sequence=SequenceStatus(counters=copy_of(self.total), senders=(*senders,)))
+        sequence = SequenceStatus(counters=copy_of(self.total), senders=(*senders,))
+        return replace(status, sequence=sequence, misfit=self.misfit)
 
     def _sender(self, stream: OfStream, now: float) -> NumberedSender:
         jitter = stream.jitter
@@ -150,12 +165,20 @@ class NumberedSequencer(Sequencer):
     def _refusal(self, datagram: RowBytes) -> str:
         """Why a datagram is none of this protocol; "" if it is one."""
 
+    def _explain(self, reason: str, head: bytes, size: int) -> Misfit:
+        """Say why such a datagram is refused: see :data:`misfits.ExplainMisfit`."""
+        return Misfit(reason=reason, comes=FAR_NUMBERS)
+
     def _fits(self, rows: Sequence[Rows], count: int) -> bool:
         """Return True if datagrams of these sizes may have ``count`` numbers each."""
         return True
 
     def _begin(self, stream: OfStream, datagram: RowBytes) -> None:
         """A stream begins with this datagram."""
+
+    def _unwanted(self, datagram: RowBytes) -> str:
+        """Why a datagram does not go on, though it may be the first of the stream; "" if it does."""
+        return ""
 
     def _is_foreign(self, stream: OfStream, datagram: RowBytes, now: float) -> bool:
         """Return True for a datagram that has its place in a stream, but is not to be received."""
@@ -173,6 +196,7 @@ class NumberedSequencer(Sequencer):
         if stream is not None and not self._room.number and self._goes_on(batch, stream):
             self.numbers = range(begin, stream.order.next)
             stream.heard = stream.order.went_on = now
+            self._misfits.accept()
             stream.datagrams += len(batch)
             if stream.reorder is not None:
                 stream.reorder.next = stream.order.next
@@ -196,6 +220,7 @@ class NumberedSequencer(Sequencer):
 
     def expire(self, now: float) -> Iterable[Batch]:
         due: list[ListBatch] = []
+        self._misfits.look(now)
         for stream in self._streams.values():
             stream.order.expire(now)
             if (reorder := stream.reorder) is not None:
@@ -268,6 +293,8 @@ class NumberedSequencer(Sequencer):
         if sorting.aside is not None:
             self._aside = sorting.copy(sorting.aside)
             self._aside_until = now + LATE_SECONDS
+        if sorting.given or self._room.number:
+            self._misfits.accept()
         if sorting.given == [*range(len(batch))]:
             yield batch
         elif sorting.given:
@@ -302,7 +329,7 @@ class NumberedSequencer(Sequencer):
 
     def _sort_one(self, sorting: Sorting, index: int, datagram: RowBytes, address: str) -> None:
         if reason := self._refusal(datagram):
-            self._dropped[reason] += 1
+            self._refuse(reason, datagram, sorting.now)
             return
         wire, now = self._wire, sorting.now
         number, count = wire.cells.number(datagram), self._count(datagram)
@@ -326,6 +353,11 @@ class NumberedSequencer(Sequencer):
         is_foreign = self._is_foreign(stream, datagram, now)
         self._put(sorting, Numbered(index, number, count), arrival, stream, is_foreign=is_foreign)
 
+    def _refuse(self, reason: str, datagram: RowBytes, now: float) -> None:
+        """Drop a datagram that is, by the settings, none that is to be received."""
+        self._dropped[reason] += 1
+        self._misfits.refuse(reason, datagram, now)
+
     def _count(self, datagram: RowBytes) -> int:
         return self._wire.cells.count(datagram)
 
@@ -340,7 +372,7 @@ class NumberedSequencer(Sequencer):
             return False
         identity, last = key[1], self._last
         if self._wanted is not None and identity != self._wanted:
-            self._dropped[OTHER_STREAM] += 1
+            self._refuse(OTHER_STREAM, sorting.batch.payloads[index], sorting.now)
             return False
         if last is not None and sorting.now < last.heard + SILENT_SECONDS:
             self._dropped[OTHER_SENDER if identity == last.identity else OTHER_STREAM] += 1
@@ -351,7 +383,10 @@ class NumberedSequencer(Sequencer):
         self._candidates.move_to_end(key)
         if len(self._candidates) > CANDIDATES_MAX:
             self._candidates.popitem(last=False)
-        self._put_aside(sorting, index)
+        if reason := self._unwanted(datagram := sorting.batch.payloads[index]):
+            self._refuse(reason, datagram, sorting.now)
+        else:
+            self._put_aside(sorting, index)
         return False
 
     def _begin_stream(
@@ -366,9 +401,8 @@ class NumberedSequencer(Sequencer):
             if (last := self._last) is not None:
                 self.total.restarts += 1
                 self._forget(sorting, last)
-            self._release(sorting)
             stream.datagrams = 1  # the first one, which has waited for this one
-            if stream.jitter is not None:
+            if self._release(sorting) and stream.jitter is not None:
                 first = sorting.given[-1]
                 self._measure_one(stream, first if isinstance(first, ListBatch) else sorting.copy(first))
         self._begin_order(stream)
@@ -408,7 +442,7 @@ class NumberedSequencer(Sequencer):
         if arrival is Arrival.DUPLICATE:
             self._dropped[DUPLICATE] += 1
         elif is_foreign:
-            self._dropped[OTHER_PAYLOAD_TYPE] += 1
+            self._refuse(OTHER_PAYLOAD_TYPE, sorting.batch.payloads[index], sorting.now)
             if reorder is not None and reorder.turn(number, count) is Turn.NOW:
                 sorting.given += reorder.go_on(number, count)
         elif arrival is Arrival.STRAY:
@@ -426,17 +460,20 @@ class NumberedSequencer(Sequencer):
     def _put_aside(self, sorting: Sorting, index: int) -> None:
         """Have a datagram wait for its successor, in place of another one that did."""
         if self._aside is not None or sorting.aside is not None:
-            self._dropped[STRAY] += 1
+            self._refuse(STRAY, sorting.batch.payloads[index], sorting.now)
         self._aside, self._aside_until, sorting.aside = None, math.inf, index
 
-    def _release(self, sorting: Sorting) -> None:
-        """Let the datagram that waits for its successor go on."""
+    def _release(self, sorting: Sorting) -> bool:
+        """Let the datagram that waits for its successor go on. Returns False if there is none."""
         if sorting.aside is not None:
             sorting.given.append(sorting.aside)
             sorting.aside = None
         elif self._aside is not None:
             sorting.given.append(self._aside)
             self._aside, self._aside_until = None, math.inf
+        else:
+            return False
+        return True
 
 
 def _described(jitter: Jitter) -> JitterStatus:

@@ -102,3 +102,25 @@ def test_legs_by_one_interface_are_named_until_each_has_its_own(
         hand=lambda lab, _: lab.reload(config()),
     )
     show(case, lab, tmp_path, record_property)
+
+
+@contextlib.contextmanager
+def numbers_elsewhere(lab: Lab) -> Iterator[None]:
+    lab.reload(config().replace("offset = 0", "offset = 7"))
+    wait_for(lambda: lab.daemon.worker("inbound/news")["status"]["legs"][0]["misfit"], "the misfit")
+    yield
+
+
+def test_legs_that_bring_nothing_of_use_are_named(
+    lab: Callable[[str], Lab], tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    case = Case(
+        "leg-refused",
+        "warning",
+        config(),
+        numbers_elsewhere,
+        prepare=TwoWays().sent,
+        by_hand="where the numbers stand, its sender knows",
+        hand=lambda lab, _: lab.reload(config()),
+    )
+    show(case, lab, tmp_path, record_property)

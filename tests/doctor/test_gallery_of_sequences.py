@@ -118,3 +118,32 @@ def test_a_transport_stream_that_comes_in_rtp_is_read_as_such(
     player = Player()
     case = Case("ts-unusable", "broken", inbound('payload = "ts"'), player.wrap, prepare=player.play)
     show(case, lab, tmp_path, record_property)
+
+
+@contextlib.contextmanager
+def other_type(lab: Lab) -> Iterator[None]:
+    lab.reload(inbound('protocol = { kind = "rtp", payload_type = 96 }'))
+    wait_for(lambda: lab.daemon.worker("inbound/news")["status"]["misfit"], "the misfit")
+    yield
+
+
+def test_settings_that_fit_nothing_of_what_comes_are_named_with_what_comes(
+    lab: Callable[[str], Lab], tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    player = Player()
+    player.is_rtp = True
+
+    def hand(lab: Lab, fix: str) -> None:
+        assert "payload_type = 33 in protocol of [inbound.news]" in fix
+        lab.reload(inbound('protocol = { kind = "rtp", payload_type = 33 }'))
+
+    case = Case(
+        "all-refused",
+        "broken",
+        inbound('protocol = "rtp"'),
+        other_type,
+        prepare=player.play,
+        by_hand="which of both is meant, only a person knows",
+        hand=hand,
+    )
+    show(case, lab, tmp_path, record_property)

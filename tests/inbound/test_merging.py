@@ -80,6 +80,53 @@ def mold(number: int, count: int, *, session: bytes = b"20261126AB") -> bytes:
     return struct.pack(">10sQH", session, number, count) + b"\0\1m" * count
 
 
+# -- a leg that brings nothing of use
+
+
+def test_a_leg_whose_datagrams_the_settings_refuse_is_no_protection_and_says_so() -> None:
+    merged = Merged({"kind": "rtp", "ssrc": SSRC})
+    for number in range(5):
+        merged.feed(0, rtp(number))
+        merged.feed(1, rtp(number, ssrc=OTHER))
+        merged.expire(merged.now + 0.3)
+    legs = merged.merging.legs
+    first, second = map(merged.merging.misfit_of, legs)
+    assert first is None
+    assert second is not None
+    text = "SSRC 0x0A0B0C0D comes, and ssrc = 0x01020304 is to be received"
+    assert (second.comes, second.setting) == (text, "ssrc = 0x0A0B0C0D")
+    assert merged.merging.problem == f"leg 239.2.2.2:5006 brings nothing of use: {text}"
+    assert merged.feed(1, *many(3, 6)) == [rtp(5)]
+    assert merged.merging.problem == ""
+
+
+@pytest.mark.parametrize(
+    ("protocol", "other", "text"),
+    [
+        (
+            "rtp",
+            lambda number: rtp(number, ssrc=OTHER),
+            "stream 0x0A0B0C0D comes by it, and 0x01020304 by another",
+        ),
+        (
+            {"kind": "sequence", "offset": 2, "size": 2},
+            lambda number: rtp(number + 30_000),
+            "its numbers are far from those of another",
+        ),
+    ],
+)
+def test_a_leg_that_brings_another_stream_than_the_others_says_so(
+    protocol: Any, other: Callable[[int], bytes], text: str
+) -> None:
+    merged = Merged(protocol)
+    for number in range(1, 9):
+        merged.feed(0, rtp(number))
+        merged.feed(1, other(number))
+        merged.expire(merged.now + 0.3)
+    assert merged.merging.problem == f"leg 239.2.2.2:5006 brings nothing of use: {text}"
+    assert merged.feed(0, rtp(9)) == [rtp(9)]
+
+
 # -- what goes on
 
 

@@ -6,7 +6,8 @@ import math
 import random
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any
 
 import pytest
@@ -20,7 +21,13 @@ from mcastd.config import InboundSubscription, MoldInbound, RtpInbound, Sequence
 from mcastd.counters import SequenceCounters
 from mcastd.inbound import sorting
 from mcastd.inbound.numbered import FieldSequencer, MoldSequencer, RtpSequencer
-from mcastd.inbound.sequenced import CANDIDATES_MAX, SENDERS_MAX, SILENT_SECONDS, NumberedSequencer
+from mcastd.inbound.sequenced import (
+    CANDIDATES_MAX,
+    FAR_NUMBERS,
+    SENDERS_MAX,
+    SILENT_SECONDS,
+    NumberedSequencer,
+)
 from mcastd.net.link import ListBatch, Origin
 from mcastd.status import NumberedSender
 from mcastd.worker import Signal, Vitals
@@ -461,6 +468,95 @@ def test_a_subscription_writes_the_payload_in_order(tmp_path: Any, make_run: Any
     assert (tmp_path / "a").read_bytes().endswith(b"payload 7payload 0payload 8")
 
 
+# -- what the settings refuse
+
+
+REFUSED: dict[str, tuple[Taking, Callable[[int], bytes], str, str]] = {
+    "ssrc": (
+        of_rtp(ssrc=OTHER),
+        rtp,
+        "SSRC 0x01020304 comes, and ssrc = 0x0A0B0C0D is to be received",
+        "ssrc = 0x01020304",
+    ),
+    "payload type": (
+        of_rtp(payload_type=96),
+        rtp,
+        "payload type 33 comes, and payload_type = 96 is to be received",
+        "payload_type = 33",
+    ),
+    "plain transport stream": (
+        of_rtp(),
+        lambda _: (b"\x47" + bytes(187)) * 7,
+        "what comes is no RTP: it looks like a transport stream in plain UDP",
+        'protocol = "raw"',
+    ),
+    "text": (of_rtp(), lambda _: b"news", "what comes is no RTP", ""),
+    "reports": (
+        of_rtp(),
+        lambda _: b"\x80\xc8" + bytes(26),
+        "reports (RTCP) come, and no RTP, which mostly has the port before theirs",
+        "",
+    ),
+    "session": (
+        of_mold(session="OTHER"),
+        mold,
+        'session "20261126AB" comes, and session = "OTHER" is to be received',
+        'session = "20261126AB"',
+    ),
+    "no MoldUDP64": (of_mold(), lambda _: b"news", "what comes is no MoldUDP64", ""),
+    "short": (
+        of_field(offset=8, size=4),
+        lambda _: b"news",
+        "datagrams of 4 bytes come, and number and count of each end at byte 12",
+        "",
+    ),
+    "no numbers": (of_rtp(), lambda number: rtp(7919 * number), FAR_NUMBERS, ""),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_where_nothing_is_accepted_it_says_what_comes(case: str) -> None:
+    taking, make, comes, setting = REFUSED[case]
+    sequencer = taking.sequencer
+    for number in range(4):
+        assert taking.feed(make(number)) == []
+        taking.expire(taking.now + 0.2)
+        assert sequencer.problem == "", "it is early yet"
+    assert taking.feed(make(4)) == []
+    assert sequencer.deadline <= taking.now + 0.5, "it wakes whoever reports it"
+    taking.expire(taking.now + 0.5)
+    assert sequencer.problem == f"takes nothing: {comes}"
+    misfit = sequencer.misfit
+    assert misfit is not None
+    assert (misfit.setting, taking.dropped[misfit.reason] > 1) == (setting, True)
+    assert sequencer.deadline > taking.now, "it is told once"
+
+
+def test_what_is_accepted_ends_it_and_a_datagram_now_and_then_is_no_problem() -> None:
+    taking = of_rtp(ssrc=SSRC)
+    for _ in range(3):
+        taking.feed(rtp(1, ssrc=OTHER))
+        taking.expire(taking.now + 0.6)
+    assert taking.sequencer.problem
+    taking.feed(rtp(1), rtp(2))
+    assert (taking.sequencer.problem, taking.sequencer.misfit) == ("", None)
+    for number in range(3, 20):
+        taking.feed(rtp(number, ssrc=OTHER), rtp(number))
+        taking.expire(taking.now + 0.6)
+        assert taking.sequencer.problem == ""
+    taking.feed(b"junk")
+    taking.expire(taking.now + 60)
+    assert taking.sequencer.problem == "", "one alone may be anybody's"
+
+
+def test_a_payload_type_that_is_not_wanted_does_not_go_on_from_its_first_datagram_on() -> None:
+    taking = of_rtp(payload_type=96)
+    for number in range(5):
+        assert taking.feed(rtp(number)) == []
+    assert taking.dropped == {"other-payload-type": 5}
+    assert taking.feed(rtp(5, payload_type=96)) == [rtp(5, payload_type=96)]
+
+
 # -- all of them
 
 
@@ -508,3 +604,21 @@ def test_in_a_subscription(tmp_path: Any, make_run: Any) -> None:
     books = run.worker.books()
     assert (books.sequence, books.jitter) == (SequenceCounters(lost=1, duplicated=1), None)
     assert {"not-rtp", "rtcp", "other-stream", "stray"} <= set(books.identity.reasons)
+
+
+def test_what_a_subscription_refuses_is_silence_and_degrades_it(tmp_path: Any, make_run: Any) -> None:
+    protocol = {"kind": "rtp", "payload_type": 96}
+    run: Run = make_run(file_output(tmp_path / "a"), protocol=protocol, expect_every=0.4)
+    link, number = run.start(), count()
+
+    def told(text: str) -> bool:
+        link.deliver(rtp(next(number)))
+        return text in run.context.detail
+
+    wait_for(lambda: told("stale: nothing for more than 0.4 s"), "the silence")
+    wait_for(lambda: told("takes nothing: payload type 33 comes, and payload_type = 96"), "what comes")
+    misfit = run.worker.status().misfit
+    assert misfit is not None
+    assert (misfit.reason, misfit.setting) == ("other-payload-type", "payload_type = 33")
+    link.deliver(*(rtp(next(number), payload_type=96) for _ in range(3)))
+    wait_for(lambda: run.context.detail == "receiving 239.255.1.2 port 9190", "all is well")

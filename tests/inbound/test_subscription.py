@@ -311,6 +311,7 @@ def test_status_and_the_last_word(tmp_path: Path, make_run: Callable[..., Run]) 
             "dropped": {},
         },
         "protocol": "raw",
+        "misfit": None,
         "manifest": None,
         "sequence": None,
         "legs": [],
