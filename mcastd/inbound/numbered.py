@@ -20,7 +20,7 @@ from mcastd.inbound.sequenced import (
 )
 from mcastd.printable import printable
 from mcastd.protocols import moldudp64, rtp, ts
-from mcastd.rows import RowBytes, Rows
+from mcastd.rows import RowBytes
 from mcastd.sequence.columns import Cells, Field
 from mcastd.sequence.jitter import Jitter
 from mcastd.sequence.order import Numbering
@@ -160,8 +160,7 @@ class MoldSequencer(NumberedSequencer):
         is_one = len(datagram) >= moldudp64.HEADER_BYTES and moldudp64.messages(datagram) >= 0
         return "" if is_one else NOT_MOLDUDP64
 
-    def _fits(self, rows: Sequence[Rows], count: int) -> bool:
-        size = min([one.size for one in rows])
+    def _fits(self, size: int, count: int) -> bool:
         return moldudp64.HEADER_BYTES + moldudp64.LENGTH_BYTES * count <= size
 
     def _count(self, datagram: RowBytes) -> int:

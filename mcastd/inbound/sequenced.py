@@ -3,7 +3,7 @@
 ```
   datagrams --+-- a batch in order, of the stream that is received: goes on as it is
               |
-              +-- any other: one by one --> which stream? --> which place in it? --+--> goes on
+              +-- what is of a stream by a column, all else one by one --> which place? --+--> goes on
                                                                                    +--> is dropped, by reason
                                                                                    +--> waits for the next one
 ```
@@ -24,7 +24,7 @@ from mcastd.clock import Clock
 from mcastd.counters import SequenceCounters, copy_of
 from mcastd.inbound.misfits import Misfits
 from mcastd.inbound.sequencer import Sequencer
-from mcastd.inbound.sorting import Numbered, Sorting, addresses_of, joined
+from mcastd.inbound.sorting import Numbered, Sorting, by_address, joined
 from mcastd.net.link import Batch, ListBatch
 from mcastd.rows import RowBytes, Rows
 from mcastd.sequence.jitter import Jitter
@@ -50,6 +50,8 @@ FAR_NUMBERS = "the numbers of what comes are all far from each other, so they ar
 SILENT_SECONDS = 1.0
 # Streams that may become the one that is received; of more, those that were heard last.
 CANDIDATES_MAX = 16
+# Of a stream, at least so many datagrams of a batch are sorted by their column.
+COLUMN_MIN = 3
 # Senders whose order is kept, where all are received.
 SENDERS_MAX = 64
 # Of these, the status shows those that were heard last.
@@ -169,8 +171,8 @@ class NumberedSequencer(Sequencer):
         """Say why such a datagram is refused: see :data:`misfits.ExplainMisfit`."""
         return Misfit(reason=reason, comes=FAR_NUMBERS)
 
-    def _fits(self, rows: Sequence[Rows], count: int) -> bool:
-        """Return True if datagrams of these sizes may have ``count`` numbers each."""
+    def _fits(self, size: int, count: int) -> bool:
+        """Return True if a datagram of this size may have ``count`` numbers."""
         return True
 
     def _begin(self, stream: OfStream, datagram: RowBytes) -> None:
@@ -275,7 +277,7 @@ class NumberedSequencer(Sequencer):
         column = self._column_of(batch, rows, stream)
         if not column or (count := self._wire.cells.in_order(column, stream.fixed, order.next)) < 0:
             return False
-        if count != len(batch) and not self._fits(rows, count // len(batch)):
+        if count != len(batch) and not self._fits(min([one.size for one in rows]), count // len(batch)):
             return False
         order.advance(count)
         if stream.jitter is not None and (times := batch.times):
@@ -285,11 +287,8 @@ class NumberedSequencer(Sequencer):
     def _sort(self, batch: Batch, now: float) -> Iterator[Batch]:
         sorting = Sorting(batch, now)
         stream = self._last
-        if stream is None or not self._sort_by_columns(sorting, stream):
-            for index, (datagram, address) in enumerate(
-                zip(batch.payloads, addresses_of(batch), strict=True)
-            ):
-                self._sort_one(sorting, index, datagram, address)
+        if stream is None or not self._sort_whole(sorting, stream):
+            self._sort_by_sender(sorting)
         if sorting.aside is not None:
             self._aside = sorting.copy(sorting.aside)
             self._aside_until = now + LATE_SECONDS
@@ -300,32 +299,89 @@ class NumberedSequencer(Sequencer):
         elif sorting.given:
             yield sorting.picked()
 
-    def _sort_by_columns(self, sorting: Sorting, stream: OfStream) -> bool:
-        """Sort a batch of which all is of one stream, if it is. Returns True if so."""
+    def _sort_whole(self, sorting: Sorting, stream: OfStream) -> bool:
+        """Sort a batch of which all is of one stream by its column, if it is. Returns True if so."""
         batch, cells = sorting.batch, self._wire.cells
         rows = batch.rows
         column = self._column_of(batch, rows, stream)
         if not column or not cells.have_fixed(column, stream.fixed):
             return False
         counts = cells.counts_of(column)
-        if counts is not None and not self._fits(rows, max(counts)):
+        if counts is not None and not self._fits(min([one.size for one in rows]), max(counts)):
             return False
-        numbers = cells.numbers_of(column)
-        places = dict(stream.order.walk(numbers, counts, sorting.now))
+        self._sort_column(sorting, stream, column, range(len(batch)), batch.times)
+        return True
+
+    def _sort_by_sender(self, sorting: Sorting) -> None:
+        """Sort a batch of several senders, or with something strange in it: what is of a stream by its
+        column, and what is left datagram by datagram, so that it costs the stream nothing."""
+        payloads, _, times, addresses = sorting.columns
+        left = dict.fromkeys(range(len(payloads)))
+        for address, of_sender in by_address(sorting.batch).items():
+            stream = self._stream_from(address) if len(of_sender) >= COLUMN_MIN else None
+            own = () if stream is None else self._own(stream, payloads, of_sender)
+            if stream is not None and len(own) >= COLUMN_MIN:
+                column = self._wire.cells.column_of([payloads[index] for index in own])
+                self._sort_column(sorting, stream, column, own, [times[at] for at in own] if times else ())
+                sorting.end_part()
+                for index in own:
+                    del left[index]
+        for index in left:
+            self._sort_one(sorting, index, payloads[index], addresses[index])
+        sorting.end_part()
+        if self.numbers is not None and len(self.numbers) != len(sorting.given):
+            self.numbers, self.breaks = None, ()
+
+    def _stream_from(self, address: str) -> OfStream | None:
+        """The stream of a sender that is received."""
+        last = self._last
+        if self.is_exclusive:
+            return last if last is not None and last.address == address else None
+        return self._streams.get((address, b""))
+
+    def _own(self, stream: OfStream, payloads: Sequence[RowBytes], of_sender: Sequence[int]) -> Sequence[int]:
+        """Which of a sender's datagrams are of its stream. None if some are that do not look like the others:
+        they have their place among these, and no column."""
+        wire, cells = self._wire, self._wire.cells
+        known = [at for at in of_sender if len(payloads[at]) >= cells.end]
+        column = cells.column_of([payloads[at] for at in known])
+        strange = {known[place] for place in cells.unlike(column, stream.fixed)}
+        if (counts := cells.counts_of(column)) is not None:
+            known_counts = zip(known, counts, strict=True)
+            strange.update(at for at, count in known_counts if not self._fits(len(payloads[at]), count))
+        strange.update({*of_sender}.difference(known))
+        for at in strange:
+            if wire.identity_of(payloads[at]) == stream.identity and not self._refusal(payloads[at]):
+                return ()
+        return [at for at in of_sender if at not in strange]
+
+    def _sort_column(
+        self,
+        sorting: Sorting,
+        stream: OfStream,
+        column: bytes,
+        indices: Sequence[int],
+        times: Sequence[int],
+    ) -> None:
+        """Sort datagrams of one stream, by their indices in the batch, cells and the kernel's times."""
+        cells, order = self._wire.cells, stream.order
+        counts, numbers = cells.counts_of(column), cells.numbers_of(column)
+        places = dict(order.walk(numbers, counts, sorting.now))
         stream.heard = sorting.now
-        stream.datagrams += len(batch)
-        if stream.jitter is not None and (times := batch.times):
+        stream.datagrams += len(numbers)
+        self._last = stream
+        if stream.jitter is not None and times:
             if Arrival.RESTART in places.values():
                 stream.jitter.begin_anew()
             self._measure(stream, column, times)
         if not places and counts is None and stream.reorder is None:
-            sorting.given += range(len(batch))
-            self.numbers, self.breaks = numbers, stream.order.breaks
-            return True
-        for index, number in enumerate(numbers):
-            one = Numbered(index, number, 1 if counts is None else counts[index])
-            self._put(sorting, one, places.get(index, Arrival.NEXT), stream)
-        return True
+            sorting.given += indices
+            whole = range(order.next - len(numbers), order.next)
+            self.numbers, self.breaks = numbers if order.breaks else whole, order.breaks
+            return
+        for place, (index, number) in enumerate(zip(indices, numbers, strict=True)):
+            one = Numbered(index, number, 1 if counts is None else counts[place])
+            self._put(sorting, one, places.get(place, Arrival.NEXT), stream)
 
     def _sort_one(self, sorting: Sorting, index: int, datagram: RowBytes, address: str) -> None:
         if reason := self._refusal(datagram):

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from operator import itemgetter
+from typing import Any, TypeVar
 
 from mcastd.net.link import Batch, ListBatch, Origin
 from mcastd.rows import RowBytes, Rows
 
 # So many are taken from a batch one by one, rather than have all of it taken apart.
 FEW_DATAGRAMS = 8
+
+T = TypeVar("T")
 
 _Columns = tuple[Sequence[bytes | memoryview], Sequence[Origin], Sequence[int], Sequence[str]]
 
@@ -26,6 +29,7 @@ class Sorting:
     given: list[int | ListBatch] = field(default_factory=list)
     aside: int | None = None  # the index of one that waits for its successor
 
+    _arrived: list[int] = field(default_factory=list)  # the place of each of these in the order of arrival
     _columns: _Columns | None = None
     _rows: Sequence[Rows] = ()
 
@@ -58,9 +62,29 @@ class Sorting:
         part = slice(begin, end)
         return ListBatch(payloads[part], origins[part], times[part], addresses=addresses[part])
 
+    def end_part(self) -> None:
+        """What was given since the last part, as the datagrams of a sender, is in order among itself; put it
+        where it has arrived among those of others."""
+        latest, arrived = -1, self._arrived
+        is_first = not arrived
+        for one in self.given[len(arrived) :]:
+            latest = latest if isinstance(one, ListBatch) else max(latest, one)
+            arrived.append(latest)
+        if not is_first:
+            pairs = sorted(zip(arrived, self.given, strict=True), key=itemgetter(0))
+            self._arrived, self.given = [at for at, _ in pairs], [one for _, one in pairs]
+
     def picked(self) -> ListBatch:
         """What goes on."""
         of_batch = self.columns
+        if len(indices := [one for one in self.given if isinstance(one, int)]) == len(self.given):
+            payloads, origins, times, addresses = of_batch
+            return ListBatch(
+                _at(payloads, indices),
+                _at(origins, indices),
+                _at(times, indices),
+                addresses=_at(addresses, indices),
+            )
         found: tuple[list[Any], ...] = [], [], [], []
         for one in self.given:
             if isinstance(one, ListBatch):
@@ -71,6 +95,10 @@ class Sorting:
                 if values:
                     column.append(values[index])
         return _whole(*found)
+
+
+def _at(column: Sequence[T], indices: Sequence[int]) -> Sequence[T]:
+    return [column[index] for index in indices] if column else ()
 
 
 def _some(rows: Iterable[Rows], begin: int, end: int) -> list[RowBytes]:
@@ -120,3 +148,13 @@ def addresses_of(batch: Batch) -> Sequence[str]:
     """The sender of each datagram; "" if none is known."""
     addresses = [address for address, count in batch.sources for _ in range(count)]
     return addresses or [""] * len(batch)
+
+
+def by_address(batch: Batch) -> dict[str, Sequence[int]]:
+    """The indices of the datagrams of a batch, by their senders; "" if none is known."""
+    found: dict[str, list[int]] = {}
+    start = 0
+    for address, count in batch.sources or [("", len(batch))]:
+        found.setdefault(address, []).extend(range(start, start + count))
+        start += count
+    return {**found}

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import sys
 from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -106,15 +107,26 @@ class Cells:
 
     def have_fixed(self, column: bytes, fixed: int) -> bool:
         """Return True if these bits are so in all cells of a column."""
+        return next(self.unlike(column, fixed), None) is None
+
+    def column_of(self, datagrams: Iterable[RowBytes]) -> bytes:
+        """The cells of datagrams that are long enough, one after another."""
+        return b"".join([datagram[self.at : self.end] for datagram in datagrams])
+
+    def unlike(self, column: bytes, fixed: int) -> Iterator[int]:
+        """The places in a column of cells in which these bits are not so. Only such ones cost a step each."""
         if not self._fixed:
-            return True
-        width = LANES_MAX * self.size
+            return
+        size, width = self.size, LANES_MAX * self.size
         for begin in range(0, len(column), width):
             part = column[begin : begin + width]
-            lanes = self._lanes_of(len(part) // self.size, fixed)
-            if int.from_bytes(part, self._order) & lanes.fixed_mask != lanes.all_fixed:
-                return False
-        return True
+            lanes = self._lanes_of(len(part) // size, fixed)
+            found = int.from_bytes(part, self._order) & lanes.fixed_mask ^ lanes.all_fixed
+            while found:
+                lane = (found.bit_length() - 1) // (8 * size)
+                found &= (1 << 8 * size * lane) - 1
+                place = (len(part) // size - 1 - lane) if self._order == "big" else lane
+                yield begin // size + place
 
     def numbers_of(self, column: bytes) -> list[int]:
         """The number of each cell in a column."""

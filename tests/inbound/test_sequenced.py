@@ -224,6 +224,115 @@ def test_whoever_changes_ssrc_or_address_with_each_datagram_is_counted_and_keeps
     assert taking.feed(rtp(300)) == [rtp(300)]
 
 
+def strangers_among(made: Sequence[bytes], strange: Sequence[bytes], senders: Sequence[str]) -> Any:
+    """A batch in which after each second of ``made`` one of ``strange`` comes, with the senders of all."""
+    batch, addresses, left = list[bytes](), list[str](), [*zip(strange, senders, strict=True)]
+    for index, one in enumerate(made):
+        batch.append(one)
+        addresses.append(A)
+        if index % 2 and left:
+            datagram, address = left.pop(0)
+            batch.append(datagram)
+            addresses.append(address)
+    return batch, addresses
+
+
+@pytest.mark.parametrize(
+    ("kind", "make", "strange", "reasons"),
+    [
+        (
+            of_rtp,
+            rtp,
+            [(rtp(7), B), (rtp(8, ssrc=OTHER), B), (rtp(9, ssrc=OTHER), A), (b"junk", B), (b"x" * 20, A)],
+            {"other-sender": 1, "other-stream": 2, "not-rtp": 2},
+        ),
+        (
+            of_mold,
+            mold,
+            [(mold(7), B), (mold(8, session=b"20261127AB"), A), (mold(9, 70)[:30], A)],
+            {"other-sender": 1, "other-stream": 1, "not-moldudp64": 1},
+        ),
+        (
+            of_field,
+            lambda number: b"%c%cxyz" % divmod(number, 256),
+            [(b"", A), (b"1", B)],
+            {"too-short": 2},
+        ),
+    ],
+)
+def test_strangers_cost_a_step_each_and_the_stream_among_them_none(
+    monkeypatch: pytest.MonkeyPatch, kind: Any, make: Any, strange: Any, reasons: dict[str, int]
+) -> None:
+    taking, single = kind(), list[bytes]()
+    sort_one = NumberedSequencer._sort_one
+
+    def counted(of: Any, sorting: Any, index: int, datagram: bytes, address: str) -> None:
+        single.append(bytes(datagram))
+        sort_one(of, sorting, index, datagram, address)
+
+    taking.feed(make(1), make(2))
+    monkeypatch.setattr(NumberedSequencer, "_sort_one", counted)
+    made = [make(number) for number in range(3, 67)]
+    batch, senders = strangers_among(made, *zip(*strange, strict=True))
+    assert taking.feed(*batch, sender=senders) == made
+    assert sorted(single) == sorted(one for one, _ in strange)
+    assert (taking.dropped, taking.counted) == (reasons, SequenceCounters())
+    in_order = None if kind is of_mold else range(3, 67)
+    assert taking.sequencer.numbers == in_order, "so that legs take it in order, too"
+
+
+def test_senders_of_one_group_are_sorted_by_their_columns_and_go_on_as_they_came(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taking = of_field()
+    made = [struct.pack(">H4x", number) for number in range(100)]
+    taking.feed(made[0], made[50], sender=[A, B])
+    monkeypatch.setattr(NumberedSequencer, "_sort_one", lambda *_: pytest.fail("one by one"))
+    batch = [made[at] for pair in zip(range(1, 21), range(51, 71), strict=True) for at in pair]
+    del batch[9]  # of B
+    senders = [(B if one >= made[50] else A) for one in batch]
+    assert taking.feed(*batch, sender=senders) == batch
+    assert taking.sequencer.numbers is None
+    taking.expire(200.0)
+    assert {one.address: (one.counters.lost, one.datagrams) for one in taking.senders} == {
+        A: (0, 21),
+        B: (1, 20),
+    }
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 1 << 30), st.sampled_from(["rtp", "mold", "field"]), st.booleans())
+def test_a_batch_is_what_its_datagrams_are_one_after_another(seed: int, kind: str, holds: bool) -> None:
+    generator = random.Random(seed)
+    makes: dict[str, tuple[Any, Any]] = {
+        "rtp": (of_rtp, lambda n: rtp(n, payload_type=generator.choice([33] * 30 + [33 if holds else 96]))),
+        "mold": (of_mold, lambda n: mold(n, generator.choice([1] * 30 + [0, 0xFFFF]))),
+        "field": (of_field, lambda n: struct.pack(">Hx", n)),
+    }
+    kind_of, make = makes[kind]
+    whole, each = kind_of(), kind_of()
+    if holds:
+        held_back(whole)
+        held_back(each)
+    number = 10
+    for _ in range(12):
+        batch, senders = list[bytes](), list[str]()
+        for _ in range(generator.randrange(30)):
+            number += generator.choice([1] * 30 + [0, 2, -2, 4])
+            batch.append(make(number))
+            senders.append(A)
+            if generator.random() < 0.05:
+                batch.append(generator.choice([b"junk", rtp(number, ssrc=OTHER), mold(3, session=b"o" * 10)]))
+                senders.append(generator.choice([A, B]) if kind != "field" else B)
+        given_on = whole.feed(*batch, sender=senders) if batch else []
+        alone = [each.feed(one, sender=sender) for one, sender in zip(batch, senders, strict=True)]
+        expected = [one for some in alone for one in some]
+        if kind == "field":  # what is held of one sender may pass another's
+            given_on, expected = sorted(given_on), sorted(expected)
+        assert given_on == expected
+        assert (whole.dropped, whole.counted) == (each.dropped, each.counted)
+
+
 def test_a_single_datagram_goes_on_when_the_run_ends() -> None:
     taking = of_rtp()
     taking.feed(rtp(1))

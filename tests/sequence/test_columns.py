@@ -89,6 +89,20 @@ def test_what_is_fixed_has_to_be_so_and_the_rest_may_be_anything() -> None:
         other = b"".join([made[0], wrong + made[1][2:], made[2]])
         assert cells.in_order(other, fixed, 0x1234) == -1
         assert not cells.have_fixed(other, fixed)
+        assert [*cells.unlike(other, fixed)] == [1]
+
+
+@pytest.mark.parametrize("order", ["big", "little"])
+def test_the_places_of_cells_that_are_not_like_the_others(order: ByteOrder) -> None:
+    cells = Cells(Field(2, 2), identity=Field(0, 2), byte_order=order)
+    made = [b"ab" + number.to_bytes(2, order) for number in range(600)]
+    fixed, wrong = cells.fixed_of(made[0]), [0, 7, 255, 256, 599]
+    for place in wrong:
+        made[place] = b"aB" + made[place][2:]
+    column = cells.column_of(one + b"payload" for one in made)
+    assert column == b"".join(made)
+    assert sorted(cells.unlike(column, fixed)) == wrong
+    assert [*cells.unlike(b"", fixed)] == [*Cells(Field(0, 4)).unlike(column, 0)] == []
 
 
 def test_a_number_that_wraps_is_left_to_others_and_never_taken_for_another() -> None:
