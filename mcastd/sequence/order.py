@@ -2,6 +2,14 @@
 
 The rules of RFC 3550 appendix A.1, for numbers of any size. A number that is missing may still come: it
 counts as lost when it is MAX_MISORDER behind, or after LATE_SECONDS, and what is lost stays so.
+
+One datagram far ahead, whoever sent it, shows nothing: a gap of MAX_DROPOUT numbers or more counts when it is
+confirmed, as A.1 has it of jumps, by a datagram that goes on where the gap ended.
+
+```
+  100   101   |  gap: 102 ... 2^40 - 1  |   2^40     2^40 + 1   confirms it
+                                                     102        shows that there was none
+```
 """
 
 from __future__ import annotations
@@ -68,20 +76,24 @@ class Order:
         self._numbering = numbering
         self._total = total
         self._gaps: list[_Gap] = []  # in order, so also by time
+        self._confirmed = number  # gaps before this number are confirmed
         # Indices of the last walk at which a number was not the one after the one before it
         self.breaks: list[int] = []
         self._suspected = -1  # the number that would confirm a restart; -1: none would
+        self._suspected_from = number  # the number before that, which would be the first one
         self.went_on = -math.inf  # monotonic seconds when the number that was expected, or a later one, came
 
     @property
     def deadline(self) -> float:
         """When the next missing number counts as lost, in monotonic seconds."""
-        return next((gap.since + LATE_SECONDS for gap in self._gaps if not gap.lost), math.inf)
+        due = (gap.since + LATE_SECONDS for gap in self._gaps if not gap.lost and self._counts(gap, gap.end))
+        return next(due, math.inf)
 
     @property
     def missing(self) -> int:
         """Numbers that have not come, and still may."""
-        return sum(gap.end - gap.begin for gap in [*self._gaps] if not gap.lost)
+        gaps = [gap for gap in [*self._gaps] if not gap.lost and self._counts(gap, gap.end)]
+        return sum(gap.end - gap.begin for gap in gaps)
 
     def unwrap(self, number: int) -> int:
         """The number that is meant, as near as can be to the one that is expected."""
@@ -90,9 +102,14 @@ class Order:
 
     def advance(self, count: int) -> None:
         """``count`` numbers have come in order."""
-        self.next += count
+        if self._gaps and count:
+            self._confirmed = self.next
+        self._go_to(self.next + count)
+
+    def _go_to(self, number: int) -> None:
+        self.next = number
         if self._gaps:
-            self._settle(self.next - self._numbering.misorder)
+            self._settle(number - self._numbering.misorder)
 
     def place(self, number: int, count: int, now: float) -> Arrival:
         """Take a datagram with ``count`` numbers from ``number`` on, at monotonic time ``now``."""
@@ -117,20 +134,24 @@ class Order:
             if ahead:
                 self._gaps.append(_Gap(self.next, begin, now))
                 if len(self._gaps) > GAPS_MAX:
-                    self._settle(self._gaps[0].end)
-            self.advance(begin + count - self.next)
+                    self._end(self._gaps.pop(0))
+            else:
+                self._confirmed = begin
+            self._go_to(begin + count)
             return Arrival.NEXT
         if -numbering.misorder <= ahead < 0:
             return self._place_behind(number, begin, count, now)
         if number == self._suspected:
-            return self._restart(number + count)
-        self._suspected = (number + count) % numbering.numbers
+            return self._restart(self._suspected_from, number + count)
+        self._suspected, self._suspected_from = (number + count) % numbering.numbers, begin
         return Arrival.STRAY
 
     def _place_behind(self, number: int, begin: int, count: int, now: float) -> Arrival:
         if begin + count > self.next:  # the end of it is new
             self.went_on = now
-            self.advance(begin + count - self.next)
+            self._fill(begin, self.next)
+            self._confirmed = self.next
+            self._go_to(begin + count)
             return Arrival.NEXT
         if not count:
             return Arrival.NEXT
@@ -139,13 +160,16 @@ class Order:
             return Arrival.DUPLICATE
         if is_far and now >= self.went_on + LATE_SECONDS:
             # Only such ones come: one datagram was far ahead, whoever sent it, and the stream is still here
-            return self._restart(number + count)
+            return self._restart(begin, number + count)
         return Arrival.LATE
 
-    def _restart(self, number: int) -> Arrival:
-        """The stream goes on with this number, wherever it was."""
-        self._settle(self.next)
-        self.next, self._suspected = number, -1
+    def _restart(self, begin: int, number: int) -> Arrival:
+        """The stream is at ``begin``, wherever it was, and goes on with ``number``."""
+        for gap in self._gaps:
+            # If it is in what one datagram has left out, that was not of this stream
+            self._end(gap, gap.end if gap.end <= self._confirmed else min(gap.end, begin))
+        self._gaps.clear()
+        self.next, self._confirmed, self._suspected = number, number, -1
         return Arrival.RESTART
 
     def _fill(self, begin: int, end: int) -> bool:
@@ -206,7 +230,17 @@ class Order:
         for gap in self._gaps:
             if gap.since + LATE_SECONDS > now:
                 break
-            self._lose(gap, gap.end)
+            self._end(gap)
+
+    def _counts(self, gap: _Gap, end: int) -> bool:
+        """Return True if the numbers of a gap, up to ``end``, may count as lost."""
+        return gap.end <= self._confirmed or end - gap.begin < MAX_DROPOUT
+
+    def _end(self, gap: _Gap, end: int | None = None) -> None:
+        """Count the numbers of a gap as lost, up to ``end``, if they may."""
+        end = gap.end if end is None else end
+        if end > gap.begin and self._counts(gap, end):
+            self._lose(gap, end)
 
     def _lose(self, gap: _Gap, end: int) -> None:
         """Count the numbers of a gap as lost, up to ``end``."""
@@ -218,7 +252,7 @@ class Order:
     def _settle(self, number: int) -> None:
         """Count as lost what is missing before ``number``, and do not wait for it any longer."""
         gaps = self._gaps
-        while gaps and (gap := gaps[0]).begin < number:
+        while gaps and (gap := gaps[0]).begin < number and gap.end <= self._confirmed:
             end = min(gap.end, number)
             self._lose(gap, end)
             if end == gap.end:

@@ -387,11 +387,28 @@ def test_what_is_no_moldudp64_and_another_session() -> None:
 def test_a_jump_in_a_session_is_a_loss_however_large() -> None:
     taking = of_mold()
     taking.feed(mold(1), mold(2))
-    assert taking.feed(mold(5_000_000)) == [mold(5_000_000)]
+    assert taking.feed(mold(5_000_000), mold(5_000_001)) == [mold(5_000_000), mold(5_000_001)]
     taking.expire(200.0)
     assert taking.counted == SequenceCounters(lost=4_999_997)
     assert taking.feed(mold(3), mold(3)) == [mold(3)], "it comes late, and is new"
     assert taking.dropped == {"duplicate": 1}
+
+
+def test_one_number_far_ahead_is_no_loss_and_neither_of_a_wide_field() -> None:
+    taking = of_mold()
+    taking.feed(mold(1), mold(2))
+    assert taking.feed(mold(1 << 40)) == [mold(1 << 40)]
+    assert (taking.senders[0].missing, taking.sequencer.deadline) == (0, math.inf)
+    for number in (3, 4, 6, 7):
+        taking.expire(taking.now + 0.6)
+        assert taking.feed(mold(number)) == [mold(number)]
+    taking.expire(taking.now + 5.0)
+    assert (taking.counted.lost, taking.counted.restarts) == (1, 1), "5 is"
+    wide = of_field(size=8)
+    made = [number.to_bytes(8, "big") for number in (10, 11, 11 + (1 << 19), 12, 13, 14)]
+    wide.feed(*made)
+    wide.expire(200.0)
+    assert (wide.counted.lost, wide.counted.restarts) == (0, 1)
 
 
 # -- a number at a place

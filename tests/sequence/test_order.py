@@ -212,3 +212,62 @@ def test_one_number_far_ahead_does_not_hold_up_those_that_come_for_ever() -> Non
     assert places(one, 1_000, now=80.0) == [NEXT]
     # What is near may be late by any time, and what has come does not come again
     assert places(one, 950, 109, now=90.0) == [LATE, DUPLICATE]
+
+
+EVER = Numbering(1 << 64, 1 << 62, 1 << 62)
+
+
+@pytest.mark.parametrize("numbering", [WIDE, EVER])
+def test_a_large_gap_counts_when_a_datagram_goes_on_after_it(numbering: Numbering) -> None:
+    ahead = 100 + MAX_DROPOUT
+    one = order(100, numbering)
+    assert places(one, 100, ahead + 1) == [NEXT, NEXT]
+    one.expire(60.0)
+    assert (one.missing, one.deadline, one.counters.lost) == (0, math.inf, 0)
+    assert places(one, ahead + 2, now=61.0) == [NEXT]
+    one.expire(61.0)
+    assert one.counters.lost == MAX_DROPOUT
+    walked = order(100, numbering)
+    walked.walk([100, ahead + 1, ahead + 2, ahead + 3], None, 50.0)
+    walked.expire(51.0)
+    assert walked.counters.lost == MAX_DROPOUT
+    in_order = order(100, numbering)
+    places(in_order, 100, ahead + 1)
+    in_order.advance(7)
+    in_order.expire(51.0)
+    assert in_order.counters.lost == MAX_DROPOUT
+    small = order(100, numbering)
+    places(small, 100, ahead)
+    small.expire(51.0)
+    assert small.counters.lost == MAX_DROPOUT - 1, "as RFC 3550 A.1 has it"
+
+
+@pytest.mark.parametrize(
+    ("numbering", "ahead"), [(RTP, 2900), (RTP, 2000), (WIDE, 1 << 19), (WIDE, 2500), (EVER, 1 << 40)]
+)
+def test_a_stream_that_goes_on_before_a_gap_shows_that_there_was_none(
+    numbering: Numbering, ahead: int
+) -> None:
+    one = order(100, numbering)
+    places(one, 100, 100 + ahead)
+    for index, number in enumerate(range(101, 140)):
+        if number != 120:
+            places(one, number, now=50.0 + index / 10)
+            one.expire(50.0 + index / 10)
+    one.expire(math.inf)
+    assert (one.counters.lost, one.counters.restarts) == (1, 1), "the one that was"
+
+
+def test_jumps_confirm_none_of_themselves_and_are_bounded() -> None:
+    one = order(100, EVER)
+    places(one, 100, *(100 + (place << 40) for place in range(1, 3 * GAPS_MAX)))
+    one.expire(60.0)
+    assert (one.counters.lost, one.missing, len(one._gaps)) == (0, 0, GAPS_MAX)
+
+
+def test_what_a_datagram_brings_that_is_cut_otherwise_is_not_missing() -> None:
+    one = order(1000, WIDE)
+    one.place(1000, 5, 1.0)
+    one.place(1008, 2, 1.0)
+    assert one.place(1004, 9, 1.0) is NEXT
+    assert (one.missing, one.next) == (0, 1013)
