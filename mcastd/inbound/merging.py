@@ -223,8 +223,8 @@ class MergingSequencer(LegsSequencer):
             return given
         if now < math.inf and now - merge.waits_until > STALL_SECONDS:
             merge.wait_until(now + READ_SECONDS)
-        if strays := merge.give_up_strays(now):
-            self._dropped[STRAY] += strays
+        merge.give_up_strays(now)
+        self._note_strays()
         return [*given, *joined(merge.expire(now))]
 
     # -- what is not simply in order
@@ -379,6 +379,7 @@ class MergingSequencer(LegsSequencer):
             copies = sorting.copies(datagrams.start, datagrams.stop)
             parts += merge.hold(begin, end, copies, now, datagrams=count, size=copies.size)
             self._note_new(leg, begin, end, count, now)
+            self._note_strays()
         elif fate is Fate.COPY:
             self._note_copies(leg, begin, end, count, now)
         else:
@@ -391,6 +392,10 @@ class MergingSequencer(LegsSequencer):
         self._places[leg].rejoined_at = None
         self._note_passed(leg, begin, end, None)
         self.go_on(leg, datagrams, now, end - 1)
+
+    def _note_strays(self) -> None:
+        if strays := self._room.take_strays():
+            self._dropped[STRAY] += strays
 
     def _note_copies(self, leg: LegAccount, begin: int, end: int, datagrams: int, now: float) -> None:
         self._dropped[OTHER_LEG] += datagrams

@@ -210,6 +210,10 @@ class NumberedSequencer(Sequencer):
         for stream in self._streams.values():
             self._begin_order(stream)
 
+    def _count_strays(self) -> None:
+        if strays := self._room.take_strays():
+            self._dropped[STRAY] += strays
+
     def _begin_order(self, stream: OfStream) -> None:
         """Put what comes of a stream in order from now on, or no longer: then what is held is due."""
         seconds = self._hold_seconds
@@ -227,6 +231,7 @@ class NumberedSequencer(Sequencer):
             stream.order.expire(now)
             if (reorder := stream.reorder) is not None:
                 due += reorder.expire(now)
+                self._count_strays()
                 if not reorder.seconds:
                     stream.reorder = None
         if (aside := self._aside) is not None and now >= self._aside_until:
@@ -252,9 +257,10 @@ class NumberedSequencer(Sequencer):
             elif reorder is None:
                 given.append(one)
             elif (turn := reorder.turn(number, 1)) is Turn.NOW:
-                given += [one, *reorder.go_on(number, 1)]
+                given += [one, *reorder.go_on(number, 1, now)]
             elif turn is Turn.LATER:
                 given += reorder.hold(number, 1, one, one.size, now)
+                self._count_strays()
             else:
                 self._dropped[LATE] += 1
         return joined(given)
@@ -500,16 +506,17 @@ class NumberedSequencer(Sequencer):
         elif is_foreign:
             self._refuse(OTHER_PAYLOAD_TYPE, sorting.batch.payloads[index], sorting.now)
             if reorder is not None and reorder.turn(number, count) is Turn.NOW:
-                sorting.given += reorder.go_on(number, count)
+                sorting.given += reorder.go_on(number, count, sorting.now)
         elif arrival is Arrival.STRAY:
             self._put_aside(sorting, index)
         elif reorder is None:
             sorting.given.append(index)
         elif (turn := reorder.turn(number, count)) is Turn.NOW:
-            sorting.given += [index, *reorder.go_on(number, count)]
+            sorting.given += [index, *reorder.go_on(number, count, sorting.now)]
         elif turn is Turn.LATER:
             copy = sorting.copy(index)
             sorting.given += reorder.hold(number, count, copy, copy.size, sorting.now)
+            self._count_strays()
         else:
             self._dropped[LATE] += 1
 

@@ -8,6 +8,9 @@
 ```
 
 What comes is taken in runs of numbers, since most of what is lost leaves long ones.
+
+Anybody may send numbers that are far ahead. They are held as others are, but not in place of these; and what
+they leave out counts as lost when a datagram goes on after it, as in order.py.
 """
 
 from __future__ import annotations
@@ -15,13 +18,17 @@ from __future__ import annotations
 import bisect
 import enum
 import math
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Generic
 
 from mcastd.counters import SequenceCounters
-from mcastd.sequence.order import GAPS_MAX, LATE_SECONDS
-from mcastd.sequence.reorder import HeldRoom, Item
+from mcastd.sequence.order import GAPS_MAX, LATE_SECONDS, MAX_DROPOUT, MAX_MISORDER
+from mcastd.sequence.reorder import FREED_SHARE, HeldRoom, Item
+
+# Runs that are remembered by their time at most, beside twice those that are held.
+KEPT_GONE_MAX = 64
 
 
 class Fate(enum.Enum):
@@ -51,6 +58,7 @@ class _HeldRun(Generic[Item]):
     datagrams: int
     size: int  # bytes
     since: float  # monotonic seconds
+    is_held: bool = True
 
 
 class Merge(Generic[Item]):
@@ -73,10 +81,12 @@ class Merge(Generic[Item]):
         self._holes: list[_Hole] = []  # before the next one, in order
         self._held: list[_HeldRun[Item]] = []  # behind the next one, in order of their numbers
         self._begins: list[int] = []  # the first number of each
+        self._by_time: deque[_HeldRun[Item]] = deque()  # in order of arrival; some may be held no longer
         self._waiting_since = math.inf  # monotonic seconds: since when the next one is missing
         # The same, when the next one came last. If others are held then, those before them still come: the
         # leg that brought them is ahead
         self._came_at = -math.inf
+        self._confirmed = number  # holes before this number are confirmed: datagrams have gone on after them
 
     @property
     def is_waiting(self) -> bool:
@@ -86,8 +96,11 @@ class Merge(Generic[Item]):
     @property
     def missing(self) -> int:
         """Numbers that have not come, and still may."""
-        found, at = sum(hole.end - hole.begin for hole in [*self._holes] if not hole.lost), self.next
+        holes = [hole for hole in [*self._holes] if not hole.lost and self._counts(hole)]
+        found, at = sum(hole.end - hole.begin for hole in holes), self.next
         for held in [*self._held]:
+            if held.begin - at >= MAX_DROPOUT:
+                break
             found += max(0, held.begin - at)
             at = max(at, held.end)
         return found
@@ -95,7 +108,8 @@ class Merge(Generic[Item]):
     @property
     def deadline(self) -> float:
         """When :meth:`expire` is due, in monotonic seconds."""
-        lost_at = next((hole.since + LATE_SECONDS for hole in self._holes if not hole.lost), math.inf)
+        due = (hole.since + LATE_SECONDS for hole in self._holes if not hole.lost and self._counts(hole))
+        lost_at = next(due, math.inf)
         return min(lost_at, self.waits_until, self._waiting_since + self.seconds + LATE_SECONDS)
 
     @property
@@ -114,6 +128,8 @@ class Merge(Generic[Item]):
 
     def advance(self, end: int) -> None:
         """All before this number has gone on; nothing is held."""
+        if self._holes:
+            self._confirmed = end
         self.next = end
 
     def ahead(self, number: int) -> int:
@@ -178,6 +194,8 @@ class Merge(Generic[Item]):
         if end <= self.next:
             self._total.reordered += datagrams
             return []
+        if self._holes and (datagrams > 1 or begin > self._holes[-1].end):
+            self._confirmed = end
         self.next = end
         return self._following() if self._held else []
 
@@ -187,52 +205,93 @@ class Merge(Generic[Item]):
         for one in held:
             if one.begin > self.next:
                 break
+            if self._holes and (one.datagrams > 1 or one.begin > self._holes[-1].end):
+                self._confirmed = one.end
             self.next = max(self.next, one.end)
             self._room.number -= one.datagrams
             self._room.bytes -= one.size
             found.append(one.items)
+            one.is_held = False
             behind += 1
-        del held[:behind], self._begins[:behind]
-        self._waiting_since = min((one.since for one in held), default=math.inf)
+        if behind:
+            del held[:behind], self._begins[:behind]
+            self._waiting_since = self._oldest_since()
         return found
+
+    def _oldest_since(self) -> float:
+        """Since when something is held, in monotonic seconds; ``inf``: nothing is."""
+        by_time = self._by_time
+        while by_time and not by_time[0].is_held:
+            by_time.popleft()
+        return by_time[0].since if by_time else math.inf
 
     def hold(self, begin: int, end: int, items: Item, now: float, *, datagrams: int, size: int) -> list[Item]:
         """Hold a run of datagrams of ``size`` bytes. Returns what goes on since there is no room for more."""
         at = bisect.bisect_right(self._begins, begin)
         self._begins.insert(at, begin)
-        self._held.insert(at, _HeldRun(begin, end, items, datagrams, size, now))
+        self._held.insert(at, one := _HeldRun(begin, end, items, datagrams, size, now))
+        self._by_time.append(one)
+        if len(self._by_time) > 2 * len(self._held) + KEPT_GONE_MAX:
+            self._by_time = deque(one for one in self._by_time if one.is_held)
         self._waiting_since = min(self._waiting_since, now)
         self._room.number += datagrams
         self._room.bytes += size
         found: list[Item] = []
+        if self._room.is_overfull:
+            self._give_up_implausible()
         while self._room.is_overfull and self._held:
             found += self._wait_no_longer(now)
         return found
 
+    def _give_up_implausible(self) -> None:
+        """Forget the oldest of what is far ahead, while others go on, or are held, that came after it."""
+        at, latest, is_far = self.next, self._came_at, False
+        implausible: list[_HeldRun[Item]] = []
+        for one in self._held:
+            is_far = is_far or one.begin - at > MAX_MISORDER
+            if not is_far:
+                latest = max(latest, one.since)
+            elif one.since < latest:
+                implausible.append(one)
+            at = max(at, one.end)
+        implausible.sort(key=lambda one: -one.since)
+        room, given_up = self._room, list[_HeldRun[Item]]()
+        while implausible and not room.has_free(FREED_SHARE):
+            given_up.append(one := implausible.pop())
+            room.number -= one.datagrams
+            room.bytes -= one.size
+        self._forget(given_up)
+
+    def _forget(self, runs: list[_HeldRun[Item]]) -> None:
+        """Hold these, which have left the room, no longer."""
+        if runs:
+            for one in runs:
+                one.is_held = False
+            self._held = [one for one in self._held if one.is_held]
+            self._begins = [one.begin for one in self._held]
+            self._waiting_since = self._oldest_since()
+            self._room.strays += sum(one.datagrams for one in runs)
+
     def expire(self, now: float) -> list[Item]:
         """Return what has waited for long enough, in order; at ``inf`` all that is held."""
         for hole in self._holes:
-            if hole.since + LATE_SECONDS <= now:
+            if hole.since + LATE_SECONDS <= now and self._counts(hole):
                 self._lose(hole)
         found: list[Item] = []
         while self._held and self.waits_until <= now:
             found += self._wait_no_longer(now)
         return found
 
-    def give_up_strays(self, now: float) -> int:
-        """Forget what is held for long while all before it goes on: its numbers are far off. Returns how many
-        datagrams that are; if they are of the stream after all, another leg brings them in their turn."""
+    def give_up_strays(self, now: float) -> None:
+        """Forget what is held for long while all before it goes on: its numbers are far off. If it is of the
+        stream after all, another leg brings it in its turn."""
         since = now - LATE_SECONDS - self.seconds
-        if not self._held or self._came_at < since:
-            return 0
-        strays = [one for one in self._held if one.since <= since]
-        self._held = [one for one in self._held if one.since > since]
-        self._begins = [one.begin for one in self._held]
-        self._waiting_since = min((one.since for one in self._held), default=math.inf)
-        for one in strays:
-            self._room.number -= one.datagrams
-            self._room.bytes -= one.size
-        return sum(one.datagrams for one in strays)
+        if self._held and self._came_at >= since:
+            strays = [one for one in self._held if one.since <= since]
+            for one in strays:
+                self._room.number -= one.datagrams
+                self._room.bytes -= one.size
+            self._forget(strays)
 
     def _wait_no_longer(self, now: float) -> list[Item]:
         """Go on without what is missing before what is held."""
@@ -242,12 +301,16 @@ class Merge(Generic[Item]):
     def _leave_out(self, end: int, now: float, *, lost: bool) -> None:
         """Go on with number ``end``, without those before it."""
         hole = _Hole(self.next, end, now, lost=False)
-        if lost:
+        if lost and self._counts(hole):
             self._lose(hole)
         self._holes.append(hole)
         self.next = self._whole_from = end
-        if len(self._holes) > GAPS_MAX:
-            self._lose(self._holes.pop(0))
+        if len(self._holes) > GAPS_MAX and self._counts(hole := self._holes.pop(0)):
+            self._lose(hole)
+
+    def _counts(self, hole: _Hole) -> bool:
+        """Return True if the numbers of a hole may count as lost."""
+        return hole.end <= self._confirmed or hole.end - hole.begin < MAX_DROPOUT
 
     def _lose(self, hole: _Hole) -> None:
         """Count the numbers of a hole as lost, once."""

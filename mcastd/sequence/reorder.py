@@ -4,18 +4,26 @@
   next = 7      8  9     11        7 comes: 7, 8 and 9 go on; 10 is waited for
                 ^ held   ^ held
 ```
+
+Anybody may send a number that is far ahead. It is held as others are, but while these go on before it nothing
+goes on without them.
 """
 
 from __future__ import annotations
 
 import enum
+import heapq
 import math
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
-# What may be held of all streams together. Of more, the oldest gap is waited for no longer.
+from mcastd.sequence.order import LATE_SECONDS, MAX_MISORDER
+
+# What may be held of all streams together. Of more, that of which most is held waits no longer.
 HELD_MAX = 10_000
 HELD_MAX_BYTES = 16 << 20
+# When there is no room for more, what is implausible goes until so much of the room is free.
+FREED_SHARE = 0.25
 
 Item = TypeVar("Item")
 
@@ -34,15 +42,27 @@ class HeldRoom:
 
     number: int = 0
     bytes: int = 0
+    strays: int = 0  # datagrams that were given up, and are not counted yet: their numbers are far off
+    holders: set[Reorder[Any]] = field(default_factory=set, compare=False)
 
     @property
     def is_overfull(self) -> bool:
-        return self.number > HELD_MAX or self.bytes > HELD_MAX_BYTES
+        return not self.has_free(0)
+
+    def take_strays(self) -> int:
+        """How many datagrams were given up since this was last asked."""
+        strays, self.strays = self.strays, 0
+        return strays
+
+    def has_free(self, share: float) -> bool:
+        """Return True if at least this share of the room is free."""
+        return self.number <= (1 - share) * HELD_MAX and self.bytes <= (1 - share) * HELD_MAX_BYTES
 
 
 @dataclass(slots=True)
 class _Held(Generic[Item]):
     item: Item
+    begin: int
     end: int  # the number after its last one
     size: int  # bytes
     since: float  # monotonic seconds
@@ -57,8 +77,9 @@ class Reorder(Generic[Item]):
         self.next = number  # counts on where numbers wrap
         self._numbers = numbers
         self._room = room
-        self._has_counts = False  # a datagram may have several numbers
         self._held: dict[int, _Held[Item]] = {}  # by number, in the order in which they came
+        self._begins: list[int] = []  # a heap of these numbers, and of some that are held no longer
+        self._came_at = -math.inf  # monotonic seconds, when the next number came last
 
     def __len__(self) -> int:
         """Datagrams that are held."""
@@ -67,8 +88,9 @@ class Reorder(Generic[Item]):
     @property
     def deadline(self) -> float:
         """When :meth:`expire` is due, in monotonic seconds; ``inf``: nothing is held."""
-        for held in self._held.values():
-            return held.since + self.seconds  # all came after the same gap
+        for held in self._held.values():  # all came after the same gap
+            patience = LATE_SECONDS + self.seconds
+            return min(max(held.since, self._came_at) + self.seconds, held.since + patience)
         return math.inf
 
     def _ahead(self, number: int) -> int:
@@ -83,57 +105,103 @@ class Reorder(Generic[Item]):
             return Turn.NOW
         return Turn.LATER if ahead > 0 else Turn.PAST
 
-    def go_on(self, number: int, count: int) -> list[Item]:
+    def go_on(self, number: int, count: int, now: float) -> list[Item]:
         """``count`` numbers from ``number`` on go on. Returns what follows them at once."""
         if count:
             self.next += max(0, self._ahead(number) + count)
-            self._has_counts = self._has_counts or count != 1
+            self._came_at = now
         return self._following()
+
+    def _lowest(self) -> int:
+        """The lowest number that is held."""
+        while self._begins[0] not in self._held:
+            heapq.heappop(self._begins)
+        return self._begins[0]
 
     def _following(self) -> list[Item]:
         found: list[Item] = []
-        while self._held:
-            begin = self.next
-            if begin not in self._held:
-                # A sender may cut the same numbers otherwise, and so go past some that are held
-                begin = min(self._held) if self._has_counts else begin
-                if begin not in self._held or begin > self.next:
-                    break
-            found.append(self._pop(begin))
+        # A sender may cut the same numbers otherwise, and so go past some that are held
+        while self._held and (begin := self._lowest()) <= self.next:
+            held = self._held[begin]
+            self._remove(held)
+            self.next = max(self.next, held.end)
+            found.append(held.item)
         return found
 
-    def _pop(self, begin: int) -> Item:
-        held = self._held.pop(begin)
-        self._room.number -= 1
-        self._room.bytes -= held.size
-        self.next = max(self.next, held.end)
-        return held.item
+    def _remove(self, held: _Held[Item]) -> None:
+        room = self._room
+        del self._held[held.begin]
+        room.number -= 1
+        room.bytes -= held.size
+        if not self._held:
+            room.holders.discard(self)
+            self._begins.clear()
 
     def hold(self, number: int, count: int, item: Item, size: int, now: float) -> list[Item]:
-        """Hold a datagram of ``size`` bytes. Returns what goes on since there is no room for more."""
-        begin = self.next + self._ahead(number)
-        self._has_counts = self._has_counts or count != 1
+        """Hold a datagram of ``size`` bytes.
+
+        Returns what goes on since there is no room for more: it may be of another stream, too.
+        """
+        begin, room = self.next + self._ahead(number), self._room
         found: list[Item] = []
-        if begin in self._held:  # cut otherwise
-            now = self._held[begin].since
-            next_before = self.next
-            found.append(self._pop(begin))
-            self.next = next_before
-        self._held[begin] = _Held(item, begin + count, size, now)
-        self._room.number += 1
-        self._room.bytes += size
-        while self._room.is_overfull and self._held:
-            found += self._skip()
+        if (before := self._held.get(begin)) is not None:  # cut otherwise
+            now = before.since
+            found.append(before.item)
+            self._remove(before)
+        self._held[begin] = _Held(item, begin, begin + count, size, now)
+        heapq.heappush(self._begins, begin)
+        if len(self._begins) > 2 * len(self._held):
+            self._begins = sorted(self._held)
+        room.number += 1
+        room.bytes += size
+        room.holders.add(self)
+        while room.is_overfull:
+            largest = max(room.holders, key=len)
+            largest._give_up_implausible()
+            if room.is_overfull:
+                found += largest._skip()
         return found
 
     def expire(self, now: float) -> list[Item]:
         """Return what has waited for long enough, in order; at ``inf`` all that is held."""
         found: list[Item] = []
         while self._held and self.deadline <= now:
-            found += self._skip()
+            patience = LATE_SECONDS + self.seconds
+            first = next(iter(self._held.values()))
+            if max(first.since, self._came_at) + self.seconds <= now:
+                found += self._skip()
+            else:  # all before it goes on: its number is far off
+                self._give_up([held for held in self._held.values() if held.since + patience <= now])
         return found
 
     def _skip(self) -> list[Item]:
         """Wait no longer for the gap before what is held."""
-        self.next = min(self._held)
+        if not self._held:
+            return []
+        self.next = self._lowest()
         return self._following()
+
+    def _give_up_implausible(self) -> None:
+        """Forget the oldest of what is far ahead, while others go on, or are held, that came after it."""
+        at, latest, is_far = self.next, self._came_at, False
+        implausible: list[_Held[Item]] = []
+        for _, held in sorted(self._held.items()):
+            is_far = is_far or held.begin - at > MAX_MISORDER
+            if not is_far:
+                latest = max(latest, held.since)
+            elif held.since < latest:
+                implausible.append(held)
+            at = max(at, held.end)
+        implausible.sort(key=lambda held: held.since)
+        number, size, given_up = self._room.number, self._room.bytes, list[_Held[Item]]()
+        for held in implausible:
+            if HeldRoom(number, size).has_free(FREED_SHARE):
+                break
+            given_up.append(held)
+            number, size = number - 1, size - held.size
+        self._give_up(given_up)
+
+    def _give_up(self, given_up: list[_Held[Item]]) -> None:
+        for held in given_up:
+            self._remove(held)
+        self._room.strays += len(given_up)

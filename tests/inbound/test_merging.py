@@ -20,6 +20,7 @@ from mcastd.inbound.merging import HEARTBEAT_SECONDS, MergingSequencer
 from mcastd.inbound.protocols import make_protocol
 from mcastd.net.legs import LegBatch
 from mcastd.net.link import ListBatch
+from mcastd.sequence.reorder import HELD_MAX
 from mcastd.worker import Books, Vitals
 
 SENDERS = "192.0.2.7", "192.0.2.8"
@@ -60,6 +61,10 @@ class Merged:
     @property
     def counted(self) -> SequenceCounters:
         return self.merging._counted()
+
+    @property
+    def lost_by(self) -> list[int]:
+        return [self.merging.lost_by(leg) for leg in self.merging.legs]
 
     def begin(self, *numbers: int) -> None:
         """The first datagrams, by both legs."""
@@ -499,3 +504,37 @@ def test_after_one_datagram_far_ahead_in_a_pause_the_stream_goes_on_soon(protoco
     assert gone == sent[-len(gone) :]
     assert len(gone) > 90  # those after a second, and max_skew
     assert merged.counted.restarts == 1
+
+
+def test_a_flood_far_ahead_by_one_leg_takes_nothing_from_those_that_come() -> None:
+    merged = Merged("moldudp64")
+    first = [mold(1, 1), mold(2, 1)]
+    merged.feed(0, *first)
+    merged.feed(1, *first)
+    gone, sent, forged = list[bytes](), [mold(number, 1) for number in range(3, 203)], 0
+    for index, datagram in enumerate(sent):
+        begin = (1 << 40) + 1_000 * index
+        gone += merged.feed(0, *(mold(number, 1) for number in range(begin, begin + 200, 2)))
+        forged += 100
+        gone += merged.feed(1, datagram)
+        gone += merged.expire(merged.now + 0.001)
+        assert merged.merging.held <= HELD_MAX
+    assert gone == sent
+    assert merged.dropped["stray"] == forged - merged.merging.held > 0
+    assert (merged.counted.lost, merged.counted.restarts) == (0, 0)
+
+
+@pytest.mark.parametrize("max_skew", [0, "50ms"])
+def test_one_number_far_ahead_is_no_loss_of_legs(max_skew: Any) -> None:
+    merged = Merged("moldudp64", max_skew=max_skew)
+    first = [mold(1, 1), mold(2, 1)]
+    merged.feed(0, *first)
+    merged.feed(1, *first)
+    merged.feed(0, mold(1 << 40, 1))
+    for number in range(3, 30):
+        for leg in (0, 1):
+            merged.feed(leg, mold(number, 1))
+        merged.expire(merged.now + 0.2)
+    merged.expire(merged.now + 5.0)
+    assert merged.counted.lost == 0
+    assert merged.lost_by == [0, 0]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mcastd.counters import SequenceCounters
 from mcastd.sequence.merge import Fate, Merge
-from mcastd.sequence.order import GAPS_MAX, LATE_SECONDS
+from mcastd.sequence.order import GAPS_MAX, LATE_SECONDS, MAX_DROPOUT
 from mcastd.sequence.reorder import HELD_MAX, HeldRoom
 
 
@@ -181,9 +181,11 @@ def test_numbers_far_ahead_are_waited_for_as_long_as_those_before_them_come() ->
         merging.now += 0.02
         assert merging.expire(merging.now) == []
         assert merging.run(begin, begin + 1) == [begin]
-    assert (merging.merge.give_up_strays(50.0 + LATE_SECONDS), merging.room.number) == (0, 2)
+    merging.merge.give_up_strays(50.0 + LATE_SECONDS)
+    assert (merging.room.take_strays(), merging.room.number) == (0, 2)
     assert merging.merge.deadline == 50.05 + LATE_SECONDS
-    assert (merging.merge.give_up_strays(merging.now), merging.room) == (2, HeldRoom())
+    merging.merge.give_up_strays(merging.now)
+    assert (merging.room.take_strays(), merging.room.take_strays(), merging.room) == (2, 0, HeldRoom())
     assert merging.run(193, 2_003) == numbers(193, 2_003)
     assert (merging.total, merging.merge.deadline) == (SequenceCounters(), math.inf)
 
@@ -194,7 +196,8 @@ def test_what_follows_a_gap_that_ends_in_time_is_no_stray() -> None:
     merging.run(110, 112)
     merging.now += 2.5
     assert merging.run(103, 105) == [103, 104]
-    assert merging.merge.give_up_strays(merging.now) == 0
+    merging.merge.give_up_strays(merging.now)
+    assert merging.room.take_strays() == 0
     assert merging.run(105, 110) == numbers(105, 112)
     assert merging.merge.is_missed(107) is False
 
@@ -206,3 +209,68 @@ def test_a_number_is_missed_if_only_later_ones_have_gone_on() -> None:
     assert not merging.merge.is_missed(103)
     merging.expire(50.05)
     assert [number for number in range(99, 112) if merging.merge.is_missed(number)] == [103, 104]
+
+
+FAR = 1 << 40
+
+
+def test_numbers_far_ahead_that_fill_the_room_make_it_again_and_not_those_that_come() -> None:
+    merging = Merging(numbers=1 << 64)
+    merging.run(100, 103)
+    merging.run(104, 110)
+    for place in range(2 * HELD_MAX):
+        merging.now += 1e-6
+        assert merging.run(FAR + 2 * place, FAR + 2 * place + 1) == []
+        if not place % 100:
+            begin = 110 + place // 100
+            assert merging.run(begin, begin + 1) == [], "held behind 103"
+        assert merging.room.number <= HELD_MAX
+    strays = merging.room.take_strays()
+    assert strays + merging.room.number == 2 * HELD_MAX + 6 + 200
+    assert merging.room.number >= HELD_MAX // 2
+    assert merging.merge.missing == 1
+    assert merging.run(103, 104) == numbers(103, 310)
+    assert max(merging.merge._begins) == FAR + 4 * HELD_MAX - 2, "the oldest went first"
+
+
+def test_what_no_leg_brings_of_a_large_gap_is_no_stray_however_full_the_room_is() -> None:
+    merging = Merging(10.0)
+    merging.run(100, 103)
+    merging.now += 1
+    gone = []
+    for begin in range(20_000, 20_000 + 2 * HELD_MAX, 50):
+        merging.now += 1e-4
+        gone += merging.run(begin, begin + 50)
+    assert gone == numbers(20_000, 20_000 + 2 * HELD_MAX)
+    merging.expire(60.0)
+    assert (merging.room.take_strays(), merging.total.lost) == (0, 20_000 - 103)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.05])
+def test_a_large_hole_counts_when_a_datagram_goes_on_after_it(seconds: float) -> None:
+    for size, confirmed, lost in (
+        (MAX_DROPOUT - 1, False, MAX_DROPOUT - 1),
+        (MAX_DROPOUT, False, 0),
+        (MAX_DROPOUT, True, MAX_DROPOUT),
+        (FAR, True, FAR),
+    ):
+        merging = Merging(seconds, numbers=1 << 64)
+        merging.run(100, 103)
+        merging.run(103 + size, 104 + size)
+        merging.expire(51.0)
+        if confirmed:
+            assert merging.run(104 + size, 105 + size) == [104 + size]
+        merging.expire(60.0)
+        merging.expire(math.inf)
+        assert (merging.total.lost, merging.merge.missing) == (lost, 0), (size, confirmed)
+
+
+def test_several_that_go_on_together_confirm_a_hole() -> None:
+    for runs in ([(9_000, 9_002)], [(9_000, 9_001), (9_001, 9_002)]):
+        merging = Merging()
+        merging.run(100, 103)
+        for begin, end in runs:
+            merging.run(begin, end)
+        assert merging.expire(50.05) == [9_000, 9_001]
+        merging.expire(60.0)
+        assert merging.total.lost == 9_000 - 103

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import random
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcastd.sequence import reorder as module
-from mcastd.sequence.reorder import HeldRoom, Reorder, Turn
+from mcastd.sequence.reorder import HELD_MAX, HeldRoom, Reorder, Turn
 
 HOLD = 0.05  # seconds
 RTP_NUMBERS = 1 << 16
@@ -30,7 +31,7 @@ class Taking:
         wire = number % self.numbers
         turn = self.reorder.turn(wire, count)
         if turn is Turn.NOW:
-            self.given += [number, *self.reorder.go_on(wire, count)]
+            self.given += [number, *self.reorder.go_on(wire, count, now)]
         elif turn is Turn.LATER:
             self.given += self.reorder.hold(wire, count, number, size, now)
         else:
@@ -103,9 +104,56 @@ def test_what_is_held_is_bounded_in_number_and_in_bytes(
     assert one.given == [2]
     assert one.room == HeldRoom(3, 300)
     other = Taking(0, room=one.room)
-    with pytest.raises(AssertionError):  # the room is for both
-        other.take(5)
-    assert other.given == [5], "there is none for it"
+    assert other.reorder.hold(5, 1, 5, 100, 0.0) == [4], "the other has more"
+    assert (len(other.reorder), one.room) == (1, HeldRoom(3, 300))
+
+
+def test_numbers_far_ahead_that_fill_the_room_make_it_again_and_not_those_that_come() -> None:
+    one, far = Taking(100, 1 << 64), 1 << 40
+    one.take(101, 0.0)
+    for place in range(2 * HELD_MAX):
+        one.take(far + 2 * place, 1e-6 * place)
+        if not place % 100:
+            assert one.take(102 + place // 100, 1e-6 * (place + 0.5)) is Turn.LATER
+        assert one.room.number <= HELD_MAX
+    assert (one.given, one.room.take_strays() + one.room.number) == ([], 2 * HELD_MAX + 201)
+    one.take(100, 0.03)
+    assert one.given == [*range(100, 302)]
+    assert max(one.reorder._held) == far + 4 * HELD_MAX - 2, "the oldest went first"
+
+
+def test_a_number_far_ahead_is_given_up_while_others_go_on_before_it() -> None:
+    one, now = Taking(100), 10.0
+    one.take(2_000, now)
+    for number in range(100, 220):
+        now += 0.01
+        assert one.reorder.expire(now) == []
+        assert one.take(number, now) is Turn.NOW
+        assert one.reorder.deadline >= now
+    assert (one.given, one.room, one.room.take_strays()) == ([*range(100, 220)], HeldRoom(), 1)
+
+
+def test_what_is_held_of_a_large_gap_goes_on_however_full_the_room_is() -> None:
+    one = Taking(100, 1 << 64)
+    one.take(100, 1.0)
+    for place in range(2 * HELD_MAX):
+        one.take(20_000 + place, 2.0 + 1e-6 * place)
+    one.given += one.reorder.expire(math.inf)
+    assert (one.given[1:], one.room.take_strays()) == ([*range(20_000, 20_000 + 2 * HELD_MAX)], 0)
+
+
+def seconds_to_hold_and_go_on(number: int) -> float:
+    """CPU time, where there is a gap before each."""
+    one, begin = Taking(0, 1 << 64), time.process_time()
+    for place in range(1, number + 1):
+        one.take(2 * place, size=1)
+    assert len(one.reorder.expire(math.inf)) == number
+    return time.process_time() - begin
+
+
+def test_what_is_held_costs_no_step_for_each_of_the_others() -> None:
+    small = max(seconds_to_hold_and_go_on(HELD_MAX // 10) for _ in range(3))
+    assert seconds_to_hold_and_go_on(HELD_MAX) < 40 * small, "10 times as much; with such steps 100 times"
 
 
 @settings(max_examples=25)
