@@ -16,6 +16,7 @@ from bench.lab import INTERFACE, MIB, SOURCES, Address, Lab
 from bench.processes import Program
 
 DEEP, DEFAULT = 64 * MIB, 4 * MIB  # receive buffers: to be filled and drained, and as the daemon has it
+LEAST = "least Python"
 BUFFERED = 1 << 16  # bytes that C recv and dumpcap may still hold: they write through a buffer of their own
 PCAP_OVERHEAD = 16 + 14 + 20 + 8  # bytes beside a payload: pcap's record, Ethernet, IP, UDP
 # Bytes beside the payload by format, where the output tells how many datagrams are in it. Of pcapng, for
@@ -104,6 +105,25 @@ class Cast:
         command = (self._checkout.python, str(SOURCES / "naive.py"), *arguments)
         started = self.lab.start(self.lab.receiver, *command, stack=self._stack, ready=True)
         return Receiver("Python naive", started, address, output, self.lab, overhead=None)
+
+    def least(self, buffer: int) -> Receiver:
+        """The least that Python can do."""
+        address, output = self.lab.new_address(), self.lab.new_path("least")
+        started = self._least(address, buffer, output, ready=True)
+        return Receiver(LEAST, started, address, output, self.lab)
+
+    def least_pipe(self, buffer: int) -> Receiver:
+        """The same into a pipe; it begins when the pipe has a reader."""
+        address, output = self.lab.new_address(), self.lab.new_path("least-pipe")
+        os.mkfifo(output)
+        started = self._least(address, buffer, output, ready=False)
+        self.lab.wait_for(lambda: self.lab.is_member(address), "its membership")
+        return Receiver(LEAST, started, address, output, self.lab, overhead=None)
+
+    def _least(self, address: Address, buffer: int, output: Path, *, ready: bool) -> Program:
+        arguments = (address.group, str(address.port), INTERFACE, str(buffer), str(output))
+        command = (self._checkout.python, str(SOURCES / "least.py"), *arguments)
+        return self.lab.start(self.lab.receiver, *command, stack=self._stack, ready=ready)
 
     def mcastd(
         self, buffer: int = DEFAULT, form: str = "raw", name: str = "mcastd", **settings: object

@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.context import Bench
 from bench.measure import LossFree, Samples, drain, middle, rates_ratio, ratio, steady
 from bench.processes import Program
-from bench.receivers import DEEP, DEFAULT, Receiver
+from bench.receivers import DEEP, DEFAULT, LEAST, Receiver
 from bench.report import Check, Result, at_least_rate, at_most, times
 
 SIZES = (64, 1316)
@@ -44,6 +44,7 @@ def raw(bench: Bench) -> list[Result]:
                 cast.mcastd(DEEP),
                 cast.mcastd(DEEP, name=UNCOALESCED, coalesce="false"),
                 cast.reference("recvmmsg", DEEP),
+                cast.least(DEEP),
                 cast.reference("recv", DEEP),
                 cast.socat(DEEP),
                 cast.multicat(DEEP),
@@ -53,6 +54,7 @@ def raw(bench: Bench) -> list[Result]:
         bounds = {name: rates_ratio(rate, "mcastd", name) for name in ("C recvmmsg", "socat", "multicat")}
         cpu_of_c = ratio(cpu, "mcastd", "C recvmmsg", "cpu")
         uncoalesced = ratio(cpu, UNCOALESCED, "C recvmmsg", "cpu")
+        of_least = ratio(cpu, UNCOALESCED, LEAST, "cpu"), ratio(cpu, LEAST, "C recvmmsg", "cpu")
         results.append(
             Result(
                 f"receive raw, {size} B",
@@ -75,7 +77,10 @@ def raw(bench: Bench) -> list[Result]:
                         )
                     )
                 ),
-                notes=[f"{UNCOALESCED}: {times(CPU=uncoalesced)} of C, which does not coalesce either"],
+                notes=[
+                    f"{UNCOALESCED}: {times(CPU=uncoalesced)} of C, which does not coalesce either,"
+                    f" and {times(CPU=of_least[0])} of the {LEAST}, which takes {times(CPU=of_least[1])} of C"
+                ],
             )
         )
     return results
@@ -181,7 +186,8 @@ def at_once(bench: Bench) -> list[Result]:
     """With max_latency = 0, which waits for nothing: how old datagrams are for the reader of a pipe."""
     results = []
     for rate in RATES:
-        late = _latencies(bench, rate, max_latency=0)
+        late = _latencies(bench, rate, least=True, max_latency=0)
+        of_least = ratio(late, LEAST, "C recvmmsg", "p50")
         p50, p99 = (ratio(late, "mcastd", "C recvmmsg", metric) for metric in ("p50", "p99"))
         results.append(
             Result(
@@ -189,13 +195,16 @@ def at_once(bench: Bench) -> list[Result]:
                 late,
                 [at_most("p50 of C recvmmsg", p50, 1.3), at_most("p99 of C recvmmsg", p99, 1)],
                 of_c=times(p50=p50, p99=p99),
-                notes=["p50, p99, max: us from the sender's stamp to a reader of the pipe"],
+                notes=[
+                    "p50, p99, max: us from the sender's stamp to a reader of the pipe",
+                    f"{LEAST}: {times(p50=of_least)} of C",
+                ],
             )
         )
     return results
 
 
-def _latencies(bench: Bench, rate: int, **settings: object) -> Samples:
+def _latencies(bench: Bench, rate: int, *, least: bool = False, **settings: object) -> Samples:
     """How old datagrams are for the reader of a pipe: the daemon beside C, which writes at once."""
     with contextlib.ExitStack() as stack:
         cast = bench.cast(stack)
@@ -216,6 +225,9 @@ def _latencies(bench: Bench, rate: int, **settings: object) -> Samples:
             }
 
         contestants = {"mcastd": lambda: run(mcastd), "C recvmmsg": lambda: run(reference)}
+        if least:
+            python = cast.least_pipe(DEFAULT)
+            contestants[LEAST] = lambda: run(python)
         return bench.interleave(f"latency at {rate:,}/s", contestants)
 
 

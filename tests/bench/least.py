@@ -1,0 +1,76 @@
+"""The least that Python can do: ``least.py GROUP PORT INTERFACE BUFFER OUTPUT``.
+
+The loop of ``receive.c recvmmsg`` with nothing around it: recvmmsg(2), the lengths, writev(2). It counts
+nothing, looks at no error, and does nothing else. What the daemon takes more than this is its own; what this
+takes more than C is Python's. Runs until it is ended.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import struct
+import sys
+from typing import Any, ClassVar
+
+BATCH, LONGEST = 64, 65536
+SO_RCVBUFFORCE, MSG_WAITFORONE = 33, 0x10000
+
+
+class iovec(ctypes.Structure):
+    _fields_: ClassVar = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
+
+
+class mmsghdr(ctypes.Structure):
+    _fields_: ClassVar = [
+        ("name", ctypes.c_void_p),
+        ("name_length", ctypes.c_uint32),
+        ("iov", ctypes.c_void_p),
+        ("iov_length", ctypes.c_size_t),
+        ("control", ctypes.c_void_p),
+        ("control_length", ctypes.c_size_t),
+        ("flags", ctypes.c_int),
+        ("padding", ctypes.c_int),
+        ("length", ctypes.c_uint),
+    ]
+
+
+def column(array: Any, offset: int) -> memoryview:
+    """The 32 bits at ``offset`` of each struct."""
+    words = memoryview(array).cast("B").cast("I")
+    return words[offset // 4 :: ctypes.sizeof(array._type_) // 4]
+
+
+def main() -> None:
+    group, port, interface, buffer, output = sys.argv[1:]
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, int(buffer))
+    sock.bind((group, int(port)))
+    membership = struct.pack("=4s4si", socket.inet_aton(group), bytes(4), socket.if_nametoindex(interface))
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+    out = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT)  # of a pipe: waits for its reader
+
+    libc = ctypes.CDLL(None)
+    recvmmsg, writev = libc.recvmmsg, libc.writev
+    recvmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
+    writev.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
+    memory = bytearray(BATCH * LONGEST)
+    base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    starts = range(base, base + BATCH * LONGEST, LONGEST)
+    into, gathered = ((iovec * BATCH)(*(iovec(start, LONGEST) for start in starts)) for _ in range(2))
+    headers = (mmsghdr * BATCH)()
+    for header, row in zip(headers, into, strict=True):
+        header.iov, header.iov_length = ctypes.addressof(row), 1
+    received, written = column(headers, mmsghdr.length.offset), column(gathered, iovec.length.offset)
+    fd, headers_at, gathered_at = sock.fileno(), ctypes.addressof(headers), ctypes.addressof(gathered)
+    print("ready", flush=True)
+    while True:
+        count = recvmmsg(fd, headers_at, BATCH, MSG_WAITFORONE, None)
+        written[:count] = received[:count]
+        writev(out, gathered_at, count)
+
+
+if __name__ == "__main__":
+    main()
