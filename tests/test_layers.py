@@ -43,6 +43,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
     | {"worker", "handover", "config", "net", "protocols", "delivery", "sequence", "analysis"},
     "discovery": LEAVES | {"worker", "config", "net", "protocols"},
     "bridge": LEAVES | {"worker", "config", "net", "protocols", "querier"},
+    "tunnel": LEAVES | {"protocols"},
     "supervisor": LEAVES | {"worker", "config"},
     "doctor": LEAVES | {"config", "net", "protocols", "delivery", "inbound"},
     "process": LEAVES,

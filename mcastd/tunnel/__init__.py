@@ -1,0 +1,1 @@
+"""Tunnels through networks that have no multicast."""

@@ -1,0 +1,69 @@
+"""The host's side of IGMPv3 and MLDv2 without a kernel: what it says of its memberships, as IP packets.
+
+RFC 3376 section 5, RFC 3810 section 6. A gateway has no interface that its kernel could report on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import IPv4Address, IPv6Address
+
+from mcastd.ip import NO_SOURCE, Address, SourceFilter
+from mcastd.protocols import igmp, mld
+from mcastd.protocols.internet import (
+    ICMPV6,
+    IGMP,
+    MEMBERSHIP_TOS,
+    MEMBERSHIP_TTL,
+    IpPacket,
+    build_ip,
+)
+from mcastd.protocols.membership import GroupRecord, RecordKind
+
+Wanted = Mapping[Address, SourceFilter]
+"""Which sources of which groups are wanted."""
+
+# Bytes of a report at most: with all headers it fits into 1280 bytes, the least that IPv6 carries.
+REPORT_MAX_BYTES = 1100
+# RFC 7450 section 5.2.1 lets a gateway send reports from the unspecified address.
+_FROM_4, _FROM_6 = IPv4Address(0), IPv6Address(0)
+
+
+def current_state(wanted: Wanted) -> list[GroupRecord]:
+    """What a general query is answered with: RFC 3376 section 5.2."""
+    return [
+        _record(group, one, RecordKind.IS_INCLUDE, RecordKind.IS_EXCLUDE) for group, one in wanted.items()
+    ]
+
+
+def state_change(before: Wanted, now: Wanted) -> list[GroupRecord]:
+    """What is said when what is wanted has changed: the table of RFC 3376 section 5.1."""
+    records: list[GroupRecord] = []
+    for group in {**before, **now}:
+        old, new = before.get(group, NO_SOURCE), now.get(group, NO_SOURCE)
+        if old.exclude != new.exclude:
+            records.append(_record(group, new, RecordKind.TO_INCLUDE, RecordKind.TO_EXCLUDE))
+            continue
+        more, less = {*new.sources} - {*old.sources}, {*old.sources} - {*new.sources}
+        allowed, blocked = (less, more) if new.exclude else (more, less)
+        for kind, sources in ((RecordKind.ALLOW, allowed), (RecordKind.BLOCK, blocked)):
+            if sources:
+                records.append(GroupRecord(kind, group, tuple(sorted(sources, key=int))))
+    return records
+
+
+def _record(group: Address, one: SourceFilter, include: RecordKind, exclude: RecordKind) -> GroupRecord:
+    return GroupRecord(exclude if one.exclude else include, group, tuple(one.sources))
+
+
+def report_packets(records: Iterable[GroupRecord], version: int) -> Iterator[bytes]:
+    """IP packets of ``version`` with reports of these records."""
+    if version == 4:
+        for message in igmp.build_reports(records, REPORT_MAX_BYTES):
+            to = igmp.ALL_IGMPV3_ROUTERS
+            packet = IpPacket(_FROM_4, to, IGMP, MEMBERSHIP_TTL, message, router_alert=True)
+            yield build_ip(packet, MEMBERSHIP_TOS)
+        return
+    for message in mld.build_reports(records, REPORT_MAX_BYTES, _FROM_6, mld.ALL_MLDV2_ROUTERS):
+        packet = IpPacket(_FROM_6, mld.ALL_MLDV2_ROUTERS, ICMPV6, MEMBERSHIP_TTL, message, router_alert=True)
+        yield build_ip(packet)
