@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from mcastd.bridge.bridge import BridgeWorker
+from mcastd.bridge.router import MulticastRouter
 from mcastd.config import (
     FEC_PORTS,
+    Bridge,
     Discover,
     InboundSubscription,
     OpenFiles,
@@ -104,6 +107,7 @@ class Parts:
     sender: SharedSender | None = None
     watcher: Watcher | None = None
     announcer: SessionAnnouncer | None = None
+    router: MulticastRouter | None = None
     ends: Ends | None = None
     files: OpenFiles | None = None
     streams: RtpStreams = field(default_factory=RtpStreams)
@@ -178,11 +182,16 @@ def _discovery(name: str, settings: Discover, parts: Parts) -> Discovery:
     )
 
 
+def _bridge(name: str, settings: Bridge, parts: Parts) -> BridgeWorker:
+    return BridgeWorker(name, settings, parts.router or MulticastRouter(), parts.host)
+
+
 # By the settings of a kind of worker (see Config.kinds): makes one of its name, settings and parts.
 FACTORIES: dict[type[WorkerSettings], Callable[[str, Any, Parts], Worker]] = {
     OutboundChannel: _channel,
     InboundSubscription: _subscription,
     Discover: _discovery,
+    Bridge: _bridge,
 }
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 Address = IPv4Address | IPv6Address
+Prefix = IPv4Network | IPv6Network
 
 # An ``interface`` setting: one name, pattern or address, or several; None where the route decides.
 Interfaces = str | tuple[str, ...]

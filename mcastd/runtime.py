@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from mcastd import clock
+from mcastd.bridge.router import MulticastRouter
 from mcastd.build import ALONE, Parts, build
 from mcastd.config import Config, OpenFiles
 from mcastd.inbound.reader import Reader
@@ -38,6 +39,7 @@ class Runtime:
         self.network = NetworkWatch(lambda change: self.supervisor.network_changed(change, self.wakes))
         self._reader, self._sender, self._watcher = Reader(), SharedSender(), Watcher()
         self._announcer = SessionAnnouncer(self.network.host)
+        self._router = MulticastRouter()
         self._parts = replace(
             parts,
             host=self.network.host,
@@ -46,6 +48,7 @@ class Runtime:
             sender=self._sender,
             watcher=self._watcher,
             announcer=self._announcer,
+            router=self._router,
             files=OpenFiles(config),
         )
 
@@ -70,5 +73,6 @@ class Runtime:
     def close(self) -> None:
         """End what the workers share. They have ended before, or never will."""
         with ExitStack() as stack:
-            for shared in (self.network, self._announcer, self._reader, self._watcher, self._sender):
+            shared_by_workers = (self._announcer, self._router, self._reader, self._watcher, self._sender)
+            for shared in (self.network, *shared_by_workers):
                 stack.callback(shared.close)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mcastd.counters import (
+    BridgeCounters,
     DiscoveryCounters,
     InboundCounters,
     OutboundCounters,
@@ -444,3 +445,31 @@ class DiscoveryStatus(Status):
     counters: DiscoveryCounters
     heard: int  # sessions that are kept
     sessions: tuple[SessionStatus, ...]  # those that were heard first last
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteStatus:
+    """What a source sends to a group, and where it goes."""
+
+    source: str
+    group: str
+    comes_by: str  # an interface
+    goes_to: tuple[str, ...]  # interfaces; none: it is dropped
+    packets: int  # as counters.BridgeCounters
+    bytes: int
+    wrong_interface: int  # packets that came by another interface, and were dropped
+    age: float  # seconds since it was made
+    last_age: float  # the same, since a packet of it was seen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BridgeStatus(Status):
+    comes_by: tuple[str, ...]  # interfaces that there are
+    goes_to: tuple[str, ...]
+    groups: tuple[str, ...]  # or prefixes
+    sources: tuple[str, ...]  # the same; none: any
+    ttl_threshold: int
+    troubles: tuple[str, ...]  # why some of it does not work
+    counters: BridgeCounters
+    route_count: int
+    routes: tuple[RouteStatus, ...]  # those that were in use last

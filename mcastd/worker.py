@@ -45,6 +45,7 @@ class Signal(enum.Flag):
     RETRY = enum.auto()  # do not wait for the next attempt
     SOURCE = enum.auto()  # a source that was at rest has news
     HANDOVER = enum.auto()  # what another thread did for the worker is its own again
+    NEWS = enum.auto()  # a thread that works for the worker has something to say of it
 
 
 NONE = Signal.NONE
@@ -324,6 +325,7 @@ class Books(NamedTuple):
     receive_buffer: int | None = None  # bytes that the kernel gave; None: there is no socket now
     receive_buffer_asked: int = 0
     sessions: int = 0  # of a worker that hears announcements: those that it keeps
+    routes: int = 0  # of a bridge
     manifest: ManifestStatus | None = None  # that it goes by, if it goes by one
     refused_manifests: Mapping[str, int] = MappingProxyType({})  # by reason
     sequence: SequenceCounters | None = None  # live; None: its datagrams have no numbers that it reads

@@ -22,6 +22,7 @@ from pydantic.fields import FieldInfo
 
 from mcastd import __version__, cli, ctl
 from mcastd.config import Config, kinds_among
+from mcastd.config.model import Model
 from mcastd.config.words import choose
 
 PROJECT = Path(__file__).parent.parent
@@ -81,7 +82,7 @@ def keys() -> Iterator[str]:
             raise SystemExit(f"{REFERENCE} shows no {header}")
         of_model = examples[header]
         defaults = default_values(model, of_model)
-        for key, field in model.model_fields.items():
+        for key, field in keys_of(model).items():
             if key not in of_model:
                 raise SystemExit(f"{REFERENCE} shows no {key} in {header}")
             yield f".It Cm {key}"
@@ -93,6 +94,10 @@ def keys() -> Iterator[str]:
             yield from roff(f"{required} Example:")
             yield f".Dl {key} = {of_model[key]}".replace("\\", r"\e").replace('"', r"\(dq")
         yield ".El"
+
+
+def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    return model.fields_by_key() if issubclass(model, Model) else model.model_fields
 
 
 def tables() -> Iterator[tuple[str, type[BaseModel]]]:
@@ -147,8 +152,8 @@ def shipped_examples() -> dict[str, Examples]:
 
 def default_values(model: type[BaseModel], examples: Examples) -> dict[str, Any]:
     """The model's defaults as the configuration writes them, in a table that has what is required."""
-    lines = [f"{key} = {examples[key]}" for key, field in model.model_fields.items() if field.is_required()]
-    return model(**tomllib.loads("\n".join(lines))).model_dump(mode="json")
+    lines = [f"{key} = {examples[key]}" for key, field in keys_of(model).items() if field.is_required()]
+    return model(**tomllib.loads("\n".join(lines))).model_dump(mode="json", by_alias=True)
 
 
 def as_toml(value: object) -> str:

@@ -50,8 +50,9 @@ BELOW = {  # room: the rooms that it may import, besides itself
     "reloads": LEAVES,
     "ondisk": LEAVES | {"config"},
     "chores": LEAVES | {"systemd", "inbound", "supervisor"},
-    "build": LEAVES | {"worker", "config", "net", "outbound", "inbound", "discovery", "protocols"},
-    "runtime": LEAVES | {"process", "worker", "config", "net", "outbound", "inbound", "build", "supervisor"},
+    "build": LEAVES | {"worker", "config", "net", "outbound", "inbound", "discovery", "bridge", "protocols"},
+    "runtime": LEAVES
+    | {"process", "worker", "config", "net", "outbound", "inbound", "bridge", "build", "supervisor"},
     "daemon": LEAVES
     | {
         "process",

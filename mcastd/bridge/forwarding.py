@@ -7,15 +7,13 @@ each one, and ask again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from mcastd.counters import BridgeCounters
-from mcastd.ip import Address, stays_on_link
+from mcastd.ip import Address, Prefix, stays_on_link
 from mcastd.net.routing import RouteCount
 
-Prefix = IPv4Network | IPv6Network
 # Returns True if members on an interface, by its index, want what a source sends to a group.
 Wants = Callable[[int, Address, Address], bool]
 
@@ -43,6 +41,11 @@ class Rule:
     @property
     def interfaces(self) -> frozenset[int]:
         return self.came_by | self.to.keys()
+
+    def among(self, interfaces: Collection[int]) -> Rule:
+        """The same among these interfaces alone."""
+        to = {ifindex: ttl for ifindex, ttl in self.to.items() if ifindex in interfaces}
+        return replace(self, came_by=self.came_by & set(interfaces), to=to)
 
     def has_group(self, group: Address) -> bool:
         return not stays_on_link(group) and any(group in prefix for prefix in self.groups)
@@ -80,6 +83,7 @@ class BridgedRoute:
     since: float  # monotonic seconds
     last: float  # the same, when datagrams of it were seen last
     count: RouteCount = field(default_factory=lambda: RouteCount(0, 0, 0))
+    fresh: int = 0  # packets between the last two looks
 
 
 def decide(rules: Mapping[str, Rule], came_by: int, source: Address, group: Address, wants: Wants) -> Course:
@@ -112,6 +116,7 @@ class Forwarding:
         routes_max: int = ROUTES_MAX,
     ) -> None:
         self.counters: dict[str, BridgeCounters] = {}
+        self.last: dict[str, float] = {}  # monotonic seconds when something came last, by bridge
         self.evicted = 0  # routes that made room for others
         self._count = count
         self._wants = wants
@@ -179,7 +184,9 @@ class Forwarding:
             before = route.count
             if not self._account(route, now):
                 self._forget(route)
-            elif route.count.packets != before.packets:
+                continue
+            route.fresh = route.count.packets - before.packets
+            if route.fresh:
                 used.append(route)
             elif route.count.wrong_interface != before.wrong_interface or now - route.last >= IDLE_SECONDS:
                 self._forget(route)
@@ -237,6 +244,8 @@ class Forwarding:
                 continue
             counters.received += packets
             counters.received_bytes += size
+            if packets:
+                self.last[name] = now
             if became == FORWARDED:
                 counters.forwarded += packets
                 counters.forwarded_bytes += size

@@ -2,6 +2,7 @@
 
 from mcastd.config.addresses import label_of, means_several
 from mcastd.config.announce import Announcing
+from mcastd.config.bridge import Bridge
 from mcastd.config.daemon import DaemonSettings
 from mcastd.config.diff import Changes, diff
 from mcastd.config.directory_output import DirectoryOutput
@@ -52,6 +53,7 @@ __all__ = [
     "OUTPUTS",
     "SOURCES",
     "Announcing",
+    "Bridge",
     "Changes",
     "Config",
     "DaemonSettings",

@@ -7,10 +7,10 @@ import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from mcastd.config.words import show
-from mcastd.ip import Address, Interfaces, is_pattern
+from mcastd.ip import Address, Interfaces, Prefix, is_pattern, stays_on_link
 
 # Bytes of an alternative name, with the final NUL, linux/if.h; a first name has up to 16.
 ALTIFNAMSIZ = 128
@@ -47,6 +47,50 @@ def parse_group(value: object) -> Address:
     if not address.is_multicast:
         raise ValueError(f"{address} is not a multicast address (IPv4: 224.0.0.0/4, IPv6: ff00::/8)")
     return address
+
+
+def _prefix(value: object) -> Prefix | None:
+    """An address counts as the prefix that has it alone."""
+    try:
+        if not isinstance(value, str | IPv4Network | IPv6Network):
+            return None
+        return ip_network(value)
+    except ValueError as error:
+        if "has host bits set" in str(error):
+            raise ValueError(
+                f"{show(value)} has bits beyond its length: {ip_network(str(value), strict=False)}?"
+            ) from None
+        return None
+
+
+def parse_group_prefix(value: object) -> Prefix:
+    """A group, or all groups of a prefix."""
+    prefix = _prefix(value)
+    if prefix is None:
+        raise ValueError(
+            f'must be a group, or a prefix of groups like "239.1.0.0/16" or "ff15::/16", not {show(value)}'
+        )
+    if not prefix.is_multicast:
+        raise ValueError(f"{prefix} has other addresses than groups (IPv4: 224.0.0.0/4, IPv6: ff00::/8)")
+    if stays_on_link(prefix.network_address) and stays_on_link(prefix.broadcast_address):
+        raise ValueError(f"{prefix} stays on its link: no router forwards that")
+    return prefix
+
+
+def parse_source_prefix(value: object) -> Prefix:
+    """An address that datagrams come from, or all addresses of a prefix."""
+    prefix = _prefix(value)
+    if prefix is None:
+        raise ValueError(
+            f'must be an address, or a prefix like "192.0.2.0/24" or "2001:db8::/32", not {show(value)}'
+        )
+    if prefix.is_multicast:
+        raise ValueError(f"{prefix} is multicast: nothing is ever sent from it")
+    return prefix
+
+
+def format_prefix(prefix: Prefix) -> str:
+    return str(prefix.network_address if prefix.prefixlen == prefix.max_prefixlen else prefix)
 
 
 def parse_address(value: object) -> Address:
@@ -126,6 +170,11 @@ def parse_interfaces(value: object) -> Interfaces:
         if found.count(each) > 1:
             raise ValueError(f"{show(each)} is named twice")
     return found if len(found) > 1 else found[0]
+
+
+def format_interfaces(interfaces: Interfaces | list[str]) -> str | list[str]:
+    """As TOML has them. A table is serialized once by itself, and again in that of its worker (kinds.py)."""
+    return interfaces if isinstance(interfaces, str) else list(interfaces)
 
 
 def parse_one_interface(value: object) -> str:

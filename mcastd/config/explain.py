@@ -8,13 +8,13 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from mcastd.config.daemon import DaemonSettings
 from mcastd.config.kinds import kinds_among
 from mcastd.config.legs import LegSettings
-from mcastd.config.model import Conflicts
+from mcastd.config.model import Conflicts, Model
 from mcastd.config.outbound import Copy
 from mcastd.config.outputs import OUTPUTS
 from mcastd.config.protocols import INBOUND_PROTOCOLS, OUTBOUND_PROTOCOLS
@@ -125,7 +125,7 @@ def as_written(location: Location, data: Mapping[str, object]) -> Location:
     return written
 
 
-def _model(location: Location, data: Mapping[str, Any]) -> type[BaseModel]:
+def _model(location: Location, data: Mapping[str, Any]) -> type[Model]:
     """The model that lacks the last key of ``location``."""
     workers = Config.kinds()
     match location:
@@ -134,7 +134,7 @@ def _model(location: Location, data: Mapping[str, Any]) -> type[BaseModel]:
         case (str(table), _, _) if table in workers:
             return workers[table]
         case (str(table), name, str(key), _) if table in workers:
-            kinds = kinds_among(workers[table].model_fields[key].metadata)
+            kinds = kinds_among(workers[table].fields_by_key()[key].metadata)
             model = kinds.model_of(data[table][name][key]) if kinds else None
             return model or Config
         case (_, _, ("legs" | "copies") as key, _, _):
@@ -147,9 +147,9 @@ def _model(location: Location, data: Mapping[str, Any]) -> type[BaseModel]:
     return Config
 
 
-def _unknown(key: str, model: type[BaseModel]) -> str:
-    known = list(model.model_fields)
-    places: list[tuple[type[BaseModel], str]] = [
+def _unknown(key: str, model: type[Model]) -> str:
+    known = list(model.fields_by_key())
+    places: list[tuple[type[Model], str]] = [
         (DaemonSettings, "[daemon]"),
         *((settings, f"[{table}.NAME]") for table, settings in Config.kinds().items()),
         *((output, f'the table of an output of kind = "{kind}"') for kind, output in OUTPUTS.models.items()),
@@ -160,7 +160,7 @@ def _unknown(key: str, model: type[BaseModel]) -> str:
             if key != "kind"  # each has one
         ),
     ]
-    elsewhere = [place for other, place in places if key in other.model_fields and other is not model]
+    elsewhere = [place for other, place in places if key in other.fields_by_key() and other is not model]
     hint = _did_you_mean(key, known)
     if elsewhere:
         place = f"belongs into {' or '.join(elsewhere)}"

@@ -109,7 +109,7 @@ def _description(path: str) -> DescriptionFile:
 
 def dump(config: Config) -> str:
     """The configuration as TOML, defaults included; it loads to an equal one."""
-    tables = config.model_dump(mode="json", exclude_none=True)
+    tables = config.model_dump(mode="json", by_alias=True, exclude_none=True)
     text = tomli_w.dumps({name: table for name, table in tables.items() if table})
     return "".join(c if c == "\n" or c.isprintable() else toml_escaped(c) for c in text)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 
 from mcastd.config.addresses import interface_address, interfaces_in
 from mcastd.config.types import Location, Switch
@@ -33,6 +34,11 @@ class Conflicts(ValueError):
 
 class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def fields_by_key(cls) -> dict[str, FieldInfo]:
+        """The fields, by the keys that the text has for them."""
+        return {field.alias or name: field for name, field in cls.model_fields.items()}
 
 
 class WorkerSettings(Model):

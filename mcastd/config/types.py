@@ -14,11 +14,15 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, PlainSerializer, PlainValidator, StrictBool
 
 from mcastd.config.addresses import (
+    format_interfaces,
+    format_prefix,
     parse_group,
+    parse_group_prefix,
     parse_interfaces,
     parse_metrics,
     parse_one_interface,
     parse_source_address,
+    parse_source_prefix,
 )
 from mcastd.config.description import Description, parse_description
 from mcastd.config.keys import parse_secret_place, parse_secret_places, parse_verifying_keys
@@ -45,7 +49,7 @@ from mcastd.config.numbers import (
 )
 from mcastd.config.recording import StreamSelection, format_selection, parse_selection, parse_speed
 from mcastd.config.words import show
-from mcastd.ip import MAX_DATAGRAM_BYTES, Address, Interfaces
+from mcastd.ip import MAX_DATAGRAM_BYTES, Address, Interfaces, Prefix
 
 Location = tuple[str | int, ...]  # of a value in the configuration: keys and indices
 
@@ -134,6 +138,8 @@ Rate = Annotated[int, PlainValidator(parse_rate), PlainSerializer(format_rate, w
 Percent = Annotated[float, PlainValidator(parse_percent), PlainSerializer(format_percent, when_used="json")]
 Port = Annotated[int, PlainValidator(whole_number(1, 65_535))]
 Ttl = Annotated[int, PlainValidator(whole_number(0, 255))]
+# In a route 0 and 255 mean that nothing passes: linux/mroute.h.
+TtlThreshold = Annotated[int, PlainValidator(whole_number(1, 254))]
 PayloadSize = Annotated[int, PlainValidator(whole_number(1, MAX_DATAGRAM_BYTES))]
 Interleave = Annotated[int, PlainValidator(whole_number(1, 64))]
 SessionNumber = Annotated[int, PlainValidator(whole_number(0, 0xFFFFFFFF))]
@@ -158,8 +164,16 @@ Selected = Annotated[
 ]
 Switch = StrictBool
 Group = Annotated[Address, PlainValidator(parse_group)]
+GroupPrefix = Annotated[
+    Prefix, PlainValidator(parse_group_prefix), PlainSerializer(format_prefix, when_used="json")
+]
+SourcePrefix = Annotated[
+    Prefix, PlainValidator(parse_source_prefix), PlainSerializer(format_prefix, when_used="json")
+]
 SourceAddress = Annotated[Address, PlainValidator(parse_source_address)]
-AnyInterface = Annotated[Interfaces, PlainValidator(parse_interfaces)]
+AnyInterface = Annotated[
+    Interfaces, PlainValidator(parse_interfaces), PlainSerializer(format_interfaces, when_used="json")
+]
 OneInterface = Annotated[str, PlainValidator(parse_one_interface)]
 MetricsAddress = Annotated[str, PlainValidator(parse_metrics)]
 FilePath = Annotated[Path, PlainValidator(parse_path)]

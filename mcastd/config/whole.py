@@ -10,6 +10,7 @@ from typing import get_args, get_origin
 
 from pydantic import Field, model_validator
 
+from mcastd.config.bridge import Bridge
 from mcastd.config.daemon import DaemonSettings
 from mcastd.config.discover import Discover
 from mcastd.config.inbound import InboundSubscription
@@ -30,6 +31,7 @@ class Config(Model):
     outbound: dict[WorkerName, OutboundChannel] = Field({}, description="Outbound channels by name.")
     inbound: dict[WorkerName, InboundSubscription] = Field({}, description="Inbound subscriptions by name.")
     discover: dict[WorkerName, Discover] = Field({}, description="Listeners to announcements by name.")
+    bridge: dict[WorkerName, Bridge] = Field({}, description="Bridges between interfaces by name.")
 
     @classmethod
     def kinds(cls) -> dict[str, type[WorkerSettings]]:

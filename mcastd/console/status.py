@@ -13,7 +13,7 @@ from mcastd.codec import as_json, from_json
 from mcastd.console.text import plural, scaled, span
 from mcastd.counters import losses
 from mcastd.printable import printable
-from mcastd.status import ObjectStatus, PidStatus, ProgramStatus, SessionStatus
+from mcastd.status import ObjectStatus, PidStatus, ProgramStatus, RouteStatus, SessionStatus
 from mcastd.views import AnyStatus, DaemonView, Status, WorkerView, as_kind
 
 # Fields that a worker or output may not have: without one, nothing is shown of it.
@@ -164,10 +164,20 @@ def carried(one: PidStatus) -> str:
     return f"PID {one.pid}{kind}: {scaled(one.rate, 'bit/s')}, {plural(one.packets, 'packet')}, {errors}"
 
 
+def routed(one: RouteStatus) -> str:
+    """A route of a bridge, in a line."""
+    to = ", ".join(one.goes_to) or "nowhere"
+    wrong = f", {one.wrong_interface} by others" if one.wrong_interface else ""
+    ages = f"last {span(one.last_age)} ago, first {span(one.age)} ago"
+    way = f"route of {one.source} to {one.group}: from {one.comes_by} to {to}"
+    return printable(f"{way}; {plural(one.packets, 'packet')}{wrong}, {ages}")
+
+
 # Lists of which each element is a line.
 LISTED: dict[str, tuple[type[Any], Callable[[Any], str]]] = {
     "receiving": (ObjectStatus, received),
     "sessions": (SessionStatus, announced),
+    "routes": (RouteStatus, routed),
     "programs": (ProgramStatus, program),
     "pids": (PidStatus, carried),
 }

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from mcastd.counters import (
+    BridgeCounters,
     DiscoveryCounters,
     InboundCounters,
     OutboundCounters,
@@ -462,6 +463,27 @@ DISCOVERY: tuple[Family[ScrapedWorker[DiscoveryCounters]], ...] = (
         lambda _: SESSION_ENDINGS,
     ),
 )
+BRIDGE: tuple[Family[ScrapedWorker[BridgeCounters]], ...] = (
+    *WORKER,
+    _counter(
+        "bridged_datagrams",
+        "Datagrams that came for a bridge, as the kernel routes them.",
+        lambda of: of.counters.received,
+    ),
+    _counter(
+        "bridged_bytes", "Bytes of these, with their IP headers.", lambda of: of.counters.received_bytes
+    ),
+    _counter(
+        "forwarded_datagrams",
+        "Of these, those that were routed to an interface or more.",
+        lambda of: of.counters.forwarded,
+    ),
+    _counter(
+        "forwarded_bytes", "Bytes of these, with their IP headers.", lambda of: of.counters.forwarded_bytes
+    ),
+    _counts(*DROPPED, lambda of: of.counters.dropped, "reason", lambda identity: identity.reasons),
+    _gauge("routes", "Routes in the kernel that a bridge has a part in.", lambda of: of.books.routes),
+)
 # What becomes of a symbol that is taken: each is in one of these.
 USES = ("source", "repair", "duplicate", "surplus")
 
@@ -545,6 +567,7 @@ OF_KIND: dict[str, tuple[Family[Any], ...]] = {
     "outbound": CHANNEL,
     "inbound": SUBSCRIPTION,
     "discover": DISCOVERY,
+    "bridge": BRIDGE,
 }
 
 

@@ -7,12 +7,13 @@ import errno
 import math
 import os
 import select
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 from mcastd.bounded import Patience
 from mcastd.errors import LinkError
-from mcastd.ip import ANY_SOURCE, SourceFilter
+from mcastd.ip import ANY_SOURCE, Address, SourceFilter
 from mcastd.net.link import (
     Batch,
     Glance,
@@ -22,6 +23,7 @@ from mcastd.net.link import (
     Origin,
 )
 from mcastd.net.payloads import ListPayloads, Payloads
+from mcastd.net.routing import Heard, InterfaceCount, NoRoute, RouteCount, WrongInterface
 from mcastd.status import MembershipStatus, ReceiverDescription, SenderDescription
 
 ANYBODY = Origin(source="192.0.2.1", port=5000, ifindex=1, ttl=1)
@@ -208,3 +210,90 @@ class FakeSender:
 
 def _refusal(number: int) -> LinkError:
     return LinkError("cannot send to the fake group", os.strerror(number).lower(), errno=number)
+
+
+class FakeRoutingTable:
+    """The kernel's multicast routing in memory: :meth:`send` a datagram, and see where it goes."""
+
+    def __init__(self) -> None:
+        self.routes: dict[tuple[Address, Address], tuple[int, dict[int, int]]] = {}
+        self.counts: dict[tuple[Address, Address], RouteCount] = {}
+        self.out: Counter[int] = Counter()  # packets by interface
+        self.listening: set[int] = set()
+        self.refused: dict[int, LinkError] = {}  # interfaces that are not taken
+        self.refusal: LinkError | None = None  # of routes
+        self.said: deque[NoRoute | WrongInterface | Heard] = deque()
+        self.closed = False
+        self._interfaces: set[int] = set()
+        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def send(self, came_by: int, source: Address, group: Address, ttl: int = 8) -> set[int]:
+        """Returns the interfaces that it goes to by the route that there is."""
+        key = source, group
+        if key not in self.routes:
+            self.say(NoRoute(came_by, source, group))
+            return set()
+        parent, to = self.routes[key]
+        count = self.counts[key]
+        if parent != came_by:
+            self.counts[key] = replace(count, wrong_interface=count.wrong_interface + 1)
+            return set()
+        self.counts[key] = replace(count, packets=count.packets + 1, bytes=count.bytes + 1344)
+        went = {ifindex for ifindex, threshold in to.items() if ttl > threshold}
+        self.out.update(went)
+        return went
+
+    def say(self, what: NoRoute | WrongInterface | Heard) -> None:
+        """For any thread."""
+        self.said.append(what)
+        os.eventfd_write(self._event, 1)
+
+    def fileno(self) -> int:
+        return self._event
+
+    @property
+    def interfaces(self) -> frozenset[int]:
+        return frozenset(self._interfaces)
+
+    def add(self, ifindex: int) -> None:
+        if (error := self.refused.get(ifindex)) is not None:
+            raise error
+        self._interfaces.add(ifindex)
+
+    def remove(self, ifindex: int) -> None:
+        self._interfaces.discard(ifindex)
+        self.ignore(ifindex)
+
+    def route(self, source: Address, group: Address, came_by: int, to: Mapping[int, int]) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        assert {came_by, *to} <= self._interfaces
+        self.routes[source, group] = came_by, dict(to)
+        self.counts.setdefault((source, group), RouteCount(0, 0, 0))
+
+    def unroute(self, source: Address, group: Address, came_by: int) -> None:
+        self.routes.pop((source, group), None)
+        self.counts.pop((source, group), None)
+
+    def count(self, source: Address, group: Address) -> RouteCount | None:
+        return self.counts.get((source, group))
+
+    def interface_count(self, ifindex: int) -> InterfaceCount | None:
+        return InterfaceCount(0, self.out[ifindex]) if ifindex in self._interfaces else None
+
+    def listen(self, ifindex: int) -> None:
+        self.listening.add(ifindex)
+
+    def ignore(self, ifindex: int) -> None:
+        self.listening.discard(ifindex)
+
+    def take(self) -> Iterator[NoRoute | WrongInterface | Heard]:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._event)
+        while self.said:
+            yield self.said.popleft()
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._event)
+        self.closed = True

@@ -17,7 +17,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from typing import Literal
+from typing import Literal, Protocol
 
 from mcastd.errors import LinkError, reason_of
 from mcastd.ip import Address
@@ -34,12 +34,12 @@ _MESSAGE_BYTES = 65_536
 _CONTROL_BYTES = 256
 # The filter of ICMPV6_FILTER has a bit for each type that is kept out: all but those of MLD.
 _MLD_TYPES = (130, 131, 132, 143)
-_RELAY = 'set engine = "relay"'
 _WAYS_OUT = {
     errno.EADDRINUSE: "another program routes multicast on this host (smcrouted, pimd, mrouted, FRR ...):"
-    f" stop it, or {_RELAY}",
-    errno.EPERM: f"this takes CAP_NET_RAW: see the drop-in for bridges in the manual, or {_RELAY}",
-    errno.ENOPROTOOPT: f"this kernel has no multicast routing (CONFIG_IP_MROUTE): {_RELAY}",
+    " stop it",
+    errno.EPERM: "this takes CAP_NET_RAW: see the drop-in for bridges in mcastd(8)",
+    errno.ENOPROTOOPT: "this kernel has no multicast routing (CONFIG_IP_MROUTE, CONFIG_IPV6_MROUTE): take one"
+    " that has it",
 }
 _FULL = f'the kernel routes among {INTERFACES_MAX} interfaces: name fewer in "from" and "to"'
 
@@ -81,6 +81,44 @@ class RouteCount:
     wrong_interface: int
 
 
+@dataclass(frozen=True, slots=True)
+class InterfaceCount:
+    """What has come by an interface and was routed from there, and what was sent there by routes."""
+
+    packets_in: int  # as in RouteCount
+    packets_out: int
+
+
+class MulticastRouting(Protocol):
+    """What a program has the kernel route: RoutingTable, or its twin in memory (fake.py)."""
+
+    def fileno(self) -> int:
+        """Return the descriptor that can be read when :meth:`take` has something."""
+
+    @property
+    def interfaces(self) -> frozenset[int]: ...
+
+    def add(self, ifindex: int) -> None: ...
+
+    def remove(self, ifindex: int) -> None: ...
+
+    def route(self, source: Address, group: Address, came_by: int, to: Mapping[int, int]) -> None: ...
+
+    def unroute(self, source: Address, group: Address, came_by: int) -> None: ...
+
+    def count(self, source: Address, group: Address) -> RouteCount | None: ...
+
+    def interface_count(self, ifindex: int) -> InterfaceCount | None: ...
+
+    def listen(self, ifindex: int) -> None: ...
+
+    def ignore(self, ifindex: int) -> None: ...
+
+    def take(self) -> Iterator[NoRoute | WrongInterface | Heard]: ...
+
+    def close(self) -> None: ...
+
+
 class RoutingTable:
     """What this program has the kernel route. For one thread.
 
@@ -91,6 +129,9 @@ class RoutingTable:
         """Raises LinkError: another program owns the kernel's routing, or CAP_NET_RAW is missing."""
         self._family: _Ipv4 | _Ipv6 = _Ipv4() if version == 4 else _Ipv6()
         self._numbers: dict[int, int] = {}  # by ifindex: the kernel's number of the interface
+        # Members of the groups that routers are told by: a socket has no more than 20 memberships in all
+        # (net.ipv4.igmp_max_memberships).
+        self._listening: dict[int, socket.socket] = {}
         if kept is not None:
             self._socket = kept
             return
@@ -125,7 +166,10 @@ class RoutingTable:
             return
         if ifindex > self._family.ifindex_max:
             cause = f"its index is {ifindex}, and there the kernel has room for {self._family.ifindex_max}"
-            raise LinkError("cannot route multicast by one more interface", cause, _RELAY, errno=errno.ERANGE)
+            way_out = "leave it out, or restart the host, so that it gets a lower one"
+            raise LinkError(
+                "cannot route multicast by one more interface", cause, way_out, errno=errno.ERANGE
+            )
         free = (number for number in range(INTERFACES_MAX) if number not in self._numbers.values())
         try:
             if (number := next(free, None)) is None:
@@ -137,6 +181,7 @@ class RoutingTable:
 
     def remove(self, ifindex: int) -> None:
         """Take an interface out. Routes to it stay, without it; one that has gone is out already."""
+        self.ignore(ifindex)
         number = self._numbers.pop(ifindex, None)
         if number is not None:
             with contextlib.suppress(OSError):  # it has gone
@@ -170,14 +215,37 @@ class RoutingTable:
             return None
         return RouteCount(*struct.unpack_from("@LLL", request, len(request) - struct.calcsize("@LLL")))
 
+    def interface_count(self, ifindex: int) -> InterfaceCount | None:
+        """What has gone by an interface. Returns None if it takes no part, or the kernel has deleted it."""
+        if (number := self._numbers.get(ifindex)) is None:
+            return None
+        request = bytearray(_abi.sioc_vif_req.pack(number, 0, 0, 0, 0))
+        try:
+            fcntl.ioctl(self._socket, _abi.SIOCGETVIFCNT, request)
+        except OSError:
+            return None
+        _, packets_in, packets_out, _, _ = _abi.sioc_vif_req.unpack(request)
+        return InterfaceCount(packets_in, packets_out)
+
     def listen(self, ifindex: int) -> None:
         """Hear what the members on an interface report, to routers alone too. Raises LinkError."""
-        for group in self._family.report_groups:
+        if ifindex in self._listening:
+            return
+        with contextlib.ExitStack() as undo:
             try:
-                self._set(_abi.MCAST_JOIN_GROUP, _abi.group_req(ifindex, group))
+                sock = undo.enter_context(socket.socket(self._family.af, socket.SOCK_DGRAM))
+                for group in self._family.report_groups:
+                    request = _abi.group_req(ifindex, group)
+                    sock.setsockopt(self._family.level, _abi.MCAST_JOIN_GROUP, request)
             except OSError as error:
-                if error.errno != errno.EADDRINUSE:  # joined before
-                    raise _refused(f"cannot join {group}", error) from error
+                raise _refused("cannot hear the members of groups", error) from error
+            undo.pop_all()
+        self._listening[ifindex] = sock
+
+    def ignore(self, ifindex: int) -> None:
+        """Hear no more what the members on an interface report."""
+        if (listening := self._listening.pop(ifindex, None)) is not None:
+            listening.close()
 
     def take(self) -> Iterator[NoRoute | WrongInterface | Heard]:
         """What the kernel and the members have said since."""
@@ -201,6 +269,8 @@ class RoutingTable:
 
     def close(self) -> None:
         """Close the socket: all routes end, unless a copy of its descriptor is open."""
+        for listening in self._listening.values():
+            listening.close()
         self._socket.close()
 
     def _set(self, option: int, value: int | bytes) -> None:

@@ -46,7 +46,10 @@ def test_every_problem_is_said_at_once(refused: Refused) -> None:
             "mcastd.toml:2: outbound.news: must be a table, not true; each has a name: [outbound.NAME]",
         ),
         ("[outbound]\n'[key]' = 1", 'mcastd.toml:2: outbound."[key]": a name is up to 64'),
-        ("zebra = 1", "mcastd.toml:1: zebra: unknown key; known are daemon, outbound, inbound, discover"),
+        (
+            "zebra = 1",
+            "mcastd.toml:1: zebra: unknown key; known are daemon, outbound, inbound, discover, bridge",
+        ),
         (
             "[daemon]\nLog_Level = 1",
             'mcastd.toml:2: daemon.Log_Level: unknown key; did you mean "log_level"?',
@@ -281,7 +284,9 @@ def test_a_long_array_and_a_long_string_with_one_error(refused: Refused) -> None
         "mcastd.toml:20004: inbound.n.port: must be a whole number from 1 to 65535, not 0"
     ]
     text = "x = '''\n" + "[\n" * 100_000 + "'''\n"
-    assert refused(text) == ["mcastd.toml:1: x: unknown key; known are daemon, outbound, inbound, discover"]
+    assert refused(text) == [
+        "mcastd.toml:1: x: unknown key; known are daemon, outbound, inbound, discover, bridge"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,15 @@ from collections.abc import Callable, Iterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from mcastd.bridge.bridge import BridgeWorker
+from mcastd.bridge.router import MulticastRouter
 from mcastd.config import Config, InboundSubscription
 from mcastd.discovery.discovery import Discovery
 from mcastd.inbound.subscription import Subscription
 from mcastd.metrics.exposition import Row
-from mcastd.net.fake import FakeReceiver, FakeSender
+from mcastd.net import _abi
+from mcastd.net.fake import FakeReceiver, FakeRoutingTable, FakeSender
+from mcastd.net.interfaces import Host, Interface
 from mcastd.net.legs import ReceivingLegs
 from mcastd.net.link import Receiver
 from mcastd.outbound.announcer import SessionAnnouncer
@@ -37,6 +41,10 @@ def values(samples: Samples, name: str, label: str = "worker") -> dict[str, floa
     return {dict(labels).get(label, ""): value for (found, labels), value in samples.items() if found == name}
 
 
+def two_interfaces() -> Host:
+    return Host({index: Interface(index, f"eth{index}", _abi.IFF_UP, 1) for index in (1, 2)}, 0.0)
+
+
 class House:
     """Threads that are not started, for the workers of a configuration."""
 
@@ -45,7 +53,7 @@ class House:
         self.receivers = {name: FakeReceiver() for name in config.inbound}
         self.senders = {name: FakeSender() for name in config.outbound}
         self._announcer = SessionAnnouncer(open_sender=lambda *_: FakeSender())
-        self.workers: dict[str, Channel | Discovery | Subscription] = {
+        self.workers: dict[str, BridgeWorker | Channel | Discovery | Subscription] = {
             **{
                 f"outbound/{name}": Channel(
                     f"outbound/{name}",
@@ -67,6 +75,11 @@ class House:
         self.workers |= {
             f"discover/{name}": Discovery(f"discover/{name}", one, lambda *_: FakeReceiver())
             for name, one in config.discover.items()
+        }
+        self.router = MulticastRouter(lambda _: FakeRoutingTable())
+        self.workers |= {
+            f"bridge/{name}": BridgeWorker(f"bridge/{name}", one, self.router, two_interfaces)
+            for name, one in config.bridge.items()
         }
         self._threads = [WorkerThread(worker) for worker in self.workers.values()]
 
@@ -95,6 +108,7 @@ class House:
         for thread in self._threads:
             assert thread.join(10)
         self._announcer.close()
+        self.router.close()
 
 
 @pytest.fixture

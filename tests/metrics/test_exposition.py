@@ -15,7 +15,9 @@ from metrics.conftest import House, parse, values
 from support.wait import wait_for
 
 from mcastd import clock
+from mcastd.bridge.forwarding import REASONS as BRIDGE_REASONS
 from mcastd.counters import (
+    BridgeCounters,
     DiscoveryCounters,
     InboundCounters,
     OutboundCounters,
@@ -498,6 +500,27 @@ def test_what_a_worker_counts_that_hears_announcements(house: MakeHouse) -> None
     assert ended == {"deleted": 0, "expired": 0, "evicted": 304}
 
 
+def test_what_a_bridge_counts(house: MakeHouse) -> None:
+    a = house(bridge={"a": {"from": "eth1", "to": "eth2", "groups": ["239.255.0.0/16"]}})
+    counters = a.workers["bridge/a"].counters
+    assert isinstance(counters, BridgeCounters)
+    counters.received, counters.received_bytes = 401, 402
+    counters.forwarded, counters.forwarded_bytes = 403, 404
+    counters.dropped["unwanted"] = 405
+    ((headline, books),) = a.rows()
+    samples = parse(rendered(Exposition(), [(headline, books._replace(routes=406))]))
+    for name, value in {
+        "bridged_datagrams_total": 401,
+        "bridged_bytes_total": 402,
+        "forwarded_datagrams_total": 403,
+        "forwarded_bytes_total": 404,
+        "routes": 406,
+    }.items():
+        assert values(samples, f"mcastd_{name}") == {"bridge/a": value}, name
+    dropped = values(samples, "mcastd_dropped_datagrams_total", "reason")
+    assert dropped == dict.fromkeys(BRIDGE_REASONS, 0) | {"unwanted": 405}
+
+
 def test_every_reason_is_known_from_the_start(tmp_path: Path) -> None:
     """By the sources: a reason that appears late is one whose first drop rate() does not see."""
     a = House({"inbound": {"a": {**GROUP, "output": ["/x/file", {"kind": "fifo", "path": "/x/pipe"}]}}})
@@ -530,6 +553,7 @@ def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path, monkeypatch: 
             "b": {**GROUP, "source": files, "protocol": sealed, "announce": True, **slowly},
         },
         discover={"a": {}},
+        bridge={"a": {"from": "eth1", "to": "eth2", "groups": ["239.255.0.0/16"]}},
         inbound={
             "a": {
                 **GROUP,
@@ -557,10 +581,14 @@ def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path, monkeypatch: 
     )
     for receiver in a.receivers.values():
         receiver.deliver(b"x")
-    states = ["finished", *["active"] * 6]
+    states = ["finished", *["active"] * 7]
     wait_for(lambda: [headline.state for headline, _ in a.rows()] == states)
     wait_for(
-        lambda: all(books.last_datagram for headline, books in a.rows() if headline.name != "discover/a")
+        lambda: all(
+            books.last_datagram
+            for headline, books in a.rows()
+            if not headline.name.startswith(("discover", "bridge"))
+        )
     )
     text = b"".join(Metrics(a.rows).text())
     result = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)

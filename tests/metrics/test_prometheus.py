@@ -140,6 +140,10 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         protocol = {{ kind = "flute", keys = "{directory}/key" }}
         [discover.lo]
         interface = "lo"
+        [bridge.waiting]
+        from = "eth7"
+        to = "eth8"
+        groups = ["239.255.0.0/16"]
     """
     state = str(directory / "state")
     with RunningDaemon(directory, config.replace("        ", ""), STATE_DIRECTORY=state):

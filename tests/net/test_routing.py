@@ -18,6 +18,7 @@ from support.wait import wait_for
 from mcastd.errors import LinkError
 from mcastd.ip import Address
 from mcastd.net.routing import INTERFACES_MAX, Heard, NoRoute, RoutingTable, WrongInterface
+from mcastd.net.tables import joined_groups
 from mcastd.protocols import igmp, mld
 from mcastd.protocols.membership import GroupRecord, MembershipReport, RecordKind
 
@@ -165,8 +166,9 @@ def test_a_ttl_has_to_exceed_what_an_interface_asks_for(lab: Lab) -> None:
 def test_members_are_heard_as_they_report(lab: Lab, table: RoutingTable, version: int) -> None:
     group = GROUPS[version]
     joined = GroupRecord(RecordKind.TO_EXCLUDE, group)
-    table.listen(lab.index(1))
-    table.listen(lab.index(1))
+    with inside(lab.router):
+        for _ in range(2):
+            table.listen(lab.index(1))
     with listener(lab.receivers[0], version, PORT, ("eth0", str(group))):
         heard: list[Heard] = []
 
@@ -191,6 +193,49 @@ def _records(heard: Heard) -> tuple[GroupRecord, ...]:
         assert heard.source.version == heard.destination.version == 6
         found = mld.read(heard.message, heard.source, heard.destination)
     return found.records if isinstance(found, MembershipReport) else ()
+
+
+def test_members_are_heard_on_all_interfaces_that_take_part(version: int) -> None:
+    """A socket has 20 IPv4 memberships at most (net.ipv4.igmp_max_memberships); each interface takes two."""
+    with Host() as host, contextlib.ExitStack() as stack:
+        for number in range(12):
+            host.ip(f"link add d{number} type veth peer name p{number}")
+            host.ip(f"link set d{number} up")
+        with inside(host):
+            table = stack.enter_context(contextlib.closing(RoutingTable(4 if version == 4 else 6)))
+            indices = [socket.if_nametoindex(f"d{number}") for number in range(12)]
+            for index in indices:
+                table.add(index)
+                table.listen(index)
+            groups = joined_groups(version)
+            report = ip_address("224.0.0.22" if version == 4 else "ff02::16")
+            assert {one.ifindex for one in groups if one.group == report} == set(indices)
+            table.ignore(indices[0])
+            table.remove(indices[1])
+            left = {one.ifindex for one in joined_groups(version) if one.group == report}
+            assert left == set(indices[2:])
+            with pytest.raises(LinkError, match="cannot hear the members of groups"):
+                table.listen(60_000)
+
+
+def test_what_has_gone_by_an_interface(lab: Lab, table: RoutingTable, version: int) -> None:
+    group, source = GROUPS[version], SOURCES[version]
+    before = [table.interface_count(lab.index(number)) for number in range(3)]
+    table.route(source, group, lab.index(0), {lab.index(2): 1})
+    with lab.sending(version) as sock:
+        for _ in range(3):
+            sock.sendto(b"x", (str(group), PORT))
+    with lab.sending(version, ttl=1) as sock:
+        sock.sendto(b"x", (str(group), PORT))
+    wait_for(lambda: (found := table.count(source, group)) is not None and found.packets == 4)
+    after = [table.interface_count(lab.index(number)) for number in range(3)]
+    gone = []
+    for one, other in zip(before, after, strict=True):
+        assert one is not None
+        assert other is not None
+        gone.append((other.packets_in - one.packets_in, other.packets_out - one.packets_out))
+    assert gone == [(4, 0), (0, 0), (0, 3)]
+    assert table.interface_count(60_000) is None
 
 
 def test_routing_has_one_owner(lab: Lab, table: RoutingTable, version: int) -> None:

@@ -1,0 +1,215 @@
+"""The worker of a ``[bridge.NAME]``: it follows the interfaces, and has the router route among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from mcastd import clock, log
+from mcastd.bounded import Patience
+from mcastd.bridge.family import Version
+from mcastd.bridge.forwarding import REASONS, BridgedRoute, Rule
+from mcastd.bridge.router import Enlisted, MulticastRouter
+from mcastd.config import Bridge, label_of
+from mcastd.config.addresses import format_prefix, interfaces_in
+from mcastd.counters import BridgeCounters, copy_of, losses
+from mcastd.errors import LinkError
+from mcastd.ip import Interfaces, Prefix
+from mcastd.net.interfaces import Host, Interface, absence, interface_name, named_in
+from mcastd.status import BridgeStatus, RouteStatus
+from mcastd.worker import Books, Context, Signal, Vitals, WorkerIdentity
+
+VERSIONS: tuple[Version, ...] = (4, 6)
+# After the kernel could not be asked, or refused an interface.
+RETRY_SECONDS = 5.0
+# Signals without effect here.
+NOT_FOR_US = Signal.REOPEN | Signal.SOURCE | Signal.HANDOVER
+
+
+class BridgeWorker:
+    """Has groups forwarded: a :class:`mcastd.worker.Worker`."""
+
+    def __init__(self, name: str, config: Bridge, router: MulticastRouter, host: Callable[[], Host]) -> None:
+        self.name = name
+        self.counters = BridgeCounters()
+        self._config = config
+        self._router = router
+        self._host = host
+        self._comes_by: tuple[str, ...] = ()
+        self._goes_to: tuple[str, ...] = ()
+        self._problems: tuple[str, ...] = ()  # of its interfaces, in words
+        self._names: dict[int, str] = {}  # of interfaces; replaced, never changed
+        self._identity = WorkerIdentity("", 0, label_of(config.from_), reasons=REASONS)
+        self._log = log.get_logger(worker=name)
+
+    def run(self, context: Context) -> None:
+        """Raises LinkError if there is no interface on one side, or the kernel's routing cannot be had."""
+        try:
+            self._follow(context)
+            while not context.stopping:
+                if context.take(Signal.NETWORK | Signal.RETRY):
+                    self._follow(context)
+                if context.take(Signal.NEWS):
+                    self._tell(context)
+                context.take(NOT_FOR_US)
+                refused = bool(self._router.seen(self.name).refused)
+                context.wait(RETRY_SECONDS if refused else None)
+                if refused and not context.signals:
+                    self._follow(context)
+        finally:
+            self._router.dismiss(self.name)
+            self._comes_by = self._goes_to = ()
+
+    def update(self, settings: object) -> bool:
+        if not isinstance(settings, Bridge):
+            return False
+        self._config = settings
+        return True
+
+    def close(self) -> None:
+        self._log.info("bridge.closed", received=self.counters.received, forwarded=self.counters.forwarded)
+
+    def status(self, patience: Patience | None = None) -> BridgeStatus:
+        config, now = self._config, clock.monotonic()
+        routes = self._router.listed(self.name, patience)
+        return BridgeStatus(
+            comes_by=self._comes_by,
+            goes_to=self._goes_to,
+            groups=tuple(map(format_prefix, config.groups)),
+            sources=tuple(map(format_prefix, config.sources)),
+            ttl_threshold=config.ttl_threshold,
+            troubles=self._troubles(),
+            counters=copy_of(self.counters),
+            route_count=self._router.seen(self.name).routes,
+            routes=tuple(self._told(route, now) for route in routes),
+        )
+
+    def vitals(self) -> Vitals:
+        counters = self.counters
+        return Vitals(
+            datagrams=counters.received,
+            payload_bytes=counters.received_bytes,
+            dropped=losses(counters.dropped),
+            last_datagram=self._router.last(self.name),
+        )
+
+    def books(self) -> Books:
+        return Books(
+            self._identity,
+            self.counters,
+            self._router.last(self.name),
+            routes=self._router.seen(self.name).routes,
+        )
+
+    # -- the worker's thread
+
+    def _follow(self, context: Context) -> None:
+        """Route among the interfaces that are meant now. Raises LinkError: see :meth:`run`."""
+        config = self._config
+        host = self._host()
+        rules: dict[Version, Rule] = {}
+        refused: list[LinkError] = []
+        problems: set[str] = set()
+        for version in VERSIONS:
+            groups = tuple(prefix for prefix in config.groups if prefix.version == version)
+            if not groups:
+                continue
+            try:
+                came_by = _meant(host, "from", config.from_, groups)
+                to = _meant(host, "to", config.to, groups)
+            except LinkError as error:
+                refused.append(error)
+                continue
+            problems |= _problems(host, config, came_by, to)
+            rules[version] = Rule(
+                frozenset(interface.index for interface in came_by),
+                dict.fromkeys((interface.index for interface in to), config.ttl_threshold),
+                groups,
+                tuple(prefix for prefix in config.sources if prefix.version == version),
+            )
+        if not rules:
+            raise refused[0]
+        self._names = {interface.index: interface.name for interface in host.interfaces.values()}
+        self._comes_by = self._sorted({i for rule in rules.values() for i in rule.came_by})
+        self._goes_to = self._sorted({i for rule in rules.values() for i in rule.to})
+        self._problems = (*map(str, refused), *sorted(problems))
+        interface = ",".join(self._comes_by)
+        if interface != self._identity.interface:
+            self._identity = self._identity._replace(interface=interface)
+        self._router.enlist(self.name, Enlisted(self.counters, lambda: context.send(Signal.NEWS)), rules)
+        context.take(Signal.NEWS)
+        self._tell(context)
+        context.taken_over()
+
+    def _tell(self, context: Context) -> None:
+        troubles = self._troubles()
+        way = f"from {', '.join(self._comes_by)} to {', '.join(self._goes_to)}"
+        context.ready("; ".join((way, *troubles)), degraded=bool(troubles))
+
+    def _troubles(self) -> tuple[str, ...]:
+        seen = self._router.seen(self.name)
+        names, threshold = self._names, self._config.ttl_threshold
+        return (
+            *self._problems,
+            *(f"{names.get(ifindex, ifindex)}: {error}" for ifindex, error in seen.refused.items()),
+            *seen.refusals,
+            *(
+                f"nothing of what comes goes out by {names.get(ifindex, ifindex)}: its TTL does not exceed"
+                f" {threshold}, or it is larger than the interface's MTU; have its sender set a higher TTL"
+                for ifindex in sorted(seen.silent)
+            ),
+        )
+
+    def _told(self, route: BridgedRoute, now: float) -> RouteStatus:
+        return RouteStatus(
+            source=str(route.source),
+            group=str(route.group),
+            comes_by=self._name(route.came_by),
+            goes_to=self._sorted(route.course.to),
+            packets=route.count.packets,
+            bytes=route.count.bytes,
+            wrong_interface=route.count.wrong_interface,
+            age=now - route.since,
+            last_age=now - route.last,
+        )
+
+    def _name(self, ifindex: int) -> str:
+        return self._names.get(ifindex) or interface_name(ifindex)
+
+    def _sorted(self, indices: Iterable[int]) -> tuple[str, ...]:
+        return tuple(sorted(map(self._name, indices)))
+
+
+def _meant(host: Host, side: str, interfaces: Interfaces, groups: tuple[Prefix, ...]) -> list[Interface]:
+    """The interfaces that one side means. Raises LinkError if there is none."""
+    try:
+        return host.resolve(interfaces, groups[0].network_address)
+    except LinkError as error:
+        what = ", ".join(map(format_prefix, groups))
+        raise LinkError(
+            f"cannot forward {what} {side} {', '.join(interfaces_in(interfaces))}",
+            error.cause,
+            error.change or error.way_out,
+            waits=error.waits,
+            errno=error.errno,
+            group=error.group,
+            interface=error.interface,
+        ) from error
+
+
+def _problems(host: Host, config: Bridge, came_by: Iterable[Interface], to: Iterable[Interface]) -> set[str]:
+    """What keeps datagrams from coming or going, as far as interfaces show it."""
+    problems = {
+        f"{absence(name)}; waiting for it"
+        for side in (config.from_, config.to)
+        for name in host.missing(side)
+    }
+    for interface in came_by:
+        if (taker := host.taken_by(interface)) is not None:
+            problems.add(
+                f"{interface.name} is a port of {taker.name}, which takes all that arrives there:"
+                f' set from = "{taker.name}"'
+            )
+    for interface, what in (*((one, "comes from") for one in came_by), *((one, "goes") for one in to)):
+        if not interface.up and any(map(interface.is_meant_by, named_in(config.from_) + named_in(config.to))):
+            problems.add(f"{interface.name} is down: nothing {what} there")
+    return problems

@@ -1,0 +1,256 @@
+"""What the bridges of a process share: the kernel's tables, which have one owner each, and a thread for them.
+
+The thread takes what the kernel says, and counts what goes by the routes. What a bridge asks for is done by
+its own thread, so that it knows at once what is refused.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from mcastd import clock, log
+from mcastd.bounded import Patience
+from mcastd.bridge.family import FamilyRoutes, Version
+from mcastd.bridge.forwarding import BridgedRoute, Rule
+from mcastd.counters import BridgeCounters
+from mcastd.errors import LinkError, reason_of
+from mcastd.net.routing import MulticastRouting, RoutingTable
+from mcastd.threads import Thread
+
+# Between two looks at the routes, and at least so many times as long as one takes.
+LOOK_SECONDS = 1.0
+LOOK_TIMES = 50
+# After an error of ours.
+FAILED_SECONDS = 1.0
+# How long close() waits for the thread.
+CLOSE_SECONDS = 2.0
+# Routes of a bridge that are told of, those that were in use last.
+LISTED_MAX = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Enlisted:
+    """What a bridge has to say of itself, and what it is called for when that may have changed."""
+
+    counters: BridgeCounters
+    on_news: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Bridged:
+    """What there is of one bridge."""
+
+    routes: int
+    refused: Mapping[int, str]  # interfaces that the kernel does not take, and why
+    refusals: tuple[str, ...]  # why it does not take routes
+    silent: frozenset[int]  # interfaces by which nothing goes that is routed there
+
+
+NOTHING_BRIDGED = Bridged(0, {}, (), frozenset())
+
+
+class MulticastRouter:
+    """Has the kernel route for all bridges. For any thread; its own starts with the first bridge."""
+
+    def __init__(self, open_table: Callable[[Version], MulticastRouting] = RoutingTable) -> None:
+        self._open_table = open_table
+        self._lock = threading.Lock()  # of all below; nothing that may wait is done while it is held
+        self._bridges: dict[str, Enlisted] = {}
+        self._rules: dict[Version, dict[str, Rule]] = {4: {}, 6: {}}
+        self._families: dict[Version, FamilyRoutes] = {}
+        self._look_at = math.inf
+        self._seen: dict[str, Bridged] = {}  # replaced, never changed: others read it without the lock
+        self._last: dict[str, float] = {}
+        self._poll = select.poll()
+        self._event = -1
+        self._thread: Thread | None = None
+        self._closing = False
+        self._log = log.get_logger()
+
+    def __repr__(self) -> str:
+        return f"<MulticastRouter {len(self._bridges)} bridges>"
+
+    def enlist(self, name: str, enlisted: Enlisted, rules: Mapping[Version, Rule]) -> None:
+        """Route by these rules of a bridge from here on, in place of those that it had.
+
+        Raises LinkError: the kernel's table cannot be had, or it takes none of the interfaces on one side.
+        """
+        with self._lock:
+            self._bridges[name] = enlisted
+            try:
+                self._start()
+                for version in self._rules:
+                    self._set_rule(version, name, rules.get(version))
+                self._check_interfaces(name)
+            except BaseException:
+                self._remove(name)
+                raise
+            finally:
+                self._note()
+
+    def dismiss(self, name: str) -> None:
+        """Route nothing more for a bridge."""
+        with self._lock:
+            self._remove(name)
+            self._note()
+
+    def seen(self, name: str) -> Bridged:
+        """What there was of a bridge at the last look."""
+        return self._seen.get(name, NOTHING_BRIDGED)
+
+    def last(self, name: str) -> float | None:
+        """Monotonic seconds when something came for a bridge last; None: nothing has."""
+        return self._last.get(name)
+
+    def listed(self, name: str, patience: Patience | None = None) -> tuple[BridgedRoute, ...]:
+        """The routes of a bridge that were in use last; none if there is no time to ask."""
+        with (patience or Patience()).holding(self._lock) as held:
+            if not held:
+                return ()
+            for family in self._families.values():
+                family.look(clock.monotonic())
+            self._note()
+            found = [
+                route
+                for family in self._families.values()
+                for route in family.forwarding.routes()
+                if name in route.course.bridges
+            ]
+        return tuple(sorted(found, key=lambda route: route.last, reverse=True)[:LISTED_MAX])
+
+    def close(self) -> None:
+        """End all routes, and the thread."""
+        with self._lock:
+            self._closing = True
+            for family in self._families.values():
+                family.close()
+            self._families = {}
+            thread, self._thread = self._thread, None
+            self._wake()
+        if thread is not None:
+            thread.join(CLOSE_SECONDS)
+            if not thread.is_alive():
+                event, self._event = self._event, -1
+                os.close(event)
+
+    # -- with the lock held
+
+    def _start(self) -> None:
+        """Raises LinkError if there is no descriptor, NoThreadError if there is no thread to be had."""
+        if self._thread is None:
+            if self._event < 0:
+                try:
+                    self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+                except OSError as error:
+                    raise LinkError(
+                        "cannot route multicast", reason_of(error), errno=error.errno or 0
+                    ) from error
+                self._poll.register(self._event, select.POLLIN)
+            thread = Thread(target=self._serve, name="router")
+            thread.start()
+            self._thread = thread
+
+    def _wake(self) -> None:
+        if self._event >= 0:
+            os.eventfd_write(self._event, 1)
+
+    def _set_rule(self, version: Version, name: str, rule: Rule | None) -> None:
+        """Raises LinkError if the kernel's table cannot be had."""
+        rules = self._rules[version]
+        if rule is None and name not in rules:
+            return
+        if (family := self._families.get(version)) is None:
+            family = FamilyRoutes(version, self._open_table(version))
+            self._families[version] = family
+            self._poll.register(family.table.fileno(), select.POLLIN)
+        if rule is None:
+            del rules[name]
+        else:
+            rules[name] = rule
+        family.forwarding.counters = {one: enlisted.counters for one, enlisted in self._bridges.items()}
+        family.set_rules(dict(rules), clock.monotonic())
+        if not rules:
+            self._poll.unregister(family.table.fileno())
+            del self._families[version]
+            family.close()
+        self._wake()
+
+    def _check_interfaces(self, name: str) -> None:
+        """Raises LinkError if no interface on one side takes part."""
+        for version, family in self._families.items():
+            rule = self._rules[version].get(name)
+            for side in () if rule is None else (rule.came_by, rule.to.keys()):
+                if side and side <= family.refused.keys():
+                    raise family.refused[min(side)]
+
+    def _remove(self, name: str) -> None:
+        if self._bridges.pop(name, None) is not None:
+            for version in self._rules:
+                self._set_rule(version, name, None)
+
+    def _note(self) -> None:
+        """Keep what is told of the bridges, and tell those of which something else is to be said."""
+        routes = Counter[str]()
+        for family in self._families.values():
+            for route in family.forwarding.routes():
+                routes.update(route.course.bridges.keys())
+        seen = {name: self._seen_of(name, routes[name]) for name in self._bridges}
+        for family in self._families.values():
+            self._last |= family.forwarding.last
+        before, self._seen = self._seen, seen
+        for name, bridge in self._bridges.items():
+            was, now = before.get(name, NOTHING_BRIDGED), seen[name]
+            if now != replace(was, routes=now.routes):
+                bridge.on_news()
+
+    def _seen_of(self, name: str, routes: int) -> Bridged:
+        families = [family for version, family in self._families.items() if name in self._rules[version]]
+        refused: dict[int, str] = {}
+        silent: frozenset[int] = frozenset()
+        for family in families:
+            rule = family.rules[name]
+            refused |= {i: str(error) for i, error in family.refused.items() if i in rule.interfaces}
+            silent |= family.silent & rule.to.keys()
+        refusals = tuple(str(family.refusal) for family in families if family.refusal is not None)
+        return Bridged(routes, refused, refusals, silent)
+
+    # -- the thread
+
+    def _serve(self) -> None:
+        while not self._closing:
+            try:
+                self._turn()
+            except Exception:  # a bug of ours must not end the routes of all bridges
+                self._log.exception("router.failed")
+                self._poll_until(clock.monotonic() + FAILED_SECONDS)
+
+    def _poll_until(self, deadline: float) -> None:
+        left = None if deadline == math.inf else max(0.0, deadline - clock.monotonic()) * 1000 + 1
+        for fd, _ in self._poll.poll(left):
+            if fd == self._event:
+                os.eventfd_read(self._event)
+
+    def _turn(self) -> None:
+        self._poll_until(self._look_at)
+        with self._lock:
+            now = clock.monotonic()
+            families = self._families.values()
+            took_all = [family.refusal is None for family in families]
+            for family in families:
+                family.serve(now)
+            if took_all != [family.refusal is None for family in families]:
+                self._note()
+            if now >= self._look_at:
+                for family in self._families.values():
+                    family.look(now)
+                self._note()
+                self._look_at = math.inf
+            if self._look_at == math.inf and any(len(one.forwarding) for one in self._families.values()):
+                took = clock.monotonic() - now
+                self._look_at = now + max(LOOK_SECONDS, LOOK_TIMES * took)

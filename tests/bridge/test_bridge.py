@@ -1,0 +1,301 @@
+"""The worker of a bridge and what bridges share, over a kernel in memory."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+
+import pytest
+from support.wait import wait_for
+
+from mcastd.bridge.bridge import BridgeWorker
+from mcastd.bridge.family import Version
+from mcastd.bridge.router import MulticastRouter
+from mcastd.config import Bridge
+from mcastd.errors import LinkError
+from mcastd.net import _abi
+from mcastd.net.fake import FakeRoutingTable
+from mcastd.net.interfaces import Host, Interface
+from mcastd.net.routing import WrongInterface
+from mcastd.worker import Context, Signal
+
+FLAGS = _abi.IFF_UP | _abi.IFF_MULTICAST | _abi.IFF_RUNNING
+FOUR = ip_address("10.1.0.2"), ip_address("239.1.0.7")
+SIX = ip_address("fd00:9::2"), ip_address("ff15::7")
+SETTINGS: dict[str, object] = {"from": "left", "to": ["right", "wg*"], "groups": ["239.1.0.0/16"]}
+
+
+class Kernel:
+    """The interfaces of a host by index, and its tables by IP version."""
+
+    def __init__(self, **interfaces: int) -> None:
+        self.interfaces = {index: Interface(index, name, FLAGS, 1) for name, index in interfaces.items()}
+        self.tables: dict[int, FakeRoutingTable] = {}
+        self.owned: set[int] = set()  # by another program
+        self.opened = 0
+
+    def host(self) -> Host:
+        return Host(dict(self.interfaces), 0.0)
+
+    def open(self, version: Version) -> FakeRoutingTable:
+        if version in self.owned:
+            raise LinkError("cannot route multicast", "address already in use", errno=errno.EADDRINUSE)
+        self.opened += 1
+        table = self.tables[version] = FakeRoutingTable()
+        return table
+
+    def send(
+        self, came_by: int, ends: tuple[object, object], to: set[int], version: int = 4, **options: int
+    ) -> None:
+        """Send until it goes there; the first one may have no route yet."""
+        table = self.tables[version]
+        wait_for(lambda: table.send(came_by, *ends, **options) == to, f"it goes to {to}")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def kernel() -> Kernel:
+    return Kernel(left=3, right=5, wg0=8)
+
+
+@pytest.fixture
+def router(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> Iterator[MulticastRouter]:
+    monkeypatch.setattr("mcastd.bridge.router.LOOK_SECONDS", 0.02)
+    made = MulticastRouter(kernel.open)
+    yield made
+    made.close()
+    made.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "router"]
+    assert all(table.closed for table in kernel.tables.values())
+
+
+class Running:
+    def __init__(self, worker: BridgeWorker) -> None:
+        self.worker = worker
+        self.ready = threading.Event()
+        self.context = Context(self.ready.set).open()
+        self.failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._main)
+        self._thread.start()
+
+    def _main(self) -> None:
+        try:
+            self.worker.run(self.context)
+        except BaseException as error:
+            self.failure = error
+
+    def stop(self) -> None:
+        self.context.send(Signal.STOP)
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        self.context.close()
+
+
+Run = Callable[..., Running]
+
+
+@pytest.fixture
+def run(kernel: Kernel, router: MulticastRouter) -> Iterator[Run]:
+    with running(kernel, router) as start:
+        yield start
+
+
+@contextmanager
+def running(kernel: Kernel, router: MulticastRouter) -> Iterator[Run]:
+    started: list[Running] = []
+
+    def start(name: str = "bridge/tv", **settings: object) -> Running:
+        config = Bridge.model_validate(SETTINGS | settings)
+        one = Running(BridgeWorker(name, config, router, kernel.host))
+        started.append(one)
+        wait_for(lambda: one.ready.is_set() or one.failure, "ready")
+        return one
+
+    try:
+        yield start
+    finally:
+        for one in started:
+            one.stop()
+
+
+def test_what_comes_is_routed_and_counted(kernel: Kernel, run: Run) -> None:
+    one = run(sources=["10.1.0.0/24"])
+    worker = one.worker
+    assert (one.context.detail, one.context.degraded) == ("from left to right, wg0", False)
+    assert kernel.tables[4].interfaces == {3, 5, 8}
+    kernel.send(3, FOUR, {5, 8})
+    kernel.send(3, FOUR, {5, 8})
+    wait_for(lambda: worker.counters.forwarded == 2, "both")
+    wait_for(lambda: worker.books().routes == 1, "its route")
+    status = worker.status()
+    (route,) = status.routes
+    assert (route.source, route.group, route.comes_by, route.goes_to) == (
+        "10.1.0.2",
+        "239.1.0.7",
+        "left",
+        ("right", "wg0"),
+    )
+    assert (route.packets, route.bytes, status.route_count) == (2, 2688, 1)
+    assert (status.comes_by, status.goes_to) == (("left",), ("right", "wg0"))
+    assert (status.groups, status.sources, status.troubles) == (("239.1.0.0/16",), ("10.1.0.0/24",), ())
+    vitals, books = worker.vitals(), worker.books()
+    assert (vitals.datagrams, vitals.payload_bytes, vitals.dropped) == (2, 2688, 0)
+    assert vitals.last_datagram == books.last_datagram is not None
+    assert books.identity.interface == "left"
+
+
+def test_two_families_and_bridges_share_the_tables(kernel: Kernel, run: Run) -> None:
+    both = run("bridge/both", groups=["239.1.0.0/16", "ff15::/16"])
+    run("bridge/back", **{"from": "wg*", "to": "left"})
+    assert kernel.opened == 2
+    kernel.send(3, FOUR, {5, 8})
+    kernel.send(8, SIX, set(), 6)
+    kernel.send(3, (ip_address("fd00:9::3"), SIX[1]), {5, 8}, 6)
+    kernel.send(8, (ip_address("10.8.0.2"), FOUR[1]), {3})
+    wait_for(lambda: both.worker.counters.forwarded == 2, "one of each family")
+    assert kernel.tables[6].interfaces == {3, 5, 8}
+    both.stop()
+    wait_for(lambda: kernel.tables[6].closed, "the table that nobody needs")
+    assert kernel.tables[4].interfaces == {3, 8}
+    assert {ends[0] for ends in kernel.tables[4].routes} == {FOUR[0], ip_address("10.8.0.2")}
+    assert kernel.tables[4].routes[FOUR] == (3, {})
+
+
+def test_other_settings_are_taken_over(kernel: Kernel, run: Run) -> None:
+    one = run()
+    kernel.send(3, FOUR, {5, 8})
+    assert one.worker.update(Bridge.model_validate(SETTINGS | {"to": "right", "ttl_threshold": 5}))
+    assert not one.worker.update("something else")
+    one.context.send(Signal.NETWORK)
+    wait_for(lambda: kernel.tables[4].routes[FOUR] == (3, {5: 5}), "the route is changed")
+    assert kernel.tables[4].interfaces == {3, 5}
+    assert (kernel.opened, one.context.detail) == (1, "from left to right")
+
+
+def test_interfaces_come_and_go(kernel: Kernel, run: Run) -> None:
+    one = run()
+    kernel.send(3, FOUR, {5, 8})
+    kernel.interfaces[13] = Interface(13, "wg1", FLAGS, 1)
+    del kernel.interfaces[8]
+    one.context.send(Signal.NETWORK)
+    kernel.send(3, FOUR, {5, 13})
+    assert kernel.tables[4].interfaces == {3, 5, 13}
+    del kernel.interfaces[5]
+    one.context.send(Signal.NETWORK)
+    kernel.send(3, FOUR, {13})
+    wait_for(lambda: one.context.degraded, "the one that is named is missed")
+    assert one.context.detail == "from left to wg1; right: no such interface; waiting for it"
+    del kernel.interfaces[3]
+    one.context.send(Signal.NETWORK)
+    wait_for(lambda: one.failure is not None, "nothing comes from anywhere")
+    assert str(one.failure) == (
+        "cannot forward 239.1.0.0/16 from left: no such interface (have: wg1); waiting for it"
+    )
+    assert kernel.tables[4].closed
+
+
+def test_an_interface_that_was_made_anew_with_its_index_takes_part_again(kernel: Kernel, run: Run) -> None:
+    one = run()
+    kernel.send(3, FOUR, {5, 8})
+    kernel.tables[4].remove(5)  # as the kernel does when it is deleted
+    one.context.send(Signal.NETWORK)
+    wait_for(lambda: kernel.tables[4].interfaces == {3, 5, 8}, "again")
+
+
+def test_interfaces_that_do_not_serve_are_told(kernel: Kernel, run: Run) -> None:
+    kernel.interfaces[3] = Interface(3, "left", FLAGS, 1, master=8, port_of="bridge")
+    kernel.interfaces[5] = Interface(5, "right", FLAGS & ~_abi.IFF_UP, 1)
+    one = run()
+    assert one.worker.status().troubles == (
+        'left is a port of wg0, which takes all that arrives there: set from = "wg0"',
+        "right is down: nothing goes there",
+    )
+    assert one.context.degraded
+
+
+def test_another_owner_of_the_kernels_routing_is_waited_for(kernel: Kernel, run: Run) -> None:
+    kernel.owned.add(6)
+    one = run(groups=["239.1.0.0/16", "ff15::/16"])
+    assert isinstance(one.failure, LinkError)
+    assert one.failure.errno == errno.EADDRINUSE
+    assert kernel.tables[4].closed, "not a half of it"
+    kernel.owned.clear()
+    assert run().failure is None
+
+
+def test_an_interface_that_the_kernel_does_not_take(
+    kernel: Kernel, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcastd.bridge.bridge.RETRY_SECONDS", 0.05)
+    other = run("bridge/other", **{"from": "right", "to": "left"})
+    kernel.tables[4].refused[8] = LinkError("cannot route by one more", "too many", errno=errno.ENFILE)
+    one = run()
+    assert one.context.detail == "from left to right, wg0; wg0: cannot route by one more: too many"
+    assert one.context.degraded
+    assert not other.context.degraded
+    kernel.send(3, FOUR, {5})
+    kernel.tables[4].refused.clear()
+    wait_for(lambda: not one.context.degraded, "it is tried again")
+    kernel.send(3, FOUR, {5, 8})
+    kernel.tables[4].refused[13] = LinkError("cannot route by one more", "too many", errno=errno.ENFILE)
+    kernel.interfaces[13] = Interface(13, "tun0", FLAGS, 1)
+    failed = run("bridge/failed", to="tun0")
+    assert isinstance(failed.failure, LinkError)
+    assert failed.failure.errno == errno.ENFILE
+
+
+def test_a_route_that_the_kernel_does_not_take(kernel: Kernel, run: Run) -> None:
+    one = run()
+    kernel.tables[4].refusal = LinkError("cannot route 239.1.0.7", "no memory", errno=errno.ENOMEM)
+    kernel.tables[4].send(3, *FOUR)
+    wait_for(lambda: one.context.degraded, "it is told")
+    assert one.context.detail.endswith("; cannot route 239.1.0.7: no memory")
+    kernel.tables[4].refusal = None
+    kernel.send(3, FOUR, {5, 8})
+    wait_for(lambda: not one.context.degraded, "it is taken")
+
+
+def test_that_nothing_leaves_is_told_until_something_does(kernel: Kernel, run: Run) -> None:
+    """The classic trouble: a sender's TTL is 1, which no router forwards."""
+    one = run()
+
+    def told() -> bool:
+        kernel.tables[4].send(3, *FOUR, ttl=1)
+        return one.context.degraded
+
+    wait_for(told, "the TTL")
+    assert one.worker.status().troubles == tuple(
+        f"nothing of what comes goes out by {name}: its TTL does not exceed 1, or it is larger than the"
+        " interface's MTU; have its sender set a higher TTL"
+        for name in ("right", "wg0")
+    )
+    kernel.send(3, FOUR, {5, 8}, ttl=2)
+    wait_for(lambda: not one.context.degraded, "it leaves")
+
+
+def test_a_source_that_moves_and_one_that_ends(
+    kernel: Kernel, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(**{"from": ["left", "right"]})
+    kernel.send(5, FOUR, {8})
+    kernel.send(3, FOUR, {5, 8})
+    table = kernel.tables[4]
+    run("bridge/wg", **{"from": "wg*", "to": "left", "groups": ["239.7.0.0/16"]})
+    other = FOUR[0], ip_address("239.7.0.1")
+    kernel.send(3, other, set())
+    wait_for(lambda: other in table.routes, "a route to nowhere")
+    table.say(WrongInterface(8, *other))
+    wait_for(lambda: table.routes[other] == (8, {3: 1}), "the kernel tells of it")
+    monkeypatch.setattr("mcastd.bridge.forwarding.IDLE_SECONDS", 0.05)
+    wait_for(lambda: not table.routes, "both are removed")
+
+
+def test_an_error_of_ours_ends_no_bridge(kernel: Kernel, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcastd.bridge.router.FAILED_SECONDS", 0.01)
+    run()
+    with monkeypatch.context() as broken:
+        broken.setattr(kernel.tables[4], "take", lambda: 1 / 0)
+        kernel.tables[4].send(3, *FOUR)
+    kernel.send(3, FOUR, {5, 8})

@@ -1,0 +1,86 @@
+"""The tables ``[bridge.NAME]``."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from mcastd.config import Bridge, Config
+from mcastd.config.load import dump, load
+from mcastd.errors import ConfigError
+
+KEYS: dict[str, object] = {"from": "eth1", "to": ["eth2", "wg*"], "groups": ["239.1.0.0/16", "ff15::7"]}
+
+
+def test_a_kind_of_worker_of_its_own() -> None:
+    config = Config.model_validate({"bridge": {"tv": KEYS}})
+    (settings,) = config.workers().values()
+    assert isinstance(settings, Bridge)
+    assert list(config.workers()) == ["bridge/tv"]
+    assert (settings.from_, settings.to) == ("eth1", ("eth2", "wg*"))
+    assert settings.groups == (ip_network("239.1.0.0/16"), ip_network("ff15::7"))
+    assert settings.versions == {4, 6}
+    ways = {
+        (side, ip_address(group)) for side in ("eth1", ("eth2", "wg*")) for group in ("239.1.0.0", "ff15::7")
+    }
+    assert set(settings.ways()) == ways
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_dumped_loads_to_the_same(tmp_path: Path) -> None:
+    config = Config.model_validate({"bridge": {"tv": {**KEYS, "sources": ["2001:db8::/32", "192.0.2.1"]}}})
+    path = tmp_path / "mcastd.toml"
+    path.write_text(dump(config))
+    assert load(path).bridge == config.bridge
+    assert '"ff15::7"' in path.read_text()
+
+
+def test_its_keys_are_those_of_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "mcastd.toml"
+    path.write_text('[bridge.tv]\nfrm = "eth1"\nto = "eth2"\ngroups = ["239.1.1.1"]\n')
+    with pytest.raises(ConfigError) as refused:
+        load(path)
+    assert str(refused.value).splitlines() == [
+        f"{path}:1: bridge.tv.from: missing; it is required",
+        f'{path}:2: bridge.tv.frm: unknown key; did you mean "from"?',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ({"from": "all"}, '"all" would have every interface receive all groups there are'),
+        ({"to": ["eth2", "all"]}, '"all" would have every interface receive all groups there are'),
+        ({"to": "eth1"}, '"eth1" is where they come from, and nothing goes back there'),
+        ({"groups": []}, "must have at least one group"),
+        ({"groups": ["239.1.1.1", "239.1.1.1/32"]}, "239.1.1.1/32 is named twice"),
+        ({"groups": ["239.1.1.1/16"]}, "has bits beyond its length: 239.1.0.0/16?"),
+        ({"groups": ["192.0.2.0/24"]}, "192.0.2.0/24 has other addresses than groups"),
+        ({"groups": ["192.0.0.0/2"]}, "192.0.0.0/2 has other addresses than groups"),
+        ({"groups": ["224.0.0.251"]}, "224.0.0.251/32 stays on its link"),
+        ({"groups": ["ff02::/16"]}, "ff02::/16 stays on its link"),
+        ({"groups": ["news"]}, "must be a group, or a prefix of groups like"),
+        ({"groups": [7]}, "must be a group, or a prefix of groups like"),
+        ({"sources": ["239.1.1.1"]}, "239.1.1.1/32 is multicast: nothing is ever sent from it"),
+        ({"sources": ["nobody"]}, "must be an address, or a prefix like"),
+        ({"groups": ["239.1.1.1"], "sources": ["2001:db8::1"]}, "2001:db8::1/128 is IPv6, and no group is"),
+        ({"ttl_threshold": 5}, "the routes of IPv6 have no threshold"),
+        ({"groups": ["239.1.1.1"], "ttl_threshold": 255}, "must be a whole number from 1 to 254"),
+        ({"groups": ["239.1.1.1"], "ttl_threshold": 0}, "must be a whole number from 1 to 254"),
+        ({"engine": "relay"}, "Extra inputs are not permitted"),
+    ],
+)
+def test_what_is_refused(keys: dict[str, object], why: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Bridge.model_validate({**KEYS, **keys})
+    assert why in str(refused.value)
+
+
+def test_both_ways_between_the_same_interfaces() -> None:
+    both = Bridge.model_validate(
+        {"from": ["eth1", "eth2"], "to": ["eth1", "eth2"], "groups": ["224.0.0.0/4"]}
+    )
+    assert both.from_ == both.to

@@ -1,0 +1,168 @@
+"""Topology "A bridge" (see README.md here): groups from one interface of a host to others, by the kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from support.daemon import RunningDaemon
+from support.host import Host, connect
+from support.inside import inside, listener, sender, taken
+from support.programs import program
+from support.wait import wait_for
+
+from mcastd.net.routing import RoutingTable
+
+PORT = 9190
+GROUPS = {4: "239.255.9.7", 6: "ff15::9:7"}
+OTHERS = {4: "239.254.9.7", 6: "ff18::9:7"}
+SENDERS = {4: "10.9.1.9", 6: "fd00:9:0:1::9"}
+BRIDGE = """
+[bridge.tv]
+from = "left"
+to = ["right", "late*"]
+groups = ["239.255.0.0/16", "ff15::/16"]
+"""
+
+
+@dataclass(frozen=True)
+class Lab:
+    router: Host
+    sender: Host
+    receiver: Host
+
+    def wire(self, number: int, name: str, host: Host, at: str = "eth0") -> None:
+        """Join the router's interface to a host: 10.9.number.0/24 and fd00:9:0:number::/64."""
+        connect(self.router, name, host, at)
+        for one, interface, last in ((self.router, name, 1), (host, at, 9)):
+            one.ip(f"addr add 10.9.{number}.{last}/24 dev {interface}")
+            one.ip(f"addr add fd00:9:0:{number}::{last}/64 dev {interface} nodad")
+        host.ip(f"route replace default via 10.9.{number}.1")
+
+    def send(self, version: int, group: str, until: Callable[[], bool], what: str, ttl: int = 8) -> None:
+        """Send a datagram again and again until something is seen."""
+        with sender(self.sender, "eth0", SENDERS[version]) as sock:
+            level, option = (
+                (socket.IPPROTO_IP, socket.IP_MULTICAST_TTL)
+                if version == 4
+                else (socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS)
+            )
+            sock.setsockopt(level, option, ttl)
+
+            def seen() -> bool:
+                sock.sendto(b"news", (group, PORT))
+                return until()
+
+            wait_for(seen, what)
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Host() as router, Host() as sending, Host() as receiving:
+        made = Lab(router, sending, receiving)
+        made.wire(1, "left", sending)
+        made.wire(2, "right", receiving)
+        yield made
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_group_goes_to_the_other_side(lab: Lab, tmp_path: Path, version: int) -> None:
+    """And another one does not. net.ipv6.conf.all.forwarding and net.ipv4.ip_forward are 0."""
+    with (
+        RunningDaemon(tmp_path, BRIDGE, enter=lab.router.enter([])) as daemon,
+        listener(lab.receiver, version, PORT, ("eth0", GROUPS[version]), ("eth0", OTHERS[version])) as heard,
+    ):
+        assert daemon.worker("bridge/tv")["detail"] == "from left to right"
+        lab.send(
+            version, OTHERS[version], lambda: daemon.worker("bridge/tv")["state"] == "active", "it is up"
+        )
+        lab.send(version, GROUPS[version], lambda: taken(heard) == [b"news"], "it goes")
+
+        def counted() -> bool:
+            counters = daemon.worker("bridge/tv")["status"]["counters"]
+            return bool(counters["forwarded"]) and counters["received"] == counters["forwarded"]
+
+        wait_for(counted, "it is counted")
+        (route,) = daemon.worker("bridge/tv")["status"]["routes"]
+        assert (route["source"], route["group"]) == (SENDERS[version], GROUPS[version])
+        assert (route["comes_by"], route["goes_to"]) == ("left", ["right"])
+        shown = f"route of {SENDERS[version]} to {GROUPS[version]}: from left to right; "
+        assert shown in daemon.ctl("status", "tv").stdout
+        assert "bridge/tv" in daemon.ctl("top", "--once").stdout
+        assert daemon.stop() == 0
+    with inside(lab.router):
+        RoutingTable(4 if version == 4 else 6).close()  # it was given up
+
+
+def test_interfaces_come_and_go_under_way(lab: Lab, tmp_path: Path) -> None:
+    with (
+        RunningDaemon(tmp_path, BRIDGE, enter=lab.router.enter([])) as daemon,
+        Host() as late,
+        contextlib.ExitStack() as stack,
+    ):
+        first = stack.enter_context(listener(lab.receiver, 4, PORT, ("eth0", GROUPS[4])))
+        lab.send(4, GROUPS[4], lambda: bool(taken(first)), "it goes")
+        lab.wire(3, "late0", late)
+        second = stack.enter_context(listener(late, 4, PORT, ("eth0", GROUPS[4])))
+        lab.send(4, GROUPS[4], lambda: bool(taken(second)), "it goes to the late one, too")
+        lab.router.ip("link del right")
+        lab.wire(2, "right", lab.receiver)
+        again = stack.enter_context(listener(lab.receiver, 4, PORT, ("eth0", GROUPS[4])))
+        lab.send(4, GROUPS[4], lambda: bool(taken(again)), "it goes to the one that was made anew")
+        assert daemon.worker("bridge/tv")["restarts"] == 0
+        lab.router.ip("link del left")
+        worker = daemon.wait_state("bridge/tv", "auto-restart")
+        assert worker["detail"].startswith(
+            "cannot forward 239.255.0.0/16 from left: no such interface (have: "
+        )
+        lab.wire(1, "left", lab.sender)
+        daemon.wait_state("bridge/tv", "active")
+        lab.send(4, GROUPS[4], lambda: bool(taken(again)), "it comes again")
+
+
+def test_another_router_on_the_host_is_named_and_waited_for(lab: Lab, tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        with inside(lab.router):
+            other = stack.enter_context(contextlib.closing(RoutingTable(6)))
+        daemon = stack.enter_context(RunningDaemon(tmp_path, BRIDGE, enter=lab.router.enter([])))
+        worker = daemon.worker("bridge/tv")
+        assert (worker["state"], worker["errno"]) == ("auto-restart", "EADDRINUSE")
+        assert worker["detail"] == (
+            "cannot route IPv6 multicast: address already in use; another program routes multicast on this"
+            " host (smcrouted, pimd, mrouted, FRR ...): stop it"
+        )
+        other.close()
+        daemon.ctl("start-worker", "tv")
+        daemon.wait_state("bridge/tv", "active")
+
+
+def test_a_ttl_of_1_is_told(lab: Lab, tmp_path: Path) -> None:
+    with RunningDaemon(tmp_path, BRIDGE, enter=lab.router.enter([])) as daemon:
+        lab.send(4, GROUPS[4], lambda: bool(daemon.worker("bridge/tv")["troubled"]), "the TTL", ttl=1)
+        detail = daemon.worker("bridge/tv")["detail"]
+        assert detail.startswith(
+            "from left to right; nothing of what comes goes out by right: its TTL does not"
+        )
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_it_takes_the_one_capability_of_the_drop_in(lab: Lab, tmp_path: Path, allowed: bool) -> None:
+    capabilities = "-all,+net_raw" if allowed else "-all"
+    user = [program("setpriv"), f"--bounding-set={capabilities}", f"--inh-caps={capabilities}"]
+    with (
+        RunningDaemon(tmp_path, BRIDGE, enter=[*lab.router.enter([]), *user]) as daemon,
+        listener(lab.receiver, 4, PORT, ("eth0", GROUPS[4])) as heard,
+    ):
+        worker = daemon.worker("bridge/tv")
+        if allowed:
+            assert worker["state"] == "active", worker["detail"]
+            lab.send(4, GROUPS[4], lambda: bool(taken(heard)), "it goes")
+        else:
+            assert (worker["state"], worker["errno"]) == ("auto-restart", "EPERM")
+            assert worker["detail"].endswith(
+                "this takes CAP_NET_RAW: see the drop-in for bridges in mcastd(8)"
+            )
