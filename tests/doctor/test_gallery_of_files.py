@@ -96,6 +96,19 @@ def with_files(lab: Lab) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def slowly(lab: Lab) -> Iterator[None]:
+    """At a rate of hours for a pass, until the files that it takes are known."""
+    with configured(sending("100"))(lab):
+        wait_for(lambda: files_of(lab).get("described_seconds"), "its first look at the files")
+        yield
+
+
+def files_of(lab: Lab) -> dict[str, Any]:
+    """What the status says of the files that are sent; nothing before they are known."""
+    return lab.daemon.worker("outbound/news")["status"]["files"] or {}
+
+
+@contextlib.contextmanager
 def with_a_large_file(lab: Lab) -> Iterator[None]:
     """One of zeros, which takes no room."""
     (lab.directory / "files").mkdir()
@@ -108,7 +121,7 @@ def with_a_large_file(lab: Lab) -> Iterator[None]:
 def at_once(lab: Lab) -> Iterator[None]:
     """A rate at which no host makes repair symbols."""
     with configured(sending("5Gbit").replace('"0%"', '"5%"'))(lab):
-        wait_for(lambda: lab.daemon.worker("outbound/news")["status"]["files"]["pass_number"], "a pass")
+        wait_for(lambda: files_of(lab).get("pass_number"), "a pass")
         yield
 
 
@@ -117,7 +130,7 @@ def one_unreadable(lab: Lab) -> Iterator[None]:
     locked = lab.directory / "files" / "locked"
     locked.write_bytes(b"of its owner alone")
     locked.chmod(0)
-    wait_for(lambda: lab.daemon.worker("outbound/news")["status"]["files"]["refused"], "it is not sent")
+    wait_for(lambda: files_of(lab).get("refused"), "it is not sent")
     yield
     locked.unlink()
 
@@ -238,7 +251,7 @@ CASES = [
         "cycle-too-long",
         "warning",
         sending("1Mbit"),
-        configured(sending("100")),
+        slowly,
         worker="outbound/news",
         prepare=with_files,
     ),
