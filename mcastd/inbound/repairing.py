@@ -27,13 +27,22 @@ from mcastd.inbound.sequencer import Sequencer
 from mcastd.inbound.sorting import Sorting, addresses_of
 from mcastd.net.legs import LegBatch
 from mcastd.net.link import Batch, ListBatch
-from mcastd.protocols.fec2022 import KEPT_FEC_PACKETS, KEPT_PACKETS, FecDecoder, FecPacket, parse_fec
+from mcastd.protocols.fec2022 import (
+    KEPT_FEC_PACKETS,
+    KEPT_PACKETS,
+    SEQUENCES,
+    FecDecoder,
+    FecPacket,
+    parse_fec,
+)
 from mcastd.status import SubscriptionStatus
 from mcastd.worker import Books, Vitals
 
 # Reasons to drop a datagram.
 FEC = "fec"  # a repair packet that recovers nothing, or nothing any more: it is expected
-NOT_FEC = "not-fec"
+NOT_FEC = "not-fec"  # it is no repair packet, or of a matrix larger than any
+FEC_AHEAD = "fec-ahead"  # it repairs what has not been sent yet, as far as can be known
+FEC_SURPLUS = "fec-surplus"  # there are more than any sender sends for what is missing
 
 # What was sent before a repair packet, to another port, is surely read in this time: it is not lost.
 READ_SECONDS = 0.02
@@ -58,7 +67,7 @@ class RepairingSequencer(Sequencer):
     ) -> None:
         # What is recovered may be of a matrix before: until then it is not lost
         self._order = RtpSequencer(settings, dropped, worker, misorder=KEPT_PACKETS, now=now)
-        self.reasons = (*self._order.reasons, FEC, NOT_FEC)
+        self.reasons = (*self._order.reasons, FEC, NOT_FEC, FEC_AHEAD, FEC_SURPLUS)
         self.repaired = 0
         self._dropped = dropped
         self._now = now
@@ -141,11 +150,14 @@ class RepairingSequencer(Sequencer):
         wire = self._order.wire
         # Anybody may send this SSRC, and what others send neither is repaired nor repairs anything
         recovered = self._decoder.take_media(
-            (wire.cells.number(datagram), bytes(datagram))
-            for datagram, address in zip(batch.payloads, addresses_of(batch), strict=True)
-            if address == stream.address
-            and len(datagram) >= wire.cells.end
-            and wire.identity_of(datagram) == stream.identity
+            (
+                (wire.cells.number(datagram), bytes(datagram))
+                for datagram, address in zip(batch.payloads, addresses_of(batch), strict=True)
+                if address == stream.address
+                and len(datagram) >= wire.cells.end
+                and wire.identity_of(datagram) == stream.identity
+            ),
+            (stream.order.next - 1) % SEQUENCES,
         )
         if recovered:
             yield from self._restore(recovered, Sorting(batch, self._now()).copy(len(batch) - 1))
@@ -159,8 +171,12 @@ class RepairingSequencer(Sequencer):
                 self._dropped[OTHER_SENDER] += 1
             elif (packet := parse_fec(datagram)) is None:
                 self._dropped[NOT_FEC] += 1
-            elif stream is None or len(self._aside) == KEPT_FEC_PACKETS:
+            elif stream is None:
                 self._dropped[FEC] += 1
+            elif self._decoder.is_ahead(packet):
+                self._dropped[FEC_AHEAD] += 1
+            elif len(self._aside) == KEPT_FEC_PACKETS:
+                self._dropped[FEC_SURPLUS] += 1
             else:
                 self._accounted += 1
                 self._aside.append(_Aside(sorting.now + READ_SECONDS, packet, sorting.copy(index)))
@@ -181,6 +197,9 @@ class RepairingSequencer(Sequencer):
 
     def _settle(self) -> None:
         """Drop the repair packets that the decoder keeps no longer."""
-        waiting = self._waiting
-        self._dropped[FEC] += self._accounted - waiting
+        waiting, displaced = self._waiting, self._decoder.displaced
+        self._decoder.displaced = 0
+        self._dropped[FEC] += self._accounted - waiting - displaced
+        if displaced:
+            self._dropped[FEC_SURPLUS] += displaced
         self._accounted = waiting

@@ -27,6 +27,9 @@ Columns go to the media's port + 2, rows to port + 4. A FEC packet is an RTP pac
 
 P, X, CC and M are recovered by those bits of its own RTP header, as RFC 2733 has it. So it may look as if it
 had a list of sources or padding, and has none.
+
+Who can send as the stream's sender can send FEC packets, too, of any matrix. What one of them may cost is
+bounded by the matrix, and by how many are kept for a media packet that is missing.
 """
 
 from __future__ import annotations
@@ -38,11 +41,17 @@ from typing import NamedTuple
 
 # Where the media's sequence numbers come round.
 SEQUENCES = 1 << 16
-# Media packets that are kept, to recover others by them. A matrix has 100 by the standard; some senders let
-# it have 400, and what recovers a packet may come one matrix later.
+# Columns and rows of a matrix, each. By the standard it has 100 packets at most; some senders let it have
+# 400.
+SIDE_MAX = 20
+# Media packets that are kept, to recover others by them: what recovers a packet may come one matrix later.
 KEPT_PACKETS = 1024
+# A FEC packet is sent after what it covers, of which the last packets may be lost: so many, at most.
+AHEAD_MAX = 100
 # FEC packets that are kept since more than one of what they cover is missing.
 KEPT_FEC_PACKETS = 512
+# Of these, those that cover the same missing packet. A sender has a row and a column for it.
+KEPT_OF_ONE_MAX = 8
 
 _RTP = struct.Struct(">BBHII")
 _FEC = struct.Struct(">HHBxxxIBBBx")
@@ -71,15 +80,15 @@ def parse_fec(packet: bytes | memoryview) -> FecPacket | None:
         return None
     first, second, _, _, _ = _RTP.unpack_from(packet)
     base, length, payload_type, timestamp, kind, offset, count = _FEC.unpack_from(packet, _RTP.size)
-    span = offset * (count - 1) + 1
     if (
         first & ~_COVERED_BITS != _VERSION_BITS
         or kind & _TYPE_BITS
-        or not offset
-        or not 0 < span < KEPT_PACKETS
+        or not 0 < offset <= SIDE_MAX
+        or not 0 < count <= SIDE_MAX
     ):
         return None
     body = packet[HEADER_BYTES:]
+    span = offset * (count - 1) + 1
     return FecPacket(
         sequences=tuple(number % SEQUENCES for number in range(base, base + span, offset)),
         flags=first & _COVERED_BITS,
@@ -91,14 +100,25 @@ def parse_fec(packet: bytes | memoryview) -> FecPacket | None:
     )
 
 
+class _Waiting:
+    """A FEC packet that is kept, and how many of what it covers are missing."""
+
+    __slots__ = ("lacks", "packet")
+
+    def __init__(self, packet: FecPacket, lacks: int) -> None:
+        self.packet = packet
+        self.lacks = lacks
+
+
 class FecDecoder:
     """Recovers lost packets of one RTP stream. ``recovered`` counts them."""
 
     def __init__(self) -> None:
         self.recovered = 0
+        self.displaced = 0  # FEC packets that are not kept, since others that lack no more are
         self._latest = 0  # sequence number
         self._media: OrderedDict[int, bytes] = OrderedDict()  # by sequence number, in order of arrival
-        self._waiting: OrderedDict[tuple[int, ...], FecPacket] = OrderedDict()  # by what they cover
+        self._waiting: OrderedDict[tuple[int, ...], _Waiting] = OrderedDict()  # by what they cover
         self._lacking: defaultdict[int, set[tuple[int, ...]]] = defaultdict(set)  # these, by what is missing
 
     @property
@@ -108,28 +128,27 @@ class FecDecoder:
 
     def forget_old(self) -> None:
         """Forget the FEC packets that came first, if what they cover was given up."""
-        while self._waiting and not self._is_near(packet := next(iter(self._waiting.values()))):
-            self._forget(packet.sequences)
+        while self._waiting and not self._is_near(next(iter(self._waiting))[0]):
+            self._forget(next(iter(self._waiting)))
 
-    def take_media(self, packets: Iterable[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+    def take_media(
+        self, packets: Iterable[tuple[int, bytes]], latest: int | None = None
+    ) -> list[tuple[int, bytes]]:
         """Take media packets that came together, each with its sequence number, whole, of 12 bytes at least.
 
-        Returns the packets that are recovered by them, in the same way.
+        ``latest`` is the number that the stream is at; None: that of the last one. Returns the packets that
+        are recovered by them, in the same way.
         """
-        waited_for: list[int] = []
+        ready: list[FecPacket] = []
         for sequence, packet in packets:
-            if sequence in self._media:
-                continue
-            if not self._media or (sequence - self._latest) % SEQUENCES < SEQUENCES // 2:
-                self._latest = sequence
-            self._keep(sequence, packet)
-            if sequence in self._lacking:
-                waited_for.append(sequence)
-        return [one for sequence in waited_for for one in self._recover_from(sequence)]
+            self._latest = sequence if latest is None else latest
+            if sequence not in self._media and self._is_near(sequence):
+                ready += self._keep(sequence, packet)
+        return self._recover_all(ready)
 
     def take_fec(self, packet: FecPacket) -> list[tuple[int, bytes]]:
         """Take a FEC packet. Returns the packets that are recovered by it."""
-        if not self._media or packet.sequences in self._waiting or not self._is_near(packet):
+        if not self._media or packet.sequences in self._waiting or not self._is_near(packet.sequences[0]):
             return []
         missing = [number for number in packet.sequences if number not in self._media]
         if len(missing) > 1:
@@ -137,20 +156,41 @@ class FecDecoder:
             return []
         return self._recover_all([packet]) if missing else []
 
-    def _is_near(self, packet: FecPacket) -> bool:
-        """Return True if what it covers may still be kept: what was given up already is not lost."""
-        age = (self._latest - packet.sequences[0]) % SEQUENCES
+    def is_ahead(self, packet: FecPacket) -> bool:
+        """Return True if it covers what has not even been sent, as far as can be known."""
+        ahead = (packet.sequences[-1] - self._latest) % SEQUENCES
+        return bool(self._media) and AHEAD_MAX < ahead < SEQUENCES // 2
+
+    def _is_near(self, sequence: int) -> bool:
+        """Return True if this packet may still be kept: what was given up already is not lost."""
+        age = (self._latest - sequence) % SEQUENCES
         return age < KEPT_PACKETS - 1 or age >= SEQUENCES - KEPT_PACKETS
 
-    def _keep(self, sequence: int, packet: bytes) -> None:
+    def _keep(self, sequence: int, packet: bytes) -> list[FecPacket]:
+        """Keep a packet that has come, or was made. Returns the FEC packets that lack at most one now."""
         self._media[sequence] = packet
         if len(self._media) > KEPT_PACKETS:
             self._media.popitem(last=False)
+        ready = []
+        for covered in self._lacking.pop(sequence, ()):
+            waiting = self._waiting[covered]
+            waiting.lacks -= 1
+            if waiting.lacks <= 1:
+                ready.append(waiting.packet)
+        return ready
 
     def _wait(self, packet: FecPacket, missing: list[int]) -> None:
+        for number in missing:
+            if len(covering := self._lacking.get(number, ())) >= KEPT_OF_ONE_MAX:
+                worst = max(covering, key=lambda covered: self._waiting[covered].lacks)
+                self.displaced += 1
+                if self._waiting[worst].lacks < len(missing):
+                    return
+                self._forget(worst)
         if len(self._waiting) == KEPT_FEC_PACKETS:
+            self.displaced += 1
             self._forget(next(iter(self._waiting)))
-        self._waiting[packet.sequences] = packet
+        self._waiting[packet.sequences] = _Waiting(packet, len(missing))
         for number in missing:
             self._lacking[number].add(packet.sequences)
 
@@ -162,11 +202,8 @@ class FecDecoder:
                 if not waiting:
                     del self._lacking[number]
 
-    def _recover_from(self, sequence: int) -> list[tuple[int, bytes]]:
-        """Recover what the packet of that number, which has come, makes possible."""
-        return self._recover_all([self._waiting[covered] for covered in self._lacking.get(sequence, ())])
-
     def _recover_all(self, packets: list[FecPacket]) -> list[tuple[int, bytes]]:
+        """Recover what these make possible, and what that makes possible."""
         recovered: list[tuple[int, bytes]] = []
         while packets:
             packet = packets.pop()
@@ -175,10 +212,10 @@ class FecDecoder:
                 continue
             if packet.sequences in self._waiting:
                 self._forget(packet.sequences)
-            if missing and self._is_near(packet) and (made := self._make(packet, missing[0])) is not None:
-                self._keep(missing[0], made)
+            is_wanted = missing and self._is_near(packet.sequences[0])
+            if is_wanted and (made := self._make(packet, missing[0])) is not None:
+                packets += self._keep(missing[0], made)
                 recovered.append((missing[0], made))
-                packets += [self._waiting[covered] for covered in self._lacking.get(missing[0], ())]
         self.recovered += len(recovered)
         return recovered
 

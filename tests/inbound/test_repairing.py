@@ -17,7 +17,7 @@ from mcastd.config import RtpInbound
 from mcastd.inbound.repairing import READ_SECONDS, RepairingSequencer
 from mcastd.net.legs import LegBatch
 from mcastd.net.link import ListBatch
-from mcastd.protocols.fec2022 import parse_fec
+from mcastd.protocols.fec2022 import KEPT_FEC_PACKETS, parse_fec
 from mcastd.status import SubscriptionStatus
 from mcastd.worker import Vitals
 
@@ -105,6 +105,29 @@ def test_a_batch_of_media_is_taken_as_a_whole() -> None:
     assert repairing.feed(ROW, repair[COLUMNS]) == []
     assert repairing.feed(MEDIA, *sent[3:]) == sent[3:]
     assert (repairing.repairing.repaired, repairing.dropped["duplicate"]) == (0, 0)
+
+
+def forged(base: int, offset: int, count: int) -> bytes:
+    covered = struct.pack(">HHBxxxIBBBB", base % 65536, 9, 33, 0, 0, offset, count, 0)
+    return struct.pack(">BBHII", 0x80, 96, 1, 0, 0) + covered + b"payload"
+
+
+def test_a_flood_of_repair_in_the_name_of_the_sender_is_counted_by_reason_and_repair_goes_on() -> None:
+    packets = media(100, 4 * COLUMNS * ROWS)
+    sent, repair = [*packets.values()], matrix(packets, 100, COLUMNS, ROWS)
+    repairing = Repairing()
+    repairing.feed(MEDIA, *sent[:4], *sent[5:40])
+    at = 100 + 40
+    ahead = [forged(at + 90, 1, count) for count in range(12, 20)]
+    wide = [forged(at, 1, 255), forged(at, 255, 4)]
+    near = [forged(at + base, offset, 9) for base in range(20) for offset in range(1, 9)]
+    assert repairing.feed(COLUMN, *ahead, *wide, *near) == []
+    assert repairing.feed(ROW, repair[COLUMNS]) == sent[4:40]
+    assert (repairing.dropped["fec-ahead"], repairing.dropped["not-fec"]) == (8, 2)
+    assert repairing.dropped["fec-surplus"] == len(near) - repairing.repairing.held > 100
+    assert repairing.feed(COLUMN, *[forged(7 * one, 1, 9) for one in range(9_000)]) == []
+    assert repairing.repairing.held <= KEPT_FEC_PACKETS
+    assert repairing.feed(MEDIA, *sent[40:]) == sent[40:]
 
 
 def test_what_comes_after_it_was_made_is_a_duplicate() -> None:

@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.repair import matrix, media, of_ffmpeg, protection
 
-from mcastd.protocols.fec2022 import HEADER_BYTES, KEPT_FEC_PACKETS, KEPT_PACKETS, FecDecoder, parse_fec
+from mcastd.protocols.fec2022 import (
+    AHEAD_MAX,
+    HEADER_BYTES,
+    KEPT_FEC_PACKETS,
+    KEPT_OF_ONE_MAX,
+    KEPT_PACKETS,
+    SIDE_MAX,
+    FecDecoder,
+    FecPacket,
+    parse_fec,
+)
 
 
 def decode(packets: dict[int, bytes], fec: Sequence[bytes], lost: set[int]) -> dict[int, bytes]:
@@ -100,19 +110,61 @@ def test_fec_of_another_stream_recovers_nothing() -> None:
     assert decoder.take_fec(parsed) == []
 
 
-def test_what_waits_is_bounded() -> None:
-    decoder = FecDecoder()
+def forged(base: int, offset: int, count: int) -> FecPacket:
+    covered = struct.pack(">HHBxxxIBBBB", base % 65536, 9, 33, 0, 0, offset, count, 0)
+    parsed = parse_fec(struct.pack(">BBHII", 0x80, 96, 1, 0, 0) + covered + b"payload")
+    assert parsed is not None
+    return parsed
+
+
+def test_what_waits_is_bounded_in_all_and_for_each_packet_that_is_missing() -> None:
+    decoder, taken = FecDecoder(), 0
     packets = media(0, 8)
     decoder.take_media([(0, packets[0])])
-    for count in range(2, 6):
-        for base in range(1, 300):
-            covered = struct.pack(">HHBxxxIBBBB", base, 9, 33, 0, 0, 1, count, 0)
-            parsed = parse_fec(struct.pack(">BBHII", 0x80, 96, 1, 0, 0) + covered + b"payload")
-            assert parsed is not None
-            assert decoder.take_fec(parsed) == []
+    for count in range(2, 21):
+        for offset in (1, 2, 3):
+            for base in range(1, 600):
+                assert decoder.take_fec(forged(base, offset, count)) == []
+                taken += 1
     waiting, lacking = decoder._waiting, decoder._lacking
-    assert len(waiting) == KEPT_FEC_PACKETS
+    assert decoder.waiting <= KEPT_FEC_PACKETS
+    assert decoder.waiting + decoder.displaced == taken
     assert {covered for several in lacking.values() for covered in several} == set(waiting)
+    assert max(map(len, lacking.values())) == KEPT_OF_ONE_MAX
+
+
+def test_those_that_lack_least_are_kept() -> None:
+    decoder, packets = FecDecoder(), media(100, 40)
+    decoder.take_media([(number, packets[number]) for number in range(100, 110)])
+    real = parse_fec(protection(packets, 105, 1, 8))
+    assert real is not None
+    decoder.take_fec(real)
+    for offset in range(1, 20):
+        for base in range(110, 120):
+            decoder.take_fec(forged(base, offset, 9))
+    assert decoder.displaced > 100
+    assert decoder.take_media([(number, packets[number]) for number in (110, 112)]) == [(111, packets[111])]
+
+
+def test_what_one_covers_is_bounded_and_what_was_not_sent_is_ahead() -> None:
+    decoder = FecDecoder()
+    assert not decoder.is_ahead(forged(5000, 1, 9)), "nothing is known"
+    decoder.take_media([(65_530, media(65_530, 1)[65_530])])
+    first = 65_530 + AHEAD_MAX - SIDE_MAX * (SIDE_MAX - 1)
+    assert len(forged(first, SIDE_MAX, SIDE_MAX).sequences) == SIDE_MAX
+    assert not decoder.is_ahead(forged(first, SIDE_MAX, SIDE_MAX))
+    assert decoder.is_ahead(forged(first + 1, SIDE_MAX, SIDE_MAX))
+    assert not decoder.is_ahead(forged(65_530 - 900, 1, 9))
+
+
+def test_one_media_packet_far_ahead_does_not_end_the_repair_of_those_that_come() -> None:
+    decoder, packets = FecDecoder(), media(100, 30)
+    decoder.take_media([(number, packets[number]) for number in range(100, 108)], 107)
+    decoder.take_media([(20_000, media(20_000, 1)[20_000])], 107)
+    decoder.take_media([(number, packets[number]) for number in range(109, 112)], 111)
+    repair = parse_fec(protection(packets, 104, 1, 8))
+    assert repair is not None
+    assert decoder.take_fec(repair) == [(108, packets[108])]
 
 
 @given(st.binary(max_size=60))
@@ -145,8 +197,8 @@ def test_forged_fec_gives_a_packet_or_none(base: int, offset: int, count: int, b
 
 @pytest.mark.parametrize(
     ("at", "value"),
-    [(0, 0x40), (24, 0x08), (25, 0), (26, 0), (26, 255)],
-    ids=["version", "type", "no offset", "no count", "long"],
+    [(0, 0x40), (24, 0x08), (25, 0), (26, 0), (26, SIDE_MAX + 1), (25, SIDE_MAX + 1)],
+    ids=["version", "type", "no offset", "no count", "many rows", "many columns"],
 )
 def test_what_is_no_fec_packet(at: int, value: int) -> None:
     packet = bytearray(protection(media(0, 9), 0, 8, 2))
