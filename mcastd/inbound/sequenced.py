@@ -49,12 +49,13 @@ FAR_NUMBERS = "the numbers of what comes are all far from each other, so they ar
 # Another stream is received in place of one that has been silent for so long.
 SILENT_SECONDS = 1.0
 # Streams that may become the one that is received; of more, those that were heard last.
-CANDIDATES_MAX = 16
+CANDIDATES_MAX = 1024
 # Of a stream, at least so many datagrams of a batch are sorted by their column.
 COLUMN_MIN = 3
-# Senders whose order is kept, where all are received.
+# Senders whose order is kept, where all are received. Of more, those make room that were never in order,
+# since they may be anybody, and then those that are silent.
 SENDERS_MAX = 64
-# Of these, the status shows those that were heard last.
+# Of these, the status shows those that were in order, and were heard last.
 SENDERS_SHOWN = 10
 
 
@@ -135,7 +136,9 @@ class NumberedSequencer(Sequencer):
 
     def describe(self, status: SubscriptionStatus) -> SubscriptionStatus:
         now = self._now()
-        streams = sorted(self._streams.copy().values(), key=lambda one: -one.heard)
+        streams = sorted(
+            self._streams.copy().values(), key=lambda one: (not one.order.is_confirmed, -one.heard)
+        )
         senders = [self._sender(one, now) for one in streams[:SENDERS_SHOWN]]
         sequence = SequenceStatus(counters=copy_of(self.total), senders=(*senders,))
         return replace(status, sequence=sequence, misfit=self.misfit)
@@ -401,7 +404,7 @@ class NumberedSequencer(Sequencer):
             if not self._may_begin(sorting, index, key, number, count):
                 return
             stream = self._begin_stream(sorting, key, datagram, number)
-            stream.order.advance(count)
+            stream.order.begin(count)
             arrival = Arrival.NEXT
         else:
             arrival = stream.order.place(number, count, now)
@@ -428,7 +431,7 @@ class NumberedSequencer(Sequencer):
     ) -> bool:
         """Return True if another stream is to be received from this datagram on; else that is sorted."""
         if not self.is_exclusive:
-            if len(self._streams) < SENDERS_MAX or self._forget_silent(sorting):
+            if len(self._streams) < SENDERS_MAX or self._forget_one(sorting):
                 return True
             self._dropped[TOO_MANY_SENDERS] += 1
             return False
@@ -463,10 +466,11 @@ class NumberedSequencer(Sequencer):
             if (last := self._last) is not None:
                 self.total.restarts += 1
                 self._forget(sorting, last)
-            stream.datagrams = 1  # the first one, which has waited for this one
-            if self._release(sorting) and stream.jitter is not None:
+            if self._release(sorting, stream):
+                stream.datagrams = 1  # the first one, which has waited for this one
                 first = sorting.given[-1]
-                self._measure_one(stream, first if isinstance(first, ListBatch) else sorting.copy(first))
+                if stream.jitter is not None:
+                    self._measure_one(stream, first if isinstance(first, ListBatch) else sorting.copy(first))
         self._begin_order(stream)
         self._streams[key] = stream
         return stream
@@ -476,10 +480,11 @@ class NumberedSequencer(Sequencer):
             cells = self._wire.cells
             self._measure(stream, bytes(one.payloads[0][cells.at : cells.end]), one.times)
 
-    def _forget_silent(self, sorting: Sorting) -> bool:
-        """Forget the sender that has been silent for longest, if it has for long enough."""
-        stream = min(self._streams.values(), key=lambda one: one.heard)
-        if sorting.now < stream.heard + SILENT_SECONDS:
+    def _forget_one(self, sorting: Sorting) -> bool:
+        """Forget a sender that was never in order, or else one that is silent: that which was heard first.
+        Returns False if there is none."""
+        stream = min(self._streams.values(), key=lambda one: (one.order.is_confirmed, one.heard))
+        if stream.order.is_confirmed and sorting.now < stream.heard + SILENT_SECONDS:
             return False
         self._forget(sorting, stream)
         return True
@@ -500,7 +505,7 @@ class NumberedSequencer(Sequencer):
             if reorder is not None:
                 sorting.given += reorder.expire(math.inf)
                 reorder.next = number
-            self._release(sorting)
+            self._release(sorting, stream)
         if arrival is Arrival.DUPLICATE:
             self._dropped[DUPLICATE] += 1
         elif is_foreign:
@@ -526,16 +531,21 @@ class NumberedSequencer(Sequencer):
             self._refuse(STRAY, sorting.batch.payloads[index], sorting.now)
         self._aside, self._aside_until, sorting.aside = None, math.inf, index
 
-    def _release(self, sorting: Sorting) -> bool:
-        """Let the datagram that waits for its successor go on. Returns False if there is none."""
-        if sorting.aside is not None:
-            sorting.given.append(sorting.aside)
-            sorting.aside = None
-        elif self._aside is not None:
-            sorting.given.append(self._aside)
-            self._aside, self._aside_until = None, math.inf
+    def _release(self, sorting: Sorting, stream: OfStream) -> bool:
+        """Let the datagram of this stream go on that waits for its successor. Returns False if there is none:
+        of several strangers the last one waits."""
+        if (index := sorting.aside) is not None:
+            waiting: int | ListBatch = index
+            payload, address = sorting.columns[0][index], sorting.columns[3][index]
+        elif (aside := self._aside) is not None:
+            waiting, payload, address = aside, aside.payloads[0], aside.addresses[0]
         else:
             return False
+        self._aside, self._aside_until, sorting.aside = None, math.inf, None
+        if (address, self._wire.identity_of(payload)) != (stream.address, stream.identity):
+            self._refuse(STRAY, payload, sorting.now)
+            return False
+        sorting.given.append(waiting)
         return True
 
 

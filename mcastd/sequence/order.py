@@ -81,6 +81,7 @@ class Order:
         self.breaks: list[int] = []
         self._suspected = -1  # the number that would confirm a restart; -1: none would
         self._suspected_from = number  # the number before that, which would be the first one
+        self.is_confirmed = False  # a datagram has gone on where another one ended
         self.went_on = -math.inf  # monotonic seconds when the number that was expected, or a later one, came
 
     @property
@@ -100,10 +101,16 @@ class Order:
         numbers = self._numbering.numbers
         return self.next + (number - self.next + numbers // 2) % numbers - numbers // 2
 
+    def begin(self, count: int) -> None:
+        """The first datagram of all has come, with so many numbers."""
+        self.next += count
+
     def advance(self, count: int) -> None:
         """``count`` numbers have come in order."""
-        if self._gaps and count:
-            self._confirmed = self.next
+        if count:
+            self.is_confirmed = True
+            if self._gaps:
+                self._confirmed = self.next
         self._go_to(self.next + count)
 
     def _go_to(self, number: int) -> None:
@@ -136,7 +143,7 @@ class Order:
                 if len(self._gaps) > GAPS_MAX:
                     self._end(self._gaps.pop(0))
             else:
-                self._confirmed = begin
+                self._confirmed, self.is_confirmed = begin, True
             self._go_to(begin + count)
             return Arrival.NEXT
         if -numbering.misorder <= ahead < 0:

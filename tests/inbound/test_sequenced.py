@@ -17,6 +17,7 @@ from support.audited import Audited
 from support.subscription import Run, file_output
 from support.wait import wait_for
 
+from mcastd.codec import from_json
 from mcastd.config import InboundSubscription, MoldInbound, RtpInbound, SequenceInbound
 from mcastd.counters import SequenceCounters
 from mcastd.inbound import sorting
@@ -29,7 +30,7 @@ from mcastd.inbound.sequenced import (
     NumberedSequencer,
 )
 from mcastd.net.link import ListBatch, Origin
-from mcastd.status import NumberedSender
+from mcastd.status import NumberedSender, SubscriptionStatus
 from mcastd.worker import Signal, Vitals
 
 A, B = "192.0.2.7", "192.0.2.8"
@@ -217,10 +218,10 @@ def test_whoever_changes_ssrc_or_address_with_each_datagram_is_counted_and_keeps
         assert taking.feed(rtp(number), rtp(number, ssrc=number), good, sender=senders) == [good]
     assert taking.dropped == {"other-sender": 297, "other-stream": 297}
     taking.now += 2 * SILENT_SECONDS
-    for number in range(500):
+    for number in range(CANDIDATES_MAX + 500):
         assert taking.feed(rtp(7 * number, ssrc=number)) == []
     assert len(taking.sequencer._candidates) == CANDIDATES_MAX
-    assert (taking.dropped["stray"], taking.sequencer.held) == (499, 1)
+    assert (taking.dropped["stray"], taking.sequencer.held) == (CANDIDATES_MAX + 499, 1)
     assert taking.feed(rtp(300)) == [rtp(300)]
 
 
@@ -447,11 +448,51 @@ def test_several_numbers_in_a_datagram() -> None:
 def test_senders_are_bounded_and_one_that_is_silent_makes_room() -> None:
     taking = of_field()
     for number in range(SENDERS_MAX + 5):
-        taking.feed(b"\0\1", sender=f"198.51.100.{number}")
-    assert (len(taking.senders), taking.dropped) == (SENDERS_MAX, {"too-many-senders": 5})
+        for datagram in (b"\0\1", b"\0\2"):
+            taking.feed(datagram, sender=f"198.51.100.{number}")
+    assert (len(taking.senders), taking.dropped) == (SENDERS_MAX, {"too-many-senders": 10})
     taking.now += SILENT_SECONDS
     assert taking.feed(b"\0\1", sender="203.0.113.1") == [b"\0\1"]
     assert len(taking.senders) == SENDERS_MAX
+
+
+def test_senders_that_were_never_in_order_make_room_and_take_it_from_none_that_was() -> None:
+    taking = of_field()
+    made = [struct.pack(">H", number) for number in range(40)]
+    taking.feed(made[0], made[1], sender=A)
+    taking.now += SILENT_SECONDS
+    for number in range(20):
+        strangers = [f"198.51.100.{at}" for at in range(10 * number, 10 * number + 10)]
+        forged = [struct.pack(">H", 3_000 * number % 65_536)] * 10
+        assert taking.feed(*forged, sender=strangers) == forged
+        assert taking.feed(made[number], sender=B) == [made[number]]
+    assert len(taking.senders) == SENDERS_MAX
+    assert taking.feed(made[2], made[4], sender=A) == [made[2], made[4]]
+    assert {one.address: one.missing for one in taking.senders}[A] == 1, "it was not forgotten"
+    status = taking.sequencer.describe(from_json(SubscriptionStatus, {}))
+    assert status.sequence is not None
+    assert [one.address for one in status.sequence.senders[:2]] == [A, B], "those in order before all others"
+    assert taking.dropped == {}
+
+
+def test_a_flood_of_first_datagrams_does_not_keep_a_stream_from_beginning() -> None:
+    taking = of_rtp()
+    assert taking.feed(rtp(1)) == []
+    for ssrc in range(300):
+        assert taking.feed(rtp(9 * ssrc, ssrc=1_000 + ssrc), sender=B) == []
+    assert taking.feed(rtp(2)) == [rtp(2)], "not the last of the others, which waits for its successor"
+    assert [(one.address, one.datagrams) for one in taking.senders] == [(A, 1)]
+    assert taking.dropped == {"stray": 301}
+
+
+def test_where_one_sender_begins_anew_nothing_of_another_goes_on_for_it() -> None:
+    taking = of_field()
+    made = [struct.pack(">H", number) for number in (1, 2, 9_000, 9_001, 20_000)]
+    taking.feed(made[0], made[1], sender=A)
+    taking.feed(made[0], made[1], sender=B)
+    assert taking.feed(made[2], made[4], sender=[A, B]) == []
+    assert taking.feed(made[3], sender=A) == [made[3]]
+    assert (taking.dropped, taking.sequencer.held) == ({"stray": 2}, 0)
 
 
 # -- put in order
