@@ -73,9 +73,9 @@ class CheckedSequencer(Sequencer):
         return 0 if self._protocol is None else self._protocol.held
 
     @property
-    def lost(self) -> int:
+    def known_lost(self) -> int:
         """Of the other protocol; of packets in plain UDP, those that their continuity counters lack."""
-        return self.analysis.counters.lost if self._protocol is None else self._protocol.lost
+        return self.analysis.counters.lost if self._protocol is None else self._protocol.known_lost
 
     @property
     def deadline(self) -> float:

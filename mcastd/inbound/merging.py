@@ -94,6 +94,7 @@ class MergingSequencer(LegsSequencer):
         self._wire = order.wire
         self._room = HeldRoom()
         self._merge: Merge[ListBatch] | None = None
+        self._known_lost = 0  # of merges before
         self._identity = b""
         self._heartbeat_of: LegAccount | None = None
         self._heartbeat_at = -math.inf  # monotonic seconds
@@ -115,8 +116,8 @@ class MergingSequencer(LegsSequencer):
         return found if self._merge is None else min(found, self._merge.deadline)
 
     @property
-    def lost(self) -> int:
-        return self.total.lost
+    def known_lost(self) -> int:
+        return self._known_lost + (0 if self._merge is None else self._merge.known_lost)
 
     def lost_by(self, leg: LegAccount) -> int:
         return self._places[leg].order.total.lost
@@ -311,6 +312,7 @@ class MergingSequencer(LegsSequencer):
     def _begin(self, identity: bytes, number: int) -> None:
         self._identity = identity
         numbers = self._wire.numbering.numbers
+        self._known_lost = self.known_lost
         self._merge = Merge(self.hold_seconds, numbers, number, self._room, self.total)
 
     def _begin_anew(self, taking: _Taking, identity: bytes, number: int) -> None:

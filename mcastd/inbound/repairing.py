@@ -88,8 +88,8 @@ class RepairingSequencer(Sequencer):
         return self._decoder.waiting + len(self._aside)
 
     @property
-    def lost(self) -> int:
-        return self._order.lost
+    def known_lost(self) -> int:
+        return self._order.known_lost
 
     @property
     def problem(self) -> str:

@@ -85,6 +85,7 @@ class NumberedSequencer(Sequencer):
         self._candidates: OrderedDict[tuple[str, bytes], int] = OrderedDict()
         self._aside: ListBatch | None = None  # a datagram that waits for its successor
         self._aside_until = math.inf  # monotonic seconds
+        self._known_lost = 0  # of streams that are forgotten
         self._hold_seconds = 0.0
         self._room = HeldRoom()
         self._misfits = Misfits(self._explain)
@@ -113,8 +114,8 @@ class NumberedSequencer(Sequencer):
         return self._room.number + (self._aside is not None)
 
     @property
-    def lost(self) -> int:
-        return self.total.lost
+    def known_lost(self) -> int:
+        return self._known_lost + sum([stream.order.known_lost for stream in self._streams.values()])
 
     @property
     def misfit(self) -> Misfit | None:
@@ -492,6 +493,7 @@ class NumberedSequencer(Sequencer):
     def _forget(self, sorting: Sorting, stream: OfStream) -> None:
         """Receive nothing more of a stream; what is held of it goes on."""
         stream.order.expire(math.inf)
+        self._known_lost += stream.order.known_lost
         if stream.reorder is not None:
             sorting.given += stream.reorder.expire(math.inf)
         del self._streams[stream.address, stream.identity]

@@ -28,8 +28,11 @@ class Sequencer(ABC):
         return 0
 
     @property
-    def lost(self) -> int:
-        """Numbers that the network did not deliver so far, if datagrams have numbers that it reads."""
+    def known_lost(self) -> int:
+        """Numbers that the network did not deliver so far, of streams that are known, if it reads numbers.
+
+        Anybody may send a few datagrams with a gap: no file of this host is to be pushed out by these.
+        """
         return 0
 
     @property

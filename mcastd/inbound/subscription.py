@@ -438,7 +438,7 @@ class Subscription:
 
     def _losses(self) -> Losses:
         intake = self._intake
-        lost = 0 if intake.protocol is None else intake.protocol.lost
+        lost = 0 if intake.protocol is None else intake.protocol.known_lost
         return Losses(lost, intake.counters.overflow, self._condition.stale)
 
     def _destinations(self) -> Sequence[tuple[str, int]]:

@@ -100,7 +100,7 @@ def parse_fec(packet: bytes | memoryview) -> FecPacket | None:
     )
 
 
-class _Waiting:
+class _KeptFec:
     """A FEC packet that is kept, and how many of what it covers are missing."""
 
     __slots__ = ("lacks", "packet")
@@ -118,7 +118,7 @@ class FecDecoder:
         self.displaced = 0  # FEC packets that are not kept, since others that lack no more are
         self._latest = 0  # sequence number
         self._media: OrderedDict[int, bytes] = OrderedDict()  # by sequence number, in order of arrival
-        self._waiting: OrderedDict[tuple[int, ...], _Waiting] = OrderedDict()  # by what they cover
+        self._waiting: OrderedDict[tuple[int, ...], _KeptFec] = OrderedDict()  # by what they cover
         self._lacking: defaultdict[int, set[tuple[int, ...]]] = defaultdict(set)  # these, by what is missing
 
     @property
@@ -190,7 +190,7 @@ class FecDecoder:
         if len(self._waiting) == KEPT_FEC_PACKETS:
             self.displaced += 1
             self._forget(next(iter(self._waiting)))
-        self._waiting[packet.sequences] = _Waiting(packet, len(missing))
+        self._waiting[packet.sequences] = _KeptFec(packet, len(missing))
         for number in missing:
             self._lacking[number].add(packet.sequences)
 

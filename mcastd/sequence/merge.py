@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Generic
 
 from mcastd.counters import SequenceCounters
-from mcastd.sequence.order import GAPS_MAX, LATE_SECONDS, MAX_DROPOUT, MAX_MISORDER
+from mcastd.sequence.order import GAPS_MAX, KNOWN_MIN, LATE_SECONDS, MAX_DROPOUT, MAX_MISORDER
 from mcastd.sequence.reorder import FREED_SHARE, HeldRoom, Item
 
 # Runs that are remembered by their time at most, beside twice those that are held.
@@ -76,6 +76,8 @@ class Merge(Generic[Item]):
         self._numbers = numbers
         self._room = room
         self._total = total
+        self.known_lost = 0  # numbers lost behind KNOWN_MIN that had come
+        self._lost = 0
         self._first = number
         self._whole_from = number  # all from here to the next one have gone on
         self._holes: list[_Hole] = []  # before the next one, in order
@@ -316,7 +318,11 @@ class Merge(Generic[Item]):
         """Count the numbers of a hole as lost, once."""
         if not hole.lost:
             hole.lost = True
-            self._total.lost += hole.end - hole.begin
+            number = hole.end - hole.begin
+            self._total.lost += number
+            if hole.begin - self._first - self._lost >= KNOWN_MIN:
+                self.known_lost += number
+            self._lost += number
 
     def _fill(self, begin: int, end: int) -> None:
         """These numbers have come after later ones."""

@@ -28,6 +28,8 @@ MAX_MISORDER = 100
 WIDE_DROPOUT = 1 << 20
 # A missing number is lost when it has not come for so long.
 LATE_SECONDS = 1.0
+# A stream of which so many numbers have come is known: what it loses after that is no stranger's doing alone.
+KNOWN_MIN = 8
 # Gaps that are kept at a time; of more, the oldest are lost.
 GAPS_MAX = 128
 
@@ -81,6 +83,9 @@ class Order:
         self.breaks: list[int] = []
         self._suspected = -1  # the number that would confirm a restart; -1: none would
         self._suspected_from = number  # the number before that, which would be the first one
+        self.known_lost = 0  # numbers lost behind KNOWN_MIN that had come
+        self._first = number  # since the numbers began, or began anew
+        self._lost = 0  # since then
         self.is_confirmed = False  # a datagram has gone on where another one ended
         self.went_on = -math.inf  # monotonic seconds when the number that was expected, or a later one, came
 
@@ -176,6 +181,7 @@ class Order:
             # If it is in what one datagram has left out, that was not of this stream
             self._end(gap, gap.end if gap.end <= self._confirmed else min(gap.end, begin))
         self._gaps.clear()
+        self._first, self._lost = number, 0
         self.next, self._confirmed, self._suspected = number, number, -1
         return Arrival.RESTART
 
@@ -252,8 +258,12 @@ class Order:
     def _lose(self, gap: _Gap, end: int) -> None:
         """Count the numbers of a gap as lost, up to ``end``."""
         if not gap.lost:
-            self.counters.lost += end - gap.begin
-            self._total.lost += end - gap.begin
+            number = end - gap.begin
+            self.counters.lost += number
+            self._total.lost += number
+            if gap.begin - self._first - self._lost >= KNOWN_MIN:
+                self.known_lost += number
+            self._lost += number
             gap.lost = end == gap.end
 
     def _settle(self, number: int) -> None:

@@ -15,10 +15,13 @@ from support.wait import wait_for
 from mcastd.config import InboundSubscription, KeepBefore
 from mcastd.inbound import keeper
 from mcastd.protocols.capture_reading import ALL, CaptureReader
+from mcastd.sequence.order import KNOWN_MIN
 from mcastd.status import KeptStatus
 from mcastd.worker import Signal
 
 NUMBERED = {"kind": "sequence", "offset": 0, "size": 2}
+# Numbers of which so many come that what is lost after them makes a capture.
+KNOWN = range(93, 93 + KNOWN_MIN)
 
 
 @pytest.fixture(autouse=True)
@@ -67,14 +70,14 @@ def number(value: int) -> bytes:
 def test_a_gap_in_the_numbers_is_captured(keeping: Callable[..., Run]) -> None:
     run = keeping(protocol=NUMBERED)
     link = run.start()
-    link.deliver(*map(number, [1, 2, 5, 6]))
-    run.received(4)
+    link.deliver(*map(number, [*KNOWN, 105, 106]))
+    run.received(10)
     path = captured(run)  # once the numbers are a second late
     assert kept(run).last_reasons == ("network-loss",)
-    assert payloads(path) == [*map(number, [1, 2, 5, 6])]
+    assert payloads(path) == [*map(number, [*KNOWN, 105, 106])]
     books = run.worker.books().kept
     assert books is not None
-    assert (books.captures, books.datagrams) == (1, 4)
+    assert (books.captures, books.datagrams) == (1, 10)
 
 
 def test_an_overflow_is_captured_with_the_next_datagram(keeping: Callable[..., Run]) -> None:
@@ -112,11 +115,11 @@ def test_it_begins_ends_and_changes_by_a_reload(tmp_path: Path, make_run: Callab
     first = KeepBefore(time=10.0, directory=tmp_path / "first")
     change(run, **settings, keep_before=first)
     assert link.metadata, "the kernel's times and the senders' ports are in a capture"
-    link.deliver(number(3), number(5), number(7))
-    run.received(5)
-    assert kept(run).datagrams == 3
+    link.deliver(*map(number, [*KNOWN, 105, 107]))
+    run.received(12)
+    assert kept(run).datagrams == 10
     change(run, **settings, keep_before=first.model_copy(update={"directory": tmp_path / "second"}))
-    assert kept(run).datagrams == 3, "what is kept stays"
+    assert kept(run).datagrams == 10, "what is kept stays"
     assert captured(run).parent == tmp_path / "second"
     link.deliver(number(8), number(19))
     run.received(7)
@@ -145,8 +148,8 @@ def test_the_end_of_a_subscription_writes_what_is_due(
     monkeypatch.setattr(keeper, "AFTER_SECONDS", 60.0)
     run = keeping(protocol=NUMBERED)
     link = run.start()
-    link.deliver(*map(number, [1, 2, 4]))
-    run.received(3)
+    link.deliver(*map(number, [*KNOWN, 102]))
+    run.received(9)
     run.stop()  # which gives up the number that is missing
     run.worker.close()
     assert kept(run).captures == 1

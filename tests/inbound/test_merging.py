@@ -524,6 +524,20 @@ def test_a_flood_far_ahead_by_one_leg_takes_nothing_from_those_that_come() -> No
     assert (merged.counted.lost, merged.counted.restarts) == (0, 0)
 
 
+def test_what_is_lost_of_a_known_stream_stays_so_when_another_begins() -> None:
+    merged = Merged()
+    merged.begin(*range(1, 50))
+    for leg in (0, 1):
+        merged.feed(leg, rtp(53))
+    merged.expire(100.05)
+    assert (merged.counted.lost, merged.merging.known_lost) == (3, 3)
+    merged.now = 110.0
+    anew = [rtp(number, ssrc=OTHER) for number in (7, 8, 11)]
+    assert merged.feed(0, *anew) == anew[:2]
+    merged.expire(110.05)
+    assert (merged.counted.lost, merged.merging.known_lost) == (5, 3)
+
+
 @pytest.mark.parametrize("max_skew", [0, "50ms"])
 def test_one_number_far_ahead_is_no_loss_of_legs(max_skew: Any) -> None:
     merged = Merged("moldudp64", max_skew=max_skew)

@@ -485,6 +485,21 @@ def test_a_flood_of_first_datagrams_does_not_keep_a_stream_from_beginning() -> N
     assert taking.dropped == {"stray": 301}
 
 
+def test_what_strangers_lose_is_not_known_to_be_lost_and_what_a_stream_loses_is_also_after_it() -> None:
+    taking = of_field()
+    made = [struct.pack(">H", number) for number in range(200)]
+    for stranger in range(3):
+        taking.feed(made[1], made[2], made[5], made[6], sender=f"198.51.100.{stranger}")
+    taking.feed(*made[:40], *made[44:50])
+    taking.expire(200.0)
+    assert (taking.counted.lost, taking.sequencer.known_lost) == (10, 4)
+    for number in range(2 * SENDERS_MAX):
+        taking.now += SILENT_SECONDS
+        taking.feed(made[1], made[2], sender=f"203.0.113.{number}")
+    assert A not in {one.address for one in taking.senders}
+    assert (taking.counted.lost, taking.sequencer.known_lost) == (10, 4)
+
+
 def test_where_one_sender_begins_anew_nothing_of_another_goes_on_for_it() -> None:
     taking = of_field()
     made = [struct.pack(">H", number) for number in (1, 2, 9_000, 9_001, 20_000)]

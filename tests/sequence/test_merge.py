@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mcastd.counters import SequenceCounters
 from mcastd.sequence.merge import Fate, Merge
-from mcastd.sequence.order import GAPS_MAX, LATE_SECONDS, MAX_DROPOUT
+from mcastd.sequence.order import GAPS_MAX, KNOWN_MIN, LATE_SECONDS, MAX_DROPOUT
 from mcastd.sequence.reorder import HELD_MAX, HeldRoom
 
 
@@ -274,3 +274,13 @@ def test_several_that_go_on_together_confirm_a_hole() -> None:
         assert merging.expire(50.05) == [9_000, 9_001]
         merging.expire(60.0)
         assert merging.total.lost == 9_000 - 103
+
+
+def test_what_is_lost_counts_as_known_when_enough_has_come_before_it() -> None:
+    merging = Merging(0.0)
+    merging.run(100, 103)
+    merging.run(105, 101 + KNOWN_MIN)
+    merging.run(102 + KNOWN_MIN, 120 + KNOWN_MIN)
+    merging.run(123 + KNOWN_MIN, 124 + KNOWN_MIN)
+    merging.expire(60.0)
+    assert (merging.total.lost, merging.merge.known_lost) == (2 + 1 + 3, 3)

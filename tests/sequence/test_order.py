@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mcastd.counters import SequenceCounters
 from mcastd.sequence.order import (
     GAPS_MAX,
+    KNOWN_MIN,
     LATE_SECONDS,
     MAX_DROPOUT,
     MAX_MISORDER,
@@ -271,3 +272,16 @@ def test_what_a_datagram_brings_that_is_cut_otherwise_is_not_missing() -> None:
     one.place(1008, 2, 1.0)
     assert one.place(1004, 9, 1.0) is NEXT
     assert (one.missing, one.next) == (0, 1013)
+
+
+def test_what_is_lost_counts_as_known_when_enough_has_come_before_it() -> None:
+    one = order(100, WIDE)
+    places(one, 100, 105, 106)
+    one.walk(range(107, 101 + 4 + KNOWN_MIN), None, 50.0)
+    at = one.next
+    places(one, at + 2, at + 3)
+    one.expire(60.0)
+    assert (one.counters.lost, one.known_lost) == (6, 2)
+    places(one, 5, 6, 9, 10)
+    one.expire(70.0)
+    assert (one.counters.restarts, one.counters.lost, one.known_lost) == (1, 8, 2), "it began anew"
