@@ -27,13 +27,13 @@ class OutboundCounters:
     """What became of an outbound channel's source (datagrams, unless the name says otherwise)."""
 
     sent: int = 0  # taken by the kernel, while the interface had a carrier
-    sent_bytes: int = 0
+    sent_bytes: int = 0  # of their payloads
     refused: Counter[str] = field(default_factory=Counter)  # by errno name; tried again unless dropped
     dropped: Counter[str] = field(default_factory=Counter)  # given up, by reason
     lines_split: int = 0  # lines longer than max_datagram, each sent as several datagrams
     skipped_bytes: int = 0  # of a transport stream, between its packets: left out
     rounds: int = 0  # times that the whole source has been sent
-    late: int = 0  # sent after the tolerance of Pacer, and more than one period after their deadline
+    late: int = 0  # sent more than one period after they were due, and later than is tolerated
 
 
 class SourceCounts:
@@ -93,8 +93,8 @@ def losses(dropped: Mapping[str, int]) -> int:
 class InboundCounters:
     """What an inbound subscription took from its link."""
 
-    received: int = 0
-    received_bytes: int = 0
+    received: int = 0  # datagrams
+    received_bytes: int = 0  # of their payloads
     truncated: int = 0  # longer than the receive slot: counted in received, and cut
     overflow: int = 0  # dropped by the kernel at a full receive buffer: not in received
     held: int = 0  # of received: kept by the protocol for now
@@ -105,8 +105,8 @@ class InboundCounters:
 class DiscoveryCounters:
     """What a worker that hears announcements took from its links, and what became of sessions."""
 
-    received: int = 0
-    received_bytes: int = 0
+    received: int = 0  # announcements, and what came for such
+    received_bytes: int = 0  # of these
     dropped: Counter[str] = field(default_factory=Counter)  # of received: not taken, by reason
     ended: Counter[str] = field(default_factory=Counter)  # sessions that are no longer kept, by reason
 
@@ -118,10 +118,10 @@ class BridgeCounters:
     Datagrams as the kernel counts them: several that were sent in one piece (GSO) and stay in it are one.
     """
 
-    received: int = 0
+    received: int = 0  # datagrams
     received_bytes: int = 0  # with their IP headers
     forwarded: int = 0  # to one interface or more
-    forwarded_bytes: int = 0
+    forwarded_bytes: int = 0  # the same
     dropped: Counter[str] = field(default_factory=Counter)  # by reason
 
 
@@ -129,7 +129,7 @@ class BridgeCounters:
 class OutputCounters:
     """What one output of a subscription did with what was received."""
 
-    written: int = 0
+    written: int = 0  # datagrams
     written_bytes: int = 0  # on the output, framing included
     dropped: Counter[str] = field(default_factory=Counter)  # by reason
     queued: int = 0  # accepted, not yet written
@@ -144,7 +144,7 @@ class OutputCounters:
 class SequenceCounters:
     """What the numbers of datagrams say of their way through the network."""
 
-    lost: int = 0  # numbers that did not come: see sequence.order
+    lost: int = 0  # numbers that did not come in time
     duplicated: int = 0  # datagrams that came again
     reordered: int = 0  # datagrams that came after later ones
     restarts: int = 0  # times that the numbers began anew
@@ -166,13 +166,17 @@ class TransportCheck(enum.StrEnum):
     DATAGRAM = "Datagram_error"  # it does not consist of whole packets
 
 
+def _no_errors() -> Counter[str]:
+    return Counter({str(check): 0 for check in TransportCheck})
+
+
 @dataclass(slots=True)
 class TransportCounters:
     """What the checks of a transport stream have found."""
 
     packets: int = 0  # that were in sync
     lost: int = 0  # packets that are missing by the continuity counters, which count to 16
-    errors: Counter[str] = field(default_factory=lambda: Counter({str(check): 0 for check in TransportCheck}))
+    errors: Counter[str] = field(default_factory=_no_errors)  # by check
 
 
 @dataclass(slots=True)

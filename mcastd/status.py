@@ -26,23 +26,22 @@ from mcastd.views import Status
 class SenderDescription:
     """The effective settings of a way to a group."""
 
-    interface: str
+    interface: str  # that it sends by
     address: str  # that it sends from
-    # What receivers tell its stream from others by, as the SSRC of RTP; None: nothing does
-    stream: str | None = field(default=None, kw_only=True)
+    stream: str | None = field(default=None, kw_only=True)  # its SSRC in RTP; None: it has nothing like it
 
 
 @dataclass(frozen=True, slots=True)
 class SenderStatus(SenderDescription):
-    sending: str  # "gso", "sendmmsg" or "send": see net.link.Sender
+    sending: str  # by which system call: "gso", "sendmmsg" or "send"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LegStatus:
     """One of the ways of a channel that has copies."""
 
-    group: str
-    port: int
+    group: str  # that it sends to
+    port: int  # that it sends to
     interface: str | None  # None: it has none now
     sent: int  # datagrams
     refused: dict[str, int]  # calls, by errno name
@@ -58,9 +57,9 @@ class ManifestStatus:
     signer: str  # the verifying key of its signature; "": it is not signed
     issued: int | None  # seconds since 1970
     expires: int | None  # the same: from then on it does not hold
-    files: int
+    files: int  # that it lists
     total_bytes: int  # of these
-    refused: str  # why the last one was not taken, if that came since: a ManifestReason, or a SealReason
+    refused: str  # the reason why the last one was not taken, if that came since; ""
     refusal: str  # the same in words
 
 
@@ -99,16 +98,16 @@ class AnnouncementStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelStatus(Status):
-    group: str
-    port: int
-    ttl: int
-    framing: str | None  # None: its protocol sends files
+    group: str  # that it sends to
+    port: int  # that it sends to
+    ttl: int  # TTL or hop limit of what is sent
+    framing: str | None  # how the source is cut into datagrams; None: its protocol sends files
     max_datagram: int  # bytes
     pacing: str  # in words
     rate: int | None = None  # bits per second, by the clock in the source; None: there is none, or not yet
     protocol: str  # its kind: "raw"
     source: str  # what it is called: its path
-    source_state: str
+    source_state: str  # in words
     files: FilesStatus | None = None  # None: its protocol sends no files
     position: int  # bytes of the source that were read
     pending: int  # datagrams that were read and not sent yet
@@ -132,12 +131,12 @@ class ReceiverDescription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MembershipStatus:
-    """A group on one interface. Filters are in net.link.SourceFilter's words."""
+    """A group on one interface."""
 
-    interface: str
-    ifindex: int
-    group: str
-    wanted: str  # the source filter
+    interface: str  # that it is on
+    ifindex: int  # its number
+    group: str  # that is joined
+    wanted: str  # the filter of sources, in words
     actual: str | None  # the one that the kernel has; None: no membership
     refused: str | None  # why the kernel did not take it
     retry_in: float | None  # seconds until the next attempt, if it was refused
@@ -156,11 +155,11 @@ class ObjectStatus:
     """A file that is being received."""
 
     name: str  # its path below the directory
-    state: str  # a delivery.received.ObjectState
+    state: str  # "waiting", "receiving", "complete", "verified", "landed", "refused" or "expired"
     length: int  # bytes that are sent of it
     percent: float  # of its source symbols that are there
-    blocks: int
-    blocks_done: int
+    blocks: int  # that it is cut into
+    blocks_done: int  # of these, those that are whole
     seconds_left: float | None  # as fast as it has come so far; None: not known
     trouble: str  # what the file system did not take; "": nothing
 
@@ -169,7 +168,7 @@ class ObjectStatus:
 class NoticesStatus:
     """The pipe that gets a line for each file that has landed."""
 
-    path: str
+    path: str  # of the pipe
     written: int  # lines that the pipe has taken
     queued: int  # lines that wait for a slow reader
     dropped: Mapping[str, int]  # lines by reason
@@ -195,7 +194,7 @@ class ObjectsStatus:
     receiving: tuple[ObjectStatus, ...]  # those that were touched last, latest first
     source: int  # written to their place
     repair: int  # kept to repair a block
-    duplicate: int
+    duplicate: int  # of blocks that had them already
     surplus: int  # of blocks that needed none
     restored: int  # source symbols that did not come and were repaired
     repaired_blocks: int  # completed so
@@ -209,7 +208,7 @@ class ObjectsStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputStatus:
-    kind: str
+    kind: str  # "file", "fifo", "directory" and so on
     format: str | None  # None: it takes files
     path: str  # its label: the path that it writes, or what stands for an output that writes none
     counters: OutputCounters
@@ -231,15 +230,15 @@ class ClosedOutputs:
 class Hanging:
     """A source or an output that has not answered a call for too long."""
 
-    path: str
-    seconds: float
+    path: str  # of the source or output
+    seconds: float  # since it was called
 
 
 @dataclass(frozen=True, slots=True)
 class ReceiveBuffer:
     """Bytes, in the measure of SO_RCVBUF."""
 
-    asked: int
+    asked: int  # that the configuration asks for
     had: int | None  # None: there is no socket now
     advice: str | None  # if it is too small
 
@@ -248,16 +247,16 @@ class ReceiveBuffer:
 class JitterStatus:
     """The jitter of RFC 3550 section 6.4.1, in milliseconds."""
 
-    now_ms: float
+    now_ms: float  # after the last datagram
     mean_ms: float  # of the estimates after each datagram
-    most_ms: float
+    most_ms: float  # the largest of these
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NumberedSender:
     """One sender of numbered datagrams, and what became of these in the network."""
 
-    address: str
+    address: str  # that it sends from
     stream: str  # what tells its streams apart: the SSRC, or the session; "": there is nothing
     payload_type: int | None  # of RTP
     datagrams: int  # that came in order, late, or again
@@ -290,12 +289,12 @@ class Misfit:
 class ReceivedLeg:
     """One of the ways by which the stream of a subscription comes."""
 
-    group: str = ""
-    port: int = 0
+    group: str = ""  # that is received
+    port: int = 0  # that is received
     interface: str | tuple[str, ...] | None = None  # the setting
     joined: tuple[str, ...] = ()  # interfaces
     received: int  # datagrams
-    received_bytes: int
+    received_bytes: int  # of their payloads
     first: int  # of these, that no other leg had brought before
     lost: int | None  # numbers that it did not bring; None: its datagrams have none
     overflow: int = 0  # dropped by the kernel at its full receive buffer, since the run began
@@ -321,19 +320,19 @@ class TransportTrouble(enum.StrEnum):
 class PidStatus:
     """What comes of one PID of a transport stream."""
 
-    pid: int
+    pid: int  # the number that its packets have
     type: int | None  # of the stream, as a program map says it (H.222.0 table 2-34); None: none does
     packets: int  # with payload
     rate: int  # bits per second, in the last second
-    continuity_errors: int
+    continuity_errors: int  # packets that are missing, or came out of turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramStatus:
     """A program of a transport stream."""
 
-    number: int
-    map_pid: int
+    number: int  # by which players know it
+    map_pid: int  # the PID of its map
     clock_pid: int | None  # None: its map has not come
     pids: tuple[int, ...]  # of its streams
 
@@ -342,16 +341,16 @@ class ProgramStatus:
 class TransportStatus:
     """What the checks of a transport stream say. Jitter and delay factor are those of the last second."""
 
-    trouble: TransportTrouble | None  # None: it can be shown
+    trouble: TransportTrouble | None  # "no-sync", "no-pat", "no-pmt" or "no-pid"; None: it can be shown
     resembles_rtp: bool  # what is no transport stream may be one in RTP
     counters: TransportCounters
     last_error_ages: Mapping[str, float]  # seconds since the last error, by check, of those that had some
     rate: int | None  # bits per second, as it arrives; None: not known yet
     clock_rate: int | None  # the same by its program clock
     clock_jitter_ms: float | None  # of arrivals against the clock, from the earliest to the latest
-    most_clock_jitter_ms: float
+    most_clock_jitter_ms: float  # the largest of these
     delay_factor_ms: float | None  # RFC 4445
-    most_delay_factor_ms: float
+    most_delay_factor_ms: float  # the largest of these
     loss_rate: float  # packets that were missing in the last second: the media loss rate of RFC 4445
     programs: tuple[ProgramStatus, ...]  # as many as are shown
     pids: tuple[PidStatus, ...]  # the same, of the highest rates
@@ -361,8 +360,8 @@ class TransportStatus:
 class KeptStatus:
     """What is kept of what was received last, and the captures that were made of it."""
 
-    datagrams: int
-    memory_bytes: int
+    datagrams: int  # that are kept now
+    memory_bytes: int  # that these take
     captures: int  # that were written
     failed: int  # that could not be written
     last_capture: str | None  # path
@@ -377,18 +376,18 @@ UNKNOWN_AGE = math.inf
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriptionStatus(Status):
-    group: str
-    port: int
+    group: str  # that is received; of legs, that of the first
+    port: int  # the same
     interface: str | tuple[str, ...] | None  # the setting
-    sources: tuple[str, ...]
-    exclude_sources: tuple[str, ...]
+    sources: tuple[str, ...]  # the only senders that are received; none: any
+    exclude_sources: tuple[str, ...]  # those that are not
     memberships: tuple[MembershipStatus, ...]
     counters: InboundCounters
     stale: bool  # silent for longer than expected
     last_overflow_age: float | None = UNKNOWN_AGE  # seconds; None: not with this receive buffer
     last_datagram_age: float | None  # seconds
-    first_source: str
-    last_source: str
+    first_source: str  # the address of the first datagram's sender
+    last_source: str  # the same of the last one's
     by_source: BySource
     protocol: str = "raw"  # its kind
     misfit: Misfit | None = None  # None: something of what comes is accepted
@@ -414,8 +413,8 @@ class MediumStatus:
 
     kind: str  # "video", "audio" and so on
     group: str  # "": its description says none
-    port: int
-    ttl: int | None
+    port: int  # that it is sent to
+    ttl: int | None  # or hop limit; None: its description says none
     transport: str  # "RTP/AVP", "udp" and so on
     encoding: str  # "MP2T/90000"; or the formats of its description
     sources: tuple[str, ...]  # the only senders; none: any
@@ -425,7 +424,7 @@ class MediumStatus:
 class SessionStatus:
     """A session that was heard."""
 
-    name: str
+    name: str  # that its description says
     media: tuple[MediumStatus, ...]
     sender: str  # the address that its announcements come from
     interface: str  # that they come by
@@ -451,12 +450,12 @@ class DiscoveryStatus(Status):
 class RouteStatus:
     """What a source sends to a group, and where it goes."""
 
-    source: str
-    group: str
+    source: str  # the sender's address
+    group: str  # that it sends to
     comes_by: str  # an interface
     goes_to: tuple[str, ...]  # interfaces; none: it is dropped
-    packets: int  # as counters.BridgeCounters
-    bytes: int
+    packets: int  # as the counters have datagrams
+    bytes: int  # of these packets
     wrong_interface: int  # packets that came by another interface, and were dropped
     age: float  # seconds since it was made
     last_age: float  # the same, since a packet of it was seen
@@ -465,11 +464,11 @@ class RouteStatus:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BridgeStatus(Status):
     comes_by: tuple[str, ...]  # interfaces that there are
-    goes_to: tuple[str, ...]
+    goes_to: tuple[str, ...]  # interfaces that there are
     groups: tuple[str, ...]  # or prefixes
     sources: tuple[str, ...]  # the same; none: any
-    ttl_threshold: int
+    ttl_threshold: int  # the TTL of a datagram must exceed it
     troubles: tuple[str, ...]  # why some of it does not work
     counters: BridgeCounters
-    route_count: int
+    route_count: int  # that there are in all
     routes: tuple[RouteStatus, ...]  # those that were in use last

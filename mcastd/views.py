@@ -34,26 +34,25 @@ def as_kind(kind: type[S], status: AnyStatus | None) -> S:
 class WorkerView:
     """A worker as it is seen from outside at one moment."""
 
-    name: str  # "outbound/NAME" or "inbound/NAME"
-    kind: str  # "outbound" or "inbound"
-    state: str  # see supervisor/state.py
+    name: str  # its table and its name there: "outbound/tv"
+    kind: str  # its table: "outbound", "inbound" and so on
+    state: str  # "inactive", "activating", "active", "deactivating", "auto-restart", "failed" or "finished"
     since: float  # seconds in this state
     detail: str  # why it is not active, or what it does
     restarts: int  # runs that failed
     troubled: bool = False  # not as it should be, for the reason in the detail
-    # Of the error that the detail describes, if there is one
-    errno: str = ""  # its name, "EPERM"; "" if the kernel has no part in it
+    errno: str = ""  # of the error that the detail describes: "EPERM"; "" if the kernel has no part in it
     way_out: str = ""  # what a person can do
     waits: str = ""  # what the worker does meanwhile: "waiting for it"
-    status: AnyStatus  # the worker's own: settings and counters
+    status: AnyStatus  # its settings and counters, which are those of its kind
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonView:
     """The daemon itself."""
 
-    version: str
-    pid: int
+    version: str  # of the program
+    pid: int  # its process
     config: str  # path
     since: float  # seconds that it has run
     summary: str  # "3 of 4 workers active; inbound/news waiting for eth7"

@@ -2,25 +2,28 @@
 
 mcastd.toml(5) comes from the models of the configuration, so that no key is forgotten: what a key is for from
 its description, its type and unit from what its parser says to a wrong value, its default from the model, and
-its example from etc/examples/reference.toml. Run with mcastd and its libraries importable.
+its example from etc/examples/reference.toml. The fields of a status in mcastctl(1) come from the classes of a
+status, and what is beside each field there. Run with mcastd and its libraries importable.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import inspect
 import re
 import textwrap
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tomli_w
 from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
 from pydantic import BaseModel, BeforeValidator, PlainValidator
 from pydantic.fields import FieldInfo
 
-from mcastd import __version__, cli, ctl
+from mcastd import __version__, cli, ctl, status, views
 from mcastd.config import Config, kinds_among
 from mcastd.config.model import Model
 from mcastd.config.words import choose
@@ -33,7 +36,12 @@ Examples = dict[str, str]  # values by key, as the text has them
 def main(destination: Path) -> None:
     man = destination / "man"
     man.mkdir(parents=True, exist_ok=True)
-    filled = {"@KEYS@": "\n".join(keys()), "@HOMEPAGE@": homepage(), "@VERSION@": __version__}
+    filled = {
+        "@KEYS@": "\n".join(keys()),
+        "@STATUS@": "\n".join(status_fields()),
+        "@HOMEPAGE@": homepage(),
+        "@VERSION@": __version__,
+    }
     for page in (PROJECT / "packaging" / "man").iterdir():
         text = page.read_text()
         for placeholder, value in filled.items():
@@ -191,6 +199,73 @@ def _type_of(annotation: object, metadata: Sequence[object]) -> str:
     for argument in get_args(annotation):  # X | None, Annotated[X, ...]
         return _type_of(argument, [*metadata, *getattr(annotation, "__metadata__", ())])
     raise SystemExit(f"cannot tell what {annotation} is")
+
+
+# -- mcastctl(1): the fields of a status
+
+# What of a status each class is. Those that are in it are found by its fields.
+STATUSES: dict[type, str] = {
+    views.DaemonView: "Daemon",
+    views.WorkerView: "Worker",
+    status.ChannelStatus: "Channel",
+    status.SubscriptionStatus: "Subscription",
+    status.BridgeStatus: "Bridge",
+    status.DiscoveryStatus: "Discovery",
+}
+
+
+def status_fields() -> Iterator[str]:
+    """A part for each class of a status, as mdoc(7)."""
+    for place, of, fields in status_classes():
+        yield f".Ss {place}"
+        text = inspect.cleandoc(of.__doc__ or "").partition("\n\n")[0]
+        if of not in STATUSES and not text.startswith(f"{of.__name__}("):
+            yield from roff(paragraph(text))
+        yield ".Bl -tag -width Ds -compact"
+        for name, words in fields.items():
+            yield f".It Li {name}"
+            yield from roff(words)
+        yield ".El"
+
+
+def status_classes() -> Iterator[tuple[str, type, dict[str, str]]]:
+    """Each class of a status once: where it stands first, and what each of its fields is."""
+    places = dict(STATUSES)
+    left = [*STATUSES]
+    while left:
+        of = left.pop(0)
+        hints, fields, inner = get_type_hints(of), dict[str, str](), list[type]()
+        for name, text in comments_of(of).items():
+            words = [text] if text else []
+            for one in dataclasses_in(hints[name]):
+                if one is views.Status:
+                    continue
+                if one not in places:
+                    places[one] = f"{places[of]}{': ' if of in STATUSES else '.'}{name}"
+                    inner.append(one)
+                words.append(f"see {places[one]}")
+            fields[name] = re.sub(r"\bNone\b", "null", "; ".join(words))
+        left[:0] = inner
+        yield places[of], of, fields
+
+
+def comments_of(of: type) -> dict[str, str]:
+    """What is said beside each field of a dataclass, those that it inherits first."""
+    found: dict[str, str] = {}
+    for base in reversed(of.__mro__):
+        if dataclasses.is_dataclass(base):
+            lines = inspect.getsource(base).splitlines()
+            for name in inspect.get_annotations(base):
+                if line := next((line for line in lines if line.startswith(f"    {name}: ")), ""):
+                    found[name] = line.partition("  # ")[2]
+    return found
+
+
+def dataclasses_in(annotation: object) -> Iterator[type]:
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from dataclasses_in(argument)
 
 
 def paragraph(docstring: str | None) -> str:

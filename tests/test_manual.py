@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 from pathlib import Path
@@ -12,8 +13,9 @@ import generate
 import pytest
 import roots
 
-from mcastd import __version__, cli, ctl
+from mcastd import __version__, cli, ctl, status
 from mcastd.metrics.families import families
+from mcastd.views import Status
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,22 @@ def test_every_metric_is_explained(generated: Path) -> None:
     text = (generated / "man" / "mcastd.8").read_text()
     for family in families().values():
         assert f".It Li {family.name}\n{family.help}\n" in text, family.name
+
+
+def test_every_field_of_a_status_is_explained(generated: Path) -> None:
+    page = (generated / "man" / "mcastctl.1").read_text()
+    section = page.partition(".Sh STATUS\n")[2].partition("\n.Sh ")[0]
+    parts = dict(re.findall(r"^\.Ss (.+)\n((?:(?!\.Ss ).*\n)*)", section, re.MULTILINE))
+    # A dataclass with slots is another class than the one that was decorated
+    kinds = {kind.__name__ for kind in Status.__subclasses__() if kind.__module__ == status.__name__}
+    assert kinds <= {kind.__name__ for kind in generate.STATUSES}
+    for place, of, _ in generate.status_classes():
+        entries = dict(re.findall(r"^\.It Li (\w+)\n((?:(?!\.It |\.El).*\n)*)", parts[place], re.MULTILINE))
+        assert list(entries) == [field.name for field in dataclasses.fields(of)], place
+        for name, text in entries.items():
+            assert text, f"there is nothing beside {name} of {of.__name__}"
+    assert not re.search(r"\b\w+\.[A-Z]|\.py\b|\bNone\b", section), "what only the code knows"
+    assert {"Subscription: sequence.senders", "Channel: counters", "Subscription: kept"} <= {*parts}
 
 
 def test_whom_to_ask_is_in_one_file(generated: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 import time
@@ -62,7 +63,7 @@ class PreparedBatch:
         return self._slots.rows(self._lengths)
 
     def write(self, fd: int) -> int:
-        raise NotImplementedError
+        return os.writev(fd, self.payloads)
 
 
 def _cost(count: int, *, jitter: bool) -> dict[str, float]:
