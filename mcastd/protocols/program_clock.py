@@ -7,7 +7,8 @@ r"""How long the packets of a transport stream take, by the program clock in it 
    ones behind    |          |             |
 ```
 
-Between two PCRs bytes take equal times, so a variable rate is kept, too.
+Between two PCRs bytes take equal times, so a variable rate is kept, too. Where a round follows another, its
+clock may have waited: nothing is sent for that long, and the round begins at the last rate.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from mcastd.protocols.ts import PCR_HZ, PCR_MODULUS, ClockSample, clocks
 # From one PCR to the next there is at most a tenth of a second (H.222.0 section 2.7.2). A clock that goes on
 # by more than this has jumped, as where another film begins.
 JUMP_TICKS = PCR_HZ
+# Between two rounds the clock may wait for the last unit to end, by a second (ts_restamp).
+SEAM_JUMP_TICKS = 2 * JUMP_TICKS
 # Another PID that has had PCRs for that long, while the one that is followed had none, takes its place.
 SILENT_TICKS = PCR_HZ
 # Where no PCR comes, this many bytes wait for it.
@@ -102,11 +105,18 @@ class ProgramClock:
     def _meet(self, clock: ClockSample, stretches: list[TimedBytes]) -> None:
         """A PCR comes after all that was taken."""
         ticks = (clock.pcr - self._pcr) % PCR_MODULUS
-        goes_on = clock.pid == self._pid and ticks <= JUMP_TICKS and not clock.is_discontinuous
+        is_seam = self._may_change
+        most = SEAM_JUMP_TICKS if is_seam else JUMP_TICKS
+        goes_on = clock.pid == self._pid and ticks <= most and not clock.is_discontinuous
         self._other = None
         if goes_on and ticks == 0:
             return  # the packet is there twice
-        if goes_on:
+        if goes_on and is_seam and self._pace is not None:
+            left = max(0.0, ticks - self._told)
+            taken = min(self._waiting / self._pace, left)
+            stretches += TimedBytes(0, left - taken), TimedBytes(self._waiting, taken)
+            self._waiting = 0
+        elif goes_on:
             self._pace = self._since / ticks
             before = self._waiting - self._since
             if before > 0:

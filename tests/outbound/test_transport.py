@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.transport import packet
+from support.transport import packet, pes
 
 from mcastd.errors import SourceError
 from mcastd.outbound.framing import make_framer
@@ -97,6 +97,23 @@ def test_a_repeated_file_goes_on_in_time(tmp_path: Path, seamless: bool) -> None
     assert times == pytest.approx(expected)
     clocks = [sample.pcr // MS for sample in ts.clocks(data)]
     assert clocks == ([*range(0, 300, 5)] if seamless else [*range(0, 100, 5)] * 3)
+
+
+def test_the_wait_for_the_last_picture_is_between_the_rounds(tmp_path: Path) -> None:
+    """The first PCR of a round stands behind its tables, in its first datagram, which goes at its time."""
+    picture = pes(pts=5000 * 90), pes(pts=5060 * 90)  # milliseconds: the last one takes 60
+    tables = packet(0, 0) + packet(0x200, 0)
+    packets = [packet(0x100, at, pcr=at * MS) if at % 5 == 0 else packet(0x101, at) for at in range(2, 100)]
+    packets[1], packets[90] = (packet(0x100, 1, payload=one, starts=True) for one in picture)
+    path, noted = tmp_path / "film.ts", Noted()
+    path.write_bytes(tables + b"".join(packets))
+    framer = make_framer("ts", 1472, schedule=noted, seamless=True)
+    data = read_all(FileSource(path, framer, repeat=2, schedule=noted))
+    times = [time for some in noted.times for time in some[:-1]]
+    first, again = (next(ts.clocks(data, start)).pcr for start in (0, 100 * PACKET_BYTES))
+    waited = (again - first) / PCR_HZ - 0.1  # a round has a packet a millisecond
+    assert waited == pytest.approx(0.02)  # up to 5120: the first picture came at 5000 + 100
+    assert times[15:30] == pytest.approx([time + 0.1 + waited for time in times[:15]])
 
 
 def test_a_file_that_is_replaced_between_rounds_is_taken(tmp_path: Path) -> None:

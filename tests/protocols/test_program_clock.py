@@ -136,6 +136,17 @@ def test_the_next_round_goes_on_where_the_clock_goes_on() -> None:
     assert clock.jumps == 0
 
 
+@pytest.mark.parametrize("wait", [45, 1200])
+def test_a_clock_that_waits_between_rounds_does_so_before_the_next_one(wait: int) -> None:
+    """As where the last picture is to end: in the round itself packets go at their pace."""
+    clock = ProgramClock()
+    assert spans(clock, stream((0, 3), (4 * MS, 3))) == [(4, 4), (4, 4)]
+    found = clock.feed(fill(2) + stream(((10 + wait) * MS, 7), ((14 + wait) * MS, 0)))
+    parts = [(size // PACKET_BYTES, ticks / MS) for size, ticks in found]
+    assert parts == [(0, pytest.approx(wait)), (2, pytest.approx(2)), (8, 4)]
+    assert clock.jumps == 0
+
+
 def test_the_rate_is_that_of_the_last_second() -> None:
     clock = ProgramClock()
     slow = [(number * 100 * MS, 9) for number in range(25)]
