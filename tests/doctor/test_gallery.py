@@ -12,7 +12,6 @@ import signal
 import socket
 import struct
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from support.faults import LINK_LOCAL, SAME, both, configured, edited, inbound, 
 from support.gallery import AS_A_SERVICE, GROUP, PORT, Case, Fault, Lab, show
 from support.hung import Mount, mounted
 from support.inside import inside, sysctl
+from support.meanwhile import meanwhile
 from support.stolen import sockets
 from support.strangers import STRANGER, give_away
 from support.wait import wait_for
@@ -119,30 +119,16 @@ def hangs(call: str, worker: str) -> Fault:
 
 @contextlib.contextmanager
 def silence(lab: Lab) -> Iterator[None]:
-    lab.talking.clear()
-    try:
+    with lab.quiet():
         wait_for(lambda: lab.daemon.worker("inbound/news")["status"]["stale"])
         yield
-    finally:
-        lab.talking.set()
 
 
 @contextlib.contextmanager
 def flood(lab: Lab) -> Iterator[None]:
     """Bursts that no buffer of some KiB holds, until the doctor has looked."""
-    over = threading.Event()
-
-    def run() -> None:
-        while not over.wait(0.01):
-            lab.talker.send(300)
-
-    thread = threading.Thread(target=run, name="flood")
-    thread.start()
-    try:
+    with meanwhile(lambda: lab.talker.send(300), 0.01, "flood"):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 @contextlib.contextmanager

@@ -6,9 +6,11 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 
 from support.gallery import GROUP, PORT, Case, Lab, show
+from support.meanwhile import meanwhile
 from support.peer import Talker
 from support.wait import wait_for
 
@@ -34,7 +36,7 @@ class TwoWays:
 
     @contextlib.contextmanager
     def sent(self, lab: Lab) -> Iterator[None]:
-        over = threading.Event()
+        numbers = count(1)
         with ExitStack() as stack:
             first, again = (
                 stack.enter_context(Talker(lab.there, "net0", group, PORT, source="10.6.0.2"))
@@ -42,23 +44,15 @@ class TwoWays:
             )
             second = stack.enter_context(Talker(lab.there, "net1", SECOND, PORT, source="10.6.1.2"))
 
-            def run() -> None:
-                number = 0
-                while not over.wait(0.01):
-                    number = (number + 1) % 65_536
-                    for talker in (first, second, again) if self._second_is_up.is_set() else (first,):
-                        with contextlib.suppress(OSError):
-                            talker._socket.sendto(number.to_bytes(2, "big") + b"news", talker._to)
+            def send() -> None:
+                datagram = (next(numbers) % 65_536).to_bytes(2, "big") + b"news"
+                for talker in (first, second, again) if self._second_is_up.is_set() else (first,):
+                    with contextlib.suppress(OSError):
+                        talker._socket.sendto(datagram, talker._to)
 
-            lab.talking.clear()
-            thread = threading.Thread(target=run, name="two ways")
-            thread.start()
-            try:
-                yield
-            finally:
-                over.set()
-                thread.join()
-                lab.talking.set()
+            stack.enter_context(lab.quiet())
+            stack.enter_context(meanwhile(send, 0.01, "two ways"))
+            yield
 
     @contextlib.contextmanager
     def second_ends(self, lab: Lab) -> Iterator[None]:

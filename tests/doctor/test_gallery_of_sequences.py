@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import struct
-import threading
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 from support.faults import inbound
 from support.gallery import GROUP, PORT, Case, Lab, show
+from support.meanwhile import meanwhile
 from support.transport import Multiplex
 from support.wait import wait_for
 
@@ -17,22 +18,15 @@ from support.wait import wait_for
 @contextlib.contextmanager
 def skipping(lab: Lab) -> Iterator[None]:
     """Numbered datagrams, of which each third does not come, until the doctor has looked."""
-    over = threading.Event()
+    numbers = (number for number in count(1) if number % 3 != 2)
 
-    def run() -> None:
-        number = 0
-        while not over.wait(0.005):
-            number += 1 + (number % 3 == 1)
-            lab.talker._socket.sendto(b"numbered" + (number % 65_536).to_bytes(2, "big"), (GROUP, PORT))
+    def send() -> None:
+        number = next(numbers) % 65_536
+        lab.talker._socket.sendto(b"numbered" + number.to_bytes(2, "big"), (GROUP, PORT))
 
-    thread = threading.Thread(target=run, name="skipping")
-    thread.start()
-    try:
+    with meanwhile(send, 0.005, "skipping"):
         wait_for(lambda: lab.daemon.worker("inbound/news")["status"]["sequence"]["counters"]["lost"])
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def test_the_network_is_named_first_and_not_this_host(
@@ -63,26 +57,17 @@ class Player:
 
     @contextlib.contextmanager
     def play(self, lab: Lab) -> Iterator[None]:
-        over = threading.Event()
+        stream, numbers = OftenTold(), count(1)
 
-        def run() -> None:
-            stream, number = OftenTold(), 0
-            while not over.wait(0.005):
-                number += 1
-                (datagram,) = stream.datagrams(1)
-                header = struct.pack(">BBHII", 0x80, 33, number % 65_536, 450 * number, 7) * self.is_rtp
-                if not self.lost_each or number % self.lost_each:
-                    lab.talker._socket.sendto(header + datagram, (GROUP, PORT))
+        def send() -> None:
+            number = next(numbers)
+            (datagram,) = stream.datagrams(1)
+            header = struct.pack(">BBHII", 0x80, 33, number % 65_536, 450 * number, 7) * self.is_rtp
+            if not self.lost_each or number % self.lost_each:
+                lab.talker._socket.sendto(header + datagram, (GROUP, PORT))
 
-        thread = threading.Thread(target=run, name="player")
-        lab.talking.clear()
-        thread.start()
-        try:
+        with lab.quiet(), meanwhile(send, 0.005, "player"):
             yield
-        finally:
-            over.set()
-            thread.join()
-            lab.talking.set()
 
     @contextlib.contextmanager
     def lose(self, lab: Lab) -> Iterator[None]:

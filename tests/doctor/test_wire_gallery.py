@@ -26,6 +26,7 @@ from support.faults import both, configured, inbound, ip, news, outbound, undone
 from support.frames import UdpFrames
 from support.gallery import AS_A_SERVICE, GROUP, PORT, Case, Fault, Lab, left_out, show
 from support.inside import inside, listener, sysctl
+from support.meanwhile import meanwhile
 from support.packets import checksum
 from support.programs import program
 from support.wait import wait_for
@@ -75,11 +76,8 @@ def narrow(*settings: str) -> Fault:
 @contextlib.contextmanager
 def silent(lab: Lab) -> Iterator[None]:
     """Nobody talks."""
-    lab.talking.clear()
-    try:
+    with lab.quiet():
         yield
-    finally:
-        lab.talking.set()
 
 
 def frames(*frame: bytes, here: bool = False) -> Fault:
@@ -87,26 +85,20 @@ def frames(*frame: bytes, here: bool = False) -> Fault:
 
     @contextlib.contextmanager
     def fault(lab: Lab) -> Iterator[None]:
-        over, begun = threading.Event(), threading.Event()
+        begun = threading.Event()
         with contextlib.ExitStack() as stack:
             with inside(lab.here if here else lab.there):
                 raw = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
                 raw.bind(("eth0" if here else "net0", 0))
 
-            def run() -> None:
-                while not over.wait(0.01):
-                    for one in frame:
-                        raw.send(one)
-                    begun.set()
+            def send() -> None:
+                for one in frame:
+                    raw.send(one)
+                begun.set()
 
-            thread = threading.Thread(target=run, name="frames")
-            thread.start()
-            try:
-                begun.wait(60)
-                yield
-            finally:
-                over.set()
-                thread.join()
+            stack.enter_context(meanwhile(send, 0.01, "frames"))
+            begun.wait(60)
+            yield
 
     return fault
 

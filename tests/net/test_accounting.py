@@ -16,7 +16,6 @@ import signal
 import socket
 import struct
 import subprocess
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ import pytest
 from support.daemon import RunningDaemon
 from support.host import Host, connect
 from support.inside import inside, listener, sender, sysctl, taken
+from support.meanwhile import meanwhile
 from support.wait import wait_for
 
 PORT = 9274
@@ -292,19 +292,8 @@ def test_a_silent_subscription_is_stale_until_it_receives_again(stack: ExitStack
 @contextmanager
 def talking(link: socket.socket) -> Iterator[None]:
     """Meanwhile a datagram is sent every 20 ms, however long somebody waits for the daemon's answer."""
-    over = threading.Event()
-
-    def talk() -> None:
-        while not over.wait(0.02):
-            link.sendto(b"x", (GROUP, PORT))
-
-    thread = threading.Thread(target=talk)
-    thread.start()
-    try:
+    with meanwhile(lambda: link.sendto(b"x", (GROUP, PORT)), 0.02, "talking"):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def test_a_subscription_that_hears_enough_is_not_stale(stack: ExitStack, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import cycle
@@ -20,6 +19,7 @@ from mcastd.protocols.seal import OBJECT_OVERHEAD_BYTES
 from support.flute import joined
 from support.host import Host
 from support.inside import sender
+from support.meanwhile import meanwhile
 
 MAX_DATAGRAM = 1000
 PAUSE_SECONDS = 0.001
@@ -97,19 +97,9 @@ def carousel_of(
         for datagram in one_pass(path, time.time() - late, loss=loss, secrets=secrets)
         if not loses(*located(datagram))
     ]
-    over = threading.Event()
-
-    def run() -> None:
-        with sender(host, "net0", "10.6.0.2") as sock:
-            for datagram in cycle(datagrams):
-                sock.sendto(datagram, to)
-                if over.wait(PAUSE_SECONDS):
-                    return
-
-    thread = threading.Thread(target=run, name="carousel")
-    thread.start()
-    try:
+    turns = cycle(datagrams)
+    with (
+        sender(host, "net0", "10.6.0.2") as sock,
+        meanwhile(lambda: sock.sendto(next(turns), to), PAUSE_SECONDS, "carousel"),
+    ):
         yield
-    finally:
-        over.set()
-        thread.join()

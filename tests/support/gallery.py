@@ -25,6 +25,7 @@ from support.daemon import MCASTCTL, RunningDaemon
 from support.forked import mcastctl
 from support.host import Host, connect
 from support.inside import sysctl
+from support.meanwhile import meanwhile
 from support.peer import Talker
 from support.programs import program
 from support.wait import wait_for
@@ -48,11 +49,7 @@ class Lab:
         self.talking.set()
         talker = stack.enter_context(Talker(self.there, "net0", GROUP, PORT, source="10.6.0.2"))
         self.talker = talker
-        over = threading.Event()
-        thread = threading.Thread(target=self._talk, args=(over,), name="talk")
-        thread.start()
-        stack.callback(thread.join)
-        stack.callback(over.set)
+        stack.enter_context(meanwhile(self._talk, 0.02, "talk"))
         self.daemon: RunningDaemon
         self.directory: Path
         self.worn = False  # a fix has changed it: the next case has a new one
@@ -63,11 +60,19 @@ class Lab:
             host.ip(f"addr add 10.6.{number}.{last}/24 dev {name}")
             host.ip(f"addr add fe80::{last}/64 dev {name} nodad")
 
-    def _talk(self, over: threading.Event) -> None:
-        while not over.wait(0.02):
-            if self.talking.is_set():
-                with contextlib.suppress(OSError):  # a fault may have taken the way from it
-                    self.talker.send()
+    def _talk(self) -> None:
+        if self.talking.is_set():
+            with contextlib.suppress(OSError):  # a fault may have taken the way from it
+                self.talker.send()
+
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """In the block the lab sends nothing of its own."""
+        self.talking.clear()
+        try:
+            yield
+        finally:
+            self.talking.set()
 
     # -- what cases do
 
