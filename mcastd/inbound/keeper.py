@@ -77,6 +77,15 @@ class Loss:
         return tuple(reason for reason, is_one in found.items() if is_one)
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What the thread that writes is at."""
+
+    loss: Loss | None  # that it writes a capture of; None: it looks at the directory
+    began: float  # monotonic seconds
+    result: Future[Written | None]
+
+
 # Group and port of each leg of a subscription.
 Destinations = Sequence[tuple[str, int]]
 # Says more of the subscription, a line each, when a capture is written: in the thread that writes it.
@@ -129,9 +138,7 @@ class Keeper:
         self._loss: Loss | None = None  # that is to become a capture
         self._due = math.inf  # monotonic seconds when it does
         self._next_at = -math.inf  # monotonic seconds of the earliest capture that may follow
-        self._job: Future[Written | None] | None = None  # of the thread that writes
-        self._job_began = 0.0  # monotonic seconds
-        self._job_loss: Loss | None = None  # that it writes; None: it looks at the directory
+        self._job: _Job | None = None  # None: there is no thread that writes
         self._look_at = -math.inf  # monotonic seconds of the next look at the job, or at the directory
         self._captures = 0
         self._failed = 0
@@ -209,7 +216,7 @@ class Keeper:
         """The same at the end; wait a moment for what is being written."""
         self.end_stream()
         if self._job is not None:
-            wait([self._job], CLOSE_SECONDS)
+            wait([self._job.result], CLOSE_SECONDS)
             self._look_at_job(self._now())
 
     # -- the thread that writes
@@ -220,8 +227,8 @@ class Keeper:
         batches = self._recent.all()
         if not batches:
             return
-        preparing = self._job if self._job_loss is None else None
-        if self._job is not None and preparing is None:
+        before = self._job
+        if before is not None and before.loss is not None:
             self._failed += 1
             self._note_problem(self._cause or "the capture before is still being written")
             return
@@ -229,8 +236,8 @@ class Keeper:
         destinations, stream = self._destinations(), self._stream
 
         def job() -> Written:
-            if preparing is not None:
-                wait([preparing])
+            if before is not None:
+                wait([before.result])
             facts = _words(loss, stream.worker, destinations, batches)
             content = Content(stream, destinations, "\n".join([*facts, *self._explain(loss)]))
             return write(directory, loss.at, batches, content, files)
@@ -247,45 +254,45 @@ class Keeper:
         return directory_of(self._settings.directory)
 
     def _begin(self, job: Callable[[], Written | None], loss: Loss | None, now: float) -> None:
-        self._job_began, self._job_loss, self._look_at = now, loss, now + LOOK_SECONDS
+        self._look_at = now + LOOK_SECONDS
         try:
-            self._job = begin(job, "capture")
+            self._job = _Job(loss, now, begin(job, "capture"))
         except OSError as error:  # there is no thread to be had
-            self._fail(reason_of(error), now)
+            self._fail(loss, reason_of(error), now)
 
     def _look_at_job(self, now: float) -> None:
         job = self._job
         if job is None:
             return
-        if not job.done():
+        if not job.result.done():
             self._look_at = now + LOOK_SECONDS
-            if now - self._job_began > ANSWER_SECONDS:
+            if now - job.began > ANSWER_SECONDS:
                 self._note_problem("the disk or mount does not answer")
             return
         self._job, self._look_at = None, math.inf
         try:
-            written = job.result()
+            written = job.result.result()
         except (OSError, McastdError) as error:
-            self._fail(reason_of(error), now)
+            self._fail(job.loss, reason_of(error), now)
         except Exception as error:  # it must not cost the subscription its reception
             self._log.exception("capture.crashed")
-            self._fail(f"it failed: {type(error).__name__}: {reason_of(error)}", now)
+            self._fail(job.loss, f"it failed: {type(error).__name__}: {reason_of(error)}", now)
         else:
             self._cause = ""
-            if written is not None and self._job_loss is not None:
+            if written is not None and job.loss is not None:
                 self._captures += 1
-                self._last = written.path, now, self._job_loss
+                self._last = written.path, now, job.loss
                 self._log.info(
                     "capture.written",
                     path=str(written.path),
-                    reasons=self._job_loss.reasons,
+                    reasons=job.loss.reasons,
                     datagrams=written.datagrams,
                     bytes=written.size,
                 )
 
-    def _fail(self, cause: str, now: float) -> None:
-        """The job has failed: look at the directory again in a while."""
-        self._failed += self._job_loss is not None
+    def _fail(self, loss: Loss | None, cause: str, now: float) -> None:
+        """The job of that loss has failed: look at the directory again in a while."""
+        self._failed += loss is not None
         self._look_at = now + RETRY_SECONDS
         self._note_problem(cause)
 

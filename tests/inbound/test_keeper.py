@@ -75,7 +75,7 @@ class Bench:
             self.now = deadline
             self.keeper.tick(self.now)
             if (job := self.keeper._job) is not None:
-                job.exception(30)
+                job.result.exception(30)
         self.now = now
 
     @property
