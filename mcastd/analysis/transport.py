@@ -2,7 +2,8 @@
 
 ```
   payloads --> all whole packets with a sync byte? --> columns: bytes 1, 2, 3 and 5 of all packets
-                 no: packet by packet (sync.py)            |
+                 no: packet by packet (sync.py),           |
+                 also those that run over datagrams        |
                                                            +--> counters of each PID (continuity.py)
                                                            +--> packets of tables (tables.py)
                                                            +--> packets with a clock (clocks.py)
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import accumulate
 
 from mcastd.analysis.clocks import Clocks
@@ -28,6 +30,7 @@ from mcastd.counters import TransportCheck, TransportCounters
 from mcastd.protocols import rtp, ts
 from mcastd.protocols.ts import PACKET_BYTES
 from mcastd.protocols.ts_columns import PidColumn
+from mcastd.protocols.ts_packets import NotTransportStreamError, PacketCutter
 from mcastd.rows import RowBytes
 from mcastd.status import TransportTrouble
 
@@ -80,6 +83,8 @@ class TransportAnalysis:
         self.heard = 0.0  # the same in monotonic seconds
         self._is_timed = False  # arrivals were told
         self.sync = Sync(self.counters)
+        self._cutter = PacketCutter()
+        self._is_split = False  # packets run over the ends of datagrams, and the cutter joins them
         self.continuity = Continuity(self.counters)
         self.tables = Tables(self.counters)
         self.clocks = Clocks(self.counters)
@@ -118,6 +123,7 @@ class TransportAnalysis:
             and not size % PACKET_BYTES
             and sizes.count(size) == len(sizes)
             and self.sync.is_steady
+            and not self._is_split
             and packets[::PACKET_BYTES].count(_SYNC) == len(packets) // PACKET_BYTES
         ):
             self._take(packets, _Arrivals(size // PACKET_BYTES, arrivals))
@@ -136,10 +142,17 @@ class TransportAnalysis:
             if not payload or len(payload) % PACKET_BYTES:
                 errors[TransportCheck.DATAGRAM] += 1
                 self.resembles_rtp = (
-                    len(payload) % PACKET_BYTES == rtp.HEADER_BYTES and payload[0] >> 6 == rtp.VERSION
+                    not self._is_split
+                    and len(payload) % PACKET_BYTES == rtp.HEADER_BYTES
+                    and payload[0] >> 6 == rtp.VERSION
                 )
-                self.sync.take(has_sync=False)
+                kept += self._joined(payload)
+            elif self._is_split and bytes(payload[::PACKET_BYTES]).strip(ts.SYNC):
+                kept += self._joined(payload)
             else:
+                if self._is_split:
+                    self._is_split = False
+                    self._cutter.begin()
                 for at in range(0, len(payload), PACKET_BYTES):
                     has_sync = payload[at] == _SYNC
                     self.sync.take(has_sync=has_sync)
@@ -150,6 +163,25 @@ class TransportAnalysis:
             numbers.append(len(kept) - before)
         self._settle()
         return b"".join(kept), numbers
+
+    def _joined(self, payload: RowBytes) -> list[bytes]:
+        """The packets that end in a datagram, of a stream that was cut anywhere, as bytes are.
+
+        Many programs send so, and players take it. Where a datagram is missing, the packets that it had a
+        part of are left out.
+        """
+        cutter, packets = self._cutter, b""
+        losses = cutter.losses
+        if not self.resembles_rtp:
+            with suppress(NotTransportStreamError):
+                packets = cutter.feed(bytes(payload))
+        self._is_split |= bool(packets)
+        if cutter.is_lost or cutter.losses > losses:
+            self.sync.take(has_sync=False)
+        found = [packets[at : at + PACKET_BYTES] for at in range(0, len(packets), PACKET_BYTES)]
+        for _ in found:
+            self.sync.take(has_sync=True)
+        return found
 
     def _take(self, packets: bytes, arrivals: _Arrivals) -> None:
         """Take packets that have a sync byte."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from mcastd.config import InboundSubscription
-from mcastd.counters import copy_of
+from mcastd.counters import TransportCheck, copy_of
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.subject import Subject
@@ -15,6 +15,12 @@ from mcastd.status import SubscriptionStatus, TransportStatus, TransportTrouble
 FIX = (
     "look for it at the sender and on the way: mcastctl status has the PIDs, and when each check failed last;"
     ' protocol = "rtp" tells what the network loses from what the sender does wrong'
+)
+
+# Of datagrams that do not consist of whole packets, if nothing else is wrong.
+DATAGRAMS_FIX = (
+    "the packets run over the ends of datagrams, which not all equipment takes: have the sender put"
+    " whole packets into each, as ffmpeg does with ?pkt_size=1316 behind udp://GROUP:PORT"
 )
 
 
@@ -73,7 +79,7 @@ def errors(subject: Subject[InboundSubscription], evidence: Evidence) -> Iterato
             Severity.WARNING,
             "the transport stream that comes has errors",
             (f"{found} in {evidence.watched:.3g} s", *_read(ts)),
-            FIX,
+            _fix(now),
         )
     else:
         yield Finding(
@@ -81,8 +87,12 @@ def errors(subject: Subject[InboundSubscription], evidence: Evidence) -> Iterato
             Severity.HINT,
             "the transport stream that comes had errors before, but none while being watched",
             tuple(_read(ts)),
-            FIX,
+            _fix(+ts.counters.errors),
         )
+
+
+def _fix(errors: Iterable[str]) -> str:
+    return DATAGRAMS_FIX if {*errors} == {TransportCheck.DATAGRAM} else FIX
 
 
 def _before(subject: Subject[InboundSubscription]) -> TransportStatus | None:

@@ -46,6 +46,11 @@ class PacketCutter:
         """How many bytes make what is kept a whole packet."""
         return -len(self._rest) % PACKET_BYTES
 
+    @property
+    def is_lost(self) -> bool:
+        """Return True if no packets were found yet, or none since one did not begin where it should."""
+        return self._is_lost
+
     def feed(self, data: bytes) -> bytes:
         """Raises NotTransportStreamError, and has then forgotten the stream."""
         data = self._rest + data

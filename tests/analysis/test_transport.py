@@ -126,6 +126,46 @@ def test_what_is_not_of_whole_packets_is_counted_and_what_looks_like_rtp_is_told
     assert checked.analysis.error_times[TransportCheck.CONTINUITY] == 50.0
 
 
+def in_pieces(data: bytes, size: int) -> list[bytes]:
+    return [data[at : at + size] for at in range(0, len(data), size)]
+
+
+@pytest.mark.parametrize("size", [1472, 1500, 1000, 300, 65, 7 * PACKET_BYTES + 4])
+@pytest.mark.parametrize("at_a_time", [1, 20])
+def test_packets_that_run_over_datagrams_are_checked_like_others(size: int, at_a_time: int) -> None:
+    """As ffmpeg sends them to udp:// without pkt_size."""
+    checked, mux = Checked(), Multiplex()
+    data = b"".join(mux.packets(8000))
+    pieces = in_pieces(data, size)
+    for first in range(0, len(pieces), at_a_time):
+        checked.at(first * size * 8 / mux.RATE, *pieces[first : first + at_a_time])
+    analysis = checked.analysis
+    whole = sum(len(piece) % PACKET_BYTES == 0 for piece in pieces)
+    sync_losses = {TransportCheck.SYNC_LOSS: 1} if size < 5 * PACKET_BYTES else {}
+    assert checked.errors == {TransportCheck.DATAGRAM: len(pieces) - whole} | sync_losses
+    assert analysis.trouble is None
+    # Of the last ones a part may wait for what follows
+    assert 8000 - 5 <= analysis.counters.packets <= 8000
+    assert analysis.tables.programs == {PROGRAM: MAP}
+    assert analysis.clocks.bit_rate == pytest.approx(mux.RATE, rel=0.01)
+
+
+def test_of_packets_that_run_over_datagrams_those_that_lack_a_part_are_missing() -> None:
+    checked = Checked()
+    pieces = in_pieces(b"".join(checked.video() for _ in range(400)), 1472)
+    checked.at(0.0, *pieces[:7], *pieces[8:])
+    assert checked.analysis.trouble is None
+    # The missing bytes are of 9 packets; others are taken for the rest of the first
+    assert checked.analysis.counters.lost == 8
+    assert checked.errors == {TransportCheck.DATAGRAM: len(pieces) - 1, TransportCheck.CONTINUITY: 1}
+    # The sender has learned it
+    checked.at(0.1, *in_pieces(b"".join(checked.video() for _ in range(70)), 7 * PACKET_BYTES))
+    assert checked.errors == {TransportCheck.DATAGRAM: len(pieces) - 1, TransportCheck.CONTINUITY: 1}
+    assert checked.analysis.counters.packets == 470 - 8
+    checked.at(0.2, *[b"text" * 350] * 9)
+    assert checked.analysis.trouble is TransportTrouble.NO_SYNC
+
+
 def test_a_table_that_comes_too_seldom_is_an_error_each_half_second() -> None:
     checked = Checked()
     checked.at(0.0, checked.pat() + checked.pmt())

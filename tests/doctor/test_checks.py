@@ -440,6 +440,20 @@ def test_errors_of_a_transport_stream(
         assert found[0].evidence[0] == "PAT_error 2 in 1 s"
 
 
+def test_whole_packets_in_each_datagram_are_asked_for_where_only_they_are_missing() -> None:
+    for before, errors, has_cut in (
+        ({"PAT_error": 2, "Datagram_error": 1}, {"PAT_error": 2, "Datagram_error": 5}, True),
+        ({"PAT_error": 2}, {"PAT_error": 3, "Datagram_error": 5}, False),
+        ({"Datagram_error": 5}, {"Datagram_error": 5}, True),
+        ({"PAT_error": 2, "Datagram_error": 5}, {"PAT_error": 2, "Datagram_error": 5}, False),
+    ):
+        now, earlier = stream(errors), stream(before)
+        subject = Subject("inbound/news", inbound().settings, "active", status=now, earlier=earlier)
+        (found,) = transport_streams.errors(subject, Given(eth(), seconds=1.0))
+        assert isinstance(found, Finding)
+        assert ("pkt_size=1316" in (found.fix or "")) == has_cut
+
+
 @pytest.mark.parametrize(
     ("trouble", "resembles_rtp", "part"),
     [
