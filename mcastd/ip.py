@@ -19,6 +19,9 @@ Concerned = Callable[[Interfaces | None], ConcernsGroup | None]
 # Payload of a UDP datagram at most: 65,535 less 20 (IPv4 header) less 8 (UDP header).
 MAX_DATAGRAM_BYTES = 65_507
 
+# IPv4 groups of source-specific multicast: RFC 4607 section 1.
+SOURCE_SPECIFIC = IPv4Network("232.0.0.0/8")
+
 # IPv6 multicast scopes that one interface has for itself: interface-local, link-local (RFC 4291 section 2.7).
 SCOPES_OF_ONE_INTERFACE = {1, 2}
 
@@ -73,6 +76,13 @@ def stays_on_link(group: Address) -> bool:
     if isinstance(group, IPv4Address):
         return group.packed[:3] == bytes([224, 0, 0])
     return needs_scope_id(group)
+
+
+def is_source_specific(group: Address) -> bool:
+    """Return True for a group of source-specific multicast: 232/8 and ff3x::/32 (RFC 4607)."""
+    if isinstance(group, IPv4Address):
+        return group in SOURCE_SPECIFIC
+    return group.packed[1] >> 4 == 3 and group.packed[2:4] == b"\0\0"
 
 
 def needs_scope_id(group: Address) -> bool:

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from mcastd import clock
+from mcastd.bridge.family import open_family
 from mcastd.bridge.router import MulticastRouter
 from mcastd.build import ALONE, Parts, build
 from mcastd.config import Config, OpenFiles
@@ -39,11 +40,12 @@ class Runtime:
         self.network = NetworkWatch(lambda change: self.supervisor.network_changed(change, self.wakes))
         self._reader, self._sender, self._watcher = Reader(), SharedSender(), Watcher()
         self._announcer = SessionAnnouncer(self.network.host)
-        self._router = MulticastRouter()
+        memberships = Memberships()
+        self._router = MulticastRouter(lambda version: open_family(version, memberships))
         self._parts = replace(
             parts,
             host=self.network.host,
-            memberships=Memberships(),
+            memberships=memberships,
             reader=self._reader,
             sender=self._sender,
             watcher=self._watcher,

@@ -462,13 +462,50 @@ class RouteStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QuerierStatus:
+    """Who asks the members of a network, and what they want in all."""
+
+    interface: str  # of the network
+    version: int  # of IP
+    asks: bool  # this host does, and forwards there
+    querier: str  # the address that asks; "": this host, which has none there
+    groups: int  # that members want
+    refused: int  # groups and sources that were not taken, since there are too many
+    without_source: int  # reports that want a group of source-specific multicast from anybody
+    older: int  # queries of older versions that others have sent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BridgedGroupStatus:
+    """What members on an interface want of a group."""
+
+    interface: str  # that they are on
+    group: str  # that they have joined
+    wanted: str  # the filter of sources, in words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinStatus:
+    """A group that a bridge has joined where it comes from."""
+
+    interface: str  # that it comes by
+    group: str  # that is joined
+    wanted: str  # the filter of sources, in words; "": it could not be joined
+    refused: str | None  # why it could not be joined
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BridgeStatus(Status):
     comes_by: tuple[str, ...]  # interfaces that there are
     goes_to: tuple[str, ...]  # interfaces that there are
     groups: tuple[str, ...]  # or prefixes
     sources: tuple[str, ...]  # the same; none: any
+    when: str  # groups are forwarded: "joined", where members have joined them, or "always"
     ttl_threshold: int  # the TTL of a datagram must exceed it
     troubles: tuple[str, ...]  # why some of it does not work
     counters: BridgeCounters
     route_count: int  # that there are in all
     routes: tuple[RouteStatus, ...]  # those that were in use last
+    queriers: tuple[QuerierStatus, ...]  # who asks on the networks that it forwards to; with when = "joined"
+    members: tuple[BridgedGroupStatus, ...]  # what is wanted there
+    joins: tuple[JoinStatus, ...]  # what is joined where its groups come from

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from mcastd import clock, log
+from mcastd import log
 from mcastd.bounded import Patience
 from mcastd.bridge.family import Version
-from mcastd.bridge.forwarding import REASONS, BridgedRoute, Rule
+from mcastd.bridge.forwarding import REASONS, Rule
 from mcastd.bridge.router import Enlisted, MulticastRouter
 from mcastd.config import Bridge, label_of
 from mcastd.config.addresses import format_prefix, interfaces_in
 from mcastd.counters import BridgeCounters, copy_of, losses
 from mcastd.errors import LinkError
 from mcastd.ip import Interfaces, Prefix
-from mcastd.net.interfaces import Host, Interface, absence, interface_name, named_in
-from mcastd.status import BridgeStatus, RouteStatus
+from mcastd.net.interfaces import Host, Interface, absence, named_in
+from mcastd.status import BridgeStatus
 from mcastd.worker import Books, Context, Signal, Vitals, WorkerIdentity
 
 VERSIONS: tuple[Version, ...] = (4, 6)
@@ -37,7 +37,6 @@ class BridgeWorker:
         self._comes_by: tuple[str, ...] = ()
         self._goes_to: tuple[str, ...] = ()
         self._problems: tuple[str, ...] = ()  # of its interfaces, in words
-        self._names: dict[int, str] = {}  # of interfaces; replaced, never changed
         self._identity = WorkerIdentity("", 0, label_of(config.from_), reasons=REASONS)
         self._log = log.get_logger(worker=name)
 
@@ -51,7 +50,7 @@ class BridgeWorker:
                 if context.take(Signal.NEWS):
                     self._tell(context)
                 context.take(NOT_FOR_US)
-                refused = bool(self._router.seen(self.name).refused)
+                refused = self._router.seen(self.name).refused
                 context.wait(RETRY_SECONDS if refused else None)
                 if refused and not context.signals:
                     self._follow(context)
@@ -69,18 +68,22 @@ class BridgeWorker:
         self._log.info("bridge.closed", received=self.counters.received, forwarded=self.counters.forwarded)
 
     def status(self, patience: Patience | None = None) -> BridgeStatus:
-        config, now = self._config, clock.monotonic()
-        routes = self._router.listed(self.name, patience)
+        config = self._config
+        listing = self._router.listing(self.name, patience)
         return BridgeStatus(
             comes_by=self._comes_by,
             goes_to=self._goes_to,
             groups=tuple(map(format_prefix, config.groups)),
             sources=tuple(map(format_prefix, config.sources)),
+            when=config.when,
             ttl_threshold=config.ttl_threshold,
             troubles=self._troubles(),
             counters=copy_of(self.counters),
             route_count=self._router.seen(self.name).routes,
-            routes=tuple(self._told(route, now) for route in routes),
+            routes=listing.routes,
+            queriers=listing.queriers,
+            members=listing.members,
+            joins=listing.joins,
         )
 
     def vitals(self) -> Vitals:
@@ -125,17 +128,18 @@ class BridgeWorker:
                 dict.fromkeys((interface.index for interface in to), config.ttl_threshold),
                 groups,
                 tuple(prefix for prefix in config.sources if prefix.version == version),
+                config.when == "joined",
             )
         if not rules:
             raise refused[0]
-        self._names = {interface.index: interface.name for interface in host.interfaces.values()}
-        self._comes_by = self._sorted({i for rule in rules.values() for i in rule.came_by})
-        self._goes_to = self._sorted({i for rule in rules.values() for i in rule.to})
+        self._comes_by = tuple(sorted({host.name(i) for rule in rules.values() for i in rule.came_by}))
+        self._goes_to = tuple(sorted({host.name(i) for rule in rules.values() for i in rule.to}))
         self._problems = (*map(str, refused), *sorted(problems))
         interface = ",".join(self._comes_by)
         if interface != self._identity.interface:
             self._identity = self._identity._replace(interface=interface)
-        self._router.enlist(self.name, Enlisted(self.counters, lambda: context.send(Signal.NEWS)), rules)
+        enlisted = Enlisted(self.counters, lambda: context.send(Signal.NEWS))
+        self._router.enlist(self.name, enlisted, rules, host)
         context.take(Signal.NEWS)
         self._tell(context)
         context.taken_over()
@@ -146,37 +150,7 @@ class BridgeWorker:
         context.ready("; ".join((way, *troubles)), degraded=bool(troubles))
 
     def _troubles(self) -> tuple[str, ...]:
-        seen = self._router.seen(self.name)
-        names, threshold = self._names, self._config.ttl_threshold
-        return (
-            *self._problems,
-            *(f"{names.get(ifindex, ifindex)}: {error}" for ifindex, error in seen.refused.items()),
-            *seen.refusals,
-            *(
-                f"nothing of what comes goes out by {names.get(ifindex, ifindex)}: its TTL does not exceed"
-                f" {threshold}, or it is larger than the interface's MTU; have its sender set a higher TTL"
-                for ifindex in sorted(seen.silent)
-            ),
-        )
-
-    def _told(self, route: BridgedRoute, now: float) -> RouteStatus:
-        return RouteStatus(
-            source=str(route.source),
-            group=str(route.group),
-            comes_by=self._name(route.came_by),
-            goes_to=self._sorted(route.course.to),
-            packets=route.count.packets,
-            bytes=route.count.bytes,
-            wrong_interface=route.count.wrong_interface,
-            age=now - route.since,
-            last_age=now - route.last,
-        )
-
-    def _name(self, ifindex: int) -> str:
-        return self._names.get(ifindex) or interface_name(ifindex)
-
-    def _sorted(self, indices: Iterable[int]) -> tuple[str, ...]:
-        return tuple(sorted(map(self._name, indices)))
+        return (*self._problems, *self._router.seen(self.name).troubles)
 
 
 def _meant(host: Host, side: str, interfaces: Interfaces, groups: tuple[Prefix, ...]) -> list[Interface]:

@@ -2,61 +2,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import ExitStack
 from typing import Literal
 
-from mcastd.bridge.forwarding import Forwarding, RouteChange, Rule
+from mcastd.bridge.forwarding import BridgedRoute, Forwarding, RouteChange, Rule, named
+from mcastd.bridge.members import Members
+from mcastd.bridge.upstream import changes, upstream
 from mcastd.errors import LinkError
-from mcastd.net.routing import MulticastRouting, NoRoute, WrongInterface
+from mcastd.ip import Address, SourceFilter
+from mcastd.net.interfaces import Host
+from mcastd.net.joins import Joins, JoinsGroups
+from mcastd.net.membership import Memberships
+from mcastd.net.query_sender import QuerySender, SendsQueries
+from mcastd.net.routing import Heard, MulticastRouting, NoRoute, RoutingTable, WrongInterface
 
 Version = Literal[4, 6]
+# Between two attempts to join what could not be joined.
+RETRY_SECONDS = 5.0
+# Of groups that cannot be joined, those that are told of.
+TOLD_MAX = 3
 
 
 class FamilyRoutes:
-    """The kernel's table of one IP version, for the rules of all bridges by name."""
+    """The kernel's table of one IP version, and the members that it is to serve, for all bridges by name."""
 
-    def __init__(self, version: Version, table: MulticastRouting) -> None:
+    def __init__(
+        self, version: Version, table: MulticastRouting, sender: SendsQueries, joins: JoinsGroups
+    ) -> None:
         self.version = version
         self.table = table
-        self.forwarding = Forwarding(table.count)
+        self.members = Members(version, table, sender)
+        self.forwarding = Forwarding(table.count, self.members.wants)
+        self.rules: Mapping[str, Rule] = {}  # as they are set, whatever takes part
         # Interfaces that the kernel does not take, by index.
         self.refused: dict[int, LinkError] = {}
         # Why it has not taken the last route; None: it has.
         self.refusal: LinkError | None = None
         # Interfaces by which nothing has gone out, though datagrams came that are routed there.
         self.silent: frozenset[int] = frozenset()
-        self.rules: Mapping[str, Rule] = {}
+        # What is joined where groups come from, and what could not be, and why.
+        self.joined: dict[Address, dict[int, SourceFilter]] = {}
+        self.unjoined: dict[tuple[int, Address], LinkError] = {}
+        self._joins = joins
+        self._retry_at = math.inf
+        self._host = Host({}, 0.0)
+        self._active: dict[str, Rule] = {}  # the rules, as far as their interfaces take part
         self._packets_out: dict[int, int] = {}  # by interface, at the last look
 
     def __repr__(self) -> str:
         return f"<FamilyRoutes IPv{self.version}, {self.forwarding!r}>"
 
-    def set_rules(self, rules: Mapping[str, Rule], now: float) -> None:
-        """Go over to other rules, or to the interfaces that there are by now."""
-        self.rules = rules
+    def set_rules(self, rules: Mapping[str, Rule], host: Host, now: float) -> None:
+        """Go over to other rules, or to the interfaces as they are by now."""
+        self.rules, self._host = rules, host
         wanted = {ifindex for rule in rules.values() for ifindex in rule.interfaces}
         for ifindex in self.table.interfaces:
             if ifindex not in wanted or self.table.interface_count(ifindex) is None:
                 self.table.remove(ifindex)
                 self._packets_out.pop(ifindex, None)
         # Before others get the numbers of those that have gone: routes would lead there
-        self._apply(self.forwarding.set_rules(_among(rules, self.table.interfaces), now))
+        self._follow(now)
         self.refused = {}
         for ifindex in sorted(wanted - self.table.interfaces):
             try:
                 self.table.add(ifindex)
             except LinkError as error:
                 self.refused[ifindex] = error
-        self._apply(self.forwarding.set_rules(_among(rules, self.table.interfaces), now))
+        self._follow(now)
+        for (ifindex, group), lost in self._joins.keep(host).items():
+            self.unjoined[ifindex, group] = lost
+            self.joined.get(group, {}).pop(ifindex, None)
+        groups = {group for rule in rules.values() for group in named(rule.groups)}
+        self._join(groups | self.members.groups() | self.joined.keys(), now)
 
     def serve(self, now: float) -> None:
-        """Take what the kernel has said."""
+        """Take what the kernel and members have said, and do what is due."""
+        changed: set[Address] = set()
         for said in self.table.take():
             match said:
                 case NoRoute(ifindex, source, group):
                     self._apply(self.forwarding.arrived(ifindex, source, group, now))
                 case WrongInterface(ifindex, source, group):
                     self._apply(self.forwarding.came_elsewhere(ifindex, source, group, now))
+                case Heard():
+                    changed |= self.members.hear(said, now)
+        if self.members.deadline <= now:
+            changed |= self.members.tick(now)
+        if changed:
+            self._join(changed, now)
+            self._apply(self.forwarding.members_changed(changed, now))
+        if now >= self._retry_at:
+            self._join({group for _, group in self.unjoined}, now)
+
+    @property
+    def state(self) -> tuple[object, ...]:
+        """What differs when something else is to be told, but for what a look shows."""
+        others = tuple((one.querier.other, one.failure) for one in self.members.networks.values())
+        return self.refusal is None, len(self.unjoined), others
+
+    @property
+    def deadline(self) -> float:
+        """When serve() is to be called next, in monotonic seconds, whatever is said."""
+        return min(self.members.deadline, self._retry_at)
 
     def look(self, now: float) -> None:
         """Count what has gone by all routes, and remove those that are in use no more."""
@@ -79,11 +128,80 @@ class FamilyRoutes:
             self._packets_out[ifindex] = count.packets_out
         self.silent = frozenset(silent & leads_to)
 
+    def routes_of(self, name: str) -> Iterable[BridgedRoute]:
+        """The routes that a bridge has a part in."""
+        return (route for route in self.forwarding.routes() if name in route.course.bridges)
+
+    def troubles_of(self, name: str) -> list[str]:
+        """Why some of what a bridge is to do does not work."""
+        rule = self.rules[name]
+        told = [f"{self.name(i)}: {error}" for i, error in self.refused.items() if i in rule.interfaces]
+        if self.refusal is not None:
+            told.append(str(self.refusal))
+        told += [
+            f"nothing of what comes goes out by {self.name(ifindex)}: its TTL does not exceed"
+            f" {rule.to[ifindex]}, or it is larger than the interface's MTU; have its sender set a higher TTL"
+            for ifindex in sorted(self.silent & rule.to.keys())
+        ]
+        for ifindex, network in self.members.networks.items() if rule.joined else ():
+            if ifindex not in rule.to:
+                continue
+            if network.failure:
+                told.append(network.failure)
+            if (other := network.querier.other) is not None:
+                told.append(
+                    f"{other} asks for members on {self.name(ifindex)}, and forwards there in place of this"
+                    " host: to have this one do it, give it a lower address there"
+                )
+            if network.querier.listeners.refused:
+                told.append(f"members on {self.name(ifindex)} want more groups or sources than are kept")
+        unjoined = [str(error) for (i, _), error in self.unjoined.items() if i in rule.came_by]
+        more = len(unjoined) - TOLD_MAX
+        return told + unjoined[:TOLD_MAX] + ([f"and {more} more groups"] if more > 0 else [])
+
+    def name(self, ifindex: int) -> str:
+        return self._host.name(ifindex)
+
     def close(self) -> None:
+        self._joins.close()
+        self.members.close()
         self.table.close()
 
-    def _apply(self, changes: list[RouteChange]) -> None:
-        for change in changes:
+    def _follow(self, now: float) -> None:
+        """Have members and routes be those of the interfaces that take part."""
+        present = self.table.interfaces
+        self._active = {name: rule.among(present) for name, rule in self.rules.items()}
+        with_members = {i for rule in self._active.values() if rule.joined for i in rule.to}
+        interfaces = {i: one for i, one in self._host.interfaces.items() if i in with_members}
+        changed = self.members.follow(interfaces, now)
+        self._apply(self.forwarding.set_rules(self._active, now))
+        self._apply(self.forwarding.members_changed(changed, now))
+
+    def _join(self, groups: Collection[Address], now: float) -> None:
+        """Be a member, where they come from, of what is wanted of these groups."""
+        for group in groups:
+            have = self.joined.setdefault(group, {})
+            want = upstream(self._active.values(), group, self.members.wanted)
+            for ifindex in {one for one, of in self.unjoined if of == group} - want.keys():
+                del self.unjoined[ifindex, group]
+            for ifindex, source_filter in list(changes(have, want)):
+                self.unjoined.pop((ifindex, group), None)
+                interface = self._host.interfaces.get(ifindex)
+                if source_filter is None or interface is None:
+                    self._joins.leave(ifindex, group)
+                    have.pop(ifindex, None)
+                    continue
+                try:
+                    self._joins.join(interface, group, source_filter)
+                    have[ifindex] = source_filter
+                except LinkError as error:
+                    self.unjoined[ifindex, group] = error
+            if not have:
+                del self.joined[group]
+        self._retry_at = now + RETRY_SECONDS if self.unjoined else math.inf
+
+    def _apply(self, route_changes: list[RouteChange]) -> None:
+        for change in route_changes:
             if change.to is None:
                 self.table.unroute(change.source, change.group, change.came_by)
                 continue
@@ -95,6 +213,11 @@ class FamilyRoutes:
                 self.refusal = error
 
 
-def _among(rules: Mapping[str, Rule], interfaces: Collection[int]) -> dict[str, Rule]:
-    """The rules, as far as these interfaces take part."""
-    return {name: rule.among(interfaces) for name, rule in rules.items()}
+def open_family(version: Version, memberships: Memberships) -> FamilyRoutes:
+    """Open the kernel's table. Raises LinkError: see RoutingTable."""
+    with ExitStack() as undo:
+        table = RoutingTable(version)
+        undo.callback(table.close)
+        sender = QuerySender(version)
+        undo.pop_all()
+    return FamilyRoutes(version, table, sender, Joins(memberships))

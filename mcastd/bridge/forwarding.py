@@ -7,7 +7,7 @@ each one, and ask again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from mcastd.counters import BridgeCounters
@@ -46,6 +46,14 @@ class Rule:
         """The same among these interfaces alone."""
         to = {ifindex: ttl for ifindex, ttl in self.to.items() if ifindex in interfaces}
         return replace(self, came_by=self.came_by & set(interfaces), to=to)
+
+    def lasting(self) -> Iterator[tuple[tuple[Address, Address], int]]:
+        """Each source and group that it names by themselves, with the interface, if there is one alone."""
+        if self.joined or len(self.came_by) != 1:
+            return
+        (came_by,) = self.came_by
+        for group in filter(self.has_group, named(self.groups)):
+            yield from (((source, group), came_by) for source in named(self.sources))
 
     def has_group(self, group: Address) -> bool:
         return not stays_on_link(group) and any(group in prefix for prefix in self.groups)
@@ -86,6 +94,11 @@ class BridgedRoute:
     fresh: int = 0  # packets between the last two looks
 
 
+def named(prefixes: Iterable[Prefix]) -> set[Address]:
+    """The addresses that stand by themselves."""
+    return {prefix.network_address for prefix in prefixes if prefix.prefixlen == prefix.max_prefixlen}
+
+
 def decide(rules: Mapping[str, Rule], came_by: int, source: Address, group: Address, wants: Wants) -> Course:
     """Say where it goes. Nothing goes back to where it came from."""
     to: dict[int, int] = {}
@@ -122,6 +135,7 @@ class Forwarding:
         self._wants = wants
         self._routes_max = routes_max
         self._rules: dict[str, Rule] = {}
+        self._lasting: dict[tuple[Address, Address], int] = {}  # routes that stay, and from where
         self._routes: dict[tuple[Address, Address], BridgedRoute] = {}  # in the order of their last use
         self._of_group: dict[Address, dict[tuple[Address, Address], BridgedRoute]] = {}
 
@@ -136,11 +150,20 @@ class Forwarding:
         return self._routes.values()
 
     def set_rules(self, rules: Mapping[str, Rule], now: float) -> list[RouteChange]:
-        """Go over to other rules. A route from an interface that takes part no more is removed."""
+        """Go over to other rules. A route from an interface that takes part no more is removed.
+
+        Routes of which all is said by a rule are made now: so their first datagram waits for nothing.
+        """
         self._rules = dict(rules)
         taking_part = {ifindex for rule in rules.values() for ifindex in rule.interfaces}
         gone = [route for route in self._routes.values() if route.came_by not in taking_part]
-        return [self._remove(route, now) for route in gone] + self._renew(self._routes.values(), now)
+        changes = [self._remove(route, now) for route in gone] + self._renew(self._routes.values(), now)
+        self._lasting = {key: came_by for rule in rules.values() for key, came_by in rule.lasting()}
+        for key, came_by in self._lasting.items():
+            route = self._routes.get(key)
+            if route is None or route.came_by != came_by:
+                changes += self.arrived(came_by, *key, now)
+        return changes
 
     def members_changed(self, groups: Iterable[Address], now: float) -> list[RouteChange]:
         """Go over to what members want of these groups by now."""
@@ -188,6 +211,8 @@ class Forwarding:
             route.fresh = route.count.packets - before.packets
             if route.fresh:
                 used.append(route)
+            elif self._lasting.get((route.source, route.group)) == route.came_by:
+                continue
             elif route.count.wrong_interface != before.wrong_interface or now - route.last >= IDLE_SECONDS:
                 self._forget(route)
                 changes.append(RouteChange(route.source, route.group, route.came_by, None))

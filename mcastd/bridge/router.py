@@ -13,14 +13,18 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from mcastd import clock, log
 from mcastd.bounded import Patience
 from mcastd.bridge.family import FamilyRoutes, Version
-from mcastd.bridge.forwarding import BridgedRoute, Rule
+from mcastd.bridge.family import open_family as _open_family
+from mcastd.bridge.forwarding import Rule
+from mcastd.bridge.listing import NOTHING_LISTED, BridgeListing, list_of
 from mcastd.counters import BridgeCounters
 from mcastd.errors import LinkError, reason_of
-from mcastd.net.routing import MulticastRouting, RoutingTable
+from mcastd.net.interfaces import Host
+from mcastd.net.membership import Memberships
 from mcastd.threads import Thread
 
 # Between two looks at the routes, and at least so many times as long as one takes.
@@ -30,8 +34,6 @@ LOOK_TIMES = 50
 FAILED_SECONDS = 1.0
 # How long close() waits for the thread.
 CLOSE_SECONDS = 2.0
-# Routes of a bridge that are told of, those that were in use last.
-LISTED_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,25 +48,26 @@ class Enlisted:
 class Bridged:
     """What there is of one bridge."""
 
-    routes: int
-    refused: Mapping[int, str]  # interfaces that the kernel does not take, and why
-    refusals: tuple[str, ...]  # why it does not take routes
-    silent: frozenset[int]  # interfaces by which nothing goes that is routed there
+    routes: int = 0
+    refused: bool = False  # the kernel does not take one of its interfaces
+    troubles: tuple[str, ...] = ()  # why some of it does not work
 
 
-NOTHING_BRIDGED = Bridged(0, {}, (), frozenset())
+NOTHING_BRIDGED = Bridged()
 
 
 class MulticastRouter:
     """Has the kernel route for all bridges. For any thread; its own starts with the first bridge."""
 
-    def __init__(self, open_table: Callable[[Version], MulticastRouting] = RoutingTable) -> None:
-        self._open_table = open_table
+    def __init__(self, open_family: Callable[[Version], FamilyRoutes] | None = None) -> None:
+        self._open_family = open_family or partial(_open_family, memberships=Memberships())
         self._lock = threading.Lock()  # of all below; nothing that may wait is done while it is held
         self._bridges: dict[str, Enlisted] = {}
         self._rules: dict[Version, dict[str, Rule]] = {4: {}, 6: {}}
         self._families: dict[Version, FamilyRoutes] = {}
         self._look_at = math.inf
+        self._due = math.inf  # when the thread is to turn next, whatever happens
+        self._host = Host({}, 0.0)
         self._seen: dict[str, Bridged] = {}  # replaced, never changed: others read it without the lock
         self._last: dict[str, float] = {}
         self._poll = select.poll()
@@ -76,13 +79,16 @@ class MulticastRouter:
     def __repr__(self) -> str:
         return f"<MulticastRouter {len(self._bridges)} bridges>"
 
-    def enlist(self, name: str, enlisted: Enlisted, rules: Mapping[Version, Rule]) -> None:
+    def enlist(self, name: str, enlisted: Enlisted, rules: Mapping[Version, Rule], host: Host) -> None:
         """Route by these rules of a bridge from here on, in place of those that it had.
+
+        ``host`` has the interfaces that the rules were made of.
 
         Raises LinkError: the kernel's table cannot be had, or it takes none of the interfaces on one side.
         """
         with self._lock:
             self._bridges[name] = enlisted
+            self._host = host
             try:
                 self._start()
                 for version in self._rules:
@@ -108,21 +114,17 @@ class MulticastRouter:
         """Monotonic seconds when something came for a bridge last; None: nothing has."""
         return self._last.get(name)
 
-    def listed(self, name: str, patience: Patience | None = None) -> tuple[BridgedRoute, ...]:
-        """The routes of a bridge that were in use last; none if there is no time to ask."""
+    def listing(self, name: str, patience: Patience | None = None) -> BridgeListing:
+        """What there is of a bridge now; nothing if there is no time to ask."""
         with (patience or Patience()).holding(self._lock) as held:
             if not held:
-                return ()
+                return NOTHING_LISTED
+            now = clock.monotonic()
             for family in self._families.values():
-                family.look(clock.monotonic())
+                family.look(now)
             self._note()
-            found = [
-                route
-                for family in self._families.values()
-                for route in family.forwarding.routes()
-                if name in route.course.bridges
-            ]
-        return tuple(sorted(found, key=lambda route: route.last, reverse=True)[:LISTED_MAX])
+            of_bridge = [family for version, family in self._families.items() if name in self._rules[version]]
+            return list_of(name, of_bridge, now)
 
     def close(self) -> None:
         """End all routes, and the thread."""
@@ -166,7 +168,7 @@ class MulticastRouter:
         if rule is None and name not in rules:
             return
         if (family := self._families.get(version)) is None:
-            family = FamilyRoutes(version, self._open_table(version))
+            family = self._open_family(version)
             self._families[version] = family
             self._poll.register(family.table.fileno(), select.POLLIN)
         if rule is None:
@@ -174,7 +176,7 @@ class MulticastRouter:
         else:
             rules[name] = rule
         family.forwarding.counters = {one: enlisted.counters for one, enlisted in self._bridges.items()}
-        family.set_rules(dict(rules), clock.monotonic())
+        family.set_rules(dict(rules), self._host, clock.monotonic())
         if not rules:
             self._poll.unregister(family.table.fileno())
             del self._families[version]
@@ -211,14 +213,9 @@ class MulticastRouter:
 
     def _seen_of(self, name: str, routes: int) -> Bridged:
         families = [family for version, family in self._families.items() if name in self._rules[version]]
-        refused: dict[int, str] = {}
-        silent: frozenset[int] = frozenset()
-        for family in families:
-            rule = family.rules[name]
-            refused |= {i: str(error) for i, error in family.refused.items() if i in rule.interfaces}
-            silent |= family.silent & rule.to.keys()
-        refusals = tuple(str(family.refusal) for family in families if family.refusal is not None)
-        return Bridged(routes, refused, refusals, silent)
+        refused = any(family.refused.keys() & family.rules[name].interfaces for family in families)
+        troubles = (trouble for family in families for trouble in family.troubles_of(name))
+        return Bridged(routes, refused, tuple(dict.fromkeys(troubles)))
 
     # -- the thread
 
@@ -237,20 +234,23 @@ class MulticastRouter:
                 os.eventfd_read(self._event)
 
     def _turn(self) -> None:
-        self._poll_until(self._look_at)
+        self._poll_until(self._due)
         with self._lock:
             now = clock.monotonic()
             families = self._families.values()
-            took_all = [family.refusal is None for family in families]
+            before = [family.state for family in families]
             for family in families:
                 family.serve(now)
-            if took_all != [family.refusal is None for family in families]:
-                self._note()
             if now >= self._look_at:
-                for family in self._families.values():
+                for family in families:
                     family.look(now)
-                self._note()
-                self._look_at = math.inf
-            if self._look_at == math.inf and any(len(one.forwarding) for one in self._families.values()):
                 took = clock.monotonic() - now
                 self._look_at = now + max(LOOK_SECONDS, LOOK_TIMES * took)
+                self._note()
+            elif before != [family.state for family in families]:
+                self._note()
+            if not any(len(family.forwarding) for family in families):
+                self._look_at = math.inf
+            elif self._look_at == math.inf:
+                self._look_at = now + LOOK_SECONDS
+            self._due = min(self._look_at, *(family.deadline for family in families), math.inf)

@@ -12,7 +12,7 @@ from typing import Any
 from mcastd.config.addresses import may_meet, means_several
 from mcastd.config.description import legs_of
 from mcastd.config.explain import Complaint
-from mcastd.config.groups import LINK_CONTROL, ethernet_address, is_bounded, is_public, is_source_specific
+from mcastd.config.groups import LINK_CONTROL, ethernet_address, is_bounded, is_public
 from mcastd.config.inbound import DEFAULT_RECEIVE_BUFFER, GATHERING_BUFFER_MIN_BYTES, InboundSubscription
 from mcastd.config.numbers import format_duration, format_rate, format_size
 from mcastd.config.outbound import DEFAULT_BURST, ETHERNET_PAYLOAD, TIMED_FRAMINGS, OutboundChannel
@@ -21,7 +21,7 @@ from mcastd.config.protocols import FluteInbound, FluteOutbound, RtpInbound, Rtp
 from mcastd.config.types import Location, normal
 from mcastd.config.whole import Config
 from mcastd.config.words import show
-from mcastd.ip import Address, stays_on_link
+from mcastd.ip import Address, is_source_specific, stays_on_link
 
 # A datagram left the site with this TTL in the MBone; 64 the region, 128 the continent (mrouted).
 SITE_TTL = 32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -33,6 +34,12 @@ class Bridge(WorkerSettings):
     )
     sources: tuple[SourcePrefix, ...] = Field(
         (), description="Addresses of senders, by themselves or by prefixes; absent: any sender."
+    )
+    when: Literal["joined", "always"] = Field(
+        "joined",
+        description='"joined": a group goes where members have joined it, whom this host asks by IGMP and'
+        ' MLD; it is joined in turn where it comes from. "always": it goes as it comes, and is joined only if'
+        " it is named by itself.",
     )
     ttl_threshold: TtlThreshold = Field(
         DEFAULT_TTL_THRESHOLD,

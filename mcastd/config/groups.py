@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
-from mcastd.ip import Address
+from mcastd.ip import SOURCE_SPECIFIC, Address
 
 # Protocols of the link itself (RFC 5771 section 4).
 LINK_CONTROL = IPv4Network("224.0.0.0/24")
-# Source-specific multicast (RFC 4607).
-SSM = IPv4Network("232.0.0.0/8")
 # Groups that belong to an AS (RFC 3180), or to a prefix (RFC 6034).
 OWNED = (IPv4Network("233.0.0.0/8"), IPv4Network("234.0.0.0/8"))
 # Groups that an organization uses as it likes (RFC 2365).
@@ -25,19 +23,12 @@ def is_bounded(group: Address) -> bool:
     return group in ADMINISTRATIVE if isinstance(group, IPv4Address) else _scope(group) <= 8
 
 
-def is_source_specific(group: Address) -> bool:
-    """Return True for a group of source-specific multicast: 232/8 and ff3x::/32 (RFC 4607)."""
-    if isinstance(group, IPv4Address):
-        return group in SSM
-    return group.packed[1] >> 4 == 3 and group.packed[2:4] == b"\0\0"
-
-
 def is_public(group: Address) -> bool:
     """Return True if routers forward the group world-wide, and IANA alone assigns it."""
     if isinstance(group, IPv6Address):
         by_prefix = bool(group.packed[1] & 0x20)  # flag P: it belongs to the owner of the prefix (RFC 3306)
         return _scope(group) == 0xE and not by_prefix
-    return not any(group in network for network in (LINK_CONTROL, SSM, *OWNED, ADMINISTRATIVE))
+    return not any(group in network for network in (LINK_CONTROL, SOURCE_SPECIFIC, *OWNED, ADMINISTRATIVE))
 
 
 def ethernet_address(group: Address) -> bytes:

@@ -13,7 +13,16 @@ from mcastd.codec import as_json, from_json
 from mcastd.console.text import plural, scaled, span
 from mcastd.counters import losses
 from mcastd.printable import printable
-from mcastd.status import ObjectStatus, PidStatus, ProgramStatus, RouteStatus, SessionStatus
+from mcastd.status import (
+    BridgedGroupStatus,
+    JoinStatus,
+    ObjectStatus,
+    PidStatus,
+    ProgramStatus,
+    QuerierStatus,
+    RouteStatus,
+    SessionStatus,
+)
 from mcastd.views import AnyStatus, DaemonView, Status, WorkerView, as_kind
 
 # Fields that a worker or output may not have: without one, nothing is shown of it.
@@ -173,11 +182,36 @@ def routed(one: RouteStatus) -> str:
     return printable(f"{way}; {plural(one.packets, 'packet')}{wrong}, {ages}")
 
 
+def asking(one: QuerierStatus) -> str:
+    """Who asks the members of a network, in a line."""
+    who = "this host asks" if one.asks else "another one asks, and forwards"
+    parts = [f"{plural(one.groups, 'group')} wanted"]
+    parts += [f"{one.refused} refused"] if one.refused else []
+    parts += [f"{plural(one.without_source, 'report')} without a source"] if one.without_source else []
+    parts += [f"{plural(one.older, 'query', 'queries')} of older versions"] if one.older else []
+    address = f" from {one.querier}" if one.querier else ""
+    return printable(f"querier of IPv{one.version} on {one.interface}: {who}{address}; {', '.join(parts)}")
+
+
+def wanted(one: BridgedGroupStatus) -> str:
+    """What members want, in a line."""
+    return printable(f"members on {one.interface}: {one.group} from {one.wanted}")
+
+
+def joined(one: JoinStatus) -> str:
+    """A group that a bridge has joined, in a line."""
+    how = f"not joined: {one.refused}" if one.refused else f"joined from {one.wanted}"
+    return printable(f"group {one.group} on {one.interface}: {how}")
+
+
 # Lists of which each element is a line.
 LISTED: dict[str, tuple[type[Any], Callable[[Any], str]]] = {
     "receiving": (ObjectStatus, received),
     "sessions": (SessionStatus, announced),
     "routes": (RouteStatus, routed),
+    "queriers": (QuerierStatus, asking),
+    "members": (BridgedGroupStatus, wanted),
+    "joins": (JoinStatus, joined),
     "programs": (ProgramStatus, program),
     "pids": (PidStatus, carried),
 }

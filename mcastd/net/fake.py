@@ -14,6 +14,7 @@ from dataclasses import replace
 from mcastd.bounded import Patience
 from mcastd.errors import LinkError
 from mcastd.ip import ANY_SOURCE, Address, SourceFilter
+from mcastd.net.interfaces import Host, Interface
 from mcastd.net.link import (
     Batch,
     Glance,
@@ -297,3 +298,43 @@ class FakeRoutingTable:
         if not self.closed:
             os.close(self._event)
         self.closed = True
+
+
+class FakeQuerySender:
+    """Queries that were sent: interface, source, destination and message."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[int, Address, Address, bytes]] = []
+        self.refusal: LinkError | None = None
+
+    def send(self, ifindex: int, source: Address, destination: Address, message: bytes) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.sent.append((ifindex, source, destination, message))
+
+    def close(self) -> None:
+        self.refusal = LinkError("cannot ask", "closed")
+
+
+class FakeJoins:
+    """Memberships in memory."""
+
+    def __init__(self) -> None:
+        self.joined: dict[tuple[int, Address], SourceFilter] = {}
+        self.refused: dict[Address, LinkError] = {}
+        self.lost: dict[tuple[int, Address], LinkError] = {}  # what keep() finds
+
+    def join(self, interface: Interface, group: Address, source_filter: SourceFilter) -> None:
+        if (error := self.refused.get(group)) is not None:
+            raise error
+        self.joined[interface.index, group] = source_filter
+
+    def leave(self, ifindex: int, group: Address) -> None:
+        self.joined.pop((ifindex, group), None)
+
+    def keep(self, host: Host) -> dict[tuple[int, Address], LinkError]:
+        lost, self.lost = self.lost, {}
+        return lost
+
+    def close(self) -> None:
+        self.joined = {}

@@ -6,12 +6,20 @@ RFC 3376 section 4, RFC 3810 section 5. CAP_NET_RAW is all that this takes.
 from __future__ import annotations
 
 import socket
-from typing import Literal
+from typing import Literal, Protocol
 
 from mcastd.errors import LinkError, reason_of
 from mcastd.ip import Address
 from mcastd.net import _abi, bpf
 from mcastd.protocols.internet import MEMBERSHIP_TOS, MEMBERSHIP_TTL, ROUTER_ALERT_4, router_alert_6
+
+
+class SendsQueries(Protocol):
+    """QuerySender, or its twin in memory (fake.py)."""
+
+    def send(self, ifindex: int, source: Address, destination: Address, message: bytes) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class QuerySender:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from mcastd.ip import Address, SourceFilter
+from mcastd.ip import Address, SourceFilter, is_source_specific
 from mcastd.protocols.membership import GroupRecord, MembershipQuery, MembershipReport, RecordKind, Speaks
 from mcastd.querier.timing import Timing
 
@@ -22,6 +22,7 @@ SOURCES_MAX = 1024
 # Sources in one query: what fits a packet of 1,280 bytes in either family.
 QUERIED_SOURCES_MAX = 64
 
+_EXCLUDING = frozenset({RecordKind.IS_EXCLUDE, RecordKind.TO_EXCLUDE})
 # A timer that is over.
 _OVER = -math.inf
 
@@ -76,7 +77,8 @@ class Listeners:
     """The memberships of one network, in one family.
 
     ``asks`` says whether this router is the one that asks here; others only listen. ``refused`` counts groups
-    and sources that were not taken, since there are too many already.
+    and sources that were not taken, since there are too many already; ``without_source`` reports that want a
+    group of source-specific multicast from anybody, which is nobody (RFC 4604 section 2.2.1).
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Listeners:
         self.timing = timing
         self.asks = True
         self.refused = 0
+        self.without_source = 0
         self._groups: dict[Address, _GroupState] = {}
         self._visits: list[tuple[float, Address]] = []  # a heap; entries of other times than visit_at are old
         self._groups_max = groups_max
@@ -155,6 +158,9 @@ class Listeners:
     def _take(self, record: GroupRecord, speaks: Speaks, now: float) -> bool:
         """Take a record. Returns True if something else is wanted of its group now."""
         group = record.group
+        if is_source_specific(group) and (speaks is not Speaks.SOURCES or record.kind in _EXCLUDING):
+            self.without_source += 1
+            return False
         if (state := self._groups.get(group)) is None:
             if _wants_nothing(record):
                 return False
@@ -277,6 +283,6 @@ def _ordered(sources: Iterable[Address]) -> tuple[Address, ...]:
 
 def _wants_nothing(record: GroupRecord) -> bool:
     """Return True if a record wants nothing of a group that nobody has wanted so far."""
-    if record.kind in (RecordKind.IS_EXCLUDE, RecordKind.TO_EXCLUDE):
+    if record.kind in _EXCLUDING:
         return False
     return record.kind is RecordKind.BLOCK or not record.sources

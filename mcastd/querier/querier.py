@@ -1,6 +1,8 @@
 """Which router asks the members of a network, and when it does: RFC 3376 section 6.6.2, RFC 3810 section 7.6.
 
 The router with the lowest address asks. The others take its robustness and interval over while they hear it.
+One that asks although it has a higher address gets an answer at once, by which it knows: RFC 3376 has it wait
+for the next general query.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ class Querier:
         self._other_until = -math.inf
         self._startup_left = timing.robustness
         self._ask_at = now
+        self._asked_at = -math.inf  # when the last general query was sent
 
     def __repr__(self) -> str:
         return f"<Querier {'asks' if self.other is None else f'hears {self.other}'}, {self.listeners!r}>"
@@ -73,6 +76,7 @@ class Querier:
             return changed, []
         if self._ask_at <= now:
             timing = self._timing
+            self._asked_at = now
             self._startup_left -= 1
             starting = self._startup_left > 0
             self._ask_at = now + (timing.startup_interval if starting else timing.query_interval)
@@ -88,7 +92,12 @@ class Querier:
         """Let a router with a lower address ask; one without an address is none, as a switch that snoops."""
         if query.speaks < self.speaks:
             self.older_heard += 1
-        if source.is_unspecified or (self._address is not None and int(source) > int(self._address)):
+        if source.is_unspecified:
+            return
+        if self._address is not None and int(source) > int(self._address):
+            # It does not know of this one yet: both would ask, and forward, until the next general query
+            if self.other is None and query.group is None:
+                self._ask_at = min(self._ask_at, max(now, self._asked_at + self._timing.last_member_interval))
             return
         if self.other is not None and source != self.other and int(source) > int(self.other):
             return

@@ -6,26 +6,35 @@ import errno
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
 from support.wait import wait_for
 
 from mcastd.bridge.bridge import BridgeWorker
-from mcastd.bridge.family import Version
+from mcastd.bridge.family import FamilyRoutes, Version
 from mcastd.bridge.router import MulticastRouter
 from mcastd.config import Bridge
 from mcastd.errors import LinkError
+from mcastd.ip import ANY_SOURCE, Address, SourceFilter
 from mcastd.net import _abi
-from mcastd.net.fake import FakeRoutingTable
+from mcastd.net.fake import FakeJoins, FakeQuerySender, FakeRoutingTable
 from mcastd.net.interfaces import Host, Interface
-from mcastd.net.routing import WrongInterface
+from mcastd.net.routing import Heard, WrongInterface
+from mcastd.protocols import igmp
+from mcastd.protocols.membership import GroupRecord, MembershipQuery, RecordKind
 from mcastd.worker import Context, Signal
 
 FLAGS = _abi.IFF_UP | _abi.IFF_MULTICAST | _abi.IFF_RUNNING
 FOUR = ip_address("10.1.0.2"), ip_address("239.1.0.7")
 SIX = ip_address("fd00:9::2"), ip_address("ff15::7")
-SETTINGS: dict[str, object] = {"from": "left", "to": ["right", "wg*"], "groups": ["239.1.0.0/16"]}
+SETTINGS: dict[str, object] = {
+    "from": "left",
+    "to": ["right", "wg*"],
+    "groups": ["239.1.0.0/16"],
+    "when": "always",
+}
 
 
 class Kernel:
@@ -34,18 +43,22 @@ class Kernel:
     def __init__(self, **interfaces: int) -> None:
         self.interfaces = {index: Interface(index, name, FLAGS, 1) for name, index in interfaces.items()}
         self.tables: dict[int, FakeRoutingTable] = {}
+        self.senders: dict[int, FakeQuerySender] = {}
+        self.joins: dict[int, FakeJoins] = {}
         self.owned: set[int] = set()  # by another program
         self.opened = 0
 
     def host(self) -> Host:
         return Host(dict(self.interfaces), 0.0)
 
-    def open(self, version: Version) -> FakeRoutingTable:
+    def open(self, version: Version) -> FamilyRoutes:
         if version in self.owned:
             raise LinkError("cannot route multicast", "address already in use", errno=errno.EADDRINUSE)
         self.opened += 1
-        table = self.tables[version] = FakeRoutingTable()
-        return table
+        self.tables[version] = FakeRoutingTable()
+        self.senders[version] = FakeQuerySender()
+        self.joins[version] = FakeJoins()
+        return FamilyRoutes(version, self.tables[version], self.senders[version], self.joins[version])
 
     def send(
         self, came_by: int, ends: tuple[object, object], to: set[int], version: int = 4, **options: int
@@ -290,6 +303,84 @@ def test_a_source_that_moves_and_one_that_ends(
     wait_for(lambda: table.routes[other] == (8, {3: 1}), "the kernel tells of it")
     monkeypatch.setattr("mcastd.bridge.forwarding.IDLE_SECONDS", 0.05)
     wait_for(lambda: not table.routes, "both are removed")
+
+
+HOST_ADDRESSES = (ip_address("10.9.2.5"), ip_address("fe80::5"))
+
+
+def report(kind: RecordKind, *sources: str, by: int = 5, group: Address = FOUR[1]) -> Heard:
+    records = [GroupRecord(kind, group, tuple(map(ip_address, sources)))]
+    (message,) = igmp.build_reports(records, 1000)
+    return Heard(by, ip_address("10.9.2.9"), igmp.ALL_IGMPV3_ROUTERS, message)
+
+
+def with_addresses(kernel: Kernel) -> None:
+    for index, interface in kernel.interfaces.items():
+        kernel.interfaces[index] = replace(interface, addresses=HOST_ADDRESSES)
+
+
+def test_a_group_is_joined_and_goes_where_members_are(kernel: Kernel, run: Run) -> None:
+    with_addresses(kernel)
+    one = run(when="joined")
+    table, joins = kernel.tables[4], kernel.joins[4]
+    wait_for(lambda: {sent[0] for sent in kernel.senders[4].sent} == {5, 8}, "members are asked")
+    table.send(3, *FOUR)
+    wait_for(lambda: table.routes == {FOUR: (3, {})}, "a route to nowhere")
+    table.say(report(RecordKind.ALLOW, "10.1.0.2"))
+    kernel.send(3, FOUR, {5})
+    assert joins.joined == {(3, FOUR[1]): SourceFilter(False, (FOUR[0],))}
+    table.say(report(RecordKind.IS_EXCLUDE, by=8))
+    kernel.send(3, FOUR, {5, 8})
+    assert joins.joined == {(3, FOUR[1]): ANY_SOURCE}
+    status = one.worker.status()
+    members = {(member.interface, member.group, member.wanted) for member in status.members}
+    assert members == {("right", "239.1.0.7", "include 10.1.0.2"), ("wg0", "239.1.0.7", "any")}
+    (joined,) = status.joins
+    assert (joined.interface, joined.group, joined.wanted) == ("left", "239.1.0.7", "any")
+    queriers = {
+        (querier.interface, querier.asks, querier.querier, querier.groups) for querier in status.queriers
+    }
+    assert queriers == {("right", True, "10.9.2.5", 1), ("wg0", True, "10.9.2.5", 1)}
+    assert (status.when, status.troubles, one.context.degraded) == ("joined", (), False)
+    del kernel.interfaces[8]
+    one.context.send(Signal.NETWORK)
+    wait_for(lambda: joins.joined == {(3, FOUR[1]): SourceFilter(False, (FOUR[0],))}, "fewer want it")
+    one.stop()
+    assert joins.joined == {}
+
+
+def test_that_another_one_asks_and_forwards_is_told(kernel: Kernel, run: Run) -> None:
+    with_addresses(kernel)
+    one = run(when="joined")
+    always = run("bridge/always")
+    table = kernel.tables[4]
+    lower = ip_address("10.9.2.1")
+    table.say(Heard(5, lower, igmp.ALL_SYSTEMS, igmp.build_query(MembershipQuery())))
+    wait_for(lambda: one.context.degraded, "it is told")
+    assert one.worker.status().troubles == (
+        "10.9.2.1 asks for members on right, and forwards there in place of this host: to have this one do"
+        " it, give it a lower address there",
+    )
+    assert not always.context.degraded
+
+
+def test_a_group_that_cannot_be_joined(kernel: Kernel, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcastd.bridge.family.RETRY_SECONDS", 0.05)
+    kernel.tables[4] = FakeRoutingTable()
+    first = run("bridge/first", groups=["239.9.0.0/16"])
+    kernel.joins[4].refused[FOUR[1]] = LinkError("cannot join 239.1.0.7 on left", "no buffer space")
+    one = run(groups=["239.1.0.7"])
+    wait_for(lambda: one.context.degraded, "it is told")
+    assert one.context.detail.endswith("; cannot join 239.1.0.7 on left: no buffer space")
+    (join,) = one.worker.status().joins
+    assert (join.wanted, join.refused) == ("", "cannot join 239.1.0.7 on left: no buffer space")
+    kernel.joins[4].refused.clear()
+    wait_for(lambda: not one.context.degraded, "it is tried again")
+    assert kernel.joins[4].joined == {(3, FOUR[1]): ANY_SOURCE}
+    kernel.joins[4].joined.clear()
+    kernel.joins[4].lost[3, FOUR[1]] = LinkError("cannot join 239.1.0.7 on left", "no such device")
+    first.context.send(Signal.NETWORK)
+    wait_for(lambda: kernel.joins[4].joined == {(3, FOUR[1]): ANY_SOURCE}, "one that was lost comes back")
 
 
 def test_an_error_of_ours_ends_no_bridge(kernel: Kernel, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -182,6 +183,22 @@ def test_a_route_without_datagrams_is_removed_and_comes_back() -> None:
     kernel.look(2 + IDLE_SECONDS)
     assert set(kernel.routes) == {(SOURCE, NEWS)}
     assert kernel.send(LEFT, OTHER_SOURCE, NEWS, 400) == {RIGHT}
+
+
+def test_a_route_of_which_all_is_said_is_there_before_the_first_datagram_and_stays() -> None:
+    kernel = Kernel()
+    forwarding = kernel.forwarding
+    named = rule({LEFT}, {RIGHT: 1}, "239.1.1.1/32", "239.2.0.0/16", sources=("10.1.0.2/32", "10.7.0.0/16"))
+    kernel.apply(forwarding.set_rules({"tv": named}, 0))
+    assert kernel.routes == {(SOURCE, NEWS): (LEFT, {RIGHT: 1})}
+    kernel.look(2 * IDLE_SECONDS)
+    assert kernel.send(LEFT, SOURCE, NEWS, 601) == {RIGHT}
+    assert kernel.asked == 0
+    kernel.apply(forwarding.set_rules({"tv": replace(named, came_by=frozenset({UP}))}, 602))
+    assert kernel.routes == {(SOURCE, NEWS): (UP, {RIGHT: 1})}
+    kernel.apply(forwarding.set_rules({"tv": replace(named, joined=True)}, 603))
+    kernel.look(603 + IDLE_SECONDS)
+    assert kernel.routes == {}
 
 
 def test_a_source_that_moves_gets_another_route() -> None:

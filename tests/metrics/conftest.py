@@ -8,13 +8,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from mcastd.bridge.bridge import BridgeWorker
+from mcastd.bridge.family import FamilyRoutes
 from mcastd.bridge.router import MulticastRouter
 from mcastd.config import Config, InboundSubscription
 from mcastd.discovery.discovery import Discovery
 from mcastd.inbound.subscription import Subscription
 from mcastd.metrics.exposition import Row
 from mcastd.net import _abi
-from mcastd.net.fake import FakeReceiver, FakeRoutingTable, FakeSender
+from mcastd.net.fake import FakeJoins, FakeQuerySender, FakeReceiver, FakeRoutingTable, FakeSender
 from mcastd.net.interfaces import Host, Interface
 from mcastd.net.legs import ReceivingLegs
 from mcastd.net.link import Receiver
@@ -76,7 +77,9 @@ class House:
             f"discover/{name}": Discovery(f"discover/{name}", one, lambda *_: FakeReceiver())
             for name, one in config.discover.items()
         }
-        self.router = MulticastRouter(lambda _: FakeRoutingTable())
+        self.router = MulticastRouter(
+            lambda version: FamilyRoutes(version, FakeRoutingTable(), FakeQuerySender(), FakeJoins())
+        )
         self.workers |= {
             f"bridge/{name}": BridgeWorker(f"bridge/{name}", one, self.router, two_interfaces)
             for name, one in config.bridge.items()

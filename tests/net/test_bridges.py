@@ -26,6 +26,7 @@ BRIDGE = """
 from = "left"
 to = ["right", "late*"]
 groups = ["239.255.0.0/16", "ff15::/16"]
+when = "always"
 """
 
 

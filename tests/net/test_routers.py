@@ -23,6 +23,14 @@ GROUPS = {4: "239.255.9.3", 6: "ff05::9:3"}
 SENDERS = {4: "10.9.0.100", 6: "fd00:9::100"}
 TTLS = (1, 2, 3, 4)
 MARK = 64
+BRIDGE = f"""
+[bridge.row]
+from = "left"
+to = "right"
+groups = ["{GROUPS[4]}", "{GROUPS[6]}"]
+sources = ["{SENDERS[4]}", "{SENDERS[6]}"]
+when = "always"
+"""
 
 
 @dataclass(frozen=True)
@@ -31,8 +39,8 @@ class Row:
     receivers: Sequence[Host]  # on each link one; routers are crossed to reach it as many as its index
 
 
-@pytest.fixture(scope="module")
-def row(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Row]:
+@pytest.fixture(scope="module", params=["smcrouted", "mcastd"])
+def row(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Row]:
     with contextlib.ExitStack() as stack:
         links = [stack.enter_context(Switch()) for _ in range(LINKS)]
         sender = stack.enter_context(Host())
@@ -49,7 +57,11 @@ def row(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Row]:
             links[right].plug(router, "right", f"10.9.{right}.2/24", f"fd00:9:0:{right}::2/64")
             if left:
                 router.ip(f"route add 10.9.0.0/24 via 10.9.{left}.2")
-            route(router, tmp_path_factory.mktemp(f"r{number}"))
+            directory = tmp_path_factory.mktemp(f"r{number}")
+            if request.param == "smcrouted":
+                route(router, directory)
+            else:
+                stack.enter_context(RunningDaemon(directory, BRIDGE, enter=router.enter([])))
         yield Row(sender, receivers)
 
 

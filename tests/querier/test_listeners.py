@@ -306,3 +306,17 @@ def test_what_is_wanted_is_as_a_plain_account_has_it(said: list[tuple[int, str, 
         assert listeners.filter(GROUP) == plainly.filter()
         listeners.tick(float(now))
         assert listeners.filter(GROUP) == plainly.filter()
+
+
+@pytest.mark.parametrize("group", ["232.1.1.1", "ff35::9:7"])
+def test_a_group_of_source_specific_multicast_is_wanted_of_named_sources_alone(group: str) -> None:
+    """RFC 4604 sections 2.2.1 and 2.2.4."""
+    listeners = Listeners(TIMING)
+    address = ip_address(group)
+    assert not listeners.hear(report("IS_EX", group=address), 100.0)
+    assert not listeners.hear(report("TO_EX", [7], group=address), 100.0)
+    assert not listeners.hear(report("IS_EX", group=address, speaks=Speaks.LEAVES), 100.0)
+    assert not listeners.hear(report("TO_IN", group=address, speaks=Speaks.LEAVES), 100.0)
+    assert (listeners.filter(address), listeners.without_source) == (None, 4)
+    assert listeners.hear(report("IS_IN", [7], group=address), 100.0) == {address}
+    assert listeners.filter(address) == include(7)

@@ -61,6 +61,21 @@ def test_the_lowest_address_asks() -> None:
     assert querier.listeners.deadline == 168.0  # 2 x 30 + 4 after it was reported
 
 
+def test_one_that_asks_with_a_higher_address_is_answered_at_once() -> None:
+    """Or both would ask, and forward, until the next general query."""
+    querier = Querier(TIMING, MIDDLE, 100.0)
+    run(querier, 111.0)
+    querier.hear(HIGH, MembershipQuery(GROUP), 112.0)
+    assert querier.deadline == 130.0
+    querier.hear(HIGH, MembershipQuery(), 112.0)
+    assert [now for now, _ in run(querier, 112.0)] == [112.0]
+    querier.hear(HIGH, MembershipQuery(), 112.5)  # not more often, whatever it asks
+    assert [now for now, _ in run(querier, 140.0)] == [113.5, 133.5]
+    querier.hear(LOW, MembershipQuery(), 141.0)
+    querier.hear(HIGH, MembershipQuery(), 142.0)
+    assert run(querier, 150.0) == []
+
+
 def test_the_interval_of_the_one_who_asks_counts() -> None:
     querier = Querier(TIMING, MIDDLE, 100.0)
     querier.hear(LOW, MembershipQuery(robustness=2, interval_seconds=30.0), 103.0)

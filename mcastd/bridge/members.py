@@ -1,0 +1,159 @@
+"""Who wants what on the networks that bridges forward to, in one IP version: a querier for each interface."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+
+from mcastd.errors import LinkError
+from mcastd.ip import Address, SourceFilter
+from mcastd.net.interfaces import Interface
+from mcastd.net.query_sender import SendsQueries
+from mcastd.net.routing import Heard, MulticastRouting
+from mcastd.protocols import igmp, mld
+from mcastd.protocols.membership import MembershipQuery, MembershipReport
+from mcastd.querier.querier import Querier
+from mcastd.querier.timing import Timing
+
+TIMING = Timing()
+
+
+@dataclass(slots=True)
+class MemberNetwork:
+    """A network with members."""
+
+    interface: Interface
+    address: Address | None  # that this host asks from
+    querier: Querier
+    failure: str = ""  # why it cannot be asked, in words
+
+    @property
+    def forwards(self) -> bool:
+        """Return True if this host forwards there: the one that asks does (RFC 4605 section 4.2)."""
+        return self.querier.other is None
+
+
+class Members:
+    """For one thread at a time. Sets of groups that are returned: something else is wanted of them now."""
+
+    def __init__(self, version: int, table: MulticastRouting, sender: SendsQueries) -> None:
+        self._version = version
+        self._table = table
+        self._sender = sender
+        self.networks: dict[int, MemberNetwork] = {}  # by the index of the interface
+
+    def __repr__(self) -> str:
+        return f"<Members of IPv{self._version} on {len(self.networks)} interfaces>"
+
+    def follow(self, interfaces: Mapping[int, Interface], now: float) -> set[Address]:
+        """Have a querier on each of these interfaces, and on no other one."""
+        changed: set[Address] = set()
+        for ifindex in self.networks.keys() - interfaces.keys():
+            changed |= _groups(self.networks.pop(ifindex))
+            self._table.ignore(ifindex)
+        for ifindex, interface in interfaces.items():
+            address = asking_address(interface, self._version)
+            if (network := self.networks.get(ifindex)) is None:
+                network = MemberNetwork(interface, address, Querier(TIMING, address, now))
+                self.networks[ifindex] = network
+            elif address != network.address:
+                network.address = address
+                forwarded = network.forwards
+                network.querier.move(address, now)
+                changed |= _groups(network) if network.forwards != forwarded else set()
+            network.interface = interface
+            network.failure = (
+                "" if address else f"{interface.name} has no IPv{self._version} address to ask from"
+            )
+            try:
+                self._table.listen(ifindex)
+            except LinkError as error:
+                network.failure = f"{interface.name}: {error}"
+        return changed
+
+    def hear(self, heard: Heard, now: float) -> set[Address]:
+        """Take what came of IGMP or MLD. What does not come from the network itself is left out."""
+        network = self.networks.get(heard.ifindex)
+        if (
+            network is None
+            or not heard.destination.is_multicast
+            or heard.source in network.interface.addresses
+        ):
+            return set()
+        if (message := _read(heard)) is None:
+            return set()
+        forwarded = network.forwards
+        changed = network.querier.hear(heard.source, message, now)
+        return changed if network.forwards == forwarded else _groups(network)
+
+    @property
+    def deadline(self) -> float:
+        """When tick() is to be called next, in monotonic seconds: never after something is due."""
+        return min((network.querier.deadline for network in self.networks.values()), default=math.inf)
+
+    def tick(self, now: float) -> set[Address]:
+        """Do what is due, and send the queries that are."""
+        changed: set[Address] = set()
+        for ifindex, network in self.networks.items():
+            if network.querier.deadline > now:
+                continue
+            forwarded = network.forwards
+            wanted, queries = network.querier.tick(now)
+            changed |= wanted if network.forwards == forwarded else _groups(network)
+            for query in queries:
+                self._ask(ifindex, network, query)
+        return changed
+
+    def wanted(self, ifindex: int, group: Address) -> SourceFilter | None:
+        """What members on an interface want of a group, if this host is to forward it; None: nothing."""
+        network = self.networks.get(ifindex)
+        return network.querier.listeners.filter(group) if network is not None and network.forwards else None
+
+    def wants(self, ifindex: int, source: Address, group: Address) -> bool:
+        found = self.wanted(ifindex, group)
+        return found is not None and found.wants(source)
+
+    def groups(self) -> set[Address]:
+        """All groups of which something is wanted."""
+        return {group for network in self.networks.values() for group in _groups(network)}
+
+    def close(self) -> None:
+        self._sender.close()
+
+    def _ask(self, ifindex: int, network: MemberNetwork, query: MembershipQuery) -> None:
+        source = network.address
+        if source is None:
+            return
+        try:
+            if isinstance(source, IPv6Address):
+                to = query.group or mld.ALL_NODES
+                assert isinstance(to, IPv6Address)
+                self._sender.send(ifindex, source, to, mld.build_query(query, source, to))
+            else:
+                self._sender.send(ifindex, source, query.group or igmp.ALL_SYSTEMS, igmp.build_query(query))
+            network.failure = ""
+        except LinkError as error:
+            network.failure = f"{network.interface.name}: {error}"
+
+
+def asking_address(interface: Interface, version: int) -> Address | None:
+    """The address of this host from which it asks; of IPv6 a link-local one (RFC 3810 section 5.1.14)."""
+    for address in interface.addresses:
+        if address.version == version and (version == 4 or address.is_link_local):
+            return address
+    return None
+
+
+def _groups(network: MemberNetwork) -> set[Address]:
+    return {group for group, _ in network.querier.listeners.filters()}
+
+
+def _read(heard: Heard) -> MembershipQuery | MembershipReport | None:
+    if not isinstance(heard.source, IPv6Address):
+        return igmp.read(heard.message)
+    assert isinstance(heard.destination, IPv6Address)
+    if not (heard.source.is_link_local or heard.source.is_unspecified):  # RFC 3810 section 5.2.13
+        return None
+    return mld.read(heard.message, heard.source, heard.destination)

@@ -1,0 +1,155 @@
+"""Members of networks, as they are heard: over a kernel in memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+import pytest
+
+from mcastd.bridge.members import Members
+from mcastd.errors import LinkError
+from mcastd.ip import ANY_SOURCE, Address
+from mcastd.net import _abi
+from mcastd.net.fake import FakeQuerySender, FakeRoutingTable
+from mcastd.net.interfaces import Interface
+from mcastd.net.routing import Heard
+from mcastd.protocols import igmp, mld
+from mcastd.protocols.membership import GroupRecord, MembershipQuery, RecordKind
+
+RIGHT, DOWN = 5, 8
+OWN: dict[int, tuple[Address, ...]] = {
+    4: (ip_address("10.9.2.5"),),
+    6: (ip_address("fd00::5"), ip_address("fe80::5")),
+}
+ASKING = {4: OWN[4][0], 6: OWN[6][1]}
+HOSTS = {4: ip_address("10.9.2.9"), 6: ip_address("fe80::9")}
+LOWER = {4: ip_address("10.9.2.1"), 6: ip_address("fe80::1")}
+GROUPS = {4: ip_address("239.1.1.1"), 6: ip_address("ff15::1")}
+REPORTS: dict[int, Address] = {4: igmp.ALL_IGMPV3_ROUTERS, 6: mld.ALL_MLDV2_ROUTERS}
+
+
+class Lab:
+    def __init__(self, version: int) -> None:
+        self.version = version
+        self.table, self.sender = FakeRoutingTable(), FakeQuerySender()
+        self.members = Members(version, self.table, self.sender)
+        self.interfaces = {
+            index: Interface(index, name, _abi.IFF_UP, 1, addresses=OWN[version])
+            for index, name in ((RIGHT, "right"), (DOWN, "down"))
+        }
+
+    def report(self, kind: RecordKind, source: Address | None = None, to: Address | None = None) -> Heard:
+        source, to = source or HOSTS[self.version], to or REPORTS[self.version]
+        records = [GroupRecord(kind, GROUPS[self.version])]
+        if self.version == 4:
+            (message,) = igmp.build_reports(records, 1000)
+        else:
+            assert isinstance(source, IPv6Address)
+            assert isinstance(to, IPv6Address)
+            (message,) = mld.build_reports(records, 1000, source, to)
+        return Heard(RIGHT, source, to, message)
+
+    def query(self, source: Address) -> Heard:
+        if isinstance(source, IPv4Address):
+            return Heard(RIGHT, source, igmp.ALL_SYSTEMS, igmp.build_query(MembershipQuery()))
+        message = mld.build_query(MembershipQuery(), source, mld.ALL_NODES)
+        return Heard(RIGHT, source, mld.ALL_NODES, message)
+
+
+@pytest.fixture(params=[4, 6])
+def lab(request: pytest.FixtureRequest) -> Lab:
+    made = Lab(request.param)
+    assert made.members.follow(made.interfaces, 100.0) == set()
+    return made
+
+
+def test_each_network_is_asked_by_its_own_address(lab: Lab) -> None:
+    assert lab.table.listening == {RIGHT, DOWN}
+    assert lab.members.deadline == 100.0
+    lab.members.tick(100.0)
+    to = igmp.ALL_SYSTEMS if lab.version == 4 else mld.ALL_NODES
+    assert [sent[:3] for sent in lab.sender.sent] == [
+        (index, ASKING[lab.version], to) for index in (RIGHT, DOWN)
+    ]
+    assert lab.members.deadline > 100.0
+
+
+def test_what_a_host_reports_is_wanted_there_until_it_leaves(lab: Lab) -> None:
+    group, source = GROUPS[lab.version], ip_address("192.0.2.7" if lab.version == 4 else "fd00::7")
+    assert lab.members.hear(lab.report(RecordKind.TO_EXCLUDE), 101.0) == {group}
+    assert lab.members.wants(RIGHT, source, group)
+    assert not lab.members.wants(DOWN, source, group)
+    assert not lab.members.wants(99, source, group)
+    assert lab.members.wanted(RIGHT, group) == ANY_SOURCE
+    assert lab.members.groups() == {group}
+    lab.members.hear(lab.report(RecordKind.TO_INCLUDE), 102.0)
+    lab.sender.sent.clear()
+    for now in (102.0, 103.0):
+        assert lab.members.tick(now) == set()
+    assert group in {to for _, _, to, _ in lab.sender.sent}, "it is asked whether anybody is left"
+    assert lab.members.tick(104.1) == {group}
+    assert lab.members.wanted(RIGHT, group) is None
+
+
+def test_what_is_no_news_of_a_member(lab: Lab) -> None:
+    joins = RecordKind.TO_EXCLUDE
+    ours = lab.report(joins, source=ASKING[lab.version])
+    unicast = lab.report(joins, to=HOSTS[lab.version])
+    broken = replace(lab.report(joins), message=b"\x22")
+    elsewhere = replace(lab.report(joins), ifindex=99)
+    for heard in (ours, unicast, broken, elsewhere):
+        assert lab.members.hear(heard, 101.0) == set()
+    if lab.version == 6:
+        assert lab.members.hear(lab.report(joins, source=ip_address("fd00::9")), 101.0) == set()
+        assert lab.members.hear(lab.report(joins, source=ip_address("::")), 101.0), "RFC 3810 section 5.2.13"
+
+
+def test_where_another_one_asks_it_forwards_as_well(lab: Lab) -> None:
+    """RFC 4605 section 4.2; and what members have reported is known when it has gone."""
+    group = GROUPS[lab.version]
+    lab.members.hear(lab.report(RecordKind.TO_EXCLUDE), 101.0)
+    assert lab.members.hear(lab.query(LOWER[lab.version]), 102.0) == {group}
+    assert lab.members.wanted(RIGHT, group) is None
+    assert lab.members.hear(lab.query(LOWER[lab.version]), 103.0) == set()
+    lab.members.hear(lab.report(RecordKind.IS_EXCLUDE), 300.0)
+    assert group in lab.members.tick(360.0), "it has gone"
+    assert lab.members.wanted(RIGHT, group) == ANY_SOURCE
+
+
+def test_an_address_that_changes_and_an_interface_that_goes(lab: Lab) -> None:
+    group = GROUPS[lab.version]
+    lab.members.hear(lab.report(RecordKind.TO_EXCLUDE), 101.0)
+    lab.members.hear(lab.query(LOWER[lab.version]), 102.0)
+    lower = ip_address("10.9.2.0" if lab.version == 4 else "fe80::")
+    moved = {RIGHT: replace(lab.interfaces[RIGHT], addresses=(lower,))}
+    assert lab.members.follow(moved, 103.0) == {group}, "this host has the lowest address now"
+    lab.sender.sent.clear()
+    lab.members.tick(103.0)
+    assert [sent[:2] for sent in lab.sender.sent] == [(RIGHT, lower)]
+    assert lab.table.listening == {RIGHT}
+    assert lab.members.follow({}, 104.0) == {group}
+    assert (lab.table.listening, lab.members.networks) == (set(), {})
+
+
+def test_what_keeps_members_from_being_asked_or_heard(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = lab.members.networks
+    lab.sender.refusal = LinkError("cannot ask for members", "network is down")
+    lab.members.tick(100.0)
+    assert networks[RIGHT].failure == "right: cannot ask for members: network is down"
+    lab.sender.refusal = None
+    lab.members.tick(networks[RIGHT].querier.deadline)
+    assert networks[RIGHT].failure == ""
+    none = {RIGHT: replace(lab.interfaces[RIGHT], addresses=())}
+    lab.members.follow(none, 200.0)
+    assert networks[RIGHT].failure == f"right has no IPv{lab.version} address to ask from"
+    lab.sender.sent.clear()
+    lab.members.tick(1000.0)
+    assert lab.sender.sent == []
+
+    def refuse(ifindex: int) -> None:
+        raise LinkError("cannot hear the members of groups", "no buffer space")
+
+    monkeypatch.setattr(lab.table, "listen", refuse)
+    lab.members.follow(lab.interfaces, 1001.0)
+    assert networks[RIGHT].failure == "right: cannot hear the members of groups: no buffer space"
