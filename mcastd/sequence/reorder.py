@@ -5,8 +5,8 @@
                 ^ held   ^ held
 ```
 
-Anybody may send a number that is far ahead. It is held as others are, but while these go on before it nothing
-goes on without them.
+Anybody may send a number that is far ahead. It is held as others are, but while these go on before it, it is
+not its turn.
 """
 
 from __future__ import annotations
@@ -14,16 +14,19 @@ from __future__ import annotations
 import enum
 import heapq
 import math
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from mcastd.sequence.order import LATE_SECONDS, MAX_MISORDER
+from mcastd.sequence.order import LATE_SECONDS, MAX_DROPOUT, MAX_MISORDER
 
 # What may be held of all streams together. Of more, that of which most is held waits no longer.
 HELD_MAX = 10_000
 HELD_MAX_BYTES = 16 << 20
 # When there is no room for more, what is implausible goes until so much of the room is free.
 FREED_SHARE = 0.25
+# Datagrams that are remembered by their time at most, beside twice those that are held.
+KEPT_GONE_MAX = 64
 
 Item = TypeVar("Item")
 
@@ -79,6 +82,9 @@ class Reorder(Generic[Item]):
         self._room = room
         self._held: dict[int, _Held[Item]] = {}  # by number, in the order in which they came
         self._begins: list[int] = []  # a heap of these numbers, and of some that are held no longer
+        # The same by time: those that were not far ahead when they came, and those that were
+        self._near: deque[_Held[Item]] = deque()
+        self._far: deque[_Held[Item]] = deque()
         self._came_at = -math.inf  # monotonic seconds, when the next number came last
 
     def __len__(self) -> int:
@@ -88,10 +94,18 @@ class Reorder(Generic[Item]):
     @property
     def deadline(self) -> float:
         """When :meth:`expire` is due, in monotonic seconds; ``inf``: nothing is held."""
-        for held in self._held.values():  # all came after the same gap
+        if (near := self._first(self._near)) is not None:
+            return near.since + self.seconds
+        if (far := self._first(self._far)) is not None:
             patience = LATE_SECONDS + self.seconds
-            return min(max(held.since, self._came_at) + self.seconds, held.since + patience)
+            return min(max(far.since, self._came_at) + self.seconds, far.since + patience)
         return math.inf
+
+    def _first(self, by_time: deque[_Held[Item]]) -> _Held[Item] | None:
+        """The first of these that is still held."""
+        while by_time and self._held.get(by_time[0].begin) is not by_time[0]:
+            by_time.popleft()
+        return by_time[0] if by_time else None
 
     def _ahead(self, number: int) -> int:
         """How far a number is ahead of the next one, as near as can be."""
@@ -148,7 +162,13 @@ class Reorder(Generic[Item]):
             now = before.since
             found.append(before.item)
             self._remove(before)
-        self._held[begin] = _Held(item, begin, begin + count, size, now)
+        self._held[begin] = held = _Held(item, begin, begin + count, size, now)
+        by_time = self._near if begin - self.next < MAX_DROPOUT else self._far
+        by_time.append(held)
+        if len(by_time) > 2 * len(self._held) + KEPT_GONE_MAX:
+            left = [one for one in by_time if self._held.get(one.begin) is one]
+            by_time.clear()
+            by_time.extend(left)
         heapq.heappush(self._begins, begin)
         if len(self._begins) > 2 * len(self._held):
             self._begins = sorted(self._held)
@@ -167,8 +187,8 @@ class Reorder(Generic[Item]):
         found: list[Item] = []
         while self._held and self.deadline <= now:
             patience = LATE_SECONDS + self.seconds
-            first = next(iter(self._held.values()))
-            if max(first.since, self._came_at) + self.seconds <= now:
+            near, far = self._first(self._near), self._first(self._far)
+            if near is not None or far is None or max(far.since, self._came_at) + self.seconds <= now:
                 found += self._skip()
             else:  # all before it goes on: its number is far off
                 self._give_up([held for held in self._held.values() if held.since + patience <= now])

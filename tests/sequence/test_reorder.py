@@ -123,14 +123,27 @@ def test_numbers_far_ahead_that_fill_the_room_make_it_again_and_not_those_that_c
 
 
 def test_a_number_far_ahead_is_given_up_while_others_go_on_before_it() -> None:
-    one, now = Taking(100), 10.0
-    one.take(2_000, now)
+    one, now = Taking(100, 1 << 64), 10.0
+    one.take(1 << 40, now)
     for number in range(100, 220):
         now += 0.01
         assert one.reorder.expire(now) == []
         assert one.take(number, now) is Turn.NOW
         assert one.reorder.deadline >= now
     assert (one.given, one.room, one.room.take_strays()) == ([*range(100, 220)], HeldRoom(), 1)
+
+
+def test_none_that_is_near_waits_longer_than_for_its_gap_whatever_comes_before_it_and_far_ahead() -> None:
+    one = Taking(100, 1 << 64)
+    one.take(1 << 40, 1.0)
+    one.take(101, 1.01)
+    one.take(103, 1.02)
+    assert one.reorder.expire(1.0 + HOLD) == []
+    one.take(100, 1.055)
+    assert (one.given, one.reorder.deadline) == ([100, 101], 1.02 + HOLD)
+    assert one.reorder.expire(1.02 + HOLD) == [103]
+    assert one.reorder.deadline == 1.055 + HOLD
+    assert one.reorder.expire(1.055 + HOLD) == [1 << 40], "none came before it for so long"
 
 
 def test_what_is_held_of_a_large_gap_goes_on_however_full_the_room_is() -> None:
