@@ -11,6 +11,7 @@ from mcastd.bridge.bridge import BridgeWorker
 from mcastd.bridge.router import MulticastRouter
 from mcastd.config import (
     FEC_PORTS,
+    AmtVia,
     Bridge,
     Discover,
     InboundSubscription,
@@ -39,6 +40,7 @@ from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.sources import OpenSource, open_source
 from mcastd.outbound.watcher import Watcher
 from mcastd.protocols import sap
+from mcastd.tunnel.tunnels import RelayWay, Tunnels
 from mcastd.worker import Worker
 
 # The kernel's buffer for announcements of one group, in bytes: some hundreds of them.
@@ -56,6 +58,13 @@ def open_sender(channel: OutboundChannel, host: Callable[[], Host] = look) -> Se
         dscp=channel.dscp,
         host=host,
     )
+
+
+def open_tunnelled(subscription: InboundSubscription, via: AmtVia, tunnels: Tunnels) -> Receiver:
+    """Open a link to the subscription's group that comes by a tunnel. Raises LinkError."""
+    way = RelayWay(via.relay, via.local_port, via.refresh)
+    group, port = subscription.group, subscription.port
+    return tunnels.open(way, group, port, source_filter(subscription), subscription.receive_buffer)
 
 
 def open_receiver(
@@ -111,6 +120,7 @@ class Parts:
     ends: Ends | None = None
     files: OpenFiles | None = None
     streams: RtpStreams = field(default_factory=RtpStreams)
+    tunnels: Tunnels = field(default_factory=Tunnels)
     # Says what is wrong with a subscription, for its captures.
     diagnose: Diagnose = lambda *_: ()
     # These open what the settings name: tools and tests put others in their place.
@@ -154,10 +164,17 @@ def _channel(name: str, settings: OutboundChannel, parts: Parts) -> Channel:
 
 
 def _subscription(name: str, settings: InboundSubscription, parts: Parts) -> Subscription:
+    def open_link(wanted: InboundSubscription, metadata: bool) -> Receiver:
+        if isinstance(wanted.via, AmtVia):
+            link = open_tunnelled(wanted, wanted.via, parts.tunnels)
+            link.set_metadata(metadata)
+            return link
+        return parts.open_receiver(wanted, metadata, parts.host, parts.memberships)
+
     return Subscription(
         name,
         settings,
-        lambda wanted, metadata: parts.open_receiver(wanted, metadata, parts.host, parts.memberships),
+        open_link,
         reader=parts.reader,
         make_sink=parts.make_sink,
         means=Means(parts.ends, parts.files_of(name)),

@@ -19,6 +19,7 @@ from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.watcher import Watcher
 from mcastd.process import share_interpreter
 from mcastd.supervisor import Supervisor
+from mcastd.tunnel.tunnels import Tunnels
 
 # After this long without a change of the network for as many workers, the interpreter is shared as before.
 NETWORK_CALM_SECONDS = 2.0
@@ -42,6 +43,7 @@ class Runtime:
         self._announcer = SessionAnnouncer(self.network.host)
         memberships = Memberships()
         self._router = MulticastRouter(lambda version: open_family(version, memberships))
+        self._tunnels = Tunnels()
         self._parts = replace(
             parts,
             host=self.network.host,
@@ -51,6 +53,7 @@ class Runtime:
             watcher=self._watcher,
             announcer=self._announcer,
             router=self._router,
+            tunnels=self._tunnels,
             files=OpenFiles(config),
         )
 
@@ -75,6 +78,6 @@ class Runtime:
     def close(self) -> None:
         """End what the workers share. They have ended before, or never will."""
         with ExitStack() as stack:
-            shared_by_workers = (self._announcer, self._router, self._reader, self._watcher, self._sender)
-            for shared in (self.network, *shared_by_workers):
+            threads = self._reader, self._watcher, self._sender, self._tunnels
+            for shared in (self.network, self._announcer, self._router, *threads):
                 stack.callback(shared.close)

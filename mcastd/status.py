@@ -119,6 +119,23 @@ class ChannelStatus(Status):
     legs: tuple[LegStatus, ...] = ()  # with copies: each way, the channel's own first
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunnelStatus:
+    """A tunnel that groups come by. Subscriptions with the same relay have one together."""
+
+    kind: str  # "amt"
+    asked: str  # the address or name where a relay is asked for
+    relay: str  # the address of the one that has answered; "": none has
+    local_port: int  # of this host, UDP
+    phase: str  # "idle", "discovering", "requesting" or "open"
+    round_trip_ms: float | None  # from the last request to its answer; None: there was none
+    unanswered: int  # questions in a row without an answer
+    full: bool  # the relay takes no new gateways
+    received: int  # packets of data
+    dropped: dict[str, int]  # of these, by reason
+    overflow: int  # dropped by the kernel at the full receive buffer of all tunnels to this port
+
+
 @dataclass(frozen=True, slots=True)
 class ReceiverDescription:
     """The effective settings of what receives a group."""
@@ -127,6 +144,7 @@ class ReceiverDescription:
     receive_buffer: int  # bytes of the smallest, in the measure of SO_RCVBUF
     reading: str  # by which system call
     coalesced: bool  # the kernel may hand over several datagrams in one piece
+    tunnel: TunnelStatus | None = None  # None: it comes by none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,16 +43,19 @@ BELOW = {  # room: the rooms that it may import, besides itself
     | {"worker", "handover", "config", "net", "protocols", "delivery", "sequence", "analysis"},
     "discovery": LEAVES | {"worker", "config", "net", "protocols"},
     "bridge": LEAVES | {"worker", "config", "net", "protocols", "querier"},
-    "tunnel": LEAVES | {"protocols"},
+    "tunnel": LEAVES | {"net", "protocols"},
     "supervisor": LEAVES | {"worker", "config"},
     "doctor": LEAVES | {"config", "net", "protocols", "delivery", "inbound"},
     "process": LEAVES,
     "reloads": LEAVES,
     "ondisk": LEAVES | {"config"},
     "chores": LEAVES | {"systemd", "inbound", "supervisor"},
-    "build": LEAVES | {"worker", "config", "net", "outbound", "inbound", "discovery", "bridge", "protocols"},
+    "build": LEAVES
+    | {"worker", "config", "net", "outbound", "inbound", "discovery", "bridge", "tunnel"}
+    | {"protocols"},
     "runtime": LEAVES
-    | {"process", "worker", "config", "net", "outbound", "inbound", "bridge", "build", "supervisor"},
+    | {"process", "worker", "config", "net", "outbound", "inbound", "bridge", "tunnel"}
+    | {"build", "supervisor"},
     "daemon": LEAVES
     | {
         "process",

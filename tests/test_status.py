@@ -58,6 +58,7 @@ from mcastd.status import (
     SubscriptionStatus,
     TransportStatus,
     TransportTrouble,
+    TunnelStatus,
 )
 from mcastd.views import DaemonView, MonitorView, ReloadView, VitalsView, WorkerView, as_kind
 from mcastd.worker import Context
@@ -183,7 +184,14 @@ SUBSCRIPTION = """{
     "asked": 221000, "had": 222,
     "advice": "the kernel gave less than was asked for: sysctl net.core.rmem_max=221000"
   },
-  "link": {"interfaces": ["eth0", "eth1"], "receive_buffer": 222, "reading": "recvmmsg", "coalesced": true}
+  "link": {
+    "interfaces": ["eth0", "eth1"], "receive_buffer": 222, "reading": "recvmmsg", "coalesced": true,
+    "tunnel": {
+      "kind": "amt", "asked": "amt.example.net", "relay": "192.0.2.41", "local_port": 2268, "phase": "open",
+      "round_trip_ms": 371.5, "unanswered": 372, "full": true, "received": 373, "dropped": {"foreign": 374},
+      "overflow": 375
+    }
+  }
 }"""
 
 
@@ -214,6 +222,19 @@ LEG = ReceivedLeg(
     silent=True,
     trouble="eth2 is down",
     misfit=Misfit(reason="too-short", comes="datagrams of 7 bytes come"),
+)
+TUNNEL = TunnelStatus(
+    kind="amt",
+    asked="amt.example.net",
+    relay="192.0.2.41",
+    local_port=2268,
+    phase="open",
+    round_trip_ms=371.5,
+    unanswered=372,
+    full=True,
+    received=373,
+    dropped={"foreign": 374},
+    overflow=375,
 )
 TRANSPORT = TransportStatus(
     trouble=TransportTrouble.NO_PID,
@@ -308,7 +329,7 @@ class Linked(FakeReceiver):
         return super().glance()._replace(overflow=207, shared="eth3")
 
     def describe(self) -> ReceiverDescription:
-        return ReceiverDescription(("eth0", "eth1"), 222, "recvmmsg", True)
+        return ReceiverDescription(("eth0", "eth1"), 222, "recvmmsg", True, TUNNEL)
 
 
 class Said(Sequencer):

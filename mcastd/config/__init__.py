@@ -41,6 +41,7 @@ from mcastd.config.protocols import (
 )
 from mcastd.config.recording import StreamSelection
 from mcastd.config.sources import SOURCES, FileSourceSettings, SourceSettings
+from mcastd.config.via import AmtSettings, AmtVia, NativeVia
 from mcastd.config.whole import Config
 from mcastd.ip import Interfaces
 
@@ -52,6 +53,8 @@ __all__ = [
     "OUTBOUND_PROTOCOLS",
     "OUTPUTS",
     "SOURCES",
+    "AmtSettings",
+    "AmtVia",
     "Announcing",
     "Bridge",
     "Changes",
@@ -72,6 +75,7 @@ __all__ = [
     "Kinds",
     "LegSettings",
     "MoldInbound",
+    "NativeVia",
     "NumberedInbound",
     "OfKind",
     "OpenFiles",

@@ -228,6 +228,22 @@ def parse_metrics(value: object) -> str:
     raise ValueError(f'must be an address and port like "127.0.0.1:9465" or "[::1]:9465", not {show(value)}')
 
 
+def parse_relay(value: object) -> str:
+    """Where an AMT relay is asked for: a unicast address, or a name that DNS has."""
+    if not isinstance(value, str):
+        raise ValueError(f"must be an address or a name, not {show(value)}")  # noqa: TRY004
+    address = _address(value)
+    if address is not None:
+        if address.is_multicast or address.is_unspecified:
+            raise ValueError(f"{address} is no address that a relay can have")
+        return str(address)
+    if re.fullmatch(r"(?=.{1,253}$)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?)+", value) is None or (
+        re.fullmatch(r"[0-9.]+", value)
+    ):
+        raise ValueError(f'must be an address or a name like "amt.example.net", not {show(value)}')
+    return value
+
+
 def may_meet(one: Interfaces | None, other: Interfaces | None) -> bool:
     """Return True if two settings of ``interface`` can mean the same interface."""
     if one is None or other is None:

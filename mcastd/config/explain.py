@@ -19,6 +19,7 @@ from mcastd.config.outbound import Copy
 from mcastd.config.outputs import OUTPUTS
 from mcastd.config.protocols import INBOUND_PROTOCOLS, OUTBOUND_PROTOCOLS
 from mcastd.config.types import Location
+from mcastd.config.via import AmtSettings
 from mcastd.config.whole import Config
 from mcastd.config.words import choose, show
 
@@ -129,8 +130,8 @@ def _model(location: Location, data: Mapping[str, Any]) -> type[Model]:
     """The model that lacks the last key of ``location``."""
     workers = Config.kinds()
     match location:
-        case ("daemon", _):
-            return DaemonSettings
+        case (("daemon" | "amt") as table, _):
+            return DaemonSettings if table == "daemon" else AmtSettings
         case (str(table), _, _) if table in workers:
             return workers[table]
         case (str(table), name, str(key), _) if table in workers:
@@ -151,6 +152,7 @@ def _unknown(key: str, model: type[Model]) -> str:
     known = list(model.fields_by_key())
     places: list[tuple[type[Model], str]] = [
         (DaemonSettings, "[daemon]"),
+        (AmtSettings, "[amt]"),
         *((settings, f"[{table}.NAME]") for table, settings in Config.kinds().items()),
         *((output, f'the table of an output of kind = "{kind}"') for kind, output in OUTPUTS.models.items()),
         *(

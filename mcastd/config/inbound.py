@@ -47,6 +47,7 @@ from mcastd.config.types import (
     SourceAddress,
     Switch,
 )
+from mcastd.config.via import VIAS, NativeVia, Via
 from mcastd.config.words import choose, show
 from mcastd.ip import Address, Interfaces
 
@@ -87,6 +88,11 @@ class InboundSubscription(GroupSettings):
     )
     group: Group = Field(description="The multicast address that is received, IPv4 or IPv6.")
     port: Port = Field(description="The UDP port that is received.")
+    via: Annotated[Via, VIAS] = Field(
+        NativeVia(),
+        description='By which way it comes: "native" is multicast as the network has it, "amt" a tunnel from'
+        " an AMT relay; or a table with kind.",
+    )
     interface: AnyInterface | None = Field(
         None,
         description='Where to join: a name, a pattern of names like "wg*", a local address, "all", or an'
@@ -184,7 +190,7 @@ class InboundSubscription(GroupSettings):
 
     def receives_as(self, other: InboundSubscription) -> bool:
         """Return True if it receives the same stream as ``other``, by the same ways."""
-        keys = "group", "port", "legs", "merge", "fec"
+        keys = "group", "port", "legs", "merge", "fec", "via"
         return all(getattr(self, key) == getattr(other, key) for key in keys)
 
     def by_leg(self) -> Sequence[InboundSubscription]:
@@ -202,6 +208,7 @@ class InboundSubscription(GroupSettings):
     def _contradictions(self) -> Iterator[tuple[Location, str]]:
         """What legs and repair contradict, and what does nothing without them."""
         yield from self._contradictions_of_fec()
+        yield from self._contradictions_of_tunnel()
         yield from contradictions_of_legs(self.legs, {key: getattr(self, key) for key in KEYS_OF_A_LEG})
         if not self.legs:
             for key, value in (("merge", self.merge != "sequence"), ("max_skew", self.max_skew is not None)):
@@ -233,8 +240,26 @@ class InboundSubscription(GroupSettings):
         if self.port > PORT_MAX - FEC_PORTS[-1]:
             yield ("port",), f"{self.port} leaves no room for the repair, on port + 2 and port + 4"
 
+    @property
+    def is_tunnelled(self) -> bool:
+        """Return True if it comes by a tunnel, so that no interface of this host has to do with it."""
+        return not isinstance(self.via, NativeVia)
+
+    def _contradictions_of_tunnel(self) -> Iterator[tuple[Location, str]]:
+        if not self.is_tunnelled:
+            return
+        way = show(self.via.kind)
+        if self.interface is not None:
+            yield ("interface",), f"does not apply to via = {way}: the route to the relay decides"
+        for key in ("legs", "fec"):
+            if getattr(self, key):
+                yield (key,), f"does not apply to via = {way}: a tunnel brings one group and port"
+        if self.rejoin_every is not None:
+            yield ("rejoin_every",), f'does not apply to via = {way}: "refresh" says how often is asked again'
+
     def ways(self) -> Iterable[tuple[Interfaces | None, Address]]:
-        return (*super().ways(), *(way for output in self.output for way in output.ways()))
+        native = () if self.is_tunnelled else super().ways()
+        return (*native, *(way for output in self.output for way in output.ways()))
 
     @field_validator("output")
     @classmethod
@@ -292,7 +317,7 @@ class InboundSubscription(GroupSettings):
             yield from ((("output", index, written.key), written) for written in output.paths())
 
     def hears(self, sender: GroupSettings) -> bool:
-        filtered = self.sources or self.exclude_sources
+        filtered = self.sources or self.exclude_sources or self.is_tunnelled
         return sender.is_heard_here and not filtered and may_meet(sender.interface, self.interface)
 
     @field_validator("sources", "exclude_sources")

@@ -21,6 +21,7 @@ from mcastd.config.addresses import (
     parse_interfaces,
     parse_metrics,
     parse_one_interface,
+    parse_relay,
     parse_source_address,
     parse_source_prefix,
 )
@@ -175,6 +176,7 @@ AnyInterface = Annotated[
     Interfaces, PlainValidator(parse_interfaces), PlainSerializer(format_interfaces, when_used="json")
 ]
 OneInterface = Annotated[str, PlainValidator(parse_one_interface)]
+RelayName = Annotated[str, PlainValidator(parse_relay)]
 MetricsAddress = Annotated[str, PlainValidator(parse_metrics)]
 FilePath = Annotated[Path, PlainValidator(parse_path)]
 DirectoryPath = Annotated[Path, PlainValidator(parse_directory)]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import get_args, get_origin
+from typing import Any, get_args, get_origin
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from mcastd.config.bridge import Bridge
 from mcastd.config.daemon import DaemonSettings
@@ -18,6 +18,7 @@ from mcastd.config.loops import loops
 from mcastd.config.model import Conflicts, Model, WorkerSettings
 from mcastd.config.outbound import OutboundChannel
 from mcastd.config.types import Location, WorkerName, normal
+from mcastd.config.via import VIAS, AmtSettings, AmtVia
 from mcastd.config.words import show
 
 
@@ -28,6 +29,7 @@ class Config(Model):
     """
 
     daemon: DaemonSettings = Field(default_factory=DaemonSettings, description="The daemon itself.")
+    amt: AmtSettings = Field(default_factory=AmtSettings, description="How AMT relays are found and asked.")
     outbound: dict[WorkerName, OutboundChannel] = Field({}, description="Outbound channels by name.")
     inbound: dict[WorkerName, InboundSubscription] = Field({}, description="Inbound subscriptions by name.")
     discover: dict[WorkerName, Discover] = Field({}, description="Listeners to announcements by name.")
@@ -68,6 +70,21 @@ class Config(Model):
         for table in self.kinds():
             for name, settings in self.of_kind(table).items():
                 yield f"{table}/{name}", settings
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tunnels_set(cls, tables: Any) -> Any:
+        """Have each subscription that comes by AMT say what ``[amt]`` says, where it says nothing itself."""
+        if not isinstance(tables, dict):
+            return tables
+        common, inbound = tables.get("amt"), tables.get("inbound")
+        if not isinstance(common, dict) or not isinstance(inbound, dict):
+            return tables
+        try:
+            said = {key: common[key] for key in AmtSettings.model_validate(common).model_fields_set}
+        except ValidationError:  # which is said of that table
+            return tables
+        return {**tables, "inbound": {name: _with_amt(table, said) for name, table in inbound.items()}}
 
     @model_validator(mode="after")
     def _workers_agree(self) -> Config:
@@ -116,3 +133,12 @@ class Config(Model):
             labels.add((name, output.label))
         for loop in loops(self.workers()):
             yield (*loop.sender.split("/"), *loop.key), f"{loop}; send to another group, or write elsewhere"
+
+
+def _with_amt(table: object, said: Mapping[str, object]) -> object:
+    """The table of a subscription; if it comes by AMT, with what is ``said`` of all that do."""
+    via = table.get("via") if isinstance(table, dict) else None
+    if not isinstance(table, dict) or not isinstance(via, str | dict) or VIAS.model_of(via) is not AmtVia:
+        return table
+    own = {"kind": via} if isinstance(via, str) else via
+    return {**table, "via": {**said, **own}}

@@ -97,6 +97,11 @@ CAUSES: tuple[Cause, ...] = (
     ),
     _cause("overflow-earlier", "network-loss-earlier", "ts-errors-earlier"),
     # Where both legs come by one way, and that fails, none is left to go on
+    # what comes by a tunnel
+    _cause("relay-full", "stale"),
+    _cause("relay-silent", "stale"),
+    _cause("relay-refuses", "stale"),
+    _cause("tunnel-dry", "stale"),
     _cause("all-refused", "network-loss-now", "network-loss-earlier", "ts-unusable", *TS_ERRORS, "stale"),
     _cause("leg-refused"),
     _cause("leg-silent"),

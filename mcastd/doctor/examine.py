@@ -27,6 +27,7 @@ from mcastd.doctor import (
     sequences,
     surroundings,
     transport_streams,
+    tunnels,
     worker,
 )
 from mcastd.doctor.causes import BESIDE, EXPLAINS, RANK
@@ -63,6 +64,7 @@ CHECKS: tuple[tuple[Check, type[WorkerSettings]], ...] = (
     (memberships.receive_buffer, InboundSubscription),
     (memberships.overflow, InboundSubscription),
     (legs.legs, InboundSubscription),
+    (tunnels.tunnel, InboundSubscription),
     (sequences.refused, InboundSubscription),
     (sequences.network_loss, InboundSubscription),
     (transport_streams.unusable, InboundSubscription),
@@ -87,6 +89,14 @@ OF_EACH_LEG: frozenset[Callable[..., Iterator[Said]]] = frozenset(
         *(interfaces.interface, sending.loop, neighbours.port, delivery.delivery),
         *(reports.answers, reports.querier, surroundings.kind_of_interface),
         *(memberships.report_version, memberships.membership, memberships.overflow),
+    }
+)
+# These look at interfaces by which a group comes or goes: what comes by a tunnel has none.
+OF_INTERFACES: frozenset[Callable[..., Iterator[Said]]] = frozenset(
+    {
+        *(interfaces.interface, sending.loop, neighbours.port, delivery.delivery),
+        *(reports.answers, reports.querier, surroundings.kind_of_interface),
+        *(memberships.report_version, memberships.membership),
     }
 )
 # These look at files, whose disk or server may never answer.
@@ -176,7 +186,7 @@ def examine(
     host_checks = [check for check in HOST_CHECKS if only is None or name_of(check) in only]
     for subject in subjects:
         for check, kind in checks:
-            if is_of(subject, kind):
+            if is_of(subject, kind) and not (check in OF_INTERFACES and _is_tunnelled(subject)):
                 for part in by_leg(subject) if check in OF_EACH_LEG else [subject]:
                     found = _run(check, part, evidence)
                     said += (replace(_of_part(one, part, subject), worker=subject.name) for one in found)
@@ -185,6 +195,10 @@ def examine(
     workers = tuple(subject.name for subject in subjects)
     names = (*(name_of(check) for check, _ in checks), *map(name_of, host_checks))
     return in_order(said, workers, names, evidence.watched, alone=alone)
+
+
+def _is_tunnelled(subject: Subject[WorkerSettings]) -> bool:
+    return is_of(subject, InboundSubscription) and subject.settings.is_tunnelled
 
 
 def _of_part(said: Said, part: Subject[WorkerSettings], whole: Subject[WorkerSettings]) -> Said:

@@ -24,6 +24,8 @@ from mcastd.ip import Address
 from mcastd.protocols.internet import address
 
 PORT = 2268  # of a relay
+# The address that relays have in common, so that a message to it reaches the nearest: RFC 7450 section 7.1.
+ANYCAST_RELAY = IPv4Address("192.52.193.1")
 NONCE_BYTES = 4
 MAC_BYTES = 6
 # What stands before an IP packet in Multicast Data.

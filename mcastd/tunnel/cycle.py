@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from ipaddress import IPv6Address
 from random import Random
@@ -34,6 +35,8 @@ FIRST_TIMEOUT_SECONDS = 1.0
 LAST_TIMEOUT_SECONDS = 120.0
 # Requests without an answer until another relay is looked for.
 REQUESTS_MAX = 4
+# Changes that are reported together: of more, the relay hears with the next request.
+CHANGES_MAX = 16
 # Between reports of the same change: RFC 3376 section 8.11.
 REPEAT_SECONDS = 1.0
 
@@ -67,7 +70,8 @@ class UpdateCycle:
         self._p_flag = P_FLAG
         self._query: TunnelQuery | None = None  # the last one that was accepted
         self._robustness = DEFAULT_ROBUSTNESS
-        self._base: Wanted = {}  # what was wanted before the change that is being reported
+        # What was wanted before each of the changes that are being reported
+        self._before: deque[Wanted] = deque(maxlen=CHANGES_MAX)
         self._repeats = 0
         self._repeat_at = math.inf  # monotonic seconds
 
@@ -93,7 +97,8 @@ class UpdateCycle:
     def begin(self, now: float) -> None:
         """Ask a relay from now on."""
         self._query, self._is_waiting, self.tries, self.full = None, False, 0, False
-        self._base, self._repeats, self._repeat_at = {}, 0, math.inf
+        self._before.clear()
+        self._repeats, self._repeat_at = 0, math.inf
         self._request_at = now if self.wanted else math.inf
 
     def renew(self, now: float) -> None:
@@ -111,7 +116,8 @@ class UpdateCycle:
         if not self.is_open or wanted == before:
             return []
         if not self._repeats:
-            self._base = before
+            self._before.clear()
+        self._before.append(before)
         self._repeats = self._robustness
         return self._report_change(now)
 
@@ -146,7 +152,7 @@ class UpdateCycle:
         """Take leave of the relay: RFC 7450 section 5.2.3.8."""
         messages: list[bytes] = []
         if (query := self._query) is not None:
-            messages = _teardown(query) or self._updates(state_change(self.wanted, {}))
+            messages = _teardown(query) or self._updates(state_change([self.wanted], {}))
         self._query, self._request_at, self._repeat_at = None, math.inf, math.inf
         self._is_waiting, self._repeats = False, 0
         return messages
@@ -164,7 +170,7 @@ class UpdateCycle:
     def _report_change(self, now: float) -> list[bytes]:
         self._repeats -= 1
         self._repeat_at = now + self._random.uniform(0, REPEAT_SECONDS) if self._repeats > 0 else math.inf
-        return self._updates(state_change(self._base, self.wanted))
+        return self._updates(state_change(self._before, self.wanted))
 
     def _updates(self, records: Sequence[GroupRecord]) -> list[bytes]:
         query = self._query

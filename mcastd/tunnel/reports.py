@@ -5,7 +5,7 @@ RFC 3376 section 5, RFC 3810 section 6. A gateway has no interface that its kern
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 from mcastd.ip import NO_SOURCE, Address, SourceFilter
@@ -36,15 +36,20 @@ def current_state(wanted: Wanted) -> list[GroupRecord]:
     ]
 
 
-def state_change(before: Wanted, now: Wanted) -> list[GroupRecord]:
-    """What is said when what is wanted has changed: the table of RFC 3376 section 5.1."""
+def state_change(before: Sequence[Wanted], now: Wanted) -> list[GroupRecord]:
+    """What is said when what is wanted has changed, maybe several times: the tables of RFC 3376 section 5.1.
+
+    Whoever has heard of any of the states ``before`` knows after it what is wanted ``now``.
+    """
     records: list[GroupRecord] = []
-    for group in {**before, **now}:
-        old, new = before.get(group, NO_SOURCE), now.get(group, NO_SOURCE)
-        if old.exclude != new.exclude:
+    for group in dict.fromkeys(group for wanted in (*before, now) for group in wanted):
+        new = now.get(group, NO_SOURCE)
+        olds = [wanted.get(group, NO_SOURCE) for wanted in before]
+        if any(old.exclude != new.exclude for old in olds):
             records.append(_record(group, new, RecordKind.TO_INCLUDE, RecordKind.TO_EXCLUDE))
             continue
-        more, less = {*new.sources} - {*old.sources}, {*old.sources} - {*new.sources}
+        more = {source for old in olds for source in new.sources if source not in old.sources}
+        less = {source for old in olds for source in old.sources if source not in new.sources}
         allowed, blocked = (less, more) if new.exclude else (more, less)
         for kind, sources in ((RecordKind.ALLOW, allowed), (RecordKind.BLOCK, blocked)):
             if sources:

@@ -48,7 +48,7 @@ def test_every_problem_is_said_at_once(refused: Refused) -> None:
         ("[outbound]\n'[key]' = 1", 'mcastd.toml:2: outbound."[key]": a name is up to 64'),
         (
             "zebra = 1",
-            "mcastd.toml:1: zebra: unknown key; known are daemon, outbound, inbound, discover, bridge",
+            "mcastd.toml:1: zebra: unknown key; known are daemon, amt, outbound, inbound, discover, bridge",
         ),
         (
             "[daemon]\nLog_Level = 1",
@@ -285,7 +285,7 @@ def test_a_long_array_and_a_long_string_with_one_error(refused: Refused) -> None
     ]
     text = "x = '''\n" + "[\n" * 100_000 + "'''\n"
     assert refused(text) == [
-        "mcastd.toml:1: x: unknown key; known are daemon, outbound, inbound, discover, bridge"
+        "mcastd.toml:1: x: unknown key; known are daemon, amt, outbound, inbound, discover, bridge"
     ]
 
 
@@ -381,6 +381,11 @@ log_format = "auto"
 control_socket = "/run/mcastd/control"
 stop_timeout = "10s"
 
+[amt]
+relay = "192.52.193.1"
+local_port = 2268
+refresh = "25s"
+
 [outbound.news]
 enabled = true
 source = "/srv/news.txt"
@@ -403,6 +408,7 @@ legs = []
 merge = "sequence"
 group = "ff15::1"
 port = 1
+via = "native"
 sources = []
 exclude_sources = []
 receive_buffer = "4MiB"

@@ -341,6 +341,7 @@ def test_status_and_the_last_word(tmp_path: Path, make_run: Callable[..., Run]) 
             "receive_buffer": 4 << 20,
             "reading": "fake",
             "coalesced": True,
+            "tunnel": None,
         },
     }
     run.stop()

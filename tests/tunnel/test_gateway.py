@@ -223,6 +223,21 @@ def test_a_change_is_told_at_once_as_often_as_the_relay_says(
     assert net.relay.reports == 3 * [(kind, GROUP, sources) for kind, sources in records]
 
 
+def test_changes_in_a_row_are_told_so_that_whoever_heard_any_of_them_knows_the_last() -> None:
+    net = Net()
+    net.want({GROUP: include(S1)})
+    net.run(0)
+    net.want({GROUP: include(S1, S2)})
+    net.want({GROUP: include(S3)})
+    assert net.relay.reports[-2:] == [(RecordKind.ALLOW, GROUP, {S3}), (RecordKind.BLOCK, GROUP, {S1, S2})]
+    assert net.relay.members == {GROUP: include(S3)}
+    net.want({GROUP: exclude(S3)})
+    net.want({GROUP: exclude()})
+    assert net.relay.reports[-1] == (RecordKind.TO_EXCLUDE, GROUP, set())
+    net.run(3)
+    assert net.relay.members == {GROUP: exclude()}
+
+
 def test_it_asks_again_when_the_relay_says_or_sooner_for_a_nat() -> None:
     for interval, seconds in ((125.0, 25.0), (10.0, 10.0)):
         net = Net()
@@ -386,7 +401,10 @@ def test_whatever_is_lost_the_relay_knows_in_the_end_what_is_wanted(changes: Any
     assert asked == wanted
     net.want({})
     net.run(10)
-    assert net.gateway.deadline == math.inf
+    assert (net.gateway.deadline, {group for group in net.relay.members if group in wanted}) == (
+        math.inf,
+        set(),
+    )
 
 
 @given(st.binary(max_size=120), st.integers(0, 8))

@@ -1,0 +1,108 @@
+"""The UDP socket that tunnels come by: one for each family and local port, for whatever relays."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from ipaddress import ip_address
+
+from mcastd.errors import LinkError, reason_of
+from mcastd.ip import Address
+from mcastd.net import _abi
+from mcastd.net.arenas import pools
+from mcastd.net.link import Batch
+from mcastd.net.slots import Senders
+
+# A tunnel brings what many subscriptions receive.
+RECEIVE_BUFFER_BYTES = 8 << 20
+# What origins are asked for with: which interface a tunnel comes by tells nothing.
+_SOME_INTERFACE = 1
+
+
+class TunnelSocket:
+    """For one thread, but for ``overflow``."""
+
+    def __init__(self, version: int, local_port: int) -> None:
+        """Raises LinkError."""
+        self.version = version
+        family = socket.AF_INET if version == 4 else socket.AF_INET6
+        what = f"cannot receive from AMT relays at UDP port {local_port}"
+        with contextlib.ExitStack() as undo:
+            try:
+                self._sock = undo.enter_context(socket.socket(family, socket.SOCK_DGRAM))
+                if version == 6:
+                    self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                self._sock.setblocking(False)
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+                with contextlib.suppress(PermissionError):  # which needs CAP_NET_ADMIN
+                    self._sock.setsockopt(socket.SOL_SOCKET, _abi.SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
+                self._sock.setsockopt(socket.SOL_SOCKET, _abi.SO_TIMESTAMPNS, 1)
+                with contextlib.suppress(OSError):  # a kernel before 5.0
+                    self._sock.setsockopt(socket.IPPROTO_UDP, _abi.UDP_GRO, 1)
+                self._sock.bind(("" if version == 4 else "::", local_port))
+            except OSError as error:
+                taken = error.errno == errno.EADDRINUSE
+                way_out = "another program has it, as the kernel's own AMT device: choose another local_port"
+                raise LinkError(
+                    what, reason_of(error), way_out if taken else "", errno=error.errno or 0
+                ) from error
+            undo.pop_all()
+        self._pool = pools[version, "tunnel"]
+        self._arena = self._pool.lease(Senders())
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def send(self, message: bytes, to: tuple[Address, int]) -> str:
+        """Send a message to an address and port. Returns why that was not possible; "" if it was."""
+        try:
+            self._sock.sendto(message, (str(to[0]), to[1]))
+        except BlockingIOError:
+            return "the queue of the interface is full"
+        except OSError as error:
+            return reason_of(error)
+        return ""
+
+    def receive(self) -> Batch:
+        """Messages that have come, with origins and times; none if there are none. Raises OSError."""
+        return self._arena.receive(self._sock, _SOME_INTERFACE)
+
+    @property
+    def overflow(self) -> int:
+        """Packets that the kernel dropped at the full receive buffer."""
+        with contextlib.suppress(OSError):
+            meminfo = self._sock.getsockopt(socket.SOL_SOCKET, _abi.SO_MEMINFO, _abi.sk_meminfo.size)
+            return int(_abi.sk_meminfo.unpack(meminfo)[_abi.SK_MEMINFO_DROPS])
+        return 0
+
+    def close(self) -> None:
+        self._pool.give_back(self._arena)
+        self._sock.close()
+
+
+class Bell:
+    """Wakes the thread that polls it, from any other: eventfd(2)."""
+
+    def __init__(self) -> None:
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def ring(self) -> None:
+        os.eventfd_write(self._fd, 1)
+
+    def quiet(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def resolve(name: str) -> Address:
+    """The first address of a host by its name; it may take as long as name servers do. Raises OSError."""
+    found = socket.getaddrinfo(name, None, type=socket.SOCK_DGRAM)
+    return ip_address(found[0][4][0])

@@ -1,0 +1,195 @@
+"""A subscription's link that comes by a tunnel: a Receiver whose datagrams another thread delivers."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from mcastd.bounded import Patience
+from mcastd.ip import ANY_SOURCE, Address, Interfaces, SourceFilter
+from mcastd.net.link import NOTHING, Batch, Glance, LegLink, ListBatch, Load, Origin
+from mcastd.net.tunnel_socket import Bell
+from mcastd.status import MembershipStatus, ReceiverDescription, TunnelStatus
+from mcastd.tunnel.inner import TunnelledDatagram
+
+# Datagrams that one batch has at most.
+BATCH_DATAGRAMS = 256
+# What the kernel counts for a datagram beside its payload, about; so a receive buffer means the same here.
+OVERHEAD_BYTES = 768
+
+TimedDatagram = tuple[TunnelledDatagram, int]
+"""A datagram, and when the packet that brought it came, in nanoseconds since the epoch."""
+
+
+class Tunnel(Protocol):
+    """A tunnel as a receiver sees it. For any thread."""
+
+    def changed(self, receiver: TunnelReceiver) -> None:
+        """What a receiver wants is something else now, or nothing."""
+
+    def status(self) -> TunnelStatus: ...
+
+    @property
+    def problem(self) -> str:
+        """What keeps it from working; "" if nothing does."""
+
+    @property
+    def is_open(self) -> bool: ...
+
+    @property
+    def overflow(self) -> int:
+        """Packets that the kernel dropped at the tunnel's full receive buffer: whose is not known."""
+
+
+class TunnelReceiver:
+    """A Receiver. Its user's thread receives, the tunnel's thread delivers."""
+
+    deadline = math.inf
+    retry_at: float | None = None
+    trouble = ""
+
+    def __init__(
+        self, tunnel: Tunnel, group: Address, port: int, source_filter: SourceFilter, receive_buffer: int
+    ) -> None:
+        self.group = group
+        self.port = port
+        self.wanted: SourceFilter | None = source_filter  # None: it has left
+        self.emptied = True
+        self.on_lost: Callable[[], None] = lambda: None
+        self._tunnel = tunnel
+        self._receive_buffer = receive_buffer
+        self._metadata = False
+        self._lock = threading.Lock()  # of what waits
+        self._waiting: deque[TimedDatagram] = deque()
+        self._bytes = 0  # of what waits, with OVERHEAD_BYTES for each
+        self._overflow = 0
+        self._overflow_before = tunnel.overflow
+        self._bell = Bell()
+        self._is_closed = False
+
+    # -- the tunnel's thread
+
+    def deliver(self, datagrams: Sequence[TimedDatagram]) -> None:
+        """Have these received. Those for which there is no room are dropped, and counted."""
+        with self._lock:
+            if self._is_closed:
+                return
+            for one in datagrams:
+                size = len(one[0].payload) + OVERHEAD_BYTES
+                if self._bytes + size > self._receive_buffer:
+                    self._overflow += 1
+                else:
+                    self._waiting.append(one)
+                    self._bytes += size
+            self._bell.ring()
+
+    # -- the user's thread
+
+    def fileno(self) -> int:
+        return self._bell.fileno()
+
+    def receive(self, wait: bool = False) -> Batch:
+        waiting = self._waiting
+        with self._lock:
+            self._bell.quiet()
+            taken = [waiting.popleft() for _ in range(min(len(waiting), BATCH_DATAGRAMS))]
+            self._bytes -= sum([len(one.payload) + OVERHEAD_BYTES for one, _ in taken])
+            self.emptied = not waiting
+            if waiting:
+                self._bell.ring()
+        if not taken:
+            return NOTHING
+        payloads = [one.payload for one, _ in taken]
+        addresses = [str(one.source) for one, _ in taken]
+        if not self._metadata:
+            return ListBatch(payloads, addresses=addresses)
+        ports_and_ttls = [(one.source_port, one.ttl) for one, _ in taken]
+        origins = [
+            Origin(address, port, 0, ttl)
+            for address, (port, ttl) in zip(addresses, ports_and_ttls, strict=True)
+        ]
+        return ListBatch(payloads, origins, [time for _, time in taken], addresses=addresses)
+
+    def tick(self, now: float) -> None:
+        pass
+
+    def idle(self) -> None:
+        pass
+
+    def network_changed(self) -> None:
+        pass
+
+    def set_filter(self, source_filter: SourceFilter) -> None:
+        self.wanted = source_filter
+        self._tunnel.changed(self)
+
+    def set_interface(self, setting: Interfaces | None) -> None:
+        pass
+
+    def set_receive_buffer(self, size: int) -> None:
+        self._receive_buffer = size
+
+    def set_coalesce(self, wanted: bool) -> None:
+        pass
+
+    def set_metadata(self, wanted: bool) -> None:
+        self._metadata = wanted
+
+    def tell_senders_apart(self, wanted: bool) -> None:
+        pass
+
+    def rejoin(self) -> None:
+        self._tunnel.changed(self)
+
+    def leave(self) -> None:
+        self.wanted = None
+        self._tunnel.changed(self)
+
+    def close(self) -> None:
+        self.leave()
+        with self._lock:
+            if not self._is_closed:
+                self._is_closed = True
+                self._bell.close()
+
+    # -- what is seen of it, by any thread
+
+    @property
+    def problem(self) -> str:
+        return self._tunnel.problem
+
+    def load(self) -> Load:
+        return Load(self._lost, self._bytes / self._receive_buffer, self._receive_buffer)
+
+    @property
+    def _lost(self) -> int:
+        return self._overflow + self._tunnel.overflow - self._overflow_before
+
+    def glance(self) -> Glance:
+        joined = (self._tunnel.status().kind,) if self._tunnel.is_open else ()
+        return Glance(self._lost, self._receive_buffer, joined, 1)
+
+    def by_leg(self) -> tuple[LegLink, ...]:
+        return ()
+
+    def describe(self) -> ReceiverDescription:
+        status = self._tunnel.status()
+        return ReceiverDescription((status.kind,), self._receive_buffer, status.kind, False, status)
+
+    def memberships(self, patience: Patience | None = None) -> tuple[MembershipStatus, ...]:
+        wanted = str(self.wanted or ANY_SOURCE)
+        status = self._tunnel.status()
+        return (
+            MembershipStatus(
+                interface=status.kind,
+                ifindex=0,
+                group=str(self.group),
+                wanted=wanted,
+                actual=wanted if self._tunnel.is_open else None,
+                refused=None,
+                retry_in=None,
+            ),
+        )

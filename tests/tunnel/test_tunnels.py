@@ -1,0 +1,230 @@
+"""Tunnels over real sockets: subscriptions beside a relay of the test, on the loopback interface."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+
+import pytest
+from support.amt_relay import GROUP, SOURCE, SmallRelay, datagram
+from support.wait import wait_for
+
+from mcastd.errors import LinkError
+from mcastd.ip import ANY_SOURCE, Address, SourceFilter
+from mcastd.protocols import amt
+from mcastd.protocols.membership import RecordKind
+from mcastd.status import TunnelStatus
+from mcastd.tunnel.receiver import OVERHEAD_BYTES, TunnelReceiver
+from mcastd.tunnel.tunnels import RelayWay, Tunnels
+
+RELAY, LOCAL_PORT = "127.0.0.2", 4268
+GROUP_6, OTHER = ip_address("ff3e::1"), ip_address("203.0.113.2")
+
+
+@pytest.fixture
+def relay() -> Iterator[SmallRelay]:
+    relay = SmallRelay(RELAY)
+    yield relay
+    relay.close()
+
+
+@pytest.fixture
+def tunnels() -> Iterator[Tunnels]:
+    tunnels = Tunnels()
+    yield tunnels
+    tunnels.close()
+
+
+Open = Callable[..., TunnelReceiver]
+
+
+@pytest.fixture
+def open_link(tunnels: Tunnels) -> Iterator[Open]:
+    with contextlib.ExitStack() as stack:
+
+        def opened(
+            group: Address = GROUP,
+            port: int = 5004,
+            source_filter: SourceFilter = ANY_SOURCE,
+            relay: str = RELAY,
+            receive_buffer: int = 4 << 20,
+        ) -> TunnelReceiver:
+            way = RelayWay(relay, LOCAL_PORT, 25.0)
+            receiver = tunnels.open(way, group, port, source_filter, receive_buffer)
+            stack.callback(receiver.close)
+            return receiver
+
+        yield opened
+
+
+def tunnel_of(receiver: TunnelReceiver) -> TunnelStatus:
+    found = receiver.describe().tunnel
+    assert found is not None
+    return found
+
+
+def received(receiver: TunnelReceiver, count: int) -> list[bytes]:
+    """Wait for so many datagrams, and then that no more are there."""
+    found: list[bytes] = []
+
+    def take() -> bool:
+        select.select([receiver], [], [], 0.05)
+        found.extend(bytes(one) for one in receiver.receive().payloads)
+        return len(found) >= count
+
+    wait_for(take, f"{count} datagrams")
+    assert len(receiver.receive()) == 0
+    return found
+
+
+def test_what_several_want_goes_by_one_tunnel_and_each_gets_its_own(
+    relay: SmallRelay, open_link: Open
+) -> None:
+    first = open_link(source_filter=SourceFilter(False, (SOURCE,)))
+    every = open_link()
+    other_port, six = open_link(port=5005), open_link(GROUP_6)
+    first.set_metadata(True)
+    wait_for(lambda: {GROUP, GROUP_6} <= {group for _, group, _ in relay.reports}, "what is wanted")
+    wait_for(lambda: all(one.describe().tunnel.phase == "open" for one in (first, six)), "the tunnel")  # type: ignore[union-attr]
+    assert len(relay.gateways) == 1
+    assert [port for _, port in relay.gateways] == [LOCAL_PORT]
+    relay.send(
+        datagram(b"one"),
+        datagram(b"two", source=OTHER),
+        datagram(b"three", port=5005),
+        datagram(b"six", GROUP_6),
+        datagram(b"nobody's", ip_address("232.9.9.9")),
+    )
+    assert received(every, 2) == [b"one", b"two"]
+    assert received(other_port, 1) == [b"three"]
+    assert received(six, 1) == [b"six"]
+    batch = first.receive()
+    assert [bytes(one) for one in batch.payloads] == [b"one"]
+    ((origin,), (time,)) = batch.origins, batch.times
+    assert (origin.source, origin.port, origin.ttl) == (str(SOURCE), 4711, 9)
+    assert time > 1_700_000_000 * 10**9, "the kernel's, of the packet that brought it"
+    wait_for(lambda: tunnel_of(every).dropped == {"foreign": 1}, "what nobody wants")
+    status = tunnel_of(every)
+    assert (status.relay, status.received, status.unanswered) == (RELAY, 5, 0)
+    assert status.round_trip_ms is not None
+    (membership,) = first.memberships()
+    assert (membership.wanted, membership.actual) == 2 * (f"include {SOURCE}",)
+    assert first.glance().interfaces == ("amt",)
+
+
+def test_a_filter_that_changes_is_told_and_who_closes_is_no_longer_served(
+    relay: SmallRelay, open_link: Open
+) -> None:
+    receiver = open_link(source_filter=SourceFilter(False, (SOURCE,)))
+    wait_for(lambda: relay.reports, "what is wanted")
+    receiver.set_filter(SourceFilter(False, (SOURCE, OTHER)))
+    wait_for(lambda: (RecordKind.ALLOW, GROUP, (OTHER,)) in relay.reports, "the change")
+    receiver.close()
+    wait_for(lambda: relay.reports[-1][0] is RecordKind.BLOCK, "the leave")
+    assert {*relay.reports[-1][2]} == {SOURCE, OTHER}
+
+
+def test_what_does_not_fit_into_the_buffer_is_counted(relay: SmallRelay, open_link: Open) -> None:
+    room = 10 * (OVERHEAD_BYTES + 100)
+    receiver = open_link(receive_buffer=room)
+    wait_for(lambda: receiver.glance().interfaces, "the tunnel")
+    relay.send(*[datagram(bytes(100))] * 30)
+    wait_for(lambda: receiver.load().overflow == 20, "what has no room")
+    assert receiver.load().filled == 1
+    assert received(receiver, 10) == [bytes(100)] * 10
+    assert receiver.load().filled == 0
+
+
+def test_more_than_a_batch_is_received_without_another_event(relay: SmallRelay, open_link: Open) -> None:
+    receiver = open_link()
+    wait_for(lambda: receiver.glance().interfaces, "the tunnel")
+    relay.send(*[datagram(b"%d" % number) for number in range(600)])
+    wait_for(lambda: tunnel_of(receiver).received == 600, "all of it")
+    poll = select.epoll()
+    poll.register(receiver.fileno(), select.EPOLLIN | select.EPOLLET)
+    assert poll.poll(5)
+    found: list[bytes] = []
+    while batch := receiver.receive():
+        found += [bytes(one) for one in batch.payloads]
+    assert found == [b"%d" % number for number in range(600)]
+    assert receiver.emptied
+
+
+def test_a_relay_that_does_not_answer_is_trouble_until_it_does(open_link: Open) -> None:
+    lost = threading.Event()
+    receiver = open_link()
+    receiver.on_lost = lost.set
+    problem = f"no relay answers at {RELAY}, UDP port 2268: asking again"
+    wait_for(lambda: receiver.problem == problem, "the problem")
+    assert lost.wait(5), "whoever reports it was told"
+    assert receiver.glance().interfaces == ()
+    relay = SmallRelay(RELAY)
+    try:
+        wait_for(lambda: receiver.problem == "" and relay.gateways, "the relay that has come")
+        relay.answers = lambda message: isinstance(message, amt.RelayDiscovery)
+    finally:
+        relay.close()
+
+
+def test_a_relay_that_answers_no_request_is_named(relay: SmallRelay, open_link: Open) -> None:
+    relay.answers = lambda message: isinstance(message, amt.RelayDiscovery)
+    receiver = open_link()
+    wait_for(lambda: "answers no request" in receiver.problem, "the problem")
+    assert tunnel_of(receiver).phase == "requesting"
+
+
+def test_a_name_is_resolved_and_one_that_cannot_be_is_trouble(
+    relay: SmallRelay, open_link: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcastd.tunnel.tunnels.RESOLVE_SECONDS", 0.1)
+    known: dict[str, str] = {}
+
+    def resolve(name: str) -> Address:
+        if name not in known:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return ip_address(known[name])
+
+    monkeypatch.setattr("mcastd.tunnel.tunnels.resolve", resolve)
+    receiver = open_link(relay="amt.example.net")
+    wait_for(lambda: "cannot resolve the relay amt.example.net" in receiver.problem, "the problem")
+    known["amt.example.net"] = RELAY
+    wait_for(lambda: receiver.glance().interfaces == ("amt",), "the tunnel")
+    assert receiver.problem == ""
+
+
+def test_a_port_that_is_taken_is_said(tunnels: Tunnels) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("0.0.0.0", LOCAL_PORT))
+        with pytest.raises(LinkError, match="choose another local_port"):
+            tunnels.open(RelayWay(RELAY, LOCAL_PORT, 25.0), GROUP, 5004, ANY_SOURCE, 1 << 20)
+    receiver = tunnels.open(RelayWay(RELAY, LOCAL_PORT, 25.0), GROUP, 5004, ANY_SOURCE, 1 << 20)
+    receiver.close()
+
+
+def test_two_relays_have_one_port_together(open_link: Open) -> None:
+    relays = [SmallRelay(RELAY), SmallRelay("127.0.0.3")]
+    try:
+        receivers = [open_link(relay=relay.address) for relay in relays]
+        for number, (relay, receiver) in enumerate(zip(relays, receivers, strict=True)):
+            wait_for(lambda relay=relay: relay.gateways, "its gateway")  # type: ignore[misc]
+            relay.send(datagram(b"%d" % number))
+            assert received(receiver, 1) == [b"%d" % number]
+    finally:
+        for relay in relays:
+            relay.close()
+
+
+def test_by_ipv6(tunnels: Tunnels) -> None:
+    relay = SmallRelay("::1")
+    try:
+        receiver = tunnels.open(RelayWay("::1", LOCAL_PORT, 25.0), GROUP, 5004, ANY_SOURCE, 1 << 20)
+        wait_for(lambda: relay.gateways, "its gateway")
+        relay.send(datagram(b"by IPv6"))
+        assert received(receiver, 1) == [b"by IPv6"]
+        receiver.close()
+    finally:
+        relay.close()
