@@ -30,6 +30,10 @@ GSTREAMER_PLUGINS = {
     f"{_PLUGINS}/libgstnetsim.so": "gstreamer1.0-plugins-bad",
     f"{_PLUGINS}/libgstudp.so": "gstreamer1.0-plugins-good",
 }
+# What VLC reads descriptions (SDP) and announcements (SAP) by, which its package does not depend on.
+VLC_PLUGIN = (
+    f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}/vlc/plugins/services_discovery/libsap_plugin.so"
+)
 FOR_TESTS = {
     **GSTREAMER_PLUGINS,
     **FOR_PACKAGES,
@@ -37,6 +41,7 @@ FOR_TESTS = {
     "ensurepip": "python3-venv",
     "bridge": "iproute2",
     "capinfos": "wireshark-common",
+    "cvlc": "vlc-bin",
     "dumpcap": "wireshark-common",
     "editcap": "wireshark-common",
     "ffmpeg": "ffmpeg",
@@ -44,6 +49,7 @@ FOR_TESTS = {
     "gcc": "gcc",
     "gst-launch-1.0": "gstreamer1.0-tools",
     GST_RTP: "gstreamer1.0-plugins-good",
+    VLC_PLUGIN: "vlc-plugin-base",
     "hexdump": "bsdextrautils",
     "ip": "iproute2",
     "mandoc": "mandoc",
