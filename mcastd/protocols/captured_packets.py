@@ -1,7 +1,8 @@
 """The UDP datagram in a packet of a capture: where its payload lies, behind the headers of link and IP.
 
 Link types are numbers of https://www.tcpdump.org/linktypes.html. IPv4 is RFC 791, IPv6 and its extension
-headers are RFC 8200, and RFC 4302 for the authentication header.
+headers are RFC 8200, and RFC 4302 for the authentication header. Before IP there may be VLAN tags, PPPoE
+(RFC 2516), as on the line of a subscriber, and labels of MPLS (RFC 3032).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import NamedTuple
 
 ETHERNET, LINUX_COOKED, LINUX_COOKED_2 = 1, 113, 276
 RAW_IP, IPV4, IPV6 = 101, 228, 229
+# The same as raw IP, by the numbers that some systems have for it: programs have written these to files.
+RAW_IP_HOST, RAW_IP_OPENBSD = 12, 14
 NULL, LOOP = 0, 108
 
 
@@ -37,6 +40,11 @@ _IPV4_TYPE, _IPV6_TYPE = b"\x08\x00", b"\x86\xdd"
 # Tags of VLANs, each of 4 bytes: IEEE 802.1Q, 802.1ad, and one that was used before that.
 _TAGS = {b"\x81\x00", b"\x88\xa8", b"\x91\x00"}
 _TAG_BYTES = 4
+_PPPOE_SESSION = b"\x88\x64"
+_PPPOE_BYTES = 8  # with the protocol of PPP, which stands at 6
+_OF_PPP = {b"\x00\x21": _IPV4_TYPE, b"\x00\x57": _IPV6_TYPE}
+_MPLS = {b"\x88\x47", b"\x88\x48"}
+_LABEL_BYTES = 4
 
 _UDP = 17
 _UDP_BYTES = 8
@@ -97,7 +105,18 @@ class Link:
             while kind in _TAGS and at + _TAG_BYTES <= stop:
                 kind = data[at + 2 : at + 4]
                 at += _TAG_BYTES
-            if kind not in _TAGS and kind not in {_IPV4_TYPE, _IPV6_TYPE}:
+            if kind == _PPPOE_SESSION and at + _PPPOE_BYTES <= stop:
+                kind = _OF_PPP.get(data[at + 6 : at + 8], b"")
+                at += _PPPOE_BYTES
+            elif kind in _MPLS:
+                is_last = False
+                while not is_last and at + _LABEL_BYTES <= stop:
+                    is_last = bool(data[at + 2] & 1)
+                    at += _LABEL_BYTES
+                kind = _IPV4_TYPE if is_last else kind
+            if kind in _TAGS or kind == _PPPOE_SESSION or kind in _MPLS:
+                return Fault(Unusable.SNAPPED, b"")
+            if kind not in {_IPV4_TYPE, _IPV6_TYPE}:
                 return None
         if at >= stop:
             return Fault(Unusable.SNAPPED, b"")
@@ -114,6 +133,8 @@ LINKS = {
     NULL: Link(4),
     LOOP: Link(4),
     RAW_IP: Link(0),
+    RAW_IP_HOST: Link(0),
+    RAW_IP_OPENBSD: Link(0),
     IPV4: Link(0),
     IPV6: Link(0),
     ETHERNET: Link(14, 12),

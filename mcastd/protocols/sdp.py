@@ -16,6 +16,7 @@ they are sent, by whom, and which of them are the same stream by two ways. Other
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -153,7 +154,9 @@ def parse(data: bytes) -> SessionDescription:
         except Malformed as error:
             raise Malformed(error.reason, f"line {number}: {error}") from None
     if "o" not in session.texts or "s" not in session.texts:
-        raise Malformed("incomplete", "it lacks its origin (o=) or its name (s=)")
+        raise Malformed(
+            "incomplete", "it lacks its origin (o=) or its name (s=), as o=- 0 0 IN IP4 127.0.0.1 and s=-"
+        )
     ends = None if not session.ends or 0 in session.ends else max(session.ends) - NTP_TO_UNIX_SECONDS
     shared = dict[tuple[int | None, tuple[int, ...]], _Sources]()
     return SessionDescription(
@@ -176,7 +179,11 @@ def origin_in(data: bytes) -> SessionOrigin:
 
 
 def _lines(data: bytes) -> Iterator[tuple[int, str]]:
-    """The lines after ``v=0``, without empty ones, with their numbers from 1."""
+    """The lines after ``v=0``, without empty ones, with their numbers from 1.
+
+    Programs in C send the NUL behind a text, too; editors put a byte order mark before it, and ffmpeg a line.
+    """
+    data = data.rstrip(b"\0").removeprefix(codecs.BOM_UTF8)
     if len(data) > DESCRIPTION_MAX_BYTES:
         raise Malformed("too-long", f"it is longer than {DESCRIPTION_MAX_BYTES} bytes")
     if b"\0" in data:
@@ -185,9 +192,10 @@ def _lines(data: bytes) -> Iterator[tuple[int, str]]:
     lines = data.decode("latin-1" if latin else "utf-8", errors="replace").split("\n")
     if len(lines) > LINES_MAX:
         raise Malformed("too-many-lines", f"it has more than {LINES_MAX} lines")
-    if lines[0].rstrip() != "v=0":
+    first = int(lines[0].rstrip() == "SDP:")
+    if [line.rstrip() for line in lines[first : first + 1]] != ["v=0"]:
         raise Malformed("version", "line 1: it does not begin with v=0")
-    for number, line in enumerate(lines[1:], 2):
+    for number, line in enumerate(lines[first + 1 :], first + 2):
         if text := line.rstrip("\r"):
             yield number, text
 

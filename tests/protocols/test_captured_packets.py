@@ -25,6 +25,9 @@ BEFORE = {  # by link type and version of IP
     (108, 6): b"\0\0\0\x1e",
     (101, 4): b"",
     (101, 6): b"",
+    (12, 4): b"",
+    (12, 6): b"",
+    (14, 4): b"",
     (228, 4): b"",
     (229, 6): b"",
     (1, 4): MACS + b"\x08\0",
@@ -72,6 +75,33 @@ def test_behind_vlan_tags(tags: bytes) -> None:
     cooked = bytes(14) + tags + b"\x86\xdd" + V6 + PAYLOAD
     assert found(cooked, 113) == (PAYLOAD, *TO_V6)
     assert found(packet, ETHERNET, cut=len(packet) - 14) == Fault(Unusable.SNAPPED, b"")
+
+
+PPPOE = b"\x11\0\0\7\0\x25"  # version and type, code, session, length
+
+
+@pytest.mark.parametrize(
+    ("before", "version"),
+    [
+        (b"\x88\x64" + PPPOE + b"\0\x21", 4),
+        (b"\x88\x64" + PPPOE + b"\0\x57", 6),
+        (b"\x81\0\0\7\x88\x64" + PPPOE + b"\0\x21", 4),
+        (b"\x88\x47\0\1\1\x40", 4),
+        (b"\x88\x48\0\1\0\x40\0\2\1\x41", 6),
+    ],
+)
+def test_behind_pppoe_and_labels(before: bytes, version: int) -> None:
+    ip, to = (V4, TO_V4) if version == 4 else (V6, TO_V6)
+    packet = MACS + before + ip + PAYLOAD
+    assert found(packet, ETHERNET) == (PAYLOAD, *to)
+    for cut in range(1, len(packet) - len(MACS) - 1):
+        fault = found(packet, ETHERNET, cut=cut)
+        assert isinstance(fault, Fault)
+        assert fault.reason == Unusable.SNAPPED
+
+
+def test_control_of_ppp_is_no_datagram() -> None:
+    assert found(MACS + b"\x88\x64" + PPPOE + b"\xc0\x21" + V4 + PAYLOAD, ETHERNET) is None
 
 
 def extended(*headers: tuple[int, bytes], udp: bytes = V6[40:] + PAYLOAD) -> bytes:

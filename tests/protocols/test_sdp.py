@@ -154,6 +154,16 @@ def test_mpeg_ts_is_known_without_a_map() -> None:
     assert medium("m=video 5004 udp 33\n").encoding == ""
 
 
+@pytest.mark.parametrize(
+    ("before", "behind"), [("SDP:\n", ""), ("SDP:\r\n", ""), ("\ufeff", ""), ("", "\0\0")]
+)
+def test_what_ffmpeg_editors_and_programs_in_c_add_is_left_out(before: str, behind: str) -> None:
+    text = f"{HEAD}m=video 5004 RTP/AVP 33\n"
+    assert parse(f"{before}{text}{behind}".encode()) == parse(text.encode())
+    with pytest.raises(Malformed, match="line 6: this line has no place here"):
+        parse(f"SDP:\n{text}x=1\n".encode())
+
+
 def test_the_origin_of_a_deletion() -> None:
     assert origin_in(b"o=- 7 9 IN IP4 192.0.2.1\r\n").identity == ("-", "7", "192.0.2.1")
     assert origin_in(build(OURS)) == OURS.origin
