@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from mcastd.bridge.bridge import BridgeWorker
+from mcastd.bridge.kept import KeptTables
 from mcastd.bridge.router import MulticastRouter
 from mcastd.config import (
     FEC_PORTS,
@@ -117,6 +118,7 @@ class Parts:
     watcher: Watcher | None = None
     announcer: SessionAnnouncer | None = None
     router: MulticastRouter | None = None
+    tables: KeptTables | None = None
     ends: Ends | None = None
     files: OpenFiles | None = None
     streams: RtpStreams = field(default_factory=RtpStreams)

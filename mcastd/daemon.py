@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from mcastd import __version__, clock, log, systemd
+from mcastd.bridge.kept import TABLES, KeptTables
 from mcastd.build import Parts
 from mcastd.chores import Chores
 from mcastd.codec import as_json
@@ -72,10 +73,14 @@ class Daemon:
         self._stopping = False
         self._failed = False  # by a bug of ours, at the start
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # readable once the start has failed
-        self._ends = Ends(systemd.DescriptorStore(), systemd.take_stored(PIPES))
+        store, stored = systemd.DescriptorStore(), systemd.take_stored()
+        self._ends = Ends(store, [fd for name, fd in stored if name.startswith(PIPES)])
+        tables = KeptTables(store, [(name, fd) for name, fd in stored if name.startswith(TABLES)])
         self._control = ControlServer(self._socket, self)
         self._runtime = Runtime(
-            lambda: self._config, self._worker_changed, Parts(ends=self._ends, diagnose=in_brief)
+            lambda: self._config,
+            self._worker_changed,
+            Parts(ends=self._ends, tables=tables, diagnose=in_brief),
         )
         self._supervisor = self._runtime.supervisor
         self._chores = Chores(
@@ -140,6 +145,7 @@ class Daemon:
         if not self._supervisor.wait_attempted(FIRST_ATTEMPTS_SECONDS):
             self._log.warning("workers.delayed", reason=f"not all tried within {FIRST_ATTEMPTS_SECONDS:g} s")
         self._ends.settle()
+        self._runtime.settle()
         if not self._stopping:
             systemd.ready(self._summary())
 
@@ -181,6 +187,7 @@ class Daemon:
         self._stopping = True
         self._reloads.close(_stopping("reload"))
         systemd.stopping()
+        self._runtime.leave()
         stuck = self._supervisor.close(timeout * WORKERS_SHARE)
         self._log.info("daemon.stopped", clean=not stuck)
         return 1 if stuck or self._failed else 0

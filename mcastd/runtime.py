@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from mcastd import clock
 from mcastd.bridge.family import open_family
+from mcastd.bridge.kept import KeptTables
 from mcastd.bridge.router import MulticastRouter
 from mcastd.build import ALONE, Parts, build
 from mcastd.config import Config, OpenFiles
@@ -42,7 +43,8 @@ class Runtime:
         self._reader, self._sender, self._watcher = Reader(), SharedSender(), Watcher()
         self._announcer = SessionAnnouncer(self.network.host)
         memberships = Memberships()
-        self._router = MulticastRouter(lambda version: open_family(version, memberships))
+        kept = parts.tables or KeptTables()
+        self._router = MulticastRouter(lambda version: open_family(version, memberships, kept), kept)
         self._tunnels = Tunnels()
         self._parts = replace(
             parts,
@@ -70,6 +72,14 @@ class Runtime:
         if not self.supervisor.not_attempted():  # no start of many is still under way
             self._woken = 0
             share_interpreter(0)
+
+    def settle(self) -> None:
+        """All workers that are wanted have begun: give up what the process before has left for others."""
+        self._router.settle()
+
+    def leave(self) -> None:
+        """The process ends. What the service manager keeps of it is left as it is."""
+        self._router.leave()
 
     def serves_none(self) -> bool:
         """Return True if a thread that works for many workers hangs, and cannot be replaced."""

@@ -80,8 +80,8 @@ class DescriptorStore:
         _send(_encoded({"FDSTOREREMOVE": 1, "FDNAME": name}))
 
 
-def take_stored(prefix: str) -> list[int]:
-    """The stored descriptors whose names begin with ``prefix``, handed over at the start; once."""
+def take_stored() -> list[tuple[str, int]]:
+    """The stored descriptors, by their names, handed over at the start; once."""
     names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
     pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
     if pid != str(os.getpid()) or count != str(len(names)):
@@ -90,8 +90,8 @@ def take_stored(prefix: str) -> list[int]:
     for fd, name in enumerate(names, FIRST_DESCRIPTOR):
         with suppress(OSError):  # there is none of this number
             os.set_inheritable(fd, False)
-            if name.startswith(prefix):
-                handed_over.append(fd)
+            if name:
+                handed_over.append((name, fd))
     return handed_over
 
 

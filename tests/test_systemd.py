@@ -107,8 +107,8 @@ def test_a_manager_that_does_not_read_hangs_no_store(manager: socket.socket) -> 
 @pytest.mark.parametrize(
     ("pid", "count", "names", "taken"),
     [
-        ("ours", "3", "pipe-a:control:pipe-b", [3, 5]),
-        ("ours", "1", "pipe-", [3]),
+        ("ours", "3", "pipe-a:control:pipe-b", [("pipe-a", 3), ("control", 4), ("pipe-b", 5)]),
+        ("ours", "1", "pipe-", [("pipe-", 3)]),
         ("ours", "2", "pipe-a", []),  # as many names as descriptors, or none of it is understood
         ("ours", "1", None, []),
         ("1", "1", "pipe-a", []),  # meant for another process
@@ -116,7 +116,11 @@ def test_a_manager_that_does_not_read_hangs_no_store(manager: socket.socket) -> 
     ],
 )
 def test_stored_descriptors_are_taken_once(
-    pid: str | None, count: str | None, names: str | None, taken: list[int], monkeypatch: pytest.MonkeyPatch
+    pid: str | None,
+    count: str | None,
+    names: str | None,
+    taken: list[tuple[str, int]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given = {"LISTEN_PID": str(os.getpid()) if pid == "ours" else pid, "LISTEN_FDS": count}
     for key, value in {**given, "LISTEN_FDNAMES": names}.items():
@@ -124,9 +128,9 @@ def test_stored_descriptors_are_taken_once(
             monkeypatch.setenv(key, value)
     closed: list[int] = []
     monkeypatch.setattr(os, "set_inheritable", lambda fd, inheritable: closed.append(fd))
-    assert systemd.take_stored("pipe-") == taken
-    assert set(taken) <= set(closed)
-    assert systemd.take_stored("pipe-") == []
+    assert systemd.take_stored() == taken
+    assert {fd for _, fd in taken} <= set(closed)
+    assert systemd.take_stored() == []
 
 
 def test_descriptors_that_are_not_there_are_not_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +142,7 @@ def test_descriptors_that_are_not_there_are_not_handed_over(monkeypatch: pytest.
     monkeypatch.setattr(systemd, "FIRST_DESCRIPTOR", low)
     for name, value in (("PID", str(os.getpid())), ("FDS", "2"), ("FDNAMES", "pipe-1:pipe-2")):
         monkeypatch.setenv(f"LISTEN_{name}", value)
-    assert systemd.take_stored("pipe-") == [high]
+    assert systemd.take_stored() == [("pipe-2", high)]
     assert not os.get_inheritable(high)
     os.close(high)
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 
 from mcastd import log
 from mcastd.bounded import Patience
-from mcastd.bridge.family import Version
 from mcastd.bridge.forwarding import REASONS, Rule
 from mcastd.bridge.router import Enlisted, MulticastRouter
 from mcastd.config import Bridge, label_of
@@ -15,6 +14,7 @@ from mcastd.counters import BridgeCounters, copy_of, losses
 from mcastd.errors import LinkError
 from mcastd.ip import Interfaces, Prefix
 from mcastd.net.interfaces import Host, Interface, absence, named_in
+from mcastd.net.routing import Version
 from mcastd.status import BridgeStatus
 from mcastd.worker import Books, Context, Signal, Vitals, WorkerIdentity
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import ExitStack
-from typing import Literal
 
+from mcastd import clock
 from mcastd.bridge.forwarding import BridgedRoute, Forwarding, RouteChange, Rule, named
+from mcastd.bridge.kept import KeptTables
 from mcastd.bridge.members import Members
 from mcastd.bridge.upstream import changes, upstream
 from mcastd.errors import LinkError
@@ -16,9 +16,8 @@ from mcastd.net.interfaces import Host
 from mcastd.net.joins import Joins, JoinsGroups
 from mcastd.net.membership import Memberships
 from mcastd.net.query_sender import QuerySender, SendsQueries
-from mcastd.net.routing import Heard, MulticastRouting, NoRoute, RoutingTable, WrongInterface
+from mcastd.net.routing import Heard, MulticastRouting, NoRoute, RoutingTable, Version, WrongInterface
 
-Version = Literal[4, 6]
 # Between two attempts to join what could not be joined.
 RETRY_SECONDS = 5.0
 # Of groups that cannot be joined, those that are told of.
@@ -46,6 +45,8 @@ class FamilyRoutes:
         self.joined: dict[Address, dict[int, SourceFilter]] = {}
         self.unjoined: dict[tuple[int, Address], LinkError] = {}
         self._joins = joins
+        self._adopting = False
+        self._presumed: set[tuple[int, Address, Address]] = set()  # interface, source, group
         self._retry_at = math.inf
         self._host = Host({}, 0.0)
         self._active: dict[str, Rule] = {}  # the rules, as far as their interfaces take part
@@ -58,6 +59,8 @@ class FamilyRoutes:
         """Go over to other rules, or to the interfaces as they are by now."""
         self.rules, self._host = rules, host
         wanted = {ifindex for rule in rules.values() for ifindex in rule.interfaces}
+        if self._adopting:
+            wanted |= self.table.interfaces
         for ifindex in self.table.interfaces:
             if ifindex not in wanted or self.table.interface_count(ifindex) is None:
                 self.table.remove(ifindex)
@@ -71,11 +74,26 @@ class FamilyRoutes:
             except LinkError as error:
                 self.refused[ifindex] = error
         self._follow(now)
+        if self._adopting:
+            self._presume(now)
         for (ifindex, group), lost in self._joins.keep(host).items():
             self.unjoined[ifindex, group] = lost
             self.joined.get(group, {}).pop(ifindex, None)
         groups = {group for rule in rules.values() for group in named(rule.groups)}
         self._join(groups | self.members.groups() | self.joined.keys(), now)
+
+    def adopt(self, now: float) -> None:
+        """Take over the routes of a run before. They stay as they are until :meth:`settle`."""
+        self._adopting = True
+        for route in self.table.kept_routes():
+            self.forwarding.adopt(route.source, route.group, route.ifindex, route.to, now)
+
+    def settle(self, now: float) -> None:
+        """All bridges have had their chance to say what they want: nothing else is routed from here on."""
+        if self._adopting:
+            self._adopting = False
+            self.forwarding.release()
+            self.set_rules(self.rules, self._host, now)
 
     def serve(self, now: float) -> None:
         """Take what the kernel and members have said, and do what is due."""
@@ -177,6 +195,14 @@ class FamilyRoutes:
         self._apply(self.forwarding.set_rules(self._active, now))
         self._apply(self.forwarding.members_changed(changed, now))
 
+    def _presume(self, now: float) -> None:
+        """Take it that members want what they were sent before, and ask them whether they still do."""
+        for route in self.forwarding.routes():
+            for ifindex in route.course.to.keys() & self.members.networks.keys():
+                if (presumed := (ifindex, route.source, route.group)) not in self._presumed:
+                    self._presumed.add(presumed)
+                    self.members.presume(ifindex, route.source, route.group, now)
+
     def _join(self, groups: Collection[Address], now: float) -> None:
         """Be a member, where they come from, of what is wanted of these groups."""
         for group in groups:
@@ -213,11 +239,20 @@ class FamilyRoutes:
                 self.refusal = error
 
 
-def open_family(version: Version, memberships: Memberships) -> FamilyRoutes:
-    """Open the kernel's table. Raises LinkError: see RoutingTable."""
-    with ExitStack() as undo:
-        table = RoutingTable(version)
-        undo.callback(table.close)
+def open_family(version: Version, memberships: Memberships, kept: KeptTables) -> FamilyRoutes:
+    """Open the kernel's table, or take over that of the run before. Raises LinkError: see RoutingTable."""
+    before = kept.take(version)
+    table = RoutingTable(version, before)
+    try:
         sender = QuerySender(version)
-        undo.pop_all()
-    return FamilyRoutes(version, table, sender, Joins(memberships))
+    except LinkError:
+        if before is not None:
+            kept.give_back(version, before)
+        else:
+            table.close()
+        raise
+    kept.opened(version, table.fileno())
+    family = FamilyRoutes(version, table, sender, Joins(memberships))
+    if before is not None:
+        family.adopt(clock.monotonic())
+    return family

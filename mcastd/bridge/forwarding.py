@@ -136,6 +136,7 @@ class Forwarding:
         self._routes_max = routes_max
         self._rules: dict[str, Rule] = {}
         self._lasting: dict[tuple[Address, Address], int] = {}  # routes that stay, and from where
+        self._adopted: set[tuple[Address, Address]] = set()  # routes that stay as they are, for now
         self._routes: dict[tuple[Address, Address], BridgedRoute] = {}  # in the order of their last use
         self._of_group: dict[Address, dict[tuple[Address, Address], BridgedRoute]] = {}
 
@@ -156,14 +157,33 @@ class Forwarding:
         """
         self._rules = dict(rules)
         taking_part = {ifindex for rule in rules.values() for ifindex in rule.interfaces}
-        gone = [route for route in self._routes.values() if route.came_by not in taking_part]
+        gone = [
+            route
+            for key, route in self._routes.items()
+            if route.came_by not in taking_part and key not in self._adopted
+        ]
         changes = [self._remove(route, now) for route in gone] + self._renew(self._routes.values(), now)
         self._lasting = {key: came_by for rule in rules.values() for key, came_by in rule.lasting()}
         for key, came_by in self._lasting.items():
             route = self._routes.get(key)
-            if route is None or route.came_by != came_by:
+            if (route is None or route.came_by != came_by) and key not in self._adopted:
                 changes += self.arrived(came_by, *key, now)
         return changes
+
+    def adopt(self, source: Address, group: Address, came_by: int, to: Mapping[int, int], now: float) -> None:
+        """Take over a route that the kernel has. It stays as it is until :meth:`release`, whatever the rules.
+
+        What has gone by it is not counted again.
+        """
+        key = source, group
+        route = BridgedRoute(source, group, came_by, Course(to, {}), now, now)
+        route.count = self._count(source, group) or route.count
+        self._routes[key] = self._of_group.setdefault(group, {})[key] = route
+        self._adopted.add(key)
+
+    def release(self) -> None:
+        """Let what was adopted go by the rules, from the next call of set_rules() on."""
+        self._adopted.clear()
 
     def members_changed(self, groups: Iterable[Address], now: float) -> list[RouteChange]:
         """Go over to what members want of these groups by now."""
@@ -228,7 +248,9 @@ class Forwarding:
 
     def _renew(self, routes: Iterable[BridgedRoute], now: float) -> list[RouteChange]:
         changes = []
-        for route in routes:
+        for route in list(routes):
+            if (route.source, route.group) in self._adopted:
+                continue
             course = decide(self._rules, route.came_by, route.source, route.group, self._wants)
             if course == route.course:
                 continue
@@ -246,6 +268,7 @@ class Forwarding:
 
     def _forget(self, route: BridgedRoute) -> None:
         key = route.source, route.group
+        self._adopted.discard(key)
         del self._routes[key]
         of_group = self._of_group[route.group]
         del of_group[key]

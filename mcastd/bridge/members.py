@@ -13,7 +13,12 @@ from mcastd.net.interfaces import Interface
 from mcastd.net.query_sender import SendsQueries
 from mcastd.net.routing import Heard, MulticastRouting
 from mcastd.protocols import igmp, mld
-from mcastd.protocols.membership import MembershipQuery, MembershipReport
+from mcastd.protocols.membership import (
+    GroupRecord,
+    MembershipQuery,
+    MembershipReport,
+    RecordKind,
+)
 from mcastd.querier.querier import Querier
 from mcastd.querier.timing import Timing
 
@@ -87,6 +92,16 @@ class Members:
         forwarded = network.forwards
         changed = network.querier.hear(heard.source, message, now)
         return changed if network.forwards == forwarded else _groups(network)
+
+    def presume(self, ifindex: int, source: Address, group: Address, now: float) -> set[Address]:
+        """Take it that members want a source, and ask them for it: as if one of several had left."""
+        if (network := self.networks.get(ifindex)) is None:
+            return set()
+        changed: set[Address] = set()
+        for kind in (RecordKind.ALLOW, RecordKind.BLOCK):
+            report = MembershipReport((GroupRecord(kind, group, (source,)),))
+            changed |= network.querier.listeners.hear(report, now)
+        return changed
 
     @property
     def deadline(self) -> float:

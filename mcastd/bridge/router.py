@@ -10,6 +10,7 @@ import math
 import os
 import select
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,19 +18,25 @@ from functools import partial
 
 from mcastd import clock, log
 from mcastd.bounded import Patience
-from mcastd.bridge.family import FamilyRoutes, Version
+from mcastd.bridge.family import FamilyRoutes
 from mcastd.bridge.family import open_family as _open_family
 from mcastd.bridge.forwarding import Rule
+from mcastd.bridge.kept import KeptTables
 from mcastd.bridge.listing import NOTHING_LISTED, BridgeListing, list_of
 from mcastd.counters import BridgeCounters
 from mcastd.errors import LinkError, reason_of
 from mcastd.net.interfaces import Host
 from mcastd.net.membership import Memberships
+from mcastd.net.routing import Version
 from mcastd.threads import Thread
 
 # Between two looks at the routes, and at least so many times as long as one takes.
 LOOK_SECONDS = 1.0
 LOOK_TIMES = 50
+# What one turn may take. After a longer one as much is rested: a flood takes half a processor at most, and
+# others get the lock.
+TURN_SECONDS = 0.005
+REST_MAX_SECONDS = 0.05
 # After an error of ours.
 FAILED_SECONDS = 1.0
 # How long close() waits for the thread.
@@ -59,8 +66,14 @@ NOTHING_BRIDGED = Bridged()
 class MulticastRouter:
     """Has the kernel route for all bridges. For any thread; its own starts with the first bridge."""
 
-    def __init__(self, open_family: Callable[[Version], FamilyRoutes] | None = None) -> None:
-        self._open_family = open_family or partial(_open_family, memberships=Memberships())
+    def __init__(
+        self,
+        open_family: Callable[[Version], FamilyRoutes] | None = None,
+        kept: KeptTables | None = None,
+    ) -> None:
+        self._kept = kept or KeptTables()
+        self._open_family = open_family or partial(_open_family, memberships=Memberships(), kept=self._kept)
+        self._leaving = False
         self._lock = threading.Lock()  # of all below; nothing that may wait is done while it is held
         self._bridges: dict[str, Enlisted] = {}
         self._rules: dict[Version, dict[str, Rule]] = {4: {}, 6: {}}
@@ -101,10 +114,24 @@ class MulticastRouter:
                 self._note()
 
     def dismiss(self, name: str) -> None:
-        """Route nothing more for a bridge."""
+        """Route nothing more for a bridge; but when the process ends, its routes are left."""
         with self._lock:
-            self._remove(name)
-            self._note()
+            if not self._leaving:
+                self._remove(name)
+                self._note()
+
+    def settle(self) -> None:
+        """All bridges that are wanted have begun: give up what the run before has left for others."""
+        with self._lock:
+            for family in self._families.values():
+                family.settle(clock.monotonic())
+            self._wake()
+        self._kept.settle()
+
+    def leave(self) -> None:
+        """The process ends: leave the routes as they are, for the service manager to keep."""
+        with self._lock:
+            self._leaving = True
 
     def seen(self, name: str) -> Bridged:
         """What there was of a bridge at the last look."""
@@ -181,6 +208,7 @@ class MulticastRouter:
             self._poll.unregister(family.table.fileno())
             del self._families[version]
             family.close()
+            self._kept.closed(version)
         self._wake()
 
     def _check_interfaces(self, name: str) -> None:
@@ -236,7 +264,7 @@ class MulticastRouter:
     def _turn(self) -> None:
         self._poll_until(self._due)
         with self._lock:
-            now = clock.monotonic()
+            began = now = clock.monotonic()
             families = self._families.values()
             before = [family.state for family in families]
             for family in families:
@@ -254,3 +282,6 @@ class MulticastRouter:
             elif self._look_at == math.inf:
                 self._look_at = now + LOOK_SECONDS
             self._due = min(self._look_at, *(family.deadline for family in families), math.inf)
+        took = clock.monotonic() - began
+        if took > TURN_SECONDS:
+            time.sleep(min(took, REST_MAX_SECONDS))

@@ -24,7 +24,7 @@ from mcastd.net.link import (
     Origin,
 )
 from mcastd.net.payloads import ListPayloads, Payloads
-from mcastd.net.routing import Heard, InterfaceCount, NoRoute, RouteCount, WrongInterface
+from mcastd.net.routing import Heard, InterfaceCount, KeptRoute, NoRoute, RouteCount, WrongInterface
 from mcastd.status import MembershipStatus, ReceiverDescription, SenderDescription
 
 ANYBODY = Origin(source="192.0.2.1", port=5000, ifindex=1, ttl=1)
@@ -287,6 +287,10 @@ class FakeRoutingTable:
 
     def ignore(self, ifindex: int) -> None:
         self.listening.discard(ifindex)
+
+    def kept_routes(self) -> Iterator[KeptRoute]:
+        for (source, group), (came_by, to) in self.routes.items():
+            yield KeptRoute(source, group, came_by, dict(to))
 
     def take(self) -> Iterator[NoRoute | WrongInterface | Heard]:
         with contextlib.suppress(BlockingIOError):

@@ -21,8 +21,10 @@ from typing import Literal, Protocol
 
 from mcastd.errors import LinkError, reason_of
 from mcastd.ip import Address
-from mcastd.net import _abi
+from mcastd.net import _abi, tables
 from mcastd.protocols import igmp, mld
+
+Version = Literal[4, 6]
 
 # More do not fit into the kernel's set of outgoing interfaces.
 INTERFACES_MAX = _abi.MAXVIFS
@@ -89,6 +91,39 @@ class InterfaceCount:
     packets_out: int
 
 
+@dataclass(frozen=True, slots=True)
+class KeptRoute:
+    """A route that a run before has made."""
+
+    source: Address
+    group: Address
+    ifindex: int  # where it comes from
+    to: Mapping[int, int]
+
+
+class KeptTable:
+    """The socket of a run before, with all its routes."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+
+    @classmethod
+    def of(cls, version: Version, fd: int) -> KeptTable | None:
+        """Take a descriptor. Returns None, and leaves it open, if it is of something else."""
+        family: _Ipv4 | _Ipv6 = _Ipv4() if version == 4 else _Ipv6()
+        try:
+            sock = socket.socket(fileno=fd)
+        except OSError:
+            return None
+        if (sock.family, sock.type, sock.proto) == (family.af, socket.SOCK_RAW, family.protocol):
+            return cls(sock)
+        sock.detach()
+        return None
+
+    def close(self) -> None:
+        self.socket.close()
+
+
 class MulticastRouting(Protocol):
     """What a program has the kernel route: RoutingTable, or its twin in memory (fake.py)."""
 
@@ -116,16 +151,18 @@ class MulticastRouting(Protocol):
 
     def take(self) -> Iterator[NoRoute | WrongInterface | Heard]: ...
 
+    def kept_routes(self) -> Iterator[KeptRoute]: ...
+
     def close(self) -> None: ...
 
 
 class RoutingTable:
     """What this program has the kernel route. For one thread.
 
-    ``kept`` is the socket of a run before, with all its routes.
+    ``kept`` is that of a run before.
     """
 
-    def __init__(self, version: Literal[4, 6], kept: socket.socket | None = None) -> None:
+    def __init__(self, version: Version, kept: KeptTable | None = None) -> None:
         """Raises LinkError: another program owns the kernel's routing, or CAP_NET_RAW is missing."""
         self._family: _Ipv4 | _Ipv6 = _Ipv4() if version == 4 else _Ipv6()
         self._numbers: dict[int, int] = {}  # by ifindex: the kernel's number of the interface
@@ -133,7 +170,11 @@ class RoutingTable:
         # (net.ipv4.igmp_max_memberships).
         self._listening: dict[int, socket.socket] = {}
         if kept is not None:
-            self._socket = kept
+            self._socket = kept.socket
+            self._socket.setblocking(False)
+            for number, name in tables.multicast_interfaces(version).items():
+                with contextlib.suppress(OSError):  # it has gone
+                    self._numbers[socket.if_nametoindex(name)] = number
             return
         what = f"cannot route IPv{version} multicast"
         try:
@@ -266,6 +307,17 @@ class RoutingTable:
                 yield NoRoute(ifindex, source, group)
             elif kind == _abi.IGMPMSG_WRONGVIF:
                 yield WrongInterface(ifindex, source, group)
+
+    def kept_routes(self) -> Iterator[KeptRoute]:
+        """The routes that the kernel has, of whichever run."""
+        indices = {}
+        for number, name in tables.multicast_interfaces(self._family.version).items():
+            indices[name] = next((index for index, of in self._numbers.items() if of == number), 0)
+        for route in tables.multicast_routes(self._family.version):
+            ends = (route.incoming, *route.outgoing)
+            if all(indices.get(name) for name in ends) and not route.source.is_unspecified:
+                to = {indices[name]: ttl for name, ttl in route.outgoing.items()}
+                yield KeptRoute(route.source, route.group, indices[route.incoming], to)
 
     def close(self) -> None:
         """Close the socket: all routes end, unless a copy of its descriptor is open."""

@@ -236,13 +236,19 @@ def parse_route(lines: Iterable[str]) -> list[Ipv4Route]:
     return found
 
 
-def parse_multicast_routes(vifs: Iterable[str], cache: Iterable[str], version: int) -> list[MulticastRoute]:
-    """/proc/net/ip_mr_vif and ip_mr_cache, or ip6_mr_vif and ip6_mr_cache."""
+def parse_multicast_interfaces(vifs: Iterable[str]) -> dict[int, str]:
+    """/proc/net/ip_mr_vif or ip6_mr_vif: names of interfaces by their numbers there."""
     names: dict[int, str] = {}
     for line in vifs:
         with contextlib.suppress(*_MALFORMED):
             words = line.split()
             names[int(words[0])] = words[1]
+    return names
+
+
+def parse_multicast_routes(vifs: Iterable[str], cache: Iterable[str], version: int) -> list[MulticastRoute]:
+    """/proc/net/ip_mr_vif and ip_mr_cache, or ip6_mr_vif and ip6_mr_cache."""
+    names = parse_multicast_interfaces(vifs)
     read = _native_ipv4 if version == 4 else ipaddress.IPv6Address
     rows = []
     for line in cache:
@@ -305,6 +311,11 @@ def multicast_routes(version: int) -> list[MulticastRoute]:
     """The groups that this host routes, in the main table of multicast routes."""
     prefix = "ip6" if version == 6 else "ip"
     return parse_multicast_routes(_lines(f"{prefix}_mr_vif"), _lines(f"{prefix}_mr_cache"), version)
+
+
+def multicast_interfaces(version: int) -> dict[int, str]:
+    """The interfaces that take part in it, by their numbers there."""
+    return parse_multicast_interfaces(_lines("ip6_mr_vif" if version == 6 else "ip_mr_vif"))
 
 
 def udp_sockets(version: int) -> list[UdpSocket]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,3 +168,87 @@ def test_it_takes_the_one_capability_of_the_drop_in(lab: Lab, tmp_path: Path, al
             assert worker["detail"].endswith(
                 "this takes CAP_NET_RAW: see the drop-in for bridges in mcastd(8)"
             )
+
+
+@pytest.mark.parametrize("when", ["always", "joined"])
+def test_a_restart_costs_no_datagram(lab: Lab, tmp_path: Path, when: str) -> None:
+    """The service manager keeps the kernel's tables: it forwards on, and members are asked anew."""
+    config = BRIDGE.replace('"always"', f'"{when}"')
+    groups = {4: GROUPS[4], 6: GROUPS[6]}
+    done = threading.Event()
+    with contextlib.ExitStack() as stack:
+        socks = {
+            version: stack.enter_context(sender(lab.sender, "eth0", SENDERS[version])) for version in groups
+        }
+        socks[4].setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 8)
+        socks[6].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 8)
+        sent = [0]
+
+        def send() -> None:
+            while not done.wait(0.001):
+                for version, sock in socks.items():
+                    sock.sendto(b"%d" % sent[0], (groups[version], PORT))
+                sent[0] += 1
+
+        heard = {
+            version: stack.enter_context(listener(lab.receiver, version, PORT, ("eth0", group)))
+            for version, group in groups.items()
+        }
+        got: dict[int, list[int]] = {4: [], 6: []}
+
+        def hear() -> dict[int, list[int]]:
+            for version, sock in heard.items():
+                got[version] += map(int, taken(sock))
+            return got
+
+        def hear_more() -> None:
+            until = sent[0]
+            wait_for(lambda: all(numbers[-1] >= until for numbers in hear().values()), "more comes")
+
+        first = stack.enter_context(RunningDaemon(tmp_path, config, enter=lab.router.enter([])))
+        thread = threading.Thread(target=send)
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(done.set)
+        wait_for(lambda: all(hear().values()), "both come")
+        wait_for(lambda: first.worker("bridge/tv")["status"]["route_count"] == 2, "both routes")
+        assert first.stored.keys() == {"mroute4", "mroute6"}
+        assert first.stop() == 0
+        hear_more()
+        stored, first.stored = first.stored, {}
+        directory = tmp_path / "second"
+        directory.mkdir()
+        second = stack.enter_context(
+            RunningDaemon(directory, config, enter=lab.router.enter([]), stored=stored)
+        )
+        hear_more()
+
+        def counted() -> bool:
+            status = second.worker("bridge/tv")["status"]
+            # Those that nobody wants any more would have lost their route by now
+            return bool(status["counters"]["forwarded"] > 3000 and status["route_count"] == 2)
+
+        wait_for(counted, "it goes on")
+        assert second.worker("bridge/tv")["status"]["troubles"] == []
+        hear_more()
+        for version, numbers in got.items():
+            assert numbers == list(range(numbers[0], numbers[-1] + 1)), f"IPv{version}"
+
+        second.write(config.replace('to = ["right", "late*"]', 'to = "late*"'))
+        second.ctl("reload")
+        wait_for(lambda: second.worker("bridge/tv")["state"] == "auto-restart", "it has nowhere to go")
+        wait_for(lambda: not second.stored, "the tables are given up")
+
+
+def test_tables_that_no_bridge_wants_any_more_are_given_up(lab: Lab, tmp_path: Path) -> None:
+    with RunningDaemon(tmp_path, BRIDGE, enter=lab.router.enter([])) as first:
+        assert first.stop() == 0
+        stored, first.stored = first.stored, {}
+        directory = tmp_path / "second"
+        directory.mkdir()
+        other = '[discover.lan]\ninterface = "right"\n'
+        with RunningDaemon(directory, other, enter=lab.router.enter([]), stored=stored) as second:
+            wait_for(lambda: not second.stored, "they are given up")
+            with inside(lab.router):
+                RoutingTable(4).close()
+                RoutingTable(6).close()

@@ -17,7 +17,15 @@ from support.wait import wait_for
 
 from mcastd.errors import LinkError
 from mcastd.ip import Address
-from mcastd.net.routing import INTERFACES_MAX, Heard, NoRoute, RoutingTable, WrongInterface
+from mcastd.net.routing import (
+    INTERFACES_MAX,
+    Heard,
+    KeptRoute,
+    KeptTable,
+    NoRoute,
+    RoutingTable,
+    WrongInterface,
+)
 from mcastd.net.tables import joined_groups
 from mcastd.protocols import igmp, mld
 from mcastd.protocols.membership import GroupRecord, MembershipReport, RecordKind
@@ -248,9 +256,6 @@ def test_routing_has_one_owner(lab: Lab, table: RoutingTable, version: int) -> N
 
 def test_a_kept_descriptor_keeps_the_routes(lab: Lab, version: int) -> None:
     group, source = GROUPS[version], SOURCES[version]
-    family: tuple[int, int] = (
-        (socket.AF_INET, socket.IPPROTO_IGMP) if version == 4 else (socket.AF_INET6, socket.IPPROTO_ICMPV6)
-    )
     with inside(lab.router):
         before = RoutingTable(4 if version == 4 else 6)
     for number in range(3):
@@ -258,7 +263,12 @@ def test_a_kept_descriptor_keeps_the_routes(lab: Lab, version: int) -> None:
     before.route(source, group, lab.index(0), {lab.index(1): 1})
     kept = os.dup(before.fileno())
     before.close()
-    after = RoutingTable(4 if version == 4 else 6, socket.socket(family[0], socket.SOCK_RAW, family[1], kept))
+    with inside(lab.router):
+        table = KeptTable.of(4 if version == 4 else 6, kept)
+        assert table is not None
+        after = RoutingTable(4 if version == 4 else 6, table)
+        assert list(after.kept_routes()) == [KeptRoute(source, group, lab.index(0), {lab.index(1): 1})]
+    assert after.interfaces == {lab.index(number) for number in range(3)}
     with (
         contextlib.closing(after),
         listener(lab.receivers[0], version, PORT, ("eth0", str(group))) as heard,

@@ -7,21 +7,13 @@ import os
 import stat
 import threading
 from collections.abc import Iterable
-from typing import Protocol
 
 from mcastd.inbound.sinks.pipe import has_reader
 from mcastd.paths import FileIdentity, identity
+from mcastd.stored import Store
 
 # What the names of write ends in a store begin with.
 PIPES = "pipe-"
-
-
-class Store(Protocol):
-    """Holds descriptors while the daemon is restarted. Neither method blocks or raises."""
-
-    def add(self, name: str, fd: int) -> None: ...
-
-    def remove(self, name: str) -> None: ...
 
 
 class Ends:

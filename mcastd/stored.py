@@ -1,0 +1,13 @@
+"""Descriptors that outlive the process, since its service manager keeps copies of them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Store(Protocol):
+    """Holds descriptors while the daemon is restarted. Neither method blocks or raises."""
+
+    def add(self, name: str, fd: int) -> None: ...
+
+    def remove(self, name: str) -> None: ...
