@@ -5,6 +5,7 @@ One wire, both ends here: `out0` sends, `in0` receives (see net/README.md, "One 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import select
@@ -55,6 +56,12 @@ def queue(*settings: str) -> None:
         pytest.skip(f"no such queue here: {result.stderr}")
 
 
+def statistics() -> str:
+    """What the queue says of itself."""
+    command = ["tc", "-s", "qdisc", "show", "dev", "out0"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def taken(receiver: SocketReceiver) -> list[bytes]:
     received: list[bytes] = []
     while select.select([receiver], [], [], 0)[0]:
@@ -93,7 +100,10 @@ def test_what_the_queue_has_no_room_for_is_sent_later(
         assert full > 0
         assert sender.sending == "send", "each by itself, until the queue has had room for a while"
         arrived: list[bytes] = []
-        wait_for(lambda: arrived.extend(taken(far)) or len(arrived) >= len(payloads))
+        with contextlib.suppress(AssertionError):  # what is missing says more
+            wait_for(lambda: arrived.extend(taken(far)) or len(arrived) >= len(payloads), timeout=20)
+        missing = [payload[:5] for payload in payloads if payload not in arrived]
+        assert (missing, len(arrived)) == ([], len(payloads)), statistics()
         assert arrived == payloads
         here = taken(near)
         if way == "sendmmsg":  # that does not say why it stopped: one may have been looped twice
