@@ -104,8 +104,8 @@ def test_what_the_queue_has_no_room_for_is_sent_later(
             wait_for(lambda: arrived.extend(taken(far)) or len(arrived) >= len(payloads), timeout=20)
         missing = [payload[:5] for payload in payloads if payload not in arrived]
         assert (missing, len(arrived)) == ([], len(payloads)), statistics()
-        assert arrived == payloads
-        here = taken(near)
+        assert sorted(arrived) == payloads  # on several processors the wire may change their order
+        here = sorted(taken(near))
         if way == "sendmmsg":  # that does not say why it stopped: one may have been looped twice
             here = list(dict.fromkeys(here))
         assert here == payloads
