@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from mcastd.clock import NANO
 
 # What is further back in time than this is by another clock: it is due at once, and what follows is as far
-# behind it as it was recorded. What is less far back was overtaken: it is due at once, that is all.
+# behind it as it was recorded. What is less far back was overtaken: it is due at once, that is all; but after
+# this many in a row the clock has been set back.
 STEP_BACK_NANOSECONDS = NANO
+OVERTAKEN_MAX = 16
 # From the last datagram of a round to the first of the next, where a round has no distances.
 ROUND_GAP_NANOSECONDS = NANO
 
@@ -30,6 +32,7 @@ class RecordedTimes:
         # In nanoseconds:
         self._latest = 0  # when the last datagram is due; 0 is the first one
         self._shift = 0  # what is added to the times of the recording
+        self._overtaken = 0  # datagrams in a row that were before the last of the others
         self._began = 0  # when the first datagram of this round is due
         self._count = 0  # datagrams of this round
         self._gap = 0  # from the last datagram of the round before this one to its first
@@ -46,20 +49,24 @@ class RecordedTimes:
         if not self._count:
             self._latest = self._began = self._latest + self._gap
             self._shift = self._latest - times[0]
-        latest, shift, max_gap = self._latest, self._shift, self._max_gap
+        latest, shift, max_gap, overtaken = self._latest, self._shift, self._max_gap, self._overtaken
         due: list[int] = []
         for recorded in times:
             time = recorded + shift
             if time < latest:
-                if time < latest - STEP_BACK_NANOSECONDS:
+                overtaken += 1
+                if time < latest - STEP_BACK_NANOSECONDS or overtaken > OVERTAKEN_MAX:
                     shift += latest - time
+                    overtaken = 0
                 time = latest
-            elif time - latest > max_gap:
-                shift -= time - latest - int(max_gap)
-                time = latest + int(max_gap)
+            else:
+                overtaken = 0
+                if time - latest > max_gap:
+                    shift -= time - latest - int(max_gap)
+                    time = latest + int(max_gap)
             latest = time
             due.append(time)
-        self._latest, self._shift = latest, shift
+        self._latest, self._shift, self._overtaken = latest, shift, overtaken
         self._count += len(due)
         due.append(latest + self._distance())
         return [time / self._per_second for time in due]

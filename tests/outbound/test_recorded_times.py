@@ -9,7 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcastd.clock import NANO
-from mcastd.outbound.recorded_times import ROUND_GAP_NANOSECONDS, STEP_BACK_NANOSECONDS, RecordedTimes
+from mcastd.outbound.recorded_times import (
+    OVERTAKEN_MAX,
+    ROUND_GAP_NANOSECONDS,
+    STEP_BACK_NANOSECONDS,
+    RecordedTimes,
+)
 
 EPOCH = 1_764_019_199 * NANO  # what recorded times begin with
 MILLISECOND = NANO // 1000
@@ -56,6 +61,18 @@ def test_what_was_overtaken_is_due_at_once_and_moves_nothing() -> None:
     assert due(times, 0, 10, 7, 12)[:-1] == [0, 10, 10, 12]
     assert due(times, 11, 15)[:-1] == [12, 15]
     assert due(times, 15 - STEP_BACK_NANOSECONDS // MILLISECOND, 16)[:-1] == [15, 16]
+
+
+def test_a_clock_that_was_set_back_a_little_is_gone_on_from() -> None:
+    """All of that time would be due at once."""
+    times = RecordedTimes()
+    after = [-50.0 + number for number in range(OVERTAKEN_MAX + 4)]
+    assert due(times, 0, 100)[:-1] == [0, 100]
+    assert due(times, *(100 + each for each in after[:9]))[:-1] == [100] * 9
+    rest = due(times, *(100 + each for each in after[9:]))[:-1]
+    assert rest == [100] * (OVERTAKEN_MAX - 8) + [101, 102, 103]
+    # So many in a row, and not in all
+    assert due(times, 200, *[199, 201] * OVERTAKEN_MAX)[-2] == rest[-1] + 201 - (100 + after[-1])
 
 
 def test_another_clock_goes_on_from_there() -> None:
