@@ -521,6 +521,7 @@ class BridgeStatus(Status):
     when: str  # groups are forwarded: "joined", where members have joined them, or "always"
     ttl_threshold: int  # the TTL of a datagram must exceed it
     troubles: tuple[str, ...]  # why some of it does not work
+    silent: tuple[str, ...]  # interfaces by which nothing goes of what is routed there
     counters: BridgeCounters
     route_count: int  # that there are in all
     routes: tuple[RouteStatus, ...]  # those that were in use last

@@ -78,6 +78,7 @@ class BridgeWorker:
             when=config.when,
             ttl_threshold=config.ttl_threshold,
             troubles=self._troubles(),
+            silent=listing.silent,
             counters=copy_of(self.counters),
             route_count=self._router.seen(self.name).routes,
             routes=listing.routes,

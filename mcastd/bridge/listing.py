@@ -17,6 +17,7 @@ LISTED_MAX = 100
 
 @dataclass(frozen=True, slots=True)
 class BridgeListing:
+    silent: tuple[str, ...] = ()  # interfaces, as FamilyRoutes.silent
     routes: tuple[RouteStatus, ...] = ()  # those that were in use last
     queriers: tuple[QuerierStatus, ...] = ()
     members: tuple[BridgedGroupStatus, ...] = ()
@@ -31,7 +32,9 @@ def list_of(name: str, families: Iterable[FamilyRoutes], now: float) -> BridgeLi
     families = list(families)
     found = ((route, family) for family in families for route in family.routes_of(name))
     last = nlargest(LISTED_MAX, found, key=lambda one: one[0].last)
+    silent = {family.name(one) for family in families for one in family.silent & family.rules[name].to.keys()}
     return BridgeListing(
+        tuple(sorted(silent)),
         tuple(_route(route, family, now) for route, family in last),
         tuple(one for family in families for one in _queriers(name, family)),
         tuple(islice((one for family in families for one in _members(name, family)), LISTED_MAX)),

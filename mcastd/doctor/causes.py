@@ -96,6 +96,10 @@ CAUSES: tuple[Cause, ...] = (
         *("network-loss-now", "network-loss-earlier", *TS_ERRORS),
     ),
     _cause("overflow-earlier", "network-loss-earlier", "ts-errors-earlier"),
+    # from one network to another
+    _cause("bridge-ttl"),
+    _cause("bridge-yields"),
+    _cause("bridge-dry"),
     # Where both legs come by one way, and that fails, none is left to go on
     # what comes by a tunnel
     _cause("relay-full", "stale"),

@@ -8,8 +8,9 @@ from typing import Any
 
 from mcastd import log
 from mcastd.bounded import ask
-from mcastd.config import GroupSettings, InboundSubscription, OutboundChannel, WorkerSettings
+from mcastd.config import Bridge, GroupSettings, InboundSubscription, OutboundChannel, WorkerSettings
 from mcastd.doctor import (
+    bridges,
     configuration,
     copies,
     delivery,
@@ -70,6 +71,7 @@ CHECKS: tuple[tuple[Check, type[WorkerSettings]], ...] = (
     (transport_streams.unusable, InboundSubscription),
     (transport_streams.errors, InboundSubscription),
     (received_files.descriptions, InboundSubscription),
+    (bridges.forwarding, Bridge),
     (outputs.outputs, InboundSubscription),
     (worker.worker, WorkerSettings),
     (surroundings.kind_of_interface, GroupSettings),

@@ -32,6 +32,8 @@ from support.wait import wait_for
 
 GROUP, PORT = "239.255.6.1", 9190
 WATCH = "0.3s"
+# As with the drop-in for bridges
+WITH_ROUTING = ("setpriv", "--bounding-set=-all,+net_raw", "--inh-caps=-all,+net_raw")
 AS_A_SERVICE = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")  # root of its files, with no privilege
 
 
@@ -124,6 +126,7 @@ class Case:
     worker: str = "inbound/news"
     prepare: Fault | None = None  # before the daemon starts
     wrap: Sequence[str] = ()  # a command in front of the daemon's
+    rights: Sequence[str] = AS_A_SERVICE  # another one, which says what the daemon may
     arguments: Sequence[str] = ()  # for the doctor
     lab: str = "two wires"
     variant: str = ""
@@ -156,7 +159,7 @@ def scene(
     with ExitStack() as stack:
         if case.prepare is not None:
             stack.enter_context(case.prepare(lab))
-        enter = lab.here.enter([lab.text(word) for word in (*case.wrap, *AS_A_SERVICE)])
+        enter = lab.here.enter([lab.text(word) for word in (*case.wrap, *case.rights)])
         lab.daemon = stack.enter_context(RunningDaemon(directory, lab.text(case.config), enter=enter))
         status, healthy = lab.doctor(*case.arguments)
         record("false alarms", len(healthy["findings"]))

@@ -1,0 +1,61 @@
+"""What keeps a bridge from handing groups on, as far as its routes and its members show it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mcastd.config import Bridge
+from mcastd.doctor.evidence import Evidence
+from mcastd.doctor.finding import Finding, Said, Severity
+from mcastd.doctor.subject import Subject
+from mcastd.status import BridgeStatus, RouteStatus
+
+# Groups that a finding names.
+NAMED_MAX = 5
+
+
+def forwarding(subject: Subject[Bridge], _: Evidence) -> Iterator[Said]:
+    """Check that what is to leave leaves, that this host forwards, and that what members want comes."""
+    status = subject.now(BridgeStatus)
+    for interface in status.silent:
+        routes = [route for route in status.routes if interface in route.goes_to]
+        threshold = subject.settings.ttl_threshold
+        yield Finding(
+            "bridge-ttl",
+            Severity.BROKEN,
+            f"nothing leaves by {interface} of what is routed there: its TTL does not exceed {threshold}",
+            (
+                *(f"{_way(route)}: {route.packets} packets came (status)" for route in routes[:NAMED_MAX]),
+                f"packets sent to {interface}: none since (kernel)",
+            ),
+            f"have the sender set a TTL of {threshold + 1} or more; if it does, its datagrams are larger than"
+            f" the MTU of {interface}",
+        )
+    for querier in status.queriers:
+        if not querier.asks:
+            yield Finding(
+                "bridge-yields",
+                Severity.WARNING,
+                f"{querier.querier} asks for members on {querier.interface}: this host forwards none there",
+                (f"querier of IPv{querier.version} on {querier.interface}: {querier.querier} (status)",),
+                "if it is no router that forwards, have it ask no more, or give this host a lower address on"
+                f" {querier.interface}",
+            )
+    if status.route_count > len(status.routes):
+        return  # not all of them are known here
+    come = {route.group for route in status.routes}
+    wanted = {member.group for member in status.members}
+    if dry := sorted(wanted - come):
+        joined = [f"{one.group} on {one.interface}" for one in status.joins if one.group in dry]
+        yield Finding(
+            "bridge-dry",
+            Severity.HINT,
+            f"members want {', '.join(dry[:NAMED_MAX])}, of which nothing comes",
+            (f"joined: {', '.join(joined[:NAMED_MAX]) or 'nowhere'}; no datagram came (status)",),
+            "see whether the sender runs, and whether its network brings it here:"
+            f" mcastctl listen -i {(*status.comes_by, 'IFACE')[0]} {dry[0]}:PORT",
+        )
+
+
+def _way(route: RouteStatus) -> str:
+    return f"{route.source} to {route.group}"

@@ -1,0 +1,53 @@
+"""The checks of bridges, on made-up statuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mcastd.config import Bridge
+from mcastd.doctor import bridges
+from mcastd.doctor.evidence import Evidence
+from mcastd.doctor.finding import Finding
+from mcastd.doctor.subject import Subject
+
+SETTINGS = Bridge.model_validate(
+    {"from": "eth1", "to": ["eth2", "eth3"], "groups": ["239.1.0.0/16"], "ttl_threshold": 5}
+)
+ROUTE = {"source": "192.0.2.7", "group": "239.1.1.1", "goes_to": ["eth2", "eth3"], "packets": 77}
+
+
+def found(**status: Any) -> list[Finding]:
+    subject = Subject("bridge/tv", SETTINGS, "active", status={"comes_by": ["eth1"], **status})
+    said = list(bridges.forwarding(subject, Evidence()))
+    assert all(isinstance(one, Finding) for one in said)
+    return said  # type: ignore[return-value]
+
+
+def test_a_bridge_that_is_well() -> None:
+    member = {"interface": "eth2", "group": "239.1.1.1", "wanted": "any"}
+    querier = {"interface": "eth2", "version": 4, "asks": True, "querier": "10.9.1.1"}
+    assert found(routes=[ROUTE], route_count=1, members=[member], queriers=[querier]) == []
+
+
+def test_what_does_not_leave_by_one_of_its_interfaces() -> None:
+    (one,) = found(routes=[ROUTE], route_count=1, silent=["eth3"])
+    assert (one.cause, one.severity) == ("bridge-ttl", "broken")
+    assert "nothing leaves by eth3" in one.what
+    assert "192.0.2.7 to 239.1.1.1: 77 packets came (status)" in one.evidence
+    assert one.fix.startswith("have the sender set a TTL of 6 or more")
+
+
+def test_what_is_wanted_and_does_not_come() -> None:
+    members = [{"interface": "eth2", "group": group, "wanted": "any"} for group in ("239.1.1.1", "239.1.7.7")]
+    joins = [{"interface": "eth1", "group": "239.1.7.7", "wanted": "any"}]
+    (one,) = found(routes=[ROUTE], route_count=1, members=members, joins=joins)
+    assert (one.cause, one.severity) == ("bridge-dry", "hint")
+    assert one.what == "members want 239.1.7.7, of which nothing comes"
+    assert one.evidence == ("joined: 239.1.7.7 on eth1; no datagram came (status)",)
+    assert "mcastctl listen -i eth1 239.1.7.7:PORT" in one.fix
+    assert found(routes=[ROUTE], route_count=2, members=members) == [], "some routes are not listed"
+
+
+def test_a_bridge_that_does_not_run() -> None:
+    subject = Subject("bridge/tv", SETTINGS, "auto-restart")
+    assert list(bridges.forwarding(subject, Evidence())) == []

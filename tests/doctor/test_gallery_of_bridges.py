@@ -1,0 +1,142 @@
+"""A bridge that hands nothing on, made for real: see test_gallery.py."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from ipaddress import ip_address
+from pathlib import Path
+
+from support.gallery import GROUP, PORT, WITH_ROUTING, Case, Lab, show
+from support.inside import ifindex, inside, listener
+from support.meanwhile import meanwhile
+from support.peer import Talker
+from support.wait import wait_for
+
+from mcastd.net.query_sender import QuerySender
+from mcastd.protocols import igmp
+from mcastd.protocols.membership import MembershipQuery
+
+CONFIG = """[bridge.tv]
+from = "eth0"
+to = "eth1"
+groups = ["239.255.0.0/16"]
+"""
+UNWANTED = "239.255.6.77"
+Record = Callable[[str, object], None]
+
+
+class Sender:
+    """Sends the group on the first wire; a host on the second is a member."""
+
+    def __init__(self) -> None:
+        self._sock: socket.socket
+
+    @contextlib.contextmanager
+    def sent(self, lab: Lab) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(lab.quiet())
+            talker = stack.enter_context(Talker(lab.there, "net0", GROUP, PORT, source="10.6.0.2"))
+            self._sock = talker._socket
+            self.set_ttl(8)
+            stack.enter_context(listener(lab.there, 4, PORT, ("net1", GROUP)))
+            stack.enter_context(meanwhile(talker.send, 0.02, "sender"))
+            yield
+
+    def set_ttl(self, ttl: int) -> None:
+        self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ttl)
+
+    @contextlib.contextmanager
+    def with_ttl_one(self, lab: Lab) -> Iterator[None]:
+        self.set_ttl(1)
+        wait_for(lambda: lab.daemon.worker("bridge/tv")["status"]["silent"] == ["eth1"], "silence")
+        yield
+        self.set_ttl(8)
+
+
+def test_a_ttl_that_ends_here_is_named(
+    lab: Callable[[str], Lab], tmp_path: Path, record_property: Record
+) -> None:
+    sender = Sender()
+    one = Case(
+        "bridge-ttl",
+        "broken",
+        CONFIG,
+        sender.with_ttl_one,
+        worker="bridge/tv",
+        prepare=sender.sent,
+        rights=WITH_ROUTING,
+        by_hand="the TTL is its sender's",
+        hand=lambda _lab, _: sender.set_ttl(8),
+    )
+    show(one, lab, tmp_path, record_property)
+
+
+@contextlib.contextmanager
+def another_one_asks(lab: Lab) -> Iterator[None]:
+    """With a lower address than 10.6.1.1."""
+    lab.there.ip("addr add 10.6.0.77/32 dev net1")
+    with inside(lab.there), contextlib.closing(QuerySender(4)) as sender:
+        message = igmp.build_query(MembershipQuery())
+        index = ifindex(lab.there, "net1")
+
+        def heard() -> bool:
+            sender.send(index, ip_address("10.6.0.77"), igmp.ALL_SYSTEMS, message)
+            queriers = lab.daemon.worker("bridge/tv")["status"]["queriers"]
+            return [one["querier"] for one in queriers] == ["10.6.0.77"]
+
+        wait_for(heard, "it yields")
+    yield
+    lab.there.ip("addr del 10.6.0.77/32 dev net1")
+
+
+def lower_address(lab: Lab, _: str) -> None:
+    lab.worn = True
+    lab.shell("ip address add 10.5.0.1/24 dev eth1 && ip address del 10.6.1.1/24 dev eth1")
+
+
+def test_another_one_that_asks_is_named(
+    lab: Callable[[str], Lab], tmp_path: Path, record_property: Record
+) -> None:
+    one = Case(
+        "bridge-yields",
+        "warning",
+        CONFIG,
+        another_one_asks,
+        worker="bridge/tv",
+        prepare=Sender().sent,
+        rights=WITH_ROUTING,
+        by_hand="which of them is to ask, only a person knows",
+        hand=lower_address,
+    )
+    show(one, lab, tmp_path, record_property)
+
+
+@contextlib.contextmanager
+def nobody_sends_what_is_wanted(lab: Lab) -> Iterator[None]:
+    with listener(lab.there, 4, PORT, ("net1", UNWANTED)):
+
+        def wanted() -> bool:
+            members = lab.daemon.worker("bridge/tv")["status"]["members"]
+            return UNWANTED in {one["group"] for one in members}
+
+        wait_for(wanted, "it is wanted")
+        yield
+
+
+def test_what_is_wanted_and_does_not_come_is_named(
+    lab: Callable[[str], Lab], tmp_path: Path, record_property: Record
+) -> None:
+    one = Case(
+        "bridge-dry",
+        "hint",
+        CONFIG,
+        nobody_sends_what_is_wanted,
+        worker="bridge/tv",
+        prepare=Sender().sent,
+        rights=WITH_ROUTING,
+        by_hand="whether it is to be sent, only a person knows",
+    )
+    show(one, lab, tmp_path, record_property)
