@@ -199,7 +199,7 @@ class NumberedSequencer(Sequencer):
         now, stream = self._now(), self._last
         self.numbers, self.breaks = None, ()
         begin = 0 if stream is None else stream.order.next
-        if stream is not None and not self._room.number and self._goes_on(batch, stream):
+        if stream is not None and not stream.holds and self._goes_on(batch, stream):
             self.numbers = range(begin, stream.order.next)
             stream.heard = stream.order.went_on = now
             self._misfits.accept()
@@ -384,8 +384,12 @@ class NumberedSequencer(Sequencer):
             if Arrival.RESTART in places.values():
                 stream.jitter.begin_anew()
             self._measure(stream, column, times)
-        if not places and counts is None and stream.reorder is None:
+        reorder = stream.reorder
+        is_next = reorder is None or not (order.breaks or stream.holds)
+        if not places and counts is None and is_next:
             sorting.given += indices
+            if reorder is not None:
+                reorder.next = order.next
             whole = range(order.next - len(numbers), order.next)
             self.numbers, self.breaks = numbers if order.breaks else whole, order.breaks
             return

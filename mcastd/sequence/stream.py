@@ -44,5 +44,10 @@ class NumberedStream(Generic[Item]):
         self.reorder: Reorder[Item] | None = None  # None: datagrams go on as they come
 
     @property
+    def holds(self) -> bool:
+        """Return True if some of it is held back."""
+        return self.reorder is not None and len(self.reorder) > 0
+
+    @property
     def counters(self) -> SequenceCounters:
         return self.order.counters

@@ -301,6 +301,24 @@ def test_senders_of_one_group_are_sorted_by_their_columns_and_go_on_as_they_came
     }
 
 
+def test_what_is_held_of_one_sender_costs_the_stream_of_another_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taking = held_back(of_field())
+    made = [struct.pack(">H4x", number) for number in range(100)]
+    taking.feed(made[0], made[1], sender=B)
+    taking.feed(made[0], sender=A)
+    assert taking.feed(made[3], sender=B) == []
+    monkeypatch.setattr(NumberedSequencer, "_put", lambda *_, **__: pytest.fail("datagram by datagram"))
+    assert taking.feed(*made[1:9]) == made[1:9]
+    batch = ListBatch(made[9:20], addresses=[A] * 11)
+    assert taking.audited.feed(batch) == [batch]
+    monkeypatch.undo()
+    assert taking.feed(*made[21:30]) == []
+    assert taking.feed(made[20]) == made[20:30]
+    assert taking.sequencer.held == 1
+
+
 @settings(max_examples=40)
 @given(st.integers(0, 1 << 30), st.sampled_from(["rtp", "mold", "field"]), st.booleans())
 def test_a_batch_is_what_its_datagrams_are_one_after_another(seed: int, kind: str, holds: bool) -> None:
