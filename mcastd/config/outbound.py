@@ -136,8 +136,9 @@ class OutboundChannel(GroupSettings):
     repeat: Repeat = Field(1, description='How often the source is sent: "once", a count, or "forever".')
     seam: Literal["continuous", "raw"] | None = Field(
         None,
-        description='How a transport stream is repeated: "continuous", as it is if absent, has clock, times'
-        ' and counters go on, so that a player sees no seam; "raw" is as the file has them.',
+        description="How a transport stream is repeated, or goes on with another writer of a pipe:"
+        ' "continuous", as it is if absent, has clock, times and counters go on, so that a player sees no'
+        ' seam; "raw" is as the source has them.',
     )
     follow: Switch = Field(
         False, description="Whether to keep sending what is appended to the source, as tail -F does."

@@ -1,4 +1,5 @@
-"""Makes a transport stream that is repeated go on where it has ended, so that a player sees no seam.
+"""Makes a transport stream that is repeated, or that another one follows, go on where it has ended, so that a
+player sees no seam.
 
 From the second round on, what tells the time (PCR, PTS, DTS) is moved by as much as the rounds before it
 took, and the counters of each PID are turned on from the last one that was sent. What else may have times in
@@ -53,7 +54,8 @@ class Restamper:
         if not self._is_placed:
             self._waiting += packets
             first = next(ts.clocks(self._waiting), None)
-            if first is None and len(self._waiting) < WAITING_BYTES_MAX:
+            is_clocked = self._pace is not None
+            if first is None and is_clocked and len(self._waiting) < WAITING_BYTES_MAX:
                 return b""
             packets, self._waiting = self._waiting, b""
             self._place(first, packets)

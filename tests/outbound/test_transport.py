@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.transport import packet, pes
 
+from mcastd.config import OutboundChannel
 from mcastd.errors import SourceError
 from mcastd.outbound.framing import make_framer
-from mcastd.outbound.sources.file import FileSource
+from mcastd.outbound.sources.file import FileSource, open_source
 from mcastd.outbound.timed import TimedSchedule
 from mcastd.protocols import ts
 from mcastd.protocols.ts import PACKET_BYTES, PCR_HZ
@@ -194,10 +197,13 @@ def test_a_stop_in_the_middle_of_what_is_no_stream_is_no_error(tmp_path: Path) -
     assert read_all(source) == film()
 
 
-def test_what_one_writer_of_a_pipe_leaves_goes_and_the_next_one_is_taken(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seamless", [True, False])
+def test_what_one_writer_of_a_pipe_leaves_goes_and_the_next_one_is_taken(
+    tmp_path: Path, seamless: bool
+) -> None:
     path, noted = tmp_path / "live.ts", Noted()
     os.mkfifo(path)
-    source = FileSource(path, make_framer("ts", 1472, schedule=noted), schedule=noted)
+    source = FileSource(path, make_framer("ts", 1472, schedule=noted, seamless=seamless), schedule=noted)
     assert len(source.read()) == 0
     data = b""
     for part in (film(30), film(20, start=5000 * MS)):
@@ -207,11 +213,37 @@ def test_what_one_writer_of_a_pipe_leaves_goes_and_the_next_one_is_taken(tmp_pat
             data += b"".join(source.read())
             assert len(source.read()) == 0  # the writer is silent: the clock after these is to come
         data += b"".join(source.read())
-    assert data == film(30) + film(20, start=5000 * MS)
+    assert (data == film(30) + film(20, start=5000 * MS)) is not seamless
+    clocks = [sample.pcr // MS for sample in ts.clocks(data)]
+    assert clocks[6:] == [*(range(30, 50, 5) if seamless else range(5000, 5020, 5))]
+    counters = [data[at + 3] & 15 for at in range(0, len(data), PACKET_BYTES) if ts.pid_at(data, at) == 0x101]
+    steps = [later - earlier & 15 for earlier, later in pairwise(counters)]
+    assert (steps[23] == 1) is seamless  # from the last of the first writer to the first of the next
     times = [time for some in noted.times for time in some[:-1]]
     assert times == pytest.approx(
         [place * 0.007 for place in range(5)] + [0.03 + place * 0.007 for place in range(3)]
     )
+    source.close()
+
+
+@pytest.mark.parametrize("seam", [None, "continuous", "raw"])
+def test_a_channel_makes_one_stream_of_what_writers_of_a_pipe_send(
+    tmp_path: Path, seam: Literal["continuous", "raw"] | None
+) -> None:
+    """As of an encoder that is started again."""
+    path = tmp_path / "live.ts"
+    os.mkfifo(path)
+    source = open_source(
+        OutboundChannel(source=path, group="239.1.2.3", port=5004, framing="ts", timing="pcr", seam=seam)
+    )
+    assert len(source.read()) == 0
+    clocks: list[int] = []
+    for start in (700 * MS, 90_000 * MS):
+        with path.open("wb") as writer:
+            writer.write(film(10, start=start))
+        while payloads := source.read():
+            clocks += [sample.pcr // MS for one in payloads for sample in ts.clocks(bytes(one))]
+    assert clocks == [700, 705, *([90_000, 90_005] if seam == "raw" else [710, 715])]
     source.close()
 
 

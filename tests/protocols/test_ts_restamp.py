@@ -131,6 +131,13 @@ def test_a_stream_without_a_clock_keeps_its_times() -> None:
     assert counters(again)[0x101] == [number % 16 for number in range(20, 40)]
 
 
+def test_what_never_had_a_clock_does_not_wait_for_one() -> None:
+    restamper = Restamper()
+    restamper.feed(packet(0x101, 3))
+    restamper.finish()
+    assert restamper.feed(packet(0x101, 9)) == packet(0x101, 4)
+
+
 def test_the_clock_waits_for_the_last_picture() -> None:
     """Where the pictures take longer than the packets that they are in, the clock goes on later."""
     data = b"".join(

@@ -50,7 +50,7 @@ def open_source(channel: OutboundChannel, files: OpenFilesOf | None = None, _: s
         channel.framing,
         channel.max_datagram - channel.protocol.overhead,
         schedule=schedule,
-        seamless=channel.seam != "raw" and channel.repeat != 1,
+        seamless=channel.seam != "raw",
     )
     source = FileSource(
         settings.path, framer, repeat=channel.repeat, follow=channel.follow, files=files, schedule=schedule
