@@ -8,7 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from support.inside import is_ready
 from support.programs import program
+from support.wait import wait_for
 
 _serial = itertools.count()
 
@@ -79,3 +81,5 @@ def connect(
         else:
             ip(f"link set {temporary}{side} name {name} netns {host.pid}")
             host.ip(f"link set {name} gso_max_segs {segments} up")
+    for host, name in ((left, left_name), (right, right_name)):
+        wait_for(lambda host=host, name=name: is_ready(host, name), f"{name} to be up")  # type: ignore[misc]

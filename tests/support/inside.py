@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import socket
 import struct
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from support.host import Host
+if TYPE_CHECKING:
+    from support.host import Host
 
 CLONE_NEWNET = 0x40000000
+SIOCGIFFLAGS, IFF_RUNNING = 0x8913, 0x40
 MCAST_JOIN_GROUP = 42
 
 
@@ -29,6 +33,17 @@ def inside(host: Host) -> Iterator[None]:
             _setns(home)
     finally:
         os.close(home)
+
+
+def is_ready(host: Host | None, interface: str) -> bool:
+    """Return True if the kernel has taken note that an interface is up and has a carrier.
+
+    That may be a while after it has: until then what is sent there is dropped, and nobody is told.
+    """
+    with inside(host) if host else contextlib.nullcontext(), socket.socket() as sock:
+        request = struct.pack("16sH14x", interface.encode(), 0)
+        _, flags = struct.unpack("16sH14x", fcntl.ioctl(sock, SIOCGIFFLAGS, request))
+    return bool(flags & IFF_RUNNING)
 
 
 def ifindex(host: Host, interface: str) -> int:
