@@ -292,7 +292,9 @@ class MergingSequencer(LegsSequencer):
                 # One that was away is near, and goes on where the others are
                 far, others_go_on = numbering.dropout, False
             if not is_same or abs(ahead) >= far:
-                if others_go_on:
+                known = place.stream
+                is_over = known is not None and known.is_over and known.identity == self._identity
+                if others_go_on and not (is_over and not is_same):
                     return OTHER_STREAM
                 self._begin_anew(taking, identity, number)
             elif now >= self._went_on + patience and merge.is_missed(number):

@@ -166,6 +166,9 @@ class MoldSequencer(NumberedSequencer):
     def _count(self, datagram: RowBytes) -> int:
         return moldudp64.messages(datagram)
 
+    def _is_end(self, datagram: RowBytes) -> bool:
+        return moldudp64.is_end(datagram)
+
 
 def _session(identity: bytes) -> str:
     return printable(identity.decode("ascii", "backslashreplace").rstrip())

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from mcastd import clock
@@ -46,7 +46,7 @@ OTHER_PAYLOAD_TYPE = "other-payload-type"
 # What comes where each datagram's number is far from that of the one before it.
 FAR_NUMBERS = "the numbers of what comes are all far from each other, so they are none, or stand elsewhere"
 
-# Another stream is received in place of one that has been silent for so long.
+# Another stream is received in place of one that has been silent for so long, or that has said that it ends.
 SILENT_SECONDS = 1.0
 # Streams that may become the one that is received; of more, those that were heard last.
 CANDIDATES_MAX = 1024
@@ -58,6 +58,9 @@ SENDERS_MAX = 64
 # Of these, the status shows those that were in order, and were heard last.
 SENDERS_SHOWN = 10
 
+
+# Far from what came before, as where a sender begins anew.
+FAR = frozenset((Arrival.STRAY, Arrival.RESTART))
 
 OfStream = NumberedStream[ListBatch]
 
@@ -188,6 +191,10 @@ class NumberedSequencer(Sequencer):
 
     def _is_foreign(self, stream: OfStream, datagram: RowBytes, now: float) -> bool:
         """Return True for a datagram that has its place in a stream, but is not to be received."""
+        return False
+
+    def _is_end(self, datagram: RowBytes) -> bool:
+        """Return True if a datagram says that its stream has ended. It is never in order by the column."""
         return False
 
     def _measure(self, stream: OfStream, column: bytes, times: Sequence[int]) -> None:
@@ -381,9 +388,7 @@ class NumberedSequencer(Sequencer):
         stream.datagrams += len(numbers)
         self._last = stream
         if stream.jitter is not None and times:
-            if Arrival.RESTART in places.values():
-                stream.jitter.begin_anew()
-            self._measure(stream, column, times)
+            self._measure_column(stream, column, times, places)
         reorder = stream.reorder
         is_next = reorder is None or not (order.breaks or stream.holds)
         if not places and counts is None and is_next:
@@ -416,7 +421,9 @@ class NumberedSequencer(Sequencer):
         stream.heard = now
         stream.datagrams += 1
         self._last = stream
-        if stream.jitter is not None:
+        if self._is_end(datagram):
+            stream.over_at = stream.order.next
+        if stream.jitter is not None and arrival is not Arrival.STRAY:
             if arrival is Arrival.RESTART:
                 stream.jitter.begin_anew()
             self._measure_one(stream, sorting.copy(index))
@@ -444,7 +451,8 @@ class NumberedSequencer(Sequencer):
         if self._wanted is not None and identity != self._wanted:
             self._refuse(OTHER_STREAM, sorting.batch.payloads[index], sorting.now)
             return False
-        if last is not None and sorting.now < last.heard + SILENT_SECONDS:
+        is_over = last is not None and last.is_over and identity != last.identity
+        if last is not None and not is_over and sorting.now < last.heard + SILENT_SECONDS:
             self._dropped[OTHER_SENDER if identity == last.identity else OTHER_STREAM] += 1
             return False
         if self._candidates.get(key) == number:
@@ -479,6 +487,21 @@ class NumberedSequencer(Sequencer):
         self._begin_order(stream)
         self._streams[key] = stream
         return stream
+
+    def _measure_column(
+        self, stream: OfStream, column: bytes, times: Sequence[int], places: Mapping[int, Arrival]
+    ) -> None:
+        """Take the kernel's times of a column. What is far off is left out; where it begins anew, the
+        timestamps do."""
+        assert stream.jitter is not None
+        size, begin = self._wire.cells.size, 0
+        for place in sorted([at for at, arrival in places.items() if arrival in FAR]):
+            self._measure(stream, column[begin * size : place * size], times[begin:place])
+            begin = place + 1
+            if places[place] is Arrival.RESTART:
+                stream.jitter.begin_anew()
+                begin = place
+        self._measure(stream, column[begin * size :], times[begin:])
 
     def _measure_one(self, stream: OfStream, one: ListBatch) -> None:
         if one.times:

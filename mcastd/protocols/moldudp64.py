@@ -18,6 +18,11 @@ LENGTH_BYTES = 2
 END = 0xFFFF
 
 
+def is_end(packet: RowBytes) -> bool:
+    """Return True if a packet says that its session has ended."""
+    return packet[COUNT_AT:HEADER_BYTES] == END.to_bytes(2)
+
+
 def messages(packet: RowBytes) -> int:
     """How many messages a packet has. Returns -1 if it is too short to have so many."""
     room = (len(packet) - HEADER_BYTES) // LENGTH_BYTES

@@ -36,12 +36,18 @@ class NumberedStream(Generic[Item]):
         self.identity = identity
         self.order = order
         self.fixed = fixed
+        self.over_at: int | None = None  # the number that would come next when its sender said that it ends
         self.datagrams = 0
         self.heard = 0.0  # monotonic seconds, of the last datagram
         self.payload_type: int | None = None
         self.payload_type_heard = 0.0  # the same, of the last one of this payload type
         self.jitter: Jitter | None = None
         self.reorder: Reorder[Item] | None = None  # None: datagrams go on as they come
+
+    @property
+    def is_over(self) -> bool:
+        """Return True if its sender has said that it ends, and nothing of it has come since."""
+        return self.over_at == self.order.next
 
     @property
     def holds(self) -> bool:

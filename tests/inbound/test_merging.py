@@ -82,7 +82,7 @@ def many(begin: int, end: int, *, without: range | tuple[int, ...] = (), ssrc: i
 
 
 def mold(number: int, count: int, *, session: bytes = b"20261126AB") -> bytes:
-    return struct.pack(">10sQH", session, number, count) + b"\0\1m" * count
+    return struct.pack(">10sQH", session, number, count) + b"\0\1m" * (count % 0xFFFF)
 
 
 # -- a leg that brings nothing of use
@@ -300,6 +300,27 @@ def test_heartbeats_go_on_by_one_leg() -> None:
     merged.now += HEARTBEAT_SECONDS
     assert merged.feed(1, mold(3, 0)) == [mold(3, 0)]
     assert merged.feed(0, mold(3, 0)) == []
+
+
+@pytest.mark.parametrize("max_skew", [0, 0.05])
+@pytest.mark.parametrize("is_together", [False, True])
+def test_the_next_session_is_merged_at_once_where_the_last_one_has_ended(
+    max_skew: float, is_together: bool
+) -> None:
+    merged, following = Merged("moldudp64", max_skew=max_skew), b"20261127AA"
+    before = [mold(1, 2), mold(3, 1)]
+    begun = [mold(1, 1, session=following), mold(2, 3, session=following), mold(5, 1, session=following)]
+    for leg in (0, 1):
+        merged.feed(leg, *before)
+    assert merged.feed(0, *begun[:2]) == [], "the last one has not ended"
+    merged.now += 0.2
+    end = [mold(4, 0xFFFF)] * 2
+    for leg in (1, 0):
+        given = merged.feed(leg, *end, *begun) if is_together else merged.feed(leg, *end)
+        given += [] if is_together else merged.feed(leg, *begun)
+        assert [one for one in given if one not in end] == (begun if leg else [])
+    assert merged.feed(0, mold(6, 2, session=following)) == [mold(6, 2, session=following)]
+    assert merged.counted.restarts == 1
 
 
 def test_what_is_held_goes_on_at_the_end() -> None:

@@ -359,6 +359,22 @@ def test_a_single_datagram_goes_on_when_the_run_ends() -> None:
     assert taking.sequencer.held == 0
 
 
+@pytest.mark.parametrize("at_a_time", [1, 2, 5, 40])
+def test_a_sender_that_begins_anew_has_no_jitter_by_that(at_a_time: int) -> None:
+    """Its timestamps jump with its numbers; nor has a single datagram that is far off."""
+    taking, base = of_rtp(), 10**18
+    numbers = [*range(100, 120), 9000, *range(120, 130), *range(40_000, 40_030)]
+    made = [rtp(number, stamp=90 * number) for number in numbers]
+    times = [base + 10**6 * place for place in range(len(numbers))]
+    for begin in range(0, len(made), at_a_time):
+        some = slice(begin, begin + at_a_time)
+        taking.feed(*made[some], times=times[some])
+    assert taking.counted.restarts == 1
+    jitter = taking.senders[0].jitter
+    assert jitter is not None
+    assert jitter.most_ms < 0.1  # the place of the one that is left out
+
+
 def test_jitter_is_measured_with_the_clock_of_the_payload_type() -> None:
     taking = of_rtp()
     base = 10**18
@@ -388,6 +404,29 @@ def test_messages_are_counted_and_heartbeats_tell_of_what_is_lost() -> None:
     assert taking.counted == SequenceCounters(lost=3)
     assert taking.feed(mold(11, 0xFFFF)) == [mold(11, 0xFFFF)], "the end of the session"
     assert taking.senders[0].stream == "20261126AB"
+
+
+def test_the_next_session_is_received_at_once_where_the_last_one_has_ended() -> None:
+    """All of it is wanted, from its first message on."""
+    taking, end, following = of_mold(), mold(3, 0xFFFF), b"20261127AA"
+    taking.feed(mold(1), mold(2))
+    begun = [mold(1, session=following), mold(2, 3, session=following)]
+    assert taking.feed(*begun) == [], "the last one has not ended"
+    assert taking.dropped == {"other-stream": 2}
+    assert taking.feed(end, end, *begun, end) == [end, end, *begun]
+    assert taking.dropped == {"other-stream": 3}
+    assert taking.senders[0].stream == following.decode()
+    assert taking.counted == SequenceCounters(restarts=1)
+    # After its end the session goes on, as it should not: then it has not ended
+    taking.feed(mold(5, 0xFFFF, session=following), mold(5, session=following))
+    assert taking.feed(mold(1), mold(2)) == []
+
+
+def test_the_end_of_a_session_lets_no_other_sender_in_its_place() -> None:
+    taking = of_mold()
+    taking.feed(mold(1), mold(2), mold(3, 0xFFFF))
+    assert taking.feed(mold(3), mold(4), sender=B) == []
+    assert taking.dropped == {"other-sender": 2}
 
 
 def test_what_is_no_moldudp64_and_another_session() -> None:
