@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Without which Pythons `make pythons` fails, as in PROMISED='3.13 3.14'; others are left out if they cannot be had.
 PROMISED ?=
 
-.PHONY: demo test programs lint types unit pythons bench deb deb-raptorq deb-bundled rpm system-packages clean
+.PHONY: demo test programs lint types unit pythons bench deb deb-raptorq deb-bundled rpm system-packages test-kernel clean
 
 demo: $(VENV)/installed
 	$(BIN)/mcastd demo
@@ -27,7 +27,7 @@ types: $(VENV)/installed-dev
 	@$(BIN)/mypy mcastd
 	@$(BIN)/mypy --config-file tests/mypy.ini tests
 
-unit: programs $(VENV)/installed-dev system-packages
+unit: programs $(VENV)/installed-dev system-packages test-kernel
 	@echo "tests in network namespaces: pytest (some minutes)"
 	@$(BIN)/pytest --numprocesses=3 --dist=worksteal --ignore=tests/system
 	@echo "tests with systemd, each in a container that boots: pytest (some minutes)"
@@ -44,6 +44,10 @@ deb deb-raptorq deb-bundled rpm:
 # What tests/system needs: pytest has no network to make it with. Where that is impossible, these tests say why.
 system-packages:
 	@$(PYTHON) packaging/build.py --for-tests
+
+# A kernel with Linux's own AMT driver, for tests beside it. Where that is impossible, these tests say why.
+test-kernel: programs
+	@$(PYTHON) packaging/kernel.py
 
 # As root, some ten minutes; BENCH="--quick --rows raw,send" for less, BENCH=--help for all options.
 bench: $(VENV)/installed

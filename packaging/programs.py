@@ -40,7 +40,9 @@ FOR_TESTS = {
     "make": "make",
     "ensurepip": "python3-venv",
     "bridge": "iproute2",
+    "busybox": "busybox-static",
     "capinfos": "wireshark-common",
+    "cpio": "cpio",
     "cvlc": "vlc-bin",
     "dumpcap": "wireshark-common",
     "editcap": "wireshark-common",
@@ -57,6 +59,7 @@ FOR_TESTS = {
     "nft": "nftables",
     "prometheus": "prometheus",
     "promtool": "prometheus",
+    "qemu-system-x86_64": "qemu-system-x86",
     "sapserver": "minisapserver",  # Debian 13 has none
     "smcrouted": "smcroute",
     "socat": "socat",
