@@ -26,7 +26,8 @@ from mcastd.inbound.keeper import Diagnose
 from mcastd.inbound.reader import Reader
 from mcastd.inbound.sinks import Ends, MakeSink, Means, make_sink
 from mcastd.inbound.subscription import Subscription, source_filter
-from mcastd.net.interfaces import Host, look
+from mcastd.ip import Address, SourceFilter
+from mcastd.net.interfaces import Host, Interface, look
 from mcastd.net.legs import ReceivingLegs
 from mcastd.net.link import Receiver, Sender
 from mcastd.net.membership import Memberships
@@ -202,7 +203,25 @@ def _discovery(name: str, settings: Discover, parts: Parts) -> Discovery:
 
 
 def _bridge(name: str, settings: Bridge, parts: Parts) -> BridgeWorker:
-    return BridgeWorker(name, settings, parts.router or MulticastRouter(), parts.host)
+    def open_receiver(wanted: Bridge, group: Address, port: int, interface: Interface) -> Receiver:
+        sources = tuple(one.network_address for one in wanted.sources if one.version == group.version)
+        return SocketReceiver(
+            group,
+            port,
+            interface=interface.name,
+            source_filter=SourceFilter(exclude=not sources, sources=sources),
+            metadata=True,
+            host=parts.host,
+            memberships=parts.memberships,
+        )
+
+    def open_sender(group: Address, port: int, interface: Interface, ttl: int) -> Sender:
+        return SocketSender(group, port, interface=interface.name, ttl=ttl, loop=False, host=parts.host)
+
+    router = parts.router or MulticastRouter()
+    return BridgeWorker(
+        name, settings, router, parts.host, open_receiver=open_receiver, open_sender=open_sender
+    )
 
 
 # By the settings of a kind of worker (see Config.kinds): makes one of its name, settings and parts.

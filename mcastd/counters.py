@@ -115,7 +115,8 @@ class DiscoveryCounters:
 class BridgeCounters:
     """What came for a bridge, and what became of it: received = forwarded + dropped.
 
-    Datagrams as the kernel counts them: several that were sent in one piece (GSO) and stay in it are one.
+    Where the kernel forwards, datagrams are as it counts them: several that were sent in one piece (GSO) and
+    stay in it are one. By the relay, one that an interface has not taken counts as dropped.
     """
 
     received: int = 0  # datagrams

@@ -518,6 +518,8 @@ class BridgeStatus(Status):
     goes_to: tuple[str, ...]  # interfaces that there are
     groups: tuple[str, ...]  # or prefixes
     sources: tuple[str, ...]  # the same; none: any
+    engine: str  # what forwards: "kernel" or "relay"; "": nothing does now
+    engine_reason: str  # why it is the relay, if that is not set; ""
     when: str  # groups are forwarded: "joined", where members have joined them, or "always"
     ttl_threshold: int  # the TTL of a datagram must exceed it
     troubles: tuple[str, ...]  # why some of it does not work
@@ -528,3 +530,4 @@ class BridgeStatus(Status):
     queriers: tuple[QuerierStatus, ...]  # who asks on the networks that it forwards to; with when = "joined"
     members: tuple[BridgedGroupStatus, ...]  # what is wanted there
     joins: tuple[JoinStatus, ...]  # what is joined where its groups come from
+    overflow: int  # datagrams that the kernel dropped at full receive buffers of the relay

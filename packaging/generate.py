@@ -149,10 +149,10 @@ def shipped_examples() -> dict[str, Examples]:
         if header:
             section, *rest = header.split(".")
             examples = {}
-            if len(rest) < 2:
-                found[f"[{section}.NAME]" if rest else section] = examples
+            if len(rest) < 2:  # of several tables of one kind, the first that has a key shows it
+                examples = found.setdefault(f"[{section}.NAME]" if rest else section, examples)
         else:
-            examples[key] = value
+            examples.setdefault(key, value)
             if key == "kind":
                 found[f"[{section}.NAME.{rest[1]}], kind = {value}"] = examples
     return found

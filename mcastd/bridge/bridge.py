@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import errno
+import select
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mcastd import log
 from mcastd.bounded import Patience
 from mcastd.bridge.forwarding import REASONS, Rule
+from mcastd.bridge.relay import REASONS as RELAY_REASONS
+from mcastd.bridge.relay import OpenRelayed, OpenRelaying, Relay
 from mcastd.bridge.router import Enlisted, MulticastRouter
 from mcastd.config import Bridge, label_of
 from mcastd.config.addresses import format_prefix, interfaces_in
@@ -15,12 +19,14 @@ from mcastd.errors import LinkError
 from mcastd.ip import Interfaces, Prefix
 from mcastd.net.interfaces import Host, Interface, absence, named_in
 from mcastd.net.routing import Version
-from mcastd.status import BridgeStatus
+from mcastd.status import BridgeStatus, JoinStatus
 from mcastd.worker import Books, Context, Signal, Vitals, WorkerIdentity
 
 VERSIONS: tuple[Version, ...] = (4, 6)
 # After the kernel could not be asked, or refused an interface.
 RETRY_SECONDS = 5.0
+# The kernel's routing cannot be had: another program has it, a capability is missing, or there is none.
+NO_ROUTING = frozenset({errno.EADDRINUSE, errno.EPERM, errno.EACCES, errno.ENOPROTOOPT})
 # Signals without effect here.
 NOT_FOR_US = Signal.REOPEN | Signal.SOURCE | Signal.HANDOVER
 
@@ -28,16 +34,29 @@ NOT_FOR_US = Signal.REOPEN | Signal.SOURCE | Signal.HANDOVER
 class BridgeWorker:
     """Has groups forwarded: a :class:`mcastd.worker.Worker`."""
 
-    def __init__(self, name: str, config: Bridge, router: MulticastRouter, host: Callable[[], Host]) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: Bridge,
+        router: MulticastRouter,
+        host: Callable[[], Host],
+        *,
+        open_receiver: OpenRelayed,
+        open_sender: OpenRelaying,
+    ) -> None:
         self.name = name
         self.counters = BridgeCounters()
         self._config = config
         self._router = router
         self._host = host
+        self._relay = Relay(self.counters, open_receiver, open_sender)
+        self._engine = ""  # that forwards now: "kernel" or "relay"; "": none does
+        self._reason = ""  # why it is the relay, if nobody has set that
+        self._watched: dict[int, object] = {}  # by descriptor, as Relay.filenos
         self._comes_by: tuple[str, ...] = ()
         self._goes_to: tuple[str, ...] = ()
         self._problems: tuple[str, ...] = ()  # of its interfaces, in words
-        self._identity = WorkerIdentity("", 0, label_of(config.from_), reasons=REASONS)
+        self._identity = WorkerIdentity("", 0, label_of(config.from_), reasons=(*REASONS, *RELAY_REASONS))
         self._log = log.get_logger(worker=name)
 
     def run(self, context: Context) -> None:
@@ -50,12 +69,17 @@ class BridgeWorker:
                 if context.take(Signal.NEWS):
                     self._tell(context)
                 context.take(NOT_FOR_US)
-                refused = self._router.seen(self.name).refused
-                context.wait(RETRY_SECONDS if refused else None)
-                if refused and not context.signals:
+                refused = self._router.seen(self.name).refused or bool(self._relay.refused)
+                ready = context.wait(RETRY_SECONDS if refused else None)
+                for fd in ready:
+                    self._relay_from(fd, context)
+                if refused and not ready and not context.signals:
                     self._follow(context)
         finally:
             self._router.dismiss(self.name)
+            self._watch(context, {})
+            self._relay.close()
+            self._engine = ""
             self._comes_by = self._goes_to = ()
 
     def update(self, settings: object) -> bool:
@@ -75,6 +99,8 @@ class BridgeWorker:
             goes_to=self._goes_to,
             groups=tuple(map(format_prefix, config.groups)),
             sources=tuple(map(format_prefix, config.sources)),
+            engine=self._engine,
+            engine_reason=self._reason,
             when=config.when,
             ttl_threshold=config.ttl_threshold,
             troubles=self._troubles(),
@@ -84,7 +110,8 @@ class BridgeWorker:
             routes=listing.routes,
             queriers=listing.queriers,
             members=listing.members,
-            joins=listing.joins,
+            joins=listing.joins + self._joined(patience),
+            overflow=self._relay.overflow(),
         )
 
     def vitals(self) -> Vitals:
@@ -93,15 +120,29 @@ class BridgeWorker:
             datagrams=counters.received,
             payload_bytes=counters.received_bytes,
             dropped=losses(counters.dropped),
-            last_datagram=self._router.last(self.name),
+            overflow=self._relay.overflow(),
+            last_datagram=self._last,
         )
 
     def books(self) -> Books:
         return Books(
             self._identity,
             self.counters,
-            self._router.last(self.name),
+            self._last,
+            overflow=self._relay.overflow(),
             routes=self._router.seen(self.name).routes,
+        )
+
+    @property
+    def _last(self) -> float | None:
+        return self._relay.last if self._engine == "relay" else self._router.last(self.name)
+
+    def _joined(self, patience: Patience | None) -> tuple[JoinStatus, ...]:
+        """What the relay is a member of."""
+        return tuple(
+            JoinStatus(interface=one.interface, group=one.group, wanted=one.wanted, refused=one.refused)
+            for receiver in self._relay.receivers()
+            for one in receiver.memberships(patience)
         )
 
     # -- the worker's thread
@@ -113,6 +154,7 @@ class BridgeWorker:
         rules: dict[Version, Rule] = {}
         refused: list[LinkError] = []
         problems: set[str] = set()
+        sides: list[dict[int, Interface]] = [{}, {}]
         for version in VERSIONS:
             groups = tuple(prefix for prefix in config.groups if prefix.version == version)
             if not groups:
@@ -124,6 +166,8 @@ class BridgeWorker:
                 refused.append(error)
                 continue
             problems |= _problems(host, config, came_by, to)
+            for side, found in zip(sides, (came_by, to), strict=True):
+                side.update((interface.index, interface) for interface in found)
             rules[version] = Rule(
                 frozenset(interface.index for interface in came_by),
                 dict.fromkeys((interface.index for interface in to), config.ttl_threshold),
@@ -139,19 +183,58 @@ class BridgeWorker:
         interface = ",".join(self._comes_by)
         if interface != self._identity.interface:
             self._identity = self._identity._replace(interface=interface)
-        enlisted = Enlisted(self.counters, lambda: context.send(Signal.NEWS))
-        self._router.enlist(self.name, enlisted, rules, host)
+        if config.needs_relay:
+            self._take_relay(context, config, sides, "")
+        else:
+            try:
+                enlisted = Enlisted(self.counters, lambda: context.send(Signal.NEWS))
+                self._router.enlist(self.name, enlisted, rules, host)
+                self._engine, self._reason = "kernel", ""
+                self._watch(context, {})
+                self._relay.close()
+            except LinkError as error:
+                if not config.may_relay or error.errno not in NO_ROUTING:
+                    raise
+                self._take_relay(context, config, sides, error.trouble)
         context.take(Signal.NEWS)
         self._tell(context)
         context.taken_over()
 
+    def _take_relay(
+        self, context: Context, config: Bridge, sides: Sequence[Mapping[int, Interface]], why: str
+    ) -> None:
+        """Forward by ourselves from here on. Raises LinkError."""
+        self._router.dismiss(self.name)
+        self._engine, self._reason = "relay", why
+        came_by, to = (list(side.values()) for side in sides)
+        self._watch(context, {})
+        self._relay.follow(config, came_by, to)
+        self._watch(context, self._relay.filenos())
+
+    def _watch(self, context: Context, watched: Mapping[int, object]) -> None:
+        for fd in self._watched:
+            context.unwatch(fd)
+        self._watched = dict(watched)
+        for fd in self._watched:
+            context.watch(fd, select.POLLIN)
+
+    def _relay_from(self, fd: int, context: Context) -> None:
+        trouble = self._relay.trouble
+        self._relay.receive(self._watched[fd])
+        if trouble != self._relay.trouble:
+            self._tell(context)
+
     def _tell(self, context: Context) -> None:
         troubles = self._troubles()
         way = f"from {', '.join(self._comes_by)} to {', '.join(self._goes_to)}"
-        context.ready("; ".join((way, *troubles)), degraded=bool(troubles))
+        engine = "" if self._engine == "kernel" else "relayed"
+        if self._reason:
+            engine += f", since the kernel does not: {self._reason}"
+        context.ready("; ".join(filter(None, (way, engine, *troubles))), degraded=bool(troubles))
 
     def _troubles(self) -> tuple[str, ...]:
-        return (*self._problems, *self._router.seen(self.name).troubles)
+        relay = (*self._relay.refused, *filter(None, (self._relay.trouble,)))
+        return (*self._problems, *self._router.seen(self.name).troubles, *relay)
 
 
 def _meant(host: Host, side: str, interfaces: Interfaces, groups: tuple[Prefix, ...]) -> list[Interface]:

@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from mcastd.config.addresses import interfaces_in, means_several
-from mcastd.config.model import WorkerSettings
-from mcastd.config.types import AnyInterface, GroupPrefix, SourcePrefix, TtlThreshold
+from mcastd.config.model import Conflicts, Model, WorkerSettings
+from mcastd.config.types import (
+    AnyInterface,
+    Group,
+    GroupPrefix,
+    Location,
+    Port,
+    SourcePrefix,
+    Switch,
+    TtlThreshold,
+)
 from mcastd.config.words import show
 from mcastd.ip import Address, Interfaces, Prefix
 
 DEFAULT_TTL_THRESHOLD = 1
 
 
+class Rewrite(Model):
+    """What a bridge sends to another group or port than it came to."""
+
+    group: Group | None = Field(None, description="The group that it is sent to; absent: the one it came to.")
+    port: Port | None = Field(
+        None, description="The UDP port that it is sent to; absent: the one it came to."
+    )
+
+    @model_validator(mode="after")
+    def _is_something(self) -> Rewrite:
+        if self.group is None and self.port is None:
+            raise ValueError("must have a group, a port, or both")
+        return self
+
+
 class Bridge(WorkerSettings):
-    """Groups that the kernel routes from some interfaces of this host to others: ``[bridge.NAME]``."""
+    """Groups that go from some interfaces of this host to others: ``[bridge.NAME]``."""
 
     from_: AnyInterface = Field(
         alias="from",
@@ -44,6 +68,25 @@ class Bridge(WorkerSettings):
     ttl_threshold: TtlThreshold = Field(
         DEFAULT_TTL_THRESHOLD,
         description="What the TTL of a datagram must exceed when it arrives; of IPv4 alone.",
+    )
+
+    engine: Literal["auto", "kernel", "relay"] = Field(
+        "auto",
+        description='What forwards: "kernel", its routing, which takes CAP_NET_RAW; or "relay", the daemon'
+        " itself, which takes ports, and groups by themselves, and sends from its own address."
+        ' "auto" is the kernel where that can be had and does all that is asked, else the relay, if there are'
+        " ports.",
+    )
+    ports: tuple[Port, ...] = Field(
+        (), description="The UDP ports of the groups, for the relay alone: the kernel forwards all."
+    )
+    raise_ttl: Switch = Field(
+        False,
+        description="Whether what arrives with too low a TTL goes on all the same, with 1 at least, by the"
+        " relay; it needs sources, so that nothing goes in a circle.",
+    )
+    rewrite: Rewrite | None = Field(
+        None, description="Another group or port that it is sent to, by the relay; absent: none."
     )
 
     @field_validator("from_", "to")
@@ -78,6 +121,53 @@ class Bridge(WorkerSettings):
         if threshold != DEFAULT_TTL_THRESHOLD and any(prefix.version == 6 for prefix in groups):
             raise ValueError("the routes of IPv6 have no threshold: make a bridge of its own for IPv4")
         return threshold
+
+    @model_validator(mode="after")
+    def _of_an_engine(self) -> Bridge:
+        if found := list(self._contradictions()):
+            raise Conflicts(found)
+        return self
+
+    def _contradictions(self) -> Iterator[tuple[Location, str]]:
+        """Keys of one engine where the other one is meant, and what the relay lacks."""
+        for key, is_set in (("ports", self.ports), ("raise_ttl", self.raise_ttl), ("rewrite", self.rewrite)):
+            if is_set and self.engine == "kernel":
+                yield (key,), 'is for the relay, and engine = "kernel"'
+        if self.engine == "kernel" or not (self.ports or self.needs_relay):
+            return
+        if not self.ports:
+            yield ("ports",), "missing; the relay needs them"
+        if self.when != "always":
+            yield ("when",), 'must be "always" for the relay, which asks no members; or leave its keys out'
+        for key, prefixes in (("groups", self.groups), ("sources", self.sources)):
+            for prefix in prefixes:
+                if prefix.prefixlen < prefix.max_prefixlen:
+                    yield (key,), f"{prefix} is a prefix, and the relay takes addresses by themselves"
+        if self.raise_ttl and not self.sources:
+            yield ("raise_ttl",), "needs sources: what it sends itself must not be taken again"
+        if self.rewrite is not None:
+            yield from self._contradictions_of(self.rewrite)
+
+    def _contradictions_of(self, rewrite: Rewrite) -> Iterator[tuple[Location, str]]:
+        for key, to, of in (("group", rewrite.group, self.groups), ("port", rewrite.port, self.ports)):
+            if to is not None and len(of) > 1:
+                yield ("rewrite", key), f"makes one of {len(of)}: make a bridge for each"
+        group = self.groups[0].network_address
+        if rewrite.group is not None and rewrite.group.version != group.version:
+            yield (
+                ("rewrite", "group"),
+                f"{rewrite.group} is IPv{rewrite.group.version}, and {group} IPv{group.version}",
+            )
+
+    @property
+    def needs_relay(self) -> bool:
+        """Return True if the kernel cannot do all that is asked."""
+        return self.engine == "relay" or self.raise_ttl or self.rewrite is not None
+
+    @property
+    def may_relay(self) -> bool:
+        """Return True if the relay can do it."""
+        return bool(self.ports)
 
     @property
     def versions(self) -> frozenset[int]:

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from mcastd.config.bridge import Rewrite
 from mcastd.config.daemon import DaemonSettings
 from mcastd.config.kinds import kinds_among
 from mcastd.config.legs import LegSettings
@@ -26,6 +27,9 @@ from mcastd.config.words import choose, show
 # Similarity (difflib) from which a key of another table was hardly meant: "source" and "sources" have 0.92,
 # "key" and "keys" 0.86.
 SIMILARITY_MIN = 0.85
+
+# Models of tables that are no kinds.
+TABLES_OF_A_KEY: Mapping[str, type[Model]] = {"rewrite": Rewrite}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +140,7 @@ def _model(location: Location, data: Mapping[str, Any]) -> type[Model]:
             return workers[table]
         case (str(table), name, str(key), _) if table in workers:
             kinds = kinds_among(workers[table].fields_by_key()[key].metadata)
-            model = kinds.model_of(data[table][name][key]) if kinds else None
+            model = kinds.model_of(data[table][name][key]) if kinds else TABLES_OF_A_KEY.get(key)
             return model or Config
         case (_, _, ("legs" | "copies") as key, _, _):
             return LegSettings if key == "legs" else Copy

@@ -31,6 +31,17 @@ def forwarding(subject: Subject[Bridge], _: Evidence) -> Iterator[Said]:
             f"have the sender set a TTL of {threshold + 1} or more; if it does, its datagrams are larger than"
             f" the MTU of {interface}",
         )
+    before = subject.before(BridgeStatus).counters.dropped.get("ttl", 0)
+    if (dropped := status.counters.dropped.get("ttl", 0)) > before:
+        threshold = subject.settings.ttl_threshold
+        yield Finding(
+            "bridge-ttl",
+            Severity.BROKEN,
+            f"what comes goes no further: its TTL does not exceed {threshold}",
+            (f"dropped for their TTL: {dropped - before} while watched, {dropped} in all (status)",),
+            f"have the sender set a TTL of {threshold + 1} or more, or set raise_ttl = true and sources in"
+            f" {subject.table}",
+        )
     for querier in status.queriers:
         if not querier.asks:
             yield Finding(

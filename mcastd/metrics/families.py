@@ -482,6 +482,11 @@ BRIDGE: tuple[Family[ScrapedWorker[BridgeCounters]], ...] = (
         "forwarded_bytes", "Bytes of these, with their IP headers.", lambda of: of.counters.forwarded_bytes
     ),
     _counts(*DROPPED, lambda of: of.counters.dropped, "reason", lambda identity: identity.reasons),
+    _counter(
+        "overflow_datagrams",
+        "Datagrams that the kernel dropped at a full receive buffer.",
+        lambda of: of.books.overflow,
+    ),
     _gauge("routes", "Routes in the kernel that a bridge has a part in.", lambda of: of.books.routes),
 )
 # What becomes of a symbol that is taken: each is in one of these.

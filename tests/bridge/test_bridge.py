@@ -19,8 +19,9 @@ from mcastd.config import Bridge
 from mcastd.errors import LinkError
 from mcastd.ip import ANY_SOURCE, Address, SourceFilter
 from mcastd.net import _abi
-from mcastd.net.fake import FakeJoins, FakeQuerySender, FakeRoutingTable
+from mcastd.net.fake import FakeJoins, FakeQuerySender, FakeReceiver, FakeRoutingTable, FakeSender
 from mcastd.net.interfaces import Host, Interface
+from mcastd.net.link import Origin
 from mcastd.net.routing import Heard, WrongInterface
 from mcastd.protocols import igmp
 from mcastd.protocols.membership import GroupRecord, MembershipQuery, RecordKind
@@ -46,6 +47,10 @@ class Kernel:
         self.senders: dict[int, FakeQuerySender] = {}
         self.joins: dict[int, FakeJoins] = {}
         self.owned: set[int] = set()  # by another program
+        # Of the relay: by group, port and interface; and by TTL, too
+        self.receivers: dict[tuple[str, int, str], FakeReceiver] = {}
+        self.sending: dict[tuple[str, int, str, int], FakeSender] = {}
+        self.refused: set[str] = set()  # interfaces by which nothing can be received
         self.opened = 0
 
     def host(self) -> Host:
@@ -59,6 +64,17 @@ class Kernel:
         self.senders[version] = FakeQuerySender()
         self.joins[version] = FakeJoins()
         return FamilyRoutes(version, self.tables[version], self.senders[version], self.joins[version])
+
+    def open_receiver(self, _: Bridge, group: Address, port: int, interface: Interface) -> FakeReceiver:
+        if interface.name in self.refused:
+            raise LinkError(f"cannot join {group} on {interface.name}", "no buffer space")
+        made = self.receivers[str(group), port, interface.name] = FakeReceiver()
+        made.metadata = True
+        return made
+
+    def open_sender(self, group: Address, port: int, interface: Interface, ttl: int) -> FakeSender:
+        made = self.sending[str(group), port, interface.name, ttl] = FakeSender()
+        return made
 
     def send(
         self, came_by: int, ends: tuple[object, object], to: set[int], version: int = 4, **options: int
@@ -121,7 +137,15 @@ def running(kernel: Kernel, router: MulticastRouter) -> Iterator[Run]:
 
     def start(name: str = "bridge/tv", **settings: object) -> Running:
         config = Bridge.model_validate(SETTINGS | settings)
-        one = Running(BridgeWorker(name, config, router, kernel.host))
+        worker = BridgeWorker(
+            name,
+            config,
+            router,
+            kernel.host,
+            open_receiver=kernel.open_receiver,
+            open_sender=kernel.open_sender,
+        )
+        one = Running(worker)
         started.append(one)
         wait_for(lambda: one.ready.is_set() or one.failure, "ready")
         return one
@@ -381,6 +405,115 @@ def test_a_group_that_cannot_be_joined(kernel: Kernel, run: Run, monkeypatch: py
     kernel.joins[4].lost[3, FOUR[1]] = LinkError("cannot join 239.1.0.7 on left", "no such device")
     first.context.send(Signal.NETWORK)
     wait_for(lambda: kernel.joins[4].joined == {(3, FOUR[1]): ANY_SOURCE}, "one that was lost comes back")
+
+
+RELAYED: dict[str, object] = {"groups": ["239.1.0.7", "239.1.0.8"], "ports": [5004, 5006], "engine": "relay"}
+
+
+def origin(ttl: int) -> Origin:
+    return Origin("10.1.0.2", 4000, 3, ttl)
+
+
+def test_a_relay_hands_on_what_comes(kernel: Kernel, run: Run) -> None:
+    one = run(**RELAYED)
+    assert one.context.detail == "from left to right, wg0; relayed"
+    assert kernel.opened == 0
+    groups, ports = ("239.1.0.7", "239.1.0.8"), (5004, 5006)
+    assert kernel.receivers.keys() == {(group, port, "left") for group in groups for port in ports}
+    link = kernel.receivers["239.1.0.7", 5006, "left"]
+    link.deliver(b"one", b"three", origin=origin(9))
+    link.deliver(b"last", origin=origin(2))
+    link.deliver(b"over", origin=origin(1))
+    counters = one.worker.counters
+    wait_for(lambda: counters.received == 4, "all")
+    for name in ("right", "wg0"):
+        assert kernel.sending["239.1.0.7", 5006, name, 8].sent == [b"one", b"three"]
+        assert kernel.sending["239.1.0.7", 5006, name, 1].sent == [b"last"]
+    assert (counters.forwarded, counters.dropped) == (3, {"ttl": 1})
+    assert (counters.received_bytes, counters.forwarded_bytes) == (16, 12)
+    status, vitals = one.worker.status(), one.worker.vitals()
+    assert (status.engine, status.engine_reason) == ("relay", "")
+    assert (vitals.datagrams, vitals.dropped) == (4, 1)
+    assert vitals.last_datagram is not None
+    one.stop()
+    assert all(receiver.closed for receiver in kernel.receivers.values())
+    assert all(sender.closed for sender in kernel.sending.values())
+
+
+def test_a_relay_raises_a_ttl_and_sends_to_another_group_and_port(kernel: Kernel, run: Run) -> None:
+    run(
+        groups=["239.1.0.7"],
+        ports=[5004],
+        sources=["10.1.0.2"],
+        raise_ttl=True,
+        rewrite={"group": "239.9.0.9", "port": 6000},
+    )
+    kernel.receivers["239.1.0.7", 5004, "left"].deliver(b"one", origin=origin(1))
+    wait_for(lambda: ("239.9.0.9", 6000, "wg0", 1) in kernel.sending, "it goes")
+    wait_for(lambda: kernel.sending["239.9.0.9", 6000, "wg0", 1].sent == [b"one"], "it goes")
+
+
+@pytest.mark.parametrize("engine", ["auto", "kernel"])
+def test_where_the_kernel_cannot_be_had_a_relay_is_taken(kernel: Kernel, run: Run, engine: str) -> None:
+    kernel.owned.add(4)
+    more: dict[str, object] = {"ports": [5004]} if engine == "auto" else {}
+    one = run(groups=["239.1.0.7"], engine=engine, **more)
+    if engine == "kernel":
+        assert isinstance(one.failure, LinkError)
+        return
+    reason = "cannot route multicast: address already in use"
+    assert one.context.detail == f"from left to right, wg0; relayed, since the kernel does not: {reason}"
+    assert not one.context.degraded
+    assert one.worker.status().engine_reason == reason
+    link = kernel.receivers["239.1.0.7", 5004, "left"]
+    kernel.owned.clear()
+    one.context.send(Signal.RETRY)
+    wait_for(lambda: link.closed, "the kernel takes over")
+    kernel.send(3, FOUR, {5, 8})
+    assert (one.worker.status().engine, one.worker.status().engine_reason) == ("kernel", "")
+
+
+def test_interfaces_of_a_relay_come_and_go(kernel: Kernel, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcastd.bridge.bridge.RETRY_SECONDS", 0.05)
+    one = run(**{**RELAYED, "groups": ["239.1.0.7"], "ports": [5004], "from": ["left", "right"]})
+    first = kernel.receivers["239.1.0.7", 5004, "left"]
+    first.deliver(b"one", origin=origin(9))
+    wait_for(lambda: one.worker.counters.forwarded == 1, "one")
+    kernel.interfaces[13] = Interface(13, "wg1", FLAGS, 1)
+    del kernel.interfaces[8]
+    kernel.refused.add("right")
+    kernel.interfaces[5] = Interface(6, "right", FLAGS, 1)
+    one.context.send(Signal.NETWORK)
+    wait_for(lambda: one.context.degraded, "what is refused is told")
+    assert one.context.detail.endswith("; relayed; cannot join 239.1.0.7 on right: no buffer space")
+    assert not first.closed
+    first.deliver(b"two", origin=origin(9))
+    wait_for(lambda: ("239.1.0.7", 5004, "wg1", 8) in kernel.sending, "the new one")
+    wait_for(lambda: one.worker.counters.forwarded == 2, "both")
+    assert kernel.sending["239.1.0.7", 5004, "wg1", 8].sent == [b"two"]
+    kernel.refused.clear()
+    wait_for(lambda: not one.context.degraded, "it is tried again")
+
+
+def test_what_a_relay_cannot_send_is_counted(kernel: Kernel, run: Run) -> None:
+    one = run(**{**RELAYED, "to": "right"})
+    link = kernel.receivers["239.1.0.7", 5004, "left"]
+    link.deliver(b"one", origin=origin(9))
+    counters = one.worker.counters
+    wait_for(lambda: counters.forwarded == 1, "one")
+    sender = kernel.sending["239.1.0.7", 5004, "right", 8]
+    sender.errors.append(errno.ENOBUFS)
+    link.deliver(b"two", origin=origin(9))
+    wait_for(lambda: counters.dropped == {"full": 1}, "it is full")
+    assert not one.context.degraded
+    sender.errors.append(errno.ENETUNREACH)
+    link.deliver(b"three", origin=origin(9))
+    wait_for(lambda: counters.dropped == {"full": 1, "refused": 1}, "there is no way")
+    wait_for(lambda: one.context.degraded, "it is told")
+    assert sender.closed
+    link.deliver(b"four", origin=origin(9))
+    wait_for(lambda: not one.context.degraded, "there is a way")
+    assert counters.received == counters.forwarded + sum(counters.dropped.values()) == 4
 
 
 def test_an_error_of_ours_ends_no_bridge(kernel: Kernel, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

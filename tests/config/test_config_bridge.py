@@ -15,6 +15,9 @@ from mcastd.errors import ConfigError
 KEYS: dict[str, object] = {"from": "eth1", "to": ["eth2", "wg*"], "groups": ["239.1.0.0/16", "ff15::7"]}
 
 
+RELAYED: dict[str, object] = {"groups": ["239.1.1.1"], "ports": [5004], "when": "always"}
+
+
 def test_a_kind_of_worker_of_its_own() -> None:
     config = Config.model_validate({"bridge": {"tv": KEYS}})
     (settings,) = config.workers().values()
@@ -70,13 +73,50 @@ def test_its_keys_are_those_of_the_text(tmp_path: Path) -> None:
         ({"ttl_threshold": 5}, "the routes of IPv6 have no threshold"),
         ({"groups": ["239.1.1.1"], "ttl_threshold": 255}, "must be a whole number from 1 to 254"),
         ({"groups": ["239.1.1.1"], "ttl_threshold": 0}, "must be a whole number from 1 to 254"),
-        ({"engine": "relay"}, "Extra inputs are not permitted"),
+        ({"engine": "gateway"}, "Input should be 'auto', 'kernel' or 'relay'"),
+        ({"engine": "relay"}, "ports: missing; the relay needs them"),
+        ({**RELAYED, "when": "joined"}, 'when: must be "always" for the relay'),
+        ({**RELAYED, "groups": ["239.1.0.0/16"]}, "groups: 239.1.0.0/16 is a prefix, and the relay takes"),
+        ({**RELAYED, "sources": ["10.0.0.0/8"]}, "sources: 10.0.0.0/8 is a prefix, and the relay takes"),
+        ({**RELAYED, "engine": "kernel"}, 'ports: is for the relay, and engine = "kernel"'),
+        ({**RELAYED, "raise_ttl": True}, "raise_ttl: needs sources: what it sends itself must not be taken"),
+        ({**RELAYED, "rewrite": {}}, "must have a group, a port, or both"),
+        (
+            {**RELAYED, "rewrite": {"group": "239.9.9.9"}, "groups": ["239.1.1.1", "239.1.1.2"]},
+            "makes one of 2",
+        ),
+        ({**RELAYED, "rewrite": {"port": 7}, "ports": [5, 6]}, "rewrite.port: makes one of 2"),
+        ({**RELAYED, "rewrite": {"group": "ff15::9"}}, "rewrite.group: ff15::9 is IPv6, and 239.1.1.1 IPv4"),
+        ({"raise_ttl": True}, "ports: missing; the relay needs them"),
     ],
 )
 def test_what_is_refused(keys: dict[str, object], why: str) -> None:
     with pytest.raises(ValidationError) as refused:
         Bridge.model_validate({**KEYS, **keys})
     assert why in str(refused.value)
+
+
+def test_which_engines_can_do_it() -> None:
+    def engines(**keys: object) -> tuple[bool, bool]:
+        settings = Bridge.model_validate({**KEYS, **keys})
+        return settings.needs_relay, settings.may_relay
+
+    assert engines() == (False, False)
+    assert engines(**RELAYED) == (False, True)
+    assert engines(**RELAYED, engine="relay") == (True, True)
+    assert engines(**RELAYED, rewrite={"port": 6000}) == (True, True)
+    assert engines(**RELAYED, raise_ttl=True, sources=["192.0.2.1"]) == (True, True)
+
+
+@pytest.mark.parametrize("key", ["grup", "interface"])
+def test_an_unknown_key_of_a_rewrite(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "mcastd.toml"
+    path.write_text(
+        '[bridge.tv]\nfrom = "eth1"\nto = "eth2"\ngroups = ["239.1.1.1"]\nports = [5]\nwhen = "always"\n'
+        f'rewrite = {{ group = "239.9.9.9", {key} = "x" }}\n'
+    )
+    with pytest.raises(ConfigError, match=f"bridge.tv.rewrite.{key}: unknown key; "):
+        load(path)
 
 
 def test_both_ways_between_the_same_interfaces() -> None:

@@ -16,8 +16,9 @@ SETTINGS = Bridge.model_validate(
 ROUTE = {"source": "192.0.2.7", "group": "239.1.1.1", "goes_to": ["eth2", "eth3"], "packets": 77}
 
 
-def found(**status: Any) -> list[Finding]:
-    subject = Subject("bridge/tv", SETTINGS, "active", status={"comes_by": ["eth1"], **status})
+def found(earlier: dict[str, Any] | None = None, **status: Any) -> list[Finding]:
+    now = {"comes_by": ["eth1"], **status}
+    subject = Subject("bridge/tv", SETTINGS, "active", status=now, earlier=earlier or now)
     said = list(bridges.forwarding(subject, Evidence()))
     assert all(isinstance(one, Finding) for one in said)
     return said  # type: ignore[return-value]
@@ -35,6 +36,15 @@ def test_what_does_not_leave_by_one_of_its_interfaces() -> None:
     assert "nothing leaves by eth3" in one.what
     assert "192.0.2.7 to 239.1.1.1: 77 packets came (status)" in one.evidence
     assert one.fix.startswith("have the sender set a TTL of 6 or more")
+
+
+def test_what_a_relay_does_not_hand_on_for_its_ttl() -> None:
+    earlier, now = ({"dropped": {"ttl": count}} for count in (7, 90))
+    (one,) = found({"counters": earlier}, counters=now)
+    assert (one.cause, one.severity) == ("bridge-ttl", "broken")
+    assert one.evidence == ("dropped for their TTL: 83 while watched, 90 in all (status)",)
+    assert one.fix.endswith("or set raise_ttl = true and sources in [bridge.tv]")
+    assert found({"counters": now}, counters=now) == []
 
 
 def test_what_is_wanted_and_does_not_come() -> None:

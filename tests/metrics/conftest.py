@@ -81,7 +81,14 @@ class House:
             lambda version: FamilyRoutes(version, FakeRoutingTable(), FakeQuerySender(), FakeJoins())
         )
         self.workers |= {
-            f"bridge/{name}": BridgeWorker(f"bridge/{name}", one, self.router, two_interfaces)
+            f"bridge/{name}": BridgeWorker(
+                f"bridge/{name}",
+                one,
+                self.router,
+                two_interfaces,
+                open_receiver=lambda *_: FakeReceiver(),
+                open_sender=lambda *_: FakeSender(),
+            )
             for name, one in config.bridge.items()
         }
         self._threads = [WorkerThread(worker) for worker in self.workers.values()]

@@ -16,6 +16,7 @@ from support.wait import wait_for
 
 from mcastd import clock
 from mcastd.bridge.forwarding import REASONS as BRIDGE_REASONS
+from mcastd.bridge.relay import REASONS as RELAY_REASONS
 from mcastd.counters import (
     BridgeCounters,
     DiscoveryCounters,
@@ -508,17 +509,18 @@ def test_what_a_bridge_counts(house: MakeHouse) -> None:
     counters.forwarded, counters.forwarded_bytes = 403, 404
     counters.dropped["unwanted"] = 405
     ((headline, books),) = a.rows()
-    samples = parse(rendered(Exposition(), [(headline, books._replace(routes=406))]))
+    samples = parse(rendered(Exposition(), [(headline, books._replace(routes=406, overflow=407))]))
     for name, value in {
         "bridged_datagrams_total": 401,
         "bridged_bytes_total": 402,
         "forwarded_datagrams_total": 403,
         "forwarded_bytes_total": 404,
         "routes": 406,
+        "overflow_datagrams_total": 407,
     }.items():
         assert values(samples, f"mcastd_{name}") == {"bridge/a": value}, name
     dropped = values(samples, "mcastd_dropped_datagrams_total", "reason")
-    assert dropped == dict.fromkeys(BRIDGE_REASONS, 0) | {"unwanted": 405}
+    assert dropped == dict.fromkeys((*BRIDGE_REASONS, *RELAY_REASONS), 0) | {"unwanted": 405}
 
 
 def test_every_reason_is_known_from_the_start(tmp_path: Path) -> None:

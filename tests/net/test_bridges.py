@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 from support.daemon import RunningDaemon
+from support.frames import UdpFrames
 from support.host import Host, connect
-from support.inside import inside, listener, sender, taken
+from support.inside import inside, listener, sender, sysctl, taken
 from support.programs import program
+from support.switch import Switch
 from support.wait import wait_for
 
 from mcastd.net.routing import RoutingTable
@@ -252,3 +254,105 @@ def test_tables_that_no_bridge_wants_any_more_are_given_up(lab: Lab, tmp_path: P
             with inside(lab.router):
                 RoutingTable(4).close()
                 RoutingTable(6).close()
+
+
+# -- without the kernel's routing
+
+RELAY = """
+[bridge.tv]
+from = "left"
+to = "right"
+groups = ["239.255.9.7", "ff15::9:7"]
+ports = [9190]
+when = "always"
+"""
+
+
+def unprivileged(lab: Lab) -> list[str]:
+    return [*lab.router.enter([]), program("setpriv"), "--bounding-set=-all", "--inh-caps=-all"]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_without_the_capability_it_relays_and_says_why(lab: Lab, tmp_path: Path, version: int) -> None:
+    with (
+        RunningDaemon(tmp_path, RELAY, enter=unprivileged(lab)) as daemon,
+        listener(lab.receiver, version, PORT, ("eth0", GROUPS[version])) as heard,
+        UdpFrames(lab.receiver, "eth0", GROUPS[version]) as frames,
+    ):
+        worker = daemon.worker("bridge/tv")
+        assert (worker["state"], worker["troubled"]) == ("active", False)
+        assert worker["status"]["engine"] == "relay"
+        assert "; relayed, since the kernel does not: cannot route IPv4 multicast: " in worker["detail"]
+        assert {(one["interface"], one["group"]) for one in worker["status"]["joins"]} == {
+            ("left", group) for group in GROUPS.values()
+        }
+        lab.send(version, GROUPS[version], lambda: bool(taken(heard)), "it goes", ttl=8)
+        assert {(frame.payload, frame.ttl) for frame in frames.all()} == {(b"news", 7)}
+        counters = daemon.worker("bridge/tv")["status"]["counters"]
+        assert counters["received"] == counters["forwarded"] > 0
+        before = counters["forwarded"]
+
+        def dropped() -> bool:
+            return bool(daemon.worker("bridge/tv")["status"]["counters"]["dropped"].get("ttl"))
+
+        lab.send(version, GROUPS[version], dropped, "a TTL of 1 ends here", ttl=1)
+        wait_for(lambda: daemon.worker("bridge/tv")["status"]["counters"]["received"] > before, "it came")
+
+
+def test_a_ttl_is_raised_and_a_group_and_port_are_others(lab: Lab, tmp_path: Path) -> None:
+    config = f"""
+[bridge.tv]
+from = "left"
+to = "right"
+groups = ["239.255.9.7"]
+sources = ["{SENDERS[4]}"]
+ports = [9190]
+when = "always"
+raise_ttl = true
+rewrite = {{ group = "239.254.9.7", port = 9333 }}
+"""
+    with (
+        RunningDaemon(tmp_path, config, enter=lab.router.enter([])) as daemon,
+        listener(lab.receiver, 4, 9333, ("eth0", OTHERS[4])) as heard,
+        UdpFrames(lab.receiver, "eth0", OTHERS[4]) as frames,
+    ):
+        assert daemon.worker("bridge/tv")["detail"] == "from left to right; relayed"
+        lab.send(4, GROUPS[4], lambda: bool(taken(heard)), "it goes", ttl=1)
+        assert {(frame.payload, frame.ttl) for frame in frames.all()} == {(b"news", 1)}
+
+
+def test_two_relays_in_a_circle_end_by_the_ttl(lab: Lab, tmp_path: Path) -> None:
+    """From one network to the other by one host, and back by another."""
+    with contextlib.ExitStack() as stack:
+        switches = [stack.enter_context(Switch()) for _ in range(2)]
+        talking = stack.enter_context(Host())
+        switches[0].plug(talking, "eth0", "10.9.7.9/24")
+        routers = []
+        for last, (came_by, to) in enumerate((("left", "right"), ("right", "left")), 1):
+            router = stack.enter_context(Host())
+            for number, (switch, name) in enumerate(zip(switches, ("left", "right"), strict=True), 7):
+                switch.plug(router, name, f"10.9.{number}.{last}/24")
+            sysctl(
+                router,
+                ipv4__conf__all__rp_filter=0,
+                ipv4__conf__left__rp_filter=0,
+                ipv4__conf__right__rp_filter=0,
+            )
+            config = RELAY.replace('"left"', f'"{came_by}"').replace('to = "right"', f'to = "{to}"')
+            config = config.replace(', "ff15::9:7"', "").replace("[9190]", '[9190]\nengine = "relay"')
+            directory = tmp_path / str(last)
+            directory.mkdir()
+            stack.enter_context(RunningDaemon(directory, config, enter=router.enter([])))
+            routers.append(router)
+        frames = [stack.enter_context(UdpFrames(talking, "eth0", GROUPS[4]))]
+        with sender(talking, "eth0", "10.9.7.9") as sock:
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 6)
+            sock.sendto(b"once", (GROUPS[4], PORT))
+        came_back: list[int] = []
+
+        def all_back() -> bool:
+            came_back[:] = [frame.ttl for frame in frames[0].all() if not frame.outgoing]
+            return 2 in came_back
+
+        wait_for(all_back, "it comes back")
+        assert sorted(came_back, reverse=True) == [4, 2]

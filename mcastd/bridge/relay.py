@@ -1,0 +1,207 @@
+"""A bridge that hands datagrams on itself, where the kernel cannot: by UDP, so for groups and ports by name.
+
+What it sends comes from this host's own address, and has a TTL that is one less than it came with: so nothing
+goes in a circle for ever.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
+
+from mcastd import clock
+from mcastd.config import Bridge
+from mcastd.counters import BridgeCounters
+from mcastd.errors import LinkError
+from mcastd.ip import Address
+from mcastd.net.interfaces import Interface
+from mcastd.net.link import Batch, Receiver, Sender
+from mcastd.net.payloads import ListPayloads
+
+# Senders are kept for so many values of the TTL: those of a stream are few.
+TTLS_MAX = 8
+# Why what came does not go on, beside what stands in forwarding.py.
+TTL_TOO_LOW, FULL, REFUSED = "ttl", "full", "refused"
+REASONS = (TTL_TOO_LOW, FULL, REFUSED)
+_FULL_ERRNOS = frozenset({errno.EAGAIN, errno.ENOBUFS})
+
+OpenRelayed = Callable[[Bridge, Address, int, Interface], Receiver]
+OpenRelaying = Callable[[Address, int, Interface, int], Sender]
+
+
+@dataclass(slots=True)
+class _Stream:
+    """A group and port, as it comes by one interface, and where it goes."""
+
+    receiver: Receiver
+    to: Sequence[Interface]
+    group: Address  # that it is sent to
+    port: int
+    senders: OrderedDict[int, list[Sender]] = field(default_factory=OrderedDict)  # by TTL
+
+
+_Key = tuple[Address, int, int]  # group, port, index of the interface
+
+
+class Relay:
+    """For the worker's thread, but for what is said to be for any."""
+
+    def __init__(
+        self, counters: BridgeCounters, open_receiver: OpenRelayed, open_sender: OpenRelaying
+    ) -> None:
+        self._counters = counters
+        self._open_receiver = open_receiver
+        self._open_sender = open_sender
+        self._config: Bridge | None = None
+        self._streams: dict[_Key, _Stream] = {}  # replaced, never changed: others read it
+        self._overflow_before = 0  # of receivers that are closed
+        self.refused: tuple[str, ...] = ()  # why some of it cannot be received, in words
+        self.trouble = ""  # why the last datagram could not be sent; "": it was
+        self.last: float | None = None  # monotonic seconds when something came
+
+    def follow(self, config: Bridge, came_by: Sequence[Interface], to: Sequence[Interface]) -> None:
+        """Go over to these settings and interfaces. Raises LinkError if nothing can be received."""
+        before = {} if config != self._config else dict(self._streams)
+        streams: dict[_Key, _Stream] = {}
+        errors: list[LinkError] = []
+        for interface in came_by:
+            others = [one for one in to if one.index != interface.index]
+            for group in (prefix.network_address for prefix in config.groups):
+                for port in config.ports if group.version in interface.versions else ():
+                    key = group, port, interface.index
+                    try:
+                        stream = before.pop(key, None)
+                        if stream is not None:
+                            streams[key] = stream
+                            stream.receiver.network_changed()
+                        else:
+                            receiver = self._open_receiver(config, group, port, interface)
+                            stream = streams[key] = _Stream(
+                                receiver, others, *_rewritten(config, group, port)
+                            )
+                        # Opened again when something is to be sent: addresses may have changed, too
+                        stream.to = others
+                        _close(stream.senders.values())
+                        stream.senders.clear()
+                    except LinkError as error:
+                        errors.append(error)
+        gone = [one for key, one in self._streams.items() if streams.get(key) is not one]
+        self._streams, self._config = streams, config
+        self.refused = tuple(map(str, errors))
+        for stream in gone:
+            self._end(stream)
+        if not streams and errors:
+            raise errors[0]
+
+    def filenos(self) -> dict[int, object]:
+        """What is to be watched: by descriptor, what :meth:`receive` takes."""
+        return {stream.receiver.fileno(): stream for stream in self._streams.values()}
+
+    def receive(self, stream: object) -> None:
+        """Hand on what has come."""
+        assert isinstance(stream, _Stream)
+        batch = stream.receiver.receive()
+        if not batch:
+            return
+        self.last = clock.monotonic()
+        self._counters.received += len(batch)
+        self._counters.received_bytes += batch.size
+        for ttl, payloads in _by_ttl(batch):
+            self._send(stream, ttl, payloads)
+        if stream.receiver.emptied:
+            stream.receiver.idle()
+
+    def overflow(self) -> int:
+        """Datagrams that the kernel dropped at full receive buffers. For any thread."""
+        return self._overflow_before + sum(one.receiver.glance().overflow for one in self._streams.values())
+
+    def receivers(self) -> Iterable[Receiver]:
+        """For any thread."""
+        return [stream.receiver for stream in self._streams.values()]
+
+    def close(self) -> None:
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            self._end(stream)
+
+    def _send(self, stream: _Stream, ttl: int, payloads: ListPayloads) -> None:
+        config, counters = self._config, self._counters
+        assert config is not None
+        if not config.raise_ttl and ttl <= config.ttl_threshold:
+            counters.dropped[TTL_TOO_LOW] += len(payloads)
+            return
+        went, reason = len(payloads), REFUSED
+        try:
+            for sender in self._senders(stream, max(1, ttl - 1)):
+                taken = _sent(sender, payloads)
+                if taken < went:
+                    went, reason = taken, FULL
+            self.trouble = ""
+        except LinkError as error:
+            went, self.trouble = 0, str(error)
+            _close([stream.senders.pop(max(1, ttl - 1), [])])  # the next datagram finds what there is then
+        counters.forwarded += went
+        counters.forwarded_bytes += sum(payloads.sizes[:went])
+        if went < len(payloads):
+            counters.dropped[reason] += len(payloads) - went
+
+    def _senders(self, stream: _Stream, ttl: int) -> list[Sender]:
+        if (senders := stream.senders.get(ttl)) is not None:
+            stream.senders.move_to_end(ttl)
+            return senders
+        made: list[Sender] = []
+        try:
+            for interface in stream.to:
+                made.append(self._open_sender(stream.group, stream.port, interface, ttl))
+        except LinkError:
+            _close([made])
+            raise
+        stream.senders[ttl] = made
+        if len(stream.senders) > TTLS_MAX:
+            _close([stream.senders.popitem(last=False)[1]])
+        return made
+
+    def _end(self, stream: _Stream) -> None:
+        self._overflow_before += stream.receiver.load().overflow
+        stream.receiver.close()
+        _close(stream.senders.values())
+
+
+def _rewritten(config: Bridge, group: Address, port: int) -> tuple[Address, int]:
+    """Where a group and port go to."""
+    rewrite = config.rewrite
+    if rewrite is None:
+        return group, port
+    return rewrite.group or group, rewrite.port or port
+
+
+def _by_ttl(batch: Batch) -> Iterable[tuple[int, ListPayloads]]:
+    """The payloads of a batch, in order, those in a row together that came with one TTL."""
+    start = 0
+    for ttl, run in groupby(batch.origins, key=attrgetter("ttl")):
+        count = sum(1 for _ in run)
+        yield ttl, ListPayloads(batch.payloads[start : start + count])
+        start += count
+
+
+def _sent(sender: Sender, payloads: ListPayloads) -> int:
+    """Send; returns how many the kernel took before it was full. Raises LinkError if it takes none at all."""
+    taken = 0
+    while taken < len(payloads):
+        try:
+            taken += sender.send(payloads.part(taken, len(payloads)))
+        except LinkError as error:
+            if error.errno in _FULL_ERRNOS:
+                break
+            raise
+    return taken
+
+
+def _close(senders: Iterable[Iterable[Sender]]) -> None:
+    for some in senders:
+        for sender in some:
+            sender.close()
