@@ -203,8 +203,9 @@ class ReceivingLegs:
             self._next = (self._next + 1) % len(self._legs)
             batch = leg.receive()
             self._empty = self._empty + 1 if leg.is_empty() else 0
-            self.emptied = self._empty >= len(self._legs)
             if batch:
+                # One that was read empty may have more by now, and the reader waits for what comes after that
+                self.emptied = self._empty >= len(self._legs) and not self._poll.poll(0, 1)
                 return LegBatch(batch, leg.index)
         self.emptied = True
         return NOTHING

@@ -71,6 +71,24 @@ def test_each_batch_tells_by_which_leg_it_came(ways: Ways) -> None:
     legs.close()
 
 
+def test_what_comes_by_a_leg_that_was_read_empty_before_is_read(ways: Ways) -> None:
+    """Whoever waits for what is new, as the thread that reads for all, would wait for something else."""
+    legs = ways.legs()
+    (left,), (right,) = ways.opened
+    for number in (b"1", b"2", b"3"):
+        left.deliver(b"a" + number)
+        right.deliver(b"b" + number)
+        assert sorted(taken(legs)) == [(0, [b"a" + number]), (1, [b"b" + number])]
+        assert not select.select([legs], [], [], 0)[0]
+    # Also if a visit ended before all was read
+    left.deliver(b"a4")
+    assert legs.receive()
+    left.deliver(b"a5")
+    right.deliver(b"b5")
+    assert sorted(taken(legs)) == [(0, [b"a5"]), (1, [b"b5"])]
+    legs.close()
+
+
 def test_a_flood_on_one_leg_keeps_the_other_from_nothing(ways: Ways) -> None:
     legs = ways.legs()
     (left,), (right,) = ways.opened
