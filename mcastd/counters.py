@@ -116,7 +116,7 @@ class BridgeCounters:
     """What came for a bridge, and what became of it: received = forwarded + dropped.
 
     Where the kernel forwards, datagrams are as it counts them: several that were sent in one piece (GSO) and
-    stay in it are one. By the relay, one that an interface has not taken counts as dropped.
+    stay in it are one.
     """
 
     received: int = 0  # datagrams
@@ -124,6 +124,7 @@ class BridgeCounters:
     forwarded: int = 0  # to one interface or more
     forwarded_bytes: int = 0  # the same
     dropped: Counter[str] = field(default_factory=Counter)  # by reason
+    missed: Counter[str] = field(default_factory=Counter)  # of forwarded, by interface that did not take them
 
 
 @dataclass(slots=True)

@@ -219,9 +219,9 @@ class BridgeWorker:
             context.watch(fd, select.POLLIN)
 
     def _relay_from(self, fd: int, context: Context) -> None:
-        trouble = self._relay.trouble
+        before = len(self._relay.troubles)
         self._relay.receive(self._watched[fd])
-        if trouble != self._relay.trouble:
+        if before != len(self._relay.troubles):
             self._tell(context)
 
     def _tell(self, context: Context) -> None:
@@ -233,7 +233,7 @@ class BridgeWorker:
         context.ready("; ".join(filter(None, (way, engine, *troubles))), degraded=bool(troubles))
 
     def _troubles(self) -> tuple[str, ...]:
-        relay = (*self._relay.refused, *filter(None, (self._relay.trouble,)))
+        relay = (*self._relay.refused, *self._relay.troubles.copy().values())
         return (*self._problems, *self._router.seen(self.name).troubles, *relay)
 
 

@@ -14,6 +14,7 @@ from itertools import groupby
 from operator import attrgetter
 
 from mcastd import clock
+from mcastd.bridge.forwarding import NO_INTERFACE
 from mcastd.config import Bridge
 from mcastd.counters import BridgeCounters
 from mcastd.errors import LinkError
@@ -24,6 +25,8 @@ from mcastd.net.payloads import ListPayloads
 
 # Senders are kept for so many values of the TTL: those of a stream are few.
 TTLS_MAX = 8
+# After an interface by which nothing can be sent.
+RETRY_SECONDS = 1.0
 # Why what came does not go on, beside what stands in forwarding.py.
 TTL_TOO_LOW, FULL, REFUSED = "ttl", "full", "refused"
 REASONS = (TTL_TOO_LOW, FULL, REFUSED)
@@ -34,6 +37,15 @@ OpenRelaying = Callable[[Address, int, Interface, int], Sender]
 
 
 @dataclass(slots=True)
+class _WayOut:
+    """By which datagrams of one stream leave, with one TTL."""
+
+    interface: Interface
+    sender: Sender | None = None  # None: it is to be opened
+    retry_at: float = 0.0  # monotonic seconds, after it could not be
+
+
+@dataclass(slots=True)
 class _Stream:
     """A group and port, as it comes by one interface, and where it goes."""
 
@@ -41,7 +53,7 @@ class _Stream:
     to: Sequence[Interface]
     group: Address  # that it is sent to
     port: int
-    senders: OrderedDict[int, list[Sender]] = field(default_factory=OrderedDict)  # by TTL
+    ways: OrderedDict[int, list[_WayOut]] = field(default_factory=OrderedDict)  # by TTL
 
 
 _Key = tuple[Address, int, int]  # group, port, index of the interface
@@ -60,7 +72,7 @@ class Relay:
         self._streams: dict[_Key, _Stream] = {}  # replaced, never changed: others read it
         self._overflow_before = 0  # of receivers that are closed
         self.refused: tuple[str, ...] = ()  # why some of it cannot be received, in words
-        self.trouble = ""  # why the last datagram could not be sent; "": it was
+        self.troubles: dict[str, str] = {}  # by interface that nothing can be sent by, and why
         self.last: float | None = None  # monotonic seconds when something came
 
     def follow(self, config: Bridge, came_by: Sequence[Interface], to: Sequence[Interface]) -> None:
@@ -85,13 +97,13 @@ class Relay:
                             )
                         # Opened again when something is to be sent: addresses may have changed, too
                         stream.to = others
-                        _close(stream.senders.values())
-                        stream.senders.clear()
+                        _close(stream)
                     except LinkError as error:
                         errors.append(error)
         gone = [one for key, one in self._streams.items() if streams.get(key) is not one]
         self._streams, self._config = streams, config
         self.refused = tuple(map(str, errors))
+        self.troubles = {}
         for stream in gone:
             self._end(stream)
         if not streams and errors:
@@ -129,46 +141,58 @@ class Relay:
             self._end(stream)
 
     def _send(self, stream: _Stream, ttl: int, payloads: ListPayloads) -> None:
+        """Send what came with one TTL by each interface: one that fails keeps no other from it."""
         config, counters = self._config, self._counters
         assert config is not None
         if not config.raise_ttl and ttl <= config.ttl_threshold:
             counters.dropped[TTL_TOO_LOW] += len(payloads)
             return
-        went, reason = len(payloads), REFUSED
-        try:
-            for sender in self._senders(stream, max(1, ttl - 1)):
-                taken = _sent(sender, payloads)
-                if taken < went:
-                    went, reason = taken, FULL
-            self.trouble = ""
-        except LinkError as error:
-            went, self.trouble = 0, str(error)
-            _close([stream.senders.pop(max(1, ttl - 1), [])])  # the next datagram finds what there is then
+        reason = NO_INTERFACE
+        taken: dict[str, int] = {}
+        for way in _ways(stream, max(1, ttl - 1)):
+            taken[way.interface.name], reason = self._send_by(way, stream, max(1, ttl - 1), payloads)
+        went = max(taken.values(), default=0)
         counters.forwarded += went
         counters.forwarded_bytes += sum(payloads.sizes[:went])
         if went < len(payloads):
             counters.dropped[reason] += len(payloads) - went
+        for name, count in taken.items():
+            if count < went:
+                counters.missed[name] += went - count
 
-    def _senders(self, stream: _Stream, ttl: int) -> list[Sender]:
-        if (senders := stream.senders.get(ttl)) is not None:
-            stream.senders.move_to_end(ttl)
-            return senders
-        made: list[Sender] = []
+    def _send_by(self, way: _WayOut, stream: _Stream, ttl: int, payloads: ListPayloads) -> tuple[int, str]:
+        """Returns how many went, and the reason for which others did not, if there are some."""
+        name, now = way.interface.name, clock.monotonic()
         try:
-            for interface in stream.to:
-                made.append(self._open_sender(stream.group, stream.port, interface, ttl))
-        except LinkError:
-            _close([made])
-            raise
-        stream.senders[ttl] = made
-        if len(stream.senders) > TTLS_MAX:
-            _close([stream.senders.popitem(last=False)[1]])
-        return made
+            if way.sender is None:
+                if now < way.retry_at:
+                    return 0, REFUSED
+                way.sender = self._open_sender(stream.group, stream.port, way.interface, ttl)
+            count = _sent(way.sender, payloads)
+        except LinkError as error:
+            self.troubles[name] = str(error)
+            if way.sender is not None:
+                way.sender.close()  # another one finds what there is by then
+            way.sender, way.retry_at = None, now + RETRY_SECONDS
+            return 0, REFUSED
+        self.troubles.pop(name, None)
+        return count, FULL
 
     def _end(self, stream: _Stream) -> None:
         self._overflow_before += stream.receiver.load().overflow
         stream.receiver.close()
-        _close(stream.senders.values())
+        _close(stream)
+
+
+def _ways(stream: _Stream, ttl: int) -> list[_WayOut]:
+    """Those of a stream for a TTL."""
+    if (ways := stream.ways.get(ttl)) is not None:
+        stream.ways.move_to_end(ttl)
+        return ways
+    stream.ways[ttl] = [_WayOut(interface) for interface in stream.to]
+    if len(stream.ways) > TTLS_MAX:
+        _close_all(stream.ways.popitem(last=False)[1])
+    return stream.ways[ttl]
 
 
 def _rewritten(config: Bridge, group: Address, port: int) -> tuple[Address, int]:
@@ -201,7 +225,13 @@ def _sent(sender: Sender, payloads: ListPayloads) -> int:
     return taken
 
 
-def _close(senders: Iterable[Iterable[Sender]]) -> None:
-    for some in senders:
-        for sender in some:
-            sender.close()
+def _close(stream: _Stream) -> None:
+    for ways in stream.ways.values():
+        _close_all(ways)
+    stream.ways.clear()
+
+
+def _close_all(ways: Iterable[_WayOut]) -> None:
+    for way in ways:
+        if way.sender is not None:
+            way.sender.close()

@@ -253,7 +253,7 @@ class MulticastRouter:
                 self._turn()
             except Exception:  # a bug of ours must not end the routes of all bridges
                 self._log.exception("router.failed")
-                self._poll_until(clock.monotonic() + FAILED_SECONDS)
+                time.sleep(FAILED_SECONDS)
 
     def _poll_until(self, deadline: float) -> None:
         left = None if deadline == math.inf else max(0.0, deadline - clock.monotonic()) * 1000 + 1

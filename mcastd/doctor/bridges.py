@@ -28,8 +28,8 @@ def forwarding(subject: Subject[Bridge], _: Evidence) -> Iterator[Said]:
                 *(f"{_way(route)}: {route.packets} packets came (status)" for route in routes[:NAMED_MAX]),
                 f"packets sent to {interface}: none since (kernel)",
             ),
-            f"have the sender set a TTL of {threshold + 1} or more; if it does, its datagrams are larger than"
-            f" the MTU of {interface}",
+            f"have the sender set a TTL of {threshold + 1} or more, or set raise_ttl = true with ports and"
+            f" sources in {subject.table}; if its TTL is well, it exceeds the MTU of {interface}",
         )
     before = subject.before(BridgeStatus).counters.dropped.get("ttl", 0)
     if (dropped := status.counters.dropped.get("ttl", 0)) > before:

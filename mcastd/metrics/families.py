@@ -487,6 +487,11 @@ BRIDGE: tuple[Family[ScrapedWorker[BridgeCounters]], ...] = (
         "Datagrams that the kernel dropped at a full receive buffer.",
         lambda of: of.books.overflow,
     ),
+    _counter(
+        "missed_datagrams",
+        "Forwarded datagrams that an interface did not take from the relay, once for each of these.",
+        lambda of: sum(copy_of_counts(of.counters.missed).values()),
+    ),
     _gauge("routes", "Routes in the kernel that a bridge has a part in.", lambda of: of.books.routes),
 )
 # What becomes of a symbol that is taken: each is in one of these.

@@ -14,6 +14,7 @@ from support.wait import wait_for
 
 from mcastd.bridge.bridge import BridgeWorker
 from mcastd.bridge.family import FamilyRoutes, Version
+from mcastd.bridge.relay import TTLS_MAX
 from mcastd.bridge.router import MulticastRouter
 from mcastd.config import Bridge
 from mcastd.errors import LinkError
@@ -495,25 +496,49 @@ def test_interfaces_of_a_relay_come_and_go(kernel: Kernel, run: Run, monkeypatch
     wait_for(lambda: not one.context.degraded, "it is tried again")
 
 
-def test_what_a_relay_cannot_send_is_counted(kernel: Kernel, run: Run) -> None:
-    one = run(**{**RELAYED, "to": "right"})
-    link = kernel.receivers["239.1.0.7", 5004, "left"]
-    link.deliver(b"one", origin=origin(9))
+def test_what_a_relay_cannot_send_is_counted(
+    kernel: Kernel, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcastd.bridge.relay.RETRY_SECONDS", 0.0)
+    one = run(**RELAYED)
     counters = one.worker.counters
-    wait_for(lambda: counters.forwarded == 1, "one")
-    sender = kernel.sending["239.1.0.7", 5004, "right", 8]
-    sender.errors.append(errno.ENOBUFS)
-    link.deliver(b"two", origin=origin(9))
-    wait_for(lambda: counters.dropped == {"full": 1}, "it is full")
+    link = kernel.receivers["239.1.0.7", 5004, "left"]
+
+    def deliver(payload: bytes) -> None:
+        before = counters.received
+        link.deliver(payload, origin=origin(9))
+        wait_for(
+            lambda: counters.received == before + 1 == counters.forwarded + sum(counters.dropped.values())
+        )
+
+    deliver(b"one")
+    right, wg0 = (kernel.sending["239.1.0.7", 5004, name, 8] for name in ("right", "wg0"))
+    right.errors.append(errno.ENOBUFS)
+    deliver(b"two")
+    assert (counters.forwarded, counters.dropped, counters.missed) == (2, {}, {"right": 1})
+    right.errors.append(errno.ENOBUFS)
+    wg0.errors.append(errno.EAGAIN)
+    deliver(b"three")
+    assert (counters.forwarded, counters.dropped) == (2, {"full": 1})
     assert not one.context.degraded
-    sender.errors.append(errno.ENETUNREACH)
-    link.deliver(b"three", origin=origin(9))
-    wait_for(lambda: counters.dropped == {"full": 1, "refused": 1}, "there is no way")
-    wait_for(lambda: one.context.degraded, "it is told")
-    assert sender.closed
-    link.deliver(b"four", origin=origin(9))
-    wait_for(lambda: not one.context.degraded, "there is a way")
-    assert counters.received == counters.forwarded + sum(counters.dropped.values()) == 4
+    right.errors.append(errno.ENETUNREACH)
+    deliver(b"four")
+    assert (counters.forwarded, counters.missed) == (3, {"right": 2})
+    wait_for(lambda: one.context.degraded, "there is no way")
+    assert right.closed
+    assert wg0.sent == [b"one", b"two", b"four"]
+    deliver(b"five")
+    wait_for(lambda: not one.context.degraded, "there is another")
+    assert kernel.sending["239.1.0.7", 5004, "right", 8].sent == [b"five"]
+
+
+def test_a_relay_keeps_senders_of_few_ttls(kernel: Kernel, run: Run) -> None:
+    one = run(**RELAYED)
+    for ttl in range(2, 2 + TTLS_MAX + 3):
+        kernel.receivers["239.1.0.7", 5004, "left"].deliver(b"x", origin=origin(ttl))
+    wait_for(lambda: one.worker.counters.forwarded == TTLS_MAX + 3, "all")
+    still_open = {ttl for (*_, ttl), sender in kernel.sending.items() if not sender.closed}
+    assert still_open == set(range(4, 4 + TTLS_MAX))
 
 
 def test_an_error_of_ours_ends_no_bridge(kernel: Kernel, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -507,7 +507,8 @@ def test_what_a_bridge_counts(house: MakeHouse) -> None:
     assert isinstance(counters, BridgeCounters)
     counters.received, counters.received_bytes = 401, 402
     counters.forwarded, counters.forwarded_bytes = 403, 404
-    counters.dropped["unwanted"] = 405
+    counters.dropped["unwanted"], counters.missed["eth2"] = 405, 408
+    counters.missed["eth3"] = 9
     ((headline, books),) = a.rows()
     samples = parse(rendered(Exposition(), [(headline, books._replace(routes=406, overflow=407))]))
     for name, value in {
@@ -516,6 +517,7 @@ def test_what_a_bridge_counts(house: MakeHouse) -> None:
         "forwarded_datagrams_total": 403,
         "forwarded_bytes_total": 404,
         "routes": 406,
+        "missed_datagrams_total": 417,
         "overflow_datagrams_total": 407,
     }.items():
         assert values(samples, f"mcastd_{name}") == {"bridge/a": value}, name
