@@ -1,0 +1,377 @@
+"""The relay's side of AMT tunnels (RFC 7450 section 5.3): who asks, and what each of them wants.
+
+```
+  Discovery --->  Advertisement       nothing is kept of who asks
+  Request   --->  Query, with a MAC   nor here: the MAC proves later that he receives what is sent to him
+  Update    --->  a tunnel: groups and sources that are sent to this address and port from now on
+  Teardown  --->  no tunnel
+```
+
+Without a socket or a clock. An answer is at most some three times as long as what asked for it, and memory is
+kept for a host only when it has proved its address.
+"""
+
+from __future__ import annotations
+
+import hmac
+import math
+import secrets
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
+
+from mcastd.ip import NO_SOURCE, Address, Prefix, SourceFilter, merged, stays_on_link
+from mcastd.protocols import igmp, mld
+from mcastd.protocols.amt import (
+    MAC_BYTES,
+    GatewayAddress,
+    RelayAdvertisement,
+    RelayDiscovery,
+    TunnelQuery,
+    TunnelRequest,
+    TunnelTeardown,
+    TunnelUpdate,
+    build,
+    read,
+)
+from mcastd.protocols.internet import (
+    ICMPV6,
+    IGMP,
+    MEMBERSHIP_TOS,
+    MEMBERSHIP_TTL,
+    IpPacket,
+    build_ip,
+    read_ip,
+)
+from mcastd.protocols.membership import (
+    DEFAULT_QUERY_INTERVAL_SECONDS,
+    DEFAULT_ROBUSTNESS,
+    GroupRecord,
+    MembershipQuery,
+    MembershipReport,
+    RecordKind,
+)
+from mcastd.tunnel.gateway import TunnelMessage, UdpEnd
+
+# Reasons to ignore a message.
+MALFORMED = "malformed"
+UNPROVEN = "unproven"  # its MAC is none that we gave to this address and port, or too old
+TOO_OFTEN = "too-often"  # more questions from one address than a gateway has
+TOO_MANY_TUNNELS = "too-many-tunnels"
+TOO_MANY_GROUPS = "too-many-groups"  # or sources, of one tunnel
+NOT_ALLOWED = "not-allowed"  # a group that is not served
+
+# A secret is used for so many intervals of queries, and then known for two more. RFC 7450 section 5.3.6
+# allows two hours; but as long as it is known, whoever has overheard an update can send it again.
+SECRET_INTERVALS = 2
+FORMER_INTERVALS = 2
+SECRET_BYTES = 16
+# Tunnels that were torn down, whose last update nobody can send again.
+TORN_DOWN_KEPT = 4096
+# A host asks once in a query's interval, or as often as its NAT wants. One address, which may be a NAT's with
+# many hosts behind it, is answered so often in a second; of so many addresses that is known.
+ANSWERS_PER_SECOND = 20.0
+ADDRESSES_KEPT = 4096
+SOURCES_MAX = 128  # of a group, of a tunnel
+RESPONSE_SECONDS = 0.1  # RFC 7450 section 5.3.3.3 has it as short as it can be said
+# Where a query comes from: any address will do (section 5.2.1), but a router's is one of the link.
+_FROM_4, _FROM_6 = IPv4Address("0.0.0.0"), IPv6Address("fe80::1")
+
+
+class RelayLimits(NamedTuple):
+    """What a relay gives."""
+
+    groups: Sequence[Prefix]  # that may be asked for
+    max_tunnels: int = 100
+    max_per_address: int = 4
+    max_groups: int = 32  # of a tunnel
+    query_seconds: float = DEFAULT_QUERY_INTERVAL_SECONDS
+    teardown: bool = False  # offer it: Linux's gateways then take no query
+
+    def allows(self, group: Address) -> bool:
+        return not stays_on_link(group) and any(group in prefix for prefix in self.groups)
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """What one tunnel wants of a group. Its only host says it, so what that leaves is left at once."""
+
+    exclude: bool = False
+    sources: dict[Address, float] = field(default_factory=dict)  # until when they are wanted, in INCLUDE mode
+    until: float = 0.0  # monotonic seconds: in EXCLUDE mode
+
+    @property
+    def filter(self) -> SourceFilter:
+        return SourceFilter(self.exclude, tuple(sorted(self.sources, key=int)))
+
+
+@dataclass(slots=True)
+class RelayedTunnel:
+    """A gateway that has proved its address, and what it wants."""
+
+    end: UdpEnd
+    groups: dict[Address, _Wanted] = field(default_factory=dict)
+
+
+class AmtRelay:
+    """All tunnels of a relay. One thread's."""
+
+    def __init__(
+        self,
+        addresses: Mapping[int, Address],
+        limits: RelayLimits,
+        now: float,
+        random: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        """``addresses`` are those that it is to be asked at, by IP version."""
+        self.ignored: Counter[str] = Counter()  # messages, by reason
+        self.tunnels: dict[UdpEnd, RelayedTunnel] = {}
+        self._addresses = addresses
+        self._limits = limits
+        self._random = random
+        self._secret, self._former = random(SECRET_BYTES), b""
+        self._secret_since = now
+        self._torn_down: OrderedDict[tuple[UdpEnd, bytes], None] = OrderedDict()
+        self._answered: OrderedDict[Address, tuple[float, float]] = OrderedDict()  # tokens, and when counted
+        self._takers: dict[tuple[Address, Address], tuple[UdpEnd, ...]] = {}  # by group and source
+
+    # -- what is wanted, and by whom
+
+    def wanted(self) -> dict[Address, SourceFilter]:
+        """What all tunnels want together."""
+        filters: dict[Address, list[SourceFilter]] = {}
+        for tunnel in self.tunnels.values():
+            for group, wanted in tunnel.groups.items():
+                filters.setdefault(group, []).append(wanted.filter)
+        return {group: merged(each) for group, each in filters.items()}
+
+    def takers(self, group: Address, source: Address) -> tuple[UdpEnd, ...]:
+        """Where a datagram of a sender to a group is to go."""
+        key = group, source
+        if (found := self._takers.get(key)) is None:
+            found = self._takers[key] = tuple(
+                end
+                for end, tunnel in self.tunnels.items()
+                if group in tunnel.groups and tunnel.groups[group].filter.wants(source)
+            )
+        return found
+
+    # -- messages
+
+    def take(self, message: bytes, end: UdpEnd, now: float) -> list[TunnelMessage]:
+        """Take a message from an address and port. Returns what is to be sent."""
+        match read(message):
+            case RelayDiscovery(nonce):
+                return self._advertise(nonce, end, now)
+            case TunnelRequest(nonce, is_mld):
+                return self._ask(nonce, end, now, is_mld=is_mld)
+            case TunnelUpdate() as update:
+                self._update(update, end, now)
+            case TunnelTeardown() as teardown:
+                self._tear_down(teardown, now)
+            case _:
+                self.ignored[MALFORMED] += 1
+        return []
+
+    def _advertise(self, nonce: bytes, end: UdpEnd, now: float) -> list[TunnelMessage]:
+        if (address := self._addresses.get(end[0].version)) is None or not self._may_answer(end[0], now):
+            return []
+        return [TunnelMessage(build(RelayAdvertisement(nonce, address)), end)]
+
+    def _ask(self, nonce: bytes, end: UdpEnd, now: float, *, is_mld: bool) -> list[TunnelMessage]:
+        if not self._may_answer(end[0], now):
+            return []
+        self._renew_secret(now)
+        gateway = GatewayAddress(*end) if self._limits.teardown else None
+        query = TunnelQuery(
+            nonce,
+            _mac(self._secret, GatewayAddress(*end), nonce),
+            self._general_query(is_mld=is_mld),
+            full=end not in self.tunnels and not self._has_room(end[0]),
+            gateway=gateway,
+        )
+        return [TunnelMessage(build(query), end)]
+
+    def _general_query(self, *, is_mld: bool) -> bytes:
+        query = MembershipQuery(
+            response_seconds=RESPONSE_SECONDS, interval_seconds=self._limits.query_seconds
+        )
+        if is_mld:
+            body = mld.build_query(query, _FROM_6, mld.ALL_NODES)
+            return build_ip(IpPacket(_FROM_6, mld.ALL_NODES, ICMPV6, MEMBERSHIP_TTL, body, router_alert=True))
+        body = igmp.build_query(query)
+        packet = IpPacket(_FROM_4, igmp.ALL_SYSTEMS, IGMP, MEMBERSHIP_TTL, body, router_alert=True)
+        return build_ip(packet, MEMBERSHIP_TOS)
+
+    def _update(self, update: TunnelUpdate, end: UdpEnd, now: float) -> None:
+        if not self._is_proven(update.mac, GatewayAddress(*end), update.nonce, now):
+            return
+        if (end, update.nonce) in self._torn_down:
+            self.ignored[UNPROVEN] += 1
+            return
+        if (report := _report(update.packet)) is None:
+            self.ignored[MALFORMED] += 1
+            return
+        tunnel = self.tunnels.get(end)
+        if tunnel is None:
+            if not self._has_room(end[0]):
+                self.ignored[TOO_MANY_TUNNELS] += 1
+                return
+            tunnel = RelayedTunnel(end)
+        for record in report.records:
+            self._apply(record, tunnel, now)
+        self._settle(tunnel)
+
+    def _tear_down(self, teardown: TunnelTeardown, now: float) -> None:
+        """End the tunnel of the address in the message, which its MAC is for: the host has another now."""
+        gateway = teardown.gateway
+        if not self._is_proven(teardown.mac, gateway, teardown.nonce, now):
+            return
+        end = gateway.address, gateway.port
+        self._torn_down[end, teardown.nonce] = None
+        if len(self._torn_down) > TORN_DOWN_KEPT:
+            self._torn_down.popitem(last=False)
+        self.forget(end)
+
+    def forget(self, end: UdpEnd) -> None:
+        """Nobody is there any more, as ICMP has told several times: section 5.3.3.6.4."""
+        if self.tunnels.pop(end, None) is not None:
+            self._takers.clear()
+
+    # -- what a tunnel wants
+
+    def _apply(self, record: GroupRecord, tunnel: RelayedTunnel, now: float) -> None:
+        """The tables of RFC 3376 section 6.4, for one host: what it leaves nobody else can want."""
+        group, sources = record.group, record.sources
+        known = tunnel.groups.get(group)
+        wanted = _Wanted() if known is None else known
+        until = now + self._lasts_seconds
+        match record.kind:
+            case RecordKind.IS_EXCLUDE | RecordKind.TO_EXCLUDE:
+                new = _Wanted(True, dict.fromkeys(sources, math.inf), until)
+            case RecordKind.TO_INCLUDE if wanted.exclude:
+                new = _Wanted(False, dict.fromkeys(sources, until))
+            case RecordKind.IS_INCLUDE if wanted.exclude:
+                new = _Wanted(False, dict.fromkeys(sources, until))
+            case RecordKind.IS_INCLUDE | RecordKind.TO_INCLUDE | RecordKind.ALLOW if not wanted.exclude:
+                new = _Wanted(False, {**wanted.sources, **dict.fromkeys(sources, until)})
+            case RecordKind.ALLOW:
+                left = {one: at for one, at in wanted.sources.items() if one not in sources}
+                new = _Wanted(True, left, wanted.until)
+            case _ if wanted.exclude:  # BLOCK
+                new = _Wanted(True, {**wanted.sources, **dict.fromkeys(sources, math.inf)}, wanted.until)
+            case _:
+                left = {one: at for one, at in wanted.sources.items() if one not in sources}
+                new = _Wanted(False, left)
+        if reason := self._refusal(new, group, tunnel):
+            self.ignored[reason] += 1
+            return
+        tunnel.groups[group] = new
+
+    def _refusal(self, wanted: _Wanted, group: Address, tunnel: RelayedTunnel) -> str:
+        """Why a tunnel may not have that; "" if it may."""
+        if wanted.filter == NO_SOURCE:
+            return ""
+        if not self._limits.allows(group):
+            return NOT_ALLOWED
+        is_new = group not in tunnel.groups
+        if (is_new and len(tunnel.groups) >= self._limits.max_groups) or len(wanted.sources) > SOURCES_MAX:
+            return TOO_MANY_GROUPS
+        return ""
+
+    def _settle(self, tunnel: RelayedTunnel) -> None:
+        """Keep a tunnel while it wants something."""
+        for group in [group for group, wanted in tunnel.groups.items() if wanted.filter == NO_SOURCE]:
+            del tunnel.groups[group]
+        if tunnel.groups:
+            self.tunnels[tunnel.end] = tunnel
+        else:
+            self.tunnels.pop(tunnel.end, None)
+        self._takers.clear()
+
+    # -- time
+
+    @property
+    def _lasts_seconds(self) -> float:
+        """How long what was reported is wanted: RFC 3376 section 8.4, and a while for the tunnel."""
+        return DEFAULT_ROBUSTNESS * self._limits.query_seconds + 10.0
+
+    @property
+    def deadline(self) -> float:
+        """When :meth:`expire` is due, in monotonic seconds; ``inf``: never."""
+        return min(self._ends(), default=math.inf)
+
+    def _ends(self) -> Iterator[float]:
+        for tunnel in self.tunnels.values():
+            for wanted in tunnel.groups.values():
+                if wanted.exclude:
+                    yield wanted.until
+                else:
+                    yield from wanted.sources.values()
+
+    def expire(self, now: float) -> None:
+        """Forget what has not been reported for too long."""
+        if now < self.deadline:
+            return
+        for tunnel in [*self.tunnels.values()]:
+            for group, wanted in tunnel.groups.items():
+                if wanted.exclude and now >= wanted.until:
+                    tunnel.groups[group] = _Wanted()
+                elif not wanted.exclude:
+                    left = {one: at for one, at in wanted.sources.items() if now < at}
+                    tunnel.groups[group] = _Wanted(False, left)
+            self._settle(tunnel)
+
+    # -- who may ask
+
+    def _has_room(self, address: Address) -> bool:
+        same = sum(end[0] == address for end in self.tunnels)
+        return len(self.tunnels) < self._limits.max_tunnels and same < self._limits.max_per_address
+
+    def _may_answer(self, address: Address, now: float) -> bool:
+        """Return True if an address, which may be forged, is to be answered once more."""
+        tokens, at = self._answered.pop(address, (ANSWERS_PER_SECOND, now))
+        tokens = min(ANSWERS_PER_SECOND, tokens + (now - at) * ANSWERS_PER_SECOND)
+        self._answered[address] = (max(0.0, tokens - 1), now)
+        if len(self._answered) > ADDRESSES_KEPT:
+            self._answered.popitem(last=False)
+        if tokens < 1:
+            self.ignored[TOO_OFTEN] += 1
+            return False
+        return True
+
+    def _is_proven(self, mac: bytes, gateway: GatewayAddress, nonce: bytes, now: float) -> bool:
+        known_until = self._secret_since + FORMER_INTERVALS * self._limits.query_seconds
+        former = self._former if now < known_until else b""
+        for secret in filter(None, (self._secret, former)):
+            if hmac.compare_digest(_mac(secret, gateway, nonce), mac):
+                return True
+        self.ignored[UNPROVEN] += 1
+        return False
+
+    def _renew_secret(self, now: float) -> None:
+        if now >= self._secret_since + SECRET_INTERVALS * self._limits.query_seconds:
+            self._secret, self._former = self._random(SECRET_BYTES), self._secret
+            self._secret_since = now
+
+
+def _mac(secret: bytes, gateway: GatewayAddress, nonce: bytes) -> bytes:
+    """Section 5.3.5. It is the same for both families of groups: Linux asks for them with one nonce."""
+    text = gateway.address.packed + gateway.port.to_bytes(2) + nonce
+    return hmac.digest(secret, text, "sha256")[:MAC_BYTES]
+
+
+def _report(data: bytes) -> MembershipReport | None:
+    """The report in an update, from whatever address: section 5.3.1."""
+    packet = read_ip(data)
+    if packet is None or packet.fragment is not None:
+        return None
+    source, to = packet.source, packet.destination
+    report: object = None
+    if packet.protocol == IGMP and packet.version == 4:
+        report = igmp.read(packet.body)
+    elif packet.protocol == ICMPV6 and isinstance(source, IPv6Address) and isinstance(to, IPv6Address):
+        report = mld.read(packet.body, source, to, any_source=True)
+    return report if isinstance(report, MembershipReport) else None

@@ -1,0 +1,314 @@
+"""The relay's side of AMT beside our gateway, beside hosts of older versions, and beside whoever lies."""
+
+from __future__ import annotations
+
+import math
+from ipaddress import ip_address, ip_network
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcastd.ip import ANY_SOURCE, Address, SourceFilter
+from mcastd.protocols import amt, igmp
+from mcastd.protocols.internet import IGMP, IpPacket, build_ip, internet_checksum, read_ip
+from mcastd.protocols.membership import GroupRecord, MembershipQuery, RecordKind
+from mcastd.tunnel.gateway import Gateway, Phase, TunnelMessage, UdpEnd
+from mcastd.tunnel.relay import (
+    ANSWERS_PER_SECOND,
+    NOT_ALLOWED,
+    SOURCES_MAX,
+    TOO_MANY_GROUPS,
+    TOO_MANY_TUNNELS,
+    TOO_OFTEN,
+    UNPROVEN,
+    AmtRelay,
+    RelayLimits,
+)
+from mcastd.tunnel.reports import report_packets
+
+HERE, HERE_6 = ip_address("198.51.100.7"), ip_address("2001:db8::7")
+HOST: UdpEnd = (ip_address("192.0.2.1"), 2268)
+OTHER: UdpEnd = (ip_address("192.0.2.2"), 2268)
+GROUP, GROUP_6 = ip_address("232.1.1.1"), ip_address("ff3e::1")
+S1, S2, S3 = map(ip_address, ("203.0.113.1", "203.0.113.2", "203.0.113.3"))
+ALL = ip_network("224.0.0.0/4"), ip_network("ff00::/8")
+
+
+def include(*sources: Address) -> SourceFilter:
+    return SourceFilter(False, sources)
+
+
+def exclude(*sources: Address) -> SourceFilter:
+    return SourceFilter(True, sources)
+
+
+class Net:
+    """A relay, and gateways at addresses of their own, with a clock of the test."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.now = 1000.0
+        self.relay = AmtRelay({4: HERE, 6: HERE_6}, RelayLimits(ALL, **limits), self.now)
+        self.gateways: dict[UdpEnd, Gateway] = {}
+
+    def gateway(self, end: UdpEnd = HOST) -> Gateway:
+        return self.gateways.setdefault(end, Gateway(HERE, random=Random(7)))
+
+    def carry(self, messages: list[TunnelMessage], end: UdpEnd) -> None:
+        for message, _ in messages:
+            for answer, to in self.relay.take(message, end, self.now):
+                assert to == end
+                self.carry(self.gateways[end].take(answer, (HERE, amt.PORT), self.now), end)
+
+    def want(self, wanted: dict[Address, SourceFilter], end: UdpEnd = HOST) -> None:
+        gateway = self.gateway(end)
+        self.carry(gateway.want(wanted, self.now), end)
+        self.run(0)
+
+    def run(self, seconds: float) -> None:
+        end = self.now + seconds
+        while True:
+            due = min([self.relay.deadline, *(gateway.deadline for gateway in self.gateways.values())])
+            if due > end:
+                self.now = end
+                return
+            self.now = max(self.now, due)
+            self.relay.expire(self.now)
+            for at, gateway in self.gateways.items():
+                self.carry(gateway.tick(self.now), at)
+
+
+def asked(
+    relay: AmtRelay, end: UdpEnd = HOST, now: float = 1000.0, nonce: bytes = b"Nonc"
+) -> amt.TunnelQuery:
+    ((message, to),) = relay.take(amt.build(amt.TunnelRequest(nonce, mld=False)), end, now)
+    assert to == end
+    query = amt.read(message)
+    assert isinstance(query, amt.TunnelQuery)
+    return query
+
+
+def update(query: amt.TunnelQuery, *records: GroupRecord) -> bytes:
+    (packet,) = report_packets(records, 4)
+    return amt.build(amt.TunnelUpdate(query.nonce, query.mac, packet))
+
+
+def test_what_several_want_is_wanted_together_and_each_gets_its_own() -> None:
+    net = Net()
+    net.want({GROUP: include(S1), GROUP_6: ANY_SOURCE})
+    net.want({GROUP: exclude(S1, S2)}, OTHER)
+    relay = net.relay
+    assert net.gateway().phase is Phase.OPEN
+    assert relay.wanted() == {GROUP: exclude(S2), GROUP_6: ANY_SOURCE}
+    assert relay.takers(GROUP, S1) == (HOST,)
+    assert relay.takers(GROUP, S2) == ()
+    assert relay.takers(GROUP, S3) == (OTHER,)
+    assert relay.takers(ip_address("232.9.9.9"), S1) == ()
+    net.want({GROUP: include(S1, S3)})
+    assert relay.takers(GROUP, S3) == (HOST, OTHER)
+    net.want({})
+    assert (relay.takers(GROUP, S3), relay.wanted()) == ((OTHER,), {GROUP: exclude(S1, S2)})
+    net.want({}, OTHER)
+    assert (relay.wanted(), relay.tunnels, relay.deadline) == ({}, {}, math.inf)
+    assert not relay.ignored
+
+
+def test_nothing_is_kept_before_a_host_has_proved_its_address() -> None:
+    relay = AmtRelay({4: HERE}, RelayLimits(ALL), 1000.0)
+    (advertised,) = relay.take(amt.build(amt.RelayDiscovery(b"Nonc")), HOST, 1000.0)
+    assert amt.read(advertised.message) == amt.RelayAdvertisement(b"Nonc", HERE)
+    query = asked(relay)
+    assert relay.tunnels == {}
+    inside = read_ip(query.packet)
+    assert inside is not None
+    assert (inside.router_alert, inside.ttl) == (True, 1)
+    found = igmp.read(inside.body)
+    assert isinstance(found, MembershipQuery)
+    assert (found.group, found.interval_seconds, found.response_seconds) == (None, 125.0, 0.1)
+    joins = update(query, GroupRecord(RecordKind.TO_EXCLUDE, GROUP))
+    for end in (OTHER, (HOST[0], 4711)):
+        assert relay.take(joins, end, 1000.0) == []
+    forged = amt.build(amt.TunnelUpdate(b"Nonc", b"MacMac", joins[12:]))
+    assert relay.take(forged, HOST, 1000.0) == []
+    assert (relay.tunnels, relay.ignored) == ({}, {UNPROVEN: 3})
+    relay.take(joins, HOST, 1000.0)
+    assert [*relay.tunnels] == [HOST]
+
+
+@pytest.mark.parametrize("is_mld", [False, True])
+def test_an_answer_is_not_much_longer_than_what_asked_for_it(is_mld: bool) -> None:
+    relay = AmtRelay({4: HERE, 6: HERE_6}, RelayLimits(ALL), 0.0)
+    headers = 20 + 8
+    discovery = amt.build(amt.RelayDiscovery(b"Nonc"))
+    request = amt.build(amt.TunnelRequest(b"Nonc", mld=is_mld))
+    for message in (discovery, request):
+        (answer,) = relay.take(message, HOST, 0.0)
+        assert (headers + len(answer.message)) / (headers + len(message)) < 3.3
+
+
+def test_a_proof_holds_for_a_while_and_not_after() -> None:
+    relay = AmtRelay({4: HERE}, RelayLimits(ALL), 1000.0)
+    joins = update(asked(relay), GroupRecord(RecordKind.TO_EXCLUDE, GROUP))
+    leaves = update(asked(relay), GroupRecord(RecordKind.TO_INCLUDE, GROUP))
+    relay.take(joins, HOST, 1240.0)
+    assert relay.tunnels
+    relay.take(leaves, HOST, 1241.0)
+    asked(relay, OTHER, 1251.0)  # with which the secret is another
+    relay.take(joins, HOST, 1490.0)
+    assert relay.tunnels, "by the former one"
+    relay.take(leaves, HOST, 1491.0)
+    relay.take(joins, HOST, 1502.0)
+    assert (relay.tunnels, relay.ignored) == ({}, {UNPROVEN: 1})
+
+
+def test_a_teardown_ends_the_tunnel_and_its_last_update_cannot_be_sent_again() -> None:
+    relay = AmtRelay({4: HERE}, RelayLimits(ALL, teardown=True), 1000.0)
+    query = asked(relay)
+    assert query.gateway == amt.GatewayAddress(*HOST)
+    joins = update(query, GroupRecord(RecordKind.TO_EXCLUDE, GROUP))
+    relay.take(joins, HOST, 1000.0)
+    elsewhere: UdpEnd = (ip_address("203.0.113.99"), 4711)  # where the host is now
+    wrong = amt.TunnelTeardown(query.nonce, b"MacMac", query.gateway)
+    relay.take(amt.build(wrong), elsewhere, 1001.0)
+    assert relay.tunnels
+    relay.take(amt.build(amt.TunnelTeardown(query.nonce, query.mac, query.gateway)), elsewhere, 1001.0)
+    assert relay.tunnels == {}
+    relay.take(joins, HOST, 1002.0)
+    assert (relay.tunnels, relay.ignored) == ({}, {UNPROVEN: 2})
+    relay.take(update(asked(relay, nonce=b"Next"), GroupRecord(RecordKind.TO_EXCLUDE, GROUP)), HOST, 1003.0)
+    assert relay.tunnels
+
+
+def test_who_reports_no_more_is_forgotten() -> None:
+    net = Net()
+    net.want({GROUP: include(S1), GROUP_6: ANY_SOURCE})
+    net.run(1000)
+    assert net.relay.wanted() == {GROUP: include(S1), GROUP_6: ANY_SOURCE}, "it reports each 25 s"
+    net.gateways.clear()
+    net.run(230)
+    assert net.relay.tunnels
+    net.run(31)
+    assert (net.relay.tunnels, net.relay.takers(GROUP, S1)) == ({}, ())
+
+
+def test_hosts_of_version_2_join_and_leave() -> None:
+    relay = AmtRelay({4: HERE}, RelayLimits(ALL), 1000.0)
+    query = asked(relay)
+
+    def old(kind: int) -> bytes:
+        body = bytearray(bytes([kind, 0, 0, 0]) + GROUP.packed)
+        body[2:4] = internet_checksum(bytes(body)).to_bytes(2)
+        packet = IpPacket(ip_address("10.0.0.9"), GROUP, IGMP, 1, bytes(body), router_alert=True)
+        return amt.build(amt.TunnelUpdate(query.nonce, query.mac, build_ip(packet)))
+
+    relay.take(old(0x16), HOST, 1000.0)
+    assert relay.wanted() == {GROUP: ANY_SOURCE}
+    relay.take(old(0x17), HOST, 1000.0)
+    assert relay.wanted() == {}
+
+
+def test_limits_hold_for_each_address_each_tunnel_and_all() -> None:
+    net = Net(max_tunnels=3, max_per_address=2, max_groups=2)
+    relay = net.relay
+    ends: list[UdpEnd] = [(HOST[0], 1), (HOST[0], 2), (HOST[0], 3), (OTHER[0], 1), (OTHER[0], 2)]
+    for end in ends:
+        net.want({GROUP: ANY_SOURCE}, end)
+    assert [*relay.tunnels] == [ends[0], ends[1], ends[3]]
+    assert net.gateway(ends[2]).is_full
+    many: dict[Address, SourceFilter] = {ip_address(f"232.1.1.{last}"): ANY_SOURCE for last in range(1, 6)}
+    net.want(many, ends[0])
+    assert len(relay.tunnels[ends[0]].groups) == 2
+    assert relay.ignored[TOO_MANY_GROUPS] >= 3
+    net.want(
+        {GROUP: include(*(ip_address(f"10.0.{n // 256}.{n % 256}") for n in range(SOURCES_MAX + 1)))}, ends[3]
+    )
+    assert len(relay.tunnels[ends[3]].groups[GROUP].sources) <= SOURCES_MAX
+
+
+def test_a_proof_does_not_help_where_there_is_no_room() -> None:
+    relay = AmtRelay({4: HERE}, RelayLimits(ALL, max_tunnels=1), 1000.0)
+    first, second = asked(relay), asked(relay, OTHER)
+    relay.take(update(first, GroupRecord(RecordKind.TO_EXCLUDE, GROUP)), HOST, 1000.0)
+    relay.take(update(second, GroupRecord(RecordKind.TO_EXCLUDE, GROUP)), OTHER, 1000.0)
+    assert ([*relay.tunnels], relay.ignored) == ([HOST], {TOO_MANY_TUNNELS: 1})
+
+
+@pytest.mark.parametrize("group", ["224.0.0.251", "239.1.1.1", "ff02::fb", "ff3e::1"])
+def test_only_groups_that_are_allowed_are_served(group: str) -> None:
+    relay = AmtRelay({4: HERE}, RelayLimits([ip_network("232.0.0.0/8"), ip_network("224.0.0.0/24")]), 0.0)
+    address = ip_address(group)
+    query = asked(relay, now=0.0)
+    (packet,) = report_packets([GroupRecord(RecordKind.TO_EXCLUDE, address)], address.version)
+    relay.take(amt.build(amt.TunnelUpdate(query.nonce, query.mac, packet)), HOST, 0.0)
+    assert (relay.tunnels, relay.ignored) == ({}, {NOT_ALLOWED: 1})
+
+
+def test_a_flood_of_questions_is_not_answered_and_others_are() -> None:
+    relay = AmtRelay({4: HERE}, RelayLimits(ALL), 0.0)
+    answers = sum(
+        len(relay.take(amt.build(amt.TunnelRequest(b"Nonc", mld=False)), HOST, number / 1000))
+        for number in range(2000)
+    )
+    assert answers <= 3 * ANSWERS_PER_SECOND
+    assert relay.ignored[TOO_OFTEN] == 2000 - answers
+    assert asked(relay, OTHER, 2.0)
+    for number in range(10_000):
+        end = ip_address(0x0B000000 + number), 1
+        relay.take(amt.build(amt.RelayDiscovery(b"Nonc")), end, 3.0)
+    assert len(relay._answered) <= 4096
+    assert relay.tunnels == {}
+
+
+def test_in_parts_a_report_is_as_good_as_in_one() -> None:
+    relay = AmtRelay({4: HERE}, RelayLimits(ALL), 1000.0)
+    query = asked(relay)
+    sources = [ip_address(f"10.0.0.{last}") for last in range(1, 101)]
+    for part in (sources[:60], sources[60:]):
+        relay.take(update(query, GroupRecord(RecordKind.IS_INCLUDE, GROUP, tuple(part))), HOST, 1000.0)
+    assert relay.wanted() == {GROUP: include(*sources)}
+    relay.take(update(query, GroupRecord(RecordKind.BLOCK, GROUP, tuple(sources[10:]))), HOST, 1000.0)
+    assert relay.wanted() == {GROUP: include(*sources[:10])}
+    relay.take(update(query, GroupRecord(RecordKind.TO_EXCLUDE, GROUP, (S1,))), HOST, 1000.0)
+    relay.take(update(query, GroupRecord(RecordKind.ALLOW, GROUP, (S1,))), HOST, 1000.0)
+    assert relay.wanted() == {GROUP: ANY_SOURCE}
+    relay.take(update(query, GroupRecord(RecordKind.BLOCK, GROUP, (S2,))), HOST, 1000.0)
+    assert relay.wanted() == {GROUP: exclude(S2)}
+    relay.take(update(query, GroupRecord(RecordKind.IS_INCLUDE, GROUP, (S3,))), HOST, 1000.0)
+    assert relay.wanted() == {GROUP: include(S3)}
+
+
+FILTERS = st.builds(
+    lambda is_exclude, sources: SourceFilter(is_exclude, tuple(sorted(sources, key=int))),
+    st.booleans(),
+    st.sets(st.sampled_from([S1, S2, S3])),
+).filter(lambda one: one.exclude or bool(one.sources))
+GROUPS = [GROUP, ip_address("239.1.1.1")]
+WANTED = st.dictionaries(st.sampled_from(GROUPS), FILTERS)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([HOST, OTHER]), WANTED, st.floats(0, 30)), max_size=10))
+def test_whatever_they_want_each_gets_what_it_wants(changes: Any) -> None:
+    net = Net()
+    last: dict[UdpEnd, dict[Address, SourceFilter]] = {}
+    for end, wanted, seconds in changes:
+        last[end] = wanted
+        net.want(wanted, end)
+        net.run(seconds)
+        for at, wants in last.items():
+            for group in GROUPS:
+                for source in (S1, S2, S3):
+                    is_wanted = group in wants and wants[group].wants(source)
+                    assert (at in net.relay.takers(group, source)) is is_wanted
+
+
+@given(st.binary(max_size=120), st.integers(0, 8))
+def test_any_bytes_are_taken_and_keep_nothing(tail: bytes, kind: int) -> None:
+    relay = AmtRelay({4: HERE}, RelayLimits(ALL), 0.0)
+    message = bytes([kind]) + tail
+    answers = relay.take(message, HOST, 0.0)
+    assert sum(len(one.message) for one in answers) <= 100
+    assert relay.tunnels == {}
+    assert bool(answers) or relay.ignored.total() == 1
