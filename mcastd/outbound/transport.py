@@ -133,7 +133,10 @@ class TransportFramer:
         self._stretches.clear()
         if isinstance(error, NoClockError):
             way_out = SettingChange("rate", ANY_TEXT, ' instead of timing = "pcr"')
-            return SourceError(_WHAT, "it has no program clock (PCR) to be timed by", way_out)
+            cause = "it has no program clock (PCR) to be timed by"
+            if error.jumps:
+                cause = "the values of its program clock (PCR) are more than a second apart, or not in order"
+            return SourceError(_WHAT, cause, way_out)
         if error.length in _KNOWN_LENGTHS:
             return SourceError(
                 _WHAT,

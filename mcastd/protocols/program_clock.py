@@ -32,7 +32,15 @@ RATE_TICKS = PCR_HZ
 
 
 class NoClockError(ValueError):
-    """A stream without PCRs, or with a single one: no time can be told."""
+    """A stream without PCRs, or with a single one: no time can be told.
+
+    ``jumps``: how many others had nothing to do with the one before, as where they are more than a second
+    apart.
+    """
+
+    def __init__(self, jumps: int) -> None:
+        super().__init__(jumps)
+        self.jumps = jumps
 
 
 class TimedBytes(NamedTuple):
@@ -136,7 +144,7 @@ class ProgramClock:
         if not self._waiting:
             return
         if self._pace is None:
-            raise NoClockError
+            raise NoClockError(self.jumps)
         ticks = min(self._waiting / self._pace, most)
         stretches.append(TimedBytes(self._waiting, ticks))
         self._told += ticks

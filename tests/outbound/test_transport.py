@@ -160,6 +160,11 @@ def test_a_followed_file_that_grows_is_sent_as_its_times_are_known(tmp_path: Pat
         (b"short", "framing", "no packets"),
         (packet(0x101, 1) * 99, "rate", "no program clock"),
         (packet(0x101, 1, pcr=5) + packet(0x101, 1) * 99, "rate", "no program clock"),
+        (
+            b"".join(packet(0x101, 1, pcr=at * 1100 * MS) + packet(0x102, 1) * 20 for at in range(9)),
+            "rate",
+            "more than a second apart",
+        ),
     ],
 )
 def test_what_cannot_be_sent_is_refused_again_and_again(
