@@ -205,8 +205,11 @@ def _rewritten(config: Bridge, group: Address, port: int) -> tuple[Address, int]
 
 def _by_ttl(batch: Batch) -> Iterable[tuple[int, ListPayloads]]:
     """The payloads of a batch, in order, those in a row together that came with one TTL."""
-    start = 0
-    for ttl, run in groupby(batch.origins, key=attrgetter("ttl")):
+    origins, start = batch.origins, 0
+    if origins.count(origins[0]) == len(origins):  # as a rule, and then it is one object
+        yield origins[0].ttl, ListPayloads(batch.payloads)
+        return
+    for ttl, run in groupby(origins, key=attrgetter("ttl")):
         count = sum(1 for _ in run)
         yield ttl, ListPayloads(batch.payloads[start : start + count])
         start += count
