@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mcastd import clock
-from mcastd.clock import Clock
+from mcastd.clock import NANO, Clock
 from mcastd.inbound.legs import OTHER_LEG, LegAccount, LegsSequencer
 from mcastd.inbound.sorting import Sorting
 from mcastd.net.link import Batch
@@ -32,6 +32,9 @@ class _Remembered:
     lacking: set[int]  # the indices of legs that may still bring it
     arrived: float  # seconds, by the kernel's clock
     taken: float  # monotonic seconds
+
+
+_NONE = deque[_Remembered]()
 
 
 class MatchingSequencer(LegsSequencer):
@@ -65,7 +68,7 @@ class MatchingSequencer(LegsSequencer):
             leg.end_wait()
         sorting = Sorting(batch, now)
         for index, view in enumerate(payloads):
-            arrived = times[index] / 1e9 if times else now
+            arrived = times[index] / NANO if times else now
             if not self._answers(leg, payload := bytes(view), arrived):
                 sorting.given.append(index)
                 self._remember(leg, payload, arrived, now)
@@ -82,7 +85,15 @@ class MatchingSequencer(LegsSequencer):
 
     def _answers(self, leg: LegAccount, payload: bytes, arrived: float) -> bool:
         """Return True if a datagram is the copy of one that another leg brought."""
-        for one in self._lacked.get((payload, leg.index), ()):
+        lacked = self._lacked.get((payload, leg.index), _NONE)
+        # A leg's times go on, so none of its datagrams answers these any more. Each is passed over once
+        while lacked and arrived - lacked[0].arrived > self.hold_seconds:
+            one = lacked[0]
+            one.lacking.discard(leg.index)
+            self._give_up(one, leg.index)
+            if leg.awaited is one:
+                leg.end_wait()
+        for one in lacked:
             if abs(arrived - one.arrived) <= self.hold_seconds:
                 break
         else:
@@ -111,9 +122,13 @@ class MatchingSequencer(LegsSequencer):
             one = in_order.popleft()
             self._bytes -= len(one.payload)
             for index in one.lacking:
-                self._lost[index] += 1
-                self._drop(one, index)
+                self._give_up(one, index)
             one.lacking.clear()
+
+    def _give_up(self, one: _Remembered, index: int) -> None:
+        """That leg did not bring it in time."""
+        self._lost[index] += 1
+        self._drop(one, index)
 
     def _drop(self, one: _Remembered, index: int) -> None:
         """That leg cannot bring it any more."""

@@ -115,6 +115,28 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert matched.matching.legs[1].awaited is None or not matched.matching.legs[1].awaited.lacking
 
 
+def test_what_comes_too_late_for_all_that_is_remembered_is_compared_with_each_once() -> None:
+    """As where a stream has many equal datagrams, and one leg is behind by more than max_skew."""
+
+    class Counted(float):
+        compared = 0
+
+        def __rsub__(self, other: float) -> float:
+            Counted.compared += 1
+            return other - float(self)
+
+    matched = Matched(0.1)
+    matched.feed(0, *[b"null"] * 500, at=[5.0] * 500)
+    for one in matched.matching._in_order:
+        one.arrived = Counted(one.arrived)
+    assert matched.feed(1, *[b"null"] * 100, at=[5.2] * 100) == [b"null"] * 100
+    assert Counted.compared <= 600
+    left, right = matched.matching.describe(from_json(SubscriptionStatus, {})).legs
+    assert (left.lost, right.lost, right.skew_ms) == (0, 500, None)
+    assert matched.matching.legs[1].awaited is None
+    assert matched.feed(0, *[b"null"] * 101, at=[5.3] * 101) == [b"null"]
+
+
 @settings(max_examples=60, deadline=None)
 @given(SEEDS, st.integers(1, 5))
 def test_each_goes_on_as_often_as_the_leg_had_it_that_had_it_most(seed: int, kinds: int) -> None:
