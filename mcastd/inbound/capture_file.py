@@ -89,7 +89,7 @@ def write(
             with suppress(OSError):
                 os.unlink(unfinished, dir_fd=fd)
             raise
-        _prune(fd, subscription, files)
+        _prune(fd, subscription, files, but=name)
     return Written(directory / name, sum(len(batch.sizes) for batch in batches), size)
 
 
@@ -133,11 +133,16 @@ def _unfinished(name: str) -> str:
     return f".{name}.{os.urandom(6).hex()}"
 
 
-def _prune(directory: int, subscription: str, files: int) -> None:
-    """Remove the oldest captures of a subscription but ``files``, and what is left of unfinished ones."""
+def _prune(directory: int, subscription: str, files: int, but: str = "") -> None:
+    """Remove the oldest captures of a subscription but ``files``, and what is left of unfinished ones.
+
+    Where the clock has been set back, the newest, ``but``, looks like the oldest by its name, and stays.
+    """
     names = os.listdir(directory)
     whole = f"{re.escape(subscription)}-{_TIME_AND_SUFFIX}"
-    captures = sorted(name for name in names if re.fullmatch(whole, name))
+    captures = sorted(
+        (name for name in names if re.fullmatch(whole, name)), key=lambda name: (name == but, name)
+    )
     unfinished = [name for name in names if re.fullmatch(rf"\.{whole}\.[0-9a-f]{{12}}", name)]
     for name in [*captures[:-files], *unfinished]:
         with suppress(FileNotFoundError):

@@ -214,6 +214,23 @@ def test_only_so_many_captures_of_a_subscription_stay(make: Callable[..., Bench]
     assert (directory / newest[0]).stat().st_mode & 0o777 == 0o640
 
 
+def test_a_capture_stays_though_those_before_it_are_of_a_clock_that_was_ahead(
+    make: Callable[..., Bench], tmp_path: Path
+) -> None:
+    ahead = ["tv-20991126T171805.250Z.pcapng", "tv-20991126T171905.250Z.pcapng"]
+    (tmp_path / "captures").mkdir()
+    for name in ahead:
+        (tmp_path / "captures" / name).touch()
+    bench = make(files=2)
+    bench.go_to(101.0)
+    bench.come(b"x")
+    bench.lose(lost=1)
+    bench.go_to(120.0)
+    last = bench.keeper.status().last_capture
+    assert last is not None
+    assert bench.captures == sorted([Path(last).name, ahead[1]])
+
+
 def test_a_directory_that_cannot_be_used_is_said_before_there_is_a_loss_and_tried_again(
     make: Callable[..., Bench], tmp_path: Path
 ) -> None:
