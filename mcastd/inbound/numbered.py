@@ -72,7 +72,7 @@ class RtpSequencer(NumberedSequencer):
         settings = self._settings
         if reason == OTHER_STREAM and settings.ssrc is not None:
             comes = _ssrc(self._wire.identity_of(head))
-            wanted = _ssrc(settings.ssrc.to_bytes(4, "big"))
+            wanted = rtp.ssrc_text(settings.ssrc)
             text = f"SSRC {comes} comes, and ssrc = {wanted} is to be received"
             return Misfit(reason=reason, comes=text, setting=f"ssrc = {comes}")
         if reason == OTHER_PAYLOAD_TYPE:
@@ -122,7 +122,7 @@ class RtpSequencer(NumberedSequencer):
 
 
 def _ssrc(identity: bytes) -> str:
-    return f"0x{identity.hex().upper()}"
+    return rtp.ssrc_text(int.from_bytes(identity, "big"))
 
 
 class MoldSequencer(NumberedSequencer):

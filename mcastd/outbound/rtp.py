@@ -12,7 +12,14 @@ from mcastd.config import RtpOutbound
 from mcastd.net.link import Sender, SenderAround
 from mcastd.net.payloads import HeadedPayloads, Payloads
 from mcastd.outbound.pacing import TIMETABLE_BURSTS
-from mcastd.protocols.rtp import HEADER_BYTES, MPEG_TS_CLOCK_HZ, SEQUENCE_NUMBERS, TIMESTAMPS, build_headers
+from mcastd.protocols.rtp import (
+    HEADER_BYTES,
+    MPEG_TS_CLOCK_HZ,
+    SEQUENCE_NUMBERS,
+    TIMESTAMPS,
+    build_headers,
+    ssrc_text,
+)
 from mcastd.status import SenderDescription
 
 # Takes the time now and the sizes of the next datagrams; returns when each is due, in monotonic seconds.
@@ -54,7 +61,7 @@ class RtpSender(SenderAround):
         self._due_at = due_at
 
     def describe(self) -> SenderDescription:
-        return replace(self._link.describe(), stream=f"0x{self._ssrc:08x}")
+        return replace(self._link.describe(), stream=ssrc_text(self._ssrc))
 
     def _headers(self, sizes: Sequence[int]) -> Sequence[bytes]:
         """The headers of the next packets, which are due in this order."""

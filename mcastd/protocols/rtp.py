@@ -97,6 +97,11 @@ def payload_span(packet: RowBytes) -> tuple[int, int] | None:
     return (begin, length - padding) if 0 < padding <= length - begin else None
 
 
+def ssrc_text(ssrc: int) -> str:
+    """An SSRC as people write it, and as the setting ``ssrc`` takes it."""
+    return f"0x{ssrc:08X}"
+
+
 def is_rtcp(packet: RowBytes) -> bool:
     """Return True if it is a packet of RTCP, which may come to the same port (RFC 5761)."""
     return len(packet) >= 4 and packet[0] >> 6 == VERSION and packet[1] in RTCP_TYPES

@@ -66,7 +66,7 @@ def test_each_field_is_in_its_place_and_wraps() -> None:
 
 def test_it_says_what_receivers_know_the_stream_by() -> None:
     link = FakeSender()
-    assert RtpSender(link, RtpOutbound(), stream(), Due()).describe().stream == "0x1234abcd"
+    assert RtpSender(link, RtpOutbound(), stream(), Due()).describe().stream == "0x1234ABCD"
     described = RtpSender(link, RtpOutbound(ssrc=7), stream(), Due()).describe()
     assert (described.stream, described.interface, link.describe().stream) == ("0x00000007", "fake0", None)
 
