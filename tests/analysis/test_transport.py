@@ -83,6 +83,7 @@ def test_a_good_stream_has_no_errors_and_its_programs_and_rates_are_known() -> N
     [
         ("GGGG", 0, False),
         ("GxGG", 0, False),
+        ("GxGxG", 0, False),
         ("GxxG", 1, True),
         ("xx", 1, True),
         ("GxxGGGG", 1, True),

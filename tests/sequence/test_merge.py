@@ -69,6 +69,14 @@ def test_what_one_leg_lacks_is_waited_for_and_taken_from_the_other() -> None:
     assert (merging.room, merging.merge.deadline, merging.total) == (HeldRoom(), math.inf, SequenceCounters())
 
 
+def test_what_is_missing_is_counted_wherever_the_numbers_stand() -> None:
+    merging = Merging(first=40_000)
+    merging.run(40_000, 40_003)
+    merging.run(40_005, 40_007)
+    merging.run(40_010, 40_011)
+    assert merging.merge.missing == 5
+
+
 def test_what_no_leg_brings_in_time_is_lost_and_late_when_it_comes() -> None:
     merging = Merging()
     merging.run(100, 103)
