@@ -15,7 +15,7 @@ from mcastd.bridge.router import Enlisted, MulticastRouter
 from mcastd.config import Bridge, label_of
 from mcastd.config.addresses import format_prefix, interfaces_in
 from mcastd.counters import BridgeCounters, copy_of, losses
-from mcastd.errors import LinkError
+from mcastd.errors import CannotAskError, LinkError
 from mcastd.ip import Interfaces, Prefix
 from mcastd.net.interfaces import Host, Interface, absence, named_in
 from mcastd.net.routing import Version
@@ -52,6 +52,7 @@ class BridgeWorker:
         self._relay = Relay(self.counters, open_receiver, open_sender)
         self._engine = ""  # that forwards now: "kernel" or "relay"; "": none does
         self._reason = ""  # why it is the relay, if nobody has set that
+        self._unasked = False  # the kernel could not be asked for the interfaces that there are now
         self._watched: dict[int, object] = {}  # by descriptor, as Relay.filenos
         self._comes_by: tuple[str, ...] = ()
         self._goes_to: tuple[str, ...] = ()
@@ -69,7 +70,7 @@ class BridgeWorker:
                 if context.take(Signal.NEWS):
                     self._tell(context)
                 context.take(NOT_FOR_US)
-                refused = self._router.seen(self.name).refused or bool(self._relay.refused)
+                refused = self._unasked or self._router.seen(self.name).refused or bool(self._relay.refused)
                 ready = context.wait(RETRY_SECONDS if refused else None)
                 for fd in ready:
                     self._relay_from(fd, context)
@@ -111,7 +112,7 @@ class BridgeWorker:
             queriers=listing.queriers,
             members=listing.members,
             joins=listing.joins + self._joined(patience),
-            overflow=self._relay.overflow(),
+            overflow=self._relay.overflow,
         )
 
     def vitals(self) -> Vitals:
@@ -120,7 +121,7 @@ class BridgeWorker:
             datagrams=counters.received,
             payload_bytes=counters.received_bytes,
             dropped=losses(counters.dropped),
-            overflow=self._relay.overflow(),
+            overflow=self._relay.overflow,
             last_datagram=self._last,
         )
 
@@ -129,7 +130,7 @@ class BridgeWorker:
             self._identity,
             self.counters,
             self._last,
-            overflow=self._relay.overflow(),
+            overflow=self._relay.overflow,
             routes=self._router.seen(self.name).routes,
         )
 
@@ -150,7 +151,14 @@ class BridgeWorker:
     def _follow(self, context: Context) -> None:
         """Route among the interfaces that are meant now. Raises LinkError: see :meth:`run`."""
         config = self._config
-        host = self._host()
+        try:
+            host = self._host()
+        except CannotAskError:
+            if not self._engine:
+                raise
+            self._unasked = True  # what works is kept, and the kernel asked again
+            return
+        self._unasked = False
         rules: dict[Version, Rule] = {}
         refused: list[LinkError] = []
         problems: set[str] = set()

@@ -54,6 +54,7 @@ class _Stream:
     group: Address  # that it is sent to
     port: int
     ways: OrderedDict[int, list[_WayOut]] = field(default_factory=OrderedDict)  # by TTL
+    overflow: int = 0  # of the receiver, as far as it is counted
 
 
 _Key = tuple[Address, int, int]  # group, port, index of the interface
@@ -70,7 +71,7 @@ class Relay:
         self._open_sender = open_sender
         self._config: Bridge | None = None
         self._streams: dict[_Key, _Stream] = {}  # replaced, never changed: others read it
-        self._overflow_before = 0  # of receivers that are closed
+        self.overflow = 0  # datagrams that the kernel dropped at full receive buffers; for any thread
         self.refused: tuple[str, ...] = ()  # why some of it cannot be received, in words
         self.troubles: dict[str, str] = {}  # by interface that nothing can be sent by, and why
         self.last: float | None = None  # monotonic seconds when something came
@@ -122,14 +123,11 @@ class Relay:
         self.last = clock.monotonic()
         self._counters.received += len(batch)
         self._counters.received_bytes += batch.size
+        self._count_overflow(stream, stream.receiver.glance().overflow)
         for ttl, payloads in _by_ttl(batch):
             self._send(stream, ttl, payloads)
         if stream.receiver.emptied:
             stream.receiver.idle()
-
-    def overflow(self) -> int:
-        """Datagrams that the kernel dropped at full receive buffers. For any thread."""
-        return self._overflow_before + sum(one.receiver.glance().overflow for one in self._streams.values())
 
     def receivers(self) -> Iterable[Receiver]:
         """For any thread."""
@@ -178,8 +176,12 @@ class Relay:
         self.troubles.pop(name, None)
         return count, FULL
 
+    def _count_overflow(self, stream: _Stream, overflow: int) -> None:
+        self.overflow += overflow - stream.overflow
+        stream.overflow = overflow
+
     def _end(self, stream: _Stream) -> None:
-        self._overflow_before += stream.receiver.load().overflow
+        self._count_overflow(stream, stream.receiver.load().overflow)
         stream.receiver.close()
         _close(stream)
 

@@ -31,6 +31,8 @@ INTERFACES_MAX = _abi.MAXVIFS
 # What one call of take() reads at most, so that whoever sends much does not keep others from being served.
 TAKEN_MAX = 256
 
+# What the kernel says of a sender takes a kilobyte: without room for it, its datagrams wait for ten seconds.
+SAID_BUFFER_BYTES = 4 << 20
 # IGMP and MLD messages, and what the kernel says, are shorter than this, but for reports of many groups.
 _MESSAGE_BYTES = 65_536
 _CONTROL_BYTES = 256
@@ -183,12 +185,19 @@ class RoutingTable:
             raise _refused(what, error) from error
         try:
             self._socket.setblocking(False)
+            self._make_room()
             self._set(_abi.MRT_INIT, 1)
             self._set(_abi.MRT_ASSERT, 1)
             self._family.ask_for_interfaces(self._socket)
         except OSError as error:
             self._socket.close()
             raise _refused(what, error) from error
+
+    def _make_room(self) -> None:
+        """Have room for what the kernel says of many senders that begin at once, as far as it grants it."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SAID_BUFFER_BYTES)
+        with contextlib.suppress(PermissionError):  # beyond net.core.rmem_max it takes CAP_NET_ADMIN
+            self._socket.setsockopt(socket.SOL_SOCKET, _abi.SO_RCVBUFFORCE, SAID_BUFFER_BYTES)
 
     def __repr__(self) -> str:
         return f"<RoutingTable IPv{self._family.version}, {len(self._numbers)} interfaces>"

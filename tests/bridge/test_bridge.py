@@ -17,7 +17,7 @@ from mcastd.bridge.family import FamilyRoutes, Version
 from mcastd.bridge.relay import TTLS_MAX
 from mcastd.bridge.router import MulticastRouter
 from mcastd.config import Bridge
-from mcastd.errors import LinkError
+from mcastd.errors import CannotAskError, LinkError
 from mcastd.ip import ANY_SOURCE, Address, SourceFilter
 from mcastd.net import _abi
 from mcastd.net.fake import FakeJoins, FakeQuerySender, FakeReceiver, FakeRoutingTable, FakeSender
@@ -53,8 +53,12 @@ class Kernel:
         self.sending: dict[tuple[str, int, str, int], FakeSender] = {}
         self.refused: set[str] = set()  # interfaces by which nothing can be received
         self.opened = 0
+        self.unasked = 0  # times that the kernel does not say which interfaces there are
 
     def host(self) -> Host:
+        if self.unasked:
+            self.unasked -= 1
+            raise CannotAskError("cannot ask", "no buffer space", errno=errno.ENOBUFS)
         return Host(dict(self.interfaces), 0.0)
 
     def open(self, version: Version) -> FamilyRoutes:
@@ -232,6 +236,22 @@ def test_interfaces_come_and_go(kernel: Kernel, run: Run) -> None:
         "cannot forward 239.1.0.0/16 from left: no such interface (have: wg1); waiting for it"
     )
     assert kernel.tables[4].closed
+
+
+def test_what_works_is_kept_while_the_kernel_cannot_be_asked(
+    kernel: Kernel, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcastd.bridge.bridge.RETRY_SECONDS", 0.05)
+    one = run()
+    kernel.send(3, FOUR, {5, 8})
+    kernel.interfaces[13] = Interface(13, "wg1", FLAGS, 1)
+    kernel.unasked = 3
+    one.context.send(Signal.NETWORK)
+    kernel.send(3, FOUR, {5, 8, 13})
+    assert (kernel.unasked, kernel.opened, one.failure) == (0, 1, None)
+    kernel.unasked = 1
+    other = run("bridge/other")
+    assert isinstance(other.failure, CannotAskError)
 
 
 def test_an_interface_that_was_made_anew_with_its_index_takes_part_again(kernel: Kernel, run: Run) -> None:
@@ -424,6 +444,7 @@ def test_a_relay_hands_on_what_comes(kernel: Kernel, run: Run) -> None:
     link = kernel.receivers["239.1.0.7", 5006, "left"]
     link.deliver(b"one", b"three", origin=origin(9))
     link.deliver(b"last", origin=origin(2))
+    link.dropped_by_kernel = 5
     link.deliver(b"over", origin=origin(1))
     counters = one.worker.counters
     wait_for(lambda: counters.received == 4, "all")
@@ -434,7 +455,7 @@ def test_a_relay_hands_on_what_comes(kernel: Kernel, run: Run) -> None:
     assert (counters.received_bytes, counters.forwarded_bytes) == (16, 12)
     status, vitals = one.worker.status(), one.worker.vitals()
     assert (status.engine, status.engine_reason) == ("relay", "")
-    assert (vitals.datagrams, vitals.dropped) == (4, 1)
+    assert (vitals.datagrams, vitals.dropped, vitals.overflow) == (4, 1, 5)
     assert vitals.last_datagram is not None
     one.stop()
     assert all(receiver.closed for receiver in kernel.receivers.values())
