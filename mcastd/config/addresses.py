@@ -237,9 +237,9 @@ def parse_relay(value: object) -> str:
         if address.is_multicast or address.is_unspecified:
             raise ValueError(f"{address} is no address that a relay can have")
         return str(address)
-    if re.fullmatch(r"(?=.{1,253}$)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?)+", value) is None or (
-        re.fullmatch(r"[0-9.]+", value)
-    ):
+    label = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+    is_name = re.fullmatch(rf"(?=.{{1,254}}$){label}(?:\.{label})*\.?", value)
+    if not is_name or re.fullmatch(r"[0-9.]+", value):
         raise ValueError(f'must be an address or a name like "amt.example.net", not {show(value)}')
     return value
 

@@ -86,10 +86,15 @@ class Legs:
         self._look()
 
     def _look(self) -> None:
-        """See which legs are open: another look is due while some are not. Raises LinkError if none is."""
-        self._retry_at = self._now() + RETRY_SECONDS
+        """See which legs are open; those that are not are tried again. Raises LinkError if none is.
+
+        What is sent meanwhile, however often, does not put that off.
+        """
+        is_waiting = self._retry_at < math.inf
         if not some_failed(self._legs):
             self._retry_at = math.inf
+        elif not is_waiting:
+            self._retry_at = self._now() + RETRY_SECONDS
 
     @property
     def _open(self) -> list[tuple[Leg, Sender]]:
@@ -160,6 +165,7 @@ class Legs:
             if link.deadline <= now:
                 link.tick(now)
         if self._retry_at <= now:
+            self._retry_at = math.inf
             for leg in self._legs:
                 leg.open()
             self._look()

@@ -63,6 +63,14 @@ def test_no_change_of_an_interface_concerns_a_tunnel() -> None:
             'must be an address or a name like "amt.example.net"',
         ),
         ('via = { kind = "amt", relay = "1.2.3" }', 'must be an address or a name like "amt.example.net"'),
+        (
+            f'via = {{ kind = "amt", relay = "{64 * "a"}.net" }}',
+            'must be an address or a name like "amt.example.net"',
+        ),
+        (  # and it is found at once
+            f'via = {{ kind = "amt", relay = "{60 * "a"}!" }}',
+            'must be an address or a name like "amt.example.net"',
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(refused: Refused, keys: str, problem: str) -> None:

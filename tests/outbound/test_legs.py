@@ -103,6 +103,27 @@ def test_one_that_is_down_stops_nothing_and_comes_back(down: int) -> None:
     assert len(ways[1 - down].links) == 2
 
 
+def test_what_is_sent_meanwhile_puts_no_attempt_off() -> None:
+    one, other = Way(blocked=True), Way()
+    first, _, make, watch = pair(one, other)
+    legs = make()
+    one.blocked = False
+    for _ in range(10):
+        watch.now += RETRY_SECONDS / 5
+        legs.send(ListPayloads(LINES))
+        if legs.deadline <= watch.now:
+            legs.tick(watch.now)
+    assert (first.error, first.dropped) == (None, {"no-way": 5 * len(LINES)})
+    one.blocked = True
+    first.fail(LinkError("cannot send", "no such interface"))
+    legs.send(ListPayloads(LINES))
+    for _ in range(3):  # and so is each after it, which fails
+        before = legs.deadline
+        watch.now = before
+        legs.tick(watch.now)
+        assert legs.deadline == before + RETRY_SECONDS
+
+
 def test_without_any_there_is_no_way() -> None:
     *_, make, _ = pair(Way(blocked=True), Way(blocked=True))
     with pytest.raises(LinkError, match="no such interface"):
