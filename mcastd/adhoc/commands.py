@@ -49,6 +49,9 @@ def _interfaces(group: str) -> Callable[[Command], Command]:
     "--source", "sources", multiple=True, metavar="ADDRESS", help="Only from this sender (SSM); repeatable."
 )
 @click.option(
+    "--amt", "relay", metavar="RELAY", help="By a tunnel from this AMT relay, an address or a name."
+)
+@click.option(
     "--text", "output", flag_value="text", help="As text, whatever it is; else a hexdump where it is none."
 )
 @click.option("--hex", "output", flag_value="hex", help="As a hexdump.")
@@ -96,6 +99,7 @@ def listen(
     group: str,
     interfaces: tuple[str, ...],
     sources: tuple[str, ...],
+    relay: str | None,
     output: str | None,
     directory: str | None,
     verify_keys: tuple[str, ...],
@@ -120,20 +124,22 @@ def listen(
         from mcastd.adhoc.settings import duration  # noqa: PLC0415
 
         seconds = math.inf if span is None else duration("--for", span)
+        if relay is not None and interfaces:
+            raise Refused("-i says where a group is joined, and by --amt none is: the route to RELAY decides")
         if directory is not None:
             from mcastd.adhoc import file_keys, listen_files  # noqa: PLC0415
 
             if output not in {None, "json", "quiet"}:
                 raise Refused(f"--{output} shows datagrams; with --flute there are files")
             secured = file_keys.of_receiver(verify_keys, keys, channel)
-            config = listen_files.settings(group, directory, interfaces, sources, secured)
+            config = listen_files.settings(group, directory, interfaces, sources, secured, relay=relay)
             if not (secured or replace):
                 listen_files.require_empty(directory)
             as_json, quiet = output == "json", output == "quiet"
             sys.exit(listen_files.listen(config, limit=count, seconds=seconds, as_json=as_json, quiet=quiet))
         of_files = {"--verify-key": verify_keys, "--key": keys, "--channel": channel is not None}
         _require_flute({**of_files, "--replace": replace})
-        config = listening.settings(group, interfaces, sources)
+        config = listening.settings(group, interfaces, sources, relay)
         sys.exit(listening.listen(config, output or "auto", limit=count, seconds=seconds))
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from mcastd import clock
 from mcastd.adhoc import Refused, report, shown
 from mcastd.adhoc.session import Session
-from mcastd.adhoc.settings import configure, endpoint
+from mcastd.adhoc.settings import by_tunnel, configure, endpoint
 from mcastd.adhoc.sink import Listener, Printer
 from mcastd.build import Parts
 from mcastd.config import Config
@@ -32,10 +32,13 @@ BODIES = {"auto": shown.text_or_hex, "text": shown.text, "hex": shown.hexdump}
 FORMATS: dict[str, type[Format]] = {**OF_OUTPUTS, "json": shown.HarmlessJson}
 
 
-def settings(group: str, interfaces: tuple[str, ...], sources: tuple[str, ...]) -> Config:
+def settings(
+    group: str, interfaces: tuple[str, ...], sources: tuple[str, ...], relay: str | None = None
+) -> Config:
     """The configuration of one subscription, from the command line. Raises Refused."""
     address, port = endpoint(group)
     named = {"group": address, "port": port, "interface": interfaces or None, "sources": list(sources)}
+    named["via"] = by_tunnel(relay)
     output = {"kind": "file", "path": "/dev/stdout", "format": "json"}  # json: for what it needs to know
     # Each datagram by itself: what is lost at the receive buffer is to be counted exactly
     return configure("inbound", "listen", {**named, "output": output, "coalesce": False})

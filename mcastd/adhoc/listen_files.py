@@ -17,7 +17,7 @@ from mcastd.adhoc.file_keys import keep_serials
 from mcastd.adhoc.listen import RATES_SECONDS, SILENCE_SECONDS
 from mcastd.adhoc.outcomes import FileOutcomes
 from mcastd.adhoc.session import Session
-from mcastd.adhoc.settings import configure, endpoint
+from mcastd.adhoc.settings import by_tunnel, configure, endpoint
 from mcastd.build import Parts
 from mcastd.config import Config, DirectoryOutput, OutputSettings
 from mcastd.console.live import write_all
@@ -41,6 +41,8 @@ def settings(
     interfaces: tuple[str, ...],
     sources: tuple[str, ...],
     keys: Mapping[str, object],
+    *,
+    relay: str | None = None,
 ) -> Config:
     """The configuration of one subscription, from the command line. Raises Refused.
 
@@ -52,6 +54,7 @@ def settings(
         os.umask(umask := os.umask(0))
         output["mode"] = f"0{FILE_MODE & ~umask:o}"
     named = {"group": address, "port": port, "interface": interfaces or None, "sources": list(sources)}
+    named["via"] = by_tunnel(relay)
     return configure("inbound", "listen", {**named, "protocol": {"kind": "flute", **keys}, "output": output})
 
 

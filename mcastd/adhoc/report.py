@@ -12,7 +12,8 @@ from mcastd.codec import as_json
 from mcastd.console.text import plural, scaled, span
 from mcastd.counters import OutboundCounters
 from mcastd.printable import printable
-from mcastd.status import ReceiveBuffer, SubscriptionStatus
+from mcastd.protocols.amt import PORT as AMT_PORT
+from mcastd.status import ReceiveBuffer, SubscriptionStatus, TunnelStatus
 
 MOMENT_SECONDS = 0.01
 
@@ -185,6 +186,8 @@ def flowing(per_second: float, bits: float, listener: Listener, overflow: int, s
 def silence(status: SubscriptionStatus, seconds: float) -> Sequence[str]:
     """What there is while nothing comes, and what to look at next."""
     group, port = status.group, status.port
+    if status.link is not None and (tunnel := status.link.tunnel) is not None:
+        return _silence_of(tunnel, seconds)
     lines = [f"nothing received in {seconds:g} s. What there is:"]
     for membership in status.memberships:
         interface, actual = printable(membership.interface), membership.actual
@@ -200,6 +203,20 @@ def silence(status: SubscriptionStatus, seconds: float) -> Sequence[str]:
         "  mcastctl doctor",
         "    looks for causes on this host: route, firewall, rp_filter, switch",
         "  at the sender: the same group and port? its interface? ttl > 1 for routers?",
+    ]
+
+
+def _silence_of(tunnel: TunnelStatus, seconds: float) -> Sequence[str]:
+    relay = printable(tunnel.relay or tunnel.asked)
+    return [
+        f"nothing received in {seconds:g} s. What there is:",
+        f"  a tunnel from {relay}: {tunnel.phase}, {tunnel.unanswered} questions in a row without an answer;"
+        f" it brought {tunnel.received} packets",
+        "What to try next:",
+        f"  tcpdump -ni any 'host {relay} and udp port {AMT_PORT}'",
+        "    shows whether the relay answers",
+        "  --source ADDRESS, if there is none: many relays forward only what is asked for with its sender",
+        "  at the sender: does it send? ttl > 1 for routers?",
     ]
 
 

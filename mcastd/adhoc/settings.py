@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Mapping
 
@@ -11,6 +12,9 @@ from mcastd.adhoc import Refused
 from mcastd.config import Config
 from mcastd.config.explain import explain
 from mcastd.config.numbers import parse_period
+
+# The ports that no service has: RFC 6335 section 6.
+EPHEMERAL_PORTS = 49_152, 65_536
 
 OPTIONS = {  # by key of the configuration
     "group": "GROUP",
@@ -36,6 +40,7 @@ OPTIONS = {  # by key of the configuration
     "speed": "--speed",
     "path": "--flute",  # of an output
     "groups": "--group",
+    "relay": "--amt",
 }
 
 
@@ -54,6 +59,16 @@ def endpoint(text: str, argument: str = "GROUP:PORT") -> tuple[str, int]:
         example = f"[{text.rpartition(':')[0]}]:9190" if text.count(":") > 1 else "239.255.1.2:9190"
         raise Refused(f'{argument} must be a group and a port like "{example}", not "{text}"')
     return found[1] or found[2] or "", int(found[3])
+
+
+def by_tunnel(relay: str | None) -> Mapping[str, object] | None:
+    """``via`` of a subscription that comes from this AMT relay; None: there is none.
+
+    The port is none that a daemon on this host is likely to have.
+    """
+    if relay is None:
+        return None
+    return {"kind": "amt", "relay": relay, "local_port": random.randrange(*EPHEMERAL_PORTS)}
 
 
 def configure(section: str, name: str, settings: Mapping[str, object]) -> Config:

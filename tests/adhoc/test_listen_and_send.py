@@ -15,6 +15,7 @@ import pytest
 from adhoc.conftest import Pair
 from click.testing import CliRunner
 from support.adhoc import Listening, ctl, enter
+from support.amt_relay import SOURCE, SmallRelay, datagram
 from support.captures import packets
 from support.daemon import MCASTCTL, RunningDaemon
 from support.inside import inside, sender
@@ -25,6 +26,7 @@ from support.wait import wait_for
 
 from mcastd.adhoc import numbered
 from mcastd.ctl import main
+from mcastd.protocols.membership import RecordKind
 
 GROUP, PORT = "239.255.1.2", 9190
 TO = f"{GROUP}:{PORT}"
@@ -487,3 +489,37 @@ def test_an_interface_that_goes_and_comes_back(pair: Pair) -> None:
         with Talker(pair.left, "eth0", GROUP, PORT, source="10.0.0.1") as talker:
             wait_for(lambda: talker.send() and listening.process.poll() is not None, "it hears again")
         assert listening.wait() == 0
+
+
+def test_a_group_comes_by_a_tunnel(pair: Pair) -> None:
+    with inside(pair.left):
+        relay = SmallRelay("10.0.0.1")
+    relay.stream = lambda: [datagram(b"by tunnel")]
+    try:
+        tunnel = "--amt", "10.0.0.1", "--raw", "--count", "3"
+        command = pair.right.enter([*MCASTCTL, "listen", "232.1.1.1:5004", "--source", str(SOURCE), *tunnel])
+        done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+        assert (done.returncode, done.stdout) == (0, 3 * b"by tunnel")
+        wait_for(lambda: any(kind is RecordKind.BLOCK for kind, _, _ in relay.reports), "its leave")
+        relay.answers = lambda _: False
+        command = pair.right.enter(
+            [*MCASTCTL, "listen", "232.1.1.1:5004", "--amt", "10.0.0.1", "--for", "4s"]
+        )
+        done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+        assert done.returncode == 1
+        assert b"a tunnel from 10.0.0.1: discovering" in done.stderr
+    finally:
+        relay.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("-i", "eth0"), "-i says where a group is joined, and by --amt none is"),
+        ((), "--amt must be an address or a name"),
+    ],
+)
+def test_a_tunnel_that_cannot_be_is_refused(arguments: tuple[str, ...], why: str) -> None:
+    relay = "192.0.2.1" if arguments else "no relay"
+    result = CliRunner().invoke(main, ["listen", TO, "--amt", relay, *arguments])
+    assert (result.exit_code, why in result.output) == (2, True)

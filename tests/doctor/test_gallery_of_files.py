@@ -99,7 +99,13 @@ def with_files(lab: Lab) -> Iterator[None]:
 def slowly(lab: Lab) -> Iterator[None]:
     """At a rate of hours for a pass, until the files that it takes are known."""
     with configured(sending("100"))(lab):
-        wait_for(lambda: files_of(lab).get("described_seconds"), "its first look at the files")
+        wait_for(
+            lambda: (
+                lab.daemon.worker("outbound/news")["status"]["pacing"].startswith("100 ")
+                and files_of(lab).get("described_seconds")
+            ),
+            "its first look at the files, at that rate",
+        )
         yield
 
 
