@@ -15,6 +15,7 @@ from operator import attrgetter
 
 from mcastd import clock
 from mcastd.bridge.forwarding import NO_INTERFACE
+from mcastd.bridge.token_bucket import TokenBucket
 from mcastd.config import Bridge
 from mcastd.counters import BridgeCounters
 from mcastd.errors import LinkError
@@ -28,8 +29,8 @@ TTLS_MAX = 8
 # After an interface by which nothing can be sent.
 RETRY_SECONDS = 1.0
 # Why what came does not go on, beside what stands in forwarding.py.
-TTL_TOO_LOW, FULL, REFUSED = "ttl", "full", "refused"
-REASONS = (TTL_TOO_LOW, FULL, REFUSED)
+TTL_TOO_LOW, BEYOND_RATE, FULL, REFUSED = "ttl", "rate", "full", "refused"
+REASONS = (TTL_TOO_LOW, BEYOND_RATE, FULL, REFUSED)
 _FULL_ERRNOS = frozenset({errno.EAGAIN, errno.ENOBUFS})
 
 OpenRelayed = Callable[[Bridge, Address, int, Interface], Receiver]
@@ -70,6 +71,7 @@ class Relay:
         self._open_receiver = open_receiver
         self._open_sender = open_sender
         self._config: Bridge | None = None
+        self._bucket: TokenBucket | None = None  # None: no rate is set
         self._streams: dict[_Key, _Stream] = {}  # replaced, never changed: others read it
         self.overflow = 0  # datagrams that the kernel dropped at full receive buffers; for any thread
         self.refused: tuple[str, ...] = ()  # why some of it cannot be received, in words
@@ -101,6 +103,8 @@ class Relay:
                         _close(stream)
                     except LinkError as error:
                         errors.append(error)
+        if self._config is None or config.rate != self._config.rate:
+            self._bucket = None if config.rate is None else TokenBucket(config.rate)
         gone = [one for key, one in self._streams.items() if streams.get(key) is not one]
         self._streams, self._config = streams, config
         self.refused = tuple(map(str, errors))
@@ -145,6 +149,11 @@ class Relay:
         if not config.raise_ttl and ttl <= config.ttl_threshold:
             counters.dropped[TTL_TOO_LOW] += len(payloads)
             return
+        if self._bucket is not None:
+            allowed = self._bucket.take(payloads.sizes, clock.monotonic())
+            if allowed < len(payloads):
+                counters.dropped[BEYOND_RATE] += len(payloads) - allowed
+                payloads = payloads.part(0, allowed)
         reason = NO_INTERFACE
         taken: dict[str, int] = {}
         for way in _ways(stream, max(1, ttl - 1)):

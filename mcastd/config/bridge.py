@@ -15,6 +15,7 @@ from mcastd.config.types import (
     GroupPrefix,
     Location,
     Port,
+    Rate,
     SourcePrefix,
     Switch,
     TtlThreshold,
@@ -89,6 +90,12 @@ class Bridge(WorkerSettings):
         None, description="Another group or port that it is sent to, by the relay; absent: none."
     )
 
+    rate: Rate | None = Field(
+        None,
+        description="How much goes to each interface at most, in bits of payload per second, by the relay;"
+        " what is beyond is dropped. Absent: all.",
+    )
+
     @field_validator("from_", "to")
     @classmethod
     def _named(cls, interfaces: Interfaces, info: ValidationInfo) -> Interfaces:
@@ -114,6 +121,13 @@ class Bridge(WorkerSettings):
                 raise ValueError(f"{prefix} is IPv{prefix.version}, and no group is")
         return prefixes
 
+    @field_validator("rate")
+    @classmethod
+    def _something_goes(cls, rate: int | None) -> int | None:
+        if rate == 0:
+            raise ValueError("must be more than 0; leave it out for all, or set enabled = false for nothing")
+        return rate
+
     @field_validator("ttl_threshold")
     @classmethod
     def _of_ipv4(cls, threshold: int, info: ValidationInfo) -> int:
@@ -130,7 +144,13 @@ class Bridge(WorkerSettings):
 
     def _contradictions(self) -> Iterator[tuple[Location, str]]:
         """Keys of one engine where the other one is meant, and what the relay lacks."""
-        for key, is_set in (("ports", self.ports), ("raise_ttl", self.raise_ttl), ("rewrite", self.rewrite)):
+        keys = {
+            "ports": self.ports,
+            "raise_ttl": self.raise_ttl,
+            "rewrite": self.rewrite,
+            "rate": self.rate,
+        }
+        for key, is_set in keys.items():
             if is_set and self.engine == "kernel":
                 yield (key,), 'is for the relay, and engine = "kernel"'
         if self.engine == "kernel" or not (self.ports or self.needs_relay):
@@ -162,7 +182,8 @@ class Bridge(WorkerSettings):
     @property
     def needs_relay(self) -> bool:
         """Return True if the kernel cannot do all that is asked."""
-        return self.engine == "relay" or self.raise_ttl or self.rewrite is not None
+        asked = self.raise_ttl or self.rewrite is not None or self.rate is not None
+        return self.engine == "relay" or asked
 
     @property
     def may_relay(self) -> bool:

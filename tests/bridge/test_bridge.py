@@ -475,6 +475,15 @@ def test_a_relay_raises_a_ttl_and_sends_to_another_group_and_port(kernel: Kernel
     wait_for(lambda: kernel.sending["239.9.0.9", 6000, "wg0", 1].sent == [b"one"], "it goes")
 
 
+def test_a_relay_forwards_no_more_than_its_rate(kernel: Kernel, run: Run) -> None:
+    one = run(groups=["239.1.0.7"], ports=[5004], rate=8)
+    counters = one.worker.counters
+    kernel.receivers["239.1.0.7", 5004, "left"].deliver(*[bytes(30_000)] * 3, origin=origin(9))
+    wait_for(lambda: counters.received == 3, "all")
+    wait_for(lambda: counters.dropped == {"rate": 1}, "what is beyond")
+    assert counters.forwarded == 2
+
+
 @pytest.mark.parametrize("engine", ["auto", "kernel"])
 def test_where_the_kernel_cannot_be_had_a_relay_is_taken(kernel: Kernel, run: Run, engine: str) -> None:
     kernel.owned.add(4)

@@ -223,7 +223,8 @@ def test_each_commented_key_can_be_uncommented(number: int, tmp_path: Path) -> N
             files = 'output = { kind = "directory", path = "/srv/images" }'
             lines = [re.sub("^output = .*", files, line) for line in lines]
         elif "[outbound.news.protocol]" in table:  # which takes a rate
-            lines = [re.sub("^# rate = ", "rate = ", line) for line in lines]
+            at = next(n for n, line in enumerate(lines) if line.startswith("# rate = "))
+            lines[at] = lines[at].removeprefix("# ")
         elif "[inbound.news.via]" in table:  # which no interface has to do with
             at = lines.index("[inbound.news]")
             lines[at:] = [line for line in lines[at:] if not line.startswith("interface = ")]
