@@ -27,6 +27,7 @@ class TunnelSocket:
     def __init__(self, version: int, local_port: int) -> None:
         """Raises LinkError."""
         self.version = version
+        self.local_port = local_port
         family = socket.AF_INET if version == 4 else socket.AF_INET6
         what = f"cannot receive from AMT relays at UDP port {local_port}"
         with contextlib.ExitStack() as undo:
@@ -104,5 +105,8 @@ class Bell:
 
 def resolve(name: str) -> Address:
     """The first address of a host by its name; it may take as long as name servers do. Raises OSError."""
-    found = socket.getaddrinfo(name, None, type=socket.SOCK_DGRAM)
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_DGRAM)
+    except UnicodeError as error:  # of a label that is too long
+        raise OSError(errno.EINVAL, "it is no name that DNS can have") from error
     return ip_address(found[0][4][0])

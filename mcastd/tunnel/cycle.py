@@ -106,6 +106,12 @@ class UpdateCycle:
         if self.wanted and not self._is_waiting:
             self._request_at = now
 
+    def refresh_every(self, seconds: float, now: float) -> None:
+        """Ask again after at most so long, from now on."""
+        self._refresh_seconds = seconds
+        if self.is_open and not self._is_waiting:
+            self._request_at = min(self._request_at, now + seconds)
+
     def want(self, wanted: Wanted, now: float) -> list[bytes]:
         """This is wanted from now on. Returns what is sent."""
         before, self.wanted = self.wanted, wanted

@@ -82,9 +82,10 @@ class Gateway:
         """
         self.relay: Address | None = None
         self.tries = 0  # discoveries without an answer
-        self._discovery = discovery
+        self.discovery = discovery
         self._random = Random() if random is None else random
         self._new_nonce = nonce
+        self._refresh_seconds = refresh_seconds
         self._cycles = {
             version: UpdateCycle(version, refresh_seconds, self._random, nonce) for version in (4, 6)
         }
@@ -130,6 +131,13 @@ class Gateway:
     @property
     def _is_wanted(self) -> bool:
         return any(cycle.wanted for cycle in self._cycles.values())
+
+    def refresh_every(self, seconds: float, now: float) -> None:
+        """Ask the relay again after at most so long, from now on."""
+        if seconds != self._refresh_seconds:
+            self._refresh_seconds = seconds
+            for cycle in self._cycles.values():
+                cycle.refresh_every(seconds, now)
 
     # -- what is to be received
 
@@ -190,7 +198,7 @@ class Gateway:
         most = HOPEFUL_TIMEOUT_SECONDS if is_hopeful else LAST_TIMEOUT_SECONDS
         self._discover_at = now + backoff(self.tries, self._random, most)
         self.tries += 1
-        return TunnelMessage(build(RelayDiscovery(self._nonce)), (self._discovery, PORT))
+        return TunnelMessage(build(RelayDiscovery(self._nonce)), (self.discovery, PORT))
 
     def _ask_again(self, now: float) -> None:
         """Nothing comes any more: the relay may have been started again, and know us no longer."""
@@ -214,7 +222,7 @@ class Gateway:
         self, nonce: bytes, relay: Address, peer: UdpEnd, now: float
     ) -> list[TunnelMessage]:
         is_awaited = self.tries > 0 and self._discover_at < math.inf
-        if not is_awaited or nonce != self._nonce or peer != (self._discovery, PORT):
+        if not is_awaited or nonce != self._nonce or peer != (self.discovery, PORT):
             return []
         self.relay, self.tries, self._discover_at = relay, 0, math.inf
         for cycle in self._cycles.values():

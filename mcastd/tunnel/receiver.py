@@ -52,11 +52,20 @@ class TunnelReceiver:
     trouble = ""
 
     def __init__(
-        self, tunnel: Tunnel, group: Address, port: int, source_filter: SourceFilter, receive_buffer: int
+        self,
+        tunnel: Tunnel,
+        group: Address,
+        port: int,
+        source_filter: SourceFilter,
+        receive_buffer: int,
+        *,
+        refresh_seconds: float,
     ) -> None:
+        """``refresh_seconds``: at most so long after its last answer the relay is asked again."""
         self.group = group
         self.port = port
         self.wanted: SourceFilter | None = source_filter  # None: it has left
+        self.refresh_seconds = refresh_seconds
         self.emptied = True
         self.on_lost: Callable[[], None] = lambda: None
         self._tunnel = tunnel

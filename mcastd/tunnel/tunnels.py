@@ -13,7 +13,7 @@ import math
 import select
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from mcastd import clock, log
 from mcastd.bounded import begin
-from mcastd.errors import reason_of
+from mcastd.errors import LinkError, reason_of
 from mcastd.ip import Address, SourceFilter, merged
 from mcastd.net.link import Batch
 from mcastd.net.tunnel_socket import Bell, TunnelSocket, resolve
@@ -33,7 +33,8 @@ from mcastd.tunnel.gateway import Gateway, Phase, TunnelMessage, UdpEnd, is_data
 from mcastd.tunnel.inner import InnerDatagrams, TunnelledDatagram
 from mcastd.tunnel.receiver import TimedDatagram, TunnelReceiver
 
-# A name that could not be resolved is asked for again after so long.
+# A name that could not be resolved, or at whose address no relay answers, is asked for again after so long;
+# so is what failed otherwise.
 RESOLVE_SECONDS = 10.0
 # So many questions without an answer are trouble.
 UNANSWERED_MAX = 3
@@ -44,11 +45,21 @@ FOREIGN = "foreign"
 
 
 class RelayWay(NamedTuple):
-    """How a relay is reached: one tunnel for all subscriptions that have the same."""
+    """How a relay is reached, and how often it is asked.
+
+    Subscriptions with the same relay and port have one tunnel, refreshed as often as any of them says.
+    """
 
     relay: str  # an address or a name
     local_port: int
     refresh_seconds: float
+
+    @property
+    def address(self) -> Address | None:
+        """That of the relay; None: it has a name."""
+        with suppress(ValueError):
+            return ip_address(self.relay)
+        return None
 
 
 @dataclass(slots=True)
@@ -71,7 +82,7 @@ class AmtTunnel:
         self.inner = InnerDatagrams(self.dropped)
         self.received = 0  # packets of data
         self.refusal = ""  # why the last message could not be sent
-        self.unresolved = ""  # why the name has no address
+        self.hindrance = ""  # why there is no gateway, in words
         self.resolving: Future[Address] | None = None
         self.resolve_at = 0.0  # monotonic seconds
         self.socket: TunnelSocket | None = None
@@ -118,17 +129,23 @@ class AmtTunnel:
 
     @property
     def deadline(self) -> float:
+        resolve_at = self.resolve_at if self.is_to_resolve and self.resolving is None else math.inf
         if self.gateway is None:
-            return self.resolve_at if self.receivers and self.resolving is None else math.inf
-        return min(self.gateway.deadline, self.inner.deadline)
+            return resolve_at
+        return min(resolve_at, self.gateway.deadline, self.inner.deadline)
 
-    def wanted(self) -> dict[Address, SourceFilter]:
-        """All that its receivers want together."""
-        filters = defaultdict[Address, list[SourceFilter]](list)
-        for receiver in self.receivers:
-            if receiver.wanted is not None:
-                filters[receiver.group].append(receiver.wanted)
-        return {group: merged(each) for group, each in filters.items()}
+    @property
+    def is_to_resolve(self) -> bool:
+        """Return True if the relay's address is looked for: again, too, if by its name it may have moved."""
+        gateway = self.gateway
+        if gateway is None or not self.receivers:
+            return bool(self.receivers)
+        is_silent = gateway.phase is Phase.DISCOVERING and gateway.tries >= UNANSWERED_MAX
+        return is_silent and self.way.address is None
+
+    def restart(self, hindrance: str, now: float) -> None:
+        """Begin anew after a while: it cannot go on."""
+        self.gateway, self.hindrance, self.resolve_at = None, hindrance, now + RESOLVE_SECONDS
 
     def look(self) -> bool:
         """Note what others see. Returns True if its problem, or whether it is open, has changed."""
@@ -142,12 +159,10 @@ class AmtTunnel:
         gateway, relay, problem = self.gateway, self.way.relay, ""
         if not self.receivers:
             pass
-        elif self.unresolved:
-            problem = f"cannot resolve the relay {relay}: {self.unresolved}"
+        elif gateway is None:
+            problem = self.hindrance
         elif self.refusal:
             problem = f"cannot send to the relay {relay}: {self.refusal}"
-        elif gateway is None:
-            pass
         elif gateway.is_full:
             problem = f"the relay {relay} takes no new gateways: asking again within a minute"
         elif phase is Phase.DISCOVERING and gateway.tries >= UNANSWERED_MAX:
@@ -165,7 +180,7 @@ class Tunnels:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # of the tunnels, their receivers and the thread
-        self._tunnels: dict[RelayWay, AmtTunnel] = {}
+        self._tunnels: dict[tuple[str, int], AmtTunnel] = {}  # by relay and local port
         self._sockets: dict[tuple[int, int], TunnelSocket] = {}  # by IP version and local port
         self._thread: Thread | None = None
         self._bell: Bell | None = None
@@ -179,14 +194,15 @@ class Tunnels:
     ) -> TunnelReceiver:
         """A link to a group by a tunnel. Raises LinkError, and RuntimeError if there is no thread."""
         with self._lock:
-            tunnel = self._tunnels.get(way)
-            if tunnel is None:
-                tunnel = self._tunnels[way] = AmtTunnel(way, self)
-            for version in _versions(way.relay):
-                self._socket(version, way.local_port)
+            tunnel = self._tunnels.get(way[:2]) or AmtTunnel(way, self)
+            address = way.address
+            self._socket(4 if address is None else address.version, way.local_port)
             self._start()
-            receiver = TunnelReceiver(tunnel, group, port, source_filter, receive_buffer)
+            receiver = TunnelReceiver(
+                tunnel, group, port, source_filter, receive_buffer, refresh_seconds=way.refresh_seconds
+            )
             tunnel.receivers = (*tunnel.receivers, receiver)
+            self._tunnels[way[:2]] = tunnel
         self.wake()
         return receiver
 
@@ -256,15 +272,22 @@ class Tunnels:
             if sock.fileno() in ready:
                 self._receive(sock, tunnels)
         now = clock.monotonic()
-        for tunnel in tunnels:
-            self._attend(tunnel, now)
+        # All are resolved first: one that goes on for another does not tell the relay that nobody is there
+        for step in (self._resolve, self._attend):
+            for tunnel in tunnels:
+                try:
+                    step(tunnel, tunnels, now)
+                except Exception as error:  # it must not cost the other tunnels their thread
+                    self._log.exception("tunnel.crashed", relay=tunnel.way.relay)
+                    tunnel.restart(f"it failed: {type(error).__name__}: {reason_of(error)}", now)
         self._drop_unused(tunnels)
 
-    def _attend(self, tunnel: AmtTunnel, now: float) -> None:
-        if tunnel.gateway is None:
-            self._resolve(tunnel, now)
+    def _attend(self, tunnel: AmtTunnel, tunnels: Sequence[AmtTunnel], now: float) -> None:
         if (gateway := tunnel.gateway) is not None:
-            self._send(tunnel, gateway.want(tunnel.wanted(), now))
+            receivers = [each for one in tunnels if one.gateway is gateway for each in one.receivers]
+            if receivers:
+                gateway.refresh_every(min(receiver.refresh_seconds for receiver in receivers), now)
+            self._send(tunnel, gateway.want(_wanted(receivers), now))
             self._send(tunnel, gateway.tick(now))
             tunnel.inner.expire(now)
         if tunnel.look():
@@ -279,43 +302,55 @@ class Tunnels:
         """Forget tunnels that nobody wants any more, and whose relays know it; and sockets without any."""
         with self._lock:
             for tunnel in tunnels:
-                is_over = tunnel.gateway is None or tunnel.gateway.phase is Phase.IDLE
-                if not tunnel.receivers and is_over and tunnel.deadline == math.inf:
-                    del self._tunnels[tunnel.way]
-            ports = {way.local_port for way in self._tunnels}
+                gateway = tunnel.gateway
+                is_over = gateway is None or gateway.phase is Phase.IDLE
+                goes_on = gateway is not None and any(
+                    one is not tunnel and one.gateway is gateway for one in self._tunnels.values()
+                )
+                if not tunnel.receivers and (goes_on or (is_over and tunnel.deadline == math.inf)):
+                    del self._tunnels[tunnel.way[:2]]
+            ports = {local_port for _, local_port in self._tunnels}
             for key in [key for key in self._sockets if key[1] not in ports]:
                 self._sockets.pop(key).close()
 
     # -- where the relay is
 
-    def _resolve(self, tunnel: AmtTunnel, now: float) -> None:
+    def _resolve(self, tunnel: AmtTunnel, tunnels: Iterable[AmtTunnel], now: float) -> None:
         """Find the relay's address: at once if it is one, else by asking, which may take long."""
         if not tunnel.receivers:
             return
-        with suppress(ValueError):
-            self._found(tunnel, ip_address(tunnel.way.relay))
-            return
-        if tunnel.resolving is not None:
-            if not tunnel.resolving.done():
-                return
-            answer, tunnel.resolving = tunnel.resolving, None
-            try:
-                self._found(tunnel, answer.result())
-            except OSError as error:
-                tunnel.unresolved, tunnel.resolve_at = reason_of(error), now + RESOLVE_SECONDS
-        elif now >= tunnel.resolve_at:
-            try:
-                tunnel.resolving = begin(lambda: resolve(tunnel.way.relay), "resolve-relay")
-            except OSError as error:
-                tunnel.unresolved, tunnel.resolve_at = reason_of(error), now + RESOLVE_SECONDS
-            else:
-                tunnel.resolving.add_done_callback(lambda _: self.wake())
+        try:
+            if (answer := tunnel.resolving) is not None:
+                if answer.done():
+                    tunnel.resolving, tunnel.resolve_at = None, now + RESOLVE_SECONDS
+                    self._found(tunnel, answer.result(), tunnels)
+            elif tunnel.is_to_resolve and now >= tunnel.resolve_at:
+                if (address := tunnel.way.address) is not None:
+                    self._found(tunnel, address, tunnels)
+                else:
+                    tunnel.resolving = begin(lambda: resolve(tunnel.way.relay), "resolve-relay")
+                    tunnel.resolving.add_done_callback(lambda _: self.wake())
+        except LinkError as error:
+            tunnel.hindrance, tunnel.resolve_at = error.trouble, now + RESOLVE_SECONDS
+        except OSError as error:
+            tunnel.hindrance = f"cannot resolve the relay {tunnel.way.relay}: {reason_of(error)}"
+            tunnel.resolve_at = now + RESOLVE_SECONDS
 
-    def _found(self, tunnel: AmtTunnel, relay: Address) -> None:
+    def _found(self, tunnel: AmtTunnel, relay: Address, tunnels: Iterable[AmtTunnel]) -> None:
+        """Ask there. What others have asked there by the same port goes on for both: a relay knows no more of
+        this host than its address and port. Raises LinkError."""
+        port = tunnel.way.local_port
         with self._lock:
-            tunnel.socket = self._socket(relay.version, tunnel.way.local_port)
-        tunnel.unresolved = ""
-        tunnel.gateway = Gateway(relay, refresh_seconds=tunnel.way.refresh_seconds)
+            tunnel.socket = self._socket(relay.version, port)
+        tunnel.hindrance = ""
+        if tunnel.gateway is not None and tunnel.gateway.discovery == relay:
+            return
+        there = [
+            one.gateway
+            for one in tunnels
+            if one.gateway is not None and (one.gateway.discovery, one.way.local_port) == (relay, port)
+        ]
+        tunnel.gateway = there[0] if there else Gateway(relay, refresh_seconds=tunnel.way.refresh_seconds)
 
     # -- messages
 
@@ -329,6 +364,7 @@ class Tunnels:
             )
 
     def _receive(self, sock: TunnelSocket, tunnels: Iterable[AmtTunnel]) -> None:
+        ours = [one for one in tunnels if one.way.local_port == sock.local_port]
         for _ in range(BATCHES_AT_ONCE):
             try:
                 batch = sock.receive()
@@ -337,11 +373,18 @@ class Tunnels:
                 return
             if not len(batch):
                 return
-            self._take(batch, tunnels)
+            try:
+                self._take(batch, ours)
+            except Exception:  # what one message does must not cost all tunnels their thread
+                self._log.exception("tunnel.crashed")
 
     def _take(self, batch: Batch, tunnels: Iterable[AmtTunnel]) -> None:
+        """Take what came to the port of these tunnels."""
         now = clock.monotonic()
-        by_relay = {(tunnel.gateway.relay, PORT): tunnel for tunnel in tunnels if tunnel.gateway is not None}
+        by_relay = defaultdict[UdpEnd, list[AmtTunnel]](list)
+        for tunnel in tunnels:
+            if tunnel.gateway is not None and tunnel.gateway.relay is not None:
+                by_relay[tunnel.gateway.relay, PORT].append(tunnel)
         found = defaultdict[AmtTunnel, list[TimedDatagram]](list)
         ends: dict[tuple[str, int], UdpEnd] = {}
         for payload, origin, time in zip(batch.payloads, batch.origins, batch.times, strict=True):
@@ -350,37 +393,46 @@ class Tunnels:
             if end is None:
                 end = ends[known] = (ip_address(origin.source), origin.port)
             message = bytes(payload)
-            tunnel = by_relay.get(end)
             if not is_data(message):
                 for one in tunnels:
                     if one.gateway is not None:
                         self._send(one, one.gateway.take(message, end, now))
-            elif (
-                tunnel is not None
-                and tunnel.gateway is not None
-                and (packet := tunnel.gateway.admit(message, end, now)) is not None
-            ):
-                tunnel.received += 1
-                if (datagram := tunnel.inner.read(packet, now)) is not None:
-                    found[tunnel].append((datagram, time))
+                continue
+            for tunnel in by_relay.get(end, ()):
+                gateway = tunnel.gateway
+                if gateway is not None and (packet := gateway.admit(message, end, now)) is not None:
+                    tunnel.received += 1
+                    if (datagram := tunnel.inner.read(packet, now)) is not None:
+                        found[tunnel].append((datagram, time))
         for tunnel, datagrams in found.items():
-            _deliver(tunnel, datagrams)
+            relay = tunnel.gateway and tunnel.gateway.relay
+            beside = [one for one in by_relay.get((relay, PORT), ()) if one is not tunnel] if relay else []
+            _deliver(tunnel, datagrams, beside)
 
 
-def _deliver(tunnel: AmtTunnel, datagrams: Iterable[TimedDatagram]) -> None:
-    """Give datagrams to all receivers that want them."""
+def _wanted(receivers: Iterable[TunnelReceiver]) -> dict[Address, SourceFilter]:
+    """All that these want together."""
+    filters = defaultdict[Address, list[SourceFilter]](list)
+    for receiver in receivers:
+        if receiver.wanted is not None:
+            filters[receiver.group].append(receiver.wanted)
+    return {group: merged(each) for group, each in filters.items()}
+
+
+def _deliver(tunnel: AmtTunnel, datagrams: Iterable[TimedDatagram], beside: Sequence[AmtTunnel] = ()) -> None:
+    """Give datagrams to all receivers that want them. ``beside`` are tunnels that had them, too."""
     receivers = defaultdict[tuple[Address, int], list[TunnelReceiver]](list)
     for receiver in tunnel.receivers:
         receivers[receiver.group, receiver.port].append(receiver)
+    others = [receiver for one in beside for receiver in one.receivers]
     given = defaultdict[TunnelReceiver, list[TimedDatagram]](list)
     for one in datagrams:
         datagram = one[0]
-        takers = [
-            receiver
-            for receiver in receivers.get((datagram.group, datagram.port), ())
-            if _wants(receiver, datagram)
-        ]
-        if not takers:
+        end = datagram.group, datagram.port
+        takers = [receiver for receiver in receivers.get(end, ()) if _wants(receiver, datagram)]
+        if not takers and not any(
+            (receiver.group, receiver.port) == end and _wants(receiver, datagram) for receiver in others
+        ):
             tunnel.dropped[FOREIGN] += 1
         for receiver in takers:
             given[receiver].append(one)
@@ -392,10 +444,3 @@ def _wants(receiver: TunnelReceiver, datagram: TunnelledDatagram) -> bool:
     """Relays may ignore sources, as that of Linux does: so they are looked at here."""
     wanted = receiver.wanted
     return wanted is not None and wanted.wants(datagram.source)
-
-
-def _versions(relay: str) -> list[int]:
-    """The families that a relay may have an address of."""
-    with suppress(ValueError):
-        return [ip_address(relay).version]
-    return [4]

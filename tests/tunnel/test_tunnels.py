@@ -15,6 +15,7 @@ from support.wait import wait_for
 
 from mcastd.errors import LinkError
 from mcastd.ip import ANY_SOURCE, Address, SourceFilter
+from mcastd.net.tunnel_socket import resolve
 from mcastd.protocols import amt
 from mcastd.protocols.membership import RecordKind
 from mcastd.status import TunnelStatus
@@ -49,11 +50,14 @@ def open_link(tunnels: Tunnels) -> Iterator[Open]:
         def opened(
             group: Address = GROUP,
             port: int = 5004,
+            *,
             source_filter: SourceFilter = ANY_SOURCE,
             relay: str = RELAY,
             receive_buffer: int = 4 << 20,
+            local_port: int = LOCAL_PORT,
+            refresh: float = 25.0,
         ) -> TunnelReceiver:
-            way = RelayWay(relay, LOCAL_PORT, 25.0)
+            way = RelayWay(relay, local_port, refresh)
             receiver = tunnels.open(way, group, port, source_filter, receive_buffer)
             stack.callback(receiver.close)
             return receiver
@@ -228,3 +232,107 @@ def test_by_ipv6(tunnels: Tunnels) -> None:
         receiver.close()
     finally:
         relay.close()
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What names stand for; they are asked for often."""
+    known: dict[str, str] = {}
+    monkeypatch.setattr("mcastd.tunnel.tunnels.RESOLVE_SECONDS", 0.1)
+    monkeypatch.setattr("mcastd.tunnel.tunnels.resolve", lambda name: ip_address(known[name]))
+    return known
+
+
+def test_a_relay_by_name_for_which_there_is_no_socket_waits_alone(
+    relay: SmallRelay, open_link: Open, names: dict[str, str]
+) -> None:
+    names["six.example.net"] = "::1"
+    first = open_link()
+    wait_for(lambda: relay.gateways, "the tunnel")
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as taken:
+        taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        taken.bind(("::", LOCAL_PORT))
+        second = open_link(relay="six.example.net")
+        wait_for(lambda: "choose another local_port" in second.problem, "the problem")
+        relay.send(datagram(b"on"))
+        assert received(first, 1) == [b"on"]
+    six = SmallRelay("::1")
+    try:
+        wait_for(lambda: six.gateways, "its tunnel")
+        six.send(datagram(b"by IPv6"))
+        assert received(second, 1) == [b"by IPv6"]
+        assert second.problem == ""
+    finally:
+        six.close()
+
+
+def test_what_fails_in_one_tunnel_costs_no_other(
+    relay: SmallRelay, open_link: Open, names: dict[str, str]
+) -> None:
+    first, second = open_link(), open_link(relay="bad.example.net")  # a KeyError, which no resolver raises
+    wait_for(lambda: relay.gateways, "the tunnel")
+    wait_for(lambda: "it failed: KeyError" in second.problem, "the problem")
+    relay.send(datagram(b"on"))
+    assert received(first, 1) == [b"on"]
+    names["bad.example.net"] = RELAY
+    wait_for(lambda: second.glance().interfaces == ("amt",), "the tunnel that has begun anew")
+
+
+def test_no_name_kills_the_resolver() -> None:
+    with pytest.raises(OSError, match="no name that DNS can have"):
+        resolve(64 * "a" + ".net")
+
+
+def test_a_relay_that_has_moved_by_its_name_is_found(open_link: Open, names: dict[str, str]) -> None:
+    names["amt.example.net"] = "127.0.0.9"
+    receiver = open_link(relay="amt.example.net")
+    wait_for(lambda: "no relay answers" in receiver.problem, "the problem")
+    names["amt.example.net"] = RELAY
+    relay = SmallRelay(RELAY)
+    try:
+        wait_for(lambda: relay.gateways, "the tunnel")
+        relay.send(datagram(b"here"))
+        assert received(receiver, 1) == [b"here"]
+        assert (receiver.problem, tunnel_of(receiver).relay) == ("", RELAY)
+    finally:
+        relay.close()
+
+
+def test_one_relay_by_two_ports_brings_what_each_wants(relay: SmallRelay, open_link: Open) -> None:
+    receivers = [open_link(port=5004), open_link(port=5005, local_port=LOCAL_PORT + 1)]
+    wait_for(lambda: len(relay.gateways) == 2, "both tunnels")
+    relay.send(datagram(b"one"), datagram(b"two", port=5005))
+    assert [received(receiver, 1) for receiver in receivers] == [[b"one"], [b"two"]]
+    assert [tunnel_of(receiver).dropped for receiver in receivers] == 2 * [{"foreign": 1}]
+
+
+def test_another_refresh_is_the_same_tunnel_and_the_shortest_holds(
+    relay: SmallRelay, open_link: Open
+) -> None:
+    first = open_link(refresh=60.0)
+    wait_for(lambda: relay.gateways, "the tunnel")
+    second = open_link(port=5005, refresh=1.0)  # as a reload does: the new one first
+    wait_for(lambda: len([one for one in relay.heard if isinstance(one, amt.TunnelRequest)]) > 1, "a refresh")
+    relay.send(datagram(b"one"), datagram(b"two", port=5005))
+    assert [received(receiver, 1) for receiver in (first, second)] == [[b"one"], [b"two"]]
+    first.close()
+    heard = len(relay.heard)
+    wait_for(lambda: len(relay.heard) > heard + 1, "the next refresh")
+    assert {kind for kind, *_ in relay.reports} == {RecordKind.IS_EXCLUDE}, "it was never left"
+
+
+def test_one_relay_by_two_names_is_one_to_the_relay(
+    relay: SmallRelay, open_link: Open, names: dict[str, str]
+) -> None:
+    names["amt.example.net"] = RELAY
+    other = ip_address("232.1.1.2")
+    by_address, by_name = open_link(), open_link(other, relay="amt.example.net")
+    wait_for(lambda: {GROUP, other} <= {group for _, group, _ in relay.reports}, "what both want")
+    relay.send(datagram(b"one"), datagram(b"two", other))
+    assert [received(receiver, 1) for receiver in (by_address, by_name)] == [[b"one"], [b"two"]]
+    assert tunnel_of(by_address).dropped == tunnel_of(by_name).dropped == {}
+    by_address.close()
+    left = RecordKind.TO_INCLUDE, GROUP
+    wait_for(lambda: left in {(kind, group) for kind, group, _ in relay.reports}, "the leave")
+    relay.send(datagram(b"three", other))
+    assert received(by_name, 1) == [b"three"]
