@@ -301,6 +301,7 @@ class Misfit:
     reason: str  # for which it is dropped
     comes: str  # what comes, and what is to be received, in words
     setting: str = ""  # what the protocol would need, as ``payload_type = 96``; "": unknown
+    protocol: str = ""  # the kind of protocol that would fit; "": this one, or unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -128,7 +128,7 @@ SUBSCRIPTION = """{
     "192.0.2.17": 26, "192.0.2.16": 25, "192.0.2.15": 24, "192.0.2.14": 23, "192.0.2.13": 22,
     "192.0.2.12": 21}, "rest": 20},
   "protocol": "raw",
-  "misfit": {"reason": "not-rtp", "comes": "what comes is no RTP", "setting": "protocol = \\"raw\\""},
+  "misfit": {"reason": "not-rtp", "comes": "what comes is no RTP", "setting": "ssrc = 1", "protocol": "raw"},
   "manifest": {
     "serial": null, "signer": "", "issued": null, "expires": null, "files": 0, "total_bytes": 0,
     "refused": "expired", "refusal": "it expired 228 s ago"
@@ -147,7 +147,7 @@ SUBSCRIPTION = """{
       "group": "239.255.1.4", "port": 246, "interface": ["wg*", "eth2"], "joined": ["eth2"], "received": 247,
       "received_bytes": 248, "first": 249, "lost": 250, "overflow": 251, "skew_ms": 252.5,
       "most_skew_ms": 253.5, "sender": "192.0.2.31", "age": 254.5, "silent": true, "trouble": "eth2 is down",
-      "misfit": {"reason": "too-short", "comes": "datagrams of 7 bytes come", "setting": ""}
+      "misfit": {"reason": "too-short", "comes": "datagrams of 7 bytes come", "setting": "", "protocol": ""}
     }
   ],
   "shared_interface": "eth3", "shared_sender": "192.0.2.32",
@@ -351,7 +351,7 @@ class Said(Sequencer):
         )
         return replace(
             status,
-            misfit=Misfit(reason="not-rtp", comes="what comes is no RTP", setting='protocol = "raw"'),
+            misfit=Misfit(reason="not-rtp", comes="what comes is no RTP", setting="ssrc = 1", protocol="raw"),
             manifest=replace(NO_MANIFEST, refused="expired", refusal="it expired 228 s ago"),
             sequence=SequenceStatus(
                 counters=SequenceCounters(241, 242, 243, 244), senders=(sender,), missing=245, repaired=255

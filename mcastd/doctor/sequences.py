@@ -88,7 +88,10 @@ def _counted(misfit: Misfit, status: SubscriptionStatus) -> str:
 
 def _way_out(misfit: Misfit, subject: Subject[InboundSubscription]) -> str:
     sender = "see what its sender sends, and whether group and port are those that are meant"
-    if not (setting := misfit.setting):
+    if misfit.protocol:
+        change = f'protocol = "{misfit.protocol}" in {subject.table}'
+    elif misfit.setting:
+        change = f"{misfit.setting} in protocol of {subject.table}"
+    else:
         return sender
-    where = subject.table if setting.startswith("protocol") else f"protocol of {subject.table}"
-    return f"{setting} in {where}, if that is what is meant; else {sender}"
+    return f"{change}, if that is what is meant; else {sender}"

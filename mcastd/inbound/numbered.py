@@ -84,7 +84,7 @@ class RtpSequencer(NumberedSequencer):
             return Misfit(reason=reason, comes=text)
         if reason == NOT_RTP and head[:1] == ts.SYNC and not size % ts.PACKET_BYTES:
             text = "what comes is no RTP: it looks like a transport stream in plain UDP"
-            return Misfit(reason=reason, comes=text, setting='protocol = "raw"')
+            return Misfit(reason=reason, comes=text, protocol="raw")
         if reason == NOT_RTP:
             return Misfit(reason=reason, comes="what comes is no RTP")
         return super()._explain(reason, head, size)
