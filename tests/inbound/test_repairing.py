@@ -16,7 +16,7 @@ from mcastd.codec import from_json
 from mcastd.config import RtpInbound
 from mcastd.inbound.repairing import READ_SECONDS, RepairingSequencer
 from mcastd.net.legs import LegBatch
-from mcastd.net.link import ListBatch
+from mcastd.net.link import ListBatch, Origin
 from mcastd.protocols.fec2022 import KEPT_FEC_PACKETS, parse_fec
 from mcastd.status import SubscriptionStatus
 from mcastd.worker import Vitals
@@ -95,6 +95,19 @@ def test_repair_that_is_read_before_its_media_makes_nothing_of_it() -> None:
         {"fec": ROWS},
         0,
     )
+
+
+def test_what_is_made_when_media_comes_has_come_with_that() -> None:
+    packets = media(100, COLUMNS)
+    sent = [*packets.values()]
+    repairing = Repairing()
+    repairing.feed(MEDIA, *sent[:5])
+    assert repairing.feed(ROW, *matrix(packets, 100, COLUMNS, 1)[COLUMNS:]) == []
+    origins = [Origin(SENDER, 5004, number, 8) for number in (3, 4)]
+    batch = ListBatch(sent[6:], origins, [1007, 1008], addresses=[SENDER] * 2)
+    (given_on,) = [one for one in repairing.audited.feed(LegBatch(batch, MEDIA)) if len(one)]
+    assert [*map(bytes, given_on.payloads)] == sent[5:]
+    assert ([*given_on.times], [*given_on.origins]) == ([1008, 1007, 1008], [origins[1], *origins])
 
 
 def test_a_batch_of_media_is_taken_as_a_whole() -> None:

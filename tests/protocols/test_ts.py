@@ -67,6 +67,7 @@ def test_payloads_that_look_like_a_clock_are_none() -> None:
 @given(st.integers(0, PCR_MODULUS - 1))
 def test_a_clock_is_read_as_it_was_written(pcr: int) -> None:
     assert ts.pcr_at(packet(9, 1, pcr=pcr), 0) == pcr
+    assert ts.clock_at(packet(9, 1, pcr=pcr), 0) == (9, pcr, False, False)
     assert ts.pcr_bytes(pcr + PCR_MODULUS) == ts.pcr_bytes(pcr)
 
 
