@@ -122,6 +122,8 @@ class SpacedRows:
     RowBytes 0 begins at ``start``, and row 1 ``stride`` bytes behind that.
     """
 
+    __slots__ = ("_count", "_memory", "_skip", "_start", "_stride", "size")
+
     def __init__(
         self, memory: RowMemory, start: int, stride: int, *, size: int, count: int, skip: int = 0
     ) -> None:

@@ -80,7 +80,7 @@ class Cells:
             fixed |= ((1 << 8 * identity.size) - 1) << self._shift_of(identity)
         self._fixed = fixed & ~(self._number_mask | self._count_mask)
         self._mask = self._number_mask | self._count_mask | self._fixed
-        self._lanes: dict[int, _Lanes] = {}  # by the number of cells
+        self._lanes: dict[int, _Lanes] = {}  # by the bytes of a column
 
     def _shift_of(self, field: Field) -> int:
         behind = self.end - field.end if self._order == "big" else field.offset - self.at
@@ -153,8 +153,20 @@ class Cells:
 
         ``number`` may have wrapped often. A column in which it wraps is not seen as in order.
         """
-        size, order = self.size, self._order
         number &= self.numbers - 1
+        lanes = self._lanes.get(len(column))
+        if lanes is None or lanes.fixed != fixed or self._count_mask:
+            return self._in_order(column, fixed, number)
+        expected = lanes.of_zero + number * lanes.ones
+        goes_on = (
+            number <= self.numbers - lanes.cells
+            and int.from_bytes(column, self._order) & lanes.mask == expected
+        )
+        return lanes.cells if goes_on else -1
+
+    def _in_order(self, column: bytes, fixed: int, number: int) -> int:
+        """The same of a column of any size, whose cells may have a count."""
+        size, order = self.size, self._order
         each = 1
         if self._count_mask:
             each = (int.from_bytes(column[:size], order) & self._count_mask) >> self._count_shift
@@ -176,7 +188,7 @@ class Cells:
         return each * cells if int.from_bytes(column, order) & lanes.mask == expected else -1
 
     def _lanes_of(self, cells: int, fixed: int) -> _Lanes:
-        lanes = self._lanes.get(cells)
+        lanes = self._lanes.get(cells * self.size)
         return lanes if lanes is not None and lanes.fixed == fixed else self._make_lanes(cells, fixed)
 
     def _make_lanes(self, cells: int, fixed: int) -> _Lanes:
@@ -185,6 +197,7 @@ class Cells:
         ones, ramp = _ones_and_ramp(self.size, self._order, cells)
         step = (ramp << self._shift) + (ones << self._count_shift if self._count_mask else 0)
         made = _Lanes(
+            cells,
             fixed,
             all_fixed=fixed * ones,
             fixed_mask=self._fixed * ones,
@@ -193,7 +206,7 @@ class Cells:
             ramp=step,
             mask=self._mask * ones,
         )
-        self._lanes[cells] = made
+        self._lanes[cells * self.size] = made
         return made
 
 
@@ -201,6 +214,7 @@ class Cells:
 class _Lanes:
     """Large integers of some number of cells, for one stream."""
 
+    cells: int  # their number
     fixed: int
     all_fixed: int  # its bits in each cell, and nothing else
     fixed_mask: int  # the bits of each cell in which all are alike
