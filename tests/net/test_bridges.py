@@ -7,7 +7,9 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.daemon import RunningDaemon
@@ -254,6 +256,33 @@ def test_tables_that_no_bridge_wants_any_more_are_given_up(lab: Lab, tmp_path: P
             with inside(lab.router):
                 RoutingTable(4).close()
                 RoutingTable(6).close()
+
+
+def test_thousands_of_groups(lab: Lab, tmp_path: Path) -> None:
+    """Each has a route of its own; the status lists some."""
+    groups = [str(IPv4Address("239.255.16.0") + number) for number in range(3000)]
+    with (
+        RunningDaemon(tmp_path, BRIDGE, enter=lab.router.enter([])) as daemon,
+        sender(lab.sender, "eth0", SENDERS[4]) as sock,
+    ):
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 8)
+
+        def status() -> dict[str, Any]:
+            found: dict[str, Any] = daemon.worker("bridge/tv")["status"]
+            return found
+
+        def all_have_one() -> bool:
+            for group in groups:
+                sock.sendto(b"news", (group, PORT))
+            return bool(status()["route_count"] == len(groups))
+
+        wait_for(all_have_one, "a route for each")
+        assert len(status()["routes"]) == 100
+        daemon.write(BRIDGE.replace('"239.255.0.0/16"', '"239.255.16.0/24"'))
+        assert daemon.ctl("reload").returncode == 0
+        wait_for(lambda: status()["route_count"] == 256, "those that are still meant")
+        counters = status()["counters"]
+        assert counters["received"] == counters["forwarded"] >= len(groups)
 
 
 # -- without the kernel's routing
