@@ -131,6 +131,7 @@ class TunnelStatus:
     round_trip_ms: float | None  # from the last request to its answer; None: there was none
     unanswered: int  # questions in a row without an answer
     full: bool  # the relay takes no new gateways
+    hindrance: str  # why this host cannot ask: a name without an address, no route, no socket; "": it can
     received: int  # packets of data
     dropped: dict[str, int]  # of these, by reason
     overflow: int  # dropped by the kernel at the full receive buffer of all tunnels to this port

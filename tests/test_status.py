@@ -188,8 +188,8 @@ SUBSCRIPTION = """{
     "interfaces": ["eth0", "eth1"], "receive_buffer": 222, "reading": "recvmmsg", "coalesced": true,
     "tunnel": {
       "kind": "amt", "asked": "amt.example.net", "relay": "192.0.2.41", "local_port": 2268, "phase": "open",
-      "round_trip_ms": 371.5, "unanswered": 372, "full": true, "received": 373, "dropped": {"foreign": 374},
-      "overflow": 375
+      "round_trip_ms": 371.5, "unanswered": 372, "full": true, "hindrance": "cannot send to the relay",
+      "received": 373, "dropped": {"foreign": 374}, "overflow": 375
     }
   }
 }"""
@@ -232,6 +232,7 @@ TUNNEL = TunnelStatus(
     round_trip_ms=371.5,
     unanswered=372,
     full=True,
+    hindrance="cannot send to the relay",
     received=373,
     dropped={"foreign": 374},
     overflow=375,

@@ -102,6 +102,7 @@ CAUSES: tuple[Cause, ...] = (
     _cause("bridge-dry"),
     # Where both legs come by one way, and that fails, none is left to go on
     # what comes by a tunnel
+    _cause("relay-unreachable", "stale"),
     _cause("relay-full", "stale"),
     _cause("relay-silent", "stale"),
     _cause("relay-refuses", "stale"),

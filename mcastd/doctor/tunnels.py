@@ -18,12 +18,22 @@ UNANSWERED_MAX = 3
 
 
 def tunnel(subject: Subject[InboundSubscription], _: Evidence) -> Iterator[Said]:
-    """Check that a relay answers, takes this host, and sends."""
+    """Check that a relay can be asked, answers, takes this host, and sends."""
     link = subject.now(SubscriptionStatus).link
     if link is None or (found := link.tunnel) is None:
         return
     read = f"phase: {found.phase}, unanswered: {found.unanswered} (tunnel, status)"
-    if found.full:
+    if found.hindrance:
+        yield Finding(
+            "relay-unreachable",
+            Severity.BROKEN,
+            found.hindrance,
+            (read, f"hindrance: {found.hindrance}"),
+            f"see what this host knows of it ({command('getent', 'ahosts', found.asked)},"
+            f" {command('ip', 'route')}, {command('ip', '-6', 'route')}), and mend that; or name another"
+            f" relay, or local_port, in [amt] or via of {subject.table}",
+        )
+    elif found.full:
         yield Finding(
             "relay-full",
             Severity.BROKEN,

@@ -68,6 +68,7 @@ class _Seen:
 
     phase: Phase = Phase.IDLE
     relay: str = ""
+    hindrance: str = ""
     problem: str = ""
 
 
@@ -120,6 +121,7 @@ class AmtTunnel:
             round_trip_ms=None if round_trip is None else 1000 * round_trip,
             unanswered=0 if gateway is None else max(gateway.tries, gateway.unanswered),
             full=gateway is not None and gateway.is_full,
+            hindrance=seen.hindrance,
             received=self.received,
             dropped=dict(self.dropped),
             overflow=self.overflow,
@@ -152,17 +154,23 @@ class AmtTunnel:
         gateway, before = self.gateway, self.seen
         phase = Phase.IDLE if gateway is None else gateway.phase
         relay = "" if gateway is None or gateway.relay is None else str(gateway.relay)
-        self.seen = _Seen(phase, relay, self._problem(phase))
+        hindrance = self._hindrance()
+        self.seen = _Seen(phase, relay, hindrance, hindrance or self._problem(phase))
         return (before.problem, before.phase is Phase.OPEN) != (self.seen.problem, self.is_open)
 
-    def _problem(self, phase: Phase) -> str:
-        gateway, relay, problem = self.gateway, self.way.relay, ""
+    def _hindrance(self) -> str:
+        """Why this host cannot ask the relay."""
         if not self.receivers:
+            return ""
+        if self.gateway is None:
+            return self.hindrance
+        return f"cannot send to the relay {self.way.relay}: {self.refusal}" if self.refusal else ""
+
+    def _problem(self, phase: Phase) -> str:
+        """What the relay does, or does not."""
+        gateway, relay, problem = self.gateway, self.way.relay, ""
+        if not self.receivers or gateway is None:
             pass
-        elif gateway is None:
-            problem = self.hindrance
-        elif self.refusal:
-            problem = f"cannot send to the relay {relay}: {self.refusal}"
         elif gateway.is_full:
             problem = f"the relay {relay} takes no new gateways: asking again within a minute"
         elif phase is Phase.DISCOVERING and gateway.tries >= UNANSWERED_MAX:

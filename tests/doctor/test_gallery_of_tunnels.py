@@ -81,7 +81,7 @@ def in_phase(phase: str) -> Callable[[dict[str, Any]], object]:
 
 
 BY_HAND = "it is the relay's"
-SILENT, REFUSING, FULL, DRY = (Relayed() for _ in range(4))
+AWAY, SILENT, REFUSING, FULL, DRY = (Relayed() for _ in range(5))
 
 
 @contextlib.contextmanager
@@ -91,7 +91,22 @@ def dry(lab: Lab) -> Iterator[None]:
     DRY.brings = True
 
 
+@contextlib.contextmanager
+def no_route(lab: Lab) -> Iterator[None]:
+    lab.reload(CONFIG.replace(RELAY, "198.51.100.9"))
+    wait_for(lambda: AWAY.tunnel(lab).get("hindrance"), "what the kernel says")
+    yield
+
+
 CASES = [
+    Case(
+        "relay-unreachable",
+        "broken",
+        CONFIG,
+        no_route,
+        prepare=AWAY.there,
+        by_hand="it is a route of the host's, or an address of the relay's",
+    ),
     Case(
         "relay-silent",
         "broken",

@@ -253,7 +253,8 @@ def test_a_relay_by_name_for_which_there_is_no_socket_waits_alone(
         taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         taken.bind(("::", LOCAL_PORT))
         second = open_link(relay="six.example.net")
-        wait_for(lambda: "choose another local_port" in second.problem, "the problem")
+        wait_for(lambda: "choose another local_port" in tunnel_of(second).hindrance, "the problem")
+        assert second.problem == tunnel_of(second).hindrance
         relay.send(datagram(b"on"))
         assert received(first, 1) == [b"on"]
     six = SmallRelay("::1")
