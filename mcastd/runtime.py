@@ -67,6 +67,7 @@ class Runtime:
 
     def notice_calm(self) -> None:
         """To be called about once a second."""
+        self._announcer.retry()
         if not self._woken or clock.monotonic() - self._woken_at <= NETWORK_CALM_SECONDS:
             return
         if not self.supervisor.not_attempted():  # no start of many is still under way

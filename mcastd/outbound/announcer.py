@@ -97,14 +97,27 @@ class SessionAnnouncer:
                 session = _Session(worker, get_logger(worker=worker), None, now)
                 self._sessions[worker] = session
             session.wanted, session.due = (channel, channel.announce, way), now
-            if self._thread is None and not self._closed:
-                try:
-                    thread = Thread(target=self._work, name="announcer")
-                    thread.start()
-                    self._thread = thread
-                except McastdError as error:
-                    session.error = str(error)
+            self._begin()
             self._changed.notify()
+
+    def retry(self) -> None:
+        """Begin, if no thread could be had when the first channel was to be announced. To be called often."""
+        with self._changed:
+            if self._sessions:
+                self._begin()
+
+    def _begin(self) -> None:
+        """Start the thread, unless it is there. The lock is held."""
+        if self._thread is not None or self._closed:
+            return
+        thread = Thread(target=self._work, name="announcer")
+        try:
+            thread.start()
+        except McastdError as error:
+            for session in self._sessions.values():
+                session.error = str(error)
+        else:
+            self._thread = thread
 
     def withdraw(self, worker: str) -> None:
         """A channel sends no longer."""

@@ -28,6 +28,7 @@ from mcastd.outbound.channel import Channel
 from mcastd.outbound.sources import open_source
 from mcastd.protocols import sap, sdp
 from mcastd.status import AnnouncementStatus, SenderDescription
+from mcastd.threads import NoThreadError
 from mcastd.worker import Signal
 
 WAY = SenderDescription("eth7", "192.0.2.9")
@@ -346,3 +347,19 @@ def test_a_channel_is_announced_while_it_sends(monkeypatch: pytest.MonkeyPatch, 
             assert made.counters.rounds >= sent
         wait_for(lambda: network.kinds()[-1] == "deletion", "the deletion")
         assert made.status().announcement is None
+
+
+def test_a_thread_that_cannot_be_had_at_first_is_started_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(thread: object) -> None:
+        raise NoThreadError("announcer")
+
+    with announcing(monkeypatch) as (one, network):
+        one.retry()  # there is nothing to announce
+        with monkeypatch.context() as short:
+            short.setattr(module.Thread, "start", none)
+            one.announce("outbound/news", channel(), WAY)
+            one.retry()
+            assert "cannot start the thread announcer" in (status(one).error or "")
+        one.retry()
+        wait_for(lambda: "announcement" in network.kinds(), "an announcement")
+        wait_for(lambda: status(one).error is None, "no error")
