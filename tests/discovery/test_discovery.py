@@ -106,6 +106,9 @@ def test_a_session_that_is_announced_is_listed() -> None:
         assert (session.sdp.encode(), status.heard, status.counters.dropped) == (TEXT, 1, {"too-short": 1})
         vitals, books = worker.vitals(), worker.books()
         assert (vitals.datagrams, vitals.dropped, books.sessions) == (2, 1, 1)
+        worker._sessions.listed()[0].first -= 20.0
+        (session,) = worker.status().sessions
+        assert session.age - session.last_age == pytest.approx(20.0)
     assert all(link.closed for link in network.links.values())
     assert worker.status().heard == 1, "what was heard outlives a run"
 

@@ -394,6 +394,7 @@ def lost(number: int, overflow: int = 0) -> dict[str, Any]:
         (lost(0), lost(0), []),
         (lost(7), lost(2), [("network-loss-now", "broken")]),
         (lost(7, 9), lost(2, 3), [("network-loss-now", "broken")]),
+        (lost(7, 9), lost(2, 9), [("network-loss-now", "broken")]),
         (lost(7), lost(7), [("network-loss-earlier", "hint")]),
         (lost(7, 4), {}, [("network-loss-earlier", "hint")]),  # nobody watched
     ],
@@ -405,7 +406,8 @@ def test_network_loss(now: dict[str, Any], before: dict[str, Any], expected: lis
     assert said(sequences.network_loss, subject, evidence) == expected
     for found in sequences.network_loss(subject, evidence):
         assert isinstance(found, Finding)
-        assert ("not this host" in found.what) == (now["counters"]["overflow"] == 0)
+        here = now["counters"]["overflow"] - (before["counters"]["overflow"] if before else 0)
+        assert ("not this host" in found.what) == (here == 0)
 
 
 def stream(errors: dict[str, int], trouble: str | None = None, **more: object) -> dict[str, Any]:

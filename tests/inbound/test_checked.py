@@ -17,6 +17,7 @@ from support.subscription import Run, file_output
 from support.transport import Multiplex
 from support.wait import wait_for
 
+from mcastd.codec import from_json
 from mcastd.config import InboundProtocol, InboundSubscription, RawInbound, RtpInbound
 from mcastd.counters import TransportCheck
 from mcastd.inbound.checked import CheckedSequencer
@@ -27,7 +28,7 @@ from mcastd.inbound.protocols import make_protocol
 from mcastd.net.legs import LegBatch
 from mcastd.net.link import Batch, ListBatch
 from mcastd.status import SubscriptionStatus
-from mcastd.worker import Signal
+from mcastd.worker import Books, Signal, TransportBooks, WorkerIdentity
 
 GROUP, SENDER = "239.255.1.2", "192.0.2.7"
 SSRC = 0x01020304
@@ -58,6 +59,22 @@ class Checking:
     @property
     def errors(self) -> dict[str, int]:
         return {check: count for check, count in self.sequencer.analysis.counters.errors.items() if count}
+
+
+def test_each_measure_has_its_own_place_in_status_and_books() -> None:
+    sequencer = CheckedSequencer("raw", None, now=lambda: 50.0)
+    analysis = sequencer.analysis
+    clocks, delivery = analysis.clocks, analysis.delivery
+    analysis.heard, analysis.loss_rate = 50.0, 1.5
+    clocks.bit_rate, clocks.jitter, clocks.most_jitter = 2e6, 0.003, 0.004
+    delivery.bit_rate, delivery.delay_factor, delivery.most_delay_factor = 5e6, 0.006, 0.007
+    ts = sequencer.describe(from_json(SubscriptionStatus, {})).ts
+    assert ts is not None
+    assert (ts.rate, ts.clock_rate, ts.loss_rate) == (5_000_000, 2_000_000, 1.5)
+    measured = ts.clock_jitter_ms, ts.most_clock_jitter_ms, ts.delay_factor_ms, ts.most_delay_factor_ms
+    assert measured == (3.0, 4.0, 6.0, 7.0)
+    books = sequencer.enter(Books(WorkerIdentity(GROUP, 9190, "eth0"), None, None))
+    assert books.ts == TransportBooks(analysis.counters, 5e6, 0.003, 0.006)
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,7 @@ def test_a_loss_becomes_a_capture_a_moment_later_of_before_and_after(make: Calla
     assert bench.payloads(name) == ["before", "again", "then", "after"]
     status = bench.keeper.status()
     assert (status.captures, status.failed, status.datagrams) == (1, 0, 4)
+    assert status.memory_bytes == bench.keeper._recent.memory > 100
     assert status.last_capture == str(bench.keeper._directory / name)
     assert status.last_reasons == ("network-loss",)
     assert status.last_capture_age == pytest.approx(0.25, abs=0.26)

@@ -18,6 +18,7 @@ from mcastd.inbound.matching import MatchingSequencer
 from mcastd.net.legs import LegBatch
 from mcastd.net.link import ListBatch, Origin
 from mcastd.status import SubscriptionStatus
+from mcastd.worker import Books, WorkerIdentity
 
 SENDERS = "192.0.2.7", "192.0.2.8"
 SEEDS = st.integers(0, 1 << 32)
@@ -83,6 +84,8 @@ def test_what_a_leg_did_not_bring_is_counted_there_and_its_skew_is_timed() -> No
     assert (left.received, left.first, left.lost, left.sender) == (3, 3, 0, SENDERS[0])
     assert (right.received, right.first, right.lost, right.sender) == (3, 1, 1, SENDERS[1])
     assert right.skew_ms == pytest.approx(60)
+    books = matched.matching.enter(Books(WorkerIdentity("239.1.1.1", 5004, "eth0"), None, None))
+    assert [(leg.received, leg.first, leg.lost) for leg in books.legs] == [(3, 3, 0), (3, 1, 1)]
 
 
 def test_a_leg_that_brings_nothing_is_silent() -> None:

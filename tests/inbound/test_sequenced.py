@@ -20,7 +20,7 @@ from support.wait import wait_for
 from mcastd.codec import from_json
 from mcastd.config import InboundSubscription, MoldInbound, RtpInbound, SequenceInbound
 from mcastd.counters import SequenceCounters
-from mcastd.inbound import sorting
+from mcastd.inbound import sequenced, sorting
 from mcastd.inbound.numbered import FieldSequencer, MoldSequencer, RtpSequencer
 from mcastd.inbound.sequenced import (
     CANDIDATES_MAX,
@@ -30,6 +30,7 @@ from mcastd.inbound.sequenced import (
     NumberedSequencer,
 )
 from mcastd.net.link import ListBatch, Origin
+from mcastd.sequence.jitter import Jitter
 from mcastd.status import NumberedSender, SubscriptionStatus
 from mcastd.worker import Signal, Vitals
 
@@ -871,3 +872,12 @@ def test_what_a_subscription_refuses_is_silence_and_degrades_it(tmp_path: Any, m
     assert (misfit.reason, misfit.setting) == ("other-payload-type", "payload_type = 33")
     link.deliver(*(rtp(next(number), payload_type=96) for _ in range(3)))
     wait_for(lambda: run.context.detail == "receiving 239.255.1.2 port 9190", "all is well")
+
+
+def test_jitter_is_told_as_it_is_on_average_and_at_most() -> None:
+    jitter = Jitter(90_000)
+    jitter.feed([0, 0, 0], [1, 32_000_001, 32_000_001])  # 32 ms late, and then no more
+    assert (jitter.value, jitter.most) == (pytest.approx(0.001875), pytest.approx(0.002))
+    told = sequenced._described(jitter)
+    expected = pytest.approx(1.875), pytest.approx(1.9375), pytest.approx(2.0)
+    assert (told.now_ms, told.mean_ms, told.most_ms) == expected

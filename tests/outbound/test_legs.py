@@ -71,6 +71,8 @@ def test_what_one_has_no_room_for_is_dropped_there_alone() -> None:
     assert (first.sent, first.dropped, second.sent, second.dropped) == (2, {"full": 3}, 5, {})
     assert legs.send(ListPayloads(LINES)) == 5
     assert (first.refused, first.dropped) == ({"EAGAIN": 1}, {"full": 3, "EAGAIN": 5})
+    status = first.status()
+    assert (status.sent, status.refused, status.dropped) == (2, first.refused, first.dropped)
     other.links[0].room = 0
     with pytest.raises(LinkError) as refused:
         legs.send(ListPayloads(LINES))

@@ -185,3 +185,10 @@ def test_sequence_numbers_wrap_more_than_once_in_what_is_built() -> None:
     built = build_headers(33, 65_530, range(65_560), 1)
     numbers = [int.from_bytes(built[at : at + 2], "big") for at in range(2, len(built), HEADER_BYTES)]
     assert numbers == [number % 65_536 for number in range(65_530, 131_090)]
+
+
+def test_payload_types_have_the_clocks_of_rfc_3551() -> None:
+    """Tables 4 and 5; that of G722 (9) is an error which is kept."""
+    audio = dict.fromkeys((0, 3, 4, 5, 7, 8, 9, 12, 13, 15, 18), 8_000)
+    audio |= {6: 16_000, 10: 44_100, 11: 44_100, 14: 90_000, 16: 11_025, 17: 22_050}
+    assert audio | dict.fromkeys((25, 26, 28, 31, 32, 33, 34), 90_000) == rtp.CLOCKS_HZ
