@@ -168,6 +168,7 @@ class Daemon:
                         self.reopen()
             chores.do()
             self._runtime.notice_calm()
+            self._runtime.retry()
 
     def _begin_unstarted(self) -> bool:
         if not self._change.acquire(blocking=False):  # the watchdog must not wait for a reload that hangs

@@ -67,12 +67,15 @@ class Runtime:
 
     def notice_calm(self) -> None:
         """To be called about once a second."""
-        self._announcer.retry()
         if not self._woken or clock.monotonic() - self._woken_at <= NETWORK_CALM_SECONDS:
             return
         if not self.supervisor.not_attempted():  # no start of many is still under way
             self._woken = 0
             share_interpreter(0)
+
+    def retry(self) -> None:
+        """Begin what could not be had before. To be called about once a second."""
+        self._announcer.retry()
 
     def settle(self) -> None:
         """All workers that are wanted have begun: give up what the process before has left for others."""
