@@ -203,7 +203,7 @@ class BridgeWorker:
             except LinkError as error:
                 if not config.may_relay or error.errno not in NO_ROUTING:
                     raise
-                self._take_relay(context, config, sides, error.trouble)
+                self._take_relay(context, config, sides, f"{error.what}: {error.cause}")
         context.take(Signal.NEWS)
         self._tell(context)
         context.taken_over()

@@ -38,12 +38,13 @@ _MESSAGE_BYTES = 65_536
 _CONTROL_BYTES = 256
 # The filter of ICMPV6_FILTER has a bit for each type that is kept out: all but those of MLD.
 _MLD_TYPES = (130, 131, 132, 143)
+_RELAY = "or set ports for the relay"
 _WAYS_OUT = {
-    errno.EADDRINUSE: "another program routes multicast on this host (smcrouted, pimd, mrouted, FRR ...):"
-    " stop it",
-    errno.EPERM: "this takes CAP_NET_RAW: see the drop-in for bridges in mcastd(8)",
+    errno.EADDRINUSE: "another program routes multicast on this host (another mcastd, smcrouted, pimd, FRR"
+    f" ...): stop it, {_RELAY}",
+    errno.EPERM: f"this takes CAP_NET_RAW: see the drop-in for bridges in mcastd(8), {_RELAY}",
     errno.ENOPROTOOPT: "this kernel has no multicast routing (CONFIG_IP_MROUTE, CONFIG_IPV6_MROUTE): take one"
-    " that has it",
+    f" that has it, {_RELAY}",
 }
 _FULL = f'the kernel routes among {INTERFACES_MAX} interfaces: name fewer in "from" and "to"'
 

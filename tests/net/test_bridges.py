@@ -139,7 +139,7 @@ def test_another_router_on_the_host_is_named_and_waited_for(lab: Lab, tmp_path: 
         assert (worker["state"], worker["errno"]) == ("auto-restart", "EADDRINUSE")
         assert worker["detail"] == (
             "cannot route IPv6 multicast: address already in use; another program routes multicast on this"
-            " host (smcrouted, pimd, mrouted, FRR ...): stop it"
+            " host (another mcastd, smcrouted, pimd, FRR ...): stop it, or set ports for the relay"
         )
         other.close()
         daemon.ctl("start-worker", "tv")
@@ -170,7 +170,7 @@ def test_it_takes_the_one_capability_of_the_drop_in(lab: Lab, tmp_path: Path, al
         else:
             assert (worker["state"], worker["errno"]) == ("auto-restart", "EPERM")
             assert worker["detail"].endswith(
-                "this takes CAP_NET_RAW: see the drop-in for bridges in mcastd(8)"
+                "this takes CAP_NET_RAW: see the drop-in for bridges in mcastd(8), or set ports for the relay"
             )
 
 
@@ -216,6 +216,7 @@ def test_a_restart_costs_no_datagram(lab: Lab, tmp_path: Path, when: str) -> Non
         stack.callback(done.set)
         wait_for(lambda: all(hear().values()), "both come")
         wait_for(lambda: first.worker("bridge/tv")["status"]["route_count"] == 2, "both routes")
+        began = sent[0]  # before it, some may have waited in the kernel for their route, and in vain
         assert first.stored.keys() == {"mroute4", "mroute6"}
         assert first.stop() == 0
         hear_more()
@@ -236,7 +237,8 @@ def test_a_restart_costs_no_datagram(lab: Lab, tmp_path: Path, when: str) -> Non
         assert second.worker("bridge/tv")["status"]["troubles"] == []
         hear_more()
         for version, numbers in got.items():
-            assert numbers == list(range(numbers[0], numbers[-1] + 1)), f"IPv{version}"
+            since = [number for number in numbers if number >= began]
+            assert since == list(range(began, numbers[-1] + 1)), f"IPv{version}"
 
         second.write(config.replace('to = ["right", "late*"]', 'to = "late*"'))
         second.ctl("reload")
