@@ -206,7 +206,7 @@ class NumberedSequencer(Sequencer):
         now, stream = self._now(), self._last
         self.numbers, self.breaks = None, ()
         begin = 0 if stream is None else stream.order.next
-        if stream is not None and not stream.holds and self._goes_on(batch, stream):
+        if stream is not None and not stream.is_waiting and self._goes_on(batch, stream):
             self.numbers = range(begin, stream.order.next)
             stream.heard = stream.order.went_on = now
             self._misfits.accept()
@@ -383,6 +383,7 @@ class NumberedSequencer(Sequencer):
         """Sort datagrams of one stream, by their indices in the batch, cells and the kernel's times."""
         cells, order = self._wire.cells, stream.order
         counts, numbers = cells.counts_of(column), cells.numbers_of(column)
+        was_waiting = stream.is_waiting
         places = dict(order.walk(numbers, counts, sorting.now))
         stream.heard = sorting.now
         stream.datagrams += len(numbers)
@@ -390,7 +391,7 @@ class NumberedSequencer(Sequencer):
         if stream.jitter is not None and times:
             self._measure_column(stream, column, times, places)
         reorder = stream.reorder
-        is_next = reorder is None or not (order.breaks or stream.holds)
+        is_next = reorder is None or not (order.breaks or was_waiting)
         if not places and counts is None and is_next:
             sorting.given += indices
             if reorder is not None:

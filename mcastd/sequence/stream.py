@@ -55,5 +55,11 @@ class NumberedStream(Generic[Item]):
         return self.reorder is not None and len(self.reorder) > 0
 
     @property
+    def is_waiting(self) -> bool:
+        """Return True if what comes next by its order is not the next one that goes on: something before it
+        is missing, as what a heartbeat tells of."""
+        return self.reorder is not None and (len(self.reorder) > 0 or self.reorder.next != self.order.next)
+
+    @property
     def counters(self) -> SequenceCounters:
         return self.order.counters

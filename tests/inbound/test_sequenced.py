@@ -320,6 +320,28 @@ def test_what_is_held_of_one_sender_costs_the_stream_of_another_nothing(
     assert taking.sequencer.held == 1
 
 
+def test_what_a_heartbeat_shows_to_be_missing_is_waited_for() -> None:
+    taking = held_back(of_mold())
+    beat = mold(4, 0)
+    assert taking.feed(mold(1), mold(2)) == [mold(1), mold(2)]
+    assert taking.feed(beat) == [beat]
+    assert taking.feed(mold(4)) == []
+    assert taking.feed(mold(3)) == [mold(3), mold(4)]
+    assert taking.feed(mold(5)) == [mold(5)]
+
+
+@pytest.mark.parametrize("stranger", [(), (b"news",)])
+def test_what_is_missing_before_another_payload_type_is_waited_for(stranger: tuple[bytes, ...]) -> None:
+    taking = held_back(of_rtp(payload_type=33))
+    assert taking.feed(rtp(1), rtp(2)) == [rtp(1), rtp(2)]
+    assert taking.feed(rtp(4, payload_type=96)) == []
+    after = [rtp(number) for number in range(5, 9)]
+    assert taking.feed(*after, *stranger) == []
+    assert taking.feed(rtp(3)) == [rtp(3)]
+    left = [bytes(one) for some in taking.sequencer.expire(math.inf) for one in some.payloads]
+    assert left == after
+
+
 def is_over(taking: Taking) -> bool:
     stream = taking.sequencer.stream
     return stream is not None and stream.is_over
