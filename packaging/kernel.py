@@ -123,6 +123,8 @@ def _unpack(module: Path, to: Path) -> None:
 
 def _dependency(package: str, prefix: str) -> str:
     """What a package that stands for the present version depends on."""
+    if subprocess.run(["apt-cache", "show", package], capture_output=True, check=False).returncode:
+        _apt("update")  # nothing is known of it yet
     for line in _run("apt-cache", "depends", package).splitlines():
         kind, _, name = line.strip().partition(": ")
         if kind == "Depends" and name.startswith(prefix):
