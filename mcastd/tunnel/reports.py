@@ -47,7 +47,9 @@ def state_change(before: Sequence[Wanted], now: Wanted) -> list[GroupRecord]:
         olds = [wanted.get(group, NO_SOURCE) for wanted in before]
         if any(old.exclude != new.exclude for old in olds):
             records.append(_record(group, new, RecordKind.TO_INCLUDE, RecordKind.TO_EXCLUDE))
-            continue
+            if new.exclude:
+                continue
+            olds = [old for old in olds if not old.exclude]  # whoever has heard of these keeps their sources
         more = {source for old in olds for source in new.sources if source not in old.sources}
         less = {source for old in olds for source in old.sources if source not in new.sources}
         allowed, blocked = (less, more) if new.exclude else (more, less)

@@ -231,6 +231,10 @@ def test_changes_in_a_row_are_told_so_that_whoever_heard_any_of_them_knows_the_l
     net.want({GROUP: include(S3)})
     assert net.relay.reports[-2:] == [(RecordKind.ALLOW, GROUP, {S3}), (RecordKind.BLOCK, GROUP, {S1, S2})]
     assert net.relay.members == {GROUP: include(S3)}
+    net.want({GROUP: ANY_SOURCE})
+    net.want({GROUP: include(S1)})
+    net.want({GROUP: include(S2)})
+    assert net.relay.members == {GROUP: include(S2)}
     net.want({GROUP: exclude(S3)})
     net.want({GROUP: exclude()})
     assert net.relay.reports[-1] == (RecordKind.TO_EXCLUDE, GROUP, set())

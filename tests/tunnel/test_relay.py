@@ -304,6 +304,13 @@ def test_whatever_they_want_each_gets_what_it_wants(changes: Any) -> None:
                     assert (at in net.relay.takers(group, source)) is is_wanted
 
 
+def test_what_is_left_after_changes_in_a_row_is_left() -> None:
+    net = Net()
+    for wanted in ({GROUP: ANY_SOURCE}, {GROUP: include(S1)}, {}):
+        net.want(wanted)
+    assert (net.relay.wanted(), net.relay.tunnels) == ({}, {})
+
+
 @given(st.binary(max_size=120), st.integers(0, 8))
 def test_any_bytes_are_taken_and_keep_nothing(tail: bytes, kind: int) -> None:
     relay = AmtRelay({4: HERE}, RelayLimits(ALL), 0.0)
