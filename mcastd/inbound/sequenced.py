@@ -22,13 +22,14 @@ from dataclasses import replace
 from mcastd import clock
 from mcastd.clock import Clock
 from mcastd.counters import SequenceCounters, copy_of
+from mcastd.inbound.aside import Aside
 from mcastd.inbound.misfits import Misfits
 from mcastd.inbound.sequencer import Sequencer
 from mcastd.inbound.sorting import Numbered, Sorting, by_address, joined
 from mcastd.net.link import Batch, ListBatch
 from mcastd.rows import RowBytes, Rows
 from mcastd.sequence.jitter import Jitter
-from mcastd.sequence.order import LATE_SECONDS, Arrival, Order
+from mcastd.sequence.order import Arrival, Order
 from mcastd.sequence.reorder import HeldRoom, Reorder, Turn
 from mcastd.sequence.stream import NumberedStream, Wire
 from mcastd.status import JitterStatus, Misfit, NumberedSender, SequenceStatus, SubscriptionStatus
@@ -86,8 +87,7 @@ class NumberedSequencer(Sequencer):
         self._last: OfStream | None = None  # the one that was heard last
         # Of streams that may be received next: the number that would confirm them
         self._candidates: OrderedDict[tuple[str, bytes], int] = OrderedDict()
-        self._aside: ListBatch | None = None  # a datagram that waits for its successor
-        self._aside_until = math.inf  # monotonic seconds
+        self._aside = Aside()
         self._known_lost = 0  # of streams that are forgotten
         self._hold_seconds = 0.0
         self._room = HeldRoom()
@@ -114,7 +114,7 @@ class NumberedSequencer(Sequencer):
 
     @property
     def held(self) -> int:
-        return self._room.number + (self._aside is not None)
+        return self._room.number + len(self._aside)
 
     @property
     def known_lost(self) -> int:
@@ -131,7 +131,7 @@ class NumberedSequencer(Sequencer):
 
     @property
     def deadline(self) -> float:
-        found = min(self._aside_until, self._misfits.deadline)
+        found = min(self._aside.until, self._misfits.deadline)
         for stream in self._streams.values():
             found = min(found, stream.order.deadline)
             if stream.reorder is not None:
@@ -245,8 +245,7 @@ class NumberedSequencer(Sequencer):
                 self._count_strays()
                 if not reorder.seconds:
                     stream.reorder = None
-        if (aside := self._aside) is not None and now >= self._aside_until:
-            self._aside, self._aside_until = None, math.inf
+        if (aside := self._aside.expire(now)) is not None:
             if now == math.inf:
                 due.append(aside)
             else:
@@ -306,9 +305,7 @@ class NumberedSequencer(Sequencer):
         stream = self._last
         if stream is None or not self._sort_whole(sorting, stream):
             self._sort_by_sender(sorting)
-        if sorting.aside is not None:
-            self._aside = sorting.copy(sorting.aside)
-            self._aside_until = now + LATE_SECONDS
+        self._aside.keep(sorting)
         if sorting.given or self._room.number:
             self._misfits.accept()
         if sorting.given == [*range(len(batch))]:
@@ -557,21 +554,15 @@ class NumberedSequencer(Sequencer):
 
     def _put_aside(self, sorting: Sorting, index: int) -> None:
         """Have a datagram wait for its successor, in place of another one that did."""
-        if self._aside is not None or sorting.aside is not None:
+        if self._aside.put(sorting, index):
             self._refuse(STRAY, sorting.batch.payloads[index], sorting.now)
-        self._aside, self._aside_until, sorting.aside = None, math.inf, index
 
     def _release(self, sorting: Sorting, stream: OfStream) -> bool:
         """Let the datagram of this stream go on that waits for its successor. Returns False if there is none:
         of several strangers the last one waits."""
-        if (index := sorting.aside) is not None:
-            waiting: int | ListBatch = index
-            payload, address = sorting.columns[0][index], sorting.columns[3][index]
-        elif (aside := self._aside) is not None:
-            waiting, payload, address = aside, aside.payloads[0], aside.addresses[0]
-        else:
+        if (aside := self._aside.take(sorting)) is None:
             return False
-        self._aside, self._aside_until, sorting.aside = None, math.inf, None
+        waiting, payload, address = aside
         if (address, self._wire.identity_of(payload)) != (stream.address, stream.identity):
             self._refuse(STRAY, payload, sorting.now)
             return False

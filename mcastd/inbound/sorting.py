@@ -27,7 +27,7 @@ class Sorting:
     now: float  # monotonic seconds
     # What goes on, in order: datagrams of the batch by their index, and copies of earlier ones
     given: list[int | ListBatch] = field(default_factory=list)
-    aside: int | None = None  # the index of one that waits for its successor
+    aside: int | None = None  # the index of one that waits for its successor: aside.py
 
     _arrived: list[int] = field(default_factory=list)  # the place of each of these in the order of arrival
     _columns: _Columns | None = None
