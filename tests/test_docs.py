@@ -67,3 +67,13 @@ def test_the_top_level_holds_what_it_is_to_hold() -> None:
             "pyproject.toml",
         ),
     }
+
+
+def test_no_line_is_longer_than_packages_may_have() -> None:
+    """lintian finds fault with more than 512 characters: very-long-line-length-in-source-file."""
+    suffixes = {".md", ".py", ".toml", ".c", ".in", ".sh", ".1", ".8", ".service", ".yml"}
+    parts = [PROJECT / name for name in ("docs", "etc", "mcastd", "packaging", "systemd", "tests")]
+    files = [*PROJECT.glob("*.*"), *(path for part in parts for path in part.rglob("*.*"))]
+    for path in files:
+        if path.suffix in suffixes and path.is_file():
+            assert max(map(len, path.read_text().splitlines()), default=0) <= 512, path
