@@ -195,7 +195,8 @@ def test_other_paths_take_the_drop_in_of_the_manual(machine: Machine) -> None:
         assert workers[f"outbound/{name}"]["state"] == "auto-restart"
         assert re.search("permission denied|no such file", workers[f"outbound/{name}"]["detail"])
 
-    (drop_in,) = re.findall(r"^\[Service\]\n(?:.*\n)*?(?=\.Ed)", MANUAL.read_text(), re.MULTILINE)
+    drop_ins = re.findall(r"^\[Service\]\n(?:.*\n)*?(?=\.Ed)", MANUAL.read_text(), re.MULTILINE)
+    (drop_in,) = [one for one in drop_ins if "ReadWritePaths" in one]
     set_drop_in(machine, drop_in)
     for name in ("home", "media"):
         assert machine.wait_worker(f"outbound/{name}", "finished")["status"]["counters"]["sent"] == 1
