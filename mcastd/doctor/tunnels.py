@@ -10,11 +10,8 @@ from mcastd.doctor.finding import Finding, Said, Severity
 from mcastd.doctor.quoting import command
 from mcastd.doctor.seen import received_meanwhile
 from mcastd.doctor.subject import Subject
-from mcastd.protocols.amt import PORT
+from mcastd.protocols.amt import PORT, UNANSWERED_MAX
 from mcastd.status import SubscriptionStatus, TunnelStatus
-
-# So many questions without an answer are no accident.
-UNANSWERED_MAX = 3
 
 
 def tunnel(subject: Subject[InboundSubscription], _: Evidence) -> Iterator[Said]:

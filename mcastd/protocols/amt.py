@@ -26,6 +26,8 @@ from mcastd.protocols.internet import address
 PORT = 2268  # of a relay
 # The address that relays have in common, so that a message to it reaches the nearest: RFC 7450 section 7.1.
 ANYCAST_RELAY = IPv4Address("192.52.193.1")
+# So many questions in a row without an answer are no accident.
+UNANSWERED_MAX = 3
 NONCE_BYTES = 4
 MAC_BYTES = 6
 # What stands before an IP packet in Multicast Data.

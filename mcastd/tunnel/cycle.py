@@ -13,10 +13,8 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from ipaddress import IPv6Address
 from random import Random
 
-from mcastd.protocols import igmp, mld
 from mcastd.protocols.amt import (
     LINUX_P_FLAG,
     P_FLAG,
@@ -26,9 +24,8 @@ from mcastd.protocols.amt import (
     TunnelUpdate,
     build,
 )
-from mcastd.protocols.internet import ICMPV6, IGMP, IpPacket, read_ip
 from mcastd.protocols.membership import DEFAULT_ROBUSTNESS, GroupRecord, MembershipQuery
-from mcastd.tunnel.reports import Wanted, current_state, report_packets, state_change
+from mcastd.tunnel.reports import Wanted, current_state, read_membership, report_packets, state_change
 
 # RFC 7450 section 5.2.3.5.3.
 FIRST_TIMEOUT_SECONDS = 1.0
@@ -193,17 +190,8 @@ def _teardown(query: TunnelQuery) -> list[bytes]:
 
 
 def _general_query(data: bytes, version: int) -> MembershipQuery | None:
-    packet = read_ip(data)
-    if packet is None or packet.version != version or packet.fragment is not None:
+    """The general query in a packet, if there is one of this IP version."""
+    asked = read_membership(data)
+    if not isinstance(asked, MembershipQuery) or asked.group is not None or data[0] >> 4 != version:
         return None
-    asked = _message(packet)
-    return asked if isinstance(asked, MembershipQuery) and asked.group is None else None
-
-
-def _message(packet: IpPacket) -> object:
-    if packet.version == 4:
-        return igmp.read(packet.body) if packet.protocol == IGMP else None
-    source, to = packet.source, packet.destination
-    if packet.protocol != ICMPV6 or not isinstance(source, IPv6Address) or not isinstance(to, IPv6Address):
-        return None
-    return mld.read(packet.body, source, to, any_source=True)
+    return asked

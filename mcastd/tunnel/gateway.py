@@ -23,7 +23,6 @@ from mcastd.protocols.amt import (
     DATA_HEADER,
     NONCE_BYTES,
     PORT,
-    AmtKind,
     RelayAdvertisement,
     RelayDiscovery,
     TunnelQuery,
@@ -242,7 +241,7 @@ class Gateway:
 
     def admit(self, message: bytes, peer: UdpEnd, now: float) -> bytes | None:
         """Return the IP packet of a message of data; None if it is none that this tunnel should bring."""
-        if message[:1] != DATA_HEADER[:1] or peer != (self.relay, PORT):
+        if not is_data(message) or peer != (self.relay, PORT):
             return None
         self._heard = now
         self._silence = SILENCE_SECONDS
@@ -256,4 +255,4 @@ class Gateway:
 
 def is_data(message: bytes) -> bool:
     """Return True for a message that carries a datagram: most of them do."""
-    return message[:1] == bytes([AmtKind.DATA])
+    return message[:1] == DATA_HEADER[:1]

@@ -27,6 +27,8 @@ TimedDatagram = tuple[TunnelledDatagram, int]
 class Tunnel(Protocol):
     """A tunnel as a receiver sees it. For any thread."""
 
+    kind: str  # as in its status
+
     def changed(self, receiver: TunnelReceiver) -> None:
         """What a receiver wants is something else now, or nothing."""
 
@@ -178,22 +180,21 @@ class TunnelReceiver:
         return self._overflow + self._tunnel.overflow - self._overflow_before
 
     def glance(self) -> Glance:
-        joined = (self._tunnel.status().kind,) if self._tunnel.is_open else ()
+        joined = (self._tunnel.kind,) if self._tunnel.is_open else ()
         return Glance(self._lost, self._receive_buffer, joined, 1)
 
     def by_leg(self) -> tuple[LegLink, ...]:
         return ()
 
     def describe(self) -> ReceiverDescription:
-        status = self._tunnel.status()
-        return ReceiverDescription((status.kind,), self._receive_buffer, status.kind, False, status)
+        kind = self._tunnel.kind
+        return ReceiverDescription((kind,), self._receive_buffer, kind, False, self._tunnel.status())
 
     def memberships(self, patience: Patience | None = None) -> tuple[MembershipStatus, ...]:
         wanted = str(self.wanted or ANY_SOURCE)
-        status = self._tunnel.status()
         return (
             MembershipStatus(
-                interface=status.kind,
+                interface=self._tunnel.kind,
                 ifindex=0,
                 group=str(self.group),
                 wanted=wanted,

@@ -43,7 +43,6 @@ from mcastd.protocols.internet import (
     MEMBERSHIP_TTL,
     IpPacket,
     build_ip,
-    read_ip,
 )
 from mcastd.protocols.membership import (
     DEFAULT_QUERY_INTERVAL_SECONDS,
@@ -54,6 +53,7 @@ from mcastd.protocols.membership import (
     RecordKind,
 )
 from mcastd.tunnel.gateway import TunnelMessage, UdpEnd
+from mcastd.tunnel.reports import read_membership
 
 # Reasons to ignore a message.
 MALFORMED = "malformed"
@@ -211,7 +211,8 @@ class AmtRelay:
         if (end, update.nonce) in self._torn_down:
             self.ignored[UNPROVEN] += 1
             return
-        if (report := _report(update.packet)) is None:
+        report = read_membership(update.packet)
+        if not isinstance(report, MembershipReport):
             self.ignored[MALFORMED] += 1
             return
         tunnel = self.tunnels.get(end)
@@ -361,17 +362,3 @@ def _mac(secret: bytes, gateway: GatewayAddress, nonce: bytes) -> bytes:
     """Section 5.3.5. It is the same for both families of groups: Linux asks for them with one nonce."""
     text = gateway.address.packed + gateway.port.to_bytes(2) + nonce
     return hmac.digest(secret, text, "sha256")[:MAC_BYTES]
-
-
-def _report(data: bytes) -> MembershipReport | None:
-    """The report in an update, from whatever address: section 5.3.1."""
-    packet = read_ip(data)
-    if packet is None or packet.fragment is not None:
-        return None
-    source, to = packet.source, packet.destination
-    report: object = None
-    if packet.protocol == IGMP and packet.version == 4:
-        report = igmp.read(packet.body)
-    elif packet.protocol == ICMPV6 and isinstance(source, IPv6Address) and isinstance(to, IPv6Address):
-        report = mld.read(packet.body, source, to, any_source=True)
-    return report if isinstance(report, MembershipReport) else None

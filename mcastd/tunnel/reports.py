@@ -17,8 +17,9 @@ from mcastd.protocols.internet import (
     MEMBERSHIP_TTL,
     IpPacket,
     build_ip,
+    read_ip,
 )
-from mcastd.protocols.membership import GroupRecord, RecordKind
+from mcastd.protocols.membership import GroupRecord, MembershipQuery, MembershipReport, RecordKind
 
 Wanted = Mapping[Address, SourceFilter]
 """Which sources of which groups are wanted."""
@@ -74,3 +75,19 @@ def report_packets(records: Iterable[GroupRecord], version: int) -> Iterator[byt
     for message in mld.build_reports(records, REPORT_MAX_BYTES, _FROM_6, mld.ALL_MLDV2_ROUTERS):
         packet = IpPacket(_FROM_6, mld.ALL_MLDV2_ROUTERS, ICMPV6, MEMBERSHIP_TTL, message, router_alert=True)
         yield build_ip(packet)
+
+
+def read_membership(data: bytes) -> MembershipQuery | MembershipReport | None:
+    """Read the message of IGMP or MLD in an IP packet of a tunnel. Returns None if there is none.
+
+    It may come from any address: RFC 7450 sections 5.2.1 and 5.3.1.
+    """
+    packet = read_ip(data)
+    if packet is None or packet.fragment is not None:
+        return None
+    source, to = packet.source, packet.destination
+    if packet.protocol == IGMP and packet.version == 4:
+        return igmp.read(packet.body)
+    if packet.protocol == ICMPV6 and isinstance(source, IPv6Address) and isinstance(to, IPv6Address):
+        return mld.read(packet.body, source, to, any_source=True)
+    return None

@@ -26,7 +26,7 @@ from mcastd.errors import LinkError, reason_of
 from mcastd.ip import Address, SourceFilter, merged
 from mcastd.net.link import Batch
 from mcastd.net.tunnel_socket import Bell, TunnelSocket, resolve
-from mcastd.protocols.amt import PORT
+from mcastd.protocols.amt import PORT, UNANSWERED_MAX
 from mcastd.status import TunnelStatus
 from mcastd.threads import Thread
 from mcastd.tunnel.gateway import Gateway, Phase, TunnelMessage, UdpEnd, is_data
@@ -36,8 +36,6 @@ from mcastd.tunnel.receiver import TimedDatagram, TunnelReceiver
 # A name that could not be resolved, or at whose address no relay answers, is asked for again after so long;
 # so is what failed otherwise.
 RESOLVE_SECONDS = 10.0
-# So many questions without an answer are trouble.
-UNANSWERED_MAX = 3
 # Batches of one socket before the others have their turn.
 BATCHES_AT_ONCE = 16
 # What came for nobody here: of another group, port or sender. A relay may send it long after it is left.
@@ -74,6 +72,8 @@ class _Seen:
 
 class AmtTunnel:
     """One tunnel. The thread of Tunnels changes it; any thread may ask what is seen of it."""
+
+    kind = "amt"
 
     def __init__(self, way: RelayWay, owner: Tunnels) -> None:
         self.way = way
@@ -113,7 +113,7 @@ class AmtTunnel:
         gateway, seen = self.gateway, self.seen
         round_trip = None if gateway is None else gateway.round_trip
         return TunnelStatus(
-            kind="amt",
+            kind=self.kind,
             asked=self.way.relay,
             relay=seen.relay,
             local_port=self.way.local_port,

@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Sequence
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 from mcastd.ip import Address
@@ -17,16 +17,35 @@ from mcastd.protocols.internet import ICMPV6, IGMP, UDP, IpPacket, build_ip, int
 from mcastd.protocols.membership import MembershipQuery, MembershipReport, RecordKind
 
 GROUP = ip_address("232.1.1.1")
-SOURCE, SOURCE_6 = map(ip_address, ("203.0.113.1", "2001:db8::1"))
+SOURCE, SOURCE_6 = ip_address("203.0.113.1"), IPv6Address("2001:db8::1")
 
 
-def datagram(payload: bytes, group: Address = GROUP, port: int = 5004, source: Address = SOURCE) -> bytes:
+def datagram(
+    payload: bytes,
+    group: Address = GROUP,
+    port: int = 5004,
+    source: Address = SOURCE,
+    *,
+    checksum: int | None = None,
+) -> bytes:
+    """A datagram in its IP packet, with the right checksum if none is given."""
     source = SOURCE_6 if group.version == 6 else source
     length = 8 + len(payload)
-    pseudo = source.packed + group.packed + struct.pack("!II", length, UDP)
-    head = struct.pack("!HHHH", 4711, port, length, 0)
-    checksum = internet_checksum(pseudo + head + payload) or 0xFFFF
-    return build_ip(IpPacket(source, group, UDP, 9, head[:6] + checksum.to_bytes(2) + payload))
+    head = struct.pack("!HHH", 4711, port, length)
+    if checksum is None:
+        pseudo = source.packed + group.packed + struct.pack("!II", length, UDP)
+        checksum = internet_checksum(pseudo + head + bytes(2) + payload) or 0xFFFF
+    return build_ip(IpPacket(source, group, UDP, 9, head + checksum.to_bytes(2) + payload))
+
+
+def general_query(is_mld: bool, **fields: Any) -> bytes:
+    """What a relay asks, in its IP packet."""
+    query = MembershipQuery(response_seconds=0.1, **fields)
+    if not is_mld:
+        ends = IPv4Address(0), igmp.ALL_SYSTEMS
+        return build_ip(IpPacket(*ends, IGMP, 1, igmp.build_query(query), router_alert=True), 0xC0)
+    body = mld.build_query(query, SOURCE_6, mld.ALL_NODES)
+    return build_ip(IpPacket(SOURCE_6, mld.ALL_NODES, ICMPV6, 1, body, router_alert=True))
 
 
 class SmallRelay:
@@ -66,20 +85,10 @@ class SmallRelay:
         match read:
             case amt.RelayDiscovery(nonce):
                 self._sock.sendto(amt.build(amt.RelayAdvertisement(nonce, ip_address(self.address))), gateway)
-            case amt.TunnelRequest(nonce, mld_):
-                query = MembershipQuery(response_seconds=0.1)
-                if mld_:
-                    source, to = SOURCE_6, mld.ALL_NODES
-                    body = mld.build_query(query, source, to)  # type: ignore[arg-type]
-                    packet = IpPacket(source, to, ICMPV6, 1, body, router_alert=True)
-                else:
-                    body = igmp.build_query(query)
-                    packet = IpPacket(
-                        ip_address("0.0.0.0"), igmp.ALL_SYSTEMS, IGMP, 1, body, router_alert=True
-                    )
-                self._sock.sendto(
-                    amt.build(amt.TunnelQuery(nonce, b"MacMac", build_ip(packet), full=self.full)), gateway
-                )
+            case amt.TunnelRequest(nonce, is_mld):
+                packet = general_query(is_mld)
+                answer = amt.TunnelQuery(nonce, b"MacMac", packet, full=self.full)
+                self._sock.sendto(amt.build(answer), gateway)
             case amt.TunnelUpdate(_, _, packet):
                 inner = read_ip(packet)
                 assert inner is not None

@@ -5,18 +5,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 from random import Random
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.amt_relay import general_query
 
 from mcastd.ip import ANY_SOURCE, Address, SourceFilter
 from mcastd.protocols import amt, igmp, mld
-from mcastd.protocols.internet import ICMPV6, IGMP, IpPacket, build_ip, read_ip
-from mcastd.protocols.membership import MembershipQuery, MembershipReport, RecordKind
+from mcastd.protocols.internet import read_ip
+from mcastd.protocols.membership import MembershipReport, RecordKind
 from mcastd.tunnel.gateway import FULL_SECONDS, Gateway, Phase, TunnelMessage
 
 ANYCAST, RELAY, OTHER = map(ip_address, ("192.52.193.1", "198.51.100.7", "198.51.100.8"))
@@ -32,17 +33,6 @@ def include(*sources: Address) -> SourceFilter:
 
 def exclude(*sources: Address) -> SourceFilter:
     return SourceFilter(exclude=True, sources=sources)
-
-
-def general_query(mld_: bool, **fields: Any) -> bytes:
-    query = MembershipQuery(response_seconds=0.1, **fields)
-    if not mld_:
-        to = IPv4Address("224.0.0.1")
-        packet = IpPacket(IPv4Address(0), to, IGMP, 1, igmp.build_query(query), router_alert=True)
-        return build_ip(packet, 0xC0)
-    source, everybody = IPv6Address("2001:db8::1"), mld.ALL_NODES
-    message = mld.build_query(query, source, everybody)
-    return build_ip(IpPacket(source, everybody, ICMPV6, 1, message, router_alert=True))
 
 
 class Relay:

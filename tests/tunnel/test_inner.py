@@ -9,24 +9,13 @@ from ipaddress import ip_address
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.amt_relay import GROUP, SOURCE, SOURCE_6, datagram
 from support.packets import ip4
 
 from mcastd.protocols.internet import UDP, IpPacket, build_ip, internet_checksum
 from mcastd.tunnel.inner import BAD_CHECKSUM, FRAGMENT, MALFORMED, NOT_MULTICAST, NOT_UDP, InnerDatagrams
 
-V4 = ip_address("203.0.113.1"), ip_address("232.1.1.1")
-V6 = ip_address("2001:db8::1"), ip_address("ff3e::1")
-
-
-def datagram(payload: bytes, ends: tuple = V4, *, checksum: int | None = None, protocol: int = UDP) -> bytes:  # type: ignore[type-arg]
-    source, to = ends
-    length = 8 + len(payload)
-    if checksum is None:
-        head = struct.pack("!HHHH", 4711, 5004, length, 0)
-        pseudo = source.packed + to.packed + struct.pack("!II", length, UDP)
-        checksum = internet_checksum(pseudo + head + payload) or 0xFFFF
-    body = struct.pack("!HHHH", 4711, 5004, length, checksum) + payload
-    return build_ip(IpPacket(source, to, protocol, 9, body))
+V4, V6 = (SOURCE, GROUP), (SOURCE_6, ip_address("ff3e::1"))
 
 
 def reading() -> tuple[InnerDatagrams, Counter[str]]:
@@ -38,7 +27,7 @@ def reading() -> tuple[InnerDatagrams, Counter[str]]:
 @pytest.mark.parametrize("payload", [b"", b"x", b"media" * 263])
 def test_a_datagram_is_read_with_all_that_is_known_of_it(ends: tuple, payload: bytes) -> None:  # type: ignore[type-arg]
     inner, dropped = reading()
-    assert inner.read(datagram(payload, ends) + b"padding", 0.0) == (
+    assert inner.read(datagram(payload, ends[1]) + b"padding", 0.0) == (
         *(ends[1], 5004, ends[0], 4711, 9),
         payload,
     )
@@ -51,13 +40,13 @@ def test_a_datagram_without_a_checksum_is_good_and_one_with_a_wrong_one_is_not()
     assert got is not None
     assert got.payload == b"news"
     for ends in (V4, V6):
-        assert inner.read(datagram(b"news", ends, checksum=4711), 0.0) is None
+        assert inner.read(datagram(b"news", ends[1], checksum=4711), 0.0) is None
     assert dropped == {BAD_CHECKSUM: 2}
 
 
 def test_what_is_none_is_dropped_by_reason() -> None:
     inner, dropped = reading()
-    unicast = V4[0], ip_address("192.0.2.1")
+    unicast = ip_address("192.0.2.1")
     good = datagram(b"news")
     long = good[:24] + struct.pack("!H", 500) + good[26:]
     for data, reason in (
