@@ -51,7 +51,7 @@ class BridgeWorker:
         self._host = host
         self._relay = Relay(self.counters, open_receiver, open_sender)
         self._engine = ""  # that forwards now: "kernel" or "relay"; "": none does
-        self._reason = ""  # why it is the relay, if nobody has set that
+        self._reason = ""  # why engine = "auto" has taken the relay; ""
         self._unasked = False  # the kernel could not be asked for the interfaces that there are now
         self._watched: dict[int, object] = {}  # by descriptor, as Relay.filenos
         self._comes_by: tuple[str, ...] = ()

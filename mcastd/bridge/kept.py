@@ -41,7 +41,7 @@ class KeptTables:
             return self._left.pop(version, None)
 
     def give_back(self, version: Version, table: KeptTable) -> None:
-        """Leave a table that was taken to the next one who does."""
+        """Put a table back that was taken: the next :meth:`take` returns it."""
         with self._lock:
             self._left[version] = table
 

@@ -30,7 +30,7 @@ from mcastd.net.membership import Memberships
 from mcastd.net.routing import Version
 from mcastd.threads import Thread
 
-# Between two looks at the routes, and at least so many times as long as one takes.
+# Seconds between two looks at the routes; the pause is at least LOOK_TIMES as long as a look takes.
 LOOK_SECONDS = 1.0
 LOOK_TIMES = 50
 # What one turn may take. After a longer one as much is rested: a flood takes half a processor at most, and
@@ -45,7 +45,7 @@ CLOSE_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Enlisted:
-    """What a bridge has to say of itself, and what it is called for when that may have changed."""
+    """A bridge that the router serves: where it counts, and what it calls when the status may be another."""
 
     counters: BridgeCounters
     on_news: Callable[[], None]
