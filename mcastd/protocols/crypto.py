@@ -57,6 +57,26 @@ def derive(secret: bytes, salt: bytes, info: bytes) -> bytes:
     return HKDF(SHA256(), KEY_BYTES, salt, info).derive(secret)
 
 
+def agreement_public(private: bytes) -> bytes:
+    """The public half of a pair of X25519 (RFC 7748): 32 bytes, as its private half has."""
+    with _library():
+        from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey  # noqa: PLC0415
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def agree(private: bytes, public: bytes) -> bytes:
+    """The secret that two have in common by X25519 (RFC 7748 section 6.1): 32 bytes.
+
+    Raises ValueError for a public half by which everybody would know it: one of small order.
+    """
+    with _library():
+        from cryptography.hazmat.primitives.asymmetric.x25519 import (  # noqa: PLC0415
+            X25519PrivateKey,
+            X25519PublicKey,
+        )
+    return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+
+
 def verifying_key(key: SigningKey) -> VerifyingKey:
     """The public half of a signing pair."""
     with _library():
