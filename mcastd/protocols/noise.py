@@ -41,7 +41,7 @@ class NoiseKeys(NamedTuple):
 
 
 class _Symmetric(NamedTuple):
-    """SymmetricState and CipherState of section 5. Each step gives a new one, so that one can be taken back."""
+    """SymmetricState and CipherState of section 5. Each step gives a new one, so one can be undone."""
 
     chaining_key: bytes
     hash: bytes

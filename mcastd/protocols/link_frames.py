@@ -1,0 +1,210 @@
+"""What a record of a link has inside: datagrams of streams, or what the two ends tell each other.
+
+```
+  datagram    0 | hops 1 | TTL 1 | 0 1     | stream 4 | sequence 4 | payload
+  bundle      1 | hops 1 | TTL 1 | count 1 | stream 4 | sequence 4 | size 2 ... | payload ...
+  part        2 | hops 1 | TTL 1 | 0 1     | stream 4 | sequence 4 | size 2 | offset 2 | piece
+  control     link_control.py
+```
+
+A bundle has small datagrams of one stream, whose numbers follow each other; a part is one of a datagram that
+does not fit. Numbers are those that the site gave where the datagram came from the network, modulo 2**32.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
+from functools import lru_cache
+from itertools import groupby
+from typing import NamedTuple
+
+from mcastd.ip import MAX_DATAGRAM_BYTES
+
+SEQUENCES = 1 << 32
+# Datagrams in a bundle: what the byte that counts them can say.
+BUNDLE_MAX = 255
+# What a frame has before its datagram.
+DATAGRAM_OVERHEAD_BYTES = 12
+
+_HEAD = struct.Struct(">BBBBII")
+_PART = struct.Struct(">HH")
+_SIZE_BYTES = 2
+# Of a head what all datagrams of a stream have in common, if they came one way.
+_COMMON_BYTES = 8
+
+
+class FrameKind(IntEnum):
+    DATAGRAM = 0
+    BUNDLE = 1
+    PART = 2
+
+
+class DatagramRun(NamedTuple):
+    """Datagrams of one stream whose numbers follow each other, and that came one way."""
+
+    stream: int  # as whoever sends the record numbers it: 32 bits
+    sequence: int  # of the first, modulo SEQUENCES
+    hops: int  # links that they may still go by
+    ttl: int  # what their TTL or hop limit is now
+    payloads: Sequence[bytes]
+
+
+class DatagramPart(NamedTuple):
+    """A piece of one datagram."""
+
+    stream: int
+    sequence: int
+    hops: int
+    ttl: int
+    size: int  # bytes of the datagram
+    offset: int  # in bytes, of this piece in it
+    piece: bytes
+
+
+def build_frames(run: DatagramRun, room: int) -> list[bytes]:
+    """The frames of a run, each of at most ``room`` bytes, which is more than 64.
+
+    Those of equal datagrams are equally long, so that the kernel can cut them out of one buffer.
+    """
+    payloads = run.payloads
+    space = room - _HEAD.size
+    longest = max(map(len, payloads))
+    shortest = min(map(len, payloads))
+    if longest <= space and len(payloads) > 1 and 2 * (shortest + _SIZE_BYTES) <= space:
+        return _bundles(run, space)
+    if longest > space:
+        return [frame for index in range(len(payloads)) for frame in _alone(run, index, space)]
+    # One number of 12 bytes, of which the sequence is the lower part
+    first = int.from_bytes(_head(FrameKind.DATAGRAM, run, 0))
+    if run.sequence + len(payloads) > SEQUENCES:
+        heads = [_head(FrameKind.DATAGRAM, run, index) for index in range(len(payloads))]
+    else:
+        heads = [head.to_bytes(_HEAD.size) for head in range(first, first + len(payloads))]
+    return [head + payload for head, payload in zip(heads, payloads, strict=True)]
+
+
+def _head(kind: FrameKind, run: DatagramRun, index: int, count: int = 0) -> bytes:
+    sequence = (run.sequence + index) % SEQUENCES
+    return _HEAD.pack(kind, run.hops, run.ttl, count, run.stream, sequence)
+
+
+def _bundles(run: DatagramRun, space: int) -> list[bytes]:
+    """As many datagrams in each frame as it has room for; a frame with one is a datagram's own."""
+    frames: list[bytes] = []
+    sizes = [*map(len, run.payloads)]
+    start = 0
+    while start < len(sizes):
+        stop, taken = start, 0
+        while stop < len(sizes) and stop < start + BUNDLE_MAX:
+            taken += sizes[stop] + _SIZE_BYTES
+            if taken > space:
+                break
+            stop += 1
+        if stop - start < 2:
+            frames += _alone(run, start, space)
+            start += 1
+            continue
+        count = stop - start
+        head = _head(FrameKind.BUNDLE, run, start, count)
+        frames.append(b"".join((head, _sizes(count).pack(*sizes[start:stop]), *run.payloads[start:stop])))
+        start = stop
+    return frames
+
+
+def _alone(run: DatagramRun, index: int, space: int) -> list[bytes]:
+    """One datagram, in parts of nearly one size if it does not fit."""
+    payload = run.payloads[index]
+    if len(payload) <= space:
+        return [_head(FrameKind.DATAGRAM, run, index) + payload]
+    head = _head(FrameKind.PART, run, index)
+    count = -(-len(payload) // (space - _PART.size))
+    step = -(-len(payload) // count)
+    return [
+        head + _PART.pack(len(payload), offset) + payload[offset : offset + step]
+        for offset in range(0, len(payload), step)
+    ]
+
+
+@lru_cache(maxsize=BUNDLE_MAX)
+def _sizes(count: int) -> struct.Struct:
+    return struct.Struct(f">{count}H")
+
+
+@lru_cache(maxsize=512)
+def _heads(count: int) -> struct.Struct:
+    """Of ``count`` heads what is common, and the sequence number."""
+    return struct.Struct(">" + "QI" * count)
+
+
+def is_datagrams(frame: bytes) -> bool:
+    """Return True for a frame with datagrams or a part of one: most of them are."""
+    return len(frame) >= _HEAD.size and frame[0] <= FrameKind.PART
+
+
+def read_datagrams(frames: Sequence[bytes]) -> Iterator[DatagramRun | DatagramPart | None]:
+    """Read frames that are_datagrams(), in order. None: one is none."""
+    if (run := _one_run(frames)) is not None:
+        yield run
+        return
+    for _, together in groupby(frames, lambda frame: frame[:_COMMON_BYTES]):
+        alike = [*together]
+        if alike[0][0] != FrameKind.DATAGRAM:
+            yield from map(_read, alike)
+        elif (run := _one_run(alike)) is not None:
+            yield run
+        else:
+            yield from _split(alike)
+
+
+def _one_run(frames: Sequence[bytes]) -> DatagramRun | None:
+    """All frames as one run; None: they are not."""
+    count = len(frames)
+    if not count:
+        return None
+    fields = _heads(count).unpack(b"".join([frame[: _HEAD.size] for frame in frames]))
+    common, sequences = fields[::2], fields[1::2]
+    first = sequences[0]
+    if common.count(common[0]) < count or sequences != tuple(range(first, first + count)):
+        return None
+    kind, hops, ttl, _, stream, sequence = _HEAD.unpack_from(frames[0])
+    if kind != FrameKind.DATAGRAM:
+        return None
+    return DatagramRun(stream, sequence, hops, ttl, [frame[_HEAD.size :] for frame in frames])
+
+
+def _split(alike: Sequence[bytes]) -> Iterator[DatagramRun]:
+    """Datagrams of one stream, in runs: a new one begins where a number does not follow."""
+    numbers = [int.from_bytes(frame[_COMMON_BYTES : _HEAD.size]) for frame in alike]
+    start = 0
+    for at in range(1, len(numbers) + 1):
+        if at == len(numbers) or numbers[at] != (numbers[at - 1] + 1) % SEQUENCES:
+            _, hops, ttl, _, stream, sequence = _HEAD.unpack_from(alike[start])
+            payloads = [frame[_HEAD.size :] for frame in alike[start:at]]
+            yield DatagramRun(stream, sequence, hops, ttl, payloads)
+            start = at
+
+
+def _read(frame: bytes) -> DatagramRun | DatagramPart | None:
+    """A bundle or a part."""
+    kind, hops, ttl, count, stream, sequence = _HEAD.unpack_from(frame)
+    if kind == FrameKind.BUNDLE:
+        at = _HEAD.size + count * _SIZE_BYTES
+        if not count or len(frame) < at:
+            return None
+        sizes = _sizes(count).unpack_from(frame, _HEAD.size)
+        if at + sum(sizes) != len(frame):
+            return None
+        payloads: list[bytes] = []
+        for size in sizes:
+            payloads.append(frame[at : at + size])
+            at += size
+        return DatagramRun(stream, sequence, hops, ttl, payloads)
+    if kind != FrameKind.PART or len(frame) <= _HEAD.size + _PART.size:
+        return None
+    size, offset = _PART.unpack_from(frame, _HEAD.size)
+    piece = frame[_HEAD.size + _PART.size :]
+    if size > MAX_DATAGRAM_BYTES or offset + len(piece) > size:
+        return None
+    return DatagramPart(stream, sequence, hops, ttl, size, offset, piece)

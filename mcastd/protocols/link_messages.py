@@ -1,0 +1,130 @@
+"""What a link has in its UDP datagrams: two messages of a handshake, and records.
+
+```
+  hello     0x11 | 0 | 0 2          | ephemeral key 32 | sealed introduction 32 + 16
+  welcome   0x12 | 0 | receiver 2   | ephemeral key 32 | sealed introduction 32 + 16
+  record    0x13 | 0 | receiver 2   | counter 8        | sealed frame, tag 16
+            kind       index of a session, as its receiver numbers it
+```
+
+The upper half of the first byte is the version, and so is a part of what both ends authenticate. The answer
+to a hello is no longer than that, so whoever forges where it comes from gains nothing.
+
+The nonce of a record is its header: 12 bytes that no other record under the same key has. So the header is
+authenticated by the tag, and nothing else need be.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import NamedTuple
+
+from mcastd.protocols.crypto import TAG_BYTES
+from mcastd.protocols.noise import MESSAGE_OVERHEAD_BYTES
+
+PORT = 9466
+VERSION = 1
+# What both ends of a handshake call it.
+PROLOGUE = b"mcastd link 1"
+
+_HANDSHAKE = struct.Struct(">BxH")
+_RECORD = struct.Struct(">BxHQ")
+_INTRODUCTION = struct.Struct(">HxxIQQ8x")
+INTRODUCTION_BYTES = _INTRODUCTION.size
+HANDSHAKE_BYTES = _HANDSHAKE.size + MESSAGE_OVERHEAD_BYTES + INTRODUCTION_BYTES
+RECORD_HEADER_BYTES = _RECORD.size
+# By which a record is longer than its frame.
+RECORD_OVERHEAD_BYTES = RECORD_HEADER_BYTES + TAG_BYTES
+INDEX_MAX = 0xFFFF
+
+_MILLISECONDS = 1000
+_REPAIR_MAX = 0xFFFFFFFF
+
+
+class MessageKind(IntEnum):
+    HELLO = VERSION << 4 | 1
+    WELCOME = VERSION << 4 | 2
+    RECORD = VERSION << 4 | 3
+
+
+_LOWER = {kind & 0x0F for kind in MessageKind}
+
+
+def is_other_version(message: bytes | memoryview) -> bool:
+    """Return True for what looks like a message of a link of another version."""
+    if not message:
+        return False
+    version, kind = divmod(message[0], 16)
+    return version not in (0, VERSION) and kind in _LOWER
+
+
+class LinkHandshake(NamedTuple):
+    """A message of a handshake: a hello, or the welcome that answers one."""
+
+    kind: MessageKind
+    receiver: int  # whose hello a welcome answers: the index that it named; of a hello 0
+    noise: bytes
+
+
+def read_handshake(message: bytes) -> LinkHandshake | None:
+    """Read a hello or a welcome. Returns None if it is none, or not as long as one."""
+    if len(message) != HANDSHAKE_BYTES:
+        return None
+    kind, receiver = _HANDSHAKE.unpack_from(message)
+    if kind not in (MessageKind.HELLO, MessageKind.WELCOME):
+        return None
+    return LinkHandshake(MessageKind(kind), receiver, message[_HANDSHAKE.size :])
+
+
+def build_handshake(handshake: LinkHandshake) -> bytes:
+    return _HANDSHAKE.pack(handshake.kind, handshake.receiver) + handshake.noise
+
+
+class Introduction(NamedTuple):
+    """What each end says of itself in a handshake, sealed."""
+
+    session: int  # the index that records to it are to have: 0 to INDEX_MAX
+    origin: int  # of the site, 64 bits: another one in each run of a daemon
+    sent_ns: int  # nanoseconds since 1970 by its clock: greater in each hello of one peer
+    repair_seconds: float = 0.0  # how long it waits for what was lost; 0: it does not
+
+
+def read_introduction(payload: bytes) -> Introduction | None:
+    """Read the payload of a message of a handshake. Returns None if it is too short.
+
+    What a later version has behind it is not read.
+    """
+    if len(payload) < INTRODUCTION_BYTES:
+        return None
+    session, repair, origin, sent_ns = _INTRODUCTION.unpack_from(payload)
+    return Introduction(session, origin, sent_ns, repair / _MILLISECONDS)
+
+
+def build_introduction(introduction: Introduction) -> bytes:
+    return _INTRODUCTION.pack(
+        introduction.session,
+        min(round(introduction.repair_seconds * _MILLISECONDS), _REPAIR_MAX),
+        introduction.origin,
+        introduction.sent_ns,
+    )
+
+
+class RecordHeader(NamedTuple):
+    session: int  # index that its receiver has for it
+    counter: int  # 0, 1, ... under its key
+
+
+def read_record_header(message: bytes | bytearray | memoryview, at: int = 0) -> RecordHeader | None:
+    """The header of the record that begins at ``at``. Returns None if there is none, or no room for a tag."""
+    if len(message) - at < RECORD_OVERHEAD_BYTES:
+        return None
+    kind, receiver, counter = _RECORD.unpack_from(message, at)
+    return RecordHeader(receiver, counter) if kind == MessageKind.RECORD else None
+
+
+def record_headers(receiver: int, counter: int, count: int) -> list[bytes]:
+    """The headers of ``count`` records in a row, which are their nonces."""
+    # One number of 12 bytes, of which the counter is the lower part
+    first = int.from_bytes(_RECORD.pack(MessageKind.RECORD, receiver, counter))
+    return [header.to_bytes(RECORD_HEADER_BYTES) for header in range(first, first + count)]

@@ -1,0 +1,329 @@
+"""What links have on the wire: built and read again, and whatever else may come."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcastd.ip import ANY_SOURCE, MAX_DATAGRAM_BYTES, SourceFilter
+from mcastd.protocols import link_control as control
+from mcastd.protocols.link_control import (
+    WANT_SOURCES_MAX,
+    CarriedStream,
+    GroupsWanted,
+    GroupWant,
+    LinkClosed,
+    LinkReport,
+    PathProbe,
+    PathProbed,
+    RecordsMissing,
+    StreamsAnnounced,
+    StreamsAsked,
+    read_control,
+)
+from mcastd.protocols.link_frames import (
+    BUNDLE_MAX,
+    DATAGRAM_OVERHEAD_BYTES,
+    SEQUENCES,
+    DatagramPart,
+    DatagramRun,
+    build_frames,
+    is_datagrams,
+    read_datagrams,
+)
+from mcastd.protocols.link_messages import (
+    HANDSHAKE_BYTES,
+    RECORD_HEADER_BYTES,
+    RECORD_OVERHEAD_BYTES,
+    Introduction,
+    LinkHandshake,
+    MessageKind,
+    build_handshake,
+    build_introduction,
+    is_other_version,
+    read_handshake,
+    read_introduction,
+    read_record_header,
+    record_headers,
+)
+from mcastd.protocols.noise import EPHEMERAL_BYTES
+
+ROOM = 1380
+S4, S6 = ip_address("10.1.0.2"), ip_address("2001:db8::2")
+G4, G6 = ip_address("239.1.1.7"), ip_address("ff3e::7")
+STREAM_4 = CarriedStream(origin=2**63 + 5, number=9, source=S4, source_port=4000, group=G4, port=5004)
+STREAM_6 = CarriedStream(origin=77, number=2**32 - 1, source=S6, source_port=4001, group=G6, port=5006)
+
+
+def run(*payloads: bytes, sequence: int = 17) -> DatagramRun:
+    return DatagramRun(stream=3, sequence=sequence, hops=8, ttl=63, payloads=[*payloads])
+
+
+def datagrams(frames: list[bytes]) -> dict[int, bytes]:
+    """Payloads by sequence number, parts put together."""
+    found: dict[int, bytes] = {}
+    pieces: dict[int, bytearray] = {}
+    for one in read_datagrams(frames):
+        match one:
+            case DatagramRun(3, sequence, 8, 63, payloads):
+                for index, payload in enumerate(payloads):
+                    found[(sequence + index) % SEQUENCES] = payload
+            case DatagramPart(3, sequence, 8, 63, size, offset, piece):
+                whole = pieces.setdefault(sequence, bytearray(size))
+                whole[offset : offset + len(piece)] = piece
+                found[sequence] = bytes(whole)
+            case _:
+                raise AssertionError(one)
+    return found
+
+
+# -- messages
+
+
+def test_a_handshake_message() -> None:
+    noise = bytes(range(HANDSHAKE_BYTES - 4))
+    for kind, receiver in ((MessageKind.HELLO, 0), (MessageKind.WELCOME, 0xABCD)):
+        built = build_handshake(LinkHandshake(kind, receiver, noise))
+        assert len(built) == HANDSHAKE_BYTES
+        assert read_handshake(built) == LinkHandshake(kind, receiver, noise)
+        assert read_handshake(built[:-1]) is None
+        assert read_handshake(built + b"x") is None
+        assert not is_other_version(built)
+        assert is_other_version(bytes([built[0] + 16]) + built[1:])
+        assert read_handshake(bytes([built[0] + 16]) + built[1:]) is None
+    assert read_handshake(record_headers(1, 2, 1)[0] + bytes(HANDSHAKE_BYTES - 12)) is None
+
+
+def test_nothing_known_is_of_another_version() -> None:
+    assert not any(is_other_version(message) for message in (b"", b"\x00", b"\x02", b"\x1f", b"\x2f"))
+
+
+def test_an_introduction() -> None:
+    said = Introduction(
+        session=0xFFFE, origin=2**64 - 3, sent_ns=1_764_200_000_123_456_789, repair_seconds=0.35
+    )
+    built = build_introduction(said)
+    assert len(built) + EPHEMERAL_BYTES + 16 + 4 == HANDSHAKE_BYTES
+    assert read_introduction(built) == said
+    assert read_introduction(built + b"more, of a later version") == said
+    assert read_introduction(built[:-1]) is None
+
+
+def test_headers_of_records() -> None:
+    headers = record_headers(0xBEEF, 2**40 - 1, 3)
+    assert [*map(len, headers)] == [RECORD_HEADER_BYTES] * 3
+    for offset, header in enumerate(headers):
+        found = read_record_header(b"before" + header + bytes(16), 6)
+        assert found == (0xBEEF, 2**40 - 1 + offset)
+        assert read_record_header(header + bytes(15)) is None
+    assert RECORD_OVERHEAD_BYTES == RECORD_HEADER_BYTES + 16
+    assert read_record_header(b"\x11" + headers[0][1:] + bytes(16)) is None
+
+
+@given(st.binary(max_size=100))
+def test_any_message_is_read_or_is_none(message: bytes) -> None:
+    read_handshake(message)
+    read_record_header(message)
+    read_introduction(message)
+    is_other_version(message)
+
+
+# -- datagrams
+
+
+def test_datagrams_of_one_size_are_frames_of_one_size() -> None:
+    payloads = [bytes([number]) * 1316 for number in range(40)]
+    frames = build_frames(run(*payloads), ROOM)
+    assert {*map(len, frames)} == {1316 + DATAGRAM_OVERHEAD_BYTES}
+    assert [*read_datagrams(frames)] == [run(*payloads)]
+
+
+def test_small_datagrams_share_frames() -> None:
+    payloads = [bytes([number]) * 64 for number in range(100)]
+    frames = build_frames(run(*payloads), ROOM)
+    per_frame = (ROOM - DATAGRAM_OVERHEAD_BYTES) // 66
+    assert len(frames) == -(-100 // per_frame)
+    assert len({*map(len, frames[:-1])}) == 1
+    assert datagrams(frames) == {17 + number: payload for number, payload in enumerate(payloads)}
+    assert len(build_frames(run(*[b""] * (BUNDLE_MAX + 1)), ROOM)) == 2
+
+
+def test_a_large_datagram_is_cut_into_parts_of_nearly_one_size() -> None:
+    payload = bytes(range(256)) * 6
+    frames = build_frames(run(payload), ROOM)
+    assert [*map(len, frames)] == [768 + 16] * 2
+    assert datagrams(frames) == {17: payload}
+    largest = bytes(MAX_DATAGRAM_BYTES)
+    assert datagrams(build_frames(run(largest), ROOM)) == {17: largest}
+
+
+def test_numbers_go_round() -> None:
+    payloads = [bytes([number]) * 1000 for number in range(4)]
+    frames = build_frames(run(*payloads, sequence=SEQUENCES - 2), ROOM)
+    expected = {SEQUENCES - 2: payloads[0], SEQUENCES - 1: payloads[1], 0: payloads[2], 1: payloads[3]}
+    assert datagrams(frames) == expected
+
+
+def test_frames_in_any_order_are_runs() -> None:
+    payloads = [bytes([number]) * 1000 for number in range(6)]
+    frames = build_frames(run(*payloads), ROOM)
+    other = build_frames(run(b"x" * 1000)._replace(stream=4), ROOM)
+    mixed = [frames[0], frames[1], *other, frames[3], frames[2], frames[5]]
+    runs = [*read_datagrams(mixed)]
+    assert [(one.stream, one.sequence, len(one.payloads)) for one in runs] == [
+        (3, 17, 2),
+        (4, 17, 1),
+        (3, 20, 1),
+        (3, 19, 1),
+        (3, 22, 1),
+    ]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(0, 3000), min_size=1, max_size=30),
+    st.integers(80, 1500),
+    st.integers(0, SEQUENCES - 1),
+)
+def test_whatever_the_sizes_are(sizes: list[int], room: int, sequence: int) -> None:
+    payloads = [bytes([number % 256]) * size for number, size in enumerate(sizes)]
+    frames = build_frames(run(*payloads, sequence=sequence), room)
+    assert max(map(len, frames)) <= room
+    assert all(map(is_datagrams, frames))
+    expected = {(sequence + number) % SEQUENCES: payload for number, payload in enumerate(payloads)}
+    assert datagrams(frames) == expected
+
+
+@given(st.lists(st.binary(min_size=12, max_size=60).map(lambda frame: bytes([frame[0] % 3]) + frame[1:])))
+def test_any_frames_are_read_or_are_none(frames: list[bytes]) -> None:
+    for one in read_datagrams(frames):
+        match one:
+            case DatagramRun(payloads=payloads):
+                assert len(payloads) > 0
+            case DatagramPart(size=size, offset=offset, piece=piece):
+                assert piece
+                assert offset + len(piece) <= size <= MAX_DATAGRAM_BYTES
+
+
+# -- control
+
+CONTROL: list[tuple[list[bytes], Any]] = [
+    (
+        control.build_streams([(1, STREAM_4), (2**32 - 1, STREAM_6)], ROOM),
+        StreamsAnnounced({1: STREAM_4, 2**32 - 1: STREAM_6}),
+    ),
+    (control.build_asked([5, 2**32 - 1], ROOM), StreamsAsked((5, 2**32 - 1))),
+    (
+        control.build_wanted(
+            2**32 - 1,
+            [
+                GroupWant(ip_network("239.1.1.7"), SourceFilter(False, (S4,)), 3),
+                GroupWant(ip_network("ff3e::/32"), SourceFilter(True, (S6,)), 0),
+                GroupWant(ip_network("224.0.0.0/4"), ANY_SOURCE, 7),
+            ],
+            ROOM,
+        ),
+        GroupsWanted(
+            2**32 - 1,
+            0,
+            1,
+            (
+                GroupWant(ip_network("239.1.1.7/32"), SourceFilter(False, (S4,)), 3),
+                GroupWant(ip_network("ff3e::/32"), SourceFilter(True, (S6,)), 0),
+                GroupWant(ip_network("224.0.0.0/4"), ANY_SOURCE, 7),
+            ),
+        ),
+    ),
+    (control.build_wanted(4, [], ROOM), GroupsWanted(4, 0, 1, ())),
+    (
+        [control.build_report(LinkReport(True, 1, 2, 3, 4, 5, 6, 7))],
+        LinkReport(True, 1, 2, 3, 4, 5, 6, 7),
+    ),
+    (
+        [control.build_report(LinkReport(False, 2**32 - 1, 1, 2**64 - 1, 9, 8, 7, 6))],
+        LinkReport(False, 2**32 - 1, 1, 2**64 - 1, 9, 8, 7, 6),
+    ),
+    (
+        control.build_missing([(2**40, 3), (2**40 + 100_000, 1)], ROOM),
+        RecordsMissing(((2**40, 3), (2**40 + 100_000, 1))),
+    ),
+    ([control.build_probe(PathProbe(1452, 6), 1424)], PathProbe(1452, 6)),
+    ([control.build_probed(PathProbed(1452, 6))], PathProbed(1452, 6)),
+    ([control.build_closed(LinkClosed(3))], LinkClosed(3)),
+]
+
+
+@pytest.mark.parametrize(("frames", "expected"), CONTROL, ids=lambda value: type(value).__name__)
+def test_control(frames: list[bytes], expected: Any) -> None:
+    (frame,) = frames
+    assert read_control(frame) == expected
+    assert not is_datagrams(frame)
+    if not isinstance(expected, PathProbe | LinkClosed | StreamsAsked | GroupsWanted | RecordsMissing):
+        assert read_control(frame[:-1]) is None
+
+
+def test_what_does_not_fit_one_frame_takes_several() -> None:
+    wants = [GroupWant(ip_network(f"239.0.{n // 256}.{n % 256}"), ANY_SOURCE, 0) for n in range(500)]
+    frames = control.build_wanted(8, wants, 200)
+    assert max(map(len, frames)) <= 200
+    parts = [read_control(frame) for frame in frames]
+    assert [(one.serial, one.part, one.parts) for one in parts] == [
+        (8, part, len(frames)) for part in range(len(frames))
+    ]
+    assert [want for one in parts for want in one.wants] == wants
+    streams = [(n, STREAM_6._replace(number=n)) for n in range(30)]
+    announced = [read_control(frame) for frame in control.build_streams(streams, 200)]
+    assert [pair for one in announced for pair in one.streams.items()] == streams
+    ranges = [(100 * n, 2) for n in range(100)]
+    missing = [read_control(frame) for frame in control.build_missing(ranges, 200)]
+    assert len(missing) > 1
+    assert [one for frame in missing for one in frame.ranges] == ranges
+    assert control.build_missing([], 200) == []
+    with pytest.raises(ValueError, match="255"):
+        control.build_wanted(8, wants * 2, 40)
+
+
+def test_a_long_gap_is_several_ranges() -> None:
+    (frame,) = control.build_missing([(7, 100_000)], ROOM)
+    assert read_control(frame) == RecordsMissing(((7, 65_535), (65_542, 34_465)))
+
+
+def test_a_want_of_too_many_sources_is_one_of_any() -> None:
+    sources = tuple(ip_address(2**24 * 10 + n) for n in range(WANT_SOURCES_MAX + 1))
+    want = GroupWant(ip_network("239.1.1.7"), SourceFilter(False, sources), 1)
+    (frame,) = control.build_wanted(1, [want], ROOM)
+    assert read_control(frame).wants == (want._replace(sources=ANY_SOURCE),)
+
+
+@pytest.mark.parametrize("group", ["10.1.1.1", "224.0.0.251", "ff02::fb", "2001:db8::1"])
+def test_a_stream_to_what_no_router_forwards_is_refused(group: str) -> None:
+    address = ip_address(group)
+    stream = STREAM_4 if address.version == 4 else STREAM_6
+    (frame,) = control.build_streams([(1, stream._replace(group=address))], ROOM)
+    assert read_control(frame) is None
+
+
+@pytest.mark.parametrize("groups", ["10.0.0.0/8", "0.0.0.0/0", "224.0.0.0/3", "fe00::/7", "2001:db8::/32"])
+def test_a_want_of_what_is_no_group_is_refused(groups: str) -> None:
+    (frame,) = control.build_wanted(1, [GroupWant(ip_network(groups), ANY_SOURCE, 1)], ROOM)
+    assert read_control(frame) is None
+
+
+@settings(max_examples=500)
+@given(st.integers(15, 24), st.binary(max_size=120))
+def test_any_control_is_read_or_is_none(kind: int, rest: bytes) -> None:
+    read_control(bytes([kind]) + rest)
+    read_control(rest)
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(CONTROL), st.data())
+def test_damaged_control_is_read_or_is_none(built: tuple[list[bytes], Any], data: st.DataObject) -> None:
+    frame = bytearray(built[0][0])
+    for _ in range(data.draw(st.integers(1, 4))):
+        frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
+    read_control(bytes(frame[: data.draw(st.integers(0, len(frame)))]))
