@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
@@ -69,6 +69,24 @@ def merged(filters: Iterable[SourceFilter]) -> SourceFilter:
     if excluded is None:
         return SourceFilter(False, tuple(sorted(included, key=int)))
     return SourceFilter(True, tuple(sorted(excluded - included, key=int)))
+
+
+def named(prefixes: Iterable[Prefix]) -> set[Address]:
+    """The addresses that stand by themselves."""
+    return {prefix.network_address for prefix in prefixes if prefix.prefixlen == prefix.max_prefixlen}
+
+
+def limited(wanted: SourceFilter, sources: Sequence[Prefix]) -> SourceFilter:
+    """The same filter without what is in none of ``sources``, as far as a filter can say that; none: any."""
+    if not sources:
+        return wanted
+    if not wanted.exclude:
+        kept = (one for one in wanted.sources if any(one in prefix for prefix in sources))
+        return SourceFilter(False, tuple(kept))
+    alone = named(sources)
+    if len(alone) < len(sources):
+        return wanted
+    return SourceFilter(False, tuple(sorted(alone - set(wanted.sources), key=int)))
 
 
 def stays_on_link(group: Address) -> bool:

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "mcastd"
 
 LEAVES = {
     *("bounded", "clock", "codec", "counters", "errors", "ip", "keytext", "log", "names"),
-    *("paths", "printable", "replaceable", "rows", "status", "stored", "threads", "views"),
+    *("paths", "printable", "replaceable", "rows", "status", "stored", "threads", "token_bucket", "views"),
 }
 BELOW = {  # room: the rooms that it may import, besides itself
     **{leaf: set() for leaf in LEAVES},

@@ -6,12 +6,12 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 
 from mcastd import clock
-from mcastd.bridge.forwarding import BridgedRoute, Forwarding, RouteChange, Rule, named
+from mcastd.bridge.forwarding import BridgedRoute, Forwarding, RouteChange, Rule
 from mcastd.bridge.kept import KeptTables
 from mcastd.bridge.members import Members
 from mcastd.bridge.upstream import changes, upstream
 from mcastd.errors import LinkError
-from mcastd.ip import Address, SourceFilter
+from mcastd.ip import Address, SourceFilter, named
 from mcastd.net.interfaces import Host
 from mcastd.net.joins import Joins, JoinsGroups
 from mcastd.net.membership import Memberships

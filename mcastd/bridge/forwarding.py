@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from mcastd.counters import BridgeCounters
-from mcastd.ip import Address, Prefix, stays_on_link
+from mcastd.ip import Address, Prefix, named, stays_on_link
 from mcastd.net.routing import RouteCount
 
 # Returns True if members on an interface, by its index, want what a source sends to a group.
@@ -92,11 +92,6 @@ class BridgedRoute:
     last: float  # the same, when datagrams of it were seen last
     count: RouteCount = field(default_factory=lambda: RouteCount(0, 0, 0))
     fresh: int = 0  # packets between the last two looks
-
-
-def named(prefixes: Iterable[Prefix]) -> set[Address]:
-    """The addresses that stand by themselves."""
-    return {prefix.network_address for prefix in prefixes if prefix.prefixlen == prefix.max_prefixlen}
 
 
 def decide(rules: Mapping[str, Rule], came_by: int, source: Address, group: Address, wants: Wants) -> Course:

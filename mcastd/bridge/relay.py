@@ -15,7 +15,6 @@ from operator import attrgetter
 
 from mcastd import clock
 from mcastd.bridge.forwarding import NO_INTERFACE
-from mcastd.bridge.token_bucket import TokenBucket
 from mcastd.config import Bridge
 from mcastd.counters import BridgeCounters
 from mcastd.errors import LinkError
@@ -23,6 +22,7 @@ from mcastd.ip import Address
 from mcastd.net.interfaces import Interface
 from mcastd.net.link import Batch, Receiver, Sender
 from mcastd.net.payloads import ListPayloads
+from mcastd.token_bucket import TokenBucket
 
 # Senders are kept for so many values of the TTL: those of a stream are few.
 TTLS_MAX = 8

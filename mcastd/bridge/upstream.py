@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from mcastd.bridge.forwarding import Rule, named
-from mcastd.ip import ANY_SOURCE, NO_SOURCE, Address, Prefix, SourceFilter, merged
+from mcastd.bridge.forwarding import Rule
+from mcastd.ip import ANY_SOURCE, NO_SOURCE, Address, SourceFilter, limited, merged, named
 
 # Returns what members on an interface, by its index, want of a group; None: nothing.
 WantedThere = Callable[[int, Address], SourceFilter | None]
@@ -28,22 +28,9 @@ def upstream(rules: Iterable[Rule], group: Address, wanted: WantedThere) -> dict
                 one = merged(each for each in found if each is not None)
             else:
                 one = ANY_SOURCE if others else NO_SOURCE
-            filters.setdefault(ifindex, []).append(_limited(one, rule.sources))
+            filters.setdefault(ifindex, []).append(limited(one, rule.sources))
     joined = {ifindex: merged(each) for ifindex, each in filters.items()}
     return {ifindex: each for ifindex, each in joined.items() if each != NO_SOURCE}
-
-
-def _limited(wanted: SourceFilter, sources: tuple[Prefix, ...]) -> SourceFilter:
-    """The same without the sources that a rule does not take, as far as a filter can say that."""
-    if not sources:
-        return wanted
-    if not wanted.exclude:
-        kept = (one for one in wanted.sources if any(one in prefix for prefix in sources))
-        return SourceFilter(False, tuple(kept))
-    alone = named(sources)
-    if len(alone) < len(sources):
-        return wanted
-    return SourceFilter(False, tuple(sorted(alone - set(wanted.sources), key=int)))
 
 
 def changes(

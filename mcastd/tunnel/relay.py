@@ -17,12 +17,11 @@ import hmac
 import math
 import secrets
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
-from mcastd.ip import NO_SOURCE, Address, Prefix, SourceFilter, merged, stays_on_link
+from mcastd.ip import Address, Prefix, SourceFilter, is_source_specific, limited, merged, stays_on_link
 from mcastd.protocols import igmp, mld
 from mcastd.protocols.amt import (
     MAC_BYTES,
@@ -50,9 +49,9 @@ from mcastd.protocols.membership import (
     GroupRecord,
     MembershipQuery,
     MembershipReport,
-    RecordKind,
 )
 from mcastd.tunnel.gateway import TunnelMessage, UdpEnd
+from mcastd.tunnel.relayed import RelayedTunnel, WantedGroup
 from mcastd.tunnel.reports import read_membership
 
 # Reasons to ignore a message.
@@ -61,7 +60,13 @@ UNPROVEN = "unproven"  # its MAC is none that we gave to this address and port, 
 TOO_OFTEN = "too-often"  # more questions from one address than a gateway has
 TOO_MANY_TUNNELS = "too-many-tunnels"
 TOO_MANY_GROUPS = "too-many-groups"  # or sources, of one tunnel
-NOT_ALLOWED = "not-allowed"  # a group that is not served
+NOT_ALLOWED = "not-allowed"  # a group, or a source, that is not served
+WITHOUT_SOURCE = "without-source"  # a group of source-specific multicast that is wanted of any source
+STRANGER = "stranger"  # a gateway that is not served
+IGNORED = (
+    *(MALFORMED, UNPROVEN, TOO_OFTEN, TOO_MANY_TUNNELS, TOO_MANY_GROUPS),
+    *(NOT_ALLOWED, WITHOUT_SOURCE, STRANGER),
+)
 
 # A secret is used for so many intervals of queries, and then known for two more. RFC 7450 section 5.3.6
 # allows two hours; but as long as it is known, whoever has overheard an update can send it again.
@@ -75,15 +80,19 @@ TORN_DOWN_KEPT = 4096
 ANSWERS_PER_SECOND = 20.0
 ADDRESSES_KEPT = 4096
 SOURCES_MAX = 128  # of a group, of a tunnel
+# Senders to groups whose takers are remembered. More may be forged than there are.
+TAKERS_KEPT = 4096
 RESPONSE_SECONDS = 0.1  # RFC 7450 section 5.3.3.3 has it as short as it can be said
 # Where a query comes from: any address will do (section 5.2.1), but a router's is one of the link.
 _FROM_4, _FROM_6 = IPv4Address("0.0.0.0"), IPv6Address("fe80::1")
 
 
 class RelayLimits(NamedTuple):
-    """What a relay gives."""
+    """What a relay gives, and to whom."""
 
     groups: Sequence[Prefix]  # that may be asked for
+    sources: Sequence[Prefix] = ()  # that they may come from; none: any
+    gateways: Sequence[Prefix] = ()  # that are served; none: any
     max_tunnels: int = 100
     max_per_address: int = 4
     max_groups: int = 32  # of a tunnel
@@ -91,28 +100,17 @@ class RelayLimits(NamedTuple):
     teardown: bool = False  # offer it: Linux's gateways then take no query
 
     def allows(self, group: Address) -> bool:
-        return not stays_on_link(group) and any(group in prefix for prefix in self.groups)
+        return not stays_on_link(group) and _has(self.groups, group)
+
+    def serves(self, gateway: Address) -> bool:
+        return not self.gateways or _has(self.gateways, gateway)
+
+    def takes_from(self, source: Address) -> bool:
+        return not self.sources or _has(self.sources, source)
 
 
-@dataclass(slots=True)
-class _Wanted:
-    """What one tunnel wants of a group. Its only host says it, so what that leaves is left at once."""
-
-    exclude: bool = False
-    sources: dict[Address, float] = field(default_factory=dict)  # until when they are wanted, in INCLUDE mode
-    until: float = 0.0  # monotonic seconds: in EXCLUDE mode
-
-    @property
-    def filter(self) -> SourceFilter:
-        return SourceFilter(self.exclude, tuple(sorted(self.sources, key=int)))
-
-
-@dataclass(slots=True)
-class RelayedTunnel:
-    """A gateway that has proved its address, and what it wants."""
-
-    end: UdpEnd
-    groups: dict[Address, _Wanted] = field(default_factory=dict)
+def _has(prefixes: Sequence[Prefix], address: Address) -> bool:
+    return any(address in prefix for prefix in prefixes)
 
 
 class AmtRelay:
@@ -128,6 +126,7 @@ class AmtRelay:
         """``addresses`` are those that it is to be asked at, by IP version."""
         self.ignored: Counter[str] = Counter()  # messages, by reason
         self.tunnels: dict[UdpEnd, RelayedTunnel] = {}
+        self.edition = 0  # another one whenever what is wanted, or by whom, has changed
         self._addresses = addresses
         self._limits = limits
         self._random = random
@@ -136,32 +135,54 @@ class AmtRelay:
         self._torn_down: OrderedDict[tuple[UdpEnd, bytes], None] = OrderedDict()
         self._answered: OrderedDict[Address, tuple[float, float]] = OrderedDict()  # tokens, and when counted
         self._takers: dict[tuple[Address, Address], tuple[UdpEnd, ...]] = {}  # by group and source
+        self._per_address: Counter[Address] = Counter()  # tunnels
+        self._expires_at = math.inf  # monotonic seconds; nothing ends earlier
 
     # -- what is wanted, and by whom
 
     def wanted(self) -> dict[Address, SourceFilter]:
-        """What all tunnels want together."""
+        """What all tunnels want together, of the sources that it comes from."""
         filters: dict[Address, list[SourceFilter]] = {}
         for tunnel in self.tunnels.values():
             for group, wanted in tunnel.groups.items():
-                filters.setdefault(group, []).append(wanted.filter)
+                filters.setdefault(group, []).append(limited(wanted.filter, self._limits.sources))
         return {group: merged(each) for group, each in filters.items()}
 
     def takers(self, group: Address, source: Address) -> tuple[UdpEnd, ...]:
         """Where a datagram of a sender to a group is to go."""
         key = group, source
         if (found := self._takers.get(key)) is None:
+            if len(self._takers) >= TAKERS_KEPT:
+                self._takers.clear()
+            is_taken = self._limits.takes_from(source)
             found = self._takers[key] = tuple(
-                end
-                for end, tunnel in self.tunnels.items()
-                if group in tunnel.groups and tunnel.groups[group].filter.wants(source)
+                end for end, tunnel in self.tunnels.items() if is_taken and tunnel.filter(group).wants(source)
             )
         return found
+
+    def limit(self, limits: RelayLimits) -> None:
+        """Give this from now on; what is beyond it ends."""
+        self._limits = limits
+        for tunnel in [*self.tunnels.values()]:
+            if not limits.serves(tunnel.end[0]):
+                self.forget(tunnel.end)
+                continue
+            for group in [group for group in tunnel.groups if not limits.allows(group)]:
+                del tunnel.groups[group]
+            self._settle(tunnel)
+        self._changed()
+
+    def _changed(self) -> None:
+        self.edition += 1
+        self._takers.clear()
 
     # -- messages
 
     def take(self, message: bytes, end: UdpEnd, now: float) -> list[TunnelMessage]:
         """Take a message from an address and port. Returns what is to be sent."""
+        if not self._limits.serves(end[0]):
+            self.ignored[STRANGER] += 1
+            return []
         match read(message):
             case RelayDiscovery(nonce):
                 return self._advertise(nonce, end, now)
@@ -220,10 +241,10 @@ class AmtRelay:
             if not self._has_room(end[0]):
                 self.ignored[TOO_MANY_TUNNELS] += 1
                 return
-            tunnel = RelayedTunnel(end)
-        for record in report.records:
-            self._apply(record, tunnel, now)
-        self._settle(tunnel)
+            tunnel = RelayedTunnel(end, since=now)
+        if [record for record in report.records if self._apply(record, tunnel, now)]:
+            self._settle(tunnel)
+            self._changed()
 
     def _tear_down(self, teardown: TunnelTeardown, now: float) -> None:
         """End the tunnel of the address in the message, which its MAC is for: the host has another now."""
@@ -237,60 +258,54 @@ class AmtRelay:
         self.forget(end)
 
     def forget(self, end: UdpEnd) -> None:
-        """Nobody is there any more, as ICMP has told several times: section 5.3.3.6.4."""
+        """Nobody is there any more, as ICMP has told several times (section 5.3.3.6.4), or is to be."""
         if self.tunnels.pop(end, None) is not None:
-            self._takers.clear()
+            self._per_address[end[0]] -= 1
+            if not self._per_address[end[0]]:
+                del self._per_address[end[0]]
+            self._changed()
 
     # -- what a tunnel wants
 
-    def _apply(self, record: GroupRecord, tunnel: RelayedTunnel, now: float) -> None:
-        """The tables of RFC 3376 section 6.4, for one host: what it leaves nobody else can want."""
-        group, sources = record.group, record.sources
+    def _apply(self, record: GroupRecord, tunnel: RelayedTunnel, now: float) -> bool:
+        """Returns True if that has changed what is wanted."""
+        group, until = record.group, now + self._lasts_seconds
         known = tunnel.groups.get(group)
-        wanted = _Wanted() if known is None else known
-        until = now + self._lasts_seconds
-        match record.kind:
-            case RecordKind.IS_EXCLUDE | RecordKind.TO_EXCLUDE:
-                new = _Wanted(True, dict.fromkeys(sources, math.inf), until)
-            case RecordKind.TO_INCLUDE if wanted.exclude:
-                new = _Wanted(False, dict.fromkeys(sources, until))
-            case RecordKind.IS_INCLUDE if wanted.exclude:
-                new = _Wanted(False, dict.fromkeys(sources, until))
-            case RecordKind.IS_INCLUDE | RecordKind.TO_INCLUDE | RecordKind.ALLOW if not wanted.exclude:
-                new = _Wanted(False, {**wanted.sources, **dict.fromkeys(sources, until)})
-            case RecordKind.ALLOW:
-                left = {one: at for one, at in wanted.sources.items() if one not in sources}
-                new = _Wanted(True, left, wanted.until)
-            case _ if wanted.exclude:  # BLOCK
-                new = _Wanted(True, {**wanted.sources, **dict.fromkeys(sources, math.inf)}, wanted.until)
-            case _:
-                left = {one: at for one, at in wanted.sources.items() if one not in sources}
-                new = _Wanted(False, left)
-        if reason := self._refusal(new, group, tunnel):
+        before = WantedGroup() if known is None else known
+        wanted = before.after(record, until)
+        if reason := self._refusal(wanted, group, tunnel):
             self.ignored[reason] += 1
-            return
-        tunnel.groups[group] = new
+            return False
+        if wanted.is_nothing:
+            tunnel.groups.pop(group, None)
+        else:
+            tunnel.groups[group] = wanted
+            self._expires_at = min(self._expires_at, until)
+        return not wanted.is_like(before)
 
-    def _refusal(self, wanted: _Wanted, group: Address, tunnel: RelayedTunnel) -> str:
+    def _refusal(self, wanted: WantedGroup, group: Address, tunnel: RelayedTunnel) -> str:
         """Why a tunnel may not have that; "" if it may."""
-        if wanted.filter == NO_SOURCE:
+        if wanted.is_nothing:
             return ""
-        if not self._limits.allows(group):
+        limits = self._limits
+        if not limits.allows(group) or not (wanted.exclude or any(map(limits.takes_from, wanted.sources))):
             return NOT_ALLOWED
+        if wanted.exclude and is_source_specific(group):  # RFC 4604 section 2.2
+            return WITHOUT_SOURCE
         is_new = group not in tunnel.groups
-        if (is_new and len(tunnel.groups) >= self._limits.max_groups) or len(wanted.sources) > SOURCES_MAX:
+        if (is_new and len(tunnel.groups) >= limits.max_groups) or len(wanted.sources) > SOURCES_MAX:
             return TOO_MANY_GROUPS
         return ""
 
     def _settle(self, tunnel: RelayedTunnel) -> None:
         """Keep a tunnel while it wants something."""
-        for group in [group for group, wanted in tunnel.groups.items() if wanted.filter == NO_SOURCE]:
+        for group in [group for group, wanted in tunnel.groups.items() if wanted.is_nothing]:
             del tunnel.groups[group]
-        if tunnel.groups:
+        if not tunnel.groups:
+            self.forget(tunnel.end)
+        elif tunnel.end not in self.tunnels:
             self.tunnels[tunnel.end] = tunnel
-        else:
-            self.tunnels.pop(tunnel.end, None)
-        self._takers.clear()
+            self._per_address[tunnel.end[0]] += 1
 
     # -- time
 
@@ -302,34 +317,27 @@ class AmtRelay:
     @property
     def deadline(self) -> float:
         """When :meth:`expire` is due, in monotonic seconds; ``inf``: never."""
-        return min(self._ends(), default=math.inf)
-
-    def _ends(self) -> Iterator[float]:
-        for tunnel in self.tunnels.values():
-            for wanted in tunnel.groups.values():
-                if wanted.exclude:
-                    yield wanted.until
-                else:
-                    yield from wanted.sources.values()
+        return self._expires_at if self.tunnels else math.inf
 
     def expire(self, now: float) -> None:
         """Forget what has not been reported for too long."""
         if now < self.deadline:
             return
         for tunnel in [*self.tunnels.values()]:
-            for group, wanted in tunnel.groups.items():
-                if wanted.exclude and now >= wanted.until:
-                    tunnel.groups[group] = _Wanted()
-                elif not wanted.exclude:
-                    left = {one: at for one, at in wanted.sources.items() if now < at}
-                    tunnel.groups[group] = _Wanted(False, left)
-            self._settle(tunnel)
+            left = {group: wanted.at(now) for group, wanted in tunnel.groups.items()}
+            is_changed = any(not left[group].is_like(wanted) for group, wanted in tunnel.groups.items())
+            tunnel.groups = left
+            if is_changed:
+                self._settle(tunnel)
+                self._changed()
+        wanted = (each for tunnel in self.tunnels.values() for each in tunnel.groups.values())
+        self._expires_at = min((end for each in wanted for end in each.ends()), default=math.inf)
 
     # -- who may ask
 
     def _has_room(self, address: Address) -> bool:
-        same = sum(end[0] == address for end in self.tunnels)
-        return len(self.tunnels) < self._limits.max_tunnels and same < self._limits.max_per_address
+        limits = self._limits
+        return len(self.tunnels) < limits.max_tunnels and self._per_address[address] < limits.max_per_address
 
     def _may_answer(self, address: Address, now: float) -> bool:
         """Return True if an address, which may be forged, is to be answered once more."""

@@ -20,10 +20,13 @@ from mcastd.tunnel.relay import (
     ANSWERS_PER_SECOND,
     NOT_ALLOWED,
     SOURCES_MAX,
+    STRANGER,
+    TAKERS_KEPT,
     TOO_MANY_GROUPS,
     TOO_MANY_TUNNELS,
     TOO_OFTEN,
     UNPROVEN,
+    WITHOUT_SOURCE,
     AmtRelay,
     RelayLimits,
 )
@@ -32,7 +35,8 @@ from mcastd.tunnel.reports import report_packets
 HERE, HERE_6 = ip_address("198.51.100.7"), ip_address("2001:db8::7")
 HOST: UdpEnd = (ip_address("192.0.2.1"), 2268)
 OTHER: UdpEnd = (ip_address("192.0.2.2"), 2268)
-GROUP, GROUP_6 = ip_address("232.1.1.1"), ip_address("ff3e::1")
+GROUP, GROUP_6 = ip_address("233.252.0.1"), ip_address("ff0e::1")
+SSM, SSM_6 = ip_address("232.1.1.1"), ip_address("ff3e::1")
 S1, S2, S3 = map(ip_address, ("203.0.113.1", "203.0.113.2", "203.0.113.3"))
 ALL = ip_network("224.0.0.0/4"), ip_network("ff00::/8")
 
@@ -217,7 +221,7 @@ def test_limits_hold_for_each_address_each_tunnel_and_all() -> None:
         net.want({GROUP: ANY_SOURCE}, end)
     assert [*relay.tunnels] == [ends[0], ends[1], ends[3]]
     assert net.gateway(ends[2]).is_full
-    many: dict[Address, SourceFilter] = {ip_address(f"232.1.1.{last}"): ANY_SOURCE for last in range(1, 6)}
+    many: dict[Address, SourceFilter] = {ip_address(f"233.252.1.{last}"): ANY_SOURCE for last in range(1, 6)}
     net.want(many, ends[0])
     assert len(relay.tunnels[ends[0]].groups) == 2
     assert relay.ignored[TOO_MANY_GROUPS] >= 3
@@ -243,6 +247,73 @@ def test_only_groups_that_are_allowed_are_served(group: str) -> None:
     (packet,) = report_packets([GroupRecord(RecordKind.TO_EXCLUDE, address)], address.version)
     relay.take(amt.build(amt.TunnelUpdate(query.nonce, query.mac, packet)), HOST, 0.0)
     assert (relay.tunnels, relay.ignored) == ({}, {NOT_ALLOWED: 1})
+
+
+@pytest.mark.parametrize("group", [SSM, SSM_6])
+def test_source_specific_groups_are_not_served_of_any_source(group: Address) -> None:
+    net = Net()
+    net.want({group: ANY_SOURCE})
+    assert (net.relay.tunnels, {*net.relay.ignored}) == ({}, {WITHOUT_SOURCE})
+    source = S1 if group.version == 4 else ip_address("2001:db8::1")
+    net.want({group: include(source)})
+    assert net.relay.takers(group, source) == (HOST,)
+
+
+def test_sources_are_limited_for_each_and_for_all() -> None:
+    net = Net(sources=[ip_network("203.0.113.2/31")])
+    net.want({SSM: include(S1, S2), GROUP: ANY_SOURCE})
+    assert net.relay.wanted() == {SSM: include(S2), GROUP: ANY_SOURCE}, "as far as a filter can say it"
+    assert [net.relay.takers(GROUP, source) for source in (S1, S2)] == [(), (HOST,)]
+    net.want({ip_address("232.2.2.2"): include(S1)}, OTHER)
+    assert [*net.relay.tunnels] == [HOST]
+    assert net.relay.ignored[NOT_ALLOWED] > 0
+
+
+def test_strangers_are_not_answered() -> None:
+    net = Net(gateways=[ip_network(f"{HOST[0]}/32")])
+    net.want({GROUP: ANY_SOURCE})
+    net.want({GROUP: ANY_SOURCE}, OTHER)
+    assert net.relay.takers(GROUP, S1) == (HOST,)
+    assert net.relay.ignored[STRANGER] > 0
+
+
+def test_other_limits_hold_for_what_there_is_too() -> None:
+    net = Net()
+    net.want({GROUP: ANY_SOURCE, SSM: include(S1)})
+    net.want({GROUP: ANY_SOURCE}, OTHER)
+    edition = net.relay.edition
+    net.relay.limit(RelayLimits([ip_network("232.0.0.0/8")]))
+    assert net.relay.edition > edition
+    assert (net.relay.wanted(), [*net.relay.tunnels]) == ({SSM: include(S1)}, [HOST])
+    net.relay.limit(RelayLimits([ip_network("232.0.0.0/8")], gateways=[ip_network("198.51.100.0/24")]))
+    assert (net.relay.tunnels, net.relay.takers(SSM, S1)) == ({}, ())
+
+
+def test_what_is_said_again_is_no_change() -> None:
+    net = Net()
+    net.want({GROUP: exclude(S1), SSM: include(S1)})
+    edition = net.relay.edition
+    net.run(1000)
+    assert (net.relay.edition, len(net.relay.wanted())) == (edition, 2)
+    assert net.relay.deadline > net.now
+
+
+def test_groups_that_nobody_wants_are_not_kept_whatever_is_said_of_them() -> None:
+    relay = AmtRelay({4: HERE}, RelayLimits(ALL), 1000.0)
+    query = asked(relay)
+    relay.take(update(query, GroupRecord(RecordKind.TO_EXCLUDE, GROUP)), HOST, 1000.0)
+    for number in range(1000):
+        group = ip_address(0xE9FC0100 + number)
+        relay.take(update(query, GroupRecord(RecordKind.TO_INCLUDE, group)), HOST, 1000.0)
+    assert [*relay.tunnels[HOST].groups] == [GROUP]
+
+
+def test_senders_without_end_take_no_more_memory() -> None:
+    net = Net()
+    net.want({GROUP: exclude(S1)})
+    for number in range(2 * TAKERS_KEPT):
+        assert net.relay.takers(GROUP, ip_address(0x0B000000 + number)) == (HOST,)
+    assert len(net.relay._takers) <= TAKERS_KEPT
 
 
 def test_a_flood_of_questions_is_not_answered_and_others_are() -> None:

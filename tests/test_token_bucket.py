@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcastd.bridge.token_bucket import BURST_MIN_BYTES, BURST_SECONDS, TokenBucket
+from mcastd.token_bucket import BURST_MIN_BYTES, BURST_SECONDS, TokenBucket
 
 
 def test_after_a_pause_a_tenth_of_a_second_goes_at_once() -> None:

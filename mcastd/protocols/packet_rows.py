@@ -1,0 +1,68 @@
+"""IP packets of one version that lie at equal distances in one memory, read and changed by columns.
+
+```
+  row 0   | room | IP header | . . . |        room: for what is to stand before a packet
+  row 1   | room | IP header | . . . |        a column: one byte of all headers
+                 ^ start
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mcastd.rows import RowMemory, SpacedRows
+
+# Bytes before each packet, to be written by whoever takes it.
+ROOM_BYTES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class PacketRows:
+    """Packets as they came: nothing of them is checked."""
+
+    memory: RowMemory
+    start: int  # of the first packet, in bytes; a whole number of words
+    stride: int  # the same, from packet to packet
+    version: int  # of IP
+    lengths: Sequence[int]  # bytes that came of each: a frame may be longer than the packet in it
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def cells(self, at: int, size: int) -> bytes:
+        """``size`` bytes from ``at`` of all packets, one after another. Both are whole words."""
+        return SpacedRows(self.memory, self.start, self.stride, size=0, count=len(self)).cells(at, size)
+
+    def column(self, at: int) -> bytes:
+        """Byte ``at`` of all packets; those of the room before them are -1 and -2."""
+        return self._column(at).tobytes()
+
+    def set_column(self, at: int, values: bytes) -> None:
+        self._column(at)[:] = values
+
+    def _column(self, at: int) -> memoryview:
+        first = self.start + at
+        return self.memory.bytes[first : first + (len(self) - 1) * self.stride + 1 : self.stride]
+
+    def packet(self, row: int, length: int) -> memoryview:
+        """The first bytes of a packet, with the room before it."""
+        at = self.start + row * self.stride
+        return self.memory.bytes[at - ROOM_BYTES : at + length]
+
+    def packets(self, length: int) -> list[memoryview]:
+        """All packets, the room before each included: ``length`` is that of one packet."""
+        columns = slice(0, ROOM_BYTES + length)
+        return [*self.memory.views(self.start - ROOM_BYTES, self.stride, columns, 0, len(self))]
+
+
+def rows_of(packets: Sequence[bytes], memory: RowMemory, stride: int, version: int) -> Iterator[PacketRows]:
+    """Lay packets into memory, as many at a time as it has room for; each time anew."""
+    start = 24  # where the packets of a tap begin, too: the views of rows are kept for both
+    at_once = (len(memory.bytes) - start) // stride
+    for first in range(0, len(packets), at_once):
+        some = packets[first : first + at_once]
+        for place, packet in zip(range(start, len(memory.bytes), stride), some, strict=False):
+            memory.bytes[place : place + len(packet)] = packet
+        yield PacketRows(memory, start, stride, version, list(map(len, some)))

@@ -1,0 +1,148 @@
+"""Packets of multicast made messages of AMT that carry them: RFC 7450 section 5.3.3.6.
+
+A relay is a router, so a packet has lost one of its TTL when it is sent into a tunnel (RFC 1812 section
+5.3.1, RFC 8200 section 3). All else of it stays: its identification, options, and the checksum of UDP.
+The packets are changed where they lie, by columns: one step of Python for all of them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from operator import le
+from typing import NamedTuple
+
+from mcastd.protocols.amt import DATA_HEADER
+from mcastd.protocols.fragmenting import fragments
+from mcastd.protocols.packet_rows import ROOM_BYTES, PacketRows
+
+# Reasons to drop what came.
+MALFORMED = "malformed"  # no IP packet, or one that is shorter than it says
+TTL_TOO_LOW = "ttl"
+
+assert len(DATA_HEADER) == ROOM_BYTES
+
+
+class _Header(NamedTuple):
+    """Where things stand in the header of an IP version, in bytes."""
+
+    size: int  # of the shortest
+    first: bytes  # values that the first byte may have
+    ttl: int
+    key: slice  # source and destination
+
+
+_HEADERS = {
+    4: _Header(20, bytes(range(0x45, 0x50)), 8, slice(12, 20)),
+    6: _Header(40, bytes(range(0x60, 0x70)), 7, slice(8, 40)),
+}
+_CHECKSUM_AT = 10
+_MAY_GO_ON = bytes(range(2, 256))
+_ONE_LESS = bytes([0, *range(255)])
+_ONE_MORE = bytes([*range(1, 256), 0])
+# A checksum that begins so may carry when 0x0100 is added to it.
+_MAY_CARRY = 0xFE
+_MAY_NOT_CARRY = bytes(range(_MAY_CARRY))
+
+Messages = list[memoryview]
+
+
+def encapsulate(packets: PacketRows, dropped: Counter[str]) -> list[tuple[bytes, Messages]]:
+    """Make a message of each packet, and count those of which none is made.
+
+    Returns them by sender and group, whose addresses are the key: packed, one behind the other. Each
+    sender's are in order.
+    """
+    header = _HEADERS[packets.version]
+    lengths = _lengths(packets, header)
+    ttls = packets.column(header.ttl)
+    is_whole = 0 not in lengths
+    may_go_on = not ttls.translate(None, _MAY_GO_ON)
+    packets.set_column(header.ttl, ttls.translate(_ONE_LESS))
+    if packets.version == 4:
+        _adjust_checksums(packets)
+    for at, value in enumerate(DATA_HEADER, -ROOM_BYTES):
+        packets.set_column(at, bytes([value]) * len(packets))
+    keys = packets.cells(header.key.start, width := header.key.stop - header.key.start)
+    length = lengths[0]
+    if is_whole and may_go_on and lengths.count(length) == len(lengths):
+        if keys == keys[:width] * len(packets):  # as a rule: one sender, whose datagrams are of one size
+            return [(keys[:width], packets.packets(length))]
+        messages: Sequence[memoryview | None] = packets.packets(length)
+    else:
+        messages = [*_messages(packets, lengths, ttls, dropped)]
+    flows: dict[bytes, Messages] = {}
+    for row, message in enumerate(messages):
+        if message is not None:
+            flows.setdefault(keys[row * width : (row + 1) * width], []).append(message)
+    return [*flows.items()]
+
+
+def _lengths(packets: PacketRows, header: _Header) -> list[int]:
+    """How long each packet is, as it says itself; 0: it is none, or is not whole."""
+    unpack = _unpack_lengths(packets.version, len(packets))
+    said = list(unpack(packets.cells(0 if packets.version == 4 else 4, 4)))
+    if packets.version == 6:  # it counts what follows the header
+        said = [header.size + one for one in said]
+    firsts = packets.column(0)
+    is_sound = not firsts.translate(None, header.first)
+    if is_sound and min(said) >= header.size and all(map(le, said, packets.lengths)):
+        return said
+    return [
+        one if first in header.first and header.size <= one <= came else 0
+        for one, first, came in zip(said, firsts, packets.lengths, strict=True)
+    ]
+
+
+@lru_cache(maxsize=2 * 256)
+def _unpack_lengths(version: int, count: int) -> Callable[[bytes], tuple[int, ...]]:
+    """Unpacks the lengths in words of as many headers."""
+    return struct.Struct("!" + ("2xH" if version == 4 else "H2x") * count).unpack
+
+
+def _messages(
+    packets: PacketRows, lengths: Sequence[int], ttls: bytes, dropped: Counter[str]
+) -> Iterator[memoryview | None]:
+    for row, (length, ttl) in enumerate(zip(lengths, ttls, strict=True)):
+        if length and ttl > 1:
+            yield packets.packet(row, length)
+        else:
+            dropped[TTL_TOO_LOW if length else MALFORMED] += 1
+            yield None
+
+
+def _adjust_checksums(packets: PacketRows) -> None:
+    """The TTL is the upper byte of a word, so one less of it is 0x0100 more in the checksum: RFC 1141."""
+    upper = packets.column(_CHECKSUM_AT)
+    packets.set_column(_CHECKSUM_AT, upper.translate(_ONE_MORE))
+    if not upper.translate(None, _MAY_NOT_CARRY):
+        return
+    memory = packets.memory.bytes
+    for row in (row for row, value in enumerate(upper) if value >= _MAY_CARRY):
+        at = packets.start + row * packets.stride + _CHECKSUM_AT
+        checksum = upper[row] << 8 | memory[at + 1]
+        memory[at : at + 2] = ((checksum + 0x0100) % 0xFFFF).to_bytes(2)  # one's complement: 0xFFFF is 0
+
+
+def fitting(messages: Sequence[bytes | memoryview], most: int) -> tuple[list[bytes | memoryview], int, int]:
+    """What of these messages fits into a tunnel whose packets have ``most`` bytes at most.
+
+    What is longer is cut into fragments, if it may be. Returns the messages, how many were cut, and how many
+    are left out.
+    """
+    found: list[bytes | memoryview] = []
+    cut = left_out = 0
+    for message in messages:
+        if len(message) <= most + len(DATA_HEADER):
+            found.append(message)
+            continue
+        packet = bytes(message[len(DATA_HEADER) :])
+        pieces = fragments(packet, most) if packet[0] >> 4 == 4 else None
+        if pieces is None:
+            left_out += 1
+        else:
+            cut += 1
+            found += [DATA_HEADER + piece for piece in pieces]
+    return found, cut, left_out
