@@ -173,8 +173,6 @@ class RepairingSequencer(Sequencer):
                 self._dropped[NOT_FEC] += 1
             elif stream is None:
                 self._dropped[FEC] += 1
-            elif self._decoder.is_ahead(packet):
-                self._dropped[FEC_AHEAD] += 1
             elif len(self._aside) == KEPT_FEC_PACKETS:
                 self._dropped[FEC_SURPLUS] += 1
             else:
@@ -184,7 +182,10 @@ class RepairingSequencer(Sequencer):
     def _take_repair(self, now: float) -> Iterable[Batch]:
         while self._aside and self._aside[0].due <= now:
             aside = self._aside.popleft()
-            if recovered := self._decoder.take_fec(aside.packet):
+            if self._decoder.is_ahead(aside.packet):  # not before: the media may not have been read yet
+                self._accounted -= 1
+                self._dropped[FEC_AHEAD] += 1
+            elif recovered := self._decoder.take_fec(aside.packet):
                 yield from self._restore(recovered, aside.datagram)
 
     def _restore(self, recovered: list[tuple[int, bytes]], like: ListBatch) -> Iterable[Batch]:

@@ -17,7 +17,7 @@ from mcastd.config import RtpInbound
 from mcastd.inbound.repairing import READ_SECONDS, RepairingSequencer
 from mcastd.net.legs import LegBatch
 from mcastd.net.link import ListBatch, Origin
-from mcastd.protocols.fec2022 import KEPT_FEC_PACKETS, parse_fec
+from mcastd.protocols.fec2022 import AHEAD_MAX, KEPT_FEC_PACKETS, parse_fec
 from mcastd.status import SubscriptionStatus
 from mcastd.worker import Vitals
 
@@ -95,6 +95,23 @@ def test_repair_that_is_read_before_its_media_makes_nothing_of_it() -> None:
         {"fec": ROWS},
         0,
     )
+
+
+def test_repair_far_ahead_of_what_was_read_is_of_use_once_its_media_is_read() -> None:
+    """As where this process had no processor for a while: each socket has much that waits."""
+    blocks = 5
+    packets = media(100, blocks * COLUMNS * ROWS)
+    sent, first = [*packets.values()], (blocks - 1) * COLUMNS * ROWS
+    assert first > AHEAD_MAX
+    repairing = Repairing()
+    repairing.feed(MEDIA, *sent[:7])
+    repair = matrix(packets, 100 + first, COLUMNS, ROWS)
+    batch = ListBatch(repair[COLUMNS:], addresses=[SENDER] * ROWS)
+    assert repairing.audited.feed(LegBatch(batch, ROW)) == []
+    lost = first + 3
+    assert repairing.feed(MEDIA, *sent[7:lost], *sent[lost + 1 :]) == sent[7:lost]
+    assert repairing.expire(100.0 + READ_SECONDS) == sent[lost:]
+    assert repairing.dropped == {"fec": ROWS - 1}
 
 
 def test_what_is_made_when_media_comes_has_come_with_that() -> None:
