@@ -69,7 +69,7 @@ $(VENV)/installed: pyproject.toml
 $(VENV)/installed-dev: pyproject.toml
 	@echo "installing mcastd, its Python libraries and what the tests use of Python into $(VENV) (a minute)"
 	@$(MAKE_VENV)
-	@$(INSTALL) '.[dev,files]'
+	@$(INSTALL) '.[dev,files,tunnels]'
 	@touch $(VENV)/installed $@
 
 clean:

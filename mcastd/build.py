@@ -11,7 +11,10 @@ from mcastd.bridge.bridge import BridgeWorker
 from mcastd.bridge.kept import KeptTables
 from mcastd.bridge.router import MulticastRouter
 from mcastd.config import (
+    AUTO_RELAY,
     FEC_PORTS,
+    AmtFallbackVia,
+    AmtSettings,
     AmtVia,
     Bridge,
     Discover,
@@ -42,7 +45,9 @@ from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.sources import OpenSource, open_source
 from mcastd.outbound.watcher import Watcher
 from mcastd.protocols import sap
-from mcastd.tunnel.tunnels import RelayWay, Tunnels
+from mcastd.tunnel.fallback import FallbackReceiver
+from mcastd.tunnel.tunnel import RelayWay
+from mcastd.tunnel.tunnels import Tunnels
 from mcastd.worker import Worker
 
 # The kernel's buffer for announcements of one group, in bytes: some hundreds of them.
@@ -62,9 +67,10 @@ def open_sender(channel: OutboundChannel, host: Callable[[], Host] = look) -> Se
     )
 
 
-def open_tunnelled(subscription: InboundSubscription, via: AmtVia, tunnels: Tunnels) -> Receiver:
+def open_tunnelled(subscription: InboundSubscription, via: AmtSettings, tunnels: Tunnels) -> Receiver:
     """Open a link to the subscription's group that comes by a tunnel. Raises LinkError."""
-    way = RelayWay(via.relay, via.local_port, via.refresh)
+    relay = None if via.relay == AUTO_RELAY else via.relay
+    way = RelayWay(relay, via.local_port, via.refresh, subscription.sources)
     group, port = subscription.group, subscription.port
     return tunnels.open(way, group, port, source_filter(subscription), subscription.receive_buffer)
 
@@ -168,11 +174,22 @@ def _channel(name: str, settings: OutboundChannel, parts: Parts) -> Channel:
 
 def _subscription(name: str, settings: InboundSubscription, parts: Parts) -> Subscription:
     def open_link(wanted: InboundSubscription, metadata: bool) -> Receiver:
-        if isinstance(wanted.via, AmtVia):
+        def open_native() -> Receiver:
+            return parts.open_receiver(wanted, metadata, parts.host, parts.memberships)
+
+        def open_tunnel() -> Receiver:
+            assert isinstance(wanted.via, AmtSettings)
             link = open_tunnelled(wanted, wanted.via, parts.tunnels)
             link.set_metadata(metadata)
             return link
-        return parts.open_receiver(wanted, metadata, parts.host, parts.memberships)
+
+        match wanted.via:
+            case AmtVia():
+                return open_tunnel()
+            case AmtFallbackVia():
+                assert wanted.expect_every is not None, "the configuration has it so"
+                return FallbackReceiver(open_native, open_tunnel, wanted.expect_every)
+        return open_native()
 
     return Subscription(
         name,

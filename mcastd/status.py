@@ -124,8 +124,10 @@ class TunnelStatus:
     """A tunnel that groups come by. Subscriptions with the same relay have one together."""
 
     kind: str  # "amt"
-    asked: str  # the address or name where a relay is asked for
+    asked: str  # the address or name where a relay is asked for; "auto": one is looked for
+    candidates: dict[str, str]  # where one is known to be, the best first; and how, as in found_by
     relay: str  # the address of the one that has answered; "": none has
+    found_by: str  # how it is known: "setting", "name", "dns-sd", "anycast", "amtrelay"; "": it is not
     local_port: int  # of this host, UDP
     phase: str  # "idle", "discovering", "requesting" or "open"
     round_trip_ms: float | None  # from the last request to its answer; None: there was none

@@ -199,9 +199,7 @@ def prepare_debian(tree: Path, full_version: str, *, bundled: bool = False) -> N
 def download_wheels(destination: Path, pythons: set[str]) -> None:
     """From the package index, outside the root: what we depend on, and what builds our own wheel."""
     constraints = PROJECT / "packaging" / "deb-bundled" / "constraints.txt"
-    project = roots.PYPROJECT["project"]
-    extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["fast"], *extras["files"], "setuptools", "wheel"]
+    wanted = [*roots.PYPROJECT["project"]["dependencies"], *roots.OPTIONAL, "setuptools", "wheel"]
     for python in pythons:
         download(destination, python, f"--constraint={constraints}", *wanted)
 

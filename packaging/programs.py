@@ -44,6 +44,7 @@ FOR_TESTS = {
     "capinfos": "wireshark-common",
     "cpio": "cpio",
     "cvlc": "vlc-bin",
+    "dnsmasq": "dnsmasq-base",
     "dumpcap": "wireshark-common",
     "editcap": "wireshark-common",
     "ffmpeg": "ffmpeg",

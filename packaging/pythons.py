@@ -52,11 +52,12 @@ PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--numprocesses=3", "-
 
 _PROJECT = PYPROJECT["project"]
 SUPPORTED = re.findall(r"Python :: (3\.\d+)$", "\n".join(_PROJECT["classifiers"]), re.MULTILINE)
-_EXTRAS = _PROJECT["optional-dependencies"]
-LIBRARIES = [*_PROJECT["dependencies"], *_EXTRAS["fast"], *_EXTRAS["files"]]
+LIBRARIES = [*_PROJECT["dependencies"], *roots.OPTIONAL]
 # Not the linters, which see the same everywhere, nor again what is a library, nor what most have no wheel of.
 TOOLS = [
-    tool for tool in _EXTRAS["dev"] if tool not in LIBRARIES and not re.match("mypy|ruff|flute-alc", tool)
+    tool
+    for tool in _PROJECT["optional-dependencies"]["dev"]
+    if tool not in LIBRARIES and not re.match("mypy|ruff|flute-alc", tool)
 ]
 
 # The Debian that has a Python; and what this part of the tests uses beside it.

@@ -49,7 +49,7 @@ def _interfaces(group: str) -> Callable[[Command], Command]:
     "--source", "sources", multiple=True, metavar="ADDRESS", help="Only from this sender (SSM); repeatable."
 )
 @click.option(
-    "--amt", "relay", metavar="RELAY", help="By a tunnel from this AMT relay, an address or a name."
+    "--amt", "relay", metavar="RELAY", help='By a tunnel from this AMT relay: an address, a name, or "auto".'
 )
 @click.option(
     "--text", "output", flag_value="text", help="As text, whatever it is; else a hexdump where it is none."

@@ -41,11 +41,12 @@ from mcastd.config.protocols import (
 )
 from mcastd.config.recording import StreamSelection
 from mcastd.config.sources import SOURCES, FileSourceSettings, SourceSettings
-from mcastd.config.via import AmtSettings, AmtVia, NativeVia
+from mcastd.config.via import AUTO_RELAY, AmtFallbackVia, AmtSettings, AmtVia, NativeVia
 from mcastd.config.whole import Config
 from mcastd.ip import Interfaces
 
 __all__ = [
+    "AUTO_RELAY",
     "DEFAULT_RECEIVE_BUFFER",
     "FEC_PORTS",
     "GATHERING_BUFFER_MIN_BYTES",
@@ -53,6 +54,7 @@ __all__ = [
     "OUTBOUND_PROTOCOLS",
     "OUTPUTS",
     "SOURCES",
+    "AmtFallbackVia",
     "AmtSettings",
     "AmtVia",
     "Announcing",

@@ -47,7 +47,7 @@ from mcastd.config.types import (
     SourceAddress,
     Switch,
 )
-from mcastd.config.via import VIAS, NativeVia, Via
+from mcastd.config.via import AUTO_RELAY, VIAS, AmtFallbackVia, AmtSettings, AmtVia, NativeVia, Via
 from mcastd.config.words import choose, show
 from mcastd.ip import Address, Interfaces
 
@@ -91,7 +91,7 @@ class InboundSubscription(GroupSettings):
     via: Annotated[Via, VIAS] = Field(
         NativeVia(),
         description='By which way it comes: "native" is multicast as the network has it, "amt" a tunnel from'
-        " an AMT relay; or a table with kind.",
+        ' an AMT relay, "amt-fallback" native, and such a tunnel while nothing comes; or a table with kind.',
     )
     interface: AnyInterface | None = Field(
         None,
@@ -190,8 +190,13 @@ class InboundSubscription(GroupSettings):
 
     def receives_as(self, other: InboundSubscription) -> bool:
         """Return True if it receives the same stream as ``other``, by the same ways."""
-        keys = "group", "port", "legs", "merge", "fec", "via"
-        return all(getattr(self, key) == getattr(other, key) for key in keys)
+        keys = ["group", "port", "legs", "merge", "fec", "via"]
+        if isinstance(self.via, AmtFallbackVia):
+            keys.append("expect_every")
+        is_found_by_sources = isinstance(self.via, AmtSettings) and self.via.relay == AUTO_RELAY
+        return all(getattr(self, key) == getattr(other, key) for key in keys) and not (
+            is_found_by_sources and self.sources != other.sources
+        )
 
     def by_leg(self) -> Sequence[InboundSubscription]:
         if not self.legs:
@@ -242,18 +247,22 @@ class InboundSubscription(GroupSettings):
 
     @property
     def is_tunnelled(self) -> bool:
-        """Return True if it comes by a tunnel, so that no interface of this host has to do with it."""
-        return not isinstance(self.via, NativeVia)
+        """Return True if it comes by a tunnel alone, so that no interface of this host has to do with it."""
+        return isinstance(self.via, AmtVia)
 
     def _contradictions_of_tunnel(self) -> Iterator[tuple[Location, str]]:
-        if not self.is_tunnelled:
+        if isinstance(self.via, NativeVia):
             return
         way = show(self.via.kind)
-        if self.interface is not None:
-            yield ("interface",), f"does not apply to via = {way}: the route to the relay decides"
         for key in ("legs", "fec"):
             if getattr(self, key):
                 yield (key,), f"does not apply to via = {way}: a tunnel brings one group and port"
+        if isinstance(self.via, AmtFallbackVia) and self.expect_every is None:
+            yield ("via",), f"{way} needs expect_every: after so long a silence the tunnel is opened"
+        if not self.is_tunnelled:
+            return
+        if self.interface is not None:
+            yield ("interface",), f"does not apply to via = {way}: the route to the relay decides"
         if self.rejoin_every is not None:
             yield ("rejoin_every",), f'does not apply to via = {way}: "refresh" says how often is asked again'
 

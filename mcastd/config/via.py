@@ -13,6 +13,8 @@ from mcastd.protocols import amt
 
 # The port from which a relay is asked: relays of Linux know a gateway by its address, and its first port.
 DEFAULT_LOCAL_PORT = amt.PORT
+# The relay is not named: it is looked for.
+AUTO_RELAY = "auto"
 # NATs forget an idle mapping after 30 s, some of them.
 DEFAULT_REFRESH_SECONDS = 25.0
 
@@ -21,9 +23,10 @@ class AmtSettings(Model):
     """How AMT relays are found and asked: ``[amt]``, for all subscriptions that do not say it themselves."""
 
     relay: RelayName = Field(
-        str(amt.ANYCAST_RELAY),
-        description="The address or name of the relay; absent: the address that the nearest public relay"
-        " has (RFC 7450).",
+        AUTO_RELAY,
+        description='The address or name of the relay; "auto": one that the network of this host offers'
+        " (DNS service discovery), the nearest public one (anycast), or one that the zone of a sender names"
+        " (RFC 8777).",
     )
     local_port: Port = Field(
         DEFAULT_LOCAL_PORT, description="The UDP port of this host that tunnels come to."
@@ -53,4 +56,14 @@ class AmtVia(AmtSettings, Via):
     )
 
 
-VIAS = Kinds[Via](NativeVia, AmtVia, short="kind", words="the name of a way")
+class AmtFallbackVia(AmtSettings, Via):
+    """Multicast as the network has it, and a tunnel while nothing comes by that."""
+
+    kind: Literal["amt-fallback"] = Field(
+        "amt-fallback",
+        description='"amt-fallback": native; after expect_every of silence, and where the group cannot be'
+        " joined, a tunnel as well, until it comes natively again.",
+    )
+
+
+VIAS = Kinds[Via](NativeVia, AmtVia, AmtFallbackVia, short="kind", words="the name of a way")

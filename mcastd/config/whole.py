@@ -18,7 +18,7 @@ from mcastd.config.loops import loops
 from mcastd.config.model import Conflicts, Model, WorkerSettings
 from mcastd.config.outbound import OutboundChannel
 from mcastd.config.types import Location, WorkerName, normal
-from mcastd.config.via import VIAS, AmtSettings, AmtVia
+from mcastd.config.via import VIAS, AmtSettings
 from mcastd.config.words import show
 
 
@@ -138,7 +138,8 @@ class Config(Model):
 def _with_amt(table: object, said: Mapping[str, object]) -> object:
     """The table of a subscription; if it comes by AMT, with what is ``said`` of all that do."""
     via = table.get("via") if isinstance(table, dict) else None
-    if not isinstance(table, dict) or not isinstance(via, str | dict) or VIAS.model_of(via) is not AmtVia:
+    model = VIAS.model_of(via) if isinstance(via, str | dict) else None
+    if not isinstance(table, dict) or model is None or not issubclass(model, AmtSettings):
         return table
     own = {"kind": via} if isinstance(via, str) else via
     return {**table, "via": {**said, **own}}

@@ -19,6 +19,8 @@ def tunnel(subject: Subject[InboundSubscription], _: Evidence) -> Iterator[Said]
     link = subject.now(SubscriptionStatus).link
     if link is None or (found := link.tunnel) is None:
         return
+    asked = [*found.candidates] or [found.asked]
+    pings = ", ".join(command("ping", one) for one in asked)
     read = f"phase: {found.phase}, unanswered: {found.unanswered} (tunnel, status)"
     if found.hindrance:
         yield Finding(
@@ -34,7 +36,7 @@ def tunnel(subject: Subject[InboundSubscription], _: Evidence) -> Iterator[Said]
         yield Finding(
             "relay-full",
             Severity.BROKEN,
-            f"the relay {found.asked} takes no new gateways",
+            f"the relay {found.relay or found.asked} takes no new gateways",
             (read, "its query has flag L (RFC 7450 section 5.1.4.4)"),
             f"wait, ask who runs it, or name another relay in [amt] or via of {subject.table}",
         )
@@ -42,9 +44,10 @@ def tunnel(subject: Subject[InboundSubscription], _: Evidence) -> Iterator[Said]
         yield Finding(
             "relay-silent",
             Severity.BROKEN,
-            f"no AMT relay answers at {found.asked}: there is none, or UDP port {PORT} is blocked on the way",
-            (read,),
-            f"see whether it can be reached ({command('ping', found.asked)}) and whether firewalls pass UDP"
+            f"no AMT relay answers at {', '.join(asked)}: there is none, or UDP port {PORT} is blocked on the"
+            " way",
+            (read, *(f"{address}: known by {by} (status)" for address, by in found.candidates.items())),
+            f"see whether it can be reached ({pings}) and whether firewalls pass UDP"
             f" to its port {PORT} and back to {found.local_port} here; or name another relay in [amt] or via"
             f" of {subject.table}",
         )

@@ -148,6 +148,7 @@ class ReceivingLegs:
         """
         self._protect = protect
         self._shared = ""  # the interface that all of them have in common
+        # Replaced, never changed: other threads look at it
         self._legs = [_Leg(index, label, open_leg) for index, (label, open_leg) in enumerate(legs)]
         # What all legs were told, by its name: whoever is opened again is told the same
         self._told: dict[str, Callable[[Receiver], None]] = {}
@@ -156,6 +157,7 @@ class ReceivingLegs:
         self._next = 0  # leg that is read next
         self._empty = 0  # legs in a row that were read empty
         self._reopen_at: float | None = None  # monotonic time
+        self._overflow_of_dropped = 0  # of legs that there are no longer
         self._on_lost: Callable[[], None] = lambda: None
         self.emptied = True
         try:
@@ -176,6 +178,19 @@ class ReceivingLegs:
         self._wait_on_links()
         self._shared = self._shared_interface() if self._protect else ""
         self._reopen_at = clock.monotonic() + RETRY_SECONDS if some_failed(self._legs) else None
+
+    def _add(self, label: str, open_leg: OpenLeg) -> None:
+        """Have another leg, which the next :meth:`network_changed` opens."""
+        self._legs = [*self._legs, _Leg(len(self._legs), label, open_leg)]
+
+    def _drop_last(self) -> None:
+        """Have no more to do with the last leg."""
+        *self._legs, gone = self._legs
+        gone.close_failing()
+        self._overflow_of_dropped += gone.overflow_before() + (gone.link.load().overflow if gone.link else 0)
+        gone.close()
+        self._next = self._empty = 0
+        self._wait_on_links()
 
     def _shared_interface(self) -> str:
         """The interface that all legs are received by; "" if they are by several."""
@@ -293,7 +308,7 @@ class ReceivingLegs:
         )
 
     def _overflow_before(self) -> int:
-        return sum(leg.overflow_before() for leg in self._legs)
+        return self._overflow_of_dropped + sum(leg.overflow_before() for leg in self._legs)
 
     def glance(self) -> Glance:
         glances = [link.glance() for link in self._links()]

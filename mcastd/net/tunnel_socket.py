@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import socket
-from ipaddress import ip_address
 
 from mcastd.errors import LinkError, reason_of
 from mcastd.ip import Address
@@ -101,12 +100,3 @@ class Bell:
 
     def close(self) -> None:
         os.close(self._fd)
-
-
-def resolve(name: str) -> Address:
-    """The first address of a host by its name; it may take as long as name servers do. Raises OSError."""
-    try:
-        found = socket.getaddrinfo(name, None, type=socket.SOCK_DGRAM)
-    except UnicodeError as error:  # of a label that is too long
-        raise OSError(errno.EINVAL, "it is no name that DNS can have") from error
-    return ip_address(found[0][4][0])

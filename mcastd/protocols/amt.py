@@ -24,8 +24,8 @@ from mcastd.ip import Address
 from mcastd.protocols.internet import address
 
 PORT = 2268  # of a relay
-# The address that relays have in common, so that a message to it reaches the nearest: RFC 7450 section 7.1.
-ANYCAST_RELAY = IPv4Address("192.52.193.1")
+# Addresses that relays have in common: a message to one reaches the nearest (RFC 7450 section 7.1).
+ANYCAST_RELAYS = IPv4Address("192.52.193.1"), IPv6Address("2001:3::1")
 # So many questions in a row without an answer are no accident.
 UNANSWERED_MAX = 3
 NONCE_BYTES = 4

@@ -59,7 +59,7 @@ class Phase(enum.StrEnum):
     OPEN = "open"
 
 
-def _nonce() -> bytes:
+def new_nonce() -> bytes:
     """Random, and not 0: RFC 7450 section 5.2.3.4.5."""
     return next(iter(filter(any, iter(lambda: secrets.token_bytes(NONCE_BYTES), None))))
 
@@ -73,7 +73,7 @@ class Gateway:
         *,
         refresh_seconds: float = 25.0,
         random: Random | None = None,
-        nonce: Callable[[], bytes] = _nonce,
+        nonce: Callable[[], bytes] = new_nonce,
     ) -> None:
         """``discovery`` is where a relay is asked for: its own address, or one that many of them have.
 

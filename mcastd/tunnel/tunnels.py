@@ -12,175 +12,28 @@ from __future__ import annotations
 import math
 import select
 import threading
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future
-from contextlib import suppress
-from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import NamedTuple
 
 from mcastd import clock, log
 from mcastd.bounded import begin
 from mcastd.errors import LinkError, reason_of
 from mcastd.ip import Address, SourceFilter, merged
 from mcastd.net.link import Batch
-from mcastd.net.tunnel_socket import Bell, TunnelSocket, resolve
-from mcastd.protocols.amt import PORT, UNANSWERED_MAX
-from mcastd.status import TunnelStatus
+from mcastd.net.tunnel_socket import Bell, TunnelSocket
+from mcastd.protocols.amt import PORT
 from mcastd.threads import Thread
+from mcastd.tunnel.candidates import Candidate, Candidates, candidates_of
 from mcastd.tunnel.gateway import Gateway, Phase, TunnelMessage, UdpEnd, is_data
-from mcastd.tunnel.inner import InnerDatagrams, TunnelledDatagram
+from mcastd.tunnel.inner import TunnelledDatagram
 from mcastd.tunnel.receiver import TimedDatagram, TunnelReceiver
+from mcastd.tunnel.tunnel import RESOLVE_SECONDS, AmtTunnel, RelayWay, TunnelKey, setting
 
-# A name that could not be resolved, or at whose address no relay answers, is asked for again after so long;
-# so is what failed otherwise.
-RESOLVE_SECONDS = 10.0
 # Batches of one socket before the others have their turn.
 BATCHES_AT_ONCE = 16
 # What came for nobody here: of another group, port or sender. A relay may send it long after it is left.
 FOREIGN = "foreign"
-
-
-class RelayWay(NamedTuple):
-    """How a relay is reached, and how often it is asked.
-
-    Subscriptions with the same relay and port have one tunnel, refreshed as often as any of them says.
-    """
-
-    relay: str  # an address or a name
-    local_port: int
-    refresh_seconds: float
-
-    @property
-    def address(self) -> Address | None:
-        """That of the relay; None: it has a name."""
-        with suppress(ValueError):
-            return ip_address(self.relay)
-        return None
-
-
-@dataclass(slots=True)
-class _Seen:
-    """What others see of a tunnel: replaced as a whole."""
-
-    phase: Phase = Phase.IDLE
-    relay: str = ""
-    hindrance: str = ""
-    problem: str = ""
-
-
-class AmtTunnel:
-    """One tunnel. The thread of Tunnels changes it; any thread may ask what is seen of it."""
-
-    kind = "amt"
-
-    def __init__(self, way: RelayWay, owner: Tunnels) -> None:
-        self.way = way
-        self.receivers: tuple[TunnelReceiver, ...] = ()  # replaced, never changed
-        self.gateway: Gateway | None = None  # None: the relay's address is not known yet
-        self.dropped: Counter[str] = Counter()
-        self.inner = InnerDatagrams(self.dropped)
-        self.received = 0  # packets of data
-        self.refusal = ""  # why the last message could not be sent
-        self.hindrance = ""  # why there is no gateway, in words
-        self.resolving: Future[Address] | None = None
-        self.resolve_at = 0.0  # monotonic seconds
-        self.socket: TunnelSocket | None = None
-        self.seen = _Seen()
-        self._owner = owner
-
-    # -- for any thread
-
-    def changed(self, receiver: TunnelReceiver) -> None:
-        if receiver.wanted is None:
-            self._owner.forget(self, receiver)
-        self._owner.wake()
-
-    @property
-    def problem(self) -> str:
-        return self.seen.problem
-
-    @property
-    def is_open(self) -> bool:
-        return self.seen.phase is Phase.OPEN
-
-    @property
-    def overflow(self) -> int:
-        return 0 if (sock := self.socket) is None else sock.overflow
-
-    def status(self) -> TunnelStatus:
-        gateway, seen = self.gateway, self.seen
-        round_trip = None if gateway is None else gateway.round_trip
-        return TunnelStatus(
-            kind=self.kind,
-            asked=self.way.relay,
-            relay=seen.relay,
-            local_port=self.way.local_port,
-            phase=seen.phase.value,
-            round_trip_ms=None if round_trip is None else 1000 * round_trip,
-            unanswered=0 if gateway is None else max(gateway.tries, gateway.unanswered),
-            full=gateway is not None and gateway.is_full,
-            hindrance=seen.hindrance,
-            received=self.received,
-            dropped=dict(self.dropped),
-            overflow=self.overflow,
-        )
-
-    # -- for the thread of Tunnels
-
-    @property
-    def deadline(self) -> float:
-        resolve_at = self.resolve_at if self.is_to_resolve and self.resolving is None else math.inf
-        if self.gateway is None:
-            return resolve_at
-        return min(resolve_at, self.gateway.deadline, self.inner.deadline)
-
-    @property
-    def is_to_resolve(self) -> bool:
-        """Return True if the relay's address is looked for: again, too, if by its name it may have moved."""
-        gateway = self.gateway
-        if gateway is None or not self.receivers:
-            return bool(self.receivers)
-        is_silent = gateway.phase is Phase.DISCOVERING and gateway.tries >= UNANSWERED_MAX
-        return is_silent and self.way.address is None
-
-    def restart(self, hindrance: str, now: float) -> None:
-        """Begin anew after a while: it cannot go on."""
-        self.gateway, self.hindrance, self.resolve_at = None, hindrance, now + RESOLVE_SECONDS
-
-    def look(self) -> bool:
-        """Note what others see. Returns True if its problem, or whether it is open, has changed."""
-        gateway, before = self.gateway, self.seen
-        phase = Phase.IDLE if gateway is None else gateway.phase
-        relay = "" if gateway is None or gateway.relay is None else str(gateway.relay)
-        hindrance = self._hindrance()
-        self.seen = _Seen(phase, relay, hindrance, hindrance or self._problem(phase))
-        return (before.problem, before.phase is Phase.OPEN) != (self.seen.problem, self.is_open)
-
-    def _hindrance(self) -> str:
-        """Why this host cannot ask the relay."""
-        if not self.receivers:
-            return ""
-        if self.gateway is None:
-            return self.hindrance
-        return f"cannot send to the relay {self.way.relay}: {self.refusal}" if self.refusal else ""
-
-    def _problem(self, phase: Phase) -> str:
-        """What the relay does, or does not."""
-        gateway, relay, problem = self.gateway, self.way.relay, ""
-        if not self.receivers or gateway is None:
-            pass
-        elif gateway.is_full:
-            problem = f"the relay {relay} takes no new gateways: asking again within a minute"
-        elif phase is Phase.DISCOVERING and gateway.tries >= UNANSWERED_MAX:
-            problem = f"no relay answers at {relay}, UDP port {PORT}: asking again"
-        elif phase is Phase.REQUESTING and gateway.unanswered >= UNANSWERED_MAX:
-            problem = (
-                f"the relay {gateway.relay} advertises itself and answers no request: it may know this host"
-                f" by another port than {self.way.local_port}, or a NAT is between"
-            )
-        return problem
 
 
 class Tunnels:
@@ -188,7 +41,7 @@ class Tunnels:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # of the tunnels, their receivers and the thread
-        self._tunnels: dict[tuple[str, int], AmtTunnel] = {}  # by relay and local port
+        self._tunnels: dict[TunnelKey, AmtTunnel] = {}
         self._sockets: dict[tuple[int, int], TunnelSocket] = {}  # by IP version and local port
         self._thread: Thread | None = None
         self._bell: Bell | None = None
@@ -202,7 +55,7 @@ class Tunnels:
     ) -> TunnelReceiver:
         """A link to a group by a tunnel. Raises LinkError, and RuntimeError if there is no thread."""
         with self._lock:
-            tunnel = self._tunnels.get(way[:2]) or AmtTunnel(way, self)
+            tunnel = self._tunnels.get(way.key) or AmtTunnel(way, self)
             address = way.address
             self._socket(4 if address is None else address.version, way.local_port)
             self._start()
@@ -210,7 +63,7 @@ class Tunnels:
                 tunnel, group, port, source_filter, receive_buffer, refresh_seconds=way.refresh_seconds
             )
             tunnel.receivers = (*tunnel.receivers, receiver)
-            self._tunnels[way[:2]] = tunnel
+            self._tunnels[way.key] = tunnel
         self.wake()
         return receiver
 
@@ -286,11 +139,18 @@ class Tunnels:
                 try:
                     step(tunnel, tunnels, now)
                 except Exception as error:  # it must not cost the other tunnels their thread
-                    self._log.exception("tunnel.crashed", relay=tunnel.way.relay)
+                    self._log.exception("tunnel.crashed", relay=str(tunnel.way))
                     tunnel.restart(f"it failed: {type(error).__name__}: {reason_of(error)}", now)
         self._drop_unused(tunnels)
 
     def _attend(self, tunnel: AmtTunnel, tunnels: Sequence[AmtTunnel], now: float) -> None:
+        if tunnel.leave_bad_relay(now):
+            self._leave(tunnel, tunnels)
+            self._seek(tunnel, tunnel.candidates, tunnels, now)
+        if not tunnel.receivers:
+            tunnel.search = None
+        if tunnel.search is not None:
+            self._send(tunnel, tunnel.search.tick(now))
         if (gateway := tunnel.gateway) is not None:
             receivers = [each for one in tunnels if one.gateway is gateway for each in one.receivers]
             if receivers:
@@ -300,9 +160,10 @@ class Tunnels:
             tunnel.inner.expire(now)
         if tunnel.look():
             if problem := tunnel.problem:
-                self._log.warning("tunnel.hindered", relay=tunnel.way.relay, reason=problem)
+                self._log.warning("tunnel.hindered", relay=str(tunnel.way), reason=problem)
             elif tunnel.is_open:
-                self._log.info("tunnel.open", relay=tunnel.seen.relay, asked=tunnel.way.relay)
+                seen = tunnel.seen
+                self._log.info("tunnel.open", relay=seen.relay, asked=str(tunnel.way), by=seen.found_by)
             for receiver in tunnel.receivers:
                 receiver.on_lost()
 
@@ -316,49 +177,78 @@ class Tunnels:
                     one is not tunnel and one.gateway is gateway for one in self._tunnels.values()
                 )
                 if not tunnel.receivers and (goes_on or (is_over and tunnel.deadline == math.inf)):
-                    del self._tunnels[tunnel.way[:2]]
-            ports = {local_port for _, local_port in self._tunnels}
+                    del self._tunnels[tunnel.way.key]
+            ports = {local_port for _, local_port, _ in self._tunnels}
             for key in [key for key in self._sockets if key[1] not in ports]:
                 self._sockets.pop(key).close()
 
     # -- where the relay is
 
-    def _resolve(self, tunnel: AmtTunnel, tunnels: Iterable[AmtTunnel], now: float) -> None:
-        """Find the relay's address: at once if it is one, else by asking, which may take long."""
+    def _resolve(self, tunnel: AmtTunnel, tunnels: Sequence[AmtTunnel], now: float) -> None:
+        """Find the relay: at once if its address is known, else by asking, which may take long."""
         if not tunnel.receivers:
             return
         try:
             if (answer := tunnel.resolving) is not None:
                 if answer.done():
                     tunnel.resolving, tunnel.resolve_at = None, now + RESOLVE_SECONDS
-                    self._found(tunnel, answer.result(), tunnels)
+                    self._seek(tunnel, answer.result(), tunnels, now)
             elif tunnel.is_to_resolve and now >= tunnel.resolve_at:
                 if (address := tunnel.way.address) is not None:
-                    self._found(tunnel, address, tunnels)
+                    self._seek(tunnel, Candidates((setting(address),)), tunnels, now)
                 else:
-                    tunnel.resolving = begin(lambda: resolve(tunnel.way.relay), "resolve-relay")
+                    way = tunnel.way
+                    tunnel.resolving = begin(lambda: candidates_of(way.relay, way.sources), "find-relay")
                     tunnel.resolving.add_done_callback(lambda _: self.wake())
         except LinkError as error:
             tunnel.hindrance, tunnel.resolve_at = error.trouble, now + RESOLVE_SECONDS
         except OSError as error:
-            tunnel.hindrance = f"cannot resolve the relay {tunnel.way.relay}: {reason_of(error)}"
+            tunnel.hindrance = f"cannot resolve the relay {tunnel.way}: {reason_of(error)}"
             tunnel.resolve_at = now + RESOLVE_SECONDS
 
-    def _found(self, tunnel: AmtTunnel, relay: Address, tunnels: Iterable[AmtTunnel]) -> None:
+    def _seek(
+        self, tunnel: AmtTunnel, candidates: Candidates, tunnels: Sequence[AmtTunnel], now: float
+    ) -> None:
+        """Ask these, as far as there is a socket for them. Raises LinkError if there is none for any."""
+        usable, refused = [], None
+        for candidate in candidates.found:
+            try:
+                with self._lock:
+                    self._socket(candidate.address.version, tunnel.way.local_port)
+                usable.append(candidate)
+            except LinkError as error:
+                refused = error
+        if refused is not None and not usable:
+            raise refused
+        chosen = tunnel.seek(candidates._replace(found=tuple(usable)), now)
+        if chosen is not None:
+            self._choose(tunnel, chosen, tunnels)
+        elif tunnel.search is not None:
+            self._leave(tunnel, tunnels)
+
+    def _choose(self, tunnel: AmtTunnel, chosen: Candidate, tunnels: Sequence[AmtTunnel]) -> None:
         """Ask there. What others have asked there by the same port goes on for both: a relay knows no more of
-        this host than its address and port. Raises LinkError."""
-        port = tunnel.way.local_port
+        this host than its address and port."""
+        relay, port = chosen.address, tunnel.way.local_port
         with self._lock:
             tunnel.socket = self._socket(relay.version, port)
-        tunnel.hindrance = ""
         if tunnel.gateway is not None and tunnel.gateway.discovery == relay:
+            tunnel.hindrance, tunnel.search = "", None
             return
+        self._leave(tunnel, tunnels)
         there = [
             one.gateway
             for one in tunnels
             if one.gateway is not None and (one.gateway.discovery, one.way.local_port) == (relay, port)
         ]
-        tunnel.gateway = there[0] if there else Gateway(relay, refresh_seconds=tunnel.way.refresh_seconds)
+        refresh = tunnel.way.refresh_seconds
+        tunnel.choose(chosen, there[0] if there else Gateway(relay, refresh_seconds=refresh))
+
+    def _leave(self, tunnel: AmtTunnel, tunnels: Sequence[AmtTunnel]) -> None:
+        """Have no more to do with the relay; if no other tunnel has, it is told so."""
+        gateway, tunnel.gateway = tunnel.gateway, None
+        if gateway is not None and not any(one.gateway is gateway for one in tunnels):
+            self._send(tunnel, gateway.end())
 
     # -- messages
 
@@ -386,7 +276,15 @@ class Tunnels:
             except Exception:  # what one message does must not cost all tunnels their thread
                 self._log.exception("tunnel.crashed")
 
-    def _take(self, batch: Batch, tunnels: Iterable[AmtTunnel]) -> None:
+    def _take_control(
+        self, tunnel: AmtTunnel, message: bytes, end: UdpEnd, tunnels: Sequence[AmtTunnel]
+    ) -> None:
+        if tunnel.gateway is not None:
+            self._send(tunnel, tunnel.gateway.take(message, end, clock.monotonic()))
+        elif tunnel.search is not None and (chosen := tunnel.search.take(message, end)) is not None:
+            self._choose(tunnel, chosen, tunnels)
+
+    def _take(self, batch: Batch, tunnels: Sequence[AmtTunnel]) -> None:
         """Take what came to the port of these tunnels."""
         now = clock.monotonic()
         by_relay = defaultdict[UdpEnd, list[AmtTunnel]](list)
@@ -403,8 +301,7 @@ class Tunnels:
             message = bytes(payload)
             if not is_data(message):
                 for one in tunnels:
-                    if one.gateway is not None:
-                        self._send(one, one.gateway.take(message, end, now))
+                    self._take_control(one, message, end, tunnels)
                 continue
             for tunnel in by_relay.get(end, ()):
                 gateway = tunnel.gateway
@@ -446,6 +343,8 @@ def _deliver(tunnel: AmtTunnel, datagrams: Iterable[TimedDatagram], beside: Sequ
             given[receiver].append(one)
     for receiver, each in given.items():
         receiver.deliver(each)
+    if given:
+        tunnel.note_delivered()
 
 
 def _wants(receiver: TunnelReceiver, datagram: TunnelledDatagram) -> bool:

@@ -382,7 +382,7 @@ control_socket = "/run/mcastd/control"
 stop_timeout = "10s"
 
 [amt]
-relay = "192.52.193.1"
+relay = "auto"
 local_port = 2268
 refresh = "25s"
 

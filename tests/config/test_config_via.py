@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mcastd.config import AmtVia, Config, InboundSubscription, NativeVia, diff
+from mcastd.config import AmtFallbackVia, AmtVia, Config, InboundSubscription, NativeVia, diff
 
 Loaded = Callable[..., Config]
 Refused = Callable[..., list[str]]
@@ -39,6 +39,25 @@ def test_a_change_for_all_concerns_those_that_come_so(loaded: Loaded) -> None:
     assert not after.inbound["tv"].receives_as(before.inbound["tv"])
 
 
+def test_a_fallback_is_an_ordinary_subscription_as_well(loaded: Loaded) -> None:
+    keys = 'via = "amt-fallback"\nexpect_every = 5\ninterface = "eth0"\nrejoin_every = "1min"\n'
+    common = '[amt]\nrelay = "amt.example.net"\n'
+    assert via_of(loaded(common + TV + keys)) == AmtFallbackVia(relay="amt.example.net")
+    tv = loaded(TV + keys).inbound["tv"]
+    assert not tv.is_tunnelled
+    assert [*tv.ways()], "changes of its interface concern it"
+    assert not tv.receives_as(loaded(TV + keys.replace("= 5", "= 6")).inbound["tv"]), (
+        "its patience is another"
+    )
+
+
+def test_a_relay_that_is_looked_for_may_be_another_for_other_senders(loaded: Loaded) -> None:
+    one, other = (TV + f'via = "amt"\nsources = ["203.0.113.{number}"]' for number in (1, 2))
+    assert not loaded(one).inbound["tv"].receives_as(loaded(other).inbound["tv"])
+    named = '[amt]\nrelay = "192.0.2.1"\n'
+    assert loaded(named + one).inbound["tv"].receives_as(loaded(named + other).inbound["tv"])
+
+
 def test_no_change_of_an_interface_concerns_a_tunnel() -> None:
     keys = {"group": "232.1.1.1", "port": 5004, "output": "/srv/tv"}
     assert [*InboundSubscription.model_validate(keys).ways()]
@@ -54,7 +73,12 @@ def test_no_change_of_an_interface_concerns_a_tunnel() -> None:
         ),
         ('via = "amt"\nrejoin_every = "1min"', 'rejoin_every: does not apply to via = "amt"'),
         ('via = "amt"\nprotocol = "rtp"\nfec = true', 'fec: does not apply to via = "amt"'),
-        ('via = "tunnel"', 'via: must be "native" or "amt", not "tunnel"'),
+        ('via = "tunnel"', 'via: must be "native", "amt" or "amt-fallback", not "tunnel"'),
+        ('via = "amt-fallback"', 'via: "amt-fallback" needs expect_every: after so long a silence'),
+        (
+            'via = "amt-fallback"\nexpect_every = 5\nprotocol = "rtp"\nfec = true',
+            'fec: does not apply to via = "amt-fallback"',
+        ),
         ("via = 7", "via: must be the name of a way or a table, not 7"),
         ('via = { kind = "amt", rely = "192.0.2.1" }', 'unknown key; did you mean "relay"?'),
         ('via = { kind = "amt", relay = "239.1.1.1" }', "239.1.1.1 is no address that a relay can have"),

@@ -15,12 +15,13 @@ from support.wait import wait_for
 
 from mcastd.errors import LinkError
 from mcastd.ip import ANY_SOURCE, Address, SourceFilter
-from mcastd.net.tunnel_socket import resolve
+from mcastd.net.resolving import addresses_of
 from mcastd.protocols import amt
 from mcastd.protocols.membership import RecordKind
 from mcastd.status import TunnelStatus
 from mcastd.tunnel.receiver import OVERHEAD_BYTES, TunnelReceiver
-from mcastd.tunnel.tunnels import RelayWay, Tunnels
+from mcastd.tunnel.tunnel import RelayWay
+from mcastd.tunnel.tunnels import Tunnels
 
 RELAY, LOCAL_PORT = "127.0.0.2", 4268
 GROUP_6, OTHER = ip_address("ff3e::1"), ip_address("203.0.113.2")
@@ -187,12 +188,12 @@ def test_a_name_is_resolved_and_one_that_cannot_be_is_trouble(
     monkeypatch.setattr("mcastd.tunnel.tunnels.RESOLVE_SECONDS", 0.1)
     known: dict[str, str] = {}
 
-    def resolve(name: str) -> Address:
+    def resolve(name: str) -> list[Address]:
         if name not in known:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return ip_address(known[name])
+        return [ip_address(known[name])]
 
-    monkeypatch.setattr("mcastd.tunnel.tunnels.resolve", resolve)
+    monkeypatch.setattr("mcastd.tunnel.candidates.addresses_of", resolve)
     receiver = open_link(relay="amt.example.net")
     wait_for(lambda: "cannot resolve the relay amt.example.net" in receiver.problem, "the problem")
     known["amt.example.net"] = RELAY
@@ -239,7 +240,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """What names stand for; they are asked for often."""
     known: dict[str, str] = {}
     monkeypatch.setattr("mcastd.tunnel.tunnels.RESOLVE_SECONDS", 0.1)
-    monkeypatch.setattr("mcastd.tunnel.tunnels.resolve", lambda name: ip_address(known[name]))
+    monkeypatch.setattr("mcastd.tunnel.candidates.addresses_of", lambda name: [ip_address(known[name])])
     return known
 
 
@@ -281,7 +282,7 @@ def test_what_fails_in_one_tunnel_costs_no_other(
 
 def test_no_name_kills_the_resolver() -> None:
     with pytest.raises(OSError, match="no name that DNS can have"):
-        resolve(64 * "a" + ".net")
+        addresses_of(64 * "a" + ".net")
 
 
 def test_a_relay_that_has_moved_by_its_name_is_found(open_link: Open, names: dict[str, str]) -> None:

@@ -1,0 +1,230 @@
+"""``via = "amt-fallback"``: what comes natively, and by a tunnel while nothing does.
+
+```
+   sender eth0 ------ eth0 receiver eth1 ------ eth0 relay 10.9.0.2
+                           the daemon
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from support.amt_relay import SOURCE, SmallRelay, datagram
+from support.daemon import RunningDaemon
+from support.host import Host, connect
+from support.inside import inside
+from support.peer import Stream, Talker
+from support.wait import wait_for
+
+from mcastd.errors import LinkError
+from mcastd.ip import SourceFilter
+from mcastd.net.fake import FakeReceiver
+from mcastd.tunnel.fallback import FallbackReceiver
+
+GROUP, PORT, RELAY = "239.1.1.1", 5004, "10.9.0.2"
+CONFIG = f"""[amt]
+relay = "{RELAY}"
+[inbound.news]
+group = "{GROUP}"
+port = {PORT}
+interface = "eth0"
+via = "amt-fallback"
+expect_every = 1
+output = "DIR/news"
+"""
+
+
+class Ways:
+    """Both ways, in memory; a clock that stands still. A way that is closed cannot be opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        self.calls = 0  # of on_lost
+        self.natives: list[FakeReceiver] = []
+        self.tunnels: list[FakeReceiver] = []
+        self.native_is_closed = self.tunnel_is_closed = False
+        monkeypatch.setattr("mcastd.clock.monotonic", lambda: self.now)
+
+    def _open_native(self) -> FakeReceiver:
+        if self.native_is_closed:
+            raise LinkError("cannot join", "no route")
+        self.natives.append(FakeReceiver())
+        return self.natives[-1]
+
+    def _open_tunnel(self) -> FakeReceiver:
+        if self.tunnel_is_closed:
+            raise LinkError("cannot receive from AMT relays", "no socket")
+        self.tunnels.append(FakeReceiver())
+        return self.tunnels[-1]
+
+    def open(self) -> FallbackReceiver:
+        link = FallbackReceiver(self._open_native, self._open_tunnel, 2.0)
+
+        def call() -> None:
+            self.calls += 1
+
+        link.on_lost = call
+        return link
+
+    def wait(self, link: FallbackReceiver, seconds: float) -> None:
+        """Time passes; what is due is done as a subscription does it."""
+        end = self.now + seconds
+        while link.deadline <= end:
+            self.now, calls = max(self.now, link.deadline), self.calls
+            link.tick(self.now)
+            if self.calls > calls:
+                link.network_changed()
+        self.now = end
+
+
+@pytest.fixture
+def ways(monkeypatch: pytest.MonkeyPatch) -> Ways:
+    return Ways(monkeypatch)
+
+
+def received(link: FallbackReceiver) -> list[bytes]:
+    found: list[bytes] = []
+    while batch := link.receive():
+        found += [bytes(one) for one in batch.payloads]
+    return found
+
+
+def test_the_tunnel_is_opened_after_silence_and_not_before(ways: Ways) -> None:
+    link = ways.open()
+    link.set_filter(SourceFilter(False, (SOURCE,)))
+    for _ in range(3):
+        ways.wait(link, 1.5)
+        ways.natives[0].deliver(b"native")
+        assert received(link) == [b"native"]
+    assert ways.tunnels == []
+    ways.wait(link, 2.5)
+    (tunnel,) = ways.tunnels
+    assert tunnel.source_filter == SourceFilter(False, (SOURCE,)), "it was told what both are told"
+    tunnel.deliver(b"by the tunnel")
+    assert received(link) == [b"by the tunnel"]
+    assert link.glance().interfaces == ("fake0", "fake0")
+    ways.wait(link, 60.0)
+    assert len(ways.tunnels) == 1
+    link.close()
+    assert tunnel.closed
+
+
+def test_what_comes_natively_again_ends_the_tunnel_which_is_read_empty_first(ways: Ways) -> None:
+    link = ways.open()
+    ways.wait(link, 3.0)
+    (tunnel,) = ways.tunnels
+    tunnel.dropped_by_kernel = 7
+    ways.natives[0].deliver(b"n1")
+    batch = link.receive()
+    assert [bytes(one) for one in batch.payloads] == [b"n1"]
+    assert not link.emptied
+    tunnel.left = False  # what came by it before it was left
+    tunnel.deliver(b"t1")
+    ways.natives[0].deliver(b"n2")
+    assert received(link) == [b"t1", b"n2"]
+    assert tunnel.closed
+    assert link.load().overflow == link.glance().overflow == 7, "what it lost is not forgotten"
+    ways.wait(link, 3.0)
+    assert len(ways.tunnels) == 2, "silent again"
+    link.close()
+
+
+def test_what_was_not_read_in_time_is_no_silence(ways: Ways) -> None:
+    link = ways.open()
+    ways.natives[0].filled = 0.1
+    ways.wait(link, 2.5)
+    assert ways.tunnels == []
+    link.close()
+
+
+def test_where_the_group_cannot_be_joined_the_tunnel_comes_at_once(ways: Ways) -> None:
+    ways.native_is_closed = True
+    link = ways.open()
+    ways.tunnels[0].deliver(b"by the tunnel")
+    assert received(link) == [b"by the tunnel"]
+    assert link.problem == "native: cannot join: no route"
+    ways.native_is_closed = False
+    assert link.retry_at is not None
+    link.network_changed()
+    ways.natives[0].deliver(b"native")
+    assert received(link) == [b"native"]
+    assert ways.tunnels[0].closed
+    assert link.problem == ""
+    link.close()
+
+
+def test_without_either_there_is_no_link(ways: Ways) -> None:
+    ways.native_is_closed = ways.tunnel_is_closed = True
+    with pytest.raises(LinkError, match="cannot join: no route"):
+        ways.open()
+
+
+def test_a_tunnel_that_cannot_be_had_is_tried_again_and_the_native_way_goes_on(ways: Ways) -> None:
+    ways.tunnel_is_closed = True
+    link = ways.open()
+    ways.wait(link, 3.0)
+    assert "amt: cannot receive from AMT relays: no socket" in link.problem
+    ways.natives[0].deliver(b"native")
+    assert received(link) == [b"native"]
+    assert link.problem == "", "it is not needed any longer"
+    ways.wait(link, 3.0)
+    ways.tunnel_is_closed = False
+    link.network_changed()
+    ways.tunnels[0].deliver(b"by the tunnel")
+    assert received(link) == [b"by the tunnel"]
+    link.close()
+
+
+@pytest.fixture
+def hosts() -> Iterator[tuple[Host, Host, Host]]:
+    with Host() as sender, Host() as receiver, Host() as other:
+        connect(sender, "eth0", receiver, "eth0")
+        connect(receiver, "eth1", other, "eth0")
+        sender.ip("address add 10.8.0.1/24 dev eth0")
+        receiver.ip("address add 10.8.0.2/24 dev eth0")
+        receiver.ip("address add 10.9.0.1/24 dev eth1")
+        other.ip(f"address add {RELAY}/24 dev eth0")
+        yield sender, receiver, other
+
+
+@pytest.mark.root
+def test_a_stream_that_fails_natively_goes_on_by_a_tunnel_and_comes_back(
+    hosts: tuple[Host, Host, Host], tmp_path: Path
+) -> None:
+    sender, receiver, other = hosts
+    news = tmp_path / "news"
+    (tmp_path / "daemon").mkdir()
+    with inside(other):
+        relay = SmallRelay(RELAY)
+
+    def lines(word: str) -> int:
+        return news.read_text().count(word) if news.exists() else 0
+
+    try:
+        with (
+            RunningDaemon(
+                tmp_path / "daemon", CONFIG.replace("DIR", str(tmp_path)), enter=receiver.enter([])
+            ) as daemon,
+            Talker(sender, "eth0", GROUP, PORT, source="10.8.0.1", label="native ") as talker,
+        ):
+            with Stream(talker):
+                wait_for(lambda: lines("native") > 100, "what comes natively")
+                assert not relay.gateways
+            wait_for(lambda: relay.gateways, "the tunnel")
+            relay.stream = lambda: [datagram(b"tunnelled\n", group=ip_address(GROUP))]
+            wait_for(lambda: lines("tunnelled") > 3, "what comes by it")
+            link = daemon.worker("inbound/news")["status"]["link"]
+            assert (link["interfaces"], link["tunnel"]["phase"]) == (["eth0", "amt"], "open")
+            assert "amt" in daemon.ctl("status", "inbound/news").stdout
+            before = lines("native")
+            with Stream(talker):
+                wait_for(lambda: lines("native") > before + 100, "what comes natively again")
+                link = daemon.worker("inbound/news")["status"]["link"]
+                assert (link["interfaces"], link["tunnel"]) == (["eth0"], None)
+            wait_for(lambda: lines("native") == len(talker.sent), "each once")
+    finally:
+        relay.close()
