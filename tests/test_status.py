@@ -187,8 +187,8 @@ SUBSCRIPTION = """{
   "link": {
     "interfaces": ["eth0", "eth1"], "receive_buffer": 222, "reading": "recvmmsg", "coalesced": true,
     "tunnel": {
-      "kind": "amt", "asked": "amt.example.net", "candidates": {"192.0.2.41": "name"}, "relay": "192.0.2.41", "found_by": "name",
-      "local_port": 2268, "phase": "open",
+      "kind": "amt", "asked": "amt.example.net", "candidates": {"192.0.2.41": "name"},
+      "relay": "192.0.2.41", "found_by": "name", "local_port": 2268, "phase": "open",
       "round_trip_ms": 371.5, "unanswered": 372, "full": true, "hindrance": "cannot send to the relay",
       "received": 373, "dropped": {"foreign": 374}, "overflow": 375
     }
