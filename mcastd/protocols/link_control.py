@@ -1,4 +1,4 @@
-"""What the two ends of a link tell each other in records of their own: kinds from 16 on.
+"""What the two ends of a link tell each other, in asides: kinds from 16 on.
 
 ```
   streams   16 | 0 1 | 0 2 | stream: number 4, origin 8, number there 4, source port 2, port 2, family 1, 0 3,

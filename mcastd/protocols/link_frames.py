@@ -1,10 +1,9 @@
-"""What a record of a link has inside: datagrams of streams, or what the two ends tell each other.
+"""What a record of a link has inside: datagrams of streams.
 
 ```
   datagram    0 | hops 1 | TTL 1 | 0 1     | stream 4 | sequence 4 | payload
   bundle      1 | hops 1 | TTL 1 | count 1 | stream 4 | sequence 4 | size 2 ... | payload ...
   part        2 | hops 1 | TTL 1 | 0 1     | stream 4 | sequence 4 | size 2 | offset 2 | piece
-  control     link_control.py
 ```
 
 A bundle has small datagrams of one stream, whose numbers follow each other; a part is one of a datagram that
@@ -17,7 +16,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from functools import lru_cache
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import NamedTuple
 
 from mcastd.ip import MAX_DATAGRAM_BYTES
@@ -138,19 +137,14 @@ def _heads(count: int) -> struct.Struct:
     return struct.Struct(">" + "QI" * count)
 
 
-def is_datagrams(frame: bytes) -> bool:
-    """Return True for a frame with datagrams or a part of one: most of them are."""
-    return len(frame) >= _HEAD.size and frame[0] <= FrameKind.PART
-
-
-def read_datagrams(frames: Sequence[bytes]) -> Iterator[DatagramRun | DatagramPart | None]:
-    """Read frames that are_datagrams(), in order. None: one is none."""
+def read_frames(frames: Sequence[bytes]) -> Iterator[DatagramRun | DatagramPart | None]:
+    """Read frames in order. None: one of them is malformed."""
     if (run := _one_run(frames)) is not None:
         yield run
         return
-    for _, together in groupby(frames, lambda frame: frame[:_COMMON_BYTES]):
+    for common, together in groupby(frames, lambda frame: frame[:_COMMON_BYTES]):
         alike = [*together]
-        if alike[0][0] != FrameKind.DATAGRAM:
+        if min(map(len, alike)) < _HEAD.size or common[0] != FrameKind.DATAGRAM:
             yield from map(_read, alike)
         elif (run := _one_run(alike)) is not None:
             yield run
@@ -161,9 +155,10 @@ def read_datagrams(frames: Sequence[bytes]) -> Iterator[DatagramRun | DatagramPa
 def _one_run(frames: Sequence[bytes]) -> DatagramRun | None:
     """All frames as one run; None: they are not."""
     count = len(frames)
-    if not count:
+    heads = b"".join([frame[: _HEAD.size] for frame in frames])
+    if not count or len(heads) != count * _HEAD.size:
         return None
-    fields = _heads(count).unpack(b"".join([frame[: _HEAD.size] for frame in frames]))
+    fields = _heads(count).unpack(heads)
     common, sequences = fields[::2], fields[1::2]
     first = sequences[0]
     if common.count(common[0]) < count or sequences != tuple(range(first, first + count)):
@@ -187,24 +182,31 @@ def _split(alike: Sequence[bytes]) -> Iterator[DatagramRun]:
 
 
 def _read(frame: bytes) -> DatagramRun | DatagramPart | None:
-    """A bundle or a part."""
+    """A frame by itself."""
+    if len(frame) < _HEAD.size:
+        return None
     kind, hops, ttl, count, stream, sequence = _HEAD.unpack_from(frame)
-    if kind == FrameKind.BUNDLE:
-        at = _HEAD.size + count * _SIZE_BYTES
-        if not count or len(frame) < at:
-            return None
-        sizes = _sizes(count).unpack_from(frame, _HEAD.size)
-        if at + sum(sizes) != len(frame):
-            return None
-        payloads: list[bytes] = []
-        for size in sizes:
-            payloads.append(frame[at : at + size])
-            at += size
-        return DatagramRun(stream, sequence, hops, ttl, payloads)
-    if kind != FrameKind.PART or len(frame) <= _HEAD.size + _PART.size:
-        return None
-    size, offset = _PART.unpack_from(frame, _HEAD.size)
-    piece = frame[_HEAD.size + _PART.size :]
-    if size > MAX_DATAGRAM_BYTES or offset + len(piece) > size:
-        return None
-    return DatagramPart(stream, sequence, hops, ttl, size, offset, piece)
+    body = frame[_HEAD.size :]
+    match kind:
+        case FrameKind.DATAGRAM:
+            return DatagramRun(stream, sequence, hops, ttl, [body])
+        case FrameKind.BUNDLE if payloads := _bundled(body, count):
+            return DatagramRun(stream, sequence, hops, ttl, payloads)
+        case FrameKind.PART if len(body) > _PART.size:
+            size, offset = _PART.unpack_from(body)
+            piece = body[_PART.size :]
+            if offset + len(piece) <= size <= MAX_DATAGRAM_BYTES:
+                return DatagramPart(stream, sequence, hops, ttl, size, offset, piece)
+    return None
+
+
+def _bundled(body: bytes, count: int) -> list[bytes]:
+    """The datagrams of a bundle, which has at least one; none if their sizes contradict its own."""
+    at = count * _SIZE_BYTES
+    if not count or len(body) < at:
+        return []
+    sizes = _sizes(count).unpack_from(body)
+    if at + sum(sizes) != len(body):
+        return []
+    ends = [*accumulate(sizes, initial=at)]
+    return [*map(body.__getitem__, map(slice, ends, ends[1:]))]

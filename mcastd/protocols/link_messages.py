@@ -1,17 +1,19 @@
-"""What a link has in its UDP datagrams: two messages of a handshake, and records.
+"""What a link has in its UDP datagrams: two messages of a handshake, records and asides.
 
 ```
   hello     0x11 | 0 | 0 2          | ephemeral key 32 | sealed introduction 32 + 16
   welcome   0x12 | 0 | receiver 2   | ephemeral key 32 | sealed introduction 32 + 16
-  record    0x13 | 0 | receiver 2   | counter 8        | sealed frame, tag 16
+  record    0x13 | 0 | receiver 2   | counter 8        | sealed frame of datagrams, tag 16
+  aside     0x14 | 0 | receiver 2   | counter 8        | sealed frame of control, tag 16
             kind       index of a session, as its receiver numbers it
 ```
 
 The upper half of the first byte is the version, and so is a part of what both ends authenticate. The answer
 to a hello is no longer than that, so whoever forges where it comes from gains nothing.
 
-The nonce of a record is its header: 12 bytes that no other record under the same key has. So the header is
-authenticated by the tag, and nothing else need be.
+The nonce of a record or an aside is its header: 12 bytes that no other one under the same key has. So the
+header is authenticated by the tag, and nothing else need be. Each kind is counted by itself: a gap among
+records is a loss, which may be repaired; an aside is said again, or is of no use later.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ class MessageKind(IntEnum):
     HELLO = VERSION << 4 | 1
     WELCOME = VERSION << 4 | 2
     RECORD = VERSION << 4 | 3
+    ASIDE = VERSION << 4 | 4
 
 
 _LOWER = {kind & 0x0F for kind in MessageKind}
@@ -111,20 +114,23 @@ def build_introduction(introduction: Introduction) -> bytes:
 
 
 class RecordHeader(NamedTuple):
+    kind: MessageKind  # RECORD or ASIDE
     session: int  # index that its receiver has for it
-    counter: int  # 0, 1, ... under its key
+    counter: int  # 0, 1, ... of its kind, under its key
 
 
-def read_record_header(message: bytes | bytearray | memoryview, at: int = 0) -> RecordHeader | None:
-    """The header of the record that begins at ``at``. Returns None if there is none, or no room for a tag."""
-    if len(message) - at < RECORD_OVERHEAD_BYTES:
+def read_record_header(message: bytes | memoryview) -> RecordHeader | None:
+    """The header of a record or an aside. Returns None if it is neither, or has no room for a tag."""
+    if len(message) < RECORD_OVERHEAD_BYTES:
         return None
-    kind, receiver, counter = _RECORD.unpack_from(message, at)
-    return RecordHeader(receiver, counter) if kind == MessageKind.RECORD else None
+    kind, session, counter = _RECORD.unpack_from(message)
+    if kind not in (MessageKind.RECORD, MessageKind.ASIDE):
+        return None
+    return RecordHeader(MessageKind(kind), session, counter)
 
 
-def record_headers(receiver: int, counter: int, count: int) -> list[bytes]:
-    """The headers of ``count`` records in a row, which are their nonces."""
+def record_headers(kind: MessageKind, session: int, counter: int, count: int) -> list[bytes]:
+    """The headers of ``count`` records or asides in a row, which are their nonces."""
     # One number of 12 bytes, of which the counter is the lower part
-    first = int.from_bytes(_RECORD.pack(MessageKind.RECORD, receiver, counter))
+    first = int.from_bytes(_RECORD.pack(kind, session, counter))
     return [header.to_bytes(RECORD_HEADER_BYTES) for header in range(first, first + count)]

@@ -1,0 +1,16 @@
+"""Links: authenticated tunnels to other mcastd, as they work between the network here and the wire there.
+
+```
+  site.py        what all links of a host share: numbers of streams, what has come already, what goes where
+  end.py         one end of one link: messages in and out, datagrams in and out
+  sessions.py    handshakes, and which keys are in use
+  session.py     records under the keys of one handshake; window.py: each is taken once
+  reception.py   records in order, and what is missing of them; sent.py: records that may be asked for again
+  streams.py     which streams numbers stand for, on both ways; parts.py: large datagrams
+  wants.py       what each end wants
+  round_trip.py  reports: losses, round trips, whether somebody is there
+  path_mtu.py    how large a datagram may be
+```
+
+No socket, and no clock: ``now`` is monotonic seconds.
+"""

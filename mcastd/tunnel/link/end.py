@@ -1,0 +1,414 @@
+"""One end of a link: messages and datagrams in, messages and datagrams out.
+
+```
+   send()  runs of datagrams --> numbers of streams --> frames --> records          --> messages
+   take()  messages --> sessions: handshakes, records, asides
+                           records --> in order --> frames --> runs of datagrams    --> runs
+                           asides  --> what the peer wants, has received, or lacks
+   tick()  what is due by the clock
+```
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+
+from mcastd.protocols.link_control import (
+    GroupsWanted,
+    GroupWant,
+    LinkClosed,
+    LinkControl,
+    LinkReport,
+    PathProbe,
+    PathProbed,
+    RecordsMissing,
+    StreamsAnnounced,
+    StreamsAsked,
+    build_asked,
+    build_closed,
+    build_missing,
+    build_probe,
+    build_probed,
+    build_report,
+    build_streams,
+    read_control,
+)
+from mcastd.protocols.link_frames import DatagramPart, DatagramRun, build_frames, read_frames
+from mcastd.protocols.link_messages import (
+    RECORD_OVERHEAD_BYTES,
+    MessageKind,
+    is_other_version,
+    read_handshake,
+    read_record_header,
+)
+from mcastd.tunnel.gateway import UdpEnd
+from mcastd.tunnel.link.heartbeat import Heartbeat
+from mcastd.tunnel.link.parts import PartAssembly
+from mcastd.tunnel.link.path_mtu import BASE_BYTES, PathMtu
+from mcastd.tunnel.link.session import LinkSession, WireBytes, frame_room
+from mcastd.tunnel.link.sessions import LinkSessions
+from mcastd.tunnel.link.step import (
+    BEYOND_RATE,
+    CLOSED_BY_USER,
+    DOWN,
+    FORGED,
+    INCOMPLETE,
+    MALFORMED,
+    NO_MESSAGE,
+    OTHER_VERSION,
+    REPLAYED_RECORD,
+    UNKNOWN_SESSION,
+    UNKNOWN_STREAM,
+    CarriedRun,
+    LinkCounts,
+    LinkSettings,
+    LinkStep,
+    MayGo,
+    MessageBurst,
+)
+from mcastd.tunnel.link.streams import IncomingStreams, OutgoingStreams
+from mcastd.tunnel.link.wants import OwnWants, PeerWants
+
+# What a session is found by: kind and index, as the messages begin.
+_ADDRESSED_BYTES = 4
+
+
+class LinkEnd:
+    """For one thread at a time."""
+
+    def __init__(
+        self,
+        key: bytes,
+        origin: int,
+        settings: LinkSettings,
+        now: float,
+        *,
+        wall_ns: Callable[[], int],
+        allow: MayGo | None = None,
+        random: Callable[[int], int] = secrets.randbelow,
+    ) -> None:
+        """``key`` has 32 bytes. ``origin`` is this site. ``wall_ns`` are nanoseconds since 1970."""
+        self.peer: UdpEnd | None = None  # where messages go; None: nobody has come yet
+        self.counts = LinkCounts()
+        self.sessions = LinkSessions(
+            key,
+            connects=settings.connects,
+            origin=origin,
+            repair_seconds=settings.repair_seconds,
+            wall_ns=wall_ns,
+            random=random,
+        )
+        self.heartbeat = Heartbeat(
+            connects=settings.connects, keepalive_seconds=settings.keepalive_seconds, repairs=False
+        )
+        self.path = PathMtu(settings.likely_bytes, now)
+        self.peer_wants = PeerWants()
+        self.last_report: LinkReport | None = None  # of the peer
+        self._settings = settings
+        self._allow = allow
+        self._own_wants = OwnWants()
+        self._outgoing = OutgoingStreams()
+        self._incoming = IncomingStreams()
+        self._parts = PartAssembly()
+        self._peer_origin: int | None = None
+        self._dropped_before = (0, 0)  # of _incoming and _parts, as far as it is counted
+
+    # -- what is seen of it
+
+    @property
+    def is_up(self) -> bool:
+        """Return True if the peer is there."""
+        return self.sessions.current is not None and not self.heartbeat.is_lost
+
+    @property
+    def deadline(self) -> float:
+        """When :meth:`tick` is due, in monotonic seconds; ``inf``: never."""
+        if self.peer is None:
+            return self.peer_wants.deadline
+        times = [self.sessions.deadline, self._incoming.deadline, self._parts.deadline]
+        times += [self.heartbeat.deadline, self.peer_wants.deadline]
+        if self.is_up:
+            times += [self._own_wants.deadline, self._outgoing.deadline, self.path.deadline]
+        times += [session.reception.deadline for session in self.sessions.all]
+        return min(times)
+
+    # -- what others ask of it
+
+    def meet(self, peer: UdpEnd | None) -> None:
+        """Where the peer is, for an end that connects; None: that is not known."""
+        self.peer = peer
+
+    def want(self, wants: Iterable[GroupWant], now: float) -> LinkStep:
+        """Want this of the peer from now on, and nothing else."""
+        self._own_wants.want(wants, now)
+        return self.tick(now)
+
+    def send(self, runs: Sequence[CarriedRun], now: float) -> LinkStep:
+        """Send datagrams to the peer."""
+        session, peer = self.sessions.current, self.peer
+        if session is None or peer is None or self.heartbeat.is_lost:
+            self.counts.dropped[DOWN] += sum(len(run.payloads) for run in runs)
+            return LinkStep()
+        room = frame_room(self.path.size)
+        frames: list[bytes] = []
+        numbers: list[int] = []
+        for run in runs:
+            sizes = [*map(len, run.payloads)]
+            count = len(sizes)
+            if self._allow is not None and (count := self._allow(sizes, now)) < len(sizes):
+                self.counts.dropped[BEYOND_RATE] += len(sizes) - count
+                if not count:
+                    continue
+            payloads = run.payloads[:count]
+            number = self._outgoing.number(run.stream)
+            numbers.append(number)
+            frames += build_frames(DatagramRun(number, run.sequence, run.hops, run.ttl, payloads), room)
+            self.counts.sent += count
+            self.counts.sent_bytes += sum(sizes[:count])
+        if not frames:
+            return LinkStep()
+        messages: list[bytes] = []
+        if new := self._outgoing.to_announce(numbers, now):
+            messages += session.seal_asides(build_streams(new, room))
+        self.heartbeat.carried(now, sent=True)
+        return LinkStep([MessageBurst(messages + session.seal(frames, now), peer)])
+
+    def close(self, now: float) -> LinkStep:
+        """Take leave of the peer."""
+        step = LinkStep()
+        self._say(step, [build_closed(LinkClosed(CLOSED_BY_USER))])
+        self.sessions.forget()
+        self.heartbeat.stop()
+        return step
+
+    def too_large(self, size: int, now: float) -> None:
+        """The kernel refused a message of this size."""
+        self.path.too_large(size, now)
+
+    # -- time
+
+    def tick(self, now: float) -> LinkStep:
+        """Do what is due."""
+        step = LinkStep()
+        self.sessions.expire(now)
+        if self.sessions.current is None:
+            self.heartbeat.stop()
+        step.wants_changed = self.peer_wants.expire(now)
+        for session in self.sessions.all:
+            self._deliver(step, session.reception.expire(now), now)
+            self._ask_missing(step, session, now)
+        self._incoming.expire(now)
+        self._parts.expire(now)
+        self._account()
+        if self.sessions.current is not None:
+            self._speak(step, now)
+        if self.peer is not None and (hello := self.sessions.hello(now)) is not None:
+            step.bursts.append(MessageBurst([hello], self.peer))
+        return step
+
+    def _speak(self, step: LinkStep, now: float) -> None:
+        """What is to be said to the peer now."""
+        room, round_trip = frame_room(self.path.size), self.heartbeat.round_trip
+        frames = build_asked(self._incoming.ask(now, round_trip), room)
+        if (asks := self.heartbeat.due(now)) is not None:
+            frames.append(self._report(now, asks=asks))
+        if self.heartbeat.is_lost:
+            self.sessions.renew(now)  # it may have been started again
+        else:
+            frames += build_streams(self._outgoing.due(now), room)
+            frames += self._own_wants.tell(now, round_trip, frame_room(BASE_BYTES))
+            if (probe := self.path.probe(now, round_trip)) is not None:
+                size, number = probe
+                frames.append(build_probe(PathProbe(size, number), frame_room(size)))
+        self._say(step, frames)
+
+    def _report(self, now: float, *, asks: bool) -> bytes:
+        session = self.sessions.current
+        assert session is not None
+        report = self.heartbeat.report(
+            now,
+            asks=asks,
+            wants_serial=self.peer_wants.serial,
+            next_counter=session.next_counter,
+            expected=session.reception.top,
+            received=session.reception.received,
+        )
+        return build_report(report)
+
+    def _say(self, step: LinkStep, frames: Sequence[bytes], session: LinkSession | None = None) -> None:
+        """Send asides, in the current session if no other one is meant."""
+        session = session or self.sessions.current
+        if frames and session is not None and self.peer is not None:
+            step.bursts.append(MessageBurst(session.seal_asides(frames), self.peer))
+
+    def _ask_missing(self, step: LinkStep, session: LinkSession, now: float) -> None:
+        if ranges := session.reception.ask(now, self.heartbeat.round_trip):
+            self._say(step, build_missing(ranges, frame_room(BASE_BYTES)), session)
+
+    # -- messages
+
+    def take(self, messages: Sequence[WireBytes], source: UdpEnd, now: float) -> LinkStep:
+        """Take messages that came from one address and port."""
+        step = LinkStep()
+        for addressed, together in groupby(messages, lambda message: bytes(message[:_ADDRESSED_BYTES])):
+            alike = [*together]
+            if addressed[:1] in _RECORDS:
+                self._take_records(step, alike, source, now)
+            else:
+                self._take_others(step, alike, source, now)
+        self._account()
+        return step
+
+    def _take_others(self, step: LinkStep, messages: Sequence[WireBytes], source: UdpEnd, now: float) -> None:
+        for message in map(bytes, messages):
+            if (handshake := read_handshake(message)) is None:
+                self.counts.ignored[OTHER_VERSION if is_other_version(message) else NO_MESSAGE] += 1
+                continue
+            before = self.sessions.current
+            answer = self.sessions.take(handshake, now)
+            if answer is not None:
+                step.bursts.append(MessageBurst([answer], source))
+            if (session := self.sessions.current) is not None and session is not before:
+                self._begin(session, source, now)
+                if self.sessions.round_trip is not None:
+                    self.heartbeat.measured(self.sessions.round_trip)
+                self._merge(step, self.tick(now))
+
+    def _take_records(
+        self, step: LinkStep, messages: Sequence[WireBytes], source: UdpEnd, now: float
+    ) -> None:
+        """Take records or asides of one session."""
+        header = next(filter(None, map(read_record_header, messages)), None)
+        session = None if header is None else self.sessions.find(header.session)
+        if header is None or session is None:
+            self.counts.ignored[NO_MESSAGE if header is None else UNKNOWN_SESSION] += len(messages)
+            return
+        whole = messages
+        if min(map(len, messages)) < RECORD_OVERHEAD_BYTES:
+            whole = [*filter(read_record_header, messages)]
+        opened = session.open(header.kind, whole)
+        ignored = self.counts.ignored
+        if len(opened.counters) < len(messages):
+            ignored[NO_MESSAGE] += len(messages) - len(whole)
+            ignored[FORGED] += opened.forged
+            ignored[REPLAYED_RECORD] += opened.replayed
+        if not opened.counters:
+            return
+        session.heard = now
+        if self.sessions.confirm(session, now):
+            self._begin(session, source, now)
+        if opened.advances and session is self.sessions.current and source != self.peer:
+            self.peer = source
+            self.counts.roamed += 1
+        self.heartbeat.heard(now)
+        if header.kind == MessageKind.RECORD:
+            self.heartbeat.carried(now, sent=False)
+            self._deliver(step, session.reception.take(opened.counters, opened.frames, now), now)
+            self._ask_missing(step, session, now)
+        else:
+            for frame in opened.frames:
+                self._take_control(step, session, frame, now)
+
+    def _begin(self, session: LinkSession, source: UdpEnd, now: float) -> None:
+        """A session is the current one now."""
+        self.heartbeat.repairs = session.peer.repair_seconds > 0
+        if not self._settings.connects and self.peer != source:
+            self.peer = source
+        if self.heartbeat.is_lost or not self.heartbeat.is_running:  # the path may be another one
+            self.path = PathMtu(self._settings.likely_bytes, now)
+        if session.peer.origin != self._peer_origin:  # another run of the peer, which knows nothing of us
+            self._peer_origin = session.peer.origin
+            self._outgoing.announce_all_again()
+            self._incoming.forget()
+            self.peer_wants.forget()
+            self._own_wants.tell_again(now)
+            self.path = PathMtu(self._settings.likely_bytes, now)
+        self.heartbeat.begin(now)
+
+    # -- what is inside
+
+    def _deliver(self, step: LinkStep, frames: Sequence[bytes], now: float) -> None:
+        if not frames:
+            return
+        for found in read_frames(frames):
+            run = self._parts.take(found, now) if isinstance(found, DatagramPart) else found
+            if found is None:
+                self.counts.ignored[MALFORMED] += 1
+            elif run is not None:
+                self._give(step, run, now)
+
+    def _give(self, step: LinkStep, run: DatagramRun, now: float) -> None:
+        if (stream := self._incoming.get(run.stream)) is None:
+            self._incoming.wait(run, now)
+            return
+        self.counts.received += len(run.payloads)
+        self.counts.received_bytes += sum(map(len, run.payloads))
+        step.runs.append(CarriedRun(stream, *run[1:]))
+
+    def _take_control(self, step: LinkStep, session: LinkSession, frame: bytes, now: float) -> None:
+        control = read_control(frame)
+        if control is None:
+            self.counts.ignored[MALFORMED] += 1
+            return
+        if isinstance(control, LinkClosed):
+            self._left(step)
+        elif isinstance(control, RecordsMissing):
+            again = session.sent.again(control.ranges, now)
+            if again and self.peer is not None:
+                step.bursts.append(MessageBurst(again, self.peer))
+        else:
+            self._say(step, [*self._answers(step, session, control, now)])
+
+    def _answers(
+        self, step: LinkStep, session: LinkSession, control: LinkControl, now: float
+    ) -> Iterator[bytes]:
+        """Do what a message says; what is said to that."""
+        room = frame_room(self.path.size)
+        match control:
+            case LinkReport() as report:
+                self.heartbeat.took(report, now)
+                self._own_wants.known(report.wants_serial, now)
+                self.last_report = report
+                self._deliver(step, session.reception.reveal(report.next_counter, now), now)
+                if report.asks:
+                    yield self._report(now, asks=False)
+            case GroupsWanted() as wanted:
+                step.wants_changed |= self.peer_wants.take(wanted, now)
+                if wanted.part == wanted.parts - 1:
+                    yield self._report(now, asks=False)
+            case StreamsAnnounced() as announced:
+                for run in self._incoming.learn(announced):
+                    self._give(step, run, now)
+            case StreamsAsked(numbers):
+                yield from build_streams(self._outgoing.asked(numbers, now), room)
+            case PathProbe(size, number):
+                yield build_probed(PathProbed(size, number))
+            case PathProbed(size, _):
+                self.path.answered(size, now)
+
+    def _left(self, step: LinkStep) -> None:
+        """The peer has taken its leave."""
+        self.sessions.forget()
+        self.heartbeat.stop()
+        step.wants_changed |= self.peer_wants.forget()
+
+    def _account(self) -> None:
+        """Count what was dropped since."""
+        dropped = self._incoming.dropped, self._parts.dropped
+        for reason, now, before in zip(
+            (UNKNOWN_STREAM, INCOMPLETE), dropped, self._dropped_before, strict=True
+        ):
+            if now > before:
+                self.counts.dropped[reason] += now - before
+        self._dropped_before = dropped
+
+    @staticmethod
+    def _merge(step: LinkStep, other: LinkStep) -> None:
+        step.bursts += other.bursts
+        step.runs += other.runs
+        step.wants_changed |= other.wants_changed
+
+
+_RECORDS = frozenset({bytes([MessageKind.RECORD]), bytes([MessageKind.ASIDE])})

@@ -1,0 +1,130 @@
+"""When an end reports what it has received, how long a round trip takes, and whether the peer is there.
+
+While datagrams go either way, both ends report once a second, and ask for an answer. Else the connecting
+end does, as often as a NAT on the way wants to see. With repair, reports follow the last records, since a
+loss shows by what comes after it.
+"""
+
+from __future__ import annotations
+
+import math
+
+from mcastd.protocols.link_control import LinkReport
+
+ACTIVE_SECONDS = 1.0
+# Before the first report is answered.
+PRESUMED_ROUND_TRIP_SECONDS = 0.1
+# A question is asked again after so long, or so many round trips; and after so many of them nobody is there.
+ANSWER_SECONDS, ANSWER_ROUND_TRIPS = 1.0, 3.0
+UNANSWERED_MAX = 3
+# Reports after the last records.
+TAIL_SECONDS = (0.02, 0.1)
+# Longer round trips are errors: RFC 3550 has no more than 65,536 s, and networks less.
+_ROUND_TRIP_MAX_SECONDS = 60.0
+_MICRO = 1e6
+
+
+class Heartbeat:
+    """Of one end. For one thread at a time."""
+
+    def __init__(self, *, connects: bool, keepalive_seconds: float, repairs: bool) -> None:
+        """``repairs``: the peer asks for what was lost."""
+        self.round_trip = PRESUMED_ROUND_TRIP_SECONDS
+        self.is_measured = False
+        self.unanswered = 0
+        self.repairs = repairs
+        self.is_running = False
+        self._idle_seconds = keepalive_seconds if connects else math.inf
+        self._is_active = False
+        self._asked: float | None = None  # monotonic seconds of a question without an answer
+        self._ask_at = math.inf
+        self._tail_at = math.inf
+        self._tail = 0  # reports since the last records
+        self._echo_us = 0
+        self._echo_came = 0.0
+
+    @property
+    def is_lost(self) -> bool:
+        """Return True if nobody answers."""
+        return self.unanswered >= UNANSWERED_MAX
+
+    @property
+    def deadline(self) -> float:
+        """When :meth:`due` says something, in monotonic seconds; ``inf``: never."""
+        return min(self._ask_at, self._tail_at)
+
+    def begin(self, now: float) -> None:
+        """A session begins: the peer is to see that it does, and answer."""
+        self.is_running = True
+        self.unanswered, self._asked, self._ask_at = 0, None, now
+
+    def stop(self) -> None:
+        """There is no session."""
+        self.is_running = False
+        self._ask_at = self._tail_at = math.inf
+        self._asked, self.unanswered, self._is_active = None, 0, False
+
+    def heard(self, now: float) -> None:
+        """Something came of the peer."""
+        self.unanswered = 0
+        if self._asked is not None:
+            self._asked = None
+            self._ask_at = now + (ACTIVE_SECONDS if self._is_active else self._idle_seconds)
+
+    def carried(self, now: float, *, sent: bool) -> None:
+        """Datagrams came, or were ``sent``."""
+        if not self._is_active:
+            self._is_active = True
+            self._ask_at = min(self._ask_at, now + ACTIVE_SECONDS)
+        if sent and self.repairs:
+            self._tail, self._tail_at = 0, now + TAIL_SECONDS[0]
+
+    def due(self, now: float) -> bool | None:
+        """Return whether a report that is due now asks for an answer; None: none is due."""
+        if now >= self._ask_at:
+            if self._asked is not None:
+                self.unanswered += 1
+            self._asked = now
+            self._is_active = False
+            self._ask_at = now + max(ANSWER_SECONDS, ANSWER_ROUND_TRIPS * self.round_trip)
+            return True
+        if now >= self._tail_at:
+            self._tail += 1
+            is_over = self._tail >= len(TAIL_SECONDS)
+            self._tail_at = math.inf if is_over else now + TAIL_SECONDS[self._tail]
+            return False
+        return None
+
+    def report(
+        self, now: float, *, asks: bool, wants_serial: int, next_counter: int, expected: int, received: int
+    ) -> LinkReport:
+        delay = now - self._echo_came if self._echo_us else 0.0
+        return LinkReport(
+            asks=asks,
+            wants_serial=wants_serial,
+            sent_us=_microseconds(now),
+            echo_us=self._echo_us,
+            echo_delay_us=min(_microseconds(delay), 0xFFFFFFFF),
+            next_counter=next_counter,
+            expected=expected,
+            received=received,
+        )
+
+    def took(self, report: LinkReport, now: float) -> None:
+        """Learn the round trip from a report of the peer."""
+        self._echo_us, self._echo_came = report.sent_us, now
+        if not report.echo_us:
+            return
+        self.measured((_microseconds(now) - report.echo_us - report.echo_delay_us) / _MICRO)
+
+    def measured(self, seconds: float) -> None:
+        """A round trip took so long."""
+        if 0 <= seconds <= _ROUND_TRIP_MAX_SECONDS:
+            # RFC 6298 section 2.3
+            self.round_trip = 0.875 * self.round_trip + 0.125 * seconds if self.is_measured else seconds
+            self.is_measured = True
+
+
+def _microseconds(seconds: float) -> int:
+    """More than 0, which stands for no time at all."""
+    return max(1, round(seconds * _MICRO))

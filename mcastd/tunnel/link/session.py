@@ -1,0 +1,121 @@
+"""The records under the keys of one handshake: sealed and opened by the batch, each taken once."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import repeat
+from operator import add
+from typing import NamedTuple
+
+from mcastd.protocols.crypto import cipher, invalid_tag
+from mcastd.protocols.link_messages import (
+    RECORD_HEADER_BYTES,
+    RECORD_OVERHEAD_BYTES,
+    Introduction,
+    MessageKind,
+    record_headers,
+)
+from mcastd.protocols.noise import NoiseKeys
+from mcastd.tunnel.link.reception import RecordReception
+from mcastd.tunnel.link.sent import SentRecords
+from mcastd.tunnel.link.window import ReplayWindow
+
+WireBytes = bytes | memoryview
+
+
+class OpenedRecords(NamedTuple):
+    """What is inside records that were not seen before, with their counters."""
+
+    counters: list[int]
+    frames: list[bytes]
+    forged: int  # records with another tag
+    replayed: int  # that have come already, or so long ago that nobody knows
+    advances: bool  # one of them is later than all before
+
+
+class LinkSession:
+    """One session. Its peer has the same, with the keys the other way round."""
+
+    def __init__(
+        self, keys: NoiseKeys, ours: int, peer: Introduction, repair_seconds: float, now: float
+    ) -> None:
+        """``ours`` is our index. For ``repair_seconds`` lost records are waited for; 0: they are not."""
+        self.ours = ours
+        self.peer = peer
+        self.began = now
+        self.heard: float | None = None  # monotonic seconds when a message of it last came
+        # An answer comes late by a round trip, which is no longer than what is waited for
+        self.sent = SentRecords(2 * peer.repair_seconds)
+        self.reception = RecordReception(repair_seconds)
+        self._encrypt = cipher(keys.send).encrypt
+        self._decrypt = cipher(keys.receive).decrypt
+        self._invalid = invalid_tag()
+        self._counters = {MessageKind.RECORD: 0, MessageKind.ASIDE: 0}
+        self._windows = {MessageKind.RECORD: ReplayWindow(), MessageKind.ASIDE: ReplayWindow()}
+
+    @property
+    def next_counter(self) -> int:
+        """Of the next record."""
+        return self._counters[MessageKind.RECORD]
+
+    def seal(self, frames: Sequence[bytes], now: float) -> list[bytes]:
+        """The records that carry frames, in order."""
+        records = self._seal(MessageKind.RECORD, frames)
+        self.sent.keep(records, now)
+        return records
+
+    def seal_asides(self, frames: Sequence[bytes]) -> list[bytes]:
+        return self._seal(MessageKind.ASIDE, frames)
+
+    def open(self, kind: MessageKind, messages: Sequence[WireBytes]) -> OpenedRecords:
+        """Open records, or asides, that have our index; each is as long as one is at least."""
+        headers = [bytes(message[:RECORD_HEADER_BYTES]) for message in messages]
+        sealed = [message[RECORD_HEADER_BYTES:] for message in messages]
+        try:
+            frames = [*map(self._decrypt, headers, sealed, repeat(None))]
+        except self._invalid:  # not all are right: one by one
+            opened = [*map(self._open_one, headers, sealed)]
+            frames = [frame for frame in opened if frame is not None]
+            headers = [header for header, frame in zip(headers, opened, strict=True) if frame is not None]
+        forged = len(messages) - len(frames)
+        counters = [*_counters(len(headers)).unpack(b"".join(headers))]
+        return self._admit(self._windows[kind], counters, frames, forged)
+
+    def _seal(self, kind: MessageKind, frames: Sequence[bytes]) -> list[bytes]:
+        counter = self._counters[kind]
+        self._counters[kind] = counter + len(frames)
+        headers = record_headers(kind, self.peer.session, counter, len(frames))
+        return [*map(add, headers, map(self._encrypt, headers, frames, repeat(None)))]
+
+    def _open_one(self, header: bytes, sealed: WireBytes) -> bytes | None:
+        try:
+            return self._decrypt(header, sealed, None)
+        except self._invalid:
+            return None
+
+    @staticmethod
+    def _admit(window: ReplayWindow, counters: list[int], frames: list[bytes], forged: int) -> OpenedRecords:
+        if not counters:
+            return OpenedRecords([], [], forged, 0, False)
+        top, first, count = window.top, counters[0], len(counters)
+        if first > top and counters == [*range(first, first + count)]:
+            window.admit(first, count)
+            return OpenedRecords(counters, frames, forged, 0, True)
+        new = [bool(window.admit(counter, 1)) for counter in counters]
+        if not all(new):
+            frames = [frame for frame, is_new in zip(frames, new, strict=True) if is_new]
+            counters = [counter for counter, is_new in zip(counters, new, strict=True) if is_new]
+        return OpenedRecords(counters, frames, forged, count - len(counters), window.top > top)
+
+
+@lru_cache(maxsize=512)
+def _counters(count: int) -> struct.Struct:
+    """Unpacks the counters of ``count`` headers."""
+    return struct.Struct(">" + "4xQ" * count)
+
+
+def frame_room(message_bytes: int) -> int:
+    """Bytes of a frame in a message of at most so many."""
+    return message_bytes - RECORD_OVERHEAD_BYTES

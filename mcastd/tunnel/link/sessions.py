@@ -1,0 +1,243 @@
+"""Which keys of a link are in use: handshakes, made anew before the keys are old.
+
+```
+  connecting end                                      listening end
+     hello  ------------------------------------------>   next: it can open, and does not send
+     current: it sends  <--------------------  welcome
+     record or aside  -------------------------------->   current: now it sends
+     former: opened for a while                           former: opened for a while
+```
+
+A hello that somebody else sends again is no newer than the last one, and refused. When nobody is connected,
+an older one is taken: the clock of the peer may have been set back. Whoever sends it again gets a welcome
+that is of no use to him, and after the next hello of the peer it is refused, too.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+from mcastd.protocols.link_messages import (
+    INDEX_MAX,
+    PROLOGUE,
+    Introduction,
+    LinkHandshake,
+    MessageKind,
+    build_handshake,
+    build_introduction,
+    read_introduction,
+)
+from mcastd.protocols.noise import NoiseHandshake, NotOfThisPeerError
+from mcastd.tunnel.link.session import LinkSession
+
+# Keys are made anew after so long, or so many records; and are forgotten when they are so old.
+REKEY_SECONDS = 120.0
+REKEY_RECORDS = 1 << 32
+EXPIRY_SECONDS = 180.0
+# What was sealed by the keys before is opened for so long.
+FORMER_SECONDS = 10.0
+# A handshake that the peer began and did not end.
+NEXT_SECONDS = 10.0
+# A hello is sent again after so long without a welcome, and then after twice that.
+HELLO_SECONDS, HELLO_MAX_SECONDS = 1.0, 8.0
+# Reasons to ignore a message of a handshake.
+WRONG_KEY = "wrong-key"  # sealed by another key, or forged
+REPLAYED = "replayed"  # older than another hello of this peer
+UNEXPECTED = "unexpected"  # a hello where this end connects; a welcome that answers none
+OWN = "own"  # this site's own: the link leads back here
+
+
+class _Pending(NamedTuple):
+    """A hello that waits for its welcome."""
+
+    ours: int  # index
+    handshake: NoiseHandshake
+    sent: float  # monotonic seconds
+
+
+class LinkSessions:
+    """The sessions of one end. For one thread at a time."""
+
+    def __init__(
+        self,
+        key: bytes,
+        *,
+        connects: bool,
+        origin: int,
+        repair_seconds: float,
+        wall_ns: Callable[[], int],
+        random: Callable[[int], int] = secrets.randbelow,
+    ) -> None:
+        self.current: LinkSession | None = None
+        self.ignored: Counter[str] = Counter()  # messages of handshakes, by reason
+        self.tries = 0  # hellos without a welcome
+        self.handshakes = 0  # that were through
+        self.round_trip: float | None = None  # seconds of the last hello and its welcome
+        self.clock_offset: float | None = (
+            None  # seconds by which the peer's clock is ahead, or less than none
+        )
+        self._key = key
+        self._connects = connects
+        self._origin = origin
+        self._repair_seconds = repair_seconds
+        self._wall_ns = wall_ns
+        self._random = random
+        self._former: LinkSession | None = None
+        self._next: LinkSession | None = None
+        self._former_until = math.inf  # monotonic seconds
+        self._pending: _Pending | None = None
+        self._hello_at = 0.0 if connects else math.inf  # monotonic seconds
+        self._hello_sent_ns = 0  # the time in our last hello
+        self._hello_heard_ns = 0  # the time in the peer's last hello
+
+    # -- what is seen of it
+
+    def find(self, index: int) -> LinkSession | None:
+        """The session that has this index of ours."""
+        for session in (self.current, self._former, self._next):
+            if session is not None and session.ours == index:
+                return session
+        return None
+
+    @property
+    def all(self) -> list[LinkSession]:
+        """Those that can open records."""
+        return [one for one in (self.current, self._former, self._next) if one is not None]
+
+    @property
+    def deadline(self) -> float:
+        """When :meth:`expire` or :meth:`hello` is due, in monotonic seconds; ``inf``: never."""
+        times = [self._hello_at, *(session.began + EXPIRY_SECONDS for session in self.all)]
+        if self._former is not None:
+            times.append(self._former_until)
+        if self._next is not None:
+            times.append(self._next.began + NEXT_SECONDS)
+        return min(times)
+
+    # -- changes
+
+    def use(self, key: bytes) -> None:
+        """Make the next handshake with another key. What there is goes on until then."""
+        if key != self._key:
+            self._key = key
+            self._pending = None
+            self._next = None
+            self.renew(0.0)
+
+    def renew(self, now: float) -> None:
+        """Have a hello sent now, if this end connects and none waits for its welcome."""
+        if self._connects and self._pending is None:
+            self._hello_at = min(self._hello_at, now)
+
+    def forget(self) -> None:
+        """The peer says that it is gone."""
+        self.current = self._former = self._next = None
+
+    def expire(self, now: float) -> None:
+        """Forget what is too old."""
+        if self.current is not None and now >= self.current.began + EXPIRY_SECONDS:
+            self.current = None
+        if self._former is not None and now >= min(self._former_until, self._former.began + EXPIRY_SECONDS):
+            self._former = None
+        if self._next is not None and now >= self._next.began + NEXT_SECONDS:
+            self._next = None
+
+    def confirm(self, session: LinkSession, now: float) -> bool:
+        """The peer has sealed something in a session: it is there. Returns True if it is the current one now
+        and was not before."""
+        if session is not self._next:
+            return False
+        self._next = None
+        self._begin(session, now)
+        return True
+
+    # -- messages
+
+    def hello(self, now: float) -> bytes | None:
+        """A hello, if one is due."""
+        current = self.current
+        if self._connects and current is not None and current.next_counter >= REKEY_RECORDS:
+            self._hello_at = min(self._hello_at, now)
+        if now < self._hello_at:
+            return None
+        self._hello_at = now + min(HELLO_SECONDS * 2**self.tries, HELLO_MAX_SECONDS)
+        self.tries += 1
+        handshake = NoiseHandshake(self._key, initiator=True, prologue=PROLOGUE)
+        index = self._new_index()
+        # Greater than the one before, even if the clock was set back meanwhile
+        self._hello_sent_ns = max(self._wall_ns(), self._hello_sent_ns + 1)
+        self._pending = _Pending(index, handshake, now)
+        return self._build(MessageKind.HELLO, 0, handshake, index, self._hello_sent_ns)
+
+    def take(self, message: LinkHandshake, now: float) -> bytes | None:
+        """Take a message of a handshake. Returns the welcome that answers it."""
+        is_hello = message.kind == MessageKind.HELLO
+        pending = self._pending
+        if is_hello == self._connects or (
+            not is_hello and (pending is None or pending.ours != message.receiver)
+        ):
+            self.ignored[UNEXPECTED] += 1
+            return None
+        if pending is None:
+            handshake = NoiseHandshake(self._key, initiator=False, prologue=PROLOGUE)
+        else:
+            handshake = pending.handshake
+        try:
+            introduction = read_introduction(handshake.read(message.noise))
+        except NotOfThisPeerError:
+            self.ignored[WRONG_KEY] += 1
+            return None
+        if introduction is None or introduction.origin == self._origin:
+            self.ignored[OWN if introduction else UNEXPECTED] += 1
+            return None
+        if pending is None:
+            return self._welcome(handshake, introduction, now)
+        self._pending, self.tries = None, 0
+        self._hello_at = now + REKEY_SECONDS
+        self.round_trip = now - pending.sent
+        self._note_clock(introduction)
+        session = LinkSession(handshake.keys(), pending.ours, introduction, self._repair_seconds, now)
+        self._begin(session, now)
+        return None
+
+    def _welcome(self, handshake: NoiseHandshake, introduction: Introduction, now: float) -> bytes | None:
+        is_alive = self.current is not None or self._next is not None
+        if introduction.sent_ns <= self._hello_heard_ns and is_alive:
+            self.ignored[REPLAYED] += 1
+            return None
+        self._hello_heard_ns = introduction.sent_ns
+        self._note_clock(introduction)
+        index = self._new_index()
+        welcome = self._build(
+            MessageKind.WELCOME, introduction.session, handshake, index, max(0, self._wall_ns())
+        )
+        self._next = LinkSession(handshake.keys(), index, introduction, self._repair_seconds, now)
+        return welcome
+
+    def _build(
+        self, kind: MessageKind, receiver: int, handshake: NoiseHandshake, index: int, sent_ns: int
+    ) -> bytes:
+        introduction = Introduction(index, self._origin, sent_ns, self._repair_seconds)
+        noise = handshake.write(build_introduction(introduction))
+        return build_handshake(LinkHandshake(kind, receiver, noise))
+
+    def _begin(self, session: LinkSession, now: float) -> None:
+        self._former, self._former_until = self.current, now + FORMER_SECONDS
+        self.current = session
+        self.handshakes += 1
+
+    def _note_clock(self, introduction: Introduction) -> None:
+        self.clock_offset = (introduction.sent_ns - self._wall_ns()) / 1e9
+
+    def _new_index(self) -> int:
+        """One that no session has, and that the last hello did not have."""
+        taken = {session.ours for session in self.all}
+        if self._pending is not None:
+            taken.add(self._pending.ours)
+        return next(
+            iter(filter(lambda index: index not in taken, iter(lambda: self._random(INDEX_MAX + 1), None)))
+        )

@@ -1,0 +1,194 @@
+"""What all links of a host have in common: how its streams are numbered, what has come, and what goes where.
+
+```
+   network here --- taken() ----> a stream and numbers of this site ---> links whose peers want it
+   a link  ------- admitted() --> what has not come by another link ---> network here
+                                                                    ---> with transit: other links
+```
+
+Nothing goes round: what comes back to its site is dropped, what has come already is, and each site on the way
+takes one off the hops and the TTL. So two links with the same peer are two legs of one stream.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from mcastd.ip import Address, Prefix, merged, stays_on_link
+from mcastd.protocols.link_control import DISTANCE_MAX, CarriedStream, GroupWant
+from mcastd.protocols.link_frames import SEQUENCES
+from mcastd.tunnel.link.end import LinkEnd
+from mcastd.tunnel.link.step import CarriedRun
+from mcastd.tunnel.link.window import ReplayWindow
+
+# Links that a datagram may go by, one after another.
+HOPS_MAX = 8
+# Streams that are known: of more, those that were used last.
+STREAMS_MAX = 4096
+# Reasons why a datagram goes no further.
+TTL_TOO_LOW = "ttl"
+OWN_STREAM = "own"  # it has come back here
+DUPLICATE = "duplicate"  # it has come by another link
+TOO_FAR = "hops"
+
+
+@dataclass(slots=True)
+class SiteLink:
+    """A link as its site sees it."""
+
+    end: LinkEnd
+    send: Sequence[Prefix]  # groups that the peer may have
+    transit: bool = (
+        False  # whether it goes on by other links with transit, and what comes by those goes by it
+    )
+
+    def may_have(self, group: Address) -> bool:
+        return any(group.version == prefix.version and group in prefix for prefix in self.send)
+
+
+@dataclass(slots=True)
+class _Numbered:
+    stream: CarriedStream
+    sequence: int = 0  # of the next datagram
+
+
+class LinkSite:
+    """For one thread at a time."""
+
+    def __init__(self, origin: int) -> None:
+        """``origin`` has 64 bits, and is another one in each run: numbers begin anew with it."""
+        self.origin = origin
+        self.links: dict[str, SiteLink] = {}  # by name
+        self.dropped: Counter[str] = Counter()  # datagrams, by reason
+        self._own: OrderedDict[tuple[Address, int, Address, int], _Numbered] = OrderedDict()
+        self._last_number = 0
+        self._seen: OrderedDict[tuple[int, int], ReplayWindow] = OrderedDict()  # by origin and number
+
+    # -- datagrams
+
+    def taken(
+        self,
+        source: tuple[Address, int],
+        group: tuple[Address, int],
+        ttl: int,
+        payloads: Sequence[bytes],
+    ) -> CarriedRun | None:
+        """Datagrams of one sender to one group and port, as they came on the network here; addresses with
+        ports. None: their TTL is used up."""
+        if ttl <= 1:
+            self.dropped[TTL_TOO_LOW] += len(payloads)
+            return None
+        key = *source, *group
+        if (numbered := self._own.get(key)) is None:
+            self._last_number = (self._last_number + 1) % SEQUENCES
+            numbered = _Numbered(CarriedStream(self.origin, self._last_number, *key))
+            self._own[key] = numbered
+            if len(self._own) > STREAMS_MAX:
+                self._own.popitem(last=False)
+        self._own.move_to_end(key)
+        run = CarriedRun(numbered.stream, numbered.sequence, HOPS_MAX, ttl - 1, payloads)
+        numbered.sequence = (numbered.sequence + len(payloads)) % SEQUENCES
+        return run
+
+    def admitted(self, run: CarriedRun) -> list[CarriedRun]:
+        """What of a run that came by a link has not come before."""
+        count = len(run.payloads)
+        if run.stream.origin == self.origin:
+            self.dropped[OWN_STREAM] += count
+            return []
+        key = run.stream.origin, run.stream.number
+        if (window := self._seen.get(key)) is None:
+            window = self._seen[key] = ReplayWindow()
+            if len(self._seen) > STREAMS_MAX:
+                self._seen.popitem(last=False)
+        self._seen.move_to_end(key)
+        first = _unwrapped(run.sequence, window.top)
+        new = window.admit(first, count)
+        if new == [(first, count)]:
+            return [run]
+        self.dropped[DUPLICATE] += count - sum(number for _, number in new)
+        return [
+            run._replace(sequence=at % SEQUENCES, payloads=run.payloads[at - first : at - first + number])
+            for at, number in new
+        ]
+
+    def onward(self, run: CarriedRun) -> CarriedRun | None:
+        """A run that came by a link, as it goes by others. None: it goes no further."""
+        if run.hops <= 1 or run.ttl <= 1:
+            self.dropped[TOO_FAR if run.hops <= 1 else TTL_TOO_LOW] += len(run.payloads)
+            return None
+        return run._replace(hops=run.hops - 1, ttl=run.ttl - 1)
+
+    def takers(self, stream: CarriedStream, came_by: str | None) -> list[str]:
+        """The links that a stream goes by. ``came_by`` is one that it came by; None: the network here."""
+        arrival = None if came_by is None else self.links.get(came_by)
+        if came_by is not None and (arrival is None or not arrival.transit):
+            return []
+        return [
+            name
+            for name, link in self.links.items()
+            if name != came_by
+            and (arrival is None or link.transit)
+            and link.may_have(stream.group)
+            and link.end.peer_wants.distance(stream.group, stream.source) is not None
+        ]
+
+    # -- what is wanted
+
+    def wanted_here(self) -> list[GroupWant]:
+        """What the peers of all links want of the network here, as far as they may have it."""
+        return [
+            want
+            for link in self.links.values()
+            for allowed in link.send
+            for peer_want in link.end.peer_wants.wants
+            if (want := _within(peer_want, allowed)) is not None
+        ]
+
+    def wanted_of(self, name: str, own: Iterable[GroupWant]) -> list[GroupWant]:
+        """What is wanted of the peer of a link: what this site wants by it itself, and with transit what the
+        peers of other links want of this site."""
+        wants = [*own]
+        if self.links[name].transit:
+            wants += [
+                want._replace(distance=want.distance + 1)
+                for other, link in self.links.items()
+                if other != name and link.transit
+                for allowed in link.send
+                for peer_want in link.end.peer_wants.wants
+                if (want := _within(peer_want, allowed)) is not None and want.distance < DISTANCE_MAX
+            ]
+        by_groups: dict[Prefix, list[GroupWant]] = {}
+        for want in wants:
+            by_groups.setdefault(want.groups, []).append(want)
+        return [
+            GroupWant(groups, merged(one.sources for one in alike), min(one.distance for one in alike))
+            for groups, alike in sorted(by_groups.items(), key=lambda pair: _order(pair[0]))
+        ]
+
+
+def _within(want: GroupWant, allowed: Prefix) -> GroupWant | None:
+    """The part of a want that an allowed prefix has; None: there is none."""
+    groups = want.groups
+    if groups.version != allowed.version:
+        return None
+    narrower, wider = (groups, allowed) if groups.prefixlen >= allowed.prefixlen else (allowed, groups)
+    if narrower.network_address not in wider:
+        return None
+    if narrower.prefixlen == narrower.max_prefixlen and stays_on_link(narrower.network_address):
+        return None
+    return want._replace(groups=narrower)
+
+
+def _order(groups: Prefix) -> tuple[int, int, int]:
+    return groups.version, int(groups.network_address), groups.prefixlen
+
+
+def _unwrapped(sequence: int, top: int) -> int:
+    """The number that ends in these 32 bits and is nearest to ``top``; -1: there is none yet."""
+    if top < 0:
+        return sequence + SEQUENCES  # so that what comes late is no less than 0
+    half = SEQUENCES // 2
+    return top + (sequence - top + half) % SEQUENCES - half

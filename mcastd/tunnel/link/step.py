@@ -1,0 +1,77 @@
+"""What goes into one end of a link, and what comes out of it: data alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from mcastd.protocols.link_control import CarriedStream
+from mcastd.tunnel.gateway import UdpEnd
+
+# Reasons to ignore a message, beside those of handshakes.
+FORGED = "forged"  # or damaged
+REPLAYED_RECORD = "replayed-record"  # it has come already
+UNKNOWN_SESSION = "unknown-session"  # of a run before, or too late
+OTHER_VERSION = "other-version"
+NO_MESSAGE = "no-message"  # of a link at all
+MALFORMED = "malformed"  # what is inside, of the right key
+# Reasons to drop a datagram.
+DOWN = "down"  # nobody is connected
+BEYOND_RATE = "rate"
+UNKNOWN_STREAM = "unknown-stream"
+INCOMPLETE = "incomplete"  # a part of it is lost
+# Why a link is closed.
+CLOSED_BY_USER = 0
+
+MayGo = Callable[[Sequence[int], float], int]
+"""Of datagrams of these sizes, at this time, how many may go, the first ones."""
+
+
+class CarriedRun(NamedTuple):
+    """Datagrams of one stream whose numbers follow each other, and that came one way."""
+
+    stream: CarriedStream
+    sequence: int  # of the first, modulo 2**32
+    hops: int  # links that they may still go by
+    ttl: int  # what their TTL or hop limit is now
+    payloads: Sequence[bytes]
+
+
+class MessageBurst(NamedTuple):
+    """Messages in order, and whom they go to."""
+
+    messages: list[bytes]
+    to: UdpEnd
+
+
+@dataclass(slots=True)
+class LinkStep:
+    """What comes of a step."""
+
+    bursts: list[MessageBurst] = field(default_factory=list)
+    runs: list[CarriedRun] = field(default_factory=list)  # that have come
+    wants_changed: bool = False  # the peer wants something else
+
+
+class LinkSettings(NamedTuple):
+    """How one end behaves."""
+
+    connects: bool  # else it listens
+    repair_seconds: float = 0.0  # how long what was lost is waited for
+    keepalive_seconds: float = 25.0
+    likely_bytes: tuple[int, ...] = (1392, 1472)  # of UDP payloads: sizes that a path may well have
+
+
+@dataclass(slots=True)
+class LinkCounts:
+    """Of one end since it began. ``dropped`` counts datagrams, ``ignored`` messages."""
+
+    sent: int = 0
+    sent_bytes: int = 0
+    received: int = 0
+    received_bytes: int = 0
+    roamed: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    ignored: Counter[str] = field(default_factory=Counter)

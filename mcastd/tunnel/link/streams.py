@@ -1,0 +1,153 @@
+"""Which streams the numbers in frames stand for: ours, as the peer knows them, and the peer's."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from mcastd.protocols.link_control import CarriedStream, StreamsAnnounced
+from mcastd.protocols.link_frames import DatagramRun
+
+# Streams of one link that are known. Of more, those that were used last.
+STREAMS_MAX = 4096
+# A stream is announced twice, so that it is known although the first time was lost.
+AGAIN_SECONDS = 0.25
+# Datagrams of streams that are unknown still wait for so long, in so many bytes.
+WAIT_SECONDS, WAITING_MAX_BYTES = 2.0, 4 << 20
+# Such a stream is asked for again after so long, and no sooner than after two round trips.
+ASK_SECONDS = 0.1
+
+
+class OutgoingStreams:
+    """What we send, by numbers that are ours."""
+
+    def __init__(self) -> None:
+        self._numbers: OrderedDict[CarriedStream, int] = OrderedDict()  # the one used last at the end
+        self._streams: dict[int, CarriedStream] = {}
+        self._last = 0
+        self._announced: dict[int, int] = {}  # how often the peer was told, in this session
+        self._again: dict[int, float] = {}  # when it is told once more, in monotonic seconds, in their order
+
+    def number(self, stream: CarriedStream) -> int:
+        """The number of a stream, which is announced if it is new."""
+        if (number := self._numbers.get(stream)) is not None:
+            self._numbers.move_to_end(stream)
+            return number
+        self._last = number = (self._last + 1) % (1 << 32)
+        self._numbers[stream] = number
+        self._streams[number] = stream
+        if len(self._numbers) > STREAMS_MAX:
+            _, oldest = self._numbers.popitem(last=False)
+            del self._streams[oldest]
+            self._announced.pop(oldest, None)
+            self._again.pop(oldest, None)
+        return number
+
+    def to_announce(self, numbers: Iterable[int], now: float) -> list[tuple[int, CarriedStream]]:
+        """Those of ``numbers``, which are used now, that the peer has not been told."""
+        new = [number for number in dict.fromkeys(numbers) if number not in self._announced]
+        return self._announce(new, now)
+
+    def due(self, now: float) -> list[tuple[int, CarriedStream]]:
+        """Those that are to be announced once more."""
+        due: list[int] = []
+        for number, at in self._again.items():
+            if at > now:
+                break
+            due.append(number)
+        for number in due:
+            del self._again[number]
+        return [(number, self._streams[number]) for number in due]
+
+    def asked(self, numbers: Iterable[int], now: float) -> list[tuple[int, CarriedStream]]:
+        """Those that the peer asks for, as far as there are such."""
+        return self._announce([number for number in numbers if number in self._streams], now)
+
+    def announce_all_again(self) -> None:
+        """The peer knows none of them: each is announced when it is used next."""
+        self._announced.clear()
+        self._again.clear()
+
+    @property
+    def deadline(self) -> float:
+        """When :meth:`due` has some, in monotonic seconds; ``inf``: never."""
+        return next(iter(self._again.values()), math.inf)
+
+    def _announce(self, numbers: list[int], now: float) -> list[tuple[int, CarriedStream]]:
+        for number in numbers:
+            self._announced[number] = 1
+            self._again.pop(number, None)
+            self._again[number] = now + AGAIN_SECONDS
+        return [(number, self._streams[number]) for number in numbers]
+
+
+class IncomingStreams:
+    """What the peer sends, by its numbers; and datagrams of streams that it has not announced yet."""
+
+    def __init__(self) -> None:
+        self.dropped = 0  # datagrams of streams that were not announced in time
+        self._streams: OrderedDict[int, CarriedStream] = OrderedDict()
+        self._waiting: list[tuple[float, DatagramRun]] = []  # since when, in monotonic seconds
+        self._waiting_bytes = 0
+        self._ask_at: dict[int, float] = {}  # by number, in monotonic seconds
+
+    def get(self, number: int) -> CarriedStream | None:
+        return self._streams.get(number)
+
+    def wait(self, run: DatagramRun, now: float) -> None:
+        """Keep datagrams until their stream is known."""
+        size = sum(map(len, run.payloads))
+        if self._waiting_bytes + size > WAITING_MAX_BYTES:
+            self.dropped += len(run.payloads)
+            return
+        self._waiting.append((now, run))
+        self._waiting_bytes += size
+        self._ask_at.setdefault(run.stream, now)
+
+    def learn(self, announced: StreamsAnnounced) -> list[DatagramRun]:
+        """Returns datagrams that have waited for it."""
+        for number, stream in announced.streams.items():
+            self._streams.pop(number, None)
+            self._streams[number] = stream
+            self._ask_at.pop(number, None)
+            if len(self._streams) > STREAMS_MAX:
+                self._streams.popitem(last=False)
+        if not self._waiting:
+            return []
+        known = [run for _, run in self._waiting if run.stream in self._streams]
+        self._keep([pair for pair in self._waiting if pair[1].stream not in self._streams])
+        return known
+
+    def ask(self, now: float, round_trip: float) -> list[int]:
+        """Numbers that the peer is to be asked for now."""
+        due = [number for number, at in self._ask_at.items() if at <= now]
+        for number in due:
+            self._ask_at[number] = now + max(ASK_SECONDS, 2 * round_trip)
+        return due
+
+    def expire(self, now: float) -> None:
+        """Drop what has waited too long."""
+        over = [pair for pair in self._waiting if pair[0] + WAIT_SECONDS <= now]
+        if over:
+            self.dropped += sum(len(run.payloads) for _, run in over)
+            self._keep([pair for pair in self._waiting if pair[0] + WAIT_SECONDS > now])
+            waited_for = {run.stream for _, run in self._waiting}
+            self._ask_at = {number: at for number, at in self._ask_at.items() if number in waited_for}
+
+    def forget(self) -> None:
+        """Another peer is there, which has other numbers."""
+        self.dropped += sum(len(run.payloads) for _, run in self._waiting)
+        self._keep([])
+        self._streams.clear()
+        self._ask_at.clear()
+
+    @property
+    def deadline(self) -> float:
+        """When :meth:`ask` or :meth:`expire` is due, in monotonic seconds; ``inf``: never."""
+        over = self._waiting[0][0] + WAIT_SECONDS if self._waiting else math.inf
+        return min(over, min(self._ask_at.values(), default=math.inf))
+
+    def _keep(self, waiting: list[tuple[float, DatagramRun]]) -> None:
+        self._waiting = waiting
+        self._waiting_bytes = sum(len(payload) for _, run in waiting for payload in run.payloads)

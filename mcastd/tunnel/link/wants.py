@@ -1,0 +1,126 @@
+"""What the two ends of a link want of each other, told whole and kept only for as long as it is told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from mcastd.ip import Address
+from mcastd.protocols.link_control import DISTANCE_MAX, GroupsWanted, GroupWant, build_wanted
+
+# What is wanted is told again after so long, and forgotten when it was not told for so long.
+REFRESH_SECONDS, GONE_SECONDS = 30.0, 90.0
+# Until the peer says that it holds, it is told again after so long, and no sooner than after two round trips.
+AGAIN_SECONDS = 0.5
+SERIALS = 1 << 32
+# What is known of pairs of group and source.
+LOOKED_UP_MAX = 4096
+
+
+class OwnWants:
+    """What this end wants, and whether the peer knows."""
+
+    def __init__(self) -> None:
+        self.wants: tuple[GroupWant, ...] = ()
+        self._serial = 0  # 0: nothing was ever wanted
+        self._is_known = True
+        self._tell_at = math.inf  # monotonic seconds
+
+    @property
+    def deadline(self) -> float:
+        """When :meth:`tell` is due, in monotonic seconds; ``inf``: never."""
+        return self._tell_at
+
+    def want(self, wants: Iterable[GroupWant], now: float) -> None:
+        """Want this from now on, and nothing else."""
+        wanted = tuple(wants)
+        if wanted != self.wants or not self._serial:
+            self.wants = wanted
+            self._serial = self._serial % (SERIALS - 1) + 1
+            self._is_known, self._tell_at = False, now
+
+    def tell_again(self, now: float) -> None:
+        """The peer may have forgotten it."""
+        if self._serial:
+            self._is_known, self._tell_at = False, now
+
+    def tell(self, now: float, round_trip: float, room: int) -> list[bytes]:
+        """The frames that tell it, if they are due."""
+        if now < self._tell_at:
+            return []
+        if self._is_known:
+            self._tell_at = now + REFRESH_SECONDS
+        else:
+            self._tell_at = now + max(AGAIN_SECONDS, 2 * round_trip)
+        return build_wanted(self._serial, self.wants, room)
+
+    def known(self, serial: int, now: float) -> None:
+        """The peer says which serial holds there."""
+        if serial == self._serial and not self._is_known:
+            self._is_known, self._tell_at = True, now + REFRESH_SECONDS
+
+
+class PeerWants:
+    """What the peer wants."""
+
+    def __init__(self) -> None:
+        self.serial = 0  # of what holds; 0: nothing does
+        self.wants: tuple[GroupWant, ...] = ()
+        self._parts: dict[int, Sequence[GroupWant]] = {}
+        self._parts_serial = 0
+        self._until = math.inf  # monotonic seconds
+        self._looked_up: dict[tuple[Address, Address], int | None] = {}
+
+    @property
+    def deadline(self) -> float:
+        """When :meth:`expire` is due, in monotonic seconds; ``inf``: never."""
+        return self._until
+
+    def take(self, wanted: GroupsWanted, now: float) -> bool:
+        """Take a part. Returns True if something else is wanted now."""
+        if self.serial and (wanted.serial - self.serial) % SERIALS >= SERIALS // 2:
+            return False  # older than what holds: it was overtaken
+        if wanted.serial != self._parts_serial or any(part >= wanted.parts for part in self._parts):
+            self._parts, self._parts_serial = {}, wanted.serial
+        self._parts[wanted.part] = wanted.wants
+        if len(self._parts) < wanted.parts:
+            return False
+        wants = tuple(want for _, part in sorted(self._parts.items()) for want in part)
+        self._parts = {}
+        self.serial, self._until = wanted.serial, now + GONE_SECONDS
+        return self._hold(wants)
+
+    def expire(self, now: float) -> bool:
+        """Forget what was not told for too long. Returns True if nothing is wanted since."""
+        return now >= self._until and self.forget()
+
+    def forget(self) -> bool:
+        """The peer is gone, or another one is there. Returns True if something was wanted."""
+        self.serial, self._parts_serial, self._parts, self._until = 0, 0, {}, math.inf
+        return self._hold(())
+
+    def distance(self, group: Address, source: Address) -> int | None:
+        """Links between the peer and the nearest site that wants it; None: none does."""
+        key = group, source
+        if key not in self._looked_up:
+            if len(self._looked_up) >= LOOKED_UP_MAX:
+                self._looked_up.clear()
+            self._looked_up[key] = min(
+                (
+                    want.distance
+                    for want in self.wants
+                    if want.groups.version == group.version
+                    and group in want.groups
+                    and want.sources.wants(source)
+                ),
+                default=None,
+            )
+        return self._looked_up[key]
+
+    def _hold(self, wants: tuple[GroupWant, ...]) -> bool:
+        wants = tuple(want for want in wants if want.distance <= DISTANCE_MAX)
+        if wants == self.wants:
+            return False
+        self.wants = wants
+        self._looked_up = {}
+        return True

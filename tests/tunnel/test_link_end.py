@@ -1,0 +1,490 @@
+"""Both ends of a link over a network that is made up: what goes in comes out, whatever the network does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("cryptography")
+
+from support.link_wire import HERE, THERE, LinkWire, WiredEnd
+
+from mcastd.ip import ANY_SOURCE, NO_SOURCE, SourceFilter
+from mcastd.protocols.link_control import CarriedStream, GroupWant
+from mcastd.protocols.link_messages import HANDSHAKE_BYTES, MessageKind
+from mcastd.tunnel.link import heartbeat, sessions, step, wants
+from mcastd.tunnel.link.step import CarriedRun
+
+GROUP = ip_address("239.1.2.3")
+STREAM = CarriedStream(
+    origin=7, number=5, source=ip_address("10.1.0.9"), source_port=4321, group=GROUP, port=5004
+)
+OTHER_KEY = bytes(range(2, 34))
+
+
+def payload(number: int, size: int = 1316) -> bytes:
+    return number.to_bytes(4).ljust(size, b"-")
+
+
+def run(first: int, count: int = 1, size: int = 1316, stream: CarriedStream = STREAM) -> CarriedRun:
+    payloads = [payload(first + offset, size) for offset in range(count)]
+    return CarriedRun(stream, first, hops=8, ttl=31, payloads=payloads)
+
+
+def numbers(wired: WiredEnd) -> list[int]:
+    return [int.from_bytes(one[:4]) for one in wired.payloads()]
+
+
+def stream_on(wire: LinkWire, wired: WiredEnd, count: int, first: int = 0, per_second: int = 500) -> None:
+    """Send datagrams one by one at a rate."""
+    for number in range(first, first + count):
+        wire.send(wired, [run(number)])
+        wire.run(1 / per_second)
+
+
+def test_datagrams_arrive_as_they_were() -> None:
+    wire = LinkWire()
+    here, there = wire.pair()
+    wire.send(here, [run(0, 40), run(40, 3, size=64), run(43, 1, size=9000)])
+    wire.send(there, [run(7, 2)])
+    wire.run(1)
+    assert numbers(there) == [*range(44)]
+    assert {one.stream for one in there.runs} == {STREAM}
+    assert {(one.hops, one.ttl) for one in there.runs} == {(8, 31)}
+    assert there.payloads()[-1] == payload(43, 9000)
+    assert numbers(here) == [7, 8]
+    assert there.end.counts.received == here.end.counts.sent == 44
+    assert there.end.counts.received_bytes == here.end.counts.sent_bytes == 40 * 1316 + 3 * 64 + 9000
+    assert not there.end.counts.ignored
+    assert not there.end.counts.dropped
+
+
+def test_nothing_is_in_clear() -> None:
+    wire = LinkWire()
+    here, _ = wire.pair()
+    wire.send(here, [run(1)])
+    wire.run(1)
+    assert not any(payload(1)[:40] in message or GROUP.packed in message for message in wire.sent)
+
+
+def test_without_repair_what_is_lost_is_counted() -> None:
+    wire = LinkWire(seed=3)
+    here, there = wire.pair()
+    wire.faults.loss = 0.1
+    stream_on(wire, here, 1000)
+    wire.faults.loss = 0.0
+    wire.run(3)
+    reception = there.end.sessions.current.reception
+    assert 0 < 1000 - len(there.runs) == reception.lost - reception.late
+    assert here.end.last_report.expected - here.end.last_report.received == reception.lost
+    assert here.end.heartbeat.round_trip == pytest.approx(0.08, rel=0.2)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_with_repair_each_datagram_comes_once_and_in_order(seed: int) -> None:
+    """3 % loss, 80 ms there and back, overtaking, repetition: nothing is lost within a second."""
+    wire = LinkWire(seed, loss=0.0, overtakes=0.1, repeats=0.05)
+    here, there = wire.pair(repair_seconds=1.0)
+    wire.faults.loss = 0.03
+    stream_on(wire, here, 3000)
+    wire.run(3)
+    assert numbers(there) == [*range(3000)]
+    reception = there.end.sessions.current.reception
+    assert reception.repaired > 50
+    assert reception.lost == 0
+    assert there.end.counts.ignored[step.REPLAYED_RECORD] > 50
+
+
+def test_a_loss_at_the_end_is_repaired_as_well() -> None:
+    wire = LinkWire()
+    here, there = wire.pair(repair_seconds=0.5)
+    wire.send(here, [run(0, 10)])
+    wire.faults.cut = True
+    wire.send(here, [run(10, 5)])
+    wire.faults.cut = False
+    wire.run(0.4)
+    assert numbers(there) == [*range(15)]
+
+
+def test_what_takes_longer_than_is_waited_is_given_up() -> None:
+    wire = LinkWire()
+    here, there = wire.pair(repair_seconds=0.06)  # shorter than the round trip
+    stream_on(wire, here, 10)
+    wire.faults.cut = True
+    stream_on(wire, here, 5, first=10)
+    wire.faults.cut = False
+    stream_on(wire, here, 85, first=15)
+    wire.run(1)
+    reception = there.end.sessions.current.reception
+    assert reception.lost == 5
+    assert reception.held == 0
+    came = numbers(there)
+    assert sorted(came) == [*range(100)] or sorted(came) == [*range(10), *range(15, 100)]
+    assert len(came) == 95 + reception.late
+
+
+def test_an_unknown_stream_waits_until_it_is_announced() -> None:
+    """Announcements go beside the records, and both times may be lost."""
+    wire = LinkWire()
+    here, there = wire.pair()
+    wire.tap = lambda message, source, to: message[0] != MessageKind.ASIDE or source != HERE
+    wire.send(here, [run(0, 3)])
+    wire.run(0.5)
+    assert there.runs == []
+    wire.tap = lambda message, source, to: True
+    wire.run(1)
+    assert numbers(there) == [0, 1, 2]
+
+
+def test_keys_are_made_anew_without_a_loss() -> None:
+    wire = LinkWire(overtakes=0.2)
+    here, there = wire.pair()
+    first = here.end.sessions.current
+    stream_on(wire, here, 13_000, per_second=100)
+    wire.run(1)
+    assert here.end.sessions.handshakes == there.end.sessions.handshakes == 2
+    assert here.end.sessions.current is not first
+    assert here.end.sessions.find(first.ours) is None
+    assert sorted(numbers(there)) == [*range(13_000)]
+    assert not there.end.counts.ignored
+
+
+def test_keys_expire_if_no_new_ones_can_be_had() -> None:
+    wire = LinkWire()
+    here, there = wire.pair()
+    wire.tap = lambda message, source, to: len(message) != HANDSHAKE_BYTES
+    wire.run(sessions.EXPIRY_SECONDS)
+    for one in (here, there):
+        assert not one.end.is_up
+    wire.send(here, [run(0, 2)])
+    assert here.end.counts.dropped == {step.DOWN: 2}
+    wire.tap = lambda message, source, to: True
+    wire.run(sessions.HELLO_MAX_SECONDS + 1)
+    assert here.end.is_up
+    assert there.end.is_up
+
+
+@pytest.mark.parametrize("restarted", [HERE, THERE], ids=["connecting", "listening"])
+def test_an_end_that_is_started_again_is_met_again(restarted: Any) -> None:
+    wire = LinkWire()
+    here, there = wire.pair()
+    there.end.want([GroupWant(ip_network("239.1.0.0/16"), ANY_SOURCE, 0)], wire.now)
+    stream_on(wire, here, 10)
+    if restarted == HERE:
+        here = wire.add(HERE, THERE)
+    else:
+        there = wire.add(THERE)
+        there.end.want([GroupWant(ip_network("239.1.0.0/16"), ANY_SOURCE, 0)], wire.now)
+    stream_on(wire, here, 100, first=10, per_second=10)
+    assert numbers(there)[-1] == 109
+    assert here.end.peer_wants.distance(GROUP, STREAM.source) == 0
+
+
+def test_a_cut_shows_and_ends() -> None:
+    wire = LinkWire()
+    here, there = wire.pair()
+    wire.faults.cut = True
+    stream_on(wire, here, 100, per_second=10)
+    assert not here.end.is_up
+    assert here.end.counts.dropped[step.DOWN] > 0
+    wire.faults.cut = False
+    wire.run(sessions.HELLO_MAX_SECONDS + 2)
+    assert here.end.is_up
+    wire.send(here, [run(500)])
+    wire.run(1)
+    assert numbers(there)[-1] == 500
+
+
+def test_a_peer_that_takes_its_leave_is_gone_at_once() -> None:
+    wire = LinkWire()
+    here, there = wire.pair()
+    here.end.want([GroupWant(ip_network("239.1.0.0/16"), ANY_SOURCE, 0)], wire.now)
+    wire.run(1)
+    assert there.end.peer_wants.wants
+    wire.carry(here, here.end.close(wire.now))
+    here.end.meet(None)
+    wire.run(1)
+    assert not there.end.is_up
+    assert not there.end.peer_wants.wants
+
+
+def test_a_nat_that_forgets_is_followed() -> None:
+    """The peer's address changes: its next record says so."""
+    wire = LinkWire()
+    here, there = wire.pair()
+    moved = ip_address("203.0.113.77"), 61_000
+    wire.ends[moved] = wire.ends.pop(HERE)
+    here.address = moved
+    stream_on(wire, here, 5)
+    wire.run(1)
+    assert there.end.peer == moved
+    assert there.end.counts.roamed == 1
+    wire.send(there, [run(9)])
+    wire.run(1)
+    assert numbers(here) == [9]
+
+
+def test_an_old_message_from_elsewhere_moves_nobody() -> None:
+    wire = LinkWire()
+    here, there = wire.pair()
+    stream_on(wire, here, 5)
+    sent = [*wire.sent]
+    wire.run(1)
+    elsewhere = ip_address("203.0.113.66"), 666
+    for message in sent:
+        wire.carry(there, there.end.take([message], elsewhere, wire.now))
+    assert there.end.peer == HERE
+    assert there.end.counts.roamed == 0
+    assert numbers(there) == [*range(5)]
+    assert there.end.counts.ignored[step.REPLAYED_RECORD] > 0
+    assert there.end.sessions.ignored[sessions.REPLAYED] == 1
+
+
+def test_whatever_is_not_of_the_peer_is_dropped_and_counted() -> None:
+    """Every record and aside forged, replayed, cut, reflected; and what is no message at all."""
+    wire = LinkWire()
+    wire.random.randrange = lambda end: 7  # so that both ends have one index for their sessions
+    here, there = wire.pair()
+    assert here.end.sessions.current.ours == there.end.sessions.current.ours == 7
+    before = len(wire.sent)
+    wire.send(here, [run(0, 2), run(2, 30, size=10), run(32, 1, size=4000)])
+    here.end.want([GroupWant(ip_network("239.0.0.0/8"), ANY_SOURCE, 0)], wire.now)
+    of_here = [message for message in wire.sent[before:] if message[0] >= MessageKind.RECORD]
+    assert len(of_here) > 6
+    wire.run(1)
+    counted = there.end.counts
+    came = there.payloads()
+    for message in of_here:
+        ignored = counted.ignored.copy()
+        wire.carry(there, there.end.take([message], HERE, wire.now))
+        assert counted.ignored[step.REPLAYED_RECORD] == ignored[step.REPLAYED_RECORD] + 1
+        cuts = [message[:end] for end in range(len(message))]
+        flips = [bytes([*message[:at], message[at] ^ 1, *message[at + 1 :]]) for at in range(len(message))]
+        for wrong in (*cuts, *flips, message + b"x", b"\x23" + message[1:], b""):
+            ignored = counted.ignored.copy()
+            other = there.end.sessions.ignored.copy()
+            wire.carry(there, there.end.take([wrong], HERE, wire.now))
+            more = (counted.ignored - ignored) + (there.end.sessions.ignored - other)
+            assert more.total() == 1
+            assert step.REPLAYED_RECORD not in more
+        ignored = here.end.counts.ignored.copy()
+        wire.carry(here, here.end.take([message], THERE, wire.now))
+        assert here.end.counts.ignored - ignored == {step.FORGED: 1}
+    assert there.payloads() == came
+    assert here.runs == []
+    assert {step.FORGED, step.UNKNOWN_SESSION, step.NO_MESSAGE, step.OTHER_VERSION} <= {*counted.ignored}
+
+
+def test_what_is_forged_among_others_costs_them_nothing() -> None:
+    wire = LinkWire()
+    here, there = wire.pair()
+    (burst,) = here.end.send([run(0, 10)], wire.now).bursts
+    wire.carry(there, there.end.take([burst.messages[0]], HERE, wire.now))  # what announces the stream
+    records = burst.messages[1:]
+    mixed = [*records[:4], records[4][:-1] + b"x", records[3], records[5][:20], *records[5:]]
+    wire.carry(there, there.end.take([*map(memoryview, mixed)], HERE, wire.now))
+    assert numbers(there) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    assert there.end.counts.ignored == {step.FORGED: 1, step.REPLAYED_RECORD: 1, step.NO_MESSAGE: 1}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.binary(max_size=100), max_size=5), st.integers(0x10, 0x15))
+def test_any_messages_are_taken(messages: list[bytes], kind: int) -> None:
+    wire = LinkWire()
+    here, _ = wire.pair()
+    index = here.end.sessions.current.ours.to_bytes(2)
+    for message in messages:
+        for one in (message, bytes([kind, 0]) + index + message):
+            wire.carry(here, here.end.take([one, memoryview(one)], THERE, wire.now))
+    wire.run(2)
+    assert here.end.is_up
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 24), st.binary(max_size=60)), max_size=8))
+def test_whatever_the_peer_seals_is_taken(frames: list[tuple[bool, int, bytes]]) -> None:
+    """Another version of this program, or one with an error, has the key."""
+    wire = LinkWire()
+    here, there = wire.pair(repair_seconds=0.1)
+    session = there.end.sessions.current
+    for is_record, kind, rest in frames:
+        frame = bytes([kind]) + rest
+        messages = session.seal([frame], wire.now) if is_record else session.seal_asides([frame])
+        wire.carry(here, here.end.take(messages, THERE, wire.now))
+        wire.run(0.05)
+    wire.run(3)
+
+
+def test_a_wrong_key_gets_no_answer() -> None:
+    wire = LinkWire()
+    wire.add(HERE, THERE, key=OTHER_KEY)
+    there = wire.add(THERE)
+    wire.run(30)
+    assert there.end.sessions.ignored[sessions.WRONG_KEY] > 3
+    assert wire.bytes[THERE] == 0
+    assert not there.end.is_up
+
+
+def test_the_clock_of_a_peer_may_be_set_back() -> None:
+    """Its hellos are refused for as long as the session before may live."""
+    wire = LinkWire()
+    wire.pair()
+    here = wire.add(HERE, THERE)
+    here.end.sessions._wall_ns = lambda: 1000
+    wire.run(5)
+    there = wire.ends[THERE]
+    assert not here.end.is_up
+    assert there.end.sessions.ignored[sessions.REPLAYED] > 0
+    wire.run(sessions.EXPIRY_SECONDS + sessions.HELLO_MAX_SECONDS)
+    assert here.end.is_up
+    assert there.end.is_up
+    assert there.end.sessions.clock_offset < -1e6
+
+
+def test_a_key_is_changed_without_a_loss_if_both_ends_are_in_time() -> None:
+    wire = LinkWire()
+    here, there = wire.pair()
+    stream_on(wire, here, 10)
+    here.end.sessions.use(OTHER_KEY)
+    stream_on(wire, here, 600, first=10, per_second=10)  # a minute with two keys
+    assert there.end.sessions.ignored[sessions.WRONG_KEY] > 0
+    there.end.sessions.use(OTHER_KEY)
+    stream_on(wire, here, 1500, first=610, per_second=10)
+    wire.run(1)
+    assert here.end.sessions.handshakes > 1
+    assert numbers(there) == [*range(2110)]
+
+
+def test_wants_are_told_and_withdrawn() -> None:
+    wire = LinkWire(loss=0.3, seed=5)
+    here, there = wire.add(HERE, THERE), wire.add(THERE)
+    changes: Counter[bool] = Counter()
+    there.on_step = lambda step: changes.update([step.wants_changed])
+    only = SourceFilter(False, (STREAM.source,))
+    wire.carry(here, here.end.want([GroupWant(ip_network("239.1.2.3"), only, 2)], wire.now))
+    wire.run(20)
+    assert there.end.peer_wants.distance(GROUP, STREAM.source) == 2
+    assert there.end.peer_wants.distance(GROUP, ip_address("10.1.0.10")) is None
+    assert there.end.peer_wants.distance(ip_address("239.1.2.4"), STREAM.source) is None
+    assert changes[True] == 1
+    wire.carry(here, here.end.want([], wire.now))
+    wire.run(20)
+    assert there.end.peer_wants.distance(GROUP, STREAM.source) is None
+    assert changes[True] == 2
+
+
+def test_wants_are_forgotten_if_they_are_not_told_again() -> None:
+    wire = LinkWire()
+    here, there = wire.pair()
+    many = [GroupWant(ip_network(f"239.7.{n // 256}.{n % 256}"), ANY_SOURCE, 0) for n in range(300)]
+    wire.carry(here, here.end.want(many, wire.now))
+    wire.run(wants.GONE_SECONDS * 2)
+    assert there.end.peer_wants.wants == tuple(many)
+    wire.faults.cut = True
+    wire.run(wants.GONE_SECONDS)
+    assert there.end.peer_wants.wants == ()
+
+
+def test_an_empty_want_is_told_as_well() -> None:
+    wire = LinkWire()
+    here, there = wire.pair()
+    wire.carry(here, here.end.want([GroupWant(ip_network("239.1.2.3"), NO_SOURCE, 0)], wire.now))
+    wire.run(1)
+    assert there.end.peer_wants.distance(GROUP, STREAM.source) is None
+    assert there.end.peer_wants.serial == 1
+
+
+@pytest.mark.parametrize(("largest", "found"), [(1472, 1472), (1400, 1392), (1300, 1300), (1152, 1152)])
+def test_the_largest_size_is_found(largest: int, found: int) -> None:
+    wire = LinkWire(largest=largest)
+    here, there = wire.add(HERE, THERE), wire.add(THERE)
+    wire.run(60)
+    for one in (here, there):
+        assert found - 16 <= one.end.path.size <= found
+    wire.send(here, [run(0, 2)])
+    wire.run(1)
+    assert numbers(there) == [0, 1]
+
+
+def test_a_path_that_becomes_narrower_is_noticed() -> None:
+    wire = LinkWire()
+    here, there = wire.pair()
+    assert here.end.path.size == 1472
+    wire.faults.largest = 1280
+    wire.run(60)
+    assert 1264 <= here.end.path.size <= 1280
+    wire.send(here, [run(0)])
+    wire.run(1)
+    assert numbers(there) == [0]
+    wire.faults.largest = 1472
+    wire.run(700)
+    assert here.end.path.size == 1472
+
+
+def test_what_the_kernel_refuses_is_not_tried_again() -> None:
+    wire = LinkWire()
+    here, _ = wire.pair()
+    wire.faults.largest = 1400
+    here.end.too_large(1472, wire.now)
+    wire.run(5)
+    assert 1384 <= here.end.path.size <= 1400
+
+
+def test_a_rate_is_kept() -> None:
+    wire = LinkWire()
+    here, there = wire.pair(allow=lambda sizes, now: min(3, len(sizes)))
+    wire.send(here, [run(0, 5), run(5, 2)])
+    wire.run(1)
+    assert numbers(there) == [0, 1, 2, 5, 6]
+    assert here.end.counts.dropped == {step.BEYOND_RATE: 2}
+    assert here.end.counts.sent == 5
+
+
+def test_an_idle_link_costs_little() -> None:
+    wire = LinkWire()
+    wire.pair()
+    wire.run(60)
+    before = len(wire.sent)
+    wire.run(3600)
+    # An hour: keep-alives and answers, 30 handshakes, sizes that are confirmed
+    assert len(wire.sent) - before < 3600 / 25 * 2 + 30 * 4 + 3600 / 30 * 4 + 100
+
+
+def test_reports_are_answered_even_if_some_are_lost() -> None:
+    wire = LinkWire(loss=0.2, seed=9)
+    here, there = wire.add(HERE, THERE), wire.add(THERE)
+    wire.run(300)
+    assert here.end.is_up
+    assert there.end.is_up
+    assert here.end.heartbeat.unanswered < heartbeat.UNANSWERED_MAX
+
+
+def test_a_link_to_oneself_is_no_link() -> None:
+    wire = LinkWire()
+    here, _ = wire.add(HERE, THERE, origin=5), wire.add(THERE, origin=5)
+    wire.run(5)
+    assert not here.end.is_up
+    assert wire.ends[THERE].end.sessions.ignored[sessions.OWN] > 0
+
+
+def test_both_connecting_is_seen() -> None:
+    wire = LinkWire()
+    here, there = wire.add(HERE, THERE), wire.add(THERE, HERE)
+    wire.run(5)
+    for one in (here, there):
+        assert not one.end.is_up
+        assert one.end.sessions.ignored[sessions.UNEXPECTED] > 0
+
+
+def test_the_answer_is_no_longer_than_the_question() -> None:
+    wire = LinkWire()
+    wire.add(HERE, THERE)
+    wire.add(THERE)
+    wire.tap = lambda message, source, to: message[0] in (MessageKind.HELLO, MessageKind.WELCOME)
+    wire.run(60)
+    assert 0 < wire.bytes[THERE] <= wire.bytes[HERE]
