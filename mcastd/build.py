@@ -197,7 +197,7 @@ def _subscription(name: str, settings: InboundSubscription, parts: Parts) -> Sub
         open_link,
         reader=parts.reader,
         make_sink=parts.make_sink,
-        means=Means(parts.ends, parts.files_of(name)),
+        means=Means(parts.ends, parts.files_of(name), parts.host),
         diagnose=parts.diagnose,
     )
 

@@ -108,7 +108,8 @@ def test_a_made_up_output_is_configured_as_others_are(made_up: None, tmp_path: P
         ('{ kind = "memory", nam = "a" }', "output[0].name: missing; it is required"),
         (
             '{ kind = "memry" }',
-            'must be "file", "fifo", "directory" or "memory", not "memry"; did you mean "memory"?',
+            'must be "file", "fifo", "directory", "group", "udp" or "memory", not "memry"; did you mean'
+            ' "memory"?',
         ),
         (
             '{ kind = "memory", name = "a" }, { kind = "memory", name = "a", format = "pairs" }',
@@ -213,6 +214,8 @@ EACH: dict[str, dict[str, object]] = {
     "file": {"path": "out"},
     "fifo": {"path": "out"},
     "directory": {"path": "out"},
+    "group": {"group": "239.255.9.9", "port": 9, "interface": "lo"},
+    "udp": {"to": "127.0.0.1:9"},
     "memory": {"name": "a"},
 }
 

@@ -6,12 +6,9 @@ goes in a circle for ever.
 
 from __future__ import annotations
 
-import errno
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
-from operator import attrgetter
 
 from mcastd import clock
 from mcastd.bridge.forwarding import NO_INTERFACE
@@ -20,7 +17,7 @@ from mcastd.counters import BridgeCounters
 from mcastd.errors import LinkError
 from mcastd.ip import Address
 from mcastd.net.interfaces import Interface
-from mcastd.net.link import Batch, Receiver, Sender
+from mcastd.net.link import FULL_ERRNOS, Receiver, Sender, runs_by_ttl
 from mcastd.net.payloads import ListPayloads
 from mcastd.token_bucket import TokenBucket
 
@@ -31,7 +28,6 @@ RETRY_SECONDS = 1.0
 # Why what came does not go on, beside what stands in forwarding.py.
 TTL_TOO_LOW, BEYOND_RATE, FULL, REFUSED = "ttl", "rate", "full", "refused"
 REASONS = (TTL_TOO_LOW, BEYOND_RATE, FULL, REFUSED)
-_FULL_ERRNOS = frozenset({errno.EAGAIN, errno.ENOBUFS})
 
 OpenRelayed = Callable[[Bridge, Address, int, Interface], Receiver]
 OpenRelaying = Callable[[Address, int, Interface, int], Sender]
@@ -128,7 +124,7 @@ class Relay:
         self._counters.received += len(batch)
         self._counters.received_bytes += batch.size
         self._count_overflow(stream, stream.receiver.glance().overflow)
-        for ttl, payloads in _by_ttl(batch):
+        for ttl, payloads in runs_by_ttl(batch.origins, ListPayloads(batch.payloads)):
             self._send(stream, ttl, payloads)
         if stream.receiver.emptied:
             stream.receiver.idle()
@@ -214,18 +210,6 @@ def _rewritten(config: Bridge, group: Address, port: int) -> tuple[Address, int]
     return rewrite.group or group, rewrite.port or port
 
 
-def _by_ttl(batch: Batch) -> Iterable[tuple[int, ListPayloads]]:
-    """The payloads of a batch, in order, those in a row together that came with one TTL."""
-    origins, start = batch.origins, 0
-    if origins.count(origins[0]) == len(origins):  # as a rule, and then it is one object
-        yield origins[0].ttl, ListPayloads(batch.payloads)
-        return
-    for ttl, run in groupby(origins, key=attrgetter("ttl")):
-        count = sum(1 for _ in run)
-        yield ttl, ListPayloads(batch.payloads[start : start + count])
-        start += count
-
-
 def _sent(sender: Sender, payloads: ListPayloads) -> int:
     """Send; returns how many the kernel took before it was full. Raises LinkError if it takes none at all."""
     taken = 0
@@ -233,7 +217,7 @@ def _sent(sender: Sender, payloads: ListPayloads) -> int:
         try:
             taken += sender.send(payloads.part(taken, len(payloads)))
         except LinkError as error:
-            if error.errno in _FULL_ERRNOS:
+            if error.errno in FULL_ERRNOS:
                 break
             raise
     return taken

@@ -1,6 +1,6 @@
 """Configuration: TOML in; a frozen Config, or every problem, out."""
 
-from mcastd.config.addresses import label_of, means_several
+from mcastd.config.addresses import label_of, means_several, split_end
 from mcastd.config.announce import Announcing
 from mcastd.config.bridge import Bridge
 from mcastd.config.daemon import DaemonSettings
@@ -20,6 +20,7 @@ from mcastd.config.kinds import Kinds, OfKind, kinds_among
 from mcastd.config.legs import LegSettings
 from mcastd.config.load import dump, examine, load
 from mcastd.config.model import GroupSettings, WorkerSettings
+from mcastd.config.network_outputs import GroupOutput, SendingOutput, UdpOutput
 from mcastd.config.opened import OpenFiles, OpenFilesOf
 from mcastd.config.outbound import OutboundChannel
 from mcastd.config.output import OutputPath, OutputSettings
@@ -69,6 +70,7 @@ __all__ = [
     "FileSourceSettings",
     "FluteInbound",
     "FluteOutbound",
+    "GroupOutput",
     "GroupSettings",
     "InboundProtocol",
     "InboundSubscription",
@@ -90,9 +92,11 @@ __all__ = [
     "RawOutbound",
     "RtpInbound",
     "RtpOutbound",
+    "SendingOutput",
     "SequenceInbound",
     "SourceSettings",
     "StreamSelection",
+    "UdpOutput",
     "WorkerSettings",
     "diff",
     "dump",
@@ -101,4 +105,5 @@ __all__ = [
     "label_of",
     "load",
     "means_several",
+    "split_end",
 ]

@@ -237,11 +237,44 @@ def parse_relay(value: object) -> str:
         if address.is_multicast or address.is_unspecified:
             raise ValueError(f"{address} is no address that a relay can have")
         return str(address)
-    label = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-    is_name = re.fullmatch(rf"(?=.{{1,254}}$){label}(?:\.{label})*\.?", value)
-    if not is_name or re.fullmatch(r"[0-9.]+", value):
+    if not _is_host_name(value):
         raise ValueError(f'must be an address or a name like "amt.example.net", not {show(value)}')
     return value
+
+
+def _is_host_name(value: str) -> bool:
+    label = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+    is_name = re.fullmatch(rf"(?=.{{1,254}}$){label}(?:\.{label})*\.?", value)
+    return is_name is not None and re.fullmatch(r"[0-9.]+", value) is None
+
+
+def split_end(value: str) -> tuple[str, int]:
+    """The host of ``HOST:PORT``, without brackets, and the port. Raises ValueError for any other form."""
+    host, colon, port = value.rpartition(":")
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) <= 65_535:
+        raise ValueError
+    if host.startswith("[") and host.endswith("]"):
+        return str(IPv6Address(host[1:-1])), int(port)
+    if _address(host) is None and not _is_host_name(host):
+        raise ValueError
+    if ":" in host:  # an address of IPv6 without brackets, which may as well end in what looks like a port
+        raise ValueError
+    return host, int(port)
+
+
+def parse_end(value: object) -> str:
+    """Another host and a port of it: ``HOST:PORT``, an IPv6 address in brackets."""
+    try:
+        host, _ = split_end(value if isinstance(value, str) else "")
+    except ValueError:
+        raise ValueError(
+            'must be an address or a name, and a port, like "192.0.2.7:5004", "[2001:db8::7]:5004" or'
+            f' "tv.example.net:5004", not {show(value)}'
+        ) from None
+    if (address := _address(host)) is not None and (address.is_multicast or address.is_unspecified):
+        way_out = 'a group has kind = "group"' if address.is_multicast else "name the host"
+        raise ValueError(f"{address} is no address of a host: {way_out}")
+    return str(value)
 
 
 def may_meet(one: Interfaces | None, other: Interfaces | None) -> bool:

@@ -152,13 +152,16 @@ def _model(location: Location, data: Mapping[str, Any]) -> type[Model]:
     return Config
 
 
+OF_OUTPUT = "the table of an output of kind = "
+
+
 def _unknown(key: str, model: type[Model]) -> str:
     known = list(model.fields_by_key())
     places: list[tuple[type[Model], str]] = [
         (DaemonSettings, "[daemon]"),
         (AmtSettings, "[amt]"),
         *((settings, f"[{table}.NAME]") for table, settings in Config.kinds().items()),
-        *((output, f'the table of an output of kind = "{kind}"') for kind, output in OUTPUTS.models.items()),
+        *((output, f"{OF_OUTPUT}{show(kind)}") for kind, output in OUTPUTS.models.items()),
         *(
             (protocol, f"protocol = {{ kind = {show(kind)}, {key} = ... }} of [{table}.NAME]")
             for table, kinds in (("outbound", OUTBOUND_PROTOCOLS), ("inbound", INBOUND_PROTOCOLS))
@@ -169,6 +172,10 @@ def _unknown(key: str, model: type[Model]) -> str:
     elsewhere = [place for other, place in places if key in other.fields_by_key() and other is not model]
     hint = _did_you_mean(key, known)
     if elsewhere:
+        outputs = [place.removeprefix(OF_OUTPUT) for place in elsewhere if place.startswith(OF_OUTPUT)]
+        elsewhere = [place for place in elsewhere if not place.startswith(OF_OUTPUT)]
+        if outputs:
+            elsewhere.append(f"{OF_OUTPUT}{' or '.join(outputs)}")
         place = f"belongs into {' or '.join(elsewhere)}"
         nearly = difflib.get_close_matches(key, known, n=1, cutoff=SIMILARITY_MIN)
         hint = f'did you mean "{nearly[0]}"? "{key}" {place}' if nearly else f"it {place}"

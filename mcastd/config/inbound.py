@@ -26,7 +26,8 @@ from mcastd.config.legs import (
     of_first_leg,
 )
 from mcastd.config.model import Conflicts, GroupSettings
-from mcastd.config.output import OutputPath, OutputSettings
+from mcastd.config.network_outputs import GroupOutput
+from mcastd.config.output import GroupEnd, OutputPath, OutputSettings
 from mcastd.config.outputs import OUTPUTS, OutputTables
 from mcastd.config.protocols import (
     INBOUND_PROTOCOLS,
@@ -214,6 +215,7 @@ class InboundSubscription(GroupSettings):
         """What legs and repair contradict, and what does nothing without them."""
         yield from self._contradictions_of_fec()
         yield from self._contradictions_of_tunnel()
+        yield from self._contradictions_of_outputs()
         yield from contradictions_of_legs(self.legs, {key: getattr(self, key) for key in KEYS_OF_A_LEG})
         if not self.legs:
             for key, value in (("merge", self.merge != "sequence"), ("max_skew", self.max_skew is not None)):
@@ -244,6 +246,27 @@ class InboundSubscription(GroupSettings):
             yield ("fec",), 'does not apply to "legs": one is the repair of the other'
         if self.port > PORT_MAX - FEC_PORTS[-1]:
             yield ("port",), f"{self.port} leaves no room for the repair, on port + 2 and port + 4"
+
+    def _contradictions_of_outputs(self) -> Iterator[tuple[Location, str]]:
+        ways = self.by_leg() if self.legs else (self,)
+        for location, end in self.hands_on():
+            if any(
+                (way.group, way.port) == (end.group, end.port) and may_meet(way.interface, end.interface)
+                for way in ways
+            ):
+                yield (
+                    location,
+                    "is the group and port that it receives: what it sends comes back to it for ever; choose"
+                    " another group or port, or an interface each for this and for the output",
+                )
+        is_known = all(way.sources for way in ways)
+        for index, output in enumerate(self.output):
+            if isinstance(output, GroupOutput) and output.ttl is not None and not is_known:
+                yield (
+                    ("output", index, "ttl"),
+                    "needs sources, or what another host sends back goes in a circle for ever; without ttl"
+                    " datagrams go on with one less than they came with",
+                )
 
     @property
     def is_tunnelled(self) -> bool:
@@ -325,7 +348,11 @@ class InboundSubscription(GroupSettings):
         for index, output in enumerate(self.output):
             yield from ((("output", index, written.key), written) for written in output.paths())
 
-    def hears(self, sender: GroupSettings) -> bool:
+    def hands_on(self) -> Iterable[tuple[Location, GroupEnd]]:
+        for index, output in enumerate(self.output):
+            yield from ((("output", index, end.key), end) for end in output.sends())
+
+    def hears(self, sender: GroupSettings | GroupEnd) -> bool:
         filtered = self.sources or self.exclude_sources or self.is_tunnelled
         return sender.is_heard_here and not filtered and may_meet(sender.interface, self.interface)
 

@@ -69,7 +69,47 @@ def loops(workers: Mapping[str, WorkerSettings], file: Callable[[Path], object] 
         yield Loop(name, *read[name], first, tuple(paths))
 
 
-def _in_circles(follow: Mapping[str, Mapping[str, str]]) -> list[str]:
+class Circle(NamedTuple):
+    """A subscription that sends on what comes back to it, maybe by way of others. Workers have full names."""
+
+    worker: str
+    key: Location  # in its table, of what names the group that it sends to
+    follower: str  # receives that group, and sends on
+
+    def __str__(self) -> str:
+        return (
+            f"what it sends comes back to it for ever: {as_table(self.follower)} receives that group, and"
+            " sends on what it receives"
+        )
+
+
+def circles(workers: Mapping[str, WorkerSettings]) -> Iterator[Circle]:
+    """Those among ``workers`` (by full name) that send on to groups in a circle. One that receives the very
+    group that it sends to is refused by itself."""
+    groups = {name: worker for name, worker in workers.items() if isinstance(worker, GroupSettings)}
+    handing = {name: [*worker.hands_on()] for name, worker in groups.items()}
+    follow: dict[str, dict[str, Location]] = {
+        name: {
+            other: key
+            for key, end in ends
+            for other, to in handing.items()
+            if to
+            and other != name
+            and any(
+                (leg.group, leg.port) == (end.group, end.port) and leg.hears(end)
+                for leg in groups[other].by_leg()
+            )
+        }
+        for name, ends in handing.items()
+        if ends
+    }
+    on_circles = _in_circles(follow)
+    for name in on_circles:
+        follower = next(other for other in follow[name] if other in on_circles)
+        yield Circle(name, follow[name][follower], follower)
+
+
+def _in_circles(follow: Mapping[str, Mapping[str, object]]) -> list[str]:
     """The nodes of a graph that lie on a circle, or between two of them."""
     left = {name: set(followers) for name, followers in follow.items() if followers}
     while ends := [name for name, followers in left.items() if not followers & left.keys()]:

@@ -19,7 +19,7 @@ from mcastd.config.types import Location, Switch
 from mcastd.ip import Address, Interfaces
 
 if TYPE_CHECKING:
-    from mcastd.config.output import OutputPath
+    from mcastd.config.output import GroupEnd, OutputPath
 
 Setting = TypeVar("Setting", str | None, Interfaces | None)
 
@@ -103,6 +103,10 @@ class GroupSettings(WorkerSettings):
         """True if receivers on this host get what it sends."""
         return False
 
-    def hears(self, sender: GroupSettings) -> bool:
+    def hands_on(self) -> Iterable[tuple[Location, GroupEnd]]:
+        """Each group that what it receives is sent to, with its key in the worker's table."""
+        return ()
+
+    def hears(self, sender: GroupSettings | GroupEnd) -> bool:
         """Return True if it surely receives what ``sender`` sends to the same group and port on this host."""
         return False

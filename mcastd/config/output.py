@@ -36,6 +36,16 @@ class OutputPath(NamedTuple):
         return "output" if self.key == "path" else f"{self.key} of output"
 
 
+class GroupEnd(NamedTuple):
+    """A group and port that something is sent to."""
+
+    group: Address
+    port: int
+    interface: Interfaces | None  # by which; None: the route decides
+    is_heard_here: bool  # receivers on this host get it, too
+    key: str = "group"  # of the setting that names it
+
+
 class OutputSettings(OfKind):
     """The table of an output: each kind has its own, with at least these fields."""
 
@@ -54,6 +64,11 @@ class OutputSettings(OfKind):
             """A FormatName."""
 
     @property
+    def needs_metadata(self) -> bool:
+        """Return True if it needs the origins and times of what it takes, whatever its format writes."""
+        return False
+
+    @property
     @abstractmethod
     def label(self) -> str:
         """What tells it from the subscription's other outputs, in status, metrics, and errors.
@@ -65,6 +80,10 @@ class OutputSettings(OfKind):
     def named(self) -> dict[str, str]:
         """What the log names it by."""
         return {one.key: str(one.path) for one in self.paths()} or {"output": self.label}
+
+    def sends(self) -> Iterable[GroupEnd]:
+        """The groups that it sends to."""
+        return ()
 
     def ways(self) -> Iterable[tuple[Interfaces | None, Address]]:
         """Each ``interface`` setting that it sends by, with the group there: see WorkerSettings."""

@@ -10,10 +10,18 @@ from mcastd.config.directory_output import DirectoryOutput
 from mcastd.config.fifo_output import FifoOutput
 from mcastd.config.file_output import FileOutput
 from mcastd.config.kinds import Kinds
+from mcastd.config.network_outputs import GroupOutput, UdpOutput
 from mcastd.config.output import OutputSettings
 
 OUTPUTS = Kinds[OutputSettings](
-    FileOutput, FifoOutput, DirectoryOutput, short="path", words="a path", brief=False
+    FileOutput,
+    FifoOutput,
+    DirectoryOutput,
+    GroupOutput,
+    UdpOutput,
+    short="path",
+    words="a path",
+    brief=False,
 )
 
 

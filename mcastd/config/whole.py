@@ -14,7 +14,7 @@ from mcastd.config.bridge import Bridge
 from mcastd.config.daemon import DaemonSettings
 from mcastd.config.discover import Discover
 from mcastd.config.inbound import InboundSubscription
-from mcastd.config.loops import loops
+from mcastd.config.loops import circles, loops
 from mcastd.config.model import Conflicts, Model, WorkerSettings
 from mcastd.config.outbound import OutboundChannel
 from mcastd.config.types import Location, WorkerName, normal
@@ -133,6 +133,8 @@ class Config(Model):
             labels.add((name, output.label))
         for loop in loops(self.workers()):
             yield (*loop.sender.split("/"), *loop.key), f"{loop}; send to another group, or write elsewhere"
+        for circle in circles(self.workers()):
+            yield (*circle.worker.split("/"), *circle.key), f"{circle}; send to another group"
 
 
 def _with_amt(table: object, said: Mapping[str, object]) -> object:

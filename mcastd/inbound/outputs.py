@@ -18,8 +18,8 @@ CRASHED = "crashed"
 
 
 def need_metadata(outputs: Iterable[OutputSettings]) -> bool:
-    """Return True if the format of one of these outputs writes origins and times."""
-    return any(FORMATS[settings.format].needs_metadata for settings in outputs)
+    """Return True if one of these outputs, or its format, needs origins and times."""
+    return any(settings.needs_metadata or FORMATS[settings.format].needs_metadata for settings in outputs)
 
 
 class Outputs:

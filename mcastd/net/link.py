@@ -6,19 +6,23 @@ here: both raise :class:`~mcastd.errors.LinkError`.
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple, Protocol
 
 from mcastd.bounded import Patience
 from mcastd.ip import SourceFilter
-from mcastd.net.payloads import Payloads
+from mcastd.net.payloads import ListPayloads, Payloads
 from mcastd.rows import Rows, listed
 from mcastd.status import MembershipStatus, ReceiverDescription, SenderDescription
 
 IOV_MAX = 1024  # buffers that one writev(2) takes on Linux
+# Errors of send(2) while the kernel has no room: the datagram is sent again after a pause.
+FULL_ERRNOS = frozenset({errno.EAGAIN, errno.ENOBUFS})
 
 
 class Origin(NamedTuple):
@@ -100,6 +104,18 @@ class ListBatch:
 
 
 NOTHING = ListBatch(())  # what is received where nothing has come
+
+
+def runs_by_ttl(origins: Sequence[Origin], payloads: ListPayloads) -> Iterable[tuple[int, ListPayloads]]:
+    """These payloads, in order: those in a row together that came with one TTL, and that."""
+    start = 0
+    if origins.count(origins[0]) == len(origins):  # as a rule, and then it is one object
+        yield origins[0].ttl, payloads
+        return
+    for ttl, run in groupby(origins, key=attrgetter("ttl")):
+        count = sum(1 for _ in run)
+        yield ttl, payloads.part(start, start + count)
+        start += count
 
 
 class Load(NamedTuple):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from mcastd.errors import CannotAskError, LinkError, SettingChange
 from mcastd.ip import Address, needs_scope_id
 from mcastd.net import _abi
+from mcastd.net.answers import take_answers
 from mcastd.net.burst import Burst
 from mcastd.net.interfaces import Host, as_address, look
 from mcastd.net.payloads import Payloads
@@ -20,8 +21,6 @@ from mcastd.net.source_address import route_out, source_address
 from mcastd.net.unaided import look_anyway
 from mcastd.status import SenderDescription
 
-# Bytes of control messages with an entry of the error queue.
-ERROR_ROOM_BYTES = 512
 # Errors of sending when the address that the socket is bound to, or its interface, is no more.
 GONE = {errno.EADDRNOTAVAIL, errno.EINVAL, errno.ENETUNREACH, errno.ENODEV}
 
@@ -141,11 +140,25 @@ class SocketSender:
                 return self._send(payloads)
             except OSError as error:
                 gone = error.errno in GONE
-                if not self._take_errors() and not (gone and self._find_another_way()):
+                if not take_answers(self._sock) and not (gone and self._find_another_way()):
                     raise
                 return self._send(payloads)
         except OSError as error:
             what = f"cannot send to {self._group} on {self._way.interface}"
+            raise refused(error, what, self._group, self._setting) from error
+
+    def set_ttl(self, ttl: int) -> None:
+        """Have what is sent from here on begin with this TTL or hop limit. Raises LinkError."""
+        if ttl == self._ttl:
+            return
+        self._ttl = ttl
+        try:
+            if self._group.version == 4:
+                self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ttl)
+            else:
+                self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, ttl)
+        except OSError as error:
+            what = f"cannot send to {self._group} with a TTL of {ttl}"
             raise refused(error, what, self._group, self._setting) from error
 
     def prepare(self, size: int, count: int) -> Callable[[bytes | memoryview], object] | None:
@@ -180,18 +193,6 @@ class SocketSender:
             self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, loop)
         else:
             self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, loop)
-
-    def _take_errors(self) -> bool:
-        """Empty the socket's error queue. Returns True if the network had answered an earlier datagram with
-        an error (ICMP): the kernel reports that at the next send, which then sends nothing."""
-        answered = False
-        with contextlib.suppress(OSError):
-            while True:
-                _, control, _, _ = self._sock.recvmsg(0, ERROR_ROOM_BYTES, socket.MSG_ERRQUEUE)
-                for _, _, data in control:
-                    origin = _abi.sock_extended_err.unpack_from(data)[1]
-                    answered = answered or origin > _abi.SO_EE_ORIGIN_LOCAL
-        return answered
 
     def tick(self, now: float) -> None:
         """Never called: there is no deadline."""

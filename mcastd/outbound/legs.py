@@ -11,10 +11,10 @@ from mcastd import clock
 from mcastd.clock import Clock
 from mcastd.config import OutboundChannel
 from mcastd.errors import LinkError
-from mcastd.net.link import Sender
+from mcastd.net.link import FULL_ERRNOS, Sender
 from mcastd.net.payloads import Payloads
 from mcastd.net.reopening import Reopened, some_failed
-from mcastd.outbound.outlet import FULL_ERRNOS, NO_CARRIER
+from mcastd.outbound.outlet import NO_CARRIER
 from mcastd.status import LegStatus, SenderDescription
 from mcastd.worker import SentLegBooks
 

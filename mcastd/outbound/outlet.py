@@ -16,7 +16,7 @@ from mcastd import clock
 from mcastd.counters import OutboundCounters, copy_of
 from mcastd.errors import LinkError
 from mcastd.handover import BUSY_VISITS
-from mcastd.net.link import Sender
+from mcastd.net.link import FULL_ERRNOS, Sender
 from mcastd.net.payloads import ListPayloads, Payloads
 from mcastd.outbound.pacing import Schedule
 from mcastd.outbound.plan import BurstPlan
@@ -24,8 +24,6 @@ from mcastd.outbound.sources.source import Source
 from mcastd.status import Hanging
 from mcastd.worker import ANSWER_SECONDS, Context
 
-# Errors of send(2) while the kernel has no room: the datagram is sent again after a pause.
-FULL_ERRNOS = {errno.EAGAIN, errno.ENOBUFS}
 # Why datagrams are dropped.
 TOO_BIG = "too-big"
 NO_CARRIER = "no-carrier"

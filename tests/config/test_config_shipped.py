@@ -231,6 +231,8 @@ def test_each_commented_key_can_be_uncommented(number: int, tmp_path: Path) -> N
         elif "[inbound.news.via]" in table:  # which no interface has to do with
             at = lines.index("[inbound.news]")
             lines[at:] = [line for line in lines[at:] if not line.startswith("interface = ")]
+        elif any(line.startswith("ttl = ") for line in table):  # of an output to a group
+            lines.insert(lines.index("[inbound.news.output]"), 'sources = ["192.0.2.1"]')
         elif 'kind = "directory"' in "\n".join(table):
             lines.insert(lines.index("[inbound.news.output]"), 'protocol = "flute"')
     else:

@@ -16,6 +16,7 @@ from mcastd.config import (
     WorkerSettings,
 )
 from mcastd.config.loops import loops
+from mcastd.config.output import GroupEnd
 from mcastd.config.types import Group, Location
 
 FIRST = {"group": "239.255.1.2", "port": 9190}
@@ -121,7 +122,7 @@ class Recorder(GroupSettings):
     def writes(self) -> Iterable[tuple[Location, OutputPath]]:
         return [(("tapes", number), OutputPath(tape)) for number, tape in enumerate(self.tapes)]
 
-    def hears(self, sender: GroupSettings) -> bool:
+    def hears(self, sender: GroupSettings | GroupEnd) -> bool:
         return sender.is_heard_here
 
 

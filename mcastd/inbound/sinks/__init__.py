@@ -7,7 +7,14 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
-from mcastd.config import DirectoryOutput, FifoOutput, FileOutput, OutputSettings
+from mcastd.config import (
+    DirectoryOutput,
+    FifoOutput,
+    FileOutput,
+    GroupOutput,
+    OutputSettings,
+    UdpOutput,
+)
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.directory import DirectorySink
 from mcastd.inbound.sinks.ends import PIPES, Ends
@@ -15,8 +22,10 @@ from mcastd.inbound.sinks.fifo import FifoSink
 from mcastd.inbound.sinks.file import FileSink
 from mcastd.inbound.sinks.format import Format, StreamFacts
 from mcastd.inbound.sinks.formats import FORMATS
+from mcastd.inbound.sinks.group import GroupSink
 from mcastd.inbound.sinks.means import ALONE, Means
 from mcastd.inbound.sinks.sink import Sink
+from mcastd.inbound.sinks.udp import UdpSink
 
 __all__ = [
     "ALONE",
@@ -39,6 +48,8 @@ SINKS: dict[type[OutputSettings], Callable[[Any, Format, Account, Means], Sink]]
     FileOutput: FileSink,
     FifoOutput: FifoSink,
     DirectoryOutput: DirectorySink,
+    GroupOutput: GroupSink,
+    UdpOutput: UdpSink,
 }
 
 

@@ -98,6 +98,11 @@ class Account:
             self._dropped = 0
 
     @property
+    def trouble(self) -> SinkError | None:
+        """What keeps the output from being written; None: nothing does."""
+        return self._trouble
+
+    @property
     def problem(self) -> str:
         """What keeps the output from being written, in one line; "" if nothing does but a missing reader."""
         trouble = self._trouble  # once: the worker's thread may recover meanwhile

@@ -1,0 +1,267 @@
+"""Outputs that send what was received on, each record as a datagram: what they have in common.
+
+```
+   batch --- format ---> records --- send ---> the network
+                            |          ^
+                  it is full+-- held --+ after a pause
+```
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import time
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Iterable, Sequence
+from itertools import groupby, islice
+from operator import itemgetter
+from typing import Generic, Protocol, TypeVar
+
+from mcastd import clock
+from mcastd.config import SendingOutput
+from mcastd.errors import LinkError, SinkError
+from mcastd.inbound.sinks.account import Account
+from mcastd.inbound.sinks.format import Format
+from mcastd.inbound.sinks.queue import RECORD_OVERHEAD_BYTES
+from mcastd.inbound.sinks.records import Record
+from mcastd.inbound.sinks.sink import Sink
+from mcastd.net.link import FULL_ERRNOS, Batch
+from mcastd.net.payloads import ListPayloads, Payloads
+
+# Reasons to drop.
+FULL = "full"  # the network does not take them as fast as they come
+TOO_BIG = "too-big"  # longer than the way takes
+NO_CARRIER = "no-carrier"
+UNREACHABLE = "unreachable"  # there is no way
+STOPPED = "stopped"
+REASONS = (FULL, TOO_BIG, NO_CARRIER, UNREACHABLE, STOPPED)
+# While the kernel is full nothing is sent for the first of these, doubled up to the second.
+PAUSE_SECONDS = 0.001
+PAUSE_MAX_SECONDS = 0.064
+# After there was no way it is looked for again.
+RETRY_SECONDS = 1.0
+# What is held is sent so many at a time, and for so long after the end.
+SEND_DATAGRAMS = 512
+LINGER_SECONDS = 0.5
+
+
+class Destination(Protocol):
+    """Where datagrams go: a Sender, as far as a sink has to do with it."""
+
+    carrier: bool
+
+    def send(self, payloads: Payloads) -> int: ...
+
+    def network_changed(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+D = TypeVar("D", bound=Destination)
+RecordRun = tuple[int, ListPayloads]
+"""Records in a row that are sent alike: what is told of them to the destination, and they."""
+
+
+class SendingSink(Sink, Generic[D]):
+    """Sends records in order. Those that find no room are held in memory, up to ``queue`` bytes."""
+
+    reasons: Sequence[str] = REASONS
+    may_queue = True
+
+    def __init__(self, config: SendingOutput, format: Format, account: Account) -> None:
+        super().__init__(account)
+        self._settings = config
+        self._format = format
+        self.destination: D | None = None  # None: there is no way yet, or any more
+        self._retry_at = 0.0  # monotonic seconds
+        self._pause = 0.0  # seconds
+        self._held: deque[tuple[int, bytes]] = deque()
+        self._held_bytes = 0
+
+    # -- what a kind of output says
+
+    @abstractmethod
+    def connect(self) -> D | None:
+        """Find the way; None: it is not known yet, and what comes is held. Raises LinkError."""
+
+    def prepare(self, destination: D, alike: int) -> None:
+        """Tell a destination how the next run is sent. Raises LinkError."""
+
+    def runs(self, batch: Batch) -> Iterable[RecordRun]:
+        """The records of a batch. Those that are not to be sent are counted as dropped."""
+        yield 0, ListPayloads(self._format.records(batch).payloads)
+
+    def look(self, now: float) -> None:
+        """Look after what changes by itself, now and then."""
+
+    # -- as a sink
+
+    @property
+    def blocked(self) -> bool:
+        return self._settings.when_full == "block" and self._held_bytes >= self._settings.queue
+
+    def open(self) -> None:
+        self._attempt()
+        self._plan()
+
+    def write(self, batch: Batch) -> None:
+        for alike, payloads in self.runs(batch):
+            done = 0 if self._held else self._send(alike, payloads)
+            if done < len(payloads):
+                self._hold(alike, payloads[done:])
+        self._plan()
+
+    def flush(self) -> None:
+        """Send what is held, as far as that goes."""
+        while self._held:
+            some = list(islice(self._held, SEND_DATAGRAMS))
+            for alike, run in groupby(some, key=itemgetter(0)):
+                payloads: list[Record] = [payload for _, payload in run]
+                done = self._send(alike, ListPayloads(payloads))
+                for _ in range(done):
+                    self._held_bytes -= len(self._held.popleft()[1]) + RECORD_OVERHEAD_BYTES
+                if done < len(payloads):
+                    self.counters.queued = len(self._held)
+                    return
+        self.counters.queued = 0
+
+    def tick(self, now: float) -> None:
+        self.look(now)
+        if self._held:
+            self.flush()
+        elif self.destination is None:
+            self._attempt()
+        self._plan()
+
+    def network_changed(self) -> None:
+        self._retry_at = 0.0
+        if self.destination is not None:
+            try:
+                self.destination.network_changed()
+            except LinkError as error:
+                self._lose(error)
+        self.open()
+
+    def close(self, *, for_good: bool = False) -> None:
+        end = clock.monotonic() + LINGER_SECONDS
+        self.flush()
+        while self._held and clock.monotonic() < end:
+            time.sleep(max(PAUSE_SECONDS, min(self._pause, end - clock.monotonic())))
+            self.flush()
+        if self._held:
+            self._account.drop(len(self._held), self.trouble("stopped", STOPPED))
+            self._held.clear()
+            self._held_bytes = self.counters.queued = 0
+        self.disconnect()
+
+    # -- the way
+
+    def disconnect(self) -> None:
+        if self.destination is not None:
+            self.destination.close()
+            self.destination = None
+
+    def trouble(self, cause: str, reason: str, way_out: str = "", *, waits: str = "") -> SinkError:
+        what = f"cannot send to {self._settings.label}"
+        return SinkError(what, cause, way_out, reason=reason, waits=waits)
+
+    def _attempt(self) -> None:
+        """Find the way, if there is none; what is in it is noted."""
+        try:
+            self._way()
+        except LinkError as error:
+            self._lose(error)
+
+    def _way(self) -> D | None:
+        """Raises LinkError; while it is not looked for again, too, as SinkError."""
+        if self.destination is None and clock.monotonic() >= self._retry_at:
+            self.destination = self.connect()
+        return self.destination
+
+    def _lose(self, error: LinkError, dropped: int = 0) -> None:
+        """There is no way: ``dropped`` datagrams are given up."""
+        self.disconnect()
+        self._retry_at = clock.monotonic() + RETRY_SECONDS
+        trouble = SinkError(
+            error.what, error.cause, error.way_out, reason=UNREACHABLE, waits="looking for one"
+        )
+        self._account.drop(dropped, trouble)
+
+    # -- sending
+
+    def _send(self, alike: int, payloads: ListPayloads) -> int:
+        """Send a run. Returns how many were sent or dropped: fewer than all if there is no room."""
+        done, count = 0, len(payloads)
+        try:
+            way = self._way()
+            if way is None:
+                if clock.monotonic() >= self._retry_at:  # not known yet
+                    return 0
+                self._account.drop(count, self._known_trouble())
+                return count
+            self.prepare(way, alike)
+            while done < count:
+                done += self._send_some(way, payloads.part(done, count) if done else payloads)
+        except LinkError as error:
+            if error.errno in FULL_ERRNOS:
+                self._pause = min(max(PAUSE_SECONDS, 2 * self._pause), PAUSE_MAX_SECONDS)
+                return done
+            self._lose(error, count - done)
+            return count
+        self._pause = 0.0
+        return done
+
+    def _send_some(self, way: D, payloads: ListPayloads) -> int:
+        """Returns how many were sent or dropped, at least one. Raises LinkError."""
+        try:
+            sent = way.send(payloads)
+        except LinkError as error:
+            if error.errno != errno.EMSGSIZE:
+                raise
+            way_out = "raise the MTU of the way"
+            self._account.drop(1, self.trouble(f"{len(payloads[0])} bytes are too many", TOO_BIG, way_out))
+            return 1
+        if way.carrier:
+            self._account.wrote(sent, sum(payloads.sizes[:sent]))
+            self.sent()
+        else:
+            self._account.drop(sent, self.trouble("its interface has no carrier", NO_CARRIER))
+        return sent
+
+    def sent(self) -> None:
+        """Datagrams were sent: what was in the way is over."""
+        self._account.recovered()
+
+    def _known_trouble(self) -> SinkError:
+        return self._account.trouble or self.trouble("there is no way", UNREACHABLE)
+
+    def _hold(self, alike: int, payloads: Sequence[Record]) -> None:
+        config, held = self._settings, self._held
+        for payload in payloads:
+            held.append((alike, bytes(payload)))
+            self._held_bytes += len(payload) + RECORD_OVERHEAD_BYTES
+        evicted = 0
+        if config.when_full != "block":
+            take = held.popleft if config.when_full == "drop-oldest" else held.pop
+            while self._held_bytes > config.queue and len(held) > 1:
+                self._held_bytes -= len(take()[1]) + RECORD_OVERHEAD_BYTES
+                evicted += 1
+        if evicted:
+            self._account.drop(evicted, self.trouble("it does not take them as fast as they come", FULL))
+        self.counters.queued = len(held)
+
+    def _plan(self) -> None:
+        """When :meth:`tick` is due."""
+        now = clock.monotonic()
+        if self._held:
+            self.deadline = now + max(PAUSE_SECONDS, self._pause)
+        elif self.destination is None:
+            self.deadline = max(self._retry_at, now + PAUSE_MAX_SECONDS)
+        else:
+            self.deadline = self.look_at()
+
+    def look_at(self) -> float:
+        """When :meth:`look` is due, in monotonic seconds; ``inf``: never."""
+        return math.inf

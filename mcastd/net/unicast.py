@@ -1,0 +1,70 @@
+"""Sending to one host over a UDP socket."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+
+from mcastd import clock
+from mcastd.errors import LinkError, reason_of
+from mcastd.ip import Address
+from mcastd.net import _abi
+from mcastd.net.answers import take_answers
+from mcastd.net.burst import Burst
+from mcastd.net.payloads import Payloads
+from mcastd.net.sockets import WAYS_OUT
+
+
+class UnicastSender:
+    """Hands datagrams to the kernel as :class:`mcastd.net.link.Sender` does. One thread's."""
+
+    carrier = True  # which way a datagram takes is the route's affair
+
+    def __init__(self, to: Address, port: int, *, dscp: int = 0) -> None:
+        """Raises LinkError."""
+        self.to = to
+        self.refused_at: float | None = None  # monotonic seconds when the network last answered with an error
+        self.refusal = ""  # what it said
+        self._what = f"cannot send to {to} port {port}"
+        with contextlib.ExitStack() as undo:
+            try:
+                sock = undo.enter_context(socket.socket(_abi.family_of(to), socket.SOCK_DGRAM))
+                sock.setblocking(False)
+                # With RECVERR a send also says that the interface's queue has dropped something
+                if to.version == 4:
+                    sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, dscp << 2)
+                    sock.setsockopt(socket.IPPROTO_IP, _abi.IP_RECVERR, 1)
+                else:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, dscp << 2)
+                    sock.setsockopt(socket.IPPROTO_IPV6, _abi.IPV6_RECVERR, 1)
+                sock.connect((str(to), port))
+            except OSError as error:
+                raise self._error(error) from error
+            undo.pop_all()
+        self._sock = sock
+        self._burst = Burst(sock)
+
+    def send(self, payloads: Payloads) -> int:
+        """See :meth:`mcastd.net.link.Sender.send`."""
+        try:
+            try:
+                return self._burst.send(payloads)
+            except OSError as error:
+                if not take_answers(self._sock):
+                    raise
+                self.refused_at, self.refusal = clock.monotonic(), reason_of(error)
+                return self._burst.send(payloads)
+        except OSError as error:
+            raise self._error(error) from error
+
+    def network_changed(self) -> None:
+        """Forget what was learned of the way."""
+        self._burst.withdraw()
+        self._burst = Burst(self._sock)
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def _error(self, error: OSError) -> LinkError:
+        number = error.errno or 0
+        return LinkError(self._what, reason_of(error), WAYS_OUT.get(number, ""), errno=number)

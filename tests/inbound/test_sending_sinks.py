@@ -1,0 +1,395 @@
+"""Outputs that send on: over a destination in memory, and over real sockets on the loopback interface."""
+
+from __future__ import annotations
+
+import errno
+import math
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+from support.wait import wait_for
+
+from mcastd import log
+from mcastd.config import GroupOutput, UdpOutput
+from mcastd.errors import LinkError
+from mcastd.inbound.sinks import StreamFacts, make_sink, sending, udp
+from mcastd.inbound.sinks.account import Account
+from mcastd.inbound.sinks.formats import FORMATS
+from mcastd.inbound.sinks.group import GroupSink
+from mcastd.inbound.sinks.queue import RECORD_OVERHEAD_BYTES
+from mcastd.inbound.sinks.sending import SendingSink
+from mcastd.inbound.sinks.udp import UdpSink
+from mcastd.ip import Address
+from mcastd.net import _abi
+from mcastd.net.link import Batch, ListBatch, Origin
+from mcastd.net.payloads import Payloads
+
+LONGEST = 65_507  # bytes of a datagram over IPv4
+
+
+def batch_of(*payloads: bytes, ttl: int = 8) -> Batch:
+    return ListBatch(payloads, [Origin("192.0.2.1", 5000, 1, ttl)] * len(payloads), [1] * len(payloads))
+
+
+class Network:
+    """A destination in memory: what it takes, and what it refuses."""
+
+    def __init__(self) -> None:
+        self.carrier = True
+        self.taken: list[bytes] = []
+        self.room = 1 << 20  # datagrams
+        self.longest = 1 << 20  # bytes
+        self.error = 0  # an errno, of every send
+        self.closed = 0
+        self.changes = 0
+
+    def send(self, payloads: Payloads) -> int:
+        sent = 0
+        for payload in payloads:
+            number = self.error or (0 if self.room else errno.ENOBUFS)
+            number = errno.EMSGSIZE if len(payload) > self.longest else number
+            if number and not sent:
+                raise LinkError("cannot send", "no", errno=number)
+            if number:
+                break
+            self.taken.append(bytes(payload))
+            self.room -= 1
+            sent += 1
+        return sent
+
+    def network_changed(self) -> None:
+        self.changes += 1
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class MemorySink(SendingSink[Network]):
+    def __init__(self, **settings: Any) -> None:
+        config = UdpOutput(to="192.0.2.7:5004", **settings)
+        super().__init__(config, FORMATS["raw"](StreamFacts(str, str)), Account(config, log.get_logger()))
+        self.network = Network()
+        self.connects = 0
+        self.refusal: LinkError | None = None
+        self.is_known = True
+
+    def connect(self) -> Network | None:
+        self.connects += 1
+        if self.refusal is not None:
+            raise self.refusal
+        return self.network if self.is_known else None
+
+    @property
+    def account(self) -> tuple[int, int, dict[str, int]]:
+        """Written, queued, dropped."""
+        counters = self.counters
+        return counters.written, counters.queued, dict(counters.dropped)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Has time go on, which stands still else."""
+    now = 1000.0
+
+    def go_on(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr("mcastd.clock.monotonic", lambda: now)
+    return go_on
+
+
+def test_what_finds_no_room_is_held_and_goes_in_order_when_there_is_some() -> None:
+    sink = MemorySink()
+    sink.network.room = 2
+    sink.write(batch_of(b"1", b"2", b"3"))
+    sink.write(batch_of(b"4"))
+    assert sink.account == (2, 2, {})
+    assert sink.deadline < math.inf
+    assert sink.problem == ""
+    sink.network.room = 9
+    sink.tick(sink.deadline)
+    assert sink.network.taken == [b"1", b"2", b"3", b"4"]
+    assert sink.account == (4, 0, {})
+    assert sink.deadline == math.inf
+
+
+@pytest.mark.parametrize(("when_full", "left"), [("drop-newest", "0123"), ("drop-oldest", "6789")])
+def test_a_full_queue_drops_as_it_is_set(when_full: str, left: str) -> None:
+    sink = MemorySink(when_full=when_full, queue=4 * (RECORD_OVERHEAD_BYTES + 1024))
+    sink.network.room = 0
+    for digit in "0123456789":
+        sink.write(batch_of(digit.encode() * 1024))
+    assert sink.account == (0, 4, {"full": 6})
+    assert "does not take them as fast as they come" in sink.problem
+    sink.network.room = 9
+    sink.tick(sink.deadline)
+    assert [one[:1].decode() for one in sink.network.taken] == [*left]
+    assert sink.problem == ""
+
+
+def test_with_block_reception_waits_and_nothing_is_dropped() -> None:
+    sink = MemorySink(when_full="block", queue=4096)
+    sink.network.room = 0
+    assert not sink.blocked
+    sink.write(batch_of(*[bytes(1024)] * 5))
+    assert sink.blocked
+    assert sink.account == (0, 5, {})
+    sink.network.room = 9
+    sink.tick(sink.deadline)
+    assert (sink.blocked, sink.account) == (False, (5, 0, {}))
+
+
+def test_one_that_is_too_long_is_dropped_and_the_others_go() -> None:
+    sink = MemorySink()
+    sink.network.longest = 3
+    sink.write(batch_of(b"1", b"too long", b"2"))
+    assert sink.network.taken == [b"1", b"2"]
+    assert sink.account == (2, 0, {"too-big": 1})
+
+
+def test_without_a_way_what_comes_is_dropped_and_a_way_is_looked_for(clock: Callable[[float], None]) -> None:
+    sink = MemorySink()
+    sink.refusal = LinkError("cannot send to 192.0.2.7", "no route to host", errno=errno.EHOSTUNREACH)
+    sink.open()
+    assert sink.problem == "cannot send to 192.0.2.7: no route to host"
+    sink.write(batch_of(b"1", b"2"))
+    assert (sink.connects, sink.account) == (1, (0, 0, {"unreachable": 2})), "it is not tried with each batch"
+    sink.refusal = None
+    clock(sending.RETRY_SECONDS)
+    sink.tick(sink.deadline)
+    sink.write(batch_of(b"3"))
+    assert (sink.network.taken, sink.problem) == ([b"3"], "")
+
+
+def test_a_way_that_is_lost_is_found_again(clock: Callable[[float], None]) -> None:
+    sink = MemorySink()
+    sink.write(batch_of(b"1"))
+    sink.network.error = errno.ENETUNREACH
+    sink.write(batch_of(b"2", b"3"))
+    assert (sink.account, sink.network.closed) == ((1, 0, {"unreachable": 2}), 1)
+    sink.network.error = 0
+    sink.network_changed()
+    sink.write(batch_of(b"4"))
+    assert sink.network.taken == [b"1", b"4"], "at once, since the network has changed"
+
+
+def test_what_comes_before_the_way_is_known_is_held() -> None:
+    sink = MemorySink()
+    sink.is_known = False
+    sink.open()
+    sink.write(batch_of(b"1"))
+    assert sink.account == (0, 1, {})
+    sink.is_known = True
+    sink.tick(sink.deadline)
+    assert sink.network.taken == [b"1"]
+
+
+def test_without_a_carrier_nothing_was_sent() -> None:
+    sink = MemorySink()
+    sink.network.carrier = False
+    sink.write(batch_of(b"1", b"2"))
+    assert sink.account == (0, 0, {"no-carrier": 2})
+
+
+def test_the_end_sends_what_it_can_and_counts_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending, "LINGER_SECONDS", 0.01)
+    sink = MemorySink()
+    sink.network.room = 1
+    sink.write(batch_of(b"1", b"2", b"3"))
+    sink.network.room = 1
+    sink.close()
+    assert sink.network.taken == [b"1", b"2"]
+    assert (sink.account, sink.network.closed) == ((2, 0, {"stopped": 1}), 1)
+
+
+# -- over real sockets
+
+
+class Receiver:
+    def __init__(self, family: int = socket.AF_INET, host: str = "127.0.0.1") -> None:
+        self._sock = socket.socket(family, socket.SOCK_DGRAM)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+        self._sock.bind((host, 0))
+        self._sock.settimeout(5)
+        self.port: int = self._sock.getsockname()[1]
+
+    def receive(self) -> bytes:
+        return self._sock.recv(1 << 16)
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture
+def udp_sink(no_fd_leak: None) -> Iterator[Callable[..., UdpSink]]:
+    made: list[UdpSink] = []
+
+    def make(to: str, **settings: Any) -> UdpSink:
+        sink = make_sink(UdpOutput(to=to, **settings), StreamFacts(str, str), log.get_logger())
+        assert isinstance(sink, UdpSink)
+        made.append(sink)
+        sink.open()
+        return sink
+
+    yield make
+    for sink in made:
+        sink.close(for_good=True)
+
+
+def test_datagrams_of_any_size_arrive_as_they_came(
+    receiver: Receiver, udp_sink: Callable[..., UdpSink]
+) -> None:
+    sink = udp_sink(f"127.0.0.1:{receiver.port}")
+    sizes = (0, 1, 2, 188, 1316, 1316, 1316, 1316, 1316, 1316, 1316, 1316, 1315, 1472, 1473, 9000, 0, LONGEST)
+    sent = [bytes([number]) * size for number, size in enumerate(sizes)]
+    sink.write(batch_of(*sent))
+    assert [receiver.receive() for _ in sent] == sent
+    assert (sink.counters.written, sink.counters.written_bytes) == (len(sizes), sum(sizes))
+
+
+def test_over_ipv6(udp_sink: Callable[..., UdpSink]) -> None:
+    receiver = Receiver(socket.AF_INET6, "::1")
+    udp_sink(f"[::1]:{receiver.port}").write(batch_of(b"six"))
+    assert receiver.receive() == b"six"
+    receiver.close()
+
+
+def test_a_host_where_nobody_listens_is_a_problem_until_somebody_does(
+    receiver: Receiver, udp_sink: Callable[..., UdpSink], clock: Callable[[float], None]
+) -> None:
+    port = receiver.port
+    receiver.close()
+    sink = udp_sink(f"127.0.0.1:{port}")
+    for payload in (b"1", b"2", b"3"):
+        sink.write(batch_of(payload))
+    assert sink.problem == f"cannot send to 127.0.0.1:{port}: connection refused"
+    assert sink.status().reason == "refused"
+    assert (sink.counters.written, sink.counters.dropped.total()) == (3, 0), "the network has got them"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
+        again.bind(("127.0.0.1", port))
+        clock(udp.REFUSED_SECONDS + 1)
+        for payload in (b"4", b"5"):  # the answer to the last one before is still to come
+            sink.write(batch_of(payload))
+            clock(udp.REFUSED_SECONDS + 1)
+        sink.write(batch_of(b"6"))
+        assert sink.problem == ""
+        assert [again.recv(9) for _ in range(3)] == [b"4", b"5", b"6"]
+
+
+def test_a_name_is_resolved_aside_and_followed(
+    receiver: Receiver, udp_sink: Callable[..., UdpSink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: list[Address] = []
+    asked: list[str] = []
+
+    def addresses_of(name: str) -> list[Address]:
+        asked.append(name)
+        if not known:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return list(known)
+
+    monkeypatch.setattr(udp, "addresses_of", addresses_of)
+    monkeypatch.setattr(udp, "RESOLVE_SECONDS", 0.05)
+    monkeypatch.setattr(udp, "RESOLVE_SOON_SECONDS", 0.05)
+    monkeypatch.setattr(sending, "RETRY_SECONDS", 0.05)
+    sink = udp_sink(f"tv.example.net:{receiver.port}")
+
+    def ticked(is_so: Callable[[], bool]) -> None:
+        def look() -> bool:
+            sink.tick(sink.deadline)
+            return is_so()
+
+        wait_for(look, "the sink")
+
+    ticked(lambda: "cannot resolve tv.example.net" in sink.problem)
+    known.append(ip_address("127.0.0.1"))
+    ticked(lambda: sink.destination is not None)
+    sink.write(batch_of(b"1"))
+    assert receiver.receive() == b"1"
+    assert sink.problem == ""
+    known[:] = [ip_address("127.0.0.2")]
+    ticked(lambda: sink.destination is not None and str(sink.destination.to) == "127.0.0.2")
+    assert {*asked} == {"tv.example.net"}
+
+
+GROUP = "239.255.9.9"
+
+
+class Member(Receiver):
+    """A member of a group on the loopback interface, which sees TTLs."""
+
+    def __init__(self) -> None:
+        super().__init__(host=GROUP)
+        join = socket.inet_aton(GROUP) + socket.inet_aton("127.0.0.1")
+        self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, join)
+        self._sock.setsockopt(socket.IPPROTO_IP, _abi.IP_RECVTTL, 1)
+
+    def receive_with_ttl(self) -> tuple[bytes, int]:
+        payload, ((_, _, ttl),), _, _ = self._sock.recvmsg(1 << 16, 64)
+        return payload, struct.unpack("i", ttl)[0]
+
+
+@pytest.fixture
+def member() -> Iterator[Member]:
+    member = Member()
+    yield member
+    member.close()
+
+
+def group_sink(port: int, **settings: Any) -> GroupSink:
+    output = GroupOutput(group=GROUP, port=port, interface="lo", **settings)
+    sink = make_sink(output, StreamFacts(str, str), log.get_logger())
+    assert isinstance(sink, GroupSink)
+    sink.open()
+    return sink
+
+
+def test_a_group_gets_a_ttl_one_less_than_each_came_with(member: Member, no_fd_leak: None) -> None:
+    sink = group_sink(member.port)
+    for ttl in (64, 2, 1):
+        sink.write(batch_of(b"%d" % ttl, ttl=ttl))
+    origins = [Origin("192.0.2.1", 5000, 1, ttl) for ttl in (9, 9, 5)]
+    sink.write(ListBatch([b"a", b"b", b"c"], origins, [1] * 3))
+    came = [member.receive_with_ttl() for _ in range(5)]
+    assert came == [(b"64", 63), (b"2", 1), (b"a", 8), (b"b", 8), (b"c", 4)]
+    assert dict(sink.counters.dropped) == {"ttl": 1}
+    assert sink.counters.written == 5
+    sink.close(for_good=True)
+
+
+def test_a_group_gets_the_ttl_that_is_set(member: Member, no_fd_leak: None) -> None:
+    sink = group_sink(member.port, ttl=7)
+    sink.write(batch_of(b"1", b"22", ttl=1))
+    assert [member.receive_with_ttl() for _ in range(2)] == [(b"1", 7), (b"22", 7)]
+    sink.close(for_good=True)
+
+
+def test_what_is_held_keeps_its_ttl(
+    member: Member, no_fd_leak: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = group_sink(member.port)
+    assert sink.destination is not None
+    send = sink.destination.send
+
+    def full(_: Payloads) -> int:
+        raise LinkError("cannot send", "no buffer space", errno=errno.ENOBUFS)
+
+    monkeypatch.setattr(sink.destination, "send", full)
+    sink.write(batch_of(b"1", ttl=9))
+    sink.write(batch_of(b"2", ttl=5))
+    monkeypatch.setattr(sink.destination, "send", send)
+    sink.tick(sink.deadline)
+    assert [member.receive_with_ttl() for _ in range(2)] == [(b"1", 8), (b"2", 4)]
+    sink.close(for_good=True)

@@ -1,0 +1,139 @@
+"""What comes by multicast sent on by a daemon: to another group, to a host, and never in a circle.
+
+```
+   sender eth0 ------ eth0 relay eth1 ------ eth0 receiver
+   10.8.0.1       10.8.0.2    10.9.0.1       10.9.0.2
+```
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.daemon import RunningDaemon
+from support.host import Host, connect
+from support.inside import inside, sender
+from support.peer import Ear, Talker
+from support.wait import wait_for
+
+pytestmark = pytest.mark.root
+IN, OUT, PORT, OTHER_PORT = "239.1.1.1", "239.2.2.2", 5004, 5006
+LONGEST = 65_507
+
+
+@pytest.fixture
+def hosts() -> Iterator[tuple[Host, Host, Host]]:
+    with Host() as left, Host() as relay, Host() as right:
+        connect(left, "eth0", relay, "eth0")
+        connect(relay, "eth1", right, "eth0")
+        left.ip("address add 10.8.0.1/24 dev eth0")
+        relay.ip("address add 10.8.0.2/24 dev eth0")
+        relay.ip("address add 10.9.0.1/24 dev eth1")
+        right.ip("address add 10.9.0.2/24 dev eth0")
+        yield left, relay, right
+
+
+def test_each_datagram_goes_on_to_a_group_and_to_a_host(
+    hosts: tuple[Host, Host, Host], tmp_path: Path
+) -> None:
+    left, relay, right = hosts
+    config = f"""
+[inbound.news]
+group = "{IN}"
+port = {PORT}
+interface = "eth0"
+output = [
+    {{ kind = "group", group = "{OUT}", port = {OTHER_PORT}, interface = "eth1" }},
+    {{ kind = "udp", to = "10.9.0.2:7007" }},
+]
+"""
+    with (
+        RunningDaemon(tmp_path, config, enter=relay.enter([])) as daemon,
+        Ear(right, "eth0", OUT, OTHER_PORT) as ear,
+    ):
+        with inside(right):
+            host = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        host.bind(("10.9.0.2", 7007))
+        host.settimeout(10)
+        sock = sender(left, "eth0", "10.8.0.1")
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 5)
+        sizes = (0, 1, 188, *([1316] * 20), 1472, 1473, 8000, LONGEST)
+        sent = [bytes([number]) * size for number, size in enumerate(sizes)]
+        for payload in sent:
+            sock.sendto(payload, (IN, PORT))
+        heard = [ear.hear() for _ in sent]
+        assert heard == [(payload, "10.9.0.1") for payload in sent]
+        assert [host.recv(1 << 16) for _ in sent] == sent
+        outputs = daemon.worker("inbound/news")["status"]["outputs"]
+        assert [one["path"] for one in outputs] == [f"{OUT}:{OTHER_PORT} by eth1", "10.9.0.2:7007"]
+        assert [one["counters"]["written"] for one in outputs] == [len(sizes)] * 2
+        assert [one["counters"]["written_bytes"] for one in outputs] == [sum(sizes)] * 2
+        sock.close()
+        host.close()
+
+
+def test_a_sender_with_a_ttl_of_1_is_said(hosts: tuple[Host, Host, Host], tmp_path: Path) -> None:
+    left, relay, _ = hosts
+    config = f"""
+[inbound.news]
+group = "{IN}"
+port = {PORT}
+interface = "eth0"
+output = {{ kind = "group", group = "{OUT}", port = {OTHER_PORT}, interface = "eth1" }}
+"""
+    with (
+        RunningDaemon(tmp_path, config, enter=relay.enter([])) as daemon,
+        Talker(left, "eth0", IN, PORT, source="10.8.0.1") as talker,
+    ):
+        talker.send(3)
+
+        def dropped() -> dict[str, int]:
+            (output,) = daemon.worker("inbound/news")["status"]["outputs"]
+            found: dict[str, int] = output["counters"]["dropped"]
+            return found
+
+        wait_for(lambda: dropped() == {"ttl": 3}, "what does not go on")
+        assert "it comes with a TTL of 1" in daemon.ctl("status", "inbound/news").stdout
+
+
+def test_two_hosts_that_feed_each_other_end(hosts: tuple[Host, Host, Host], tmp_path: Path) -> None:
+    """Neither can know of the other: what goes round loses one of its TTL each time."""
+    _, relay, right = hosts
+    forth = f"""
+[inbound.forth]
+group = "{IN}"
+port = {PORT}
+interface = "eth1"
+output = {{ kind = "group", group = "{OUT}", port = {PORT}, interface = "eth1" }}
+"""
+    back = f"""
+[inbound.back]
+group = "{OUT}"
+port = {PORT}
+interface = "eth0"
+output = {{ kind = "group", group = "{IN}", port = {PORT}, interface = "eth0" }}
+"""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with (
+        RunningDaemon(tmp_path / "a", forth, enter=relay.enter([])) as one,
+        RunningDaemon(tmp_path / "b", back, enter=right.enter([])) as other,
+    ):
+        sock = sender(right, "eth0", "10.9.0.2")
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 9)
+        sock.sendto(b"round and round", (IN, PORT))
+
+        def counted(daemon: RunningDaemon, name: str) -> tuple[int, int]:
+            (output,) = daemon.worker(name)["status"]["outputs"]
+            return output["counters"]["written"], sum(output["counters"]["dropped"].values())
+
+        def ended() -> bool:
+            return counted(one, "inbound/forth")[1] + counted(other, "inbound/back")[1] > 0
+
+        wait_for(ended, "the end of it")
+        written = counted(one, "inbound/forth")[0] + counted(other, "inbound/back")[0]
+        assert 1 <= written <= 9
+        sock.close()
