@@ -13,13 +13,15 @@ does not fit. Numbers are those that the site gave where the datagram came from 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from functools import lru_cache
 from itertools import accumulate, groupby
+from operator import add
 from typing import NamedTuple
 
 from mcastd.ip import MAX_DATAGRAM_BYTES
+from mcastd.protocols.ascending import are_ascending, ascending_heads
 
 SEQUENCES = 1 << 32
 # Datagrams in a bundle: what the byte that counts them can say.
@@ -75,13 +77,12 @@ def build_frames(run: DatagramRun, room: int) -> list[bytes]:
         return _bundles(run, space)
     if longest > space:
         return [frame for index in range(len(payloads)) for frame in _alone(run, index, space)]
-    # One number of 12 bytes, of which the sequence is the lower part
-    first = int.from_bytes(_head(FrameKind.DATAGRAM, run, 0))
+    heads: Iterable[bytes]
     if run.sequence + len(payloads) > SEQUENCES:
         heads = [_head(FrameKind.DATAGRAM, run, index) for index in range(len(payloads))]
     else:
-        heads = [head.to_bytes(_HEAD.size) for head in range(first, first + len(payloads))]
-    return [head + payload for head, payload in zip(heads, payloads, strict=True)]
+        heads = ascending_heads(_head(FrameKind.DATAGRAM, run, 0), len(payloads))
+    return [*map(add, heads, payloads)]
 
 
 def _head(kind: FrameKind, run: DatagramRun, index: int, count: int = 0) -> bytes:
@@ -131,12 +132,6 @@ def _sizes(count: int) -> struct.Struct:
     return struct.Struct(f">{count}H")
 
 
-@lru_cache(maxsize=512)
-def _heads(count: int) -> struct.Struct:
-    """Of ``count`` heads what is common, and the sequence number."""
-    return struct.Struct(">" + "QI" * count)
-
-
 def read_frames(frames: Sequence[bytes]) -> Iterator[DatagramRun | DatagramPart | None]:
     """Read frames in order. None: one of them is malformed."""
     if (run := _one_run(frames)) is not None:
@@ -154,17 +149,11 @@ def read_frames(frames: Sequence[bytes]) -> Iterator[DatagramRun | DatagramPart 
 
 def _one_run(frames: Sequence[bytes]) -> DatagramRun | None:
     """All frames as one run; None: they are not."""
-    count = len(frames)
     heads = b"".join([frame[: _HEAD.size] for frame in frames])
-    if not count or len(heads) != count * _HEAD.size:
+    if not heads or len(heads) != len(frames) * _HEAD.size or not are_ascending(heads):
         return None
-    fields = _heads(count).unpack(heads)
-    common, sequences = fields[::2], fields[1::2]
-    first = sequences[0]
-    if common.count(common[0]) < count or sequences != tuple(range(first, first + count)):
-        return None
-    kind, hops, ttl, _, stream, sequence = _HEAD.unpack_from(frames[0])
-    if kind != FrameKind.DATAGRAM:
+    kind, hops, ttl, _, stream, sequence = _HEAD.unpack_from(heads)
+    if kind != FrameKind.DATAGRAM or sequence + len(frames) > SEQUENCES:
         return None
     return DatagramRun(stream, sequence, hops, ttl, [frame[_HEAD.size :] for frame in frames])
 

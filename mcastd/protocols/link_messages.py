@@ -19,11 +19,15 @@ records is a loss, which may be repaired; an aside is said again, or is of no us
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
+from functools import lru_cache
 from typing import NamedTuple
 
+from mcastd.protocols.ascending import ascending_heads, split_heads
 from mcastd.protocols.crypto import TAG_BYTES
 from mcastd.protocols.noise import MESSAGE_OVERHEAD_BYTES
+from mcastd.rows import Rows
 
 PORT = 9466
 VERSION = 1
@@ -52,6 +56,7 @@ class MessageKind(IntEnum):
 
 
 _LOWER = {kind & 0x0F for kind in MessageKind}
+_SEALED = {MessageKind.RECORD, MessageKind.ASIDE}
 
 
 def is_other_version(message: bytes | memoryview) -> bool:
@@ -113,24 +118,53 @@ def build_introduction(introduction: Introduction) -> bytes:
     )
 
 
-class RecordHeader(NamedTuple):
+class SealedRecords(NamedTuple):
+    """Records, or asides, of one session in a row, as they came."""
+
     kind: MessageKind  # RECORD or ASIDE
     session: int  # index that its receiver has for it
-    counter: int  # 0, 1, ... of its kind, under its key
+    counters: Sequence[int]  # 0, 1, ... of the kind, under the key of the session
+    headers: Sequence[bytes]  # which are their nonces
+    sealed: Sequence[bytes | memoryview]  # what is behind the headers
 
 
-def read_record_header(message: bytes | memoryview) -> RecordHeader | None:
-    """The header of a record or an aside. Returns None if it is neither, or has no room for a tag."""
-    if len(message) < RECORD_OVERHEAD_BYTES:
-        return None
-    kind, session, counter = _RECORD.unpack_from(message)
-    if kind not in (MessageKind.RECORD, MessageKind.ASIDE):
-        return None
-    return RecordHeader(MessageKind(kind), session, counter)
+def read_messages(rows: Rows) -> Iterator[SealedRecords | list[bytes]]:
+    """Messages of one size, in order: records and asides, those of one session together, and others as they
+    are."""
+    count = len(rows)
+    if rows.size < RECORD_OVERHEAD_BYTES:
+        yield [bytes(rows.row(index)) for index in range(count)]
+        return
+    cells = rows.cells(0, RECORD_HEADER_BYTES)
+    fields = _headers(count).unpack(cells)
+    addresses, counters = fields[::2], fields[1::2]
+    start = 0
+    while start < count:
+        address = addresses[start]
+        if addresses.count(address) == count:
+            stop = count
+        else:
+            stop = next((at for at in range(start, count) if addresses[at] != address), count)
+        kind = address >> 24
+        if kind not in _SEALED:
+            yield [bytes(rows.row(index)) for index in range(start, stop)]
+        else:
+            yield SealedRecords(
+                MessageKind(kind),
+                address & INDEX_MAX,
+                counters[start:stop],
+                split_heads(cells)[start:stop],
+                rows.tails(RECORD_HEADER_BYTES, start, stop),
+            )
+        start = stop
 
 
-def record_headers(kind: MessageKind, session: int, counter: int, count: int) -> list[bytes]:
+@lru_cache(maxsize=512)
+def _headers(count: int) -> struct.Struct:
+    """Of ``count`` headers what is before the counter, as one number, and the counter."""
+    return struct.Struct(">" + "IQ" * count)
+
+
+def record_headers(kind: MessageKind, session: int, counter: int, count: int) -> Sequence[bytes]:
     """The headers of ``count`` records or asides in a row, which are their nonces."""
-    # One number of 12 bytes, of which the counter is the lower part
-    first = int.from_bytes(_RECORD.pack(kind, session, counter))
-    return [header.to_bytes(RECORD_HEADER_BYTES) for header in range(first, first + count)]
+    return ascending_heads(_RECORD.pack(kind, session, counter), count)

@@ -46,10 +46,11 @@ from mcastd.protocols.link_messages import (
     is_other_version,
     read_handshake,
     read_introduction,
-    read_record_header,
+    read_messages,
     record_headers,
 )
 from mcastd.protocols.noise import EPHEMERAL_BYTES
+from mcastd.rows import ListedRows
 
 ROOM = 1380
 S4, S6 = ip_address("10.1.0.2"), ip_address("2001:db8::2")
@@ -114,22 +115,27 @@ def test_an_introduction() -> None:
     assert read_introduction(built[:-1]) is None
 
 
-def test_headers_of_records() -> None:
+def test_records_of_a_session_are_read_together() -> None:
     headers = record_headers(MessageKind.RECORD, 0xBEEF, 2**40 - 1, 3)
-    assert [*map(len, headers)] == [RECORD_HEADER_BYTES] * 3
-    for offset, header in enumerate(headers):
-        assert read_record_header(header + bytes(16)) == (MessageKind.RECORD, 0xBEEF, 2**40 - 1 + offset)
-        assert read_record_header(header + bytes(15)) is None
+    asides = record_headers(MessageKind.ASIDE, 7, 5, 2)
+    strange = b"\x23" + bytes(11)
+    bodies = [bytes([number]) * 20 for number in range(6)]
+    messages = [*map(bytes.__add__, [*headers[:2], strange, headers[2], *asides], bodies)]
+    records, others, record, aside = read_messages(ListedRows(messages))
+    assert records == (MessageKind.RECORD, 0xBEEF, (2**40 - 1, 2**40), headers[:2], bodies[:2])
+    assert others == [messages[2]]
+    assert record == (MessageKind.RECORD, 0xBEEF, (2**40 + 1,), headers[2:], [bodies[3]])
+    assert aside == (MessageKind.ASIDE, 7, (5, 6), asides, bodies[4:])
+    assert {*map(len, headers)} == {RECORD_HEADER_BYTES}
     assert RECORD_OVERHEAD_BYTES == RECORD_HEADER_BYTES + 16
-    assert read_record_header(b"\x11" + headers[0][1:] + bytes(16)) is None
-    (aside,) = record_headers(MessageKind.ASIDE, 1, 2, 1)
-    assert read_record_header(memoryview(aside + bytes(16))) == (MessageKind.ASIDE, 1, 2)
+    too_short = headers[0] + bytes(15)
+    assert [*read_messages(ListedRows([too_short]))] == [[too_short]]
 
 
 @given(st.binary(max_size=100))
 def test_any_message_is_read_or_is_none(message: bytes) -> None:
     read_handshake(message)
-    read_record_header(message)
+    assert len([*read_messages(ListedRows([message]))]) == 1
     read_introduction(message)
     is_other_version(message)
 

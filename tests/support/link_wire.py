@@ -13,6 +13,7 @@ from random import Random
 from typing import Any
 
 from mcastd.clock import NANO
+from mcastd.rows import listed
 from mcastd.tunnel.gateway import UdpEnd
 from mcastd.tunnel.link.end import LinkEnd
 from mcastd.tunnel.link.step import CarriedRun, LinkSettings, LinkStep
@@ -123,7 +124,7 @@ class LinkWire:
             while self._under_way and self._under_way[0][0] <= self.now:
                 _, _, message, source, to = heapq.heappop(self._under_way)
                 if (wired := self.ends.get(to)) is not None:
-                    self.carry(wired, wired.end.take([message], source, self.now))
+                    self.carry(wired, wired.end.take(listed([message]), source, self.now))
             for wired in [*self.ends.values()]:
                 if wired.end.deadline <= self.now:
                     self.carry(wired, wired.end.tick(self.now))

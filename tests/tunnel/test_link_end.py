@@ -17,6 +17,7 @@ from support.link_wire import HERE, THERE, LinkWire, WiredEnd
 from mcastd.ip import ANY_SOURCE, NO_SOURCE, SourceFilter
 from mcastd.protocols.link_control import CarriedStream, GroupWant
 from mcastd.protocols.link_messages import HANDSHAKE_BYTES, MessageKind
+from mcastd.rows import listed
 from mcastd.tunnel.link import heartbeat, sessions, step, wants
 from mcastd.tunnel.link.step import CarriedRun
 
@@ -237,7 +238,7 @@ def test_an_old_message_from_elsewhere_moves_nobody() -> None:
     wire.run(1)
     elsewhere = ip_address("203.0.113.66"), 666
     for message in sent:
-        wire.carry(there, there.end.take([message], elsewhere, wire.now))
+        wire.carry(there, there.end.take(listed([message]), elsewhere, wire.now))
     assert there.end.peer == HERE
     assert there.end.counts.roamed == 0
     assert numbers(there) == [*range(5)]
@@ -261,19 +262,19 @@ def test_whatever_is_not_of_the_peer_is_dropped_and_counted() -> None:
     came = there.payloads()
     for message in of_here:
         ignored = counted.ignored.copy()
-        wire.carry(there, there.end.take([message], HERE, wire.now))
+        wire.carry(there, there.end.take(listed([message]), HERE, wire.now))
         assert counted.ignored[step.REPLAYED_RECORD] == ignored[step.REPLAYED_RECORD] + 1
         cuts = [message[:end] for end in range(len(message))]
         flips = [bytes([*message[:at], message[at] ^ 1, *message[at + 1 :]]) for at in range(len(message))]
         for wrong in (*cuts, *flips, message + b"x", b"\x23" + message[1:], b""):
             ignored = counted.ignored.copy()
             other = there.end.sessions.ignored.copy()
-            wire.carry(there, there.end.take([wrong], HERE, wire.now))
+            wire.carry(there, there.end.take(listed([wrong]), HERE, wire.now))
             more = (counted.ignored - ignored) + (there.end.sessions.ignored - other)
             assert more.total() == 1
             assert step.REPLAYED_RECORD not in more
         ignored = here.end.counts.ignored.copy()
-        wire.carry(here, here.end.take([message], THERE, wire.now))
+        wire.carry(here, here.end.take(listed([message]), THERE, wire.now))
         assert here.end.counts.ignored - ignored == {step.FORGED: 1}
     assert there.payloads() == came
     assert here.runs == []
@@ -284,10 +285,10 @@ def test_what_is_forged_among_others_costs_them_nothing() -> None:
     wire = LinkWire()
     here, there = wire.pair()
     (burst,) = here.end.send([run(0, 10)], wire.now).bursts
-    wire.carry(there, there.end.take([burst.messages[0]], HERE, wire.now))  # what announces the stream
+    wire.carry(there, there.end.take(listed([burst.messages[0]]), HERE, wire.now))  # the stream
     records = burst.messages[1:]
     mixed = [*records[:4], records[4][:-1] + b"x", records[3], records[5][:20], *records[5:]]
-    wire.carry(there, there.end.take([*map(memoryview, mixed)], HERE, wire.now))
+    wire.carry(there, there.end.take(listed([*map(memoryview, mixed)]), HERE, wire.now))
     assert numbers(there) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
     assert there.end.counts.ignored == {step.FORGED: 1, step.REPLAYED_RECORD: 1, step.NO_MESSAGE: 1}
 
@@ -300,7 +301,7 @@ def test_any_messages_are_taken(messages: list[bytes], kind: int) -> None:
     index = here.end.sessions.current.ours.to_bytes(2)
     for message in messages:
         for one in (message, bytes([kind, 0]) + index + message):
-            wire.carry(here, here.end.take([one, memoryview(one)], THERE, wire.now))
+            wire.carry(here, here.end.take(listed([one, memoryview(one)]), THERE, wire.now))
     wire.run(2)
     assert here.end.is_up
 
@@ -315,7 +316,7 @@ def test_whatever_the_peer_seals_is_taken(frames: list[tuple[bool, int, bytes]])
     for is_record, kind, rest in frames:
         frame = bytes([kind]) + rest
         messages = session.seal([frame], wire.now) if is_record else session.seal_asides([frame])
-        wire.carry(here, here.end.take(messages, THERE, wire.now))
+        wire.carry(here, here.end.take(listed(messages), THERE, wire.now))
         wire.run(0.05)
     wire.run(3)
 

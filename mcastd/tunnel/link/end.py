@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby
 
 from mcastd.protocols.link_control import (
     GroupsWanted,
@@ -37,17 +36,18 @@ from mcastd.protocols.link_control import (
 )
 from mcastd.protocols.link_frames import DatagramPart, DatagramRun, build_frames, read_frames
 from mcastd.protocols.link_messages import (
-    RECORD_OVERHEAD_BYTES,
     MessageKind,
+    SealedRecords,
     is_other_version,
     read_handshake,
-    read_record_header,
+    read_messages,
 )
+from mcastd.rows import Rows
 from mcastd.tunnel.gateway import UdpEnd
 from mcastd.tunnel.link.heartbeat import Heartbeat
 from mcastd.tunnel.link.parts import PartAssembly
 from mcastd.tunnel.link.path_mtu import BASE_BYTES, PathMtu
-from mcastd.tunnel.link.session import LinkSession, WireBytes, frame_room
+from mcastd.tunnel.link.session import LinkSession, frame_room
 from mcastd.tunnel.link.sessions import LinkSessions
 from mcastd.tunnel.link.step import (
     BEYOND_RATE,
@@ -70,9 +70,6 @@ from mcastd.tunnel.link.step import (
 )
 from mcastd.tunnel.link.streams import IncomingStreams, OutgoingStreams
 from mcastd.tunnel.link.wants import OwnWants, PeerWants
-
-# What a session is found by: kind and index, as the messages begin.
-_ADDRESSED_BYTES = 4
 
 
 class LinkEnd:
@@ -249,20 +246,20 @@ class LinkEnd:
 
     # -- messages
 
-    def take(self, messages: Sequence[WireBytes], source: UdpEnd, now: float) -> LinkStep:
-        """Take messages that came from one address and port."""
+    def take(self, rows: Iterable[Rows], source: UdpEnd, now: float) -> LinkStep:
+        """Take messages that came from one address and port; in each of ``rows`` they are of one size."""
         step = LinkStep()
-        for addressed, together in groupby(messages, lambda message: bytes(message[:_ADDRESSED_BYTES])):
-            alike = [*together]
-            if addressed[:1] in _RECORDS:
-                self._take_records(step, alike, source, now)
-            else:
-                self._take_others(step, alike, source, now)
+        for each in rows:
+            for found in read_messages(each):
+                if isinstance(found, SealedRecords):
+                    self._take_records(step, found, source, now)
+                else:
+                    self._take_handshakes(step, found, source, now)
         self._account()
         return step
 
-    def _take_others(self, step: LinkStep, messages: Sequence[WireBytes], source: UdpEnd, now: float) -> None:
-        for message in map(bytes, messages):
+    def _take_handshakes(self, step: LinkStep, messages: list[bytes], source: UdpEnd, now: float) -> None:
+        for message in messages:
             if (handshake := read_handshake(message)) is None:
                 self.counts.ignored[OTHER_VERSION if is_other_version(message) else NO_MESSAGE] += 1
                 continue
@@ -276,24 +273,15 @@ class LinkEnd:
                     self.heartbeat.measured(self.sessions.round_trip)
                 self._merge(step, self.tick(now))
 
-    def _take_records(
-        self, step: LinkStep, messages: Sequence[WireBytes], source: UdpEnd, now: float
-    ) -> None:
-        """Take records or asides of one session."""
-        header = next(filter(None, map(read_record_header, messages)), None)
-        session = None if header is None else self.sessions.find(header.session)
-        if header is None or session is None:
-            self.counts.ignored[NO_MESSAGE if header is None else UNKNOWN_SESSION] += len(messages)
+    def _take_records(self, step: LinkStep, records: SealedRecords, source: UdpEnd, now: float) -> None:
+        session = self.sessions.find(records.session)
+        if session is None:
+            self.counts.ignored[UNKNOWN_SESSION] += len(records.sealed)
             return
-        whole = messages
-        if min(map(len, messages)) < RECORD_OVERHEAD_BYTES:
-            whole = [*filter(read_record_header, messages)]
-        opened = session.open(header.kind, whole)
-        ignored = self.counts.ignored
-        if len(opened.counters) < len(messages):
-            ignored[NO_MESSAGE] += len(messages) - len(whole)
-            ignored[FORGED] += opened.forged
-            ignored[REPLAYED_RECORD] += opened.replayed
+        opened = session.open(records)
+        if opened.forged or opened.replayed:
+            self.counts.ignored[FORGED] += opened.forged
+            self.counts.ignored[REPLAYED_RECORD] += opened.replayed
         if not opened.counters:
             return
         session.heard = now
@@ -303,7 +291,7 @@ class LinkEnd:
             self.peer = source
             self.counts.roamed += 1
         self.heartbeat.heard(now)
-        if header.kind == MessageKind.RECORD:
+        if records.kind == MessageKind.RECORD:
             self.heartbeat.carried(now, sent=False)
             self._deliver(step, session.reception.take(opened.counters, opened.frames, now), now)
             self._ask_missing(step, session, now)
@@ -409,6 +397,3 @@ class LinkEnd:
         step.bursts += other.bursts
         step.runs += other.runs
         step.wants_changed |= other.wants_changed
-
-
-_RECORDS = frozenset({bytes([MessageKind.RECORD]), bytes([MessageKind.ASIDE])})

@@ -54,7 +54,7 @@ class RecordReception:
             self._note_top(max(counters) + 1)
             return [*frames]
         first, end = counters[0], counters[0] + len(counters)
-        if first == self._next == self.top and counters == [*range(first, end)]:
+        if first == self._next == self.top and (*counters,) == (*range(first, end),):
             self.top = self._next = end
             return [*frames]
         onward: list[bytes] = []

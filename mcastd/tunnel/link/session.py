@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import repeat
 from operator import add
 from typing import NamedTuple
 
 from mcastd.protocols.crypto import cipher, invalid_tag
 from mcastd.protocols.link_messages import (
-    RECORD_HEADER_BYTES,
     RECORD_OVERHEAD_BYTES,
     Introduction,
     MessageKind,
+    SealedRecords,
     record_headers,
 )
 from mcastd.protocols.noise import NoiseKeys
@@ -22,13 +20,11 @@ from mcastd.tunnel.link.reception import RecordReception
 from mcastd.tunnel.link.sent import SentRecords
 from mcastd.tunnel.link.window import ReplayWindow
 
-WireBytes = bytes | memoryview
-
 
 class OpenedRecords(NamedTuple):
     """What is inside records that were not seen before, with their counters."""
 
-    counters: list[int]
+    counters: Sequence[int]
     frames: list[bytes]
     forged: int  # records with another tag
     replayed: int  # that have come already, or so long ago that nobody knows
@@ -69,19 +65,17 @@ class LinkSession:
     def seal_asides(self, frames: Sequence[bytes]) -> list[bytes]:
         return self._seal(MessageKind.ASIDE, frames)
 
-    def open(self, kind: MessageKind, messages: Sequence[WireBytes]) -> OpenedRecords:
-        """Open records, or asides, that have our index; each is as long as one is at least."""
-        headers = [bytes(message[:RECORD_HEADER_BYTES]) for message in messages]
-        sealed = [message[RECORD_HEADER_BYTES:] for message in messages]
+    def open(self, records: SealedRecords) -> OpenedRecords:
+        """Open records, or asides, that have our index."""
+        counters, headers, sealed = records.counters, records.headers, records.sealed
         try:
             frames = [*map(self._decrypt, headers, sealed, repeat(None))]
         except self._invalid:  # not all are right: one by one
             opened = [*map(self._open_one, headers, sealed)]
             frames = [frame for frame in opened if frame is not None]
-            headers = [header for header, frame in zip(headers, opened, strict=True) if frame is not None]
-        forged = len(messages) - len(frames)
-        counters = [*_counters(len(headers)).unpack(b"".join(headers))]
-        return self._admit(self._windows[kind], counters, frames, forged)
+            counters = tuple(one for one, frame in zip(counters, opened, strict=True) if frame is not None)
+        forged = len(sealed) - len(frames)
+        return self._admit(self._windows[records.kind], counters, frames, forged)
 
     def _seal(self, kind: MessageKind, frames: Sequence[bytes]) -> list[bytes]:
         counter = self._counters[kind]
@@ -89,31 +83,27 @@ class LinkSession:
         headers = record_headers(kind, self.peer.session, counter, len(frames))
         return [*map(add, headers, map(self._encrypt, headers, frames, repeat(None)))]
 
-    def _open_one(self, header: bytes, sealed: WireBytes) -> bytes | None:
+    def _open_one(self, header: bytes, sealed: bytes | memoryview) -> bytes | None:
         try:
             return self._decrypt(header, sealed, None)
         except self._invalid:
             return None
 
     @staticmethod
-    def _admit(window: ReplayWindow, counters: list[int], frames: list[bytes], forged: int) -> OpenedRecords:
+    def _admit(
+        window: ReplayWindow, counters: Sequence[int], frames: list[bytes], forged: int
+    ) -> OpenedRecords:
         if not counters:
             return OpenedRecords([], [], forged, 0, False)
         top, first, count = window.top, counters[0], len(counters)
-        if first > top and counters == [*range(first, first + count)]:
+        if first > top and counters == (*range(first, first + count),):
             window.admit(first, count)
             return OpenedRecords(counters, frames, forged, 0, True)
         new = [bool(window.admit(counter, 1)) for counter in counters]
         if not all(new):
             frames = [frame for frame, is_new in zip(frames, new, strict=True) if is_new]
-            counters = [counter for counter, is_new in zip(counters, new, strict=True) if is_new]
+            counters = tuple(counter for counter, is_new in zip(counters, new, strict=True) if is_new)
         return OpenedRecords(counters, frames, forged, count - len(counters), window.top > top)
-
-
-@lru_cache(maxsize=512)
-def _counters(count: int) -> struct.Struct:
-    """Unpacks the counters of ``count`` headers."""
-    return struct.Struct(">" + "4xQ" * count)
 
 
 def frame_room(message_bytes: int) -> int:
