@@ -108,8 +108,8 @@ def test_a_made_up_output_is_configured_as_others_are(made_up: None, tmp_path: P
         ('{ kind = "memory", nam = "a" }', "output[0].name: missing; it is required"),
         (
             '{ kind = "memry" }',
-            'must be "file", "fifo", "directory", "group", "udp" or "memory", not "memry"; did you mean'
-            ' "memory"?',
+            'must be "file", "fifo", "directory", "group", "udp", "unix", "tcp", "tcp-server" or "memory",'
+            ' not "memry"; did you mean "memory"?',
         ),
         (
             '{ kind = "memory", name = "a" }, { kind = "memory", name = "a", format = "pairs" }',
@@ -216,6 +216,9 @@ EACH: dict[str, dict[str, object]] = {
     "directory": {"path": "out"},
     "group": {"group": "239.255.9.9", "port": 9, "interface": "lo"},
     "udp": {"to": "127.0.0.1:9"},
+    "unix": {"path": "out"},
+    "tcp": {"to": "127.0.0.1:9"},
+    "tcp-server": {"listen": "127.0.0.1:9009"},
     "memory": {"name": "a"},
 }
 

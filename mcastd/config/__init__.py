@@ -20,7 +20,16 @@ from mcastd.config.kinds import Kinds, OfKind, kinds_among
 from mcastd.config.legs import LegSettings
 from mcastd.config.load import dump, examine, load
 from mcastd.config.model import GroupSettings, WorkerSettings
-from mcastd.config.network_outputs import GroupOutput, SendingOutput, UdpOutput
+from mcastd.config.network_outputs import (
+    GroupOutput,
+    IpOutput,
+    SendingOutput,
+    StreamingOutput,
+    TcpOutput,
+    TcpServerOutput,
+    UdpOutput,
+    UnixOutput,
+)
 from mcastd.config.opened import OpenFiles, OpenFilesOf
 from mcastd.config.outbound import OutboundChannel
 from mcastd.config.output import OutputPath, OutputSettings
@@ -75,6 +84,7 @@ __all__ = [
     "InboundProtocol",
     "InboundSubscription",
     "Interfaces",
+    "IpOutput",
     "KeepBefore",
     "Kinds",
     "LegSettings",
@@ -96,7 +106,11 @@ __all__ = [
     "SequenceInbound",
     "SourceSettings",
     "StreamSelection",
+    "StreamingOutput",
+    "TcpOutput",
+    "TcpServerOutput",
     "UdpOutput",
+    "UnixOutput",
     "WorkerSettings",
     "diff",
     "dump",

@@ -277,6 +277,21 @@ def parse_end(value: object) -> str:
     return str(value)
 
 
+def parse_listen(value: object) -> str:
+    """An address of this host, or all of them, and a port."""
+    try:
+        host, _ = split_end(value if isinstance(value, str) else "")
+        address = _address(host)
+    except ValueError:
+        address = None
+    if address is None or address.is_multicast:
+        raise ValueError(
+            'must be an address of this host and a port, like "127.0.0.1:9000" or "[::]:9000",'
+            f" not {show(value)}"
+        )
+    return str(value)
+
+
 def may_meet(one: Interfaces | None, other: Interfaces | None) -> bool:
     """Return True if two settings of ``interface`` can mean the same interface."""
     if one is None or other is None:

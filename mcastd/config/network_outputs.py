@@ -1,44 +1,60 @@
-"""The tables of outputs that send what is received on: kind = "group" and "udp"."""
+"""The tables of outputs that send what is received on: to another group, a host, a program."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import Field, PlainValidator
+from pydantic import Field, PlainValidator, model_validator
 
-from mcastd.config.addresses import parse_end
-from mcastd.config.output import GroupEnd, OutputSettings
-from mcastd.config.types import BufferSize, Dscp, Group, OneInterface, Port, Switch, Ttl
+from mcastd.config.addresses import parse_end, parse_listen
+from mcastd.config.output import FORMAT, FormatName, GroupEnd, OutputSettings
+from mcastd.config.types import BufferSize, Dscp, FilePath, Group, OneInterface, Port, Switch, Ttl
 from mcastd.ip import Address, Interfaces
 
 EndName = Annotated[str, PlainValidator(parse_end)]
+ListenEnd = Annotated[str, PlainValidator(parse_listen)]
+StreamFraming = Literal["none", "length"]
+OF_FRAMING = (
+    "How datagrams are told apart in the stream: not at all, unless by their format, or by the length of each"
+    " before it, 4 bytes in network byte order."
+)
 
 DatagramFormat = Literal["raw", "payload", "lines", "json"]
+OF_DATAGRAM = (
+    "What is sent of a datagram: its bytes, those that RTP carries (payload), a line, or a line of JSON with"
+    " its metadata."
+)
 
 
-class SendingOutput(OutputSettings):
-    """Received datagrams sent on, each as one datagram again: what all kinds of that have."""
+class QueueingOutput(OutputSettings):
+    """What has a queue, for what the other side does not take as fast as it comes."""
 
-    format: DatagramFormat = Field(
-        "raw",
-        description="What is sent of a datagram: its bytes, those that RTP carries (payload), a line, or a"
-        " line of JSON with its metadata.",
-    )
     when_full: Literal["drop-newest", "drop-oldest", "block"] = Field(
         "drop-newest",
-        description="What happens when the network does not take them and the queue is full: a drop, or"
+        description="What happens when it is not taken as fast as it comes and the queue is full: a drop, or"
         " reception waits.",
     )
     queue: BufferSize = Field(
-        1 << 20, description="How much is held while the network does not take it, in bytes."
+        1 << 20, description="How much is held while it is not taken as fast as it comes, in bytes."
     )
+
+
+class SendingOutput(QueueingOutput):
+    """Received datagrams sent on, each as one datagram again: what all kinds of that have."""
+
+    format: DatagramFormat = Field("raw", description=OF_DATAGRAM)
+
+
+class IpOutput(SendingOutput):
+    """The same, by IP."""
+
     dscp: Dscp = Field(
         0, description='The differentiated services code point: 0 to 63, or a name like "af41" or "ef".'
     )
 
 
-class GroupOutput(SendingOutput):
+class GroupOutput(IpOutput):
     """Received datagrams sent to another group."""
 
     kind: Literal["group"] = Field("group", description='"group".')
@@ -70,7 +86,7 @@ class GroupOutput(SendingOutput):
         return ((self.interface, self.group),)
 
 
-class UdpOutput(SendingOutput):
+class UdpOutput(IpOutput):
     """Received datagrams sent to one host."""
 
     kind: Literal["udp"] = Field("udp", description='"udp".')
@@ -81,6 +97,61 @@ class UdpOutput(SendingOutput):
     @property
     def label(self) -> str:
         return self.to
+
+
+class StreamingOutput(QueueingOutput):
+    """Received datagrams written one after the other to a connection."""
+
+    framing: StreamFraming = Field("none", description=OF_FRAMING)
+
+
+class TcpOutput(StreamingOutput):
+    """Received datagrams written to another program over TCP, which is connected to."""
+
+    kind: Literal["tcp"] = Field("tcp", description='"tcp".')
+    to: EndName = Field(
+        description='Where to connect to: an address or a name, and a port, like "192.0.2.7:9000".'
+    )
+    format: FormatName = Field("raw", description=FORMAT)
+
+    @property
+    def label(self) -> str:
+        return f"tcp {self.to}"
+
+
+class TcpServerOutput(StreamingOutput):
+    """Received datagrams written to a program that connects here, over TCP."""
+
+    kind: Literal["tcp-server"] = Field("tcp-server", description='"tcp-server".')
+    listen: ListenEnd = Field(
+        description="Where to wait for a program that reads, one at a time: an address of this host and a"
+        ' port, like "127.0.0.1:9000".',
+    )
+    format: FormatName = Field("raw", description=FORMAT)
+
+    @property
+    def label(self) -> str:
+        return f"tcp-server {self.listen}"
+
+
+class UnixOutput(SendingOutput, StreamingOutput):
+    """Received datagrams given to a program on this host that has a socket at a path."""
+
+    kind: Literal["unix"] = Field("unix", description='"unix".')
+    path: FilePath = Field(description="The path of the program's socket: unix(7).")
+    type: Literal["datagram", "stream"] = Field(
+        "datagram", description="The type of the socket: each datagram as one, or one after the other."
+    )
+
+    @property
+    def label(self) -> str:
+        return f"unix {self.path}"
+
+    @model_validator(mode="after")
+    def _framing_of_stream(self) -> UnixOutput:
+        if self.framing != "none" and self.type != "stream":
+            raise ValueError('framing is of type = "stream": a socket of datagrams keeps their boundaries')
+        return self
 
 
 def end_of(address: Address, port: int) -> str:

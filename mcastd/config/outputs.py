@@ -10,7 +10,7 @@ from mcastd.config.directory_output import DirectoryOutput
 from mcastd.config.fifo_output import FifoOutput
 from mcastd.config.file_output import FileOutput
 from mcastd.config.kinds import Kinds
-from mcastd.config.network_outputs import GroupOutput, UdpOutput
+from mcastd.config.network_outputs import GroupOutput, TcpOutput, TcpServerOutput, UdpOutput, UnixOutput
 from mcastd.config.output import OutputSettings
 
 OUTPUTS = Kinds[OutputSettings](
@@ -19,6 +19,9 @@ OUTPUTS = Kinds[OutputSettings](
     DirectoryOutput,
     GroupOutput,
     UdpOutput,
+    UnixOutput,
+    TcpOutput,
+    TcpServerOutput,
     short="path",
     words="a path",
     brief=False,

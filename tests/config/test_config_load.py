@@ -63,8 +63,8 @@ def test_every_problem_is_said_at_once(refused: Refused) -> None:
         (CHANNEL + "source.path = 1", "mcastd.toml:5: not valid TOML"),
         (
             '[inbound.n]\noutput.kind = "x"',
-            'mcastd.toml:2: inbound.n.output.kind: must be "file", "fifo", "directory", "group" or "udp", not'
-            ' "x"',
+            'mcastd.toml:2: inbound.n.output.kind: must be "file", "fifo", "directory", "group", "udp",'
+            ' "unix", "tcp" or "tcp-server", not "x"',
         ),
         ("[inbound.n]\noutput.kind = []", "mcastd.toml:2: inbound.n.output.kind: must be"),
         ('[inbound.n]\noutput = [{kind="fifo"}]', "mcastd.toml:2: inbound.n.output[0].path: missing"),

@@ -16,7 +16,7 @@ from support.wait import wait_for
 from mcastd import log
 from mcastd.config import GroupOutput, UdpOutput
 from mcastd.errors import LinkError
-from mcastd.inbound.sinks import StreamFacts, make_sink, sending, udp
+from mcastd.inbound.sinks import StreamFacts, host_name, make_sink, sending, udp
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.formats import FORMATS
 from mcastd.inbound.sinks.group import GroupSink
@@ -300,9 +300,9 @@ def test_a_name_is_resolved_aside_and_followed(
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return list(known)
 
-    monkeypatch.setattr(udp, "addresses_of", addresses_of)
-    monkeypatch.setattr(udp, "RESOLVE_SECONDS", 0.05)
-    monkeypatch.setattr(udp, "RESOLVE_SOON_SECONDS", 0.05)
+    monkeypatch.setattr(host_name, "addresses_of", addresses_of)
+    monkeypatch.setattr(host_name, "RESOLVE_SECONDS", 0.05)
+    monkeypatch.setattr(host_name, "RESOLVE_SOON_SECONDS", 0.05)
     monkeypatch.setattr(sending, "RETRY_SECONDS", 0.05)
     sink = udp_sink(f"tv.example.net:{receiver.port}")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.daemon import RunningDaemon
@@ -137,3 +138,68 @@ output = {{ kind = "group", group = "{IN}", port = {PORT}, interface = "eth0" }}
         written = counted(one, "inbound/forth")[0] + counted(other, "inbound/back")[0]
         assert 1 <= written <= 9
         sock.close()
+
+
+def test_programs_that_nobody_here_wrote_get_it(hosts: tuple[Host, Host, Host], tmp_path: Path) -> None:
+    """socat at each end that an output can have; the one that is connected to goes, and comes again."""
+    left, relay, right = hosts
+    (tmp_path / "daemon").mkdir()
+    socket_path, files = (
+        tmp_path / "socket",
+        {name: tmp_path / name for name in ("tcp", "unix", "udp", "wait")},
+    )
+    config = f"""
+[inbound.news]
+group = "{IN}"
+port = {PORT}
+interface = "eth0"
+output = [
+    {{ kind = "tcp", to = "10.9.0.2:7000", format = "lines" }},
+    {{ kind = "unix", path = "{socket_path}" }},
+    {{ kind = "udp", to = "10.9.0.2:7001" }},
+    {{ kind = "tcp-server", listen = "10.9.0.1:7002" }},
+]
+"""
+
+    def into(path: Path) -> str:
+        return f"OPEN:{path},creat,append"
+
+    def count(name: str) -> int:
+        return files[name].read_bytes().count(b"\n") if files[name].exists() else 0
+
+    right.start("socat", "-u", "UDP-RECV:7001", into(files["udp"]))
+    relay.start("socat", "-u", f"UNIX-RECV:{socket_path}", into(files["unix"]))
+    listening = right.start("socat", "-u", "TCP-LISTEN:7000,reuseaddr", into(files["tcp"]))
+    wait_for(socket_path.exists, "the socket")
+    with (
+        RunningDaemon(tmp_path / "daemon", config, enter=relay.enter([])) as daemon,
+        Talker(left, "eth0", IN, PORT, source="10.8.0.1") as talker,
+    ):
+        right.start("socat", "-u", "TCP:10.9.0.1:7002,retry=50,interval=0.1", into(files["wait"]))
+
+        def counters() -> dict[str, dict[str, Any]]:
+            outputs = daemon.worker("inbound/news")["status"]["outputs"]
+            return {one["path"].partition(" ")[0]: one for one in outputs}
+
+        wait_for(lambda: all(one["error"] is None for one in counters().values()), "all connections")
+        before = counters()["tcp-server"]["counters"]["dropped"]
+        talker.send(100)  # which fit into any socket's buffer
+        wait_for(lambda: {name: count(name) for name in files} == dict.fromkeys(files, 100), "all of it")
+        assert files["unix"].read_bytes() == b"".join(talker.sent)
+        listening.terminate()
+        listening.wait()
+        wait_for(lambda: talker.send() and counters()["tcp"]["error"], "the end of the connection")
+        again = right.start("socat", "-u", "TCP-LISTEN:7000,reuseaddr", into(files["tcp"]))
+        wait_for(lambda: counters()["tcp"]["error"] is None, "another connection")
+        assert again.poll() is None
+        talker.send(100)
+
+        def settled() -> bool:
+            tcp = counters()["tcp"]["counters"]
+            return tcp["written"] + sum(tcp["dropped"].values()) == len(talker.sent)
+
+        wait_for(settled, "each is written or dropped")
+        wait_for(lambda: files["tcp"].read_bytes().endswith(b"".join(talker.sent[-100:])), "the last ones")
+        lines = files["tcp"].read_text().splitlines()
+        assert lines == sorted({*lines}), "each once, in order, none cut"
+        assert counters()["tcp-server"]["counters"]["dropped"] == before

@@ -13,7 +13,10 @@ from mcastd.config import (
     FileOutput,
     GroupOutput,
     OutputSettings,
+    TcpOutput,
+    TcpServerOutput,
     UdpOutput,
+    UnixOutput,
 )
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.directory import DirectorySink
@@ -25,7 +28,9 @@ from mcastd.inbound.sinks.formats import FORMATS
 from mcastd.inbound.sinks.group import GroupSink
 from mcastd.inbound.sinks.means import ALONE, Means
 from mcastd.inbound.sinks.sink import Sink
+from mcastd.inbound.sinks.tcp import TcpServerSink, TcpSink
 from mcastd.inbound.sinks.udp import UdpSink
+from mcastd.inbound.sinks.unix import make_unix
 
 __all__ = [
     "ALONE",
@@ -50,6 +55,9 @@ SINKS: dict[type[OutputSettings], Callable[[Any, Format, Account, Means], Sink]]
     DirectoryOutput: DirectorySink,
     GroupOutput: GroupSink,
     UdpOutput: UdpSink,
+    UnixOutput: make_unix,
+    TcpOutput: TcpSink,
+    TcpServerOutput: TcpServerSink,
 }
 
 

@@ -38,10 +38,13 @@ def require_no_loop(files: OpenFilesOf | None, path: Path, of: FileIdentity) -> 
 
 
 @contextmanager
-def place_of(path: Path) -> Iterator[Place]:
-    """The place of an output; missing directories are made. Raises OSError, SinkError."""
+def place_of(path: Path, *, make: bool = True) -> Iterator[Place]:
+    """The place of an output; with ``make``, directories that are missing are made.
+
+    Raises OSError, SinkError.
+    """
     try:
-        with paths.place_of(path, make=True) as place:
+        with paths.place_of(path, make=make) as place:
             yield place
     except UnsafePathError as error:
         way_out = "give a path in a directory of the daemon's own"

@@ -54,6 +54,20 @@ class RecordQueue:
         self.size -= written + count * RECORD_OVERHEAD_BYTES
         return self._take_off(count)
 
+    def begin_with(self, head: Record) -> None:
+        """Have a head before all records, none of which is written in part."""
+        self.records.appendleft(head)
+        self._datagrams.appendleft(0)
+        self.size += len(head) + RECORD_OVERHEAD_BYTES
+
+    def give_up_started(self) -> int:
+        """Remove the first record if it is written in part."""
+        if not self.started:
+            return 0
+        self.size += self.started
+        self.started = 0
+        return self.give_up_first()
+
     def give_up_first(self) -> int:
         """Remove the first record, of which nothing is written."""
         self.size -= len(self.records[0]) + RECORD_OVERHEAD_BYTES

@@ -84,7 +84,7 @@ class SendingSink(Sink, Generic[D]):
 
     @abstractmethod
     def connect(self) -> D | None:
-        """Find the way; None: it is not known yet, and what comes is held. Raises LinkError."""
+        """Find the way; None: it is not known yet, and what comes is held. Raises LinkError, SinkError."""
 
     def prepare(self, destination: D, alike: int) -> None:
         """Tell a destination how the next run is sent. Raises LinkError."""
@@ -171,22 +171,21 @@ class SendingSink(Sink, Generic[D]):
         """Find the way, if there is none; what is in it is noted."""
         try:
             self._way()
-        except LinkError as error:
+        except (LinkError, SinkError) as error:
             self._lose(error)
 
     def _way(self) -> D | None:
-        """Raises LinkError; while it is not looked for again, too, as SinkError."""
+        """The way, which is looked for if it is time. Raises LinkError, SinkError."""
         if self.destination is None and clock.monotonic() >= self._retry_at:
             self.destination = self.connect()
         return self.destination
 
-    def _lose(self, error: LinkError, dropped: int = 0) -> None:
+    def _lose(self, error: LinkError | SinkError, dropped: int = 0) -> None:
         """There is no way: ``dropped`` datagrams are given up."""
         self.disconnect()
         self._retry_at = clock.monotonic() + RETRY_SECONDS
-        trouble = SinkError(
-            error.what, error.cause, error.way_out, reason=UNREACHABLE, waits="looking for one"
-        )
+        reason = error.reason if isinstance(error, SinkError) else UNREACHABLE
+        trouble = SinkError(error.what, error.cause, error.way_out, reason=reason, waits="looking for a way")
         self._account.drop(dropped, trouble)
 
     # -- sending
@@ -204,7 +203,7 @@ class SendingSink(Sink, Generic[D]):
             self.prepare(way, alike)
             while done < count:
                 done += self._send_some(way, payloads.part(done, count) if done else payloads)
-        except LinkError as error:
+        except (LinkError, SinkError) as error:
             if error.errno in FULL_ERRNOS:
                 self._pause = min(max(PAUSE_SECONDS, 2 * self._pause), PAUSE_MAX_SECONDS)
                 return done

@@ -1,0 +1,53 @@
+"""Sockets of TCP for outputs: tcp(7). None of them blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+from mcastd.ip import Address
+from mcastd.net import _abi
+
+# A peer that does not answer for so long is gone.
+TIMEOUT_MILLISECONDS = 30_000
+KEEPALIVE_SECONDS = 10
+
+
+def connecting(to: Address, port: int) -> socket.socket:
+    """A socket on its way to a peer: it is writable once it is there, or cannot be. Raises OSError."""
+    with _kept(to) as sock:
+        with contextlib.suppress(BlockingIOError):
+            sock.connect((str(to), port))
+        return sock
+
+
+def listening(at: Address, port: int) -> socket.socket:
+    """A socket that peers connect to, one after the other. Raises OSError."""
+    with _kept(at) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((str(at), port))
+        sock.listen(1)
+        return sock
+
+
+def be_watchful(sock: socket.socket) -> None:
+    """Send at once what is written, and find out that the peer is no more. Raises OSError."""
+    for option, value in (
+        (socket.TCP_NODELAY, 1),
+        (socket.TCP_USER_TIMEOUT, TIMEOUT_MILLISECONDS),
+        (socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS),
+        (socket.TCP_KEEPINTVL, KEEPALIVE_SECONDS),
+    ):
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+@contextlib.contextmanager
+def _kept(address: Address) -> Iterator[socket.socket]:
+    """A new socket, which is closed if the block raises."""
+    with contextlib.ExitStack() as undo:
+        sock = undo.enter_context(socket.socket(_abi.family_of(address), socket.SOCK_STREAM))
+        sock.setblocking(False)
+        yield sock
+        undo.pop_all()

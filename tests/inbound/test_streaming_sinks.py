@@ -1,0 +1,289 @@
+"""Outputs over a connection: TCP, and sockets of a path, with a reader that is slow, gone or back."""
+
+from __future__ import annotations
+
+import math
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.wait import wait_for
+
+from mcastd import log
+from mcastd.config import OutputSettings, TcpOutput, TcpServerOutput, UnixOutput
+from mcastd.inbound.sinks import Sink, StreamFacts, make_sink, stream
+from mcastd.net.link import Batch, ListBatch, Origin
+
+MakeOutput = Callable[[OutputSettings], Sink]
+
+
+def batch_of(*payloads: bytes) -> Batch:
+    return ListBatch(payloads, [Origin("192.0.2.1", 5000, 1, 8)] * len(payloads), [1] * len(payloads))
+
+
+@pytest.fixture
+def output(no_fd_leak: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeOutput]:
+    monkeypatch.setattr(stream, "RETRY_SECONDS", 0.02)
+    made: list[Sink] = []
+
+    def make(settings: OutputSettings) -> Sink:
+        sink = make_sink(settings, StreamFacts(lambda: "239.1.1.1", str), log.get_logger())
+        made.append(sink)
+        sink.open()
+        return sink
+
+    yield make
+    for sink in made:
+        sink.close(for_good=True)
+
+
+@pytest.fixture
+def listening() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        sock.settimeout(10)
+        yield sock
+
+
+def port_of(sock: socket.socket) -> int:
+    port: int = sock.getsockname()[1]
+    return port
+
+
+def ticked(sink: Sink, is_so: Callable[[], object]) -> None:
+    def look() -> object:
+        sink.tick(sink.deadline)
+        return is_so()
+
+    wait_for(look, "the sink")
+
+
+def read(sock: socket.socket, size: int) -> bytes:
+    """So many bytes."""
+    sock.settimeout(10)
+    found = b""
+    while len(found) < size:
+        more = sock.recv(size - len(found))
+        assert more, f"the end after {len(found)} bytes"
+        found += more
+    return found
+
+
+def counted(sink: Sink) -> tuple[int, int, dict[str, int]]:
+    """Written, queued, dropped."""
+    counters = sink.counters
+    return counters.written, counters.queued, {why: n for why, n in counters.dropped.items() if n}
+
+
+def test_records_come_in_order_over_tcp(output: MakeOutput, listening: socket.socket) -> None:
+    sink = output(TcpOutput(to=f"127.0.0.1:{port_of(listening)}"))
+    sink.write(batch_of(b"one ", b"", b"two "))
+    sink.write(batch_of(b"three"))
+    peer, _ = listening.accept()
+    with peer:
+        ticked(sink, lambda: counted(sink) == (4, 0, {}))
+        assert read(peer, 13) == b"one two three"
+        assert sink.problem == ""
+        assert peer.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+
+
+def test_lengths_tell_datagrams_apart(output: MakeOutput, listening: socket.socket) -> None:
+    sink = output(TcpOutput(to=f"127.0.0.1:{port_of(listening)}", framing="length"))
+    payloads = [b"one", b"", bytes(65_507)]
+    peer, _ = listening.accept()
+    with peer:
+        sink.write(batch_of(*payloads))
+        found = []
+        for _ in payloads:
+            (size,) = struct.unpack("!I", read(peer, 4))
+            found.append(read(peer, size))
+            sink.tick(sink.deadline)
+            if sink.pending is not None:
+                sink.flush()
+        assert found == payloads
+
+
+def test_a_format_has_its_head_for_each_connection(output: MakeOutput, listening: socket.socket) -> None:
+    sink = output(TcpOutput(to=f"127.0.0.1:{port_of(listening)}", format="pcapng"))
+    for _ in range(2):
+        ticked(sink, lambda: sink.pending is None and sink.deadline == math.inf)
+        peer, _ = listening.accept()
+        with peer:
+            sink.write(batch_of(b"packet"))
+            assert read(peer, 4) == bytes.fromhex("0a0d0d0a"), "a section header (pcapng)"
+        # It has gone: what is written next is lost to it, and a new connection is made
+        ticked(sink, lambda: sink.write(batch_of(b"lost")) or sink.problem or sink.status().reason)
+
+
+def test_what_comes_while_the_peer_is_away_is_held_for_it(output: MakeOutput) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as first:
+        port = port_of(first)
+    sink = output(TcpOutput(to=f"127.0.0.1:{port}", queue=4096))
+    ticked(sink, lambda: "connection refused" in sink.problem)
+    sink.write(batch_of(b"held"))
+    assert counted(sink) == (0, 1, {})
+    sink.write(batch_of(*[bytes(1000)] * 5))
+    assert counted(sink) == (0, 4, {"unreachable": 2})
+    with socket.create_server(("127.0.0.1", port)) as again:
+        ticked(sink, lambda: counted(sink) == (4, 0, {"unreachable": 2}))
+        assert sink.problem == ""
+        peer, _ = again.accept()
+        with peer:
+            assert read(peer, 3004)[:4] == b"held"
+
+
+def test_a_peer_that_is_started_again_is_connected_again(output: MakeOutput) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as first:
+        port = port_of(first)
+        sink = output(TcpOutput(to=f"127.0.0.1:{port}"))
+        peer, _ = first.accept()
+        sink.write(batch_of(b"one"))
+        assert read(peer, 3) == b"one"
+        peer.close()
+    ticked(sink, lambda: sink.write(batch_of(b"gone")) or sink.status().error)
+    with socket.create_server(("127.0.0.1", port)) as again:
+        ticked(sink, lambda: sink.pending is None and sink.status().error is None)
+        sink.write(batch_of(b"!"))
+        peer, _ = again.accept()
+        with peer:
+            read(peer, 1)
+    written, queued, dropped = counted(sink)
+    assert queued == 0
+    assert {*dropped} <= {"reader-gone", "unreachable"}
+    assert written >= 2
+
+
+@pytest.mark.parametrize("when_full", ["drop-newest", "drop-oldest", "block"])
+def test_a_slow_reader(output: MakeOutput, listening: socket.socket, when_full: str) -> None:
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sink = output(
+        TcpOutput(to=f"127.0.0.1:{port_of(listening)}", when_full=when_full, queue=1 << 20, framing="length")
+    )
+    peer, _ = listening.accept()
+    with peer:
+        ticked(sink, lambda: sink.status().error is None)
+        sent = 0
+        while not (sink.blocked or sink.counters.dropped) and sent < 20_000:
+            sink.write(batch_of(*[struct.pack("!I", sent + n) + bytes(1000) for n in range(10)]))
+            sent += 10
+        assert sink.blocked is (when_full == "block")
+        written, queued, dropped = counted(sink)
+        assert written + queued + sum(dropped.values()) == sent
+        assert {*dropped} == (set() if when_full == "block" else {"full"})
+        found = []
+        while sink.counters.queued or len(found) < sink.counters.written:
+            sink.flush()
+            (size,) = struct.unpack("!I", read(peer, 4))
+            found.append(struct.unpack("!I", read(peer, size)[:4])[0])
+        assert found == sorted({*found}), "each once, in order, none cut"
+        assert len(found) == sent - sum(dropped.values())
+        if when_full == "drop-newest":
+            assert found == [*range(len(found))]
+        assert (sink.blocked, sink.problem) == (False, "")
+
+
+def test_one_that_waits_serves_one_reader_at_a_time(output: MakeOutput) -> None:
+    sink = output(TcpServerOutput(listen="127.0.0.1:9321"))
+    sink.write(batch_of(b"nobody's"))
+    assert counted(sink) == (0, 0, {"no-reader": 1})
+    assert sink.problem == "", "it is no fault that nobody reads"
+    with (
+        socket.create_connection(("127.0.0.1", 9321)) as first,
+        socket.create_connection(("127.0.0.1", 9321)) as second,
+    ):
+        ticked(sink, lambda: sink.status().error is None)
+        sink.write(batch_of(b"first"))
+        assert read(first, 5) == b"first"
+        first.close()
+        ticked(sink, lambda: sink.write(batch_of(b"lost")) or sink.counters.dropped["reader-gone"])
+        ticked(sink, lambda: sink.status().error is None)
+        sink.write(batch_of(b"second"))
+        assert read(second, 6)[-6:] in {b"second", b"lostse"}
+
+
+def test_a_port_that_is_taken_is_said(output: MakeOutput, listening: socket.socket) -> None:
+    sink = output(TcpServerOutput(listen=f"127.0.0.1:{port_of(listening)}"))
+    assert "cannot listen at 127.0.0.1" in sink.problem
+    assert "address already in use" in sink.problem
+
+
+# -- sockets of a path
+
+
+class UnixReceiver:
+    def __init__(self, path: Path, kind: socket.SocketKind) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, kind)
+        self.sock.bind(str(path))
+        self.sock.settimeout(10)
+        if kind == socket.SOCK_STREAM:
+            self.sock.listen()
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+def test_datagrams_of_a_path_keep_their_sizes(output: MakeOutput, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    receiver = UnixReceiver(path, socket.SOCK_DGRAM)
+    sink = output(UnixOutput(path=path))
+    sent = [b"", b"one", bytes(65_507)]
+    sink.write(batch_of(*sent))
+    assert [receiver.sock.recv(1 << 17) for _ in sent] == sent
+    assert counted(sink) == (3, 0, {})
+    receiver.close()
+
+
+def test_a_reader_of_datagrams_that_is_slow_loses_none_that_fit(output: MakeOutput, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    receiver = UnixReceiver(path, socket.SOCK_DGRAM)
+    sink = output(UnixOutput(path=path))
+    sent = [b"%d" % number for number in range(500)]  # net.unix.max_dgram_qlen is 10, or some more
+    sink.write(batch_of(*sent))
+    assert sink.counters.queued > 0
+    found = []
+    while len(found) < len(sent):
+        found.append(receiver.sock.recv(99))
+        sink.tick(sink.deadline)
+    assert found == sent
+    assert counted(sink) == (500, 0, {})
+    receiver.close()
+
+
+def test_a_path_without_a_socket_is_said_and_looked_for_again(
+    output: MakeOutput, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcastd.inbound.sinks.sending.RETRY_SECONDS", 0.02)
+    path = tmp_path / "socket"
+    sink = output(UnixOutput(path=path))
+    assert sink.problem == f"cannot send to {path}: no such file or directory"
+    path.write_text("something else")
+    ticked(sink, lambda: "it is not a socket but a regular file" in sink.problem)
+    sink.write(batch_of(b"1"))
+    assert counted(sink) == (0, 0, {"not-a-socket": 1})
+    path.unlink()
+    receiver = UnixReceiver(path, socket.SOCK_DGRAM)
+    ticked(sink, lambda: sink.write(batch_of(b"2")) or not sink.problem)
+    assert receiver.sock.recv(9) == b"2"
+    receiver.close()
+
+
+def test_a_stream_of_a_path(output: MakeOutput, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    receiver = UnixReceiver(path, socket.SOCK_STREAM)
+    sink = output(UnixOutput(path=path, type="stream", format="lines"))
+    sink.write(batch_of(b"one", b"two"))
+    peer, _ = receiver.sock.accept()
+    with peer:
+        assert read(peer, 8) == b"one\ntwo\n"
+    receiver.close()
+
+
+def test_what_a_stream_may_not_be() -> None:
+    def refused(make: Callable[[], Any], words: str) -> None:
+        with pytest.raises(ValueError, match=words):
+            make()
+
+    refused(lambda: TcpServerOutput(listen="localhost:1"), "must be an address of this host and a port")
+    refused(lambda: UnixOutput(path="/s", framing="length"), 'framing is of type = "stream"')
