@@ -1,0 +1,171 @@
+"""The UDP socket of a link: many messages to one peer, in as few system calls as may be.
+
+It is not connected, since the peer may come from another address at any time; and what it sends is not cut on
+its way (DF), so that a link finds out what fits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import socket
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+from ipaddress import ip_address
+from itertools import groupby
+from typing import NamedTuple
+
+from mcastd import clock
+from mcastd.errors import LinkError, reason_of
+from mcastd.ip import Address
+from mcastd.net import _abi
+from mcastd.net.arenas import pools
+from mcastd.net.burst import OFFLOAD_SECONDS, SEGMENTS_MAX, UNSUPPORTED, Offload
+from mcastd.net.link import Origin
+from mcastd.net.payloads import ListPayloads
+from mcastd.net.slots import Senders
+from mcastd.rows import Rows, listed
+
+# A link brings what many on its network receive.
+RECEIVE_BUFFER_BYTES = 8 << 20
+# So many messages of one size go as segments; fewer one by one.
+SEGMENTS_MIN = 2
+# What origins are asked for with: which interface a link comes by tells nothing.
+_SOME_INTERFACE = 1
+_LEVELS = {4: socket.IPPROTO_IP, 6: socket.IPPROTO_IPV6}
+_uint16 = struct.Struct("=H")
+_MTU_DISCOVER = {4: _abi.IP_MTU_DISCOVER, 6: _abi.IPV6_MTU_DISCOVER}
+
+PeerName = tuple[Address, int]
+"""An address, and a port of UDP."""
+
+
+class SentMessages(NamedTuple):
+    """What became of messages that were to be sent."""
+
+    sent: int
+    refusal: str = ""  # why the rest was not, in words
+    too_large: int = 0  # bytes of one that does not fit the interface; 0: all do
+
+
+class LinkSocket:
+    """For one thread, but for ``overflow``."""
+
+    def __init__(self, version: int, address: Address | None = None, port: int = 0) -> None:
+        """Bound to an address and port; None: to any address, 0: to any port. Raises LinkError."""
+        self.version = version
+        family = socket.AF_INET if version == 4 else socket.AF_INET6
+        where = f"at {'any address' if address is None else address}, UDP port {port or 'of any number'}"
+        with contextlib.ExitStack() as undo:
+            try:
+                sock = self._sock = undo.enter_context(socket.socket(family, socket.SOCK_DGRAM))
+                if version == 6:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.setblocking(False)
+                # Without regard to what ICMP says of the path, which anybody can make
+                sock.setsockopt(_LEVELS[version], _MTU_DISCOVER[version], _abi.IP_PMTUDISC_PROBE)
+                for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+                    sock.setsockopt(socket.SOL_SOCKET, option, RECEIVE_BUFFER_BYTES)
+                with contextlib.suppress(PermissionError):  # which needs CAP_NET_ADMIN
+                    sock.setsockopt(socket.SOL_SOCKET, _abi.SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
+                sock.setsockopt(socket.SOL_SOCKET, _abi.SO_TIMESTAMPNS, 1)
+                with contextlib.suppress(OSError):  # a kernel before 5.0
+                    sock.setsockopt(socket.IPPROTO_UDP, _abi.UDP_GRO, 1)
+                sock.bind(("" if address is None else str(address), port))
+            except OSError as error:
+                raise LinkError(
+                    f"cannot receive from the peer {where}", reason_of(error), errno=error.errno or 0
+                ) from error
+            undo.pop_all()
+        self.port = int(sock.getsockname()[1])
+        self._offload = Offload()
+        self._offload_until = math.inf  # monotonic seconds; infinity: nothing was refused
+        self._pool = pools[version, "link"]
+        self._arena = self._pool.lease(Senders())
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def send(self, messages: Sequence[bytes], to: PeerName) -> SentMessages:
+        """Send messages in order. One that is too large for the interface is left out."""
+        name = str(to[0]), to[1]
+        at = sent = too_large = 0
+        while at < len(messages):
+            count = self._together(messages, at)
+            size = len(messages[at])
+            try:
+                if count < SEGMENTS_MIN:
+                    count = 1
+                    self._sock.sendto(messages[at], name)
+                else:
+                    ancillary = [(_abi.SOL_UDP, _abi.UDP_SEGMENT, _uint16.pack(size))]
+                    self._sock.sendmsg(messages[at : at + count], ancillary, 0, name)
+            except OSError as error:
+                if count > 1 and self._goes_alone(error, size):
+                    continue
+                if error.errno != errno.EMSGSIZE:
+                    return SentMessages(sent, _refusal(error), too_large)
+                too_large = min(size, too_large or size)
+            else:
+                sent += count
+            at += count
+        return SentMessages(sent, "", too_large)
+
+    def receive(self) -> list[tuple[PeerName, Sequence[Rows]]]:
+        """Messages that have come, in order, by whom they came from; none if there are none.
+
+        They are valid until the next call. Raises OSError.
+        """
+        batch = self._arena.receive(self._sock, _SOME_INTERFACE)
+        if not (number := len(batch)):
+            return []
+        origins = batch.origins
+        if origins.count(origins[0]) == number:
+            return [(_name(origins[0]), batch.rows)]
+        pairs = zip(origins, batch.payloads, strict=True)
+        return [
+            (_name(origin), listed(payload for _, payload in together))
+            for origin, together in groupby(pairs, lambda pair: pair[0])
+        ]
+
+    @property
+    def overflow(self) -> int:
+        """Packets that the kernel dropped at the full receive buffer."""
+        with contextlib.suppress(OSError):
+            meminfo = self._sock.getsockopt(socket.SOL_SOCKET, _abi.SO_MEMINFO, _abi.sk_meminfo.size)
+            return int(_abi.sk_meminfo.unpack(meminfo)[_abi.SK_MEMINFO_DROPS])
+        return 0
+
+    def close(self) -> None:
+        self._pool.give_back(self._arena)
+        self._sock.close()
+
+    def _together(self, messages: Sequence[bytes], at: int) -> int:
+        """How many messages go in one call."""
+        if self._offload_until < clock.monotonic():
+            self._offload, self._offload_until = Offload(), math.inf
+        size, alike = ListPayloads(messages[at : at + SEGMENTS_MAX]).alike(SEGMENTS_MAX)
+        return min(alike, self._offload.segments_of(size))
+
+    def _goes_alone(self, error: OSError, size: int) -> bool:
+        """Return True if what was refused is to be tried in another way: in fewer segments, or alone."""
+        if error.errno not in UNSUPPORTED and error.errno != errno.EMSGSIZE:
+            return False
+        # Of segments that are too large some kernels say EINVAL: alone, the message tells
+        offload = self._offload.without(error, size)
+        assert offload is not None, "these are refusals that it knows"
+        self._offload, self._offload_until = offload, clock.monotonic() + OFFLOAD_SECONDS
+        return True
+
+
+@lru_cache(maxsize=1024)
+def _name(origin: Origin) -> PeerName:
+    return ip_address(origin.source), origin.port
+
+
+def _refusal(error: OSError) -> str:
+    if error.errno in (errno.EAGAIN, errno.ENOBUFS):
+        return "the queue of the interface is full"
+    return reason_of(error)
