@@ -22,9 +22,8 @@ from mcastd.errors import LinkError, reason_of
 from mcastd.ip import Address
 from mcastd.net import _abi
 from mcastd.net.arenas import pools
-from mcastd.net.burst import OFFLOAD_SECONDS, SEGMENTS_MAX, UNSUPPORTED, Offload
+from mcastd.net.burst import OFFLOAD_SECONDS, UNSUPPORTED, Offload
 from mcastd.net.link import Origin
-from mcastd.net.payloads import ListPayloads
 from mcastd.net.slots import Senders
 from mcastd.rows import Rows, listed
 
@@ -91,10 +90,11 @@ class LinkSocket:
     def send(self, messages: Sequence[bytes], to: PeerName) -> SentMessages:
         """Send messages in order. One that is too large for the interface is left out."""
         name = str(to[0]), to[1]
+        sizes = [*map(len, messages)]
         at = sent = too_large = 0
         while at < len(messages):
-            count = self._together(messages, at)
-            size = len(messages[at])
+            size = sizes[at]
+            count = self._together(sizes, at)
             try:
                 if count < SEGMENTS_MIN:
                     count = 1
@@ -142,12 +142,17 @@ class LinkSocket:
         self._pool.give_back(self._arena)
         self._sock.close()
 
-    def _together(self, messages: Sequence[bytes], at: int) -> int:
-        """How many messages go in one call."""
-        if self._offload_until < clock.monotonic():
+    def _together(self, sizes: Sequence[int], at: int) -> int:
+        """How many messages go in one call: those of one size, and one that is shorter."""
+        if self._offload_until < math.inf and self._offload_until < clock.monotonic():
             self._offload, self._offload_until = Offload(), math.inf
-        size, alike = ListPayloads(messages[at : at + SEGMENTS_MAX]).alike(SEGMENTS_MAX)
-        return min(alike, self._offload.segments_of(size))
+        size = sizes[at]
+        most = self._offload.segments_of(size)
+        found = sizes[at : at + most]
+        if found.count(size) == len(found):
+            return len(found)
+        alike = next(index for index, other in enumerate(found) if other != size)
+        return alike + (0 < found[alike] < size)
 
     def _goes_alone(self, error: OSError, size: int) -> bool:
         """Return True if what was refused is to be tried in another way: in fewer segments, or alone."""

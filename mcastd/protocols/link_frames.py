@@ -71,8 +71,10 @@ def build_frames(run: DatagramRun, room: int) -> list[bytes]:
     """
     payloads = run.payloads
     space = room - _HEAD.size
-    longest = max(map(len, payloads))
-    shortest = min(map(len, payloads))
+    sizes = [*map(len, payloads)]
+    longest = shortest = sizes[0]
+    if sizes.count(longest) < len(sizes):
+        longest, shortest = max(sizes), min(sizes)
     if longest <= space and len(payloads) > 1 and 2 * (shortest + _SIZE_BYTES) <= space:
         return _bundles(run, space)
     if longest > space:

@@ -22,6 +22,7 @@ from bench import (
     rows_cost,
     rows_file,
     rows_hosts,
+    rows_links,
     rows_many,
     rows_media,
     rows_objects,
@@ -70,6 +71,7 @@ ROWS: dict[str, Callable[[Bench], list[report.Result]]] = {
     "rtp-order": rows_sequence.order,
     "legs": rows_sequence.legs,
     "ts-checks": rows_analysis.checks,
+    "links": rows_links.links,
 }
 
 
