@@ -171,7 +171,7 @@ def _read_streams(frame: bytes) -> StreamsAnnounced | None:
         stream, origin, number, source_port, port, family = _STREAM.unpack_from(frame, at)
         source, at = _read_address(frame, at + _STREAM.size, family)
         group, at = _read_address(frame, at, family)
-        if not group.is_multicast or stays_on_link(group) or source.is_multicast or not port:
+        if not group.is_multicast or stays_on_link(group) or stays_at_home(source) or not port:
             return None
         streams[stream] = CarriedStream(origin, number, source, source_port, group, port)
     return StreamsAnnounced(streams)
@@ -183,6 +183,11 @@ def _read_address(frame: bytes, at: int, family: int) -> tuple[Address, int]:
         raise ValueError(f"no family {family}")
     packed = frame[at : at + size]
     return (IPv4Address(packed) if family == 4 else IPv6Address(packed)), at + size
+
+
+def stays_at_home(source: Address) -> bool:
+    """Return True if no router forwards what has this source, as RFC 4291 section 2.5 and RFC 3927 say."""
+    return source.is_multicast or source.is_unspecified or source.is_loopback or source.is_link_local
 
 
 def _read_asked(frame: bytes) -> StreamsAsked:

@@ -322,6 +322,16 @@ def test_a_stream_to_what_no_router_forwards_is_refused(group: str) -> None:
     assert read_control(frame) is None
 
 
+@pytest.mark.parametrize(
+    "source", ["0.0.0.0", "127.0.0.1", "169.254.7.7", "239.1.1.1", "::", "::1", "fe80::1"]
+)
+def test_a_stream_of_a_source_that_no_router_forwards_is_refused(source: str) -> None:
+    address = ip_address(source)
+    stream = STREAM_4 if address.version == 4 else STREAM_6
+    (frame,) = control.build_streams([(1, stream._replace(source=address))], ROOM)
+    assert read_control(frame) is None
+
+
 @pytest.mark.parametrize("groups", ["10.0.0.0/8", "0.0.0.0/0", "224.0.0.0/3", "fe00::/7", "2001:db8::/32"])
 def test_a_want_of_what_is_no_group_is_refused(groups: str) -> None:
     (frame,) = control.build_wanted(1, [GroupWant(ip_network(groups), ANY_SOURCE, 1)], ROOM)

@@ -19,6 +19,7 @@ from mcastd.protocols.link_frames import SEQUENCES
 from mcastd.tunnel.link.site import (
     DUPLICATE,
     HOPS_MAX,
+    OF_THIS_LINK,
     OWN_STREAM,
     STREAMS_MAX,
     TOO_FAR,
@@ -244,6 +245,12 @@ def test_a_ttl_that_is_used_up_goes_nowhere() -> None:
     assert site.onward(run._replace(ttl=2, hops=2)) == run._replace(ttl=1, hops=1)
     assert site.onward(run._replace(ttl=2, hops=1)) is None
     assert site.dropped == {TTL_TOO_LOW: 3, TOO_FAR: 1}
+
+
+def test_a_source_of_the_network_here_goes_nowhere() -> None:
+    site = LinkSite(origin=5)
+    assert site.taken((ip_address("fe80::7"), 1), (ip_address("ff05::7"), 2), 9, [b"x"]) is None
+    assert site.dropped == {OF_THIS_LINK: 1}
 
 
 def test_each_stream_of_a_site_has_numbers_of_its_own() -> None:

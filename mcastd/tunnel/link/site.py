@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mcastd.ip import Address, Prefix, merged, stays_on_link
-from mcastd.protocols.link_control import DISTANCE_MAX, CarriedStream, GroupWant
+from mcastd.protocols.link_control import DISTANCE_MAX, CarriedStream, GroupWant, stays_at_home
 from mcastd.protocols.link_frames import SEQUENCES
 from mcastd.tunnel.link.end import LinkEnd
 from mcastd.tunnel.link.step import CarriedRun
@@ -29,6 +29,7 @@ HOPS_MAX = 8
 STREAMS_MAX = 4096
 # Reasons why a datagram goes no further.
 TTL_TOO_LOW = "ttl"
+OF_THIS_LINK = "link-local"  # its source has no meaning elsewhere
 OWN_STREAM = "own"  # it has come back here
 DUPLICATE = "duplicate"  # it has come by another link
 TOO_FAR = "hops"
@@ -76,9 +77,9 @@ class LinkSite:
         payloads: Sequence[bytes],
     ) -> CarriedRun | None:
         """Datagrams of one sender to one group and port, as they came on the network here; addresses with
-        ports. None: their TTL is used up."""
-        if ttl <= 1:
-            self.dropped[TTL_TOO_LOW] += len(payloads)
+        ports. None: their TTL is used up, or no router forwards what has such a source."""
+        if ttl <= 1 or stays_at_home(source[0]):
+            self.dropped[TTL_TOO_LOW if ttl <= 1 else OF_THIS_LINK] += len(payloads)
             return None
         key = *source, *group
         if (numbered := self._own.get(key)) is None:
