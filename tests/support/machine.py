@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -163,6 +164,13 @@ class Machine:
         assert worker is not None
         return worker
 
+    def set_drop_in(self, text: str) -> None:
+        """Change the unit as `systemctl edit` does, and restart the service."""
+        directory = self.path("/etc/systemd/system/mcastd.service.d")
+        directory.mkdir()
+        (directory / "override.conf").write_text(text)
+        self.shell("systemctl daemon-reload; systemctl restart mcastd")
+
     # -- the end
 
     def power_off(self) -> None:
@@ -196,11 +204,22 @@ class Machine:
         wait_for(gone, f"{self._cgroup} empty", timeout=20)
 
 
+MANUAL = Path(__file__).parents[2] / "packaging" / "man" / "mcastd.8"
+
+
+def shown_drop_in(setting: str) -> str:
+    """The drop-in of the manual that has a setting, word for word."""
+    drop_ins = re.findall(r"^\[Service\]\n(?:.*\n)*?(?=\.Ed)", MANUAL.read_text(), re.MULTILINE)
+    (found,) = [one for one in drop_ins if setting in one]
+    return str(found)
+
+
 FEED = """
 import select, socket, sys
-group, port, address, pause, length = sys.argv[1:]
+group, port, address, pause, length, ttl = sys.argv[1:]
 link = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 link.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(address))
+link.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, int(ttl))
 link.bind((address, 0))
 sent = 0
 while not select.select([sys.stdin], [], [], float(pause))[0]:
@@ -222,9 +241,10 @@ class Feed:
         address: str = "127.0.0.1",
         pause: float = 0.001,
         length: int = 0,
+        ttl: int = 1,
         namespace: str = "",
     ) -> None:
-        arguments = [group, port, address, pause, length]
+        arguments = [group, port, address, pause, length, ttl]
         enter = ["ip", "netns", "exec", namespace] if namespace else []
         self._process = machine.start(
             *enter, "python3", "-c", FEED, *map(str, arguments),

@@ -6,13 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
-from support.machine import Feed, Machine
+from support.machine import Feed, Machine, shown_drop_in
 from support.wait import wait_for
 
 from .conftest import Boot
 
 PROJECT = Path(__file__).parents[2]
-MANUAL = PROJECT / "packaging" / "man" / "mcastd.8"
 OPERATION = PROJECT / "docs" / "OPERATION.md"
 
 NUMBERS = """
@@ -149,20 +148,13 @@ def test_sources_may_lie_where_files_for_services_lie(machine: Machine) -> None:
         assert machine.wait_worker(f"outbound/c{number}", "finished")["status"]["counters"]["sent"] == 1
 
 
-def set_drop_in(machine: Machine, text: str) -> None:
-    directory = machine.path("/etc/systemd/system/mcastd.service.d")
-    directory.mkdir()
-    (directory / "override.conf").write_text(text)
-    machine.shell("systemctl daemon-reload; systemctl restart mcastd")
-
-
 @pytest.mark.everywhere
 def test_the_drop_in_that_is_shown_allows_another_directory(boot: Boot) -> None:
     """Step by step, and the daemon runs before the directory is there."""
     machine = boot(numbers('"/srv/recordings/numbers.log"'))
     block = re.search(r"`(install -d [^`]+)`(?:.|\n)*?```ini\n((?: +.*\n)+?) +```", OPERATION.read_text())
     assert block
-    set_drop_in(machine, block[2])
+    machine.set_drop_in(block[2])
     machine.wait_active()
     worker = machine.wait_worker("inbound/numbers", "active")
     assert "/srv/recordings" in worker["detail"]
@@ -195,9 +187,7 @@ def test_other_paths_take_the_drop_in_of_the_manual(machine: Machine) -> None:
         assert workers[f"outbound/{name}"]["state"] == "auto-restart"
         assert re.search("permission denied|no such file", workers[f"outbound/{name}"]["detail"])
 
-    drop_ins = re.findall(r"^\[Service\]\n(?:.*\n)*?(?=\.Ed)", MANUAL.read_text(), re.MULTILINE)
-    (drop_in,) = [one for one in drop_ins if "ReadWritePaths" in one]
-    set_drop_in(machine, drop_in)
+    machine.set_drop_in(shown_drop_in("ReadWritePaths"))
     for name in ("home", "media"):
         assert machine.wait_worker(f"outbound/{name}", "finished")["status"]["counters"]["sent"] == 1
     assert machine.path("/srv/recordings/numbers.log").exists()
