@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from mcastd.amt_relay.worker import AmtRelayWorker
 from mcastd.bridge.bridge import BridgeWorker
 from mcastd.bridge.kept import KeptTables
 from mcastd.bridge.router import MulticastRouter
@@ -14,6 +15,7 @@ from mcastd.config import (
     AUTO_RELAY,
     FEC_PORTS,
     AmtFallbackVia,
+    AmtRelaySettings,
     AmtSettings,
     AmtVia,
     Bridge,
@@ -31,6 +33,7 @@ from mcastd.inbound.sinks import Ends, MakeSink, Means, make_sink
 from mcastd.inbound.subscription import Subscription, source_filter
 from mcastd.ip import Address, SourceFilter
 from mcastd.net.interfaces import Host, Interface, look
+from mcastd.net.joins import Joins
 from mcastd.net.legs import ReceivingLegs
 from mcastd.net.link import Receiver, Sender
 from mcastd.net.membership import Memberships
@@ -241,12 +244,18 @@ def _bridge(name: str, settings: Bridge, parts: Parts) -> BridgeWorker:
     )
 
 
+def _amt_relay(name: str, settings: AmtRelaySettings, parts: Parts) -> AmtRelayWorker:
+    memberships = parts.memberships or Memberships()
+    return AmtRelayWorker(name, settings, lambda: Joins(memberships), parts.host)
+
+
 # By the settings of a kind of worker (see Config.kinds): makes one of its name, settings and parts.
 FACTORIES: dict[type[WorkerSettings], Callable[[str, Any, Parts], Worker]] = {
     OutboundChannel: _channel,
     InboundSubscription: _subscription,
     Discover: _discovery,
     Bridge: _bridge,
+    AmtRelaySettings: _amt_relay,
 }
 
 

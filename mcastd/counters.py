@@ -18,7 +18,7 @@ from typing import TypeVar
 T = TypeVar(
     "T",
     bound="OutboundCounters | InboundCounters | OutputCounters | DiscoveryCounters | BridgeCounters"
-    " | SequenceCounters | TransportCounters",
+    " | AmtRelayCounters | SequenceCounters | TransportCounters",
 )
 
 
@@ -125,6 +125,25 @@ class BridgeCounters:
     forwarded_bytes: int = 0  # the same
     dropped: Counter[str] = field(default_factory=Counter)  # by reason
     missed: Counter[str] = field(default_factory=Counter)  # of forwarded, by interface that did not take them
+
+
+@dataclass(slots=True)
+class AmtRelayCounters:
+    """What came for a relay, and what became of it: received = forwarded + dropped.
+
+    Of what is forwarded a packet goes to each gateway that wants it, or several, if it had to be cut: these
+    are sent, or missed.
+    """
+
+    received: int = 0  # packets of multicast: datagrams, or fragments of these
+    received_bytes: int = 0  # of these, with their IP headers
+    forwarded: int = 0  # for one gateway or more
+    dropped: Counter[str] = field(default_factory=Counter)  # by reason
+    sent: int = 0  # packets, once for each gateway
+    sent_bytes: int = 0  # of these, without the headers of the tunnel
+    cut: int = 0  # packets that were too long for a tunnel, and went in fragments; once for each gateway
+    missed: Counter[str] = field(default_factory=Counter)  # packets that a gateway did not get, by reason
+    ignored: Counter[str] = field(default_factory=Counter)  # messages of gateways, by reason
 
 
 @dataclass(slots=True)

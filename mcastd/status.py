@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mcastd.counters import (
+    AmtRelayCounters,
     BridgeCounters,
     DiscoveryCounters,
     InboundCounters,
@@ -508,7 +509,7 @@ class BridgedGroupStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinStatus:
-    """A group that a bridge has joined where it comes from."""
+    """A group that a bridge or a relay has joined where it comes from."""
 
     interface: str  # that it comes by
     group: str  # that is joined
@@ -535,3 +536,35 @@ class BridgeStatus(Status):
     members: tuple[BridgedGroupStatus, ...]  # what is wanted there
     joins: tuple[JoinStatus, ...]  # what is joined where its groups come from
     overflow: int  # datagrams that the kernel dropped at full receive buffers of the relay
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedGatewayStatus:
+    """A gateway that a relay has a tunnel to."""
+
+    address: str  # that it asks from
+    port: int  # UDP, that it asks from
+    groups: int  # that it wants
+    wanted: tuple[str, ...]  # some of these, with the filter of sources, in words
+    seconds: float  # since it came
+    sent: int  # packets
+    missed: dict[str, int]  # packets that it did not get, by reason
+    path_mtu: int | None  # bytes that the network on the way takes, as it has said; None: it has said nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AmtRelayStatus(Status):
+    listen: tuple[str, ...]  # where gateways ask: addresses, with the port if it is not 2268
+    advertise: tuple[str, ...]  # where they are told to ask
+    interfaces: tuple[str, ...]  # by which groups come; those of the present groups, if the route decides
+    groups: tuple[str, ...]  # or prefixes, that may be asked for
+    sources: tuple[str, ...]  # the same; none: any
+    mtu: int  # bytes of the longest packet of a tunnel, with its headers
+    max_tunnels: int  # gateways that may be served
+    tunnels: int  # gateways that are
+    gateways: tuple[ServedGatewayStatus, ...]  # some of these
+    joins: tuple[JoinStatus, ...]  # what is joined where its groups come from
+    troubles: tuple[str, ...]  # why some of it does not work
+    silent: tuple[str, ...]  # groups that are joined, and of which nothing has come for a while
+    counters: AmtRelayCounters
+    overflow: int  # packets that the kernel dropped at full receive buffers

@@ -326,6 +326,7 @@ class Books(NamedTuple):
     receive_buffer_asked: int = 0
     sessions: int = 0  # of a worker that hears announcements: those that it keeps
     routes: int = 0  # of a bridge
+    tunnels: int = 0  # of a relay: gateways that it serves
     manifest: ManifestStatus | None = None  # that it goes by, if it goes by one
     refused_manifests: Mapping[str, int] = MappingProxyType({})  # by reason
     sequence: SequenceCounters | None = None  # live; None: its datagrams have no numbers that it reads

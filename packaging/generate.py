@@ -210,6 +210,7 @@ STATUSES: dict[type, str] = {
     status.ChannelStatus: "Channel",
     status.SubscriptionStatus: "Subscription",
     status.BridgeStatus: "Bridge",
+    status.AmtRelayStatus: "AMT relay",
     status.DiscoveryStatus: "Discovery",
 }
 

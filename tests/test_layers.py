@@ -44,6 +44,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
     "discovery": LEAVES | {"worker", "config", "net", "protocols"},
     "bridge": LEAVES | {"worker", "config", "net", "protocols", "querier"},
     "tunnel": LEAVES | {"net", "protocols"},
+    "amt_relay": LEAVES | {"worker", "config", "net", "protocols", "tunnel"},
     "supervisor": LEAVES | {"worker", "config"},
     "doctor": LEAVES | {"config", "net", "protocols", "delivery", "inbound"},
     "process": LEAVES,
@@ -52,7 +53,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
     "chores": LEAVES | {"systemd", "inbound", "supervisor"},
     "build": LEAVES
     | {"worker", "config", "net", "outbound", "inbound", "discovery", "bridge", "tunnel"}
-    | {"protocols"},
+    | {"amt_relay", "protocols"},
     "runtime": LEAVES
     | {"process", "worker", "config", "net", "outbound", "inbound", "bridge", "tunnel"}
     | {"build", "supervisor"},

@@ -1,6 +1,7 @@
 """Configuration: TOML in; a frozen Config, or every problem, out."""
 
 from mcastd.config.addresses import label_of, means_several, split_end
+from mcastd.config.amt_relay import AmtRelaySettings
 from mcastd.config.announce import Announcing
 from mcastd.config.bridge import Bridge
 from mcastd.config.daemon import DaemonSettings
@@ -65,6 +66,7 @@ __all__ = [
     "OUTPUTS",
     "SOURCES",
     "AmtFallbackVia",
+    "AmtRelaySettings",
     "AmtSettings",
     "AmtVia",
     "Announcing",

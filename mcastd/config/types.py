@@ -49,6 +49,12 @@ from mcastd.config.numbers import (
     whole_number,
 )
 from mcastd.config.recording import StreamSelection, format_selection, parse_selection, parse_speed
+from mcastd.config.relay_addresses import (
+    format_listen,
+    format_relay_addresses,
+    parse_relay_addresses,
+    parse_relay_listen,
+)
 from mcastd.config.words import show
 from mcastd.ip import MAX_DATAGRAM_BYTES, Address, Interfaces, Prefix
 
@@ -139,6 +145,11 @@ Rate = Annotated[int, PlainValidator(parse_rate), PlainSerializer(format_rate, w
 Percent = Annotated[float, PlainValidator(parse_percent), PlainSerializer(format_percent, when_used="json")]
 Port = Annotated[int, PlainValidator(whole_number(1, 65_535))]
 Ttl = Annotated[int, PlainValidator(whole_number(0, 255))]
+GatewayLimit = Annotated[int, PlainValidator(whole_number(1, 100_000))]
+GroupLimit = Annotated[int, PlainValidator(whole_number(1, 10_000))]
+UnreachableLimit = Annotated[int, PlainValidator(whole_number(0, 1000))]
+# Of a path, with the headers of a tunnel: less than that no host has to take (RFC 791).
+TunnelMtu = Annotated[int, PlainValidator(whole_number(576, 65_535))]
 # In a route 0 and 255 mean that nothing passes: linux/mroute.h.
 TtlThreshold = Annotated[int, PlainValidator(whole_number(1, 254))]
 PayloadSize = Annotated[int, PlainValidator(whole_number(1, MAX_DATAGRAM_BYTES))]
@@ -176,6 +187,16 @@ AnyInterface = Annotated[
     Interfaces, PlainValidator(parse_interfaces), PlainSerializer(format_interfaces, when_used="json")
 ]
 OneInterface = Annotated[str, PlainValidator(parse_one_interface)]
+ListenAddresses = Annotated[
+    tuple[tuple[Address, int], ...],
+    PlainValidator(parse_relay_listen),
+    PlainSerializer(format_listen, when_used="json"),
+]
+RelayAddresses = Annotated[
+    tuple[Address, ...],
+    PlainValidator(parse_relay_addresses),
+    PlainSerializer(format_relay_addresses, when_used="json"),
+]
 RelayName = Annotated[str, PlainValidator(parse_relay)]
 MetricsAddress = Annotated[str, PlainValidator(parse_metrics)]
 FilePath = Annotated[Path, PlainValidator(parse_path)]

@@ -10,6 +10,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import Field, ValidationError, model_validator
 
+from mcastd.config.amt_relay import AmtRelaySettings
 from mcastd.config.bridge import Bridge
 from mcastd.config.daemon import DaemonSettings
 from mcastd.config.discover import Discover
@@ -34,6 +35,7 @@ class Config(Model):
     inbound: dict[WorkerName, InboundSubscription] = Field({}, description="Inbound subscriptions by name.")
     discover: dict[WorkerName, Discover] = Field({}, description="Listeners to announcements by name.")
     bridge: dict[WorkerName, Bridge] = Field({}, description="Bridges between interfaces by name.")
+    amt_relay: dict[WorkerName, AmtRelaySettings] = Field({}, description="AMT relays by name.")
 
     @classmethod
     def kinds(cls) -> dict[str, type[WorkerSettings]]:

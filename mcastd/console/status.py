@@ -21,6 +21,7 @@ from mcastd.status import (
     ProgramStatus,
     QuerierStatus,
     RouteStatus,
+    ServedGatewayStatus,
     SessionStatus,
 )
 from mcastd.views import AnyStatus, DaemonView, Status, WorkerView, as_kind
@@ -199,9 +200,20 @@ def wanted(one: BridgedGroupStatus) -> str:
 
 
 def joined(one: JoinStatus) -> str:
-    """A group that a bridge has joined, in a line."""
+    """A group that a bridge or a relay has joined, in a line."""
     how = f"not joined: {one.refused}" if one.refused else f"joined from {one.wanted}"
     return printable(f"group {one.group} on {one.interface}: {how}")
+
+
+def served(one: ServedGatewayStatus) -> str:
+    """A gateway of a relay, in a line."""
+    more = [f"{one.groups - len(one.wanted)} more"] if one.groups > len(one.wanted) else []
+    missed = ", ".join(f"{count} {reason}" for reason, count in one.missed.items())
+    parts = [f"for {span(one.seconds)}", plural(one.sent, "packet")]
+    parts += [f"missed: {missed}"] if missed else []
+    parts += [f"its path takes {one.path_mtu} bytes"] if one.path_mtu is not None else []
+    wants = "; ".join([*one.wanted, *more]) or "nothing"
+    return printable(f"gateway {one.address} port {one.port}: {', '.join(parts)}; wants {wants}")
 
 
 # Lists of which each element is a line.
@@ -212,6 +224,7 @@ LISTED: dict[str, tuple[type[Any], Callable[[Any], str]]] = {
     "queriers": (QuerierStatus, asking),
     "members": (BridgedGroupStatus, wanted),
     "joins": (JoinStatus, joined),
+    "gateways": (ServedGatewayStatus, served),
     "programs": (ProgramStatus, program),
     "pids": (PidStatus, carried),
 }

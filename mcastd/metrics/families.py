@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from mcastd.counters import (
+    AmtRelayCounters,
     BridgeCounters,
     DiscoveryCounters,
     InboundCounters,
@@ -494,6 +495,45 @@ BRIDGE: tuple[Family[ScrapedWorker[BridgeCounters]], ...] = (
     ),
     _gauge("routes", "Routes in the kernel that a bridge has a part in.", lambda of: of.books.routes),
 )
+# Reasons for which a relay ignores messages of gateways, or a gateway does not get what it wants.
+IGNORED_REASONS = (
+    *("malformed", "not-allowed", "shortage", "stranger", "too-many-groups", "too-many-tunnels", "too-often"),
+    *("unproven", "without-source"),
+)
+MISSED_REASONS = ("full", "rate", "too-big", "unreachable")
+AMT_RELAY: tuple[Family[ScrapedWorker[AmtRelayCounters]], ...] = (
+    *WORKER,
+    *_RECEIVED,
+    _gauge("tunnels", "Gateways that a relay has tunnels to.", lambda of: of.books.tunnels),
+    _gauge(
+        "relayed_groups",
+        "Groups that a relay has joined, once for each interface.",
+        lambda of: of.books.memberships,
+    ),
+    _counter(
+        "relayed_datagrams", "Packets sent to gateways, once for each of these.", lambda of: of.counters.sent
+    ),
+    _counter("relayed_bytes", "Bytes of these, with their IP headers.", lambda of: of.counters.sent_bytes),
+    _counter(
+        "cut_datagrams",
+        "Packets that were too long for a tunnel and went in fragments, once for each gateway.",
+        lambda of: of.counters.cut,
+    ),
+    _counts(
+        "unrelayed_datagrams",
+        "Packets that a gateway wanted and did not get, once for each of these, by reason.",
+        lambda of: of.counters.missed,
+        "reason",
+        lambda _: MISSED_REASONS,
+    ),
+    _counts(
+        "ignored_messages",
+        "Messages of gateways, or of whoever says to be one, that a relay has ignored, by reason.",
+        lambda of: of.counters.ignored,
+        "reason",
+        lambda _: IGNORED_REASONS,
+    ),
+)
 # What becomes of a symbol that is taken: each is in one of these.
 USES = ("source", "repair", "duplicate", "surplus")
 
@@ -578,6 +618,7 @@ OF_KIND: dict[str, tuple[Family[Any], ...]] = {
     "inbound": SUBSCRIPTION,
     "discover": DISCOVERY,
     "bridge": BRIDGE,
+    "amt_relay": AMT_RELAY,
 }
 
 

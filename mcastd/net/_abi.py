@@ -1,8 +1,8 @@
 """The kernel's numbers and structs that Python's socket module lacks, under their C names.
 
 From linux/in.h, linux/in6.h, linux/udp.h, linux/if_packet.h, asm-generic/socket.h, linux/netlink.h,
-linux/rtnetlink.h, linux/pkt_sched.h, linux/if_addr.h, linux/if_link.h, linux/mroute.h, linux/mroute6.h and
-linux/icmpv6.h. Imports nothing of the project, and
+linux/rtnetlink.h, linux/pkt_sched.h, linux/if_addr.h, linux/if_link.h, linux/mroute.h, linux/mroute6.h,
+linux/icmpv6.h and linux/virtio_net.h. Imports nothing of the project, and
 no ctypes: see ``_libc.py`` for that.
 """
 
@@ -43,6 +43,7 @@ PACKET_ADD_MEMBERSHIP = 1
 PACKET_AUXDATA = 8
 PACKET_MR_ALLMULTI = 2
 PACKET_STATISTICS = 6
+PACKET_VNET_HDR = 15
 SOL_PACKET = 263
 SO_ATTACH_FILTER = 26
 SO_BINDTOIFINDEX = 62
@@ -56,6 +57,10 @@ SOL_UDP = 17
 UDP_GRO = 104
 TP_STATUS_VLAN_VALID = 0x10
 UDP_SEGMENT = 103
+VIRTIO_NET_HDR_F_DATA_VALID = 2
+VIRTIO_NET_HDR_F_NEEDS_CSUM = 1
+VIRTIO_NET_HDR_GSO_ECN = 0x80
+VIRTIO_NET_HDR_GSO_UDP_L4 = 5
 
 sk_meminfo = struct.Struct("=9I")  # SO_MEMINFO's array (linux/sock_diag.h), indexed by these:
 SK_MEMINFO_RMEM_ALLOC = 0

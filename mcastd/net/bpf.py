@@ -17,6 +17,8 @@ LD_WORD, LD_BYTE, JUMP_EQUAL, JUMP, RETURN, AND = 0x20, 0x30, 0x15, 0x05, 0x06, 
 STORE, LD_STORED = 0x02, 0x60  # the scratch memory
 NETWORK_HEADER = 0xFFF00000  # SKF_NET_OFF: offsets from here on count from the IP header
 PROTOCOL = 0xFFFFF000  # SKF_AD_OFF + SKF_AD_PROTOCOL: the EtherType
+PACKET_TYPE = 0xFFFFF004  # SKF_AD_PKTTYPE: PACKET_OUTGOING and so on, packet(7)
+VLAN_TAG = 0xFFFFF02C  # SKF_AD_VLAN_TAG: the one that was taken off the frame; 0: it had none
 WHOLE = 0xFFFFFFFF  # operand of RETURN: how many bytes of the packet to accept; 0 rejects it
 
 MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from mcastd.amt_relay.worker import AmtRelayWorker
 from mcastd.bridge.bridge import BridgeWorker
 from mcastd.bridge.family import FamilyRoutes
 from mcastd.bridge.router import MulticastRouter
@@ -54,7 +55,7 @@ class House:
         self.receivers = {name: FakeReceiver() for name in config.inbound}
         self.senders = {name: FakeSender() for name in config.outbound}
         self._announcer = SessionAnnouncer(open_sender=lambda *_: FakeSender())
-        self.workers: dict[str, BridgeWorker | Channel | Discovery | Subscription] = {
+        self.workers: dict[str, AmtRelayWorker | BridgeWorker | Channel | Discovery | Subscription] = {
             **{
                 f"outbound/{name}": Channel(
                     f"outbound/{name}",
@@ -90,6 +91,10 @@ class House:
                 open_sender=lambda *_: FakeSender(),
             )
             for name, one in config.bridge.items()
+        }
+        self.workers |= {
+            f"amt_relay/{name}": AmtRelayWorker(f"amt_relay/{name}", one, FakeJoins, two_interfaces)
+            for name, one in config.amt_relay.items()
         }
         self._threads = [WorkerThread(worker) for worker in self.workers.values()]
 

@@ -15,9 +15,12 @@ from metrics.conftest import House, parse, values
 from support.wait import wait_for
 
 from mcastd import clock
+from mcastd.amt_relay.fan_out import DROP_REASONS, MISS_REASONS
+from mcastd.amt_relay.gateways import IGNORED_REASONS
 from mcastd.bridge.forwarding import REASONS as BRIDGE_REASONS
 from mcastd.bridge.relay import REASONS as RELAY_REASONS
 from mcastd.counters import (
+    AmtRelayCounters,
     BridgeCounters,
     DiscoveryCounters,
     InboundCounters,
@@ -525,6 +528,36 @@ def test_what_a_bridge_counts(house: MakeHouse) -> None:
     assert dropped == dict.fromkeys((*BRIDGE_REASONS, *RELAY_REASONS), 0) | {"unwanted": 405}
 
 
+def test_what_an_amt_relay_counts() -> None:
+    a = House({"amt_relay": {"a": {"listen": "192.0.2.1"}}})
+    counters = a.workers["amt_relay/a"].counters
+    assert isinstance(counters, AmtRelayCounters)
+    counters.received, counters.received_bytes, counters.forwarded = 501, 502, 511
+    counters.sent, counters.sent_bytes, counters.cut = 503, 504, 505
+    counters.dropped["ttl"], counters.missed["full"], counters.ignored["stranger"] = 506, 507, 508
+    ((headline, books),) = a.rows()
+    books = books._replace(tunnels=509, memberships=510, overflow=512)
+    samples = parse(rendered(Exposition(), [(headline, books)]))
+    for name, value in {
+        "received_datagrams_total": 501,
+        "received_bytes_total": 502,
+        "relayed_datagrams_total": 503,
+        "relayed_bytes_total": 504,
+        "cut_datagrams_total": 505,
+        "tunnels": 509,
+        "relayed_groups": 510,
+        "overflow_datagrams_total": 512,
+    }.items():
+        assert values(samples, f"mcastd_{name}") == {"amt_relay/a": value}, name
+    for name, known, reason, count in (
+        ("dropped_datagrams", DROP_REASONS, "ttl", 506),
+        ("unrelayed_datagrams", MISS_REASONS, "full", 507),
+        ("ignored_messages", IGNORED_REASONS, "stranger", 508),
+    ):
+        found = values(samples, f"mcastd_{name}_total", "reason")
+        assert found == dict.fromkeys(known, 0) | {reason: count}, name
+
+
 def test_every_reason_is_known_from_the_start(tmp_path: Path) -> None:
     """By the sources: a reason that appears late is one whose first drop rate() does not see."""
     a = House({"inbound": {"a": {**GROUP, "output": ["/x/file", {"kind": "fifo", "path": "/x/pipe"}]}}})
@@ -540,6 +573,7 @@ def test_every_reason_is_known_from_the_start(tmp_path: Path) -> None:
 
 def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("cryptography")
+    monkeypatch.setattr("mcastd.amt_relay.worker.check_privilege", lambda: None)
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
     make_group_key(tmp_path / "key")
     source = tmp_path / "source"
@@ -558,6 +592,7 @@ def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path, monkeypatch: 
         },
         discover={"a": {}},
         bridge={"a": {"from": "eth1", "to": "eth2", "groups": ["239.255.0.0/16"]}},
+        amt_relay={"a": {"listen": "127.0.0.8"}},
         inbound={
             "a": {
                 **GROUP,
@@ -585,13 +620,13 @@ def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path, monkeypatch: 
     )
     for receiver in a.receivers.values():
         receiver.deliver(b"x")
-    states = ["finished", *["active"] * 7]
+    states = ["finished", *["active"] * 8]
     wait_for(lambda: [headline.state for headline, _ in a.rows()] == states)
     wait_for(
         lambda: all(
             books.last_datagram
             for headline, books in a.rows()
-            if not headline.name.startswith(("discover", "bridge"))
+            if not headline.name.startswith(("discover", "bridge", "amt_relay"))
         )
     )
     text = b"".join(Metrics(a.rows).text())

@@ -144,6 +144,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         from = "eth7"
         to = "eth8"
         groups = ["239.255.0.0/16"]
+        [amt_relay.waiting]
+        listen = "192.0.2.99"
     """
     state = str(directory / "state")
     with RunningDaemon(directory, config.replace("        ", ""), STATE_DIRECTORY=state):

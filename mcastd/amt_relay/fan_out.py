@@ -1,0 +1,182 @@
+"""From packets to the gateways that want them: each is made a message once, and sent to all of them.
+
+```
+  tap ---> encapsulate() ---> by sender and group ---> takers: the gateways that want it
+                                                          |
+           what the same gateways want goes in one piece  +--> gateway: rate, length, socket (GSO)
+```
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from mcastd import clock
+from mcastd.counters import AmtRelayCounters
+from mcastd.ip import Address
+from mcastd.net.payloads import Chunks, ListPayloads, Payloads
+from mcastd.net.relay_sockets import GatewaySocket
+from mcastd.protocols.amt import DATA_HEADER
+from mcastd.protocols.packet_rows import PacketRows
+from mcastd.token_bucket import TokenBucket
+from mcastd.tunnel.encapsulation import MALFORMED, TTL_TOO_LOW, encapsulate, fitting
+from mcastd.tunnel.gateway import UdpEnd
+
+# Why a packet goes to no gateway, or not to one that wants it.
+UNWANTED, BEYOND_RATE, FULL, UNREACHABLE, TOO_BIG = "unwanted", "rate", "full", "unreachable", "too-big"
+DROP_REASONS = (MALFORMED, TTL_TOO_LOW, UNWANTED)
+MISS_REASONS = (BEYOND_RATE, FULL, UNREACHABLE, TOO_BIG)
+# Bytes of headers before a packet in a tunnel, by the tunnel's IP version: IP, UDP, AMT.
+TUNNEL_OVERHEAD_BYTES = {4: 20 + 8 + len(DATA_HEADER), 6: 40 + 8 + len(DATA_HEADER)}
+# Senders to groups whose gateways, and last packets, are remembered. More may be forged than there are.
+FLOWS_KEPT = 4096
+
+Takers = tuple["ServedGateway", ...]
+
+
+class _Flow(NamedTuple):
+    """What a sender sends to a group."""
+
+    group: Address
+    takers: Takers
+
+
+class ServedGateway:
+    """A gateway that has a tunnel: what goes to it. For the worker's thread; others may read its counts."""
+
+    def __init__(self, end: UdpEnd, sock: GatewaySocket, rate: int | None) -> None:
+        self.end = end
+        self.sock = sock
+        self.sent = 0  # packets
+        self.missed: Counter[str] = Counter()  # packets, by reason
+        self.unreachable = 0  # answers in a row that nobody is there
+        self.path_mtu: int | None = None  # bytes that a router on the way has said it takes
+        self._bucket = None if rate is None else TokenBucket(rate)
+
+    def limit(self, rate: int | None) -> None:
+        self._bucket = None if rate is None else TokenBucket(rate)
+
+    def send(self, payloads: Payloads, counters: AmtRelayCounters) -> None:
+        """Send messages as far as they go, and count them. None waits: there are others."""
+        sizes = payloads.sizes
+        count = len(sizes)
+        if self._bucket is not None:
+            allowed = self._bucket.take(sizes, clock.monotonic())
+            if allowed < count:
+                self._miss(BEYOND_RATE, count - allowed, counters)
+                if not allowed:
+                    return
+                payloads, count = payloads.part(0, allowed), allowed
+        done = 0
+        while done < count:
+            sent, reason = self.sock.send(payloads.part(done, count) if done else payloads)
+            counters.sent += sent
+            counters.sent_bytes += sum(sizes[done : done + sent]) - sent * len(DATA_HEADER)
+            self.sent += sent
+            done += sent
+            if done < count:
+                # One that is too long says nothing of those behind it
+                missed = 1 if reason == TOO_BIG else count - done
+                self._miss(reason, missed, counters)
+                done += missed
+
+    def _miss(self, reason: str, count: int, counters: AmtRelayCounters) -> None:
+        self.missed[reason] += count
+        counters.missed[reason] += count
+
+    def look_at_errors(self) -> None:
+        """Note what the network has answered."""
+        for error in self.sock.errors():
+            if error.errno == errno.EMSGSIZE:
+                self.path_mtu = error.mtu
+            else:
+                self.unreachable += 1
+
+
+class FanOut:
+    """For the worker's thread."""
+
+    def __init__(
+        self, counters: AmtRelayCounters, takers: Callable[[Address, Address], Sequence[ServedGateway]]
+    ) -> None:
+        """``takers`` returns the gateways that want what a sender sends to a group."""
+        self.mtu = 0  # bytes of the longest packet of a tunnel
+        self.last: float | None = None  # monotonic seconds when something came
+        self.heard: OrderedDict[Address, float] = OrderedDict()  # groups, and when something of them came
+        self._counters = counters
+        self._find = takers
+        self._flows: dict[bytes, _Flow] = {}  # by sender and group, as encapsulate() has them
+
+    def forget_takers(self) -> None:
+        """They have changed."""
+        self._flows.clear()
+
+    def take(self, packets: PacketRows) -> None:
+        """Send packets to all who want them."""
+        counters, now = self._counters, clock.monotonic()
+        count, dropped = len(packets), counters.dropped.total()
+        self.last = now
+        bundles: dict[Takers, list[memoryview]] = {}
+        for key, messages in encapsulate(packets, counters.dropped):
+            flow = self._flows.get(key)
+            if flow is None:
+                flow = self._learn(key)
+            takers = flow.takers
+            self.heard[flow.group] = now
+            if not takers:
+                counters.dropped[UNWANTED] += len(messages)
+            elif takers in bundles:
+                bundles[takers] += messages
+            else:
+                bundles[takers] = messages
+        counters.received += count
+        counters.received_bytes += sum(packets.lengths)
+        counters.forwarded += count - (counters.dropped.total() - dropped)
+        for takers, messages in bundles.items():
+            self._send(takers, messages)
+        while len(self.heard) > FLOWS_KEPT:
+            self.heard.popitem(last=False)
+
+    def _learn(self, key: bytes) -> _Flow:
+        if len(self._flows) >= FLOWS_KEPT:
+            self._flows.clear()
+        half = len(key) // 2
+        source, group = ip_address(key[:half]), ip_address(key[half:])
+        flow = self._flows[key] = _Flow(group, tuple(self._find(group, source)))
+        return flow
+
+    def _send(self, takers: Takers, messages: Sequence[memoryview]) -> None:
+        longest = max(map(len, messages)) - len(DATA_HEADER)
+        by_version: dict[int, tuple[Payloads, int, int]] = {}  # with how many were cut, or left out
+        for taker in takers:
+            version = taker.sock.version
+            if version not in by_version:
+                most = self.mtu - TUNNEL_OVERHEAD_BYTES[version]
+                if longest <= most:
+                    by_version[version] = _payloads(messages), 0, 0
+                else:
+                    found, cut, left_out = fitting(messages, most)
+                    by_version[version] = _payloads(found), cut, left_out
+            payloads, cut, left_out = by_version[version]
+            self._counters.cut += cut
+            if left_out:
+                taker.missed[TOO_BIG] += left_out
+                self._counters.missed[TOO_BIG] += left_out
+            if len(payloads):
+                taker.send(payloads, self._counters)
+
+
+def _payloads(messages: Sequence[bytes | memoryview]) -> Payloads:
+    """Messages as they are sent quickest: of one size, they lie one after another."""
+    count = len(messages)
+    if count == 1 or len(messages[0]) != len(messages[-1]):
+        return ListPayloads(messages)
+    size = len(messages[0])
+    joined = b"".join(messages)
+    if len(joined) == size * count and all(len(one) == size for one in messages):
+        return Chunks(memoryview(joined), size, count)
+    return ListPayloads(messages)

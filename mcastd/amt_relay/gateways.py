@@ -1,0 +1,106 @@
+"""The gateways of a relay: messages between its sockets and the protocol, and a socket for each tunnel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import ip_address
+
+from mcastd import log
+from mcastd.amt_relay.fan_out import ServedGateway
+from mcastd.errors import reason_of
+from mcastd.ip import Address
+from mcastd.net.link import Batch
+from mcastd.net.relay_sockets import GatewaySocket, ListeningSocket, RelaySockets
+from mcastd.tunnel.gateway import UdpEnd
+from mcastd.tunnel.relay import IGNORED, AmtRelay
+
+# Messages that are taken before packets have their turn again, however many wait.
+MESSAGES_AT_ONCE = 256
+SHORTAGE = "shortage"  # a gateway for which there is no descriptor left
+IGNORED_REASONS = (*IGNORED, SHORTAGE)
+
+
+class Gateways:
+    """For the worker's thread; others may read ``served``."""
+
+    def __init__(self, relay: AmtRelay, sockets: RelaySockets, worker: str) -> None:
+        self.relay = relay
+        self.sockets = sockets
+        self.served: dict[UdpEnd, ServedGateway] = {}  # replaced, never changed
+        self.rate: int | None = None  # bits per second for each
+        self.max_unreachable = 0
+        self._asked_at: dict[UdpEnd, UdpEnd] = {}  # where those with a new tunnel have asked
+        self._log = log.get_logger(worker=worker)
+
+    def limit(self, rate: int | None, max_unreachable: int) -> None:
+        """Give this to each from now on."""
+        if rate != self.rate:
+            for gateway in self.served.values():
+                gateway.limit(rate)
+        self.rate, self.max_unreachable = rate, max_unreachable
+
+    def takers(self, group: Address, source: Address) -> Sequence[ServedGateway]:
+        """Those that want what a sender sends to a group."""
+        served = self.served
+        return [served[end] for end in self.relay.takers(group, source) if end in served]
+
+    def receive(self, now: float) -> None:
+        """Take messages that have come, up to a bounded number."""
+        left = MESSAGES_AT_ONCE
+        while left > 0 and (sock := self.sockets.ready()) is not None:
+            left -= 1
+            if isinstance(sock, GatewaySocket):
+                self._look_at_errors(sock)
+            if (batch := self.sockets.receive(sock)) is not None:
+                left -= len(batch)
+                self._take(batch, sock, now)
+
+    def _take(self, batch: Batch, sock: ListeningSocket | GatewaySocket, now: float) -> None:
+        relay, ends = self.relay, dict[tuple[str, int], UdpEnd]()
+        for payload, origin in zip(batch.payloads, batch.origins, strict=True):
+            key = origin.source, origin.port
+            if (end := ends.get(key)) is None:
+                end = ends[key] = ip_address(origin.source), origin.port
+            for message, to in relay.take(bytes(payload), end, now):
+                sock.answer(message, to)
+            if (gateway := self.served.get(end)) is not None:
+                gateway.unreachable = 0
+            elif end in relay.tunnels:
+                self._asked_at[end] = sock.name
+
+    def _look_at_errors(self, sock: GatewaySocket) -> None:
+        if (gateway := self.served.get(sock.gateway)) is None:
+            return
+        gateway.look_at_errors()
+        if 0 < self.max_unreachable <= gateway.unreachable:
+            self._log.info("gateway.lost", gateway=_text(gateway.end), answers=gateway.unreachable)
+            self.relay.forget(gateway.end)
+
+    def settle(self) -> None:
+        """Have a socket for each tunnel that there is now."""
+        tunnels = self.relay.tunnels
+        served = {end: gateway for end, gateway in self.served.items() if end in tunnels}
+        for end in self.served.keys() - served.keys():
+            self.sockets.disconnect(self.served[end].sock)
+            self._log.info("gateway.left", gateway=_text(end))
+        for end in tunnels.keys() - served.keys():
+            try:
+                sock = self.sockets.connect(self._asked_at[end], end)
+            except OSError as error:  # it asks again, and there may be another descriptor by then
+                self._log.warning("gateway.refused", gateway=_text(end), reason=reason_of(error))
+                self.relay.ignored[SHORTAGE] += 1
+                self.relay.forget(end)
+                continue
+            served[end] = ServedGateway(end, sock, self.rate)
+            self._log.info("gateway.came", gateway=_text(end))
+        self._asked_at.clear()
+        self.served = served
+
+    def close(self) -> None:
+        self.served = {}
+        self.sockets.close()
+
+
+def _text(end: UdpEnd) -> str:
+    address, port = end
+    return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"

@@ -1,0 +1,302 @@
+"""The worker of an ``[amt_relay.NAME]``: one thread for gateways, groups, and all between."""
+
+from __future__ import annotations
+
+import math
+import select
+from collections.abc import Callable, Mapping, Sequence
+
+from mcastd import clock, log
+from mcastd.amt_relay.fan_out import DROP_REASONS, FanOut, ServedGateway
+from mcastd.amt_relay.gateways import Gateways
+from mcastd.amt_relay.listing import gateways_of, joins_of
+from mcastd.amt_relay.upstream import Upstream
+from mcastd.bounded import Patience
+from mcastd.config import AmtRelaySettings, label_of
+from mcastd.config.addresses import format_prefix
+from mcastd.config.relay_addresses import format_end
+from mcastd.counters import AmtRelayCounters, copy_of, losses
+from mcastd.errors import CannotAskError, LinkError
+from mcastd.ip import Address
+from mcastd.net.interfaces import Host
+from mcastd.net.joins import JoinsGroups
+from mcastd.net.packet_tap import PacketTap, check_privilege
+from mcastd.net.relay_sockets import RelaySockets
+from mcastd.net.slots import SLOTS
+from mcastd.status import AmtRelayStatus
+from mcastd.tunnel.relay import AmtRelay, RelayLimits
+from mcastd.worker import Books, Context, Signal, Vitals, WorkerIdentity
+
+# After something could not be joined, or taken.
+RETRY_SECONDS = 5.0
+# What gateways want is gathered for so long before it is joined: one that changes its mind all the time costs
+# the network, and others, no more than that.
+SETTLE_SECONDS = 0.05
+# Packets that come so soon after others are gathered for as long: at high rates it is waking up that costs.
+GATHER_SECONDS = 0.001
+# Of a group that is joined, something is expected within so long.
+SILENT_SECONDS = 10.0
+DEFAULT_MTU = 1500
+NOT_FOR_US = Signal.REOPEN | Signal.SOURCE | Signal.HANDOVER | Signal.NEWS
+
+
+class AmtRelayWorker:
+    """Serves gateways: a :class:`mcastd.worker.Worker`."""
+
+    def __init__(
+        self, name: str, config: AmtRelaySettings, joins: Callable[[], JoinsGroups], host: Callable[[], Host]
+    ) -> None:
+        self.name = name
+        self.counters = AmtRelayCounters()
+        self._config = config
+        self._make_joins = joins
+        self._host = host
+        self._upstream: Upstream | None = None
+        self._gateways: Gateways | None = None
+        self._serves: AmtRelaySettings | None = None  # the settings that its sockets were opened by
+        self._fan_out = FanOut(self.counters, self._takers)
+        self._overflow = 0  # of the runs before
+        self._taps: dict[int, PacketTap] = {}
+        self._edition = 0  # of what gateways want, as it is joined
+        self._settled_at = -math.inf  # monotonic seconds
+        self._settle_at = self._retry_at = math.inf  # the same, when that is due again
+        self._told: tuple[str, bool] = "", False
+        self._took_at = -math.inf  # monotonic seconds when the last packets were taken, and whether many were
+        self._took_many = False
+        self._joined_since: dict[Address, float] = {}  # by group, monotonic seconds
+        self._identity = WorkerIdentity("", 0, label_of(config.interface), reasons=DROP_REASONS)
+        self._log = log.get_logger(worker=name)
+
+    def run(self, context: Context) -> None:
+        """Raises LinkError if it cannot listen at its addresses, or may not take packets."""
+        check_privilege()
+        self._upstream = Upstream(self._make_joins(), self._host)
+        try:
+            self._follow(context)
+            while not context.stopping:
+                if context.take(Signal.NETWORK | Signal.RETRY):
+                    self._follow(context)
+                context.take(NOT_FOR_US)
+                wait = self._deadline - clock.monotonic()
+                ready = context.wait(None if wait == math.inf else max(0.0, wait))
+                if not context.stopping:
+                    self._turn(ready, context)
+        finally:
+            self._end(context)
+
+    @property
+    def _deadline(self) -> float:
+        gateways = self._gateways
+        expires = math.inf if gateways is None else gateways.relay.deadline
+        return min(expires, self._settle_at, self._retry_at)
+
+    def update(self, settings: object) -> bool:
+        if not isinstance(settings, AmtRelaySettings):
+            return False
+        self._config = settings
+        return True
+
+    def close(self) -> None:
+        self._log.info("relay.closed", received=self.counters.received, sent=self.counters.sent)
+
+    # -- for any thread
+
+    def status(self, patience: Patience | None = None) -> AmtRelayStatus:
+        config, gateways, upstream = self._config, self._gateways, self._upstream
+        served = {} if gateways is None else gateways.served
+        return AmtRelayStatus(
+            listen=tuple(map(format_end, config.listen)),
+            advertise=tuple(map(str, config.advertised.values())),
+            interfaces=() if upstream is None else tuple(sorted(upstream.names.values())),
+            groups=tuple(map(format_prefix, config.groups)),
+            sources=tuple(map(format_prefix, config.sources)),
+            mtu=self._fan_out.mtu,
+            max_tunnels=config.max_tunnels,
+            tunnels=len(served),
+            gateways=() if gateways is None else gateways_of(gateways, clock.monotonic()),
+            joins=() if upstream is None else joins_of(upstream),
+            troubles=self._troubles(),
+            silent=self._silent(),
+            counters=copy_of(self.counters),
+            overflow=self._all_overflow,
+        )
+
+    def vitals(self) -> Vitals:
+        counters = self.counters
+        return Vitals(
+            datagrams=counters.received,
+            payload_bytes=counters.received_bytes,
+            dropped=losses(counters.dropped) + sum(dict(counters.missed).values()),
+            overflow=self._all_overflow,
+            last_datagram=self._fan_out.last,
+        )
+
+    def books(self) -> Books:
+        gateways, upstream = self._gateways, self._upstream
+        return Books(
+            self._identity,
+            self.counters,
+            self._fan_out.last,
+            overflow=self._all_overflow,
+            tunnels=0 if gateways is None else len(gateways.served),
+            memberships=0 if upstream is None else len(upstream.joined),
+        )
+
+    @property
+    def _all_overflow(self) -> int:
+        upstream = self._upstream
+        return self._overflow + (0 if upstream is None else upstream.overflow)
+
+    def _silent(self) -> tuple[str, ...]:
+        """Groups that are joined, and of which nothing has come for a while."""
+        upstream, heard, now = self._upstream, self._fan_out.heard, clock.monotonic()
+        since = self._joined_since
+        groups = set() if upstream is None else {group for _, group in upstream.joined}
+        return tuple(
+            str(group)
+            for group in sorted(groups, key=lambda one: (one.version, int(one)))
+            if now - max(heard.get(group, -math.inf), since.get(group, now)) > SILENT_SECONDS
+        )
+
+    def _troubles(self) -> tuple[str, ...]:
+        upstream, gateways = self._upstream, self._gateways
+        found = [] if upstream is None else [*upstream.troubles]
+        if gateways is not None and len(gateways.served) >= self._config.max_tunnels:
+            found.append(f"{len(gateways.served)} gateways are served, which is all that max_tunnels allows")
+        return tuple(found)
+
+    # -- the worker's thread
+
+    def _follow(self, context: Context) -> None:
+        """Go by the settings and the interfaces that there are now. Raises LinkError: see :meth:`run`."""
+        config, now = self._config, clock.monotonic()
+        if self._serves is None or _sockets_of(self._serves) != _sockets_of(config):
+            self._listen(config, context, now)
+        gateways = self._gateways
+        assert gateways is not None
+        gateways.relay.limit(_limits(config))
+        gateways.limit(config.rate, config.max_unreachable)
+        self._serves = config
+        try:
+            self._fan_out.mtu = config.mtu or _mtu_of(self._host(), config)
+        except CannotAskError:
+            self._fan_out.mtu = self._fan_out.mtu or DEFAULT_MTU
+        self._settle(context, now)
+        self._tell(context)
+        context.taken_over()
+
+    def _listen(self, config: AmtRelaySettings, context: Context, now: float) -> None:
+        """Open the sockets anew: gateways have to come again. Raises LinkError."""
+        self._stop_listening(context)
+        relay = AmtRelay(config.advertised, _limits(config), now)
+        relay.ignored = self.counters.ignored
+        self._gateways = Gateways(relay, RelaySockets(config.listen, config.dscp), self.name)
+        context.watch(self._gateways.sockets.fileno(), select.POLLIN)
+
+    def _stop_listening(self, context: Context) -> None:
+        gateways, self._gateways, self._serves = self._gateways, None, None
+        if gateways is not None:
+            context.unwatch(gateways.sockets.fileno())
+            gateways.close()
+            self._fan_out.forget_takers()
+
+    def _takers(self, group: Address, source: Address) -> Sequence[ServedGateway]:
+        return () if self._gateways is None else self._gateways.takers(group, source)
+
+    def _turn(self, ready: Mapping[int, int], context: Context) -> None:
+        """Do what is due: packets first, so that no flood of messages keeps them waiting."""
+        gateways, now = self._gateways, clock.monotonic()
+        assert gateways is not None
+        if taps := [self._taps[fd] for fd in ready if fd in self._taps]:
+            self._take(taps, context, now)
+        if gateways.sockets.fileno() in ready:
+            gateways.receive(now)
+        gateways.relay.expire(now)
+        if gateways.relay.edition != self._edition:
+            self._settle_at = self._settled_at + SETTLE_SECONDS
+        if now >= min(self._settle_at, self._retry_at):
+            self._settle(context, now)
+            self._tell(context)
+
+    def _take(self, taps: Sequence[PacketTap], context: Context, now: float) -> None:
+        if now - self._took_at < GATHER_SECONDS and not self._took_many:
+            context.nap(GATHER_SECONDS)
+        self._took_many = False
+        for tap in taps:
+            try:
+                for packets in tap.receive():
+                    self._fan_out.take(packets)
+                    self._took_many = self._took_many or len(packets) > SLOTS // 2
+            except LinkError as error:
+                self._log.warning("relay.deaf", interface=tap.interface.name, reason=error.trouble)
+                self._retry_at = now + RETRY_SECONDS
+        self._took_at = clock.monotonic()
+
+    def _settle(self, context: Context, now: float) -> None:
+        """Have what gateways want joined and taken, and a socket for each of them."""
+        gateways, upstream, config = self._gateways, self._upstream, self._config
+        assert gateways is not None
+        assert upstream is not None
+        gateways.settle()
+        self._edition, self._settled_at, self._settle_at = gateways.relay.edition, now, math.inf
+        self._fan_out.forget_takers()
+        upstream.follow(config.interface, gateways.relay.wanted(), config.receive_buffer)
+        self._retry_at = now + RETRY_SECONDS if upstream.troubles else math.inf
+        groups = {group for _, group in upstream.joined}
+        self._joined_since = {group: self._joined_since.get(group, now) for group in groups}
+        taps = upstream.taps()
+        for fd, tap in self._taps.items():
+            if taps.get(fd) is not tap:
+                context.unwatch(fd)
+        for fd, tap in taps.items():
+            if self._taps.get(fd) is not tap:
+                context.watch(fd, select.POLLIN)
+        self._taps = taps
+        interface = ",".join(sorted(upstream.names.values())) or label_of(config.interface)
+        if interface != self._identity.interface:
+            self._identity = self._identity._replace(interface=interface)
+
+    def _tell(self, context: Context) -> None:
+        assert self._gateways is not None
+        troubles, count = self._troubles(), len(self._gateways.served)
+        where = f"at {', '.join(map(format_end, self._config.listen))}"
+        detail = "; ".join((f"{where}: {count} gateway{'' if count == 1 else 's'}", *troubles))
+        if (told := (detail, bool(troubles))) != self._told:
+            self._told = told
+            context.ready(detail, degraded=bool(troubles))
+
+    def _end(self, context: Context) -> None:
+        upstream, self._upstream = self._upstream, None
+        for fd in self._taps:
+            context.unwatch(fd)
+        self._taps, self._told = {}, ("", False)
+        self._settle_at = self._retry_at = math.inf
+        self._stop_listening(context)
+        if upstream is not None:
+            upstream.close()
+            self._overflow += upstream.overflow
+
+
+def _sockets_of(config: AmtRelaySettings) -> tuple[object, ...]:
+    """What its sockets, and what gateways know of it, are made by."""
+    return config.listen, config.advertise, config.dscp
+
+
+def _limits(config: AmtRelaySettings) -> RelayLimits:
+    return RelayLimits(
+        config.groups,
+        config.sources,
+        config.gateways,
+        max_tunnels=config.max_tunnels,
+        max_per_address=config.max_per_address,
+        max_groups=config.max_groups,
+        query_seconds=config.query_interval,
+        teardown=config.teardown,
+    )
+
+
+def _mtu_of(host: Host, config: AmtRelaySettings) -> int:
+    """That of the interfaces by which gateways are reached, as far as their addresses show it."""
+    addresses = {address for address, _ in config.listen}
+    ours = (one for one in host.interfaces.values() if not addresses.isdisjoint(one.addresses))
+    return min((one.mtu for one in ours if one.mtu), default=DEFAULT_MTU)

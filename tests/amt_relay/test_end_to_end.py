@@ -1,0 +1,135 @@
+"""Our gateway at our relay, each a daemon on a host of its own: every way between them."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.amt_network import PORT, RELAYS, SOURCES, AmtNetwork, feeding, is_whole, numbers
+from support.daemon import RunningDaemon
+from support.wait import wait_for
+
+pytestmark = pytest.mark.root
+SSM, ASM, SSM_6 = "232.1.1.1", "239.1.1.1", "ff3e::1"
+OTHER = "10.1.0.3"  # another sender
+RELAY = f"""[amt_relay.edge]
+listen = ["{RELAYS[4]}", "{RELAYS[6]}"]
+interface = "north"
+groups = ["232.0.0.0/8", "239.1.0.0/16", "ff3e::/32"]
+"""
+STREAMS = ((SOURCES[4], SSM), (OTHER, SSM), (SOURCES[4], ASM), (OTHER, ASM), (SOURCES[6], SSM_6))
+
+
+def gateway(directory: Path, version: int, *, more: str = "") -> str:
+    return f"""[amt]
+relay = "{RELAYS[version]}"
+{more}
+[inbound.ssm]
+group = "{SSM}"
+sources = ["{SOURCES[4]}"]
+port = {PORT}
+via = "amt"
+output = "{directory}/ssm"
+[inbound.asm]
+group = "{ASM}"
+port = {PORT}
+via = "amt"
+output = "{directory}/asm"
+[inbound.six]
+group = "{SSM_6}"
+sources = ["{SOURCES[6]}"]
+port = {PORT}
+via = "amt"
+output = "{directory}/six"
+"""
+
+
+class Running:
+    """A relay and a gateway, at work."""
+
+    def __init__(self, stack: contextlib.ExitStack, network: AmtNetwork, directory: Path) -> None:
+        self.network = network
+        self.out = directory / "out"
+        self._stack, self._directory = stack, directory
+        self.out.mkdir()
+
+    def start_relay(self, config: str = RELAY, name: str = "relay") -> RunningDaemon:
+        (self._directory / name).mkdir(exist_ok=True)
+        enter = self.network.relay.enter([])
+        return self._stack.enter_context(RunningDaemon(self._directory / name, config, enter=enter))
+
+    def start_gateway(self, version: int, more: str = "") -> RunningDaemon:
+        (self._directory / "gateway").mkdir()
+        config, enter = gateway(self.out, version, more=more), self.network.gateway.enter([])
+        return self._stack.enter_context(RunningDaemon(self._directory / "gateway", config, enter=enter))
+
+    def count(self, name: str = "ssm") -> int:
+        return sum(map(len, numbers(self.out / name).values()))
+
+    def wait_more(self, name: str = "ssm", count: int = 20, timeout: float = 60) -> None:
+        """Wait for so many datagrams more."""
+        before = self.count(name)
+        wait_for(lambda: self.count(name) >= before + count, f"{count} more of {name}", timeout)
+
+
+@pytest.fixture
+def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]:
+    with contextlib.ExitStack() as stack:
+        network = AmtNetwork(stack, router=getattr(request, "param", False))
+        stack.enter_context(feeding(network, *STREAMS))
+        yield Running(stack, network, tmp_path)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_each_datagram_comes_once_and_in_order_and_none_that_is_not_wanted(
+    running: Running, version: int
+) -> None:
+    relay, daemon = running.start_relay(), running.start_gateway(version)
+    for name in ("ssm", "asm", "six"):
+        running.wait_more(name, 50)
+    status = relay.worker("amt_relay/edge")["status"]
+    assert (status["tunnels"], status["interfaces"]) == (1, ["north"])
+    (served,) = status["gateways"]
+    assert (served["port"], served["groups"], served["missed"]) == (2268, 3, {})
+    assert {(one["group"], one["wanted"]) for one in status["joins"]} == {
+        (SSM, f"include {SOURCES[4]}"),
+        (ASM, "any"),
+        (SSM_6, f"include {SOURCES[6]}"),
+    }
+    assert daemon.worker("inbound/ssm")["status"]["link"]["tunnel"]["dropped"] == {}, "sources are kept apart"
+    counters = status["counters"]
+    assert counters["received"] == counters["forwarded"] + sum(counters["dropped"].values())
+    assert {*counters["dropped"]} <= {"unwanted"}
+    assert (counters["missed"], counters["ignored"], status["overflow"]) == ({}, {}, 0)
+    # A leave stops it
+    config = daemon.config.read_text()
+    daemon.write(config.replace("[inbound.asm]\n", "[inbound.asm]\nenabled = false\n"))
+    assert daemon.ctl("reload").returncode == 0
+    wait_for(lambda: len(relay.worker("amt_relay/edge")["status"]["joins"]) == 2, "the leave")
+    sent = relay.worker("amt_relay/edge")["status"]["counters"]["sent"]
+    running.wait_more("ssm", 20)
+    assert relay.worker("amt_relay/edge")["status"]["counters"]["sent"] > sent
+    daemon.stop()
+    wait_for(lambda: relay.worker("amt_relay/edge")["status"]["tunnels"] == 0, "the end of the tunnel")
+    assert relay.worker("amt_relay/edge")["status"]["joins"] == []
+    for name, streams in (("ssm", 1), ("asm", 2), ("six", 1)):
+        found = numbers(running.out / name)
+        assert len(found) == streams
+        assert all(map(is_whole, found.values())), name
+
+
+def test_a_relay_that_is_killed_and_comes_back_is_used_again(running: Running) -> None:
+    relay = running.start_relay()
+    running.start_gateway(4)
+    running.wait_more(count=50)
+    relay.process.kill()
+    relay.process.wait()
+    again = running.start_relay(name="again")
+    before, began = running.count(), time.monotonic()
+    wait_for(lambda: running.count() > before, "datagrams again", 30)
+    print(f"again after {time.monotonic() - began:.1f} s")
+    assert again.worker("amt_relay/edge")["status"]["tunnels"] == 1
+    running.wait_more(count=50)

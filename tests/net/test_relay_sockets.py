@@ -1,0 +1,121 @@
+"""The sockets of a relay, and gateways that are sockets of the test, on the loopback interface."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import select
+import socket
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+import pytest
+from support.wait import wait_for
+
+from mcastd.errors import LinkError
+from mcastd.net.payloads import Chunks, ListPayloads
+from mcastd.net.relay_sockets import (
+    TOO_BIG,
+    UNREACHABLE,
+    GatewaySocket,
+    ListeningSocket,
+    RelayEnd,
+    RelaySockets,
+)
+
+HERE: dict[int, RelayEnd] = {4: (ip_address("127.0.0.9"), 4269), 6: (ip_address("::1"), 4269)}
+BOTH = pytest.mark.parametrize("version", [4, 6])
+
+
+@pytest.fixture
+def sockets() -> Iterator[RelaySockets]:
+    sockets = RelaySockets(HERE.values(), 10)
+    yield sockets
+    sockets.close()
+
+
+def gateway(version: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1" if version == 4 else "::1", 0))
+    sock.settimeout(10)
+    return sock
+
+
+def end(sock: socket.socket) -> RelayEnd:
+    name = sock.getsockname()
+    return ip_address(name[0]), name[1]
+
+
+def taken(sockets: RelaySockets) -> tuple[ListeningSocket | GatewaySocket, list[tuple[bytes, str, int]]]:
+    """What comes next, by the socket that it came to."""
+    assert select.select([sockets], [], [], 10)[0]
+    sock = sockets.ready()
+    assert sock is not None
+    batch = sockets.receive(sock)
+    assert batch is not None
+    origins = zip(batch.payloads, batch.origins, strict=True)
+    return sock, [(bytes(payload), origin.source, origin.port) for payload, origin in origins]
+
+
+@BOTH
+def test_a_gateway_has_a_socket_of_its_own_with_the_address_that_it_asked_at(
+    sockets: RelaySockets, version: int
+) -> None:
+    name = str(HERE[version][0]), HERE[version][1]
+    with contextlib.closing(gateway(version)) as one, contextlib.closing(gateway(version)) as other:
+        one.sendto(b"hello", name)
+        listening, messages = taken(sockets)
+        assert isinstance(listening, ListeningSocket)
+        assert messages == [(b"hello", *map(str, end(one)[:1]), end(one)[1])]
+        assert listening.answer(b"welcome", end(one)) == ""
+        assert one.recvfrom(100)[1][:2] == name
+        way = sockets.connect(HERE[version], end(one))
+        for number in range(3):
+            one.sendto(b"%d" % number, name)
+        assert taken(sockets)[0] is way
+        other.sendto(b"other", name)
+        assert taken(sockets) == (listening, [(b"other", str(end(other)[0]), end(other)[1])])
+        assert way.send(Chunks(memoryview(b"ab" * 150), 2, 150)) == (150, "")
+        assert [one.recv(100) for _ in range(150)] == [b"ab"] * 150
+        assert way.send(ListPayloads([b"x", b"yy", b"zzz"])) == (3, "")
+        assert [one.recvfrom(100)[0] for _ in range(3)] == [b"x", b"yy", b"zzz"]
+        sockets.disconnect(way)
+        one.sendto(b"again", name)
+        assert taken(sockets)[0] is listening
+    assert sockets.ready() is None
+
+
+@BOTH
+def test_nobody_there_is_told_and_costs_only_what_was_for_him(sockets: RelaySockets, version: int) -> None:
+    with contextlib.closing(gateway(version)) as one, contextlib.closing(gateway(version)) as gone:
+        ways = [sockets.connect(HERE[version], end(each)) for each in (one, gone)]
+        gone.close()
+        answers = []
+
+        def unreachable() -> int:
+            count, reason = ways[1].send(ListPayloads([b"anybody?"]))
+            assert (count, reason) in ((1, ""), (0, UNREACHABLE))
+            assert ways[0].send(ListPayloads([b"here"])) == (1, "")
+            answers.extend(ways[1].errors())
+            return len(answers)
+
+        wait_for(lambda: unreachable() >= 3, "three answers")
+        assert {answer.errno for answer in answers} == {errno.ECONNREFUSED}
+        assert ways[0].errors() == []
+
+
+def test_what_is_too_long_is_told(sockets: RelaySockets) -> None:
+    with contextlib.closing(gateway(4)) as one:
+        way = sockets.connect(HERE[4], end(one))
+        # The loopback interface takes 64 KiB
+        assert way.send(ListPayloads([bytes(65_507)])) in ((1, ""), (0, TOO_BIG))
+        assert way.send(ListPayloads([bytes(65_508)])) == (0, TOO_BIG)
+
+
+def test_a_port_that_somebody_has_is_not_shared(sockets: RelaySockets) -> None:
+    with pytest.raises(LinkError, match=r"at 127.0.0.9 port 4269: .*choose another port") as failed:
+        RelaySockets([HERE[4]], 0)
+    assert failed.value.errno == errno.EADDRINUSE
+    with pytest.raises(LinkError, match="waiting for the address") as failed:
+        RelaySockets([(ip_address("192.0.2.99"), 4269)], 0)
+    assert failed.value.errno == errno.EADDRNOTAVAIL
