@@ -252,3 +252,27 @@ def test_two_bridges_side_by_side_forward_once(tmp_path: Path) -> None:
             outgoing = [stack.enter_context(frames(two, number, group)) for number in (0, 1)]
             two.wait_more(1, group)
             assert [any(frame.outgoing for frame in one.all()) for one in outgoing] == [False, True]
+
+
+def test_the_kernels_own_querier_with_a_lower_address_asks_until_it_is_silent(tmp_path: Path) -> None:
+    """A Linux bridge that asks, and has an address for it: the lower one asks (RFC 3376 section 6.6.2)."""
+    with contextlib.ExitStack() as stack:
+        left, right = stack.enter_context(Switch()), stack.enter_context(Switch(SNOOPING))
+        right.ip("address add 10.9.1.1/24 dev br0")
+        right.set("mcast_query_use_ifaddr 1")
+        right.set(QUERIER)
+        router = stack.enter_context(Host())
+        left.plug(router, "left", "10.9.0.2/24")
+        right.plug(router, "right", "10.9.1.2/24")
+        daemon = stack.enter_context(RunningDaemon(tmp_path, BRIDGE, enter=router.enter([])))
+
+        def asking() -> list[tuple[bool, str]]:
+            queriers = daemon.worker("bridge/row")["status"]["queriers"]
+            return [(q["asks"], q["querier"]) for q in queriers if q["version"] == 4]
+
+        wait_for(lambda: asking() == [(False, "10.9.1.1")], "the bridge that asks")
+        detail = daemon.worker("bridge/row")["detail"]
+        assert "; 10.9.1.1 asks for members on right, and forwards there in place of this host" in detail
+        right.set("mcast_querier 0")
+        wait_for(lambda: asking() == [(True, "10.9.1.2")], "the daemon that asks again")
+        assert "10.9.1.1" not in daemon.worker("bridge/row")["detail"]
