@@ -163,12 +163,17 @@ class Lab:
         """What has left the sender's host, headers included; segments share theirs."""
         return self._traffic(self.sender)[8]
 
-    def _traffic(self, host: Host) -> list[int]:
+    def arrived(self, interface: str) -> tuple[int, int]:
+        """Bytes and packets that have come to the sender's host by an interface; segments are one packet."""
+        received, packets = self._traffic(self.sender, interface)[:2]
+        return received, packets
+
+    def _traffic(self, host: Host, interface: str = INTERFACE) -> list[int]:
         for line in Path(f"/proc/{host.pid}/net/dev").read_text().splitlines():
             name, _, numbers = line.partition(":")
-            if name.strip() == INTERFACE:
+            if name.strip() == interface:
                 return list(map(int, numbers.split()))
-        raise RuntimeError(f"no {INTERFACE}")
+        raise RuntimeError(f"no {interface}")
 
     def release(self, path: Path) -> None:
         """Give back the memory of an output but not its size: its writer does not notice."""
