@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from mcastd import __version__, clock, log, systemd
+from mcastd.bell import Bell
 from mcastd.bridge.kept import TABLES, KeptTables
 from mcastd.build import Parts
 from mcastd.chores import Chores
@@ -72,7 +73,7 @@ class Daemon:
         self._reloaded: tuple[float, Changes] | None = None  # the last one that changed something, and when
         self._stopping = False
         self._failed = False  # by a bug of ours, at the start
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # readable once the start has failed
+        self._alarm = Bell()  # rung once the start has failed
         store, stored = systemd.DescriptorStore(), systemd.take_stored()
         self._ends = Ends(store, [fd for name, fd in stored if name.startswith(PIPES)])
         tables = KeptTables(store, [(name, fd) for name, fd in stored if name.startswith(TABLES)])
@@ -130,7 +131,7 @@ class Daemon:
         except Exception:
             self._log.exception("daemon.failed")
             self._failed = True
-            os.eventfd_write(self._wake, 1)
+            self._alarm.ring()
 
     def _advise(self) -> None:
         """Log what is unwise in the configuration."""
@@ -153,7 +154,7 @@ class Daemon:
         """The main thread's life: signals, status and watchdog, until SIGTERM or SIGINT."""
         poll = select.poll()
         poll.register(signals, select.POLLIN)
-        poll.register(self._wake, select.POLLIN)
+        poll.register(self._alarm, select.POLLIN)
         chores = self._chores
         while not self._failed:
             ready = dict(poll.poll(chores.next_due()))

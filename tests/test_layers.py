@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "mcastd"
 
 LEAVES = {
-    *("bounded", "clock", "codec", "counters", "errors", "ip", "keytext", "log", "names"),
+    *("bell", "bounded", "clock", "codec", "counters", "errors", "ip", "keytext", "log", "names"),
     *("paths", "printable", "replaceable", "rows", "status", "stored", "threads", "token_bucket", "views"),
 }
 BELOW = {  # room: the rooms that it may import, besides itself

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 import select
 import signal
+from collections.abc import Mapping
 from contextlib import ExitStack
 
 from mcastd import clock, log
 from mcastd.adhoc.settings import OPTIONS
+from mcastd.bell import Bell
 from mcastd.build import Parts
 from mcastd.config import Config, diff
 from mcastd.console.live import LiveLine
@@ -44,19 +45,20 @@ class Session:
         self._parts = parts
         self._gives_up = gives_up
         self._trouble = ""
-        self._wake = -1
+        self._bell: Bell | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Session:
         """Raises McastdError if the worker cannot do its work now, SystemExit if a signal comes first."""
         with ExitStack() as stack:
-            self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-            stack.callback(self._close_wake)
+            # A printer that is stuck may come to itself, and ring, later than it is closed
+            self._bell = bell = Bell()
+            stack.callback(bell.close)
             signals = stack.enter_context(Signals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
             self._signals = signals
             self._poll = select.poll()
             self._poll.register(signals, select.POLLIN)
-            self._poll.register(self._wake, select.POLLIN)
+            self._poll.register(bell, select.POLLIN)
             runtime = Runtime(lambda: self._config, self.wake, self._parts)
             stack.callback(runtime.close)
             self._supervisor = supervisor = runtime.supervisor
@@ -90,12 +92,16 @@ class Session:
 
     def wake(self) -> None:
         """End a :meth:`wait`, from any thread."""
-        if (wake := self._wake) >= 0:
-            os.eventfd_write(wake, 1)
+        if self._bell is not None:
+            self._bell.ring()
 
-    def _close_wake(self) -> None:
-        wake, self._wake = self._wake, -1  # a printer that is stuck may come to itself later
-        os.close(wake)
+    def _is_rung(self, ready: Mapping[int, int]) -> bool:
+        """Return True if the bell was rung, once for each time."""
+        bell = self._bell
+        if bell is None or bell.fileno() not in ready:
+            return False
+        bell.quiet()
+        return True
 
     def wait(self, until: float) -> bool:
         """Until that monotonic time, or until something happened; False: a signal asks to end.
@@ -109,8 +115,7 @@ class Session:
         if self._signals.fileno() in ready:
             self.ended_by = self._signals.take()[0]
             return False
-        if self._wake in ready:
-            os.eventfd_read(self._wake)
+        if self._is_rung(ready):
             self._say_trouble()
         return True
 
@@ -122,8 +127,7 @@ class Session:
             if self._signals.fileno() in ready:
                 self.ended_by = self._signals.take()[0]
                 return
-            if self._wake in ready:
-                os.eventfd_read(self._wake)
+            self._is_rung(ready)
 
     def _say_trouble(self) -> None:
         headline = self._headline()

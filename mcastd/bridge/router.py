@@ -7,7 +7,6 @@ its own thread, so that it knows at once what is refused.
 from __future__ import annotations
 
 import math
-import os
 import select
 import threading
 import time
@@ -17,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from mcastd import clock, log
+from mcastd.bell import Bell
 from mcastd.bounded import Patience
 from mcastd.bridge.family import FamilyRoutes
 from mcastd.bridge.family import open_family as _open_family
@@ -84,7 +84,7 @@ class MulticastRouter:
         self._seen: dict[str, Bridged] = {}  # replaced, never changed: others read it without the lock
         self._last: dict[str, float] = {}
         self._poll = select.poll()
-        self._event = -1
+        self._bell: Bell | None = None  # None: there was no thread yet
         self._thread: Thread | None = None
         self._closing = False
         self._log = log.get_logger()
@@ -164,30 +164,29 @@ class MulticastRouter:
             self._wake()
         if thread is not None:
             thread.join(CLOSE_SECONDS)
-            if not thread.is_alive():
-                event, self._event = self._event, -1
-                os.close(event)
+            if not thread.is_alive() and self._bell is not None:
+                self._bell.close()
 
     # -- with the lock held
 
     def _start(self) -> None:
         """Raises LinkError if there is no descriptor, NoThreadError if there is no thread to be had."""
         if self._thread is None:
-            if self._event < 0:
+            if self._bell is None:
                 try:
-                    self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+                    self._bell = Bell()
                 except OSError as error:
                     raise LinkError(
                         "cannot route multicast", reason_of(error), errno=error.errno or 0
                     ) from error
-                self._poll.register(self._event, select.POLLIN)
-            thread = Thread(target=self._serve, name="router")
+                self._poll.register(self._bell, select.POLLIN)
+            thread = Thread(target=self._serve, name="router", args=(self._bell,))
             thread.start()
             self._thread = thread
 
     def _wake(self) -> None:
-        if self._event >= 0:
-            os.eventfd_write(self._event, 1)
+        if self._bell is not None:
+            self._bell.ring()
 
     def _set_rule(self, version: Version, name: str, rule: Rule | None) -> None:
         """Raises LinkError if the kernel's table cannot be had."""
@@ -247,22 +246,22 @@ class MulticastRouter:
 
     # -- the thread
 
-    def _serve(self) -> None:
+    def _serve(self, bell: Bell) -> None:
         while not self._closing:
             try:
-                self._turn()
+                self._turn(bell)
             except Exception:  # a bug of ours must not end the routes of all bridges
                 self._log.exception("router.failed")
                 time.sleep(FAILED_SECONDS)
 
-    def _poll_until(self, deadline: float) -> None:
+    def _poll_until(self, deadline: float, bell: Bell) -> None:
         left = None if deadline == math.inf else max(0.0, deadline - clock.monotonic()) * 1000 + 1
         for fd, _ in self._poll.poll(left):
-            if fd == self._event:
-                os.eventfd_read(self._event)
+            if fd == bell.fileno():
+                bell.quiet()
 
-    def _turn(self) -> None:
-        self._poll_until(self._due)
+    def _turn(self, bell: Bell) -> None:
+        self._poll_until(self._due, bell)
         with self._lock:
             began = now = clock.monotonic()
             families = self._families.values()

@@ -7,7 +7,6 @@ reply's memory until its connection is given up; and an idle second costs a comp
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import threading
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mcastd import clock
+from mcastd.bell import Bell
 from mcastd.control.protocol import Message, Reply
 from mcastd.errors import McastdError
 from mcastd.names import table_of
@@ -105,24 +105,24 @@ class Monitor:
         self._encoded = (BLANK, BLANK, b"")  # the last reply, and between which pictures it is
         self._changed = True  # since the last look at the states
         self._closed = False
-        self._waking = threading.Lock()  # of the file descriptors below: none is closed while it is used
-        self._wakes: set[int] = set()  # an eventfd for each client
+        self._ringing = threading.Lock()  # of the bells below: none is closed while it is rung
+        self._bells: set[Bell] = set()  # one for each client
 
     def changed(self) -> None:
         """A worker's state has changed, or there are others: tell the clients soon. For any thread."""
         self._changed = True
-        if self._wakes:
-            self._wake_all()
+        if self._bells:
+            self._ring_all()
 
     def close(self) -> None:
         """Have every client told the last news, and its stream ended."""
         self._closed = self._changed = True
-        self._wake_all()
+        self._ring_all()
 
-    def _wake_all(self) -> None:
-        with self._waking:
-            for wake in self._wakes:
-                os.eventfd_write(wake, 1)
+    def _ring_all(self) -> None:
+        with self._ringing:
+            for bell in self._bells:
+                bell.ring()
 
     def tell(self, connection: socket.socket, interval: float, *, privileged: bool = False) -> None:
         """Stream to ``connection`` every ``interval`` seconds, and at once where a state changes.
@@ -133,8 +133,8 @@ class Monitor:
         interval = min(max(interval, INTERVAL_MIN_SECONDS), INTERVAL_MAX_SECONDS)
         poll = select.poll()
         poll.register(connection, 0)  # for POLLHUP, which is always told; one that writes no more may read
-        with self._wake(PRIVILEGED_WATCHERS_MAX if privileged else WATCHERS_MAX) as wake:
-            poll.register(wake, select.POLLIN)
+        with self._bell(PRIVILEGED_WATCHERS_MAX if privileged else WATCHERS_MAX) as bell:
+            poll.register(bell, select.POLLIN)
             known = BLANK
             due = soon = 0.0  # monotonic seconds of the next reply, and of the earliest one
             while not self._closed:
@@ -147,36 +147,38 @@ class Monitor:
                 if newest is not known:
                     connection.sendall(self._encode(known, newest))
                     known, soon = newest, clock.monotonic() + INTERVAL_MIN_SECONDS
-                if not self._wait(poll, connection, wake, soon, due):
+                if not self._wait(poll, connection, bell, soon, due):
                     return
             connection.sendall(Reply(difference(known, self._look(0.0))).encode())
 
-    def _wait(self, poll: select.poll, connection: socket.socket, wake: int, soon: float, due: float) -> bool:
+    def _wait(
+        self, poll: select.poll, connection: socket.socket, bell: Bell, soon: float, due: float
+    ) -> bool:
         """Block until there is something to tell, but not before ``soon``; whether the client is there."""
         until = due
         while not self._closed and (left := until - clock.monotonic()) > 0:
             ready = dict(poll.poll(left * 1000))
             if connection.fileno() in ready:
                 return False
-            if wake in ready:
-                os.eventfd_read(wake)
+            if bell.fileno() in ready:
+                bell.quiet()
                 until = min(soon, due)
         return True
 
     @contextmanager
-    def _wake(self, most: int) -> Iterator[int]:
+    def _bell(self, most: int) -> Iterator[Bell]:
         """One more client of at most ``most``, and what wakes it."""
-        with self._waking:
-            if len(self._wakes) >= most:
+        with self._ringing:
+            if len(self._bells) >= most:
                 raise McastdError("cannot monitor", f"{most} clients do so already", "end one of them")
-            wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-            self._wakes.add(wake)
+            bell = Bell()
+            self._bells.add(bell)
         try:
-            yield wake
+            yield bell
         finally:
-            with self._waking:
-                self._wakes.remove(wake)
-                os.close(wake)
+            with self._ringing:
+                self._bells.remove(bell)
+                bell.close()
 
     def _look(self, age: float | None) -> Picture:
         """A picture with vitals younger than ``age`` seconds (None: of any age) and all states of now."""

@@ -9,13 +9,13 @@ a disk hangs, another thread reads on for the others.
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import threading
 import time
 from typing import Protocol
 
 from mcastd import clock
+from mcastd.bell import Bell
 from mcastd.inbound.gather import Gather
 from mcastd.replaceable import ReplaceableThread
 
@@ -47,8 +47,8 @@ class Reader:
         self._visited: dict[int, Visited] = {}  # by fd; changed with the thread's lock held
         self._gather: Gather | None = None  # for the strictest of all; made anew after a change
         self._poll = select.epoll()
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # readable once this is closed
-        self._poll.register(self._wake, select.EPOLLIN)
+        self._bell = Bell()  # rung once this is closed
+        self._poll.register(self._bell, select.EPOLLIN)
 
     def add(self, fd: int, visited: Visited) -> bool:
         """Visit whenever ``fd`` has turned readable, or is already. Returns False if there is no thread.
@@ -79,9 +79,9 @@ class Reader:
         return self._thread.is_stuck()
 
     def close(self) -> None:
-        self._thread.close(lambda: os.eventfd_write(self._wake, 1))
+        self._thread.close(self._bell.ring)
         self._poll.close()
-        os.close(self._wake)
+        self._bell.close()
 
     def _hand_back(self) -> None:
         """A visit takes long: have another thread read on for the others. The lock is held."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import io
-import os
 import platform
 import select
 import socket
@@ -23,6 +22,7 @@ from prometheus_client.core import Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
 from mcastd import __version__, clock, log
+from mcastd.bell import Bell
 from mcastd.errors import reason_of
 from mcastd.metrics.exposition import Exposition, Row
 from mcastd.metrics.process import ProcessCollector
@@ -109,7 +109,7 @@ class MetricsServer:
         self._server: _Server | None = None
         self._tried = threading.Event()  # the wanted address, at least once
         self._closing = False
-        self._wake = -1  # an eventfd, as long as there is a thread
+        self._bell: Bell | None = None  # None: no thread was wanted yet
         self._thread: threading.Thread | None = None
 
     def serve_at(self, address: str | None) -> None:
@@ -131,27 +131,28 @@ class MetricsServer:
 
     def _begin(self) -> None:
         """Wake the thread, or have one. Raises OSError or RuntimeError if it cannot be had."""
-        if self._wake < 0:
-            self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        if self._bell is None:
+            self._bell = Bell()
         if self._thread is None:
-            thread = Thread(target=self._serve, name="metrics")
+            thread = Thread(target=self._serve, name="metrics", args=(self._bell,))
             thread.start()
             self._thread = thread
-        os.eventfd_write(self._wake, 1)
+        self._bell.ring()
 
     def close(self) -> None:
         self._closing = True
+        if self._bell is None:
+            return
         if self._thread is not None:
-            os.eventfd_write(self._wake, 1)
+            self._bell.ring()
             self._thread.join(1.0)
             if self._thread.is_alive():  # it waits for a name server, and ends with the process
                 return
-        if self._wake >= 0:
-            os.close(self._wake)
+        self._bell.close()
 
-    def _serve(self) -> None:
+    def _serve(self, bell: Bell) -> None:
         poll = select.poll()
-        poll.register(self._wake, select.POLLIN)
+        poll.register(bell, select.POLLIN)
         polled = -1
         while not self._closing:
             if self._wanted != self._served:
@@ -164,8 +165,8 @@ class MetricsServer:
                     poll.register(polled, select.POLLIN)
                 self._tried.set()
             ready = dict(poll.poll(None if self._wanted == self._served else BIND_RETRY_SECONDS * 1000))
-            if self._wake in ready:
-                os.eventfd_read(self._wake)
+            if bell.fileno() in ready:
+                bell.quiet()
             if self._server is not None and polled in ready:
                 self._server.handle_request()
         self._end()

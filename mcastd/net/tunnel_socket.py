@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import socket
 
 from mcastd.errors import LinkError, reason_of
@@ -80,23 +79,3 @@ class TunnelSocket:
     def close(self) -> None:
         self._pool.give_back(self._arena)
         self._sock.close()
-
-
-class Bell:
-    """Wakes the thread that polls it, from any other: eventfd(2)."""
-
-    def __init__(self) -> None:
-        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def ring(self) -> None:
-        os.eventfd_write(self._fd, 1)
-
-    def quiet(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._fd)
-
-    def close(self) -> None:
-        os.close(self._fd)

@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from mcastd.bell import Bell
 from mcastd.bounded import Patience
 from mcastd.ip import ANY_SOURCE, Address, Interfaces, SourceFilter
 from mcastd.net.link import NOTHING, Batch, Glance, LegLink, ListBatch, Load, Origin
-from mcastd.net.tunnel_socket import Bell
 from mcastd.status import MembershipStatus, ReceiverDescription, TunnelStatus
 from mcastd.tunnel.inner import TunnelledDatagram
 

@@ -17,11 +17,12 @@ from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 
 from mcastd import clock, log
+from mcastd.bell import Bell
 from mcastd.bounded import begin
 from mcastd.errors import LinkError, reason_of
 from mcastd.ip import Address, SourceFilter, merged
 from mcastd.net.link import Batch
-from mcastd.net.tunnel_socket import Bell, TunnelSocket
+from mcastd.net.tunnel_socket import TunnelSocket
 from mcastd.protocols.amt import PORT
 from mcastd.threads import Thread
 from mcastd.tunnel.candidates import Candidate, Candidates, candidates_of
