@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from ipaddress import ip_address
 
 import pytest
 from support.host import Host, connect
 from support.inside import ifindex, inside, listener, sysctl, taken
+from support.programs import program
 from support.wait import wait_for
 
 from mcastd.errors import LinkError
-from mcastd.net.foreign_senders import ForeignSenders, check_privilege
+from mcastd.net.foreign_senders import ForeignSenders
 
 pytestmark = pytest.mark.root
 
@@ -53,6 +56,7 @@ def network(request: pytest.FixtureRequest) -> Iterator[Network]:
         gateway.ip("addr add 2001:db8:8::1/64 dev lan nodad")
         member.ip("addr add 2001:db8:8::2/64 dev eth0 nodad")
         member.ip("route add default via 10.8.0.1")
+        gateway.ip("route add default via 10.8.0.254")  # which is not there
         sysctl(member, ipv4__conf__all__rp_filter=1, ipv4__conf__eth0__rp_filter=1)
         one = Network(request.param, gateway, member)
         yield one
@@ -121,8 +125,17 @@ def test_an_interface_that_is_gone_is_told(network: Network) -> None:
         network.send(5, b"x")
 
 
-def test_it_takes_a_privilege() -> None:
-    check_privilege()
+CHECK = "from mcastd.net.foreign_senders import check_privilege; check_privilege(); print('allowed')"
+
+
+@pytest.mark.parametrize("capabilities", ["-all,+net_raw", "-all"])
+def test_one_capability_is_all_that_it_takes(capabilities: str) -> None:
+    user = [program("setpriv"), f"--bounding-set={capabilities}", f"--inh-caps={capabilities}"]
+    ran = subprocess.run([*user, sys.executable, "-c", CHECK], capture_output=True, text=True, check=False)
+    if capabilities == "-all":
+        assert "this takes CAP_NET_RAW" in ran.stderr
+    else:
+        assert ran.stdout == "allowed\n", ran.stderr
 
 
 def _readable(sock: socket.socket) -> bool:
