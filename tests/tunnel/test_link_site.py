@@ -300,7 +300,7 @@ def test_what_a_peer_may_have_bounds_what_it_wants(wanted: str, sends: str, expe
     site[0].site.links[name].send = (ip_network(sends),)
     site[1].want(GroupWant(ip_network(wanted), ANY_SOURCE, 0))
     site[0].wire.run(1)
-    found: list[Prefix] = [want.groups for want in site[0].site.wanted_here()]
+    found: list[Prefix] = [want.groups for want in site[0].site.wanted_here([name])]
     assert found == ([] if expected is None else [ip_network(expected)])
 
 

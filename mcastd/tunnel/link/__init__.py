@@ -1,6 +1,8 @@
 """Links: authenticated tunnels to other mcastd, as they work between the network here and the wire there.
 
 ```
+  links.py       the thread: sockets, peers by name, links that begin and end
+  local.py       the network here, as links see it
   site.py        what all links of a host share: numbers of streams, what has come already, what goes where
   end.py         one end of one link: messages in and out, datagrams in and out
   sessions.py    handshakes, and which keys are in use
@@ -12,5 +14,5 @@
   path_mtu.py    how large a datagram may be
 ```
 
-No socket, and no clock: ``now`` is monotonic seconds.
+Below links.py there is no socket, and no clock: ``now`` is monotonic seconds.
 """

@@ -138,11 +138,11 @@ class LinkSite:
 
     # -- what is wanted
 
-    def wanted_here(self) -> list[GroupWant]:
-        """What the peers of all links want of the network here, as far as they may have it."""
+    def wanted_here(self, names: Iterable[str]) -> list[GroupWant]:
+        """What the peers of these links want of the network here, as far as they may have it."""
         return [
             want
-            for link in self.links.values()
+            for link in map(self.links.__getitem__, names)
             for allowed in link.send
             for peer_want in link.end.peer_wants.wants
             if (want := _within(peer_want, allowed)) is not None

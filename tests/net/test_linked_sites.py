@@ -1,0 +1,310 @@
+"""Sites that are linked over real networks: losses, delays, NAT, IPv6, killed sites, changed keys."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import pytest
+from support.host import Host
+from support.inside import inside, sysctl
+from support.slow_wire import SlowWire
+from support.switch import Switch
+from support.wait import wait_for
+
+pytest.importorskip("cryptography")
+
+from mcastd.bell import Bell
+from mcastd.ip import ANY_SOURCE
+from mcastd.protocols.link_control import GroupWant
+from mcastd.tunnel.link import links
+from mcastd.tunnel.link.links import LinkPlan, Links, RunningLink
+from mcastd.tunnel.link.local import TakenDatagrams
+from mcastd.tunnel.link.step import CarriedRun
+
+pytestmark = pytest.mark.root
+
+KEY, OTHER_KEY = bytes(range(1, 33)), bytes(range(2, 34))
+GROUP = ip_address("239.1.2.3")
+ALL = (ip_network("239.0.0.0/8"),)
+WANT = (GroupWant(ip_network("239.1.0.0/16"), ANY_SOURCE, 0),)
+PORT = 9466
+TTL = 12
+
+
+class MadeUpNetwork:
+    """The network at a site: a sender, and a member that notes what it gets."""
+
+    deadline = math.inf
+
+    def __init__(self, number: int) -> None:
+        self.given: list[bytes] = []
+        self.ttls: set[int] = set()
+        self.sources: set[Any] = set()
+        self.followed: list[GroupWant] = []
+        self._source = (ip_address(f"10.{number}.0.9"), 4000 + number)
+        self._taken: list[TakenDatagrams] = []
+        self._bell = Bell()
+
+    def emit(self, payloads: list[bytes]) -> None:
+        self._taken.append(TakenDatagrams(self._source, (GROUP, 5004), TTL, payloads))
+        self._bell.ring()
+
+    def filenos(self) -> list[int]:
+        return [self._bell.fileno()]
+
+    def tick(self, now: float) -> bool:
+        raise AssertionError("it has no deadline")
+
+    def wanted(self) -> list[GroupWant]:
+        return [*WANT]
+
+    def follow(self, wants: Iterable[GroupWant], now: float) -> None:
+        self.followed = [*wants]
+
+    def take(self, now: float) -> Iterator[TakenDatagrams]:
+        self._bell.quiet()
+        while self._taken:
+            yield self._taken.pop(0)
+
+    def give(self, run: CarriedRun, now: float) -> str:
+        self.given += run.payloads
+        self.ttls.add(run.ttl)
+        self.sources.add((run.stream.source, run.stream.source_port))
+        return ""
+
+    def close(self) -> None:
+        self._bell.close()
+
+
+class Site:
+    """A host with its links, which run in a thread of this process."""
+
+    def __init__(self, number: int, host: Host) -> None:
+        self.host = host
+        self.network = MadeUpNetwork(number)
+        self.links = Links(lambda _: self.network)
+
+    def link(self, name: str, **plan: Any) -> None:
+        wanted = LinkPlan(**{"key": KEY, "send": ALL, "want": WANT, "interface": "lan", **plan})
+        with inside(self.host):
+            self.links.enlist(name, wanted)
+
+    def running(self, name: str) -> RunningLink:
+        return self.links.running[name]
+
+    def is_up(self, name: str) -> bool:
+        found = self.links.running.get(name)
+        return found is not None and found.end.is_up and bool(found.end.peer_wants.wants)
+
+    def stream(self, count: int, first: int = 0) -> None:
+        """Send datagrams, ten at a time, some 2,000 a second."""
+        for start in range(first, first + count, 10):
+            self.network.emit([payload(number) for number in range(start, min(start + 10, first + count))])
+            time.sleep(0.005)
+
+
+def payload(number: int) -> bytes:
+    return b"%d" % number + b" " * 700
+
+
+def numbers(site: Site) -> list[int]:
+    return [int(payload) for payload in site.network.given]
+
+
+def await_numbers(site: Site, count: int) -> None:
+    """Each once: one more would be one too many at the end."""
+    wait_for(lambda: len(site.network.given) >= count, f"{count} datagrams, not {len(site.network.given)}")
+
+
+@contextlib.contextmanager
+def sites_on(switch: Switch, count: int) -> Iterator[list[Site]]:
+    """Sites on one wide network, at 198.51.100.N and 2001:db8::N."""
+    with contextlib.ExitStack() as stack:
+        found: list[Site] = []
+        for number in range(1, count + 1):
+            host = stack.enter_context(Host())
+            switch.plug(host, "wan", f"198.51.100.{number}/24", f"2001:db8::{number}/64")
+            found.append(Site(number, host))
+            stack.callback(found[-1].links.close)
+        yield found
+
+
+def lose(host: Host, percent: int) -> None:
+    """Have a host lose some of what comes to it by UDP."""
+    rule = f"meta l4proto udp numgen random mod 100 < {percent} drop"
+    nft(host, f"table inet loss {{ chain in {{ type filter hook input priority 0; {rule}; }}; }}")
+
+
+def nft(host: Host, rules: str) -> None:
+    subprocess.run(host.enter(["nft", rules]), check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_two_sites_by_each_ip_version(version: int) -> None:
+    with Switch() as switch, sites_on(switch, 2) as (one, two):
+        address = "198.51.100.1" if version == 4 else "2001:db8::1"
+        one.link("two", listen=(ip_address("0.0.0.0" if version == 4 else "::"), PORT))
+        two.link("one", connect=(address, PORT))
+        wait_for(lambda: one.is_up("two") and two.is_up("one"))
+        wait_for(lambda: two.running("one").end.path.size == 1500 - (28 if version == 4 else 48))
+        one.stream(50)
+        two.stream(30, first=1000)
+        await_numbers(two, 50)
+        await_numbers(one, 30)
+        assert numbers(two) == [*range(50)]
+        assert numbers(one) == [*range(1000, 1030)]
+        assert two.network.ttls == {TTL - 1}
+        assert two.network.sources == {(ip_address("10.1.0.9"), 4001)}
+        assert [want.groups for want in one.network.followed] == [WANT[0].groups]
+        one.links.dismiss("two")
+        wait_for(lambda: not two.running("one").end.is_up)
+
+
+def test_a_star_of_five_with_losses() -> None:
+    """The hub hands on; 3 % of all that comes to any of them is lost, and each gets all of it once."""
+    with Switch() as switch, sites_on(switch, 5) as (hub, *spokes):
+        for number, spoke in enumerate(spokes, 2):
+            lose(spoke.host, 3)
+            common = {"transit": True, "repair_seconds": 2.0}
+            hub.link(f"spoke-{number}", listen=(ip_address("0.0.0.0"), PORT + number), **common)
+            spoke.link("hub", connect=("198.51.100.1", PORT + number), **common)
+        lose(hub.host, 3)
+        for number, spoke in enumerate(spokes, 2):
+            wait_for(lambda spoke=spoke, n=number: spoke.is_up("hub") and hub.is_up(f"spoke-{n}"))
+        spokes[0].stream(1000)
+        for site in (hub, *spokes[1:]):
+            await_numbers(site, 1000)
+        time.sleep(0.2)  # for one that would be too many
+        for site in (hub, *spokes[1:]):
+            assert sorted(numbers(site)) == [*range(1000)]
+        assert spokes[0].network.given == []
+        assert hub.network.ttls == {TTL - 1}
+        assert spokes[1].network.ttls == {TTL - 2}
+        assert sum(s.running("hub").end.sessions.current.reception.repaired for s in spokes) > 0
+
+
+def test_a_mesh_outlives_a_site_that_is_killed() -> None:
+    with Switch() as switch, sites_on(switch, 3) as (one, two, three):
+        for site, name, plan in (
+            (one, "two", {"listen": (ip_address("0.0.0.0"), PORT)}),
+            (two, "one", {"connect": ("198.51.100.1", PORT)}),
+            (one, "three", {"listen": (ip_address("0.0.0.0"), PORT + 1)}),
+            (three, "one", {"connect": ("198.51.100.1", PORT + 1)}),
+            (two, "three", {"listen": (ip_address("0.0.0.0"), PORT + 2)}),
+            (three, "two", {"connect": ("198.51.100.2", PORT + 2)}),
+        ):
+            site.link(name, keepalive_seconds=1.0, **plan)
+        for site, name in ((one, "two"), (two, "one"), (one, "three"), (three, "one"), (two, "three")):
+            wait_for(lambda site=site, name=name: site.is_up(name))
+        wait_for(lambda: three.is_up("two"))
+        three.stream(100)
+        await_numbers(one, 100)
+        await_numbers(two, 100)
+        one.host.ip("link set wan down")
+        three.stream(200, first=100)
+        await_numbers(two, 300)
+        assert numbers(two) == [*range(300)]
+        wait_for(lambda: not two.is_up("one") or not two.running("one").end.is_up)
+
+
+def test_a_slow_and_lossy_way_between_two_sites() -> None:
+    """80 ms there and back, a tenth later than the rest, 3 % lost each way: all of it, once, in order."""
+    with Switch() as switch, sites_on(switch, 2) as (one, two), Host() as router:
+        switch.plug(router, "wan", "198.51.100.254/24")
+        other = ("198.51.100.1", PORT)
+        with SlowWire(router, "198.51.100.254", other, seconds=0.04, loss=0.03) as wire:
+            one.link("two", listen=(ip_address("0.0.0.0"), PORT), repair_seconds=2.0)
+            two.link("one", connect=("198.51.100.254", wire.port), repair_seconds=2.0)
+            wait_for(lambda: one.is_up("two") and two.is_up("one"))
+            one.stream(2000)
+            await_numbers(two, 2000)
+            assert numbers(two) == [*range(2000)]
+            reception = two.running("one").end.sessions.current.reception
+            assert reception.lost == 0
+            assert reception.repaired > 5
+            assert 0.07 < two.running("one").end.heartbeat.round_trip < 1
+            assert wire.lost > 10
+
+
+def test_a_site_behind_a_nat() -> None:
+    """It connects; both ways work, and go on when the NAT forgets it, and has another address."""
+    with Switch() as switch, sites_on(switch, 1) as (hub,), Host() as nat, Switch() as inner:
+        switch.plug(nat, "wan", "198.51.100.9/24")
+        inner.plug(nat, "lan", "192.168.7.1/24")
+        sysctl(nat, ipv4__ip_forward=1)
+        rule = 'oifname "wan" masquerade random'
+        rules = f"table ip nat {{ chain post {{ type nat hook postrouting priority 100; {rule}; }}; }}"
+        nft(nat, rules)
+        with sites_on(inner, 1) as (spoke,):
+            spoke.host.ip("addr flush dev wan")
+            spoke.host.ip("addr add 192.168.7.2/24 dev wan")
+            spoke.host.ip("route add default via 192.168.7.1")
+            hub.link("spoke", listen=(ip_address("0.0.0.0"), PORT))
+            spoke.link("hub", connect=("198.51.100.1", PORT))
+            wait_for(lambda: hub.is_up("spoke") and spoke.is_up("hub"))
+            assert hub.running("spoke").end.peer[0] == ip_address("198.51.100.9")
+            hub.stream(20)
+            await_numbers(spoke, 20)
+            # The provider gives it another address: all that it knew is void
+            nat.ip("addr del 198.51.100.9/24 dev wan")
+            nat.ip("addr add 198.51.100.10/24 dev wan")
+            spoke.stream(20, first=100)
+            await_numbers(hub, 20)
+            hub.stream(20, first=20)
+            await_numbers(spoke, 40)
+            assert numbers(spoke) == [*range(40)]
+            assert hub.running("spoke").end.peer[0] == ip_address("198.51.100.10")
+            assert hub.running("spoke").end.counts.roamed == 1
+
+
+def test_a_key_changes_at_both_ends_while_datagrams_go() -> None:
+    with Switch() as switch, sites_on(switch, 2) as (one, two):
+        plan_1: dict[str, Any] = {"listen": (ip_address("0.0.0.0"), PORT)}
+        plan_2: dict[str, Any] = {"connect": ("198.51.100.1", PORT)}
+        one.link("two", **plan_1)
+        two.link("one", **plan_2)
+        wait_for(lambda: one.is_up("two") and two.is_up("one"))
+        one.stream(100)
+        two.link("one", key=OTHER_KEY, **plan_2)
+        one.stream(200, first=100)
+        wait_for(lambda: one.running("two").end.sessions.ignored["wrong-key"])
+        one.link("two", key=OTHER_KEY, **plan_1)
+        wait_for(lambda: two.running("one").end.sessions.handshakes > 1)
+        one.stream(200, first=300)
+        await_numbers(two, 500)
+        assert numbers(two) == [*range(500)]
+
+
+def test_an_address_that_is_not_there_yet_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "LOOK_SECONDS", 0.2)
+    with Switch() as switch, sites_on(switch, 1) as (one,):
+        one.link("two", listen=(ip_address("198.51.100.77"), PORT))
+        wait_for(lambda: "two" in one.links.running and one.running("two").hindrance)
+        assert "198.51.100.77, UDP port 9466" in one.running("two").hindrance
+        one.host.ip("addr add 198.51.100.77/24 dev wan")
+        wait_for(lambda: one.running("two").socket is not None)
+        assert one.running("two").hindrance == ""
+
+
+def test_what_one_link_does_wrong_costs_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Switch() as switch, sites_on(switch, 2) as (one, two):
+        one.link("two", listen=(ip_address("0.0.0.0"), PORT))
+        one.link("bad", listen=(ip_address("0.0.0.0"), PORT + 1))
+        two.link("one", connect=("198.51.100.1", PORT))
+        wait_for(lambda: one.is_up("two") and two.is_up("one"))
+        bad = one.running("bad")
+
+        def crash(*_: object) -> None:
+            raise ZeroDivisionError("on purpose")
+
+        monkeypatch.setattr(bad.end, "take", crash)
+        two.link("bad", connect=("198.51.100.1", PORT + 1))
+        wait_for(lambda: one.running("bad") is not bad)
+        one.stream(20)
+        await_numbers(two, 20)
