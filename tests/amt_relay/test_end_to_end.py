@@ -133,3 +133,84 @@ def test_a_relay_that_is_killed_and_comes_back_is_used_again(running: Running) -
     print(f"again after {time.monotonic() - began:.1f} s")
     assert again.worker("amt_relay/edge")["status"]["tunnels"] == 1
     running.wait_more(count=50)
+
+
+@pytest.mark.parametrize("running", [True], indirect=True)
+def test_through_a_nat_that_gets_another_address_it_goes_on(running: Running) -> None:
+    network = running.network
+    network.nft(
+        'table ip nat { chain out { type nat hook postrouting priority 100; oifname "out" masquerade; }; }'
+    )
+    relay = running.start_relay()
+    running.start_gateway(4)
+    running.wait_more(count=50)
+    assert [one["address"] for one in relay.worker("amt_relay/edge")["status"]["gateways"]] == ["192.0.2.254"]
+    assert network.router is not None
+    network.router.ip("addr del 192.0.2.254/24 dev out")  # and what the NAT knew goes with it
+    network.router.ip("addr add 192.0.2.253/24 dev out")
+    network.relay.ip("neigh flush dev south")
+
+    def served() -> set[str]:
+        return {one["address"] for one in relay.worker("amt_relay/edge")["status"]["gateways"]}
+
+    wait_for(lambda: "192.0.2.253" in served(), "the new address", 30)
+    running.wait_more(count=50)
+    # Nobody is at the old one, and ICMP has told it often enough
+    wait_for(lambda: served() == {"192.0.2.253"}, "the end of the old tunnel")
+    running.wait_more(count=50)
+
+
+@pytest.mark.parametrize("running", [True], indirect=True)
+@pytest.mark.parametrize(
+    ("version", "old", "new"), [(4, "10.2.0.2/24", "10.2.0.3/24"), (6, "fd02::2/64", "fd02::3/64 nodad")]
+)
+def test_a_gateway_that_gets_another_address_is_served_there(
+    running: Running, version: int, old: str, new: str
+) -> None:
+    network = running.network
+    assert network.router is not None
+    network.relay.ip("route add 10.2.0.0/24 via 192.0.2.254")
+    network.relay.ip("-6 route add fd02::/64 via 2001:db8:a::254")
+    relay = running.start_relay(f"{RELAY}teardown = true\n")
+    running.start_gateway(version)
+    running.wait_more(count=50)
+    address, *options = new.split()
+    network.gateway.ip(f"addr del {old} dev eth0")
+    network.gateway.ip(" ".join(["addr add", address, "dev eth0", *options]))
+    network.gateway.ip("route replace default via 10.2.0.254")
+    network.gateway.ip("-6 route replace default via fd02::254")
+
+    def served() -> set[str]:
+        return {one["address"] for one in relay.worker("amt_relay/edge")["status"]["gateways"]}
+
+    wait_for(lambda: served() == {address.split("/")[0]}, "the new address, and only that", 30)
+    running.wait_more(count=50)
+
+
+def test_interfaces_may_come_late_and_go_and_come_again(running: Running) -> None:
+    network = running.network
+    network.relay.ip("link set south down")
+    network.relay.ip(f"addr del {RELAYS[4]}/24 dev south")
+    relay = running.start_relay(RELAY.replace(f', "{RELAYS[6]}"', "").replace('"north"', '"later"'))
+
+    def detail() -> str:
+        return str(relay.worker("amt_relay/edge")["detail"])
+
+    wait_for(lambda: "waiting for the address" in relay.worker("amt_relay/edge")["waits"], "the cause")
+    network.relay.ip("link set south up")
+    network.relay.ip(f"addr add {RELAYS[4]}/24 dev south")
+    relay.wait_state("amt_relay/edge", "active")
+    running.start_gateway(4)
+
+    wait_for(lambda: "on later: no such interface" in detail(), "the cause")
+    assert relay.worker("amt_relay/edge")["troubled"]
+    for name in ("later", "north", "later"):
+        network.relay.ip("link set " + ("north" if name == "later" else "later") + " down")
+        network.relay.ip("link set " + ("north" if name == "later" else "later") + f" name {name}")
+        network.relay.ip(f"link set {name} up")
+        network.relay.ip(f"-6 addr replace fd01::2/64 dev {name} nodad")
+        if name == "later":
+            running.wait_more(count=20)
+            assert not relay.worker("amt_relay/edge")["troubled"]
+        else:
+            wait_for(lambda: relay.worker("amt_relay/edge")["troubled"], "the trouble")
