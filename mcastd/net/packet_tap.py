@@ -89,8 +89,11 @@ class PacketTap:
             undo.pop_all()
         self._before = _VNET.size + LINK_HEADER_BYTES[self._link]
 
-    def follow(self, groups: Collection[Address]) -> None:
-        """Take the packets of these groups, of its IP version, from now on. Raises LinkError."""
+    def follow(self, groups: Collection[Address] | None) -> None:
+        """Take the packets of these groups, of its IP version, from now on; None: of all groups.
+
+        Raises LinkError.
+        """
         try:
             attach(self._sock, program(groups, self.version, is_loopback=self._link == _LOOPBACK))
         except OSError as error:
@@ -178,12 +181,14 @@ def _refused(error: OSError, interface: str) -> LinkError:
     )
 
 
-def program(groups: Iterable[Address], version: int, *, is_loopback: bool = False) -> list[Instruction]:
-    """The kernel's filter: whole packets to one of these groups that are for the interface itself.
+def program(
+    groups: Iterable[Address] | None, version: int, *, is_loopback: bool = False
+) -> list[Instruction]:
+    """The kernel's filter: whole packets to one of these groups, or any, that are for the interface itself.
 
     Frames of another VLAN, or for another host, are not; and what the loopback interface sends it receives.
     """
-    found = sorted({group.packed for group in groups if group.version == version})
+    found = sorted({group.packed for group in groups or () if group.version == version})
     unwanted = [socket.PACKET_OTHERHOST, *([socket.PACKET_OUTGOING] if is_loopback else [])]
     instructions: list[Instruction] = [(LD_WORD, 0, 0, PACKET_TYPE)]
     for kind in unwanted:
@@ -198,7 +203,7 @@ def program(groups: Iterable[Address], version: int, *, is_loopback: bool = Fals
         REJECT,
     ]
     words = _DESTINATION[version]
-    if len(found) > GROUPS_MAX:
+    if groups is None or len(found) > GROUPS_MAX:
         mask, first = _MULTICAST[version]
         at = NETWORK_HEADER + words[0]
         return [

@@ -36,7 +36,7 @@ PROLOGUE = b"mcastd link 1"
 
 _HANDSHAKE = struct.Struct(">BxH")
 _RECORD = struct.Struct(">BxHQ")
-_INTRODUCTION = struct.Struct(">HxxIQQ8x")
+_INTRODUCTION = struct.Struct(">HxxIQQQ")
 INTRODUCTION_BYTES = _INTRODUCTION.size
 HANDSHAKE_BYTES = _HANDSHAKE.size + MESSAGE_OVERHEAD_BYTES + INTRODUCTION_BYTES
 RECORD_HEADER_BYTES = _RECORD.size
@@ -95,6 +95,7 @@ class Introduction(NamedTuple):
     session: int  # the index that records to it are to have: 0 to INDEX_MAX
     origin: int  # of the site, 64 bits: another one in each run of a daemon
     sent_ns: int  # nanoseconds since 1970 by its clock: greater in each hello of one peer
+    end: int  # of this end of the link, 64 bits: another one whenever it begins with nothing known
     repair_seconds: float = 0.0  # how long it waits for what was lost; 0: it does not
 
 
@@ -105,8 +106,8 @@ def read_introduction(payload: bytes) -> Introduction | None:
     """
     if len(payload) < INTRODUCTION_BYTES:
         return None
-    session, repair, origin, sent_ns = _INTRODUCTION.unpack_from(payload)
-    return Introduction(session, origin, sent_ns, repair / _MILLISECONDS)
+    session, repair, origin, sent_ns, end = _INTRODUCTION.unpack_from(payload)
+    return Introduction(session, origin, sent_ns, end, repair / _MILLISECONDS)
 
 
 def build_introduction(introduction: Introduction) -> bytes:
@@ -115,6 +116,7 @@ def build_introduction(introduction: Introduction) -> bytes:
         min(round(introduction.repair_seconds * _MILLISECONDS), _REPAIR_MAX),
         introduction.origin,
         introduction.sent_ns,
+        introduction.end,
     )
 
 

@@ -106,7 +106,11 @@ def test_nothing_known_is_of_another_version() -> None:
 
 def test_an_introduction() -> None:
     said = Introduction(
-        session=0xFFFE, origin=2**64 - 3, sent_ns=1_764_200_000_123_456_789, repair_seconds=0.35
+        session=0xFFFE,
+        origin=2**64 - 3,
+        sent_ns=1_764_200_000_123_456_789,
+        end=2**64 - 5,
+        repair_seconds=0.35,
     )
     built = build_introduction(said)
     assert len(built) + EPHEMERAL_BYTES + 16 + 4 == HANDSHAKE_BYTES

@@ -186,6 +186,28 @@ def test_an_end_that_is_started_again_is_met_again(restarted: Any) -> None:
     assert here.end.peer_wants.distance(GROUP, STREAM.source) == 0
 
 
+def test_an_end_that_begins_anew_in_the_same_run_is_another_one() -> None:
+    """Its numbers of streams mean others now: what they meant before must not count for a moment."""
+    wire = LinkWire()
+    here, there = wire.add(HERE, THERE, origin=5), wire.add(THERE)
+    wire.carry(there, there.end.want([GroupWant(ip_network("239.1.0.0/16"), ANY_SOURCE, 0)], wire.now))
+    wire.run(2)
+    stream_on(wire, here, 3)
+    wire.run(1)
+    here = wire.add(HERE, THERE, origin=5)
+    wire.run(2)
+    assert here.end.peer_wants.wants
+    wire.tap = lambda message, source, to: message[0] != MessageKind.ASIDE  # not even announcements arrive
+    other = STREAM._replace(number=6, group=ip_address("239.1.2.4"))
+    wire.send(here, [run(7, stream=other)])
+    wire.run(0.2)
+    assert numbers(there) == [0, 1, 2]
+    wire.tap = lambda message, source, to: True
+    wire.run(1)
+    assert numbers(there) == [0, 1, 2, 7]
+    assert there.runs[-1].stream == other
+
+
 def test_a_cut_shows_and_ends() -> None:
     wire = LinkWire()
     here, there = wire.pair()
@@ -212,6 +234,19 @@ def test_a_peer_that_takes_its_leave_is_gone_at_once() -> None:
     wire.run(1)
     assert not there.end.is_up
     assert not there.end.peer_wants.wants
+
+
+def test_a_listening_end_that_took_its_leave_is_found_when_it_is_back() -> None:
+    wire = LinkWire()
+    here, there = wire.pair()
+    wire.carry(there, there.end.close(wire.now))
+    del wire.ends[THERE]
+    wire.run(5)
+    assert not here.end.is_up
+    there = wire.add(THERE)
+    wire.run(sessions.HELLO_MAX_SECONDS + 1)
+    assert here.end.is_up
+    assert there.end.is_up
 
 
 def test_a_nat_that_forgets_is_followed() -> None:

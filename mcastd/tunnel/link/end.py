@@ -48,7 +48,7 @@ from mcastd.tunnel.link.heartbeat import Heartbeat
 from mcastd.tunnel.link.parts import PartAssembly
 from mcastd.tunnel.link.path_mtu import BASE_BYTES, PathMtu
 from mcastd.tunnel.link.session import LinkSession, frame_room
-from mcastd.tunnel.link.sessions import LinkSessions
+from mcastd.tunnel.link.sessions import HELLO_SECONDS, LinkSessions
 from mcastd.tunnel.link.step import (
     BEYOND_RATE,
     CLOSED_BY_USER,
@@ -109,7 +109,7 @@ class LinkEnd:
         self._outgoing = OutgoingStreams()
         self._incoming = IncomingStreams()
         self._parts = PartAssembly()
-        self._peer_origin: int | None = None
+        self._peer_end: int | None = None
         self._dropped_before = (0, 0)  # of _incoming and _parts, as far as it is counted
 
     # -- what is seen of it
@@ -306,8 +306,8 @@ class LinkEnd:
             self.peer = source
         if self.heartbeat.is_lost or not self.heartbeat.is_running:  # the path may be another one
             self.path = PathMtu(self._settings.likely_bytes, now)
-        if session.peer.origin != self._peer_origin:  # another run of the peer, which knows nothing of us
-            self._peer_origin = session.peer.origin
+        if session.peer.end != self._peer_end:  # the peer has begun anew, and knows nothing of us
+            self._peer_end = session.peer.end
             self._outgoing.announce_all_again()
             self._incoming.forget()
             self.peer_wants.forget()
@@ -341,7 +341,7 @@ class LinkEnd:
             self.counts.ignored[MALFORMED] += 1
             return
         if isinstance(control, LinkClosed):
-            self._left(step)
+            self._left(step, now)
         elif isinstance(control, RecordsMissing):
             again = session.sent.again(control.ranges, now)
             if again and self.peer is not None:
@@ -376,9 +376,10 @@ class LinkEnd:
             case PathProbed(size, _):
                 self.path.answered(size, now)
 
-    def _left(self, step: LinkStep) -> None:
-        """The peer has taken its leave."""
+    def _left(self, step: LinkStep, now: float) -> None:
+        """The peer has taken its leave; it may come back."""
         self.sessions.forget()
+        self.sessions.renew(now + HELLO_SECONDS)
         self.heartbeat.stop()
         step.wants_changed |= self.peer_wants.forget()
 

@@ -83,6 +83,7 @@ class LinkSessions:
         self._key = key
         self._connects = connects
         self._origin = origin
+        self._end = random(1 << 64)
         self._repair_seconds = repair_seconds
         self._wall_ns = wall_ns
         self._random = random
@@ -129,7 +130,7 @@ class LinkSessions:
             self.renew(0.0)
 
     def renew(self, now: float) -> None:
-        """Have a hello sent now, if this end connects and none waits for its welcome."""
+        """Have a hello sent ``now``, if this end connects and none waits for its welcome."""
         if self._connects and self._pending is None:
             self._hello_at = min(self._hello_at, now)
 
@@ -221,7 +222,7 @@ class LinkSessions:
     def _build(
         self, kind: MessageKind, receiver: int, handshake: NoiseHandshake, index: int, sent_ns: int
     ) -> bytes:
-        introduction = Introduction(index, self._origin, sent_ns, self._repair_seconds)
+        introduction = Introduction(index, self._origin, sent_ns, self._end, self._repair_seconds)
         noise = handshake.write(build_introduction(introduction))
         return build_handshake(LinkHandshake(kind, receiver, noise))
 

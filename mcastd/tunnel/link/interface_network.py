@@ -1,0 +1,251 @@
+"""One interface as the network here: packets are taken as they pass, and sent as their senders do.
+
+A group that somebody far away wants by itself is joined; of a prefix what comes anyway is taken. What has
+been given here is not taken again, whoever sends it on: its source is far away, so it has gone round.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from itertools import groupby
+
+from mcastd.errors import CannotAskError, LinkError
+from mcastd.ip import Address, SourceFilter, merged, stays_on_link
+from mcastd.net.foreign_senders import ForeignSenders
+from mcastd.net.interfaces import Host, Interface, absence
+from mcastd.net.joins import JoinsGroups
+from mcastd.net.packet_memory import PacketMemory
+from mcastd.net.packet_tap import PacketTap
+from mcastd.protocols.link_control import GroupWant
+from mcastd.protocols.packet_rows import ROOM_BYTES
+from mcastd.tunnel.inner import InnerDatagrams, TunnelledDatagram
+from mcastd.tunnel.link.local import TakenDatagrams
+from mcastd.tunnel.link.step import CarriedRun
+
+# After something that could not be had, and while the interface is not there.
+RETRY_SECONDS = 5.0
+# For so long after a stream was given, it is not taken; and so many streams are known.
+GIVEN_SECONDS, GIVEN_MAX = 10.0, 4096
+# Pairs of source and group that are known to be wanted, or not to be.
+LOOKED_UP_MAX = 4096
+RECEIVE_BUFFER_BYTES = 8 << 20
+# Batches of a tap before others have their turn.
+BATCHES_AT_ONCE = 8
+# Reasons to drop a packet that came, beside those of inner.py.
+GONE_ROUND = "gone-round"
+
+_Stream = tuple[Address, int, Address, int]  # source and port, group and port
+
+
+class InterfaceNetwork:
+    """A :class:`mcastd.tunnel.link.local.LocalNetwork`. For one thread, but for what is for any."""
+
+    def __init__(self, name: str, joins: JoinsGroups, host: Callable[[], Host]) -> None:
+        """``name`` is the interface's, which need not be there yet."""
+        self.name = name
+        self.dropped: Counter[str] = Counter()  # packets that came, by reason; for any thread
+        self.troubles: tuple[str, ...] = ()  # in words; for any thread
+        self._joins = joins
+        self._host = host
+        self._interface: Interface | None = None
+        self._senders: ForeignSenders | None = None
+        self._wants: tuple[GroupWant, ...] = ()
+        self._joined: dict[Address, SourceFilter] = {}
+        self._memory: PacketMemory | None = None
+        self._taps: dict[int, PacketTap] = {}  # by IP version
+        self._inner = InnerDatagrams(self.dropped)
+        self._given: OrderedDict[_Stream, float] = OrderedDict()  # when last, in monotonic seconds
+        self._looked_up: dict[tuple[Address, Address], bool] = {}
+        self._retry_at = 0.0  # monotonic seconds
+
+    # -- what the links ask of it
+
+    def filenos(self) -> list[int]:
+        return [tap.fileno() for tap in self._taps.values()]
+
+    @property
+    def deadline(self) -> float:
+        return min(self._retry_at, self._inner.deadline)
+
+    def tick(self, now: float) -> bool:
+        self._inner.expire(now)
+        if now >= self._retry_at:
+            self._settle(now)
+        return False
+
+    def wanted(self) -> Sequence[GroupWant]:
+        """Nothing: who asks the members here is somebody else."""
+        return ()
+
+    def follow(self, wants: Iterable[GroupWant], now: float) -> None:
+        self._wants = tuple(wants)
+        self._looked_up = {}
+        self._settle(now)
+
+    def network_changed(self, now: float) -> None:
+        """Compare what is there with what should be."""
+        self._settle(now)
+
+    def take(self, now: float) -> Iterator[TakenDatagrams]:
+        for tap in [*self._taps.values()]:
+            for _ in range(BATCHES_AT_ONCE):
+                count = 0
+                try:
+                    for rows in tap.receive():
+                        count += len(rows)
+                        packets = (
+                            bytes(rows.packet(row, length)[ROOM_BYTES:])
+                            for row, length in enumerate(rows.lengths)
+                        )
+                        yield from self._together(packets, now)
+                except LinkError as error:
+                    self.troubles = (error.trouble,)
+                    self._retry_at = now
+                if not count:
+                    break
+
+    def give(self, run: CarriedRun, now: float) -> str:
+        if self._senders is None:
+            return "the interface is not there"
+        stream = run.stream
+        key = stream.source, stream.source_port, stream.group, stream.port
+        self._given[key] = now
+        self._given.move_to_end(key)
+        if len(self._given) > GIVEN_MAX:
+            self._given.popitem(last=False)
+        try:
+            sent = self._senders.send(key[:2], key[2:], run.ttl, run.payloads)
+        except LinkError as error:
+            return error.trouble
+        return "" if sent == len(run.payloads) else "the queue of the interface is full"
+
+    def close(self) -> None:
+        self._leave()
+        self._joins.close()
+
+    # -- inside
+
+    def _together(self, packets: Iterable[bytes], now: float) -> Iterator[TakenDatagrams]:
+        """Datagrams in packets, those of one stream in a row together."""
+        found = filter(None, (self._inner.read(packet, now) for packet in packets))
+        for (source, group, ttl), alike in groupby(found, _ends):
+            if not self._is_wanted(source[0], group[0]):
+                continue
+            payloads = [datagram.payload for datagram in alike]
+            given = self._given.get((*source, *group), -math.inf)
+            if now < given + GIVEN_SECONDS:
+                self.dropped[GONE_ROUND] += len(payloads)
+                continue
+            yield TakenDatagrams(source, group, ttl, payloads)
+
+    def _is_wanted(self, source: Address, group: Address) -> bool:
+        """Return True if somebody far away wants it: of a prefix, much more may be taken."""
+        if (known := self._looked_up.get((source, group))) is None:
+            if len(self._looked_up) >= LOOKED_UP_MAX:
+                self._looked_up.clear()
+            known = self._looked_up[source, group] = not stays_on_link(group) and any(
+                want.groups.version == group.version and group in want.groups and want.sources.wants(source)
+                for want in self._wants
+            )
+        return known
+
+    def _settle(self, now: float) -> None:
+        """Join and take what is wanted, on the interface as it is now."""
+        self._retry_at = math.inf
+        try:
+            interfaces = self._host().interfaces.values()
+        except CannotAskError as error:  # what works is kept
+            self._again(now, str(error))
+            return
+        found = next((interface for interface in interfaces if interface.is_meant_by(self.name)), None)
+        if found is None:
+            self._leave()
+            self._again(now, f"{absence(self.name)}; waiting for it")
+            return
+        if self._interface is None or (found.index, found.edition) != _identity(self._interface):
+            self._leave()
+            self._senders = ForeignSenders(found.index, found.name)
+        self._interface = found
+        troubles = [*self._join(found), *self._tap(found)]
+        self.troubles = ()
+        if troubles:
+            self._again(now, *troubles)
+
+    def _again(self, now: float, *troubles: str) -> None:
+        self.troubles = tuple(dict.fromkeys(troubles))
+        self._retry_at = now + RETRY_SECONDS
+
+    def _leave(self) -> None:
+        if self._interface is not None:
+            for group in self._joined:
+                self._joins.leave(self._interface.index, group)
+        for tap in self._taps.values():
+            tap.close()
+        if self._senders is not None:
+            self._senders.close()
+        self._joined, self._taps, self._senders, self._interface = {}, {}, None, None
+
+    def _join(self, interface: Interface) -> Iterator[str]:
+        """Be a member of what is wanted by itself. Yields what cannot be joined, and why."""
+        wanted = _by_group(self._wants)
+        for group in [group for group in self._joined if group not in wanted]:
+            self._joins.leave(interface.index, group)
+            del self._joined[group]
+        with suppress(CannotAskError):
+            for (_, group), error in self._joins.keep(self._host()).items():
+                self._joined.pop(group, None)
+                yield error.trouble
+        for group, source_filter in wanted.items():
+            if self._joined.get(group) == source_filter:
+                continue
+            try:
+                self._joins.join(interface, group, source_filter)
+                self._joined[group] = source_filter
+            except LinkError as error:
+                yield error.trouble
+
+    def _tap(self, interface: Interface) -> Iterator[str]:
+        """Have the packets that are wanted. Yields what cannot be had, and why."""
+        versions = {want.groups.version for want in self._wants}
+        for version in [version for version in self._taps if version not in versions]:
+            self._taps.pop(version).close()
+        for version in sorted(versions):
+            of_version = [want.groups for want in self._wants if want.groups.version == version]
+            alone = {groups.network_address for groups in of_version if groups.num_addresses == 1}
+            has_prefixes = any(groups.num_addresses > 1 for groups in of_version)
+            try:
+                with ExitStack() as undo:
+                    if (tap := self._taps.get(version)) is None:
+                        tap = self._open_tap(interface, version)
+                        undo.callback(tap.close)
+                    tap.follow(None if has_prefixes else alone)
+                    undo.pop_all()
+                self._taps[version] = tap
+            except LinkError as error:
+                yield error.trouble
+
+    def _open_tap(self, interface: Interface, version: int) -> PacketTap:
+        if self._memory is None:
+            self._memory = PacketMemory()
+        return PacketTap(interface, version, self._memory, receive_buffer=RECEIVE_BUFFER_BYTES)
+
+
+def _ends(datagram: TunnelledDatagram) -> tuple[tuple[Address, int], tuple[Address, int], int]:
+    source, group = (datagram.source, datagram.source_port), (datagram.group, datagram.port)
+    return source, group, datagram.ttl
+
+
+def _identity(interface: Interface) -> tuple[int, int]:
+    return interface.index, interface.edition
+
+
+def _by_group(wants: Iterable[GroupWant]) -> Mapping[Address, SourceFilter]:
+    """What is wanted of groups that are named by themselves."""
+    filters: dict[Address, list[SourceFilter]] = {}
+    for want in wants:
+        if want.groups.num_addresses == 1:
+            filters.setdefault(want.groups.network_address, []).append(want.sources)
+    return {group: merged(each) for group, each in filters.items()}
