@@ -281,6 +281,28 @@ def test_a_key_changes_at_both_ends_while_datagrams_go() -> None:
         assert numbers(two) == [*range(500)]
 
 
+def test_what_is_wanted_and_sent_changes_without_a_break() -> None:
+    with Switch() as switch, sites_on(switch, 2) as (one, two):
+        plan_1: dict[str, Any] = {"listen": (ip_address("0.0.0.0"), PORT)}
+        plan_2: dict[str, Any] = {"connect": ("198.51.100.1", PORT)}
+        one.link("two", **plan_1)
+        two.link("one", **plan_2)
+        wait_for(lambda: one.is_up("two") and two.is_up("one"))
+        session = two.running("one").end.sessions.current
+        one.link("two", send=(ip_network("239.1.2.3"),), **plan_1)
+        other = (GroupWant(ip_network("239.1.2.3"), ANY_SOURCE, 0),)
+        two.link("one", want=other, **plan_2)
+        wait_for(lambda: one.running("two").end.peer_wants.wants == other)
+        one.stream(20)
+        await_numbers(two, 20)
+        one.link("two", send=(), **plan_1)
+        wait_for(lambda: not one.network.followed)
+        one.stream(20, first=20)
+        time.sleep(0.2)  # for what should not come
+        assert numbers(two) == [*range(20)]
+        assert two.running("one").end.sessions.current is session
+
+
 def test_an_address_that_is_not_there_yet_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(links, "LOOK_SECONDS", 0.2)
     with Switch() as switch, sites_on(switch, 1) as (one,):

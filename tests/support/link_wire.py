@@ -7,12 +7,14 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from itertools import count
 from random import Random
 from typing import Any
 
 from mcastd.clock import NANO
+from mcastd.ip import ANY_SOURCE
+from mcastd.protocols.link_control import GroupWant
 from mcastd.rows import listed
 from mcastd.tunnel.gateway import UdpEnd
 from mcastd.tunnel.link.end import LinkEnd
@@ -130,9 +132,16 @@ class LinkWire:
                     self.carry(wired, wired.end.tick(self.now))
                     assert wired.end.deadline > self.now, "it is due at once again"
 
+    def want_all(self, *ends: WiredEnd) -> None:
+        """What a peer has not been asked for is dropped."""
+        for wired in ends:
+            everything = GroupWant(ip_network("239.0.0.0/8"), ANY_SOURCE, 0)
+            self.carry(wired, wired.end.want([everything], self.now))
+
     def pair(self, **settings: Any) -> tuple[WiredEnd, WiredEnd]:
         """An end that connects, and one that listens; both up."""
         here, there = self.add(HERE, THERE, **settings), self.add(THERE, **settings)
+        self.want_all(here, there)
         self.run(5)
         assert here.end.is_up
         assert there.end.is_up

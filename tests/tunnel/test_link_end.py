@@ -396,6 +396,34 @@ def test_a_key_is_changed_without_a_loss_if_both_ends_are_in_time() -> None:
     assert numbers(there) == [*range(2110)]
 
 
+def test_what_was_not_asked_for_is_dropped() -> None:
+    """A peer, or who has its key, does not decide what there is on the network here."""
+    wire = LinkWire()
+    here, there = wire.pair()
+    only = SourceFilter(False, (STREAM.source,))
+    wire.carry(there, there.end.want([GroupWant(ip_network("239.1.2.0/24"), only, 0)], wire.now))
+    streams = [
+        STREAM,
+        STREAM._replace(number=6, group=ip_address("239.1.3.3")),
+        STREAM._replace(number=7, source=ip_address("10.1.0.10")),
+    ]
+    for number, stream in enumerate(streams):
+        wire.send(here, [run(10 * number, 2, stream=stream)])
+    wire.run(1)
+    assert numbers(there) == [0, 1]
+    assert there.end.counts.dropped == {step.UNWANTED: 4}
+    assert there.end.counts.received == 2
+
+
+def test_hops_and_ttls_that_cannot_be_are_put_right() -> None:
+    wire = LinkWire()
+    here, there = wire.pair()
+    wire.send(here, [run(0)._replace(hops=255), run(1)._replace(ttl=0)])
+    wire.run(1)
+    assert [(one.hops, one.ttl) for one in there.runs] == [(step.HOPS_MAX, 31)]
+    assert there.end.counts.ignored == {step.MALFORMED: 1}
+
+
 def test_wants_are_told_and_withdrawn() -> None:
     wire = LinkWire(loss=0.3, seed=5)
     here, there = wire.add(HERE, THERE), wire.add(THERE)
@@ -432,13 +460,14 @@ def test_an_empty_want_is_told_as_well() -> None:
     wire.carry(here, here.end.want([GroupWant(ip_network("239.1.2.3"), NO_SOURCE, 0)], wire.now))
     wire.run(1)
     assert there.end.peer_wants.distance(GROUP, STREAM.source) is None
-    assert there.end.peer_wants.serial == 1
+    assert there.end.peer_wants.serial == 2
 
 
 @pytest.mark.parametrize(("largest", "found"), [(1472, 1472), (1400, 1392), (1300, 1300), (1152, 1152)])
 def test_the_largest_size_is_found(largest: int, found: int) -> None:
     wire = LinkWire(largest=largest)
     here, there = wire.add(HERE, THERE), wire.add(THERE)
+    wire.want_all(here, there)
     wire.run(60)
     for one in (here, there):
         assert found - 16 <= one.end.path.size <= found
@@ -487,8 +516,8 @@ def test_an_idle_link_costs_little() -> None:
     wire.run(60)
     before = len(wire.sent)
     wire.run(3600)
-    # An hour: keep-alives and answers, 30 handshakes, sizes that are confirmed
-    assert len(wire.sent) - before < 3600 / 25 * 2 + 30 * 4 + 3600 / 30 * 4 + 100
+    # An hour: keep-alives and answers, 30 handshakes, sizes that are confirmed, wants that are told again
+    assert len(wire.sent) - before < 3600 / 25 * 2 + 30 * 4 + 3600 / 30 * 4 + 3600 / 30 * 4 + 100
 
 
 def test_reports_are_answered_even_if_some_are_lost() -> None:

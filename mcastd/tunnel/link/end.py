@@ -54,6 +54,7 @@ from mcastd.tunnel.link.step import (
     CLOSED_BY_USER,
     DOWN,
     FORGED,
+    HOPS_MAX,
     INCOMPLETE,
     MALFORMED,
     NO_MESSAGE,
@@ -61,6 +62,7 @@ from mcastd.tunnel.link.step import (
     REPLAYED_RECORD,
     UNKNOWN_SESSION,
     UNKNOWN_STREAM,
+    UNWANTED,
     CarriedRun,
     LinkCounts,
     LinkSettings,
@@ -322,7 +324,7 @@ class LinkEnd:
             return
         for found in read_frames(frames):
             run = self._parts.take(found, now) if isinstance(found, DatagramPart) else found
-            if found is None:
+            if found is None or not found.ttl:
                 self.counts.ignored[MALFORMED] += 1
             elif run is not None:
                 self._give(step, run, now)
@@ -331,9 +333,14 @@ class LinkEnd:
         if (stream := self._incoming.get(run.stream)) is None:
             self._incoming.wait(run, now)
             return
+        if self._own_wants.wanted.distance(stream.group, stream.source) is None:
+            # It was not asked for, or is no more: a peer does not decide what there is on the network here
+            self.counts.dropped[UNWANTED] += len(run.payloads)
+            return
         self.counts.received += len(run.payloads)
         self.counts.received_bytes += sum(map(len, run.payloads))
-        step.runs.append(CarriedRun(stream, *run[1:]))
+        hops = min(run.hops, HOPS_MAX)
+        step.runs.append(CarriedRun(stream, run.sequence, hops, run.ttl, run.payloads))
 
     def _take_control(self, step: LinkStep, session: LinkSession, frame: bytes, now: float) -> None:
         control = read_control(frame)

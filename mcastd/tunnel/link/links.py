@@ -200,9 +200,11 @@ class Links:
 
     def _begin(self, name: str, plan: LinkPlan, now: float) -> None:
         before = self.running.get(name)
-        if before is not None and before.plan._replace(key=plan.key) == plan:
+        if before is not None and _way(before.plan) == _way(plan):
             before.plan = plan
             before.end.sessions.use(plan.key)  # by and by: see sessions.py
+            self.site.links[name] = SiteLink(before.end, plan.send, plan.transit)
+            self._wants_changed = True
             return
         if before is not None:
             self._end(name, now)
@@ -354,6 +356,11 @@ class Links:
         for interface, local in self._locals.items():
             names = [name for name, one in self.running.items() if one.plan.interface == interface]
             local.follow(self.site.wanted_here(names), now)
+
+
+def _way(plan: LinkPlan) -> LinkPlan:
+    """What of a plan another one must have in common if its link is to go over to it without a break."""
+    return plan._replace(key=b"", send=(), want=(), members=False, transit=False)
 
 
 def _is_to_look(link: RunningLink) -> bool:

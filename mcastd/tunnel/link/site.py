@@ -20,11 +20,9 @@ from mcastd.ip import Address, Prefix, merged, stays_on_link
 from mcastd.protocols.link_control import DISTANCE_MAX, CarriedStream, GroupWant, stays_at_home
 from mcastd.protocols.link_frames import SEQUENCES
 from mcastd.tunnel.link.end import LinkEnd
-from mcastd.tunnel.link.step import CarriedRun
+from mcastd.tunnel.link.step import HOPS_MAX, CarriedRun
 from mcastd.tunnel.link.window import ReplayWindow
 
-# Links that a datagram may go by, one after another.
-HOPS_MAX = 8
 # Streams that are known: of more, those that were used last.
 STREAMS_MAX = 4096
 # Reasons why a datagram goes no further.

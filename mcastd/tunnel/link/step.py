@@ -10,6 +10,8 @@ from typing import NamedTuple
 from mcastd.protocols.link_control import CarriedStream
 from mcastd.tunnel.gateway import UdpEnd
 
+# Links that a datagram may go by, one after another.
+HOPS_MAX = 8
 # Reasons to ignore a message, beside those of handshakes.
 FORGED = "forged"  # or damaged
 REPLAYED_RECORD = "replayed-record"  # it has come already
@@ -21,6 +23,7 @@ MALFORMED = "malformed"  # what is inside, of the right key
 DOWN = "down"  # nobody is connected
 BEYOND_RATE = "rate"
 UNKNOWN_STREAM = "unknown-stream"
+UNWANTED = "unwanted"  # it was not asked for
 INCOMPLETE = "incomplete"  # a part of it is lost
 # Why a link is closed.
 CLOSED_BY_USER = 0

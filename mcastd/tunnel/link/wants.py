@@ -17,11 +17,37 @@ SERIALS = 1 << 32
 LOOKED_UP_MAX = 4096
 
 
+class WantedSources:
+    """Wants, by what they say of one group and source. Replaced as a whole."""
+
+    def __init__(self, wants: Iterable[GroupWant] = ()) -> None:
+        self.wants = tuple(wants)
+        self._looked_up: dict[tuple[Address, Address], int | None] = {}
+
+    def distance(self, group: Address, source: Address) -> int | None:
+        """Links to the nearest site that wants it; None: none does."""
+        key = group, source
+        if key not in self._looked_up:
+            if len(self._looked_up) >= LOOKED_UP_MAX:
+                self._looked_up.clear()
+            self._looked_up[key] = min(
+                (
+                    want.distance
+                    for want in self.wants
+                    if want.groups.version == group.version
+                    and group in want.groups
+                    and want.sources.wants(source)
+                ),
+                default=None,
+            )
+        return self._looked_up[key]
+
+
 class OwnWants:
     """What this end wants, and whether the peer knows."""
 
     def __init__(self) -> None:
-        self.wants: tuple[GroupWant, ...] = ()
+        self.wanted = WantedSources()
         self._serial = 0  # 0: nothing was ever wanted
         self._is_known = True
         self._tell_at = math.inf  # monotonic seconds
@@ -33,9 +59,9 @@ class OwnWants:
 
     def want(self, wants: Iterable[GroupWant], now: float) -> None:
         """Want this from now on, and nothing else."""
-        wanted = tuple(wants)
-        if wanted != self.wants or not self._serial:
-            self.wants = wanted
+        told = tuple(wants)
+        if told != self.wanted.wants or not self._serial:
+            self.wanted = WantedSources(told)
             self._serial = self._serial % (SERIALS - 1) + 1
             self._is_known, self._tell_at = False, now
 
@@ -52,7 +78,7 @@ class OwnWants:
             self._tell_at = now + REFRESH_SECONDS
         else:
             self._tell_at = now + max(AGAIN_SECONDS, 2 * round_trip)
-        return build_wanted(self._serial, self.wants, room)
+        return build_wanted(self._serial, self.wanted.wants, room)
 
     def known(self, serial: int, now: float) -> None:
         """The peer says which serial holds there."""
@@ -65,11 +91,14 @@ class PeerWants:
 
     def __init__(self) -> None:
         self.serial = 0  # of what holds; 0: nothing does
-        self.wants: tuple[GroupWant, ...] = ()
+        self._wanted = WantedSources()
         self._parts: dict[int, Sequence[GroupWant]] = {}
         self._parts_serial = 0
         self._until = math.inf  # monotonic seconds
-        self._looked_up: dict[tuple[Address, Address], int | None] = {}
+
+    @property
+    def wants(self) -> tuple[GroupWant, ...]:
+        return self._wanted.wants
 
     @property
     def deadline(self) -> float:
@@ -101,26 +130,11 @@ class PeerWants:
 
     def distance(self, group: Address, source: Address) -> int | None:
         """Links between the peer and the nearest site that wants it; None: none does."""
-        key = group, source
-        if key not in self._looked_up:
-            if len(self._looked_up) >= LOOKED_UP_MAX:
-                self._looked_up.clear()
-            self._looked_up[key] = min(
-                (
-                    want.distance
-                    for want in self.wants
-                    if want.groups.version == group.version
-                    and group in want.groups
-                    and want.sources.wants(source)
-                ),
-                default=None,
-            )
-        return self._looked_up[key]
+        return self._wanted.distance(group, source)
 
-    def _hold(self, wants: tuple[GroupWant, ...]) -> bool:
-        wants = tuple(want for want in wants if want.distance <= DISTANCE_MAX)
-        if wants == self.wants:
+    def _hold(self, wants: Iterable[GroupWant]) -> bool:
+        near = tuple(want for want in wants if want.distance <= DISTANCE_MAX)
+        if near == self._wanted.wants:
             return False
-        self.wants = wants
-        self._looked_up = {}
+        self._wanted = WantedSources(near)
         return True
