@@ -43,7 +43,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
     | {"worker", "handover", "config", "net", "protocols", "delivery", "sequence", "analysis"},
     "discovery": LEAVES | {"worker", "config", "net", "protocols"},
     "bridge": LEAVES | {"worker", "config", "net", "protocols", "querier"},
-    "tunnel": LEAVES | {"net", "protocols"},
+    "tunnel": LEAVES | {"net", "protocols", "querier"},
     "amt_relay": LEAVES | {"worker", "config", "net", "protocols", "tunnel"},
     "supervisor": LEAVES | {"worker", "config"},
     "doctor": LEAVES | {"config", "net", "protocols", "delivery", "inbound"},

@@ -10,7 +10,7 @@ from ipaddress import IPv6Address
 from mcastd.errors import LinkError
 from mcastd.ip import Address, SourceFilter
 from mcastd.net.interfaces import Interface
-from mcastd.net.query_sender import SendsQueries
+from mcastd.net.query_sender import SendsQueries, asking_address
 from mcastd.net.routing import Heard, MulticastRouting
 from mcastd.protocols import igmp, mld
 from mcastd.protocols.membership import (
@@ -151,14 +151,6 @@ class Members:
             network.failure = ""
         except LinkError as error:
             network.failure = f"{network.interface.name}: {error}"
-
-
-def asking_address(interface: Interface, version: int) -> Address | None:
-    """The address of this host from which it asks; of IPv6 a link-local one (RFC 3810 section 5.1.14)."""
-    for address in interface.addresses:
-        if address.version == version and (version == 4 or address.is_link_local):
-            return address
-    return None
 
 
 def _groups(network: MemberNetwork) -> set[Address]:

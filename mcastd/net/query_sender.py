@@ -11,7 +11,16 @@ from typing import Literal, Protocol
 from mcastd.errors import LinkError, reason_of
 from mcastd.ip import Address
 from mcastd.net import _abi, bpf
+from mcastd.net.interfaces import Interface
 from mcastd.protocols.internet import MEMBERSHIP_TOS, MEMBERSHIP_TTL, ROUTER_ALERT_4, router_alert_6
+
+
+def asking_address(interface: Interface, version: int) -> Address | None:
+    """The address of this host from which it asks; of IPv6 a link-local one (RFC 3810 section 5.1.14)."""
+    for address in interface.addresses:
+        if address.version == version and (version == 4 or address.is_link_local):
+            return address
+    return None
 
 
 class SendsQueries(Protocol):

@@ -61,8 +61,11 @@ class MadeUpNetwork:
     def tick(self, now: float) -> bool:
         raise AssertionError("it has no deadline")
 
+    def ask_members(self, wanted: bool, now: float) -> None:
+        assert not wanted
+
     def wanted(self) -> list[GroupWant]:
-        return [*WANT]
+        raise AssertionError("nobody is asked")
 
     def follow(self, wants: Iterable[GroupWant], now: float) -> None:
         self.followed = [*wants]

@@ -92,7 +92,7 @@ def offices(want: tuple[GroupWant, ...], **plan: Any) -> Iterator[tuple[Office, 
         one.link("two", listen=(ip_address("0.0.0.0"), 9466), send=ALL, want=want, **plan)
         two.link("one", connect=("198.51.100.1", 9466), send=ALL, want=want, **plan)
         wait_for(lambda: one.is_up("two") and two.is_up("one"))
-        versions = {each.groups.version for each in want}
+        versions = {each.groups.version for each in want} or {4, 6}
         for office in (one, two):
             wait_for(lambda o=office: o.networks and len(o.networks[0].filenos()) == len(versions))
         yield one, two
@@ -168,6 +168,36 @@ def test_only_sources_that_are_wanted_go() -> None:
         assert await_payloads(heard, 1) == [b"wanted"]
         for sock in (heard, talker, other):
             sock.close()
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_members_have_joined_is_had_and_nothing_else(version: int) -> None:
+    """They are asked, and their reports heard; what this gateway joins for the other one is none of that."""
+    with offices((), members=True) as (one, two):
+        talker = one.talker(version)
+        talker.sendto(b"nobody has joined", (GROUPS[version], PORT))
+        heard = two.ear(version)
+        group = ip_network(GROUPS[version])
+        wait_for(lambda: _groups_wanted(one, "two") == {group})
+        wait_for(lambda: ip_address(GROUPS[version]) in one.networks[0]._joined)
+        talker.sendto(b"one has", (GROUPS[version], PORT))
+        assert await_payloads(heard, 1) == [b"one has"]
+        assert _groups_wanted(two, "one") == set()
+        heard.close()
+        wait_for(lambda: _groups_wanted(one, "two") == set())
+        wait_for(lambda: not one.networks[0]._joined)
+        other = two.ear(version)
+        wait_for(lambda: _groups_wanted(one, "two") == {group})
+        talker.sendto(b"another has", (GROUPS[version], PORT))
+        assert await_payloads(other, 1) == [b"another has"]
+        other.close()
+        talker.close()
+
+
+def _groups_wanted(office: Office, link: str) -> set[Prefix]:
+    """What the peer of a link wants, as its office knows, but for what hosts join by themselves."""
+    wanted = {want.groups for want in office.links.running[link].end.peer_wants.wants}
+    return wanted & {*map(ip_network, GROUPS.values())}
 
 
 def test_an_interface_that_comes_late_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,8 @@
 
 ```
   links.py       the thread: sockets, peers by name, links that begin and end
-  local.py       the network here, as links see it; interface_network.py: an interface as such
+  local.py       the network here, as links see it
+  interface_network.py   an interface as such a network; members.py: who wants what there
   site.py        what all links of a host share: numbers of streams, what has come already, what goes where
   end.py         one end of one link: messages in and out, datagrams in and out
   sessions.py    handshakes, and which keys are in use

@@ -23,6 +23,7 @@ from mcastd.protocols.link_control import GroupWant
 from mcastd.protocols.packet_rows import ROOM_BYTES
 from mcastd.tunnel.inner import InnerDatagrams, TunnelledDatagram
 from mcastd.tunnel.link.local import TakenDatagrams
+from mcastd.tunnel.link.members import InterfaceMembers, is_about_members
 from mcastd.tunnel.link.step import CarriedRun
 
 # After something that could not be had, and while the interface is not there.
@@ -47,7 +48,7 @@ class InterfaceNetwork:
         """``name`` is the interface's, which need not be there yet."""
         self.name = name
         self.dropped: Counter[str] = Counter()  # packets that came, by reason; for any thread
-        self.troubles: tuple[str, ...] = ()  # in words; for any thread
+        self._troubles: tuple[str, ...] = ()
         self._joins = joins
         self._host = host
         self._interface: Interface | None = None
@@ -57,9 +58,18 @@ class InterfaceNetwork:
         self._memory: PacketMemory | None = None
         self._taps: dict[int, PacketTap] = {}  # by IP version
         self._inner = InnerDatagrams(self.dropped)
+        self._asks = False  # whether members are to be asked
+        self._members: InterfaceMembers | None = None
+        self._heard = False  # that members want something else
         self._given: OrderedDict[_Stream, float] = OrderedDict()  # when last, in monotonic seconds
         self._looked_up: dict[tuple[Address, Address], bool] = {}
         self._retry_at = 0.0  # monotonic seconds
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """What cannot be had, and why, in words. For any thread."""
+        members = self._members
+        return self._troubles + (() if members is None else members.troubles)
 
     # -- what the links ask of it
 
@@ -68,17 +78,25 @@ class InterfaceNetwork:
 
     @property
     def deadline(self) -> float:
-        return min(self._retry_at, self._inner.deadline)
+        members = math.inf if self._members is None else self._members.deadline
+        return -math.inf if self._heard else min(self._retry_at, self._inner.deadline, members)
 
     def tick(self, now: float) -> bool:
         self._inner.expire(now)
         if now >= self._retry_at:
             self._settle(now)
-        return False
+        changed, self._heard = self._heard, False
+        if self._members is not None:
+            changed |= self._members.tick(now)
+        return changed
+
+    def ask_members(self, wanted: bool, now: float) -> None:
+        if wanted != self._asks:
+            self._asks = wanted
+            self._settle(now)
 
     def wanted(self) -> Sequence[GroupWant]:
-        """Nothing: who asks the members here is somebody else."""
-        return ()
+        return () if self._members is None else [*self._members.wanted()]
 
     def follow(self, wants: Iterable[GroupWant], now: float) -> None:
         self._wants = tuple(wants)
@@ -100,9 +118,9 @@ class InterfaceNetwork:
                             bytes(rows.packet(row, length)[ROOM_BYTES:])
                             for row, length in enumerate(rows.lengths)
                         )
-                        yield from self._together(packets, now)
+                        yield from self._together(self._without_reports(packets, now), now)
                 except LinkError as error:
-                    self.troubles = (error.trouble,)
+                    self._troubles = (error.trouble,)
                     self._retry_at = now
                 if not count:
                     break
@@ -127,6 +145,14 @@ class InterfaceNetwork:
         self._joins.close()
 
     # -- inside
+
+    def _without_reports(self, packets: Iterable[bytes], now: float) -> Iterator[bytes]:
+        """Packets that are not about members; those have been heard."""
+        for packet in packets:
+            if not is_about_members(packet):
+                yield packet
+            elif self._members is not None:
+                self._heard |= self._members.hear(packet, now)
 
     def _together(self, packets: Iterable[bytes], now: float) -> Iterator[TakenDatagrams]:
         """Datagrams in packets, those of one stream in a row together."""
@@ -169,13 +195,20 @@ class InterfaceNetwork:
             self._leave()
             self._senders = ForeignSenders(found.index, found.name)
         self._interface = found
+        if self._members is not None and not self._asks:
+            self._members.close()
+            self._members = None
+        elif self._members is not None:
+            self._members.move(found, now)
+        elif self._asks:
+            self._members = InterfaceMembers(found, now)
         troubles = [*self._join(found), *self._tap(found)]
-        self.troubles = ()
+        self._troubles = ()
         if troubles:
             self._again(now, *troubles)
 
     def _again(self, now: float, *troubles: str) -> None:
-        self.troubles = tuple(dict.fromkeys(troubles))
+        self._troubles = tuple(dict.fromkeys(troubles))
         self._retry_at = now + RETRY_SECONDS
 
     def _leave(self) -> None:
@@ -186,6 +219,10 @@ class InterfaceNetwork:
             tap.close()
         if self._senders is not None:
             self._senders.close()
+        if self._members is not None:
+            self._heard |= any(self._members.wanted())
+            self._members.close()
+            self._members = None
         self._joined, self._taps, self._senders, self._interface = {}, {}, None, None
 
     def _join(self, interface: Interface) -> Iterator[str]:
@@ -209,7 +246,9 @@ class InterfaceNetwork:
 
     def _tap(self, interface: Interface) -> Iterator[str]:
         """Have the packets that are wanted. Yields what cannot be had, and why."""
-        versions = {want.groups.version for want in self._wants}
+        versions: set[int] = {want.groups.version for want in self._wants}
+        if self._asks:  # reports go to groups of their own, and older ones to any
+            versions |= interface.versions
         for version in [version for version in self._taps if version not in versions]:
             self._taps.pop(version).close()
         for version in sorted(versions):
@@ -221,7 +260,7 @@ class InterfaceNetwork:
                     if (tap := self._taps.get(version)) is None:
                         tap = self._open_tap(interface, version)
                         undo.callback(tap.close)
-                    tap.follow(None if has_prefixes else alone)
+                    tap.follow(None if has_prefixes or self._asks else alone)
                     undo.pop_all()
                 self._taps[version] = tap
             except LinkError as error:

@@ -347,11 +347,13 @@ class Links:
     def _settle(self, now: float) -> None:
         """Tell all peers what is wanted of them, and the networks here what is to be taken."""
         self._wants_changed = False
+        for interface, local in self._locals.items():
+            here = [one.plan for one in self.running.values() if one.plan.interface == interface]
+            local.ask_members(any(plan.members for plan in here), now)
         for name, link in self.running.items():
             own = [*link.plan.want]
-            local = self._locals.get(link.plan.interface)
-            if link.plan.members and local is not None:
-                own += local.wanted()
+            if link.plan.members and link.plan.interface in self._locals:
+                own += self._locals[link.plan.interface].wanted()
             self._send(link, link.end.want(self.site.wanted_of(name, own), now))
         for interface, local in self._locals.items():
             names = [name for name, one in self.running.items() if one.plan.interface == interface]

@@ -32,8 +32,11 @@ class LocalNetwork(Protocol):
     def tick(self, now: float) -> bool:
         """Do what is due. Returns True if something else is :meth:`wanted` now."""
 
+    def ask_members(self, wanted: bool, now: float) -> None:
+        """Have the members on this network asked what they want, or no more."""
+
     def wanted(self) -> Sequence[GroupWant]:
-        """What the members on this network want."""
+        """What the members on this network want, if they are asked."""
 
     def follow(self, wants: Iterable[GroupWant], now: float) -> None:
         """Take what these say from now on, and nothing else: somebody far away wants it."""
