@@ -6,6 +6,7 @@ tests/doctor/README.md draws the network.
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -98,14 +99,16 @@ def with_files(lab: Lab) -> Iterator[None]:
 @contextlib.contextmanager
 def slowly(lab: Lab) -> Iterator[None]:
     """At a rate of hours for a pass, until the files that it takes are known."""
+
+    def is_known() -> bool:
+        """Return True if what is said of the files holds for less than a pass at this rate."""
+        paced = lab.daemon.worker("outbound/news")["status"]["pacing"].startswith("100 ")
+        files = files_of(lab)
+        described, bits = files.get("described_seconds") or math.inf, 8 * files.get("total_bytes", 0)
+        return paced and bits > 100 * described
+
     with configured(sending("100"))(lab):
-        wait_for(
-            lambda: (
-                lab.daemon.worker("outbound/news")["status"]["pacing"].startswith("100 ")
-                and files_of(lab).get("described_seconds")
-            ),
-            "its first look at the files, at that rate",
-        )
+        wait_for(is_known, "its first look at the files, at that rate")
         yield
 
 

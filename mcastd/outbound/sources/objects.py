@@ -207,7 +207,10 @@ class ObjectsSource(Source):
                     "file.refused", file=refused.name, reason=refused.reason, cause=refused.cause
                 )
         if not catalog.files:
-            others = f" but {catalog.refused.total()} that are refused" if catalog.refused else ""
+            others = ""
+            if catalog.refused:
+                causes = "; ".join(dict.fromkeys(one.cause for one in catalog.refusals[:LOGGED_FILES]))
+                others = f" but {catalog.refused.total()} that are refused: {causes}"
             raise SourceError(
                 f"cannot send {self._path}", f"there are no files in it{others}", waits="waiting for some"
             )
