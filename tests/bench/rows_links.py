@@ -9,17 +9,18 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 from support.host import Host, connect
 from support.inside import inside, join
 
 from bench.context import Bench
 from bench.measure import Samples, middle, ratio
-from bench.report import Check, Result, at_most
+from bench.report import Check, Result, at_least, at_most
+from mcastd.ip import ANY_SOURCE
 from mcastd.net.link_socket import LinkSocket
 from mcastd.protocols.crypto import cipher
-from mcastd.protocols.link_control import CarriedStream
+from mcastd.protocols.link_control import CarriedStream, GroupWant
 from mcastd.tunnel.link.end import LinkEnd
 from mcastd.tunnel.link.step import CarriedRun, LinkSettings, LinkStep
 
@@ -70,6 +71,7 @@ class _LinkPair:
             for origin in (1, 2)
         ]
         self._ends[0].meet((THERE, self._there.port))
+        self._ends[1].want([GroupWant(ip_network(GROUP), ANY_SOURCE, 0)], now)
         self._stream = CarriedStream(1, 1, ip_address("10.1.0.9"), 4000, GROUP, GROUP_PORT)
         self._sequence = 0
         self._payloads = [os.urandom(PAYLOAD_BYTES) for _ in range(BATCH)]
@@ -194,6 +196,7 @@ def links(bench: Bench) -> list[Result]:
         contestants |= {"vxlan": partial(_cost, vxlan.send, vxlan.receive, lambda: None), "cipher": _cipher}
         samples: Samples = bench.interleave("links", contestants)
     checks: list[Check] = [
+        at_least("arrived of what was sent", middle(samples, "link", "arrived"), 0.99),
         at_most("sealed and sent in", middle(samples, "link", "send"), SEND_GOAL, " ns"),
         at_most("received and opened in", middle(samples, "link", "receive"), RECEIVE_GOAL, " ns"),
         at_most("sealing and sending, of the cipher", ratio(samples, "link", "cipher", "send"), SEND_RATIO),
