@@ -23,8 +23,9 @@ from mcastd.bell import Bell
 from mcastd.ip import ANY_SOURCE
 from mcastd.protocols.link_control import GroupWant
 from mcastd.tunnel.link import links
-from mcastd.tunnel.link.links import LinkPlan, Links, RunningLink
+from mcastd.tunnel.link.links import Links, RunningLink
 from mcastd.tunnel.link.local import TakenDatagrams
+from mcastd.tunnel.link.plan import LinkPlan
 from mcastd.tunnel.link.step import CarriedRun
 
 pytestmark = pytest.mark.root
@@ -282,6 +283,22 @@ def test_a_key_changes_at_both_ends_while_datagrams_go() -> None:
         one.stream(200, first=300)
         await_numbers(two, 500)
         assert numbers(two) == [*range(500)]
+
+
+def test_a_network_that_does_something_wrong_is_opened_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "LOOK_SECONDS", 0.2)
+    with Switch() as switch, sites_on(switch, 2) as (one, two):
+        one.link("two", listen=(ip_address("0.0.0.0"), PORT))
+        two.link("one", connect=("198.51.100.1", PORT))
+        wait_for(lambda: one.is_up("two") and two.is_up("one"))
+        before, after = one.network, MadeUpNetwork(3)
+        one.network = after
+        monkeypatch.setattr(before, "take", lambda now: 1 / 0)
+        before.emit([b"lost"])
+        wait_for(lambda: after.followed)
+        one.stream(20)
+        await_numbers(two, 20)
+        assert one.is_up("two")
 
 
 def test_what_is_wanted_and_sent_changes_without_a_break() -> None:

@@ -24,7 +24,8 @@ from mcastd.net.joins import Joins
 from mcastd.net.membership import Memberships
 from mcastd.protocols.link_control import GroupWant
 from mcastd.tunnel.link.interface_network import GONE_ROUND, InterfaceNetwork
-from mcastd.tunnel.link.links import LinkPlan, Links
+from mcastd.tunnel.link.links import Links
+from mcastd.tunnel.link.plan import LinkPlan
 
 pytestmark = pytest.mark.root
 

@@ -15,25 +15,24 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import NamedTuple
 
 from mcastd import clock, log
 from mcastd.bell import Bell
 from mcastd.bounded import begin
 from mcastd.errors import LinkError, reason_of
-from mcastd.ip import Address, Prefix
+from mcastd.ip import Address
 from mcastd.net.link_socket import LinkSocket
 from mcastd.net.resolving import addresses_of
-from mcastd.protocols.link_control import GroupWant
 from mcastd.threads import Thread
 from mcastd.token_bucket import TokenBucket
 from mcastd.tunnel.link.end import LinkEnd
 from mcastd.tunnel.link.local import LocalNetwork
+from mcastd.tunnel.link.plan import LinkPlan, likely_bytes, way_of
 from mcastd.tunnel.link.site import LinkSite, SiteLink
 from mcastd.tunnel.link.step import CarriedRun, LinkSettings, LinkStep
 
@@ -44,27 +43,7 @@ LOOK_SECONDS = 10.0
 TRIES_MAX = 4
 # Batches of one socket before the others have their turn.
 BATCHES_AT_ONCE = 16
-# What IP and UDP have before a message, and sizes of packets that many paths take: tunnels, and Ethernet.
-_HEADERS_BYTES = {4: 28, 6: 48}
-LIKELY_MTUS = (1420, 1500)
 OpenLocal = Callable[[str], LocalNetwork]
-
-
-class LinkPlan(NamedTuple):
-    """One link, as it is to be."""
-
-    key: bytes
-    connect: tuple[str, int] | None = None  # name or address of the peer, and its port
-    listen: tuple[Address, int] | None = None  # an address of this host, or that of all, and a port
-    send: tuple[Prefix, ...] = ()  # groups that the peer may have
-    want: tuple[GroupWant, ...] = ()  # of the peer, beside what members want
-    members: bool = False  # want what members on the network here do
-    interface: str = ""  # the network here; "": none, it is for transit alone
-    transit: bool = False
-    rate: int | None = None  # bits of payload a second at most
-    repair_seconds: float = 0.0
-    keepalive_seconds: float = 25.0
-    mtu: int | None = None  # of the path, at most; None: what is found
 
 
 @dataclass(slots=True, eq=False)
@@ -90,6 +69,7 @@ class Links:
         self.running: dict[str, RunningLink] = {}  # of the thread; others may look
         self._open_local = open_local
         self._locals: dict[str, LocalNetwork] = {}
+        self._reopen_at: dict[str, float] = {}  # by interface, in monotonic seconds: networks that crashed
         self._commands: deque[Callable[[float], None]] = deque()
         self._lock = threading.Lock()  # of the thread and the bell
         self._thread: Thread | None = None
@@ -147,6 +127,30 @@ class Links:
 
     def _turn(self, bell: Bell) -> None:
         """Wait for what comes, and do what is due."""
+        ready = self._wait(bell)
+        now = clock.monotonic()
+        while self._commands:
+            self._commands.popleft()(now)
+        for found in ready:
+            # A command may have ended what was ready
+            if not isinstance(found, RunningLink):
+                if found in self._locals.values():
+                    self._guard_local(found, self._take, now)
+            elif self.running.get(found.name) is found:
+                self._guard(found, self._receive, now)
+        for link in [*self.running.values()]:
+            self._guard(link, self._attend, now)
+        for local in [*self._locals.values()]:
+            if local.deadline <= now:
+                self._guard_local(local, self._tick, now)
+        for interface in [interface for interface, at in self._reopen_at.items() if at <= now]:
+            del self._reopen_at[interface]
+            self._open_locals()
+        if self._wants_changed:
+            self._settle(now)
+
+    def _wait(self, bell: Bell) -> list[RunningLink | LocalNetwork]:
+        """Wait until something is to be done. Returns what has something to be read."""
         poll = select.poll()
         by_fd: dict[int, RunningLink | LocalNetwork] = {}
         for link in self.running.values():
@@ -160,21 +164,7 @@ class Links:
         wait = None if deadline == math.inf else max(0.0, 1000 * (deadline - clock.monotonic()))
         ready = [fd for fd, _ in poll.poll(wait)]
         bell.quiet()
-        now = clock.monotonic()
-        while self._commands:
-            self._commands.popleft()(now)
-        for found in dict.fromkeys(by_fd[fd] for fd in ready if fd in by_fd):
-            if not isinstance(found, RunningLink):
-                self._take(found, now)
-            elif self.running.get(found.name) is found:
-                self._guard(found, self._receive, now)
-        for link in [*self.running.values()]:
-            self._guard(link, self._attend, now)
-        for local in self._locals.values():
-            if local.deadline <= now:
-                self._wants_changed |= local.tick(now)
-        if self._wants_changed:
-            self._settle(now)
+        return [*dict.fromkeys(by_fd[fd] for fd in ready if fd in by_fd)]
 
     def _guard(self, link: RunningLink, step: Callable[[RunningLink, float], None], now: float) -> None:
         """What one link does wrong must not cost the others their thread: it begins anew."""
@@ -186,12 +176,35 @@ class Links:
             self._begin(link.name, link.plan, now)
             self.running[link.name].look_at = now + LOOK_SECONDS
 
+    def _guard_local(
+        self, local: LocalNetwork, step: Callable[[LocalNetwork, float], None], now: float
+    ) -> None:
+        """Neither must what a network here does wrong: after a while it is opened anew."""
+        try:
+            step(local, now)
+        except Exception:
+            interface = next(name for name, one in self._locals.items() if one is local)
+            self._log.exception("network.crashed", interface=interface)
+            self._reopen_at[interface] = now + LOOK_SECONDS
+            self._locals.pop(interface).close()
+
+    def _tick(self, local: LocalNetwork, now: float) -> None:
+        self._wants_changed |= local.tick(now)
+
+    def _open_locals(self) -> None:
+        """Have the networks that links are for."""
+        for plan in [link.plan for link in self.running.values()]:
+            if plan.interface and plan.interface not in self._locals.keys() | self._reopen_at.keys():
+                self._locals[plan.interface] = self._open_local(plan.interface)
+                self._wants_changed = True
+
     def _deadline(self) -> float:
         return min(
             (
                 *(link.end.deadline for link in self.running.values()),
                 *(link.look_at for link in self.running.values() if _is_to_look(link)),
                 *(local.deadline for local in self._locals.values()),
+                *self._reopen_at.values(),
             ),
             default=math.inf,
         )
@@ -200,7 +213,7 @@ class Links:
 
     def _begin(self, name: str, plan: LinkPlan, now: float) -> None:
         before = self.running.get(name)
-        if before is not None and _way(before.plan) == _way(plan):
+        if before is not None and way_of(before.plan) == way_of(plan):
             before.plan = plan
             before.end.sessions.use(plan.key)  # by and by: see sessions.py
             self.site.links[name] = SiteLink(before.end, plan.send, plan.transit)
@@ -212,14 +225,13 @@ class Links:
             connects=plan.connect is not None,
             repair_seconds=plan.repair_seconds,
             keepalive_seconds=plan.keepalive_seconds,
-            likely_bytes=_likely_bytes(plan),
+            likely_bytes=likely_bytes(plan),
         )
         allow = None if plan.rate is None else TokenBucket(plan.rate).take
         end = LinkEnd(plan.key, self.site.origin, settings, now, wall_ns=time.time_ns, allow=allow)
         self.running[name] = RunningLink(name, plan, end)
         self.site.links[name] = SiteLink(end, plan.send, plan.transit)
-        if plan.interface and plan.interface not in self._locals:
-            self._locals[plan.interface] = self._open_local(plan.interface)
+        self._open_locals()
         self._wants_changed = True
 
     def _end(self, name: str, now: float) -> None:
@@ -360,29 +372,9 @@ class Links:
             local.follow(self.site.wanted_here(names), now)
 
 
-def _way(plan: LinkPlan) -> LinkPlan:
-    """What of a plan another one must have in common if its link is to go over to it without a break."""
-    return plan._replace(key=b"", send=(), want=(), members=False, transit=False)
-
-
 def _is_to_look(link: RunningLink) -> bool:
     """Return True if a socket is missing, or the peer's address: again, too, if nobody answers there."""
     if link.resolving is not None:
         return False
     is_met = link.end.peer is not None and link.end.sessions.tries < TRIES_MAX
     return link.socket is None or (link.plan.connect is not None and not is_met)
-
-
-def _version(plan: LinkPlan) -> int:
-    """The IP version that a link goes by, as far as it is known before a name is resolved."""
-    if plan.listen is not None:
-        return plan.listen[0].version
-    with suppress(ValueError):
-        return ip_address(plan.connect[0] if plan.connect else "").version
-    return 4
-
-
-def _likely_bytes(plan: LinkPlan) -> tuple[int, ...]:
-    """Sizes of messages that the path may well have."""
-    mtus: Sequence[int] = LIKELY_MTUS if plan.mtu is None else (plan.mtu,)
-    return tuple(mtu - _HEADERS_BYTES[_version(plan)] for mtu in mtus)

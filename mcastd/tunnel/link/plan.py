@@ -1,0 +1,52 @@
+"""What a link is to be: data, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from mcastd.ip import Address, Prefix
+from mcastd.protocols.link_control import GroupWant
+
+# What IP and UDP have before a message, and sizes of packets that many paths take: tunnels, and Ethernet.
+_HEADERS_BYTES = {4: 28, 6: 48}
+LIKELY_MTUS = (1420, 1500)
+
+
+class LinkPlan(NamedTuple):
+    """One link, as it is to be."""
+
+    key: bytes
+    connect: tuple[str, int] | None = None  # name or address of the peer, and its port
+    listen: tuple[Address, int] | None = None  # an address of this host, or that of all, and a port
+    send: tuple[Prefix, ...] = ()  # groups that the peer may have
+    want: tuple[GroupWant, ...] = ()  # of the peer, beside what members want
+    members: bool = False  # want what members on the network here do
+    interface: str = ""  # the network here; "": none, it is for transit alone
+    transit: bool = False
+    rate: int | None = None  # bits of payload a second at most
+    repair_seconds: float = 0.0
+    keepalive_seconds: float = 25.0
+    mtu: int | None = None  # of the path, at most; None: what is found
+
+
+def way_of(plan: LinkPlan) -> LinkPlan:
+    """What of a plan another one must have in common if its link is to go over to it without a break."""
+    return plan._replace(key=b"", send=(), want=(), members=False, transit=False)
+
+
+def version_of(plan: LinkPlan) -> int:
+    """The IP version that a link goes by, as far as it is known before a name is resolved."""
+    if plan.listen is not None:
+        return plan.listen[0].version
+    with suppress(ValueError):
+        return ip_address(plan.connect[0] if plan.connect else "").version
+    return 4
+
+
+def likely_bytes(plan: LinkPlan) -> tuple[int, ...]:
+    """Sizes of messages that the path may well have."""
+    mtus: Sequence[int] = LIKELY_MTUS if plan.mtu is None else (plan.mtu,)
+    return tuple(mtu - _HEADERS_BYTES[version_of(plan)] for mtu in mtus)
