@@ -173,7 +173,7 @@ class FanOut:
 def _payloads(messages: Sequence[bytes | memoryview]) -> Payloads:
     """Messages as they are sent quickest: of one size, they lie one after another."""
     count = len(messages)
-    if count == 1 or len(messages[0]) != len(messages[-1]):
+    if count < 2 or len(messages[0]) != len(messages[-1]):
         return ListPayloads(messages)
     size = len(messages[0])
     joined = b"".join(messages)

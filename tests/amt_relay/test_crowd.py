@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import struct
 import time
@@ -12,6 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from support.amt_members import RELAY, Member, serve
 from support.amt_network import RELAYS, SOURCES, AmtNetwork, feeding, is_whole
 from support.captures import packets
 from support.daemon import RunningDaemon
@@ -21,9 +21,8 @@ from support.wire import ETH_P_ALL, pcap
 
 from mcastd.ip import Address, SourceFilter
 from mcastd.protocols import amt
-from mcastd.protocols.internet import UDP, IpPacket, build_ip, read_ip
+from mcastd.protocols.internet import UDP, IpPacket, build_ip
 from mcastd.protocols.membership import GroupRecord, RecordKind
-from mcastd.tunnel.gateway import Gateway, TunnelMessage, is_data
 from mcastd.tunnel.reports import report_packets
 
 pytestmark = pytest.mark.root
@@ -35,48 +34,6 @@ CONFIG = f"""[amt_relay.edge]
 listen = "{RELAYS[4]}"
 interface = "north"
 """
-RELAY = ip_address(RELAYS[4]), amt.PORT
-
-
-class Member:
-    """A gateway with a socket of its own."""
-
-    def __init__(self, network: AmtNetwork) -> None:
-        with inside(network.gateway):
-            self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.sock.bind(("192.0.2.2", 0))
-        self.sock.setblocking(False)
-        self.gateway = Gateway(RELAY[0])
-        self.numbers: list[int] = []
-        self.query = b""  # what the relay has asked last
-
-    def send(self, messages: list[TunnelMessage]) -> None:
-        for message, to in messages:
-            self.sock.sendto(message, (str(to[0]), to[1]))
-
-    def take(self, now: float) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                message, peer = self.sock.recvfrom(4096)
-                end = ip_address(peer[0]), peer[1]
-                if not is_data(message):
-                    if message[0] == amt.AmtKind.QUERY:
-                        self.query = message
-                    self.send(self.gateway.take(message, end, now))
-                elif (inner := self.gateway.admit(message, end, now)) is not None:
-                    packet = read_ip(inner)
-                    assert packet is not None
-                    self.numbers.append(int(packet.body[8:].split()[2]))
-
-
-def serve(members: list[Member]) -> None:
-    """What is due for all of them, and what has come."""
-    select.select([member.sock for member in members], [], [], 0.02)
-    now = time.monotonic()
-    for member in members:
-        member.take(now)
-        if member.gateway.deadline <= now:
-            member.send(member.gateway.tick(now))
 
 
 @pytest.fixture

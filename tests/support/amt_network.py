@@ -63,9 +63,12 @@ class AmtNetwork:
 class Feed:
     """Numbered datagrams to groups, fifty a second each, until it is closed: ``SOURCE GROUP NUMBER``."""
 
-    def __init__(self, network: AmtNetwork, streams: Iterable[tuple[str, str]], *, ttl: int = TTL) -> None:
-        """``streams``: the address of a source, and a group."""
+    def __init__(
+        self, network: AmtNetwork, streams: Iterable[tuple[str, str]], *, ttl: int = TTL, size: int = 0
+    ) -> None:
+        """``streams``: the address of a source, and a group. ``size`` is what each datagram has at least."""
         self.sent = 0  # of each stream
+        self._size = size
         self._over = threading.Event()
         self._streams = []
         for source, group in streams:
@@ -75,13 +78,15 @@ class Feed:
             else:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, ttl)
             self._streams.append((sock, source, group))
+        self.socks = [sock for sock, _, _ in self._streams]
         self._thread = threading.Thread(target=self._run, name="feed")
         self._thread.start()
 
     def _run(self) -> None:
         while not self._over.wait(0.02):
             for sock, source, group in self._streams:
-                sock.sendto(f"{source} {group} {self.sent}\n".encode(), (group, PORT))
+                text = f"{source} {group} {self.sent}\n".encode()
+                sock.sendto(text.ljust(self._size), (group, PORT))
             self.sent += 1
 
     def close(self) -> None:
@@ -92,8 +97,8 @@ class Feed:
 
 
 @contextlib.contextmanager
-def feeding(network: AmtNetwork, *streams: tuple[str, str], ttl: int = TTL) -> Iterator[Feed]:
-    feed = Feed(network, streams, ttl=ttl)
+def feeding(network: AmtNetwork, *streams: tuple[str, str], ttl: int = TTL, size: int = 0) -> Iterator[Feed]:
+    feed = Feed(network, streams, ttl=ttl, size=size)
     try:
         yield feed
     finally:

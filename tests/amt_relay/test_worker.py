@@ -1,0 +1,187 @@
+"""The worker of a relay at its limits: what a gateway does not get, and that the others do."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.amt_members import Member, serve
+from support.amt_network import RELAYS, SOURCES, AmtNetwork, feeding, is_whole
+from support.daemon import RunningDaemon
+from support.inside import inside
+from support.wait import wait_for
+
+from mcastd.ip import Address, SourceFilter
+from mcastd.protocols.internet import read_ip
+
+pytestmark = pytest.mark.root
+SSM, ASM = ip_address("232.1.1.1"), ip_address("239.1.1.1")
+FROM_SOURCE = SourceFilter(False, (ip_address(SOURCES[4]),))
+WANTED: dict[Address, SourceFilter] = {SSM: FROM_SOURCE}
+STREAM = (SOURCES[4], str(SSM))
+CONFIG = f"""[amt_relay.edge]
+listen = "{RELAYS[4]}"
+interface = "north"
+groups = ["232.0.0.0/8", "239.1.0.0/16"]
+"""
+IP_MTU_DISCOVER, IP_PMTUDISC_DONT = 10, 0
+
+
+class Relay:
+    def __init__(self, network: AmtNetwork, daemon: RunningDaemon) -> None:
+        self.network, self.daemon = network, daemon
+        self.members: list[Member] = []
+
+    def member(self, wanted: dict[Address, SourceFilter] = WANTED, address: str = "192.0.2.2") -> Member:
+        """A gateway that is served."""
+        member = Member(self.network, address)
+        self.members.append(member)
+        count = self.status["tunnels"]
+        member.send(member.gateway.want(wanted, 0.0))
+        self.wait(lambda: self.status["tunnels"] > count, "the tunnel")
+        return member
+
+    def wait(self, probe: Callable[[], object], what: str) -> None:
+        """Wait for something, while all gateways do what is due."""
+
+        def probed() -> object:
+            serve(self.members)
+            return probe()
+
+        wait_for(probed, what)
+
+    @property
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = self.daemon.worker("amt_relay/edge")["status"]
+        return status
+
+    def reload(self, config: str) -> None:
+        self.daemon.write(config)
+        assert self.daemon.ctl("reload").returncode == 0
+
+
+Start = Callable[..., Relay]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    with contextlib.ExitStack() as stack:
+
+        def started(more: str = "") -> Relay:
+            network = AmtNetwork(stack)
+            enter = network.relay.enter([])
+            daemon = stack.enter_context(RunningDaemon(tmp_path, CONFIG + more, enter=enter))
+            daemon.wait_state("amt_relay/edge", "active")
+            relay = Relay(network, daemon)
+            stack.callback(lambda: [member.sock.close() for member in relay.members])
+            return relay
+
+        yield started
+
+
+def test_what_has_come_to_the_end_of_its_ttl_does_not_go_on(start: Start) -> None:
+    relay = start()
+    member = relay.member()
+    with feeding(relay.network, STREAM, ttl=1):
+        relay.wait(lambda: relay.status["counters"]["dropped"].get("ttl", 0) > 10, "drops")
+    assert member.datagrams == []
+    with feeding(relay.network, STREAM, ttl=2):
+        relay.wait(lambda: len(member.datagrams) > 10, "datagrams")
+    assert {one.ttl for one in member.datagrams} == {1}
+    counters = relay.status["counters"]
+    assert counters["received"] == counters["forwarded"] + sum(counters["dropped"].values())
+
+
+def test_what_is_too_long_is_cut_if_it_may_be(start: Start) -> None:
+    relay = start("mtu = 1000\n")
+    member = relay.member()
+    with feeding(relay.network, STREAM, size=1200):  # Linux sends with DF
+        relay.wait(lambda: relay.status["counters"]["missed"].get("too-big", 0) > 10, "misses")
+    assert (member.datagrams, relay.status["counters"]["cut"]) == ([], 0)
+    with feeding(relay.network, STREAM, size=1200) as feed:
+        feed.socks[0].setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+        relay.wait(lambda: len(member.datagrams) > 20, "datagrams")
+    found = member.numbers  # the first few may have gone before the option was set
+    assert is_whole(found)
+    assert {len(one.payload) for one in member.datagrams} == {1200}
+    assert max(map(len, member.packets)) <= 1000 - 30
+    assert relay.status["counters"]["cut"] >= len(found)
+    assert not member.dropped
+    assert relay.daemon.worker("amt_relay/edge")["restarts"] == 0
+
+
+def test_each_gateway_has_its_rate(start: Start) -> None:
+    relay = start('rate = "100kbit"\n')
+    first, second = relay.member(), relay.member()
+    with feeding(relay.network, STREAM, size=1000):
+        relay.wait(lambda: relay.status["counters"]["missed"].get("rate", 0) > 50, "misses")
+        gateways = relay.status["gateways"]
+    assert all(one["missed"].get("rate", 0) > 10 for one in gateways)
+    assert all(len(member.datagrams) > 20 for member in (first, second))
+
+
+def test_a_gateway_that_is_gone_costs_the_others_nothing_and_is_left(start: Start) -> None:
+    relay = start()
+    relay.network.gateway.ip("addr add 192.0.2.77/32 dev eth0")
+    member, gone = relay.member(), relay.member(address="192.0.2.77")
+    streams = [STREAM]
+    with feeding(relay.network, *streams, size=1200):
+        relay.wait(lambda: min(len(member.datagrams), len(gone.datagrams)) > 20, "datagrams of both")
+        relay.members.remove(gone)
+        gone.sock.close()
+        relay.network.gateway.ip("addr del 192.0.2.77/32 dev eth0")
+        relay.network.relay.ip("neigh flush dev south")
+        relay.wait(lambda: relay.status["tunnels"] == 1, "the end of that tunnel")
+        count = len(member.datagrams)
+        relay.wait(lambda: len(member.datagrams) > count + 20, "datagrams")
+    assert is_whole(member.numbers)
+    counters = relay.status["counters"]
+    assert {*counters["missed"]} <= {"unreachable", "full"}
+    assert relay.daemon.wait_events("gateway.lost")
+
+
+def test_other_settings_hold_at_once_and_cost_a_tunnel_nothing(start: Start) -> None:
+    relay = start()
+    member, other = relay.member(), relay.member({ASM: SourceFilter()})
+    with feeding(relay.network, STREAM, (SOURCES[4], str(ASM))):
+        relay.wait(lambda: min(len(member.datagrams), len(other.datagrams)) > 20, "datagrams of both")
+        relay.reload(CONFIG + 'rate = "50Mbit"\nmax_groups = 7\nmtu = 1400\n')
+        relay.wait(lambda: relay.status["mtu"] == 1400, "the settings")
+        assert relay.status["tunnels"] == 2
+        relay.reload(CONFIG.replace(', "239.1.0.0/16"', ""))
+        relay.wait(lambda: relay.status["tunnels"] == 1, "the end of what is no longer served")
+        assert [one["group"] for one in relay.status["joins"]] == [str(SSM)]
+        count = len(member.datagrams)
+        relay.wait(lambda: len(member.datagrams) > count + 20, "datagrams")
+    assert is_whole(member.numbers)
+    assert is_whole(other.numbers)
+
+
+def test_groups_of_which_nothing_comes_are_named(start: Start) -> None:
+    relay = start()
+    relay.member()
+    relay.wait(lambda: relay.status["silent"] == [str(SSM)], "silence")
+    with feeding(relay.network, STREAM):
+        relay.wait(lambda: relay.status["silent"] == [], "no silence")
+    text = relay.daemon.ctl("status", "edge").stdout
+    assert f"wants {SSM} include {SOURCES[4]}" in text
+    assert "gateway 192.0.2.2 port" in text
+
+
+def test_what_is_no_udp_goes_on_as_it_came(start: Start) -> None:
+    relay = start()
+    member = relay.member()
+    relay.network.source.ip("route add 232.0.0.0/8 dev eth0")
+    with inside(relay.network.source), socket.socket(socket.AF_INET, socket.SOCK_RAW, 253) as raw:
+        raw.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 4)
+        for _ in range(3):
+            raw.sendto(bytes(range(100)), (str(SSM), 0))
+        relay.wait(lambda: len(member.packets) == 3, "packets")
+    for packet in map(read_ip, member.packets):
+        assert packet is not None
+        assert (packet.protocol, packet.ttl, packet.body) == (253, 3, bytes(range(100)))
