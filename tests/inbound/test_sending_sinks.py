@@ -6,6 +6,7 @@ import errno
 import math
 import socket
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from typing import Any
@@ -189,6 +190,40 @@ def test_what_comes_before_the_way_is_known_is_held() -> None:
     assert sink.network.taken == [b"1"]
 
 
+@pytest.mark.parametrize("when_full", ["drop-newest", "block"])
+def test_what_waits_for_a_name_is_bounded_and_nothing_waits_for_it(
+    when_full: str, clock: Callable[[float], None]
+) -> None:
+    sink = MemorySink(when_full=when_full, queue=3 * (RECORD_OVERHEAD_BYTES + 1000))
+    sink.is_known = False
+    sink.write(batch_of(*[bytes(1000)] * 7))
+    assert not sink.blocked
+    assert sink.account == (0, 3, {"unreachable": 4})
+    assert "its name is not resolved yet" in sink.problem
+    clock(1)
+    sink.tick(1001)
+    assert sink.account == (0, 3, {"unreachable": 4})
+    assert sink.deadline == 1001 + sending.PAUSE_MAX_SECONDS, "not busily"
+
+
+def test_what_is_held_goes_while_more_comes_faster_than_the_pause(clock: Callable[[float], None]) -> None:
+    sink = MemorySink(queue=1 << 20)
+
+    def go_on(times: int) -> None:
+        for _ in range(times):
+            clock(sending.PAUSE_MAX_SECONDS / 16)
+            if sending.clock.monotonic() >= sink.deadline:
+                sink.tick(sink.deadline)
+            sink.write(batch_of(b"1"))
+
+    sink.network.room = 0
+    go_on(50)
+    assert sink.account == (0, 50, {})
+    sink.network.room = 1 << 20
+    go_on(50)
+    assert sink.account == (100, 0, {})
+
+
 def test_without_a_carrier_nothing_was_sent() -> None:
     sink = MemorySink()
     sink.network.carrier = False
@@ -288,6 +323,14 @@ def test_a_host_where_nobody_listens_is_a_problem_until_somebody_does(
         assert [again.recv(9) for _ in range(3)] == [b"4", b"5", b"6"]
 
 
+def ticked(sink: UdpSink, is_so: Callable[[], bool]) -> None:
+    def look() -> bool:
+        sink.tick(sink.deadline)
+        return is_so()
+
+    wait_for(look, "the sink")
+
+
 def test_a_name_is_resolved_aside_and_followed(
     receiver: Receiver, udp_sink: Callable[..., UdpSink], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,23 +348,40 @@ def test_a_name_is_resolved_aside_and_followed(
     monkeypatch.setattr(host_name, "RESOLVE_SOON_SECONDS", 0.05)
     monkeypatch.setattr(sending, "RETRY_SECONDS", 0.05)
     sink = udp_sink(f"tv.example.net:{receiver.port}")
-
-    def ticked(is_so: Callable[[], bool]) -> None:
-        def look() -> bool:
-            sink.tick(sink.deadline)
-            return is_so()
-
-        wait_for(look, "the sink")
-
-    ticked(lambda: "cannot resolve tv.example.net" in sink.problem)
+    ticked(sink, lambda: "cannot resolve tv.example.net" in sink.problem)
     known.append(ip_address("127.0.0.1"))
-    ticked(lambda: sink.destination is not None)
+    ticked(sink, lambda: sink.destination is not None)
     sink.write(batch_of(b"1"))
     assert receiver.receive() == b"1"
     assert sink.problem == ""
     known[:] = [ip_address("127.0.0.2")]
-    ticked(lambda: sink.destination is not None and str(sink.destination.to) == "127.0.0.2")
+    ticked(sink, lambda: sink.destination is not None and str(sink.destination.to) == "127.0.0.2")
     assert {*asked} == {"tv.example.net"}
+
+
+def test_a_name_server_that_hangs_is_said(
+    receiver: Receiver, udp_sink: Callable[..., UdpSink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = threading.Event()
+
+    def addresses_of(name: str) -> list[Address]:
+        answer.wait(60)
+        return [ip_address("127.0.0.1")]
+
+    monkeypatch.setattr(host_name, "addresses_of", addresses_of)
+    monkeypatch.setattr(host_name, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(sending, "RETRY_SECONDS", 0.05)
+    sink = udp_sink(f"tv.example.net:{receiver.port}")
+    sink.write(batch_of(b"held"))
+    try:
+        ticked(sink, lambda: sink.problem == "cannot resolve tv.example.net: DNS does not answer")
+        assert sink.counters.dropped == {"unreachable": 1}
+    finally:
+        answer.set()
+    ticked(sink, lambda: sink.destination is not None)
+    sink.write(batch_of(b"sent"))
+    assert receiver.receive() == b"sent"
+    assert sink.problem == ""
 
 
 GROUP = "239.255.9.9"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import select
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ from mcastd.config import OutputSettings, TcpOutput, TcpServerOutput, UnixOutput
 from mcastd.inbound.sinks import Sink, StreamFacts, make_sink, stream
 from mcastd.net.link import Batch, ListBatch, Origin
 
+SECTION, INTERFACE, PACKET = 0x0A0D0D0A, 1, 6  # blocks of pcapng
 MakeOutput = Callable[[OutputSettings], Sink]
 
 
@@ -71,6 +74,22 @@ def read(sock: socket.socket, size: int) -> bytes:
     return found
 
 
+def read_while(sink: Sink, sock: socket.socket, size: int) -> bytes:
+    """So many bytes, of which the sink may still have some."""
+    sock.settimeout(0.01)
+    found = b""
+
+    def look() -> bool:
+        nonlocal found
+        sink.flush()
+        with contextlib.suppress(TimeoutError):
+            found += sock.recv(size - len(found))
+        return len(found) == size
+
+    wait_for(look, f"{size} bytes")
+    return found
+
+
 def counted(sink: Sink) -> tuple[int, int, dict[str, int]]:
     """Written, queued, dropped."""
     counters = sink.counters
@@ -115,6 +134,45 @@ def test_a_format_has_its_head_for_each_connection(output: MakeOutput, listening
             assert read(peer, 4) == bytes.fromhex("0a0d0d0a"), "a section header (pcapng)"
         # It has gone: what is written next is lost to it, and a new connection is made
         ticked(sink, lambda: sink.write(batch_of(b"lost")) or sink.problem or sink.status().reason)
+
+
+@pytest.mark.parametrize("framing", ["none", "length"])
+def test_what_is_queued_for_one_reader_has_no_head_of_its_own_for_the_next(
+    output: MakeOutput, listening: socket.socket, framing: str
+) -> None:
+    def came_by(ifindex: int, *payloads: bytes) -> None:
+        origins = [Origin("192.0.2.1", 5000, ifindex, 8)] * len(payloads)
+        sink.write(ListBatch(payloads, origins, [1] * len(payloads)))
+
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    settings = {"to": f"127.0.0.1:{port_of(listening)}", "framing": framing, "queue": 1 << 24}
+    sink = output(TcpOutput(format="pcapng", **settings))
+    peer, _ = listening.accept()
+    came_by(1, b"first")
+    while not sink.counters.queued:
+        came_by(1, *[bytes(1400)] * 100)
+    came_by(2, b"second")
+    came_by(3, b"third")
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+    ticked(sink, lambda: sink.flush() or select.select([listening], [], [], 0)[0])
+    peer, _ = listening.accept()
+    with peer:
+        blocks, last = [], b""
+        while b"third" not in last:
+            if framing == "length":
+                (size,) = struct.unpack("!I", read_while(sink, peer, 4))
+                record = read_while(sink, peer, size)
+            else:
+                record = head = read_while(sink, peer, 8)
+                record += read_while(sink, peer, struct.unpack("=II", head)[1] - 8)
+            last = record
+            while record:
+                kind, size = struct.unpack_from("=II", record)
+                blocks.append(kind)
+                record = record[size:]
+    assert blocks[:4] == [SECTION, INTERFACE, INTERFACE, INTERFACE]
+    assert {*blocks[4:]} == {PACKET}
 
 
 def test_what_comes_while_the_peer_is_away_is_held_for_it(output: MakeOutput) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from concurrent.futures import Future
 from ipaddress import ip_address
@@ -15,6 +16,8 @@ from mcastd.net.resolving import addresses_of
 # A name is asked for again after so long; and sooner while not all is well.
 RESOLVE_SECONDS = 60.0
 RESOLVE_SOON_SECONDS = 5.0
+# A first answer that has not come after so long is missing.
+ANSWER_SECONDS = 5.0
 # Between two looks whether the answer has come.
 LOOK_SECONDS = 0.05
 
@@ -35,7 +38,7 @@ class HostName:
 
     def follow(self, *, is_well: bool) -> None:
         """Ask for the name if it is time, and take an answer. Raises LinkError if that is that there is no
-        address, or if it cannot be asked; the address that was known stays.
+        address, if none comes, or if it cannot be asked; the address that was known stays.
         """
         now = clock.monotonic()
         try:
@@ -45,6 +48,8 @@ class HostName:
                     found = asked.result()
                     if self.address not in found:
                         self.address = found[0]
+                elif self.address is None and now - self._asked_at > ANSWER_SECONDS:
+                    raise TimeoutError(errno.ETIMEDOUT, "DNS does not answer")
             elif self._is_name and now >= self._due_at(is_well=is_well):
                 self._asked_at = now
                 self._asked = begin(lambda: addresses_of(self._host), "resolve")

@@ -55,7 +55,10 @@ class RecordQueue:
         return self._take_off(count)
 
     def begin_with(self, head: Record) -> None:
-        """Have a head before all records, none of which is written in part."""
+        """Have a head before all records, none of which is written in part. It is in place of other heads."""
+        for at in [at for at, count in enumerate(self._datagrams) if not count][::-1]:
+            self.size -= len(self.records[at]) + RECORD_OVERHEAD_BYTES
+            del self.records[at], self._datagrams[at]
         self.records.appendleft(head)
         self._datagrams.appendleft(0)
         self.size += len(head) + RECORD_OVERHEAD_BYTES

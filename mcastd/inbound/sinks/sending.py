@@ -37,7 +37,8 @@ NO_CARRIER = "no-carrier"
 UNREACHABLE = "unreachable"  # there is no way
 STOPPED = "stopped"
 REASONS = (FULL, TOO_BIG, NO_CARRIER, UNREACHABLE, STOPPED)
-# While the kernel is full nothing is sent for the first of these, doubled up to the second.
+# While the kernel is full nothing is sent for the first of these, doubled up to the second. The second, too,
+# is how often it is looked whether the way is known by now.
 PAUSE_SECONDS = 0.001
 PAUSE_MAX_SECONDS = 0.064
 # After there was no way it is looked for again.
@@ -77,6 +78,7 @@ class SendingSink(Sink, Generic[D]):
         self.destination: D | None = None  # None: there is no way yet, or any more
         self._retry_at = 0.0  # monotonic seconds
         self._pause = 0.0  # seconds
+        self._again_at = 0.0  # monotonic seconds when what is held is tried again, whatever comes meanwhile
         self._held: deque[tuple[int, bytes]] = deque()
         self._held_bytes = 0
 
@@ -100,7 +102,8 @@ class SendingSink(Sink, Generic[D]):
 
     @property
     def blocked(self) -> bool:
-        return self._settings.when_full == "block" and self._held_bytes >= self._settings.queue
+        is_full = self._held_bytes >= self._settings.queue
+        return self._settings.when_full == "block" and self.destination is not None and is_full
 
     def open(self) -> None:
         self._attempt()
@@ -196,7 +199,8 @@ class SendingSink(Sink, Generic[D]):
         try:
             way = self._way()
             if way is None:
-                if clock.monotonic() >= self._retry_at:  # not known yet
+                if (now := clock.monotonic()) >= self._retry_at:  # not known yet
+                    self._again_at = now + PAUSE_MAX_SECONDS
                     return 0
                 self._account.drop(count, self._known_trouble())
                 return count
@@ -206,6 +210,7 @@ class SendingSink(Sink, Generic[D]):
         except (LinkError, SinkError) as error:
             if error.errno in FULL_ERRNOS:
                 self._pause = min(max(PAUSE_SECONDS, 2 * self._pause), PAUSE_MAX_SECONDS)
+                self._again_at = clock.monotonic() + self._pause
                 return done
             self._lose(error, count - done)
             return count
@@ -242,22 +247,26 @@ class SendingSink(Sink, Generic[D]):
             held.append((alike, bytes(payload)))
             self._held_bytes += len(payload) + RECORD_OVERHEAD_BYTES
         evicted = 0
-        if config.when_full != "block":
+        if config.when_full != "block" or self.destination is None:
             take = held.popleft if config.when_full == "drop-oldest" else held.pop
             while self._held_bytes > config.queue and len(held) > 1:
                 self._held_bytes -= len(take()[1]) + RECORD_OVERHEAD_BYTES
                 evicted += 1
         if evicted:
-            self._account.drop(evicted, self.trouble("it does not take them as fast as they come", FULL))
+            self._account.drop(evicted, self._full())
         self.counters.queued = len(held)
+
+    def _full(self) -> SinkError:
+        if self.destination is not None:
+            return self.trouble("it does not take them as fast as they come", FULL)
+        return self._account.trouble or self.trouble("its name is not resolved yet", UNREACHABLE)
 
     def _plan(self) -> None:
         """When :meth:`tick` is due."""
-        now = clock.monotonic()
         if self._held:
-            self.deadline = now + max(PAUSE_SECONDS, self._pause)
+            self.deadline = self._again_at
         elif self.destination is None:
-            self.deadline = max(self._retry_at, now + PAUSE_MAX_SECONDS)
+            self.deadline = max(self._retry_at, clock.monotonic() + PAUSE_MAX_SECONDS)
         else:
             self.deadline = self.look_at()
 

@@ -24,7 +24,7 @@ from mcastd.errors import LinkError, SinkError, reason_of
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.queue import RecordQueue
-from mcastd.inbound.sinks.records import Made, headed, made
+from mcastd.inbound.sinks.records import Made, Record, headed, made
 from mcastd.inbound.sinks.sink import Sink
 from mcastd.net.link import Batch
 
@@ -106,7 +106,7 @@ class StreamSink(Sink):
             self._account.drop(len(records), nobody)
         else:
             if self._format.revision != self._revision and self._is_connected:
-                records = headed(self._format.head(self._revision), records)
+                records = headed(self._head(self._revision), records)
                 self._revision = self._format.revision
             self._take(records)
         self._plan()
@@ -178,7 +178,7 @@ class StreamSink(Sink):
             raise OSError(number, "")
         self.connected(sock)
         self._is_connected = True
-        if head := self._format.head():
+        if head := self._head():
             self._queue.begin_with(head)
         self._revision = self._format.revision
         self._account.recovered()
@@ -218,8 +218,12 @@ class StreamSink(Sink):
         records = made(self._format.records(batch))
         if self._settings.framing != "length":
             return records
-        framed = [b"".join((_LENGTH.pack(len(one)), one)) for one in records.payloads]
-        return Made(framed, records.datagrams)
+        return Made([_with_length(one) for one in records.payloads], records.datagrams)
+
+    def _head(self, since: int | None = None) -> bytes:
+        """See :meth:`Format.head`: it is a record like others where lengths tell these apart."""
+        head = self._format.head(since)
+        return _with_length(head) if head and self._settings.framing == "length" else head
 
     def _take(self, records: Made) -> None:
         """Write the records, or queue them."""
@@ -265,6 +269,10 @@ class StreamSink(Sink):
             self.deadline = now + LOOK_SECONDS
         else:
             self.deadline = max(self._retry_at, now + LOOK_SECONDS)
+
+
+def _with_length(record: Record) -> bytes:
+    return b"".join((_LENGTH.pack(len(record)), record))
 
 
 def _is_gone(error: OSError) -> bool:
