@@ -27,6 +27,8 @@ _PROTOCOL_4_AT, _NEXT_6_AT, _HOP_BY_HOP = 9, 6, 0
 
 def is_about_members(packet: bytes) -> bool:
     """Return True for a packet that may be of IGMP or MLD."""
+    if len(packet) <= _PROTOCOL_4_AT:
+        return False
     if packet[0] >> 4 == 4:
         return packet[_PROTOCOL_4_AT] == IGMP
     return packet[_NEXT_6_AT] == _HOP_BY_HOP

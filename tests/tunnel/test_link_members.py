@@ -1,0 +1,147 @@
+"""Members of a network whom links ask what they want: queries, reports, and whatever else may come."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcastd.errors import LinkError
+from mcastd.ip import ANY_SOURCE, Address, SourceFilter
+from mcastd.net.interfaces import Interface
+from mcastd.protocols import igmp, mld
+from mcastd.protocols.internet import (
+    ICMPV6,
+    IGMP,
+    MEMBERSHIP_TOS,
+    MEMBERSHIP_TTL,
+    IpPacket,
+    build_ip,
+)
+from mcastd.protocols.link_control import GroupWant
+from mcastd.protocols.membership import GroupRecord, MembershipQuery, RecordKind
+from mcastd.tunnel.link.members import InterfaceMembers, is_about_members
+
+HERE, HERE_6 = ip_address("10.1.0.5"), ip_address("fe80::5")
+LAN = Interface(7, "lan", 0x1043, 0, (HERE, HERE_6))
+MEMBER, MEMBER_6 = ip_address("10.1.0.9"), ip_address("fe80::9")
+GROUPS = {4: ip_address("239.1.2.3"), 6: ip_address("ff15::123")}
+SOURCE = ip_address("203.0.113.7")
+
+
+class Asked:
+    """Queries, instead of a socket."""
+
+    def __init__(self) -> None:
+        self.queries: list[tuple[Address, Address, MembershipQuery]] = []
+        self.refuses = False
+
+    def __call__(self, version: int) -> Asked:
+        return self
+
+    def send(self, ifindex: int, source: Address, destination: Address, message: bytes) -> None:
+        if self.refuses:
+            raise LinkError("cannot ask for members of IPv4", "on purpose")
+        assert ifindex == LAN.index
+        read: Any = igmp.read(message) if source.version == 4 else mld.read(message, source, destination)
+        self.queries.append((source, destination, read))
+
+    def close(self) -> None:
+        pass
+
+
+def report(kind: RecordKind, group: Address, *sources: Address, source: Address | None = None) -> bytes:
+    """The packet by which a member says what it wants."""
+    record = GroupRecord(kind, group, sources)
+    origin = source or (MEMBER if group.version == 4 else MEMBER_6)
+    if group.version == 4:
+        to, protocol = igmp.ALL_IGMPV3_ROUTERS, IGMP
+        (body,) = igmp.build_reports([record], 1400)
+    else:
+        to, protocol = mld.ALL_MLDV2_ROUTERS, ICMPV6
+        (body,) = mld.build_reports([record], 1400, origin, to)
+    packet = IpPacket(origin, to, protocol, MEMBERSHIP_TTL, body, router_alert=True)
+    return build_ip(packet, MEMBERSHIP_TOS)
+
+
+def want(group: Address, sources: SourceFilter = ANY_SOURCE) -> GroupWant:
+    return GroupWant(ip_network(group), sources, 0)
+
+
+def run(members: InterfaceMembers, now: float, until: float) -> bool:
+    """Let time pass. Returns True if something else was wanted meanwhile."""
+    changed = False
+    while members.deadline <= until:
+        now = max(now, members.deadline)
+        changed |= members.tick(now)
+    return changed
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_members_are_asked_and_believed_until_nobody_answers(version: int) -> None:
+    asked = Asked()
+    members = InterfaceMembers(LAN, 100.0, asked)
+    assert not run(members, 100.0, 100.0)
+    assert {(source, query.group) for source, _, query in asked.queries} == {(HERE, None), (HERE_6, None)}
+    group = GROUPS[version]
+    joined = report(RecordKind.TO_EXCLUDE, group)
+    assert is_about_members(joined)
+    assert members.hear(joined, 101.0)
+    assert not members.hear(joined, 102.0)
+    assert [*members.wanted()] == [want(group)]
+    asked.queries.clear()
+    members.hear(report(RecordKind.TO_INCLUDE, group), 110.0)
+    assert run(members, 110.0, 115.0)
+    assert {query.group for _, _, query in asked.queries} == {group}
+    assert [*members.wanted()] == []
+
+
+def test_sources_are_wanted_by_themselves() -> None:
+    members = InterfaceMembers(LAN, 100.0, Asked())
+    assert members.hear(report(RecordKind.ALLOW, GROUPS[4], SOURCE), 101.0)
+    assert [*members.wanted()] == [want(GROUPS[4], SourceFilter(False, (SOURCE,)))]
+
+
+def test_what_this_host_says_and_what_stays_on_the_link_is_nobodys_want() -> None:
+    members = InterfaceMembers(LAN, 100.0, Asked())
+    assert not members.hear(report(RecordKind.TO_EXCLUDE, GROUPS[4], source=HERE), 101.0)
+    assert not members.hear(report(RecordKind.TO_EXCLUDE, GROUPS[6], source=HERE_6), 101.0)
+    members.hear(report(RecordKind.TO_EXCLUDE, ip_address("224.0.0.251")), 101.0)
+    assert [*members.wanted()] == []
+
+
+def test_why_nobody_is_asked_is_told() -> None:
+    asked = Asked()
+    asked.refuses = True
+    members = InterfaceMembers(LAN, 100.0, asked)
+    members.tick(100.0)
+    assert members.troubles[0] == "lan: cannot ask for members of IPv4: on purpose"
+    without = Interface(8, "lan2", 0x1043, 0, ())
+    members = InterfaceMembers(without, 100.0, Asked())
+    members.tick(100.0)
+    assert members.troubles == (
+        "lan2 has no IPv4 address to ask members from",
+        "lan2 has no IPv6 address to ask members from",
+    )
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=80), st.sampled_from([b"", b"\x45", b"\x60"]))
+def test_any_packet_is_heard(rest: bytes, first: bytes) -> None:
+    members = InterfaceMembers(LAN, 100.0, Asked())
+    is_about_members(first + rest)
+    members.hear(first + rest, 101.0)
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_any_damaged_report_is_heard(data: st.DataObject) -> None:
+    members = InterfaceMembers(LAN, 100.0, Asked())
+    group = GROUPS[data.draw(st.sampled_from([4, 6]))]
+    packet = bytearray(report(RecordKind.TO_EXCLUDE, group))
+    for _ in range(3):
+        packet[data.draw(st.integers(0, len(packet) - 1))] = data.draw(st.integers(0, 255))
+    members.hear(bytes(packet[: data.draw(st.integers(0, len(packet)))]), 101.0)
