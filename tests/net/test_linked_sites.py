@@ -175,7 +175,7 @@ def test_a_star_of_five_with_losses() -> None:
     with Switch() as switch, sites_on(switch, 5) as (hub, *spokes):
         for number, spoke in enumerate(spokes, 2):
             lose(spoke.host, 3)
-            common = {"transit": True, "repair_seconds": 2.0}
+            common = {"transit": True, "repair_seconds": 10.0}
             hub.link(f"spoke-{number}", listen=(ip_address("0.0.0.0"), PORT + number), **common)
             spoke.link("hub", connect=("198.51.100.1", PORT + number), **common)
         lose(hub.host, 3)
@@ -223,8 +223,8 @@ def test_a_slow_and_lossy_way_between_two_sites() -> None:
         switch.plug(router, "wan", "198.51.100.254/24")
         other = ("198.51.100.1", PORT)
         with SlowWire(router, "198.51.100.254", other, seconds=0.04, loss=0.03) as wire:
-            one.link("two", listen=(ip_address("0.0.0.0"), PORT), repair_seconds=2.0)
-            two.link("one", connect=("198.51.100.254", wire.port), repair_seconds=2.0)
+            one.link("two", listen=(ip_address("0.0.0.0"), PORT), repair_seconds=10.0)
+            two.link("one", connect=("198.51.100.254", wire.port), repair_seconds=10.0)
             wait_for(lambda: one.is_up("two") and two.is_up("one"))
             one.stream(2000)
             await_numbers(two, 2000)
