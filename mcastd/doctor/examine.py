@@ -8,7 +8,14 @@ from typing import Any
 
 from mcastd import log
 from mcastd.bounded import ask
-from mcastd.config import Bridge, GroupSettings, InboundSubscription, OutboundChannel, WorkerSettings
+from mcastd.config import (
+    AmtRelaySettings,
+    Bridge,
+    GroupSettings,
+    InboundSubscription,
+    OutboundChannel,
+    WorkerSettings,
+)
 from mcastd.doctor import (
     bridges,
     configuration,
@@ -23,6 +30,7 @@ from mcastd.doctor import (
     neighbours,
     outputs,
     received_files,
+    relays,
     reports,
     sending,
     sequences,
@@ -72,6 +80,7 @@ CHECKS: tuple[tuple[Check, type[WorkerSettings]], ...] = (
     (transport_streams.errors, InboundSubscription),
     (received_files.descriptions, InboundSubscription),
     (bridges.forwarding, Bridge),
+    (relays.serving, AmtRelaySettings),
     (outputs.outputs, InboundSubscription),
     (worker.worker, WorkerSettings),
     (surroundings.kind_of_interface, GroupSettings),

@@ -1,0 +1,51 @@
+"""What keeps an AMT relay from serving gateways, as far as it shows at the relay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mcastd.config import AmtRelaySettings
+from mcastd.doctor.evidence import Evidence
+from mcastd.doctor.finding import Finding, Said, Severity
+from mcastd.doctor.subject import Subject
+from mcastd.status import AmtRelayStatus
+
+# Groups, and gateways, that a finding names.
+NAMED_MAX = 5
+
+
+def serving(subject: Subject[AmtRelaySettings], _: Evidence) -> Iterator[Said]:
+    """Check that what gateways want comes to the relay, goes on, and fits into their tunnels."""
+    now, before = subject.now(AmtRelayStatus), subject.before(AmtRelayStatus)
+    if (count := _more(now.counters.dropped, before.counters.dropped, "ttl")) > 0:
+        yield Finding(
+            "amt-ttl",
+            Severity.BROKEN,
+            "what comes to the relay has a TTL of 1, with which no router hands it on",
+            (f"dropped for their TTL: {count} while watched, {now.counters.dropped['ttl']} in all (status)",),
+            "have the sender set a TTL of 2 or more",
+        )
+    if (count := _more(now.counters.missed, before.counters.missed, "too-big")) > 0:
+        paths = [f"{one.address}: {one.path_mtu}" for one in now.gateways if one.path_mtu is not None]
+        told = f"; the path to {', '.join(paths[:NAMED_MAX])} (ICMP)" if paths else ""
+        yield Finding(
+            "amt-too-big",
+            Severity.WARNING,
+            f"datagrams do not fit into tunnels of {now.mtu} bytes, and must not be cut",
+            (f"missed as too-big: {count} while watched{told} (status)",),
+            "have the sender send smaller datagrams: 1316 bytes, or 1442 at most where the MTU is 1500",
+        )
+    if now.silent:
+        where = f"-i {now.interfaces[0]} " if now.interfaces else ""
+        yield Finding(
+            "amt-dry",
+            Severity.HINT,
+            f"gateways want {', '.join(now.silent[:NAMED_MAX])}, of which nothing comes to the relay",
+            (f"joined on {', '.join(now.interfaces) or 'no interface'}; no packet came (status)",),
+            "see whether the sender runs, and whether its network brings it here:"
+            f" mcastctl listen {where}{now.silent[0]}:PORT",
+        )
+
+
+def _more(now: dict[str, int], before: dict[str, int], reason: str) -> int:
+    return now.get(reason, 0) - before.get(reason, 0)

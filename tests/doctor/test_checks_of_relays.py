@@ -1,0 +1,47 @@
+"""The checks of AMT relays, on made-up statuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mcastd.config import AmtRelaySettings
+from mcastd.doctor import relays
+from mcastd.doctor.evidence import Evidence
+from mcastd.doctor.finding import Finding
+from mcastd.doctor.subject import Subject
+
+SETTINGS = AmtRelaySettings.model_validate({"listen": "192.0.2.1"})
+
+
+def found(earlier: dict[str, Any] | None = None, **status: Any) -> list[Finding]:
+    now = {"interfaces": ["eth1"], "mtu": 1500, **status}
+    subject = Subject("amt_relay/edge", SETTINGS, "active", status=now, earlier=earlier or now)
+    said = list(relays.serving(subject, Evidence()))
+    assert all(isinstance(one, Finding) for one in said)
+    return said  # type: ignore[return-value]
+
+
+def test_a_relay_that_is_well() -> None:
+    counters = {"dropped": {"ttl": 7, "unwanted": 8}, "missed": {"too-big": 9}}
+    assert found(counters=counters) == [], "what was before the watch is over"
+
+
+def test_what_is_dropped_or_missed_meanwhile() -> None:
+    earlier = {"counters": {"dropped": {"ttl": 7}, "missed": {"too-big": 8}}}
+    gateways = [{"address": "192.0.2.9", "path_mtu": 1400}, {"address": "192.0.2.8", "path_mtu": None}]
+    ttl, size = found(
+        earlier, counters={"dropped": {"ttl": 90}, "missed": {"too-big": 20}}, gateways=gateways
+    )
+    assert (ttl.cause, ttl.severity) == ("amt-ttl", "broken")
+    assert ttl.evidence == ("dropped for their TTL: 83 while watched, 90 in all (status)",)
+    assert (size.cause, size.severity) == ("amt-too-big", "warning")
+    assert size.evidence == (
+        "missed as too-big: 12 while watched; the path to 192.0.2.9: 1400 (ICMP) (status)",
+    )
+
+
+def test_what_is_wanted_and_does_not_come() -> None:
+    (one,) = found(silent=["232.1.1.1", "232.1.1.2"])
+    assert (one.cause, one.severity) == ("amt-dry", "hint")
+    assert one.what == "gateways want 232.1.1.1, 232.1.1.2, of which nothing comes to the relay"
+    assert "mcastctl listen -i eth1 232.1.1.1:PORT" in one.fix

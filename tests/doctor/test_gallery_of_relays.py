@@ -1,0 +1,150 @@
+"""An AMT relay whose gateways do not get what they want, made for real: see test_gallery.py."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from ipaddress import ip_address
+from pathlib import Path
+
+from support.gallery import GROUP, PORT, WITH_ROUTING, Case, Lab, show
+from support.inside import inside
+from support.meanwhile import meanwhile
+from support.peer import Talker
+from support.wait import wait_for
+
+from mcastd.ip import ANY_SOURCE, Address, SourceFilter
+from mcastd.status import AmtRelayStatus
+from mcastd.tunnel.gateway import Gateway, TunnelMessage, is_data
+from mcastd.views import as_kind
+
+CONFIG = """[amt_relay.edge]
+listen = "10.6.1.1"
+interface = "eth0"
+groups = ["239.255.0.0/16"]
+"""
+SILENT = "239.255.6.78"
+Record = Callable[[str, object], None]
+
+
+class Served:
+    """A sender of the group on the first wire, and on the second a gateway that wants it."""
+
+    def __init__(self) -> None:
+        self._sock: socket.socket
+        self._gateway = Gateway(ip_address("10.6.1.1"))
+        self._tunnel: socket.socket
+        self._wanted: dict[Address, SourceFilter] = {ip_address(GROUP): ANY_SOURCE}
+
+    @contextlib.contextmanager
+    def prepared(self, lab: Lab) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(lab.quiet())
+            talker = stack.enter_context(Talker(lab.there, "net0", GROUP, PORT, source="10.6.0.2"))
+            self._sock = talker._socket
+            self.set_ttl(8)
+            stack.enter_context(meanwhile(talker.send, 0.02, "sender"))
+            with inside(lab.there):
+                self._tunnel = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            self._tunnel.bind(("10.6.1.2", 0))
+            self._tunnel.setblocking(False)
+            stack.enter_context(meanwhile(self._serve, 0.02, "gateway"))
+            yield
+
+    def _serve(self) -> None:
+        now = time.monotonic()
+        self._send(self._gateway.want(self._wanted, now))
+        with contextlib.suppress(BlockingIOError, ConnectionRefusedError):
+            while True:
+                message, peer = self._tunnel.recvfrom(4096)
+                if is_data(message):
+                    self._gateway.admit(message, (ip_address(peer[0]), peer[1]), now)
+                else:
+                    self._send(self._gateway.take(message, (ip_address(peer[0]), peer[1]), now))
+        self._send(self._gateway.tick(now))
+
+    def _send(self, messages: list[TunnelMessage]) -> None:
+        for message, to in messages:
+            with contextlib.suppress(OSError):
+                self._tunnel.sendto(message, (str(to[0]), to[1]))
+
+    def set_ttl(self, ttl: int) -> None:
+        self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ttl)
+
+    @contextlib.contextmanager
+    def with_ttl_one(self, lab: Lab) -> Iterator[None]:
+        self.set_ttl(1)
+        wait_for(lambda: status(lab).counters.dropped.get("ttl"), "drops")
+        yield
+        self.set_ttl(8)
+
+    @contextlib.contextmanager
+    def with_long_datagrams(self, lab: Lab) -> Iterator[None]:
+        with meanwhile(lambda: self._sock.sendto(bytes(1460), (GROUP, PORT)), 0.02, "long"):
+            wait_for(lambda: status(lab).counters.missed.get("too-big"), "misses")
+            yield
+
+    @contextlib.contextmanager
+    def with_another_group(self, lab: Lab) -> Iterator[None]:
+        self._wanted = {**self._wanted, ip_address(SILENT): ANY_SOURCE}
+        wait_for(lambda: status(lab).silent == (SILENT,), "silence")
+        yield
+
+
+def status(lab: Lab) -> AmtRelayStatus:
+    return as_kind(AmtRelayStatus, lab.daemon.worker("amt_relay/edge")["status"])
+
+
+def test_a_ttl_that_ends_here_is_named(
+    lab: Callable[[str], Lab], tmp_path: Path, record_property: Record
+) -> None:
+    served = Served()
+    one = Case(
+        "amt-ttl",
+        "broken",
+        CONFIG,
+        served.with_ttl_one,
+        worker="amt_relay/edge",
+        prepare=served.prepared,
+        rights=WITH_ROUTING,
+        by_hand="the TTL is its sender's",
+        hand=lambda _lab, _: served.set_ttl(8),
+    )
+    show(one, lab, tmp_path, record_property)
+
+
+def test_what_does_not_fit_is_named(
+    lab: Callable[[str], Lab], tmp_path: Path, record_property: Record
+) -> None:
+    served = Served()
+    one = Case(
+        "amt-too-big",
+        "warning",
+        CONFIG,
+        served.with_long_datagrams,
+        worker="amt_relay/edge",
+        prepare=served.prepared,
+        rights=WITH_ROUTING,
+        by_hand="the size is its sender's",
+    )
+    show(one, lab, tmp_path, record_property)
+
+
+def test_what_is_wanted_and_does_not_come_is_named(
+    lab: Callable[[str], Lab], tmp_path: Path, record_property: Record
+) -> None:
+    served = Served()
+    one = Case(
+        "amt-dry",
+        "hint",
+        CONFIG,
+        served.with_another_group,
+        worker="amt_relay/edge",
+        prepare=served.prepared,
+        rights=WITH_ROUTING,
+        by_hand="whether it is to be sent, only a person knows",
+    )
+    show(one, lab, tmp_path, record_property)
