@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, NamedTuple
 
+from mcastd import clock
 from mcastd.errors import McastdError, reason_of
 from mcastd.ip import Address
 from mcastd.protocols.amt import PORT
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 # All questions of one kind together.
 LIFETIME_SECONDS = 4.0
-# Of the answers of one name no more are looked at.
+# Of the answers of one name, and of the relays of a site, no more are looked at.
 RECORDS_MAX = 16
 SERVICE = "_amt._udp"
 
@@ -56,25 +57,31 @@ def is_routed(address: Address) -> bool:
 def relays_of_site() -> list[RelayRecord]:
     """The relays that the network of this host offers, by service discovery (RFC 6763).
 
-    It is asked for in the domains that /etc/resolv.conf has names searched in. Raises UnresolvedError.
+    It is asked for in the domains that /etc/resolv.conf has names searched in. Those that were found in time
+    are returned if a name server does not answer on. Raises UnresolvedError.
     """
     found: list[tuple[int, float, str]] = []
+    until = clock.monotonic() + LIFETIME_SECONDS
     with _library("which relays this network offers"):
+        import dns.exception  # noqa: PLC0415
         import dns.name  # noqa: PLC0415
         import dns.resolver  # noqa: PLC0415
 
         resolver = dns.resolver.Resolver()
-        for domain in resolver.search or [resolver.domain]:
-            if domain == dns.name.root:
-                continue
-            for instance in _ask(f"{SERVICE}.{domain.to_text()}", "PTR"):
-                for service in _ask(instance.to_text(), "SRV"):
-                    priority, weight, port, target = service.to_text().split()
-                    if int(port) == PORT:  # RFC 7450 has no other
-                        # Random, but a heavier one is likely to be before a lighter one (RFC 2782)
-                        lot = random.expovariate(max(float(weight), 0.01))
-                        found.append((int(priority), lot, target))
-    return [RelayRecord(priority, target) for priority, _, target in sorted(found)]
+        domains = [domain for domain in resolver.search or [resolver.domain] if domain != dns.name.root]
+        try:
+            for domain in domains:
+                for instance in _ask(f"{SERVICE}.{domain.to_text()}", "PTR", until):
+                    for service in _ask(instance.to_text(), "SRV", until):
+                        priority, weight, port, target = service.to_text().split()
+                        if int(port) == PORT:  # RFC 7450 has no other
+                            # Random, but a heavier one is likely to be before a lighter one (RFC 2782)
+                            lot = random.expovariate(max(float(weight), 0.01))
+                            found.append((int(priority), lot, target))
+        except dns.exception.Timeout:
+            if not found:
+                raise
+    return [RelayRecord(priority, target) for priority, _, target in sorted(found)][:RECORDS_MAX]
 
 
 def relays_of_source(source: Address) -> list[RelayRecord]:
@@ -83,23 +90,25 @@ def relays_of_source(source: Address) -> list[RelayRecord]:
     Whether such a relay takes requests without having been asked for first is not looked at: all of them can
     be asked for.
     """
+    until = clock.monotonic() + LIFETIME_SECONDS
     with _library(f"which relays receive from {source}"):
         import dns.reversename  # noqa: PLC0415
 
         reverse = dns.reversename.from_address(str(source)).to_text()
-        records = [answer.to_text().split() for answer in _ask(reverse, "AMTRELAY")]
+        records = [answer.to_text().split() for answer in _ask(reverse, "AMTRELAY", until)]
     # precedence, whether discovery is optional, type of the relay (0: none), relay: section 4.3
     known = [RelayRecord(int(rank), relay) for rank, _, kind, relay in records if kind in {"1", "2", "3"}]
     random.shuffle(known)
     return sorted(known, key=lambda record: record.rank)
 
 
-def _ask(name: str, kind: str) -> Sequence[Rdata]:
-    """The records of a name; none if there are none. Raises DNSException."""
+def _ask(name: str, kind: str, until: float) -> Sequence[Rdata]:
+    """The records of a name; none if there are none. Raises DNSException, Timeout at a monotonic time."""
     import dns.resolver  # noqa: PLC0415
 
+    lifetime = max(until - clock.monotonic(), 0.0)
     with suppress(dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
-        return [*dns.resolver.resolve(name, kind, search=False, lifetime=LIFETIME_SECONDS)][:RECORDS_MAX]
+        return [*dns.resolver.resolve(name, kind, search=False, lifetime=lifetime)][:RECORDS_MAX]
     return []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 
 from mcastd import clock
@@ -13,6 +14,8 @@ from mcastd.net.answers import take_answers
 from mcastd.net.burst import Burst
 from mcastd.net.payloads import Payloads
 from mcastd.net.sockets import WAYS_OUT
+
+NO_ROUTE = "add a route to it: see `ip route`"
 
 
 class UnicastSender:
@@ -67,4 +70,5 @@ class UnicastSender:
 
     def _error(self, error: OSError) -> LinkError:
         number = error.errno or 0
-        return LinkError(self._what, reason_of(error), WAYS_OUT.get(number, ""), errno=number)
+        way_out = NO_ROUTE if number == errno.ENETUNREACH else WAYS_OUT.get(number, "")
+        return LinkError(self._what, reason_of(error), way_out, errno=number)

@@ -6,8 +6,10 @@ import enum
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
+from itertools import takewhile
 from typing import NamedTuple
 
+from mcastd import clock
 from mcastd.errors import reason_of
 from mcastd.ip import Address
 from mcastd.net.resolving import (
@@ -22,6 +24,8 @@ from mcastd.protocols.amt import ANYCAST_RELAYS
 
 # So many are asked at most.
 CANDIDATES_MAX = 16
+# The names of relays that one way of finding them knows are resolved for so long, as far as there are some.
+NAMES_SECONDS = 10.0
 
 
 class FoundBy(enum.StrEnum):
@@ -61,7 +65,9 @@ def candidates_of(relay: str | None, sources: Sequence[Address]) -> Candidates:
 
     def add(by: FoundBy, records: Callable[[], Sequence[RelayRecord]]) -> None:
         try:
-            for record in records():
+            known = records()
+            until = clock.monotonic() + NAMES_SECONDS
+            for record in takewhile(lambda _: clock.monotonic() < until, known):
                 found.extend(Candidate(address, by) for address in _addresses(record.name))
         except (UnresolvedError, OSError) as error:
             hints.append(error.trouble if isinstance(error, UnresolvedError) else reason_of(error))

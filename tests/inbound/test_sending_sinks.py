@@ -28,6 +28,7 @@ from mcastd.ip import Address
 from mcastd.net import _abi
 from mcastd.net.link import Batch, ListBatch, Origin
 from mcastd.net.payloads import Payloads
+from mcastd.net.unicast import UnicastSender
 
 LONGEST = 65_507  # bytes of a datagram over IPv4
 
@@ -243,6 +244,26 @@ def test_the_end_sends_what_it_can_and_counts_the_rest(monkeypatch: pytest.Monke
 
 
 # -- over real sockets
+
+
+def test_the_end_does_not_wait_for_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending, "LINGER_SECONDS", math.inf)
+    sink = MemorySink()
+    sink.is_known = False
+    sink.write(batch_of(b"1", b"2"))
+    sink.close(for_good=True)
+    assert sink.account == (0, 0, {"stopped": 2})
+
+
+def test_a_host_without_a_route_needs_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Routeless(socket.socket):
+        def connect(self, address: object) -> None:
+            raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    monkeypatch.setattr("mcastd.net.unicast.socket.socket", Routeless)
+    with pytest.raises(LinkError, match="network is unreachable") as raised:
+        UnicastSender(ip_address("192.0.2.7"), 5004)
+    assert raised.value.way_out == "add a route to it: see `ip route`"
 
 
 class Receiver:

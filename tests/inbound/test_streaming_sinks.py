@@ -327,6 +327,21 @@ def test_a_path_without_a_socket_is_said_and_looked_for_again(
     receiver.close()
 
 
+def test_a_program_that_accepts_no_connection_is_said(output: MakeOutput, tmp_path: Path) -> None:
+    path = tmp_path / "reader"
+    with socket.socket(socket.AF_UNIX) as listening, socket.socket(socket.AF_UNIX) as first:
+        listening.bind(str(path))
+        listening.listen(0)
+        first.connect(str(path))
+        sink = output(UnixOutput(path=path, type="stream"))
+        assert "are waiting for its program" in sink.problem
+        assert sink.status().way_out == "see whether the program accepts connections"
+        sink.write(batch_of(b"held"))
+        taken, _ = listening.accept()
+        taken.close()
+        ticked(sink, lambda: counted(sink) == (1, 0, {}))
+
+
 def test_a_stream_of_a_path(output: MakeOutput, tmp_path: Path) -> None:
     path = tmp_path / "socket"
     receiver = UnixReceiver(path, socket.SOCK_STREAM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import math
 from ipaddress import ip_address
@@ -9,7 +10,8 @@ from random import Random
 
 import pytest
 
-from mcastd.ip import ANY_SOURCE
+from mcastd.ip import ANY_SOURCE, Address
+from mcastd.net import resolving
 from mcastd.protocols import amt
 from mcastd.tunnel import candidates
 from mcastd.tunnel.candidates import Candidate, Candidates, FoundBy, candidates_of
@@ -193,3 +195,62 @@ def test_what_dns_says_is_no_address_of_a_relay_is_not_asked(monkeypatch: pytest
         Candidate(ip_address("198.51.100.9"), FoundBy.SITE),
         *(Candidate(address, FoundBy.ANYCAST) for address in amt.ANYCAST_RELAYS),
     )
+
+
+class Record(str):
+    """A record of DNS, as dnspython has it as far as it matters here."""
+
+    def to_text(self) -> str:
+        return str(self)
+
+
+def test_a_name_server_that_falls_silent_costs_seconds_and_not_what_it_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resolver = pytest.importorskip("dns.resolver")
+    exception = pytest.importorskip("dns.exception")
+    now = 1000.0
+    silent_after = 20  # answers
+
+    class Resolver:
+        search = (Record("example.net."),)
+
+    def resolve(name: str, kind: str, *, search: bool, lifetime: float) -> list[Record]:
+        nonlocal now, silent_after
+        assert not search
+        silent_after -= 1
+        if silent_after < 0 or not lifetime:
+            now += lifetime
+            raise exception.Timeout
+        now += 0.3
+        if kind == "PTR":
+            return [Record(f"i{number}.example.net.") for number in range(99)]
+        return [Record(f"{number} 0 2268 {number}.{name}") for number in range(9)]
+
+    monkeypatch.setattr(resolver, "Resolver", Resolver)
+    monkeypatch.setattr(resolver, "resolve", resolve)
+    monkeypatch.setattr("mcastd.clock.monotonic", lambda: now)
+    found = resolving.relays_of_site()
+    assert len(found) == resolving.RECORDS_MAX
+    assert found[0].rank == 0
+    assert now <= 1000 + resolving.LIFETIME_SECONDS + 0.3
+    silent_after = 1
+    with pytest.raises(resolving.UnresolvedError, match="which relays this network offers"):
+        resolving.relays_of_site()
+
+
+def test_names_that_cannot_be_resolved_in_time_keep_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+
+    def addresses_of(name: str) -> list[Address]:
+        nonlocal now
+        now += 30
+        raise OSError(errno.EAGAIN, "no answer")
+
+    records = [candidates.RelayRecord(0, f"{number}.example.net.") for number in range(16)]
+    monkeypatch.setattr(candidates, "relays_of_site", lambda: records)
+    monkeypatch.setattr(candidates, "addresses_of", addresses_of)
+    monkeypatch.setattr("mcastd.clock.monotonic", lambda: now)
+    found = candidates_of(None, [])
+    assert {one.found_by for one in found.found} == {FoundBy.ANYCAST}
+    assert now == 1030

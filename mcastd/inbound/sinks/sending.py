@@ -150,7 +150,7 @@ class SendingSink(Sink, Generic[D]):
     def close(self, *, for_good: bool = False) -> None:
         end = clock.monotonic() + LINGER_SECONDS
         self.flush()
-        while self._held and clock.monotonic() < end:
+        while self._held and self.destination is not None and clock.monotonic() < end:
             time.sleep(max(PAUSE_SECONDS, min(self._pause, end - clock.monotonic())))
             self.flush()
         if self._held:

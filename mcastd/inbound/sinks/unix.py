@@ -13,7 +13,7 @@ from mcastd.inbound.sinks.means import ALONE, Means
 from mcastd.inbound.sinks.paths import UNSAFE_PATH, look, place_of
 from mcastd.inbound.sinks.sending import REASONS, SendingSink
 from mcastd.inbound.sinks.sink import Sink
-from mcastd.inbound.sinks.stream import STREAM_REASONS, StreamSink
+from mcastd.inbound.sinks.stream import STREAM_REASONS, UNREACHABLE, StreamSink
 from mcastd.net.unix_socket import UnixSender
 
 NOT_A_SOCKET = "not-a-socket"
@@ -44,6 +44,10 @@ class UnixStreamSink(StreamSink):
         try:
             sock.setblocking(False)
             connect_to(self._path, sock)
+        except BlockingIOError as error:
+            sock.close()
+            cause = "as many as it lets wait are waiting for its program"
+            raise self.trouble(cause, UNREACHABLE, "see whether the program accepts connections") from error
         except BaseException:
             sock.close()
             raise
