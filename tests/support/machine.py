@@ -207,10 +207,10 @@ class Machine:
 MANUAL = Path(__file__).parents[2] / "packaging" / "man" / "mcastd.8"
 
 
-def shown_drop_in(setting: str) -> str:
-    """The drop-in of the manual that has a setting, word for word."""
-    drop_ins = re.findall(r"^\[Service\]\n(?:.*\n)*?(?=\.Ed)", MANUAL.read_text(), re.MULTILINE)
-    (found,) = [one for one in drop_ins if setting in one]
+def shown_drop_in(section: str) -> str:
+    """The drop-in that a section of the manual shows, word for word."""
+    _, _, text = MANUAL.read_text().partition(f".Ss {section}\n")
+    (found,) = re.findall(r"^\[Service\]\n(?:.*\n)*?(?=\.Ed)", text.partition("\n.S")[0], re.MULTILINE)
     return str(found)
 
 

@@ -1,4 +1,4 @@
-"""A bridge under the unit: the capability by the manual's drop-in, and routes that outlive a restart.
+"""A bridge, and a relay of AMT, under the unit: what they may by the manual's drop-ins; a restart.
 
 ```
    left 10.9.1.2 ------ in0 10.9.1.1  the machine  10.9.2.1 out0 ------ 10.9.2.2 right
@@ -71,7 +71,7 @@ def test_the_drop_in_of_the_manual_makes_it_route_also_while_it_is_restarted(boo
     machine.shell(WIRES)
     worker = machine.wait_worker("bridge/numbers", "auto-restart")
     assert "this takes CAP_NET_RAW: see the drop-in for bridges in mcastd(8)" in worker["detail"]
-    machine.set_drop_in(shown_drop_in("AmbientCapabilities=CAP_NET_RAW"))
+    machine.set_drop_in(shown_drop_in("Bridges"))
     machine.wait_active()
     machine.wait_worker("bridge/numbers")
     member = Member(machine)
@@ -96,3 +96,43 @@ def test_the_drop_in_of_the_manual_makes_it_route_also_while_it_is_restarted(boo
     machine.run("systemctl", "stop", "mcastd")
     machine.shell("sleep 1")
     assert "239.255.9.9" not in machine.run("ip", "mroute", "show").stdout, "stopped, it routes no more"
+
+
+RELAY = """
+[amt_relay.edge]
+listen = "10.9.2.1"
+interface = "in0"
+groups = ["239.255.9.9"]
+"""
+GATEWAY = """
+[inbound.numbers]
+group = "239.255.9.9"
+port = 9999
+via = { kind = "amt", relay = "10.9.2.1", local_port = 4268 }
+output = "/var/log/mcastd/far/numbers.log"
+"""
+
+
+def test_the_drop_in_of_the_manual_makes_it_a_relay_of_amt(boot: Boot) -> None:
+    machine = boot(RELAY)
+    machine.shell(WIRES)
+    worker = machine.wait_worker("amt_relay/edge", "auto-restart")
+    assert "CAP_NET_RAW" in worker["detail"], "what it lacks"
+    machine.set_drop_in(shown_drop_in("AMT relays"))
+    machine.wait_active()
+    machine.wait_worker("amt_relay/edge")
+    # The gateway is another daemon, on the host at the other end
+    machine.shell("mkdir -p /run/far /var/log/mcastd/far")
+    machine.path("/run/far/mcastd.toml").write_text(
+        f'[daemon]\ncontrol_socket = "/run/far/control"\n{GATEWAY}'
+    )
+    gateway = machine.start(
+        "ip", "netns", "exec", "right", "mcastd", "run", "--config", "/run/far/mcastd.toml"
+    )
+    feed = Feed(machine, "239.255.9.9", 9999, address="10.9.1.2", ttl=8, namespace="left")
+    log = machine.path("/var/log/mcastd/far/numbers.log")
+    wait_for(
+        lambda: log.exists() and log.read_text().count("\n") > 100, "what comes by the tunnel", timeout=60
+    )
+    assert feed.stop() > 100
+    assert gateway.poll() is None

@@ -187,7 +187,7 @@ def test_other_paths_take_the_drop_in_of_the_manual(machine: Machine) -> None:
         assert workers[f"outbound/{name}"]["state"] == "auto-restart"
         assert re.search("permission denied|no such file", workers[f"outbound/{name}"]["detail"])
 
-    machine.set_drop_in(shown_drop_in("ReadWritePaths"))
+    machine.set_drop_in(shown_drop_in("Other files"))
     for name in ("home", "media"):
         assert machine.wait_worker(f"outbound/{name}", "finished")["status"]["counters"]["sent"] == 1
     assert machine.path("/srv/recordings/numbers.log").exists()
