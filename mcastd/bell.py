@@ -19,7 +19,7 @@ class Bell:
         return self._fd
 
     def ring(self) -> None:
-        """Wake who polls it. Nothing once it is closed, which must not happen meanwhile."""
+        """Wake whoever polls it. A bell that is closed stays silent; none may be closed during this call."""
         if (fd := self._fd) >= 0:
             os.eventfd_write(fd, 1)
 

@@ -53,7 +53,7 @@ class ServedGateway:
         self.sock = sock
         self.sent = 0  # packets
         self.missed: Counter[str] = Counter()  # packets, by reason
-        self.unreachable = 0  # answers in a row that nobody is there
+        self.unreachable = 0  # datagrams in a row for which the network said that nobody is there
         self.path_mtu: int | None = None  # bytes that a router on the way has said it takes
         self._bucket = None if rate is None else TokenBucket(rate)
 

@@ -262,6 +262,11 @@ def split_end(value: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def end_of(address: Address, port: int) -> str:
+    """An address and a port, as :func:`split_end` takes them."""
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+
+
 def parse_end(value: object) -> str:
     """Another host and a port of it: ``HOST:PORT``, an IPv6 address in brackets."""
     try:

@@ -8,7 +8,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pydantic import Field, ValidationInfo, field_validator
 
 from mcastd.config.addresses import interfaces_in
-from mcastd.config.model import WorkerSettings
+from mcastd.config.model import WorkerSettings, check_distinct, check_limit
 from mcastd.config.types import (
     AnyInterface,
     BufferSize,
@@ -113,9 +113,7 @@ class AmtRelaySettings(WorkerSettings):
     def _each_once(cls, prefixes: tuple[Prefix, ...], info: ValidationInfo) -> tuple[Prefix, ...]:
         if info.field_name == "groups" and not prefixes:
             raise ValueError("must have at least one group; leave it out for source-specific multicast")
-        for prefix in prefixes:
-            if prefixes.count(prefix) > 1:
-                raise ValueError(f"{prefix} is named twice")
+        check_distinct(prefixes)
         return prefixes
 
     @field_validator("advertise")
@@ -130,8 +128,7 @@ class AmtRelaySettings(WorkerSettings):
     @field_validator("rate")
     @classmethod
     def _something_goes(cls, rate: int | None) -> int | None:
-        if rate == 0:
-            raise ValueError("must be more than 0; leave it out for all, or set enabled = false for nothing")
+        check_limit(rate)
         return rate
 
     @field_validator("query_interval")

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from mcastd.config.addresses import interfaces_in, means_several
-from mcastd.config.model import Conflicts, Model, WorkerSettings
+from mcastd.config.model import Conflicts, Model, WorkerSettings, check_distinct, check_limit
 from mcastd.config.types import (
     AnyInterface,
     Group,
@@ -112,9 +112,7 @@ class Bridge(WorkerSettings):
     def _each_once(cls, prefixes: tuple[Prefix, ...], info: ValidationInfo) -> tuple[Prefix, ...]:
         if info.field_name == "groups" and not prefixes:
             raise ValueError('must have at least one group; "224.0.0.0/4" and "ff00::/8" have all')
-        for prefix in prefixes:
-            if prefixes.count(prefix) > 1:
-                raise ValueError(f"{prefix} is named twice")
+        check_distinct(prefixes)
         versions = {prefix.version for prefix in info.data.get("groups", prefixes)}
         for prefix in prefixes:
             if prefix.version not in versions:
@@ -124,8 +122,7 @@ class Bridge(WorkerSettings):
     @field_validator("rate")
     @classmethod
     def _something_goes(cls, rate: int | None) -> int | None:
-        if rate == 0:
-            raise ValueError("must be more than 0; leave it out for all, or set enabled = false for nothing")
+        check_limit(rate)
         return rate
 
     @field_validator("ttl_threshold")

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from mcastd.config.addresses import interface_address, interfaces_in
 from mcastd.config.types import Location, Switch
-from mcastd.ip import Address, Interfaces
+from mcastd.ip import Address, Interfaces, Prefix
 
 if TYPE_CHECKING:
     from mcastd.config.output import GroupEnd, OutputPath
@@ -65,6 +65,19 @@ class WorkerSettings(Model):
     def writes(self) -> Iterable[tuple[Location, OutputPath]]:
         """Each path that it writes, with its key in the worker's table."""
         return ()
+
+
+def check_limit(rate: int | None) -> None:
+    """Raise ValueError if nothing at all would go at a rate that is the most which may."""
+    if rate == 0:
+        raise ValueError("must be more than 0; leave it out for all, or set enabled = false for nothing")
+
+
+def check_distinct(prefixes: Sequence[Prefix]) -> None:
+    """Raise ValueError if a prefix is named twice."""
+    for prefix in prefixes:
+        if prefixes.count(prefix) > 1:
+            raise ValueError(f"{prefix} is named twice")
 
 
 def check_interface(interface: Interfaces | None, group: Address | None) -> None:

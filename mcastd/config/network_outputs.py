@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PlainValidator, model_validator
 
-from mcastd.config.addresses import parse_end, parse_listen
+from mcastd.config.addresses import end_of, parse_end, parse_listen
 from mcastd.config.output import FORMAT, FormatName, GroupEnd, OutputSettings
 from mcastd.config.types import BufferSize, Dscp, FilePath, Group, OneInterface, Port, Switch, Ttl
 from mcastd.ip import Address, Interfaces
@@ -152,8 +152,3 @@ class UnixOutput(SendingOutput, StreamingOutput):
         if self.framing != "none" and self.type != "stream":
             raise ValueError('framing is of type = "stream": a socket of datagrams keeps their boundaries')
         return self
-
-
-def end_of(address: Address, port: int) -> str:
-    """An address and a port, as people write them."""
-    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"

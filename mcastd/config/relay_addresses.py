@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from mcastd.config.addresses import is_unicast, parse_address
+from mcastd.config.addresses import end_of, is_unicast, parse_address
 from mcastd.config.words import show
 from mcastd.ip import Address
 from mcastd.protocols import amt
@@ -55,9 +55,7 @@ def parse_relay_listen(value: object) -> tuple[tuple[Address, int], ...]:
 def format_end(end: tuple[Address, int]) -> str:
     """An address and port as ``listen`` has them: without the port of AMT."""
     address, port = end
-    if port == amt.PORT:
-        return str(address)
-    return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
+    return str(address) if port == amt.PORT else end_of(address, port)
 
 
 def format_listen(ends: Sequence[tuple[Address, int]]) -> str | list[str]:

@@ -24,6 +24,7 @@ from mcastd.net import _abi
 from mcastd.net.arenas import pools
 from mcastd.net.burst import OFFLOAD_SECONDS, UNSUPPORTED, Offload
 from mcastd.net.link import Origin
+from mcastd.net.receive_buffer import dropped, enlarge
 from mcastd.net.slots import Senders
 from mcastd.rows import Rows, listed
 
@@ -65,10 +66,8 @@ class LinkSocket:
                 sock.setblocking(False)
                 # Without regard to what ICMP says of the path, which anybody can make
                 sock.setsockopt(_LEVELS[version], _MTU_DISCOVER[version], _abi.IP_PMTUDISC_PROBE)
-                for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-                    sock.setsockopt(socket.SOL_SOCKET, option, RECEIVE_BUFFER_BYTES)
-                with contextlib.suppress(PermissionError):  # which needs CAP_NET_ADMIN
-                    sock.setsockopt(socket.SOL_SOCKET, _abi.SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
+                enlarge(sock, RECEIVE_BUFFER_BYTES)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, RECEIVE_BUFFER_BYTES)
                 sock.setsockopt(socket.SOL_SOCKET, _abi.SO_TIMESTAMPNS, 1)
                 with contextlib.suppress(OSError):  # a kernel before 5.0
                     sock.setsockopt(socket.IPPROTO_UDP, _abi.UDP_GRO, 1)
@@ -133,10 +132,7 @@ class LinkSocket:
     @property
     def overflow(self) -> int:
         """Packets that the kernel dropped at the full receive buffer."""
-        with contextlib.suppress(OSError):
-            meminfo = self._sock.getsockopt(socket.SOL_SOCKET, _abi.SO_MEMINFO, _abi.sk_meminfo.size)
-            return int(_abi.sk_meminfo.unpack(meminfo)[_abi.SK_MEMINFO_DROPS])
-        return 0
+        return dropped(self._sock)
 
     def close(self) -> None:
         self._pool.give_back(self._arena)

@@ -33,6 +33,7 @@ from mcastd.net.bpf import (
 )
 from mcastd.net.interfaces import Interface
 from mcastd.net.packet_memory import HEADER_AT, PacketMemory
+from mcastd.net.receive_buffer import dropped, enlarge
 from mcastd.net.slots import STRIDE
 from mcastd.protocols.offloads import complete_checksum, datagrams_of
 from mcastd.protocols.packet_rows import PacketRows, rows_of
@@ -73,9 +74,7 @@ class PacketTap:
                 self._sock = undo.enter_context(open_packet_socket())
                 attach(self._sock, [REJECT])
                 self._sock.setsockopt(_abi.SOL_PACKET, _abi.PACKET_VNET_HDR, 1)
-                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-                with contextlib.suppress(PermissionError):  # which needs CAP_NET_ADMIN
-                    self._sock.setsockopt(socket.SOL_SOCKET, _abi.SO_RCVBUFFORCE, receive_buffer)
+                enlarge(self._sock, receive_buffer)
                 self._sock.bind((interface.name, _abi.ETH_P_ALL))
                 self._link = int(self._sock.getsockname()[3])
             except OSError as error:
@@ -146,10 +145,7 @@ class PacketTap:
     @property
     def overflow(self) -> int:
         """Packets that the kernel dropped at the full receive buffer."""
-        with contextlib.suppress(OSError):
-            meminfo = self._sock.getsockopt(socket.SOL_SOCKET, _abi.SO_MEMINFO, _abi.sk_meminfo.size)
-            return int(_abi.sk_meminfo.unpack(meminfo)[_abi.SK_MEMINFO_DROPS])
-        return 0
+        return dropped(self._sock)
 
     def close(self) -> None:
         self._sock.close()

@@ -22,6 +22,7 @@ from typing import Literal, Protocol
 from mcastd.errors import LinkError, reason_of
 from mcastd.ip import Address
 from mcastd.net import _abi, tables
+from mcastd.net.receive_buffer import enlarge
 from mcastd.protocols import igmp, mld
 
 Version = Literal[4, 6]
@@ -186,19 +187,13 @@ class RoutingTable:
             raise _refused(what, error) from error
         try:
             self._socket.setblocking(False)
-            self._make_room()
+            enlarge(self._socket, SAID_BUFFER_BYTES)
             self._set(_abi.MRT_INIT, 1)
             self._set(_abi.MRT_ASSERT, 1)
             self._family.ask_for_interfaces(self._socket)
         except OSError as error:
             self._socket.close()
             raise _refused(what, error) from error
-
-    def _make_room(self) -> None:
-        """Have room for what the kernel says of many senders that begin at once, as far as it grants it."""
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SAID_BUFFER_BYTES)
-        with contextlib.suppress(PermissionError):  # beyond net.core.rmem_max it takes CAP_NET_ADMIN
-            self._socket.setsockopt(socket.SOL_SOCKET, _abi.SO_RCVBUFFORCE, SAID_BUFFER_BYTES)
 
     def __repr__(self) -> str:
         return f"<RoutingTable IPv{self._family.version}, {len(self._numbers)} interfaces>"

@@ -11,6 +11,7 @@ from mcastd.ip import Address
 from mcastd.net import _abi
 from mcastd.net.arenas import pools
 from mcastd.net.link import Batch
+from mcastd.net.receive_buffer import dropped, enlarge
 from mcastd.net.slots import Senders
 
 # A tunnel brings what many subscriptions receive.
@@ -34,9 +35,7 @@ class TunnelSocket:
                 if version == 6:
                     self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 self._sock.setblocking(False)
-                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
-                with contextlib.suppress(PermissionError):  # which needs CAP_NET_ADMIN
-                    self._sock.setsockopt(socket.SOL_SOCKET, _abi.SO_RCVBUFFORCE, RECEIVE_BUFFER_BYTES)
+                enlarge(self._sock, RECEIVE_BUFFER_BYTES)
                 self._sock.setsockopt(socket.SOL_SOCKET, _abi.SO_TIMESTAMPNS, 1)
                 with contextlib.suppress(OSError):  # a kernel before 5.0
                     self._sock.setsockopt(socket.IPPROTO_UDP, _abi.UDP_GRO, 1)
@@ -71,10 +70,7 @@ class TunnelSocket:
     @property
     def overflow(self) -> int:
         """Packets that the kernel dropped at the full receive buffer."""
-        with contextlib.suppress(OSError):
-            meminfo = self._sock.getsockopt(socket.SOL_SOCKET, _abi.SO_MEMINFO, _abi.sk_meminfo.size)
-            return int(_abi.sk_meminfo.unpack(meminfo)[_abi.SK_MEMINFO_DROPS])
-        return 0
+        return dropped(self._sock)
 
     def close(self) -> None:
         self._pool.give_back(self._arena)
