@@ -13,7 +13,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mcastd import clock
-from mcastd.metrics.families import INFO, OF_KIND, OUTPUT, WORKER, Family, ScrapedWorker, families
+from mcastd.metrics.families import OF_KIND, families
+from mcastd.metrics.family import INFO, WORKER, Family, ScrapedWorker
+from mcastd.metrics.outputs import OUTPUT
 from mcastd.names import table_of
 from mcastd.printable import printable
 from mcastd.worker import Books, Headline, WorkerIdentity
