@@ -98,6 +98,22 @@ class AnnouncementStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReceptionStatus:
+    """What came to a source that others send to: each datagram is sent, dropped or pending."""
+
+    received: int  # datagrams; of a stream, those that it was cut into
+    received_bytes: int  # of these
+    overflow: int  # datagrams that the kernel dropped at the full receive buffer: not in received
+    receive_buffer: int | None  # bytes of it that the kernel granted; None: there is none now
+    connected: str | None  # of a stream, who writes it now; "": nobody
+    returned_by: str  # who sends back what is sent, so that it would go in a circle for ever; "": nobody
+    by_sender: dict[str, int]  # datagrams, of the busiest addresses
+    other_senders: int  # datagrams of all others
+    refused: dict[str, int]  # datagrams, or connections, of addresses that may not send
+    other_refused: int  # of all others of these
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelStatus(Status):
     group: str  # that it sends to
     port: int  # that it sends to
@@ -109,6 +125,7 @@ class ChannelStatus(Status):
     protocol: str  # its kind: "raw"
     source: str  # what it is called: its path
     source_state: str  # in words
+    reception: ReceptionStatus | None = None  # None: its source is not what others send
     files: FilesStatus | None = None  # None: its protocol sends no files
     position: int  # bytes of the source that were read
     pending: int  # datagrams that were read and not sent yet

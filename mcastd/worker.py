@@ -269,6 +269,14 @@ class LegBooks(NamedTuple):
     silent: bool
 
 
+class ReceptionBooks(NamedTuple):
+    """What came to a source that others send to."""
+
+    received: int  # datagrams
+    received_bytes: int  # of these
+    overflow: int  # dropped by the kernel at a full receive buffer: not in received
+
+
 class SentLegBooks(NamedTuple):
     """One of the ways of a channel with copies."""
 
@@ -317,6 +325,7 @@ class Books(NamedTuple):
     files: FilesStatus | None = None  # of one that sends files whole
     announcement: AnnouncementStatus | None = None  # of one that is announced
     sent_legs: Sequence[SentLegBooks] = ()  # of one with copies: its own way first
+    reception: ReceptionBooks | None = None  # of one whose source is what others send
     # of a subscription
     overflow: int = 0  # as in Vitals
     stale: bool = False

@@ -38,7 +38,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
     "systemd": LEAVES,
     "control": LEAVES | {"worker"},
     "metrics": LEAVES | {"worker"},
-    "outbound": LEAVES | {"worker", "handover", "config", "net", "protocols", "delivery"},
+    "outbound": LEAVES | {"worker", "handover", "config", "net", "protocols", "delivery", "analysis"},
     "inbound": LEAVES
     | {"worker", "handover", "config", "net", "protocols", "delivery", "sequence", "analysis"},
     "discovery": LEAVES | {"worker", "config", "net", "protocols"},

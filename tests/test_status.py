@@ -54,6 +54,7 @@ from mcastd.status import (
     ProgramStatus,
     ReceivedLeg,
     ReceiverDescription,
+    ReceptionStatus,
     SequenceStatus,
     SubscriptionStatus,
     TransportStatus,
@@ -80,6 +81,12 @@ class Colours:
 CHANNEL = """{
   "group": "239.255.1.2", "port": 9190, "ttl": 3, "framing": "line", "max_datagram": 1316,
   "pacing": "every 0.25 s", "rate": 111, "protocol": "raw", "source": "/srv/news", "source_state": "at rest",
+  "reception": {
+    "received": 376, "received_bytes": 377, "overflow": 378, "receive_buffer": 379, "connected": "192.0.2.51",
+    "returned_by": "192.0.2.54",
+    "by_sender": {"192.0.2.52": 380}, "other_senders": 381, "refused": {"192.0.2.53": 382},
+    "other_refused": 383
+  },
   "files": {
     "files": 301, "total_bytes": 302, "refused": {"link": 303}, "refusals": ["a: it is a symbolic link"],
     "given_up": 304, "pass_number": 305, "pass_percent": 30.5, "repair_percent": 10.25,
@@ -259,6 +266,21 @@ TRANSPORT = TransportStatus(
 
 class SourceOfFiles(FileSource):
     rate = 111.4
+
+    def reception(self) -> ReceptionStatus:
+        return ReceptionStatus(
+            received=376,
+            received_bytes=377,
+            overflow=378,
+            receive_buffer=379,
+            connected="192.0.2.51",
+            returned_by="192.0.2.54",
+            by_sender={"192.0.2.52": 380},
+            other_senders=381,
+            refused={"192.0.2.53": 382},
+            other_refused=383,
+        )
+
     files = FilesStatus(
         files=301,
         total_bytes=302,

@@ -31,6 +31,13 @@ from mcastd.config.network_outputs import (
     UdpOutput,
     UnixOutput,
 )
+from mcastd.config.network_sources import (
+    IpSource,
+    ReceivingSource,
+    TcpServerSource,
+    UdpSource,
+    UnixSource,
+)
 from mcastd.config.opened import OpenFiles, OpenFilesOf
 from mcastd.config.outbound import OutboundChannel
 from mcastd.config.output import OutputPath, OutputSettings
@@ -51,7 +58,8 @@ from mcastd.config.protocols import (
     SequenceInbound,
 )
 from mcastd.config.recording import StreamSelection
-from mcastd.config.sources import SOURCES, FileSourceSettings, SourceSettings
+from mcastd.config.source import FileSourceSettings, SourceSettings
+from mcastd.config.sources import SOURCES
 from mcastd.config.via import AUTO_RELAY, AmtFallbackVia, AmtSettings, AmtVia, NativeVia
 from mcastd.config.whole import Config
 from mcastd.ip import Interfaces
@@ -87,6 +95,7 @@ __all__ = [
     "InboundSubscription",
     "Interfaces",
     "IpOutput",
+    "IpSource",
     "KeepBefore",
     "Kinds",
     "LegSettings",
@@ -102,6 +111,7 @@ __all__ = [
     "OutputSettings",
     "RawInbound",
     "RawOutbound",
+    "ReceivingSource",
     "RtpInbound",
     "RtpOutbound",
     "SendingOutput",
@@ -111,8 +121,11 @@ __all__ = [
     "StreamingOutput",
     "TcpOutput",
     "TcpServerOutput",
+    "TcpServerSource",
     "UdpOutput",
+    "UdpSource",
     "UnixOutput",
+    "UnixSource",
     "WorkerSettings",
     "diff",
     "dump",

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from os.path import dirname
 from pathlib import Path
 from typing import Any
 
-from mcastd.config.addresses import may_meet, means_several
+from mcastd.config.addresses import may_meet, means_several, split_end
 from mcastd.config.description import legs_of
 from mcastd.config.explain import Complaint
 from mcastd.config.groups import LINK_CONTROL, ethernet_address, is_bounded, is_public
 from mcastd.config.inbound import DEFAULT_RECEIVE_BUFFER, GATHERING_BUFFER_MIN_BYTES, InboundSubscription
+from mcastd.config.network_sources import IpSource
 from mcastd.config.numbers import format_duration, format_rate, format_size
 from mcastd.config.outbound import DEFAULT_BURST, ETHERNET_PAYLOAD, TIMED_FRAMINGS, OutboundChannel
 from mcastd.config.output import OutputPath, OutputSettings
@@ -115,7 +116,8 @@ def _reserved(channel: OutboundChannel) -> Advice:
 
 def _fragments(channel: OutboundChannel) -> Advice:
     most = ETHERNET_PAYLOAD[channel.group.version]
-    if channel.framing not in {"file", "capture"} and channel.max_datagram > most and _leaves(channel):
+    as_they_are = channel.framing in {"file", "capture"} or channel.source.has_datagrams
+    if not as_they_are and channel.max_datagram > most and _leaves(channel):
         yield (
             "max_datagram",
             f"{channel.max_datagram} is more than an Ethernet frame carries: unless the MTU is larger all the"
@@ -136,7 +138,8 @@ def _bursts(channel: OutboundChannel) -> Advice:
 
 
 def _unpaced(channel: OutboundChannel) -> Advice:
-    if channel.interval == 0 and not channel.follow and _leaves(channel):
+    paced_by_others = channel.follow or channel.source.is_received
+    if channel.interval == 0 and not paced_by_others and _leaves(channel):
         yield (
             "interval",
             "0 is as fast as this host can, which no network carries without loss; set rate instead",
@@ -146,6 +149,8 @@ def _unpaced(channel: OutboundChannel) -> Advice:
 def _at_no_time_of_its_own(channel: OutboundChannel) -> Advice:
     if channel.timing is not None or channel.rate is not None or "interval" in channel.model_fields_set:
         return
+    if channel.source.is_received:
+        return
     for timing, framing in TIMED_FRAMINGS.items():
         if channel.framing == framing and channel.interval is not None:
             every = format_duration(channel.interval)
@@ -153,6 +158,18 @@ def _at_no_time_of_its_own(channel: OutboundChannel) -> Advice:
                 "framing",
                 f'without timing a datagram goes every {every}; timing = "{timing}" sends at the times in the'
                 " source, rate at a constant one",
+            )
+
+
+def _open_source(channel: OutboundChannel) -> Advice:
+    source = channel.source
+    if isinstance(source, IpSource) and not source.senders:
+        host, _ = split_end(source.listen)
+        if ip_address(host).is_unspecified:
+            yield (
+                "source",
+                f"{source.listen} takes what anybody sends who reaches this host, and it goes to the group;"
+                " name the senders, or listen at an address of a network that you trust",
             )
 
 
@@ -207,6 +224,7 @@ OF_A_CHANNEL: tuple[Callable[[OutboundChannel], Advice], ...] = (
     _bursts,
     _unpaced,
     _at_no_time_of_its_own,
+    _open_source,
     _burst_of_nothing,
     _odd_rtp,
     _copies,

@@ -16,6 +16,7 @@ from mcastd.config.description import (
     legs_of,
     parse_description,
 )
+from mcastd.config.ends import ProgramEnd
 from mcastd.config.keep_before import KEEPING, KeepBefore
 from mcastd.config.legs import (
     KEYS_OF_A_LEG,
@@ -351,6 +352,10 @@ class InboundSubscription(GroupSettings):
     def hands_on(self) -> Iterable[tuple[Location, GroupEnd]]:
         for index, output in enumerate(self.output):
             yield from ((("output", index, end.key), end) for end in output.sends())
+
+    def reaches(self) -> Iterable[tuple[Location, ProgramEnd]]:
+        for index, output in enumerate(self.output):
+            yield from ((("output", index, key), end) for key, end in output.reaches())
 
     def hears(self, sender: GroupSettings | GroupEnd) -> bool:
         filtered = self.sources or self.exclude_sources or self.is_tunnelled

@@ -70,43 +70,50 @@ def loops(workers: Mapping[str, WorkerSettings], file: Callable[[Path], object] 
 
 
 class Circle(NamedTuple):
-    """A subscription that sends on what comes back to it, maybe by way of others. Workers have full names."""
+    """A worker that sends on what comes back to it, maybe by way of others. Workers have full names."""
 
     worker: str
-    key: Location  # in its table, of what names the group that it sends to
-    follower: str  # receives that group, and sends on
+    key: Location  # in its table, of what names the group or program that it sends to
+    follower: str  # gets what is sent there, and sends on
+    by_group: bool  # what is sent there is multicast
 
     def __str__(self) -> str:
-        return (
-            f"what it sends comes back to it for ever: {as_table(self.follower)} receives that group, and"
-            " sends on what it receives"
-        )
+        follower = as_table(self.follower)
+        takes = f"{follower} receives that group" if self.by_group else f"it is the source of {follower}"
+        return f"what it sends comes back to it for ever: {takes}, and sends on what it receives"
 
 
 def circles(workers: Mapping[str, WorkerSettings]) -> Iterator[Circle]:
-    """Those among ``workers`` (by full name) that send on to groups in a circle. One that receives the very
-    group that it sends to is refused by itself."""
+    """Those among ``workers`` (by full name) that send on in a circle, by groups or programs of this host.
+
+    One that receives the very group that it sends to is refused by itself.
+    """
     groups = {name: worker for name, worker in workers.items() if isinstance(worker, GroupSettings)}
-    handing = {name: [*worker.hands_on()] for name, worker in groups.items()}
-    follow: dict[str, dict[str, Location]] = {
-        name: {
-            other: key
-            for key, end in ends
-            for other, to in handing.items()
-            if to
-            and other != name
-            and any(
-                (leg.group, leg.port) == (end.group, end.port) and leg.hears(end)
-                for leg in groups[other].by_leg()
-            )
-        }
-        for name, ends in handing.items()
-        if ends
+    takers = [(name, end) for name, worker in groups.items() if (end := worker.taken_at) is not None]
+    receivers: dict[tuple[object, int], list[tuple[str, GroupSettings]]] = defaultdict(list)
+    for name, worker in groups.items():
+        if any(worker.hands_on()) or any(worker.reaches()):
+            for leg in worker.by_leg():
+                receivers[leg.group, leg.port].append((name, leg))
+
+    def followers(name: str, worker: GroupSettings) -> Iterator[Circle]:
+        """Those that surely get what it sends on."""
+        for key, group in worker.hands_on():
+            for other, receiver in receivers.get((group.group, group.port), ()):
+                if other != name and receiver.hears(group):
+                    yield Circle(name, key, other, by_group=True)
+        for key, program in worker.reaches():
+            for other, end in takers:
+                if program.leads_to(end):
+                    yield Circle(name, key, other, by_group=False)
+
+    follow = {
+        name: {circle.follower: circle for circle in followers(name, worker)}
+        for name, worker in groups.items()
     }
     on_circles = _in_circles(follow)
     for name in on_circles:
-        follower = next(other for other in follow[name] if other in on_circles)
-        yield Circle(name, follow[name][follower], follower)
+        yield next(circle for other, circle in follow[name].items() if other in on_circles)
 
 
 def _in_circles(follow: Mapping[str, Mapping[str, object]]) -> list[str]:

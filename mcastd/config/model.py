@@ -19,6 +19,7 @@ from mcastd.config.types import Location, Switch
 from mcastd.ip import Address, Interfaces, Prefix
 
 if TYPE_CHECKING:
+    from mcastd.config.ends import ProgramEnd
     from mcastd.config.output import GroupEnd, OutputPath
 
 Setting = TypeVar("Setting", str | None, Interfaces | None)
@@ -119,6 +120,15 @@ class GroupSettings(WorkerSettings):
     def hands_on(self) -> Iterable[tuple[Location, GroupEnd]]:
         """Each group that what it receives is sent to, with its key in the worker's table."""
         return ()
+
+    def reaches(self) -> Iterable[tuple[Location, ProgramEnd]]:
+        """Each place where a program waits that what it receives is sent to, with its key in the table."""
+        return ()
+
+    @property
+    def taken_at(self) -> ProgramEnd | None:
+        """Where it waits for what programs send it; None if it does not."""
+        return None
 
     def hears(self, sender: GroupSettings | GroupEnd) -> bool:
         """Return True if it surely receives what ``sender`` sends to the same group and port on this host."""

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PlainValidator, model_validator
 
-from mcastd.config.addresses import end_of, parse_end, parse_listen
+from mcastd.config.addresses import end_of, parse_end, parse_listen, split_end
+from mcastd.config.ends import ProgramEnd
 from mcastd.config.output import FORMAT, FormatName, GroupEnd, OutputSettings
 from mcastd.config.types import BufferSize, Dscp, FilePath, Group, OneInterface, Port, Switch, Ttl
 from mcastd.ip import Address, Interfaces
@@ -98,6 +99,9 @@ class UdpOutput(IpOutput):
     def label(self) -> str:
         return self.to
 
+    def reaches(self) -> Iterable[tuple[str, ProgramEnd]]:
+        return (("to", ProgramEnd("udp", *split_end(self.to))),)
+
 
 class StreamingOutput(QueueingOutput):
     """Received datagrams written one after the other to a connection."""
@@ -117,6 +121,9 @@ class TcpOutput(StreamingOutput):
     @property
     def label(self) -> str:
         return f"tcp {self.to}"
+
+    def reaches(self) -> Iterable[tuple[str, ProgramEnd]]:
+        return (("to", ProgramEnd("tcp", *split_end(self.to))),)
 
 
 class TcpServerOutput(StreamingOutput):
@@ -146,6 +153,9 @@ class UnixOutput(SendingOutput, StreamingOutput):
     @property
     def label(self) -> str:
         return f"unix {self.path}"
+
+    def reaches(self) -> Iterable[tuple[str, ProgramEnd]]:
+        return (("path", ProgramEnd("unix", str(self.path))),)
 
     @model_validator(mode="after")
     def _framing_of_stream(self) -> UnixOutput:

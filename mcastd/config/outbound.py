@@ -10,10 +10,12 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from mcastd.config.addresses import interface_address
 from mcastd.config.announce import ANNOUNCEMENTS, Announcing
+from mcastd.config.ends import ProgramEnd
 from mcastd.config.model import Conflicts, GroupSettings, Model
-from mcastd.config.output import OutputPath
+from mcastd.config.output import GroupEnd, OutputPath
 from mcastd.config.protocols import OUTBOUND_PROTOCOLS, OutboundProtocol, RawOutbound
-from mcastd.config.sources import SOURCES, SourceSettings
+from mcastd.config.source import SourceSettings
+from mcastd.config.sources import SOURCES
 from mcastd.config.types import (
     BurstSpan,
     Dscp,
@@ -46,15 +48,19 @@ ETHERNET_PAYLOAD = {4: 1472, 6: 1452}  # bytes: 1500 less the IP and UDP headers
 
 
 def _default_interval(valid: dict[str, Any]) -> float | None:
-    """None where a rate, or the source itself, says when datagrams go."""
+    """None where a rate, or the source itself, says when datagrams go; 0 where they go when they come."""
     source: SourceSettings | None = valid.get("source")
     paced = valid.get("rate") is not None or (source is not None and source.has_schedule)
-    return None if paced or valid.get("timing") is not None else DEFAULT_INTERVAL
+    if paced or valid.get("timing") is not None:
+        return None
+    return 0.0 if source is not None and source.is_received else DEFAULT_INTERVAL
 
 
 def _default_max_datagram(valid: dict[str, Any]) -> int:
     """From the keys before it that are valid: if ``group`` is not, the channel is refused anyway."""
-    if valid.get("framing") in {"file", "capture"} or "group" not in valid:
+    source: SourceSettings | None = valid.get("source")
+    whole = source is not None and source.has_datagrams
+    if whole or valid.get("framing") in {"file", "capture"} or "group" not in valid:
         return MAX_DATAGRAM_BYTES
     return ETHERNET_PAYLOAD[valid["group"].version]
 
@@ -75,8 +81,8 @@ class OutboundChannel(GroupSettings):
     sends: ClassVar[bool] = True
 
     source: Annotated[SourceSettings, SOURCES] = Field(
-        description="What is sent: the path of a file or named pipe, or a table with kind; with a protocol"
-        " of files, of a file or directory."
+        description="What is sent: the path of a file or named pipe, or a table with kind, as of what others"
+        " send here; with a protocol of files, of a file or directory."
     )
     group: Group = Field(description="The multicast address it is sent to, IPv4 or IPv6.")
     port: Port = Field(description="The UDP port it is sent to.")
@@ -99,7 +105,8 @@ class OutboundChannel(GroupSettings):
     )
     interval: Duration | None = Field(
         default_factory=_default_interval,
-        description="The time between datagrams in seconds, 2 if there is no rate; 0 is as fast as possible.",
+        description="The time between datagrams in seconds, 2 if there is no rate; 0 is as fast as possible,"
+        " and the default where the source is what others send.",
     )
     burst: BurstSpan | None = Field(
         None,
@@ -181,6 +188,17 @@ class OutboundChannel(GroupSettings):
         path = None if self.announce is None else self.announce.sdp
         return () if path is None else [(("announce", "sdp"), OutputPath(path, "sdp"))]
 
+    def hands_on(self) -> Iterable[tuple[Location, GroupEnd]]:
+        if self.taken_at is None:
+            return
+        for number, leg in enumerate(self.by_leg(), -1):
+            key: Location = ("group",) if number < 0 else ("copies", number, "group")
+            yield key, GroupEnd(leg.group, leg.port, leg.interface, self.loop)
+
+    @property
+    def taken_at(self) -> ProgramEnd | None:
+        return self.source.end
+
     @property
     def is_heard_here(self) -> bool:
         return self.loop
@@ -204,6 +222,9 @@ class OutboundChannel(GroupSettings):
             raise ValueError('does not apply to framing = "file", which sends the whole file as one datagram')
         if info.data.get("framing") == "capture" and length != MAX_DATAGRAM_BYTES:
             raise ValueError('does not apply to framing = "capture": datagrams are as long as they were')
+        source: SourceSettings | None = info.data.get("source")
+        if source is not None and source.has_datagrams and length != MAX_DATAGRAM_BYTES:
+            raise ValueError("does not apply to this source: datagrams are as long as they come")
         return length
 
     @field_validator("follow")
@@ -228,6 +249,7 @@ class OutboundChannel(GroupSettings):
             yield from self._contradictions_of_files()
         else:
             yield from self._contradictions_of_recordings()
+            yield from self._contradictions_of_received()
         framing = TIMED_FRAMINGS.get(self.timing or "", self.framing)
         if self.framing != framing:
             yield ("timing",), f'"{self.timing}" needs framing = "{framing}"'
@@ -245,6 +267,16 @@ class OutboundChannel(GroupSettings):
                 f"{announced_to} is IPv{announced_to.version}, but the channel's group {self.group} is"
                 f" IPv{self.group.version}",
             )
+
+    def _contradictions_of_received(self) -> Iterator[tuple[Location, str]]:
+        """What contradicts a source that others send."""
+        what = f'a source of kind = "{self.source.kind}"'
+        if self.source.has_datagrams and self.framing != "line":
+            yield ("framing",), f"does not apply to {what} that has datagrams: each is sent as it comes"
+        if self.source.is_received and self.repeat != 1:
+            yield ("repeat",), f"does not apply to {what}: it has no end to repeat from"
+        if self.source.is_received and self.follow:
+            yield ("follow",), f"does not apply to {what}: what comes is sent as it comes"
 
     def _contradictions_of_recordings(self) -> Iterator[tuple[Location, str]]:
         """What is for recordings alone, or not for them."""

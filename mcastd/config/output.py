@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
+from mcastd.config.ends import ProgramEnd
 from mcastd.config.kinds import OfKind
 from mcastd.ip import Address, Interfaces
 
@@ -83,6 +84,10 @@ class OutputSettings(OfKind):
 
     def sends(self) -> Iterable[GroupEnd]:
         """The groups that it sends to."""
+        return ()
+
+    def reaches(self) -> Iterable[tuple[str, ProgramEnd]]:
+        """Where programs wait that it sends to, each with the key that names it."""
         return ()
 
     def ways(self) -> Iterable[tuple[Interfaces | None, Address]]:

@@ -14,9 +14,10 @@ from mcastd.config.amt_relay import AmtRelaySettings
 from mcastd.config.bridge import Bridge
 from mcastd.config.daemon import DaemonSettings
 from mcastd.config.discover import Discover
+from mcastd.config.ends import ProgramEnd
 from mcastd.config.inbound import InboundSubscription
 from mcastd.config.loops import circles, loops
-from mcastd.config.model import Conflicts, Model, WorkerSettings
+from mcastd.config.model import Conflicts, GroupSettings, Model, WorkerSettings
 from mcastd.config.outbound import OutboundChannel
 from mcastd.config.types import Location, WorkerName, normal
 from mcastd.config.via import VIAS, AmtSettings
@@ -101,6 +102,7 @@ class Config(Model):
         are compared as text: no host is asked.
         """
         uses = {normal(self.daemon.control_socket): "the control socket"}
+        yield from self._conflicts_of_ends(uses)
         outputs = [
             (name, ("inbound", name, "output", index), output)
             for name, subscription in self.inbound.items()
@@ -136,7 +138,24 @@ class Config(Model):
         for loop in loops(self.workers()):
             yield (*loop.sender.split("/"), *loop.key), f"{loop}; send to another group, or write elsewhere"
         for circle in circles(self.workers()):
-            yield (*circle.worker.split("/"), *circle.key), f"{circle}; send to another group"
+            where = "to another group" if circle.by_group else "elsewhere"
+            yield (*circle.worker.split("/"), *circle.key), f"{circle}; send {where}"
+
+    def _conflicts_of_ends(self, uses: dict[str, str]) -> Iterator[tuple[Location, str]]:
+        """Sources that are sent to where something else is already. ``uses`` of paths get theirs."""
+        taken: dict[ProgramEnd, str] = {}
+        for name, settings in self.workers().items():
+            if not isinstance(settings, GroupSettings) or (end := settings.taken_at) is None:
+                continue
+            at = (*name.split("/"), "source", "path" if end.way == "unix" else "listen")
+            path = normal(Path(end.host))
+            if end in taken:
+                yield at, f"{show(end.place)} is already the source of {taken[end]}"
+            elif end.way == "unix" and path in uses:
+                yield at, f"{show(end.place)} is already {uses[path]}"
+            elif end.way == "unix":
+                uses[path] = f"the source of {name}"
+            taken.setdefault(end, name)
 
 
 def _with_amt(table: object, said: Mapping[str, object]) -> object:

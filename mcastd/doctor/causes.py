@@ -41,6 +41,11 @@ CAUSES: tuple[Cause, ...] = (
     _cause("source-unreadable", *NOT_AT_WORK),
     _cause("source-not-a-file", *NOT_AT_WORK),
     _cause("source-empty", *NOT_AT_WORK),
+    _cause("source-taken", *NOT_AT_WORK),
+    _cause("source-overflow"),
+    _cause("sender-refused"),
+    _cause("source-silent"),
+    _cause("circle", *LOSING),
     # the interface
     _cause("interface-missing", "no-address", *DEAF),
     _cause("interface-down", "no-route", "no-carrier", "no-address", "wrong-interface", *DEAF),

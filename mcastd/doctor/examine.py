@@ -30,6 +30,7 @@ from mcastd.doctor import (
     neighbours,
     outputs,
     received_files,
+    reception,
     relays,
     reports,
     sending,
@@ -52,6 +53,7 @@ HostCheck = Callable[[Evidence], Iterator[Said]]
 # Each check, and the settings of the workers that it is for; in the order of the path that a datagram takes.
 CHECKS: tuple[tuple[Check, type[WorkerSettings]], ...] = (
     (files.source, OutboundChannel),
+    (reception.reception, OutboundChannel),
     (interfaces.interface, GroupSettings),
     (sending.ttl, OutboundChannel),
     (sending.loop, InboundSubscription),

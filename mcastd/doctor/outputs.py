@@ -25,6 +25,7 @@ from mcastd.doctor.quoting import command, counted, toml
 from mcastd.doctor.received_files import hindered
 from mcastd.doctor.subject import Subject
 from mcastd.inbound.sinks.account import EXPECTED
+from mcastd.inbound.sinks.returned import CIRCLE
 from mcastd.paths import KINDS
 from mcastd.status import OutputStatus, SubscriptionStatus
 
@@ -63,6 +64,16 @@ def _output(subject: Subject[InboundSubscription], looked: Looked) -> Iterator[S
                 yield _unseen(subject, looked, one, private)
         if check := CHECKS.get(type(looked.output)):
             findings = list(check(looked))
+    if not findings and state is not None and state.reason == CIRCLE:
+        findings = [
+            Finding(
+                "circle",
+                Severity.BROKEN,
+                state.error or "",
+                (looked.said, f"its drops: {counted(state.counters.dropped)} (status)"),
+                state.way_out,
+            )
+        ]
     yield from findings
     if not findings and state is not None and state.error:
         yield Finding(

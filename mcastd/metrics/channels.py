@@ -9,6 +9,9 @@ from mcastd.counters import OutboundCounters
 from mcastd.metrics.family import (
     DROPPED,
     NO_COUNTS,
+    OVERFLOW,
+    RECEIVED_BYTES,
+    RECEIVED_DATAGRAMS,
     WORKER,
     Family,
     ScrapedWorker,
@@ -18,7 +21,7 @@ from mcastd.metrics.family import (
     of_manifest,
 )
 from mcastd.status import FilesStatus
-from mcastd.worker import SentLegBooks
+from mcastd.worker import ReceptionBooks, SentLegBooks
 
 OfChannel = ScrapedWorker[OutboundCounters]
 
@@ -26,6 +29,11 @@ OfChannel = ScrapedWorker[OutboundCounters]
 def _of_files(value: Callable[[FilesStatus], Any], without: Any = None) -> Callable[[OfChannel], Any]:
     """Takes a value of a channel's files; ``without`` if it sends none whole."""
     return lambda of: without if of.books.files is None else value(of.books.files)
+
+
+def _of_reception(value: Callable[[ReceptionBooks], int]) -> Callable[[OfChannel], Any]:
+    """Takes a value of what came to a channel's source; None if it is not what others send."""
+    return lambda of: None if of.books.reception is None else value(of.books.reception)
 
 
 def _of_sent_legs(name: str, kind: str, text: str, value: Callable[[SentLegBooks], int]) -> Family[OfChannel]:
@@ -74,6 +82,10 @@ CHANNEL: tuple[Family[OfChannel], ...] = (
         lambda identity: identity.refusals,
     ),
     counts(*DROPPED, lambda of: of.counters.dropped, "reason", lambda identity: identity.reasons),
+    # Of one whose source is what others send
+    counter(*RECEIVED_DATAGRAMS, _of_reception(lambda one: one.received)),
+    counter(*RECEIVED_BYTES, _of_reception(lambda one: one.received_bytes)),
+    counter(*OVERFLOW, _of_reception(lambda one: one.overflow)),
     gauge("source_files", "Files of the pass under way.", _of_files(lambda files: files.files)),
     gauge("source_bytes", "Bytes of these.", _of_files(lambda files: files.total_bytes)),
     gauge(

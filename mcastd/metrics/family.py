@@ -131,18 +131,13 @@ DROPPED = (
     "dropped_datagrams",
     "Datagrams given up, by reason: by an output, or by a channel or protocol (output empty).",
 )
+RECEIVED_DATAGRAMS = "received_datagrams", "Datagrams taken from the kernel."
+RECEIVED_BYTES = "received_bytes", "Payload of the datagrams taken from the kernel."
+OVERFLOW = "overflow_datagrams", "Datagrams that the kernel dropped at a full receive buffer."
 # Of whatever receives.
 RECEIVED: tuple[Family[ScrapedWorker[Any]], ...] = (
-    counter("received_datagrams", "Datagrams taken from the kernel.", lambda of: of.counters.received),
-    counter(
-        "received_bytes",
-        "Payload of the datagrams taken from the kernel.",
-        lambda of: of.counters.received_bytes,
-    ),
-    counter(
-        "overflow_datagrams",
-        "Datagrams that the kernel dropped at a full receive buffer.",
-        lambda of: of.books.overflow,
-    ),
+    counter(*RECEIVED_DATAGRAMS, lambda of: of.counters.received),
+    counter(*RECEIVED_BYTES, lambda of: of.counters.received_bytes),
+    counter(*OVERFLOW, lambda of: of.books.overflow),
     counts(*DROPPED, lambda of: of.counters.dropped, "reason", lambda identity: identity.reasons),
 )

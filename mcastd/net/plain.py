@@ -63,9 +63,11 @@ def _time(control: Control) -> int:
     return int(seconds * NANO + nanoseconds)
 
 
-def _origin(address: tuple[str, int], ifindex: int, control: Control) -> Origin:
+def _origin(address: object, ifindex: int, control: Control) -> Origin:
     ttl = -1
     for key, data in control.items():
         if key in ((socket.IPPROTO_IP, socket.IP_TTL), (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT)):
             ttl = int.from_bytes(data[:4], sys.byteorder)
+    if not isinstance(address, tuple):  # of a socket at a path, which has none of IP
+        return Origin("", 0, ifindex, ttl)
     return Origin(address[0].partition("%")[0], address[1], ifindex, ttl)

@@ -15,6 +15,12 @@ def enlarge(sock: socket.socket, size: int) -> None:
         sock.setsockopt(socket.SOL_SOCKET, _abi.SO_RCVBUFFORCE, size)
 
 
+def buffer_of(sock: socket.socket) -> int:
+    """The bytes that the kernel has granted. Raises OSError."""
+    # It doubles what was asked for, for its own overhead, and reports the double: socket(7)
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+
+
 def dropped(sock: socket.socket) -> int:
     """Packets that the kernel has dropped since there was no room; 0 of a socket that is closed."""
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Sockets of TCP for outputs: tcp(7). None of them blocks."""
+"""Sockets of TCP for outputs and sources: tcp(7). None of them blocks."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ def connecting(to: Address, port: int) -> socket.socket:
         return sock
 
 
-def listening(at: Address, port: int) -> socket.socket:
-    """A socket that peers connect to, one after the other. Raises OSError."""
+def listening(at: Address, port: int, waiting: int = 1) -> socket.socket:
+    """A socket that peers connect to, one after the other; up to ``waiting`` of them wait. Raises OSError."""
     with _kept(at) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if at.version == 6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((str(at), port))
-        sock.listen(1)
+        sock.listen(waiting)
         return sock
 
 

@@ -87,7 +87,7 @@ class Channel:
         )
         self._reported_carrier: bool | None = None  # as last given to the context; None: not in this run
         self._reported_preparing = ""  # the same of the source
-        self._reported_troubles: Sequence[str] = ()  # the same of the legs
+        self._reported_troubles: Sequence[str] = ()  # the same of the legs and the source
 
     def __repr__(self) -> str:
         turn = "with others" if self._handover.lent_by else "alone"
@@ -182,6 +182,7 @@ class Channel:
             protocol=config.protocol.kind,
             source=config.source.label,
             source_state=source.state,
+            reception=source.reception(),
             files=source.files,
             position=source.position,
             pending=outlet.pending,
@@ -202,10 +203,12 @@ class Channel:
 
     def vitals(self) -> Vitals:
         counters, files = self._outlet.counted(), self._source.files
+        reception = self._source.reception_books()
         return Vitals(
             datagrams=counters.sent,
             payload_bytes=counters.sent_bytes,
             dropped=sum(dict(counters.dropped).values()),  # copies: the worker goes on counting
+            overflow=0 if reception is None else reception.overflow,
             refused=sum(dict(counters.refused).values()),
             late=counters.late,
             last_datagram=self._outlet.last,
@@ -225,6 +228,7 @@ class Channel:
             files=self._source.files,
             announcement=self._announced(),
             sent_legs=[leg.books() for leg in self._legs],
+            reception=self._source.reception_books(),
         )
 
     def _announced(self) -> AnnouncementStatus | None:
@@ -302,14 +306,16 @@ class Channel:
         return self._source.device
 
     def _troubles(self) -> Sequence[str]:
-        """What keeps each leg from sending that does not."""
-        return [f"to {leg.settings.group}: {trouble}" for leg in self._legs if (trouble := leg.trouble)]
+        """What keeps each leg from sending that does not, and what is wrong with a source that gives."""
+        troubles = [f"to {leg.settings.group}: {trouble}" for leg in self._legs if (trouble := leg.trouble)]
+        return [*troubles, self._source.trouble] if self._source.trouble else troubles
 
     def _has_changed(self, link: Sender) -> bool:
         """Return True if the state of its ways is another than was reported."""
         if link.carrier is not self._reported_carrier:
             return True
-        return bool(self._legs) and self._troubles() != self._reported_troubles
+        watched = bool(self._legs) or self._source.trouble or self._reported_troubles
+        return bool(watched) and list(self._troubles()) != list(self._reported_troubles)
 
     def _report(self, context: Context, link: Sender) -> None:
         """Tell the supervisor that the channel works, and about carrier and source, if that has changed.
@@ -333,7 +339,8 @@ class Channel:
         for trouble in troubles:
             detail += f"; {trouble}"
             if trouble not in self._reported_troubles:
-                self._log.warning("leg.failed", reason=trouble)
+                event = "source.impaired" if trouble == self._source.trouble else "leg.failed"
+                self._log.warning(event, reason=trouble)
         self._reported_carrier, self._reported_preparing = link.carrier, preparing
         self._reported_troubles = troubles
         context.ready(detail, degraded=bool(troubles) or not link.carrier)
@@ -352,13 +359,14 @@ class Channel:
         if fd is not None:
             context.watch(fd, select.POLLIN)
         # Soon after it had something, this thread looks again itself
-        watched = source.nap >= NAP_MAX_SECONDS and (
+        watched = NAP_MAX_SECONDS <= source.nap < math.inf and (
             self._watcher is not None
             and self._watcher.watch(self, source.has_news, lambda: context.send(Signal.SOURCE), source.device)
         )
         wait = math.inf if watched or source.finished else source.nap
         wait = min(wait, link.deadline - clock.monotonic())
-        context.wait(None if wait == math.inf else wait)
+        if context.wait(None if wait == math.inf else wait) and source.gather:
+            context.nap(source.gather)
         if watched and self._watcher is not None:
             self._watcher.forget(self)
         if fd is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from io import BytesIO
 from typing import Literal, Protocol
 
+from mcastd.config import OutboundChannel
 from mcastd.errors import SourceError
 from mcastd.ip import MAX_DATAGRAM_BYTES
 from mcastd.net.payloads import Chunks, ListPayloads, Payloads
@@ -69,6 +70,18 @@ def make_framer(
             return TransportFramer(max_datagram, schedule=schedule, seamless=seamless)
         case "capture":
             raise ValueError("recordings have a source of their own")
+
+
+def framer_of(channel: OutboundChannel) -> tuple[Framer, TimedSchedule | None]:
+    """The framer of a channel, and the schedule that it tells when datagrams are due, if it knows that."""
+    schedule = None if channel.timing is None else TimedSchedule(channel.burst, channel.late or "catch-up")
+    framer = make_framer(
+        channel.framing,
+        channel.max_datagram - channel.protocol.overhead,
+        schedule=schedule,
+        seamless=channel.seam != "raw",
+    )
+    return framer, schedule
 
 
 class LineFramer:

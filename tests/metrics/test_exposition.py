@@ -35,7 +35,7 @@ from mcastd.metrics.families import families
 from mcastd.metrics.server import Metrics
 from mcastd.net.link import Origin
 from mcastd.status import NO_MANIFEST, AnnouncementStatus, FilesStatus, KeptStatus, TreeStatus
-from mcastd.worker import LegBooks, OutputIdentity, SentLegBooks, TransportBooks
+from mcastd.worker import LegBooks, OutputIdentity, ReceptionBooks, SentLegBooks, TransportBooks
 
 MakeHouse = Callable[..., House]
 MANIFEST = replace(NO_MANIFEST, files=115, issued=116, expires=117)
@@ -193,7 +193,9 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
         (
             out_head._replace(restarts=101, state="failed"),
             out._replace(counters=sent, pending=108, last_datagram=monotonic - 109, files=FILES)._replace(
-                announcement=ANNOUNCEMENT, sent_legs=[SentLegBooks(120, 121, works=True)]
+                announcement=ANNOUNCEMENT,
+                sent_legs=[SentLegBooks(120, 121, works=True)],
+                reception=ReceptionBooks(122, 123, 124),
             ),
         ),
         (
@@ -259,6 +261,9 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
         ("leg_sent_datagrams_total", *channel): 120,
         ("leg_dropped_datagrams_total", *channel): 121,
         ("leg_works", *channel): 1,
+        ("received_datagrams_total", *channel): 122,
+        ("received_bytes_total", *channel): 123,
+        ("overflow_datagrams_total", *channel): 124,
         ("worker_info", *subscription): 1,
         ("worker_state", *subscription): 1,
         ("worker_restarts_total", *subscription): 201,

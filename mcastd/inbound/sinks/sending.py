@@ -26,6 +26,7 @@ from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.queue import RECORD_OVERHEAD_BYTES
 from mcastd.inbound.sinks.records import Record
+from mcastd.inbound.sinks.returned import CIRCLE, ReturnGuard
 from mcastd.inbound.sinks.sink import Sink
 from mcastd.net.link import FULL_ERRNOS, Batch
 from mcastd.net.payloads import ListPayloads, Payloads
@@ -37,6 +38,8 @@ NO_CARRIER = "no-carrier"
 UNREACHABLE = "unreachable"  # there is no way
 STOPPED = "stopped"
 REASONS = (FULL, TOO_BIG, NO_CARRIER, UNREACHABLE, STOPPED)
+# Of what goes to a program, too
+REASONS_OF_PROGRAM = (*REASONS, CIRCLE)
 # While the kernel is full nothing is sent for the first of these, doubled up to the second. The second, too,
 # is how often it is looked whether the way is known by now.
 PAUSE_SECONDS = 0.001
@@ -71,8 +74,12 @@ class SendingSink(Sink, Generic[D]):
     reasons: Sequence[str] = REASONS
     may_queue = True
 
-    def __init__(self, config: SendingOutput, format: Format, account: Account) -> None:
+    def __init__(
+        self, config: SendingOutput, format: Format, account: Account, *, may_return: bool = False
+    ) -> None:
+        """``may_return``: what is sent may come back as it was, with whatever TTL."""
         super().__init__(account)
+        self._returns = ReturnGuard(account, config.label) if may_return else None
         self._settings = config
         self._format = format
         self.destination: D | None = None  # None: there is no way yet, or any more
@@ -110,6 +117,10 @@ class SendingSink(Sink, Generic[D]):
         self._plan()
 
     def write(self, batch: Batch) -> None:
+        if self._returns is not None:
+            batch = self._returns.sift(batch)
+        if not len(batch):
+            return
         for alike, payloads in self.runs(batch):
             done = 0 if self._held else self._send(alike, payloads)
             if done < len(payloads):
@@ -236,7 +247,8 @@ class SendingSink(Sink, Generic[D]):
 
     def sent(self) -> None:
         """Datagrams were sent: what was in the way is over."""
-        self._account.recovered()
+        if self._returns is None or self._returns.trouble is None:
+            self._account.recovered()
 
     def _known_trouble(self) -> SinkError:
         return self._account.trouble or self.trouble("there is no way", UNREACHABLE)

@@ -25,6 +25,7 @@ from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.queue import RecordQueue
 from mcastd.inbound.sinks.records import Made, Record, headed, made
+from mcastd.inbound.sinks.returned import CIRCLE, ReturnGuard
 from mcastd.inbound.sinks.sink import Sink
 from mcastd.net.link import Batch
 
@@ -34,7 +35,7 @@ NO_READER = "no-reader"
 READER_GONE = "reader-gone"
 UNREACHABLE = "unreachable"
 STOPPED = "stopped"
-STREAM_REASONS = (FULL, NO_READER, READER_GONE, UNREACHABLE, STOPPED)
+STREAM_REASONS = (FULL, NO_READER, READER_GONE, UNREACHABLE, STOPPED, CIRCLE)
 RETRY_SECONDS = 1.0
 # Between two looks whether somebody has connected, or a name is known.
 LOOK_SECONDS = 0.05
@@ -60,6 +61,7 @@ class StreamSink(Sink):
         self._settings = config
         self._format = format
         self._queue = RecordQueue()
+        self._returns = ReturnGuard(account, config.label)
         self._sock: socket.socket | None = None
         self._is_connected = False
         self._connecting_since = 0.0  # monotonic seconds
@@ -98,6 +100,8 @@ class StreamSink(Sink):
         self._plan()
 
     def write(self, batch: Batch) -> None:
+        if not len(batch := self._returns.sift(batch)):
+            return
         if not self._is_connected:
             self._attempt()
         records = self._framed(batch)
@@ -258,7 +262,8 @@ class StreamSink(Sink):
             except BlockingIOError:
                 return
             self._account.wrote(queue.wrote(buffers, written), written)
-        self._account.recovered()
+        if self._returns.trouble is None:
+            self._account.recovered()
 
     def _plan(self) -> None:
         """When :meth:`tick` is due: :attr:`pending` tells the rest."""

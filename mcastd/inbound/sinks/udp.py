@@ -9,7 +9,7 @@ from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.host_name import HostName
 from mcastd.inbound.sinks.means import ALONE, Means
-from mcastd.inbound.sinks.sending import REASONS, SendingSink
+from mcastd.inbound.sinks.sending import REASONS_OF_PROGRAM, SendingSink
 from mcastd.net.unicast import UnicastSender
 
 REFUSED = "refused"
@@ -21,8 +21,8 @@ class UdpSink(SendingSink[UnicastSender]):
     """Until a name is resolved for the first time, what comes is held."""
 
     def __init__(self, config: UdpOutput, format: Format, account: Account, means: Means = ALONE) -> None:
-        super().__init__(config, format, account)
-        self.reasons = (*REASONS, REFUSED)
+        super().__init__(config, format, account, may_return=True)
+        self.reasons = (*REASONS_OF_PROGRAM, REFUSED)
         self._dscp = config.dscp
         host, self._port = split_end(config.to)
         self._name = HostName(host)

@@ -11,7 +11,7 @@ from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.means import ALONE, Means
 from mcastd.inbound.sinks.paths import UNSAFE_PATH, look, place_of
-from mcastd.inbound.sinks.sending import REASONS, SendingSink
+from mcastd.inbound.sinks.sending import REASONS_OF_PROGRAM, SendingSink
 from mcastd.inbound.sinks.sink import Sink
 from mcastd.inbound.sinks.stream import STREAM_REASONS, UNREACHABLE, StreamSink
 from mcastd.net.unix_socket import UnixSender
@@ -23,8 +23,8 @@ class UnixDatagramSink(SendingSink[UnixSender]):
     """Each datagram is one of the socket, too."""
 
     def __init__(self, config: UnixOutput, format: Format, account: Account, means: Means = ALONE) -> None:
-        super().__init__(config, format, account)
-        self.reasons = (*REASONS, UNSAFE_PATH, NOT_A_SOCKET)
+        super().__init__(config, format, account, may_return=True)
+        self.reasons = (*REASONS_OF_PROGRAM, UNSAFE_PATH, NOT_A_SOCKET)
         self._path = config.path
 
     def connect(self) -> UnixSender:

@@ -8,15 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mcastd.config import OpenFilesOf, OutboundChannel
-from mcastd.outbound.sources import file, objects, recording
+from mcastd.config import OpenFilesOf, OutboundChannel, UnixSource
+from mcastd.outbound.sources import connections, datagrams, file, objects, recording
 from mcastd.outbound.sources.source import Source
 
 # Takes a channel's settings, the files that others of this process have open, and the channel's full name.
 OpenSource = Callable[[OutboundChannel, OpenFilesOf | None, str], Source]
 
+
+def _open_unix(channel: OutboundChannel, _: OpenFilesOf | None, worker: str) -> Source:
+    """The source for the type of the socket."""
+    settings = channel.source
+    assert isinstance(settings, UnixSource)
+    if settings.type == "datagram":
+        return datagrams.open_unix(settings)
+    return connections.open_unix(channel, settings, worker)
+
+
 # By kind: opens the source of a channel's settings.
-OPENERS: dict[str, OpenSource] = {"file": file.open_source}
+OPENERS: dict[str, OpenSource] = {
+    "file": file.open_source,
+    "udp": datagrams.open_udp,
+    "unix": _open_unix,
+    "tcp-server": connections.open_tcp,
+}
 # By the kind of protocol, for those that send files.
 OPENERS_OF_FILES: dict[str, OpenSource] = {"flute": objects.open_source}
 

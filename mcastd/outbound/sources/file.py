@@ -18,7 +18,7 @@ from typing import Literal
 from mcastd.config import FileSourceSettings, OpenFilesOf, OutboundChannel
 from mcastd.errors import SettingChange, SourceError, UnsafePathError, reason_of
 from mcastd.net.payloads import ListPayloads, Payloads
-from mcastd.outbound.framing import READ_BYTES, Framer, make_framer
+from mcastd.outbound.framing import READ_BYTES, Framer, framer_of
 from mcastd.outbound.pacing import paced_read_bytes
 from mcastd.outbound.sources.source import NAP_MAX_SECONDS, Source
 from mcastd.outbound.timed import TimedSchedule
@@ -45,13 +45,7 @@ def open_source(channel: OutboundChannel, files: OpenFilesOf | None = None, _: s
     """A source of ``kind = "file"``, which the channel's settings name."""
     settings = channel.source
     assert isinstance(settings, FileSourceSettings)
-    schedule = None if channel.timing is None else TimedSchedule(channel.burst, channel.late or "catch-up")
-    framer = make_framer(
-        channel.framing,
-        channel.max_datagram - channel.protocol.overhead,
-        schedule=schedule,
-        seamless=channel.seam != "raw",
-    )
+    framer, schedule = framer_of(channel)
     source = FileSource(
         settings.path, framer, repeat=channel.repeat, follow=channel.follow, files=files, schedule=schedule
     )

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from mcastd.net.payloads import Payloads
 from mcastd.outbound.pacing import Schedule
-from mcastd.status import FilesStatus
+from mcastd.status import FilesStatus, ReceptionStatus
+from mcastd.worker import ReceptionBooks
 
 # Seconds until the next look at a source at rest.
 NAP_MAX_SECONDS = 1.0
@@ -24,6 +25,7 @@ class Source(ABC):
     rounds = 0  # times that all of it was returned by read()
     position = 0  # bytes read of this round
     nap = 0.0  # seconds after which to call read() again, when there was nothing
+    gather = 0.0  # seconds for more to come, once its descriptor is readable
     state = "ready"  # for people
     preparing = ""  # the same, while it does something that may take long before it has more to send
     # A read takes milliseconds or more: the channel's own thread does it, and not one that sends for others.
@@ -32,6 +34,11 @@ class Source(ABC):
     reasons: tuple[str, ...] = ()
     # When its datagrams are due; only where the channel's settings have has_schedule.
     schedule: Schedule | None = None
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with it, though it gives payloads; "" if nothing is. For any thread."""
+        return ""
 
     @property
     def lines_split(self) -> int:
@@ -61,6 +68,14 @@ class Source(ABC):
     @property
     def files(self) -> FilesStatus | None:
         """The files that it sends whole, if it does. For any thread."""
+        return None
+
+    def reception(self) -> ReceptionStatus | None:
+        """What came to it, if it is what others send. For any thread."""
+        return None
+
+    def reception_books(self) -> ReceptionBooks | None:
+        """The same for all who look each second."""
         return None
 
     def fileno(self) -> int | None:

@@ -1,0 +1,195 @@
+"""Datagrams that come by UDP, or to a socket at a path: each is sent as it came.
+
+They lie where the kernel has put them until they have gone: read() is called again only then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address
+
+from mcastd import clock
+from mcastd.analysis.circles import CircleGuard
+from mcastd.config import OpenFilesOf, OutboundChannel, UdpSource, UnixSource, split_end
+from mcastd.errors import LinkError, SourceError
+from mcastd.ip import MAX_DATAGRAM_BYTES
+from mcastd.net.link import Batch
+from mcastd.net.listeners import DatagramListener, listen_at_path, listen_udp
+from mcastd.net.payloads import ListPayloads, Payloads
+from mcastd.outbound.sources.at_path import PathBinding
+from mcastd.outbound.sources.received import CIRCLE, SENDER, TOO_LONG, Admission, ReceivedSource
+
+# Batches that are looked at in one read, where none of them has a datagram to send.
+BATCHES_AT_ONCE = 16
+
+SenderRuns = Sequence[tuple[str, int]]
+"""Addresses in order, each with how many datagrams in a row came from it."""
+PayloadBytes = Sequence[bytes | memoryview]
+
+
+def open_udp(channel: OutboundChannel, _: OpenFilesOf | None = None, __: str = "") -> ReceivedSource:
+    """A source of ``kind = "udp"``, which the channel's settings name."""
+    settings = channel.source
+    assert isinstance(settings, UdpSource)
+    host, port = split_end(settings.listen)
+
+    def listen() -> DatagramListener:
+        return listen_udp(
+            ip_address(host),
+            port,
+            receive_buffer=settings.receive_buffer,
+            senders_apart=bool(settings.senders),
+        )
+
+    return DatagramSource(listen, Admission(settings.senders), latency=settings.max_latency)
+
+
+def open_unix(settings: UnixSource) -> ReceivedSource:
+    """A source of ``kind = "unix"`` and ``type = "datagram"``."""
+    binding = PathBinding(settings.path, settings.mode)
+    return DatagramSource(
+        lambda: listen_at_path(str(settings.path), binding.bind), Admission(), unbind=binding.remove
+    )
+
+
+class DatagramSource(ReceivedSource):
+    """One socket of datagrams."""
+
+    reasons = (SENDER, TOO_LONG, CIRCLE)
+
+    def __init__(
+        self,
+        listen: Callable[[], DatagramListener],
+        admission: Admission,
+        *,
+        latency: float = 0.0,
+        unbind: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``listen`` opens the socket, and raises LinkError or SourceError; ``unbind`` gives up its path.
+
+        What comes faster than every ``latency`` seconds gathers for that time.
+        """
+        super().__init__(admission)
+        self._listen = listen
+        self._unbind = unbind
+        self._latency = latency
+        self._listener: DatagramListener | None = None
+        self._is_empty = False  # the last batch was all that there was
+        self._came_at = 0.0  # monotonic seconds, of the last batch
+        # The overflow of sockets that are closed, and the one that is open: only replaced, others read it
+        self._overflowed: tuple[int, DatagramListener | None] = 0, None
+        self._guard = CircleGuard()
+
+    def fileno(self) -> int | None:
+        return None if self._listener is None else self._listener.fileno()
+
+    def overflow(self, *, exact: bool) -> int:
+        before, listener = self._overflowed
+        if listener is None:
+            return before
+        return before + (listener.overflow() if exact else listener.lost())
+
+    @property
+    def receive_buffer(self) -> int | None:
+        listener = self._listener
+        return None if listener is None else listener.buffer
+
+    @property
+    def returned_by(self) -> str:
+        return self._guard.returned_by
+
+    def read(self) -> Payloads:
+        """Raises SourceError."""
+        listener = self._listener
+        if listener is None:
+            listener = self._listener = self._open()
+        for _ in range(BATCHES_AT_ONCE):
+            if not self._is_empty:
+                batch = self._receive(listener)
+                self._is_empty = listener.emptied
+                if payloads := self._taken(batch, listener.names_senders):
+                    return payloads
+            if self._is_empty:
+                listener.idle()
+                self._is_empty = False
+                break
+        return ListPayloads()
+
+    def restart(self) -> None:
+        if (listener := self._listener) is not None:
+            self._listener = None
+            listener.close()
+            self._overflowed = self._overflowed[0] + listener.overflow(), None
+            self._unbind()
+        self._is_empty = False
+        self.gather, self.state = 0.0, "not opened"
+
+    def _open(self) -> DatagramListener:
+        try:
+            listener = self._listen()
+        except LinkError as error:
+            raise _as_source_error(error) from error
+        self._overflowed = self._overflowed[0], listener
+        self.state = "waiting for datagrams"
+        return listener
+
+    def _receive(self, listener: DatagramListener) -> Batch:
+        try:
+            return listener.receive()
+        except LinkError as error:
+            self.restart()
+            raise _as_source_error(error) from error
+
+    def _taken(self, batch: Batch, names_senders: bool) -> ListPayloads:
+        """What of a batch is to be sent; all else is counted."""
+        count = len(batch)
+        if not count:
+            return ListPayloads()
+        self.state = "receiving"
+        self.position += batch.size
+        now = clock.monotonic()
+        self.gather = self._latency if count > 1 or now - self._came_at < self._latency else 0.0
+        self._came_at = now
+        payloads = batch.payloads
+        if names_senders:
+            payloads = self._sifted(*self._admitted(batch.sources, payloads), now)
+        else:
+            self._came("", count)
+        if batch.size > MAX_DATAGRAM_BYTES:
+            whole = [payload for payload in payloads if len(payload) <= MAX_DATAGRAM_BYTES]
+            if len(whole) < len(payloads):
+                self._drop(TOO_LONG, len(payloads) - len(whole))
+                payloads = whole
+        return ListPayloads(payloads)
+
+    def _admitted(self, senders: SenderRuns, payloads: PayloadBytes) -> tuple[SenderRuns, PayloadBytes]:
+        """Those of senders that may send."""
+        admission = self._admission
+        if not admission.prefixes:
+            for sender, count in senders:
+                self._came(sender, count)
+            return senders, payloads
+        runs: list[tuple[str, int]] = []
+        taken: list[bytes | memoryview] = []
+        start = 0
+        for sender, count in senders:
+            if admission.admits(sender):
+                self._came(sender, count)
+                runs.append((sender, count))
+                taken += payloads[start : start + count]
+            else:
+                self._refuse(sender, count)
+            start += count
+        return runs, taken
+
+    def _sifted(self, senders: SenderRuns, payloads: PayloadBytes, now: float) -> PayloadBytes:
+        """Without what comes back since it was sent on."""
+        go_on = self._guard.sift(senders, payloads, now)
+        if go_on is None:
+            return payloads
+        self._drop(CIRCLE, len(payloads) - len(go_on))
+        return [payloads[index] for index in go_on]
+
+
+def _as_source_error(error: LinkError) -> SourceError:
+    return SourceError(error.what, error.cause, error.way_out, waits=error.waits, errno=error.errno)
