@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import select
+from collections.abc import Mapping
 from functools import partial
 from typing import Protocol
 
@@ -124,11 +125,13 @@ class Turns:
         assert reader is not None
 
         def wait() -> None:
-            context.wait(self._until_alarm())
+            ready = context.wait(self._until_alarm())
             with self.handover.lock:
+                self._tell(ready)
+                self._watch(context, self._awaited())
                 self._life.attend(context, link)
 
-        self._watch(context, {})
+        self._watch(context, self._awaited())
         self._streak = 0
         return self.handover.lend(
             context, partial(reader.add, fd, self), partial(reader.remove, fd, self), wait
@@ -201,6 +204,7 @@ class Turns:
                 for sink in outputs.queueing:
                     if sink.pending in ready:
                         sink.flush()
+                self._tell(ready)
             is_time = since - looked >= LOOK_SECONDS
             if is_time or not pause or exact or link.deadline < math.inf or context.asked(Signal.REOPEN):
                 life.attend(context, link)
@@ -249,10 +253,23 @@ class Turns:
 
     def _wanted(self, link: Receiver) -> dict[int, int]:
         """The fds to wait for, with events: outputs that queue, and the link unless an output is blocked."""
-        wanted = {sink.pending: select.POLLOUT for sink in self._outputs.sinks if sink.pending is not None}
+        wanted = self._awaited()
+        for sink in self._outputs.sinks:
+            if (fd := sink.pending) is not None:
+                wanted[fd] = wanted.get(fd, 0) | select.POLLOUT
         if not self._outputs.blocked():
             wanted[link.fileno()] = select.POLLIN
         return wanted
+
+    def _awaited(self) -> dict[int, int]:
+        """What outputs wait for that comes without a datagram: fds, with events."""
+        return dict(awaited for sink in self._outputs.queueing if (awaited := sink.awaits) is not None)
+
+    def _tell(self, ready: Mapping[int, int]) -> None:
+        """Have outputs see to what has happened to them."""
+        for sink in self._outputs.queueing if ready else ():
+            if (awaited := sink.awaits) is not None and ready.get(awaited[0], 0) & ~select.POLLOUT:
+                sink.tick(clock.monotonic())
 
     def _watch(self, context: Context, wanted: dict[int, int]) -> None:
         if wanted == self._watched:

@@ -203,3 +203,23 @@ output = [
         lines = files["tcp"].read_text().splitlines()
         assert lines == sorted({*lines}), "each once, in order, none cut"
         assert counters()["tcp-server"]["counters"]["dropped"] == before
+
+
+def test_a_peer_that_was_started_again_is_connected_to_though_nothing_comes(
+    hosts: tuple[Host, Host, Host], tmp_path: Path
+) -> None:
+    _, relay, right = hosts
+    config = f"""
+[inbound.news]
+group = "{IN}"
+port = {PORT}
+interface = "eth0"
+output = {{ kind = "tcp", to = "10.9.0.2:7007" }}
+"""
+    with inside(right):
+        server = socket.create_server(("10.9.0.2", 7007))
+    server.settimeout(60)
+    with server, RunningDaemon(tmp_path, config, enter=relay.enter([])):
+        for _ in range(3):
+            peer, _ = server.accept()
+            peer.close()

@@ -59,6 +59,14 @@ class Sink(ABC):
         return None
 
     @property
+    def awaits(self) -> tuple[int, int] | None:
+        """An fd, and events of poll(2), of what may happen without a datagram, as that a reader comes or goes.
+
+        Once it has one of them, :meth:`tick` is called. None: nothing is awaited. Asked only if it may queue.
+        """
+        return None
+
+    @property
     def blocked(self) -> bool:
         """True if reception is to wait until this sink has room."""
         return False

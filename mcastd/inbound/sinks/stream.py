@@ -42,6 +42,8 @@ LOOK_SECONDS = 0.05
 # A connection that is not made after so long is given up.
 CONNECT_SECONDS = 10.0
 LINGER_SECONDS = 0.5
+# What a reader sends is read, and thrown away, so much at a time.
+READ_BYTES = 65_536
 _LENGTH = struct.Struct("!I")
 
 
@@ -55,6 +57,8 @@ class StreamSink(Sink):
     reasons: Sequence[str] = STREAM_REASONS
     may_queue = True
     waits_for_reader = False  # True: without a connection what comes is dropped
+    # Whether a reader that has ended its side of the connection may go on to read
+    ends_by_halves = False
 
     def __init__(self, config: StreamingOutput, format: Format, account: Account) -> None:
         super().__init__(account)
@@ -64,6 +68,7 @@ class StreamSink(Sink):
         self._returns = ReturnGuard(account, config.label)
         self._sock: socket.socket | None = None
         self._is_connected = False
+        self._is_half_closed = False  # the reader has ended its side, and nobody knows whether it reads
         self._connecting_since = 0.0  # monotonic seconds
         self._retry_at = 0.0  # monotonic seconds
         self._revision: int | None = None  # of the head that the reader has
@@ -83,12 +88,27 @@ class StreamSink(Sink):
     def release(self) -> None:
         """The sink is closed: give up what :meth:`connect` needs."""
 
+    @property
+    def listening(self) -> int | None:
+        """The fd that turns readable when a reader comes; None: this host connects."""
+        return None
+
     # -- as a sink
 
     @property
     def pending(self) -> int | None:
         wants_room = self._sock is not None and (self._queue.records or not self._is_connected)
         return self._sock.fileno() if self._sock is not None and wants_room else None
+
+    @property
+    def awaits(self) -> tuple[int, int] | None:
+        if self._is_connected and self._sock is not None and not self._is_half_closed:
+            return self._sock.fileno(), select.POLLIN | select.POLLRDHUP
+        rests = self._sock is None and clock.monotonic() < self._retry_at
+        if (fd := self.listening) is not None and (self._sock is None or self._is_half_closed) and not rests:
+            return fd, select.POLLIN
+        # Nothing but its end, which poll(2) always tells
+        return (self._sock.fileno(), 0) if self._is_half_closed and self._sock is not None else None
 
     @property
     def blocked(self) -> bool:
@@ -126,6 +146,8 @@ class StreamSink(Sink):
         self._plan()
 
     def tick(self, now: float) -> None:
+        if self._is_connected:
+            self._look_at_reader()
         if self._is_connected:
             self.flush()
         else:
@@ -188,6 +210,31 @@ class StreamSink(Sink):
         self._account.recovered()
         return True
 
+    def _look_at_reader(self) -> None:
+        """See whether the reader has gone. What it sends is not for us."""
+        sock = self._sock
+        assert sock is not None
+        try:
+            if not self._is_half_closed and not sock.recv(READ_BYTES):
+                self._is_half_closed = True
+            if self._is_half_closed and self._has_gone(sock):
+                raise BrokenPipeError(errno.EPIPE, "")
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._break(error)
+            self.counters.queued = self._queue.datagrams
+
+    def _has_gone(self, sock: socket.socket) -> bool:
+        """Return True if a reader that has ended its side reads no more, or another one waits for its place."""
+        if not self.ends_by_halves:
+            return True
+        poll = select.poll()
+        poll.register(sock, 0)
+        if self.listening is not None:
+            poll.register(self.listening, select.POLLIN)
+        return bool(poll.poll(0))
+
     def _break(self, error: OSError | LinkError | SinkError) -> None:
         """There is no connection, or no longer one."""
         was_connected = self._is_connected
@@ -209,7 +256,7 @@ class StreamSink(Sink):
     def _disconnect(self) -> None:
         if self._sock is not None:
             self._sock.close()
-        self._sock, self._is_connected, self._revision = None, False, None
+        self._sock, self._is_connected, self._is_half_closed, self._revision = None, False, False, None
 
     def _give_up(self, error: SinkError) -> None:
         if dropped := self._queue.clear():
@@ -266,10 +313,12 @@ class StreamSink(Sink):
             self._account.recovered()
 
     def _plan(self) -> None:
-        """When :meth:`tick` is due: :attr:`pending` tells the rest."""
+        """When :meth:`tick` is due: :attr:`pending` and :attr:`awaits` tell the rest."""
         now = clock.monotonic()
         if self._is_connected:
             self.deadline = math.inf
+        elif self._sock is None and self.listening is not None:
+            self.deadline = self._retry_at if self._retry_at > now else math.inf
         elif self._sock is not None:
             self.deadline = now + LOOK_SECONDS
         else:

@@ -35,6 +35,7 @@ class TcpServerSink(StreamSink):
     """Waits for a program that reads; one at a time, the next one has to wait."""
 
     waits_for_reader = True
+    ends_by_halves = True  # as nc(1) does without an input
 
     def __init__(
         self, config: TcpServerOutput, format: Format, account: Account, means: Means = ALONE
@@ -64,6 +65,10 @@ class TcpServerSink(StreamSink):
 
     def connected(self, sock: socket.socket) -> None:
         be_watchful(sock)
+
+    @property
+    def listening(self) -> int | None:
+        return None if self._listening is None else self._listening.fileno()
 
     def release(self) -> None:
         if self._listening is not None:

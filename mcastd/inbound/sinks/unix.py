@@ -34,6 +34,8 @@ class UnixDatagramSink(SendingSink[UnixSender]):
 class UnixStreamSink(StreamSink):
     """Records one after the other, as a stream."""
 
+    ends_by_halves = True  # poll(2) tells one that ends its side from one that closes
+
     def __init__(self, config: UnixOutput, format: Format, account: Account, means: Means = ALONE) -> None:
         super().__init__(config, format, account)
         self.reasons = (*STREAM_REASONS, UNSAFE_PATH, NOT_A_SOCKET)
