@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import select
 import socket
@@ -16,7 +17,7 @@ from support.ports import free_port
 from support.wait import wait_for
 
 from mcastd import log
-from mcastd.config import OutputSettings, TcpOutput, TcpServerOutput, UnixOutput
+from mcastd.config import OutputSettings, TcpOutput, TcpServerOutput, UdpOutput, UnixOutput
 from mcastd.inbound.sinks import Sink, StreamFacts, make_sink, stream
 from mcastd.net.link import Batch, ListBatch, Origin
 
@@ -319,12 +320,58 @@ def test_a_path_without_a_socket_is_said_and_looked_for_again(
     path.write_text("something else")
     ticked(sink, lambda: "it is not a socket but a regular file" in sink.problem)
     sink.write(batch_of(b"1"))
-    assert counted(sink) == (0, 0, {"not-a-socket": 1})
+    assert counted(sink) == (0, 1, {})
     path.unlink()
     receiver = UnixReceiver(path, socket.SOCK_DGRAM)
-    ticked(sink, lambda: sink.write(batch_of(b"2")) or not sink.problem)
-    assert receiver.sock.recv(9) == b"2"
+    ticked(sink, lambda: not sink.problem)
+    sink.write(batch_of(b"2"))
+    assert [receiver.sock.recv(9) for _ in range(2)] == [b"1", b"2"]
     receiver.close()
+
+
+def test_what_comes_while_a_program_is_started_again_is_held(
+    output: MakeOutput, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcastd.inbound.sinks.sending.RETRY_SECONDS", 0.02)
+    path = tmp_path / "socket"
+    receiver = UnixReceiver(path, socket.SOCK_DGRAM)
+    sink = output(UnixOutput(path=path, queue=4096, when_full="drop-oldest"))
+    sink.write(batch_of(b"one"))
+    assert receiver.sock.recv(9) == b"one"
+    receiver.close()
+    sink.write(batch_of(*[b"%d" % number + bytes(1000) for number in range(6)]))
+    assert "connection refused" in sink.problem
+    assert counted(sink) == (1, 3, {"unreachable": 3})
+    path.unlink()
+    receiver = UnixReceiver(path, socket.SOCK_DGRAM)
+    ticked(sink, lambda: counted(sink) == (4, 0, {"unreachable": 3}))
+    assert [receiver.sock.recv(2000)[:1] for _ in range(3)] == [b"3", b"4", b"5"]
+    assert sink.problem == ""
+    receiver.close()
+
+
+@pytest.mark.parametrize("kind", ["tcp", "tcp-server", "datagram", "stream", "udp"])
+def test_want_of_descriptors_is_said_as_such(
+    output: MakeOutput, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    def none_left(*_: object, **__: object) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    settings: OutputSettings
+    match kind:
+        case "tcp":
+            settings = TcpOutput(to="127.0.0.1:9")
+        case "tcp-server":
+            settings = TcpServerOutput(listen="127.0.0.1:9")
+        case "udp":
+            settings = UdpOutput(to="127.0.0.1:9")
+        case _:
+            settings = UnixOutput(path=tmp_path / "socket", type=kind)
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "socket", none_left)
+        sink = output(settings)
+    assert sink.status().reason == "no-descriptors"
+    assert "no-descriptors" in sink.reasons
 
 
 def test_a_program_that_accepts_no_connection_is_said(output: MakeOutput, tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ REASONS = {
     errno.EMFILE: "no-descriptors",
     errno.ENFILE: "no-descriptors",
 }
+NO_DESCRIPTORS = REASONS[errno.EMFILE]
+UNREACHABLE = "unreachable"
 # For any other errno.
 IO_ERROR = "io-error"
 TROUBLES = (*sorted(set(REASONS.values())), IO_ERROR)
@@ -35,6 +37,11 @@ NO_READER = "no-reader"
 READER_GONE = "reader-gone"
 # A pipe's reader may come and go: this is logged, without a warning.
 EXPECTED = {NO_READER, READER_GONE}
+
+
+def why_no_way(number: int) -> str:
+    """The reason of what cannot be sent since there is no way, by the errno of looking for one."""
+    return NO_DESCRIPTORS if number in {errno.EMFILE, errno.ENFILE} else UNREACHABLE
 
 
 class Account:

@@ -22,7 +22,7 @@ from typing import Generic, Protocol, TypeVar
 from mcastd import clock
 from mcastd.config import SendingOutput
 from mcastd.errors import LinkError, SinkError
-from mcastd.inbound.sinks.account import Account
+from mcastd.inbound.sinks.account import NO_DESCRIPTORS, UNREACHABLE, Account, why_no_way
 from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.queue import RECORD_OVERHEAD_BYTES
 from mcastd.inbound.sinks.records import Record
@@ -35,9 +35,8 @@ from mcastd.net.payloads import ListPayloads, Payloads
 FULL = "full"  # the network does not take them as fast as they come
 TOO_BIG = "too-big"  # longer than the way takes
 NO_CARRIER = "no-carrier"
-UNREACHABLE = "unreachable"  # there is no way
 STOPPED = "stopped"
-REASONS = (FULL, TOO_BIG, NO_CARRIER, UNREACHABLE, STOPPED)
+REASONS = (FULL, TOO_BIG, NO_CARRIER, UNREACHABLE, NO_DESCRIPTORS, STOPPED)
 # Of what goes to a program, too
 REASONS_OF_PROGRAM = (*REASONS, CIRCLE)
 # While the kernel is full nothing is sent for the first of these, doubled up to the second. The second, too,
@@ -73,6 +72,8 @@ class SendingSink(Sink, Generic[D]):
 
     reasons: Sequence[str] = REASONS
     may_queue = True
+    # True: what comes while there is no way is held, too, as far as the queue goes
+    holds_without_way = False
 
     def __init__(
         self, config: SendingOutput, format: Format, account: Account, *, may_return: bool = False
@@ -198,7 +199,7 @@ class SendingSink(Sink, Generic[D]):
         """There is no way: ``dropped`` datagrams are given up."""
         self.disconnect()
         self._retry_at = clock.monotonic() + RETRY_SECONDS
-        reason = error.reason if isinstance(error, SinkError) else UNREACHABLE
+        reason = error.reason if isinstance(error, SinkError) else why_no_way(error.errno)
         trouble = SinkError(error.what, error.cause, error.way_out, reason=reason, waits="looking for a way")
         self._account.drop(dropped, trouble)
 
@@ -210,8 +211,9 @@ class SendingSink(Sink, Generic[D]):
         try:
             way = self._way()
             if way is None:
-                if (now := clock.monotonic()) >= self._retry_at:  # not known yet
-                    self._again_at = now + PAUSE_MAX_SECONDS
+                now = clock.monotonic()
+                if self.holds_without_way or now >= self._retry_at:  # the way is not known yet
+                    self._again_at = max(self._retry_at, now + PAUSE_MAX_SECONDS)
                     return 0
                 self._account.drop(count, self._known_trouble())
                 return count
@@ -222,6 +224,10 @@ class SendingSink(Sink, Generic[D]):
             if error.errno in FULL_ERRNOS:
                 self._pause = min(max(PAUSE_SECONDS, 2 * self._pause), PAUSE_MAX_SECONDS)
                 self._again_at = clock.monotonic() + self._pause
+                return done
+            if self.holds_without_way:
+                self._lose(error)
+                self._again_at = self._retry_at
                 return done
             self._lose(error, count - done)
             return count

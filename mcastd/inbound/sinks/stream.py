@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from mcastd import clock
 from mcastd.config import StreamingOutput
 from mcastd.errors import LinkError, SinkError, reason_of
-from mcastd.inbound.sinks.account import Account
+from mcastd.inbound.sinks.account import NO_DESCRIPTORS, UNREACHABLE, Account, why_no_way
 from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.queue import RecordQueue
 from mcastd.inbound.sinks.records import Made, Record, headed, made
@@ -33,9 +33,8 @@ from mcastd.net.link import Batch
 FULL = "full"  # its reader is too slow
 NO_READER = "no-reader"
 READER_GONE = "reader-gone"
-UNREACHABLE = "unreachable"
 STOPPED = "stopped"
-STREAM_REASONS = (FULL, NO_READER, READER_GONE, UNREACHABLE, STOPPED, CIRCLE)
+STREAM_REASONS = (FULL, NO_READER, READER_GONE, UNREACHABLE, NO_DESCRIPTORS, STOPPED, CIRCLE)
 RETRY_SECONDS = 1.0
 # Between two looks whether somebody has connected, or a name is known.
 LOOK_SECONDS = 0.05
@@ -240,11 +239,12 @@ class StreamSink(Sink):
         was_connected = self._is_connected
         self._disconnect()
         if isinstance(error, OSError):
-            reason = READER_GONE if was_connected else UNREACHABLE
+            reason = READER_GONE if was_connected else why_no_way(error.errno or 0)
             cause = "its reader has gone" if was_connected and _is_gone(error) else reason_of(error)
             error = self.trouble(cause, reason, waits="connecting again")
         elif isinstance(error, LinkError):
-            error = SinkError(error.what, error.cause, error.way_out, reason=UNREACHABLE)
+            reason = why_no_way(error.errno)
+            error = SinkError(error.what, error.cause, error.way_out, reason=reason, errno=error.errno)
         if not was_connected:
             self._retry_at = clock.monotonic() + RETRY_SECONDS
         # A part of a record can be of no use to the next reader

@@ -7,11 +7,11 @@ from ipaddress import ip_address
 
 from mcastd.config import TcpOutput, TcpServerOutput, split_end
 from mcastd.errors import SinkError, reason_of
-from mcastd.inbound.sinks.account import Account
+from mcastd.inbound.sinks.account import Account, why_no_way
 from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.host_name import HostName
 from mcastd.inbound.sinks.means import ALONE, Means
-from mcastd.inbound.sinks.stream import UNREACHABLE, StreamSink
+from mcastd.inbound.sinks.stream import StreamSink
 from mcastd.net.tcp_socket import be_watchful, connecting, listening
 
 
@@ -54,7 +54,7 @@ class TcpServerSink(StreamSink):
                     f"cannot listen at {self._listen}",
                     reason_of(error),
                     "choose an address of this host, and a port that nobody has",
-                    reason=UNREACHABLE,
+                    reason=why_no_way(error.errno or 0),
                 ) from error
         try:
             sock, _ = self._listening.accept()

@@ -7,20 +7,22 @@ import stat
 from pathlib import Path
 
 from mcastd.config import UnixOutput
-from mcastd.inbound.sinks.account import Account
+from mcastd.inbound.sinks.account import UNREACHABLE, Account
 from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.means import ALONE, Means
 from mcastd.inbound.sinks.paths import UNSAFE_PATH, look, place_of
 from mcastd.inbound.sinks.sending import REASONS_OF_PROGRAM, SendingSink
 from mcastd.inbound.sinks.sink import Sink
-from mcastd.inbound.sinks.stream import STREAM_REASONS, UNREACHABLE, StreamSink
+from mcastd.inbound.sinks.stream import STREAM_REASONS, StreamSink
 from mcastd.net.unix_socket import UnixSender
 
 NOT_A_SOCKET = "not-a-socket"
 
 
 class UnixDatagramSink(SendingSink[UnixSender]):
-    """Each datagram is one of the socket, too."""
+    """Each datagram is one of the socket, too. A program that is started again misses nothing that fits."""
+
+    holds_without_way = True
 
     def __init__(self, config: UnixOutput, format: Format, account: Account, means: Means = ALONE) -> None:
         super().__init__(config, format, account, may_return=True)
