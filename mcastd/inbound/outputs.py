@@ -8,8 +8,10 @@ from dataclasses import replace
 
 from structlog.typing import FilteringBoundLogger
 
+from mcastd import clock
 from mcastd.config import OutputSettings
 from mcastd.inbound.sinks import FORMATS, Sink
+from mcastd.inbound.sinks.sink import LINGER_SECONDS
 from mcastd.status import OutputStatus
 from mcastd.worker import OutputIdentity
 
@@ -65,10 +67,16 @@ class Outputs:
         ending = {settings: sink for settings, sink in self._sinks.items() if settings not in wanted}
         new = [settings for settings in wanted if settings not in self._sinks]
         labels = {settings.label for settings in wanted}
+        made = {settings: self._make(settings) for settings in new}
+        old_by_label = {settings.label: sink for settings, sink in ending.items()}
+        for settings, sink in made.items():
+            if (old := old_by_label.get(settings.label)) is not None:
+                sink.take_over(old)
+        _linger(ending.values())
         for settings, sink in ending.items():
             sink.close(for_good=settings.label not in labels)
             self._log.info("output.closed", **settings.named, **_count(sink))
-        self._sinks = {settings: self._sinks.get(settings) or self._make(settings) for settings in wanted}
+        self._sinks = {settings: self._sinks.get(settings) or made[settings] for settings in wanted}
         before = {settings.label: sink for settings, sink in ending.items()}
         for settings in new:
             if (old := before.pop(settings.label, None)) is not None:
@@ -95,6 +103,7 @@ class Outputs:
                 counters.dropped[CRASHED] += missing
 
     def close(self) -> None:
+        _linger(self.sinks)
         for sink in self.sinks:
             sink.close()
 
@@ -145,6 +154,16 @@ class Outputs:
             settings.label: {**_count(sink), "received_before": self._began.get(sink, 0)}
             for settings, sink in self._sinks.items()
         }
+
+
+def _linger(sinks: Iterable[Sink]) -> None:
+    """Have those that are about to be closed write what they have: all of them in the time of one."""
+    until = clock.monotonic() + LINGER_SECONDS
+    waiting = [sink for sink in sinks if sink.counters.queued]
+    for sink in waiting:
+        sink.flush()
+    for sink in waiting:
+        sink.linger(until)
 
 
 def _count(sink: Sink) -> dict[str, object]:

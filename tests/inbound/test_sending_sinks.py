@@ -243,6 +243,32 @@ def test_the_end_sends_what_it_can_and_counts_the_rest(monkeypatch: pytest.Monke
     assert (sink.account, sink.network.closed) == ((2, 0, {"stopped": 1}), 1)
 
 
+def test_what_is_held_goes_on_with_the_next_one_of_the_same_label() -> None:
+    old, new = MemorySink(), MemorySink(dscp=46)
+    old.network.room = 1
+    old.write(batch_of(b"1", b"2", b"3"))
+    assert new.take_over(old)
+    new.go_on_from(old)
+    old.close()
+    assert old.account == (1, 0, {})
+    assert new.account == (1, 2, {})
+    new.open()
+    new.tick(math.inf)
+    new.write(batch_of(b"4"))
+    assert new.network.taken == [b"2", b"3", b"4"]
+    assert new.account == (4, 0, {})
+
+
+def test_what_is_held_in_another_format_is_not_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending, "LINGER_SECONDS", 0.0)
+    old = MemorySink()
+    old.network.room = 0
+    old.write(batch_of(b"1"))
+    assert not MemorySink(format="json").take_over(old)
+    old.close()
+    assert old.account == (0, 0, {"stopped": 1})
+
+
 # -- over real sockets
 
 

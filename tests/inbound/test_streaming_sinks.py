@@ -488,3 +488,59 @@ def test_a_reader_that_ends_its_side_goes_on_to_read_until_another_comes(output:
             sink.write(batch_of(b"more"))
             assert read(other, 4) == b"more"
             assert one.recv(1) == b""
+
+
+# -- other settings of the same output
+
+
+def test_another_queue_costs_no_connection_and_no_datagram(
+    output: MakeOutput, listening: socket.socket
+) -> None:
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    keys = {"to": f"127.0.0.1:{port_of(listening)}", "framing": "length"}
+    old = output(TcpOutput(**keys, queue=4 << 20))
+    peer, _ = listening.accept()
+    with peer:
+        ticked(old, lambda: old.status().error is None)
+        sent = 0
+        while not old.counters.queued:
+            old.write(batch_of(*[struct.pack("!I", sent + n) + bytes(1000) for n in range(100)]))
+            sent += 100
+        new = make_sink(TcpOutput(**keys, queue=8 << 20), StreamFacts(lambda: "239.1.1.1", str), log.get_logger())
+        assert new.take_over(old)
+        new.go_on_from(old)
+        old.close()
+        assert {*old.counters.dropped.values()} <= {0}
+        found = []
+        while new.counters.queued or len(found) < new.counters.written:
+            new.flush()
+            (size,) = struct.unpack("!I", read(peer, 4))
+            found.append(struct.unpack("!I", read(peer, size)[:4])[0])
+        assert found == [*range(sent)]
+        assert counted(new) == (sent, 0, {})
+        new.close()
+
+
+def test_one_that_waits_goes_on_to_wait_at_its_port(output: MakeOutput) -> None:
+    port = free_port()
+    old = output(TcpServerOutput(listen=f"127.0.0.1:{port}"))
+    with socket.create_connection(("127.0.0.1", port)) as reader:
+        ticked(old, lambda: old.status().error is None)
+        settings = TcpServerOutput(listen=f"127.0.0.1:{port}", queue=4096)
+        new = make_sink(settings, StreamFacts(lambda: "239.1.1.1", str), log.get_logger())
+        assert new.take_over(old)
+        old.close()
+        new.open()
+        new.write(batch_of(b"news"))
+        assert read(reader, 4) == b"news"
+        new.close()
+
+
+@pytest.mark.parametrize("change", [{"framing": "length"}, {"format": "json"}, {"format": "pcapng"}])
+def test_a_reader_of_another_stream_is_another_reader(
+    output: MakeOutput, listening: socket.socket, change: dict[str, str]
+) -> None:
+    to = f"127.0.0.1:{port_of(listening)}"
+    old = output(TcpOutput(to=to))
+    ticked(old, lambda: old.status().error is None)
+    assert not output(TcpOutput(to=to, **change)).take_over(old)

@@ -31,7 +31,7 @@ from mcastd.inbound.sinks.paths import (
 from mcastd.inbound.sinks.pipe import capacity, enlarge, has_reader, room
 from mcastd.inbound.sinks.queue import RecordQueue
 from mcastd.inbound.sinks.records import Made, fitting, headed, made, part, whole
-from mcastd.inbound.sinks.sink import Sink
+from mcastd.inbound.sinks.sink import LINGER_SECONDS, Sink
 from mcastd.net.link import Batch
 from mcastd.paths import OF_FILES, FileIdentity, identity
 
@@ -42,7 +42,6 @@ STOPPED = "stopped"
 # The default of fs.pipe-max-size.
 PIPE_BYTES = 1 << 20
 # A sink that is closed gives its reader this long to take what is queued.
-LINGER_SECONDS = 0.5
 # Time between two looks at a pipe that has some room, but not enough, which poll(2) cannot wait for: the
 # first after a reader has read, doubled up to the second while it reads nothing.
 ROOM_LOOK_SECONDS = 0.005
@@ -81,6 +80,7 @@ class FifoSink(Sink):
         self._known: FileIdentity = (0, 0)  # the FIFO at the path, which was found safe to write
         self._fd = -1
         self._identity: FileIdentity = (0, 0)  # of the FIFO that is open
+        self._has_lingered = False
         self._queue = RecordQueue()
         self._revision: int | None = None  # of the head that the reader has; None: of none that counts
         self._starved = False  # the pipe has some room, but not enough for the next record
@@ -169,15 +169,19 @@ class FifoSink(Sink):
         """Keep an open pipe: it holds no log to rotate, and its reader would take a close for the end."""
         self.open()
 
-    def close(self, *, for_good: bool = False) -> None:
-        end = clock.monotonic() + LINGER_SECONDS
+    def linger(self, until: float) -> None:
+        self._has_lingered = True
         if self._queue.records:
             self.flush()
         poll = select.poll()
-        while self._queue.records and (now := clock.monotonic()) < end:
+        while self._queue.records and (now := clock.monotonic()) < until:
             poll.register(self._fd, 0 if self._starved else select.POLLOUT)
-            poll.poll(max(0.0, min(end, self.deadline) - now) * 1000)
+            poll.poll(max(0.0, min(until, self.deadline) - now) * 1000)
             self.flush()
+
+    def close(self, *, for_good: bool = False) -> None:
+        if not self._has_lingered:
+            self.linger(clock.monotonic() + LINGER_SECONDS)
         if self._queue.started:
             self._retire()
         trouble = self._trouble("stopped", STOPPED, "its reader did not take it in time")

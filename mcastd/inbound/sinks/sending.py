@@ -27,7 +27,7 @@ from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.queue import RECORD_OVERHEAD_BYTES
 from mcastd.inbound.sinks.records import Record
 from mcastd.inbound.sinks.returned import CIRCLE, ReturnGuard
-from mcastd.inbound.sinks.sink import Sink
+from mcastd.inbound.sinks.sink import LINGER_SECONDS, Sink
 from mcastd.net.link import FULL_ERRNOS, Batch
 from mcastd.net.payloads import ListPayloads, Payloads
 
@@ -45,9 +45,8 @@ PAUSE_SECONDS = 0.001
 PAUSE_MAX_SECONDS = 0.064
 # After there was no way it is looked for again.
 RETRY_SECONDS = 1.0
-# What is held is sent so many at a time, and for so long after the end.
+# What is held is sent so many at a time.
 SEND_DATAGRAMS = 512
-LINGER_SECONDS = 0.5
 
 
 class Destination(Protocol):
@@ -87,6 +86,7 @@ class SendingSink(Sink, Generic[D]):
         self._retry_at = 0.0  # monotonic seconds
         self._pause = 0.0  # seconds
         self._again_at = 0.0  # monotonic seconds when what is held is tried again, whatever comes meanwhile
+        self._has_lingered = False
         self._held: deque[tuple[int, bytes]] = deque()
         self._held_bytes = 0
 
@@ -159,12 +159,26 @@ class SendingSink(Sink, Generic[D]):
                 self._lose(error)
         self.open()
 
-    def close(self, *, for_good: bool = False) -> None:
-        end = clock.monotonic() + LINGER_SECONDS
+    def take_over(self, before: Sink) -> bool:
+        if type(before) is not type(self) or not isinstance(before, SendingSink):
+            return False
+        if before._settings.format != self._settings.format:
+            return False
+        self._held, before._held = before._held, deque()
+        self._held_bytes, before._held_bytes = before._held_bytes, 0
+        self.counters.queued, before.counters.queued = len(self._held), 0
+        return True
+
+    def linger(self, until: float) -> None:
+        self._has_lingered = True
         self.flush()
-        while self._held and self.destination is not None and clock.monotonic() < end:
-            time.sleep(max(PAUSE_SECONDS, min(self._pause, end - clock.monotonic())))
+        while self._held and self.destination is not None and (left := until - clock.monotonic()) > 0:
+            time.sleep(max(PAUSE_SECONDS, min(self._pause, left)))
             self.flush()
+
+    def close(self, *, for_good: bool = False) -> None:
+        if not self._has_lingered:
+            self.linger(clock.monotonic() + LINGER_SECONDS)
         if self._held:
             self._account.drop(len(self._held), self.trouble("stopped", STOPPED))
             self._held.clear()

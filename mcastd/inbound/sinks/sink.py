@@ -13,6 +13,10 @@ from mcastd.status import OutputStatus
 from mcastd.worker import ObjectBooks
 
 
+# What is queued when a sink is closed may be written for so long.
+LINGER_SECONDS = 0.5
+
+
 class Sink(ABC):
     """One output of one subscription, opened and written by one thread; it outlives the subscription's runs.
 
@@ -89,6 +93,19 @@ class Sink(ABC):
 
     def reopen(self) -> None:
         """Close a file that was moved away, and open the path anew (log rotation)."""
+
+    def take_over(self, before: Sink) -> bool:
+        """Take what another sink of the same label, which ends, has not written yet.
+
+        Returns True if it has nothing left: False if what it has is written in another way.
+        """
+        return False
+
+    def linger(self, until: float) -> None:
+        """The sink is about to be closed: write what is queued, and wait for that until then at most.
+
+        In monotonic seconds. Without this, :meth:`close` waits by itself, for LINGER_SECONDS.
+        """
 
     def close(self, *, for_good: bool = False) -> None:
         """Write what can be written soon, drop the rest, release everything.

@@ -26,7 +26,7 @@ from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.queue import RecordQueue
 from mcastd.inbound.sinks.records import Made, Record, headed, made
 from mcastd.inbound.sinks.returned import CIRCLE, ReturnGuard
-from mcastd.inbound.sinks.sink import Sink
+from mcastd.inbound.sinks.sink import LINGER_SECONDS, Sink
 from mcastd.net.link import Batch
 
 # Reasons to drop.
@@ -40,7 +40,6 @@ RETRY_SECONDS = 1.0
 LOOK_SECONDS = 0.05
 # A connection that is not made after so long is given up.
 CONNECT_SECONDS = 10.0
-LINGER_SECONDS = 0.5
 # What a reader sends is read, and thrown away, so much at a time.
 READ_BYTES = 65_536
 _LENGTH = struct.Struct("!I")
@@ -63,6 +62,7 @@ class StreamSink(Sink):
         super().__init__(account)
         self._settings = config
         self._format = format
+        self._has_lingered = False
         self._queue = RecordQueue()
         self._returns = ReturnGuard(account, config.label)
         self._sock: socket.socket | None = None
@@ -157,13 +157,33 @@ class StreamSink(Sink):
         self._retry_at = 0.0
         self.open()
 
-    def close(self, *, for_good: bool = False) -> None:
-        end = clock.monotonic() + LINGER_SECONDS
+    def take_over(self, before: Sink) -> bool:
+        """The connection, too, so that the reader notices nothing."""
+        if type(before) is not type(self) or not isinstance(before, StreamSink):
+            return False
+        ours, theirs = self._settings, before._settings
+        has_head = bool(self._format.head(None) or before._format.head(None))
+        if has_head or (ours.format, ours.framing) != (theirs.format, theirs.framing):
+            return False  # the reader is to have another stream
+        self._queue, before._queue = before._queue, RecordQueue()
+        self.counters.queued, before.counters.queued = self._queue.datagrams, 0
+        self._sock, before._sock = before._sock, None
+        self._is_connected, self._is_half_closed = before._is_connected, before._is_half_closed
+        self._connecting_since, self._revision = before._connecting_since, self._format.revision
+        before._disconnect()
+        return True
+
+    def linger(self, until: float) -> None:
+        self._has_lingered = True
         poll = select.poll()
-        while self._queue.records and self._sock is not None and (now := clock.monotonic()) < end:
+        while self._queue.records and self._sock is not None and (now := clock.monotonic()) < until:
             poll.register(self._sock, select.POLLOUT)
-            poll.poll(max(0.0, end - now) * 1000)
+            poll.poll(max(0.0, until - now) * 1000)
             self.flush()
+
+    def close(self, *, for_good: bool = False) -> None:
+        if not self._has_lingered:
+            self.linger(clock.monotonic() + LINGER_SECONDS)
         self._disconnect()
         self._give_up(self.trouble("stopped", STOPPED))
         self.release()

@@ -11,6 +11,7 @@ from mcastd.inbound.sinks.account import Account, why_no_way
 from mcastd.inbound.sinks.format import Format
 from mcastd.inbound.sinks.host_name import HostName
 from mcastd.inbound.sinks.means import ALONE, Means
+from mcastd.inbound.sinks.sink import Sink
 from mcastd.inbound.sinks.stream import StreamSink
 from mcastd.net.tcp_socket import be_watchful, connecting, listening
 
@@ -65,6 +66,13 @@ class TcpServerSink(StreamSink):
 
     def connected(self, sock: socket.socket) -> None:
         be_watchful(sock)
+
+    def take_over(self, before: Sink) -> bool:
+        if not super().take_over(before):
+            return False
+        assert isinstance(before, TcpServerSink)
+        self._listening, before._listening = before._listening, None
+        return True
 
     @property
     def listening(self) -> int | None:
