@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
+import select
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -169,6 +171,7 @@ class Queue:
     may_queue = True
     problem = ""
     objects = None
+    awaits: tuple[int, int] | None = None
 
     def __init__(self, *, timed: bool = False) -> None:
         self.counters = OutputCounters()
@@ -202,6 +205,9 @@ class Queue:
     def reopen(self) -> None:
         pass
 
+    def linger(self, until: float) -> None:
+        pass
+
     def close(self) -> None:
         for end in self._ends:
             os.close(end)
@@ -216,6 +222,33 @@ def test_whatever_queues_is_flushed_when_it_takes_more(make_run: Callable[..., R
     run = make_run(fifo_output(Path("/nowhere")), sink=sink)
     run.start().deliver(b"1", b"2", b"3")
     wait_for(lambda: sink.counters.written == 3, "the flush")
+
+
+def test_a_sink_is_told_what_it_awaits_when_nothing_comes(make_run: Callable[..., Run]) -> None:
+    """As that its reader has gone, or the next one is there: then it awaits something else."""
+
+    class Awaiting(Queue):
+        def __init__(self) -> None:
+            super().__init__(timed=True)
+            self.pipes = [os.pipe(), os.pipe()]
+            self.awaits = self.pipes[0][0], select.POLLIN
+
+        def tick(self, now: float) -> None:
+            os.read(self.pipes[len(self.ticks) % 2][0], 1)
+            self.ticks.append(now)
+            self.awaits = self.pipes[len(self.ticks) % 2][0], select.POLLIN
+
+    sink = Awaiting()
+    run = make_run(file_output(Path("/nowhere")), sink=sink)
+    run.start()
+    try:
+        for count in range(1, 5):
+            os.write(sink.pipes[(count - 1) % 2][1], b"x")
+            wait_for(lambda count=count: len(sink.ticks) == count)
+        run.stop()
+    finally:
+        for fd in itertools.chain(*sink.pipes):
+            os.close(fd)
 
 
 def test_a_sink_gets_its_tick_when_nothing_comes(make_run: Callable[..., Run]) -> None:

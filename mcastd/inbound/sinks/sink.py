@@ -12,7 +12,6 @@ from mcastd.net.link import Batch
 from mcastd.status import OutputStatus
 from mcastd.worker import ObjectBooks
 
-
 # What is queued when a sink is closed may be written for so long.
 LINGER_SECONDS = 0.5
 
@@ -64,9 +63,9 @@ class Sink(ABC):
 
     @property
     def awaits(self) -> tuple[int, int] | None:
-        """An fd, and events of poll(2), of what may happen without a datagram, as that a reader comes or goes.
+        """An fd, and events of poll(2), of what happens without a datagram, as that a reader comes or goes.
 
-        Once it has one of them, :meth:`tick` is called. None: nothing is awaited. Asked only if it may queue.
+        Once it has one of them, :meth:`tick` is called. None: nothing is. Asked only if it may queue.
         """
         return None
 

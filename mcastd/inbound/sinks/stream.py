@@ -245,7 +245,7 @@ class StreamSink(Sink):
             self.counters.queued = self._queue.datagrams
 
     def _has_gone(self, sock: socket.socket) -> bool:
-        """Return True if a reader that has ended its side reads no more, or another one waits for its place."""
+        """Return True if a reader that has ended its side reads no more, or another waits for its place."""
         if not self.ends_by_halves:
             return True
         poll = select.poll()
