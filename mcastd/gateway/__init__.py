@@ -1,0 +1,1 @@
+"""Streams for players and browsers, over HTTP."""
