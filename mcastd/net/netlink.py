@@ -19,6 +19,8 @@ from mcastd.net import _abi
 
 RECEIVE_BYTES = 1 << 18  # the kernel fills at most 32 KiB of it for one message of a dump
 ANSWER_SECONDS = 5.0
+# Where so much changes that a dump is never whole, news of it come, too.
+DUMPS_MAX = 4
 
 FORBIDDEN = frozenset(
     {errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES, errno.EPERM}
@@ -33,6 +35,7 @@ class Netlink:
         """Raises CannotAskError."""
         self._lock = threading.Lock()  # held from a question to its answer
         self._serial = 0
+        self._is_torn = False  # something changed in the middle of the last dump
         self._socket = open_netlink(protocol)
         self._socket.settimeout(ANSWER_SECONDS)
         with contextlib.suppress(OSError):  # before Linux 4.20 a dump cannot be narrowed: it has all
@@ -41,11 +44,19 @@ class Netlink:
     def ask(self, kind: int, header: bytes, *, dump: bool = False) -> list[bytes]:
         """The bodies of the kernel's answers: one, or all of a dump's.
 
+        A dump in the middle of which something changed lacks some of it, or has it twice: it is asked for
+        again, a few times.
+
         Raises LinkError with the errno that the kernel answered, CannotAskError if there was no answer.
         """
         with self._lock:
             try:
-                return list(self._ask(kind, header, dump))
+                for _ in range(DUMPS_MAX - 1):
+                    self._is_torn = False
+                    answers = [*self._ask(kind, header, dump)]
+                    if not self._is_torn:
+                        return answers
+                return [*self._ask(kind, header, dump)]
             except OSError as error:
                 raise cannot_ask(reason_of(error), error.errno or 0) from error
 
@@ -55,9 +66,10 @@ class Netlink:
         size = _abi.nlmsghdr.size + len(header)
         self._socket.sendto(_abi.nlmsghdr.pack(size, kind, flags, serial, 0) + header, (0, 0))
         while True:
-            for answer, of, body in messages(self._socket.recv(RECEIVE_BYTES)):
+            for answer, flags, of, body in messages(self._socket.recv(RECEIVE_BYTES)):
                 if of != serial:  # of an earlier question, whose asker did not wait for it
                     continue
+                self._is_torn = self._is_torn or bool(flags & _abi.NLM_F_DUMP_INTR)
                 if answer in (_abi.NLMSG_ERROR, _abi.NLMSG_DONE):
                     if refusal := -int.from_bytes(body[:4], sys.byteorder, signed=True):
                         raise _refused(refusal)
@@ -107,14 +119,14 @@ def request(
         return netlink.ask(kind, header, dump=dump)
 
 
-def messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """The netlink messages of a datagram: type, sequence number and body of each."""
+def messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """The netlink messages of a datagram: type, flags, sequence number and body of each."""
     offset = 0
     while offset + _abi.nlmsghdr.size <= len(data):
-        length, kind, _flags, serial, _pid = _abi.nlmsghdr.unpack_from(data, offset)
+        length, kind, flags, serial, _pid = _abi.nlmsghdr.unpack_from(data, offset)
         if length < _abi.nlmsghdr.size:
             return
-        yield kind, serial, data[offset + _abi.nlmsghdr.size : offset + length]
+        yield kind, flags, serial, data[offset + _abi.nlmsghdr.size : offset + length]
         offset += (length + 3) & ~3
 
 

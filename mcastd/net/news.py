@@ -98,7 +98,7 @@ class Notices:
                 if error.errno == errno.ENOBUFS:  # what is left may be read
                     continue
                 return
-            for kind, _serial, body in messages(data):
+            for kind, _flags, _serial, body in messages(data):
                 self.take(kind, body)
 
 
