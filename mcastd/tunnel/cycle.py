@@ -30,6 +30,8 @@ from mcastd.tunnel.reports import Wanted, current_state, read_membership, report
 # RFC 7450 section 5.2.3.5.3.
 FIRST_TIMEOUT_SECONDS = 1.0
 LAST_TIMEOUT_SECONDS = 120.0
+# A relay that is asked in vain may just be started again: so it is asked often, at least at first.
+HOPEFUL_TIMEOUT_SECONDS = 4.0
 # Requests without an answer until another relay is looked for.
 REQUESTS_MAX = 4
 # Changes that are reported together: of more, the relay hears with the next request.
@@ -38,7 +40,7 @@ CHANGES_MAX = 16
 REPEAT_SECONDS = 1.0
 
 
-def backoff(retries: int, random: Random, most: float = LAST_TIMEOUT_SECONDS) -> float:
+def backoff(retries: int, random: Random, most: float) -> float:
     """Seconds to wait for an answer after so many retries: RFC 7450 section 5.2.3.4.3."""
     return random.uniform(FIRST_TIMEOUT_SECONDS, min(FIRST_TIMEOUT_SECONDS * 2.0 ** min(retries, 16), most))
 
@@ -167,7 +169,7 @@ class UpdateCycle:
             self._p_flag ^= P_FLAG | LINUX_P_FLAG
         self.tries += 1
         self._sent_at = now
-        self._request_at = now + backoff(self.tries - 1, self._random)
+        self._request_at = now + backoff(self.tries - 1, self._random, HOPEFUL_TIMEOUT_SECONDS)
         return build(TunnelRequest(self._nonce, mld=self.version == 6), p_flag=self._p_flag)
 
     def _report_change(self, now: float) -> list[bytes]:

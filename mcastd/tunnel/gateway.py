@@ -29,12 +29,11 @@ from mcastd.protocols.amt import (
     build,
     read,
 )
-from mcastd.tunnel.cycle import LAST_TIMEOUT_SECONDS, UpdateCycle, backoff
+from mcastd.tunnel.cycle import HOPEFUL_TIMEOUT_SECONDS, LAST_TIMEOUT_SECONDS, UpdateCycle, backoff
 from mcastd.tunnel.reports import Wanted
 
-# While a relay has been looked for less long than this, it is asked often: it may just be started again.
+# A relay that has been looked for less long than this is asked as often as a hopeful gateway does.
 HOPEFUL_SECONDS = 300.0
-HOPEFUL_TIMEOUT_SECONDS = 4.0
 # Where nothing comes of what came, the relay is asked again after so long, and then after twice that.
 SILENCE_SECONDS = 2.0
 SILENCE_MAX_SECONDS = 120.0

@@ -11,8 +11,8 @@ from random import Random
 
 from mcastd.protocols.amt import PORT, RelayAdvertisement, RelayDiscovery, build, read
 from mcastd.tunnel.candidates import Candidate
-from mcastd.tunnel.cycle import backoff
-from mcastd.tunnel.gateway import HOPEFUL_TIMEOUT_SECONDS, TunnelMessage, UdpEnd, new_nonce
+from mcastd.tunnel.cycle import HOPEFUL_TIMEOUT_SECONDS, backoff
+from mcastd.tunnel.gateway import TunnelMessage, UdpEnd, new_nonce
 
 STAGGER_SECONDS = 0.25
 

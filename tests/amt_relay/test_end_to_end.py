@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.amt_network import PORT, RELAYS, SOURCES, AmtNetwork, feeding, is_whole, numbers
+from support.amt_network import PORT, RELAYS, SOURCES, AmtNetwork, Feed, feeding, is_whole, numbers
 from support.daemon import RunningDaemon
 from support.wait import wait_for
 
 pytestmark = pytest.mark.root
 SSM, ASM, SSM_6 = "232.1.1.1", "239.1.1.1", "ff3e::1"
 OTHER = "10.1.0.3"  # another sender
+# A relay that was killed and is back serves its gateways again within so long.
+AGAIN_SECONDS = 5
 RELAY = f"""[amt_relay.edge]
 listen = ["{RELAYS[4]}", "{RELAYS[6]}"]
 interface = "north"
@@ -50,8 +53,8 @@ output = "{directory}/six"
 class Running:
     """A relay and a gateway, at work."""
 
-    def __init__(self, stack: contextlib.ExitStack, network: AmtNetwork, directory: Path) -> None:
-        self.network = network
+    def __init__(self, stack: contextlib.ExitStack, network: AmtNetwork, directory: Path, feed: Feed) -> None:
+        self.network, self.feed = network, feed
         self.out = directory / "out"
         self._stack, self._directory = stack, directory
         self.out.mkdir()
@@ -69,6 +72,10 @@ class Running:
     def count(self, name: str = "ssm") -> int:
         return sum(map(len, numbers(self.out / name).values()))
 
+    def last(self) -> int:
+        """The number of the last datagram that has come of the group of source-specific multicast."""
+        return max(itertools.chain.from_iterable(numbers(self.out / "ssm").values()), default=-1)
+
     def wait_more(self, name: str = "ssm", count: int = 20, timeout: float = 60) -> None:
         """Wait for so many datagrams more."""
         before = self.count(name)
@@ -79,8 +86,8 @@ class Running:
 def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Running]:
     with contextlib.ExitStack() as stack:
         network = AmtNetwork(stack, router=getattr(request, "param", False))
-        stack.enter_context(feeding(network, *STREAMS))
-        yield Running(stack, network, tmp_path)
+        feed = stack.enter_context(feeding(network, *STREAMS))
+        yield Running(stack, network, tmp_path, feed)
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -121,15 +128,23 @@ def test_each_datagram_comes_once_and_in_order_and_none_that_is_not_wanted(
         assert all(map(is_whole, found.values())), name
 
 
-def test_a_relay_that_is_killed_and_comes_back_is_used_again(running: Running) -> None:
-    relay = running.start_relay()
-    running.start_gateway(4)
+@pytest.mark.parametrize(("phase", "tries"), [("open", 0), ("open", 3), ("discovering", 2)])
+def test_a_relay_that_is_killed_and_comes_back_brings_again_within_five_seconds(
+    running: Running, phase: str, tries: int
+) -> None:
+    relay, daemon = running.start_relay(), running.start_gateway(4)
     running.wait_more(count=50)
     relay.process.kill()
     relay.process.wait()
+
+    def is_missed() -> bool:
+        tunnel = daemon.worker("inbound/ssm")["status"]["link"]["tunnel"]
+        return bool(tunnel["phase"] == phase and tunnel["unanswered"] >= tries)
+
+    wait_for(is_missed, f"{tries} questions, {phase}")
     again = running.start_relay(name="again")
-    before, began = running.count(), time.monotonic()
-    wait_for(lambda: running.count() > before, "datagrams again", 30)
+    began, sent = time.monotonic(), running.feed.sent
+    wait_for(lambda: running.last() > sent, "datagrams again", AGAIN_SECONDS)
     print(f"again after {time.monotonic() - began:.1f} s")
     assert again.worker("amt_relay/edge")["status"]["tunnels"] == 1
     running.wait_more(count=50)

@@ -47,6 +47,13 @@ class Relay:
         self.members: dict[Address, SourceFilter] = {}
         self.reports: list[tuple[RecordKind, Address, set[Address]]] = []
         self.nonces: set[bytes] = set()
+        self.former: set[bytes] = set()  # of the process before
+
+    def start_again(self) -> None:
+        """It is another process, with another secret."""
+        self.members.clear()
+        self.former |= self.nonces
+        self.nonces.clear()
 
     def take(self, message: bytes) -> list[tuple[bytes, tuple[Address, int]]]:
         if not self.is_up:
@@ -63,6 +70,8 @@ class Relay:
                 self.nonces.add(nonce)
                 packet = general_query(mld_, **self.asks)
                 return [(amt.build(amt.TunnelQuery(nonce, MAC, packet, **self.offers)), (RELAY, amt.PORT))]
+            case amt.TunnelUpdate(nonce) if nonce in self.former:
+                pass
             case amt.TunnelUpdate(nonce, mac, packet):
                 assert (nonce in self.nonces, mac) == (True, MAC)
                 self._believe(packet)
@@ -107,7 +116,7 @@ class Net:
         self.relay = Relay()
         numbers = itertools.count(1)
         self.gateway = Gateway(
-            ANYCAST, random=Random(7), nonce=lambda: next(numbers).to_bytes(4, "big"), **keys
+            ANYCAST, **{"random": Random(7), "nonce": lambda: next(numbers).to_bytes(4, "big"), **keys}
         )
         self.sent: list[tuple[float, TunnelMessage]] = []
 
@@ -267,13 +276,27 @@ def test_a_relay_that_was_started_again_is_told_anew_within_five_seconds() -> No
     for _ in range(50):
         net.run(0.1)
         net.gateway.admit(b"\x06\x00packet", (RELAY, amt.PORT), net.now)
-    net.relay.members.clear()
-    net.relay.nonces.clear()  # of another process, with another secret
+    net.relay.start_again()
     net.run(5)
     assert net.relay.members == {GROUP: ANY_SOURCE}
     since = net.now
     net.run(600)
     assert 24 <= net.kinds(since).count(REQUEST) <= 35, "though nothing comes, it asks no more often"
+
+
+@given(st.floats(0, 280), st.integers(0, 1 << 32))
+def test_however_long_a_relay_was_away_it_is_used_again_within_five_seconds(away: float, seed: int) -> None:
+    net = Net(random=Random(seed))
+    net.want({GROUP: ANY_SOURCE})
+    for _ in range(30):
+        net.run(0.1)
+        net.gateway.admit(b"\x06\x00packet", (RELAY, amt.PORT), net.now)
+    net.relay.is_up = False
+    net.run(away)
+    net.relay.start_again()
+    net.relay.is_up = True
+    net.run(5)
+    assert net.relay.members == {GROUP: ANY_SOURCE}
 
 
 def test_a_relay_that_falls_silent_is_given_up_for_another() -> None:
