@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from ipaddress import ip_address
 from pathlib import Path
 
-from support.gallery import GROUP, PORT, WITH_ROUTING, Case, Lab, show
+from support.daemon import RunningDaemon
+from support.gallery import AS_A_SERVICE, GROUP, PORT, WITH_ROUTING, Case, Lab, show
 from support.inside import inside
 from support.meanwhile import meanwhile
 from support.peer import Talker
@@ -146,5 +147,50 @@ def test_what_is_wanted_and_does_not_come_is_named(
         prepare=served.prepared,
         rights=WITH_ROUTING,
         by_hand="whether it is to be sent, only a person knows",
+    )
+    show(one, lab, tmp_path, record_property)
+
+
+class Service:
+    """The daemon as a service that somebody starts again."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._starts = 0
+
+    def restart(self, lab: Lab, rights: Sequence[str]) -> None:
+        assert lab.daemon.stop() == 0
+        self._starts += 1
+        directory = lab.directory / f"start-{self._starts}"
+        directory.mkdir()
+        enter = lab.here.enter(rights)
+        lab.daemon = self._stack.enter_context(RunningDaemon(directory, lab.text(CONFIG), enter=enter))
+
+    @contextlib.contextmanager
+    def without_drop_in(self, lab: Lab) -> Iterator[None]:
+        with self._stack:
+            self.restart(lab, AS_A_SERVICE)
+            lab.daemon.wait_state("amt_relay/edge", "auto-restart")
+            yield
+
+    def with_drop_in(self, lab: Lab, fix: str) -> None:
+        assert "CAP_NET_RAW: see the drop-in for AMT relays in mcastd(8)" in fix
+        self.restart(lab, WITH_ROUTING)
+
+
+def test_a_relay_without_its_privilege_says_what_gives_it(
+    lab: Callable[[str], Lab], tmp_path: Path, record_property: Record
+) -> None:
+    service = Service()
+    one = Case(
+        "worker-waiting",
+        "broken",
+        CONFIG,
+        service.without_drop_in,
+        worker="amt_relay/edge",
+        rights=WITH_ROUTING,
+        variant="relay-without-privilege",
+        by_hand="the unit of the service is root's",
+        hand=service.with_drop_in,
     )
     show(one, lab, tmp_path, record_property)
