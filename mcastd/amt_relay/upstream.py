@@ -33,6 +33,7 @@ class Upstream:
         self._taps: dict[tuple[int, int], PacketTap] = {}  # by index of the interface and IP version
         self._tapped: dict[tuple[int, int], frozenset[Address]] = {}
         self._overflow = 0  # of taps that are closed
+        self._receive_buffer = 0  # bytes, of each tap
         # Replaced, never changed: others read these
         self.joined: Mapping[_Place, SourceFilter] = {}
         self.refused: Mapping[_Place, LinkError] = {}
@@ -77,18 +78,22 @@ class Upstream:
         for place in joined.keys() - places.keys():
             self._joins.leave(*place)
             del joined[place]
-        refused = {place: error for place, error in self._joins.keep(host).items() if place in joined}
+        lost = {place: error for place, error in self._joins.keep(host).items() if place in joined}
+        for place in lost:
+            del joined[place]
+        refused = {**lost}
         for place, source_filter in places.items():
-            if joined.get(place) == source_filter and place not in refused:
+            if joined.get(place) == source_filter:
                 continue
             ifindex, group = place
             try:
                 self._joins.join(meant[ifindex], group, source_filter)
                 joined[place] = source_filter
                 refused.pop(place, None)
-            except LinkError as error:
+            except (
+                LinkError
+            ) as error:  # what was joined there still is: one that wants more costs others nothing
                 refused[place] = error
-                joined.pop(place, None)
         self.joined, self.refused = joined, refused
 
     def _tap(self, meant: Mapping[int, Interface], receive_buffer: int) -> Iterator[str]:
@@ -110,11 +115,14 @@ class Upstream:
                         self._memory = PacketMemory()
                     tap = self._open_tap(meant[ifindex], version, self._memory, receive_buffer)
                     self._taps[key] = tap
+                elif receive_buffer != self._receive_buffer:
+                    tap.set_receive_buffer(receive_buffer)
                 if self._tapped.get(key) != frozenset(wanted):
                     tap.follow(wanted)
                     self._tapped[key] = frozenset(wanted)
             except LinkError as error:
                 yield error.trouble
+        self._receive_buffer = receive_buffer
 
     def _close(self, key: tuple[int, int]) -> None:
         tap = self._taps.pop(key)

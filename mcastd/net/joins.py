@@ -1,21 +1,26 @@
 """Groups that this host is a member of for others: their datagrams are forwarded, and nobody here has them.
 
-One socket for each group and interface: so there is no limit to their number but that of descriptors, and the
-kernel speaks IGMP and MLD for them, with all that a host has to do.
+One socket for each group and interface, or several if its sources are many: so there is no limit to their
+number but that of descriptors, and the kernel speaks IGMP and MLD for them, with all that a host has to do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from mcastd.errors import LinkError
-from mcastd.ip import Address, SourceFilter
+from mcastd.ip import ANY_SOURCE, NO_SOURCE, Address, SourceFilter
 from mcastd.net.interfaces import Host, Interface
 from mcastd.net.membership import Memberships
 from mcastd.net.sockets import ReceivingSocket
 
 # Nothing is ever received by these sockets: the kernel gives them the least that there is.
 RECEIVE_BUFFER_BYTES = 1
+# Sources in the filter of one socket: what the kernel allows by itself (net.ipv4.igmp_max_msf,
+# net.ipv6.mld_max_msf).
+SOURCES_MAX = {4: 10, 6: 64}
 
 
 class JoinsGroups(Protocol):
@@ -30,24 +35,47 @@ class JoinsGroups(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(slots=True)
+class _JoinedPart:
+    """A socket, and the filter that it has."""
+
+    sock: ReceivingSocket
+    filter: SourceFilter
+
+
 class Joins:
     """Memberships by interface and group. For one thread at a time."""
 
     def __init__(self, memberships: Memberships) -> None:
         self._memberships = memberships
-        self._sockets: dict[tuple[int, Address], ReceivingSocket] = {}
-
-    def __len__(self) -> int:
-        return len(self._sockets)
+        self._held: dict[tuple[int, Address], list[_JoinedPart]] = {}
 
     def join(self, interface: Interface, group: Address, source_filter: SourceFilter) -> None:
-        """Be a member for these sources from here on, or go over to them. Raises LinkError."""
-        sock = self._sockets.get((interface.index, group))
-        if sock is not None and sock.membership.joined:
-            sock.membership.set_filter(source_filter)
-            return
-        self.leave(interface.index, group)
-        self._sockets[interface.index, group] = ReceivingSocket(
+        """Be a member for these sources from here on, or go over to them; if more are excluded than a socket
+        takes, for all.
+
+        Raises LinkError: then what was joined before still is, and maybe some of this.
+        """
+        key = interface.index, group
+        if any(not one.sock.membership.joined for one in self._held.get(key, ())):
+            self.leave(*key)
+        held = self._held.get(key, [])
+        parts = spread([one.filter for one in held], source_filter, SOURCES_MAX[group.version])
+        # What is new comes first: so nothing is left meanwhile that is wanted
+        for part in parts[len(held) :]:
+            held.append(_JoinedPart(self._open(interface, group, part), part))
+            self._held[key] = held
+        for one, part in zip(held, parts, strict=True):
+            if part not in (one.filter, NO_SOURCE):
+                one.sock.membership.set_filter(part)
+                one.filter = part
+        for one, part in zip(held, parts, strict=True):
+            if part == NO_SOURCE:
+                one.sock.close()
+        self._held[key] = [one for one, part in zip(held, parts, strict=True) if part != NO_SOURCE]
+
+    def _open(self, interface: Interface, group: Address, source_filter: SourceFilter) -> ReceivingSocket:
+        return ReceivingSocket(
             group,
             0,
             interface,
@@ -61,22 +89,44 @@ class Joins:
 
     def leave(self, ifindex: int, group: Address) -> None:
         """It may have been left, or the interface may have gone."""
-        if (sock := self._sockets.pop((ifindex, group), None)) is not None:
-            sock.close()
+        for one in self._held.pop((ifindex, group), ()):
+            one.sock.close()
 
     def keep(self, host: Host) -> dict[tuple[int, Address], LinkError]:
         """Repair what is missing after a change of the network. Returns what could not be, and why."""
         refused = {}
-        for (ifindex, group), sock in self._sockets.items():
+        for (ifindex, group), held in self._held.items():
             if (interface := host.interfaces.get(ifindex)) is None:
                 continue
             try:
-                sock.membership.keep(interface, host)
+                for one in held:
+                    one.sock.membership.keep(interface, host)
             except LinkError as error:
                 refused[ifindex, group] = error
         return refused
 
     def close(self) -> None:
-        for sock in self._sockets.values():
-            sock.close()
-        self._sockets = {}
+        for held in self._held.values():
+            for one in held:
+                one.sock.close()
+        self._held = {}
+
+
+def spread(held: Sequence[SourceFilter], wanted: SourceFilter, most: int) -> list[SourceFilter]:
+    """Return filters of ``most`` sources each for as many sockets, which together let in what is wanted.
+
+    ``held`` are the filters that sockets have. The first ones are for these, NO_SOURCE for one that is of no
+    use any more; no source goes from one socket to another, since it would be left meanwhile.
+    """
+    if wanted.exclude:  # sockets let in what any of them does: so this cannot be spread
+        return [wanted if len(wanted.sources) <= most else ANY_SOURCE, *[NO_SOURCE] * (len(held) - 1)]
+    sources = {*wanted.sources}
+    parts = [[] if one.exclude else [each for each in one.sources if each in sources] for one in held]
+    known = {source for part in parts for source in part}
+    new = [source for source in wanted.sources if source not in known]
+    for part in parts:
+        room = most - len(part)
+        part.extend(new[:room])
+        del new[:room]
+    parts += [new[at : at + most] for at in range(0, len(new), most)]
+    return [SourceFilter(False, tuple(part)) for part in parts]

@@ -98,6 +98,13 @@ class PacketTap:
         except OSError as error:
             raise _refused(error, self.interface.name) from error
 
+    def set_receive_buffer(self, size: int) -> None:
+        """Have room for ``size`` bytes, as far as the kernel grants; what waits stays. Raises LinkError."""
+        try:
+            enlarge(self._sock, size)
+        except OSError as error:
+            raise _refused(error, self.interface.name) from error
+
     def fileno(self) -> int:
         return self._sock.fileno()
 

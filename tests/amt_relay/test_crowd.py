@@ -176,3 +176,21 @@ def test_attacks_change_nothing_and_cost_others_nothing(network: AmtNetwork, tmp
         for one in (member, *liars):
             one.sock.close()
     assert is_whole(member.numbers), "no datagram was lost meanwhile"
+
+
+def test_one_that_wants_many_sources_costs_no_other_its_group(network: AmtNetwork, tmp_path: Path) -> None:
+    member, greedy = Member(network), Member(network)
+    with relay(network, tmp_path) as daemon:
+        member.send(member.gateway.want(WANTED, time.monotonic()))
+        wait_for(lambda: serve([member]) or len(member.numbers) > 10, "datagrams")
+        many = tuple(ip_address("198.18.0.0") + number for number in range(60))
+        greedy.send(greedy.gateway.want({SSM: SourceFilter(False, (*many, SOURCE))}, time.monotonic()))
+        wait_for(lambda: serve([member, greedy]) or len(greedy.numbers) > 50, "datagrams of both")
+        status = daemon.worker("amt_relay/edge")["status"]
+        assert status["troubles"] == []
+        (joined,) = status["joins"]
+        assert joined["wanted"].count(",") == 60
+    for one in (member, greedy):
+        one.take(time.monotonic())
+        one.sock.close()
+        assert is_whole(one.numbers)
