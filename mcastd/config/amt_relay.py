@@ -67,7 +67,9 @@ class AmtRelaySettings(WorkerSettings):
     )
     max_tunnels: GatewayLimit = Field(100, description="Gateways that are served at a time.")
     max_per_address: GatewayLimit = Field(
-        8, description="The same, of one address, which may be a NAT's with several behind it."
+        8,
+        description="The same, of one address, which may be a NAT's with several behind it; of IPv6 of one network"
+        " of 64 bits, of which a host may take any address.",
     )
     max_groups: GroupLimit = Field(32, description="Groups of one gateway.")
     rate: Rate | None = Field(

@@ -50,6 +50,7 @@ from mcastd.protocols.membership import (
     MembershipQuery,
     MembershipReport,
 )
+from mcastd.tunnel.budgets import HostBudgets, host_of
 from mcastd.tunnel.gateway import TunnelMessage, UdpEnd
 from mcastd.tunnel.relayed import RelayedTunnel, WantedGroup
 from mcastd.tunnel.reports import read_membership
@@ -57,7 +58,7 @@ from mcastd.tunnel.reports import read_membership
 # Reasons to ignore a message.
 MALFORMED = "malformed"
 UNPROVEN = "unproven"  # its MAC is none that we gave to this address and port, or too old
-TOO_OFTEN = "too-often"  # more questions from one address than a gateway has
+TOO_OFTEN = "too-often"  # more questions from one address, or more changes, than a gateway has
 TOO_MANY_TUNNELS = "too-many-tunnels"
 TOO_MANY_GROUPS = "too-many-groups"  # or sources, of one tunnel
 NOT_ALLOWED = "not-allowed"  # a group, or a source, that is not served
@@ -76,9 +77,11 @@ SECRET_BYTES = 16
 # Tunnels that were torn down, whose last update nobody can send again.
 TORN_DOWN_KEPT = 4096
 # A host asks once in a query's interval, or as often as its NAT wants. One address, which may be a NAT's with
-# many hosts behind it, is answered so often in a second; of so many addresses that is known.
+# many hosts behind it, is answered so often in a second.
 ANSWERS_PER_SECOND = 20.0
-ADDRESSES_KEPT = 4096
+# Each group that somebody begins to want, or wants of other sources, may cost the network upstream a report,
+# and its routers a route. All tunnels of an address may fill up at once; afterwards it is so many a second.
+CHANGES_PER_SECOND = 10.0
 SOURCES_MAX = 128  # of a group, of a tunnel
 # Senders to groups whose takers are remembered. More may be forged than there are.
 TAKERS_KEPT = 4096
@@ -94,13 +97,18 @@ class RelayLimits(NamedTuple):
     sources: Sequence[Prefix] = ()  # that they may come from; none: any
     gateways: Sequence[Prefix] = ()  # that are served; none: any
     max_tunnels: int = 100
-    max_per_address: int = 4
+    max_per_address: int = 4  # of IPv6: of a network of 64 bits
     max_groups: int = 32  # of a tunnel
     query_seconds: float = DEFAULT_QUERY_INTERVAL_SECONDS
     teardown: bool = False  # offer it: Linux's gateways then take no query
 
     def allows(self, group: Address) -> bool:
         return not stays_on_link(group) and _has(self.groups, group)
+
+    @property
+    def changes_at_once(self) -> int:
+        """Groups that one address may begin to want at once."""
+        return self.max_groups * self.max_per_address
 
     def serves(self, gateway: Address) -> bool:
         return not self.gateways or _has(self.gateways, gateway)
@@ -133,9 +141,10 @@ class AmtRelay:
         self._secret, self._former = random(SECRET_BYTES), b""
         self._secret_since = now
         self._torn_down: OrderedDict[tuple[UdpEnd, bytes], None] = OrderedDict()
-        self._answered: OrderedDict[Address, tuple[float, float]] = OrderedDict()  # tokens, and when counted
+        self._answers = HostBudgets(ANSWERS_PER_SECOND, ANSWERS_PER_SECOND)
+        self._changes = HostBudgets(limits.changes_at_once, CHANGES_PER_SECOND)
         self._takers: dict[tuple[Address, Address], tuple[UdpEnd, ...]] = {}  # by group and source
-        self._per_address: Counter[Address] = Counter()  # tunnels
+        self._per_host: Counter[Address] = Counter()  # tunnels, by host_of()
         self._expires_at = math.inf  # monotonic seconds; nothing ends earlier
 
     # -- what is wanted, and by whom
@@ -163,6 +172,7 @@ class AmtRelay:
     def limit(self, limits: RelayLimits) -> None:
         """Give this from now on; what is beyond it ends."""
         self._limits = limits
+        self._changes.most = limits.changes_at_once
         for tunnel in [*self.tunnels.values()]:
             if not limits.serves(tunnel.end[0]):
                 self.forget(tunnel.end)
@@ -260,9 +270,10 @@ class AmtRelay:
     def forget(self, end: UdpEnd) -> None:
         """Nobody is there any more, as ICMP has told several times (section 5.3.3.6.4), or is to be."""
         if self.tunnels.pop(end, None) is not None:
-            self._per_address[end[0]] -= 1
-            if not self._per_address[end[0]]:
-                del self._per_address[end[0]]
+            host = host_of(end[0])
+            self._per_host[host] -= 1
+            if not self._per_host[host]:
+                del self._per_host[host]
             self._changed()
 
     # -- what a tunnel wants
@@ -273,7 +284,11 @@ class AmtRelay:
         known = tunnel.groups.get(group)
         before = WantedGroup() if known is None else known
         wanted = before.after(record, until)
-        if reason := self._refusal(wanted, group, tunnel):
+        is_change = not wanted.is_like(before)
+        reason = self._refusal(wanted, group, tunnel)
+        if not reason and is_change and not wanted.is_nothing and not self._changes.take(tunnel.end[0], now):
+            reason = TOO_OFTEN
+        if reason:
             self.ignored[reason] += 1
             return False
         if wanted.is_nothing:
@@ -281,7 +296,7 @@ class AmtRelay:
         else:
             tunnel.groups[group] = wanted
             self._expires_at = min(self._expires_at, until)
-        return not wanted.is_like(before)
+        return is_change
 
     def _refusal(self, wanted: WantedGroup, group: Address, tunnel: RelayedTunnel) -> str:
         """Why a tunnel may not have that; "" if it may."""
@@ -305,7 +320,7 @@ class AmtRelay:
             self.forget(tunnel.end)
         elif tunnel.end not in self.tunnels:
             self.tunnels[tunnel.end] = tunnel
-            self._per_address[tunnel.end[0]] += 1
+            self._per_host[host_of(tunnel.end[0])] += 1
 
     # -- time
 
@@ -337,19 +352,15 @@ class AmtRelay:
 
     def _has_room(self, address: Address) -> bool:
         limits = self._limits
-        return len(self.tunnels) < limits.max_tunnels and self._per_address[address] < limits.max_per_address
+        of_host = self._per_host[host_of(address)]
+        return len(self.tunnels) < limits.max_tunnels and of_host < limits.max_per_address
 
     def _may_answer(self, address: Address, now: float) -> bool:
         """Return True if an address, which may be forged, is to be answered once more."""
-        tokens, at = self._answered.pop(address, (ANSWERS_PER_SECOND, now))
-        tokens = min(ANSWERS_PER_SECOND, tokens + (now - at) * ANSWERS_PER_SECOND)
-        self._answered[address] = (max(0.0, tokens - 1), now)
-        if len(self._answered) > ADDRESSES_KEPT:
-            self._answered.popitem(last=False)
-        if tokens < 1:
-            self.ignored[TOO_OFTEN] += 1
-            return False
-        return True
+        if self._answers.take(address, now):
+            return True
+        self.ignored[TOO_OFTEN] += 1
+        return False
 
     def _is_proven(self, mac: bytes, gateway: GatewayAddress, nonce: bytes, now: float) -> bool:
         known_until = self._secret_since + FORMER_INTERVALS * self._limits.query_seconds

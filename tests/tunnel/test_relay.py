@@ -18,6 +18,7 @@ from mcastd.protocols.membership import GroupRecord, MembershipQuery, RecordKind
 from mcastd.tunnel.gateway import Gateway, Phase, TunnelMessage, UdpEnd
 from mcastd.tunnel.relay import (
     ANSWERS_PER_SECOND,
+    CHANGES_PER_SECOND,
     NOT_ALLOWED,
     SOURCES_MAX,
     STRANGER,
@@ -49,6 +50,11 @@ def exclude(*sources: Address) -> SourceFilter:
     return SourceFilter(True, sources)
 
 
+def _here(end: UdpEnd) -> Address:
+    """Where a host asks the relay."""
+    return HERE if end[0].version == 4 else HERE_6
+
+
 class Net:
     """A relay, and gateways at addresses of their own, with a clock of the test."""
 
@@ -58,13 +64,13 @@ class Net:
         self.gateways: dict[UdpEnd, Gateway] = {}
 
     def gateway(self, end: UdpEnd = HOST) -> Gateway:
-        return self.gateways.setdefault(end, Gateway(HERE, random=Random(7)))
+        return self.gateways.setdefault(end, Gateway(_here(end), random=Random(7)))
 
     def carry(self, messages: list[TunnelMessage], end: UdpEnd) -> None:
         for message, _ in messages:
             for answer, to in self.relay.take(message, end, self.now):
                 assert to == end
-                self.carry(self.gateways[end].take(answer, (HERE, amt.PORT), self.now), end)
+                self.carry(self.gateways[end].take(answer, (_here(end), amt.PORT), self.now), end)
 
     def want(self, wanted: dict[Address, SourceFilter], end: UdpEnd = HOST) -> None:
         gateway = self.gateway(end)
@@ -328,8 +334,54 @@ def test_a_flood_of_questions_is_not_answered_and_others_are() -> None:
     for number in range(10_000):
         end = ip_address(0x0B000000 + number), 1
         relay.take(amt.build(amt.RelayDiscovery(b"Nonc")), end, 3.0)
-    assert len(relay._answered) <= 4096
+    assert len(relay._answers) <= 4096
     assert relay.tunnels == {}
+
+
+def test_a_network_of_ipv6_has_no_more_than_one_address() -> None:
+    """A host may take any of its addresses."""
+    net = Net(max_per_address=2)
+    first = ip_address("2001:db8:1:2::1")
+    ends: list[UdpEnd] = [(first + (number << 40), 2268) for number in range(4)]
+    other: UdpEnd = (ip_address("2001:db8:1:3::1"), 2268)
+    for end in (*ends, other):
+        net.want({GROUP: ANY_SOURCE}, end)
+    assert [*net.relay.tunnels] == [*ends[:2], other]
+    assert net.gateway(ends[2]).is_full
+    questions = [(first + number, 1) for number in range(1000)]
+    answers = sum(
+        len(net.relay.take(amt.build(amt.RelayDiscovery(b"Nonc")), end, net.now + 60)) for end in questions
+    )
+    assert answers == ANSWERS_PER_SECOND
+    net.relay.forget(ends[0])
+    assert not asked(net.relay, ends[3], net.now + 100).full
+
+
+def test_one_that_keeps_changing_its_mind_is_heard_at_a_bounded_rate() -> None:
+    net = Net(max_groups=8, max_per_address=2)
+    relay = net.relay
+    several = [ip_address(f"232.1.2.{last}") for last in range(1, 9)]
+    query = asked(relay)
+    joined = 0
+    for _ in range(100):  # in a second
+        net.now += 0.01
+        edition = relay.edition
+        joins = [GroupRecord(RecordKind.ALLOW, group, (S1,)) for group in several]
+        relay.take(update(query, *joins), HOST, net.now)
+        joined += len(relay.wanted()) if relay.edition != edition else 0
+        leaves = [GroupRecord(RecordKind.BLOCK, group, (S1,)) for group in several]
+        relay.take(update(query, *leaves), HOST, net.now)
+        assert relay.tunnels == {}, "whoever leaves is believed"
+    assert 2 * 8 <= joined <= 2 * 8 + CHANGES_PER_SECOND + 1
+    assert relay.ignored[TOO_OFTEN] == 800 - joined
+    other = asked(relay, OTHER, net.now)
+    relay.take(update(other, GroupRecord(RecordKind.ALLOW, SSM, (S1,))), OTHER, net.now)
+    assert [*relay.tunnels] == [OTHER]
+    net.now += 10
+    for _ in range(100):
+        relay.take(update(query, GroupRecord(RecordKind.ALLOW, SSM, (S1,))), HOST, net.now)
+    assert HOST in relay.tunnels
+    assert relay.ignored[TOO_OFTEN] == 800 - joined, "what is said again costs nothing"
 
 
 def test_in_parts_a_report_is_as_good_as_in_one() -> None:
