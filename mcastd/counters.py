@@ -143,6 +143,7 @@ class AmtRelayCounters:
     sent_bytes: int = 0  # of these, without the headers of the tunnel
     cut: int = 0  # packets that were too long for a tunnel, and went in fragments; once for each gateway
     missed: Counter[str] = field(default_factory=Counter)  # packets that a gateway did not get, by reason
+    senders_told: int = 0  # messages by which senders were told that packets are too long (ICMP)
     ignored: Counter[str] = field(default_factory=Counter)  # messages of gateways, by reason
 
 

@@ -16,6 +16,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from mcastd import clock
+from mcastd.amt_relay.notices import SenderNotices
 from mcastd.counters import AmtRelayCounters
 from mcastd.ip import Address
 from mcastd.net.payloads import Chunks, ListPayloads, Payloads
@@ -101,7 +102,10 @@ class FanOut:
     """For the worker's thread."""
 
     def __init__(
-        self, counters: AmtRelayCounters, takers: Callable[[Address, Address], Sequence[ServedGateway]]
+        self,
+        counters: AmtRelayCounters,
+        takers: Callable[[Address, Address], Sequence[ServedGateway]],
+        notices: SenderNotices,
     ) -> None:
         """``takers`` returns the gateways that want what a sender sends to a group."""
         self.mtu = 0  # bytes of the longest packet of a tunnel
@@ -109,6 +113,7 @@ class FanOut:
         self.heard: OrderedDict[Address, float] = OrderedDict()  # groups, and when something of them came
         self._counters = counters
         self._find = takers
+        self._notices = notices
         self._flows: dict[bytes, _Flow] = {}  # by sender and group, as encapsulate() has them
 
     def forget_takers(self) -> None:
@@ -151,23 +156,38 @@ class FanOut:
 
     def _send(self, takers: Takers, messages: Sequence[memoryview]) -> None:
         longest = max(map(len, messages)) - len(DATA_HEADER)
-        by_version: dict[int, tuple[Payloads, int, int]] = {}  # with how many were cut, or left out
+        fitted: dict[int, _Fitted] = {}  # by bytes of the longest packet
         for taker in takers:
-            version = taker.sock.version
-            if version not in by_version:
-                most = self.mtu - TUNNEL_OVERHEAD_BYTES[version]
-                if longest <= most:
-                    by_version[version] = _payloads(messages), 0, 0
-                else:
-                    found, cut, left_out = fitting(messages, most)
-                    by_version[version] = _payloads(found), cut, left_out
-            payloads, cut, left_out = by_version[version]
+            most = self.mtu - TUNNEL_OVERHEAD_BYTES[taker.sock.version]
+            if most not in fitted:
+                fitted[most] = _fitted(messages, longest, most)
+            payloads, cut, left_out = fitted[most]
             self._counters.cut += cut
             if left_out:
-                taker.missed[TOO_BIG] += left_out
-                self._counters.missed[TOO_BIG] += left_out
+                taker.missed[TOO_BIG] += len(left_out)
+                self._counters.missed[TOO_BIG] += len(left_out)
             if len(payloads):
                 taker.send(payloads, self._counters)
+        # One message for all tunnels, with the length that the tightest takes
+        most, now = min(fitted), clock.monotonic()
+        for message in fitted[most].left_out:
+            packet = message[len(DATA_HEADER) :]
+            self._counters.senders_told += self._notices.tell(packet, most, now)
+
+
+class _Fitted(NamedTuple):
+    """Messages for tunnels whose packets have so many bytes at most."""
+
+    payloads: Payloads
+    cut: int = 0  # packets, into several of these
+    left_out: Sequence[bytes | memoryview] = ()
+
+
+def _fitted(messages: Sequence[memoryview], longest: int, most: int) -> _Fitted:
+    if longest <= most:
+        return _Fitted(_payloads(messages))
+    found, cut, left_out = fitting(messages, most)
+    return _Fitted(_payloads(found), cut, left_out)
 
 
 def _payloads(messages: Sequence[bytes | memoryview]) -> Payloads:

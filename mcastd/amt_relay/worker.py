@@ -10,6 +10,7 @@ from mcastd import clock, log
 from mcastd.amt_relay.fan_out import DROP_REASONS, FanOut, ServedGateway
 from mcastd.amt_relay.gateways import Gateways
 from mcastd.amt_relay.listing import gateways_of, joins_of
+from mcastd.amt_relay.notices import SenderNotices
 from mcastd.amt_relay.upstream import Upstream
 from mcastd.bounded import Patience
 from mcastd.config import AmtRelaySettings, label_of
@@ -18,6 +19,7 @@ from mcastd.config.relay_addresses import format_end
 from mcastd.counters import AmtRelayCounters, copy_of, losses
 from mcastd.errors import CannotAskError, LinkError
 from mcastd.ip import Address
+from mcastd.net.icmp_sender import IcmpSender
 from mcastd.net.interfaces import Host
 from mcastd.net.joins import JoinsGroups
 from mcastd.net.packet_tap import PacketTap, check_privilege
@@ -54,7 +56,8 @@ class AmtRelayWorker:
         self._upstream: Upstream | None = None
         self._gateways: Gateways | None = None
         self._serves: AmtRelaySettings | None = None  # the settings that its sockets were opened by
-        self._fan_out = FanOut(self.counters, self._takers)
+        self._icmp = IcmpSender()
+        self._fan_out = FanOut(self.counters, self._takers, SenderNotices(self._icmp.send))
         self._overflow = 0  # of the runs before
         self._taps: dict[int, PacketTap] = {}
         self._edition = 0  # of what gateways want, as it is joined
@@ -272,6 +275,7 @@ class AmtRelayWorker:
         self._taps, self._told = {}, ("", False)
         self._settle_at = self._retry_at = math.inf
         self._stop_listening(context)
+        self._icmp.close()
         if upstream is not None:
             upstream.close()
             self._overflow += upstream.overflow

@@ -89,6 +89,11 @@ AMT_RELAY: tuple[Family[ScrapedWorker[AmtRelayCounters]], ...] = (
         "Packets that were too long for a tunnel and went in fragments, once for each gateway.",
         lambda of: of.counters.cut,
     ),
+    counter(
+        "senders_told",
+        "Messages by which a relay told senders that their packets are too long for tunnels (ICMP).",
+        lambda of: of.counters.senders_told,
+    ),
     counts(
         "unrelayed_datagrams",
         "Packets that a gateway wanted and did not get, once for each of these, by reason.",

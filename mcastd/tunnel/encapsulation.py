@@ -126,14 +126,22 @@ def _adjust_checksums(packets: PacketRows) -> None:
         memory[at : at + 2] = ((checksum + 0x0100) % 0xFFFF).to_bytes(2)  # one's complement: 0xFFFF is 0
 
 
-def fitting(messages: Sequence[bytes | memoryview], most: int) -> tuple[list[bytes | memoryview], int, int]:
-    """What of these messages fits into a tunnel whose packets have ``most`` bytes at most.
+class Fitting(NamedTuple):
+    """Messages as they fit into a tunnel."""
 
-    What is longer is cut into fragments, if it may be. Returns the messages, how many were cut, and how many
-    are left out.
+    messages: list[bytes | memoryview]
+    cut: int  # packets that were cut into several of these
+    left_out: list[bytes | memoryview]  # too long, and must not be cut
+
+
+def fitting(messages: Sequence[bytes | memoryview], most: int) -> Fitting:
+    """Fit messages into a tunnel whose packets have ``most`` bytes at most.
+
+    What is longer is cut into fragments, if it may be.
     """
     found: list[bytes | memoryview] = []
-    cut = left_out = 0
+    left_out: list[bytes | memoryview] = []
+    cut = 0
     for message in messages:
         if len(message) <= most + len(DATA_HEADER):
             found.append(message)
@@ -141,8 +149,8 @@ def fitting(messages: Sequence[bytes | memoryview], most: int) -> tuple[list[byt
         packet = bytes(message[len(DATA_HEADER) :])
         pieces = fragments(packet, most) if packet[0] >> 4 == 4 else None
         if pieces is None:
-            left_out += 1
+            left_out.append(message)
         else:
             cut += 1
             found += [DATA_HEADER + piece for piece in pieces]
-    return found, cut, left_out
+    return Fitting(found, cut, left_out)

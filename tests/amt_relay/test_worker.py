@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
@@ -11,23 +12,27 @@ from typing import Any
 
 import pytest
 from support.amt_members import Member, serve
-from support.amt_network import RELAYS, SOURCES, AmtNetwork, feeding, is_whole
+from support.amt_network import PORT, RELAYS, SOURCES, AmtNetwork, feeding, is_whole
+from support.captures import packets
 from support.daemon import RunningDaemon
-from support.inside import inside
+from support.frames import UdpFrames
+from support.inside import inside, sender, sysctl, taken
 from support.wait import wait_for
+from support.wire import ETH_P_ALL, pcap
 
 from mcastd.ip import Address, SourceFilter
-from mcastd.protocols.internet import read_ip
+from mcastd.protocols.icmp import ICMP
+from mcastd.protocols.internet import ICMPV6, read_ip
 
 pytestmark = pytest.mark.root
-SSM, ASM = ip_address("232.1.1.1"), ip_address("239.1.1.1")
+SSM, ASM, SSM_6 = map(ip_address, ("232.1.1.1", "239.1.1.1", "ff3e::1"))
 FROM_SOURCE = SourceFilter(False, (ip_address(SOURCES[4]),))
 WANTED: dict[Address, SourceFilter] = {SSM: FROM_SOURCE}
 STREAM = (SOURCES[4], str(SSM))
 CONFIG = f"""[amt_relay.edge]
 listen = "{RELAYS[4]}"
 interface = "north"
-groups = ["232.0.0.0/8", "239.1.0.0/16"]
+groups = ["232.0.0.0/8", "239.1.0.0/16", "ff3e::/32"]
 """
 IP_MTU_DISCOVER, IP_PMTUDISC_DONT = 10, 0
 
@@ -115,6 +120,36 @@ def test_what_is_too_long_is_cut_if_it_may_be(start: Start) -> None:
     assert relay.daemon.worker("amt_relay/edge")["restarts"] == 0
 
 
+@pytest.mark.parametrize("group", [SSM, SSM_6], ids=str)
+def test_a_sender_learns_what_fits_into_tunnels_and_then_it_comes(
+    start: Start, tmp_path: Path, group: Address
+) -> None:
+    relay = start("mtu = 1400\n")
+    source = SOURCES[group.version]
+    # Linux keeps what it learns of an IPv4 group with the route to it
+    relay.network.source.ip("route add 232.0.0.0/8 dev eth0")
+    member = relay.member({group: SourceFilter(False, (ip_address(source),))})
+    with inside(relay.network.source):
+        wire = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL))
+    wire.bind(("eth0", ETH_P_ALL))
+    with contextlib.closing(wire), feeding(relay.network, (source, str(group)), size=1420):
+        relay.wait(lambda: len(member.datagrams) > 20, "datagrams")
+        seen = [packet for packet in taken(wire) if packet[:1] in (b"\x45", b"\x60")]
+    assert is_whole(member.numbers)
+    assert {len(one.payload) for one in member.datagrams} == {1420}
+    counters = relay.status["counters"]
+    assert 1 <= counters["senders_told"] <= 3
+    assert counters["missed"]["too-big"] >= counters["senders_told"]
+    at, protocol = (9, ICMP) if group.version == 4 else (6, ICMPV6)
+    capture = tmp_path / "icmp.pcap"
+    capture.write_bytes(pcap(packet for packet in seen if packet[at] == protocol))
+    name = "icmp" if group.version == 4 else "icmpv6"
+    fields = (f"{name}.type", f"{name}.mtu", f"{name}.checksum.status", "_ws.malformed")
+    kind = "3" if group.version == 4 else "2"
+    found = [one for one in packets(capture, *fields) if one[0] == kind]
+    assert found == [(kind, "1370", "1", "")] * counters["senders_told"]
+
+
 def test_each_gateway_has_its_rate(start: Start) -> None:
     relay = start('rate = "100kbit"\n')
     first, second = relay.member(), relay.member()
@@ -185,3 +220,65 @@ def test_what_is_no_udp_goes_on_as_it_came(start: Start) -> None:
     for packet in map(read_ip, member.packets):
         assert packet is not None
         assert (packet.protocol, packet.ttl, packet.body) == (253, 3, bytes(range(100)))
+
+
+def missed(relay: Relay, member: Member) -> dict[str, int]:
+    """What a gateway did not get, by reason."""
+    port = member.sock.getsockname()[1]
+    found: dict[str, int] = next(one["missed"] for one in relay.status["gateways"] if one["port"] == port)
+    return found
+
+
+def test_one_whose_send_buffer_is_full_misses_what_is_for_it_alone(start: Start) -> None:
+    relay = start()
+    # Nobody is told that a neighbour does not answer: what is for it waits, as long as there is room
+    sysctl(relay.network.relay, ipv4__neigh__south__mcast_solicit=10_000)
+    relay.network.gateway.ip("addr add 192.0.2.77/32 dev eth0")
+    member, mute = relay.member(), relay.member(address="192.0.2.77")
+    with feeding(relay.network, STREAM, size=1400):
+        relay.wait(lambda: min(len(member.datagrams), len(mute.datagrams)) > 20, "datagrams of both")
+        relay.network.gateway.ip("addr del 192.0.2.77/32 dev eth0")
+        relay.network.relay.ip("neigh flush dev south to 192.0.2.77")
+        relay.wait(lambda: missed(relay, mute).get("full", 0) > 50, "a full send buffer")
+        count = len(member.datagrams)
+        relay.wait(lambda: len(member.datagrams) > count + 20, "datagrams of the other")
+        relay.network.gateway.ip("addr add 192.0.2.77/32 dev eth0")
+        last = mute.numbers[-1]
+        relay.wait(lambda: mute.numbers[-1] > last + 50, "datagrams again")
+    assert is_whole(member.numbers)
+    assert {*relay.status["counters"]["missed"]} == {"full"}
+    lacking = mute.numbers[-1] - mute.numbers[0] + 1 - len(mute.numbers)
+    assert lacking == missed(relay, mute)["full"] == relay.status["counters"]["missed"]["full"]
+
+
+def test_more_packets_than_it_takes_are_counted_to_the_last(start: Start) -> None:
+    relay = start('receive_buffer = "256kB"\n')
+    member = relay.member()
+    with feeding(relay.network, STREAM):
+        relay.wait(lambda: len(member.datagrams) > 10, "datagrams")
+    relay.wait(lambda: member.numbers[-1] == relay.status["counters"]["received"] - 1, "all of them")
+    before = relay.status["counters"]
+    with (
+        contextlib.closing(sender(relay.network.source, "eth0", SOURCES[4])) as sock,
+        UdpFrames(relay.network.relay, "north", str(SSM)) as frames,
+    ):
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 8)
+        relay.daemon.send(signal.SIGSTOP)
+        for number in range(3000):
+            sock.sendto(b"source group %d\n".ljust(1000) % number, (str(SSM), PORT))
+            if number % 100 == 99:  # what waits for a processor has a bounded queue, too
+                wait_for(lambda: len(frames.all()) > number, "the frames")  # noqa: B023
+        relay.daemon.send(signal.SIGCONT)
+    status = relay.status
+
+    def is_all() -> bool:
+        nonlocal status
+        status = relay.status
+        return bool(status["counters"]["received"] - before["received"] + status["overflow"] == 3000)
+
+    relay.wait(is_all, "each of them")
+    assert status["overflow"] > 1000
+    assert status["counters"]["received"] > before["received"]
+    counters = status["counters"]
+    assert (counters["dropped"], counters["forwarded"]) == (before["dropped"], counters["received"])
+    assert counters["sent"] + sum(counters["missed"].values()) == counters["forwarded"]

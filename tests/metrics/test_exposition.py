@@ -539,6 +539,7 @@ def test_what_an_amt_relay_counts() -> None:
     assert isinstance(counters, AmtRelayCounters)
     counters.received, counters.received_bytes, counters.forwarded = 501, 502, 511
     counters.sent, counters.sent_bytes, counters.cut = 503, 504, 505
+    counters.senders_told = 513
     counters.dropped["ttl"], counters.missed["full"], counters.ignored["stranger"] = 506, 507, 508
     ((headline, books),) = a.rows()
     books = books._replace(tunnels=509, memberships=510, overflow=512)
@@ -549,6 +550,7 @@ def test_what_an_amt_relay_counts() -> None:
         "relayed_datagrams_total": 503,
         "relayed_bytes_total": 504,
         "cut_datagrams_total": 505,
+        "senders_told_total": 513,
         "tunnels": 509,
         "relayed_groups": 510,
         "overflow_datagrams_total": 512,

@@ -136,10 +136,10 @@ def test_what_does_not_fit_is_cut_or_left_out() -> None:
     may_be_cut[10:12] = (checksum % 0xFFFF).to_bytes(2)
     messages = [b"\x06\x00" + one for one in (small, large, bytes(may_be_cut), six)]
     found, cut, left_out = fitting(messages, 1470)
-    assert (cut, left_out, len(found)) == (1, 2, 3)
+    assert (cut, left_out, len(found)) == (1, [messages[1], messages[3]], 3)
     assert found[0] == messages[0]
     read = [read_ip(bytes(one[2:])) for one in found]
     assert [one and one.fragment for one in read] == [None, (0, 0, True), (0, 1448, False)]
     assert all(len(one) <= 1472 for one in found)
-    assert fitting(messages[:1], len(small)) == (messages[:1], 0, 0)
-    assert fitting(messages[3:], 1540) == (messages[3:], 0, 0)
+    assert fitting(messages[:1], len(small)) == (messages[:1], 0, [])
+    assert fitting(messages[3:], 1540) == (messages[3:], 0, [])
