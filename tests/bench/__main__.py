@@ -16,6 +16,7 @@ from pathlib import Path
 
 from bench import (
     report,
+    rows_amt,
     rows_analysis,
     rows_beside,
     rows_churn,
@@ -52,6 +53,7 @@ ROWS: dict[str, Callable[[Bench], list[report.Result]]] = {
     "fifo": rows_receive.fifo,
     "send": rows_send.send,
     "relay": rows_relay.relay,
+    "amt-relay": rows_amt.relay,
     "busy": rows_many.busy,
     "beside": rows_many.beside,
     "idle": rows_many.idle,
