@@ -1,18 +1,30 @@
-"""Multicast as the network has it, and a tunnel while nothing comes by that: a Receiver over both."""
+"""Multicast as the network has it, and a tunnel while nothing comes by that: a Receiver over both.
+
+```
+  native  . . . . . n             n n n n n n n n n n n n . . .
+  tunnel            t t t t t t t t t t t t
+                    | opened after silence         | left: it came natively for as long
+                      n alone: the tunnel goes on, what it brings waits a moment
+```
+"""
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import replace
 
 from mcastd import clock
 from mcastd.errors import LinkError
 from mcastd.ip import Interfaces, SourceFilter
 from mcastd.net.legs import LegBatch, OpenLeg, ReceivingLegs
-from mcastd.net.link import Batch, LegLink, Receiver
+from mcastd.net.link import Batch, LegLink
 from mcastd.status import ReceiverDescription
 
 NATIVE, TUNNEL = "native", "amt"
+# What a tunnel brings after the last datagram that came natively may come natively, too. If these are more
+# datagrams, it does not.
+HELD_DATAGRAMS = 16
 
 
 class FallbackReceiver(ReceivingLegs):
@@ -31,7 +43,10 @@ class FallbackReceiver(ReceivingLegs):
         self._patience = patience
         self._heard = clock.monotonic()  # when something came natively
         self._is_called = False  # the tunnel is to be opened
-        self._leaving: Receiver | None = None  # the tunnel's receiver, which is read empty
+        self._back_since: float | None = (
+            None  # when it came natively again, beside the tunnel; None: it did not
+        )
+        self._held: deque[Batch] = deque()  # what the tunnel has brought since then
         super().__init__([(NATIVE, open_native)], protect=False)
 
     # -- when the tunnel comes and goes
@@ -68,29 +83,37 @@ class FallbackReceiver(ReceivingLegs):
             super().network_changed()
 
     def receive(self, wait: bool = False) -> Batch:
-        if (leaving := self._leaving) is not None:
-            if batch := leaving.receive():
+        while True:
+            if self._held and self._back_since is None:
                 self.emptied = False
+                return self._held.popleft()
+            batch = super().receive(wait)
+            if not isinstance(batch, LegBatch):
                 return batch
-            self._leaving, self._is_called = None, False
-            self._drop_last()
-        batch = super().receive(wait)
-        if not isinstance(batch, LegBatch):
-            return batch
-        if batch.leg == 0:
-            self._heard = clock.monotonic()
-            if self._is_aided:
-                self._end_tunnel()
-        return batch.whole
+            now = clock.monotonic()
+            if batch.leg == 0:
+                self._take_native(now)
+                return batch.whole
+            if self._back_since is None:
+                return batch.whole
+            self._held.append(batch.whole)
+            is_silent = now - self._heard > self._patience
+            if (
+                is_silent or sum(map(len, self._held)) > HELD_DATAGRAMS
+            ):  # it was a stray one, or it has ended again
+                self._back_since = None
 
-    def _end_tunnel(self) -> None:
-        tunnel = self._legs[1].link
-        if tunnel is None:
-            self._is_called = False
+    def _take_native(self, now: float) -> None:
+        """Something came natively: in time the tunnel is left, which may bring the same."""
+        self._heard = now
+        self._held.clear()
+        if not self._is_aided:
+            return
+        if self._back_since is None:
+            self._back_since = now
+        if self._legs[1].link is None or now - self._back_since >= self._patience:
+            self._is_called, self._back_since = False, None
             self._drop_last()
-        else:
-            tunnel.leave()
-            self._leaving, self.emptied = tunnel, False
 
     # -- what both are told, and what is seen of them
 

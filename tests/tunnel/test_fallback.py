@@ -113,23 +113,54 @@ def test_the_tunnel_is_opened_after_silence_and_not_before(ways: Ways) -> None:
     assert tunnel.closed
 
 
-def test_what_comes_natively_again_ends_the_tunnel_which_is_read_empty_first(ways: Ways) -> None:
+def test_what_comes_natively_for_a_while_ends_the_tunnel_and_is_had_once(ways: Ways) -> None:
     link = ways.open()
     ways.wait(link, 3.0)
     (tunnel,) = ways.tunnels
     tunnel.dropped_by_kernel = 7
-    ways.natives[0].deliver(b"n1")
-    batch = link.receive()
-    assert [bytes(one) for one in batch.payloads] == [b"n1"]
-    assert not link.emptied
-    tunnel.left = False  # what came by it before it was left
-    tunnel.deliver(b"t1")
-    ways.natives[0].deliver(b"n2")
-    assert received(link) == [b"t1", b"n2"]
+    for number in range(4):
+        ways.natives[0].deliver(b"n%d" % number)
+        assert received(link) == [b"n%d" % number]
+        tunnel.deliver(b"t%d" % number)
+        assert received(link) == [], "it came natively"
+        ways.wait(link, 0.5)
+    assert not tunnel.closed
+    ways.natives[0].deliver(b"n4")
+    assert received(link) == [b"n4"]
     assert tunnel.closed
     assert link.load().overflow == link.glance().overflow == 7, "what it lost is not forgotten"
     ways.wait(link, 3.0)
     assert len(ways.tunnels) == 2, "silent again"
+    link.close()
+
+
+def test_a_stray_datagram_costs_nothing_of_what_the_tunnel_brings(ways: Ways) -> None:
+    link = ways.open()
+    ways.wait(link, 3.0)
+    found = []
+    for number in range(120):
+        ways.tunnels[0].deliver(b"%d" % number)
+        if number % 40 == 10:  # each time after more than the patience
+            ways.natives[0].deliver(b"stray")
+        found += received(link)
+        ways.wait(link, 0.1)
+    assert [int(one) for one in found if one != b"stray"] == [*range(120)]
+    assert found.count(b"stray") == 3
+    assert len(ways.tunnels) == 1
+    link.close()
+
+
+def test_what_ends_natively_again_goes_on_by_the_tunnel_however_slow_it_is(ways: Ways) -> None:
+    link = ways.open()
+    ways.wait(link, 3.0)
+    ways.natives[0].deliver(b"n")
+    assert received(link) == [b"n"]
+    for number in range(4):
+        ways.wait(link, 0.9)
+        ways.tunnels[0].deliver(b"%d" % number)
+    assert received(link) == [b"0", b"1", b"2", b"3"]
+    ways.tunnels[0].deliver(b"4")
+    assert received(link) == [b"4"]
     link.close()
 
 
@@ -152,6 +183,9 @@ def test_where_the_group_cannot_be_joined_the_tunnel_comes_at_once(ways: Ways) -
     link.network_changed()
     ways.natives[0].deliver(b"native")
     assert received(link) == [b"native"]
+    ways.wait(link, 2.0)
+    ways.natives[0].deliver(b"natively")
+    assert received(link) == [b"natively"]
     assert ways.tunnels[0].closed
     assert link.problem == ""
     link.close()
@@ -223,8 +257,12 @@ def test_a_stream_that_fails_natively_goes_on_by_a_tunnel_and_comes_back(
             before = lines("native")
             with Stream(talker):
                 wait_for(lambda: lines("native") > before + 100, "what comes natively again")
-                link = daemon.worker("inbound/news")["status"]["link"]
-                assert (link["interfaces"], link["tunnel"]) == (["eth0"], None)
+
+                def ways() -> tuple[list[str], object]:
+                    link = daemon.worker("inbound/news")["status"]["link"]
+                    return link["interfaces"], link["tunnel"]
+
+                wait_for(lambda: ways() == (["eth0"], None), "the end of the tunnel")
             wait_for(lambda: lines("native") == len(talker.sent), "each once")
     finally:
         relay.close()
