@@ -145,13 +145,15 @@ class GatewaySocket(_RelaySocket):
 
     def send(self, payloads: Payloads) -> tuple[int, str]:
         """Send as many as go at once. Returns how many, and the reason why the next one did not; ""."""
+        # What the network has answered to others before would look as if these were too long for segments
+        self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         count, sent, reason = len(payloads), 0, ""
         is_retry = False
         while sent < count and not reason:
             try:
                 sent += self._burst.send(payloads.part(sent, count) if sent else payloads)
             except OSError as error:
-                # An answer of the network to what was sent before is told once, and then it is tried again
+                # An answer that has come meanwhile is told once, and then it is tried again
                 if error.errno in _FULL_ERRNOS:
                     reason = FULL
                 elif is_retry or not self.has_errors:

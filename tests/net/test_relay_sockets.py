@@ -6,6 +6,7 @@ import contextlib
 import errno
 import select
 import socket
+import struct
 from collections.abc import Iterator
 from ipaddress import ip_address
 
@@ -18,10 +19,12 @@ from mcastd.net.relay_sockets import (
     TOO_BIG,
     UNREACHABLE,
     GatewaySocket,
+    IcmpError,
     ListeningSocket,
     RelayEnd,
     RelaySockets,
 )
+from mcastd.protocols.internet import UDP, IpPacket, build_ip, internet_checksum
 
 HERE: dict[int, RelayEnd] = {4: (ip_address("127.0.0.9"), 4269), 6: (ip_address("::1"), 4269)}
 BOTH = pytest.mark.parametrize("version", [4, 6])
@@ -119,3 +122,22 @@ def test_a_port_that_somebody_has_is_not_shared(sockets: RelaySockets) -> None:
     with pytest.raises(LinkError, match="waiting for the address") as failed:
         RelaySockets([(ip_address("192.0.2.99"), 4269)], 0)
     assert failed.value.errno == errno.EADDRNOTAVAIL
+
+
+@pytest.mark.root
+def test_a_router_that_takes_less_is_told_of_and_costs_no_segments(sockets: RelaySockets) -> None:
+    """It may be forged."""
+    with contextlib.closing(gateway(4)) as one, contextlib.ExitStack() as stack:
+        raw = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP))
+        way = sockets.connect(HERE[4], end(one))
+        batch = Chunks(memoryview(bytes(64 * 100)), 100, 64)
+        assert way.send(batch) == (64, "")
+        ports = struct.pack("!HHHH", HERE[4][1], end(one)[1], 1408, 0)
+        quoted = build_ip(IpPacket(HERE[4][0], end(one)[0], UDP, 60, ports + bytes(1400)))[:100]
+        answer = bytearray(struct.pack("!BBHI", 3, 4, 0, 1300) + quoted)
+        answer[2:4] = internet_checksum(bytes(answer)).to_bytes(2)
+        raw.sendto(answer, (str(HERE[4][0]), 0))
+        wait_for(lambda: way.has_errors, "the answer")
+        assert way.send(batch) == (64, "")
+        assert way._burst.way == "gso"
+        assert way.errors() == [IcmpError(errno.EMSGSIZE, 1300)]

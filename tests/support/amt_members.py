@@ -14,6 +14,7 @@ from mcastd.protocols import amt
 from mcastd.tunnel.gateway import Gateway, TunnelMessage, is_data
 from mcastd.tunnel.inner import InnerDatagrams, TunnelledDatagram
 from support.amt_network import RELAYS, AmtNetwork
+from support.frames import SO_RCVBUFFORCE
 from support.inside import inside
 
 RELAY = ip_address(RELAYS[4]), amt.PORT
@@ -25,6 +26,7 @@ class Member:
     def __init__(self, network: AmtNetwork, address: str = "192.0.2.2") -> None:
         with inside(network.gateway):
             self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 4 << 20)  # what has waited comes at once
         self.sock.bind((address, 0))
         self.sock.setblocking(False)
         self.gateway = Gateway(RELAY[0])
