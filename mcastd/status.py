@@ -564,6 +564,7 @@ class ServedGatewayStatus:
     groups: int  # that it wants
     wanted: tuple[str, ...]  # some of these, with the filter of sources, in words
     seconds: float  # since it came
+    mtu: int  # bytes of the longest packet that goes to it, with the headers of the tunnel
     sent: int  # packets
     missed: dict[str, int]  # packets that it did not get, by reason
     path_mtu: int | None  # bytes that the network on the way takes, as it has said; None: it has said nothing

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import errno
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
@@ -33,6 +34,8 @@ DROP_REASONS = (MALFORMED, TTL_TOO_LOW, UNWANTED)
 MISS_REASONS = (BEYOND_RATE, FULL, UNREACHABLE, TOO_BIG)
 # Bytes of headers before a packet in a tunnel, by the tunnel's IP version: IP, UDP, AMT.
 TUNNEL_OVERHEAD_BYTES = {4: 20 + 8 + len(DATA_HEADER), 6: 40 + 8 + len(DATA_HEADER)}
+# A gateway to which packets are too long is looked at anew, at most so often: its way may be another one.
+REFIT_SECONDS = 1.0
 # Senders to groups whose gateways, and last packets, are remembered. More may be forged than there are.
 FLOWS_KEPT = 4096
 
@@ -49,14 +52,25 @@ class _Flow(NamedTuple):
 class ServedGateway:
     """A gateway that has a tunnel: what goes to it. For the worker's thread; others may read its counts."""
 
-    def __init__(self, end: UdpEnd, sock: GatewaySocket, rate: int | None) -> None:
+    def __init__(
+        self, end: UdpEnd, sock: GatewaySocket, rate: int | None, mtu_to: Callable[[Address], int]
+    ) -> None:
+        """``mtu_to`` says how long packets to an address may be, in bytes."""
         self.end = end
         self.sock = sock
+        self.mtu = 0  # bytes of the longest packet that goes to it, with the headers of the tunnel
+        self._mtu_to = mtu_to
+        self._fitted_at = -math.inf  # monotonic seconds
         self.sent = 0  # packets
         self.missed: Counter[str] = Counter()  # packets, by reason
         self.unreachable = 0  # datagrams in a row for which the network said that nobody is there
         self.path_mtu: int | None = None  # bytes that a router on the way has said it takes
         self._bucket = None if rate is None else TokenBucket(rate)
+        self.fit(clock.monotonic())
+
+    def fit(self, now: float) -> None:
+        """Send no longer packets from now on than go."""
+        self.mtu, self._fitted_at = self._mtu_to(self.end[0]), now
 
     def limit(self, rate: int | None) -> None:
         self._bucket = None if rate is None else TokenBucket(rate)
@@ -82,6 +96,8 @@ class ServedGateway:
             if done < count:
                 # One that is too long says nothing of those behind it
                 missed = 1 if reason == TOO_BIG else count - done
+                if reason == TOO_BIG and (now := clock.monotonic()) > self._fitted_at + REFIT_SECONDS:
+                    self.fit(now)
                 self._miss(reason, missed, counters)
                 done += missed
 
@@ -108,7 +124,6 @@ class FanOut:
         notices: SenderNotices,
     ) -> None:
         """``takers`` returns the gateways that want what a sender sends to a group."""
-        self.mtu = 0  # bytes of the longest packet of a tunnel
         self.last: float | None = None  # monotonic seconds when something came
         self.heard: OrderedDict[Address, float] = OrderedDict()  # groups, and when something of them came
         self._counters = counters
@@ -158,7 +173,7 @@ class FanOut:
         longest = max(map(len, messages)) - len(DATA_HEADER)
         fitted: dict[int, _Fitted] = {}  # by bytes of the longest packet
         for taker in takers:
-            most = self.mtu - TUNNEL_OVERHEAD_BYTES[taker.sock.version]
+            most = taker.mtu - TUNNEL_OVERHEAD_BYTES[taker.sock.version]
             if most not in fitted:
                 fitted[most] = _fitted(messages, longest, most)
             payloads, cut, left_out = fitted[most]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 
 from mcastd import log
@@ -23,8 +23,11 @@ IGNORED_REASONS = (*IGNORED, SHORTAGE)
 class Gateways:
     """For the worker's thread; others may read ``served``."""
 
-    def __init__(self, relay: AmtRelay, sockets: RelaySockets, worker: str) -> None:
+    def __init__(
+        self, relay: AmtRelay, sockets: RelaySockets, mtu_to: Callable[[Address], int], worker: str
+    ) -> None:
         self.relay = relay
+        self._mtu_to = mtu_to
         self.sockets = sockets
         self.served: dict[UdpEnd, ServedGateway] = {}  # replaced, never changed
         self.rate: int | None = None  # bits per second for each
@@ -76,6 +79,11 @@ class Gateways:
             self._log.info("gateway.lost", gateway=_text(gateway.end), answers=gateway.unreachable)
             self.relay.forget(gateway.end)
 
+    def fit(self, now: float) -> None:
+        """Send each no longer packets from now on than go."""
+        for gateway in self.served.values():
+            gateway.fit(now)
+
     def settle(self) -> None:
         """Have a socket for each tunnel that there is now."""
         tunnels = self.relay.tunnels
@@ -91,7 +99,7 @@ class Gateways:
                 self.relay.ignored[SHORTAGE] += 1
                 self.relay.forget(end)
                 continue
-            served[end] = ServedGateway(end, sock, self.rate)
+            served[end] = ServedGateway(end, sock, self.rate, self._mtu_to)
             self._log.info("gateway.came", gateway=_text(end))
         self._asked_at.clear()
         self.served = served

@@ -26,6 +26,7 @@ def gateways_of(gateways: Gateways, now: float) -> tuple[ServedGatewayStatus, ..
                 groups=len(groups),
                 wanted=tuple(f"{group} {one.filter}" for group, one in islice(groups.items(), WANTED_MAX)),
                 seconds=0.0 if tunnel is None else now - tunnel.since,
+                mtu=served.mtu,
                 sent=served.sent,
                 missed=dict(served.missed),
                 path_mtu=served.path_mtu,

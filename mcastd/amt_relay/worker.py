@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from mcastd import clock, log
 from mcastd.amt_relay.fan_out import DROP_REASONS, FanOut, ServedGateway
 from mcastd.amt_relay.gateways import Gateways
+from mcastd.amt_relay.lengths import TunnelLengths
 from mcastd.amt_relay.listing import gateways_of, joins_of
 from mcastd.amt_relay.notices import SenderNotices
 from mcastd.amt_relay.upstream import Upstream
@@ -17,7 +18,7 @@ from mcastd.config import AmtRelaySettings, label_of
 from mcastd.config.addresses import format_prefix
 from mcastd.config.relay_addresses import format_end
 from mcastd.counters import AmtRelayCounters, copy_of, losses
-from mcastd.errors import CannotAskError, LinkError
+from mcastd.errors import LinkError
 from mcastd.ip import Address
 from mcastd.net.icmp_sender import IcmpSender
 from mcastd.net.interfaces import Host
@@ -38,7 +39,6 @@ SETTLE_SECONDS = 0.05
 GATHER_SECONDS = 0.001
 # Of a group that is joined, something is expected within so long.
 SILENT_SECONDS = 10.0
-DEFAULT_MTU = 1500
 NOT_FOR_US = Signal.REOPEN | Signal.SOURCE | Signal.HANDOVER | Signal.NEWS
 
 
@@ -53,6 +53,7 @@ class AmtRelayWorker:
         self._config = config
         self._make_joins = joins
         self._host = host
+        self._lengths = TunnelLengths(host)
         self._upstream: Upstream | None = None
         self._gateways: Gateways | None = None
         self._serves: AmtRelaySettings | None = None  # the settings that its sockets were opened by
@@ -113,7 +114,7 @@ class AmtRelayWorker:
             interfaces=() if upstream is None else tuple(sorted(upstream.names.values())),
             groups=tuple(map(format_prefix, config.groups)),
             sources=tuple(map(format_prefix, config.sources)),
-            mtu=self._fan_out.mtu,
+            mtu=min((one.mtu for one in served.values()), default=self._lengths.least),
             max_tunnels=config.max_tunnels,
             tunnels=len(served),
             gateways=() if gateways is None else gateways_of(gateways, clock.monotonic()),
@@ -180,10 +181,8 @@ class AmtRelayWorker:
         gateways.relay.limit(_limits(config))
         gateways.limit(config.rate, config.max_unreachable)
         self._serves = config
-        try:
-            self._fan_out.mtu = config.mtu or _mtu_of(self._host(), config)
-        except CannotAskError:
-            self._fan_out.mtu = self._fan_out.mtu or DEFAULT_MTU
+        if self._lengths.follow(config.mtu, [address for address, _ in config.listen]):
+            gateways.fit(now)
         self._settle(context, now)
         self._tell(context)
         context.taken_over()
@@ -193,7 +192,9 @@ class AmtRelayWorker:
         self._stop_listening(context)
         relay = AmtRelay(config.advertised, _limits(config), now)
         relay.ignored = self.counters.ignored
-        self._gateways = Gateways(relay, RelaySockets(config.listen, config.dscp), self.name)
+        self._gateways = Gateways(
+            relay, RelaySockets(config.listen, config.dscp), self._lengths.to, self.name
+        )
         context.watch(self._gateways.sockets.fileno(), select.POLLIN)
 
     def _stop_listening(self, context: Context) -> None:
@@ -297,10 +298,3 @@ def _limits(config: AmtRelaySettings) -> RelayLimits:
         query_seconds=config.query_interval,
         teardown=config.teardown,
     )
-
-
-def _mtu_of(host: Host, config: AmtRelaySettings) -> int:
-    """That of the interfaces by which gateways are reached, as far as their addresses show it."""
-    addresses = {address for address, _ in config.listen}
-    ours = (one for one in host.interfaces.values() if not addresses.isdisjoint(one.addresses))
-    return min((one.mtu for one in ours if one.mtu), default=DEFAULT_MTU)

@@ -68,8 +68,8 @@ class AmtRelaySettings(WorkerSettings):
     max_tunnels: GatewayLimit = Field(100, description="Gateways that are served at a time.")
     max_per_address: GatewayLimit = Field(
         8,
-        description="The same, of one address, which may be a NAT's with several behind it; of IPv6 of one network"
-        " of 64 bits, of which a host may take any address.",
+        description="The same, of one address, which may be a NAT's with several behind it; of IPv6 of one"
+        " network of 64 bits, of which a host may take any address.",
     )
     max_groups: GroupLimit = Field(32, description="Groups of one gateway.")
     rate: Rate | None = Field(
@@ -79,9 +79,8 @@ class AmtRelaySettings(WorkerSettings):
     )
     mtu: TunnelMtu | None = Field(
         None,
-        description="Bytes of the longest packet that the network takes to all gateways; absent: that of the"
-        " interface with the address that is listened at. Longer datagrams are cut, or dropped where they"
-        " must not be.",
+        description="Bytes of the longest packet that the network takes to all gateways; absent: what the"
+        " first hop to each of them takes. Longer datagrams are cut, or dropped where they must not be.",
     )
     query_interval: Period = Field(
         DEFAULT_QUERY_SECONDS,

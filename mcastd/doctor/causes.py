@@ -107,6 +107,7 @@ CAUSES: tuple[Cause, ...] = (
     _cause("bridge-dry"),
     _cause("amt-ttl"),
     _cause("amt-too-big"),
+    _cause("amt-path"),
     _cause("amt-dry"),
     # Where both legs come by one way, and that fails, none is left to go on
     # what comes by a tunnel

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 from mcastd.config import AmtRelaySettings
 from mcastd.doctor.evidence import Evidence
-from mcastd.doctor.finding import Finding, Said, Severity
+from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.subject import Subject
 from mcastd.status import AmtRelayStatus
 
 # Groups, and gateways, that a finding names.
 NAMED_MAX = 5
+# Less no network takes (RFC 791), and no mtu may be.
+MTU_MIN_BYTES = 576
 
 
 def serving(subject: Subject[AmtRelaySettings], _: Evidence) -> Iterator[Said]:
@@ -34,6 +36,19 @@ def serving(subject: Subject[AmtRelaySettings], _: Evidence) -> Iterator[Said]:
             f"datagrams do not fit into tunnels of {now.mtu} bytes, and must not be cut",
             (f"missed as too-big: {count} while watched{told} (status)",),
             "have the sender send smaller datagrams: 1316 bytes, or 1442 at most where the MTU is 1500",
+        )
+    narrow = {one.address: one.path_mtu for one in now.gateways if (one.path_mtu or one.mtu) < one.mtu}
+    if least := min(filter(None, narrow.values()), default=0):
+        line = f"mtu = {max(least, MTU_MIN_BYTES)}"
+        named = list(narrow.items())[:NAMED_MAX]
+        yield Finding(
+            "amt-path",
+            Severity.WARNING,
+            f"a router on the way to {', '.join(address for address, _ in named)} takes no packets as long as"
+            " the relay sends: those do not arrive",
+            tuple(f"the path to {address}: {mtu} bytes (ICMP, status)" for address, mtu in named),
+            f"{line} in {subject.table}",
+            ways=(Way(table=subject.table, lines=(line,)),),
         )
     if now.silent:
         where = f"-i {now.interfaces[0]} " if now.interfaces else ""

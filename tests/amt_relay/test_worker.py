@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -16,7 +17,9 @@ from support.amt_network import PORT, RELAYS, SOURCES, AmtNetwork, feeding, is_w
 from support.captures import packets
 from support.daemon import RunningDaemon
 from support.frames import UdpFrames
-from support.inside import inside, sender, sysctl, taken
+from support.host import connect
+from support.inside import inside, sender, taken
+from support.programs import program
 from support.wait import wait_for
 from support.wire import ETH_P_ALL, pcap
 
@@ -77,8 +80,8 @@ Start = Callable[..., Relay]
 def start(tmp_path: Path) -> Iterator[Start]:
     with contextlib.ExitStack() as stack:
 
-        def started(more: str = "") -> Relay:
-            network = AmtNetwork(stack)
+        def started(more: str = "", *, router: bool = False) -> Relay:
+            network = AmtNetwork(stack, router=router)
             enter = network.relay.enter([])
             daemon = stack.enter_context(RunningDaemon(tmp_path, CONFIG + more, enter=enter))
             daemon.wait_state("amt_relay/edge", "active")
@@ -229,26 +232,36 @@ def missed(relay: Relay, member: Member) -> dict[str, int]:
     return found
 
 
+def shape(network: AmtNetwork, *commands: str) -> None:
+    """Have the relay's interface to gateways send at different rates."""
+    for command in commands:
+        words = network.relay.enter([program("tc"), *command.split()])
+        subprocess.run(words, check=True, capture_output=True, text=True)
+
+
 def test_one_whose_send_buffer_is_full_misses_what_is_for_it_alone(start: Start) -> None:
     relay = start()
-    # Nobody is told that a neighbour does not answer: what is for it waits, as long as there is room
-    sysctl(relay.network.relay, ipv4__neigh__south__mcast_solicit=10_000)
     relay.network.gateway.ip("addr add 192.0.2.77/32 dev eth0")
-    member, mute = relay.member(), relay.member(address="192.0.2.77")
-    with feeding(relay.network, STREAM, size=1400):
-        relay.wait(lambda: min(len(member.datagrams), len(mute.datagrams)) > 20, "datagrams of both")
-        relay.network.gateway.ip("addr del 192.0.2.77/32 dev eth0")
-        relay.network.relay.ip("neigh flush dev south to 192.0.2.77")
-        relay.wait(lambda: missed(relay, mute).get("full", 0) > 50, "a full send buffer")
-        count = len(member.datagrams)
-        relay.wait(lambda: len(member.datagrams) > count + 20, "datagrams of the other")
-        relay.network.gateway.ip("addr add 192.0.2.77/32 dev eth0")
-        last = mute.numbers[-1]
-        relay.wait(lambda: mute.numbers[-1] > last + 50, "datagrams again")
+    member, slow = relay.member(), relay.member(address="192.0.2.77")
+    # What is for it waits in the queue of the interface, and counts for the buffer of its socket
+    shape(
+        relay.network,
+        "qdisc add dev south root handle 1: htb default 1",
+        "class add dev south parent 1: classid 1:1 htb rate 10gbit",
+        "class add dev south parent 1: classid 1:2 htb rate 16kbit burst 3000",
+        "filter add dev south parent 1: protocol ip u32 match ip dst 192.0.2.77/32 flowid 1:2",
+    )
+    with feeding(relay.network, STREAM, size=1400) as feed:
+        relay.wait(lambda: missed(relay, slow).get("full", 0) > 50, "a full send buffer")
+        sent = feed.sent
+        relay.wait(lambda: member.numbers[-1] > sent + 20, "datagrams of the other")
+        shape(relay.network, "class change dev south parent 1: classid 1:2 htb rate 1gbit burst 1mb")
+        sent = feed.sent
+        relay.wait(lambda: slow.numbers[-1] > sent + 20, "datagrams again")
     assert is_whole(member.numbers)
     assert {*relay.status["counters"]["missed"]} == {"full"}
-    lacking = mute.numbers[-1] - mute.numbers[0] + 1 - len(mute.numbers)
-    assert lacking == missed(relay, mute)["full"] == relay.status["counters"]["missed"]["full"]
+    lacking = slow.numbers[-1] - slow.numbers[0] + 1 - len(slow.numbers)
+    assert lacking == missed(relay, slow)["full"] == relay.status["counters"]["missed"]["full"]
 
 
 def test_more_packets_than_it_takes_are_counted_to_the_last(start: Start) -> None:
@@ -282,3 +295,85 @@ def test_more_packets_than_it_takes_are_counted_to_the_last(start: Start) -> Non
     counters = status["counters"]
     assert (counters["dropped"], counters["forwarded"]) == (before["dropped"], counters["received"])
     assert counters["sent"] + sum(counters["missed"].values()) == counters["forwarded"]
+
+
+def test_at_an_address_of_no_wire_the_way_to_a_gateway_says_what_fits(start: Start) -> None:
+    """As an anycast address has it, on the loopback interface, which takes packets of any length."""
+    relay = start()
+    host = relay.network.relay
+    host.ip(f"addr add {RELAYS[4]}/32 dev lo")
+    host.ip(f"addr del {RELAYS[4]}/24 dev south")
+    host.ip("addr add 192.0.2.5/24 dev south")
+    member = relay.member()
+    assert (relay.status["mtu"], relay.status["gateways"][0]["mtu"]) == (1500, 1500)
+    with feeding(relay.network, STREAM, size=1460) as feed:
+        feed.socks[0].setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+        relay.wait(lambda: len(member.datagrams) > 20, "datagrams")
+        host.ip("link set south mtu 1300")
+        relay.wait(lambda: relay.status["gateways"][0]["mtu"] == 1300, "the new length")
+        count = len(member.datagrams)
+        relay.wait(lambda: len(member.datagrams) > count + 20, "datagrams")
+    assert max(map(len, member.packets[-20:])) <= 1300 - 30
+    assert relay.status["counters"]["cut"] > 40
+
+
+def test_a_path_that_comes_to_take_less_is_shown_and_kept_to_once_it_is_set(start: Start) -> None:
+    relay = start(router=True)
+    network = relay.network
+    assert network.router is not None
+    network.relay.ip("route add 10.2.0.0/24 via 192.0.2.254")
+    member = relay.member(address="10.2.0.2")
+    with feeding(network, STREAM, size=1300) as feed:
+        feed.socks[0].setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+        relay.wait(lambda: len(member.datagrams) > 20, "datagrams")
+        network.router.ip("link set in mtu 1280")
+        relay.wait(lambda: relay.status["gateways"][0]["path_mtu"] == 1280, "what the router says")
+        assert relay.status["gateways"][0]["mtu"] == 1500, "which may be forged"
+        relay.reload(CONFIG + "mtu = 1280\n")
+        count = len(member.datagrams)
+        relay.wait(lambda: len(member.datagrams) > count + 20, "datagrams")
+    assert is_whole(member.numbers[count:])
+    assert {len(one.payload) for one in member.datagrams} == {1300}
+
+
+def test_groups_come_by_several_interfaces_and_one_that_fails_costs_the_others_nothing(start: Start) -> None:
+    relay = start()
+    network, other = relay.network, ip_address("10.3.0.1")
+    connect(network.source, "eth1", network.relay, "east")
+    network.source.ip(f"addr add {other}/24 dev eth1")
+    network.relay.ip("addr add 10.3.0.2/24 dev east")
+    relay.reload(CONFIG.replace('"north"', '["north", "east"]'))
+    member = relay.member({SSM: SourceFilter(False, (ip_address(SOURCES[4]), other))})
+
+    def numbers(source: Address) -> list[int]:
+        return [int(one.payload.split()[2]) for one in member.datagrams if one.source == source]
+
+    with (
+        feeding(network, STREAM) as feed,
+        contextlib.closing(sender(network.source, "eth1", str(other))) as sock,
+    ):
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 8)
+        sent = 0
+
+        def send() -> None:
+            nonlocal sent
+            with contextlib.suppress(OSError):  # its interface is down at times
+                sock.sendto(f"{other} {SSM} {sent}\n".encode(), (str(SSM), PORT))
+                sent += 1
+
+        def wait_more(source: Address, what: str) -> None:
+            last = max(numbers(source), default=-1)
+            relay.wait(lambda: send() or max(numbers(source), default=-1) > last + 10, what)
+
+        for source in (ip_address(SOURCES[4]), other):
+            wait_more(source, f"datagrams of {source}")
+        assert relay.status["interfaces"] == ["east", "north"]
+        network.relay.ip("link set east down")
+        relay.wait(lambda: "east is down" in str(relay.status["troubles"]), "the trouble")
+        wait_more(ip_address(SOURCES[4]), "datagrams by the other interface")
+        network.relay.ip("link set east up")
+        network.relay.ip("addr replace 10.3.0.2/24 dev east")
+        relay.wait(lambda: relay.status["troubles"] == [], "the end of it")
+        wait_more(other, "datagrams again")
+        assert feed.sent > 10
+    assert is_whole(numbers(ip_address(SOURCES[4])))

@@ -92,10 +92,9 @@ class _Relay:
         with inside(here):
             ways = [GatewaySocket((HERE, PORT), end, 0) for end in _ends(count)]
         self._ways, self._tap = ways, tap
-        served = [ServedGateway(way.gateway, way, None) for way in ways]
+        served = [ServedGateway(way.gateway, way, None, lambda _: MTU) for way in ways]
         self.counters = AmtRelayCounters()
         self._fan_out = FanOut(self.counters, lambda *_: served, SenderNotices(lambda *_: ""))
-        self._fan_out.mtu = MTU
 
     def drain(self) -> int:
         before = self.counters.received
@@ -217,8 +216,8 @@ def relay(bench: Bench) -> list[Result]:
         samples = bench.interleave("amt-relay", contestants)
         checks = _checks(samples, relays)
     notes = [
-        f"to {count}: {ratio(samples, f'relay {count}', f'vxlan {count}', 'cpu'):.2f} of VXLAN, which receives"
-        f" nothing; the sends alone take {middle(samples, f'sends {count}', 'cpu'):,.0f} ns"
+        f"to {count}: {ratio(samples, f'relay {count}', f'vxlan {count}', 'cpu'):.2f} of VXLAN, which does"
+        f" not receive; the sends alone take {middle(samples, f'sends {count}', 'cpu'):,.0f} ns"
         for count in FILLS
     ]
     work = f"AMT relay, {PAYLOAD_BYTES} B"

@@ -45,3 +45,22 @@ def test_what_is_wanted_and_does_not_come() -> None:
     assert (one.cause, one.severity) == ("amt-dry", "hint")
     assert one.what == "gateways want 232.1.1.1, 232.1.1.2, of which nothing comes to the relay"
     assert "mcastctl listen -i eth1 232.1.1.1:PORT" in one.fix
+
+
+def test_a_way_that_takes_less_than_what_is_sent() -> None:
+    gateways = [
+        {"address": "192.0.2.9", "mtu": 1500, "path_mtu": 1400},
+        {"address": "192.0.2.8", "mtu": 1500, "path_mtu": None},
+        {"address": "192.0.2.7", "mtu": 1280, "path_mtu": 1300},
+        {"address": "192.0.2.6", "mtu": 1420, "path_mtu": 1380},
+    ]
+    (one,) = found(gateways=gateways)
+    assert (one.cause, one.severity) == ("amt-path", "warning")
+    assert one.what.startswith("a router on the way to 192.0.2.9, 192.0.2.6 takes")
+    assert one.evidence == (
+        "the path to 192.0.2.9: 1400 bytes (ICMP, status)",
+        "the path to 192.0.2.6: 1380 bytes (ICMP, status)",
+    )
+    assert one.fix == "mtu = 1380 in [amt_relay.edge]"
+    forged = [{"address": "192.0.2.9", "mtu": 1500, "path_mtu": 68}]
+    assert found(gateways=forged)[0].fix == "mtu = 576 in [amt_relay.edge]", "less is not to be set"

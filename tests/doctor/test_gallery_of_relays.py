@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -18,6 +19,8 @@ from support.peer import Talker
 from support.wait import wait_for
 
 from mcastd.ip import ANY_SOURCE, Address, SourceFilter
+from mcastd.protocols.icmp import too_big
+from mcastd.protocols.internet import UDP, IpPacket, build_ip
 from mcastd.status import AmtRelayStatus
 from mcastd.tunnel.gateway import Gateway, TunnelMessage, is_data
 from mcastd.views import as_kind
@@ -89,6 +92,20 @@ class Served:
             yield
 
     @contextlib.contextmanager
+    def by_a_narrow_path(self, lab: Lab) -> Iterator[None]:
+        """A router on the way says that it takes less: what it would say is sent from the other host."""
+        port = self._tunnel.getsockname()[1]
+        ports = struct.pack("!HHHH", 2268, port, 1400, 0)
+        ends = ip_address("10.6.1.1"), ip_address("10.6.1.2")
+        message = too_big(build_ip(IpPacket(*ends, UDP, 60, ports + bytes(1392))), 1300)
+        assert message is not None
+        with inside(lab.there), socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
+            wait_for(lambda: status(lab).tunnels == 1, "the tunnel")
+            raw.sendto(message, ("10.6.1.1", 0))
+            wait_for(lambda: [one.path_mtu for one in status(lab).gateways] == [1300], "the answer")
+        yield
+
+    @contextlib.contextmanager
     def with_another_group(self, lab: Lab) -> Iterator[None]:
         self._wanted = {**self._wanted, ip_address(SILENT): ANY_SOURCE}
         wait_for(lambda: status(lab).silent == (SILENT,), "silence")
@@ -130,6 +147,22 @@ def test_what_does_not_fit_is_named(
         prepare=served.prepared,
         rights=WITH_ROUTING,
         by_hand="the size is its sender's",
+    )
+    show(one, lab, tmp_path, record_property)
+
+
+def test_a_path_that_takes_less_is_named(
+    lab: Callable[[str], Lab], tmp_path: Path, record_property: Record
+) -> None:
+    served = Served()
+    one = Case(
+        "amt-path",
+        "warning",
+        CONFIG,
+        served.by_a_narrow_path,
+        worker="amt_relay/edge",
+        prepare=served.prepared,
+        rights=WITH_ROUTING,
     )
     show(one, lab, tmp_path, record_property)
 
