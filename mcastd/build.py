@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,19 +20,23 @@ from mcastd.config import (
     AmtSettings,
     AmtVia,
     Bridge,
+    Config,
     Discover,
     InboundSubscription,
+    LinkSettings,
     OpenFiles,
     OpenFilesOf,
     OutboundChannel,
     WorkerSettings,
 )
+from mcastd.config.addresses import may_meet
 from mcastd.discovery.discovery import Discovery
 from mcastd.inbound.keeper import Diagnose
 from mcastd.inbound.reader import Reader
 from mcastd.inbound.sinks import Ends, MakeSink, Means, make_sink
 from mcastd.inbound.subscription import Subscription, source_filter
-from mcastd.ip import Address, SourceFilter
+from mcastd.ip import Address, SourceFilter, stays_on_link
+from mcastd.link.worker import LinkWorker
 from mcastd.net.interfaces import Host, Interface, look
 from mcastd.net.joins import Joins
 from mcastd.net.legs import ReceivingLegs
@@ -49,6 +54,9 @@ from mcastd.outbound.sources import OpenSource, open_source
 from mcastd.outbound.watcher import Watcher
 from mcastd.protocols import sap
 from mcastd.tunnel.fallback import FallbackReceiver
+from mcastd.tunnel.link.interface_network import InterfaceNetwork
+from mcastd.tunnel.link.links import Links
+from mcastd.tunnel.link.local import NetworkCounts
 from mcastd.tunnel.tunnel import RelayWay
 from mcastd.tunnel.tunnels import Tunnels
 from mcastd.worker import Worker
@@ -133,6 +141,10 @@ class Parts:
     files: OpenFiles | None = None
     streams: RtpStreams = field(default_factory=RtpStreams)
     tunnels: Tunnels = field(default_factory=Tunnels)
+    # None: each link has a thread of its own.
+    links: Links | None = None
+    # The configuration in force.
+    config: Callable[[], Config] = Config
     # Says what is wrong with a subscription, for its captures.
     diagnose: Diagnose = lambda *_: ()
     # These open what the settings name: tools and tests put others in their place.
@@ -249,6 +261,27 @@ def _amt_relay(name: str, settings: AmtRelaySettings, parts: Parts) -> AmtRelayW
     return AmtRelayWorker(name, settings, lambda: Joins(memberships), parts.host)
 
 
+def open_links(memberships: Memberships, host: Callable[[], Host]) -> Links:
+    """What has links between sites."""
+    counts = defaultdict[str, NetworkCounts](NetworkCounts)
+    return Links(lambda name: InterfaceNetwork(name, Joins(memberships), host, counts[name]))
+
+
+def _link(name: str, settings: LinkSettings, parts: Parts) -> LinkWorker:
+    links = parts.links or open_links(parts.memberships or Memberships(), parts.host)
+    return LinkWorker(name, settings, links, lambda interface: _subscribed(parts.config(), interface))
+
+
+def _subscribed(config: Config, interface: str) -> Iterator[tuple[Address, SourceFilter]]:
+    """What subscriptions receive by an interface, or may do."""
+    for subscription in config.inbound.values():
+        if not subscription.enabled or subscription.is_tunnelled:
+            continue
+        for leg in subscription.by_leg():
+            if may_meet(leg.interface, interface) and not stays_on_link(leg.group):
+                yield leg.group, source_filter(leg)
+
+
 # By the settings of a kind of worker (see Config.kinds): makes one of its name, settings and parts.
 FACTORIES: dict[type[WorkerSettings], Callable[[str, Any, Parts], Worker]] = {
     OutboundChannel: _channel,
@@ -256,6 +289,7 @@ FACTORIES: dict[type[WorkerSettings], Callable[[str, Any, Parts], Worker]] = {
     Discover: _discovery,
     Bridge: _bridge,
     AmtRelaySettings: _amt_relay,
+    LinkSettings: _link,
 }
 
 

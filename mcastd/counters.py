@@ -18,7 +18,7 @@ from typing import TypeVar
 T = TypeVar(
     "T",
     bound="OutboundCounters | InboundCounters | OutputCounters | DiscoveryCounters | BridgeCounters"
-    " | AmtRelayCounters | SequenceCounters | TransportCounters",
+    " | AmtRelayCounters | LinkCounters | SequenceCounters | TransportCounters",
 )
 
 
@@ -78,9 +78,9 @@ class SourceCounts:
         return top, rest + counts.total() - sum(top.values())
 
 
-# Reasons for which a subscription's protocol drops what is there already, or has served its purpose, and for
-# which a bridge drops what nobody wants.
-EXPECTED_REASONS = frozenset({"other-leg", "fec", "unwanted"})
+# Reasons for which nothing is lost: a subscription's protocol drops what is there already, or has served its
+# purpose; a bridge, what nobody wants; a link, what another link has brought, or what has come back.
+EXPECTED_REASONS = frozenset({"other-leg", "fec", "unwanted", "other-link", "own"})
 
 
 def losses(dropped: Mapping[str, int]) -> int:
@@ -145,6 +145,34 @@ class AmtRelayCounters:
     missed: Counter[str] = field(default_factory=Counter)  # packets that a gateway did not get, by reason
     senders_told: int = 0  # messages by which senders were told that packets are too long (ICMP)
     ignored: Counter[str] = field(default_factory=Counter)  # messages of gateways, by reason
+
+
+@dataclass(slots=True)
+class LinkCounters:
+    """What a link has carried. Of what comes from the peer: received = forwarded + dropped. Of what the peer
+    wants: sent + unsent.
+
+    Records are what datagrams go in, several small ones in one; messages are all that goes between the ends.
+    """
+
+    sent: int = 0  # datagrams, in records for the peer
+    sent_bytes: int = 0  # of their payloads
+    unsent: Counter[str] = field(default_factory=Counter)  # datagrams that the peer wants, by reason
+    refused: Counter[str] = field(default_factory=Counter)  # messages that the kernel did not take, by errno
+    resent: int = 0  # records that the peer had lost, and asked for
+    received: int = 0  # datagrams from the peer
+    received_bytes: int = 0  # of their payloads, as far as they came whole
+    forwarded: int = 0  # of received: to the network here, or by another link
+    dropped: Counter[str] = field(default_factory=Counter)  # of received: by reason
+    missed: Counter[str] = field(default_factory=Counter)  # of forwarded: not to the network here, by reason
+    records: int = 0  # that came from the peer
+    lost: int = 0  # records that did not come in time
+    late: int = 0  # records that came after they were counted as lost
+    repaired: int = 0  # records that were asked for again, and came in time
+    handshakes: int = 0  # that were through
+    roamed: int = 0  # times that the peer came from another address
+    ignored: Counter[str] = field(default_factory=Counter)  # messages, by reason
+    overflow: int = 0  # messages that the kernel dropped at the full receive buffer
 
 
 @dataclass(slots=True)

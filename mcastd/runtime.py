@@ -10,7 +10,7 @@ from mcastd import clock
 from mcastd.bridge.family import open_family
 from mcastd.bridge.kept import KeptTables
 from mcastd.bridge.router import MulticastRouter
-from mcastd.build import ALONE, Parts, build
+from mcastd.build import ALONE, Parts, build, open_links
 from mcastd.config import Config, OpenFiles
 from mcastd.inbound.reader import Reader
 from mcastd.net.membership import Memberships
@@ -46,6 +46,7 @@ class Runtime:
         kept = parts.tables or KeptTables()
         self._router = MulticastRouter(lambda version: open_family(version, memberships, kept), kept)
         self._tunnels = Tunnels()
+        self._links = open_links(memberships, self.network.host)
         self._parts = replace(
             parts,
             host=self.network.host,
@@ -56,6 +57,8 @@ class Runtime:
             announcer=self._announcer,
             router=self._router,
             tunnels=self._tunnels,
+            links=self._links,
+            config=config,
             files=OpenFiles(config),
         )
 
@@ -92,6 +95,6 @@ class Runtime:
     def close(self) -> None:
         """End what the workers share. They have ended before, or never will."""
         with ExitStack() as stack:
-            threads = self._reader, self._watcher, self._sender, self._tunnels
+            threads = self._reader, self._watcher, self._sender, self._tunnels, self._links
             for shared in (self.network, self._announcer, self._router, *threads):
                 stack.callback(shared.close)

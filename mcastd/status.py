@@ -15,6 +15,7 @@ from mcastd.counters import (
     BridgeCounters,
     DiscoveryCounters,
     InboundCounters,
+    LinkCounters,
     OutboundCounters,
     OutputCounters,
     SequenceCounters,
@@ -526,7 +527,7 @@ class BridgedGroupStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinStatus:
-    """A group that a bridge or a relay has joined where it comes from."""
+    """A group that a bridge, a relay or a link has joined where it comes from."""
 
     interface: str  # that it comes by
     group: str  # that is joined
@@ -586,3 +587,38 @@ class AmtRelayStatus(Status):
     silent: tuple[str, ...]  # groups that are joined, and of which nothing has come for a while
     counters: AmtRelayCounters
     overflow: int  # packets that the kernel dropped at full receive buffers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkStatus(Status):
+    listen: str  # where the peer connects to: an address, with the port if it is not 9466; "": it listens
+    connect: str  # where the peer listens, in the same words; "": it connects
+    peer: str  # the address and port that the peer has, or had last; "": not known
+    local_port: int | None  # of this host, UDP; None: there is no socket now
+    up: bool  # the peer is there
+    seconds: float | None  # since it is up, or down; None: there is no link now
+    interface: str  # of the network here; "": there is none
+    security: str  # "noise"; or "none": it is neither encrypted nor authenticated
+    transit: bool  # what comes by other links goes on by this one, and the other way round
+    standby_of: str  # the link that it stands by for; "": none
+    rests: bool  # another link to the same site is in use, so that nothing goes by this one
+    send: tuple[str, ...]  # groups or prefixes that the peer may have
+    wants: tuple[str, ...]  # some of what is wanted of the peer, with the filter of sources, in words
+    peer_wants: tuple[str, ...]  # some of what the peer wants, in the same words
+    refused_wants: tuple[str, ...]  # of these, some that it may not have
+    round_trip_ms: float | None  # to the peer and back, smoothed; None: it was not measured
+    clock_offset_seconds: float | None  # by which the peer's clock is ahead, or less than 0; None: not known
+    message_bytes: int | None  # of the longest message that is known to arrive; None: there is no link now
+    sizes_tried: bool  # all sizes that may arrive were tried
+    peer_lost_percent: float | None  # of the records under these keys, what the peer lacks; None: not known
+    held: int  # records that wait for lost ones before them
+    key_age: float | None  # seconds since the last handshake; None: there is no session
+    hindrance: str  # why the peer cannot be asked: its name has no address, a port is taken; "": it can
+    refusal: str  # why the last messages could not be sent; "": they could
+    not_given: str  # why the network here did not take the last datagrams; "": it did
+    ignored_since_up: tuple[str, ...]  # reasons for which messages were ignored since it was up last
+    troubles: tuple[str, ...]  # what of the network here cannot be had
+    joins: tuple[JoinStatus, ...]  # what is joined on it for peers
+    untaken: dict[str, int]  # packets that came there for all its links, and were not taken, by reason
+    counters: LinkCounters
+    overflow: int  # messages, and packets of the network here, dropped by the kernel at full receive buffers

@@ -314,6 +314,16 @@ class TransportBooks(NamedTuple):
     delay_factor: float  # seconds
 
 
+class LinkBooks(NamedTuple):
+    """How a link is."""
+
+    up: bool
+    round_trip: float | None  # seconds; None: it was not measured
+    clock_offset: float | None  # seconds by which the peer's clock is ahead, or less than 0; None: not known
+    message_bytes: int | None  # of the longest message that is known to arrive; None: there is no link now
+    untaken: Mapping[str, int]  # live: packets of the network here that were not taken, by reason
+
+
 class Books(NamedTuple):
     """All that a worker counts: for metrics, of every worker, every second. The counters are live."""
 
@@ -336,6 +346,7 @@ class Books(NamedTuple):
     sessions: int = 0  # of a worker that hears announcements: those that it keeps
     routes: int = 0  # of a bridge
     tunnels: int = 0  # of a relay: gateways that it serves
+    link: LinkBooks | None = None  # of a link to another site
     manifest: ManifestStatus | None = None  # that it goes by, if it goes by one
     refused_manifests: Mapping[str, int] = MappingProxyType({})  # by reason
     sequence: SequenceCounters | None = None  # live; None: its datagrams have no numbers that it reads

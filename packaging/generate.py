@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tomli_w
 from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
-from pydantic import BaseModel, BeforeValidator, PlainValidator
+from pydantic import BaseModel, BeforeValidator, PlainValidator, ValidationError
 from pydantic.fields import FieldInfo
 
 from mcastd import __version__, cli, ctl, status, views
@@ -161,7 +161,12 @@ def shipped_examples() -> dict[str, Examples]:
 def default_values(model: type[BaseModel], examples: Examples) -> dict[str, Any]:
     """The model's defaults as the configuration writes them, in a table that has what is required."""
     lines = [f"{key} = {examples[key]}" for key, field in keys_of(model).items() if field.is_required()]
-    return model(**tomllib.loads("\n".join(lines))).model_dump(mode="json", by_alias=True)
+    try:
+        filled = model(**tomllib.loads("\n".join(lines)))
+    except ValidationError:  # of several keys it takes one, and none is required by itself
+        filled = model.model_construct()
+    required = {name for name, field in model.model_fields.items() if field.is_required()}
+    return filled.model_dump(mode="json", by_alias=True, exclude=required)
 
 
 def as_toml(value: object) -> str:
@@ -211,6 +216,7 @@ STATUSES: dict[type, str] = {
     status.SubscriptionStatus: "Subscription",
     status.BridgeStatus: "Bridge",
     status.AmtRelayStatus: "AMT relay",
+    status.LinkStatus: "Link",
     status.DiscoveryStatus: "Discovery",
 }
 

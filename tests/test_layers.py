@@ -46,6 +46,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
     "bridge": LEAVES | {"worker", "config", "net", "protocols", "querier"},
     "tunnel": LEAVES | {"net", "protocols", "querier"},
     "amt_relay": LEAVES | {"worker", "config", "net", "protocols", "tunnel"},
+    "link": LEAVES | {"worker", "config", "delivery", "net", "protocols", "tunnel"},
     "supervisor": LEAVES | {"worker", "config"},
     "doctor": LEAVES | {"config", "net", "protocols", "delivery", "inbound"},
     "process": LEAVES,
@@ -54,7 +55,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
     "chores": LEAVES | {"systemd", "inbound", "supervisor"},
     "build": LEAVES
     | {"worker", "config", "net", "outbound", "inbound", "discovery", "bridge", "tunnel"}
-    | {"amt_relay", "protocols"},
+    | {"amt_relay", "link", "protocols"},
     "runtime": LEAVES
     | {"process", "worker", "config", "net", "outbound", "inbound", "bridge", "tunnel"}
     | {"build", "supervisor"},

@@ -19,6 +19,7 @@ from mcastd.config.inbound import (
 from mcastd.config.keep_before import KeepBefore
 from mcastd.config.kinds import Kinds, OfKind, kinds_among
 from mcastd.config.legs import LegSettings
+from mcastd.config.link import LinkSettings
 from mcastd.config.load import dump, examine, load
 from mcastd.config.model import GroupSettings, WorkerSettings
 from mcastd.config.network_outputs import (
@@ -99,6 +100,7 @@ __all__ = [
     "KeepBefore",
     "Kinds",
     "LegSettings",
+    "LinkSettings",
     "MoldInbound",
     "NativeVia",
     "NumberedInbound",

@@ -14,6 +14,7 @@ from mcastd.config.description import legs_of
 from mcastd.config.explain import Complaint
 from mcastd.config.groups import LINK_CONTROL, ethernet_address, is_bounded, is_public
 from mcastd.config.inbound import DEFAULT_RECEIVE_BUFFER, GATHERING_BUFFER_MIN_BYTES, InboundSubscription
+from mcastd.config.link import LinkSettings
 from mcastd.config.network_sources import IpSource
 from mcastd.config.numbers import format_duration, format_rate, format_size
 from mcastd.config.outbound import DEFAULT_BURST, ETHERNET_PAYLOAD, TIMED_FRAMINGS, OutboundChannel
@@ -320,9 +321,22 @@ OF_A_SUBSCRIPTION: tuple[Callable[[InboundSubscription], Advice], ...] = (
 )
 
 
+# -- one link
+
+
+def _in_clear(link: LinkSettings) -> Advice:
+    if link.security == "none":
+        yield (
+            "security",
+            '"none" lets anybody on the way read what goes, and forge what comes: only inside WireGuard or'
+            " IPsec; else leave it out, and set key",
+        )
+
+
 OF_ONE_WORKER: dict[str, tuple[Callable[[Any], Advice], ...]] = {
     "outbound": OF_A_CHANNEL,
     "inbound": OF_A_SUBSCRIPTION,
+    "link": (_in_clear,),
 }
 
 # -- between workers
@@ -389,7 +403,19 @@ def _too_fast_for_json(
             )
 
 
-BETWEEN_WORKERS: tuple[Callable[[Config], Iterator[Complaint]], ...] = (_senders_agree, _local_receivers)
+def _standbys(config: Config) -> Iterator[Complaint]:
+    """Links that stand by for one that is not there, or is switched off."""
+    for name, link in config.link.items():
+        if (other := link.standby_of) is not None and other not in config.link:
+            why = f"there is no [link.{other}] that is enabled: it never rests; name the one that it is for"
+            yield Complaint(("link", name, "standby_of"), why)
+
+
+BETWEEN_WORKERS: tuple[Callable[[Config], Iterator[Complaint]], ...] = (
+    _senders_agree,
+    _local_receivers,
+    _standbys,
+)
 
 # -- files
 

@@ -48,6 +48,10 @@ class WorkerSettings(Model):
     # Workers that send start last, so that those of this host that receive hear the first datagram.
     sends: ClassVar[bool] = False
 
+    # Whether a reload that changes nothing of it has its worker look again at the files that it names, and at
+    # what other workers are set to.
+    rereads: ClassVar[bool] = False
+
     enabled: Switch = Field(
         True, description="Whether it runs; false keeps it in the file and switches it off."
     )

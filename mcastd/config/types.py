@@ -27,6 +27,15 @@ from mcastd.config.addresses import (
 )
 from mcastd.config.description import Description, parse_description
 from mcastd.config.keys import parse_secret_place, parse_secret_places, parse_verifying_keys
+from mcastd.config.link_ends import (
+    format_link_connect,
+    format_link_listen,
+    format_link_wants,
+    parse_link_connect,
+    parse_link_interface,
+    parse_link_listen,
+    parse_link_wants,
+)
 from mcastd.config.numbers import (
     format_dscp,
     format_duration,
@@ -115,6 +124,13 @@ def parse_channel_name(value: object) -> str:
     return check_name(value)
 
 
+def parse_link_name(value: object) -> str:
+    """The name of another link."""
+    if not isinstance(value, str):
+        raise ValueError(f"must be the name of another link, not {show(value)}")  # noqa: TRY004
+    return check_name(value)
+
+
 def parse_session_name(value: object) -> str:
     """The name of a session, as its description has it (RFC 8866 section 5.3)."""
     if not isinstance(value, str) or not 0 < len(value.encode(errors="replace")) <= SESSION_NAME_BYTES:
@@ -150,6 +166,8 @@ GroupLimit = Annotated[int, PlainValidator(whole_number(1, 10_000))]
 UnreachableLimit = Annotated[int, PlainValidator(whole_number(0, 1000))]
 # Of a path, with the headers of a tunnel: less than that no host has to take (RFC 791).
 TunnelMtu = Annotated[int, PlainValidator(whole_number(576, 65_535))]
+# Of the way to a peer: less than that no IPv6 path has (RFC 8200 section 5).
+LinkMtu = Annotated[int, PlainValidator(whole_number(1280, 65_535))]
 # In a route 0 and 255 mean that nothing passes: linux/mroute.h.
 TtlThreshold = Annotated[int, PlainValidator(whole_number(1, 254))]
 PayloadSize = Annotated[int, PlainValidator(whole_number(1, MAX_DATAGRAM_BYTES))]
@@ -197,6 +215,23 @@ RelayAddresses = Annotated[
     PlainValidator(parse_relay_addresses),
     PlainSerializer(format_relay_addresses, when_used="json"),
 ]
+LinkListen = Annotated[
+    tuple[Address, int],
+    PlainValidator(parse_link_listen),
+    PlainSerializer(format_link_listen, when_used="json"),
+]
+LinkConnect = Annotated[
+    tuple[str, int],
+    PlainValidator(parse_link_connect),
+    PlainSerializer(format_link_connect, when_used="json"),
+]
+LinkWants = Annotated[
+    tuple[Prefix | str, ...],
+    PlainValidator(parse_link_wants),
+    PlainSerializer(format_link_wants, when_used="json"),
+]
+LinkInterface = Annotated[str, PlainValidator(parse_link_interface)]
+LinkName = Annotated[str, PlainValidator(parse_link_name)]
 RelayName = Annotated[str, PlainValidator(parse_relay)]
 MetricsAddress = Annotated[str, PlainValidator(parse_metrics)]
 FilePath = Annotated[Path, PlainValidator(parse_path)]

@@ -16,6 +16,7 @@ from mcastd.config.daemon import DaemonSettings
 from mcastd.config.discover import Discover
 from mcastd.config.ends import ProgramEnd
 from mcastd.config.inbound import InboundSubscription
+from mcastd.config.link import LinkSettings, listening_twice, wrong_standbys
 from mcastd.config.loops import circles, loops
 from mcastd.config.model import Conflicts, GroupSettings, Model, WorkerSettings
 from mcastd.config.outbound import OutboundChannel
@@ -37,6 +38,7 @@ class Config(Model):
     discover: dict[WorkerName, Discover] = Field({}, description="Listeners to announcements by name.")
     bridge: dict[WorkerName, Bridge] = Field({}, description="Bridges between interfaces by name.")
     amt_relay: dict[WorkerName, AmtRelaySettings] = Field({}, description="AMT relays by name.")
+    link: dict[WorkerName, LinkSettings] = Field({}, description="Links to other sites by name.")
 
     @classmethod
     def kinds(cls) -> dict[str, type[WorkerSettings]]:
@@ -135,6 +137,12 @@ class Config(Model):
             if not output.paths() and (name, output.label) in labels:
                 yield location, f"{show(output.label)} is already an output of inbound/{name}"
             labels.add((name, output.label))
+        enabled = {name: link for name, link in self.link.items() if link.enabled}
+        for name, first in listening_twice(enabled):
+            why = f"link.{first} listens there already: each link has a port of its own, at the peer as well"
+            yield ("link", name, "listen"), why
+        for name, why in wrong_standbys(self.link):
+            yield ("link", name, "standby_of"), why
         for loop in loops(self.workers()):
             yield (*loop.sender.split("/"), *loop.key), f"{loop}; send to another group, or write elsewhere"
         for circle in circles(self.workers()):

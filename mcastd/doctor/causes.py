@@ -109,6 +109,17 @@ CAUSES: tuple[Cause, ...] = (
     _cause("amt-too-big"),
     _cause("amt-path"),
     _cause("amt-dry"),
+    _cause("link-unreachable"),
+    _cause("link-loop"),
+    _cause("link-key"),
+    _cause("link-both-connect"),
+    _cause("link-clock"),
+    _cause("link-silent"),
+    _cause("link-ttl"),
+    _cause("link-rate"),
+    _cause("link-mtu"),
+    _cause("link-not-sent"),
+    _cause("link-in-clear"),
     # Where both legs come by one way, and that fails, none is left to go on
     # what comes by a tunnel
     _cause("relay-unreachable", "stale"),

@@ -13,6 +13,7 @@ from mcastd.config import (
     Bridge,
     GroupSettings,
     InboundSubscription,
+    LinkSettings,
     OutboundChannel,
     WorkerSettings,
 )
@@ -26,6 +27,7 @@ from mcastd.doctor import (
     interfaces,
     lateness,
     legs,
+    linked,
     memberships,
     neighbours,
     outputs,
@@ -83,6 +85,7 @@ CHECKS: tuple[tuple[Check, type[WorkerSettings]], ...] = (
     (received_files.descriptions, InboundSubscription),
     (bridges.forwarding, Bridge),
     (relays.serving, AmtRelaySettings),
+    (linked.link, LinkSettings),
     (outputs.outputs, InboundSubscription),
     (worker.worker, WorkerSettings),
     (surroundings.kind_of_interface, GroupSettings),

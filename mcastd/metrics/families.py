@@ -17,6 +17,7 @@ from mcastd.metrics.family import (
     counts,
     gauge,
 )
+from mcastd.metrics.links import LINK
 from mcastd.metrics.outputs import OUTPUT
 from mcastd.metrics.subscriptions import SUBSCRIPTION
 
@@ -116,6 +117,7 @@ OF_KIND: dict[str, tuple[Family[Any], ...]] = {
     "discover": DISCOVERY,
     "bridge": BRIDGE,
     "amt_relay": AMT_RELAY,
+    "link": LINK,
 }
 
 

@@ -11,7 +11,7 @@ import errno
 import math
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from ipaddress import ip_address
 from itertools import groupby
@@ -46,8 +46,9 @@ class SentMessages(NamedTuple):
     """What became of messages that were to be sent."""
 
     sent: int
-    refusal: str = ""  # why the rest was not, in words
-    too_large: int = 0  # bytes of one that does not fit the interface; 0: all do
+    refusal: str  # why the rest was not, in words
+    too_large: int  # bytes of one that does not fit the interface; 0: all do
+    refused: Mapping[str, int]  # messages by errno
 
 
 class LinkSocket:
@@ -91,6 +92,7 @@ class LinkSocket:
         name = str(to[0]), to[1]
         sizes = [*map(len, messages)]
         at = sent = too_large = 0
+        refused: dict[str, int] = {}
         while at < len(messages):
             size = sizes[at]
             count = self._together(sizes, at)
@@ -104,13 +106,17 @@ class LinkSocket:
             except OSError as error:
                 if count > 1 and self._goes_alone(error, size):
                     continue
-                if error.errno != errno.EMSGSIZE:
-                    return SentMessages(sent, _refusal(error), too_large)
+                number = error.errno or 0
+                code = errno.errorcode.get(number, str(number))
+                if number != errno.EMSGSIZE:
+                    refused[code] = len(messages) - at
+                    return SentMessages(sent, _refusal(error), too_large, refused)
+                refused[code] = refused.get(code, 0) + count
                 too_large = min(size, too_large or size)
             else:
                 sent += count
             at += count
-        return SentMessages(sent, "", too_large)
+        return SentMessages(sent, "", too_large, refused)
 
     def receive(self) -> list[tuple[PeerName, Sequence[Rows]]]:
         """Messages that have come, in order, by whom they came from; none if there are none.

@@ -52,9 +52,11 @@ _VLAN_ID = 0x0FFF
 _VNET = struct.Struct("=BBHHHH")  # flags, gso_type, hdr_len, gso_size, csum_start, csum_offset
 # Values of flags that leave nothing to be done, and what else may be left to the card.
 _DONE = bytes([0, _abi.VIRTIO_NET_HDR_F_DATA_VALID])
+# The drop-in of the service that a way out names, by its heading in mcastd(8).
+DROP_IN = "AMT relays"
 WAYS_OUT = {
-    errno.EPERM: "this takes CAP_NET_RAW: see the drop-in for AMT relays in mcastd(8)",
-    errno.EAFNOSUPPORT: "the unit has to allow AF_PACKET: see the drop-in for AMT relays in mcastd(8)",
+    errno.EPERM: "this takes CAP_NET_RAW: see the drop-in for {} in mcastd(8)",
+    errno.EAFNOSUPPORT: "the unit has to allow AF_PACKET: see the drop-in for {} in mcastd(8)",
     errno.ENOMEM: "raise net.core.optmem_max",
 }
 
@@ -165,20 +167,20 @@ def open_packet_socket() -> socket.socket:
     return sock
 
 
-def check_privilege() -> None:
-    """Raise LinkError if this process may not take packets."""
+def check_privilege(drop_in: str = DROP_IN) -> None:
+    """Raise LinkError if this process may not take packets; it names that drop-in of the service."""
     try:
         open_packet_socket().close()
     except OSError as error:
-        raise _refused(error, "any interface") from error
+        raise _refused(error, "any interface", drop_in) from error
 
 
-def _refused(error: OSError, interface: str) -> LinkError:
+def _refused(error: OSError, interface: str, drop_in: str = DROP_IN) -> LinkError:
     number = error.errno or 0
     return LinkError(
         f"cannot take packets on {interface} (AF_PACKET)",
         reason_of(error),
-        WAYS_OUT.get(number, ""),
+        WAYS_OUT.get(number, "").format(drop_in),
         errno=number,
         interface=interface,
     )

@@ -35,6 +35,11 @@ def _library() -> Iterator[None]:
         raise MissingLibraryError("cannot use keys", cause, way_out) from error
 
 
+def check_library() -> None:
+    """Raises MissingLibraryError."""
+    cipher(bytes(KEY_BYTES))
+
+
 def cipher(key: bytes) -> AESGCM:
     """AES-256 in Galois/Counter mode (NIST SP 800-38D) under a key of 32 bytes; a nonce has 12, a tag 16."""
     with _library():

@@ -33,6 +33,8 @@ PORT = 9466
 VERSION = 1
 # What both ends of a handshake call it.
 PROLOGUE = b"mcastd link 1"
+# Of links that have no key, and whose records are in clear: so that no end with a key takes one for its peer.
+PLAIN_PROLOGUE, PLAIN_KEY = b"mcastd link 1 in clear", b"mcastd link 1: there is no key.."
 
 _HANDSHAKE = struct.Struct(">BxH")
 _RECORD = struct.Struct(">BxHQ")

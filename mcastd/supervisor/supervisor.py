@@ -58,11 +58,19 @@ class Supervisor:
         All that must end has ended, for at most ``timeout`` seconds, before anything starts: so a port or an
         output can pass from one worker to another. Receivers start before senders, so that a host hears the
         first datagram of its own. Workers that take over other settings as they run have done so at the end,
-        but for those that need long. A changed worker that the user had stopped starts again.
+        but for those that need long. A changed worker that the user had stopped starts again. Some that did
+        not change look at the files that they name (see WorkerSettings.rereads).
         """
         deadline = clock.monotonic() + timeout
         self._end(changes.removed, timeout)  # first: an output may pass to one that takes it as it runs
         restarting = [name for name in changes.changed if not self._threads[name].update(wanted[name])]
+        rereading = [
+            thread
+            for name in changes.unchanged
+            if wanted[name].rereads and (thread := self._threads.get(name)) is not None
+        ]
+        for thread in rereading:
+            thread.update(wanted[thread.worker.name])
         attempts_end = clock.monotonic() + ATTEMPTS_SECONDS
         self._end(restarting, deadline - clock.monotonic())
         for name in changes.removed:
@@ -75,7 +83,7 @@ class Supervisor:
         new = {name: wanted[name] for name in (*restarting, *changes.added)}
         senders = [name for name, settings in new.items() if settings.sends]
         self._begin_all(name for name, settings in new.items() if not settings.sends)
-        if senders or len(restarting) < len(changes.changed):
+        if senders or rereading or len(restarting) < len(changes.changed):
             self.wait_attempted(attempts_end - clock.monotonic())
         self._begin_all(senders)
 

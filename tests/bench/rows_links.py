@@ -22,7 +22,7 @@ from mcastd.net.link_socket import LinkSocket
 from mcastd.protocols.crypto import cipher
 from mcastd.protocols.link_control import CarriedStream, GroupWant
 from mcastd.tunnel.link.end import LinkEnd
-from mcastd.tunnel.link.step import CarriedRun, LinkSettings, LinkStep
+from mcastd.tunnel.link.step import CarriedRun, EndSettings, LinkStep
 
 HERE, THERE = ip_address("10.9.1.1"), ip_address("10.9.1.2")
 GROUP, GROUP_PORT, VXLAN_PORT = ip_address("239.9.9.9"), 5004, 4789
@@ -64,7 +64,7 @@ class _LinkPair:
             LinkEnd(
                 key,
                 origin,
-                LinkSettings(connects=origin == 1, repair_seconds=repair_seconds),
+                EndSettings(connects=origin == 1, repair_seconds=repair_seconds),
                 now,
                 wall_ns=time.time_ns,
             )

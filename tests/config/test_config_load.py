@@ -49,7 +49,7 @@ def test_every_problem_is_said_at_once(refused: Refused) -> None:
         (
             "zebra = 1",
             "mcastd.toml:1: zebra: unknown key; known are daemon, amt, outbound, inbound, discover, bridge,"
-            " amt_relay",
+            " amt_relay, link",
         ),
         (
             "[daemon]\nLog_Level = 1",
@@ -287,7 +287,8 @@ def test_a_long_array_and_a_long_string_with_one_error(refused: Refused) -> None
     ]
     text = "x = '''\n" + "[\n" * 100_000 + "'''\n"
     assert refused(text) == [
-        "mcastd.toml:1: x: unknown key; known are daemon, amt, outbound, inbound, discover, bridge, amt_relay"
+        "mcastd.toml:1: x: unknown key; known are daemon, amt, outbound, inbound, discover, bridge,"
+        " amt_relay, link"
     ]
 
 
@@ -313,7 +314,10 @@ def test_a_long_array_and_a_long_string_with_one_error(refused: Refused) -> None
             'belongs into protocol = { kind = "flute", verify_keys = ... } of [inbound.NAME]',
         ),
         ('protocol = { kind = "flute", sign_key = "/x" }', "sign_key = ... } of [outbound.NAME]"),
-        ('protocol = { kind = "flute", key = "/x" }', 'did you mean "keys"? "key" belongs into protocol = {'),
+        (
+            'protocol = { kind = "flute", key = "/x" }',
+            'did you mean "keys"? "key" belongs into [link.NAME] or protocol = {',
+        ),
         ('output = { path = "/x", when_full = "block" }', 'of an output of kind = "fifo"'),
     ],
 )

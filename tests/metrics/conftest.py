@@ -14,6 +14,7 @@ from mcastd.bridge.router import MulticastRouter
 from mcastd.config import Config, InboundSubscription
 from mcastd.discovery.discovery import Discovery
 from mcastd.inbound.subscription import Subscription
+from mcastd.link.worker import LinkWorker
 from mcastd.metrics.exposition import Row
 from mcastd.net import _abi
 from mcastd.net.fake import FakeJoins, FakeQuerySender, FakeReceiver, FakeRoutingTable, FakeSender
@@ -25,7 +26,10 @@ from mcastd.outbound.channel import Channel
 from mcastd.outbound.legs import Leg
 from mcastd.outbound.sources import open_source
 from mcastd.supervisor.thread import WorkerThread
+from mcastd.tunnel.link.links import Links
+from mcastd.tunnel.link.local import LocalNetwork
 
+AnyWorker = AmtRelayWorker | BridgeWorker | Channel | Discovery | LinkWorker | Subscription
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
@@ -47,6 +51,10 @@ def two_interfaces() -> Host:
     return Host({index: Interface(index, f"eth{index}", _abi.IFF_UP, 1) for index in (1, 2)}, 0.0)
 
 
+def _no_network(interface: str) -> LocalNetwork:
+    raise AssertionError(f"no link is for {interface}")
+
+
 class House:
     """Threads that are not started, for the workers of a configuration."""
 
@@ -55,7 +63,7 @@ class House:
         self.receivers = {name: FakeReceiver() for name in config.inbound}
         self.senders = {name: FakeSender() for name in config.outbound}
         self._announcer = SessionAnnouncer(open_sender=lambda *_: FakeSender())
-        self.workers: dict[str, AmtRelayWorker | BridgeWorker | Channel | Discovery | Subscription] = {
+        self.workers: dict[str, AnyWorker] = {
             **{
                 f"outbound/{name}": Channel(
                     f"outbound/{name}",
@@ -96,6 +104,10 @@ class House:
             f"amt_relay/{name}": AmtRelayWorker(f"amt_relay/{name}", one, FakeJoins, two_interfaces)
             for name, one in config.amt_relay.items()
         }
+        self.links = Links(_no_network)
+        self.workers |= {
+            f"link/{name}": LinkWorker(f"link/{name}", one, self.links) for name, one in config.link.items()
+        }
         self._threads = [WorkerThread(worker) for worker in self.workers.values()]
 
     @staticmethod
@@ -123,6 +135,7 @@ class House:
         for thread in self._threads:
             assert thread.join(10)
         self._announcer.close()
+        self.links.close()
         self.router.close()
 
 

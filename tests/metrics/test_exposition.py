@@ -24,18 +24,20 @@ from mcastd.counters import (
     BridgeCounters,
     DiscoveryCounters,
     InboundCounters,
+    LinkCounters,
     OutboundCounters,
     SequenceCounters,
     TransportCounters,
 )
 from mcastd.delivery.keys import make_group_key
 from mcastd.discovery.sessions import REASONS
+from mcastd.link import reasons as of_links
 from mcastd.metrics.exposition import PART_WORKERS, Exposition, Row
 from mcastd.metrics.families import families
 from mcastd.metrics.server import Metrics
 from mcastd.net.link import Origin
 from mcastd.status import NO_MANIFEST, AnnouncementStatus, FilesStatus, KeptStatus, TreeStatus
-from mcastd.worker import LegBooks, OutputIdentity, ReceptionBooks, SentLegBooks, TransportBooks
+from mcastd.worker import LegBooks, LinkBooks, OutputIdentity, ReceptionBooks, SentLegBooks, TransportBooks
 
 MakeHouse = Callable[..., House]
 MANIFEST = replace(NO_MANIFEST, files=115, issued=116, expires=117)
@@ -565,6 +567,51 @@ def test_what_an_amt_relay_counts() -> None:
         assert found == dict.fromkeys(known, 0) | {reason: count}, name
 
 
+def test_what_a_link_counts() -> None:
+    a = House(
+        {"link": {"a": {"connect": "192.0.2.1", "key": "/k", "send": ["239.0.0.0/8"], "transit": True}}}
+    )
+    counters = a.workers["link/a"].counters
+    assert isinstance(counters, LinkCounters)
+    numbers = {
+        "sent": "link_sent_datagrams_total",
+        "sent_bytes": "link_sent_bytes_total",
+        "resent": "link_resent_records_total",
+        "received": "received_datagrams_total",
+        "received_bytes": "received_bytes_total",
+        "forwarded": "link_forwarded_datagrams_total",
+        "records": "link_records_total",
+        "lost": "link_lost_records_total",
+        "late": "link_late_records_total",
+        "repaired": "link_repaired_records_total",
+        "handshakes": "link_handshakes_total",
+        "roamed": "link_roamed_total",
+    }
+    for value, name in enumerate(numbers, 601):
+        setattr(counters, name, value)
+    counters.dropped["other-link"], counters.unsent["rate"], counters.missed["full"] = 621, 622, 623
+    counters.ignored["wrong-key"], counters.refused["EAGAIN"] = 624, 625
+    ((headline, books),) = a.rows()
+    assert books.link == LinkBooks(False, None, None, None, {})
+    link = LinkBooks(True, 0.25, -3.5, 1472, {"gone-round": 626})
+    samples = parse(rendered(Exposition(), [(headline, books._replace(link=link, overflow=627))]))
+    expected: dict[str, float] = {metric: value for value, metric in enumerate(numbers.values(), 601)}
+    expected |= {"link_up": 1, "link_round_trip_seconds": 0.25, "link_clock_offset_seconds": -3.5}
+    expected |= {"link_message_bytes": 1472, "overflow_datagrams_total": 627}
+    for metric, value in expected.items():
+        assert values(samples, f"mcastd_{metric}") == {"link/a": value}, metric
+    for metric, label, known, reason, count in (
+        ("dropped_datagrams", "reason", of_links.DROP_REASONS, "other-link", 621),
+        ("link_unsent_datagrams", "reason", of_links.UNSENT_REASONS, "rate", 622),
+        ("link_missed_datagrams", "reason", of_links.MISS_REASONS, "full", 623),
+        ("link_ignored_messages", "reason", of_links.IGNORED_REASONS, "wrong-key", 624),
+        ("link_refused_messages", "errno", of_links.REFUSALS, "EAGAIN", 625),
+        ("link_untaken_packets", "reason", of_links.UNTAKEN_REASONS, "gone-round", 626),
+    ):
+        found = values(samples, f"mcastd_{metric}_total", label)
+        assert found == dict.fromkeys(known, 0) | {reason: count}, metric
+
+
 def test_every_reason_is_known_from_the_start(tmp_path: Path) -> None:
     """By the sources: a reason that appears late is one whose first drop rate() does not see."""
     a = House({"inbound": {"a": {**GROUP, "output": ["/x/file", {"kind": "fifo", "path": "/x/pipe"}]}}})
@@ -600,6 +647,14 @@ def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path, monkeypatch: 
         discover={"a": {}},
         bridge={"a": {"from": "eth1", "to": "eth2", "groups": ["239.255.0.0/16"]}},
         amt_relay={"a": {"listen": "127.0.0.8"}},
+        link={
+            "a": {
+                "listen": "127.0.0.8",
+                "key": str(tmp_path / "key"),
+                "send": ["239.0.0.0/8"],
+                "transit": True,
+            }
+        },
         inbound={
             "a": {
                 **GROUP,
@@ -627,13 +682,13 @@ def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path, monkeypatch: 
     )
     for receiver in a.receivers.values():
         receiver.deliver(b"x")
-    states = ["finished", *["active"] * 8]
+    states = ["finished", *["active"] * 9]
     wait_for(lambda: [headline.state for headline, _ in a.rows()] == states)
     wait_for(
         lambda: all(
             books.last_datagram
             for headline, books in a.rows()
-            if not headline.name.startswith(("discover", "bridge", "amt_relay"))
+            if not headline.name.startswith(("discover", "bridge", "amt_relay", "link"))
         )
     )
     text = b"".join(Metrics(a.rows).text())

@@ -144,6 +144,11 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         from = "eth7"
         to = "eth8"
         groups = ["239.255.0.0/16"]
+        [link.waiting]
+        connect = "192.0.2.98"
+        key = "{directory}/key"
+        send = ["239.255.0.0/16"]
+        transit = true
         [amt_relay.waiting]
         listen = "192.0.2.99"
     """
@@ -192,13 +197,14 @@ def test_each_alert_is_evaluated_and_the_one_that_is_true_is_pending(prometheus:
         healths = {rule["health"] for rule in group["rules"]}
         states = {rule["name"]: rule["state"] for rule in group["rules"]}
         expected = {states["McastdWorkerNotActive"], states["McastdFilesUnsent"]}
-        expected.add(states["McastdLegsUnprotected"])
+        expected |= {states["McastdLegsUnprotected"], states["McastdLinkDown"]}
         return states if healths == {"ok"} and "inactive" not in expected else None
 
     states = wait_for(alerts)
     assert states is not None
     assert states.pop("McastdWorkerNotActive") == "pending"
     assert states.pop("McastdFilesUnsent") == "pending"
+    assert states.pop("McastdLinkDown") == "pending"  # its peer is not there
     assert states.pop("McastdLegsUnprotected") == "pending"  # both are by lo
     assert states.pop("McastdReceiveBufferSmall") in ("inactive", "pending")  # by the host's rmem_max
     states.pop("McastdSenderLate")  # by how busy the host is

@@ -65,7 +65,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
 def test_messages_of_any_sizes_arrive_in_order(pair: Pair) -> None:
     sizes = [*[1300] * 100, 200, *[1300] * 3, *[64] * 7, 1301, 1302, 1303]
     messages = [bytes([number % 251]) * size for number, size in enumerate(sizes)]
-    assert pair.here.send(messages, pair.to_there) == (len(messages), "", 0)
+    assert pair.here.send(messages, pair.to_there) == (len(messages), "", 0, {})
     assert pair.receive(len(messages)) == messages
     assert pair.there.overflow == 0
 
@@ -73,7 +73,7 @@ def test_messages_of_any_sizes_arrive_in_order(pair: Pair) -> None:
 def test_what_does_not_fit_the_interface_is_left_out_and_told(pair: Pair) -> None:
     largest = LARGEST[pair.version]
     messages = [b"a" * largest, b"b" * (largest + 1), b"c" * 100, *[b"d" * (largest + 9)] * 5, b"e" * 100]
-    assert pair.here.send(messages, pair.to_there) == (3, "", largest + 1)
+    assert pair.here.send(messages, pair.to_there) == (3, "", largest + 1, {"EMSGSIZE": 6})
     assert pair.receive(3) == [messages[0], messages[2], messages[-1]]
 
 
@@ -123,10 +123,10 @@ def test_without_segments_all_goes_one_by_one(pair: Pair, monkeypatch: pytest.Mo
     refusing = Refusing(pair.here._sock)
     monkeypatch.setattr(pair.here, "_sock", refusing)
     messages = [bytes([number]) * 900 for number in range(40)]
-    assert pair.here.send(messages, pair.to_there) == (40, "", 0)
+    assert pair.here.send(messages, pair.to_there) == (40, "", 0, {})
     assert refusing.tries == 2
     assert pair.receive(40) == messages
-    assert pair.here.send(messages, pair.to_there) == (40, "", 0)
+    assert pair.here.send(messages, pair.to_there) == (40, "", 0, {})
     assert refusing.tries == 2
     monkeypatch.setattr(link_socket.clock, "monotonic", lambda: 1e12)
     pair.here.send(messages, pair.to_there)
@@ -135,8 +135,8 @@ def test_without_segments_all_goes_one_by_one(pair: Pair, monkeypatch: pytest.Mo
 
 def test_a_peer_that_cannot_be_reached_is_told(pair: Pair) -> None:
     nowhere = ip_address("192.0.2.1" if pair.version == 4 else "2001:db8:ffff::1")
-    sent, refusal, _ = pair.here.send([b"a", b"b"], (nowhere, 9466))
-    assert (sent, refusal) == (0, "network is unreachable")
+    sent, refusal, _, refused = pair.here.send([b"a", b"b"], (nowhere, 9466))
+    assert (sent, refusal, refused) == (0, "network is unreachable", {"ENETUNREACH": 2})
 
 
 def test_a_port_that_is_taken_is_named() -> None:
@@ -166,8 +166,8 @@ def test_a_router_with_a_narrower_network_cuts_nothing() -> None:
             there = LinkSocket(4, None, 9466)
         to = ip_address("10.9.2.2"), 9466
         for _ in range(3):
-            assert here.send([b"a" * 1373], to) == (1, "", 0)
-        assert here.send([b"b" * 1372], to) == (1, "", 0)
+            assert here.send([b"a" * 1373], to) == (1, "", 0, {})
+        assert here.send([b"b" * 1372], to) == (1, "", 0, {})
         found: list[bytes] = []
         wait_for(lambda: found.extend(bytes(rows[0].row(0)) for _, rows in there.receive()) or found)
         assert found == [b"b" * 1372]

@@ -23,9 +23,10 @@ from mcastd.bell import Bell
 from mcastd.ip import ANY_SOURCE
 from mcastd.protocols.link_control import GroupWant
 from mcastd.tunnel.link import links
-from mcastd.tunnel.link.links import Links, RunningLink
-from mcastd.tunnel.link.local import TakenDatagrams
+from mcastd.tunnel.link.links import Links
+from mcastd.tunnel.link.local import GivenDatagrams, NetworkCounts, TakenDatagrams
 from mcastd.tunnel.link.plan import LinkPlan
+from mcastd.tunnel.link.running import RunningLink
 from mcastd.tunnel.link.step import CarriedRun
 
 pytestmark = pytest.mark.root
@@ -42,8 +43,10 @@ class MadeUpNetwork:
     """The network at a site: a sender, and a member that notes what it gets."""
 
     deadline = math.inf
+    troubles = ()
 
     def __init__(self, number: int) -> None:
+        self.counts = NetworkCounts()
         self.given: list[bytes] = []
         self.ttls: set[int] = set()
         self.sources: set[Any] = set()
@@ -76,11 +79,17 @@ class MadeUpNetwork:
         while self._taken:
             yield self._taken.pop(0)
 
-    def give(self, run: CarriedRun, now: float) -> str:
+    def joined(self) -> dict[Any, Any]:
+        raise AssertionError("nobody asks for the status")
+
+    def network_changed(self, now: float) -> None:
+        raise AssertionError("nothing changes")
+
+    def give(self, run: CarriedRun, now: float) -> GivenDatagrams:
         self.given += run.payloads
         self.ttls.add(run.ttl)
         self.sources.add((run.stream.source, run.stream.source_port))
-        return ""
+        return GivenDatagrams(len(run.payloads))
 
     def close(self) -> None:
         self._bell.close()

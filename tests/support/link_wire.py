@@ -18,7 +18,7 @@ from mcastd.protocols.link_control import GroupWant
 from mcastd.rows import listed
 from mcastd.tunnel.gateway import UdpEnd
 from mcastd.tunnel.link.end import LinkEnd
-from mcastd.tunnel.link.step import CarriedRun, LinkSettings, LinkStep
+from mcastd.tunnel.link.step import CarriedRun, EndSettings, LinkStep
 
 KEY = bytes(range(1, 33))
 WALL_NS = 1_764_000_000 * NANO
@@ -73,7 +73,7 @@ class LinkWire:
         end = LinkEnd(
             key,
             origin,
-            LinkSettings(connects=peer is not None, **settings),
+            EndSettings(connects=peer is not None, **settings),
             self.now,
             wall_ns=lambda: WALL_NS + round(self.now * NANO),
             allow=allow,

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mcastd.counters import LinkCounters
 from mcastd.protocols.link_control import CarriedStream, StreamsAnnounced
 from mcastd.protocols.link_frames import DatagramPart, DatagramRun
 from mcastd.tunnel.link import parts, streams
@@ -72,6 +73,16 @@ def test_without_repair_all_goes_on_at_once() -> None:
     assert reception.deadline == math.inf
 
 
+def test_the_counts_of_all_sessions_are_one_account() -> None:
+    counts = LinkCounters()
+    for _ in range(2):
+        reception = RecordReception(0, counts=counts)
+        reception.take([0, 1, 5], [b"0", b"1", b"5"], 0.0)
+        reception.take([3], [b"3"], 0.0)
+        reception.reveal(8, 0.0)
+    assert (counts.records, counts.lost, counts.late, counts.repaired) == (8, 10, 2, 0)
+
+
 def test_what_is_missing_is_asked_for_until_it_is_given_up() -> None:
     reception = RecordReception(0.5)
     assert reception.take([0, 3, 4], [b"0", b"3", b"4"], 10.0) == [b"0"]
@@ -121,7 +132,8 @@ def test_each_record_goes_on_once_and_in_order_but_for_late_ones(data: st.DataOb
     count = data.draw(st.integers(1, 60))
     lost = data.draw(st.sets(st.integers(0, count - 1), max_size=10))
     order = data.draw(st.permutations([n for n in range(count) if n not in lost]))
-    reception, now, onward = RecordReception(1.0), 0.0, []
+    counts = LinkCounters()
+    reception, now, onward = RecordReception(1.0, counts=counts), 0.0, []
     while order:
         size = data.draw(st.integers(1, 5))
         batch, order = order[:size], order[size:]
@@ -142,6 +154,8 @@ def test_each_record_goes_on_once_and_in_order_but_for_late_ones(data: st.DataOb
     assert sorted(onward) == [frame(n) for n in range(count) if n not in lost]
     assert reception.received == count - len(lost)
     assert reception.lost - reception.late == len(lost)
+    assert (counts.records, counts.lost, counts.late) == (reception.received, reception.lost, reception.late)
+    assert counts.repaired == reception.repaired
     assert reception.held == 0
 
 
@@ -149,7 +163,8 @@ def test_each_record_goes_on_once_and_in_order_but_for_late_ones(data: st.DataOb
 
 
 def test_records_are_kept_for_a_while_and_in_bounded_memory() -> None:
-    sent = SentRecords(1.0, max_bytes=100)
+    counts = LinkCounters()
+    sent = SentRecords(1.0, max_bytes=100, counts=counts)
     sent.keep([b"a" * 10, b"b" * 10], 5.0)
     sent.keep([b"c" * 10], 5.6)
     assert sent.again([(0, 9)], 5.9) == [b"a" * 10, b"b" * 10, b"c" * 10]
@@ -158,7 +173,7 @@ def test_records_are_kept_for_a_while_and_in_bounded_memory() -> None:
     assert sent.deadline == pytest.approx(6.6)
     sent.keep([b"d" * 95], 6.5)
     assert sent.again([(0, 9)], 6.5) == [b"d" * 95]
-    assert sent.resent == 6
+    assert counts.resent == 6
     nothing = SentRecords(0)
     nothing.keep([b"x"], 1.0)
     assert nothing.again([(0, 1)], 1.0) == []

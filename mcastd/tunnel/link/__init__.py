@@ -2,16 +2,19 @@
 
 ```
   links.py       the thread: sockets, peers by name, links that begin and end
+  running.py     a link at work, and what is told of it
+  exchange.py    what goes from where to where
   local.py       the network here, as links see it
   interface_network.py   an interface as such a network; members.py: who wants what there
   site.py        what all links of a host share: numbers of streams, what has come already, what goes where
+  standby.py     which of two links to one site is in use
   end.py         one end of one link: messages in and out, datagrams in and out
   sessions.py    handshakes, and which keys are in use
   session.py     records under the keys of one handshake; window.py: each is taken once
   reception.py   records in order, and what is missing of them; sent.py: records that may be asked for again
   streams.py     which streams numbers stand for, on both ways; parts.py: large datagrams
   wants.py       what each end wants
-  round_trip.py  reports: losses, round trips, whether somebody is there
+  heartbeat.py   reports: losses, round trips, whether somebody is there
   path_mtu.py    how large a datagram may be
 ```
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from mcastd.counters import LinkCounters
 from mcastd.protocols.link_control import (
     GroupsWanted,
     GroupWant,
@@ -64,8 +65,7 @@ from mcastd.tunnel.link.step import (
     UNKNOWN_STREAM,
     UNWANTED,
     CarriedRun,
-    LinkCounts,
-    LinkSettings,
+    EndSettings,
     LinkStep,
     MayGo,
     MessageBurst,
@@ -81,21 +81,24 @@ class LinkEnd:
         self,
         key: bytes,
         origin: int,
-        settings: LinkSettings,
+        settings: EndSettings,
         now: float,
         *,
         wall_ns: Callable[[], int],
         allow: MayGo | None = None,
+        counts: LinkCounters | None = None,
         random: Callable[[int], int] = secrets.randbelow,
     ) -> None:
         """``key`` has 32 bytes. ``origin`` is this site. ``wall_ns`` are nanoseconds since 1970."""
         self.peer: UdpEnd | None = None  # where messages go; None: nobody has come yet
-        self.counts = LinkCounts()
+        self.counts = LinkCounters() if counts is None else counts
         self.sessions = LinkSessions(
             key,
             connects=settings.connects,
             origin=origin,
             repair_seconds=settings.repair_seconds,
+            counts=self.counts,
+            plain=settings.plain,
             wall_ns=wall_ns,
             random=random,
         )
@@ -133,6 +136,11 @@ class LinkEnd:
         times += [session.reception.deadline for session in self.sessions.all]
         return min(times)
 
+    @property
+    def wanted(self) -> tuple[GroupWant, ...]:
+        """What is wanted of the peer."""
+        return self._own_wants.wanted.wants
+
     # -- what others ask of it
 
     def meet(self, peer: UdpEnd | None) -> None:
@@ -148,7 +156,7 @@ class LinkEnd:
         """Send datagrams to the peer."""
         session, peer = self.sessions.current, self.peer
         if session is None or peer is None or self.heartbeat.is_lost:
-            self.counts.dropped[DOWN] += sum(len(run.payloads) for run in runs)
+            self.counts.unsent[DOWN] += sum(len(run.payloads) for run in runs)
             return LinkStep()
         room = frame_room(self.path.size)
         frames: list[bytes] = []
@@ -157,7 +165,7 @@ class LinkEnd:
             sizes = [*map(len, run.payloads)]
             count = len(sizes)
             if self._allow is not None and (count := self._allow(sizes, now)) < len(sizes):
-                self.counts.dropped[BEYOND_RATE] += len(sizes) - count
+                self.counts.unsent[BEYOND_RATE] += len(sizes) - count
                 if not count:
                     continue
             payloads = run.payloads[:count]
@@ -303,6 +311,7 @@ class LinkEnd:
 
     def _begin(self, session: LinkSession, source: UdpEnd, now: float) -> None:
         """A session is the current one now."""
+        self.counts.handshakes += 1
         self.heartbeat.repairs = session.peer.repair_seconds > 0
         if not self._settings.connects and self.peer != source:
             self.peer = source
@@ -333,12 +342,13 @@ class LinkEnd:
         if (stream := self._incoming.get(run.stream)) is None:
             self._incoming.wait(run, now)
             return
+        count = len(run.payloads)
+        self.counts.received += count
+        self.counts.received_bytes += sum(map(len, run.payloads))
         if self._own_wants.wanted.distance(stream.group, stream.source) is None:
             # It was not asked for, or is no more: a peer does not decide what there is on the network here
-            self.counts.dropped[UNWANTED] += len(run.payloads)
+            self.counts.dropped[UNWANTED] += count
             return
-        self.counts.received += len(run.payloads)
-        self.counts.received_bytes += sum(map(len, run.payloads))
         hops = min(run.hops, HOPS_MAX)
         step.runs.append(CarriedRun(stream, run.sequence, hops, run.ttl, run.payloads))
 
@@ -397,6 +407,7 @@ class LinkEnd:
             (UNKNOWN_STREAM, INCOMPLETE), dropped, self._dropped_before, strict=True
         ):
             if now > before:
+                self.counts.received += now - before
                 self.counts.dropped[reason] += now - before
         self._dropped_before = dropped
 

@@ -7,7 +7,7 @@ been given here is not taken again, whoever sends it on: its source is far away,
 from __future__ import annotations
 
 import math
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from itertools import groupby
@@ -22,7 +22,14 @@ from mcastd.net.packet_tap import PacketTap
 from mcastd.protocols.link_control import GroupWant
 from mcastd.protocols.packet_rows import ROOM_BYTES
 from mcastd.tunnel.inner import InnerDatagrams, TunnelledDatagram
-from mcastd.tunnel.link.local import TakenDatagrams
+from mcastd.tunnel.link.local import (
+    NO_INTERFACE,
+    QUEUE_FULL,
+    REFUSED,
+    GivenDatagrams,
+    NetworkCounts,
+    TakenDatagrams,
+)
 from mcastd.tunnel.link.members import InterfaceMembers, is_about_members
 from mcastd.tunnel.link.step import CarriedRun
 
@@ -44,10 +51,16 @@ _Stream = tuple[Address, int, Address, int]  # source and port, group and port
 class InterfaceNetwork:
     """A :class:`mcastd.tunnel.link.local.LocalNetwork`. For one thread, but for what is for any."""
 
-    def __init__(self, name: str, joins: JoinsGroups, host: Callable[[], Host]) -> None:
-        """``name`` is the interface's, which need not be there yet."""
+    def __init__(
+        self,
+        name: str,
+        joins: JoinsGroups,
+        host: Callable[[], Host],
+        counts: NetworkCounts | None = None,
+    ) -> None:
+        """``name`` is the interface's, or its address; it need not be there yet."""
         self.name = name
-        self.dropped: Counter[str] = Counter()  # packets that came, by reason; for any thread
+        self.counts = NetworkCounts() if counts is None else counts
         self._troubles: tuple[str, ...] = ()
         self._joins = joins
         self._host = host
@@ -57,7 +70,8 @@ class InterfaceNetwork:
         self._joined: dict[Address, SourceFilter] = {}
         self._memory: PacketMemory | None = None
         self._taps: dict[int, PacketTap] = {}  # by IP version
-        self._inner = InnerDatagrams(self.dropped)
+        self._overflow: dict[int, int] = {}  # packets by IP version, as far as they are counted
+        self._inner = InnerDatagrams(self.counts.dropped)
         self._asks = False  # whether members are to be asked
         self._members: InterfaceMembers | None = None
         self._heard = False  # that members want something else
@@ -103,12 +117,14 @@ class InterfaceNetwork:
         self._looked_up = {}
         self._settle(now)
 
+    def joined(self) -> Mapping[Address, SourceFilter]:
+        return self._joined.copy()
+
     def network_changed(self, now: float) -> None:
-        """Compare what is there with what should be."""
         self._settle(now)
 
     def take(self, now: float) -> Iterator[TakenDatagrams]:
-        for tap in [*self._taps.values()]:
+        for version, tap in [*self._taps.items()]:
             for _ in range(BATCHES_AT_ONCE):
                 count = 0
                 try:
@@ -124,10 +140,12 @@ class InterfaceNetwork:
                     self._retry_at = now
                 if not count:
                     break
+            if self._taps.get(version) is tap:
+                self._count_overflow(version, tap)
 
-    def give(self, run: CarriedRun, now: float) -> str:
+    def give(self, run: CarriedRun, now: float) -> GivenDatagrams:
         if self._senders is None:
-            return "the interface is not there"
+            return GivenDatagrams(0, NO_INTERFACE, f"{absence(self.name)}; waiting for it")
         stream = run.stream
         key = stream.source, stream.source_port, stream.group, stream.port
         self._given[key] = now
@@ -137,8 +155,10 @@ class InterfaceNetwork:
         try:
             sent = self._senders.send(key[:2], key[2:], run.ttl, run.payloads)
         except LinkError as error:
-            return error.trouble
-        return "" if sent == len(run.payloads) else "the queue of the interface is full"
+            return GivenDatagrams(0, REFUSED, error.trouble)
+        if sent == len(run.payloads):
+            return GivenDatagrams(sent)
+        return GivenDatagrams(sent, QUEUE_FULL, f"the queue of {self.name} is full")
 
     def close(self) -> None:
         self._leave()
@@ -163,7 +183,7 @@ class InterfaceNetwork:
             payloads = [datagram.payload for datagram in alike]
             given = self._given.get((*source, *group), -math.inf)
             if now < given + GIVEN_SECONDS:
-                self.dropped[GONE_ROUND] += len(payloads)
+                self.counts.dropped[GONE_ROUND] += len(payloads)
                 continue
             yield TakenDatagrams(source, group, ttl, payloads)
 
@@ -215,7 +235,8 @@ class InterfaceNetwork:
         if self._interface is not None:
             for group in self._joined:
                 self._joins.leave(self._interface.index, group)
-        for tap in self._taps.values():
+        for version, tap in self._taps.items():
+            self._count_overflow(version, tap)
             tap.close()
         if self._senders is not None:
             self._senders.close()
@@ -224,6 +245,13 @@ class InterfaceNetwork:
             self._members.close()
             self._members = None
         self._joined, self._taps, self._senders, self._interface = {}, {}, None, None
+        self._overflow = {}
+
+    def _count_overflow(self, version: int, tap: PacketTap) -> None:
+        """To be called before it is closed."""
+        overflow = tap.overflow
+        self.counts.overflow += overflow - self._overflow.get(version, 0)
+        self._overflow[version] = overflow
 
     def _join(self, interface: Interface) -> Iterator[str]:
         """Be a member of what is wanted by itself. Yields what cannot be joined, and why."""
@@ -250,7 +278,10 @@ class InterfaceNetwork:
         if self._asks:  # reports go to groups of their own, and older ones to any
             versions |= interface.versions
         for version in [version for version in self._taps if version not in versions]:
-            self._taps.pop(version).close()
+            unwanted = self._taps.pop(version)
+            self._count_overflow(version, unwanted)
+            del self._overflow[version]
+            unwanted.close()
         for version in sorted(versions):
             of_version = [want.groups for want in self._wants if want.groups.version == version]
             alone = {groups.network_address for groups in of_version if groups.num_addresses == 1}

@@ -15,15 +15,15 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from mcastd import clock, log
 from mcastd.bell import Bell
 from mcastd.bounded import begin
+from mcastd.counters import LinkCounters
 from mcastd.errors import LinkError, reason_of
 from mcastd.ip import Address
 from mcastd.net.link_socket import LinkSocket
@@ -31,34 +31,20 @@ from mcastd.net.resolving import addresses_of
 from mcastd.threads import Thread
 from mcastd.token_bucket import TokenBucket
 from mcastd.tunnel.link.end import LinkEnd
+from mcastd.tunnel.link.exchange import Exchange
 from mcastd.tunnel.link.local import LocalNetwork
 from mcastd.tunnel.link.plan import LinkPlan, likely_bytes, way_of
+from mcastd.tunnel.link.running import RunningLink
 from mcastd.tunnel.link.site import LinkSite, SiteLink
-from mcastd.tunnel.link.step import CarriedRun, LinkSettings, LinkStep
+from mcastd.tunnel.link.standby import Standbys
+from mcastd.tunnel.link.step import EndSettings
 
 # A peer whose name could not be resolved, or that does not answer there, is looked for again after so long;
 # so is a socket that could not be had.
 LOOK_SECONDS = 10.0
 # Hellos without a welcome after which a name may mean another address by now.
 TRIES_MAX = 4
-# Batches of one socket before the others have their turn.
-BATCHES_AT_ONCE = 16
 OpenLocal = Callable[[str], LocalNetwork]
-
-
-@dataclass(slots=True, eq=False)
-class RunningLink:
-    """A link at work. The thread of Links changes it; others may look."""
-
-    name: str
-    plan: LinkPlan
-    end: LinkEnd
-    socket: LinkSocket | None = None
-    refusal: str = ""  # why the last messages could not be sent
-    hindrance: str = ""  # why the peer is not known, in words
-    not_given: dict[str, int] = field(default_factory=dict)  # datagrams, by why the network here took none
-    resolving: Future[list[Address]] | None = None
-    look_at: float = 0.0  # monotonic seconds
 
 
 class Links:
@@ -68,25 +54,47 @@ class Links:
         self.site = LinkSite(secrets.randbits(64))
         self.running: dict[str, RunningLink] = {}  # of the thread; others may look
         self._open_local = open_local
-        self._locals: dict[str, LocalNetwork] = {}
+        self._locals: dict[str, LocalNetwork] = {}  # by interface; others may look
+        self._exchange = Exchange(self.site, self.running, self._locals)
+        self._standbys = Standbys(self.site, self.running)
         self._reopen_at: dict[str, float] = {}  # by interface, in monotonic seconds: networks that crashed
         self._commands: deque[Callable[[float], None]] = deque()
         self._lock = threading.Lock()  # of the thread and the bell
         self._thread: Thread | None = None
         self._bell: Bell | None = None
         self._is_closed = False
-        self._wants_changed = False
         self._log = log.get_logger()
 
     # -- for any thread
 
-    def enlist(self, name: str, plan: LinkPlan) -> None:
-        """Have a link, or go over to another plan of it. Raises RuntimeError if there is no thread."""
-        self._command(lambda now: self._begin(name, plan, now))
+    def enlist(
+        self,
+        name: str,
+        plan: LinkPlan,
+        counters: LinkCounters | None = None,
+        on_news: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Have a link, or go over to another plan of it. Raises NoThreadError.
+
+        It is counted in ``counters``; ``on_news`` is called, from the thread of the links, when the
+        :class:`LinkSight` of it is another one.
+        """
+        self._command(lambda now: self._begin(name, plan, counters, on_news, now))
 
     def dismiss(self, name: str) -> None:
         """End a link."""
         self._command(lambda now: self._end(name, now))
+
+    def network_changed(self) -> None:
+        """Interfaces or addresses of this host are others: look at them."""
+        with self._lock:
+            if self._thread is None:
+                return
+        self._command(self._look_again)
+
+    def network(self, interface: str) -> LocalNetwork | None:
+        """The network here that links with this interface are for; None: there is none now."""
+        return self._locals.get(interface)
 
     def close(self) -> None:
         """Take leave of all peers, and end the thread."""
@@ -135,9 +143,9 @@ class Links:
             # A command may have ended what was ready
             if not isinstance(found, RunningLink):
                 if found in self._locals.values():
-                    self._guard_local(found, self._take, now)
+                    self._guard_local(found, self._exchange.take, now)
             elif self.running.get(found.name) is found:
-                self._guard(found, self._receive, now)
+                self._guard(found, self._exchange.receive, now)
         for link in [*self.running.values()]:
             self._guard(link, self._attend, now)
         for local in [*self._locals.values()]:
@@ -146,8 +154,10 @@ class Links:
         for interface in [interface for interface, at in self._reopen_at.items() if at <= now]:
             del self._reopen_at[interface]
             self._open_locals()
-        if self._wants_changed:
-            self._settle(now)
+        self._exchange.wants_changed |= self._standbys.settle(now)
+        if self._exchange.wants_changed:
+            self._exchange.settle(now)
+        self._tell()
 
     def _wait(self, bell: Bell) -> list[RunningLink | LocalNetwork]:
         """Wait until something is to be done. Returns what has something to be read."""
@@ -173,7 +183,7 @@ class Links:
         except Exception:
             self._log.exception("link.crashed", link=link.name)
             self._end(link.name, now)
-            self._begin(link.name, link.plan, now)
+            self._begin(link.name, link.plan, link.end.counts, link.on_news, now)
             self.running[link.name].look_at = now + LOOK_SECONDS
 
     def _guard_local(
@@ -188,15 +198,34 @@ class Links:
             self._reopen_at[interface] = now + LOOK_SECONDS
             self._locals.pop(interface).close()
 
+    def _look_again(self, now: float) -> None:
+        """The network is another one."""
+        for local in [*self._locals.values()]:
+            self._guard_local(local, lambda one, at: one.network_changed(at), now)
+        for link in self.running.values():
+            if link.socket is None:
+                link.look_at = now
+
+    def _tell(self) -> None:
+        """Tell of links that are not as they were."""
+        for link in self.running.values():
+            interface = link.plan.interface
+            troubles: Sequence[str] = ()
+            if (local := self._locals.get(interface)) is not None:
+                troubles = local.troubles
+            elif interface:
+                troubles = (f"{interface} failed; it is opened again",)
+            link.tell(troubles, rests=self.site.links[link.name].rests)
+
     def _tick(self, local: LocalNetwork, now: float) -> None:
-        self._wants_changed |= local.tick(now)
+        self._exchange.wants_changed |= local.tick(now)
 
     def _open_locals(self) -> None:
         """Have the networks that links are for."""
         for plan in [link.plan for link in self.running.values()]:
             if plan.interface and plan.interface not in self._locals.keys() | self._reopen_at.keys():
                 self._locals[plan.interface] = self._open_local(plan.interface)
-                self._wants_changed = True
+                self._exchange.wants_changed = True
 
     def _deadline(self) -> float:
         return min(
@@ -205,47 +234,68 @@ class Links:
                 *(link.look_at for link in self.running.values() if _is_to_look(link)),
                 *(local.deadline for local in self._locals.values()),
                 *self._reopen_at.values(),
+                self._standbys.deadline,
             ),
             default=math.inf,
         )
 
     # -- links that begin and end
 
-    def _begin(self, name: str, plan: LinkPlan, now: float) -> None:
+    def _begin(
+        self,
+        name: str,
+        plan: LinkPlan,
+        counters: LinkCounters | None,
+        on_news: Callable[[], None],
+        now: float,
+    ) -> None:
         before = self.running.get(name)
-        if before is not None and way_of(before.plan) == way_of(plan):
-            before.plan = plan
+        if (
+            before is not None
+            and way_of(before.plan) == way_of(plan)
+            and (counters is None or counters is before.end.counts)
+        ):
+            before.plan, before.on_news = plan, on_news
             before.end.sessions.use(plan.key)  # by and by: see sessions.py
-            self.site.links[name] = SiteLink(before.end, plan.send, plan.transit)
-            self._wants_changed = True
+            rests = self.site.links[name].rests
+            self.site.links[name] = SiteLink(before.end, plan.send, plan.transit, rests)
+            self._exchange.wants_changed = True
             return
         if before is not None:
             self._end(name, now)
-        settings = LinkSettings(
+        settings = EndSettings(
             connects=plan.connect is not None,
             repair_seconds=plan.repair_seconds,
             keepalive_seconds=plan.keepalive_seconds,
             likely_bytes=likely_bytes(plan),
+            plain=plan.plain,
         )
         allow = None if plan.rate is None else TokenBucket(plan.rate).take
-        end = LinkEnd(plan.key, self.site.origin, settings, now, wall_ns=time.time_ns, allow=allow)
-        self.running[name] = RunningLink(name, plan, end)
+        end = LinkEnd(
+            plan.key,
+            self.site.origin,
+            settings,
+            now,
+            wall_ns=time.time_ns,
+            allow=allow,
+            counts=counters,
+        )
+        self.running[name] = RunningLink(name, plan, end, on_news)
         self.site.links[name] = SiteLink(end, plan.send, plan.transit)
         self._open_locals()
-        self._wants_changed = True
+        self._exchange.wants_changed = True
 
     def _end(self, name: str, now: float) -> None:
         link = self.running.pop(name, None)
         if link is None:
             return
-        self._send(link, link.end.close(now))
-        if link.socket is not None:
-            link.socket.close()
+        self._exchange.send(link, link.end.close(now))
+        link.close_socket()
         del self.site.links[name]
         used = {other.plan.interface for other in self.running.values()}
         for interface in [interface for interface in self._locals if interface not in used]:
             self._locals.pop(interface).close()
-        self._wants_changed = True
+        self._exchange.wants_changed = True
 
     def _open(self, link: RunningLink, version: int, address: Address | None, port: int) -> None:
         try:
@@ -263,7 +313,7 @@ class Links:
             link.look_at = now + LOOK_SECONDS
             self._look(link)
         if link.end.deadline <= now:
-            self._after(link, link.end.tick(now), now)
+            self._exchange.after(link, link.end.tick(now), now)
 
     def _look(self, link: RunningLink) -> None:
         """Have a socket, and find the peer's address: if it has a name, that may take long."""
@@ -287,89 +337,21 @@ class Links:
         link.resolving = None
         assert link.plan.connect is not None
         try:
-            self._met(link, answer.result()[0])
+            address = answer.result()[0]
         except OSError as error:
             link.hindrance = f"cannot resolve the peer {link.plan.connect[0]}: {reason_of(error)}"
+            return
+        link.hindrance = ""
+        self._met(link, address)
 
     def _met(self, link: RunningLink, address: Address) -> None:
         assert link.plan.connect is not None
         if link.plan.listen is None and link.socket is not None and link.socket.version != address.version:
-            link.socket.close()
-            link.socket = None
+            link.close_socket()
         if link.plan.listen is None and link.socket is None:
             self._open(link, address.version, None, 0)
         if link.socket is not None:
             link.end.meet((address, link.plan.connect[1]))
-
-    # -- messages and datagrams
-
-    def _receive(self, link: RunningLink, now: float) -> None:
-        for _ in range(BATCHES_AT_ONCE):
-            try:
-                if link.socket is None or not (batches := link.socket.receive()):
-                    return
-            except OSError as error:
-                link.refusal = reason_of(error)
-                return
-            for source, rows in batches:
-                self._after(link, link.end.take(rows, source, now), now)
-
-    def _take(self, local: LocalNetwork, now: float) -> None:
-        interface = next(name for name, one in self._locals.items() if one is local)
-        for taken in local.take(now):
-            run = self.site.taken(taken.source, taken.group, taken.ttl, taken.payloads)
-            if run is not None:
-                takers = self.site.takers(run.stream, None)
-                here = [name for name in takers if self.running[name].plan.interface == interface]
-                self._forward(run, here, now)
-
-    def _after(self, link: RunningLink, step: LinkStep, now: float) -> None:
-        """Do what comes of a step of a link."""
-        self._send(link, step)
-        self._wants_changed |= step.wants_changed
-        for run in step.runs:
-            for new in self.site.admitted(run):
-                self._give(link, new, now)
-                if takers := self.site.takers(new.stream, link.name):
-                    onward = self.site.onward(new)
-                    if onward is not None:
-                        self._forward(onward, takers, now)
-
-    def _forward(self, run: CarriedRun, takers: Iterable[str], now: float) -> None:
-        for name in takers:
-            taker = self.running[name]
-            self._send(taker, taker.end.send([run], now))
-
-    def _give(self, link: RunningLink, run: CarriedRun, now: float) -> None:
-        local = self._locals.get(link.plan.interface)
-        if local is not None and (refusal := local.give(run, now)):
-            link.not_given[refusal] = link.not_given.get(refusal, 0) + len(run.payloads)
-
-    def _send(self, link: RunningLink, step: LinkStep) -> None:
-        if (sock := link.socket) is None:
-            return
-        for messages, to in step.bursts:
-            sent = sock.send(messages, to)
-            link.refusal = sent.refusal
-            if sent.too_large:
-                link.end.too_large(sent.too_large, clock.monotonic())
-
-    # -- what is wanted
-
-    def _settle(self, now: float) -> None:
-        """Tell all peers what is wanted of them, and the networks here what is to be taken."""
-        self._wants_changed = False
-        for interface, local in self._locals.items():
-            here = [one.plan for one in self.running.values() if one.plan.interface == interface]
-            local.ask_members(any(plan.members for plan in here), now)
-        for name, link in self.running.items():
-            own = [*link.plan.want]
-            if link.plan.members and link.plan.interface in self._locals:
-                own += self._locals[link.plan.interface].wanted()
-            self._send(link, link.end.want(self.site.wanted_of(name, own), now))
-        for interface, local in self._locals.items():
-            names = [name for name, one in self.running.items() if one.plan.interface == interface]
-            local.follow(self.site.wanted_here(names), now)
 
 
 def _is_to_look(link: RunningLink) -> bool:

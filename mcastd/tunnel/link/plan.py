@@ -26,15 +26,21 @@ class LinkPlan(NamedTuple):
     members: bool = False  # want what members on the network here do
     interface: str = ""  # the network here; "": none, it is for transit alone
     transit: bool = False
+    standby_of: str = ""  # rest while this link is up, which leads to the same site
     rate: int | None = None  # bits of payload a second at most
     repair_seconds: float = 0.0
     keepalive_seconds: float = 25.0
     mtu: int | None = None  # of the path, at most; None: what is found
+    plain: bool = False  # records are in clear; the key is PLAIN_KEY
+
+    def __repr__(self) -> str:
+        """Without the key, so that no log or traceback has it."""
+        return f"<LinkPlan {self.connect or self.listen}>"
 
 
 def way_of(plan: LinkPlan) -> LinkPlan:
     """What of a plan another one must have in common if its link is to go over to it without a break."""
-    return plan._replace(key=b"", send=(), want=(), members=False, transit=False)
+    return plan._replace(key=b"", send=(), want=(), members=False, transit=False, standby_of="")
 
 
 def version_of(plan: LinkPlan) -> int:

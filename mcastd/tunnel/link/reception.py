@@ -14,6 +14,8 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import count, islice
 
+from mcastd.counters import LinkCounters
+
 # Records that only overtook each other come by themselves within this share of the time that is waited; or
 # within so many seconds, if that is shorter.
 OVERTAKEN_SHARE, OVERTAKEN_MAX_SECONDS = 0.1, 0.005
@@ -29,13 +31,22 @@ _FRAME_OVERHEAD_BYTES = 128
 class RecordReception:
     """Of one session. Each counter is given to it once."""
 
-    def __init__(self, repair_seconds: float, held_max_bytes: int = HELD_MAX_BYTES) -> None:
-        """Lost records are waited for as long as that; 0: they are not, and nothing is held."""
+    def __init__(
+        self,
+        repair_seconds: float,
+        held_max_bytes: int = HELD_MAX_BYTES,
+        counts: LinkCounters | None = None,
+    ) -> None:
+        """Lost records are waited for as long as that; 0: they are not, and nothing is held.
+
+        ``counts`` is what is counted of all sessions of the link.
+        """
         self.received = 0  # records
         self.lost = 0  # that were given up
         self.late = 0  # that came after they were given up
         self.repaired = 0  # that were asked for, and came
         self.top = 0  # the highest counter that came, and one
+        self._counts = LinkCounters() if counts is None else counts
         self._seconds = repair_seconds
         self._held_max_bytes = held_max_bytes
         self._next = 0  # the first counter that has not gone on: it is missing, or is top
@@ -50,6 +61,7 @@ class RecordReception:
     def take(self, counters: Sequence[int], frames: Sequence[bytes], now: float) -> list[bytes]:
         """Take frames by their counters. Returns those that go on, in order if lost ones are waited for."""
         self.received += len(counters)
+        self._counts.records += len(counters)
         if not self._seconds:
             self._note_top(max(counters) + 1)
             return [*frames]
@@ -60,7 +72,7 @@ class RecordReception:
         onward: list[bytes] = []
         for counter, frame in zip(counters, frames, strict=True):
             if counter < self._next:
-                self.late += 1
+                self._come_late(1)
                 onward.append(frame)
                 continue
             if counter >= self.top:
@@ -71,6 +83,7 @@ class RecordReception:
                 if counter in self._asked:
                     self._asked.remove(counter)
                     self.repaired += 1
+                    self._counts.repaired += 1
             self._held[counter] = frame
             self._held_bytes += len(frame) + _FRAME_OVERHEAD_BYTES
         onward += self._go_on()
@@ -126,14 +139,22 @@ class RecordReception:
 
     # -- inside
 
+    def _lose(self, records: int) -> None:
+        self.lost += records
+        self._counts.lost += records
+
+    def _come_late(self, records: int) -> None:
+        self.late += records
+        self._counts.late += records
+
     def _note_top(self, top: int) -> None:
         """Without repair, what has not come is lost; it may still come, late."""
         self.top = max(self.top, top)
         absent = self.top - self.received
         if absent > self.lost - self.late:
-            self.lost = absent + self.late
+            self._lose(absent + self.late - self.lost)
         else:
-            self.late = self.lost - absent
+            self._come_late(self.lost - absent - self.late)
 
     def _miss(self, end: int, now: float) -> list[bytes]:
         """The counters from top to before ``end`` are missing. Returns what goes on, if they are too many."""
@@ -144,7 +165,7 @@ class RecordReception:
         if (excess := len(self._missing) + end - first - MISSING_MAX) > 0:
             onward = self._give_up(min(excess, len(self._missing)))
             if (beyond := end - first - MISSING_MAX) > 0:  # then nothing before is missing or held
-                self.lost += beyond
+                self._lose(beyond)
                 first += beyond
                 self._next = first
         self._missing.update(dict.fromkeys(range(first, end), now))
@@ -161,7 +182,7 @@ class RecordReception:
         for counter in [*islice(self._missing, number)]:
             del self._missing[counter]
             self._asked.discard(counter)
-            self.lost += 1
+            self._lose(1)
             self._next = counter + 1
             onward += self._go_on()
         return onward

@@ -6,6 +6,8 @@ import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 
+from mcastd.counters import LinkCounters
+
 # What is kept at most: a second of 250 Mbit/s.
 KEPT_MAX_BYTES = 32 << 20
 
@@ -13,9 +15,11 @@ KEPT_MAX_BYTES = 32 << 20
 class SentRecords:
     """Of one session. A record that is sent again is the same bytes, with the counter that is missing."""
 
-    def __init__(self, seconds: float, max_bytes: int = KEPT_MAX_BYTES) -> None:
-        """Keep them for ``seconds``; 0: none."""
-        self.resent = 0  # records
+    def __init__(
+        self, seconds: float, max_bytes: int = KEPT_MAX_BYTES, counts: LinkCounters | None = None
+    ) -> None:
+        """Keep them for ``seconds``; 0: none. ``counts`` is of all sessions of the link."""
+        self._counts = LinkCounters() if counts is None else counts
         self._seconds = seconds
         self._max_bytes = max_bytes
         self._records: deque[bytes] = deque()
@@ -42,7 +46,7 @@ class SentRecords:
             for first, count in ranges
             for counter in range(max(first, self._first), min(first + count, end))
         ]
-        self.resent += len(found)
+        self._counts.resent += len(found)
         return found
 
     def expire(self, now: float) -> None:

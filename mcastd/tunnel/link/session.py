@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import repeat
 from operator import add
 from typing import NamedTuple
 
-from mcastd.protocols.crypto import cipher, invalid_tag
+from mcastd.counters import LinkCounters
+from mcastd.protocols.crypto import TAG_BYTES, cipher, invalid_tag
 from mcastd.protocols.link_messages import (
     RECORD_OVERHEAD_BYTES,
     Introduction,
@@ -19,6 +20,9 @@ from mcastd.protocols.noise import NoiseKeys
 from mcastd.tunnel.link.reception import RecordReception
 from mcastd.tunnel.link.sent import SentRecords
 from mcastd.tunnel.link.window import ReplayWindow
+
+RecordCipher = Callable[[bytes, "bytes | memoryview", None], bytes]
+"""Seals or opens the frame of a record by its header, which is its nonce."""
 
 
 class OpenedRecords(NamedTuple):
@@ -35,18 +39,29 @@ class LinkSession:
     """One session. Its peer has the same, with the keys the other way round."""
 
     def __init__(
-        self, keys: NoiseKeys, ours: int, peer: Introduction, repair_seconds: float, now: float
+        self,
+        keys: NoiseKeys | None,
+        ours: int,
+        peer: Introduction,
+        repair_seconds: float,
+        now: float,
+        *,
+        counts: LinkCounters | None = None,
     ) -> None:
-        """``ours`` is our index. For ``repair_seconds`` lost records are waited for; 0: they are not."""
+        """Without ``keys`` records are in clear. ``ours`` is our index. For ``repair_seconds`` lost records
+        are waited for; 0: they are not.
+
+        ``counts`` is what is counted of all sessions of a link.
+        """
         self.ours = ours
         self.peer = peer
         self.began = now
         self.heard: float | None = None  # monotonic seconds when a message of it last came
         # An answer comes late by a round trip, which is no longer than what is waited for
-        self.sent = SentRecords(2 * peer.repair_seconds)
-        self.reception = RecordReception(repair_seconds)
-        self._encrypt = cipher(keys.send).encrypt
-        self._decrypt = cipher(keys.receive).decrypt
+        self.sent = SentRecords(2 * peer.repair_seconds, counts=counts)
+        self.reception = RecordReception(repair_seconds, counts=counts)
+        self._encrypt: RecordCipher = _leave_in_clear if keys is None else cipher(keys.send).encrypt
+        self._decrypt: RecordCipher = _take_in_clear if keys is None else cipher(keys.receive).decrypt
         self._invalid = invalid_tag()
         self._counters = {MessageKind.RECORD: 0, MessageKind.ASIDE: 0}
         self._windows = {MessageKind.RECORD: ReplayWindow(), MessageKind.ASIDE: ReplayWindow()}
@@ -104,6 +119,15 @@ class LinkSession:
             frames = [frame for frame, is_new in zip(frames, new, strict=True) if is_new]
             counters = tuple(counter for counter, is_new in zip(counters, new, strict=True) if is_new)
         return OpenedRecords(counters, frames, forged, count - len(counters), window.top > top)
+
+
+def _leave_in_clear(header: bytes, frame: bytes | memoryview, _: None) -> bytes:
+    """The frame, with nothing where the tag of a sealed one is: so both have the same room."""
+    return bytes(frame) + bytes(TAG_BYTES)
+
+
+def _take_in_clear(header: bytes, record: bytes | memoryview, _: None) -> bytes:
+    return bytes(record[:-TAG_BYTES])
 
 
 def frame_room(message_bytes: int) -> int:

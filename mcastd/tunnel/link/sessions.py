@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
+from mcastd.counters import LinkCounters
 from mcastd.protocols.link_messages import (
     INDEX_MAX,
+    PLAIN_PROLOGUE,
     PROLOGUE,
     Introduction,
     LinkHandshake,
@@ -69,11 +70,13 @@ class LinkSessions:
         connects: bool,
         origin: int,
         repair_seconds: float,
+        counts: LinkCounters,
+        plain: bool = False,
         wall_ns: Callable[[], int],
         random: Callable[[int], int] = secrets.randbelow,
     ) -> None:
         self.current: LinkSession | None = None
-        self.ignored: Counter[str] = Counter()  # messages of handshakes, by reason
+        self.ignored = counts.ignored  # messages of handshakes among them, by reason
         self.tries = 0  # hellos without a welcome
         self.handshakes = 0  # that were through
         self.round_trip: float | None = None  # seconds of the last hello and its welcome
@@ -85,6 +88,9 @@ class LinkSessions:
         self._origin = origin
         self._end = random(1 << 64)
         self._repair_seconds = repair_seconds
+        self._counts = counts
+        self._plain = plain
+        self._prologue = PLAIN_PROLOGUE if plain else PROLOGUE
         self._wall_ns = wall_ns
         self._random = random
         self._former: LinkSession | None = None
@@ -167,7 +173,7 @@ class LinkSessions:
             return None
         self._hello_at = now + min(HELLO_SECONDS * 2**self.tries, HELLO_MAX_SECONDS)
         self.tries += 1
-        handshake = NoiseHandshake(self._key, initiator=True, prologue=PROLOGUE)
+        handshake = NoiseHandshake(self._key, initiator=True, prologue=self._prologue)
         index = self._new_index()
         # Greater than the one before, even if the clock was set back meanwhile
         self._hello_sent_ns = max(self._wall_ns(), self._hello_sent_ns + 1)
@@ -184,7 +190,7 @@ class LinkSessions:
             self.ignored[UNEXPECTED] += 1
             return None
         if pending is None:
-            handshake = NoiseHandshake(self._key, initiator=False, prologue=PROLOGUE)
+            handshake = NoiseHandshake(self._key, initiator=False, prologue=self._prologue)
         else:
             handshake = pending.handshake
         try:
@@ -201,7 +207,7 @@ class LinkSessions:
         self._hello_at = now + REKEY_SECONDS
         self.round_trip = now - pending.sent
         self._note_clock(introduction)
-        session = LinkSession(handshake.keys(), pending.ours, introduction, self._repair_seconds, now)
+        session = self._session(handshake, pending.ours, introduction, now)
         self._begin(session, now)
         return None
 
@@ -216,7 +222,7 @@ class LinkSessions:
         welcome = self._build(
             MessageKind.WELCOME, introduction.session, handshake, index, max(0, self._wall_ns())
         )
-        self._next = LinkSession(handshake.keys(), index, introduction, self._repair_seconds, now)
+        self._next = self._session(handshake, index, introduction, now)
         return welcome
 
     def _build(
@@ -230,6 +236,10 @@ class LinkSessions:
         self._former, self._former_until = self.current, now + FORMER_SECONDS
         self.current = session
         self.handshakes += 1
+
+    def _session(self, handshake: NoiseHandshake, ours: int, peer: Introduction, now: float) -> LinkSession:
+        keys = None if self._plain else handshake.keys()
+        return LinkSession(keys, ours, peer, self._repair_seconds, now, counts=self._counts)
 
     def _note_clock(self, introduction: Introduction) -> None:
         self.clock_offset = (introduction.sent_ns - self._wall_ns()) / 1e9

@@ -25,12 +25,13 @@ from mcastd.tunnel.link.window import ReplayWindow
 
 # Streams that are known: of more, those that were used last.
 STREAMS_MAX = 4096
-# Reasons why a datagram goes no further.
+# Reasons for which a datagram that a peer wants does not go, beside those of step.py.
 TTL_TOO_LOW = "ttl"
 OF_THIS_LINK = "link-local"  # its source has no meaning elsewhere
-OWN_STREAM = "own"  # it has come back here
-DUPLICATE = "duplicate"  # it has come by another link
 TOO_FAR = "hops"
+# Reasons to drop a datagram that came by a link.
+OWN_STREAM = "own"  # it has come back here
+DUPLICATE = "other-link"  # which has brought it already
 
 
 @dataclass(slots=True)
@@ -39,9 +40,9 @@ class SiteLink:
 
     end: LinkEnd
     send: Sequence[Prefix]  # groups that the peer may have
-    transit: bool = (
-        False  # whether it goes on by other links with transit, and what comes by those goes by it
-    )
+    # Whether it goes on by other links with transit, and what comes by those goes by it
+    transit: bool = False
+    rests: bool = False  # another link to the same site is in use: nothing goes by this one
 
     def may_have(self, group: Address) -> bool:
         return any(group.version == prefix.version and group in prefix for prefix in self.send)
@@ -60,7 +61,6 @@ class LinkSite:
         """``origin`` has 64 bits, and is another one in each run: numbers begin anew with it."""
         self.origin = origin
         self.links: dict[str, SiteLink] = {}  # by name
-        self.dropped: Counter[str] = Counter()  # datagrams, by reason
         self._own: OrderedDict[tuple[Address, int, Address, int], _Numbered] = OrderedDict()
         self._last_number = 0
         self._seen: OrderedDict[tuple[int, int], ReplayWindow] = OrderedDict()  # by origin and number
@@ -73,12 +73,13 @@ class LinkSite:
         group: tuple[Address, int],
         ttl: int,
         payloads: Sequence[bytes],
-    ) -> CarriedRun | None:
+    ) -> CarriedRun | str:
         """Datagrams of one sender to one group and port, as they came on the network here; addresses with
-        ports. None: their TTL is used up, or no router forwards what has such a source."""
-        if ttl <= 1 or stays_at_home(source[0]):
-            self.dropped[TTL_TOO_LOW if ttl <= 1 else OF_THIS_LINK] += len(payloads)
-            return None
+        ports. Or why they go nowhere: their TTL is used up, or no router forwards what has such a source."""
+        if ttl <= 1:
+            return TTL_TOO_LOW
+        if stays_at_home(source[0]):
+            return OF_THIS_LINK
         key = *source, *group
         if (numbered := self._own.get(key)) is None:
             self._last_number = (self._last_number + 1) % SEQUENCES
@@ -91,11 +92,11 @@ class LinkSite:
         numbered.sequence = (numbered.sequence + len(payloads)) % SEQUENCES
         return run
 
-    def admitted(self, run: CarriedRun) -> list[CarriedRun]:
-        """What of a run that came by a link has not come before."""
+    def admitted(self, run: CarriedRun, dropped: Counter[str]) -> list[CarriedRun]:
+        """What of a run that came by a link has not come before; the rest is counted in ``dropped``."""
         count = len(run.payloads)
         if run.stream.origin == self.origin:
-            self.dropped[OWN_STREAM] += count
+            dropped[OWN_STREAM] += count
             return []
         key = run.stream.origin, run.stream.number
         if (window := self._seen.get(key)) is None:
@@ -107,21 +108,23 @@ class LinkSite:
         new = window.admit(first, count)
         if new == [(first, count)]:
             return [run]
-        self.dropped[DUPLICATE] += count - sum(number for _, number in new)
+        dropped[DUPLICATE] += count - sum(number for _, number in new)
         return [
             run._replace(sequence=at % SEQUENCES, payloads=run.payloads[at - first : at - first + number])
             for at, number in new
         ]
 
-    def onward(self, run: CarriedRun) -> CarriedRun | None:
-        """A run that came by a link, as it goes by others. None: it goes no further."""
-        if run.hops <= 1 or run.ttl <= 1:
-            self.dropped[TOO_FAR if run.hops <= 1 else TTL_TOO_LOW] += len(run.payloads)
-            return None
+    def onward(self, run: CarriedRun) -> CarriedRun | str:
+        """A run that came by a link, as it goes by others; or why it goes no further."""
+        if run.hops <= 1:
+            return TOO_FAR
+        if run.ttl <= 1:
+            return TTL_TOO_LOW
         return run._replace(hops=run.hops - 1, ttl=run.ttl - 1)
 
-    def takers(self, stream: CarriedStream, came_by: str | None) -> list[str]:
-        """The links that a stream goes by. ``came_by`` is one that it came by; None: the network here."""
+    def takers(self, group: Address, source: Address, came_by: str | None) -> list[str]:
+        """The links that what a source sends to a group goes by. It came by ``came_by``; None: by the
+        network here."""
         arrival = None if came_by is None else self.links.get(came_by)
         if came_by is not None and (arrival is None or not arrival.transit):
             return []
@@ -129,9 +132,10 @@ class LinkSite:
             name
             for name, link in self.links.items()
             if name != came_by
+            and not link.rests
             and (arrival is None or link.transit)
-            and link.may_have(stream.group)
-            and link.end.peer_wants.distance(stream.group, stream.source) is not None
+            and link.may_have(group)
+            and link.end.peer_wants.distance(group, source) is not None
         ]
 
     # -- what is wanted
@@ -141,20 +145,30 @@ class LinkSite:
         return [
             want
             for link in map(self.links.__getitem__, names)
+            if not link.rests
             for allowed in link.send
             for peer_want in link.end.peer_wants.wants
             if (want := _within(peer_want, allowed)) is not None
         ]
 
+    def refused_wants(self, name: str) -> list[GroupWant]:
+        """What the peer of a link wants and may not have. For any thread."""
+        if (link := self.links.get(name)) is None:
+            return []
+        wants = link.end.peer_wants.wants
+        return [want for want in wants if not any(_within(want, allowed) for allowed in link.send)]
+
     def wanted_of(self, name: str, own: Iterable[GroupWant]) -> list[GroupWant]:
         """What is wanted of the peer of a link: what this site wants by it itself, and with transit what the
         peers of other links want of this site."""
+        if self.links[name].rests:
+            return []
         wants = [*own]
         if self.links[name].transit:
             wants += [
                 want._replace(distance=want.distance + 1)
                 for other, link in self.links.items()
-                if other != name and link.transit
+                if other != name and link.transit and not link.rests
                 for allowed in link.send
                 for peer_want in link.end.peer_wants.wants
                 if (want := _within(peer_want, allowed)) is not None and want.distance < DISTANCE_MAX

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -19,9 +18,10 @@ UNKNOWN_SESSION = "unknown-session"  # of a run before, or too late
 OTHER_VERSION = "other-version"
 NO_MESSAGE = "no-message"  # of a link at all
 MALFORMED = "malformed"  # what is inside, of the right key
-# Reasons to drop a datagram.
+# Reasons for which a datagram that the peer wants does not go, beside those of site.py.
 DOWN = "down"  # nobody is connected
 BEYOND_RATE = "rate"
+# Reasons to drop a datagram that came.
 UNKNOWN_STREAM = "unknown-stream"
 UNWANTED = "unwanted"  # it was not asked for
 INCOMPLETE = "incomplete"  # a part of it is lost
@@ -58,23 +58,11 @@ class LinkStep:
     wants_changed: bool = False  # the peer wants something else
 
 
-class LinkSettings(NamedTuple):
+class EndSettings(NamedTuple):
     """How one end behaves."""
 
     connects: bool  # else it listens
     repair_seconds: float = 0.0  # how long what was lost is waited for
     keepalive_seconds: float = 25.0
     likely_bytes: tuple[int, ...] = (1392, 1472)  # of UDP payloads: sizes that a path may well have
-
-
-@dataclass(slots=True)
-class LinkCounts:
-    """Of one end since it began. ``dropped`` counts datagrams, ``ignored`` messages."""
-
-    sent: int = 0
-    sent_bytes: int = 0
-    received: int = 0
-    received_bytes: int = 0
-    roamed: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    ignored: Counter[str] = field(default_factory=Counter)
+    plain: bool = False  # records are in clear

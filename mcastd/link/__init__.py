@@ -1,0 +1,1 @@
+"""The worker of a link between sites; the links themselves are in tunnel/link/."""

@@ -1,0 +1,80 @@
+"""A link at work, and what is to be seen of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from mcastd import clock
+from mcastd.ip import Address
+from mcastd.net.link_socket import LinkSocket
+from mcastd.tunnel.gateway import UdpEnd
+from mcastd.tunnel.link.end import LinkEnd
+from mcastd.tunnel.link.plan import LinkPlan
+
+
+class LinkSight(NamedTuple):
+    """What is told of a link when it changes."""
+
+    is_up: bool  # the peer is there
+    rests: bool  # another link to the same site is in use
+    peer: UdpEnd | None  # where it is, or was last
+    hindrance: str  # why it is not known where the peer is, or why there is no socket, in words
+    refusal: str  # why the last messages could not be sent, in words; "" while it is up
+    ignored: frozenset[str]  # why messages were ignored since it was up last; none while it is up
+    troubles: tuple[str, ...]  # of the network here
+
+
+@dataclass(slots=True, eq=False)
+class RunningLink:
+    """A link at work. The thread of Links changes it; others may look."""
+
+    name: str
+    plan: LinkPlan
+    end: LinkEnd
+    on_news: Callable[[], None]  # the sight is another one now
+    socket: LinkSocket | None = None
+    refusal: str = ""  # why the last messages could not be sent
+    hindrance: str = ""  # why the peer is not known, in words
+    not_given: str = ""  # why the network here did not take the last datagrams, in words; "": it did
+    carried_at: float | None = None  # monotonic seconds of the last datagram, sent or received
+    resolving: Future[list[Address]] | None = None
+    look_at: float = 0.0  # monotonic seconds
+    told: LinkSight | None = None
+    since: float = field(default_factory=clock.monotonic)  # that it is up, or down
+    overflow: int = 0  # of the socket, as far as it is counted
+    ignored_before: Counter[str] = field(default_factory=Counter)  # messages, until it was up last
+
+    def tell(self, troubles: Sequence[str], *, rests: bool) -> None:
+        """Look at it, and tell of it if it is not as it was. ``troubles`` are those of the network here."""
+        end, ignored = self.end, self.end.counts.ignored
+        reasons: frozenset[str] = frozenset()
+        if not (is_up := end.is_up):
+            if self.told is None or self.told.is_up:
+                self.ignored_before = ignored.copy()
+            before = self.ignored_before
+            reasons = frozenset(reason for reason, count in ignored.items() if count > before[reason])
+        refusal = "" if is_up else self.refusal
+        sight = LinkSight(is_up, rests, end.peer, self.hindrance, refusal, reasons, tuple(troubles))
+        if self.told is not None and self.told.is_up != is_up:
+            self.since = clock.monotonic()
+        if sight != self.told:
+            self.told = sight
+            self.on_news()
+
+    def count_overflow(self) -> None:
+        """To be called by the thread of Links."""
+        if self.socket is not None:
+            overflow = self.socket.overflow
+            self.end.counts.overflow += overflow - self.overflow
+            self.overflow = overflow
+
+    def close_socket(self) -> None:
+        """To be called by the thread of Links."""
+        self.count_overflow()
+        if self.socket is not None:
+            self.socket.close()
+            self.socket, self.overflow = None, 0

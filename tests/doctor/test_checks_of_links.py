@@ -1,0 +1,89 @@
+"""The checks of links, on made-up statuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mcastd.config import LinkSettings
+from mcastd.doctor import linked
+from mcastd.doctor.evidence import Evidence
+from mcastd.doctor.finding import Finding
+from mcastd.doctor.subject import Subject
+
+KEYS = {"key": "/etc/mcastd/key", "send": ["239.0.0.0/8"], "interface": "eth1"}
+CONNECTS = LinkSettings.model_validate({"connect": "hub.example.net:9467", **KEYS})
+LISTENS = LinkSettings.model_validate({"listen": "0.0.0.0", **KEYS})
+
+
+def found(
+    settings: LinkSettings = LISTENS, earlier: dict[str, Any] | None = None, **status: Any
+) -> list[Finding]:
+    connects = settings.connect is not None
+    ends = {"connect": settings.end if connects else "", "listen": "" if connects else settings.end}
+    now = {**ends, "up": False, "seconds": 77.0, "local_port": 4711, **status}
+    subject = Subject("link/office", settings, "active", status=now, earlier=earlier or now)
+    said = list(linked.link(subject, Evidence()))
+    assert all(isinstance(one, Finding) for one in said)
+    return said  # type: ignore[return-value]
+
+
+def test_a_link_that_is_well() -> None:
+    counters = {"unsent": {"ttl": 7, "rate": 8, "down": 9}, "ignored": {"wrong-key": 10}}
+    assert found(up=True, counters=counters, message_bytes=1472, sizes_tried=True) == []
+    assert found(up=True, message_bytes=1152, sizes_tried=False) == [], "it is still looked for"
+
+
+def test_a_link_that_may_be_about_to_come_up() -> None:
+    assert found(seconds=2.9) == []
+    assert found(seconds=None) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "cause", "what"),
+    [
+        (CONNECTS, {}, "link-silent", "nobody answers at hub.example.net:9467"),
+        (LISTENS, {}, "link-silent", "nobody connects to 0.0.0.0, not even with another key"),
+        (CONNECTS, {"hindrance": "no such name"}, "link-unreachable", "no such name"),
+        (CONNECTS, {"refusal": "network is unreachable"}, "link-unreachable", "network is unreachable"),
+        (LISTENS, {"ignored_since_up": ["own"]}, "link-loop", "it leads back to this very daemon"),
+        (LISTENS, {"ignored_since_up": ["unexpected", "wrong-key"]}, "link-key", "another key"),
+        (CONNECTS, {"ignored_since_up": ["unexpected"]}, "link-both-connect", "both ends connect"),
+        (LISTENS, {"ignored_since_up": ["unexpected"]}, "link-silent", "nobody connects"),
+        (LISTENS, {"ignored_since_up": ["replayed"]}, "link-clock", "its clock was set back"),
+    ],
+)
+def test_what_keeps_it_down(settings: LinkSettings, status: dict[str, Any], cause: str, what: str) -> None:
+    (one,) = found(settings, **status)
+    assert (one.cause, one.severity) == (cause, "broken")
+    assert what in one.what
+    assert one.evidence[0].startswith("down for 77 s; ")
+
+
+def test_how_often_messages_were_ignored() -> None:
+    earlier = {"counters": {"ignored": {"wrong-key": 7}}}
+    counters = {"ignored": {"wrong-key": 10}}
+    (one,) = found(LISTENS, earlier, ignored_since_up=["wrong-key"], counters=counters)
+    assert one.evidence[1] == "messages ignored as wrong-key: 3 while watched, 10 in all (status)"
+    assert "/etc/mcastd/key" in one.fix
+
+
+def test_what_does_not_go_although_it_is_up() -> None:
+    earlier = {"counters": {"unsent": {"ttl": 7, "rate": 8}}}
+    counters = {"unsent": {"ttl": 10, "rate": 12}}
+    more = {"message_bytes": 1152, "sizes_tried": True, "refused_wants": ["239.1.1.1 any"]}
+    ttl, rate, mtu, wants = found(CONNECTS, earlier, up=True, counters=counters, **more)
+    assert (ttl.cause, ttl.severity) == ("link-ttl", "broken")
+    assert ttl.evidence == ("unsent for their TTL: 3 while watched, 10 in all (status)",)
+    assert (rate.cause, rate.severity) == ("link-rate", "warning")
+    assert rate.evidence == ("unsent for the rate: 4 while watched, 12 in all (status)",)
+    assert (mtu.cause, mtu.severity) == ("link-mtu", "warning")
+    assert "more than 1152 bytes" in mtu.what
+    assert (wants.cause, wants.severity) == ("link-not-sent", "hint")
+    assert "239.1.1.1 any" in wants.what
+
+
+def test_what_is_in_clear_is_said() -> None:
+    (one,) = found(up=True, security="none", peer="192.0.2.9:9466")
+    assert (one.cause, one.severity) == ("link-in-clear", "hint")
