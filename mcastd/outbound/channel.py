@@ -256,7 +256,10 @@ class Channel:
             if when is None:
                 self._wait_for_source(context, link)
             elif when <= clock.monotonic():
-                context.wait(0)  # the heartbeat of a channel that always has something to send
+                if self._source.gather and not outlet.pending:
+                    context.nap(self._source.gather)  # what comes meanwhile goes together
+                else:
+                    context.wait(0)  # the heartbeat of a channel that always has something to send
             elif self._shared is not None and self._may_be_lent and self._handover.is_possible():
                 self._lend(context, link, self._shared, when)
             else:
@@ -365,8 +368,7 @@ class Channel:
         )
         wait = math.inf if watched or source.finished else source.nap
         wait = min(wait, link.deadline - clock.monotonic())
-        if context.wait(None if wait == math.inf else wait) and source.gather:
-            context.nap(source.gather)
+        context.wait(None if wait == math.inf else wait)
         if watched and self._watcher is not None:
             self._watcher.forget(self)
         if fd is not None:

@@ -164,8 +164,11 @@ class Outlet:
         if link.deadline <= now:
             link.tick(now)
         if not self._sizes:
-            # The read may have taken long: look at the signals before anything is sent
-            return -math.inf if self.refill(context) else None
+            if not self.refill(context):
+                return None
+            if self._source.may_wait:  # it may have taken long: look at the signals before anything is sent
+                return -math.inf
+            first = self._next
         sizes = self._sizes[first : first + self._window]
         due = schedule.due(now, sizes)
         if not due:

@@ -173,6 +173,8 @@ class TestDatagrams:
                 sock.sendto(b"two", end_of(listen))
             read(source, 2)
             assert source.gather == 0.25
+            assert source.read() == [], "nothing gathered"
+            assert source.gather == 0
 
     def test_a_port_that_another_has(self, listen: str, opened: OpenReceived) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:

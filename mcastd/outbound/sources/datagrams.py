@@ -106,14 +106,22 @@ class DatagramSource(ReceivedSource):
         for _ in range(BATCHES_AT_ONCE):
             if not self._is_empty:
                 batch = self._receive(listener)
-                self._is_empty = listener.emptied
+                # What gathers is looked for again, at the cost of a call that may find nothing
+                self._is_empty = listener.emptied and not (len(batch) and self._gathers(len(batch)))
                 if payloads := self._taken(batch, listener.names_senders):
                     return payloads
             if self._is_empty:
                 listener.idle()
-                self._is_empty = False
+                self._is_empty, self.gather = False, 0.0
                 break
         return ListPayloads()
+
+    def _gathers(self, count: int) -> bool:
+        """See from a batch whether datagrams come so fast that they are to gather. Returns True if so."""
+        now = clock.monotonic()
+        self.gather = self._latency if count > 1 or now - self._came_at < self._latency else 0.0
+        self._came_at = now
+        return self.gather > 0
 
     def restart(self) -> None:
         if (listener := self._listener) is not None:
@@ -147,12 +155,9 @@ class DatagramSource(ReceivedSource):
             return ListPayloads()
         self.state = "receiving"
         self.position += batch.size
-        now = clock.monotonic()
-        self.gather = self._latency if count > 1 or now - self._came_at < self._latency else 0.0
-        self._came_at = now
         payloads = batch.payloads
         if names_senders:
-            payloads = self._sifted(*self._admitted(batch.sources, payloads), now)
+            payloads = self._sifted(*self._admitted(batch.sources, payloads), self._came_at)
         else:
             self._came("", count)
         if batch.size > MAX_DATAGRAM_BYTES:

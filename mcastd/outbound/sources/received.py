@@ -47,6 +47,7 @@ class ReceivedSource(Source):
     """It has no end, and what comes goes at once: its descriptor tells when there is more."""
 
     nap = math.inf
+    may_wait = False
 
     def __init__(self, admission: Admission) -> None:
         self.state = "not opened"

@@ -25,7 +25,8 @@ class Source(ABC):
     rounds = 0  # times that all of it was returned by read()
     position = 0  # bytes read of this round
     nap = 0.0  # seconds after which to call read() again, when there was nothing
-    gather = 0.0  # seconds for more to come, once its descriptor is readable
+    may_wait = True  # read() may wait for a disk or a server
+    gather = 0.0  # seconds for more to come, after which read() is called again before it is waited for
     state = "ready"  # for people
     preparing = ""  # the same, while it does something that may take long before it has more to send
     # A read takes milliseconds or more: the channel's own thread does it, and not one that sends for others.
