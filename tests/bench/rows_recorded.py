@@ -20,12 +20,14 @@ from bench.report import Check, Result, at_most, times
 from bench.rows_receive import with_dumpcap
 from bench.rows_send import Probe
 from bench.rows_time import one_by_one, percentile
+from bench.sending import random_file
 from mcastd.config.groups import ethernet_address
 from mcastd.protocols.pcapng import udp_headers
 
 RATES = (10_000, 100_000)
 SIZE = 1316
 PCAPNG = "mcastd, pcapng"
+C_EVENLY = "C sendto, evenly"
 BETWEEN = 256_000  # ns: 41 Mbit/s
 WAVE = (0, 40_000, -30_000, 90_000, 10_000)  # ns by which datagrams came later than evenly, one after another
 BEGAN = 1_764_019_199_000_000_000  # ns since the epoch
@@ -72,12 +74,14 @@ def replay(bench: Bench) -> list[Result]:
     count = bench.choose(16_000, 6_000)
     came = [n * BETWEEN + WAVE[n % len(WAVE)] for n in range(count)]
     with contextlib.ExitStack() as stack:
-        to, other = lab.new_address(), lab.new_address()
-        ours, theirs = Probe(lab, to, stack), Probe(lab, other, stack)
+        to, other, third = (lab.new_address() for _ in range(3))
+        ours, theirs, evenly = (Probe(lab, address, stack) for address in (to, other, third))
         files = [lab.new_path(f"recording{n}") for n in range(2)]
         for path, address in zip(files, (to, other), strict=True):
             path.write_bytes(recording(address, came))
             stack.callback(path.unlink)
+        plain = random_file(lab.new_path("file"), SIZE * count)
+        stack.callback(plain.unlink)
 
         def mcastd() -> dict[str, float]:
             with contextlib.ExitStack() as run:
@@ -98,14 +102,23 @@ def replay(bench: Bench) -> list[Result]:
                 lab.start(lab.sender, *command, stack=run).process.wait(60)
             return _off(theirs, came)
 
-        samples = bench.interleave("replay", {"mcastd": mcastd, "tcpreplay": tcpreplay})
-    p99, peer = (middle(samples, name, "p99_us") for name in ("mcastd", "tcpreplay"))
+        def in_c() -> dict[str, float]:
+            at_its_time = str(SIZE * 8e9 / BETWEEN), "0"
+            command = (lab.program("send"), str(plain), str(SIZE), INTERFACE, third.group, str(third.port))
+            with contextlib.ExitStack() as run:
+                lab.start(lab.sender, *command, *at_its_time, stack=run).process.wait(60)
+            return _off(evenly, range(0, count * BETWEEN, BETWEEN))
+
+        players = {"mcastd": mcastd, "tcpreplay": tcpreplay, C_EVENLY: in_c}
+        samples = bench.interleave("replay", players)
+    p99, peer, of_c = (middle(samples, name, "p99_us") for name in players)
     return [
         Result(
             f"replay, {SIZE} B, 41 Mbit/s, uneven",
             samples,
-            [at_most("p99 off", p99, 100, " us")],
+            [at_most("p99 off", p99, 100, " us", of_c=of_c)],
             cpu=middle(samples, "mcastd", "cpu"),
+            of_c="" if of_c is None else f"p99 {of_c:,.0f} us",
             of_peers="" if peer is None else f"tcpreplay: p99 {peer:,.0f} us",
             notes=[
                 "off: how far from the recorded distance to the first datagram, without the median of that"
