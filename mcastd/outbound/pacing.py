@@ -40,9 +40,14 @@ class Timetable(NamedTuple):
     deadlines: Sequence[float]  # when the first datagram of each burst is due
     burst: int  # datagrams in each of them; the last one may have fewer
     datagrams: int  # in all bursts
-    rest: float  # from one burst to the next at least, however late it is
+    rest: float  # from one burst to the next at least, however late it is; after several at once as many
     period: float  # from the deadline of one datagram to that of the next
     tolerance: float  # what goes that much after its deadline is not late
+
+    @property
+    def together(self) -> int:
+        """How many bursts may go at once where all of them are late: what is due within DEFAULT_BURST."""
+        return max(1, int(DEFAULT_BURST / (self.burst * self.period)))
 
     def sent(self, bursts: int) -> int:
         """How many datagrams the first ``bursts`` have."""

@@ -22,7 +22,7 @@ class BurstPlan:
     seconds. The plan ends when all have gone, or with an ``error``, which a burst met that has not gone.
     """
 
-    __slots__ = ("_before", "error", "rest", "send", "sent_at", "sizes", "timetable", "waiting")
+    __slots__ = ("_before", "error", "rest", "send", "sent_at", "sizes", "timetable", "together", "waiting")
 
     def __init__(
         self,
@@ -39,6 +39,7 @@ class BurstPlan:
         self.sizes = sizes
         self.send = send
         self.rest = timetable.rest  # seconds from one burst to the next at least
+        self.together = timetable.together  # bursts that may go at once, if all are late
         self.waiting = [*zip(buffers, (*timetable.deadlines[1:], math.inf), strict=True)]
         self.waiting.reverse()
         self.sent_at: list[float] = []

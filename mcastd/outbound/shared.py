@@ -185,20 +185,31 @@ class SharedSender:
                 if plan is None or is_stalled:
                     self._visits.append(entry)
                     continue
-                data, next_at = plan.waiting.pop()
-                at = clock.monotonic()
+                before = len(plan.sent_at)
                 try:
-                    plan.send(data)
+                    next_at, at = self._send_bursts(plan)
                 except OSError as error:
                     plan.error = error
                     self._visits.append(entry)
                     continue
-                plan.sent_at.append(at)
                 if next_at == math.inf:
                     self._visits.append(entry)
                 else:
-                    rested_at = at + plan.rest
+                    rested_at = at + (len(plan.sent_at) - before) * plan.rest
                     self._put(entry, next_at if next_at > rested_at else rested_at, at)
+
+    @staticmethod
+    def _send_bursts(plan: BurstPlan) -> tuple[float, float]:
+        """Send the next burst of a plan, and those that are late as well, a few of them at once: a sleep for
+        each would not catch up. Returns when that after them is due, and when the last one went."""
+        for _ in range(plan.together):
+            data, next_at = plan.waiting.pop()
+            at = clock.monotonic()
+            plan.send(data)
+            plan.sent_at.append(at)
+            if next_at > at:
+                break
+        return next_at, at
 
     def _next_visit(self) -> _Entry | None:
         while self._visits:

@@ -7,6 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Literal
 
+from mcastd.config.outbound import DEFAULT_BURST
 from mcastd.outbound.pacing import (
     CATCH_UP_FACTOR,
     STALL_SECONDS,
@@ -71,11 +72,12 @@ class TimedSchedule:
             return 0
         if self._start is None or now - self._due_at > self._stall:
             return 1
-        return self._count_within_burst(self._next, len(sizes))
+        late = min(now - self._due_at, DEFAULT_BURST)  # what is late goes at once, as far as a rate's would
+        return self._count_within(max(self._burst, late), self._next, len(sizes))
 
-    def _count_within_burst(self, first: int, most: int) -> int:
-        """How many go along from ``first`` on, with that one: at least 1."""
-        end = self._times[first] + self._burst
+    def _count_within(self, burst: float, first: int, most: int) -> int:
+        """How many go along from ``first`` on within ``burst`` seconds, with that one: at least 1."""
+        end = self._times[first] + burst
         return max(1, bisect_right(self._times, end, first, first + most) - first)
 
     def sent(self, now: float, sizes: Sequence[int]) -> None:
@@ -98,7 +100,7 @@ class TimedSchedule:
         if self._start is None or not sizes or self._due_at < now - self._stall:
             return None
         times, first = self._times, self._next
-        burst = self._count_within_burst(first, len(sizes))
+        burst = self._count_within(self._burst, first, len(sizes))
         total = min(len(sizes), TIMETABLE_BURSTS * burst)
         if burst > 1:
             if sizes[:total].count(sizes[0]) != total:

@@ -287,6 +287,17 @@ def test_what_is_late_of_a_plan_goes_after_a_rest_each(shared: SharedSender) -> 
     assert all(later - earlier >= 0.004 for earlier, later in pairwise(sent_at))
 
 
+def test_short_bursts_of_a_plan_that_are_late_go_a_millisecond_of_them_at_a_time(
+    shared: SharedSender,
+) -> None:
+    channel = Planning(0.00025, bursts=32, rest=0.004)
+    channel.begins_at -= 0.5
+    shared.add(channel, 0.0)
+    wait_for(channel.visited(2), "all of it")
+    gaps = [later - earlier for earlier, later in pairwise(channel.plans[0].sent_at)]
+    assert all(gap >= 4 * 0.004 for gap in gaps[3::4])
+
+
 def test_an_error_ends_a_plan_with_a_visit(shared: SharedSender) -> None:
     channel = Planning(0.001, bursts=10)
     error = channel.errors[b"4"] = OSError(errno.ENOBUFS, "it is full")
