@@ -43,11 +43,7 @@ class Timetable(NamedTuple):
     rest: float  # from one burst to the next at least, however late it is; after several at once as many
     period: float  # from the deadline of one datagram to that of the next
     tolerance: float  # what goes that much after its deadline is not late
-
-    @property
-    def together(self) -> int:
-        """How many bursts may go at once where all of them are late: what is due within DEFAULT_BURST."""
-        return max(1, int(DEFAULT_BURST / (self.burst * self.period)))
+    together: int = 1  # bursts that may go at once where all of them are late
 
     def sent(self, bursts: int) -> int:
         """How many datagrams the first ``bursts`` have."""

@@ -200,8 +200,8 @@ class SharedSender:
 
     @staticmethod
     def _send_bursts(plan: BurstPlan) -> tuple[float, float]:
-        """Send the next burst of a plan, and those that are late as well, a few of them at once: a sleep for
-        each would not catch up. Returns when that after them is due, and when the last one went."""
+        """Send the next burst of a plan, and with it what may go together of those that are late, too.
+        Returns when that after them is due, and when the last one went."""
         for _ in range(plan.together):
             data, next_at = plan.waiting.pop()
             at = clock.monotonic()

@@ -37,6 +37,8 @@ class TimedSchedule:
         """What is due within ``burst`` seconds goes at once; None: within DEFAULT_TIMED_BURST."""
         self.late = 0  # datagrams sent after the tolerance, and after the one that follows was due
         self._burst = DEFAULT_TIMED_BURST if burst is None else burst
+        # What is late goes at once as far as a rate's would: a sleep for each would not catch up.
+        self._late_burst = DEFAULT_BURST if burst is None else burst
         self._stall = STALL_SECONDS if late == "catch-up" else RESUME_SECONDS
         # Times of the datagrams of the last read, and when that after them would be due
         self._times: Sequence[float] = ()
@@ -72,7 +74,7 @@ class TimedSchedule:
             return 0
         if self._start is None or now - self._due_at > self._stall:
             return 1
-        late = min(now - self._due_at, DEFAULT_BURST)  # what is late goes at once, as far as a rate's would
+        late = min(now - self._due_at, self._late_burst)
         return self._count_within(max(self._burst, late), self._next, len(sizes))
 
     def _count_within(self, burst: float, first: int, most: int) -> int:
@@ -114,7 +116,8 @@ class TimedSchedule:
             return None
         deadlines = [self._start + time for time in times[first : first + total : burst]]
         rest = burst * period / CATCH_UP_FACTOR
-        return Timetable(self.deadline, deadlines, burst, total, rest, period, TOLERANCE_SECONDS)
+        together = max(1, int(self._late_burst / (burst * period)))
+        return Timetable(self.deadline, deadlines, burst, total, rest, period, TOLERANCE_SECONDS, together)
 
     def followed(self, timetable: Timetable, sent_at: Sequence[float]) -> None:
         self.late += timetable.late(sent_at)

@@ -221,10 +221,11 @@ def test_nobody_wakes_while_nothing_is_due(shared: SharedSender) -> None:
 class Planning(Ticking):
     """Has a plan of ``bursts`` at each visit, a burst every ``interval`` seconds."""
 
-    def __init__(self, interval: float, bursts: int, rest: float = 0.0) -> None:
+    def __init__(self, interval: float, bursts: int, rest: float = 0.0, together: int = 1) -> None:
         super().__init__(interval)
         self.bursts = bursts
         self.rest = rest
+        self.together = together
         self.plans: list[BurstPlan] = []
         self.begins_at = clock.monotonic()
         self.sent: list[tuple[str, bytes]] = []
@@ -238,7 +239,9 @@ class Planning(Ticking):
     def send_due(self) -> BurstPlan:
         super().send_due()
         deadlines = [self.begins_at + number * self.interval for number in range(self.bursts)]
-        timetable = Timetable(deadlines[0], deadlines, 1, self.bursts, self.rest, self.interval, 0.001)
+        timetable = Timetable(
+            deadlines[0], deadlines, 1, self.bursts, self.rest, self.interval, 0.001, self.together
+        )
         buffers = [b"%d" % number for number in range(self.bursts)]
         plan = BurstPlan(timetable, [1] * self.bursts, list(buffers), self._send, OutboundCounters())
         self.plans.append(plan)
@@ -287,10 +290,8 @@ def test_what_is_late_of_a_plan_goes_after_a_rest_each(shared: SharedSender) -> 
     assert all(later - earlier >= 0.004 for earlier, later in pairwise(sent_at))
 
 
-def test_short_bursts_of_a_plan_that_are_late_go_a_millisecond_of_them_at_a_time(
-    shared: SharedSender,
-) -> None:
-    channel = Planning(0.00025, bursts=32, rest=0.004)
+def test_what_is_late_of_a_plan_goes_together_as_far_as_it_may(shared: SharedSender) -> None:
+    channel = Planning(0.00025, bursts=32, rest=0.004, together=4)
     channel.begins_at -= 0.5
     shared.add(channel, 0.0)
     wait_for(channel.visited(2), "all of it")

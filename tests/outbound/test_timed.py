@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcastd.config.outbound import DEFAULT_BURST
 from mcastd.outbound.pacing import STALL_SECONDS, TIMETABLE_BURSTS, Schedule
 from mcastd.outbound.timed import RESUME_SECONDS, Late, TimedSchedule
 
@@ -62,8 +61,7 @@ def test_nothing_is_earlier_than_a_burst_whenever_it_is_looked_at(
         count = send_due(schedule, now, len(times) - 1 - sent)
         if count:
             assert START + times[sent] <= now + 1e-9
-            at_once = max(burst, min(DEFAULT_BURST, now - START - times[sent]))  # all of that is late
-            assert times[sent + count - 1] - times[sent] <= at_once + 1e-9
+            assert times[sent + count - 1] - times[sent] <= burst + 1e-9
         sent += count
 
 
@@ -96,6 +94,17 @@ def test_what_is_late_goes_a_millisecond_at_a_time() -> None:
     assert schedule.due(START + times[2] + 1e-6, [SIZE] * 99) == 2
     assert send_due(schedule, START + 0.05, 99) == 4
     assert schedule.deadline == pytest.approx(START + 0.05 + 4 * 0.0003 / 2)
+    timetable = schedule.timetable(START, [SIZE] * 99, False)
+    assert timetable is not None
+    assert (timetable.burst, timetable.together) == (1, 3)
+
+
+def test_a_burst_that_is_set_holds_for_what_is_late() -> None:
+    schedule = begun(*(number * 0.0003 for number in range(1000)), burst=0.0005)
+    assert schedule.due(START + 0.05, [SIZE] * 99) == 2
+    timetable = schedule.timetable(START, [SIZE] * 99, False)
+    assert timetable is not None
+    assert (timetable.burst, timetable.together) == (2, 1)
 
 
 @pytest.mark.parametrize(("late", "most"), [("catch-up", STALL_SECONDS), ("resume", RESUME_SECONDS)])
