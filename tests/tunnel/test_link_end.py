@@ -265,6 +265,18 @@ def test_a_nat_that_forgets_is_followed() -> None:
     assert numbers(here) == [9]
 
 
+def test_a_listening_end_notices_in_a_while_that_its_peer_is_gone_though_nothing_is_sent() -> None:
+    wire = LinkWire()
+    _, there = wire.pair()
+    wire.run(300)
+    assert there.end.is_up
+    wire.faults.cut = True
+    wire.run(heartbeat.QUIET_SECONDS - 26)
+    assert there.end.is_up, "it has heard something a moment ago"
+    wire.run(26 + 10)
+    assert not there.end.is_up
+
+
 def test_an_old_message_from_elsewhere_moves_nobody() -> None:
     wire = LinkWire()
     here, there = wire.pair()

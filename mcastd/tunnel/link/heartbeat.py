@@ -1,7 +1,8 @@
 """When an end reports what it has received, how long a round trip takes, and whether the peer is there.
 
 While datagrams go either way, both ends report once a second, and ask for an answer. Else the connecting
-end does, as often as a NAT on the way wants to see. With repair, reports follow the last records, since a
+end does, as often as a NAT on the way wants to see, and the listening one if it has heard nothing for a
+minute. With repair, reports follow the last records, since a
 loss shows by what comes after it.
 """
 
@@ -12,6 +13,8 @@ import math
 from mcastd.protocols.link_control import LinkReport
 
 ACTIVE_SECONDS = 1.0
+# Of a listening end, after what came last.
+QUIET_SECONDS = 60.0
 # Before the first report is answered.
 PRESUMED_ROUND_TRIP_SECONDS = 0.1
 # A question is asked again after so long, or so many round trips; and after so many of them nobody is there.
@@ -34,7 +37,8 @@ class Heartbeat:
         self.unanswered = 0
         self.repairs = repairs
         self.is_running = False
-        self._idle_seconds = keepalive_seconds if connects else math.inf
+        self._connects = connects
+        self._idle_seconds = keepalive_seconds if connects else QUIET_SECONDS
         self._is_active = False
         self._asked: float | None = None  # monotonic seconds of a question without an answer
         self._ask_at = math.inf
@@ -70,6 +74,8 @@ class Heartbeat:
         if self._asked is not None:
             self._asked = None
             self._ask_at = now + (ACTIVE_SECONDS if self._is_active else self._idle_seconds)
+        elif self.is_running and not self._connects and not self._is_active:
+            self._ask_at = now + self._idle_seconds
 
     def carried(self, now: float, *, sent: bool) -> None:
         """Datagrams came, or were ``sent``."""
