@@ -310,6 +310,26 @@ def test_a_network_that_does_something_wrong_is_opened_anew(monkeypatch: pytest.
         assert one.is_up("two")
 
 
+def test_what_goes_wrong_between_links_ends_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "CRASH_SECONDS", 0.1)
+    with Switch() as switch, sites_on(switch, 2) as (one, two):
+        settle, calls = one.links._exchange.settle, []
+
+        def crash_once(now: float) -> None:
+            calls.append(now)
+            if len(calls) == 1:
+                raise ZeroDivisionError("on purpose")
+            settle(now)
+
+        monkeypatch.setattr(one.links._exchange, "settle", crash_once)
+        one.link("two", listen=(ip_address("0.0.0.0"), PORT))
+        two.link("one", connect=("198.51.100.1", PORT))
+        wait_for(lambda: one.is_up("two") and two.is_up("one"))
+        two.stream(20)
+        await_numbers(one, 20)
+        assert len(calls) > 1
+
+
 def test_what_is_wanted_and_sent_changes_without_a_break() -> None:
     with Switch() as switch, sites_on(switch, 2) as (one, two):
         plan_1: dict[str, Any] = {"listen": (ip_address("0.0.0.0"), PORT)}

@@ -44,6 +44,8 @@ from mcastd.tunnel.link.step import EndSettings
 LOOK_SECONDS = 10.0
 # Hellos without a welcome after which a name may mean another address by now.
 TRIES_MAX = 4
+# After an error that is no link's and no network's.
+CRASH_SECONDS = 1.0
 OpenLocal = Callable[[str], LocalNetwork]
 
 
@@ -125,7 +127,12 @@ class Links:
 
     def _run(self, bell: Bell) -> None:
         while not self._is_closed:
-            self._turn(bell)
+            try:
+                self._turn(bell)
+            except Exception:  # a bug of ours must not end all links
+                self._log.exception("links.crashed")
+                self._exchange.wants_changed = True
+                time.sleep(CRASH_SECONDS)
         now = clock.monotonic()
         for name in [*self.running]:
             self._end(name, now)
