@@ -26,6 +26,8 @@ from mcastd.tunnel.link.plan import LinkPlan
 from mcastd.tunnel.link.running import LinkSight, RunningLink
 from mcastd.worker import Books, Context, LinkBooks, Signal, Vitals, WorkerIdentity
 
+# Why a link is lost, if nothing else is known.
+SILENT = "the peer does not answer, or has taken its leave"
 NOT_FOR_US = Signal.REOPEN | Signal.SOURCE | Signal.HANDOVER
 Subscribed = Callable[[str], Iterable[tuple[Address, SourceFilter]]]
 """Of an interface: the groups that subscriptions of this daemon receive there."""
@@ -164,6 +166,7 @@ class LinkWorker:
             if self._key in (None, PLAIN_KEY):
                 raise
             self._key_trouble = f"{error.trouble}; the key before is in use"
+            self._log.warning("key.refused", reason=self._key_trouble)
         finally:
             context.waits_for = ""
 
@@ -198,7 +201,7 @@ class LinkWorker:
         if is_up and not self._was_up:
             self._log.info("link.connected", peer=_peer_of(sight))
         elif self._was_up and not is_up:
-            self._log.warning("link.lost", peer=_peer_of(sight), reason="; ".join(troubles))
+            self._log.warning("link.lost", peer=_peer_of(sight), reason="; ".join(troubles) or SILENT)
         self._was_up = is_up
         if is_up:
             way = f"connected with {_peer_of(sight)}"

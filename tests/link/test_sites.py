@@ -100,6 +100,7 @@ def test_a_key_that_changes_is_read_at_a_reload(tmp_path: Path) -> None:
         two.key("key").write_text("nonsense\n")
         two.daemon.call("Reload")
         assert "the key before is in use" in two.worker("one")["detail"]
+        assert two.daemon.wait_events("key.refused")
         stream(talker, range(300, 400), heard)
         assert heard.wait(400) == [*range(400)]
         assert two.status("one")["up"]
