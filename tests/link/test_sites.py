@@ -12,6 +12,7 @@ import pytest
 from support.host import Host
 from support.inside import sysctl
 from support.sites import GROUPS, PORT, PROBE, Heard, Site, nft, sites, stream, table, tables_of
+from support.slow_wire import SlowWire
 from support.switch import Switch
 from support.wait import wait_for
 
@@ -156,6 +157,30 @@ def test_a_star_with_losses(tmp_path: Path) -> None:
         assert sum(one["repaired"] for one in counters) + sum(
             spoke.status("to-1")["counters"]["repaired"] for spoke in spokes
         )
+
+
+def test_a_slow_way_that_loses(tmp_path: Path) -> None:
+    """80 ms there and back, a tenth later than the rest, 3 % lost each way: all of it, once, in order."""
+    with contextlib.ExitStack() as stack:
+        wide, router = stack.enter_context(Switch()), stack.enter_context(Host())
+        one, two = (Site(number, wide, stack, tmp_path) for number in (1, 2))
+        wide.plug(router, "wan", "198.51.100.254/24")
+        one.start(table("two", 'listen = "0.0.0.0"', one.key("key"), repair='"10s"'))
+        end = "198.51.100.1", 9466
+        wire = stack.enter_context(SlowWire(router, "198.51.100.254", end, seconds=0.04, loss=0.03))
+        where = f'connect = "198.51.100.254:{wire.port}"'
+        two.start(table("one", where, two.key("key"), repair='"10s"'))
+        one.wait_up("two")
+        two.listen()
+        one.wait_taken("two", GROUPS[4])
+        heard = Heard(two)
+        stream(one.talker(), range(2000), heard)
+        assert heard.wait(2000) == [*range(2000)]
+        counters = assert_accounted(two, "one")
+        assert counters["lost"] == 0
+        assert counters["repaired"] > 5
+        assert one.status("two")["counters"]["resent"] >= counters["repaired"]
+        assert two.status("one")["round_trip_ms"] > 70
 
 
 def test_a_ring_outlives_a_site_that_is_killed(tmp_path: Path) -> None:
