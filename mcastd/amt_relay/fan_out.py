@@ -140,8 +140,8 @@ class FanOut:
         counters, now = self._counters, clock.monotonic()
         count, dropped = len(packets), counters.dropped.total()
         self.last = now
-        bundles: dict[Takers, list[memoryview]] = {}
-        for key, messages in encapsulate(packets, counters.dropped):
+        bundles: dict[Takers, tuple[list[memoryview], int]] = {}  # messages, and the size that they all have
+        for key, messages, size in encapsulate(packets, counters.dropped):
             flow = self._flows.get(key)
             if flow is None:
                 flow = self._learn(key)
@@ -150,14 +150,16 @@ class FanOut:
             if not takers:
                 counters.dropped[UNWANTED] += len(messages)
             elif takers in bundles:
-                bundles[takers] += messages
+                others, other_size = bundles[takers]
+                others += messages
+                bundles[takers] = others, size if size == other_size else 0
             else:
-                bundles[takers] = messages
+                bundles[takers] = messages, size
         counters.received += count
         counters.received_bytes += sum(packets.lengths)
         counters.forwarded += count - (counters.dropped.total() - dropped)
-        for takers, messages in bundles.items():
-            self._send(takers, messages)
+        for takers, (messages, size) in bundles.items():
+            self._send(takers, messages, size)
         while len(self.heard) > FLOWS_KEPT:
             self.heard.popitem(last=False)
 
@@ -169,13 +171,14 @@ class FanOut:
         flow = self._flows[key] = _Flow(group, tuple(self._find(group, source)))
         return flow
 
-    def _send(self, takers: Takers, messages: Sequence[memoryview]) -> None:
-        longest = max(map(len, messages)) - len(DATA_HEADER)
+    def _send(self, takers: Takers, messages: Sequence[memoryview], size: int) -> None:
+        """``size`` is that of all messages; 0: they may differ."""
+        longest = (size or max(map(len, messages))) - len(DATA_HEADER)
         fitted: dict[int, _Fitted] = {}  # by bytes of the longest packet
         for taker in takers:
             most = taker.mtu - TUNNEL_OVERHEAD_BYTES[taker.sock.version]
             if most not in fitted:
-                fitted[most] = _fitted(messages, longest, most)
+                fitted[most] = _fitted(messages, size, longest, most)
             payloads, cut, left_out = fitted[most]
             self._counters.cut += cut
             if left_out:
@@ -198,20 +201,17 @@ class _Fitted(NamedTuple):
     left_out: Sequence[bytes | memoryview] = ()
 
 
-def _fitted(messages: Sequence[memoryview], longest: int, most: int) -> _Fitted:
+def _fitted(messages: Sequence[memoryview], size: int, longest: int, most: int) -> _Fitted:
     if longest <= most:
-        return _Fitted(_payloads(messages))
+        return _Fitted(_payloads(messages, size))
     found, cut, left_out = fitting(messages, most)
-    return _Fitted(_payloads(found), cut, left_out)
+    return _Fitted(_payloads(found, 0), cut, left_out)
 
 
-def _payloads(messages: Sequence[bytes | memoryview]) -> Payloads:
+def _payloads(messages: Sequence[bytes | memoryview], size: int) -> Payloads:
     """Messages as they are sent quickest: of one size, they lie one after another."""
-    count = len(messages)
-    if count < 2 or len(messages[0]) != len(messages[-1]):
+    if not size and len({*map(len, messages)}) == 1:
+        size = len(messages[0])
+    if not size or len(messages) < 2:
         return ListPayloads(messages)
-    size = len(messages[0])
-    joined = b"".join(messages)
-    if len(joined) == size * count and all(len(one) == size for one in messages):
-        return Chunks(memoryview(joined), size, count)
-    return ListPayloads(messages)
+    return Chunks(memoryview(b"".join(messages)), size, len(messages))

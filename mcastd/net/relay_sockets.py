@@ -24,7 +24,7 @@ from mcastd.net import _abi
 from mcastd.net.arenas import Arena, pools
 from mcastd.net.burst import Burst
 from mcastd.net.link import Batch
-from mcastd.net.payloads import Payloads
+from mcastd.net.payloads import Chunks, Payloads
 from mcastd.net.slots import Senders
 
 # What is read of each message: where it comes from; which interface it comes by tells nothing.
@@ -147,7 +147,8 @@ class GatewaySocket(_RelaySocket):
         """Send as many as go at once. Returns how many, and the reason why the next one did not; ""."""
         # What the network has answered to others before would look as if these were too long for segments
         self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        count, sent, reason = len(payloads), 0, ""
+        count, reason = len(payloads), ""
+        sent = self._send_segments(payloads) if isinstance(payloads, Chunks) else 0
         is_retry = False
         while sent < count and not reason:
             try:
@@ -160,6 +161,26 @@ class GatewaySocket(_RelaySocket):
                     reason = TOO_BIG if error.errno == errno.EMSGSIZE else UNREACHABLE
                 is_retry = True
         return sent, reason
+
+    def _send_segments(self, payloads: Chunks) -> int:
+        """Send messages of one size, which costs less than others do. Returns how many went."""
+        size, count = payloads.alike(len(payloads))
+        at_once = min(count, self._burst.offload.segments_of(size))
+        if at_once < 2 or (send := self._burst.prepare(size, at_once)) is None:
+            return 0
+        sent = 0
+        try:
+            for buffer in payloads.buffers(0, count, at_once):
+                send(buffer)
+                sent += at_once
+        except OSError as error:
+            self._burst.note_refusal(error, size, at_once)
+        return min(sent, count)
+
+    def answer(self, message: bytes, to: RelayEnd) -> str:
+        with contextlib.suppress(OSError):
+            self._burst.withdraw()  # or it could be cut into segments
+        return super().answer(message, to)
 
     @property
     def has_errors(self) -> bool:

@@ -46,19 +46,21 @@ _ONE_MORE = bytes([*range(1, 256), 0])
 _MAY_CARRY = 0xFE
 _MAY_NOT_CARRY = bytes(range(_MAY_CARRY))
 
-Messages = list[memoryview]
+
+class FlowMessages(NamedTuple):
+    """Messages of what a sender sent to a group, in order."""
+
+    key: bytes  # both addresses, packed, one behind the other
+    messages: list[memoryview]
+    size: int = 0  # bytes of each; 0: they may differ
 
 
-def encapsulate(packets: PacketRows, dropped: Counter[str]) -> list[tuple[bytes, Messages]]:
-    """Make a message of each packet, and count those of which none is made.
-
-    Returns them by sender and group, whose addresses are the key: packed, one behind the other. Each
-    sender's are in order.
-    """
+def encapsulate(packets: PacketRows, dropped: Counter[str]) -> list[FlowMessages]:
+    """Make a message of each packet, and count those of which none is made."""
     header = _HEADERS[packets.version]
-    lengths = _lengths(packets, header)
+    length = _common_length(packets, header)
+    lengths = [] if length else _lengths(packets, header)
     ttls = packets.column(header.ttl)
-    is_whole = 0 not in lengths
     may_go_on = not ttls.translate(None, _MAY_GO_ON)
     packets.set_column(header.ttl, ttls.translate(_ONE_LESS))
     if packets.version == 4:
@@ -66,18 +68,27 @@ def encapsulate(packets: PacketRows, dropped: Counter[str]) -> list[tuple[bytes,
     for at, value in enumerate(DATA_HEADER, -ROOM_BYTES):
         packets.set_column(at, bytes([value]) * len(packets))
     keys = packets.cells(header.key.start, width := header.key.stop - header.key.start)
-    length = lengths[0]
-    if is_whole and may_go_on and lengths.count(length) == len(lengths):
+    if length and may_go_on:
         if keys == keys[:width] * len(packets):  # as a rule: one sender, whose datagrams are of one size
-            return [(keys[:width], packets.packets(length))]
+            return [FlowMessages(keys[:width], packets.packets(length), length + ROOM_BYTES)]
         messages: Sequence[memoryview | None] = packets.packets(length)
     else:
-        messages = [*_messages(packets, lengths, ttls, dropped)]
-    flows: dict[bytes, Messages] = {}
+        messages = [*_messages(packets, lengths or [length] * len(packets), ttls, dropped)]
+    flows: dict[bytes, list[memoryview]] = {}
     for row, message in enumerate(messages):
         if message is not None:
             flows.setdefault(keys[row * width : (row + 1) * width], []).append(message)
-    return [*flows.items()]
+    return [FlowMessages(key, found, length and length + ROOM_BYTES) for key, found in flows.items()]
+
+
+def _common_length(packets: PacketRows, header: _Header) -> int:
+    """The length that all packets have, as they say themselves; 0: they differ, or are not whole."""
+    words, count = packets.cells(0 if packets.version == 4 else 4, 4), len(packets)
+    if words != words[:4] * count or packets.column(0).translate(None, header.first):
+        return 0
+    (said,) = _unpack_lengths(packets.version, 1)(words[:4])
+    length = said + header.size if packets.version == 6 else said
+    return length if header.size <= length <= min(packets.lengths) else 0
 
 
 def _lengths(packets: PacketRows, header: _Header) -> list[int]:

@@ -235,3 +235,22 @@ def test_without_the_privilege_it_says_what_it_takes() -> None:
     command = ["setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw", sys.executable, "-c", code]
     failed = subprocess.run(command, check=False, capture_output=True, text=True)
     assert "peration not permitted; this takes CAP_NET_RAW" in failed.stderr
+
+
+@BOTH
+@pytest.mark.parametrize("ctypes", [True, False])
+def test_packets_of_any_length_come_whole(
+    pair: Pair, version: int, ctypes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcastd.net.packet_memory.HAVE_RECVMMSG", ctypes)
+    for host in (pair.left, pair.right):
+        host.ip("link set eth0 mtu 65535")
+    sizes = [1, 1316, 9000, 3, 65_507 - (40 if version == 6 else 0), 2048, 5]
+    sent = [bytes(number % 251 for number in range(size)) for size in sizes]
+    with (
+        closing(Taken(pair.right, version, GROUPS[version])) as right,
+        closing(sender(pair.left, "eth0", LEFT[version])) as sock,
+    ):
+        for payload in sent:
+            sock.sendto(payload, (str(GROUPS[version]), PORT))
+        assert payloads(right.wait(len(sent))) == sent

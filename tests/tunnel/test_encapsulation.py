@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from ipaddress import ip_address
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,8 +72,9 @@ def test_each_packet_goes_on_once_with_one_ttl_less(version: int, data: st.DataO
     (rows,) = laid(sent, version, more)
     found = encapsulate(rows, dropped)
     read = {}
-    for key, messages in found:
+    for key, messages, size in found:
         assert key not in read
+        assert not size or {*map(len, messages)} == {size}
         read[key] = []
         for message in messages:
             data_message = amt.read(bytes(message))
@@ -89,7 +91,7 @@ def test_any_checksum_is_changed_as_it_should_be() -> None:
     memory = RowMemory(memoryview(bytearray(24 + 64 * 256)))
     uppers = set()
     for rows in rows_of([packet(identification=number) for number in range(0, 1 << 16, 7)], memory, 64, 4):
-        ((_, messages),) = encapsulate(rows, Counter())
+        ((_, messages, _),) = encapsulate(rows, Counter())
         for message in map(bytes, messages):
             assert read_ip(message[2:]) is not None
             assert message[12:14] != b"\xff\xff"
@@ -102,9 +104,9 @@ def test_any_bytes_are_taken_and_counted(packets: list[bytes], version: int) -> 
     dropped: Counter[str] = Counter()
     (rows,) = laid(packets, version)
     found = encapsulate(rows, dropped)
-    assert sum(len(messages) for _, messages in found) + dropped.total() == len(packets)
+    assert sum(len(messages) for _, messages, _ in found) + dropped.total() == len(packets)
     assert {*dropped} <= {TTL_TOO_LOW, MALFORMED}
-    for _, messages in found:
+    for _, messages, _ in found:
         for message in messages:
             assert len(message) <= 2 + 80
             assert message[2] >> 4 == version
@@ -113,7 +115,7 @@ def test_any_bytes_are_taken_and_counted(packets: list[bytes], version: int) -> 
 def test_of_a_packet_that_says_more_than_came_there_is_no_message() -> None:
     dropped: Counter[str] = Counter()
     (rows,) = laid([packet(body=bytes(100))[:-1], packet()])
-    ((_, messages),) = encapsulate(rows, dropped)
+    ((_, messages, _),) = encapsulate(rows, dropped)
     assert ([bytes(message[22:]) for message in messages], dropped) == ([b"12345678"], {MALFORMED: 1})
 
 
@@ -122,7 +124,7 @@ def test_more_than_memory_holds_comes_in_parts() -> None:
     memory = RowMemory(memoryview(bytearray(24 + STRIDE * ROWS)))
     found = []
     for rows in rows_of(sent, memory, STRIDE, 4):
-        for _, messages in encapsulate(rows, Counter()):
+        for _, messages, _ in encapsulate(rows, Counter()):
             found += [bytes(message[22:]) for message in messages]
     assert found == [b"%08d" % number for number in range(2 * ROWS + 3)]
 
@@ -143,3 +145,17 @@ def test_what_does_not_fit_is_cut_or_left_out() -> None:
     assert all(len(one) <= 1472 for one in found)
     assert fitting(messages[:1], len(small)) == (messages[:1], 0, [])
     assert fitting(messages[3:], 1540) == (messages[3:], 0, [])
+
+
+@pytest.mark.parametrize(("version", "source", "group"), [(4, S1, G1), (6, S6, G6)])
+def test_packets_that_are_alike_are_known_to_be_so(version: int, source: Address, group: Address) -> None:
+    alike = [packet(source, group, body=b"%08d" % number) for number in range(ROWS)]
+    ((_, messages, size),) = encapsulate(laid(alike, version, 6)[0], Counter())
+    assert (size, len(messages)) == (2 + len(alike[0]), ROWS)
+    others = [packet(source, group, body=bytes(number)) for number in range(ROWS)]
+    ((_, messages, size),) = encapsulate(laid(others, version)[0], Counter())
+    assert (size, len(messages)) == (0, ROWS)
+    dropped: Counter[str] = Counter()
+    cut = [one[:-1] if row == 7 else one for row, one in enumerate(alike)]
+    ((_, messages, size),) = encapsulate(laid(cut, version)[0], dropped)
+    assert (size, len(messages), dropped) == (0, ROWS - 1, {MALFORMED: 1})
