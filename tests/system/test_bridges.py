@@ -1,4 +1,4 @@
-"""A bridge, and a relay of AMT, under the unit: what they may by the manual's drop-ins; a restart.
+"""A bridge, a relay of AMT and a link under the unit: what they may by the manual's drop-ins; a restart.
 
 ```
    left 10.9.1.2 ------ in0 10.9.1.1  the machine  10.9.2.1 out0 ------ 10.9.2.2 right
@@ -136,3 +136,46 @@ def test_the_drop_in_of_the_manual_makes_it_a_relay_of_amt(boot: Boot) -> None:
     )
     assert feed.stop() > 100
     assert gateway.poll() is None
+
+
+LINK = """
+[link.far]
+listen = "10.9.2.1"
+key = "/etc/mcastd/far.key"
+interface = "in0"
+send = ["239.255.0.0/16"]
+"""
+OTHER_SITE = """
+[daemon]
+control_socket = "/run/far/control"
+[link.near]
+connect = "10.9.2.1"
+key = "/run/far/far.key"
+interface = "eth0"
+want = "config"
+[inbound.numbers]
+group = "239.255.9.9"
+port = 9999
+interface = "eth0"
+output = "/var/log/mcastd/far/numbers.log"
+"""
+
+
+def test_the_drop_in_of_the_manual_links_it_to_another_site(boot: Boot) -> None:
+    machine = boot(LINK)
+    machine.shell(WIRES)
+    machine.shell("mkdir -p /run/far /var/log/mcastd/far /etc/mcastd; mcastd keygen /run/far/far.key")
+    machine.shell("install -o mcastd -g mcastd -m 0600 /run/far/far.key /etc/mcastd/far.key")
+    worker = machine.wait_worker("link/far", "auto-restart")
+    assert "see the drop-in for links in mcastd(8)" in worker["detail"]
+    machine.set_drop_in(shown_drop_in("Links"))
+    machine.wait_active()
+    machine.wait_worker("link/far")
+    # The other site is another daemon, on the host at the other end
+    machine.path("/run/far/mcastd.toml").write_text(OTHER_SITE)
+    other = machine.start("ip", "netns", "exec", "right", "mcastd", "run", "--config", "/run/far/mcastd.toml")
+    feed = Feed(machine, "239.255.9.9", 9999, address="10.9.1.2", ttl=8, namespace="left")
+    log = machine.path("/var/log/mcastd/far/numbers.log")
+    wait_for(lambda: log.exists() and log.read_text().count("\n") > 100, "what comes by the link", timeout=60)
+    assert feed.stop() > 100
+    assert other.poll() is None
