@@ -54,7 +54,7 @@ from mcastd.outbound.sources import OpenSource, open_source
 from mcastd.outbound.watcher import Watcher
 from mcastd.protocols import sap
 from mcastd.tunnel.fallback import FallbackReceiver
-from mcastd.tunnel.link.interface_network import InterfaceNetwork
+from mcastd.tunnel.link.interface_network import GivenStreams, InterfaceNetwork
 from mcastd.tunnel.link.links import Links
 from mcastd.tunnel.link.local import NetworkCounts
 from mcastd.tunnel.tunnel import RelayWay
@@ -264,7 +264,8 @@ def _amt_relay(name: str, settings: AmtRelaySettings, parts: Parts) -> AmtRelayW
 def open_links(memberships: Memberships, host: Callable[[], Host]) -> Links:
     """What has links between sites."""
     counts = defaultdict[str, NetworkCounts](NetworkCounts)
-    return Links(lambda name: InterfaceNetwork(name, Joins(memberships), host, counts[name]))
+    given = GivenStreams()
+    return Links(lambda name: InterfaceNetwork(name, Joins(memberships), host, counts[name], given))
 
 
 def _link(name: str, settings: LinkSettings, parts: Parts) -> LinkWorker:

@@ -22,10 +22,11 @@ from mcastd.ip import ANY_SOURCE, Prefix, SourceFilter
 from mcastd.net.interfaces import look
 from mcastd.net.joins import Joins
 from mcastd.net.membership import Memberships
-from mcastd.protocols.link_control import GroupWant
-from mcastd.tunnel.link.interface_network import GONE_ROUND, InterfaceNetwork
+from mcastd.protocols.link_control import CarriedStream, GroupWant
+from mcastd.tunnel.link.interface_network import GONE_ROUND, GivenStreams, InterfaceNetwork
 from mcastd.tunnel.link.links import Links
 from mcastd.tunnel.link.plan import LinkPlan
+from mcastd.tunnel.link.step import CarriedRun
 
 pytestmark = pytest.mark.root
 
@@ -152,6 +153,33 @@ def test_what_was_given_is_not_taken_again() -> None:
         wait_for(lambda: network.counts.dropped[GONE_ROUND] >= 1)  # the tap sees what this host has sent
         assert one.links.running["two"].end.counts.received == 0
         heard.close()
+        talker.close()
+
+
+def test_what_was_given_to_one_network_is_taken_from_none() -> None:
+    """Here both are one interface; they might be two with a router between."""
+    stream = CarriedStream(9, 1, ip_address("10.2.0.9"), 4000, ip_address(GROUPS[4]), PORT)
+    with Switch() as switch, Host() as gateway, Host() as sender_host:
+        switch.plug(gateway, "lan", "10.1.0.1/24")
+        switch.plug(sender_host, "lan", "10.1.0.9/24")
+        given = GivenStreams()
+        with inside(gateway):
+            one, other = (InterfaceNetwork("lan", Joins(Memberships()), look, given=given) for _ in range(2))
+            for network in (one, other):
+                network.follow(BY_GROUP, time.monotonic())
+                assert len(network.filenos()) == 2, network.troubles
+            assert one.give(CarriedRun(stream, 0, 8, 5, [b"x"]), time.monotonic()).taken == 1
+        talker = sender(sender_host, "lan", "10.1.0.9")
+        talker.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, TTL)
+        talker.sendto(b"local", (GROUPS[4], PORT))
+        found: list[bytes] = []
+        wait_for(
+            lambda: found.extend(p for run in other.take(time.monotonic()) for p in run.payloads) or found
+        )
+        assert found == [b"local"]
+        assert other.counts.dropped == {GONE_ROUND: 1}
+        for network in (one, other):
+            network.close()
         talker.close()
 
 

@@ -48,6 +48,22 @@ GONE_ROUND = "gone-round"
 _Stream = tuple[Address, int, Address, int]  # source and port, group and port
 
 
+class GivenStreams:
+    """What was given to the networks of this host lately: no network has it taken again."""
+
+    def __init__(self) -> None:
+        self._at: OrderedDict[_Stream, float] = OrderedDict()  # when last, in monotonic seconds
+
+    def note(self, stream: _Stream, now: float) -> None:
+        self._at[stream] = now
+        self._at.move_to_end(stream)
+        if len(self._at) > GIVEN_MAX:
+            self._at.popitem(last=False)
+
+    def has(self, stream: _Stream, now: float) -> bool:
+        return now < self._at.get(stream, -math.inf) + GIVEN_SECONDS
+
+
 class InterfaceNetwork:
     """A :class:`mcastd.tunnel.link.local.LocalNetwork`. For one thread, but for what is for any."""
 
@@ -57,8 +73,12 @@ class InterfaceNetwork:
         joins: JoinsGroups,
         host: Callable[[], Host],
         counts: NetworkCounts | None = None,
+        given: GivenStreams | None = None,
     ) -> None:
-        """``name`` is the interface's, or its address; it need not be there yet."""
+        """``name`` is the interface's, or its address; it need not be there yet.
+
+        ``given`` is shared by all networks of a host: by another way, what comes back is no less so.
+        """
         self.name = name
         self.counts = NetworkCounts() if counts is None else counts
         self._troubles: tuple[str, ...] = ()
@@ -75,7 +95,7 @@ class InterfaceNetwork:
         self._asks = False  # whether members are to be asked
         self._members: InterfaceMembers | None = None
         self._heard = False  # that members want something else
-        self._given: OrderedDict[_Stream, float] = OrderedDict()  # when last, in monotonic seconds
+        self._given = GivenStreams() if given is None else given
         self._looked_up: dict[tuple[Address, Address], bool] = {}
         self._retry_at = 0.0  # monotonic seconds
 
@@ -148,10 +168,7 @@ class InterfaceNetwork:
             return GivenDatagrams(0, NO_INTERFACE, f"{absence(self.name)}; waiting for it")
         stream = run.stream
         key = stream.source, stream.source_port, stream.group, stream.port
-        self._given[key] = now
-        self._given.move_to_end(key)
-        if len(self._given) > GIVEN_MAX:
-            self._given.popitem(last=False)
+        self._given.note(key, now)
         try:
             sent = self._senders.send(key[:2], key[2:], run.ttl, run.payloads)
         except LinkError as error:
@@ -181,8 +198,7 @@ class InterfaceNetwork:
             if not self._is_wanted(source[0], group[0]):
                 continue
             payloads = [datagram.payload for datagram in alike]
-            given = self._given.get((*source, *group), -math.inf)
-            if now < given + GIVEN_SECONDS:
+            if self._given.has((*source, *group), now):
                 self.counts.dropped[GONE_ROUND] += len(payloads)
                 continue
             yield TakenDatagrams(source, group, ttl, payloads)
