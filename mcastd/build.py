@@ -22,6 +22,7 @@ from mcastd.config import (
     Bridge,
     Config,
     Discover,
+    GatewaySettings,
     InboundSubscription,
     LinkSettings,
     OpenFiles,
@@ -31,11 +32,12 @@ from mcastd.config import (
 )
 from mcastd.config.addresses import may_meet
 from mcastd.discovery.discovery import Discovery
+from mcastd.gateway.worker import GatewayWorker
 from mcastd.inbound.keeper import Diagnose
 from mcastd.inbound.reader import Reader
 from mcastd.inbound.sinks import Ends, MakeSink, Means, make_sink
 from mcastd.inbound.subscription import Subscription, source_filter
-from mcastd.ip import Address, SourceFilter, stays_on_link
+from mcastd.ip import ANY_SOURCE, Address, SourceFilter, stays_on_link
 from mcastd.link.worker import LinkWorker
 from mcastd.net.interfaces import Host, Interface, look
 from mcastd.net.joins import Joins
@@ -53,6 +55,7 @@ from mcastd.outbound.shared import SharedSender
 from mcastd.outbound.sources import OpenSource, open_source
 from mcastd.outbound.watcher import Watcher
 from mcastd.protocols import sap
+from mcastd.protocols.gateway_paths import StreamResource
 from mcastd.tunnel.fallback import FallbackReceiver
 from mcastd.tunnel.link.interface_network import GivenStreams, InterfaceNetwork
 from mcastd.tunnel.link.links import Links
@@ -283,6 +286,22 @@ def _subscribed(config: Config, interface: str) -> Iterator[tuple[Address, Sourc
                 yield leg.group, source_filter(leg)
 
 
+def _gateway(name: str, settings: GatewaySettings, parts: Parts) -> GatewayWorker:
+    def open_stream(wanted: GatewaySettings, resource: StreamResource) -> Receiver:
+        sender = resource.sender
+        return SocketReceiver(
+            resource.group,
+            resource.port,
+            interface=wanted.interface,
+            source_filter=ANY_SOURCE if sender is None else SourceFilter(exclude=False, sources=(sender,)),
+            receive_buffer=wanted.receive_buffer,
+            host=parts.host,
+            memberships=parts.memberships,
+        )
+
+    return GatewayWorker(name, settings, open_stream)
+
+
 # By the settings of a kind of worker (see Config.kinds): makes one of its name, settings and parts.
 FACTORIES: dict[type[WorkerSettings], Callable[[str, Any, Parts], Worker]] = {
     OutboundChannel: _channel,
@@ -290,6 +309,7 @@ FACTORIES: dict[type[WorkerSettings], Callable[[str, Any, Parts], Worker]] = {
     Discover: _discovery,
     Bridge: _bridge,
     AmtRelaySettings: _amt_relay,
+    GatewaySettings: _gateway,
     LinkSettings: _link,
 }
 

@@ -18,7 +18,7 @@ from typing import TypeVar
 T = TypeVar(
     "T",
     bound="OutboundCounters | InboundCounters | OutputCounters | DiscoveryCounters | BridgeCounters"
-    " | AmtRelayCounters | LinkCounters | SequenceCounters | TransportCounters",
+    " | AmtRelayCounters | GatewayCounters | LinkCounters | SequenceCounters | TransportCounters",
 )
 
 
@@ -125,6 +125,19 @@ class BridgeCounters:
     forwarded_bytes: int = 0  # the same
     dropped: Counter[str] = field(default_factory=Counter)  # by reason
     missed: Counter[str] = field(default_factory=Counter)  # of forwarded, by interface that did not take them
+
+
+@dataclass(slots=True)
+class GatewayCounters:
+    """What came for a gateway, and what became of it; and of the requests."""
+
+    received: int = 0  # datagrams of all groups
+    received_bytes: int = 0  # of their payloads
+    sent: int = 0  # datagrams that went whole, once for each player
+    sent_bytes: int = 0  # all that went to players
+    dropped: Counter[str] = field(default_factory=Counter)  # datagrams that a player did not get, by reason
+    requests: int = 0  # that were understood
+    refused: Counter[str] = field(default_factory=Counter)  # connections and requests, by reason
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from mcastd.counters import (
     AmtRelayCounters,
     BridgeCounters,
     DiscoveryCounters,
+    GatewayCounters,
     InboundCounters,
     LinkCounters,
     OutboundCounters,
@@ -587,6 +588,45 @@ class AmtRelayStatus(Status):
     silent: tuple[str, ...]  # groups that are joined, and of which nothing has come for a while
     counters: AmtRelayCounters
     overflow: int  # packets that the kernel dropped at full receive buffers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlayerStatus:
+    """A player that a gateway serves."""
+
+    address: str  # that it has connected from
+    path: str  # that it has asked for
+    seconds: float  # since it has connected
+    sent: int  # datagrams
+    dropped: int  # datagrams that it did not take in time
+    held_bytes: int  # that wait for it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlayedGroupStatus:
+    """A group that a gateway has joined for players."""
+
+    group: str  # that is joined
+    port: int  # that it is received at
+    sender: str  # "": any
+    interfaces: tuple[str, ...]  # on which it is joined
+    players: int  # that have it
+    received: int  # datagrams
+    overflow: int  # dropped by the kernel at the full receive buffer
+    age: float | None  # seconds since the last datagram; None: there was none
+    trouble: str  # what keeps it from being received; ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayStatus(Status):
+    listen: tuple[str, ...]  # where it listens
+    refused_listen: dict[str, str]  # where it could not, and why: tried again
+    interface: str | tuple[str, ...] | None  # the setting; None: the route decides
+    connections: int  # of now
+    groups: tuple[PlayedGroupStatus, ...]
+    players: tuple[PlayerStatus, ...]  # some of them, the first ones first
+    counters: GatewayCounters
+    overflow: int  # datagrams that the kernel dropped at full receive buffers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -216,6 +216,7 @@ STATUSES: dict[type, str] = {
     status.SubscriptionStatus: "Subscription",
     status.BridgeStatus: "Bridge",
     status.AmtRelayStatus: "AMT relay",
+    status.GatewayStatus: "Gateway",
     status.LinkStatus: "Link",
     status.DiscoveryStatus: "Discovery",
 }

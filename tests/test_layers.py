@@ -41,7 +41,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
     "outbound": LEAVES | {"worker", "handover", "config", "net", "protocols", "delivery", "analysis"},
     "inbound": LEAVES
     | {"worker", "handover", "config", "net", "protocols", "delivery", "sequence", "analysis"},
-    "gateway": LEAVES | {"protocols"},
+    "gateway": LEAVES | {"worker", "config", "net", "protocols"},
     "discovery": LEAVES | {"worker", "config", "net", "protocols"},
     "bridge": LEAVES | {"worker", "config", "net", "protocols", "querier"},
     "tunnel": LEAVES | {"net", "protocols", "querier"},
@@ -55,7 +55,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
     "chores": LEAVES | {"systemd", "inbound", "supervisor"},
     "build": LEAVES
     | {"worker", "config", "net", "outbound", "inbound", "discovery", "bridge", "tunnel"}
-    | {"amt_relay", "link", "protocols"},
+    | {"amt_relay", "gateway", "link", "protocols"},
     "runtime": LEAVES
     | {"process", "worker", "config", "net", "outbound", "inbound", "bridge", "tunnel"}
     | {"build", "supervisor"},

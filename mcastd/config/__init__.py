@@ -10,6 +10,7 @@ from mcastd.config.directory_output import DirectoryOutput
 from mcastd.config.discover import Discover
 from mcastd.config.fifo_output import FifoOutput
 from mcastd.config.file_output import FileOutput
+from mcastd.config.gateway import GatewaySettings
 from mcastd.config.inbound import (
     DEFAULT_RECEIVE_BUFFER,
     FEC_PORTS,
@@ -90,6 +91,7 @@ __all__ = [
     "FileSourceSettings",
     "FluteInbound",
     "FluteOutbound",
+    "GatewaySettings",
     "GroupOutput",
     "GroupSettings",
     "InboundProtocol",

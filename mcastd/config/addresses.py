@@ -242,6 +242,13 @@ def parse_relay(value: object) -> str:
     return value
 
 
+def parse_host_name(value: object) -> str:
+    """A name by which a host is asked for."""
+    if not isinstance(value, str) or _address(value) is not None or not _is_host_name(value):
+        raise ValueError(f'must be a name like "tv.example.net", not {show(value)}')
+    return value.lower().rstrip(".")
+
+
 def _is_host_name(value: str) -> bool:
     label = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
     is_name = re.fullmatch(rf"(?=.{{1,254}}$){label}(?:\.{label})*\.?", value)

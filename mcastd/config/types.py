@@ -162,6 +162,7 @@ Percent = Annotated[float, PlainValidator(parse_percent), PlainSerializer(format
 Port = Annotated[int, PlainValidator(whole_number(1, 65_535))]
 Ttl = Annotated[int, PlainValidator(whole_number(0, 255))]
 GatewayLimit = Annotated[int, PlainValidator(whole_number(1, 100_000))]
+ClientLimit = Annotated[int, PlainValidator(whole_number(1, 10_000))]
 GroupLimit = Annotated[int, PlainValidator(whole_number(1, 10_000))]
 UnreachableLimit = Annotated[int, PlainValidator(whole_number(0, 1000))]
 # Of a path, with the headers of a tunnel: less than that no host has to take (RFC 791).

@@ -15,6 +15,7 @@ from mcastd.config.bridge import Bridge
 from mcastd.config.daemon import DaemonSettings
 from mcastd.config.discover import Discover
 from mcastd.config.ends import ProgramEnd
+from mcastd.config.gateway import GatewaySettings
 from mcastd.config.inbound import InboundSubscription
 from mcastd.config.link import LinkSettings, listening_twice, wrong_standbys
 from mcastd.config.loops import circles, loops
@@ -38,6 +39,7 @@ class Config(Model):
     discover: dict[WorkerName, Discover] = Field({}, description="Listeners to announcements by name.")
     bridge: dict[WorkerName, Bridge] = Field({}, description="Bridges between interfaces by name.")
     amt_relay: dict[WorkerName, AmtRelaySettings] = Field({}, description="AMT relays by name.")
+    gateway: dict[WorkerName, GatewaySettings] = Field({}, description="Gateways for players by name.")
     link: dict[WorkerName, LinkSettings] = Field({}, description="Links to other sites by name.")
 
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mcastd.counters import AmtRelayCounters, BridgeCounters, DiscoveryCounters
+from mcastd.counters import AmtRelayCounters, BridgeCounters, DiscoveryCounters, GatewayCounters
 from mcastd.metrics.channels import CHANNEL
 from mcastd.metrics.family import (
     DROPPED,
@@ -110,6 +110,7 @@ AMT_RELAY: tuple[Family[ScrapedWorker[AmtRelayCounters]], ...] = (
         lambda _: IGNORED_REASONS,
     ),
 )
+GATEWAY: tuple[Family[ScrapedWorker[GatewayCounters]], ...] = (*WORKER, *RECEIVED)
 # By the kind of worker; one that has no line here has what all have.
 OF_KIND: dict[str, tuple[Family[Any], ...]] = {
     "outbound": CHANNEL,
@@ -117,6 +118,7 @@ OF_KIND: dict[str, tuple[Family[Any], ...]] = {
     "discover": DISCOVERY,
     "bridge": BRIDGE,
     "amt_relay": AMT_RELAY,
+    "gateway": GATEWAY,
     "link": LINK,
 }
 

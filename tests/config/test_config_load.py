@@ -49,7 +49,7 @@ def test_every_problem_is_said_at_once(refused: Refused) -> None:
         (
             "zebra = 1",
             "mcastd.toml:1: zebra: unknown key; known are daemon, amt, outbound, inbound, discover, bridge,"
-            " amt_relay, link",
+            " amt_relay, gateway, link",
         ),
         (
             "[daemon]\nLog_Level = 1",
@@ -288,7 +288,7 @@ def test_a_long_array_and_a_long_string_with_one_error(refused: Refused) -> None
     text = "x = '''\n" + "[\n" * 100_000 + "'''\n"
     assert refused(text) == [
         "mcastd.toml:1: x: unknown key; known are daemon, amt, outbound, inbound, discover, bridge,"
-        " amt_relay, link"
+        " amt_relay, gateway, link"
     ]
 
 

@@ -1,0 +1,112 @@
+"""One connection of a player: its request, and what it is sent. It touches no socket: bytes in, bytes out."""
+
+from __future__ import annotations
+
+from mcastd.gateway.client_queue import ClientQueue, StreamBlock
+from mcastd.gateway.stream_start import StreamStart, is_transport_stream
+from mcastd.protocols.gateway_paths import StreamResource
+from mcastd.protocols.http_request import HttpRefusal, HttpRequest, HttpRequestReader
+
+# How long a player may take to ask, and for an answer that is no stream.
+REQUEST_SECONDS = 5.0
+TRANSPORT_STREAM, OTHER_STREAM = "video/mp2t", "application/octet-stream"
+REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    408: "Request Timeout",
+    413: "Content Too Large",
+    417: "Expectation Failed",
+    421: "Misdirected Request",
+    431: "Request Header Fields Too Large",
+    501: "Not Implemented",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+    505: "HTTP Version Not Supported",
+}
+
+
+def head_of(status: int, kind: str, length: int | None = None) -> bytes:
+    """The head of an answer. A stream has no length: it ends with the connection (RFC 9112 section 6.3)."""
+    fields = [
+        f"HTTP/1.1 {status} {REASONS[status]}",
+        f"Content-Type: {kind}",
+        *([] if length is None else [f"Content-Length: {length}"]),
+        *(["Allow: GET, HEAD"] if status in {405, 501} else []),
+        "Cache-Control: no-store",
+        "X-Content-Type-Options: nosniff",
+        "Connection: close",
+    ]
+    return ("\r\n".join(fields) + "\r\n\r\n").encode()
+
+
+class Player:
+    """Times are monotonic seconds."""
+
+    def __init__(self, address: str, limit: int, now: float) -> None:
+        """``limit``: bytes that are held for it."""
+        self.address = address
+        self.since = now
+        self.request: HttpRequest | None = None
+        self.resource: StreamResource | None = None
+        self.queue = ClientQueue(limit)
+        self.deadline = now + REQUEST_SECONDS  # when something else has to have happened; inf: never
+        self.ends = False  # once what is queued has gone
+        self.counted_dropped = 0  # of what the queue has dropped
+        self._reader = HttpRequestReader()
+        self._start: StreamStart | None = None  # None: the stream has begun, or there is none yet
+
+    @property
+    def path(self) -> str:
+        return "" if self.request is None else self.request.path
+
+    @property
+    def is_streaming(self) -> bool:
+        return self.resource is not None and not self.ends
+
+    def feed(self, data: bytes) -> HttpRequest | None:
+        """Returns the request once it is whole. Raises HttpRefusal. What follows it is thrown away."""
+        if self.request is not None or self.ends:
+            return None
+        self.request = self._reader.feed(data)
+        return self.request
+
+    def refuse(self, refusal: HttpRefusal, now: float) -> None:
+        """Answer that it is not served, and why."""
+        self.answer(refusal.status, "text/plain; charset=utf-8", f"{refusal}\n".encode(), now)
+
+    def answer(self, status: int, kind: str, body: bytes, now: float) -> None:
+        """Answer once, and end."""
+        is_head = self.request is not None and self.request.method == "HEAD"
+        self._end(head_of(status, kind, len(body)) + (b"" if is_head else body), now)
+
+    def answer_head(self, now: float) -> None:
+        """Answer what a stream would begin with, without one: for a HEAD."""
+        self._end(head_of(200, TRANSPORT_STREAM), now)
+
+    def _end(self, data: bytes, now: float) -> None:
+        self.queue.add(StreamBlock(data, 0))
+        self.ends, self.deadline = True, now + REQUEST_SECONDS
+
+    def wait_for(self, resource: StreamResource, until: float, now: float) -> None:
+        """The stream is joined: something of it has to come."""
+        self.resource = resource
+        self.deadline = until
+        self._start = StreamStart(now)
+
+    def take(self, payloads: list[bytes], block: StreamBlock, now: float) -> None:
+        """Take the datagrams that came together; ``block`` has all of them."""
+        if self._start is None:
+            self.queue.add(block)
+            return
+        for index, payload in enumerate(payloads):
+            if (first := self._start.begin(payload, now)) is not None:
+                kind = TRANSPORT_STREAM if is_transport_stream(payload) else OTHER_STREAM
+                self.queue.add(StreamBlock(head_of(200, kind), 0))
+                rest = b"".join((first, *payloads[index + 1 :]))
+                if rest:
+                    self.queue.add(StreamBlock(rest, len(payloads) - index))
+                self._start, self.deadline = None, float("inf")
+                return

@@ -1,0 +1,56 @@
+"""``[gateway.NAME]``: what is taken, and what is said of the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mcastd.config import Config, dump
+from mcastd.config.load import load
+from mcastd.errors import ConfigError
+
+TABLE = '[gateway.tv]\nlisten = "192.0.2.5:4022"\nallow_groups = ["239.1.0.0/16"]\n'
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> Callable[[str], Config]:
+    def parse(text: str) -> Config:
+        (tmp_path / "mcastd.toml").write_text(text)
+        return load(tmp_path / "mcastd.toml")
+
+    return parse
+
+
+def test_what_is_meant_where_nothing_is_said(loaded: Callable[[str], Config]) -> None:
+    config = loaded(TABLE)
+    tv = config.gateway["tv"]
+    assert (tv.listen, tv.allow_clients, tv.names, tv.interface) == (("192.0.2.5:4022",), (), (), None)
+    assert (tv.max_clients, tv.max_latency, tv.first_data, tv.linger) == (100, 0.02, 5.0, 10.0)
+    assert (tv.client_buffer, tv.receive_buffer) == (2 << 20, 4 << 20)
+    assert [(interface, str(group)) for interface, group in tv.ways()] == [(None, "239.1.0.0")]
+    assert loaded(dump(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("allow_groups", "groups", "gateway.tv.allow_groups: missing; it is required"),
+        ('["239.1.0.0/16"]', "[]", "must have at least one group: nothing else is served"),
+        ('["239.1.0.0/16"]', '["224.0.0.0/24"]', "224.0.0.0/24 stays on its link"),
+        ('["239.1.0.0/16"]', '["192.0.2.0/24"]', "has other addresses than groups"),
+        ('["239.1.0.0/16"]', '["239.1.1.1", "239.1.1.1"]', "239.1.1.1/32 is named twice"),
+        ('"192.0.2.5:4022"', "[]", "must have at least one address"),
+        ('"192.0.2.5:4022"', '"tv.example.net:4022"', "must be an address of this host and a port"),
+        ('"192.0.2.5:4022"', '["0.0.0.0:4022", "0.0.0.0:4022"]', "0.0.0.0:4022 is named twice"),
+        ("allow_groups", 'names = ["192.0.2.5"]\nallow_groups', 'must be a name like "tv.example.net"'),
+        ("allow_groups", 'interface = "all"\nallow_groups', '"all" would join every group'),
+        ("allow_groups", "max_latency = 0\nallow_groups", "must be more than 0: players are sent what has"),
+        ("allow_groups", "max_clients = 0\nallow_groups", "must be a whole number from 1 to 10000"),
+    ],
+)
+def test_what_is_refused(loaded: Callable[[str], Config], old: str, new: str, said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        loaded(TABLE.replace(old, new))
+    assert said in str(error.value)

@@ -1,0 +1,357 @@
+"""A gateway over real connections, with groups in memory; and all of it between hosts."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.daemon import RunningDaemon
+from support.host import Host, connect
+from support.peer import Talker
+from support.ports import free_port
+from support.programs import program
+from support.wait import wait_for
+
+from mcastd.config import GatewaySettings
+from mcastd.errors import LinkError
+from mcastd.gateway.worker import GatewayWorker
+from mcastd.net.fake import FakeReceiver
+from mcastd.protocols.gateway_paths import StreamResource
+from mcastd.worker import Context, Signal
+
+PATH = "/udp/239.1.1.1:5004"
+
+
+def packet(pid: int, number: int = 0) -> bytes:
+    return b"\x47" + pid.to_bytes(2) + bytes([0x10 | number % 16]) + bytes(184)
+
+
+class Gateway:
+    """A gateway in a thread of the test."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.port = free_port()
+        table = {"listen": f"127.0.0.1:{self.port}", "allow_groups": ["239.1.0.0/16"], "max_latency": 0.002}
+        self.links: list[tuple[StreamResource, FakeReceiver]] = []
+        self.refusal: LinkError | None = None
+        self.worker = GatewayWorker(
+            "gateway/tv", GatewaySettings.model_validate(table | settings), self._open
+        )
+        self.context = Context().open()
+        self._thread = threading.Thread(target=self.worker.run, args=(self.context,))
+        self._thread.start()
+        wait_for(lambda: self.worker.status().listen, "it listens")
+
+    def _open(self, _: GatewaySettings, resource: StreamResource) -> FakeReceiver:
+        if self.refusal is not None:
+            raise self.refusal
+        self.links.append((resource, FakeReceiver()))
+        return self.links[-1][1]
+
+    def connect(self) -> socket.socket:
+        sock = socket.create_connection(("127.0.0.1", self.port))
+        sock.settimeout(30)
+        return sock
+
+    def ask(
+        self, path: str = PATH, *fields: str, method: str = "GET", host: str = "127.0.0.1"
+    ) -> socket.socket:
+        sock = self.connect()
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", *fields, "", ""]
+        sock.sendall("\r\n".join(lines).encode())
+        return sock
+
+    def answer(self, path: str = PATH, *fields: str, **keys: str) -> tuple[int, bytes]:
+        """The status and the body of an answer that ends."""
+        with self.ask(path, *fields, **keys) as sock:
+            return whole(sock)
+
+    def link(self, number: int = 1) -> FakeReceiver:
+        """The link of a group that was joined, once it is."""
+        wait_for(lambda: len(self.links) >= number, "the group")
+        return self.links[number - 1][1]
+
+    def wait_for_players(self, number: int) -> None:
+        """Wait until the first group has so many."""
+        self.link()
+        wait_for(lambda: self.worker.status().groups[0].players == number, f"{number} players")
+
+    def close(self) -> None:
+        self.context.send(Signal.STOP)
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+        self.worker.close()
+        self.context.close()
+
+
+def whole(sock: socket.socket) -> tuple[int, bytes]:
+    data = b""
+    while more := sock.recv(65536):
+        data += more
+    head, _, body = data.partition(b"\r\n\r\n")
+    return int(head.split()[1]), body
+
+
+def begun(sock: socket.socket) -> tuple[bytes, bytes]:
+    """The head of a stream, and what came with it of the stream."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        more = sock.recv(65536)
+        assert more, data
+        data += more
+    head, _, body = data.partition(b"\r\n\r\n")
+    return head, body
+
+
+def read(sock: socket.socket, size: int, found: bytes = b"") -> bytes:
+    while len(found) < size:
+        more = sock.recv(size - len(found))
+        assert more, found
+        found += more
+    return found
+
+
+@pytest.fixture
+def gateway(no_fd_leak: None) -> Iterator[Callable[..., Gateway]]:
+    made: list[Gateway] = []
+
+    def make(**settings: Any) -> Gateway:
+        made.append(Gateway(**settings))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def test_a_player_gets_a_group_from_its_table_on(gateway: Callable[..., Gateway]) -> None:
+    tv = gateway()
+    with tv.ask() as player:
+        link = tv.link()
+        link.deliver(packet(256, 1), packet(256, 2) + packet(0) + packet(256, 3), packet(256, 4))
+        head, body = begun(player)
+        assert head.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: video/mp2t\r\n")
+        assert b"\r\nConnection: close" in head
+        assert b"Content-Length" not in head
+        wanted = packet(0) + packet(256, 3) + packet(256, 4)
+        assert read(player, len(wanted), body) == wanted
+        with tv.ask() as other:
+            tv.wait_for_players(2)
+            assert len(tv.links) == 1, "one membership for both"
+            link.deliver(packet(0) + packet(257))
+            assert begun(other)[1] in {b"", packet(0) + packet(257)}
+            assert read(player, 376) == packet(0) + packet(257)
+    status = tv.worker.status()
+    assert (status.groups[0].group, status.groups[0].port, status.groups[0].sender) == ("239.1.1.1", 5004, "")
+    assert status.counters.received == 4
+    tv.wait_for_players(0)
+
+
+def test_what_is_no_transport_stream_goes_as_it_is(gateway: Callable[..., Gateway]) -> None:
+    tv = gateway()
+    with tv.ask() as player:
+        tv.link().deliver(b"news", b"", b"more")
+        head, body = begun(player)
+        assert b"application/octet-stream" in head
+        assert read(player, 8, body) == b"newsmore"
+
+
+def test_rtp_is_taken_off(gateway: Callable[..., Gateway]) -> None:
+    tv = gateway()
+    header = struct.pack("!BBHII", 0x80, 33, 7, 9, 11)
+    with tv.ask("/rtp/239.1.1.1:5004") as player, tv.ask() as other:
+        link = tv.link()
+        tv.wait_for_players(2)
+        link.deliver(header + b"one ", b"\x81\xc8no rtp", b"neither", header + b"two")
+        assert read(player, 7, begun(player)[1]) == b"one two"
+        assert read(other, 40, begun(other)[1])[:16] == header + b"one "
+    assert tv.worker.status().counters.dropped["not-rtp"] == 2
+
+
+def test_of_one_sender(gateway: Callable[..., Gateway]) -> None:
+    tv = gateway()
+    with tv.ask("/udp/192.0.2.1@239.1.1.1:5004"), tv.ask():
+        tv.link(2)
+        assert {str(one.sender) for one, _ in tv.links} == {"192.0.2.1", "None"}
+
+
+@pytest.mark.parametrize(
+    ("path", "keys", "status", "said"),
+    [
+        ("/udp/239.2.1.1:5004", {}, 403, b"239.2.1.1 is not in allow_groups"),
+        ("/udp/192.0.2.1:5004", {}, 400, b"192.0.2.1 is no multicast address"),
+        ("/nothing", {}, 404, b"ask for /udp/GROUP:PORT"),
+        (PATH, {"method": "POST"}, 405, b"GET and HEAD are served"),
+        (PATH, {"host": "evil.example.org"}, 421, b"evil.example.org is not in names"),
+        (PATH, {"method": "HEAD"}, 200, b""),
+        ("/nothing", {"method": "HEAD"}, 404, b""),
+    ],
+)
+def test_what_is_answered_at_once(
+    gateway: Callable[..., Gateway], path: str, keys: dict[str, str], status: int, said: bytes
+) -> None:
+    tv = gateway()
+    found, body = tv.answer(path, **keys)
+    assert found == status
+    assert said in body
+    assert bool(body) is bool(said)
+    assert tv.links == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:4022", "[::1]:4022", "tv", "localhost", "TV.example.net:80"])
+def test_a_name_of_its_own(gateway: Callable[..., Gateway], host: str) -> None:
+    assert gateway(names=["tv.example.net"]).answer(host=host, method="HEAD")[0] == 200
+
+
+def test_a_group_that_is_silent_or_cannot_be_joined(gateway: Callable[..., Gateway]) -> None:
+    tv = gateway(first_data=0.05, linger=0)
+    status, body = tv.answer()
+    assert (status, body) == (504, b"nothing comes to 239.1.1.1 port 5004\n")
+    wait_for(lambda: tv.links[0][1].closed, "that it is left")
+    tv.refusal = LinkError("cannot join 239.1.1.1", "no route", "add one")
+    assert tv.answer() == (503, b"cannot join 239.1.1.1: no route; add one\n")
+    assert tv.worker.status().counters.refused == {"silent": 1, "no-way": 1}
+
+
+def test_no_more_players_than_are_to_be_served(gateway: Callable[..., Gateway]) -> None:
+    tv = gateway(max_clients=1)
+    with tv.ask() as player:
+        tv.link().deliver(b"x")
+        begun(player)
+        assert tv.answer()[0] == 503
+        assert tv.answer(method="HEAD")[0] == 200
+
+
+def test_those_who_may_not_are_not_answered(gateway: Callable[..., Gateway]) -> None:
+    tv = gateway(allow_clients=["127.0.0.2/32"])
+    with contextlib.suppress(ConnectionError), tv.ask() as sock:
+        assert sock.recv(1) == b""
+    wait_for(lambda: tv.worker.status().counters.refused == {"client": 1}, "the account")
+
+
+def test_a_group_lingers(gateway: Callable[..., Gateway]) -> None:
+    tv = gateway(linger=1)
+    with tv.ask() as player:
+        tv.link().deliver(b"x")
+        begun(player)
+    tv.wait_for_players(0)
+    with tv.ask() as player:
+        tv.wait_for_players(1)
+        tv.link().deliver(b"y")
+        assert begun(player)[0].startswith(b"HTTP/1.1 200 ")
+        assert len(tv.links) == 1, "it was joined still"
+    wait_for(lambda: tv.links[0][1].closed, "that it is left")
+    assert tv.worker.status().groups == ()
+
+
+def test_one_that_never_reads_costs_the_others_nothing(gateway: Callable[..., Gateway]) -> None:
+    tv = gateway(client_buffer=200_000)
+    with tv.ask() as stuck, tv.ask() as player:
+        link = tv.link()
+        stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        tv.wait_for_players(2)
+        sent = 0
+        found = b""
+        while not tv.worker.status().counters.dropped["slow"]:
+            link.deliver(*(struct.pack("!I", sent + number) + bytes(1312) for number in range(50)))
+            sent += 50
+            if not found:
+                found = begun(player)[1]
+            found = read(player, 1316 * sent, found)
+        numbers = [struct.unpack_from("!I", found, at)[0] for at in range(0, len(found), 1316)]
+        assert numbers == [*range(sent)]
+        (one,) = [one for one in tv.worker.status().players if one.dropped]
+        assert one.held_bytes <= 200_000
+        assert one.sent + one.dropped <= sent
+
+
+def test_hostile_connections_change_nothing_for_a_player(gateway: Callable[..., Gateway]) -> None:
+    """Those that never ask, ask for too much, or do not speak HTTP."""
+    tv = gateway()
+    with contextlib.ExitStack() as stack, tv.ask() as player:
+        tv.link().deliver(b"begin")
+        assert read(player, 5, begun(player)[1]) == b"begin"
+        for number in range(300):
+            sock = stack.enter_context(tv.connect())
+            with contextlib.suppress(OSError):  # one that is put out for others
+                match number % 4:
+                    case 1:
+                        sock.sendall(b"GET / HTTP/1.1\r\nX: ")
+                    case 2:
+                        sock.sendall(b"\x16\x03\x01")
+                    case 3:
+                        sock.sendall(b"GET /" + b"x" * 9000)
+        wait_for(lambda: tv.worker.status().counters.refused["request"] >= 100, "answers")
+        assert tv.worker.status().connections <= 66
+        tv.link().deliver(b"goes on")
+        assert read(player, 7) == b"goes on"
+
+
+def test_one_that_asks_slowly_is_told(
+    gateway: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcastd.gateway.player.REQUEST_SECONDS", 0.05)
+    tv = gateway()
+    with tv.connect() as sock:
+        sock.sendall(b"GET /")
+        assert whole(sock)[0] == 408
+
+
+def test_the_end_leaves_nothing(gateway: Callable[..., Gateway]) -> None:
+    tv = gateway()
+    with tv.ask() as player:
+        tv.link().deliver(b"x")
+        begun(player)
+        tv.context.send(Signal.STOP)
+        while player.recv(99):
+            pass
+    wait_for(lambda: tv.links[0][1].closed, "that the group is left")
+
+
+@pytest.mark.root
+def test_curl_at_a_daemon(tmp_path: Path) -> None:
+    """A group of another host, by unicast to a third one."""
+    with Host() as left, Host() as relay, Host() as right:
+        connect(left, "eth0", relay, "eth0")
+        connect(relay, "eth1", right, "eth0")
+        left.ip("address add 10.8.0.1/24 dev eth0")
+        relay.ip("address add 10.8.0.2/24 dev eth0")
+        relay.ip("address add 10.9.0.1/24 dev eth1")
+        right.ip("address add 10.9.0.2/24 dev eth0")
+        config = """
+[gateway.tv]
+listen = "10.9.0.1:4022"
+allow_groups = ["239.1.0.0/16"]
+allow_clients = ["10.9.0.0/24"]
+interface = "eth0"
+"""
+        with (
+            RunningDaemon(tmp_path, config, enter=relay.enter([])) as daemon,
+            Talker(left, "eth0", "239.1.1.1", 5004, source="10.8.0.1") as talker,
+        ):
+            daemon.wait_state("gateway/tv", "active")
+            url = "http://10.9.0.1:4022/udp/239.1.1.1:5004"
+            command = right.enter([program("curl"), "-sS", "--max-time", "60", "-N", url])
+            with subprocess.Popen(command, stdout=subprocess.PIPE) as curl:
+                assert curl.stdout is not None
+                try:
+                    wait_for(
+                        lambda: any(
+                            one["interfaces"] for one in daemon.worker("gateway/tv")["status"]["groups"]
+                        ),
+                        "the group",
+                    )
+                    talker.send(3)
+                    assert [curl.stdout.readline() for _ in range(3)] == talker.sent[:3]
+                    shown = daemon.ctl("status", "gateway/tv").stdout
+                    assert "path: /udp/239.1.1.1:5004" in shown
+                finally:
+                    curl.terminate()
+            wait_for(lambda: daemon.worker("gateway/tv")["status"]["connections"] == 0, "its end")
