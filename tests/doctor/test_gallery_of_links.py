@@ -254,6 +254,22 @@ def test_a_peer_that_is_not_there_is_named(config: str, connects: bool, shown: S
     shown(one)
 
 
+def test_two_that_listen_are_named(shown: Show) -> None:
+    peer = Peer(connects=True)
+    one = Case(
+        "link-silent",
+        "broken",
+        LISTENS,
+        peer.replaced(is_down, connects=False),
+        worker="link/office",
+        prepare=peer.prepared,
+        rights=WITH_ROUTING,
+        variant="both-listen",
+        by_hand="which end can be reached, only a person knows",
+    )
+    shown(one)
+
+
 def test_a_way_that_is_not_there_is_named(shown: Show) -> None:
     peer = Peer(connects=False)
 

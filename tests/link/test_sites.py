@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.gallery import AS_A_SERVICE
 from support.host import Host
 from support.inside import sysctl
 from support.sites import GROUPS, PORT, PROBE, Heard, Site, nft, sites, stream, table, tables_of
@@ -286,6 +287,33 @@ def test_what_keeps_a_link_down_is_said(tmp_path: Path) -> None:
         one.daemon.write(table("two", 'connect = "198.51.100.77"', one.key("key")))
         one.daemon.call("Reload")
         one.wait_up("two")
+
+
+def test_what_a_link_may_not_is_said_and_goes_on_when_it_may(tmp_path: Path) -> None:
+    with sites(1, tmp_path) as (one,):
+        config = table("two", 'listen = "0.0.0.0"', one.key("key"))
+        daemon = one.start(config, rights=AS_A_SERVICE)
+        detail = one.worker("two")["detail"]
+        assert one.worker("two")["state"] == "auto-restart"
+        assert "cannot take packets on any interface (AF_PACKET): operation not permitted" in detail
+        report = daemon.call("Doctor", name="two", watch=0.0)
+        (finding,) = [one for one in report["findings"] if one["worker"]]
+        assert finding["fix"] == "this takes CAP_NET_RAW: see the drop-in for links in mcastd(8)"
+        daemon.write(config.replace('interface = "lan"', "transit = true").replace('want = "members"', ""))
+        daemon.call("Reload")
+        daemon.wait_state("link/two", "active")  # without a network here it needs no right
+        assert daemon.stop() == 0
+    (tmp_path / "again").mkdir()
+    with sites(1, tmp_path / "again") as (one,):
+        key = one.key("key")
+        key.chmod(0o644)
+        daemon = one.start(table("two", 'listen = "0.0.0.0"', key))
+        assert (
+            f"its mode 0644 opens it to others than its owner; chmod 600 {key}" in one.worker("two")["detail"]
+        )
+        key.chmod(0o600)
+        assert daemon.call("Reload")["unchanged"] == ["link/two"]
+        daemon.wait_state("link/two", "active")
 
 
 def test_the_network_here_may_come_late_and_go(tmp_path: Path) -> None:

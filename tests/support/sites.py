@@ -13,7 +13,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +73,9 @@ class Site:
         os.chmod(path, 0o600)
         return path
 
-    def start(self, config: str) -> RunningDaemon:
-        enter = self.gateway.enter([])
+    def start(self, config: str, rights: Sequence[str] = ()) -> RunningDaemon:
+        """``rights`` is a command that says what the daemon may."""
+        enter = self.gateway.enter([*rights])
         self.daemon = self._stack.enter_context(RunningDaemon(self.directory, config, enter=enter))
         return self.daemon
 
