@@ -286,14 +286,20 @@ class Daemon:
             self._advise()
             self._runtime.wakes(len(changes.added) + len(changes.changed))
             self._metrics.serve_at(config.daemon.metrics)
+            workers = config.workers()
+            before = {
+                headline.name: headline.detail
+                for headline in self._supervisor.headlines()
+                if (settings := workers.get(headline.name)) is not None and settings.rereads
+            }
             try:
-                self._supervisor.apply(changes, config.workers(), config.daemon.stop_timeout)
+                self._supervisor.apply(changes, workers, config.daemon.stop_timeout)
             finally:
                 self._say_ready()
             settle(again=True)
             notes = [
                 *self._taken_over(changes),
-                *self._trouble_of(changes),
+                *self._trouble_of(changes, before),
                 *self._notes(),
                 *self._pair(changes),
                 *filter(None, [self._metrics.problem]),
@@ -307,8 +313,12 @@ class Daemon:
         keys = [f"daemon.{key}" for key in changes.daemon_changed if key != "control_socket"]
         return [f"changed {', '.join(keys)}"] if keys else []
 
-    def _trouble_of(self, changes: Changes) -> list[str]:
-        """A note on each new or changed worker that is not ready yet or in trouble; at most TROUBLES_MAX."""
+    def _trouble_of(self, changes: Changes, before: Mapping[str, str]) -> list[str]:
+        """A note on each new or changed worker that is not ready yet or in trouble; at most TROUBLES_MAX.
+
+        The same for those that did not change, and are in trouble by what they have read again: ``before``
+        has what they said before that.
+        """
         behind = dict.fromkeys(changes.added, "has not begun yet")
         behind |= dict.fromkeys(changes.changed, "has not taken its change over yet")
         waited_for = self._supervisor.not_attempted()
@@ -316,6 +326,12 @@ class Daemon:
             f"{name} {behind[name]}" if name in waited_for else f"{name}: {headline.detail}"
             for headline in self._supervisor.headlines()
             if (name := headline.name) in behind and (name in waited_for or headline.troubled)
+        ]
+        rereading = before.keys() - behind.keys()
+        notes += [
+            f"{name}: {headline.detail}"
+            for headline in self._supervisor.headlines()
+            if (name := headline.name) in rereading and headline.troubled and headline.detail != before[name]
         ]
         more = len(notes) - TROUBLES_MAX
         return [*notes[:TROUBLES_MAX], *([f"and {more} more, see mcastctl status"] if more > 0 else [])]

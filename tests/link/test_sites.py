@@ -100,8 +100,9 @@ def test_a_key_that_changes_is_read_at_a_reload(tmp_path: Path) -> None:
             assert site.worker(link)["restarts"] == 0
             assert_accounted(site, link)
         two.key("key").write_text("nonsense\n")
-        two.daemon.call("Reload")
-        assert "the key before is in use" in two.worker("one")["detail"]
+        (note,) = two.daemon.call("Reload")["notes"]
+        assert note.startswith("link/one: connected with 198.51.100.1:9466; cannot read a group key from ")
+        assert note.endswith("; the key before is in use")
         assert two.daemon.wait_events("key.refused")
         stream(talker, range(300, 400), heard)
         assert heard.wait(400) == [*range(400)]
