@@ -10,6 +10,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import Field, ValidationError, model_validator
 
+from mcastd.config.amt_ports import wanted_twice
 from mcastd.config.amt_relay import AmtRelaySettings
 from mcastd.config.bridge import Bridge
 from mcastd.config.daemon import DaemonSettings
@@ -143,6 +144,8 @@ class Config(Model):
         for name, first in listening_twice(enabled):
             why = f"link.{first} listens there already: each link has a port of its own, at the peer as well"
             yield ("link", name, "listen"), why
+        relays = {name: relay for name, relay in self.amt_relay.items() if relay.enabled}
+        yield from wanted_twice(relays, {name: one for name, one in self.inbound.items() if one.enabled})
         for name, why in wrong_standbys(self.link):
             yield ("link", name, "standby_of"), why
         for loop in loops(self.workers()):

@@ -78,3 +78,31 @@ def test_what_is_refused(keys: dict[str, Any], why: str) -> None:
     with pytest.raises(ValidationError) as refused:
         relay(**keys)
     assert why in str(refused.value)
+
+
+def subscription(relay: str, **via: Any) -> dict[str, Any]:
+    via = {"kind": "amt", "relay": relay, **via}
+    return {"group": "232.1.1.1", "sources": ["192.0.2.7"], "port": 5004, "output": "/srv/one", "via": via}
+
+
+def test_a_port_is_that_of_one_relay_or_of_tunnels() -> None:
+    def why(**tables: Any) -> str:
+        with pytest.raises(ValidationError) as failed:
+            Config.model_validate(tables)
+        return str(failed.value)
+
+    one, other = {"listen": ["198.51.100.1", "198.51.100.2:4268"]}, {"listen": "198.51.100.2:4268"}
+    said = why(amt_relay={"one": one, "other": other})
+    assert "amt_relay.other.listen: amt_relay.one listens at 198.51.100.2:4268 already" in said
+    four, six = {"listen": "198.51.100.1"}, {"listen": "2001:db8::1"}
+    said = why(amt_relay={"one": four}, inbound={"tv": subscription("203.0.113.9")})
+    assert "amt_relay.one listens at UDP port 2268 already" in said
+    assert "set another local_port" in said
+    assert "amt_relay.one" in why(amt_relay={"one": six}, inbound={"tv": subscription("2001:db8::9")})
+    for tables in (
+        {"amt_relay": {"one": one, "other": {**other, "enabled": False}}},
+        {"amt_relay": {"one": {**four, "enabled": False}}, "inbound": {"tv": subscription("203.0.113.9")}},
+        {"amt_relay": {"one": four}, "inbound": {"tv": subscription("203.0.113.9", local_port=2269)}},
+        {"amt_relay": {"one": four}, "inbound": {"tv": subscription("2001:db8::9")}},
+    ):
+        Config.model_validate(tables)
