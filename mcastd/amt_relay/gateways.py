@@ -30,6 +30,7 @@ class Gateways:
         self._mtu_to = mtu_to
         self.sockets = sockets
         self.served: dict[UdpEnd, ServedGateway] = {}  # replaced, never changed
+        self.waiting: frozenset[UdpEnd] = frozenset()  # those without a socket
         self.rate: int | None = None  # bits per second for each
         self.max_unreachable = 0
         self._asked_at: dict[UdpEnd, UdpEnd] = {}  # where those with a new tunnel have asked
@@ -85,23 +86,25 @@ class Gateways:
             gateway.fit(now)
 
     def settle(self) -> None:
-        """Have a socket for each tunnel that there is now."""
+        """Have a socket for each tunnel that there is now, as far as there are descriptors."""
         tunnels = self.relay.tunnels
         served = {end: gateway for end, gateway in self.served.items() if end in tunnels}
         for end in self.served.keys() - served.keys():
             self.sockets.disconnect(self.served[end].sock)
             self._log.info("gateway.left", gateway=_text(end))
+        waiting: dict[UdpEnd, UdpEnd] = {}
         for end in tunnels.keys() - served.keys():
             try:
                 sock = self.sockets.connect(self._asked_at[end], end)
-            except OSError as error:  # it asks again, and there may be another descriptor by then
-                self._log.warning("gateway.refused", gateway=_text(end), reason=reason_of(error))
-                self.relay.ignored[SHORTAGE] += 1
-                self.relay.forget(end)
+            except OSError as error:
+                waiting[end] = self._asked_at[end]
+                if end not in self.waiting:
+                    self._log.warning("gateway.refused", gateway=_text(end), reason=reason_of(error))
+                    self.relay.ignored[SHORTAGE] += 1
                 continue
             served[end] = ServedGateway(end, sock, self.rate, self._mtu_to)
             self._log.info("gateway.came", gateway=_text(end))
-        self._asked_at.clear()
+        self.waiting, self._asked_at = frozenset(waiting), waiting
         self.served = served
 
     def close(self) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import select
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from mcastd import clock, log
 from mcastd.amt_relay.fan_out import DROP_REASONS, FanOut, ServedGateway
@@ -18,7 +19,7 @@ from mcastd.config import AmtRelaySettings, label_of
 from mcastd.config.addresses import format_prefix
 from mcastd.config.relay_addresses import format_end
 from mcastd.counters import AmtRelayCounters, copy_of, losses
-from mcastd.errors import LinkError
+from mcastd.errors import CannotAskError, LinkError
 from mcastd.ip import Address
 from mcastd.net.icmp_sender import IcmpSender
 from mcastd.net.interfaces import Host
@@ -60,6 +61,7 @@ class AmtRelayWorker:
         self._icmp = IcmpSender()
         self._fan_out = FanOut(self.counters, self._takers, SenderNotices(self._icmp.send))
         self._overflow = 0  # of the runs before
+        self._unheard: tuple[str, ...] = ()  # why nobody can ask at some of its addresses
         self._taps: dict[int, PacketTap] = {}
         self._edition = 0  # of what gateways want, as it is joined
         self._settled_at = -math.inf  # monotonic seconds
@@ -164,7 +166,11 @@ class AmtRelayWorker:
 
     def _troubles(self) -> tuple[str, ...]:
         upstream, gateways = self._upstream, self._gateways
-        found = [] if upstream is None else [*upstream.troubles]
+        found = [*self._unheard, *(() if upstream is None else upstream.troubles)]
+        if gateways is not None and gateways.waiting:
+            found.append(
+                f"{len(gateways.waiting)} gateways wait for a socket: raise LimitNOFILE= of the service"
+            )
         if gateways is not None and len(gateways.served) >= self._config.max_tunnels:
             found.append(f"{len(gateways.served)} gateways are served, which is all that max_tunnels allows")
         return tuple(found)
@@ -181,8 +187,11 @@ class AmtRelayWorker:
         gateways.relay.limit(_limits(config))
         gateways.limit(config.rate, config.max_unreachable)
         self._serves = config
-        if self._lengths.follow(config.mtu, [address for address, _ in config.listen]):
+        addresses = [address for address, _ in config.listen]
+        if self._lengths.follow(config.mtu, addresses):
             gateways.fit(now)
+        with suppress(CannotAskError):  # what was known is kept
+            self._unheard = tuple(_unheard(self._host(), addresses))
         self._settle(context, now)
         self._tell(context)
         context.taken_over()
@@ -245,7 +254,7 @@ class AmtRelayWorker:
         self._edition, self._settled_at, self._settle_at = gateways.relay.edition, now, math.inf
         self._fan_out.forget_takers()
         upstream.follow(config.interface, gateways.relay.wanted(), config.receive_buffer)
-        self._retry_at = now + RETRY_SECONDS if upstream.troubles else math.inf
+        self._retry_at = now + RETRY_SECONDS if upstream.troubles or gateways.waiting else math.inf
         groups = {group for _, group in upstream.joined}
         self._joined_since = {group: self._joined_since.get(group, now) for group in groups}
         taps = upstream.taps()
@@ -285,6 +294,16 @@ class AmtRelayWorker:
 def _sockets_of(config: AmtRelaySettings) -> tuple[object, ...]:
     """What its sockets, and what gateways know of it, are made by."""
     return config.listen, config.advertise, config.dscp
+
+
+def _unheard(host: Host, addresses: Sequence[Address]) -> Iterator[str]:
+    """Why gateways cannot ask at some of these addresses, as far as interfaces show it."""
+    for address in addresses:
+        having = [one for one in host.interfaces.values() if address in one.addresses]
+        if not having:
+            yield f"no interface has {address}: no gateway is heard there, or gets anything"
+        elif not any(one.up for one in having):
+            yield f"{having[0].name} is down: no gateway is heard at {address}, or gets anything"
 
 
 def _limits(config: AmtRelaySettings) -> RelayLimits:

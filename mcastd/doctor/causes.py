@@ -105,6 +105,7 @@ CAUSES: tuple[Cause, ...] = (
     _cause("bridge-ttl"),
     _cause("bridge-yields"),
     _cause("bridge-dry"),
+    _cause("amt-unheard"),
     _cause("amt-ttl"),
     _cause("amt-too-big"),
     _cause("amt-path"),

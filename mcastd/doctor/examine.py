@@ -84,6 +84,7 @@ CHECKS: tuple[tuple[Check, type[WorkerSettings]], ...] = (
     (transport_streams.errors, InboundSubscription),
     (received_files.descriptions, InboundSubscription),
     (bridges.forwarding, Bridge),
+    (relays.heard, AmtRelaySettings),
     (relays.serving, AmtRelaySettings),
     (linked.link, LinkSettings),
     (outputs.outputs, InboundSubscription),

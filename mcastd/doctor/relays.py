@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from mcastd.config import AmtRelaySettings
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
+from mcastd.doctor.quoting import command
 from mcastd.doctor.subject import Subject
 from mcastd.status import AmtRelayStatus
 
@@ -14,6 +15,33 @@ from mcastd.status import AmtRelayStatus
 NAMED_MAX = 5
 # Less no network takes (RFC 791), and no mtu may be.
 MTU_MIN_BYTES = 576
+
+
+def heard(subject: Subject[AmtRelaySettings], evidence: Evidence) -> Iterator[Said]:
+    """Check that gateways can ask at the addresses that the relay listens at."""
+    for address, _ in subject.settings.listen:
+        having = [one for one in evidence.host.interfaces.values() if address in one.addresses]
+        if any(one.up for one in having):
+            continue
+        if not having:
+            yield Finding(
+                "amt-unheard",
+                Severity.BROKEN,
+                f"no interface has {address}, at which gateways are to ask",
+                (f"listen = {address} ({subject.table}); it is none of this host's (rtnetlink)",),
+                f"give it to an interface: ip address add {address}/PREFIX dev INTERFACE; or name another one"
+                f" in {subject.table}",
+            )
+            continue
+        up = command("ip", "link", "set", having[0].name, "up")
+        yield Finding(
+            "amt-unheard",
+            Severity.BROKEN,
+            f"{having[0].name} is down, whose address {address} gateways ask at",
+            (f"flags of {having[0].name} have no UP (rtnetlink)",),
+            up,
+            ways=(Way(command=up),),
+        )
 
 
 def serving(subject: Subject[AmtRelaySettings], _: Evidence) -> Iterator[Said]:

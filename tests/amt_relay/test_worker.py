@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import signal
 import socket
 import subprocess
@@ -377,3 +378,47 @@ def test_groups_come_by_several_interfaces_and_one_that_fails_costs_the_others_n
         wait_more(other, "datagrams again")
         assert feed.sent > 10
     assert is_whole(numbers(ip_address(SOURCES[4])))
+
+
+def test_without_a_descriptor_a_gateway_waits_until_there_is_one(start: Start) -> None:
+    relay = start()
+    member, other, pid = relay.member(), Member(relay.network), relay.daemon.process.pid
+    relay.members.append(other)
+    with feeding(relay.network, STREAM):
+        relay.wait(lambda: len(member.datagrams) > 20, "datagrams")
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[1]))
+        other.send(other.gateway.want(WANTED, 0.0))
+        relay.wait(lambda: relay.daemon.events("gateway.refused"), "the refusal")
+        asked, count = other.query, len(member.datagrams)
+        relay.wait(lambda: len(member.datagrams) > count + 20, "datagrams of the one that is served")
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        relay.wait(lambda: len(other.datagrams) > 20, "datagrams of both")
+    assert other.query == asked, "it did not have to ask again"
+    assert is_whole(member.numbers)
+    assert (relay.status["counters"]["ignored"], relay.status["troubles"]) == ({"shortage": 1}, [])
+
+
+def test_an_address_that_goes_is_named_and_all_goes_on_when_it_is_back(start: Start) -> None:
+    relay = start()
+    host = relay.network.relay
+    member = relay.member()
+    with feeding(relay.network, STREAM) as feed:
+        for gone, back, why in (
+            (
+                "addr del 192.0.2.1/24 dev south",
+                "addr add 192.0.2.1/24 dev south",
+                "no interface has 192.0.2.1",
+            ),
+            ("link set south down", "link set south up", "south is down"),
+        ):
+            sent = feed.sent
+            relay.wait(lambda: member.datagrams and member.numbers[-1] > sent + 10, "datagrams")  # noqa: B023
+            host.ip(gone)
+            relay.wait(lambda: relay.status["troubles"], "the trouble")
+            assert why in relay.status["troubles"][0]
+            assert relay.daemon.worker("amt_relay/edge")["troubled"]
+            host.ip(back)
+            relay.wait(lambda: not relay.status["troubles"], "the end of it")
+            sent = feed.sent
+            relay.wait(lambda: member.numbers[-1] > sent + 10, "datagrams again")  # noqa: B023

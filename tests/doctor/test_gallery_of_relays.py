@@ -11,8 +11,9 @@ from contextlib import ExitStack
 from ipaddress import ip_address
 from pathlib import Path
 
+import pytest
 from support.daemon import RunningDaemon
-from support.gallery import AS_A_SERVICE, GROUP, PORT, WITH_ROUTING, Case, Lab, show
+from support.gallery import AS_A_SERVICE, GROUP, PORT, WITH_ROUTING, Case, Fault, Lab, show
 from support.inside import inside
 from support.meanwhile import meanwhile
 from support.peer import Talker
@@ -112,8 +113,46 @@ class Served:
         yield
 
 
+@contextlib.contextmanager
+def its_interface_is_down(lab: Lab) -> Iterator[None]:
+    lab.here.ip("link set eth1 down")
+    wait_for(lambda: any("eth1 is down" in one for one in status(lab).troubles), "the trouble")
+    yield
+    lab.here.ip("link set eth1 up")
+    lab.here.ip("addr replace fe80::1/64 dev eth1 nodad")
+
+
+@contextlib.contextmanager
+def its_address_is_gone(lab: Lab) -> Iterator[None]:
+    lab.here.ip("addr del 10.6.1.1/24 dev eth1")
+    wait_for(lambda: any("no interface has 10.6.1.1" in one for one in status(lab).troubles), "the trouble")
+    yield
+    lab.here.ip("addr replace 10.6.1.1/24 dev eth1")
+
+
 def status(lab: Lab) -> AmtRelayStatus:
     return as_kind(AmtRelayStatus, lab.daemon.worker("amt_relay/edge")["status"])
+
+
+@pytest.mark.parametrize(
+    ("fault", "by_hand"),
+    [(its_interface_is_down, ""), (its_address_is_gone, "which interface is to have it")],
+)
+def test_an_address_that_nobody_can_ask_at_is_named(
+    fault: Fault, by_hand: str, lab: Callable[[str], Lab], tmp_path: Path, record_property: Record
+) -> None:
+    one = Case(
+        "amt-unheard",
+        "broken",
+        CONFIG,
+        fault,
+        worker="amt_relay/edge",
+        rights=WITH_ROUTING,
+        variant=fault.__name__,
+        by_hand=by_hand,
+        hand=(lambda lab, _: lab.here.ip("addr replace 10.6.1.1/24 dev eth1")) if by_hand else None,
+    )
+    show(one, lab, tmp_path, record_property)
 
 
 def test_a_ttl_that_ends_here_is_named(
