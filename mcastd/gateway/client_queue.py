@@ -65,6 +65,10 @@ class ClientQueue:
         """``size`` bytes of these were taken."""
         self.sent_bytes += size
         waiting, gone = self._waiting, self._gone + size
+        if len(waiting) == 1 and gone == len(waiting[0].data):  # as it is for a player that keeps up
+            self.sent += waiting.popleft().datagrams
+            self.size = self._gone = 0
+            return
         while waiting and gone >= len(waiting[0].data):
             first = waiting.popleft()
             gone -= len(first.data)

@@ -35,7 +35,7 @@ from mcastd.worker import Books, Context, Signal, Vitals, WorkerIdentity
 
 # Connections that wait to be accepted; and those that have not asked yet, beside the players that are served.
 WAITING_CONNECTIONS = 64
-ASKING_MAX = 64
+ASKING_MAX = 256
 ACCEPTED_AT_ONCE = 32
 READ_BYTES = 4096
 # Between two attempts to listen, or to accept where there are no descriptors.
@@ -299,8 +299,8 @@ class GatewayWorker:
         queue = player.queue
         sent, size = queue.sent, queue.sent_bytes
         try:
-            while len(queue):
-                queue.went(sock.sendmsg(queue.buffers()))
+            while buffers := queue.buffers():
+                queue.went(sock.sendmsg(buffers) if len(buffers) > 1 else sock.send(buffers[0]))
         except BlockingIOError:
             pass
         except OSError:
@@ -312,8 +312,9 @@ class GatewayWorker:
             self._finish(fd)
 
     def _count_dropped(self, player: Player) -> None:
-        self.counters.dropped[SLOW] += player.queue.dropped - player.counted_dropped
-        player.counted_dropped = player.queue.dropped
+        if (dropped := player.queue.dropped) != player.counted_dropped:
+            self.counters.dropped[SLOW] += dropped - player.counted_dropped
+            player.counted_dropped = dropped
 
     def _finish(self, fd: int) -> None:
         """An answer has gone: let the player close, so that nothing of it is lost (RFC 9112 section 9.6)."""

@@ -278,7 +278,7 @@ def test_hostile_connections_change_nothing_for_a_player(gateway: Callable[..., 
     with contextlib.ExitStack() as stack, tv.ask() as player:
         tv.link().deliver(b"begin")
         assert read(player, 5, begun(player)[1]) == b"begin"
-        for number in range(300):
+        for number in range(400):
             sock = stack.enter_context(tv.connect())
             with contextlib.suppress(OSError):  # one that is put out for others
                 match number % 4:
@@ -288,8 +288,8 @@ def test_hostile_connections_change_nothing_for_a_player(gateway: Callable[..., 
                         sock.sendall(b"\x16\x03\x01")
                     case 3:
                         sock.sendall(b"GET /" + b"x" * 9000)
-        wait_for(lambda: tv.worker.status().counters.refused["request"] >= 100, "answers")
-        assert tv.worker.status().connections <= 66
+        wait_for(lambda: tv.worker.status().counters.refused["request"] >= 130, "answers")
+        assert tv.worker.status().connections <= 258
         tv.link().deliver(b"goes on")
         assert read(player, 7) == b"goes on"
 
