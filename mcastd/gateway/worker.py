@@ -15,7 +15,7 @@ import contextlib
 import math
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 
 from mcastd import clock, log
@@ -28,7 +28,7 @@ from mcastd.gateway.streams import JoinedStream
 from mcastd.ip import Address, stays_on_link
 from mcastd.net.link import Receiver
 from mcastd.net.tcp_socket import be_watchful, listening
-from mcastd.protocols.gateway_paths import StreamResource, parse_path
+from mcastd.protocols.gateway_paths import PageResource, StreamResource, SubscriptionResource, parse_path
 from mcastd.protocols.http_request import HttpRefusal, HttpRequest
 from mcastd.status import GatewayStatus, PlayedGroupStatus, PlayerStatus
 from mcastd.worker import Books, Context, Signal, Vitals, WorkerIdentity
@@ -45,6 +45,7 @@ LISTED_MAX = 200
 # Reasons: of datagrams, and of connections and requests.
 SLOW, NOT_RTP = "slow", "not-rtp"
 CLIENT, FULL, REQUEST, GROUP, NO_WAY, SILENT = "client", "full", "request", "group", "no-way", "silent"
+PLAYLIST = "audio/x-mpegurl; charset=utf-8"
 NOT_FOR_US = Signal.REOPEN | Signal.SOURCE | Signal.HANDOVER | Signal.RETRY
 
 StreamKey = tuple[Address, int, Address | None]
@@ -54,12 +55,19 @@ OpenStream = Callable[[GatewaySettings, StreamResource], Receiver]
 class GatewayWorker:
     """Serves groups over HTTP: a :class:`mcastd.worker.Worker`."""
 
-    def __init__(self, name: str, config: GatewaySettings, open_stream: OpenStream) -> None:
-        """``open_stream`` joins a group, and raises LinkError."""
+    def __init__(
+        self,
+        name: str,
+        config: GatewaySettings,
+        open_stream: OpenStream,
+        subscriptions: Callable[[], Mapping[str, StreamResource]] = dict,
+    ) -> None:
+        """``open_stream`` joins a group, and raises LinkError; ``subscriptions`` are had by their names."""
         self.name = name
         self.counters = GatewayCounters()
         self._config = config
         self._open_stream = open_stream
+        self._subscriptions = subscriptions
         self._listeners: dict[
             int, tuple[str, socket.socket]
         ] = {}  # by fd; these are only replaced: others read
@@ -257,11 +265,16 @@ class GatewayWorker:
             resource = parse_path(request.path)
         except ValueError as error:
             raise HttpRefusal(400, str(error)) from error
+        if isinstance(resource, PageResource) and resource.page == "playlist":
+            player.answer(200, PLAYLIST, self._playlist(request.fields.get("host", "")).encode(), now)
+            return
+        if isinstance(resource, SubscriptionResource):
+            resource = self._subscriptions().get(resource.name)
         if not isinstance(resource, StreamResource):
-            raise HttpRefusal(404, "there is nothing; ask for /udp/GROUP:PORT or /rtp/GROUP:PORT")
-        allowed = self._config.allow_groups
-        is_allowed = any(resource.group.version == one.version and resource.group in one for one in allowed)
-        if not is_allowed or stays_on_link(resource.group):
+            raise HttpRefusal(
+                404, "there is nothing; ask for /udp/GROUP:PORT, /rtp/GROUP:PORT or /playlist.m3u"
+            )
+        if not self._allows(resource):
             self.counters.refused[GROUP] += 1
             player.refuse(HttpRefusal(403, f"{resource.group} is not in allow_groups"), now)
             return
@@ -283,6 +296,19 @@ class GatewayWorker:
         stream.players.add(player)
         stream.left_at = None
         player.wait_for(resource, now + self._config.first_data, now)
+
+    def _allows(self, resource: StreamResource) -> bool:
+        group, allowed = resource.group, self._config.allow_groups
+        is_allowed = any(group.version == one.version and group in one for one in allowed)
+        return is_allowed and not stays_on_link(group)
+
+    def _playlist(self, host: str) -> str:
+        """The subscriptions that may be asked for, as players take them, with URLs by the name they used."""
+        lines = ["#EXTM3U"]
+        for name, resource in self._subscriptions().items():
+            if self._allows(resource):
+                lines += [f"#EXTINF:-1,{name}", f"http://{host}/{name}" if host else f"/{name}"]
+        return "\n".join([*lines, ""])
 
     def _require_own_name(self, host: str) -> None:
         """A page of another site may have its name lead here (DNS rebinding): it is not told anything."""

@@ -7,7 +7,9 @@ import socket
 import struct
 import subprocess
 import threading
+import tomllib
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ from support.ports import free_port
 from support.programs import program
 from support.wait import wait_for
 
-from mcastd.config import GatewaySettings
+from mcastd.build import _played
+from mcastd.config import Config, GatewaySettings
 from mcastd.errors import LinkError
 from mcastd.gateway.worker import GatewayWorker
 from mcastd.net.fake import FakeReceiver
@@ -41,9 +44,9 @@ class Gateway:
         table = {"listen": f"127.0.0.1:{self.port}", "allow_groups": ["239.1.0.0/16"], "max_latency": 0.002}
         self.links: list[tuple[StreamResource, FakeReceiver]] = []
         self.refusal: LinkError | None = None
-        self.worker = GatewayWorker(
-            "gateway/tv", GatewaySettings.model_validate(table | settings), self._open
-        )
+        self.subscriptions: dict[str, StreamResource] = {}
+        config = GatewaySettings.model_validate(table | settings)
+        self.worker = GatewayWorker("gateway/tv", config, self._open, lambda: self.subscriptions)
         self.context = Context().open()
         self._thread = threading.Thread(target=self.worker.run, args=(self.context,))
         self._thread.start()
@@ -208,6 +211,59 @@ def test_what_is_answered_at_once(
 @pytest.mark.parametrize("host", ["127.0.0.1:4022", "[::1]:4022", "tv", "localhost", "TV.example.net:80"])
 def test_a_name_of_its_own(gateway: Callable[..., Gateway], host: str) -> None:
     assert gateway(names=["tv.example.net"]).answer(host=host, method="HEAD")[0] == 200
+
+
+def test_a_subscription_by_its_name_and_in_the_playlist(gateway: Callable[..., Gateway]) -> None:
+    tv = gateway()
+    assert tv.answer("/news")[0] == 404
+    own, other = ip_address("239.1.1.7"), ip_address("239.2.2.2")
+    tv.subscriptions = {
+        "news": StreamResource(own, 5004, ip_address("192.0.2.1"), without_rtp=True),
+        "other": StreamResource(other, 5004, None, without_rtp=False),
+    }
+    assert tv.answer("/other")[0] == 403
+    assert tv.answer("/playlist.m3u", host="tv:4022") == (
+        200,
+        b"#EXTM3U\n#EXTINF:-1,news\nhttp://tv:4022/news\n",
+    )
+    with tv.ask("/news") as player:
+        tv.link().deliver(struct.pack("!BBHII", 0x80, 33, 7, 9, 11) + b"one")
+        assert read(player, 3, begun(player)[1]) == b"one"
+    assert tv.links[0][0] == tv.subscriptions["news"]
+
+
+def test_which_subscriptions_have_a_name_for_players() -> None:
+    text = """
+[inbound.tv]
+group = "239.1.1.1"
+port = 5004
+output = "/x"
+protocol = "rtp"
+sources = ["192.0.2.1"]
+[inbound.radio]
+group = "239.1.1.2"
+port = 5006
+output = "/x2"
+[inbound.two]
+group = "239.1.1.3"
+port = 5006
+output = "/x3"
+sources = ["192.0.2.1", "192.0.2.2"]
+[inbound.files]
+group = "239.1.1.4"
+port = 5006
+protocol = "flute"
+output = { kind = "directory", path = "/x4" }
+[inbound.off]
+enabled = false
+group = "239.1.1.5"
+port = 5006
+output = "/x5"
+"""
+    assert _played(Config.model_validate(tomllib.loads(text))) == {
+        "tv": StreamResource(ip_address("239.1.1.1"), 5004, ip_address("192.0.2.1"), without_rtp=True),
+        "radio": StreamResource(ip_address("239.1.1.2"), 5006, None, without_rtp=False),
+    }
 
 
 def test_a_group_that_is_silent_or_cannot_be_joined(gateway: Callable[..., Gateway]) -> None:
