@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 from itertools import combinations
 from pathlib import Path
@@ -420,8 +421,18 @@ def test_two_daemons_at_one_site_take_and_give_each_datagram_once(tmp_path: Path
         assert at_first.wait(100) == [*range(100, 200)]
         assert at_far.wait(100) == [*range(1100, 1200)]
 
+        at_first.numbers = []
+        numbers = itertools.count(2000)
+
+        def is_back() -> bool:
+            """Meanwhile more is sent, of which nothing is lost, and nothing comes twice."""
+            stream(from_far, range(number := next(numbers), number + 1), at_first)
+            return bool(far.status("second")["rests"])
+
         first.start(of_first)
-        wait_for(lambda: far.status("second")["rests"])
+        wait_for(is_back)
+        last = next(numbers)
+        assert sorted(at_first.wait(last - 2000)) == [*range(2000, last)]
         first.wait_taken("far", GROUPS[4])
         at_far.numbers, at_first.numbers = [], []
         stream(from_far, range(200, 300), at_first)

@@ -21,14 +21,14 @@ class Pair:
         for name, standby_of in (("first", ""), ("second", "first"), ("alone", "")):
             end = SimpleNamespace(is_up=False, peer_wants=SimpleNamespace(wants=()))
             plan = LinkPlan(b"", standby_of=standby_of)
-            self.links[name] = SimpleNamespace(name=name, plan=plan, end=end, since=0.0)
+            self.links[name] = SimpleNamespace(name=name, plan=plan, end=end)
         in_site = {name: SimpleNamespace(rests=False) for name in self.links}
         self.site: Any = SimpleNamespace(links=in_site)
         self.standbys = Standbys(self.site, self.links)
 
-    def up(self, name: str, since: float, *wants: GroupWant) -> None:
+    def up(self, name: str, *wants: GroupWant) -> None:
         link = self.links[name]
-        link.end.is_up, link.since, link.end.peer_wants.wants = True, since, wants
+        link.end.is_up, link.end.peer_wants.wants = True, wants
 
     def down(self, name: str) -> None:
         self.links[name].end.is_up = False
@@ -43,10 +43,10 @@ class Pair:
 def test_the_first_one_is_in_use_while_it_is_up() -> None:
     pair = Pair()
     assert pair.settle(1.0) == set()
-    pair.up("alone", 1.0, ONE)
-    pair.up("first", 1.0, ONE)
+    pair.up("alone", ONE)
+    pair.up("first", ONE)
     assert pair.settle(1.0) == {"second"}
-    pair.up("second", 2.0, ONE, OTHER)
+    pair.up("second", ONE, OTHER)
     assert pair.settle(2.0) == {"second"}
     assert pair.standbys.deadline == math.inf
     pair.down("first")
@@ -55,32 +55,37 @@ def test_the_first_one_is_in_use_while_it_is_up() -> None:
 
 def test_one_that_is_back_takes_over_when_it_knows_what_is_wanted() -> None:
     pair = Pair()
-    pair.up("second", 1.0, ONE, OTHER)
+    pair.up("second", ONE, OTHER)
     assert pair.settle(1.0) == set()
-    pair.up("first", 5.0, ONE)
+    pair.up("first", ONE)
     assert pair.settle(6.0) == {"first"}
-    assert pair.standbys.deadline == 5.0 + TAKE_OVER_SECONDS
-    pair.up("first", 5.0, ONE, OTHER._replace(distance=3))
+    assert pair.standbys.deadline == 6.0 + TAKE_OVER_SECONDS
+    pair.up("first", ONE, OTHER._replace(distance=3))
     assert pair.settle(7.0) == {"second"}
     assert pair.standbys.deadline == math.inf
 
 
 def test_one_that_is_back_takes_over_after_a_while() -> None:
     pair = Pair()
-    pair.up("second", 1.0, ONE)
+    pair.up("second", ONE)
     pair.settle(1.0)
-    pair.up("first", 5.0)
+    pair.up("first")
+    pair.settle(3.0)
+    pair.down("first")
+    pair.settle(4.0)
+    pair.up("first")
+    assert pair.settle(5.0) == {"first"}
     assert pair.settle(5.0 + TAKE_OVER_SECONDS - 0.1) == {"first"}
     assert pair.settle(5.0 + TAKE_OVER_SECONDS) == {"second"}
-    pair.up("second", 1.0, ONE, OTHER)
+    pair.up("second", ONE, OTHER)
     assert pair.settle(30.0) == {"second"}, "it stays"
 
 
 def test_the_one_that_stands_by_may_go() -> None:
     pair = Pair()
-    pair.up("second", 1.0, ONE)
+    pair.up("second", ONE)
     pair.settle(1.0)
-    pair.up("first", 5.0)
+    pair.up("first")
     assert pair.settle(5.0) == {"first"}
     pair.down("second")
     assert pair.settle(6.0) == {"second"}

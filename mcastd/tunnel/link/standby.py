@@ -28,6 +28,7 @@ class Standbys:
         self.deadline = math.inf  # when settle() is due though nothing has come, in monotonic seconds
         self._site = site
         self._running = running
+        self._up_since: dict[str, float] = {}  # by name of a first one, in monotonic seconds
 
     def settle(self, now: float) -> bool:
         """Have one of each two links rest. Returns True if it is another one than before."""
@@ -36,7 +37,9 @@ class Standbys:
         for link in self._running.values():
             first = self._running.get(link.plan.standby_of)
             if first is None or not first.end.is_up:
+                self._up_since.pop(link.plan.standby_of, None)
                 continue
+            self._up_since.setdefault(first.name, now)
             in_use = link.end.is_up and not self._site.links[link.name].rests
             resting.add(first.name if in_use and not self._takes_over(first, link, now) else link.name)
         is_changed = False
@@ -50,7 +53,7 @@ class Standbys:
         wanted = {(want.groups, want.sources) for want in first.end.peer_wants.wants}
         if all((want.groups, want.sources) in wanted for want in link.end.peer_wants.wants):
             return True
-        at = first.since + TAKE_OVER_SECONDS
+        at = self._up_since[first.name] + TAKE_OVER_SECONDS
         if now < at:
             self.deadline = min(self.deadline, at)
         return now >= at
