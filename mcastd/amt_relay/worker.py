@@ -180,11 +180,13 @@ class AmtRelayWorker:
     def _follow(self, context: Context) -> None:
         """Go by the settings and the interfaces that there are now. Raises LinkError: see :meth:`run`."""
         config, now = self._config, clock.monotonic()
-        if self._serves is None or _sockets_of(self._serves) != _sockets_of(config):
+        if self._serves is None or self._serves.listen != config.listen:
             self._listen(config, context, now)
         gateways = self._gateways
         assert gateways is not None
+        gateways.relay.advertise(config.advertised)
         gateways.relay.limit(_limits(config))
+        gateways.sockets.set_dscp(config.dscp)
         gateways.limit(config.rate, config.max_unreachable)
         self._serves = config
         addresses = [address for address, _ in config.listen]
@@ -289,11 +291,6 @@ class AmtRelayWorker:
         if upstream is not None:
             upstream.close()
             self._overflow += upstream.overflow
-
-
-def _sockets_of(config: AmtRelaySettings) -> tuple[object, ...]:
-    """What its sockets, and what gateways know of it, are made by."""
-    return config.listen, config.advertise, config.dscp
 
 
 def _unheard(host: Host, addresses: Sequence[Address]) -> Iterator[str]:

@@ -68,7 +68,7 @@ class _RelaySocket:
             sock.setsockopt(socket.SOL_SOCKET, _abi.SO_TIMESTAMPNS, 1)
             if self.version == 6:
                 sock.setsockopt(level, socket.IPV6_V6ONLY, 1)
-            sock.setsockopt(level, _TOS[self.version], dscp << 2)
+            self.set_dscp(dscp)
             # Not cut on the way (RFC 7450 section 5.3.3.6.3.1), nor shorter by an ICMP that may be forged
             sock.setsockopt(level, _MTU_DISCOVER[self.version], _abi.IP_PMTUDISC_PROBE)
             if shared:
@@ -78,6 +78,10 @@ class _RelaySocket:
 
     def fileno(self) -> int:
         return self._sock.fileno()
+
+    def set_dscp(self, dscp: int) -> None:
+        """Send with this DSCP from now on. Raises OSError."""
+        self._sock.setsockopt(_LEVELS[self.version], _TOS[self.version], dscp << 2)
 
     def answer(self, message: bytes, to: RelayEnd) -> str:
         """Send a message from here. Returns why that was not possible; "" if it was."""
@@ -220,6 +224,13 @@ class RelaySockets:
     def fileno(self) -> int:
         """Readable when messages have come, or errors."""
         return self._epoll.fileno()
+
+    def set_dscp(self, dscp: int) -> None:
+        """Have all send with this DSCP from now on. Raises OSError."""
+        if dscp != self._dscp:
+            self._dscp = dscp
+            for sock in self._sockets.values():
+                sock.set_dscp(dscp)
 
     def ready(self) -> ListeningSocket | GatewaySocket | None:
         """One that has something: each in its turn."""

@@ -169,6 +169,10 @@ class AmtRelay:
             )
         return found
 
+    def advertise(self, addresses: Mapping[int, Address]) -> None:
+        """Be asked at these addresses from now on, by IP version."""
+        self._addresses = addresses
+
     def limit(self, limits: RelayLimits) -> None:
         """Give this from now on; what is beyond it ends."""
         self._limits = limits

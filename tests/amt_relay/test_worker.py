@@ -189,9 +189,22 @@ def test_other_settings_hold_at_once_and_cost_a_tunnel_nothing(start: Start) -> 
     member, other = relay.member(), relay.member({ASM: SourceFilter()})
     with feeding(relay.network, STREAM, (SOURCES[4], str(ASM))):
         relay.wait(lambda: min(len(member.datagrams), len(other.datagrams)) > 20, "datagrams of both")
-        relay.reload(CONFIG + 'rate = "50Mbit"\nmax_groups = 7\nmtu = 1400\n')
+        served = 'dscp = "CS4"\nadvertise = "198.51.100.9"\n'
+        relay.reload(f'{CONFIG}{served}rate = "50Mbit"\nmax_groups = 7\nmtu = 1400\n')
         relay.wait(lambda: relay.status["mtu"] == 1400, "the settings")
-        assert relay.status["tunnels"] == 2
+        assert (relay.status["tunnels"], relay.status["advertise"]) == (2, ["198.51.100.9"])
+        with inside(relay.network.gateway):
+            wire = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL))
+        marks: set[int] = set()
+        with contextlib.closing(wire):
+
+            def are_marked() -> bool:
+                sent = (one for one in taken(wire) if one[20:22] == (2268).to_bytes(2))
+                marks.update(one[1] for one in sent)
+                return bool(marks)
+
+            relay.wait(are_marked, "packets")
+        assert marks == {32 << 2}
         relay.reload(CONFIG.replace(', "239.1.0.0/16"', ""))
         relay.wait(lambda: relay.status["tunnels"] == 1, "the end of what is no longer served")
         assert [one["group"] for one in relay.status["joins"]] == [str(SSM)]
