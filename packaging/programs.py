@@ -43,6 +43,7 @@ FOR_TESTS = {
     "busybox": "busybox-static",
     "capinfos": "wireshark-common",
     "cpio": "cpio",
+    "curl": "curl",
     "cvlc": "vlc-bin",
     "dnsmasq": "dnsmasq-base",
     "dumpcap": "wireshark-common",
