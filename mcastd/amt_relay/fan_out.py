@@ -72,6 +72,11 @@ class ServedGateway:
         """Send no longer packets from now on than go."""
         self.mtu, self._fitted_at = self._mtu_to(self.end[0]), now
 
+    def fit_again(self, now: float) -> None:
+        """Do so if that was not done just now: something did not fit, and the way may be another one."""
+        if now > self._fitted_at + REFIT_SECONDS:
+            self.fit(now)
+
     def limit(self, rate: int | None) -> None:
         self._bucket = None if rate is None else TokenBucket(rate)
 
@@ -96,8 +101,8 @@ class ServedGateway:
             if done < count:
                 # One that is too long says nothing of those behind it
                 missed = 1 if reason == TOO_BIG else count - done
-                if reason == TOO_BIG and (now := clock.monotonic()) > self._fitted_at + REFIT_SECONDS:
-                    self.fit(now)
+                if reason == TOO_BIG:
+                    self.fit_again(clock.monotonic())
                 self._miss(reason, missed, counters)
                 done += missed
 
@@ -174,20 +179,22 @@ class FanOut:
     def _send(self, takers: Takers, messages: Sequence[memoryview], size: int) -> None:
         """``size`` is that of all messages; 0: they may differ."""
         longest = (size or max(map(len, messages))) - len(DATA_HEADER)
-        fitted: dict[int, _Fitted] = {}  # by bytes of the longest packet
+        fitted, now = dict[int, _Fitted](), clock.monotonic()  # by bytes of the longest packet
         for taker in takers:
             most = taker.mtu - TUNNEL_OVERHEAD_BYTES[taker.sock.version]
             if most not in fitted:
                 fitted[most] = _fitted(messages, size, longest, most)
             payloads, cut, left_out = fitted[most]
             self._counters.cut += cut
+            if cut or left_out:
+                taker.fit_again(now)
             if left_out:
                 taker.missed[TOO_BIG] += len(left_out)
                 self._counters.missed[TOO_BIG] += len(left_out)
             if len(payloads):
                 taker.send(payloads, self._counters)
         # One message for all tunnels, with the length that the tightest takes
-        most, now = min(fitted), clock.monotonic()
+        most = min(fitted)
         for message in fitted[most].left_out:
             packet = message[len(DATA_HEADER) :]
             self._counters.senders_told += self._notices.tell(packet, most, now)

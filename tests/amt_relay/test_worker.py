@@ -327,7 +327,9 @@ def test_at_an_address_of_no_wire_the_way_to_a_gateway_says_what_fits(start: Sta
         relay.wait(lambda: relay.status["gateways"][0]["mtu"] == 1300, "the new length")
         count = len(member.datagrams)
         relay.wait(lambda: len(member.datagrams) > count + 20, "datagrams")
-    assert max(map(len, member.packets[-20:])) <= 1300 - 30
+        assert max(map(len, member.packets[-20:])) <= 1300 - 30
+        host.ip("link set south mtu 1500")
+        relay.wait(lambda: relay.status["gateways"][0]["mtu"] == 1500, "the old length")
     assert relay.status["counters"]["cut"] > 40
 
 
