@@ -160,8 +160,7 @@ class GatewayWorker:
         for stream in self._streams.values():
             retry_at = stream.link.retry_at
             due.append(math.inf if retry_at is None else retry_at)
-            left_at = stream.left_at
-            due.append(now + self._config.max_latency if left_at is None else left_at + self._config.linger)
+            due.append(now + self._config.max_latency)  # while it lingers, too: who comes gets nothing old
         return min(due, default=now + 3600.0)
 
     def _watch(self, context: Context) -> None:
@@ -194,7 +193,11 @@ class GatewayWorker:
                 self._leave(key)
                 continue
             before = stream.received, stream.received_bytes, stream.not_rtp
-            stream.pump(now)
+            try:
+                stream.pump(now)
+            except LinkError as error:
+                self._log.warning("group.failed", group=str(key[0]), port=key[1], reason=str(error))
+                self._repair(stream)
             counters.received += stream.received - before[0]
             counters.received_bytes += stream.received_bytes - before[1]
             counters.dropped[NOT_RTP] += stream.not_rtp - before[2]

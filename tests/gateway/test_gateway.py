@@ -293,15 +293,19 @@ def test_those_who_may_not_are_not_answered(gateway: Callable[..., Gateway]) -> 
 
 
 def test_a_group_lingers(gateway: Callable[..., Gateway]) -> None:
-    tv = gateway(linger=1)
+    tv = gateway(linger=5)
     with tv.ask() as player:
         tv.link().deliver(b"x")
         begun(player)
     tv.wait_for_players(0)
+    tv.link().deliver(b"old")
+    wait_for(lambda: tv.worker.status().counters.received == 2, "what nobody gets")
     with tv.ask() as player:
         tv.wait_for_players(1)
         tv.link().deliver(b"y")
-        assert begun(player)[0].startswith(b"HTTP/1.1 200 ")
+        head, body = begun(player)
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert read(player, 1, body) == b"y"
         assert len(tv.links) == 1, "it was joined still"
     wait_for(lambda: tv.links[0][1].closed, "that it is left")
     assert tv.worker.status().groups == ()
