@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 
 import pytest
 from hypothesis import given
@@ -115,6 +116,20 @@ def test_versions_and_hosts(version: str, host: str, found: str) -> None:
 )  # fmt: skip
 def test_what_is_refused(head: bytes, status: int) -> None:
     assert refused(head)[0] == status
+
+
+@pytest.mark.parametrize("character", ["\0", "\n", "\r", "x"])
+@pytest.mark.parametrize("blank", [" ", "\t", " \t"])
+def test_white_space_costs_no_more_than_other_bytes(blank: str, character: str) -> None:
+    """The longest head that is taken, and the worst: with a way back for each blank it takes minutes."""
+    blanks = blank * ((HEAD_MAX_BYTES - 200) // len(blank))
+    head = request("/", f"X:{blanks}{character}{blanks[:20]}")
+    begun = time.thread_time()
+    if character == "x":
+        assert parse_request(head).fields["x"] == "x"
+    else:
+        assert refused(head)[0] == 400
+    assert time.thread_time() - begun < 1
 
 
 def test_it_may_come_in_pieces_and_what_is_behind_is_left_out() -> None:
