@@ -26,7 +26,7 @@ class StreamBlock(NamedTuple):
     """Whole datagrams, one after another."""
 
     data: bytes  # not empty
-    datagrams: int
+    datagrams: int  # 0: the head of an answer, without which the others are nothing
 
 
 class ClientQueue:
@@ -77,9 +77,9 @@ class ClientQueue:
         self._gone = gone
 
     def _give_up(self) -> None:
-        """Give up the oldest until half is free, but for one that has gone in part, and the newest."""
+        """Give up the oldest until half is free, but for one that has gone in part, a head and the newest."""
         waiting = self._waiting
-        first = waiting.popleft() if self._gone else None
+        first = waiting.popleft() if self._gone or not waiting[0].datagrams else None
         while len(waiting) > 1 and self.size > self._limit // 2:
             oldest = waiting.popleft()
             self.size -= len(oldest.data) + OVERHEAD_BYTES

@@ -47,6 +47,14 @@ def test_the_newest_is_kept_however_long_it_is() -> None:
     assert (queue.dropped, take(queue, 9999)) == (2, b"x" * 2000)
 
 
+def test_the_head_of_an_answer_is_never_given_up() -> None:
+    """One that goes with more of the stream than the queue holds, before any of it has gone."""
+    queue = queue_of(100, b"head", datagrams=0)
+    queue.add(StreamBlock(bytes(1000), 2))
+    queue.add(StreamBlock(b"x" * 2000, 2))
+    assert (queue.dropped, take(queue, 9999)) == (2, b"head" + b"x" * 2000)
+
+
 def test_one_call_gets_no_more_than_it_takes() -> None:
     assert len(queue_of(1 << 20, *[b"x"] * 3000).buffers()) == BUFFERS_MAX
 

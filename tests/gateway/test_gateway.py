@@ -332,6 +332,15 @@ def test_one_that_never_reads_costs_the_others_nothing(gateway: Callable[..., Ga
         assert one.sent + one.dropped <= sent
 
 
+def test_a_stream_has_a_head_however_little_is_held(gateway: Callable[..., Gateway]) -> None:
+    tv = gateway(client_buffer=1000)
+    with tv.ask() as player:
+        tv.link().deliver(*(bytes([number]) * 1316 for number in range(1, 9)))
+        head, body = begun(player)
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert read(player, 8, body)
+
+
 def test_hostile_connections_change_nothing_for_a_player(gateway: Callable[..., Gateway]) -> None:
     """Those that never ask, ask for too much, or do not speak HTTP."""
     tv = gateway()
