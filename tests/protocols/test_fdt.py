@@ -364,9 +364,14 @@ def test_what_an_instance_says_of_all_is_not_read_at_length_for_each() -> None:
     files = [f'<File TOI="{toi}" Content-Location="a"/>' for toi in range(1, 8001)]
 
     def seconds(of: list[str], attributes: str) -> float:
-        before = time.process_time()
-        assert len(parse(instance("".join(of), attributes), NOW).files) == len(of)
-        return time.process_time() - before
+        """The least of some times: others on the machine only make it dearer."""
+
+        def once() -> float:
+            before = time.process_time()
+            assert len(parse(instance("".join(of), attributes), NOW).files) == len(of)
+            return time.process_time() - before
+
+        return min(once() for _ in range(5))
 
     both = seconds(files, long)
     assert both < 5 * (seconds(files, said % ("A", " ")) + seconds(files[:1], long))
