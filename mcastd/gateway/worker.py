@@ -17,6 +17,7 @@ import select
 import socket
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
+from operator import itemgetter
 
 from mcastd import clock, log
 from mcastd.bounded import Patience
@@ -386,10 +387,23 @@ class GatewayWorker:
 
     def _join(self, key: StreamKey, resource: StreamResource) -> JoinedStream:
         """Raises LinkError."""
+        self._make_room()
         stream = JoinedStream(resource, self._open_stream(self._config, resource))
         self._streams = {**self._streams, key: stream}
         self._log.info("group.joined", group=str(resource.group), port=resource.port)
         return stream
+
+    def _make_room(self) -> None:
+        """Leave those that have lingered longest: no more groups are joined than players are served.
+
+        Who asks for one after the other would have as many sockets as groups are allowed.
+        """
+        lingering = sorted(
+            ((stream.left_at, key) for key, stream in self._streams.items() if stream.left_at is not None),
+            key=itemgetter(0),
+        )
+        for _, key in lingering[: max(0, len(self._streams) + 1 - self._config.max_clients)]:
+            self._leave(key)
 
     def _leave(self, key: StreamKey) -> None:
         stream = self._streams[key]

@@ -311,6 +311,26 @@ def test_a_group_lingers(gateway: Callable[..., Gateway]) -> None:
     assert tv.worker.status().groups == ()
 
 
+def test_no_more_groups_linger_than_players_are_served(gateway: Callable[..., Gateway]) -> None:
+    """One that asks for a group after the other, and goes each time."""
+    tv = gateway(linger=600, max_clients=2)
+    for number in range(1, 7):
+        with tv.ask(f"/udp/239.1.1.{number}:5004") as player:
+            tv.link(number).deliver(b"x")
+            begun(player)
+        wait_for(lambda: tv.worker.status().connections == 0, "that it has gone")
+        assert [link.closed for _, link in tv.links] == [*[True] * (number - 2), *[False] * min(number, 2)]
+    with tv.ask("/udp/239.1.1.5:5004") as player:
+        tv.wait_for_players(1)
+        tv.links[4][1].deliver(b"y")
+        assert read(player, 1, begun(player)[1]) == b"y"
+        assert len(tv.links) == 6, "it was joined still"
+        assert tv.answer("/udp/239.1.1.6:5004", method="HEAD")[0] == 200
+        with tv.ask("/udp/239.1.1.7:5004"):
+            tv.link(7)
+            assert [link.closed for _, link in tv.links[4:]] == [False, True, False]
+
+
 def test_one_that_never_reads_costs_the_others_nothing(gateway: Callable[..., Gateway]) -> None:
     tv = gateway(client_buffer=200_000)
     with tv.ask() as stuck, tv.ask() as player:
