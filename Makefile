@@ -49,7 +49,7 @@ system-packages:
 test-kernel: programs
 	@$(PYTHON) packaging/kernel.py
 
-# As root, some ten minutes; BENCH="--quick --rows raw,send" for less, BENCH=--help for all options.
+# As root, some 45 minutes; BENCH="--quick --rows raw,send" for less, BENCH=--help for all options.
 bench: $(VENV)/installed
 	PYTHONPATH=tests:packaging $(BIN)/python -m bench $(BENCH)
 

@@ -201,7 +201,7 @@ class FanOut:
 
 
 class _Fitted(NamedTuple):
-    """Messages for tunnels whose packets have so many bytes at most."""
+    """What is sent to all tunnels that take packets up to one length."""
 
     payloads: Payloads
     cut: int = 0  # packets, into several of these

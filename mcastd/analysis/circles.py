@@ -36,8 +36,8 @@ OWN_RETURNS = 100
 WINDOW_SECONDS = 5.0
 # What is on its way when a trial begins has come after this time at the latest, if RETURNS took less.
 SETTLE_MIN_SECONDS = 0.05
-# A sender is found to return what is sent on after so many trials, of as many payloads, with no more time
-# from one to the next.
+# A sender counts as one that returns what is sent on once so many trials have shown it, each with another
+# payload, and none later than this after the one before.
 TRIALS = 3
 PROOF_SECONDS = 600.0
 # It is so for as long as something of it comes back in this time.

@@ -21,7 +21,7 @@ class JoinedStream:
         self.resource = resource
         self.link = link
         self.players: set[Player] = set()
-        self.left_at: float | None = None  # monotonic seconds, since when nobody has it; None: somebody has
+        self.left_at: float | None = None  # monotonic seconds: when its last player went; None: it has some
         self.last: float | None = None  # monotonic seconds, of the last datagram
         self.received = 0  # datagrams
         self.received_bytes = 0

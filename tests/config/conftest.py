@@ -46,3 +46,9 @@ def refused(write: Write, tmp_path: Path) -> Callable[..., list[str]]:
         return [line.removeprefix(f"{tmp_path}/") for line in lines]
 
     return refused
+
+
+@pytest.fixture
+def refusal(refused: Callable[..., list[str]]) -> Callable[..., str]:
+    """The same in one piece, to look for words in."""
+    return lambda text, **drop_ins: "\n".join(refused(text, **drop_ins))

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from mcastd.config import Config, dump
-from mcastd.config.load import load
 from mcastd.errors import ConfigError
 
 TABLE = '[gateway.tv]\nlisten = "192.0.2.5:4022"\nallow_groups = ["239.1.0.0/16"]\n'
-
-
-@pytest.fixture
-def loaded(tmp_path: Path) -> Callable[[str], Config]:
-    def parse(text: str) -> Config:
-        (tmp_path / "mcastd.toml").write_text(text)
-        return load(tmp_path / "mcastd.toml")
-
-    return parse
 
 
 def test_what_is_meant_where_nothing_is_said(loaded: Callable[[str], Config]) -> None:

@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from mcastd.config import Config, GroupOutput, UdpOutput, split_end
-from mcastd.config.load import load
-from mcastd.errors import ConfigError
 
 TV = """[inbound.tv]
 group = "239.1.1.1"
 port = 5004
 """
 Refusals = Callable[[str], list[str]]
-
-
-@pytest.fixture
-def loaded(tmp_path: Path) -> Callable[[str], Config]:
-    def parse(text: str) -> Config:
-        (tmp_path / "mcastd.toml").write_text(text)
-        return load(tmp_path / "mcastd.toml")
-
-    return parse
-
-
-@pytest.fixture
-def refused(loaded: Callable[[str], Config]) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        with pytest.raises(ConfigError) as error:
-            loaded(text)
-        return str(error.value)
-
-    return parse
 
 
 def test_what_they_are_called(loaded: Callable[[str], Config]) -> None:
@@ -73,14 +51,14 @@ def test_a_host_and_a_port(to: str, end: tuple[str, int]) -> None:
     ["", "tv", "tv:", ":5004", "tv:0", "tv:65536", "tv:5004x", "2001:db8::7:5004", "[tv]:5004",
      "[192.0.2.7]:5", "192.0.2:5004", "a b:5004", "tv:5004 ", 7, "-tv:5004"],
 )  # fmt: skip
-def test_what_is_neither_host_nor_port(refused: Callable[[str], str], to: object) -> None:
+def test_what_is_neither_host_nor_port(refusal: Callable[[str], str], to: object) -> None:
     value = f'"{to}"' if isinstance(to, str) else "7"
-    found = refused(TV + f'output = {{ kind = "udp", to = {value} }}')
+    found = refusal(TV + f'output = {{ kind = "udp", to = {value} }}')
     assert 'must be an address or a name, and a port, like "192.0.2.7:5004"' in found
 
 
-def test_a_group_is_no_host(refused: Callable[[str], str]) -> None:
-    found = refused(TV + 'output = { kind = "udp", to = "239.2.2.2:5004" }')
+def test_a_group_is_no_host(refusal: Callable[[str], str]) -> None:
+    found = refusal(TV + 'output = { kind = "udp", to = "239.2.2.2:5004" }')
     assert '239.2.2.2 is no address of a host: a group has kind = "group"' in found
 
 
@@ -90,17 +68,17 @@ def to_group(group: str, port: int = 5004, **more: str) -> str:
 
 
 def test_what_comes_back_at_once_is_refused(
-    refused: Callable[[str], str], loaded: Callable[[str], Config]
+    refusal: Callable[[str], str], loaded: Callable[[str], Config]
 ) -> None:
-    assert "what it sends comes back to it for ever" in refused(TV + to_group("239.1.1.1"))
-    assert "comes back" in refused(TV + 'interface = "eth0"\n' + to_group("239.1.1.1"))
-    assert "comes back" in refused(TV + 'interface = "eth0"\n' + to_group("239.1.1.1", interface='"eth0"'))
+    assert "what it sends comes back to it for ever" in refusal(TV + to_group("239.1.1.1"))
+    assert "comes back" in refusal(TV + 'interface = "eth0"\n' + to_group("239.1.1.1"))
+    assert "comes back" in refusal(TV + 'interface = "eth0"\n' + to_group("239.1.1.1", interface='"eth0"'))
     loaded(TV + 'interface = "eth0"\n' + to_group("239.1.1.1", interface='"eth1"'))
     loaded(TV + to_group("239.1.1.1", 5006))
 
 
-def test_a_ttl_takes_sources(refused: Callable[[str], str], loaded: Callable[[str], Config]) -> None:
-    assert "output.ttl: needs sources" in refused(TV + to_group("239.2.2.2", ttl="8"))
+def test_a_ttl_takes_sources(refusal: Callable[[str], str], loaded: Callable[[str], Config]) -> None:
+    assert "output.ttl: needs sources" in refusal(TV + to_group("239.2.2.2", ttl="8"))
     loaded(TV + 'sources = ["192.0.2.1"]\n' + to_group("239.2.2.2", ttl="8"))
 
 
@@ -116,15 +94,15 @@ B_TO_A = subscription("back", "239.2.2.2", to_group("239.1.1.1"))
 
 
 def test_those_that_feed_each_other_are_refused(
-    refused: Callable[[str], str], loaded: Callable[[str], Config]
+    refusal: Callable[[str], str], loaded: Callable[[str], Config]
 ) -> None:
-    found = refused(A_TO_B + B_TO_A)
+    found = refusal(A_TO_B + B_TO_A)
     assert (
         "inbound.forth.output.group: what it sends comes back to it for ever: inbound.back receives that"
         " group, and sends on what it receives; send to another group" in found
     )
     assert "inbound.back.output.group" in found
-    found = refused(A_TO_B + B_TO_C + C_TO_A)
+    found = refusal(A_TO_B + B_TO_C + C_TO_A)
     assert all(f"inbound.{name}.output.group" in found for name in ("forth", "further", "back"))
     loaded(A_TO_B + B_TO_C)
 
@@ -136,5 +114,5 @@ def test_no_circle_where_one_does_not_hear_the_other(loaded: Callable[[str], Con
     loaded(subscription("forth", "239.1.1.1", to_group("239.2.2.2", interface='"eth0"')) + by_interface)
 
 
-def test_no_capture_is_sent_as_datagrams(refused: Callable[[str], str]) -> None:
-    assert "format" in refused(TV + 'output = { kind = "udp", to = "192.0.2.7:5004", format = "pcapng" }')
+def test_no_capture_is_sent_as_datagrams(refusal: Callable[[str], str]) -> None:
+    assert "format" in refusal(TV + 'output = { kind = "udp", to = "192.0.2.7:5004", format = "pcapng" }')

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from mcastd.config import Config, OutboundChannel, TcpServerSource, UdpSource, UnixSource
 from mcastd.config.ends import ProgramEnd
-from mcastd.config.load import dump, load
-from mcastd.errors import ConfigError
+from mcastd.config.load import dump
 
 UDP = 'source = { kind = "udp", listen = "127.0.0.1:5000" }\n'
 UNIX = 'source = { kind = "unix", path = "/run/tv" }\n'
@@ -26,25 +24,6 @@ def channel(source: str, *more: str, name: str = "tv", group: str = "239.2.2.2")
 def subscription(output: str, *more: str, name: str = "back", group: str = "239.2.2.2") -> str:
     lines = "".join(f"{line}\n" for line in more)
     return f'[inbound.{name}]\ngroup = "{group}"\nport = 5004\n{lines}output = {{ {output} }}\n'
-
-
-@pytest.fixture
-def loaded(tmp_path: Path) -> Callable[[str], Config]:
-    def parse(text: str) -> Config:
-        (tmp_path / "mcastd.toml").write_text(text)
-        return load(tmp_path / "mcastd.toml")
-
-    return parse
-
-
-@pytest.fixture
-def refused(loaded: Callable[[str], Config]) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        with pytest.raises(ConfigError) as error:
-            loaded(text)
-        return str(error.value)
-
-    return parse
 
 
 @pytest.mark.parametrize(
@@ -109,8 +88,8 @@ def test_their_defaults() -> None:
         (UDP.replace(" }", ', sender = ["10.0.0.0/8"] }'), "", 'unknown key; did you mean "senders"?'),
     ],
 )
-def test_what_contradicts_them(refused: Callable[[str], str], source: str, more: str, said: str) -> None:
-    assert said in refused(channel(source, more))
+def test_what_contradicts_them(refusal: Callable[[str], str], source: str, more: str, said: str) -> None:
+    assert said in refusal(channel(source, more))
 
 
 def test_they_may_be_slowed_down(loaded: Callable[[str], Config]) -> None:
@@ -156,9 +135,9 @@ def test_where_what_is_sent_surely_comes(
     ],
 )
 def test_a_source_that_is_fed_by_what_it_sends_is_refused(
-    loaded: Callable[[str], Config], refused: Callable[[str], str], source: str, output: str, key: str
+    loaded: Callable[[str], Config], refusal: Callable[[str], str], source: str, output: str, key: str
 ) -> None:
-    found = refused(channel(source) + subscription(output))
+    found = refusal(channel(source) + subscription(output))
     assert (
         "outbound.tv.group: what it sends comes back to it for ever: inbound.back receives that group, and"
         " sends on what it receives; send to another group" in found
@@ -174,30 +153,30 @@ def test_a_source_that_is_fed_by_what_it_sends_is_refused(
     loaded(channel(source, 'interface = "eth0"') + subscription(output, 'interface = "eth1"'))
 
 
-def test_a_circle_of_several_is_refused(refused: Callable[[str], str]) -> None:
+def test_a_circle_of_several_is_refused(refusal: Callable[[str], str]) -> None:
     forth = subscription('kind = "udp", to = "127.0.0.1:5000"', name="forth", group="239.1.1.1")
     on = subscription('kind = "group", group = "239.1.1.1", port = 5004', name="on")
-    found = refused(channel(UDP) + forth + on)
+    found = refusal(channel(UDP) + forth + on)
     assert found.count("comes back to it for ever") == 3
 
 
-def test_by_way_of_a_copy(refused: Callable[[str], str]) -> None:
+def test_by_way_of_a_copy(refusal: Callable[[str], str]) -> None:
     copies = 'copies = [{ group = "239.3.3.3" }, { group = "239.4.4.4" }]'
     output = 'kind = "udp", to = "127.0.0.1:5000"'
-    found = refused(channel(UDP, copies) + subscription(output, group="239.4.4.4"))
+    found = refusal(channel(UDP, copies) + subscription(output, group="239.4.4.4"))
     assert "outbound.tv.copies[1].group: what it sends comes back" in found
 
 
-def test_two_that_take_the_same(refused: Callable[[str], str], loaded: Callable[[str], Config]) -> None:
+def test_two_that_take_the_same(refusal: Callable[[str], str], loaded: Callable[[str], Config]) -> None:
     other = channel(UDP, name="radio", group="239.3.3.3")
-    assert 'outbound.radio.source.listen: "127.0.0.1:5000" is already the source of outbound/tv' in refused(
+    assert 'outbound.radio.source.listen: "127.0.0.1:5000" is already the source of outbound/tv' in refusal(
         channel(UDP) + other
     )
     loaded(channel(UDP) + channel(TCP.replace("[::1]", "127.0.0.1"), name="radio", group="239.3.3.3"))
     taken = channel(UNIX) + '[inbound.log]\ngroup = "239.1.1.1"\nport = 9\noutput = "/run/tv"\n'
-    assert '"/run/tv" is already the source of outbound/tv' in refused(taken)
+    assert '"/run/tv" is already the source of outbound/tv' in refusal(taken)
     control = channel(UNIX.replace("/run/tv", "/run/mcastd/control"))
-    assert 'source.path: "/run/mcastd/control" is already the control socket' in refused(control)
+    assert 'source.path: "/run/mcastd/control" is already the control socket' in refusal(control)
 
 
 def test_a_channel_from_a_file_hands_nothing_on() -> None:

@@ -10,12 +10,10 @@ from pathlib import Path
 import pytest
 from support.daemon import RunningDaemon
 from support.host import Host
-from support.programs import program
+from support.programs import AS_SOMEBODY, program
 from support.transport import film
 from support.wait import wait_for
 
-# VLC does not run as root: in a namespace of its own it is somebody else.
-AS_SOMEBODY = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "env")
 PLAYED_BYTES = 200_000
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from support.daemon import RunningDaemon
-from support.host import Host, connect
+from support.host import Host, three_in_a_row
 from support.inside import inside
 from support.meanwhile import meanwhile
 from support.peer import Talker
@@ -45,14 +45,8 @@ interface = "eth0"
 
 @pytest.fixture
 def hosts() -> Iterator[tuple[Host, Host, Host]]:
-    with Host() as feeder, Host() as one, Host() as other:
-        connect(feeder, "eth0", one, "eth0")
-        connect(one, "eth1", other, "eth0")
-        feeder.ip("address add 10.8.0.1/24 dev eth0")
-        one.ip("address add 10.8.0.2/24 dev eth0")
-        one.ip("address add 10.9.0.1/24 dev eth1")
+    with three_in_a_row() as (feeder, one, other):
         one.ip("address add 10.9.0.7/24 dev eth1")
-        other.ip("address add 10.9.0.2/24 dev eth0")
         yield feeder, one, other
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from support.daemon import RunningDaemon
-from support.host import Host, connect
+from support.host import Host, three_in_a_row
 from support.inside import inside, sender
 from support.peer import Ear, Talker
 from support.wait import wait_for
@@ -27,14 +27,8 @@ LONGEST = 65_507
 
 @pytest.fixture
 def hosts() -> Iterator[tuple[Host, Host, Host]]:
-    with Host() as left, Host() as relay, Host() as right:
-        connect(left, "eth0", relay, "eth0")
-        connect(relay, "eth1", right, "eth0")
-        left.ip("address add 10.8.0.1/24 dev eth0")
-        relay.ip("address add 10.8.0.2/24 dev eth0")
-        relay.ip("address add 10.9.0.1/24 dev eth1")
-        right.ip("address add 10.9.0.2/24 dev eth0")
-        yield left, relay, right
+    with three_in_a_row() as hosts:
+        yield hosts
 
 
 def test_each_datagram_goes_on_to_a_group_and_to_a_host(

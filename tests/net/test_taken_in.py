@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from support.daemon import RunningDaemon
-from support.host import Host, connect
+from support.host import Host, three_in_a_row
 from support.inside import inside, sender
 from support.peer import Ear
 from support.wait import wait_for
@@ -29,14 +29,8 @@ SENT = [bytes([number]) * size for number, size in enumerate(SIZES)]
 
 @pytest.fixture
 def hosts() -> Iterator[tuple[Host, Host, Host]]:
-    with Host() as left, Host() as relay, Host() as right:
-        connect(left, "eth0", relay, "eth0")
-        connect(relay, "eth1", right, "eth0")
-        left.ip("address add 10.8.0.1/24 dev eth0")
+    with three_in_a_row() as (left, relay, right):
         left.ip("address add 10.8.0.7/24 dev eth0")
-        relay.ip("address add 10.8.0.2/24 dev eth0")
-        relay.ip("address add 10.9.0.1/24 dev eth1")
-        right.ip("address add 10.9.0.2/24 dev eth0")
         yield left, relay, right
 
 

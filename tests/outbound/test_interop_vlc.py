@@ -12,12 +12,10 @@ import programs
 import pytest
 from support.daemon import RunningDaemon
 from support.host import Host
-from support.programs import program
+from support.programs import AS_SOMEBODY, program
 from support.transport import film
 from support.wait import wait_for
 
-# VLC does not run as root: in a namespace of its own it is somebody else.
-AS_SOMEBODY = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "env")
 # More than one round of the film: without null packets it has some 45 kB a second.
 PLAYED_BYTES = 200_000
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from support.inside import is_ready
@@ -83,3 +84,22 @@ def connect(
             host.ip(f"link set {name} gso_max_segs {segments} up")
     for host, name in ((left, left_name), (right, right_name)):
         wait_for(lambda host=host, name=name: is_ready(host, name), f"{name} to be up")  # type: ignore[misc]
+
+
+@contextmanager
+def three_in_a_row() -> Iterator[tuple[Host, Host, Host]]:
+    """Hosts of which the one in the middle has a network with each of the others, and routes nothing.
+
+    ```
+       first eth0 -------- eth0 middle eth1 ------ eth0 last
+       10.8.0.1        10.8.0.2    10.9.0.1       10.9.0.2
+    ```
+    """
+    with Host() as first, Host() as middle, Host() as last:
+        connect(first, "eth0", middle, "eth0")
+        connect(middle, "eth1", last, "eth0")
+        first.ip("address add 10.8.0.1/24 dev eth0")
+        middle.ip("address add 10.8.0.2/24 dev eth0")
+        middle.ip("address add 10.9.0.1/24 dev eth1")
+        last.ip("address add 10.9.0.2/24 dev eth0")
+        yield first, middle, last

@@ -10,6 +10,9 @@ MOUNT = 'mount -t proc -o subset=pid proc /proc && test ! -e /proc/net && test !
 ONLY_PROCESSES_IN_PROC = ("unshare", "--mount", "--pid", "--fork", "sh", "-c", MOUNT, "sh")
 """Before a command: what it sees of /proc in a unit with ProcSubset=pid."""
 
+# Before a command that does not run as root, as VLC: in a namespace of its own it is somebody else.
+AS_SOMEBODY = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "env")
+
 
 def program(name: str) -> str:
     """The path of a program. Raises FileNotFoundError that says what to install, which skips a test."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from support.amt_relay import SOURCE, SmallRelay, datagram
 from support.daemon import RunningDaemon
-from support.host import Host, connect
+from support.host import Host, three_in_a_row
 from support.inside import inside
 from support.peer import Stream, Talker
 from support.wait import wait_for
@@ -25,7 +25,7 @@ from mcastd.ip import SourceFilter
 from mcastd.net.fake import FakeReceiver
 from mcastd.tunnel.fallback import FallbackReceiver
 
-GROUP, PORT, RELAY = "239.1.1.1", 5004, "10.9.0.2"
+GROUP, PORT, RELAY = "239.1.1.1", 5004, "10.9.0.2"  # the last of three hosts in a row
 CONFIG = f"""[amt]
 relay = "{RELAY}"
 [inbound.news]
@@ -215,14 +215,8 @@ def test_a_tunnel_that_cannot_be_had_is_tried_again_and_the_native_way_goes_on(w
 
 @pytest.fixture
 def hosts() -> Iterator[tuple[Host, Host, Host]]:
-    with Host() as sender, Host() as receiver, Host() as other:
-        connect(sender, "eth0", receiver, "eth0")
-        connect(receiver, "eth1", other, "eth0")
-        sender.ip("address add 10.8.0.1/24 dev eth0")
-        receiver.ip("address add 10.8.0.2/24 dev eth0")
-        receiver.ip("address add 10.9.0.1/24 dev eth1")
-        other.ip(f"address add {RELAY}/24 dev eth0")
-        yield sender, receiver, other
+    with three_in_a_row() as hosts:
+        yield hosts
 
 
 @pytest.mark.root

@@ -25,6 +25,7 @@ from mcastd.outbound.framing import Framer, framer_of
 from mcastd.outbound.lengths import LengthFramer
 from mcastd.outbound.sources.at_path import PathBinding
 from mcastd.outbound.sources.received import MALFORMED, SENDER, TORN, Admission, ReceivedSource
+from mcastd.outbound.sources.source import FramedSource
 from mcastd.outbound.timed import TimedSchedule
 
 # Writers that wait while one is read.
@@ -70,7 +71,7 @@ def _framing(channel: OutboundChannel, by_lengths: bool) -> tuple[Framer, TimedS
     return (LengthFramer(), None) if by_lengths else framer_of(channel)
 
 
-class ConnectionSource(ReceivedSource):
+class ConnectionSource(FramedSource, ReceivedSource):
     """What one writer after the other writes, through a framer."""
 
     reasons = (SENDER, TORN, MALFORMED)
@@ -100,18 +101,6 @@ class ConnectionSource(ReceivedSource):
         self._listening: socket.socket | None = None
         self._writer: socket.socket | None = None
         self._last_writer = self._last_address = ""  # of the writer, or the last one
-
-    @property
-    def lines_split(self) -> int:
-        return self._framer.lines_split
-
-    @property
-    def skipped_bytes(self) -> int:
-        return self._framer.skipped_bytes
-
-    @property
-    def rate(self) -> float | None:
-        return self._framer.rate
 
     @property
     def connected(self) -> str | None:

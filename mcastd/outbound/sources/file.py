@@ -20,7 +20,7 @@ from mcastd.errors import SettingChange, SourceError, UnsafePathError, reason_of
 from mcastd.net.payloads import ListPayloads, Payloads
 from mcastd.outbound.framing import READ_BYTES, Framer, framer_of
 from mcastd.outbound.pacing import paced_read_bytes
-from mcastd.outbound.sources.source import NAP_MAX_SECONDS, Source
+from mcastd.outbound.sources.source import NAP_MAX_SECONDS, FramedSource, Source
 from mcastd.outbound.timed import TimedSchedule
 from mcastd.paths import KINDS, OF_FILES, FileIdentity, identity, place_of
 
@@ -61,7 +61,7 @@ def _read_bytes(rate: int | None, interval: float | None) -> int:
     return min(max(READ_BYTES, paced_read_bytes(rate), int(rate / 8 * READ_AHEAD_SECONDS)), FAST_READ_BYTES)
 
 
-class FileSource(Source):
+class FileSource(FramedSource):
     """One path, read through a framer. What it is, file or FIFO, is seen each time that it is opened.
 
     - A regular file is read ``repeat`` times. Each round opens the path anew, so an edited or replaced file
@@ -102,18 +102,6 @@ class FileSource(Source):
         self._fd = -1
         self._is_fifo = False
         self._identity: FileIdentity = (0, 0)  # of the file that the position is in
-
-    @property
-    def lines_split(self) -> int:
-        return self._framer.lines_split
-
-    @property
-    def skipped_bytes(self) -> int:
-        return self._framer.skipped_bytes
-
-    @property
-    def rate(self) -> float | None:
-        return self._framer.rate
 
     def fileno(self) -> int | None:
         """The descriptor that turns readable when there is more, if the source is a FIFO."""

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 from mcastd.net.payloads import Payloads
+from mcastd.outbound.framing import Framer
 from mcastd.outbound.pacing import Schedule
 from mcastd.status import FilesStatus, ReceptionStatus
 from mcastd.worker import ReceptionBooks
@@ -100,3 +101,21 @@ class Source(ABC):
     @abstractmethod
     def restart(self) -> None:
         """Begin again, as if nothing had been read; close what is open."""
+
+
+class FramedSource(Source):
+    """A source that reads through a framer, which counts what it leaves out."""
+
+    _framer: Framer
+
+    @property
+    def lines_split(self) -> int:
+        return self._framer.lines_split
+
+    @property
+    def skipped_bytes(self) -> int:
+        return self._framer.skipped_bytes
+
+    @property
+    def rate(self) -> float | None:
+        return self._framer.rate
