@@ -16,7 +16,7 @@ from support.inside import sysctl
 from support.sites import GROUPS, PORT, PROBE, Heard, Site, nft, sites, stream, table, tables_of
 from support.slow_wire import SlowWire
 from support.switch import Switch
-from support.wait import wait_for
+from support.wait import wait_accounted, wait_for
 
 pytest.importorskip("cryptography")
 
@@ -34,9 +34,7 @@ def start(all_sites: list[Site], pairs: list[tuple[int, int]], **keys: str) -> N
 
 
 def assert_accounted(site: Site, link: str) -> dict[str, Any]:
-    counters: dict[str, Any] = site.status(link)["counters"]
-    assert counters["received"] == counters["forwarded"] + sum(counters["dropped"].values())
-    return counters
+    return wait_accounted(lambda: site.status(link)["counters"])
 
 
 @pytest.mark.parametrize("version", [4, 6])

@@ -111,8 +111,14 @@ def test_nothing_that_is_wanted_is_missed(tmp_path: Path, which: str, reading: s
         spans.append((current, since, flood.sent - 1))
         last = b"%d %d\n" % (current, flood.sent - 1)
         wait_for(lambda: last in log.read_bytes())
-        status = daemon.worker("inbound/news")["status"]
         lines = log.read_bytes().splitlines()
+
+        def written() -> int:  # counted after it was written
+            count: int = daemon.worker("inbound/news")["status"]["outputs"][0]["counters"]["written"]
+            return count
+
+        wait_for(lambda: written() >= len(lines))
+        status = daemon.worker("inbound/news")["status"]
         assert reading == "with others" or status["reading"] == reading
         assert status["counters"]["overflow"] == 0
         assert status["counters"]["received"] == status["outputs"][0]["counters"]["written"] == len(lines)

@@ -18,7 +18,7 @@ from support.host import Host, connect
 from support.inside import inside, listener, sender, sysctl, taken
 from support.programs import program
 from support.switch import Switch
-from support.wait import wait_for
+from support.wait import wait_accounted, wait_for
 
 from mcastd.net.routing import RoutingTable
 
@@ -88,11 +88,9 @@ def test_a_group_goes_to_the_other_side(lab: Lab, tmp_path: Path, version: int) 
         )
         lab.send(version, GROUPS[version], lambda: taken(heard) == [b"news"], "it goes")
 
-        def counted() -> bool:
-            counters = daemon.worker("bridge/tv")["status"]["counters"]
-            return bool(counters["forwarded"]) and counters["received"] == counters["forwarded"]
-
-        wait_for(counted, "it is counted")
+        wait_for(lambda: daemon.worker("bridge/tv")["status"]["counters"]["forwarded"], "it is counted")
+        counters = wait_accounted(lambda: daemon.worker("bridge/tv")["status"]["counters"])
+        assert counters["received"] == counters["forwarded"]
         (route,) = daemon.worker("bridge/tv")["status"]["routes"]
         assert (route["source"], route["group"]) == (SENDERS[version], GROUPS[version])
         assert (route["comes_by"], route["goes_to"]) == ("left", ["right"])
@@ -284,7 +282,7 @@ def test_thousands_of_groups(lab: Lab, tmp_path: Path) -> None:
         daemon.write(BRIDGE.replace('"239.255.0.0/16"', '"239.255.16.0/24"'))
         assert daemon.ctl("reload").returncode == 0
         wait_for(lambda: status()["route_count"] == 256, "those that are still meant")
-        counters = status()["counters"]
+        counters = wait_accounted(lambda: status()["counters"])
         assert counters["received"] == counters["forwarded"] >= len(groups)
 
 
@@ -320,7 +318,7 @@ def test_without_the_capability_it_relays_and_says_why(lab: Lab, tmp_path: Path,
         }
         lab.send(version, GROUPS[version], lambda: bool(taken(heard)), "it goes", ttl=8)
         assert {(frame.payload, frame.ttl) for frame in frames.all()} == {(b"news", 7)}
-        counters = daemon.worker("bridge/tv")["status"]["counters"]
+        counters = wait_accounted(lambda: daemon.worker("bridge/tv")["status"]["counters"])
         assert counters["received"] == counters["forwarded"] > 0
         before = counters["forwarded"]
 
