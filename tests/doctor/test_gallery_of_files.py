@@ -98,7 +98,7 @@ def with_files(lab: Lab) -> Iterator[None]:
 
 @contextlib.contextmanager
 def slowly(lab: Lab) -> Iterator[None]:
-    """At a rate of hours for a pass, until the files that it takes are known."""
+    """At a rate of weeks for a pass, until the files that it takes are known."""
 
     def is_known() -> bool:
         """Return True if what is said of the files holds for less than a pass at this rate."""
@@ -262,7 +262,7 @@ CASES = [
         sending("1Mbit"),
         slowly,
         worker="outbound/news",
-        prepare=with_files,
+        prepare=with_a_large_file,
     ),
     Case(
         "no-room",
