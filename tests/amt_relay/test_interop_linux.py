@@ -62,4 +62,4 @@ def test_linux_gets_what_it_wants_each_once_and_in_order_and_no_more_when_it_lea
     assert {*found} == WANTED
     for stream, each in found.items():
         assert is_whole(each), stream
-    assert len(found[SOURCES[4], ASM]) < len(found[SOURCES[4], SSM]) - 40
+    assert found[SOURCES[4], ASM][-1] < found[SOURCES[4], SSM][-1] - 40

@@ -83,8 +83,11 @@ class Gateway:
 
     def wait_for_players(self, number: int) -> None:
         """Wait until the first group has so many."""
-        self.link()
-        wait_for(lambda: self.worker.status().groups[0].players == number, f"{number} players")
+
+        def players() -> list[int]:  # the status has a group a moment after its link was opened
+            return [group.players for group in self.worker.status().groups[:1]]
+
+        wait_for(lambda: players() == [number], f"{number} players")
 
     def close(self) -> None:
         self.context.send(Signal.STOP)
@@ -293,7 +296,7 @@ def test_those_who_may_not_are_not_answered(gateway: Callable[..., Gateway]) -> 
 
 
 def test_a_group_lingers(gateway: Callable[..., Gateway]) -> None:
-    tv = gateway(linger=5)
+    tv = gateway(linger=600)
     with tv.ask() as player:
         tv.link().deliver(b"x")
         begun(player)
@@ -307,6 +310,13 @@ def test_a_group_lingers(gateway: Callable[..., Gateway]) -> None:
         assert head.startswith(b"HTTP/1.1 200 ")
         assert read(player, 1, body) == b"y"
         assert len(tv.links) == 1, "it was joined still"
+
+
+def test_a_group_is_left_once_it_has_lingered(gateway: Callable[..., Gateway]) -> None:
+    tv = gateway(linger=0.05)
+    with tv.ask() as player:
+        tv.link().deliver(b"x")
+        begun(player)
     wait_for(lambda: tv.links[0][1].closed, "that it is left")
     assert tv.worker.status().groups == ()
 
@@ -420,6 +430,7 @@ listen = "10.9.0.1:4022"
 allow_groups = ["239.1.0.0/16"]
 allow_clients = ["10.9.0.0/24"]
 interface = "eth0"
+first_data = "60s"
 """
         with (
             RunningDaemon(tmp_path, config, enter=relay.enter([])) as daemon,

@@ -59,13 +59,13 @@ def test_what_one_site_sends_members_at_the_other_have(version: int, tmp_path: P
         assert sent["handshakes"] == received["handshakes"] == 1
         status = two.status("one")
         assert (status["connect"], status["listen"]) == (peer, "")
-        assert status["round_trip_ms"] < 1000
+        assert status["round_trip_ms"] < 30_000
         assert abs(status["clock_offset_seconds"]) < 10
         assert f"{group} any" in status["wants"]
         assert status["interface"] == "lan"
+        wait_for(lambda: two.worker("one")["detail"].startswith("connected with "), "the worker to say it")
         worker = two.worker("one")
         assert (worker["state"], worker["troubled"]) == ("active", False)
-        assert worker["detail"].startswith("connected with ")
         text = two.daemon.ctl("status", "one").stdout
         assert "up: yes" in text
         assert "link/one" in two.daemon.ctl("top", "--once").stdout
@@ -198,17 +198,23 @@ def test_a_ring_outlives_a_site_that_is_killed(tmp_path: Path) -> None:
         stream(talker, range(200), *heard.values())
         for found in heard.values():
             assert sorted(found.wait(200)) == [*range(200)]
-        copies = [
-            site.status(link)["counters"]["dropped"] for site in (two, three, four) for link in links(site)
-        ]
-        assert sum(one.get("other-link", 0) for one in copies) > 0
+
+        def copies() -> int:  # by the longer way, which may take longer
+            dropped = [
+                site.status(link)["counters"]["dropped"]
+                for site in (two, three, four)
+                for link in links(site)
+            ]
+            return sum(one.get("other-link", 0) for one in dropped)
+
+        wait_for(copies, "copies")
         two.daemon.send(signal.SIGKILL)
         two.daemon.process.wait()
         stream(talker, range(200, 400), *heard.values())
         for number in (3, 4):
             assert sorted(heard[number].wait(400)) == [*range(400)]
         wait_for(lambda: not three.status("to-2")["up"])
-        assert three.worker("to-2")["troubled"]
+        wait_for(lambda: three.worker("to-2")["troubled"], "the worker to say it")
 
 
 def links(site: Site) -> list[str]:
@@ -262,8 +268,7 @@ def test_a_site_behind_a_nat_whose_address_changes(tmp_path: Path) -> None:
         stream(talker, range(50), heard)
         assert heard.wait(50) == [*range(50)]
         # The provider gives it another address: all that the NAT knew is void
-        nat.ip("addr del 198.51.100.99/24 dev out")
-        nat.ip("addr add 198.51.100.98/24 dev out")
+        wide.batch("addr del 198.51.100.99/24 dev out", "addr add 198.51.100.98/24 dev out", host=nat)
         wait_for(lambda: hub.status("spoke")["peer"].startswith("198.51.100.98:"), "the other address")
         hub.wait_up("spoke")
         stream(talker, range(50, 100), heard)
@@ -274,11 +279,11 @@ def test_a_site_behind_a_nat_whose_address_changes(tmp_path: Path) -> None:
 def test_what_keeps_a_link_down_is_said(tmp_path: Path) -> None:
     with sites(2, tmp_path) as (one, two):
         one.start(table("two", 'listen = "0.0.0.0"', one.key("key")))
-        assert one.worker("two")["detail"] == "waiting for its peer at 0.0.0.0"
+        wait_for(lambda: one.worker("two")["detail"] == "waiting for its peer at 0.0.0.0")
         assert one.worker("two")["troubled"]
         two.start(table("one", 'connect = "198.51.100.1"', two.key("key", 50)))
         wait_for(lambda: "sealed by another key" in one.worker("two")["detail"])
-        assert two.worker("one")["detail"] == "connecting to 198.51.100.1"
+        wait_for(lambda: two.worker("one")["detail"] == "connecting to 198.51.100.1")
         two.daemon.write(table("one", 'listen = "198.51.100.77"', two.key("key")))
         two.daemon.call("Reload")
         wait_for(lambda: "198.51.100.77" in two.status("one")["hindrance"])
@@ -293,8 +298,7 @@ def test_what_a_link_may_not_is_said_and_goes_on_when_it_may(tmp_path: Path) -> 
     with sites(1, tmp_path) as (one,):
         config = table("two", 'listen = "0.0.0.0"', one.key("key"))
         daemon = one.start(config, rights=AS_A_SERVICE)
-        detail = one.worker("two")["detail"]
-        assert one.worker("two")["state"] == "auto-restart"
+        detail = daemon.wait_state("link/two", "auto-restart")["detail"]  # between two attempts
         assert "cannot take packets on any interface (AF_PACKET): operation not permitted" in detail
         report = daemon.call("Doctor", name="two", watch=0.0)
         (finding,) = [one for one in report["findings"] if one["worker"]]
@@ -308,9 +312,8 @@ def test_what_a_link_may_not_is_said_and_goes_on_when_it_may(tmp_path: Path) -> 
         key = one.key("key")
         key.chmod(0o644)
         daemon = one.start(table("two", 'listen = "0.0.0.0"', key))
-        assert (
-            f"its mode 0644 opens it to others than its owner; chmod 600 {key}" in one.worker("two")["detail"]
-        )
+        detail = daemon.wait_state("link/two", "auto-restart")["detail"]
+        assert f"its mode 0644 opens it to others than its owner; chmod 600 {key}" in detail
         key.chmod(0o600)
         assert daemon.call("Reload")["unchanged"] == ["link/two"]
         daemon.wait_state("link/two", "active")
@@ -334,6 +337,8 @@ def test_the_network_here_may_come_late_and_go(tmp_path: Path) -> None:
         assert heard.wait(50) == [*range(50)]
         two.gateway.ip("link set lan name away")
         wait_for(lambda: two.status("one")["troubles"] == [absent])
+        # Or the group would seem to be wanted again while it still is as before
+        wait_for(lambda: one.status("two")["peer_wants"] == [], "that nothing is wanted")
         two.gateway.ip("link set away name lan")
         wait_for(lambda: two.status("one")["troubles"] == [])
         one.wait_taken("two", GROUPS[4])
@@ -353,6 +358,7 @@ def test_what_subscriptions_of_the_daemon_receive_is_wanted(tmp_path: Path) -> N
         two.daemon.write(f'{config}{news}sources = ["{one.addresses[4]}"]\n')
         assert two.daemon.call("Reload")["unchanged"] == ["link/one"]
         wait_for(lambda: one.status("two")["peer_wants"] == [f"{GROUPS[4]} include {one.addresses[4]}"])
+        two.daemon.wait_state("inbound/news", "active")
         one.wait_taken("two", GROUPS[4])
         stream(one.talker(), range(20))
         wait_for(lambda: two.daemon.worker("inbound/news")["status"]["counters"]["received"] == 20)
@@ -377,8 +383,8 @@ def test_a_link_that_was_stopped_is_begun_anew_and_one_that_is_removed_leaves_no
         heard.wait(50)
         assert daemon.ctl("stop-worker", "two").returncode == 0
         wait_for(lambda: not two.status("one")["up"])
-        stopped = one.worker("two")
-        assert (stopped["state"], stopped["status"]["counters"]["sent"]) == ("inactive", 50)
+        stopped = daemon.wait_state("link/two", "inactive")
+        assert stopped["status"]["counters"]["sent"] == 50
         assert (stopped["status"]["up"], stopped["status"]["local_port"]) == (False, None)
         assert daemon.ctl("start-worker", "two").returncode == 0
         one.wait_taken("two", GROUPS[4])
@@ -423,7 +429,8 @@ def test_two_daemons_at_one_site_take_and_give_each_datagram_once(tmp_path: Path
         second.start(table("far", 'connect = "198.51.100.1:9467"', second.key("key-2", 2)))
         far.wait_up("first", "second")
         wait_for(lambda: far.status("second")["rests"])
-        assert far.worker("second")["detail"].endswith(", and rests: another link to the same site is in use")
+        resting = ", and rests: another link to the same site is in use"
+        wait_for(lambda: far.worker("second")["detail"].endswith(resting), "the worker to say it")
         assert not far.worker("second")["troubled"]
         first.listen()
         far.listen()

@@ -108,7 +108,8 @@ def feeding(network: AmtNetwork, *streams: tuple[str, str], ttl: int = TTL, size
 def numbers(path: Path) -> dict[tuple[str, str], list[int]]:
     """What came of a feed in a file, by source and group."""
     found: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for line in path.read_text().splitlines() if path.exists() else ():
+    text = path.read_text() if path.exists() else ""
+    for line in text[: text.rfind("\n") + 1].splitlines():  # the last one may be half written
         if len(words := line.split()) == 3:
             found[words[0], words[1]].append(int(words[2]))
     return found

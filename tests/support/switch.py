@@ -7,6 +7,8 @@ import subprocess
 from typing import Any
 
 from support.host import Host, ip
+from support.inside import is_ready
+from support.wait import wait_for
 
 SNOOPING = (
     "mcast_snooping 1 mcast_igmp_version 3 mcast_mld_version 2 mcast_query_interval 100"
@@ -51,6 +53,7 @@ class Switch(Host):
             *(f"addr add {address} dev {name} {'nodad' if ':' in address else ''}" for address in addresses),
             host=host,
         )
+        wait_for(lambda: is_ready(self, port) and is_ready(host, name), f"{name} to be up")
         return port
 
     def members(self, group: str) -> dict[str, float]:
