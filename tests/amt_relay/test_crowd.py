@@ -88,10 +88,11 @@ def test_tshark_finds_each_of_the_seven_messages_at_work(network: AmtNetwork, tm
             assert time.monotonic() < deadline
             serve([member])
         member.send(member.gateway.end())
+        teardown = bytes([amt.AmtKind.TEARDOWN])
 
         def is_over() -> bool:
             seen.extend(taken(wire))
-            return any(one[:1] == b"\x45" and one[28] == amt.AmtKind.TEARDOWN for one in seen if one[9] == UDP)
+            return any(one[28:29] == teardown for one in seen if one[:1] == b"\x45" and one[9] == UDP)
 
         wait_for(is_over, "its leave on the wire")
         member.sock.close()

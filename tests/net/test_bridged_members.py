@@ -95,7 +95,14 @@ class Row:
         return sock
 
     def status(self, number: int) -> dict[str, Any]:
-        status: dict[str, Any] = self.daemons[number].worker("bridge/row")["status"]
+        """With its lists: while its thread is at work, the status does without them."""
+
+        def listed() -> dict[str, Any] | None:
+            status: dict[str, Any] = self.daemons[number].worker("bridge/row")["status"]
+            return status if status["queriers"] else None
+
+        status = wait_for(listed, "the lists of the status")
+        assert status is not None
         return status
 
     def listed(self, number: int, what: str, group: str) -> list[dict[str, Any]]:
@@ -207,8 +214,11 @@ def test_a_host_of_an_older_version(row: Row, version: int) -> None:
             last = stack.enter_context(frames(row, ROUTERS - 1, group))
             sock = row.member_of(version, group)
             sock.recv(100)
-            spoken = {one.protocol for one in wire.messages if not one.outgoing and one.kind == "report"}
-            assert {"IGMPv2" if version == 4 else "MLDv1"} <= spoken
+
+            def spoken() -> set[str]:
+                return {one.protocol for one in wire.messages if not one.outgoing and one.kind == "report"}
+
+            wait_for(lambda: ("IGMPv2" if version == 4 else "MLDv1") in spoken(), "its report")
             sock.close()
 
             row.wait_end(ROUTERS - 1, group)
@@ -245,8 +255,8 @@ def test_two_bridges_side_by_side_forward_once(tmp_path: Path) -> None:
             return asking == [[(False, "10.9.1.2")], [(True, "10.9.1.2")]]
 
         wait_for(agreed, "they agree who asks")
-        detail = daemons[0].worker("bridge/row")["detail"]
-        assert "; 10.9.1.2 asks for members on right, and forwards there in place of this host" in detail
+        told = "; 10.9.1.2 asks for members on right, and forwards there in place of this host"
+        wait_for(lambda: told in daemons[0].worker("bridge/row")["detail"], "the worker to say it")
         with two.sending(4, group), two.member_of(4, group) as sock:
             sock.recv(100)
             outgoing = [stack.enter_context(frames(two, number, group)) for number in (0, 1)]
@@ -271,8 +281,8 @@ def test_the_kernels_own_querier_with_a_lower_address_asks_until_it_is_silent(tm
             return [(q["asks"], q["querier"]) for q in queriers if q["version"] == 4]
 
         wait_for(lambda: asking() == [(False, "10.9.1.1")], "the bridge that asks")
-        detail = daemon.worker("bridge/row")["detail"]
-        assert "; 10.9.1.1 asks for members on right, and forwards there in place of this host" in detail
+        told = "; 10.9.1.1 asks for members on right, and forwards there in place of this host"
+        wait_for(lambda: told in daemon.worker("bridge/row")["detail"], "the worker to say it")
         right.set("mcast_querier 0")
         wait_for(lambda: asking() == [(True, "10.9.1.2")], "the daemon that asks again")
-        assert "10.9.1.1" not in daemon.worker("bridge/row")["detail"]
+        wait_for(lambda: "10.9.1.1" not in daemon.worker("bridge/row")["detail"], "the worker to say so")

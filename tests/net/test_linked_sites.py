@@ -241,7 +241,7 @@ def test_a_slow_and_lossy_way_between_two_sites() -> None:
             reception = two.running("one").end.sessions.current.reception
             assert reception.lost == 0
             assert reception.repaired > 5
-            assert 0.07 < two.running("one").end.heartbeat.round_trip < 1
+            assert 0.07 < two.running("one").end.heartbeat.round_trip < 10
             assert wire.lost > 10
 
 
@@ -269,10 +269,11 @@ def test_a_site_behind_a_nat() -> None:
             nat.ip("addr add 198.51.100.10/24 dev wan")
             spoke.stream(20, first=100)
             await_numbers(hub, 20)
+            # The NAT forgets by and by: these may have come from the old one still
+            wait_for(lambda: hub.running("spoke").end.peer[0] == ip_address("198.51.100.10"))
             hub.stream(20, first=20)
             await_numbers(spoke, 40)
             assert numbers(spoke) == [*range(40)]
-            assert hub.running("spoke").end.peer[0] == ip_address("198.51.100.10")
             assert hub.running("spoke").end.counts.roamed == 1
 
 
@@ -359,8 +360,7 @@ def test_an_address_that_is_not_there_yet_is_waited_for(monkeypatch: pytest.Monk
         wait_for(lambda: "two" in one.links.running and one.running("two").hindrance)
         assert "198.51.100.77, UDP port 9466" in one.running("two").hindrance
         one.host.ip("addr add 198.51.100.77/24 dev wan")
-        wait_for(lambda: one.running("two").socket is not None)
-        assert one.running("two").hindrance == ""
+        wait_for(lambda: one.running("two").socket is not None and one.running("two").hindrance == "")
 
 
 def test_what_one_link_does_wrong_costs_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,6 +376,6 @@ def test_what_one_link_does_wrong_costs_others_nothing(monkeypatch: pytest.Monke
 
         monkeypatch.setattr(bad.end, "take", crash)
         two.link("bad", connect=("198.51.100.1", PORT + 1))
-        wait_for(lambda: one.running("bad") is not bad)
+        wait_for(lambda: one.links.running.get("bad") not in (None, bad))  # it ends before it begins anew
         one.stream(20)
         await_numbers(two, 20)

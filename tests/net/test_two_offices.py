@@ -226,6 +226,7 @@ def test_what_members_have_joined_is_had_and_nothing_else(version: int) -> None:
         wait_for(lambda: not one.networks[0]._joined)
         other = two.ear(version)
         wait_for(lambda: _groups_wanted(one, "two") == {group})
+        wait_for(lambda: ip_address(GROUPS[version]) in one.networks[0]._joined)
         talker.sendto(b"another has", (GROUPS[version], PORT))
         assert await_payloads(other, 1) == [b"another has"]
         other.close()

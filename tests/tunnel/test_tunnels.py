@@ -12,7 +12,7 @@ from ipaddress import ip_address
 
 import pytest
 from support.amt_relay import GROUP, SOURCE, SmallRelay, datagram
-from support.wait import wait_for
+from support.wait import DEADLINE_SECONDS, wait_for
 
 from mcastd.errors import LinkError
 from mcastd.ip import ANY_SOURCE, Address, SourceFilter
@@ -137,7 +137,7 @@ def test_a_filter_that_changes_is_told_and_who_closes_is_no_longer_served(
 def test_what_does_not_fit_into_the_buffer_is_counted(relay: SmallRelay, open_link: Open) -> None:
     room = 10 * (OVERHEAD_BYTES + 100)
     receiver = open_link(receive_buffer=room)
-    wait_for(lambda: receiver.glance().interfaces, "the tunnel")
+    wait_for(lambda: relay.gateways, "the tunnel")
     relay.send(*[datagram(bytes(100))] * 30)
     wait_for(lambda: receiver.load().overflow == 20, "what has no room")
     assert receiver.load().filled == 1
@@ -147,7 +147,7 @@ def test_what_does_not_fit_into_the_buffer_is_counted(relay: SmallRelay, open_li
 
 def test_more_than_a_batch_is_received_without_another_event(relay: SmallRelay, open_link: Open) -> None:
     receiver = open_link()
-    wait_for(lambda: receiver.glance().interfaces, "the tunnel")
+    wait_for(lambda: relay.gateways, "the tunnel")
     sent = [b"%d" % number for number in range(600)]
     for begin in range(0, len(sent), 100):  # no more at a time than fit into any buffer on the way
         relay.send(*map(datagram, sent[begin : begin + 100]))
@@ -170,7 +170,7 @@ def test_a_relay_that_does_not_answer_is_trouble_until_it_does(open_link: Open) 
     receiver.on_lost = lost.set
     problem = f"no relay answers at {RELAY}, UDP port 2268: asking again"
     wait_for(lambda: receiver.problem == problem, "the problem")
-    assert lost.wait(5), "whoever reports it was told"
+    assert lost.wait(DEADLINE_SECONDS), "whoever reports it was told"
     assert receiver.glance().interfaces == ()
     relay = SmallRelay(RELAY)
     try:
@@ -310,7 +310,10 @@ def test_one_relay_by_two_ports_brings_what_each_wants(relay: SmallRelay, open_l
     wait_for(lambda: len(relay.gateways) == 2, "both tunnels")
     relay.send(datagram(b"one"), datagram(b"two", port=5005))
     assert [received(receiver, 1) for receiver in receivers] == [[b"one"], [b"two"]]
-    assert [tunnel_of(receiver).dropped for receiver in receivers] == 2 * [{"foreign": 1}]
+    wait_for(
+        lambda: [tunnel_of(receiver).dropped for receiver in receivers] == 2 * [{"foreign": 1}],
+        "what the other one wants",
+    )
 
 
 def test_another_refresh_is_the_same_tunnel_and_the_shortest_holds(
