@@ -87,7 +87,7 @@ def test_a_session_that_is_announced_is_listed() -> None:
     with running(worker) as (context, _):
         assert context.detail == "in 10 of 10 groups of announcements"
         network.links["239.195.255.255"].deliver(packet(), b"x", origin=ORIGIN)
-        wait_for(lambda: worker.counters.received == 2, "two packets")
+        wait_for(lambda: worker.counters.received == 2 and worker.counters.dropped, "two packets")
         status = worker.status()
         (session,) = status.sessions
         (medium,) = session.media
@@ -146,7 +146,7 @@ def test_other_settings_are_taken_over_and_what_was_heard_stays() -> None:
         assert worker.update(Discover.model_validate({"groups": ["239.255.255.255"], "interface": "eth7"}))
         context.send(Signal.NETWORK)
         wait_for(lambda: worker.status().groups == ("239.255.255.255",), "the one group")
-        assert all(link.closed for link in before.values())
+        wait_for(lambda: all(link.closed for link in before.values()), "the others closed")
         assert worker.status().heard == 1
 
 
@@ -236,7 +236,11 @@ def test_a_channel_of_one_daemon_is_found_by_it(tmp_path: Path) -> None:
             wait_for(lambda: names(hearing) == {"four"}, "one was deleted")
             assert sending.stop() == 0
             wait_for(lambda: not names(hearing), "both were deleted")
-            assert hearing.worker("discover/lo")["status"]["counters"]["ended"] == {"deleted": 2}
+
+            def ended() -> object:
+                return hearing.worker("discover/lo")["status"]["counters"]["ended"]
+
+            wait_for(lambda: ended() == {"deleted": 2}, "the account")
 
 
 def test_what_minisapserver_announces_is_found(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -49,6 +50,7 @@ class Peer:
         self._talker: socket.socket
         self.largest = 65_535
         self.is_away = False
+        self._lock = threading.Lock()  # of the end, which is for one thread at a time
         self.end = self._new()
 
     def _new(self, key: bytes = KEY, *, connects: bool | None = None, **settings: Any) -> LinkEnd:
@@ -85,7 +87,10 @@ class Peer:
             yield
 
     def _turn(self) -> None:
-        end = self.end
+        with self._lock:
+            self._exchange(self.end)
+
+    def _exchange(self, end: LinkEnd) -> None:
         with contextlib.suppress(BlockingIOError, OSError):
             while True:
                 message, source = self._sock.recvfrom(65_535)
@@ -148,10 +153,12 @@ class Peer:
 
     @contextlib.contextmanager
     def wanting_more(self, lab: Lab) -> Iterator[None]:
-        self._wants(self.end, GROUP, "239.77.1.1")
+        with self._lock:
+            self._wants(self.end, GROUP, "239.77.1.1")
         await_status(lab, lambda status: status.refused_wants == ("239.77.1.1 any",))
         yield
-        self._wants(self.end, GROUP)
+        with self._lock:
+            self._wants(self.end, GROUP)
 
 
 def await_status(lab: Lab, probe: Callable[[LinkStatus], object]) -> None:

@@ -133,7 +133,7 @@ class House:
         for thread in self._threads:
             thread.send(Signal.STOP)
         for thread in self._threads:
-            assert thread.join(10)
+            assert thread.join(60)
         self._announcer.close()
         self.links.close()
         self.router.close()

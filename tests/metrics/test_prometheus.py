@@ -73,7 +73,7 @@ class Prometheus:
             except OSError:  # HTTPError is one: it is not ready yet
                 return False
 
-        wait_for(answers, "a scrape", timeout=30)
+        wait_for(answers, "a scrape")
 
     def close(self) -> None:
         self._process.terminate()
@@ -170,7 +170,7 @@ def test_it_answers_what_the_daemon_has_counted(prometheus: Prometheus) -> None:
 
     received = 'mcastd_received_datagrams_total{worker="inbound/news",group="239.255.9.7",interface="lo"}'
     wait_for(lambda: value(received) == SENT)
-    assert value('mcastd_sent_datagrams_total{worker="outbound/news"}') == SENT
+    wait_for(lambda: value('mcastd_sent_datagrams_total{worker="outbound/news"}') == SENT)
     finished = 'mcastd_worker_state{worker="outbound/news",state="finished"}'
     wait_for(lambda: value(finished) == 1)
     # received = written + dropped + queued, of each output
@@ -184,7 +184,7 @@ def test_it_answers_what_the_daemon_has_counted(prometheus: Prometheus) -> None:
     assert value("mcastd_build_info * 3") == 3
     wait_for(lambda: value('mcastd_files{worker="inbound/images",state="landed"}') == 1)
     wait_for(lambda: value("mcastd_switched_trees_total") == 1)
-    assert value("mcastd_tree_missing_files") == 0
+    wait_for(lambda: value("mcastd_tree_missing_files") == 0)
     wait_for(lambda: value('mcastd_dropped_notices_total{reason="no-reader"}') == 1)  # that of the tree
     assert value("mcastd_source_bytes") == 50_000
     assert value('mcastd_unsent_files{reason="link"}') == 1
@@ -234,7 +234,8 @@ def test_each_variable_of_the_dashboard_has_values(prometheus: Prometheus) -> No
         match = re.fullmatch(r"label_values\((.+), (\w+)\)", query)
         assert match, query
         selector = re.sub(r"\$\w+", ".*", match[1])
-        assert prometheus.get(f"label/{match[2]}/values", **{"match[]": selector}), query
+        path = f"label/{match[2]}/values"
+        wait_for(lambda p=path, s=selector: prometheus.get(p, **{"match[]": s}), query)  # type: ignore[misc]
     assert [query.rpartition(" ")[2] for query in queries] == [
         "job)",
         "instance)",
@@ -253,8 +254,7 @@ def test_all_that_is_asked_for_is_there_and_all_that_is_there_is_shown(prometheu
     alerting = {
         name for line in RULES.read_text().splitlines() if "summary" not in line for name in names_in(line)
     }
-    there = set(prometheus.get("label/__name__/values"))
-    assert shown | alerting <= there
+    wait_for(lambda: shown | alerting <= set(prometheus.get("label/__name__/values")), "all of them")
     assert families().keys() <= shown
 
 

@@ -32,6 +32,8 @@ from support.wait import wait_for
 
 GROUP, PORT = "239.255.6.1", 9190
 WATCH = "0.3s"
+# By then a daemon on a loaded machine has taken note of a fault.
+NOTICED_SECONDS = 20.0
 # As with the drop-in for bridges
 WITH_ROUTING = ("setpriv", "--bounding-set=-all,+net_raw", "--inh-caps=-all,+net_raw")
 AS_A_SERVICE = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")  # root of its files, with no privilege
@@ -185,8 +187,17 @@ def scene(
 
 
 def named(case: Case, lab: Lab) -> dict[str, Any]:
-    """The finding, which is the first of its worker's."""
-    status, report = lab.doctor(*case.arguments)
+    """The finding, which is the first of its worker's: once the daemon has taken note of the fault."""
+    looks: list[tuple[int, dict[str, Any]]] = []
+
+    def is_named() -> bool:
+        looks.append(lab.doctor(*case.arguments))
+        found = [one for one in looks[-1][1]["findings"] if one["worker"] == case.worker]
+        return bool(found) and (found[0]["cause"], found[0]["severity"]) == (case.cause, case.severity)
+
+    with contextlib.suppress(AssertionError):  # what it says instead is told below
+        wait_for(is_named, case.name, timeout=NOTICED_SECONDS)
+    status, report = looks[-1]
     of_worker = [one for one in report["findings"] if one["worker"] == case.worker]
     assert of_worker, report
     first: dict[str, Any] = of_worker[0]
