@@ -177,13 +177,13 @@ def test_coalesce_changes_in_place(group: str, no_fd_leak: None) -> None:
                 over.set()
                 thread.join()
             send(2)
-            take()
+            last = next(sent) - 1  # the number that was just taken is never sent
+            wait_for(lambda last=last: take() or got[-1:] == [last], "all of it")  # type: ignore[misc]
             assert link.describe().coalesced is wanted
             numbers = got[before:]
             pairs = itertools.pairwise([first - 1, *numbers])
             gaps = [(one, other) for one, other in pairs if other != one + 1]
             assert all(other > one for one, other in gaps), "none twice"
             assert len(gaps) <= (not wanted), (wanted, was, gaps)
-            assert numbers[-1] == next(sent) - 1
-            got.append(numbers[-1] + 1)  # the number that was just taken, and is never sent
+            got.append(last + 1)
         assert link.load().overflow == 0

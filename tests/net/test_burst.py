@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.wait import wait_for
 
 from mcastd.errors import LinkError
 from mcastd.ip import MAX_DATAGRAM_BYTES
@@ -64,7 +65,9 @@ class Link:
         sent = 0
         while sent < len(payloads):
             sent += self.sender.send(payloads.part(sent, len(payloads)))
-        return self.taken()
+        received: list[bytes] = []
+        wait_for(lambda: received.extend(self.taken()) or len(received) >= sent, f"{sent} datagrams")
+        return received
 
     def taken(self) -> list[bytes]:
         received: list[bytes] = []

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from support.host import Host
 from support.inside import inside
-from support.wait import wait_for
+from support.wait import DEADLINE_SECONDS, wait_for
 
 ETH_P_ALL = 0x0003
 PACKET_OUTGOING = 4
@@ -253,7 +253,7 @@ class Wire:
         ]
 
     def wait(
-        self, group: str, *kinds: str, since: int = 0, count: int = 1, timeout: float = 10
+        self, group: str, *kinds: str, since: int = 0, count: int = 1, timeout: float = DEADLINE_SECONDS
     ) -> list[Record]:
         """Wait until ``count`` records of these kinds are there for ``group``; all its records then."""
 
