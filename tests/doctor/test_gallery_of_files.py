@@ -98,7 +98,10 @@ def with_files(lab: Lab) -> Iterator[None]:
 
 @contextlib.contextmanager
 def slowly(lab: Lab) -> Iterator[None]:
-    """At a rate of weeks for a pass, until the files that it takes are known."""
+    """At a rate of months for a pass, until the files that it takes are known.
+
+    Nothing that is said of files holds so long, whether it is said at this rate or was at the one before.
+    """
 
     def is_known() -> bool:
         """Return True if what is said of the files holds for less than a pass at this rate."""

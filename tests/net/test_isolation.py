@@ -114,7 +114,7 @@ def test_each_subscription_gets_exactly_its_own(
     # Other programs make the host a member of groups of ours where we are not, and of one that is not ours
     strangers = [stranger(("eth0", a.other)), stranger(("eth1", a.two)), stranger(("eth1", a.specific))]
     with RunningDaemon(tmp_path, config, enter=host.enter(())) as daemon:
-        assert {worker["state"] for worker in daemon.workers().values()} == {"active"}
+        wait_for(lambda: {worker["state"] for worker in daemon.workers().values()} == {"active"}, "all")
         strangers += [stranger(("eth1", a.other)), stranger(("eth0", a.one), ("eth0", a.link)), stranger()]
         for wire in WIRES:
             join(strangers[-1], ifindex(host, f"eth{wire}"), a.specific)
@@ -202,7 +202,12 @@ def test_an_excluded_source_does_not_slip_in_while_the_group_is_joined_again(
             for _ in range(100):
                 bad.sendto(b"bad", (addresses.one, PORT))
             good.sendto(b"good", (addresses.one, PORT))
-        assert daemon.worker("inbound/news")["status"]["counters"]["received"] > 0
+
+        def some_came() -> bool:
+            good.sendto(b"good", (addresses.one, PORT))
+            return bool(daemon.worker("inbound/news")["status"]["counters"]["received"] > 0)
+
+        wait_for(some_came, "some of those that are wanted")
         assert daemon.stop() == 0
     assert set((tmp_path / "news.log").read_bytes().splitlines()) == {b"good"}
 

@@ -108,10 +108,11 @@ def receivers(
                 command = [textbook, group, str(PORT)]
             with output.open("wb") as stdout:
                 plain.append(host.start(*command, stdout=stdout, stderr=subprocess.DEVNULL))
-            stack.callback(plain[-1].wait, 10)
+            stack.callback(plain[-1].wait, 60)
             stack.callback(plain[-1].terminate)
         for daemon in daemons:
-            assert daemon.wait_notified("READY")["STATUS"].startswith("1 of 1 workers active")
+            daemon.wait_notified("READY")
+            daemon.wait_state("inbound/news", "active")
         for number in members:
             wait_for(lambda host=link.hosts[number]: joined(host, group), f"host {number} joins")
         yield outputs

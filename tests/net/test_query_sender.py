@@ -68,7 +68,7 @@ def test_a_host_answers_each_kind_of_query(hosts: tuple[Host, Host], version: Li
             to, message = build(version, query)
             sender.send(index, SOURCES[version], to, message)
             wire_of_router.wait(str(group), "IS_EX", since=of_router)
-            seen = [one for one in wire.messages[mark:] if one.kind == "query"]
+            seen = [one for one in wire.messages[mark : wire.mark()] if one.kind == "query"]
             assert [_on_the_wire(one) for one in seen] == [(str(SOURCES[version]), str(to), 1, True)]
         with inside(router), pytest.raises(BlockingIOError):
             sender._socket.recv(100, socket.MSG_DONTWAIT)  # reports come, and it takes none

@@ -61,7 +61,8 @@ def row(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             if request.param == "smcrouted":
                 route(router, directory)
             else:
-                stack.enter_context(RunningDaemon(directory, BRIDGE, enter=router.enter([])))
+                daemon = stack.enter_context(RunningDaemon(directory, BRIDGE, enter=router.enter([])))
+                daemon.wait_state("bridge/row", "active")
         yield Row(sender, receivers)
 
 
@@ -110,7 +111,8 @@ def test_a_channel_of_ttl_n_crosses_n_minus_1_routers(tmp_path: Path, row: Row, 
             daemons.append(RunningDaemon(here, config, ready=False, enter=host.enter([])))
             stack.enter_context(daemons[-1])
         for daemon in daemons:
-            assert daemon.wait_notified("READY")["STATUS"].startswith("1 of 1 workers active")
+            daemon.wait_notified("READY")
+            daemon.wait_state("inbound/news", "active")
         taps = [stack.enter_context(UdpFrames(host, "eth0", GROUPS[version])) for host in row.receivers]
 
         here = tmp_path / "sender"

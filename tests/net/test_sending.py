@@ -156,7 +156,7 @@ def test_a_queue_that_cuts_segments_up_drops_few_of_them_unseen(
 
     So until the queue refuses a whole piece, some may be lost; after that, none.
     """
-    queue("tbf", "rate", "8mbit", "burst", "5000", "limit", "70000")
+    queue("tbf", "rate", "2mbit", "burst", "5000", "limit", "70000")
     payloads = [b"%05d".ljust(1000, b"x") % number for number in range(600)]
     port, group = free_port(), GROUPS[version]
     with ExitStack() as stack:

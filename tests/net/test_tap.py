@@ -49,8 +49,8 @@ def tap(host: Host, *groups: object) -> Tap:
 
 
 def until(observer: Tap, packets: int) -> Traffic:
-    """What was seen when ``packets`` of them were; less after ten seconds."""
-    return observer.watch(10, lambda seen: sum(flow.packets for flow in seen.flows.values()) >= packets)
+    """What was seen when ``packets`` of them were; less after a minute."""
+    return observer.watch(60, lambda seen: sum(flow.packets for flow in seen.flows.values()) >= packets)
 
 
 def key(version: int, **differences: object) -> FlowKey:
@@ -98,7 +98,7 @@ def test_what_is_coalesced_has_all_of_its_bytes(pair: Pair, version: int) -> Non
     with tap(pair.right, GROUPS[version]) as right, closing(sender(pair.left, "eth0", LEFT[version])) as sock:
         sock.setsockopt(17, UDP_SEGMENT, 1000)
         sock.sendto(bytes(40_000), (str(GROUPS[version]), PORT))
-        seen = right.watch(10, lambda seen: sum(flow.size for flow in seen.flows.values()) >= 40_000)
+        seen = right.watch(60, lambda seen: sum(flow.size for flow in seen.flows.values()) >= 40_000)
     flow = seen.flows[key(version)]
     assert flow.size == 40_000
     assert 1 <= flow.packets <= 40  # a veth hands on in one what the sender gave in one
@@ -125,7 +125,7 @@ def test_memberships_are_seen_and_none_is_made(pair: Pair, version: int) -> None
         def reports(message: object) -> bool:
             return isinstance(message, MembershipMessage) and GROUPS[version] in message.groups
 
-        traffic = right.watch(10, both)
+        traffic = right.watch(60, both)
         assert both(traffic)
         wire.wait(group, "TO_EX", "IS_EX")
         named = {record.group for message in wire.messages for record in message.records}

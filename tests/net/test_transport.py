@@ -23,11 +23,11 @@ from mcastd.protocols.ts import PACKET_BYTES, PCR_HZ
 
 pytestmark = pytest.mark.root
 GROUP, PORT = "239.192.1.1", 5004
-ROUNDS = 4
+ROUNDS = 8
 PACKETS = 7  # in a datagram
-# A machine that has other work may send a datagram that much after its time. Were all of four rounds sent at
-# once, the last one would be three seconds early.
-SPREAD_MAX_SECONDS = 1.8
+# A machine that has other work may send a datagram that much after its time. Were all rounds sent at once, the
+# last one would be seven seconds early.
+SPREAD_MAX_SECONDS = 5.0
 
 
 class Played(NamedTuple):
@@ -84,7 +84,7 @@ def decode(data: bytes, path: Path) -> str:
     path.write_bytes(data)
     command = [program("ffmpeg"), "-v", "warning", "-i", str(path), "-f", "null", "-"]
     return subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=True
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=True
     ).stderr
 
 
@@ -155,7 +155,7 @@ def joined(host: Host) -> bool:
     return GROUP in subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
 
 
-def test_rtp_is_complete_and_in_time_over_three_seams(tmp_path: Path) -> None:
+def test_rtp_is_complete_and_in_time_over_all_seams(tmp_path: Path) -> None:
     source = film(tmp_path / "film.ts", seconds=1)
     played = play(tmp_path, source, protocol="rtp")
     bodies = [payload[HEADER_BYTES:] for payload in played.payloads]

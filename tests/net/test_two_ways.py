@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from support.daemon import RunningDaemon
 from support.host import Host, connect
+from support.inside import is_ready
 from support.peer import Talker
 from support.repair import matrix, media
 from support.wait import wait_for
@@ -80,10 +81,11 @@ output = "{output}"
         go_on()
         wires.here.ip("link set eth1 down")
         wait_for(lambda: "eth1 is down" in legs_now()[1]["trouble"], "the trouble")
-        assert "eth1 is down" in status()["detail"]
+        wait_for(lambda: "eth1 is down" in status()["detail"], "the worker to say it")
         go_on()
         wires.here.ip("link set eth1 up")
         wait_for(lambda: legs_now()[1]["trouble"] == "", "the wire")
+        wait_for(lambda: is_ready(wires.there, "net1"), "its other end")
         received = legs_now()[1]["received"]
         go_on()
         wait_for(lambda: legs_now()[1]["received"] == received + 5 * AT_ONCE, "all by the second again")
@@ -188,7 +190,7 @@ output = {{ kind = "file", path = "{output}", format = "payload" }}
         daemon.write(config.replace('max_skew = "1s"', 'max_skew = "0.7s"'))
         assert daemon.ctl("reload").returncode == 0
         wait_for(lambda: output.stat().st_size == source.stat().st_size, "all of it", timeout=60)
-        sent = daemon.worker("outbound/tv")["status"]["counters"]["sent"]
+        sent = daemon.wait_state("outbound/tv", "finished")["status"]["counters"]["sent"]
         seen = wait_for(lambda: both(daemon, sent), "both legs")
     assert seen is not None
     assert output.read_bytes() == source.read_bytes()
@@ -199,9 +201,10 @@ output = {{ kind = "file", path = "{output}", format = "payload" }}
 
 
 def both(daemon: RunningDaemon, count: int) -> dict[str, Any] | None:
-    """The status of the subscription when each leg has brought so many datagrams."""
+    """The status of the subscription when each leg has brought so many datagrams, and one of two is dropped."""
     found: dict[str, Any] = daemon.worker("inbound/tv")["status"]
-    return found if [leg["received"] for leg in found["legs"]] == [count, count] else None
+    have_come = [leg["received"] for leg in found["legs"]] == [count, count]
+    return found if have_come and sum(found["counters"]["dropped"].values()) == count else None
 
 
 def test_what_is_lost_is_repaired_by_what_comes_on_the_ports_beside(tmp_path: Path) -> None:
