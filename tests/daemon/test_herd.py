@@ -7,7 +7,6 @@ enough of them wait the daemon did nothing else any more.
 from __future__ import annotations
 
 import http.client
-import os
 import time
 from pathlib import Path
 
@@ -56,6 +55,7 @@ def test_a_herd_of_channels_is_at_work_while_somebody_looks(tmp_path: Path) -> N
         user, system = (b - a for a, b in zip(before, cpu(daemon.process.pid), strict=True))
         assert text.count("mcastd_sent_datagrams_total{") == HERD
         assert system < 2 * user, "more than 6 times as much, when they did nothing but ask"
+        logs = [tmp_path / f"{number}.log" for number in range(HERD)]
+        wait_for(lambda: all(log.exists() and log.stat().st_size for log in logs), "something of each")
         assert daemon.stop() == 0
-    assert sum(os.path.getsize(tmp_path / f"{number}.log") > 0 for number in range(HERD)) == HERD
     assert not daemon.events("worker.abandoned")

@@ -89,9 +89,13 @@ def test_ours_to_ours(tmp_path: Path, news: Path, framing: dict[str, object]) ->
         assert daemon.ctl("reload").returncode == 0
         sent = daemon.wait_state("outbound/news", "finished")["status"]["counters"]["sent"]
         wait_content(output, NEWS)
+
+        def written() -> int:  # counted after it was written
+            return int(daemon.worker("inbound/news")["status"]["outputs"][0]["counters"]["written"])
+
+        wait_for(lambda: written() == sent, "the account")
         status = daemon.worker("inbound/news")["status"]
         assert status["counters"]["received"] == sent
-        assert status["outputs"][0]["counters"]["written"] == sent
         assert status["counters"]["received_bytes"] == len(NEWS)
         assert daemon.stop() == 0
     assert output.read_bytes() == NEWS

@@ -50,11 +50,10 @@ def test_ready_comes_when_all_have_tried_and_status_says_who_waits_for_what(tmp_
     with RunningDaemon(tmp_path, config + outbound("c", tmp_path / "missing.txt")) as daemon:
         ready = daemon.wait_notified("READY")
         assert ready["STATUS"].startswith("1 of 3 workers active; ")
-        workers = daemon.workers()
-        assert workers["inbound/a"]["state"] == "active"
-        assert workers["inbound/b"]["state"] == "auto-restart"
-        assert "no such interface (have: lo); waiting for it" in workers["inbound/b"]["detail"]
-        assert str(tmp_path / "missing.txt") in workers["outbound/c"]["detail"]
+        assert daemon.worker("inbound/a")["state"] == "active"
+        waits = daemon.wait_state("inbound/b", "auto-restart")  # between two attempts
+        assert "no such interface (have: lo); waiting for it" in waits["detail"]
+        assert str(tmp_path / "missing.txt") in daemon.worker("outbound/c")["detail"]
         waiting = {event["worker"] for event in daemon.wait_events("worker.waiting", 2)}
         assert waiting == {"inbound/b", "outbound/c"}
         answer = daemon.ctl("status")
@@ -177,7 +176,7 @@ def under_load(
 
     def load() -> None:
         link = SocketSender(ip_address(GROUP), PORT, interface="lo", ttl=0)
-        while not stop.wait(0.0005):
+        while not stop.wait(0.002):  # a buffer holds some seconds of it
             batch = [b"%08d\n" % (len(sent) + n) for n in range(5)]
             assert link.send(ListPayloads(batch)) == len(batch)
             sent.extend(batch)
@@ -289,7 +288,7 @@ def test_sigterm_ends_it_cleanly_whatever_the_workers_wait_for(tmp_path: Path) -
         assert daemon.stop() == 0
         (stopped,) = daemon.events("daemon.stopped")
         assert stopped["clean"] is True
-        assert any("STOPPING" in message for message in daemon.messages)
+        wait_for(lambda: any("STOPPING" in message for message in daemon.messages), "what was notified")
         assert not daemon.events("worker.abandoned")
         assert not daemon.events("worker.crashed")
     assert not daemon.socket.exists()
@@ -355,10 +354,16 @@ def test_metrics_are_served(tmp_path: Path) -> None:
     with RunningDaemon(tmp_path, config + inbound("a", output)):
         send(b"one", b"two")
         wait_for(lambda: output.exists() and output.read_bytes() == b"onetwo")
-        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60).read().decode()
         labels = f'worker="inbound/a",group="{GROUP}",interface="lo"'
+
+        def scrape() -> str:
+            text: bytes = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60).read()
+            return text.decode()
+
+        written = f'mcastd_written_datagrams_total{{{labels},output="{output}"}} 2\n'
+        wait_for(lambda: written in scrape(), "the account")  # which is made after it was written
+        text = scrape()
         assert f"mcastd_received_datagrams_total{{{labels}}} 2\n" in text
-        assert f'mcastd_written_datagrams_total{{{labels},output="{output}"}} 2\n' in text
         assert f'mcastd_worker_state{{{labels},state="active"}} 1\n' in text
 
 

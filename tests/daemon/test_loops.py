@@ -38,7 +38,7 @@ def test_a_source_that_is_a_subscriptions_output_is_not_sent(
             f"cannot read {source}: what it sends comes back to it for ever: inbound.news receives its group,"
             f" and writes {output}, which leads to the same file; send to another group, or write elsewhere"
         )
-        assert daemon.worker("outbound/news")["state"] == "auto-restart"
+        daemon.wait_state("outbound/news", "auto-restart")
         source.unlink()
         source.write_text("twice\n")
         wait_for(lambda: output.read_text() == "once\ntwice\n", "another file is sent")
@@ -84,7 +84,7 @@ def test_an_output_that_is_a_channels_source_is_not_written(tmp_path: Path, kind
             return dropped >= 1 and state["counters"]["written"] == 0
 
         wait_for(dropped, "what comes is dropped")
-        assert daemon.worker("outbound/news")["status"]["counters"]["sent"] == sent
+        wait_for(lambda: daemon.worker("outbound/news")["status"]["counters"]["sent"] == sent, "the account")
 
 
 def reads(daemon: RunningDaemon, path: Path) -> bool:

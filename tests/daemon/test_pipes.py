@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.daemon import RunningDaemon
@@ -81,7 +82,7 @@ def reader(pipe: Path) -> Iterator[Reader]:
     reader.close()
 
 
-def counters(daemon: RunningDaemon) -> dict[str, int]:
+def counters(daemon: RunningDaemon) -> dict[str, Any]:
     status = daemon.worker("inbound/pipe")["status"]
     [output] = status["outputs"]
     return {"received": status["counters"]["received"], **output["counters"]}
@@ -90,7 +91,13 @@ def counters(daemon: RunningDaemon) -> dict[str, int]:
 def fill(daemon: RunningDaemon) -> None:
     """More than pipe and queue hold, in records longer than PIPE_BUF: of such a pipe may take a part."""
     send(*(b"%d." % n + b"x" * (4_500 + n * 37 % 4_000) for n in range(500)))
-    wait_for(lambda: counters(daemon)["received"] == 500, "all received")
+
+    def all_told() -> bool:
+        found = counters(daemon)
+        told = found["written"] + sum(found["dropped"].values()) + found["queued"]
+        return bool(found["received"] == told == 500)
+
+    wait_for(all_told, "all received")
     assert counters(daemon)["dropped"].get("full")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -64,8 +65,26 @@ class Plan:
                     self.subscriptions.pop(number, None)
 
 
+def accounted(output: Mapping[str, Any]) -> int:
+    return int(output["written"] + sum(output["dropped"].values()) + output.get("queued", 0))
+
+
 def assert_accounted(received: int, output: Mapping[str, Any]) -> None:
-    assert received == output["written"] + sum(output["dropped"].values()) + output.get("queued", 0), output
+    assert received == accounted(output), output
+
+
+def is_settled(workers: Mapping[str, Any], number: int) -> bool:
+    """Return True if all that was sent to a subscription is received, and each datagram is accounted for."""
+    status = workers[f"inbound/s{number}"]["status"]
+    got = status["counters"]
+    if number < KEPT:
+        sent = workers[f"outbound/c{number}"]["status"]["counters"]["sent"]
+        if sent != got["received"] + got["overflow"]:
+            return False
+    return all(
+        got["received"] - output["received_before"] == accounted(output["counters"])
+        for output in status["outputs"]
+    )
 
 
 @pytest.mark.slow
@@ -106,6 +125,14 @@ def test_soak(tmp_path: Path) -> None:
         )
         for number in range(PAIRS):  # senders first, so that all that was sent has arrived
             daemon.call("Stop", name=f"outbound/c{number}")
+
+        def settled() -> dict[str, dict[str, Any]] | None:
+            """All workers, once what was sent has been taken, and told."""
+            workers = daemon.workers()
+            return workers if all(is_settled(workers, number) for number in range(PAIRS)) else None
+
+        with contextlib.suppress(AssertionError):  # what is missing is told below
+            wait_for(settled, "all accounted for")
         workers = daemon.workers()
         for number in range(KEPT):
             sent = workers[f"outbound/c{number}"]["status"]["counters"]

@@ -25,8 +25,8 @@ pytestmark = pytest.mark.root
 GROUP, PORT = "239.192.1.1", 5004
 ROUNDS = 8
 PACKETS = 7  # in a datagram
-# A machine that has other work may send a datagram that much after its time. Were all rounds sent at once, the
-# last one would be seven seconds early.
+# A machine that has other work may send a datagram that much after its time. Were all rounds sent at once,
+# the last one would be seven seconds early.
 SPREAD_MAX_SECONDS = 5.0
 
 
