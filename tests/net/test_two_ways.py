@@ -201,7 +201,7 @@ output = {{ kind = "file", path = "{output}", format = "payload" }}
 
 
 def both(daemon: RunningDaemon, count: int) -> dict[str, Any] | None:
-    """The status of the subscription when each leg has brought so many datagrams, half of which are dropped."""
+    """The status of the subscription when each leg has brought so many datagrams, and half are dropped."""
     found: dict[str, Any] = daemon.worker("inbound/tv")["status"]
     have_come = [leg["received"] for leg in found["legs"]] == [count, count]
     return found if have_come and sum(found["counters"]["dropped"].values()) == count else None
