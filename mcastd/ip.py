@@ -25,6 +25,9 @@ SOURCE_SPECIFIC = IPv4Network("232.0.0.0/8")
 # IPv6 multicast scopes that one interface has for itself: interface-local, link-local (RFC 4291 section 2.7).
 SCOPES_OF_ONE_INTERFACE = {1, 2}
 
+# Of an IPv6 address, those by which hosts of a network differ: RFC 4291 section 2.5.1.
+INTERFACE_ID_BITS = 64
+
 # Characters that make a name of an interface a pattern, glob(7).
 _WILDCARDS = frozenset("*?[")
 
@@ -106,6 +109,13 @@ def is_source_specific(group: Address) -> bool:
 def needs_scope_id(group: Address) -> bool:
     """Return True if an IPv6 group means another one on each interface: a socket names that as scope id."""
     return group.version == 6 and group.packed[1] & 0x0F in SCOPES_OF_ONE_INTERFACE
+
+
+def host_of(address: Address) -> Address:
+    """Return what limits are counted by: a host of IPv6 may take any address of its network of 64 bits."""
+    if isinstance(address, IPv6Address):
+        return IPv6Address(int(address) >> INTERFACE_ID_BITS << INTERFACE_ID_BITS)
+    return address
 
 
 def is_pattern(interface: str) -> bool:

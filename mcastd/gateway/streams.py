@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from operator import itemgetter
 
+from mcastd import log
+from mcastd.config import GatewaySettings
+from mcastd.counters import GatewayCounters
+from mcastd.errors import LinkError
 from mcastd.gateway.client_queue import StreamBlock
 from mcastd.gateway.player import Player
+from mcastd.ip import Address
 from mcastd.net.link import Receiver
 from mcastd.protocols import rtp
 from mcastd.protocols.gateway_paths import StreamResource
+from mcastd.status import PlayedGroupStatus
 
 # Batches that are taken of one group before others have their turn.
 BATCHES_AT_ONCE = 16
+# The reason of datagrams that had nothing to be taken off.
+NOT_RTP = "not-rtp"
+
+StreamKey = tuple[Address, int, Address | None]
+OpenStream = Callable[[GatewaySettings, StreamResource], Receiver]
+"""Joins a group. Raises LinkError."""
 
 
 class JoinedStream:
@@ -60,3 +75,140 @@ class JoinedStream:
                 self.not_rtp += 1
             else:
                 yield payload[span[0] : span[1]]
+
+
+class Streams:
+    """All that are joined, by what was asked for. Times are monotonic seconds."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: GatewaySettings,
+        open_stream: OpenStream,
+        counters: GatewayCounters,
+    ) -> None:
+        """``name``: of the worker, for the log."""
+        self.settings = settings
+        self.deadline = math.inf  # when :meth:`tick` is due; inf: nothing is joined
+        self.last: float | None = None  # of the last datagram
+        self._open_stream = open_stream
+        self._counters = counters
+        self._by_key: dict[StreamKey, JoinedStream] = {}  # only replaced: others read it
+        self._overflow_before = 0  # of streams that are left
+        self._log = log.get_logger(worker=name)
+
+    # -- for any thread
+
+    def overflow(self) -> int:
+        """Datagrams that the kernel dropped."""
+        streams = list(self._by_key.values())
+        return self._overflow_before + sum(stream.link.glance().overflow for stream in streams)
+
+    def listed(self, now: float) -> tuple[PlayedGroupStatus, ...]:
+        return tuple(_listed(stream, now) for stream in self._by_key.values())
+
+    # -- players that come and go
+
+    def enter(self, player: Player, resource: StreamResource, now: float) -> None:
+        """Let a player have what comes from now on. Raises LinkError if it cannot be joined."""
+        stream = self._by_key.get(_key_of(resource)) or self._join(resource)
+        stream.players.add(player)
+        stream.left_at = None
+        self.deadline = min(self.deadline, now + self.settings.max_latency)
+
+    def leave(self, player: Player, resource: StreamResource, now: float) -> None:
+        """It gets nothing more of this."""
+        if (stream := self._by_key.get(_key_of(resource))) is not None:
+            stream.players.discard(player)
+            stream.left_at = stream.left_at if stream.players else now
+
+    # -- what comes
+
+    def tick(self, now: float) -> bool:
+        """Give players what has come, if it is time for that. Returns True if it was."""
+        if now < self.deadline:
+            return False
+        counters = self._counters
+        for stream in self._by_key.values():
+            if stream.link.retry_at is not None and now >= stream.link.retry_at:
+                _repair(stream)
+            if stream.left_at is not None and now >= stream.left_at + self.settings.linger:
+                self._part(stream)
+                continue
+            before = stream.received, stream.received_bytes, stream.not_rtp
+            try:
+                stream.pump(now)
+            except LinkError as error:
+                group, port = stream.resource.group, stream.resource.port
+                self._log.warning("group.failed", group=str(group), port=port, reason=str(error))
+                _repair(stream)
+            counters.received += stream.received - before[0]
+            counters.received_bytes += stream.received_bytes - before[1]
+            counters.dropped[NOT_RTP] += stream.not_rtp - before[2]
+            self.last = stream.last if stream.received > before[0] else self.last
+        # While all linger, too: a player that comes then gets nothing old.
+        self.deadline = now + self.settings.max_latency if self._by_key else math.inf
+        return True
+
+    def follow(self) -> None:
+        """The network has changed."""
+        for stream in self._by_key.values():
+            _repair(stream)
+
+    def close(self) -> None:
+        for stream in self._by_key.values():
+            self._part(stream)
+        self.deadline = math.inf
+
+    # -- groups
+
+    def _join(self, resource: StreamResource) -> JoinedStream:
+        """Raises LinkError."""
+        self._make_room()
+        stream = JoinedStream(resource, self._open_stream(self.settings, resource))
+        self._by_key = {**self._by_key, _key_of(resource): stream}
+        self._log.info("group.joined", group=str(resource.group), port=resource.port)
+        return stream
+
+    def _make_room(self) -> None:
+        """Leave those that have lingered longest: no more groups are joined than players are served.
+
+        A client that asks for one after the other would have as many sockets as groups are allowed.
+        """
+        lingering = [
+            (stream.left_at, stream) for stream in self._by_key.values() if stream.left_at is not None
+        ]
+        lingering.sort(key=itemgetter(0))
+        for _, stream in lingering[: max(0, len(self._by_key) + 1 - self.settings.max_clients)]:
+            self._part(stream)
+
+    def _part(self, stream: JoinedStream) -> None:
+        """Leave its group."""
+        self._by_key = {key: one for key, one in self._by_key.items() if one is not stream}
+        self._overflow_before += stream.link.load().overflow
+        stream.link.close()
+        self._log.info("group.left", group=str(stream.resource.group), port=stream.resource.port)
+
+
+def _key_of(resource: StreamResource) -> StreamKey:
+    return resource.group, resource.port, resource.sender
+
+
+def _repair(stream: JoinedStream) -> None:
+    with contextlib.suppress(LinkError):  # which its trouble tells, and it is tried again
+        stream.link.network_changed()
+
+
+def _listed(stream: JoinedStream, now: float) -> PlayedGroupStatus:
+    seen, resource = stream.link.glance(), stream.resource
+    return PlayedGroupStatus(
+        group=str(resource.group),
+        port=resource.port,
+        sender="" if resource.sender is None else str(resource.sender),
+        interfaces=seen.interfaces,
+        players=len(stream.players),
+        received=stream.received,
+        overflow=seen.overflow,
+        age=None if stream.last is None else now - stream.last,
+        trouble=stream.link.trouble or stream.link.problem,
+    )

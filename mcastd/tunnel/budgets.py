@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from ipaddress import IPv6Address
 
-from mcastd.ip import Address
+from mcastd.ip import Address, host_of
 
 # Hosts of which it is known. More may be forged than there are.
 HOSTS_KEPT = 4096
-HOST_BITS = 64  # of an IPv6 address: RFC 4291 section 2.5.1
-
-
-def host_of(address: Address) -> Address:
-    """Return what limits are counted by: a host of IPv6 may take any address of its network of 64 bits."""
-    if isinstance(address, IPv6Address):
-        return IPv6Address(int(address) >> HOST_BITS << HOST_BITS)
-    return address
 
 
 class HostBudgets:

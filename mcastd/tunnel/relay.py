@@ -21,7 +21,16 @@ from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
-from mcastd.ip import Address, Prefix, SourceFilter, is_source_specific, limited, merged, stays_on_link
+from mcastd.ip import (
+    Address,
+    Prefix,
+    SourceFilter,
+    host_of,
+    is_source_specific,
+    limited,
+    merged,
+    stays_on_link,
+)
 from mcastd.protocols import igmp, mld
 from mcastd.protocols.amt import (
     MAC_BYTES,
@@ -50,7 +59,7 @@ from mcastd.protocols.membership import (
     MembershipQuery,
     MembershipReport,
 )
-from mcastd.tunnel.budgets import HostBudgets, host_of
+from mcastd.tunnel.budgets import HostBudgets
 from mcastd.tunnel.gateway import TunnelMessage, UdpEnd
 from mcastd.tunnel.relayed import RelayedTunnel, WantedGroup
 from mcastd.tunnel.reports import read_membership

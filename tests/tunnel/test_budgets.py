@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from mcastd.tunnel.budgets import HOSTS_KEPT, HostBudgets, host_of
+from mcastd.ip import host_of
+from mcastd.tunnel.budgets import HOSTS_KEPT, HostBudgets
 
 FOUR, SIX = ip_address("192.0.2.1"), ip_address("2001:db8:1:2::1")
 

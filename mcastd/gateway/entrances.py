@@ -1,0 +1,110 @@
+"""Where players connect to: the sockets that a gateway listens at."""
+
+from __future__ import annotations
+
+import math
+import select
+import socket
+from collections.abc import Iterator, Sequence
+from ipaddress import ip_address
+
+from mcastd import log
+from mcastd.config import split_end
+from mcastd.errors import LinkError, reason_of
+from mcastd.gateway.interest import Interest
+from mcastd.ip import Address
+from mcastd.net.tcp_socket import listening
+
+# Connections that wait to be accepted, and those that are accepted before others have their turn.
+WAITING_CONNECTIONS = 64
+ACCEPTED_AT_ONCE = 32
+# Between two attempts to listen, or to accept where there are no descriptors.
+RETRY_SECONDS = 1.0
+
+
+class Entrances:
+    """Listens at the ends that it is told. Times are monotonic seconds."""
+
+    def __init__(self, name: str, interest: Interest) -> None:
+        """``name``: of the worker, for the log."""
+        self.refused: dict[str, str] = {}  # where it could not listen, and why; only replaced: others read it
+        self.deadline = math.inf  # when :meth:`tick` is due
+        self._interest = interest
+        self._ends: Sequence[str] = ()
+        self._by_fd: dict[int, tuple[str, socket.socket]] = {}  # only replaced: others read it
+        self._log = log.get_logger(worker=name)
+
+    def __contains__(self, fd: int) -> bool:
+        return fd in self._by_fd
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """Where it listens. For any thread."""
+        return tuple(end for end, _ in self._by_fd.values())
+
+    def open(self, ends: Sequence[str], now: float) -> None:
+        """Listen at these, and at no others. Raises LinkError if that is possible at none of them."""
+        self._ends = ends
+        for fd, (end, sock) in self._by_fd.items():
+            if end not in ends:
+                self._close(fd, sock)
+        by_fd = {fd: found for fd, found in self._by_fd.items() if found[0] in ends}
+        have = {end for end, _ in by_fd.values()}
+        refused: dict[str, str] = {}
+        number = 0
+        for end in ends:
+            if end in have:
+                continue
+            host, port = split_end(end)
+            try:
+                sock = listening(ip_address(host), port, WAITING_CONNECTIONS)
+            except OSError as error:
+                refused[end], number = reason_of(error), error.errno or 0
+            else:
+                by_fd[sock.fileno()] = end, sock
+                self._interest.want(sock.fileno(), select.POLLIN)
+        self._by_fd, self.refused = by_fd, refused
+        self.deadline = now + RETRY_SECONDS if refused else math.inf
+        if not by_fd:
+            end, why = next(iter(refused.items()))
+            way_out = "choose an address of this host, and a port that nobody has, in listen"
+            raise LinkError(f"cannot listen at {end}", why, way_out, waits="trying again", errno=number)
+
+    def accept(self, fd: int, now: float) -> Iterator[tuple[socket.socket, Address]]:
+        """Those who have connected, with their addresses."""
+        _, listener = self._by_fd[fd]
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                sock, (host, *_) = listener.accept()
+            except (BlockingIOError, ConnectionError):
+                return
+            except OSError as error:  # no descriptor is left: those that are served go on
+                self._log.warning("player.refused", reason=reason_of(error))
+                self._rest(now)
+                return
+            sock.setblocking(False)
+            yield sock, ip_address(str(host).partition("%")[0])
+
+    def _rest(self, now: float) -> None:
+        for fd in self._by_fd:
+            self._interest.forget(fd)
+        self.deadline = min(self.deadline, now + RETRY_SECONDS)
+
+    def tick(self, now: float) -> bool:
+        """Try again what could not be done. Returns True if it listens elsewhere now than before."""
+        if now < self.deadline:
+            return False
+        before = self.ends
+        for fd in self._by_fd:
+            self._interest.want(fd, select.POLLIN)
+        self.open(self._ends, now)
+        return self.ends != before
+
+    def close(self) -> None:
+        for fd, (_, sock) in self._by_fd.items():
+            self._close(fd, sock)
+        self._by_fd, self.deadline = {}, math.inf
+
+    def _close(self, fd: int, sock: socket.socket) -> None:
+        self._interest.forget(fd)
+        sock.close()

@@ -1,0 +1,272 @@
+"""The connections of players: accepted, read, sent to, and ended.
+
+```
+   asking  -- request -->  waiting  -- first datagrams -->  streaming
+      |                       |                                |
+      +-- refused: why        +-- nothing comes: 504           +-- it goes
+```
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import select
+import socket
+from collections import defaultdict
+from typing import NamedTuple
+
+from mcastd.config import GatewaySettings
+from mcastd.counters import GatewayCounters
+from mcastd.errors import LinkError
+from mcastd.gateway.interest import Interest
+from mcastd.gateway.player import Player
+from mcastd.gateway.rules import PlayerRefusal, PlayerRules
+from mcastd.gateway.streams import Streams
+from mcastd.ip import Address, host_of
+from mcastd.net.tcp_socket import be_watchful
+from mcastd.protocols.gateway_paths import StreamResource
+from mcastd.protocols.http_request import HttpRefusal, HttpRequest
+from mcastd.status import PlayerStatus
+
+# Connections that have not asked yet, or have got an answer, beside the players that are served.
+ASKING_MAX = 256
+READ_BYTES = 4096
+# Players that a status has.
+LISTED_MAX = 200
+# The reason of datagrams that a player did not take in time.
+SLOW = "slow"
+# Reasons of connections and requests that were refused.
+CLIENT, FULL, REQUEST, NO_WAY, SILENT = "client", "full", "request", "no-way", "silent"
+
+READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
+
+
+class Connection(NamedTuple):
+    sock: socket.socket
+    player: Player
+    host: Address  # that it counts for
+
+
+class Players:
+    """All connections, by descriptor. Times are monotonic seconds."""
+
+    def __init__(
+        self, rules: PlayerRules, streams: Streams, interest: Interest, counters: GatewayCounters
+    ) -> None:
+        self.rules = rules
+        self.deadline = math.inf  # when :meth:`tick` is due
+        self._streams = streams
+        self._interest = interest
+        self._counters = counters
+        self._by_fd: dict[int, Connection] = {}  # changed by the worker's thread alone; others copy it
+        # Those without a stream, by host; of each the one that has been there longest comes first.
+        self._asking: defaultdict[Address, dict[int, None]] = defaultdict(dict)
+        self._asking_count = 0
+
+    def __contains__(self, fd: int) -> bool:
+        return fd in self._by_fd
+
+    @property
+    def settings(self) -> GatewaySettings:
+        return self.rules.settings
+
+    @property
+    def served(self) -> int:
+        """Players that have a stream, or wait for its first datagram."""
+        return len(self._by_fd) - self._asking_count
+
+    # -- for any thread
+
+    @property
+    def connections(self) -> int:
+        return len(self._by_fd)
+
+    def listed(self, now: float) -> tuple[PlayerStatus, ...]:
+        return tuple(_listed(one.player, now) for one in list(self._by_fd.values())[:LISTED_MAX])
+
+    # -- what happens
+
+    def add(self, sock: socket.socket, address: Address, now: float) -> None:
+        """Somebody has connected."""
+        if not self.rules.allows_client(address):
+            self._counters.refused[CLIENT] += 1
+            sock.close()
+            return
+        if self._asking_count >= ASKING_MAX:
+            self._counters.refused[FULL] += 1
+            of_most = max(self._asking.values(), key=len)
+            self.drop(next(iter(of_most)), now)
+        with contextlib.suppress(OSError):  # it has gone already, which the next read tells
+            be_watchful(sock)
+        fd, player = sock.fileno(), Player(str(address), self.settings.client_buffer, now)
+        self._by_fd[fd] = connection = Connection(sock, player, host_of(address))
+        self._count_asking(fd, connection)
+        self._settle(fd, player)
+
+    def see_to(self, fd: int, events: int, now: float) -> None:
+        """The kernel has ``events`` of poll(2) for a connection."""
+        if events & READABLE:
+            self._read(fd, now)
+        if events & select.POLLOUT and fd in self._by_fd:
+            self._send(fd, now)
+
+    def flush(self, now: float) -> None:
+        """Send what streams have brought."""
+        for fd, connection in [*self._by_fd.items()]:
+            if len(connection.player.queue):
+                self._send(fd, now)
+
+    def tick(self, now: float) -> None:
+        """End what takes too long."""
+        if now < self.deadline:
+            return
+        self.deadline = math.inf
+        for fd, connection in [*self._by_fd.items()]:
+            if now >= connection.player.deadline:
+                self._expire(fd, now)
+            else:
+                self.deadline = min(self.deadline, connection.player.deadline)
+
+    def close(self, now: float) -> None:
+        for fd in [*self._by_fd]:
+            self.drop(fd, now)
+
+    def drop(self, fd: int, now: float) -> None:
+        connection = self._by_fd[fd]
+        self._release(fd, connection, now)
+        self._count_dropped(connection.player)
+        del self._by_fd[fd]
+        self._uncount_asking(fd, connection)
+        self._interest.forget(fd)
+        connection.sock.close()
+
+    # -- a connection
+
+    def _read(self, fd: int, now: float) -> None:
+        sock, player, _ = self._by_fd[fd]
+        try:
+            data = sock.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.drop(fd, now)
+            return
+        try:
+            if (request := player.feed(data)) is not None:
+                self._serve(fd, request, now)
+        except HttpRefusal as refusal:
+            reason = refusal.reason if isinstance(refusal, PlayerRefusal) else REQUEST
+            self._counters.refused[reason] += 1
+            player.refuse(refusal, now)
+        self._settle(fd, player)
+        if len(player.queue):
+            self._send(fd, now)
+
+    def _serve(self, fd: int, request: HttpRequest, now: float) -> None:
+        """Give what is asked for. Raises HttpRefusal."""
+        connection = self._by_fd[fd]
+        player = connection.player
+        self._counters.requests += 1
+        resource = self.rules.asked_for(request)
+        if not isinstance(resource, StreamResource):
+            player.answer(200, resource.kind, resource.body, now)
+        elif request.method == "HEAD":
+            player.answer_head(now)
+        else:
+            if self.served >= self.settings.max_clients:
+                raise PlayerRefusal(503, f"{self.served} players are served, and no more", FULL)
+            try:
+                self._streams.enter(player, resource, now)
+            except LinkError as error:
+                raise PlayerRefusal(503, str(error), NO_WAY) from error
+            player.wait_for(resource, now + self.settings.first_data, now)
+            self._uncount_asking(fd, connection)
+
+    def _send(self, fd: int, now: float) -> None:
+        sock, player, _ = self._by_fd[fd]
+        queue, counters = player.queue, self._counters
+        sent, size = queue.sent, queue.sent_bytes
+        failed = False
+        try:
+            while buffers := queue.buffers():
+                queue.went(sock.sendmsg(buffers) if len(buffers) > 1 else sock.send(buffers[0]))
+        except BlockingIOError:
+            pass
+        except OSError:
+            failed = True
+        counters.sent += queue.sent - sent
+        counters.sent_bytes += queue.sent_bytes - size
+        if failed:
+            self.drop(fd, now)
+            return
+        self._count_dropped(player)
+        if player.ends and not len(queue):
+            _finish(sock)
+        self._settle(fd, player)
+
+    def _settle(self, fd: int, player: Player) -> None:
+        """Wait for what the player waits for, and until it has to have happened."""
+        self._interest.want(fd, select.POLLIN | (select.POLLOUT if len(player.queue) else 0))
+        self.deadline = min(self.deadline, player.deadline)
+
+    def _expire(self, fd: int, now: float) -> None:
+        connection = self._by_fd[fd]
+        player = connection.player
+        if player.ends:
+            self.drop(fd, now)
+            return
+        if (resource := player.resource) is None:
+            self._counters.refused[REQUEST] += 1
+            player.refuse(HttpRefusal(408, "the request takes too long"), now)
+        else:
+            self._counters.refused[SILENT] += 1
+            self._release(fd, connection, now)
+            why = f"nothing comes to {resource.group} port {resource.port}"
+            player.refuse(HttpRefusal(504, why), now)
+        self._send(fd, now)
+
+    def _release(self, fd: int, connection: Connection, now: float) -> None:
+        """It has no stream any more."""
+        player = connection.player
+        if (resource := player.resource) is not None:
+            player.resource = None
+            self._streams.leave(player, resource, now)
+            self._count_asking(fd, connection)
+
+    # -- accounts
+
+    def _count_dropped(self, player: Player) -> None:
+        if (dropped := player.queue.dropped) != player.counted_dropped:
+            self._counters.dropped[SLOW] += dropped - player.counted_dropped
+            player.counted_dropped = dropped
+
+    def _count_asking(self, fd: int, connection: Connection) -> None:
+        self._asking[connection.host][fd] = None
+        self._asking_count += 1
+
+    def _uncount_asking(self, fd: int, connection: Connection) -> None:
+        of_host = self._asking[connection.host]
+        del of_host[fd]
+        self._asking_count -= 1
+        if not of_host:
+            del self._asking[connection.host]
+
+
+def _finish(sock: socket.socket) -> None:
+    """An answer has gone: let the player close, so that nothing of it is lost (RFC 9112 section 9.6)."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+
+
+def _listed(player: Player, now: float) -> PlayerStatus:
+    return PlayerStatus(
+        address=player.address,
+        path=player.path,
+        seconds=now - player.since,
+        sent=player.queue.sent,
+        dropped=player.queue.dropped,
+        held_bytes=player.queue.size,
+    )
