@@ -138,6 +138,7 @@ class GatewayCounters:
     dropped: Counter[str] = field(default_factory=Counter)  # datagrams that a player did not get, by reason
     requests: int = 0  # that were understood
     refused: Counter[str] = field(default_factory=Counter)  # connections and requests, by reason
+    ended: Counter[str] = field(default_factory=Counter)  # players whose stream had begun, by reason
 
 
 @dataclass(slots=True)

@@ -57,6 +57,11 @@ class GatewaySettings(WorkerSettings):
         " array of these, followed as they come and go; absent, the route to each group decides.",
     )
     max_clients: ClientLimit = Field(100, description="Players that are served at a time.")
+    max_per_address: ClientLimit = Field(
+        10,
+        description="The same, of one address, which may be a NAT's or a proxy's with several behind it; of"
+        " IPv6 of one network of 64 bits, of which a host may take any address.",
+    )
     max_latency: Moment = Field(
         0.02, description="How long datagrams may gather before they are sent together, in seconds."
     )
@@ -64,6 +69,11 @@ class GatewaySettings(WorkerSettings):
         2 << 20,
         description="How much is held for a player that takes less than comes, in bytes; half of it is"
         " dropped when it is full.",
+    )
+    stall: Period = Field(
+        20.0,
+        description="How long a player may take nothing of what waits for it, in seconds, before its"
+        " connection is ended. One that is paused takes nothing, either.",
     )
     first_data: Period = Field(
         5.0, description="How long a group that is asked for may be silent, in seconds, before that is said."

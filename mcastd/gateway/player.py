@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from mcastd.gateway.client_queue import ClientQueue, StreamBlock
 from mcastd.gateway.stream_start import StreamStart, is_transport_stream
 from mcastd.protocols.gateway_paths import StreamResource
@@ -20,6 +22,7 @@ REASONS = {
     413: "Content Too Large",
     417: "Expectation Failed",
     421: "Misdirected Request",
+    429: "Too Many Requests",
     431: "Request Header Fields Too Large",
     501: "Not Implemented",
     503: "Service Unavailable",
@@ -63,8 +66,9 @@ class Player:
         return "" if self.request is None else self.request.path
 
     @property
-    def is_streaming(self) -> bool:
-        return self.resource is not None and not self.ends
+    def has_begun(self) -> bool:
+        """True if it has a stream, of which something has come."""
+        return self.resource is not None and self._start is None
 
     def feed(self, data: bytes) -> HttpRequest | None:
         """Returns the request once it is whole. Raises HttpRefusal. What follows it is thrown away."""
@@ -108,5 +112,14 @@ class Player:
                 rest = b"".join((first, *payloads[index + 1 :]))
                 if rest:
                     self.queue.add(StreamBlock(rest, len(payloads) - index))
-                self._start, self.deadline = None, float("inf")
+                self._start, self.deadline = None, math.inf
                 return
+
+    def went(self, size: int, now: float, stall: float) -> None:
+        """``size`` bytes went just now. What waits of a stream has to go on within ``stall`` seconds."""
+        if not self.has_begun:
+            return
+        if not len(self.queue):
+            self.deadline = math.inf
+        elif size or self.deadline == math.inf:
+            self.deadline = now + stall

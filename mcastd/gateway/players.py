@@ -3,7 +3,7 @@
 ```
    asking  -- request -->  waiting  -- first datagrams -->  streaming
       |                       |                                |
-      +-- refused: why        +-- nothing comes: 504           +-- it goes
+      +-- refused: why        +-- nothing comes: 504           +-- it goes, or takes nothing
 ```
 """
 
@@ -13,7 +13,7 @@ import contextlib
 import math
 import select
 import socket
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import NamedTuple
 
 from mcastd.config import GatewaySettings
@@ -24,7 +24,7 @@ from mcastd.gateway.player import Player
 from mcastd.gateway.rules import PlayerRefusal, PlayerRules
 from mcastd.gateway.streams import Streams
 from mcastd.ip import Address, host_of
-from mcastd.net.tcp_socket import be_watchful
+from mcastd.net.tcp_socket import TIMEOUT_MILLISECONDS, be_watchful, close_at_once
 from mcastd.protocols.gateway_paths import StreamResource
 from mcastd.protocols.http_request import HttpRefusal, HttpRequest
 from mcastd.status import PlayerStatus
@@ -37,7 +37,12 @@ LISTED_MAX = 200
 # The reason of datagrams that a player did not take in time.
 SLOW = "slow"
 # Reasons of connections and requests that were refused.
-CLIENT, FULL, REQUEST, NO_WAY, SILENT = "client", "full", "request", "no-way", "silent"
+CLIENT, FULL, PER_ADDRESS, REQUEST = "client", "full", "per-address", "request"
+NO_WAY, SILENT = "no-way", "silent"
+# Why the stream of a player has ended.
+GONE, UNREACHABLE, STALLED, STOPPED = "gone", "unreachable", "stalled", "stopped"
+# What setsockopt(2) takes.
+INT_MAX = 2**31 - 1
 
 READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
 
@@ -63,6 +68,7 @@ class Players:
         # Those without a stream, by host; of each the one that has been there longest comes first.
         self._asking: defaultdict[Address, dict[int, None]] = defaultdict(dict)
         self._asking_count = 0
+        self._served_of: Counter[Address] = Counter()  # by host: those who have one
 
     def __contains__(self, fd: int) -> bool:
         return fd in self._by_fd
@@ -96,9 +102,10 @@ class Players:
         if self._asking_count >= ASKING_MAX:
             self._counters.refused[FULL] += 1
             of_most = max(self._asking.values(), key=len)
-            self.drop(next(iter(of_most)), now)
+            self._drop(next(iter(of_most)), GONE, now)
         with contextlib.suppress(OSError):  # it has gone already, which the next read tells
-            be_watchful(sock)
+            # Twice as long as we wait: it is ours to say that a player has stalled.
+            be_watchful(sock, max(TIMEOUT_MILLISECONDS, min(int(2000 * self.settings.stall), INT_MAX)))
         fd, player = sock.fileno(), Player(str(address), self.settings.client_buffer, now)
         self._by_fd[fd] = connection = Connection(sock, player, host_of(address))
         self._count_asking(fd, connection)
@@ -130,16 +137,7 @@ class Players:
 
     def close(self, now: float) -> None:
         for fd in [*self._by_fd]:
-            self.drop(fd, now)
-
-    def drop(self, fd: int, now: float) -> None:
-        connection = self._by_fd[fd]
-        self._release(fd, connection, now)
-        self._count_dropped(connection.player)
-        del self._by_fd[fd]
-        self._uncount_asking(fd, connection)
-        self._interest.forget(fd)
-        connection.sock.close()
+            self._drop(fd, STOPPED, now)
 
     # -- a connection
 
@@ -149,10 +147,11 @@ class Players:
             data = sock.recv(READ_BYTES)
         except BlockingIOError:
             return
-        except OSError:
-            data = b""
+        except OSError as error:
+            self._drop(fd, _reason_of_end(error), now)
+            return
         if not data:
-            self.drop(fd, now)
+            self._drop(fd, GONE, now)
             return
         try:
             if (request := player.feed(data)) is not None:
@@ -176,33 +175,41 @@ class Players:
         elif request.method == "HEAD":
             player.answer_head(now)
         else:
-            if self.served >= self.settings.max_clients:
-                raise PlayerRefusal(503, f"{self.served} players are served, and no more", FULL)
+            self._require_room(connection.host)
             try:
                 self._streams.enter(player, resource, now)
             except LinkError as error:
                 raise PlayerRefusal(503, str(error), NO_WAY) from error
             player.wait_for(resource, now + self.settings.first_data, now)
             self._uncount_asking(fd, connection)
+            self._served_of[connection.host] += 1
+
+    def _require_room(self, host: Address) -> None:
+        if self.served >= self.settings.max_clients:
+            raise PlayerRefusal(503, f"{self.served} players are served, and no more", FULL)
+        if (of_host := self._served_of[host]) >= self.settings.max_per_address:
+            where = "your address" if host.version == 4 else "your network"
+            raise PlayerRefusal(429, f"{of_host} players of {where} are served, and no more", PER_ADDRESS)
 
     def _send(self, fd: int, now: float) -> None:
         sock, player, _ = self._by_fd[fd]
         queue, counters = player.queue, self._counters
         sent, size = queue.sent, queue.sent_bytes
-        failed = False
+        failure = ""
         try:
             while buffers := queue.buffers():
                 queue.went(sock.sendmsg(buffers) if len(buffers) > 1 else sock.send(buffers[0]))
         except BlockingIOError:
             pass
-        except OSError:
-            failed = True
+        except OSError as error:
+            failure = _reason_of_end(error)
         counters.sent += queue.sent - sent
         counters.sent_bytes += queue.sent_bytes - size
-        if failed:
-            self.drop(fd, now)
+        if failure:
+            self._drop(fd, failure, now)
             return
         self._count_dropped(player)
+        player.went(queue.sent_bytes - size, now, self.settings.stall)
         if player.ends and not len(queue):
             _finish(sock)
         self._settle(fd, player)
@@ -215,8 +222,8 @@ class Players:
     def _expire(self, fd: int, now: float) -> None:
         connection = self._by_fd[fd]
         player = connection.player
-        if player.ends:
-            self.drop(fd, now)
+        if player.ends or player.has_begun:  # it takes neither its answer nor its stream
+            self._drop(fd, STALLED, now, at_once=True)
             return
         if (resource := player.resource) is None:
             self._counters.refused[REQUEST] += 1
@@ -228,13 +235,32 @@ class Players:
             player.refuse(HttpRefusal(504, why), now)
         self._send(fd, now)
 
+    def _drop(self, fd: int, reason: str, now: float, *, at_once: bool = False) -> None:
+        """End a connection; ``at_once``: with all that waits in the kernel for it."""
+        connection = self._by_fd[fd]
+        if connection.player.has_begun:
+            self._counters.ended[reason] += 1
+        self._release(fd, connection, now)
+        self._count_dropped(connection.player)
+        del self._by_fd[fd]
+        self._uncount_asking(fd, connection)
+        self._interest.forget(fd)
+        if at_once:
+            close_at_once(connection.sock)
+        else:
+            connection.sock.close()
+
     def _release(self, fd: int, connection: Connection, now: float) -> None:
         """It has no stream any more."""
-        player = connection.player
-        if (resource := player.resource) is not None:
-            player.resource = None
-            self._streams.leave(player, resource, now)
-            self._count_asking(fd, connection)
+        player, host = connection.player, connection.host
+        if (resource := player.resource) is None:
+            return
+        player.resource = None
+        self._streams.leave(player, resource, now)
+        self._served_of[host] -= 1
+        if not self._served_of[host]:
+            del self._served_of[host]
+        self._count_asking(fd, connection)
 
     # -- accounts
 
@@ -253,6 +279,11 @@ class Players:
         self._asking_count -= 1
         if not of_host:
             del self._asking[connection.host]
+
+
+def _reason_of_end(error: OSError) -> str:
+    """A peer that has closed its end, or one that does not answer any more."""
+    return GONE if isinstance(error, ConnectionError) else UNREACHABLE
 
 
 def _finish(sock: socket.socket) -> None:

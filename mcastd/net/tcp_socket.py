@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 from collections.abc import Iterator
 
 from mcastd.ip import Address
@@ -33,16 +34,27 @@ def listening(at: Address, port: int, waiting: int = 1) -> socket.socket:
         return sock
 
 
-def be_watchful(sock: socket.socket) -> None:
-    """Send at once what is written, and find out that the peer is no more. Raises OSError."""
+def be_watchful(sock: socket.socket, timeout: int = TIMEOUT_MILLISECONDS) -> None:
+    """Send at once what is written, and find out that the peer is no more. Raises OSError.
+
+    ``timeout``, in milliseconds, is how long it may answer nothing, or be there and take nothing, before the
+    kernel ends the connection (tcp(7), TCP_USER_TIMEOUT).
+    """
     for option, value in (
         (socket.TCP_NODELAY, 1),
-        (socket.TCP_USER_TIMEOUT, TIMEOUT_MILLISECONDS),
+        (socket.TCP_USER_TIMEOUT, timeout),
         (socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS),
         (socket.TCP_KEEPINTVL, KEEPALIVE_SECONDS),
     ):
         sock.setsockopt(socket.IPPROTO_TCP, option, value)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def close_at_once(sock: socket.socket) -> None:
+    """Close a connection, and throw away what its peer has not taken, which the kernel would keep (RST)."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ def test_what_is_meant_where_nothing_is_said(loaded: Callable[[str], Config]) ->
     assert (tv.listen, tv.allow_clients, tv.names, tv.interface) == (("192.0.2.5:4022",), (), (), None)
     assert (tv.max_clients, tv.max_latency, tv.first_data, tv.linger) == (100, 0.02, 5.0, 10.0)
     assert (tv.client_buffer, tv.receive_buffer) == (2 << 20, 4 << 20)
+    assert (tv.max_per_address, tv.stall) == (10, 20.0)
     assert [(interface, str(group)) for interface, group in tv.ways()] == [(None, "239.1.0.0")]
     assert loaded(dump(config)) == config
 
@@ -37,6 +38,8 @@ def test_what_is_meant_where_nothing_is_said(loaded: Callable[[str], Config]) ->
         ("allow_groups", 'interface = "all"\nallow_groups', '"all" would join every group'),
         ("allow_groups", "max_latency = 0\nallow_groups", "must be more than 0: players are sent what has"),
         ("allow_groups", "max_clients = 0\nallow_groups", "must be a whole number from 1 to 10000"),
+        ("allow_groups", "max_per_address = 0\nallow_groups", "must be a whole number from 1 to 10000"),
+        ("allow_groups", "stall = 0\nallow_groups", "must be longer than 0"),
     ],
 )
 def test_what_is_refused(loaded: Callable[[str], Config], old: str, new: str, said: str) -> None:

@@ -58,8 +58,8 @@ class Gateway:
         self.links.append((resource, FakeReceiver()))
         return self.links[-1][1]
 
-    def connect(self) -> socket.socket:
-        sock = socket.create_connection(("127.0.0.1", self.port))
+    def connect(self, source: str = "127.0.0.1") -> socket.socket:
+        sock = socket.create_connection(("127.0.0.1", self.port), source_address=(source, 0))
         sock.settimeout(30)
         return sock
 
@@ -288,6 +288,39 @@ def test_no_more_players_than_are_to_be_served(gateway: Callable[..., Gateway]) 
         assert tv.answer(method="HEAD")[0] == 200
 
 
+def test_one_address_has_not_all_places(gateway: Callable[..., Gateway]) -> None:
+    tv = gateway(max_clients=3, max_per_address=2)
+    with tv.ask() as player, tv.ask(), tv.connect("127.0.0.3") as other:
+        tv.wait_for_players(2)
+        assert tv.answer() == (429, b"2 players of your address are served, and no more\n")
+        assert tv.answer(method="HEAD")[0] == 200
+        other.sendall(f"GET {PATH} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        tv.wait_for_players(3)
+        tv.link().deliver(b"x")
+        begun(player)
+        player.close()
+        tv.wait_for_players(2)
+        with tv.ask():
+            tv.wait_for_players(3)
+    assert tv.worker.status().counters.refused == {"per-address": 1}
+
+
+def test_of_those_who_do_not_ask_the_address_with_most_makes_room(
+    gateway: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcastd.gateway.players.ASKING_MAX", 4)
+    tv = gateway()
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(tv.connect("127.0.0.3"))
+        crowd = [stack.enter_context(tv.connect("127.0.0.2")) for _ in range(5)]
+        assert [sock.recv(1) for sock in crowd[:2]] == [b"", b""], "those that had most time to ask"
+        first.sendall(b"HEAD /udp/239.1.1.1:5004 HTTP/1.0\r\n\r\n")
+        assert whole(first)[0] == 200
+        crowd[4].sendall(b"HEAD /nothing HTTP/1.0\r\n\r\n")
+        assert whole(crowd[4])[0] == 404
+    assert tv.worker.status().counters.refused["full"] == 2
+
+
 def test_those_who_may_not_are_not_answered(gateway: Callable[..., Gateway]) -> None:
     tv = gateway(allow_clients=["127.0.0.2/32"])
     with contextlib.suppress(ConnectionError), tv.ask() as sock:
@@ -360,6 +393,42 @@ def test_one_that_never_reads_costs_the_others_nothing(gateway: Callable[..., Ga
         (one,) = [one for one in tv.worker.status().players if one.dropped]
         assert one.held_bytes <= 200_000
         assert one.sent + one.dropped <= sent
+
+
+def test_one_that_takes_nothing_is_ended_and_one_that_gets_nothing_stays(
+    gateway: Callable[..., Gateway],
+) -> None:
+    tv = gateway(client_buffer=200_000, stall=0.5, max_clients=2)
+    with tv.ask("/udp/239.1.1.2:5004") as waiting, tv.ask() as stuck:
+        tv.link(2)
+        stuck.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        links = {str(resource.group): link for resource, link in tv.links}
+        links["239.1.1.2"].deliver(b"one")
+        assert read(waiting, 3, begun(waiting)[1]) == b"one"
+        assert tv.answer()[0] == 503, "all places are taken"
+        while not tv.worker.status().counters.ended["stalled"]:
+            links["239.1.1.1"].deliver(*([bytes(1316)] * 50))
+            wait_for(lambda: not links["239.1.1.1"]._waiting, "that they are taken")
+        with pytest.raises(ConnectionResetError):
+            while stuck.recv(1 << 20):
+                pass
+        links["239.1.1.2"].deliver(b"two")
+        assert read(waiting, 3) == b"two", "it had nothing to take for longer than that"
+        with tv.ask() as other:
+            wait_for(lambda: all(one.players for one in tv.worker.status().groups), "its place")
+            links["239.1.1.1"].deliver(b"three")
+            assert read(other, 5, begun(other)[1]) == b"three"
+    assert tv.worker.status().counters.ended["stalled"] == 1
+
+
+def test_one_that_never_takes_its_answer_is_ended(
+    gateway: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcastd.gateway.player.REQUEST_SECONDS", 0.05)
+    tv = gateway()
+    with tv.ask("/nothing"), tv.ask(PATH, "Content-Length: 5"):
+        wait_for(lambda: tv.worker.status().counters.refused["request"] == 2, "the answers")
+        wait_for(lambda: tv.worker.status().connections == 0, "their end")
 
 
 def test_a_stream_has_a_head_however_little_is_held(gateway: Callable[..., Gateway]) -> None:

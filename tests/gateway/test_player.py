@@ -1,0 +1,43 @@
+"""One connection: what it is sent, and until when something has to happen."""
+
+from __future__ import annotations
+
+import math
+from ipaddress import ip_address
+
+from mcastd.gateway.client_queue import StreamBlock
+from mcastd.gateway.player import REQUEST_SECONDS, Player
+from mcastd.protocols.gateway_paths import StreamResource
+
+RESOURCE = StreamResource(ip_address("239.1.1.1"), 5004, None, without_rtp=False)
+STALL = 20.0
+
+
+def asking(now: float) -> Player:
+    player = Player("192.0.2.1", 1000, now)
+    assert player.deadline == now + REQUEST_SECONDS
+    assert player.feed(b"GET /udp/239.1.1.1:5004 HTTP/1.1\r\nHost: x\r\n\r\n") is not None
+    return player
+
+
+def test_what_waits_has_to_go_on() -> None:
+    player = asking(100.0)
+    player.wait_for(RESOURCE, 105.0, 100.0)
+    player.went(0, 101.0, STALL)
+    assert (player.deadline, player.has_begun) == (105.0, False), "nothing has come yet"
+    player.take([b"news"], StreamBlock(b"news", 1), 102.0)
+    assert (player.deadline, player.has_begun) == (math.inf, True)
+    player.went(0, 103.0, STALL)
+    assert player.deadline == 123.0
+    player.queue.went(5)
+    player.went(5, 110.0, STALL)
+    assert player.deadline == 130.0, "it takes a little at a time"
+    player.went(0, 120.0, STALL)
+    assert player.deadline == 130.0
+    player.take([b"more"], StreamBlock(b"more", 1), 121.0)
+    player.went(0, 121.0, STALL)
+    assert player.deadline == 130.0, "what comes anew is no progress"
+    left = sum(map(len, player.queue.buffers()))
+    player.queue.went(left)
+    player.went(left, 129.0, STALL)
+    assert player.deadline == math.inf, "there is nothing to take"
