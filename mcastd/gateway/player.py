@@ -11,6 +11,9 @@ from mcastd.protocols.http_request import HttpRefusal, HttpRequest, HttpRequestR
 
 # How long a player may take to ask, and for an answer that is no stream.
 REQUEST_SECONDS = 5.0
+# How long a player whose end of the connection is closed may be without data. Whether it has closed both
+# directions, or sends nothing more and reads on, only the answer to more data tells.
+HALF_CLOSED_SECONDS = 5.0
 TRANSPORT_STREAM, OTHER_STREAM = "video/mp2t", "application/octet-stream"
 REASONS = {
     200: "OK",
@@ -57,6 +60,7 @@ class Player:
         self.queue = ClientQueue(limit)
         self.deadline = now + REQUEST_SECONDS  # when something else has to have happened; inf: never
         self.ends = False  # once what is queued has gone
+        self.is_half_closed = False  # it has said that it sends nothing more (RFC 9293 section 3.6)
         self.counted_dropped = 0  # of what the queue has dropped
         self._reader = HttpRequestReader()
         self._start: StreamStart | None = None  # None: the stream has begun, or there is none yet
@@ -77,14 +81,19 @@ class Player:
         self.request = self._reader.feed(data)
         return self.request
 
+    def half_close(self, now: float) -> None:
+        """It sends nothing more, and may read on."""
+        self.is_half_closed = True
+        if self.has_begun and not len(self.queue):
+            self.deadline = now + HALF_CLOSED_SECONDS
+
     def refuse(self, refusal: HttpRefusal, now: float) -> None:
         """Answer that it is not served, and why."""
         self.answer(refusal.status, "text/plain; charset=utf-8", f"{refusal}\n".encode(), now)
 
     def answer(self, status: int, kind: str, body: bytes, now: float) -> None:
         """Answer once, and end."""
-        is_head = self.request is not None and self.request.method == "HEAD"
-        self._end(head_of(status, kind, len(body)) + (b"" if is_head else body), now)
+        self._end(head_of(status, kind, len(body)) + (b"" if self._reader.asks_head else body), now)
 
     def answer_head(self, now: float) -> None:
         """Answer what a stream would begin with, without one: for a HEAD."""
@@ -120,6 +129,6 @@ class Player:
         if not self.has_begun:
             return
         if not len(self.queue):
-            self.deadline = math.inf
+            self.deadline = now + HALF_CLOSED_SECONDS if self.is_half_closed else math.inf
         elif size or self.deadline == math.inf:
             self.deadline = now + stall

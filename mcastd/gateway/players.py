@@ -151,7 +151,7 @@ class Players:
             self._drop(fd, _reason_of_end(error), now)
             return
         if not data:
-            self._drop(fd, GONE, now)
+            self._half_close(fd, now)
             return
         try:
             if (request := player.feed(data)) is not None:
@@ -163,6 +163,16 @@ class Players:
         self._settle(fd, player)
         if len(player.queue):
             self._send(fd, now)
+
+    def _half_close(self, fd: int, now: float) -> None:
+        """It has closed its direction of the connection: it is sent what it has asked for (RFC 9293 3.6)."""
+        player = self._by_fd[fd].player
+        has_all = player.ends and not len(player.queue)
+        if player.is_half_closed or has_all or (player.request is None and not player.ends):
+            self._drop(fd, GONE, now)
+            return
+        player.half_close(now)
+        self._settle(fd, player)
 
     def _serve(self, fd: int, request: HttpRequest, now: float) -> None:
         """Give what is asked for. Raises HttpRefusal."""
@@ -211,19 +221,24 @@ class Players:
         self._count_dropped(player)
         player.went(queue.sent_bytes - size, now, self.settings.stall)
         if player.ends and not len(queue):
+            if player.is_half_closed:
+                self._drop(fd, GONE, now)
+                return
             _finish(sock)
         self._settle(fd, player)
 
     def _settle(self, fd: int, player: Player) -> None:
         """Wait for what the player waits for, and until it has to have happened."""
-        self._interest.want(fd, select.POLLIN | (select.POLLOUT if len(player.queue) else 0))
+        readable = 0 if player.is_half_closed else select.POLLIN  # its end can be read for ever
+        self._interest.want(fd, readable | (select.POLLOUT if len(player.queue) else 0))
         self.deadline = min(self.deadline, player.deadline)
 
     def _expire(self, fd: int, now: float) -> None:
         connection = self._by_fd[fd]
         player = connection.player
-        if player.ends or player.has_begun:  # it takes neither its answer nor its stream
-            self._drop(fd, STALLED, now, at_once=True)
+        if player.ends or player.has_begun:  # it takes neither its answer nor its stream, or has gone
+            is_stuck = len(player.queue) > 0
+            self._drop(fd, STALLED if is_stuck else GONE, now, at_once=is_stuck or player.ends)
             return
         if (resource := player.resource) is None:
             self._counters.refused[REQUEST] += 1

@@ -58,7 +58,7 @@ class PlayerRules:
         except ValueError as error:
             raise HttpRefusal(400, str(error)) from error
         if isinstance(resource, PageResource) and resource.page == "playlist":
-            return ServedPage(PLAYLIST, self._playlist(request.fields.get("host", "")).encode())
+            return ServedPage(PLAYLIST, self._playlist(request.authority).encode())
         if isinstance(resource, SubscriptionResource):
             resource = self.subscriptions().get(resource.name)
         if not isinstance(resource, StreamResource):

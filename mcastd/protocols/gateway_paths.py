@@ -3,7 +3,7 @@
 ```
    /udp/239.1.1.1:5004                  a group and port, as it comes
    /rtp/239.1.1.1:5004                  the same, with RTP taken off
-   /udp/192.0.2.1@232.1.1.1:5004        of one sender (source-specific multicast)
+   /udp/192.0.2.1@232.1.1.1:5004        of one sender: as source-specific multicast always is
    /udp/[ff15::1]:5004                  of IPv6; a sender then in brackets, too
    /tv                                  a subscription, by its name
    /playlist.m3u, /status               what there is; what goes on
@@ -16,7 +16,7 @@ import re
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
-from mcastd.ip import Address
+from mcastd.ip import Address, is_source_specific
 
 # Pages, which no subscription can have for its name: that has no slash, and they come first.
 PAGES = {"/playlist.m3u": "playlist", "/status": "status", "/status.json": "status.json", "/": "start"}
@@ -71,6 +71,9 @@ def _stream(found: re.Match[str]) -> StreamResource:
         raise ValueError(f"{group} is no multicast address")
     if not 0 < port <= 65_535:
         raise ValueError(f"{port} is no port")
+    if sender is None and is_source_specific(group):  # RFC 4607 section 4.2: who joins it names a sender
+        asked = f"[SENDER]@[{group}]" if group.version == 6 else f"SENDER@{group}"
+        raise ValueError(f"{group} is source-specific: ask for /{found['kind']}/{asked}:{port}")
     if sender is not None:
         if sender.version != group.version:
             raise ValueError(f"the sender {sender} is IPv{sender.version}, but {group} is IPv{group.version}")

@@ -27,9 +27,9 @@ METHODS = ("GET", "HEAD")
 _REQUEST_LINE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([!-~]+) HTTP/([0-9])\.([0-9])")
 # White space around a value is taken off behind it: a pattern that does would try all ways to share it out.
 _FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\0\r\n]*)")
-_ABSOLUTE = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
+_ABSOLUTE = re.compile(r"https?://([^/?#]*)", re.IGNORECASE)
 _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._-]+)(?::([0-9]{1,5}))?")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._-]+)(?::[0-9]{1,5})?")
 
 
 class HttpRefusal(ValueError):
@@ -49,6 +49,7 @@ class HttpRequest:
     query: Mapping[str, str]  # decoded parameters; of several of a name, the last one
     version: tuple[int, int]  # (1, 0) or (1, 1)
     host: str  # that the client means, without its port, in lower case; "": HTTP/1.0 need not say it
+    authority: str  # the same as the client wrote it, with its port, as it stands in URLs
     fields: Mapping[str, str]  # by name in lower case; several of a name are joined by commas
 
 
@@ -57,6 +58,12 @@ class HttpRequestReader:
 
     def __init__(self) -> None:
         self._head = b""
+        self._has_skipped = False  # the empty line that may come first
+
+    @property
+    def asks_head(self) -> bool:
+        """True if the method is HEAD, whether all else can be read or not: then no answer has a body."""
+        return self._head.startswith(b"HEAD ")
 
     def feed(self, data: bytes) -> HttpRequest | None:
         """Returns the request once its head is whole; what comes behind it is left out.
@@ -65,11 +72,14 @@ class HttpRequestReader:
         """
         looked = max(0, len(self._head) - 3)
         self._head += data[: HEAD_MAX_BYTES + 1 - len(self._head)]
+        if not self._has_skipped and self._head.startswith(b"\r\n"):  # RFC 9112 section 2.2
+            self._head, self._has_skipped, looked = self._head[2:], True, 0
         if (end := self._head.find(b"\r\n\r\n", looked)) >= 0:
             return parse_request(self._head[:end])
         if len(self._head) > HEAD_MAX_BYTES:
             raise HttpRefusal(431, f"the head of the request is longer than {HEAD_MAX_BYTES} bytes")
-        if self._head[:1] and not b"A" <= self._head[:1] <= b"Z":  # TLS, say: it is not waited for more
+        begins = b"" if self._head == b"\r" else self._head[:1]
+        if begins and not b"A" <= begins <= b"Z":  # TLS, say: it is not waited for more
             raise HttpRefusal(400, "this is no request of HTTP")
         return None
 
@@ -90,9 +100,16 @@ def parse_request(head: bytes) -> HttpRequest:
     _require_no_body(fields)
     if method not in METHODS:
         raise HttpRefusal(501 if method.lower() == method else 405, f"{' and '.join(METHODS)} are served")
-    host = _host_of(fields, version)
+    if "host" not in fields and version[1] >= 1:  # RFC 9112 section 3.2
+        raise HttpRefusal(400, "Host is missing")
+    authority = fields.get("host", "")
+    host = _host_of(authority, "Host") if "host" in fields else ""
+    if (whole := _ABSOLUTE.match(target)) is not None:  # which counts, whatever Host says: section 3.2.2
+        authority, target = whole[1], target[whole.end() :]
+        host = _host_of(authority, "the host of the target")
+        target = target if target.startswith("/") else f"/{target}"
     path, query = _split(target)
-    return HttpRequest(method, path, query, (1, min(version[1], 1)), host, fields)
+    return HttpRequest(method, path, query, (1, min(version[1], 1)), host, authority, fields)
 
 
 def _fields(lines: list[str]) -> dict[str, str]:
@@ -116,26 +133,17 @@ def _require_no_body(fields: Mapping[str, str]) -> None:
         raise HttpRefusal(417, "nothing is expected here")
 
 
-def _host_of(fields: Mapping[str, str], version: tuple[int, int]) -> str:
-    """RFC 9112 section 3.2: a request of HTTP/1.1 has one Host."""
-    if "host" not in fields:
-        if version[1] >= 1:
-            raise HttpRefusal(400, "Host is missing")
-        return ""
-    if (host := _HOST.fullmatch(fields["host"])) is None:
-        raise HttpRefusal(400, "Host is not a name or address, and maybe a port")
+def _host_of(authority: str, what: str) -> str:
+    """The host of a ``HOST:PORT``, or of a ``HOST`` alone."""
+    if (host := _HOST.fullmatch(authority)) is None:
+        raise HttpRefusal(400, f"{what} is not a name or address, and maybe a port")
     return host[1].lower()
 
 
 def _split(target: str) -> tuple[str, dict[str, str]]:
-    """Path and query of a target in origin-form, or in absolute-form, which proxies get."""
+    """Path and query of a target in origin-form (RFC 9112 section 3.2.1)."""
     if not target.startswith("/"):
-        whole = _ABSOLUTE.match(target)
-        if whole is None:
-            raise HttpRefusal(400, "the target is neither a path nor a URL")
-        target = target[whole.end() :] or "/"
-        if not target.startswith("/"):
-            target = f"/{target}"
+        raise HttpRefusal(400, "the target is neither a path nor a URL")
     path, _, query = target.partition("?")
     if _ESCAPE.search(target) or "#" in target:
         raise HttpRefusal(400, "the target is not encoded as URLs are")

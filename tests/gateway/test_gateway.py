@@ -124,8 +124,17 @@ def read(sock: socket.socket, size: int, found: bytes = b"") -> bytes:
     return found
 
 
+def asked(sock: socket.socket, head: bytes) -> tuple[int, bytes]:
+    """The status and the body of the answer to a head as it is."""
+    with sock:
+        sock.sendall(head)
+        return whole(sock)
+
+
 @pytest.fixture
-def gateway(no_fd_leak: None) -> Iterator[Callable[..., Gateway]]:
+def gateway(no_fd_leak: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Gateway]]:
+    # A player that closes its socket has closed one direction, as far as it shows.
+    monkeypatch.setattr("mcastd.gateway.player.HALF_CLOSED_SECONDS", 0.05)
     made: list[Gateway] = []
 
     def make(**settings: Any) -> Gateway:
@@ -193,6 +202,7 @@ def test_of_one_sender(gateway: Callable[..., Gateway]) -> None:
     [
         ("/udp/239.2.1.1:5004", {}, 403, b"239.2.1.1 is not in allow_groups"),
         ("/udp/192.0.2.1:5004", {}, 400, b"192.0.2.1 is no multicast address"),
+        ("/udp/232.1.1.1:5004", {}, 400, b"ask for /udp/SENDER@232.1.1.1:5004"),
         ("/nothing", {}, 404, b"ask for /udp/GROUP:PORT"),
         (PATH, {"method": "POST"}, 405, b"GET and HEAD are served"),
         (PATH, {"host": "evil.example.org"}, 421, b"evil.example.org is not in names"),
@@ -214,6 +224,43 @@ def test_what_is_answered_at_once(
 @pytest.mark.parametrize("host", ["127.0.0.1:4022", "[::1]:4022", "tv", "localhost", "TV.example.net:80"])
 def test_a_name_of_its_own(gateway: Callable[..., Gateway], host: str) -> None:
     assert gateway(names=["tv.example.net"]).answer(host=host, method="HEAD")[0] == 200
+
+
+def test_the_name_is_that_of_the_target_if_it_has_one(gateway: Callable[..., Gateway]) -> None:
+    tv = gateway(names=["tv.example.net"])
+    tv.subscriptions = {"news": StreamResource(ip_address("239.1.1.7"), 5004, None, without_rtp=False)}
+    head = b"GET http://%s/playlist.m3u HTTP/1.1\r\nHost: %s\r\n\r\n"
+    status, body = asked(tv.connect(), head % (b"evil.example.org", b"tv.example.net"))
+    assert (status, body) == (421, b"evil.example.org is not in names\n")
+    status, body = asked(tv.connect(), head % (b"tv.example.net:80", b"evil.example.org"))
+    assert status == 200
+    assert b"\nhttp://tv.example.net:80/news\n" in body
+
+
+def test_heads_that_are_odd(gateway: Callable[..., Gateway]) -> None:
+    tv = gateway()
+    assert asked(tv.connect(), b"\r\nGET /nothing HTTP/1.0\r\n\r\n")[0] == 404
+    assert asked(tv.connect(), b"HEAD / HTTP/1.1\r\n\r\n") == (400, b""), "no Host; a HEAD gets no body"
+    assert asked(tv.connect(), b"GET / HTTP/1.1\r\n\r\n") == (400, b"Host is missing\n")
+
+
+def test_one_that_sends_nothing_more_is_served(
+    gateway: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nc -N, say: it closes its direction behind the request."""
+    tv = gateway()
+    monkeypatch.setattr("mcastd.gateway.player.HALF_CLOSED_SECONDS", 60)
+    with tv.ask() as player, tv.ask("/nothing") as other:
+        for sock in (player, other):
+            sock.shutdown(socket.SHUT_WR)
+        assert whole(other)[0] == 404
+        tv.link().deliver(b"one")
+        assert read(player, 3, begun(player)[1]) == b"one"
+        monkeypatch.setattr("mcastd.gateway.player.HALF_CLOSED_SECONDS", 0.05)
+        tv.link().deliver(b"two")
+        assert read(player, 3) == b"two"
+        assert player.recv(1) == b"", "whether it is there still, only more data would tell"
+    assert tv.worker.status().counters.ended == {"gone": 1}
 
 
 def test_a_subscription_by_its_name_and_in_the_playlist(gateway: Callable[..., Gateway]) -> None:

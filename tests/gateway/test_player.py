@@ -6,7 +6,7 @@ import math
 from ipaddress import ip_address
 
 from mcastd.gateway.client_queue import StreamBlock
-from mcastd.gateway.player import REQUEST_SECONDS, Player
+from mcastd.gateway.player import HALF_CLOSED_SECONDS, REQUEST_SECONDS, Player
 from mcastd.protocols.gateway_paths import StreamResource
 
 RESOURCE = StreamResource(ip_address("239.1.1.1"), 5004, None, without_rtp=False)
@@ -41,3 +41,21 @@ def test_what_waits_has_to_go_on() -> None:
     player.queue.went(left)
     player.went(left, 129.0, STALL)
     assert player.deadline == math.inf, "there is nothing to take"
+
+
+def test_one_that_sends_nothing_more_has_to_be_sent_something() -> None:
+    player = asking(100.0)
+    player.wait_for(RESOURCE, 105.0, 100.0)
+    player.half_close(101.0)
+    assert player.deadline == 105.0, "as any that waits"
+    player.take([b"news"], StreamBlock(b"news", 1), 102.0)
+    left = sum(map(len, player.queue.buffers()))
+    player.queue.went(left)
+    player.went(left, 103.0, STALL)
+    assert player.deadline == 103.0 + HALF_CLOSED_SECONDS
+    player.take([b"more"], StreamBlock(b"more", 1), 104.0)
+    player.went(0, 104.0, STALL)
+    assert player.deadline == 103.0 + HALF_CLOSED_SECONDS, "it has not taken it yet"
+    player.queue.went(4)
+    player.went(4, 105.0, STALL)
+    assert player.deadline == 105.0 + HALF_CLOSED_SECONDS

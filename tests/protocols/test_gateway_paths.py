@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from ipaddress import ip_address
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mcastd.ip import is_source_specific
 from mcastd.protocols.gateway_paths import (
     PageResource,
     StreamResource,
@@ -46,12 +48,14 @@ def test_a_stream(path: str, group: str, port: int, sender: str | None, without_
         ("/udp/239.1.1.999:1", "not permitted"),
         ("/udp/[::x]:1", "a stream is"),
         ("/udp/[2001:db8::1]@232.1.1.1:5", "the sender 2001:db8::1 is IPv6, but 232.1.1.1 is IPv4"),
+        ("/udp/232.1.1.1:5", "232.1.1.1 is source-specific: ask for /udp/SENDER@232.1.1.1:5"),
+        ("/rtp/[ff3e::8]:6", "ff3e::8 is source-specific: ask for /rtp/[SENDER]@[ff3e::8]:6"),
         ("/udp/0.0.0.0@232.1.1.1:5", "nothing is ever sent from 0.0.0.0"),
         ("/udp/239.1.1.1:5004/x", "a stream is"),
     ],
 )
 def test_a_stream_that_cannot_be(path: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said.replace(".", r"\.")):
+    with pytest.raises(ValueError, match=re.escape(said)):
         parse_path(path)
 
 
@@ -76,10 +80,15 @@ def test_anything_else(path: str, wanted: object) -> None:
     assert parse_path(path) == wanted
 
 
-@given(st.text(max_size=60) | st.from_regex(r"/(udp|rtp)/[0-9a-f:.@\[\]]{0,50}", fullmatch=True))
+SOME = st.from_regex(r"/(udp|rtp)/[0-9a-f:.@\[\]]{0,50}", fullmatch=True)
+GROUPS = st.from_regex(r"/udp/(23[29]\.[0-9]{1,2}\.1\.1|\[ff[13]e::[0-9a-f]\]):[0-9]{1,5}", fullmatch=True)
+
+
+@given(st.text(max_size=60) | SOME | GROUPS)
 def test_whatever_is_asked_for(path: str) -> None:
     with contextlib.suppress(ValueError):
         found = parse_path(path)
         if isinstance(found, StreamResource):
             assert found.group.is_multicast
             assert 0 < found.port < 65_536
+            assert found.sender is not None or not is_source_specific(found.group)

@@ -47,6 +47,7 @@ def test_what_a_player_asks_for() -> None:
         {"token": "a b", "x": "2"},
         (1, 1),
         "tv",
+        "tv:4022",
         {"host": "tv:4022", "user-agent": "VLC/3.0", "accept": "*/*, text/html"},
     )
 
@@ -104,6 +105,11 @@ def test_versions_and_hosts(version: str, host: str, found: str) -> None:
         (request("*", method="OPTIONS"), 405),
         (request("tv"), 400),
         (request("ftp://x/y"), 400),
+        (request("http:///y"), 400),
+        (request("http://a@b/y"), 400),
+        (request("http://b:port/y"), 400),
+        (request("http://tv/y", host=""), 400),
+        (request("http://tv/y", host="a b"), 400),
         (request("/%zz"), 400),
         (request("/%"), 400),
         (request("/%ff"), 400),
@@ -142,6 +148,44 @@ def test_it_may_come_in_pieces_and_what_is_behind_is_left_out() -> None:
         assert found.path == "/tv"
 
 
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_the_host_of_a_target_counts_whatever_host_says(version: str) -> None:
+    """RFC 9112 section 3.2.2."""
+    found = parse_request(request("http://TV.example.net:81/tv", version=version, host="other:80"))
+    assert (found.host, found.authority, found.path) == ("tv.example.net", "TV.example.net:81", "/tv")
+    assert parse_request(request("https://[2001:db8::1]?x=1")).authority == "[2001:db8::1]"
+
+
+def test_an_empty_line_may_come_first() -> None:
+    """RFC 9112 section 2.2; in one piece with the request, or byte by byte."""
+    whole = b"\r\n" + request("/tv") + b"\r\n\r\n"
+    for cut in range(len(whole)):
+        reader = HttpRequestReader()
+        assert reader.feed(whole[:cut]) is None
+        found = reader.feed(whole[cut:])
+        assert found is not None
+        assert found.path == "/tv"
+    reader = HttpRequestReader()
+    pieces = [reader.feed(whole[at : at + 1]) for at in range(len(whole))]
+    assert [one for one in pieces if one is not None] == [parse_request(request("/tv"))]
+    assert pieces[-1] is not None
+
+
+@pytest.mark.parametrize("before", [b"\r\n\r\n\r\n", b"\r\n\r\nG", b"\n", b"\rG", b" "])
+def test_nothing_else_may_come_first(before: bytes) -> None:
+    with pytest.raises(HttpRefusal) as raised:
+        HttpRequestReader().feed(before)
+    assert raised.value.status == 400
+
+
+def test_whether_the_method_is_head_is_known_where_nothing_else_is() -> None:
+    for head, asks_head in ((b"HEAD / HTTP/1.1\r\n\r\n", True), (b"HEADS /\r\n\r\n", False)):
+        reader = HttpRequestReader()
+        with pytest.raises(HttpRefusal):
+            reader.feed(head)
+        assert reader.asks_head is asks_head
+
+
 def test_a_head_that_never_ends_is_refused_and_not_kept() -> None:
     reader = HttpRequestReader()
     for _ in range(HEAD_MAX_BYTES // 3):
@@ -166,6 +210,7 @@ def test_what_is_no_http_at_all_is_not_waited_for() -> None:
     | st.lists(
         st.sampled_from(
             [b"GET ", b"/", b" HTTP/1.1", b"\r\n", b"Host: x", b"\n", b"%41", b"%", b"?a=1", b": ", b"\xff"]
+            + [b"http://x", b"http://", b"@", b"\r\n\r\n"]
         )
     ).map(b"".join)
 )
