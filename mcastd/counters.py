@@ -139,6 +139,7 @@ class GatewayCounters:
     requests: int = 0  # that were understood
     refused: Counter[str] = field(default_factory=Counter)  # connections and requests, by reason
     ended: Counter[str] = field(default_factory=Counter)  # players whose stream had begun, by reason
+    answered: Counter[str] = field(default_factory=Counter)  # answers, by the code of their status
 
 
 @dataclass(slots=True)

@@ -623,6 +623,8 @@ class GatewayStatus(Status):
     refused_listen: dict[str, str]  # where it could not, and why: tried again
     interface: str | tuple[str, ...] | None  # the setting; None: the route decides
     connections: int  # of now
+    served: int  # players that have a stream, or wait for its first datagram
+    max_clients: int  # that may be served
     groups: tuple[PlayedGroupStatus, ...]
     players: tuple[PlayerStatus, ...]  # some of them, the first ones first
     counters: GatewayCounters

@@ -89,6 +89,7 @@ class VitalsView:
     files: int = 0
     files_percent: float | None = None
     lost: int = 0
+    players: int = 0
 
 
 @dataclass(frozen=True, slots=True)

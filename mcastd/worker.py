@@ -247,6 +247,7 @@ class Vitals(NamedTuple):
     files: int = 0  # that have landed, or that are sent whole
     files_percent: float | None = None  # of those that are being received, or of a pass; None: there are none
     lost: int = 0  # in the network, by the numbers of datagrams: in none of the others
+    players: int = 0  # that a gateway serves
 
 
 class ObjectBooks(NamedTuple):
@@ -324,6 +325,14 @@ class LinkBooks(NamedTuple):
     untaken: Mapping[str, int]  # live: packets of the network here that were not taken, by reason
 
 
+class GatewayBooks(NamedTuple):
+    """What a gateway for players has now."""
+
+    players: int  # that it serves
+    groups: int  # that are joined for players
+    lingering: int  # of these: that no player has any more
+
+
 class Books(NamedTuple):
     """All that a worker counts: for metrics, of every worker, every second. The counters are live."""
 
@@ -347,6 +356,7 @@ class Books(NamedTuple):
     routes: int = 0  # of a bridge
     tunnels: int = 0  # of a relay: gateways that it serves
     link: LinkBooks | None = None  # of a link to another site
+    gateway: GatewayBooks | None = None  # of a gateway for players
     manifest: ManifestStatus | None = None  # that it goes by, if it goes by one
     refused_manifests: Mapping[str, int] = MappingProxyType({})  # by reason
     sequence: SequenceCounters | None = None  # live; None: its datagrams have no numbers that it reads

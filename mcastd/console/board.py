@@ -33,6 +33,7 @@ class Line:
     held: int = 0  # kept by a protocol for now
     files: int = 0  # that have landed, or that are sent whole
     files_percent: float | None = None  # of those that are being received, or of a pass
+    players: int = 0  # that a gateway serves
     stale: bool = False
     source: str = ""
     last: float | None = None  # when the last datagram was, on the clock of feed()'s ``now``
@@ -64,6 +65,7 @@ ORDERS: dict[str, tuple[Key, bool]] = {  # by column: what is compared, and whet
     "OVFL": (lambda line: line.overflow, True),
     "NET": (lambda line: line.network, True),
     "FILES": (lambda line: line.files, True),
+    "PLAYERS": (lambda line: line.players, True),
     "SOURCE": (lambda line: line.source, False),
     "AGE": (lambda line: -float("inf") if line.last is None else line.last, False),  # never, then the oldest
 }
@@ -139,6 +141,7 @@ def _advance(line: Line, vitals: VitalsView | None, passed: float | None, now: f
         line.network = vitals.lost
         line.held = vitals.held
         line.files, line.files_percent = vitals.files, vitals.files_percent
+        line.players = vitals.players
         line.stale = vitals.stale
         line.source = printable(vitals.last_source)
         last = vitals.last_datagram_age

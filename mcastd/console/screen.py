@@ -25,6 +25,7 @@ HELP = """
   LOST             datagrams lost on this host: by outputs, or by the kernel
   OVFL             of these, dropped by the kernel at a full receive buffer
   FILES            landed, and % of those to come; or sent, and % of the pass
+  PLAYERS          that a gateway serves
   SOURCE, AGE      who sent the last datagram, and how long ago it came or went
 """.strip("\n").split("\n")
 
@@ -66,6 +67,7 @@ NAME = Column("NAME", lambda line, _: line.name, 12, 40, words=True)
 STATE = Column("STATE", lambda line, _: line.condition, 6, 12, words=True)
 NETWORK = Column("NET", lambda line, _: short(line.network), 5, 5)
 FILES = Column("FILES", lambda line, _: files(line), 10, 10)
+PLAYERS = Column("PLAYERS", lambda line, _: str(line.players or ""), 7, 7)
 MINUTE = Column("MINUTE", lambda line, _: "", 6, 60)
 COLUMNS = (
     NAME,
@@ -77,6 +79,7 @@ COLUMNS = (
     Column("OVFL", lambda line, _: short(line.overflow), 5, 5),
     NETWORK,
     FILES,
+    PLAYERS,
     Column("SOURCE", lambda line, _: line.source or "-", 15, 39, words=True),
     Column("AGE", lambda line, now: age(None if line.last is None else now - line.last), 4, 4),
 )
@@ -88,6 +91,7 @@ DISPENSABLE = (
     "FILES",
     "BIT/S",
     "NET",
+    "PLAYERS",
     "LOST",
     "PKT/S",
     "STATE",
@@ -107,6 +111,7 @@ def arrange(lines: Sequence[Line], width: int) -> dict[str, int]:
     """
     absent = [] if any(map(files, lines)) else [FILES]
     absent += [] if any(line.network for line in lines) else [NETWORK]
+    absent += [] if any(line.players for line in lines) else [PLAYERS]
     wanted = {column.title: column.least for column in COLUMNS if column not in absent}
     wanted["NAME"] = min(max([NAME.least, *(len(line.name) for line in lines)]), NAME.most)
     wanted["STATE"] = max([STATE.least, *(len(STATE.text(line, 0)) for line in lines)])
@@ -283,7 +288,8 @@ def plain(board: Board, now: float, time: str, *, titled: bool) -> Iterator[str]
         held = f"  held {line.held}" if line.held else ""
         network = f"  network lost {line.network}" if line.network else ""
         whole = f"  files {files(line)}" if files(line) else ""
-        tail = f"{line.source or '-'}{network}{held}{whole}{f'  {line.detail}' if line.idle else ''}"
+        players = f"  players {line.players}" if line.players else ""
+        tail = f"{line.source or '-'}{network}{held}{whole}{players}{f'  {line.detail}' if line.idle else ''}"
         yield (
             f"{time} {line.name:{width}} {line.condition:12} {line.rate:>8.1f} {line.bits:>14.0f}"
             f" {line.lost:>11} {line.overflow:>11} {last:>6} {tail}"

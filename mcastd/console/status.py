@@ -18,6 +18,7 @@ from mcastd.status import (
     JoinStatus,
     ObjectStatus,
     PidStatus,
+    PlayerStatus,
     ProgramStatus,
     QuerierStatus,
     RouteStatus,
@@ -216,6 +217,14 @@ def served(one: ServedGatewayStatus) -> str:
     return printable(f"gateway {one.address} port {one.port}: {', '.join(parts)}; wants {wants}")
 
 
+def playing(one: PlayerStatus) -> str:
+    """A player of a gateway, in a line."""
+    parts = [f"for {span(one.seconds)}", plural(one.sent, "datagram")]
+    parts += [f"{one.dropped} dropped"] if one.dropped else []
+    parts += [f"{scaled(one.held_bytes, 'B')} held"] if one.held_bytes else []
+    return printable(f"player {one.address}: {one.path or 'nothing asked yet'}; {', '.join(parts)}")
+
+
 # Lists of which each element is a line.
 LISTED: dict[str, tuple[type[Any], Callable[[Any], str]]] = {
     "receiving": (ObjectStatus, received),
@@ -227,6 +236,7 @@ LISTED: dict[str, tuple[type[Any], Callable[[Any], str]]] = {
     "gateways": (ServedGatewayStatus, served),
     "programs": (ProgramStatus, program),
     "pids": (PidStatus, carried),
+    "players": (PlayerStatus, playing),
 }
 
 

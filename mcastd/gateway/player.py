@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 from mcastd.gateway.client_queue import ClientQueue, StreamBlock
 from mcastd.gateway.stream_start import StreamStart, is_transport_stream
@@ -51,8 +52,8 @@ def head_of(status: int, kind: str, length: int | None = None) -> bytes:
 class Player:
     """Times are monotonic seconds."""
 
-    def __init__(self, address: str, limit: int, now: float) -> None:
-        """``limit``: bytes that are held for it."""
+    def __init__(self, address: str, limit: int, now: float, answered: Counter[str] | None = None) -> None:
+        """``limit``: bytes that are held for it; ``answered``: where its answer is counted, by the status."""
         self.address = address
         self.since = now
         self.request: HttpRequest | None = None
@@ -62,6 +63,7 @@ class Player:
         self.ends = False  # once what is queued has gone
         self.is_half_closed = False  # it has said that it sends nothing more (RFC 9293 section 3.6)
         self.counted_dropped = 0  # of what the queue has dropped
+        self._answered = Counter[str]() if answered is None else answered
         self._reader = HttpRequestReader()
         self._start: StreamStart | None = None  # None: the stream has begun, or there is none yet
 
@@ -93,11 +95,16 @@ class Player:
 
     def answer(self, status: int, kind: str, body: bytes, now: float) -> None:
         """Answer once, and end."""
-        self._end(head_of(status, kind, len(body)) + (b"" if self._reader.asks_head else body), now)
+        head = self._head_of(status, kind, len(body))
+        self._end(head + (b"" if self._reader.asks_head else body), now)
 
     def answer_head(self, now: float) -> None:
         """Answer what a stream would begin with, without one: for a HEAD."""
-        self._end(head_of(200, TRANSPORT_STREAM), now)
+        self._end(self._head_of(200, TRANSPORT_STREAM), now)
+
+    def _head_of(self, status: int, kind: str, length: int | None = None) -> bytes:
+        self._answered[str(status)] += 1
+        return head_of(status, kind, length)
 
     def _end(self, data: bytes, now: float) -> None:
         self.queue.add(StreamBlock(data, 0))
@@ -117,7 +124,7 @@ class Player:
         for index, payload in enumerate(payloads):
             if (first := self._start.begin(payload, now)) is not None:
                 kind = TRANSPORT_STREAM if is_transport_stream(payload) else OTHER_STREAM
-                self.queue.add(StreamBlock(head_of(200, kind), 0))
+                self.queue.add(StreamBlock(self._head_of(200, kind), 0))
                 rest = b"".join((first, *payloads[index + 1 :]))
                 if rest:
                     self.queue.add(StreamBlock(rest, len(payloads) - index))

@@ -21,7 +21,7 @@ from mcastd.counters import GatewayCounters
 from mcastd.errors import LinkError
 from mcastd.gateway.interest import Interest
 from mcastd.gateway.player import Player
-from mcastd.gateway.rules import PlayerRefusal, PlayerRules
+from mcastd.gateway.rules import GROUP, PlayerRefusal, PlayerRules
 from mcastd.gateway.streams import Streams
 from mcastd.ip import Address, host_of
 from mcastd.net.tcp_socket import TIMEOUT_MILLISECONDS, be_watchful, close_at_once
@@ -39,8 +39,10 @@ SLOW = "slow"
 # Reasons of connections and requests that were refused.
 CLIENT, FULL, PER_ADDRESS, REQUEST = "client", "full", "per-address", "request"
 NO_WAY, SILENT = "no-way", "silent"
+REFUSALS = (CLIENT, FULL, GROUP, NO_WAY, PER_ADDRESS, REQUEST, SILENT)
 # Why the stream of a player has ended.
 GONE, UNREACHABLE, STALLED, STOPPED = "gone", "unreachable", "stalled", "stopped"
+ENDINGS = (GONE, STALLED, STOPPED, UNREACHABLE)
 # What setsockopt(2) takes.
 INT_MAX = 2**31 - 1
 
@@ -77,12 +79,12 @@ class Players:
     def settings(self) -> GatewaySettings:
         return self.rules.settings
 
+    # -- for any thread
+
     @property
     def served(self) -> int:
         """Players that have a stream, or wait for its first datagram."""
-        return len(self._by_fd) - self._asking_count
-
-    # -- for any thread
+        return max(0, len(self._by_fd) - self._asking_count)
 
     @property
     def connections(self) -> int:
@@ -106,7 +108,8 @@ class Players:
         with contextlib.suppress(OSError):  # it has gone already, which the next read tells
             # Twice as long as we wait: it is ours to say that a player has stalled.
             be_watchful(sock, max(TIMEOUT_MILLISECONDS, min(int(2000 * self.settings.stall), INT_MAX)))
-        fd, player = sock.fileno(), Player(str(address), self.settings.client_buffer, now)
+        fd, answered = sock.fileno(), self._counters.answered
+        player = Player(str(address), self.settings.client_buffer, now, answered)
         self._by_fd[fd] = connection = Connection(sock, player, host_of(address))
         self._count_asking(fd, connection)
         self._settle(fd, player)

@@ -107,6 +107,11 @@ class Streams:
     def listed(self, now: float) -> tuple[PlayedGroupStatus, ...]:
         return tuple(_listed(stream, now) for stream in self._by_key.values())
 
+    def count(self) -> tuple[int, int]:
+        """How many are joined, and how many of them linger."""
+        streams = list(self._by_key.values())
+        return len(streams), sum(stream.left_at is not None for stream in streams)
+
     # -- players that come and go
 
     def enter(self, player: Player, resource: StreamResource, now: float) -> None:

@@ -21,7 +21,7 @@ from mcastd.gateway.players import SLOW, Players
 from mcastd.gateway.rules import PlayerRules, Subscriptions
 from mcastd.gateway.streams import NOT_RTP, OpenStream, Streams
 from mcastd.status import GatewayStatus
-from mcastd.worker import Books, Context, Signal, Vitals, WorkerIdentity
+from mcastd.worker import Books, Context, GatewayBooks, Signal, Vitals, WorkerIdentity
 
 NOT_FOR_US = Signal.REOPEN | Signal.SOURCE | Signal.HANDOVER
 
@@ -82,6 +82,8 @@ class GatewayWorker:
             refused_listen=self._entrances.refused,
             interface=self._config.interface,
             connections=self._players.connections,
+            served=self._players.served,
+            max_clients=self._config.max_clients,
             groups=self._streams.listed(now),
             players=self._players.listed(now),
             counters=copy_of(self.counters),
@@ -96,10 +98,18 @@ class GatewayWorker:
             dropped=sum(dict(counters.dropped).values()),
             overflow=self._streams.overflow(),
             last_datagram=self._streams.last,
+            players=self._players.served,
         )
 
     def books(self) -> Books:
-        return Books(self._identity, self.counters, self._streams.last, overflow=self._streams.overflow())
+        groups, lingering = self._streams.count()
+        return Books(
+            self._identity,
+            self.counters,
+            self._streams.last,
+            overflow=self._streams.overflow(),
+            gateway=GatewayBooks(self._players.served, groups, lingering),
+        )
 
     # -- the worker's thread
 

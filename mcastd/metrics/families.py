@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mcastd.counters import AmtRelayCounters, BridgeCounters, DiscoveryCounters, GatewayCounters
+from mcastd.counters import AmtRelayCounters, BridgeCounters, DiscoveryCounters
 from mcastd.metrics.channels import CHANNEL
 from mcastd.metrics.family import (
     DROPPED,
@@ -17,6 +17,7 @@ from mcastd.metrics.family import (
     counts,
     gauge,
 )
+from mcastd.metrics.gateways import GATEWAY
 from mcastd.metrics.links import LINK
 from mcastd.metrics.outputs import OUTPUT
 from mcastd.metrics.subscriptions import SUBSCRIPTION
@@ -110,7 +111,6 @@ AMT_RELAY: tuple[Family[ScrapedWorker[AmtRelayCounters]], ...] = (
         lambda _: IGNORED_REASONS,
     ),
 )
-GATEWAY: tuple[Family[ScrapedWorker[GatewayCounters]], ...] = (*WORKER, *RECEIVED)
 # By the kind of worker; one that has no line here has what all have.
 OF_KIND: dict[str, tuple[Family[Any], ...]] = {
     "outbound": CHANNEL,

@@ -105,6 +105,19 @@ def test_files_have_a_column_where_there_are_some() -> None:
     assert board.wanted()[0].name == "inbound/w00"
 
 
+def test_players_have_a_column_where_there_are_some() -> None:
+    board = make_board(2)
+    board.feed(reply(2.0, vitals("inbound/w01", 1234, players=12)), 2.0)
+    title, *rows = text(board, View(100, 24, now=3.0))[2:]
+    at = title.index("PLAYERS") + len("PLAYERS")
+    assert [line[:at].rpartition("  ")[2].strip() for line in rows] == ["", "12"]
+    assert ["  players 12" in line for line in plain(board, 3.0, "12:00:00", titled=False)] == [False, True]
+    board.order = "PLAYERS"
+    assert board.wanted()[0].name == "inbound/w01"
+    board.feed(reply(3.0, vitals("inbound/w01", 1235, players=0)), 3.0)
+    assert "PLAYERS" not in text(board, View(100, 24, now=3.0))[2]
+
+
 def test_trouble_and_help_are_shown() -> None:
     board, view = make_board(30), View(80, 24)
     assert text(board, replace(view, trouble="daemon gone"))[0] == "daemon gone"

@@ -27,7 +27,7 @@ from mcastd.worker import Headline, Vitals
 pytestmark = pytest.mark.usefixtures("no_fd_leak")
 LONG = 3600  # seconds of interval: only states are told
 NEWS = Headline("inbound/news", "active", 10.0, "receiving", 2, False)
-DONE = Vitals(7, 700, 1, 2, 3, 4, True, "192.0.2.1", 95.0, 6, 8, 37.5, 9)
+DONE = Vitals(7, 700, 1, 2, 3, 4, True, "192.0.2.1", 95.0, 6, 8, 37.5, 9, 10)
 
 
 def picture(at: float = 100.0, **changes: Any) -> Picture:
@@ -64,6 +64,7 @@ def test_who_knows_nothing_is_told_everything() -> None:
                 "files": 8,
                 "files_percent": 37.5,
                 "lost": 9,
+                "players": 10,
             }
         ],
         "removed": [],

@@ -23,11 +23,12 @@ from support.wait import wait_for
 
 from mcastd.build import _played
 from mcastd.config import Config, GatewaySettings
+from mcastd.console.status import playing
 from mcastd.errors import LinkError
 from mcastd.gateway.worker import GatewayWorker
 from mcastd.net.fake import FakeReceiver
 from mcastd.protocols.gateway_paths import StreamResource
-from mcastd.worker import Context, Signal
+from mcastd.worker import Context, GatewayBooks, Signal
 
 PATH = "/udp/239.1.1.1:5004"
 
@@ -167,6 +168,34 @@ def test_a_player_gets_a_group_from_its_table_on(gateway: Callable[..., Gateway]
     assert (status.groups[0].group, status.groups[0].port, status.groups[0].sender) == ("239.1.1.1", 5004, "")
     assert status.counters.received == 4
     tv.wait_for_players(0)
+    wait_for(lambda: tv.worker.status().counters.ended == {"gone": 2}, "their end")
+    assert tv.worker.status().counters.answered == {"200": 2}
+
+
+def test_what_is_told_of_players(gateway: Callable[..., Gateway]) -> None:
+    tv = gateway(max_clients=7)
+    with tv.connect(), tv.ask() as player, tv.ask("/udp/239.1.1.2:5004"), tv.ask("/nothing") as refused:
+        assert whole(refused)[0] == 404
+        tv.link(2)
+        links = {str(resource.group): link for resource, link in tv.links}
+        links["239.1.1.1"].deliver(b"one", b"two")
+        assert read(player, 6, begun(player)[1]) == b"onetwo"
+        wait_for(lambda: tv.worker.status().connections == 3, "that one has gone")
+        status = tv.worker.status()
+        assert (status.served, status.max_clients) == (2, 7)
+        assert tv.worker.books().gateway == GatewayBooks(players=2, groups=2, lingering=0)
+        assert tv.worker.vitals().players == 2
+        assert sorted(playing(one).split("; ")[0] for one in status.players) == [
+            "player 127.0.0.1: /udp/239.1.1.1:5004",
+            "player 127.0.0.1: /udp/239.1.1.2:5004",
+            "player 127.0.0.1: nothing asked yet",
+        ]
+        assert [playing(one) for one in status.players if one.sent][0].endswith("s, 2 datagrams")
+        assert status.counters.answered == {"200": 1, "404": 1}
+        links["239.1.1.2"].deliver(b"x")
+    wait_for(lambda: tv.worker.books().gateway == GatewayBooks(players=0, groups=2, lingering=2), "no player")
+    assert tv.worker.status().counters.ended == {"gone": 2}
+    assert tv.worker.status().counters.answered == {"200": 2, "404": 1}
 
 
 def test_what_is_no_transport_stream_goes_as_it_is(gateway: Callable[..., Gateway]) -> None:
@@ -567,7 +596,7 @@ first_data = "60s"
                     talker.send(3)
                     assert [curl.stdout.readline() for _ in range(3)] == talker.sent[:3]
                     shown = daemon.ctl("status", "gateway/tv").stdout
-                    assert "path: /udp/239.1.1.1:5004" in shown
+                    assert "player 10.9.0.2: /udp/239.1.1.1:5004; for " in shown
                 finally:
                     curl.terminate()
             wait_for(lambda: daemon.worker("gateway/tv")["status"]["connections"] == 0, "its end")

@@ -13,6 +13,7 @@ from mcastd.bridge.family import FamilyRoutes
 from mcastd.bridge.router import MulticastRouter
 from mcastd.config import Config, InboundSubscription
 from mcastd.discovery.discovery import Discovery
+from mcastd.gateway.worker import GatewayWorker
 from mcastd.inbound.subscription import Subscription
 from mcastd.link.worker import LinkWorker
 from mcastd.metrics.exposition import Row
@@ -29,7 +30,7 @@ from mcastd.supervisor.thread import WorkerThread
 from mcastd.tunnel.link.links import Links
 from mcastd.tunnel.link.local import LocalNetwork
 
-AnyWorker = AmtRelayWorker | BridgeWorker | Channel | Discovery | LinkWorker | Subscription
+AnyWorker = AmtRelayWorker | BridgeWorker | Channel | Discovery | GatewayWorker | LinkWorker | Subscription
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
@@ -103,6 +104,10 @@ class House:
         self.workers |= {
             f"amt_relay/{name}": AmtRelayWorker(f"amt_relay/{name}", one, FakeJoins, two_interfaces)
             for name, one in config.amt_relay.items()
+        }
+        self.workers |= {
+            f"gateway/{name}": GatewayWorker(f"gateway/{name}", one, lambda *_: FakeReceiver())
+            for name, one in config.gateway.items()
         }
         self.links = Links(_no_network)
         self.workers |= {

@@ -12,6 +12,7 @@ from typing import cast
 
 import pytest
 from metrics.conftest import House, parse, values
+from support.ports import free_port
 from support.wait import wait_for
 
 from mcastd import clock
@@ -23,6 +24,7 @@ from mcastd.counters import (
     AmtRelayCounters,
     BridgeCounters,
     DiscoveryCounters,
+    GatewayCounters,
     InboundCounters,
     LinkCounters,
     OutboundCounters,
@@ -31,13 +33,23 @@ from mcastd.counters import (
 )
 from mcastd.delivery.keys import make_group_key
 from mcastd.discovery.sessions import REASONS
+from mcastd.gateway.player import REASONS as ANSWER_REASONS
+from mcastd.gateway.players import ENDINGS, REFUSALS
 from mcastd.link import reasons as of_links
 from mcastd.metrics.exposition import PART_WORKERS, Exposition, Row
 from mcastd.metrics.families import families
 from mcastd.metrics.server import Metrics
 from mcastd.net.link import Origin
 from mcastd.status import NO_MANIFEST, AnnouncementStatus, FilesStatus, KeptStatus, TreeStatus
-from mcastd.worker import LegBooks, LinkBooks, OutputIdentity, ReceptionBooks, SentLegBooks, TransportBooks
+from mcastd.worker import (
+    GatewayBooks,
+    LegBooks,
+    LinkBooks,
+    OutputIdentity,
+    ReceptionBooks,
+    SentLegBooks,
+    TransportBooks,
+)
 
 MakeHouse = Callable[..., House]
 MANIFEST = replace(NO_MANIFEST, files=115, issued=116, expires=117)
@@ -567,6 +579,39 @@ def test_what_an_amt_relay_counts() -> None:
         assert found == dict.fromkeys(known, 0) | {reason: count}, name
 
 
+def test_what_a_gateway_counts() -> None:
+    a = House({"gateway": {"a": {"listen": "192.0.2.1:4022", "allow_groups": ["239.0.0.0/8"]}}})
+    counters = a.workers["gateway/a"].counters
+    assert isinstance(counters, GatewayCounters)
+    counters.received, counters.received_bytes, counters.requests = 601, 602, 603
+    counters.sent, counters.sent_bytes = 604, 605
+    counters.dropped["slow"], counters.refused["full"], counters.ended["stalled"] = 606, 607, 608
+    counters.answered["504"] = 609
+    ((headline, books),) = a.rows()
+    assert books.gateway == GatewayBooks(0, 0, 0)
+    books = books._replace(gateway=GatewayBooks(players=610, groups=611, lingering=612), overflow=613)
+    samples = parse(rendered(Exposition(), [(headline, books)]))
+    for name, value in {
+        "received_datagrams_total": 601,
+        "received_bytes_total": 602,
+        "played_datagrams_total": 604,
+        "played_bytes_total": 605,
+        "players": 610,
+        "played_groups": 611,
+        "lingering_groups": 612,
+        "overflow_datagrams_total": 613,
+    }.items():
+        assert values(samples, f"mcastd_{name}") == {"gateway/a": value}, name
+    for name, label, known, reason, count in (
+        ("dropped_datagrams", "reason", ("slow", "not-rtp"), "slow", 606),
+        ("refused_players", "reason", REFUSALS, "full", 607),
+        ("ended_players", "reason", ENDINGS, "stalled", 608),
+        ("http_answers", "status", map(str, ANSWER_REASONS), "504", 609),
+    ):
+        found = values(samples, f"mcastd_{name}_total", label)
+        assert found == dict.fromkeys(known, 0) | {reason: count}, name
+
+
 def test_what_a_link_counts() -> None:
     a = House(
         {"link": {"a": {"connect": "192.0.2.1", "key": "/k", "send": ["239.0.0.0/8"], "transit": True}}}
@@ -647,6 +692,7 @@ def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path, monkeypatch: 
         discover={"a": {}},
         bridge={"a": {"from": "eth1", "to": "eth2", "groups": ["239.255.0.0/16"]}},
         amt_relay={"a": {"listen": "127.0.0.8"}},
+        gateway={"a": {"listen": f"127.0.0.8:{free_port()}", "allow_groups": ["239.255.0.0/16"]}},
         link={
             "a": {
                 "listen": "127.0.0.8",
@@ -682,13 +728,13 @@ def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path, monkeypatch: 
     )
     for receiver in a.receivers.values():
         receiver.deliver(b"x")
-    states = ["finished", *["active"] * 9]
+    states = ["finished", *["active"] * 10]
     wait_for(lambda: [headline.state for headline, _ in a.rows()] == states)
     wait_for(
         lambda: all(
             books.last_datagram
             for headline, books in a.rows()
-            if not headline.name.startswith(("discover", "bridge", "amt_relay", "link"))
+            if not headline.name.startswith(("discover", "bridge", "amt_relay", "gateway", "link"))
         )
     )
     text = b"".join(Metrics(a.rows).text())

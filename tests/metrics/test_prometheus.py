@@ -151,6 +151,10 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         transit = true
         [amt_relay.waiting]
         listen = "192.0.2.99"
+        [gateway.tv]
+        listen = "127.0.0.1:{free_port()}"
+        allow_groups = ["239.255.0.0/16"]
+        interface = "lo"
     """
     state = str(directory / "state")
     with RunningDaemon(directory, config.replace("        ", ""), STATE_DIRECTORY=state):
