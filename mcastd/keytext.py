@@ -8,6 +8,8 @@
 
 All are 32 bytes, in base64 (RFC 4648 section 4). The words before the colon keep one kind from being used as
 another: a signing key that passed for a group key would be copied to every receiver.
+
+An AccessToken is a word that people choose, and lies in a file as keys do.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Self
@@ -29,6 +32,10 @@ _PRIME = 2**255 - 19
 _SIGN = 1 << 255
 _ORDER_8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
 _SMALL_ORDER = {0, 1, _ORDER_8, _PRIME - _ORDER_8, _PRIME - 1, _PRIME, _PRIME + 1}
+
+
+# Unreserved characters of RFC 3986 section 2.3; and no fewer than anybody could try.
+_TOKEN = re.compile(rb"[A-Za-z0-9._~-]{16,128}")
 
 
 class NotAKeyError(ValueError):
@@ -60,11 +67,7 @@ class WrittenKey:
     @classmethod
     def parse(cls, text: str) -> Self:
         """The key that a line says; spaces around it do not count. Raises NotAKeyError."""
-        line = text.strip()
-        if not line:
-            raise NotAKeyError("empty", f"there is nothing where {cls.noun} is to be")
-        if len(line.split()) > 1:
-            raise NotAKeyError("several-lines", f"{cls.noun} is one word on one line")
+        line = cls._word_of(text)
         kind = kind_of(line)
         if kind is not cls:
             raise NotAKeyError("other-kind", f"this is {kind.noun}, not {cls.noun}")
@@ -78,6 +81,15 @@ class WrittenKey:
             form = f'"{cls.prefix}" and then ' if cls.prefix else ""
             raise NotAKeyError("malformed", f"{cls.noun} is {form}{KEY_BYTES} bytes in base64, 44 characters")
         return cls(value)
+
+    @classmethod
+    def _word_of(cls, text: str) -> str:
+        line = text.strip()
+        if not line:
+            raise NotAKeyError("empty", f"there is nothing where {cls.noun} is to be")
+        if len(line.split()) > 1:
+            raise NotAKeyError("several-lines", f"{cls.noun} is one word on one line")
+        return line
 
     def __repr__(self) -> str:
         """Without the key, so that no log or traceback has it."""
@@ -120,6 +132,28 @@ class VerifyingKey(WrittenKey):
         number = int.from_bytes(self.value, "little") & ~_SIGN
         if number in _SMALL_ORDER:
             raise NotAKeyError("weak", "this verifying key takes signatures that anybody can make")
+
+
+class AccessToken(WrittenKey):
+    """What a client has to know that is to be served: a word of characters that URLs have as they are."""
+
+    noun = "a token"
+    prefix = ""
+
+    def __post_init__(self) -> None:
+        if not _TOKEN.fullmatch(self.value):
+            raise NotAKeyError(
+                "malformed", f'{self.noun} is from 16 to 128 letters, digits, and "-", ".", "_" or "~"'
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The token of a file. Raises NotAKeyError."""
+        return cls(cls._word_of(text).encode())
+
+    @property
+    def text(self) -> str:
+        return self.value.decode()
 
 
 def kind_of(line: str) -> type[WrittenKey]:

@@ -625,6 +625,7 @@ class GatewayStatus(Status):
     connections: int  # of now
     served: int  # players that have a stream, or wait for its first datagram
     max_clients: int  # that may be served
+    refused_name: str  # by which this host was asked for last, and that is none of its names; "": none
     groups: tuple[PlayedGroupStatus, ...]
     players: tuple[PlayerStatus, ...]  # some of them, the first ones first
     counters: GatewayCounters

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mcastd.keytext import GroupKey, NotAKeyError, SigningKey, VerifyingKey, WrittenKey, kind_of
+from mcastd.keytext import AccessToken, GroupKey, NotAKeyError, SigningKey, VerifyingKey, WrittenKey, kind_of
 from mcastd.protocols import crypto
 
 pytest.importorskip("cryptography")
@@ -202,3 +202,28 @@ def test_such_a_key_would_take_a_signature_of_nobody() -> None:
 
     neutral = (1).to_bytes(32, "little")
     Ed25519PublicKey.from_public_bytes(neutral).verify(neutral + bytes(32), b"whatever")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "empty"),
+        ("one two", "several-lines"),
+        ("x" * 15, "malformed"),
+        ("x" * 129, "malformed"),
+        ("x" * 16 + "+", "malformed"),
+        ("x" * 16 + "\xe9", "malformed"),
+    ],
+)
+def test_what_is_no_token(text: str, reason: str) -> None:
+    with pytest.raises(NotAKeyError) as refused:
+        AccessToken.parse(text)
+    assert refused.value.reason == reason
+    assert not text or text not in str(refused.value)
+
+
+def test_a_token_is_a_word_that_no_log_has() -> None:
+    token = AccessToken.parse("  correct-horse.battery_~9\n")
+    assert (token.text, token.value) == ("correct-horse.battery_~9", b"correct-horse.battery_~9")
+    assert "horse" not in repr(token)
+    assert token == AccessToken(b"correct-horse.battery_~9")

@@ -41,7 +41,7 @@ BELOW = {  # room: the rooms that it may import, besides itself
     "outbound": LEAVES | {"worker", "handover", "config", "net", "protocols", "delivery", "analysis"},
     "inbound": LEAVES
     | {"worker", "handover", "config", "net", "protocols", "delivery", "sequence", "analysis"},
-    "gateway": LEAVES | {"worker", "config", "net", "protocols"},
+    "gateway": LEAVES | {"worker", "config", "delivery", "net", "protocols"},
     "discovery": LEAVES | {"worker", "config", "net", "protocols"},
     "bridge": LEAVES | {"worker", "config", "net", "protocols", "querier"},
     "tunnel": LEAVES | {"net", "protocols", "querier"},

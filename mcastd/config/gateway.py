@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field, PlainValidator, field_validator
 
@@ -18,6 +18,7 @@ from mcastd.config.types import (
     Moment,
     Period,
     SourcePrefix,
+    TokenPlace,
 )
 from mcastd.ip import Address, Interfaces, Prefix
 
@@ -36,6 +37,8 @@ def _as_array(one_or_more: object) -> tuple[object, ...]:
 class GatewaySettings(WorkerSettings):
     """Groups for players, over HTTP: ``[gateway.NAME]``."""
 
+    rereads: ClassVar[bool] = True
+
     listen: Annotated[tuple[ListenEndName, ...], BeforeValidator(_as_array)] = Field(
         description='Where players connect to: an address of this host and a port, like "192.0.2.5:4022", or'
         " an array of these."
@@ -50,6 +53,13 @@ class GatewaySettings(WorkerSettings):
         (),
         description="Names of this host, with dots, by which players may ask. Others are refused, so that no"
         " page of the Internet gets at it by a name of its own; addresses and names without dots never are.",
+    )
+    token: TokenPlace | None = Field(
+        None,
+        description="What whoever asks has to know: the path of a file with one word of 16 to 128 letters,"
+        ' digits, "-", ".", "_" and "~", which nobody else may read, or the name of a systemd credential that'
+        ' ends in ".token". Players say it by ?token=WORD behind each path, or by Authorization: Bearer WORD.'
+        " A reload reads it again.",
     )
     interface: AnyInterface | None = Field(
         None,

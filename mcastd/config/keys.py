@@ -17,6 +17,10 @@ KEYS_MAX = 16
 PLACE = "the absolute path of a key file, or the name of a systemd credential"
 VERIFYING = f'a verifying key like "{VerifyingKey.prefix}...", {PLACE}'
 
+# What the name of a credential ends in that is a token.
+TOKEN_CREDENTIAL = ".token"
+TOKEN_PLACE = f'the absolute path of a file, or a systemd credential whose name ends in "{TOKEN_CREDENTIAL}"'
+
 # A file's name that is no path, and no word that is a key: systemd.exec(5), LoadCredential=.
 _CREDENTIAL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
 # What is written like a key, maybe with a mistake; what begins as a path is one, unless it is a whole key.
@@ -34,6 +38,13 @@ def parse_secret_place(value: object) -> str:
     if place.endswith(".pub"):
         raise ValueError(f"{show(place)} is the public half of a pair; name the file without .pub")
     return place
+
+
+def parse_token_place(value: object) -> str:
+    """Where a token is: ``token``. What may be the token itself is not repeated."""
+    if not isinstance(value, str) or not (value.startswith("/") or value.endswith(TOKEN_CREDENTIAL)):
+        raise ValueError(f"must be {TOKEN_PLACE}: who may read the configuration need not know it")
+    return _place(value, TOKEN_PLACE)
 
 
 def parse_secret_places(value: object) -> tuple[str, ...]:

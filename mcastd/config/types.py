@@ -26,7 +26,12 @@ from mcastd.config.addresses import (
     parse_source_prefix,
 )
 from mcastd.config.description import Description, parse_description
-from mcastd.config.keys import parse_secret_place, parse_secret_places, parse_verifying_keys
+from mcastd.config.keys import (
+    parse_secret_place,
+    parse_secret_places,
+    parse_token_place,
+    parse_verifying_keys,
+)
 from mcastd.config.link_ends import (
     format_link_connect,
     format_link_listen,
@@ -238,6 +243,7 @@ MetricsAddress = Annotated[str, PlainValidator(parse_metrics)]
 FilePath = Annotated[Path, PlainValidator(parse_path)]
 DirectoryPath = Annotated[Path, PlainValidator(parse_directory)]
 SecretPlace = Annotated[str, PlainValidator(parse_secret_place)]
+TokenPlace = Annotated[str, PlainValidator(parse_token_place)]
 # As lists: a protocol's table is serialized once by itself, and again in that of its worker (kinds.py).
 SecretPlaces = Annotated[
     tuple[str, ...], PlainValidator(parse_secret_places), PlainSerializer(list, when_used="json")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mcastd.errors import McastdError, UnsafePathError, reason_of
-from mcastd.keytext import KEY_BYTES, GroupKey, NotAKeyError, SigningKey, VerifyingKey, WrittenKey
+from mcastd.keytext import KEY_BYTES, AccessToken, GroupKey, NotAKeyError, SigningKey, VerifyingKey, WrittenKey
 from mcastd.paths import Place, place_of
 from mcastd.printable import printable
 from mcastd.protocols.crypto import verifying_key
@@ -208,6 +208,8 @@ def _instead(kind: type[WrittenKey], path: Path, error: NotAKeyError) -> str:
 
 
 def _command(kind: type[WrittenKey], path: Path) -> str:
+    if kind is AccessToken:
+        return f"(umask 077; openssl rand -hex 24 > {shlex.quote(str(path))})"
     sign = "" if kind is GroupKey else "--sign "
     return f"mcastd keygen {sign}{shlex.quote(str(path))}"
 

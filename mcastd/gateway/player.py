@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 from mcastd.gateway.client_queue import ClientQueue, StreamBlock
 from mcastd.gateway.stream_start import StreamStart, is_transport_stream
@@ -19,6 +20,7 @@ TRANSPORT_STREAM, OTHER_STREAM = "video/mp2t", "application/octet-stream"
 REASONS = {
     200: "OK",
     400: "Bad Request",
+    401: "Unauthorized",
     403: "Forbidden",
     404: "Not Found",
     405: "Method Not Allowed",
@@ -35,18 +37,20 @@ REASONS = {
 }
 
 
-def head_of(status: int, kind: str, length: int | None = None) -> bytes:
+def head_of(status: int, kind: str, length: int | None = None, fields: Sequence[str] = ()) -> bytes:
     """The head of an answer. A stream has no length: it ends with the connection (RFC 9112 section 6.3)."""
-    fields = [
+    lines = [
         f"HTTP/1.1 {status} {REASONS[status]}",
         f"Content-Type: {kind}",
         *([] if length is None else [f"Content-Length: {length}"]),
         *(["Allow: GET, HEAD"] if status in {405, 501} else []),
+        *(["WWW-Authenticate: Bearer"] if status == 401 else []),
+        *fields,
         "Cache-Control: no-store",
         "X-Content-Type-Options: nosniff",
         "Connection: close",
     ]
-    return ("\r\n".join(fields) + "\r\n\r\n").encode()
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
 class Player:
@@ -93,18 +97,20 @@ class Player:
         """Answer that it is not served, and why."""
         self.answer(refusal.status, "text/plain; charset=utf-8", f"{refusal}\n".encode(), now)
 
-    def answer(self, status: int, kind: str, body: bytes, now: float) -> None:
-        """Answer once, and end."""
-        head = self._head_of(status, kind, len(body))
+    def answer(self, status: int, kind: str, body: bytes, now: float, fields: Sequence[str] = ()) -> None:
+        """Answer once, and end. ``fields`` are more of the head."""
+        head = self._head_of(status, kind, len(body), fields)
         self._end(head + (b"" if self._reader.asks_head else body), now)
 
     def answer_head(self, now: float) -> None:
         """Answer what a stream would begin with, without one: for a HEAD."""
         self._end(self._head_of(200, TRANSPORT_STREAM), now)
 
-    def _head_of(self, status: int, kind: str, length: int | None = None) -> bytes:
+    def _head_of(
+        self, status: int, kind: str, length: int | None = None, fields: Sequence[str] = ()
+    ) -> bytes:
         self._answered[str(status)] += 1
-        return head_of(status, kind, length)
+        return head_of(status, kind, length, fields)
 
     def _end(self, data: bytes, now: float) -> None:
         self.queue.add(StreamBlock(data, 0))

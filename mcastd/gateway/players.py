@@ -14,14 +14,16 @@ import math
 import select
 import socket
 from collections import Counter, defaultdict
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from mcastd.config import GatewaySettings
 from mcastd.counters import GatewayCounters
 from mcastd.errors import LinkError
 from mcastd.gateway.interest import Interest
+from mcastd.gateway.pages import PlayedNow
 from mcastd.gateway.player import Player
-from mcastd.gateway.rules import GROUP, PlayerRefusal, PlayerRules
+from mcastd.gateway.rules import GROUP, NAME, TOKEN, NameRefusal, PlayerRefusal, PlayerRules
 from mcastd.gateway.streams import Streams
 from mcastd.ip import Address, host_of
 from mcastd.net.tcp_socket import TIMEOUT_MILLISECONDS, be_watchful, close_at_once
@@ -39,12 +41,14 @@ SLOW = "slow"
 # Reasons of connections and requests that were refused.
 CLIENT, FULL, PER_ADDRESS, REQUEST = "client", "full", "per-address", "request"
 NO_WAY, SILENT = "no-way", "silent"
-REFUSALS = (CLIENT, FULL, GROUP, NO_WAY, PER_ADDRESS, REQUEST, SILENT)
+REFUSALS = (CLIENT, FULL, GROUP, NAME, NO_WAY, PER_ADDRESS, REQUEST, SILENT, TOKEN)
 # Why the stream of a player has ended.
 GONE, UNREACHABLE, STALLED, STOPPED = "gone", "unreachable", "stalled", "stopped"
-ENDINGS = (GONE, STALLED, STOPPED, UNREACHABLE)
-# What setsockopt(2) takes.
+NOT_ALLOWED = "not-allowed"
+ENDINGS = (GONE, NOT_ALLOWED, STALLED, STOPPED, UNREACHABLE)
+# What setsockopt(2) takes; characters of the name of a host (RFC 1035 section 2.3.4).
 INT_MAX = 2**31 - 1
+HOST_NAME_MAX = 253
 
 READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
 
@@ -61,8 +65,9 @@ class Players:
     def __init__(
         self, rules: PlayerRules, streams: Streams, interest: Interest, counters: GatewayCounters
     ) -> None:
-        self.rules = rules
         self.deadline = math.inf  # when :meth:`tick` is due
+        self.refused_name = ""  # by which this host was asked for, and that is none of its names: the last
+        self._rules = rules
         self._streams = streams
         self._interest = interest
         self._counters = counters
@@ -77,7 +82,7 @@ class Players:
 
     @property
     def settings(self) -> GatewaySettings:
-        return self.rules.settings
+        return self._rules.settings
 
     # -- for any thread
 
@@ -97,7 +102,7 @@ class Players:
 
     def add(self, sock: socket.socket, address: Address, now: float) -> None:
         """Somebody has connected."""
-        if not self.rules.allows_client(address):
+        if not self._rules.allows_client(address):
             self._counters.refused[CLIENT] += 1
             sock.close()
             return
@@ -105,9 +110,7 @@ class Players:
             self._counters.refused[FULL] += 1
             of_most = max(self._asking.values(), key=len)
             self._drop(next(iter(of_most)), GONE, now)
-        with contextlib.suppress(OSError):  # it has gone already, which the next read tells
-            # Twice as long as we wait: it is ours to say that a player has stalled.
-            be_watchful(sock, max(TIMEOUT_MILLISECONDS, min(int(2000 * self.settings.stall), INT_MAX)))
+        _watch_over(sock, self.settings.stall)
         fd, answered = sock.fileno(), self._counters.answered
         player = Player(str(address), self.settings.client_buffer, now, answered)
         self._by_fd[fd] = connection = Connection(sock, player, host_of(address))
@@ -138,6 +141,19 @@ class Players:
             else:
                 self.deadline = min(self.deadline, connection.player.deadline)
 
+    def follow(self, rules: PlayerRules, now: float) -> None:
+        """Go by other rules. Those who may not have any more what they have are ended."""
+        before, self._rules = self._rules, rules
+        for fd, (sock, player, _) in [*self._by_fd.items()]:
+            resource = player.resource
+            may_have = rules.allows_client(ip_address(player.address)) and (
+                resource is None or (rules.token == before.token and rules.allows_group(resource.group))
+            )
+            if not may_have:
+                self._drop(fd, NOT_ALLOWED, now)
+            elif rules.settings.stall != before.settings.stall:
+                _watch_over(sock, rules.settings.stall)
+
     def close(self, now: float) -> None:
         for fd in [*self._by_fd]:
             self._drop(fd, STOPPED, now)
@@ -161,6 +177,8 @@ class Players:
                 self._serve(fd, request, now)
         except HttpRefusal as refusal:
             reason = refusal.reason if isinstance(refusal, PlayerRefusal) else REQUEST
+            if isinstance(refusal, NameRefusal):
+                self.refused_name = refusal.name[:HOST_NAME_MAX]
             self._counters.refused[reason] += 1
             player.refuse(refusal, now)
         self._settle(fd, player)
@@ -182,9 +200,9 @@ class Players:
         connection = self._by_fd[fd]
         player = connection.player
         self._counters.requests += 1
-        resource = self.rules.asked_for(request)
+        resource = self._rules.asked_for(request, lambda: PlayedNow(self.served, self._streams.listed(now)))
         if not isinstance(resource, StreamResource):
-            player.answer(200, resource.kind, resource.body, now)
+            player.answer(200, resource.kind, resource.body, now, resource.fields)
         elif request.method == "HEAD":
             player.answer_head(now)
         else:
@@ -297,6 +315,13 @@ class Players:
         self._asking_count -= 1
         if not of_host:
             del self._asking[connection.host]
+
+
+def _watch_over(sock: socket.socket, stall: float) -> None:
+    """Have the kernel find out that a player is no more: later than we say that it has stalled."""
+    timeout = max(TIMEOUT_MILLISECONDS, min(int(2000 * stall), INT_MAX))
+    with contextlib.suppress(OSError):  # it has gone already, which the next read tells
+        be_watchful(sock, timeout)
 
 
 def _reason_of_end(error: OSError) -> str:

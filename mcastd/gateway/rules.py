@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import NamedTuple
+from urllib.parse import quote
 
 from mcastd.config import GatewaySettings
+from mcastd.gateway.pages import PAGE, PLAYLIST, POLICY, PlayedNow, playlist, start_page
 from mcastd.ip import Address, stays_on_link
+from mcastd.keytext import AccessToken
 from mcastd.protocols.gateway_paths import PageResource, StreamResource, SubscriptionResource, parse_path
 from mcastd.protocols.http_request import HttpRefusal, HttpRequest
 
-PLAYLIST = "audio/x-mpegurl; charset=utf-8"
-# The reason of requests for a group that may not be had.
-GROUP = "group"
+# Reasons of requests: for a group that may not be had, by a name of another host, without the token.
+GROUP, NAME, TOKEN = "group", "name", "token"
 
 Subscriptions = Callable[[], Mapping[str, StreamResource]]
 
@@ -27,19 +30,30 @@ class PlayerRefusal(HttpRefusal):
         self.reason = reason
 
 
+class NameRefusal(PlayerRefusal):
+    """A request by a name that is not known to be this host's."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(421, f"{name} is not in names", NAME)
+        self.name = name
+
+
 class ServedPage(NamedTuple):
     """An answer that is no stream."""
 
     kind: str  # its media type
     body: bytes
+    fields: tuple[str, ...] = ()  # more of its head
 
 
 @dataclass(frozen=True, slots=True)
 class PlayerRules:
     """Those of one configuration."""
 
+    title: str  # of the gateway
     settings: GatewaySettings
     subscriptions: Subscriptions  # which are had by their names
+    token: AccessToken | None = None  # None: none is needed
 
     def allows_client(self, address: Address) -> bool:
         allowed = self.settings.allow_clients
@@ -50,18 +64,26 @@ class PlayerRules:
         is_allowed = any(group.version == one.version and group in one for one in allowed)
         return is_allowed and not stays_on_link(group)
 
-    def asked_for(self, request: HttpRequest) -> StreamResource | ServedPage:
+    def asked_for(
+        self, request: HttpRequest, played_now: Callable[[], PlayedNow]
+    ) -> StreamResource | ServedPage:
         """What a request is to get. Raises HttpRefusal if it is to get nothing, PlayerRefusal among them."""
         self._require_own_name(request.host)
+        query = self._require_token(request)
         try:
             resource = parse_path(request.path)
         except ValueError as error:
             raise HttpRefusal(400, str(error)) from error
-        if isinstance(resource, PageResource) and resource.page == "playlist":
-            return ServedPage(PLAYLIST, self._playlist(request.authority).encode())
+        if isinstance(resource, PageResource):
+            streams = self._streams()
+            if resource.page == "playlist":
+                return ServedPage(PLAYLIST, playlist(streams, request.authority, query).encode())
+            groups = self.settings.allow_groups
+            page = start_page(self.title, streams, groups, played_now(), query)
+            return ServedPage(PAGE, page.encode(), POLICY)
         if isinstance(resource, SubscriptionResource):
             resource = self.subscriptions().get(resource.name)
-        if not isinstance(resource, StreamResource):
+        if resource is None:
             raise HttpRefusal(
                 404, "there is nothing; ask for /udp/GROUP:PORT, /rtp/GROUP:PORT or /playlist.m3u"
             )
@@ -69,13 +91,9 @@ class PlayerRules:
             raise PlayerRefusal(403, f"{resource.group} is not in allow_groups", GROUP)
         return resource
 
-    def _playlist(self, host: str) -> str:
-        """The subscriptions that may be asked for, as players take them, with URLs by the name they used."""
-        lines = ["#EXTM3U"]
-        for name, resource in self.subscriptions().items():
-            if self.allows_group(resource.group):
-                lines += [f"#EXTINF:-1,{name}", f"http://{host}/{name}" if host else f"/{name}"]
-        return "\n".join([*lines, ""])
+    def _streams(self) -> dict[str, StreamResource]:
+        """The subscriptions that may be asked for."""
+        return {name: one for name, one in self.subscriptions().items() if self.allows_group(one.group)}
 
     def _require_own_name(self, host: str) -> None:
         """A page of another site may have its name lead here (DNS rebinding): it is not told anything."""
@@ -85,4 +103,19 @@ class PlayerRules:
         try:
             ip_address(name)
         except ValueError:
-            raise HttpRefusal(421, f"{name} is not in names") from None
+            raise NameRefusal(name) from None
+
+    def _require_token(self, request: HttpRequest) -> str:
+        """The query by which links of an answer have the token, if the request has it so; else ""."""
+        if self.token is None:
+            return ""
+        scheme, _, bearer = request.fields.get("authorization", "").partition(" ")  # RFC 6750 section 2.1
+        by_query = request.query.get("token", "")
+        known_by_query = hmac.compare_digest(by_query.encode(), self.token.value)
+        known_by_field = hmac.compare_digest(bearer.strip().encode(), self.token.value)
+        if known_by_query:
+            return f"?token={quote(by_query)}"
+        if known_by_field and scheme.lower() == "bearer":
+            return ""
+        why = "a token is needed: ?token=TOKEN behind the path, or Authorization: Bearer TOKEN"
+        raise PlayerRefusal(401, why, TOKEN)

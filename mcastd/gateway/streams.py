@@ -88,7 +88,7 @@ class Streams:
         counters: GatewayCounters,
     ) -> None:
         """``name``: of the worker, for the log."""
-        self.settings = settings
+        self._settings = settings
         self.deadline = math.inf  # when :meth:`tick` is due; inf: nothing is joined
         self.last: float | None = None  # of the last datagram
         self._open_stream = open_stream
@@ -119,7 +119,7 @@ class Streams:
         stream = self._by_key.get(_key_of(resource)) or self._join(resource)
         stream.players.add(player)
         stream.left_at = None
-        self.deadline = min(self.deadline, now + self.settings.max_latency)
+        self.deadline = min(self.deadline, now + self._settings.max_latency)
 
     def leave(self, player: Player, resource: StreamResource, now: float) -> None:
         """It gets nothing more of this."""
@@ -137,7 +137,7 @@ class Streams:
         for stream in self._by_key.values():
             if stream.link.retry_at is not None and now >= stream.link.retry_at:
                 _repair(stream)
-            if stream.left_at is not None and now >= stream.left_at + self.settings.linger:
+            if stream.left_at is not None and now >= stream.left_at + self._settings.linger:
                 self._part(stream)
                 continue
             before = stream.received, stream.received_bytes, stream.not_rtp
@@ -152,12 +152,17 @@ class Streams:
             counters.dropped[NOT_RTP] += stream.not_rtp - before[2]
             self.last = stream.last if stream.received > before[0] else self.last
         # While all linger, too: a player that comes then gets nothing old.
-        self.deadline = now + self.settings.max_latency if self._by_key else math.inf
+        self.deadline = now + self._settings.max_latency if self._by_key else math.inf
         return True
 
-    def follow(self) -> None:
-        """The network has changed."""
+    def follow(self, settings: GatewaySettings) -> None:
+        """Receive as the settings and the network are now."""
+        before, self._settings = self._settings, settings
         for stream in self._by_key.values():
+            if settings.interface != before.interface:
+                stream.link.set_interface(settings.interface)
+            if settings.receive_buffer != before.receive_buffer:
+                stream.link.set_receive_buffer(settings.receive_buffer)
             _repair(stream)
 
     def close(self) -> None:
@@ -170,7 +175,7 @@ class Streams:
     def _join(self, resource: StreamResource) -> JoinedStream:
         """Raises LinkError."""
         self._make_room()
-        stream = JoinedStream(resource, self._open_stream(self.settings, resource))
+        stream = JoinedStream(resource, self._open_stream(self._settings, resource))
         self._by_key = {**self._by_key, _key_of(resource): stream}
         self._log.info("group.joined", group=str(resource.group), port=resource.port)
         return stream
@@ -184,7 +189,7 @@ class Streams:
             (stream.left_at, stream) for stream in self._by_key.values() if stream.left_at is not None
         ]
         lingering.sort(key=itemgetter(0))
-        for _, stream in lingering[: max(0, len(self._by_key) + 1 - self.settings.max_clients)]:
+        for _, stream in lingering[: max(0, len(self._by_key) + 1 - self._settings.max_clients)]:
             self._part(stream)
 
     def _part(self, stream: JoinedStream) -> None:

@@ -15,11 +15,13 @@ from mcastd import clock, log
 from mcastd.bounded import Patience
 from mcastd.config import GatewaySettings, label_of
 from mcastd.counters import GatewayCounters, copy_of
+from mcastd.delivery.keys import KeyFileError, read_key
 from mcastd.gateway.entrances import Entrances
 from mcastd.gateway.interest import Interest
 from mcastd.gateway.players import SLOW, Players
 from mcastd.gateway.rules import PlayerRules, Subscriptions
 from mcastd.gateway.streams import NOT_RTP, OpenStream, Streams
+from mcastd.keytext import AccessToken
 from mcastd.status import GatewayStatus
 from mcastd.worker import Books, Context, GatewayBooks, Signal, Vitals, WorkerIdentity
 
@@ -40,16 +42,20 @@ class GatewayWorker:
         self.name = name
         self.counters = GatewayCounters()
         self._config = config
+        self._subscriptions = subscriptions
+        self._token: AccessToken | None = None
+        self._token_trouble = ""  # why another token could not be read; the one before holds
+        self._read_for: GatewaySettings | None = None  # the settings for which the token was read
         self._interest = Interest()
         self._entrances = Entrances(name, self._interest)
         self._streams = Streams(name, config, open_stream, self.counters)
-        rules = PlayerRules(config, subscriptions)
-        self._players = Players(rules, self._streams, self._interest, self.counters)
+        self._players = Players(self._rules_of(config), self._streams, self._interest, self.counters)
         self._log = log.get_logger(worker=name)
         self._identity = WorkerIdentity("", 0, label_of(config.interface), reasons=(SLOW, NOT_RTP))
 
     def run(self, context: Context) -> None:
-        """Raises LinkError if it can listen nowhere."""
+        """Raises LinkError if it can listen nowhere, and KeyFileError if it has no token where it is to."""
+        self._read_for = None
         try:
             self._follow(context)
             while not context.stopping:
@@ -65,10 +71,13 @@ class GatewayWorker:
             self._players.close(clock.monotonic())
             self._streams.close()
             self._interest.tell(context)
+            self._token, self._token_trouble = None, ""
 
     def update(self, settings: object) -> bool:
-        """Other settings take another run: players are few seconds without."""
-        return False
+        if not isinstance(settings, GatewaySettings):
+            return False
+        self._config = settings
+        return True
 
     def close(self) -> None:
         self._log.info("gateway.closed", sent=self.counters.sent, requests=self.counters.requests)
@@ -84,6 +93,7 @@ class GatewayWorker:
             connections=self._players.connections,
             served=self._players.served,
             max_clients=self._config.max_clients,
+            refused_name=self._players.refused_name,
             groups=self._streams.listed(now),
             players=self._players.listed(now),
             counters=copy_of(self.counters),
@@ -119,10 +129,37 @@ class GatewayWorker:
         return min(self._entrances.deadline, self._players.deadline, self._streams.deadline)
 
     def _follow(self, context: Context) -> None:
-        """Listen and receive as the network is now."""
-        self._streams.follow()
-        self._entrances.open(self._config.listen, clock.monotonic())
+        """Listen and receive as the settings have it, and the network is now. Raises what :meth:`run` does."""
+        config, now = self._config, clock.monotonic()
+        if config is not self._read_for:
+            self._read_token(config, context)
+            self._read_for = config
+        self._players.follow(self._rules_of(config), now)
+        self._streams.follow(config)
+        self._entrances.open(config.listen, now)
+        if (label := label_of(config.interface)) != self._identity.interface:
+            self._identity = self._identity._replace(interface=label)
         self._report(context)
+        context.taken_over()
+
+    def _rules_of(self, config: GatewaySettings) -> PlayerRules:
+        return PlayerRules(self.name.partition("/")[2], config, self._subscriptions, self._token)
+
+    def _read_token(self, config: GatewaySettings, context: Context) -> None:
+        """Read the token. If there is one in use, it holds where another one cannot be had."""
+        if config.token is None:
+            self._token, self._token_trouble = None, ""
+            return
+        context.waits_for = "its token"
+        try:
+            self._token, self._token_trouble = read_key(AccessToken, config.token), ""
+        except KeyFileError as error:
+            if self._token is None:
+                raise
+            self._token_trouble = f"{error.trouble}; the token before holds"
+            self._log.warning("token.refused", reason=self._token_trouble)
+        finally:
+            context.waits_for = ""
 
     def _see_to(self, ready: dict[int, int]) -> None:
         now = clock.monotonic()
@@ -145,4 +182,5 @@ class GatewayWorker:
         detail = f"at {', '.join(self._entrances.ends)}"
         for end, why in self._entrances.refused.items():
             detail += f"; not at {end}: {why}"
-        context.ready(detail, degraded=bool(self._entrances.refused))
+        detail += f"; {self._token_trouble}" if self._token_trouble else ""
+        context.ready(detail, degraded=bool(self._entrances.refused or self._token_trouble))

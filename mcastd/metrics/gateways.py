@@ -11,12 +11,12 @@ from mcastd.worker import GatewayBooks
 
 # Codes of the answers that a gateway gives (RFC 9110 section 15).
 ANSWERS = (
-    *("200", "400", "403", "404", "405", "408", "413", "417", "421", "429", "431"),
+    *("200", "400", "401", "403", "404", "405", "408", "413", "417", "421", "429", "431"),
     *("501", "503", "504", "505"),
 )
 # Reasons for which connections and requests are refused, and for which the stream of a player ends.
-REFUSED_REASONS = ("client", "full", "group", "no-way", "per-address", "request", "silent")
-ENDED_REASONS = ("gone", "stalled", "stopped", "unreachable")
+REFUSED_REASONS = ("client", "full", "group", "name", "no-way", "per-address", "request", "silent", "token")
+ENDED_REASONS = ("gone", "not-allowed", "stalled", "stopped", "unreachable")
 
 
 def _of_gateway(value: Callable[[GatewayBooks], Any]) -> Callable[[ScrapedWorker[GatewayCounters]], Any]:

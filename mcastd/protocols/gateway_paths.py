@@ -6,7 +6,8 @@
    /udp/192.0.2.1@232.1.1.1:5004        of one sender: as source-specific multicast always is
    /udp/[ff15::1]:5004                  of IPv6; a sender then in brackets, too
    /tv                                  a subscription, by its name
-   /playlist.m3u, /status               what there is; what goes on
+   /playlist.m3u                        what there is, for players
+   /, /status                           the same for people, and what goes on
 ```
 """
 
@@ -19,7 +20,7 @@ from typing import NamedTuple
 from mcastd.ip import Address, is_source_specific
 
 # Pages, which no subscription can have for its name: that has no slash, and they come first.
-PAGES = {"/playlist.m3u": "playlist", "/status": "status", "/status.json": "status.json", "/": "start"}
+PAGES = {"/": "start", "/status": "start", "/playlist.m3u": "playlist"}
 _V4 = r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}"
 _V6 = r"\[[0-9A-Fa-f:.]{2,45}\]"
 _STREAM = re.compile(

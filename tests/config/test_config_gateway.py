@@ -18,7 +18,7 @@ def test_what_is_meant_where_nothing_is_said(loaded: Callable[[str], Config]) ->
     assert (tv.listen, tv.allow_clients, tv.names, tv.interface) == (("192.0.2.5:4022",), (), (), None)
     assert (tv.max_clients, tv.max_latency, tv.first_data, tv.linger) == (100, 0.02, 5.0, 10.0)
     assert (tv.client_buffer, tv.receive_buffer) == (2 << 20, 4 << 20)
-    assert (tv.max_per_address, tv.stall) == (10, 20.0)
+    assert (tv.max_per_address, tv.stall, tv.token) == (10, 20.0, None)
     assert [(interface, str(group)) for interface, group in tv.ways()] == [(None, "239.1.0.0")]
     assert loaded(dump(config)) == config
 
@@ -40,9 +40,20 @@ def test_what_is_meant_where_nothing_is_said(loaded: Callable[[str], Config]) ->
         ("allow_groups", "max_clients = 0\nallow_groups", "must be a whole number from 1 to 10000"),
         ("allow_groups", "max_per_address = 0\nallow_groups", "must be a whole number from 1 to 10000"),
         ("allow_groups", "stall = 0\nallow_groups", "must be longer than 0"),
+        ("allow_groups", "token = 5\nallow_groups", "must be the absolute path of a file"),
+        ("allow_groups", 'token = "/etc/"\nallow_groups', "must be the absolute path of a file"),
     ],
 )
 def test_what_is_refused(loaded: Callable[[str], Config], old: str, new: str, said: str) -> None:
     with pytest.raises(ConfigError) as error:
         loaded(TABLE.replace(old, new))
     assert said in str(error.value)
+
+
+def test_a_token_itself_is_refused_and_not_repeated(loaded: Callable[[str], Config]) -> None:
+    for place in ("/etc/mcastd/tv.token", "tv.token"):
+        assert loaded(f'{TABLE}token = "{place}"\n').gateway["tv"].token == place
+    with pytest.raises(ConfigError) as error:
+        loaded(f'{TABLE}token = "correct-horse-battery"\n')
+    assert "a systemd credential whose name ends in \".token\"" in str(error.value)
+    assert "horse" not in str(error.value)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from mcastd.cli import main
 from mcastd.delivery import keys
 from mcastd.delivery.keys import KeyFileError, read_key, read_verifying_key
-from mcastd.keytext import GroupKey, SigningKey, VerifyingKey, WrittenKey
+from mcastd.keytext import AccessToken, GroupKey, SigningKey, VerifyingKey, WrittenKey
 from mcastd.protocols import crypto
 
 pytest.importorskip("cryptography")
@@ -338,3 +338,18 @@ def test_without_the_library_a_pair_is_refused_with_the_way_out(
         " apt install python3-cryptography, or pip install 'mcastd[files]'\n"
     )
     assert keygen(str(tmp_path / "images.key"))[0] == 0
+
+
+def test_a_token_lies_in_a_file_as_keys_do(tmp_path: Path) -> None:
+    path = tmp_path / "tv.token"
+    missing = refusal(AccessToken, str(path))
+    assert missing.reason == "missing"
+    assert f"openssl rand -hex 24 > {path}" in str(missing)
+    place = written(path, "correct-horse-battery\n", 0o640)
+    assert refusal(AccessToken, place).reason == "exposed"
+    path.chmod(0o600)
+    assert read_key(AccessToken, place).text == "correct-horse-battery"
+    written(path, "short")
+    short = refusal(AccessToken, place)
+    assert short.reason == "malformed"
+    assert "16 to 128" in str(short)

@@ -24,6 +24,7 @@ from support.wait import wait_for
 from mcastd.build import _played
 from mcastd.config import Config, GatewaySettings
 from mcastd.console.status import playing
+from mcastd.delivery.keys import KeyFileError
 from mcastd.errors import LinkError
 from mcastd.gateway.worker import GatewayWorker
 from mcastd.net.fake import FakeReceiver
@@ -48,7 +49,9 @@ class Gateway:
         self.subscriptions: dict[str, StreamResource] = {}
         config = GatewaySettings.model_validate(table | settings)
         self.worker = GatewayWorker("gateway/tv", config, self._open, lambda: self.subscriptions)
-        self.context = Context().open()
+        self._table = table | settings
+        self._taken_over = threading.Event()
+        self.context = Context(on_taken_over=self._taken_over.set).open()
         self._thread = threading.Thread(target=self.worker.run, args=(self.context,))
         self._thread.start()
         wait_for(lambda: self.worker.status().listen, "it listens")
@@ -58,6 +61,15 @@ class Gateway:
             raise self.refusal
         self.links.append((resource, FakeReceiver()))
         return self.links[-1][1]
+
+    def reload(self, **settings: Any) -> None:
+        """Have it take over other settings, beside those that it has."""
+        self._table |= settings
+        wait_for(self._taken_over.is_set, "that those before are taken over")
+        self._taken_over.clear()
+        assert self.worker.update(GatewaySettings.model_validate(self._table))
+        self.context.send(Signal.NETWORK)
+        wait_for(self._taken_over.is_set, "that they are taken over")
 
     def connect(self, source: str = "127.0.0.1") -> socket.socket:
         sock = socket.create_connection(("127.0.0.1", self.port), source_address=(source, 0))
@@ -546,6 +558,115 @@ def test_one_that_asks_slowly_is_told(
     with tv.connect() as sock:
         sock.sendall(b"GET /")
         assert whole(sock)[0] == 408
+
+
+def test_a_reload_keeps_players_and_ends_those_who_may_not_go_on(gateway: Callable[..., Gateway]) -> None:
+    tv = gateway(linger=0)
+    with tv.ask() as player, tv.ask("/udp/239.1.1.2:5004") as other:
+        tv.link(2)
+        links = {str(resource.group): link for resource, link in tv.links}
+        for link, sock in ((links["239.1.1.1"], player), (links["239.1.1.2"], other)):
+            link.deliver(b"one")
+            assert read(sock, 3, begun(sock)[1]) == b"one"
+        assert tv.answer("/udp/239.2.1.1:5004", method="HEAD")[0] == 403
+        tv.reload(allow_groups=["239.1.1.1", "239.2.0.0/16"], interface="eth5", receive_buffer="8MiB")
+        assert other.recv(1) == b"", "its group may not be had any more"
+        assert tv.answer("/udp/239.2.1.1:5004", method="HEAD")[0] == 200
+        assert (links["239.1.1.1"].interface, links["239.1.1.1"].receive_buffer) == ("eth5", 8 << 20)
+        assert tv.worker.books().identity.interface == "eth5"
+        second = free_port()
+        tv.reload(listen=[f"127.0.0.1:{second}"])
+        assert tv.worker.status().listen == (f"127.0.0.1:{second}",)
+        with pytest.raises(ConnectionRefusedError):
+            tv.connect()
+        links["239.1.1.1"].deliver(b"two")
+        assert read(player, 3) == b"two"
+        tv.reload(allow_clients=["192.0.2.0/24"])
+        assert player.recv(1) == b""
+    assert tv.worker.status().counters.ended == {"not-allowed": 2}
+
+
+TOKEN_WORD = "correct-horse-battery"
+
+
+def test_a_token_is_needed_and_nowhere_told(gateway: Callable[..., Gateway], tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN_WORD}\n")
+    file.chmod(0o600)
+    tv = gateway(token=str(file))
+    tv.subscriptions = {"news": StreamResource(ip_address("239.1.1.7"), 5004, None, without_rtp=False)}
+    for query, fields in (
+        ("", ()),
+        ("?token=", ()),
+        ("?token=other-horse-battery", ()),
+        (f"?Token={TOKEN_WORD}", ()),
+        ("", (f"Authorization: Basic {TOKEN_WORD}",)),
+        ("", (f"Authorization: Bearer {TOKEN_WORD}x",)),
+        ("", ("Authorization: Bearer \xe9",)),
+    ):
+        for path in ("/", "/playlist.m3u", PATH, "/nothing", "/udp/1.2.3.4:5"):
+            status, body = tv.answer(path + query, *fields)
+            assert (status, body.startswith(b"a token is needed")) == (401, True), (path, query, fields)
+    head = b"GET / HTTP/1.0\r\n\r\n"
+    with tv.connect() as sock:
+        sock.sendall(head)
+        assert b"\r\nWWW-Authenticate: Bearer\r\n" in begun(sock)[0] + b"\r\n"
+    bearer = f"authorization: bearer  {TOKEN_WORD}"
+    assert b"http://127.0.0.1/news\n" in tv.answer("/playlist.m3u", bearer)[1]
+    assert f"http://127.0.0.1/news?token={TOKEN_WORD}\n".encode() in tv.answer(
+        f"/playlist.m3u?token={TOKEN_WORD}"
+    )[1]
+    with tv.ask(f"{PATH}?token={TOKEN_WORD}") as player:
+        tv.link().deliver(b"one")
+        assert read(player, 3, begun(player)[1]) == b"one"
+        assert TOKEN_WORD not in repr(tv.worker.status())
+        file.write_text("x")
+        tv.reload()
+        assert "the token before holds" in tv.context.detail
+        assert TOKEN_WORD not in tv.context.detail
+        tv.link().deliver(b"two")
+        assert read(player, 3) == b"two"
+        file.write_text("another-horse-battery")
+        tv.reload()
+        assert player.recv(1) == b"", "what it knows holds no more"
+    assert tv.answer(f"/?token={TOKEN_WORD}")[0] == 401
+    assert tv.answer("/?token=another-horse-battery")[0] == 200
+    assert tv.worker.status().counters.refused == {"token": 37}
+
+
+def test_a_gateway_without_its_token_serves_nobody(tmp_path: Path) -> None:
+    table = {"listen": f"127.0.0.1:{free_port()}", "allow_groups": ["239.1.0.0/16"]}
+    config = GatewaySettings.model_validate(table | {"token": str(tmp_path / "missing")})
+    worker = GatewayWorker("gateway/tv", config, lambda *_: FakeReceiver())
+    context = Context().open()
+    try:
+        with pytest.raises(KeyFileError, match="no such file"):
+            worker.run(context)
+        assert worker.status().listen == ()
+    finally:
+        context.close()
+
+
+def test_a_page_for_people(gateway: Callable[..., Gateway]) -> None:
+    tv = gateway()
+    tv.subscriptions = {
+        "news": StreamResource(ip_address("239.1.1.1"), 5004, None, without_rtp=False),
+        "other": StreamResource(ip_address("239.2.2.2"), 5004, None, without_rtp=False),
+    }
+    with tv.ask() as player:
+        tv.link().deliver(b"one")
+        begun(player)
+        for path in ("/", "/status"):
+            with tv.ask(path) as sock:
+                head, body = begun(sock)
+                page = body + b"".join(iter(lambda: sock.recv(65536), b""))
+            assert head.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n")
+            assert b"\r\nContent-Security-Policy: default-src 'none'; style-src 'sha256-" in head
+            assert b'<a href="/news">news</a>' in page
+            assert b'<a href="/playlist.m3u">' in page
+            assert b"other" not in page
+            assert b"<td>1</td>" in page
+        assert tv.answer("/", method="HEAD") == (200, b"")
 
 
 def test_the_end_leaves_nothing(gateway: Callable[..., Gateway]) -> None:

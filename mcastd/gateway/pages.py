@@ -1,0 +1,131 @@
+"""What a gateway has beside streams: a playlist for players, a page for people. Values in, text out.
+
+The page has no script and asks for nothing else. All that stands in it is escaped, and if something were not,
+its policy (Content Security Policy Level 3) would have a browser run nothing of it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import NamedTuple
+
+from mcastd.ip import Address, Prefix
+from mcastd.printable import printable
+from mcastd.protocols.gateway_paths import StreamResource
+from mcastd.status import PlayedGroupStatus
+
+PLAYLIST = "audio/x-mpegurl; charset=utf-8"
+PAGE = "text/html; charset=utf-8"
+STYLE = (
+    ":root{color-scheme:light dark}"
+    "body{font:1rem/1.5 system-ui,sans-serif;margin:2rem auto;max-width:50rem;padding:0 1rem}"
+    "table{border-collapse:collapse;width:100%}"
+    "th,td{padding:.3rem 1rem .3rem 0;text-align:left;border-bottom:1px solid #8884}"
+    "code{font-size:.9em}"
+)
+_STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+# Fields of the head of a page.
+POLICY = (
+    f"Content-Security-Policy: default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none';"
+    " form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy: no-referrer",
+)
+
+
+class PlayedNow(NamedTuple):
+    """What goes on at a gateway."""
+
+    served: int  # players
+    groups: Sequence[PlayedGroupStatus]
+
+
+def playlist(streams: Iterable[str], authority: str, query: str) -> str:
+    """The named streams, with URLs by the name that the client has used.
+
+    ``query`` is what each URL ends with: "?token=..."; or "".
+    """
+    lines = ["#EXTM3U"]
+    for name in streams:
+        url = f"/{name}{query}"
+        lines += [f"#EXTINF:-1,{name}", f"http://{authority}{url}" if authority else url]
+    return "\n".join([*lines, ""])
+
+
+def start_page(
+    title: str,
+    streams: Mapping[str, StreamResource],
+    prefixes: Sequence[Prefix],
+    now: PlayedNow,
+    query: str = "",
+) -> str:
+    """The page: named streams, and groups that are joined; ``prefixes`` are those that may be asked for."""
+    named = [
+        _row(
+            f'<a href="{escape(f"/{name}{query}")}">{escape(name)}</a>',
+            _code(_told(one.group, one.port, "" if one.sender is None else str(one.sender))),
+            str(sum(_players_of(one, group) for group in now.groups)),
+        )
+        for name, one in streams.items()
+    ]
+    joined = [
+        _row(_code(_told(one.group, one.port, one.sender)), str(one.players), escape(_condition(one)))
+        for one in now.groups
+    ]
+    groups = ", ".join(_code(str(prefix)) for prefix in prefixes)
+    example = _code("/udp/GROUP:PORT"), _code("/rtp/GROUP:PORT"), _code("/udp/SENDER@GROUP:PORT")
+    return "\n".join(
+        [
+            "<!DOCTYPE html>",
+            '<html lang="en">',
+            '<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width">',
+            f"<title>{escape(title)}</title>",
+            f"<style>{STYLE}</style>",
+            f"<h1>{escape(title)}</h1>",
+            f'<p><a href="{escape(f"/playlist.m3u{query}")}">Playlist for players</a>.'
+            f" Players that are served: {now.served}.</p>",
+            "<h2>Streams</h2>",
+            *_table(("Name", "Group", "Players"), named),
+            f"<p>Any group of {groups} is had by {example[0]}, without its RTP by {example[1]}, of one sender"
+            f" by {example[2]}.</p>",
+            "<h2>Joined now</h2>",
+            *_table(("Group", "Players", "Last datagram"), joined),
+            "</html>",
+            "",
+        ]
+    )
+
+
+def _table(titles: Sequence[str], rows: Sequence[str]) -> list[str]:
+    if not rows:
+        return ["<p>None.</p>"]
+    head = "".join(f"<th>{escape(title)}</th>" for title in titles)
+    return [f"<table><tr>{head}</tr>", *rows, "</table>"]
+
+
+def _row(*cells: str) -> str:
+    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _code(text: str) -> str:
+    return f"<code>{escape(text)}</code>"
+
+
+def _told(group: Address | str, port: int, sender: str) -> str:
+    return f"{group} port {port}{f' of {sender}' if sender else ''}"
+
+
+def _players_of(stream: StreamResource, group: PlayedGroupStatus) -> int:
+    """The players of a group, if it is what a stream means."""
+    sender = "" if stream.sender is None else str(stream.sender)
+    is_same = (str(stream.group), stream.port, sender) == (group.group, group.port, group.sender)
+    return group.players if is_same else 0
+
+
+def _condition(group: PlayedGroupStatus) -> str:
+    if group.trouble:
+        return printable(group.trouble)
+    return "none yet" if group.age is None else f"{group.age:.0f} s ago"

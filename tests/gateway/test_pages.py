@@ -1,0 +1,111 @@
+"""What a gateway has beside streams: whole HTML, in which nothing is but text, whatever names there are."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from html.parser import HTMLParser
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcastd.gateway.pages import POLICY, STYLE, PlayedNow, playlist, start_page
+from mcastd.protocols.gateway_paths import StreamResource
+from mcastd.status import PlayedGroupStatus
+
+STREAM = StreamResource(ip_address("239.1.1.1"), 5004, ip_address("192.0.2.1"), without_rtp=True)
+PREFIXES = (ip_network("239.1.0.0/16"), ip_network("ff15::/16"))
+TAGS = {"html", "meta", "title", "style", "h1", "h2", "p", "a", "code", "table", "tr", "th", "td"}
+NEVER_CLOSED = {"meta"}
+
+
+def group(**changes: Any) -> PlayedGroupStatus:
+    values: dict[str, Any] = {
+        "group": "239.1.1.1",
+        "port": 5004,
+        "sender": "192.0.2.1",
+        "interfaces": ("eth0",),
+        "players": 7,
+        "received": 100,
+        "overflow": 0,
+        "age": 3.4,
+        "trouble": "",
+    }
+    return PlayedGroupStatus(**(values | changes))
+
+
+class Reader(HTMLParser):
+    """The tags and links of a page, and its text; fails if tags do not match."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.links: list[str] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.links += [value or "" for name, value in attrs if name == "href"]
+        assert {name for name, _ in attrs} <= {"href", "lang", "charset", "name", "content"}
+        if tag not in NEVER_CLOSED:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_what_people_see() -> None:
+    silent = group(group="239.1.1.2", sender="", players=2, age=None)
+    troubled = group(group="239.1.1.3", players=0, trouble="no such interface: eth7")
+    now = PlayedNow(9, (group(), silent, troubled))
+    read = Reader(start_page("tv", {"news": STREAM}, PREFIXES, now, "?token=a"))
+    assert read.tags == TAGS
+    assert read.links == ["/playlist.m3u?token=a", "/news?token=a"]
+    for text in (
+        "Players that are served: 9.",
+        "news239.1.1.1 port 5004 of 192.0.2.17",
+        "Any group of 239.1.0.0/16, ff15::/16 is had by",
+        "239.1.1.1 port 5004 of 192.0.2.173 s ago",
+        "239.1.1.2 port 50042none yet",
+        "239.1.1.3 port 5004 of 192.0.2.10no such interface: eth7",
+    ):
+        assert text in read.text
+
+
+def test_nothing_to_see() -> None:
+    read = Reader(start_page("tv", {}, PREFIXES, PlayedNow(0, ())))
+    assert read.text.count("None.") == 2
+    assert "table" not in read.tags
+
+
+def test_the_style_is_the_one_that_the_policy_allows() -> None:
+    digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+    assert f"style-src 'sha256-{digest}'" in POLICY[0]
+    assert f"<style>{STYLE}</style>" in start_page("tv", {}, PREFIXES, PlayedNow(0, ()))
+
+
+ODD = st.text(st.sampled_from("<>&\"'/ab\r\n\0\u2028\x1b=()"), max_size=12) | st.text(max_size=12)
+
+
+@given(ODD, ODD, ODD, ODD)
+def test_whatever_is_in_it_is_text(title: str, name: str, query: str, trouble: str) -> None:
+    now = PlayedNow(1, (group(trouble=trouble), group(sender=name)))
+    read = Reader(start_page(title, {name: STREAM}, PREFIXES, now, query))
+    assert read.tags <= TAGS
+    assert len(read.links) == 2
+
+
+def test_a_playlist() -> None:
+    assert playlist(["news", "tv"], "tv:80", "?token=a") == (
+        "#EXTM3U\n#EXTINF:-1,news\nhttp://tv:80/news?token=a\n#EXTINF:-1,tv\nhttp://tv:80/tv?token=a\n"
+    )
+    assert playlist(["news"], "", "") == "#EXTM3U\n#EXTINF:-1,news\n/news\n"
