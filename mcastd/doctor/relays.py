@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from mcastd.config import AmtRelaySettings
 from mcastd.doctor.evidence import Evidence
 from mcastd.doctor.finding import Finding, Said, Severity, Way
 from mcastd.doctor.quoting import command
 from mcastd.doctor.subject import Subject
+from mcastd.ip import Address
 from mcastd.status import AmtRelayStatus
 
 # Groups, and gateways, that a finding names.
@@ -17,31 +19,50 @@ NAMED_MAX = 5
 MTU_MIN_BYTES = 576
 
 
+class Unheard(NamedTuple):
+    """Why nothing gets to an address that this host is to have: what a finding says of it."""
+
+    what: str
+    evidence: tuple[str, ...]
+    fix: str
+    ways: tuple[Way, ...] = ()
+
+
+def unheard_at(address: Address, use: str, table: str, evidence: Evidence) -> Unheard | None:
+    """Check that an interface that is up has an address; None if so. ``use``: "gateways are to ask"."""
+    if address.is_unspecified or address.is_loopback:
+        return None
+    having = [one for one in evidence.host.interfaces.values() if address in one.addresses]
+    if any(one.up for one in having):
+        return None
+    if not having:
+        return Unheard(
+            f"no interface has {address}, at which {use}",
+            (f"listen = {address} ({table}); it is none of this host's (rtnetlink)",),
+            f"give it to an interface: ip address add {address}/PREFIX dev INTERFACE; or name another one"
+            f" in {table}",
+        )
+    up = command("ip", "link", "set", having[0].name, "up")
+    return Unheard(
+        f"{having[0].name} is down, whose address is {address}, at which {use}",
+        (f"flags of {having[0].name} have no UP (rtnetlink)",),
+        up,
+        (Way(command=up),),
+    )
+
+
 def heard(subject: Subject[AmtRelaySettings], evidence: Evidence) -> Iterator[Said]:
     """Check that gateways can ask at the addresses that the relay listens at."""
     for address, _ in subject.settings.listen:
-        having = [one for one in evidence.host.interfaces.values() if address in one.addresses]
-        if any(one.up for one in having):
-            continue
-        if not having:
+        if unheard := unheard_at(address, "gateways are to ask", subject.table, evidence):
             yield Finding(
                 "amt-unheard",
                 Severity.BROKEN,
-                f"no interface has {address}, at which gateways are to ask",
-                (f"listen = {address} ({subject.table}); it is none of this host's (rtnetlink)",),
-                f"give it to an interface: ip address add {address}/PREFIX dev INTERFACE; or name another one"
-                f" in {subject.table}",
+                unheard.what,
+                unheard.evidence,
+                unheard.fix,
+                ways=unheard.ways,
             )
-            continue
-        up = command("ip", "link", "set", having[0].name, "up")
-        yield Finding(
-            "amt-unheard",
-            Severity.BROKEN,
-            f"{having[0].name} is down, whose address {address} gateways ask at",
-            (f"flags of {having[0].name} have no UP (rtnetlink)",),
-            up,
-            ways=(Way(command=up),),
-        )
 
 
 def serving(subject: Subject[AmtRelaySettings], _: Evidence) -> Iterator[Said]:
