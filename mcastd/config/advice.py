@@ -12,6 +12,7 @@ from typing import Any
 from mcastd.config.addresses import may_meet, means_several, split_end
 from mcastd.config.description import legs_of
 from mcastd.config.explain import Complaint
+from mcastd.config.gateway import GatewaySettings
 from mcastd.config.groups import LINK_CONTROL, ethernet_address, is_bounded, is_public
 from mcastd.config.inbound import DEFAULT_RECEIVE_BUFFER, GATHERING_BUFFER_MIN_BYTES, InboundSubscription
 from mcastd.config.link import LinkSettings
@@ -333,10 +334,24 @@ def _in_clear(link: LinkSettings) -> Advice:
         )
 
 
+# -- one gateway
+
+
+def _open_to_anybody(gateway: GatewaySettings) -> Advice:
+    everywhere = [end for end in gateway.listen if ip_address(split_end(end)[0]).is_unspecified]
+    if everywhere and not gateway.allow_clients and gateway.token is None:
+        yield (
+            "listen",
+            f"{everywhere[0]} serves whoever reaches this host by any of its addresses; set allow_clients or"
+            " token, or listen at an address of the network that the players are in",
+        )
+
+
 OF_ONE_WORKER: dict[str, tuple[Callable[[Any], Advice], ...]] = {
     "outbound": OF_A_CHANNEL,
     "inbound": OF_A_SUBSCRIPTION,
     "link": (_in_clear,),
+    "gateway": (_open_to_anybody,),
 }
 
 # -- between workers

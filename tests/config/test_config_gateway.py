@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from mcastd.config import Config, dump
+from mcastd.config.advice import advise
 from mcastd.errors import ConfigError
 
 TABLE = '[gateway.tv]\nlisten = "192.0.2.5:4022"\nallow_groups = ["239.1.0.0/16"]\n'
@@ -57,3 +58,13 @@ def test_a_token_itself_is_refused_and_not_repeated(loaded: Callable[[str], Conf
         loaded(f'{TABLE}token = "correct-horse-battery"\n')
     assert "a systemd credential whose name ends in \".token\"" in str(error.value)
     assert "horse" not in str(error.value)
+
+
+def test_a_gateway_for_everybody_is_unwise(loaded: Callable[[str], Config]) -> None:
+    everywhere = TABLE.replace('"192.0.2.5:4022"', '["192.0.2.5:4022", "[::]:4023"]')
+    (found,) = advise(loaded(everywhere))
+    assert found.location == ("gateway", "tv", "listen")
+    assert "[::]:4023 serves whoever reaches this host" in found.reason
+    for line in ('allow_clients = ["192.0.2.0/24"]', 'token = "/etc/mcastd/tv.token"'):
+        assert advise(loaded(f"{everywhere}{line}\n")) == []
+    assert advise(loaded(TABLE)) == []
