@@ -62,7 +62,8 @@ class Entrances:
                 refused[end], number = reason_of(error), error.errno or 0
             else:
                 by_fd[sock.fileno()] = end, sock
-                self._interest.want(sock.fileno(), select.POLLIN)
+        for fd in by_fd:
+            self._interest.want(fd, select.POLLIN)
         self._by_fd, self.refused = by_fd, refused
         self.deadline = now + RETRY_SECONDS if refused else math.inf
         if not by_fd:
@@ -95,8 +96,6 @@ class Entrances:
         if now < self.deadline:
             return False
         before = self.ends
-        for fd in self._by_fd:
-            self._interest.want(fd, select.POLLIN)
         self.open(self._ends, now)
         return self.ends != before
 

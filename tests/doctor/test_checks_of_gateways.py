@@ -54,7 +54,7 @@ def test_a_gateway_that_is_well() -> None:
     }
     groups = [group(8, 9.0), group(8, 500.0, players=0)]
     listed = [{"address": "192.0.2.9", "path": "/tv", "sent": 7, "dropped": 1, "held_bytes": 0}]
-    assert playing(counters=counters, served=6, groups=groups, players=listed) == [], "it was before the watch"
+    assert playing(counters=counters, served=6, groups=groups, players=listed) == [], "it was before"
 
 
 def test_where_nobody_can_connect() -> None:
@@ -99,7 +99,7 @@ def test_no_place_for_a_player() -> None:
 
 
 def test_what_is_asked_for_and_does_not_come() -> None:
-    silent = group(0, None, group="ff15::1", sender="2001:db8::1", trouble="no such interface: eth7")
+    silent = group(0, None, group="ff15::1", sender="2001:db8::1", trouble="no interface eth7")
     stopped = group(5, 11.0, players=2)
     left = group(5, 11.0, players=0, port=5006)
     (one,) = playing(groups=[silent, stopped, left])
@@ -108,7 +108,7 @@ def test_what_is_asked_for_and_does_not_come() -> None:
         "players ask for ff15::1 port 5004 of 2001:db8::1, 239.1.1.1 port 5004, of which nothing comes here"
     )
     assert one.evidence == (
-        "ff15::1 port 5004 of 2001:db8::1: joined on eth0, no datagram came; no such interface: eth7 (status)",
+        "ff15::1 port 5004 of 2001:db8::1: joined on eth0, no datagram came; no interface eth7 (status)",
         "239.1.1.1 port 5004: joined on eth0, the last datagram came 11 s ago (status)",
     )
     assert "mcastctl listen -i eth0 [ff15::1]:5004 --source 2001:db8::1" in one.fix

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from support.daemon import RunningDaemon
-from support.host import Host, connect
+from support.host import Host, connect, three_in_a_row
 from support.peer import Talker
 from support.ports import free_port
 from support.programs import program
@@ -110,11 +110,16 @@ class Gateway:
         self.context.close()
 
 
-def whole(sock: socket.socket) -> tuple[int, bytes]:
+def drained(sock: socket.socket) -> bytes:
+    """All that comes until the end."""
     data = b""
     while more := sock.recv(65536):
         data += more
-    head, _, body = data.partition(b"\r\n\r\n")
+    return data
+
+
+def whole(sock: socket.socket) -> tuple[int, bytes]:
+    head, _, body = drained(sock).partition(b"\r\n\r\n")
     return int(head.split()[1]), body
 
 
@@ -498,8 +503,7 @@ def test_one_that_takes_nothing_is_ended_and_one_that_gets_nothing_stays(
             links["239.1.1.1"].deliver(*([bytes(1316)] * 50))
             wait_for(lambda: not links["239.1.1.1"]._waiting, "that they are taken")
         with pytest.raises(ConnectionResetError):
-            while stuck.recv(1 << 20):
-                pass
+            drained(stuck)
         links["239.1.1.2"].deliver(b"two")
         assert read(waiting, 3) == b"two", "it had nothing to take for longer than that"
         with tv.ask() as other:
@@ -659,7 +663,7 @@ def test_a_page_for_people(gateway: Callable[..., Gateway]) -> None:
         for path in ("/", "/status"):
             with tv.ask(path) as sock:
                 head, body = begun(sock)
-                page = body + b"".join(iter(lambda: sock.recv(65536), b""))
+                page = body + drained(sock)
             assert head.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\n")
             assert b"\r\nContent-Security-Policy: default-src 'none'; style-src 'sha256-" in head
             assert b'<a href="/news">news</a>' in page
@@ -721,3 +725,57 @@ first_data = "60s"
                 finally:
                     curl.terminate()
             wait_for(lambda: daemon.worker("gateway/tv")["status"]["connections"] == 0, "its end")
+
+
+@pytest.mark.root
+def test_a_player_of_a_daemon_needs_its_token_and_stays_over_a_reload(tmp_path: Path) -> None:
+    """Three hosts in a row, as above."""
+    token = tmp_path / "tv.token"
+    token.write_text(f"{TOKEN_WORD}\n")
+    token.chmod(0o600)
+    config = f"""
+[gateway.tv]
+listen = "10.9.0.1:4022"
+allow_groups = ["239.1.1.1"]
+interface = "eth0"
+token = "{token}"
+"""
+    with three_in_a_row() as (left, relay, right):
+
+        def curl(path: str, *options: str) -> list[str]:
+            url = f"http://10.9.0.1:4022{path}"
+            return right.enter([program("curl"), "-sS", "--max-time", "60", "-N", *options, url])
+
+        def fetched(path: str, *options: str) -> str:
+            return subprocess.run(curl(path, *options), capture_output=True, text=True, check=True).stdout
+
+        with (
+            RunningDaemon(tmp_path, config, enter=relay.enter([])) as daemon,
+            Talker(left, "eth0", "239.1.1.1", 5004, source="10.8.0.1") as talker,
+        ):
+            daemon.wait_state("gateway/tv", "active")
+            assert fetched("/").startswith("a token is needed")
+            assert "<h1>tv</h1>" in fetched("/", "-H", f"Authorization: Bearer {TOKEN_WORD}")
+            with subprocess.Popen(
+                curl(f"/udp/239.1.1.1:5004?token={TOKEN_WORD}"), stdout=subprocess.PIPE
+            ) as player:
+                assert player.stdout is not None
+                try:
+                    wait_for(
+                        lambda: any(
+                            one["interfaces"] for one in daemon.worker("gateway/tv")["status"]["groups"]
+                        ),
+                        "the group",
+                    )
+                    talker.send(3)
+                    assert [player.stdout.readline() for _ in range(3)] == talker.sent[:3]
+                    daemon.write(config.replace("239.1.1.1", "239.1.0.0/16"))
+                    answer = daemon.ctl("reload")
+                    assert answer.returncode == 0, answer.stderr
+                    talker.send(3)
+                    assert [player.stdout.readline() for _ in range(3)] == talker.sent[3:]
+                    shown = daemon.ctl("status", "gateway/tv").stdout + daemon.ctl("status", "--json").stdout
+                    assert "/udp/239.1.1.1:5004" in shown
+                    assert TOKEN_WORD not in shown + daemon.log.read_text()
+                finally:
+                    player.terminate()
