@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from mcastd.errors import McastdError, UnsafePathError, reason_of
-from mcastd.keytext import KEY_BYTES, AccessToken, GroupKey, NotAKeyError, SigningKey, VerifyingKey, WrittenKey
+from mcastd.keytext import (
+    KEY_BYTES,
+    AccessToken,
+    GroupKey,
+    NotAKeyError,
+    SigningKey,
+    VerifyingKey,
+    WrittenKey,
+)
 from mcastd.paths import Place, place_of
 from mcastd.printable import printable
 from mcastd.protocols.crypto import verifying_key

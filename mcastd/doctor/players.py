@@ -51,7 +51,7 @@ def listening(subject: Subject[GatewaySettings], evidence: Evidence) -> Iterator
             Severity.HINT,
             "anybody who reaches this host by any of its addresses is served",
             (f"listen = {', '.join(everywhere)}, neither allow_clients nor token ({subject.table})",),
-            f"name who may ask by allow_clients in {subject.table}, or have a token asked for, or listen at an"
+            f"name who may ask by allow_clients in {subject.table}, or ask for a token, or listen at an"
             " address of the network that the players are in",
         )
     name = now.refused_name
@@ -78,7 +78,7 @@ def playing(subject: Subject[GatewaySettings], _: Evidence) -> Iterator[Said]:
 def _places(subject: Subject[GatewaySettings], now: GatewayStatus) -> Iterator[Said]:
     settings, counters = subject.settings, now.counters
     before = subject.before(GatewayStatus).counters
-    refused = _more(counters.refused, before.refused, "full")
+    refused, in_all = _more(counters.refused, before.refused, "full"), counters.refused.get("full", 0)
     if refused or now.served >= settings.max_clients:
         line = f"max_clients = {min(CLIENTS_MAX, 2 * settings.max_clients)}"
         yield Finding(
@@ -87,7 +87,7 @@ def _places(subject: Subject[GatewaySettings], now: GatewayStatus) -> Iterator[S
             "all its places are taken: no more players are served",
             (
                 f"{now.served} players of {settings.max_clients} (status)",
-                f"refused as full: {refused} while watched, {counters.refused.get('full', 0)} in all (status)",
+                f"refused as full: {refused} while watched, {in_all} in all (status)",
             ),
             f"{line} in {subject.table}, if the network to them takes as many streams",
             ways=(Way(table=subject.table, lines=(line,)),),
@@ -145,8 +145,8 @@ def _slowness(subject: Subject[GatewaySettings], now: GatewayStatus) -> Iterator
         (
             f"dropped as slow: {dropped} datagrams while watched; ended as stalled: {stalled} (status)",
             *(
-                f"{one.address}, {one.path}: {one.dropped} datagrams dropped, {one.sent} sent, {one.held_bytes}"
-                " bytes wait (status)"
+                f"{one.address}, {one.path}: {one.dropped} datagrams dropped, {one.sent} sent,"
+                f" {one.held_bytes} bytes wait (status)"
                 for one in slow[:NAMED_MAX]
             ),
         ),

@@ -129,7 +129,7 @@ class GatewayWorker:
         return min(self._entrances.deadline, self._players.deadline, self._streams.deadline)
 
     def _follow(self, context: Context) -> None:
-        """Listen and receive as the settings have it, and the network is now. Raises what :meth:`run` does."""
+        """Listen and receive as the settings have it and the network is now. Raises what :meth:`run` does."""
         config, now = self._config, clock.monotonic()
         if config is not self._read_for:
             self._read_token(config, context)

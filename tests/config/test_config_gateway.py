@@ -56,7 +56,7 @@ def test_a_token_itself_is_refused_and_not_repeated(loaded: Callable[[str], Conf
         assert loaded(f'{TABLE}token = "{place}"\n').gateway["tv"].token == place
     with pytest.raises(ConfigError) as error:
         loaded(f'{TABLE}token = "correct-horse-battery"\n')
-    assert "a systemd credential whose name ends in \".token\"" in str(error.value)
+    assert 'a systemd credential whose name ends in ".token"' in str(error.value)
     assert "horse" not in str(error.value)
 
 

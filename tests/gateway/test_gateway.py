@@ -193,11 +193,13 @@ def test_what_is_told_of_players(gateway: Callable[..., Gateway]) -> None:
     tv = gateway(max_clients=7)
     with tv.connect(), tv.ask() as player, tv.ask("/udp/239.1.1.2:5004"), tv.ask("/nothing") as refused:
         assert whole(refused)[0] == 404
+        refused.close()
         tv.link(2)
         links = {str(resource.group): link for resource, link in tv.links}
         links["239.1.1.1"].deliver(b"one", b"two")
         assert read(player, 6, begun(player)[1]) == b"onetwo"
         wait_for(lambda: tv.worker.status().connections == 3, "that one has gone")
+        wait_for(lambda: any(one.sent == 2 for one in tv.worker.status().players), "the account")
         status = tv.worker.status()
         assert (status.served, status.max_clients) == (2, 7)
         assert tv.worker.books().gateway == GatewayBooks(players=2, groups=2, lingering=0)
@@ -207,7 +209,7 @@ def test_what_is_told_of_players(gateway: Callable[..., Gateway]) -> None:
             "player 127.0.0.1: /udp/239.1.1.2:5004",
             "player 127.0.0.1: nothing asked yet",
         ]
-        assert [playing(one) for one in status.players if one.sent][0].endswith("s, 2 datagrams")
+        assert next(playing(one) for one in status.players if one.sent).endswith("s, 2 datagrams")
         assert status.counters.answered == {"200": 1, "404": 1}
         links["239.1.1.2"].deliver(b"x")
     wait_for(lambda: tv.worker.books().gateway == GatewayBooks(players=0, groups=2, lingering=2), "no player")
@@ -617,9 +619,10 @@ def test_a_token_is_needed_and_nowhere_told(gateway: Callable[..., Gateway], tmp
         assert b"\r\nWWW-Authenticate: Bearer\r\n" in begun(sock)[0] + b"\r\n"
     bearer = f"authorization: bearer  {TOKEN_WORD}"
     assert b"http://127.0.0.1/news\n" in tv.answer("/playlist.m3u", bearer)[1]
-    assert f"http://127.0.0.1/news?token={TOKEN_WORD}\n".encode() in tv.answer(
-        f"/playlist.m3u?token={TOKEN_WORD}"
-    )[1]
+    assert (
+        f"http://127.0.0.1/news?token={TOKEN_WORD}\n".encode()
+        in tv.answer(f"/playlist.m3u?token={TOKEN_WORD}")[1]
+    )
     with tv.ask(f"{PATH}?token={TOKEN_WORD}") as player:
         tv.link().deliver(b"one")
         assert read(player, 3, begun(player)[1]) == b"one"

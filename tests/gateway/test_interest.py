@@ -44,7 +44,9 @@ def test_one_more_costs_one_call() -> None:
     assert told.calls == 1001, "what is as before is not told; another has the number 8 now"
 
 
-STEPS = st.tuples(st.integers(0, 3), st.sampled_from([None, 0, select.POLLIN, select.POLLIN | select.POLLOUT]))
+STEPS = st.tuples(
+    st.integers(0, 3), st.sampled_from([None, 0, select.POLLIN, select.POLLIN | select.POLLOUT])
+)
 
 
 @given(st.lists(st.lists(STEPS, max_size=6), max_size=6))

@@ -209,8 +209,10 @@ def test_what_is_no_http_at_all_is_not_waited_for() -> None:
     st.binary(max_size=300)
     | st.lists(
         st.sampled_from(
-            [b"GET ", b"/", b" HTTP/1.1", b"\r\n", b"Host: x", b"\n", b"%41", b"%", b"?a=1", b": ", b"\xff"]
-            + [b"http://x", b"http://", b"@", b"\r\n\r\n"]
+            [
+                *(b"GET ", b"/", b" HTTP/1.1", b"\r\n", b"Host: x", b"\n", b"%41", b"%", b"?a=1", b": "),
+                *(b"\xff", b"http://x", b"http://", b"@", b"\r\n\r\n"),
+            ]
         )
     ).map(b"".join)
 )
