@@ -43,7 +43,7 @@ def parse_secret_place(value: object) -> str:
 def parse_token_place(value: object) -> str:
     """Where a token is: ``token``. What may be the token itself is not repeated."""
     if not isinstance(value, str) or not (value.startswith("/") or value.endswith(TOKEN_CREDENTIAL)):
-        raise ValueError(f"must be {TOKEN_PLACE}: who may read the configuration need not know it")
+        raise ValueError(f"must be {TOKEN_PLACE}, not the token itself, for all who read this")
     return _place(value, TOKEN_PLACE)
 
 
