@@ -258,6 +258,20 @@ class OutputStatus:
     reason: str | None  # the same as datagrams dropped for it are counted by
     received_before: int = 0  # by the subscription, when this output began
     objects: ObjectsStatus | None = None  # of an output that takes files
+    engine: EngineStatus | None = None  # of an output that hands datagrams to an engine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStatus:
+    """What an output has with the server that it hands datagrams to."""
+
+    server: str | None  # that is connected; None: none is
+    waiting: int  # datagrams that no server has acknowledged, those that an earlier run left included
+    in_flight: int  # of them: sent, and not acknowledged
+    spool: str | None  # the directory where they are kept; None: they are in memory
+    spool_bytes: int  # of its files, with what is acknowledged in the oldest of them
+    taken_up: int  # datagrams that an earlier run had left in the spool
+    duplicates: int  # datagrams that were sent again, and that the server had
 
 
 @dataclass(frozen=True, slots=True)

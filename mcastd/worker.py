@@ -19,7 +19,14 @@ from mcastd import clock
 from mcastd.bounded import Patience
 from mcastd.counters import OutputCounters, SequenceCounters, SymbolCounts, TransportCounters
 from mcastd.errors import McastdError
-from mcastd.status import AnnouncementStatus, FilesStatus, KeptStatus, ManifestStatus, TreeStatus
+from mcastd.status import (
+    AnnouncementStatus,
+    EngineStatus,
+    FilesStatus,
+    KeptStatus,
+    ManifestStatus,
+    TreeStatus,
+)
 from mcastd.threads import is_ready, processor_seconds
 from mcastd.views import Status
 
@@ -293,6 +300,7 @@ class OutputIdentity(NamedTuple):
     counters: OutputCounters  # live
     reasons: Sequence[str]  # for which it may drop
     objects: ObjectBooks | None = None  # of an output that takes files
+    engine: Callable[[], EngineStatus] | None = None  # of one that hands datagrams to an engine; live
 
 
 class WorkerIdentity(NamedTuple):

@@ -58,10 +58,12 @@ FOR_TESTS = {
     "ip": "iproute2",
     "mandoc": "mandoc",
     "multicat": "multicat",
+    "nats-server": "nats-server",
     "nft": "nftables",
     "prometheus": "prometheus",
     "promtool": "prometheus",
     "qemu-system-x86_64": "qemu-system-x86",
+    "redis-server": "redis-server",
     "sapserver": "minisapserver",  # Debian 13 has none
     "smcrouted": "smcroute",
     "socat": "socat",

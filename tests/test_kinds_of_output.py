@@ -108,8 +108,8 @@ def test_a_made_up_output_is_configured_as_others_are(made_up: None, tmp_path: P
         ('{ kind = "memory", nam = "a" }', "output[0].name: missing; it is required"),
         (
             '{ kind = "memry" }',
-            'must be "file", "fifo", "directory", "group", "udp", "unix", "tcp", "tcp-server" or "memory",'
-            ' not "memry"; did you mean "memory"?',
+            'must be "file", "fifo", "directory", "group", "udp", "unix", "tcp", "tcp-server",'
+            ' "nats", "redis" or "memory", not "memry"; did you mean "memory"?',
         ),
         (
             '{ kind = "memory", name = "a" }, { kind = "memory", name = "a", format = "pairs" }',
@@ -219,6 +219,8 @@ EACH: dict[str, dict[str, object]] = {
     "unix": {"path": "out"},
     "tcp": {"to": "127.0.0.1:9"},
     "tcp-server": {"listen": "127.0.0.1:9009"},
+    "nats": {"servers": "nats://127.0.0.1:9", "stream": "TV"},
+    "redis": {"servers": "redis://127.0.0.1:9"},
     "memory": {"name": "a"},
 }
 

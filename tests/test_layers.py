@@ -40,7 +40,8 @@ BELOW = {  # room: the rooms that it may import, besides itself
     "metrics": LEAVES | {"worker"},
     "outbound": LEAVES | {"worker", "handover", "config", "net", "protocols", "delivery", "analysis"},
     "inbound": LEAVES
-    | {"worker", "handover", "config", "net", "protocols", "delivery", "sequence", "analysis"},
+    | {"worker", "handover", "config", "net", "protocols", "delivery", "sequence", "analysis", "engines"},
+    "engines": LEAVES | {"config", "delivery", "net", "protocols"},
     "gateway": LEAVES | {"worker", "config", "delivery", "net", "protocols"},
     "discovery": LEAVES | {"worker", "config", "net", "protocols"},
     "bridge": LEAVES | {"worker", "config", "net", "protocols", "querier"},

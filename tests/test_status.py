@@ -176,12 +176,12 @@ SUBSCRIPTION = """{
       "kind": "file", "format": "lines", "path": "/srv/a",
       "counters": {"written": 210, "written_bytes": 211, "dropped": {"no-space": 212}, "queued": 213},
       "error": "cannot write: disk full; make room", "way_out": "make room", "reason": "no-space",
-      "received_before": 214, "objects": null
+      "received_before": 214, "objects": null, "engine": null
     },
     {
       "kind": "fifo", "format": "json", "path": "/srv/b",
       "counters": {"written": 215, "written_bytes": 216, "dropped": {"no-reader": 217}, "queued": 218},
-      "error": null, "way_out": "", "reason": null, "received_before": 0, "objects": null
+      "error": null, "way_out": "", "reason": null, "received_before": 0, "objects": null, "engine": null
     }
   ],
   "closed_outputs": {"dropped": {"io-error": 219}},

@@ -37,7 +37,7 @@ class Shown(Format):
         return Made(list(map(self._each, batch.payloads, batch.origins, batch.times)))
 
     def _each(self, payload: Record, origin: Origin, time: int) -> bytes:
-        head = heading(len(payload), origin, time, self._stream.interface_name(origin.ifindex))
+        head = heading(len(payload), origin, time, self.stream.interface_name(origin.ifindex))
         return "\n".join([head, *self._body(bytes(payload)), ""]).encode()
 
 

@@ -8,6 +8,7 @@ from mcastd.config.daemon import DaemonSettings
 from mcastd.config.diff import Changes, diff
 from mcastd.config.directory_output import DirectoryOutput
 from mcastd.config.discover import Discover
+from mcastd.config.engine_outputs import EngineOutput, NatsOutput, RedisOutput
 from mcastd.config.fifo_output import FifoOutput
 from mcastd.config.file_output import FileOutput
 from mcastd.config.gateway import GatewaySettings
@@ -86,6 +87,7 @@ __all__ = [
     "DaemonSettings",
     "DirectoryOutput",
     "Discover",
+    "EngineOutput",
     "FifoOutput",
     "FileOutput",
     "FileSourceSettings",
@@ -105,6 +107,7 @@ __all__ = [
     "LinkSettings",
     "MoldInbound",
     "NativeVia",
+    "NatsOutput",
     "NumberedInbound",
     "OfKind",
     "OpenFiles",
@@ -116,6 +119,7 @@ __all__ = [
     "RawInbound",
     "RawOutbound",
     "ReceivingSource",
+    "RedisOutput",
     "RtpInbound",
     "RtpOutbound",
     "SendingOutput",

@@ -30,7 +30,7 @@ from mcastd.views import AnyStatus, DaemonView, Status, WorkerView, as_kind
 # Fields that a worker or output may not have: without one, nothing is shown of it.
 OPTIONAL = {
     *("described_seconds", "files", "format", "framing", "loss_percent", "manifest", "notices", "objects"),
-    *("connected", "missing", "reception", "repaired"),
+    *("connected", "engine", "missing", "reception", "repaired"),
     *("announcement", "jitter", "kept", "payload_type", "seconds_left", "sequence", "stream", "tree", "ts"),
 }
 # Seconds since 1970, of which people want to know the date.

@@ -33,6 +33,8 @@ from mcastd.protocols.crypto import verifying_key
 
 # No file with one key is longer.
 KEY_FILE_MAX_BYTES = 4096
+# Nor one with another secret: the credentials of a user of NATS are some 2,000 bytes.
+SECRET_MAX_BYTES = 65_536
 # Where systemd puts a service's credentials (systemd.exec(5)).
 CREDENTIALS = "CREDENTIALS_DIRECTORY"
 SECRET_MODE = 0o600
@@ -72,6 +74,21 @@ def read_key(kind: type[SomeKey], place: str) -> SomeKey:
         return kind.parse(text)
     except NotAKeyError as error:
         raise KeyFileError(what, str(error), _instead(kind, path, error), reason=error.reason) from None
+
+
+def read_secret(place: str, noun: str) -> str:
+    """Read what is secret and none of our keys, as a password: a text, without the blanks around it.
+
+    ``noun`` says what it is. Raises KeyFileError.
+    """
+    path = path_of(place)
+    what = f"cannot read {noun} from {printable(path)}"
+    ways_out = {errno.EACCES: f"chown {_own_name()} {shlex.quote(str(path))}"}
+    with _explained(what, ways_out), place_of(path) as found:
+        text = _read(found, what, secret=True, most=SECRET_MAX_BYTES).strip()
+    if not text:
+        raise KeyFileError(what, "the file is empty", "write it there", reason="missing")
+    return text
 
 
 def read_verifying_key(told: str) -> VerifyingKey:
@@ -122,7 +139,7 @@ def make_signing_pair(path: Path) -> VerifyingKey:
     return public
 
 
-def _read(place: Place, what: str, *, secret: bool) -> str:
+def _read(place: Place, what: str, *, secret: bool, most: int = KEY_FILE_MAX_BYTES) -> str:
     fd = place.open(os.O_RDONLY)
     try:
         found = os.fstat(fd)
@@ -137,7 +154,7 @@ def _read(place: Place, what: str, *, secret: bool) -> str:
         directory = os.environ.get(CREDENTIALS)
         if directory is None or place.path.parent != Path(directory):
             _require_closed(found.st_mode, place.path, what, secret=secret)
-        return os.read(fd, KEY_FILE_MAX_BYTES).decode(errors="replace")
+        return os.read(fd, most).decode(errors="replace")
     finally:
         os.close(fd)
 

@@ -46,7 +46,7 @@ class Outputs:
         self.writing = [(sink, settings.label) for settings, sink in self._sinks.items()]
         self.queueing = [sink for sink in self.sinks if sink.may_queue]
         self.identities = tuple(
-            OutputIdentity(settings.label, sink.counters, (*sink.reasons, CRASHED), sink.objects)
+            OutputIdentity(settings.label, sink.counters, (*sink.reasons, CRASHED), sink.objects, sink.engine)
             for settings, sink in self._sinks.items()
         )
         # One list, replaced as a whole: so a thread that adds them up counts each output once

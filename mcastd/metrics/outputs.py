@@ -7,7 +7,7 @@ from typing import Any
 
 from mcastd.counters import SymbolCounts
 from mcastd.metrics.family import DROPPED, NO_COUNTS, Family, copy_of_counts, counter, counts, gauge
-from mcastd.status import TreeStatus
+from mcastd.status import EngineStatus, TreeStatus
 from mcastd.worker import ObjectBooks, OutputIdentity
 
 # What becomes of a symbol that is taken: each is in one of these.
@@ -29,6 +29,11 @@ def _of_notices(
 ) -> Callable[[OutputIdentity], Any]:
     """Takes a value of the pipe that is told of an output's files; ``without`` if none is."""
     return _of_objects(lambda of: without if of.notices is None else value(of.notices), without)
+
+
+def _of_engine(value: Callable[[EngineStatus], Any]) -> Callable[[OutputIdentity], Any]:
+    """Takes a value of what an output has with a server; None if it hands datagrams to none."""
+    return lambda of: None if of.engine is None else value(of.engine())
 
 
 def _by_use(symbols: SymbolCounts) -> Mapping[str, int]:
@@ -74,6 +79,26 @@ OUTPUT: tuple[Family[OutputIdentity], ...] = (
         "wrong_blocks",
         "Blocks of files that were not what was signed, and were thrown away.",
         _of_objects(lambda objects: objects.symbols.wrong_blocks),
+    ),
+    gauge(
+        "engine_connected",
+        "1 if the server that an output hands datagrams to is connected.",
+        _of_engine(lambda engine: int(engine.server is not None)),
+    ),
+    gauge(
+        "engine_waiting_datagrams",
+        "Datagrams that it has not acknowledged yet, those that an earlier run left in the spool included.",
+        _of_engine(lambda engine: engine.waiting),
+    ),
+    gauge(
+        "engine_spool_bytes",
+        "What the spool of an output takes on the disk.",
+        _of_engine(lambda engine: engine.spool_bytes),
+    ),
+    counter(
+        "engine_duplicates",
+        "Datagrams that were sent again, and that the server had.",
+        _of_engine(lambda engine: engine.duplicates),
     ),
     counter(
         "switched_trees",

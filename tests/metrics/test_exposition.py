@@ -40,7 +40,7 @@ from mcastd.metrics.exposition import PART_WORKERS, Exposition, Row
 from mcastd.metrics.families import families
 from mcastd.metrics.server import Metrics
 from mcastd.net.link import Origin
-from mcastd.status import NO_MANIFEST, AnnouncementStatus, FilesStatus, KeptStatus, TreeStatus
+from mcastd.status import NO_MANIFEST, AnnouncementStatus, EngineStatus, FilesStatus, KeptStatus, TreeStatus
 from mcastd.worker import (
     GatewayBooks,
     LegBooks,
@@ -89,6 +89,18 @@ def rendered(exposition: Exposition, rows: list[Row]) -> str:
 def directory(name: str) -> dict[str, str]:
     """An output that takes files."""
     return {"kind": "directory", "path": f"/srv/{name}", "atomic": "tree", "notify": f"/run/{name}"}
+
+
+def engine_status(waiting: int, spool_bytes: int, duplicates: int) -> EngineStatus:
+    return EngineStatus(
+        server="redis://a",
+        waiting=waiting,
+        in_flight=0,
+        spool="/spool",
+        spool_bytes=spool_bytes,
+        taken_up=0,
+        duplicates=duplicates,
+    )
 
 
 def test_a_subscription_and_its_outputs(house: MakeHouse, tmp_path: Path) -> None:
@@ -201,7 +213,10 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
         assert notices is not None
         notices.counters.written, notices.counters.dropped["full"] = base + 10, base + 11
         tree = TreeStatus(switched=False, missing=base + 12, switches=base + 13)
-        identity = output._replace(objects=output.objects._replace(tree=lambda tree=tree: tree))
+        identity = output._replace(
+            objects=output.objects._replace(tree=lambda tree=tree: tree),
+            engine=lambda base=base: engine_status(base + 14, base + 15, base + 16),
+        )
         outputs.append(identity)
     rows = [
         (
@@ -333,10 +348,14 @@ def test_each_value_is_under_its_own_name(tmp_path: Path) -> None:
                     "dropped_notices_total",
                     "tree_missing_files",
                     "switched_trees_total",
+                    "engine_waiting_datagrams",
+                    "engine_spool_bytes",
+                    "engine_duplicates_total",
                 ),
                 start=1,
             )
         },
+        **{("engine_connected", "inbound/a", output): 1 for output in "xy"},
     }
     assert values(samples, "mcastd_worker_state", "state").keys() == {"failed", "active"}
     assert values(samples, "mcastd_refused_sends_total", "errno")["ENOBUFS"] == 107
@@ -704,7 +723,11 @@ def test_promtool_finds_no_fault(house: MakeHouse, tmp_path: Path, monkeypatch: 
         inbound={
             "a": {
                 **GROUP,
-                "output": [str(tmp_path / "a.log"), {"kind": "fifo", "path": str(tmp_path / "p")}],
+                "output": [
+                    str(tmp_path / "a.log"),
+                    {"kind": "fifo", "path": str(tmp_path / "p")},
+                    {"kind": "redis", "servers": "redis://127.0.0.1:9"},
+                ],
             },
             "c": {
                 **GROUP,

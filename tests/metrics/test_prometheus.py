@@ -101,6 +101,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     images = 'group = "239.255.9.8"\nport = 9198\n'
     group = 'group = "239.255.9.7"\nport = 9197\n'
     leg = 'group = "239.255.9.7", port = 9197'
+    engine = '{ kind = "redis", servers = "redis://127.0.0.1:9" }'
     config = f"""
         [daemon]
         control_socket = "{directory}/control"
@@ -111,7 +112,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         interval = "1ms"
         copies = [{{ group = "239.255.1.9", interface = "lo" }}]
         [inbound.news]
-        {group} output = ["{directory}/news.log", {{ kind = "fifo", path = "{directory}/pipe" }}]
+        {group} output = ["{directory}/news.log", {{ kind = "fifo", path = "{directory}/pipe" }}, {engine}]
         interface = "lo"
         [inbound.waiting]
         {group} output = "{directory}/waiting.log"
@@ -183,7 +184,7 @@ def test_it_answers_what_the_daemon_has_counted(prometheus: Prometheus) -> None:
         " + on (worker, output) sum by (worker, output)"
         ' (mcastd_dropped_datagrams_total{worker="inbound/news"})'
     )
-    wait_for(lambda: [float(row["value"][1]) for row in prometheus.query(books)] == [SENT, SENT])
+    wait_for(lambda: [float(row["value"][1]) for row in prometheus.query(books)] == [SENT] * 3)
     assert value('mcastd_dropped_datagrams_total{reason="no-reader"}') == SENT
     assert value("mcastd_build_info * 3") == 3
     wait_for(lambda: value('mcastd_files{worker="inbound/images",state="landed"}') == 1)
@@ -201,7 +202,7 @@ def test_each_alert_is_evaluated_and_the_one_that_is_true_is_pending(prometheus:
         healths = {rule["health"] for rule in group["rules"]}
         states = {rule["name"]: rule["state"] for rule in group["rules"]}
         expected = {states["McastdWorkerNotActive"], states["McastdFilesUnsent"]}
-        expected |= {states["McastdLegsUnprotected"], states["McastdLinkDown"]}
+        expected |= {states["McastdLegsUnprotected"], states["McastdLinkDown"], states["McastdEngineAway"]}
         return states if healths == {"ok"} and "inactive" not in expected else None
 
     states = wait_for(alerts)
@@ -209,10 +210,11 @@ def test_each_alert_is_evaluated_and_the_one_that_is_true_is_pending(prometheus:
     assert states.pop("McastdWorkerNotActive") == "pending"
     assert states.pop("McastdFilesUnsent") == "pending"
     assert states.pop("McastdLinkDown") == "pending"  # its peer is not there
+    assert states.pop("McastdEngineAway") == "pending"  # nothing listens at its port
     assert states.pop("McastdLegsUnprotected") == "pending"  # both are by lo
     assert states.pop("McastdReceiveBufferSmall") in ("inactive", "pending")  # by the host's rmem_max
     states.pop("McastdSenderLate")  # by how busy the host is
-    assert set(states.values()) == {"inactive"}
+    assert {name for name, state in states.items() if state != "inactive"} == set()
 
 
 def expressions() -> dict[str, str]:

@@ -12,7 +12,9 @@ from mcastd.config import (
     FifoOutput,
     FileOutput,
     GroupOutput,
+    NatsOutput,
     OutputSettings,
+    RedisOutput,
     TcpOutput,
     TcpServerOutput,
     UdpOutput,
@@ -21,6 +23,7 @@ from mcastd.config import (
 from mcastd.inbound.sinks.account import Account
 from mcastd.inbound.sinks.directory import DirectorySink
 from mcastd.inbound.sinks.ends import PIPES, Ends
+from mcastd.inbound.sinks.engine import EngineSink
 from mcastd.inbound.sinks.fifo import FifoSink
 from mcastd.inbound.sinks.file import FileSink
 from mcastd.inbound.sinks.format import Format, StreamFacts
@@ -58,6 +61,8 @@ SINKS: dict[type[OutputSettings], Callable[[Any, Format, Account, Means], Sink]]
     UnixOutput: make_unix,
     TcpOutput: TcpSink,
     TcpServerOutput: TcpServerSink,
+    NatsOutput: EngineSink,
+    RedisOutput: EngineSink,
 }
 
 

@@ -52,7 +52,7 @@ class Capture(Format):
         payloads, origins, times = batch.payloads, batch.origins, batch.times
         if len(origins) != len(batch):
             raise ValueError("pcapng needs a receiver with metadata")
-        to = self._stream.group(), self._stream.port()
+        to = self.stream.group(), self.stream.port()
         if to != self._to or len(self._frames) > FRAMES_MAX:
             self._to = to
             self._frames.clear()
@@ -62,7 +62,7 @@ class Capture(Format):
             key = origin, len(payload)
             frame = frames.get(key) or make(key)
             pieces += (frame.before(time, payload), payload, frame.after)
-        if pieces and (dropped := self._stream.overflow() - self._overflow) > 0:
+        if pieces and (dropped := self.stream.overflow() - self._overflow) > 0:
             self._overflow += dropped
             first = frames[origins[0], len(payloads[0])]
             before, after = first.noted(times[0], payloads[0], dropped)
@@ -89,9 +89,9 @@ class Capture(Format):
     def _describe(self, ifindex: int) -> int:
         """Describe an interface from the next head on; return its number."""
         number = self._numbers[ifindex] = len(self._descriptions)
-        name = self._stream.interface_name(ifindex) if ifindex else "unknown"
+        name = self.stream.interface_name(ifindex) if ifindex else "unknown"
         group, port = self._to
-        description = f"{self._stream.worker} {group} port {port}".lstrip()
+        description = f"{self.stream.worker} {group} port {port}".lstrip()
         self._descriptions.append(pcapng.interface(name, description))
         self.revision = len(self._descriptions)
         return number

@@ -30,7 +30,7 @@ class Format(ABC):
     revision: int | None = None
 
     def __init__(self, stream: StreamFacts) -> None:
-        self._stream = stream
+        self.stream = stream
 
     def head(self, since: int | None = None) -> bytes:
         """The bytes that a new file begins with, and that each new reader of a pipe gets first.

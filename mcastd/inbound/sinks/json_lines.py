@@ -80,9 +80,9 @@ class JsonLines(Format):
     def _sender(self, origin: Origin) -> bytes:
         """The middle of a record, from its source up to its length."""
         source, port, ifindex, ttl = origin
-        interface = quote(self._stream.interface_name(ifindex)) if ifindex else "null"
+        interface = quote(self.stream.interface_name(ifindex)) if ifindex else "null"
         text = (
-            f'"source":{quote(source)},"source_port":{port},"port":{port},"group":{quote(self._stream.group())},'
+            f'"source":{quote(source)},"source_port":{port},"port":{port},"group":{quote(self.stream.group())},'
             f'"interface":{interface},"ttl":{ttl if ttl >= 0 else "null"},"length":'
         )
         return text.encode(errors="replace")  # an interface's name may be no UTF-8

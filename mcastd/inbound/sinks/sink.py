@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mcastd.counters import OutputCounters
 from mcastd.inbound.sinks.account import Account
 from mcastd.net.link import Batch
-from mcastd.status import OutputStatus
+from mcastd.status import EngineStatus, OutputStatus
 from mcastd.worker import ObjectBooks
 
 # What is queued when a sink is closed may be written for so long.
@@ -34,6 +34,8 @@ class Sink(ABC):
     may_queue: bool = False
     # What it counts of files, if it takes files.
     objects: ObjectBooks | None = None
+    # What it has with a server, if it hands datagrams to one. For any thread.
+    engine: Callable[[], EngineStatus] | None = None
     # Monotonic time at which tick() is due; infinity while nothing is.
     deadline: float = math.inf
 

@@ -1,0 +1,112 @@
+"""What engines with a connection of their own have in common: servers in turn, TLS, bytes that are held."""
+
+from __future__ import annotations
+
+import errno
+import ssl
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mcastd.engines.engine import UNREACHABLE, Engine
+from mcastd.errors import SinkError, reason_of
+from mcastd.net.server_connection import ServerConnection, TlsFiles
+
+# For a connection, and for each answer while it is made.
+CONNECT_SECONDS = 5.0
+
+
+class EngineServer(NamedTuple):
+    """Where an engine is reached."""
+
+    url: str  # as the configuration has it
+    host: str
+    port: int
+    is_encrypted: bool  # with TLS
+
+
+class ConnectedEngine(Engine):
+    """Bytes to a server and back, for an engine that says what is in them."""
+
+    encrypts_at_first = True  # False: the server says something before, and begin() goes over to TLS
+
+    def __init__(self, servers: Sequence[EngineServer], files: TlsFiles) -> None:
+        self._servers = servers
+        self._files = files
+        self._connection: ServerConnection | None = None
+        self._held = memoryview(b"")
+
+    def connect(self) -> int:
+        errors: list[SinkError] = []
+        for server in self._servers:
+            self.server = server.url
+            try:
+                self._connection = ServerConnection(server.host, server.port, CONNECT_SECONDS)
+                if server.is_encrypted and self.encrypts_at_first:
+                    self._connection.encrypt(server.host, self._files)
+                known = self.begin(self._connection, server)
+                self._connection.stop_waiting()
+            except SinkError as error:
+                self.close()
+                errors.append(error)
+            except OSError as error:
+                self.close()
+                errors.append(self.unreachable(server, error))
+            else:
+                return known
+        # Of several servers the one that answered knows best why
+        raise next((one for one in errors if one.reason != UNREACHABLE), errors[0])
+
+    @abstractmethod
+    def begin(self, connection: ServerConnection, server: EngineServer) -> int:
+        """Say what is to be said at first, and wait for the answers. Raises SinkError, OSError.
+
+        Returns what :meth:`connect` does.
+        """
+
+    def fileno(self) -> int:
+        assert self._connection is not None
+        return self._connection.fileno()
+
+    @property
+    def is_full(self) -> bool:
+        return bool(self._held)
+
+    def write(self, data: bytes) -> None:
+        """Send some bytes, behind those that are held."""
+        self._held = memoryview(b"".join((self._held, data))) if self._held else memoryview(data)
+        self.flush()
+
+    def flush(self) -> None:
+        assert self._connection is not None
+        while self._held:
+            if not (taken := self._connection.send(self._held)):
+                return
+            self._held = self._held[taken:]
+
+    def read(self) -> bytes:
+        """What has come; empty if nothing has."""
+        assert self._connection is not None
+        return self._connection.receive()
+
+    def close(self) -> None:
+        self._held = memoryview(b"")
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def unreachable(self, server: EngineServer, error: OSError) -> SinkError:
+        """The same error with the server's name, and a way out."""
+        what = f"cannot reach {server.url}"
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return SinkError(
+                what,
+                f"its certificate is not trusted: {error.verify_message}",
+                'name the authority that has signed it by "ca", and the server as its certificate does',
+                reason=UNREACHABLE,
+            )
+        if isinstance(error, ssl.SSLError):
+            return SinkError(what, f"TLS failed: {error.reason or error}", reason=UNREACHABLE)
+        if isinstance(error, TimeoutError):
+            return SinkError(what, "it does not answer", reason=UNREACHABLE, errno=errno.ETIMEDOUT)
+        return SinkError(what, reason_of(error), reason=UNREACHABLE, errno=error.errno or 0)

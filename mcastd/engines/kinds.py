@@ -1,0 +1,114 @@
+"""The engines that there are: from the settings of an output to what hands over to its server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from mcastd.config import EngineOutput, NatsOutput, RedisOutput
+from mcastd.delivery.keys import KeyFileError, read_secret
+from mcastd.engines.backlog import BacklogBounds
+from mcastd.engines.connected import EngineServer
+from mcastd.engines.engine import REFUSED, TOO_BIG, UNREACHABLE, Encoder, Engine, KeptStream
+from mcastd.engines.hand_over import CRASHED, FULL, SPOOL, STOPPED, HandOverPlan
+from mcastd.engines.nats import JetStreamPlan, NatsEncoder, NatsEngine, NatsLogin
+from mcastd.engines.redis import OVERTAKEN, RedisEncoder, RedisEngine, RedisLogin
+from mcastd.engines.segments import SPOOL_IN_USE
+from mcastd.errors import SinkError
+from mcastd.net.server_connection import TlsFiles
+from mcastd.protocols.nkeys import Credentials, NotCredentialsError
+
+
+class EngineKind(NamedTuple):
+    """One kind of engine."""
+
+    encoder: Callable[[Any, KeptStream], Encoder]
+    engine: Callable[[Any, KeptStream], Engine]  # raises SinkError; it reads the files of passwords
+    reasons: tuple[str, ...] = ()  # to drop, beside those of all
+
+
+def _nats_encoder(config: NatsOutput, stream: KeptStream) -> NatsEncoder:
+    return NatsEncoder(config.name_of(config.subject, stream.group, stream.port), stream)
+
+
+def _nats_engine(config: NatsOutput, stream: KeptStream) -> NatsEngine:
+    return NatsEngine(
+        _servers(config),
+        _tls(config),
+        NatsLogin(
+            config.user or "",
+            _secret(config, "password", config.password),
+            _secret(config, "token", config.token),
+            _credentials(config),
+        ),
+        subject=config.name_of(config.subject, stream.group, stream.port),
+        stream=stream,
+        plan=JetStreamPlan(
+            config.stream, config.create, config.stream_size, config.replicas, config.duplicate_window
+        ),
+    )
+
+
+def _redis_encoder(config: RedisOutput, stream: KeptStream) -> RedisEncoder:
+    return RedisEncoder(config.name_of(config.key, stream.group, stream.port), stream, config.max_length)
+
+
+def _redis_engine(config: RedisOutput, stream: KeptStream) -> RedisEngine:
+    return RedisEngine(
+        _servers(config),
+        _tls(config),
+        RedisLogin(config.user or "", _secret(config, "password", config.password)),
+        key=config.name_of(config.key, stream.group, stream.port),
+        stream=stream,
+    )
+
+
+ENGINES: dict[type[EngineOutput], EngineKind] = {
+    NatsOutput: EngineKind(_nats_encoder, _nats_engine, (TOO_BIG,)),
+    RedisOutput: EngineKind(_redis_encoder, _redis_engine, (OVERTAKEN,)),
+}
+_REASONS = (FULL, SPOOL, SPOOL_IN_USE, UNREACHABLE, REFUSED, STOPPED, CRASHED)
+
+
+def plan_of(config: EngineOutput) -> HandOverPlan:
+    kind = ENGINES[type(config)]
+    return HandOverPlan(
+        config.label,
+        lambda stream: kind.encoder(config, stream),
+        lambda stream: kind.engine(config, stream),
+        config.spool,
+        BacklogBounds(config.queue, config.spool_size, config.when_full == "drop-oldest"),
+    )
+
+
+def reasons_of(config: EngineOutput) -> Sequence[str]:
+    """All for which such an output may drop."""
+    return (*_REASONS, *ENGINES[type(config)].reasons)
+
+
+def _servers(config: EngineOutput) -> tuple[EngineServer, ...]:
+    return tuple(EngineServer(*config.server_of(one)) for one in config.servers)
+
+
+def _tls(config: EngineOutput) -> TlsFiles:
+    return TlsFiles(*(str(path or "") for path in (config.ca, config.cert, config.cert_key)))
+
+
+def _secret(config: EngineOutput, key: str, place: str | None) -> str:
+    if place is None:
+        return ""
+    try:
+        return read_secret(place, f"the {key}")
+    except KeyFileError as error:
+        what = f"cannot write to {config.label}"
+        raise SinkError(what, f"{error.what}: {error.cause}", error.way_out, reason=REFUSED) from error
+
+
+def _credentials(config: NatsOutput) -> Credentials | None:
+    if config.creds is None:
+        return None
+    try:
+        return Credentials.parse(_secret(config, "credentials", config.creds))
+    except NotCredentialsError as error:
+        what = f"cannot write to {config.label}"
+        raise SinkError(what, f"{config.creds}: {error}", reason=REFUSED) from error

@@ -1,0 +1,316 @@
+"""NATS JetStream: messages of a subject, each kept once in a stream of the server.
+
+A message has an id (``Nats-Msg-Id``: HOST/WORKER/NUMBER), by which the server knows one that comes again
+within the ``duplicate_window`` of its stream. After a longer time the last message of the subject tells which
+of ours it has. The answer to a message goes to a subject that ends with its number.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby, islice
+from typing import Any
+
+from mcastd import __version__
+from mcastd.engines.connected import ConnectedEngine, EngineServer
+from mcastd.engines.engine import REFUSED, TOO_BIG, Encoder, HandedOver, KeptStream, MessageFate
+from mcastd.engines.segments import KeptMessage
+from mcastd.errors import SinkError
+from mcastd.net.server_connection import ServerConnection, TlsFiles
+from mcastd.printable import printable
+from mcastd.protocols import nats
+from mcastd.protocols.nkeys import Credentials
+
+API = "$JS.API"
+# Seconds that a server is given for an answer of JetStream.
+ANSWER_SECONDS = 5.0
+SUBSCRIPTION = 1
+ID = b"Nats-Msg-Id"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class NatsLogin:
+    """Who asks. Nothing of it is shown anywhere."""
+
+    user: str = ""
+    password: str = ""
+    token: str = ""
+    credentials: Credentials | None = None
+
+    def options(self, nonce: str) -> dict[str, str]:
+        """What CONNECT has of it."""
+        given = {"user": self.user, "pass": self.password, "auth_token": self.token}
+        proof = {} if self.credentials is None else self.credentials.options(nonce)
+        return {key: value for key, value in given.items() if value} | proof
+
+
+@dataclass(frozen=True, slots=True)
+class JetStreamPlan:
+    """A stream, as it is made where it is missing."""
+
+    name: str
+    create: bool
+    max_bytes: int | None  # None: as much as the server gives
+    replicas: int
+    duplicate_window: float  # seconds
+
+
+class NatsEncoder(Encoder):
+    """HPUB of each datagram: ready to be sent, also after a restart."""
+
+    def __init__(self, subject: str, stream: KeptStream) -> None:
+        self._begin = f"HPUB {subject} {inbox_of(subject, stream)}.".encode()
+        self._writer = stream.writer.encode()
+
+    def encode(self, taken: HandedOver, stream: KeptStream, numbers: Sequence[int]) -> list[KeptMessage]:
+        found: list[KeptMessage] = []
+        rows = iter(zip(numbers, taken.payloads, taken.times, strict=True))
+        begin = self._begin
+        for origin, run in groupby(taken.origins):
+            same = (
+                f"Mcast-Group:{stream.group}\r\nMcast-Port:{stream.port}\r\nMcast-Sender:{origin.source}\r\n"
+                f"Mcast-Sender-Port:{origin.port}\r\nMcast-TTL:{origin.ttl}\r\n"
+            ).encode()
+            head = b"%b%b:%b/" % (nats.HEAD, ID, self._writer)
+            fixed = len(head) + len(same) + len(b"\r\nMcast-Time:\r\n\r\n")
+            for number, payload, stamp in islice(rows, sum(1 for _ in run)):
+                mine, when = b"%d" % number, b"%d" % stamp
+                size = fixed + len(mine) + len(when)
+                message = b"%b%b %d %d\r\n%b%b\r\n%bMcast-Time:%b\r\n\r\n%b\r\n" % (
+                    *(begin, mine, size, size + len(payload), head, mine, same, when, payload),
+                )
+                found.append((number, message))
+        return found
+
+
+class NatsEngine(ConnectedEngine):
+    """A connection to a server of NATS."""
+
+    encrypts_at_first = False
+
+    def __init__(
+        self,
+        servers: Sequence[EngineServer],
+        files: TlsFiles,
+        login: NatsLogin,
+        *,
+        subject: str,
+        stream: KeptStream,
+        plan: JetStreamPlan,
+    ) -> None:
+        super().__init__(servers, files)
+        self._login = login
+        self._subject = subject
+        self._writer = stream.writer
+        self._inbox = inbox_of(subject, stream)
+        self._prefix = f"{self._inbox}.".encode()
+        self._plan = plan
+        self._reader = nats.NatsReader()
+        self._max_payload = nats.PAYLOAD_MAX_BYTES
+        self._refused: list[MessageFate] = []  # which were not sent
+
+    # -- while the connection is made
+
+    def begin(self, connection: ServerConnection, server: EngineServer) -> int:
+        self._reader = nats.NatsReader()
+        said = self._said(connection)
+        info = self._info(next(said))
+        if info.needs_tls or server.is_encrypted:
+            connection.encrypt(server.host, self._files)
+        self._max_payload = info.max_payload
+        if not info.has_headers:
+            raise self._useless(f"it has no headers: it is version {info.version}", "use 2.2 or later")
+        options = {
+            "verbose": False,
+            "pedantic": False,
+            "lang": "mcastd",
+            "version": __version__,
+            "protocol": 1,
+            "headers": True,
+            "no_responders": True,
+            "tls_required": info.needs_tls,
+            "name": self._writer,
+            **self._login.options(info.nonce),
+        }
+        connection.send_all(
+            nats.connect(options) + nats.subscribe(f"{self._inbox}.*", SUBSCRIPTION) + nats.PING
+        )
+        for one in said:
+            if isinstance(one, nats.NatsLine) and one.name == "PONG":
+                break
+            self._note(one)
+        self._require_stream(connection, said)
+        return self._known(connection, said)
+
+    def _said(self, connection: ServerConnection) -> Iterator[nats.NatsMessage | nats.NatsLine]:
+        """What the server says, for as long as it is waited for."""
+        until = time.monotonic() + ANSWER_SECONDS
+        while time.monotonic() < until:
+            yield from self._parsed(connection.receive())
+        raise TimeoutError
+
+    def _info(self, line: nats.NatsMessage | nats.NatsLine) -> nats.ServerInfo:
+        if not isinstance(line, nats.NatsLine) or line.name != "INFO":
+            raise self._useless("it is no server of NATS", "name the port of its clients: 4222 by default")
+        with self._understood():
+            return nats.ServerInfo.parse(line.rest)
+
+    def _require_stream(
+        self, connection: ServerConnection, said: Iterator[nats.NatsMessage | nats.NatsLine]
+    ) -> None:
+        plan = self._plan
+        found = self._ask(connection, said, f"STREAM.INFO.{plan.name}", {})
+        if not isinstance(found, nats.JetStreamRefusal):
+            return
+        if found.error != nats.STREAM_NOT_FOUND:
+            raise self._useless(found.description, "see whether JetStream is on, and what the user may")
+        if not plan.create:
+            way_out = (
+                f'make it (nats stream add {plan.name} --subjects "{self._subject}"), or set create = true'
+            )
+            raise self._useless(f"it has no stream {plan.name}", way_out)
+        made = self._ask(
+            connection,
+            said,
+            f"STREAM.CREATE.{plan.name}",
+            {
+                "name": plan.name,
+                "subjects": [self._subject],
+                "storage": "file",
+                "retention": "limits",
+                "discard": "old",
+                "num_replicas": plan.replicas,
+                "max_bytes": -1 if plan.max_bytes is None else plan.max_bytes,
+                "duplicate_window": round(plan.duplicate_window * 1e9),
+            },
+        )
+        if isinstance(made, nats.JetStreamRefusal):
+            raise self._useless(f"it does not make the stream {plan.name}: {made.description}")
+
+    def _known(self, connection: ServerConnection, said: Iterator[nats.NatsMessage | nats.NatsLine]) -> int:
+        """The number of the last message of ours that the server has, if it is the last of the subject."""
+        last = self._ask(
+            connection, said, f"STREAM.MSG.GET.{self._plan.name}", {"last_by_subj": self._subject}
+        )
+        if isinstance(last, nats.JetStreamRefusal):
+            return 0
+        message = last.get("message")
+        return number_of(message, self._writer) if isinstance(message, dict) else 0
+
+    def _ask(
+        self,
+        connection: ServerConnection,
+        said: Iterator[nats.NatsMessage | nats.NatsLine],
+        what: str,
+        question: Mapping[str, Any],
+    ) -> Mapping[str, Any] | nats.JetStreamRefusal:
+        reply = f"{self._inbox}.ask"
+        connection.send_all(nats.publish(f"{API}.{what}", reply, json.dumps(question).encode()))
+        for one in said:
+            if isinstance(one, nats.NatsMessage) and one.subject == reply.encode():
+                if one.status:
+                    raise self._useless("JetStream is not on there", "start it with -js, or jetstream {}")
+                with self._understood():
+                    return nats.parse_answer(one.payload)
+            self._note(one)
+        raise TimeoutError  # pragma: no cover - said does
+
+    # -- at work
+
+    def send(self, messages: Sequence[KeptMessage]) -> None:
+        most = self._max_payload
+        # Its head and what stands before it are beside the payload: a kilobyte at most
+        if any(len(message) > most for _, message in messages):
+            fits = [payload_bytes(message) <= most for _, message in messages]
+            self._refused += [
+                MessageFate(number, reason=TOO_BIG, cause=f"{self.server} takes no more than {most} bytes")
+                for (number, _), fit in zip(messages, fits, strict=True)
+                if not fit
+            ]
+            messages = [one for one, fit in zip(messages, fits, strict=True) if fit]
+        self.write(b"".join([message for _, message in messages]))
+
+    def receive(self) -> Iterable[MessageFate]:
+        fates, self._refused = self._refused, []
+        while data := self.read():
+            for one in self._parsed(data):
+                if isinstance(one, nats.NatsMessage) and one.subject.startswith(self._prefix):
+                    fates.append(self._fate(one))
+                else:
+                    self._note(one)
+        return fates
+
+    def _fate(self, message: nats.NatsMessage) -> MessageFate:
+        if message.status:
+            cause = f"no stream of it takes {self._subject}"
+            raise self._useless(cause, f"add the subject to the stream {self._plan.name}")
+        number = message.subject[len(self._prefix) :]
+        with self._understood():
+            stored = nats.parse_stored(message.payload)
+            if not number.isdigit() or len(number) > 20:
+                raise nats.NatsError("an answer is to no message of ours")
+        if isinstance(stored, nats.StoredMessage):
+            return MessageFate(int(number), is_duplicate=stored.is_duplicate)
+        if stored.is_final:
+            return MessageFate(
+                int(number), reason=TOO_BIG, cause=f"the stream {self._plan.name} says {stored.description}"
+            )
+        raise self._useless(f"the stream {self._plan.name} does not take messages: {stored.description}")
+
+    def _parsed(self, data: bytes) -> list[nats.NatsMessage | nats.NatsLine]:
+        with self._understood():
+            return self._reader.feed(data)
+
+    def _note(self, one: nats.NatsMessage | nats.NatsLine) -> None:
+        """What is said beside answers."""
+        if isinstance(one, nats.NatsMessage):
+            return
+        if one.name == "PING":
+            self.write(nats.PONG)
+        elif one.name == "-ERR":
+            said = printable(one.rest.decode(errors="replace").strip("'\" "))
+            raise self._useless(f"it says {said}", "see what the user may there")
+
+    @contextmanager
+    def _understood(self) -> Iterator[None]:
+        """Around what reads what came."""
+        try:
+            yield
+        except nats.NatsError as error:
+            raise self._useless(f"it does not speak NATS: {error}") from error
+
+    def _useless(self, cause: str, way_out: str = "") -> SinkError:
+        return SinkError(f"cannot send to {self.server}", cause, way_out, reason=REFUSED)
+
+
+def inbox_of(subject: str, stream: KeptStream) -> str:
+    """Where the server answers the messages of an output: at each start the same, as they may come again."""
+    token = hashlib.sha256(f"{stream.writer}\n{subject}".encode()).hexdigest()[:24]
+    return f"_INBOX.mcastd-{token}"
+
+
+def payload_bytes(message: bytes) -> int:
+    """Of a message as it is sent, its head included: the last word of its line."""
+    line, _, _ = message.partition(b"\r\n")
+    return int(line.rpartition(b" ")[2])
+
+
+def number_of(message: Mapping[str, Any], writer: str) -> int:
+    """The number of a message that a stream has, if it is of this writer; else 0."""
+    try:
+        head = base64.b64decode(message.get("hdrs", ""))
+    except (binascii.Error, TypeError, ValueError):
+        return 0
+    for line in head.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        of, _, number = value.strip().rpartition(b"/")
+        if name == ID and of == writer.encode() and number.isdigit() and len(number) <= 20:
+            return int(number)
+    return 0

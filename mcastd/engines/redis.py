@@ -1,0 +1,197 @@
+"""Streams of Redis and Valkey: an entry for each datagram, under a key.
+
+An entry has an id of ours (``MILLISECONDS-NUMBER``), which only ascends: the server refuses one that comes
+again, however long ago it came first. So a key has one writer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby, islice
+
+from mcastd.engines.connected import ConnectedEngine, EngineServer
+from mcastd.engines.engine import REFUSED, Encoder, HandedOver, KeptStream, MessageFate
+from mcastd.engines.segments import KeptMessage
+from mcastd.errors import SinkError
+from mcastd.net.server_connection import ServerConnection, TlsFiles
+from mcastd.protocols import resp
+
+ANSWER_SECONDS = 5.0
+# A reason to drop: another writer of the same key is ahead.
+OVERTAKEN = "overtaken"
+WRITER = b"writer"
+# What a server says to an id that is not above all others of the key.
+NOT_ABOVE = "equal or smaller than the target stream top item"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class RedisLogin:
+    """Who asks. Nothing of it is shown anywhere."""
+
+    user: str = ""
+    password: str = ""
+
+
+class RedisEncoder(Encoder):
+    """XADD of each datagram: ready to be sent, also after a restart."""
+
+    def __init__(self, key: str, stream: KeptStream, max_length: int | None) -> None:
+        trimmed = [] if max_length is None else [b"MAXLEN", b"~", b"%d" % max_length]
+        self._words = [b"XADD", key.encode(), *trimmed]
+        self._writer = stream.writer.encode()
+        self._last = 0  # milliseconds of the last id: it never goes back
+
+    def encode(self, taken: HandedOver, stream: KeptStream, numbers: Sequence[int]) -> list[KeptMessage]:
+        found: list[KeptMessage] = []
+        rows = iter(zip(numbers, taken.payloads, taken.times, strict=True))
+        self._last = now = max(self._last, time.time_ns() // 1_000_000)
+        for origin, run in groupby(taken.origins):
+            fields = {
+                WRITER: self._writer,
+                b"group": stream.group.encode(),
+                b"port": b"%d" % stream.port,
+                b"sender": origin.source.encode(),
+                b"sender_port": b"%d" % origin.port,
+                b"ttl": b"%d" % origin.ttl,
+            }
+            before = b"*%d\r\n" % (len(self._words) + 1 + 2 * len(fields) + 4) + resp.strings(self._words)
+            same = resp.strings([word for pair in fields.items() for word in pair]) + resp.strings([b"time"])
+            data = resp.strings([b"data"])
+            for number, payload, stamp in islice(rows, sum(1 for _ in run)):
+                mine, when = b"%d-%d" % (now, number), b"%d" % stamp
+                message = b"%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n" % (
+                    *(before, len(mine), mine, same, len(when), when, data, len(payload), payload),
+                )
+                found.append((number, message))
+        return found
+
+
+class RedisEngine(ConnectedEngine):
+    """A connection to a server of Redis or Valkey."""
+
+    def __init__(
+        self,
+        servers: Sequence[EngineServer],
+        files: TlsFiles,
+        login: RedisLogin,
+        *,
+        key: str,
+        stream: KeptStream,
+    ) -> None:
+        super().__init__(servers, files)
+        self._login = login
+        self._key = key
+        self._writer = stream.writer.encode()
+        self._reader = resp.RespReader()
+        # What is answered next: a message by its number; b"" if it was only looked for
+        self._asked: deque[KeptMessage] = deque()
+
+    def begin(self, connection: ServerConnection, server: EngineServer) -> int:
+        self._reader = resp.RespReader()
+        self._asked.clear()
+        login = self._login
+        if login.password:
+            words = [login.user, login.password] if login.user else [login.password]
+            self._ask(connection, "AUTH", *words)
+        self._ask(connection, "PING")
+        last = self._ask(connection, "XREVRANGE", self._key, "+", "-", "COUNT", 1)
+        return number_of(last, self._writer)
+
+    def send(self, messages: Sequence[KeptMessage]) -> None:
+        self._asked.extend(messages)
+        self.write(b"".join([message for _, message in messages]))
+
+    def receive(self) -> Iterable[MessageFate]:
+        fates: list[MessageFate] = []
+        while data := self.read():
+            with self._understood():
+                replies = self._reader.feed(data)
+            for reply in replies:
+                if not self._asked:
+                    raise self._useless("it answers what was not asked")
+                number, message = self._asked.popleft()
+                fate = self._fate(number, message, reply) if message else self._found(number, reply)
+                if fate is not None:
+                    fates.append(fate)
+        return fates
+
+    def _fate(self, number: int, message: bytes, reply: resp.RespReply) -> MessageFate | None:
+        """What became of a message; None: it is looked for."""
+        if not isinstance(reply, resp.RespFailure):
+            return MessageFate(number)
+        if NOT_ABOVE in reply.text:
+            mine = id_of(message)
+            self._asked.append((number, b""))
+            self.write(resp.command("XRANGE", self._key, mine, mine, "COUNT", 1))
+            return None
+        raise self._refused(reply)
+
+    def _found(self, number: int, reply: resp.RespReply) -> MessageFate:
+        """What became of a message that the server had refused since its id is not above all others."""
+        if isinstance(reply, resp.RespFailure):
+            raise self._refused(reply)
+        if reply:
+            return MessageFate(number, is_duplicate=True)
+        return MessageFate(number, reason=OVERTAKEN, cause=f"another program writes {self._key}, too")
+
+    def _ask(self, connection: ServerConnection, *words: bytes | str | int) -> resp.RespReply:
+        """While it may wait. Raises SinkError if it is refused."""
+        connection.send_all(resp.command(*words))
+        until = time.monotonic() + ANSWER_SECONDS
+        while time.monotonic() < until:
+            with self._understood():
+                replies = self._reader.feed(connection.receive())
+            if replies:
+                if isinstance(reply := replies[0], resp.RespFailure):
+                    raise self._refused(reply)
+                return reply
+        raise TimeoutError
+
+    def _refused(self, failure: resp.RespFailure) -> SinkError:
+        return self._useless(f"it says {failure.text}", _WAYS_OUT.get(failure.code, ""))
+
+    @contextmanager
+    def _understood(self) -> Iterator[None]:
+        """Around what reads what came."""
+        try:
+            yield
+        except resp.RespError as error:
+            raise self._useless(f"it is no server of Redis: {error}") from error
+
+    def _useless(self, cause: str, way_out: str = "") -> SinkError:
+        return SinkError(f"cannot send to {self.server}", cause, way_out, reason=REFUSED)
+
+
+def id_of(message: bytes) -> bytes:
+    """The id in an XADD as it is sent."""
+    words = message.split(b"\r\n", 13)
+    # *N $4 XADD $n KEY [$6 MAXLEN $1 ~ $n COUNT] $n ID
+    return words[12] if words[6] == b"MAXLEN" else words[6]
+
+
+def number_of(entries: resp.RespReply, writer: bytes) -> int:
+    """The number of the entry that XREVRANGE has found, if it is of this writer; else 0."""
+    if not isinstance(entries, list) or not entries or not isinstance(entries[0], list):
+        return 0
+    match entries[0]:
+        case [bytes(name), list(fields)]:
+            of = next((b for a, b in zip(fields[::2], fields[1::2], strict=False) if a == WRITER), None)
+            _, _, number = name.partition(b"-")
+            return int(number) if of == writer and number.isdigit() and len(number) <= 20 else 0
+    return 0
+
+
+_WAYS_OUT = {
+    "NOAUTH": "give user and password",
+    "WRONGPASS": "give another user or password",
+    "NOPERM": "allow the user XADD, XRANGE and XREVRANGE on the key",
+    "WRONGTYPE": "give another key: this one holds no stream",
+    "OOM": "give max_length, or the server more maxmemory",
+    "READONLY": "name the server that is the primary",
+    "MOVED": "name the server of the cluster that has the key",
+    "MISCONF": "see why the server cannot save to its disk",
+}

@@ -1,0 +1,257 @@
+"""Messages on disk until an engine has them: append-only files, of which whole ones are removed.
+
+```
+   SPOOL/00000001.spool   message message ... message     up to SEGMENT_BYTES, then the next file
+   SPOOL/00000002.spool   message message ...
+   SPOOL/known            two numbers (8, 8): the engine has all up to the first; the numbers of this
+                          opening begin with the second
+   message                length (4), number (8), bytes   in network byte order; numbers ascend
+```
+
+What is written is in the kernel's memory at least: it outlives the daemon, and most of it the host. What a
+crash of the host has left at the end of a file that is no whole message is cut off when that is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import struct
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcastd.errors import SinkError
+
+SEGMENT_BYTES = 16 << 20
+# Of one message: the longest datagram as JSON is shorter.
+MESSAGE_MAX_BYTES = 1 << 20
+# Read at once, and up to a message more.
+READ_BYTES = 1 << 19
+SUFFIX = ".spool"
+# It is locked by who uses the spool.
+KNOWN = "known"
+# Numbers that one opening of a spool may use: no host has so many datagrams in a hundred days.
+NUMBERS = 10**12
+SPOOL_IN_USE = "spool-in-use"
+
+_MESSAGE = struct.Struct("!IQ")
+_KNOWN = struct.Struct("!QQ")
+
+KeptMessage = tuple[int, bytes]
+"""A message by its number."""
+
+
+@dataclass(slots=True)
+class _Segment:
+    path: Path
+    size: int = 0  # bytes of its messages
+    last: int = 0  # number of the last one
+    at: int = 0  # where the first one begins that was not read yet
+    unread: int = 0  # messages from there on
+
+
+class Segments:
+    """The spool of one output. One thread uses it.
+
+    Each method may take as long as the disk hangs, and raises OSError if that fails.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Open a spool, made if it is missing. What is left in it is unread.
+
+        Raises OSError; SinkError if another output has it.
+        """
+        self.size = 0  # bytes of all segments
+        self.unread = 0  # messages
+        self.damaged = 0  # bytes that were cut off, since they were no messages
+        self.known = 0  # the engine has all messages up to this number
+        self._segments: list[_Segment] = []
+        self._directory = directory
+        self._writing: int | None = None  # the last segment, open
+        self._reading: tuple[Path, int] | None = None
+        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._known_fd = os.open(directory / KNOWN, flags, 0o640)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)
+            self._hold()
+            said = os.pread(self._known_fd, _KNOWN.size, 0)
+            self.known, begin = _KNOWN.unpack(said) if len(said) == _KNOWN.size else (0, 0)
+            for path in sorted(filter(_number_of, directory.glob(f"*{SUFFIX}")), key=_number_of):
+                self._take_up(path)
+            last = self._segments[-1].last if self._segments else 0
+            # Later than all that ever were, also where the clock was set back, or a crash of the host has
+            # undone what was written here
+            self.next = max(time.time_ns(), begin + NUMBERS, last + 1)
+            self._note()
+            undo.pop_all()
+
+    def append(self, messages: Sequence[KeptMessage]) -> None:
+        """Write messages, one at least: all of them, or none. Raises OSError."""
+        data = b"".join([part for number, one in messages for part in (_MESSAGE.pack(len(one), number), one)])
+        if self._writing is None or self._segments[-1].size >= SEGMENT_BYTES:
+            self._begin()
+        segment, fd = self._segments[-1], self._writing
+        assert fd is not None
+        try:
+            if os.pwrite(fd, data, segment.size) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, segment.size)
+            raise
+        segment.last = messages[-1][0]
+        segment.size += len(data)
+        segment.unread += len(messages)
+        self.size += len(data)
+        self.unread += len(messages)
+
+    def read(self) -> list[KeptMessage]:
+        """The oldest messages that were not read yet, READ_BYTES of them or so; none if all were.
+
+        Raises OSError.
+        """
+        segment = next((one for one in self._segments if one.unread), None)
+        if segment is None:
+            return []
+        if self._reading is None or self._reading[0] != segment.path:
+            self._end_reading()
+            self._reading = segment.path, os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        room = min(READ_BYTES + MESSAGE_MAX_BYTES, segment.size - segment.at)
+        messages, end = _parse(os.pread(self._reading[1], room, segment.at), 0)
+        if not messages:
+            raise OSError(errno.EIO, f"{segment.path} was changed by somebody else")
+        segment.at += end
+        segment.unread -= len(messages)
+        self.unread -= len(messages)
+        return messages
+
+    def forget(self, number: int) -> None:
+        """The engine has all messages up to this one: remove files that have no others. Raises OSError."""
+        if number > self.known:
+            self.known = number
+            self._note()
+        while self._segments and self._segments[0].last <= number and not self._segments[0].unread:
+            self._remove_oldest()
+
+    def drop_oldest(self) -> int:
+        """Give up the oldest file. Returns how many of its messages were not read yet. Raises OSError."""
+        unread = self._segments[0].unread
+        self._remove_oldest()
+        return unread
+
+    def close(self) -> None:
+        self._end_reading()
+        self._end_writing()
+        os.close(self._known_fd)
+
+    # -- in detail
+
+    def _hold(self) -> None:
+        try:
+            fcntl.flock(self._known_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SinkError(
+                f"cannot use the spool {self._directory}",
+                "another output uses it, of this daemon or another",
+                "give each output a spool of its own",
+                reason=SPOOL_IN_USE,
+            ) from None
+
+    def _note(self) -> None:
+        os.pwrite(self._known_fd, _KNOWN.pack(self.known, self.next), 0)
+
+    def _take_up(self, path: Path) -> None:
+        """A file that was there before."""
+        segment = _Segment(path, last=self._segments[-1].last if self._segments else 0)
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            size = os.fstat(fd).st_size
+            while segment.size < size:
+                data = os.pread(fd, READ_BYTES + MESSAGE_MAX_BYTES, segment.size)
+                messages, end = _parse(data, segment.last)
+                if not messages:
+                    break
+                unread = [(number, one) for number, one in messages if number > self.known]
+                if not unread:
+                    segment.at = segment.size + end
+                elif not segment.unread:
+                    segment.at = segment.size + _size(messages[: len(messages) - len(unread)])
+                segment.unread += len(unread)
+                segment.last = messages[-1][0]
+                segment.size += end
+            if segment.size < size:
+                self.damaged += size - segment.size
+                os.ftruncate(fd, segment.size)
+        finally:
+            os.close(fd)
+        if not segment.unread:
+            path.unlink()
+            return
+        self._segments.append(segment)
+        self.size += segment.size
+        self.unread += segment.unread
+
+    def _begin(self) -> None:
+        """A new file."""
+        self._end_writing()
+        number = _number_of(self._segments[-1].path) + 1 if self._segments else 1
+        path = self._directory / f"{number:08}{SUFFIX}"
+        # What is there has no message that is wanted: else it would have been taken up
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._writing = os.open(path, flags, 0o640)
+        last = self._segments[-1].last if self._segments else self.known
+        self._segments.append(_Segment(path, last=last))
+
+    def _remove_oldest(self) -> None:
+        segment = self._segments[0]
+        segment.path.unlink(missing_ok=True)
+        if len(self._segments) == 1:
+            self._end_writing()
+        if self._reading is not None and self._reading[0] == segment.path:
+            self._end_reading()
+        del self._segments[0]
+        self.size -= segment.size
+        self.unread -= segment.unread
+
+    def _end_reading(self) -> None:
+        if self._reading is not None:
+            os.close(self._reading[1])
+            self._reading = None
+
+    def _end_writing(self) -> None:
+        if self._writing is not None:
+            os.close(self._writing)
+            self._writing = None
+
+
+def _parse(data: bytes, before: int) -> tuple[list[KeptMessage], int]:
+    """The whole messages at the beginning of some bytes, READ_BYTES of them or so, and where they end.
+
+    Their numbers ascend from ``before``: what does not is no message.
+    """
+    messages: list[KeptMessage] = []
+    at = 0
+    while at + _MESSAGE.size <= len(data) and at < READ_BYTES:
+        length, number = _MESSAGE.unpack_from(data, at)
+        end = at + _MESSAGE.size + length
+        if number <= before or not 0 < length <= MESSAGE_MAX_BYTES or end > len(data):
+            break
+        messages.append((number, data[at + _MESSAGE.size : end]))
+        before, at = number, end
+    return messages, at
+
+
+def _size(messages: Sequence[KeptMessage]) -> int:
+    """Bytes on disk."""
+    return sum(_MESSAGE.size + len(one) for _, one in messages)
+
+
+def _number_of(path: Path) -> int:
+    """Of the name of a file; 0 if it is no segment's."""
+    stem = path.name.removesuffix(SUFFIX)
+    return int(stem) if stem.isascii() and stem.isdigit() else 0

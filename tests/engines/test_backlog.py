@@ -1,0 +1,97 @@
+"""What waits, in memory and in the spool, and what goes where there is no room."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from mcastd.engines import backlog as backlogs
+from mcastd.engines import segments
+from mcastd.engines.backlog import MESSAGE_OVERHEAD_BYTES, Backlog, BacklogBounds
+from mcastd.engines.segments import Segments
+
+SIZE = 72
+ROOM = 10 * (SIZE + MESSAGE_OVERHEAD_BYTES)  # for ten messages
+
+
+def add(backlog: Backlog, count: int) -> tuple[list[int], int]:
+    numbers = backlog.number(count)
+    return numbers, backlog.add([(number, bytes(SIZE)) for number in numbers])
+
+
+def taken(backlog: Backlog) -> list[int]:
+    found = []
+    while messages := backlog.take():
+        found += [number for number, _ in messages]
+    return found
+
+
+@pytest.mark.parametrize("drop_oldest", [True, False])
+def test_memory_alone(drop_oldest: bool) -> None:
+    backlog = Backlog(BacklogBounds(ROOM, 0, drop_oldest), None, 7)
+    assert (backlog.first, backlog.taken_up, backlog.spool_bytes) == (7, 0, 0)
+    numbers, dropped = add(backlog, 14)
+    assert (numbers, dropped, backlog.waiting) == ([*range(7, 21)], 4, 10)
+    assert taken(backlog) == (numbers[4:] if drop_oldest else numbers[:10])
+    assert backlog.waiting == 0
+    backlog.forget(20)
+    add(backlog, 3)
+    assert backlog.close() == 3
+
+
+@pytest.mark.parametrize("drop_oldest", [True, False])
+def test_a_spool_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drop_oldest: bool) -> None:
+    monkeypatch.setattr(segments, "SEGMENT_BYTES", 5 * (SIZE + 12))
+    bounds = BacklogBounds(ROOM, 25 * (SIZE + 12), drop_oldest)
+    backlog = Backlog(bounds, Segments(tmp_path / "spool"), 0)
+    numbers, lost = [], 0
+    for _ in range(8):
+        more, dropped = add(backlog, 5)
+        numbers, lost = numbers + more, lost + dropped
+    found = taken(backlog)
+    assert lost == 40 - len(found) > 0
+    assert found == (numbers[-len(found) :] if drop_oldest else numbers[: len(found)])
+    assert backlog.spool_bytes <= bounds.spool
+    assert backlog.close() == 0
+
+
+def test_a_disk_that_fails_and_is_well_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Segments(tmp_path / "spool")
+    backlog = Backlog(BacklogBounds(ROOM, 1 << 20, drop_oldest=True), spool, 0)
+    numbers, _ = add(backlog, 4)
+    now = [100.0]
+    monkeypatch.setattr("mcastd.clock.monotonic", lambda: now[0])
+
+    def fails(_: object) -> None:
+        raise OSError(errno.EIO, "")
+
+    monkeypatch.setattr(spool, "append", fails)
+    more, dropped = add(backlog, 12)
+    assert (dropped, backlog.waiting) == (2, 14)
+    assert backlog.trouble is not None
+    assert backlog.trouble.errno == errno.EIO
+    monkeypatch.undo()
+    monkeypatch.setattr("mcastd.clock.monotonic", lambda: now[0])
+    assert backlog.add([]) == 0
+    assert backlog.trouble is not None, "it is not tried again at once"
+    now[0] += backlogs.RETRY_SECONDS
+    backlog.add([])
+    assert backlog.trouble is None
+    assert taken(backlog) == numbers + more[2:]
+    assert backlog.close() == 0
+
+
+def test_what_the_disk_does_not_take_is_lost_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Segments(tmp_path / "spool")
+    backlog = Backlog(BacklogBounds(ROOM, 1 << 20, drop_oldest=False), spool, 0)
+
+    def fails(_: object) -> None:
+        raise OSError(errno.EIO, "")
+
+    monkeypatch.setattr(spool, "append", fails)
+    add(backlog, 3)
+    assert backlog.close() == 3

@@ -1,0 +1,24 @@
+"""Messages without an answer: a model that does it the plain way."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcastd.engines.flight import Flight
+
+
+@given(st.integers(1, 30), st.data())
+def test_answers_in_any_order(count: int, data: st.DataObject) -> None:
+    flight = Flight()
+    flight.add([(number, bytes(number)) for number in range(1, count + 1)])
+    open_, done = {*range(1, count + 1)}, []
+    for number in data.draw(st.lists(st.integers(0, count + 2), max_size=60)):
+        found = [one for one, _ in flight.answer(number)]
+        open_.discard(number)
+        done += found
+        first = min(open_, default=count + 1)
+        assert done == [*range(1, first)]
+        assert len(flight) == len(open_)
+        assert [one for one, _ in flight.left()] == sorted(open_)
+        assert flight.size == sum(range(first, count + 1))

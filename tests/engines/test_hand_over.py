@@ -1,0 +1,270 @@
+"""The thread between a subscription and an engine, with an engine in memory that fails as it is told."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from support.wait import wait_for
+
+from mcastd import clock, log
+from mcastd.engines import hand_over as module
+from mcastd.engines.backlog import BacklogBounds
+from mcastd.engines.engine import Encoder, Engine, HandedOver, KeptStream, MessageFate
+from mcastd.engines.hand_over import HandOver, HandOverPlan
+from mcastd.engines.segments import KeptMessage
+from mcastd.errors import SinkError
+from mcastd.net.link import Origin
+
+STREAM = KeptStream("239.255.9.7", 9190, "host/inbound/tv")
+ORIGIN = Origin("192.0.2.1", 5000, 1, 8)
+
+
+class Plain(Encoder):
+    """A message is its payload; "broken" cannot be one."""
+
+    def encode(self, taken: HandedOver, stream: KeptStream, numbers: Sequence[int]) -> list[KeptMessage]:
+        if b"broken" in taken.payloads:
+            raise ZeroDivisionError
+        return list(zip(numbers, taken.payloads, strict=True))
+
+
+@dataclass
+class Server:
+    """What keeps messages, and how it answers."""
+
+    kept: dict[int, bytes] = field(default_factory=dict)
+    away: SinkError | OSError | None = None
+    answers: Callable[[int, bytes], MessageFate | None] | None = None
+    forgets: bool = False  # it does not say what it has, when it is connected
+    connections: int = 0
+    sent: int = 0
+
+
+class Memory(Engine):
+    """A connection to it."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = "memory"
+        self._at = server
+        self._fates: list[MessageFate] = []
+        self._fd = -1
+
+    def connect(self) -> int:
+        if self._at.away is not None:
+            raise self._at.away
+        self._at.connections += 1
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK)
+        return 0 if self._at.forgets else max(self._at.kept, default=0)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def send(self, messages: Sequence[KeptMessage]) -> None:
+        for number, message in messages:
+            self._at.sent += 1
+            fate = self._at.answers(number, message) if self._at.answers else MessageFate(number)
+            if fate is None:
+                continue
+            if not fate.reason:
+                fate = fate._replace(is_duplicate=number in self._at.kept)
+                self._at.kept[number] = message
+            self._fates.append(fate)
+        os.eventfd_write(self._fd, 1)
+
+    @property
+    def is_full(self) -> bool:
+        return False
+
+    def flush(self) -> None: ...
+
+    def receive(self) -> Iterable[MessageFate]:
+        if self._at.away is not None:
+            raise self._at.away
+        fates, self._fates = self._fates, []
+        if fates:
+            os.eventfd_read(self._fd)
+        return fates
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+@dataclass
+class Handed:
+    """A hand-over, and all that it has said so far."""
+
+    it: HandOver
+    written: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def put(self, *payloads: bytes) -> int:
+        size, count = sum(map(len, payloads)), len(payloads)
+        return self.it.put(HandedOver(payloads, [ORIGIN] * count, [1] * count, size), STREAM)
+
+    def look(self) -> Handed:
+        results = self.it.collect()
+        self.written += results.written
+        for reason, (count, _) in results.dropped.items():
+            self.dropped[reason] = self.dropped.get(reason, 0) + count
+        return self
+
+    def wait_written(self, count: int) -> None:
+        wait_for(lambda: self.look().written >= count, f"{count} are written")
+
+
+Start = Callable[..., Handed]
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+@pytest.fixture
+def start(server: Server, tmp_path: Path, no_fd_leak: None) -> Iterator[Start]:
+    running: list[Handed] = []
+
+    def started(*, spool: bool = True, memory: int = 1 << 20, counted_from: int | None = None) -> Handed:
+        bounds = BacklogBounds(memory, 1 << 20, drop_oldest=False)
+        plan = HandOverPlan(
+            "memory",
+            lambda _: Plain(),
+            lambda _: Memory(server),
+            tmp_path / "spool" if spool else None,
+            bounds,
+        )
+        running.append(Handed(HandOver(plan, STREAM, log.get_logger(), counted_from=counted_from)))
+        return running[-1]
+
+    yield started
+    for one in running:
+        assert one.it.stop(clock.monotonic())
+
+
+def test_each_is_written_and_counted(server: Server, start: Start) -> None:
+    handed = start()
+    for number in range(20):
+        handed.put(*(b"%d" % (number * 100 + each) for each in range(100)))
+    handed.wait_written(2000)
+    assert [*server.kept.values()] == [b"%d" % number for number in range(2000)]
+    assert handed.dropped == {}
+    wait_for(lambda: handed.it.picture.spool_bytes == 0, "the spool is empty")
+    assert handed.it.picture.server == "memory"
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+def test_what_has_no_answer_is_sent_again_and_kept_once(
+    server: Server, start: Start, monkeypatch: pytest.MonkeyPatch, forgets: bool
+) -> None:
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.2)
+    server.forgets = forgets
+    lost = threading.Event()
+
+    def answers(number: int, message: bytes) -> MessageFate | None:
+        server.kept[number] = message
+        return MessageFate(number) if lost.is_set() else None
+
+    server.answers = answers
+    handed = start()
+    handed.put(b"1", b"2", b"3")
+    wait_for(lambda: server.connections > 1, "it gives up the connection")
+    if forgets:
+        assert handed.look().written == 0
+    else:
+        handed.wait_written(3)
+    lost.set()
+    handed.put(b"4")
+    handed.wait_written(4)
+    assert handed.it.picture.duplicates >= 3
+    assert [*server.kept.values()] == [b"1", b"2", b"3", b"4"]
+
+
+def test_one_that_is_refused_is_dropped_and_the_others_go_on(server: Server, start: Start) -> None:
+    def answers(number: int, message: bytes) -> MessageFate:
+        bad = message == b"bad"
+        return MessageFate(number, reason="too-big" if bad else "", cause="it is too big" if bad else "")
+
+    server.answers = answers
+    handed = start()
+    handed.put(b"1", b"bad", b"3", b"bad", b"5")
+    handed.wait_written(3)
+    wait_for(lambda: handed.look().dropped == {"too-big": 2}, "both are counted")
+    assert [*server.kept.values()] == [b"1", b"3", b"5"]
+
+
+def test_a_server_that_is_away_is_tried_again_and_named(server: Server, start: Start) -> None:
+    server.away = SinkError("cannot reach memory", "it sleeps", reason="unreachable")
+    handed = start()
+    wait_for(lambda: handed.it.picture.trouble is server.away, "the trouble")
+    handed.put(b"1")
+    server.away = OSError(5, "I/O error")
+    wait_for(lambda: "I/O error" in str(handed.it.picture.trouble), "another trouble")
+    server.away = None
+    handed.wait_written(1)
+    wait_for(lambda: handed.it.picture.trouble is None, "the end of it")
+    server.away = ConnectionResetError(104, "it has gone")
+    handed.put(b"2")
+    wait_for(lambda: handed.it.picture.server == "", "it has gone")
+    server.away = None
+    handed.wait_written(2)
+
+
+def test_a_fault_of_ours_costs_the_batch_and_is_counted(server: Server, start: Start) -> None:
+    handed = start()
+    handed.put(b"1")
+    handed.wait_written(1)
+    handed.put(b"broken", b"2")
+    wait_for(lambda: handed.look().dropped == {"crashed": 2}, "both are counted")
+    handed.put(b"3")
+    handed.wait_written(2)
+
+
+@pytest.mark.parametrize("spool", [True, False])
+def test_the_end_keeps_what_is_in_the_spool_and_counts_the_rest(
+    server: Server, start: Start, spool: bool
+) -> None:
+    server.away = SinkError("cannot reach memory", "it sleeps", reason="unreachable")
+    handed = start(spool=spool)
+    handed.put(*(b"%d" % number for number in range(10)))
+    assert handed.it.stop(clock.monotonic() + 0.05)
+    assert handed.look().dropped == ({} if spool else {"stopped": 10})
+    server.away = None
+    again = start(spool=spool, counted_from=handed.it.counted_from)
+    again.put(b"new")
+    again.wait_written(11 if spool else 1)
+    assert again.it.picture.taken_up == (10 if spool else 0)
+
+
+def test_what_an_earlier_run_left_is_not_counted_as_of_this_one(server: Server, start: Start) -> None:
+    server.away = SinkError("cannot reach memory", "it sleeps", reason="unreachable")
+    handed = start()
+    handed.put(b"1", b"2")
+    handed.it.stop(clock.monotonic() + 0.05)
+    server.away = None
+    again = start()
+    wait_for(lambda: len(server.kept) == 2, "they are taken up")
+    again.put(b"3")
+    again.wait_written(1)
+    wait_for(lambda: again.it.picture.waiting == 0, "all")
+    assert again.look().written == 1
+
+
+def test_more_than_the_queue_holds_is_given_up(server: Server, start: Start, tmp_path: Path) -> None:
+    """Its thread waits for the spool, which somebody else has."""
+    first = start()
+    wait_for(lambda: first.it.picture.server, "it has the spool")
+    handed = start(memory=10_000)
+    wait_for(lambda: handed.it.picture.trouble is not None, "the spool is taken")
+    assert "another output uses it" in str(handed.it.picture.trouble)
+    dropped = sum(handed.put(bytes(872)) for _ in range(30))
+    assert dropped == 20
+    first.it.stop(clock.monotonic())
+    handed.wait_written(10)
+    assert server.kept

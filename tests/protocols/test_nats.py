@@ -1,0 +1,136 @@
+"""What servers of NATS say, cut anywhere, and what is no NATS."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcastd.protocols import nats
+from mcastd.protocols.nats import (
+    JetStreamRefusal,
+    NatsError,
+    NatsLine,
+    NatsMessage,
+    NatsReader,
+    StoredMessage,
+)
+
+SAID = (
+    b'INFO {"server_name":"a"}\r\nPING\r\n+OK\r\n-ERR \'Authorization Violation\'\r\n'
+    b"MSG in.7 1 5\r\nhello\r\nmsg\r\n"
+    b"MSG in.8 1 reply 0\r\n\r\n"
+    b"HMSG in.9 1 27 29\r\nNATS/1.0 503\r\nStatus: x\r\n\r\nhi\r\n"
+)
+READ = [
+    NatsLine("INFO", b'{"server_name":"a"}'),
+    NatsLine("PING", b""),
+    NatsLine("+OK", b""),
+    NatsLine("-ERR", b"'Authorization Violation'"),
+    NatsMessage(b"in.7", b"hello"),
+    NatsLine("MSG", b""),
+    NatsMessage(b"in.8", b""),
+    NatsMessage(b"in.9", b"hi", 503),
+]
+
+
+@given(st.lists(st.integers(0, len(SAID)), max_size=6))
+def test_what_a_server_says_is_read_wherever_it_is_cut(cuts: list[int]) -> None:
+    reader, found = NatsReader(), []
+    places = [0, *sorted(cuts), len(SAID)]
+    for begin, end in pairwise(places):
+        found += reader.feed(SAID[begin:end])
+    assert found == READ
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (b"MSG in 1\r\n", "a line that is none"),
+        (b"MSG in 1 x\r\n\r\n", "no number"),
+        (b"MSG in 1 -1\r\n\r\n", "no number"),
+        (b"MSG in 1 99999999999\r\n\r\n", "no number"),
+        (b"MSG in 1 1048577\r\n", "1048577 bytes"),
+        (b"HMSG in 1 9 5\r\nxxxxx\r\n", "5 bytes, its head 9"),
+        (b"MSG in 1 2\r\nhello\r\n", "does not end"),
+        (b"\xff\xfe\r\n", "the name of an operation"),
+        (b"x" * 70_000, "longer than 65536"),
+    ],
+)
+def test_what_is_no_nats_is_refused(said: bytes, words: str) -> None:
+    with pytest.raises(NatsError, match=words):
+        NatsReader().feed(said)
+
+
+@given(st.binary(max_size=200) | st.lists(st.sampled_from(SAID.splitlines(True))).map(b"".join))
+def test_anything_is_read_or_refused(said: bytes) -> None:
+    reader = NatsReader()
+    for begin in range(0, len(said), 7):
+        try:
+            found = reader.feed(said[begin : begin + 7])
+        except NatsError:
+            return
+        assert all(isinstance(one, NatsLine | NatsMessage) for one in found)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (b'{"stream":"TV", "seq":5}', StoredMessage(5, False)),
+        (b'{"stream":"TV","seq":5,"duplicate": true}', StoredMessage(5, True)),
+        (b'{"stream":"TV","seq":5,"domain":"hub"}', StoredMessage(5, False)),
+        (b'{"seq":503,"stream":"error"}', StoredMessage(503, False)),
+        (
+            b'{"error":{"code":400,"err_code":10054,"description":"message size exceeds maximum allowed"}}',
+            JetStreamRefusal(400, 10_054, "message size exceeds maximum allowed"),
+        ),
+        (b'{"error":{"code":"x"}}', JetStreamRefusal(0, 0, "")),
+    ],
+)
+def test_the_answer_to_a_message(answer: bytes, expected: object) -> None:
+    assert nats.parse_stored(answer) == expected
+
+
+def test_only_a_message_that_is_too_large_is_refused_for_good() -> None:
+    assert JetStreamRefusal(400, nats.MESSAGE_EXCEEDS_MAXIMUM, "").is_final
+    assert not JetStreamRefusal(503, 10_077, "maximum messages exceeded").is_final
+
+
+@given(
+    st.binary(max_size=60)
+    | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps).map(str.encode)
+)
+def test_an_answer_that_is_none_is_refused(answer: bytes) -> None:
+    for parse in (nats.parse_stored, nats.parse_answer, nats.ServerInfo.parse):
+        try:
+            parse(answer)
+        except NatsError:
+            continue
+
+
+def test_what_a_server_says_of_itself() -> None:
+    info = nats.ServerInfo.parse(
+        b'{"server_name":"a\\u001b[2J","version":"2.9.10","max_payload":100,"headers":true,"nonce":"n"}'
+    )
+    assert info == nats.ServerInfo("a[2J", "2.9.10", 100, True, False, "n")
+    assert nats.ServerInfo.parse(b"{}").max_payload == nats.PAYLOAD_MAX_BYTES
+
+
+@pytest.mark.parametrize(
+    ("subject", "is_one"),
+    [
+        ("a", True),
+        ("a.b-c.1", True),
+        ("a..b", False),
+        ("", False),
+        ("a b", False),
+        ("a.*", False),
+        ("a.>", False),
+    ],
+)
+def test_subjects(subject: str, is_one: bool) -> None:
+    assert nats.is_subject(subject) is is_one
+    assert nats.is_subject("a.*.>", wildcards=True)

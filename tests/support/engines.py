@@ -1,0 +1,147 @@
+"""Servers of NATS and Redis in a network namespace, and what they keep, read by clients that others wrote."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from support.host import Host
+from support.programs import program
+from support.wait import wait_for
+
+PORT = 4333
+
+
+class Kept(NamedTuple):
+    """A message that a server has."""
+
+    data: bytes
+    facts: dict[str, str]  # what stands beside it
+
+
+class EngineServer(ABC):
+    """One that can be killed, and started again with what it had."""
+
+    def __init__(self, host: Host, directory: Path, *options: str, port: int = PORT) -> None:
+        self.port = port
+        self._host = host
+        self._directory = directory / f"{type(self).__name__}-{port}"
+        self._directory.mkdir()
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://127.0.0.1:{self.port}"
+
+    scheme = ""
+
+    @abstractmethod
+    def command(self, directory: Path) -> Sequence[str]: ...
+
+    @abstractmethod
+    def reader(self, of: str) -> str:
+        """A program that prints what is kept: a line of JSON for each message."""
+
+    def start(self) -> None:
+        with (self._directory / "log").open("ab") as log:
+            self._process = self._host.start(
+                *self.command(self._directory), *self._options, stdout=log, stderr=subprocess.STDOUT
+            )
+        wait_for(self._is_there, f"{type(self).__name__} listens")
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(60)
+            self._process = None
+
+    def kept(self, of: str) -> list[Kept]:
+        """All messages of a subject or key, in order."""
+        text = self._run(sys.executable, "-c", self.reader(of))
+        found = map(json.loads, text.splitlines())
+        return [Kept(bytes.fromhex(one["data"]), one["facts"]) for one in found]
+
+    def _is_there(self) -> bool:
+        probe = f"import socket; socket.create_connection(('127.0.0.1', {self.port}), 5)"
+        command = self._host.enter([sys.executable, "-c", probe])
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    def _run(self, *command: str) -> str:
+        ran = subprocess.run(self._host.enter(command), capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+
+class NatsServer(EngineServer):
+    """nats-server with JetStream."""
+
+    scheme = "nats"
+    login = ""  # of the reader, as arguments of nats.connect()
+
+    def command(self, directory: Path) -> Sequence[str]:
+        ports = "-a", "127.0.0.1", "-p", str(self.port)
+        return program("nats-server"), *ports, "-js", "-sd", str(directory / "store")
+
+    def reader(self, of: str) -> str:
+        return _NATS_READER.format(url=self.url, subject=of, login=self.login)
+
+    def api(self, what: str, question: Any) -> Any:
+        """Ask JetStream for something."""
+        text = json.dumps(question)
+        program_text = _NATS_API.format(url=self.url, what=what, question=text, login=self.login)
+        return json.loads(self._run(sys.executable, "-c", program_text))
+
+
+class RedisServer(EngineServer):
+    """redis-server, which writes each command to its file."""
+
+    scheme = "redis"
+
+    def command(self, directory: Path) -> Sequence[str]:
+        where = "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(directory)
+        return program("redis-server"), *where, "--save", "", "--appendonly", "yes", "--appendfsync", "always"
+
+    def reader(self, of: str) -> str:
+        return _REDIS_READER.format(port=self.port, key=of)
+
+
+_NATS_READER = """
+import asyncio, json, nats
+async def main():
+    client = await nats.connect({url!r}, {login})
+    stream = client.jetstream()
+    name = await stream.find_stream_name_by_subject({subject!r})
+    count = (await stream.stream_info(name)).state.messages
+    messages = await stream.subscribe({subject!r}, ordered_consumer=True)
+    for _ in range(count):
+        one = await messages.next_msg(timeout=30)
+        print(json.dumps(dict(data=one.data.hex(), facts=one.headers)))
+    await client.close()
+asyncio.run(main())
+"""
+_NATS_API = """
+import asyncio, nats
+async def main():
+    client = await nats.connect({url!r}, {login})
+    print((await client.request("$JS.API.{what}", {question!r}.encode(), timeout=30)).data.decode())
+    await client.close()
+asyncio.run(main())
+"""
+_REDIS_READER = """
+import json, redis
+for _, fields in redis.Redis(port={port}).xrange({key!r}):
+    data = fields.pop(b"data")
+    print(json.dumps(dict(data=data.hex(), facts={{k.decode(): v.decode() for k, v in fields.items()}})))
+"""
