@@ -126,6 +126,7 @@ CAUSES: tuple[Cause, ...] = (
     _cause("link-rate"),
     _cause("link-mtu"),
     _cause("link-not-sent"),
+    _cause("link-wants"),
     _cause("link-in-clear"),
     # Where both legs come by one way, and that fails, none is left to go on
     # what comes by a tunnel

@@ -152,6 +152,28 @@ def _carrying(subject: Subject[LinkSettings], now: LinkStatus) -> Iterator[Said]
             (f"refused_wants: {named}; send: {', '.join(now.send) or 'nothing'} (status)",),
             f"if it is to have it, add it to send in {subject.table}",
         )
+    if now.wants_left_out or now.wants_widened:
+        yield _without_room(subject, now)
+
+
+def _without_room(subject: Subject[LinkSettings], now: LinkStatus) -> Finding:
+    if now.wants_left_out:
+        severity = Severity.WARNING
+        what = f"the peer is not asked for {now.wants_left_out} of the groups that are wanted: they are too many"
+    else:
+        severity = Severity.HINT
+        what = (
+            f"the peer is asked for {now.wants_widened} groups from any source, though only some are wanted:"
+            " for so many sources there is no room"
+        )
+    return Finding(
+        "link-wants",
+        severity,
+        what,
+        (f"wants_left_out: {now.wants_left_out}; wants_widened: {now.wants_widened} (status)",),
+        f"name prefixes of groups in want of {subject.table}; with transit, in want of the sites behind, or have"
+        " send of the links to them name fewer groups",
+    )
 
 
 def _more(now: Mapping[str, int], before: Mapping[str, int], reason: str) -> int:

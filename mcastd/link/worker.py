@@ -227,6 +227,8 @@ class LinkWorker:
         if sight is not None:
             ignored = why_ignored(sight.ignored, connects=self._config.connect is not None)
             found += [sight.hindrance, sight.refusal, *ignored, *sight.troubles]
+            if sight.left_out:
+                found.append(f"{sight.left_out} groups more are wanted than a link can ask its peer for")
         return [one for one in found if one]
 
 

@@ -26,13 +26,15 @@ from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
-from mcastd.ip import Address, Prefix, SourceFilter, stays_on_link
+from mcastd.ip import ANY_SOURCE, Address, Prefix, SourceFilter, stays_on_link
 
 # What is further away than this is gone, so that what was withdrawn does not go round for ever.
 DISTANCE_MAX = 7
 # Sources of one want, which has to fit a record.
 WANT_SOURCES_MAX = 48
 WANT_PARTS_MAX = 255
+# How many of them each want may have: fewer, where there are too many wants.
+_SOURCES_OF_EACH = (WANT_SOURCES_MAX, 16, 4, 1, 0)
 
 _PLAIN = struct.Struct(">BB2x")
 _STREAM = struct.Struct(">IQIHHB3x")
@@ -275,11 +277,48 @@ def build_asked(numbers: Iterable[int], room: int) -> list[bytes]:
     return [head + b"".join(together) for together in _fitting(items, room - len(head))]
 
 
+class FittingWants(NamedTuple):
+    """What of wants the parts of one serial have room for."""
+
+    wants: tuple[GroupWant, ...]  # the first ones
+    widened: int  # of these, how many say any source instead of some
+    left_out: int  # wants behind them
+
+
+def fitting_wants(wants: Sequence[GroupWant], room: int) -> FittingWants:
+    """What :func:`build_wanted` can say of ``wants``, whose first ones matter most.
+
+    A want of more sources than there is room for is one of any: whoever wants it filters what comes. If there
+    are too many wants, fewer and fewer sources of each have room; then what is left is left out.
+    """
+    for most in _SOURCES_OF_EACH:
+        told = [
+            want if len(want.sources.sources) <= most else want._replace(sources=ANY_SOURCE)
+            for want in wants
+        ]
+        if (count := _count_that_fits(told, room - _WANTS.size)) == len(told):
+            break
+    widened = sum(want is not as_told for want, as_told in zip(wants[:count], told, strict=False))
+    return FittingWants(tuple(told[:count]), widened, len(told) - count)
+
+
+def _count_that_fits(wants: Iterable[GroupWant], room: int) -> int:
+    """How many of the first wants WANT_PARTS_MAX parts have room for, of ``room`` bytes each."""
+    parts = left = count = 0
+    for want in wants:
+        size = _WANT.size + _ADDRESS_BYTES[want.groups.version] * (1 + len(want.sources.sources))
+        if size > left:
+            parts, left = parts + 1, room
+        if parts > WANT_PARTS_MAX:
+            break
+        left -= size
+        count += 1
+    return count
+
+
 def build_wanted(serial: int, wants: Iterable[GroupWant], room: int) -> list[bytes]:
-    """All that an end wants, in at least one part. Raises ValueError if it takes more than WANT_PARTS_MAX."""
+    """All that an end wants, in at least one part. It has to fit: see :func:`fitting_wants`."""
     parts = [*_fitting(map(_want, wants), room - _WANTS.size)] or [[]]
-    if len(parts) > WANT_PARTS_MAX:
-        raise ValueError(f"more is wanted than {WANT_PARTS_MAX} records have room for")
     return [
         _WANTS.pack(ControlKind.WANTS, part, len(parts), serial) + b"".join(items)
         for part, items in enumerate(parts)
@@ -287,11 +326,8 @@ def build_wanted(serial: int, wants: Iterable[GroupWant], room: int) -> list[byt
 
 
 def _want(want: GroupWant) -> bytes:
-    """A want of more sources than there is room for is one of any: the network behind filters them."""
-    groups, (exclude, sources) = want.groups, (want.sources.exclude, want.sources.sources)
-    if len(sources) > WANT_SOURCES_MAX:
-        exclude, sources = True, ()
-    flags = _EXCLUDE if exclude else 0
+    groups, sources = want.groups, want.sources.sources
+    flags = _EXCLUDE if want.sources.exclude else 0
     head = _WANT.pack(want.distance, groups.version, groups.prefixlen, flags, len(sources))
     return b"".join((head, groups.network_address.packed, *(source.packed for source in sources)))
 

@@ -84,6 +84,16 @@ def test_what_does_not_go_although_it_is_up() -> None:
     assert "239.1.1.1 any" in wants.what
 
 
+def test_what_a_link_has_no_room_to_ask_for() -> None:
+    (left_out,) = found(up=True, wants_left_out=71, wants_widened=72)
+    assert (left_out.cause, left_out.severity) == ("link-wants", "warning")
+    assert "71 of the groups" in left_out.what
+    (widened,) = found(up=True, wants_widened=72)
+    assert (widened.cause, widened.severity) == ("link-wants", "hint")
+    assert "72 groups from any source" in widened.what
+    assert widened.evidence == ("wants_left_out: 0; wants_widened: 72 (status)",)
+
+
 def test_what_is_in_clear_is_said() -> None:
     (one,) = found(up=True, security="none", peer="192.0.2.9:9466")
     assert (one.cause, one.severity) == ("link-in-clear", "hint")

@@ -379,3 +379,21 @@ def test_what_one_link_does_wrong_costs_others_nothing(monkeypatch: pytest.Monke
         wait_for(lambda: one.links.running.get("bad") not in (None, bad))  # it ends before it begins anew
         one.stream(20)
         await_numbers(two, 20)
+
+
+def test_a_link_that_cannot_say_what_is_wanted_costs_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Switch() as switch, sites_on(switch, 2) as (one, two):
+        plan: dict[str, Any] = {"listen": (ip_address("0.0.0.0"), PORT)}
+        one.link("bad", listen=(ip_address("0.0.0.0"), PORT + 1))
+        one.link("two", **plan)
+        two.link("one", connect=("198.51.100.1", PORT))
+        wait_for(lambda: one.is_up("two") and two.is_up("one"))
+        bad = one.running("bad")
+        monkeypatch.setattr(bad.end, "want", lambda *_: 1 / 0)
+        other = (GroupWant(ip_network("239.1.2.3"), ANY_SOURCE, 0),)
+        one.link("two", want=other, **plan)
+        wait_for(lambda: two.running("one").end.peer_wants.wants == other)
+        wait_for(lambda: one.running("bad") is not bad)
+        assert one.running("bad").crashed
+        two.stream(20)
+        await_numbers(one, 20)

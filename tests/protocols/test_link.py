@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mcastd.ip import ANY_SOURCE, MAX_DATAGRAM_BYTES, SourceFilter
 from mcastd.protocols import link_control as control
 from mcastd.protocols.link_control import (
+    WANT_PARTS_MAX,
     WANT_SOURCES_MAX,
     CarriedStream,
     GroupsWanted,
@@ -302,8 +303,66 @@ def test_what_does_not_fit_one_frame_takes_several() -> None:
     assert len(missing) > 1
     assert [one for frame in missing for one in frame.ranges] == ranges
     assert control.build_missing([], 200) == []
-    with pytest.raises(ValueError, match="255"):
-        control.build_wanted(8, wants * 2, 40)
+
+
+def wants_of(count: int, sources: int = 0) -> list[GroupWant]:
+    """Groups of IPv6, each from so many sources; 0: from any."""
+    named = tuple(ip_address(f"2001:db8::{number:x}") for number in range(1, sources + 1))
+    filters = SourceFilter(False, named) if sources else ANY_SOURCE
+    return [GroupWant(ip_network(f"ff3e::{number:x}"), filters, 0) for number in range(1, count + 1)]
+
+
+def told(wants: list[GroupWant], room: int) -> list[GroupWant]:
+    """What a peer reads of what is built."""
+    frames = control.build_wanted(8, wants, room)
+    assert len(frames) <= WANT_PARTS_MAX
+    assert max(map(len, frames)) <= room
+    return [want for frame in frames for want in read_control(frame).wants]
+
+
+def test_what_there_is_room_for_is_told_as_it_is() -> None:
+    wants = wants_of(255, WANT_SOURCES_MAX)
+    fitting = control.fitting_wants(wants, ROOM)
+    assert fitting == (tuple(wants), 0, 0)
+    assert told(fitting.wants, ROOM) == wants
+    assert control.fitting_wants([], ROOM) == ((), 0, 0)
+
+
+def test_where_filters_have_no_room_groups_are_wanted_of_any_source() -> None:
+    """One of them is enough that all with many sources are; one with a single source keeps it."""
+    wants = [*wants_of(500, WANT_SOURCES_MAX), GroupWant(ip_network("239.1.1.7"), SourceFilter(False, (S4,)), 3)]
+    fitting = control.fitting_wants(wants, ROOM)
+    assert (fitting.widened, fitting.left_out) == (500, 0)
+    assert told(fitting.wants, ROOM) == [*wants_of(500), wants[-1]]
+
+
+def test_of_too_many_groups_the_first_are_told() -> None:
+    wants = wants_of(20_000, 2)
+    fitting = control.fitting_wants(wants, ROOM)
+    assert len(fitting.wants) == WANT_PARTS_MAX * ((ROOM - 8) // 24)
+    assert fitting.widened == len(fitting.wants)
+    assert fitting.left_out == 20_000 - len(fitting.wants)
+    assert told(fitting.wants, ROOM) == wants_of(len(fitting.wants))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 80), st.sampled_from([4, 6]), st.booleans()), max_size=400),
+    st.integers(1000, 1400),
+)
+def test_whatever_fits_is_told(items: list[tuple[int, int, bool]], room: int) -> None:
+    wants = []
+    for number, (count, version, exclude) in enumerate(items):
+        base = int(ip_address("10.0.0.1" if version == 4 else "2001:db8::1"))
+        named = tuple((type(S4) if version == 4 else type(S6))(base + n) for n in range(count))
+        group = int(G4 if version == 4 else G6) + number
+        groups = ip_network((group, 32)) if version == 4 else ip_network((group, 128))
+        wants.append(GroupWant(groups, SourceFilter(exclude, named), number % 8))
+    fitting = control.fitting_wants(wants, room)
+    assert len(fitting.wants) + fitting.left_out == len(wants)
+    for want, as_told in zip(wants, fitting.wants, strict=False):
+        assert as_told in (want, want._replace(sources=ANY_SOURCE))
+    assert told(fitting.wants, room) == [*fitting.wants]
 
 
 def test_a_long_gap_is_several_ranges() -> None:
@@ -314,8 +373,8 @@ def test_a_long_gap_is_several_ranges() -> None:
 def test_a_want_of_too_many_sources_is_one_of_any() -> None:
     sources = tuple(ip_address(2**24 * 10 + n) for n in range(WANT_SOURCES_MAX + 1))
     want = GroupWant(ip_network("239.1.1.7"), SourceFilter(False, sources), 1)
-    (frame,) = control.build_wanted(1, [want], ROOM)
-    assert read_control(frame).wants == (want._replace(sources=ANY_SOURCE),)
+    fitting = control.fitting_wants([want], ROOM)
+    assert fitting == ((want._replace(sources=ANY_SOURCE),), 1, 0)
 
 
 @pytest.mark.parametrize("group", ["10.1.1.1", "224.0.0.251", "ff02::fb", "2001:db8::1"])

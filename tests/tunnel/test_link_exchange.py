@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address, ip_network
@@ -14,7 +15,7 @@ pytest.importorskip("cryptography")
 from mcastd.ip import ANY_SOURCE
 from mcastd.protocols.link_control import CarriedStream, GroupsWanted, GroupWant
 from mcastd.tunnel.link.end import LinkEnd
-from mcastd.tunnel.link.exchange import Exchange
+from mcastd.tunnel.link.exchange import SETTLE_SECONDS, SETTLE_TIMES, Exchange
 from mcastd.tunnel.link.local import GivenDatagrams, NetworkCounts, TakenDatagrams
 from mcastd.tunnel.link.plan import LinkPlan
 from mcastd.tunnel.link.running import RunningLink
@@ -174,3 +175,87 @@ def test_what_is_asked_of_peers_and_of_the_networks_here() -> None:
     host.exchange.settle(host.now)
     assert [want.groups for want in lan.followed] == [GROUPS, ip_network("239.9.0.0/16")]
     assert [want.groups for want in resting.end.wanted] == [ip_network("239.7.7.7")]
+
+
+def wants_of(count: int, first: int = 1) -> tuple[GroupWant, ...]:
+    groups = (f"ff3e::{number:x}" for number in range(first, first + count))
+    return tuple(GroupWant(ip_network(group), ANY_SOURCE, 0) for group in groups)
+
+
+def test_of_more_than_a_link_can_ask_for_each_gets_a_share_and_it_is_said() -> None:
+    """A peer that wants more than there is room for costs another one nothing."""
+    host = Host(lan=PickyNetwork())
+    plan: dict[str, Any] = {"transit": True, "send": (ip_network("ff00::/8"),)}
+    greedy, modest = host.link("greedy", **plan), host.link("modest", **plan)
+    asked = host.link("asked", interface="lan", members=True, **plan)
+    (modestly,) = wants_of(1, first=0xF000)
+    greedy.end.peer_wants.take(GroupsWanted(1, 0, 1, wants_of(20_000)), host.now)
+    modest.end.peer_wants.take(GroupsWanted(1, 0, 1, (modestly,)), host.now)
+    host.exchange.settle(host.now)
+    groups = [want.groups for want in asked.end.wanted]
+    assert groups[0] == ip_network("239.7.7.7")
+    assert modestly.groups in groups[:3]
+    assert len(groups) + asked.end.told.left_out == 20_002
+    asked.tell((), rests=False)
+    assert asked.told.left_out == asked.end.told.left_out > 0
+    assert [want.groups for want in greedy.end.wanted] == [modestly.groups]
+    greedy.end.peer_wants.take(GroupsWanted(2, 0, 1, ()), host.now)
+    host.exchange.settle(host.now)
+    asked.tell((), rests=False)
+    assert (asked.told.left_out, len(asked.end.wanted)) == (0, 2)
+
+
+def test_what_goes_wrong_with_one_is_left_to_its_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a link, or a network, that is asked, follows, sends or is given something."""
+    lan, other_lan = PickyNetwork(), PickyNetwork()
+    host = Host(lan=lan, other=other_lan)
+    broken, well = (host.link(name, wants=True, interface="lan", transit=True) for name in ("broken", "well"))
+    came = host.link("came", interface="other", transit=True)
+    crashed: list[Any] = []
+
+    def guard(one: Any, step: Any, now: float) -> None:
+        try:
+            step(one, now)
+        except ZeroDivisionError:
+            crashed.append(one)
+
+    host.exchange = Exchange(
+        host.site, host.running, {"other": other_lan, "lan": lan}, guard, guard_network=guard
+    )
+    for name in ("want", "send"):
+        monkeypatch.setattr(broken.end, name, lambda *_: 1 / 0)
+    monkeypatch.setattr(other_lan, "follow", lambda *_: 1 / 0)
+    monkeypatch.setattr(other_lan, "give", lambda *_: 1 / 0)
+    host.exchange.settle(host.now)
+    assert crashed == [broken, other_lan]
+    assert well.end.wanted
+    assert lan.followed
+    crashed.clear()
+    host.bring(came)
+    assert crashed == [other_lan, broken]
+    assert came.end.counts.missed == {"no-interface": 3}
+    assert well.end.counts.unsent == {"down": 3}
+    broken.crashed = True
+    host.exchange.settle(host.now)
+    assert broken not in crashed[2:]
+
+
+def test_wants_that_change_all_the_time_are_settled_now_and_then() -> None:
+    host = Host()
+    host.link("one", wants=True)
+    assert host.exchange.deadline == math.inf
+    host.exchange.wants_changed = True
+    assert host.exchange.deadline <= host.now
+    host.exchange.settle(host.now)
+    assert host.exchange.deadline == math.inf
+    host.exchange.wants_changed = True
+    assert host.exchange.deadline >= host.now + SETTLE_SECONDS
+
+
+def test_what_a_settling_takes_is_left_for_datagrams_several_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Host()
+    one = host.link("one")
+    monkeypatch.setattr(one.end, "want", lambda *_: time.sleep(SETTLE_SECONDS) or LinkStep())
+    host.exchange.settle(host.now)
+    host.exchange.wants_changed = True
+    assert host.exchange.deadline >= host.now + SETTLE_TIMES * SETTLE_SECONDS

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mcastd.counters import LinkCounters
 from mcastd.protocols.link_control import (
+    FittingWants,
     GroupsWanted,
     GroupWant,
     LinkClosed,
@@ -110,7 +111,7 @@ class LinkEnd:
         self.last_report: LinkReport | None = None  # of the peer
         self._settings = settings
         self._allow = allow
-        self._own_wants = OwnWants()
+        self._own_wants = OwnWants(frame_room(BASE_BYTES))
         self._outgoing = OutgoingStreams()
         self._incoming = IncomingStreams()
         self._parts = PartAssembly()
@@ -138,8 +139,13 @@ class LinkEnd:
 
     @property
     def wanted(self) -> tuple[GroupWant, ...]:
-        """What is wanted of the peer."""
+        """What is wanted of the peer, as far as it is asked for."""
         return self._own_wants.wanted.wants
+
+    @property
+    def told(self) -> FittingWants:
+        """What the peer is asked for, and what there is no room for."""
+        return self._own_wants.told
 
     # -- what others ask of it
 
@@ -148,7 +154,7 @@ class LinkEnd:
         self.peer = peer
 
     def want(self, wants: Iterable[GroupWant], now: float) -> LinkStep:
-        """Want this of the peer from now on, and nothing else."""
+        """Want this of the peer from now on, and nothing else; what matters most stands first."""
         self._own_wants.want(wants, now)
         return self.tick(now)
 
@@ -225,7 +231,7 @@ class LinkEnd:
             self.sessions.renew(now)  # it may have been started again
         else:
             frames += build_streams(self._outgoing.due(now), room)
-            frames += self._own_wants.tell(now, round_trip, frame_room(BASE_BYTES))
+            frames += self._own_wants.tell(now, round_trip)
             if (probe := self.path.probe(now, round_trip)) is not None:
                 size, number = probe
                 frames.append(build_probe(PathProbe(size, number), frame_room(size)))

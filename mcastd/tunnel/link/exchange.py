@@ -9,7 +9,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import TypeVar
 
 from mcastd import clock
 from mcastd.errors import reason_of
@@ -20,19 +23,38 @@ from mcastd.tunnel.link.step import UNWANTED, CarriedRun, LinkStep
 
 # Batches of one socket before the others have their turn.
 BATCHES_AT_ONCE = 16
+# What is wanted is settled at once, and again after so long, or so many times what it took: however often it
+# changes, and how much it is, a share of the time is left for what goes by.
+SETTLE_SECONDS, SETTLE_TIMES = 0.1, 4
+
+T = TypeVar("T")
+Guard = Callable[[T, Callable[[T, float], None], float], None]
+"""Does a step of a link, or of a network: what goes wrong with one must not cost the others their turn."""
+
+
+def unguarded(one: T, step: Callable[[T, float], None], now: float) -> None:
+    step(one, now)
 
 
 class Exchange:
     """Between all links of a host, and its networks. For one thread."""
 
     def __init__(
-        self, site: LinkSite, running: Mapping[str, RunningLink], networks: Mapping[str, LocalNetwork]
+        self,
+        site: LinkSite,
+        running: Mapping[str, RunningLink],
+        networks: Mapping[str, LocalNetwork],
+        guard: Guard[RunningLink] = unguarded,
+        guard_network: Guard[LocalNetwork] = unguarded,
     ) -> None:
         """``running`` are the links by name, ``networks`` those here by interface, as they are then."""
         self.wants_changed = False
+        self._settle_at = -math.inf  # monotonic seconds
         self._site = site
         self._running = running
         self._networks = networks
+        self._guard = guard
+        self._guard_network = guard_network
 
     def receive(self, link: RunningLink, now: float) -> None:
         """Take messages that have come for a link."""
@@ -49,10 +71,10 @@ class Exchange:
 
     def take(self, network: LocalNetwork, now: float) -> None:
         """Take datagrams that have come on a network here."""
-        interface = next(name for name, one in self._networks.items() if one is network)
+        of_network = {link.name for link in self._at(network)}
         for taken in network.take(now):
             wanting = self._site.takers(taken.group[0], taken.source[0], None)
-            takers = [name for name in wanting if self._running[name].plan.interface == interface]
+            takers = [name for name in wanting if name in of_network]
             if takers:
                 run = self._site.taken(taken.source, taken.group, taken.ttl, taken.payloads)
                 self._forward(run, len(taken.payloads), takers, now)
@@ -78,21 +100,39 @@ class Exchange:
             if sent.too_large:
                 link.end.too_large(sent.too_large, clock.monotonic())
 
+    @property
+    def deadline(self) -> float:
+        """When :meth:`settle` is due, in monotonic seconds; ``inf``: nothing has changed."""
+        return self._settle_at if self.wants_changed else math.inf
+
     def settle(self, now: float) -> None:
         """Tell all peers what is wanted of them, and the networks here what is to be taken."""
         self.wants_changed = False
-        for interface, network in self._networks.items():
-            network.ask_members(any(link.plan.members for link in self._at(interface)), now)
-        for name, link in self._running.items():
-            own = [*link.plan.want]
-            if link.plan.members and link.plan.interface in self._networks:
-                own += self._networks[link.plan.interface].wanted()
-            self.send(link, link.end.want(self._site.wanted_of(name, own), now))
-        for interface, network in self._networks.items():
-            names = [link.name for link in self._at(interface)]
-            network.follow(self._site.wanted_here(names), now)
+        began = clock.monotonic()
+        for network in [*self._networks.values()]:
+            self._guard_network(network, self._ask_members, now)
+        for link in [*self._running.values()]:
+            if not link.crashed:
+                self._guard(link, self._ask_peer, now)
+        for network in [*self._networks.values()]:
+            self._guard_network(network, self._follow_peers, now)
+        self._settle_at = now + max(SETTLE_SECONDS, SETTLE_TIMES * (clock.monotonic() - began))
 
-    def _at(self, interface: str) -> list[RunningLink]:
+    def _ask_members(self, network: LocalNetwork, now: float) -> None:
+        network.ask_members(any(link.plan.members for link in self._at(network)), now)
+
+    def _ask_peer(self, link: RunningLink, now: float) -> None:
+        own = [*link.plan.want]
+        if link.plan.members and (network := self._networks.get(link.plan.interface)) is not None:
+            own += network.wanted()
+        self.send(link, link.end.want(self._site.wanted_of(link.name, own), now))
+
+    def _follow_peers(self, network: LocalNetwork, now: float) -> None:
+        network.follow(self._site.wanted_here([link.name for link in self._at(network)]), now)
+
+    def _at(self, network: LocalNetwork) -> list[RunningLink]:
+        """The links for a network here."""
+        interface = next(name for name, one in self._networks.items() if one is network)
         return [link for link in self._running.values() if link.plan.interface == interface]
 
     def _hand_on(self, link: RunningLink, run: CarriedRun, now: float) -> None:
@@ -115,20 +155,29 @@ class Exchange:
 
     def _forward(self, run: CarriedRun | str, count: int, takers: Iterable[str], now: float) -> None:
         """Send datagrams to the peers of links; or count why so many do not go."""
-        for taker in map(self._running.__getitem__, takers):
+        for taker in filter(None, map(self._running.get, takers)):
             if isinstance(run, str):
                 taker.end.counts.unsent[run] += count
-                continue
-            step = taker.end.send([run], now)
-            if step.bursts:
-                taker.carried_at = now
-            self.send(taker, step)
+            else:
+                self._guard(taker, partial(self._send_run, run), now)
+
+    def _send_run(self, run: CarriedRun, taker: RunningLink, now: float) -> None:
+        step = taker.end.send([run], now)
+        if step.bursts:
+            taker.carried_at = now
+        self.send(taker, step)
 
     def _give(self, link: RunningLink, run: CarriedRun, now: float) -> GivenDatagrams:
         if not (interface := link.plan.interface):
             return GivenDatagrams(0)
         if (network := self._networks.get(interface)) is None:
             return GivenDatagrams(0, NO_INTERFACE)
-        given = network.give(run, now)
+        given = GivenDatagrams(0, NO_INTERFACE)
+
+        def give(one: LocalNetwork, at: float) -> None:
+            nonlocal given
+            given = one.give(run, at)
+
+        self._guard_network(network, give, now)
         link.not_given = given.trouble
         return given

@@ -57,7 +57,7 @@ class Links:
         self.running: dict[str, RunningLink] = {}  # of the thread; others may look
         self._open_local = open_local
         self._locals: dict[str, LocalNetwork] = {}  # by interface; others may look
-        self._exchange = Exchange(self.site, self.running, self._locals)
+        self._exchange = Exchange(self.site, self.running, self._locals, self._guard, self._guard_local)
         self._standbys = Standbys(self.site, self.running)
         self._reopen_at: dict[str, float] = {}  # by interface, in monotonic seconds: networks that crashed
         self._commands: deque[Callable[[float], None]] = deque()
@@ -162,7 +162,7 @@ class Links:
             del self._reopen_at[interface]
             self._open_locals()
         self._exchange.wants_changed |= self._standbys.settle(now)
-        if self._exchange.wants_changed:
+        if self._exchange.deadline <= now:
             self._exchange.settle(now)
         self._tell()
 
@@ -191,7 +191,8 @@ class Links:
             self._log.exception("link.crashed", link=link.name)
             self._end(link.name, now)
             self._begin(link.name, link.plan, link.end.counts, link.on_news, now)
-            self.running[link.name].look_at = now + LOOK_SECONDS
+            anew = self.running[link.name]
+            anew.crashed, anew.look_at = True, now + LOOK_SECONDS
 
     def _guard_local(
         self, local: LocalNetwork, step: Callable[[LocalNetwork, float], None], now: float
@@ -203,14 +204,14 @@ class Links:
             interface = next(name for name, one in self._locals.items() if one is local)
             self._log.exception("network.crashed", interface=interface)
             self._reopen_at[interface] = now + LOOK_SECONDS
-            self._locals.pop(interface).close()
+            self._close_local(interface)
 
     def _look_again(self, now: float) -> None:
         """The network is another one."""
         for local in [*self._locals.values()]:
             self._guard_local(local, lambda one, at: one.network_changed(at), now)
         for link in self.running.values():
-            if link.socket is None:
+            if link.socket is None and not link.crashed:
                 link.look_at = now
 
     def _tell(self) -> None:
@@ -242,6 +243,7 @@ class Links:
                 *(local.deadline for local in self._locals.values()),
                 *self._reopen_at.values(),
                 self._standbys.deadline,
+                self._exchange.deadline,
             ),
             default=math.inf,
         )
@@ -296,13 +298,22 @@ class Links:
         link = self.running.pop(name, None)
         if link is None:
             return
-        self._exchange.send(link, link.end.close(now))
-        link.close_socket()
         del self.site.links[name]
+        self._exchange.wants_changed = True
+        try:
+            self._exchange.send(link, link.end.close(now))
+        except Exception:  # it may be ended since it has crashed
+            self._log.exception("link.crashed", link=name)
+        link.close_socket()
         used = {other.plan.interface for other in self.running.values()}
         for interface in [interface for interface in self._locals if interface not in used]:
+            self._close_local(interface)
+
+    def _close_local(self, interface: str) -> None:
+        try:
             self._locals.pop(interface).close()
-        self._exchange.wants_changed = True
+        except Exception:
+            self._log.exception("network.crashed", interface=interface)
 
     def _open(self, link: RunningLink, version: int, address: Address | None, port: int) -> None:
         try:
@@ -314,6 +325,8 @@ class Links:
     # -- where the peer is
 
     def _attend(self, link: RunningLink, now: float) -> None:
+        if link.crashed and now >= link.look_at:
+            link.crashed, self._exchange.wants_changed = False, True
         if link.resolving is not None and link.resolving.done():
             self._resolved(link, link.resolving)
         elif _is_to_look(link) and now >= link.look_at:

@@ -25,6 +25,7 @@ class LinkSight(NamedTuple):
     hindrance: str  # why it is not known where the peer is, or why there is no socket, in words
     refusal: str  # why the last messages could not be sent, in words; "" while it is up
     ignored: frozenset[str]  # why messages were ignored since it was up last; none while it is up
+    left_out: int  # groups that are wanted, and for which there is no room among what the peer is asked for
     troubles: tuple[str, ...]  # of the network here
 
 
@@ -43,6 +44,7 @@ class RunningLink:
     carried_at: float | None = None  # monotonic seconds of the last datagram, sent or received
     resolving: Future[list[Address]] | None = None
     look_at: float = 0.0  # monotonic seconds
+    crashed: bool = False  # nothing is asked of it until then
     told: LinkSight | None = None
     since: float = field(default_factory=clock.monotonic)  # that it is up, or down
     overflow: int = 0  # of the socket, as far as it is counted
@@ -58,7 +60,8 @@ class RunningLink:
             before = self.ignored_before
             reasons = frozenset(reason for reason, count in ignored.items() if count > before[reason])
         refusal = "" if is_up else self.refusal
-        sight = LinkSight(is_up, rests, end.peer, self.hindrance, refusal, reasons, tuple(troubles))
+        left_out = end.told.left_out
+        sight = LinkSight(is_up, rests, end.peer, self.hindrance, refusal, reasons, left_out, tuple(troubles))
         if self.told is not None and self.told.is_up != is_up:
             self.since = clock.monotonic()
         if sight != self.told:

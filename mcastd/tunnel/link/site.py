@@ -13,8 +13,9 @@ takes one off the hops and the TTL. So two links with the same peer are two legs
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from mcastd.ip import Address, Prefix, merged, stays_on_link
 from mcastd.protocols.link_control import DISTANCE_MAX, CarriedStream, GroupWant, stays_at_home
@@ -160,26 +161,35 @@ class LinkSite:
 
     def wanted_of(self, name: str, own: Iterable[GroupWant]) -> list[GroupWant]:
         """What is wanted of the peer of a link: what this site wants by it itself, and with transit what the
-        peers of other links want of this site."""
+        peers of other links want of this site.
+
+        If that is more than can be asked for, its own comes first, and then something of each peer in turn:
+        none of them takes the room of the others.
+        """
         if self.links[name].rests:
             return []
-        wants = [*own]
+        wants = sorted(own, key=_order)
         if self.links[name].transit:
-            wants += [
-                want._replace(distance=want.distance + 1)
+            wants += _in_turn(
+                self._wanted_behind(link)
                 for other, link in self.links.items()
                 if other != name and link.transit and not link.rests
-                for allowed in link.send
-                for peer_want in link.end.peer_wants.wants
-                if (want := _within(peer_want, allowed)) is not None and want.distance < DISTANCE_MAX
-            ]
+            )
         by_groups: dict[Prefix, list[GroupWant]] = {}
         for want in wants:
             by_groups.setdefault(want.groups, []).append(want)
         return [
             GroupWant(groups, merged(one.sources for one in alike), min(one.distance for one in alike))
-            for groups, alike in sorted(by_groups.items(), key=lambda pair: _order(pair[0]))
+            for groups, alike in by_groups.items()
         ]
+
+    @staticmethod
+    def _wanted_behind(link: SiteLink) -> Iterator[GroupWant]:
+        """What the peer of a link wants, as this site asks others for it."""
+        for allowed in link.send:
+            for peer_want in link.end.peer_wants.wants:
+                if (want := _within(peer_want, allowed)) is not None and want.distance < DISTANCE_MAX:
+                    yield want._replace(distance=want.distance + 1)
 
 
 def _within(want: GroupWant, allowed: Prefix) -> GroupWant | None:
@@ -195,8 +205,15 @@ def _within(want: GroupWant, allowed: Prefix) -> GroupWant | None:
     return want._replace(groups=narrower)
 
 
-def _order(groups: Prefix) -> tuple[int, int, int]:
+def _order(want: GroupWant) -> tuple[int, int, int]:
+    groups = want.groups
     return groups.version, int(groups.network_address), groups.prefixlen
+
+
+def _in_turn(several: Iterable[Iterable[GroupWant]]) -> Iterator[GroupWant]:
+    """One of each, then the next one of each, until none is left."""
+    for together in zip_longest(*several):
+        yield from (want for want in together if want is not None)
 
 
 def _unwrapped(sequence: int, top: int) -> int:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from mcastd.ip import Address
-from mcastd.protocols.link_control import DISTANCE_MAX, GroupsWanted, GroupWant, build_wanted
+from mcastd.protocols.link_control import (
+    DISTANCE_MAX,
+    FittingWants,
+    GroupsWanted,
+    GroupWant,
+    build_wanted,
+    fitting_wants,
+)
 
 # What is wanted is told again after so long, and forgotten when it was not told for so long.
 REFRESH_SECONDS, GONE_SECONDS = 30.0, 90.0
@@ -22,6 +29,12 @@ class WantedSources:
 
     def __init__(self, wants: Iterable[GroupWant] = ()) -> None:
         self.wants = tuple(wants)
+        # By version and length of their prefix, and by its address: among thousands, few are looked at
+        self._alike: dict[tuple[int, int], dict[int, list[GroupWant]]] = {}
+        for want in self.wants:
+            groups = want.groups
+            by_address = self._alike.setdefault((groups.version, groups.prefixlen), {})
+            by_address.setdefault(int(groups.network_address), []).append(want)
         self._looked_up: dict[tuple[Address, Address], int | None] = {}
 
     def distance(self, group: Address, source: Address) -> int | None:
@@ -30,24 +43,27 @@ class WantedSources:
         if key not in self._looked_up:
             if len(self._looked_up) >= LOOKED_UP_MAX:
                 self._looked_up.clear()
-            self._looked_up[key] = min(
-                (
-                    want.distance
-                    for want in self.wants
-                    if want.groups.version == group.version
-                    and group in want.groups
-                    and want.sources.wants(source)
-                ),
-                default=None,
-            )
+            found = (want.distance for want in self._of(group) if want.sources.wants(source))
+            self._looked_up[key] = min(found, default=None)
         return self._looked_up[key]
+
+    def _of(self, group: Address) -> Iterator[GroupWant]:
+        number = int(group)
+        for (version, length), by_address in self._alike.items():
+            if version == group.version:
+                behind = group.max_prefixlen - length
+                yield from by_address.get(number >> behind << behind, ())
 
 
 class OwnWants:
     """What this end wants, and whether the peer knows."""
 
-    def __init__(self) -> None:
-        self.wanted = WantedSources()
+    def __init__(self, room: int) -> None:
+        """A frame that tells it has at most ``room`` bytes."""
+        self.wanted = WantedSources()  # as far as the peer is asked for it
+        self.told = FittingWants((), 0, 0)  # as the peer is asked for it
+        self._room = room
+        self._all: tuple[GroupWant, ...] = ()
         self._serial = 0  # 0: nothing was ever wanted
         self._is_known = True
         self._tell_at = math.inf  # monotonic seconds
@@ -58,10 +74,13 @@ class OwnWants:
         return self._tell_at
 
     def want(self, wants: Iterable[GroupWant], now: float) -> None:
-        """Want this from now on, and nothing else."""
-        told = tuple(wants)
-        if told != self.wanted.wants or not self._serial:
-            self.wanted = WantedSources(told)
+        """Want this from now on, and nothing else; what matters most stands first."""
+        every = tuple(wants)
+        if every == self._all and self._serial:
+            return
+        before, self.told = self.told.wants, fitting_wants(every, self._room)
+        self._all, self.wanted = every, WantedSources(every[: len(self.told.wants)])
+        if self.told.wants != before or not self._serial:
             self._serial = self._serial % (SERIALS - 1) + 1
             self._is_known, self._tell_at = False, now
 
@@ -70,7 +89,7 @@ class OwnWants:
         if self._serial:
             self._is_known, self._tell_at = False, now
 
-    def tell(self, now: float, round_trip: float, room: int) -> list[bytes]:
+    def tell(self, now: float, round_trip: float) -> list[bytes]:
         """The frames that tell it, if they are due."""
         if now < self._tell_at:
             return []
@@ -78,7 +97,7 @@ class OwnWants:
             self._tell_at = now + REFRESH_SECONDS
         else:
             self._tell_at = now + max(AGAIN_SECONDS, 2 * round_trip)
-        return build_wanted(self._serial, self.wanted.wants, room)
+        return build_wanted(self._serial, self.told.wants, self._room)
 
     def known(self, serial: int, now: float) -> None:
         """The peer says which serial holds there."""
@@ -133,7 +152,9 @@ class PeerWants:
         return self._wanted.distance(group, source)
 
     def _hold(self, wants: Iterable[GroupWant]) -> bool:
-        near = tuple(want for want in wants if want.distance <= DISTANCE_MAX)
+        # One for each prefix, as any peer says it: what is looked at for one group stays little
+        by_groups = {want.groups: want for want in wants if want.distance <= DISTANCE_MAX}
+        near = tuple(by_groups.values())
         if near == self._wanted.wants:
             return False
         self._wanted = WantedSources(near)
