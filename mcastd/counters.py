@@ -175,6 +175,7 @@ class LinkCounters:
     unsent: Counter[str] = field(default_factory=Counter)  # datagrams that the peer wants, by reason
     refused: Counter[str] = field(default_factory=Counter)  # messages that the kernel did not take, by errno
     resent: int = 0  # records that the peer had lost, and asked for
+    withheld: int = 0  # records that it asked for and did not get: gone, or more than may go again
     received: int = 0  # datagrams from the peer
     received_bytes: int = 0  # of their payloads, as far as they came whole
     forwarded: int = 0  # of received: to the network here, or by another link

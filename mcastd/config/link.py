@@ -26,14 +26,13 @@ from mcastd.config.types import (
     Switch,
 )
 from mcastd.ip import Address, Interfaces, Prefix
+from mcastd.protocols.link_messages import REPAIR_MAX_SECONDS
 
 # Stands for all groups, where none is named.
 ANY_GROUP = IPv4Address("239.0.0.0")
 # Most firewalls forget what went through them after 30 s.
 DEFAULT_KEEPALIVE_SECONDS = 25.0
 KEEPALIVE_MIN_SECONDS, KEEPALIVE_MAX_SECONDS = 1.0, 120.0
-# Records are kept for twice as long, in 32 MiB.
-REPAIR_MAX_SECONDS = 30.0
 
 
 class LinkSettings(WorkerSettings):

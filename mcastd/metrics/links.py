@@ -94,6 +94,11 @@ LINK: tuple[Family[ScrapedWorker[LinkCounters]], ...] = (
         "Records that the peer had lost, and asked for again.",
         lambda of: of.counters.resent,
     ),
+    counter(
+        "link_withheld_records",
+        "Records that the peer asked for again, and did not get.",
+        lambda of: of.counters.withheld,
+    ),
     counter("link_handshakes", "Handshakes that were through.", lambda of: of.counters.handshakes),
     counter("link_roamed", "Times that the peer came from another address.", lambda of: of.counters.roamed),
     counts(

@@ -27,6 +27,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from mcastd.ip import ANY_SOURCE, Address, Prefix, SourceFilter, stays_on_link
+from mcastd.protocols.link_messages import COUNTERS
 
 # What is further away than this is gone, so that what was withdrawn does not go round for ever.
 DISTANCE_MAX = 7
@@ -35,6 +36,8 @@ WANT_SOURCES_MAX = 48
 WANT_PARTS_MAX = 255
 # How many of them each want may have: fewer, where there are too many wants.
 _SOURCES_OF_EACH = (WANT_SOURCES_MAX, 16, 4, 1, 0)
+# Records that one message asks for again.
+MISSING_RECORDS_MAX = 8192
 
 _PLAIN = struct.Struct(">BB2x")
 _STREAM = struct.Struct(">IQIHHB3x")
@@ -47,7 +50,6 @@ _RANGE = struct.Struct(">IH")
 _PROBE = struct.Struct(">BxHI")
 _EXCLUDE = 1
 _ADDRESS_BYTES = {4: 4, 6: 16}
-_RANGE_MAX = 0xFFFF
 _OFFSET_MAX = 0xFFFFFFFF
 
 
@@ -116,9 +118,9 @@ class LinkReport(NamedTuple):
 
 
 class RecordsMissing(NamedTuple):
-    """Counters of records that did not come, as ranges."""
+    """Counters of records that did not come, as ranges that ascend and do not overlap."""
 
-    ranges: tuple[tuple[int, int], ...]  # the first, and how many
+    ranges: tuple[tuple[int, int], ...]  # the first, and how many: MISSING_RECORDS_MAX in all
 
 
 class PathProbe(NamedTuple):
@@ -221,15 +223,27 @@ def _is_of_groups(groups: Prefix) -> bool:
     return groups.network_address.is_multicast and groups.prefixlen >= (4 if groups.version == 4 else 8)
 
 
-def _read_report(frame: bytes) -> LinkReport:
+def _read_report(frame: bytes) -> LinkReport | None:
     _, flags, *rest = _REPORT.unpack_from(frame)
-    return LinkReport(bool(flags & 1), *rest)
+    report = LinkReport(bool(flags & 1), *rest)
+    if max(report.next_counter, report.expected, report.received) > COUNTERS:
+        return None
+    return report
 
 
-def _read_missing(frame: bytes) -> RecordsMissing:
+def _read_missing(frame: bytes) -> RecordsMissing | None:
     _, base = _MISSING.unpack_from(frame)
-    ranges = _RANGE.iter_unpack(frame[_MISSING.size :])
-    return RecordsMissing(tuple((base + offset, count) for offset, count in ranges if count))
+    ranges: list[tuple[int, int]] = []
+    end = 0
+    for offset, count in _RANGE.iter_unpack(frame[_MISSING.size :]):
+        if count:
+            if base + offset < end:
+                return None
+            ranges.append((base + offset, count))
+            end = base + offset + count
+    if end > COUNTERS or sum(count for _, count in ranges) > MISSING_RECORDS_MAX:
+        return None
+    return RecordsMissing(tuple(ranges))
 
 
 def _read_probe(frame: bytes) -> PathProbe:
@@ -337,13 +351,14 @@ def build_report(report: LinkReport) -> bytes:
 
 
 def build_missing(ranges: Iterable[tuple[int, int]], room: int) -> list[bytes]:
-    """``ranges`` in ascending order."""
+    """``ranges`` in ascending order, and without overlap."""
     frames: list[bytes] = []
-    base, items, left = 0, [b""], 0
+    base, items, left, records = 0, [b""], 0, 0
     for first, count in _short(ranges):
-        if left < _RANGE.size or first - base > _OFFSET_MAX:
+        records += count
+        if left < _RANGE.size or first - base > _OFFSET_MAX or records > MISSING_RECORDS_MAX:
             frames.append(b"".join(items))
-            base, left = first, room - _MISSING.size
+            base, left, records = first, room - _MISSING.size, count
             items = [_MISSING.pack(ControlKind.MISSING, base)]
         items.append(_RANGE.pack(first - base, count))
         left -= _RANGE.size
@@ -351,10 +366,10 @@ def build_missing(ranges: Iterable[tuple[int, int]], room: int) -> list[bytes]:
 
 
 def _short(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """The same counters, in ranges as long as a frame can say."""
+    """The same counters, in ranges as long as one frame may have."""
     for first, count in ranges:
-        for start in range(first, first + count, _RANGE_MAX):
-            yield start, min(_RANGE_MAX, first + count - start)
+        for start in range(first, first + count, MISSING_RECORDS_MAX):
+            yield start, min(MISSING_RECORDS_MAX, first + count - start)
 
 
 def build_probe(probe: PathProbe, frame_bytes: int) -> bytes:

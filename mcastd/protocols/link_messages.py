@@ -45,9 +45,12 @@ RECORD_HEADER_BYTES = _RECORD.size
 # By which a record is longer than its frame.
 RECORD_OVERHEAD_BYTES = RECORD_HEADER_BYTES + TAG_BYTES
 INDEX_MAX = 0xFFFF
+# Counters of records and of asides are less: at a million a second that lasts nine years, and keys two minutes.
+COUNTERS = 1 << 48
+# How long an end may wait for what was lost.
+REPAIR_MAX_SECONDS = 30.0
 
 _MILLISECONDS = 1000
-_REPAIR_MAX = 0xFFFFFFFF
 
 
 class MessageKind(IntEnum):
@@ -104,18 +107,19 @@ class Introduction(NamedTuple):
 def read_introduction(payload: bytes) -> Introduction | None:
     """Read the payload of a message of a handshake. Returns None if it is too short.
 
-    What a later version has behind it is not read.
+    What a later version has behind it is not read. An end that would wait for longer than REPAIR_MAX_SECONDS
+    is taken to wait for so long.
     """
     if len(payload) < INTRODUCTION_BYTES:
         return None
     session, repair, origin, sent_ns, end = _INTRODUCTION.unpack_from(payload)
-    return Introduction(session, origin, sent_ns, end, repair / _MILLISECONDS)
+    return Introduction(session, origin, sent_ns, end, min(repair / _MILLISECONDS, REPAIR_MAX_SECONDS))
 
 
 def build_introduction(introduction: Introduction) -> bytes:
     return _INTRODUCTION.pack(
         introduction.session,
-        min(round(introduction.repair_seconds * _MILLISECONDS), _REPAIR_MAX),
+        round(introduction.repair_seconds * _MILLISECONDS),
         introduction.origin,
         introduction.sent_ns,
         introduction.end,

@@ -641,6 +641,7 @@ def test_what_a_link_counts() -> None:
         "sent": "link_sent_datagrams_total",
         "sent_bytes": "link_sent_bytes_total",
         "resent": "link_resent_records_total",
+        "withheld": "link_withheld_records_total",
         "received": "received_datagrams_total",
         "received_bytes": "received_bytes_total",
         "forwarded": "link_forwarded_datagrams_total",

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mcastd.ip import ANY_SOURCE, MAX_DATAGRAM_BYTES, SourceFilter
 from mcastd.protocols import link_control as control
 from mcastd.protocols.link_control import (
+    MISSING_RECORDS_MAX,
     WANT_PARTS_MAX,
     WANT_SOURCES_MAX,
     CarriedStream,
@@ -36,9 +37,11 @@ from mcastd.protocols.link_frames import (
     read_frames,
 )
 from mcastd.protocols.link_messages import (
+    COUNTERS,
     HANDSHAKE_BYTES,
     RECORD_HEADER_BYTES,
     RECORD_OVERHEAD_BYTES,
+    REPAIR_MAX_SECONDS,
     Introduction,
     LinkHandshake,
     MessageKind,
@@ -118,6 +121,8 @@ def test_an_introduction() -> None:
     assert read_introduction(built) == said
     assert read_introduction(built + b"more, of a later version") == said
     assert read_introduction(built[:-1]) is None
+    too_long = build_introduction(said._replace(repair_seconds=4_000_000.0))
+    assert read_introduction(too_long) == said._replace(repair_seconds=REPAIR_MAX_SECONDS)
 
 
 def test_records_of_a_session_are_read_together() -> None:
@@ -365,9 +370,41 @@ def test_whatever_fits_is_told(items: list[tuple[int, int, bool]], room: int) ->
     assert told(fitting.wants, room) == [*fitting.wants]
 
 
-def test_a_long_gap_is_several_ranges() -> None:
-    (frame,) = control.build_missing([(7, 100_000)], ROOM)
-    assert read_control(frame) == RecordsMissing(((7, 65_535), (65_542, 34_465)))
+def test_a_long_gap_is_several_messages() -> None:
+    frames = control.build_missing([(7, 10_000), (20_000, 3)], ROOM)
+    assert [*map(read_control, frames)] == [
+        RecordsMissing(((7, MISSING_RECORDS_MAX),)),
+        RecordsMissing(((7 + MISSING_RECORDS_MAX, 10_000 - MISSING_RECORDS_MAX), (20_000, 3))),
+    ]
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        [(0, 65_535)] * 150,
+        [(0, 1)] * 2,
+        [(0, 3), (2, 3)],
+        [(9, 1), (3, 1)],
+        [(0, MISSING_RECORDS_MAX), (MISSING_RECORDS_MAX, 1)],
+        [(2**32 - 1, 1)],
+    ],
+)
+def test_records_that_are_asked_for_in_no_order_or_too_many_are_none(ranges: list[tuple[int, int]]) -> None:
+    """A message of 912 bytes would ask for three million. The last one is of counters that there are none of."""
+    head = bytes([control.ControlKind.MISSING, 0, 0, 0]) + (COUNTERS - 2**32).to_bytes(8)
+    asked = head + b"".join(first.to_bytes(4) + count.to_bytes(2) for first, count in ranges)
+    if ranges == [(2**32 - 1, 1)]:
+        assert read_control(asked) == RecordsMissing(((COUNTERS - 1, 1),))
+        asked = asked[:-2] + (2).to_bytes(2)
+    assert read_control(asked) is None
+
+
+@pytest.mark.parametrize("field", ["next_counter", "expected", "received"])
+def test_a_report_of_counters_that_cannot_be_is_none(field: str) -> None:
+    report = LinkReport(False, 1, 2, 3, 4, 5, 6, 7)
+    for value in (COUNTERS, COUNTERS + 1, 2**64 - 1):
+        said = report._replace(**{field: value})
+        assert read_control(control.build_report(said)) == (said if value == COUNTERS else None)
 
 
 def test_a_want_of_too_many_sources_is_one_of_any() -> None:

@@ -15,10 +15,11 @@ pytest.importorskip("cryptography")
 from support.link_wire import HERE, THERE, LinkWire, WiredEnd
 
 from mcastd.ip import ANY_SOURCE, NO_SOURCE, SourceFilter
-from mcastd.protocols.link_control import CarriedStream, GroupWant
-from mcastd.protocols.link_messages import HANDSHAKE_BYTES, MessageKind
+from mcastd.protocols.link_control import CarriedStream, GroupWant, build_missing
+from mcastd.protocols.link_messages import COUNTERS, HANDSHAKE_BYTES, MessageKind
 from mcastd.rows import listed
 from mcastd.tunnel.link import heartbeat, sessions, step, wants
+from mcastd.tunnel.link.sent import AGAIN_BYTES
 from mcastd.tunnel.link.step import CarriedRun
 
 GROUP = ip_address("239.1.2.3")
@@ -110,6 +111,41 @@ def test_a_loss_at_the_end_is_repaired_as_well() -> None:
     wire.faults.cut = False
     wire.run(0.4)
     assert numbers(there) == [*range(15)]
+
+
+def test_a_peer_that_asks_for_all_again_and_again_gets_it_twice_at_most() -> None:
+    wire = LinkWire()
+    here, there = wire.pair(repair_seconds=1.0)
+    stream_on(wire, here, 500)
+    wire.run(0.2)
+    before, sent = wire.bytes[HERE], here.end.counts.sent_bytes
+    session = there.end.sessions.current
+    for _ in range(50):
+        for message in session.seal_asides(build_missing([(0, 500)], 1124)):
+            wire.inject(message, THERE, HERE)
+    wire.run(0.2)
+    assert here.end.counts.resent > 500
+    assert here.end.counts.withheld > 45 * 500
+    assert wire.bytes[HERE] - before < 2.5 * sent + AGAIN_BYTES
+
+
+@pytest.mark.parametrize("kind", [MessageKind.RECORD, MessageKind.ASIDE])
+@pytest.mark.parametrize("counter", [COUNTERS, 2**64 - 1])
+def test_a_counter_that_no_message_can_have_is_refused(kind: MessageKind, counter: int) -> None:
+    wire = LinkWire()
+    here, there = wire.pair(repair_seconds=0.5)
+    session = here.end.sessions.current
+    counter_now = session._counters[kind]
+    session._counters[kind] = counter
+    messages = session._seal(kind, [b"\xff"])
+    session._counters[kind] = counter_now
+    wire.carry(there, there.end.take(listed(messages), HERE, wire.now))
+    assert there.end.counts.ignored == {step.MALFORMED: 1}
+    stream_on(wire, here, 50)
+    wire.run(5)
+    assert numbers(there) == [*range(50)]
+    assert there.end.counts.ignored == {step.MALFORMED: 1}
+    assert there.end.counts.lost == 0
 
 
 def test_what_takes_longer_than_is_waited_is_given_up() -> None:

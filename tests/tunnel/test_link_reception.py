@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from ipaddress import ip_address
 
 import pytest
@@ -16,7 +17,12 @@ from mcastd.tunnel.link import parts, streams
 from mcastd.tunnel.link.parts import PartAssembly
 from mcastd.tunnel.link.path_mtu import BASE_BYTES, PROBES_MAX, PathMtu
 from mcastd.tunnel.link.reception import MISSING_MAX, RecordReception
-from mcastd.tunnel.link.sent import SentRecords
+from mcastd.tunnel.link.sent import (
+    AGAIN_BYTES,
+    AGAIN_TIMES,
+    RECORD_OVERHEAD_BYTES,
+    SentRecords,
+)
 from mcastd.tunnel.link.streams import IncomingStreams, OutgoingStreams
 from mcastd.tunnel.link.window import ReplayWindow
 
@@ -164,7 +170,7 @@ def test_each_record_goes_on_once_and_in_order_but_for_late_ones(data: st.DataOb
 
 def test_records_are_kept_for_a_while_and_in_bounded_memory() -> None:
     counts = LinkCounters()
-    sent = SentRecords(1.0, max_bytes=100, counts=counts)
+    sent = SentRecords(1.0, max_bytes=100 + 2 * RECORD_OVERHEAD_BYTES, counts=counts)
     sent.keep([b"a" * 10, b"b" * 10], 5.0)
     sent.keep([b"c" * 10], 5.6)
     assert sent.again([(0, 9)], 5.9) == [b"a" * 10, b"b" * 10, b"c" * 10]
@@ -173,11 +179,38 @@ def test_records_are_kept_for_a_while_and_in_bounded_memory() -> None:
     assert sent.deadline == pytest.approx(6.6)
     sent.keep([b"d" * 95], 6.5)
     assert sent.again([(0, 9)], 6.5) == [b"d" * 95]
-    assert counts.resent == 6
+    assert (counts.resent, counts.withheld) == (6, 9 + 3 + 9 + 9 - 6)
     nothing = SentRecords(0)
     nothing.keep([b"x"], 1.0)
     assert nothing.again([(0, 1)], 1.0) == []
     assert nothing.deadline == math.inf
+
+
+def test_who_asks_again_and_again_gets_no_more_than_twice_what_was_sent() -> None:
+    counts = LinkCounters()
+    sent = SentRecords(60.0, counts=counts)
+    for number in range(200):
+        sent.keep([bytes([number]) * 1000] * 10, 5.0)
+    again = [record for _ in range(50) for record in sent.again([(0, 2000)], 6.0)]
+    assert 3900 * 1000 < sum(map(len, again)) <= AGAIN_BYTES + AGAIN_TIMES * 2000 * 1000
+    assert (counts.resent, counts.withheld) == (len(again), 50 * 2000 - len(again))
+    assert sent.again([(1999, 1)], 6.0) == []
+    sent.keep([b"x" * 1000], 7.0)
+    assert sent.again([(2000, 1)], 7.0) == [b"x" * 1000]
+
+
+def test_the_rate_holds_for_what_is_sent_again() -> None:
+    counts, asked = LinkCounters(), []
+
+    def allow(sizes: Sequence[int], now: float) -> int:
+        asked.append((*sizes, now))
+        return 1
+
+    sent = SentRecords(60.0, counts=counts)
+    sent.keep([b"a" * 10, b"b" * 20], 5.0)
+    assert sent.again([(0, 2)], 6.0, allow) == [b"a" * 10]
+    assert asked == [(10, 20, 6.0)]
+    assert (counts.resent, counts.withheld) == (1, 1)
 
 
 # -- parts

@@ -210,6 +210,7 @@ class LinkEnd:
             self.heartbeat.stop()
         step.wants_changed = self.peer_wants.expire(now)
         for session in self.sessions.all:
+            session.sent.expire(now)
             self._deliver(step, session.reception.expire(now), now)
             self._ask_missing(step, session, now)
         self._incoming.expire(now)
@@ -295,9 +296,13 @@ class LinkEnd:
             self.counts.ignored[UNKNOWN_SESSION] += len(records.sealed)
             return
         opened = session.open(records)
-        if opened.forged or opened.replayed:
-            self.counts.ignored[FORGED] += opened.forged
-            self.counts.ignored[REPLAYED_RECORD] += opened.replayed
+        for reason, count in (
+            (FORGED, opened.forged),
+            (REPLAYED_RECORD, opened.replayed),
+            (MALFORMED, opened.malformed),
+        ):
+            if count:
+                self.counts.ignored[reason] += count
         if not opened.counters:
             return
         session.heard = now
@@ -366,7 +371,7 @@ class LinkEnd:
         if isinstance(control, LinkClosed):
             self._left(step, now)
         elif isinstance(control, RecordsMissing):
-            again = session.sent.again(control.ranges, now)
+            again = session.sent.again(control.ranges, now, self._allow)
             if again and self.peer is not None:
                 step.bursts.append(MessageBurst(again, self.peer))
         else:

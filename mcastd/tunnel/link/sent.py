@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from mcastd.counters import LinkCounters
+from mcastd.tunnel.link.step import MayGo
 
-# What is kept at most: a second of 250 Mbit/s.
-KEPT_MAX_BYTES = 32 << 20
+# What is kept at most: a second of 250 Mbit/s. Of each record Python takes some bytes more.
+KEPT_MAX_BYTES, RECORD_OVERHEAD_BYTES = 32 << 20, 64
+# Of what was sent so many times as much is sent again at most, or so many bytes: who asks again and again gets no
+# more.
+AGAIN_TIMES, AGAIN_BYTES = 2, 64 << 10
 
 
 class SentRecords:
@@ -25,6 +29,7 @@ class SentRecords:
         self._records: deque[bytes] = deque()
         self._first = 0  # counter of the oldest that is kept
         self._bytes = 0
+        self._again_bytes = AGAIN_BYTES  # that may be sent again by now
         self._batches: deque[tuple[float, int]] = deque()  # when they went, and the counter after the last
 
     def keep(self, records: Sequence[bytes], now: float) -> None:
@@ -33,28 +38,47 @@ class SentRecords:
             self._first += len(records)
             return
         self._records.extend(records)
-        self._bytes += sum(map(len, records))
+        size = sum(map(len, records))
+        self._bytes += size + len(records) * RECORD_OVERHEAD_BYTES
         self._batches.append((now, self._first + len(self._records)))
         self.expire(now)
+        most = max(AGAIN_BYTES, AGAIN_TIMES * self._bytes)
+        self._again_bytes = min(most, self._again_bytes + AGAIN_TIMES * size)
 
-    def again(self, ranges: Iterable[tuple[int, int]], now: float) -> list[bytes]:
-        """Those of these counters that are kept still."""
+    def again(
+        self, ranges: Sequence[tuple[int, int]], now: float, allow: MayGo | None = None
+    ) -> list[bytes]:
+        """Those of these counters that are kept still, as far as they may go by now; what may not is counted.
+
+        ``ranges`` ascend, and do not overlap.
+        """
         self.expire(now)
         end = self._first + len(self._records)
-        found = [
+        kept = (
             self._records[counter - self._first]
             for first, count in ranges
             for counter in range(max(first, self._first), min(first + count, end))
-        ]
-        self._counts.resent += len(found)
-        return found
+        )
+        found: list[bytes] = []
+        sizes: list[int] = []
+        left = self._again_bytes
+        for record in kept:
+            if (left := left - len(record)) < 0:
+                break
+            found.append(record)
+            sizes.append(len(record))
+        going = len(found) if allow is None else allow(sizes, now)
+        self._again_bytes -= sum(sizes[:going])
+        self._counts.resent += going
+        self._counts.withheld += sum(count for _, count in ranges) - going
+        return found[:going]
 
     def expire(self, now: float) -> None:
         """Forget what is too old, or too much."""
         while self._batches and (self._batches[0][0] < now - self._seconds or self._bytes > self._max_bytes):
             _, end = self._batches.popleft()
             while self._first < end:
-                self._bytes -= len(self._records.popleft())
+                self._bytes -= len(self._records.popleft()) + RECORD_OVERHEAD_BYTES
                 self._first += 1
 
     @property

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from mcastd.counters import LinkCounters
 from mcastd.protocols.crypto import TAG_BYTES, cipher, invalid_tag
 from mcastd.protocols.link_messages import (
+    COUNTERS,
     RECORD_OVERHEAD_BYTES,
     Introduction,
     MessageKind,
@@ -32,6 +33,7 @@ class OpenedRecords(NamedTuple):
     frames: list[bytes]
     forged: int  # records with another tag
     replayed: int  # that have come already, or so long ago that nobody knows
+    malformed: int  # with a counter that none can have
     advances: bool  # one of them is later than all before
 
 
@@ -109,16 +111,18 @@ class LinkSession:
         window: ReplayWindow, counters: Sequence[int], frames: list[bytes], forged: int
     ) -> OpenedRecords:
         if not counters:
-            return OpenedRecords([], [], forged, 0, False)
+            return OpenedRecords([], [], forged, 0, 0, False)
         top, first, count = window.top, counters[0], len(counters)
-        if first > top and counters == (*range(first, first + count),):
+        if top < first <= COUNTERS - count and counters == (*range(first, first + count),):
             window.admit(first, count)
-            return OpenedRecords(counters, frames, forged, 0, True)
-        new = [bool(window.admit(counter, 1)) for counter in counters]
+            return OpenedRecords(counters, frames, forged, 0, 0, True)
+        malformed = sum(counter >= COUNTERS for counter in counters)
+        new = [counter < COUNTERS and bool(window.admit(counter, 1)) for counter in counters]
         if not all(new):
             frames = [frame for frame, is_new in zip(frames, new, strict=True) if is_new]
             counters = tuple(counter for counter, is_new in zip(counters, new, strict=True) if is_new)
-        return OpenedRecords(counters, frames, forged, count - len(counters), window.top > top)
+        replayed = count - len(counters) - malformed
+        return OpenedRecords(counters, frames, forged, replayed, malformed, window.top > top)
 
 
 def _leave_in_clear(header: bytes, frame: bytes | memoryview, _: None) -> bytes:
