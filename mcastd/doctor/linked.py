@@ -81,8 +81,8 @@ def _down(subject: Subject[LinkSettings], now: LinkStatus) -> Iterator[Said]:
             Severity.BROKEN,
             "the peer's hellos are older than the last one: its clock was set back, or somebody repeats them",
             ignored("replayed"),
-            "set the clock of the peer (timedatectl there); what it says is taken again some 3 minutes after"
-            " the last handshake",
+            "set the clock of the peer (timedatectl there); if it is right, give both ends another key"
+            " (mcastd keygen), which makes void what somebody has recorded",
         )
     elif (end := subject.settings.connect) is not None:
         yield Finding(
@@ -159,7 +159,7 @@ def _carrying(subject: Subject[LinkSettings], now: LinkStatus) -> Iterator[Said]
 def _without_room(subject: Subject[LinkSettings], now: LinkStatus) -> Finding:
     if now.wants_left_out:
         severity = Severity.WARNING
-        what = f"the peer is not asked for {now.wants_left_out} of the groups that are wanted: they are too many"
+        what = f"of the groups that are wanted, {now.wants_left_out} are too many to ask the peer for"
     else:
         severity = Severity.HINT
         what = (
@@ -171,8 +171,8 @@ def _without_room(subject: Subject[LinkSettings], now: LinkStatus) -> Finding:
         severity,
         what,
         (f"wants_left_out: {now.wants_left_out}; wants_widened: {now.wants_widened} (status)",),
-        f"name prefixes of groups in want of {subject.table}; with transit, in want of the sites behind, or have"
-        " send of the links to them name fewer groups",
+        f"name prefixes of groups in want of {subject.table}; with transit, in want of the sites behind, or"
+        " have send of the links to them name fewer groups",
     )
 
 

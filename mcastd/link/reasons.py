@@ -8,7 +8,7 @@ from mcastd.tunnel.inner import BAD_CHECKSUM, FRAGMENT, NOT_MULTICAST, NOT_UDP
 from mcastd.tunnel.inner import MALFORMED as MALFORMED_PACKET
 from mcastd.tunnel.link.interface_network import GONE_ROUND
 from mcastd.tunnel.link.local import NO_INTERFACE, QUEUE_FULL, REFUSED
-from mcastd.tunnel.link.sessions import OWN, REPLAYED, UNEXPECTED, WRONG_KEY
+from mcastd.tunnel.link.sessions import OWN, REPLAYED, TOO_MANY, UNEXPECTED, WRONG_KEY
 from mcastd.tunnel.link.site import DUPLICATE, OF_THIS_LINK, OWN_STREAM, TOO_FAR, TTL_TOO_LOW
 from mcastd.tunnel.link.step import (
     BEYOND_RATE,
@@ -35,8 +35,8 @@ MISS_REASONS = (QUEUE_FULL, NO_INTERFACE, REFUSED)
 UNSENT_REASONS = (DOWN, TOO_FAR, OF_THIS_LINK, BEYOND_RATE, TTL_TOO_LOW)
 # Of messages.
 IGNORED_REASONS = (
-    *(FORGED, MALFORMED, NO_MESSAGE, OTHER_VERSION, OWN, REPLAYED, REPLAYED_RECORD, UNEXPECTED),
-    *(UNKNOWN_SESSION, WRONG_KEY),
+    *(FORGED, MALFORMED, NO_MESSAGE, OTHER_VERSION, OWN, REPLAYED, REPLAYED_RECORD, TOO_MANY),
+    *(UNEXPECTED, UNKNOWN_SESSION, WRONG_KEY),
 )
 # Of packets of the network here.
 UNTAKEN_REASONS = (BAD_CHECKSUM, FRAGMENT, GONE_ROUND, MALFORMED_PACKET, NOT_MULTICAST, NOT_UDP)
@@ -51,6 +51,7 @@ def why_ignored(reasons: Collection[str], *, connects: bool) -> list[str]:
         OWN: "it leads back to this daemon",
         OTHER_VERSION: "the peer speaks another version of links",
         REPLAYED: "the peer's clock was set back, or somebody repeats what it has sent",
+        TOO_MANY: "more connections are begun than one peer begins",
     }
     if connects:
         found[UNEXPECTED] = "the peer connects, too: one of the two has to listen"

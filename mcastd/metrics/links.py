@@ -15,7 +15,7 @@ UNSENT_REASONS = ("down", "hops", "link-local", "rate", "ttl")
 UNGIVEN_REASONS = ("full", "no-interface", "refused")
 IGNORED_BY_LINKS = (
     *("forged", "malformed", "no-message", "other-version", "own", "replayed", "replayed-record"),
-    *("unexpected", "unknown-session", "wrong-key"),
+    *("too-many", "unexpected", "unknown-session", "wrong-key"),
 )
 UNTAKEN_REASONS = ("bad-checksum", "fragment", "gone-round", "malformed", "not-multicast", "not-udp")
 

@@ -1,15 +1,18 @@
 """What a link has in its UDP datagrams: two messages of a handshake, records and asides.
 
 ```
-  hello     0x11 | 0 | 0 2          | ephemeral key 32 | sealed introduction 32 + 16
-  welcome   0x12 | 0 | receiver 2   | ephemeral key 32 | sealed introduction 32 + 16
-  record    0x13 | 0 | receiver 2   | counter 8        | sealed frame of datagrams, tag 16
-  aside     0x14 | 0 | receiver 2   | counter 8        | sealed frame of control, tag 16
+  hello     0x11 | 0 | 0 2          | sent 8    | ephemeral key 32 | sealed introduction 24 + 16 | MAC 16
+  welcome   0x12 | 0 | receiver 2   | sent 8    | ephemeral key 32 | sealed introduction 24 + 16 | MAC 16
+  record    0x13 | 0 | receiver 2   | counter 8 | sealed frame of datagrams, tag 16
+  aside     0x14 | 0 | receiver 2   | counter 8 | sealed frame of control, tag 16
             kind       index of a session, as its receiver numbers it
 ```
 
 The upper half of the first byte is the version, and so is a part of what both ends authenticate. The answer
 to a hello is no longer than that, so whoever forges where it comes from gains nothing.
+
+The MAC is BLAKE2s under the key of the link, over all before it. It costs a hundredth of a handshake: what is
+forged, or was sent before, is known by it and by the time in clear, and nothing is computed for that.
 
 The nonce of a record or an aside is its header: 12 bytes that no other one under the same key has. So the
 header is authenticated by the tag, and nothing else need be. Each kind is counted by itself: a gap among
@@ -18,10 +21,12 @@ records is a loss, which may be repaired; an aside is said again, or is of no us
 
 from __future__ import annotations
 
+import hmac
 import struct
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from functools import lru_cache
+from hashlib import blake2s
 from typing import NamedTuple
 
 from mcastd.protocols.ascending import ascending_heads, split_heads
@@ -36,16 +41,17 @@ PROLOGUE = b"mcastd link 1"
 # Of links that have no key, and whose records are in clear: so that no end with a key takes one for its peer.
 PLAIN_PROLOGUE, PLAIN_KEY = b"mcastd link 1 in clear", b"mcastd link 1: there is no key.."
 
-_HANDSHAKE = struct.Struct(">BxH")
+_HANDSHAKE = struct.Struct(">BxHQ")
 _RECORD = struct.Struct(">BxHQ")
-_INTRODUCTION = struct.Struct(">HxxIQQQ")
+_INTRODUCTION = struct.Struct(">HxxIQQ")
 INTRODUCTION_BYTES = _INTRODUCTION.size
-HANDSHAKE_BYTES = _HANDSHAKE.size + MESSAGE_OVERHEAD_BYTES + INTRODUCTION_BYTES
+_MAC_BYTES = 16
+HANDSHAKE_BYTES = _HANDSHAKE.size + MESSAGE_OVERHEAD_BYTES + INTRODUCTION_BYTES + _MAC_BYTES
 RECORD_HEADER_BYTES = _RECORD.size
 # By which a record is longer than its frame.
 RECORD_OVERHEAD_BYTES = RECORD_HEADER_BYTES + TAG_BYTES
 INDEX_MAX = 0xFFFF
-# Counters of records and of asides are less: at a million a second that lasts nine years, and keys two minutes.
+# Counters of records and of asides are less: that lasts nine years at a million a second, keys two minutes.
 COUNTERS = 1 << 48
 # How long an end may wait for what was lost.
 REPAIR_MAX_SECONDS = 30.0
@@ -77,21 +83,43 @@ class LinkHandshake(NamedTuple):
 
     kind: MessageKind
     receiver: int  # whose hello a welcome answers: the index that it named; of a hello 0
+    sent_ns: int  # nanoseconds since 1970 by the sender's clock: greater in each hello of one peer
     noise: bytes
+    mac: bytes = b""  # of one that was read
+
+    def is_made_with(self, key: bytes) -> bool:
+        """Return True if its MAC is that of ``key``: see :func:`mac_key`."""
+        return hmac.compare_digest(self.mac, _mac(_head(self) + self.noise, key))
+
+
+def mac_key(key: bytes) -> bytes:
+    """What the MACs of handshakes are made with, of the key of a link: 32 bytes each."""
+    return blake2s(b"mcastd link 1: MAC", key=key).digest()
 
 
 def read_handshake(message: bytes) -> LinkHandshake | None:
-    """Read a hello or a welcome. Returns None if it is none, or not as long as one."""
+    """Read a hello or a welcome, but for its MAC. Returns None if it is none, or not as long as one."""
     if len(message) != HANDSHAKE_BYTES:
         return None
-    kind, receiver = _HANDSHAKE.unpack_from(message)
+    kind, receiver, sent_ns = _HANDSHAKE.unpack_from(message)
     if kind not in (MessageKind.HELLO, MessageKind.WELCOME):
         return None
-    return LinkHandshake(MessageKind(kind), receiver, message[_HANDSHAKE.size :])
+    noise, mac = message[_HANDSHAKE.size : -_MAC_BYTES], message[-_MAC_BYTES:]
+    return LinkHandshake(MessageKind(kind), receiver, sent_ns, noise, mac)
 
 
-def build_handshake(handshake: LinkHandshake) -> bytes:
-    return _HANDSHAKE.pack(handshake.kind, handshake.receiver) + handshake.noise
+def build_handshake(handshake: LinkHandshake, key: bytes) -> bytes:
+    """The message, with a MAC by ``key``: see :func:`mac_key`."""
+    message = _head(handshake) + handshake.noise
+    return message + _mac(message, key)
+
+
+def _head(handshake: LinkHandshake) -> bytes:
+    return _HANDSHAKE.pack(handshake.kind, handshake.receiver, handshake.sent_ns)
+
+
+def _mac(message: bytes, key: bytes) -> bytes:
+    return blake2s(message, key=key, digest_size=_MAC_BYTES).digest()
 
 
 class Introduction(NamedTuple):
@@ -99,7 +127,6 @@ class Introduction(NamedTuple):
 
     session: int  # the index that records to it are to have: 0 to INDEX_MAX
     origin: int  # of the site, 64 bits: another one in each run of a daemon
-    sent_ns: int  # nanoseconds since 1970 by its clock: greater in each hello of one peer
     end: int  # of this end of the link, 64 bits: another one whenever it begins with nothing known
     repair_seconds: float = 0.0  # how long it waits for what was lost; 0: it does not
 
@@ -112,8 +139,8 @@ def read_introduction(payload: bytes) -> Introduction | None:
     """
     if len(payload) < INTRODUCTION_BYTES:
         return None
-    session, repair, origin, sent_ns, end = _INTRODUCTION.unpack_from(payload)
-    return Introduction(session, origin, sent_ns, end, min(repair / _MILLISECONDS, REPAIR_MAX_SECONDS))
+    session, repair, origin, end = _INTRODUCTION.unpack_from(payload)
+    return Introduction(session, origin, end, min(repair / _MILLISECONDS, REPAIR_MAX_SECONDS))
 
 
 def build_introduction(introduction: Introduction) -> bytes:
@@ -121,7 +148,6 @@ def build_introduction(introduction: Introduction) -> bytes:
         introduction.session,
         round(introduction.repair_seconds * _MILLISECONDS),
         introduction.origin,
-        introduction.sent_ns,
         introduction.end,
     )
 

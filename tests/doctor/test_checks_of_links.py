@@ -87,7 +87,7 @@ def test_what_does_not_go_although_it_is_up() -> None:
 def test_what_a_link_has_no_room_to_ask_for() -> None:
     (left_out,) = found(up=True, wants_left_out=71, wants_widened=72)
     assert (left_out.cause, left_out.severity) == ("link-wants", "warning")
-    assert "71 of the groups" in left_out.what
+    assert "71 are too many" in left_out.what
     (widened,) = found(up=True, wants_widened=72)
     assert (widened.cause, widened.severity) == ("link-wants", "hint")
     assert "72 groups from any source" in widened.what

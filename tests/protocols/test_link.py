@@ -48,6 +48,7 @@ from mcastd.protocols.link_messages import (
     build_handshake,
     build_introduction,
     is_other_version,
+    mac_key,
     read_handshake,
     read_introduction,
     read_messages,
@@ -89,11 +90,21 @@ def datagrams(frames: list[bytes]) -> dict[int, bytes]:
 
 
 def test_a_handshake_message() -> None:
-    noise = bytes(range(HANDSHAKE_BYTES - 4))
+    noise = bytes(range(HANDSHAKE_BYTES - 12 - 16))
+    key, other_key = mac_key(bytes(range(32))), mac_key(bytes(32))
+    assert key != bytes(range(32))
     for kind, receiver in ((MessageKind.HELLO, 0), (MessageKind.WELCOME, 0xABCD)):
-        built = build_handshake(LinkHandshake(kind, receiver, noise))
+        said = LinkHandshake(kind, receiver, 1_764_200_000_123_456_789, noise)
+        built = build_handshake(said, key)
         assert len(built) == HANDSHAKE_BYTES
-        assert read_handshake(built) == LinkHandshake(kind, receiver, noise)
+        found = read_handshake(built)
+        assert found._replace(mac=b"") == said
+        assert found.is_made_with(key)
+        assert not found.is_made_with(other_key)
+        assert not found._replace(sent_ns=said.sent_ns + 1).is_made_with(key)
+        assert not said.is_made_with(key)
+        for at in range(12, len(built)):
+            assert not read_handshake(built[:at] + bytes([built[at] ^ 1]) + built[at + 1 :]).is_made_with(key)
         assert read_handshake(built[:-1]) is None
         assert read_handshake(built + b"x") is None
         assert not is_other_version(built)
@@ -112,12 +123,11 @@ def test_an_introduction() -> None:
     said = Introduction(
         session=0xFFFE,
         origin=2**64 - 3,
-        sent_ns=1_764_200_000_123_456_789,
         end=2**64 - 5,
         repair_seconds=0.35,
     )
     built = build_introduction(said)
-    assert len(built) + EPHEMERAL_BYTES + 16 + 4 == HANDSHAKE_BYTES
+    assert 12 + EPHEMERAL_BYTES + len(built) + 16 + 16 == HANDSHAKE_BYTES
     assert read_introduction(built) == said
     assert read_introduction(built + b"more, of a later version") == said
     assert read_introduction(built[:-1]) is None
@@ -335,10 +345,11 @@ def test_what_there_is_room_for_is_told_as_it_is() -> None:
 
 def test_where_filters_have_no_room_groups_are_wanted_of_any_source() -> None:
     """One of them is enough that all with many sources are; one with a single source keeps it."""
-    wants = [*wants_of(500, WANT_SOURCES_MAX), GroupWant(ip_network("239.1.1.7"), SourceFilter(False, (S4,)), 3)]
+    one = GroupWant(ip_network("239.1.1.7"), SourceFilter(False, (S4,)), 3)
+    wants = [*wants_of(500, WANT_SOURCES_MAX), one]
     fitting = control.fitting_wants(wants, ROOM)
     assert (fitting.widened, fitting.left_out) == (500, 0)
-    assert told(fitting.wants, ROOM) == [*wants_of(500), wants[-1]]
+    assert told(fitting.wants, ROOM) == [*wants_of(500), one]
 
 
 def test_of_too_many_groups_the_first_are_told() -> None:
@@ -390,7 +401,7 @@ def test_a_long_gap_is_several_messages() -> None:
     ],
 )
 def test_records_that_are_asked_for_in_no_order_or_too_many_are_none(ranges: list[tuple[int, int]]) -> None:
-    """A message of 912 bytes would ask for three million. The last one is of counters that there are none of."""
+    """A message of 912 bytes would ask for three million. The last one has counters that there are none of."""
     head = bytes([control.ControlKind.MISSING, 0, 0, 0]) + (COUNTERS - 2**32).to_bytes(8)
     asked = head + b"".join(first.to_bytes(4) + count.to_bytes(2) for first, count in ranges)
     if ranges == [(2**32 - 1, 1)]:

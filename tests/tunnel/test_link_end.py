@@ -432,19 +432,90 @@ def test_a_wrong_key_gets_no_answer() -> None:
 
 
 def test_the_clock_of_a_peer_may_be_set_back() -> None:
-    """Its hellos are refused for as long as the session before may live."""
+    """Its hellos are refused until the end of before does not answer, which is asked though all is quiet."""
     wire = LinkWire()
     wire.pair()
     here = wire.add(HERE, THERE)
     here.end.sessions._wall_ns = lambda: 1000
-    wire.run(5)
+    wire.run(2)
     there = wire.ends[THERE]
     assert not here.end.is_up
     assert there.end.sessions.ignored[sessions.REPLAYED] > 0
-    wire.run(sessions.EXPIRY_SECONDS + sessions.HELLO_MAX_SECONDS)
+    wire.run(3 * heartbeat.ANSWER_SECONDS + sessions.HELLO_MAX_SECONDS)
     assert here.end.is_up
     assert there.end.is_up
     assert there.end.sessions.clock_offset < -1e6
+
+
+def test_a_peer_that_is_away_for_hours_is_called_all_the_time() -> None:
+    """1024 hellos are too many for the double of the time between them."""
+    wire = LinkWire()
+    here = wire.add(HERE, THERE)
+    wire.run(1100 * sessions.HELLO_MAX_SECONDS)
+    assert here.end.sessions.tries > 1024
+    there = wire.add(THERE)
+    wire.run(2 * sessions.HELLO_MAX_SECONDS)
+    assert here.end.is_up
+    assert there.end.is_up
+
+
+def hellos(wire: LinkWire, count: int) -> list[bytes]:
+    """As they were sent before, by another end at the peer's address."""
+    before = wire.add(HERE, THERE)
+    return [before.end.sessions.hello(wire.now + 10 * number) for number in range(1, count + 1)]
+
+
+def test_nothing_is_computed_for_hellos_that_are_forged_or_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = LinkWire()
+    recorded = hellos(wire, 3)
+    wire.run(1)
+    here, there = wire.pair()
+    newest = next(message for message in reversed(wire.sent) if message[0] == MessageKind.HELLO)
+    monkeypatch.setattr(sessions, "NoiseHandshake", lambda *_, **__: 1 / 0)
+    flips = [bytes([*newest[:at], newest[at] ^ 1, *newest[at + 1 :]]) for at in range(4, len(newest))]
+    for message in (*flips, bytes([MessageKind.HELLO]).ljust(HANDSHAKE_BYTES, b"\0")):
+        wire.carry(there, there.end.take(listed([message]), HERE, wire.now))
+    assert there.end.counts.ignored == {sessions.WRONG_KEY: len(flips) + 1}
+    for message in (newest, *recorded):
+        wire.carry(there, there.end.take(listed([message]), HERE, wire.now))
+    assert there.end.counts.ignored[sessions.REPLAYED] == 4
+    wire.run(10)
+    assert here.end.is_up
+    assert there.end.is_up
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_under_a_flood_of_recorded_hellos_the_peer_is_heard(
+    is_new: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By an end that has just begun, which takes each for the first time; or by one that lost its peer."""
+    wire, computed = LinkWire(), Counter[bool]()
+    recorded = hellos(wire, 100)
+    wire.run(1)
+    if is_new:
+        there = wire.add(THERE)
+    else:
+        _, there = wire.pair()
+        del wire.ends[HERE]
+        wire.run(heartbeat.QUIET_SECONDS + 5)
+    handshake = sessions.NoiseHandshake
+
+    def counted(*arguments: Any, initiator: bool, **rest: Any) -> Any:
+        computed[initiator] += 1
+        return handshake(*arguments, initiator=initiator, **rest)
+
+    monkeypatch.setattr(sessions, "NoiseHandshake", counted)
+    stranger = ip_address("203.0.113.66"), 666
+    for number in range(100):
+        if number == 20:
+            here = wire.add(HERE, THERE)
+        wire.carry(there, there.end.take(listed(recorded), stranger, wire.now))
+        wire.run(0.1)
+    assert here.end.is_up
+    assert there.end.is_up
+    assert there.end.peer == HERE
+    assert there.end.counts.ignored[sessions.TOO_MANY] > 0
+    assert computed[False] <= 2 * (sessions.COMPUTED_MAX + 10 * sessions.COMPUTED_PER_SECOND)
 
 
 def test_a_key_is_changed_without_a_loss_if_both_ends_are_in_time() -> None:

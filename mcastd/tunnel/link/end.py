@@ -50,7 +50,7 @@ from mcastd.tunnel.link.heartbeat import Heartbeat
 from mcastd.tunnel.link.parts import PartAssembly
 from mcastd.tunnel.link.path_mtu import BASE_BYTES, PathMtu
 from mcastd.tunnel.link.session import LinkSession, frame_room
-from mcastd.tunnel.link.sessions import HELLO_SECONDS, LinkSessions
+from mcastd.tunnel.link.sessions import HELLO_SECONDS, REPLAYED, LinkSessions
 from mcastd.tunnel.link.step import (
     BEYOND_RATE,
     CLOSED_BY_USER,
@@ -280,8 +280,10 @@ class LinkEnd:
             if (handshake := read_handshake(message)) is None:
                 self.counts.ignored[OTHER_VERSION if is_other_version(message) else NO_MESSAGE] += 1
                 continue
-            before = self.sessions.current
-            answer = self.sessions.take(handshake, now)
+            before, replayed = self.sessions.current, self.counts.ignored[REPLAYED]
+            answer = self.sessions.take(handshake, now, is_lost=self.heartbeat.is_lost)
+            if self.counts.ignored[REPLAYED] > replayed:  # perhaps the peer, with its clock set back
+                self.heartbeat.doubt(now)
             if answer is not None:
                 step.bursts.append(MessageBurst([answer], source))
             if (session := self.sessions.current) is not None and session is not before:

@@ -77,6 +77,11 @@ class Heartbeat:
         elif self.is_running and not self._connects and not self._is_active:
             self._ask_at = now + self._idle_seconds
 
+    def doubt(self, now: float) -> None:
+        """Somebody else may be the peer now: ask soon whether the one that is known is there."""
+        if self.is_running and self._asked is None:
+            self._ask_at = min(self._ask_at, now + ACTIVE_SECONDS)
+
     def carried(self, now: float, *, sent: bool) -> None:
         """Datagrams came, or were ``sent``."""
         if not self._is_active:

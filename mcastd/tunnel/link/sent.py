@@ -11,8 +11,8 @@ from mcastd.tunnel.link.step import MayGo
 
 # What is kept at most: a second of 250 Mbit/s. Of each record Python takes some bytes more.
 KEPT_MAX_BYTES, RECORD_OVERHEAD_BYTES = 32 << 20, 64
-# Of what was sent so many times as much is sent again at most, or so many bytes: who asks again and again gets no
-# more.
+# What is sent again is at most so many times what was sent, or so many bytes: who asks again and again gets
+# no more.
 AGAIN_TIMES, AGAIN_BYTES = 2, 64 << 10
 
 

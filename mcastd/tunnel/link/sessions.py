@@ -9,8 +9,12 @@
 ```
 
 A hello that somebody else sends again is no newer than the last one, and refused. When nobody is connected,
-an older one is taken: the clock of the peer may have been set back. Whoever sends it again gets a welcome
-that is of no use to him, and after the next hello of the peer it is refused, too.
+or answers any more, an older one is taken: the clock of the peer may have been set back. Whoever sends it
+again gets a welcome that is of no use to him, and after the next hello of the peer it is refused, too.
+
+Nothing is computed for what is forged, or older: see link_messages.py. Other handshakes are computed so often
+at most; hellos that are newer than all before have a share of their own, so that nobody uses it up by what he
+has recorded.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ from mcastd.protocols.link_messages import (
     MessageKind,
     build_handshake,
     build_introduction,
+    mac_key,
     read_introduction,
 )
 from mcastd.protocols.noise import NoiseHandshake, NotOfThisPeerError
@@ -45,9 +50,13 @@ FORMER_SECONDS = 10.0
 NEXT_SECONDS = 10.0
 # A hello is sent again after so long without a welcome, and then after twice that.
 HELLO_SECONDS, HELLO_MAX_SECONDS = 1.0, 8.0
+# Handshakes that are computed, at a third of a millisecond each: so many at once, and so many a second. A
+# peer begins no more than one a second.
+COMPUTED_MAX, COMPUTED_PER_SECOND = 20, 10
 # Reasons to ignore a message of a handshake.
 WRONG_KEY = "wrong-key"  # sealed by another key, or forged
 REPLAYED = "replayed"  # older than another hello of this peer
+TOO_MANY = "too-many"  # more than are computed
 UNEXPECTED = "unexpected"  # a hello where this end connects; a welcome that answers none
 OWN = "own"  # this site's own: the link leads back here
 
@@ -58,6 +67,23 @@ class _Pending(NamedTuple):
     ours: int  # index
     handshake: NoiseHandshake
     sent: float  # monotonic seconds
+
+
+class _Budget:
+    """Of handshakes that are computed."""
+
+    def __init__(self) -> None:
+        self._left = float(COMPUTED_MAX)
+        self._at = 0.0  # monotonic seconds
+
+    def take(self, now: float) -> bool:
+        """Return True if one more may be computed now."""
+        self._left = min(COMPUTED_MAX, self._left + (now - self._at) * COMPUTED_PER_SECOND)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 class LinkSessions:
@@ -84,6 +110,7 @@ class LinkSessions:
             None  # seconds by which the peer's clock is ahead, or less than none
         )
         self._key = key
+        self._mac_key = mac_key(key)
         self._connects = connects
         self._origin = origin
         self._end = random(1 << 64)
@@ -100,6 +127,8 @@ class LinkSessions:
         self._hello_at = 0.0 if connects else math.inf  # monotonic seconds
         self._hello_sent_ns = 0  # the time in our last hello
         self._hello_heard_ns = 0  # the time in the peer's last hello
+        self._newest_ns = 0  # the time in the newest hello that was made with the key
+        self._for_new, self._for_old = _Budget(), _Budget()
 
     # -- what is seen of it
 
@@ -130,7 +159,7 @@ class LinkSessions:
     def use(self, key: bytes) -> None:
         """Make the next handshake with another key. What there is goes on until then."""
         if key != self._key:
-            self._key = key
+            self._key, self._mac_key = key, mac_key(key)
             self._pending = None
             self._next = None
             self.renew(0.0)
@@ -171,7 +200,7 @@ class LinkSessions:
             self._hello_at = min(self._hello_at, now)
         if now < self._hello_at:
             return None
-        self._hello_at = now + min(HELLO_SECONDS * 2**self.tries, HELLO_MAX_SECONDS)
+        self._hello_at = now + min(HELLO_SECONDS * 2 ** min(self.tries, 16), HELLO_MAX_SECONDS)
         self.tries += 1
         handshake = NoiseHandshake(self._key, initiator=True, prologue=self._prologue)
         index = self._new_index()
@@ -180,16 +209,15 @@ class LinkSessions:
         self._pending = _Pending(index, handshake, now)
         return self._build(MessageKind.HELLO, 0, handshake, index, self._hello_sent_ns)
 
-    def take(self, message: LinkHandshake, now: float) -> bytes | None:
-        """Take a message of a handshake. Returns the welcome that answers it."""
-        is_hello = message.kind == MessageKind.HELLO
-        pending = self._pending
-        if is_hello == self._connects or (
-            not is_hello and (pending is None or pending.ours != message.receiver)
-        ):
-            self.ignored[UNEXPECTED] += 1
+    def take(self, message: LinkHandshake, now: float, *, is_lost: bool = False) -> bytes | None:
+        """Take a message of a handshake. Returns the welcome that answers it.
+
+        ``is_lost``: the peer of the current session does not answer any more.
+        """
+        if (reason := self._refusal(message, now, is_lost=is_lost)) is not None:
+            self.ignored[reason] += 1
             return None
-        if pending is None:
+        if (pending := self._pending) is None:
             handshake = NoiseHandshake(self._key, initiator=False, prologue=self._prologue)
         else:
             handshake = pending.handshake
@@ -201,36 +229,49 @@ class LinkSessions:
         if introduction is None or introduction.origin == self._origin:
             self.ignored[OWN if introduction else UNEXPECTED] += 1
             return None
+        self._note_clock(message.sent_ns)
         if pending is None:
+            self._hello_heard_ns = message.sent_ns
             return self._welcome(handshake, introduction, now)
         self._pending, self.tries = None, 0
         self._hello_at = now + REKEY_SECONDS
         self.round_trip = now - pending.sent
-        self._note_clock(introduction)
         session = self._session(handshake, pending.ours, introduction, now)
         self._begin(session, now)
         return None
 
-    def _welcome(self, handshake: NoiseHandshake, introduction: Introduction, now: float) -> bytes | None:
-        is_alive = self.current is not None or self._next is not None
-        if introduction.sent_ns <= self._hello_heard_ns and is_alive:
-            self.ignored[REPLAYED] += 1
-            return None
-        self._hello_heard_ns = introduction.sent_ns
-        self._note_clock(introduction)
+    def _refusal(self, message: LinkHandshake, now: float, *, is_lost: bool) -> str | None:
+        """Why nothing is computed for a message; None: it is. What costs least is looked at first."""
+        is_hello, pending = message.kind == MessageKind.HELLO, self._pending
+        if is_hello == self._connects or (
+            not is_hello and (pending is None or pending.ours != message.receiver)
+        ):
+            return UNEXPECTED
+        if not message.is_made_with(self._mac_key):
+            return WRONG_KEY
+        budget = self._for_new
+        if is_hello:
+            is_alive = (self.current is not None and not is_lost) or self._next is not None
+            if is_alive and message.sent_ns <= self._hello_heard_ns:
+                return REPLAYED
+            if message.sent_ns <= self._newest_ns:
+                budget = self._for_old
+            self._newest_ns = max(self._newest_ns, message.sent_ns)
+        return None if budget.take(now) else TOO_MANY
+
+    def _welcome(self, handshake: NoiseHandshake, introduction: Introduction, now: float) -> bytes:
         index = self._new_index()
-        welcome = self._build(
-            MessageKind.WELCOME, introduction.session, handshake, index, max(0, self._wall_ns())
-        )
+        sent_ns = max(0, self._wall_ns())
+        welcome = self._build(MessageKind.WELCOME, introduction.session, handshake, index, sent_ns)
         self._next = self._session(handshake, index, introduction, now)
         return welcome
 
     def _build(
         self, kind: MessageKind, receiver: int, handshake: NoiseHandshake, index: int, sent_ns: int
     ) -> bytes:
-        introduction = Introduction(index, self._origin, sent_ns, self._end, self._repair_seconds)
+        introduction = Introduction(index, self._origin, self._end, self._repair_seconds)
         noise = handshake.write(build_introduction(introduction))
-        return build_handshake(LinkHandshake(kind, receiver, noise))
+        return build_handshake(LinkHandshake(kind, receiver, sent_ns, noise), self._mac_key)
 
     def _begin(self, session: LinkSession, now: float) -> None:
         self._former, self._former_until = self.current, now + FORMER_SECONDS
@@ -241,8 +282,8 @@ class LinkSessions:
         keys = None if self._plain else handshake.keys()
         return LinkSession(keys, ours, peer, self._repair_seconds, now, counts=self._counts)
 
-    def _note_clock(self, introduction: Introduction) -> None:
-        self.clock_offset = (introduction.sent_ns - self._wall_ns()) / 1e9
+    def _note_clock(self, sent_ns: int) -> None:
+        self.clock_offset = (sent_ns - self._wall_ns()) / 1e9
 
     def _new_index(self) -> int:
         """One that no session has, and that the last hello did not have."""
